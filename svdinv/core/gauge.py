@@ -1,0 +1,194 @@
+"""How much a loss depends on the arbitrary phase or basis of singular vectors.
+
+Singular vectors are free: a complex pair (u_i, v_i) up to a common phase, the
+vectors of a repeated singular value up to a common unitary matrix, those of the
+zero singular values and of the null spaces up to one on each side. A loss that
+sees this freedom has no derivative there. The part of the cotangents along it,
+relative to their size, measures by how much.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    abs_max,
+    adjoint,
+    array_namespace,
+    cast,
+    safe_divide,
+    skew,
+)
+from svdinv.core.tolerances import cluster_rtol, gauge_tolerance
+
+__all__ = [
+    "Gauge",
+    "GaugeError",
+    "GaugeMonitor",
+    "GaugeWarning",
+    "check_gauge",
+    "gauge_dependence",
+    "report_gauge",
+]
+
+Gauge: TypeAlias = Literal["ignore", "warn", "error"] | Callable[[Any], None]
+
+
+class GaugeWarning(UserWarning):
+    """The loss depends on the arbitrary phase or basis of the singular vectors."""
+
+
+class GaugeError(RuntimeError):
+    """The loss depends on the arbitrary phase or basis of the singular vectors."""
+
+
+class GaugeMonitor:
+    """Keep the gauge dependence that each backward pass met.
+
+    Pass one as ``gauge=monitor``: it never warns, raises or synchronises, and
+    after a backward pass `last` holds one number for each matrix of the batch.
+
+    Attributes
+    ----------
+    last : array or None
+        Gauge dependence of the last cotangents, of the shape of the batch:
+        0 for a gauge-invariant loss, about 1 for one that sees nothing but the
+        arbitrary part. ``None`` before the first backward pass.
+
+    Examples
+    --------
+    >>> import numpy as np, svdinv, svdinv.numpy
+    >>> monitor = svdinv.GaugeMonitor()
+    >>> (U, S, Vh), pullback = svdinv.numpy.svd_vjp(np.eye(3), gauge=monitor)
+    >>> gA = pullback(np.arange(9.0).reshape(3, 3), None, None)
+    >>> bool(monitor.last > 0.1)
+    True
+    """
+
+    last: Any = None
+
+    def __call__(self, dependence: Any) -> None:
+        """Take the gauge dependence of one backward pass."""
+        self.last = dependence
+
+
+def check_gauge(gauge: object) -> None:
+    """Raise ValueError unless `gauge` is one of the accepted values."""
+    if not (callable(gauge) or gauge in ("ignore", "warn", "error")):
+        raise ValueError(
+            f'gauge must be "ignore", "warn", "error" or a callable, got {gauge!r}'
+        )
+
+
+def gauge_dependence(
+    U: Array,
+    S: Array,
+    Vh: Array,
+    gU: Array | None = None,
+    gVh: Array | None = None,
+    *,
+    rtol: float | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Share of the cotangents that lies along the arbitrary directions.
+
+    Parameters
+    ----------
+    U, S, Vh : array
+        Singular value decomposition, thin or full; shapes (..., m, k) or
+        (..., m, m), (..., k), and (..., k, n) or (..., n, n).
+    gU, gVh : array or None
+        Cotangents of `U` and `Vh`, with dL = Re tr(g^H dx).
+    rtol : float, optional
+        Gap, relative to the largest singular value, up to which two singular
+        values count as equal. Default: 64 eps.
+    xp : namespace, optional
+        Array namespace; inferred from `U` if not given.
+
+    Returns
+    -------
+    array
+        Real, of shape (...,): the Frobenius norm of the arbitrary part of
+        (gU, gVh) over that of (gU, gVh); 0 where both are 0.
+    """
+    xp = array_namespace(U, S, Vh) if xp is None else xp
+    if gU is None and gVh is None:
+        return xp.zeros_like(xp.sum(S, axis=-1))
+    gU = xp.zeros_like(U) if gU is None else gU
+    gVh = xp.zeros_like(Vh) if gVh is None else gVh
+    k = S.shape[-1]
+    if k == 0:
+        return xp.zeros_like(xp.sum(S, axis=-1))
+
+    # Normalised first: the squares of cotangents of size 1e-160 underflow.
+    size = xp.maximum(abs_max(gU, xp), abs_max(gVh, xp))
+    unit = cast(safe_divide(xp.ones_like(size), size, size > 0, xp), U, xp)
+    gU, gVh = gU * unit, gVh * unit
+
+    M = adjoint(U[..., :k], xp) @ gU[..., :k]
+    NH = gVh[..., :k, :] @ adjoint(Vh[..., :k, :], xp)
+    si, sj = S[..., :, None], S[..., None, :]
+    tol = cluster_rtol(S, rtol, xp) * S[..., :1, None]
+    equal = xp.abs(si - sj) <= tol
+    both_zero = (si <= tol) & (sj <= tol)
+
+    def squared(x: Array, mask: Array | None = None) -> Array:
+        square = xp.abs(x) ** 2
+        if mask is not None:
+            square = xp.where(mask, square, xp.zeros_like(square))
+        return xp.sum(square, axis=(-2, -1))
+
+    free = 0.5 * (
+        squared(skew(M - NH, xp), equal) + squared(skew(M + NH, xp), both_zero)
+    )
+    if U.shape[-1] != k:
+        free = free + squared(skew(adjoint(U[..., k:], xp) @ gU[..., k:], xp))
+    if Vh.shape[-2] != k:
+        free = free + squared(skew(gVh[..., k:, :] @ adjoint(Vh[..., k:, :], xp), xp))
+    total = squared(gU) + squared(gVh)
+    return xp.sqrt(safe_divide(free, total, total > 0, xp))
+
+
+def report_gauge(dependence: Any, gauge: Gauge, epsilon: float) -> None:
+    """Do what `gauge` asks for with the gauge dependence of one backward pass.
+
+    Parameters
+    ----------
+    dependence : array
+        As returned by `gauge_dependence`. ``"warn"`` and ``"error"`` read it on
+        the host; a callable gets it as it is.
+    gauge : {"ignore", "warn", "error"} or callable
+        What to do.
+    epsilon : float
+        Machine epsilon of the cotangents.
+
+    Raises
+    ------
+    GaugeError
+        If `gauge` is ``"error"`` and a matrix's cotangents are gauge-dependent.
+    """
+    if callable(gauge):
+        gauge(dependence)
+        return
+    if gauge == "ignore":
+        return
+    tolerance = gauge_tolerance(epsilon)
+    bad = dependence > tolerance
+    count = int(bad.sum()) if bad.ndim else int(bad)
+    if not count:
+        return
+    worst = float(dependence.max())
+    message = (
+        "the loss depends on the arbitrary phase or basis of the singular vectors "
+        f"in {count} of {math.prod(dependence.shape)} matrices: gauge dependence up "
+        f"to {worst:.2g}, tolerance {tolerance:.1g}. Its gradient is not defined "
+        "there. Use a loss in U f(S) Vh or in projectors, or gauge='ignore'"
+    )
+    if gauge == "error":
+        raise GaugeError(message)
+    warnings.warn(message, GaugeWarning, stacklevel=2)

@@ -1,0 +1,87 @@
+"""What the formulas need beyond the array API, in the array API."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from array_api_compat import array_namespace
+
+Array: TypeAlias = Any
+Namespace: TypeAlias = Any
+DType: TypeAlias = Any
+
+__all__ = [
+    "Array",
+    "DType",
+    "Namespace",
+    "abs_max",
+    "adjoint",
+    "array_namespace",
+    "cast",
+    "conj",
+    "herm",
+    "identity_like",
+    "is_complex",
+    "real",
+    "safe_divide",
+    "skew",
+]
+
+
+def is_complex(x: Array, xp: Namespace) -> bool:
+    """Tell whether `x` has a complex dtype."""
+    return xp.isdtype(x.dtype, "complex floating")
+
+
+def conj(x: Array, xp: Namespace) -> Array:
+    """Complex conjugate; a real `x` is returned as it is."""
+    return xp.conj(x) if is_complex(x, xp) else x
+
+
+def real(x: Array, xp: Namespace) -> Array:
+    """Real part; a real `x` is returned as it is."""
+    return xp.real(x) if is_complex(x, xp) else x
+
+
+def adjoint(x: Array, xp: Namespace) -> Array:
+    """Conjugate transpose of the last two axes."""
+    return conj(xp.matrix_transpose(x), xp)
+
+
+def herm(x: Array, xp: Namespace) -> Array:
+    """Hermitian part, (X + X^H) / 2."""
+    return 0.5 * (x + adjoint(x, xp))
+
+
+def skew(x: Array, xp: Namespace) -> Array:
+    """Skew-Hermitian part, (X - X^H) / 2."""
+    return 0.5 * (x - adjoint(x, xp))
+
+
+def cast(x: Array, like: Array, xp: Namespace) -> Array:
+    """`x` in the dtype of `like`: not every framework mixes real and complex."""
+    return x if x.dtype == like.dtype else xp.astype(x, like.dtype, copy=False)
+
+
+def identity_like(x: Array, xp: Namespace) -> Array:
+    """Identity matrices in the shape, dtype and device of the square `x`."""
+    # Built from x itself, because a traced shape may be unknown.
+    return xp.triu(xp.tril(xp.ones_like(x)))
+
+
+def abs_max(x: Array, xp: Namespace) -> Array:
+    """Largest magnitude in each matrix, kept as (..., 1, 1)."""
+    return xp.max(xp.abs(x), axis=(-2, -1), keepdims=True)
+
+
+def safe_divide(
+    numerator: Array, denominator: Array, where: Array, xp: Namespace
+) -> Array:
+    """``numerator / denominator`` where `where` holds, else 0.
+
+    The denominator is replaced before the division, not the quotient after it:
+    otherwise the derivative of the branch not taken is 0 * inf = NaN.
+    """
+    one = xp.ones_like(denominator)
+    quotient = numerator / cast(xp.where(where, denominator, one), numerator, xp)
+    return xp.where(where, quotient, xp.zeros_like(quotient))

@@ -1,0 +1,309 @@
+"""What to put inside a cluster of repeated singular values.
+
+With M = U^H gU and N = V^H gV, the part of the pullback that is ill-posed where
+s_i = s_j is ``E * skew(M + N)`` with E_ij = 1 / (s_j - s_i). A *linear* rule
+replaces E by something finite and may add ``herm(W * M + W^T * N^H)``; its
+transpose serves the pushforward. The *consistent* rule reads the missing
+derivative off the cotangents themselves.
+
+All functions take singular values scaled by the largest one, so that every
+tolerance is relative.
+"""
+
+from __future__ import annotations
+
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    abs_max,
+    cast,
+    herm,
+    identity_like,
+    is_complex,
+    real,
+    safe_divide,
+    skew,
+)
+from svdinv.core.tolerances import cluster_rtol, eps, neighbour_rtol, vanishing
+
+__all__ = [
+    "REPEATED_RULES",
+    "check_repeated",
+    "consistent_block",
+    "has_neighbours",
+    "inverse_sum",
+    "linear_rule",
+    "reciprocal",
+]
+
+REPEATED_RULES = (
+    "consistent",
+    "minimum-norm",
+    "drop",
+    "clip",
+    "taylor",
+    "lorentz",
+    "none",
+)
+
+TAYLOR_DEGREE = 9  # of the series in (s_j / s_i)^2, as in Wang et al. (2021)
+LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
+
+
+def check_repeated(repeated: object, rtol: object) -> None:
+    """Raise ValueError unless `repeated` names a rule and `rtol` is valid."""
+    if repeated not in REPEATED_RULES:
+        names = ", ".join(f'"{name}"' for name in REPEATED_RULES)
+        raise ValueError(f"repeated must be one of {names}, got {repeated!r}")
+    if rtol is None:
+        return
+    valid = isinstance(rtol, (int, float)) and not isinstance(rtol, bool)
+    if not (valid and 0 <= rtol < 1):  # type: ignore[operator]
+        raise ValueError(f"rtol must be None or a number in [0, 1), got {rtol!r}")
+
+
+def _pairs(s: Array) -> tuple[Array, Array]:
+    return s[..., :, None], s[..., None, :]
+
+
+def reciprocal(s: Array, xp: Namespace) -> Array:
+    """1 / s, and 0 for singular values that are 0."""
+    return safe_divide(xp.ones_like(s), s, s > vanishing(s, xp), xp)
+
+
+def inverse_sum(s: Array, xp: Namespace) -> Array:
+    """D_ij = 1 / (s_i + s_j), and 0 where both are 0."""
+    si, sj = _pairs(s)
+    return reciprocal(si + sj, xp)
+
+
+def has_neighbours(s: Array, rtol: float | None, xp: Namespace) -> Array:
+    """Tell for each gap of the sorted `s` whether it lies within the tolerance."""
+    return s[..., :-1] - s[..., 1:] <= neighbour_rtol(s, rtol, xp)
+
+
+def linear_rule(
+    s: Array, repeated: str, rtol: float | None, xp: Namespace
+) -> tuple[Array, Array | None]:
+    """E and W of one of the rules that are linear in the cotangents.
+
+    Parameters
+    ----------
+    s : array
+        Scaled singular values, sorted downwards, shape (..., k).
+    repeated : str
+        One of `REPEATED_RULES` except ``"consistent"``.
+    rtol : float or None
+        Gap up to which two singular values count as equal.
+    xp : namespace
+        Array namespace.
+
+    Returns
+    -------
+    E : array
+        Antisymmetric, shape (..., k, k).
+    W : array or None
+        Weights of the completion, shape (..., k, k); None where there is none.
+    """
+    si, sj = _pairs(s)
+    gap = sj - si
+    off = identity_like(gap, xp) == 0
+    tol = cluster_rtol(s, rtol, xp)
+    cluster = off & (xp.abs(gap) <= tol)
+
+    if repeated == "none":
+        # Not guarded: this is the rule of the frameworks' own SVDs.
+        return xp.where(off, 1 / xp.where(off, gap, xp.ones_like(gap)), 0 * gap), None
+    if repeated == "lorentz":
+        return gap / (gap * gap + LORENTZ_BROADENING), None
+    if repeated == "clip":
+        # s is sorted downwards, so the gap is positive below the diagonal.
+        lower = xp.tril(xp.ones_like(gap), k=-1)
+        sign = lower - xp.matrix_transpose(lower)
+        floor = xp.ones_like(gap) * tol
+        return sign / xp.maximum(xp.abs(gap), floor), None
+    if repeated == "taylor":
+        large, small = xp.maximum(si, sj), xp.minimum(si, sj)
+        positive = large > vanishing(s, xp)
+        ratio = safe_divide(small, large, positive, xp) ** 2
+        series = xp.ones_like(ratio)
+        for _ in range(TAYLOR_DEGREE):
+            series = 1 + ratio * series
+        lower = xp.tril(xp.ones_like(gap), k=-1)
+        sign = lower - xp.matrix_transpose(lower)
+        # (s_i + s_j) / (s_j^2 - s_i^2), with 1 / (1 - ratio) as the series
+        return sign * (si + sj) * series * reciprocal(large, xp) ** 2, None
+
+    E = safe_divide(xp.ones_like(gap), gap, off & ~cluster, xp)
+    if repeated == "drop":
+        return E, None
+    # Minimum norm, each side divided by its own singular value (exact where f/s
+    # is constant), on one side alone where the other singular value is 0.
+    positive = xp.astype(s > vanishing(s, xp), s.dtype, copy=False)
+    pi, pj = _pairs(positive)
+    share = safe_divide(xp.ones_like(gap), pi + pj, cluster & (pi + pj > 0), xp)
+    return E, share * reciprocal(sj, xp)
+
+
+def consistent_block(
+    s: Array,
+    M: Array,
+    NH: Array,
+    gS: Array,
+    rtol: float | None,
+    xp: Namespace,
+) -> Array:
+    """Middle factor of the pullback, without diag(gS), by the consistent rule.
+
+    Inside a cluster a loss Re<G, U f(S) V^H> + sum g(s) has, with
+    B = herm((M + N^H) / 2) and K = U^H G V,
+
+        B = f(s) herm(K),   gS_i = f'(s) Re K_ii + g'(s),
+
+    and the exact gradient needs f'(s) herm(K) there: rho B with rho = f'/f, which
+    is the slope of gS over Re diag(B). For each pair the estimate with the
+    smallest predicted error is taken among the plain quotient, the slope, the
+    ratio without g', and the minimum norm. Among zero singular values f/s tends
+    to f'(0) and M_ij / s_j = K_ij f(s_j) / s_j carries it to full accuracy.
+
+    Parameters
+    ----------
+    s : array
+        Scaled singular values, sorted downwards, shape (..., k).
+    M, NH : array
+        U^H gU and (V^H gV)^H, shape (..., k, k).
+    gS : array
+        Cotangent of the scaled singular values, real, shape (..., k).
+    rtol : float or None
+        Gap up to which the estimates compete; None for sqrt(eps).
+    xp : namespace
+        Array namespace.
+
+    Returns
+    -------
+    array
+        Shape (..., k, k). Homogeneous of degree one in (M, NH, gS), and linear in
+        them only outside the clusters.
+    """
+    epsilon = eps(s, xp)
+    tol = neighbour_rtol(s, rtol, xp)
+
+    # Normalised, because the squares below would under- or overflow.
+    scale = xp.maximum(
+        xp.maximum(abs_max(M, xp), abs_max(NH, xp)),
+        xp.max(xp.abs(gS), axis=-1, keepdims=True)[..., None],
+    )
+    unit = safe_divide(xp.ones_like(scale), scale, scale > 0, xp)
+    M, NH, gS = M * cast(unit, M, xp), NH * cast(unit, M, xp), gS * unit[..., 0]
+
+    si, sj = _pairs(s)
+    gap = sj - si
+    distance = xp.abs(gap)
+    eye = identity_like(gap, xp)
+    off = eye == 0
+    near = distance <= tol
+
+    B = 0.5 * herm(M + NH, xp)
+    # Rounding errors of M are relative to its columns, those of N^H to its rows.
+    noise = (
+        2
+        * epsilon
+        * xp.maximum(xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1))
+    )
+    noise_i, noise_j = _pairs(noise)
+    pair_noise = noise_i + noise_j
+
+    plain = safe_divide(skew(M - NH, xp), gap, off & (distance > 0), xp)
+
+    rho, rho_error = _log_derivative(s, B, gS, noise, near, epsilon, xp)
+    rho_i, rho_j = _pairs(rho)
+    error_i, error_j = _pairs(rho_error)
+    consistent = cast(0.5 * (rho_i + rho_j), B, xp) * B
+    consistent_error = 0.5 * (error_i + error_j) * xp.abs(B)
+
+    left = M * cast(reciprocal(sj, xp), M, xp)  # M_ij / s_j
+    right = NH * cast(reciprocal(si, xp), M, xp)  # conj(N_ji) / s_i
+    positive = xp.astype(s > vanishing(s, xp), s.dtype, copy=False)
+    pi, pj = _pairs(positive)
+    sides = xp.maximum(pi + pj, xp.ones_like(gap))
+    quotient = (left + right) / cast(sides, M, xp)
+    minimum_norm = herm(quotient, xp)
+    minimum_norm_error = xp.abs(minimum_norm)
+
+    # The error of the plain quotient is pair_noise / distance; multiplied out,
+    # because the distance may be 0.
+    use_slope = near & (consistent_error * distance < pair_noise)
+    error = xp.where(use_slope, consistent_error * distance, pair_noise)
+    use_norm = near & (minimum_norm_error * distance < error)
+    use_norm = use_norm | (use_slope & (minimum_norm_error < consistent_error) & near)
+    gap_part = xp.where(use_slope, consistent, plain)
+    gap_part = xp.where(use_norm, minimum_norm, gap_part)
+    gap_part = xp.where(off, gap_part, xp.zeros_like(gap_part))
+    block = gap_part + cast(inverse_sum(s, xp), M, xp) * skew(M + NH, xp)
+
+    # Two zero singular values. If the sides disagree the loss is not smooth there:
+    # the general formula holds down to rounding level, below it nothing does.
+    zero = xp.maximum(si, sj) <= tol
+    scale_ij = (
+        xp.max(xp.abs(left), axis=-2, keepdims=True)
+        + xp.max(xp.abs(right), axis=-1, keepdims=True)
+        + 1
+    )
+    agree = (pi * pj == 0) | (xp.abs(left - right) <= epsilon**0.5 * scale_ij)
+    if is_complex(M, xp):
+        quotient = quotient - cast(eye * real(quotient, xp), M, xp)
+    else:
+        quotient = xp.where(off, quotient, xp.zeros_like(quotient))
+    block = xp.where(zero & agree, quotient, block)
+    lost = xp.maximum(si, sj) <= min(tol, cluster_rtol(s, None, xp))
+    block = xp.where(lost & ~agree, xp.zeros_like(block), block)
+    return block * cast(scale, M, xp)
+
+
+def _log_derivative(
+    s: Array,
+    B: Array,
+    gS: Array,
+    noise: Array,
+    near: Array,
+    epsilon: float,
+    xp: Namespace,
+) -> tuple[Array, Array]:
+    """Estimate rho_i = f'(s_i) / f(s_i) over the neighbours of i, and its error."""
+    weight = xp.astype(near, s.dtype, copy=False)
+    count = xp.sum(weight, axis=-1)
+    b = real(xp.linalg.diagonal(B), xp)
+
+    def mean(x: Array) -> Array:
+        return xp.sum(weight * x, axis=-1) / count
+
+    def deviation(x: Array) -> Array:
+        return x[..., None, :] - mean(x[..., None, :])[..., :, None]
+
+    db, dg, ds = deviation(b), deviation(gS), deviation(s)
+    variance = mean(db * db)
+    square_b = mean((b * b)[..., None, :])
+    square_g = mean((gS * gS)[..., None, :])
+
+    # Bounded below so that second derivatives, in 1 / variance^2, stay finite.
+    tiny = vanishing(s, xp)
+    slope_known = (variance > (4 * epsilon) ** 2 * square_b) & (variance > tiny)
+    slope = safe_divide(mean(db * dg), variance, slope_known, xp)
+    ratio = safe_divide(mean((b * gS)[..., None, :]), square_b, square_b > tiny, xp)
+
+    inverse = reciprocal(s, xp)
+    rounding = 2 * epsilon * xp.max(xp.abs(gS), axis=-1, keepdims=True)
+    rounding = rounding + noise * inverse
+    curvature = xp.sqrt(square_g) * inverse + xp.sqrt(square_b) * inverse**2
+    spread = xp.sqrt(mean(ds * ds))
+    slope_error = safe_divide(
+        rounding + curvature * spread, xp.sqrt(variance), slope_known, xp
+    )
+
+    # Without a penalty on the singular values the line goes through the origin,
+    # and the ratio is known even where b hardly varies.
+    through_origin = ~slope_known | (xp.abs(ratio - slope) <= slope_error)
+    guess_error = 0.3 * inverse
+    capped = xp.where(slope_known, xp.minimum(slope_error, guess_error), guess_error)
+    rho = xp.where(through_origin, ratio, slope)
+    return rho, xp.where(through_origin, capped, slope_error)

@@ -1,0 +1,302 @@
+"""The singular value decomposition and its derivatives.
+
+A = U diag(S) V^H is m x n with k = min(m, n); S is sorted downwards. A cotangent
+g of x means dL = Re tr(g^H dx).
+
+The formulas follow from P = U^H dA V, with Omega = U^H dU and Psi = V^H dV skew:
+
+    P_ij + conj(P_ji) = (Omega + Psi)_ij (s_j - s_i)
+    P_ij - conj(P_ji) = (Omega - Psi)_ij (s_j + s_i)
+
+of which the first is underdetermined where s_i = s_j. Zhang and Hu
+(arXiv:2411.14141) take the Moore-Penrose solution there; `svdinv.core.repeated`
+holds that rule and the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    adjoint,
+    array_namespace,
+    cast,
+    herm,
+    identity_like,
+    real,
+    skew,
+)
+from svdinv.core.repeated import (
+    check_repeated,
+    consistent_block,
+    has_neighbours,
+    inverse_sum,
+    linear_rule,
+    reciprocal,
+)
+
+__all__ = ["SVDResult", "svd", "svd_pullback", "svd_pushforward"]
+
+
+class SVDResult(NamedTuple):
+    """Factors of A = U diag(S) Vh."""
+
+    U: Array
+    S: Array
+    Vh: Array
+
+
+def _unknown(mask: Array) -> bool:
+    """Answer "may any element hold?" without looking."""
+    return True
+
+
+def svd(
+    A: Array, *, full_matrices: bool = False, xp: Namespace | None = None
+) -> SVDResult:
+    """Singular value decomposition by the namespace's own routine.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    full_matrices : bool, optional
+        Return square U and Vh instead of thin ones.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    SVDResult
+        U (..., m, k), S (..., k) sorted downwards, Vh (..., k, n); with
+        `full_matrices`, U (..., m, m) and Vh (..., n, n).
+    """
+    xp = array_namespace(A) if xp is None else xp
+    return SVDResult(*xp.linalg.svd(A, full_matrices=full_matrices))
+
+
+def svd_pullback(
+    U: Array,
+    S: Array,
+    Vh: Array,
+    gU: Array | None = None,
+    gS: Array | None = None,
+    gVh: Array | None = None,
+    *,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    may: Callable[[Array], bool] = _unknown,
+    xp: Namespace | None = None,
+) -> Array:
+    """Cotangent of A from the cotangents of its singular value decomposition.
+
+    Parameters
+    ----------
+    U, S, Vh : array
+        Singular value decomposition of A, thin or full: shapes (..., m, k) or
+        (..., m, m), (..., k), and (..., k, n) or (..., n, n).
+    gU, gS, gVh : array or None
+        Cotangents, each of the shape of its factor and with dL = Re tr(g^H dx);
+        None for zero. gS is real.
+    repeated : str, optional
+        Rule inside a cluster of repeated singular values: ``"consistent"``,
+        ``"minimum-norm"`` [1]_, or for comparison ``"drop"``, ``"clip"``,
+        ``"taylor"`` [2]_, ``"lorentz"`` [3]_, ``"none"``.
+    rtol : float, optional
+        Gap, relative to the largest singular value, up to which the rule acts.
+        Default: sqrt(eps) for ``"consistent"``, which then still takes the plain
+        quotient where that is better, and 64 eps for the others.
+    may : callable, optional
+        Called with a boolean array; may return False if no element holds, and
+        then work that only such elements need is left out. By default nothing is
+        looked at, so that nothing synchronises with a device.
+    xp : namespace, optional
+        Array namespace; inferred from the arrays if not given.
+
+    Returns
+    -------
+    array
+        gA, shape (..., m, n).
+
+    Raises
+    ------
+    ValueError
+        If `repeated` names no rule or `rtol` lies outside [0, 1).
+
+    Notes
+    -----
+    No array larger than A or k x k is formed for thin factors. With full factors
+    the gauge-invariant part of the null-space cotangents is kept: U2 turns
+    against U1 only, dU2 = -U1 (U2^H dU1)^H.
+
+    References
+    ----------
+    .. [1] Y. Zhang and Y. Hu, "Differentiable SVD based on Moore-Penrose
+       pseudoinverse for inverse imaging problems", arXiv:2411.14141, 2024.
+    .. [2] W. Wang, Z. Dang, Y. Hu, P. Fua and M. Salzmann, "Robust differentiable
+       SVD", IEEE TPAMI 44(9), 2022.
+    .. [3] H.-J. Liao, J.-G. Liu, L. Wang and T. Xiang, "Differentiable programming
+       tensor networks", Physical Review X 9, 031041, 2019.
+    """
+    check_repeated(repeated, rtol)
+    xp = array_namespace(U, S, Vh) if xp is None else xp
+    k = S.shape[-1]
+    U1, V1h = U[..., :k], Vh[..., :k, :]
+    if k == 0:
+        return U1 @ V1h
+    s, top = _scaled(S, xp)
+    gs = xp.zeros_like(S) if gS is None else gS * top
+    spectral = _diagonal(gs, U, xp)
+
+    if gU is None and gVh is None:
+        return (U1 * cast(1 / top, U, xp)[..., None]) @ (spectral @ V1h)
+    V, V1 = adjoint(Vh, xp), adjoint(V1h, xp)
+    M, gU1 = _project(U, gU, k, xp)
+    N, gV1 = _project(V, None if gVh is None else adjoint(gVh, xp), k, xp)
+    M = xp.zeros_like(N) if M is None else M
+    NH = xp.zeros_like(M) if N is None else adjoint(N, xp)
+
+    if repeated == "consistent" and may(has_neighbours(s, rtol, xp)):
+        block = consistent_block(s, M, NH, gs, rtol, xp)
+    else:
+        E, W = linear_rule(
+            s, "drop" if repeated == "consistent" else repeated, rtol, xp
+        )
+        D = inverse_sum(s, xp)
+        block = cast(E, M, xp) * skew(M - NH, xp) + cast(D, M, xp) * skew(M + NH, xp)
+        if W is not None:
+            W = cast(W, M, xp)
+            block = block + herm(W * M + xp.matrix_transpose(W) * NH, xp)
+    block = block + spectral
+
+    # The parts of gU and gV outside the ranges of U1 and V1: nothing is left of
+    # them, but rounding errors, where the factor is square.
+    inverse = cast(reciprocal(s, xp), U, xp)
+    scale = cast(1 / top, U, xp)[..., None]
+    if gU1 is None or U.shape[-2] == k:
+        left = U1 @ block
+    else:
+        left = gU1 * inverse[..., None, :] + U1 @ (block - M * inverse[..., None, :])
+    gA = (left * scale) @ V1h
+    if gV1 is None or Vh.shape[-1] == k:
+        return gA
+    outside = adjoint(gV1 - V1 @ N, xp)
+    return gA + (U1 * (inverse[..., None, :] * scale)) @ outside
+
+
+def svd_pushforward(
+    U: Array,
+    S: Array,
+    Vh: Array,
+    dA: Array,
+    *,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    xp: Namespace | None = None,
+) -> SVDResult:
+    """Tangents of the singular value decomposition along a tangent of A.
+
+    Parameters
+    ----------
+    U, S, Vh : array
+        Singular value decomposition of A, thin or full: shapes (..., m, k) or
+        (..., m, m), (..., k), and (..., k, n) or (..., n, n).
+    dA : array
+        Tangent of A, shape (..., m, n).
+    repeated : str, optional
+        Rule inside a cluster, as for `svd_pullback`. A pushforward is linear, and
+        the consistent rule is not: ``"consistent"`` is ``"minimum-norm"`` here.
+    rtol : float, optional
+        Gap, relative to the largest singular value, up to which the rule acts.
+        Default: 64 eps.
+    xp : namespace, optional
+        Array namespace; inferred from the arrays if not given.
+
+    Returns
+    -------
+    SVDResult
+        dU, dS and dVh, of the shapes of U, S and Vh. For every rule but
+        ``"consistent"`` this is the transpose of `svd_pullback`.
+
+    Raises
+    ------
+    ValueError
+        If `repeated` names no rule or `rtol` lies outside [0, 1).
+    """
+    check_repeated(repeated, rtol)
+    xp = array_namespace(U, S, Vh) if xp is None else xp
+    k = S.shape[-1]
+    if k == 0:
+        return SVDResult(xp.zeros_like(U), xp.zeros_like(S), xp.zeros_like(Vh))
+    U1, V1h = U[..., :k], Vh[..., :k, :]
+    V1 = adjoint(V1h, xp)
+    s, top = _scaled(S, xp)
+    scale = cast(1 / top, U, xp)[..., None]
+
+    AV, AU = dA @ V1, adjoint(dA, xp) @ U1
+    P = adjoint(U1, xp) @ AV
+    dS = real(xp.linalg.diagonal(P), xp)
+    AV, AU, P = AV * scale, AU * scale, P * scale
+
+    rule = "minimum-norm" if repeated == "consistent" else repeated
+    E, W = linear_rule(s, rule, None if repeated == "consistent" else rtol, xp)
+    odd = cast(inverse_sum(s, xp), P, xp) * skew(P, xp)
+    even = cast(E if W is None else E + W, P, xp) * herm(P, xp)
+    omega, psi = even + odd, even - odd
+
+    inverse = cast(reciprocal(s, xp), U, xp)[..., None, :]
+    dU = _turn(U, omega, AV, P, inverse, k, xp)
+    dV = _turn(adjoint(Vh, xp), psi, AU, adjoint(P, xp), inverse, k, xp)
+    return SVDResult(dU, dS, adjoint(dV, xp))
+
+
+def _scaled(S: Array, xp: Namespace) -> tuple[Array, Array]:
+    """S over its largest value, and that value as (..., 1); 1 for a zero matrix."""
+    top = S[..., :1]
+    normal = float(xp.finfo(S.dtype).smallest_normal)
+    top = xp.where(top >= normal, top, xp.ones_like(top))
+    return S / top, top
+
+
+def _diagonal(x: Array, like: Array, xp: Namespace) -> Array:
+    """Diagonal matrices with `x` on the diagonal, in the dtype of `like`."""
+    x = cast(x, like, xp)
+    return identity_like(x[..., :, None] * x[..., None, :], xp) * x[..., None]
+
+
+def _project(
+    Q: Array, gQ: Array | None, k: int, xp: Namespace
+) -> tuple[Array | None, Array | None]:
+    """Q1^H gQ1, and the cotangent of Q1 with that of the null space Q2 folded in."""
+    if gQ is None:
+        return None, None
+    Q1, gQ1 = Q[..., :k], gQ[..., :k]
+    M = adjoint(Q1, xp) @ gQ1
+    if Q.shape[-1] != k:
+        Q2, gQ2 = Q[..., k:], gQ[..., k:]
+        gQ1 = gQ1 - Q2 @ (adjoint(gQ2, xp) @ Q1)
+    return M, gQ1
+
+
+def _turn(
+    Q: Array,
+    rotation: Array,
+    image: Array,
+    P: Array,
+    inverse: Array,
+    k: int,
+    xp: Namespace,
+) -> Array:
+    """Tangent Q1 rotation + (image - Q1 P) S^+ of Q1, and that of Q2 against it."""
+    Q1 = Q[..., :k]
+    if Q.shape[-2] == k:
+        return Q1 @ rotation
+    dQ1 = (image - Q1 @ P) * inverse + Q1 @ rotation
+    if Q.shape[-1] == k:
+        return dQ1
+    Q2 = Q[..., k:]
+    dQ2 = -(Q1 @ adjoint(adjoint(Q2, xp) @ dQ1, xp))
+    return xp.concat([dQ1, dQ2], axis=-1)
