@@ -1,11 +1,15 @@
 """Sphinx configuration; needs no network."""
 
-from importlib.metadata import version as installed_version
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from svdinv import __version__
 
 project = "svdinv"
 author = "svdinv developers"
 copyright = "2026, svdinv developers"
-release = installed_version("svdinv")
+release = __version__
 
 extensions = [
     "myst_parser",
@@ -14,13 +18,28 @@ extensions = [
     "sphinx.ext.mathjax",
 ]
 exclude_patterns = ["_build"]
+default_role = "py:obj"  # a `name` links where it can
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "none"  # numpydoc's parameter sections name the types
 numpydoc_show_class_members = False
 
 html_theme = "furo"
 html_title = "svdinv"
+
+
+def skip_field_alias(
+    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    """Leave out the fields of named tuples, which the class docstring describes."""
+    doc = getattr(obj, "__doc__", None) or ""
+    return True if doc.startswith("Alias for field number") else None
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the filter above."""
+    app.connect("autodoc-skip-member", skip_field_alias)
