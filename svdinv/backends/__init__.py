@@ -1,0 +1,1 @@
+"""Plumbing: how each framework registers an operation's derivatives."""

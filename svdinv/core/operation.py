@@ -1,0 +1,109 @@
+"""A differentiable operation as a value that every backend can register."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from svdinv.core.gauge import Gauge, check_gauge, gauge_dependence
+from svdinv.core.namespace import Array, Namespace
+from svdinv.core.repeated import check_repeated
+from svdinv.core.svd import svd, svd_pullback, svd_pushforward
+
+__all__ = ["SVD", "Operation", "Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user chooses about an operation; hashable, checked when made.
+
+    Attributes
+    ----------
+    full_matrices : bool
+        Square singular vector matrices instead of thin ones.
+    repeated : str
+        Rule inside a cluster of repeated singular values.
+    rtol : float or None
+        Gap, relative to the largest singular value, up to which the rule acts.
+    gauge : {"ignore", "warn", "error"} or callable
+        What to do with a gauge-dependent loss.
+    """
+
+    full_matrices: bool = False
+    repeated: str = "consistent"
+    rtol: float | None = None
+    gauge: Gauge = "ignore"
+
+    def __post_init__(self) -> None:
+        """Refuse bad values before any work is done."""
+        check_repeated(self.repeated, self.rtol)
+        check_gauge(self.gauge)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Pure functions of arrays; what is saved for the derivatives is the outputs.
+
+    Attributes
+    ----------
+    name : str
+        Name in error messages and traces.
+    forward : callable
+        ``forward(A, options, xp)`` returns the tuple of outputs.
+    pullback : callable
+        ``pullback(outputs, cotangents, options, xp, may)`` returns the cotangent of
+        A; a cotangent may be None. `may` as in `svd_pullback`.
+    pushforward : callable
+        ``pushforward(outputs, dA, options, xp)`` returns the outputs' tangents.
+    dependence : callable
+        ``dependence(outputs, cotangents, options, xp)`` returns how
+        gauge-dependent the cotangents are, one number per matrix.
+    """
+
+    name: str
+    forward: Callable[[Array, Options, Namespace], tuple[Array, ...]]
+    pullback: Callable[..., Array]
+    pushforward: Callable[..., tuple[Array, ...]]
+    dependence: Callable[..., Array]
+
+
+def _forward(A: Array, options: Options, xp: Namespace) -> tuple[Array, ...]:
+    return svd(A, full_matrices=options.full_matrices, xp=xp)
+
+
+def _pullback(
+    outputs: tuple[Array, ...],
+    cotangents: tuple[Array | None, ...],
+    options: Options,
+    xp: Namespace,
+    may: Callable[[Array], bool],
+) -> Array:
+    return svd_pullback(
+        *outputs,
+        *cotangents,
+        repeated=options.repeated,
+        rtol=options.rtol,
+        may=may,
+        xp=xp,
+    )
+
+
+def _pushforward(
+    outputs: tuple[Array, ...], dA: Array, options: Options, xp: Namespace
+) -> tuple[Array, ...]:
+    return svd_pushforward(
+        *outputs, dA, repeated=options.repeated, rtol=options.rtol, xp=xp
+    )
+
+
+def _dependence(
+    outputs: tuple[Array, ...],
+    cotangents: tuple[Array | None, ...],
+    options: Options,
+    xp: Namespace,
+) -> Array:
+    gU, _, gVh = cotangents
+    return gauge_dependence(*outputs, gU, gVh, xp=xp)
+
+
+SVD = Operation("svd", _forward, _pullback, _pushforward, _dependence)

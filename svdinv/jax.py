@@ -1,0 +1,112 @@
+"""The singular value decomposition for JAX, called as `jax.numpy.linalg.svd`."""
+
+from __future__ import annotations
+
+from svdinv._missing import explain_missing
+
+try:
+    import jax
+except ImportError as error:
+    raise explain_missing("jax", "jax") from error
+
+from svdinv.backends.jax import differentiable
+from svdinv.core.gauge import Gauge
+from svdinv.core.operation import SVD, Options
+from svdinv.core.svd import SVDResult
+
+__all__ = ["svd", "svdvals"]
+
+_svd = differentiable(SVD)
+
+
+def svd(
+    a: jax.Array,
+    full_matrices: bool = False,
+    compute_uv: bool = True,
+    *,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> SVDResult | jax.Array:
+    """Singular value decomposition that can be differentiated everywhere.
+
+    Called as `jax.numpy.linalg.svd`, but thin by default.
+
+    Parameters
+    ----------
+    a : Array
+        Matrices, shape (..., m, n), floating point or complex. Half precision is
+        computed in single precision and cast back.
+    full_matrices : bool, optional
+        Return square U and Vh. Their null-space columns get the gradient that is
+        independent of their arbitrary basis.
+    compute_uv : bool, optional
+        If false, return S alone.
+    repeated : str, optional
+        Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
+        losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
+        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
+        ``"taylor"``, ``"lorentz"`` and ``"none"``. Forward mode takes
+        ``"minimum-norm"`` for ``"consistent"``, which is not linear.
+    rtol : float, optional
+        Gap, relative to the largest singular value, up to which the rule acts.
+        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
+    gauge : {"ignore", "warn", "error"} or callable, optional
+        What to do in the backward pass if the loss depends on the arbitrary phase
+        or basis of the singular vectors. A callable, such as a
+        `svdinv.GaugeMonitor`, gets an array of one number per matrix, by
+        `jax.debug.callback`; ``"error"`` reaches the caller as JAX's own runtime
+        error, when the computation is waited for.
+
+    Returns
+    -------
+    SVDResult or Array
+        Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
+        (..., k, n), k = min(m, n), S real and sorted downwards; with
+        `full_matrices`, U (..., m, m) and Vh (..., n, n). A matrix with NaN or
+        infinity gives NaN, and leaves the others of its batch alone.
+
+    Raises
+    ------
+    TypeError
+        If `a` is not floating point or complex.
+    ValueError
+        If `a` has fewer than two dimensions, or if `repeated`, `rtol` or `gauge`
+        is not one of the accepted values.
+
+    See Also
+    --------
+    svdinv.core.svd_pullback : The formulas, with references.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, svdinv.jax
+    >>> def loss(a):
+    ...     U, S, Vh = svdinv.jax.svd(a)
+    ...     return jnp.sum((U * jnp.maximum(S - 0.5, 0)) @ Vh)
+    >>> bool(jnp.isfinite(jax.grad(loss)(jnp.eye(3))).all())
+    True
+    """
+    outputs = SVDResult(*_svd(a, Options(full_matrices, repeated, rtol, gauge)))
+    return outputs if compute_uv else outputs.S
+
+
+def svdvals(x: jax.Array) -> jax.Array:
+    """Singular values, sorted downwards, with a finite gradient everywhere.
+
+    Parameters
+    ----------
+    x : Array
+        Matrices, shape (..., m, n), floating point or complex.
+
+    Returns
+    -------
+    Array
+        Real, shape (..., min(m, n)).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svd`.
+    """
+    return _svd(x, Options())[1]

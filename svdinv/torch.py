@@ -1,0 +1,111 @@
+"""The singular value decomposition for PyTorch, called as `torch.linalg.svd`."""
+
+from __future__ import annotations
+
+from svdinv._missing import explain_missing
+
+try:
+    import torch
+except ImportError as error:
+    raise explain_missing("torch", "torch") from error
+
+from svdinv.backends.torch import differentiable
+from svdinv.core.gauge import Gauge
+from svdinv.core.operation import SVD, Options
+from svdinv.core.svd import SVDResult
+
+__all__ = ["svd", "svdvals"]
+
+_svd = differentiable(SVD)
+
+
+def svd(
+    A: torch.Tensor,
+    full_matrices: bool = False,
+    *,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> SVDResult:
+    """Singular value decomposition that can be differentiated everywhere.
+
+    Called as `torch.linalg.svd`, but thin by default.
+
+    Parameters
+    ----------
+    A : Tensor
+        Matrices, shape (..., m, n), floating point or complex. Half precision is
+        computed in single precision and cast back.
+    full_matrices : bool, optional
+        Return square U and Vh. Their null-space columns get the gradient that is
+        independent of their arbitrary basis.
+    repeated : str, optional
+        Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
+        losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
+        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
+        ``"taylor"``, ``"lorentz"`` and ``"none"``.
+    rtol : float, optional
+        Gap, relative to the largest singular value, up to which the rule acts.
+        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
+    gauge : {"ignore", "warn", "error"} or callable, optional
+        What to do in the backward pass if the loss depends on the arbitrary phase
+        or basis of the singular vectors. A callable, such as a
+        `svdinv.GaugeMonitor`, gets a tensor of one number per matrix. ``"warn"``
+        and ``"error"`` wait for the device, the others do not.
+
+    Returns
+    -------
+    SVDResult
+        Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
+        (..., k, n), k = min(m, n), S real and sorted downwards; with
+        `full_matrices`, U (..., m, m) and Vh (..., n, n).
+
+    Raises
+    ------
+    TypeError
+        If `A` is not a floating point or complex tensor.
+    RuntimeError
+        If `A` has fewer than two dimensions.
+    torch.linalg.LinAlgError
+        If the decomposition fails, as it does on the CPU for NaN or infinity.
+    ValueError
+        If `repeated`, `rtol` or `gauge` is not one of the accepted values.
+    svdinv.GaugeError
+        In the backward pass, with ``gauge="error"``.
+
+    See Also
+    --------
+    svdinv.core.svd_pullback : The formulas, with references.
+
+    Examples
+    --------
+    >>> import torch, svdinv.torch
+    >>> A = torch.eye(3, requires_grad=True)  # all singular values equal
+    >>> U, S, Vh = svdinv.torch.svd(A)
+    >>> shrunk = (U * torch.relu(S - 0.5)) @ Vh
+    >>> shrunk.sum().backward()
+    >>> bool(A.grad.isfinite().all())
+    True
+    """
+    return SVDResult(*_svd(A, Options(full_matrices, repeated, rtol, gauge)))
+
+
+def svdvals(A: torch.Tensor) -> torch.Tensor:
+    """Singular values, sorted downwards, with a finite gradient everywhere.
+
+    Parameters
+    ----------
+    A : Tensor
+        Matrices, shape (..., m, n), floating point or complex.
+
+    Returns
+    -------
+    Tensor
+        Real, shape (..., min(m, n)).
+
+    Raises
+    ------
+    TypeError, RuntimeError, torch.linalg.LinAlgError
+        As `svd`.
+    """
+    return _svd(A, Options())[1]
