@@ -121,8 +121,8 @@ def gauge_dependence(
         return xp.zeros_like(xp.sum(S, axis=-1))
     gU = xp.zeros_like(U) if gU is None else gU
     gVh = xp.zeros_like(Vh) if gVh is None else gVh
-    k = S.shape[-1]
-    if k == 0:
+    k = last_size(S, xp)
+    if known_equal(k, 0):
         return xp.zeros_like(xp.sum(S, axis=-1))
 
     # Normalised first: the squares of cotangents of size 1e-160 underflow.
@@ -146,9 +146,9 @@ def gauge_dependence(
     free = 0.5 * (
         squared(skew(M - NH, xp), equal) + squared(skew(M + NH, xp), both_zero)
     )
-    if U.shape[-1] != k:
+    if not known_equal(U.shape[-1], k):
         free = free + squared(skew(adjoint(U[..., k:], xp) @ gU[..., k:], xp))
-    if Vh.shape[-2] != k:
+    if not known_equal(Vh.shape[-2], k):
         free = free + squared(skew(gVh[..., k:, :] @ adjoint(Vh[..., k:, :], xp), xp))
     total = squared(gU) + squared(gVh)
     return xp.sqrt(safe_divide(free, total, total > 0, xp))

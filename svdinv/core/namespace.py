@@ -22,6 +22,8 @@ __all__ = [
     "herm",
     "identity_like",
     "is_complex",
+    "known_equal",
+    "last_size",
     "real",
     "safe_divide",
     "skew",
@@ -61,6 +63,17 @@ def skew(x: Array, xp: Namespace) -> Array:
 def cast(x: Array, like: Array, xp: Namespace) -> Array:
     """`x` in the dtype of `like`: not every framework mixes real and complex."""
     return x if x.dtype == like.dtype else xp.astype(x, like.dtype, copy=False)
+
+
+def last_size(x: Array, xp: Namespace) -> Any:
+    """Length of the last axis: an int, or a traced number where it is unknown."""
+    size = x.shape[-1]
+    return xp.dynamic_shape(x)[-1] if size is None else size
+
+
+def known_equal(a: Any, b: Any) -> bool:
+    """Tell whether two lengths are known to be equal."""
+    return isinstance(a, int) and isinstance(b, int) and a == b
 
 
 def identity_like(x: Array, xp: Namespace) -> Array:

@@ -16,7 +16,7 @@ holds that rule and the others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from svdinv.core.namespace import (
     Array,
@@ -26,6 +26,8 @@ from svdinv.core.namespace import (
     cast,
     herm,
     identity_like,
+    known_equal,
+    last_size,
     real,
     skew,
 )
@@ -143,9 +145,9 @@ def svd_pullback(
     """
     check_repeated(repeated, rtol)
     xp = array_namespace(U, S, Vh) if xp is None else xp
-    k = S.shape[-1]
+    k = last_size(S, xp)
     U1, V1h = U[..., :k], Vh[..., :k, :]
-    if k == 0:
+    if known_equal(k, 0):
         return U1 @ V1h
     s, top = _scaled(S, xp)
     gs = xp.zeros_like(S) if gS is None else gS * top
@@ -176,12 +178,12 @@ def svd_pullback(
     # them, but rounding errors, where the factor is square.
     inverse = cast(reciprocal(s, xp), U, xp)
     scale = cast(1 / top, U, xp)[..., None]
-    if gU1 is None or U.shape[-2] == k:
+    if gU1 is None or known_equal(U.shape[-2], k):
         left = U1 @ block
     else:
         left = gU1 * inverse[..., None, :] + U1 @ (block - M * inverse[..., None, :])
     gA = (left * scale) @ V1h
-    if gV1 is None or Vh.shape[-1] == k:
+    if gV1 is None or known_equal(Vh.shape[-1], k):
         return gA
     outside = adjoint(gV1 - V1 @ N, xp)
     return gA + (U1 * (inverse[..., None, :] * scale)) @ outside
@@ -228,8 +230,8 @@ def svd_pushforward(
     """
     check_repeated(repeated, rtol)
     xp = array_namespace(U, S, Vh) if xp is None else xp
-    k = S.shape[-1]
-    if k == 0:
+    k = last_size(S, xp)
+    if known_equal(k, 0):
         return SVDResult(xp.zeros_like(U), xp.zeros_like(S), xp.zeros_like(Vh))
     U1, V1h = U[..., :k], Vh[..., :k, :]
     V1 = adjoint(V1h, xp)
@@ -268,14 +270,14 @@ def _diagonal(x: Array, like: Array, xp: Namespace) -> Array:
 
 
 def _project(
-    Q: Array, gQ: Array | None, k: int, xp: Namespace
+    Q: Array, gQ: Array | None, k: Any, xp: Namespace
 ) -> tuple[Array | None, Array | None]:
     """Q1^H gQ1, and the cotangent of Q1 with that of the null space Q2 folded in."""
     if gQ is None:
         return None, None
     Q1, gQ1 = Q[..., :k], gQ[..., :k]
     M = adjoint(Q1, xp) @ gQ1
-    if Q.shape[-1] != k:
+    if not known_equal(Q.shape[-1], k):
         Q2, gQ2 = Q[..., k:], gQ[..., k:]
         gQ1 = gQ1 - Q2 @ (adjoint(gQ2, xp) @ Q1)
     return M, gQ1
@@ -287,15 +289,15 @@ def _turn(
     image: Array,
     P: Array,
     inverse: Array,
-    k: int,
+    k: Any,
     xp: Namespace,
 ) -> Array:
     """Tangent Q1 rotation + (image - Q1 P) S^+ of Q1, and that of Q2 against it."""
     Q1 = Q[..., :k]
-    if Q.shape[-2] == k:
+    if known_equal(Q.shape[-2], k):
         return Q1 @ rotation
     dQ1 = (image - Q1 @ P) * inverse + Q1 @ rotation
-    if Q.shape[-1] == k:
+    if known_equal(Q.shape[-1], k):
         return dQ1
     Q2 = Q[..., k:]
     dQ2 = -(Q1 @ adjoint(adjoint(Q2, xp) @ dQ1, xp))

@@ -1,0 +1,126 @@
+"""The singular value decomposition for TensorFlow, called as `tf.linalg.svd`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from svdinv._missing import explain_missing
+
+try:
+    import tensorflow as tf
+except ImportError as error:
+    raise explain_missing("tensorflow", "tensorflow") from error
+
+from svdinv.backends.tensorflow import differentiable
+from svdinv.core.gauge import Gauge
+from svdinv.core.operation import SVD, Options
+
+__all__ = ["SUVResult", "svd", "svdvals"]
+
+_svd = differentiable(SVD)
+
+
+class SUVResult(NamedTuple):
+    """Factors of tensor = u diag(s) v^H, in TensorFlow's order."""
+
+    s: tf.Tensor
+    u: tf.Tensor
+    v: tf.Tensor
+
+
+def svd(
+    tensor: Any,
+    full_matrices: bool = False,
+    compute_uv: bool = True,
+    *,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> SUVResult | tf.Tensor:
+    """Singular value decomposition that can be differentiated everywhere.
+
+    Called as `tf.linalg.svd`, with its order of results: v, not its adjoint, comes
+    last.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Matrices, shape (..., m, n), floating point or complex; the shape may be
+        unknown while a graph is traced. Half precision is computed in single
+        precision and cast back.
+    full_matrices : bool, optional
+        Return square u and v. Their null-space columns get the gradient that is
+        independent of their arbitrary basis.
+    compute_uv : bool, optional
+        If false, return s alone.
+    repeated : str, optional
+        Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
+        losses in u f(s) v^H with any penalty on s), ``"minimum-norm"`` (Zhang and
+        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
+        ``"taylor"``, ``"lorentz"`` and ``"none"``.
+    rtol : float, optional
+        Gap, relative to the largest singular value, up to which the rule acts.
+        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
+    gauge : {"ignore", "warn", "error"} or callable, optional
+        What to do in the backward pass if the loss depends on the arbitrary phase
+        or basis of the singular vectors. A callable, such as a
+        `svdinv.GaugeMonitor`, gets an array of one number per matrix. All but
+        ``"ignore"`` read it on the host, inside a graph by `tf.py_function`, where
+        ``"error"`` arrives as an error of TensorFlow; XLA cannot compile them.
+
+    Returns
+    -------
+    SUVResult or Tensor
+        Named tuple ``(s, u, v)`` with shapes (..., k), (..., m, k) and
+        (..., n, k), k = min(m, n), s real and sorted downwards; with
+        `full_matrices`, u (..., m, m) and v (..., n, n).
+
+    Raises
+    ------
+    TypeError
+        If `tensor` is not floating point or complex.
+    ValueError
+        If `tensor` has fewer than two dimensions, or if `repeated`, `rtol` or
+        `gauge` is not one of the accepted values.
+    svdinv.GaugeError
+        In an eager backward pass, with ``gauge="error"``.
+
+    See Also
+    --------
+    svdinv.core.svd_pullback : The formulas, with references.
+
+    Examples
+    --------
+    >>> import tensorflow as tf, svdinv.tf
+    >>> tensor = tf.Variable(tf.eye(3))  # all singular values equal
+    >>> with tf.GradientTape() as tape:
+    ...     s, u, v = svdinv.tf.svd(tensor)
+    ...     shrunk = (u * tf.nn.relu(s - 0.5)) @ tf.linalg.adjoint(v)
+    ...     loss = tf.reduce_sum(shrunk)
+    >>> bool(tf.reduce_all(tf.math.is_finite(tape.gradient(loss, tensor))))
+    True
+    """
+    options = Options(full_matrices, repeated, rtol, gauge)
+    U, S, Vh = _svd(tensor, options)
+    return SUVResult(S, U, tf.linalg.adjoint(Vh)) if compute_uv else S
+
+
+def svdvals(tensor: Any) -> tf.Tensor:
+    """Singular values, sorted downwards, with a finite gradient everywhere.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Matrices, shape (..., m, n), floating point or complex.
+
+    Returns
+    -------
+    Tensor
+        Real, shape (..., min(m, n)).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svd`.
+    """
+    return _svd(tensor, Options())[1]
