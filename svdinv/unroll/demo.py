@@ -1,0 +1,334 @@
+"""The demonstration: train an unrolled low-rank network, judge it, show it.
+
+Photographs that come with scikit-image and scikit-learn are the training data; one of
+them, or a picture of the user's own, is kept aside and reconstructed from a part of
+its samples. Every number that is printed is measured in the run that prints it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import svdinv.torch
+from svdinv.unroll.completion import best_on_path
+from svdinv.unroll.data import Image, centre_crop, photograph, split
+from svdinv.unroll.lowrank import SVD
+from svdinv.unroll.masks import uniform_mask
+from svdinv.unroll.metrics import psnr, ssim
+from svdinv.unroll.panel import Entry, save_panel
+from svdinv.unroll.tlrnet import TLRNetConfig
+from svdinv.unroll.training import Training, TrainingConfig, reconstruct, train
+
+__all__ = ["PANEL", "DemoConfig", "run"]
+
+PANEL = "svdinv-demo.png"
+"""Name of the picture in the output directory."""
+
+# Relative to the largest singular value; the best one lies well inside.
+_THRESHOLDS = tuple(np.geomspace(0.05, 0.001, 8))
+_LARGEST = 512
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What the demonstration does.
+
+    Attributes
+    ----------
+    rate : float
+        Sampling rate, in (0, 1).
+    photo : str
+        Photograph to reconstruct: a name of `svdinv.unroll.data.PHOTOS` or, with
+        `picture`, whatever to call it.
+    picture : ndarray of float32, shape (H, W, 3), optional
+        A picture of one's own, in [0, 1].
+    output : Path
+        Existing directory for the panel.
+    seed : int
+        Seed of everything random.
+    steps : int
+        Training steps.
+    minutes : float
+        Wall-clock cap of the training.
+    threads : int or None
+        Threads of PyTorch; its own choice by default.
+    comparison_steps : int
+        Most steps of the training with `torch.linalg.svd`.
+    comparison_seconds : float
+        Wall-clock cap of that training.
+    crop : int
+        Most pixels a side of the photograph to reconstruct.
+    network : TLRNetConfig
+        Structure of the network.
+    batch, patch : int
+        Patches in a training step, and their side.
+    """
+
+    rate: float
+    photo: str
+    output: Path
+    picture: Image | None = None
+    seed: int = 0
+    steps: int = 1200
+    minutes: float = 3.0
+    threads: int | None = None
+    comparison_steps: int = 200
+    comparison_seconds: float = 25.0
+    crop: int = _LARGEST
+    network: TLRNetConfig = field(default_factory=TLRNetConfig)
+    batch: int = 16
+    patch: int = 32
+
+    def quick(self) -> DemoConfig:
+        """Make it small: everything is run, in seconds, and nothing is learned well."""
+        return replace(
+            self,
+            steps=min(self.steps, 60),
+            comparison_steps=40,
+            comparison_seconds=4.0,
+            crop=128,
+            network=TLRNetConfig(cells=3, features=16),
+            batch=8,
+        )
+
+
+def run(config: DemoConfig) -> int:
+    """Run the demonstration, and print what it finds.
+
+    Parameters
+    ----------
+    config : DemoConfig
+        What to do.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 1 if the training broke down.
+
+    Raises
+    ------
+    OSError
+        If the panel cannot be written.
+    """
+    began = time.monotonic()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    names = split(config.photo)
+    photos = [photograph(name) for name in names]
+    truth = photograph(config.photo) if config.picture is None else config.picture
+    truth = centre_crop(truth, config.crop)
+    print(
+        f"Colour compressed sensing at {config.rate:.0%} of the samples, "
+        f"on {torch.get_num_threads()} threads, seed {config.seed}\n"
+        f"  trained on     {', '.join(names)}\n"
+        f"  reconstructed  {config.photo}, "
+        f"{truth.shape[0]}x{truth.shape[1]} pixels, never trained on"
+    )
+
+    limit = min(config.comparison_steps, config.steps)
+    print(f"\nFirst through torch.linalg.svd, {limit} steps at most", flush=True)
+    theirs = _train(
+        "torch.linalg.svd",
+        torch.linalg.svd,
+        photos,
+        config,
+        limit=limit,
+        cap_seconds=config.comparison_seconds,
+    )
+    print(_describe(theirs, limit))
+
+    print(
+        "\nNow through svdinv.torch.svd: same weights, same batches. "
+        "(Ctrl-C ends the training, not the demonstration.)",
+        flush=True,
+    )
+    ours = _train(
+        "svdinv.torch.svd",
+        svdinv.torch.svd,
+        photos,
+        config,
+        limit=config.steps,
+        cap_seconds=60 * config.minutes,
+    )
+    print(_describe(ours, config.steps))
+    if ours.breakdown is not None:
+        return 1
+    print(_conclude(theirs, ours))
+
+    print(f"\nReconstructing {config.photo}", flush=True)
+    mask = uniform_mask(
+        truth.shape, config.rate, np.random.default_rng([config.seed, 1])
+    )
+    entries = []
+    print(f"  {'':<46}  PSNR/dB    SSIM")
+    for name, image in _reconstructions(truth, mask, ours):
+        decibels, similarity = psnr(truth, image), ssim(truth, image)
+        print(f"  {name:<46}  {decibels:7.2f}  {similarity:6.4f}")
+        short = name.partition(" (")[0]
+        entries.append(Entry(short, image, f"{decibels:.2f} dB, SSIM {similarity:.3f}"))
+    path = config.output / PANEL
+    save_panel(
+        path,
+        Entry("truth", truth, f"{config.photo}, never trained on"),
+        entries,
+        title=f"{config.photo}, from {config.rate:.0%} of its samples",
+    )
+    print(f"\nPicture: {path}\nTime: {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def _train(
+    name: str,
+    svd: SVD,
+    photos: Sequence[Image],
+    config: DemoConfig,
+    *,
+    limit: int,
+    cap_seconds: float,
+) -> Training:
+    """Train behind a progress bar; the first Ctrl-C ends the training."""
+    settings = TrainingConfig(
+        steps=config.steps,
+        batch=config.batch,
+        patch=config.patch,
+        rate=config.rate,
+        seed=config.seed,
+    )
+    smoothed = _RunningMean(0.97)
+    with (
+        _interrupts() as interrupted,
+        tqdm(total=limit, desc=name, unit="step", mininterval=0.5) as bar,
+    ):
+
+        def on_step(step: int, loss: float) -> bool:
+            mean = smoothed(loss)
+            bar.set_postfix_str(
+                f"loss {mean:.2e}, PSNR {-10 * np.log10(mean):.1f} dB", refresh=False
+            )
+            bar.update()
+            return interrupted()
+
+        return train(
+            photos,
+            config.network,
+            settings,
+            svd=svd,
+            limit=limit,
+            cap_seconds=cap_seconds,
+            on_step=on_step,
+        )
+
+
+def _describe(result: Training, limit: int) -> str:
+    """Say in a line or two how a training went."""
+    done = f"{len(result.losses)} of {limit} steps in {result.seconds:.0f} s"
+    if result.breakdown is not None:
+        broken = result.breakdown
+        return (
+            f"  NaN at step {broken.step}: {broken.weights_lost:,} of "
+            f"{broken.weights:,} weights are NaN from there on. "
+            f"{broken.dark_patches} of the {broken.patches} patches\n"
+            "  of that batch have black rows, hence repeated singular values: zeros."
+        )
+    lines = {
+        "finished": f"  {done}, and every gradient was finite.",
+        "limited": f"  {done}, and every gradient was finite.",
+        "capped": f"  {done}: the time allowed ran out. Every gradient was finite.",
+        "stopped": f"  {done}: interrupted. Every gradient was finite.",
+    }
+    line = lines[result.ending]
+    if result.cooled_from is not None:
+        line += (
+            f"\n  Time was short: from step {result.cooled_from} on the learning rate "
+            "was brought down early,\n  so this result depends on the machine as well "
+            "as on the seed."
+        )
+    return line
+
+
+def _conclude(theirs: Training, ours: Training) -> str:
+    """Compare the two trainings, as far as they allow it."""
+    if theirs.breakdown is None:
+        return (
+            f"  torch.linalg.svd met no repeated singular values in its "
+            f"{len(theirs.losses)} steps: no difference to be seen this time."
+        )
+    if ours.breakdown is None and len(ours.losses) >= theirs.breakdown.step:
+        return (
+            f"  The batch of step {theirs.breakdown.step}, where torch.linalg.svd "
+            "gave NaN, was one of them."
+        )
+    return "  This training did not get as far as the step where the other gave NaN."
+
+
+def _reconstructions(
+    truth: Image, mask: NDArray[np.bool_], trained: Training
+) -> list[tuple[str, Image]]:
+    """Reconstruct the photograph by every method."""
+    from skimage.restoration import inpaint_biharmonic
+
+    samples = np.where(mask, truth, np.float32(0))
+    pairs = range(truth.shape[-1])
+
+    def score(channels_first: NDArray[np.floating]) -> float:
+        return psnr(truth, np.clip(np.moveaxis(channels_first, 0, -1), 0, 1))
+
+    threshold, completed = best_on_path(
+        np.moveaxis(samples, -1, 0), np.moveaxis(mask, -1, 0), score, _THRESHOLDS
+    )
+    biharmonic = [inpaint_biharmonic(samples[..., c], ~mask[..., c]) for c in pairs]
+    return [
+        ("samples, zero-filled", samples),
+        (
+            f"SVT completion (best threshold: {threshold:.4f} s₁)",
+            np.clip(np.moveaxis(completed, 0, -1), 0, 1),
+        ),
+        (
+            "biharmonic inpainting",
+            np.clip(np.stack(biharmonic, axis=-1), 0, 1).astype(np.float32),
+        ),
+        ("unrolled network", reconstruct(trained.network, samples, mask)),
+    ]
+
+
+class _RunningMean:
+    """Exponential running mean without the bias of its start."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay, self.total, self.weight = decay, 0.0, 0.0
+
+    def __call__(self, value: float) -> float:
+        self.total = self.decay * self.total + (1 - self.decay) * value
+        self.weight = self.decay * self.weight + 1 - self.decay
+        return self.total / self.weight
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Note the first Ctrl-C instead of raising it; the second raises as usual."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted.is_set  # signals reach the main thread only
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
