@@ -1,0 +1,139 @@
+"""Losses that depend on the arbitrary phase or basis of singular vectors."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from oracle import FUNCTIONS, adjoint, draw, random_unitary
+
+import svdinv
+from svdinv.core import gauge_dependence
+from svdinv.numpy import svd_vjp
+
+
+def cotangents(rng, factors):
+    """Random ones: as gauge-dependent as can be."""
+    given = []
+    for x in factors:
+        g = rng.standard_normal(x.shape).astype(x.dtype)
+        if np.iscomplexobj(x):
+            g = g + 1j * rng.standard_normal(x.shape)
+        given.append(g)
+    return given
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128, np.float32])
+@pytest.mark.parametrize("spectrum", ["distinct", "pair", "all equal", "zeros"])
+def test_gauge_invariant_losses_measure_zero(spectrum, dtype):
+    problem = draw(spectrum, (9, 6), draws=10, dtype=dtype, seed=1)
+    factors = np.linalg.svd(problem.A, full_matrices=False)
+    gU, _, gVh = problem.cotangents(factors, FUNCTIONS["tanh"], "schatten")
+    assert np.all(gauge_dependence(*factors, gU, gVh) < 30 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "dtype"), [("pair", np.float64), ("distinct", np.complex128)]
+)
+def test_gauge_dependent_losses_measure_their_share(spectrum, dtype):
+    problem = draw(spectrum, (9, 6), draws=10, dtype=dtype, seed=2)
+    factors = np.linalg.svd(problem.A, full_matrices=False)
+    gU, _, gVh = cotangents(np.random.default_rng(3), factors)
+    measured = gauge_dependence(*factors, gU, gVh)
+    assert measured.shape == (10,)
+    assert np.all(measured > 1e-4)
+    assert np.all(measured <= 1)
+    # Scaling the loss does not change it, tiny cotangents included.
+    tiny = gauge_dependence(*factors, 1e-200 * gU, 1e-200 * gVh)
+    np.testing.assert_allclose(tiny, measured, rtol=1e-12)
+
+
+def test_turning_the_gauge_is_all_that_it_measures():
+    """Cotangents along the gauge direction itself have dependence 1."""
+    problem = draw("distinct", (6, 6), draws=4, dtype=np.complex128, seed=4)
+    U, S, Vh = np.linalg.svd(problem.A)
+    phases = 1j * np.random.default_rng(5).standard_normal((4, 1, 6))
+    measured = gauge_dependence(U, S, Vh, U * phases, np.swapaxes(-phases, -1, -2) * Vh)
+    np.testing.assert_allclose(measured, 1, rtol=1e-12)
+
+
+def test_null_spaces_of_full_matrices():
+    problem = draw("distinct", (9, 6), draws=3, seed=6)
+    U, S, Vh = np.linalg.svd(problem.A)
+    W = np.random.default_rng(7).standard_normal((3, 9, 9))
+    W = W + adjoint(W)
+    gU = np.zeros_like(U)
+    gU[..., 6:] = W @ U[..., 6:]  # of Re<W, U2 U2^H> / 2: gauge-invariant
+    assert np.all(gauge_dependence(U, S, Vh, gU) < 1e-14)
+    gU[..., 6:] = np.random.default_rng(8).standard_normal((3, 9, 3))
+    assert np.all(gauge_dependence(U, S, Vh, gU) > 1e-2)
+
+
+def test_real_signs_cannot_be_seen():
+    problem = draw("distinct", (6, 6), draws=3, seed=9)
+    factors = np.linalg.svd(problem.A)
+    gU, _, gVh = cotangents(np.random.default_rng(10), factors)
+    assert np.all(gauge_dependence(*factors, gU, gVh) == 0)
+
+
+def test_warn_names_how_many_matrices_and_error_raises(backend):
+    A = np.stack([np.diag([3.0, 2.0, 1.0]), np.eye(3)])
+    A = random_unitary((2, 3, 3), np.random.default_rng(11), False) @ A
+    rng = np.random.default_rng(12)
+    if type(backend).__name__ == "Strict":
+        pytest.skip("the core alone reports nothing")
+    for gauge in ("warn", "error"):
+        factors, pullback = backend.vjp(A, gauge=gauge)
+        given = cotangents(rng, factors)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if gauge == "warn" or type(backend).__name__ == "JAX":
+                run_and_wait(pullback, given, gauge)
+            else:
+                with pytest.raises(svdinv.GaugeError, match="in 1 of 2 matrices"):
+                    pullback(*given)
+        messages = [
+            str(w.message) for w in caught if w.category is svdinv.GaugeWarning
+        ]
+        assert len(messages) == (gauge == "warn")
+        assert all("in 1 of 2 matrices" in message for message in messages)
+
+
+def run_and_wait(pullback, given, gauge):
+    """JAX reports from a callback, whose error is its own."""
+    try:
+        pullback(*given)
+        import sys
+
+        if "jax" in sys.modules:
+            sys.modules["jax"].effects_barrier()
+    except Exception as error:
+        assert gauge == "error"
+        assert "in 1 of 2 matrices" in str(error)
+    else:
+        assert gauge == "warn"
+
+
+def test_monitor_keeps_one_number_per_matrix(backend):
+    if type(backend).__name__ == "Strict":
+        pytest.skip("the core alone reports nothing")
+    A = np.stack([np.diag([3.0, 2.0, 1.0]), np.eye(3)])
+    A = random_unitary((2, 3, 3), np.random.default_rng(13), False) @ A
+    monitor = svdinv.GaugeMonitor()
+    assert monitor.last is None
+    factors, pullback = backend.vjp(A, gauge=monitor)
+    pullback(*cotangents(np.random.default_rng(14), factors))
+    if type(backend).__name__ == "JAX":
+        import jax
+
+        jax.effects_barrier()
+    last = np.asarray(monitor.last)
+    assert last.shape == (2,)
+    assert last[0] == 0 < 1e-3 < last[1]
+
+
+@pytest.mark.parametrize("gauge", ["Ignore", None, 3])
+def test_bad_gauge_is_named(gauge):
+    with pytest.raises(ValueError, match=r"gauge must be"):
+        svd_vjp(np.eye(2), gauge=gauge)
