@@ -1,0 +1,219 @@
+"""Accuracy of the gradient: the study behind docs/accuracy.md and docs/choosing.md.
+
+Matrices with known factors are drawn by the test suite's oracle, the cotangents of
+the computed factors are pulled back, and the result is compared with the exact
+gradient in float64. Writes tables and figures into docs/figures; needs NumPy,
+PyTorch and Matplotlib, and about a minute on one core::
+
+    python benchmarks/accuracy.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import svdinv.numpy
+from svdinv.core.repeated import REPEATED_RULES
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import oracle
+
+FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
+
+SHAPES = ((8, 8), (12, 7), (6, 9))
+DTYPES = (np.float64, np.complex128, np.float32, np.complex64)
+DRAWS = 350  # for each of three shapes: 1050 matrices, each with every loss
+RULE_DRAWS = 100
+
+RULE_SPECTRA = {
+    "distinct": "distinct",
+    "repeated": "triple",
+    "gap 1e-3": "gap 1e-03",
+    "gap 1e-6": "gap 1e-06",
+    "gap 1e-9": "gap 1e-09",
+    "zeros": "zeros",
+}
+
+# Not differentiable at zero, or with a derivative of size 1/s near it.
+SINGULAR_AT_ZERO = (*oracle.WITH_ZEROS, "condition 1e12")
+
+Pullback = Callable[[Any, Any], np.ndarray]
+
+
+def losses(spectrum: str) -> Iterator[tuple[oracle.SpectralFunction, str]]:
+    """Functions and penalties that are differentiable on a spectrum."""
+    for f, penalty in product(oracle.FUNCTIONS.values(), oracle.PENALTIES):
+        smooth = f.smooth_at_zero and oracle.PENALTIES[penalty][1]
+        if smooth or spectrum not in SINGULAR_AT_ZERO:
+            yield f, penalty
+
+
+def by_rule(rule: str) -> Callable[[np.ndarray], tuple[Any, Callable[..., Any]]]:
+    """Factors and pullback by one of svdinv's rules."""
+    return lambda A: svdinv.numpy.svd_vjp(A, repeated=rule)
+
+
+def by_torch(A: np.ndarray) -> tuple[Any, Callable[..., Any]]:
+    """Factors and pullback by PyTorch's own SVD."""
+    matrix = torch.tensor(A, requires_grad=True)
+    factors = torch.linalg.svd(matrix, full_matrices=False)
+
+    def pullback(*cotangents: np.ndarray) -> np.ndarray:
+        given = [torch.tensor(g) for g in cotangents]
+        return torch.autograd.grad(factors, matrix, given, retain_graph=True)[0].numpy()
+
+    return tuple(x.detach().numpy() for x in factors), pullback
+
+
+def errors(
+    vjp: Callable[[np.ndarray], tuple[Any, Callable[..., Any]]],
+    spectrum: str,
+    dtypes: Sequence[Any],
+    draws: int,
+) -> np.ndarray:
+    """Relative gradient errors over shapes, dtypes, draws and losses."""
+    found = []
+    for shape, dtype in product(SHAPES, dtypes):
+        problem = oracle.draw(spectrum, shape, draws=draws, dtype=dtype)
+        factors, pullback = vjp(problem.A)
+        for f, penalty in losses(spectrum):
+            gA = pullback(*problem.cotangents(factors, f, penalty))
+            exact = problem.exact_gradient(f, penalty)
+            found.append(oracle.relative_error(gA, exact))
+    return np.concatenate(found)
+
+
+def plain(name: str) -> str:
+    """Name of a spectrum as it is printed: "gap 1e-03" becomes "gap 1e-3"."""
+    return name.replace("e-0", "e-")
+
+
+def accuracy_table(out: Path) -> dict[tuple[str, Any], np.ndarray]:
+    """Median, 99th percentile and worst error for each spectrum and dtype."""
+    found = {}
+    lines = [
+        "| singular values | " + " | ".join(np.dtype(d).name for d in DTYPES) + " |",
+        "|---" * (1 + len(DTYPES)) + "|",
+    ]
+    for spectrum in oracle.SPECTRA:
+        entries = []
+        for dtype in DTYPES:
+            e = errors(by_rule("consistent"), spectrum, [dtype], DRAWS)
+            found[spectrum, dtype] = e
+            numbers = (np.median(e), np.percentile(e, 99), np.max(e))
+            entries.append(" / ".join(f"{x:.0e}" for x in numbers))
+        lines.append(f"| {plain(spectrum)} | " + " | ".join(entries) + " |")
+    text = "\n".join(lines) + "\n"
+    (out / "accuracy-table.txt").write_text(text, encoding="utf-8")
+    print(text)
+    return found
+
+
+def rules_table(out: Path) -> None:
+    """Median error of each rule, and of PyTorch."""
+    lines = ["| rule | " + " | ".join(RULE_SPECTRA) + " |"]
+    lines.append("|---" * (1 + len(RULE_SPECTRA)) + "|")
+    methods = {f'`"{rule}"`': by_rule(rule) for rule in REPEATED_RULES}
+    methods["`torch.linalg.svd`"] = by_torch
+    for name, vjp in methods.items():
+        entries = []
+        for spectrum in RULE_SPECTRA.values():
+            both = (
+                errors(vjp, spectrum, dtypes, RULE_DRAWS)
+                for dtypes in (DTYPES[:2], DTYPES[2:])
+            )
+            entries.append(", ".join(map(_median, both)))
+        lines.append(f"| {name} | " + " | ".join(entries) + " |")
+    text = "\n".join(lines) + "\n"
+    (out / "rules-table.txt").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _median(e: np.ndarray) -> str:
+    """Median of the finite errors, and how many are not finite."""
+    finite = np.isfinite(e)
+    lost = np.mean(~finite)
+    if lost == 1:
+        return "NaN"
+    text = f"{np.median(e[finite]):.0e}"
+    return text if lost == 0 else f"{text} (NaN {lost:.0%})"
+
+
+def gap_figure(out: Path) -> None:
+    """Median error against the gap, for each rule and for PyTorch."""
+    methods = {rule: by_rule(rule) for rule in REPEATED_RULES if rule != "none"}
+    methods["torch.linalg.svd"] = by_torch
+    figure = Figure(figsize=(9.5, 4.2), layout="tight")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, dtypes in zip(axes, (DTYPES[:2], DTYPES[2:]), strict=True):
+        for name, vjp in methods.items():
+            median = []
+            for gap in oracle.GAPS:
+                e = errors(vjp, f"gap {gap:.0e}", dtypes, RULE_DRAWS)
+                median.append(np.median(np.where(np.isnan(e), np.inf, e)))
+            bold = name == "consistent"
+            style = {"color": "black", "linewidth": 2.5} if bold else {}
+            if name == "torch.linalg.svd":
+                style = {"color": "tab:gray", "linestyle": "--"}
+            axis.loglog(oracle.GAPS, median, label=name, **style)
+        axis.set_title(" and ".join(np.dtype(d).name for d in dtypes))
+        axis.set_xlabel("relative gap")
+        axis.set_ylim(1e-16, 10)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("relative error of the gradient, median")
+    axes[1].legend(fontsize=8)
+    figure.savefig(out / "error-against-gap.png", dpi=120, metadata={"Software": None})
+
+
+def distribution_figure(out: Path, found: dict[tuple[str, Any], np.ndarray]) -> None:
+    """Median, 99th percentile and worst error of the consistent rule."""
+    figure = Figure(figsize=(8.5, 4.2), layout="tight")
+    axis = figure.subplots()
+    for dtypes, color in ((DTYPES[:2], "tab:blue"), (DTYPES[2:], "tab:red")):
+        pooled = [
+            np.concatenate([found[f"gap {gap:.0e}", dtype] for dtype in dtypes])
+            for gap in oracle.GAPS
+        ]
+        name = " and ".join(np.dtype(d).name for d in dtypes)
+        for style, label, statistic in (
+            ("-", "median", np.median),
+            ("--", "99th percentile", lambda e: np.percentile(e, 99)),
+            (":", "worst", np.max),
+        ):
+            values = [statistic(e) for e in pooled]
+            axis.loglog(
+                oracle.GAPS, values, style, color=color, label=f"{name}, {label}"
+            )
+    axis.set_xlabel("relative gap")
+    axis.set_ylabel("relative error of the gradient")
+    axis.set_ylim(1e-16, 1)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(out / "distribution.png", dpi=120, metadata={"Software": None})
+
+
+def main() -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=FIGURES)
+    out = parser.parse_args().output
+    out.mkdir(parents=True, exist_ok=True)
+    np.seterr(all="ignore")
+    found = accuracy_table(out)
+    rules_table(out)
+    gap_figure(out)
+    distribution_figure(out, found)
+
+
+if __name__ == "__main__":
+    main()
