@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -157,6 +158,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     except OSError as error:
         refuse(f"argument --output: cannot write to {arguments.output}: {error}")
 
+    # Read when OpenMP is loaded: threads that spin while they wait for each other
+    # slow training down several times where other work shares the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from svdinv.unroll.demo import DemoConfig, run
 
     config = DemoConfig(

@@ -43,10 +43,10 @@ def normalised_fill(
     channels = samples.shape[1]
     stacked = torch.cat([measured, mask], dim=1)
     filled = torch.zeros_like(samples)
-    for scale in scales:
+    for rank, scale in enumerate(scales):
         mean, weight = _blur(stacked, scale).split(channels, dim=1)
         local = mean / weight.clamp_min(torch.finfo(weight.dtype).tiny)
-        trust = weight / (weight + _ENOUGH)
+        trust = weight / (weight + _ENOUGH) if rank else 1.0
         filled = filled + trust * (local - filled)
     return measured + (1 - mask) * filled
 

@@ -100,8 +100,8 @@ class TLRNetConfig:
         plain = (self.low_rank_maps, self.bypass_maps) == (self.channels, 0)
         if 0 in (self.convs_before, self.convs_after) and not plain:
             raise ValueError(
-                "without convolutions on one side, the maps are the image: "
-                "low_rank_maps must equal channels, and bypass_maps 0"
+                "where convs_before or convs_after is 0 the maps are the image: "
+                "low_rank_maps must equal channels, and bypass_maps be 0"
             )
 
 

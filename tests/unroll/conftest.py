@@ -1,0 +1,21 @@
+"""Fixtures of the tests of the networks and of the command line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """More threads than cores, as with pytest-xdist, are slower by far than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

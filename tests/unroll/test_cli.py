@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import svdinv
+from svdinv.cli import main
+
+DEMO_OPTIONS = [
+    "--minutes",
+    "--output",
+    "--photo",
+    "--quick",
+    "--rate",
+    "--seed",
+    "--steps",
+    "--threads",
+]
+
+
+def test_help_lists_the_commands(capsys):
+    assert main(["--help"]) == 0
+    assert re.search(r"^ +demo +\w", capsys.readouterr().out, re.M)
+
+
+def test_no_command_is_a_call_for_help(capsys):
+    assert main([]) == 0
+    assert "demo" in capsys.readouterr().out
+
+
+def test_help_of_the_demo_lists_its_options(capsys):
+    assert main(["demo", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [option for option in DEMO_OPTIONS if option not in shown] == []
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"svdinv {svdinv.__version__}"
+
+
+def test_module_imports_nothing_heavy_for_help():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['svdinv', '--help']\n"
+        "try:\n    runpy.run_module('svdinv', run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "heavy = {'torch', 'skimage', 'sklearn', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "demo" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--rate", "0"),
+        ("--rate", "1"),
+        ("--rate", "nan"),
+        ("--rate", "much"),
+        ("--seed", "-1"),
+        ("--seed", "1.5"),
+        ("--steps", "0"),
+        ("--minutes", "0"),
+        ("--minutes", "inf"),
+        ("--threads", "0"),
+        ("--photo", "no-such-picture.png"),
+        ("--photo", __file__),
+        ("--output", f"{__file__}/below-a-file"),
+    ],
+)
+def test_bad_arguments_end_in_one_line_that_names_them(option, value, capsys):
+    assert main(["demo", option, value]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert option in captured.err
+
+
+def test_unknown_options_and_commands(capsys):
+    assert main(["demo", "--colour"]) == 2
+    assert "--colour" in capsys.readouterr().err
+    assert main(["paint"]) == 2
+    assert "paint" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named_with_its_cure(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(
+        "svdinv.cli.find_spec", lambda name: None if name == "torch" else object()
+    )
+    assert main(["demo", "--output", str(tmp_path / "new")]) == 2
+    complaint = capsys.readouterr().err
+    assert "torch" in complaint
+    assert "pip install 'svdinv[demo]'" in complaint
+    assert not (tmp_path / "new").exists()
+
+
+def test_ctrl_c_and_a_full_disk_are_no_tracebacks(monkeypatch, capsys, tmp_path):
+    import svdinv.unroll.demo as demo
+
+    def press(config):
+        raise KeyboardInterrupt
+
+    def fail(config):
+        raise OSError("disk full")
+
+    for run, code, word in ((press, 130, "interrupted"), (fail, 1, "disk full")):
+        monkeypatch.setattr(demo, "run", run)
+        assert main(["demo", "--output", str(tmp_path)]) == code
+        assert word in capsys.readouterr().err

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from svdinv.unroll.data import (
+    HELD_OUT,
+    PHOTOS,
+    patches,
+    photograph,
+    read_picture,
+    split,
+)
+from svdinv.unroll.masks import uniform_mask
+
+
+@pytest.mark.parametrize("test", PHOTOS)
+def test_never_trains_on_the_test_photograph(test):
+    assert test not in split(test)
+    assert len(split(test)) >= len(PHOTOS) - 2
+
+
+def test_two_views_of_a_scene_are_one_photograph():
+    assert not {"motorcycle_left", "motorcycle_right"} & set(split("motorcycle_left"))
+
+
+def test_a_picture_of_ones_own_changes_nothing():
+    assert split("/home/me/cat.png") == split() == split(HELD_OUT)
+
+
+@pytest.mark.parametrize("name", ["chelsea", "china", "motorcycle_right"])
+def test_photographs_are_colour_in_the_unit_interval(name):
+    image = photograph(name)
+    assert image.dtype == np.float32
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+    assert image.min() >= 0
+    assert 0.5 < image.max() <= 1
+
+
+def test_unknown_photograph():
+    with pytest.raises(ValueError, match="no photograph 'lena'"):
+        photograph("lena")
+
+
+def test_patches_come_from_the_photographs(rng):
+    """Each value of the photograph names its place, so each patch can be traced."""
+    place = np.arange(40 * 50, dtype=np.float32).reshape(40, 50, 1)
+    for patch in patches([place], 30, 8, rng)[..., 0]:
+        rows, columns = np.divmod(patch, 50)
+        assert np.ptp(rows) == np.ptp(columns) == 7
+        assert len(np.unique(patch)) == 64
+
+
+def test_patches_reach_the_border_and_are_turned(rng):
+    place = np.arange(10 * 10, dtype=np.float32).reshape(10, 10, 1)
+    drawn = patches([place], 400, 8, rng)[..., 0]
+    assert {drawn.min(), drawn.max()} == {0, 99}
+    assert len({tuple(np.sign(p[0, -1] - p[0, 0]) * p[0, :2]) for p in drawn}) > 30
+
+
+def test_patches_follow_the_seed():
+    photos = {"a": np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)}
+    one, two, other = (
+        patches(photos, 5, 16, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_patches_must_fit(rng):
+    with pytest.raises(ValueError, match="smaller than a patch"):
+        patches([np.zeros((8, 40, 3), np.float32)], 1, 16, rng)
+
+
+@pytest.mark.parametrize("rate", [0.04, 0.4, 0.9])
+def test_mask_samples_at_the_rate_in_every_channel(rng, rate):
+    mask = uniform_mask((200, 200, 3), rate, rng)
+    assert mask.dtype == bool
+    # Five standard deviations of a mean of 40000 coin tosses.
+    slack = 5 * np.sqrt(rate * (1 - rate) / 40000)
+    np.testing.assert_allclose(mask.mean(axis=(0, 1)), rate, atol=slack)
+    assert not np.array_equal(mask[..., 0], mask[..., 1])
+
+
+def test_mask_follows_the_seed():
+    one, two, other = (
+        uniform_mask((30, 30), 0.4, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan")])
+def test_mask_refuses_rates_outside_the_interval(rng, rate):
+    with pytest.raises(ValueError, match="rate"):
+        uniform_mask((3, 3), rate, rng)
+
+
+def test_reads_back_what_was_saved(tmp_path, rng):
+    pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(
+        read_picture(tmp_path / "a.png"), pixels / np.float32(255)
+    )
+
+
+def test_crops_large_pictures_around_their_middle(tmp_path, rng):
+    pixels = rng.integers(0, 256, (70, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(
+        read_picture(tmp_path / "a.png", largest=50), pixels[10:60] / np.float32(255)
+    )
+
+
+def test_grey_pictures_get_three_channels(tmp_path, rng):
+    pixels = rng.integers(0, 256, (40, 50), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_picture(tmp_path / "a.png")
+    assert image.shape == (40, 50, 3)
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+
+
+def test_refuses_what_is_no_picture(tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    np.save(tmp_path / "array.npy", np.zeros((40, 40, 3)))
+    Image.fromarray(np.zeros((8, 40, 3), np.uint8)).save(tmp_path / "small.png")
+    for name in ("notes.txt", "array.npy", "missing.png", ".", "small.png"):
+        with pytest.raises(ValueError, match=r"cannot read|smaller than"):
+            read_picture(tmp_path / name)

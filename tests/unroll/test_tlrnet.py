@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from svdinv.unroll.tlrnet import PUBLISHED, TLRNet, TLRNetConfig
+
+SMALL = {"cells": 2, "features": 4}
+
+
+def _network(**changes):
+    svd = changes.pop("svd", None)
+    torch.manual_seed(3)
+    config = TLRNetConfig(**(SMALL | changes))
+    return TLRNet(config, svd=svd) if svd else TLRNet(config)
+
+
+def _problem(height=12, width=16, channels=3):
+    torch.manual_seed(4)
+    image = torch.rand(2, channels, height, width)
+    return image, torch.rand_like(image) < 0.4
+
+
+VARIANTS = [
+    {"cells": 1},
+    {"cells": 4},
+    {"channels": 1, "low_rank_maps": 2},
+    {"low_rank_maps": 5, "bypass_maps": 3},
+    {"block": None},
+    {"block": 5},
+    {"start": "samples", "side": "none"},
+    {"side": "mask"},
+    {"convs_before": 0},
+    {"convs_before": 1, "convs_after": 0},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_samples_are_kept_exactly_and_every_weight_learns(changes):
+    network = _network(**changes)
+    image, mask = _problem(channels=changes.get("channels", 3))
+    found = network(image * mask, mask)
+    assert found.shape == image.shape
+    assert torch.equal(found[mask], image[mask])
+    assert not torch.equal(found[~mask], image[~mask])
+    ((found - image) ** 2).mean().backward()
+    for name, weight in network.named_parameters():
+        # The last multiplier step leads nowhere.
+        if name == f"cells.{len(network.cells) - 1}.eta":
+            continue
+        assert weight.grad.isfinite().all(), name
+        assert weight.grad.abs().max() > 0, name
+
+
+def test_looks_at_samples_only():
+    network = _network()
+    image, mask = _problem()
+    other = torch.where(mask, image, torch.rand_like(image))
+    assert torch.equal(network(image, mask), network(other, mask))
+
+
+def test_black_in_black_out_and_twice_the_light():
+    """Without the mask among its inputs the network is homogeneous."""
+    network = _network()
+    image, mask = _problem()
+    assert not network(torch.zeros_like(image), mask).any()
+    torch.testing.assert_close(network(2 * image, mask), 2 * network(image, mask))
+    seen = _network(side="mask")
+    assert seen(torch.zeros_like(image), mask).any()
+
+
+def test_the_published_network_is_within_reach():
+    network = TLRNet(PUBLISHED)
+    assert len(network.cells) == 10
+    # Ten cells of two stacks 3-16-16-3, and c and eta each.
+    expected = 10 * (2 * 9 * (3 * 16 + 16 * 16 + 16 * 3) + 2)
+    assert sum(p.numel() for p in network.parameters()) == expected == 63380
+    image, mask = _problem()
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.ndim:
+                weight.zero_()
+        # With transforms of zero, z = x: a cell does nothing to the zero-filled image.
+        torch.testing.assert_close(network(image, mask), image * mask)
+
+
+def test_one_cell_is_what_the_formulas_say():
+    network = _network(cells=1, start="samples", side="none", block=None)
+    image, mask = _problem()
+    cell = network.cells[0]
+    v = image * mask
+    u, s, vt = torch.linalg.svd(cell.analysis(v), full_matrices=False)
+    tau = s[..., :1] / (1 + math.exp(2))
+    low_rank = (u * (s - tau).clamp_min(0).unsqueeze(-2)) @ vt
+    z = v + cell.synthesis(low_rank)
+    expected = torch.where(mask, image, z)
+    torch.testing.assert_close(network(image, mask), expected)
+
+
+def test_the_svd_can_be_chosen():
+    image, mask = _problem()
+    # Blocks that fit: zeros around a block repeat a singular value of zero.
+    ours, theirs = (_network(svd=svd, block=4) for svd in (None, torch.linalg.svd))
+    torch.testing.assert_close(ours(image, mask), theirs(image, mask))
+    for network in (ours, theirs):
+        network(image, mask).square().sum().backward()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+def _dark_problem(kind):
+    image, mask = _problem()
+    if kind == "black":
+        image[0] = 0
+    elif kind == "half black":
+        image[0, :, :, :9] = 0
+    elif kind == "constant":
+        image[0] = 0.5
+        mask[0] = True
+    return image, mask
+
+
+def _gradients_finite(network, image, mask):
+    ((network(image, mask) - image) ** 2).mean().backward()
+    grads = [p.grad for p in network.parameters() if p.grad is not None]
+    assert len(grads) > len(network.cells)
+    return all(bool(g.isfinite().all()) for g in grads)
+
+
+@pytest.mark.parametrize("kind", ["black", "half black", "constant"])
+@pytest.mark.parametrize("convs_before", [0, 3])
+def test_gradient_is_finite_where_maps_are_dead_or_constant(kind, convs_before):
+    network = _network(convs_before=convs_before, block=4)
+    assert _gradients_finite(network, *_dark_problem(kind))
+
+
+def test_dead_feature_maps_leave_a_finite_gradient():
+    network = _network()
+    with torch.no_grad():
+        network.cells[0].analysis[-1].weight[1].zero_()
+    assert _gradients_finite(network, *_problem())
+
+
+def test_torch_gives_nan_on_a_black_image():
+    """What the tests above guard against does happen."""
+    network = _network(svd=torch.linalg.svd)
+    assert not _gradients_finite(network, *_dark_problem("black"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cells": 0},
+        {"features": 0},
+        {"channels": 0},
+        {"low_rank_maps": 0},
+        {"bypass_maps": -1},
+        {"convs_after": -1},
+        {"block": 0},
+        {"start": "zeros"},
+        {"side": "both"},
+        {"convs_before": 0, "low_rank_maps": 4},
+        {"convs_after": 0, "bypass_maps": 1},
+    ],
+    ids=str,
+)
+def test_refuses_what_makes_no_network(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        TLRNetConfig(**changes)
