@@ -208,11 +208,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FIGURES)
     out = parser.parse_args().output
     out.mkdir(parents=True, exist_ok=True)
-    np.seterr(all="ignore")
-    found = accuracy_table(out)
-    rules_table(out)
-    gap_figure(out)
-    distribution_figure(out, found)
+    with np.errstate(all="ignore"):
+        found = accuracy_table(out)
+        rules_table(out)
+        gap_figure(out)
+        distribution_figure(out, found)
 
 
 if __name__ == "__main__":

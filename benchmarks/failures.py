@@ -34,7 +34,6 @@ import oracle
 
 # TensorFlow warns of its own gradient of the cast from real to complex.
 tf.get_logger().setLevel("ERROR")
-jax.config.update("jax_enable_x64", True)
 
 DRAWS = 100
 TAU = 0.35  # soft threshold of oracle.SOFT
@@ -256,11 +255,11 @@ def entry(case: Case, gradient: Callable[[Case], np.ndarray]) -> str:
 
 def main() -> None:
     """Print the table."""
-    np.seterr(all="ignore")
     print("| matrix | " + " | ".join(LIBRARIES) + " |")
     print("|---" * (1 + len(LIBRARIES)) + "|")
     for case in cases():
-        entries = [entry(case, gradient) for gradient in LIBRARIES.values()]
+        with np.errstate(all="ignore"), jax.enable_x64(True):
+            entries = [entry(case, gradient) for gradient in LIBRARIES.values()]
         print(f"| {case.name} | " + " | ".join(entries) + " |", flush=True)
 
 

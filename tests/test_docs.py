@@ -1,0 +1,96 @@
+"""The documentation's own code: every fenced Python block runs, and is right."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "cupy", "array_api_strict")
+
+# A Python block, and the output that follows it, if the page shows one.
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
+
+
+def blocks():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in BLOCK.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            name = f"{page.relative_to(ROOT)}:{line}"
+            yield pytest.param(match[1], match[2], id=name)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def needed(code):
+    imported = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.M))
+    return imported.intersection(FRAMEWORKS)
+
+
+@pytest.mark.parametrize(("code", "output"), tuple(blocks()))
+def test_block_runs(code, output):
+    for name in needed(code):
+        module = pytest.importorskip(name)
+        if name == "cupy" and not module.is_available():
+            pytest.skip("needs a GPU")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "<page>", "exec"), {"__name__": "__main__"})
+    if output is not None:
+        assert printed.getvalue().strip() == output.strip()
+
+
+def test_duplicate_example():
+    pytest.importorskip("torch")
+    script = load(ROOT / "docs" / "examples" / "duplicate_singular_values.py")
+    with contextlib.redirect_stdout(io.StringIO()):
+        errors, gradients = script.main()
+    assert max(errors.values()) < 1e-5
+    equal, nearly = gradients["matrix_dup"], gradients["matrix_dup, moved by 1e-4"]
+    assert (equal - nearly).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_failures_table(monkeypatch, capsys):
+    for name in ("torch", "tensorflow", "jax"):
+        pytest.importorskip(name)
+    script = load(ROOT / "benchmarks" / "failures.py")
+    monkeypatch.setattr(script, "DRAWS", 3)
+    script.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == len(script.cases())
+    for row in rows:
+        if "tanh" in row[0] and "the same" in row[0]:
+            continue  # a limit: what passes through exact zeros is lost
+        ours = [float(x.rstrip(" |")) for x in row[-3:]]
+        assert max(ours) < (1e-4 if "float32" in row[0] else 1e-12)
+
+
+def test_accuracy_study(tmp_path, monkeypatch):
+    for name in ("torch", "matplotlib"):
+        pytest.importorskip(name)
+    script = load(ROOT / "benchmarks" / "accuracy.py")
+    monkeypatch.setattr(script, "DRAWS", 2)
+    monkeypatch.setattr(script, "RULE_DRAWS", 1)
+    monkeypatch.setattr(script.oracle, "GAPS", (1e-1, 1e-9))
+    monkeypatch.setattr(
+        script.oracle, "SPECTRA", ("distinct", "zeros", "gap 1e-01", "gap 1e-09")
+    )
+    monkeypatch.setattr(script.sys, "argv", ["accuracy.py", "--output", str(tmp_path)])
+    script.main()
+    committed = {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == committed
