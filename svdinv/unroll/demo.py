@@ -37,7 +37,7 @@ PANEL = "svdinv-demo.png"
 """Name of the picture in the output directory."""
 
 # Relative to the largest singular value; the best one lies well inside.
-_THRESHOLDS = tuple(np.geomspace(0.05, 0.001, 8))
+_THRESHOLDS = tuple(np.geomspace(0.2, 0.001, 10))
 _LARGEST = 512
 
 
@@ -159,7 +159,6 @@ def run(config: DemoConfig) -> int:
         svdinv.torch.svd,
         photos,
         config,
-        limit=config.steps,
         cap_seconds=60 * config.minutes,
     )
     print(_describe(ours, config.steps))
@@ -171,13 +170,17 @@ def run(config: DemoConfig) -> int:
     mask = uniform_mask(
         truth.shape, config.rate, np.random.default_rng([config.seed, 1])
     )
-    entries = []
+    entries, scores = [], []
     print(f"  {'':<46}  PSNR/dB    SSIM")
-    for name, image in _reconstructions(truth, mask, ours):
+    for name, remark, image in _reconstructions(truth, mask, ours):
         decibels, similarity = psnr(truth, image), ssim(truth, image)
-        print(f"  {name:<46}  {decibels:7.2f}  {similarity:6.4f}")
-        short = name.partition(" (")[0]
-        entries.append(Entry(short, image, f"{decibels:.2f} dB, SSIM {similarity:.3f}"))
+        print(f"  {name + remark:<46}  {decibels:7.2f}  {similarity:6.4f}", flush=True)
+        entries.append(Entry(name, image, f"{decibels:.2f} dB, SSIM {similarity:.3f}"))
+        scores.append(decibels)
+    print(
+        f"  The network: {scores[-1] - scores[1]:+.2f} dB on SVT completion, "
+        f"{scores[-1] - scores[2]:+.2f} dB on biharmonic inpainting."
+    )
     path = config.output / PANEL
     save_panel(
         path,
@@ -195,7 +198,7 @@ def _train(
     photos: Sequence[Image],
     config: DemoConfig,
     *,
-    limit: int,
+    limit: int | None = None,
     cap_seconds: float,
 ) -> Training:
     """Train behind a progress bar; the first Ctrl-C ends the training."""
@@ -207,9 +210,10 @@ def _train(
         seed=config.seed,
     )
     smoothed = _RunningMean(0.97)
+    steps = config.steps if limit is None else limit
     with (
         _interrupts() as interrupted,
-        tqdm(total=limit, desc=name, unit="step", mininterval=0.5) as bar,
+        tqdm(total=steps, desc=name, unit="step", mininterval=0.5) as bar,
     ):
 
         def on_step(step: int, loss: float) -> bool:
@@ -238,9 +242,9 @@ def _describe(result: Training, limit: int) -> str:
         broken = result.breakdown
         return (
             f"  NaN at step {broken.step}: {broken.weights_lost:,} of "
-            f"{broken.weights:,} weights are NaN from there on. "
-            f"{broken.dark_patches} of the {broken.patches} patches\n"
-            "  of that batch have black rows, hence repeated singular values: zeros."
+            f"{broken.weights:,} weights are NaN from there on.\n"
+            f"  Of the {broken.patches} patches of that batch {broken.dark_patches} "
+            "had black rows or columns, hence singular values of zero, repeated."
         )
     lines = {
         "finished": f"  {done}, and every gradient was finite.",
@@ -275,12 +279,12 @@ def _conclude(theirs: Training, ours: Training) -> str:
 
 def _reconstructions(
     truth: Image, mask: NDArray[np.bool_], trained: Training
-) -> list[tuple[str, Image]]:
-    """Reconstruct the photograph by every method."""
+) -> Iterator[tuple[str, str, Image]]:
+    """Reconstruct the photograph by every method: name, remark and picture."""
     from skimage.restoration import inpaint_biharmonic
 
     samples = np.where(mask, truth, np.float32(0))
-    pairs = range(truth.shape[-1])
+    yield "samples, zero-filled", "", samples
 
     def score(channels_first: NDArray[np.floating]) -> float:
         return psnr(truth, np.clip(np.moveaxis(channels_first, 0, -1), 0, 1))
@@ -288,19 +292,18 @@ def _reconstructions(
     threshold, completed = best_on_path(
         np.moveaxis(samples, -1, 0), np.moveaxis(mask, -1, 0), score, _THRESHOLDS
     )
-    biharmonic = [inpaint_biharmonic(samples[..., c], ~mask[..., c]) for c in pairs]
-    return [
-        ("samples, zero-filled", samples),
-        (
-            f"SVT completion (best threshold: {threshold:.4f} s₁)",
-            np.clip(np.moveaxis(completed, 0, -1), 0, 1),
-        ),
-        (
-            "biharmonic inpainting",
-            np.clip(np.stack(biharmonic, axis=-1), 0, 1).astype(np.float32),
-        ),
-        ("unrolled network", reconstruct(trained.network, samples, mask)),
-    ]
+    yield (
+        "SVT completion",
+        f", best threshold {threshold:.4f} s₁",
+        np.clip(np.moveaxis(completed, 0, -1), 0, 1),
+    )
+
+    channels = range(truth.shape[-1])
+    inpainted = np.stack(
+        [inpaint_biharmonic(samples[..., c], ~mask[..., c]) for c in channels], axis=-1
+    )
+    yield "biharmonic inpainting", "", np.clip(inpainted, 0, 1).astype(np.float32)
+    yield "unrolled network", "", reconstruct(trained.network, samples, mask)
 
 
 class _RunningMean:

@@ -138,10 +138,12 @@ def train(
     svd : callable
         As for `svdinv.unroll.tlrnet.TLRNet`.
     limit : int, optional
-        Stop after this many steps, in the middle of the schedule.
+        Stop after this many steps, in the middle of the schedule of the whole
+        training.
     cap_seconds : float, optional
-        Wall-clock time to stop at. A training that nears it decays its learning rate
-        in the time left, so its outcome then depends on the machine.
+        Wall-clock time to stop at. A training that nears it, and has no `limit`,
+        decays its learning rate in the time left, so its outcome then depends on the
+        machine.
     on_step : callable, optional
         Called after each step with its number, from 1, and its loss; the training
         stops if it returns True.
@@ -162,7 +164,7 @@ def train(
         image, mask = _batch(photos, config, rng)
         rate = config.learning_rate * _schedule(step / config.steps, config.warm_up)
         left = _time_left(began, cap_seconds)
-        if left < _COOL_DOWN:
+        if left < _COOL_DOWN and limit is None:
             result.cooled_from = result.cooled_from or step
             rate *= max(0.0, left / _COOL_DOWN)
         for group in optimiser.param_groups:

@@ -63,7 +63,8 @@ def test_looks_at_samples_only_and_keeps_them(rng):
 
 
 def test_best_on_path_is_the_best(rng):
-    truth = _low_rank(rng) + 0.3 * rng.standard_normal((60, 50))
+    shape = (30, 20)
+    truth = _low_rank(rng, shape, 1) + 0.3 * rng.standard_normal(shape)
     mask = uniform_mask(truth.shape, 0.5, rng)
     thresholds = [0.5, 0.1, 0.05, 0.001]
 
