@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from svdinv._missing import explain_missing
 
@@ -22,7 +22,7 @@ from svdinv.core.svd import SVDResult
 
 __all__ = ["svd", "svd_jvp", "svd_vjp", "svdvals"]
 
-Array = cp.ndarray
+Array: TypeAlias = cp.ndarray
 
 # Looking at a mask would wait for the device.
 _svd = Manual(SVD, xp, lambda mask: True, np.linalg.LinAlgError)

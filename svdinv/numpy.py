@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from svdinv._missing import explain_missing
 
@@ -21,7 +21,7 @@ from svdinv.core.svd import SVDResult
 
 __all__ = ["svd", "svd_jvp", "svd_vjp", "svdvals"]
 
-Array = np.ndarray
+Array: TypeAlias = np.ndarray
 
 _svd = Manual(SVD, xp, lambda mask: bool(mask.any()), np.linalg.LinAlgError)
 

@@ -43,14 +43,14 @@ class Manual:
         self._shape_error = shape_error
 
     def apply(self, A: Any, options: Options) -> Outputs:
-        """Outputs alone."""
+        """Compute the outputs alone."""
         A = self._matrices(A)
         return self._like(A, self._forward(A, options))
 
     def vjp(
         self, A: Any, options: Options, names: tuple[str, ...]
     ) -> tuple[Outputs, Callable[..., Array]]:
-        """Outputs, and a function of their cotangents (called `names`)."""
+        """Compute the outputs, and a function of their cotangents, called `names`."""
         A = self._matrices(A)
         outputs = self._forward(A, options)
         operation, xp = self._operation, self._xp
@@ -58,7 +58,7 @@ class Manual:
         def pullback(*cotangents: Any) -> Array:
             if len(cotangents) != len(outputs):
                 raise TypeError(
-                    f"pullback takes {', '.join(names)}, got {len(cotangents)} arguments"
+                    f"pullback takes {', '.join(names)}, got {len(cotangents)}"
                 )
             checked = tuple(
                 None if g is None else self._tangent(g, name, x)
@@ -73,7 +73,7 @@ class Manual:
         return self._like(A, outputs), pullback
 
     def jvp(self, A: Any, dA: Any, options: Options) -> tuple[Outputs, Outputs]:
-        """Outputs, and their tangents along `dA`."""
+        """Compute the outputs, and their tangents along `dA`."""
         A = self._matrices(A)
         outputs = self._forward(A, options)
         dA = self._tangent(dA, "dA", self._single(A))

@@ -77,9 +77,7 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
 def differentiable(
     operation: Operation,
 ) -> Callable[[torch.Tensor, Options], tuple[torch.Tensor, ...]]:
-    """Turn an operation into a function of a tensor that autograd, forward mode,
-    functorch and ``torch.compile`` differentiate.
-    """
+    """Turn an operation into a function that every mode of PyTorch differentiates."""
     compiled, eager = _functions(operation)
 
     def apply(A: torch.Tensor, options: Options) -> tuple[torch.Tensor, ...]:

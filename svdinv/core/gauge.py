@@ -21,6 +21,8 @@ from svdinv.core.namespace import (
     adjoint,
     array_namespace,
     cast,
+    known_equal,
+    last_size,
     safe_divide,
     skew,
 )

@@ -91,8 +91,9 @@ def _pullback(
 def _pushforward(
     outputs: tuple[Array, ...], dA: Array, options: Options, xp: Namespace
 ) -> tuple[Array, ...]:
+    U, S, Vh = outputs
     return svd_pushforward(
-        *outputs, dA, repeated=options.repeated, rtol=options.rtol, xp=xp
+        U, S, Vh, dA, repeated=options.repeated, rtol=options.rtol, xp=xp
     )
 
 
@@ -102,8 +103,9 @@ def _dependence(
     options: Options,
     xp: Namespace,
 ) -> Array:
+    U, S, Vh = outputs
     gU, _, gVh = cotangents
-    return gauge_dependence(*outputs, gU, gVh, xp=xp)
+    return gauge_dependence(U, S, Vh, gU, gVh, xp=xp)
 
 
 SVD = Operation("svd", _forward, _pullback, _pushforward, _dependence)

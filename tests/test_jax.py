@@ -1,0 +1,147 @@
+"""JAX's own transformations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracle import FUNCTIONS, draw, relative_error
+
+jax = pytest.importorskip("jax")
+
+import jax.numpy as jnp
+from jax.test_util import check_grads
+
+from svdinv.jax import svd, svdvals
+
+SHAPES = [(4, 4), (5, 3), (3, 5), (2, 4, 3)]
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    with jax.enable_x64(True):
+        yield
+
+
+def matrices(shape, dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal(shape)
+    if dtype == np.complex128:
+        A = A + 1j * rng.standard_normal(shape)
+    return jnp.asarray(A.astype(dtype))
+
+
+def adjoint(x):
+    return jnp.conj(jnp.swapaxes(x, -1, -2))
+
+
+def spectral(A, f=jnp.tanh):
+    U, S, Vh = svd(A)
+    return (U * f(S)[..., None, :].astype(A.dtype)) @ Vh
+
+
+def loss(A):
+    return jnp.sum(jnp.sin(jnp.real(spectral(A, lambda S: jnp.maximum(S - 0.3, 0)))))
+
+
+def invariants(A):
+    U, S, _ = svd(A)
+    return spectral(A), S, U[..., :2] @ adjoint(U[..., :2])
+
+
+def full_invariants(A):
+    U, S, Vh = svd(A, full_matrices=True)
+    k = S.shape[-1]
+    U2, V2h = U[..., k:], Vh[..., k:, :]
+    return S, U2 @ adjoint(U2), adjoint(V2h) @ V2h
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("function", [invariants, full_invariants])
+def test_check_grads(function, shape, dtype):
+    A = matrices(shape, dtype)
+    check_grads(jax.jit(function), (A,), order=1, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_check_second_derivatives(dtype):
+    check_grads(jax.jit(invariants), (matrices((4, 3), dtype),), order=2, atol=1e-4,
+                rtol=1e-4)  # fmt: skip
+
+
+def test_transformations_agree():
+    A = matrices((5, 4, 3))
+    one_by_one = jnp.stack([jax.grad(loss)(a) for a in A])
+    close = np.testing.assert_allclose
+    close(jax.vmap(jax.grad(loss))(A), one_by_one, atol=1e-14)
+    close(jax.grad(lambda A: jnp.sum(jax.vmap(loss)(A)))(A), one_by_one, atol=1e-14)
+    close(jax.jit(jax.vmap(jax.grad(loss)))(A), one_by_one, atol=1e-14)
+    last = jnp.moveaxis(A, 0, -1)
+    close(jax.vmap(jax.grad(loss), in_axes=-1)(last), one_by_one, atol=1e-14)
+    _, tangent = jax.jvp(loss, (A[0],), (A[1],))
+    close(tangent, jnp.sum(one_by_one[0] * A[1]), rtol=1e-12)
+    close(jax.jacrev(spectral)(A[0]), jax.jacfwd(spectral)(A[0]), atol=1e-14)
+    hessian = jax.hessian(loss)(A[0])
+    close(jax.jacrev(jax.jacrev(loss))(A[0]), hessian, atol=1e-13)
+    close(jax.jit(jax.vmap(jax.hessian(loss)))(A)[0], hessian, atol=1e-13)
+    close(jax.linearize(loss, A[0])[1](A[1]), tangent, rtol=1e-12)
+    checkpointed = jax.grad(jax.checkpoint(loss))(A[0])
+    close(checkpointed, one_by_one[0], atol=1e-14)
+
+
+def test_repeated_values_under_jit_and_vmap():
+    A = jnp.stack([jnp.eye(4, 3), jnp.zeros((4, 3)), matrices((4, 3))])
+    gA = jax.jit(jax.vmap(jax.grad(loss)))(A)
+    for a, g in zip(A, gA, strict=True):
+        np.testing.assert_allclose(g, jax.grad(loss)(a), atol=1e-14)
+    assert jnp.isfinite(gA).all()
+    assert jnp.isfinite(jax.vmap(jax.hessian(loss))(A)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+@pytest.mark.parametrize("shape", [(6, 6), (9, 6), (6, 11)])
+def test_distinct_spectra_agree_with_jax(shape, dtype):
+    problem = draw("distinct", shape, draws=3, dtype=dtype, seed=8)
+    found = []
+    for decompose in (svd, lambda a: jnp.linalg.svd(a, full_matrices=False)):
+        factors, transpose = jax.vjp(lambda a: tuple(decompose(a)), problem.A)  # noqa: B023
+        given = problem.cotangents(tuple(map(np.asarray, factors)), FUNCTIONS["tanh"])
+        found.append(transpose(tuple(map(np.conj, given)))[0])
+    assert relative_error(*map(np.asarray, found)).max() < 60 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_computed_in_single(dtype):
+    A = matrices((5, 3)).astype(dtype)
+    factors = svd(A)
+    assert all(x.dtype == dtype for x in factors)
+    gA = jax.grad(lambda A: jnp.sum(svdvals(A).astype(jnp.float32) ** 2))(A)
+    assert gA.dtype == dtype
+    np.testing.assert_allclose(
+        gA.astype(float), 2 * A.astype(float), rtol=2e-2, atol=2e-2
+    )
+
+
+def test_compute_uv():
+    A = matrices((4, 3))
+    np.testing.assert_array_equal(svd(A, compute_uv=False), svdvals(A))
+
+
+def test_single_precision_mode():
+    with jax.enable_x64(False):
+        gA = jax.grad(loss)(jnp.eye(3))
+        assert gA.dtype == jnp.float32
+        assert jnp.isfinite(gA).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+def test_exact_on_a_gpu(dtype):
+    if not any(d.platform == "gpu" for d in jax.devices()):
+        pytest.skip("no CUDA GPU")
+    problem = draw("pair", (9, 6), draws=20, dtype=dtype, seed=9)
+    factors, transpose = jax.vjp(lambda a: tuple(svd(a)), jnp.asarray(problem.A))
+    given = problem.cotangents(tuple(map(np.asarray, factors)), FUNCTIONS["tanh"])
+    gA = np.conj(np.asarray(transpose(tuple(map(jnp.conj, given)))[0]))
+    error = relative_error(gA, problem.exact_gradient(FUNCTIONS["tanh"]))
+    assert np.median(error) < 50 * np.finfo(dtype).eps

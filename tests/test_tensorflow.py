@@ -1,0 +1,241 @@
+"""TensorFlow's own modes: graphs, unknown shapes, XLA, Keras."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracle import FUNCTIONS, draw, relative_error
+
+tf = pytest.importorskip("tensorflow")
+
+import svdinv.tf
+from svdinv.tf import svd, svdvals
+
+SHAPES = [(4, 4), (5, 3), (3, 5), (2, 4, 3)]
+
+
+
+MODES = {
+    "eager": lambda function, A: function,
+    "graph": lambda function, A: tf.function(function),
+    "unknown dimensions": lambda function, A: tf.function(
+        function, input_signature=[tf.TensorSpec([None] * A.ndim, A.dtype)]
+    ),
+    "unknown rank": lambda function, A: tf.function(
+        function, input_signature=[tf.TensorSpec(None, A.dtype)]
+    ),
+}
+
+
+def matrices(shape, dtype=np.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal(shape)
+    if dtype == np.complex128:
+        A = A + 1j * rng.standard_normal(shape)
+    return A.astype(dtype)
+
+
+def spectral(A, f=tf.tanh):
+    s, u, v = svd(A)
+    return tf.matmul(u * tf.cast(f(s)[..., None, :], u.dtype), v, adjoint_b=True)
+
+
+def full_invariants(A):
+    s, u, v = svd(A, full_matrices=True)
+    k = tf.shape(s)[-1]
+    u2, v2 = u[..., k:], v[..., k:]
+    return tf.concat(
+        [
+            tf.reshape(tf.matmul(x, x, adjoint_b=True), [-1])
+            for x in (u2, v2)
+        ],
+        axis=0,
+    )  # fmt: skip
+
+
+def gradient(function):
+    """Gradient of a sum of sines of the function's real part."""
+
+    def inner(A):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            loss = tf.reduce_sum(tf.sin(tf.math.real(function(A))))
+        return tape.gradient(loss, A)
+
+    return inner
+
+
+def slope(function, A, direction, step=1e-6):
+    """Central difference of the loss of `gradient` along a direction."""
+
+    def loss(A):
+        return tf.reduce_sum(tf.sin(tf.math.real(function(tf.constant(A))))).numpy()
+
+    return (loss(A + step * direction) - loss(A - step * direction)) / (2 * step)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("function", [spectral, full_invariants])
+def test_gradient_against_finite_differences(function, mode, shape, dtype):
+    A, direction = matrices(shape, dtype), matrices(shape, dtype, seed=1)
+    gA = MODES[mode](gradient(function), A)(tf.constant(A)).numpy()
+    expected = slope(function, A, direction)
+    found = np.sum((np.conj(gA) * direction).real)
+    assert abs(found - expected) < 1e-7 * (1 + abs(expected))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_second_and_third_derivatives(mode):
+    A, direction = matrices((4, 3)), matrices((4, 3), seed=1)
+
+    def along(function):
+        def inner(A):
+            with tf.GradientTape() as tape:
+                tape.watch(A)
+                product = tf.reduce_sum(function(A) * direction)
+            return tape.gradient(product, A)
+
+        return inner
+
+    derivatives = [gradient(spectral)]
+    for _ in range(2):
+        derivatives.append(along(derivatives[-1]))
+    for lower, upper in zip(derivatives, derivatives[1:], strict=False):
+        found = MODES[mode](upper, A)(tf.constant(A)).numpy()
+        step = 1e-6 * direction
+        plus, minus = lower(tf.constant(A + step)), lower(tf.constant(A - step))
+        difference = (plus - minus).numpy() / 2e-6
+        np.testing.assert_allclose(found, difference, atol=2e-8 * np.abs(found).max())
+    finite = derivatives[1](tf.eye(4, 3, dtype=tf.float64))
+    assert np.isfinite(finite.numpy()).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_xla(shape):
+    A = matrices(shape)
+    compiled = tf.function(gradient(spectral), jit_compile=True)(tf.constant(A))
+    expected = gradient(spectral)(tf.constant(A))
+    # XLA's own decomposition stops iterating at 1e-6, in double precision too.
+    np.testing.assert_allclose(compiled, expected, atol=1e-5)
+
+
+def test_xla_at_repeated_values():
+    compiled = tf.function(gradient(spectral), jit_compile=True)
+    gA = compiled(tf.eye(4, dtype=tf.float32))
+    expected = gradient(spectral)(tf.eye(4, dtype=tf.float32))
+    np.testing.assert_allclose(gA, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+@pytest.mark.parametrize("shape", [(6, 6), (9, 6), (6, 11)])
+def test_distinct_spectra_agree_with_tensorflow(shape, dtype):
+    problem = draw("distinct", shape, draws=3, dtype=dtype, seed=8)
+    A = tf.constant(problem.A)
+    found = []
+    for decompose in (svd, tf.linalg.svd):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            s, u, v = decompose(A)
+        factors = (u.numpy(), s.numpy(), np.conj(np.swapaxes(v.numpy(), -1, -2)))
+        gU, gS, gVh = problem.cotangents(factors, FUNCTIONS["tanh"])
+        gV = np.conj(np.swapaxes(gVh, -1, -2))
+        given = [tf.constant(g) for g in (gS, gU, gV)]
+        found.append(tape.gradient([s, u, v], A, given).numpy())
+    # TensorFlow's quotients of squared singular values lose some digits.
+    assert relative_error(*found).max() < 200 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_half_precision_is_computed_in_single(dtype):
+    A = tf.cast(matrices((5, 3)), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(A)
+        factors = svd(A)
+        loss = tf.reduce_sum(tf.cast(factors.s, tf.float32) ** 2)
+    assert all(x.dtype == dtype for x in factors)
+    gA = tape.gradient(loss, A)
+    assert gA.dtype == dtype
+    np.testing.assert_allclose(
+        tf.cast(gA, tf.float32), 2 * tf.cast(A, tf.float32), rtol=2e-2, atol=2e-2
+    )
+
+
+def test_compute_uv_and_svdvals():
+    A = tf.Variable(tf.eye(3, dtype=tf.float64))
+    with tf.GradientTape(persistent=True) as tape:
+        alone = tf.reduce_sum(svd(A, compute_uv=False))
+        values = tf.reduce_sum(svdvals(A))
+    for loss in (alone, values):
+        np.testing.assert_allclose(tape.gradient(loss, A), np.eye(3), atol=1e-14)
+
+
+def test_gauge_inside_a_graph():
+    A = tf.constant(np.linalg.qr(matrices((4, 4)))[0])
+
+    def backward(gauge):
+        @tf.function
+        def run(A):
+            with tf.GradientTape() as tape:
+                tape.watch(A)
+                loss = tf.reduce_sum(svd(A, gauge=gauge).u * matrices((4, 4), seed=2))
+            return tape.gradient(loss, A)
+
+        return run(A)
+
+    monitor = svdinv.GaugeMonitor()
+    assert np.isfinite(backward(monitor).numpy()).all()
+    assert np.asarray(monitor.last).item() > 1e-2
+    with pytest.raises(tf.errors.OpError, match="in 1 of 1 matrices"):
+        backward("error")
+
+
+def test_vectorized_map():
+    A = tf.constant(np.stack([np.eye(3), matrices((3, 3))]))
+    mapped = tf.vectorized_map(lambda a: svdvals(a), A)
+    np.testing.assert_allclose(mapped, svdvals(A), atol=1e-14)
+
+
+class TestKeras:
+    keras = pytest.importorskip("keras")
+
+    def model(self):
+        keras = self.keras
+
+        @keras.saving.register_keras_serializable("svdinv-tests")
+        class Shrink(keras.layers.Layer):
+            """Learned soft threshold of each channel's singular values."""
+
+            def build(self, shape):
+                self.threshold = self.add_weight(
+                    shape=(), initializer=keras.initializers.Constant(0.1)
+                )
+
+            def call(self, x):
+                s, u, v = svd(x)
+                s = tf.nn.relu(s - self.threshold * s[..., :1])
+                return tf.matmul(u * s[..., None, :], v, adjoint_b=True)
+
+        inputs = keras.Input((6, 5))
+        return keras.Model(inputs, keras.layers.Dense(5)(Shrink()(inputs)))
+
+    def test_fit_save_and_load(self, tmp_path):
+        keras = self.keras
+        keras.utils.set_random_seed(0)
+        x = matrices((16, 6, 5), np.float32)
+        x[0], x[1] = np.eye(6, 5), 0  # repeated and zero singular values
+        model = self.model()
+        model.compile(optimizer="adam", loss="mse")
+        before = [w.numpy() for w in model.trainable_variables]
+        history = model.fit(x, 0.5 * x, epochs=3, batch_size=8, verbose=0)
+        losses = history.history["loss"]
+        assert losses[-1] < losses[0]
+        after = [w.numpy() for w in model.trainable_variables]
+        assert all((a != b).any() for a, b in zip(before, after, strict=True))
+
+        model.save(tmp_path / "model.keras")
+        again = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(
+            again.predict(x, verbose=0), model.predict(x, verbose=0)
+        )

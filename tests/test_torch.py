@@ -1,0 +1,288 @@
+"""PyTorch's own modes: gradcheck, functorch, compile, autocast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracle import FUNCTIONS, draw, relative_error
+
+torch = pytest.importorskip("torch")
+
+from torch.autograd import gradcheck, gradgradcheck
+
+import svdinv.torch
+from svdinv.torch import svd, svdvals
+
+DTYPES = [torch.float64, torch.complex128]
+SHAPES = [(4, 4), (5, 3), (3, 5), (2, 4, 3)]
+
+
+def matrices(shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, dtype=dtype, generator=generator)
+
+
+def spectral(A, f=torch.tanh):
+    U, S, Vh = svd(A)
+    return (U * f(S).to(A.dtype)[..., None, :]) @ Vh
+
+
+def invariants(A):
+    """Gauge-invariant functions of all three factors."""
+    U, S, _ = svd(A)
+    return spectral(A), S, U[..., :2] @ U[..., :2].mH
+
+
+def full_invariants(A):
+    U, S, Vh = svd(A, full_matrices=True)
+    k = S.shape[-1]
+    U2, V2h = U[..., k:], Vh[..., k:, :]
+    return S, U2 @ U2.mH, V2h.mH @ V2h
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("function", [invariants, full_invariants])
+def test_gradcheck_backward_forward_and_double(function, shape, dtype):
+    A = matrices(shape, dtype).requires_grad_()
+    assert gradcheck(function, A, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(function, A, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_second_derivatives_are_finite_at_repeated_values(dtype):
+    for A in (torch.eye(4, dtype=dtype), torch.zeros(4, 3, dtype=dtype)):
+        A = A.clone().requires_grad_()
+        loss = (spectral(A).real * matrices(A.shape)).sum()
+        (gA,) = torch.autograd.grad(loss, A, create_graph=True)
+        (hA,) = torch.autograd.grad((gA.real * matrices(A.shape, seed=1)).sum(), A)
+        assert gA.isfinite().all()
+        assert hA.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_distinct_spectra_agree_with_torch_in_second_order(dtype):
+    A = matrices((4, 3), dtype).requires_grad_()
+    found = []
+    for decompose in (svd, lambda A: torch.linalg.svd(A, full_matrices=False)):
+        U, S, Vh = decompose(A)
+        loss = ((U * S.to(dtype) ** 2) @ Vh).real.sin().sum()
+        (gA,) = torch.autograd.grad(loss, A, create_graph=True)
+        (hA,) = torch.autograd.grad(gA.real.square().sum(), A)
+        found.append((gA, hA))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def loss(A):
+    return spectral(A, lambda S: torch.relu(S - 0.3)).real.sin().sum()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_functorch(dtype):
+    from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+
+    A = matrices((5, 4, 3), dtype)
+    one_by_one = torch.stack([torch.func.grad(loss)(a) for a in A])
+    torch.testing.assert_close(vmap(grad(loss))(A), one_by_one)
+    torch.testing.assert_close(grad(lambda A: vmap(loss)(A).sum())(A), one_by_one)
+    _, tangent = jvp(loss, (A[0],), (A[1],))
+    torch.testing.assert_close(tangent, (one_by_one[0].conj() * A[1]).real.sum())
+    if dtype.is_complex:
+        return
+    torch.testing.assert_close(jacrev(spectral)(A[0]), jacfwd(spectral)(A[0]))
+    rev = vmap(jacrev(jacrev(loss)))(A)
+    torch.testing.assert_close(vmap(hessian(loss))(A), rev)
+
+
+@pytest.mark.parametrize("transform", ["vmap", "jacrev"])
+def test_functorch_at_repeated_values(transform):
+    A = torch.stack([torch.eye(4, dtype=torch.float64), matrices((4, 4))])
+    if transform == "vmap":
+        gA = torch.func.vmap(torch.func.grad(loss))(A)
+    else:
+        gA = torch.func.jacrev(lambda A: torch.stack([loss(a) for a in A]))(A).sum(0)
+    expected = torch.stack([torch.func.grad(loss)(a) for a in A])
+    torch.testing.assert_close(gA, expected)
+
+
+# PyTorch's own code generation is the source of these.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+def test_compile_without_a_graph_break(compiler, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend=compiler, dynamic=dynamic)
+    for shape in [(5, 4, 3), (2, 6, 4)] if dynamic else [(5, 4, 3)]:
+        A = matrices(shape)
+        A[0] = torch.eye(*shape[-2:])
+        expected = torch.func.grad(loss)(A)
+        A.requires_grad_()
+        (gA,) = torch.autograd.grad(compiled(A), A)
+        torch.testing.assert_close(gA, expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_compile_with_a_functorch_transform_inside():
+    torch._dynamo.reset()
+
+    @torch.compile(backend="aot_eager")
+    def compiled(A):
+        return torch.func.vmap(torch.func.grad(loss))(A)
+
+    A = torch.stack([torch.eye(3, dtype=torch.float64), matrices((3, 3))])
+    torch.testing.assert_close(compiled(A), torch.func.vmap(torch.func.grad(loss))(A))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single(dtype):
+    A = matrices((5, 3), torch.float32).to(dtype).requires_grad_()
+    U, S, Vh = svd(A)
+    assert U.dtype == S.dtype == Vh.dtype == dtype
+    (gA,) = torch.autograd.grad((S.float() ** 2).sum(), A)
+    assert gA.dtype == dtype
+    torch.testing.assert_close(gA, 2 * A.detach(), rtol=2e-2, atol=2e-2)
+
+
+def test_complex_half_is_computed_in_single():
+    A = matrices((5, 3), torch.complex64).to(torch.complex32)
+    U, S, Vh = svd(A)
+    assert (U.dtype, S.dtype, Vh.dtype) == (
+        torch.complex32,
+        torch.float16,
+        torch.complex32,
+    )
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_autocast_leaves_the_derivatives_alone(inside):
+    A = matrices((6, 4), torch.float32).requires_grad_()
+    G = matrices((6, 4), torch.float32, seed=1)
+    U, S, Vh = svd(A)
+    given = [g.clone() for g in (U @ torch.diag(S), S, Vh)]
+    (expected,) = torch.autograd.grad((U, S, Vh), A, given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        factors = svd(A)
+        if inside:
+            (gA,) = torch.autograd.grad(factors, A, given)
+        low = svd((A @ A.mT)[:3])  # a bfloat16 product
+        assert low.U.dtype == torch.bfloat16
+        _, tangents = torch.func.jvp(lambda A: tuple(svd(A)), (A.detach(),), (G,))
+    if not inside:
+        (gA,) = torch.autograd.grad(factors, A, given)
+    torch.testing.assert_close(gA, expected, rtol=0, atol=0)
+    _, outside = torch.func.jvp(lambda A: tuple(svd(A)), (A.detach(),), (G,))
+    torch.testing.assert_close(tangents, outside, rtol=0, atol=0)
+
+
+def test_unused_factors_and_frozen_input():
+    A = matrices((5, 4)).requires_grad_()
+    for i in range(3):
+        (gA,) = torch.autograd.grad(svd(A)[i].sum(), A)
+        assert gA.isfinite().all()
+    assert not svd(A.detach()).U.requires_grad
+    with torch.no_grad():
+        assert not svd(A).U.requires_grad
+
+
+def test_svdvals():
+    A = torch.eye(3, dtype=torch.float64).requires_grad_()
+    torch.testing.assert_close(svdvals(A), torch.ones(3, dtype=torch.float64))
+    (gA,) = torch.autograd.grad(svdvals(A).sum(), A)
+    torch.testing.assert_close(gA, A.detach())
+
+
+def test_the_input_is_not_kept_alive():
+    import weakref
+
+    A = matrices((50, 40)).requires_grad_()
+    B = A * 1  # what a network would pass in
+    alive = weakref.ref(B)
+    U, S, Vh = svd(B)
+    del B
+    # Only the factors are saved, so nothing holds the matrix itself.
+    assert alive() is None
+    assert torch.autograd.grad(S.sum(), A)[0].shape == A.shape
+
+
+def test_nothing_asks_a_device_for_a_value(monkeypatch):
+    """On a device tensor no method that synchronises may be called."""
+
+    class Deviceless(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = str(function)
+            assert "item" not in name
+            assert "_local_scalar_dense" not in name
+            assert "nonzero" not in name
+            return function(*args, **(kwargs or {}))
+
+    # The CPU may be looked at; pretend that this is not one.
+    monkeypatch.setattr(svdinv.torch._svd.__globals__["torch"].compiler,
+                        "is_compiling", lambda: True)  # fmt: skip
+    for dtype in (torch.float32, torch.complex64):
+        A = torch.eye(5, 4, dtype=dtype).requires_grad_()
+        U, S, Vh = svd(A)
+        with Deviceless():
+            gA = torch.autograd.grad((U, S, Vh), A, (U * 2, S, Vh))[0]
+        assert gA.isfinite().all()
+
+
+def test_not_a_tensor():
+    with pytest.raises(TypeError, match=r"A must be a torch\.Tensor, got ndarray"):
+        svd(np.eye(3))
+
+
+def test_training_through_repeated_values_stays_finite():
+    """Gradient descent from the identity, where torch.linalg.svd gives NaN."""
+    target = matrices((6, 4), seed=3)
+    A = torch.eye(6, 4, dtype=torch.float64).requires_grad_()
+    U, S, Vh = torch.linalg.svd(A, full_matrices=False)
+    theirs = ((U * torch.relu(S - 0.1)) @ Vh - target).square().sum()
+    assert not torch.autograd.grad(theirs, A)[0].isfinite().all()
+
+    optimiser = torch.optim.SGD([A], lr=0.1)
+    losses = []
+    for _ in range(100):
+        optimiser.zero_grad()
+        value = (spectral(A, lambda S: torch.relu(S - 0.1)) - target).square().sum()
+        value.backward()
+        optimiser.step()
+        losses.append(value.item())
+    assert losses[-1] < 1e-6 * losses[0]
+
+
+@pytest.mark.gpu
+class TestOnAGPU:
+    @pytest.fixture(autouse=True)
+    def _gpu(self):
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA GPU")
+
+    @pytest.mark.parametrize(
+        "dtype", [np.float32, np.float64, np.complex64, np.complex128]
+    )
+    @pytest.mark.parametrize("spectrum", ["distinct", "pair", "zeros", "all equal"])
+    def test_exact(self, spectrum, dtype):
+        problem = draw(spectrum, (9, 6), draws=20, dtype=dtype, seed=6)
+        f = FUNCTIONS["tanh"]
+        A = torch.tensor(problem.A, device="cuda", requires_grad=True)
+        factors = svd(A)
+        given = problem.cotangents(
+            tuple(x.detach().cpu().numpy() for x in factors), f, "schatten"
+        )
+        given = tuple(torch.tensor(g, device="cuda") for g in given)
+        gA = torch.autograd.grad(factors, A, given)[0].cpu().numpy()
+        error = relative_error(gA, problem.exact_gradient(f, "schatten"))
+        assert np.median(error) < 50 * np.finfo(dtype).eps
+        assert error.max() < 1e-3
+
+    def test_backward_never_synchronises(self):
+        A = torch.eye(64, 32, device="cuda").expand(4, 64, 32).clone().requires_grad_()
+        factors = svd(A)
+        given = tuple(torch.ones_like(x) for x in factors)
+        torch.autograd.grad(factors, A, given, retain_graph=True)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            torch.autograd.grad(factors, A, given)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
