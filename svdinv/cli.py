@@ -104,7 +104,7 @@ def _parser() -> _Parser:
         "then not trained on, or a picture file",
     )
     demo.add_argument("--seed", type=_natural, default=0, help="seed of all chance")
-    demo.add_argument("--steps", type=_positive, default=1200, help="training steps")
+    demo.add_argument("--steps", type=_positive, default=1600, help="training steps")
     demo.add_argument(
         "--minutes",
         type=_duration,

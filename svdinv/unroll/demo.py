@@ -81,7 +81,7 @@ class DemoConfig:
     output: Path
     picture: Image | None = None
     seed: int = 0
-    steps: int = 1200
+    steps: int = 1600
     minutes: float = 3.0
     threads: int | None = None
     comparison_steps: int = 200

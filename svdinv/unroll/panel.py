@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 from svdinv.unroll.data import Image
 
 __all__ = ["Entry", "save_panel"]
 
-_ZOOM = 5  # the magnified window is this part of the shorter side
+_ZOOM = 4  # the shorter side is this many times that of the magnified window
+# Inches.
+_WIDTH, _GAP, _MARGIN, _HEAD, _BOTTOM = 2.9, 0.1, 0.18, 1.15, 0.18
+_BAR, _BAR_WIDTH = 0.55, 0.13
 _INK, _MUTED, _MARK = "#1a1a1a", "#6b6b6b", "#ffd23f"
 
 
@@ -46,7 +51,7 @@ def save_panel(
 ) -> None:
     """Write a PNG: pictures, a magnified window, and maps of the error.
 
-    The window lies where the truth has most detail; the errors, averaged over the
+    The window lies where the truth has most contrast; the errors, averaged over the
     channels, share one scale. The file is complete or not there at all: it is written
     under another name and then moved.
 
@@ -57,7 +62,8 @@ def save_panel(
     truth : Entry
         The photograph itself.
     entries : sequence of Entry
-        What is compared to it, of the same shape.
+        What is compared to it, of the same shape. The first, the samples, does not
+        count for the scale of the errors.
     title : str
         Title of the panel.
 
@@ -74,94 +80,86 @@ def save_panel(
     columns = [truth, *entries]
     height, width = truth.image.shape[:2]
     side = max(16, min(height, width) // _ZOOM)
-    top, left = _most_detailed_window(truth.image, side)
+    top, left = _contrasty_window(truth.image, side)
     errors = [np.abs(entry.image - truth.image).mean(axis=-1) for entry in entries]
     # The samples miss whole pixels: they would drown the scale of all others.
     scale = float(np.quantile(np.stack(errors[1:] or errors), 0.995)) or 1.0
 
-    cell = 2.9
-    tall = cell * height / width
-    figure = Figure(
-        figsize=(cell * len(columns) + 0.6, 2 * tall + cell + 1.3), facecolor="white"
-    )
+    tall = _WIDTH * height / width
+    rows = [_BOTTOM + tall + _GAP + _WIDTH + _GAP, _BOTTOM + tall + _GAP, _BOTTOM]
+    full_width = _MARGIN + len(columns) * (_WIDTH + _GAP) + _BAR
+    full_height = rows[0] + tall + _HEAD
+    figure = Figure(figsize=(full_width, full_height), facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        3,
-        len(columns) + 1,
-        height_ratios=[tall, cell, tall],
-        width_ratios=[1] * len(columns) + [0.05],
-        left=0.012,
-        right=0.955,
-        bottom=0.015,
-        top=1 - 1.05 / figure.get_figheight(),
-        wspace=0.035,
-        hspace=0.035,
-    )
-    figure.suptitle(
-        title, x=0.012, ha="left", fontsize=15, fontweight="bold", color=_INK
-    )
-    for column, entry in enumerate(columns):
-        whole = figure.add_subplot(grid[0, column])
-        whole.imshow(entry.image, vmin=0, vmax=1, interpolation="antialiased")
-        whole.set_title(entry.label, loc="left", fontsize=10.5, color=_MUTED, pad=5)
-        whole.text(
-            0,
-            1,
-            entry.name + "\n",
-            transform=whole.transAxes,
-            va="bottom",
-            fontsize=12,
-            fontweight="bold",
-            color=_INK,
+
+    def axes(row: int, column: float, wide: float = _WIDTH) -> Axes:
+        """Place axes by inches, so that rows and columns meet exactly."""
+        x = _MARGIN + column * (_WIDTH + _GAP)
+        size = (wide / full_width, (_WIDTH if row == 1 else tall) / full_height)
+        placed = figure.add_axes((x / full_width, rows[row] / full_height, *size))
+        placed.set_xticks([])
+        placed.set_yticks([])
+        for spine in placed.spines.values():
+            spine.set_visible(row == 1)
+            spine.set_color(_MARK)
+            spine.set_linewidth(1.6)
+        return placed
+
+    def write(
+        column: int, rise: float, text: str, size: float, color: str, weight: str
+    ) -> None:
+        """Write above a column, `rise` inches over its first picture."""
+        x = _MARGIN + column * (_WIDTH + _GAP)
+        y = rows[0] + tall + rise
+        figure.text(
+            x / full_width,
+            y / full_height,
+            text,
+            fontsize=size,
+            color=color,
+            fontweight=weight,
         )
+
+    write(0, 0.78, title, 15, _INK, "bold")
+    for column, entry in enumerate(columns):
+        write(column, 0.33, entry.name, 12, _INK, "bold")
+        write(column, 0.11, entry.label, 10.5, _MUTED, "normal")
+        whole = axes(0, column)
+        whole.imshow(entry.image, interpolation="antialiased")
         whole.add_patch(
             Rectangle((left, top), side, side, fill=False, edgecolor=_MARK, lw=1.4)
         )
-        zoom = figure.add_subplot(grid[1, column])
         window = entry.image[top : top + side, left : left + side]
-        zoom.imshow(window, vmin=0, vmax=1, interpolation="nearest")
-        for axes in (whole, zoom):
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_visible(axes is zoom)
-                spine.set_color(_MARK)
-                spine.set_linewidth(1.6)
-    note = figure.add_subplot(grid[2, 0])
-    note.axis("off")
-    note.text(
-        0.98,
+        axes(1, column).imshow(window, interpolation="nearest")
+    axes(2, 0).text(
+        0.97,
         0.5,
         "mean absolute error\nover the channels",
         ha="right",
         va="center",
         fontsize=10.5,
         color=_MUTED,
-        transform=note.transAxes,
     )
     for column, error in enumerate(errors, start=1):
-        axes = figure.add_subplot(grid[2, column])
-        drawn = axes.imshow(error, vmin=0, vmax=scale, cmap="magma")
-        axes.axis("off")
-    bar = figure.colorbar(drawn, cax=figure.add_subplot(grid[2, -1]))
+        drawn = axes(2, column).imshow(error, vmin=0, vmax=scale, cmap="magma")
+    bar = figure.colorbar(drawn, cax=axes(2, len(columns), _BAR_WIDTH))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=_MUTED, length=2)
     _replace(figure, Path(path))
 
 
-def _most_detailed_window(image: Image, side: int) -> tuple[int, int]:
-    """Find the square with the largest total variation, away from the border."""
-    grey = image.mean(axis=-1)
-    detail = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
-    total = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    sums = (
-        total[side:, side:]
-        - total[:-side, side:]
-        - total[side:, :-side]
-        + total[:-side, :-side]
-    )
-    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
+def _contrasty_window(image: Image, side: int) -> tuple[int, int]:
+    """Find the square with the largest variance: top and left."""
+    grey = image.mean(axis=-1, dtype=np.float64)
+    mean, square = (_box_mean(values, side) for values in (grey, grey**2))
+    top, left = np.unravel_index(int((square - mean**2).argmax()), mean.shape)
     return int(top), int(left)
+
+
+def _box_mean(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    total = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    rows = total[side:] - total[:-side]
+    return (rows[:, side:] - rows[:, :-side]) / side**2
 
 
 def _replace(figure: Figure, path: Path) -> None:
