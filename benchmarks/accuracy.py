@@ -44,10 +44,17 @@ RULE_SPECTRA = {
     "zeros": "zeros",
 }
 
+RTOL_SPECTRA = {
+    "gap 1e-3": "gap 1e-03",
+    "gap 1e-4": "gap 1e-04",
+    "gap 1e-5": "gap 1e-05",
+    "gap 1e-6": "gap 1e-06",
+    "repeated": "triple",
+}
+RTOLS = (0.0, 1e-6, None, 1e-2, 1e-1)
+
 # Not differentiable at zero, or with a derivative of size 1/s near it.
 SINGULAR_AT_ZERO = (*oracle.WITH_ZEROS, "condition 1e12")
-
-Pullback = Callable[[Any, Any], np.ndarray]
 
 
 def losses(spectrum: str) -> Iterator[tuple[oracle.SpectralFunction, str]]:
@@ -58,9 +65,11 @@ def losses(spectrum: str) -> Iterator[tuple[oracle.SpectralFunction, str]]:
             yield f, penalty
 
 
-def by_rule(rule: str) -> Callable[[np.ndarray], tuple[Any, Callable[..., Any]]]:
+def by_rule(
+    rule: str, rtol: float | None = None
+) -> Callable[[np.ndarray], tuple[Any, Callable[..., Any]]]:
     """Factors and pullback by one of svdinv's rules."""
-    return lambda A: svdinv.numpy.svd_vjp(A, repeated=rule)
+    return lambda A: svdinv.numpy.svd_vjp(A, repeated=rule, rtol=rtol)
 
 
 def by_torch(A: np.ndarray) -> tuple[Any, Callable[..., Any]]:
@@ -139,6 +148,53 @@ def rules_table(out: Path) -> None:
     print(text)
 
 
+def rtol_table(out: Path) -> None:
+    """Median and 99th percentile in single precision for several `rtol`."""
+    lines = ["| rtol | " + " | ".join(RTOL_SPECTRA) + " |"]
+    lines.append("|---" * (1 + len(RTOL_SPECTRA)) + "|")
+    for rtol in RTOLS:
+        entries = []
+        for spectrum in RTOL_SPECTRA.values():
+            e = errors(by_rule("consistent", rtol), spectrum, DTYPES[2:], RULE_DRAWS)
+            entries.append(f"{np.median(e):.0e} / {np.percentile(e, 99):.0e}")
+        name = "default" if rtol is None else f"{rtol:g}"
+        lines.append(f"| {name} | " + " | ".join(entries) + " |")
+    text = "\n".join(lines) + "\n"
+    (out / "rtol-table.txt").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def shared_table(out: Path) -> None:
+    """Two functions of one SVD with a triple value, in one call or in two."""
+    found: dict[str, list[np.ndarray]] = {
+        "one call": [],
+        "a call for each function": [],
+        'one call, `repeated="minimum-norm"`': [],
+    }
+    together, apart, minimum = found.values()
+    for seed, shape in enumerate(SHAPES):
+        first = oracle.draw("triple", shape, draws=RULE_DRAWS)
+        G = np.random.default_rng(seed).standard_normal(first.G.shape)
+        second = oracle.Problem(first.A, first.U, first.s, first.V, G)
+        exact = first.exact_gradient(oracle.SOFT) + second.exact_gradient(oracle.TANH)
+        for rule, one_call in (("consistent", together), ("minimum-norm", minimum)):
+            factors, pullback = svdinv.numpy.svd_vjp(first.A, repeated=rule)
+            a = first.cotangents(factors, oracle.SOFT)
+            b = second.cotangents(factors, oracle.TANH)
+            sums = (x + y for x, y in zip(a, b, strict=True))
+            one_call.append(oracle.relative_error(pullback(*sums), exact))
+            if one_call is together:
+                gA = pullback(*a) + pullback(*b)
+                apart.append(oracle.relative_error(gA, exact))
+    lines = ["| | median | worst |", "|---|---|---|"]
+    for name, parts in found.items():
+        e = np.concatenate(parts)
+        lines.append(f"| {name} | {np.median(e):.0e} | {np.max(e):.0e} |")
+    text = "\n".join(lines) + "\n"
+    (out / "shared-table.txt").write_text(text, encoding="utf-8")
+    print(text)
+
+
 def _median(e: np.ndarray) -> str:
     """Median of the finite errors, and how many are not finite."""
     finite = np.isfinite(e)
@@ -211,6 +267,8 @@ def main() -> None:
     with np.errstate(all="ignore"):
         found = accuracy_table(out)
         rules_table(out)
+        rtol_table(out)
+        shared_table(out)
         gap_figure(out)
         distribution_figure(out, found)
 
