@@ -76,7 +76,7 @@ def _parser() -> _Parser:
         "--version", action="version", version=f"svdinv {_installed_version()}"
     )
     commands = parser.add_subparsers(
-        dest="command", title="commands", metavar="", parser_class=_Parser
+        dest="command", title="commands", metavar="command", parser_class=_Parser
     )
     demo = commands.add_parser(
         "demo",
@@ -104,7 +104,7 @@ def _parser() -> _Parser:
         "then not trained on, or a picture file",
     )
     demo.add_argument("--seed", type=_natural, default=0, help="seed of all chance")
-    demo.add_argument("--steps", type=_positive, default=1600, help="training steps")
+    demo.add_argument("--steps", type=_positive, default=1200, help="training steps")
     demo.add_argument(
         "--minutes",
         type=_duration,

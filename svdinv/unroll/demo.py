@@ -81,7 +81,7 @@ class DemoConfig:
     output: Path
     picture: Image | None = None
     seed: int = 0
-    steps: int = 1600
+    steps: int = 1200
     minutes: float = 3.0
     threads: int | None = None
     comparison_steps: int = 200
@@ -243,8 +243,8 @@ def _describe(result: Training, limit: int) -> str:
         return (
             f"  NaN at step {broken.step}: {broken.weights_lost:,} of "
             f"{broken.weights:,} weights are NaN from there on.\n"
-            f"  Of the {broken.patches} patches of that batch {broken.dark_patches} "
-            "had black rows or columns, hence singular values of zero, repeated."
+            f"  Of the {broken.patches} patches of that batch, {broken.dark_patches} "
+            "had black rows or columns:\n  there, singular values of zero repeat."
         )
     lines = {
         "finished": f"  {done}, and every gradient was finite.",
@@ -266,8 +266,8 @@ def _conclude(theirs: Training, ours: Training) -> str:
     """Compare the two trainings, as far as they allow it."""
     if theirs.breakdown is None:
         return (
-            f"  torch.linalg.svd met no repeated singular values in its "
-            f"{len(theirs.losses)} steps: no difference to be seen this time."
+            f"  torch.linalg.svd gave no NaN in its {len(theirs.losses)} steps: "
+            "no difference to be seen this time."
         )
     if ours.breakdown is None and len(ours.losses) >= theirs.breakdown.step:
         return (

@@ -188,7 +188,7 @@ class TLRNet(nn.Module):
         super().__init__()
         self.config = config
         self.cells = nn.ModuleList([Cell(config, svd) for _ in range(config.cells)])
-        # Convolutions of few channels run three times as fast on a CPU like this.
+        # A CPU convolves few channels about three times as fast in this layout.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, samples: Tensor, mask: Tensor) -> Tensor:
@@ -207,7 +207,8 @@ class TLRNet(nn.Module):
             Images, not clipped; equal to `samples` where measured.
         """
         last = torch.channels_last
-        measured = (samples * mask).contiguous(memory_format=last)
+        measured = torch.where(mask, samples, torch.zeros_like(samples))
+        measured = measured.contiguous(memory_format=last)
         weight = mask.to(samples.dtype).contiguous(memory_format=last)
         fill = self.config.start == "fill"
         x = normalised_fill(measured, weight) if fill else measured
