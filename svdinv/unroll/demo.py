@@ -282,6 +282,7 @@ def _reconstructions(
 ) -> Iterator[tuple[str, str, Image]]:
     """Reconstruct the photograph by every method: name, remark and picture."""
     from skimage.restoration import inpaint_biharmonic
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     samples = np.where(mask, truth, np.float32(0))
     yield "samples, zero-filled", "", samples
@@ -289,9 +290,12 @@ def _reconstructions(
     def score(channels_first: NDArray[np.floating]) -> float:
         return psnr(truth, np.clip(np.moveaxis(channels_first, 0, -1), 0, 1))
 
-    threshold, completed = best_on_path(
-        np.moveaxis(samples, -1, 0), np.moveaxis(mask, -1, 0), score, _THRESHOLDS
-    )
+    # BLAS threads gain little on matrices of this size, and lose several times over
+    # where other work shares the cores: they spin while they wait.
+    with threadpool_limits(1, user_api="blas"):
+        threshold, completed = best_on_path(
+            np.moveaxis(samples, -1, 0), np.moveaxis(mask, -1, 0), score, _THRESHOLDS
+        )
     yield (
         "SVT completion",
         f", best threshold {threshold:.4f} s₁",
