@@ -94,9 +94,7 @@ def test_consistent_rule_is_exact(spectrum, precision):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_every_framework_is_exact(backend, spectrum, precision):
-    found = errors(
-        backend, spectrum, PRECISIONS[precision], draws=4, shapes=((9, 6),)
-    )
+    found = errors(backend, spectrum, PRECISIONS[precision], draws=4, shapes=((9, 6),))
     _, _, worst = BOUNDS[kind(spectrum)][precision]
     assert np.median(found) <= BOUNDS[kind(spectrum)][precision][0]
     assert found.max() <= worst

@@ -93,9 +93,7 @@ def test_warn_names_how_many_matrices_and_error_raises(backend):
             else:
                 with pytest.raises(svdinv.GaugeError, match="in 1 of 2 matrices"):
                     pullback(*given)
-        messages = [
-            str(w.message) for w in caught if w.category is svdinv.GaugeWarning
-        ]
+        messages = [str(w.message) for w in caught if w.category is svdinv.GaugeWarning]
         assert len(messages) == (gauge == "warn")
         assert all("in 1 of 2 matrices" in message for message in messages)
 

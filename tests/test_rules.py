@@ -203,3 +203,16 @@ def check_scaling(backend, shape, spectrum, scale, dtype):
     bound = {"gap 1e-09": 1e-6, "gap 1e-05": 1e-2}.get(spectrum, 0)
     bound = max(bound, 100 * np.finfo(dtype).eps)
     assert relative_error(gA, problem.exact_gradient(f)).max() < bound
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128])
+@pytest.mark.parametrize("spectrum", ["pair", "triple", "gap 1e-09"])
+def test_gauge_dependent_losses_stay_bounded_in_a_cluster(spectrum, dtype):
+    """What a slope through contradictory cotangents would not."""
+    problem = draw(spectrum, (9, 6), draws=3000, dtype=dtype, seed=13)
+    rng = np.random.default_rng(14)
+    U, S, Vh = np.linalg.svd(problem.A, full_matrices=False)
+    cotangents = [rng.standard_normal(x.shape).astype(x.dtype) for x in (U, S, Vh)]
+    gA = svd_pullback(U, S, Vh, *cotangents)
+    size = sum(np.linalg.norm(g.reshape(3000, -1), axis=-1) for g in cotangents)
+    assert np.all(np.linalg.norm(gA, axis=(-2, -1)) < 4 * size / S[..., -1])

@@ -14,7 +14,6 @@ from svdinv.tf import svd, svdvals
 SHAPES = [(4, 4), (5, 3), (3, 5), (2, 4, 3)]
 
 
-
 MODES = {
     "eager": lambda function, A: function,
     "graph": lambda function, A: tf.function(function),
@@ -220,6 +219,8 @@ class TestKeras:
         inputs = keras.Input((6, 5))
         return keras.Model(inputs, keras.layers.Dense(5)(Shrink()(inputs)))
 
+    # Keras converts its own variables in NumPy's old way.
+    @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
     def test_fit_save_and_load(self, tmp_path):
         keras = self.keras
         keras.utils.set_random_seed(0)

@@ -35,9 +35,15 @@ def _pushforward_primitive(operation: Operation) -> Primitive:
     primitive = Primitive(f"svdinv_{operation.name}_pushforward")
     primitive.multiple_results = True
 
+    @partial(jax.jit, static_argnames="options")
     def pushforward(*arguments: Any, options: Options) -> Arrays:
         *outputs, dA = arguments
         return tuple(operation.pushforward(tuple(outputs), dA, options, jnp))
+
+    # Compiled as one: outside jit, JAX would compile each of its steps by itself.
+    @partial(jax.jit, static_argnames="options")
+    def pullback(outputs: Arrays, cotangents: Arrays, options: Options) -> Any:
+        return operation.pullback(outputs, cotangents, options, jnp, _may)
 
     def bind(outputs: Arrays, dA: Any, options: Options) -> list[Any]:
         return primitive.bind(*outputs, dA, options=options)
@@ -66,16 +72,14 @@ def _pushforward_primitive(operation: Operation) -> Primitive:
         if all(isinstance(g, ad.Zero) for g in cotangents):
             return [None] * len(outputs) + [ad.Zero(dA.aval)]
         # JAX's cotangents are the conjugates of those of the formulas.
-        given = tuple(
-            None if isinstance(g, ad.Zero) else jnp.conj(g) for g in cotangents
-        )
+        given = tuple(None if isinstance(g, ad.Zero) else g.conj() for g in cotangents)
         if options.gauge != "ignore":
             dependence = operation.dependence(tuple(outputs), given, options, jnp)
             epsilon = float(jnp.finfo(outputs[0].dtype).eps)
             report = partial(report_gauge, gauge=options.gauge, epsilon=epsilon)
             jax.debug.callback(report, dependence)
-        gA = operation.pullback(tuple(outputs), given, options, jnp, _may)
-        return [None] * len(outputs) + [jnp.conj(gA)]
+        gA = pullback(tuple(outputs), given, options)
+        return [None] * len(outputs) + [gA.conj()]
 
     def batch(arguments: Arrays, axes: Any, *, options: Options) -> Any:
         size = next(
@@ -93,7 +97,7 @@ def _pushforward_primitive(operation: Operation) -> Primitive:
         results = primitive.bind(*front, options=options)
         return results, [0] * len(results)
 
-    primitive.def_impl(jax.jit(pushforward, static_argnames="options"))
+    primitive.def_impl(pushforward)
     primitive.def_abstract_eval(lambda *avals, options: list(avals[:-1]))
     mlir.register_lowering(
         primitive, mlir.lower_fun(pushforward, multiple_results=True)

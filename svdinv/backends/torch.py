@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from array_api_compat import torch as xp
 
+from svdinv.backends import torch_namespace as xp
 from svdinv.core.gauge import report_gauge
 from svdinv.core.operation import Operation, Options
 
@@ -31,6 +31,12 @@ def _may(mask: torch.Tensor) -> bool:
         return True
 
 
+@torch.compiler.assume_constant_result
+def _inside_transform() -> bool:
+    """Tell whether a torch.func transform is active; constant for one trace."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _functions(operation: Operation) -> tuple[Any, Any]:
     """Make an operation's autograd Function for Dynamo, and that for all else."""
     # Dynamo can follow a closure over functions, not one over an Operation.
@@ -38,8 +44,6 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
     measure = operation.dependence
 
     class Compiled(torch.autograd.Function):
-        generate_vmap_rule = True
-
         @staticmethod
         def forward(A: torch.Tensor, options: Options) -> tuple[torch.Tensor, ...]:
             return tuple(run(A, options, xp))
@@ -66,10 +70,18 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
     class Eager(Compiled):
         # Dynamo refuses a Function that has its own jvp, hence two of them.
         @staticmethod
+        def vmap(
+            info: Any, in_dims: tuple[int, None], A: torch.Tensor, options: Options
+        ) -> tuple[tuple[torch.Tensor, ...], int]:
+            # Core takes leading batch axes as they come.
+            return Eager.apply(A.movedim(in_dims[0], 0), options), 0
+
+        @staticmethod
         def jvp(ctx: Any, dA: torch.Tensor, _: None) -> tuple[torch.Tensor, ...]:
             outputs = ctx.saved_tensors
             with torch.autocast(outputs[0].device.type, enabled=False):
-                return tuple(push(outputs, dA, ctx.options, xp))
+                tangents = push(outputs, dA, ctx.options, xp)
+            return tuple(x.resolve_conj() for x in tangents)
 
     return Compiled, Eager
 
@@ -85,7 +97,14 @@ def differentiable(
             raise TypeError(f"A must be a torch.Tensor, got {type(A).__name__}")
         if not (A.dtype.is_floating_point or A.dtype.is_complex):
             raise TypeError(f"A must be floating point or complex, got {A.dtype}")
-        function = compiled if torch.compiler.is_compiling() else eager
+        function = eager
+        if torch.compiler.is_compiling():
+            # Dynamo 2.13 drops a Function's own derivatives inside a transform,
+            # without a word (pytorch/pytorch#193279). What is raised while it
+            # traces makes it run the caller eagerly, or fail with fullgraph=True.
+            if _inside_transform():
+                raise RuntimeError("torch.func inside torch.compile is not traced")
+            function = compiled
         inner = _COMPUTED_IN.get(A.dtype)
         if inner is None:
             return function.apply(A, options)

@@ -213,7 +213,8 @@ def consistent_block(
     noise_i, noise_j = _pairs(noise)
     pair_noise = noise_i + noise_j
 
-    plain = safe_divide(skew(M - NH, xp), gap, off & (distance > 0), xp)
+    odd = skew(M - NH, xp)
+    plain = safe_divide(odd, gap, off & (distance > 0), xp)
 
     rho, rho_error = _log_derivative(s, B, gS, noise, near, epsilon, xp)
     rho_i, rho_j = _pairs(rho)
@@ -237,6 +238,11 @@ def consistent_block(
     use_norm = near & (minimum_norm_error * distance < error)
     use_norm = use_norm | (use_slope & (minimum_norm_error < consistent_error) & near)
     gap_part = xp.where(use_slope, consistent, plain)
+    # odd is gap * f[s_i, s_j] * herm(K) for a gauge-invariant loss. Where it is not,
+    # rho means nothing and might be anything; the minimum norm stays small.
+    allowed = 10 * (pair_noise + consistent_error * distance)
+    contradiction = xp.abs(odd - cast(gap, M, xp) * consistent) > allowed
+    use_norm = use_norm | (near & contradiction)
     gap_part = xp.where(use_norm, minimum_norm, gap_part)
     gap_part = xp.where(off, gap_part, xp.zeros_like(gap_part))
     block = gap_part + cast(inverse_sum(s, xp), M, xp) * skew(M + NH, xp)
@@ -296,14 +302,21 @@ def _log_derivative(
     rounding = rounding + noise * inverse
     curvature = xp.sqrt(square_g) * inverse + xp.sqrt(square_b) * inverse**2
     spread = xp.sqrt(mean(ds * ds))
+    misfit = xp.sqrt(mean((dg - slope[..., :, None] * db) ** 2))
     slope_error = safe_divide(
-        rounding + curvature * spread, xp.sqrt(variance), slope_known, xp
+        rounding + curvature * spread + misfit, xp.sqrt(variance), slope_known, xp
     )
 
     # Without a penalty on the singular values the line goes through the origin,
     # and the ratio is known even where b hardly varies.
     through_origin = ~slope_known | (xp.abs(ratio - slope) <= slope_error)
-    guess_error = 0.3 * inverse
-    capped = xp.where(slope_known, xp.minimum(slope_error, guess_error), guess_error)
+    misfit = xp.sqrt(
+        mean((gS[..., None, :] - ratio[..., :, None] * b[..., None, :]) ** 2)
+    )
+    ratio_error = safe_divide(misfit, xp.sqrt(square_b), square_b > tiny, xp)
+    ratio_error = ratio_error + 0.3 * inverse
+    ratio_error = xp.where(
+        slope_known, xp.minimum(slope_error, ratio_error), ratio_error
+    )
     rho = xp.where(through_origin, ratio, slope)
-    return rho, xp.where(through_origin, capped, slope_error)
+    return rho, xp.where(through_origin, ratio_error, slope_error)

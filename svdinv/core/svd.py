@@ -146,7 +146,7 @@ def svd_pullback(
     check_repeated(repeated, rtol)
     xp = array_namespace(U, S, Vh) if xp is None else xp
     k = last_size(S, xp)
-    U1, V1h = U[..., :k], Vh[..., :k, :]
+    U1, V1h = _range(U, k), _range_h(Vh, k)
     if known_equal(k, 0):
         return U1 @ V1h
     s, top = _scaled(S, xp)
@@ -233,7 +233,7 @@ def svd_pushforward(
     k = last_size(S, xp)
     if known_equal(k, 0):
         return SVDResult(xp.zeros_like(U), xp.zeros_like(S), xp.zeros_like(Vh))
-    U1, V1h = U[..., :k], Vh[..., :k, :]
+    U1, V1h = _range(U, k), _range_h(Vh, k)
     V1 = adjoint(V1h, xp)
     s, top = _scaled(S, xp)
     scale = cast(1 / top, U, xp)[..., None]
@@ -263,6 +263,16 @@ def _scaled(S: Array, xp: Namespace) -> tuple[Array, Array]:
     return S / top, top
 
 
+def _range(Q: Array, k: Any) -> Array:
+    """First k columns: Q1 of full factors, all of thin ones."""
+    return Q if known_equal(Q.shape[-1], k) else Q[..., :k]
+
+
+def _range_h(Qh: Array, k: Any) -> Array:
+    """First k rows."""
+    return Qh if known_equal(Qh.shape[-2], k) else Qh[..., :k, :]
+
+
 def _diagonal(x: Array, like: Array, xp: Namespace) -> Array:
     """Diagonal matrices with `x` on the diagonal, in the dtype of `like`."""
     x = cast(x, like, xp)
@@ -275,7 +285,7 @@ def _project(
     """Q1^H gQ1, and the cotangent of Q1 with that of the null space Q2 folded in."""
     if gQ is None:
         return None, None
-    Q1, gQ1 = Q[..., :k], gQ[..., :k]
+    Q1, gQ1 = _range(Q, k), _range(gQ, k)
     M = adjoint(Q1, xp) @ gQ1
     if not known_equal(Q.shape[-1], k):
         Q2, gQ2 = Q[..., k:], gQ[..., k:]
@@ -293,7 +303,7 @@ def _turn(
     xp: Namespace,
 ) -> Array:
     """Tangent Q1 rotation + (image - Q1 P) S^+ of Q1, and that of Q2 against it."""
-    Q1 = Q[..., :k]
+    Q1 = _range(Q, k)
     if known_equal(Q.shape[-2], k):
         return Q1 @ rotation
     dQ1 = (image - Q1 @ P) * inverse + Q1 @ rotation
