@@ -19,15 +19,11 @@ from jax.interpreters import ad, batching, mlir
 
 from svdinv.core.gauge import report_gauge
 from svdinv.core.operation import Operation, Options
+from svdinv.core.repeated import never_look
 
 __all__ = ["differentiable"]
 
 Arrays = tuple[Any, ...]
-
-
-def _may(mask: Any) -> bool:
-    """Answer without looking: under a trace there is nothing to look at."""
-    return True
 
 
 def _pushforward_primitive(operation: Operation) -> Primitive:
@@ -43,7 +39,7 @@ def _pushforward_primitive(operation: Operation) -> Primitive:
     # Compiled as one: outside jit, JAX would compile each of its steps by itself.
     @partial(jax.jit, static_argnames="options")
     def pullback(outputs: Arrays, cotangents: Arrays, options: Options) -> Any:
-        return operation.pullback(outputs, cotangents, options, jnp, _may)
+        return operation.pullback(outputs, cotangents, options, jnp, never_look)
 
     def bind(outputs: Arrays, dA: Any, options: Options) -> list[Any]:
         return primitive.bind(*outputs, dA, options=options)

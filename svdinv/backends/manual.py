@@ -8,6 +8,7 @@ from typing import Any
 from svdinv.core.gauge import report_gauge
 from svdinv.core.namespace import Array, Namespace
 from svdinv.core.operation import Operation, Options
+from svdinv.core.repeated import Look
 from svdinv.core.tolerances import eps
 
 __all__ = ["Manual"]
@@ -24,8 +25,8 @@ class Manual:
         What to compute.
     xp : namespace
         Array-API namespace of the framework.
-    may : callable
-        Whether an element of a boolean array may hold, as in `svd_pullback`.
+    look : callable
+        Whether an element of a boolean array holds, as in `svd_pullback`.
     shape_error : type
         What the framework raises for an array that is no matrix.
     """
@@ -34,12 +35,12 @@ class Manual:
         self,
         operation: Operation,
         xp: Namespace,
-        may: Callable[[Array], bool],
+        look: Look,
         shape_error: type[Exception],
     ) -> None:
         self._operation = operation
         self._xp = xp
-        self._may = may
+        self._look = look
         self._shape_error = shape_error
 
     def apply(self, A: Any, options: Options) -> Outputs:
@@ -67,7 +68,7 @@ class Manual:
             if options.gauge != "ignore":
                 dependence = operation.dependence(outputs, checked, options, xp)
                 report_gauge(dependence, options.gauge, eps(outputs[0], xp))
-            gA = operation.pullback(outputs, checked, options, xp, self._may)
+            gA = operation.pullback(outputs, checked, options, xp, self._look)
             return xp.astype(gA, A.dtype, copy=False)
 
         return self._like(A, outputs), pullback

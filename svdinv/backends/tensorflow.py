@@ -17,10 +17,11 @@ __all__ = ["differentiable"]
 Tensors = tuple[tf.Tensor, ...]
 
 
-def _may(mask: tf.Tensor) -> bool:
-    """Tell whether an element may hold, without waiting for a device."""
+def _look(mask: tf.Tensor) -> bool | None:
+    """Tell that no element holds, if that means no waiting for a device."""
     on_host = tf.executing_eagerly() and "GPU" not in mask.device
-    return bool(tf.reduce_any(mask)) if on_host else True
+    # Tensors cannot be assigned to: matrices are all treated alike or none is.
+    return None if not on_host or bool(tf.reduce_any(mask)) else False
 
 
 def _report(dependence: tf.Tensor, options: Options, epsilon: float) -> None:
@@ -44,7 +45,7 @@ def _connected(operation: Operation, options: Options) -> Callable[..., Tensors]
             # Linked anew, so that a second derivative comes through here again
             # and not through TensorFlow's own gradient of the SVD.
             linked = connect(A, *outputs)
-            gA = operation.pullback(linked, cotangents, options, xp, _may)
+            gA = operation.pullback(linked, cotangents, options, xp, _look)
             return gA, *(None for _ in outputs)
 
         return tuple(tf.identity(x) for x in outputs), gradient

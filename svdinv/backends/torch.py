@@ -21,14 +21,14 @@ _COMPUTED_IN = {
 }
 
 
-def _may(mask: torch.Tensor) -> bool:
-    """Tell whether an element may hold, without waiting for a device."""
+def _look(mask: torch.Tensor) -> bool | None:
+    """Tell whether an element holds, unless that means waiting for a device."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return True
+        return None
     try:
         return bool(mask.any())
     except RuntimeError:  # under vmap, or a fake tensor: there is no value
-        return True
+        return None
 
 
 @torch.compiler.assume_constant_result
@@ -64,7 +64,7 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
                         dependence = measure(outputs, cotangents, options, xp)
                     epsilon = torch.finfo(outputs[0].dtype).eps
                     report_gauge(dependence, options.gauge, epsilon)
-                gA = pull(outputs, cotangents, options, xp, _may)
+                gA = pull(outputs, cotangents, options, xp, _look)
             return gA, None
 
     class Eager(Compiled):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from svdinv.core.gauge import Gauge, check_gauge, gauge_dependence
 from svdinv.core.namespace import Array, Namespace
-from svdinv.core.repeated import check_repeated
+from svdinv.core.repeated import Look, check_repeated
 from svdinv.core.svd import svd, svd_pullback, svd_pushforward
 
 __all__ = ["SVD", "Operation", "Options"]
@@ -51,8 +51,8 @@ class Operation:
     forward : callable
         ``forward(A, options, xp)`` returns the tuple of outputs.
     pullback : callable
-        ``pullback(outputs, cotangents, options, xp, may)`` returns the cotangent of
-        A; a cotangent may be None. `may` as in `svd_pullback`.
+        ``pullback(outputs, cotangents, options, xp, look)`` returns the cotangent of
+        A; a cotangent may be None. `look` as in `svd_pullback`.
     pushforward : callable
         ``pushforward(outputs, dA, options, xp)`` returns the outputs' tangents.
     dependence : callable
@@ -76,14 +76,14 @@ def _pullback(
     cotangents: tuple[Array | None, ...],
     options: Options,
     xp: Namespace,
-    may: Callable[[Array], bool],
+    look: Look,
 ) -> Array:
     return svd_pullback(
         *outputs,
         *cotangents,
         repeated=options.repeated,
         rtol=options.rtol,
-        may=may,
+        look=look,
         xp=xp,
     )
 

@@ -12,6 +12,9 @@ tolerance is relative.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -28,12 +31,14 @@ from svdinv.core.tolerances import cluster_rtol, eps, neighbour_rtol, vanishing
 
 __all__ = [
     "REPEATED_RULES",
+    "Look",
     "check_repeated",
     "consistent_block",
-    "has_neighbours",
     "inverse_sum",
     "linear_rule",
+    "never_look",
     "reciprocal",
+    "vector_block",
 ]
 
 REPEATED_RULES = (
@@ -48,6 +53,13 @@ REPEATED_RULES = (
 
 TAYLOR_DEGREE = 9  # of the series in (s_j / s_i)^2, as in Wang et al. (2021)
 LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
+
+
+Look: TypeAlias = Callable[[Array], bool | None]
+
+
+def never_look(mask: Array) -> None:
+    """Answer "does any element hold?" without looking: not known."""
 
 
 def check_repeated(repeated: object, rtol: object) -> None:
@@ -77,9 +89,55 @@ def inverse_sum(s: Array, xp: Namespace) -> Array:
     return reciprocal(si + sj, xp)
 
 
-def has_neighbours(s: Array, rtol: float | None, xp: Namespace) -> Array:
-    """Tell for each gap of the sorted `s` whether it lies within the tolerance."""
-    return s[..., :-1] - s[..., 1:] <= neighbour_rtol(s, rtol, xp)
+def vector_block(
+    s: Array,
+    M: Array,
+    NH: Array,
+    gS: Array,
+    repeated: str,
+    rtol: float | None,
+    look: Look,
+    xp: Namespace,
+) -> Array:
+    """Middle factor of the pullback, without diag(gS), by any rule.
+
+    Parameters
+    ----------
+    s, M, NH, gS, rtol, xp
+        As for `consistent_block`.
+    repeated : str
+        One of `REPEATED_RULES`.
+    look : callable
+        As for `svdinv.core.svd_pullback`.
+
+    Returns
+    -------
+    array
+        Shape (..., k, k).
+    """
+    if repeated != "consistent":
+        return _linear_block(s, M, NH, repeated, rtol, xp)
+    neighbours = s[..., :-1] - s[..., 1:] <= neighbour_rtol(s, rtol, xp)
+    found = look(neighbours)
+    if found is None or (found and s.ndim == 1):
+        return consistent_block(s, M, NH, gS, rtol, xp)
+    block = _linear_block(s, M, NH, "drop", rtol, xp)
+    if found:  # in few matrices of a batch, as a rule
+        some = xp.any(neighbours, axis=-1)
+        block[some] = consistent_block(s[some], M[some], NH[some], gS[some], rtol, xp)
+    return block
+
+
+def _linear_block(
+    s: Array, M: Array, NH: Array, repeated: str, rtol: float | None, xp: Namespace
+) -> Array:
+    E, W = linear_rule(s, repeated, rtol, xp)
+    D = inverse_sum(s, xp)
+    block = cast(E, M, xp) * skew(M - NH, xp) + cast(D, M, xp) * skew(M + NH, xp)
+    if W is None:
+        return block
+    W = cast(W, M, xp)
+    return block + herm(W * M + xp.matrix_transpose(W) * NH, xp)
 
 
 def linear_rule(

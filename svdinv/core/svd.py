@@ -15,7 +15,6 @@ holds that rule and the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from svdinv.core.namespace import (
@@ -32,12 +31,13 @@ from svdinv.core.namespace import (
     skew,
 )
 from svdinv.core.repeated import (
+    Look,
     check_repeated,
-    consistent_block,
-    has_neighbours,
     inverse_sum,
     linear_rule,
+    never_look,
     reciprocal,
+    vector_block,
 )
 
 __all__ = ["SVDResult", "svd", "svd_pullback", "svd_pushforward"]
@@ -49,11 +49,6 @@ class SVDResult(NamedTuple):
     U: Array
     S: Array
     Vh: Array
-
-
-def _unknown(mask: Array) -> bool:
-    """Answer "may any element hold?" without looking."""
-    return True
 
 
 def svd(
@@ -90,7 +85,7 @@ def svd_pullback(
     *,
     repeated: str = "consistent",
     rtol: float | None = None,
-    may: Callable[[Array], bool] = _unknown,
+    look: Look = never_look,
     xp: Namespace | None = None,
 ) -> Array:
     """Cotangent of A from the cotangents of its singular value decomposition.
@@ -111,10 +106,10 @@ def svd_pullback(
         Gap, relative to the largest singular value, up to which the rule acts.
         Default: sqrt(eps) for ``"consistent"``, which then still takes the plain
         quotient where that is better, and 64 eps for the others.
-    may : callable, optional
-        Called with a boolean array; may return False if no element holds, and
-        then work that only such elements need is left out. By default nothing is
-        looked at, so that nothing synchronises with a device.
+    look : callable, optional
+        Called with a boolean array, returns whether any element holds, or None where
+        that is not known without waiting for a device. What only such elements need
+        is then done for them alone. By default nothing is looked at.
     xp : namespace, optional
         Array namespace; inferred from the arrays if not given.
 
@@ -161,17 +156,7 @@ def svd_pullback(
     M = xp.zeros_like(N) if M is None else M
     NH = xp.zeros_like(M) if N is None else adjoint(N, xp)
 
-    if repeated == "consistent" and may(has_neighbours(s, rtol, xp)):
-        block = consistent_block(s, M, NH, gs, rtol, xp)
-    else:
-        E, W = linear_rule(
-            s, "drop" if repeated == "consistent" else repeated, rtol, xp
-        )
-        D = inverse_sum(s, xp)
-        block = cast(E, M, xp) * skew(M - NH, xp) + cast(D, M, xp) * skew(M + NH, xp)
-        if W is not None:
-            W = cast(W, M, xp)
-            block = block + herm(W * M + xp.matrix_transpose(W) * NH, xp)
+    block = vector_block(s, M, NH, gs, repeated, rtol, look, xp)
     block = block + spectral
 
     # The parts of gU and gV outside the ranges of U1 and V1: nothing is left of
