@@ -77,55 +77,60 @@ def test_real_signs_cannot_be_seen():
     assert np.all(gauge_dependence(*factors, gU, gVh) == 0)
 
 
-def test_warn_names_how_many_matrices_and_error_raises(backend):
-    A = np.stack([np.diag([3.0, 2.0, 1.0]), np.eye(3)])
-    A = random_unitary((2, 3, 3), np.random.default_rng(11), False) @ A
-    rng = np.random.default_rng(12)
+@pytest.fixture
+def reporting(backend):
+    """Frameworks that report, which the core alone does not."""
     if type(backend).__name__ == "Strict":
         pytest.skip("the core alone reports nothing")
-    for gauge in ("warn", "error"):
-        factors, pullback = backend.vjp(A, gauge=gauge)
-        given = cotangents(rng, factors)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            if gauge == "warn" or type(backend).__name__ == "JAX":
-                run_and_wait(pullback, given, gauge)
-            else:
-                with pytest.raises(svdinv.GaugeError, match="in 1 of 2 matrices"):
-                    pullback(*given)
-        messages = [str(w.message) for w in caught if w.category is svdinv.GaugeWarning]
-        assert len(messages) == (gauge == "warn")
-        assert all("in 1 of 2 matrices" in message for message in messages)
+    return backend
 
 
-def run_and_wait(pullback, given, gauge):
-    """JAX reports from a callback, whose error is its own."""
-    try:
-        pullback(*given)
-        import sys
-
-        if "jax" in sys.modules:
-            sys.modules["jax"].effects_barrier()
-    except Exception as error:
-        assert gauge == "error"
-        assert "in 1 of 2 matrices" in str(error)
-    else:
-        assert gauge == "warn"
-
-
-def test_monitor_keeps_one_number_per_matrix(backend):
-    if type(backend).__name__ == "Strict":
-        pytest.skip("the core alone reports nothing")
+def half_repeated(seed):
+    """Matrix with distinct singular values beside one with all equal."""
     A = np.stack([np.diag([3.0, 2.0, 1.0]), np.eye(3)])
-    A = random_unitary((2, 3, 3), np.random.default_rng(13), False) @ A
-    monitor = svdinv.GaugeMonitor()
-    assert monitor.last is None
-    factors, pullback = backend.vjp(A, gauge=monitor)
-    pullback(*cotangents(np.random.default_rng(14), factors))
+    return random_unitary((2, 3, 3), np.random.default_rng(seed), False) @ A
+
+
+def run(backend, pullback, given):
+    """Pull back, and wait for JAX's callbacks, which report."""
+    pullback(*given)
     if type(backend).__name__ == "JAX":
         import jax
 
         jax.effects_barrier()
+
+
+def test_warn_says_how_many_matrices(reporting):
+    factors, pullback = reporting.vjp(half_repeated(11), gauge="warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(reporting, pullback, cotangents(np.random.default_rng(12), factors))
+    (warning,) = [w for w in caught if w.category is svdinv.GaugeWarning]
+    assert "in 1 of 2 matrices" in str(warning.message)
+
+
+def test_error_says_how_many_matrices(reporting):
+    factors, pullback = reporting.vjp(half_repeated(11), gauge="error")
+    # What a callback raises, JAX raises as its own error.
+    error = RuntimeError if type(reporting).__name__ == "JAX" else svdinv.GaugeError
+    with pytest.raises(error, match="in 1 of 2 matrices"):
+        run(reporting, pullback, cotangents(np.random.default_rng(12), factors))
+
+
+@pytest.mark.parametrize("gauge", ["warn", "error"])
+def test_invariant_losses_are_not_reported(reporting, gauge):
+    problem = draw("pair", (9, 6), draws=5, dtype=np.complex64, seed=15)
+    factors, pullback = reporting.vjp(problem.A, gauge=gauge)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(reporting, pullback, problem.cotangents(factors, FUNCTIONS["tanh"]))
+
+
+def test_monitor_keeps_one_number_per_matrix(reporting):
+    monitor = svdinv.GaugeMonitor()
+    assert monitor.last is None
+    factors, pullback = reporting.vjp(half_repeated(13), gauge=monitor)
+    run(reporting, pullback, cotangents(np.random.default_rng(14), factors))
     last = np.asarray(monitor.last)
     assert last.shape == (2,)
     assert last[0] == 0 < 1e-3 < last[1]

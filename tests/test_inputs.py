@@ -93,16 +93,16 @@ def test_null_space_cotangents_of_full_matrices_are_kept(backend, shape, dtype):
 
 @pytest.mark.parametrize("name", FACES)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_not_finite_input_is_an_error_or_stays_in_its_matrix(name, value):
+def test_nan_and_infinity_are_an_error_or_stay_in_their_matrix(name, value):
     problem = draw("distinct", (7, 6), draws=3, seed=2)
     A = problem.A.copy()
     A[1, 2, 3] = value
-    try:
-        factors, pullback = framework(name).vjp(A)
-    except Exception as error:
-        # NumPy's and PyTorch's own error for what does not converge.
-        assert type(error).__name__ == "LinAlgError" or "linalg.svd" in str(error)
+    if name in ("numpy", "torch") and np.isnan(value):  # they raise themselves
+        with pytest.raises(Exception, match=r"did not converge|linalg\.svd") as error:
+            framework(name).vjp(A)
+        assert error.type.__name__ in ("LinAlgError", "_LinAlgError")
         return
+    factors, pullback = framework(name).vjp(A)
     gA = pullback(*problem.cotangents(factors, FUNCTIONS["tanh"]))
     exact = problem.exact_gradient(FUNCTIONS["tanh"])
     good = [0, 2]
@@ -129,7 +129,7 @@ def test_vectors_are_an_error(name, shape):
         "tensorflow": ValueError,
         "jax": ValueError,
     }[name]
-    with pytest.raises(error, match="at least (two|2) dimensions"):
+    with pytest.raises(error, match=r"at least (two|2) dimensions"):
         svd(array(np.ones(shape, np.float32)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from oracle import FUNCTIONS, draw, relative_error
@@ -101,7 +103,7 @@ def test_second_and_third_derivatives(mode):
     derivatives = [gradient(spectral)]
     for _ in range(2):
         derivatives.append(along(derivatives[-1]))
-    for lower, upper in zip(derivatives, derivatives[1:], strict=False):
+    for lower, upper in pairwise(derivatives):
         found = MODES[mode](upper, A)(tf.constant(A)).numpy()
         step = 1e-6 * direction
         plus, minus = lower(tf.constant(A + step)), lower(tf.constant(A - step))

@@ -203,11 +203,11 @@ def test_the_input_is_not_kept_alive():
     A = matrices((50, 40)).requires_grad_()
     B = A * 1  # what a network would pass in
     alive = weakref.ref(B)
-    U, S, Vh = svd(B)
+    factors = svd(B)
     del B
     # Only the factors are saved, so nothing holds the matrix itself.
     assert alive() is None
-    assert torch.autograd.grad(S.sum(), A)[0].shape == A.shape
+    assert torch.autograd.grad(factors.S.sum(), A)[0].shape == A.shape
 
 
 def test_nothing_asks_a_device_for_a_value(monkeypatch):
