@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -114,8 +113,9 @@ def _parser() -> _Parser:
     demo.add_argument(
         "--threads",
         type=_positive,
-        default=None,
-        help="threads of PyTorch; its own choice if not given",
+        default=1,
+        help="threads of PyTorch; two are faster on cores that nothing else uses, and "
+        "far slower on shared ones",
     )
     demo.add_argument(
         "--output",
@@ -158,9 +158,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     except OSError as error:
         refuse(f"argument --output: cannot write to {arguments.output}: {error}")
 
-    # Read when OpenMP is loaded: threads that spin while they wait for each other
-    # slow training down several times where other work shares the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from svdinv.unroll.demo import DemoConfig, run
 
     config = DemoConfig(

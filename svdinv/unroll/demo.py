@@ -62,8 +62,8 @@ class DemoConfig:
         Training steps.
     minutes : float
         Wall-clock cap of the training.
-    threads : int or None
-        Threads of PyTorch; its own choice by default.
+    threads : int
+        Threads of PyTorch.
     comparison_steps : int
         Most steps of the training with `torch.linalg.svd`.
     comparison_seconds : float
@@ -83,7 +83,7 @@ class DemoConfig:
     seed: int = 0
     steps: int = 1200
     minutes: float = 3.0
-    threads: int | None = None
+    threads: int = 1
     comparison_steps: int = 200
     comparison_seconds: float = 25.0
     crop: int = _LARGEST
@@ -123,15 +123,14 @@ def run(config: DemoConfig) -> int:
         If the panel cannot be written.
     """
     began = time.monotonic()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads)
     names = split(config.photo)
     photos = [photograph(name) for name in names]
     truth = photograph(config.photo) if config.picture is None else config.picture
     truth = centre_crop(truth, config.crop)
     print(
         f"Colour compressed sensing at {config.rate:.0%} of the samples, "
-        f"on {torch.get_num_threads()} threads, seed {config.seed}\n"
+        f"threads {config.threads}, seed {config.seed}\n"
         f"  trained on     {', '.join(names)}\n"
         f"  reconstructed  {config.photo}, "
         f"{truth.shape[0]}x{truth.shape[1]} pixels, never trained on"
@@ -282,7 +281,7 @@ def _reconstructions(
 ) -> Iterator[tuple[str, str, Image]]:
     """Reconstruct the photograph by every method: name, remark and picture."""
     from skimage.restoration import inpaint_biharmonic
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     samples = np.where(mask, truth, np.float32(0))
     yield "samples, zero-filled", "", samples
