@@ -197,7 +197,7 @@ def svd_jvp(
         ``"minimum-norm"`` here.
     rtol : float, optional
         Gap, relative to the largest singular value, up to which the rule acts.
-        Default: 64 eps.
+        Default, and always for ``"consistent"``: 64 eps.
 
     Returns
     -------

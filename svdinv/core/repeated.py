@@ -19,6 +19,7 @@ from svdinv.core.namespace import (
     Array,
     Namespace,
     abs_max,
+    adjoint,
     cast,
     herm,
     identity_like,
@@ -34,6 +35,7 @@ __all__ = [
     "Look",
     "check_repeated",
     "consistent_block",
+    "diagonal_matrix",
     "inverse_sum",
     "linear_rule",
     "never_look",
@@ -99,7 +101,7 @@ def vector_block(
     look: Look,
     xp: Namespace,
 ) -> Array:
-    """Middle factor of the pullback, without diag(gS), by any rule.
+    """Middle factor of the pullback by any rule.
 
     Parameters
     ----------
@@ -116,16 +118,36 @@ def vector_block(
         Shape (..., k, k).
     """
     if repeated != "consistent":
-        return _linear_block(s, M, NH, repeated, rtol, xp)
+        return _linear_block(s, M, NH, repeated, rtol, xp) + diagonal_matrix(gS, M, xp)
     neighbours = s[..., :-1] - s[..., 1:] <= neighbour_rtol(s, rtol, xp)
     found = look(neighbours)
     if found is None or (found and s.ndim == 1):
         return consistent_block(s, M, NH, gS, rtol, xp)
-    block = _linear_block(s, M, NH, "drop", rtol, xp)
+    block = _distinct_block(s, M, NH, gS, xp)
     if found:  # in few matrices of a batch, as a rule
         some = xp.any(neighbours, axis=-1)
         block[some] = consistent_block(s[some], M[some], NH[some], gS[some], rtol, xp)
     return block
+
+
+def diagonal_matrix(x: Array, like: Array, xp: Namespace) -> Array:
+    """Diagonal matrices with `x` on the diagonal, in the dtype of the square `like`."""
+    return identity_like(like, xp) * cast(x, like, xp)[..., None]
+
+
+def _distinct_block(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> Array:
+    """Middle factor of the pullback in few passes, for distinct values."""
+    si, sj = _pairs(s)
+    gap = (sj - si) * (sj + si)
+    same = xp.astype(gap == 0, s.dtype, copy=False)  # the diagonal
+    F = (1 - same) / (gap + same)  # E * D
+    diagonal = cast(gS, M, xp)
+    if is_complex(M, xp):
+        phase = xp.linalg.diagonal(skew(M + NH, xp))
+        diagonal = diagonal + cast(0.5 * reciprocal(s, xp), M, xp) * phase
+    si, sj, F, same = (cast(x, M, xp) for x in (si, sj, F, same))
+    block = sj * (M - adjoint(M, xp)) - si * (NH - adjoint(NH, xp))
+    return F * block + same * diagonal[..., None]
 
 
 def _linear_block(
@@ -211,7 +233,7 @@ def consistent_block(
     rtol: float | None,
     xp: Namespace,
 ) -> Array:
-    """Middle factor of the pullback, without diag(gS), by the consistent rule.
+    """Middle factor of the pullback by the consistent rule.
 
     Inside a cluster a loss Re<G, U f(S) V^H> + sum g(s) has, with
     B = herm((M + N^H) / 2) and K = U^H G V,
@@ -321,6 +343,7 @@ def consistent_block(
     block = xp.where(zero & agree, quotient, block)
     lost = xp.maximum(si, sj) <= min(tol, cluster_rtol(s, None, xp))
     block = xp.where(lost & ~agree, xp.zeros_like(block), block)
+    block = block + cast(eye, M, xp) * cast(gS, M, xp)[..., None]
     return block * cast(scale, M, xp)
 
 

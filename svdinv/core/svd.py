@@ -24,7 +24,6 @@ from svdinv.core.namespace import (
     array_namespace,
     cast,
     herm,
-    identity_like,
     known_equal,
     last_size,
     real,
@@ -145,32 +144,31 @@ def svd_pullback(
     if known_equal(k, 0):
         return U1 @ V1h
     s, top = _scaled(S, xp)
+    scale = cast(1 / top, U, xp)[..., None]
     gs = xp.zeros_like(S) if gS is None else gS * top
-    spectral = _diagonal(gs, U, xp)
-
     if gU is None and gVh is None:
-        return (U1 * cast(1 / top, U, xp)[..., None]) @ (spectral @ V1h)
-    V, V1 = adjoint(Vh, xp), adjoint(V1h, xp)
-    M, gU1 = _project(U, gU, k, xp)
-    N, gV1 = _project(V, None if gVh is None else adjoint(gVh, xp), k, xp)
-    M = xp.zeros_like(N) if M is None else M
-    NH = xp.zeros_like(M) if N is None else adjoint(N, xp)
+        return (U1 * scale) @ (cast(gs, U, xp)[..., None] * V1h)
 
+    V1 = adjoint(V1h, xp)
+    M = None if gU is None else adjoint(U1, xp) @ _range(gU, k)
+    NH = None if gVh is None else _range_h(gVh, k) @ V1
+    M = xp.zeros_like(NH) if M is None else M
+    NH = xp.zeros_like(M) if NH is None else NH
     block = vector_block(s, M, NH, gs, repeated, rtol, look, xp)
-    block = block + spectral
 
     # The parts of gU and gV outside the ranges of U1 and V1: nothing is left of
     # them, but rounding errors, where the factor is square.
     inverse = cast(reciprocal(s, xp), U, xp)
-    scale = cast(1 / top, U, xp)[..., None]
-    if gU1 is None or known_equal(U.shape[-2], k):
-        left = U1 @ block
+    if gU is None or known_equal(U.shape[-2], k):
+        left = U1 @ (block * scale)
     else:
-        left = gU1 * inverse[..., None, :] + U1 @ (block - M * inverse[..., None, :])
-    gA = (left * scale) @ V1h
-    if gV1 is None or known_equal(Vh.shape[-1], k):
+        outside = _fold_null_space(U, gU, k, xp) * inverse[..., None, :]
+        left = (outside + U1 @ (block - M * inverse[..., None, :])) * scale
+    gA = left @ V1h
+    if gVh is None or known_equal(Vh.shape[-1], k):
         return gA
-    outside = adjoint(gV1 - V1 @ N, xp)
+    folded = _fold_null_space(adjoint(Vh, xp), adjoint(gVh, xp), k, xp)
+    outside = adjoint(folded, xp) - NH @ V1h
     return gA + (U1 * (inverse[..., None, :] * scale)) @ outside
 
 
@@ -198,7 +196,7 @@ def svd_pushforward(
         the consistent rule is not: ``"consistent"`` is ``"minimum-norm"`` here.
     rtol : float, optional
         Gap, relative to the largest singular value, up to which the rule acts.
-        Default: 64 eps.
+        Default, and always for ``"consistent"``: 64 eps.
     xp : namespace, optional
         Array namespace; inferred from the arrays if not given.
 
@@ -258,24 +256,12 @@ def _range_h(Qh: Array, k: Any) -> Array:
     return Qh if known_equal(Qh.shape[-2], k) else Qh[..., :k, :]
 
 
-def _diagonal(x: Array, like: Array, xp: Namespace) -> Array:
-    """Diagonal matrices with `x` on the diagonal, in the dtype of `like`."""
-    x = cast(x, like, xp)
-    return identity_like(x[..., :, None] * x[..., None, :], xp) * x[..., None]
-
-
-def _project(
-    Q: Array, gQ: Array | None, k: Any, xp: Namespace
-) -> tuple[Array | None, Array | None]:
-    """Q1^H gQ1, and the cotangent of Q1 with that of the null space Q2 folded in."""
-    if gQ is None:
-        return None, None
-    Q1, gQ1 = _range(Q, k), _range(gQ, k)
-    M = adjoint(Q1, xp) @ gQ1
-    if not known_equal(Q.shape[-1], k):
-        Q2, gQ2 = Q[..., k:], gQ[..., k:]
-        gQ1 = gQ1 - Q2 @ (adjoint(gQ2, xp) @ Q1)
-    return M, gQ1
+def _fold_null_space(Q: Array, gQ: Array, k: Any, xp: Namespace) -> Array:
+    """Cotangent of Q1 with that of the null space Q2 folded in."""
+    if known_equal(Q.shape[-1], k):
+        return gQ
+    Q2, gQ2 = Q[..., k:], gQ[..., k:]
+    return gQ[..., :k] - Q2 @ (adjoint(gQ2, xp) @ Q[..., :k])
 
 
 def _turn(
