@@ -6,6 +6,7 @@ imported by name: ``svdinv.torch``, ``svdinv.tf``, ``svdinv.jax``,
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
 from svdinv.core.gauge import GaugeError, GaugeMonitor, GaugeWarning
 
@@ -13,5 +14,14 @@ try:
     __version__ = version("svdinv")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+_FACES = ("torch", "tf", "jax", "numpy", "cupy")
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Say how to get at a face, which nothing imports by itself."""
+    hint = f": write 'import svdinv.{name}' first" if name in _FACES else ""
+    raise AttributeError(f"module 'svdinv' has no attribute {name!r}{hint}")
+
 
 __all__ = ["GaugeError", "GaugeMonitor", "GaugeWarning", "__version__"]

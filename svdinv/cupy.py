@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from svdinv._missing import explain_missing
 
@@ -105,7 +105,7 @@ def svd_vjp(
     repeated: str = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> tuple[SVDResult, Callable[[Any, Any, Any], Array]]:
+) -> tuple[SVDResult, Callable[..., Array]]:
     """Singular value decomposition, and the function that pulls gradients back.
 
     Parameters
@@ -133,8 +133,8 @@ def svd_vjp(
     SVDResult
         Named tuple ``(U, S, Vh)``.
     pullback : callable
-        ``pullback(gU, gS, gVh)`` returns gA, of the shape and dtype of `A`. Each
-        cotangent has the shape of its factor and may be None for zero; a
+        ``pullback(gU=None, gS=None, gVh=None)`` returns gA, of the shape and dtype
+        of `A`. Each cotangent has the shape of its factor, or is None for zero; a
         cotangent g of x means dL = Re tr(g^H dx).
 
     Raises

@@ -87,7 +87,7 @@ def svd(
     >>> bool(jnp.isfinite(jax.grad(loss)(jnp.eye(3))).all())
     True
     """
-    outputs = SVDResult(*_svd(a, Options(full_matrices, repeated, rtol, gauge)))
+    outputs = SVDResult(*_svd(a, Options(full_matrices, repeated, rtol, gauge), "a"))
     return outputs if compute_uv else outputs.S
 
 
@@ -109,4 +109,4 @@ def svdvals(x: jax.Array) -> jax.Array:
     TypeError, ValueError
         As `svd`.
     """
-    return _svd(x, Options())[1]
+    return _svd(x, Options(), "x")[1]

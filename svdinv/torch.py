@@ -35,7 +35,8 @@ def svd(
     ----------
     A : Tensor
         Matrices, shape (..., m, n), floating point or complex. Half precision is
-        computed in single precision and cast back.
+        computed in single precision and cast back, under autocast too; cast up
+        before and down after U f(S) Vh to keep the digits.
     full_matrices : bool, optional
         Return square U and Vh. Their null-space columns get the gradient that is
         independent of their arbitrary basis.

@@ -72,3 +72,9 @@ def test_version_is_the_installed_one():
     import svdinv
 
     assert svdinv.__version__ == version("svdinv")
+
+
+def test_a_face_that_was_not_imported_says_how():
+    done = run("import svdinv; svdinv.torch")
+    assert "write 'import svdinv.torch' first" in done.stderr
+    assert "no attribute 'svd'" in run("import svdinv; svdinv.svd").stderr

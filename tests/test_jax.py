@@ -122,6 +122,21 @@ def test_half_precision_is_computed_in_single(dtype):
     )
 
 
+def test_gauge_monitor_under_vmap_and_jit():
+    import svdinv
+
+    Q = jnp.asarray(np.linalg.qr(matrices((3, 4, 4)))[0])
+    monitor = svdinv.GaugeMonitor()
+
+    def dependent(A):
+        return jnp.sum(svd(A, gauge=monitor).U * matrices((4, 4), seed=5))
+
+    jax.jit(jax.vmap(jax.grad(dependent)))(Q)
+    jax.effects_barrier()
+    assert monitor.last.shape == (3,)
+    assert (monitor.last > 1e-3).all()
+
+
 def test_compute_uv():
     A = matrices((4, 3))
     np.testing.assert_array_equal(svd(A, compute_uv=False), svdvals(A))

@@ -54,13 +54,23 @@ def test_pullback_can_be_called_again_and_changes_nothing():
         ((None, np.ones(5), None), ValueError, r"gS must have shape \(6,\)"),
         ((None, None, np.ones((6, 7))), ValueError, r"gVh must have shape \(6, 6\)"),
         ((None, 1j * np.ones(6), None), TypeError, "gS must be real"),
-        ((None, None), TypeError, "gU, gS, gVh"),
+        ((None, None, None, None), TypeError, "gU, gS, gVh"),
     ],
 )
 def test_bad_cotangents_are_named(bad, error, message):
     _, pullback = svd_vjp(np.random.default_rng(3).standard_normal((7, 6)))
     with pytest.raises(error, match=message):
         pullback(*bad)
+
+
+def test_cotangents_by_name():
+    factors, pullback = svd_vjp(np.random.default_rng(3).standard_normal((7, 6)))
+    gS = factors.S
+    np.testing.assert_array_equal(pullback(gS=gS), pullback(None, gS, None))
+    with pytest.raises(TypeError, match="gU, gS, gVh, got 0 cotangents and gV"):
+        pullback(gV=None)
+    with pytest.raises(TypeError, match="gU, gS, gVh, got 1 cotangents and gU"):
+        pullback(None, gU=None)
 
 
 def test_bad_tangent_is_named():

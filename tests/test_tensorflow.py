@@ -14,6 +14,7 @@ import svdinv.tf
 from svdinv.tf import svd, svdvals
 
 SHAPES = [(4, 4), (5, 3), (3, 5), (2, 4, 3)]
+EMPTY = [(0, 3), (3, 0), (2, 3, 0), (0, 3, 2)]
 
 
 MODES = {
@@ -85,6 +86,14 @@ def test_gradient_against_finite_differences(function, mode, shape, dtype):
     expected = slope(function, A, direction)
     found = np.sum((np.conj(gA) * direction).real)
     assert abs(found - expected) < 1e-7 * (1 + abs(expected))
+
+
+@pytest.mark.parametrize("shape", EMPTY)
+@pytest.mark.parametrize("mode", MODES)
+def test_empty_shapes(mode, shape):
+    A = np.zeros(shape)
+    gA = MODES[mode](gradient(spectral), A)(tf.constant(A))
+    assert gA.shape == shape
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -180,6 +180,79 @@ def test_autocast_leaves_the_derivatives_alone(inside):
     torch.testing.assert_close(tangents, outside, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_at_repeated_values(dtype):
+    """The factors are rounded, and the cotangents with them: that must be known."""
+    generator = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(100, 6, 6, generator=generator)).Q
+    G = torch.randn(100, 6, 6, generator=generator)
+    A = Q.to(dtype).requires_grad_()
+    U, S, Vh = (x.float() for x in svd(A))
+    loss = (((U * torch.relu(S - 0.5)[..., None, :]) @ Vh) * G).sum()
+    (gA,) = torch.autograd.grad(loss, A)
+    exact = A.detach().double().requires_grad_()
+    U, S, Vh = svd(exact)
+    loss = (((U * torch.relu(S - 0.5)[..., None, :]) @ Vh) * G).sum()
+    (expected,) = torch.autograd.grad(loss, exact)
+    error = (gA.double() - expected).norm(dim=(1, 2)) / expected.norm(dim=(1, 2))
+    assert error.median() < 20 * torch.finfo(dtype).eps
+
+
+def test_batched_gradients_at_repeated_values():
+    A = torch.eye(4, dtype=torch.float64).requires_grad_()
+    Y = spectral(A)
+    G = matrices((3, 4, 4), seed=4)
+    (batched,) = torch.autograd.grad(Y, A, G, is_grads_batched=True, retain_graph=True)
+    for g, expected in zip(G, batched, strict=True):
+        (gA,) = torch.autograd.grad(Y, A, g, retain_graph=True)
+        torch.testing.assert_close(gA, expected)
+    torch.autograd.functional.jacobian(spectral, A, vectorize=True)
+
+
+def test_meta_tensors():
+    A = torch.empty(2, 4, 3, device="meta", requires_grad=True)
+    U, S, Vh = svd(A)
+    (gA,) = torch.autograd.grad((U, S, Vh), A, (U, S, Vh))
+    assert gA.shape == A.shape
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_forward_mode_of_a_compiled_function():
+    from torch.autograd import forward_ad
+
+    torch._dynamo.reset()
+    A = torch.eye(3, dtype=torch.float64)
+    compiled = torch.compile(loss, backend="aot_eager")
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(A, torch.ones_like(A))
+        tangents = [forward_ad.unpack_dual(f(dual)).tangent for f in (loss, compiled)]
+    torch.testing.assert_close(*tangents)
+
+
+@pytest.mark.parametrize("gauge", ["warn", "error", "monitor"])
+def test_gauge_under_vmap(gauge):
+    Q = torch.linalg.qr(matrices((3, 4, 4))).Q
+    monitor = svdinv.GaugeMonitor()
+    option = monitor if gauge == "monitor" else gauge
+
+    G = matrices((4, 4), seed=5)
+
+    def dependent(A):
+        return (svd(A, gauge=option).U * G).sum()
+
+    gradient = torch.func.vmap(torch.func.grad(dependent))
+    if gauge == "warn":
+        with pytest.warns(svdinv.GaugeWarning, match="depends on the arbitrary"):
+            gradient(Q)
+    elif gauge == "error":
+        with pytest.raises(svdinv.GaugeError, match="in 3 of 3 matrices"):
+            gradient(Q)
+    else:
+        gradient(Q)
+        assert monitor.last.numpy().shape == (3,)
+        assert (monitor.last > 1e-3).all()
+
+
 def test_unused_factors_and_frozen_input():
     A = matrices((5, 4)).requires_grad_()
     for i in range(3):
@@ -211,25 +284,25 @@ def test_the_input_is_not_kept_alive():
 
 
 def test_nothing_asks_a_device_for_a_value(monkeypatch):
-    """On a device tensor no method that synchronises may be called."""
+    """On a device no method that synchronises may be called."""
 
-    class Deviceless(torch.utils._python_dispatch.TorchDispatchMode):
+    class NoValues(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             name = str(function)
-            assert "item" not in name
             assert "_local_scalar_dense" not in name
             assert "nonzero" not in name
+            assert "index_put" not in name
             return function(*args, **(kwargs or {}))
 
-    # The CPU may be looked at; pretend that this is not one.
-    monkeypatch.setattr(svdinv.torch._svd.__globals__["torch"].compiler,
-                        "is_compiling", lambda: True)  # fmt: skip
+    # The host may be looked at; answer as for a device.
+    monkeypatch.setitem(svdinv.torch._svd.__globals__, "_look", lambda mask: None)
     for dtype in (torch.float32, torch.complex64):
         A = torch.eye(5, 4, dtype=dtype).requires_grad_()
-        U, S, Vh = svd(A)
-        with Deviceless():
-            gA = torch.autograd.grad((U, S, Vh), A, (U * 2, S, Vh))[0]
-        assert gA.isfinite().all()
+        for full in (False, True):
+            factors = svd(A, full)
+            with NoValues():
+                (gA,) = torch.autograd.grad(factors, A, factors)
+            assert gA.isfinite().all()
 
 
 def test_not_a_tensor():

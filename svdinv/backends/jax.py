@@ -9,21 +9,44 @@ registered as its transpose.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from svdinv.core.gauge import report_gauge
+from svdinv.core.gauge import Gauge, report_gauge
 from svdinv.core.operation import Operation, Options
 from svdinv.core.repeated import never_look
 
 __all__ = ["differentiable"]
 
 Arrays = tuple[Any, ...]
+
+
+def _silent(options: Options) -> Options:
+    """Drop the callable, which a cache of compiled functions would keep alive."""
+    return replace(options, gauge="ignore")
+
+
+def _report(dependence: Any, gauge: Gauge, epsilon: float) -> None:
+    """Report from the host, under vmap once for all matrices."""
+
+    @custom_vmap
+    def report(dependence: Any) -> Any:
+        report_all = partial(report_gauge, gauge=gauge, epsilon=epsilon)
+        jax.debug.callback(report_all, dependence)
+        return dependence
+
+    @report.def_vmap
+    def _(size: int, batched: list[bool], dependence: Any) -> tuple[Any, bool]:
+        return report(dependence), batched[0]
+
+    report(dependence)
 
 
 def _pushforward_primitive(operation: Operation) -> Primitive:
@@ -44,6 +67,9 @@ def _pushforward_primitive(operation: Operation) -> Primitive:
     def bind(outputs: Arrays, dA: Any, options: Options) -> list[Any]:
         return primitive.bind(*outputs, dA, options=options)
 
+    def evaluate(*arguments: Any, options: Options) -> Arrays:
+        return pushforward(*arguments, options=_silent(options))
+
     def jvp(primals: Arrays, tangents: Arrays, *, options: Options) -> Any:
         *outputs, dA = primals
         *d_outputs, ddA = tangents
@@ -54,7 +80,7 @@ def _pushforward_primitive(operation: Operation) -> Primitive:
         if not all(isinstance(d, ad.Zero) for d in d_outputs):
             instantiated = tuple(map(ad.instantiate_zeros, d_outputs))
             _, moved = jax.jvp(
-                lambda *x: pushforward(*x, dA, options=options),
+                lambda *x: evaluate(*x, dA, options=options),
                 tuple(outputs),
                 instantiated,
             )
@@ -72,9 +98,8 @@ def _pushforward_primitive(operation: Operation) -> Primitive:
         if options.gauge != "ignore":
             dependence = operation.dependence(tuple(outputs), given, options, jnp)
             epsilon = float(jnp.finfo(outputs[0].dtype).eps)
-            report = partial(report_gauge, gauge=options.gauge, epsilon=epsilon)
-            jax.debug.callback(report, dependence)
-        gA = pullback(tuple(outputs), given, options)
+            _report(dependence, options.gauge, epsilon)
+        gA = pullback(tuple(outputs), given, _silent(options))
         return [None] * len(outputs) + [gA.conj()]
 
     def batch(arguments: Arrays, axes: Any, *, options: Options) -> Any:
@@ -93,18 +118,16 @@ def _pushforward_primitive(operation: Operation) -> Primitive:
         results = primitive.bind(*front, options=options)
         return results, [0] * len(results)
 
-    primitive.def_impl(pushforward)
+    primitive.def_impl(evaluate)
     primitive.def_abstract_eval(lambda *avals, options: list(avals[:-1]))
-    mlir.register_lowering(
-        primitive, mlir.lower_fun(pushforward, multiple_results=True)
-    )
+    mlir.register_lowering(primitive, mlir.lower_fun(evaluate, multiple_results=True))
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
     batching.primitive_batchers[primitive] = batch
     return primitive
 
 
-def differentiable(operation: Operation) -> Callable[[Any, Options], Arrays]:
+def differentiable(operation: Operation) -> Callable[[Any, Options, str], Arrays]:
     """Turn an operation into a function of an array that JAX differentiates."""
     primitive = _pushforward_primitive(operation)
 
@@ -117,16 +140,18 @@ def differentiable(operation: Operation) -> Callable[[Any, Options], Arrays]:
         outputs = function(primals[0], options)
         return outputs, tuple(primitive.bind(*outputs, tangents[0], options=options))
 
-    def apply(A: Any, options: Options) -> Arrays:
+    def apply(A: Any, options: Options, name: str) -> Arrays:
         A = jnp.asarray(A)
         if not jnp.issubdtype(A.dtype, jnp.inexact):
-            raise TypeError(f"A must be floating point or complex, got {A.dtype}")
+            raise TypeError(f"{name} must be floating point or complex, got {A.dtype}")
         if A.ndim < 2:
             raise ValueError(
-                f"A must have at least two dimensions, got shape {A.shape}"
+                f"{name} must have at least two dimensions, got shape {A.shape}"
             )
         if jnp.finfo(A.dtype).bits >= 32:
             return function(A, options)
+        # The cotangents come back with the rounding errors of the outputs.
+        options = replace(options, epsilon=float(jnp.finfo(A.dtype).eps))
         outputs = function(A.astype(jnp.float32), options)
         return tuple(x.astype(A.dtype) for x in outputs)
 

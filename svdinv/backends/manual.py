@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from svdinv.core.gauge import report_gauge
@@ -55,12 +56,18 @@ class Manual:
         A = self._matrices(A)
         outputs = self._forward(A, options)
         operation, xp = self._operation, self._xp
+        if self._is_half(A):
+            # The cotangents come back with the rounding errors of the outputs.
+            options = replace(options, epsilon=float(xp.finfo(A.dtype).eps))
 
-        def pullback(*cotangents: Any) -> Array:
-            if len(cotangents) != len(outputs):
+        def pullback(*cotangents: Any, **named: Any) -> Array:
+            unknown = set(named) - set(names[len(cotangents) :])
+            if unknown or len(cotangents) > len(names):
                 raise TypeError(
-                    f"pullback takes {', '.join(names)}, got {len(cotangents)}"
+                    f"pullback takes {', '.join(names)}, got {len(cotangents)} "
+                    f"cotangents and {', '.join(sorted(named)) or 'no names'}"
                 )
+            cotangents += tuple(named.get(name) for name in names[len(cotangents) :])
             checked = tuple(
                 None if g is None else self._tangent(g, name, x)
                 for g, name, x in zip(cotangents, names, outputs, strict=True)

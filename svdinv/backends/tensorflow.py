@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,10 @@ from svdinv.core.operation import Operation, Options
 __all__ = ["differentiable"]
 
 Tensors = tuple[tf.Tensor, ...]
+
+
+# NumPy does not know that of bfloat16.
+_HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
 
 
 def _look(mask: tf.Tensor) -> bool | None:
@@ -66,9 +71,12 @@ def differentiable(operation: Operation) -> Callable[[Any, Options], Tensors]:
             raise ValueError(
                 f"tensor must have at least two dimensions, got shape {A.shape}"
             )
-        inner = tf.cast(A, tf.float32) if A.dtype.size == 2 else A
+        half = A.dtype.size == 2
+        inner = tf.cast(A, tf.float32) if half else A
+        if half:  # the cotangents come back with the rounding errors of the outputs
+            options = replace(options, epsilon=_HALF_EPSILON[A.dtype])
         outputs = operation.forward(tf.stop_gradient(inner), options, xp)
         outputs = _connected(operation, options)(inner, *outputs)
-        return tuple(tf.cast(x, A.dtype) if A.dtype.size == 2 else x for x in outputs)
+        return tuple(tf.cast(x, A.dtype) if half else x for x in outputs)
 
     return apply

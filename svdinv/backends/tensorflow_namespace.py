@@ -14,11 +14,13 @@ import tensorflow as tf
 
 __all__ = [
     "abs",
+    "any",
     "astype",
     "concat",
     "conj",
     "dynamic_shape",
     "finfo",
+    "imag",
     "isdtype",
     "linalg",
     "matrix_transpose",
@@ -39,6 +41,7 @@ abs = tf.abs
 concat = tf.concat
 conj = tf.math.conj
 dynamic_shape = tf.shape
+imag = tf.math.imag
 matrix_transpose = tf.linalg.matrix_transpose
 maximum = tf.maximum
 minimum = tf.minimum
@@ -47,6 +50,11 @@ real = tf.math.real
 sqrt = tf.sqrt
 where = tf.where
 zeros_like = tf.zeros_like
+
+
+def any(x: tf.Tensor, *, axis: Any = None) -> tf.Tensor:
+    """Tell whether an element holds along an axis."""
+    return tf.reduce_any(x, axis=axis)
 
 
 def astype(x: tf.Tensor, dtype: tf.DType, *, copy: bool = True) -> tf.Tensor:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
 from svdinv.core.gauge import report_gauge
@@ -33,8 +36,23 @@ def _look(mask: torch.Tensor) -> bool | None:
 
 @torch.compiler.assume_constant_result
 def _inside_transform() -> bool:
-    """Tell whether a torch.func transform is active; constant for one trace."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Tell whether torch.func or forward mode is active; constant for one trace."""
+    transform = torch._C._functorch.peek_interpreter_stack() is not None
+    return transform or forward_ad._current_level >= 0
+
+
+def _without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
+    """Keep autocast from running the derivatives' products in half precision."""
+    if torch.amp.is_autocast_available(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
+
+
+def _plain(x: torch.Tensor) -> torch.Tensor:
+    """Take the values out of the wrappers of torch.func, batch axes first."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def _functions(operation: Operation) -> tuple[Any, Any]:
@@ -58,12 +76,12 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, None]:
             outputs, options = ctx.saved_tensors, ctx.options
-            with torch.autocast(outputs[0].device.type, enabled=False):
+            with _without_autocast(outputs[0]):
                 if options.gauge != "ignore":
                     with torch.no_grad():
                         dependence = measure(outputs, cotangents, options, xp)
                     epsilon = torch.finfo(outputs[0].dtype).eps
-                    report_gauge(dependence, options.gauge, epsilon)
+                    report_gauge(_plain(dependence), options.gauge, epsilon)
                 gA = pull(outputs, cotangents, options, xp, _look)
             return gA, None
 
@@ -79,7 +97,7 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def jvp(ctx: Any, dA: torch.Tensor, _: None) -> tuple[torch.Tensor, ...]:
             outputs = ctx.saved_tensors
-            with torch.autocast(outputs[0].device.type, enabled=False):
+            with _without_autocast(outputs[0]):
                 tangents = push(outputs, dA, ctx.options, xp)
             return tuple(x.resolve_conj() for x in tangents)
 
@@ -103,12 +121,14 @@ def differentiable(
             # without a word (pytorch/pytorch#193279). What is raised while it
             # traces makes it run the caller eagerly, or fail with fullgraph=True.
             if _inside_transform():
-                raise RuntimeError("torch.func inside torch.compile is not traced")
+                raise RuntimeError("torch.func or forward mode inside torch.compile")
             function = compiled
         inner = _COMPUTED_IN.get(A.dtype)
         if inner is None:
             return function.apply(A, options)
-        outputs = function.apply(A.to(inner), options)
+        # The cotangents come back with the rounding errors of the outputs.
+        epsilon = torch.finfo(A.dtype).eps
+        outputs = function.apply(A.to(inner), replace(options, epsilon=epsilon))
         return tuple(
             x.to(A.dtype if x.dtype == inner else A.dtype.to_real()) for x in outputs
         )

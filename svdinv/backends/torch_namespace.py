@@ -1,11 +1,14 @@
 """array-api-compat's namespace for PyTorch, with PyTorch's own lazy views.
 
 Its conjugate copies, which costs an array for every adjoint; neither it nor the
-transpose works in all of PyTorch's ways of batching gradients.
+transpose and the diagonal work in all of PyTorch's ways of batching gradients.
 """
 
+from types import SimpleNamespace
+
+import torch
 from array_api_compat.torch import *  # noqa: F403
-from array_api_compat.torch import finfo, isdtype, linalg
+from array_api_compat.torch import finfo, isdtype
 from torch import Tensor, conj
 
 __all__ = ["conj", "finfo", "isdtype", "linalg", "matrix_transpose"]
@@ -14,3 +17,10 @@ __all__ = ["conj", "finfo", "isdtype", "linalg", "matrix_transpose"]
 def matrix_transpose(x: Tensor) -> Tensor:
     """Transpose the last two axes."""
     return x.mT
+
+
+def _diagonal(x: Tensor) -> Tensor:
+    return x.diagonal(dim1=-2, dim2=-1)
+
+
+linalg = SimpleNamespace(svd=torch.linalg.svd, diagonal=_diagonal)

@@ -74,6 +74,9 @@ class GaugeMonitor:
 
     last: Any = None
 
+    def __repr__(self) -> str:
+        return f"GaugeMonitor(last={self.last!r})"
+
     def __call__(self, dependence: Any) -> None:
         """Take the gauge dependence of one backward pass."""
         self.last = dependence
@@ -81,9 +84,11 @@ class GaugeMonitor:
 
 def check_gauge(gauge: object) -> None:
     """Raise ValueError unless `gauge` is one of the accepted values."""
-    if not (callable(gauge) or gauge in ("ignore", "warn", "error")):
+    known = gauge in ("ignore", "warn", "error")
+    if not known and (not callable(gauge) or isinstance(gauge, type)):
         raise ValueError(
-            f'gauge must be "ignore", "warn", "error" or a callable, got {gauge!r}'
+            'gauge must be "ignore", "warn", "error" or a callable such as an '
+            f"instance of GaugeMonitor, got {gauge!r}"
         )
 
 
@@ -129,8 +134,8 @@ def gauge_dependence(
 
     # Normalised first: the squares of cotangents of size 1e-160 underflow.
     size = xp.maximum(abs_max(gU, xp), abs_max(gVh, xp))
-    unit = cast(safe_divide(xp.ones_like(size), size, size > 0, xp), U, xp)
-    gU, gVh = gU * unit, gVh * unit
+    size = cast(xp.where(size > 0, size, xp.ones_like(size)), U, xp)
+    gU, gVh = gU / size, gVh / size
 
     M = adjoint(U[..., :k], xp) @ gU[..., :k]
     NH = gVh[..., :k, :] @ adjoint(Vh[..., :k, :], xp)
@@ -180,17 +185,23 @@ def report_gauge(dependence: Any, gauge: Gauge, epsilon: float) -> None:
     if gauge == "ignore":
         return
     tolerance = gauge_tolerance(epsilon)
-    bad = dependence > tolerance
-    count = int(bad.sum()) if bad.ndim else int(bad)
+    count = int((~(dependence <= tolerance)).sum())  # counts NaN
     if not count:
         return
-    worst = float(dependence.max())
     message = (
-        "the loss depends on the arbitrary phase or basis of the singular vectors "
-        f"in {count} of {math.prod(dependence.shape)} matrices: gauge dependence up "
-        f"to {worst:.2g}, tolerance {tolerance:.1g}. Its gradient is not defined "
-        "there. Use a loss in U f(S) Vh or in projectors, or gauge='ignore'"
+        "the loss depends on the arbitrary phase or basis of the singular vectors, "
+        "and its gradient is not defined there. Use a loss in U f(S) Vh or in "
+        "projectors, or gauge='ignore'"
     )
     if gauge == "error":
-        raise GaugeError(message)
-    warnings.warn(message, GaugeWarning, stacklevel=2)
+        raise GaugeError(
+            f"in {count} of {math.prod(dependence.shape)} matrices {message}; gauge "
+            f"dependence up to {float(dependence.max()):.2g}, tolerance "
+            f"{tolerance:.1g}"
+        )
+    # Without numbers, so that Python shows it once.
+    warnings.warn(
+        f"{message}; a GaugeMonitor tells where and how much",
+        GaugeWarning,
+        stacklevel=2,
+    )

@@ -83,8 +83,14 @@ def identity_like(x: Array, xp: Namespace) -> Array:
 
 
 def abs_max(x: Array, xp: Namespace) -> Array:
-    """Largest magnitude in each matrix, kept as (..., 1, 1)."""
-    return xp.max(xp.abs(x), axis=(-2, -1), keepdims=True)
+    """Largest real or imaginary part in each matrix, kept as (..., 1, 1).
+
+    Not the magnitude, whose derivative is NaN near underflow.
+    """
+    part = xp.abs(real(x, xp))
+    if is_complex(x, xp):
+        part = xp.maximum(part, xp.abs(xp.imag(x)))
+    return xp.max(part, axis=(-2, -1), keepdims=True)
 
 
 def safe_divide(

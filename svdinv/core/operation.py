@@ -27,12 +27,15 @@ class Options:
         Gap, relative to the largest singular value, up to which the rule acts.
     gauge : {"ignore", "warn", "error"} or callable
         What to do with a gauge-dependent loss.
+    epsilon : float or None
+        Relative precision of the cotangents, where it is not that of their dtype.
     """
 
     full_matrices: bool = False
     repeated: str = "consistent"
     rtol: float | None = None
     gauge: Gauge = "ignore"
+    epsilon: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse bad values before any work is done."""
@@ -83,6 +86,7 @@ def _pullback(
         *cotangents,
         repeated=options.repeated,
         rtol=options.rtol,
+        epsilon=options.epsilon,
         look=look,
         xp=xp,
     )

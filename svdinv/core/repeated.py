@@ -13,6 +13,7 @@ tolerance is relative.
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import TypeAlias
 
 from svdinv.core.namespace import (
@@ -28,7 +29,14 @@ from svdinv.core.namespace import (
     safe_divide,
     skew,
 )
-from svdinv.core.tolerances import cluster_rtol, eps, neighbour_rtol, vanishing
+from svdinv.core.tolerances import (
+    cluster_rtol,
+    eps,
+    neighbour_rtol,
+    rounding_rtol,
+    tiny,
+    vanishing,
+)
 
 __all__ = [
     "REPEATED_RULES",
@@ -40,6 +48,7 @@ __all__ = [
     "linear_rule",
     "never_look",
     "reciprocal",
+    "smooth_at_zero",
     "vector_block",
 ]
 
@@ -71,7 +80,7 @@ def check_repeated(repeated: object, rtol: object) -> None:
         raise ValueError(f"repeated must be one of {names}, got {repeated!r}")
     if rtol is None:
         return
-    valid = isinstance(rtol, (int, float)) and not isinstance(rtol, bool)
+    valid = isinstance(rtol, Real) and not isinstance(rtol, bool)
     if not (valid and 0 <= rtol < 1):  # type: ignore[operator]
         raise ValueError(f"rtol must be None or a number in [0, 1), got {rtol!r}")
 
@@ -98,6 +107,7 @@ def vector_block(
     gS: Array,
     repeated: str,
     rtol: float | None,
+    epsilon: float | None,
     look: Look,
     xp: Namespace,
 ) -> Array:
@@ -109,6 +119,8 @@ def vector_block(
         As for `consistent_block`.
     repeated : str
         One of `REPEATED_RULES`.
+    epsilon : float or None
+        Relative precision of the cotangents; None for that of their dtype.
     look : callable
         As for `svdinv.core.svd_pullback`.
 
@@ -119,14 +131,18 @@ def vector_block(
     """
     if repeated != "consistent":
         return _linear_block(s, M, NH, repeated, rtol, xp) + diagonal_matrix(gS, M, xp)
-    neighbours = s[..., :-1] - s[..., 1:] <= neighbour_rtol(s, rtol, xp)
-    found = look(neighbours)
+    epsilon = eps(s, xp) if epsilon is None else epsilon
+    tol = max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
+    clustered = xp.any(s[..., :-1] - s[..., 1:] <= tol, axis=-1)
+    some = clustered | (s[..., -1] <= rounding_rtol(s, xp))
+    found = look(some)
     if found is None or (found and s.ndim == 1):
-        return consistent_block(s, M, NH, gS, rtol, xp)
+        return consistent_block(s, M, NH, gS, rtol, epsilon, xp)
     block = _distinct_block(s, M, NH, gS, xp)
     if found:  # in few matrices of a batch, as a rule
-        some = xp.any(neighbours, axis=-1)
-        block[some] = consistent_block(s[some], M[some], NH[some], gS[some], rtol, xp)
+        block[some] = consistent_block(
+            s[some], M[some], NH[some], gS[some], rtol, epsilon, xp
+        )
     return block
 
 
@@ -214,7 +230,8 @@ def linear_rule(
         # (s_i + s_j) / (s_j^2 - s_i^2), with 1 / (1 - ratio) as the series
         return sign * (si + sj) * series * reciprocal(large, xp) ** 2, None
 
-    E = safe_divide(xp.ones_like(gap), gap, off & ~cluster, xp)
+    apart = off & ~cluster & (xp.abs(gap) > vanishing(s, xp))
+    E = safe_divide(xp.ones_like(gap), gap, apart, xp)
     if repeated == "drop":
         return E, None
     # Minimum norm, each side divided by its own singular value (exact where f/s
@@ -231,6 +248,7 @@ def consistent_block(
     NH: Array,
     gS: Array,
     rtol: float | None,
+    epsilon: float,
     xp: Namespace,
 ) -> Array:
     """Middle factor of the pullback by the consistent rule.
@@ -255,7 +273,9 @@ def consistent_block(
     gS : array
         Cotangent of the scaled singular values, real, shape (..., k).
     rtol : float or None
-        Gap up to which the estimates compete; None for sqrt(eps).
+        Gap up to which the estimates compete; None for sqrt(epsilon).
+    epsilon : float
+        Relative precision of the cotangents.
     xp : namespace
         Array namespace.
 
@@ -265,93 +285,153 @@ def consistent_block(
         Shape (..., k, k). Homogeneous of degree one in (M, NH, gS), and linear in
         them only outside the clusters.
     """
-    epsilon = eps(s, xp)
-    tol = neighbour_rtol(s, rtol, xp)
-
     # Normalised, because the squares below would under- or overflow.
     scale = xp.maximum(
         xp.maximum(abs_max(M, xp), abs_max(NH, xp)),
         xp.max(xp.abs(gS), axis=-1, keepdims=True)[..., None],
     )
-    unit = safe_divide(xp.ones_like(scale), scale, scale > 0, xp)
-    M, NH, gS = M * cast(unit, M, xp), NH * cast(unit, M, xp), gS * unit[..., 0]
+    scale = xp.where(scale > 0, scale, xp.ones_like(scale))
+    M, NH, gS = M / cast(scale, M, xp), NH / cast(scale, M, xp), gS / scale[..., 0]
 
+    si, sj = _pairs(s)
+    left = M * cast(reciprocal(sj, xp), M, xp)  # M_ij / s_j
+    right = NH * cast(reciprocal(si, xp), M, xp)  # conj(N_ji) / s_i
+    positive = xp.astype(s > vanishing(s, xp), s.dtype, copy=False)
+    pi, pj = _pairs(positive)
+    sides = xp.maximum(pi + pj, xp.ones_like(pi + pj))
+    quotient = (left + right) / cast(sides, M, xp)
+
+    size = xp.maximum(xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1))
+    near = xp.abs(sj - si) <= neighbour_rtol(rtol, epsilon)
+    B = 0.5 * herm(M + NH, xp)
+    rho, rho_error = _log_derivative(s, B, gS, size, near, epsilon, xp)
+
+    block = _cluster_part(
+        s, M - NH, B, quotient, rho, rho_error, size, near, epsilon, xp
+    )
+    block = block + cast(inverse_sum(s, xp), M, xp) * skew(M + NH, xp)
+
+    # A slope that is known to differ from 1/s is that of no linear function.
+    unlike = xp.abs(rho - reciprocal(s, xp)) > 10 * rho_error
+    linear = ~unlike | (s <= rounding_rtol(s, xp))
+    linear = linear & smooth_at_zero(s, size, gS, xp)
+    zero = _zero_part(s, left, right, pi * pj, linear, epsilon, xp)
+    lost = xp.maximum(si, sj) <= rounding_rtol(s, xp)
+    diagonal = diagonal_matrix(real(xp.linalg.diagonal(quotient), xp), M, xp)
+    block = xp.where(lost, xp.zeros_like(block), block)
+    block = xp.where(zero, quotient - diagonal, block)
+    return (block + diagonal_matrix(gS, M, xp)) * cast(scale, M, xp)
+
+
+def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
+    """Tell where cotangents vanish with their singular value, as for smooth f.
+
+    An odd smooth f(s) is f'(0) s at rounding level, and so are the cotangents of
+    its singular vectors. Larger ones would be blown up by 1 / s; they belong to a
+    loss that has no derivative there, or not through these vectors.
+
+    Parameters
+    ----------
+    s : array
+        Scaled singular values, shape (..., k).
+    size : array
+        Largest cotangents of each pair of singular vectors, shape (..., k).
+    gS : array
+        Cotangent of the scaled singular values, shape (..., k).
+    xp : namespace
+        Array namespace.
+
+    Returns
+    -------
+    array
+        Boolean, shape (..., k); true for all singular values above rounding level.
+    """
+    sound = s > rounding_rtol(s, xp)
+    slopes = xp.maximum(safe_divide(size, s, sound, xp), xp.abs(gS))
+    slope = xp.max(slopes, axis=-1, keepdims=True)
+    return sound | (size <= 1e4 * s * slope)
+
+
+def _cluster_part(
+    s: Array,
+    difference: Array,
+    B: Array,
+    quotient: Array,
+    rho: Array,
+    rho_error: Array,
+    size: Array,
+    near: Array,
+    epsilon: float,
+    xp: Namespace,
+) -> Array:
+    """Estimate E * skew(M + N), pair by pair by the smallest predicted error."""
     si, sj = _pairs(s)
     gap = sj - si
     distance = xp.abs(gap)
-    eye = identity_like(gap, xp)
-    off = eye == 0
-    near = distance <= tol
-
-    B = 0.5 * herm(M + NH, xp)
+    off = identity_like(gap, xp) == 0
     # Rounding errors of M are relative to its columns, those of N^H to its rows.
-    noise = (
-        2
-        * epsilon
-        * xp.maximum(xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1))
-    )
-    noise_i, noise_j = _pairs(noise)
-    pair_noise = noise_i + noise_j
+    size_i, size_j = _pairs(size)
+    noise = 2 * epsilon * (size_i + size_j)
 
-    odd = skew(M - NH, xp)
-    plain = safe_divide(odd, gap, off & (distance > 0), xp)
+    odd = skew(difference, xp)
+    apart = off & (distance > vanishing(s, xp))
+    plain = safe_divide(odd, gap, apart, xp)
 
-    rho, rho_error = _log_derivative(s, B, gS, noise, near, epsilon, xp)
     rho_i, rho_j = _pairs(rho)
     error_i, error_j = _pairs(rho_error)
     consistent = cast(0.5 * (rho_i + rho_j), B, xp) * B
     consistent_error = 0.5 * (error_i + error_j) * xp.abs(B)
 
-    left = M * cast(reciprocal(sj, xp), M, xp)  # M_ij / s_j
-    right = NH * cast(reciprocal(si, xp), M, xp)  # conj(N_ji) / s_i
-    positive = xp.astype(s > vanishing(s, xp), s.dtype, copy=False)
-    pi, pj = _pairs(positive)
-    sides = xp.maximum(pi + pj, xp.ones_like(gap))
-    quotient = (left + right) / cast(sides, M, xp)
     minimum_norm = herm(quotient, xp)
     minimum_norm_error = xp.abs(minimum_norm)
 
-    # The error of the plain quotient is pair_noise / distance; multiplied out,
-    # because the distance may be 0.
-    use_slope = near & (consistent_error * distance < pair_noise)
-    error = xp.where(use_slope, consistent_error * distance, pair_noise)
-    use_norm = near & (minimum_norm_error * distance < error)
-    use_norm = use_norm | (use_slope & (minimum_norm_error < consistent_error) & near)
-    gap_part = xp.where(use_slope, consistent, plain)
+    # The error of the plain quotient is noise / distance; multiplied out, because
+    # the distance may be 0.
+    use_slope = consistent_error * distance < noise
+    error = xp.where(use_slope, consistent_error * distance, noise)
+    use_norm = minimum_norm_error * distance < error
+    use_norm = use_norm | (use_slope & (minimum_norm_error < consistent_error))
     # odd is gap * f[s_i, s_j] * herm(K) for a gauge-invariant loss. Where it is not,
     # rho means nothing and might be anything; the minimum norm stays small.
-    allowed = 10 * (pair_noise + consistent_error * distance)
-    contradiction = xp.abs(odd - cast(gap, M, xp) * consistent) > allowed
-    use_norm = use_norm | (near & contradiction)
-    gap_part = xp.where(use_norm, minimum_norm, gap_part)
-    gap_part = xp.where(off, gap_part, xp.zeros_like(gap_part))
-    block = gap_part + cast(inverse_sum(s, xp), M, xp) * skew(M + NH, xp)
+    allowed = 10 * (noise + consistent_error * distance)
+    use_norm = use_norm | (xp.abs(odd - cast(gap, B, xp) * consistent) > allowed)
 
-    # Two zero singular values. If the sides disagree the loss is not smooth there:
-    # the general formula holds down to rounding level, below it nothing does.
-    zero = xp.maximum(si, sj) <= tol
-    scale_ij = (
+    part = xp.where(near & use_slope, consistent, plain)
+    part = xp.where(near & use_norm, minimum_norm, part)
+    return xp.where(off, part, xp.zeros_like(part))
+
+
+def _zero_part(
+    s: Array,
+    left: Array,
+    right: Array,
+    both: Array,
+    linear: Array,
+    epsilon: float,
+    xp: Namespace,
+) -> Array:
+    """Tell between which values f is linear, so that M_ij / s_j is all of the block.
+
+    Both values are small, f is not known to be anything but linear at either, and
+    the two sides M_ij / s_j and conj(N_ji) / s_i agree, for (i, j) and for (j, i).
+    """
+    si, sj = _pairs(s)
+    linear_i, linear_j = _pairs(linear)
+    size = (
         xp.max(xp.abs(left), axis=-2, keepdims=True)
         + xp.max(xp.abs(right), axis=-1, keepdims=True)
         + 1
     )
-    agree = (pi * pj == 0) | (xp.abs(left - right) <= epsilon**0.5 * scale_ij)
-    if is_complex(M, xp):
-        quotient = quotient - cast(eye * real(quotient, xp), M, xp)
-    else:
-        quotient = xp.where(off, quotient, xp.zeros_like(quotient))
-    block = xp.where(zero & agree, quotient, block)
-    lost = xp.maximum(si, sj) <= min(tol, cluster_rtol(s, None, xp))
-    block = xp.where(lost & ~agree, xp.zeros_like(block), block)
-    block = block + cast(eye, M, xp) * cast(gS, M, xp)[..., None]
-    return block * cast(scale, M, xp)
+    agree = (both == 0) | (xp.abs(left - right) <= epsilon**0.5 * size)
+    agree = agree & xp.matrix_transpose(agree) & linear_i & linear_j
+    return agree & (xp.maximum(si, sj) <= neighbour_rtol(None, eps(s, xp)))
 
 
 def _log_derivative(
     s: Array,
     B: Array,
     gS: Array,
-    noise: Array,
+    size: Array,
     near: Array,
     epsilon: float,
     xp: Namespace,
@@ -373,14 +453,14 @@ def _log_derivative(
     square_g = mean((gS * gS)[..., None, :])
 
     # Bounded below so that second derivatives, in 1 / variance^2, stay finite.
-    tiny = vanishing(s, xp)
-    slope_known = (variance > (4 * epsilon) ** 2 * square_b) & (variance > tiny)
+    least = tiny(s, xp)
+    slope_known = (variance > (4 * epsilon) ** 2 * square_b) & (variance > least)
     slope = safe_divide(mean(db * dg), variance, slope_known, xp)
-    ratio = safe_divide(mean((b * gS)[..., None, :]), square_b, square_b > tiny, xp)
+    ratio = safe_divide(mean((b * gS)[..., None, :]), square_b, square_b > least, xp)
 
     inverse = reciprocal(s, xp)
     rounding = 2 * epsilon * xp.max(xp.abs(gS), axis=-1, keepdims=True)
-    rounding = rounding + noise * inverse
+    rounding = rounding + 2 * epsilon * size * inverse
     curvature = xp.sqrt(square_g) * inverse + xp.sqrt(square_b) * inverse**2
     spread = xp.sqrt(mean(ds * ds))
     misfit = xp.sqrt(mean((dg - slope[..., :, None] * db) ** 2))
@@ -394,7 +474,7 @@ def _log_derivative(
     misfit = xp.sqrt(
         mean((gS[..., None, :] - ratio[..., :, None] * b[..., None, :]) ** 2)
     )
-    ratio_error = safe_divide(misfit, xp.sqrt(square_b), square_b > tiny, xp)
+    ratio_error = safe_divide(misfit, xp.sqrt(square_b), square_b > least, xp)
     ratio_error = ratio_error + 0.3 * inverse
     ratio_error = xp.where(
         slope_known, xp.minimum(slope_error, ratio_error), ratio_error

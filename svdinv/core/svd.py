@@ -36,8 +36,10 @@ from svdinv.core.repeated import (
     linear_rule,
     never_look,
     reciprocal,
+    smooth_at_zero,
     vector_block,
 )
+from svdinv.core.tolerances import rounding_rtol, smallest
 
 __all__ = ["SVDResult", "svd", "svd_pullback", "svd_pushforward"]
 
@@ -84,6 +86,7 @@ def svd_pullback(
     *,
     repeated: str = "consistent",
     rtol: float | None = None,
+    epsilon: float | None = None,
     look: Look = never_look,
     xp: Namespace | None = None,
 ) -> Array:
@@ -105,6 +108,9 @@ def svd_pullback(
         Gap, relative to the largest singular value, up to which the rule acts.
         Default: sqrt(eps) for ``"consistent"``, which then still takes the plain
         quotient where that is better, and 64 eps for the others.
+    epsilon : float, optional
+        Relative precision of the cotangents, for ``"consistent"``. Default: that of
+        their dtype.
     look : callable, optional
         Called with a boolean array, returns whether any element holds, or None where
         that is not known without waiting for a device. What only such elements need
@@ -143,33 +149,45 @@ def svd_pullback(
     U1, V1h = _range(U, k), _range_h(Vh, k)
     if known_equal(k, 0):
         return U1 @ V1h
+    if gU is None and gVh is None:
+        gS = xp.zeros_like(S) if gS is None else gS
+        return (U1 * cast(gS, U, xp)[..., None, :]) @ V1h
     s, top = _scaled(S, xp)
     scale = cast(1 / top, U, xp)[..., None]
     gs = xp.zeros_like(S) if gS is None else gS * top
-    if gU is None and gVh is None:
-        return (U1 * scale) @ (cast(gs, U, xp)[..., None] * V1h)
 
     V1 = adjoint(V1h, xp)
     M = None if gU is None else adjoint(U1, xp) @ _range(gU, k)
     NH = None if gVh is None else _range_h(gVh, k) @ V1
     M = xp.zeros_like(NH) if M is None else M
     NH = xp.zeros_like(M) if NH is None else NH
-    block = vector_block(s, M, NH, gs, repeated, rtol, look, xp)
+    block = vector_block(s, M, NH, gs, repeated, rtol, epsilon, look, xp)
 
     # The parts of gU and gV outside the ranges of U1 and V1: nothing is left of
     # them, but rounding errors, where the factor is square.
-    inverse = cast(reciprocal(s, xp), U, xp)
-    if gU is None or known_equal(U.shape[-2], k):
-        left = U1 @ (block * scale)
-    else:
-        outside = _fold_null_space(U, gU, k, xp) * inverse[..., None, :]
-        left = (outside + U1 @ (block - M * inverse[..., None, :])) * scale
+    left = U1 @ (block * scale)
+    inverse = reciprocal(s, xp)
+    guard = repeated == "consistent" and look(s <= rounding_rtol(s, xp)) is not False
+
+    def divided(outside: Array, *cotangents: Array) -> Array:
+        weight = inverse
+        if guard:
+            first, second = (xp.max(xp.abs(g), axis=-2) for g in cotangents)
+            size = xp.maximum(first, second)
+            smooth = smooth_at_zero(s, size, gs, xp)
+            weight = xp.where(smooth, inverse, xp.zeros_like(inverse))
+        return outside * cast(weight, U, xp)[..., None, :] * scale
+
+    if gU is not None and not known_equal(U.shape[-2], k):
+        folded = _fold_null_space(U, gU, k, xp)
+        left = left + divided(folded - U1 @ M, folded, _range(gU, k))
     gA = left @ V1h
-    if gVh is None or known_equal(Vh.shape[-1], k):
-        return gA
-    folded = _fold_null_space(adjoint(Vh, xp), adjoint(gVh, xp), k, xp)
-    outside = adjoint(folded, xp) - NH @ V1h
-    return gA + (U1 * (inverse[..., None, :] * scale)) @ outside
+    if gVh is not None and not known_equal(Vh.shape[-1], k):
+        gV = adjoint(gVh, xp)
+        folded = _fold_null_space(adjoint(Vh, xp), gV, k, xp)
+        outside = divided(folded - V1 @ adjoint(NH, xp), folded, _range(gV, k))
+        gA = gA + U1 @ adjoint(outside, xp)
+    return gA
 
 
 def svd_pushforward(
@@ -240,9 +258,8 @@ def svd_pushforward(
 
 def _scaled(S: Array, xp: Namespace) -> tuple[Array, Array]:
     """S over its largest value, and that value as (..., 1); 1 for a zero matrix."""
-    top = S[..., :1]
-    normal = float(xp.finfo(S.dtype).smallest_normal)
-    top = xp.where(top >= normal, top, xp.ones_like(top))
+    top = xp.max(S, axis=-1, keepdims=True)
+    top = xp.where(top >= smallest(S, xp), top, xp.ones_like(top))
     return S / top, top
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from svdinv.core.namespace import Array, Namespace
 
-__all__ = ["cluster_rtol", "eps", "gauge_tolerance", "neighbour_rtol", "vanishing"]
+__all__ = [
+    "cluster_rtol",
+    "eps",
+    "gauge_tolerance",
+    "neighbour_rtol",
+    "rounding_rtol",
+    "smallest",
+    "tiny",
+    "vanishing",
+]
 
 
 def eps(x: Array, xp: Namespace) -> float:
@@ -12,13 +21,13 @@ def eps(x: Array, xp: Namespace) -> float:
     return float(xp.finfo(x.dtype).eps)
 
 
-def neighbour_rtol(s: Array, rtol: float | None, xp: Namespace) -> float:
+def neighbour_rtol(rtol: float | None, epsilon: float) -> float:
     """Gap below which other estimates compete with the plain quotient.
 
     The quotient's relative error is eps / gap, that of a cluster estimate is of
     the order of the gap: they meet at sqrt(eps).
     """
-    return eps(s, xp) ** 0.5 if rtol is None else rtol
+    return epsilon**0.5 if rtol is None else rtol
 
 
 def cluster_rtol(s: Array, rtol: float | None, xp: Namespace) -> float:
@@ -28,14 +37,33 @@ def cluster_rtol(s: Array, rtol: float | None, xp: Namespace) -> float:
     the quotient has lost every digit: LAPACK returns repeated singular values
     within a few tens of eps.
     """
-    return 64 * eps(s, xp) if rtol is None else rtol
+    return rounding_rtol(s, xp) if rtol is None else rtol
+
+
+def rounding_rtol(s: Array, xp: Namespace) -> float:
+    """Size up to which a singular value may be a rounding error."""
+    return 64 * eps(s, xp)
+
+
+def vanishing(s: Array, xp: Namespace) -> float:
+    """Scaled singular value that counts as exactly 0.
+
+    Far below rounding level, so that nothing is lost, and so large that the cube
+    of its reciprocal, which second derivatives contain, does not overflow.
+    """
+    return eps(s, xp) ** 1.75
+
+
+def tiny(x: Array, xp: Namespace) -> float:
+    """Square that may have underflowed, so that its square would be 0."""
+    return smallest(x, xp) ** 0.5
+
+
+def smallest(x: Array, xp: Namespace) -> float:
+    """Least positive number of full precision."""
+    return float(xp.finfo(x.dtype).smallest_normal)
 
 
 def gauge_tolerance(epsilon: float) -> float:
     """Gauge dependence, relative to the cotangents, that counts as rounding."""
     return epsilon**0.5
-
-
-def vanishing(x: Array, xp: Namespace) -> float:
-    """Scaled number that counts as 0, because its reciprocal might overflow."""
-    return float(xp.finfo(x.dtype).smallest_normal) ** 0.5
