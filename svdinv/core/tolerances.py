@@ -48,10 +48,10 @@ def rounding_rtol(s: Array, xp: Namespace) -> float:
 def vanishing(s: Array, xp: Namespace) -> float:
     """Scaled singular value that counts as exactly 0.
 
-    Far below rounding level, so that nothing is lost, and so large that the cube
-    of its reciprocal, which second derivatives contain, does not overflow.
+    Far below rounding level, so that little is lost, and just so large that the
+    cube of its reciprocal, which second derivatives contain, does not overflow.
     """
-    return eps(s, xp) ** 1.75
+    return smallest(s, xp) ** (1 / 3)
 
 
 def tiny(x: Array, xp: Namespace) -> float:
