@@ -93,7 +93,7 @@ def _parser() -> _Parser:
         "--rate",
         type=_rate,
         default=0.4,
-        help="part of the values that is sampled, between 0 and 1",
+        help="part of the values that is sampled, from 0.01 to 0.99",
     )
     demo.add_argument(
         "--photo",
@@ -182,8 +182,8 @@ def _installed_version() -> str:
 
 def _rate(text: str) -> float:
     value = _number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, got {text}")
+    if not 0.01 <= value <= 0.99:  # a patch of 32 x 32 needs some samples
+        raise argparse.ArgumentTypeError(f"must lie in [0.01, 0.99], got {text}")
     return value
 
 

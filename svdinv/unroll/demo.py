@@ -97,7 +97,7 @@ class DemoConfig:
             self,
             steps=min(self.steps, 60),
             comparison_steps=40,
-            comparison_seconds=4.0,
+            comparison_seconds=20.0,
             crop=128,
             network=TLRNetConfig(cells=3, features=16),
             batch=8,
