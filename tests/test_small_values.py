@@ -109,6 +109,19 @@ def test_loss_in_singular_values_is_not_scaled():
         np.testing.assert_array_equal(gA, (size * np.eye(3)).astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_without_a_diagonal_the_minimum_norm_is_taken(dtype):
+    """Loss Y[0, 1] at the identity: the diagonal of U^H G V tells nothing."""
+    A = np.eye(3, dtype=dtype)
+    (U, S, Vh), pullback = svd_vjp(A)
+    G = np.zeros_like(A)
+    G[0, 1] = 1
+    f = S - dtype(0.25)
+    gS = np.sum(U * (G @ Vh.T), axis=0)
+    gA = pullback((G @ Vh.T) * f, gS, f[:, None] * (U.T @ G))
+    np.testing.assert_allclose(gA, 0.75 * G, atol=1e-6)
+
+
 def test_half_precision_cotangents_at_repeated_values():
     """Cotangents with errors of 1e-3 need another idea of what is near."""
     problem = draw("all equal", (6, 6), draws=200, dtype=np.float32, seed=2)

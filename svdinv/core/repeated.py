@@ -476,6 +476,9 @@ def _log_derivative(
     )
     ratio_error = safe_divide(misfit, xp.sqrt(square_b), square_b > least, xp)
     ratio_error = ratio_error + 0.3 * inverse
+    # With nothing but rounding on the diagonal, the minimum norm is the better guess.
+    silent = square_b <= (8 * epsilon * size) ** 2
+    ratio_error = xp.where(silent, 2 * inverse, ratio_error)
     ratio_error = xp.where(
         slope_known, xp.minimum(slope_error, ratio_error), ratio_error
     )
