@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from frameworks import FRAMEWORKS, framework
@@ -177,3 +180,63 @@ def test_tall_matrices_need_no_square_projector():
     tracemalloc.stop()
     assert gA.shape == A.shape
     assert peak < 60e6  # of which U is 5 MB, and so is every other tall array
+
+
+TALL = {
+    "torch": """
+import torch, svdinv.torch
+def step(m):
+    A = torch.randn(m, 18, dtype=torch.complex64).requires_grad_()
+    before = resident()
+    U, S, Vh = svdinv.torch.svd(A)
+    ((U * torch.relu(S - 1)) @ Vh).abs().square().sum().backward()
+    return before
+""",
+    "jax": """
+import jax, jax.numpy as jnp, svdinv.jax
+def loss(A):
+    U, S, Vh = svdinv.jax.svd(A)
+    return jnp.sum(jnp.abs((U * jnp.maximum(S - 1, 0)) @ Vh) ** 2)
+gradient = jax.jit(jax.grad(loss))
+def step(m):
+    A = jax.random.normal(jax.random.key(0), (m, 18), jnp.complex64)
+    A.block_until_ready()
+    before = resident()
+    gradient(A).block_until_ready()
+    return before
+""",
+    "tensorflow": """
+import tensorflow as tf, svdinv.tf
+def step(m):
+    A = tf.complex(tf.random.normal((m, 18)), tf.random.normal((m, 18)))
+    before = resident()
+    with tf.GradientTape() as tape:
+        tape.watch(A)
+        s, u, v = svdinv.tf.svd(A)
+        shrunk = tf.complex(tf.nn.relu(s - 1), tf.zeros_like(s))
+        loss = tf.reduce_sum(tf.abs(tf.matmul(u * shrunk, v, adjoint_b=True)) ** 2)
+    tape.gradient(loss, A)
+    return before
+""",
+}
+
+RESIDENT = """
+def status(key):
+    with open("/proc/self/status") as lines:
+        return next(int(l.split()[1]) / 1000 for l in lines if l.startswith(key))
+def resident():
+    return status("VmRSS")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("name", TALL)
+def test_peak_memory_of_a_tall_matrix(name):
+    """36864 x 18, complex64: forward and backward in under 100 MB above the input."""
+    pytest.importorskip(name)
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT + TALL[name] + "step(50); before = step(36864)"
+         "\nprint(status('VmHWM') - before)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(done.stdout) < 100

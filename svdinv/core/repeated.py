@@ -89,6 +89,12 @@ def _pairs(s: Array) -> tuple[Array, Array]:
     return s[..., :, None], s[..., None, :]
 
 
+def _order(gap: Array, xp: Namespace) -> Array:
+    """Sign of the gaps of values sorted downwards, where they are 0 too."""
+    lower = xp.tril(xp.ones_like(gap), k=-1)
+    return lower - xp.matrix_transpose(lower)
+
+
 def reciprocal(s: Array, xp: Namespace) -> Array:
     """1 / s, and 0 for singular values that are 0."""
     return safe_divide(xp.ones_like(s), s, s > vanishing(s, xp), xp)
@@ -213,11 +219,8 @@ def linear_rule(
     if repeated == "lorentz":
         return gap / (gap * gap + LORENTZ_BROADENING), None
     if repeated == "clip":
-        # s is sorted downwards, so the gap is positive below the diagonal.
-        lower = xp.tril(xp.ones_like(gap), k=-1)
-        sign = lower - xp.matrix_transpose(lower)
         floor = xp.ones_like(gap) * tol
-        return sign / xp.maximum(xp.abs(gap), floor), None
+        return _order(gap, xp) / xp.maximum(xp.abs(gap), floor), None
     if repeated == "taylor":
         large, small = xp.maximum(si, sj), xp.minimum(si, sj)
         positive = large > vanishing(s, xp)
@@ -225,10 +228,8 @@ def linear_rule(
         series = xp.ones_like(ratio)
         for _ in range(TAYLOR_DEGREE):
             series = 1 + ratio * series
-        lower = xp.tril(xp.ones_like(gap), k=-1)
-        sign = lower - xp.matrix_transpose(lower)
         # (s_i + s_j) / (s_j^2 - s_i^2), with 1 / (1 - ratio) as the series
-        return sign * (si + sj) * series * reciprocal(large, xp) ** 2, None
+        return _order(gap, xp) * (si + sj) * series * reciprocal(large, xp) ** 2, None
 
     apart = off & ~cluster & (xp.abs(gap) > vanishing(s, xp))
     E = safe_divide(xp.ones_like(gap), gap, apart, xp)
