@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracle import POLAR, Problem, _soft, adjoint, draw, relative_error
+from oracle import (
+    POLAR,
+    Problem,
+    _soft,
+    adjoint,
+    draw,
+    random_unitary,
+    relative_error,
+)
 
 from svdinv.core import svd_pullback
 from svdinv.numpy import svd_vjp
@@ -35,6 +43,40 @@ def test_resolvent_of_a_rank_deficient_matrix(A):
     R = np.linalg.inv(A @ A.T + np.eye(len(A)))
     exact = -R @ (G + G.T) @ R @ A
     np.testing.assert_allclose(gA, exact, atol=1e-13 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "values", "bound"),
+    [
+        (np.float32, [1, 1e-4] + [0] * 10, 5e-2),
+        (np.float32, [0.4**i for i in range(11)] + [0], 5e-2),
+        (np.float64, [1, 1e-9, 0], 1e-5),
+        (np.float64, list(np.geomspace(1, 2e-17, 12)), 0.5),
+    ],
+)
+def test_resolvent_with_small_values_beside_zeros(dtype, values, bound, wide):
+    """A small value must not vouch for the lost ones; its own error is eps / s."""
+    rng = np.random.default_rng(1)
+    k, n = len(values), 3 * len(values)
+    for _ in range(20):
+        Q, P = random_unitary((n, k), rng, False), random_unitary((k, k), rng, False)
+        A = ((Q * values) @ P.T).astype(dtype)
+        G = rng.standard_normal((n, n))
+        G = G + G.T
+        B = A.T if wide else A
+        factors, pullback = svd_vjp(B, full_matrices=True)
+        W = factors.Vh.T if wide else factors.U
+        s = np.zeros(n, dtype)
+        s[:k] = factors.S
+        f = 1 / (1 + s**2)
+        gW = (2 * G @ W * f).astype(dtype)
+        gS = (-2 * s * f**2 * np.sum(W * (G @ W), axis=0)).astype(dtype)[:k]
+        gB = pullback(gVh=gW.T, gS=gS) if wide else pullback(gU=gW, gS=gS)
+        A = A.astype(float)
+        R = np.linalg.inv(A @ A.T + np.eye(n))
+        exact = -2 * R @ G @ R @ A
+        assert relative_error(gB.T if wide else gB, exact) < bound
 
 
 def small_problem(values, shape, dtype, draws=1000):

@@ -63,6 +63,7 @@ REPEATED_RULES = (
 )
 
 TAYLOR_DEGREE = 9  # of the series in (s_j / s_i)^2, as in Wang et al. (2021)
+STEEPEST = 1e4  # slope at 0 over the largest elsewhere, for a function to be smooth
 LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
 
 
@@ -348,9 +349,12 @@ def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
         Boolean, shape (..., k); true for all singular values above rounding level.
     """
     sound = s > rounding_rtol(s, xp)
-    slopes = xp.maximum(safe_divide(size, s, sound, xp), xp.abs(gS))
-    slope = xp.max(slopes, axis=-1, keepdims=True)
-    return sound | (size <= 1e4 * s * slope)
+    # Of small values the slope may be that of a constant, |f(0)| / s: bounded so
+    # that such a slope lets nothing at rounding level pass.
+    bounded = xp.maximum(s, STEEPEST * rounding_rtol(s, xp) * xp.ones_like(s))
+    slopes = xp.where(sound, size, xp.zeros_like(size)) / bounded
+    slope = xp.max(xp.maximum(slopes, xp.abs(gS)), axis=-1, keepdims=True)
+    return sound | (size <= STEEPEST * s * slope)
 
 
 def _cluster_part(
