@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,6 @@ RTOL_SPECTRA = {
 }
 RTOLS = (0.0, 1e-6, None, 1e-2, 1e-1)
 
-# Not differentiable at zero, or with a derivative of size 1/s near it.
-SINGULAR_AT_ZERO = (*oracle.WITH_ZEROS, "condition 1e12")
-
-
-def losses(spectrum: str) -> Iterator[tuple[oracle.SpectralFunction, str]]:
-    """Functions and penalties that are differentiable on a spectrum."""
-    for f, penalty in product(oracle.FUNCTIONS.values(), oracle.PENALTIES):
-        smooth = f.smooth_at_zero and oracle.PENALTIES[penalty][1]
-        if smooth or spectrum not in SINGULAR_AT_ZERO:
-            yield f, penalty
-
 
 def by_rule(
     rule: str, rtol: float | None = None
@@ -95,7 +84,7 @@ def errors(
     for shape, dtype in product(SHAPES, dtypes):
         problem = oracle.draw(spectrum, shape, draws=draws, dtype=dtype)
         factors, pullback = vjp(problem.A)
-        for f, penalty in losses(spectrum):
+        for f, penalty in oracle.differentiable(spectrum):
             gA = pullback(*problem.cotangents(factors, f, penalty))
             exact = problem.exact_gradient(f, penalty)
             found.append(oracle.relative_error(gA, exact))

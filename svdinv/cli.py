@@ -10,10 +10,11 @@ import math
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
+
+from svdinv import __version__
 
 __all__ = ["main"]
 
@@ -71,9 +72,7 @@ def _parser() -> _Parser:
         prog="svdinv",
         description="The singular value decomposition with a correct gradient.",
     )
-    parser.add_argument(
-        "--version", action="version", version=f"svdinv {_installed_version()}"
-    )
+    parser.add_argument("--version", action="version", version=f"svdinv {__version__}")
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="command", parser_class=_Parser
     )
@@ -171,13 +170,6 @@ def _demo(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     return run(config.quick() if arguments.quick else config)
-
-
-def _installed_version() -> str:
-    try:
-        return version("svdinv")
-    except PackageNotFoundError:  # a source tree that was never installed
-        return "0+unknown"
 
 
 def _rate(text: str) -> float:

@@ -149,6 +149,17 @@ SPECTRA = (
 )
 
 
+def differentiable(spectrum):
+    """Functions and penalties whose gradient exists at the spectrum."""
+    # The polar factor and the nuclear norm have no derivative at zero singular
+    # values, and one of size 1 / s_min near them: rounding A changes it entirely.
+    singular = spectrum in WITH_ZEROS or spectrum == "condition 1e12"
+    for f in FUNCTIONS.values():
+        for penalty, (_, smooth) in PENALTIES.items():
+            if not singular or (f.smooth_at_zero and smooth):
+                yield f, penalty
+
+
 def random_unitary(shape, rng, is_complex):
     x = rng.standard_normal(shape)
     if is_complex:

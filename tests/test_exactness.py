@@ -9,10 +9,9 @@ import pytest
 from oracle import (
     EXACTLY_REPEATED,
     FUNCTIONS,
-    PENALTIES,
     SPECTRA,
-    WITH_ZEROS,
     adjoint,
+    differentiable,
     draw,
     relative_error,
 )
@@ -26,23 +25,12 @@ PRECISIONS = {
 }
 
 
-def cases(spectrum):
-    """Functions and penalties whose gradient exists at the spectrum."""
-    # The polar factor and the nuclear norm have no derivative at zero singular
-    # values, and one of size 1 / s_min near them: rounding A changes it entirely.
-    singular = spectrum in WITH_ZEROS or spectrum == "condition 1e12"
-    for f in FUNCTIONS.values():
-        for penalty, (_, smooth) in PENALTIES.items():
-            if not singular or (f.smooth_at_zero and smooth):
-                yield f, penalty
-
-
 def errors(backend, spectrum, dtypes, draws, shapes=SHAPES, **options):
     """Relative gradient errors over all cases at the spectrum."""
     found = []
     for shape in shapes:
         for dtype in dtypes:
-            for f, penalty in cases(spectrum):
+            for f, penalty in differentiable(spectrum):
                 name = f"{spectrum} {shape} {np.dtype(dtype)} {f.name} {penalty}"
                 problem = draw(
                     spectrum,

@@ -63,6 +63,8 @@ REPEATED_RULES = (
 )
 
 TAYLOR_DEGREE = 9  # of the series in (s_j / s_i)^2, as in Wang et al. (2021)
+DOUBT = 10  # predicted errors that contradict an estimate
+RATIO_ERROR = 0.3  # of a ratio, relative to 1 / s: there may be a penalty after all
 STEEPEST = 1e4  # slope at 0 over the largest elsewhere, for a function to be smooth
 LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
 
@@ -305,16 +307,17 @@ def consistent_block(
 
     size = xp.maximum(xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1))
     near = xp.abs(sj - si) <= neighbour_rtol(rtol, epsilon)
-    B = 0.5 * herm(M + NH, xp)
+    total = M + NH
+    B = 0.5 * herm(total, xp)
     rho, rho_error = _log_derivative(s, B, gS, size, near, epsilon, xp)
 
     block = _cluster_part(
         s, M - NH, B, quotient, rho, rho_error, size, near, epsilon, xp
     )
-    block = block + cast(inverse_sum(s, xp), M, xp) * skew(M + NH, xp)
+    block = block + cast(inverse_sum(s, xp), M, xp) * skew(total, xp)
 
     # A slope that is known to differ from 1/s is that of no linear function.
-    unlike = xp.abs(rho - reciprocal(s, xp)) > 10 * rho_error
+    unlike = xp.abs(rho - reciprocal(s, xp)) > DOUBT * rho_error
     linear = ~unlike | (s <= rounding_rtol(s, xp))
     linear = linear & smooth_at_zero(s, size, gS, xp)
     zero = _zero_part(s, left, right, pi * pj, linear, epsilon, xp)
@@ -398,7 +401,7 @@ def _cluster_part(
     use_norm = use_norm | (use_slope & (minimum_norm_error < consistent_error))
     # odd is gap * f[s_i, s_j] * herm(K) for a gauge-invariant loss. Where it is not,
     # rho means nothing and might be anything; the minimum norm stays small.
-    allowed = 10 * (noise + consistent_error * distance)
+    allowed = DOUBT * (noise + consistent_error * distance)
     use_norm = use_norm | (xp.abs(odd - cast(gap, B, xp) * consistent) > allowed)
 
     part = xp.where(near & use_slope, consistent, plain)
@@ -480,7 +483,7 @@ def _log_derivative(
         mean((gS[..., None, :] - ratio[..., :, None] * b[..., None, :]) ** 2)
     )
     ratio_error = safe_divide(misfit, xp.sqrt(square_b), square_b > least, xp)
-    ratio_error = ratio_error + 0.3 * inverse
+    ratio_error = ratio_error + RATIO_ERROR * inverse
     # With nothing but rounding on the diagonal, the minimum norm is the better guess.
     silent = square_b <= (8 * epsilon * size) ** 2
     ratio_error = xp.where(silent, 2 * inverse, ratio_error)

@@ -167,11 +167,10 @@ def svd_pullback(
     # them, but rounding errors, where the factor is square.
     left = U1 @ (block * scale)
     inverse = reciprocal(s, xp)
-    guard = repeated == "consistent" and look(s <= rounding_rtol(s, xp)) is not False
 
     def divided(outside: Array, *cotangents: Array) -> Array:
         weight = inverse
-        if guard:
+        if repeated == "consistent" and look(s <= rounding_rtol(s, xp)) is not False:
             first, second = (xp.max(xp.abs(g), axis=-2) for g in cotangents)
             size = xp.maximum(first, second)
             smooth = smooth_at_zero(s, size, gs, xp)
