@@ -1,0 +1,506 @@
+"""Functions of a singular value: what each low-rank operator does to s.
+
+A function f, extended to an odd one, makes the map A = U diag(s) V^H ->
+U diag(f(s)) V^H. Its derivatives of any order are made of divided differences of
+f, and each function supplies its own in closed form, so that nothing cancels and
+nothing needs a tolerance.
+
+Most of them solve y + r(y) = s for the kept singular values and are 0 for the
+others: proximal operators, with r the derivative of the penalty. Then the divided
+differences of f are those of an inverse function,
+
+    f[a, b]    = 1 / (1 + r[y_a, y_b])
+    f[a, b, c] = - r[y_a, y_b, y_c] f[a, b] f[b, c] f[c, a]
+
+and to add such an operator is to write down its equation: see `Threshold`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from svdinv.core.namespace import Array, Namespace, safe_divide
+
+__all__ = [
+    "Firm",
+    "Hard",
+    "LogSum",
+    "Point",
+    "Polar",
+    "Rank",
+    "Schatten",
+    "Shrink",
+    "Soft",
+    "SpectralFunction",
+    "Threshold",
+    "quotient",
+]
+
+
+def quotient(y1: Array, y2: Array, s1: Array, s2: Array, xp: Namespace) -> Array:
+    """(y1 - y2) / (s1 - s2), and 0 where the arguments are equal."""
+    gap = s1 - s2
+    return safe_divide(y1 - y2, gap, gap != 0, xp)
+
+
+class Point(NamedTuple):
+    """Where a function is known: s, y = f(s), and t, its derivative in tau."""
+
+    s: Array
+    y: Array
+    t: Any = None
+
+
+Triple: TypeAlias = tuple[Point, Point, Point]
+
+
+class SpectralFunction(ABC):
+    """A function f of one singular value and, if it `has_tau`, of a parameter.
+
+    Everything is element by element: arguments broadcast against each other. `tau`
+    is None for a function without a parameter. Instances are frozen and hashable.
+    """
+
+    has_tau: bool = False
+    smooth_at_zero: bool = True
+    weighted: bool = False
+    """Whether tau has one value for each singular value, not one for all."""
+
+    @abstractmethod
+    def value(self, s: Array, tau: Array | None, xp: Namespace) -> Array:
+        """Values of f at s, shape (..., k), sorted downwards."""
+
+    @abstractmethod
+    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """First divided difference f[a, b], which is f' where a = b."""
+
+    @abstractmethod
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        """Second divided difference f[a, b, c]; `d` is f[a, b], f[b, c], f[c, a]."""
+
+    def gram_difference(
+        self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
+    ) -> Array | None:
+        """First divided difference of h(s^2) = f(s) / s = phi in s^2, if cheaper."""
+        return None
+
+    def in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+        """Compute the derivative of f in its parameter."""
+        raise NotImplementedError
+
+    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """First divided difference of `in_tau`, whose values are a.t and b.t."""
+        raise NotImplementedError
+
+    def second_in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+        """Second derivative of f in its parameter."""
+        raise NotImplementedError
+
+
+def extreme_difference(
+    s: tuple[Array, ...], d: tuple[Array, ...], xp: Namespace
+) -> Array:
+    """Second divided difference at s from `d`, the first, over the widest gap."""
+    (a, b, c), (ab, bc, ca) = s, d
+    one, two, three = a - c, b - a, c - b
+    wide = xp.maximum(xp.abs(one), xp.maximum(xp.abs(two), xp.abs(three)))
+    first, second = xp.abs(one) == wide, xp.abs(two) == wide
+    gap = xp.where(first, one, xp.where(second, two, three))
+    rise = xp.where(first, ab - bc, xp.where(second, bc - ca, ca - ab))
+    return safe_divide(rise, gap, gap != 0, xp)
+
+
+class Threshold(SpectralFunction):
+    """f(s) = y with y + tau q(y) = s for the kept singular values, else 0.
+
+    A new operator needs `kept`, `solve` (y itself) and q with its divided
+    differences; the defaults are those of q = 0. A penalty that is not
+    proportional to tau overrides `r1` and `r2`, those of r = s - y.
+    """
+
+    @abstractmethod
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """Mask of the singular values that are not set to 0."""
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """Solution y of y + tau q(y) = s; finite where it is not `kept`, too."""
+        return s
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        """q(y), for y > 0."""
+        return xp.zeros_like(y)
+
+    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array | float:
+        """Divided difference q[y1, y2]."""
+        return 0.0
+
+    def q2(
+        self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace
+    ) -> Array | float:
+        """Divided difference q[y1, y2, y3]."""
+        return 0.0
+
+    def r1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array | float:
+        """Divided difference r[y1, y2]."""
+        return tau * self.q1(y1, y2, tau, xp) if self.has_tau else 0.0
+
+    def r2(
+        self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace
+    ) -> Array | float:
+        """Divided difference r[y1, y2, y3]."""
+        return tau * self.q2(y1, y2, y3, tau, xp) if self.has_tau else 0.0
+
+    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        kept = self.kept(s, tau, xp)
+        return xp.where(kept, self.solve(s, tau, xp), xp.zeros_like(s))
+
+    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        both = (a.y > 0) & (b.y > 0)
+        apart = quotient(a.y, b.y, a.s, b.s, xp)
+        one = xp.ones_like(apart)
+        y1, y2 = xp.where(both, a.y, one), xp.where(both, b.y, one)
+        return xp.where(both, one / (1 + self.r1(y1, y2, tau, xp)), apart)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        """See `SpectralFunction`."""
+        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        first, second, third = points
+        every = (first.y > 0) & (second.y > 0) & (third.y > 0)
+        one = xp.ones_like(apart)
+        y1, y2, y3 = (xp.where(every, point.y, one) for point in points)
+        smooth = -self.r2(y1, y2, y3, tau, xp) * d[0] * d[1] * d[2]
+        return xp.where(every, smooth, apart)
+
+    def in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        kept = y > 0
+        y = xp.where(kept, y, xp.ones_like(y))
+        slope = self.q0(y, tau, xp) / (1 + self.r1(y, y, tau, xp))
+        return xp.where(kept, -slope, xp.zeros_like(y))
+
+    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        both = (a.y > 0) & (b.y > 0)
+        apart = quotient(a.t, b.t, a.s, b.s, xp)
+        one = xp.ones_like(apart)
+        y1, y2 = xp.where(both, a.y, one), xp.where(both, b.y, one)
+        moved = self.q1(y1, y2, tau, xp)
+        moved = moved + self.r2(y1, y1, y2, tau, xp) * a.t
+        moved = moved + self.r2(y1, y2, y2, tau, xp) * b.t
+        inverse = 1 + self.r1(y1, y2, tau, xp)
+        return xp.where(both, -moved * one / inverse**2, apart)
+
+    def second_in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        t = self.in_tau(s, y, tau, xp)
+        kept = y > 0
+        y = xp.where(kept, y, xp.ones_like(y))
+        bend = 2 * (self.q1(y, y, tau, xp) + self.r2(y, y, y, tau, xp) * t) * t
+        result = -bend / (1 + self.r1(y, y, tau, xp)) + xp.zeros_like(y)
+        return xp.where(kept, result, xp.zeros_like(y))
+
+
+@dataclass(frozen=True)
+class Soft(Threshold):
+    """max(s - tau, 0), the proximal operator of tau times the nuclear norm [1]_.
+
+    With `weighted`, tau has one value for each singular value [2]_. That is
+    differentiable where the weights of equal singular values are equal; where they
+    are not, what is singular is left out.
+
+    References
+    ----------
+    .. [1] J.-F. Cai, E. J. Candes and Z. Shen, "A singular value thresholding
+       algorithm for matrix completion", SIAM J. Optim. 20(4), 2010.
+    .. [2] S. Gu, Q. Xie, D. Meng, W. Zuo, X. Feng and L. Zhang, "Weighted nuclear
+       norm minimization and its applications to low level vision", IJCV 121, 2017.
+    """
+
+    weighted: bool = False
+    has_tau = True
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return s > tau
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return s - tau
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return xp.ones_like(y)
+
+    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        if not self.weighted:
+            return super().difference(a, b, tau, xp)
+        # Of f = s - tau_i, the quotient of tau alone is singular at equal s.
+        both = (a.y > 0) & (b.y > 0)
+        apart = quotient(a.y, b.y, a.s, b.s, xp)
+        return xp.where(both & (a.s == b.s), xp.ones_like(apart), apart)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        """See `SpectralFunction`."""
+        if not self.weighted:
+            return super().second_difference(points, d, tau, xp)
+        return extreme_difference(tuple(point.s for point in points), d, xp)
+
+    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return quotient(a.t, b.t, a.s, b.s, xp)
+
+
+@dataclass(frozen=True)
+class Hard(Threshold):
+    """s above tau and 0 below, the proximal operator of tau^2 / 2 times the rank."""
+
+    has_tau = True
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return s > tau
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return xp.zeros_like(y)
+
+
+@dataclass(frozen=True)
+class Rank(Threshold):
+    """The `rank` largest singular values: the best approximation of that rank."""
+
+    rank: int
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
+        return (index <= self.rank) & (s > 0)
+
+
+@dataclass(frozen=True)
+class Firm(Threshold):
+    """Firm threshold: the proximal operator of the minimax concave penalty [1]_.
+
+    0 up to tau, s from gamma tau on, and a line between them; gamma > 1.
+
+    References
+    ----------
+    .. [1] C.-H. Zhang, "Nearly unbiased variable selection under minimax concave
+       penalty", Annals of Statistics 38(2), 2010.
+    """
+
+    gamma: float
+    has_tau = True
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return s > tau
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return xp.minimum(s, (s - tau) * (self.gamma / (self.gamma - 1)))
+
+    # r(y) = max(tau - y / gamma, 0), and q its derivative in tau
+
+    def r1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        high, low = xp.maximum(y1, y2), xp.minimum(y1, y2)
+        knee = self.gamma * tau
+        across = safe_divide(low - knee, high - low, high > low, xp) / self.gamma
+        steep = xp.where(high >= knee, across, xp.full_like(across, -1 / self.gamma))
+        return xp.where(low >= knee, xp.zeros_like(steep), steep)
+
+    def r2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        pairs = (y1, y2), (y2, y3), (y3, y1)
+        d = tuple(self.r1(a, b, tau, xp) for a, b in pairs)
+        return extreme_difference((y1, y2, y3), d, xp)
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return xp.astype(y < self.gamma * tau, y.dtype)
+
+    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        q = self.q0(y1, tau, xp), self.q0(y2, tau, xp)
+        return quotient(*q, y1, y2, xp)
+
+
+@dataclass(frozen=True)
+class LogSum(Threshold):
+    """Proximal operator of tau log(1 + s / epsilon) [1]_.
+
+    References
+    ----------
+    .. [1] E. J. Candes, M. B. Wakin and S. P. Boyd, "Enhancing sparsity by
+       reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
+    """
+
+    epsilon: float
+    has_tau = True
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        y, real = self._larger_root(s, tau, xp)
+        positive = real & (y > 0)
+        y = xp.where(positive, y, xp.ones_like(y))
+        # y is a minimum of the objective, the least one only if it is below 0's.
+        penalty = tau * xp.log1p(y / self.epsilon)
+        return positive & (penalty + 0.5 * y * y < s * y)
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return self._larger_root(s, tau, xp)[0]
+
+    def _larger_root(self, s: Array, tau: Any, xp: Namespace) -> tuple[Array, Array]:
+        # y^2 - (s - epsilon) y + tau - epsilon s = 0; the root of the discriminant
+        # by factors, because a square may underflow.
+        total, double = s + self.epsilon, 2 * xp.sqrt(tau)
+        less = total - double
+        real = less > 0
+        root = xp.sqrt(xp.where(real, less, xp.ones_like(less)))
+        return 0.5 * (s - self.epsilon + root * xp.sqrt(total + double)), real
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return 1 / (y + self.epsilon)
+
+    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return -1 / ((y1 + self.epsilon) * (y2 + self.epsilon))
+
+    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        e = self.epsilon
+        return 1 / ((y1 + e) * (y2 + e) * (y3 + e))
+
+
+@dataclass(frozen=True)
+class Schatten(Threshold):
+    """Proximal operator of tau times the sum of s^p, p = 1/2 [1]_ or 2/3 [2]_.
+
+    References
+    ----------
+    .. [1] Z. Xu, X. Chang, F. Xu and H. Zhang, "L1/2 regularization: a thresholding
+       representation theory and a fast solver", IEEE TNNLS 23(7), 2012.
+    .. [2] W. Cao, J. Sun and Z. Xu, "Fast image deconvolution using closed-form
+       thresholding formulas of Lq (q = 1/2, 2/3) regularization", J. Vis. Commun.
+       Image Represent. 24(1), 2013.
+    """
+
+    p: float
+    has_tau = True
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        # The stationary y that costs as much as 0, and the s it belongs to.
+        y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
+        return s > y * (1 + self.p / (2 * (1 - self.p)))
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        kept = self.kept(s, tau, xp)
+        s = xp.where(kept, s, xp.ones_like(s))
+        pull = xp.where(kept, self.p * tau + xp.zeros_like(s), xp.zeros_like(s))
+        y = s
+        # The equation is convex in y: Newton's method falls monotonically to the
+        # larger root, from at most twice its value.
+        for _ in range(7):
+            q = pull * y ** (self.p - 1)
+            y = y - (y + q - s) / (1 + (self.p - 1) * q / y)
+        return y
+
+    def _root(self, y: Array) -> Array:
+        return y ** (1 - self.p)
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return self.p / self._root(y)
+
+    # With x = y^(1 - p), q is p / x and y is x^2 or x^3.
+
+    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        a, b = self._root(y1), self._root(y2)
+        return -self.p / (a * b * self._power_difference(a, b))
+
+    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        a, b, c = (self._root(y) for y in (y1, y2, y3))
+        top = a + b + c
+        if self.p != 0.5:
+            top = a * (a + b) + b * (b + c) + c * (c + a)
+        below = self._power_difference(a, b) * self._power_difference(b, c)
+        return self.p * top / (a * b * c * below * self._power_difference(c, a))
+
+    def _power_difference(self, a: Array, b: Array) -> Array:
+        return a + b if self.p == 0.5 else a * a + a * b + b * b
+
+
+@dataclass(frozen=True)
+class Shrink(SpectralFunction):
+    """s / (1 + 2 tau), the proximal operator of tau times the sum of s^2."""
+
+    has_tau = True
+
+    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return s / (1 + 2 * tau)
+
+    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return 1 / (1 + 2 * tau) + xp.zeros_like(a.s + b.s)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        """See `SpectralFunction`."""
+        return xp.zeros_like(d[0] + d[1] + d[2])
+
+    def in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return -2 * y / (1 + 2 * tau)
+
+    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return -2 / (1 + 2 * tau) ** 2 + xp.zeros_like(a.s + b.s)
+
+    def second_in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return 8 * y / (1 + 2 * tau) ** 2
+
+
+@dataclass(frozen=True)
+class Polar(SpectralFunction):
+    """f(s) = 1: the unitary polar factor U V^H.
+
+    Its derivative contains 1 / (s_i + s_j), and 1 / s_i outside the range. Where
+    that divides by rounding errors the derivative does not exist and 0 is taken.
+    """
+
+    smooth_at_zero = False
+
+    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return xp.ones_like(s)
+
+    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return xp.zeros_like(a.s + b.s)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        """See `SpectralFunction`."""
+        return xp.zeros_like(d[0] + d[1] + d[2])

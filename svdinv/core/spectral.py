@@ -1,0 +1,512 @@
+"""Spectral maps A = U diag(s) V^H -> U diag(f(s)) V^H and their derivatives.
+
+They are differentiable wherever f is, repeated and zero singular values included
+(Daleckii and Krein; V. Noferini, "A formula for the Frechet derivative of a
+generalized matrix function", SIAM J. Matrix Anal. Appl. 38(2), 2017): with
+K = U^H X V and the divided differences of the odd extension of f,
+
+    D-_ij = f[s_i, s_j]    D+_ij = f[s_i, -s_j]    phi_i = f[s_i, 0]
+
+    DF(A)[X] = U [D- o herm(K) + D+ o skew(K)] V^H
+               + (X V - U K) diag(phi) V^H + U diag(phi) (U^H X - K V^H)
+
+This map is its own transpose, so it is the pushforward and the pullback. The second
+derivative is made of second divided differences in the same way.
+
+The factors of A come from the SVD, as (U, S, Vh), or from the eigenvectors of a
+Gram matrix, as (S, V). Then, for m >= n (a wide matrix is turned),
+
+    F(A) = A h(N),  N = A^H A,  h(s^2) = f(s) / s
+    DF(A)[X] = X h(N) + A V [h[s_i^2, s_j^2] o (Z + Z^H)] V^H,  Z = V^H A^H X V
+
+which needs no U, and no singular values that f sets to 0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from svdinv.core.functions import Point, SpectralFunction, quotient
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    adjoint,
+    cast,
+    conj,
+    herm,
+    identity_like,
+    known_equal,
+    real,
+    safe_divide,
+    skew,
+)
+from svdinv.core.tolerances import rounding_rtol
+
+__all__ = ["spectral_derivative", "spectral_map", "spectral_second_derivative"]
+
+Factors = tuple[Array, ...]
+
+
+class _Coefficients(NamedTuple):
+    """y = f(s), phi = y / s, D-, D+, and the s they belong to."""
+
+    s: Array
+    y: Array
+    phi: Array
+    minus: Array
+    plus: Array
+
+
+def spectral_map(
+    function: SpectralFunction,
+    A: Array,
+    tau: Array | None,
+    factors: Factors,
+    *,
+    xp: Namespace,
+) -> Array:
+    """U f(S) V^H.
+
+    Parameters
+    ----------
+    function : SpectralFunction
+        f and its divided differences.
+    A : array
+        Matrices, shape (..., m, n).
+    tau : array or None
+        Parameter of f, shape (..., 1), or (..., k) if f is `weighted`.
+    factors : tuple of array
+        Of A: ``(U, S, Vh)``, thin, or ``(S, V)`` of the Gram matrix of the smaller
+        side.
+    xp : namespace
+        Array namespace.
+
+    Returns
+    -------
+    array
+        Shape (..., m, n).
+    """
+    if len(factors) == 3:
+        U, S, Vh = factors
+        y = cast(function.value(S, tau, xp), A, xp)
+        return (U * y[..., None, :]) @ Vh
+    S, V = factors
+    y = function.value(S, None if tau is None else cast(tau, S, xp), xp)
+    phi = cast(safe_divide(y, S, S > 0, xp), V, xp)
+    W = cast((V * phi[..., None, :]) @ adjoint(V, xp), A, xp)
+    return W @ A if _is_wide(A) else A @ W
+
+
+def spectral_derivative(
+    function: SpectralFunction,
+    A: Array,
+    tau: Array | None,
+    factors: Factors,
+    X: Array,
+    dtau: Array | None = None,
+    *,
+    transposed: bool = False,
+    xp: Namespace,
+) -> tuple[Array, Array | None]:
+    """Derivative of the spectral map along X, which is also its transpose.
+
+    Parameters
+    ----------
+    function, A, tau, factors, xp
+        As for `spectral_map`.
+    X : array
+        Tangent of A, or cotangent of the result, shape (..., m, n).
+    dtau : array, optional
+        Tangent of tau, of its shape.
+    transposed : bool, optional
+        Whether to compute the cotangent of tau.
+
+    Returns
+    -------
+    array
+        DF(A)[X], plus df/dtau dtau; shape (..., m, n).
+    array or None
+        Cotangent of tau, of its shape, if `transposed` and f has one.
+    """
+    along = _along_svd if len(factors) == 3 else _along_gram
+    return along(function, A, tau, factors, X, dtau, transposed, xp)
+
+
+def _along_svd(
+    function: SpectralFunction,
+    A: Array,
+    tau: Any,
+    factors: Factors,
+    X: Array,
+    dtau: Any,
+    transposed: bool,
+    xp: Namespace,
+) -> tuple[Array, Array | None]:
+    U, S, Vh = factors
+    c = _coefficients(function, S, tau, xp)
+    tall, wide = _outside(U, Vh)
+    XV = X @ adjoint(Vh, xp)
+    K = adjoint(U, xp) @ XV
+    block = cast(c.minus, K, xp) * herm(K, xp) + cast(c.plus, K, xp) * skew(K, xp)
+    slope = None if tau is None else function.in_tau(c.s, c.y, tau, xp)
+    if dtau is not None:
+        block = block + _diagonal(slope * dtau, K, xp)
+    phi = cast(c.phi, K, xp)
+    right = block
+    if tall:
+        right = right - K * phi[..., None, :]
+    if wide:
+        right = right - phi[..., :, None] * K
+    left = U @ right
+    if tall:
+        left = left + XV * phi[..., None, :]
+    result = left @ Vh
+    if wide:
+        result = result + (U * phi[..., None, :]) @ (adjoint(U, xp) @ X)
+    if not transposed or slope is None:
+        return result, None
+    return result, _to_tau(function, slope * _real_diagonal(K, xp), xp)
+
+
+def _along_gram(
+    function: SpectralFunction,
+    A: Array,
+    tau: Any,
+    factors: Factors,
+    X: Array,
+    dtau: Any,
+    transposed: bool,
+    xp: Namespace,
+) -> tuple[Array, Array | None]:
+    if _is_wide(A):
+        result, gtau = _along_gram(
+            function, adjoint(A, xp), tau, factors, adjoint(X, xp), dtau, transposed, xp
+        )
+        return adjoint(result, xp), gtau
+    S, V = factors
+    # In the precision of V: what follows divides by the kept singular values.
+    given, A, X = A, cast(A, V, xp), cast(X, V, xp)
+    tau = None if tau is None else cast(tau, S, xp)
+    y = function.value(S, tau, xp)
+    positive = S > 0
+    phi = safe_divide(y, S, positive, xp)
+    Vh = adjoint(V, xp)
+    Z = Vh @ (adjoint(A, xp) @ X) @ V
+    block = cast(_gram_difference(function, S, y, phi, tau, xp), Z, xp) * (
+        Z + adjoint(Z, xp)
+    )
+    slope = None
+    if tau is not None:
+        slope = safe_divide(function.in_tau(S, y, tau, xp), S, positive, xp)
+    if dtau is not None:
+        block = block + _diagonal(slope * dtau, Z, xp)
+    outer = (V * cast(phi, V, xp)[..., None, :]) @ Vh
+    result = X @ outer + A @ (V @ block @ Vh)
+    if not transposed or slope is None:
+        return cast(result, given, xp), None
+    gtau = _to_tau(function, slope * _real_diagonal(Z, xp), xp)
+    return cast(result, given, xp), gtau
+
+
+def _gram_difference(
+    function: SpectralFunction, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
+) -> Array:
+    """h[s_i^2, s_j^2], with (D- - D+) / (2 s_i s_j) where both are kept."""
+    closed = function.gram_difference(s, y, phi, tau, xp)
+    if closed is not None:
+        return closed
+    a, b = _pair(s, y)
+    phi_i, phi_j = phi[..., :, None], phi[..., None, :]
+    total = a.s + b.s
+    minus = function.difference(a, b, _wider(tau), xp)
+    plus = safe_divide(a.y + b.y, total, total > 0, xp)
+    both = (a.y > 0) & (b.y > 0)
+    inside = safe_divide(0.5 * (minus - plus), a.s * b.s, both, xp)
+    across = safe_divide(quotient(phi_i, phi_j, a.s, b.s, xp), total, total > 0, xp)
+    return xp.where(both, inside, across)
+
+
+def _coefficients(
+    function: SpectralFunction, s: Array, tau: Any, xp: Namespace
+) -> _Coefficients:
+    y = function.value(s, tau, xp)
+    if not function.smooth_at_zero:
+        s = xp.where(s > rounding_rtol(s, xp) * s[..., :1], s, xp.zeros_like(s))
+    a, b = _pair(s, y)
+    minus = function.difference(a, b, _wider(tau), xp)
+    plus = _plus(minus, a, b, xp)
+    slope = xp.linalg.diagonal(minus)
+    phi = xp.where(s > 0, safe_divide(y, s, s > 0, xp), slope)
+    return _Coefficients(s, y, phi, minus, plus)
+
+
+def _plus(minus: Array, a: Point, b: Point, xp: Namespace) -> Array:
+    """f[s_i, -s_j], which is f'(0) = `minus` where both are 0."""
+    total = a.s + b.s
+    ratio = safe_divide(a.y + b.y, total, total > 0, xp)
+    return xp.where(total > 0, ratio, minus)
+
+
+def spectral_second_derivative(
+    function: SpectralFunction,
+    A: Array,
+    tau: Array | None,
+    factors: Factors,
+    G: Array,
+    X: Array,
+    dtau: Array | None = None,
+    *,
+    xp: Namespace,
+) -> tuple[Array, Array | None]:
+    """Derivative of the pullback of G along a direction, again symmetric.
+
+    It is the gradient with respect to (A, tau) of Re <G, DF(A)[X]> + <gtau, dtau>,
+    where gtau is the cotangent of tau, and so also the transpose that a derivative
+    of second order asks for.
+
+    Parameters
+    ----------
+    function, A, tau, xp
+        As for `spectral_map`.
+    factors : tuple of array
+        ``(U, S, Vh)``, thin.
+    G : array
+        Cotangent of the result, shape (..., m, n).
+    X : array
+        Tangent of A, or cotangent of the pullback, shape (..., m, n).
+    dtau : array, optional
+        Tangent of tau, or cotangent of its cotangent, of its shape.
+
+    Returns
+    -------
+    array
+        D2F(A)[G, X] + d/dtau DF(A)[G] dtau, shape (..., m, n).
+    array or None
+        The same with respect to tau, of its shape, if f has one.
+
+    Notes
+    -----
+    Sums over k (x k x k) arrays of second divided differences, a slice at a time.
+    """
+    U, S, Vh = factors
+    c = _coefficients(function, S, tau, xp)
+    V, Uh = adjoint(Vh, xp), adjoint(U, xp)
+    tall, wide = _outside(U, Vh)
+    GV, XV = G @ V, X @ V
+    KG, KX = Uh @ GV, Uh @ XV
+    block = _triple_sum(function, c, tau, KG, KX, xp)
+
+    # The directions outside the ranges have s = 0.
+    near, far = (cast(x, KG, xp) for x in _zero_differences(c, xp))
+
+    def bent(outside: Array, K: Array) -> Array:
+        return outside @ (near * herm(K, xp) + far * skew(K, xp))
+
+    KGh, KXh = adjoint(KG, xp), adjoint(KX, xp)
+    left = right = None
+    if tall:
+        GV, XV = GV - U @ KG, XV - U @ KX
+        block = block + (near + far) * herm(adjoint(GV, xp) @ XV, xp)
+        left = bent(GV, KX) + bent(XV, KG)
+    if wide:
+        GU, XU = adjoint(G, xp) @ U - V @ KGh, adjoint(X, xp) @ U - V @ KXh
+        block = block + (near - far) * herm(adjoint(GU, xp) @ XU, xp)
+        right = bent(GU, KXh) + bent(XU, KGh)
+
+    outside = xp.zeros_like(c.s)
+    if tall:
+        outside = outside + _real_diagonal(adjoint(XV, xp) @ GV, xp)
+    if wide:
+        outside = outside + _real_diagonal(adjoint(XU, xp) @ GU, xp)
+
+    gtau = None
+    if tau is not None:
+        m = _mixed(function, c, tau, KG, KX, outside, dtau, xp)
+        block = block + m.block
+        phi, gtau = cast(m.phi, KG, xp)[..., None, :], m.gtau
+        if left is not None:
+            left = left + GV * phi
+        if right is not None:
+            right = right + GU * phi
+    result = U @ block
+    if left is not None:
+        result = result + left
+    result = result @ Vh
+    if right is not None:
+        result = result + U @ adjoint(right, xp)
+    return result, gtau
+
+
+class _Mixed(NamedTuple):
+    """Derivative in tau of the derivative in A along a cotangent, and its transpose."""
+
+    block: Array
+    phi: Array
+    gtau: Array
+
+
+def _mixed(
+    function: SpectralFunction,
+    c: _Coefficients,
+    tau: Array,
+    KG: Array,
+    KX: Array,
+    outside: Array,
+    dtau: Array | None,
+    xp: Namespace,
+) -> _Mixed:
+    dtau = xp.zeros_like(tau) if dtau is None else dtau
+    t = function.in_tau(c.s, c.y, tau, xp)
+    H, W = herm(KG, xp), skew(KG, xp)
+    KXc = conj(KX, xp)
+    even, odd = real(KXc * H, xp), real(KXc * W, xp)
+    diagonal = function.second_in_tau(c.s, c.y, tau, xp) * dtau * _real_diagonal(KG, xp)
+
+    def coefficients(t: Array) -> tuple[Array, Array, Array]:
+        a, b = _pair(c.s, c.y, t)
+        minus = function.difference_in_tau(a, b, _wider(tau), xp)
+        plus = _plus(
+            minus, Point(a.s, t[..., :, None]), Point(b.s, t[..., None, :]), xp
+        )
+        slope = xp.linalg.diagonal(minus)
+        phi = xp.where(c.s > 0, safe_divide(t, c.s, c.s > 0, xp), slope)
+        return minus, plus, phi
+
+    if function.weighted:
+        minus, plus, phi = coefficients(t * dtau)
+        block = cast(minus, KG, xp) * H + cast(plus, KG, xp) * W
+        # Of each coefficient, the part that the weight of its row moves.
+        a, b = _pair(c.s, c.y)
+        total = a.s + b.s
+        one, zero = xp.ones_like(a.s), xp.zeros_like(a.s)
+        moved = quotient(one, zero, a.s, b.s, xp) * 2 * herm(even, xp)
+        moved = moved + safe_divide(2 * herm(odd, xp), total, total > 0, xp)
+        moved = xp.sum(moved, axis=-1) + safe_divide(outside, c.s, c.s > 0, xp)
+        return _Mixed(block, phi, t * moved + diagonal)
+    minus, plus, phi = coefficients(t)
+    moved = xp.sum(minus * even + plus * odd, axis=-1) + phi * outside + diagonal
+    block = cast(minus, KG, xp) * H + cast(plus, KG, xp) * W
+    block = block * cast(dtau, KG, xp)[..., None]
+    return _Mixed(block, phi * dtau, _to_tau(function, moved, xp))
+
+
+def _zero_differences(c: _Coefficients, xp: Namespace) -> tuple[Array, Array]:
+    """f[0, s_i, s_j] and f[0, s_i, -s_j]."""
+    si, sj = c.s[..., :, None], c.s[..., None, :]
+    phi_i, phi_j = c.phi[..., :, None], c.phi[..., None, :]
+    high, total = xp.maximum(si, sj), si + sj
+    phi_low = xp.where(si >= sj, phi_j, phi_i)
+    near = safe_divide(c.minus - phi_low, high, high > 0, xp)
+    return near, safe_divide(phi_i - phi_j, total, total > 0, xp)
+
+
+# Elements of the largest temporary array in a sum of second differences.
+_SLICE = 2**21
+
+
+def _triple_sum(
+    function: SpectralFunction,
+    c: _Coefficients,
+    tau: Any,
+    KG: Array,
+    KX: Array,
+    xp: Namespace,
+) -> Array:
+    """Second derivative within the ranges of U and V."""
+    HG, WG, HX, WX = herm(KG, xp), skew(KG, xp), herm(KX, xp), skew(KX, xp)
+    k = c.s.shape[-1]
+    size = math.prod(c.minus.shape) if None not in c.minus.shape else None
+    step = k if not size else max(1, min(k, _SLICE // size))
+    if not k:
+        return KG
+    total = None
+    for start in range(0, k, step) if k is not None else (0,):
+        part = slice(start, None if step is None else start + step)
+        term = _triple_slice(function, c, tau, (HG, WG), (HX, WX), part, xp)
+        total = term if total is None else total + term
+    return total
+
+
+def _triple_slice(
+    function: SpectralFunction,
+    c: _Coefficients,
+    tau: Any,
+    G: tuple[Array, Array],
+    X: tuple[Array, Array],
+    part: slice,
+    xp: Namespace,
+) -> Array:
+    """Sum over the middle indices in `part`."""
+    s, y = c.s, c.y
+    i = Point(s[..., :, None, None], y[..., :, None, None])
+    j = Point(s[..., None, None, :], y[..., None, None, :])
+    k = Point(s[..., None, part, None], y[..., None, part, None])
+    minus_ij, minus_ik = c.minus[..., :, None, :], c.minus[..., :, part, None]
+    plus_ij, plus_ik = c.plus[..., :, None, :], c.plus[..., :, part, None]
+    minus_kj, plus_kj = c.minus[..., None, part, :], c.plus[..., None, part, :]
+
+    def one_negative(
+        a: Array, b: Array, r: Array, ab: Array, ar: Array, br: Array
+    ) -> Array:
+        """f[a, b, -r], over its widest gap, that from -r to the larger of a and b."""
+        gap = xp.maximum(a, b) + r
+        return safe_divide(ab - xp.where(a >= b, br, ar), gap, gap > 0, xp)
+
+    coefficients = (
+        function.second_difference(
+            (i, k, j), (minus_ik, minus_kj, minus_ij), _wider(_wider(tau)), xp
+        ),
+        -one_negative(i.s, j.s, k.s, minus_ij, plus_ik, plus_kj),
+        one_negative(i.s, k.s, j.s, minus_ik, plus_ij, plus_kj),
+        one_negative(k.s, j.s, i.s, minus_kj, plus_ik, plus_ij),
+    )
+    (HG, WG), (HX, WX) = G, X
+
+    def products(left: Array, right: Array) -> tuple[Array, Array]:
+        return left[..., :, part, None], right[..., None, part, :]
+
+    factors = (
+        ((HG, HX), (WG, WX), (HG, WX), (WG, HX)),
+        ((HX, HG), (WX, WG), (HX, WG), (WX, HG)),
+    )
+    total = None
+    for coefficient, one, two in zip(coefficients, *factors, strict=True):
+        a, b = products(*one)
+        d, e = products(*two)
+        term = cast(coefficient, HG, xp) * (a * b + d * e)
+        total = term if total is None else total + term
+    return xp.sum(total, axis=-2)
+
+
+def _pair(s: Array, y: Array, t: Array | None = None) -> tuple[Point, Point]:
+    """Points of the rows and of the columns of a k x k array."""
+    rows = (None if x is None else x[..., :, None] for x in (s, y, t))
+    columns = (None if x is None else x[..., None, :] for x in (s, y, t))
+    return Point(*rows), Point(*columns)
+
+
+def _wider(tau: Any) -> Any:
+    return None if tau is None else tau[..., None]
+
+
+def _to_tau(function: SpectralFunction, gtau: Array, xp: Namespace) -> Array:
+    return gtau if function.weighted else xp.sum(gtau, axis=-1, keepdims=True)
+
+
+def _diagonal(d: Array, like: Array, xp: Namespace) -> Array:
+    return cast(d, like, xp)[..., None, :] * identity_like(like, xp)
+
+
+def _real_diagonal(K: Array, xp: Namespace) -> Array:
+    return real(xp.linalg.diagonal(K), xp)
+
+
+def _outside(U: Array, Vh: Array) -> tuple[bool, bool]:
+    """Whether something may lie outside the ranges of U and of V."""
+    k, n = Vh.shape[-2], Vh.shape[-1]
+    return not known_equal(U.shape[-2], k), not known_equal(n, k)
+
+
+def _is_wide(A: Array) -> bool:
+    return bool(A.shape[-2] < A.shape[-1])
