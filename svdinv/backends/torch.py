@@ -14,7 +14,7 @@ from svdinv.backends import torch_namespace as xp
 from svdinv.core.gauge import report_gauge
 from svdinv.core.operation import Operation, Options
 
-__all__ = ["differentiable"]
+__all__ = ["differentiable", "inside_transform", "look", "without_autocast"]
 
 # LAPACK and cuSOLVER have no half precision.
 _COMPUTED_IN = {
@@ -24,7 +24,7 @@ _COMPUTED_IN = {
 }
 
 
-def _look(mask: torch.Tensor) -> bool | None:
+def look(mask: torch.Tensor) -> bool | None:
     """Tell whether an element holds, unless that means waiting for a device."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return None
@@ -35,13 +35,13 @@ def _look(mask: torch.Tensor) -> bool | None:
 
 
 @torch.compiler.assume_constant_result
-def _inside_transform() -> bool:
+def inside_transform() -> bool:
     """Tell whether torch.func or forward mode is active; constant for one trace."""
     transform = torch._C._functorch.peek_interpreter_stack() is not None
     return transform or forward_ad._current_level >= 0
 
 
-def _without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
+def without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
     """Keep autocast from running the derivatives' products in half precision."""
     if torch.amp.is_autocast_available(x.device.type):
         return torch.autocast(x.device.type, enabled=False)
@@ -76,13 +76,13 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, None]:
             outputs, options = ctx.saved_tensors, ctx.options
-            with _without_autocast(outputs[0]):
+            with without_autocast(outputs[0]):
                 if options.gauge != "ignore":
                     with torch.no_grad():
                         dependence = measure(outputs, cotangents, options, xp)
                     epsilon = torch.finfo(outputs[0].dtype).eps
                     report_gauge(_plain(dependence), options.gauge, epsilon)
-                gA = pull(outputs, cotangents, options, xp, _look)
+                gA = pull(outputs, cotangents, options, xp, look)
             return gA, None
 
     class Eager(Compiled):
@@ -97,7 +97,7 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
         @staticmethod
         def jvp(ctx: Any, dA: torch.Tensor, _: None) -> tuple[torch.Tensor, ...]:
             outputs = ctx.saved_tensors
-            with _without_autocast(outputs[0]):
+            with without_autocast(outputs[0]):
                 tangents = push(outputs, dA, ctx.options, xp)
             return tuple(x.resolve_conj() for x in tangents)
 
@@ -120,7 +120,7 @@ def differentiable(
             # Dynamo 2.13 drops a Function's own derivatives inside a transform,
             # without a word (pytorch/pytorch#193279). What is raised while it
             # traces makes it run the caller eagerly, or fail with fullgraph=True.
-            if _inside_transform():
+            if inside_transform():
                 raise RuntimeError("torch.func or forward mode inside torch.compile")
             function = compiled
         inner = _COMPUTED_IN.get(A.dtype)

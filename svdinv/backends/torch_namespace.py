@@ -23,4 +23,6 @@ def _diagonal(x: Tensor) -> Tensor:
     return x.diagonal(dim1=-2, dim2=-1)
 
 
-linalg = SimpleNamespace(svd=torch.linalg.svd, diagonal=_diagonal)
+linalg = SimpleNamespace(
+    svd=torch.linalg.svd, eigh=torch.linalg.eigh, diagonal=_diagonal
+)

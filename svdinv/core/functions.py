@@ -22,13 +22,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core.namespace import Array, Namespace, safe_divide
+from svdinv.core.tolerances import eps, rounding_rtol
 
 __all__ = [
     "Firm",
     "Hard",
+    "Leading",
     "LogSum",
     "Point",
     "Polar",
+    "Power",
     "Rank",
     "Schatten",
     "Shrink",
@@ -81,6 +84,10 @@ class SpectralFunction(ABC):
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
         """Second divided difference f[a, b, c]; `d` is f[a, b], f[b, c], f[c, a]."""
+
+    def level(self, tau: Any, xp: Namespace) -> Array | None:
+        """Give the largest s that f sets to 0, where tau alone tells."""
+        return None
 
     def gram_difference(
         self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
@@ -227,6 +234,10 @@ class Soft(Threshold):
     weighted: bool = False
     has_tau = True
 
+    def level(self, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return tau
+
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
         """See `Threshold`."""
         return s > tau
@@ -256,6 +267,26 @@ class Soft(Threshold):
             return super().second_difference(points, d, tau, xp)
         return extreme_difference(tuple(point.s for point in points), d, xp)
 
+    def gram_difference(
+        self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
+    ) -> Array | None:
+        """See `SpectralFunction`."""
+        if self.weighted:
+            return None
+        # h(s^2) = 1 - tau / s: where both are kept tau / (s_i s_j (s_i + s_j)).
+        kept = y > 0
+        inverse = safe_divide(xp.ones_like(s), s, kept, xp)
+        si, sj = s[..., :, None], s[..., None, :]
+        both = kept[..., :, None] & kept[..., None, :]
+        gap = xp.where(both, xp.ones_like(si - sj), si - sj)
+        rise = xp.where(
+            both,
+            (tau * inverse)[..., :, None] * inverse[..., None, :],
+            phi[..., :, None] - phi[..., None, :],
+        )
+        denominator = gap * (si + sj)
+        return safe_divide(rise, denominator, denominator != 0, xp)
+
     def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
         """See `SpectralFunction`."""
         return quotient(a.t, b.t, a.s, b.s, xp)
@@ -266,6 +297,10 @@ class Hard(Threshold):
     """s above tau and 0 below, the proximal operator of tau^2 / 2 times the rank."""
 
     has_tau = True
+
+    def level(self, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return tau
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
         """See `Threshold`."""
@@ -302,6 +337,10 @@ class Firm(Threshold):
 
     gamma: float
     has_tau = True
+
+    def level(self, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return tau
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
         """See `Threshold`."""
@@ -402,11 +441,15 @@ class Schatten(Threshold):
     p: float
     has_tau = True
 
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
+    def level(self, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
         # The stationary y that costs as much as 0, and the s it belongs to.
         y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
-        return s > y * (1 + self.p / (2 * (1 - self.p)))
+        return y * (1 + self.p / (2 * (1 - self.p)))
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `Threshold`."""
+        return s > self.level(tau, xp)
 
     def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
         """See `Threshold`."""
@@ -504,3 +547,83 @@ class Polar(SpectralFunction):
     ) -> Array:
         """See `SpectralFunction`."""
         return xp.zeros_like(d[0] + d[1] + d[2])
+
+
+@dataclass(frozen=True)
+class Leading(SpectralFunction):
+    """Gradient of the sum of the `count` largest singular values, or of all.
+
+    1 for these and 0 for the others. A value at the cut that is repeated beyond it,
+    and singular values of 0, have no gradient; the subgradient of least norm is
+    taken: shares of equal size, and 0.
+    """
+
+    count: int | None = 1
+    smooth_at_zero = False
+
+    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        top = s[..., :1]
+        rounding = rounding_rtol(s, xp) * top
+        one, none = xp.ones_like(s), xp.zeros_like(s)
+        if self.count is None:
+            return xp.where(s > rounding, one, none)
+        last = s[..., self.count - 1 : self.count]
+        above, below = s > last + rounding, s < last - rounding
+        equal = xp.where(above | below, none, one)
+        left = self.count - xp.sum(xp.where(above, one, none), axis=-1, keepdims=True)
+        share = left / xp.sum(equal, axis=-1, keepdims=True)
+        share = xp.where(last > rounding, share, xp.zeros_like(share))
+        return xp.where(above, one, equal * share)
+
+    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return quotient(a.y, b.y, a.s, b.s, xp)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        """See `SpectralFunction`."""
+        return extreme_difference(tuple(point.s for point in points), d, xp)
+
+
+@dataclass(frozen=True)
+class Power(SpectralFunction):
+    """s^exponent; 0 at s = 0, where a negative exponent has no value."""
+
+    exponent: float
+
+    @property
+    def smooth_at_zero(self) -> bool:  # type: ignore[override]
+        """See `SpectralFunction`."""
+        return self.exponent >= 1
+
+    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        positive = s > rounding_rtol(s, xp) * s[..., :1]
+        power = xp.where(positive, s, xp.ones_like(s)) ** self.exponent
+        return xp.where(positive, power, xp.zeros_like(s))
+
+    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        low, high = xp.minimum(a.s, b.s), xp.maximum(a.s, b.s)
+        near, equal = (low > 0.5 * high) & (high > 0), low == high
+        base = xp.where(near, low, xp.ones_like(low))
+        ratio = xp.where(near, (high - low) / base, xp.zeros_like(low))
+        growth = xp.expm1(self.exponent * xp.log1p(ratio))
+        steep = self.exponent * xp.ones_like(base)
+        steep = xp.where(equal, steep, safe_divide(growth, ratio, ratio > 0, xp))
+        smooth = steep * base ** (self.exponent - 1)
+        return xp.where(near, smooth, quotient(a.y, b.y, a.s, b.s, xp))
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        """See `SpectralFunction`."""
+        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        a, b, c = (point.s for point in points)
+        high, low = xp.maximum(a, xp.maximum(b, c)), xp.minimum(a, xp.minimum(b, c))
+        # Where all three agree to a third of the digits, half the curvature.
+        near = (high - low <= eps(high, xp) ** (1 / 3) * high) & (low > 0)
+        q, middle = self.exponent, xp.where(near, (a + b + c) / 3, xp.ones_like(high))
+        return xp.where(near, 0.5 * q * (q - 1) * middle ** (q - 2), apart)

@@ -109,7 +109,7 @@ def spectral_derivative(
     transposed: bool = False,
     xp: Namespace,
 ) -> tuple[Array, Array | None]:
-    """Derivative of the spectral map along X, which is also its transpose.
+    """Apply the derivative of the spectral map, which is its own transpose.
 
     Parameters
     ----------
@@ -256,14 +256,11 @@ def spectral_second_derivative(
     G: Array,
     X: Array,
     dtau: Array | None = None,
+    dtau_G: Array | None = None,
     *,
     xp: Namespace,
 ) -> tuple[Array, Array | None]:
-    """Derivative of the pullback of G along a direction, again symmetric.
-
-    It is the gradient with respect to (A, tau) of Re <G, DF(A)[X]> + <gtau, dtau>,
-    where gtau is the cotangent of tau, and so also the transpose that a derivative
-    of second order asks for.
+    """Apply the second derivative of the spectral map, which is symmetric.
 
     Parameters
     ----------
@@ -272,18 +269,23 @@ def spectral_second_derivative(
     factors : tuple of array
         ``(U, S, Vh)``, thin.
     G : array
-        Cotangent of the result, shape (..., m, n).
+        Cotangent of the result, or one tangent of A, shape (..., m, n).
     X : array
-        Tangent of A, or cotangent of the pullback, shape (..., m, n).
+        Tangent of A, shape (..., m, n).
     dtau : array, optional
-        Tangent of tau, or cotangent of its cotangent, of its shape.
+        Tangent of tau that goes with X, of its shape.
+    dtau_G : array, optional
+        Tangent of tau that goes with G, if G is a tangent.
 
     Returns
     -------
     array
-        D2F(A)[G, X] + d/dtau DF(A)[G] dtau, shape (..., m, n).
+        Shape (..., m, n). With (G, dtau_G) and (X, dtau) as tangents, the second
+        derivative of the map along both. With G as a cotangent, the tangent of
+        the cotangent of A along (X, dtau), and so also the cotangent of A that
+        belongs to (X, dtau) as a cotangent of the pullback's results.
     array or None
-        The same with respect to tau, of its shape, if f has one.
+        The same for the cotangent of tau, of its shape, if f has one.
 
     Notes
     -----
@@ -329,6 +331,17 @@ def spectral_second_derivative(
             left = left + GV * phi
         if right is not None:
             right = right + GU * phi
+        if dtau_G is not None:
+            m = _mixed(function, c, tau, KX, KG, outside, dtau_G, xp)
+            block = block + m.block
+            if dtau is not None:
+                bend = function.second_in_tau(c.s, c.y, tau, xp)
+                block = block + _diagonal(bend * dtau * dtau_G, KG, xp)
+            phi = cast(m.phi, KG, xp)[..., None, :]
+            if left is not None:
+                left = left + XV * phi
+            if right is not None:
+                right = right + XU * phi
     result = U @ block
     if left is not None:
         result = result + left

@@ -5,6 +5,9 @@ from __future__ import annotations
 from svdinv.core.namespace import Array, Namespace
 
 __all__ = [
+    "GRAM_FLOOR",
+    "SINGLE",
+    "WIDE_GRAM_FLOOR",
     "cluster_rtol",
     "eps",
     "gauge_tolerance",
@@ -14,6 +17,18 @@ __all__ = [
     "tiny",
     "vanishing",
 ]
+
+SINGLE = 1e-10
+"""An eps above this is that of single precision."""
+
+GRAM_FLOOR = 0.1
+"""Smallest kept singular value, relative to the largest, for the Gram matrix.
+
+Squaring makes its relative error eps (s_1 / s)^2 / 2, that is 50 eps here.
+"""
+
+WIDE_GRAM_FLOOR = 1e-4
+"""The same for the Gram matrix of single precision data in double precision."""
 
 
 def eps(x: Array, xp: Namespace) -> float:

@@ -1,0 +1,310 @@
+"""PyTorch: spectral maps as autograd Functions that can be differentiated twice.
+
+`_Map`, its transposed derivative `_Pullback` and its derivative `_Tangent` are
+each other's derivatives; what comes after the second raises. The factors enter as
+arrays without a derivative: each Function knows its own in A.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from svdinv.backends import torch_namespace as xp
+from svdinv.backends.torch import (
+    inside_transform,
+    look,
+    without_autocast,
+)
+from svdinv.core.factors import factorise as core_factorise
+from svdinv.core.functions import SpectralFunction
+from svdinv.core.spectral import (
+    spectral_derivative,
+    spectral_map,
+    spectral_second_derivative,
+)
+
+__all__ = ["factorise", "spectral", "spectral_sum"]
+
+Tensor = torch.Tensor
+Factors = tuple[Tensor, ...]
+
+
+class _Last(torch.autograd.Function):
+    """Pass a second derivative on, and refuse to differentiate it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, *inputs: Tensor | None) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        raise NotImplementedError("svdinv's operators have two derivatives, not three")
+
+    jvp = backward
+
+
+def _second(
+    function: SpectralFunction,
+    A: Tensor,
+    tau: Tensor | None,
+    factors: Factors,
+    G: Tensor,
+    X: Tensor,
+    dtau: Tensor | None,
+    dtau_G: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    if len(factors) != 3:
+        with torch.no_grad():
+            factors = tuple(xp.linalg.svd(A, full_matrices=False))
+    gA, gtau = spectral_second_derivative(
+        function, A, tau, factors, G, X, dtau, dtau_G, xp=xp
+    )
+    if torch.is_grad_enabled():
+        gA = _Last.apply(gA, A, tau)
+        gtau = None if gtau is None else _Last.apply(gtau, A, tau)
+    return gA, gtau
+
+
+def _batched(info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+    """Bring the batch axis of vmap to the front of every tensor."""
+    return tuple(
+        x
+        if not isinstance(x, Tensor)
+        else x.expand(info.batch_size, *x.shape)
+        if axis is None
+        else x.movedim(axis, 0)
+        for x, axis in zip(arguments, in_dims, strict=True)
+    )
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+class _CompiledMap(torch.autograd.Function):
+    """F(A, tau), for Dynamo, which refuses a Function that has its own jvp."""
+
+    @staticmethod
+    def forward(
+        A: Tensor, tau: Tensor | None, function: SpectralFunction, *factors: Tensor
+    ) -> Tensor:
+        return spectral_map(function, A, tau, factors, xp=xp)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        A, tau, ctx.function, *factors = inputs
+        ctx.save_for_backward(A, tau, *factors)
+        ctx.save_for_forward(A, tau, *factors)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Any:
+        A, tau, *factors = ctx.saved_tensors
+        with without_autocast(A):
+            gA, gtau = spectral_derivative(
+                ctx.function, A, tau, tuple(factors), G, transposed=True, xp=xp
+            )
+        return gA, gtau, None, *(None for _ in factors)
+
+
+class _Map(_CompiledMap):
+    """F(A, tau)."""
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Any:
+        if not torch.is_grad_enabled():
+            return _CompiledMap.backward(ctx, G)
+        A, tau, *factors = ctx.saved_tensors
+        gA, gtau = _Pullback.apply(A, tau, G, ctx.function, *factors)
+        return gA, gtau if tau is not None else None, None, *(None for _ in factors)
+
+    @staticmethod
+    def jvp(ctx: Any, dA: Tensor, dtau: Tensor | None, *_: Any) -> Tensor:
+        A, tau, *factors = ctx.saved_tensors
+        return _Tangent.apply(A, tau, dA, dtau, ctx.function, *factors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _Map.apply(*_batched(info, in_dims, arguments)), 0
+
+
+class _Pullback(torch.autograd.Function):
+    """(A, tau, G) -> cotangents of A and tau."""
+
+    @staticmethod
+    def forward(
+        A: Tensor,
+        tau: Tensor | None,
+        G: Tensor,
+        function: SpectralFunction,
+        *factors: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        with without_autocast(A):
+            gA, gtau = spectral_derivative(
+                function, A, tau, factors, G, transposed=True, xp=xp
+            )
+        return gA, gA.new_zeros(()) if gtau is None else gtau
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        A, tau, G, ctx.function, *factors = inputs
+        ctx.save_for_backward(A, tau, G, *factors)
+        ctx.save_for_forward(A, tau, G, *factors)
+
+    @staticmethod
+    def backward(ctx: Any, C: Tensor, c: Tensor) -> Any:
+        A, tau, G, *factors = ctx.saved_tensors
+        c = None if tau is None else c
+        with without_autocast(A):
+            gA, gtau = _second(ctx.function, A, tau, factors, G, C, c)
+            gG = _Tangent.apply(A, tau, C, c, ctx.function, *factors)
+        return gA, gtau, gG, None, *(None for _ in factors)
+
+    @staticmethod
+    def jvp(ctx: Any, dA: Any, dtau: Any, dG: Any, *_: Any) -> Any:
+        A, tau, G, *factors = ctx.saved_tensors
+        gA = gtau = None
+        if dG is not None:
+            gA, gtau = _Pullback.apply(A, tau, dG, ctx.function, *factors)
+            gtau = None if tau is None else gtau
+        if dA is not None or dtau is not None:
+            dA = torch.zeros_like(A) if dA is None else dA
+            moved = _second(ctx.function, A, tau, factors, G, dA, dtau)
+            gA, gtau = _add(gA, moved[0]), _add(gtau, moved[1])
+        return gA, A.new_zeros(()) if gtau is None else gtau
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        arguments = _batched(info, in_dims, arguments)
+        gA, gtau = _Pullback.apply(*arguments)
+        return (gA, gtau), (0, None if arguments[1] is None else 0)
+
+
+class _Tangent(torch.autograd.Function):
+    """(A, tau, dA, dtau) -> tangent of F(A, tau)."""
+
+    @staticmethod
+    def forward(
+        A: Tensor,
+        tau: Tensor | None,
+        dA: Tensor,
+        dtau: Tensor | None,
+        function: SpectralFunction,
+        *factors: Tensor,
+    ) -> Tensor:
+        with without_autocast(A):
+            return spectral_derivative(function, A, tau, factors, dA, dtau, xp=xp)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        A, tau, dA, dtau, ctx.function, *factors = inputs
+        ctx.save_for_backward(A, tau, dA, dtau, *factors)
+        ctx.save_for_forward(A, tau, dA, dtau, *factors)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Any:
+        A, tau, dA, dtau, *factors = ctx.saved_tensors
+        gdA, gdtau = _Pullback.apply(A, tau, G, ctx.function, *factors)
+        with without_autocast(A):
+            gA, gtau = _second(ctx.function, A, tau, factors, G, dA, dtau)
+        given = None if dtau is None else gdtau
+        return gA, gtau, gdA, given, None, *(None for _ in factors)
+
+    @staticmethod
+    def jvp(ctx: Any, vA: Any, vtau: Any, vdA: Any, vdtau: Any, *_: Any) -> Tensor:
+        A, tau, dA, dtau, *factors = ctx.saved_tensors
+        result = None
+        if vdA is not None or vdtau is not None:
+            vdA = torch.zeros_like(A) if vdA is None else vdA
+            result = _Tangent.apply(A, tau, vdA, vdtau, ctx.function, *factors)
+        if vA is not None or vtau is not None:
+            vA = torch.zeros_like(A) if vA is None else vA
+            moved, _ = _second(ctx.function, A, tau, factors, dA, vA, vtau, dtau)
+            result = _add(result, moved)
+        return torch.zeros_like(A) if result is None else result
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _Tangent.apply(*_batched(info, in_dims, arguments)), 0
+
+
+def factorise(
+    A: Tensor,
+    function: SpectralFunction,
+    tau: Tensor | None = None,
+    *,
+    relative: bool = False,
+    method: str = "auto",
+) -> Factors:
+    """Factors of A for `spectral`, without a derivative."""
+    with torch.no_grad(), without_autocast(A):
+        return core_factorise(
+            A.detach(),
+            function,
+            None if tau is None else tau.detach(),
+            relative=relative,
+            method=method,
+            look=look,
+            xp=xp,
+        )
+
+
+def spectral(
+    A: Tensor, function: SpectralFunction, tau: Tensor | None, factors: Factors
+) -> Tensor:
+    """U f(S) V^H, differentiable twice in A and tau."""
+    if torch.compiler.is_compiling():
+        if inside_transform():
+            raise RuntimeError("torch.func or forward mode inside torch.compile")
+        return _CompiledMap.apply(A, tau, function, *factors)
+    return _Map.apply(A, tau, function, *factors)
+
+
+class _CompiledSum(torch.autograd.Function):
+    """A value that is given, with the gradient U f(S) V^H."""
+
+    @staticmethod
+    def forward(
+        A: Tensor, value: Tensor, function: SpectralFunction, *factors: Tensor
+    ) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        A, _, ctx.function, *factors = inputs
+        ctx.save_for_backward(A, *factors)
+        ctx.save_for_forward(A, *factors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        A, *factors = ctx.saved_tensors
+        with without_autocast(A):
+            gradient = spectral(A, ctx.function, None, tuple(factors))
+        return g[..., None, None] * gradient, None, None, *(None for _ in factors)
+
+
+class _Sum(_CompiledSum):
+    @staticmethod
+    def jvp(ctx: Any, dA: Tensor, *_: Any) -> Tensor:
+        A, *factors = ctx.saved_tensors
+        gradient = spectral(A, ctx.function, None, tuple(factors))
+        return (gradient.conj() * dA).real.sum((-2, -1)).resolve_conj()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _Sum.apply(*_batched(info, in_dims, arguments)), 0
+
+
+def spectral_sum(
+    A: Tensor, value: Tensor, function: SpectralFunction, factors: Factors
+) -> Tensor:
+    """`value`, a function of the singular values whose gradient is U f(S) V^H."""
+    call = _CompiledSum if torch.compiler.is_compiling() else _Sum
+    return call.apply(A, value, function, *factors)
