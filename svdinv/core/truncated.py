@@ -205,9 +205,9 @@ def svd_lowrank_pullback(
     larger gaps the relative error is of the order of eps s_1 / gap, if the steps
     suffice.
 
-    All is differentiable array code, so that autodiff gives second derivatives, but
-    through every step: at the memory of all of them, and with whatever error the
-    iteration's last steps would still have corrected in the derivative.
+    All is differentiable array code in A, U, S, Vh and the cotangents, so that autodiff
+    gives second derivatives as accurate as the first, but through every step and with
+    the memory of all of them.
 
     References
     ----------
