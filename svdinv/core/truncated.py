@@ -1,0 +1,526 @@
+"""The truncated singular value decomposition and its derivatives.
+
+A = U diag(S) V^H + A2 with r triplets kept and A2 = (I - U U^H) A (I - V V^H)
+discarded. Dropping A2 from the derivative is wrong: with dU = U Omega + X and
+dV = V Psi + Y the parts outside the kept ranges are coupled through it (Francuz,
+Schuch and Vanhecke, arXiv:2311.11894),
+
+    s_j x_j - A2 y_j   = (I - U U^H) dA v_j,
+    s_j y_j - A2^H x_j = (I - V V^H) dA^H u_j,
+
+while Omega, Psi and dS are those of the r x r matrix U^H A V. The pullback solves
+the same Hermitian system for the cotangents' parts outside. Its eigenvalues are
+s_j and s_j +- s_i over the discarded s_i, so that it is positive definite with the
+condition number (s_j + s_{r+1}) / (s_j - s_{r+1}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    adjoint,
+    array_namespace,
+    cast,
+    conj,
+    identity_like,
+    is_complex,
+    known_equal,
+    real,
+    safe_divide,
+)
+from svdinv.core.repeated import (
+    Look,
+    check_repeated,
+    never_look,
+    reciprocal,
+    smooth_at_zero,
+)
+from svdinv.core.svd import SVDResult, svd, svd_pullback, svd_pushforward
+from svdinv.core.tolerances import eps, rounding_rtol, smallest
+
+__all__ = [
+    "BLIND_STEPS",
+    "WATCHED_STEPS",
+    "Loop",
+    "State",
+    "svd_lowrank",
+    "svd_lowrank_pullback",
+    "svd_lowrank_pushforward",
+]
+
+State: TypeAlias = tuple[Array, ...]
+Loop: TypeAlias = Callable[
+    [Callable[[State], State], Callable[[State], Array], State, int], State
+]
+Product: TypeAlias = Callable[[Array], Array]
+
+# Conjugate residuals gain a digit per 0.8 sqrt(s_j / gap) steps at most, for a gap
+# s_j - s_{r+1} small against s_j. 100 steps reach rounding level for s_{r+1} up to
+# 0.98 s_r, and 1000 up to 0.9998 s_r.
+BLIND_STEPS = 100  # where nobody can tell whether they were needed
+WATCHED_STEPS = 1000  # where they end by themselves
+RESIDUAL = 10  # eps, at which to end
+
+
+def svd_lowrank(
+    A: Array,
+    sketch: Array,
+    *,
+    rank: int | None = None,
+    power: int = 2,
+    xp: Namespace | None = None,
+) -> SVDResult:
+    """Leading singular triplets by a randomized range finder [1]_.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    sketch : array
+        Random test matrix of the dtype of `A`, shape (..., n, l) with l <= min(m, n);
+        l is the rank and an oversampling of, say, 10 columns.
+    rank : int, optional
+        Number r <= l of triplets to return. Default: l, all that were computed.
+    power : int, optional
+        Power iterations, of two products with `A` each. Each multiplies the error of a
+        singular vector by about (s_{l+1} / s_j)^2, that of a singular value by the
+        square of it.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    SVDResult
+        U (..., m, r), S (..., r) sorted downwards, Vh (..., r, n).
+
+    Raises
+    ------
+    ValueError
+        If `rank` does not lie in 1, ..., l, or `power` is negative.
+
+    Notes
+    -----
+    Every factorization is a QR of a matrix with l columns, but for an SVD of l x l:
+    tall and wide matrices cost the same. Each iterate is orthonormalised, on either
+    side (Algorithm 4.4 of [1]_), so that nothing is lost by squaring singular values.
+
+    References
+    ----------
+    .. [1] N. Halko, P.-G. Martinsson and J. A. Tropp, "Finding structure with
+       randomness: probabilistic algorithms for constructing approximate matrix
+       decompositions", SIAM Review 53(2), 2011.
+    """
+    xp = array_namespace(A, sketch) if xp is None else xp
+    columns = sketch.shape[-1]
+    if rank is not None and (rank < 1 or (isinstance(columns, int) and rank > columns)):
+        raise ValueError(f"rank must be in 1, ..., {columns}, got {rank}")
+    if power < 0:
+        raise ValueError(f"power must not be negative, got {power}")
+    Q, _ = xp.linalg.qr(A @ sketch)
+    for _ in range(power):
+        W, _ = xp.linalg.qr(_adjoint_times(A, Q, xp))
+        Q, _ = xp.linalg.qr(A @ W)
+    W, R = xp.linalg.qr(_adjoint_times(A, Q, xp))
+    # A is close to Q Q^H A = Q R^H W^H.
+    U, S, Vh = svd(adjoint(R, xp), xp=xp)
+    if rank is not None:
+        U, S, Vh = U[..., :rank], S[..., :rank], Vh[..., :rank, :]
+    return SVDResult(Q @ U, S, Vh @ adjoint(W, xp))
+
+
+def svd_lowrank_pullback(
+    A: Array,
+    U: Array,
+    S: Array,
+    Vh: Array,
+    gU: Array | None = None,
+    gS: Array | None = None,
+    gVh: Array | None = None,
+    *,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    epsilon: float | None = None,
+    look: Look = never_look,
+    steps: int | None = None,
+    tolerance: float | None = None,
+    loop: Loop | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Cotangent of A from the cotangents of its leading singular triplets.
+
+    Parameters
+    ----------
+    A : array
+        Shape (..., m, n).
+    U, S, Vh : array
+        Leading singular triplets of A: shapes (..., m, r), (..., r), (..., r, n).
+    gU, gS, gVh : array or None
+        Cotangents, each of the shape of its factor and with dL = Re tr(g^H dx);
+        None for zero. gS is real.
+    repeated, rtol, epsilon : optional
+        Rule inside a cluster of repeated kept singular values, the gap up to which it
+        acts, and the precision of the cotangents, as for `svd_pullback`.
+    look : callable, optional
+        Called with a boolean array, returns whether any element holds, or None where
+        that is not known without waiting for a device. Where it is, the iteration
+        ends as soon as all residuals are small. By default nothing is looked at.
+    steps : int, optional
+        Most steps of the iteration, of two products with `A` each. Default:
+        `BLIND_STEPS` where nothing is looked at, which are then all done, and
+        `WATCHED_STEPS` elsewhere.
+    tolerance : float, optional
+        Residual, relative to the right-hand side, at which a solution counts as
+        found. Default: 10 eps.
+    loop : callable, optional
+        ``loop(step, running, state, steps)`` returns ``step`` applied to the tuple of
+        arrays ``state`` while ``running(state)`` holds anywhere, at most `steps`
+        times: a framework's own loop, such as JAX's, in place of Python's.
+    xp : namespace, optional
+        Array namespace; inferred from the arrays if not given.
+
+    Returns
+    -------
+    array
+        gA, shape (..., m, n).
+
+    Raises
+    ------
+    ValueError
+        If `repeated` names no rule or `rtol` lies outside [0, 1).
+
+    Notes
+    -----
+    The derivative is that of the exact truncated SVD [1]_, taken at the factors given:
+    if they are inexact, so is it, by their error over the gap s_r - s_{r+1}. With
+    r = min(m, n) it is `svd_pullback`. No m x m or n x n matrix is formed.
+
+    The truncated SVD has no derivative where s_r = s_{r+1}, unless the loss makes the
+    cotangents of that triplet vanish, as a threshold does. What belongs to discarded
+    singular values within 64 eps of a kept one is then divided by 2 s_j instead of
+    the gap: close to what the minimum-norm rule does, and finite in any case. For
+    larger gaps the relative error is of the order of eps s_1 / gap, if the steps
+    suffice.
+
+    All is differentiable array code in A, U, S, Vh and the cotangents, so that autodiff
+    gives second derivatives as accurate as the first, but through every step and with
+    the memory of all of them.
+
+    References
+    ----------
+    .. [1] A. Francuz, N. Schuch and B. Vanhecke, "Stable and efficient
+       differentiation of tensor network algorithms", arXiv:2311.11894, 2023.
+    """
+    check_repeated(repeated, rtol)
+    xp = array_namespace(A, U, S, Vh) if xp is None else xp
+    r = S.shape[-1]
+    whole = known_equal(A.shape[-2], r) or known_equal(A.shape[-1], r)
+    if whole or known_equal(r, 0) or (gU is None and gVh is None):
+        return svd_pullback(
+            *(U, S, Vh, gU, gS, gVh),
+            repeated=repeated,
+            rtol=rtol,
+            epsilon=epsilon,
+            look=look,
+            xp=xp,
+        )
+    V = adjoint(Vh, xp)
+    gU = xp.zeros_like(U) if gU is None else gU
+    gV = xp.zeros_like(V) if gVh is None else adjoint(gVh, xp)
+
+    # Inside the kept ranges this is the SVD of U^H A V = diag(S), factors I, S, I.
+    M, N = adjoint(U, xp) @ gU, Vh @ gV
+    eye = identity_like(M, xp)
+    block = svd_pullback(
+        *(eye, S, eye, M, gS, adjoint(N, xp)),
+        repeated=repeated,
+        rtol=rtol,
+        epsilon=epsilon,
+        look=look,
+        xp=xp,
+    )
+
+    s, top = _scaled(S, xp)
+    weight = reciprocal(s, xp)
+    if repeated == "consistent" and look(s <= rounding_rtol(s, xp)) is not False:
+        first, second = (xp.max(xp.abs(g), axis=-2) for g in (gU, gV))
+        gs = xp.zeros_like(S) if gS is None else gS * top
+        smooth = smooth_at_zero(s, xp.maximum(first, second), gs, xp)
+        weight = xp.where(smooth, weight, xp.zeros_like(weight))
+    weight = cast(weight / top, U, xp)[..., None, :]
+    X, Y = _outside(
+        *(A, U, S, V, (gU - U @ M) * weight, (gV - V @ N) * weight),
+        look=look,
+        steps=steps,
+        tolerance=tolerance,
+        loop=loop,
+        xp=xp,
+    )
+    return (U @ block + X) @ Vh + U @ adjoint(Y, xp)
+
+
+def svd_lowrank_pushforward(
+    A: Array,
+    U: Array,
+    S: Array,
+    Vh: Array,
+    dA: Array,
+    *,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    look: Look = never_look,
+    steps: int | None = None,
+    tolerance: float | None = None,
+    loop: Loop | None = None,
+    xp: Namespace | None = None,
+) -> SVDResult:
+    """Tangents of the leading singular triplets along a tangent of A.
+
+    Parameters
+    ----------
+    A : array
+        Shape (..., m, n).
+    U, S, Vh : array
+        Leading singular triplets of A: shapes (..., m, r), (..., r), (..., r, n).
+    dA : array
+        Tangent of A, shape (..., m, n).
+    repeated, rtol : optional
+        Rule inside a cluster of repeated kept singular values, and the gap up to which
+        it acts, as for `svd_pushforward`: ``"consistent"`` is ``"minimum-norm"`` here.
+    look, steps, tolerance, loop : optional
+        As for `svd_lowrank_pullback`.
+    xp : namespace, optional
+        Array namespace; inferred from the arrays if not given.
+
+    Returns
+    -------
+    SVDResult
+        dU, dS and dVh, of the shapes of U, S and Vh. For every rule but
+        ``"consistent"`` this is the transpose of `svd_lowrank_pullback`.
+
+    Raises
+    ------
+    ValueError
+        If `repeated` names no rule or `rtol` lies outside [0, 1).
+    """
+    check_repeated(repeated, rtol)
+    xp = array_namespace(A, U, S, Vh) if xp is None else xp
+    r = S.shape[-1]
+    whole = known_equal(A.shape[-2], r) or known_equal(A.shape[-1], r)
+    if whole or known_equal(r, 0):
+        return svd_pushforward(U, S, Vh, dA, repeated=repeated, rtol=rtol, xp=xp)
+    V = adjoint(Vh, xp)
+    AV, AU = dA @ V, _adjoint_times(dA, U, xp)
+    P = adjoint(U, xp) @ AV
+    eye = identity_like(P, xp)
+    omega, dS, psi = svd_pushforward(
+        eye, S, eye, P, repeated=repeated, rtol=rtol, xp=xp
+    )
+    s, top = _scaled(S, xp)
+    weight = cast(reciprocal(s, xp) / top, U, xp)[..., None, :]
+    X, Y = _outside(
+        *(A, U, S, V),
+        *((AV - U @ P) * weight, (AU - V @ adjoint(P, xp)) * weight),
+        look=look,
+        steps=steps,
+        tolerance=tolerance,
+        loop=loop,
+        xp=xp,
+    )
+    return SVDResult(U @ omega + X, dS, adjoint(V @ adjoint(psi, xp) + Y, xp))
+
+
+def _adjoint_times(A: Array, X: Array, xp: Namespace) -> Array:
+    """A^H X, without the copy of A that its conjugate may be."""
+    return adjoint(adjoint(X, xp) @ A, xp)
+
+
+def _scaled(S: Array, xp: Namespace) -> tuple[Array, Array]:
+    """S over its largest value, and that value as (..., 1); 1 for a zero matrix."""
+    top = xp.max(S, axis=-1, keepdims=True)
+    top = xp.where(top >= smallest(S, xp), top, xp.ones_like(top))
+    return S / top, top
+
+
+def _outside(
+    A: Array,
+    U: Array,
+    S: Array,
+    V: Array,
+    left: Array,
+    right: Array,
+    *,
+    look: Look,
+    steps: int | None,
+    tolerance: float | None,
+    loop: Loop | None,
+    xp: Namespace,
+) -> tuple[Array, Array]:
+    """Solve the coupled system outside the kept ranges, divided by s_j.
+
+    With T_j = A2 / s_j it reads x - T y = left_j, y - T^H x = right_j. Eliminating x
+    leaves (I - T^H T) y = right + T^H left, half as large. Its eigenvalues are those
+    1 - (s_i / s_j)^2, so that the condition number even falls, to s_j^2 / (s_j^2 -
+    s_{r+1}^2): unlike that of A^H A, this square costs no digits, because no small
+    singular value is asked for. The eigenvalues of the whole system lie in pairs
+    1 +- s_i / s_j, for which a Krylov method needs twice the steps (J. K. Reid,
+    SIAM J. Numer. Anal. 9(2), 1972).
+    """
+    m, n = A.shape[-2:]
+    if isinstance(m, int) and isinstance(n, int) and m < n:
+        swapped = True  # the smaller of the two unknowns is kept
+        U, V, left, right = V, U, right, left
+    else:
+        swapped = False
+
+    s, top = _scaled(S, xp)
+    # Among values at rounding level A2 / s_j is noise over noise.
+    sound = s > rounding_rtol(s, xp)
+    inverse = safe_divide(xp.ones_like(s), s, sound, xp)
+    coupling = cast(inverse / top, U, xp)[..., None, :]
+    # Gaps up to 64 eps count as none, as for kept singular values.
+    floor = xp.minimum(2 * rounding_rtol(s, xp) * inverse, 0.5 * xp.ones_like(s))
+
+    def times(x: Array) -> Array:
+        x = _adjoint_times(A, x, xp) if swapped else A @ x
+        return (x - U @ (adjoint(U, xp) @ x)) * coupling
+
+    def adjoint_times(x: Array) -> Array:
+        x = A @ x if swapped else _adjoint_times(A, x, xp)
+        return (x - V @ (adjoint(V, xp) @ x)) * coupling
+
+    right_side = right + adjoint_times(left)
+    y, direction, null = _conjugate_residuals(
+        lambda p: p - adjoint_times(times(p)),
+        right_side,
+        floor[..., None, :],
+        RESIDUAL * eps(s, xp) if tolerance is None else tolerance,
+        _python_loop(look, steps is None) if loop is None else loop,
+        (BLIND_STEPS if loop is None else WATCHED_STEPS) if steps is None else steps,
+        xp,
+    )
+    x = left + times(y)
+    if look(null) is not False:
+        # Along singular vectors with s_i = s_j, what is known is the two right-hand
+        # sides; half of each is the completion of Zhang and Hu (arXiv:2411.14141).
+        y = y + _along(direction, 0.5 * right - y, null, xp)
+        x = x + _along(times(direction), 0.5 * left - x, null, xp)
+    return (y, x) if swapped else (x, y)
+
+
+def _conjugate_residuals(
+    operator: Product,
+    b: Array,
+    floor: Array,
+    tolerance: float,
+    loop: Loop,
+    steps: int,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    """Solve a positive semidefinite system for each column of `b`.
+
+    The conjugate residual method (E. Stiefel, 1955) needs the products of conjugate
+    gradients, but its iterates minimise the residual and stay small where a system is
+    singular and has no solution: what is left of `b` is then a null vector.
+
+    Parameters
+    ----------
+    operator : callable
+        Applies the Hermitian matrices, one to each column, with norms up to 1.
+    b : array
+        Right-hand sides, shape (..., n, r).
+    floor : array
+        Eigenvalue that counts as 0, shape (..., 1, r).
+    tolerance : float
+        Residual over right-hand side at which a column is left alone.
+    loop, steps
+        As for `svd_lowrank_pullback`.
+    xp : namespace
+        Array namespace.
+
+    Returns
+    -------
+    solution : array
+        Shape (..., n, r).
+    residual : array
+        Up to a factor, shape (..., n, r).
+    null : array
+        Whether the residual is a null vector, boolean, shape (..., 1, r).
+    """
+    # Normalised, because the squares below would under- or overflow.
+    size = _column_max(b, xp)
+    scale = cast(xp.where(size > 0, size, xp.ones_like(size)), b, xp)
+    b = b / scale
+    target = tolerance**2 * _dot(b, b, xp)
+
+    def examine(residual: Array, image: Array) -> tuple[Array, Array, Array]:
+        square, curvature = _dot(residual, residual, xp), _dot(residual, image, xp)
+        large = square > target
+        # Not the norm of the image: rounding errors of A2 outweigh the curvature of
+        # a null vector with a small admixture long before it is pure.
+        definite = curvature > floor * square
+        return curvature, large & definite, large & ~definite
+
+    def step(state: State) -> State:
+        y, residual, p, q, curvature, running, _ = state
+        # Zero for the columns that are done: they no longer move.
+        length = safe_divide(curvature, _dot(q, q, xp), running, xp)
+        length = cast(length, b, xp)
+        y, residual = y + length * p, residual - length * q
+        image = operator(residual)
+        reduced, more, null = examine(residual, image)
+        more = running & more
+        turn = cast(safe_divide(reduced, curvature, more, xp), b, xp)
+        return y, residual, residual + turn * p, image + turn * q, reduced, more, null
+
+    image = operator(b)
+    state = (xp.zeros_like(b), b, b, image, *examine(b, image))
+    y, residual, _, _, _, _, null = loop(step, lambda state: state[5], state, steps)
+    return y * scale, residual, null
+
+
+def _python_loop(look: Look, extend: bool) -> Loop:
+    """Loop that looks whether to go on, with `extend` for more steps if it can."""
+
+    def loop(
+        step: Callable[[State], State],
+        running: Callable[[State], Array],
+        state: State,
+        steps: int,
+    ) -> State:
+        count = 0
+        while count < steps:
+            seen = look(running(state))
+            if seen is False:
+                break
+            if seen and extend:
+                steps = WATCHED_STEPS
+            state = step(state)
+            count += 1
+        return state
+
+    return loop
+
+
+def _dot(x: Array, y: Array, xp: Namespace) -> Array:
+    """Re x^H y of each column, kept as (..., 1, r)."""
+    return xp.sum(real(conj(x, xp) * y, xp), axis=-2, keepdims=True)
+
+
+def _column_max(x: Array, xp: Namespace) -> Array:
+    """Largest real or imaginary part in each column, kept as (..., 1, r)."""
+    part = xp.abs(real(x, xp))
+    if is_complex(x, xp):
+        part = xp.maximum(part, xp.abs(xp.imag(x)))
+    return xp.max(part, axis=-2, keepdims=True)
+
+
+def _along(direction: Array, x: Array, where: Array, xp: Namespace) -> Array:
+    """Part of each column of `x` along that of `direction` where `where` holds."""
+    product = xp.sum(conj(direction, xp) * x, axis=-2, keepdims=True)
+    square = _dot(direction, direction, xp)
+    where = where & (square > 0)
+    return direction * safe_divide(product, cast(square, x, xp), where, xp)

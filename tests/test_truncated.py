@@ -1,0 +1,652 @@
+"""The truncated SVD: its accuracy, and its derivative against that of the full SVD."""
+
+from __future__ import annotations
+
+import tracemalloc
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from oracle import CUBE, SOFT, adjoint, draw, random_unitary, relative_error
+
+from svdinv.core import svd_pullback, svd_pushforward
+from svdinv.core.truncated import (
+    BLIND_STEPS,
+    svd_lowrank,
+    svd_lowrank_pullback,
+    svd_lowrank_pushforward,
+)
+
+SHAPES = ((30, 20), (20, 33), (25, 25))
+DTYPES = (np.float64, np.complex128)
+LINEAR_RULES = ("minimum-norm", "drop", "clip", "taylor", "lorentz")
+RANK = 5
+
+
+def look(mask):
+    return bool(mask.any())
+
+
+class Framework:
+    """A namespace, and its way from NumPy and back."""
+
+    def __init__(self, xp, asarray, look=None):
+        self.xp = xp
+        self.asarray = asarray
+        self.options = {"xp": xp} if look is None else {"xp": xp, "look": look}
+
+    def context(self):
+        return nullcontext()
+
+    def numpy(self, x):
+        return np.asarray(x)
+
+    def __call__(self, function, *arrays, **options):
+        """Call with NumPy arrays in and out; None stays None."""
+        with self.context():
+            given = [None if x is None else self.asarray(x) for x in arrays]
+            keep = {} if function is not svd_lowrank else {"xp": self.xp}
+            result = function(*given, **(keep or self.options), **options)
+            if isinstance(result, tuple):
+                return tuple(map(self.numpy, result))
+            return self.numpy(result)
+
+
+def _numpy():
+    from array_api_compat import numpy as xp
+
+    return Framework(xp, np.asarray, look)
+
+
+def _array_api_strict():
+    import array_api_strict as xp
+
+    return Framework(xp, xp.asarray, lambda mask: bool(xp.any(mask)))
+
+
+def _with_qr(namespace, qr):
+    """A backend's namespace together with a QR decomposition."""
+    names = {name: getattr(namespace, name) for name in dir(namespace)}
+    names["linalg"] = SimpleNamespace(**{**vars(namespace.linalg), "qr": qr})
+    return SimpleNamespace(**names)
+
+
+def _torch():
+    import torch
+
+    from svdinv.backends import torch_namespace
+
+    class Torch(Framework):
+        def numpy(self, x):
+            return x.resolve_conj().numpy()
+
+    return Torch(_with_qr(torch_namespace, torch.linalg.qr), torch.asarray, look)
+
+
+def _tensorflow():
+    import tensorflow as tf
+
+    from svdinv.backends import tensorflow_namespace
+
+    return Framework(
+        _with_qr(tensorflow_namespace, tf.linalg.qr),
+        tf.constant,
+        # As the backend's: tensors cannot be assigned to.
+        lambda mask: None if tf.reduce_any(mask) else False,
+    )
+
+
+def _jax():
+    import jax
+    import jax.numpy as jnp
+
+    class JAX(Framework):
+        def context(self):
+            return jax.enable_x64(True)
+
+    return JAX(jnp, jnp.asarray)  # blind
+
+
+NAMESPACES = {
+    "numpy": _numpy,
+    "array_api_strict": _array_api_strict,
+    "torch": _torch,
+    "tensorflow": _tensorflow,
+    "jax": _jax,
+}
+
+
+@pytest.fixture(params=NAMESPACES)
+def xf(request):
+    pytest.importorskip(request.param)
+    return NAMESPACES[request.param]()
+
+
+def spectrum(k, gap, kept=None):
+    """RANK kept values down to 1, and discarded ones from `gap` down."""
+    kept = np.linspace(2, 1, RANK) if kept is None else np.asarray(kept)
+    return np.concatenate([kept, gap * np.linspace(1, 0.3, k - len(kept))])
+
+
+def matrix(shape, s, dtype, seed=0, batch=(2,)):
+    """A batch of matrices with singular values `s`, and their factors."""
+    rng = np.random.default_rng(seed)
+    is_complex = np.issubdtype(dtype, np.complexfloating)
+    k = len(s)
+    U = random_unitary((*batch, shape[0], k), rng, is_complex)
+    V = random_unitary((*batch, shape[1], k), rng, is_complex)
+    s = np.broadcast_to(s, (*batch, k)).copy()
+    return (U * s[..., None, :]) @ adjoint(V), (U, s, adjoint(V))
+
+
+def cut(factors, r=RANK):
+    U, S, Vh = factors
+    return U[..., :r], S[..., :r], Vh[..., :r, :]
+
+
+def pad(cotangents, k):
+    """Cotangents of all k triplets from those of the leading ones."""
+    gU, gS, gVh = cotangents
+
+    def fill(g, axis):
+        if g is None:
+            return None
+        shape = list(g.shape)
+        shape[axis] = k - shape[axis]
+        return np.concatenate([g, np.zeros(shape, g.dtype)], axis)
+
+    return fill(gU, -1), fill(gS, -1), fill(gVh, -2)
+
+
+def normal(shape, dtype, rng):
+    x = rng.standard_normal(shape)
+    if np.issubdtype(dtype, np.complexfloating):
+        x = x + 1j * rng.standard_normal(shape)
+    return x.astype(dtype)
+
+
+class Loss:
+    """Gauge-invariant losses of the leading triplets, and their cotangents."""
+
+    def __init__(self, name, shape, dtype, seed=1):
+        rng = np.random.default_rng(seed)
+        m, n = shape
+        self.name = name
+        self.left = normal((m, m), dtype, rng)
+        self.right = normal((n, n), dtype, rng)
+        self.G = normal((m, n), dtype, rng)
+        self.left, self.right = (x + adjoint(x) for x in (self.left, self.right))
+
+    def __call__(self, factors):
+        U, S, Vh = factors
+        if self.name == "left projector":
+            X, G = U @ adjoint(U), self.left
+        elif self.name == "right projector":
+            X, G = adjoint(Vh) @ Vh, self.right
+        elif self.name == "reconstruction":
+            X, G = (U * S[..., None, :]) @ Vh, self.G
+        else:
+            return np.sum(np.log(S), axis=-1)
+        return np.sum((np.conj(G) * X).real, axis=(-2, -1))
+
+    def cotangents(self, factors):
+        U, S, Vh = factors
+        if self.name == "left projector":
+            return 2 * self.left @ U, None, None
+        if self.name == "right projector":
+            return None, None, 2 * Vh @ self.right
+        if self.name == "reconstruction":
+            GV = self.G @ adjoint(Vh)
+            gS = np.sum(np.conj(U) * GV, axis=-2).real
+            return GV * S[..., None, :], gS, S[..., :, None] * (adjoint(U) @ self.G)
+        return None, 1 / S, None
+
+
+LOSSES = ("left projector", "right projector", "reconstruction", "singular values")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_pullback_is_that_of_the_full_svd(xf, name, shape, dtype):
+    A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
+    loss = Loss(name, shape, dtype)
+    cotangents = loss.cotangents(cut(full))
+    exact = svd_pullback(*full, *pad(cotangents, min(shape)))
+    gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
+    assert gA.dtype == dtype
+    assert relative_error(gA, exact).max() < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("gap", "bound"), [(0.0, 1e-14), (0.5, 1e-14), (0.99, 1e-12), (0.9999, 1e-10)]
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_grows_with_the_condition_number_alone(gap, bound, dtype):
+    shape = (30, 20)
+    A, full = matrix(shape, spectrum(20, gap), dtype, batch=(3,))
+    # All cotangents, gauge-dependent ones too: the formulas are the same.
+    rng = np.random.default_rng(2)
+    cotangents = [normal(x.shape, x.dtype, rng) for x in cut(full)]
+    options = {"repeated": "drop"}
+    exact = svd_pullback(*full, *pad(cotangents, 20), **options)
+    for watch in ({"look": look}, {}):
+        gA = svd_lowrank_pullback(A, *cut(full), *cotangents, **options, **watch)
+        assert relative_error(gA, exact).max() < bound
+
+
+@pytest.mark.parametrize(("gap", "most"), [(0.5, 16), (0.9, 40), (0.99, 120)])
+def test_steps_of_the_iteration(gap, most):
+    # A dense tail right below the cut: the worst there is.
+    s = np.concatenate([np.linspace(2, 1, RANK), gap * np.linspace(1, 0.01, 295)])
+    A, full = matrix((400, 300), s, np.float64, batch=())
+    cotangents = Loss("left projector", (400, 300), np.float64).cotangents(cut(full))
+    steps = []
+
+    def loop(step, running, state, limit):
+        while running(state).any() and len(steps) < limit:
+            state = step(state)
+            steps.append(1)
+        return state
+
+    gA = svd_lowrank_pullback(A, *cut(full), *cotangents, loop=loop)
+    exact = svd_pullback(*full, *pad(cotangents, 300))
+    assert relative_error(gA, exact) < 1e-12
+    assert len(steps) <= most
+    few = svd_lowrank_pullback(A, *cut(full), *cotangents, look=look, steps=5)
+    assert 1e-8 < relative_error(few, exact) < 1
+
+
+def test_more_steps_are_done_only_where_they_can_be_watched():
+    tail = 0.999 * (1 - 0.9 * np.linspace(0, 1, 295) ** 2)  # crowded at the cut
+    s = np.concatenate([np.linspace(2, 1, RANK), tail])
+    A, full = matrix((400, 300), s, np.float64, batch=())
+    cotangents = Loss("left projector", (400, 300), np.float64).cotangents(cut(full))
+    exact = svd_pullback(*full, *pad(cotangents, 300))
+    watched = svd_lowrank_pullback(A, *cut(full), *cotangents, look=look)
+    blind = svd_lowrank_pullback(A, *cut(full), *cotangents)
+    told = svd_lowrank_pullback(A, *cut(full), *cotangents, steps=3 * BLIND_STEPS)
+    assert relative_error(watched, exact) < 1e-11
+    assert 1e-9 < relative_error(blind, exact) < 1e-3
+    assert relative_error(told, exact) < 1e-11
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_single_precision(dtype):
+    A, full = matrix((30, 20), spectrum(20, 0.9), dtype)
+    loss = Loss("reconstruction", (30, 20), dtype)
+    exact = svd_pullback(*full, *pad(loss.cotangents(cut(full)), 20))
+    factors = [
+        x.astype(d) for x, d in zip(cut(full), (dtype, "f4", dtype), strict=True)
+    ]
+    gA = svd_lowrank_pullback(
+        A.astype(dtype), *factors, *loss.cotangents(factors), look=look
+    )
+    assert gA.dtype == dtype
+    assert relative_error(gA, exact).max() < 2e-5
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+def test_scale(scale):
+    A, full = matrix((30, 20), spectrum(20, 0.9), np.float64)
+    U, S, Vh = cut(full)
+    gU, _, _ = Loss("left projector", (30, 20), np.float64).cotangents((U, S, Vh))
+    for size in (1, 1e-150, 1e100):
+        gA = svd_lowrank_pullback(A * scale, U, S * scale, Vh, gU * size, look=look)
+        exact = svd_pullback(*full, *pad((gU, None, None), 20))
+        assert relative_error(gA / size * scale, exact).max() < 1e-13
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("kept", [None, (2, 2, 1.5, 1, 1)])
+def test_finite_differences(name, shape, dtype, kept):
+    A, _ = matrix(shape, spectrum(min(shape), 0.8, kept), dtype, batch=())
+    loss = Loss(name, shape, dtype)
+    dA = normal(shape, dtype, np.random.default_rng(3))
+
+    def value(t):
+        return loss(cut(np.linalg.svd(A + t * dA, full_matrices=False)))
+
+    h = 1e-4
+    slopes = [(value(i * h) - value(-i * h)) / (2 * i * h) for i in (1, 2)]
+    expected = (4 * slopes[0] - slopes[1]) / 3
+    factors = cut(np.linalg.svd(A, full_matrices=False))
+    gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), look=look)
+    size = np.linalg.norm(gA) * np.linalg.norm(dA)
+    assert abs(np.sum((np.conj(gA) * dA).real) - expected) < 1e-10 * size
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_repeated_kept_values(xf, shape, dtype):
+    s = spectrum(min(shape), 0.9, kept=(2, 2, 1.5, 1, 1))
+    A, full = matrix(shape, s, dtype)
+    for name in LOSSES:
+        cotangents = Loss(name, shape, dtype).cotangents(cut(full))
+        gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
+        # The factors given fix the basis, in which f = id on the kept values.
+        exact = svd_pullback(*full, *pad(cotangents, min(shape)))
+        assert relative_error(gA, exact).max() < 1e-12
+
+
+@pytest.mark.parametrize("rule", LINEAR_RULES)
+@pytest.mark.parametrize("kept", [None, (2, 2, 1.5, 1, 1)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pushforward_is_the_transpose(shape, dtype, kept, rule):
+    A, full = matrix(shape, spectrum(min(shape), 0.9, kept), dtype)
+    factors = cut(full)
+    rng = np.random.default_rng(5)
+    cotangents = [normal(x.shape, x.dtype, rng) for x in factors]
+    dA = normal(A.shape, dtype, rng)
+    options = {"repeated": rule, "look": look}
+    gA = svd_lowrank_pullback(A, *factors, *cotangents, **options)
+    tangents = svd_lowrank_pushforward(A, *factors, dA, **options)
+    pulled = np.sum((np.conj(gA) * dA).real)
+    pushed = sum(
+        np.sum((np.conj(g) * t).real) for g, t in zip(cotangents, tangents, strict=True)
+    )
+    assert abs(pulled - pushed) < 1e-13 * np.linalg.norm(gA) * np.linalg.norm(dA)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pushforward_is_that_of_the_full_svd(xf, shape, dtype):
+    A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
+    dA = normal(A.shape, dtype, np.random.default_rng(5))
+    expected = cut(svd_pushforward(*full, dA))
+    for x, exact in zip(
+        xf(svd_lowrank_pushforward, A, *cut(full), dA), expected, strict=True
+    ):
+        assert x.dtype == exact.dtype
+        assert np.linalg.norm(x - exact) < 1e-13 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("rule", ["consistent", "minimum-norm"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nothing_discarded_is_the_svd_itself(shape, dtype, rule):
+    k = min(shape)
+    A, full = matrix(shape, spectrum(k, 0.9, kept=(2, 2, 1.5, 1, 1)), dtype)
+    rng = np.random.default_rng(6)
+    cotangents = [normal(x.shape, x.dtype, rng) for x in full]
+    options = {"repeated": rule, "rtol": 1e-6}
+    np.testing.assert_array_equal(
+        svd_lowrank_pullback(A, *full, *cotangents, **options),
+        svd_pullback(*full, *cotangents, **options),
+    )
+    dA = normal(A.shape, dtype, rng)
+    for x, exact in zip(
+        svd_lowrank_pushforward(A, *full, dA, **options),
+        svd_pushforward(*full, dA, **options),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(x, exact)
+
+
+@pytest.mark.parametrize("gap", [0, 1e-15])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tie_across_the_cut_gets_the_minimum_norm(xf, shape, dtype, gap):
+    k = min(shape)
+    s = spectrum(k, 0.9)
+    s[RANK] = s[RANK - 1] * (1 - gap)
+    A, full = matrix(shape, s, dtype)
+    rng = np.random.default_rng(7)
+    cotangents = [normal(x.shape, x.dtype, rng) for x in cut(full)]
+    options = {"repeated": "minimum-norm"}
+    gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents, **options)
+    exact = svd_pullback(*full, *pad(cotangents, k), **options)
+    assert relative_error(gA, exact).max() < 1e-5
+
+
+def test_gradient_stays_finite_in_a_cluster_across_the_cut(xf):
+    for tied in (2, 3, 8, 15):
+        s = spectrum(20, 0.9)
+        s[RANK - 2 : RANK + tied] = 1
+        A, full = matrix((30, 20), s, np.float64)
+        gU, _, _ = Loss("left projector", (30, 20), np.float64).cotangents(cut(full))
+        gA = xf(svd_lowrank_pullback, A, *cut(full), gU, None, None)
+        assert np.linalg.norm(gA) < 10 * np.linalg.norm(gU)
+
+
+def test_tie_across_the_cut_does_not_matter_below_a_threshold():
+    problem = draw("distinct", (9, 6), draws=4)
+    s = problem.s.copy()
+    s[:, 4:] = s[:, 4:5] = 0.2  # below the threshold, 0.35; cut between
+    A = (problem.U * s[..., None, :]) @ adjoint(problem.V)
+    problem = type(problem)(A, problem.U, s, problem.V, problem.G)
+    factors = cut((problem.U, s, adjoint(problem.V)))
+    gA = svd_lowrank_pullback(
+        A, *factors, *problem.cotangents(factors, SOFT), look=look
+    )
+    assert relative_error(gA, problem.exact_gradient(SOFT)).max() < 1e-14
+
+
+@pytest.mark.parametrize("name", ["one zero", "zeros"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kept_values_may_vanish(xf, name, dtype):
+    problem = draw(name, (9, 7), draws=5, dtype=dtype, seed=8)
+    factors = cut(np.linalg.svd(problem.A, full_matrices=False), 6)
+    # What is discarded is zero, so that this is the loss of the full SVD.
+    gA = xf(
+        svd_lowrank_pullback, problem.A, *factors, *problem.cotangents(factors, CUBE)
+    )
+    assert relative_error(gA, problem.exact_gradient(CUBE)).max() < 1e-12
+
+
+@pytest.mark.parametrize("A", [np.zeros((6, 5)), np.outer(np.ones(6), np.arange(5.0))])
+def test_zero_and_rank_one_matrices(xf, A):
+    factors = cut(np.linalg.svd(A, full_matrices=False), 3)
+    cotangents = [np.ones_like(x) for x in factors]
+    # Neither 1 / 0 nor 1 / eps: such cotangents mean nothing.
+    assert np.abs(xf(svd_lowrank_pullback, A, *factors, *cotangents)).max() < 10
+
+
+@pytest.mark.parametrize("rule", ["consistent", "minimum-norm"])
+def test_rounding_errors_are_not_coupled(rule):
+    # The cut goes through values that are all noise: the loss has no derivative
+    # there, and a gradient that takes the noise for a spectrum would be anything.
+    s = np.concatenate([[3, 2, 1], np.zeros(17)])
+    A, _ = matrix((30, 20), s, np.float64, batch=(500,))
+    factors = cut(np.linalg.svd(A, full_matrices=False))
+    loss = Loss("reconstruction", (30, 20), np.float64)
+    gA = svd_lowrank_pullback(
+        A, *factors, *loss.cotangents(factors), repeated=rule, look=look
+    )
+    assert np.linalg.norm(gA, axis=(-2, -1)).max() < 0.75 * np.linalg.norm(loss.G)
+
+
+def test_no_square_matrix_is_formed():
+    rng = np.random.default_rng(9)
+    for shape in ((20000, 40), (40, 20000)):
+        A = rng.standard_normal(shape)
+        A += 5 * normal((shape[0], 4), float, rng) @ normal((4, shape[1]), float, rng)
+        tracemalloc.start()
+        factors = svd_lowrank(A, normal((shape[1], 12), float, rng), rank=4, power=2)
+        svd_lowrank_pullback(A, *factors, factors.U, None, factors.Vh, look=look)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4 * A.nbytes
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(80, 50), (50, 80), (60, 60)])
+def test_randomized_factors_are_almost_the_best(xf, shape, dtype):
+    s = 1 / (1 + np.arange(min(shape))) ** 1.0  # slow
+    A, _ = matrix(shape, s, dtype)
+    sketch = normal((shape[1], RANK + 10), dtype, np.random.default_rng(10))
+    U, S, Vh = xf(svd_lowrank, A, sketch, rank=RANK, power=2)
+    assert U.dtype == Vh.dtype == dtype
+    assert S.shape == (2, RANK)
+    for Q in (U, adjoint(Vh)):
+        assert np.abs(adjoint(Q) @ Q - np.eye(RANK)).max() < 1e-13
+    error = np.linalg.norm(A - (U * S[..., None, :]) @ Vh, 2, axis=(-2, -1))
+    assert (error < 1.001 * s[RANK]).all()
+    assert np.abs(S / s[:RANK] - 1).max() < 1e-4
+    all_factors = xf(svd_lowrank, A, sketch, power=0)
+    assert all_factors[1].shape == (2, RANK + 10)
+
+
+def test_gradient_at_randomized_factors():
+    s = 1 / (1 + np.arange(50)) ** 1.0
+    A, full = matrix((80, 50), s, np.float64)
+    sketch = np.random.default_rng(11).standard_normal((50, RANK + 10))
+    loss = Loss("left projector", (80, 50), np.float64)
+    exact = svd_pullback(*full, *pad(loss.cotangents(cut(full)), 50))
+    errors = []
+    for power in (1, 2, 4, 20):
+        factors = svd_lowrank(A, sketch, rank=RANK, power=power)
+        gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), look=look)
+        errors.append(relative_error(gA, exact).max())
+    assert errors[0] > errors[1] > errors[2] > errors[3]
+    assert errors[1] < 0.05
+    assert errors[3] < 1e-12
+
+
+def test_gradient_at_poor_factors_is_finite():
+    # Kept values below discarded ones: the system is not even definite.
+    A, _ = matrix((80, 50), 0.99 ** np.arange(50), np.float64, batch=(20,))
+    sketch = np.random.default_rng(14).standard_normal((50, RANK))
+    factors = svd_lowrank(A, sketch, power=0)
+    loss = Loss("left projector", (80, 50), np.float64)
+    gU, _, _ = loss.cotangents(factors)
+    gA = svd_lowrank_pullback(A, *factors, gU, None, None, look=look)
+    size = np.linalg.norm(gU, axis=(-2, -1))
+    assert (np.linalg.norm(gA, axis=(-2, -1)) < 100 * size).all()
+
+
+@pytest.mark.parametrize("case", ["rank below the sketch", "repeated"])
+def test_pytorch_differentiates_the_iteration_not_the_result(case):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    kept = (1, 0.9, 0.8, 0.7, 0.6) if case != "repeated" else (1, 1, 0.9, 0.9, 0.9)
+    gap = 0.0 if case != "repeated" else 0.6
+    A, full = matrix((60, 40), spectrum(40, gap, kept), np.float64, batch=())
+    loss = Loss("left projector", (60, 40), np.float64)
+    exact = svd_pullback(*full, *pad(loss.cotangents(cut(full)), 40))
+
+    theirs = torch.tensor(A, requires_grad=True)
+    U = torch.svd_lowrank(theirs, q=15, niter=30)[0][:, :RANK]
+    (torch.tensor(loss.left) * (U @ U.mT)).sum().backward()
+    U = U.detach().numpy()
+    projector = full[0][:, :RANK] @ full[0][:, :RANK].T
+    assert np.abs(U @ U.T - projector).max() < 1e-9  # the value is right
+    # NaN is wrong, too.
+    assert not relative_error(theirs.grad.numpy(), exact) < 10
+
+    sketch = np.random.default_rng(12).standard_normal((40, 15))
+    factors = svd_lowrank(A, sketch, rank=RANK, power=30)
+    gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), look=look)
+    assert relative_error(gA, exact) < 1e-9
+
+
+def test_few_power_iterations_are_better_differentiated_as_if_converged():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    loss = Loss("left projector", (60, 40), np.float64)
+    ours, theirs = [], []
+    for seed in range(8):
+        A, full = matrix((60, 40), 0.9 ** np.arange(40), np.float64, seed, batch=())
+        exact = svd_pullback(*full, *pad(loss.cotangents(cut(full)), 40))
+        x = torch.tensor(A, requires_grad=True)
+        U = torch.svd_lowrank(x, q=RANK + 10, niter=2)[0][:, :RANK]
+        (torch.tensor(loss.left) * (U @ U.mT)).sum().backward()
+        theirs.append(relative_error(x.grad.numpy(), exact))
+        sketch = np.random.default_rng(seed).standard_normal((40, RANK + 10))
+        factors = svd_lowrank(A, sketch, rank=RANK, power=2)
+        gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), look=look)
+        ours.append(relative_error(gA, exact))
+    assert np.median(ours) < 0.5 * np.median(theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_autodiff_differentiates_a_second_time(dtype):
+    torch = pytest.importorskip("torch")
+    import svdinv.torch
+
+    shape = (9, 7)
+    A, _ = matrix(shape, spectrum(7, 0.7), dtype, batch=())
+    rng = np.random.default_rng(13)
+    H, dA = (torch.tensor(normal(size, dtype, rng)) for size in ((9, 9), shape))
+    H = H + H.mH
+    options = {**_torch().options}
+
+    def gradient(x):
+        U, S, Vh = cut(svdinv.torch.svd(x))
+        return svd_lowrank_pullback(x, U, S, Vh, 2 * H @ U, None, None, **options)
+
+    A = torch.tensor(A, requires_grad=True)
+    (second,) = torch.autograd.grad(gradient(A), A, dA)
+    h = 1e-3
+    slopes = [
+        (gradient(A + i * h * dA) - gradient(A - i * h * dA)).detach() / (2 * i * h)
+        for i in (1, 2)
+    ]
+    expected = (4 * slopes[0] - slopes[1]) / 3  # the Hessian is symmetric
+    assert torch.linalg.norm(second - expected) < 1e-7 * torch.linalg.norm(expected)
+
+
+def test_loop_of_jax():
+    jax = pytest.importorskip("jax")
+    import jax.numpy as jnp
+
+    A, full = matrix((30, 20), spectrum(20, 0.9), np.complex128)
+    cotangents = Loss("reconstruction", (30, 20), np.complex128).cotangents(cut(full))
+
+    def loop(step, running, state, steps):
+        def more(carry):
+            count, state = carry
+            return (count < steps) & jnp.any(running(state))
+
+        def body(carry):
+            count, state = carry
+            return count + 1, step(state)
+
+        return jax.lax.while_loop(more, body, (0, state))[1]
+
+    with jax.enable_x64(True):
+        pullback = jax.jit(lambda *x: svd_lowrank_pullback(*x, loop=loop, xp=jnp))
+        gA = np.asarray(pullback(A, *cut(full), *cotangents))
+    exact = svd_pullback(*full, *pad(cotangents, 20))
+    assert relative_error(gA, exact).max() < 1e-13
+
+
+def test_loop_of_tensorflow():
+    tf = pytest.importorskip("tensorflow")
+    xp = _tensorflow().xp
+    A, full = matrix((30, 20), spectrum(20, 0.9), np.float64)
+    cotangents = Loss("reconstruction", (30, 20), np.float64).cotangents(cut(full))
+
+    def loop(step, running, state, steps):
+        return tf.while_loop(
+            lambda *state: tf.reduce_any(running(state)),
+            lambda *state: step(state),
+            state,
+            maximum_iterations=steps,
+        )
+
+    @tf.function
+    def pullback(*x):
+        return svd_lowrank_pullback(*x, loop=loop, xp=xp)
+
+    gA = pullback(*map(tf.constant, (A, *cut(full), *cotangents))).numpy()
+    exact = svd_pullback(*full, *pad(cotangents, 20))
+    assert relative_error(gA, exact).max() < 1e-13
+
+
+def test_bad_values_are_refused():
+    A, full = matrix((6, 6), np.arange(6, 0, -1.0), np.float64, batch=())
+    sketch = np.ones((6, 3))
+    for rank in (0, -1, 4):
+        with pytest.raises(ValueError, match="rank must be in"):
+            svd_lowrank(A, sketch, rank=rank)
+    with pytest.raises(ValueError, match="power"):
+        svd_lowrank(A, sketch, power=-1)
+    with pytest.raises(ValueError, match="repeated must be one of"):
+        svd_lowrank_pullback(A, *cut(full), repeated="no")
+    with pytest.raises(ValueError, match="rtol"):
+        svd_lowrank_pushforward(A, *cut(full), A, rtol=2)
