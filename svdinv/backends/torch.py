@@ -14,10 +14,16 @@ from svdinv.backends import torch_namespace as xp
 from svdinv.core.gauge import report_gauge
 from svdinv.core.operation import Operation, Options
 
-__all__ = ["differentiable", "inside_transform", "look", "without_autocast"]
+__all__ = [
+    "COMPUTED_IN",
+    "differentiable",
+    "inside_transform",
+    "look",
+    "without_autocast",
+]
 
 # LAPACK and cuSOLVER have no half precision.
-_COMPUTED_IN = {
+COMPUTED_IN = {
     torch.float16: torch.float32,
     torch.bfloat16: torch.float32,
     torch.complex32: torch.complex64,
@@ -123,7 +129,7 @@ def differentiable(
             if inside_transform():
                 raise RuntimeError("torch.func or forward mode inside torch.compile")
             function = compiled
-        inner = _COMPUTED_IN.get(A.dtype)
+        inner = COMPUTED_IN.get(A.dtype)
         if inner is None:
             return function.apply(A, options)
         # The cotangents come back with the rounding errors of the outputs.

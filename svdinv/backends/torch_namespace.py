@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import torch
 from array_api_compat.torch import *  # noqa: F403
-from array_api_compat.torch import finfo, isdtype
+from array_api_compat.torch import fft, finfo, isdtype
 from torch import Tensor, conj
 
-__all__ = ["conj", "finfo", "isdtype", "linalg", "matrix_transpose"]
+__all__ = ["conj", "fft", "finfo", "isdtype", "linalg", "matrix_transpose"]
 
 
 def matrix_transpose(x: Tensor) -> Tensor:
@@ -24,5 +24,9 @@ def _diagonal(x: Tensor) -> Tensor:
 
 
 linalg = SimpleNamespace(
-    svd=torch.linalg.svd, eigh=torch.linalg.eigh, diagonal=_diagonal
+    det=torch.linalg.det,
+    diagonal=_diagonal,
+    eigh=torch.linalg.eigh,
+    qr=torch.linalg.qr,
+    svd=torch.linalg.svd,
 )

@@ -7,28 +7,35 @@ arrays without a derivative: each Function knows its own in A.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch import (
+    COMPUTED_IN,
+    differentiable,
     inside_transform,
     look,
     without_autocast,
 )
 from svdinv.core.factors import factorise as core_factorise
 from svdinv.core.functions import SpectralFunction
+from svdinv.core.operation import SVD, Options
+from svdinv.core.sampled import sampled_derivative
 from svdinv.core.spectral import (
     spectral_derivative,
     spectral_map,
     spectral_second_derivative,
 )
 
-__all__ = ["factorise", "spectral", "spectral_sum"]
+__all__ = ["Toolbox"]
 
-Tensor = torch.Tensor
-Factors = tuple[Tensor, ...]
+Factors: TypeAlias = tuple[Tensor, ...]
+
+_svd = differentiable(SVD)
 
 
 class _Last(torch.autograd.Function):
@@ -85,7 +92,7 @@ def _batched(info: Any, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]) ->
     )
 
 
-def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def _add(a: Any, b: Any) -> Any:
     return b if a is None else a if b is None else a + b
 
 
@@ -220,13 +227,13 @@ class _Tangent(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, vA: Any, vtau: Any, vdA: Any, vdtau: Any, *_: Any) -> Tensor:
         A, tau, dA, dtau, *factors = ctx.saved_tensors
-        result = None
+        result: Any = None
         if vdA is not None or vdtau is not None:
             vdA = torch.zeros_like(A) if vdA is None else vdA
             result = _Tangent.apply(A, tau, vdA, vdtau, ctx.function, *factors)
         if vA is not None or vtau is not None:
             vA = torch.zeros_like(A) if vA is None else vA
-            moved, _ = _second(ctx.function, A, tau, factors, dA, vA, vtau, dtau)
+            moved = _second(ctx.function, A, tau, factors, dA, vA, vtau, dtau)[0]
             result = _add(result, moved)
         return torch.zeros_like(A) if result is None else result
 
@@ -308,3 +315,112 @@ def spectral_sum(
     """`value`, a function of the singular values whose gradient is U f(S) V^H."""
     call = _CompiledSum if torch.compiler.is_compiling() else _Sum
     return call.apply(A, value, function, *factors)
+
+
+class _CompiledRotate(torch.autograd.Function):
+    """U diag(y) V^H, whose derivative in the factors is that in A."""
+
+    @staticmethod
+    def forward(
+        A: Tensor, y: Tensor, minus: Tensor, U: Tensor, S: Tensor, Vh: Tensor
+    ) -> Tensor:
+        return (U * y.to(U.dtype)[..., None, :]) @ Vh
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Any:
+        y, minus, U, S, Vh = ctx.saved_tensors
+        with without_autocast(U):
+            gA, K = sampled_derivative(U, S, Vh, y, minus, G, xp=xp)
+        return gA, K.diagonal(dim1=-2, dim2=-1).real, None, None, None, None
+
+
+class _Rotate(_CompiledRotate):
+    @staticmethod
+    def jvp(ctx: Any, dA: Tensor | None, dy: Tensor | None, *_: Any) -> Tensor:
+        y, minus, U, S, Vh = ctx.saved_tensors
+        with without_autocast(U):
+            result = None
+            if dA is not None:
+                result, _ = sampled_derivative(U, S, Vh, y, minus, dA, xp=xp)
+            if dy is not None:
+                result = _add(result, (U * dy.to(U.dtype)[..., None, :]) @ Vh)
+        return torch.zeros_like(U @ Vh) if result is None else result.resolve_conj()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _Rotate.apply(*_batched(info, in_dims, arguments)), 0
+
+
+class Toolbox:
+    """What `svdinv.operators` needs of PyTorch."""
+
+    xp: Any = xp
+    shape_error: type[Exception] = RuntimeError
+    factorise = staticmethod(factorise)
+    spectral = staticmethod(spectral)
+    spectral_sum = staticmethod(spectral_sum)
+
+    @staticmethod
+    def matrices(
+        A: Any, name: str, ndim: int = 2
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Check A; half precision is computed in single precision."""
+        if not isinstance(A, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(A).__name__}")
+        if not (A.dtype.is_floating_point or A.dtype.is_complex):
+            raise TypeError(f"{name} must be floating point or complex, got {A.dtype}")
+        if A.ndim < ndim:
+            raise RuntimeError(
+                f"{name} must have at least {ndim} dimensions, got shape "
+                f"{tuple(A.shape)}"
+            )
+        inner = COMPUTED_IN.get(A.dtype)
+        if inner is None:
+            return A, lambda x: x
+        given, real = A.dtype, A.real.dtype
+        return A.to(inner), lambda x: x.to(given if x.dtype == inner else real)
+
+    @staticmethod
+    def parameter(value: Any, like: Tensor, name: str = "value") -> Tensor:
+        """`value` in the real dtype and on the device of `like`."""
+        if isinstance(value, Tensor):
+            if value.dtype.is_complex:
+                raise TypeError(f"{name} must be real, got {value.dtype}")
+            return value.to(like.device, like.real.dtype)
+        try:
+            return torch.as_tensor(value, dtype=like.real.dtype, device=like.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name} must be a number or a tensor") from error
+
+    @staticmethod
+    def stop_gradient(x: Tensor) -> Tensor:
+        """`x` without its derivative."""
+        return x.detach()
+
+    @staticmethod
+    def svd(A: Tensor) -> tuple[Tensor, ...]:
+        """Thin U, S and Vh, differentiable."""
+        return _svd(A, Options())
+
+    @staticmethod
+    def derivative(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Differentiate a function that acts element by element."""
+
+        def slope(x: Tensor) -> Tensor:
+            # Reverse mode: forward mode does not nest.
+            y, pullback = torch.func.vjp(f, x)
+            return pullback(torch.ones_like(y))[0]
+
+        return slope
+
+    @staticmethod
+    def rotate(*arrays: Tensor) -> Tensor:
+        """U diag(y) V^H from A, y, the divided differences, U, S and Vh."""
+        if torch.compiler.is_compiling():
+            return _CompiledRotate.apply(*arrays)
+        return _Rotate.apply(*arrays)

@@ -8,7 +8,7 @@ eps (s_1 / s)^2 / 2.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.namespace import (
@@ -25,7 +25,7 @@ from svdinv.core.tolerances import GRAM_FLOOR, SINGLE, WIDE_GRAM_FLOOR, eps, sma
 
 __all__ = ["METHODS", "check_method", "factorise"]
 
-Factors = tuple[Array, ...]
+Factors: TypeAlias = tuple[Array, ...]
 
 METHODS = ("auto", "svd", "gram", "matmul")
 

@@ -32,12 +32,14 @@ __all__ = [
     "Point",
     "Polar",
     "Power",
+    "Proper",
     "Rank",
     "Schatten",
     "Shrink",
     "Soft",
     "SpectralFunction",
     "Threshold",
+    "proper_signs",
     "quotient",
 ]
 
@@ -627,3 +629,54 @@ class Power(SpectralFunction):
         near = (high - low <= eps(high, xp) ** (1 / 3) * high) & (low > 0)
         q, middle = self.exponent, xp.where(near, (a + b + c) / 3, xp.ones_like(high))
         return xp.where(near, 0.5 * q * (q - 1) * middle ** (q - 2), apart)
+
+
+@dataclass(frozen=True)
+class Proper(SpectralFunction):
+    """tau = (1, ..., 1, d), d = -1 if U V^H is a reflection: the nearest rotation.
+
+    As `Polar` with the sign of the last singular value turned: the derivative
+    contains 1 / (s_i - s_k) then. Where that divides by rounding errors, there is no
+    derivative, and 0 is taken.
+    """
+
+    has_tau = True
+    weighted = True
+    smooth_at_zero = False
+
+    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return tau
+
+    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        gap = a.s - b.s
+        apart = xp.abs(gap) > rounding_rtol(gap, xp) * xp.maximum(a.s, b.s)
+        return safe_divide(a.y - b.y, gap, apart, xp)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        """See `SpectralFunction`."""
+        return extreme_difference(tuple(point.s for point in points), d, xp)
+
+    def in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+        """See `SpectralFunction`; the sign is no parameter to differentiate in."""
+        return xp.zeros_like(s)
+
+    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return xp.zeros_like(a.s - b.s)
+
+    def second_in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+        """See `SpectralFunction`."""
+        return xp.zeros_like(s)
+
+
+def proper_signs(U: Array, S: Array, Vh: Array, xp: Namespace) -> Array:
+    """Signs (1, ..., 1, d) with det(U diag(signs) V^H) = 1, shape (..., k)."""
+    d = xp.linalg.det(U) * xp.linalg.det(Vh)
+    index = xp.cumulative_sum(xp.ones_like(S), axis=-1)
+    one = xp.ones_like(S)
+    last = (index == index[..., -1:]) & (d < 0)[..., None]
+    return xp.where(last, -one, one)

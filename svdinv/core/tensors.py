@@ -1,0 +1,136 @@
+"""Series and tensors as batches of matrices, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from svdinv.core.namespace import Array, Namespace, is_complex
+
+__all__ = ["Tiling", "fourier_slices", "tilings"]
+
+
+def fourier_slices(
+    X: Array, axis: int, xp: Namespace
+) -> tuple[Array, Callable[[Array], Array]]:
+    """Fourier transform along an axis, a matrix for each frequency, and the way back.
+
+    Parameters
+    ----------
+    X : array
+        Shape (..., a, b, c), of which `axis`, from -3 to -1, is transformed.
+    axis : int
+        Negative.
+    xp : namespace
+        Array namespace.
+
+    Returns
+    -------
+    array
+        Complex, shape (..., frequencies, m, n); of a real X the half that determines
+        the rest.
+    callable
+        From such an array to one of the shape of X.
+    """
+    ndim, length = len(X.shape), X.shape[axis]
+    batch = tuple(range(ndim - 3))
+    first, second = (i for i in range(ndim - 3, ndim) if i != axis % ndim)
+    last = xp.permute_dims(X, (*batch, first, second, axis % ndim))
+    whole = is_complex(X, xp)
+    spectrum = xp.fft.fft(last, axis=-1) if whole else xp.fft.rfft(last, axis=-1)
+    slices = xp.permute_dims(spectrum, (*batch, ndim - 1, ndim - 3, ndim - 2))
+
+    def back(slices: Array) -> Array:
+        last = xp.permute_dims(slices, (*batch, ndim - 2, ndim - 1, ndim - 3))
+        if whole:
+            last = xp.fft.ifft(last, axis=-1)
+        else:
+            last = xp.fft.irfft(last, n=length, axis=-1)
+        order = [*batch, first, second, axis % ndim]
+        return xp.permute_dims(last, tuple(order.index(i) for i in range(ndim)))
+
+    return slices, back
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Images of H x W pixels cut into blocks, from a first row and column on.
+
+    Images that are no multiple of the block are filled up with zeros, and the tiling
+    wraps around.
+    """
+
+    size: tuple[int, int]
+    block: tuple[int, int]
+    shift: tuple[int, int]
+
+    def cut(self, x: Array, xp: Namespace) -> Array:
+        """Casorati matrices of a series (..., T, H, W).
+
+        Shape (..., rows, columns, pixels of a block, T).
+        """
+        for axis, (size, block, shift) in zip((-2, -1), self._axes(), strict=True):
+            x = _filled(x, axis, -size % block, xp)
+            x = xp.roll(x, -shift, axis=axis) if shift else x
+        *batch, T, H, W = x.shape
+        (h, w), n = self.block, len(batch)
+        x = xp.reshape(x, (*batch, T, H // h, h, W // w, w))
+        x = xp.permute_dims(x, (*range(n), n + 1, n + 3, n + 2, n + 4, n))
+        return xp.reshape(x, (*batch, H // h, W // w, h * w, T))
+
+    def join(self, tiles: Array, xp: Namespace) -> Array:
+        """Undo `cut`."""
+        *batch, rows, columns, _, T = tiles.shape
+        (h, w), n = self.block, len(batch)
+        x = xp.reshape(tiles, (*batch, rows, columns, h, w, T))
+        x = xp.permute_dims(x, (*range(n), n + 4, n, n + 2, n + 1, n + 3))
+        x = xp.reshape(x, (*batch, T, rows * h, columns * w))
+        for axis, (_, _, shift) in zip((-2, -1), self._axes(), strict=True):
+            x = xp.roll(x, shift, axis=axis) if shift else x
+        return x[..., : self.size[0], : self.size[1]]
+
+    def _axes(self) -> Iterator[tuple[int, int, int]]:
+        return zip(self.size, self.block, self.shift, strict=True)
+
+
+def _filled(x: Array, axis: int, count: int, xp: Namespace) -> Array:
+    """Append zeros along one of the last two axes."""
+    if not count:
+        return x
+    part = x[..., :1, :] if axis == -2 else x[..., :, :1]
+    zeros = xp.zeros_like(part)
+    return xp.concat([x, *[zeros] * count], axis=axis)
+
+
+def tilings(size: tuple[int, int], block: Any, stride: Any, shift: Any) -> list[Tiling]:
+    """Tilings whose average is that of all blocks a stride apart.
+
+    Raises
+    ------
+    ValueError
+        If `block` or `stride` is not positive, or `stride` does not divide `block`.
+    TypeError
+        If one of them is not an int or a pair of ints.
+    """
+    blocks = _pair("block", block)
+    strides = blocks if stride is None else _pair("stride", stride)
+    shifts = _pair("shift", shift)
+    for name, pair in (("block", blocks), ("stride", strides)):
+        if min(pair) < 1:
+            raise ValueError(f"{name} must be positive, got {pair}")
+    if any(b % s for b, s in zip(blocks, strides, strict=True)):
+        raise ValueError(f"stride must divide block {blocks}, got {strides}")
+    steps = (
+        range(first, first + b, s)
+        for first, b, s in zip(shifts, blocks, strides, strict=True)
+    )
+    return [Tiling(size, blocks, (row, column)) for row, column in product(*steps)]
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    pair = value if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2 or not all(hasattr(i, "__index__") for i in pair):
+        raise TypeError(f"{name} must be an integer or two of them, got {value!r}")
+    return int(pair[0]), int(pair[1])
