@@ -4,12 +4,15 @@ Its conjugate copies, which costs an array for every adjoint; neither it nor the
 transpose and the diagonal work in all of PyTorch's ways of batching gradients.
 """
 
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 from array_api_compat.torch import *  # noqa: F403
 from array_api_compat.torch import fft, finfo, isdtype
 from torch import Tensor, conj
+
+from svdinv.backends.torch_threads import over_threads
 
 __all__ = ["conj", "fft", "finfo", "isdtype", "linalg", "matrix_transpose"]
 
@@ -23,10 +26,18 @@ def _diagonal(x: Tensor) -> Tensor:
     return x.diagonal(dim1=-2, dim2=-1)
 
 
+def _eigh(x: Tensor) -> tuple[Tensor, ...]:
+    return over_threads(torch.linalg.eigh, x)
+
+
+def _svd(x: Tensor, *, full_matrices: bool) -> tuple[Tensor, ...]:
+    return over_threads(partial(torch.linalg.svd, full_matrices=full_matrices), x)
+
+
 linalg = SimpleNamespace(
     det=torch.linalg.det,
     diagonal=_diagonal,
-    eigh=torch.linalg.eigh,
+    eigh=_eigh,
     qr=torch.linalg.qr,
-    svd=torch.linalg.svd,
+    svd=_svd,
 )

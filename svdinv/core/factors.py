@@ -85,7 +85,10 @@ def factorise(
         found = _cheaper(A, function, tau, relative, wide and single, look, xp)
         if found is not None:
             return found
-    return tuple(xp.linalg.svd(A, full_matrices=False))
+    U, S, Vh = xp.linalg.svd(A, full_matrices=False)
+    if not single or 0 in A.shape:
+        return U, S, Vh
+    return _orthonormal(U, xp), S, adjoint(_orthonormal(adjoint(Vh, xp), xp), xp)
 
 
 def _cheaper(
@@ -154,4 +157,9 @@ def _eigenvectors(N: Array, scale: Array | float, xp: Namespace) -> Factors:
     # Of -N, because eigenvalues come sorted upwards.
     eigenvalues, V = xp.linalg.eigh(-N)
     S = xp.sqrt(xp.maximum(-eigenvalues, xp.zeros_like(eigenvalues)))
-    return S * scale, V
+    return S * scale, _orthonormal(V, xp)
+
+
+def _orthonormal(Q: Array, xp: Namespace) -> Array:
+    """One Newton-Schulz step: LAPACK's vectors are orthonormal to some 10 eps only."""
+    return 1.5 * Q - 0.5 * (Q @ (adjoint(Q, xp) @ Q))

@@ -1,0 +1,73 @@
+"""Decompositions of a batch of small matrices on all of the CPU's cores.
+
+PyTorch runs LAPACK over a batch in one thread, and releases Python's lock meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["over_threads"]
+
+# LAPACK itself takes several threads for matrices larger than this.
+_LARGEST = 128
+# Operations below which handing work to a thread costs more than it brings.
+_LEAST = 1_000_000
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    process = os.getpid()  # threads do not survive a fork
+    if process not in _pools:
+        _pools.clear()
+        _pools[process] = ThreadPoolExecutor(threads, thread_name_prefix="svdinv")
+    return _pools[process]
+
+
+def _threads(A: Tensor) -> int:
+    """How many threads are worth their while: 1 if the batch cannot be split."""
+    plain = (
+        not torch.compiler.is_compiling()
+        and type(A) is Tensor
+        and A.device.type == "cpu"
+        and A.ndim > 2
+        and not torch._C._functorch.is_functorch_wrapped_tensor(A)
+        and not (A.requires_grad and torch.is_grad_enabled())
+    )
+    if not plain or max(A.shape[-2:]) > 16 * _LARGEST:
+        return 1
+    short, long = sorted(A.shape[-2:])
+    if short > _LARGEST or A.numel() * short * short < _LEAST * long:
+        return 1
+    return min(torch.get_num_threads(), A.shape[:-2].numel() // 8)
+
+
+def over_threads(
+    decompose: Callable[[Tensor], tuple[Tensor, ...]], A: Tensor
+) -> tuple[Tensor, ...]:
+    """Decompose A, shape (..., m, n), parts of its batch in threads of their own.
+
+    As many threads as `torch.get_num_threads` allows.
+    """
+    threads = _threads(A)
+    if threads < 2:
+        return tuple(decompose(A))
+    batch = A.shape[:-2]
+    first, *others = A.flatten(0, -3).chunk(threads)
+
+    def run(part: Tensor) -> Any:
+        with torch.no_grad():  # grad mode belongs to a thread
+            return decompose(part)
+
+    waiting = [_pool(torch.get_num_threads()).submit(run, part) for part in others]
+    parts = [run(first), *(future.result() for future in waiting)]
+    return tuple(
+        torch.cat(pieces).unflatten(0, batch) for pieces in zip(*parts, strict=True)
+    )
