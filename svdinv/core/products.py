@@ -1,0 +1,408 @@
+"""Singular value thresholding and the polar factor from matrix products alone.
+
+No decomposition, no linear solve and no look at a value: a fixed number of batched
+products, which is what GPUs are fast at and batched decompositions are not. All
+rests on one map, the step of the singular values of A = U diag(s) V^H,
+
+    W = U diag(s > tau) V^H,   P = W^H W,
+
+since soft thresholding is F = A P - tau W, with dF/dtau = -W, and the polar factor
+is W at tau = 0. W is the limit of odd polynomials X p(X^H X) applied one after the
+other to the scaled A. In the spirit of Amsel, Persson, Musco and Gower
+(arXiv:2505.16932) each is close to the best of its degree, 9, which costs 4
+products. They come in three kinds:
+
+- `_AMPLIFY` multiplies the small singular values by 4.5, until the threshold,
+  which it moves along known levels, has arrived at 0.55;
+- `_SHARPEN` has a fixed point there of slope 4, moves all that is not within 0.15
+  of it away from it, and keeps [-0.4, 0.4] and [0.7, 1] apart;
+- `_CLOSE` maps those two intervals to 0 and 1.
+
+All but the last of `_CLOSE` solve linear programs on a grid of 400 points: largest
+slope at 0, or at the fixed point, for which |f| <= 0.999, f > 0.7 above and f >
+-0.4 below, with the least sum of |coefficients|, which is what rounding errors are
+proportional to; least maximum error on the intervals that are left. Coefficients
+are rounded to multiples of 2^-10, so that every precision holds them exactly.
+
+Singular values whose distance from tau is below `accuracy` times a bound of the
+largest one, which exceeds it by a factor between 1 and sqrt(min(m, n)), are
+thresholded with an error up to that distance, and so are those of the polar factor
+below `accuracy`, which it maps to something between 0 and 1. Nothing more accurate
+than a multiple of eps is possible, which is the default.
+"""
+
+from __future__ import annotations
+
+import math
+
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    abs_max,
+    adjoint,
+    array_namespace,
+    cast,
+    herm,
+    real,
+)
+from svdinv.core.tolerances import eps, smallest
+
+__all__ = [
+    "polar",
+    "polar_derivative",
+    "soft_threshold",
+    "soft_threshold_derivative",
+    "threshold_step",
+]
+
+Coefficients = tuple[float, ...]
+
+
+def _binary(*numerators: int) -> Coefficients:
+    return tuple(numerator / 1024 for numerator in numerators)
+
+
+# Coefficients of x, x^3, x^5, x^7, x^9.
+_AMPLIFY = _binary(4817, -19121, 32128, -18908, 1802)
+_SHARPEN = _binary(-2304, 17384, -21894, 366, 7471)
+_CLOSE = (
+    _binary(-500, 2702, 13965, -32295, 17223),
+    _binary(-26, 6150, -10158, 6591, -1533),
+    # The integral of x^2 (1 - x^2)^2: cubic convergence to 0 and to 1.
+    (0.0, 35 / 8, -42 / 8, 15 / 8, 0.0),
+)
+
+
+def _value(c: Coefficients, x: float) -> float:
+    return sum(ci * x ** (2 * i + 1) for i, ci in enumerate(c))
+
+
+def _preimage(c: Coefficients, y: float, low: float, high: float) -> float:
+    """Solution of f(x) = y in an interval on which f increases, by bisection."""
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _value(c, middle) < y else (low, middle)
+    return low
+
+
+# Where _SHARPEN keeps the threshold.
+_CENTRE = _preimage((_SHARPEN[0] - 1, *_SHARPEN[1:]), 0.0, 0.5, 0.6)
+
+
+def _levels(steps: int) -> list[float]:
+    """Thresholds that _AMPLIFY moves to _CENTRE in 0, 1, ..., `steps` steps."""
+    levels = [_CENTRE]
+    for _ in range(steps):
+        levels.append(_preimage(_AMPLIFY, levels[-1], 0.0, 0.6 * levels[-1]))
+    return levels
+
+
+def _count(accuracy: float) -> int:
+    """Steps that take a distance `accuracy` from the threshold to 0.15."""
+    # The slope is 4; the scaling to the next level loses a factor of 4.5 at most.
+    return max(math.ceil(math.log(0.15 * 4.5 / accuracy) / math.log(4.0)), 1)
+
+
+def threshold_step(
+    A: Array,
+    tau: Array,
+    *,
+    accuracy: float | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Partial isometry of the singular vectors with singular values above tau.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    tau : array
+        Threshold, real and not negative, shape (...) or broadcasting against it.
+    accuracy : float, optional
+        Distance from tau, relative to a bound of the largest singular value, from
+        which a singular value is told to be above or below it. It decides the
+        number of steps. Default: 8 eps.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    array
+        W = U diag(s > tau) V^H, shape (..., m, n); also -dF/dtau of soft
+        thresholding F.
+    """
+    xp = array_namespace(A) if xp is None else xp
+    if _is_wide(A):
+        return adjoint(_step(adjoint(A, xp), tau, accuracy, xp)[0], xp)
+    return _step(A, tau, accuracy, xp)[0]
+
+
+def soft_threshold(
+    A: Array,
+    tau: Array,
+    *,
+    step: Array | None = None,
+    accuracy: float | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Singular value soft thresholding, U diag(max(s - tau, 0)) V^H.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    tau : array
+        Threshold, real and not negative, shape (...) or broadcasting against it.
+    step : array, optional
+        ``threshold_step(A, tau)``, shape (..., m, n), if it is known already.
+    accuracy : float, optional
+        As for `threshold_step`.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    array
+        F, shape (..., m, n).
+    """
+    xp = array_namespace(A) if xp is None else xp
+    if _is_wide(A):
+        step = None if step is None else adjoint(step, xp)
+        F = soft_threshold(adjoint(A, xp), tau, step=step, accuracy=accuracy, xp=xp)
+        return adjoint(F, xp)
+    W = _step(A, tau, accuracy, xp)[0] if step is None else step
+    t = tau[..., None, None]
+    F = A @ (adjoint(W, xp) @ W) - cast(t, W, xp) * W
+    # Without a threshold, not even rounding errors are to be thresholded.
+    return xp.where(t > 0, F, A)
+
+
+def soft_threshold_derivative(
+    A: Array,
+    tau: Array,
+    X: Array,
+    *,
+    step: Array | None = None,
+    accuracy: float | None = None,
+    xp: Namespace | None = None,
+) -> tuple[Array, Array]:
+    """Derivative of `soft_threshold` along X, and with respect to tau.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    tau : array
+        Threshold, real and not negative, shape (...) or broadcasting against it.
+    X : array
+        Tangent of A, or cotangent of F: the derivative is its own adjoint under
+        the real inner product. Shape (..., m, n).
+    step : array, optional
+        ``threshold_step(A, tau)``, shape (..., m, n), if it is known already; saves
+        the products of the forward direction.
+    accuracy : float, optional
+        As for `threshold_step`.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    tuple of array
+        DF(A)[X] and T = dF/dtau, each (..., m, n): dF = DF(A)[dA] + T dtau, and
+        the cotangent of tau is sum Re(conj(G) T).
+    """
+    xp = array_namespace(A) if xp is None else xp
+    if _is_wide(A):
+        dF, T = soft_threshold_derivative(
+            adjoint(A, xp),
+            tau,
+            adjoint(X, xp),
+            step=None if step is None else adjoint(step, xp),
+            accuracy=accuracy,
+            xp=xp,
+        )
+        return adjoint(dF, xp), adjoint(T, xp)
+    W = _step(A, tau, accuracy, xp)[0] if step is None else step
+    P = adjoint(W, xp) @ W
+    dW, XP = _step_derivative(A, tau, X, W, P, accuracy, xp)
+    dP = 2 * herm(adjoint(W, xp) @ dW, xp)
+    t = tau[..., None, None]
+    dF = XP + A @ dP - cast(t, W, xp) * dW
+    return xp.where(t > 0, dF, X), -W
+
+
+def polar(
+    A: Array, *, accuracy: float | None = None, xp: Namespace | None = None
+) -> Array:
+    """Unitary polar factor, U V^H.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    accuracy : float, optional
+        Singular value, relative to a bound of the largest one, below which there
+        are none but zeros, which stay zeros. Default: 8 eps.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    array
+        Q, shape (..., m, n); a partial isometry for rank-deficient A.
+    """
+    xp = array_namespace(A) if xp is None else xp
+    return threshold_step(A, _no_threshold(A, xp), accuracy=accuracy, xp=xp)
+
+
+def polar_derivative(
+    A: Array,
+    X: Array,
+    *,
+    factor: Array | None = None,
+    accuracy: float | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Derivative of `polar` along X.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    X : array
+        Tangent of A, or cotangent of Q, as the derivative is its own adjoint.
+        Shape (..., m, n).
+    factor : array, optional
+        ``polar(A)``, shape (..., m, n), if it is known already.
+    accuracy : float, optional
+        As for `polar`.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    array
+        DQ(A)[X], shape (..., m, n).
+    """
+    xp = array_namespace(A) if xp is None else xp
+    if _is_wide(A):
+        factor = None if factor is None else adjoint(factor, xp)
+        dQ = polar_derivative(
+            adjoint(A, xp), adjoint(X, xp), factor=factor, accuracy=accuracy, xp=xp
+        )
+        return adjoint(dQ, xp)
+    tau = _no_threshold(A, xp)
+    Q = _step(A, tau, accuracy, xp)[0] if factor is None else factor
+    return _step_derivative(A, tau, X, Q, adjoint(Q, xp) @ Q, accuracy, xp)[0]
+
+
+def _is_wide(A: Array) -> bool:
+    """Tell whether A A^H is known to be smaller than A^H A."""
+    m, n = A.shape[-2:]
+    return isinstance(m, int) and isinstance(n, int) and m < n
+
+
+def _no_threshold(A: Array, xp: Namespace) -> Array:
+    return xp.zeros_like(real(A, xp)[..., 0, 0])
+
+
+def _step(
+    A: Array,
+    tau: Array,
+    accuracy: float | None,
+    xp: Namespace,
+    dA: Array | None = None,
+) -> tuple[Array, Array | None]:
+    """W, and its tangent along dA."""
+    steps = _count(8 * eps(A, xp) if accuracy is None else accuracy)
+    levels = _levels(steps)
+
+    # Scaled twice, as the sums of unscaled elements may overflow.
+    scale = _positive(abs_max(A, xp), xp)
+    A = A / cast(scale, A, xp)
+    bound = _positive(_norm_bound(A, xp), xp)
+    t = tau[..., None, None] / scale / bound
+    t = xp.minimum(t, 2 * xp.ones_like(t))
+    t = xp.maximum(t, levels[-1] * xp.ones_like(t))
+
+    # The threshold goes to the next level below it: from there it is known how many
+    # steps amplify, and all others sharpen.
+    level = levels[0] * xp.ones_like(t)
+    amplify = [cast(t < before, t, xp) for before in levels[:-1]]
+    for mask, before, after in zip(amplify, levels[:-1], levels[1:], strict=True):
+        level = level + (after - before) * mask
+    factor = cast(level / t / bound, A, xp)
+    X = A * factor
+    dX = None if dA is None else dA * (factor / cast(scale, A, xp))
+
+    schedule: list[tuple[Array, ...]] = [
+        tuple(
+            cast(s + (a - s) * mask, A, xp)
+            for a, s in zip(_AMPLIFY, _SHARPEN, strict=True)
+        )
+        for mask in amplify
+    ]
+    schedule += _CLOSE
+    if eps(A, xp) < 1e-10:
+        schedule.append(_CLOSE[-1])
+    for c in schedule:
+        X, dX = _polynomial(X, dX, c, xp)
+    return X, dX
+
+
+def _polynomial(
+    X: Array, dX: Array | None, c: tuple[Array, ...], xp: Namespace
+) -> tuple[Array, Array | None]:
+    """X (c0 + c1 G + ... + c4 G^4) with G = X^H X, and its tangent along dX."""
+    G = adjoint(X, xp) @ X
+    G2 = G @ G
+    tail = c[3] * G + c[4] * G2
+    p = c[1] * G + c[2] * G2 + G2 @ tail
+    Y = c[0] * X + X @ p
+    if dX is None:
+        return Y, None
+    dG = 2 * herm(adjoint(X, xp) @ dX, xp)
+    dG2 = 2 * herm(G @ dG, xp)
+    dtail = c[3] * dG + c[4] * dG2
+    dp = c[1] * dG + c[2] * dG2 + dG2 @ tail + G2 @ dtail
+    return Y, c[0] * dX + dX @ p + X @ dp
+
+
+def _step_derivative(
+    A: Array,
+    tau: Array,
+    X: Array,
+    W: Array,
+    P: Array,
+    accuracy: float | None,
+    xp: Namespace,
+) -> tuple[Array, Array]:
+    """Tangent of W along X, and X P.
+
+    W does not change along the Hermitian part of X between singular vectors above
+    tau, nor along X between those below. But within either group the polynomials
+    are not monotone, and until the last ones make an end of it such tangents, or
+    worse, their rounding errors, would have grown as 4^steps. They are left out.
+    """
+    scale = _positive(abs_max(X, xp), xp)
+    X = X / cast(scale, X, xp)
+    XP = X @ P
+    WX = adjoint(W, xp) @ X
+    Z = WX @ P
+    active = XP + W @ (WX - Z - herm(Z, xp))
+    _, dW = _step(A, tau, accuracy, xp, active)
+    scale = cast(scale, X, xp)
+    return dW * scale, XP * scale
+
+
+def _norm_bound(A: Array, xp: Namespace) -> Array:
+    """Bound of the largest singular value, at most sqrt(min(m, n)) times as large."""
+    size = xp.abs(A)
+    rows = xp.max(xp.sum(size, axis=-1, keepdims=True), axis=-2, keepdims=True)
+    columns = xp.max(xp.sum(size, axis=-2, keepdims=True), axis=-1, keepdims=True)
+    squares = xp.sum(xp.sum(size * size, axis=-1, keepdims=True), axis=-2, keepdims=True)
+    return xp.sqrt(xp.minimum(rows * columns, squares))
+
+
+def _positive(x: Array, xp: Namespace) -> Array:
+    return xp.where(x >= smallest(x, xp), x, xp.ones_like(x))
