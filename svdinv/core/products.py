@@ -43,6 +43,7 @@ from svdinv.core.namespace import (
     array_namespace,
     cast,
     herm,
+    identity_like,
     real,
 )
 from svdinv.core.tolerances import eps, smallest
@@ -59,22 +60,23 @@ Coefficients = tuple[float, ...]
 
 
 def _binary(*numerators: int) -> Coefficients:
-    return tuple(numerator / 1024 for numerator in numerators)
+    return tuple(numerator / 4096 for numerator in numerators)
 
 
-# Coefficients of x, x^3, x^5, x^7, x^9.
-_AMPLIFY = _binary(4817, -19121, 32128, -18908, 1802)
-_SHARPEN = _binary(-2304, 17384, -21894, 366, 7471)
+# Coefficients of x, x z, ..., x z^4 with z = 2 x^2 - 1, which runs from -1 to 1: those
+# of powers of x are ten times as large, and so are the rounding errors.
+_AMPLIFY = _binary(4589, 0, -806, -9416, 9725)
+_SHARPEN = _binary(5710, -1053, -9668, 8474, 36)
 _CLOSE = (
-    _binary(-500, 2702, 13965, -32295, 17223),
-    _binary(-26, 6150, -10158, 6591, -1533),
-    # The integral of x^2 (1 - x^2)^2: cubic convergence to 0 and to 1.
-    (0.0, 35 / 8, -42 / 8, 15 / 8, 0.0),
+    _binary(5529, 2115, -8643, 1075, 4306),
+    _binary(4949, 337, -2569, 1761, -383),
+    # (35 x^3 - 42 x^5 + 15 x^7) / 8: cubic convergence to 0 and to 1.
+    _binary(4544, 1088, -2496, 960, 0),
 )
 
 
 def _value(c: Coefficients, x: float) -> float:
-    return sum(ci * x ** (2 * i + 1) for i, ci in enumerate(c))
+    return x * sum(ci * (2 * x * x - 1) ** i for i, ci in enumerate(c))
 
 
 def _preimage(c: Coefficients, y: float, low: float, high: float) -> float:
@@ -93,14 +95,14 @@ def _levels(steps: int) -> list[float]:
     """Thresholds that _AMPLIFY moves to _CENTRE in 0, 1, ..., `steps` steps."""
     levels = [_CENTRE]
     for _ in range(steps):
-        levels.append(_preimage(_AMPLIFY, levels[-1], 0.0, 0.6 * levels[-1]))
+        levels.append(_preimage(_AMPLIFY, levels[-1], 0.0, 0.25 * levels[-1]))
     return levels
 
 
 def _count(accuracy: float) -> int:
     """Steps that take a distance `accuracy` from the threshold to 0.15."""
-    # The slope is 4; the scaling to the next level loses a factor of 4.5 at most.
-    return max(math.ceil(math.log(0.15 * 4.5 / accuracy) / math.log(4.0)), 1)
+    # The slope is 4; the scaling to the next level loses a factor of 5.6 at most.
+    return max(math.ceil(math.log(0.15 * 5.6 / accuracy) / math.log(4.0)), 1)
 
 
 def threshold_step(
@@ -353,18 +355,19 @@ def _step(
 def _polynomial(
     X: Array, dX: Array | None, c: tuple[Array, ...], xp: Namespace
 ) -> tuple[Array, Array | None]:
-    """X (c0 + c1 G + ... + c4 G^4) with G = X^H X, and its tangent along dX."""
+    """X (c0 + c1 Z + ... + c4 Z^4) with Z = 2 X^H X - 1, and its tangent along dX."""
     G = adjoint(X, xp) @ X
-    G2 = G @ G
-    tail = c[3] * G + c[4] * G2
-    p = c[1] * G + c[2] * G2 + G2 @ tail
+    Z = 2 * G - identity_like(G, xp)
+    Z2 = Z @ Z
+    tail = c[3] * Z + c[4] * Z2
+    p = c[1] * Z + c[2] * Z2 + Z2 @ tail
     Y = c[0] * X + X @ p
     if dX is None:
         return Y, None
-    dG = 2 * herm(adjoint(X, xp) @ dX, xp)
-    dG2 = 2 * herm(G @ dG, xp)
-    dtail = c[3] * dG + c[4] * dG2
-    dp = c[1] * dG + c[2] * dG2 + dG2 @ tail + G2 @ dtail
+    dZ = 4 * herm(adjoint(X, xp) @ dX, xp)
+    dZ2 = 2 * herm(Z @ dZ, xp)
+    dtail = c[3] * dZ + c[4] * dZ2
+    dp = c[1] * dZ + c[2] * dZ2 + dZ2 @ tail + Z2 @ dtail
     return Y, c[0] * dX + dX @ p + X @ dp
 
 
