@@ -46,6 +46,7 @@ eps s_1 / s_min for the polar factor.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -73,19 +74,44 @@ __all__ = [
 Coefficients = tuple[float, ...]
 
 
-def _binary(*numerators: int) -> Coefficients:
-    return tuple(numerator / 4096 for numerator in numerators)
+def _binary(bits: int, *numerators: int) -> Coefficients:
+    return tuple(numerator / 2**bits for numerator in numerators)
 
 
 # Coefficients of x, x z, ..., x z^4 with z = 2 x^2 - 1, which runs from -1 to 1: those
 # of powers of x are ten times as large, and so are the rounding errors.
-_AMPLIFY = _binary(4589, 0, -806, -9416, 9725)
-_SHARPEN = _binary(5710, -1053, -9668, 8474, 36)
+_AMPLIFY = _binary(12, 4589, 0, -806, -9416, 9725)
+_SHARPEN = _binary(12, 5710, -1053, -9668, 8474, 36)
 _CLOSE = (
-    _binary(5529, 2115, -8643, 1075, 4306),
-    _binary(4949, 337, -2569, 1761, -383),
-    # (35 x^3 - 42 x^5 + 15 x^7) / 8: cubic convergence to 0 and to 1.
-    _binary(4544, 1088, -2496, 960, 0),
+    _binary(12, 5529, 2115, -8643, 1075, 4306),
+    _binary(12, 4949, 337, -2569, 1761, -383),
+)
+# (35 x^3 - 42 x^5 + 15 x^7) / 8, of cubic convergence to 0 and to 1.
+_CLOSE_AGAIN = _binary(12, 4544, 1088, -2496, 960, 0)
+# Coefficients of 1, z, ..., z^7, and of x, x z, ..., x z^7: an even polynomial and an
+# odd one that differ by 1e-7 at most in [0, 1], map 0 to 0, 1 to 1 and have no first
+# derivative there, nor a second at 1.
+_EVEN = _binary(
+    30,
+    395678132,
+    981096432,
+    427218172,
+    -598137916,
+    -430819948,
+    131996672,
+    144794556,
+    21915724,
+)
+_ODD = _binary(
+    30,
+    559573236,
+    1107692592,
+    120284180,
+    -802540156,
+    -240383244,
+    226976368,
+    97396740,
+    4742108,
 )
 
 
@@ -149,15 +175,15 @@ def threshold_step(
     """
     xp = array_namespace(A) if xp is None else xp
     if _is_wide(A):
-        return adjoint(_step(adjoint(A, xp), tau, accuracy, xp)[0], xp)
-    return _step(_scaled(A, tau, xp), accuracy, xp)[0]
+        W = threshold_step(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
+        return xp.matrix_transpose(W)
+    return _step(_scaled(A, tau, xp), accuracy, xp).W
 
 
 def soft_threshold(
     A: Array,
     tau: Array,
     *,
-    step: Array | None = None,
     accuracy: float | None = None,
     xp: Namespace | None = None,
 ) -> Array:
@@ -169,8 +195,6 @@ def soft_threshold(
         Real or complex floating point, shape (..., m, n).
     tau : array
         Threshold, real and not negative, shape (...) or broadcasting against it.
-    step : array, optional
-        ``threshold_step(A, tau)``, shape (..., m, n), if it is known already.
     accuracy : float, optional
         As for `threshold_step`.
     xp : namespace, optional
@@ -183,12 +207,11 @@ def soft_threshold(
     """
     xp = array_namespace(A) if xp is None else xp
     if _is_wide(A):
-        step = None if step is None else adjoint(step, xp)
-        F = soft_threshold(adjoint(A, xp), tau, step=step, accuracy=accuracy, xp=xp)
-        return adjoint(F, xp)
+        F = soft_threshold(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
+        return xp.matrix_transpose(F)
     scaled = _scaled(A, tau, xp)
-    W = _step(scaled, accuracy, xp)[0] if step is None else step
-    F = scaled.A @ (adjoint(W, xp) @ W) - cast(scaled.tau, A, xp) * W
+    step = _step(scaled, accuracy, xp)
+    F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
     # Without a threshold, not even rounding errors are to be thresholded.
     return xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
 
@@ -230,21 +253,19 @@ def soft_threshold_derivative(
     xp = array_namespace(A) if xp is None else xp
     if _is_wide(A):
         dF, T = soft_threshold_derivative(
-            adjoint(A, xp),
+            xp.matrix_transpose(A),
             tau,
-            adjoint(X, xp),
-            step=None if step is None else adjoint(step, xp),
+            xp.matrix_transpose(X),
+            step=None if step is None else xp.matrix_transpose(step),
             accuracy=accuracy,
             xp=xp,
         )
-        return adjoint(dF, xp), adjoint(T, xp)
+        return xp.matrix_transpose(dF), xp.matrix_transpose(T)
     scaled = _scaled(A, tau, xp)
-    W = _step(scaled, accuracy, xp)[0] if step is None else step
-    P = adjoint(W, xp) @ W
+    W = _step(scaled, accuracy, xp).W if step is None else step
     size = _positive(abs_max(X, xp), xp)
-    dW, XP = _step_derivative(scaled, X / cast(size, A, xp), W, P, accuracy, xp)
-    dP = 2 * herm(adjoint(W, xp) @ dW, xp)
-    dF = XP + scaled.A @ dP - cast(scaled.tau, A, xp) * dW
+    tangent, XP = _step_derivative(scaled, X / cast(size, A, xp), W, accuracy, xp)
+    dF = XP + scaled.A @ tangent.P - cast(scaled.tau, A, xp) * tangent.W
     return xp.where(tau[..., None, None] > 0, dF * cast(size, A, xp), X), -W
 
 
@@ -303,17 +324,20 @@ def polar_derivative(
     """
     xp = array_namespace(A) if xp is None else xp
     if _is_wide(A):
-        factor = None if factor is None else adjoint(factor, xp)
+        factor = None if factor is None else xp.matrix_transpose(factor)
         dQ = polar_derivative(
-            adjoint(A, xp), adjoint(X, xp), factor=factor, accuracy=accuracy, xp=xp
+            xp.matrix_transpose(A),
+            xp.matrix_transpose(X),
+            factor=factor,
+            accuracy=accuracy,
+            xp=xp,
         )
-        return adjoint(dQ, xp)
+        return xp.matrix_transpose(dQ)
     scaled = _scaled(A, _no_threshold(A, xp), xp)
-    Q = _step(scaled, accuracy, xp)[0] if factor is None else factor
+    Q = _step(scaled, accuracy, xp).W if factor is None else factor
     size = _positive(abs_max(X, xp), xp)
-    P = adjoint(Q, xp) @ Q
-    dQ = _step_derivative(scaled, X / cast(size, A, xp), Q, P, accuracy, xp)[0]
-    return dQ * cast(size / scaled.scale, A, xp)
+    tangent, _ = _step_derivative(scaled, X / cast(size, A, xp), Q, accuracy, xp)
+    return tangent.W * cast(size / scaled.scale, A, xp)
 
 
 class _Scaled(NamedTuple):
@@ -336,7 +360,7 @@ def _scaled(A: Array, tau: Array, xp: Namespace) -> _Scaled:
 
 def _is_wide(A: Array) -> bool:
     """Tell whether A A^H is known to be smaller than A^H A."""
-    m, n = A.shape[-2:]
+    m, n = A.shape[-2], A.shape[-1]
     return isinstance(m, int) and isinstance(n, int) and m < n
 
 
@@ -344,13 +368,26 @@ def _no_threshold(A: Array, xp: Namespace) -> Array:
     return xp.zeros_like(real(A, xp)[..., 0, 0])
 
 
-def _step(
-    scaled: _Scaled,
-    accuracy: float | None,
-    xp: Namespace,
-    dA: Array | None = None,
-) -> tuple[Array, Array | None]:
-    """W, and its tangent along a tangent of the scaled A."""
+class _Step(NamedTuple):
+    """P and W, or their tangents."""
+
+    P: Array
+    W: Array
+
+
+def _step(scaled: _Scaled, accuracy: float | None, xp: Namespace) -> _Step:
+    """P and W of the scaled A."""
+    factor, schedule = _plan(scaled, accuracy, xp)
+    X = scaled.A * factor
+    for c in schedule:
+        X = _polynomial(X, None, c, xp)[0]
+    return _finish(X, None, xp)[0]
+
+
+def _plan(
+    scaled: _Scaled, accuracy: float | None, xp: Namespace
+) -> tuple[Array, list[tuple[Array, ...]]]:
+    """Factor that moves the threshold of A to a level, and the polynomials to apply."""
     A = scaled.A
     levels = _levels(_count(8 * eps(A, xp) if accuracy is None else accuracy))
     t = scaled.tau / scaled.bound
@@ -364,7 +401,7 @@ def _step(
         [c * cast(one, A, xp) for c in kind] for kind in (_AMPLIFY, _SHARPEN)
     )
     schedule: list[tuple[Array, ...]] = []
-    for before, after in zip(levels[:-1], levels[1:], strict=True):
+    for before, after in itertools.pairwise(levels):
         amplify = t < before
         level = xp.where(amplify, after * one, level)
         schedule.append(
@@ -373,16 +410,10 @@ def _step(
                 for a, s in zip(amplifying, sharpening, strict=True)
             )
         )
-    factor = cast(level / t / scaled.bound, A, xp)
-    X = A * factor
-    dX = None if dA is None else dA * factor
-
     schedule += _CLOSE
-    if eps(A, xp) < 1e-10:
-        schedule.append(_CLOSE[-1])
-    for c in schedule:
-        X, dX = _polynomial(X, dX, c, xp)
-    return X, dX
+    if _is_double(A, xp):
+        schedule.append(_CLOSE_AGAIN)
+    return cast(level / t / scaled.bound, A, xp), schedule
 
 
 def _polynomial(
@@ -404,26 +435,80 @@ def _polynomial(
     return Y, c[0] * dX + dX @ p + X @ dp
 
 
+def _finish(X: Array, dX: Array | None, xp: Namespace) -> tuple[_Step, _Step]:
+    """P and W from what `_CLOSE` leaves, and their tangents along dX, if given.
+
+    At a singular value equal to tau all polynomials so far are anywhere in [0, 1].
+    There f = (s - tau) p, and A P - tau W is small, only if P and W have the same p,
+    which the one is even in, and the other odd.
+    """
+    G = adjoint(X, xp) @ X
+    one = identity_like(G, xp)
+    Z = 2 * G - one
+    Z2 = Z @ Z
+    Z3 = Z @ Z2
+    Z4 = Z2 @ Z2
+
+    def low(c: Coefficients) -> Array:
+        return c[1] * Z + c[2] * Z2 + c[3] * Z3
+
+    even, odd = low(_EVEN[4:]), low(_ODD[4:])
+    even, odd = even + _EVEN[4] * one, odd + _ODD[4] * one
+    P = _EVEN[0] * one + low(_EVEN) + Z4 @ even
+    R = _ODD[0] * one + low(_ODD) + Z4 @ odd
+    W = X @ R
+    step = tangent = _Step(P, W)
+    if dX is not None:
+        dZ = 4 * herm(adjoint(X, xp) @ dX, xp)
+        dZ2 = 2 * herm(Z @ dZ, xp)
+        dZ3 = dZ @ Z2 + Z @ dZ2
+        dZ4 = 2 * herm(Z2 @ dZ2, xp)
+
+        def dlow(c: Coefficients) -> Array:
+            return c[1] * dZ + c[2] * dZ2 + c[3] * dZ3
+
+        dP = dlow(_EVEN) + dZ4 @ even + Z4 @ dlow(_EVEN[4:])
+        dR = dlow(_ODD) + dZ4 @ odd + Z4 @ dlow(_ODD[4:])
+        tangent = _Step(dP, dX @ R + X @ dR)
+    if not _is_double(X, xp):
+        return step, tangent
+    # Half the sum of their squares and their product, which is odd, differ by half
+    # the square of their difference.
+    doubled = _Step(0.5 * (P @ P + adjoint(W, xp) @ W), W @ P)
+    if dX is not None:
+        dP, dW = tangent
+        dP2 = herm(P @ dP + adjoint(W, xp) @ dW, xp)
+        tangent = _Step(dP2, dW @ P + W @ dP)
+    return doubled, tangent
+
+
 def _step_derivative(
     scaled: _Scaled,
-    X: Array,
+    dA: Array,
     W: Array,
-    P: Array,
     accuracy: float | None,
     xp: Namespace,
-) -> tuple[Array, Array]:
-    """Tangent of W along X, and X P.
+) -> tuple[_Step, Array]:
+    """Tangents of P and W along a tangent dA of the scaled A, and dA P.
 
-    W does not change along the Hermitian part of X between singular vectors above
-    tau, nor along X between those below. But within either group the polynomials
+    W does not change along the Hermitian part of dA between singular vectors above
+    tau, nor along dA between those below. But within either group the polynomials
     are not monotone, and until the last ones make an end of it such tangents, or
     what rounding errors make of them, would have grown as 4^steps. They are left out.
     """
-    XP = X @ P
-    WX = adjoint(W, xp) @ X
-    Z = WX @ P
-    active = XP + W @ (WX - Z - herm(Z, xp))
-    return _step(scaled, accuracy, xp, active)[1], XP
+    P = adjoint(W, xp) @ W
+    outer, inner = dA @ P, adjoint(W, xp) @ dA
+    above = inner @ P
+    factor, schedule = _plan(scaled, accuracy, xp)
+    X = scaled.A * factor
+    dX = (outer + W @ (inner - above - herm(above, xp))) * factor
+    for c in schedule:
+        X, dX = _polynomial(X, dX, c, xp)
+    return _finish(X, dX, xp)[1], outer
+
+
+def _is_double(x: Array, xp: Namespace) -> bool:
+    return eps(x, xp) < 1e-10
 
 
 def _norm_bound(A: Array, xp: Namespace) -> Array:
