@@ -353,7 +353,7 @@ class Counted(np.ndarray):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "products"), [(np.float32, (56, 144, 199)), (np.float64, (123, 311, 433))]
+    ("dtype", "products"), [(np.float32, (57, 145, 200)), (np.float64, (124, 312, 434))]
 )
 def test_number_of_products(dtype, products):
     problem = draw("pair", (6, 6), draws=1, dtype=dtype)

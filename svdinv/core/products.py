@@ -10,38 +10,43 @@ since soft thresholding is F = A P - tau W, with dF/dtau = -W, and the polar fac
 is W at tau = 0. W is the limit of odd polynomials X p(X^H X), one after the other,
 of the scaled A. As those of Amsel, Persson, Musco and Gower (arXiv:2505.16932) for
 the polar factor, each is nearly the best of its degree, which is 9, for 4 products.
-They come in three kinds:
+They come in four kinds:
 
 - `_AMPLIFY` multiplies small singular values by 5.6, until the threshold, which it
   moves along known levels, has arrived at 0.55;
 - `_SHARPEN` has a fixed point there with slope 4.1, moves all that is within 0.15 of
   it away from it, and keeps [-0.4, 0.4] and [0.7, 1] apart;
-- `_CLOSE` maps these two intervals to 0 and 1.
+- `_CLOSE` maps these two intervals to the neighbourhoods of 0 and 1;
+- `_EVEN` and `_ODD` make P and W of the result. They agree in all of [0, 1], so that
+  A P - tau W has the factor s - tau even for a singular value at the threshold,
+  which may have come to lie anywhere in between.
 
-The first two have the largest factor away from 0, or from the fixed point, with
-which -0.4 < f below, f > 0.7 above and f < 0.999; the first two of `_CLOSE` have the
-least maximum error on what is left of the intervals. They solve linear programs on
-a grid, the sum of |coefficients|, to which rounding errors are proportional, at most
-6 or least; then they were rounded to multiples of 2^-12.
+They solve linear programs on a grid. The first two have the largest factor away from
+0, or from the fixed point, with which -0.4 < f below, f > 0.7 above and f < 0.999;
+`_CLOSE` has the least maximum error on what is left of the intervals; the last two
+have the least maximum difference. The sum of |coefficients|, to which rounding
+errors are proportional, is bounded by 6 in the first two and small in the others.
 
-The number of products, and what they reach by default (8 eps), worst of all spectra
-in the tests, sizes from 6 to 32, relative to s_1 and to the norm of the derivative:
+The number of products and the errors by default, the worst for all spectra in the
+tests and sizes from 6 to 32, relative to s_1 and to the norm of the derivative:
 
-    ========= ======== ========== ============= ======== ==========
-    precision products derivative including W   value    derivative
-    ========= ======== ========== ============= ======== ==========
-    single    54       137        189           2e-6     4e-6
-    double    118      297        413           5e-15    1.1e-14
-    ========= ======== ========== ============= ======== ==========
+    ========= ======== ========== =============== ======= ==========
+    precision products derivative without its `step` value   derivative
+    ========= ======== ========== =============== ======= ==========
+    single    57       145        200             2e-6    4e-6
+    double    124      312        434             6e-15   1.1e-14
+    ========= ======== ========== =============== ======= ==========
 
 Products in a lower precision than the arrays', such as TF32, spoil that.
 
-A singular value closer to tau than `accuracy` times the bound of s_1 is thresholded
-with an error up to that distance, and the derivative takes it for something between
-above and below. For the polar factor singular values below that are between 0 and
-1. The derivative is as ill-conditioned as the functions are: its error is of the
-order of eps s_1 / gap for a pair of singular values on either side of tau, and
-eps s_1 / s_min for the polar factor.
+A singular value closer to tau than `accuracy` times a bound of s_1, which exceeds it
+by a factor up to min(m, n)^(1/4), is thresholded with an error up to that distance,
+and the derivative takes it for something between above and below; the polar factor
+has values between 0 and 1 for singular values below that. Otherwise the derivative
+is as ill-conditioned as the functions are: its error is of the order of
+eps s_1 / gap for a pair of singular values on either side of tau, and 0.3 eps
+s_1 / s_min for the polar factor, measured up to 1e4 in single and 1e10 in double
+precision, and not below 3 and 6 eps.
 """
 
 from __future__ import annotations
@@ -341,21 +346,24 @@ def polar_derivative(
 
 
 class _Scaled(NamedTuple):
-    """A over its largest element `scale`, its tau and a bound of its norm."""
+    """A over its largest element `scale`, its tau, a bound of its norm, and 1."""
 
     A: Array
     tau: Array
     bound: Array
     scale: Array
+    one: Array
 
 
 def _scaled(A: Array, tau: Array, xp: Namespace) -> _Scaled:
     # The sums in the bound, and derivatives, could overflow otherwise.
     scale = _positive(abs_max(A, xp), xp)
     A = A / cast(scale, A, xp)
-    bound = _positive(_norm_bound(A, xp), xp)
+    G = adjoint(A, xp) @ A
+    bound = _positive(_norm_bound(A, G, xp), xp)
     # Nothing is left from the bound on: the threshold may as well be finite.
-    return _Scaled(A, xp.minimum(tau[..., None, None] / scale, 2 * bound), bound, scale)
+    t = xp.minimum(tau[..., None, None] / scale, 2 * bound)
+    return _Scaled(A, t, bound, scale, identity_like(G, xp))
 
 
 def _is_wide(A: Array) -> bool:
@@ -380,8 +388,8 @@ def _step(scaled: _Scaled, accuracy: float | None, xp: Namespace) -> _Step:
     factor, schedule = _plan(scaled, accuracy, xp)
     X = scaled.A * factor
     for c in schedule:
-        X = _polynomial(X, None, c, xp)[0]
-    return _finish(X, None, xp)[0]
+        X = _polynomial(X, None, c, scaled.one, xp)[0]
+    return _finish(X, None, scaled.one, xp)[0]
 
 
 def _plan(
@@ -417,34 +425,38 @@ def _plan(
 
 
 def _polynomial(
-    X: Array, dX: Array | None, c: tuple[Array, ...], xp: Namespace
+    X: Array, dX: Array | None, c: tuple[Array, ...], one: Array, xp: Namespace
 ) -> tuple[Array, Array | None]:
     """X (c0 + c1 Z + ... + c4 Z^4) with Z = 2 X^H X - 1, and its tangent along dX."""
-    G = adjoint(X, xp) @ X
-    Z = 2 * G - identity_like(G, xp)
+    Z = 2 * (adjoint(X, xp) @ X) - one
     Z2 = Z @ Z
     tail = c[3] * Z + c[4] * Z2
     p = c[1] * Z + c[2] * Z2 + Z2 @ tail
     Y = c[0] * X + X @ p
     if dX is None:
         return Y, None
-    dZ = 4 * herm(adjoint(X, xp) @ dX, xp)
-    dZ2 = 2 * herm(Z @ dZ, xp)
+    dZ = 2 * _symmetric(adjoint(X, xp) @ dX, xp)
+    dZ2 = _symmetric(Z @ dZ, xp)
     dtail = c[3] * dZ + c[4] * dZ2
     dp = c[1] * dZ + c[2] * dZ2 + dZ2 @ tail + Z2 @ dtail
     return Y, c[0] * dX + dX @ p + X @ dp
 
 
-def _finish(X: Array, dX: Array | None, xp: Namespace) -> tuple[_Step, _Step]:
+def _symmetric(x: Array, xp: Namespace) -> Array:
+    """X + X^H, the tangent of M^2 for M Hermitian and X = M dM."""
+    return x + adjoint(x, xp)
+
+
+def _finish(
+    X: Array, dX: Array | None, one: Array, xp: Namespace
+) -> tuple[_Step, _Step]:
     """P and W from what `_CLOSE` leaves, and their tangents along dX, if given.
 
     At a singular value equal to tau all polynomials so far are anywhere in [0, 1].
     There f = (s - tau) p, and A P - tau W is small, only if P and W have the same p,
     which the one is even in, and the other odd.
     """
-    G = adjoint(X, xp) @ X
-    one = identity_like(G, xp)
-    Z = 2 * G - one
+    Z = 2 * (adjoint(X, xp) @ X) - one
     Z2 = Z @ Z
     Z3 = Z @ Z2
     Z4 = Z2 @ Z2
@@ -459,10 +471,10 @@ def _finish(X: Array, dX: Array | None, xp: Namespace) -> tuple[_Step, _Step]:
     W = X @ R
     step = tangent = _Step(P, W)
     if dX is not None:
-        dZ = 4 * herm(adjoint(X, xp) @ dX, xp)
-        dZ2 = 2 * herm(Z @ dZ, xp)
+        dZ = 2 * _symmetric(adjoint(X, xp) @ dX, xp)
+        dZ2 = _symmetric(Z @ dZ, xp)
         dZ3 = dZ @ Z2 + Z @ dZ2
-        dZ4 = 2 * herm(Z2 @ dZ2, xp)
+        dZ4 = _symmetric(Z2 @ dZ2, xp)
 
         def dlow(c: Coefficients) -> Array:
             return c[1] * dZ + c[2] * dZ2 + c[3] * dZ3
@@ -503,23 +515,25 @@ def _step_derivative(
     X = scaled.A * factor
     dX = (outer + W @ (inner - above - herm(above, xp))) * factor
     for c in schedule:
-        X, dX = _polynomial(X, dX, c, xp)
-    return _finish(X, dX, xp)[1], outer
+        X, dX = _polynomial(X, dX, c, scaled.one, xp)
+    return _finish(X, dX, scaled.one, xp)[1], outer
 
 
 def _is_double(x: Array, xp: Namespace) -> bool:
     return eps(x, xp) < 1e-10
 
 
-def _norm_bound(A: Array, xp: Namespace) -> Array:
-    """Bound of the largest singular value, at most sqrt(min(m, n)) times as large."""
+def _norm_bound(A: Array, G: Array, xp: Namespace) -> Array:
+    """Bound of the largest singular value, at most n^(1/4) times as large.
+
+    The norm of A is the root of that of G = A^H A, which is n x n.
+    """
     size = xp.abs(A)
     rows = xp.max(xp.sum(size, axis=-1, keepdims=True), axis=-2, keepdims=True)
     columns = xp.max(xp.sum(size, axis=-2, keepdims=True), axis=-1, keepdims=True)
-    squares = xp.sum(
-        xp.sum(size * size, axis=-1, keepdims=True), axis=-2, keepdims=True
-    )
-    return xp.sqrt(xp.minimum(rows * columns, squares))
+    squares = xp.abs(G) ** 2
+    frobenius = xp.sqrt(xp.sum(squares, axis=(-2, -1), keepdims=True))
+    return xp.sqrt(xp.minimum(rows * columns, frobenius))
 
 
 def _positive(x: Array, xp: Namespace) -> Array:
