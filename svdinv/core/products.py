@@ -269,9 +269,15 @@ def soft_threshold_derivative(
     scaled = _scaled(A, tau, xp)
     W = _step(scaled, accuracy, xp).W if step is None else step
     size = _positive(abs_max(X, xp), xp)
-    tangent, XP = _step_derivative(scaled, X / cast(size, A, xp), W, accuracy, xp)
-    dF = XP + scaled.A @ tangent.P - cast(scaled.tau, A, xp) * tangent.W
-    return xp.where(tau[..., None, None] > 0, dF * cast(size, A, xp), X), -W
+    dA = X / cast(size, A, xp)
+    tangent, outer = _step_derivative(scaled, dA, W, accuracy, xp)
+    dF = outer + scaled.A @ tangent.P - cast(scaled.tau, A, xp) * tangent.W
+    # F is nonexpansive. Only for a singular value at the threshold, where it has no
+    # derivative, rounding errors over nearly nothing can make this larger.
+    norm = _norm(dA, xp)
+    limit = norm / _positive(xp.maximum(_norm(dF, xp), norm), xp)
+    dF = dF * cast(limit * size, A, xp)
+    return xp.where(tau[..., None, None] > 0, dF, X), -W
 
 
 def polar(
@@ -531,9 +537,12 @@ def _norm_bound(A: Array, G: Array, xp: Namespace) -> Array:
     size = xp.abs(A)
     rows = xp.max(xp.sum(size, axis=-1, keepdims=True), axis=-2, keepdims=True)
     columns = xp.max(xp.sum(size, axis=-2, keepdims=True), axis=-1, keepdims=True)
-    squares = xp.abs(G) ** 2
-    frobenius = xp.sqrt(xp.sum(squares, axis=(-2, -1), keepdims=True))
-    return xp.sqrt(xp.minimum(rows * columns, frobenius))
+    return xp.sqrt(xp.minimum(rows * columns, _norm(G, xp)))
+
+
+def _norm(x: Array, xp: Namespace) -> Array:
+    """Frobenius norm of each matrix, kept as (..., 1, 1)."""
+    return xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=(-2, -1), keepdims=True))
 
 
 def _positive(x: Array, xp: Namespace) -> Array:
