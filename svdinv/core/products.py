@@ -1,0 +1,549 @@
+"""Soft thresholding of singular values and the polar factor by products alone.
+
+No decomposition, no linear solve and no look at a value: a fixed number of batched
+products, which is what GPUs are fast at and batched decompositions are not. All
+rests on one map, the step of the singular values of A = U diag(s) V^H,
+
+    W = U diag(s > tau) V^H,   P = W^H W,
+
+since soft thresholding is F = A P - tau W, with dF/dtau = -W, and the polar factor
+is W at tau = 0. W is the limit of odd polynomials X p(X^H X), one after the other,
+of the scaled A. As those of Amsel, Persson, Musco and Gower (arXiv:2505.16932) for
+the polar factor, each is nearly the best of its degree, which is 9, for 4 products.
+They come in four kinds:
+
+- `_AMPLIFY` multiplies small singular values by 5.6, until the threshold, which it
+  moves along known levels, has arrived at 0.55;
+- `_SHARPEN` has a fixed point there with slope 4.1, moves all that is within 0.15 of
+  it away from it, and keeps [-0.4, 0.4] and [0.7, 1] apart;
+- `_CLOSE` maps these two intervals to the neighbourhoods of 0 and 1;
+- `_EVEN` and `_ODD` make P and W of the result. They agree in all of [0, 1], so that
+  A P - tau W has the factor s - tau even for a singular value at the threshold,
+  which may have come to lie anywhere in between.
+
+They solve linear programs on a grid. The first two have the largest factor away from
+0, or from the fixed point, with which -0.4 < f below, f > 0.7 above and f < 0.999;
+`_CLOSE` has the least maximum error on what is left of the intervals; the last two
+have the least maximum difference. The sum of |coefficients|, to which rounding
+errors are proportional, is bounded by 6 in the first two and small in the others.
+
+The number of products and the errors by default, the worst for all spectra in the
+tests and sizes from 6 to 32, relative to s_1 and to the norm of the derivative:
+
+    ========= ======== ========== =============== ======= ==========
+    precision products derivative without its `step` value   derivative
+    ========= ======== ========== =============== ======= ==========
+    single    57       145        200             2e-6    4e-6
+    double    124      312        434             6e-15   1.1e-14
+    ========= ======== ========== =============== ======= ==========
+
+Products in a lower precision than the arrays', such as TF32, spoil that.
+
+A singular value closer to tau than `accuracy` times a bound of s_1, which exceeds it
+by a factor up to min(m, n)^(1/4), is thresholded with an error up to that distance,
+and the derivative takes it for something between above and below; the polar factor
+has values between 0 and 1 for singular values below that. Otherwise the derivative
+is as ill-conditioned as the functions are: its error is of the order of
+eps s_1 / gap for a pair of singular values on either side of tau, and 0.3 eps
+s_1 / s_min for the polar factor, measured up to 1e4 in single and 1e10 in double
+precision, and not below 3 and 6 eps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    abs_max,
+    adjoint,
+    array_namespace,
+    cast,
+    herm,
+    identity_like,
+    real,
+)
+from svdinv.core.tolerances import eps, smallest
+
+__all__ = [
+    "polar",
+    "polar_derivative",
+    "soft_threshold",
+    "soft_threshold_derivative",
+    "threshold_step",
+]
+
+Coefficients = tuple[float, ...]
+
+
+def _binary(bits: int, *numerators: int) -> Coefficients:
+    return tuple(numerator / 2**bits for numerator in numerators)
+
+
+# Coefficients of x, x z, ..., x z^4 with z = 2 x^2 - 1, which runs from -1 to 1: those
+# of powers of x are ten times as large, and so are the rounding errors.
+_AMPLIFY = _binary(12, 4589, 0, -806, -9416, 9725)
+_SHARPEN = _binary(12, 5710, -1053, -9668, 8474, 36)
+_CLOSE = (
+    _binary(12, 5529, 2115, -8643, 1075, 4306),
+    _binary(12, 4949, 337, -2569, 1761, -383),
+)
+# (35 x^3 - 42 x^5 + 15 x^7) / 8, of cubic convergence to 0 and to 1.
+_CLOSE_AGAIN = _binary(12, 4544, 1088, -2496, 960, 0)
+# Coefficients of 1, z, ..., z^7, and of x, x z, ..., x z^7: an even polynomial and an
+# odd one that differ by 1e-7 at most in [0, 1], map 0 to 0, 1 to 1 and have no first
+# derivative there, nor a second at 1.
+_EVEN = _binary(
+    30,
+    395678132,
+    981096432,
+    427218172,
+    -598137916,
+    -430819948,
+    131996672,
+    144794556,
+    21915724,
+)
+_ODD = _binary(
+    30,
+    559573236,
+    1107692592,
+    120284180,
+    -802540156,
+    -240383244,
+    226976368,
+    97396740,
+    4742108,
+)
+
+
+def _value(c: Coefficients, x: float) -> float:
+    return x * sum(ci * (2 * x * x - 1) ** i for i, ci in enumerate(c))
+
+
+def _preimage(c: Coefficients, y: float, low: float, high: float) -> float:
+    """Solution of f(x) = y in an interval on which f increases, by bisection."""
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _value(c, middle) < y else (low, middle)
+    return low
+
+
+# Where _SHARPEN keeps the threshold.
+_CENTRE = _preimage((_SHARPEN[0] - 1, *_SHARPEN[1:]), 0.0, 0.5, 0.6)
+
+
+def _levels(steps: int) -> list[float]:
+    """Thresholds that _AMPLIFY moves to _CENTRE in 0, 1, ..., `steps` steps."""
+    levels = [_CENTRE]
+    for _ in range(steps):
+        levels.append(_preimage(_AMPLIFY, levels[-1], 0.0, 0.25 * levels[-1]))
+    return levels
+
+
+def _count(accuracy: float) -> int:
+    """Count the steps that take a distance `accuracy` from the threshold to 0.15."""
+    # The slope is 4; the scaling to the next level loses a factor of 5.6 at most.
+    return max(math.ceil(math.log(0.15 * 5.6 / accuracy) / math.log(4.0)), 1)
+
+
+def threshold_step(
+    A: Array,
+    tau: Array,
+    *,
+    accuracy: float | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Partial isometry of the singular vectors with singular values above tau.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    tau : array
+        Threshold, real and not negative, shape (...) or broadcasting against it.
+    accuracy : float, optional
+        Distance from tau, relative to a bound of the largest singular value, from
+        which a singular value is told to be above or below it. It decides the
+        number of steps. Default: 8 eps.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    array
+        W = U diag(s > tau) V^H, shape (..., m, n); also -dF/dtau of soft
+        thresholding F.
+    """
+    xp = array_namespace(A) if xp is None else xp
+    if _is_wide(A):
+        W = threshold_step(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
+        return xp.matrix_transpose(W)
+    return _step(_scaled(A, tau, xp), accuracy, xp).W
+
+
+def soft_threshold(
+    A: Array,
+    tau: Array,
+    *,
+    accuracy: float | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Singular value soft thresholding, U diag(max(s - tau, 0)) V^H.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    tau : array
+        Threshold, real and not negative, shape (...) or broadcasting against it.
+    accuracy : float, optional
+        As for `threshold_step`.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    array
+        F, shape (..., m, n).
+    """
+    xp = array_namespace(A) if xp is None else xp
+    if _is_wide(A):
+        F = soft_threshold(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
+        return xp.matrix_transpose(F)
+    scaled = _scaled(A, tau, xp)
+    step = _step(scaled, accuracy, xp)
+    F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
+    # Without a threshold, not even rounding errors are to be thresholded.
+    return xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
+
+
+def soft_threshold_derivative(
+    A: Array,
+    tau: Array,
+    X: Array,
+    *,
+    step: Array | None = None,
+    accuracy: float | None = None,
+    xp: Namespace | None = None,
+) -> tuple[Array, Array]:
+    """Differentiate `soft_threshold` along X, and with respect to tau.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    tau : array
+        Threshold, real and not negative, shape (...) or broadcasting against it.
+    X : array
+        Tangent of A, or cotangent of F: the derivative is its own adjoint under
+        the real inner product. Shape (..., m, n).
+    step : array, optional
+        ``threshold_step(A, tau)``, shape (..., m, n), if it is known already; saves
+        the products of the forward direction.
+    accuracy : float, optional
+        As for `threshold_step`.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    tuple of array
+        DF(A)[X] and T = dF/dtau, each (..., m, n): dF = DF(A)[dA] + T dtau, and
+        the cotangent of tau is sum Re(conj(G) T).
+    """
+    xp = array_namespace(A) if xp is None else xp
+    if _is_wide(A):
+        dF, T = soft_threshold_derivative(
+            xp.matrix_transpose(A),
+            tau,
+            xp.matrix_transpose(X),
+            step=None if step is None else xp.matrix_transpose(step),
+            accuracy=accuracy,
+            xp=xp,
+        )
+        return xp.matrix_transpose(dF), xp.matrix_transpose(T)
+    scaled = _scaled(A, tau, xp)
+    W = _step(scaled, accuracy, xp).W if step is None else step
+    size = _positive(abs_max(X, xp), xp)
+    dA = X / cast(size, A, xp)
+    tangent, outer = _step_derivative(scaled, dA, W, accuracy, xp)
+    dF = outer + scaled.A @ tangent.P - cast(scaled.tau, A, xp) * tangent.W
+    # F is nonexpansive. Only for a singular value at the threshold, where it has no
+    # derivative, rounding errors over nearly nothing can make this larger.
+    norm = _norm(dA, xp)
+    limit = norm / _positive(xp.maximum(_norm(dF, xp), norm), xp)
+    dF = dF * cast(limit * size, A, xp)
+    return xp.where(tau[..., None, None] > 0, dF, X), -W
+
+
+def polar(
+    A: Array, *, accuracy: float | None = None, xp: Namespace | None = None
+) -> Array:
+    """Unitary polar factor, U V^H.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    accuracy : float, optional
+        Singular value, relative to a bound of the largest one, below which there
+        are none but zeros, which stay zeros. Default: 8 eps.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    array
+        Q, shape (..., m, n); a partial isometry for rank-deficient A.
+    """
+    xp = array_namespace(A) if xp is None else xp
+    return threshold_step(A, _no_threshold(A, xp), accuracy=accuracy, xp=xp)
+
+
+def polar_derivative(
+    A: Array,
+    X: Array,
+    *,
+    factor: Array | None = None,
+    accuracy: float | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Differentiate `polar` along X.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    X : array
+        Tangent of A, or cotangent of Q, as the derivative is its own adjoint.
+        Shape (..., m, n).
+    factor : array, optional
+        ``polar(A)``, shape (..., m, n), if it is known already.
+    accuracy : float, optional
+        As for `polar`.
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    array
+        DQ(A)[X], shape (..., m, n).
+    """
+    xp = array_namespace(A) if xp is None else xp
+    if _is_wide(A):
+        factor = None if factor is None else xp.matrix_transpose(factor)
+        dQ = polar_derivative(
+            xp.matrix_transpose(A),
+            xp.matrix_transpose(X),
+            factor=factor,
+            accuracy=accuracy,
+            xp=xp,
+        )
+        return xp.matrix_transpose(dQ)
+    scaled = _scaled(A, _no_threshold(A, xp), xp)
+    Q = _step(scaled, accuracy, xp).W if factor is None else factor
+    size = _positive(abs_max(X, xp), xp)
+    tangent, _ = _step_derivative(scaled, X / cast(size, A, xp), Q, accuracy, xp)
+    return tangent.W * cast(size / scaled.scale, A, xp)
+
+
+class _Scaled(NamedTuple):
+    """A over its largest element `scale`, its tau, a bound of its norm, and 1."""
+
+    A: Array
+    tau: Array
+    bound: Array
+    scale: Array
+    one: Array
+
+
+def _scaled(A: Array, tau: Array, xp: Namespace) -> _Scaled:
+    # The sums in the bound, and derivatives, could overflow otherwise.
+    scale = _positive(abs_max(A, xp), xp)
+    A = A / cast(scale, A, xp)
+    G = adjoint(A, xp) @ A
+    bound = _positive(_norm_bound(A, G, xp), xp)
+    # Nothing is left from the bound on: the threshold may as well be finite.
+    t = xp.minimum(tau[..., None, None] / scale, 2 * bound)
+    return _Scaled(A, t, bound, scale, identity_like(G, xp))
+
+
+def _is_wide(A: Array) -> bool:
+    """Tell whether A A^H is known to be smaller than A^H A."""
+    m, n = A.shape[-2], A.shape[-1]
+    return isinstance(m, int) and isinstance(n, int) and m < n
+
+
+def _no_threshold(A: Array, xp: Namespace) -> Array:
+    return xp.zeros_like(real(A, xp)[..., 0, 0])
+
+
+class _Step(NamedTuple):
+    """P and W, or their tangents."""
+
+    P: Array
+    W: Array
+
+
+def _step(scaled: _Scaled, accuracy: float | None, xp: Namespace) -> _Step:
+    """P and W of the scaled A."""
+    factor, schedule = _plan(scaled, accuracy, xp)
+    X = scaled.A * factor
+    for c in schedule:
+        X = _polynomial(X, None, c, scaled.one, xp)[0]
+    return _finish(X, None, scaled.one, xp)[0]
+
+
+def _plan(
+    scaled: _Scaled, accuracy: float | None, xp: Namespace
+) -> tuple[Array, list[tuple[Array, ...]]]:
+    """Factor that moves the threshold of A to a level, and the polynomials to apply."""
+    A = scaled.A
+    levels = _levels(_count(8 * eps(A, xp) if accuracy is None else accuracy))
+    t = scaled.tau / scaled.bound
+    one = xp.ones_like(t)
+    t = xp.maximum(t, levels[-1] * one)
+
+    # The threshold goes to the next level below it: from there it is known how many
+    # steps amplify, and all others sharpen.
+    level = levels[0] * one
+    amplifying, sharpening = (
+        [c * cast(one, A, xp) for c in kind] for kind in (_AMPLIFY, _SHARPEN)
+    )
+    schedule: list[tuple[Array, ...]] = []
+    for before, after in itertools.pairwise(levels):
+        amplify = t < before
+        level = xp.where(amplify, after * one, level)
+        schedule.append(
+            tuple(
+                xp.where(amplify, a, s)
+                for a, s in zip(amplifying, sharpening, strict=True)
+            )
+        )
+    schedule += _CLOSE
+    if _is_double(A, xp):
+        schedule.append(_CLOSE_AGAIN)
+    return cast(level / t / scaled.bound, A, xp), schedule
+
+
+def _polynomial(
+    X: Array, dX: Array | None, c: tuple[Array, ...], one: Array, xp: Namespace
+) -> tuple[Array, Array | None]:
+    """X (c0 + c1 Z + ... + c4 Z^4) with Z = 2 X^H X - 1, and its tangent along dX."""
+    Z = 2 * (adjoint(X, xp) @ X) - one
+    Z2 = Z @ Z
+    tail = c[3] * Z + c[4] * Z2
+    p = c[1] * Z + c[2] * Z2 + Z2 @ tail
+    Y = c[0] * X + X @ p
+    if dX is None:
+        return Y, None
+    dZ = 2 * _symmetric(adjoint(X, xp) @ dX, xp)
+    dZ2 = _symmetric(Z @ dZ, xp)
+    dtail = c[3] * dZ + c[4] * dZ2
+    dp = c[1] * dZ + c[2] * dZ2 + dZ2 @ tail + Z2 @ dtail
+    return Y, c[0] * dX + dX @ p + X @ dp
+
+
+def _symmetric(x: Array, xp: Namespace) -> Array:
+    """X + X^H, the tangent of M^2 for M Hermitian and X = M dM."""
+    return x + adjoint(x, xp)
+
+
+def _finish(
+    X: Array, dX: Array | None, one: Array, xp: Namespace
+) -> tuple[_Step, _Step]:
+    """P and W from what `_CLOSE` leaves, and their tangents along dX, if given.
+
+    At a singular value equal to tau all polynomials so far are anywhere in [0, 1].
+    There f = (s - tau) p, and A P - tau W is small, only if P and W have the same p,
+    which the one is even in, and the other odd.
+    """
+    Z = 2 * (adjoint(X, xp) @ X) - one
+    Z2 = Z @ Z
+    Z3 = Z @ Z2
+    Z4 = Z2 @ Z2
+
+    def low(c: Coefficients) -> Array:
+        return c[1] * Z + c[2] * Z2 + c[3] * Z3
+
+    even, odd = low(_EVEN[4:]), low(_ODD[4:])
+    even, odd = even + _EVEN[4] * one, odd + _ODD[4] * one
+    P = _EVEN[0] * one + low(_EVEN) + Z4 @ even
+    R = _ODD[0] * one + low(_ODD) + Z4 @ odd
+    W = X @ R
+    step = tangent = _Step(P, W)
+    if dX is not None:
+        dZ = 2 * _symmetric(adjoint(X, xp) @ dX, xp)
+        dZ2 = _symmetric(Z @ dZ, xp)
+        dZ3 = dZ @ Z2 + Z @ dZ2
+        dZ4 = _symmetric(Z2 @ dZ2, xp)
+
+        def dlow(c: Coefficients) -> Array:
+            return c[1] * dZ + c[2] * dZ2 + c[3] * dZ3
+
+        dP = dlow(_EVEN) + dZ4 @ even + Z4 @ dlow(_EVEN[4:])
+        dR = dlow(_ODD) + dZ4 @ odd + Z4 @ dlow(_ODD[4:])
+        tangent = _Step(dP, dX @ R + X @ dR)
+    if not _is_double(X, xp):
+        return step, tangent
+    # Half the sum of their squares and their product, which is odd, differ by half
+    # the square of their difference.
+    doubled = _Step(0.5 * (P @ P + adjoint(W, xp) @ W), W @ P)
+    if dX is not None:
+        dP, dW = tangent
+        dP2 = herm(P @ dP + adjoint(W, xp) @ dW, xp)
+        tangent = _Step(dP2, dW @ P + W @ dP)
+    return doubled, tangent
+
+
+def _step_derivative(
+    scaled: _Scaled,
+    dA: Array,
+    W: Array,
+    accuracy: float | None,
+    xp: Namespace,
+) -> tuple[_Step, Array]:
+    """Tangents of P and W along a tangent dA of the scaled A, and dA P.
+
+    W does not change along the Hermitian part of dA between singular vectors above
+    tau, nor along dA between those below. But within either group the polynomials
+    are not monotone, and until the last ones make an end of it such tangents, or
+    what rounding errors make of them, would have grown as 4^steps. They are left out.
+    """
+    P = adjoint(W, xp) @ W
+    outer, inner = dA @ P, adjoint(W, xp) @ dA
+    above = inner @ P
+    factor, schedule = _plan(scaled, accuracy, xp)
+    X = scaled.A * factor
+    dX = (outer + W @ (inner - above - herm(above, xp))) * factor
+    for c in schedule:
+        X, dX = _polynomial(X, dX, c, scaled.one, xp)
+    return _finish(X, dX, scaled.one, xp)[1], outer
+
+
+def _is_double(x: Array, xp: Namespace) -> bool:
+    return eps(x, xp) < 1e-10
+
+
+def _norm_bound(A: Array, G: Array, xp: Namespace) -> Array:
+    """Bound of the largest singular value, at most n^(1/4) times as large.
+
+    The norm of A is the root of that of G = A^H A, which is n x n.
+    """
+    size = xp.abs(A)
+    rows = xp.max(xp.sum(size, axis=-1, keepdims=True), axis=-2, keepdims=True)
+    columns = xp.max(xp.sum(size, axis=-2, keepdims=True), axis=-1, keepdims=True)
+    return xp.sqrt(xp.minimum(rows * columns, _norm(G, xp)))
+
+
+def _norm(x: Array, xp: Namespace) -> Array:
+    """Frobenius norm of each matrix, kept as (..., 1, 1)."""
+    return xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=(-2, -1), keepdims=True))
+
+
+def _positive(x: Array, xp: Namespace) -> Array:
+    return xp.where(x >= smallest(x, xp), x, xp.ones_like(x))
