@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from svdinv.core.factors import check_method
+from svdinv.core.factors import check_method, singular_values
 from svdinv.core.functions import (
     Firm,
     Hard,
@@ -89,11 +89,6 @@ class Toolbox(Protocol):
         self, A: Array, value: Array, function: SpectralFunction, factors: Factors
     ) -> Array:
         """`value`, one number per matrix, with the gradient U f(S) V^H."""
-
-
-def singular_values(factors: Factors) -> Array:
-    """S of factors of either kind."""
-    return factors[1] if len(factors) == 3 else factors[0]
 
 
 class Alignment(NamedTuple):

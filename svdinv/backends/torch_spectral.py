@@ -62,15 +62,14 @@ def _second(
     function: SpectralFunction,
     A: Tensor,
     tau: Tensor | None,
-    factors: Factors,
     G: Tensor,
     X: Tensor,
     dtau: Tensor | None,
     dtau_G: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    if len(factors) != 3:
-        with torch.no_grad():
-            factors = tuple(xp.linalg.svd(A, full_matrices=False))
+    # Anew, because vectors from a Gram matrix are not all orthogonal.
+    with torch.no_grad():
+        factors = tuple(xp.linalg.svd(A, full_matrices=False))
     gA, gtau = spectral_second_derivative(
         function, A, tau, factors, G, X, dtau, dtau_G, xp=xp
     )
@@ -170,7 +169,7 @@ class _Pullback(torch.autograd.Function):
         A, tau, G, *factors = ctx.saved_tensors
         c = None if tau is None else c
         with without_autocast(A):
-            gA, gtau = _second(ctx.function, A, tau, factors, G, C, c)
+            gA, gtau = _second(ctx.function, A, tau, G, C, c)
             gG = _Tangent.apply(A, tau, C, c, ctx.function, *factors)
         return gA, gtau, gG, None, *(None for _ in factors)
 
@@ -183,7 +182,7 @@ class _Pullback(torch.autograd.Function):
             gtau = None if tau is None else gtau
         if dA is not None or dtau is not None:
             dA = torch.zeros_like(A) if dA is None else dA
-            moved = _second(ctx.function, A, tau, factors, G, dA, dtau)
+            moved = _second(ctx.function, A, tau, G, dA, dtau)
             gA, gtau = _add(gA, moved[0]), _add(gtau, moved[1])
         return gA, A.new_zeros(()) if gtau is None else gtau
 
@@ -220,7 +219,7 @@ class _Tangent(torch.autograd.Function):
         A, tau, dA, dtau, *factors = ctx.saved_tensors
         gdA, gdtau = _Pullback.apply(A, tau, G, ctx.function, *factors)
         with without_autocast(A):
-            gA, gtau = _second(ctx.function, A, tau, factors, G, dA, dtau)
+            gA, gtau = _second(ctx.function, A, tau, G, dA, dtau)
         given = None if dtau is None else gdtau
         return gA, gtau, gdA, given, None, *(None for _ in factors)
 
@@ -233,7 +232,7 @@ class _Tangent(torch.autograd.Function):
             result = _Tangent.apply(A, tau, vdA, vdtau, ctx.function, *factors)
         if vA is not None or vtau is not None:
             vA = torch.zeros_like(A) if vA is None else vA
-            moved = _second(ctx.function, A, tau, factors, dA, vA, vtau, dtau)[0]
+            moved = _second(ctx.function, A, tau, dA, vA, vtau, dtau)[0]
             result = _add(result, moved)
         return torch.zeros_like(A) if result is None else result
 

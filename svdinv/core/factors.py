@@ -8,7 +8,7 @@ eps (s_1 / s)^2 / 2.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.namespace import (
@@ -19,11 +19,19 @@ from svdinv.core.namespace import (
     cast,
     is_complex,
     real,
+    safe_divide,
 )
 from svdinv.core.repeated import Look, never_look
-from svdinv.core.tolerances import GRAM_FLOOR, SINGLE, WIDE_GRAM_FLOOR, eps, smallest
+from svdinv.core.tolerances import (
+    GRAM_FLOOR,
+    SINGLE,
+    VERY_TALL,
+    WIDE_GRAM_FLOOR,
+    eps,
+    smallest,
+)
 
-__all__ = ["METHODS", "check_method", "factorise"]
+__all__ = ["METHODS", "check_method", "factorise", "singular_values"]
 
 Factors: TypeAlias = tuple[Array, ...]
 
@@ -75,12 +83,14 @@ def factorise(
     Returns
     -------
     tuple of array
-        ``(U, S, Vh)``, thin, or ``(S, V)``: singular values, sorted downwards, and
-        eigenvectors of A^H A, or of A A^H if m < n.
+        ``(U, S, Vh)``, thin, or for very tall and very wide matrices ``(S, V)``:
+        singular values, sorted downwards, and eigenvectors of A^H A, or of A A^H if
+        m < n. By way of the Gram matrix, the vectors of the larger side that belong
+        to very small singular values are not orthogonal.
     """
     single = eps(A, xp) > SINGLE
     if method == "gram" and 0 not in A.shape:
-        return _eigenvectors(*_gram(A, wide and single, never_look, xp), xp)
+        return _from_gram(_gram(A, wide and single, look, xp), A, xp)
     if method == "auto" and None not in A.shape and 0 not in A.shape:
         found = _cheaper(A, function, tau, relative, wide and single, look, xp)
         if found is not None:
@@ -106,33 +116,40 @@ def _cheaper(
     short, long = sorted((A.shape[-2], A.shape[-1]))
     tall = long >= 2 * short
 
-    def lost(S: Array, floor: float) -> Array:
-        t = None if tau is None else cast(tau, S, xp)
-        y = function.value(S, t * S[..., :1] if relative else t, xp)
-        safe = floor * S[..., :1] <= S
-        return ~((y <= 0) | safe)
+    def trusted(factors: Factors, floor: float) -> bool:
+        S = singular_values(factors)
+        y = function.value(S, tau * S[..., :1] if relative else tau, xp)
+        safe = (y <= 0) | (floor * S[..., :1] <= S)
+        return look(~safe) is False
 
     level = function.level(tau, xp)
     if level is not None:
-        N, scale = _gram(A, False, look, xp)
-        # The root of the Frobenius norm of N is at least s_1, and seldom twice it.
-        size = xp.sqrt(xp.sum(xp.abs(N) ** 2, axis=(-2, -1)))
-        top = 1 if relative else xp.sqrt(size)[..., None] * scale
+        gram = _gram(A, False, look, xp)
+        top: Any = 1.0
+        if not relative:  # bound s_1^2 by a norm that is at most k^(1/4) times it
+            square = gram.N @ gram.N
+            norm = xp.sqrt(xp.sum(xp.abs(square) ** 2, axis=(-2, -1)))
+            top = xp.sqrt(xp.sqrt(norm))[..., None] * gram.scale
         if look(~(level >= 0.5 * GRAM_FLOOR * top)) is False:
-            factors = _eigenvectors(N, scale, xp)
-            if look(lost(factors[0], GRAM_FLOOR)) is False:
+            factors = _from_gram(gram, A, xp)
+            if trusted(factors, GRAM_FLOOR):
                 return factors
-    if not tall:  # an SVD costs hardly more than this
+    if not tall:  # an SVD costs hardly more than what is left
         return None
-    factors = _eigenvectors(*_gram(A, wide, look, xp), xp)
+    factors = _from_gram(_gram(A, wide, look, xp), A, xp)
     floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
-    return factors if look(lost(factors[0], floor)) is False else None
+    return factors if trusted(factors, floor) else None
 
 
-def _gram(
-    A: Array, wide: bool, look: Look, xp: Namespace
-) -> tuple[Array, Array | float]:
-    """Gram matrix of the smaller side of A / scale, and the scale as (..., 1)."""
+class _Gram(NamedTuple):
+    """Gram matrix N of the smaller side of A / scale, and that matrix."""
+
+    N: Array
+    A: Array
+    scale: Array | float
+
+
+def _gram(A: Array, wide: bool, look: Look, xp: Namespace) -> _Gram:
     if wide:
         A = xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
 
@@ -143,21 +160,39 @@ def _gram(
     # The squares of very small and very large elements are no numbers.
     N = product(A)
     trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)
-    safe = (trace > smallest(trace, xp) / eps(trace, xp) ** 2) & (
-        trace < eps(trace, xp) / smallest(trace, xp)
-    )
-    if look(~safe) is False:
-        return N, 1.0
+    least = smallest(trace, xp) / eps(trace, xp) ** 2
+    if look(~((trace > least) & (trace < 1 / least))) is False:
+        return _Gram(N, A, 1.0)
     size = abs_max(A, xp)
     size = xp.where(size >= smallest(size, xp), size, xp.ones_like(size))
-    return product(A / cast(size, A, xp)), size[..., 0]
+    A = A / cast(size, A, xp)
+    return _Gram(product(A), A, size[..., 0])
 
 
-def _eigenvectors(N: Array, scale: Array | float, xp: Namespace) -> Factors:
+def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
     # Of -N, because eigenvalues come sorted upwards.
-    eigenvalues, V = xp.linalg.eigh(-N)
-    S = xp.sqrt(xp.maximum(-eigenvalues, xp.zeros_like(eigenvalues)))
-    return S * scale, _orthonormal(V, xp)
+    eigenvalues, V = xp.linalg.eigh(-gram.N)
+    V = _orthonormal(V, xp)
+    short, long = sorted((given.shape[-2], given.shape[-1]))
+    if V.dtype == given.dtype and long >= VERY_TALL * short:
+        S = xp.sqrt(xp.maximum(-eigenvalues, xp.zeros_like(eigenvalues)))
+        return S * gram.scale, V
+    # U S = A V: more accurate than the eigenvalues, and with it go fewer products.
+    wide = given.shape[-2] < given.shape[-1]
+    image = (adjoint(gram.A, xp) if wide else gram.A) @ V
+    S = xp.sqrt(xp.sum(xp.abs(image) ** 2, axis=-2))
+    inverse = safe_divide(xp.ones_like(S), S, S > 0, xp)
+    image = cast(image * cast(inverse, image, xp)[..., None, :], given, xp)
+    V, S = cast(V, given, xp), S * gram.scale
+    S = xp.astype(S, abs_max(given, xp).dtype, copy=False)
+    if wide:
+        return V, S, adjoint(image, xp)
+    return image, S, adjoint(V, xp)
+
+
+def singular_values(factors: Factors) -> Array:
+    """S, of factors of either kind."""
+    return factors[1] if len(factors) == 3 else factors[0]
 
 
 def _orthonormal(Q: Array, xp: Namespace) -> Array:

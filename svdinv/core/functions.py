@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core.namespace import Array, Namespace, safe_divide
-from svdinv.core.tolerances import eps, rounding_rtol
+from svdinv.core.tolerances import eps, rounding_rtol, smallest
 
 __all__ = [
     "Firm",
@@ -255,7 +255,13 @@ class Soft(Threshold):
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
         """See `SpectralFunction`."""
         if not self.weighted:
-            return super().difference(a, b, tau, xp)
+            # 1 where both are kept, 0 where neither is.
+            kept_a, kept_b = a.y > 0, b.y > 0
+            alike, gap = kept_a == kept_b, a.s - b.s
+            one = xp.ones_like(gap)
+            level = xp.astype(kept_a, gap.dtype) * one
+            rise = xp.where(alike, level, a.y - b.y)
+            return rise / xp.where(alike, one, gap)
         # Of f = s - tau_i, the quotient of tau alone is singular at equal s.
         both = (a.y > 0) & (b.y > 0)
         apart = quotient(a.y, b.y, a.s, b.s, xp)
@@ -279,15 +285,11 @@ class Soft(Threshold):
         kept = y > 0
         inverse = safe_divide(xp.ones_like(s), s, kept, xp)
         si, sj = s[..., :, None], s[..., None, :]
-        both = kept[..., :, None] & kept[..., None, :]
-        gap = xp.where(both, xp.ones_like(si - sj), si - sj)
-        rise = xp.where(
-            both,
-            (tau * inverse)[..., :, None] * inverse[..., None, :],
-            phi[..., :, None] - phi[..., None, :],
-        )
-        denominator = gap * (si + sj)
-        return safe_divide(rise, denominator, denominator != 0, xp)
+        alike = kept[..., :, None] == kept[..., None, :]
+        product = (tau * inverse)[..., :, None] * inverse[..., None, :]
+        rise = xp.where(alike, product, phi[..., :, None] - phi[..., None, :])
+        gap = xp.where(alike, xp.ones_like(rise), si - sj)
+        return rise / (gap * (si + (sj + smallest(s, xp))))
 
     def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
         """See `SpectralFunction`."""

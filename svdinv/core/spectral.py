@@ -148,7 +148,8 @@ def _along_svd(
     tall, wide = _outside(U, Vh)
     XV = X @ adjoint(Vh, xp)
     K = adjoint(U, xp) @ XV
-    block = cast(c.minus, K, xp) * herm(K, xp) + cast(c.plus, K, xp) * skew(K, xp)
+    even, odd = 0.5 * (c.minus + c.plus), 0.5 * (c.minus - c.plus)
+    block = cast(even, K, xp) * K + cast(odd, K, xp) * adjoint(K, xp)
     slope = None if tau is None else function.in_tau(c.s, c.y, tau, xp)
     if dtau is not None:
         block = block + _diagonal(slope * dtau, K, xp)
@@ -267,7 +268,7 @@ def spectral_second_derivative(
     function, A, tau, xp
         As for `spectral_map`.
     factors : tuple of array
-        ``(U, S, Vh)``, thin.
+        ``(U, S, Vh)``, thin, from an SVD: all vectors have to be orthonormal.
     G : array
         Cotangent of the result, or one tangent of A, shape (..., m, n).
     X : array
@@ -516,9 +517,14 @@ def _real_diagonal(K: Array, xp: Namespace) -> Array:
 
 
 def _outside(U: Array, Vh: Array) -> tuple[bool, bool]:
-    """Whether something may lie outside the ranges of U and of V."""
-    k, n = Vh.shape[-2], Vh.shape[-1]
-    return not known_equal(U.shape[-2], k), not known_equal(n, k)
+    """Whether something may lie outside the ranges of U and of V.
+
+    Of a square matrix, too, outside that of U, if it comes from the Gram matrix.
+    """
+    m, n = U.shape[-2], Vh.shape[-1]
+    square = known_equal(m, n)
+    known = isinstance(m, int) and isinstance(n, int)
+    return not known or m >= n, not square and (not known or m < n)
 
 
 def _is_wide(A: Array) -> bool:

@@ -7,6 +7,7 @@ from svdinv.core.namespace import Array, Namespace
 __all__ = [
     "GRAM_FLOOR",
     "SINGLE",
+    "VERY_TALL",
     "WIDE_GRAM_FLOOR",
     "cluster_rtol",
     "eps",
@@ -29,6 +30,9 @@ Squaring makes its relative error eps (s_1 / s)^2 / 2, that is 50 eps here.
 
 WIDE_GRAM_FLOOR = 1e-4
 """The same for the Gram matrix of single precision data in double precision."""
+
+VERY_TALL = 3
+"""Ratio of the sides from which products with U cost more than they save."""
 
 
 def eps(x: Array, xp: Namespace) -> float:
