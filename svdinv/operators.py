@@ -85,10 +85,30 @@ class Toolbox(Protocol):
     ) -> Array:
         """U f(S) V^H, with its derivatives in A and tau."""
 
+    def relative_spectral(
+        self, A: Array, function: SpectralFunction, ratio: Array, factors: Factors
+    ) -> Array:
+        """`spectral` with tau = ratio s_1; see the function `relative_spectral`."""
+
     def spectral_sum(
         self, A: Array, value: Array, function: SpectralFunction, factors: Factors
     ) -> Array:
         """`value`, one number per matrix, with the gradient U f(S) V^H."""
+
+
+def leading_sum(tools: Toolbox, A: Array, count: int | None, factors: Factors) -> Array:
+    """Sum of the largest singular values, differentiable."""
+    function, S, xp = Leading(count), singular_values(factors), tools.xp
+    value = xp.sum(function.value(S, None, xp) * S, axis=-1)
+    return tools.spectral_sum(A, value, function, factors)
+
+
+def relative_spectral(
+    tools: Toolbox, A: Array, function: SpectralFunction, ratio: Array, factors: Factors
+) -> Array:
+    """`Toolbox.spectral` with tau = ratio s_1, composed of differentiable parts."""
+    top = leading_sum(tools, A, 1, factors)
+    return tools.spectral(A, function, ratio * top[..., None], factors)
 
 
 class Alignment(NamedTuple):
@@ -520,14 +540,13 @@ class Operators:
         top = S[..., :1]
         top = xp.where(top > 0, top, xp.ones_like(top))
         factors = _values_back(S / top, vectors)
-        size = tools.parameter(top, A)
         powers = power.value(S / top, None, xp) * (S / top)
-        total = tools.parameter(xp.sum(powers, axis=-1) / p, A)
-        scaled = A / cast(size[..., None], A, xp)
+        total = xp.sum(powers, axis=-1) / p
+        scaled = A / cast(top[..., None], A, xp)
         total = p * tools.spectral_sum(scaled, total, power, factors)
         positive = total > 0
         root = xp.where(positive, total, xp.ones_like(total)) ** (1 / p)
-        return restore(xp.where(positive, size[..., 0] * root, xp.zeros_like(root)))
+        return restore(xp.where(positive, top[..., 0] * root, xp.zeros_like(root)))
 
     def procrustes(self, A: Array, B: Array) -> Array:
         """Unitary matrix R that brings A nearest to B, min ||A R - B||.
@@ -908,10 +927,9 @@ class Operators:
         """Threshold with tau of shape (..., 1) or (..., k)."""
         tools = self._toolbox
         factors = tools.factorise(A, function, tau, relative=relative, method=method)
-        if relative:
-            top = self._leading_sum(A, Leading(1), factors)
-            tau = tau * top[..., None]
-        return tools.spectral(A, function, tau, factors)
+        if not relative:
+            return tools.spectral(A, function, tau, factors)
+        return tools.relative_spectral(A, function, tau, factors)
 
     def _map(self, A: Array, function: SpectralFunction, method: str) -> Array:
         check_method(method)
@@ -922,15 +940,8 @@ class Operators:
     def _leading(self, A: Array, count: int | None, method: str) -> Array:
         check_method(method)
         A, restore = self._toolbox.matrices(A, "A")
-        function = Leading(count)
-        factors = self._toolbox.factorise(A, function, method=method)
-        return restore(self._leading_sum(A, function, factors))
-
-    def _leading_sum(self, A: Array, function: Leading, factors: Factors) -> Array:
-        xp, S = self._toolbox.xp, singular_values(factors)
-        value = xp.sum(function.value(S, None, xp) * S, axis=-1)
-        value = self._toolbox.parameter(value, A)
-        return self._toolbox.spectral_sum(A, value, function, factors)
+        factors = self._toolbox.factorise(A, Leading(count), method=method)
+        return restore(leading_sum(self._toolbox, A, count, factors))
 
     def _tau(self, tau: Any, A: Array) -> tuple[Array, bool]:
         """Tau as (..., 1) or, one for each singular value, as (..., k)."""

@@ -22,7 +22,8 @@ from svdinv.backends.torch import (
     without_autocast,
 )
 from svdinv.core.factors import factorise as core_factorise
-from svdinv.core.functions import SpectralFunction
+from svdinv.core.factors import singular_values
+from svdinv.core.functions import Leading, SpectralFunction
 from svdinv.core.operation import SVD, Options
 from svdinv.core.sampled import sampled_derivative
 from svdinv.core.spectral import (
@@ -30,6 +31,7 @@ from svdinv.core.spectral import (
     spectral_map,
     spectral_second_derivative,
 )
+from svdinv.operators import leading_sum
 
 __all__ = ["Toolbox"]
 
@@ -118,6 +120,63 @@ class _CompiledMap(torch.autograd.Function):
                 ctx.function, A, tau, tuple(factors), G, transposed=True, xp=xp
             )
         return gA, gtau, None, *(None for _ in factors)
+
+
+class _CompiledRelative(_CompiledMap):
+    """F(A, ratio s_1)."""
+
+    @staticmethod
+    def forward(
+        A: Tensor, ratio: Tensor, function: SpectralFunction, *factors: Tensor
+    ) -> Tensor:
+        tau = ratio * singular_values(factors)[..., :1]
+        return spectral_map(function, A, tau, factors, xp=xp)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Any:
+        A, ratio, *factors = ctx.saved_tensors
+        tau = ratio * singular_values(factors)[..., :1]
+        with without_autocast(A):
+            gA, gratio = spectral_derivative(
+                ctx.function, A, tau, factors, G, transposed=True, ratio=ratio, xp=xp
+            )
+        return gA, gratio, None, *(None for _ in factors)
+
+
+class _Relative(_CompiledRelative):
+    """F(A, ratio s_1), which further derivatives see as composed of its parts."""
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Any:
+        if not torch.is_grad_enabled():
+            return _CompiledRelative.backward(ctx, G)
+        A, ratio, *factors = ctx.saved_tensors
+        top = leading_sum(Toolbox(), A, 1, factors)[..., None]
+        gA, gtau = _Pullback.apply(A, ratio * top, G, ctx.function, *factors)
+        leading = _Map.apply(A, None, Leading(1), *factors)
+        gtop = (ratio * gtau).sum(-1, keepdim=True)
+        return (
+            gA + gtop[..., None] * leading,
+            gtau * top,
+            None,
+            *(None for _ in factors),
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, dA: Any, dratio: Any, *_: Any) -> Tensor:
+        A, ratio, *factors = ctx.saved_tensors
+        top = leading_sum(Toolbox(), A, 1, factors)[..., None]
+        dtau = None if dratio is None else dratio * top
+        if dA is not None:
+            leading = _Map.apply(A, None, Leading(1), *factors)
+            dtop = (leading.conj() * dA).real.sum((-2, -1))[..., None]
+            dtau = _add(dtau, ratio * dtop)
+        dA = torch.zeros_like(A) if dA is None else dA
+        return _Tangent.apply(A, ratio * top, dA, dtau, ctx.function, *factors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _Relative.apply(*_batched(info, in_dims, arguments)), 0
 
 
 class _Map(_CompiledMap):
@@ -262,15 +321,29 @@ def factorise(
         )
 
 
+def _compiling() -> bool:
+    """Tell whether Dynamo is tracing; see `svdinv.backends.torch` on transforms."""
+    if torch.compiler.is_compiling():
+        if inside_transform():
+            raise RuntimeError("torch.func or forward mode inside torch.compile")
+        return True
+    return False
+
+
 def spectral(
     A: Tensor, function: SpectralFunction, tau: Tensor | None, factors: Factors
 ) -> Tensor:
     """U f(S) V^H, differentiable twice in A and tau."""
-    if torch.compiler.is_compiling():
-        if inside_transform():
-            raise RuntimeError("torch.func or forward mode inside torch.compile")
-        return _CompiledMap.apply(A, tau, function, *factors)
-    return _Map.apply(A, tau, function, *factors)
+    call = _CompiledMap if _compiling() else _Map
+    return call.apply(A, tau, function, *factors)
+
+
+def relative_spectral(
+    A: Tensor, function: SpectralFunction, ratio: Tensor, factors: Factors
+) -> Tensor:
+    """`spectral` with tau = ratio s_1, in as many products."""
+    call = _CompiledRelative if _compiling() else _Relative
+    return call.apply(A, ratio, function, *factors)
 
 
 class _CompiledSum(torch.autograd.Function):
@@ -312,7 +385,7 @@ def spectral_sum(
     A: Tensor, value: Tensor, function: SpectralFunction, factors: Factors
 ) -> Tensor:
     """`value`, a function of the singular values whose gradient is U f(S) V^H."""
-    call = _CompiledSum if torch.compiler.is_compiling() else _Sum
+    call = _CompiledSum if _compiling() else _Sum
     return call.apply(A, value, function, *factors)
 
 
@@ -362,6 +435,7 @@ class Toolbox:
     shape_error: type[Exception] = RuntimeError
     factorise = staticmethod(factorise)
     spectral = staticmethod(spectral)
+    relative_spectral = staticmethod(relative_spectral)
     spectral_sum = staticmethod(spectral_sum)
 
     @staticmethod
@@ -420,6 +494,5 @@ class Toolbox:
     @staticmethod
     def rotate(*arrays: Tensor) -> Tensor:
         """U diag(y) V^H from A, y, the divided differences, U, S and Vh."""
-        if torch.compiler.is_compiling():
-            return _CompiledRotate.apply(*arrays)
-        return _Rotate.apply(*arrays)
+        call = _CompiledRotate if _compiling() else _Rotate
+        return call.apply(*arrays)

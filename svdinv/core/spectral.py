@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from svdinv.core.functions import Point, SpectralFunction, quotient
+from svdinv.core.functions import Leading, Point, SpectralFunction, quotient
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -77,8 +77,7 @@ def spectral_map(
     tau : array or None
         Parameter of f, shape (..., 1), or (..., k) if f is `weighted`.
     factors : tuple of array
-        Of A: ``(U, S, Vh)``, thin, or ``(S, V)`` of the Gram matrix of the smaller
-        side.
+        Of A, as from `svdinv.core.factors.factorise`.
     xp : namespace
         Array namespace.
 
@@ -92,9 +91,9 @@ def spectral_map(
         y = cast(function.value(S, tau, xp), A, xp)
         return (U * y[..., None, :]) @ Vh
     S, V = factors
-    y = function.value(S, None if tau is None else cast(tau, S, xp), xp)
+    y = function.value(S, tau, xp)
     phi = cast(safe_divide(y, S, S > 0, xp), V, xp)
-    W = cast((V * phi[..., None, :]) @ adjoint(V, xp), A, xp)
+    W = (V * phi[..., None, :]) @ adjoint(V, xp)
     return W @ A if _is_wide(A) else A @ W
 
 
@@ -107,6 +106,7 @@ def spectral_derivative(
     dtau: Array | None = None,
     *,
     transposed: bool = False,
+    ratio: Array | None = None,
     xp: Namespace,
 ) -> tuple[Array, Array | None]:
     """Apply the derivative of the spectral map, which is its own transpose.
@@ -121,16 +121,27 @@ def spectral_derivative(
         Tangent of tau, of its shape.
     transposed : bool, optional
         Whether to compute the cotangent of tau.
+    ratio : array, optional
+        tau / s_1, of the shape of tau, if that is the parameter, with `transposed`.
 
     Returns
     -------
     array
-        DF(A)[X], plus df/dtau dtau; shape (..., m, n).
+        DF(A)[X], plus df/dtau dtau, or what reaches A through s_1 if `ratio` is
+        given; shape (..., m, n).
     array or None
-        Cotangent of tau, of its shape, if `transposed` and f has one.
+        Cotangent of tau, or of `ratio`, of its shape, if `transposed` and f has one.
     """
     along = _along_svd if len(factors) == 3 else _along_gram
-    return along(function, A, tau, factors, X, dtau, transposed, xp)
+    return along(function, A, tau, factors, X, dtau, transposed, ratio, xp)
+
+
+def _through_top(
+    ratio: Array, gtau: Array, S: Array, xp: Namespace
+) -> tuple[Array, Array]:
+    """Give what tau = ratio s_1 adds to the cotangent of S, and that of ratio."""
+    gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
+    return gtop * Leading(1).value(S, None, xp), gtau * S[..., :1]
 
 
 def _along_svd(
@@ -141,6 +152,7 @@ def _along_svd(
     X: Array,
     dtau: Any,
     transposed: bool,
+    ratio: Any,
     xp: Namespace,
 ) -> tuple[Array, Array | None]:
     U, S, Vh = factors
@@ -153,6 +165,12 @@ def _along_svd(
     slope = None if tau is None else function.in_tau(c.s, c.y, tau, xp)
     if dtau is not None:
         block = block + _diagonal(slope * dtau, K, xp)
+    gtau = None
+    if transposed and slope is not None:
+        gtau = _to_tau(function, slope * _real_diagonal(K, xp), xp)
+    if ratio is not None:
+        more, gtau = _through_top(ratio, gtau, S, xp)
+        block = block + _diagonal(more, K, xp)
     phi = cast(c.phi, K, xp)
     right = block
     if tall:
@@ -165,9 +183,7 @@ def _along_svd(
     result = left @ Vh
     if wide:
         result = result + (U * phi[..., None, :]) @ (adjoint(U, xp) @ X)
-    if not transposed or slope is None:
-        return result, None
-    return result, _to_tau(function, slope * _real_diagonal(K, xp), xp)
+    return result, gtau
 
 
 def _along_gram(
@@ -178,17 +194,16 @@ def _along_gram(
     X: Array,
     dtau: Any,
     transposed: bool,
+    ratio: Any,
     xp: Namespace,
 ) -> tuple[Array, Array | None]:
     if _is_wide(A):
+        Ah, Xh = adjoint(A, xp), adjoint(X, xp)
         result, gtau = _along_gram(
-            function, adjoint(A, xp), tau, factors, adjoint(X, xp), dtau, transposed, xp
+            function, Ah, tau, factors, Xh, dtau, transposed, ratio, xp
         )
         return adjoint(result, xp), gtau
     S, V = factors
-    # In the precision of V: what follows divides by the kept singular values.
-    given, A, X = A, cast(A, V, xp), cast(X, V, xp)
-    tau = None if tau is None else cast(tau, S, xp)
     y = function.value(S, tau, xp)
     positive = S > 0
     phi = safe_divide(y, S, positive, xp)
@@ -202,12 +217,14 @@ def _along_gram(
         slope = safe_divide(function.in_tau(S, y, tau, xp), S, positive, xp)
     if dtau is not None:
         block = block + _diagonal(slope * dtau, Z, xp)
+    gtau = None
+    if transposed and slope is not None:
+        gtau = _to_tau(function, slope * _real_diagonal(Z, xp), xp)
+    if ratio is not None:
+        more, gtau = _through_top(ratio, gtau, S, xp)
+        block = block + _diagonal(safe_divide(more, S, positive, xp), Z, xp)
     outer = (V * cast(phi, V, xp)[..., None, :]) @ Vh
-    result = X @ outer + A @ (V @ block @ Vh)
-    if not transposed or slope is None:
-        return cast(result, given, xp), None
-    gtau = _to_tau(function, slope * _real_diagonal(Z, xp), xp)
-    return cast(result, given, xp), gtau
+    return X @ outer + A @ (V @ block @ Vh), gtau
 
 
 def _gram_difference(
