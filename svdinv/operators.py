@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from svdinv.core.factors import check_method, singular_values
+from svdinv.core.factors import check_method, largest_value, singular_values
 from svdinv.core.functions import (
     Firm,
     Hard,
@@ -98,8 +98,12 @@ class Toolbox(Protocol):
 
 def leading_sum(tools: Toolbox, A: Array, count: int | None, factors: Factors) -> Array:
     """Sum of the largest singular values, differentiable."""
-    function, S, xp = Leading(count), singular_values(factors), tools.xp
-    value = xp.sum(function.value(S, None, xp) * S, axis=-1)
+    function, xp = Leading(count), tools.xp
+    if count == 1:
+        value = largest_value(A, factors, xp)[..., 0]
+    else:
+        S = singular_values(factors)
+        value = xp.sum(function.value(S, None, xp) * S, axis=-1)
     return tools.spectral_sum(A, value, function, factors)
 
 

@@ -22,7 +22,7 @@ from svdinv.backends.torch import (
     without_autocast,
 )
 from svdinv.core.factors import factorise as core_factorise
-from svdinv.core.factors import singular_values
+from svdinv.core.factors import largest_value
 from svdinv.core.functions import Leading, SpectralFunction
 from svdinv.core.operation import SVD, Options
 from svdinv.core.sampled import sampled_derivative
@@ -97,6 +97,14 @@ def _add(a: Any, b: Any) -> Any:
     return b if a is None else a if b is None else a + b
 
 
+def _value(
+    function: SpectralFunction, A: Tensor, tau: Tensor | None, factors: Factors
+) -> Tensor:
+    result = spectral_map(function, A, tau, factors, xp=xp)
+    # A Function may not return a view of what it is given.
+    return result.clone() if len(factors) == 1 else result
+
+
 class _CompiledMap(torch.autograd.Function):
     """F(A, tau), for Dynamo, which refuses a Function that has its own jvp."""
 
@@ -104,7 +112,7 @@ class _CompiledMap(torch.autograd.Function):
     def forward(
         A: Tensor, tau: Tensor | None, function: SpectralFunction, *factors: Tensor
     ) -> Tensor:
-        return spectral_map(function, A, tau, factors, xp=xp)
+        return _value(function, A, tau, factors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -129,13 +137,12 @@ class _CompiledRelative(_CompiledMap):
     def forward(
         A: Tensor, ratio: Tensor, function: SpectralFunction, *factors: Tensor
     ) -> Tensor:
-        tau = ratio * singular_values(factors)[..., :1]
-        return spectral_map(function, A, tau, factors, xp=xp)
+        return _value(function, A, ratio * largest_value(A, factors, xp), factors)
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> Any:
         A, ratio, *factors = ctx.saved_tensors
-        tau = ratio * singular_values(factors)[..., :1]
+        tau = ratio * largest_value(A, factors, xp)
         with without_autocast(A):
             gA, gratio = spectral_derivative(
                 ctx.function, A, tau, factors, G, transposed=True, ratio=ratio, xp=xp

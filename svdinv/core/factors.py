@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
-from svdinv.core.functions import SpectralFunction
+from svdinv.core import products
+from svdinv.core.functions import Polar, Soft, SpectralFunction
 from svdinv.core.namespace import (
     Array,
     Namespace,
     abs_max,
     adjoint,
     cast,
+    conj,
     is_complex,
     real,
     safe_divide,
@@ -29,9 +31,10 @@ from svdinv.core.tolerances import (
     WIDE_GRAM_FLOOR,
     eps,
     smallest,
+    vanishing,
 )
 
-__all__ = ["METHODS", "check_method", "factorise", "singular_values"]
+__all__ = ["METHODS", "check_method", "factorise", "largest_value", "singular_values"]
 
 Factors: TypeAlias = tuple[Array, ...]
 
@@ -68,7 +71,7 @@ def factorise(
         Its parameter, shape (..., 1) or (..., k).
     relative : bool, optional
         Whether tau is meant as a multiple of the largest singular value.
-    method : {"auto", "svd", "gram"}, optional
+    method : {"auto", "svd", "gram", "matmul"}, optional
         ``"gram"`` takes the eigenvectors of the Gram matrix, in double precision if
         `wide`, and relies on the caller for what it loses. ``"auto"`` takes them
         where that is expected to be faster, in the precision of A if that is enough,
@@ -85,9 +88,13 @@ def factorise(
     tuple of array
         ``(U, S, Vh)``, thin, or for very tall and very wide matrices ``(S, V)``:
         singular values, sorted downwards, and eigenvectors of A^H A, or of A A^H if
-        m < n. By way of the Gram matrix, the vectors of the larger side that belong
+        m < n. For ``"matmul"``, an array of its own for `svdinv.core.spectral`: the
+        result, the step W and, if `relative`, the gradient of s_1, as (..., 3, m, n).
+        By way of the Gram matrix, the vectors of the larger side that belong
         to very small singular values are not orthogonal.
     """
+    if method == "matmul":
+        return (_steps(A, function, tau, relative, xp),)
     single = eps(A, xp) > SINGLE
     if method == "gram" and 0 not in A.shape:
         return _from_gram(_gram(A, wide and single, look, xp), A, xp)
@@ -111,8 +118,9 @@ def _cheaper(
     xp: Namespace,
 ) -> Factors | None:
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
-    if look(A != A) is not False:  # NaN, which is the SVD's to report, or not known
-        return None
+    size = abs_max(A, xp)
+    if look(~(size < float("inf"))) is not False:
+        return None  # NaN, which is the SVD's to report, or nothing may be looked at
     short, long = sorted((A.shape[-2], A.shape[-1]))
     tall = long >= 2 * short
 
@@ -127,9 +135,12 @@ def _cheaper(
         gram = _gram(A, False, look, xp)
         top: Any = 1.0
         if not relative:  # bound s_1^2 by a norm that is at most k^(1/4) times it
-            square = gram.N @ gram.N
-            norm = xp.sqrt(xp.sum(xp.abs(square) ** 2, axis=(-2, -1)))
-            top = xp.sqrt(xp.sqrt(norm))[..., None] * gram.scale
+            trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1)[..., None]
+            one = xp.ones_like(trace)
+            unit = xp.where(trace > 0, trace, one)
+            N = gram.N / cast(unit[..., None], gram.N, xp)
+            norm = xp.sum(xp.abs(N @ N) ** 2, axis=(-2, -1))[..., None] ** 0.125
+            top = xp.sqrt(trace) * norm * gram.scale
         if look(~(level >= 0.5 * GRAM_FLOOR * top)) is False:
             factors = _from_gram(gram, A, xp)
             if trusted(factors, GRAM_FLOOR):
@@ -158,12 +169,10 @@ def _gram(A: Array, wide: bool, look: Look, xp: Namespace) -> _Gram:
         return A @ Ah if A.shape[-2] < A.shape[-1] else Ah @ A
 
     # The squares of very small and very large elements are no numbers.
-    N = product(A)
-    trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)
-    least = smallest(trace, xp) / eps(trace, xp) ** 2
-    if look(~((trace > least) & (trace < 1 / least))) is False:
-        return _Gram(N, A, 1.0)
-    size = abs_max(A, xp)
+    size, least = abs_max(A, xp), vanishing(A, xp)
+    usual = (size == 0) | ((size > least) & (size < 1 / least))
+    if look(~usual) is False:
+        return _Gram(product(A), A, 1.0)
     size = xp.where(size >= smallest(size, xp), size, xp.ones_like(size))
     A = A / cast(size, A, xp)
     return _Gram(product(A), A, size[..., 0])
@@ -174,7 +183,8 @@ def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
     eigenvalues, V = xp.linalg.eigh(-gram.N)
     V = _orthonormal(V, xp)
     short, long = sorted((given.shape[-2], given.shape[-1]))
-    if V.dtype == given.dtype and long >= VERY_TALL * short:
+    usual = isinstance(gram.scale, float)
+    if usual and V.dtype == given.dtype and long >= VERY_TALL * short:
         S = xp.sqrt(xp.maximum(-eigenvalues, xp.zeros_like(eigenvalues)))
         return S * gram.scale, V
     # U S = A V: more accurate than the eigenvalues, and with it go fewer products.
@@ -190,8 +200,36 @@ def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
     return image, S, adjoint(V, xp)
 
 
+def _steps(
+    A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
+) -> Array:
+    if isinstance(function, Polar):
+        return products.polar(A, xp=xp)[..., None, :, :]
+    if function != Soft():
+        raise ValueError(
+            'method="matmul" is for svt with one tau for each matrix, and for polar'
+        )
+    if not relative:
+        return xp.stack(products.threshold_and_step(A, tau[..., 0], xp=xp), axis=-3)
+    L = products.leading_vectors(A, xp=xp)
+    tau = tau * _inner(L, A, xp)
+    return xp.stack([*products.threshold_and_step(A, tau[..., 0], xp=xp), L], axis=-3)
+
+
+def _inner(X: Array, Y: Array, xp: Namespace) -> Array:
+    """Re <X, Y>, shape (..., 1)."""
+    return xp.sum(real(conj(X, xp) * Y, xp), axis=(-2, -1))[..., None]
+
+
+def largest_value(A: Array, factors: Factors, xp: Namespace) -> Array:
+    """Give s_1, from factors of any kind, as (..., 1)."""
+    if len(factors) == 1:
+        return _inner(factors[0][..., 2, :, :], A, xp)
+    return singular_values(factors)[..., :1]
+
+
 def singular_values(factors: Factors) -> Array:
-    """S, of factors of either kind."""
+    """S, of factors from an SVD or a Gram matrix."""
     return factors[1] if len(factors) == 3 else factors[0]
 
 

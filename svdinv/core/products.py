@@ -62,6 +62,7 @@ from svdinv.core.namespace import (
     adjoint,
     array_namespace,
     cast,
+    conj,
     herm,
     identity_like,
     real,
@@ -69,10 +70,12 @@ from svdinv.core.namespace import (
 from svdinv.core.tolerances import eps, smallest
 
 __all__ = [
+    "leading_vectors",
     "polar",
     "polar_derivative",
     "soft_threshold",
     "soft_threshold_derivative",
+    "threshold_and_step",
     "threshold_step",
 ]
 
@@ -210,15 +213,73 @@ def soft_threshold(
     array
         F, shape (..., m, n).
     """
+    return threshold_and_step(A, tau, accuracy=accuracy, xp=xp)[0]
+
+
+def threshold_and_step(
+    A: Array,
+    tau: Array,
+    *,
+    accuracy: float | None = None,
+    xp: Namespace | None = None,
+) -> tuple[Array, Array]:
+    """Compute `soft_threshold` and `threshold_step` in the products of one.
+
+    Parameters
+    ----------
+    A, tau, accuracy, xp
+        As for `soft_threshold`.
+
+    Returns
+    -------
+    tuple of array
+        F and W, each of shape (..., m, n).
+    """
     xp = array_namespace(A) if xp is None else xp
     if _is_wide(A):
-        F = soft_threshold(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
-        return xp.matrix_transpose(F)
+        F, W = threshold_and_step(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
+        return xp.matrix_transpose(F), xp.matrix_transpose(W)
     scaled = _scaled(A, tau, xp)
     step = _step(scaled, accuracy, xp)
     F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
     # Without a threshold, not even rounding errors are to be thresholded.
-    return xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
+    F = xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
+    return F, step.W
+
+
+def leading_vectors(A: Array, *, xp: Namespace | None = None) -> Array:
+    """Gradient of the largest singular value, the mean of its vectors u v^H.
+
+    The Gram matrix, squared again and again, becomes the projector on them.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n).
+    xp : namespace, optional
+        Array namespace; inferred from `A` if not given.
+
+    Returns
+    -------
+    array
+        L, shape (..., m, n); the largest singular value is Re sum conj(L) A. What
+        is within some 10 eps of s_1 counts as equal to it.
+    """
+    xp = array_namespace(A) if xp is None else xp
+    if _is_wide(A):
+        return xp.matrix_transpose(leading_vectors(xp.matrix_transpose(A), xp=xp))
+    A = A / cast(_positive(abs_max(A, xp), xp), A, xp)
+    M = adjoint(A, xp) @ A
+    for _ in range(48 if _is_double(A, xp) else 24):
+        M = M / cast(_positive(abs_max(M, xp), xp), M, xp)
+        M = herm(M @ M, xp)
+    image = A @ M
+    # A M = s_1 L and <A M, A M> = s_1^2 <M, M>, up to the size of M.
+    square = xp.sum(real(conj(image, xp) * image, xp), axis=(-2, -1), keepdims=True)
+    trace = xp.sum(real(xp.linalg.diagonal(M), xp), axis=-1)[..., None, None]
+    count = xp.sum(real(conj(M, xp) * M, xp), axis=(-2, -1), keepdims=True)
+    top = xp.sqrt(square / _positive(count, xp))
+    return image / cast(_positive(top * trace, xp), image, xp)
 
 
 def soft_threshold_derivative(

@@ -27,7 +27,16 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from svdinv.core.functions import Leading, Point, SpectralFunction, quotient
+from svdinv.core import products
+from svdinv.core.factors import Factors, largest_value
+from svdinv.core.functions import (
+    Leading,
+    Point,
+    Polar,
+    Soft,
+    SpectralFunction,
+    quotient,
+)
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -44,8 +53,6 @@ from svdinv.core.namespace import (
 from svdinv.core.tolerances import rounding_rtol
 
 __all__ = ["spectral_derivative", "spectral_map", "spectral_second_derivative"]
-
-Factors = tuple[Array, ...]
 
 
 class _Coefficients(NamedTuple):
@@ -86,6 +93,8 @@ def spectral_map(
     array
         Shape (..., m, n).
     """
+    if len(factors) == 1:
+        return factors[0][..., 2 if isinstance(function, Leading) else 0, :, :]
     if len(factors) == 3:
         U, S, Vh = factors
         y = cast(function.value(S, tau, xp), A, xp)
@@ -132,7 +141,7 @@ def spectral_derivative(
     array or None
         Cotangent of tau, or of `ratio`, of its shape, if `transposed` and f has one.
     """
-    along = _along_svd if len(factors) == 3 else _along_gram
+    along = (_along_products, _along_gram, _along_svd)[len(factors) - 1]
     return along(function, A, tau, factors, X, dtau, transposed, ratio, xp)
 
 
@@ -142,6 +151,38 @@ def _through_top(
     """Give what tau = ratio s_1 adds to the cotangent of S, and that of ratio."""
     gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
     return gtop * Leading(1).value(S, None, xp), gtau * S[..., :1]
+
+
+def _along_products(
+    function: SpectralFunction,
+    A: Array,
+    tau: Any,
+    factors: Factors,
+    X: Array,
+    dtau: Any,
+    transposed: bool,
+    ratio: Any,
+    xp: Namespace,
+) -> tuple[Array, Array | None]:
+    stack = factors[0]
+    if isinstance(function, Polar):
+        return products.polar_derivative(A, X, factor=stack[..., 0, :, :], xp=xp), None
+    if not isinstance(function, Soft):
+        svd = tuple(xp.linalg.svd(A, full_matrices=False))
+        return _along_svd(function, A, tau, svd, X, dtau, transposed, ratio, xp)
+    result, T = products.soft_threshold_derivative(
+        A, tau[..., 0], X, step=stack[..., 1, :, :], xp=xp
+    )
+    if dtau is not None:
+        result = result + T * cast(dtau[..., None], A, xp)
+    if not transposed:
+        return result, None
+    gtau = xp.sum(real(conj(T, xp) * X, xp), axis=(-2, -1))[..., None]
+    if ratio is not None:
+        L = stack[..., 2, :, :]
+        result = result + L * cast((ratio * gtau)[..., None], A, xp)
+        gtau = gtau * largest_value(A, factors, xp)
+    return result, gtau
 
 
 def _along_svd(
