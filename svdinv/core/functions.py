@@ -574,7 +574,9 @@ class Leading(SpectralFunction):
         above, below = s > last + rounding, s < last - rounding
         equal = xp.where(above | below, none, one)
         left = self.count - xp.sum(xp.where(above, one, none), axis=-1, keepdims=True)
-        share = left / xp.sum(equal, axis=-1, keepdims=True)
+        # Of no singular values, none is equal.
+        number = xp.sum(equal, axis=-1, keepdims=True)
+        share = left / xp.maximum(number, xp.ones_like(number))
         share = xp.where(last > rounding, share, xp.zeros_like(share))
         return xp.where(above, one, equal * share)
 
