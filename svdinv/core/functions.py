@@ -256,10 +256,11 @@ class Soft(Threshold):
         """See `SpectralFunction`."""
         if not self.weighted:
             return super().difference(a, b, tau, xp)
-        # Of f = s - tau_i, the quotient of tau alone is singular at equal s.
+        # Of f = s - tau_i, the quotient of tau alone is singular at equal s; that of
+        # the rounded y is 0, 1 or 2 for neighbouring floats and equal weights.
         both = (a.y > 0) & (b.y > 0)
-        apart = quotient(a.y, b.y, a.s, b.s, xp)
-        return xp.where(both & (a.s == b.s), xp.ones_like(apart), apart)
+        slope = 1 - quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
+        return xp.where(both, slope, quotient(a.y, b.y, a.s, b.s, xp))
 
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
