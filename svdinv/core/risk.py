@@ -84,8 +84,10 @@ def soft_divergence_gradient(
     near = xp.where(ki & ~kj, t - sj, xp.where(kj & ~ki, sj - t, none))
     far = xp.where(ki & kj, 2 * t + none, xp.where(ki, sj + t, none))
     far = xp.where(kj & ~ki, t - sj, far)
-    in_s = safe_divide(near, gap * gap, gap != 0, xp)
-    in_s = in_s + safe_divide(far, total * total, total > 0, xp)
+    # Twice by each: the squares of very small and very large values are no numbers.
+    in_s = safe_divide(safe_divide(near, gap, gap != 0, xp), gap, gap != 0, xp)
+    far = safe_divide(far, total, total > 0, xp)
+    in_s = in_s + safe_divide(far, total, total > 0, xp)
     diagonal = xp.linalg.diagonal(in_s)
     in_s = xp.sum(in_s, axis=-1)
     apart = safe_divide(xp.where(ki != kj, none - 1, none), xp.abs(gap), gap != 0, xp)
@@ -99,7 +101,7 @@ def soft_divergence_gradient(
     else:
         in_s = in_s - diagonal
         in_tau = 0.5 * (in_tau + xp.sum(inverse, axis=-1))
-    in_s = in_s + extra * tau * inverse**2
+    in_s = in_s + extra * (tau * inverse) * inverse
     return in_s, (in_tau - extra * xp.sum(inverse, axis=-1))[..., None]
 
 
