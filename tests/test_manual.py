@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -135,6 +136,14 @@ class TestCuPy:
             for f in (getattr(svdinv.cupy, name), getattr(svdinv.numpy, name))
         )
         assert ours == theirs
+
+    def test_same_functions_as_numpy(self):
+        import svdinv.cupy
+
+        assert svdinv.cupy.__all__ == svdinv.numpy.__all__
+        for name in svdinv.cupy.__all__:
+            function = getattr(svdinv.cupy, name)
+            assert pickle.loads(pickle.dumps(function)) == function
 
     def test_bad_options_are_found_before_the_device(self):
         import svdinv.cupy
