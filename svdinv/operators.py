@@ -595,8 +595,8 @@ class Operators:
     def kabsch(self, P: Array, Q: Array, weights: Any = None) -> Alignment:
         """Rigid motion that brings the points P nearest to the points Q.
 
-        Minimises sum_i w_i |R p_i + t - q_i|^2 over proper rotations R, det +1, and
-        translations t [1]_ [2]_.
+        Minimises ``sum_i w_i |R p_i + t - q_i|^2`` over proper rotations R, det +1,
+        and translations t [1]_ [2]_.
 
         Parameters
         ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -136,6 +137,14 @@ class TestCuPy:
         )
         assert ours == theirs
 
+    def test_same_functions_as_numpy(self):
+        import svdinv.cupy
+
+        assert svdinv.cupy.__all__ == svdinv.numpy.__all__
+        for name in svdinv.cupy.__all__:
+            function = getattr(svdinv.cupy, name)
+            assert pickle.loads(pickle.dumps(function)) == function
+
     def test_bad_options_are_found_before_the_device(self):
         import svdinv.cupy
 
@@ -153,7 +162,9 @@ class TestCuPy:
 
         used = set()
         for path in Path(svdinv.core.__file__).parent.glob("*.py"):
-            used |= set(re.findall(r"\bxp\.((?:linalg\.)?\w+)\(", path.read_text()))
+            used |= set(
+                re.findall(r"\bxp\.((?:linalg\.|fft\.)?\w+)\(", path.read_text())
+            )
         used -= {"dynamic_shape"}  # for unknown shapes, which CuPy has not
         assert {"where", "linalg.svd"} <= used
         for name in used:

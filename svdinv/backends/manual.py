@@ -1,20 +1,280 @@
-"""NumPy and CuPy: an operation becomes functions that return their derivatives."""
+"""NumPy and CuPy: what a framework without automatic differentiation needs.
+
+`Manual` makes of an operation functions that return their derivatives; `Toolbox` is
+what the operators need of the framework, and `Record` a toolbox that keeps what
+their derivatives need.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
+from svdinv.core.chains import Map
+from svdinv.core.factors import factorise
+from svdinv.core.functions import SpectralFunction
 from svdinv.core.gauge import report_gauge
-from svdinv.core.namespace import Array, Namespace
+from svdinv.core.namespace import Array, DType, Namespace, real
 from svdinv.core.operation import Operation, Options
 from svdinv.core.repeated import Look
+from svdinv.core.spectral import spectral_map
 from svdinv.core.tolerances import eps
 
-__all__ = ["Manual"]
+__all__ = ["Manual", "Record", "Toolbox"]
 
-Outputs = tuple[Array, ...]
+Outputs: TypeAlias = tuple[Array, ...]
+Factors: TypeAlias = tuple[Array, ...]
+
+
+class Toolbox:
+    """What `svdinv.operators` needs of a framework, but for derivatives.
+
+    Parameters
+    ----------
+    xp : namespace
+        Array-API namespace of the framework.
+    look : callable
+        Whether an element of a boolean array holds, as in `svd_pullback`.
+    shape_error : type
+        What the framework raises for an array that is no matrix.
+    """
+
+    def __init__(self, xp: Namespace, look: Look, shape_error: type[Exception]) -> None:
+        self.xp = xp
+        self.look = look
+        self.shape_error = shape_error
+
+    def matrices(
+        self, A: Any, name: str, ndim: int = 2
+    ) -> tuple[Array, Callable[[Array], Array]]:
+        """Give A in the precision to compute in, and the cast of a result back."""
+        given = self.checked(A, name, ndim)
+        A = self.single(given)
+        return A, lambda x: self.like(given, x)
+
+    def checked(self, A: Any, name: str, ndim: int = 2) -> Array:
+        """Check that `A` is floating point or complex, with `ndim` dimensions."""
+        xp = self.xp
+        A = xp.asarray(A)
+        if not xp.isdtype(A.dtype, ("real floating", "complex floating")):
+            raise TypeError(f"{name} must be floating point or complex, got {A.dtype}")
+        if A.ndim < ndim:
+            number = {2: "two", 3: "three"}[ndim]
+            raise self.shape_error(
+                f"{name} must have at least {number} dimensions, got shape {A.shape}"
+            )
+        return A
+
+    def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
+        """`value` as an array in the real dtype of `like`."""
+        xp = self.xp
+        try:
+            value = xp.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be a number or an array") from error
+        if not xp.isdtype(value.dtype, ("bool", "integral", "real floating")):
+            raise TypeError(f"{name} must be real, got {value.dtype}")
+        return xp.astype(value, real(like, xp).dtype, copy=False)
+
+    def svd(self, A: Array) -> tuple[Array, Array, Array]:
+        """Thin U, S and Vh."""
+        U, S, Vh = self.xp.linalg.svd(A, full_matrices=False)
+        return U, S, Vh
+
+    def derivative(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        """Stand in for a derivative that is not asked for."""
+        return self.xp.zeros_like
+
+    def rotate(
+        self, A: Array, y: Array, minus: Array, U: Array, S: Array, Vh: Array
+    ) -> Array:
+        """U diag(y) V^H."""
+        y = self.xp.astype(y, U.dtype, copy=False)
+        return (U * y[..., None, :]) @ Vh
+
+    def stop_gradient(self, x: Array) -> Array:
+        """`x`, which has no derivative."""
+        return x
+
+    def factorise(
+        self,
+        A: Array,
+        function: SpectralFunction,
+        tau: Array | None = None,
+        *,
+        relative: bool = False,
+        method: str = "auto",
+    ) -> Factors:
+        """Factors of A, as `svdinv.core.factors.factorise`."""
+        return factorise(
+            A,
+            function,
+            tau,
+            relative=relative,
+            method=method,
+            look=self.look,
+            xp=self.xp,
+        )
+
+    def spectral(
+        self, A: Array, function: SpectralFunction, tau: Array | None, factors: Factors
+    ) -> Array:
+        """U f(S) V^H."""
+        return spectral_map(function, A, tau, factors, xp=self.xp)
+
+    def spectral_sum(
+        self, A: Array, value: Array, function: SpectralFunction, factors: Factors
+    ) -> Array:
+        """`value`."""
+        return value
+
+    def single(self, A: Array) -> Array:
+        """Give A in single precision at least: LAPACK and cuSOLVER have no half."""
+        return self.xp.astype(A, self.xp.float32) if self.is_half(A) else A
+
+    def like(self, A: Array, x: Array) -> Array:
+        """`x` in half precision, if A is."""
+        return self.xp.astype(x, A.dtype, copy=False) if self.is_half(A) else x
+
+    def is_half(self, A: Array) -> bool:
+        """Whether A is in half precision."""
+        return self.xp.finfo(A.dtype).bits == 16
+
+    def tangent(self, g: Any, name: str, shape: tuple[int, ...], dtype: DType) -> Array:
+        """Check a tangent or cotangent of an array of that shape and dtype."""
+        xp = self.xp
+        g = xp.asarray(g)
+        if g.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {g.shape}")
+        if xp.isdtype(g.dtype, "complex floating") and not xp.isdtype(
+            dtype, "complex floating"
+        ):
+            raise TypeError(f"{name} must be real, got {g.dtype}")
+        return xp.astype(g, dtype, copy=False)
+
+
+class Given(NamedTuple):
+    """An argument: as it is computed with, and what it was."""
+
+    array: Array
+    shape: tuple[int, ...]
+    dtype: DType
+
+
+class Record(Toolbox):
+    """A toolbox for one call of an operator, which keeps what its derivatives need.
+
+    Attributes
+    ----------
+    given : dict
+        The arguments, by name; copies, so that they may be changed after the call.
+    maps : list of Map
+        Every spectral map.
+    sums : list of tuple
+        Every sum over singular values: A, value, function and factors.
+    factors : tuple of array
+        Those of the SVD.
+    sampled : tuple of array
+        U, S, Vh, values and divided differences of a function that the user gave.
+    """
+
+    def __init__(self, toolbox: Toolbox) -> None:
+        super().__init__(toolbox.xp, toolbox.look, toolbox.shape_error)
+        self.given: dict[str, Given] = {}
+        self.maps: list[Map] = []
+        self.sums: list[tuple[Array, Array, SpectralFunction, Factors]] = []
+        self.factors: tuple[Array, ...] = ()
+        self.sampled: tuple[Array, ...] = ()
+        self._relative: Array | None = None
+
+    def matrices(
+        self, A: Any, name: str, ndim: int = 2
+    ) -> tuple[Array, Callable[[Array], Array]]:
+        """Keep A."""
+        given = self.checked(A, name, ndim)
+        A = self.xp.asarray(self.single(given), copy=True)
+        self.given[name] = Given(A, given.shape, given.dtype)
+        return A, lambda x: self.like(given, x)
+
+    def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
+        """Keep the value."""
+        array = super().parameter(value, like, name)
+        if name not in self.given:  # else it comes back, broadcast
+            array = self.xp.asarray(array, copy=True)
+            dtype = getattr(value, "dtype", array.dtype)
+            if not self.xp.isdtype(dtype, "real floating"):
+                dtype = array.dtype
+            self.given[name] = Given(array, array.shape, dtype)
+        return array
+
+    def svd(self, A: Array) -> tuple[Array, Array, Array]:
+        """Keep the factors."""
+        self.factors = U, S, Vh = super().svd(A)
+        return U, S, Vh
+
+    def derivative(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        """Refuse."""
+        raise TypeError("df, the derivative of f, is needed: nothing else has it here")
+
+    def rotate(
+        self, A: Array, y: Array, minus: Array, U: Array, S: Array, Vh: Array
+    ) -> Array:
+        """Keep the arrays."""
+        self.sampled = U, S, Vh, y, minus
+        return super().rotate(A, y, minus, U, S, Vh)
+
+    def factorise(
+        self,
+        A: Array,
+        function: SpectralFunction,
+        tau: Array | None = None,
+        *,
+        relative: bool = False,
+        method: str = "auto",
+    ) -> Factors:
+        """Keep what tau is relative to."""
+        self._relative = tau if relative else None
+        return super().factorise(A, function, tau, relative=relative, method=method)
+
+    def spectral(
+        self, A: Array, function: SpectralFunction, tau: Array | None, factors: Factors
+    ) -> Array:
+        """Keep the map."""
+        top = None if self._relative is None else self.sums[-1][1][..., None]
+        self.maps.append(Map(function, A, tau, factors, self._relative, top))
+        return super().spectral(A, function, tau, factors)
+
+    def spectral_sum(
+        self, A: Array, value: Array, function: SpectralFunction, factors: Factors
+    ) -> Array:
+        """Keep the sum."""
+        self.sums.append((A, value, function, factors))
+        return super().spectral_sum(A, value, function, factors)
+
+    def argument_tangent(self, name: str, d: Any) -> Array:
+        """Check the tangent of an argument; None is zero."""
+        given = self.given[name]
+        if d is None:
+            return self.xp.zeros_like(given.array)
+        return self.tangent(d, f"d{name}", given.shape, given.array.dtype)
+
+    def argument_cotangent(self, name: str, g: Array) -> Array:
+        """Sum the cotangent of an argument over what that was broadcast to."""
+        xp, given = self.xp, self.given[name]
+        if not xp.isdtype(given.dtype, "complex floating"):
+            g = real(g, xp)
+        added = g.ndim - len(given.shape)
+        if added:
+            g = xp.sum(g, axis=tuple(range(added)))
+        repeated = tuple(
+            axis
+            for axis, (size, one) in enumerate(zip(g.shape, given.shape, strict=True))
+            if one == 1 != size
+        )
+        if repeated:
+            g = xp.sum(g, axis=repeated, keepdims=True)
+        return xp.astype(xp.asarray(g), given.dtype, copy=False)
 
 
 class Manual:
@@ -24,103 +284,69 @@ class Manual:
     ----------
     operation : Operation
         What to compute.
-    xp : namespace
-        Array-API namespace of the framework.
-    look : callable
-        Whether an element of a boolean array holds, as in `svd_pullback`.
-    shape_error : type
-        What the framework raises for an array that is no matrix.
+    toolbox : Toolbox
+        The framework's part.
     """
 
-    def __init__(
-        self,
-        operation: Operation,
-        xp: Namespace,
-        look: Look,
-        shape_error: type[Exception],
-    ) -> None:
+    def __init__(self, operation: Operation, toolbox: Toolbox) -> None:
         self._operation = operation
-        self._xp = xp
-        self._look = look
-        self._shape_error = shape_error
+        self._tools = toolbox
 
     def apply(self, A: Any, options: Options) -> Outputs:
         """Compute the outputs alone."""
-        A = self._matrices(A)
+        A = self._tools.checked(A, "A")
         return self._like(A, self._forward(A, options))
 
     def vjp(
         self, A: Any, options: Options, names: tuple[str, ...]
     ) -> tuple[Outputs, Callable[..., Array]]:
         """Compute the outputs, and a function of their cotangents, called `names`."""
-        A = self._matrices(A)
+        tools, operation, xp = self._tools, self._operation, self._tools.xp
+        A = tools.checked(A, "A")
         outputs = self._forward(A, options)
-        operation, xp = self._operation, self._xp
-        if self._is_half(A):
+        dtype = A.dtype
+        if tools.is_half(A):
             # The cotangents come back with the rounding errors of the outputs.
-            options = replace(options, epsilon=float(xp.finfo(A.dtype).eps))
+            options = replace(options, epsilon=float(xp.finfo(dtype).eps))
 
         def pullback(*cotangents: Any, **named: Any) -> Array:
-            unknown = set(named) - set(names[len(cotangents) :])
-            if unknown or len(cotangents) > len(names):
-                raise TypeError(
-                    f"pullback takes {', '.join(names)}, got {len(cotangents)} "
-                    f"cotangents and {', '.join(sorted(named)) or 'no names'}"
-                )
-            cotangents += tuple(named.get(name) for name in names[len(cotangents) :])
+            given = by_name(names, cotangents, named)
             checked = tuple(
-                None if g is None else self._tangent(g, name, x)
-                for g, name, x in zip(cotangents, names, outputs, strict=True)
+                None if g is None else tools.tangent(g, name, x.shape, x.dtype)
+                for g, name, x in zip(given, names, outputs, strict=True)
             )
             if options.gauge != "ignore":
                 dependence = operation.dependence(outputs, checked, options, xp)
                 report_gauge(dependence, options.gauge, eps(outputs[0], xp))
-            gA = operation.pullback(outputs, checked, options, xp, self._look)
-            return xp.astype(gA, A.dtype, copy=False)
+            gA = operation.pullback(outputs, checked, options, xp, tools.look)
+            return xp.astype(gA, dtype, copy=False)
 
         return self._like(A, outputs), pullback
 
     def jvp(self, A: Any, dA: Any, options: Options) -> tuple[Outputs, Outputs]:
         """Compute the outputs, and their tangents along `dA`."""
-        A = self._matrices(A)
+        tools = self._tools
+        A = tools.checked(A, "A")
         outputs = self._forward(A, options)
-        dA = self._tangent(dA, "dA", self._single(A))
-        tangents = self._operation.pushforward(outputs, dA, options, self._xp)
+        dA = tools.tangent(dA, "dA", A.shape, tools.single(A).dtype)
+        tangents = self._operation.pushforward(outputs, dA, options, tools.xp)
         return self._like(A, outputs), self._like(A, tangents)
 
-    def _matrices(self, A: Any) -> Array:
-        xp = self._xp
-        A = xp.asarray(A)
-        if not xp.isdtype(A.dtype, ("real floating", "complex floating")):
-            raise TypeError(f"A must be floating point or complex, got {A.dtype}")
-        if A.ndim < 2:
-            raise self._shape_error(
-                f"A must have at least two dimensions, got shape {A.shape}"
-            )
-        return A
-
-    def _is_half(self, A: Array) -> bool:
-        return self._xp.finfo(A.dtype).bits == 16
-
-    def _single(self, A: Array) -> Array:
-        # LAPACK and cuSOLVER have no half precision.
-        return self._xp.astype(A, self._xp.float32) if self._is_half(A) else A
-
     def _forward(self, A: Array, options: Options) -> Outputs:
-        return self._operation.forward(self._single(A), options, self._xp)
+        return self._operation.forward(self._tools.single(A), options, self._tools.xp)
 
     def _like(self, A: Array, outputs: Outputs) -> Outputs:
-        if not self._is_half(A):
-            return outputs
-        return tuple(self._xp.astype(x, A.dtype) for x in outputs)
+        return tuple(self._tools.like(A, x) for x in outputs)
 
-    def _tangent(self, g: Any, name: str, like: Array) -> Array:
-        xp = self._xp
-        g = xp.asarray(g)
-        if g.shape != like.shape:
-            raise ValueError(f"{name} must have shape {like.shape}, got {g.shape}")
-        if xp.isdtype(g.dtype, "complex floating") and not xp.isdtype(
-            like.dtype, "complex floating"
-        ):
-            raise TypeError(f"{name} must be real, got {g.dtype}")
-        return xp.astype(g, like.dtype, copy=False)
+
+def by_name(
+    names: tuple[str, ...], cotangents: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[Any, ...]:
+    """Cotangents in the order of their names, and None for those not given."""
+    unknown = set(named) - set(names[len(cotangents) :])
+    if unknown or len(cotangents) > len(names):
+        raise TypeError(
+            f"pullback takes {', '.join(names)}, got {len(cotangents)} "
+            f"cotangents and {', '.join(sorted(named)) or 'no names'}"
+        )
+    return cotangents + tuple(named.get(name) for name in names[len(cotangents) :])

@@ -262,10 +262,11 @@ class Soft(Threshold):
             level = xp.astype(kept_a, gap.dtype) * one
             rise = xp.where(alike, level, a.y - b.y)
             return rise / xp.where(alike, one, gap)
-        # Of f = s - tau_i, the quotient of tau alone is singular at equal s.
+        # Of f = s - tau_i, the quotient of tau alone is singular at equal s; that of
+        # the rounded y is 0, 1 or 2 for neighbouring floats and equal weights.
         both = (a.y > 0) & (b.y > 0)
-        apart = quotient(a.y, b.y, a.s, b.s, xp)
-        return xp.where(both & (a.s == b.s), xp.ones_like(apart), apart)
+        slope = 1 - quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
+        return xp.where(both, slope, quotient(a.y, b.y, a.s, b.s, xp))
 
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
@@ -576,7 +577,9 @@ class Leading(SpectralFunction):
         above, below = s > last + rounding, s < last - rounding
         equal = xp.where(above | below, none, one)
         left = self.count - xp.sum(xp.where(above, one, none), axis=-1, keepdims=True)
-        share = left / xp.sum(equal, axis=-1, keepdims=True)
+        # Of no singular values, none is equal.
+        number = xp.sum(equal, axis=-1, keepdims=True)
+        share = left / xp.maximum(number, xp.ones_like(number))
         share = xp.where(last > rounding, share, xp.zeros_like(share))
         return xp.where(above, one, equal * share)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from svdinv.core.functions import Soft
 from svdinv.core.namespace import Array, Namespace, safe_divide
 
-__all__ = ["soft_divergence", "soft_divergence_gradient"]
+__all__ = ["soft_divergence", "soft_divergence_gradient", "sure_gradient"]
 
 
 def soft_divergence(
@@ -84,8 +84,10 @@ def soft_divergence_gradient(
     near = xp.where(ki & ~kj, t - sj, xp.where(kj & ~ki, sj - t, none))
     far = xp.where(ki & kj, 2 * t + none, xp.where(ki, sj + t, none))
     far = xp.where(kj & ~ki, t - sj, far)
-    in_s = safe_divide(near, gap * gap, gap != 0, xp)
-    in_s = in_s + safe_divide(far, total * total, total > 0, xp)
+    # Twice by each: the squares of very small and very large values are no numbers.
+    in_s = safe_divide(safe_divide(near, gap, gap != 0, xp), gap, gap != 0, xp)
+    far = safe_divide(far, total, total > 0, xp)
+    in_s = in_s + safe_divide(far, total, total > 0, xp)
     diagonal = xp.linalg.diagonal(in_s)
     in_s = xp.sum(in_s, axis=-1)
     apart = safe_divide(xp.where(ki != kj, none - 1, none), xp.abs(gap), gap != 0, xp)
@@ -99,5 +101,46 @@ def soft_divergence_gradient(
     else:
         in_s = in_s - diagonal
         in_tau = 0.5 * (in_tau + xp.sum(inverse, axis=-1))
-    in_s = in_s + extra * tau * inverse**2
+    in_s = in_s + extra * (tau * inverse) * inverse
     return in_s, (in_tau - extra * xp.sum(inverse, axis=-1))[..., None]
+
+
+def sure_gradient(
+    S: Array,
+    tau: Array,
+    sigma: Array,
+    shape: tuple[int, int],
+    is_complex: bool,
+    xp: Namespace,
+) -> tuple[Array, Array, Array]:
+    """Gradient of the unbiased risk estimate in S, tau and sigma.
+
+    Of sigma^2 (2 divergence - size) + sum min(S, tau)^2, where size counts the real
+    numbers in a matrix. Where S = tau, the slope of the minimum is shared.
+
+    Parameters
+    ----------
+    S, tau, shape, is_complex, xp
+        As for `soft_divergence`.
+    sigma : array
+        Standard deviation of the noise, shape (...).
+
+    Returns
+    -------
+    array
+        Shape (..., k).
+    array
+        Shape (..., 1).
+    array
+        Shape (...).
+    """
+    in_s, in_tau = soft_divergence_gradient(S, tau, shape, is_complex, xp)
+    one, none = xp.ones_like(S), xp.zeros_like(S)
+    below = xp.where(tau > S, one, xp.where(tau < S, none, 0.5 * one))
+    twice_lost = 2 * xp.minimum(S, tau)
+    weight = 2 * (sigma * sigma)[..., None]
+    in_s = weight * in_s + twice_lost * below
+    lost_in_tau = xp.sum(twice_lost * (1 - below), axis=-1, keepdims=True)
+    divergence = soft_divergence(S, tau, shape, is_complex, xp)
+    size = shape[0] * shape[1] * (2 if is_complex else 1)
+    return in_s, weight * in_tau + lost_in_tau, 2 * sigma * (2 * divergence - size)
