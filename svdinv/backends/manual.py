@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core.chains import Map
-from svdinv.core.factors import factorise
+from svdinv.core.factors import factorise, largest_value
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.gauge import report_gauge
 from svdinv.core.namespace import Array, DType, Namespace, real
@@ -123,6 +123,13 @@ class Toolbox:
         """U f(S) V^H."""
         return spectral_map(function, A, tau, factors, xp=self.xp)
 
+    def relative_spectral(
+        self, A: Array, function: SpectralFunction, ratio: Array, factors: Factors
+    ) -> Array:
+        """U f(S) V^H with tau = ratio s_1."""
+        tau = ratio * largest_value(A, factors, self.xp)
+        return spectral_map(function, A, tau, factors, xp=self.xp)
+
     def spectral_sum(
         self, A: Array, value: Array, function: SpectralFunction, factors: Factors
     ) -> Array:
@@ -186,7 +193,6 @@ class Record(Toolbox):
         self.sums: list[tuple[Array, Array, SpectralFunction, Factors]] = []
         self.factors: tuple[Array, ...] = ()
         self.sampled: tuple[Array, ...] = ()
-        self._relative: Array | None = None
 
     def matrices(
         self, A: Any, name: str, ndim: int = 2
@@ -224,26 +230,20 @@ class Record(Toolbox):
         self.sampled = U, S, Vh, y, minus
         return super().rotate(A, y, minus, U, S, Vh)
 
-    def factorise(
-        self,
-        A: Array,
-        function: SpectralFunction,
-        tau: Array | None = None,
-        *,
-        relative: bool = False,
-        method: str = "auto",
-    ) -> Factors:
-        """Keep what tau is relative to."""
-        self._relative = tau if relative else None
-        return super().factorise(A, function, tau, relative=relative, method=method)
-
     def spectral(
         self, A: Array, function: SpectralFunction, tau: Array | None, factors: Factors
     ) -> Array:
         """Keep the map."""
-        top = None if self._relative is None else self.sums[-1][1][..., None]
-        self.maps.append(Map(function, A, tau, factors, self._relative, top))
+        self.maps.append(Map(function, A, tau, factors))
         return super().spectral(A, function, tau, factors)
+
+    def relative_spectral(
+        self, A: Array, function: SpectralFunction, ratio: Array, factors: Factors
+    ) -> Array:
+        """Keep the map."""
+        top = largest_value(A, factors, self.xp)
+        self.maps.append(Map(function, A, ratio * top, factors, ratio, top))
+        return super().relative_spectral(A, function, ratio, factors)
 
     def spectral_sum(
         self, A: Array, value: Array, function: SpectralFunction, factors: Factors

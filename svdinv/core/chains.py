@@ -115,13 +115,16 @@ class Map(NamedTuple):
         array or None
             Of the shape of tau, if there is one.
         """
-        gA, gtau = spectral_derivative(
-            self.function, self.A, self.tau, self.factors, G, transposed=True, xp=xp
+        return spectral_derivative(
+            self.function,
+            self.A,
+            self.tau,
+            self.factors,
+            G,
+            transposed=True,
+            ratio=self.relative,
+            xp=xp,
         )
-        if self.relative is None:
-            return gA, gtau
-        gtop = xp.sum(self.relative * gtau, axis=-1)
-        return gA + product(gtop, self._leading(xp), xp), self.top * gtau
 
     def _leading(self, xp: Namespace) -> Array:
         """Gradient of `top`."""
