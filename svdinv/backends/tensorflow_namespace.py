@@ -80,6 +80,10 @@ def any(x: tf.Tensor, *, axis: Any = None) -> tf.Tensor:
 
 def astype(x: tf.Tensor, dtype: tf.DType, *, copy: bool = True) -> tf.Tensor:
     """Cast; tensors are immutable, so `copy` does not matter."""
+    if dtype.is_complex and not x.dtype.is_complex:
+        # The gradient of tf.cast casts back, with a warning about what that drops.
+        part = tf.cast(x, dtype.real_dtype)
+        return tf.complex(part, tf.zeros_like(part))
     return tf.cast(x, dtype)
 
 
@@ -117,9 +121,7 @@ def max(x: tf.Tensor, *, axis: Any = None, keepdims: bool = False) -> tf.Tensor:
 
 
 def reshape(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
-    """Reshape; None stands for the length of the same axis of `x`."""
-    sizes = tf.shape(x)
-    shape = tuple(sizes[i] if n is None else n for i, n in enumerate(shape))
+    """Reshape to a shape, of ints and traced numbers."""
     return tf.reshape(x, tf.stack(shape))
 
 
@@ -148,6 +150,12 @@ def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.math.real(eigenvalues), V
 
 
+def _det(A: tf.Tensor) -> tf.Tensor:
+    # XLA compiles this one.
+    sign, logarithm = tf.linalg.slogdet(A)
+    return sign * tf.exp(logarithm)
+
+
 def _irfft(x: tf.Tensor, *, n: Any, axis: int = -1) -> tf.Tensor:
     return tf.signal.irfft(x, tf.stack([n]))
 
@@ -160,7 +168,7 @@ fft = SimpleNamespace(
     irfft=_irfft,
 )
 linalg = SimpleNamespace(
-    det=tf.linalg.det,
+    det=_det,
     diagonal=tf.linalg.diag_part,
     eigh=_eigh,
     qr=tf.linalg.qr,

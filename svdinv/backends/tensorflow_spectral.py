@@ -30,6 +30,9 @@ Tensors: TypeAlias = tuple[tf.Tensor, ...]
 
 _svd = differentiable(SVD)
 
+# There is no control flow over tensors to convert, and converting takes long.
+_plain = tf.autograph.experimental.do_not_convert
+
 
 # A point is (A,), or (A, tau) if the function has a parameter, and so are its
 # tangents and cotangents: custom gradients take tensors, and no None.
@@ -126,6 +129,7 @@ def _tuple(x: Any) -> Tensors:
     return tuple(x) if isinstance(x, tuple | list) else (x,)
 
 
+@_plain
 def factorise(
     A: tf.Tensor,
     function: SpectralFunction,
@@ -149,6 +153,7 @@ def factorise(
     return tuple(tf.stop_gradient(x) for x in factors)
 
 
+@_plain
 def spectral(
     A: tf.Tensor, function: SpectralFunction, tau: tf.Tensor | None, factors: Tensors
 ) -> tf.Tensor:
@@ -156,6 +161,7 @@ def spectral(
     return _Map(function, factors).value(*((A,) if tau is None else (A, tau)))
 
 
+@_plain
 def spectral_sum(
     A: tf.Tensor, value: tf.Tensor, function: SpectralFunction, factors: Tensors
 ) -> tf.Tensor:
@@ -164,7 +170,7 @@ def spectral_sum(
     @tf.custom_gradient
     def run(A: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(g: tf.Tensor) -> tuple[tf.Tensor, None]:
-            weight = tf.cast(g, A.dtype)[..., None, None]
+            weight = xp.astype(g, A.dtype)[..., None, None]
             return weight * spectral(A, function, None, factors), None
 
         return tf.identity(value), gradient
@@ -172,6 +178,7 @@ def spectral_sum(
     return run(A, value)
 
 
+@_plain
 @tf.custom_gradient
 def rotate(
     A: tf.Tensor,
@@ -187,7 +194,7 @@ def rotate(
         gA, K = sampled_derivative(U, S, Vh, y, minus, G, xp=xp)
         return gA, tf.math.real(tf.linalg.diag_part(K)), None, None, None, None
 
-    return (U * tf.cast(y, U.dtype)[..., None, :]) @ Vh, gradient
+    return (U * xp.astype(y, U.dtype)[..., None, :]) @ Vh, gradient
 
 
 class Toolbox:
@@ -237,6 +244,7 @@ class Toolbox:
         return tf.stop_gradient(x)
 
     @staticmethod
+    @_plain
     def svd(A: tf.Tensor) -> Tensors:
         """Thin U, S and Vh, differentiable."""
         return _svd(A, Options())
