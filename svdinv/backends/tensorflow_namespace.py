@@ -151,9 +151,14 @@ def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _det(A: tf.Tensor) -> tf.Tensor:
-    # XLA compiles this one.
-    sign, logarithm = tf.linalg.slogdet(A)
-    return sign * tf.exp(logarithm)
+    # XLA compiles no determinant: those in the plane and in space are written out.
+    size = A.shape[-1]
+    if size == 2:
+        return A[..., 0, 0] * A[..., 1, 1] - A[..., 0, 1] * A[..., 1, 0]
+    if size == 3:
+        a, b, c = tf.unstack(A, axis=-2)
+        return tf.reduce_sum(a * tf.linalg.cross(b, c), axis=-1)
+    return tf.linalg.det(A)
 
 
 def _irfft(x: tf.Tensor, *, n: Any, axis: int = -1) -> tf.Tensor:
