@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from svdinv.backends import tensorflow_namespace as xp
@@ -230,10 +231,14 @@ class Toolbox:
     @staticmethod
     def parameter(value: Any, like: tf.Tensor, name: str = "value") -> tf.Tensor:
         """`value` in the real dtype of `like`."""
-        try:
+        if not tf.is_tensor(value):
+            try:
+                value = np.asarray(value)  # in double precision, unlike TensorFlow's
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise TypeError(f"{name} must be a number or a tensor") from error
+            if value.dtype.kind not in "biufc":
+                raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
             value = tf.convert_to_tensor(value)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} must be a number or a tensor") from error
         if value.dtype.is_complex:
             raise TypeError(f"{name} must be real, got {value.dtype.name}")
         return tf.cast(value, like.dtype.real_dtype)
