@@ -40,7 +40,16 @@ def close(found, expected, tolerance):
         np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * (1 + abs(y).max()))
 
 
-@pytest.mark.parametrize("name", CASES)
+# Compiling takes a second each.
+SOME_COMPLEX = ["svt", "svt, relative", "svt, gram", "polar", "schatten_norm, 1.5",
+                "procrustes", "tsvt", "spectral_map", "sure"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in CASES if "float64" in name]
+    + [f"{name}, complex128" for name in SOME_COMPLEX],
+)
 def test_derivatives_agree_with_pytorch(name):
     pytest.importorskip("torch")
     function, inputs, directions = case(name)
@@ -120,15 +129,16 @@ def test_hessians_agree():
     def loss(A):
         return jnp.sum(jnp.sin(face.svt(A, 0.3)))
 
-    hessian = jax.hessian(loss)(A)
+    hessian = jax.jit(jax.hessian(loss))(A)
+    gradient = jax.jit(jax.grad(loss))
     step = 1e-6
     for i, j in np.ndindex(*A.shape):
         E = jnp.zeros_like(A).at[i, j].set(step)
-        slope = (jax.grad(loss)(A + E) - jax.grad(loss)(A - E)) / (2 * step)
+        slope = (gradient(A + E) - gradient(A - E)) / (2 * step)
         np.testing.assert_allclose(hessian[i, j], slope, atol=1e-8)
-    close([jax.jacfwd(jax.jacfwd(loss))(A)], [hessian], 1e-13)
-    close([jax.jacrev(jax.jacrev(loss))(A)], [hessian], 1e-13)
-    close([jax.jacrev(jax.jacfwd(loss))(A)], [hessian], 1e-13)
+    close([jax.jit(jax.jacfwd(jax.jacfwd(loss)))(A)], [hessian], 1e-13)
+    close([jax.jit(jax.jacrev(jax.jacrev(loss)))(A)], [hessian], 1e-13)
+    close([jax.jit(jax.jacrev(jax.jacfwd(loss)))(A)], [hessian], 1e-13)
     close([jax.jit(jax.vmap(jax.hessian(loss)))(A[None])[0]], [hessian], 1e-13)
 
 
@@ -180,8 +190,11 @@ def test_repeated_spectra(shape):
         def function(A, name=name, arguments=arguments):
             return jnp.sum(jnp.sin(W * getattr(face, name)(A, *arguments)))
 
-        close([jax.grad(function)(jnp.asarray(Q))], [expected.numpy()], 1e-13)
-        assert jnp.isfinite(jax.hessian(function)(jnp.asarray(Q))).all()
+        gradient, hessian = jax.jit(
+            lambda A: (jax.grad(function)(A), jax.hessian(function)(A))
+        )(Q)  # noqa: B023
+        close([gradient], [expected.numpy()], 1e-13)
+        assert jnp.isfinite(hessian).all()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -244,7 +257,7 @@ def test_errors():
         face.svt(A, jnp.ones(2, complex))
     with pytest.raises(TypeError, match="number or an array"):
         face.svt(A, "large")
-    with pytest.raises(ValueError, match="two\\s+dim|2 dim|at least"):
+    with pytest.raises(ValueError, match="at least 2"):
         face.polar(jnp.ones(3))
     with pytest.raises(ValueError, match=">= 0"):
         face.svt(A, -1.0)

@@ -22,7 +22,6 @@ from svdinv.backends.jax import differentiable
 from svdinv.core.factors import factorise as core_factorise
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.operation import SVD, Options
-from svdinv.core.repeated import never_look
 from svdinv.core.sampled import sampled_derivative
 from svdinv.core.spectral import (
     spectral_derivative,
@@ -388,9 +387,7 @@ class Toolbox:
     spectral_sum = staticmethod(spectral_sum)
 
     @staticmethod
-    def matrices(
-        A: Any, name: str, ndim: int = 2
-    ) -> tuple[Any, Callable[[Any], Any]]:
+    def matrices(A: Any, name: str, ndim: int = 2) -> tuple[Any, Callable[[Any], Any]]:
         """Check A; half precision is computed in single precision."""
         A = jnp.asarray(A)
         if not jnp.issubdtype(A.dtype, jnp.inexact):

@@ -93,7 +93,7 @@ def broadcast_to(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
 
 
 def cumulative_sum(x: tf.Tensor, *, axis: int = -1) -> tf.Tensor:
-    """Sums of the first elements along an axis."""
+    """Sum the first elements along an axis."""
     return tf.cumsum(x, axis=axis)
 
 

@@ -36,98 +36,119 @@ _plain = tf.autograph.experimental.do_not_convert
 
 
 # A point is (A,), or (A, tau) if the function has a parameter, and so are its
-# tangents and cotangents: custom gradients take tensors, and no None.
+# tangents and cotangents: custom gradients take tensors, and no None. All tensors
+# are arguments, the factors included, because a gradient may be built in another
+# graph than the one that closed over them.
 
 
-@tf.custom_gradient
-def _last(x: tf.Tensor, *point: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """Link a second derivative to its point, and refuse to differentiate it."""
+def _custom(
+    value: Callable[..., Any], gradient: Callable[..., Tensors], *parts: Tensors
+) -> Any:
+    """Evaluate `value(*parts)`, with `gradient(parts, *cotangents)`.
 
-    def gradient(_: tf.Tensor) -> Tensors:
-        raise NotImplementedError("svdinv's operators have two derivatives, not three")
+    The gradient may leave out the last parts, which get none then.
+    """
 
-    return tf.identity(x), gradient
+    def split(tensors: Tensors) -> list[Tensors]:
+        rest = iter(tensors)
+        return [tuple(next(rest) for _ in part) for part in parts]
 
+    @tf.custom_gradient
+    def run(*tensors: tf.Tensor) -> tuple[Any, Any]:
+        def backward(*cotangents: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+            given = gradient(split(tensors), *cotangents)
+            return *given, *(None for _ in tensors[len(given) :])
 
-class _Map:
-    """The map of one function at given factors, with its derivatives."""
+        # Forward mode would differentiate what it sees here as well.
+        return value(*split(tuple(map(tf.stop_gradient, tensors)))), backward
 
-    def __init__(self, function: SpectralFunction, factors: Tensors) -> None:
-        self._function = function
-        self._factors = factors
-        self._size = 2 if function.has_tau else 1
-
-    def _split(self, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        return tensors[: self._size], tensors[self._size :]
-
-    def value(self, *point: tf.Tensor) -> tf.Tensor:
-        """F(A, tau)."""
-
-        @tf.custom_gradient
-        def run(*point: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            result = spectral_map(
-                self._function, point[0], _tau(point), self._factors, xp=xp
-            )
-            return result, lambda G: self.pull(*point, G)
-
-        return run(*point)
-
-    def pull(self, *tensors: tf.Tensor) -> Tensors:
-        """(A, tau, G) -> cotangents of A and tau."""
-
-        @tf.custom_gradient
-        def run(*tensors: tf.Tensor) -> tuple[Tensors, Any]:
-            point, (G,) = self._split(tensors)
-            gA, gtau = spectral_derivative(
-                *(self._function, point[0], _tau(point), self._factors, G),
-                transposed=True,
-                xp=xp,
-            )
-
-            def gradient(*C: tf.Tensor) -> Tensors:
-                return *self._second(point, G, C), self.push(*point, *C)
-
-            return (gA,) if gtau is None else (gA, gtau), gradient
-
-        return _tuple(run(*tensors))
-
-    def push(self, *tensors: tf.Tensor) -> tf.Tensor:
-        """(A, tau, dA, dtau) -> tangent of F(A, tau)."""
-
-        @tf.custom_gradient
-        def run(*tensors: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            point, dx = self._split(tensors)
-            result, _ = spectral_derivative(
-                *(self._function, point[0], _tau(point), self._factors),
-                *(dx[0], _tau(dx)),
-                xp=xp,
-            )
-
-            def gradient(G: tf.Tensor) -> Tensors:
-                return *self._second(point, G, dx), *self.pull(*point, G)
-
-            return result, gradient
-
-        return run(*tensors)
-
-    def _second(self, point: Tensors, G: tf.Tensor, dx: Tensors) -> Tensors:
-        factors = self._factors
-        if len(factors) != 3:
-            factors = xp.linalg.svd(tf.stop_gradient(point[0]), full_matrices=False)
-        gA, gtau = spectral_second_derivative(
-            *(self._function, point[0], _tau(point), factors, G, dx[0], _tau(dx)),
-            xp=xp,
-        )
-        moved = (gA,) if gtau is None else (gA, gtau)
-        return tuple(_last(x, *point) for x in moved)
+    # Tensors of this graph, for the gradient of a gradient is built in a third one.
+    return run(*(tf.identity(x) for part in parts for x in part))
 
 
 def _tau(point: Tensors) -> tf.Tensor | None:
     return point[1] if len(point) == 2 else None
 
 
-def _tuple(x: Any) -> Tensors:
-    return tuple(x) if isinstance(x, tuple | list) else (x,)
+def _given(gA: tf.Tensor, gtau: tf.Tensor | None) -> Tensors:
+    return (gA,) if gtau is None else (gA, gtau)
+
+
+def _map(function: SpectralFunction, point: Tensors, factors: Tensors) -> tf.Tensor:
+    """F(A, tau)."""
+
+    def value(point: Tensors, factors: Tensors) -> tf.Tensor:
+        return spectral_map(function, point[0], _tau(point), factors, xp=xp)
+
+    def gradient(parts: list[Tensors], G: tf.Tensor) -> Tensors:
+        point, factors = parts
+        return _pull(function, point, G, factors)
+
+    return _custom(value, gradient, point, factors)
+
+
+def _pull(
+    function: SpectralFunction, point: Tensors, G: tf.Tensor, factors: Tensors
+) -> Tensors:
+    """Cotangents of A and tau from that of F(A, tau)."""
+
+    def value(point: Tensors, G: Tensors, factors: Tensors) -> Tensors:
+        A, tau = point[0], _tau(point)
+        return _given(
+            *spectral_derivative(
+                function, A, tau, factors, G[0], transposed=True, xp=xp
+            )
+        )
+
+    def gradient(parts: list[Tensors], *C: tf.Tensor) -> Tensors:
+        point, (G,), factors = parts
+        moved = _second(function, point, G, C, factors)
+        return *moved, _push(function, point, C, factors)
+
+    result = _custom(value, gradient, point, (G,), factors)
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+def _push(
+    function: SpectralFunction, point: Tensors, dx: Tensors, factors: Tensors
+) -> tf.Tensor:
+    """Tangent of F(A, tau) along dx."""
+
+    def value(point: Tensors, dx: Tensors, factors: Tensors) -> tf.Tensor:
+        A, tau = point[0], _tau(point)
+        return spectral_derivative(function, A, tau, factors, dx[0], _tau(dx), xp=xp)[0]
+
+    def gradient(parts: list[Tensors], G: tf.Tensor) -> Tensors:
+        point, dx, factors = parts
+        moved = _second(function, point, G, dx, factors)
+        return *moved, *_pull(function, point, G, factors)
+
+    return _custom(value, gradient, point, dx, factors)
+
+
+def _second(
+    function: SpectralFunction,
+    point: Tensors,
+    G: tf.Tensor,
+    dx: Tensors,
+    factors: Tensors,
+) -> Tensors:
+    """Differentiate `_pull` along dx; nothing can differentiate the result."""
+    A, tau = point[0], _tau(point)
+    if len(factors) != 3:
+        factors = xp.linalg.svd(tf.stop_gradient(A), full_matrices=False)
+    moved = spectral_second_derivative(
+        function, A, tau, factors, G, dx[0], _tau(dx), xp=xp
+    )
+    return tuple(_last(x, *point) for x in _given(*moved))
+
+
+@tf.custom_gradient
+def _last(x: tf.Tensor, *point: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    def gradient(_: tf.Tensor) -> Tensors:
+        raise NotImplementedError("svdinv's operators have two derivatives, not three")
+
+    return tf.identity(x), gradient
 
 
 @_plain
@@ -159,7 +180,7 @@ def spectral(
     A: tf.Tensor, function: SpectralFunction, tau: tf.Tensor | None, factors: Tensors
 ) -> tf.Tensor:
     """U f(S) V^H, differentiable twice in A and tau."""
-    return _Map(function, factors).value(*((A,) if tau is None else (A, tau)))
+    return _map(function, _given(A, tau), factors)
 
 
 @_plain
@@ -168,19 +189,21 @@ def spectral_sum(
 ) -> tf.Tensor:
     """`value`, a function of the singular values whose gradient is U f(S) V^H."""
 
-    @tf.custom_gradient
-    def run(A: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        def gradient(g: tf.Tensor) -> tuple[tf.Tensor, None]:
-            weight = xp.astype(g, A.dtype)[..., None, None]
-            return weight * spectral(A, function, None, factors), None
+    def gradient(parts: list[Tensors], g: tf.Tensor) -> Tensors:
+        (A,), factors, _ = parts
+        slope = spectral(A, function, None, factors)
+        return (xp.astype(g, A.dtype)[..., None, None] * slope,)
 
-        return tf.identity(value), gradient
-
-    return run(A, value)
+    return _custom(
+        lambda A, factors, value: tf.identity(value[0]),
+        gradient,
+        (A,),
+        factors,
+        (value,),
+    )
 
 
 @_plain
-@tf.custom_gradient
 def rotate(
     A: tf.Tensor,
     y: tf.Tensor,
@@ -188,14 +211,19 @@ def rotate(
     U: tf.Tensor,
     S: tf.Tensor,
     Vh: tf.Tensor,
-) -> tuple[tf.Tensor, Any]:
+) -> tf.Tensor:
     """U diag(y) V^H, whose derivative in the factors is that in A."""
 
-    def gradient(G: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-        gA, K = sampled_derivative(U, S, Vh, y, minus, G, xp=xp)
-        return gA, tf.math.real(tf.linalg.diag_part(K)), None, None, None, None
+    def value(x: Tensors, factors: Tensors) -> tf.Tensor:
+        U, _, Vh, _ = factors
+        return (U * xp.astype(x[1], U.dtype)[..., None, :]) @ Vh
 
-    return (U * xp.astype(y, U.dtype)[..., None, :]) @ Vh, gradient
+    def gradient(parts: list[Tensors], G: tf.Tensor) -> Tensors:
+        (_, y), (U, S, Vh, minus) = parts
+        gA, K = sampled_derivative(U, S, Vh, y, minus, G, xp=xp)
+        return gA, tf.math.real(tf.linalg.diag_part(K))
+
+    return _custom(value, gradient, (A, y), (U, S, Vh, minus))
 
 
 class Toolbox:
