@@ -79,14 +79,11 @@ def test_derivatives_agree_with_pytorch(name):
     close(map(np.conj, product), products, 1e-9)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 @pytest.mark.parametrize(
-    "function",
+    ("function", "dtype"),
     [
-        lambda A, t: face.svt(A, t),
-        lambda A, t: face.svt(A, t, relative=True),
-        lambda A, t: face.schatten_norm(A, 3) * t,
-        lambda A, t: face.spectral_map(A, lambda s: jnp.tanh(s * t)),
+        (lambda A, t: face.svt(A, t), np.complex128),
+        (lambda A, t: face.spectral_map(A, lambda s: jnp.tanh(s * t)), np.float64),
     ],
 )
 def test_check_grads(function, dtype):
@@ -94,10 +91,11 @@ def test_check_grads(function, dtype):
     check_grads(jax.jit(function), (A, 0.4), order=2, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("name", ["svt", "svt, gram", "schatten_norm, 1.5"])
-def test_orders_of_differentiation_agree(name, dtype):
-    function, inputs, directions = case(f"{name}, {np.dtype(dtype).name}")
+@pytest.mark.parametrize(
+    "name", ["svt, float64", "svt, gram, complex128", "schatten_norm, 1.5, complex128"]
+)
+def test_orders_of_differentiation_agree(name):
+    function, inputs, directions = case(name)
     x, d = tuple(map(jnp.asarray, inputs)), tuple(map(jnp.asarray, directions))
     every = tuple(range(len(x)))
 
@@ -142,7 +140,7 @@ def test_hessians_agree():
     close([jax.jit(jax.vmap(jax.hessian(loss)))(A[None])[0]], [hessian], 1e-13)
 
 
-@pytest.mark.parametrize("method", ["auto", "svd", "gram"])
+@pytest.mark.parametrize("method", ["svd", "gram"])
 def test_vmap(method):
     A, tau = jnp.asarray(matrices((5, 4, 3))), jnp.linspace(0.2, 0.9, 5)
 
@@ -157,7 +155,9 @@ def test_vmap(method):
     close(jax.vmap(slope, (-1, 0))(last, tau), one_by_one, 1e-13)
     shared = jax.vmap(slope, (None, 0))(A[0], tau)
     close([g[2] for g in shared], slope(A[0], tau[2]), 1e-13)
-    batched = jax.grad(lambda A, tau: jnp.sum(jnp.sin(face.svt(A, tau))), (0, 1))
+    batched = jax.grad(
+        lambda A, tau: jnp.sum(jnp.sin(face.svt(A, tau, method=method))), (0, 1)
+    )
     close(batched(A, tau), one_by_one, 1e-13)
 
 
@@ -192,7 +192,7 @@ def test_repeated_spectra(shape):
 
         gradient, hessian = jax.jit(
             lambda A: (jax.grad(function)(A), jax.hessian(function)(A))
-        )(Q)  # noqa: B023
+        )(Q)
         close([gradient], [expected.numpy()], 1e-13)
         assert jnp.isfinite(hessian).all()
 
