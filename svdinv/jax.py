@@ -10,13 +10,35 @@ except ImportError as error:
     raise explain_missing("jax", "jax") from error
 
 from svdinv.backends.jax import differentiable
+from svdinv.backends.jax_spectral import Toolbox
 from svdinv.core.gauge import Gauge
 from svdinv.core.operation import SVD, Options
 from svdinv.core.svd import SVDResult
+from svdinv.operators import Operators
 
 __all__ = ["svd", "svdvals"]
 
 _svd = differentiable(SVD)
+_operators = Operators(Toolbox(), __name__)
+
+firm_threshold = _operators.firm_threshold
+kabsch = _operators.kabsch
+ky_fan_norm = _operators.ky_fan_norm
+local_low_rank = _operators.local_low_rank
+log_sum_threshold = _operators.log_sum_threshold
+low_rank = _operators.low_rank
+nuclear_norm = _operators.nuclear_norm
+polar = _operators.polar
+procrustes = _operators.procrustes
+schatten_norm = _operators.schatten_norm
+schatten_prox = _operators.schatten_prox
+spectral_norm = _operators.spectral_norm
+spectral_map = _operators.spectral_map
+sure = _operators.sure
+svht = _operators.svht
+svt = _operators.svt
+svt_divergence = _operators.svt_divergence
+tsvt = _operators.tsvt
 
 
 def svd(

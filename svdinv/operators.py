@@ -28,7 +28,7 @@ from svdinv.core.functions import (
     SpectralFunction,
     proper_signs,
 )
-from svdinv.core.namespace import Array, Namespace, adjoint, cast, is_complex
+from svdinv.core.namespace import Array, Namespace, adjoint, cast, is_complex, sizes
 from svdinv.core.risk import soft_divergence
 from svdinv.core.sampled import difference_nodes, sampled_difference
 from svdinv.core.tensors import fourier_slices, tilings
@@ -496,8 +496,8 @@ class Operators:
         Where s_k = s_{k+1}, the gradient is the subgradient of least norm.
         """
         k = _integer(k, "k", 1)
-        short = min(self._toolbox.matrices(A, "A")[0].shape[-2:])
-        if k > short:
+        short = _shorter(self._toolbox.matrices(A, "A")[0].shape)
+        if short is not None and k > short:
             raise ValueError(f"k must be at most min(m, n) = {short}, got {k}")
         return self._leading(A, k, method)
 
@@ -775,6 +775,8 @@ class Operators:
         check_method(method)
         tau = self._per_batch(tau, x, 3)[..., None, None]
         size = tuple(x.shape[-2:])
+        if None in size:
+            raise tools.shape_error("the height and width of x must be known")
         parts = [
             tiling.join(self._svt(tiling.cut(x, xp), tau, relative, method), xp)
             for tiling in tilings(size, block, stride, shift)
@@ -906,7 +908,8 @@ class Operators:
         variance = tools.parameter(sigma, A, "sigma") ** 2
         _, S, _ = tools.svd(A)
         lost = xp.minimum(S, tau[..., None])
-        size = A.shape[-2] * A.shape[-1] * (2 if is_complex(A, xp) else 1)
+        m, n = self._lengths(A)
+        size = m * n * (2 if is_complex(A, xp) else 1)
         risk = variance * (2 * self._divergence(S, tau, A) - size)
         return restore(risk + xp.sum(lost * lost, axis=-1))
 
@@ -951,15 +954,17 @@ class Operators:
         """Tau as (..., 1) or, one for each singular value, as (..., k)."""
         xp, ndim = self._toolbox.xp, len(A.shape)
         values = self._checked(tau, A)
-        batch, short = tuple(A.shape[:-2]), min(A.shape[-2:])
+        batch = tuple(A.shape[:-2])
         if len(values.shape) == ndim - 1:
-            shape = (*batch, short)
+            shape = (*batch, _shorter(A.shape))
             if not _broadcasts(values.shape, shape):
                 raise self._toolbox.shape_error(
                     f"tau must broadcast to the batch shape {batch} or to one value "
                     f"for each singular value, {shape}, got {tuple(values.shape)}"
                 )
-            return xp.broadcast_to(values, shape), True
+            *traced, m, n = sizes(A, xp)
+            short = xp.minimum(m, n) if shape[-1] is None else shape[-1]
+            return xp.broadcast_to(values, (*traced, short)), True
         return self._per_batch(values, A, 2)[..., None], False
 
     def _per_batch(self, tau: Any, A: Array, core: int) -> Array:
@@ -971,7 +976,8 @@ class Operators:
                 f"{tuple(values.shape)}; one for each singular value has as many "
                 "dimensions as the batch of their vectors, (..., min(m, n))"
             )
-        return self._toolbox.xp.broadcast_to(values, batch)
+        xp = self._toolbox.xp
+        return xp.broadcast_to(values, sizes(A, xp)[: len(batch)])
 
     def _checked(self, tau: Any, A: Array) -> Array:
         if isinstance(tau, int | float) and not tau >= 0:
@@ -979,12 +985,20 @@ class Operators:
         return self._toolbox.parameter(tau, A, "tau")
 
     def _divergence(self, S: Array, tau: Array, A: Array) -> Array:
-        xp, shape = self._toolbox.xp, (A.shape[-2], A.shape[-1])
+        xp, shape = self._toolbox.xp, self._lengths(A)
         return soft_divergence(S, tau[..., None], shape, is_complex(A, xp), xp)
+
+    def _lengths(self, A: Array) -> tuple[Any, Any]:
+        """Give m and n, as traced numbers in A's real dtype if one is unknown."""
+        m, n = sizes(A, self._toolbox.xp)[-2:]
+        if None in tuple(A.shape[-2:]):
+            m, n = (self._toolbox.parameter(size, A) for size in (m, n))
+        return m, n
 
     def _svt(self, A: Array, tau: Array, relative: bool, method: str) -> Array:
         """Soft threshold with tau broadcasting to the batch shape."""
-        tau = self._toolbox.xp.broadcast_to(tau, tuple(A.shape[:-2]))
+        xp = self._toolbox.xp
+        tau = xp.broadcast_to(tau, sizes(A, xp)[:-2])
         return self._spectral(A, Soft(), tau[..., None], relative, method)
 
     def _same_shape(self, A: Array, B: Array, a: str, b: str) -> None:
@@ -1013,6 +1027,12 @@ def _values_first(factors: Factors) -> tuple[Array, ...]:
 
 def _values_back(S: Array, vectors: list[Array]) -> Factors:
     return (vectors[0], S, vectors[1]) if len(vectors) == 2 else (S, *vectors)
+
+
+def _shorter(shape: Any) -> int | None:
+    """Give min(m, n), or None where one of them is unknown."""
+    m, n = shape[-2], shape[-1]
+    return None if m is None or n is None else min(m, n)
 
 
 def _broadcasts(shape: Any, to: Any) -> bool:

@@ -13,16 +13,16 @@ from svdinv.backends import tensorflow_namespace as xp
 from svdinv.core.gauge import report_gauge
 from svdinv.core.operation import Operation, Options
 
-__all__ = ["differentiable"]
+__all__ = ["HALF_EPSILON", "differentiable", "look"]
 
 Tensors = tuple[tf.Tensor, ...]
 
 
 # NumPy does not know that of bfloat16.
-_HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
+HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
 
 
-def _look(mask: tf.Tensor) -> bool | None:
+def look(mask: tf.Tensor) -> bool | None:
     """Tell that no element holds, if that means no waiting for a device."""
     on_host = tf.executing_eagerly() and "GPU" not in mask.device
     # Tensors cannot be assigned to: matrices are all treated alike or none is.
@@ -50,7 +50,7 @@ def _connected(operation: Operation, options: Options) -> Callable[..., Tensors]
             # Linked anew, so that a second derivative comes through here again
             # and not through TensorFlow's own gradient of the SVD.
             linked = connect(A, *outputs)
-            gA = operation.pullback(linked, cotangents, options, xp, _look)
+            gA = operation.pullback(linked, cotangents, options, xp, look)
             return gA, *(None for _ in outputs)
 
         return tuple(tf.identity(x) for x in outputs), gradient
@@ -74,7 +74,7 @@ def differentiable(operation: Operation) -> Callable[[Any, Options], Tensors]:
         half = A.dtype.size == 2
         inner = tf.cast(A, tf.float32) if half else A
         if half:  # the cotangents come back with the rounding errors of the outputs
-            options = replace(options, epsilon=_HALF_EPSILON[A.dtype])
+            options = replace(options, epsilon=HALF_EPSILON[A.dtype])
         outputs = operation.forward(tf.stop_gradient(inner), options, xp)
         outputs = _connected(operation, options)(inner, *outputs)
         return tuple(tf.cast(x, A.dtype) if half else x for x in outputs)

@@ -16,20 +16,33 @@ __all__ = [
     "abs",
     "any",
     "astype",
+    "broadcast_to",
+    "complex128",
     "concat",
     "conj",
+    "cumulative_sum",
     "dynamic_shape",
+    "expm1",
+    "fft",
     "finfo",
+    "float64",
+    "full_like",
     "imag",
     "isdtype",
     "linalg",
+    "log",
+    "log1p",
     "matrix_transpose",
     "max",
     "maximum",
     "minimum",
     "ones_like",
+    "permute_dims",
     "real",
+    "reshape",
+    "roll",
     "sqrt",
+    "stack",
     "sum",
     "tril",
     "triu",
@@ -38,16 +51,24 @@ __all__ = [
 ]
 
 abs = tf.abs
+complex128 = tf.complex128
 concat = tf.concat
 conj = tf.math.conj
 dynamic_shape = tf.shape
+expm1 = tf.math.expm1
+float64 = tf.float64
 imag = tf.math.imag
+log = tf.math.log
+log1p = tf.math.log1p
 matrix_transpose = tf.linalg.matrix_transpose
 maximum = tf.maximum
 minimum = tf.minimum
 ones_like = tf.ones_like
+permute_dims = tf.transpose
 real = tf.math.real
+roll = tf.roll
 sqrt = tf.sqrt
+stack = tf.stack
 where = tf.where
 zeros_like = tf.zeros_like
 
@@ -59,12 +80,31 @@ def any(x: tf.Tensor, *, axis: Any = None) -> tf.Tensor:
 
 def astype(x: tf.Tensor, dtype: tf.DType, *, copy: bool = True) -> tf.Tensor:
     """Cast; tensors are immutable, so `copy` does not matter."""
+    if dtype.is_complex and not x.dtype.is_complex:
+        # The gradient of tf.cast casts back, with a warning about what that drops.
+        part = tf.cast(x, dtype.real_dtype)
+        return tf.complex(part, tf.zeros_like(part))
     return tf.cast(x, dtype)
+
+
+def broadcast_to(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
+    """Broadcast to a shape, of ints and traced numbers."""
+    return tf.broadcast_to(x, tf.stack(shape) if shape else ())
+
+
+def cumulative_sum(x: tf.Tensor, *, axis: int = -1) -> tf.Tensor:
+    """Sum the first elements along an axis."""
+    return tf.cumsum(x, axis=axis)
 
 
 def finfo(dtype: tf.DType) -> Any:
     """Machine limits of a floating point or complex dtype."""
     return np.finfo(dtype.as_numpy_dtype)
+
+
+def full_like(x: tf.Tensor, value: float) -> tf.Tensor:
+    """Constant in the shape and dtype of `x`."""
+    return tf.zeros_like(x) + value
 
 
 def isdtype(dtype: tf.DType, kind: str | tuple[str, ...]) -> bool:
@@ -78,6 +118,11 @@ def isdtype(dtype: tf.DType, kind: str | tuple[str, ...]) -> bool:
 def max(x: tf.Tensor, *, axis: Any = None, keepdims: bool = False) -> tf.Tensor:
     """Maximum over an axis or several."""
     return tf.reduce_max(x, axis=axis, keepdims=keepdims)
+
+
+def reshape(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
+    """Reshape to a shape, of ints and traced numbers."""
+    return tf.reshape(x, tf.stack(shape))
 
 
 def sum(x: tf.Tensor, *, axis: Any = None, keepdims: bool = False) -> tf.Tensor:
@@ -100,4 +145,37 @@ def _svd(A: tf.Tensor, *, full_matrices: bool) -> tuple[tf.Tensor, ...]:
     return u, s, tf.linalg.adjoint(v)
 
 
-linalg = SimpleNamespace(svd=_svd, diagonal=tf.linalg.diag_part)
+def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    eigenvalues, V = tf.linalg.eigh(A)
+    return tf.math.real(eigenvalues), V
+
+
+def _det(A: tf.Tensor) -> tf.Tensor:
+    # XLA compiles no determinant: those in the plane and in space are written out.
+    size = A.shape[-1]
+    if size == 2:
+        return A[..., 0, 0] * A[..., 1, 1] - A[..., 0, 1] * A[..., 1, 0]
+    if size == 3:
+        a, b, c = tf.unstack(A, axis=-2)
+        return tf.reduce_sum(a * tf.linalg.cross(b, c), axis=-1)
+    return tf.linalg.det(A)
+
+
+def _irfft(x: tf.Tensor, *, n: Any, axis: int = -1) -> tf.Tensor:
+    return tf.signal.irfft(x, tf.stack([n]))
+
+
+# TensorFlow transforms the last axis, and that is the only one asked for.
+fft = SimpleNamespace(
+    fft=lambda x, *, axis=-1: tf.signal.fft(x),
+    ifft=lambda x, *, axis=-1: tf.signal.ifft(x),
+    rfft=lambda x, *, axis=-1: tf.signal.rfft(x),
+    irfft=_irfft,
+)
+linalg = SimpleNamespace(
+    det=_det,
+    diagonal=tf.linalg.diag_part,
+    eigh=_eigh,
+    qr=tf.linalg.qr,
+    svd=_svd,
+)

@@ -26,6 +26,7 @@ __all__ = [
     "last_size",
     "real",
     "safe_divide",
+    "sizes",
     "skew",
 ]
 
@@ -69,6 +70,15 @@ def last_size(x: Array, xp: Namespace) -> Any:
     """Length of the last axis: an int, or a traced number where it is unknown."""
     size = x.shape[-1]
     return xp.dynamic_shape(x)[-1] if size is None else size
+
+
+def sizes(x: Array, xp: Namespace) -> tuple[Any, ...]:
+    """Shape of `x`, with traced numbers for the lengths that are unknown."""
+    shape = tuple(x.shape)
+    if None not in shape:
+        return shape
+    traced = xp.dynamic_shape(x)
+    return tuple(traced[i] if n is None else n for i, n in enumerate(shape))
 
 
 def known_equal(a: Any, b: Any) -> bool:

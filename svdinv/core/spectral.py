@@ -490,7 +490,7 @@ def _triple_sum(
     k = c.s.shape[-1]
     size = math.prod(c.minus.shape) if None not in c.minus.shape else None
     step = k if not size else max(1, min(k, _SLICE // size))
-    if not k:
+    if k == 0:
         return KG
     total = None
     for start in range(0, k, step) if k is not None else (0,):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from svdinv.core.namespace import Array, Namespace, is_complex
+from svdinv.core.namespace import Array, Namespace, is_complex, sizes
 
 __all__ = ["Tiling", "fourier_slices", "tilings"]
 
@@ -34,7 +34,7 @@ def fourier_slices(
     callable
         From such an array to one of the shape of X.
     """
-    ndim, length = len(X.shape), X.shape[axis]
+    ndim, length = len(X.shape), sizes(X, xp)[axis]
     batch = tuple(range(ndim - 3))
     first, second = (i for i in range(ndim - 3, ndim) if i != axis % ndim)
     last = xp.permute_dims(X, (*batch, first, second, axis % ndim))
@@ -74,7 +74,7 @@ class Tiling:
         for axis, (size, block, shift) in zip((-2, -1), self._axes(), strict=True):
             x = _filled(x, axis, -size % block, xp)
             x = xp.roll(x, -shift, axis=axis) if shift else x
-        *batch, T, H, W = x.shape
+        *batch, T, H, W = sizes(x, xp)
         (h, w), n = self.block, len(batch)
         x = xp.reshape(x, (*batch, T, H // h, h, W // w, w))
         x = xp.permute_dims(x, (*range(n), n + 1, n + 3, n + 2, n + 4, n))
@@ -82,7 +82,7 @@ class Tiling:
 
     def join(self, tiles: Array, xp: Namespace) -> Array:
         """Undo `cut`."""
-        *batch, rows, columns, _, T = tiles.shape
+        *batch, rows, columns, _, T = sizes(tiles, xp)
         (h, w), n = self.block, len(batch)
         x = xp.reshape(tiles, (*batch, rows, columns, h, w, T))
         x = xp.permute_dims(x, (*range(n), n + 4, n, n + 2, n + 1, n + 3))
