@@ -100,7 +100,7 @@ def leading_sum(tools: Toolbox, A: Array, count: int | None, factors: Factors) -
     """Sum of the largest singular values, differentiable."""
     function, xp = Leading(count), tools.xp
     if count == 1:
-        value = largest_value(A, factors, xp)[..., 0]
+        value = xp.sum(largest_value(A, factors, xp), axis=-1)
     else:
         S = singular_values(factors)
         value = xp.sum(function.value(S, None, xp) * S, axis=-1)
@@ -550,7 +550,8 @@ class Operators:
         total = p * tools.spectral_sum(scaled, total, power, factors)
         positive = total > 0
         root = xp.where(positive, total, xp.ones_like(total)) ** (1 / p)
-        return restore(xp.where(positive, top[..., 0] * root, xp.zeros_like(root)))
+        norm = xp.sum(top, axis=-1) * root  # sums, because there may be nothing
+        return restore(xp.where(positive, norm, xp.zeros_like(root)))
 
     def procrustes(self, A: Array, B: Array) -> Array:
         """Unitary matrix R that brings A nearest to B, min ||A R - B||.

@@ -28,6 +28,7 @@ from svdinv.core.spectral import (
     spectral_map,
     spectral_second_derivative,
 )
+from svdinv.operators import relative_spectral
 
 __all__ = ["Toolbox"]
 
@@ -57,12 +58,8 @@ def _tau(point: Arrays) -> Any:
     return point[1] if len(point) == 2 else None
 
 
-def _thin(A: Any, factors: Arrays) -> Arrays:
-    """Factors that a second derivative can be made of."""
-    return factors if len(factors) == 3 else _thin_svd(A)
-
-
-def _thin_svd(A: Any) -> Arrays:
+def _thin(A: Any) -> Arrays:
+    """Factors for a second derivative: those of a Gram matrix are not orthogonal."""
     return tuple(jnp.linalg.svd(A, full_matrices=False))
 
 
@@ -98,7 +95,7 @@ def _bend(
     """Second derivative of the map along dx and dy, in which it is symmetric."""
     A, tau = point[0], _tau(point)
     moved, _ = spectral_second_derivative(
-        function, A, tau, _thin(A, factors), dx[0], dy[0], _tau(dy), _tau(dx), xp=jnp
+        function, A, tau, _thin(A), dx[0], dy[0], _tau(dy), _tau(dx), xp=jnp
     )
     return (moved,)
 
@@ -109,7 +106,7 @@ def _bend_pull(
     """Tangent of `_pull` along dx, which is its own transpose in dx."""
     A, tau = point[0], _tau(point)
     gA, gtau = spectral_second_derivative(
-        function, A, tau, _thin(A, factors), G[0], dx[0], _tau(dx), xp=jnp
+        function, A, tau, _thin(A), G[0], dx[0], _tau(dx), xp=jnp
     )
     return (gA,) if tau is None else (gA, gtau)
 
@@ -385,6 +382,12 @@ class Toolbox:
     factorise = staticmethod(factorise)
     spectral = staticmethod(spectral)
     spectral_sum = staticmethod(spectral_sum)
+
+    def relative_spectral(
+        self, A: Any, function: SpectralFunction, ratio: Any, factors: Arrays
+    ) -> Any:
+        """`spectral` with tau = ratio s_1."""
+        return relative_spectral(self, A, function, ratio, factors)
 
     @staticmethod
     def matrices(A: Any, name: str, ndim: int = 2) -> tuple[Any, Callable[[Any], Any]]:

@@ -24,6 +24,7 @@ from svdinv.core.spectral import (
     spectral_map,
     spectral_second_derivative,
 )
+from svdinv.operators import relative_spectral
 
 __all__ = ["Toolbox"]
 
@@ -102,7 +103,7 @@ def _pull(
 
     def gradient(parts: list[Tensors], *C: tf.Tensor) -> Tensors:
         point, (G,), factors = parts
-        moved = _second(function, point, G, C, factors)
+        moved = _second(function, point, G, C)
         return *moved, _push(function, point, C, factors)
 
     result = _custom(value, gradient, point, (G,), factors)
@@ -120,7 +121,7 @@ def _push(
 
     def gradient(parts: list[Tensors], G: tf.Tensor) -> Tensors:
         point, dx, factors = parts
-        moved = _second(function, point, G, dx, factors)
+        moved = _second(function, point, G, dx)
         return *moved, *_pull(function, point, G, factors)
 
     return _custom(value, gradient, point, dx, factors)
@@ -131,12 +132,11 @@ def _second(
     point: Tensors,
     G: tf.Tensor,
     dx: Tensors,
-    factors: Tensors,
 ) -> Tensors:
     """Differentiate `_pull` along dx; nothing can differentiate the result."""
     A, tau = point[0], _tau(point)
-    if len(factors) != 3:
-        factors = xp.linalg.svd(tf.stop_gradient(A), full_matrices=False)
+    # Anew, because vectors from a Gram matrix are not all orthogonal.
+    factors = xp.linalg.svd(tf.stop_gradient(A), full_matrices=False)
     moved = spectral_second_derivative(
         function, A, tau, factors, G, dx[0], _tau(dx), xp=xp
     )
@@ -234,6 +234,16 @@ class Toolbox:
     factorise = staticmethod(factorise)
     spectral = staticmethod(spectral)
     spectral_sum = staticmethod(spectral_sum)
+
+    def relative_spectral(
+        self,
+        A: tf.Tensor,
+        function: SpectralFunction,
+        ratio: tf.Tensor,
+        factors: Tensors,
+    ) -> tf.Tensor:
+        """`spectral` with tau = ratio s_1."""
+        return relative_spectral(self, A, function, ratio, factors)
 
     @staticmethod
     def matrices(
