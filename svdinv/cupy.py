@@ -10,7 +10,7 @@ from __future__ import annotations
 from svdinv._missing import explain_missing
 
 try:
-    import cupy  # noqa: F401
+    import cupy
 except ImportError as error:
     raise explain_missing("cupy", "cupy") from error
 
@@ -66,6 +66,9 @@ __all__ = [
     "sure_vjp",
     "svd",
     "svd_jvp",
+    "svd_lowrank",
+    "svd_lowrank_jvp",
+    "svd_lowrank_vjp",
     "svd_vjp",
     "svdvals",
     "svht",
@@ -83,7 +86,9 @@ __all__ = [
 ]
 
 # Looking at a mask would wait for the device.
-_operators = ManualOperators(Toolbox(xp, never_look, np.linalg.LinAlgError), __name__)
+_operators = ManualOperators(
+    Toolbox(xp, never_look, np.linalg.LinAlgError, cupy.random.default_rng), __name__
+)
 
 firm_threshold = _operators.firm_threshold
 firm_threshold_jvp = _operators.firm_threshold_jvp
@@ -130,6 +135,9 @@ sure_vjp = _operators.sure_vjp
 svd = _operators.svd
 svd_jvp = _operators.svd_jvp
 svd_vjp = _operators.svd_vjp
+svd_lowrank = _operators.svd_lowrank
+svd_lowrank_jvp = _operators.svd_lowrank_jvp
+svd_lowrank_vjp = _operators.svd_lowrank_vjp
 svdvals = _operators.svdvals
 svht = _operators.svht
 svht_jvp = _operators.svht_jvp

@@ -64,6 +64,9 @@ __all__ = [
     "sure_vjp",
     "svd",
     "svd_jvp",
+    "svd_lowrank",
+    "svd_lowrank_jvp",
+    "svd_lowrank_vjp",
     "svd_vjp",
     "svdvals",
     "svht",
@@ -81,7 +84,13 @@ __all__ = [
 ]
 
 _operators = ManualOperators(
-    Toolbox(xp, lambda mask: bool(mask.any()), np.linalg.LinAlgError), __name__
+    Toolbox(
+        xp,
+        lambda mask: bool(mask.any()),
+        np.linalg.LinAlgError,
+        np.random.default_rng,
+    ),
+    __name__,
 )
 
 firm_threshold = _operators.firm_threshold
@@ -129,6 +138,9 @@ sure_vjp = _operators.sure_vjp
 svd = _operators.svd
 svd_jvp = _operators.svd_jvp
 svd_vjp = _operators.svd_vjp
+svd_lowrank = _operators.svd_lowrank
+svd_lowrank_jvp = _operators.svd_lowrank_jvp
+svd_lowrank_vjp = _operators.svd_lowrank_vjp
 svdvals = _operators.svdvals
 svht = _operators.svht
 svht_jvp = _operators.svht_jvp

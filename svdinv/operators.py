@@ -31,7 +31,9 @@ from svdinv.core.functions import (
 from svdinv.core.namespace import Array, Namespace, adjoint, cast, is_complex, sizes
 from svdinv.core.risk import soft_divergence
 from svdinv.core.sampled import difference_nodes, sampled_difference
+from svdinv.core.svd import SVDResult
 from svdinv.core.tensors import fourier_slices, tilings
+from svdinv.core.truncated import svd_lowrank
 
 __all__ = ["Alignment", "Operators", "Toolbox"]
 
@@ -65,6 +67,14 @@ class Toolbox(Protocol):
 
     def derivative(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
         """Differentiate a function that acts element by element."""
+
+    def sketch(self, A: Array, columns: int, seed: Any) -> Array:
+        """Draw a normal random matrix (..., n, columns) in the dtype of A."""
+
+    def leading_triplets(
+        self, A: Array, U: Array, S: Array, Vh: Array
+    ) -> tuple[Array, Array, Array]:
+        """U, S and Vh with their derivative in A, as `svd_lowrank_pullback`."""
 
     def rotate(
         self, A: Array, y: Array, minus: Array, U: Array, S: Array, Vh: Array
@@ -783,6 +793,81 @@ class Operators:
             for tiling in tilings(size, block, stride, shift)
         ]
         return restore(sum(parts[1:], parts[0]) / len(parts))
+
+    def svd_lowrank(
+        self,
+        A: Array,
+        rank: int,
+        *,
+        oversampling: int = 10,
+        power: int = 2,
+        seed: Any = None,
+    ) -> SVDResult:
+        """Leading singular triplets, randomized, with the derivative of the exact ones.
+
+        Halko, Martinsson and Tropp's range finder [1]_: no more than products with A
+        and decompositions of slim matrices. The derivative includes the coupling to
+        the discarded singular vectors [2]_, by an iterative solution of the linear
+        system in them, which again takes only products with A.
+
+        Parameters
+        ----------
+        A : array
+            Matrices, shape (..., m, n), real or complex.
+        rank : int
+            Number r of triplets, from 1 to min(m, n).
+        oversampling : int, optional
+            Further columns of the random matrix.
+        power : int, optional
+            Number of power iterations; more, if the singular values decay slowly.
+        seed : optional
+            An integer or the framework's own source of random numbers: a generator
+            in PyTorch, NumPy and CuPy, a key in JAX. By default the framework's
+            global one, and in JAX, which has none, always the same.
+
+        Returns
+        -------
+        SVDResult
+            Named tuple ``(U, S, Vh)`` with shapes (..., m, r), (..., r), (..., r, n).
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `svt`, and if `rank`, `oversampling` or `power` is out of range.
+
+        See Also
+        --------
+        svdinv.core.truncated.svd_lowrank_pullback : The formulas and their limits.
+
+        Notes
+        -----
+        A loss should not depend on the phases of the vectors. Where s_r = s_{r+1}
+        there is no derivative, and a finite substitute is taken. If the triplets are
+        inexact, so is the derivative, by their error over s_r - s_{r+1}.
+
+        References
+        ----------
+        .. [1] N. Halko, P.-G. Martinsson and J. A. Tropp, "Finding structure with
+           randomness", SIAM Review 53(2), 2011.
+        .. [2] A. Francuz, N. Schuch and B. Vanhecke, "Stable and efficient
+           differentiation of tensor network algorithms", Phys. Rev. Research 7,
+           013237, 2025.
+        """
+        tools, xp = self._toolbox, self._toolbox.xp
+        A, restore = tools.matrices(A, "A")
+        short = _shorter(A.shape)
+        rank = _integer(rank, "rank", 1)
+        oversampling = _integer(oversampling, "oversampling", 0)
+        power = _integer(power, "power", 0)
+        if short is None:
+            raise tools.shape_error("A must have known numbers of rows and columns")
+        if rank > short:
+            raise ValueError(f"rank must be at most min(m, n) = {short}, got {rank}")
+        fixed = tools.stop_gradient(A)
+        sketch = tools.sketch(fixed, min(rank + oversampling, short), seed)
+        triplets = svd_lowrank(fixed, sketch, rank=rank, power=power, xp=xp)
+        U, S, Vh = tools.leading_triplets(A, *triplets)
+        return SVDResult(restore(U), restore(S), restore(Vh))
 
     def spectral_map(
         self, A: Array, f: Callable[[Array], Array], df: Any = None

@@ -17,7 +17,30 @@ from svdinv.core.gauge import Gauge
 from svdinv.core.operation import SVD, Options
 from svdinv.operators import Operators
 
-__all__ = ["SUVResult", "svd", "svdvals"]
+__all__ = [
+    "SUVResult",
+    "firm_threshold",
+    "kabsch",
+    "ky_fan_norm",
+    "local_low_rank",
+    "log_sum_threshold",
+    "low_rank",
+    "nuclear_norm",
+    "polar",
+    "procrustes",
+    "schatten_norm",
+    "schatten_prox",
+    "spectral_map",
+    "spectral_norm",
+    "sure",
+    "svd",
+    "svd_lowrank",
+    "svdvals",
+    "svht",
+    "svt",
+    "svt_divergence",
+    "tsvt",
+]
 
 _svd = differentiable(SVD)
 _operators = Operators(Toolbox(), __name__)
@@ -36,6 +59,7 @@ schatten_prox = _operators.schatten_prox
 spectral_norm = _operators.spectral_norm
 spectral_map = _operators.spectral_map
 sure = _operators.sure
+svd_lowrank = _operators.svd_lowrank
 svht = _operators.svht
 svt = _operators.svt
 svt_divergence = _operators.svt_divergence

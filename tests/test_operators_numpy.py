@@ -658,7 +658,9 @@ class TestStrict(Like):
 
     def face(self):
         xp = pytest.importorskip("array_api_strict")
-        operators = ManualOperators(Toolbox(xp, never_look, ValueError), "")
+        operators = ManualOperators(
+            Toolbox(xp, never_look, ValueError, np.random.default_rng), ""
+        )
         return operators, lambda x: xp.asarray(x.copy()), np.asarray
 
 

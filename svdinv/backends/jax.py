@@ -23,7 +23,7 @@ from svdinv.core.gauge import Gauge, report_gauge
 from svdinv.core.operation import Operation, Options
 from svdinv.core.repeated import never_look
 
-__all__ = ["differentiable"]
+__all__ = ["differentiable", "pushforward_primitive"]
 
 Arrays = tuple[Any, ...]
 
@@ -49,7 +49,7 @@ def _report(dependence: Any, gauge: Gauge, epsilon: float) -> None:
     report(dependence)
 
 
-def _pushforward_primitive(operation: Operation) -> Primitive:
+def pushforward_primitive(operation: Operation) -> Primitive:
     """Make the primitive (outputs, dA) -> tangents of the outputs."""
     primitive = Primitive(f"svdinv_{operation.name}_pushforward")
     primitive.multiple_results = True
@@ -129,7 +129,7 @@ def _pushforward_primitive(operation: Operation) -> Primitive:
 
 def differentiable(operation: Operation) -> Callable[[Any, Options, str], Arrays]:
     """Turn an operation into a function of an array that JAX differentiates."""
-    primitive = _pushforward_primitive(operation)
+    primitive = pushforward_primitive(operation)
 
     @partial(jax.custom_jvp, nondiff_argnums=(1,))
     def function(A: Any, options: Options) -> Arrays:

@@ -18,10 +18,10 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from svdinv.backends.jax import differentiable
+from svdinv.backends.jax import differentiable, pushforward_primitive
 from svdinv.core.factors import factorise as core_factorise
 from svdinv.core.functions import SpectralFunction
-from svdinv.core.operation import SVD, Options
+from svdinv.core.operation import SVD, Options, leading_triplets
 from svdinv.core.sampled import sampled_derivative
 from svdinv.core.spectral import (
     spectral_derivative,
@@ -374,6 +374,33 @@ def _(primals: Arrays, tangents: Arrays) -> Any:
     return _rotate(*primals), _rotated(dA, dy, *primals[1:])
 
 
+def _while(step: Any, running: Any, state: Any, steps: int) -> Any:
+    """Loop of an iterative solution, which ends where it may."""
+
+    def going(carry: Any) -> Any:
+        return (carry[0] < steps) & jnp.any(running(carry[1]))
+
+    def body(carry: Any) -> Any:
+        return carry[0] + 1, step(carry[1])
+
+    return lax.while_loop(going, body, (0, state))[1]
+
+
+_triplets_p = pushforward_primitive(leading_triplets(_while))
+
+
+@jax.custom_jvp
+def _triplets(A: Any, U: Any, S: Any, Vh: Any) -> Arrays:
+    return U, S, Vh
+
+
+@_triplets.defjvp
+def _(primals: Arrays, tangents: Arrays) -> Any:
+    outputs = _triplets(*primals)
+    moved = _triplets_p.bind(*outputs, primals[0], tangents[0], options=Options())
+    return outputs, tuple(moved[:3])
+
+
 class Toolbox:
     """What `svdinv.operators` needs of JAX."""
 
@@ -424,6 +451,18 @@ class Toolbox:
     def svd(A: Any) -> Arrays:
         """Thin U, S and Vh, differentiable."""
         return _svd(A, Options(), "A")
+
+    @staticmethod
+    def sketch(A: Any, columns: int, seed: Any) -> Any:
+        """Draw a normal random matrix (..., n, columns)."""
+        key = seed if isinstance(seed, jax.Array) else jax.random.key(seed or 0)
+        shape = (*A.shape[:-2], A.shape[-1], columns)
+        return jax.random.normal(key, shape, A.dtype)
+
+    @staticmethod
+    def leading_triplets(*arrays: Any) -> Arrays:
+        """U, S and Vh from A and these."""
+        return _triplets(*arrays)
 
     @staticmethod
     def derivative(f: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -15,7 +15,7 @@ from svdinv.core.chains import Map
 from svdinv.core.factors import factorise, largest_value
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.gauge import report_gauge
-from svdinv.core.namespace import Array, DType, Namespace, real
+from svdinv.core.namespace import Array, DType, Namespace, is_complex, real
 from svdinv.core.operation import Operation, Options
 from svdinv.core.repeated import Look
 from svdinv.core.spectral import spectral_map
@@ -38,9 +38,18 @@ class Toolbox:
         Whether an element of a boolean array holds, as in `svd_pullback`.
     shape_error : type
         What the framework raises for an array that is no matrix.
+    rng : callable
+        Makes a generator of random numbers from a seed or None.
     """
 
-    def __init__(self, xp: Namespace, look: Look, shape_error: type[Exception]) -> None:
+    def __init__(
+        self,
+        xp: Namespace,
+        look: Look,
+        shape_error: type[Exception],
+        rng: Callable[[Any], Any],
+    ) -> None:
+        self.rng = rng
         self.xp = xp
         self.look = look
         self.shape_error = shape_error
@@ -92,6 +101,21 @@ class Toolbox:
         """U diag(y) V^H."""
         y = self.xp.astype(y, U.dtype, copy=False)
         return (U * y[..., None, :]) @ Vh
+
+    def sketch(self, A: Array, columns: int, seed: Any) -> Array:
+        """Draw a normal random matrix (..., n, columns)."""
+        random = seed if hasattr(seed, "standard_normal") else self.rng(seed)
+        shape = (*A.shape[:-2], A.shape[-1], columns)
+        normal = random.standard_normal(shape)
+        if is_complex(A, self.xp):
+            normal = normal + 1j * random.standard_normal(shape)
+        return self.xp.astype(normal, A.dtype, copy=False)
+
+    def leading_triplets(
+        self, A: Array, U: Array, S: Array, Vh: Array
+    ) -> tuple[Array, Array, Array]:
+        """U, S and Vh."""
+        return U, S, Vh
 
     def stop_gradient(self, x: Array) -> Array:
         """`x`, which has no derivative."""
@@ -182,12 +206,15 @@ class Record(Toolbox):
         Every sum over singular values: A, value, function and factors.
     factors : tuple of array
         Those of the SVD.
+    triplets : tuple of array
+        U, S and Vh of a truncated SVD, and A.
     sampled : tuple of array
         U, S, Vh, values and divided differences of a function that the user gave.
     """
 
     def __init__(self, toolbox: Toolbox) -> None:
-        super().__init__(toolbox.xp, toolbox.look, toolbox.shape_error)
+        super().__init__(toolbox.xp, toolbox.look, toolbox.shape_error, toolbox.rng)
+        self.triplets: tuple[Array, ...] = ()
         self.given: dict[str, Given] = {}
         self.maps: list[Map] = []
         self.sums: list[tuple[Array, Array, SpectralFunction, Factors]] = []
@@ -217,6 +244,13 @@ class Record(Toolbox):
     def svd(self, A: Array) -> tuple[Array, Array, Array]:
         """Keep the factors."""
         self.factors = U, S, Vh = super().svd(A)
+        return U, S, Vh
+
+    def leading_triplets(
+        self, A: Array, U: Array, S: Array, Vh: Array
+    ) -> tuple[Array, Array, Array]:
+        """Keep them."""
+        self.triplets = U, S, Vh, A
         return U, S, Vh
 
     def derivative(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:

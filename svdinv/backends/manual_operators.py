@@ -23,12 +23,14 @@ from svdinv.core.chains import (
 )
 from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, is_complex, real
-from svdinv.core.operation import SVD, Options
+from svdinv.core.operation import SVD, Options, leading_triplets
 from svdinv.core.risk import soft_divergence_gradient, sure_gradient
 from svdinv.core.spectral import spectral_map
 from svdinv.core.svd import SVDResult
 from svdinv.core.tensors import tilings
 from svdinv.operators import Alignment, Operators
+
+_LEADING = leading_triplets()
 
 __all__ = ["ManualOperators"]
 
@@ -1529,6 +1531,100 @@ class ManualOperators(Operators):
         return self._like(tangent, result)
 
     # How each kind is chained.
+
+    def svd_lowrank_vjp(
+        self,
+        A: Array,
+        rank: int,
+        *,
+        oversampling: int = 10,
+        power: int = 2,
+        seed: Any = None,
+    ) -> tuple[SVDResult, Callable[..., Array]]:
+        """`svd_lowrank`, and the function that pulls cotangents back.
+
+        Parameters
+        ----------
+        A, rank, oversampling, power, seed
+            As for `svd_lowrank`.
+
+        Returns
+        -------
+        SVDResult
+            The result of `svd_lowrank`.
+        pullback : callable
+            ``pullback(gU=None, gS=None, gVh=None)``, with the cotangents of the
+            results or None for zero, returns gA.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `svd_lowrank`; from the pullback, if a cotangent does not fit.
+        """
+        record, operators = self._record()
+        result = operators.svd_lowrank(
+            A, rank, oversampling=oversampling, power=power, seed=seed
+        )
+        tools, triplets, names = self._tools, record.triplets, ("gU", "gS", "gVh")
+
+        def pullback(*cotangents: Any, **named: Any) -> Array:
+            given = tuple(
+                None if g is None else tools.tangent(g, name, x.shape, x.dtype)
+                for g, name, x in zip(
+                    by_name(names, cotangents, named), names, triplets, strict=False
+                )
+            )
+            gA = _LEADING.pullback(
+                triplets, (*given, None), Options(), tools.xp, tools.look
+            )
+            return record.argument_cotangent("A", gA)
+
+        return result, pullback
+
+    def svd_lowrank_jvp(
+        self,
+        A: Array,
+        rank: int,
+        dA: Array,
+        *,
+        oversampling: int = 10,
+        power: int = 2,
+        seed: Any = None,
+    ) -> tuple[SVDResult, SVDResult]:
+        """`svd_lowrank`, and its derivative along a direction.
+
+        Parameters
+        ----------
+        A, rank, oversampling, power, seed
+            As for `svd_lowrank`.
+        dA : array
+            Tangent of A, of its shape.
+
+        Returns
+        -------
+        SVDResult
+            The result of `svd_lowrank`.
+        SVDResult
+            Its tangent ``(dU, dS, dVh)``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `svd_lowrank`, and if `dA` does not fit.
+        """
+        record, operators = self._record()
+        result = operators.svd_lowrank(
+            A, rank, oversampling=oversampling, power=power, seed=seed
+        )
+        dA = record.argument_tangent("A", dA)
+        *tangents, _ = _LEADING.pushforward(
+            record.triplets, dA, Options(), self._tools.xp
+        )
+        dU, dS, dVh = (
+            x if x.dtype == y.dtype else self._tools.xp.astype(x, y.dtype)
+            for x, y in zip(tangents, result, strict=True)
+        )
+        return result, SVDResult(dU, dS, dVh)
 
     def _record(self) -> tuple[Record, Operators]:
         """Operators for one call, and what they will have kept."""

@@ -17,7 +17,8 @@ from svdinv.backends import tensorflow_namespace as xp
 from svdinv.backends.tensorflow import HALF_EPSILON, differentiable, look
 from svdinv.core.factors import factorise as core_factorise
 from svdinv.core.functions import SpectralFunction
-from svdinv.core.operation import SVD, Options
+from svdinv.core.namespace import sizes
+from svdinv.core.operation import SVD, Options, leading_triplets
 from svdinv.core.sampled import sampled_derivative
 from svdinv.core.spectral import (
     spectral_derivative,
@@ -226,6 +227,25 @@ def rotate(
     return _custom(value, gradient, (A, y), (U, S, Vh, minus))
 
 
+_LEADING = leading_triplets()
+
+
+def leading(A: tf.Tensor, factors: Tensors) -> Tensors:
+    """Give the factors, with their derivative in A."""
+
+    def value(point: Tensors, factors: Tensors) -> Tensors:
+        return tuple(tf.identity(x) for x in factors)
+
+    def gradient(parts: list[Tensors], *cotangents: tf.Tensor) -> Tensors:
+        (A,), factors = parts
+        # Linked anew, so that a second derivative comes through here again.
+        outputs = (*leading(A, factors), A)
+        given = (*cotangents, None)
+        return (_LEADING.pullback(outputs, given, Options(), xp, look),)
+
+    return tuple(_custom(value, gradient, (A,), factors))
+
+
 class Toolbox:
     """What `svdinv.operators` needs of TensorFlow."""
 
@@ -291,6 +311,26 @@ class Toolbox:
     def svd(A: tf.Tensor) -> Tensors:
         """Thin U, S and Vh, differentiable."""
         return _svd(A, Options())
+
+    @staticmethod
+    def sketch(A: tf.Tensor, columns: int, seed: Any) -> tf.Tensor:
+        """Draw a normal random matrix (..., n, columns)."""
+        *batch, _, n = sizes(A, xp)
+        shape = (*batch, n, columns)
+        dtype = A.dtype.real_dtype
+
+        def normal(part: int) -> tf.Tensor:
+            if seed is None:
+                return tf.random.normal(shape, dtype=dtype)
+            return tf.random.stateless_normal(shape, (seed, part), dtype=dtype)
+
+        return tf.complex(normal(0), normal(1)) if A.dtype.is_complex else normal(0)
+
+    @staticmethod
+    @_plain
+    def leading_triplets(A: tf.Tensor, *factors: tf.Tensor) -> Tensors:
+        """U, S and Vh from A and these."""
+        return leading(A, factors)
 
     @staticmethod
     def derivative(f: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., tf.Tensor]:

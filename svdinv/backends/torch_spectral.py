@@ -24,7 +24,7 @@ from svdinv.backends.torch import (
 from svdinv.core.factors import factorise as core_factorise
 from svdinv.core.factors import largest_value
 from svdinv.core.functions import Leading, SpectralFunction
-from svdinv.core.operation import SVD, Options
+from svdinv.core.operation import SVD, Options, leading_triplets
 from svdinv.core.sampled import sampled_derivative
 from svdinv.core.spectral import (
     spectral_derivative,
@@ -435,6 +435,46 @@ class _Rotate(_CompiledRotate):
         return _Rotate.apply(*_batched(info, in_dims, arguments)), 0
 
 
+_LEADING = leading_triplets()
+
+
+class _CompiledTriplets(torch.autograd.Function):
+    """U, S and Vh as they are given, with their derivative in A."""
+
+    @staticmethod
+    def forward(
+        A: Tensor, U: Tensor, S: Tensor, Vh: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return U.clone(), S.clone(), Vh.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output, inputs[0])
+        ctx.save_for_forward(*output, inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        saved = ctx.saved_tensors
+        with without_autocast(saved[0]):
+            given = (*cotangents, None)
+            gA = _LEADING.pullback(saved, given, Options(), xp, look)
+        return gA, None, None, None
+
+
+class _Triplets(_CompiledTriplets):
+    @staticmethod
+    def jvp(ctx: Any, dA: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        saved = ctx.saved_tensors
+        with without_autocast(saved[0]):
+            *tangents, _ = _LEADING.pushforward(saved, dA, Options(), xp)
+        return tuple(x.resolve_conj() for x in tangents)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return _Triplets.apply(*_batched(info, in_dims, arguments)), 0
+
+
 class Toolbox:
     """What `svdinv.operators` needs of PyTorch."""
 
@@ -486,6 +526,20 @@ class Toolbox:
     def svd(A: Tensor) -> tuple[Tensor, ...]:
         """Thin U, S and Vh, differentiable."""
         return _svd(A, Options())
+
+    @staticmethod
+    def sketch(A: Tensor, columns: int, seed: Any) -> Tensor:
+        """Draw a normal random matrix (..., n, columns)."""
+        shape = (*A.shape[:-2], A.shape[-1], columns)
+        if isinstance(seed, int):
+            seed = torch.Generator(A.device).manual_seed(seed)
+        return torch.randn(shape, dtype=A.dtype, device=A.device, generator=seed)
+
+    @staticmethod
+    def leading_triplets(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U, S and Vh from A and these."""
+        call = _CompiledTriplets if _compiling() else _Triplets
+        return call.apply(*tensors)
 
     @staticmethod
     def derivative(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -9,8 +9,13 @@ from svdinv.core.gauge import Gauge, check_gauge, gauge_dependence
 from svdinv.core.namespace import Array, Namespace
 from svdinv.core.repeated import Look, check_repeated
 from svdinv.core.svd import svd, svd_pullback, svd_pushforward
+from svdinv.core.truncated import (
+    Loop,
+    svd_lowrank_pullback,
+    svd_lowrank_pushforward,
+)
 
-__all__ = ["SVD", "Operation", "Options"]
+__all__ = ["SVD", "Operation", "Options", "leading_triplets"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,54 @@ def _dependence(
     U, S, Vh = outputs
     gU, _, gVh = cotangents
     return gauge_dependence(U, S, Vh, gU, gVh, xp=xp)
+
+
+def leading_triplets(loop: Loop | None = None) -> Operation:
+    """Make the operation whose outputs are U, S and Vh of `svd_lowrank`, and A.
+
+    A is among them because the derivative needs it. There is no forward: the triplets
+    come from a random sketch, which is the framework's to draw.
+
+    Parameters
+    ----------
+    loop : callable, optional
+        As for `svd_lowrank_pullback`.
+    """
+
+    def pullback(
+        outputs: tuple[Array, ...],
+        cotangents: tuple[Array | None, ...],
+        options: Options,
+        xp: Namespace,
+        look: Look,
+    ) -> Array:
+        *factors, A = outputs
+        *given, direct = cotangents
+        epsilon = options.epsilon
+        gA = svd_lowrank_pullback(
+            A, *factors, *given, epsilon=epsilon, look=look, loop=loop, xp=xp
+        )
+        return gA if direct is None else gA + direct
+
+    def pushforward(
+        outputs: tuple[Array, ...], dA: Array, options: Options, xp: Namespace
+    ) -> tuple[Array, ...]:
+        *factors, A = outputs
+        U, S, Vh = factors
+        return *svd_lowrank_pushforward(A, U, S, Vh, dA, loop=loop, xp=xp), dA
+
+    def forward(A: Array, options: Options, xp: Namespace) -> tuple[Array, ...]:
+        raise NotImplementedError
+
+    def dependence(
+        outputs: tuple[Array, ...],
+        cotangents: tuple[Array | None, ...],
+        options: Options,
+        xp: Namespace,
+    ) -> Array:
+        return _dependence(outputs[:3], cotangents[:3], options, xp)
+
+    return Operation("svd_lowrank", forward, pullback, pushforward, dependence)
 
 
 SVD = Operation("svd", _forward, _pullback, _pushforward, _dependence)
