@@ -131,6 +131,9 @@ def spectrum(name: str, k: int, rng: np.random.Generator) -> np.ndarray:
     elif name == "condition 1e12":
         s = np.geomspace(1.0, 1e-12, k) * (1 + 0.1 * rng.random(k))
         s = np.sort(s)[::-1]
+    elif name == "condition 1e6":
+        s = np.geomspace(1.0, 1e-6, k) * (1 + 0.1 * rng.random(k))
+        s = np.sort(s)[::-1]
     elif name.startswith("gap "):
         s[2] = s[1] * (1 - float(name[4:]))
     else:
