@@ -19,6 +19,8 @@ from svdinv.backends.torch import (
     differentiable,
     inside_transform,
     look,
+    primals,
+    tracked,
     without_autocast,
 )
 from svdinv.core.factors import factorise as core_factorise
@@ -100,7 +102,8 @@ def _add(a: Any, b: Any) -> Any:
 def _value(
     function: SpectralFunction, A: Tensor, tau: Tensor | None, factors: Factors
 ) -> Tensor:
-    result = spectral_map(function, A, tau, factors, xp=xp)
+    with without_autocast(A):
+        result = spectral_map(function, A, tau, factors, xp=xp)
     # A Function may not return a view of what it is given.
     return result.clone() if len(factors) == 1 else result
 
@@ -170,9 +173,10 @@ class _Relative(_CompiledRelative):
         )
 
     @staticmethod
+    @tracked
     def jvp(ctx: Any, dA: Any, dratio: Any, *_: Any) -> Tensor:
-        A, ratio, *factors = ctx.saved_tensors
-        top = leading_sum(Toolbox(), A, 1, factors)[..., None]
+        A, ratio, *factors = primals(ctx)
+        top = leading_sum(Toolbox(), A, 1, tuple(factors))[..., None]
         dtau = None if dratio is None else dratio * top
         if dA is not None:
             leading = _Map.apply(A, None, Leading(1), *factors)
@@ -378,8 +382,9 @@ class _CompiledSum(torch.autograd.Function):
 
 class _Sum(_CompiledSum):
     @staticmethod
+    @tracked
     def jvp(ctx: Any, dA: Tensor, *_: Any) -> Tensor:
-        A, *factors = ctx.saved_tensors
+        A, *factors = primals(ctx)
         gradient = spectral(A, ctx.function, None, tuple(factors))
         return (gradient.conj() * dA).real.sum((-2, -1)).resolve_conj()
 
@@ -420,8 +425,9 @@ class _CompiledRotate(torch.autograd.Function):
 
 class _Rotate(_CompiledRotate):
     @staticmethod
+    @tracked
     def jvp(ctx: Any, dA: Tensor | None, dy: Tensor | None, *_: Any) -> Tensor:
-        y, minus, U, S, Vh = ctx.saved_tensors
+        y, minus, U, S, Vh = primals(ctx)
         with without_autocast(U):
             result = None
             if dA is not None:
@@ -464,8 +470,9 @@ class _CompiledTriplets(torch.autograd.Function):
 
 class _Triplets(_CompiledTriplets):
     @staticmethod
+    @tracked
     def jvp(ctx: Any, dA: Tensor, *_: Any) -> tuple[Tensor, ...]:
-        saved = ctx.saved_tensors
+        saved = primals(ctx)
         with without_autocast(saved[0]):
             *tangents, _ = _LEADING.pushforward(saved, dA, Options(), xp)
         return tuple(x.resolve_conj() for x in tangents)
