@@ -77,10 +77,7 @@ def inputs(quick: bool) -> list[Input]:
     if quick:
         return [
             Input((2304, 18), "complex64"),
-            Input((4, 512, 32)),
             Input((48, 32, 32), relative=True),
-            Input((8, 48, 48)),
-            Input((3, 64, 64)),
             Input((8, 48, 48), ratio=0.01),
         ]
     return [
@@ -102,8 +99,8 @@ def small_batches(quick: bool) -> list[Input]:
 def growth(quick: bool) -> dict[str, list[Input]]:
     """List what grows: rows, both sides, the batch."""
     m = (256, 1024) if quick else [2**i for i in range(8, 17)]
-    n = (8, 32) if quick else [2**i for i in range(3, 10)]
-    b = (1, 16) if quick else [4**i for i in range(6)]
+    n = (8,) if quick else [2**i for i in range(3, 10)]
+    b = (16,) if quick else [4**i for i in range(6)]
     return {
         "rows m, m × 16": [Input((x, 16)) for x in m],
         "side n, n × n": [Input((x, x)) for x in n],

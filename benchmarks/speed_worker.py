@@ -28,6 +28,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 LEAST = 0.02  # seconds to time at once: a shorter run is repeated
+METHODS = ("auto", "svd", "gram", "matmul")
+TRACED = ("auto", "gram", "matmul")  # where "auto" is "svd"
 WARM = 0.3  # a shorter run is made once more, untimed, right before it is timed
 
 # (A, tau, relative) -> result.
@@ -124,7 +126,7 @@ class TensorFlow:
             value = tf.cast(tf.nn.relu(s - level), A.dtype)
             return tf.matmul(u * value[..., None, :], v, adjoint_b=True)
 
-        self.contenders = methods("svdinv.tf.svt", svdinv.tf.svt) | {
+        self.contenders = methods("svdinv.tf.svt", svdinv.tf.svt, TRACED) | {
             "tf.linalg.svd": composed
         }
 
@@ -180,7 +182,7 @@ class Jax:
             level = tau * S[..., :1] if relative else tau
             return (U * jnp.maximum(S - level, 0)[..., None, :]) @ Vh
 
-        self.contenders = methods("svdinv.jax.svt", svdinv.jax.svt) | {
+        self.contenders = methods("svdinv.jax.svt", svdinv.jax.svt, TRACED) | {
             "jnp.linalg.svd": composed
         }
 
@@ -246,7 +248,9 @@ class CuPy:
         return self.cupy.asnumpy(gA)
 
 
-def methods(name: str, svt: Callable[..., Any]) -> dict[str, Operator]:
+def methods(
+    name: str, svt: Callable[..., Any], given: tuple[str, ...] = METHODS
+) -> dict[str, Operator]:
     """`svt` by each of its methods."""
 
     def by(method: str, A: Any, tau: float, relative: bool) -> Any:
@@ -254,7 +258,7 @@ def methods(name: str, svt: Callable[..., Any]) -> dict[str, Operator]:
 
     return {
         name if method == "auto" else f"{name}, {method}": partial(by, method)
-        for method in ("auto", "svd", "gram", "matmul")
+        for method in given
     }
 
 
