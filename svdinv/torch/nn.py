@@ -522,9 +522,9 @@ def _numbers(values: Tensor) -> str:
     """Few numbers one by one, many by their range."""
     if values.is_meta:
         return "?"
-    numbers = [f"{x:.3g}" for x in values.detach().flatten().tolist()]
+    numbers = values.detach().flatten().tolist()
     if values.ndim == 0:
-        return numbers[0]
+        return f"{numbers[0]:.3g}"
     if len(numbers) <= 4:
-        return f"[{', '.join(numbers)}]"
-    return f"[{float(values.min()):.3g} to {float(values.max()):.3g}]"
+        return f"[{', '.join(f'{x:.3g}' for x in numbers)}]"
+    return f"[{min(numbers):.3g} to {max(numbers):.3g}]"
