@@ -27,6 +27,7 @@ except ImportError as error:
         raise
     raise explain_missing("keras", "keras") from error
 
+import numpy as np  # which Keras itself needs
 from keras import ops
 
 __all__ = [
@@ -119,27 +120,23 @@ class _Threshold(_Layer):
         self.num_values = num_values
         self.method = method
         shape = tuple(n for n in (channels, num_values) if n is not None)
-        self._start = threshold.tolist() if hasattr(threshold, "tolist") else threshold
+        start = np.asarray(threshold, dtype=np.float64)
+        if not np.all((start > 0) & (start < (1 if relative else np.inf))):
+            range_ = "between 0 and 1" if relative else "positive and finite"
+            raise ValueError(f"threshold must be {range_}, got {threshold}")
+        if np.broadcast_shapes(start.shape, shape) != shape:
+            raise ValueError(
+                f"threshold must broadcast to {shape}, got shape {start.shape}"
+            )
+        self._start = start
+        inverse = np.log(start) - np.log1p(-start) if relative else _inverted(start)
+        raw = np.broadcast_to(inverse, shape).copy()
         self.raw_threshold = self.add_weight(
             name="raw_threshold",
             shape=shape,
-            initializer=lambda shape, dtype=None: ops.broadcast_to(
-                ops.convert_to_tensor(self._raw(self._start), dtype), shape
-            ),
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(raw, dtype),
             autocast=False,
         )
-
-    def _raw(self, threshold: Any) -> Any:
-        """Invert `threshold`, in Python's precision."""
-        if isinstance(threshold, list | tuple):
-            return [self._raw(value) for value in threshold]
-        value = float(threshold)
-        if not 0 < value < (1 if self.relative else math.inf):
-            range_ = "between 0 and 1" if self.relative else "positive and finite"
-            raise ValueError(f"threshold must be {range_}, got {value}")
-        if self.relative:
-            return math.log(value) - math.log1p(-value)
-        return value + math.log(-math.expm1(-value))
 
     @property
     def threshold(self) -> Any:
@@ -166,7 +163,7 @@ class _Threshold(_Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Give the arguments that make this layer."""
-        config = {"threshold": self._start, **super().get_config()}
+        config = {"threshold": self._start.tolist(), **super().get_config()}
         return {**config, **{name: getattr(self, name) for name in self._arguments()}}
 
     def _arguments(self) -> tuple[str, ...]:
@@ -578,6 +575,11 @@ class Casorati(keras.layers.Wrapper):
         """Give the arguments that make this layer."""
         own = {"spatial": self.spatial, "data_format": self.data_format}
         return {**super().get_config(), **own}
+
+
+def _inverted(threshold: Any) -> Any:
+    """Invert softplus."""
+    return threshold + np.log(-np.expm1(-threshold))
 
 
 def _pair(value: Any) -> tuple[int, int]:
