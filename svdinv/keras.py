@@ -507,7 +507,7 @@ class Casorati(keras.layers.Wrapper):
         (B, T, H, W), with channels (B, T, H, W, C) or (B, C, T, H, W). Default:
         that of `layer`, or `keras.config.image_data_format`.
     **kwargs
-        Of every layer: name, trainable, dtype.
+        Of every layer: name, trainable, dtype. Default dtype: that of `layer`.
     """
 
     def __init__(
@@ -518,7 +518,7 @@ class Casorati(keras.layers.Wrapper):
         data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(layer, **kwargs)
+        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
         if data_format is None:
             data_format = getattr(layer, "data_format", None)
         self.data_format = data_format or keras.config.image_data_format()
