@@ -2,7 +2,8 @@
 
 The layers run on the TensorFlow, JAX and PyTorch backends of Keras, by way of
 `svdinv.tf`, `svdinv.jax` and `svdinv.torch`. The same weights give the same results
-on each, and the same names are modules in `svdinv.torch.nn`.
+on each, and the same names are modules in `svdinv.torch.nn`. What is learned is the
+weight ``raw_threshold``; the attribute ``threshold`` is what it stands for at present.
 
 Half precision, as with the policy ``"mixed_float16"``, is computed in single
 precision, and the learned parameter stays in it. Complex tensors pass as they are:

@@ -152,12 +152,12 @@ def test_modules_call_the_operators():
 @pytest.mark.parametrize("threshold", [1e-8, 0.3, 0.999])
 def test_threshold_starts_where_it_is_told(threshold, relative):
     module = nn.SingularValueThreshold(threshold, relative=relative)
-    assert float(module.threshold) == pytest.approx(threshold, rel=1e-5)
+    assert module.threshold.item() == pytest.approx(threshold, rel=1e-5)
     with torch.no_grad():
         module.raw_threshold -= 1
-    assert 0 < float(module.threshold) < threshold
+    assert 0 < module.threshold.item() < threshold
     module.reset_parameters()
-    assert float(module.threshold) == pytest.approx(threshold, rel=1e-5)
+    assert module.threshold.item() == pytest.approx(threshold, rel=1e-5)
 
 
 def test_threshold_is_learned():
@@ -169,7 +169,7 @@ def test_threshold_is_learned():
         optimizer.zero_grad()
         (module(A) - target).square().sum().backward()
         optimizer.step()
-    assert float(module.threshold) == pytest.approx(0.4, abs=1e-2)
+    assert module.threshold.item() == pytest.approx(0.4, abs=1e-2)
     fixed = nn.SingularValueThreshold(0.1, trainable=False)
     assert not any(p.requires_grad for p in fixed.parameters())
     assert "raw_threshold" in fixed.state_dict()

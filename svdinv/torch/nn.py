@@ -1,7 +1,9 @@
 """The low-rank operators as modules, with thresholds that are learned.
 
 Every module takes real and complex tensors, computes half precision in single
-precision, under autocast too, and can be compiled, copied, pickled and saved.
+precision, under autocast too, and can be compiled, copied, pickled and saved. What is
+learned is the parameter ``raw_threshold``; the attribute ``threshold`` is what it
+stands for at present.
 """
 
 from __future__ import annotations
