@@ -100,7 +100,8 @@ def _add(a: Any, b: Any) -> Any:
 def _value(
     function: SpectralFunction, A: Tensor, tau: Tensor | None, factors: Factors
 ) -> Tensor:
-    result = spectral_map(function, A, tau, factors, xp=xp)
+    with without_autocast(A):
+        result = spectral_map(function, A, tau, factors, xp=xp)
     # A Function may not return a view of what it is given.
     return result.clone() if len(factors) == 1 else result
 
