@@ -1,5 +1,6 @@
 """Sphinx configuration; needs no network."""
 
+import inspect
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -40,6 +41,17 @@ def skip_field_alias(
     return True if doc.startswith("Alias for field number") else None
 
 
+def forget_signature(app: Sphinx, obj: Any, bound_method: bool) -> None:
+    """Undo what autodoc_preserve_defaults does to bound methods.
+
+    It gives their function the signature without self, of which it takes the first
+    parameter again for the next face.
+    """
+    if inspect.ismethod(obj):
+        obj.__func__.__dict__.pop("__signature__", None)
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the filter above."""
+    """Connect the functions above."""
+    app.connect("autodoc-before-process-signature", forget_signature, priority=900)
     app.connect("autodoc-skip-member", skip_field_alias)

@@ -341,20 +341,29 @@ def _compiling() -> bool:
     return False
 
 
+def _apply(compiled: Any, eager: Any, *arguments: Any) -> Tensor:
+    """Apply the one of two Functions that the mode asks for."""
+    if not _compiling():
+        return eager.apply(*arguments)
+    # Dynamo 2.13 passes a Function that takes *arguments one too many if nothing is
+    # to be differentiated.
+    tensors = [x for x in arguments if isinstance(x, Tensor)]
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return (compiled.apply if wanted else compiled.forward)(*arguments)
+
+
 def spectral(
     A: Tensor, function: SpectralFunction, tau: Tensor | None, factors: Factors
 ) -> Tensor:
     """U f(S) V^H, differentiable twice in A and tau."""
-    call = _CompiledMap if _compiling() else _Map
-    return call.apply(A, tau, function, *factors)
+    return _apply(_CompiledMap, _Map, A, tau, function, *factors)
 
 
 def relative_spectral(
     A: Tensor, function: SpectralFunction, ratio: Tensor, factors: Factors
 ) -> Tensor:
     """`spectral` with tau = ratio s_1, in as many products."""
-    call = _CompiledRelative if _compiling() else _Relative
-    return call.apply(A, ratio, function, *factors)
+    return _apply(_CompiledRelative, _Relative, A, ratio, function, *factors)
 
 
 class _CompiledSum(torch.autograd.Function):
@@ -397,8 +406,7 @@ def spectral_sum(
     A: Tensor, value: Tensor, function: SpectralFunction, factors: Factors
 ) -> Tensor:
     """`value`, a function of the singular values whose gradient is U f(S) V^H."""
-    call = _CompiledSum if _compiling() else _Sum
-    return call.apply(A, value, function, *factors)
+    return _apply(_CompiledSum, _Sum, A, value, function, *factors)
 
 
 class _CompiledRotate(torch.autograd.Function):

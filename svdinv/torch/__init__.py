@@ -15,6 +15,7 @@ from svdinv.core.gauge import Gauge
 from svdinv.core.operation import SVD, Options
 from svdinv.core.svd import SVDResult
 from svdinv.operators import Operators
+from svdinv.torch import nn
 
 __all__ = [
     "firm_threshold",
@@ -23,6 +24,7 @@ __all__ = [
     "local_low_rank",
     "log_sum_threshold",
     "low_rank",
+    "nn",
     "nuclear_norm",
     "polar",
     "procrustes",
