@@ -183,11 +183,13 @@ class Operators:
             The gradient goes through that value as well; where it is repeated, as
             the subgradient of least norm.
         method : {"auto", "svd", "gram", "matmul"}, optional
-            How. ``"gram"`` takes eigenvectors of the Gram matrix, the fastest on a
-            CPU; ``"matmul"`` matrix products alone, for GPUs. ``"auto"`` takes the
-            fastest that is as accurate as the SVD, judged by tau against the
-            largest singular value, and falls back to the SVD; inside traced or
-            compiled functions, where it cannot judge, it is ``"svd"``.
+            How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double
+            precision where that is at hand, and leaves to the caller that kept
+            singular values are not too small for it; ``"matmul"`` takes matrix
+            products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
+            is faster and, judged by its singular values, accurate, and the SVD
+            elsewhere: for small inputs, on GPUs, and in traced or compiled functions,
+            where nothing can be judged.
 
         Returns
         -------
