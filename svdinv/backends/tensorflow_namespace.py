@@ -19,6 +19,7 @@ __all__ = [
     "concat",
     "conj",
     "dynamic_shape",
+    "eye",
     "finfo",
     "imag",
     "isdtype",
@@ -60,6 +61,11 @@ def any(x: tf.Tensor, *, axis: Any = None) -> tf.Tensor:
 def astype(x: tf.Tensor, dtype: tf.DType, *, copy: bool = True) -> tf.Tensor:
     """Cast; tensors are immutable, so `copy` does not matter."""
     return tf.cast(x, dtype)
+
+
+def eye(n: int, *, dtype: tf.DType, device: Any) -> tf.Tensor:
+    """Identity matrix; TensorFlow chooses the device itself."""
+    return tf.eye(n, dtype=dtype)
 
 
 def finfo(dtype: tf.DType) -> Any:
