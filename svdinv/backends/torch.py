@@ -49,8 +49,9 @@ def inside_transform() -> bool:
 
 def without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
     """Keep autocast from running the derivatives' products in half precision."""
-    if torch.amp.is_autocast_available(x.device.type):
-        return torch.autocast(x.device.type, enabled=False)
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
     return nullcontext()
 
 
