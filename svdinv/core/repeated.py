@@ -182,13 +182,20 @@ def _distinct_block(
     What it is within the clusters in `windows` has no meaning, but is finite.
     """
     si, sj = _pairs(s)
+    # In place where nothing is lost: new memory costs more than arithmetic.
+    left, right = M - adjoint(M, xp), NH - adjoint(NH, xp)
+    left *= cast(sj, M, xp)
+    right *= cast(si, M, xp)
+    block = left - right
+    del left, right
     eye = xp.eye(s.shape[-1], dtype=s.dtype, device=s.device)
-    gap = (sj - si) * (sj + si) + eye
+    gap = sj - si
+    gap *= sj + si
+    gap += eye
     if windows is not None:
         windows.fill(gap, 1.0)
-    si, sj = cast(si, M, xp), cast(sj, M, xp)
-    block = sj * (M - adjoint(M, xp)) - si * (NH - adjoint(NH, xp))
-    block = cast(1 / gap, M, xp) * block
+    block /= cast(gap, M, xp)
+    del gap
     diagonal = cast(gS, M, xp)
     if is_complex(M, xp):
         phase = xp.linalg.diagonal(M) + xp.linalg.diagonal(NH)

@@ -175,7 +175,8 @@ def svd_pullback(
         weight = _outside_weight(s, gs, folded, _range(gV, k), repeated, look, xp)
         outside_V, block = folded * weight, block - xp.matrix_transpose(weight) * NH
     left = U1 @ block if outside_U is None else U1 @ block + outside_U
-    gA = (left * scale) @ V1h
+    left *= scale
+    gA = left @ V1h
     return gA if outside_V is None else gA + (U1 * scale) @ adjoint(outside_V, xp)
 
 
