@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -91,6 +92,9 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
                     report_gauge(_plain(dependence), options.gauge, epsilon)
                 gA = pull(outputs, cotangents, options, xp, look)
             return gA, None
+
+    # Function.apply asks for it at every call, which takes as long as a small SVD.
+    Compiled.forward.__signature__ = signature(Compiled.forward)  # type: ignore[attr-defined]
 
     class Eager(Compiled):
         # Dynamo refuses a Function that has its own jvp, hence two of them.
