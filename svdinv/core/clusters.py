@@ -24,14 +24,14 @@ class Windows(NamedTuple):
         The singular values in each window, shape (w, c).
     inside : array
         Which pairs of a window lie in its cluster, boolean, shape (w, c, c).
-    places : tuple of array
-        Where these pairs lie in the batch: matrices, rows and columns.
+    mask : array
+        Which pairs of the batch these are, boolean, shape (b, k, k).
     """
 
     matrix: Array
     index: Array
     inside: Array
-    places: tuple[Array, Array, Array]
+    mask: Array
 
     def values(self, x: Array) -> Array:
         """Elements of `x`, shape (b, k), in the windows: (w, c)."""
@@ -43,7 +43,7 @@ class Windows(NamedTuple):
 
     def fill(self, X: Array, part: Array | float) -> None:
         """Put `part`, shape (w, c, c) or a number, into the clusters' pairs of `X`."""
-        X[self.places] = part if isinstance(part, float) else part[self.inside]
+        X[self.mask] = part if isinstance(part, float) else part[self.inside]
 
 
 def find_windows(joined: Array, alone: Array, xp: Namespace) -> Windows:
@@ -75,13 +75,14 @@ def find_windows(joined: Array, alone: Array, xp: Namespace) -> Windows:
             matrix, first, last, width = whole, 0 * whole, 0 * whole + k - 1, k
     start = xp.minimum(first, xp.full_like(first, k - width))
     index = start[:, None] + xp.arange(width, device=joined.device)
-    matrix, within = (
-        matrix[:, None],
-        (index >= first[:, None]) & (index <= last[:, None]),
-    )
-    inside = within[:, :, None] & within[:, None, :]
-    i, j, l = (x[inside] for x in xp.broadcast_arrays(*_pairs(matrix, index)))
-    return Windows(matrix, index, inside, (i, j, l))
+    matrix = matrix[:, None]
+    within = (index >= first[:, None]) & (index <= last[:, None])
+    which = xp.cumulative_sum(xp.astype(~before, xp.int64), axis=1)
+    clustered = before | after | alone
+    mask = (which[:, :, None] == which[:, None, :]) & clustered[:, :, None]
+    inside = mask[_pairs(matrix, index)] & within[:, :, None] & within[:, None, :]
+    # In the same order as the mask's elements, because the windows are.
+    return Windows(matrix, index, inside, mask)
 
 
 def _pairs(matrix: Array, index: Array) -> tuple[Array, Array, Array]:

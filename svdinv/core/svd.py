@@ -248,7 +248,7 @@ def svd_pushforward(
 
 def _scaled(S: Array, xp: Namespace) -> tuple[Array, Array]:
     """S over its largest value, and that value as (..., 1); 1 for a zero matrix."""
-    top = S[..., :1]
+    top = xp.max(S, axis=-1, keepdims=True)
     top = xp.where(top >= smallest(S, xp), top, xp.ones_like(top))
     return S / top, top
 
