@@ -167,6 +167,29 @@ def test_pushforward_of_a_function_proportional_to_s_is_exact_at_repeats():
     assert relative_error(dA, problem.G).max() < 1e-13
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("shape", [(7, 7), (9, 7), (7, 11)])
+@pytest.mark.parametrize("apart", [range(6), range(5), [0, 5], [3], [5]])
+def test_clusters_by_themselves_as_in_whole_matrices(apart, shape, dtype):
+    """Clusters of several sizes, one filling its matrix, single zeros, none."""
+    values = np.array(
+        [
+            [9.0, 9, 6, 6, 6, 3, 3],
+            [9.0, 8, 8, 8, 8, 2, 0],
+            [9.0, 8, 7, 6, 5, 5, 0],
+            [9.0, 8, 7, 6, 0, 0, 0],
+            [9.0, 8, 7, 6, 5, 4, 3],
+            [9.0, 9, 9, 9, 9, 9, 9],
+        ]
+    )[apart]
+    problem = draw("distinct", shape, draws=len(values), dtype=dtype, seed=12)
+    A = (problem.U * values[:, None, :]) @ adjoint(problem.V)
+    factors = np.linalg.svd(A, full_matrices=False)
+    cotangents = problem.cotangents(factors, FUNCTIONS["tanh"], "schatten")
+    looked = svd_pullback(*factors, *cotangents, look=lambda mask: bool(mask.any()))
+    assert relative_error(looked, svd_pullback(*factors, *cotangents)).max() < 1e-13
+
+
 @pytest.mark.parametrize("rtol", [0.0, 1e-9, 1e-3])
 def test_rtol_bounds_where_the_rule_acts(rtol):
     problem = draw("gap 1e-06", (6, 6), draws=20, seed=11)

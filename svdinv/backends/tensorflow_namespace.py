@@ -23,6 +23,7 @@ __all__ = [
     "cumulative_sum",
     "dynamic_shape",
     "expm1",
+    "eye",
     "fft",
     "finfo",
     "float64",
@@ -95,6 +96,11 @@ def broadcast_to(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
 def cumulative_sum(x: tf.Tensor, *, axis: int = -1) -> tf.Tensor:
     """Sum the first elements along an axis."""
     return tf.cumsum(x, axis=axis)
+
+
+def eye(n: int, *, dtype: tf.DType, device: Any) -> tf.Tensor:
+    """Identity matrix; TensorFlow chooses the device itself."""
+    return tf.eye(n, dtype=dtype)
 
 
 def finfo(dtype: tf.DType) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import torch
@@ -52,8 +53,9 @@ def inside_transform() -> bool:
 
 def without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
     """Keep autocast from running the derivatives' products in half precision."""
-    if torch.amp.is_autocast_available(x.device.type):
-        return torch.autocast(x.device.type, enabled=False)
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
     return nullcontext()
 
 
@@ -115,6 +117,9 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
                     report_gauge(_plain(dependence), options.gauge, epsilon)
                 gA = pull(outputs, cotangents, options, xp, look)
             return gA, None
+
+    # Function.apply asks for it at every call, which takes as long as a small SVD.
+    Compiled.forward.__signature__ = signature(Compiled.forward)  # type: ignore[attr-defined]
 
     class Eager(Compiled):
         # Dynamo refuses a Function that has its own jvp, hence two of them.

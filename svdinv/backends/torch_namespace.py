@@ -1,7 +1,8 @@
-"""array-api-compat's namespace for PyTorch, with PyTorch's own lazy views.
+"""array-api-compat's namespace for PyTorch, with some of PyTorch's own functions.
 
-Its conjugate copies, which costs an array for every adjoint; neither it nor the
-transpose and the diagonal work in all of PyTorch's ways of batching gradients.
+The conjugate there copies, which costs an array for every adjoint; neither it nor the
+transpose and the diagonal work in all of PyTorch's ways of batching gradients. The
+others do what is asked of them here without promoting dtypes first.
 """
 
 from functools import partial
@@ -10,11 +11,23 @@ from types import SimpleNamespace
 import torch
 from array_api_compat.torch import *  # noqa: F403
 from array_api_compat.torch import fft, finfo, isdtype
-from torch import Tensor, conj
+from torch import Tensor, any, conj, sum, where
+from torch import amax as max
 
 from svdinv.backends.torch_threads import over_threads
 
-__all__ = ["conj", "fft", "finfo", "isdtype", "linalg", "matrix_transpose"]
+__all__ = [
+    "any",
+    "conj",
+    "fft",
+    "finfo",
+    "isdtype",
+    "linalg",
+    "matrix_transpose",
+    "max",
+    "sum",
+    "where",
+]
 
 
 def matrix_transpose(x: Tensor) -> Tensor:

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Real
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from svdinv.core.clusters import Windows, find_windows
 from svdinv.core.namespace import (
     Array,
     Namespace,
     abs_max,
     adjoint,
     cast,
+    conj,
     herm,
     identity_like,
     is_complex,
@@ -65,6 +67,7 @@ REPEATED_RULES = (
 TAYLOR_DEGREE = 9  # of the series in (s_j / s_i)^2, as in Wang et al. (2021)
 DOUBT = 10  # predicted errors that contradict an estimate
 RATIO_ERROR = 0.3  # of a ratio, relative to 1 / s: there may be a penalty after all
+STEEP = 100  # quotient over the largest slope that a gauge-dependent loss exceeds
 STEEPEST = 1e4  # slope at 0 over the largest elsewhere, for a function to be smooth
 LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
 
@@ -141,18 +144,25 @@ def vector_block(
     if repeated != "consistent":
         return _linear_block(s, M, NH, repeated, rtol, xp) + diagonal_matrix(gS, M, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
-    tol = max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
-    clustered = xp.any(s[..., :-1] - s[..., 1:] <= tol, axis=-1)
-    some = clustered | (s[..., -1] <= rounding_rtol(s, xp))
-    found = look(some)
-    if found is None or (found and s.ndim == 1):
+    reach = max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
+    joined = s[..., :-1] - s[..., 1:] <= reach
+    lost = s <= rounding_rtol(s, xp)
+    found = look(xp.concat([joined, lost[..., -1:]], axis=-1))
+    if found is None:
         return consistent_block(s, M, NH, gS, rtol, epsilon, xp)
-    block = _distinct_block(s, M, NH, gS, xp)
-    if found:  # in few matrices of a batch, as a rule
-        block[some] = consistent_block(
-            s[some], M[some], NH[some], gS[some], rtol, epsilon, xp
-        )
-    return block
+    if not found:
+        return _distinct_block(s, M, NH, gS, None, xp)
+    # Only pairs within a cluster need the rule, and few pairs lie in one.
+    shape, k = M.shape, s.shape[-1]
+    s, gS, joined, lost = (
+        xp.reshape(x, (-1, x.shape[-1])) for x in (s, gS, joined, lost)
+    )
+    M, NH = (xp.reshape(X, (-1, k, k)) for X in (M, NH))
+    windows = find_windows(joined, lost, xp)
+    block = _distinct_block(s, M, NH, gS, windows, xp)
+    part = consistent_block(s, M, NH, gS, rtol, epsilon, xp, windows)
+    windows.fill(block, part)
+    return xp.reshape(block, shape)
 
 
 def diagonal_matrix(x: Array, like: Array, xp: Namespace) -> Array:
@@ -160,19 +170,39 @@ def diagonal_matrix(x: Array, like: Array, xp: Namespace) -> Array:
     return identity_like(like, xp) * cast(x, like, xp)[..., None]
 
 
-def _distinct_block(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> Array:
-    """Middle factor of the pullback in few passes, for distinct values."""
+def _distinct_block(
+    s: Array,
+    M: Array,
+    NH: Array,
+    gS: Array,
+    windows: Windows | None,
+    xp: Namespace,
+) -> Array:
+    """Middle factor of the pullback in few passes, for distinct values.
+
+    What it is within the clusters in `windows` has no meaning, but is finite.
+    """
     si, sj = _pairs(s)
-    gap = (sj - si) * (sj + si)
-    same = xp.astype(gap == 0, s.dtype, copy=False)  # the diagonal
-    F = (1 - same) / (gap + same)  # E * D
+    # In place where nothing is lost: new memory costs more than arithmetic.
+    left, right = M - adjoint(M, xp), NH - adjoint(NH, xp)
+    left *= cast(sj, M, xp)
+    right *= cast(si, M, xp)
+    block = left - right
+    del left, right
+    eye = xp.eye(s.shape[-1], dtype=s.dtype, device=s.device)
+    gap = sj - si
+    gap *= sj + si
+    gap += eye
+    if windows is not None:
+        windows.fill(gap, 1.0)
+    block /= cast(gap, M, xp)
+    del gap
     diagonal = cast(gS, M, xp)
     if is_complex(M, xp):
-        phase = xp.linalg.diagonal(skew(M + NH, xp))
-        diagonal = diagonal + cast(0.5 * reciprocal(s, xp), M, xp) * phase
-    si, sj, F, same = (cast(x, M, xp) for x in (si, sj, F, same))
-    block = sj * (M - adjoint(M, xp)) - si * (NH - adjoint(NH, xp))
-    return F * block + same * diagonal[..., None]
+        phase = xp.linalg.diagonal(M) + xp.linalg.diagonal(NH)
+        phase = 0.5 * (phase - conj(phase, xp)) * cast(reciprocal(s, xp), M, xp)
+        diagonal = diagonal + 0.5 * phase - xp.linalg.diagonal(block)
+    return block + cast(eye, M, xp) * diagonal[..., None]
 
 
 def _linear_block(
@@ -254,6 +284,7 @@ def consistent_block(
     rtol: float | None,
     epsilon: float,
     xp: Namespace,
+    windows: Windows | None = None,
 ) -> Array:
     """Middle factor of the pullback by the consistent rule.
 
@@ -282,50 +313,102 @@ def consistent_block(
         Relative precision of the cotangents.
     xp : namespace
         Array namespace.
+    windows : Windows, optional
+        Parts of the matrices, of shapes (b, k) and (b, k, k), to which to apply it.
 
     Returns
     -------
     array
-        Shape (..., k, k). Homogeneous of degree one in (M, NH, gS), and linear in
-        them only outside the clusters.
+        Shape (..., k, k), or (w, c, c) in the windows, where only pairs in their
+        clusters have a meaning. Homogeneous of degree one in (M, NH, gS), and linear
+        in them only outside the clusters.
     """
-    # Normalised, because the squares below would under- or overflow.
-    scale = xp.maximum(
-        xp.maximum(abs_max(M, xp), abs_max(NH, xp)),
-        xp.max(xp.abs(gS), axis=-1, keepdims=True)[..., None],
-    )
-    scale = xp.where(scale > 0, scale, xp.ones_like(scale))
-    M, NH, gS = M / cast(scale, M, xp), NH / cast(scale, M, xp), gS / scale[..., 0]
+    v = _values(s, M, NH, gS, xp)
+    if windows is not None:
+        v = _Values(*(windows.values(x) for x in v))
+        M, NH = windows.pairs(M), windows.pairs(NH)
+    scale = cast(v.scale, M, xp)[..., None]
+    M, NH = M / scale, NH / scale
 
-    si, sj = _pairs(s)
-    left = M * cast(reciprocal(sj, xp), M, xp)  # M_ij / s_j
-    right = NH * cast(reciprocal(si, xp), M, xp)  # conj(N_ji) / s_i
-    positive = xp.astype(s > vanishing(s, xp), s.dtype, copy=False)
+    si, sj = _pairs(v.s)
+    inverse_i, inverse_j = _pairs(cast(v.inverse, M, xp))
+    left = M * inverse_j  # M_ij / s_j
+    right = NH * inverse_i  # conj(N_ji) / s_i
+    positive = xp.astype(v.s > vanishing(s, xp), s.dtype, copy=False)
     pi, pj = _pairs(positive)
     sides = xp.maximum(pi + pj, xp.ones_like(pi + pj))
     quotient = (left + right) / cast(sides, M, xp)
 
-    size = xp.maximum(xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1))
     near = xp.abs(sj - si) <= neighbour_rtol(rtol, epsilon)
     total = M + NH
     B = 0.5 * herm(total, xp)
-    rho, rho_error = _log_derivative(s, B, gS, size, near, epsilon, xp)
+    rho, rho_error = _log_derivative(v, B, near, epsilon, xp)
 
-    block = _cluster_part(
-        s, M - NH, B, quotient, rho, rho_error, size, near, epsilon, xp
-    )
-    block = block + cast(inverse_sum(s, xp), M, xp) * skew(total, xp)
+    block = _cluster_part(v, M - NH, B, quotient, rho, rho_error, near, epsilon, xp)
+    block = block + cast(inverse_sum(v.s, xp), M, xp) * skew(total, xp)
 
     # A slope that is known to differ from 1/s is that of no linear function.
-    unlike = xp.abs(rho - reciprocal(s, xp)) > DOUBT * rho_error
-    linear = ~unlike | (s <= rounding_rtol(s, xp))
-    linear = linear & smooth_at_zero(s, size, gS, xp)
-    zero = _zero_part(s, left, right, pi * pj, linear, epsilon, xp)
+    unlike = xp.abs(rho - v.inverse) > DOUBT * rho_error
+    linear = ~unlike | (v.s <= rounding_rtol(s, xp))
+    zero = _zero_part(v, left, right, pi * pj, linear & v.smooth, epsilon, xp)
     lost = xp.maximum(si, sj) <= rounding_rtol(s, xp)
     diagonal = diagonal_matrix(real(xp.linalg.diagonal(quotient), xp), M, xp)
     block = xp.where(lost, xp.zeros_like(block), block)
     block = xp.where(zero, quotient - diagonal, block)
-    return (block + diagonal_matrix(gS, M, xp)) * cast(scale, M, xp)
+    return (block + diagonal_matrix(v.gS, M, xp)) * scale
+
+
+class _Values(NamedTuple):
+    """What the rule has to know of whole matrices, at each singular value: (..., k).
+
+    Cotangents are normalised by their scale, because their squares in the rule would
+    under- or overflow.
+
+    Attributes
+    ----------
+    s, inverse : array
+        Scaled singular values, and their reciprocals.
+    gS : array
+        Their cotangents.
+    columns, rows : array
+        Largest elements of the columns of M and of the rows of N^H.
+    smooth : array
+        Where `smooth_at_zero` holds.
+    most : array
+        Largest element of `gS`.
+    scale : array
+        What was divided by.
+    """
+
+    s: Array
+    inverse: Array
+    gS: Array
+    columns: Array
+    rows: Array
+    smooth: Array
+    most: Array
+    scale: Array
+
+    def size(self, xp: Namespace) -> Array:
+        """Largest cotangents of each pair of singular vectors."""
+        return xp.maximum(self.columns, self.rows)
+
+
+def _values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> _Values:
+    columns, rows = xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1)
+    largest = xp.maximum(columns, rows)
+    if is_complex(M, xp):
+        # The magnitude's derivative is NaN near underflow.
+        scale = xp.maximum(abs_max(M, xp), abs_max(NH, xp))[..., 0]
+    else:
+        scale = xp.max(largest, axis=-1, keepdims=True)
+    most = xp.max(xp.abs(gS), axis=-1, keepdims=True)
+    scale = xp.maximum(scale, most)
+    scale = xp.where(scale > 0, scale, xp.ones_like(scale)) * xp.ones_like(s)
+    gS, columns, rows = gS / scale, columns / scale, rows / scale
+    smooth = smooth_at_zero(s, largest / scale, gS, xp)
+    inverse = reciprocal(s, xp)
+    return _Values(s, inverse, gS, columns, rows, smooth, most / scale, scale)
 
 
 def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
@@ -361,28 +444,27 @@ def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
 
 
 def _cluster_part(
-    s: Array,
+    v: _Values,
     difference: Array,
     B: Array,
     quotient: Array,
     rho: Array,
     rho_error: Array,
-    size: Array,
     near: Array,
     epsilon: float,
     xp: Namespace,
 ) -> Array:
     """Estimate E * skew(M + N), pair by pair by the smallest predicted error."""
-    si, sj = _pairs(s)
+    si, sj = _pairs(v.s)
     gap = sj - si
     distance = xp.abs(gap)
     off = identity_like(gap, xp) == 0
     # Rounding errors of M are relative to its columns, those of N^H to its rows.
-    size_i, size_j = _pairs(size)
+    size_i, size_j = _pairs(v.size(xp))
     noise = 2 * epsilon * (size_i + size_j)
 
     odd = skew(difference, xp)
-    apart = off & (distance > vanishing(s, xp))
+    apart = off & (distance > vanishing(gap, xp))
     plain = safe_divide(odd, gap, apart, xp)
 
     rho_i, rho_j = _pairs(rho)
@@ -399,18 +481,22 @@ def _cluster_part(
     error = xp.where(use_slope, consistent_error * distance, noise)
     use_norm = minimum_norm_error * distance < error
     use_norm = use_norm | (use_slope & (minimum_norm_error < consistent_error))
-    # odd is gap * f[s_i, s_j] * herm(K) for a gauge-invariant loss. Where it is not,
-    # rho means nothing and might be anything; the minimum norm stays small.
+    # odd is gap * f[s_i, s_j] * herm(K) for a gauge-invariant loss. Where that is
+    # far from gap * rho * B, f bends more than the slope tells, as at a kink, and the
+    # plain quotient is right; or odd does not vanish with the gap, the loss is not
+    # gauge-invariant, rho might be anything, and the minimum norm stays small.
     allowed = DOUBT * (noise + consistent_error * distance)
-    use_norm = use_norm | (xp.abs(odd - cast(gap, B, xp) * consistent) > allowed)
+    unlike = xp.abs(odd - cast(gap, B, xp) * consistent) > allowed
+    free = xp.abs(odd) > STEEP * distance * v.most[..., None]
+    use_norm = xp.where(unlike, free, use_norm)
 
-    part = xp.where(near & use_slope, consistent, plain)
+    part = xp.where(near & use_slope & ~unlike, consistent, plain)
     part = xp.where(near & use_norm, minimum_norm, part)
     return xp.where(off, part, xp.zeros_like(part))
 
 
 def _zero_part(
-    s: Array,
+    v: _Values,
     left: Array,
     right: Array,
     both: Array,
@@ -423,28 +509,26 @@ def _zero_part(
     Both values are small, f is not known to be anything but linear at either, and
     the two sides M_ij / s_j and conj(N_ji) / s_i agree, for (i, j) and for (j, i).
     """
-    si, sj = _pairs(s)
+    si, sj = _pairs(v.s)
     linear_i, linear_j = _pairs(linear)
-    size = (
-        xp.max(xp.abs(left), axis=-2, keepdims=True)
-        + xp.max(xp.abs(right), axis=-1, keepdims=True)
-        + 1
+    (_, largest_left), (largest_right, _) = (
+        _pairs(x * v.inverse) for x in (v.columns, v.rows)
     )
+    size = largest_left + largest_right + 1
     agree = (both == 0) | (xp.abs(left - right) <= epsilon**0.5 * size)
     agree = agree & xp.matrix_transpose(agree) & linear_i & linear_j
-    return agree & (xp.maximum(si, sj) <= neighbour_rtol(None, eps(s, xp)))
+    return agree & (xp.maximum(si, sj) <= neighbour_rtol(None, eps(si, xp)))
 
 
 def _log_derivative(
-    s: Array,
+    v: _Values,
     B: Array,
-    gS: Array,
-    size: Array,
     near: Array,
     epsilon: float,
     xp: Namespace,
 ) -> tuple[Array, Array]:
     """Estimate rho_i = f'(s_i) / f(s_i) over the neighbours of i, and its error."""
+    s, gS, inverse, size = v.s, v.gS, v.inverse, v.size(xp)
     weight = xp.astype(near, s.dtype, copy=False)
     count = xp.sum(weight, axis=-1)
     b = real(xp.linalg.diagonal(B), xp)
@@ -466,9 +550,7 @@ def _log_derivative(
     slope = safe_divide(mean(db * dg), variance, slope_known, xp)
     ratio = safe_divide(mean((b * gS)[..., None, :]), square_b, square_b > least, xp)
 
-    inverse = reciprocal(s, xp)
-    rounding = 2 * epsilon * xp.max(xp.abs(gS), axis=-1, keepdims=True)
-    rounding = rounding + 2 * epsilon * size * inverse
+    rounding = 2 * epsilon * (v.most + size * inverse)
     curvature = xp.sqrt(square_g) * inverse + xp.sqrt(square_b) * inverse**2
     spread = xp.sqrt(mean(ds * ds))
     misfit = xp.sqrt(mean((dg - slope[..., :, None] * db) ** 2))

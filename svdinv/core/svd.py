@@ -156,37 +156,28 @@ def svd_pullback(
     scale = cast(1 / top, U, xp)[..., None]
     gs = xp.zeros_like(S) if gS is None else gS * top
 
-    V1 = adjoint(V1h, xp)
     M = None if gU is None else adjoint(U1, xp) @ _range(gU, k)
-    NH = None if gVh is None else _range_h(gVh, k) @ V1
+    NH = None if gVh is None else _range_h(gVh, k) @ adjoint(V1h, xp)
     M = xp.zeros_like(NH) if M is None else M
     NH = xp.zeros_like(M) if NH is None else NH
     block = vector_block(s, M, NH, gs, repeated, rtol, epsilon, look, xp)
 
-    # The parts of gU and gV outside the ranges of U1 and V1: nothing is left of
-    # them, but rounding errors, where the factor is square.
-    left = U1 @ (block * scale)
-    inverse = reciprocal(s, xp)
-
-    def divided(outside: Array, *cotangents: Array) -> Array:
-        weight = inverse
-        if repeated == "consistent" and look(s <= rounding_rtol(s, xp)) is not False:
-            first, second = (xp.max(xp.abs(g), axis=-2) for g in cotangents)
-            size = xp.maximum(first, second)
-            smooth = smooth_at_zero(s, size, gs, xp)
-            weight = xp.where(smooth, inverse, xp.zeros_like(inverse))
-        return outside * cast(weight, U, xp)[..., None, :] * scale
-
+    # With the parts (1 - U1 U1^H) gU1 / s of gU1 and gV1 outside the ranges of U1 and
+    # V1: nothing is left of them, but rounding errors, where the factor is square.
+    outside_U = outside_V = None
     if gU is not None and not known_equal(U.shape[-2], k):
         folded = _fold_null_space(U, gU, k, xp)
-        left = left + divided(folded - U1 @ M, folded, _range(gU, k))
-    gA = left @ V1h
+        weight = _outside_weight(s, gs, folded, _range(gU, k), repeated, look, xp)
+        outside_U, block = folded * weight, block - M * weight
     if gVh is not None and not known_equal(Vh.shape[-1], k):
         gV = adjoint(gVh, xp)
         folded = _fold_null_space(adjoint(Vh, xp), gV, k, xp)
-        outside = divided(folded - V1 @ adjoint(NH, xp), folded, _range(gV, k))
-        gA = gA + U1 @ adjoint(outside, xp)
-    return gA
+        weight = _outside_weight(s, gs, folded, _range(gV, k), repeated, look, xp)
+        outside_V, block = folded * weight, block - xp.matrix_transpose(weight) * NH
+    left = U1 @ block if outside_U is None else U1 @ block + outside_U
+    left *= scale
+    gA = left @ V1h
+    return gA if outside_V is None else gA + (U1 * scale) @ adjoint(outside_V, xp)
 
 
 def svd_pushforward(
@@ -260,6 +251,24 @@ def _scaled(S: Array, xp: Namespace) -> tuple[Array, Array]:
     top = xp.max(S, axis=-1, keepdims=True)
     top = xp.where(top >= smallest(S, xp), top, xp.ones_like(top))
     return S / top, top
+
+
+def _outside_weight(
+    s: Array,
+    gs: Array,
+    folded: Array,
+    gQ: Array,
+    repeated: str,
+    look: Look,
+    xp: Namespace,
+) -> Array:
+    """1 / s as a row, and 0 where cotangents do not vanish with their s."""
+    weight = reciprocal(s, xp)
+    if repeated == "consistent" and look(s <= rounding_rtol(s, xp)) is not False:
+        size = xp.maximum(*(xp.max(xp.abs(g), axis=-2) for g in (folded, gQ)))
+        smooth = smooth_at_zero(s, size, gs, xp)
+        weight = xp.where(smooth, weight, xp.zeros_like(weight))
+    return cast(weight, gQ, xp)[..., None, :]
 
 
 def _range(Q: Array, k: Any) -> Array:
