@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "cupy", "array_api_strict")
 
@@ -98,5 +99,19 @@ def test_accuracy_study(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(script.sys, "argv", ["accuracy.py", "--output", str(tmp_path)])
     script.main()
-    committed = {path.name for path in (ROOT / "docs" / "figures").iterdir()}
-    assert {path.name for path in tmp_path.iterdir()} == committed
+    assert written(tmp_path) == written(FIGURES, "gallery-", without=True)
+
+
+def test_gallery(tmp_path, monkeypatch):
+    for name in ("torch", "matplotlib"):
+        pytest.importorskip(name)
+    script = load(ROOT / "benchmarks" / "gallery.py")
+    monkeypatch.setattr(script, "DRAWS", 2)
+    monkeypatch.setattr(script.sys, "argv", ["gallery.py", "--output", str(tmp_path)])
+    script.main()
+    assert written(tmp_path) == written(FIGURES, "gallery-")
+
+
+def written(folder, prefix="", without=False):
+    names = (path.name for path in folder.iterdir())
+    return {name for name in names if name.startswith(prefix) != without}
