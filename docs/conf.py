@@ -1,5 +1,6 @@
 """Sphinx configuration; needs no network."""
 
+import inspect
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -40,6 +41,17 @@ def skip_field_alias(
     return True if doc.startswith("Alias for field number") else None
 
 
+def own_signature(app: Sphinx, obj: Any, bound_method: bool) -> None:
+    """Take back the signature without `self` that autodoc stores with a method.
+
+    The faces' operators are methods of one class: the next face's would lose another
+    argument.
+    """
+    if inspect.ismethod(obj):
+        obj.__func__.__dict__.pop("__signature__", None)
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the filter above."""
+    """Connect the filters above."""
     app.connect("autodoc-skip-member", skip_field_alias)
+    app.connect("autodoc-before-process-signature", own_signature, priority=900)
