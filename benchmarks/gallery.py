@@ -24,10 +24,12 @@ import svdinv.torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import oracle
+import spectral_oracle
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 
 DRAWS = 100
+OPERATOR_DRAWS = 30  # of three shapes, at every spectrum of the oracle
 SHAPE = (8, 8)
 TAU = 0.35  # soft threshold of oracle.SOFT
 DTYPES = (np.float64, np.float32)
@@ -176,6 +178,64 @@ def entry(e: np.ndarray) -> str:
         return "NaN"
     text = f"{np.median(e[np.isfinite(e)]):.0e}"
     return text if lost(e) == 0 else f"{text}, NaN in {lost(e):.0%}"
+
+
+# name: (result and pullback, the function in closed form or extended precision)
+OPERATORS: dict[str, tuple[Callable[[np.ndarray], Any], oracle.SpectralFunction]] = {
+    "`svt`": (lambda A: svdinv.numpy.svt_vjp(A, TAU), spectral_oracle.soft(TAU)),
+    "`svht`": (lambda A: svdinv.numpy.svht_vjp(A, TAU), spectral_oracle.hard()),
+    "`firm_threshold`, gamma = 2.5": (
+        lambda A: svdinv.numpy.firm_threshold_vjp(A, TAU, 2.5),
+        spectral_oracle.firm(2.5),
+    ),
+    "`log_sum_threshold`, epsilon = 0.3": (
+        lambda A: svdinv.numpy.log_sum_threshold_vjp(A, 0.1, 0.3),
+        spectral_oracle.log_sum(0.1, 0.3),
+    ),
+    "`schatten_prox`, p = 1/2": (
+        lambda A: svdinv.numpy.schatten_prox_vjp(A, 0.1, 1 / 2),
+        spectral_oracle.schatten(1 / 2, 0.1),
+    ),
+    "`schatten_prox`, p = 2/3": (
+        lambda A: svdinv.numpy.schatten_prox_vjp(A, 0.1, 2 / 3),
+        spectral_oracle.schatten(2 / 3, 0.1),
+    ),
+    "`polar`": (svdinv.numpy.polar_vjp, oracle.POLAR),
+    "`spectral_map`, tanh": (
+        lambda A: svdinv.numpy.spectral_map_vjp(
+            A, np.tanh, lambda s: 1 / np.cosh(s) ** 2
+        ),
+        oracle.TANH,
+    ),
+}
+
+
+def operators_table(out: Path) -> None:
+    """Median and worst gradient error of each operator over all spectra."""
+    dtypes = (np.float64, np.complex128, np.float32, np.complex64)
+    lines = ["| | " + " | ".join(d.__name__ for d in dtypes) + " |"]
+    lines.append("|---" * (1 + len(dtypes)) + "|")
+    for name, (vjp, function) in OPERATORS.items():
+        entries = []
+        for dtype in dtypes:
+            found = []
+            for spectrum in oracle.SPECTRA:
+                near_zero = (*oracle.WITH_ZEROS, "condition 1e12")
+                if spectrum in near_zero and not function.smooth_at_zero:
+                    continue  # no derivative, or one of the size of 1 / s
+                for shape in ((8, 8), (12, 7), (6, 9)):
+                    p = oracle.draw(spectrum, shape, draws=OPERATOR_DRAWS, dtype=dtype)
+                    _, pullback = vjp(p.A)
+                    gradient = pullback(p.G.astype(dtype))
+                    gA = gradient[0] if isinstance(gradient, tuple) else gradient
+                    exact = p.exact_gradient(function)
+                    found.append(oracle.relative_error(gA, exact))
+            e = np.concatenate(found)
+            entries.append(f"{np.median(e):.0e} / {np.max(e):.0e}")
+        lines.append(f"| {name} | " + " | ".join(entries) + " |")
+    text = "\n".join(lines) + "\n"
+    (out / "gallery-operators-table.txt").write_text(text, encoding="utf-8")
+    print(text)
 
 
 def thresholds_figure(out: Path) -> None:
@@ -367,6 +427,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     with np.errstate(all="ignore"):
         gap_figure(out)
+        operators_table(out)
     thresholds_figure(out)
     kabsch_figure(out)
     sure_figure(out)

@@ -107,6 +107,8 @@ def test_gallery(tmp_path, monkeypatch):
         pytest.importorskip(name)
     script = load(ROOT / "benchmarks" / "gallery.py")
     monkeypatch.setattr(script, "DRAWS", 2)
+    monkeypatch.setattr(script, "OPERATOR_DRAWS", 1)
+    monkeypatch.setattr(script.oracle, "SPECTRA", ("distinct", "zeros"))
     monkeypatch.setattr(script.sys, "argv", ["gallery.py", "--output", str(tmp_path)])
     script.main()
     assert written(tmp_path) == written(FIGURES, "gallery-")
