@@ -4,6 +4,7 @@
 PYTHON ?= $(shell $(find-python))
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 TEST := .venv-test/bin
 DEMO := .venv-demo/bin
@@ -17,11 +18,11 @@ find-python = for python in python3.11 python3.12 python3.13 python3 python; do 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs lock clean
+.PHONY: help demo test lint docs bench lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 8
-	@echo 'Variables: PYTHON (the interpreter), PYTEST_ARGS, DEMO_ARGS.'
+	@echo 'Variables: PYTHON (the interpreter), PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS.'
 
 demo: .venv-demo/.ready ## install what the demonstration needs and run it
 	$(DEMO)/svdinv demo $(DEMO_ARGS)
@@ -38,6 +39,11 @@ lint: .venv-test/.ready ## ruff, mypy and the import contracts
 docs: .venv-test/.ready ## build the documentation, warnings as errors
 	$(TEST)/python -m sphinx -W --keep-going -q -E -b html \
 	    -d docs/_build/doctrees docs docs/_build/html
+
+bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
+	@echo 'Times every contender in turns and writes docs/figures/speed*; for numbers to'
+	@echo 'be trusted, let the machine do nothing else. BENCH_ARGS=--quick takes a minute.'
+	$(TEST)/python benchmarks/speed.py $(BENCH_ARGS)
 
 # The pinned files hold for all supported versions if locked with the oldest.
 # The local version (+cpu) and the CUDA libraries of a torch build are left to

@@ -28,9 +28,11 @@ import svdinv.jax
 import svdinv.tf
 import svdinv.torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import oracle
+import published
 
 # TensorFlow warns of its own gradient of the cast from real to complex.
 tf.get_logger().setLevel("ERROR")
@@ -174,64 +176,11 @@ def jax_gradient(svd: Callable[..., Any]) -> Callable[[Case], np.ndarray]:
     return gradient
 
 
-def svd_inv_pullback(
-    U: torch.Tensor,
-    S: torch.Tensor,
-    Vh: torch.Tensor,
-    gU: torch.Tensor,
-    gS: torch.Tensor,
-    gVh: torch.Tensor,
-) -> torch.Tensor:
-    """Pullback of Zhang and Hu, arXiv:2411.14141, restated from its formulas.
-
-    1 / (s_j^2 - s_i^2) where the squares differ, the pseudoinverse's 1 / s where
-    they are equal bit for bit, projectors I - U U^H, no term on the diagonal for
-    complex matrices. 1 / 0 is taken as 0.
-    """
-    V, gV = Vh.mH, gVh.mH
-    M, N = U.mH @ gU, V.mH @ gV
-    squares = S * S
-    inverse = torch.where(S == 0, 0, 1 / S)
-    difference = squares[..., None, :] - squares[..., :, None]
-    equal = difference == 0
-    F = torch.where(equal, 0, 1 / difference)
-    diagonal = torch.eye(S.shape[-1], dtype=torch.bool)
-    T = torch.where(equal & ~diagonal, inverse[..., None, :], 0)
-    block = F * (M - M.mH) * S[..., None, :] + S[..., :, None] * (F * (N - N.mH))
-    block = block + 0.5 * T * (M + N.mH) + torch.diag_embed(gS).to(U.dtype)
-    left = torch.eye(U.shape[-2]) - U @ U.mH
-    right = torch.eye(V.shape[-2]) - V @ V.mH
-    gA = U @ block @ Vh
-    gA = gA + left @ (gU * inverse[..., None, :]) @ Vh
-    return gA + U @ (gV * inverse[..., None, :]).mH @ right
-
-
-class PublishedSVD(torch.autograd.Function):
-    """The SVD with the pullback above."""
-
-    @staticmethod
-    def forward(ctx: Any, A: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return U, S, Vh."""
-        outputs = torch.linalg.svd(A, full_matrices=False)
-        ctx.save_for_backward(*outputs)
-        return tuple(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: torch.Tensor) -> torch.Tensor:
-        """Return the cotangent of A."""
-        return svd_inv_pullback(*ctx.saved_tensors, *cotangents)
-
-
-def published_svd(A: torch.Tensor, full_matrices: bool) -> tuple[torch.Tensor, ...]:
-    """Apply the above as `torch.linalg.svd` is called."""
-    return PublishedSVD.apply(A)
-
-
 LIBRARIES = {
     "torch.linalg.svd": torch_gradient(torch.linalg.svd),
     "tf.linalg.svd": tf_gradient(tf.linalg.svd),
     "jnp.linalg.svd": jax_gradient(jnp.linalg.svd),
-    "SVD-inv, as published": torch_gradient(published_svd),
+    "SVD-inv, as published": torch_gradient(published.svd),
     "svdinv.torch": torch_gradient(svdinv.torch.svd),
     "svdinv.tf": tf_gradient(svdinv.tf.svd),
     "svdinv.jax": jax_gradient(svdinv.jax.svd),

@@ -41,17 +41,17 @@ def skip_field_alias(
     return True if doc.startswith("Alias for field number") else None
 
 
-def own_signature(app: Sphinx, obj: Any, bound_method: bool) -> None:
-    """Take back the signature without `self` that autodoc stores with a method.
+def forget_signature(app: Sphinx, obj: Any, bound_method: bool) -> None:
+    """Undo what autodoc_preserve_defaults does to bound methods.
 
-    The faces' operators are methods of one class: the next face's would lose another
-    argument.
+    It gives their function the signature without self, of which it takes the first
+    parameter again for the next face.
     """
     if inspect.ismethod(obj):
         obj.__func__.__dict__.pop("__signature__", None)
 
 
 def setup(app: Sphinx) -> None:
-    """Connect the filters above."""
+    """Connect the functions above."""
+    app.connect("autodoc-before-process-signature", forget_signature, priority=900)
     app.connect("autodoc-skip-member", skip_field_alias)
-    app.connect("autodoc-before-process-signature", own_signature, priority=900)

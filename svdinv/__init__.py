@@ -2,7 +2,8 @@
 
 Importing ``svdinv`` imports no framework. Each framework has its own face,
 imported by name: ``svdinv.torch``, ``svdinv.tf``, ``svdinv.jax``,
-``svdinv.numpy`` and ``svdinv.cupy``.
+``svdinv.numpy`` and ``svdinv.cupy``. Layers for networks are in
+``svdinv.torch.nn`` and ``svdinv.keras``.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-_FACES = ("torch", "tf", "jax", "numpy", "cupy")
+_FACES = ("torch", "tf", "jax", "numpy", "cupy", "keras")
 
 
 def __getattr__(name: str) -> NoReturn:

@@ -61,6 +61,9 @@ __all__ = [
     "spectral_norm",
     "spectral_norm_jvp",
     "spectral_norm_vjp",
+    "spectral_operator",
+    "spectral_operator_jvp",
+    "spectral_operator_vjp",
     "sure",
     "sure_jvp",
     "sure_vjp",
@@ -129,6 +132,9 @@ spectral_map_vjp = _operators.spectral_map_vjp
 spectral_norm = _operators.spectral_norm
 spectral_norm_jvp = _operators.spectral_norm_jvp
 spectral_norm_vjp = _operators.spectral_norm_vjp
+spectral_operator = _operators.spectral_operator
+spectral_operator_jvp = _operators.spectral_operator_jvp
+spectral_operator_vjp = _operators.spectral_operator_vjp
 sure = _operators.sure
 sure_jvp = _operators.sure_jvp
 sure_vjp = _operators.sure_vjp

@@ -30,6 +30,7 @@ __all__ = [
     "schatten_prox",
     "spectral_map",
     "spectral_norm",
+    "spectral_operator",
     "sure",
     "svd",
     "svd_lowrank",
@@ -55,6 +56,7 @@ procrustes = _operators.procrustes
 schatten_norm = _operators.schatten_norm
 schatten_prox = _operators.schatten_prox
 spectral_norm = _operators.spectral_norm
+spectral_operator = _operators.spectral_operator
 spectral_map = _operators.spectral_map
 sure = _operators.sure
 svd_lowrank = _operators.svd_lowrank

@@ -183,11 +183,13 @@ class Operators:
             The gradient goes through that value as well; where it is repeated, as
             the subgradient of least norm.
         method : {"auto", "svd", "gram", "matmul"}, optional
-            How. ``"gram"`` takes eigenvectors of the Gram matrix, the fastest on a
-            CPU; ``"matmul"`` matrix products alone, for GPUs. ``"auto"`` takes the
-            fastest that is as accurate as the SVD, judged by tau against the
-            largest singular value, and falls back to the SVD; inside traced or
-            compiled functions, where it cannot judge, it is ``"svd"``.
+            How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double
+            precision where that is at hand, and leaves to the caller that kept
+            singular values are not too small for it; ``"matmul"`` takes matrix
+            products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
+            is faster and, judged by its singular values, accurate, and the SVD
+            elsewhere: for small inputs, on GPUs, and in traced or compiled functions,
+            where nothing can be judged.
 
         Returns
         -------
@@ -551,7 +553,7 @@ class Operators:
         factors = tools.factorise(A, power, method=method)
         # Over s_1, whose derivative cancels: powers of s over- and underflow.
         S, *vectors = _values_first(factors)
-        top = S[..., :1]
+        top = xp.sum(S[..., :1], axis=-1, keepdims=True)  # a number, if S is empty
         top = xp.where(top > 0, top, xp.ones_like(top))
         factors = _values_back(S / top, vectors)
         powers = power.value(S / top, None, xp) * (S / top)
@@ -793,6 +795,50 @@ class Operators:
             for tiling in tilings(size, block, stride, shift)
         ]
         return restore(sum(parts[1:], parts[0]) / len(parts))
+
+    def spectral_operator(
+        self,
+        A: Array,
+        function: SpectralFunction,
+        tau: Any = None,
+        *,
+        relative: bool = False,
+        method: str = "auto",
+    ) -> Array:
+        """Apply a spectral function of one's own, with all that the others have.
+
+        Parameters
+        ----------
+        A : array
+            Matrices, shape (..., m, n), real or complex.
+        function : svdinv.core.functions.SpectralFunction
+            The function and its divided differences; most easily a
+            `svdinv.core.functions.Threshold`.
+        tau : float or array, optional
+            Its parameter >= 0, broadcasting to the batch shape (...), if it has one.
+        relative, method : optional
+            As for `svt`.
+
+        Returns
+        -------
+        array
+            Shape and dtype of A.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `svt`, and if `function` is no spectral function, or tau is given to one
+            without a parameter or missing for one with it.
+        """
+        if not isinstance(function, SpectralFunction):
+            raise TypeError(f"function must be a SpectralFunction, got {function!r}")
+        if function.has_tau == (tau is None):
+            raise ValueError(
+                f"{function!r} has {'a' if function.has_tau else 'no'} parameter tau"
+            )
+        if tau is None:
+            return self._map(A, function, method)
+        return self._threshold(A, function, tau, relative, method)
 
     def svd_lowrank(
         self,

@@ -36,6 +36,7 @@ def test_no_framework_is_imported(module):
         ("jax", "jax"),
         ("tf", "tensorflow"),
         ("cupy", "cupy"),
+        ("keras", "keras"),
     ],
 )
 def test_only_the_framework_asked_for_is_imported(face, framework):
@@ -52,6 +53,7 @@ def test_only_the_framework_asked_for_is_imported(face, framework):
         ("jax", "jax", "jax"),
         ("numpy", "numpy", "numpy"),
         ("cupy", "cupy", "cupy"),
+        ("keras", "keras", "keras"),
     ],
 )
 def test_missing_framework_names_the_extra(face, module, extra):

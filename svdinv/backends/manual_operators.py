@@ -21,6 +21,7 @@ from svdinv.core.chains import (
     values_pull,
     values_push,
 )
+from svdinv.core.functions import SpectralFunction
 from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, is_complex, real
 from svdinv.core.operation import SVD, Options, leading_triplets
@@ -1531,6 +1532,85 @@ class ManualOperators(Operators):
         return self._like(tangent, result)
 
     # How each kind is chained.
+
+    def spectral_operator_vjp(
+        self,
+        A: Array,
+        function: SpectralFunction,
+        tau: Any = None,
+        *,
+        relative: bool = False,
+        method: str = "auto",
+    ) -> tuple[Array, Pullback | PullbackBoth]:
+        """`spectral_operator`, and the function that pulls cotangents back.
+
+        Parameters
+        ----------
+        A, function, tau, relative, method
+            As for `spectral_operator`.
+
+        Returns
+        -------
+        array
+            The result of `spectral_operator`.
+        pullback : callable
+            ``pullback(G)``, with the cotangent G of the result, returns gA, and with a
+            parameter the pair of gA and gtau.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `spectral_operator`; from the pullback, if G does not fit the result.
+        """
+        record, operators = self._record()
+        result = operators.spectral_operator(
+            A, function, tau, relative=relative, method=method
+        )
+        if tau is None:
+            return self._map_vjp(record, result)
+        return self._threshold_vjp(record, result)
+
+    def spectral_operator_jvp(
+        self,
+        A: Array,
+        function: SpectralFunction,
+        dA: Array,
+        tau: Any = None,
+        dtau: Any = None,
+        *,
+        relative: bool = False,
+        method: str = "auto",
+    ) -> tuple[Array, Array]:
+        """`spectral_operator`, and its derivative along a direction.
+
+        Parameters
+        ----------
+        A, function, tau, relative, method
+            As for `spectral_operator`.
+        dA : array
+            Tangent of A, of its shape; None for zero.
+        dtau : float or array, optional
+            Tangent of tau, of its shape; zero by default.
+
+        Returns
+        -------
+        array
+            The result of `spectral_operator`.
+        array
+            Its tangent.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `spectral_operator`, and if a tangent does not fit its array.
+        """
+        record, operators = self._record()
+        result = operators.spectral_operator(
+            A, function, tau, relative=relative, method=method
+        )
+        if tau is None:
+            return self._map_jvp(record, result, dA)
+        return self._threshold_jvp(record, result, dA, dtau)
 
     def svd_lowrank_vjp(
         self,

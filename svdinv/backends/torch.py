@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ __all__ = [
     "differentiable",
     "inside_transform",
     "look",
+    "primals",
+    "tracked",
     "without_autocast",
 ]
 
@@ -52,6 +55,28 @@ def without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(x.device.type):
         return torch.autocast(x.device.type, enabled=False)
     return nullcontext()
+
+
+def tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
+    """Let forward mode of an outer level follow what a Function's jvp computes.
+
+    PyTorch switches it off meanwhile, and loses derivatives of derivatives silently.
+    """
+
+    @wraps(jvp)
+    def call(*arguments: Any) -> Any:
+        with forward_ad._set_fwd_grad_enabled(True):
+            return jvp(*arguments)
+
+    return call
+
+
+def primals(ctx: Any) -> tuple[Any, ...]:
+    """Give the saved tensors without the tangents of the level being computed."""
+    return tuple(
+        None if x is None else forward_ad.unpack_dual(x).primal
+        for x in ctx.saved_tensors
+    )
 
 
 def _plain(x: torch.Tensor) -> torch.Tensor:
@@ -101,6 +126,7 @@ def _functions(operation: Operation) -> tuple[Any, Any]:
             return Eager.apply(A.movedim(in_dims[0], 0), options), 0
 
         @staticmethod
+        @tracked
         def jvp(ctx: Any, dA: torch.Tensor, _: None) -> tuple[torch.Tensor, ...]:
             outputs = ctx.saved_tensors
             with without_autocast(outputs[0]):

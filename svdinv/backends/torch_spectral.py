@@ -19,6 +19,8 @@ from svdinv.backends.torch import (
     differentiable,
     inside_transform,
     look,
+    primals,
+    tracked,
     without_autocast,
 )
 from svdinv.core.factors import factorise as core_factorise
@@ -100,7 +102,8 @@ def _add(a: Any, b: Any) -> Any:
 def _value(
     function: SpectralFunction, A: Tensor, tau: Tensor | None, factors: Factors
 ) -> Tensor:
-    result = spectral_map(function, A, tau, factors, xp=xp)
+    with without_autocast(A):
+        result = spectral_map(function, A, tau, factors, xp=xp)
     # A Function may not return a view of what it is given.
     return result.clone() if len(factors) == 1 else result
 
@@ -170,9 +173,10 @@ class _Relative(_CompiledRelative):
         )
 
     @staticmethod
+    @tracked
     def jvp(ctx: Any, dA: Any, dratio: Any, *_: Any) -> Tensor:
-        A, ratio, *factors = ctx.saved_tensors
-        top = leading_sum(Toolbox(), A, 1, factors)[..., None]
+        A, ratio, *factors = primals(ctx)
+        top = leading_sum(Toolbox(), A, 1, tuple(factors))[..., None]
         dtau = None if dratio is None else dratio * top
         if dA is not None:
             leading = _Map.apply(A, None, Leading(1), *factors)
@@ -337,20 +341,29 @@ def _compiling() -> bool:
     return False
 
 
+def _apply(compiled: Any, eager: Any, *arguments: Any) -> Tensor:
+    """Apply the one of two Functions that the mode asks for."""
+    if not _compiling():
+        return eager.apply(*arguments)
+    # Dynamo 2.13 passes a Function that takes *arguments one too many if nothing is
+    # to be differentiated.
+    tensors = [x for x in arguments if isinstance(x, Tensor)]
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return (compiled.apply if wanted else compiled.forward)(*arguments)
+
+
 def spectral(
     A: Tensor, function: SpectralFunction, tau: Tensor | None, factors: Factors
 ) -> Tensor:
     """U f(S) V^H, differentiable twice in A and tau."""
-    call = _CompiledMap if _compiling() else _Map
-    return call.apply(A, tau, function, *factors)
+    return _apply(_CompiledMap, _Map, A, tau, function, *factors)
 
 
 def relative_spectral(
     A: Tensor, function: SpectralFunction, ratio: Tensor, factors: Factors
 ) -> Tensor:
     """`spectral` with tau = ratio s_1, in as many products."""
-    call = _CompiledRelative if _compiling() else _Relative
-    return call.apply(A, ratio, function, *factors)
+    return _apply(_CompiledRelative, _Relative, A, ratio, function, *factors)
 
 
 class _CompiledSum(torch.autograd.Function):
@@ -378,8 +391,9 @@ class _CompiledSum(torch.autograd.Function):
 
 class _Sum(_CompiledSum):
     @staticmethod
+    @tracked
     def jvp(ctx: Any, dA: Tensor, *_: Any) -> Tensor:
-        A, *factors = ctx.saved_tensors
+        A, *factors = primals(ctx)
         gradient = spectral(A, ctx.function, None, tuple(factors))
         return (gradient.conj() * dA).real.sum((-2, -1)).resolve_conj()
 
@@ -392,8 +406,7 @@ def spectral_sum(
     A: Tensor, value: Tensor, function: SpectralFunction, factors: Factors
 ) -> Tensor:
     """`value`, a function of the singular values whose gradient is U f(S) V^H."""
-    call = _CompiledSum if _compiling() else _Sum
-    return call.apply(A, value, function, *factors)
+    return _apply(_CompiledSum, _Sum, A, value, function, *factors)
 
 
 class _CompiledRotate(torch.autograd.Function):
@@ -420,8 +433,9 @@ class _CompiledRotate(torch.autograd.Function):
 
 class _Rotate(_CompiledRotate):
     @staticmethod
+    @tracked
     def jvp(ctx: Any, dA: Tensor | None, dy: Tensor | None, *_: Any) -> Tensor:
-        y, minus, U, S, Vh = ctx.saved_tensors
+        y, minus, U, S, Vh = primals(ctx)
         with without_autocast(U):
             result = None
             if dA is not None:
@@ -464,8 +478,9 @@ class _CompiledTriplets(torch.autograd.Function):
 
 class _Triplets(_CompiledTriplets):
     @staticmethod
+    @tracked
     def jvp(ctx: Any, dA: Tensor, *_: Any) -> tuple[Tensor, ...]:
-        saved = ctx.saved_tensors
+        saved = primals(ctx)
         with without_autocast(saved[0]):
             *tangents, _ = _LEADING.pushforward(saved, dA, Options(), xp)
         return tuple(x.resolve_conj() for x in tangents)

@@ -8,6 +8,7 @@ eps (s_1 / s)^2 / 2.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core import products
@@ -29,6 +30,7 @@ from svdinv.core.tolerances import (
     SINGLE,
     VERY_TALL,
     WIDE_GRAM_FLOOR,
+    WORTH_A_LOOK,
     eps,
     smallest,
     vanishing,
@@ -105,7 +107,10 @@ def factorise(
     U, S, Vh = xp.linalg.svd(A, full_matrices=False)
     if not single or 0 in A.shape:
         return U, S, Vh
-    return _orthonormal(U, xp), S, adjoint(_orthonormal(adjoint(Vh, xp), xp), xp)
+    # LAPACK's and Eigen's single precision leaves several eps in each factor.
+    U, V = _orthonormal(U, xp), _orthonormal(adjoint(Vh, xp), xp)
+    S = xp.sum(real(conj(U, xp) * (A @ V), xp), axis=-2)
+    return U, xp.maximum(S, xp.zeros_like(S)), adjoint(V, xp)
 
 
 def _cheaper(
@@ -118,10 +123,12 @@ def _cheaper(
     xp: Namespace,
 ) -> Factors | None:
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
+    short, long = sorted((A.shape[-2], A.shape[-1]))
+    if math.prod(A.shape) * short < WORTH_A_LOOK:
+        return None
     size = abs_max(A, xp)
     if look(~(size < float("inf"))) is not False:
         return None  # NaN, which is the SVD's to report, or nothing may be looked at
-    short, long = sorted((A.shape[-2], A.shape[-1]))
     tall = long >= 2 * short
 
     def trusted(factors: Factors, floor: float) -> bool:

@@ -50,7 +50,7 @@ from svdinv.core.namespace import (
     safe_divide,
     skew,
 )
-from svdinv.core.tolerances import rounding_rtol
+from svdinv.core.tolerances import eps, neighbour_rtol, rounding_rtol
 
 __all__ = ["spectral_derivative", "spectral_map", "spectral_second_derivative"]
 
@@ -287,8 +287,12 @@ def _gram_difference(
 
 
 def _coefficients(
-    function: SpectralFunction, s: Array, tau: Any, xp: Namespace
+    function: SpectralFunction, s: Array, tau: Any, xp: Namespace, second: bool = False
 ) -> _Coefficients:
+    if second and function.smooth_at_zero:
+        # Second differences of values that small lose all digits, and are as small.
+        floor = neighbour_rtol(None, eps(s, xp)) * s[..., :1]
+        s = xp.where(s > floor, s, xp.zeros_like(s))
     y = function.value(s, tau, xp)
     if not function.smooth_at_zero:
         s = xp.where(s > rounding_rtol(s, xp) * s[..., :1], s, xp.zeros_like(s))
@@ -351,7 +355,7 @@ def spectral_second_derivative(
     Sums over k (x k x k) arrays of second divided differences, a slice at a time.
     """
     U, S, Vh = factors
-    c = _coefficients(function, S, tau, xp)
+    c = _coefficients(function, S, tau, xp, second=True)
     V, Uh = adjoint(Vh, xp), adjoint(U, xp)
     tall, wide = _outside(U, Vh)
     GV, XV = G @ V, X @ V

@@ -9,6 +9,7 @@ __all__ = [
     "SINGLE",
     "VERY_TALL",
     "WIDE_GRAM_FLOOR",
+    "WORTH_A_LOOK",
     "cluster_rtol",
     "eps",
     "gauge_tolerance",
@@ -33,6 +34,9 @@ WIDE_GRAM_FLOOR = 1e-4
 
 VERY_TALL = 3
 """Ratio of the sides from which products with U cost more than they save."""
+
+WORTH_A_LOOK = 2**20
+"""Size of a decomposition, batch m n min(m, n), from which a cheaper one is sought."""
 
 
 def eps(x: Array, xp: Namespace) -> float:

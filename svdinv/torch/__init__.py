@@ -15,6 +15,7 @@ from svdinv.core.gauge import Gauge
 from svdinv.core.operation import SVD, Options
 from svdinv.core.svd import SVDResult
 from svdinv.operators import Operators
+from svdinv.torch import nn
 
 __all__ = [
     "firm_threshold",
@@ -23,6 +24,7 @@ __all__ = [
     "local_low_rank",
     "log_sum_threshold",
     "low_rank",
+    "nn",
     "nuclear_norm",
     "polar",
     "procrustes",
@@ -30,6 +32,7 @@ __all__ = [
     "schatten_prox",
     "spectral_map",
     "spectral_norm",
+    "spectral_operator",
     "sure",
     "svd",
     "svd_lowrank",
@@ -55,6 +58,7 @@ procrustes = _operators.procrustes
 schatten_norm = _operators.schatten_norm
 schatten_prox = _operators.schatten_prox
 spectral_norm = _operators.spectral_norm
+spectral_operator = _operators.spectral_operator
 spectral_map = _operators.spectral_map
 sure = _operators.sure
 svd_lowrank = _operators.svd_lowrank

@@ -34,10 +34,11 @@ def shrink_singular_values(
     maps : Tensor, shape (B, C, H, W)
         Feature maps; every batch entry and channel is a matrix of its own.
     fraction : Tensor or float
-        Threshold relative to the largest singular value, in (0, 1).
+        One number, the threshold relative to the largest singular value, in (0, 1).
     svd : callable
         The decomposition to differentiate through, called as
-        ``svd(A, full_matrices=False)``: `svdinv.torch.svd` or `torch.linalg.svd`.
+        ``svd(A, full_matrices=False)``, such as `torch.linalg.svd`. The default,
+        `svdinv.torch.svd`, stands for the operator `svdinv.torch.svt`.
     block : int, optional
         Threshold blocks of this many pixels a side, each a matrix of its own (locally
         low rank), instead of whole maps: what was learned on small patches then holds
@@ -51,9 +52,12 @@ def shrink_singular_values(
     """
     height, width = maps.shape[-2:]
     matrices = maps if block is None else _to_blocks(maps, block)
-    u, s, vh = svd(matrices, full_matrices=False)
-    shrunk = F.relu(s - fraction * s[..., :1])
-    low_rank = (u * shrunk.unsqueeze(-2)) @ vh
+    if svd is svdinv.torch.svd:
+        low_rank = svdinv.torch.svt(matrices, fraction, relative=True)
+    else:
+        u, s, vh = svd(matrices, full_matrices=False)
+        shrunk = F.relu(s - fraction * s[..., :1])
+        low_rank = (u * shrunk.unsqueeze(-2)) @ vh
     if block is None:
         return low_rank
     return _from_blocks(low_rank)[..., :height, :width]

@@ -1,0 +1,218 @@
+"""Checks of the Keras layers on the backend that KERAS_BACKEND names.
+
+Run by test_keras.py, for one process has one backend. Writes the arrays that all
+backends must agree on, and of every check whether it failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import svdinv.keras as layers
+
+FIRST, LAST = {"data_format": "channels_first"}, {"data_format": "channels_last"}
+
+# Layers, and the shapes of what they take, without the batch.
+CASES = {
+    "SingularValueThreshold": (
+        lambda: layers.SingularValueThreshold([0.1, 0.3], channels=2, **FIRST),
+        (2, 6, 5),
+    ),
+    "weighted": (
+        lambda: layers.SingularValueThreshold(
+            [[0.2, 0.1, 0.2, 0.3]], num_values=4, channels=3, relative=False, **LAST
+        ),
+        (4, 5, 3),
+    ),
+    "FirmThreshold": (lambda: layers.FirmThreshold(0.3, gamma=2), (6, 5)),
+    "SchattenProx": (lambda: layers.SchattenProx(2 / 3, 0.05), (6, 5)),
+    "TensorSingularValueThreshold": (
+        lambda: layers.TensorSingularValueThreshold(0.4, axis=-3),
+        (3, 4, 5),
+    ),
+    "LocalLowRank": (
+        lambda: layers.LocalLowRank((4, 2), 0.3, stride=2, channels=2, **FIRST),
+        (2, 3, 7, 6),
+    ),
+    "LowRank": (lambda: layers.LowRank(2), (6, 5)),
+    "Casorati": (
+        lambda: layers.Casorati(layers.SingularValueThreshold(0.3)),
+        (4, 3, 5),
+    ),
+}
+
+
+def draw(shape, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    parts = rng.standard_normal((2, *shape)) / 4
+    return (parts[0] + 1j * parts[1] if "complex" in dtype else parts[0]).astype(dtype)
+
+
+def weights(layer):
+    return [np.array(ops.convert_to_numpy(w)) for w in layer.trainable_weights]
+
+
+def run(layer, x, **kwargs):
+    return np.array(ops.convert_to_numpy(layer(x, **kwargs)))
+
+
+def outputs():
+    """Give the results of all layers, with weights that are set."""
+    found = {}
+    for dtype in ("float32", "complex64"):
+        made = [make() for make, _ in CASES.values()]
+        for layer in made:
+            layer.set_weights([w + 0.25 for w in layer.get_weights()])
+        inputs = [keras.Input(shape, dtype=dtype) for _, shape in CASES.values()]
+        results = [layer(x) for layer, x in zip(made, inputs, strict=True)]
+        # One model, which JAX compiles as one.
+        x = [draw((2, *shape), dtype) for _, shape in CASES.values()]
+        y = keras.Model(inputs, results).predict_on_batch(x)
+        assert all(a.shape == b.shape for a, b in zip(x, y, strict=True))
+        assert all(a.dtype == dtype for a in y)
+        found |= {f"{name}, {dtype}": a for name, a in zip(CASES, y, strict=True)}
+    return found
+
+
+def network():
+    """Every layer, one after another, on a series with two channels."""
+    series = keras.Input((4, 8, 6, 2))
+    x = layers.LocalLowRank(4, stride=2, channels=2, seed=1, **LAST)(series)
+    x = layers.TensorSingularValueThreshold(channels=2, axis=-3, **LAST)(x)
+    for layer in (
+        layers.SingularValueThreshold(channels=2, num_values=4, **LAST),
+        layers.FirmThreshold(0.5, **LAST),
+        layers.SchattenProx(1 / 2, 1e-3, **LAST),
+        layers.LowRank(3, **LAST),
+    ):
+        x = layers.Casorati(layer)(x)
+    return keras.Model(series, x)
+
+
+def check_a_model_trains_and_survives_a_file(folder):
+    x = draw((4, 4, 8, 6, 2), "float32")
+    model = network()
+    before = weights(model)
+    assert len(before) == 5
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    losses = model.fit(x, x, epochs=3, batch_size=4, verbose=0).history["loss"]
+    assert losses[-1] < losses[0], losses
+    changed = [(a != b).any() for a, b in zip(weights(model), before, strict=True)]
+    assert all(changed), changed
+    expected = model.predict(x, verbose=0)
+    model.save(folder / "model.keras")
+    loaded = keras.saving.load_model(folder / "model.keras")
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
+
+
+def check_configurations(folder):
+    for make, _ in CASES.values():
+        layer = make()
+        copy = type(layer).from_config(layer.get_config())
+        assert copy.get_config() == layer.get_config()
+        assert copy.name == layer.name
+
+
+def check_complex_input_trains(folder):
+    x = draw((4, 6, 5), "complex64")
+    inputs = keras.Input((6, 5), dtype="complex64")
+    threshold = layers.SingularValueThreshold(0.3)
+    magnitude = keras.layers.Lambda(ops.abs, output_shape=lambda shape: shape)
+    model = keras.Model(inputs, magnitude(threshold(inputs)))
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    before = weights(model)
+    model.fit(x, np.abs(x), verbose=0)
+    assert weights(model) < before  # less is to be taken away
+
+
+def check_mixed_precision(folder):
+    x = draw((4, 6, 5), "float32")
+    layer = layers.SingularValueThreshold(0.3, dtype="mixed_float16")
+    y = layer(x)
+    assert keras.backend.standardize_dtype(y.dtype) == "float16"
+    assert keras.backend.standardize_dtype(layer.threshold.dtype) == "float32"
+    expected = run(layers.SingularValueThreshold(0.3), x)
+    np.testing.assert_allclose(ops.convert_to_numpy(y), expected, atol=2e-3)
+    inputs = keras.Input((6, 5))
+    assert layer(inputs).dtype == "float16"
+    model = keras.Model(inputs, layer(inputs))
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    model.fit(x, x, verbose=0)
+    assert float(ops.convert_to_numpy(layer.threshold)) < 0.3
+    volume = layers.Casorati(layer, spatial=3)(keras.Input((4, 2, 3, 5)))
+    assert (volume.dtype, volume.shape) == ("float16", (None, 4, 2, 3, 5))
+
+
+def check_unknown_shapes(folder):
+    inputs = keras.Input((None, None, None))
+    layer = layers.Casorati(layers.SingularValueThreshold(0.3))
+    model = keras.Model(inputs, layer(inputs))
+    assert model.output_shape == (None, None, None, None)
+    x = draw((2, 3, 5, 4), "float32")
+    np.testing.assert_allclose(model.predict(x, verbose=0), run(layer, x), atol=1e-6)
+
+
+def check_random_shift(folder):
+    def make():
+        return layers.LocalLowRank(4, 0.5, stride=(2, 1), seed=3)
+
+    x = draw((2, 3, 7, 6), "float32")
+    layer, same = make(), make()
+    y = [run(layer, x, training=True) for _ in range(6)]
+    np.testing.assert_array_equal(run(same, x, training=True), y[0])
+    fixed = [
+        run(layers.LocalLowRank(4, 0.5, stride=(2, 1), shift=(i, 0)), x) for i in (0, 1)
+    ]
+    assert all(min(abs(a - b).max() for b in fixed) < 1e-5 for a in y)
+    assert max(abs(a - y[0]).max() for a in y) > 1e-3
+    np.testing.assert_allclose(run(layer, x), fixed[0], atol=1e-5)
+
+
+def check_what_is_refused(folder):
+    for call, words in (
+        (lambda: layers.SingularValueThreshold(1.0), "between 0 and 1"),
+        (lambda: layers.SchattenProx(1, 0.0), "positive"),
+        (lambda: layers.FirmThreshold([0.1, 0.2]), "broadcast"),
+        (lambda: layers.FirmThreshold(data_format="last"), "data_format"),
+        (lambda: layers.LocalLowRank(4, shift="no"), "shift"),
+        (lambda: layers.TensorSingularValueThreshold(axis=1), "axis"),
+        (
+            lambda: layers.FirmThreshold(channels=3)(draw((1, 4, 5, 2), "float32")),
+            "expected 3 channels",
+        ),
+        (
+            lambda: layers.FirmThreshold(channels=3)(draw((1, 4, 5), "float32")),
+            "expected 3 channels",
+        ),
+        (
+            lambda: layers.Casorati(layers.LowRank(1))(draw((1, 4, 5), "float32")),
+            "axes",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def main(folder):
+    failed = {}
+    for name, check in list(globals().items()):
+        if name.startswith("check_"):
+            try:
+                check(folder)
+                failed[name] = None
+            except Exception:
+                failed[name] = traceback.format_exc()
+    (folder / "failed.json").write_text(json.dumps(failed), encoding="utf-8")
+    np.savez(folder / "outputs.npz", **outputs())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

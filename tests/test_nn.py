@@ -1,0 +1,249 @@
+"""The modules for PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import svdinv.torch
+from svdinv.torch import nn
+
+# Modules, and the shapes of what they take.
+CASES = {
+    "SingularValueThreshold": (
+        lambda: nn.SingularValueThreshold([0.1, 0.3], channels=2),
+        (3, 2, 6, 5),
+    ),
+    "weighted": (
+        lambda: nn.SingularValueThreshold(num_values=4, channels=2, relative=False),
+        (3, 2, 4, 5),
+    ),
+    "FirmThreshold": (lambda: nn.FirmThreshold(0.3, gamma=2), (6, 5)),
+    "SchattenProx": (lambda: nn.SchattenProx(2 / 3, channels=3), (3, 6, 5)),
+    "TensorSingularValueThreshold": (
+        lambda: nn.TensorSingularValueThreshold(axis=-3, channels=2),
+        (3, 2, 3, 4, 5),
+    ),
+    "LocalLowRank": (
+        lambda: nn.LocalLowRank((4, 2), stride=2, channels=2),
+        (1, 2, 3, 7, 6),
+    ),
+    "LowRank": (lambda: nn.LowRank(2), (3, 6, 5)),
+    "Casorati": (lambda: nn.Casorati(nn.SingularValueThreshold()), (2, 3, 4, 5)),
+    "NuclearNorm": (lambda: nn.NuclearNorm(), (3, 6, 5)),
+    "SchattenNorm": (lambda: nn.SchattenNorm(1.5, reduction="sum"), (3, 6, 5)),
+}
+cases = pytest.mark.parametrize(("make", "shape"), CASES.values(), ids=CASES)
+
+
+def draw(shape, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, dtype=dtype, generator=generator)
+
+
+def run(module, x):
+    torch.manual_seed(0)  # of the shift
+    return module(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.bfloat16])
+@cases
+def test_module_keeps_shape_and_dtype_and_has_gradients(make, shape, dtype):
+    module, x = make(), draw(shape, dtype).requires_grad_()
+    y = run(module, x)
+    if not isinstance(module, nn.SchattenNorm):
+        assert (y.dtype, y.shape) == (x.dtype, x.shape)
+    y.abs().square().sum().backward()
+    for p in (x, *module.parameters()):
+        assert p.grad.isfinite().all()
+        assert p.grad.any()
+
+
+@cases
+def test_module_is_copied_pickled_saved_and_printed(make, shape):
+    module, x = make().eval(), draw(shape)
+    with torch.no_grad():
+        for p in module.parameters():
+            p += 0.5
+    expected = module(x)
+    loaded = make().eval()
+    loaded.load_state_dict(module.state_dict())
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), loaded):
+        torch.testing.assert_close(other(x), expected, rtol=0, atol=0)
+        assert repr(other) == repr(module)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("grad", [True, False])
+@cases
+def test_module_is_compiled_as_one_graph(make, shape, grad):
+    torch._dynamo.reset()
+    module, x = make(), draw(shape, torch.complex64)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(run(compiled, x), run(module, x))
+
+
+@cases
+def test_autocast(make, shape):
+    module, x = make(), draw(shape)
+    half = x.bfloat16()
+    expected = run(module, x), run(module, half)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(run(module, x), expected[0])
+        torch.testing.assert_close(run(module, half), expected[1])
+
+
+def test_modules_call_the_operators():
+    A, x = draw((3, 2, 6, 5)), draw((2, 3, 7, 6))
+    tau = torch.tensor([0.1, 0.3])
+    for module, given, expected in (
+        (
+            nn.SingularValueThreshold(tau, channels=2),
+            A,
+            svdinv.torch.svt(A, tau, relative=True),
+        ),
+        (
+            nn.SingularValueThreshold(tau[:, None], channels=2, num_values=5),
+            A,
+            svdinv.torch.svt(A, tau[:, None].expand(1, 2, 5), relative=True),
+        ),
+        (
+            nn.SingularValueThreshold(2.0, relative=False),
+            A,
+            svdinv.torch.svt(A, 2),
+        ),
+        (
+            nn.FirmThreshold(2.0, gamma=2, relative=False),
+            A,
+            svdinv.torch.firm_threshold(A, 2, 2),
+        ),
+        (nn.SchattenProx(0.5, 2.0), A, svdinv.torch.schatten_prox(A, 2, 0.5)),
+        (
+            nn.TensorSingularValueThreshold(0.3, axis=-2),
+            A,
+            svdinv.torch.tsvt(A, 0.3, -2, relative=True),
+        ),
+        (
+            nn.LocalLowRank(4, 0.3, stride=2, shift=(1, 3)),
+            x,
+            svdinv.torch.local_low_rank(
+                x, 0.3, 4, stride=2, shift=(1, 3), relative=True
+            ),
+        ),
+        (nn.LowRank(2), A, svdinv.torch.low_rank(A, 2)),
+        (nn.NuclearNorm(reduction="none"), A, svdinv.torch.nuclear_norm(A)),
+        (nn.NuclearNorm(), A, svdinv.torch.nuclear_norm(A).mean()),
+        (
+            nn.SchattenNorm(3, reduction="sum"),
+            A,
+            svdinv.torch.schatten_norm(A, 3).sum(),
+        ),
+    ):
+        torch.testing.assert_close(module(given), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("threshold", [1e-8, 0.3, 0.999])
+def test_threshold_starts_where_it_is_told(threshold, relative):
+    module = nn.SingularValueThreshold(threshold, relative=relative)
+    assert module.threshold.item() == pytest.approx(threshold, rel=1e-5)
+    with torch.no_grad():
+        module.raw_threshold -= 1
+    assert 0 < module.threshold.item() < threshold
+    module.reset_parameters()
+    assert module.threshold.item() == pytest.approx(threshold, rel=1e-5)
+
+
+def test_threshold_is_learned():
+    A = draw((4, 8, 6))
+    target = svdinv.torch.svt(A, 0.4, relative=True)
+    module = nn.SingularValueThreshold(0.1)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (module(A) - target).square().sum().backward()
+        optimizer.step()
+    assert module.threshold.item() == pytest.approx(0.4, abs=1e-2)
+    fixed = nn.SingularValueThreshold(0.1, trainable=False)
+    assert not any(p.requires_grad for p in fixed.parameters())
+    assert "raw_threshold" in fixed.state_dict()
+
+
+def test_a_complex_network_keeps_its_thresholds():
+    with pytest.warns(UserWarning, match="Complex modules"):
+        module = nn.SingularValueThreshold(0.3).to(torch.complex64)
+    assert module.threshold.dtype == torch.float32
+    assert module(draw((4, 3), torch.complex64)).isfinite().all()
+
+
+def test_a_network_without_memory_gets_it_later():
+    with torch.device("meta"):
+        module = nn.SingularValueThreshold(0.3, channels=2)
+    assert "threshold=?" in repr(module)
+    module.to_empty(device="cpu").reset_parameters()
+    assert repr(module).startswith("SingularValueThreshold(threshold=[0.3, 0.3], ")
+
+
+def test_random_shifts_are_those_of_the_operator():
+    x = draw((2, 3, 7, 6))
+    module = nn.LocalLowRank(4, 0.5, stride=(2, 1))
+    torch.manual_seed(0)
+    found = [module(x) for _ in range(6)]
+    torch.testing.assert_close(run(module, x), found[0], rtol=0, atol=0)
+    fixed = [
+        svdinv.torch.local_low_rank(
+            x, 0.5, 4, stride=(2, 1), shift=(row, 0), relative=True
+        )
+        for row in (0, 1)
+    ]
+    which = [min(range(2), key=lambda i: (y - fixed[i]).norm()) for y in found]
+    assert set(which) == {0, 1}
+    for y, i in zip(found, which, strict=True):
+        torch.testing.assert_close(y, fixed[i], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.eval()(x), fixed[0], rtol=1e-4, atol=1e-5)
+
+
+def test_casorati_matrices_are_pixels_by_frames():
+    x = draw((2, 4, 3, 5), torch.complex64)
+    matrices = x.reshape(2, 4, 15).transpose(1, 2)
+    expected = svdinv.torch.low_rank(matrices, 1).transpose(1, 2).reshape(x.shape)
+    torch.testing.assert_close(nn.Casorati(nn.LowRank(1))(x), expected)
+    norms = nn.Casorati(nn.NuclearNorm(reduction="none"))(x)
+    torch.testing.assert_close(norms, svdinv.torch.nuclear_norm(matrices))
+    volume = draw((1, 4, 2, 3, 5))
+    assert nn.Casorati(nn.LowRank(1), spatial=3)(volume).shape == volume.shape
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: nn.SingularValueThreshold(1.0), "between 0 and 1"),
+        (lambda: nn.SingularValueThreshold(float("nan")), "between 0 and 1"),
+        (lambda: nn.SchattenProx(1, 0.0), "positive"),
+        (lambda: nn.FirmThreshold([0.1, 0.2]), "broadcast"),
+        (lambda: nn.LocalLowRank(4, shift="no"), "shift"),
+        (lambda: nn.NuclearNorm(reduction="max"), "reduction"),
+    ],
+)
+def test_what_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 4, 5)])
+def test_wrong_channels_are_refused(shape):
+    with pytest.raises(RuntimeError, match="expected 3 channels along axis -3"):
+        nn.SingularValueThreshold(channels=3)(draw(shape))
+
+
+def test_printed():
+    assert repr(nn.LocalLowRank(8, 0.25, stride=4, trainable=False)) == (
+        "LocalLowRank(threshold=0.25, block=8, stride=4, shift='random', "
+        "relative=True, trainable=False)"
+    )
+    assert "[0.1 to 0.1]" in repr(nn.SchattenProx(1, channels=9, method="svd"))
