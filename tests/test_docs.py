@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "cupy", "array_api_strict")
 
@@ -98,6 +99,23 @@ def test_accuracy_study(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(script.sys, "argv", ["accuracy.py", "--output", str(tmp_path)])
     script.main()
-    figures = (ROOT / "docs" / "figures").iterdir()
-    committed = {path.name for path in figures if not path.name.startswith("speed")}
-    assert {path.name for path in tmp_path.iterdir()} == committed
+    others = {path.name for path in FIGURES.iterdir()} - written(tmp_path)
+    assert written(tmp_path) <= written(FIGURES)
+    assert all(name.startswith(("gallery-", "speed")) for name in others)
+
+
+def test_gallery(tmp_path, monkeypatch):
+    for name in ("torch", "matplotlib"):
+        pytest.importorskip(name)
+    script = load(ROOT / "benchmarks" / "gallery.py")
+    monkeypatch.setattr(script, "DRAWS", 2)
+    monkeypatch.setattr(script, "OPERATOR_DRAWS", 1)
+    monkeypatch.setattr(script.oracle, "SPECTRA", ("distinct", "zeros"))
+    monkeypatch.setattr(script.sys, "argv", ["gallery.py", "--output", str(tmp_path)])
+    script.main()
+    assert written(tmp_path) == written(FIGURES, "gallery-")
+
+
+def written(folder, prefix=""):
+    names = {path.name for path in folder.iterdir()}
+    return {name for name in names if name.startswith(prefix)}
