@@ -173,7 +173,8 @@ class Operators:
             Matrices, shape (..., m, n), real or complex. Half precision is computed
             in single precision and cast back.
         tau : float or array
-            Threshold >= 0 in units of A: one for all, or an array that broadcasts
+            Threshold >= 0 in units of A (in an array, negative ones count as 0): one
+            for all, or an array that broadcasts
             to the batch shape (...), or with A.ndim - 1 dimensions one for each
             singular value, shape (..., min(m, n)) or broadcasting to it (weighted
             nuclear norm [2]_). Equal singular values need equal weights: where they
@@ -664,6 +665,7 @@ class Operators:
                 )
             w = w * given
         mass = xp.sum(w, axis=-1)
+        mass = xp.where(mass == 0, xp.ones_like(mass), mass)
         share = (w / mass[..., None])[..., None]
         p = xp.sum(share * P, axis=-2, keepdims=True)
         q = xp.sum(share * Q, axis=-2, keepdims=True)
@@ -957,6 +959,8 @@ class Operators:
         A, restore = tools.matrices(A, "A")
         U, S, Vh = tools.svd(A)
         y = f(S)
+        if not hasattr(y, "shape"):
+            raise ValueError(f"f must return an array, returned {y!r}")
         if not _broadcasts(y.shape, S.shape) or not _broadcasts(S.shape, y.shape):
             raise ValueError(
                 f"f must keep the shape {tuple(S.shape)}, returned {tuple(y.shape)}"
@@ -1105,8 +1109,8 @@ class Operators:
         if not _broadcasts(values.shape, batch):
             raise self._toolbox.shape_error(
                 f"tau must broadcast to the batch shape {batch}, got shape "
-                f"{tuple(values.shape)}; one for each singular value has as many "
-                "dimensions as the batch of their vectors, (..., min(m, n))"
+                f"{tuple(values.shape)}; with one for each singular value it has "
+                f"{len(batch) + 1} dimensions, (..., min(m, n))"
             )
         xp = self._toolbox.xp
         return xp.broadcast_to(values, sizes(A, xp)[: len(batch)])
@@ -1114,7 +1118,9 @@ class Operators:
     def _checked(self, tau: Any, A: Array) -> Array:
         if isinstance(tau, int | float) and not tau >= 0:
             raise ValueError(f"tau must be >= 0, got {tau}")
-        return self._toolbox.parameter(tau, A, "tau")
+        xp, values = self._toolbox.xp, self._toolbox.parameter(tau, A, "tau")
+        # Of an array nothing can be asked; below 0 there is no threshold.
+        return xp.where(values < 0, xp.zeros_like(values), values)
 
     def _divergence(self, S: Array, tau: Array, A: Array) -> Array:
         xp, shape = self._toolbox.xp, self._lengths(A)

@@ -142,6 +142,7 @@ def nearest_motion(P: Array, Q: Array, w: Array, proper: Map, xp: Namespace) -> 
         With its derivatives.
     """
     mass = xp.sum(w, axis=-1)[..., None, None]
+    mass = xp.where(mass == 0, xp.ones_like(mass), mass)
     share = w[..., None] / mass
     mean_P = xp.sum(share * P, axis=-2, keepdims=True)
     mean_Q = xp.sum(share * Q, axis=-2, keepdims=True)
