@@ -575,7 +575,7 @@ class Operators:
         Parameters
         ----------
         A, B : array
-            Matrices, shape (..., m, n), real or complex.
+            Matrices, shape (..., m, n), real or complex; batches broadcast.
 
         Returns
         -------
@@ -601,7 +601,7 @@ class Operators:
         xp = self._toolbox.xp
         A, restore = self._toolbox.matrices(A, "A")
         B, _ = self._toolbox.matrices(B, "B")
-        self._same_shape(A, B, "A", "B")
+        self._compatible(A, B, "A", "B")
         C = adjoint(A, xp) @ B
         factors = self._toolbox.factorise(C, Polar(), method="svd")
         return restore(self._toolbox.spectral(C, Polar(), None, factors))
@@ -615,7 +615,8 @@ class Operators:
         Parameters
         ----------
         P, Q : array
-            Points, shape (..., N, d), real; d = 3 in space, but any d >= 1.
+            Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
+            broadcast, as of one reference against many.
         weights : array, optional
             Weights >= 0, shape (..., N); 1 each by default.
 
@@ -640,7 +641,7 @@ class Operators:
         Perfect fits, planar points and repeated singular values are regular. What
         is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
         R is not determined, and such terms are left out. The rmsd of a perfect fit
-        has a kink: its gradient is 0 there.
+        has a kink: its gradient is 0 there, and next to it that of the rounding errors.
 
         References
         ----------
@@ -652,7 +653,9 @@ class Operators:
         tools, xp = self._toolbox, self._toolbox.xp
         P, restore = tools.matrices(P, "P")
         Q, _ = tools.matrices(Q, "Q")
-        self._same_shape(P, Q, "P", "Q")
+        self._compatible(P, Q, "P", "Q")
+        # Both in the batch shape of both, by adding zeros.
+        P, Q = P + xp.zeros_like(Q[..., :1, :1]), Q + xp.zeros_like(P[..., :1, :1])
         if is_complex(P, xp) or is_complex(Q, xp):
             raise TypeError("P and Q must be real")
         w = xp.ones_like(P[..., 0])
@@ -1041,7 +1044,7 @@ class Operators:
         tools, xp = self._toolbox, self._toolbox.xp
         A, restore = tools.matrices(A, "A")
         tau = self._per_batch(tau, A, 2)
-        variance = tools.parameter(sigma, A, "sigma") ** 2
+        variance = self._per_batch(sigma, A, 2, "sigma") ** 2
         _, S, _ = tools.svd(A)
         lost = xp.minimum(S, tau[..., None])
         m, n = self._lengths(A)
@@ -1101,24 +1104,30 @@ class Operators:
             *traced, m, n = sizes(A, xp)
             short = xp.minimum(m, n) if shape[-1] is None else shape[-1]
             return xp.broadcast_to(values, (*traced, short)), True
-        return self._per_batch(values, A, 2)[..., None], False
-
-    def _per_batch(self, tau: Any, A: Array, core: int) -> Array:
-        """Tau in the batch shape of A, which has `core` further axes."""
-        values, batch = self._checked(tau, A), tuple(A.shape[: len(A.shape) - core])
         if not _broadcasts(values.shape, batch):
             raise self._toolbox.shape_error(
-                f"tau must broadcast to the batch shape {batch}, got shape "
-                f"{tuple(values.shape)}; with one for each singular value it has "
-                f"{len(batch) + 1} dimensions, (..., min(m, n))"
+                f"tau must broadcast to the batch shape {batch}, or with one for each "
+                f"singular value to {(*batch, _shorter(A.shape))}, got shape "
+                f"{tuple(values.shape)}"
+            )
+        return self._per_batch(values, A, 2)[..., None], False
+
+    def _per_batch(self, tau: Any, A: Array, core: int, name: str = "tau") -> Array:
+        """Tau in the batch shape of A, which has `core` further axes."""
+        values = self._checked(tau, A, name)
+        batch = tuple(A.shape[: len(A.shape) - core])
+        if not _broadcasts(values.shape, batch):
+            raise self._toolbox.shape_error(
+                f"{name} must broadcast to the batch shape {batch}, got shape "
+                f"{tuple(values.shape)}"
             )
         xp = self._toolbox.xp
         return xp.broadcast_to(values, sizes(A, xp)[: len(batch)])
 
-    def _checked(self, tau: Any, A: Array) -> Array:
+    def _checked(self, tau: Any, A: Array, name: str = "tau") -> Array:
         if isinstance(tau, int | float) and not tau >= 0:
-            raise ValueError(f"tau must be >= 0, got {tau}")
-        xp, values = self._toolbox.xp, self._toolbox.parameter(tau, A, "tau")
+            raise ValueError(f"{name} must be >= 0, got {tau}")
+        xp, values = self._toolbox.xp, self._toolbox.parameter(tau, A, name)
         # Of an array nothing can be asked; below 0 there is no threshold.
         return xp.where(values < 0, xp.zeros_like(values), values)
 
@@ -1139,11 +1148,18 @@ class Operators:
         tau = xp.broadcast_to(tau, sizes(A, xp)[:-2])
         return self._spectral(A, Soft(), tau[..., None], relative, method)
 
-    def _same_shape(self, A: Array, B: Array, a: str, b: str) -> None:
-        if not _broadcasts(A.shape, B.shape) or not _broadcasts(B.shape, A.shape):
+    def _compatible(self, A: Array, B: Array, a: str, b: str) -> None:
+        """Refuse matrices of different shape, and batches that do not broadcast."""
+        first, second = tuple(A.shape), tuple(B.shape)
+        pairs = zip(first[:-2][::-1], second[:-2][::-1], strict=False)
+        if not (
+            _broadcasts(first[-2:], second[-2:])
+            and _broadcasts(second[-2:], first[-2:])
+            and all(None in pair or 1 in pair or len({*pair}) == 1 for pair in pairs)
+        ):
             raise self._toolbox.shape_error(
-                f"{a} and {b} must have the same shape, got {tuple(A.shape)} and "
-                f"{tuple(B.shape)}"
+                f"{a} and {b} must have the same shape, up to batches that broadcast, "
+                f"got {first} and {second}"
             )
 
     def _axis(self, axis: int, X: Array) -> int:

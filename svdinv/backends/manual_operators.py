@@ -1153,7 +1153,7 @@ class ManualOperators(Operators):
         result = operators.kabsch(P, Q, weights)
         motion, xp = self._motion(record), self._tools.xp
         dP, dQ = record.argument_tangent("P", dP), record.argument_tangent("Q", dQ)
-        dw = xp.zeros_like(dP[..., 0])
+        dw = xp.zeros_like(dP[..., 0] + dQ[..., 0])
         if weights is not None:
             dw = dw + record.argument_tangent("weights", dweights)
         tangents = motion.push(dP, dQ, dw, xp)
@@ -1161,7 +1161,9 @@ class ManualOperators(Operators):
 
     def _motion(self, record: Record) -> Motion:
         P, Q = (record.given[name].array for name in ("P", "Q"))
-        w = self._tools.xp.ones_like(P[..., 0])
+        xp = self._tools.xp
+        P, Q = P + xp.zeros_like(Q[..., :1, :1]), Q + xp.zeros_like(P[..., :1, :1])
+        w = xp.ones_like(P[..., 0])
         if "weights" in record.given:
             w = w * record.given["weights"].array
         return nearest_motion(P, Q, w, record.maps[0], self._tools.xp)
