@@ -1,0 +1,217 @@
+"""What the operators are for: minima, subgradients, motions and risks, by NumPy."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from oracle import adjoint, random_unitary
+
+import svdinv.numpy as f
+
+
+def with_values(s, shape, dtype=float, seed=0):
+    rng = np.random.default_rng(seed)
+    U, V = (
+        random_unitary((n, len(s)), rng, np.issubdtype(dtype, np.complexfloating))
+        for n in shape
+    )
+    return (U * s) @ adjoint(V), U, V
+
+
+def penalty(name):
+    return {
+        "nuclear": lambda s: 0.4 * s.sum(),
+        "rank": lambda s: 0.4**2 / 2 * np.count_nonzero(s > 1e-12),
+        "log-sum": lambda s: 0.4 * np.log1p(s / 0.2).sum(),
+        "1/2": lambda s: 0.4 * np.sqrt(s).sum(),
+        "2/3": lambda s: 0.4 * (s ** (2 / 3)).sum(),
+        "2": lambda s: 0.4 * (s**2).sum(),
+    }[name]
+
+
+PROXIMAL = {
+    "nuclear": lambda A: f.svt(A, 0.4),
+    "rank": lambda A: f.svht(A, 0.4),
+    "log-sum": lambda A: f.log_sum_threshold(A, 0.4, 0.2),
+    "1/2": lambda A: f.schatten_prox(A, 0.4, 1 / 2),
+    "2/3": lambda A: f.schatten_prox(A, 0.4, 2 / 3),
+    "2": lambda A: f.schatten_prox(A, 0.4, 2),
+}
+
+
+@pytest.mark.parametrize("name", PROXIMAL)
+def test_proximal_operators_minimise(name):
+    """No singular values on a fine grid cost less than those returned."""
+    s = np.array([1.7, 0.9, 0.55, 0.3, 0.05])
+    A, U, V = with_values(s, (7, 5), complex)
+    found = np.diagonal(adjoint(U) @ PROXIMAL[name](A) @ V).real.round(12) + 0.0
+    grid = np.linspace(0, 2, 20001)
+    for value, y in zip(s, found, strict=True):
+        cost = np.array([penalty(name)(np.array([x])) for x in grid])
+        cost = cost + (grid - value) ** 2 / 2
+        own = penalty(name)(np.array([y])) + (y - value) ** 2 / 2
+        assert own <= cost.min() + 1e-9
+
+
+def test_low_rank_is_the_truncated_svd():
+    A = np.random.default_rng(0).standard_normal((3, 6, 4))
+    U, S, Vh = np.linalg.svd(A, full_matrices=False)
+    best = (U[..., :2] * S[..., None, :2]) @ Vh[..., :2, :]
+    np.testing.assert_allclose(f.low_rank(A, 2), best, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_subgradients_of_least_norm(dtype):
+    A, U, V = with_values(np.array([1.0, 1.0, 1.0, 0.4, 0.0]), (6, 5), dtype)
+
+    def gradient(vjp):
+        return vjp[1](np.array(1.0))
+
+    def along(weights):
+        return (U * np.array(weights)) @ adjoint(V)
+
+    close = {"atol": 1e-12}
+    third = 1 / 3
+    np.testing.assert_allclose(
+        gradient(f.spectral_norm_vjp(A)), along([third, third, third, 0, 0]), **close
+    )
+    np.testing.assert_allclose(
+        gradient(f.ky_fan_norm_vjp(A, 2)), along([2 / 3] * 3 + [0, 0]), **close
+    )
+    np.testing.assert_allclose(
+        gradient(f.nuclear_norm_vjp(A)), along([1, 1, 1, 1, 0]), **close
+    )
+    assert np.all(gradient(f.nuclear_norm_vjp(0 * A)) == 0)
+    assert np.all(gradient(f.spectral_norm_vjp(0 * A)) == 0)
+    assert np.all(gradient(f.schatten_norm_vjp(0 * A, 3)) == 0)
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 1.5, 2, 3, np.inf])
+def test_norms_are_those_of_the_singular_values(p):
+    A = np.random.default_rng(1).standard_normal((3, 6, 4))
+    S = np.linalg.svd(A, compute_uv=False)
+    expected = S.max(-1) if np.isinf(p) else (S**p).sum(-1) ** (1 / p)
+    np.testing.assert_allclose(f.schatten_norm(A, p), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (20, 35)])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_risk_estimate_against_monte_carlo(shape, is_complex):
+    rng = np.random.default_rng(2)
+    X, _, _ = with_values(
+        np.array([9.0, 7.0, 5.0]), shape, complex if is_complex else float
+    )
+    sigma, draws = 0.3, 400
+    noise = rng.standard_normal((draws, *shape))
+    if is_complex:
+        noise = noise + 1j * rng.standard_normal((draws, *shape))
+    noisy = X + sigma * noise
+    for tau in (1.0, 3.0):
+        error = np.abs(f.svt(noisy, tau) - X) ** 2
+        error = error.sum((-2, -1))
+        estimate = f.sure(noisy, tau, sigma)
+        spread = np.std(error - estimate) / np.sqrt(draws)
+        assert abs(error.mean() - estimate.mean()) < 4 * spread
+        assert spread < 0.05 * error.mean()
+
+
+def test_divergence_by_random_probes():
+    rng = np.random.default_rng(3)
+    A = rng.standard_normal((9, 6))
+    probes = rng.standard_normal((20000, 9, 6))
+    moved = f.svt_jvp(np.broadcast_to(A, probes.shape), 1.2, probes)[1]
+    traces = (probes * moved).sum((-2, -1))
+    expected = f.svt_divergence(A, 1.2)
+    assert abs(traces.mean() - expected) < 4 * traces.std() / np.sqrt(len(traces))
+
+
+def rotation(d, rng):
+    Q = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    Q[:, 0] *= np.sign(np.linalg.det(Q))
+    return Q
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+def test_kabsch_finds_the_motion(d):
+    rng = np.random.default_rng(4)
+    P, R, t = rng.standard_normal((7, d)), rotation(d, rng), rng.standard_normal(d)
+    found = f.kabsch(P, P @ R.T + t)
+    np.testing.assert_allclose(found.rotation, R, atol=1e-13)
+    np.testing.assert_allclose(found.translation, t, atol=1e-13)
+    assert found.rmsd < 1e-13
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_kabsch_is_a_minimum_and_proper(flatten):
+    rng = np.random.default_rng(5)
+    P, Q = rng.standard_normal((2, 8, 3))
+    Q[:, 0] *= -1  # a reflection would fit better
+    if flatten:
+        P[:, 2] = Q[:, 2] = 0
+    found = f.kabsch(P, Q)
+    assert abs(np.linalg.det(found.rotation) - 1) < 1e-13
+    distance = P @ found.rotation.T + found.translation - Q
+    assert abs(np.sqrt((distance**2).sum(-1).mean()) - found.rmsd) < 1e-13
+    for _ in range(200):
+        R = rotation(3, rng)
+        t = Q.mean(0) - P.mean(0) @ R.T
+        other = np.sqrt(((P @ R.T + t - Q) ** 2).sum(-1).mean())
+        assert other >= found.rmsd - 1e-13
+
+
+def test_one_reference_against_many():
+    rng = np.random.default_rng(6)
+    P, Q = rng.standard_normal((4, 6, 3)), rng.standard_normal((6, 3))
+    many, pullback = f.kabsch_vjp(P, Q)
+    gP, gQ, _ = pullback(gR=np.ones((4, 3, 3)))
+    total = np.zeros_like(Q)
+    for i, p in enumerate(P):
+        one, pull = f.kabsch_vjp(p, Q)
+        np.testing.assert_allclose(many.rotation[i], one.rotation, atol=1e-13)
+        g, h, _ = pull(gR=np.ones((3, 3)))
+        np.testing.assert_allclose(gP[i], g, atol=1e-12)
+        total += h
+    np.testing.assert_allclose(gQ, total, atol=1e-12)
+
+
+def test_tensor_threshold_is_proximal():
+    """No small step away from the result lowers the cost."""
+    rng = np.random.default_rng(7)
+    X = rng.standard_normal((5, 4, 6))
+
+    def cost(Y):
+        spectrum = np.moveaxis(np.fft.fft(Y, axis=-1), -1, 0)
+        nuclear = np.linalg.svd(spectrum, compute_uv=False).sum() / Y.shape[-1]
+        return 0.9 * nuclear + ((Y - X) ** 2).sum() / 2
+
+    Y = f.tsvt(X, 0.9)
+    least = cost(Y)
+    for _ in range(100):
+        assert cost(Y + 1e-3 * rng.standard_normal(X.shape)) >= least
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("stride", [None, 2])
+def test_blocks_are_thresholded_each(shift, stride):
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((3, 8, 12))
+    steps = [0] if stride is None else [0, 2]
+    expected = np.zeros_like(x)
+    for dy, dx in itertools.product(steps, steps):
+        rolled = np.roll(x, (-shift - dy, -shift - dx), axis=(-2, -1))
+        for i, j in itertools.product(range(0, 8, 4), range(0, 12, 4)):
+            block = rolled[:, i : i + 4, j : j + 4].reshape(3, -1)
+            rolled[:, i : i + 4, j : j + 4] = f.svt(block, 0.5).reshape(3, 4, 4)
+        back = np.roll(rolled, (shift + dy, shift + dx), axis=(-2, -1))
+        expected += back / len(steps) ** 2
+    found = f.local_low_rank(x, 0.5, 4, stride=stride, shift=shift)
+    np.testing.assert_allclose(found, expected, atol=1e-13)
+
+
+def test_randomized_triplets_of_a_decaying_spectrum():
+    A, _, _ = with_values(0.5 ** np.arange(12), (40, 30))
+    U, S, Vh = f.svd_lowrank(A, 4, seed=0)
+    np.testing.assert_allclose(S, 0.5 ** np.arange(4), rtol=1e-10)
+    assert np.linalg.norm((U * S) @ Vh - A, 2) < 0.5**4 * (1 + 1e-6)
