@@ -8,11 +8,13 @@ import pickle
 
 import numpy as np
 import pytest
+from operator_cases import matrices as drawn
 
 import svdinv.backends.manual_operators
 import svdinv.numpy
 from svdinv.backends.manual import Toolbox
 from svdinv.backends.manual_operators import ManualOperators
+from svdinv.core.functions import Firm, Polar
 from svdinv.core.repeated import never_look
 from svdinv.operators import Operators
 
@@ -529,9 +531,51 @@ def test_lists_are_taken_as_numpy_takes_them():
 
 def test_every_operator_is_there():
     public = {name for name in vars(Operators) if not name.startswith("_")}
-    assert public == set(NAMES)
-    kinds = [name + kind for name in NAMES for kind in ("", "_vjp", "_jvp")]
+    names = [*NAMES, "svd_lowrank", "spectral_operator"]
+    assert public == set(names)
+    kinds = [name + kind for name in names for kind in ("", "_vjp", "_jvp")]
     assert set(svdinv.numpy.__all__) == {*kinds, "svd", "svd_vjp", "svd_jvp", "svdvals"}
+
+
+def test_a_function_of_ones_own():
+    A, G, dA = drawn((5, 4)), drawn((5, 4), seed=1), drawn((5, 4), seed=2)
+    own, pullback = svdinv.numpy.spectral_operator_vjp(A, Firm(2.5), 0.6)
+    result, expected = svdinv.numpy.firm_threshold_vjp(A, 0.6, 2.5)
+    np.testing.assert_array_equal(own, result)
+    for found, wanted in zip(pullback(G), expected(G), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    _, tangent = svdinv.numpy.spectral_operator_jvp(A, Firm(2.5), dA, 0.6, 0.1)
+    _, wanted = svdinv.numpy.firm_threshold_jvp(A, 0.6, dA, 0.1, gamma=2.5)
+    np.testing.assert_array_equal(tangent, wanted)
+    _, pullback = svdinv.numpy.spectral_operator_vjp(A, Polar())
+    np.testing.assert_array_equal(pullback(G), svdinv.numpy.polar_vjp(A)[1](G))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30), (20, 20)])
+def test_triplets_of_a_truncated_svd(shape, dtype):
+    """As the whole SVD with cotangents for the leading triplets alone."""
+    A = drawn(shape, dtype) @ np.diag(0.6 ** np.arange(shape[1]))
+    A = A / np.linalg.norm(A, 2)
+    W = drawn(shape, dtype, seed=1)
+    (U, S, Vh), pullback = svdinv.numpy.svd_lowrank_vjp(A, 4, power=20, seed=0)
+
+    def cotangents(U, S, Vh):  # of Re <W, U S^2 Vh>
+        image = W @ np.conj(Vh.T)
+        gS = 2 * S * np.sum(np.conj(U) * image, axis=0).real
+        return image * S**2, gS, (S**2)[:, None] * (np.conj(U.T) @ W)
+
+    gA = pullback(*cotangents(U, S, Vh))
+    whole, expected = svdinv.numpy.svd_vjp(A)
+    given = cotangents(whole.U[:, :4], whole.S[:4], whole.Vh[:4])
+    padded = [np.zeros_like(x) for x in whole]
+    padded[0][:, :4], padded[1][:4], padded[2][:4] = given
+    np.testing.assert_allclose(gA, expected(*padded), atol=1e-9)
+    dA = drawn(shape, dtype, seed=2)
+    _, tangents = svdinv.numpy.svd_lowrank_jvp(A, 4, dA, power=20, seed=0)
+    assert tangents.S.shape == (4,)
+    moved = np.linalg.svd(A + 1e-6 * dA)[1][:4] - np.linalg.svd(A - 1e-6 * dA)[1][:4]
+    np.testing.assert_allclose(tangents.S, moved / 2e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", svdinv.numpy.__all__)
