@@ -1,4 +1,8 @@
-"""The singular value decomposition for JAX, called as `jax.numpy.linalg.svd`."""
+"""The singular value decomposition and low-rank operators for JAX.
+
+`svd` is called as `jax.numpy.linalg.svd`; the operators threshold, project, align and
+measure matrices by their singular values, without handing these out.
+"""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 from svdinv._missing import explain_missing
+from svdinv.core.factors import check_method
 
 try:
     import keras
@@ -120,6 +121,7 @@ class _Threshold(_Layer):
         self.channels = channels
         self.num_values = num_values
         self.method = method
+        check_method(method)
         shape = tuple(n for n in (channels, num_values) if n is not None)
         start = np.asarray(threshold, dtype=np.float64)
         if not np.all((start > 0) & (start < (1 if relative else np.inf))):
@@ -483,6 +485,7 @@ class LowRank(_Layer):
     ) -> None:
         super().__init__(data_format=data_format, **kwargs)
         self.rank, self.method = rank, method
+        check_method(method)
 
     def _map(self, x: Any, training: bool) -> Any:
         return _face().low_rank(x, self.rank, method=self.method)

@@ -33,6 +33,7 @@ from svdinv.core.risk import soft_divergence
 from svdinv.core.sampled import difference_nodes, sampled_difference
 from svdinv.core.svd import SVDResult
 from svdinv.core.tensors import fourier_slices, tilings
+from svdinv.core.tolerances import rounding_rtol
 from svdinv.core.truncated import svd_lowrank
 
 __all__ = ["Alignment", "Operators", "Toolbox"]
@@ -376,7 +377,7 @@ class Operators:
         A : array
             Matrices, shape (..., m, n), real or complex.
         rank : int
-            Number of singular values to keep, >= 0.
+            Number of singular values to keep, >= 0; all from min(m, n) on.
         method : optional
             As for `svt`.
 
@@ -624,8 +625,10 @@ class Operators:
         -------
         Alignment
             Named tuple ``(rotation, translation, rmsd)`` of shapes (..., d, d),
-            (..., d) and (...): ``P @ rotation.T + translation`` is nearest to Q, and
-            rmsd the root of the weighted mean squared distance left.
+            (..., d) and (...): ``P @ rotation.T + translation`` is nearest to Q (of
+            a batch, with the last two axes of the rotations swapped and the
+            translations as (..., 1, d)), and rmsd the root of the weighted mean
+            squared distance left; 0 where that is a rounding error.
 
         Raises
         ------
@@ -641,7 +644,7 @@ class Operators:
         Perfect fits, planar points and repeated singular values are regular. What
         is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
         R is not determined, and such terms are left out. The rmsd of a perfect fit
-        has a kink: its gradient is 0 there, and next to it that of the rounding errors.
+        has a kink: its gradient is 0 there.
 
         References
         ----------
@@ -681,7 +684,8 @@ class Operators:
         t = q - p @ turned
         residual = (P - p) @ turned - (Q - q)
         square = xp.sum(share * residual * residual, axis=(-2, -1))
-        positive = square > 0
+        size = xp.sum(share * ((P - p) ** 2 + (Q - q) ** 2), axis=(-2, -1))
+        positive = square > rounding_rtol(square, xp) ** 2 * size
         rmsd = xp.sqrt(xp.where(positive, square, xp.ones_like(square)))
         rmsd = xp.where(positive, rmsd, xp.zeros_like(rmsd))
         return Alignment(restore(R), restore(t[..., 0, :]), restore(rmsd))
@@ -879,7 +883,8 @@ class Operators:
         Returns
         -------
         SVDResult
-            Named tuple ``(U, S, Vh)`` with shapes (..., m, r), (..., r), (..., r, n).
+            Named tuple ``(U, S, Vh)`` with shapes (..., m, r), (..., r), (..., r, n);
+            in this order on every framework, TensorFlow included.
 
         Raises
         ------
@@ -933,7 +938,8 @@ class Operators:
             Function of one singular value, called with an array of any shape and
             returning one of the same, element by element, in the functions of A's
             framework. What else it depends on, such as learned parameters, gets its
-            gradient. f(0) = 0, unless zero singular values do not occur.
+            gradient; a network comes in as ``lambda s: s * net(s[..., None])[..., 0]``.
+            f(0) = 0, with a finite slope, unless there are no zero singular values.
         df : callable, optional
             Derivative of f, called in the same way. By default f is differentiated
             automatically, where the framework can.

@@ -1,4 +1,8 @@
-"""The singular value decomposition for TensorFlow, called as `tf.linalg.svd`."""
+"""The singular value decomposition and low-rank operators for TensorFlow.
+
+`svd` is called as `tf.linalg.svd`; the operators threshold, project, align and
+measure matrices by their singular values, without handing these out.
+"""
 
 from __future__ import annotations
 

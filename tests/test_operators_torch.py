@@ -146,6 +146,26 @@ def test_compiled_whole(relative):
         assert (eager - traced).abs().max() < 1e-12
 
 
+def test_compiled_for_any_shape():
+    compiled = torch.compile(
+        lambda A: svdinv.torch.svt(A, 0.4), backend="aot_eager", fullgraph=True
+    )
+    for shape in ((3, 6, 5), (3, 7, 5), (3, 9, 6), (4, 9, 6)):
+        A = torch.tensor(matrices(shape)).requires_grad_()
+        found, expected = (
+            torch.autograd.grad(f(A).square().sum(), A)[0]
+            for f in (compiled, lambda A: svdinv.torch.svt(A, 0.4))
+        )
+        assert (found - expected).abs().max() < 1e-12
+
+
+def test_a_perfect_fit_has_no_distance():
+    P = torch.tensor(matrices((10, 3))).requires_grad_()
+    found = svdinv.torch.kabsch(P, P.detach() + 1)
+    assert found.rmsd == 0
+    assert torch.all(torch.autograd.grad(found.rmsd, P)[0] == 0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     A = torch.tensor(matrices((4, 3))).to(dtype).requires_grad_()

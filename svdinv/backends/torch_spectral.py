@@ -320,6 +320,8 @@ def factorise(
     method: str = "auto",
 ) -> Factors:
     """Factors of A for `spectral`, without a derivative."""
+    if method == "auto" and torch.compiler.is_compiling():
+        method = "svd"  # as it would be, without guards on the shape
     with torch.no_grad(), without_autocast(A):
         return core_factorise(
             A.detach(),

@@ -43,7 +43,7 @@ def _threads(A: Tensor) -> int:
     )
     if not plain or max(A.shape[-2:]) > 16 * _LARGEST:
         return 1
-    short, long = sorted(A.shape[-2:])
+    short, long = min(A.shape[-2:]), max(A.shape[-2:])
     if short > _LARGEST or A.numel() * short * short < _LEAST * long:
         return 1
     return min(torch.get_num_threads(), A.shape[:-2].numel() // 8)

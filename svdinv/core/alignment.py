@@ -16,6 +16,7 @@ from typing import NamedTuple
 from svdinv.core.chains import Map
 from svdinv.core.namespace import Array, Namespace, safe_divide
 from svdinv.core.spectral import spectral_map
+from svdinv.core.tolerances import rounding_rtol
 
 __all__ = ["Motion", "nearest_motion"]
 
@@ -149,5 +150,8 @@ def nearest_motion(P: Array, Q: Array, w: Array, proper: Map, xp: Namespace) -> 
     p, q = P - mean_P, Q - mean_Q
     R = spectral_map(proper.function, proper.A, proper.tau, proper.factors, xp=xp)
     r = p @ xp.matrix_transpose(R) - q
-    rmsd = xp.sqrt(xp.sum(share * r * r, axis=(-2, -1)))
+    square = xp.sum(share * r * r, axis=(-2, -1))
+    size = xp.sum(share * (p * p + q * q), axis=(-2, -1))
+    exact = square <= rounding_rtol(square, xp) ** 2 * size
+    rmsd = xp.sqrt(xp.where(exact, xp.zeros_like(square), square))
     return Motion(P, Q, mass, share, mean_P, mean_Q, p, q, R, r, rmsd, proper)

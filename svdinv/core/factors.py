@@ -123,7 +123,7 @@ def _cheaper(
     xp: Namespace,
 ) -> Factors | None:
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
-    short, long = sorted((A.shape[-2], A.shape[-1]))
+    short, long = min(A.shape[-2:]), max(A.shape[-2:])
     if math.prod(A.shape) * short < WORTH_A_LOOK:
         return None
     size = abs_max(A, xp)
@@ -189,7 +189,7 @@ def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
     # Of -N, because eigenvalues come sorted upwards.
     eigenvalues, V = xp.linalg.eigh(-gram.N)
     V = _orthonormal(V, xp)
-    short, long = sorted((given.shape[-2], given.shape[-1]))
+    short, long = min(given.shape[-2:]), max(given.shape[-2:])
     usual = isinstance(gram.scale, float)
     if usual and V.dtype == given.dtype and long >= VERY_TALL * short:
         S = xp.sqrt(xp.maximum(-eigenvalues, xp.zeros_like(eigenvalues)))

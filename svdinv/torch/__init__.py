@@ -1,4 +1,8 @@
-"""The singular value decomposition for PyTorch, called as `torch.linalg.svd`."""
+"""The singular value decomposition and low-rank operators for PyTorch.
+
+`svd` is called as `torch.linalg.svd`; the operators threshold, project, align and
+measure matrices by their singular values, without handing these out.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ stands for at present.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import svdinv.torch
+from svdinv.core.factors import check_method
+from svdinv.core.tensors import tilings
 
 __all__ = [
     "Casorati",
@@ -53,6 +56,7 @@ class _Threshold(nn.Module):
         self.channels = channels
         self.num_values = num_values
         self.method = method
+        check_method(method)
         shape = [n for n in (channels, num_values) if n is not None]
         # On the CPU, whatever the default device: that of a large model may be meta.
         start = torch.as_tensor(threshold, dtype=torch.float64, device="cpu")
@@ -206,6 +210,7 @@ class FirmThreshold(_Threshold):
             method=method,
         )
         self.gamma = gamma
+        _try(svdinv.torch.firm_threshold, 0.5, gamma)
 
     def forward(self, A: Tensor) -> Tensor:
         """Threshold matrices of shape (..., m, n)."""
@@ -248,6 +253,7 @@ class SchattenProx(_Threshold):
             threshold, channels=channels, trainable=trainable, method=method
         )
         self.p = p
+        _try(svdinv.torch.schatten_prox, 0.5, p)
 
     def forward(self, A: Tensor) -> Tensor:
         """Map matrices of shape (..., m, n)."""
@@ -352,6 +358,7 @@ class LocalLowRank(_Threshold):
         if isinstance(shift, str) and shift != "random":
             raise ValueError(f"shift must be 'random' or integers, got {shift!r}")
         self.block, self.stride, self.shift = block, stride, shift
+        tilings((1, 1), block, stride, 0 if shift == "random" else shift)
 
     def forward(self, x: Tensor) -> Tensor:
         """Threshold series of shape (..., T, H, W)."""
@@ -412,6 +419,7 @@ class LowRank(nn.Module):
     def __init__(self, rank: int, *, method: str = "auto") -> None:
         super().__init__()
         self.rank, self.method = rank, method
+        _try(svdinv.torch.low_rank, rank, method=method)
 
     def forward(self, A: Tensor) -> Tensor:
         """Approximate matrices of shape (..., m, n)."""
@@ -484,6 +492,7 @@ class SchattenNorm(nn.Module):
                 f"reduction must be one of {list(_REDUCTIONS)}, got {reduction!r}"
             )
         self.p, self.reduction, self.method = p, reduction, method
+        _try(svdinv.torch.schatten_norm, p, method=method)
 
     def forward(self, A: Tensor) -> Tensor:
         """Norm of matrices of shape (..., m, n): a number, or of shape (...)."""
@@ -514,6 +523,11 @@ class NuclearNorm(SchattenNorm):
     def extra_repr(self) -> str:
         """Describe the module in a printed network."""
         return f"reduction={self.reduction!r}"
+
+
+def _try(operator: Callable[..., Tensor], *arguments: Any, **options: Any) -> None:
+    """Let an operator refuse bad arguments before a network is built of it."""
+    operator(torch.zeros(1, 1, device="cpu"), *arguments, **options)
 
 
 def _pair(value: Pair) -> tuple[int, int]:
