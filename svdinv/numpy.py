@@ -92,6 +92,7 @@ _operators = ManualOperators(
         lambda mask: bool(mask.any()),
         np.linalg.LinAlgError,
         np.random.default_rng,
+        lambda: np.errstate(over="ignore", under="ignore", invalid="ignore"),
     ),
     __name__,
 )

@@ -28,7 +28,15 @@ from svdinv.core.functions import (
     SpectralFunction,
     proper_signs,
 )
-from svdinv.core.namespace import Array, Namespace, adjoint, cast, is_complex, sizes
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    abs_max,
+    adjoint,
+    cast,
+    is_complex,
+    sizes,
+)
 from svdinv.core.risk import soft_divergence
 from svdinv.core.sampled import difference_nodes, sampled_difference
 from svdinv.core.svd import SVDResult
@@ -178,7 +186,8 @@ class Operators:
             for all, or an array that broadcasts
             to the batch shape (...), or with A.ndim - 1 dimensions one for each
             singular value, shape (..., min(m, n)) or broadcasting to it (weighted
-            nuclear norm [2]_). Equal singular values need equal weights: where they
+            nuclear norm [2]_, of which this is the proximal operator for weights that
+            do not fall). Equal singular values need equal weights: where they
             have not, there is no derivative, and what is singular is left out.
         relative : bool, optional
             Whether tau is a multiple of the largest singular value of each matrix.
@@ -218,7 +227,7 @@ class Operators:
            nuclear norm minimization and its applications to low level vision",
            IJCV 121, 2017.
         """
-        return self._threshold(A, Soft(), tau, relative, method)
+        return self._threshold(A, Soft(), tau, relative, method, weights=True)
 
     def svht(
         self, A: Array, tau: Any, *, relative: bool = False, method: str = "auto"
@@ -562,7 +571,7 @@ class Operators:
         total = xp.sum(powers, axis=-1) / p
         scaled = A / cast(top[..., None], A, xp)
         total = p * tools.spectral_sum(scaled, total, power, factors)
-        positive = total > 0
+        positive = total != 0  # NaN included
         root = xp.where(positive, total, xp.ones_like(total)) ** (1 / p)
         norm = xp.sum(top, axis=-1) * root  # sums, because there may be nothing
         return restore(xp.where(positive, norm, xp.zeros_like(root)))
@@ -676,8 +685,14 @@ class Operators:
         p = xp.sum(share * P, axis=-2, keepdims=True)
         q = xp.sum(share * Q, axis=-2, keepdims=True)
         C = xp.matrix_transpose(share * (Q - q)) @ (P - p)
-        factors = tools.factorise(C, Proper(), method="svd")
-        U, S, Vh = factors
+        U, S, Vh = tools.factorise(C, Proper(), method="svd")
+        # The differences are as inexact as the points: what that leaves of singular
+        # values that are 0 is no value to divide by.
+        noise = abs_max(P, xp) * abs_max(Q - q, xp) + abs_max(Q, xp) * abs_max(
+            P - p, xp
+        )
+        noise = tools.stop_gradient(rounding_rtol(noise, xp) * noise[..., 0])
+        factors = U, xp.where(noise < S, S, xp.zeros_like(S)), Vh
         signs = tools.stop_gradient(proper_signs(U, S, Vh, xp))
         R = tools.spectral(C, Proper(), signs, factors)
         turned = xp.matrix_transpose(R)
@@ -685,7 +700,7 @@ class Operators:
         residual = (P - p) @ turned - (Q - q)
         square = xp.sum(share * residual * residual, axis=(-2, -1))
         size = xp.sum(share * ((P - p) ** 2 + (Q - q) ** 2), axis=(-2, -1))
-        positive = square > rounding_rtol(square, xp) ** 2 * size
+        positive = ~(square <= rounding_rtol(square, xp) ** 2 * size)  # NaN included
         rmsd = xp.sqrt(xp.where(positive, square, xp.ones_like(square)))
         rmsd = xp.where(positive, rmsd, xp.zeros_like(rmsd))
         return Alignment(restore(R), restore(t[..., 0, :]), restore(rmsd))
@@ -1059,13 +1074,19 @@ class Operators:
         return restore(risk + xp.sum(lost * lost, axis=-1))
 
     def _threshold(
-        self, A: Array, function: Any, tau: Any, relative: bool, method: str
+        self,
+        A: Array,
+        function: Any,
+        tau: Any,
+        relative: bool,
+        method: str,
+        weights: bool = False,
     ) -> Array:
         check_method(method)
         A, restore = self._toolbox.matrices(A, "A")
         tau, weighted = self._tau(tau, A)
-        if weighted:
-            if not isinstance(function, Soft):
+        if weighted and not function.weighted:
+            if function != Soft() or not weights:
                 raise self._toolbox.shape_error(
                     "tau must broadcast to the batch shape, one for each matrix; only "
                     "svt takes one for each singular value"
@@ -1131,7 +1152,7 @@ class Operators:
         return xp.broadcast_to(values, sizes(A, xp)[: len(batch)])
 
     def _checked(self, tau: Any, A: Array, name: str = "tau") -> Array:
-        if isinstance(tau, int | float) and not tau >= 0:
+        if isinstance(tau, numbers.Real) and not float(tau) >= 0:
             raise ValueError(f"{name} must be >= 0, got {tau}")
         xp, values = self._toolbox.xp, self._toolbox.parameter(tau, A, name)
         # Of an array nothing can be asked; below 0 there is no threshold.
@@ -1166,6 +1187,10 @@ class Operators:
             raise self._toolbox.shape_error(
                 f"{a} and {b} must have the same shape, up to batches that broadcast, "
                 f"got {first} and {second}"
+            )
+        if A.dtype != B.dtype:
+            raise TypeError(
+                f"{a} and {b} must have the same dtype, got {A.dtype} and {B.dtype}"
             )
 
     def _axis(self, axis: int, X: Array) -> int:

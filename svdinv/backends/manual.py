@@ -8,6 +8,7 @@ their derivatives need.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -40,6 +41,8 @@ class Toolbox:
         What the framework raises for an array that is no matrix.
     rng : callable
         Makes a generator of random numbers from a seed or None.
+    quiet : callable, optional
+        Makes a context in which overflow is no warning.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class Toolbox:
         look: Look,
         shape_error: type[Exception],
         rng: Callable[[Any], Any],
+        quiet: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
+        self.quiet = quiet
         self.rng = rng
         self.xp = xp
         self.look = look
@@ -131,15 +136,16 @@ class Toolbox:
         method: str = "auto",
     ) -> Factors:
         """Factors of A, as `svdinv.core.factors.factorise`."""
-        return factorise(
-            A,
-            function,
-            tau,
-            relative=relative,
-            method=method,
-            look=self.look,
-            xp=self.xp,
-        )
+        with self.quiet():  # a product that overflows is done again, scaled
+            return factorise(
+                A,
+                function,
+                tau,
+                relative=relative,
+                method=method,
+                look=self.look,
+                xp=self.xp,
+            )
 
     def spectral(
         self, A: Array, function: SpectralFunction, tau: Array | None, factors: Factors
@@ -213,7 +219,9 @@ class Record(Toolbox):
     """
 
     def __init__(self, toolbox: Toolbox) -> None:
-        super().__init__(toolbox.xp, toolbox.look, toolbox.shape_error, toolbox.rng)
+        super().__init__(
+            toolbox.xp, toolbox.look, toolbox.shape_error, toolbox.rng, toolbox.quiet
+        )
         self.triplets: tuple[Array, ...] = ()
         self.given: dict[str, Given] = {}
         self.maps: list[Map] = []

@@ -39,6 +39,10 @@ def _threads(A: Tensor) -> int:
         and A.device.type == "cpu"
         and A.ndim > 2
         and not torch._C._functorch.is_functorch_wrapped_tensor(A)
+        # What traces or watches one thread does not see the others.
+        and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
         and not (A.requires_grad and torch.is_grad_enabled())
     )
     if not plain or max(A.shape[-2:]) > 16 * _LARGEST:
@@ -67,7 +71,10 @@ def over_threads(
             return decompose(part)
 
     waiting = [_pool(torch.get_num_threads()).submit(run, part) for part in others]
-    parts = [run(first), *(future.result() for future in waiting)]
+    try:
+        parts = [run(first), *(future.result() for future in waiting)]
+    except torch.linalg.LinAlgError:
+        return tuple(decompose(A))  # so that it names the matrix in the whole batch
     return tuple(
         torch.cat(pieces).unflatten(0, batch) for pieces in zip(*parts, strict=True)
     )

@@ -95,11 +95,13 @@ def factorise(
         By way of the Gram matrix, the vectors of the larger side that belong
         to very small singular values are not orthogonal.
     """
-    if method == "matmul":
+    if method == "matmul" and 0 not in A.shape:
         return (_steps(A, function, tau, relative, xp),)
     single = eps(A, xp) > SINGLE
     if method == "gram" and 0 not in A.shape:
-        return _from_gram(_gram(A, wide and single, look, xp), A, xp)
+        gram = _gram(A, wide and single, look, xp)
+        if gram is not None:
+            return _from_gram(gram, A, xp)
     if method == "auto" and None not in A.shape and 0 not in A.shape:
         found = _cheaper(A, function, tau, relative, wide and single, look, xp)
         if found is not None:
@@ -124,22 +126,24 @@ def _cheaper(
 ) -> Factors | None:
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
-    if math.prod(A.shape) * short < WORTH_A_LOOK:
-        return None
-    size = abs_max(A, xp)
-    if look(~(size < float("inf"))) is not False:
-        return None  # NaN, which is the SVD's to report, or nothing may be looked at
+    if math.prod(A.shape) * short < WORTH_A_LOOK or look(A[..., :1, :1] != 0) is None:
+        return None  # little to gain, or nothing may be looked at
     tall = long >= 2 * short
 
-    def trusted(factors: Factors, floor: float) -> bool:
+    def trusted(factors: Factors, floor: float, epsilon: float) -> bool:
         S = singular_values(factors)
-        y = function.value(S, tau * S[..., :1] if relative else tau, xp)
-        safe = (y <= 0) | (floor * S[..., :1] <= S)
+        top = S[..., :1]
+        # A value that is lost may be anything up to this: it proves nothing.
+        most = xp.maximum(S, 8 * (short * epsilon) ** 0.5 * top)
+        y = function.value(most, tau * top if relative else tau, xp)
+        safe = (y <= 0) | (floor * top <= S)
         return look(~safe) is False
 
     level = function.level(tau, xp)
     if level is not None:
         gram = _gram(A, False, look, xp)
+        if gram is None:
+            return None
         top: Any = 1.0
         if not relative:  # bound s_1^2 by a norm that is at most k^(1/4) times it
             trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1)[..., None]
@@ -150,13 +154,16 @@ def _cheaper(
             top = xp.sqrt(trace) * norm * gram.scale
         if look(~(level >= 0.5 * GRAM_FLOOR * top)) is False:
             factors = _from_gram(gram, A, xp)
-            if trusted(factors, GRAM_FLOOR):
+            if trusted(factors, GRAM_FLOOR, eps(A, xp)):
                 return factors
     if not tall:  # an SVD costs hardly more than what is left
         return None
-    factors = _from_gram(_gram(A, wide, look, xp), A, xp)
+    gram = _gram(A, wide, look, xp)
+    if gram is None:
+        return None
+    factors = _from_gram(gram, A, xp)
     floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
-    return factors if trusted(factors, floor) else None
+    return factors if trusted(factors, floor, eps(gram.N, xp)) else None
 
 
 class _Gram(NamedTuple):
@@ -167,7 +174,8 @@ class _Gram(NamedTuple):
     scale: Array | float
 
 
-def _gram(A: Array, wide: bool, look: Look, xp: Namespace) -> _Gram:
+def _gram(A: Array, wide: bool, look: Look, xp: Namespace) -> _Gram | None:
+    """Gram matrix; None for NaN and infinity, which are the SVD's to report."""
     if wide:
         A = xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
 
@@ -175,11 +183,16 @@ def _gram(A: Array, wide: bool, look: Look, xp: Namespace) -> _Gram:
         Ah = adjoint(A, xp)
         return A @ Ah if A.shape[-2] < A.shape[-1] else Ah @ A
 
-    # The squares of very small and very large elements are no numbers.
-    size, least = abs_max(A, xp), vanishing(A, xp)
-    usual = (size == 0) | ((size > least) & (size < 1 / least))
-    if look(~usual) is False:
-        return _Gram(product(A), A, 1.0)
+    # The squares of very small and very large elements are no numbers; their sum
+    # tells that with one pass less than the largest.
+    N = product(A)
+    trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)
+    least = vanishing(trace, xp) ** 2
+    if look(~((trace > least) & (trace < 1 / least))) is False:
+        return _Gram(N, A, 1.0)
+    size = abs_max(A, xp)
+    if look(~(size < float("inf"))) is True:
+        return None
     size = xp.where(size >= smallest(size, xp), size, xp.ones_like(size))
     A = A / cast(size, A, xp)
     return _Gram(product(A), A, size[..., 0])

@@ -166,7 +166,9 @@ class Threshold(SpectralFunction):
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         """See `SpectralFunction`."""
         kept = self.kept(s, tau, xp)
-        return xp.where(kept, self.solve(s, tau, xp), xp.zeros_like(s))
+        y = xp.where(kept, self.solve(s, tau, xp), xp.zeros_like(s))
+        # What is compared with NaN is not kept, and the NaN would be lost.
+        return xp.where(tau == tau, y, tau + y) if self.has_tau else y
 
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
         """See `SpectralFunction`."""

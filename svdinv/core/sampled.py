@@ -76,7 +76,7 @@ def sampled_difference(S: Array, y: Array, slopes: Array, xp: Namespace) -> Arra
     yi, yj = y[..., :, None], y[..., None, :]
     apart, gap = quotient(yi, yj, si, sj, xp), xp.abs(si - sj)
     mean = sum(weight * slopes[i, ...] for i, (_, weight) in enumerate(_RULE))
-    size = xp.maximum(xp.abs(yi), xp.abs(yj))
+    size = xp.maximum(xp.maximum(xp.abs(yi), xp.abs(yj)), xp.abs(mean) * (si + sj))
     agree = xp.abs(mean - apart) * gap <= 16 * eps(S, xp) * size
     near = gap <= 0.25 * xp.maximum(si, sj)
     return xp.where((near & agree) | (gap == 0), mean, apart)
