@@ -17,6 +17,7 @@ from torch import amax as max
 from svdinv.backends.torch_threads import over_threads
 
 __all__ = [
+    "add_product",
     "any",
     "conj",
     "fft",
@@ -33,6 +34,27 @@ __all__ = [
 def matrix_transpose(x: Tensor) -> Tensor:
     """Transpose the last two axes."""
     return x.mT
+
+
+def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """Add A B to C in place, without an array for the product."""
+    simple = (
+        type(C) is type(A) is type(B) is Tensor
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not (torch.is_grad_enabled() and (A.requires_grad or B.requires_grad))
+        and not C.requires_grad
+        and A.ndim == B.ndim == C.ndim > 1
+        and C.is_contiguous()
+    )
+    if not simple:
+        return C + A @ B
+    if C.ndim == 2:
+        return C.addmm_(A, B)
+    batches = (x.reshape(-1, *x.shape[-2:]) for x in (C, A, B))
+    flat, A, B = batches
+    flat.baddbmm_(A, B)
+    return C
 
 
 def _diagonal(x: Tensor) -> Tensor:

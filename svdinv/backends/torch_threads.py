@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -20,15 +21,27 @@ _LARGEST = 128
 # Operations below which handing work to a thread costs more than it brings.
 _LEAST = 1_000_000
 
-_pools: dict[int, ThreadPoolExecutor] = {}
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    process = os.getpid()  # threads do not survive a fork
-    if process not in _pools:
-        _pools.clear()
-        _pools[process] = ThreadPoolExecutor(threads, thread_name_prefix="svdinv")
-    return _pools[process]
+    key = os.getpid(), threads  # threads do not survive a fork
+    if key not in _pools:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="svdinv")
+        started, before = Barrier(threads), torch.get_num_threads()
+
+        def start() -> None:
+            # LAPACK in each of them would start threads of its own otherwise. To
+            # ask first is what keeps PyTorch from setting the number anew later.
+            torch.get_num_threads()
+            torch.set_num_threads(1)
+            started.wait()
+
+        for future in [pool.submit(start) for _ in range(threads)]:
+            future.result()
+        torch.set_num_threads(before)  # for threads to come, too
+        _pools[key] = pool
+    return _pools[key]
 
 
 def _threads(A: Tensor) -> int:
@@ -64,17 +77,20 @@ def over_threads(
     if threads < 2:
         return tuple(decompose(A))
     batch = A.shape[:-2]
-    first, *others = A.flatten(0, -3).chunk(threads)
 
     def run(part: Tensor) -> Any:
         with torch.no_grad():  # grad mode belongs to a thread
             return decompose(part)
 
-    waiting = [_pool(torch.get_num_threads()).submit(run, part) for part in others]
+    def joined(pieces: tuple[Tensor, ...]) -> Tensor:
+        with torch.no_grad():
+            return torch.cat(pieces)
+
+    pool = _pool(threads)
     try:
-        parts = [run(first), *(future.result() for future in waiting)]
+        parts = list(pool.map(run, A.flatten(0, -3).chunk(threads)))
     except torch.linalg.LinAlgError:
         return tuple(decompose(A))  # so that it names the matrix in the whole batch
-    return tuple(
-        torch.cat(pieces).unflatten(0, batch) for pieces in zip(*parts, strict=True)
-    )
+    # Joined there, too: OpenMP's threads, once called, spin and hold up the pool's.
+    whole = pool.map(joined, zip(*parts, strict=True))
+    return tuple(x.unflatten(0, batch) for x in whole)

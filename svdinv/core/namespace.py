@@ -15,6 +15,7 @@ __all__ = [
     "DType",
     "Namespace",
     "abs_max",
+    "add_product",
     "adjoint",
     "array_namespace",
     "cast",
@@ -90,6 +91,12 @@ def identity_like(x: Array, xp: Namespace) -> Array:
     """Identity matrices in the shape, dtype and device of the square `x`."""
     # Built from x itself, because a traced shape may be unknown.
     return xp.triu(xp.tril(xp.ones_like(x)))
+
+
+def add_product(C: Array, A: Array, B: Array, xp: Namespace) -> Array:
+    """C + A B; C is new and may be overwritten, where a namespace can do that."""
+    add = getattr(xp, "add_product", None)
+    return C + A @ B if add is None else add(C, A, B)
 
 
 def abs_max(x: Array, xp: Namespace) -> Array:

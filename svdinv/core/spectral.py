@@ -40,6 +40,7 @@ from svdinv.core.functions import (
 from svdinv.core.namespace import (
     Array,
     Namespace,
+    add_product,
     adjoint,
     cast,
     conj,
@@ -265,7 +266,7 @@ def _along_gram(
         more, gtau = _through_top(ratio, gtau, S, xp)
         block = block + _diagonal(safe_divide(more, S, positive, xp), Z, xp)
     outer = (V * cast(phi, V, xp)[..., None, :]) @ Vh
-    return X @ outer + A @ (V @ block @ Vh), gtau
+    return add_product(X @ outer, A, V @ block @ Vh, xp), gtau
 
 
 def _gram_difference(
