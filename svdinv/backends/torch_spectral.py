@@ -7,7 +7,7 @@ arrays without a derivative: each Function knows its own in A.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -23,6 +23,7 @@ from svdinv.backends.torch import (
     tracked,
     without_autocast,
 )
+from svdinv.backends.torch_threads import by_blocks
 from svdinv.core.factors import factorise as core_factorise
 from svdinv.core.factors import largest_value
 from svdinv.core.functions import Leading, SpectralFunction
@@ -102,10 +103,34 @@ def _add(a: Any, b: Any) -> Any:
 def _value(
     function: SpectralFunction, A: Tensor, tau: Tensor | None, factors: Factors
 ) -> Tensor:
+    def run(A: Tensor, tau: Tensor | None, *factors: Tensor) -> tuple[Tensor]:
+        return (spectral_map(function, A, tau, factors, xp=xp),)
+
     with without_autocast(A):
-        result = spectral_map(function, A, tau, factors, xp=xp)
+        (result,) = by_blocks(run, A, tau, *factors) or run(A, tau, *factors)
     # A Function may not return a view of what it is given.
     return result.clone() if len(factors) == 1 else result
+
+
+def _derivative(
+    function: SpectralFunction,
+    A: Tensor,
+    tau: Tensor | None,
+    ratio: Tensor | None,
+    G: Tensor,
+    factors: Sequence[Tensor],
+) -> tuple[Tensor, Tensor | None]:
+    """Cotangents of A, and of tau or of the ratio that it is of s_1."""
+
+    def run(A: Tensor, tau: Any, ratio: Any, G: Tensor, *factors: Tensor) -> Any:
+        gA, gtau = spectral_derivative(
+            function, A, tau, factors, G, transposed=True, ratio=ratio, xp=xp
+        )
+        return (gA,) if gtau is None else (gA, gtau)
+
+    arguments = A, tau, ratio, G, *factors
+    gA, *gtau = by_blocks(run, *arguments) or run(*arguments)
+    return gA, gtau[0] if gtau else None
 
 
 class _CompiledMap(torch.autograd.Function):
@@ -127,9 +152,7 @@ class _CompiledMap(torch.autograd.Function):
     def backward(ctx: Any, G: Tensor) -> Any:
         A, tau, *factors = ctx.saved_tensors
         with without_autocast(A):
-            gA, gtau = spectral_derivative(
-                ctx.function, A, tau, tuple(factors), G, transposed=True, xp=xp
-            )
+            gA, gtau = _derivative(ctx.function, A, tau, None, G, factors)
         return gA, gtau, None, *(None for _ in factors)
 
 
@@ -147,9 +170,7 @@ class _CompiledRelative(_CompiledMap):
         A, ratio, *factors = ctx.saved_tensors
         tau = ratio * largest_value(A, factors, xp)
         with without_autocast(A):
-            gA, gratio = spectral_derivative(
-                ctx.function, A, tau, factors, G, transposed=True, ratio=ratio, xp=xp
-            )
+            gA, gratio = _derivative(ctx.function, A, tau, ratio, G, factors)
         return gA, gratio, None, *(None for _ in factors)
 
 
@@ -322,16 +343,15 @@ def factorise(
     """Factors of A for `spectral`, without a derivative."""
     if method == "auto" and torch.compiler.is_compiling():
         method = "svd"  # as it would be, without guards on the shape
-    with torch.no_grad(), without_autocast(A):
+
+    def run(A: Tensor, tau: Tensor | None) -> Factors:
         return core_factorise(
-            A.detach(),
-            function,
-            None if tau is None else tau.detach(),
-            relative=relative,
-            method=method,
-            look=look,
-            xp=xp,
+            A, function, tau, relative=relative, method=method, look=look, xp=xp
         )
+
+    with torch.no_grad(), without_autocast(A):
+        A, tau = A.detach(), None if tau is None else tau.detach()
+        return by_blocks(run, A, tau, in_threads=True) or run(A, tau)
 
 
 def _compiling() -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["over_threads"]
+__all__ = ["by_blocks", "over_threads"]
 
 # LAPACK itself takes several threads for matrices larger than this.
 _LARGEST = 128
@@ -46,19 +46,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def _threads(A: Tensor) -> int:
     """How many threads are worth their while: 1 if the batch cannot be split."""
-    plain = (
-        not torch.compiler.is_compiling()
-        and type(A) is Tensor
-        and A.device.type == "cpu"
-        and A.ndim > 2
-        and not torch._C._functorch.is_functorch_wrapped_tensor(A)
-        # What traces or watches one thread does not see the others.
-        and not torch.jit.is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._len_torch_function_stack() == 0
-        and not (A.requires_grad and torch.is_grad_enabled())
-    )
-    if not plain or max(A.shape[-2:]) > 16 * _LARGEST:
+    if not _plain(A) or A.ndim < 3 or max(A.shape[-2:]) > 16 * _LARGEST:
         return 1
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
     if short > _LARGEST or A.numel() * short * short < _LEAST * long:
@@ -94,3 +82,78 @@ def over_threads(
     # Joined there, too: OpenMP's threads, once called, spin and hold up the pool's.
     whole = pool.map(joined, zip(*parts, strict=True))
     return tuple(x.unflatten(0, batch) for x in whole)
+
+
+# Elements of an array that stays in a cache: what is larger costs more to allocate
+# than to compute.
+_BLOCK = 2**16
+
+
+def by_blocks(
+    compute: Callable[..., tuple[Tensor, ...]],
+    *arrays: Tensor | None,
+    in_threads: bool = False,
+) -> tuple[Tensor, ...] | None:
+    """Compute on blocks of a batch of small matrices, one after the other.
+
+    Parameters
+    ----------
+    compute : callable
+        From arrays with one batch axis to a tuple of such arrays.
+    arrays : Tensor or None
+        The first is a batch of matrices, shape (..., m, n); the others have the same
+        batch axes. None is passed on.
+    in_threads : bool, optional
+        Whether to compute on several blocks at a time: worth it for decompositions,
+        which release Python's lock for long.
+
+    Returns
+    -------
+    tuple of Tensor or None
+        With the batch axes of the arrays; None where blocks are not worth their while,
+        or the results of two blocks differ in number.
+    """
+    A = arrays[0]
+    if A is None or A.ndim < 3 or not all(map(_plain, arrays)):
+        return None
+    batch = A.shape[:-2]
+    block = max(_BLOCK // max(A.shape[-2:].numel(), 1), 1)
+    count = -(-batch.numel() // block)
+    if block < 8 or count < 2:
+        return None
+    axes = len(batch)
+    flat = [x if x is None else x.reshape(-1, *x.shape[axes:]) for x in arrays]
+    parts = [
+        [x if x is None else x[i * block : (i + 1) * block] for x in flat]
+        for i in range(count)
+    ]
+
+    def run(part: list[Tensor | None]) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return compute(*part)
+
+    threads = min(torch.get_num_threads(), count) if in_threads else 1
+    each = map(run, parts) if threads < 2 else _pool(threads).map(run, parts)
+    try:
+        results = list(each)
+    except torch.linalg.LinAlgError:
+        return None  # for the whole batch, whose indices an error should name
+    if len({len(result) for result in results}) != 1:
+        return None
+    whole = (torch.cat(pieces) for pieces in zip(*results, strict=True))
+    return tuple(x.unflatten(0, batch) for x in whole)
+
+
+def _plain(x: Tensor | None) -> bool:
+    """Tell whether an array holds numbers that any thread may read."""
+    return x is None or (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.device.type == "cpu"
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and torch._C._functorch.peek_interpreter_stack() is None
+        # What traces or watches one thread does not see the others.
+        and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+    )

@@ -87,6 +87,12 @@ class SpectralFunction(ABC):
     ) -> Array:
         """Second divided difference f[a, b, c]; `d` is f[a, b], f[b, c], f[c, a]."""
 
+    def sum_quotient(self, a: Point, b: Point, minus: Array, xp: Namespace) -> Array:
+        """Divided difference f[a, -b]; that is f'(0) = `minus` where both are 0."""
+        total = a.s + b.s
+        positive = total > 0
+        return xp.where(positive, safe_divide(a.y + b.y, total, positive, xp), minus)
+
     def level(self, tau: Any, xp: Namespace) -> Array | None:
         """Give the largest s that f sets to 0, where tau alone tells."""
         return None
@@ -269,6 +275,10 @@ class Soft(Threshold):
         both = (a.y > 0) & (b.y > 0)
         slope = 1 - quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
         return xp.where(both, slope, quotient(a.y, b.y, a.s, b.s, xp))
+
+    def sum_quotient(self, a: Point, b: Point, minus: Array, xp: Namespace) -> Array:
+        """See `SpectralFunction`; 0 where both are 0."""
+        return (a.y + b.y) / (a.s + (b.s + smallest(b.s, xp)))
 
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace

@@ -202,26 +202,26 @@ def _along_svd(
     tall, wide = _outside(U, Vh)
     XV = X @ adjoint(Vh, xp)
     K = adjoint(U, xp) @ XV
-    even, odd = 0.5 * (c.minus + c.plus), 0.5 * (c.minus - c.plus)
-    block = cast(even, K, xp) * K + cast(odd, K, xp) * adjoint(K, xp)
     slope = None if tau is None else function.in_tau(c.s, c.y, tau, xp)
-    if dtau is not None:
-        block = block + _diagonal(slope * dtau, K, xp)
+    shift = None if dtau is None else slope * dtau
     gtau = None
     if transposed and slope is not None:
         gtau = _to_tau(function, slope * _real_diagonal(K, xp), xp)
     if ratio is not None:
-        more, gtau = _through_top(ratio, gtau, S, xp)
-        block = block + _diagonal(more, K, xp)
-    phi = cast(c.phi, K, xp)
-    right = block
+        shift, gtau = _through_top(ratio, gtau, S, xp)
+    # D- o herm(K) + D+ o skew(K) - K diag(phi) - diag(phi) K, in few passes
+    half, phi = 0.5 * K, cast(c.phi, K, xp)
+    even, odd = c.minus + c.plus, c.minus - c.plus
     if tall:
-        right = right - K * phi[..., None, :]
+        even = even - 2 * c.phi[..., None, :]
     if wide:
-        right = right - phi[..., :, None] * K
+        even = even - 2 * c.phi[..., :, None]
+    right = cast(even, K, xp) * half + cast(odd, K, xp) * adjoint(half, xp)
     left = U @ right
     if tall:
         left = left + XV * phi[..., None, :]
+    if shift is not None:
+        left = left + U * cast(shift, K, xp)[..., None, :]
     result = left @ Vh
     if wide:
         result = result + (U * phi[..., None, :]) @ (adjoint(U, xp) @ X)
@@ -299,17 +299,10 @@ def _coefficients(
         s = xp.where(s > rounding_rtol(s, xp) * s[..., :1], s, xp.zeros_like(s))
     a, b = _pair(s, y)
     minus = function.difference(a, b, _wider(tau), xp)
-    plus = _plus(minus, a, b, xp)
+    plus = function.sum_quotient(a, b, minus, xp)
     slope = xp.linalg.diagonal(minus)
     phi = xp.where(s > 0, safe_divide(y, s, s > 0, xp), slope)
     return _Coefficients(s, y, phi, minus, plus)
-
-
-def _plus(minus: Array, a: Point, b: Point, xp: Namespace) -> Array:
-    """f[s_i, -s_j], which is f'(0) = `minus` where both are 0."""
-    total = a.s + b.s
-    ratio = safe_divide(a.y + b.y, total, total > 0, xp)
-    return xp.where(total > 0, ratio, minus)
 
 
 def spectral_second_derivative(
@@ -443,9 +436,8 @@ def _mixed(
     def coefficients(t: Array) -> tuple[Array, Array, Array]:
         a, b = _pair(c.s, c.y, t)
         minus = function.difference_in_tau(a, b, _wider(tau), xp)
-        plus = _plus(
-            minus, Point(a.s, t[..., :, None]), Point(b.s, t[..., None, :]), xp
-        )
+        a, b = Point(a.s, t[..., :, None]), Point(b.s, t[..., None, :])
+        plus = function.sum_quotient(a, b, minus, xp)
         slope = xp.linalg.diagonal(minus)
         phi = xp.where(c.s > 0, safe_divide(t, c.s, c.s > 0, xp), slope)
         return minus, plus, phi
