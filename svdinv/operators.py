@@ -665,11 +665,11 @@ class Operators:
         tools, xp = self._toolbox, self._toolbox.xp
         P, restore = tools.matrices(P, "P")
         Q, _ = tools.matrices(Q, "Q")
+        if is_complex(P, xp) or is_complex(Q, xp):
+            raise TypeError("P and Q must be real")
         self._compatible(P, Q, "P", "Q")
         # Both in the batch shape of both, by adding zeros.
         P, Q = P + xp.zeros_like(Q[..., :1, :1]), Q + xp.zeros_like(P[..., :1, :1])
-        if is_complex(P, xp) or is_complex(Q, xp):
-            raise TypeError("P and Q must be real")
         w = xp.ones_like(P[..., 0])
         if weights is not None:
             given = tools.parameter(weights, P, "weights")
