@@ -18,8 +18,9 @@ __all__ = ["by_blocks", "over_threads"]
 
 # LAPACK itself takes several threads for matrices larger than this.
 _LARGEST = 128
-# Operations below which handing work to a thread costs more than it brings.
-_LEAST = 1_000_000
+# Size, batch m n min(m, n), below which OpenMP's threads, which spin for a while after
+# each call, hold up the others for longer than these help.
+_LEAST = 12_000_000
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
@@ -48,8 +49,8 @@ def _threads(A: Tensor) -> int:
     """How many threads are worth their while: 1 if the batch cannot be split."""
     if not _plain(A) or A.ndim < 3 or max(A.shape[-2:]) > 16 * _LARGEST:
         return 1
-    short, long = min(A.shape[-2:]), max(A.shape[-2:])
-    if short > _LARGEST or A.numel() * short * short < _LEAST * long:
+    short = min(A.shape[-2:])
+    if short > _LARGEST or A.numel() * short < _LEAST:
         return 1
     return min(torch.get_num_threads(), A.shape[:-2].numel() // 8)
 
@@ -121,6 +122,7 @@ def by_blocks(
     count = -(-batch.numel() // block)
     if block < 8 or count < 2:
         return None
+    block = -(-batch.numel() // count)  # all of about one size
     axes = len(batch)
     flat = [x if x is None else x.reshape(-1, *x.shape[axes:]) for x in arrays]
     parts = [
@@ -132,7 +134,8 @@ def by_blocks(
         with torch.no_grad():
             return compute(*part)
 
-    threads = min(torch.get_num_threads(), count) if in_threads else 1
+    large = A.numel() * min(A.shape[-2:]) >= _LEAST
+    threads = min(torch.get_num_threads(), count) if in_threads and large else 1
     each = map(run, parts) if threads < 2 else _pool(threads).map(run, parts)
     try:
         results = list(each)

@@ -35,7 +35,7 @@ WIDE_GRAM_FLOOR = 1e-4
 VERY_TALL = 3
 """Ratio of the sides from which products with U cost more than they save."""
 
-WORTH_A_LOOK = 2**20
+WORTH_A_LOOK = 2**19
 """Size of a decomposition, batch m n min(m, n), from which a cheaper one is sought."""
 
 
