@@ -120,7 +120,7 @@ def by_blocks(
     batch = A.shape[:-2]
     block = max(_BLOCK // max(A.shape[-2:].numel(), 1), 1)
     count = -(-batch.numel() // block)
-    if block < 8 or count < 2:
+    if block < 32 or count < 2:
         return None
     block = -(-batch.numel() // count)  # all of about one size
     axes = len(batch)
