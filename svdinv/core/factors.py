@@ -126,7 +126,10 @@ def _cheaper(
 ) -> Factors | None:
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
-    if math.prod(A.shape) * short < WORTH_A_LOOK or look(A[..., :1, :1] != 0) is None:
+    if (
+        math.prod(A.shape) * short < WORTH_A_LOOK
+        or look(A[..., :1, :1] != A[..., :1, :1]) is None
+    ):
         return None  # little to gain, or nothing may be looked at
     tall = long >= 2 * short
 

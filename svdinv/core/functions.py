@@ -278,7 +278,8 @@ class Soft(Threshold):
 
     def sum_quotient(self, a: Point, b: Point, minus: Array, xp: Namespace) -> Array:
         """See `SpectralFunction`; 0 where both are 0."""
-        return (a.y + b.y) / (a.s + (b.s + smallest(b.s, xp)))
+        total = a.s + b.s
+        return (a.y + b.y) / xp.where(total > 0, total, xp.ones_like(total))
 
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
