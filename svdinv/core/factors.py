@@ -142,6 +142,7 @@ def _cheaper(
         safe = (y <= 0) | (floor * top <= S)
         return look(~safe) is False
 
+    gram: _Gram | None = None
     level = function.level(tau, xp)
     if level is not None:
         gram = _gram(A, False, look, xp)
@@ -161,9 +162,10 @@ def _cheaper(
                 return factors
     if not tall:  # an SVD costs hardly more than what is left
         return None
-    gram = _gram(A, wide, look, xp)
-    if gram is None:
-        return None
+    if gram is None or wide:
+        gram = _gram(A, wide, look, xp)
+        if gram is None:
+            return None
     factors = _from_gram(gram, A, xp)
     floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
     return factors if trusted(factors, floor, eps(gram.N, xp)) else None
@@ -217,7 +219,7 @@ def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
     inverse = safe_divide(xp.ones_like(S), S, S > 0, xp)
     image = cast(image * cast(inverse, image, xp)[..., None, :], given, xp)
     V, S = cast(V, given, xp), S * gram.scale
-    S = xp.astype(S, abs_max(given, xp).dtype, copy=False)
+    S = cast(S, real(given[..., :1, :1], xp), xp)
     if wide:
         return V, S, adjoint(image, xp)
     return image, S, adjoint(V, xp)

@@ -324,10 +324,6 @@ class Hard(Threshold):
         """See `Threshold`."""
         return s > tau
 
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
-        return xp.zeros_like(y)
-
 
 @dataclass(frozen=True)
 class Rank(Threshold):
