@@ -10,7 +10,6 @@ from svdinv.core.alignment import Motion, nearest_motion
 from svdinv.core.chains import (
     fourier_pull,
     fourier_push,
-    inner,
     procrustes_pull,
     procrustes_push,
     product,
@@ -23,7 +22,7 @@ from svdinv.core.chains import (
 )
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.gauge import Gauge
-from svdinv.core.namespace import Array, is_complex, real
+from svdinv.core.namespace import Array, inner, is_complex, real
 from svdinv.core.operation import SVD, Options, leading_triplets
 from svdinv.core.risk import soft_divergence_gradient, sure_gradient
 from svdinv.core.spectral import spectral_map

@@ -14,7 +14,7 @@ from array_api_compat.torch import fft, finfo, isdtype
 from torch import Tensor, any, conj, sum, where
 from torch import amax as max
 
-from svdinv.backends.torch_threads import over_threads
+from svdinv.backends.torch_threads import is_plain, over_threads
 
 __all__ = [
     "add_product",
@@ -39,11 +39,9 @@ def matrix_transpose(x: Tensor) -> Tensor:
 def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Add A B to C in place, without an array for the product."""
     simple = (
-        type(C) is type(A) is type(B) is Tensor
-        and not torch.compiler.is_compiling()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and not (torch.is_grad_enabled() and (A.requires_grad or B.requires_grad))
-        and not C.requires_grad
+        is_plain(C)
+        and is_plain(A)
+        and is_plain(B)
         and A.ndim == B.ndim == C.ndim > 1
         and C.is_contiguous()
     )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["by_blocks", "over_threads"]
+__all__ = ["by_blocks", "is_plain", "over_threads"]
 
 # LAPACK itself takes several threads for matrices larger than this.
 _LARGEST = 128
@@ -47,7 +47,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def _threads(A: Tensor) -> int:
     """How many threads are worth their while: 1 if the batch cannot be split."""
-    if not _plain(A) or A.ndim < 3 or max(A.shape[-2:]) > 16 * _LARGEST:
+    if not is_plain(A) or A.ndim < 3 or max(A.shape[-2:]) > 16 * _LARGEST:
         return 1
     short = min(A.shape[-2:])
     if short > _LARGEST or A.numel() * short < _LEAST:
@@ -115,7 +115,7 @@ def by_blocks(
         or the results of two blocks differ in number.
     """
     A = arrays[0]
-    if A is None or A.ndim < 3 or not all(map(_plain, arrays)):
+    if A is None or A.ndim < 3 or not all(map(is_plain, arrays)):
         return None
     batch = A.shape[:-2]
     block = max(_BLOCK // max(A.shape[-2:].numel(), 1), 1)
@@ -147,7 +147,7 @@ def by_blocks(
     return tuple(x.unflatten(0, batch) for x in whole)
 
 
-def _plain(x: Tensor | None) -> bool:
+def is_plain(x: Tensor | None) -> bool:
     """Tell whether an array holds numbers that any thread may read."""
     return x is None or (
         not torch.compiler.is_compiling()

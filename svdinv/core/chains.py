@@ -15,6 +15,7 @@ from svdinv.core.namespace import (
     adjoint,
     cast,
     conj,
+    inner,
     is_complex,
     real,
 )
@@ -26,7 +27,6 @@ __all__ = [
     "Map",
     "fourier_pull",
     "fourier_push",
-    "inner",
     "procrustes_pull",
     "procrustes_push",
     "product",
@@ -39,11 +39,6 @@ __all__ = [
 ]
 
 Factors: TypeAlias = tuple[Array, ...]
-
-
-def inner(G: Array, X: Array, xp: Namespace) -> Array:
-    """Re tr(G^H X) of each matrix, shape (...)."""
-    return xp.sum(real(conj(G, xp) * X, xp), axis=(-2, -1))
 
 
 def product(g: Array, G: Array, xp: Namespace) -> Array:

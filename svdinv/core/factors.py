@@ -20,7 +20,9 @@ from svdinv.core.namespace import (
     adjoint,
     cast,
     conj,
+    inner,
     is_complex,
+    is_wide,
     real,
     safe_divide,
 )
@@ -186,7 +188,7 @@ def _gram(A: Array, wide: bool, look: Look, xp: Namespace) -> _Gram | None:
 
     def product(A: Array) -> Array:
         Ah = adjoint(A, xp)
-        return A @ Ah if A.shape[-2] < A.shape[-1] else Ah @ A
+        return A @ Ah if is_wide(A) else Ah @ A
 
     # The squares of very small and very large elements are no numbers; their sum
     # tells that with one pass less than the largest.
@@ -213,7 +215,7 @@ def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
         S = xp.sqrt(xp.maximum(-eigenvalues, xp.zeros_like(eigenvalues)))
         return S * gram.scale, V
     # U S = A V: more accurate than the eigenvalues, and with it go fewer products.
-    wide = given.shape[-2] < given.shape[-1]
+    wide = is_wide(given)
     image = (adjoint(gram.A, xp) if wide else gram.A) @ V
     S = xp.sqrt(xp.sum(xp.abs(image) ** 2, axis=-2))
     inverse = safe_divide(xp.ones_like(S), S, S > 0, xp)
@@ -237,19 +239,14 @@ def _steps(
     if not relative:
         return xp.stack(products.threshold_and_step(A, tau[..., 0], xp=xp), axis=-3)
     L = products.leading_vectors(A, xp=xp)
-    tau = tau * _inner(L, A, xp)
+    tau = tau * inner(L, A, xp)[..., None]
     return xp.stack([*products.threshold_and_step(A, tau[..., 0], xp=xp), L], axis=-3)
-
-
-def _inner(X: Array, Y: Array, xp: Namespace) -> Array:
-    """Re <X, Y>, shape (..., 1)."""
-    return xp.sum(real(conj(X, xp) * Y, xp), axis=(-2, -1))[..., None]
 
 
 def largest_value(A: Array, factors: Factors, xp: Namespace) -> Array:
     """Give s_1, from factors of any kind, as (..., 1)."""
     if len(factors) == 1:
-        return _inner(factors[0][..., 2, :, :], A, xp)
+        return inner(factors[0][..., 2, :, :], A, xp)[..., None]
     return singular_values(factors)[..., :1]
 
 

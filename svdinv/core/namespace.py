@@ -22,7 +22,9 @@ __all__ = [
     "conj",
     "herm",
     "identity_like",
+    "inner",
     "is_complex",
+    "is_wide",
     "known_equal",
     "last_size",
     "real",
@@ -91,6 +93,17 @@ def identity_like(x: Array, xp: Namespace) -> Array:
     """Identity matrices in the shape, dtype and device of the square `x`."""
     # Built from x itself, because a traced shape may be unknown.
     return xp.triu(xp.tril(xp.ones_like(x)))
+
+
+def inner(X: Array, Y: Array, xp: Namespace) -> Array:
+    """Re tr(X^H Y) of each matrix, shape (...)."""
+    return xp.sum(real(conj(X, xp) * Y, xp), axis=(-2, -1))
+
+
+def is_wide(A: Array) -> bool:
+    """Tell whether A A^H is known to be smaller than A^H A."""
+    m, n = A.shape[-2], A.shape[-1]
+    return isinstance(m, int) and isinstance(n, int) and m < n
 
 
 def add_product(C: Array, A: Array, B: Array, xp: Namespace) -> Array:

@@ -62,9 +62,10 @@ from svdinv.core.namespace import (
     adjoint,
     array_namespace,
     cast,
-    conj,
     herm,
     identity_like,
+    inner,
+    is_wide,
     real,
 )
 from svdinv.core.tolerances import eps, smallest
@@ -182,7 +183,7 @@ def threshold_step(
         thresholding F.
     """
     xp = array_namespace(A) if xp is None else xp
-    if _is_wide(A):
+    if is_wide(A):
         W = threshold_step(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
         return xp.matrix_transpose(W)
     return _step(_scaled(A, tau, xp), accuracy, xp).W
@@ -236,7 +237,7 @@ def threshold_and_step(
         F and W, each of shape (..., m, n).
     """
     xp = array_namespace(A) if xp is None else xp
-    if _is_wide(A):
+    if is_wide(A):
         F, W = threshold_and_step(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
         return xp.matrix_transpose(F), xp.matrix_transpose(W)
     scaled = _scaled(A, tau, xp)
@@ -267,7 +268,7 @@ def leading_vectors(A: Array, *, xp: Namespace | None = None) -> Array:
         as equal to it.
     """
     xp = array_namespace(A) if xp is None else xp
-    if _is_wide(A):
+    if is_wide(A):
         return xp.matrix_transpose(leading_vectors(xp.matrix_transpose(A), xp=xp))
     A = A / cast(_positive(abs_max(A, xp), xp), A, xp)
     M = adjoint(A, xp) @ A
@@ -276,9 +277,9 @@ def leading_vectors(A: Array, *, xp: Namespace | None = None) -> Array:
         M = herm(M @ M, xp)
     image = A @ M
     # A M = s_1 L and <A M, A M> = s_1^2 <M, M>, up to the size of M.
-    square = xp.sum(real(conj(image, xp) * image, xp), axis=(-2, -1), keepdims=True)
+    square = inner(image, image, xp)[..., None, None]
     trace = xp.sum(real(xp.linalg.diagonal(M), xp), axis=-1)[..., None, None]
-    count = xp.sum(real(conj(M, xp) * M, xp), axis=(-2, -1), keepdims=True)
+    count = inner(M, M, xp)[..., None, None]
     top = xp.sqrt(square / _positive(count, xp))
     return image / cast(_positive(top * trace, xp), image, xp)
 
@@ -318,7 +319,7 @@ def soft_threshold_derivative(
         the cotangent of tau is sum Re(conj(G) T).
     """
     xp = array_namespace(A) if xp is None else xp
-    if _is_wide(A):
+    if is_wide(A):
         dF, T = soft_threshold_derivative(
             xp.matrix_transpose(A),
             tau,
@@ -396,7 +397,7 @@ def polar_derivative(
         DQ(A)[X], shape (..., m, n).
     """
     xp = array_namespace(A) if xp is None else xp
-    if _is_wide(A):
+    if is_wide(A):
         factor = None if factor is None else xp.matrix_transpose(factor)
         dQ = polar_derivative(
             xp.matrix_transpose(A),
@@ -432,12 +433,6 @@ def _scaled(A: Array, tau: Array, xp: Namespace) -> _Scaled:
     # Nothing is left from the bound on: the threshold may as well be finite.
     t = xp.minimum(tau[..., None, None] / scale, 2 * bound)
     return _Scaled(A, t, bound, scale, identity_like(G, xp))
-
-
-def _is_wide(A: Array) -> bool:
-    """Tell whether A A^H is known to be smaller than A^H A."""
-    m, n = A.shape[-2], A.shape[-1]
-    return isinstance(m, int) and isinstance(n, int) and m < n
 
 
 def _no_threshold(A: Array, xp: Namespace) -> Array:

@@ -46,6 +46,8 @@ from svdinv.core.namespace import (
     conj,
     herm,
     identity_like,
+    inner,
+    is_wide,
     known_equal,
     real,
     safe_divide,
@@ -104,7 +106,7 @@ def spectral_map(
     y = function.value(S, tau, xp)
     phi = cast(safe_divide(y, S, S > 0, xp), V, xp)
     W = (V * phi[..., None, :]) @ adjoint(V, xp)
-    return W @ A if _is_wide(A) else A @ W
+    return W @ A if is_wide(A) else A @ W
 
 
 def spectral_derivative(
@@ -178,7 +180,7 @@ def _along_products(
         result = result + T * cast(dtau[..., None], A, xp)
     if not transposed:
         return result, None
-    gtau = xp.sum(real(conj(T, xp) * X, xp), axis=(-2, -1))[..., None]
+    gtau = inner(T, X, xp)[..., None]
     if ratio is not None:
         L = stack[..., 2, :, :]
         result = result + L * cast((ratio * gtau)[..., None], A, xp)
@@ -239,7 +241,7 @@ def _along_gram(
     ratio: Any,
     xp: Namespace,
 ) -> tuple[Array, Array | None]:
-    if _is_wide(A):
+    if is_wide(A):
         Ah, Xh = adjoint(A, xp), adjoint(X, xp)
         result, gtau = _along_gram(
             function, Ah, tau, factors, Xh, dtau, transposed, ratio, xp
@@ -580,7 +582,3 @@ def _outside(U: Array, Vh: Array) -> tuple[bool, bool]:
     square = known_equal(m, n)
     known = isinstance(m, int) and isinstance(n, int)
     return not known or m >= n, not square and (not known or m < n)
-
-
-def _is_wide(A: Array) -> bool:
-    return bool(A.shape[-2] < A.shape[-1])
