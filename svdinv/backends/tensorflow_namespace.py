@@ -171,8 +171,22 @@ def _irfft(x: tf.Tensor, *, n: Any, axis: int = -1) -> tf.Tensor:
     return tf.signal.irfft(x, tf.stack([n]))
 
 
+def _plane(transform: Any, power: float) -> Any:
+    """Transform the last two axes, the only ones asked for together."""
+
+    def orthonormal(x: tf.Tensor, *, axes: tuple[int, int], norm: str) -> tf.Tensor:
+        pixels = tf.reduce_prod(tf.cast(tf.shape(x)[-2:], x.dtype.real_dtype))
+        return transform(x) * tf.cast(pixels**power, x.dtype)
+
+    return orthonormal
+
+
 # TensorFlow transforms the last axis, and that is the only one asked for.
 fft = SimpleNamespace(
+    fftn=_plane(tf.signal.fft2d, -0.5),
+    ifftn=_plane(tf.signal.ifft2d, 0.5),
+    fftshift=tf.signal.fftshift,
+    ifftshift=tf.signal.ifftshift,
     fft=lambda x, *, axis=-1: tf.signal.fft(x),
     ifft=lambda x, *, axis=-1: tf.signal.ifft(x),
     rfft=lambda x, *, axis=-1: tf.signal.rfft(x),
