@@ -15,13 +15,16 @@ import tensorflow as tf
 __all__ = [
     "abs",
     "any",
+    "arange",
     "astype",
     "broadcast_to",
+    "complex",
     "complex128",
     "concat",
     "conj",
     "cumulative_sum",
     "dynamic_shape",
+    "exp",
     "expm1",
     "eye",
     "fft",
@@ -36,6 +39,7 @@ __all__ = [
     "matrix_transpose",
     "max",
     "maximum",
+    "mean",
     "minimum",
     "ones_like",
     "permute_dims",
@@ -52,10 +56,12 @@ __all__ = [
 ]
 
 abs = tf.abs
+complex = tf.complex
 complex128 = tf.complex128
 concat = tf.concat
 conj = tf.math.conj
 dynamic_shape = tf.shape
+exp = tf.exp
 expm1 = tf.math.expm1
 float64 = tf.float64
 imag = tf.math.imag
@@ -77,6 +83,11 @@ zeros_like = tf.zeros_like
 def any(x: tf.Tensor, *, axis: Any = None) -> tf.Tensor:
     """Tell whether an element holds along an axis."""
     return tf.reduce_any(x, axis=axis)
+
+
+def arange(size: Any, *, dtype: tf.DType) -> tf.Tensor:
+    """Count 0, 1, ..., size - 1."""
+    return tf.range(tf.cast(size, dtype), dtype=dtype)
 
 
 def astype(x: tf.Tensor, dtype: tf.DType, *, copy: bool = True) -> tf.Tensor:
@@ -124,6 +135,11 @@ def isdtype(dtype: tf.DType, kind: str | tuple[str, ...]) -> bool:
 def max(x: tf.Tensor, *, axis: Any = None, keepdims: bool = False) -> tf.Tensor:
     """Maximum over an axis or several."""
     return tf.reduce_max(x, axis=axis, keepdims=keepdims)
+
+
+def mean(x: tf.Tensor) -> tf.Tensor:
+    """Mean of all elements."""
+    return tf.reduce_mean(x)
 
 
 def reshape(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:

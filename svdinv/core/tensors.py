@@ -9,7 +9,7 @@ from typing import Any
 
 from svdinv.core.namespace import Array, Namespace, is_complex, sizes
 
-__all__ = ["Tiling", "fourier_slices", "tilings"]
+__all__ = ["Tiling", "filled", "fourier_slices", "tilings"]
 
 
 def fourier_slices(
@@ -72,7 +72,7 @@ class Tiling:
         Shape (..., rows, columns, pixels of a block, T).
         """
         for axis, (size, block, shift) in zip((-2, -1), self._axes(), strict=True):
-            x = _filled(x, axis, -size % block, xp)
+            x = filled(x, axis, -size % block, xp)
             x = xp.roll(x, -shift, axis=axis) if shift else x
         *batch, T, H, W = sizes(x, xp)
         (h, w), n = self.block, len(batch)
@@ -95,7 +95,7 @@ class Tiling:
         return zip(self.size, self.block, self.shift, strict=True)
 
 
-def _filled(x: Array, axis: int, count: int, xp: Namespace) -> Array:
+def filled(x: Array, axis: int, count: int, xp: Namespace) -> Array:
     """Append zeros along one of the last two axes."""
     if not count:
         return x

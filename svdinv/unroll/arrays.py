@@ -15,6 +15,7 @@ __all__ = [
     "Array",
     "Namespace",
     "casorati",
+    "count_up",
     "from_casorati",
     "is_complex",
     "like",
@@ -73,6 +74,13 @@ def like(x: Any, other: Array, xp: Namespace) -> Array:
 def real_dtype(x: Array, xp: Namespace) -> Any:
     """Give the real dtype that goes with that of `x`."""
     return xp.real(x).dtype if is_complex(x, xp) else x.dtype
+
+
+def count_up(size: Any, like: Array, xp: Namespace) -> Array:
+    """Count 0, 1, ..., size - 1 in the dtype and on the device of `like`."""
+    if _is_tensorflow(like):
+        return xp.arange(size, dtype=like.dtype)
+    return xp.arange(size, dtype=like.dtype, device=compat.device(like))
 
 
 def casorati(series: Array, xp: Namespace) -> Array:

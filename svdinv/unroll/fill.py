@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from svdinv.unroll.arrays import Array, Namespace, count_up, namespace, sizes
 
 __all__ = ["SCALES", "normalised_fill"]
 
@@ -18,8 +17,8 @@ _ENOUGH = 0.05
 
 
 def normalised_fill(
-    samples: Tensor, mask: Tensor, scales: Sequence[float] = SCALES
-) -> Tensor:
+    samples: Array, mask: Array, scales: Sequence[float] = SCALES
+) -> Array:
     """Fill the gaps between samples with Gaussian means of the samples around them.
 
     Normalised convolution, ``blur(mask * y) / blur(mask)`` (Knutsson & Westin, CVPR
@@ -28,7 +27,7 @@ def normalised_fill(
 
     Parameters
     ----------
-    samples, mask : Tensor, shape (B, C, H, W)
+    samples, mask : array, shape (..., H, W)
         Measured values and the mask, 1 where measured; channels are filled
         separately.
     scales : sequence of float
@@ -36,28 +35,33 @@ def normalised_fill(
 
     Returns
     -------
-    Tensor, shape (B, C, H, W)
+    array, shape (..., H, W)
         The filled image; it equals `samples` where measured.
     """
+    xp = namespace(samples)
     measured = mask * samples
-    channels = samples.shape[1]
-    stacked = torch.cat([measured, mask], dim=1)
-    filled = torch.zeros_like(samples)
+    filled = xp.zeros_like(samples)
     for rank, scale in enumerate(scales):
-        mean, weight = _blur(stacked, scale).split(channels, dim=1)
-        local = mean / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+        weight = _blur(mask, scale, xp)
+        tiny = xp.finfo(weight.dtype).smallest_normal
+        local = _blur(measured, scale, xp) / xp.where(weight > tiny, weight, tiny)
         trust = weight / (weight + _ENOUGH) if rank else 1.0
         filled = filled + trust * (local - filled)
     return measured + (1 - mask) * filled
 
 
-def _blur(images: Tensor, width: float) -> Tensor:
+def _blur(images: Array, width: float, xp: Namespace) -> Array:
     """Gaussian blur with zeros around the image; an impulse becomes a bell of sum 1."""
+    rows, columns = (_bells(n, width, images, xp) for n in sizes(images, xp)[-2:])
+    return rows @ images @ columns
+
+
+def _bells(size: int, width: float, like: Array, xp: Namespace) -> Array:
+    """Matrix of a blur along one axis: a bell around every pixel."""
+    pixels = count_up(size, like, xp)
+    distance = pixels[:, None] - pixels[None, :]
     radius = max(1, round(3 * width))
-    offsets = torch.arange(-radius, radius + 1, device=images.device)
-    bell = torch.exp(-((offsets.to(images.dtype) / width) ** 2) / 2)
-    bell = bell / bell.sum()
-    flat = images.reshape(-1, 1, *images.shape[-2:])
-    flat = F.conv2d(flat, bell.view(1, 1, -1, 1), padding=(radius, 0))
-    flat = F.conv2d(flat, bell.view(1, 1, 1, -1), padding=(0, radius))
-    return flat.reshape(images.shape)
+    offsets = range(-radius, radius + 1)
+    total = sum(math.exp(-((i / width) ** 2) / 2) for i in offsets)
+    bell = xp.exp(-((distance / width) ** 2) / 2) / total
+    return xp.where(xp.abs(distance) <= radius, bell, xp.zeros_like(bell))

@@ -1,0 +1,422 @@
+"""The networks as Keras 3 models, on TensorFlow, JAX and PyTorch.
+
+A model takes a tuple: ``model((kspace, mask))`` or ``model((kspace, mask, maps))``, and
+is trained by ``model.fit((kspace, mask), series)``. Series are complex as they go in
+and as they come out; Keras's own losses would drop their imaginary part, so
+`MeanSquaredError` and `PSNR` are here for both kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from svdinv._missing import explain_missing
+
+try:
+    import keras
+except ImportError as error:
+    if error.name != "keras":  # the framework that Keras is told to run on
+        raise
+    raise explain_missing("keras", "keras") from error
+
+import numpy as np
+from keras import ops
+
+from svdinv.unroll import weights as files
+from svdinv.unroll.arrays import Array, is_complex, namespace, operators
+from svdinv.unroll.networks import (
+    LS,
+    SLR,
+    T2LR,
+    TLR,
+    Convolutions,
+    Number,
+    Recipe,
+    State,
+    from_json,
+    to_json,
+)
+from svdinv.unroll.networks.recipe import choose, forward_operator
+from svdinv.unroll.operators import Operator
+
+__all__ = [
+    "LSNet",
+    "MeanSquaredError",
+    "Network",
+    "SLRNet",
+    "T2LRNet",
+    "TLRNet",
+    "load",
+    "save",
+]
+
+_register = keras.saving.register_keras_serializable(package="svdinv")
+
+
+@_register
+class Network(keras.Model):
+    """An unrolled network.
+
+    Called with a tuple of the measured values and what the forward operator is made
+    of, such as a mask and coil maps; with an operator of its own, with the measured
+    values alone.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What a cell is, such as `svdinv.unroll.networks.TLR`; see there for the options.
+    operator : Operator or callable, optional
+        Forward operator in place of the recipe's own, or what makes one of the
+        arguments behind the measured values. It is not saved with the model.
+    penalty : float
+        Weight of the recipe's penalty, such as the asymmetry of SLR-Net, in the loss
+        while training.
+    checkpoint : bool
+        Recompute each cell in the backward instead of keeping what is inside it, as
+        `keras.remat` does.
+    seed : int, optional
+        Seed of the first weights, which do not depend on the framework.
+    """
+
+    recipe_type: ClassVar[type[Recipe] | None] = None
+
+    def __init__(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        operator: Operator | Callable[..., Operator] | None = None,
+        penalty: float = 0.0,
+        checkpoint: bool = False,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        self.recipe = choose(recipe, self.recipe_type, options)
+        self.operator = operator
+        self.penalty = penalty
+        self.checkpoint = checkpoint
+        last = self.recipe.cells - 1
+        self.cells = [_Cell(self.recipe, i == last) for i in range(self.recipe.cells)]
+        self.built = True
+        if keras.backend.backend() == "tensorflow":
+            # XLA decomposes no complex matrices, and real ones to 1e-6 only.
+            self.supports_jit = False
+        if penalty and not self.recipe.has_penalty:
+            raise ValueError(f"penalty: {type(self.recipe).__name__} has none")
+        self.set_arrays(files.initial(self.recipe, np.random.default_rng(seed)))
+
+    def call(self, inputs: Any, training: bool = False) -> Array:
+        """Reconstruct images.
+
+        Parameters
+        ----------
+        inputs : tuple of tensor
+            Measured values, and what the forward operator is made of.
+        training : bool
+            Whether the penalty is added to the loss.
+
+        Returns
+        -------
+        tensor
+            Images, not clipped, with the axes that ``recipe.axes`` names.
+        """
+        y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        A = forward_operator(self.recipe, self.operator, tuple(measurement))
+        state = self.recipe.begin(y, A)
+        penalised = bool(self.penalty) and training
+        if penalised:
+            state["penalty"] = self.recipe.no_penalty(state["x"])
+        for cell in self.cells:
+            iterate = cell.recomputed if self.checkpoint else cell.iterate
+            state = iterate(state, y, A)
+        if penalised:
+            self.add_loss(self.penalty * state["penalty"])
+        return state["x"]
+
+    def compute_output_spec(self, inputs: Any, **_: Any) -> keras.KerasTensor:
+        """Describe the images without computing them."""
+        y, *rest = inputs if isinstance(inputs, tuple | list) else (inputs,)
+        shape = tuple(y.shape)
+        if len(rest) == 2 and len(shape) > len(self.recipe.axes.split()):
+            shape = (*shape[:-3], *shape[-2:])
+        return keras.KerasTensor(shape, dtype=y.dtype)
+
+    def arrays(self) -> files.Weights:
+        """Give the weights under the names, and in the shapes, of the files.
+
+        Returns
+        -------
+        dict of str to ndarray
+            As `svdinv.unroll.weights.write` takes them.
+        """
+        return {
+            name: _to_file(ops.convert_to_numpy(variable))
+            for name, variable in self._named().items()
+        }
+
+    def set_arrays(self, weights: files.Weights) -> None:
+        """Set the weights.
+
+        Parameters
+        ----------
+        weights : dict of str to ndarray
+            As `arrays` gives them.
+
+        Raises
+        ------
+        ValueError
+            If names or shapes are not those of this network.
+        """
+        files.check(weights, files.shapes(self.recipe))
+        for name, variable in self._named().items():
+            variable.assign(_from_file(weights[name]))
+
+    def get_config(self) -> dict[str, Any]:
+        """Describe the model, to make it again."""
+        if self.operator is not None:
+            raise ValueError(
+                "a model with an operator of its own cannot be saved as .keras: save "
+                "its weights with svdinv.unroll.keras.save"
+            )
+        return {
+            "recipe": to_json(self.recipe),
+            "penalty": self.penalty,
+            "checkpoint": self.checkpoint,
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Network:
+        """Make the model that `get_config` describes."""
+        config = dict(config)
+        config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
+        return cls(from_json(config.pop("recipe")), **config)
+
+    def _named(self) -> dict[str, Any]:
+        return {
+            f"cells.{i}.{name}": variable
+            for i, cell in enumerate(self.cells)
+            for name, variable in cell.named().items()
+        }
+
+
+@_register
+class TLRNet(Network):
+    """TLR-Net: `Network` of the recipe `svdinv.unroll.networks.TLR`.
+
+    Takes the options of the recipe by keyword; ``model((samples, mask))`` gives images
+    (B, C, H, W).
+    """
+
+    recipe_type = TLR
+
+
+@_register
+class SLRNet(Network):
+    """SLR-Net: `Network` of the recipe `svdinv.unroll.networks.SLR`.
+
+    Takes the options of the recipe by keyword; ``model((kspace, mask))`` or
+    ``model((kspace, mask, maps))`` gives series (B, T, H, W).
+    """
+
+    recipe_type = SLR
+
+
+@_register
+class LSNet(Network):
+    """L+S-Net: `Network` of the recipe `svdinv.unroll.networks.LS`.
+
+    Takes the options of the recipe by keyword; ``model((kspace, mask))`` or
+    ``model((kspace, mask, maps))`` gives series (B, T, H, W).
+    """
+
+    recipe_type = LS
+
+
+@_register
+class T2LRNet(Network):
+    """T2LR-Net: `Network` of the recipe `svdinv.unroll.networks.T2LR`.
+
+    Takes the options of the recipe by keyword; ``model((kspace, mask))`` or
+    ``model((kspace, mask, maps))`` gives series (B, T, H, W).
+    """
+
+    recipe_type = T2LR
+
+
+class _Cell(keras.layers.Layer):
+    """The layers of one cell, with all weights made at once."""
+
+    def __init__(self, recipe: Recipe, last: bool) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.parts: dict[str, Any] = {}
+        for name, layer in recipe.layers(last).items():
+            if isinstance(layer, Number):
+                self.parts[name] = self.add_weight(shape=(), name=name)
+            elif isinstance(layer, Convolutions):
+                self.parts[name] = _Chain(layer, name=name)
+            else:
+                self.parts[name] = None if layer is None else layer()
+        self.built = True
+
+    def iterate(self, state: State, y: Array, A: Operator) -> State:
+        return self.recipe.cell(state, y, A, _Layers(self.parts))
+
+    def recomputed(self, state: State, y: Array, A: Operator) -> State:
+        """Iterate, and again in the backward: only the state is kept."""
+
+        def step(*arrays: Array) -> tuple[Array, ...]:
+            given = dict(zip(state, arrays, strict=True))
+            new = self.iterate(given, y, A)
+            return tuple(new[name] for name in state)
+
+        return dict(zip(state, keras.remat(step)(*state.values()), strict=True))
+
+    def named(self) -> dict[str, Any]:
+        """Give the weights under the names of the files."""
+        named = {}
+        for name, part in self.parts.items():
+            if isinstance(part, _Chain):
+                for i, kernel in enumerate(part.kernels):
+                    named[f"{name}.{i}.weight"] = kernel
+            elif isinstance(part, keras.Variable):
+                named[name] = part
+        return named
+
+
+class _Layers:
+    """What a recipe sees of a cell."""
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self._parts = parts
+
+    def __getattr__(self, name: str) -> Any:
+        part = self._parts[name]
+        return ops.convert_to_tensor(part) if isinstance(part, keras.Variable) else part
+
+    @staticmethod
+    def svt(matrices: Array, fraction: Array) -> Array:
+        return operators(matrices).svt(matrices, fraction, relative=True)
+
+
+class _Chain(keras.layers.Layer):
+    """Convolutions with a ReLU between them, channels first as the recipes have it."""
+
+    def __init__(self, spec: Convolutions, name: str) -> None:
+        super().__init__(name=name)
+        self.spec = spec
+        self.kernels = [
+            self.add_weight(
+                shape=(*[3] * spec.axes, inputs, outputs), name=f"kernel_{i}"
+            )
+            for i, (inputs, outputs) in enumerate(spec.kernels)
+        ]
+        self.built = True
+
+    def call(self, x: Array) -> Array:
+        # TensorFlow convolves channels last only, on a CPU.
+        x = ops.moveaxis(x, 1, -1)
+        for i, kernel in enumerate(self.kernels):
+            x = ops.conv(x, kernel, padding="same", data_format="channels_last")
+            if self.spec.active(i):
+                x = (
+                    ops.leaky_relu(x, self.spec.slope)
+                    if self.spec.slope
+                    else ops.relu(x)
+                )
+        return ops.moveaxis(x, -1, 1)
+
+
+@_register
+class MeanSquaredError(keras.losses.Loss):
+    """Mean of ``|truth - image|^2``, of real and of complex images.
+
+    Keras's own loss casts to a real dtype, and so drops the imaginary part.
+    """
+
+    def __init__(self, name: str = "mean_squared_error", **options: Any) -> None:
+        super().__init__(name=name, **options)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Give the loss, weighted and reduced as Keras does it."""
+        xp = namespace(y_pred)
+        error = y_pred - ops.convert_to_tensor(y_true, dtype=y_pred.dtype)
+        if is_complex(error, xp):
+            error = xp.stack([xp.real(error), xp.imag(error)], axis=1)
+        return super().__call__(ops.zeros_like(error), error, sample_weight)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Give the loss of each image."""
+        square = ops.square(y_pred - y_true)
+        axes = tuple(range(1, len(square.shape)))
+        return ops.mean(square, axis=axes)
+
+
+def save(model: Network, path: str | Path) -> None:
+    """Write the weights and the recipe of a model to a safetensors file.
+
+    Parameters
+    ----------
+    model : Network
+        The model.
+    path : str or Path
+        Where to write; an existing file is replaced, and only by a complete one.
+
+    Raises
+    ------
+    TypeError
+        If the recipe is not registered (`svdinv.unroll.networks.register`).
+    OSError
+        If the file cannot be written.
+    """
+    files.write(path, model.recipe, model.arrays())
+
+
+def load(path: str | Path, **options: Any) -> Network:
+    """Make a model of a safetensors file, written in whatever framework.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    **options
+        `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the `Network`.
+
+    Returns
+    -------
+    Network
+        The model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, or does not hold the weights of a network.
+    """
+    recipe, weights = files.read(path)
+    model = Network(recipe, **options)
+    try:
+        model.set_arrays(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return model
+
+
+def _to_file(array: Any) -> Any:
+    """Kernel (3, 3, in, out) to (out, in, 3, 3); numbers as they are."""
+    axes = (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
+    return array.transpose(axes) if array.ndim else array
+
+
+def _from_file(array: Any) -> Any:
+    axes = (*range(2, array.ndim), 1, 0)
+    return array.transpose(axes) if array.ndim else array

@@ -1,0 +1,33 @@
+"""The networks, before any framework; see `svdinv.unroll.networks.recipe`."""
+
+from svdinv.unroll.networks.ls import LS
+from svdinv.unroll.networks.recipe import (
+    Convolutions,
+    Layer,
+    Layers,
+    Number,
+    Recipe,
+    State,
+    from_json,
+    register,
+    to_json,
+)
+from svdinv.unroll.networks.slr import SLR
+from svdinv.unroll.networks.t2lr import T2LR
+from svdinv.unroll.networks.tlr import TLR
+
+__all__ = [
+    "LS",
+    "SLR",
+    "T2LR",
+    "TLR",
+    "Convolutions",
+    "Layer",
+    "Layers",
+    "Number",
+    "Recipe",
+    "State",
+    "from_json",
+    "register",
+    "to_json",
+]

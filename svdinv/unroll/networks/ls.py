@@ -1,0 +1,94 @@
+"""L+S-Net: a low-rank and a sparse part, for dynamic MRI.
+
+Huang, Ke, Cui, Cheng, Qiu, Jia, Ying, Zhu & Liang, "Deep low-rank plus sparse network
+for dynamic MR imaging", Medical Image Analysis 2021. One cell, from a series M:
+
+    L = SVT(M)                                           frames x pixels
+    S = D(L, M)                                          learned in place of a prior
+    M = L + S - gamma A^H (A (L + S) - y)                data consistency
+
+D is a chain of convolutions in space and time on the real and imaginary parts of
+both; the threshold of SVT is learned relative to the largest singular value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from svdinv.unroll.arrays import Array, like, namespace
+from svdinv.unroll.networks.parts import to_channels, to_complex
+from svdinv.unroll.networks.recipe import (
+    Convolutions,
+    Layer,
+    Layers,
+    Number,
+    State,
+    at_least_one,
+    register,
+)
+from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series
+from svdinv.unroll.operators import Operator
+
+__all__ = ["LS"]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LS(SeriesRecipe):
+    """Structure of an L+S-Net; as it stands, the published one.
+
+    Series are complex, (B, T, H, W).
+
+    Attributes
+    ----------
+    cells : int
+        Number of unrolled iterations.
+    features : int
+        Width of the hidden convolutions.
+    threshold : float
+        First value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
+    step : float
+        First value of gamma.
+    """
+
+    features: int = 32
+    threshold: float = -2.0
+    step: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        at_least_one(self, "features")
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        """Name the layers of a cell."""
+        n = self.features
+        return {
+            "threshold": Number(self.threshold),
+            "sparse": Convolutions((4, n, n, 2), axes=3),
+            "gamma": Number(self.step),
+        }
+
+    def begin(self, y: Array, A: Operator) -> State:
+        """Start from the zero-filled series, with nothing split off."""
+        x = self.zero_filled(y, A)
+        zero = namespace(x).zeros_like(x)
+        return {"x": x, "low_rank": zero, "sparse": zero}
+
+    def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
+        """Iterate once, as at the top of this module."""
+        M = state["x"]
+        xp = namespace(M)
+        L = low_rank_series(M, layers)
+        both = xp.concat([to_channels(L, xp), to_channels(M, xp)], axis=1)
+        S = to_complex(layers.sparse(both), M, xp)
+        x = L + S
+        x = x - like(layers.gamma, x, xp) * A.H(A(x) - y)
+        return {"x": x, "low_rank": L, "sparse": S}

@@ -1,0 +1,84 @@
+"""Pieces that several networks share."""
+
+from __future__ import annotations
+
+from svdinv.core.tensors import filled
+from svdinv.unroll.arrays import Array, Namespace, is_complex, like, sizes
+
+__all__ = [
+    "check_image",
+    "fraction",
+    "from_blocks",
+    "positive",
+    "shrink",
+    "to_blocks",
+    "to_channels",
+    "to_complex",
+]
+
+
+def positive(x: Array, xp: Namespace) -> Array:
+    """max(x, 0), with slope 0 at 0."""
+    return xp.where(x > 0, x, xp.zeros_like(x))
+
+
+def fraction(c: Array, xp: Namespace) -> Array:
+    """Sigmoid of c: a fraction of something, whatever is learned."""
+    return 1 / (1 + xp.exp(-c))
+
+
+def shrink(x: Array, tau: Array, xp: Namespace) -> Array:
+    """Soft threshold of real numbers, sign(x) max(|x| - tau, 0)."""
+    return positive(x - tau, xp) - positive(-x - tau, xp)
+
+
+def to_channels(x: Array, xp: Namespace) -> Array:
+    """Real and imaginary part of (B, T, H, W) as two channels, (B, 2, T, H, W)."""
+    return xp.stack([xp.real(x), xp.imag(x)], axis=1)
+
+
+def to_complex(channels: Array, x: Array, xp: Namespace) -> Array:
+    """Two channels (B, 2, T, H, W) as complex numbers of the dtype of `x`."""
+    join = getattr(xp, "complex", None)
+    if join is not None:
+        return join(channels[:, 0], channels[:, 1])
+    return like(channels[:, 0], x, xp) + 1j * like(channels[:, 1], x, xp)
+
+
+def to_blocks(maps: Array, block: int, xp: Namespace) -> Array:
+    """Cut (..., H, W) into (..., rows, columns, block, block), filled up with zeros."""
+    *batch, H, W = sizes(maps, xp)
+    maps = filled(filled(maps, -2, -H % block, xp), -1, -W % block, xp)
+    rows, columns, n = -(-H // block), -(-W // block), len(batch)
+    x = xp.reshape(maps, (*batch, rows, block, columns, block))
+    return xp.permute_dims(x, (*range(n), n, n + 2, n + 1, n + 3))
+
+
+def from_blocks(blocks: Array, maps: Array, xp: Namespace) -> Array:
+    """Undo `to_blocks`, to the size of `maps`."""
+    *batch, rows, columns, block, _ = sizes(blocks, xp)
+    H, W = sizes(maps, xp)[-2:]
+    n = len(batch)
+    x = xp.permute_dims(blocks, (*range(n), n, n + 2, n + 1, n + 3))
+    x = xp.reshape(x, (*batch, rows * block, columns * block))
+    return x[..., :H, :W]
+
+
+def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:
+    """Check the first estimate, and with it the measured values and the operator.
+
+    Raises
+    ------
+    ValueError
+        If it does not have the axes that the network works on.
+    TypeError
+        If it is real and should be complex, or the other way round.
+    """
+    if len(x.shape) != len(axes.split()):
+        raise ValueError(
+            f"the image must have the axes {axes}, got shape {tuple(x.shape)} from "
+            "the measured values"
+        )
+    if is_complex(x, xp) != complex_:
+        kind = "complex" if complex_ else "real"
+        raise TypeError(f"the image must be {kind}, got {x.dtype}")

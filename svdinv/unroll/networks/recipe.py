@@ -1,0 +1,401 @@
+"""What an unrolled network is, before any framework: its layers and its iteration.
+
+A `Recipe` is a value. It names the layers of one cell, starts from the measurements,
+and iterates, in the array API; `svdinv.unroll.torch`, `svdinv.unroll.keras` and
+`svdinv.unroll.manual` make networks of it, each with its own layers. So an algorithm
+is read in one place, and a new one appears on every framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+
+from svdinv.core.namespace import real
+from svdinv.unroll.arrays import Array, namespace
+from svdinv.unroll.operators import Operator
+
+__all__ = [
+    "Convolutions",
+    "Layer",
+    "Layers",
+    "Number",
+    "Recipe",
+    "State",
+    "from_json",
+    "register",
+    "to_json",
+]
+
+State: TypeAlias = dict[str, Array]
+"""The arrays that an iteration changes, by name."""
+
+
+@dataclass(frozen=True)
+class Convolutions:
+    """A chain of convolutions of side 3 that keep the size, without bias.
+
+    The layer maps arrays (B, widths[0], ...) to (B, widths[-1], ...), with `axes` axes
+    behind the channels, and has a ReLU between the convolutions. Without any widths it
+    hands on what it is given.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Channels before the first convolution and after each.
+    axes : int
+        2 for images, 3 for series.
+    slope : float
+        Slope of the ReLU below zero (a leaky ReLU).
+    last : bool
+        Whether a ReLU follows the last convolution too.
+    """
+
+    widths: tuple[int, ...]
+    axes: int
+    slope: float = 0.0
+    last: bool = False
+
+    @property
+    def kernels(self) -> list[tuple[int, int]]:
+        """Channels that go into and come out of each convolution."""
+        return list(zip(self.widths[:-1], self.widths[1:], strict=True))
+
+    def active(self, index: int) -> bool:
+        """Tell whether a ReLU follows a convolution."""
+        return self.last or index < len(self.widths) - 2
+
+
+@dataclass(frozen=True)
+class Number:
+    """A learned real number: a step size, or what a threshold is made of.
+
+    Attributes
+    ----------
+    initial : float
+        Its first value.
+    """
+
+    initial: float
+
+
+Layer: TypeAlias = Convolutions | Number | Callable[[], Any] | None
+"""What a cell is made of: besides the two above, a function without arguments that
+makes a layer of the user's framework; None for a layer that this cell lacks."""
+
+
+class Layers(Protocol):
+    """The layers of one cell, made by a framework: attributes under their names."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Give a `Convolutions` as a function, a `Number` as an array."""
+
+    def svt(self, matrices: Array, fraction: Array) -> Array:
+        """Soft-threshold singular values at `fraction` of the largest of each matrix.
+
+        Parameters
+        ----------
+        matrices : array, shape (..., m, n)
+            Real or complex.
+        fraction : array, shape ()
+            In (0, 1).
+
+        Returns
+        -------
+        array, shape (..., m, n)
+            ``U max(S - fraction * s_1, 0) V^H``.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """An unrolled algorithm: subclasses say what a cell is.
+
+    Attributes
+    ----------
+    cells : int
+        Number of unrolled iterations.
+    """
+
+    cells: int = 10
+
+    axes: ClassVar[str]
+    """Axes of the image, such as "B C H W"."""
+
+    has_penalty: ClassVar[bool] = False
+    """Whether ``"penalty"``, where it is in the state, is added to."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        at_least_one(self, "cells")
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        """Name the layers of a cell.
+
+        Parameters
+        ----------
+        last : bool
+            Whether it is the last cell, which may need fewer.
+
+        Returns
+        -------
+        mapping of str to Layer
+            The layers, in the order in which they are listed.
+        """
+        raise NotImplementedError
+
+    def operator(self, *measurement: Array) -> Operator:
+        """Make the forward operator of what is given beside the measured values.
+
+        Parameters
+        ----------
+        *measurement : array
+            Such as a mask and coil maps.
+
+        Returns
+        -------
+        Operator
+            The forward operator.
+        """
+        raise NotImplementedError
+
+    def begin(self, y: Array, A: Operator) -> State:
+        """Give the state before the first cell.
+
+        Parameters
+        ----------
+        y : array
+            Measured values.
+        A : Operator
+            What measured them.
+
+        Returns
+        -------
+        dict of str to array
+            The state; ``"x"`` is the first estimate.
+        """
+        raise NotImplementedError
+
+    def no_penalty(self, x: Array) -> Array:
+        """Give the penalty before the first cell, for a recipe that has one.
+
+        Parameters
+        ----------
+        x : array
+            First estimate.
+
+        Returns
+        -------
+        array, shape ()
+            Zero.
+
+        Raises
+        ------
+        ValueError
+            If this recipe has no penalty.
+        """
+        if not self.has_penalty:
+            raise ValueError(f"penalty: {type(self).__name__} has none")
+        xp = namespace(x)
+        return xp.sum(xp.zeros_like(real(x, xp)))
+
+    def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
+        """Iterate once.
+
+        Parameters
+        ----------
+        state : dict of str to array
+            The state; it is not changed.
+        y, A
+            As for `begin`.
+        layers : Layers
+            The layers of this cell.
+
+        Returns
+        -------
+        dict of str to array
+            The next state, with the same names; ``"x"`` is the next estimate.
+        """
+        raise NotImplementedError
+
+
+def choose(recipe: Recipe | None, kind: type[Recipe] | None, options: Any) -> Recipe:
+    """Give the recipe of a network: as given, or of its own kind with options.
+
+    Raises
+    ------
+    TypeError
+        If it is none, or not of that kind.
+    """
+    if recipe is None and kind is not None:
+        return kind(**options)
+    if options:
+        raise TypeError(f"unexpected beside a recipe: {', '.join(options)}")
+    if not isinstance(recipe, kind or Recipe):
+        name = (kind or Recipe).__name__
+        raise TypeError(f"recipe must be a {name}, got {recipe!r}")
+    return recipe
+
+
+def forward_operator(
+    recipe: Recipe, own: Any, measurement: tuple[Any, ...]
+) -> Operator:
+    """Give the forward operator for a call of a network.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The network.
+    own : Operator or callable or None
+        The network's own operator, or what makes one.
+    measurement : tuple
+        What the network was given behind the measured values.
+
+    Returns
+    -------
+    Operator
+        The operator.
+
+    Raises
+    ------
+    TypeError
+        If the arguments do not make one.
+    """
+    if isinstance(own, Operator):
+        if measurement:
+            raise TypeError("this network has its operator: nothing goes beside y")
+        return own
+    if len(measurement) == 1 and isinstance(measurement[0], Operator):
+        return measurement[0]
+    make = recipe.operator if own is None else own
+    A = make(*measurement)
+    if not isinstance(A, Operator):
+        raise TypeError(f"operator must give an Operator, got {type(A).__name__}")
+    return A
+
+
+def at_least_one(recipe: Any, *names: str) -> None:
+    """Check attributes that count something.
+
+    Raises
+    ------
+    ValueError
+        Naming the first that is less than 1.
+    """
+    for name in names:
+        value = getattr(recipe, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+_REGISTERED: dict[str, type] = {}
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def register(cls: _Class) -> _Class:
+    """Let a dataclass be written to files and read again, under its own name.
+
+    Parameters
+    ----------
+    cls : type
+        A dataclass, such as a `Recipe`, whose fields are numbers, strings, None,
+        tuples of these, or registered dataclasses.
+
+    Returns
+    -------
+    type
+        The same class: this is a decorator.
+
+    Raises
+    ------
+    ValueError
+        If another class has that name.
+    """
+    if _REGISTERED.setdefault(cls.__name__, cls).__qualname__ != cls.__qualname__:
+        raise ValueError(f"there is another class named {cls.__name__}")
+    _REGISTERED[cls.__name__] = cls
+    return cls
+
+
+def to_json(recipe: Any) -> str:
+    """Write a registered dataclass as JSON.
+
+    Parameters
+    ----------
+    recipe : object
+        An instance of a class that `register` has seen.
+
+    Returns
+    -------
+    str
+        From which `from_json` makes an equal one.
+
+    Raises
+    ------
+    TypeError
+        If it is not registered, or a field cannot be written.
+    """
+    return json.dumps(_plain(recipe))
+
+
+def from_json(text: str) -> Any:
+    """Make the dataclass that `to_json` wrote.
+
+    Only registered classes are made, and they check their fields: nothing in the text
+    is run.
+
+    Parameters
+    ----------
+    text : str
+        What `to_json` gave.
+
+    Returns
+    -------
+    object
+        The recipe.
+
+    Raises
+    ------
+    ValueError
+        If the text is not such JSON, or its fields make no network.
+    """
+    try:
+        return _object(json.loads(text))
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"not the description of a network: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        name = type(value).__name__
+        if _REGISTERED.get(name) is not type(value):
+            raise TypeError(f"{name} must be registered: svdinv.unroll.register")
+        fields = dataclasses.fields(value)
+        return {"class": name} | {
+            f.name: _plain(getattr(value, f.name)) for f in fields
+        }
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"cannot be written to a file: {value!r}")
+
+
+def _object(value: Any) -> Any:
+    if isinstance(value, dict):
+        fields = {name: _object(item) for name, item in value.items()}
+        name = fields.pop("class")
+        if name not in _REGISTERED:
+            raise ValueError(f"no network or part of one is named {name!r}")
+        return _REGISTERED[name](**fields)
+    return tuple(map(_object, value)) if isinstance(value, list) else value

@@ -1,0 +1,205 @@
+"""TLR-Net: an unrolled low-rank network for colour compressed sensing.
+
+An image x is to be found from measurements y = A x, such as samples of its pixels. The
+alternating direction method of multipliers splits x from an auxiliary image z that has
+low rank after a transform, and each of its iterations becomes a cell with learned
+transforms (Zhang & Hu, arXiv 2411.14141):
+
+    z = v + D(SVT(E(v))),  v = x + l            low rank after a learned transform
+    x = (z - l) - A^H (A (z - l) - y)           data consistency, exact
+    l = l + eta * (x - z)                       multiplier
+
+E and D are small convolutional networks without bias, SVT thresholds the singular
+values of each feature map. Where A samples pixels the second line puts the samples
+back in: ``x = (1 - mask) * (z - l) + mask * y``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from svdinv.unroll.arrays import Array, namespace
+from svdinv.unroll.fill import normalised_fill
+from svdinv.unroll.networks.parts import (
+    check_image,
+    fraction,
+    from_blocks,
+    positive,
+    to_blocks,
+)
+from svdinv.unroll.networks.recipe import (
+    Convolutions,
+    Layer,
+    Layers,
+    Number,
+    Recipe,
+    State,
+    at_least_one,
+    register,
+)
+from svdinv.unroll.operators import Operator, Sampling
+
+__all__ = ["TLR"]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class TLR(Recipe):
+    """Structure of a TLR-Net; as it stands, that of Zhang & Hu.
+
+    Images are real, (B, C, H, W). With `start` = "fill", `side` = "samples" and
+    `block` = 32, which are not in the paper, what was learned on small patches holds on
+    photographs of any size.
+
+    Attributes
+    ----------
+    cells : int
+        Number of unrolled iterations.
+    features : int
+        Width of the hidden convolutions.
+    channels : int
+        Channels of the image.
+    low_rank_maps : int
+        Feature maps whose singular values each cell thresholds.
+    bypass_maps : int
+        Feature maps that go past the threshold, through a ReLU.
+    convs_before, convs_after : int
+        Convolutions in front of and behind the low-rank step. With `convs_before` = 0
+        it acts on the channels of the image itself.
+    block : int or None
+        Side of the blocks that are matrices of their own; None for whole maps.
+    start : {"adjoint", "fill"}
+        First estimate: A^H y, which is the samples with zeros between them, or
+        `normalised_fill`, where A samples pixels.
+    side : {"none", "samples", "mask"}
+        What the convolutions see beside v: nothing, A^H y (hence which pixels are
+        measured; the network stays homogeneous, black in, black out), or the mask
+        itself, where A samples pixels.
+    threshold : float
+        First value of c, for thresholds ``sigmoid(c) * s_1``.
+    step : float
+        First value of eta.
+    """
+
+    features: int = 16
+    channels: int = 3
+    low_rank_maps: int = 3
+    bypass_maps: int = 0
+    convs_before: int = 3
+    convs_after: int = 3
+    block: int | None = None
+    start: Literal["adjoint", "fill"] = "adjoint"
+    side: Literal["none", "samples", "mask"] = "none"
+    threshold: float = -2.0
+    step: float = 1.0
+
+    axes: ClassVar[str] = "B C H W"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        at_least_one(self, "features", "channels", "low_rank_maps")
+        for name in ("bypass_maps", "convs_before", "convs_after"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
+        if self.block is not None:
+            at_least_one(self, "block")
+        if self.start not in ("adjoint", "fill"):
+            raise ValueError(f"start must be 'adjoint' or 'fill', got {self.start!r}")
+        if self.side not in ("none", "samples", "mask"):
+            raise ValueError(
+                f"side must be 'none', 'samples' or 'mask', got {self.side!r}"
+            )
+        plain = (self.low_rank_maps, self.bypass_maps) == (self.channels, 0)
+        if 0 in (self.convs_before, self.convs_after) and not plain:
+            raise ValueError(
+                "where convs_before or convs_after is 0 the maps are the image: "
+                "low_rank_maps must equal channels, and bypass_maps be 0"
+            )
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        """Name the layers of a cell; the last needs no multiplier."""
+        maps = self.low_rank_maps + self.bypass_maps
+        beside = 0 if self.side == "none" else self.channels
+        return {
+            "analysis": self._chain(self.channels + beside, maps, self.convs_before),
+            "threshold": Number(self.threshold),
+            "synthesis": self._chain(maps, self.channels, self.convs_after),
+            "eta": None if last else Number(self.step),
+        }
+
+    def operator(self, *measurement: Array) -> Operator:
+        """Sample the pixels of a mask, (B, C, H, W)."""
+        (mask,) = measurement
+        return Sampling(mask)
+
+    def begin(self, y: Array, A: Operator) -> State:
+        """Start from A^H y, or from the samples with their gaps filled."""
+        x = A.H(y)
+        xp = namespace(x)
+        check_image(x, self.axes, False, xp)
+        state = {"l": xp.zeros_like(x)}
+        if self.side == "samples":
+            state["side"] = x
+        if self.side == "mask" or self.start == "fill":
+            weight = _mask(A, x)
+            if self.side == "mask":
+                state["side"] = weight
+            if self.start == "fill":
+                x = normalised_fill(x, weight)
+        return {"x": x, **state}
+
+    def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
+        """Iterate once, as at the top of this module."""
+        x, l = state["x"], state["l"]
+        v = x + l
+        z = v + self._transformed(v, state, layers)
+        x = A.consistent(z - l, y)
+        if layers.eta is not None:
+            l = l + layers.eta * (x - z)
+        return state | {"x": x, "l": l}
+
+    def _transformed(self, v: Array, state: State, layers: Layers) -> Array:
+        """D(SVT(E(v)))."""
+        xp = namespace(v)
+        seen = v
+        if "side" in state and self.convs_before:
+            seen = xp.concat([v, state["side"]], axis=1)
+        maps = layers.analysis(seen)
+        low_rank = self._low_rank(maps[:, : self.low_rank_maps], layers)
+        if self.bypass_maps:
+            past = positive(maps[:, self.low_rank_maps :], xp)
+            low_rank = xp.concat([low_rank, past], axis=1)
+        return layers.synthesis(low_rank)
+
+    def _low_rank(self, maps: Array, layers: Layers) -> Array:
+        """Threshold the singular values of each map, or of each block of it."""
+        xp = namespace(maps)
+        share = fraction(layers.threshold, xp)
+        if self.block is None:
+            return layers.svt(maps, share)
+        blocks = layers.svt(to_blocks(maps, self.block, xp), share)
+        return from_blocks(blocks, maps, xp)
+
+    def _chain(self, first: int, last: int, count: int) -> Convolutions:
+        widths = (first, *[self.features] * (count - 1), last) if count else ()
+        return Convolutions(widths, axes=2)
+
+
+def _mask(A: Operator, x: Array) -> Array:
+    """Give 1 where a pixel is measured and 0 elsewhere."""
+    if not isinstance(A, Sampling):
+        raise TypeError(
+            "start='fill' and side='mask' need an operator that samples pixels, got "
+            f"{type(A).__name__}"
+        )
+    xp = namespace(x)
+    return xp.where(A.mask, xp.ones_like(x), xp.zeros_like(x))

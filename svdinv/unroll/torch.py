@@ -1,0 +1,317 @@
+"""The networks as PyTorch modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from svdinv._missing import explain_missing
+
+try:
+    import torch
+except ImportError as error:
+    raise explain_missing("torch", "torch") from error
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recompute
+
+import svdinv.torch
+from svdinv.unroll import weights as files
+from svdinv.unroll.networks import (
+    LS,
+    SLR,
+    T2LR,
+    TLR,
+    Convolutions,
+    Number,
+    Recipe,
+    State,
+)
+from svdinv.unroll.networks.recipe import choose, forward_operator
+from svdinv.unroll.operators import Operator
+
+__all__ = ["SVD", "LSNet", "Network", "SLRNet", "T2LRNet", "TLRNet", "load", "save"]
+
+SVD: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
+"""Called as ``svd(A, full_matrices=False)``, returns U, S and Vh."""
+
+
+class Network(nn.Module):
+    """An unrolled network.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What a cell is, such as `svdinv.unroll.networks.TLR`; see there for the options.
+    svd : callable, optional
+        A decomposition to differentiate through in place of `svdinv.torch.svt`, called
+        as ``svd(A, full_matrices=False)``, such as `torch.linalg.svd`.
+    operator : Operator or callable, optional
+        Forward operator in place of the recipe's own, or what makes one of the
+        arguments behind `y`.
+    checkpoint : bool
+        Recompute each cell in the backward instead of keeping what is inside it: the
+        memory of one cell instead of all, for one more forward (Chen et al.,
+        arXiv 1604.06174).
+    seed : int, optional
+        Seed of the first weights, which do not depend on the framework; from PyTorch's
+        generator where it is None.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from svdinv.unroll.networks import TLR
+    >>> from svdinv.unroll.torch import Network
+    >>> network = Network(TLR(cells=2, features=8))
+    >>> image = torch.rand(1, 3, 48, 40)
+    >>> mask = torch.rand_like(image) < 0.4
+    >>> network(image * mask, mask).shape
+    torch.Size([1, 3, 48, 40])
+    """
+
+    recipe_type: ClassVar[type[Recipe] | None] = None
+
+    def __init__(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        svd: SVD | None = None,
+        operator: Operator | Callable[..., Operator] | None = None,
+        checkpoint: bool = False,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.recipe = choose(recipe, self.recipe_type, options)
+        self.operator = operator
+        self.checkpoint = checkpoint
+        last = self.recipe.cells - 1
+        self.cells = nn.ModuleList(
+            [Cell(self.recipe, i == last, svd) for i in range(self.recipe.cells)]
+        )
+        self.reset_parameters(seed)
+
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """Draw the weights anew.
+
+        Parameters
+        ----------
+        seed : int, optional
+            As for the network.
+        """
+        if seed is None:
+            seed = int(torch.randint(2**62, (), device="cpu"))
+        rng = np.random.default_rng(seed)
+        for module in self.modules():
+            if isinstance(module, Cell | _Chain):
+                module.draw(rng)
+
+    def forward(
+        self, y: Tensor, *measurement: Any, penalty: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Reconstruct images.
+
+        Parameters
+        ----------
+        y : Tensor
+            Measured values; what is outside the mask is not looked at.
+        *measurement : Tensor or Operator
+            What the forward operator is made of, such as a mask and coil maps, or the
+            operator itself; nothing for a network with an operator of its own.
+        penalty : bool
+            Give the penalty of the recipe too, such as the asymmetry of SLR-Net, for
+            the loss to contain a little of it.
+
+        Returns
+        -------
+        Tensor
+            Images, not clipped, with the axes that ``recipe.axes`` names.
+        Tensor, shape ()
+            The penalty, if it is asked for.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the arguments do not fit the network.
+        """
+        A = forward_operator(self.recipe, self.operator, measurement)
+        state = self.recipe.begin(y, A)
+        if penalty:
+            state["penalty"] = self.recipe.no_penalty(state["x"])
+        for cell in self.cells:
+            if self.checkpoint and torch.is_grad_enabled():
+                state = recompute(cell, state, y, A, use_reentrant=False)
+            else:
+                state = cell(state, y, A)
+        return (state["x"], state["penalty"]) if penalty else state["x"]
+
+    def extra_repr(self) -> str:
+        """Describe the network in print."""
+        return repr(self.recipe)
+
+
+class TLRNet(Network):
+    """TLR-Net: `Network` of the recipe `svdinv.unroll.networks.TLR`.
+
+    Takes the options of the recipe by keyword; ``network(samples, mask)`` gives images
+    (B, C, H, W).
+    """
+
+    recipe_type = TLR
+
+
+class SLRNet(Network):
+    """SLR-Net: `Network` of the recipe `svdinv.unroll.networks.SLR`.
+
+    Takes the options of the recipe by keyword; ``network(kspace, mask)`` or
+    ``network(kspace, mask, maps)`` gives series (B, T, H, W).
+    """
+
+    recipe_type = SLR
+
+
+class LSNet(Network):
+    """L+S-Net: `Network` of the recipe `svdinv.unroll.networks.LS`.
+
+    Takes the options of the recipe by keyword; ``network(kspace, mask)`` or
+    ``network(kspace, mask, maps)`` gives series (B, T, H, W).
+    """
+
+    recipe_type = LS
+
+
+class T2LRNet(Network):
+    """T2LR-Net: `Network` of the recipe `svdinv.unroll.networks.T2LR`.
+
+    Takes the options of the recipe by keyword; ``network(kspace, mask)`` or
+    ``network(kspace, mask, maps)`` gives series (B, T, H, W).
+    """
+
+    recipe_type = T2LR
+
+
+class Cell(nn.Module):
+    """One unrolled iteration: the layers of the recipe, and its `cell`."""
+
+    def __init__(self, recipe: Recipe, last: bool, svd: SVD | None) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.svd = svd
+        self._first: dict[str, float] = {}
+        for name, layer in recipe.layers(last).items():
+            if layer is None:
+                self.register_parameter(name, None)
+            elif isinstance(layer, Number):
+                self.register_parameter(name, nn.Parameter(torch.empty(())))
+                self._first[name] = layer.initial
+            elif isinstance(layer, Convolutions):
+                self.add_module(name, _Chain(layer))
+            else:
+                self.add_module(name, layer())
+
+    def draw(self, rng: np.random.Generator) -> None:
+        """Set the numbers to their first values."""
+        with torch.no_grad():
+            for name, value in self._first.items():
+                getattr(self, name).fill_(value)
+
+    def forward(self, state: State, y: Tensor, A: Operator) -> State:
+        """Iterate once."""
+        return self.recipe.cell(state, y, A, self)
+
+    def svt(self, matrices: Tensor, fraction: Tensor) -> Tensor:
+        """Soft-threshold singular values at `fraction` of the largest."""
+        if self.svd is None:
+            return svdinv.torch.svt(matrices, fraction, relative=True)
+        u, s, vh = self.svd(matrices, full_matrices=False)
+        shrunk = F.relu(s - fraction * s[..., :1])
+        return (u * shrunk.unsqueeze(-2)) @ vh
+
+
+class _Chain(nn.ModuleList):
+    """Convolutions with a ReLU between them."""
+
+    def __init__(self, spec: Convolutions) -> None:
+        convolution = nn.Conv2d if spec.axes == 2 else nn.Conv3d
+        super().__init__(
+            convolution(inputs, outputs, 3, padding=1, bias=False)
+            for inputs, outputs in spec.kernels
+        )
+        self.spec = spec
+        # A CPU convolves few channels several times as fast in this layout.
+        self.layout = torch.channels_last if spec.axes == 2 else torch.channels_last_3d
+        self.to(memory_format=self.layout)
+
+    def draw(self, rng: np.random.Generator) -> None:
+        for convolution in self:
+            drawn = files.glorot(tuple(convolution.weight.shape), rng)
+            with torch.no_grad():
+                convolution.weight.copy_(torch.from_numpy(drawn))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=self.layout)
+        for i, convolution in enumerate(self):
+            x = convolution(x)
+            if self.spec.active(i):
+                x = F.leaky_relu(x, self.spec.slope) if self.spec.slope else F.relu(x)
+        return x
+
+
+def save(network: Network, path: str | Path) -> None:
+    """Write the weights and the recipe of a network to a safetensors file.
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    path : str or Path
+        Where to write; an existing file is replaced, and only by a complete one.
+
+    Raises
+    ------
+    TypeError
+        If the recipe is not registered (`svdinv.unroll.networks.register`).
+    OSError
+        If the file cannot be written.
+    """
+    arrays = {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()}
+    files.write(path, network.recipe, arrays)
+
+
+def load(path: str | Path, **options: Any) -> Network:
+    """Make a network of a file that `save` wrote, in whatever framework.
+
+    Parameters
+    ----------
+    path : str or Path
+        The safetensors file.
+    **options
+        `svd`, `operator` and `checkpoint` of the `Network`.
+
+    Returns
+    -------
+    Network
+        On the CPU, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, or does not hold the weights of a network.
+    """
+    recipe, arrays = files.read(path)
+    network = Network(recipe, seed=0, **options)
+    expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
+    try:
+        files.check(arrays, expected)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if tensors:
+        network.to(next(iter(tensors.values())).dtype)
+    network.load_state_dict(tensors)
+    return network.eval()

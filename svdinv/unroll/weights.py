@@ -1,0 +1,225 @@
+"""Weights in a safetensors file, with the recipe of their network.
+
+One file serves every framework. The names are those of PyTorch's ``state_dict``, such
+as ``cells.0.analysis.1.weight``, and so are the shapes: a convolution is
+(out, in, 3, 3), for series (out, in, 3, 3, 3).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.files import replace
+from svdinv.unroll.networks.recipe import (
+    Convolutions,
+    Number,
+    Recipe,
+    from_json,
+    to_json,
+)
+
+__all__ = ["Weights", "check", "glorot", "initial", "read", "shapes", "write"]
+
+Weights = dict[str, NDArray[Any]]
+"""Arrays by name."""
+
+# Of the metadata, which safetensors keeps as strings.
+_KEY = "svdinv"
+
+
+def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    """Name the weights of a network and give their shapes.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The network, made of `Convolutions` and `Number` alone.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Shapes by name, in the order of the cells and their layers.
+
+    Raises
+    ------
+    TypeError
+        If a layer is a framework's own.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for i in range(recipe.cells):
+        for name, layer in recipe.layers(i == recipe.cells - 1).items():
+            prefix = f"cells.{i}.{name}"
+            if isinstance(layer, Number):
+                found[prefix] = ()
+            elif isinstance(layer, Convolutions):
+                for j, (inputs, outputs) in enumerate(layer.kernels):
+                    kernel = (outputs, inputs, *[3] * layer.axes)
+                    found[f"{prefix}.{j}.weight"] = kernel
+            elif layer is not None:
+                raise TypeError(f"{prefix} is a layer of one framework only")
+    return found
+
+
+def glorot(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw the kernel of a convolution (Glorot & Bengio, AISTATS 2010), uniform.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (out, in, ...).
+    rng : numpy.random.Generator
+        Source of the randomness.
+
+    Returns
+    -------
+    ndarray of float32
+        The kernel.
+    """
+    taps = int(np.prod(shape[2:]))
+    limit = np.sqrt(6 / (taps * (shape[0] + shape[1])))
+    return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+
+def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
+    """Draw the first weights of a network.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        As for `shapes`.
+    rng : numpy.random.Generator
+        Source of the randomness; the same state gives the same weights, whatever
+        the framework.
+
+    Returns
+    -------
+    dict of str to ndarray of float32
+        The weights.
+    """
+    numbers = {
+        f"cells.{i}.{name}": layer.initial
+        for i in range(recipe.cells)
+        for name, layer in recipe.layers(i == recipe.cells - 1).items()
+        if isinstance(layer, Number)
+    }
+    drawn: Weights = {}
+    for name, shape in shapes(recipe).items():
+        if name in numbers:
+            drawn[name] = np.asarray(numbers[name], dtype=np.float32)
+        else:
+            drawn[name] = glorot(shape, rng)
+    return drawn
+
+
+def write(path: str | Path, recipe: Recipe, weights: Mapping[str, Any]) -> None:
+    """Write weights and recipe to a safetensors file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to write; an existing file is replaced, and only by a complete one.
+    recipe : Recipe
+        Of a class that `svdinv.unroll.networks.register` has seen.
+    weights : mapping of str to array_like
+        The weights by name.
+
+    Raises
+    ------
+    TypeError
+        If the recipe is not registered.
+    OSError
+        If the file cannot be written.
+    """
+    arrays = {name: np.array(array, order="C") for name, array in weights.items()}
+    content = _safetensors().save(arrays, metadata={_KEY: to_json(recipe)})
+    replace(path, lambda stream: stream.write(content))
+
+
+def read(path: str | Path) -> tuple[Recipe, Weights]:
+    """Read what `write` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The safetensors file. Nothing in it is run.
+
+    Returns
+    -------
+    recipe : Recipe
+        The network.
+    weights : dict of str to ndarray
+        Its weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, was not written by svdinv, or holds a number that is
+        not finite; the message names the file.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {path}")
+    numpy_io, safetensors = _safetensors(), _safetensors("safetensors")
+    try:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+        with open(path, "rb") as stream:
+            weights = numpy_io.load(stream.read())
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if _KEY not in metadata:
+        raise ValueError(f"{path} holds weights, but not which network they are of")
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name} is not finite")
+    try:
+        recipe = from_json(metadata[_KEY])
+        if not isinstance(recipe, Recipe):
+            raise ValueError(f"{type(recipe).__name__} is no network")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return recipe, weights
+
+
+def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Check names and shapes of weights.
+
+    Parameters
+    ----------
+    weights : mapping of str to array
+        The weights by name.
+    expected : mapping of str to tuple of int
+        Their shapes, as of `shapes`.
+
+    Raises
+    ------
+    ValueError
+        Naming what is missing, too many, or misshapen.
+    """
+    missing = [name for name in expected if name not in weights]
+    surplus = [name for name in weights if name not in expected]
+    for what, names in (("needs", missing), ("has no", surplus)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(f"the network {what} {', '.join(names[:3])}{more}")
+    for name, shape in expected.items():
+        if tuple(weights[name].shape) != shape:
+            raise ValueError(
+                f"{name} must have shape {shape}, got {tuple(weights[name].shape)}"
+            )
+
+
+def _safetensors(module: str = "safetensors.numpy") -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise explain_missing("safetensors", "unroll") from error
