@@ -8,7 +8,7 @@ and as they come out; Keras's own losses would drop their imaginary part, so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,6 +38,7 @@ from svdinv.unroll.networks import (
     from_json,
     to_json,
 )
+from svdinv.unroll.networks.parts import to_channels, to_complex
 from svdinv.unroll.networks.recipe import choose, forward_operator
 from svdinv.unroll.operators import Operator
 
@@ -273,12 +274,12 @@ class _Cell(keras.layers.Layer):
     def recomputed(self, state: State, y: Array, A: Operator) -> State:
         """Iterate, and again in the backward: only the state is kept."""
 
-        def step(*arrays: Array) -> tuple[Array, ...]:
-            given = dict(zip(state, arrays, strict=True))
-            new = self.iterate(given, y, A)
-            return tuple(new[name] for name in state)
+        # As real arrays: TensorFlow recomputes from no others.
+        def step(*given: Array) -> tuple[Array, ...]:
+            new = self.iterate(_joined(given, state), y, A)
+            return _split(new[name] for name in state)
 
-        return dict(zip(state, keras.remat(step)(*state.values()), strict=True))
+        return _joined(keras.remat(step)(*_split(state.values())), state)
 
     def named(self) -> dict[str, Any]:
         """Give the weights under the names of the files."""
@@ -292,6 +293,21 @@ class _Cell(keras.layers.Layer):
         return named
 
 
+def _split(arrays: Iterable[Array]) -> tuple[Array, ...]:
+    """Turn complex arrays into real ones of two channels."""
+    spaces = [(x, namespace(x)) for x in arrays]
+    return tuple(to_channels(x, xp) if is_complex(x, xp) else x for x, xp in spaces)
+
+
+def _joined(arrays: Iterable[Array], state: State) -> State:
+    """Undo `_split`, with the names and dtypes of a state."""
+    joined = {}
+    for (name, like), x in zip(state.items(), arrays, strict=True):
+        xp = namespace(like)
+        joined[name] = to_complex(x, like, xp) if is_complex(like, xp) else x
+    return joined
+
+
 class _Layers:
     """What a recipe sees of a cell."""
 
@@ -300,7 +316,7 @@ class _Layers:
 
     def __getattr__(self, name: str) -> Any:
         part = self._parts[name]
-        return ops.convert_to_tensor(part) if isinstance(part, keras.Variable) else part
+        return part.value if isinstance(part, keras.Variable) else part
 
     @staticmethod
     def svt(matrices: Array, fraction: Array) -> Array:
@@ -347,10 +363,8 @@ class MeanSquaredError(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Give the loss, weighted and reduced as Keras does it."""
-        xp = namespace(y_pred)
         error = y_pred - ops.convert_to_tensor(y_true, dtype=y_pred.dtype)
-        if is_complex(error, xp):
-            error = xp.stack([xp.real(error), xp.imag(error)], axis=1)
+        (error,) = _split([error])
         return super().__call__(ops.zeros_like(error), error, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
