@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -21,20 +21,22 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-import svdinv.torch
 from svdinv.unroll.completion import best_on_path
 from svdinv.unroll.data import Image, centre_crop, photograph, split
-from svdinv.unroll.lowrank import SVD
 from svdinv.unroll.masks import uniform_mask
 from svdinv.unroll.metrics import psnr, ssim
+from svdinv.unroll.networks import TLR
 from svdinv.unroll.panel import Entry, save_panel
-from svdinv.unroll.tlrnet import TLRNetConfig
+from svdinv.unroll.torch import SVD
 from svdinv.unroll.training import Training, TrainingConfig, reconstruct, train
 
-__all__ = ["PANEL", "DemoConfig", "run"]
+__all__ = ["NETWORK", "PANEL", "DemoConfig", "run"]
 
 PANEL = "svdinv-demo.png"
 """Name of the picture in the output directory."""
+
+NETWORK = TLR(cells=5, features=32, block=32, start="fill", side="samples")
+"""Smaller than the published network, and for photographs of any size."""
 
 # Relative to the largest singular value; the best one lies well inside.
 _THRESHOLDS = tuple(np.geomspace(0.2, 0.001, 10))
@@ -70,7 +72,7 @@ class DemoConfig:
         Wall-clock cap of that training.
     crop : int
         Most pixels a side of the photograph to reconstruct.
-    network : TLRNetConfig
+    network : TLR
         Structure of the network.
     batch, patch : int
         Patches in a training step, and their side.
@@ -87,7 +89,7 @@ class DemoConfig:
     comparison_steps: int = 200
     comparison_seconds: float = 25.0
     crop: int = _LARGEST
-    network: TLRNetConfig = field(default_factory=TLRNetConfig)
+    network: TLR = NETWORK
     batch: int = 16
     patch: int = 32
 
@@ -99,7 +101,7 @@ class DemoConfig:
             comparison_steps=40,
             comparison_seconds=20.0,
             crop=128,
-            network=TLRNetConfig(cells=3, features=16),
+            network=replace(NETWORK, cells=3, features=16),
             batch=8,
         )
 
@@ -149,13 +151,13 @@ def run(config: DemoConfig) -> int:
     print(_describe(theirs, limit))
 
     print(
-        "\nNow through svdinv.torch.svd: same weights, same batches. "
+        "\nNow through svdinv.torch.svt: same weights, same batches. "
         "(Ctrl-C ends the training, not the demonstration.)",
         flush=True,
     )
     ours = _train(
-        "svdinv.torch.svd",
-        svdinv.torch.svd,
+        "svdinv.torch.svt",
+        None,
         photos,
         config,
         cap_seconds=60 * config.minutes,
@@ -193,7 +195,7 @@ def run(config: DemoConfig) -> int:
 
 def _train(
     name: str,
-    svd: SVD,
+    svd: SVD | None,
     photos: Sequence[Image],
     config: DemoConfig,
     *,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,9 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 from svdinv.unroll.data import Image
+from svdinv.unroll.files import replace
 
 __all__ = ["Entry", "save_panel"]
 
@@ -145,7 +143,7 @@ def save_panel(
     bar = figure.colorbar(drawn, cax=axes(2, len(columns), _BAR_WIDTH))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=_MUTED, length=2)
-    _replace(figure, Path(path))
+    replace(path, lambda stream: figure.savefig(stream, format="png", dpi=110))
 
 
 def _contrasty_window(image: Image, side: int) -> tuple[int, int]:
@@ -160,15 +158,3 @@ def _box_mean(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     total = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     rows = total[side:] - total[:-side]
     return (rows[:, side:] - rows[:, :-side]) / side**2
-
-
-def _replace(figure: Figure, path: Path) -> None:
-    handle, name = tempfile.mkstemp(suffix=".png", prefix=".", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            figure.savefig(stream, format="png", dpi=110)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

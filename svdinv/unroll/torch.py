@@ -236,9 +236,13 @@ class _Chain(nn.ModuleList):
 
     def __init__(self, spec: Convolutions) -> None:
         convolution = nn.Conv2d if spec.axes == 2 else nn.Conv3d
+        # Drawn later: PyTorch's own first weights would move its generator.
+        device = torch.get_default_device()
         super().__init__(
-            convolution(inputs, outputs, 3, padding=1, bias=False)
-            for inputs, outputs in spec.kernels
+            nn.utils.skip_init(
+                convolution, *kernel, 3, padding=1, bias=False, device=device
+            )
+            for kernel in spec.kernels
         )
         self.spec = spec
         # A CPU convolves few channels several times as fast in this layout.

@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import svdinv.torch
 from svdinv.unroll.data import Image, patches
-from svdinv.unroll.lowrank import SVD
 from svdinv.unroll.masks import uniform_mask
-from svdinv.unroll.tlrnet import TLRNet, TLRNetConfig
+from svdinv.unroll.networks import TLR
+from svdinv.unroll.torch import SVD, TLRNet
 
 __all__ = ["Breakdown", "Training", "TrainingConfig", "reconstruct", "train"]
 
@@ -113,10 +112,10 @@ class Training:
 
 def train(
     photos: Sequence[Image],
-    network: TLRNetConfig,
+    network: TLR,
     config: TrainingConfig,
     *,
-    svd: SVD = svdinv.torch.svd,
+    svd: SVD | None = None,
     limit: int | None = None,
     cap_seconds: float | None = None,
     on_step: Callable[[int, float], bool] | None = None,
@@ -131,12 +130,12 @@ def train(
     ----------
     photos : sequence of ndarray of float32, shape (H, W, channels)
         Photographs in [0, 1], of different sizes if need be.
-    network : TLRNetConfig
+    network : TLR
         Structure of the network.
     config : TrainingConfig
         How to train.
-    svd : callable
-        As for `svdinv.unroll.tlrnet.TLRNet`.
+    svd : callable, optional
+        As for `svdinv.unroll.torch.Network`.
     limit : int, optional
         Stop after this many steps, in the middle of the schedule of the whole
         training.
@@ -154,9 +153,7 @@ def train(
         The network and how the training went.
     """
     began = time.monotonic()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        net = TLRNet(network, svd=svd)
+    net = TLRNet(network, svd=svd, seed=config.seed)
     rng = np.random.default_rng(config.seed)
     optimiser = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
     result = Training(net)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from svdinv.unroll.masks import uniform_mask
-from svdinv.unroll.tlrnet import TLRNet, TLRNetConfig
+from svdinv.unroll.networks import TLR
+from svdinv.unroll.torch import TLRNet
 from svdinv.unroll.training import TrainingConfig, reconstruct, train
 
-NETWORK = TLRNetConfig(cells=2, features=8, block=16)
+NETWORK = TLR(cells=2, features=8, block=16, start="fill", side="samples")
 CONFIG = TrainingConfig(steps=12, batch=4, patch=16)
 
 
@@ -34,7 +35,7 @@ def test_lowers_the_error_on_what_it_has_not_seen(photos, rng):
         return float(np.mean((reconstruct(network, unseen, mask) - unseen) ** 2))
 
     # From zeros: the fill leaves little to learn of pictures as smooth as these.
-    network = replace(NETWORK, start="samples")
+    network = replace(NETWORK, start="adjoint")
     config = replace(CONFIG, steps=60)
     first = train(photos[:1], network, config, limit=1)
     result = train(photos[:1], network, config)
