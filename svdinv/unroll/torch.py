@@ -137,8 +137,9 @@ class Network(nn.Module):
         ValueError, TypeError
             If the arguments do not fit the network.
         """
+        measurement = tuple(map(_arranged, measurement))
         A = forward_operator(self.recipe, self.operator, measurement)
-        state = self.recipe.begin(y, A)
+        state = self.recipe.begin(_arranged(y), A)
         if penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         for cell in self.cells:
@@ -260,8 +261,16 @@ class _Chain(nn.ModuleList):
         for i, convolution in enumerate(self):
             x = convolution(x)
             if self.spec.active(i):
-                x = F.leaky_relu(x, self.spec.slope) if self.spec.slope else F.relu(x)
+                # In place: no derivative needs what went in.
+                x = F.leaky_relu_(x, self.spec.slope) if self.spec.slope else F.relu_(x)
         return x
+
+
+def _arranged(x: Any) -> Any:
+    """Lay real images out as the convolutions do, for what is done between them."""
+    if isinstance(x, Tensor) and x.ndim == 4 and not x.is_complex():
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 def save(network: Network, path: str | Path) -> None:
