@@ -15,8 +15,10 @@ import tensorflow as tf
 __all__ = [
     "abs",
     "any",
+    "asarray",
     "astype",
     "broadcast_to",
+    "complex64",
     "complex128",
     "concat",
     "conj",
@@ -52,6 +54,8 @@ __all__ = [
 ]
 
 abs = tf.abs
+asarray = tf.convert_to_tensor
+complex64 = tf.complex64
 complex128 = tf.complex128
 concat = tf.concat
 conj = tf.math.conj
@@ -181,14 +185,29 @@ def _plane(transform: Any, power: float) -> Any:
     return orthonormal
 
 
-# TensorFlow transforms the last axis, and that is the only one asked for.
+def _along(transform: Any, power: float) -> Any:
+    """Transform one axis: TensorFlow itself transforms the last."""
+
+    def transformed(x: tf.Tensor, *, axis: int = -1, norm: str = "backward") -> Any:
+        order = list(range(len(x.shape)))
+        order[axis], order[-1] = order[-1], order[axis]
+        last = x if order[-1] == len(order) - 1 else tf.transpose(x, order)
+        result = transform(last)
+        if norm == "ortho":
+            length = tf.cast(tf.shape(last)[-1], x.dtype.real_dtype)
+            result = result * tf.cast(length**power, x.dtype)
+        return result if last is x else tf.transpose(result, order)
+
+    return transformed
+
+
 fft = SimpleNamespace(
     fftn=_plane(tf.signal.fft2d, -0.5),
     ifftn=_plane(tf.signal.ifft2d, 0.5),
     fftshift=tf.signal.fftshift,
     ifftshift=tf.signal.ifftshift,
-    fft=lambda x, *, axis=-1: tf.signal.fft(x),
-    ifft=lambda x, *, axis=-1: tf.signal.ifft(x),
+    fft=_along(tf.signal.fft, -0.5),
+    ifft=_along(tf.signal.ifft, 0.5),
     rfft=lambda x, *, axis=-1: tf.signal.rfft(x),
     irfft=_irfft,
 )
