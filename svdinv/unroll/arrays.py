@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import array_api_compat as compat
+import numpy as np
 
 from svdinv.core.namespace import (
     Array,
@@ -85,6 +86,8 @@ def operators(x: Array) -> Any:
 
 def like(x: Any, other: Array, xp: Namespace) -> Array:
     """`x` in the dtype of `other`: not every framework mixes real and complex."""
+    if isinstance(x, np.generic):  # what NumPy makes of 0-d arrays
+        x = np.asarray(x)
     return x if x.dtype == other.dtype else xp.astype(x, other.dtype)
 
 
@@ -216,8 +219,6 @@ def _is_tensorflow(x: Any) -> bool:
 
 @cache
 def _undifferentiated(xp: Namespace) -> Any:
-    import numpy as np
-
     from svdinv.backends.manual import Toolbox
     from svdinv.backends.manual_operators import ManualOperators
 
