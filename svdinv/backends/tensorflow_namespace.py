@@ -28,6 +28,7 @@ __all__ = [
     "eye",
     "fft",
     "finfo",
+    "flip",
     "float64",
     "full_like",
     "imag",
@@ -110,6 +111,11 @@ def eye(n: int, *, dtype: tf.DType, device: Any) -> tf.Tensor:
 def finfo(dtype: tf.DType) -> Any:
     """Machine limits of a floating point or complex dtype."""
     return np.finfo(dtype.as_numpy_dtype)
+
+
+def flip(x: tf.Tensor, *, axis: int) -> tf.Tensor:
+    """Reverse the order along an axis."""
+    return tf.reverse(x, [axis])
 
 
 def full_like(x: tf.Tensor, value: float) -> tf.Tensor:

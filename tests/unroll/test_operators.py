@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from svdinv.unroll.arrays import namespace
 from svdinv.unroll.operators import (
     MRI,
     Blur,
@@ -226,6 +227,32 @@ def test_tight_operators_are_partial_isometries(A, tight, unitary):
     projection = matrix @ matrix.conj().T
     assert np.allclose(projection @ projection, projection) or not tight
     assert np.allclose(projection, np.eye(len(projection))) == unitary
+
+
+class Turned(Operator):
+    """An operator of one's own, as in the documentation."""
+
+    unitary = True
+    tight = True
+
+    def forward(self, x):
+        xp = namespace(x)
+        return xp.flip(xp.matrix_transpose(x), axis=-1)
+
+    def adjoint(self, y):
+        xp = namespace(y)
+        return xp.matrix_transpose(xp.flip(y, axis=-1))
+
+
+def test_operators_of_ones_own(arrays, rng):
+    x = draw((2, 5, 5), "complex128", rng)
+    A = Fourier() * Turned()
+    assert A.unitary
+    assert repr(A.H) == "(Fourier() * Turned()).H"
+    y = A(arrays.array(x))
+    expected = Fourier()(np.rot90(x, -1, (-2, -1)))
+    np.testing.assert_allclose(arrays.numpy(y), expected, atol=1e-12)
+    np.testing.assert_allclose(arrays.numpy(A.H(y)), x, atol=1e-12)
 
 
 @pytest.mark.parametrize("A", [Sampling(MASK), MRI(MASK), Fourier()])
