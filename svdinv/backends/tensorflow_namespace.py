@@ -16,9 +16,11 @@ __all__ = [
     "abs",
     "any",
     "arange",
+    "asarray",
     "astype",
     "broadcast_to",
     "complex",
+    "complex64",
     "complex128",
     "concat",
     "conj",
@@ -29,6 +31,7 @@ __all__ = [
     "eye",
     "fft",
     "finfo",
+    "flip",
     "float64",
     "full_like",
     "imag",
@@ -56,7 +59,9 @@ __all__ = [
 ]
 
 abs = tf.abs
+asarray = tf.convert_to_tensor
 complex = tf.complex
+complex64 = tf.complex64
 complex128 = tf.complex128
 concat = tf.concat
 conj = tf.math.conj
@@ -117,6 +122,11 @@ def eye(n: int, *, dtype: tf.DType, device: Any) -> tf.Tensor:
 def finfo(dtype: tf.DType) -> Any:
     """Machine limits of a floating point or complex dtype."""
     return np.finfo(dtype.as_numpy_dtype)
+
+
+def flip(x: tf.Tensor, *, axis: int) -> tf.Tensor:
+    """Reverse the order along an axis."""
+    return tf.reverse(x, [axis])
 
 
 def full_like(x: tf.Tensor, value: float) -> tf.Tensor:
@@ -197,14 +207,29 @@ def _plane(transform: Any, power: float) -> Any:
     return orthonormal
 
 
-# TensorFlow transforms the last axis, and that is the only one asked for.
+def _along(transform: Any, power: float) -> Any:
+    """Transform one axis: TensorFlow itself transforms the last."""
+
+    def transformed(x: tf.Tensor, *, axis: int = -1, norm: str = "backward") -> Any:
+        order = list(range(len(x.shape)))
+        order[axis], order[-1] = order[-1], order[axis]
+        last = x if order[-1] == len(order) - 1 else tf.transpose(x, order)
+        result = transform(last)
+        if norm == "ortho":
+            length = tf.cast(tf.shape(last)[-1], x.dtype.real_dtype)
+            result = result * tf.cast(length**power, x.dtype)
+        return result if last is x else tf.transpose(result, order)
+
+    return transformed
+
+
 fft = SimpleNamespace(
     fftn=_plane(tf.signal.fft2d, -0.5),
     ifftn=_plane(tf.signal.ifft2d, 0.5),
     fftshift=tf.signal.fftshift,
     ifftshift=tf.signal.ifftshift,
-    fft=lambda x, *, axis=-1: tf.signal.fft(x),
-    ifft=lambda x, *, axis=-1: tf.signal.ifft(x),
+    fft=_along(tf.signal.fft, -0.5),
+    ifft=_along(tf.signal.ifft, 0.5),
     rfft=lambda x, *, axis=-1: tf.signal.rfft(x),
     irfft=_irfft,
 )

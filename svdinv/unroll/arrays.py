@@ -8,21 +8,40 @@ from importlib import import_module
 from typing import Any
 
 import array_api_compat as compat
+import numpy as np
 
-from svdinv.core.namespace import Array, Namespace, array_namespace, is_complex, sizes
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    array_namespace,
+    conj,
+    is_complex,
+    real,
+    sizes,
+)
 
 __all__ = [
     "Array",
     "Namespace",
+    "along",
+    "as_complex",
+    "as_float",
     "casorati",
+    "conj",
     "count_up",
+    "fitted",
     "from_casorati",
+    "inner",
+    "is_bool",
     "is_complex",
     "like",
     "namespace",
+    "norm",
     "operators",
     "real_dtype",
     "sizes",
+    "times",
+    "zero_padded",
 ]
 
 
@@ -68,6 +87,8 @@ def operators(x: Array) -> Any:
 
 def like(x: Any, other: Array, xp: Namespace) -> Array:
     """`x` in the dtype of `other`: not every framework mixes real and complex."""
+    if isinstance(x, np.generic):  # what NumPy makes of 0-d arrays
+        x = np.asarray(x)
     return x if x.dtype == other.dtype else xp.astype(x, other.dtype)
 
 
@@ -83,6 +104,81 @@ def count_up(size: Any, like: Array, xp: Namespace) -> Array:
     return xp.arange(size, dtype=like.dtype, device=compat.device(like))
 
 
+def as_complex(x: Array, xp: Namespace) -> Array:
+    """`x` in the complex dtype of its precision."""
+    return x if is_complex(x, xp) else xp.astype(x, _complex_dtype(x, xp))
+
+
+def fitted(value: Array, x: Array, xp: Namespace) -> Array:
+    """Give a parameter of an operator for use with `x`.
+
+    Parameters
+    ----------
+    value : array
+        Of NumPy, or of the framework of `x`; bool, real or complex.
+    x : array
+        Data.
+    xp : namespace
+        That of `x`.
+
+    Returns
+    -------
+    array
+        Of the framework and the precision of `x`, complex if one of the two is; bool
+        remains bool. A NumPy array moves to the device of `x`.
+    """
+    if compat.is_numpy_array(value) and not compat.is_numpy_array(x):
+        place = {"device": x.device} if compat.is_torch_array(x) else {}
+        value = xp.asarray(value, **place)
+    if is_bool(value):
+        return value
+    if not is_complex(value, xp):
+        return like(value, x, xp)
+    dtype = _complex_dtype(x, xp)
+    return value if value.dtype == dtype else xp.astype(value, dtype)
+
+
+def is_bool(x: Array) -> bool:
+    """Tell whether `x`, of whatever framework, is an array of bool."""
+    return "bool" in str(getattr(x, "dtype", ""))
+
+
+def times(factor: Any, x: Array, xp: Namespace) -> Array:
+    """`x` times a number, or a real array that broadcasts, in the dtype of `x`."""
+    return (like(factor, x, xp) if hasattr(factor, "dtype") else factor) * x
+
+
+def inner(x: Array, y: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
+    """Re <x, y>, summed over all axes or over some.
+
+    Parameters
+    ----------
+    x, y : array
+        Real or complex, of the same shape.
+    axis : int or tuple of int, optional
+        Axes to sum over.
+    keepdims : bool, optional
+        Whether to keep them, with length 1.
+
+    Returns
+    -------
+    array
+        Real.
+    """
+    xp = namespace(x)
+    return xp.sum(real(conj(x, xp) * y, xp), axis=axis, keepdims=keepdims)
+
+
+def norm(x: Array) -> Array:
+    """Root of the sum of squared magnitudes, over all axes."""
+    return namespace(x).sqrt(inner(x, x))
+
+
+def as_float(x: Any) -> float:
+    """Give a number, or a 0-d array, as a Python float, without its derivative."""
+    return float(x.detach() if hasattr(x, "detach") else x)
+
+
 def casorati(series: Array, xp: Namespace) -> Array:
     """Casorati matrices of a series: shape (..., T, H, W) to (..., T, H * W)."""
     *batch, T, H, W = sizes(series, xp)
@@ -94,12 +190,31 @@ def from_casorati(matrices: Array, series: Array, xp: Namespace) -> Array:
     return xp.reshape(matrices, tuple(sizes(series, xp)))
 
 
+def along(x: Array, axis: int, part: slice) -> Array:
+    """Take a part of `x` along an axis, negative."""
+    return x[(..., part, *[slice(None)] * (-axis - 1))]
+
+
+def zero_padded(x: Array, count: Any, axis: int, xp: Namespace) -> Array:
+    """Append `count` zeros along an axis, negative."""
+    shape = list(sizes(x, xp))
+    shape[axis] = count
+    zero = xp.zeros_like(along(x, axis, slice(None, 1)))
+    return xp.concat([x, xp.broadcast_to(zero, tuple(shape))], axis=axis)
+
+
 _FACES = (
     (compat.is_torch_array, "svdinv.torch"),
     (compat.is_jax_array, "svdinv.jax"),
     (compat.is_numpy_array, "svdinv.numpy"),
     (compat.is_cupy_array, "svdinv.cupy"),
 )
+
+
+def _complex_dtype(x: Array, xp: Namespace) -> Any:
+    if is_complex(x, xp):
+        return x.dtype
+    return xp.complex128 if x.dtype == xp.float64 else xp.complex64
 
 
 def _is_tensorflow(x: Any) -> bool:
@@ -112,8 +227,6 @@ def _is_tensorflow(x: Any) -> bool:
 
 @cache
 def _undifferentiated(xp: Namespace) -> Any:
-    import numpy as np
-
     from svdinv.backends.manual import Toolbox
     from svdinv.backends.manual_operators import ManualOperators
 

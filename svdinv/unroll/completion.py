@@ -7,29 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.numpy import svt
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.regularisers import Nuclear
+from svdinv.unroll.schemes import FISTA
+from svdinv.unroll.solve import solve
+
 __all__ = ["best_on_path", "soft_impute", "soft_impute_path", "svt"]
-
-
-def svt(matrix: NDArray[np.floating], tau: float) -> NDArray[np.floating]:
-    """Singular value thresholding: soft-threshold the singular values of a matrix.
-
-    ``U max(S - tau, 0) V^T``, the proximal operator of `tau` times the nuclear norm
-    (Cai, Candès & Shen, SIAM J. Optim. 2010).
-
-    Parameters
-    ----------
-    matrix : ndarray, shape (..., m, n)
-        Real matrices; leading axes are a batch.
-    tau : float
-        Threshold, in the units of `matrix`.
-
-    Returns
-    -------
-    ndarray, shape (..., m, n)
-        The thresholded matrices, of the dtype of `matrix`.
-    """
-    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-    return (u * np.maximum(s - tau, 0)[..., None, :]) @ vt
 
 
 def soft_impute(
@@ -68,19 +52,18 @@ def soft_impute(
     ndarray, shape (..., m, n)
         The low-rank estimate (shrunk, and not equal to the samples).
     """
-    x = np.zeros_like(samples) if start is None else start
-    ahead, momentum = x, 1.0
-    for _ in range(iterations):
-        new = svt(np.where(mask, samples, ahead), tau)
-        step = new - x
-        if np.vdot(ahead - new, step) > 0:
-            momentum = 1.0
-        following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
-        ahead = new + np.asarray((momentum - 1) / following, new.dtype) * step
-        x, momentum = new, float(following)
-        if np.linalg.norm(step) <= rtol * np.linalg.norm(x):
-            break
-    return x
+    measured = np.where(mask, samples, np.zeros((), samples.dtype))
+    return solve(
+        measured,
+        Sampling(mask),
+        Nuclear(tau),
+        scheme=FISTA(restart=True),
+        iterations=iterations,
+        rtol=rtol,
+        x0=np.zeros_like(measured) if start is None else start,
+        parameters={"step": 1.0},
+        objective=False,
+    ).image
 
 
 def soft_impute_path(

@@ -2,146 +2,48 @@
 
 ``y = A(x)`` measures, ``A.H(y)`` is the adjoint; ``A * B`` is A after B, ``A + B``
 their sum, ``2 * A`` a multiple. The arrays may come from any framework and carry any
-batch axes in front; a series is a batch of frames, with the axes (..., T, H, W).
+batch axes in front; a series is a batch of frames, with the axes (..., T, H, W). What
+an operator is made of, such as its mask, may be of NumPy or of that framework, and is
+taken in the precision of the data.
 """
 
 from __future__ import annotations
 
-import numbers
+import math
 from collections.abc import Sequence
+from typing import Any
 
-from svdinv.unroll.arrays import Array, namespace
+import numpy as np
 
-__all__ = ["MRI", "Coils", "Fourier", "Operator", "Sampling"]
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    as_complex,
+    conj,
+    fitted,
+    is_bool,
+    is_complex,
+    namespace,
+    sizes,
+    zero_padded,
+)
+from svdinv.unroll.linear import Identity, Operator, operator_norm
+from svdinv.unroll.transforms import Fourier, Gradient, TemporalFourier
 
-
-class Operator:
-    """A linear operator: subclasses define `forward` and `adjoint`.
-
-    Attributes
-    ----------
-    tight : bool
-        Whether ``A A^H`` is the identity on what A can give, so that
-        ``x - A^H(A x - y)`` is the image nearest to x that explains y.
-    """
-
-    tight = False
-
-    def forward(self, x: Array) -> Array:
-        """Apply the operator."""
-        raise NotImplementedError
-
-    def adjoint(self, y: Array) -> Array:
-        """Apply the adjoint."""
-        raise NotImplementedError
-
-    def __call__(self, x: Array) -> Array:
-        """Measure `x`."""
-        return self.forward(x)
-
-    @property
-    def H(self) -> Operator:
-        """The adjoint, an operator itself."""
-        return _Adjoint(self)
-
-    def consistent(self, x: Array, y: Array) -> Array:
-        """Project `x` onto the images that explain `y`, of a tight operator.
-
-        Parameters
-        ----------
-        x : array
-            An image.
-        y : array
-            Measurements.
-
-        Returns
-        -------
-        array
-            ``x - A^H(A x - y)``.
-        """
-        return x - self.adjoint(self.forward(x) - y)
-
-    def __mul__(self, other: Operator) -> Operator:
-        """Give A B, that is B first."""
-        if not isinstance(other, Operator):
-            return NotImplemented
-        return _Product([*_factors(self), *_factors(other)])
-
-    def __rmul__(self, scalar: complex) -> Operator:
-        """Give a multiple."""
-        if not isinstance(scalar, numbers.Number):
-            return NotImplemented
-        return _Multiple(scalar, self)
-
-    def __add__(self, other: Operator) -> Operator:
-        """Give A + B."""
-        if not isinstance(other, Operator):
-            return NotImplemented
-        return _Sum(self, other)
-
-    def __sub__(self, other: Operator) -> Operator:
-        """Give A - B."""
-        return self + (-1) * other
-
-    def __neg__(self) -> Operator:
-        """Give -A."""
-        return (-1) * self
-
-
-class _Adjoint(Operator):
-    def __init__(self, operator: Operator) -> None:
-        self.operator = operator
-
-    def forward(self, x: Array) -> Array:
-        return self.operator.adjoint(x)
-
-    def adjoint(self, y: Array) -> Array:
-        return self.operator.forward(y)
-
-    @property
-    def H(self) -> Operator:
-        return self.operator
-
-
-class _Product(Operator):
-    def __init__(self, factors: Sequence[Operator]) -> None:
-        self.factors = tuple(factors)
-
-    def forward(self, x: Array) -> Array:
-        for factor in reversed(self.factors):
-            x = factor.forward(x)
-        return x
-
-    def adjoint(self, y: Array) -> Array:
-        for factor in self.factors:
-            y = factor.adjoint(y)
-        return y
-
-
-def _factors(operator: Operator) -> tuple[Operator, ...]:
-    return operator.factors if type(operator) is _Product else (operator,)
-
-
-class _Sum(Operator):
-    def __init__(self, first: Operator, second: Operator) -> None:
-        self.first, self.second = first, second
-
-    def forward(self, x: Array) -> Array:
-        return self.first.forward(x) + self.second.forward(x)
-
-    def adjoint(self, y: Array) -> Array:
-        return self.first.adjoint(y) + self.second.adjoint(y)
-
-
-class _Multiple(Operator):
-    def __init__(self, scalar: complex, operator: Operator) -> None:
-        self.scalar, self.operator = scalar, operator
-
-    def forward(self, x: Array) -> Array:
-        return self.scalar * self.operator.forward(x)
-
-    def adjoint(self, y: Array) -> Array:
-        return self.scalar.conjugate() * self.operator.adjoint(y)
+__all__ = [
+    "MRI",
+    "Blur",
+    "Coils",
+    "Dense",
+    "Fourier",
+    "Gradient",
+    "Identity",
+    "Operator",
+    "Sampling",
+    "TemporalFourier",
+    "gaussian_sensing",
+    "operator_norm",
+]
 
 
 class Sampling(Operator):
@@ -152,18 +54,26 @@ class Sampling(Operator):
     Parameters
     ----------
     mask : array of bool
-        True where sampled; its shape broadcasts with that of the data.
+        True where sampled; its shape broadcasts to that of the data.
+
+    Raises
+    ------
+    TypeError
+        If `mask` is no array of bool.
     """
 
     tight = True
 
     def __init__(self, mask: Array) -> None:
+        if not is_bool(mask):
+            got = getattr(mask, "dtype", type(mask).__name__)
+            raise TypeError(f"mask must be an array of bool, got {got}")
         self.mask = mask
 
     def forward(self, x: Array) -> Array:
         """Set what is not sampled to 0."""
         xp = namespace(x)
-        return xp.where(self.mask, x, xp.zeros_like(x))
+        return xp.where(self._mask(x, xp), x, xp.zeros_like(x))
 
     def adjoint(self, y: Array) -> Array:
         """Set what is not sampled to 0."""
@@ -171,25 +81,16 @@ class Sampling(Operator):
 
     def consistent(self, x: Array, y: Array) -> Array:
         """Put the samples back in, bit by bit."""
-        return namespace(x).where(self.mask, y, x)
+        xp = namespace(x)
+        return xp.where(self._mask(x, xp), y, x)
 
+    def extra_repr(self) -> str:
+        """Give the shape of the mask."""
+        return f"mask {tuple(self.mask.shape)}"
 
-class Fourier(Operator):
-    """Centred orthonormal Fourier transform of the last two axes.
-
-    ``fftshift(fft2(ifftshift(x), norm="ortho"))``: the zero frequency lies at
-    (H // 2, W // 2), and the inverse is the adjoint.
-    """
-
-    tight = True
-
-    def forward(self, x: Array) -> Array:
-        """From an image to its k-space."""
-        return _centred(x, "fftn")
-
-    def adjoint(self, y: Array) -> Array:
-        """From a k-space to its image."""
-        return _centred(y, "ifftn")
+    def _mask(self, x: Array, xp: Namespace) -> Array:
+        _check_broadcast("mask", self.mask.shape, x.shape)
+        return fitted(self.mask, x, xp)
 
 
 class Coils(Operator):
@@ -199,19 +100,34 @@ class Coils(Operator):
     ----------
     maps : array, shape (..., C, H, W)
         Sensitivity maps; for a batch of series (B, 1, C, H, W).
+
+    Raises
+    ------
+    ValueError
+        If `maps` has fewer than three axes.
     """
 
     def __init__(self, maps: Array) -> None:
+        if len(maps.shape) < 3:
+            raise ValueError(f"maps must be (..., C, H, W), got {tuple(maps.shape)}")
         self.maps = maps
 
     def forward(self, x: Array) -> Array:
         """From an image (..., H, W) to coil images (..., C, H, W)."""
-        return self.maps * x[..., None, :, :]
+        *batch, H, W = x.shape
+        _check_broadcast("maps", self.maps.shape, (*batch, self.maps.shape[-3], H, W))
+        xp = namespace(x)
+        return _product(fitted(self.maps, x, xp), x[..., None, :, :], xp)
 
     def adjoint(self, y: Array) -> Array:
         """Add up the coil images, each weighted by its conjugate map."""
+        _check_broadcast("maps", self.maps.shape, y.shape)
         xp = namespace(y)
-        return xp.sum(xp.conj(self.maps) * y, axis=-3)
+        return xp.sum(_product(conj(fitted(self.maps, y, xp), xp), y, xp), axis=-3)
+
+    def extra_repr(self) -> str:
+        """Give the shape of the maps."""
+        return f"maps {tuple(self.maps.shape)}"
 
 
 class MRI(Operator):
@@ -227,6 +143,13 @@ class MRI(Operator):
     maps : array, shape (..., C, H, W), optional
         Coil sensitivity maps, whose squared magnitudes should add up to 1; for a
         batch of series (B, 1, C, H, W).
+
+    Raises
+    ------
+    TypeError
+        If `mask` is no array of bool.
+    ValueError
+        If the shapes of `mask` and `maps` do not go together.
     """
 
     def __init__(self, mask: Array, maps: Array | None = None) -> None:
@@ -234,8 +157,10 @@ class MRI(Operator):
         self.tight = maps is None
         if maps is None:
             self._chain = Sampling(mask) * Fourier()
-        else:
-            self._chain = Sampling(mask[..., None, :, :]) * Fourier() * Coils(maps)
+            return
+        coils = Coils(maps)
+        _check_pair(mask, maps)
+        self._chain = Sampling(mask[..., None, :, :]) * Fourier() * coils
 
     def forward(self, x: Array) -> Array:
         """From an image (..., H, W) to its k-space, (..., C, H, W) with coils."""
@@ -245,10 +170,202 @@ class MRI(Operator):
         """From a k-space to the zero-filled image."""
         return self._chain.adjoint(y)
 
+    def extra_repr(self) -> str:
+        """Give the shapes of the mask and the maps."""
+        maps = "" if self.maps is None else f", maps {tuple(self.maps.shape)}"
+        return f"mask {tuple(self.mask.shape)}{maps}"
 
-def _centred(x: Array, transform: str) -> Array:
-    xp = namespace(x)
-    axes = (-2, -1)
-    shifted = xp.fft.ifftshift(x, axes=axes)
-    result = getattr(xp.fft, transform)(shifted, axes=axes, norm="ortho")
-    return xp.fft.fftshift(result, axes=axes)
+
+class Blur(Operator):
+    """Circular convolution with a kernel, along the last two axes.
+
+    Parameters
+    ----------
+    kernel : array, shape (..., h, w)
+        Real or complex, no larger than the image. Its centre, which leaves an image
+        where it is, lies at (h // 2, w // 2).
+
+    Raises
+    ------
+    ValueError
+        If `kernel` has fewer than two axes.
+    """
+
+    def __init__(self, kernel: Array) -> None:
+        if len(kernel.shape) < 2:
+            raise ValueError(f"kernel must be (..., h, w), got {tuple(kernel.shape)}")
+        self.kernel = kernel
+
+    def forward(self, x: Array) -> Array:
+        """Blur; of a real image and a real kernel the result is real."""
+        return self._filter(x, adjoint=False)
+
+    def adjoint(self, y: Array) -> Array:
+        """Correlate with the kernel."""
+        return self._filter(y, adjoint=True)
+
+    def extra_repr(self) -> str:
+        """Give the shape of the kernel."""
+        return f"kernel {tuple(self.kernel.shape)}"
+
+    def _filter(self, x: Array, *, adjoint: bool) -> Array:
+        xp, axes = namespace(x), (-2, -1)
+        kernel = fitted(self.kernel, x, xp)
+        transfer = self._transfer(kernel, x, xp)
+        transfer = xp.conj(transfer) if adjoint else transfer
+        spectrum = xp.fft.fftn(as_complex(x, xp), axes=axes, norm="ortho")
+        result = xp.fft.ifftn(transfer * spectrum, axes=axes, norm="ortho")
+        both = is_complex(x, xp) or is_complex(kernel, xp)
+        return result if both else xp.real(result)
+
+    def _transfer(self, kernel: Array, x: Array, xp: Namespace) -> Array:
+        """Fourier transform, not normalised, of the kernel around pixel (0, 0)."""
+        h, w = self.kernel.shape[-2:]
+        H, W = sizes(x, xp)[-2:]
+        if any(isinstance(n, int) and k > n for k, n in ((h, H), (w, W))):
+            raise ValueError(
+                f"kernel {(h, w)} must not be larger than the image {(H, W)}"
+            )
+        padded = zero_padded(zero_padded(kernel, H - h, -2, xp), W - w, -1, xp)
+        padded = xp.roll(padded, (-(h // 2), -(w // 2)), axis=(-2, -1))
+        # Not normalised, in terms of the convention that all namespaces have.
+        padded = as_complex(padded, xp)
+        spectrum = xp.fft.fftn(padded, axes=(-2, -1), norm="ortho")
+        return spectrum * _root(H * W, spectrum, xp)
+
+
+class Dense(Operator):
+    """Multiply an image, flattened, by a matrix: compressed sensing.
+
+    Parameters
+    ----------
+    matrix : array, shape (m, n)
+        Real or complex.
+    image_shape : sequence of int
+        Shape of an image, of n elements; axes of the data in front of it are a batch.
+
+    Raises
+    ------
+    ValueError
+        If `matrix` is no matrix with as many columns as the image has elements.
+
+    See Also
+    --------
+    gaussian_sensing : A random matrix.
+    """
+
+    def __init__(self, matrix: Array, image_shape: Sequence[int]) -> None:
+        self.matrix = matrix
+        self.image_shape = tuple(int(n) for n in image_shape)
+        size, shape = math.prod(self.image_shape), tuple(matrix.shape)
+        if len(shape) != 2 or shape[1] != size or not self.image_shape:
+            raise ValueError(
+                f"matrix must be (m, {size}) for images {self.image_shape}, got {shape}"
+            )
+
+    def forward(self, x: Array) -> Array:
+        """From images (..., *image_shape) to measurements (..., m)."""
+        xp, count = namespace(x), len(self.image_shape)
+        if tuple(x.shape)[-count:] != self.image_shape:
+            raise ValueError(
+                f"images must be (..., {', '.join(map(str, self.image_shape))}), "
+                f"got {tuple(x.shape)}"
+            )
+        flat = xp.reshape(x, (*sizes(x, xp)[:-count], self.matrix.shape[1]))
+        return self._multiply(xp.matrix_transpose(fitted(self.matrix, x, xp)), flat, xp)
+
+    def adjoint(self, y: Array) -> Array:
+        """From measurements to images."""
+        xp = namespace(y)
+        flat = self._multiply(conj(fitted(self.matrix, y, xp), xp), y, xp)
+        return xp.reshape(flat, (*sizes(y, xp)[:-1], *self.image_shape))
+
+    def extra_repr(self) -> str:
+        """Give the shapes."""
+        return f"matrix {tuple(self.matrix.shape)}, image_shape={self.image_shape}"
+
+    def _multiply(self, right: Array, rows: Array, xp: Namespace) -> Array:
+        rows = as_complex(rows, xp) if is_complex(right, xp) else rows
+        return (rows[..., None, :] @ right)[..., 0, :]
+
+
+def gaussian_sensing(
+    measurements: int,
+    image_shape: Sequence[int],
+    rng: np.random.Generator | int,
+    *,
+    dtype: Any = np.float32,
+) -> Dense:
+    """Compressed sensing with a Gaussian random matrix.
+
+    Its elements are independent with mean 0 and variance 1 / `measurements`, so that
+    it keeps the length of an image on average (Candès, Romberg & Tao, Comm. Pure
+    Appl. Math. 2006).
+
+    Parameters
+    ----------
+    measurements : int
+        Number of measurements.
+    image_shape : sequence of int
+        Shape of an image.
+    rng : numpy.random.Generator or int
+        Source of the randomness, or its seed.
+    dtype : dtype
+        Of the matrix, real or complex; complex elements are circular. It is applied
+        in the precision of the data.
+
+    Returns
+    -------
+    Dense
+        The operator, with a NumPy matrix.
+
+    Raises
+    ------
+    ValueError
+        If `measurements` is not positive.
+    """
+    if measurements < 1:
+        raise ValueError(f"measurements must be at least 1, got {measurements}")
+    rng, dtype = np.random.default_rng(rng), np.dtype(dtype)
+    shape = (measurements, math.prod(image_shape))
+    matrix = rng.standard_normal(shape)
+    if dtype.kind == "c":
+        matrix = (matrix + 1j * rng.standard_normal(shape)) / math.sqrt(2)
+    return Dense((matrix / math.sqrt(measurements)).astype(dtype), image_shape)
+
+
+def _product(weight: Array, x: Array, xp: Namespace) -> Array:
+    return weight * (as_complex(x, xp) if is_complex(weight, xp) else x)
+
+
+def _root(count: Any, x: Array, xp: Namespace) -> Any:
+    """Square root of a number, or of a traced one in the dtype of `x`."""
+    if isinstance(count, int):
+        return math.sqrt(count)
+    return xp.sqrt(xp.astype(count, x.dtype))
+
+
+def _check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> None:
+    """Refuse a shape that does not broadcast to that of the data."""
+    shape, data = tuple(shape), tuple(data)
+    fits = len(shape) <= len(data) and all(
+        a in (1, b) or a is None or b is None
+        for a, b in zip(shape[::-1], data[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(f"{name} {shape} does not broadcast to data of shape {data}")
+
+
+def _check_pair(mask: Array, maps: Array) -> None:
+    *batch, H, W = mask.shape
+    shapes = (*batch, 1, H, W), tuple(maps.shape)
+    known = None not in (*shapes[0], *shapes[1])
+    try:
+        both = np.broadcast_shapes(*shapes) if known else None
+    except ValueError:
+        both = ()
+    if both is not None and both[-2:] != (H, W):
+        raise ValueError(
+            f"mask {tuple(mask.shape)}, which is (..., H, W), does not go with maps "
+            f"{tuple(maps.shape)}, which are (..., C, H, W)"
+        )

@@ -5,12 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from array_frameworks import FRAMEWORKS, Framework
 from threadpoolctl import threadpool_limits
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def arrays(request):
+    """The arrays of each installed framework in turn, and of array-api-strict."""
+    framework = Framework(request.param)
+    with framework.double():
+        yield framework
 
 
 @pytest.fixture(autouse=True)

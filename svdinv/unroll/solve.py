@@ -1,0 +1,324 @@
+"""Reconstruction by an iterative algorithm, without a network.
+
+The yardstick for what is learned, and often all that is needed: an operator, a
+regulariser and `solve`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.arrays import (
+    Array,
+    as_float,
+    inner,
+    like,
+    namespace,
+    norm,
+)
+from svdinv.unroll.operators import Operator
+from svdinv.unroll.regularisers import TotalVariation
+from svdinv.unroll.schemes import (
+    FISTA,
+    PDHG,
+    GradientDescent,
+    LowRankPlusSparse,
+    Scheme,
+    State,
+)
+
+__all__ = ["Solution", "objective_value", "solve"]
+
+Stop: TypeAlias = Literal["converged", "iterations", "callback", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What `solve` gives.
+
+    Attributes
+    ----------
+    image : array
+        The reconstruction.
+    objective : list of float
+        ``|A x - y|^2 / 2 + R(x)`` after each iteration; empty if not asked for.
+    iterations : int
+        Iterations made in this call.
+    stopped : {"converged", "iterations", "callback", "interrupted"}
+        Why it ended.
+    state : dict of str to array
+        From which another call goes on as if there had been no end.
+    parameters : dict of str to float
+        Steps and penalties that were used.
+    """
+
+    image: Array
+    objective: list[float]
+    iterations: int
+    stopped: Stop
+    state: State
+    parameters: dict[str, Any]
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last iteration changed less than `rtol`."""
+        return self.stopped == "converged"
+
+    @property
+    def low_rank(self) -> Array | None:
+        """The part of low rank, of `LowRankPlusSparse`."""
+        return self.state.get("low_rank")
+
+    @property
+    def sparse(self) -> Array | None:
+        """The sparse part, of `LowRankPlusSparse`."""
+        return self.state.get("sparse")
+
+
+def solve(
+    y: Array,
+    A: Operator,
+    regulariser: Any,
+    *,
+    scheme: Scheme | None = None,
+    iterations: int = 200,
+    rtol: float = 1e-5,
+    x0: Array | None = None,
+    state: State | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    callback: Callable[[int, State], Any] | None = None,
+    objective: bool = True,
+    progress: bool = False,
+) -> Solution:
+    """Reconstruct an image from measurements, ``min_x |A x - y|^2 / 2 + R(x)``.
+
+    Ctrl-C ends the iterations, not the program: what has been reached is returned,
+    and ``state=solution.state`` goes on from there.
+
+    Parameters
+    ----------
+    y : array
+        Measurements, 0 where nothing was measured.
+    A : Operator
+        Forward operator.
+    regulariser : Regulariser or pair of them
+        R; for `LowRankPlusSparse` those of the low-rank and of the sparse part.
+        Anything with ``value(x)`` and ``prox(x, step)`` does.
+    scheme : Scheme, optional
+        Algorithm. By default `LowRankPlusSparse` for a pair, `PDHG` for
+        `TotalVariation`, `GradientDescent` where there is a gradient, and `FISTA` with
+        restarts for the others.
+    iterations : int
+        Most iterations.
+    rtol : float
+        Stop once an iteration changes what the scheme watches, the image and dual
+        variables, by at most this, relatively to each.
+    x0 : array, optional
+        First image; A^H y by default.
+    state : dict of str to array, optional
+        State to go on from, of an earlier solution.
+    parameters : mapping, optional
+        Steps and penalties; those missing are found from the norm of A.
+    callback : callable, optional
+        Called as ``callback(iteration, state)`` after each iteration, counted from
+        1; a true result ends the iterations.
+    objective : bool
+        Whether to record the objective, which costs a value of R, for low-rank ones
+        singular values, and a measurement in each iteration.
+    progress : bool
+        Whether to show a bar, which needs tqdm.
+
+    Returns
+    -------
+    Solution
+        The image, and how it came about.
+
+    Raises
+    ------
+    TypeError
+        If `A` is no operator, `y` no floating point array, or the scheme cannot use
+        the regulariser.
+    ValueError
+        If `y` holds NaN or infinity, an array has the wrong shape, or an option is
+        out of range.
+    FloatingPointError
+        If the image becomes NaN or infinite: a step is too large.
+    """
+    _check_options(iterations, rtol, x0, state)
+    _check_measurements(y, A)
+    scheme, prox = (scheme or _usual_scheme(regulariser)).bind(regulariser)
+    zero_filled = A.adjoint(y)
+    _check_shapes(y, A, zero_filled, x0)
+    present = _first_state(scheme, y, A, zero_filled, x0, state)
+    p = _parameters(scheme, A, zero_filled, regulariser, parameters)
+    history: list[float] = []
+    done = 0
+    stopped: Stop = "iterations"
+    try:
+        with _bar(iterations, progress) as advance:
+            while done < iterations:
+                following = scheme.iterate(present, y, A, prox, p)
+                small = _changed_little(scheme, present, following, rtol)
+                if objective:
+                    value = objective_value(following, y, A, regulariser)
+                    history.append(as_float(value))
+                present, done = following, done + 1
+                advance(history)
+                if callback is not None and callback(done, present):
+                    stopped = "callback"
+                    break
+                if small:
+                    stopped = "converged"
+                    break
+    except KeyboardInterrupt:
+        stopped, history = "interrupted", history[:done]
+    return Solution(present["x"], history, done, stopped, present, p)
+
+
+def objective_value(state: State, y: Array, A: Operator, regulariser: Any) -> Array:
+    """Give ``|A x - y|^2 / 2 + R(x)``, or the sum over both parts of x.
+
+    Parameters
+    ----------
+    state : dict of str to array
+        Of a scheme; or ``{"x": image}``.
+    y : array
+        Measurements.
+    A : Operator
+        Forward operator.
+    regulariser : Regulariser or pair of them
+        R.
+
+    Returns
+    -------
+    array
+        Real, 0-d.
+    """
+    residual = A.forward(state["x"]) - y
+    data = inner(residual, residual) / 2
+    if isinstance(regulariser, Sequence):
+        low_rank, sparse = regulariser
+        parts = low_rank.value(state["low_rank"]) + sparse.value(state["sparse"])
+        return data + parts
+    return data + regulariser.value(state["x"])
+
+
+def _usual_scheme(regulariser: Any) -> Scheme:
+    if isinstance(regulariser, Sequence):
+        return LowRankPlusSparse()
+    if isinstance(regulariser, TotalVariation):
+        return PDHG()
+    return (
+        GradientDescent() if hasattr(regulariser, "gradient") else FISTA(restart=True)
+    )
+
+
+def _first_state(
+    scheme: Scheme,
+    y: Array,
+    A: Operator,
+    zero_filled: Array,
+    x0: Array | None,
+    state: State | None,
+) -> State:
+    xp = namespace(zero_filled)
+    x = zero_filled if x0 is None else like(x0, zero_filled, xp)
+    start = scheme.start(y, A, x)
+    if state is None:
+        return start
+    expected = {name: tuple(array.shape) for name, array in start.items()}
+    got = {name: tuple(array.shape) for name, array in state.items()}
+    if expected != got:
+        raise ValueError(
+            f"state must be that of {scheme!r}, with the shapes {expected}, got {got}"
+        )
+    return dict(state)
+
+
+def _parameters(
+    scheme: Scheme,
+    A: Operator,
+    x: Array,
+    regulariser: Any,
+    given: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    given = dict(given or {})
+    names = set(scheme.parameters)
+    if unknown := sorted(set(given) - names):
+        raise ValueError(
+            f"{scheme!r} has the parameters {sorted(names)}, got {unknown} as well"
+        )
+    if set(given) == names:
+        return given
+    return {**scheme.suited(A, x, regulariser), **given}
+
+
+def _changed_little(scheme: Scheme, old: State, new: State, rtol: float) -> bool:
+    """Tell whether everything that is watched has settled."""
+    settled = True
+    for name in scheme.watched:
+        size = as_float(norm(new[name]))
+        if not math.isfinite(size):
+            raise FloatingPointError(
+                f"{scheme!r} diverged: {name!r} is not finite; its steps are too large"
+            )
+        settled &= as_float(norm(new[name] - old[name])) <= rtol * size
+    return settled
+
+
+def _check_options(
+    iterations: int, rtol: float, x0: Array | None, state: State | None
+) -> None:
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    if not rtol >= 0:
+        raise ValueError(f"rtol must not be negative, got {rtol}")
+    if x0 is not None and state is not None:
+        raise ValueError("x0 and state are two ways to start: give one of them")
+
+
+def _check_measurements(y: Array, A: Operator) -> None:
+    if not isinstance(A, Operator):
+        raise TypeError(f"A must be an Operator, got {type(A).__name__}")
+    xp = namespace(y)
+    if not xp.isdtype(y.dtype, ("real floating", "complex floating")):
+        raise TypeError(f"y must be floating point or complex, got {y.dtype}")
+    if bool(xp.any(~(xp.abs(y) < math.inf))):
+        raise ValueError("y holds NaN or infinity: set to 0 what was not measured")
+
+
+def _check_shapes(y: Array, A: Operator, image: Array, x0: Array | None) -> None:
+    measured = tuple(A.forward(image).shape)
+    if measured != tuple(y.shape):
+        raise ValueError(
+            f"y has the shape {tuple(y.shape)}, but {A!r} gives {measured}"
+        )
+    if x0 is not None and tuple(x0.shape) != tuple(image.shape):
+        raise ValueError(
+            f"x0 must have the shape {tuple(image.shape)}, got {tuple(x0.shape)}"
+        )
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[list[float]], None]]:
+    """Give what moves a progress bar on, or nothing."""
+    if not shown:
+        yield lambda history: None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise explain_missing("tqdm", "demo") from error
+    with tqdm(total=total, unit="it") as bar:
+
+        def advance(history: list[float]) -> None:
+            if history:
+                bar.set_postfix(objective=f"{history[-1]:.6g}", refresh=False)
+            bar.update()
+
+        yield advance

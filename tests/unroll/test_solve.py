@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from svdinv.unroll.operators import (
+    MRI,
+    Blur,
+    Coils,
+    Identity,
+    Sampling,
+    TemporalFourier,
+    gaussian_sensing,
+    operator_norm,
+)
+from svdinv.unroll.regularisers import (
+    Casorati,
+    HuberVariation,
+    LocalLowRank,
+    Nuclear,
+    Sparse,
+    TensorNuclear,
+    Tikhonov,
+    TotalVariation,
+)
+from svdinv.unroll.schemes import (
+    ADMM,
+    FISTA,
+    ISTA,
+    PDHG,
+    GradientDescent,
+    LowRankPlusSparse,
+)
+from svdinv.unroll.solve import objective_value, solve
+
+T, H, W = 6, 8, 7
+SCHEMES = {
+    "gradient descent": (GradientDescent(), HuberVariation(0.1, 0.2)),
+    "ista": (ISTA(), Casorati(0.3)),
+    "fista": (FISTA(), LocalLowRank(0.3, 4)),
+    "fista, restart": (FISTA(restart=True), TensorNuclear(0.3)),
+    "admm": (ADMM(cg_iterations=3), Sparse(0.1, TemporalFourier())),
+    "pdhg": (PDHG(), TotalVariation(0.1)),
+    "low rank plus sparse": (
+        LowRankPlusSparse(),
+        (Casorati(0.3), Sparse(0.1, TemporalFourier())),
+    ),
+}
+
+
+def complex_normal(rng, *shape):
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+@pytest.fixture
+def measured(rng):
+    A = MRI(rng.random((T, H, W)) < 0.5, complex_normal(rng, 2, H, W))
+    return A(complex_normal(rng, T, H, W)), A
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_framework_runs_every_scheme(name, arrays, measured):
+    scheme, R = SCHEMES[name]
+    y, A = measured
+    expected = solve(y, A, R, scheme=scheme, iterations=8)
+    found = solve(arrays.array(y), A, R, scheme=scheme, iterations=8)
+    assert arrays.owns(found.image)
+    np.testing.assert_allclose(arrays.numpy(found.image), expected.image, atol=1e-9)
+    np.testing.assert_allclose(found.objective, expected.objective, rtol=1e-9)
+    assert all(type(value) is float for value in found.objective)
+    assert found.iterations == len(found.objective) == 8
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_objective_becomes_smaller(name, measured):
+    scheme, R = SCHEMES[name]
+    y, A = measured
+    found = solve(y, A, R, scheme=scheme, iterations=300, rtol=0)
+    start = scheme.bind(R)[0].start(y, A)
+    assert found.objective[-1] < 0.99 * float(objective_value(start, y, A, R))
+    assert found.objective[-1] <= min(found.objective) * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_resuming_is_as_if_there_had_been_no_end(name, measured):
+    scheme, R = SCHEMES[name]
+    y, A = measured
+    whole = solve(y, A, R, scheme=scheme, iterations=9, rtol=0)
+    first = solve(y, A, R, scheme=scheme, iterations=4, rtol=0)
+    second = solve(y, A, R, scheme=scheme, iterations=5, rtol=0, state=first.state)
+    np.testing.assert_array_equal(second.image, whole.image)
+    assert first.objective + second.objective == whole.objective
+    for key, array in whole.state.items():
+        np.testing.assert_array_equal(second.state[key], array)
+
+
+def test_a_state_survives_a_file(measured, tmp_path):
+    y, A = measured
+    first = solve(y, A, Casorati(0.3), iterations=3, rtol=0)
+    np.savez(tmp_path / "state.npz", **first.state)
+    with np.load(tmp_path / "state.npz") as saved:
+        second = solve(y, A, Casorati(0.3), iterations=2, rtol=0, state=dict(saved))
+    whole = solve(y, A, Casorati(0.3), iterations=5, rtol=0)
+    np.testing.assert_array_equal(second.image, whole.image)
+
+
+def test_it_stops_once_the_change_is_small(measured):
+    y, A = measured
+    changes = []
+
+    def note(_, state):
+        changes.append(state["x"])
+
+    found = solve(y, A, Casorati(2.0), scheme=ISTA(), rtol=1e-3, callback=note)
+    *_, before, last = changes
+    assert found.stopped == "converged"
+    assert found.converged
+    assert found.iterations == len(changes) < 200
+    assert np.linalg.norm(last - before) <= 1e-3 * np.linalg.norm(last)
+    third = changes[-3]
+    assert np.linalg.norm(before - third) > 1e-3 * np.linalg.norm(before)
+
+
+def test_dual_variables_have_to_settle_too(measured):
+    """PDHG from the solution and dual variables of 0: x alone would stop too early."""
+    y, A = measured
+    R = TotalVariation(0.3)
+    solution = solve(y, A, R, iterations=5000, rtol=1e-10).image
+    from_there = solve(y, A, R, x0=solution, rtol=1e-4, iterations=3000)
+    assert from_there.iterations > 10
+
+
+def test_most_iterations(measured):
+    y, A = measured
+    found = solve(y, A, Casorati(0.3), iterations=3, rtol=0)
+    assert (found.iterations, found.stopped, found.converged) == (
+        3,
+        "iterations",
+        False,
+    )
+
+
+def test_the_callback_sees_and_stops(measured):
+    y, A = measured
+    seen = []
+
+    def callback(iteration, state):
+        seen.append((iteration, state["x"].shape))
+        return iteration == 4
+
+    found = solve(y, A, Casorati(0.3), callback=callback)
+    assert seen == [(i, (T, H, W)) for i in (1, 2, 3, 4)]
+    assert (found.stopped, found.iterations) == ("callback", 4)
+
+
+@pytest.mark.parametrize("where", ["callback", "prox", "value"])
+def test_ctrl_c_keeps_what_there_is(where, measured):
+    y, A = measured
+    calls = {"prox": 0, "value": 0}
+
+    class Interrupted(Casorati):
+        def counted(self, name):
+            calls[name] += 1
+            if name == where and calls[name] == 4:
+                raise KeyboardInterrupt
+
+        def prox(self, x, step):
+            self.counted("prox")
+            return super().prox(x, step)
+
+        def value(self, x):
+            self.counted("value")
+            return super().value(x)
+
+    def callback(iteration, state):
+        if where == "callback" and iteration == 3:
+            raise KeyboardInterrupt
+
+    found = solve(y, A, Interrupted(0.3), callback=callback, rtol=0)
+    plain = solve(y, A, Casorati(0.3), iterations=3, rtol=0)
+    assert (found.stopped, found.iterations) == ("interrupted", 3)
+    np.testing.assert_array_equal(found.image, plain.image)
+    assert found.objective == plain.objective
+
+
+def test_objective_is_that_of_the_definition(measured):
+    y, A = measured
+    found = solve(y, A, Casorati(0.3), iterations=4, rtol=0)
+    singular = np.linalg.svd(found.image.reshape(T, -1), compute_uv=False)
+    data = np.linalg.norm(A(found.image) - y) ** 2 / 2
+    assert found.objective[-1] == pytest.approx(data + 0.3 * singular.sum())
+    assert solve(y, A, Casorati(0.3), iterations=4, objective=False).objective == []
+
+
+def test_default_steps_come_from_the_norm(measured):
+    y, A = measured
+    norm = operator_norm(A, A.H(y), iterations=2000, rtol=1e-12)
+
+    def used(R, **options):
+        return solve(y, A, R, iterations=1, **options).parameters
+
+    step = used(Casorati(1))["step"] * norm**2
+    assert 0.95 < step <= 1
+    pdhg = used(TotalVariation(1))
+    product = pdhg["step"] * pdhg["dual_step"] * (norm**2 + 8)
+    assert 0.95 < product <= 1
+    plus = used((Casorati(1), Sparse(1)))["step"] * norm**2
+    assert 0.85 < plus <= 0.9
+    descent = used(HuberVariation(1, 0.1))["step"] * (norm**2 + 80)
+    assert 0.95 < descent <= 1
+    assert used(Casorati(1), parameters={"step": 0.25}) == {"step": 0.25}
+    both = used(Casorati(1), scheme=ADMM(), parameters={"dual_step": 1.5})
+    assert both["dual_step"] == 1.5
+    assert both["penalty"] == pytest.approx(norm**2, rel=0.05)
+    assert used(Casorati(1)) == used(Casorati(1))
+
+
+@pytest.mark.parametrize(
+    ("R", "iterations"),
+    [(Nuclear(0.1), 50), (Tikhonov(0.1), 50), (TotalVariation(0.1), 50)],
+)
+def test_real_images_stay_real(R, iterations, rng):
+    A = Blur(np.ones((3, 3)) / 9)
+    y = A(rng.random((10, 12), dtype=np.float32))
+    found = solve(y, A, R, iterations=iterations)
+    assert found.image.dtype == np.float32
+
+
+def test_batches_are_solved_together(rng):
+    A = gaussian_sensing(30, (6, 5), 0, dtype=np.float64)
+    y = A(rng.standard_normal((3, 6, 5)))
+    together = solve(y, A, Nuclear(0.1), scheme=FISTA(), iterations=50, rtol=0).image
+    p = solve(y, A, Nuclear(0.1), scheme=FISTA(), iterations=1).parameters
+    apart = [
+        solve(
+            part, A, Nuclear(0.1), scheme=FISTA(), iterations=50, rtol=0, parameters=p
+        ).image
+        for part in y
+    ]
+    np.testing.assert_allclose(together, apart, atol=1e-10)
+
+
+def test_low_rank_plus_sparse_separates(rng):
+    """A background that is alike in all frames, and few pixels that blink."""
+    frames, pixels = 24, 20
+    background = np.outer(1 + 0.2 * rng.random(frames), rng.random(pixels**2) + 0.5)
+    background = background.reshape(frames, pixels, pixels).astype(complex)
+    blinking = np.zeros_like(background)
+    time = np.arange(frames)
+    for i, j in rng.integers(0, pixels, (12, 2)):
+        frequency = rng.integers(3, frames // 2)
+        blinking[:, i, j] = 1.5 * np.exp(2j * np.pi * frequency * time / frames)
+    mask = rng.random(background.shape) < 0.6
+    mask[:, 9:12, 9:12] = True
+    A = MRI(mask)
+    y = A(background + blinking)
+    R = (Casorati(0.5), Sparse(0.05, TemporalFourier()))
+    found = solve(y, A, R, iterations=600, rtol=1e-6)
+
+    def error(x, truth):
+        return np.linalg.norm(x - truth) / np.linalg.norm(truth)
+
+    np.testing.assert_array_equal(found.image, found.low_rank + found.sparse)
+    assert error(found.low_rank, background) < 0.01
+    assert error(found.sparse, blinking) < 0.02
+    assert error(A.H(y), background + blinking) > 0.2
+    assert np.diff(found.objective).max() <= 1e-12 * found.objective[0]
+
+
+def test_parts_are_those_of_low_rank_plus_sparse_only(measured):
+    y, A = measured
+    found = solve(y, A, Casorati(1), iterations=1)
+    assert found.low_rank is None
+    assert found.sparse is None
+
+
+def test_a_network_may_take_the_place_of_the_prox(measured):
+    y, A = measured
+
+    class Own:
+        def value(self, x):
+            return 0 * np.linalg.norm(x)
+
+        def prox(self, x, step):
+            return 0.9 * x
+
+    found = solve(y, A, Own(), scheme=ISTA(), rtol=1e-8, iterations=2000)
+    assert found.converged
+    step = found.parameters["step"]
+    fixed = 0.9 * (found.image - step * A.H(A(found.image) - y))
+    np.testing.assert_allclose(fixed, found.image, atol=1e-6)
+
+
+def test_progress_bar(measured, capsys):
+    y, A = measured
+    solve(y, A, Casorati(0.3), iterations=5, rtol=0, progress=True)
+    shown = capsys.readouterr().err
+    assert "5/5" in shown
+    assert "objective=" in shown
+    solve(y, A, Casorati(0.3), iterations=5, rtol=0)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_missing_bar_is_explained(measured, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    y, A = measured
+    with pytest.raises(ImportError, match=r"svdinv\[demo\]"):
+        solve(y, A, Casorati(0.3), progress=True)
+
+
+def test_divergence_is_told(measured):
+    y, A = measured
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(FloatingPointError, match="steps are too large"),
+    ):
+        solve(
+            y,
+            A,
+            Tikhonov(0.3),
+            parameters={"step": 1e6},
+            iterations=2000,
+            rtol=0,
+            objective=False,
+        )
+
+
+Y = np.ones((T, H, W))
+A = Sampling(np.ones((H, W), bool))
+R = Casorati(1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: solve(Y, lambda x: x, R), TypeError, "A must be an Operator"),
+        (lambda: solve(Y > 0, A, R), TypeError, "y must be floating point"),
+        (lambda: solve(Y * np.nan, A, R), ValueError, "y holds NaN"),
+        (lambda: solve(Y * np.inf, A, R), ValueError, "y holds NaN"),
+        (lambda: solve(Y[..., :3], A, R), ValueError, "broadcast"),
+        (lambda: solve(Y, A, R, x0=Y[0]), ValueError, "x0 must have the shape"),
+        (lambda: solve(Y, A, R, iterations=0), ValueError, "iterations"),
+        (lambda: solve(Y, A, R, rtol=-1), ValueError, "rtol"),
+        (lambda: solve(Y, A, R, rtol=np.nan), ValueError, "rtol"),
+        (lambda: solve(Y, A, R, x0=Y, state={"x": Y}), ValueError, "two ways"),
+        (lambda: solve(Y, A, R, state={"x": Y}), ValueError, "state must be"),
+        (
+            lambda: solve(Y, A, R, scheme=ISTA(), state={"x": Y[0]}),
+            ValueError,
+            "state must be",
+        ),
+        (lambda: solve(Y, A, R, parameters={"steps": 1}), ValueError, "steps"),
+        (lambda: solve(Y, A, R, scheme=GradientDescent()), TypeError, "gradient"),
+        (lambda: solve(Y, A, (R, R, R)), TypeError, "two regularisers"),
+        (
+            lambda: solve(Y, Coils(np.ones((1, H, W))), Nuclear(1)),
+            ValueError,
+            "y has the shape",
+        ),
+        (lambda: solve(Y, 0 * Identity(), R), ValueError, "no step"),
+    ],
+)
+def test_bad_input_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
