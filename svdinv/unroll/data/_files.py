@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from svdinv._missing import explain_missing
 
 # What the readers raise on damaged files; a false header may ask for any memory.
-_DAMAGE = (
+_DAMAGE: tuple[type[Exception], ...] = (
     EOFError,
     KeyError,
     MemoryError,
@@ -40,7 +40,7 @@ class FileError(ValueError):
 
 
 @contextlib.contextmanager
-def naming(path: str | Path, expected: str) -> Iterator[None]:
+def naming(path: str | Path, expected: str, *also: type[Exception]) -> Iterator[None]:
     """Turn whatever goes wrong within into a ValueError that names the file."""
     try:
         if not Path(path).is_file():
@@ -48,7 +48,7 @@ def naming(path: str | Path, expected: str) -> Iterator[None]:
         yield
     except FileError:
         raise
-    except _DAMAGE as error:
+    except _DAMAGE + also as error:
         raise FileError(f"cannot read {path} as {expected}: {error}") from error
 
 

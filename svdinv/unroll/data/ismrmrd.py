@@ -202,7 +202,7 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
 def _imaging(head: NDArray[Any]) -> NDArray[np.bool_]:
     aside = sum(1 << (number - 1) for number in _ASIDE)
     keep = (head["flags"].astype(np.uint64) & np.uint64(aside)) == 0
-    if "encoding_space_ref" in head.dtype.names:
+    if "encoding_space_ref" in (head.dtype.names or ()):
         keep &= head["encoding_space_ref"] == 0
     return keep
 

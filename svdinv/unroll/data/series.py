@@ -130,18 +130,19 @@ def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, key: str | None) -> NDArray[Any]:
-    with naming(path, "an archive of NumPy arrays"), np.load(path) as archive:
+    # np.load would leave open a damaged file that it opened itself.
+    with naming(path, "an archive of NumPy arrays"), path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise FileError(f"{path} is not a .npz archive")
-        if key is None and len(archive.files) == 1:
-            key = archive.files[0]
-        arrays = {} if key else {k: archive[k] for k in archive.files}
+        names = archive.files
+        wanted = names if key is None else [k for k in names if k == key.strip("/")]
+        arrays = {k: archive[k] for k in wanted}
         shapes = {k: a.shape for k, a in arrays.items() if is_numeric(a.dtype)}
-        name = _choose(path, key, shapes, archive.files)
-        array = arrays[name] if arrays else archive[name]
-        if not is_numeric(array.dtype):
-            raise FileError(f"{path}: {name} is not numeric but {array.dtype}")
-        return array
+        name = _choose(path, key, shapes, names)
+        if name not in shapes:
+            raise FileError(f"{path}: {name} is not an array of numbers")
+        return arrays[name]
 
 
 def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
@@ -149,7 +150,7 @@ def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
         import scipy.io
     except ModuleNotFoundError as error:
         raise explain_missing("scipy", "mri") from error
-    with naming(path, "a MATLAB file"):
+    with naming(path, "a MATLAB file", scipy.io.matlab.MatReadError):
         with path.open("rb") as file:
             start = file.read(520)
         # HDF5 after MATLAB's header of 512 bytes.
