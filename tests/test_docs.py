@@ -101,7 +101,8 @@ def test_accuracy_study(tmp_path, monkeypatch):
     script.main()
     others = {path.name for path in FIGURES.iterdir()} - written(tmp_path)
     assert written(tmp_path) <= written(FIGURES)
-    assert all(name.startswith(("gallery-", "speed")) for name in others)
+    elsewhere = ("gallery-", "masks", "phantom", "speed")
+    assert all(name.startswith(elsewhere) for name in others)
 
 
 def test_gallery(tmp_path, monkeypatch):
@@ -114,6 +115,20 @@ def test_gallery(tmp_path, monkeypatch):
     monkeypatch.setattr(script.sys, "argv", ["gallery.py", "--output", str(tmp_path)])
     script.main()
     assert written(tmp_path) == written(FIGURES, "gallery-")
+
+
+def test_data_gallery(tmp_path, monkeypatch):
+    for name in ("matplotlib", "PIL"):
+        pytest.importorskip(name)
+    script = load(ROOT / "benchmarks" / "data_gallery.py")
+    monkeypatch.setattr(script, "SHAPE", (3, 32, 32))
+    monkeypatch.setattr(script, "SIDE", 32)
+    monkeypatch.setattr(script, "FRAMES", 2)
+    arguments = ["data_gallery.py", "--output", str(tmp_path)]
+    monkeypatch.setattr(script.sys, "argv", arguments)
+    script.main()
+    assert written(tmp_path) == {"masks.png", "phantom.webp"} <= written(FIGURES)
+    assert (FIGURES / "phantom.webp").stat().st_size < 700_000
 
 
 def written(folder, prefix=""):

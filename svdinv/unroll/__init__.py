@@ -3,9 +3,11 @@
 Import the modules by name; only those marked need PyTorch.
 
 =====================  ==========================================================
-``data``               photographs that come with packages, and patches of them
-``masks``              which pixels are sampled
-``metrics``            PSNR and SSIM
+``data``               pictures, image series and k-space data, read from files
+``phantom``            a beating heart made of formulas
+``coils``              coil sensitivities by ESPIRiT
+``masks``              which pixels, or points of k-space, are sampled
+``metrics``            SNR, normalised error, PSNR and SSIM
 ``completion``         classical low-rank completion
 ``fill`` (torch)       a first estimate by normalised convolution
 ``lowrank`` (torch)    singular value thresholding of feature maps

@@ -1,17 +1,77 @@
-"""Image quality: PSNR and SSIM of images in [0, 1]."""
+"""Image quality: SNR, normalised error, PSNR and SSIM, and tables of them.
+
+`snr` and `nmse` compare complex images as they are. `psnr` and `ssim` compare
+magnitudes where either image is complex.
+"""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["psnr", "ssim"]
+__all__ = ["COLOUR", "SERIES", "Summary", "nmse", "psnr", "snr", "ssim", "summary"]
+
+Metric = Callable[[ArrayLike, ArrayLike], float]
 
 # Wang et al. 2004: an 11x11 Gaussian window of width 1.5, and these two constants.
 _RADIUS, _SIGMA, _K1, _K2 = 5, 1.5, 0.01, 0.03
 
 
-def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float = 1.0) -> float:
+def snr(truth: ArrayLike, image: ArrayLike) -> float:
+    """Signal-to-noise ratio in dB, ``10 log10(|truth|**2 / |truth - image|**2)``.
+
+    Norms are Frobenius norms over the whole array, in double precision; phases count.
+
+    Parameters
+    ----------
+    truth, image : array_like, the same shape
+        Real or complex images or series of any shape.
+
+    Returns
+    -------
+    float
+        Decibels; ``inf`` where the images agree exactly, NaN if one has a NaN.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or `truth` is zero.
+    """
+    ratio = nmse(truth, image)
+    return float("inf") if ratio == 0 else -10 * float(np.log10(ratio))
+
+
+def nmse(truth: ArrayLike, image: ArrayLike) -> float:
+    """Normalised mean squared error, ``|truth - image|**2 / |truth|**2``.
+
+    Parameters
+    ----------
+    truth, image : array_like, the same shape
+        Real or complex images or series of any shape.
+
+    Returns
+    -------
+    float
+        The error; 0 where the images agree exactly.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or `truth` is zero.
+    """
+    a, b = _alike(truth, image)
+    a, b = a.astype(np.complex128), b.astype(np.complex128)
+    energy = float(np.sum(np.abs(a) ** 2))
+    if energy == 0:
+        raise ValueError("truth is zero, so there is nothing to compare an error with")
+    return float(np.sum(np.abs(a - b) ** 2)) / energy
+
+
+def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> float:
     """Peak signal-to-noise ratio in dB, over all pixels and channels together.
 
     ``10 log10(peak**2 / mean((truth - image)**2))``, in double precision; equal to
@@ -20,27 +80,35 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float = 1.0) -> float:
     Parameters
     ----------
     truth, image : array_like, the same shape
-        Images, in [0, `peak`].
-    peak : float
-        The largest value an image can take: 1 for images in [0, 1].
+        Images or series; of complex ones the magnitudes are compared.
+    peak : float or "max"
+        The largest value an image can take: 1 for images in [0, 1]. "max" is the
+        largest (magnitude) of `truth`, of all its frames.
 
     Returns
     -------
     float
-        Decibels; ``inf`` where the images agree exactly.
+        Decibels; ``inf`` where the images agree exactly, NaN if one has a NaN.
 
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or `peak` is neither positive nor "max".
     """
     a, b = _pair(truth, image)
     error = float(np.mean((a - b) ** 2))
-    return 10 * float(np.log10(peak**2 / error)) if error > 0 else float("inf")
+    top = _peak(peak, a)
+    return float("inf") if error == 0 else 10 * float(np.log10(top**2 / error))
 
 
-def ssim(truth: ArrayLike, image: ArrayLike, *, peak: float = 1.0) -> float:
-    """Mean structural similarity, averaged over the channels.
+def ssim(
+    truth: ArrayLike,
+    image: ArrayLike,
+    *,
+    peak: float | str = 1.0,
+    frames: bool = False,
+) -> float:
+    """Mean structural similarity, averaged over the channels or frames.
 
     The index of Wang, Bovik, Sheikh & Simoncelli (IEEE TIP 2004): Gaussian window of
     11x11 pixels and width 1.5, K1 = 0.01, K2 = 0.03, population covariances, windows
@@ -51,9 +119,13 @@ def ssim(truth: ArrayLike, image: ArrayLike, *, peak: float = 1.0) -> float:
     Parameters
     ----------
     truth, image : array_like, shape (H, W) or (H, W, channels)
-        Images, in [0, `peak`]; H and W at least 11.
-    peak : float
-        The largest value an image can take: 1 for images in [0, 1].
+        Images, of which H and W are at least 11; (..., H, W) if `frames` is true. Of
+        complex ones the magnitudes are compared.
+    peak : float or "max"
+        The largest value an image can take: 1 for images in [0, 1]. "max" is the
+        largest (magnitude) of `truth`, one number for all its frames.
+    frames : bool
+        Whether all axes but the last two number frames, or channels, instead.
 
     Returns
     -------
@@ -63,31 +135,142 @@ def ssim(truth: ArrayLike, image: ArrayLike, *, peak: float = 1.0) -> float:
     Raises
     ------
     ValueError
-        If the shapes differ, or an image is smaller than the window.
+        If the shapes differ, an image is smaller than the window, or `peak` is
+        neither positive nor "max".
     """
     a, b = _pair(truth, image)
+    top = _peak(peak, a)
+    if frames and a.ndim >= 2:  # like channels, behind
+        a, b = (np.moveaxis(x.reshape(-1, *x.shape[-2:]), 0, -1) for x in (a, b))
     if a.ndim not in (2, 3) or min(a.shape[:2]) <= 2 * _RADIUS:
         raise ValueError(
-            f"ssim needs (H, W) or (H, W, channels) of 11 pixels or more, got {a.shape}"
+            "ssim needs (H, W) or (H, W, channels), or else frames=True and "
+            f"(..., H, W), of 11 pixels or more, got {np.shape(truth)}"
         )
     mean_a, mean_b = _window_mean(a), _window_mean(b)
     var_a = _window_mean(a * a) - mean_a**2
     var_b = _window_mean(b * b) - mean_b**2
     covariance = _window_mean(a * b) - mean_a * mean_b
-    c1, c2 = (_K1 * peak) ** 2, (_K2 * peak) ** 2
+    c1, c2 = (_K1 * top) ** 2, (_K2 * top) ** 2
     index = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
         (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
     )
     return float(index.mean())
 
 
-def _pair(
-    truth: ArrayLike, image: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    a, b = np.asarray(truth, dtype=np.float64), np.asarray(image, dtype=np.float64)
+COLOUR: Mapping[str, Metric] = {"PSNR / dB": psnr, "SSIM": ssim}
+"""What is reported of colour images (H, W, 3) in [0, 1]."""
+
+SERIES: Mapping[str, Metric] = {
+    "SNR / dB": snr,
+    "PSNR / dB": functools.partial(psnr, peak="max"),
+    "SSIM": functools.partial(ssim, peak="max", frames=True),
+}
+"""What is reported of complex series (T, H, W): the peak is that of the true one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Metrics of several images; ``str`` makes a table of it.
+
+    Attributes
+    ----------
+    values : dict of str to ndarray of float64, shape (images,)
+        For each metric its value for every image.
+    """
+
+    values: dict[str, NDArray[np.float64]]
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Mean of each metric over the images."""
+        return {name: float(np.mean(v)) for name, v in self.values.items()}
+
+    @property
+    def std(self) -> dict[str, float]:
+        """Sample standard deviation of each metric, NaN of a single image."""
+        return {
+            name: float(np.std(v, ddof=1))
+            if len(v) > 1 and np.isfinite(v).all()
+            else float("nan")
+            for name, v in self.values.items()
+        }
+
+    def __str__(self) -> str:
+        rows = [["image", *self.values]]
+        columns = [[f"{x:.4g}" for x in v] for v in self.values.values()]
+        rows += [[str(k), *row] for k, row in enumerate(zip(*columns, strict=True))]
+        rows.append(["mean", *(f"{x:.4g}" for x in self.mean.values())])
+        rows.append(["std", *(f"{x:.2g}" for x in self.std.values())])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True))
+            for row in rows
+        )
+
+
+def summary(
+    truths: Iterable[ArrayLike],
+    images: Iterable[ArrayLike],
+    metrics: Mapping[str, Metric] = COLOUR,
+) -> Summary:
+    """Judge several images, or series, each against its truth.
+
+    Parameters
+    ----------
+    truths, images : iterable of array_like
+        As many of the one as of the other; sizes may differ from image to image.
+    metrics : mapping of str to callable
+        Names and functions ``metric(truth, image)``: `COLOUR`, `SERIES` or others.
+
+    Returns
+    -------
+    Summary
+        Values, mean and standard deviation of every metric.
+
+    Raises
+    ------
+    ValueError
+        If there is no image or no metric, the numbers of truths and images differ,
+        or a metric refuses an image.
+    """
+    pairs = list(zip(truths, images, strict=True))
+    if not pairs or not metrics:
+        raise ValueError("there must be an image and a metric at least")
+    return Summary(
+        {
+            name: np.array([metric(a, b) for a, b in pairs])
+            for name, metric in metrics.items()
+        }
+    )
+
+
+def _alike(truth: ArrayLike, image: ArrayLike) -> tuple[NDArray, NDArray]:
+    a, b = np.asarray(truth), np.asarray(image)
     if a.shape != b.shape:
         raise ValueError(f"images differ in shape: {a.shape} and {b.shape}")
     return a, b
+
+
+def _pair(
+    truth: ArrayLike, image: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both in double precision, or their magnitudes if either is complex."""
+    a, b = _alike(truth, image)
+    if np.iscomplexobj(a) or np.iscomplexobj(b):
+        a, b = np.abs(a.astype(np.complex128)), np.abs(b.astype(np.complex128))
+    return a.astype(np.float64), b.astype(np.float64)
+
+
+def _peak(peak: float | str, truth: NDArray[np.float64]) -> float:
+    if isinstance(peak, str) and peak == "max":
+        top = float(truth.max(initial=0))
+        if top <= 0:
+            raise ValueError('truth is zero, so peak="max" has no meaning')
+        return top
+    if isinstance(peak, str) or not peak > 0:
+        raise ValueError(f'peak must be positive or "max", got {peak!r}')
+    return peak
 
 
 def _window_mean(image: NDArray[np.float64]) -> NDArray[np.float64]:

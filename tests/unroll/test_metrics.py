@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from svdinv.unroll.metrics import psnr, ssim
+from svdinv.unroll.metrics import COLOUR, SERIES, nmse, psnr, snr, ssim, summary
 
 SHAPES = [(40, 37), (32, 50, 3), (11, 11)]
 
@@ -58,3 +58,128 @@ def test_shapes_must_agree(metric):
 def test_ssim_needs_a_window():
     with pytest.raises(ValueError, match="11 pixels"):
         ssim(np.zeros((10, 30)), np.zeros((10, 30)))
+
+
+@pytest.fixture
+def series(rng):
+    """A complex series of 4 frames, and one with an error; magnitudes up to about 3."""
+    parts = rng.standard_normal((2, 2, 4, 20, 17))
+    truth, error = parts[0] + 1j * parts[1]
+    return truth.astype(np.complex64), (truth + 0.2 * error).astype(np.complex64)
+
+
+def test_snr_and_nmse_by_their_definition(series):
+    truth, image = series
+    ratio = np.linalg.norm(truth - image) ** 2 / np.linalg.norm(truth) ** 2
+    assert nmse(truth, image) == pytest.approx(ratio, rel=1e-5)
+    assert snr(truth, image) == pytest.approx(-10 * np.log10(ratio), abs=1e-4)
+    assert snr(truth, truth) == math.inf
+    assert nmse(truth, truth) == 0
+    assert snr(truth, 0 * truth) == pytest.approx(0, abs=1e-12)
+    # Known in closed form: an error of a tenth is 20 dB.
+    assert snr(truth, 1.1 * truth.astype(complex)) == pytest.approx(20, abs=1e-5)
+
+
+def test_snr_counts_the_phase_and_psnr_does_not(series):
+    truth, _ = series
+    assert snr(truth, -truth) == pytest.approx(10 * np.log10(1 / 4))
+    assert psnr(truth, -truth) == math.inf
+    assert ssim(truth, -truth, frames=True) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("peak", ["max", 2.5])
+def test_magnitudes_of_complex_images_are_compared(series, peak):
+    truth, image = (np.abs(x.astype(np.complex128)) for x in series)
+    top = truth.max() if peak == "max" else peak
+    expected = peak_signal_noise_ratio(truth, image, data_range=top)
+    assert psnr(*series, peak=peak) == pytest.approx(expected, rel=1e-12)
+    # One of the two may be real: a magnitude that has been saved.
+    assert psnr(truth, series[1], peak=peak) == pytest.approx(expected, rel=1e-12)
+    frames = [
+        structural_similarity(
+            a,
+            b,
+            data_range=top,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        for a, b in zip(truth, image, strict=True)
+    ]
+    index = ssim(*series, peak=peak, frames=True)
+    assert index == pytest.approx(np.mean(frames), rel=1e-10)
+
+
+def test_frames_may_have_several_axes_or_none(series):
+    truth, image = series
+    index = ssim(truth, image, frames=True)
+    shape = (2, 2, 20, 17)
+    assert ssim(
+        truth.reshape(shape), image.reshape(shape), frames=True
+    ) == pytest.approx(index)
+    assert ssim(truth[0], image[0], frames=True) == ssim(truth[0], image[0])
+    behind = (np.moveaxis(x, 0, -1) for x in series)
+    assert ssim(*behind) == pytest.approx(index)
+
+
+@pytest.mark.parametrize("peak", [0, -1, "min", float("nan")])
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_peak_must_make_sense(metric, peak):
+    with pytest.raises(ValueError, match="peak must be positive"):
+        metric(np.ones((12, 12)), np.zeros((12, 12)), peak=peak)
+    with pytest.raises(ValueError, match="truth is zero"):
+        metric(np.zeros((12, 12)), np.ones((12, 12)), peak="max")
+
+
+@pytest.mark.parametrize("metric", [snr, nmse])
+def test_errors_are_relative_to_something(metric):
+    with pytest.raises(ValueError, match="truth is zero"):
+        metric(np.zeros(3), np.ones(3))
+    with pytest.raises(ValueError, match="differ in shape"):
+        metric(np.ones(3), np.ones((1, 3)))
+
+
+def test_summary_of_images_of_several_sizes(rng):
+    pairs = [_pair(rng, shape, np.float64) for shape in ((20, 31, 3), (40, 40, 3))]
+    judged = summary(*zip(*pairs, strict=True))
+    assert list(judged.values) == list(COLOUR)
+    values = [psnr(*pair) for pair in pairs]
+    np.testing.assert_array_equal(judged.values["PSNR / dB"], values)
+    assert judged.mean["PSNR / dB"] == pytest.approx(sum(values) / 2)
+    # Of two values, with n - 1 = 1.
+    expected = abs(values[0] - values[1]) / math.sqrt(2)
+    assert judged.std["PSNR / dB"] == pytest.approx(expected)
+
+
+def test_summary_is_a_table(series):
+    truth, image = series
+    lines = str(summary([truth, truth], [image, truth], SERIES)).splitlines()
+    assert lines[0].split() == ["image", "SNR", "/", "dB", "PSNR", "/", "dB", "SSIM"]
+    assert [line.split()[0] for line in lines[1:]] == ["0", "1", "mean", "std"]
+    assert lines[1].split()[1] == f"{snr(truth, image):.4g}"
+    assert lines[2].split()[1:] == ["inf", "inf", "1"]
+    assert lines[4].split()[1:3] == ["nan", "nan"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_summary_of_one_image_has_no_deviation(series):
+    judged = summary([series[0]], [series[1]], {"error": nmse})
+    assert judged.mean["error"] == nmse(*series)
+    assert math.isnan(judged.std["error"])
+
+
+def test_summary_needs_as_many_images_as_truths(series):
+    with pytest.raises(ValueError, match="shorter"):
+        summary([series[0], series[0]], [series[1]], SERIES)
+    with pytest.raises(ValueError, match="an image and a metric"):
+        summary([], [])
+    with pytest.raises(ValueError, match="an image and a metric"):
+        summary([series[0]], [series[1]], {})
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, snr, nmse])
+def test_a_nan_is_not_perfect(metric, rng):
+    truth = rng.random((20, 20))
+    image = truth.copy()
+    image[10, 10] = np.nan
+    assert math.isnan(metric(truth, image))

@@ -1,7 +1,4 @@
-"""Photographs that come with scikit-image and scikit-learn, and patches of them.
-
-Nothing is downloaded: every picture named here lies in the wheel of its package.
-"""
+"""Picture files, and patches of pictures."""
 
 from __future__ import annotations
 
@@ -12,91 +9,26 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "HELD_OUT",
-    "PHOTOS",
-    "patches",
-    "photograph",
-    "read_picture",
-    "split",
-]
+from svdinv._missing import explain_missing
 
-HELD_OUT = "chelsea"
-"""The photograph that is never trained on unless another takes its place."""
+__all__ = ["SUFFIXES", "Image", "centre_crop", "patches", "read_folder", "read_picture"]
 
-PHOTOS = (
-    "astronaut",
-    "chelsea",
-    "coffee",
-    "rocket",
-    "immunohistochemistry",
-    "hubble_deep_field",
-    "retina",
-    "motorcycle_left",
-    "motorcycle_right",
-    "china",
-    "flower",
+SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
 )
-"""Names of the photographs at hand."""
-
-# Two views of one scene: whoever has seen the one has seen the other.
-_TWINS = frozenset({"motorcycle_left", "motorcycle_right"})
+"""How the names of the files end that `read_folder` takes for pictures."""
 
 Image = NDArray[np.float32]
 _Number = TypeVar("_Number", np.uint8, np.float32)
-
-
-def split(test: str = HELD_OUT) -> tuple[str, ...]:
-    """Names of the photographs to train on when `test` is to be reconstructed.
-
-    This is the one place where training and test photographs are told apart.
-
-    Parameters
-    ----------
-    test : str
-        A name of `PHOTOS`, or anything else: a picture of the user's own, for which
-        the training photographs are those of the default split.
-
-    Returns
-    -------
-    tuple of str
-        The training photographs: neither `test` nor another view of it.
-    """
-    held_out = test if test in PHOTOS else HELD_OUT
-    left_out = _TWINS if held_out in _TWINS else {held_out}
-    return tuple(name for name in PHOTOS if name not in left_out)
-
-
-def photograph(name: str) -> Image:
-    """Load a photograph from the wheel of scikit-image or scikit-learn.
-
-    Parameters
-    ----------
-    name : str
-        A name of `PHOTOS`.
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W, 3)
-        Colour image in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If there is no such photograph.
-    """
-    if name not in PHOTOS:
-        raise ValueError(f"no photograph {name!r}; there are {', '.join(PHOTOS)}")
-    if name in ("china", "flower"):
-        from sklearn.datasets import load_sample_image
-
-        return _unit(load_sample_image(f"{name}.jpg"))
-    import skimage.data
-
-    if name in _TWINS:
-        left, right, _ = skimage.data.stereo_motorcycle()
-        return _unit(left if name == "motorcycle_left" else right)
-    return _unit(getattr(skimage.data, name)())
 
 
 def read_picture(path: str | Path, *, largest: int = 512) -> Image:
@@ -120,8 +52,11 @@ def read_picture(path: str | Path, *, largest: int = 512) -> Image:
     ValueError
         If the file is missing, is not a picture, or is smaller than 32x32 pixels.
     """
-    from PIL import Image as pillow
-    from PIL import ImageOps
+    try:
+        from PIL import Image as pillow
+        from PIL import ImageOps
+    except ModuleNotFoundError as error:
+        raise explain_missing("PIL", "demo") from error
 
     try:
         with pillow.open(path) as picture:
@@ -130,7 +65,42 @@ def read_picture(path: str | Path, *, largest: int = 512) -> Image:
         raise ValueError(f"cannot read {path} as a picture: {error}") from error
     if min(pixels.shape[:2]) < 32:
         raise ValueError(f"{path} is smaller than 32x32 pixels: {pixels.shape[:2]}")
-    return _unit(centre_crop(pixels, largest))
+    return from_bytes(centre_crop(pixels, largest))
+
+
+def read_folder(path: str | Path, *, largest: int = 512) -> list[Image]:
+    """Read the picture files of a folder, in the order of their names.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder. Of the files in it, not in its subfolders, those are read whose
+        names end as in `SUFFIXES`, whatever the case.
+    largest : int
+        As for `read_picture`.
+
+    Returns
+    -------
+    list of ndarray of float32, shape (H, W, 3)
+        Colour images in [0, 1]; their sizes may differ.
+
+    Raises
+    ------
+    ValueError
+        If there is no such folder, there is no picture in it, or one cannot be read;
+        the message names the file.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ValueError(f"{path} is not a folder")
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
+    if not files:
+        raise ValueError(f"no picture in {path}; looked for {', '.join(SUFFIXES)}")
+    return [read_picture(file, largest=largest) for file in files]
 
 
 def centre_crop(pixels: NDArray[_Number], largest: int) -> NDArray[_Number]:
@@ -169,12 +139,13 @@ def patches(
     ValueError
         If a photograph is smaller than a patch.
     """
-    pool = list(photos.values()) if isinstance(photos, Mapping) else list(photos)
-    if any(min(photo.shape[:2]) < size for photo in pool):
-        raise ValueError(f"a photograph is smaller than a patch of {size} pixels")
+    pool = list(photos.values()) if isinstance(photos, Mapping) else photos
+    if isinstance(pool, list):  # others may make their pictures when asked
+        _check_fit(pool, size)
     drawn = []
     for _ in range(count):
-        photo = pool[rng.integers(len(pool))]
+        photo = pool[int(rng.integers(len(pool)))]
+        _check_fit([photo], size)
         top = rng.integers(photo.shape[0] - size + 1)
         left = rng.integers(photo.shape[1] - size + 1)
         patch = photo[top : top + size, left : left + size]
@@ -183,5 +154,11 @@ def patches(
     return np.stack(drawn)
 
 
-def _unit(pixels: NDArray[np.uint8]) -> Image:
+def _check_fit(photos: Sequence[Image], size: int) -> None:
+    if any(min(photo.shape[:2]) < size for photo in photos):
+        raise ValueError(f"a photograph is smaller than a patch of {size} pixels")
+
+
+def from_bytes(pixels: NDArray[np.uint8]) -> Image:
+    """Scale bytes to [0, 1]."""
     return pixels.astype(np.float32) / np.float32(255)

@@ -1,0 +1,40 @@
+"""Pictures, image series and k-space data: from files, and from installed packages.
+
+Nothing is downloaded and nothing is unpickled. A file that is damaged, or is not what
+it should be, gives a ValueError that names it.
+"""
+
+from svdinv.unroll.data.cifar import Cifar, read_cifar
+from svdinv.unroll.data.fastmri import FastMRI, read_fastmri
+from svdinv.unroll.data.ismrmrd import Acquisitions, read_ismrmrd
+from svdinv.unroll.data.photographs import HELD_OUT, PHOTOS, photograph, split
+from svdinv.unroll.data.pictures import (
+    SUFFIXES,
+    Image,
+    centre_crop,
+    patches,
+    read_folder,
+    read_picture,
+)
+from svdinv.unroll.data.series import read_series, save_series
+
+__all__ = [
+    "HELD_OUT",
+    "PHOTOS",
+    "SUFFIXES",
+    "Acquisitions",
+    "Cifar",
+    "FastMRI",
+    "Image",
+    "centre_crop",
+    "patches",
+    "photograph",
+    "read_cifar",
+    "read_fastmri",
+    "read_folder",
+    "read_ismrmrd",
+    "read_picture",
+    "read_series",
+    "save_series",
+    "split",
+]

@@ -1,0 +1,108 @@
+"""What reading arrays from files of several kinds has in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv._missing import explain_missing
+
+# What the readers raise on damaged files; a false header may ask for any memory.
+_DAMAGE: tuple[type[Exception], ...] = (
+    EOFError,
+    KeyError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+# Names of the two parts of complex numbers in files that have no type for them.
+_PARTS = ({"r", "i"}, {"re", "im"}, {"real", "imag"})
+
+
+class FileError(ValueError):
+    """An error that names the file already."""
+
+
+@contextlib.contextmanager
+def naming(path: str | Path, expected: str, *also: type[Exception]) -> Iterator[None]:
+    """Turn whatever goes wrong within into a ValueError that names the file."""
+    try:
+        if not Path(path).is_file():
+            raise FileError(f"there is no file {path}")
+        yield
+    except FileError:
+        raise
+    except _DAMAGE + also as error:
+        raise FileError(f"cannot read {path} as {expected}: {error}") from error
+
+
+@contextlib.contextmanager
+def open_hdf5(path: str | Path, expected: str) -> Iterator[Any]:
+    """Open an HDF5 file to read, with errors that name it."""
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise explain_missing("h5py", "mri") from error
+    with naming(path, expected), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file to write that takes its name only when it is complete."""
+    path = Path(path)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(draft, 0o666 & ~umask)  # mkstemp lets nobody else read it
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def is_numeric(dtype: np.dtype[Any]) -> bool:
+    """Whether it is a dtype of numbers, or of their real and imaginary parts."""
+    if dtype.names is not None:
+        return set(dtype.names) in _PARTS and all(
+            dtype[name].kind == "f" for name in dtype.names
+        )
+    return dtype.kind in "biufc"
+
+
+def to_complex(array: NDArray[Any], path: str | Path, name: str) -> NDArray[Any]:
+    """Convert to complex64, and see that every number is finite."""
+    if array.dtype.names is not None:
+        real, imaginary = sorted(array.dtype.names, reverse=True)
+        whole = np.empty(array.shape, dtype=np.complex64)
+        with np.errstate(over="ignore"):
+            whole.real, whole.imag = array[real], array[imaginary]
+    else:
+        with np.errstate(over="ignore"):
+            whole = array.astype(np.complex64)
+    if not np.isfinite(whole).all():
+        place = tuple(int(k) for k in np.argwhere(~np.isfinite(whole))[0])
+        raise FileError(
+            f"{path}: {name} has numbers that are not finite in single precision, "
+            f"the first at {place}"
+        )
+    return whole

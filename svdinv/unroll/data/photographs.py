@@ -1,0 +1,84 @@
+"""Photographs that come with scikit-image and scikit-learn.
+
+Nothing is downloaded: every picture named here lies in the wheel of its package.
+"""
+
+from __future__ import annotations
+
+from svdinv.unroll.data.pictures import Image, from_bytes
+
+__all__ = ["HELD_OUT", "PHOTOS", "photograph", "split"]
+
+HELD_OUT = "chelsea"
+"""The photograph that is never trained on unless another takes its place."""
+
+PHOTOS = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "immunohistochemistry",
+    "hubble_deep_field",
+    "retina",
+    "motorcycle_left",
+    "motorcycle_right",
+    "china",
+    "flower",
+)
+"""Names of the photographs at hand."""
+
+# Two views of one scene: whoever has seen the one has seen the other.
+_TWINS = frozenset({"motorcycle_left", "motorcycle_right"})
+
+
+def split(test: str = HELD_OUT) -> tuple[str, ...]:
+    """Names of the photographs to train on when `test` is to be reconstructed.
+
+    This is the one place where training and test photographs are told apart.
+
+    Parameters
+    ----------
+    test : str
+        A name of `PHOTOS`, or anything else: a picture of the user's own, for which
+        the training photographs are those of the default split.
+
+    Returns
+    -------
+    tuple of str
+        The training photographs: neither `test` nor another view of it.
+    """
+    held_out = test if test in PHOTOS else HELD_OUT
+    left_out = _TWINS if held_out in _TWINS else {held_out}
+    return tuple(name for name in PHOTOS if name not in left_out)
+
+
+def photograph(name: str) -> Image:
+    """Load a photograph from the wheel of scikit-image or scikit-learn.
+
+    Parameters
+    ----------
+    name : str
+        A name of `PHOTOS`.
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W, 3)
+        Colour image in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If there is no such photograph.
+    """
+    if name not in PHOTOS:
+        raise ValueError(f"no photograph {name!r}; there are {', '.join(PHOTOS)}")
+    if name in ("china", "flower"):
+        from sklearn.datasets import load_sample_image
+
+        return from_bytes(load_sample_image(f"{name}.jpg"))
+    import skimage.data
+
+    if name in _TWINS:
+        left, right, _ = skimage.data.stereo_motorcycle()
+        return from_bytes(left if name == "motorcycle_left" else right)
+    return from_bytes(getattr(skimage.data, name)())

@@ -1,0 +1,203 @@
+"""Image series, or any complex arrays, in .npy, .npz, .mat and .h5 files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.data._files import (
+    FileError,
+    is_numeric,
+    naming,
+    open_hdf5,
+    replacing,
+    to_complex,
+)
+
+__all__ = ["read_series", "save_series"]
+
+_HDF5 = (".h5", ".hdf5", ".hdf")
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read_series(
+    path: str | Path, key: str | None = None, *, time_axis: int = -3
+) -> NDArray[np.complex64]:
+    """Read an image series from an array file.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.npy``, ``.npz``, ``.mat`` (any version; 7.3 is HDF5 and needs h5py, the
+        others SciPy) or ``.h5``, ``.hdf5``. Nothing is unpickled. In HDF5, numbers
+        may be complex, real, or pairs with the fields r and i, re and im, or real
+        and imag.
+    key : str, optional
+        Which array of the file; in HDF5 the path of the dataset. May be left out if
+        only one is numeric and has two axes or more.
+    time_axis : int
+        Which axis of the array is time, if it has more than two; it is moved to the
+        third place from behind. MATLAB's (H, W, T), for one, is ``time_axis=2``.
+
+    Returns
+    -------
+    ndarray of complex64, shape (..., T, H, W) or (H, W)
+        The series. Axes are those that NumPy, or MATLAB, shows.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, damaged, of another kind, or ambiguous; if the array
+        is empty, has fewer than two axes, or holds numbers that are not finite.
+    ImportError
+        If SciPy or h5py is needed and missing.
+    """
+    readers: dict[str, Callable[[Path, str | None], NDArray[Any]]]
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".mat": _read_mat}
+    readers |= dict.fromkeys(_HDF5, _read_hdf5)
+    file = Path(path)
+    if file.suffix.lower() not in readers:
+        raise ValueError(f"{path} must end in one of {', '.join(readers)}")
+    array = readers[file.suffix.lower()](file, key)
+    if array.ndim < 2 or not array.size:
+        raise FileError(
+            f"{path} must hold an array of two axes or more that is not empty, got "
+            f"the shape {array.shape}"
+        )
+    series = to_complex(array, path, key or "the array")
+    if series.ndim == 2:
+        return series
+    if not -series.ndim <= time_axis < series.ndim:
+        raise ValueError(f"time_axis {time_axis} is none of {series.ndim} axes")
+    return np.ascontiguousarray(np.moveaxis(series, time_axis, -3))
+
+
+def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> None:
+    """Write an array to a file that `read_series` reads.
+
+    The file is complete or not there at all: it is written under another name and
+    then moved.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.npy``, ``.npz`` or ``.h5``, ``.hdf5``; the last two need h5py.
+    series : array_like
+        Numbers, real or complex.
+    key : str
+        Name of the array in the file; without meaning for ``.npy``.
+
+    Raises
+    ------
+    ValueError
+        If the file has another ending, or the array is not numeric.
+    ImportError
+        If h5py is needed and missing.
+    """
+    array = np.asarray(series)
+    suffix = Path(path).suffix.lower()
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"series must be numeric, got the dtype {array.dtype}")
+    if suffix not in (".npy", ".npz", *_HDF5):
+        raise ValueError(f"{path} must end in .npy, .npz or .h5")
+    if suffix in _HDF5:
+        try:
+            import h5py
+        except ModuleNotFoundError as error:
+            raise explain_missing("h5py", "mri") from error
+        with replacing(path) as file, h5py.File(file, "w") as hdf5:
+            hdf5[key] = array
+        return
+    with replacing(path) as file:
+        if suffix == ".npy":
+            np.save(file, array, allow_pickle=False)
+        else:
+            np.savez(file, allow_pickle=False, **{key: array})
+
+
+def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
+    with naming(path, "an array in NumPy's format"):
+        array = np.lib.format.open_memmap(path, mode="r")
+        if not is_numeric(array.dtype):
+            raise FileError(f"{path} must hold numbers, got the dtype {array.dtype}")
+        return array
+
+
+def _read_npz(path: Path, key: str | None) -> NDArray[Any]:
+    # np.load would leave open a damaged file that it opened itself.
+    with naming(path, "an archive of NumPy arrays"), path.open("rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise FileError(f"{path} is not a .npz archive")
+        names = archive.files
+        wanted = names if key is None else [k for k in names if k == key.strip("/")]
+        arrays = {k: archive[k] for k in wanted}
+        shapes = {k: a.shape for k, a in arrays.items() if is_numeric(a.dtype)}
+        name = _choose(path, key, shapes, names)
+        if name not in shapes:
+            raise FileError(f"{path}: {name} is not an array of numbers")
+        return arrays[name]
+
+
+def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
+    try:
+        import scipy.io
+    except ModuleNotFoundError as error:
+        raise explain_missing("scipy", "mri") from error
+    with naming(path, "a MATLAB file", scipy.io.matlab.MatReadError):
+        with path.open("rb") as file:
+            start = file.read(520)
+        # HDF5 after MATLAB's header of 512 bytes.
+        if b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:]):
+            return _read_hdf5(path, key).T
+        numeric = ("double", "single", "logical", "int", "uint")
+        listed = scipy.io.whosmat(path)
+        shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
+        name = _choose(path, key, shapes, [k for k, _, _ in listed])
+        array = scipy.io.loadmat(path, variable_names=[name])[name]
+        if not isinstance(array, np.ndarray) or not is_numeric(array.dtype):
+            raise FileError(f"{path}: {name} is not an array of numbers")
+        return array
+
+
+def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
+    with open_hdf5(path, "an HDF5 file") as file:
+        shapes: dict[str, tuple[int, ...]] = {}
+        every: list[str] = []
+
+        def visit(name: str, node: Any) -> None:
+            if hasattr(node, "dtype"):
+                every.append(name)
+                if is_numeric(node.dtype):
+                    shapes[name] = node.shape
+
+        file.visititems(visit)
+        name = _choose(path, key, shapes, every)
+        if name not in shapes:
+            raise FileError(f"{path}: {name} is not an array of numbers")
+        return file[name][()]
+
+
+def _choose(path: Path, key: str | None, shapes: Shapes, every: list[str]) -> str:
+    """Take the array asked for, or the only one there is to take."""
+    described = ", ".join(
+        f"{k} {shapes[k]}" if k in shapes else k for k in sorted(every)
+    )
+    if key is not None:
+        name = key.strip("/")
+        if name not in every:
+            raise FileError(f"{path} has no {key!r}; it has {described or 'nothing'}")
+        return name
+    fitting = [k for k, shape in shapes.items() if len(shape) >= 2]
+    if len(fitting) != 1:
+        many = "several arrays" if fitting else "no array of two axes or more"
+        raise FileError(
+            f"{path} has {many}; name one by key, of {described or 'nothing'}"
+        )
+    return fitting[0]
