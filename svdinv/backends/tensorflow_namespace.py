@@ -147,9 +147,9 @@ def max(x: tf.Tensor, *, axis: Any = None, keepdims: bool = False) -> tf.Tensor:
     return tf.reduce_max(x, axis=axis, keepdims=keepdims)
 
 
-def mean(x: tf.Tensor) -> tf.Tensor:
-    """Mean of all elements."""
-    return tf.reduce_mean(x)
+def mean(x: tf.Tensor, *, axis: Any = None, keepdims: bool = False) -> tf.Tensor:
+    """Mean over an axis or several, or of all elements."""
+    return tf.reduce_mean(x, axis=axis, keepdims=keepdims)
 
 
 def reshape(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:

@@ -53,10 +53,14 @@ class Scheme:
         of norm 1: a network learns from there.
     watched : tuple of str
         Arrays of the state whose change tells how far the algorithm has come.
+    idle_at_last : tuple of str
+        Parameters that have no effect on the image of their own iteration: in the last
+        one there is nothing to learn of them.
     """
 
     parameters: ClassVar[dict[str, float]] = {}
     watched: ClassVar[tuple[str, ...]] = ("x",)
+    idle_at_last: ClassVar[tuple[str, ...]] = ()
 
     def start(self, y: Array, A: Operator, x: Array | None = None) -> State:
         """Make the first state.
@@ -258,6 +262,7 @@ class ADMM(Scheme):
     exact_data: bool = False
 
     parameters: ClassVar[dict[str, float]] = {"penalty": 1.0, "dual_step": 1.0}
+    idle_at_last: ClassVar[tuple[str, ...]] = ("dual_step",)
     watched: ClassVar[tuple[str, ...]] = ("x", "multiplier")
 
     def __post_init__(self) -> None:

@@ -313,7 +313,7 @@ def _bar(total: int, shown: bool) -> Iterator[Callable[[list[float]], None]]:
     try:
         from tqdm import tqdm
     except ImportError as error:
-        raise explain_missing("tqdm", "demo") from error
+        raise explain_missing("tqdm", "unroll") from error
     with tqdm(total=total, unit="it") as bar:
 
         def advance(history: list[float]) -> None:

@@ -15,6 +15,7 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.slr import SLR
 from svdinv.unroll.networks.t2lr import T2LR
 from svdinv.unroll.networks.tlr import TLR
+from svdinv.unroll.networks.unrolled import Convolved, LowRank, Prior, Sparse, Unrolled
 
 __all__ = [
     "LS",
@@ -22,11 +23,16 @@ __all__ = [
     "T2LR",
     "TLR",
     "Convolutions",
+    "Convolved",
     "Layer",
     "Layers",
+    "LowRank",
     "Number",
+    "Prior",
     "Recipe",
+    "Sparse",
     "State",
+    "Unrolled",
     "from_json",
     "register",
     "to_json",

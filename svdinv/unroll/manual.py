@@ -1,0 +1,454 @@
+"""Unrolled solvers for NumPy and CuPy that learn, with derivatives by hand.
+
+A `Solver` runs the recipe `svdinv.unroll.networks.Unrolled` with low-rank and sparse
+priors, and pulls the gradient of a loss back to its thresholds and step sizes:
+through singular value thresholding by `svdinv.numpy.svt_vjp`, through everything else
+by the few lines here. No framework differentiates anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from svdinv._missing import explain_missing
+from svdinv.unroll import weights as files
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    inner,
+    namespace,
+    operators,
+    real_dtype,
+)
+from svdinv.unroll.networks.recipe import State, forward_operator
+from svdinv.unroll.networks.unrolled import Learned, Prior, Unrolled
+from svdinv.unroll.operators import Operator
+from svdinv.unroll.schemes import FISTA, ISTA, LowRankPlusSparse
+
+__all__ = ["Fit", "Solver", "load", "save"]
+
+Gradient: TypeAlias = dict[str, Array]
+"""Cotangents of the learned numbers, by name."""
+
+Example: TypeAlias = tuple[Any, ...]
+"""Truth, measured values, and what the forward operator is made of."""
+
+
+class Solver:
+    """An unrolled solver whose numbers are learned.
+
+    Parameters
+    ----------
+    recipe : Unrolled
+        Of the schemes `ISTA`, `FISTA` (without restart) and `LowRankPlusSparse`, with
+        priors that have a `prox_vjp` and no layers but numbers.
+    operator : Operator or callable, optional
+        Forward operator in place of the recipe's own, or what makes one of the
+        arguments behind `y`.
+
+    Attributes
+    ----------
+    numbers : dict of str to ndarray
+        What is learned, 0-d and in double precision, under the names of the files.
+
+    Raises
+    ------
+    TypeError
+        If the recipe has no derivative by hand.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdinv.unroll.manual import Solver
+    >>> from svdinv.unroll.networks import LowRank, Sparse, Unrolled
+    >>> from svdinv.unroll.schemes import LowRankPlusSparse
+    >>> rng = np.random.default_rng(0)
+    >>> series = rng.standard_normal((1, 4, 8, 8)) + 0j
+    >>> mask = rng.random((1, 4, 8, 8)) < 0.5
+    >>> recipe = Unrolled(
+    ...     cells=3, scheme=LowRankPlusSparse(), prior=(LowRank(), Sparse())
+    ... )
+    >>> solver = Solver(recipe)
+    >>> y = recipe.operator(mask)(series)
+    >>> x, pullback = solver.vjp(y, mask)
+    >>> sorted(pullback(x - series))[:2]
+    ['cells.0.log_step', 'cells.0.low_rank_threshold']
+    """
+
+    def __init__(
+        self,
+        recipe: Unrolled,
+        *,
+        operator: Operator | Callable[..., Operator] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.operator = operator
+        if not isinstance(recipe, Unrolled):
+            raise TypeError(f"recipe must be an Unrolled, got {type(recipe).__name__}")
+        if type(recipe.scheme) not in _PULLBACKS or recipe.scheme == FISTA(True):
+            known = ", ".join(scheme.__name__ for scheme in _PULLBACKS)
+            raise TypeError(
+                f"scheme must be one of {known}, without restart, to be differentiated "
+                f"by hand, got {recipe.scheme!r}"
+            )
+        for prior in recipe.priors:
+            if type(prior).prox_vjp is Prior.prox_vjp:
+                raise TypeError(f"prior: {type(prior).__name__} has no prox_vjp")
+        drawn = files.initial(recipe, np.random.default_rng(0))
+        if any(array.ndim for array in drawn.values()):
+            raise TypeError("prior: only numbers are learned by hand, no convolutions")
+        self.numbers = {name: np.asarray(x, np.float64) for name, x in drawn.items()}
+
+    def __call__(self, y: Array, *measurement: Any) -> Array:
+        """Reconstruct.
+
+        Parameters
+        ----------
+        y : array
+            Measured values, of NumPy or CuPy.
+        *measurement : array or Operator
+            What the forward operator is made of, such as a mask and coil maps, or the
+            operator itself.
+
+        Returns
+        -------
+        array
+            Images, with the axes that ``recipe.axes`` names.
+        """
+        A = forward_operator(self.recipe, self.operator, measurement)
+        state = self.recipe.begin(y, A)
+        for layers in self._layers(state["x"]):
+            state = self.recipe.cell(state, y, A, layers)
+        return state["x"]
+
+    def vjp(
+        self, y: Array, *measurement: Any
+    ) -> tuple[Array, Callable[[Array], Gradient]]:
+        """Reconstruct, and give the derivative.
+
+        Parameters
+        ----------
+        y, *measurement
+            As for a call.
+
+        Returns
+        -------
+        array
+            Images.
+        callable
+            From the cotangent G of the images, where ``dL = Re <G, dx>``, to those of
+            the numbers, by name.
+        """
+        A = forward_operator(self.recipe, self.operator, measurement)
+        state = self.recipe.begin(y, A)
+        tape = []
+        for layers in self._layers(state["x"]):
+            priors: list[_Taped] = []
+
+            def taped(*part: Any, priors: list[_Taped] = priors) -> _Taped:
+                priors.append(_Taped(*part))
+                return priors[-1]
+
+            following = self.recipe.iterate(state, y, A, layers, taped)
+            tape.append((state, layers, priors))
+            state = following
+
+        def pullback(G: Array) -> Gradient:
+            scheme = type(self.recipe.scheme)
+            back, zero = _PULLBACKS[scheme], namespace(G).zeros_like(G)
+            cotangent = dict.fromkeys(_ARRAYS[scheme], zero)
+            cotangent["x"] = G
+            gradient: Gradient = {}
+            for before, layers, priors in reversed(tape):
+                step = namespace(G).exp(layers.log_step)
+                cotangent, gstep = back(cotangent, before, y, A, step, priors)
+                gradient[f"{layers.prefix}.log_step"] = gstep * step
+                for prior in priors:
+                    for name, g in prior.gradient.items():
+                        gradient[f"{layers.prefix}.{prior.label}{name}"] = g
+            return gradient
+
+        return state["x"], pullback
+
+    def fit(
+        self,
+        examples: Sequence[Example],
+        *,
+        steps: int,
+        rate: float = 0.05,
+        seed: int = 0,
+        start: Fit | None = None,
+        callback: Callable[[int, float], bool | None] | None = None,
+        progress: bool = True,
+    ) -> Fit:
+        """Learn the numbers: Adam on the mean squared error, an example a step.
+
+        Kingma & Ba, ICLR 2015. Ctrl-C ends it early, with what was learned so far.
+
+        Parameters
+        ----------
+        examples : sequence of tuple
+            ``(truth, y, *measurement)`` each, with the batch axis in front.
+        steps : int
+            Steps to take, in all.
+        rate : float
+            Learning rate.
+        seed : int
+            Seed of the order of the examples.
+        start : Fit, optional
+            What an earlier call gave: goes on from there, to the same numbers as if it
+            had not stopped. `rate` and `seed` should be the same.
+        callback : callable, optional
+            Called after each step with its number, from 1, and its loss; ends the fit
+            if it returns True.
+        progress : bool
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        Fit
+            The losses, and where Adam stands.
+
+        Raises
+        ------
+        ValueError
+            If there are no examples, or one is misshapen.
+        FloatingPointError
+            If a loss or its gradient is not finite; the numbers of the step before are
+            kept.
+        """
+        examples = list(examples)
+        if not examples:
+            raise ValueError("examples must not be empty")
+        done = Fit() if start is None else start.copy()
+        try:
+            for step in _counted(done.steps + 1, steps, progress):
+                truth, y, *measurement = examples[_draw(len(examples), step, seed)]
+                loss, gradient = self._loss(truth, y, measurement)
+                if not all(map(math.isfinite, (loss, *gradient.values()))):
+                    raise FloatingPointError(f"not finite: loss of step {step}")
+                self._adam(done, gradient, rate)
+                done.losses.append(loss)
+                if callback is not None and callback(step, loss):
+                    break
+        except KeyboardInterrupt:
+            done.interrupted = True
+        return done
+
+    def _loss(
+        self, truth: Array, y: Array, measurement: Sequence[Any]
+    ) -> tuple[float, dict[str, float]]:
+        x, pullback = self.vjp(y, *measurement)
+        if truth.shape != x.shape:
+            raise ValueError(f"truth must have shape {x.shape}, got {truth.shape}")
+        error = x - truth
+        count = math.prod(x.shape)
+        gradient = pullback(error * (2 / count))
+        return float(inner(error, error)) / count, {
+            name: float(g) for name, g in gradient.items()
+        }
+
+    def _adam(self, fit: Fit, gradient: Mapping[str, float], rate: float) -> None:
+        fit.steps += 1
+        for name, g in gradient.items():
+            m, v = fit.moments.get(name, (0.0, 0.0))
+            m, v = _BETA1 * m + (1 - _BETA1) * g, _BETA2 * v + (1 - _BETA2) * g * g
+            fit.moments[name] = m, v
+            mean, square = m / (1 - _BETA1**fit.steps), v / (1 - _BETA2**fit.steps)
+            move = rate * mean / (math.sqrt(square) + _EPSILON)
+            self.numbers[name] = np.asarray(self.numbers[name] - move)
+
+    def _layers(self, x: Array) -> Iterator[_Layers]:
+        xp = namespace(x)
+        for i in range(self.recipe.cells):
+            prefix = f"cells.{i}"
+            layers = self.recipe.layers(i == self.recipe.cells - 1)
+            numbers = {name: self.numbers.get(f"{prefix}.{name}") for name in layers}
+            yield _Layers(prefix, numbers, x, xp)
+
+
+class _Layers:
+    """The numbers of one cell, as arrays that go with the images."""
+
+    def __init__(
+        self, prefix: str, numbers: Mapping[str, Any], x: Array, xp: Namespace
+    ) -> None:
+        self.prefix = prefix
+        dtype = real_dtype(x, xp)
+        self._numbers = {
+            name: None if value is None else xp.asarray(value, dtype=dtype)
+            for name, value in numbers.items()
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        return self._numbers[name]
+
+    @staticmethod
+    def svt(matrices: Array, fraction: Array) -> Array:
+        return operators(matrices).svt(matrices, fraction, relative=True)
+
+
+class _Taped(Learned):
+    """A prior that remembers how to pull back what it gave."""
+
+    back: Callable[[Array], tuple[Array, Gradient]]
+    gradient: Gradient  # type: ignore[assignment]
+
+    def prox(self, v: Array, step: Any) -> Array:
+        result, self.back = self.prior.prox_vjp(v, step, self.layers)
+        return result
+
+    def pull(self, G: Array) -> Array:
+        """Give the cotangent of v, and keep those of the numbers."""
+        gv, self.gradient = self.back(G)
+        return gv
+
+
+def _ista(
+    G: State, state: State, y: Array, A: Operator, step: Array, priors: list[_Taped]
+) -> tuple[State, Array]:
+    """Pull back ``x <- prox(x - step A^H (A x - y))``."""
+    gv = priors[0].pull(G["x"])
+    gx, gstep = _data_step(gv, state["x"], y, A, step)
+    return {"x": gv + gx}, gstep
+
+
+def _fista(
+    G: State, state: State, y: Array, A: Operator, step: Array, priors: list[_Taped]
+) -> tuple[State, Array]:
+    """Pull back an iteration of FISTA; its momentum depends on nothing learned."""
+    t = state["momentum"]
+    beta = (t - 1) / ((1 + (1 + 4 * t * t) ** 0.5) / 2)
+    gv = priors[0].pull(G["x"] + (1 + beta) * G["ahead"])
+    gahead, gstep = _data_step(gv, state["ahead"], y, A, step)
+    return {"x": -beta * G["ahead"], "ahead": gv + gahead}, gstep
+
+
+def _low_rank_plus_sparse(
+    G: State, state: State, y: Array, A: Operator, step: Array, priors: list[_Taped]
+) -> tuple[State, Array]:
+    """Pull back ``L, S <- prox(L - r), prox(S - r)``, with one data step r for both."""
+    low_rank, sparse = priors
+    gL = low_rank.pull(G["low_rank"] + G["x"])
+    gS = sparse.pull(G["sparse"] + G["x"])
+    gx, gstep = _data_step(gL + gS, state["x"], y, A, step)
+    return {"x": gx, "low_rank": gL, "sparse": gS}, gstep
+
+
+def _data_step(
+    gv: Array, x: Array, y: Array, A: Operator, step: Array
+) -> tuple[Array, Array]:
+    """Pull ``-step A^H (A x - y)`` back to x, through A^H A, and to the step."""
+    gstep = -inner(A.H(A(x) - y), gv)
+    return -step * A.H(A(gv)), gstep
+
+
+_PULLBACKS = {ISTA: _ista, FISTA: _fista, LowRankPlusSparse: _low_rank_plus_sparse}
+_ARRAYS = {
+    ISTA: ("x",),
+    FISTA: ("x", "ahead"),
+    LowRankPlusSparse: ("x", "low_rank", "sparse"),
+}
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+def _draw(count: int, step: int, seed: int) -> int:
+    """Which example a step takes: all of them in each epoch, in an order of its own."""
+    epoch, position = divmod(step - 1, count)
+    return int(np.random.default_rng([seed, epoch]).permutation(count)[position])
+
+
+def _counted(first: int, last: int, progress: bool) -> Iterator[int]:
+    """Count the steps, with a progress bar."""
+    counted = range(first, last + 1)
+    if not progress:
+        yield from counted
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise explain_missing("tqdm", "unroll") from error
+    yield from tqdm(counted, initial=first - 1, total=last, desc="fit", unit="step")
+
+
+def save(solver: Solver, path: str | Path) -> None:
+    """Write the numbers and the recipe of a solver to a safetensors file.
+
+    Parameters
+    ----------
+    solver : Solver
+        The solver.
+    path : str or Path
+        Where to write; an existing file is replaced, and only by a complete one.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    files.write(path, solver.recipe, solver.numbers)
+
+
+def load(path: str | Path) -> Solver:
+    """Make a solver of a safetensors file, written in whatever framework.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    Solver
+        The solver.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, or does not hold the weights of a network.
+    TypeError
+        If its network has no derivative by hand.
+    """
+    recipe, weights = files.read(path)
+    solver = Solver(recipe)  # type: ignore[arg-type]
+    try:
+        files.check(weights, files.shapes(recipe))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    solver.numbers = {name: np.asarray(x, np.float64) for name, x in weights.items()}
+    return solver
+
+
+@dataclass
+class Fit:
+    """How far a fit has come.
+
+    Attributes
+    ----------
+    losses : list of float
+        Mean squared error of each step.
+    steps : int
+        Steps taken.
+    interrupted : bool
+        Whether Ctrl-C ended it.
+    moments : dict of str to tuple of float
+        Adam's mean gradients and mean squared gradients.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    steps: int = 0
+    interrupted: bool = False
+    moments: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def copy(self) -> Fit:
+        """Give a copy to go on from."""
+        return Fit(list(self.losses), self.steps, False, dict(self.moments))
