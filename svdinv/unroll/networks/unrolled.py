@@ -422,9 +422,10 @@ class _Shrinkage(NamedTuple):
     """exp(c)."""
     rms: Array
     tau: Array
-    kept: Array
-    ratio: Array
-    """tau / |z| where kept, else 1."""
+    inverse: Array
+    """1 / |z| where that exceeds tau, else 0."""
+    gain: Array
+    """1 - tau / |z| where |z| exceeds tau, else 0."""
 
 
 def _shrinkage(z: Array, c: Array, xp: Namespace) -> _Shrinkage:
@@ -433,35 +434,33 @@ def _shrinkage(z: Array, c: Array, xp: Namespace) -> _Shrinkage:
     factor = xp.exp(c)
     tau, size = factor * rms, _root(square, xp)
     kept = size > tau
-    ratio = xp.where(kept, tau, xp.ones_like(size))
-    ratio = ratio / xp.where(kept, size, xp.ones_like(size))
-    return _Shrinkage(factor, rms, tau, kept, ratio)
+    inverse = safe_divide(xp.ones_like(size), size, kept, xp)
+    gain = xp.where(kept, 1 - tau * inverse, xp.zeros_like(size))
+    return _Shrinkage(factor, rms, tau, inverse, gain)
 
 
 def _soft(z: Array, c: Array) -> Array:
     """Soft threshold at exp(c) times the root mean square of each image, (B, ...)."""
     xp = namespace(z)
-    return times(1 - _shrinkage(z, c, xp).ratio, z, xp)
+    return times(_shrinkage(z, c, xp).gain, z, xp)
 
 
 def _soft_vjp(z: Array, c: Array) -> tuple[Array, Pullback]:
     """`_soft`, and the function from a cotangent to those of z and c."""
     xp = namespace(z)
     s = _shrinkage(z, c, xp)
-    zero = xp.zeros_like(s.ratio)
 
     def pullback(G: Array) -> tuple[Array, Array]:
         # Along the phase u of z the result moves as z does; across, by the gain.
-        u = times(xp.where(s.kept, s.ratio / s.tau, zero), z, xp)
+        u = times(s.inverse, z, xp)
         along = real(conj(u, xp) * G, xp)
-        across = xp.where(s.kept, s.ratio, zero)
-        gz = times(1 - s.ratio, G, xp) + times(across * along, u, xp)
+        gz = times(s.gain, G, xp) + times(s.tau * s.inverse * along, u, xp)
         gtau = -xp.sum(along, axis=_inside(z), keepdims=True)
         count = math.prod(z.shape[1:])
         slope = safe_divide(gtau * s.factor, s.rms * count, s.rms > 0, xp)
         return gz + times(slope, z, xp), xp.sum(gtau * s.tau)
 
-    return times(1 - s.ratio, z, xp), pullback
+    return times(s.gain, z, xp), pullback
 
 
 def _inside(z: Array) -> tuple[int, ...]:
