@@ -170,6 +170,9 @@ def heart(
     x, y = _grid(height, width)
     tissue_x, tissue_y = body.tissue_at(x, y, _frames(squeeze), _frames(breath))
     signal = _first_pass(times) if perfusion else _steady(frames)
+    for name in sorted(signal):  # scanners and people differ
+        if name not in ("left", "right"):
+            signal[name] = signal[name] * np.float32(rng.uniform(0.85, 1.15))
     canvas = _Canvas(tissue_x, tissue_y, x, y)
     blood, labels = _paint(canvas, body, signal, _frames(squeeze), perfusion, rng)
     phase = _phase(x, y, _frames(times), _frames(breath), rng)
@@ -260,17 +263,17 @@ class _Body:
             return value + spread * rng.uniform(-1, 1)
 
         return cls(
-            centre=(about(0.16, 0.04), about(-0.06, 0.04)),
-            cavity=about(0.165, 0.015),
-            wall=about(0.066, 0.008),
+            centre=(about(0.16, 0.06), about(-0.05, 0.06)),
+            cavity=about(0.163, 0.025),
+            wall=about(0.068, 0.014),
             flat=about(0.93, 0.05),
             tilt=about(0.4, 0.3),
-            ejection=about(0.38, 0.05),
+            ejection=about(0.38, 0.07),
             twist=about(0.15, 0.05),
-            right_angle=about(3.35, 0.15),
+            right_angle=about(3.35, 0.25),
             shift=(about(-0.015, 0.01), about(0.06, 0.015)),
             chest=about(0.03, 0.01),
-            size=about(1.0, 0.03),
+            size=about(0.98, 0.04),
         )
 
     def tissue_at(

@@ -134,7 +134,9 @@ def test_effective_rank_is_low_but_not_the_rank(seed, contrast):
     energy = np.cumsum(values**2) / np.sum(values**2)
     assert energy[7] > 0.995
     assert energy[0] < 0.995
-    assert values[-1] > 1e-5 * values[0]
+    assert values[4] > 0.01 * values[0]
+    # Frames of the resting heart are all but alike, though not up to rounding.
+    assert values[-1] > 10 * np.finfo(np.float32).eps * values[0]
 
 
 def test_the_contrast_agent_comes_in_order(perfusion):
