@@ -150,7 +150,7 @@ def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
         import scipy.io
     except ModuleNotFoundError as error:
         raise explain_missing("scipy", "mri") from error
-    with naming(path, "a MATLAB file", scipy.io.matlab.MatReadError):
+    with naming(path, "a MATLAB file"):
         with path.open("rb") as file:
             start = file.read(520)
         # HDF5 after MATLAB's header of 512 bytes.
@@ -172,7 +172,7 @@ def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
         every: list[str] = []
 
         def visit(name: str, node: Any) -> None:
-            if hasattr(node, "dtype"):
+            if hasattr(node, "shape"):  # a dataset, neither a group nor a type
                 every.append(name)
                 if is_numeric(node.dtype):
                     shapes[name] = node.shape
