@@ -215,30 +215,44 @@ def coil_maps(
     rng = np.random.default_rng([seed, 1])
     x, y = _grid(height, width)
     turns = (np.arange(coils) + rng.random()) / coils + 0.01 * rng.random(coils)
-    around = 2 * np.pi * turns[:, None]
-    loop = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    size = min(0.65, 4 / coils)
-    # Points of the loops and the current there: along the belt, and along the body.
-    along, up = size * np.cos(loop), size * np.sin(loop)
-    step_along, step_up = -up, along
-    tangent_x, tangent_y = -np.sin(around), np.cos(around)
-    wire_x = 1.5 * np.cos(around) + along * tangent_x
-    wire_y = 1.35 * np.sin(around) + along * tangent_y
-    flow_x, flow_y = step_along * tangent_x, step_along * tangent_y
-    maps = np.zeros((coils, height, width), dtype=np.complex128)
-    for k in range(len(loop)):
-        dx = x - wire_x[:, k, None, None]
-        dy = y - wire_y[:, k, None, None]
-        dz = -up[k]
-        # A wire of some thickness, as the field of view may reach it.
-        cube = (dx**2 + dy**2 + dz**2 + 0.15**2) ** 1.5
-        jx, jy = flow_x[:, k, None, None], flow_y[:, k, None, None]
-        field_x = (jy * dz - step_up[k] * dy) / cube
-        field_y = (step_up[k] * dx - jx * dz) / cube
-        maps += field_x - 1j * field_y
+    radius = min(0.65, 4 / coils)
+    maps = np.stack(
+        [
+            _loop_field(x, y, 1.5 * math.cos(a), 1.35 * math.sin(a), a, radius)
+            for a in 2 * np.pi * turns
+        ]
+    )
     maps *= np.exp(2j * np.pi * rng.random(coils))[:, None, None]
     maps /= np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
     return maps.astype(np.complex64)
+
+
+def _loop_field(
+    x: Array,
+    y: Array,
+    x0: float,
+    y0: float,
+    angle: float,
+    radius: float,
+    *,
+    wire: float = 0.15,
+    points: int = 24,
+) -> NDArray[np.complexfloating]:
+    """Integrate ``B_x - i B_y`` of a loop around (x0, y0) whose axis has an angle.
+
+    The unit is mu_0 I / 4 pi. The thickness of the wire keeps the field finite.
+    """
+    turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    across, up = radius * np.cos(turn), radius * np.sin(turn)
+    tx, ty = -math.sin(angle), math.cos(angle)  # the loop spans this direction and z
+    dx = x[..., None] - (x0 + across * tx)
+    dy = y[..., None] - (y0 + across * ty)
+    step = 2 * np.pi / points
+    jx, jy, jz = -up * tx * step, -up * ty * step, across * step
+    cube = (dx**2 + dy**2 + up**2 + wire**2) ** 1.5
+    field_x = np.sum((-jy * up - jz * dy) / cube, axis=-1)
+    field_y = np.sum((jz * dx + jx * up) / cube, axis=-1)
+    return field_x - 1j * field_y
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdinv.unroll.phantom import LABELS, coil_maps, heart
+from svdinv.unroll.phantom import LABELS, _loop_field, coil_maps, heart
 
 LEFT, WALL, RIGHT = 1, 2, 3  # of LABELS
 
@@ -161,6 +161,28 @@ def test_perfusion_is_triggered(perfusion):
     assert np.diff(perfusion.times) == pytest.approx(60 / 66)
     volume = area(perfusion, LEFT)
     assert np.ptp(volume) < 0.12 * volume.max()
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.7, 3.0])
+def test_field_on_the_axis_of_a_loop(angle):
+    """Known in closed form: 2 pi a^2 / (a^2 + d^2)^(3/2), along the axis."""
+    distance = np.array([0.1, 0.5, 2.0])
+    x, y = 0.3 + distance * np.cos(angle), -0.2 + distance * np.sin(angle)
+    field = _loop_field(x, y, 0.3, -0.2, angle, 0.6, wire=0)
+    expected = 2 * np.pi * 0.6**2 / (0.6**2 + distance**2) ** 1.5
+    along = field.real * np.cos(angle) - field.imag * np.sin(angle)
+    np.testing.assert_allclose(np.abs(along), expected, rtol=1e-12)
+    np.testing.assert_allclose(np.abs(field), expected, rtol=1e-12)
+
+
+def test_field_far_from_a_loop_is_a_dipole():
+    theta = np.linspace(0.1, 3, 7)
+    field = _loop_field(200 * np.cos(theta), 200 * np.sin(theta), 0, 0, 0.0, 1, wire=0)
+    moment = np.pi / 200**3
+    x = moment * (3 * np.cos(theta) ** 2 - 1)
+    y = moment * 3 * np.cos(theta) * np.sin(theta)
+    np.testing.assert_allclose(np.abs(field), np.hypot(x, y), rtol=1e-4)
+    np.testing.assert_allclose(field.real * y, -field.imag * x, rtol=1e-3)
 
 
 @pytest.mark.parametrize("coils", [1, 4, 12])
