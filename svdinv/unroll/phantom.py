@@ -153,26 +153,26 @@ def heart(
         frame_time = 60 / heart_rate if perfusion else 0.05
     if not 0 < frame_time < math.inf:
         raise ValueError(f"frame_time must be positive seconds, got {frame_time}")
-
     maps = None if coils is None else coil_maps(coils, height, width, seed=seed)
-    rng = np.random.default_rng(seed)
+    # Streams of their own, so that neither the contrast nor T changes the anatomy.
+    rng, timing, levels = (np.random.default_rng([seed, k]) for k in (0, 2, 3))
     body = _Body.draw(rng)
     times = frame_time * np.arange(frames)
-    beat = times * heart_rate / 60
+    first_beat, first_breath = timing.random(2)
+    beat = first_beat + times * heart_rate / 60
     if perfusion:  # triggered, as well as that can be done
-        beat = 0.72 + 0.02 * rng.standard_normal(frames)
-    else:
-        beat = beat + rng.random()
+        beat = 0.72 + 0.02 * timing.standard_normal(frames)
     squeeze = _contraction(beat)
-    breath = (
-        breathing * np.sin(np.pi * (times * breathing_rate / 60 + rng.random())) ** 4
-    )
+    cycle = first_breath + times * breathing_rate / 60
+    breath = breathing * np.sin(np.pi * cycle) ** 4
     x, y = _grid(height, width)
     tissue_x, tissue_y = body.tissue_at(x, y, _frames(squeeze), _frames(breath))
     signal = _first_pass(times) if perfusion else _steady(frames)
-    for name in sorted(signal):  # scanners and people differ
-        if name not in ("left", "right"):
-            signal[name] = signal[name] * np.float32(rng.uniform(0.85, 1.15))
+    for name in _CINE:  # scanners and people differ
+        factor = np.float32(levels.uniform(0.85, 1.15))
+        for tissue in (name, "defect") if name == "myocardium" else (name,):
+            if tissue in signal and name not in ("left", "right"):
+                signal[tissue] = factor * signal[tissue]
     canvas = _Canvas(tissue_x, tissue_y, x, y)
     blood, labels = _paint(canvas, body, signal, _frames(squeeze), perfusion, rng)
     phase = _phase(x, y, _frames(times), _frames(breath), rng)
@@ -269,6 +269,7 @@ class _Body:
     right_angle: float  # where the right ventricle lies
     shift: tuple[float, float]  # of the heart at full inspiration
     chest: float  # rise of the chest wall
+    defect: float  # direction from the centre to the segment that lacks blood
     size: float
 
     @classmethod
@@ -287,6 +288,7 @@ class _Body:
             right_angle=about(3.35, 0.25),
             shift=(about(-0.015, 0.01), about(0.06, 0.015)),
             chest=about(0.03, 0.01),
+            defect=about(0.0, math.pi),
             size=about(0.98, 0.04),
         )
 
@@ -417,7 +419,7 @@ def _paint(
     wall = _Form(x0, y0, axes, body.tilt, _waves(rng, 0.012))
     canvas.paint(signal["myocardium"], wall)
     if perfusion:
-        _paint_defect(canvas, body, wall, signal, rng)
+        canvas.paint(signal["defect"], _defect(body), wall)
     rough = _waves(rng, 0.018, low=2) + _waves(rng, 0.016, low=7, number=6)
     axes = (body.flat * body.cavity, body.cavity)
     cavity = _Form(x0, y0, axes, body.tilt, rough)
@@ -467,19 +469,13 @@ def _papillary(body: _Body, rng: np.random.Generator) -> list[_Form]:
     return forms
 
 
-def _paint_defect(
-    canvas: _Canvas,
-    body: _Body,
-    wall: _Form,
-    signal: dict[str, Array],
-    rng: np.random.Generator,
-) -> None:
-    """Paint a segment under the endocardium that the contrast agent reaches late."""
-    angle = rng.uniform(0, 2 * np.pi)
+def _defect(body: _Body) -> _Form:
+    """Find what, within the wall, the contrast agent reaches late."""
+    angle = body.defect
     x = body.centre[0] + 0.5 * body.cavity * math.cos(angle)
     y = body.centre[1] + 0.5 * body.cavity * math.sin(angle)
     depth = 0.5 * body.cavity + 0.6 * body.wall
-    canvas.paint(signal["defect"], _Form(x, y, (depth, 1.35 * depth), angle), wall)
+    return _Form(x, y, (depth, 1.35 * depth), angle)
 
 
 def _paint_chest(
