@@ -118,7 +118,7 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
         if suffix == ".npy":
             np.save(file, array, allow_pickle=False)
         else:
-            np.savez(file, allow_pickle=False, **{key: array})
+            np.savez(file, **{key: array})
 
 
 def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
