@@ -118,7 +118,8 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
         if suffix == ".npy":
             np.save(file, array, allow_pickle=False)
         else:
-            np.savez(file, **{key: array})
+            named: dict[str, Any] = {key: array}
+            np.savez(file, **named)
 
 
 def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
