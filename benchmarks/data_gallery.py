@@ -88,7 +88,7 @@ def animate_phantom(path: Path) -> None:
         append_images=images[1:],
         duration=round(1000 * FRAME_TIME),
         loop=0,
-        quality=65,
+        quality=80,
         method=4,
     )
 

@@ -153,23 +153,26 @@ def heart(
         frame_time = 60 / heart_rate if perfusion else 0.05
     if not 0 < frame_time < math.inf:
         raise ValueError(f"frame_time must be positive seconds, got {frame_time}")
-
     maps = None if coils is None else coil_maps(coils, height, width, seed=seed)
-    rng = np.random.default_rng(seed)
+    # Streams of their own, so that neither the contrast nor T changes the anatomy.
+    rng, timing, levels = (np.random.default_rng([seed, k]) for k in (0, 2, 3))
     body = _Body.draw(rng)
     times = frame_time * np.arange(frames)
-    beat = times * heart_rate / 60
+    first_beat, first_breath = timing.random(2)
+    beat = first_beat + times * heart_rate / 60
     if perfusion:  # triggered, as well as that can be done
-        beat = 0.72 + 0.02 * rng.standard_normal(frames)
-    else:
-        beat = beat + rng.random()
+        beat = 0.72 + 0.02 * timing.standard_normal(frames)
     squeeze = _contraction(beat)
-    breath = (
-        breathing * np.sin(np.pi * (times * breathing_rate / 60 + rng.random())) ** 4
-    )
+    cycle = first_breath + times * breathing_rate / 60
+    breath = breathing * np.sin(np.pi * cycle) ** 4
     x, y = _grid(height, width)
     tissue_x, tissue_y = body.tissue_at(x, y, _frames(squeeze), _frames(breath))
     signal = _first_pass(times) if perfusion else _steady(frames)
+    for name in _CINE:  # scanners and people differ
+        factor = np.float32(levels.uniform(0.85, 1.15))
+        for tissue in (name, "defect") if name == "myocardium" else (name,):
+            if tissue in signal and name not in ("left", "right"):
+                signal[tissue] = factor * signal[tissue]
     canvas = _Canvas(tissue_x, tissue_y, x, y)
     blood, labels = _paint(canvas, body, signal, _frames(squeeze), perfusion, rng)
     phase = _phase(x, y, _frames(times), _frames(breath), rng)
@@ -212,30 +215,44 @@ def coil_maps(
     rng = np.random.default_rng([seed, 1])
     x, y = _grid(height, width)
     turns = (np.arange(coils) + rng.random()) / coils + 0.01 * rng.random(coils)
-    around = 2 * np.pi * turns[:, None]
-    loop = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    size = min(0.65, 4 / coils)
-    # Points of the loops and the current there: along the belt, and along the body.
-    along, up = size * np.cos(loop), size * np.sin(loop)
-    step_along, step_up = -up, along
-    tangent_x, tangent_y = -np.sin(around), np.cos(around)
-    wire_x = 1.5 * np.cos(around) + along * tangent_x
-    wire_y = 1.35 * np.sin(around) + along * tangent_y
-    flow_x, flow_y = step_along * tangent_x, step_along * tangent_y
-    maps = np.zeros((coils, height, width), dtype=np.complex128)
-    for k in range(len(loop)):
-        dx = x - wire_x[:, k, None, None]
-        dy = y - wire_y[:, k, None, None]
-        dz = -up[k]
-        # A wire of some thickness, as the field of view may reach it.
-        cube = (dx**2 + dy**2 + dz**2 + 0.15**2) ** 1.5
-        jx, jy = flow_x[:, k, None, None], flow_y[:, k, None, None]
-        field_x = (jy * dz - step_up[k] * dy) / cube
-        field_y = (step_up[k] * dx - jx * dz) / cube
-        maps += field_x - 1j * field_y
+    radius = min(0.65, 4 / coils)
+    maps = np.stack(
+        [
+            _loop_field(x, y, 1.5 * math.cos(a), 1.35 * math.sin(a), a, radius)
+            for a in 2 * np.pi * turns
+        ]
+    )
     maps *= np.exp(2j * np.pi * rng.random(coils))[:, None, None]
     maps /= np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
     return maps.astype(np.complex64)
+
+
+def _loop_field(
+    x: Array,
+    y: Array,
+    x0: float,
+    y0: float,
+    angle: float,
+    radius: float,
+    *,
+    wire: float = 0.15,
+    points: int = 24,
+) -> NDArray[np.complexfloating]:
+    """Integrate ``B_x - i B_y`` of a loop around (x0, y0) whose axis has an angle.
+
+    The unit is mu_0 I / 4 pi. The thickness of the wire keeps the field finite.
+    """
+    turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    across, up = radius * np.cos(turn), radius * np.sin(turn)
+    tx, ty = -math.sin(angle), math.cos(angle)  # the loop spans this direction and z
+    dx = x[..., None] - (x0 + across * tx)
+    dy = y[..., None] - (y0 + across * ty)
+    step = 2 * np.pi / points
+    jx, jy, jz = -up * tx * step, -up * ty * step, across * step
+    cube = (dx**2 + dy**2 + up**2 + wire**2) ** 1.5
+    field_x = np.sum((-jy * up - jz * dy) / cube, axis=-1)
+    field_y = np.sum((jz * dx + jx * up) / cube, axis=-1)
+    return field_x - 1j * field_y
 
 
 @dataclass(frozen=True)
@@ -252,6 +269,7 @@ class _Body:
     right_angle: float  # where the right ventricle lies
     shift: tuple[float, float]  # of the heart at full inspiration
     chest: float  # rise of the chest wall
+    defect: float  # direction from the centre to the segment that lacks blood
     size: float
 
     @classmethod
@@ -260,17 +278,18 @@ class _Body:
             return value + spread * rng.uniform(-1, 1)
 
         return cls(
-            centre=(about(0.16, 0.04), about(-0.06, 0.04)),
-            cavity=about(0.165, 0.015),
-            wall=about(0.066, 0.008),
+            centre=(about(0.16, 0.06), about(-0.05, 0.06)),
+            cavity=about(0.163, 0.025),
+            wall=about(0.068, 0.014),
             flat=about(0.93, 0.05),
             tilt=about(0.4, 0.3),
-            ejection=about(0.38, 0.05),
+            ejection=about(0.38, 0.07),
             twist=about(0.15, 0.05),
-            right_angle=about(3.35, 0.15),
+            right_angle=about(3.35, 0.25),
             shift=(about(-0.015, 0.01), about(0.06, 0.015)),
             chest=about(0.03, 0.01),
-            size=about(1.0, 0.03),
+            defect=about(0.0, math.pi),
+            size=about(0.98, 0.04),
         )
 
     def tissue_at(
@@ -400,7 +419,7 @@ def _paint(
     wall = _Form(x0, y0, axes, body.tilt, _waves(rng, 0.012))
     canvas.paint(signal["myocardium"], wall)
     if perfusion:
-        _paint_defect(canvas, body, wall, signal, rng)
+        canvas.paint(signal["defect"], _defect(body), wall)
     rough = _waves(rng, 0.018, low=2) + _waves(rng, 0.016, low=7, number=6)
     axes = (body.flat * body.cavity, body.cavity)
     cavity = _Form(x0, y0, axes, body.tilt, rough)
@@ -450,19 +469,13 @@ def _papillary(body: _Body, rng: np.random.Generator) -> list[_Form]:
     return forms
 
 
-def _paint_defect(
-    canvas: _Canvas,
-    body: _Body,
-    wall: _Form,
-    signal: dict[str, Array],
-    rng: np.random.Generator,
-) -> None:
-    """Paint a segment under the endocardium that the contrast agent reaches late."""
-    angle = rng.uniform(0, 2 * np.pi)
+def _defect(body: _Body) -> _Form:
+    """Find what, within the wall, the contrast agent reaches late."""
+    angle = body.defect
     x = body.centre[0] + 0.5 * body.cavity * math.cos(angle)
     y = body.centre[1] + 0.5 * body.cavity * math.sin(angle)
     depth = 0.5 * body.cavity + 0.6 * body.wall
-    canvas.paint(signal["defect"], _Form(x, y, (depth, 1.35 * depth), angle), wall)
+    return _Form(x, y, (depth, 1.35 * depth), angle)
 
 
 def _paint_chest(

@@ -136,6 +136,21 @@ def test_asymmetric_echo_goes_by_its_centre_sample(tmp_path, kspace, lost):
     assert not read.kspace[..., :lost].any()
 
 
+def test_a_readout_that_fills_the_line_needs_no_centre_sample(tmp_path, kspace):
+    readouts = [readout(kspace[0, :, row], row, centre=0) for row in range(6)]
+    read = read_ismrmrd(write(tmp_path / "a.h5", header(6, 8, centre=3), readouts))
+    np.testing.assert_array_equal(read.kspace[0], kspace[0])
+
+
+def test_phase_resolution_below_the_matrix_leaves_a_border(tmp_path, kspace):
+    """Lines are numbered from 0 and centred by the limits, as in OCMR."""
+    readouts = [readout(kspace[0, :, row], row) for row in range(6)]
+    read = read_ismrmrd(write(tmp_path / "a.h5", header(10, 8, centre=3), readouts))
+    np.testing.assert_array_equal(read.kspace[0, :, 2:8], kspace[0])
+    assert not read.mask[0, :2].any()
+    assert not read.mask[0, 8:].any()
+
+
 def test_samples_to_discard_are_discarded(tmp_path, kspace):
     readouts = [readout(kspace[0, :, row], row) for row in range(6)]
     for acquisition in readouts:
@@ -263,13 +278,13 @@ DAMAGED = {
         header(6, 8, centre=1),
         [readout(k[0, :, 0], 5)],
     ),
-    "columns -1 to 6, outside": lambda k: (
+    "columns -1 to 5, outside": lambda k: (
         header(6, 8),
-        [readout(k[0, :, 0], 0, centre=5)],
+        [readout(k[0, :, 0, 1:], 0, centre=5)],
     ),
-    "columns 1 to 8, outside": lambda k: (
+    "columns 2 to 8, outside": lambda k: (
         header(6, 8),
-        [readout(k[0, :, 0], 0, centre=3)],
+        [readout(k[0, :, 0, 1:], 0, centre=2)],
     ),
     "reversed": lambda k: (header(6, 8), lines(k, flags=[ismrmrd.ACQ_IS_REVERSE])),
     "number of channels": lambda k: (

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdinv.unroll.phantom import LABELS, coil_maps, heart
+from svdinv.unroll.phantom import LABELS, _loop_field, coil_maps, heart
 
 LEFT, WALL, RIGHT = 1, 2, 3  # of LABELS
 
@@ -45,6 +45,22 @@ def test_the_seed_decides():
     assert np.abs(one.maps - other.maps).max() > 0.1
 
 
+@pytest.mark.parametrize("contrast", ["cine", "perfusion"])
+def test_the_first_frames_do_not_depend_on_the_others(contrast):
+    few, many = (heart(t, 40, 40, seed=5, contrast=contrast) for t in (2, 9))
+    scale = np.abs(many.series[0]).max() / np.abs(few.series[0]).max()
+    np.testing.assert_allclose(many.series[:2], scale * few.series, atol=1e-5)
+
+
+def test_the_anatomy_is_that_of_the_seed_whatever_the_contrast():
+    """Both are in diastole, with the breath held."""
+    cine = heart(40, 64, 64, seed=5, breathing=0)
+    perfusion = heart(2, 64, 64, seed=5, breathing=0, contrast="perfusion")
+    differ = [np.mean(labels != perfusion.labels[0]) for labels in cine.labels]
+    inside = np.mean(perfusion.labels[0] > 0)
+    assert min(differ) < 0.03 * inside
+
+
 def test_coils_do_not_change_the_series():
     np.testing.assert_array_equal(
         heart(2, 32, 32, seed=1).series, heart(2, 32, 32, seed=1, coils=5).series
@@ -82,12 +98,12 @@ def test_the_wall_thickens_and_keeps_its_area(cine):
     np.testing.assert_allclose(wall, wall.mean(), rtol=0.06)
     outer = np.sqrt(wall + cavity)
     thickness = outer - np.sqrt(cavity)
-    assert thickness[cavity.argmin()] > 1.35 * thickness[cavity.argmax()]
+    assert thickness[cavity.argmin()] > 1.2 * thickness[cavity.argmax()]
 
 
 def test_a_held_breath_stills_the_chest_and_breathing_moves_it():
-    def change(breathing):
-        series = np.abs(heart(30, 80, 80, seed=2, breathing=breathing).series)
+    def change(b):  # over a breath
+        series = np.abs(heart(30, 80, 80, seed=2, breathing=b, frame_time=0.15).series)
         return np.ptp(series[:, :16], axis=0).max()  # the chest wall
 
     assert change(0) < 0.02  # the pull of the heart has all but faded out there
@@ -134,7 +150,9 @@ def test_effective_rank_is_low_but_not_the_rank(seed, contrast):
     energy = np.cumsum(values**2) / np.sum(values**2)
     assert energy[7] > 0.995
     assert energy[0] < 0.995
-    assert values[-1] > 1e-5 * values[0]
+    assert values[4] > 0.01 * values[0]
+    # Frames of the resting heart are all but alike, though not up to rounding.
+    assert values[-1] > 10 * np.finfo(np.float32).eps * values[0]
 
 
 def test_the_contrast_agent_comes_in_order(perfusion):
@@ -149,16 +167,43 @@ def test_the_contrast_agent_comes_in_order(perfusion):
     assert peak(RIGHT) < peak(LEFT) < peak(WALL)
 
 
-def test_a_segment_lacks_blood(perfusion):
-    where = (perfusion.labels == WALL).all(axis=0)
-    late = np.abs(perfusion.series[-10:, where]).mean(axis=0)
-    assert np.quantile(late, 0.02) < 0.75 * np.median(late)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_segment_lacks_blood(seed):
+    """When the healthy wall is brightest, and not before the contrast agent comes."""
+    phantom = heart(40, 96, 96, seed=seed, contrast="perfusion", breathing=0)
+    where = (phantom.labels == WALL).all(axis=0)
+    wall = np.abs(phantom.series[:, where])
+    early, peak = wall[0], wall[np.median(wall, axis=1).argmax()]
+    assert np.quantile(early, 0.03) > 0.85 * np.median(early)
+    assert np.quantile(peak, 0.03) < 0.75 * np.median(peak)
 
 
 def test_perfusion_is_triggered(perfusion):
     assert np.diff(perfusion.times) == pytest.approx(60 / 66)
     volume = area(perfusion, LEFT)
     assert np.ptp(volume) < 0.12 * volume.max()
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.7, 3.0])
+def test_field_on_the_axis_of_a_loop(angle):
+    """Known in closed form: 2 pi a^2 / (a^2 + d^2)^(3/2), along the axis."""
+    distance = np.array([0.1, 0.5, 2.0])
+    x, y = 0.3 + distance * np.cos(angle), -0.2 + distance * np.sin(angle)
+    field = _loop_field(x, y, 0.3, -0.2, angle, 0.6, wire=0)
+    expected = 2 * np.pi * 0.6**2 / (0.6**2 + distance**2) ** 1.5
+    along = field.real * np.cos(angle) - field.imag * np.sin(angle)
+    np.testing.assert_allclose(np.abs(along), expected, rtol=1e-12)
+    np.testing.assert_allclose(np.abs(field), expected, rtol=1e-12)
+
+
+def test_field_far_from_a_loop_is_a_dipole():
+    theta = np.linspace(0.1, 3, 7)
+    field = _loop_field(200 * np.cos(theta), 200 * np.sin(theta), 0, 0, 0.0, 1, wire=0)
+    moment = np.pi / 200**3
+    x = moment * (3 * np.cos(theta) ** 2 - 1)
+    y = moment * 3 * np.cos(theta) * np.sin(theta)
+    np.testing.assert_allclose(np.abs(field), np.hypot(x, y), rtol=1e-4)
+    np.testing.assert_allclose(field.real * y, -field.imag * x, rtol=1e-3)
 
 
 @pytest.mark.parametrize("coils", [1, 4, 12])

@@ -145,6 +145,23 @@ def test_another_kind_of_file_is_named(tmp_path, suffix):
         read_series(tmp_path / "a.csv")
 
 
+def test_a_damaged_header_is_named(tmp_path, series):
+    path = write(tmp_path / "a.npy", x=series)
+    path.write_bytes(path.read_bytes().replace(b"}", b"("))  # leads to the tokenizer
+    with pytest.raises(ValueError, match=r"cannot read .*a\.npy"):
+        read_series(path)
+
+
+def test_types_and_groups_of_hdf5_are_no_arrays(tmp_path, series):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["group/series"] = series
+        file["type"] = np.dtype("f4")
+    np.testing.assert_array_equal(read_series(path), series)
+    with pytest.raises(ValueError, match=r"no 'type'; it has group/series"):
+        read_series(path, "type")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_numbers_must_be_finite(tmp_path, suffix, value):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,20 +14,6 @@ from numpy.typing import NDArray
 
 from svdinv._missing import explain_missing
 
-# What the readers raise on damaged files; a false header may ask for any memory.
-_DAMAGE: tuple[type[Exception], ...] = (
-    EOFError,
-    KeyError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 # Names of the two parts of complex numbers in files that have no type for them.
 _PARTS = ({"r", "i"}, {"re", "im"}, {"real", "imag"})
 
@@ -40,15 +23,18 @@ class FileError(ValueError):
 
 
 @contextlib.contextmanager
-def naming(path: str | Path, expected: str, *also: type[Exception]) -> Iterator[None]:
-    """Turn whatever goes wrong within into a ValueError that names the file."""
+def naming(path: str | Path, expected: str) -> Iterator[None]:
+    """Turn whatever goes wrong within into a ValueError that names the file.
+
+    Exceptions of every kind: a damaged header can lead a parser anywhere.
+    """
     try:
         if not Path(path).is_file():
             raise FileError(f"there is no file {path}")
         yield
-    except FileError:
+    except (FileError, ImportError):
         raise
-    except _DAMAGE + also as error:
+    except Exception as error:
         raise FileError(f"cannot read {path} as {expected}: {error}") from error
 
 

@@ -78,10 +78,10 @@ def read_ismrmrd(
     """Read Cartesian 2-D acquisitions of an ISMRMRD file, and put them into k-space.
 
     A readout goes to the line that its ``kspace_encode_step_1`` and the centre of the
-    encoding limits say, and to the columns that its ``center_sample`` says; so
-    partial Fourier and asymmetric echoes leave their gaps. Where a point is measured
-    several times, the mean is taken. Noise, calibration, navigation and other
-    readouts that belong to no image are left out.
+    encoding limits say, and, unless it fills the line, to the columns that its
+    ``center_sample`` says; so partial Fourier and asymmetric echoes leave their gaps.
+    Where a point is measured several times, the mean is taken. Noise, calibration,
+    navigation and other readouts that belong to no image are left out.
 
     Parameters
     ----------
@@ -265,9 +265,8 @@ def _place(
             raise FileError(
                 f"{where} is of line {row}, outside the {encoding.height} encoded"
             )
-        first, values = _samples(head, data, channels, where)
-        last = first + encoding.width // 2 + values.shape[1]
-        first += encoding.width // 2
+        first, values = _samples(head, data, channels, encoding.width, where)
+        last = first + values.shape[1]
         if first < 0 or last > encoding.width:
             raise FileError(
                 f"{where} covers the columns {first} to {last - 1}, outside the "
@@ -280,9 +279,9 @@ def _place(
 
 
 def _samples(
-    head: Any, data: Any, channels: int, where: str
+    head: Any, data: Any, channels: int, width: int, where: str
 ) -> tuple[int, NDArray[np.complex64]]:
-    """Return a readout, and how far from the centre it begins."""
+    """Return the column where a readout begins, and its samples."""
     if int(head["flags"]) >> (_REVERSED - 1) & 1:
         raise FileError(f"{where} is reversed, which is not supported")
     number = int(head["number_of_samples"])
@@ -299,7 +298,9 @@ def _samples(
     before = int(head["discard_pre"]) if "discard_pre" in names else 0
     after = int(head["discard_post"]) if "discard_post" in names else 0
     values = values[:, before : number - after]
-    return before - int(head["center_sample"]), values
+    # What fills the line has its place; some scanners leave center_sample at 0 then.
+    start = 0 if number == width else width // 2 - int(head["center_sample"])
+    return start + before, values
 
 
 def _crop(

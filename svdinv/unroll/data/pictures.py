@@ -61,7 +61,7 @@ def read_picture(path: str | Path, *, largest: int = 512) -> Image:
     try:
         with pillow.open(path) as picture:
             pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file can lead Pillow anywhere
         raise ValueError(f"cannot read {path} as a picture: {error}") from error
     if min(pixels.shape[:2]) < 32:
         raise ValueError(f"{path} is smaller than 32x32 pixels: {pixels.shape[:2]}")

@@ -118,7 +118,8 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
         if suffix == ".npy":
             np.save(file, array, allow_pickle=False)
         else:
-            np.savez(file, allow_pickle=False, **{key: array})
+            named: dict[str, Any] = {key: array}
+            np.savez(file, **named)
 
 
 def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
@@ -150,7 +151,7 @@ def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
         import scipy.io
     except ModuleNotFoundError as error:
         raise explain_missing("scipy", "mri") from error
-    with naming(path, "a MATLAB file", scipy.io.matlab.MatReadError):
+    with naming(path, "a MATLAB file"):
         with path.open("rb") as file:
             start = file.read(520)
         # HDF5 after MATLAB's header of 512 bytes.
@@ -172,7 +173,7 @@ def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
         every: list[str] = []
 
         def visit(name: str, node: Any) -> None:
-            if hasattr(node, "dtype"):
+            if hasattr(node, "shape"):  # a dataset, neither a group nor a type
                 every.append(name)
                 if is_numeric(node.dtype):
                     shapes[name] = node.shape
