@@ -6,7 +6,11 @@ Import the modules by name; only those marked need PyTorch.
 ``data``               photographs that come with packages, and patches of them
 ``masks``              which pixels are sampled
 ``metrics``            PSNR and SSIM
-``completion``         classical low-rank completion
+``operators``          forward operators and their algebra
+``regularisers``       values and proximal operators of what is known of images
+``schemes``            one iteration of each algorithm
+``solve``              classical reconstruction by them
+``completion``         low-rank completion by them
 ``fill`` (torch)       a first estimate by normalised convolution
 ``lowrank`` (torch)    singular value thresholding of feature maps
 ``tlrnet`` (torch)     the network

@@ -229,6 +229,36 @@ def test_tight_operators_are_partial_isometries(A, tight, unitary):
     assert np.allclose(projection, np.eye(len(projection))) == unitary
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_numpy_parameters_follow_the_data_to_its_device(name):
+    """PyTorch's device without memory stands for a GPU."""
+    import torch
+
+    A, image, measurement, _ = CASES[name]
+    y = A(torch.empty(image, dtype=torch.complex64, device="meta"))
+    assert y.device.type == "meta"
+    assert y.shape == measurement
+    assert A.H(y).device.type == "meta"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tensorflow_traces_unknown_shapes(name, rng):
+    tf = pytest.importorskip("tensorflow")
+    A, image, measurement, _ = CASES[name]
+    x, y = draw(image, "complex128", rng), draw(measurement, "complex128", rng)
+    stacked = isinstance(A, Gradient)  # how many differences, must be known
+    inner = [n if name in ("dense", "gaussian") else None for n in image]
+    outer = [n if stacked and i == 0 else None for i, n in enumerate(measurement)]
+
+    def traced(function, shape):
+        spec = tf.TensorSpec(shape, tf.complex128)
+        return tf.function(function, input_signature=[spec])
+
+    forward, adjoint = traced(A, inner), traced(A.H, outer)
+    np.testing.assert_allclose(forward(tf.constant(x)), A(x), atol=1e-12)
+    np.testing.assert_allclose(adjoint(tf.constant(y)), A.H(y), atol=1e-12)
+
+
 class Turned(Operator):
     """An operator of one's own, as in the documentation."""
 

@@ -167,6 +167,15 @@ def test_total_variation_by_two_ways(isotropic, rng):
     assert np.linalg.norm(first.image - image) < 0.2 * np.linalg.norm(image)
 
 
+def test_pdhg_takes_the_transform_of_the_regulariser(rng):
+    y = rng.standard_normal((H, W))
+    R = TotalVariation(0.2)
+    expected = solve(y, Identity(), R, scheme=PDHG(), iterations=20).image
+    for scheme in (PDHG(Gradient()), PDHG(Identity())):
+        found = solve(y, Identity(), R, scheme=scheme, iterations=20).image
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_exact_data_of_least_nuclear_norm(rng):
     """Noise-free completion: with the data exact, and as the limit of small weights."""
     y, A, _ = problem(rng, coils=False)
@@ -323,6 +332,22 @@ def test_tensorflow_compiles_iterations(name, rng):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_jax_takes_operators_apart_and_batches_iterations(rng):
+    """Masks and maps may be arguments of a compiled function, images may be mapped."""
+    jax = pytest.importorskip("jax")
+    mask, maps = rng.random((H, W)) < 0.5, complex_normal(rng, C, H, W)
+    y = MRI(mask, maps)(complex_normal(rng, 2, T, H, W))
+    scheme, R = FISTA(), Casorati(0.5)
+
+    def two(mask, maps, y):
+        return iterate(scheme, y, MRI(mask, maps), R.prox, {"step": 0.1}, 2)["x"]
+
+    with jax.enable_x64(True):
+        mapped = jax.jit(jax.vmap(two, in_axes=(None, None, 0)))
+        found = np.asarray(mapped(mask, maps, y))
+    np.testing.assert_allclose(found, two(mask, maps, y), atol=1e-10)
+
+
 def test_states_are_not_changed(rng):
     for _, scheme, (y, A), prox in cases(rng):
         state = scheme.start(y, A)
@@ -367,6 +392,7 @@ def test_denoising_is_one_proximal_step(rng):
         ),
         (lambda: GradientDescent().bind(Nuclear(1)), TypeError, "gradient"),
         (lambda: LowRankPlusSparse().bind(Nuclear(1)), TypeError, "two regularisers"),
+        (lambda: PDHG(Gradient()).bind(object()), TypeError, "split"),
         (
             lambda: ISTA().suited(Dense(np.zeros((2, 3)), (3,)), np.ones(3), None),
             ValueError,
