@@ -15,6 +15,7 @@ import tensorflow as tf
 __all__ = [
     "abs",
     "any",
+    "arange",
     "asarray",
     "astype",
     "broadcast_to",
@@ -32,6 +33,7 @@ __all__ = [
     "float64",
     "full_like",
     "imag",
+    "int32",
     "isdtype",
     "linalg",
     "log",
@@ -55,6 +57,7 @@ __all__ = [
 ]
 
 abs = tf.abs
+arange = tf.range
 asarray = tf.convert_to_tensor
 complex64 = tf.complex64
 complex128 = tf.complex128
@@ -64,6 +67,7 @@ dynamic_shape = tf.shape
 expm1 = tf.math.expm1
 float64 = tf.float64
 imag = tf.math.imag
+int32 = tf.int32
 log = tf.math.log
 log1p = tf.math.log1p
 matrix_transpose = tf.linalg.matrix_transpose

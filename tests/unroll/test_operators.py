@@ -122,14 +122,27 @@ def matrix_of(A, shape):
     return np.stack([np.ravel(A(e)) for e in identity], axis=1)
 
 
-def test_fourier_is_the_centred_unitary_matrix():
+@pytest.mark.parametrize("shape", [(4, 5), (4, 6), (6, 2), (5, 3), (1, 4)])
+def test_fourier_is_the_centred_unitary_matrix(shape):
     def dft(n):
         k = np.arange(n) - n // 2
         return np.exp(-2j * np.pi * np.outer(k, k) / n) / np.sqrt(n)
 
     np.testing.assert_allclose(
-        matrix_of(Fourier(), (4, 5)), np.kron(dft(4), dft(5)), atol=1e-14
+        matrix_of(Fourier(), shape), np.kron(*map(dft, shape)), atol=1e-14
     )
+
+
+def test_even_images_are_transformed_alike_everywhere(arrays, rng):
+    x = draw((2, 6, 4), "complex64", rng)
+    found = arrays.numpy(Fourier()(arrays.array(x)))
+    axes = (-2, -1)
+    shifted = np.fft.ifftshift(x, axes=axes)
+    expected = np.fft.fftshift(np.fft.fft2(shifted, norm="ortho"), axes=axes)
+    assert found.dtype == np.complex64
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    back = arrays.numpy(Fourier().H(arrays.array(expected.astype(np.complex64))))
+    np.testing.assert_allclose(back, x, atol=2e-6)
 
 
 def test_temporal_fourier_is_the_unitary_matrix():
