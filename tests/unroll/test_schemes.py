@@ -167,6 +167,31 @@ def test_total_variation_by_two_ways(isotropic, rng):
     assert np.linalg.norm(first.image - image) < 0.2 * np.linalg.norm(image)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_pdhg_is_the_published_iteration(split, rng):
+    """Algorithm 1 of Chambolle and Pock with theta = 1, for the stacked operator."""
+    y, A, _ = problem(rng, coils=True)
+    tau, sigma, weight = 0.3, 0.4, 0.7
+    D = Gradient()
+    scheme = PDHG(D) if split else PDHG()
+    _, prox = TotalVariation(weight).split() if split else (None, Casorati(0.7).prox)
+    found = iterate(scheme, y, A, prox, {"step": tau, "dual_step": sigma}, 5)
+    x = ahead = A.H(y)
+    q, w = np.zeros_like(y), np.zeros_like(D(x))
+    for _ in range(5):
+        q = (q + sigma * (A(ahead) - y)) / (1 + sigma)
+        if split:
+            w = w + sigma * D(ahead)
+            # Onto the dual ball: vectors of length at most the weight.
+            w = w / np.maximum(1, np.linalg.norm(w, axis=0) / weight)
+            new = x - tau * (A.H(q) + D.H(w))
+        else:
+            new = prox(x - tau * A.H(q), tau)
+        ahead, x = 2 * new - x, new
+    np.testing.assert_allclose(found["x"], x, atol=1e-12)
+    np.testing.assert_allclose(found["dual"], q, atol=1e-12)
+
+
 def test_pdhg_takes_the_transform_of_the_regulariser(rng):
     y = rng.standard_normal((H, W))
     R = TotalVariation(0.2)
