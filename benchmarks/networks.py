@@ -27,14 +27,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-HERE = Path(__file__).resolve().parent
-FIGURES = HERE.parent / "docs" / "figures"
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import published
 from speed_worker import resident_peak
 
 from svdinv.unroll.torch import LSNet, Network, SLRNet, T2LRNet, TLRNet
+
+HERE = Path(__file__).resolve().parent
+FIGURES = HERE.parent / "docs" / "figures"
 
 IMAGES = ("svdinv", "svdinv, torch.linalg.svd", "published")
 SERIES = {"SLR-Net": SLRNet, "L+S-Net": LSNet, "T2LR-Net": T2LRNet}

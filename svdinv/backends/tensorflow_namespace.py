@@ -35,6 +35,7 @@ __all__ = [
     "float64",
     "full_like",
     "imag",
+    "int32",
     "isdtype",
     "linalg",
     "log",
@@ -59,6 +60,7 @@ __all__ = [
 ]
 
 abs = tf.abs
+arange = tf.range
 asarray = tf.convert_to_tensor
 complex = tf.complex
 complex64 = tf.complex64
@@ -70,6 +72,7 @@ exp = tf.exp
 expm1 = tf.math.expm1
 float64 = tf.float64
 imag = tf.math.imag
+int32 = tf.int32
 log = tf.math.log
 log1p = tf.math.log1p
 matrix_transpose = tf.linalg.matrix_transpose

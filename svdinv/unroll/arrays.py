@@ -37,6 +37,7 @@ __all__ = [
     "like",
     "namespace",
     "norm",
+    "on_device",
     "operators",
     "real_dtype",
     "sizes",
@@ -109,6 +110,11 @@ def as_complex(x: Array, xp: Namespace) -> Array:
     return x if is_complex(x, xp) else xp.astype(x, _complex_dtype(x, xp))
 
 
+def on_device(x: Array) -> dict[str, Any]:
+    """Options for a new array on the device of `x`, where that is not automatic."""
+    return {"device": x.device} if compat.is_torch_array(x) else {}
+
+
 def fitted(value: Array, x: Array, xp: Namespace) -> Array:
     """Give a parameter of an operator for use with `x`.
 
@@ -128,8 +134,7 @@ def fitted(value: Array, x: Array, xp: Namespace) -> Array:
         remains bool. A NumPy array moves to the device of `x`.
     """
     if compat.is_numpy_array(value) and not compat.is_numpy_array(x):
-        place = {"device": x.device} if compat.is_torch_array(x) else {}
-        value = xp.asarray(value, **place)
+        value = xp.asarray(value, **on_device(x))
     if is_bool(value):
         return value
     if not is_complex(value, xp):

@@ -73,7 +73,8 @@ class Sampling(Operator):
     def forward(self, x: Array) -> Array:
         """Set what is not sampled to 0."""
         xp = namespace(x)
-        return xp.where(self._mask(x, xp), x, xp.zeros_like(x))
+        zero = xp.zeros_like(x[..., :1])
+        return xp.where(self._mask(x, xp), x, zero)
 
     def adjoint(self, y: Array) -> Array:
         """Set what is not sampled to 0."""

@@ -62,12 +62,14 @@ class Regulariser:
     Raises
     ------
     ValueError
-        If `weight` is a negative number.
+        If `weight` is a negative number, or more than one.
     """
 
     weight: Any
 
     def __post_init__(self) -> None:
+        if shape := tuple(getattr(self.weight, "shape", ())):
+            raise ValueError(f"weight must be one number, got an array {shape}")
         if isinstance(self.weight, numbers.Real):
             # Python's, because NumPy's would raise the precision of the arrays.
             weight = float(self.weight)

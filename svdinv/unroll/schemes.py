@@ -333,7 +333,8 @@ class PDHG(Scheme):
     Parameters
     ----------
     transform : Operator, optional
-        K, such as `svdinv.unroll.operators.Gradient` for the total variation.
+        K, such as `svdinv.unroll.operators.Gradient` for the total variation; `solve`
+        takes that of the regulariser.
     """
 
     transform: Operator | None = None
@@ -370,11 +371,19 @@ class PDHG(Scheme):
         return {"x": new, "ahead": 2 * new - x, **following}
 
     def bind(self, regulariser: Any) -> tuple[Scheme, Any]:
-        """Give the scheme with K, and the proximal operator of Q."""
-        if self.transform is not None or not hasattr(regulariser, "split"):
-            return self, regulariser.prox
-        K, prox = regulariser.split()
-        return (self if isinstance(K, Identity) else replace(self, transform=K)), prox
+        """Give the scheme with the regulariser's K, and the proximal operator of Q.
+
+        Raises
+        ------
+        TypeError
+            If there is a `transform`, and `regulariser` does not tell K from Q.
+        """
+        if hasattr(regulariser, "split"):
+            K, prox = regulariser.split()
+            return replace(self, transform=None if isinstance(K, Identity) else K), prox
+        if self.transform is not None:
+            raise TypeError(f"{self!r} needs a regulariser with split()")
+        return self, regulariser.prox
 
     def suited(self, A: Operator, x: Array, regulariser: Any) -> dict[str, float]:
         """Give both steps the same length."""

@@ -16,8 +16,9 @@ from svdinv._missing import explain_missing
 from svdinv.unroll.arrays import (
     Array,
     as_float,
+    fitted,
     inner,
-    like,
+    is_complex,
     namespace,
     norm,
 )
@@ -119,9 +120,9 @@ def solve(
         Stop once an iteration changes what the scheme watches, the image and dual
         variables, by at most this, relatively to each.
     x0 : array, optional
-        First image; A^H y by default.
+        First image, of the framework of y or of NumPy; A^H y by default.
     state : dict of str to array, optional
-        State to go on from, of an earlier solution.
+        State to go on from, of an earlier solution; of that framework or of NumPy.
     parameters : mapping, optional
         Steps and penalties; those missing are found from the norm of A.
     callback : callable, optional
@@ -141,13 +142,18 @@ def solve(
     Raises
     ------
     TypeError
-        If `A` is no operator, `y` no floating point array, or the scheme cannot use
-        the regulariser.
+        If `A` is no operator, `y` no floating point array, `x0` complex where images
+        are real, or the scheme cannot use the regulariser.
     ValueError
         If `y` holds NaN or infinity, an array has the wrong shape, or an option is
         out of range.
     FloatingPointError
         If the image becomes NaN or infinite: a step is too large.
+
+    Notes
+    -----
+    Where a framework records derivatives, such as PyTorch for a learned weight, all
+    iterations are recorded; `torch.no_grad` prevents that.
     """
     _check_options(iterations, rtol, x0, state)
     _check_measurements(y, A)
@@ -227,7 +233,7 @@ def _first_state(
     state: State | None,
 ) -> State:
     xp = namespace(zero_filled)
-    x = zero_filled if x0 is None else like(x0, zero_filled, xp)
+    x = zero_filled if x0 is None else fitted(x0, zero_filled, xp)
     start = scheme.start(y, A, x)
     if state is None:
         return start
@@ -237,7 +243,7 @@ def _first_state(
         raise ValueError(
             f"state must be that of {scheme!r}, with the shapes {expected}, got {got}"
         )
-    return dict(state)
+    return {name: fitted(state[name], array, xp) for name, array in start.items()}
 
 
 def _parameters(
@@ -302,6 +308,9 @@ def _check_shapes(y: Array, A: Operator, image: Array, x0: Array | None) -> None
         raise ValueError(
             f"x0 must have the shape {tuple(image.shape)}, got {tuple(x0.shape)}"
         )
+    real = not is_complex(image, namespace(image))
+    if x0 is not None and real and is_complex(x0, namespace(x0)):
+        raise TypeError(f"x0 must be real, because A^H y is, got {x0.dtype}")
 
 
 @contextmanager

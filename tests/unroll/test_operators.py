@@ -122,14 +122,27 @@ def matrix_of(A, shape):
     return np.stack([np.ravel(A(e)) for e in identity], axis=1)
 
 
-def test_fourier_is_the_centred_unitary_matrix():
+@pytest.mark.parametrize("shape", [(4, 5), (4, 6), (6, 2), (5, 3), (1, 4)])
+def test_fourier_is_the_centred_unitary_matrix(shape):
     def dft(n):
         k = np.arange(n) - n // 2
         return np.exp(-2j * np.pi * np.outer(k, k) / n) / np.sqrt(n)
 
     np.testing.assert_allclose(
-        matrix_of(Fourier(), (4, 5)), np.kron(dft(4), dft(5)), atol=1e-14
+        matrix_of(Fourier(), shape), np.kron(*map(dft, shape)), atol=1e-14
     )
+
+
+def test_even_images_are_transformed_alike_everywhere(arrays, rng):
+    x = draw((2, 6, 4), "complex64", rng)
+    found = arrays.numpy(Fourier()(arrays.array(x)))
+    axes = (-2, -1)
+    shifted = np.fft.ifftshift(x, axes=axes)
+    expected = np.fft.fftshift(np.fft.fft2(shifted, norm="ortho"), axes=axes)
+    assert found.dtype == np.complex64
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    back = arrays.numpy(Fourier().H(arrays.array(expected.astype(np.complex64))))
+    np.testing.assert_allclose(back, x, atol=2e-6)
 
 
 def test_temporal_fourier_is_the_unitary_matrix():
@@ -227,6 +240,36 @@ def test_tight_operators_are_partial_isometries(A, tight, unitary):
     projection = matrix @ matrix.conj().T
     assert np.allclose(projection @ projection, projection) or not tight
     assert np.allclose(projection, np.eye(len(projection))) == unitary
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numpy_parameters_follow_the_data_to_its_device(name):
+    """PyTorch's device without memory stands for a GPU."""
+    import torch
+
+    A, image, measurement, _ = CASES[name]
+    y = A(torch.empty(image, dtype=torch.complex64, device="meta"))
+    assert y.device.type == "meta"
+    assert y.shape == measurement
+    assert A.H(y).device.type == "meta"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tensorflow_traces_unknown_shapes(name, rng):
+    tf = pytest.importorskip("tensorflow")
+    A, image, measurement, _ = CASES[name]
+    x, y = draw(image, "complex128", rng), draw(measurement, "complex128", rng)
+    stacked = isinstance(A, Gradient)  # how many differences, must be known
+    inner = [n if name in ("dense", "gaussian") else None for n in image]
+    outer = [n if stacked and i == 0 else None for i, n in enumerate(measurement)]
+
+    def traced(function, shape):
+        spec = tf.TensorSpec(shape, tf.complex128)
+        return tf.function(function, input_signature=[spec])
+
+    forward, adjoint = traced(A, inner), traced(A.H, outer)
+    np.testing.assert_allclose(forward(tf.constant(x)), A(x), atol=1e-12)
+    np.testing.assert_allclose(adjoint(tf.constant(y)), A.H(y), atol=1e-12)
 
 
 class Turned(Operator):

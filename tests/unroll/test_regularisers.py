@@ -273,6 +273,7 @@ def test_torch_differentiates(name, rng):
     [
         (lambda: Casorati(-1), ValueError, "weight"),
         (lambda: Nuclear(float("nan")), ValueError, "weight"),
+        (lambda: Nuclear(np.ones(2)), ValueError, "weight must be one number"),
         (lambda: LocalLowRank(1, 0), ValueError, "block"),
         (lambda: LocalLowRank(1, (4, 4), stride=3), ValueError, "stride"),
         (lambda: TensorNuclear(1, -4), ValueError, "axis"),

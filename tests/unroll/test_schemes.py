@@ -167,6 +167,40 @@ def test_total_variation_by_two_ways(isotropic, rng):
     assert np.linalg.norm(first.image - image) < 0.2 * np.linalg.norm(image)
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_pdhg_is_the_published_iteration(split, rng):
+    """Algorithm 1 of Chambolle and Pock with theta = 1, for the stacked operator."""
+    y, A, _ = problem(rng, coils=True)
+    tau, sigma, weight = 0.3, 0.4, 0.7
+    D = Gradient()
+    scheme = PDHG(D) if split else PDHG()
+    _, prox = TotalVariation(weight).split() if split else (None, Casorati(0.7).prox)
+    found = iterate(scheme, y, A, prox, {"step": tau, "dual_step": sigma}, 5)
+    x = ahead = A.H(y)
+    q, w = np.zeros_like(y), np.zeros_like(D(x))
+    for _ in range(5):
+        q = (q + sigma * (A(ahead) - y)) / (1 + sigma)
+        if split:
+            w = w + sigma * D(ahead)
+            # Onto the dual ball: vectors of length at most the weight.
+            w = w / np.maximum(1, np.linalg.norm(w, axis=0) / weight)
+            new = x - tau * (A.H(q) + D.H(w))
+        else:
+            new = prox(x - tau * A.H(q), tau)
+        ahead, x = 2 * new - x, new
+    np.testing.assert_allclose(found["x"], x, atol=1e-12)
+    np.testing.assert_allclose(found["dual"], q, atol=1e-12)
+
+
+def test_pdhg_takes_the_transform_of_the_regulariser(rng):
+    y = rng.standard_normal((H, W))
+    R = TotalVariation(0.2)
+    expected = solve(y, Identity(), R, scheme=PDHG(), iterations=20).image
+    for scheme in (PDHG(Gradient()), PDHG(Identity())):
+        found = solve(y, Identity(), R, scheme=scheme, iterations=20).image
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_exact_data_of_least_nuclear_norm(rng):
     """Noise-free completion: with the data exact, and as the limit of small weights."""
     y, A, _ = problem(rng, coils=False)
@@ -323,6 +357,22 @@ def test_tensorflow_compiles_iterations(name, rng):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_jax_takes_operators_apart_and_batches_iterations(rng):
+    """Masks and maps may be arguments of a compiled function, images may be mapped."""
+    jax = pytest.importorskip("jax")
+    mask, maps = rng.random((H, W)) < 0.5, complex_normal(rng, C, H, W)
+    y = MRI(mask, maps)(complex_normal(rng, 2, T, H, W))
+    scheme, R = FISTA(), Casorati(0.5)
+
+    def two(mask, maps, y):
+        return iterate(scheme, y, MRI(mask, maps), R.prox, {"step": 0.1}, 2)["x"]
+
+    with jax.enable_x64(True):
+        mapped = jax.jit(jax.vmap(two, in_axes=(None, None, 0)))
+        found = np.asarray(mapped(mask, maps, y))
+    np.testing.assert_allclose(found, two(mask, maps, y), atol=1e-10)
+
+
 def test_states_are_not_changed(rng):
     for _, scheme, (y, A), prox in cases(rng):
         state = scheme.start(y, A)
@@ -367,6 +417,7 @@ def test_denoising_is_one_proximal_step(rng):
         ),
         (lambda: GradientDescent().bind(Nuclear(1)), TypeError, "gradient"),
         (lambda: LowRankPlusSparse().bind(Nuclear(1)), TypeError, "two regularisers"),
+        (lambda: PDHG(Gradient()).bind(object()), TypeError, "split"),
         (
             lambda: ISTA().suited(Dense(np.zeros((2, 3)), (3,)), np.ones(3), None),
             ValueError,

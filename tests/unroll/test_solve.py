@@ -106,6 +106,21 @@ def test_a_state_survives_a_file(measured, tmp_path):
     np.testing.assert_array_equal(second.image, whole.image)
 
 
+@pytest.mark.parametrize("name", SCHEMES)
+def test_starts_may_be_of_numpy(name, arrays, measured, rng):
+    scheme, R = SCHEMES[name]
+    y, A = measured
+    x0 = rng.standard_normal((T, H, W))
+    first = solve(y, A, R, scheme=scheme, iterations=3, x0=x0)
+    given = arrays.array(y)
+    same = solve(given, A, R, scheme=scheme, iterations=3, x0=x0)
+    np.testing.assert_allclose(arrays.numpy(same.image), first.image, atol=1e-10)
+    resumed = solve(given, A, R, scheme=scheme, iterations=2, state=first.state)
+    expected = solve(y, A, R, scheme=scheme, iterations=2, state=first.state)
+    assert arrays.owns(resumed.image)
+    np.testing.assert_allclose(arrays.numpy(resumed.image), expected.image, atol=1e-10)
+
+
 def test_it_stops_once_the_change_is_small(measured):
     y, A = measured
     changes = []
@@ -341,6 +356,7 @@ R = Casorati(1.0)
         (lambda: solve(Y * np.inf, A, R), ValueError, "y holds NaN"),
         (lambda: solve(Y[..., :3], A, R), ValueError, "broadcast"),
         (lambda: solve(Y, A, R, x0=Y[0]), ValueError, "x0 must have the shape"),
+        (lambda: solve(Y, A, R, x0=Y + 0j), TypeError, "x0 must be real"),
         (lambda: solve(Y, A, R, iterations=0), ValueError, "iterations"),
         (lambda: solve(Y, A, R, rtol=-1), ValueError, "rtol"),
         (lambda: solve(Y, A, R, rtol=np.nan), ValueError, "rtol"),
