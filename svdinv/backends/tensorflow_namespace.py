@@ -93,11 +93,6 @@ def any(x: tf.Tensor, *, axis: Any = None) -> tf.Tensor:
     return tf.reduce_any(x, axis=axis)
 
 
-def arange(size: Any, *, dtype: tf.DType) -> tf.Tensor:
-    """Count 0, 1, ..., size - 1."""
-    return tf.range(tf.cast(size, dtype), dtype=dtype)
-
-
 def astype(x: tf.Tensor, dtype: tf.DType, *, copy: bool = True) -> tf.Tensor:
     """Cast; tensors are immutable, so `copy` does not matter."""
     if dtype.is_complex and not x.dtype.is_complex:

@@ -100,9 +100,8 @@ def real_dtype(x: Array, xp: Namespace) -> Any:
 
 def count_up(size: Any, like: Array, xp: Namespace) -> Array:
     """Count 0, 1, ..., size - 1 in the dtype and on the device of `like`."""
-    if _is_tensorflow(like):
-        return xp.arange(size, dtype=like.dtype)
-    return xp.arange(size, dtype=like.dtype, device=compat.device(like))
+    whole = xp.arange(size, dtype=xp.int32, **on_device(like))
+    return xp.astype(whole, like.dtype)
 
 
 def as_complex(x: Array, xp: Namespace) -> Array:
