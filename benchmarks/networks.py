@@ -58,9 +58,10 @@ class PublishedCell(nn.Module):
         v = x + l
         maps = self.before(v)
         assert maps.isfinite().all()
-        U, S, Vh = published.svd(maps)
+        U, D, V = published.released_svd(maps)
+        S = D.diagonal(dim1=-2, dim2=-1)
         S = torch.relu(S - torch.sigmoid(self.c) * S[..., :1])
-        z = v + self.after(U @ torch.diag_embed(S) @ Vh)
+        z = v + self.after(U @ torch.diag_embed(S) @ V.mH)
         x = (1 - mask) * (z - l) + mask * y
         return x, l + torch.relu(self.eta) * (x - z)
 

@@ -47,10 +47,59 @@ def test_published_derivative():
     import published
 
     A = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 7, 4)))
+
+    def released(A, full_matrices):
+        U, D, V = published.released_svd(A)
+        return U, D.diagonal(dim1=-2, dim2=-1), V.mH
+
     gradients = []
-    for svd in (published.svd, torch.linalg.svd):
+    for svd in (torch.linalg.svd, published.svd, released):
         A = A.detach().requires_grad_()
         U, S, Vh = svd(A, full_matrices=False)
         ((U * torch.relu(S - 1)[..., None, :]) @ Vh).sin().sum().backward()
         gradients.append(A.grad)
-    assert (gradients[0] - gradients[1]).abs().max() < 1e-12
+    for gradient in gradients[1:]:
+        assert (gradient - gradients[0]).abs().max() < 1e-12
+
+
+@pytest.mark.slow
+def test_benchmark_of_training_steps(tmp_path):
+    script = SCRIPT.with_name("networks.py")
+    subprocess.run(
+        [
+            sys.executable,
+            str(script),
+            "--quick",
+            "--threads",
+            "1",
+            "--output",
+            tmp_path,
+        ],
+        check=True,
+    )
+    table = (tmp_path / "networks-table.txt").read_text(encoding="utf-8")
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(rows) == 10
+    assert "nan" not in table
+
+
+def test_the_published_network_restated_is_ours():
+    """At equal weights the two contenders compute the same images."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    sys.path.insert(0, str(SCRIPT.parent))
+    import networks
+
+    from svdinv.unroll.torch import TLRNet
+
+    ours, theirs = TLRNet(seed=0), networks.PublishedTLRNet()
+    with torch.no_grad():
+        for a, b in zip(ours.cells, theirs.cells, strict=True):
+            for chain, other in ((a.analysis, b.before), (a.synthesis, b.after)):
+                for i, convolution in enumerate(chain):
+                    other[2 * i].weight.copy_(convolution.weight)
+    image = torch.rand(2, 3, 16, 16)
+    mask = torch.rand_like(image) < 0.4
+    torch.testing.assert_close(
+        theirs(image * mask, mask), ours(image * mask, mask), atol=1e-5, rtol=1e-5
+    )
