@@ -44,7 +44,7 @@ bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
 	@echo 'Times every contender in turns and writes docs/figures/speed*; for numbers to'
 	@echo 'be trusted, let the machine do nothing else. BENCH_ARGS=--quick takes a minute.'
 	$(TEST)/python benchmarks/speed.py $(BENCH_ARGS)
-	$(TEST)/python benchmarks/networks.py $(BENCH_ARGS)
+	$(TEST)/python benchmarks/networks.py $(filter --quick,$(BENCH_ARGS))
 
 # The pinned files hold for all supported versions if locked with the oldest.
 # The local version (+cpu) and the CUDA libraries of a torch build are left to

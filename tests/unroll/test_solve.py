@@ -321,7 +321,7 @@ def test_progress_bar(measured, capsys):
 def test_a_missing_bar_is_explained(measured, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     y, A = measured
-    with pytest.raises(ImportError, match=r"svdinv\[demo\]"):
+    with pytest.raises(ImportError, match=r"svdinv\[unroll\]"):
         solve(y, A, Casorati(0.3), progress=True)
 
 
