@@ -1,18 +1,27 @@
 """Unrolled networks with a low-rank step, and what it takes to train and judge one.
 
-Import the modules by name; only those marked need PyTorch.
+Import the modules by name. Those marked need the framework; the others work on the
+arrays of any, or on NumPy's alone.
 
 =====================  ==========================================================
+``networks``           recipes: what the networks are, before any framework
+``torch`` (torch)      the networks as PyTorch modules
+``keras`` (keras)      the networks as Keras models
+``manual``             unrolled solvers that learn without a framework
+``weights``            weights and recipe in a safetensors file
+``operators``          forward operators: sampling, MRI with coils, blur, matrices
+``regularisers``       nuclear norms, sparsity, total variation
+``schemes``            an iteration of ISTA, FISTA, ADMM, PDHG and others
+``solve``              classical reconstruction with these
+``completion``         classical low-rank completion of photographs
+``arrays``             the functions that fit an array, of whatever framework
 ``data``               pictures, image series and k-space data, read from files
 ``phantom``            a beating heart made of formulas
 ``coils``              coil sensitivities by ESPIRiT
 ``masks``              which pixels, or points of k-space, are sampled
 ``metrics``            SNR, normalised error, PSNR and SSIM
-``completion``         classical low-rank completion
-``fill`` (torch)       a first estimate by normalised convolution
-``lowrank`` (torch)    singular value thresholding of feature maps
-``tlrnet`` (torch)     the network
-``training`` (torch)   its training, and reconstruction with it
+``fill``               a first estimate by normalised convolution
+``training`` (torch)   training on photographs, and reconstruction
 ``panel``              the picture that compares reconstructions
 ``demo`` (torch)       all of it, from photographs to a table and a picture
 =====================  ==========================================================
