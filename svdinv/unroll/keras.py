@@ -109,7 +109,8 @@ class Network(keras.Model):
             self.supports_jit = False
         if penalty and not self.recipe.has_penalty:
             raise ValueError(f"penalty: {type(self.recipe).__name__} has none")
-        self.set_arrays(files.initial(self.recipe, np.random.default_rng(seed)))
+        rng = np.random.default_rng(seed)
+        self.set_arrays(files.initial(self.recipe, rng, skip_own=True))
 
     def call(self, inputs: Any, training: bool = False) -> Array:
         """Reconstruct images.
@@ -150,6 +151,8 @@ class Network(keras.Model):
     def arrays(self) -> files.Weights:
         """Give the weights under the names, and in the shapes, of the files.
 
+        Those of `Convolutions` and `Number`: layers of Keras's own have no such names.
+
         Returns
         -------
         dict of str to ndarray
@@ -173,7 +176,7 @@ class Network(keras.Model):
         ValueError
             If names or shapes are not those of this network.
         """
-        files.check(weights, files.shapes(self.recipe))
+        files.check(weights, files.shapes(self.recipe, skip_own=True))
         for name, variable in self._named().items():
             variable.assign(_from_file(weights[name]))
 
@@ -387,10 +390,12 @@ def save(model: Network, path: str | Path) -> None:
     Raises
     ------
     TypeError
-        If the recipe is not registered (`svdinv.unroll.networks.register`).
+        If the recipe is not registered (`svdinv.unroll.networks.register`), or has
+        layers of Keras's own, which ``model.save`` keeps.
     OSError
         If the file cannot be written.
     """
+    files.shapes(model.recipe)  # refuses what the file would lack
     files.write(path, model.recipe, model.arrays())
 
 
