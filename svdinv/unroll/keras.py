@@ -159,7 +159,7 @@ class Network(keras.Model):
             As `svdinv.unroll.weights.write` takes them.
         """
         return {
-            name: _to_file(ops.convert_to_numpy(variable))
+            name: _to_file(ops.convert_to_numpy(variable.value))
             for name, variable in self._named().items()
         }
 
