@@ -159,7 +159,7 @@ class Network(keras.Model):
             As `svdinv.unroll.weights.write` takes them.
         """
         return {
-            name: _to_file(ops.convert_to_numpy(variable.value))
+            name: _to_file(_copied(variable.value))
             for name, variable in self._named().items()
         }
 
@@ -428,6 +428,13 @@ def load(path: str | Path, **options: Any) -> Network:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return model
+
+
+def _copied(value: Any) -> Any:
+    """A copy as NumPy's array; with Keras's own function NumPy 2 warns."""
+    if keras.backend.backend() == "torch":
+        value = value.detach().cpu()
+    return np.asarray(value).copy()
 
 
 def _to_file(array: Any) -> Any:
