@@ -431,7 +431,7 @@ def load(path: str | Path, **options: Any) -> Network:
 
 
 def _copied(value: Any) -> Any:
-    """A copy as NumPy's array; with Keras's own function NumPy 2 warns."""
+    """Copy into a NumPy array; with Keras's own function NumPy 2 warns."""
     if keras.backend.backend() == "torch":
         value = value.detach().cpu()
     return np.asarray(value).copy()

@@ -137,6 +137,8 @@ class Network(nn.Module):
         ValueError, TypeError
             If the arguments do not fit the network.
         """
+        if not isinstance(y, Tensor):
+            raise TypeError(f"y must be a Tensor, got {type(y).__name__}")
         measurement = tuple(map(_arranged, measurement))
         A = forward_operator(self.recipe, self.operator, measurement)
         state = self.recipe.begin(_arranged(y), A)
