@@ -3,7 +3,7 @@
 A model takes a tuple: ``model((kspace, mask))`` or ``model((kspace, mask, maps))``, and
 is trained by ``model.fit((kspace, mask), series)``. Series are complex as they go in
 and as they come out; Keras's own losses would drop their imaginary part, so
-`MeanSquaredError` and `PSNR` are here for both kinds.
+`MeanSquaredError` is here for both kinds.
 """
 
 from __future__ import annotations

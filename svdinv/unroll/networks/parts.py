@@ -46,7 +46,7 @@ def sampling(*measurement: Array) -> Sampling:
 
 
 def shrink(x: Array, tau: Array, xp: Namespace) -> Array:
-    """Soft threshold of real numbers, sign(x) max(|x| - tau, 0)."""
+    """Soft threshold of real numbers, ``sign(x) max(|x| - tau, 0)``."""
     return positive(x - tau, xp) - positive(-x - tau, xp)
 
 
