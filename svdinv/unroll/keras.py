@@ -3,7 +3,7 @@
 A model takes a tuple: ``model((kspace, mask))`` or ``model((kspace, mask, maps))``, and
 is trained by ``model.fit((kspace, mask), series)``. Series are complex as they go in
 and as they come out; Keras's own losses would drop their imaginary part, so
-`MeanSquaredError` and `PSNR` are here for both kinds.
+`MeanSquaredError` is here for both kinds.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Network(keras.Model):
             self.supports_jit = False
         if penalty and not self.recipe.has_penalty:
             raise ValueError(f"penalty: {type(self.recipe).__name__} has none")
-        self.set_arrays(files.initial(self.recipe, np.random.default_rng(seed)))
+        rng = np.random.default_rng(seed)
+        self.set_arrays(files.initial(self.recipe, rng, skip_own=True))
 
     def call(self, inputs: Any, training: bool = False) -> Array:
         """Reconstruct images.
@@ -150,13 +151,15 @@ class Network(keras.Model):
     def arrays(self) -> files.Weights:
         """Give the weights under the names, and in the shapes, of the files.
 
+        Those of `Convolutions` and `Number`: layers of Keras's own have no such names.
+
         Returns
         -------
         dict of str to ndarray
             As `svdinv.unroll.weights.write` takes them.
         """
         return {
-            name: _to_file(ops.convert_to_numpy(variable))
+            name: _to_file(_copied(variable.value))
             for name, variable in self._named().items()
         }
 
@@ -173,7 +176,7 @@ class Network(keras.Model):
         ValueError
             If names or shapes are not those of this network.
         """
-        files.check(weights, files.shapes(self.recipe))
+        files.check(weights, files.shapes(self.recipe, skip_own=True))
         for name, variable in self._named().items():
             variable.assign(_from_file(weights[name]))
 
@@ -387,10 +390,12 @@ def save(model: Network, path: str | Path) -> None:
     Raises
     ------
     TypeError
-        If the recipe is not registered (`svdinv.unroll.networks.register`).
+        If the recipe is not registered (`svdinv.unroll.networks.register`), or has
+        layers of Keras's own, which ``model.save`` keeps.
     OSError
         If the file cannot be written.
     """
+    files.shapes(model.recipe)  # refuses what the file would lack
     files.write(path, model.recipe, model.arrays())
 
 
@@ -423,6 +428,13 @@ def load(path: str | Path, **options: Any) -> Network:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return model
+
+
+def _copied(value: Any) -> Any:
+    """Copy into a NumPy array; with Keras's own function NumPy 2 warns."""
+    if keras.backend.backend() == "torch":
+        value = value.detach().cpu()
+    return np.asarray(value).copy()
 
 
 def _to_file(array: Any) -> Any:

@@ -1,7 +1,7 @@
 """Regularisers: what is known of images before they are measured.
 
 Each has the `value` of R(x), weight included, summed over a batch, and the proximal
-operator of a multiple of it (Parikh & Boyd, "Proximal algorithms", 2014),
+operator of a multiple of it (Parikh & Boyd, "Proximal algorithms", 2014)::
 
     prox(x, step) = argmin over z of  step R(z) + |z - x|^2 / 2,
 
@@ -358,12 +358,12 @@ class Tikhonov(Regulariser):
     transform: Operator = field(default_factory=Identity)
 
     def value(self, x: Array) -> Array:
-        """Give weight |T x|^2 / 2."""
+        """Give ``weight |T x|^2 / 2``."""
         z = self.transform.forward(x)
         return times(self.weight, inner(z, z) / 2, namespace(x))
 
     def gradient(self, x: Array) -> Array:
-        """Give weight T^H T x."""
+        """Give ``weight T^H T x``."""
         z = self.transform.adjoint(self.transform.forward(x))
         return times(self.weight, z, namespace(x))
 
@@ -430,7 +430,7 @@ class HuberVariation(Regulariser):
         return times(self.weight, xp.sum(penalty), xp)
 
     def gradient(self, x: Array) -> Array:
-        """Give weight D^H (D x / max(|D x|, delta))."""
+        """Give ``weight D^H (D x / max(|D x|, delta))``."""
         xp, d = namespace(x), self.differences.forward(x)
         s = _size(d, 0, xp)
         larger = xp.where(s > self.delta, s, self.delta * xp.ones_like(s))

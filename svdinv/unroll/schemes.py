@@ -1,6 +1,6 @@
 """One iteration of each proximal algorithm, for solvers and for unrolled networks.
 
-All look for an image x that explains measurements y and has a small R(x),
+All look for an image x that explains measurements y and has a small R(x)::
 
     minimise over x   |A x - y|^2 / 2 + R(x),
 
@@ -174,7 +174,7 @@ class ISTA(Scheme):
 
     ``x <- prox(x - step A^H(A x - y), step)`` (Daubechies, Defrise & De Mol, Comm. Pure
     Appl. Math. 2004; Combettes & Wajs, 2005). Converges for steps below
-    2 / |A|^2, and lowers the objective in every iteration.
+    ``2 / |A|^2``, and lowers the objective in every iteration.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}
@@ -190,7 +190,7 @@ class ISTA(Scheme):
 class FISTA(Scheme):
     """Proximal gradient descent with momentum (Beck & Teboulle, SIAM J. Imaging 2009).
 
-    With steps of at most 1 / |A|^2 the objective is within
+    With steps of at most ``1 / |A|^2`` the objective is within
     ``2 |x_0 - x*|^2 / (step (k + 1)^2)`` of the smallest after k iterations.
 
     Parameters
@@ -248,8 +248,8 @@ class ADMM(Scheme):
         Number of axes in front that count images: conjugate gradients of
         one image then do not depend on the others.
     exact_data : bool
-        Whether A x = y has to hold, in the place of a small |A x - y|^2: the second
-        line becomes the projection ``A.consistent(z - l, y)``, for tight A.
+        Whether A x = y has to hold, in the place of a small ``|A x - y|^2``: the
+        second line becomes the projection ``A.consistent(z - l, y)``, for tight A.
 
     Raises
     ------
@@ -297,7 +297,7 @@ class ADMM(Scheme):
         return {"x": x, "multiplier": l + times(p["dual_step"], x - z, xp)}
 
     def suited(self, A: Operator, x: Array, regulariser: Any) -> dict[str, float]:
-        """Give the penalty |A|^2, the curvature of the data term."""
+        """Give the penalty ``|A|^2``, the curvature of the data term."""
         return {"penalty": _curvature(A, x), "dual_step": 1.0}
 
     def _explain(self, v: Array, x: Array, y: Array, A: Operator, rho: Any) -> Array:
@@ -328,7 +328,7 @@ class PDHG(Scheme):
         x <- x - step (A^H q + K^H w);  a <- 2 x - (x before)
 
     Without K, R has the proximal operator itself, in the third line, and there is no w.
-    Converges for step dual_step (|A|^2 + |K|^2) <= 1.
+    Converges for ``step dual_step (|A|^2 + |K|^2) <= 1``.
 
     Parameters
     ----------
@@ -401,8 +401,8 @@ class LowRankPlusSparse(Scheme):
         r <- step A^H(A(L + S) - y)
         L, S <- prox_L(L - r, step), prox_S(S - r, step);  x <- L + S
 
-    Converges for steps below 1 / |A|^2: both parts are moved at once. `iterate` takes
-    two proximal operators in the place of `prox`, of L and of S.
+    Converges for steps below ``1 / |A|^2``: both parts are moved at once. `iterate`
+    takes two proximal operators in the place of `prox`, of L and of S.
     """
 
     parameters: ClassVar[dict[str, float]] = {"step": 0.9}
@@ -439,7 +439,7 @@ class LowRankPlusSparse(Scheme):
         return self, tuple(part.prox for part in regulariser)
 
     def suited(self, A: Operator, x: Array, regulariser: Any) -> dict[str, float]:
-        """Give the step 0.9 / |A|^2."""
+        """Give the step ``0.9 / |A|^2``."""
         return {"step": 0.9 / _curvature(A, x)}
 
 

@@ -137,6 +137,8 @@ class Network(nn.Module):
         ValueError, TypeError
             If the arguments do not fit the network.
         """
+        if not isinstance(y, Tensor):
+            raise TypeError(f"y must be a Tensor, got {type(y).__name__}")
         measurement = tuple(map(_arranged, measurement))
         A = forward_operator(self.recipe, self.operator, measurement)
         state = self.recipe.begin(_arranged(y), A)
@@ -257,6 +259,12 @@ class _Chain(nn.ModuleList):
                 convolution.weight.copy_(torch.from_numpy(drawn))
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self[0].weight if len(self) else x
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"the data must be of the precision of the network, {weight.dtype}, "
+                f"got {x.dtype}: convert them, or the network by network.double()"
+            )
         x = x.contiguous(memory_format=self.layout)
         for i, convolution in enumerate(self):
             x = convolution(x)

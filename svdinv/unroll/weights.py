@@ -35,13 +35,15 @@ Weights = dict[str, NDArray[Any]]
 _KEY = "svdinv"
 
 
-def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+def shapes(recipe: Recipe, *, skip_own: bool = False) -> dict[str, tuple[int, ...]]:
     """Name the weights of a network and give their shapes.
 
     Parameters
     ----------
     recipe : Recipe
         The network, made of `Convolutions` and `Number` alone.
+    skip_own : bool
+        Whether to leave out layers of one framework, in the place of refusing them.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
                 for j, (inputs, outputs) in enumerate(layer.kernels):
                     kernel = (outputs, inputs, *[3] * layer.axes)
                     found[f"{prefix}.{j}.weight"] = kernel
-            elif layer is not None:
+            elif layer is not None and not skip_own:
                 raise TypeError(f"{prefix} is a layer of one framework only")
     return found
 
@@ -88,7 +90,9 @@ def glorot(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float
     return rng.uniform(-limit, limit, shape).astype(np.float32)
 
 
-def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
+def initial(
+    recipe: Recipe, rng: np.random.Generator, *, skip_own: bool = False
+) -> Weights:
     """Draw the first weights of a network.
 
     Parameters
@@ -98,6 +102,8 @@ def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
     rng : numpy.random.Generator
         Source of the randomness; the same state gives the same weights, whatever
         the framework.
+    skip_own : bool
+        As for `shapes`.
 
     Returns
     -------
@@ -111,7 +117,7 @@ def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
         if isinstance(layer, Number)
     }
     drawn: Weights = {}
-    for name, shape in shapes(recipe).items():
+    for name, shape in shapes(recipe, skip_own=skip_own).items():
         if name in numbers:
             drawn[name] = np.asarray(numbers[name], dtype=np.float32)
         else:

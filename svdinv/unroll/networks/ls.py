@@ -8,7 +8,9 @@ for dynamic MR imaging", Medical Image Analysis 2021. One cell, from a series M:
     M = L + S - gamma A^H (A (L + S) - y)                data consistency
 
 D is a chain of convolutions in space and time on the real and imaginary parts of
-both; the threshold of SVT is learned relative to the largest singular value.
+both; the threshold of SVT is learned relative to the largest singular value. The
+released code has leaky ReLUs of slope 0.3, keeps gamma positive, and at 1 in the last
+cell.
 """
 
 from __future__ import annotations
@@ -50,11 +52,14 @@ class LS(SeriesRecipe):
         First value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
     step : float
         First value of gamma.
+    slope : float
+        Slope of the ReLUs below zero: 0.3 in the released code.
     """
 
     features: int = 32
     threshold: float = -2.0
     step: float = 1.0
+    slope: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what makes no network.
@@ -72,7 +77,7 @@ class LS(SeriesRecipe):
         n = self.features
         return {
             "threshold": Number(self.threshold),
-            "sparse": Convolutions((4, n, n, 2), axes=3),
+            "sparse": Convolutions((4, n, n, 2), axes=3, slope=self.slope),
             "gamma": Number(self.step),
         }
 

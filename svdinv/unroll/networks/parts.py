@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from svdinv.core.tensors import filled
 from svdinv.unroll.arrays import Array, Namespace, is_complex, like, sizes
+from svdinv.unroll.operators import Sampling
 
 __all__ = [
     "check_image",
     "fraction",
     "from_blocks",
     "positive",
+    "sampling",
     "shrink",
     "to_blocks",
     "to_channels",
@@ -27,8 +29,24 @@ def fraction(c: Array, xp: Namespace) -> Array:
     return 1 / (1 + xp.exp(-c))
 
 
+def sampling(*measurement: Array) -> Sampling:
+    """Make the operator of a network that is given samples and a mask.
+
+    Raises
+    ------
+    TypeError
+        If there is anything but a mask.
+    """
+    if len(measurement) != 1:
+        raise TypeError(
+            "beside the samples the network takes a mask, or an operator, got "
+            f"{len(measurement)} arguments"
+        )
+    return Sampling(measurement[0])
+
+
 def shrink(x: Array, tau: Array, xp: Namespace) -> Array:
-    """Soft threshold of real numbers, sign(x) max(|x| - tau, 0)."""
+    """Soft threshold of real numbers, ``sign(x) max(|x| - tau, 0)``."""
     return positive(x - tau, xp) - positive(-x - tau, xp)
 
 

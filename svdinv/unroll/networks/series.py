@@ -31,7 +31,17 @@ class SeriesRecipe(Recipe):
         -------
         Operator
             From (B, T, H, W) to (B, T, H, W), or with maps to (B, T, C, H, W).
+
+        Raises
+        ------
+        TypeError
+            If there is anything else.
         """
+        if len(measurement) not in (1, 2):
+            raise TypeError(
+                "beside the k-space the network takes a mask and perhaps coil maps, "
+                f"or an operator, got {len(measurement)} arguments"
+            )
         mask, *maps = measurement
         return MRI(mask, *(m[:, None] for m in maps))
 

@@ -11,7 +11,8 @@ dynamic MR imaging", IEEE TMI 2021. One cell, from a series x, with the multipli
 E and D are convolutions in space and time on real and imaginary part; the threshold
 of SVT is learned relative to the largest singular value. Training adds a little of
 ``|D(E(r)) - r|^2`` to the loss, so that D undoes E. The released code adds the second
-gradient, ``q (x + b - t)``, where descent has to subtract it, as it is done here.
+gradient, ``q (x + b - t)``, where descent has to subtract it, as it is done here; and
+it does not learn the threshold of the last cell.
 """
 
 from __future__ import annotations

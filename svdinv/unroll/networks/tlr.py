@@ -27,6 +27,7 @@ from svdinv.unroll.networks.parts import (
     fraction,
     from_blocks,
     positive,
+    sampling,
     to_blocks,
 )
 from svdinv.unroll.networks.recipe import (
@@ -138,8 +139,7 @@ class TLR(Recipe):
 
     def operator(self, *measurement: Array) -> Operator:
         """Sample the pixels of a mask, (B, C, H, W)."""
-        (mask,) = measurement
-        return Sampling(mask)
+        return sampling(*measurement)
 
     def begin(self, y: Array, A: Operator) -> State:
         """Start from A^H y, or from the samples with their gaps filled."""

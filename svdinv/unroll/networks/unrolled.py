@@ -27,6 +27,7 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.networks.parts import (
     check_image,
     fraction,
+    sampling,
     to_channels,
     to_complex,
 )
@@ -41,7 +42,7 @@ from svdinv.unroll.networks.recipe import (
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe
-from svdinv.unroll.operators import Identity, Operator, Sampling, TemporalFourier
+from svdinv.unroll.operators import Identity, Operator, TemporalFourier
 from svdinv.unroll.schemes import (
     ADMM,
     FISTA,
@@ -302,6 +303,9 @@ class Unrolled(Recipe):
             raise ValueError(f"kind must be 'series' or 'image', got {self.kind!r}")
         if not isinstance(self.scheme, Scheme):
             raise TypeError(f"scheme must be a Scheme, got {self.scheme!r}")
+        for prior in self.priors:
+            if not isinstance(prior, Prior):
+                raise TypeError(f"prior must be a Prior, got {prior!r}")
         both = isinstance(self.scheme, LowRankPlusSparse)
         if len(self.priors) != 1 + both:
             number = "two priors" if both else "one prior"
@@ -335,8 +339,7 @@ class Unrolled(Recipe):
         """Make the operator: for series that of MRI, for images a sampling."""
         if self.kind == "series":
             return SeriesRecipe.operator(self, *measurement)  # type: ignore[arg-type]
-        (mask,) = measurement
-        return Sampling(mask)
+        return sampling(*measurement)
 
     def begin(self, y: Array, A: Operator) -> State:
         """Start as the scheme does, from A^H y."""

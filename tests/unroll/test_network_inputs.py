@@ -1,0 +1,168 @@
+"""What the networks say to inputs that do not fit, and to layers of one framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from svdinv.unroll.networks import (
+    LS,
+    TLR,
+    LowRank,
+    Number,
+    Prior,
+    Unrolled,
+    register,
+)
+from svdinv.unroll.schemes import ISTA, LowRankPlusSparse
+from svdinv.unroll.weights import initial, shapes
+
+
+@register
+@dataclass(frozen=True)
+class Own(Prior):
+    """Multiplies by a number that a layer of one framework holds."""
+
+    make: str = "torch"
+
+    def layers(self, axes):
+        return {"number": Number(0.5), "own": _MAKERS[self.make]}
+
+    def prox(self, v, step, layers):
+        return layers.number * layers.own(v)
+
+
+def _torch_layer():
+    import torch
+
+    return torch.nn.Conv2d(3, 3, 1, bias=False)
+
+
+def _keras_layer():
+    import keras
+
+    permute = keras.layers.Permute
+    layers = [permute((2, 3, 1)), keras.layers.Dense(3), permute((3, 1, 2))]
+    return keras.Sequential([keras.Input((3, None, None)), *layers])
+
+
+_MAKERS = {"torch": _torch_layer, "keras": _keras_layer}
+
+
+@pytest.mark.parametrize(
+    "prior", [LowRank, "low rank", None, (LowRank(), Own)], ids=repr
+)
+def test_prior_must_be_one(prior):
+    scheme = LowRankPlusSparse() if isinstance(prior, tuple) else ISTA()
+    with pytest.raises(TypeError, match="prior must be a Prior"):
+        Unrolled(scheme=scheme, prior=prior)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (TLR(), "the network takes a mask"),
+        (Unrolled(kind="image"), "the network takes a mask"),
+        (LS(), "takes a mask and perhaps coil maps"),
+        (Unrolled(), "takes a mask and perhaps coil maps"),
+    ],
+)
+@pytest.mark.parametrize("count", [0, 3])
+def test_number_of_arguments(recipe, message, count):
+    with pytest.raises(TypeError, match=f"{message}.* got {count} arguments"):
+        recipe.operator(*[np.ones((1, 2, 8, 8), dtype=bool)] * count)
+
+
+def test_torch_takes_tensors():
+    pytest.importorskip("torch")
+    from svdinv.unroll.torch import LSNet
+
+    network = LSNet(cells=1, features=2)
+    y, mask = np.ones((1, 2, 8, 8), np.complex64), np.ones((1, 2, 8, 8), bool)
+    with pytest.raises(TypeError, match="y must be a Tensor, got ndarray"):
+        network(y, mask)
+
+
+def test_torch_names_the_precision():
+    torch = pytest.importorskip("torch")
+    from svdinv.unroll.torch import LSNet
+
+    network = LSNet(cells=1, features=2)
+    y = torch.ones(1, 2, 8, 8, dtype=torch.complex128)
+    mask = torch.ones(1, 2, 8, 8, dtype=torch.bool)
+    with pytest.raises(TypeError, match=r"network, torch\.float32, got torch\.float64"):
+        network(y, mask)
+    assert network.double()(y, mask).dtype == torch.complex128
+
+
+def test_slope_of_low_rank_plus_sparse():
+    torch = pytest.importorskip("torch")
+    from svdinv.unroll.torch import LSNet
+
+    rng = torch.Generator().manual_seed(0)
+    y = torch.randn(1, 4, 8, 8, dtype=torch.complex64, generator=rng)
+    mask = torch.rand(1, 4, 8, 8, generator=rng) < 0.5
+    options = {"cells": 1, "features": 2, "seed": 0}
+    relu, leaky = LSNet(**options), LSNet(**options, slope=0.3)
+    assert shapes(relu.recipe) == shapes(leaky.recipe)
+    with torch.no_grad():
+        # A chain with slope 1 is linear: the sum of its values at x and at -x is 0.
+        x = torch.randn(1, 4, 3, 8, 8, generator=rng)
+        linear = LSNet(**options, slope=1.0).cells[0].sparse
+        assert (linear(x) + linear(-x)).abs().max() < 1e-5
+        assert (relu(y, mask) - leaky(y, mask)).abs().max() > 1e-3
+
+
+def test_own_layers_have_no_common_weights():
+    recipe = Unrolled(cells=2, prior=Own(), kind="image")
+    with pytest.raises(TypeError, match=r"cells\.0\.prior_own is a layer of one"):
+        shapes(recipe)
+    drawn = initial(recipe, np.random.default_rng(0), skip_own=True)
+    assert drawn.keys() == shapes(recipe, skip_own=True).keys()
+    assert list(drawn)[:2] == ["cells.0.log_step", "cells.0.prior_number"]
+
+
+def test_own_torch_layers_are_saved(tmp_path):
+    torch = pytest.importorskip("torch")
+    from svdinv.unroll.torch import Network, load, save
+
+    network = Network(Unrolled(cells=2, prior=Own(), kind="image"))
+    save(network, tmp_path / "own.safetensors")
+    again = load(tmp_path / "own.safetensors")
+    mask = torch.rand(1, 3, 6, 6) < 0.5
+    y = torch.rand(1, 3, 6, 6) * mask
+    assert torch.equal(again(y, mask), network(y, mask))
+    assert "cells.1.prior_own.weight" in network.state_dict()
+
+
+def test_own_keras_layers(tmp_path):
+    keras = pytest.importorskip("keras")
+    from svdinv.unroll.keras import MeanSquaredError, Network, save
+
+    rng = np.random.default_rng(0)
+    image = rng.random((2, 3, 6, 6), dtype=np.float32)
+    mask = rng.random(image.shape) < 0.5
+    model = Network(Unrolled(cells=2, prior=Own("keras"), kind="image"))
+    model.compile(optimizer=keras.optimizers.Adam(0.01), loss=MeanSquaredError())
+    before = [np.array(keras.ops.copy(w)) for w in model.trainable_weights]
+    model.fit((image * mask, mask), image, epochs=1, verbose=0)
+    assert len(before) == 2 * (1 + 1 + 2)
+    last = model.trainable_weights[-2:]  # the Dense layer of the last cell
+    assert all(
+        (np.asarray(w.value) != b).any() for w, b in zip(last, before[-2:], strict=True)
+    )
+    with pytest.raises(TypeError, match="is a layer of one framework only"):
+        save(model, tmp_path / "own.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_keras_saves_without_a_warning(tmp_path):
+    pytest.importorskip("keras")
+    from svdinv.unroll.keras import Network, load, save
+
+    model = Network(LS(cells=1, features=2), seed=0)
+    save(model, tmp_path / "ls.safetensors")
+    again = load(tmp_path / "ls.safetensors").arrays()
+    assert all(np.array_equal(again[name], w) for name, w in model.arrays().items())
