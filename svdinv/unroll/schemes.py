@@ -355,7 +355,9 @@ class PDHG(Scheme):
         """Step up in the dual variables, then down in the image."""
         x, ahead, step, sigma = state["x"], state["ahead"], p["step"], p["dual_step"]
         xp, K = namespace(x), self.transform
-        dual = state["dual"] + times(sigma, A.forward(ahead) - y, xp)
+        # The derivative by sigma sees the difference, where A^H does not hide it.
+        difference = A.measured(A.forward(ahead) - y)
+        dual = state["dual"] + times(sigma, difference, xp)
         dual = times(1 / (1 + sigma), dual, xp)
         following = {"dual": dual}
         slope = A.adjoint(dual)
