@@ -91,7 +91,9 @@ class Solver:
         self.operator = operator
         if not isinstance(recipe, Unrolled):
             raise TypeError(f"recipe must be an Unrolled, got {type(recipe).__name__}")
-        if type(recipe.scheme) not in _PULLBACKS or recipe.scheme == FISTA(True):
+        if type(recipe.scheme) not in _PULLBACKS or getattr(
+            recipe.scheme, "restart", False
+        ):
             known = ", ".join(scheme.__name__ for scheme in _PULLBACKS)
             raise TypeError(
                 f"scheme must be one of {known}, without restart, to be differentiated "

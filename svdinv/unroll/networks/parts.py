@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svdinv.core.tensors import filled
-from svdinv.unroll.arrays import Array, Namespace, is_complex, like, sizes
+from svdinv.unroll.arrays import Array, Namespace, like, sizes
 
 __all__ = [
     "check_image",
@@ -72,13 +72,16 @@ def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:
     ValueError
         If it does not have the axes that the network works on.
     TypeError
-        If it is real and should be complex, or the other way round.
+        If it is real and should be complex, the other way round, or of integers.
     """
     if len(x.shape) != len(axes.split()):
         raise ValueError(
             f"the image must have the axes {axes}, got shape {tuple(x.shape)} from "
             "the measured values"
         )
-    if is_complex(x, xp) != complex_:
-        kind = "complex" if complex_ else "real"
-        raise TypeError(f"the image must be {kind}, got {x.dtype}")
+    kind = "complex" if complex_ else "real"
+    if not xp.isdtype(x.dtype, f"{kind} floating"):
+        raise TypeError(
+            f"the image must be {kind} and floating point, got {x.dtype} from the "
+            "measured values"
+        )

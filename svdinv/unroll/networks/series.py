@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from svdinv.unroll.arrays import Array, casorati, from_casorati, namespace
 from svdinv.unroll.networks.parts import check_image, fraction
-from svdinv.unroll.networks.recipe import Layers, Recipe
+from svdinv.unroll.networks.recipe import Layers, Recipe, check_measurement
 from svdinv.unroll.operators import MRI, Operator
 
 __all__ = ["SeriesRecipe", "low_rank_series"]
@@ -31,8 +31,19 @@ class SeriesRecipe(Recipe):
         -------
         Operator
             From (B, T, H, W) to (B, T, H, W), or with maps to (B, T, C, H, W).
+
+        Raises
+        ------
+        TypeError
+            If `mask` is missing, or no array of bool.
+        ValueError
+            If the shapes do not go together.
         """
+        check_measurement(self, measurement, "mask", "maps", optional=1)
         mask, *maps = measurement
+        for m in maps:
+            if len(m.shape) != 4:
+                raise ValueError(f"maps must be (B, C, H, W), got {tuple(m.shape)}")
         return MRI(mask, *(m[:, None] for m in maps))
 
     def zero_filled(self, y: Array, A: Operator) -> Array:
