@@ -388,6 +388,8 @@ def save(model: Network, path: str | Path) -> None:
     ------
     TypeError
         If the recipe is not registered (`svdinv.unroll.networks.register`).
+    ValueError
+        If a weight is not finite.
     OSError
         If the file cannot be written.
     """

@@ -392,6 +392,8 @@ def save(solver: Solver, path: str | Path) -> None:
 
     Raises
     ------
+    ValueError
+        If a weight is not finite.
     OSError
         If the file cannot be written.
     """

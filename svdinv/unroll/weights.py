@@ -134,11 +134,14 @@ def write(path: str | Path, recipe: Recipe, weights: Mapping[str, Any]) -> None:
     Raises
     ------
     TypeError
-        If the recipe is not registered.
+        If the recipe is not registered, or a weight is no floating-point number.
+    ValueError
+        If a weight is not finite.
     OSError
         If the file cannot be written.
     """
     arrays = {name: np.array(array, order="C") for name, array in weights.items()}
+    _check_numbers(arrays)
     content = _safetensors().save(arrays, metadata={_KEY: to_json(recipe)})
     replace(path, lambda stream: stream.write(content))
 
@@ -163,8 +166,8 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, was not written by svdinv, or holds a number that is
-        not finite; the message names the file.
+        If the file is damaged, was not written by svdinv, or holds what is no finite
+        floating-point number; the message names the file.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}")
@@ -176,16 +179,16 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
             weights = numpy_io.load(stream.read())
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    except KeyError as error:  # of a dtype that NumPy lacks
+        raise ValueError(f"{path} holds numbers of the type {error}") from error
     if _KEY not in metadata:
         raise ValueError(f"{path} holds weights, but not which network they are of")
-    for name, array in weights.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{path}: {name} is not finite")
     try:
+        _check_numbers(weights)
         recipe = from_json(metadata[_KEY])
         if not isinstance(recipe, Recipe):
             raise ValueError(f"{type(recipe).__name__} is no network")
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     return recipe, weights
 
@@ -216,6 +219,14 @@ def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -
             raise ValueError(
                 f"{name} must have shape {shape}, got {tuple(weights[name].shape)}"
             )
+
+
+def _check_numbers(weights: Weights) -> None:
+    for name, array in weights.items():
+        if array.dtype.kind != "f":
+            raise TypeError(f"{name} must be floating point, got {array.dtype}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
 
 
 def _safetensors(module: str = "safetensors.numpy") -> Any:

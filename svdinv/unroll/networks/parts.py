@@ -39,6 +39,8 @@ def to_channels(x: Array, xp: Namespace) -> Array:
 
 def to_complex(channels: Array, x: Array, xp: Namespace) -> Array:
     """Two channels (B, 2, T, H, W) as complex numbers of the dtype of `x`."""
+    # Mixed precision gives channels of less precision than x.
+    channels = like(channels, xp.real(x), xp)
     join = getattr(xp, "complex", None)
     if join is not None:
         return join(channels[:, 0], channels[:, 1])

@@ -315,7 +315,7 @@ def check_floats(recipe: Any) -> None:
         if entry.type not in ("float", float):
             continue
         value = getattr(recipe, entry.name)
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{entry.name} must be a real number, got {value!r}")
         if not math.isfinite(value):
             raise ValueError(f"{entry.name} must be finite, got {value!r}")

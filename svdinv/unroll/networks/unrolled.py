@@ -331,7 +331,8 @@ class Unrolled(Recipe):
         if not isinstance(self.scheme, Scheme):
             raise TypeError(f"scheme must be a Scheme, got {self.scheme!r}")
         if getattr(self.scheme, "batch_axes", 1) != 1:
-            object.__setattr__(self, "scheme", replace(self.scheme, batch_axes=1))
+            scheme: Any = self.scheme
+            object.__setattr__(self, "scheme", replace(scheme, batch_axes=1))
         for prior in self.priors:
             if not isinstance(prior, Prior):
                 raise TypeError(f"prior must be a Prior or a tuple, got {self.prior!r}")
