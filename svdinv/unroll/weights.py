@@ -8,7 +8,7 @@ as ``cells.0.analysis.1.weight``, and so are the shapes: a convolution is
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from svdinv._missing import explain_missing
 from svdinv.unroll.files import replace
 from svdinv.unroll.networks.recipe import (
     Convolutions,
+    Layer,
     Number,
     Recipe,
     from_json,
@@ -54,17 +55,11 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
         If a layer is a framework's own.
     """
     found: dict[str, tuple[int, ...]] = {}
-    for i in range(recipe.cells):
-        for name, layer in recipe.layers(i == recipe.cells - 1).items():
-            prefix = f"cells.{i}.{name}"
-            if isinstance(layer, Number):
-                found[prefix] = ()
-            elif isinstance(layer, Convolutions):
-                for j, (inputs, outputs) in enumerate(layer.kernels):
-                    kernel = (outputs, inputs, *[3] * layer.axes)
-                    found[f"{prefix}.{j}.weight"] = kernel
-            elif layer is not None:
-                raise TypeError(f"{prefix} is a layer of one framework only")
+    for prefix, layer in _layers(recipe):
+        if isinstance(layer, Number | Convolutions):
+            found |= _shapes(prefix, layer)
+        elif layer is not None:
+            raise TypeError(f"{prefix} is a layer of one framework only")
     return found
 
 
@@ -94,7 +89,7 @@ def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
     Parameters
     ----------
     recipe : Recipe
-        As for `shapes`.
+        The network. Layers of a framework's own are left to it.
     rng : numpy.random.Generator
         Source of the randomness; the same state gives the same weights, whatever
         the framework.
@@ -104,18 +99,13 @@ def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
     dict of str to ndarray of float32
         The weights.
     """
-    numbers = {
-        f"cells.{i}.{name}": layer.initial
-        for i in range(recipe.cells)
-        for name, layer in recipe.layers(i == recipe.cells - 1).items()
-        if isinstance(layer, Number)
-    }
     drawn: Weights = {}
-    for name, shape in shapes(recipe).items():
-        if name in numbers:
-            drawn[name] = np.asarray(numbers[name], dtype=np.float32)
-        else:
-            drawn[name] = glorot(shape, rng)
+    for prefix, layer in _layers(recipe):
+        if isinstance(layer, Number):
+            drawn[prefix] = np.asarray(layer.initial, dtype=np.float32)
+        elif isinstance(layer, Convolutions):
+            for name, shape in _shapes(prefix, layer).items():
+                drawn[name] = glorot(shape, rng)
     return drawn
 
 
@@ -219,6 +209,21 @@ def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -
             raise ValueError(
                 f"{name} must have shape {shape}, got {tuple(weights[name].shape)}"
             )
+
+
+def _layers(recipe: Recipe) -> Iterator[tuple[str, Layer]]:
+    for i in range(recipe.cells):
+        for name, layer in recipe.layers(i == recipe.cells - 1).items():
+            yield f"cells.{i}.{name}", layer
+
+
+def _shapes(prefix: str, layer: Number | Convolutions) -> dict[str, tuple[int, ...]]:
+    if isinstance(layer, Number):
+        return {prefix: ()}
+    return {
+        f"{prefix}.{j}.weight": (outputs, inputs, *[3] * layer.axes)
+        for j, (inputs, outputs) in enumerate(layer.kernels)
+    }
 
 
 def _check_numbers(weights: Weights) -> None:

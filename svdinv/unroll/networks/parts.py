@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from svdinv.core.tensors import filled
-from svdinv.unroll.arrays import Array, Namespace, like, sizes
+from svdinv.unroll.arrays import Array, Namespace, like, sizes, zero_padded
 
 __all__ = [
     "check_image",
@@ -50,7 +49,8 @@ def to_complex(channels: Array, x: Array, xp: Namespace) -> Array:
 def to_blocks(maps: Array, block: int, xp: Namespace) -> Array:
     """Cut (..., H, W) into (..., rows, columns, block, block), filled up with zeros."""
     *batch, H, W = sizes(maps, xp)
-    maps = filled(filled(maps, -2, -H % block, xp), -1, -W % block, xp)
+    maps = zero_padded(maps, -H % block, -2, xp)
+    maps = zero_padded(maps, -W % block, -1, xp)
     rows, columns, n = -(-H // block), -(-W // block), len(batch)
     x = xp.reshape(maps, (*batch, rows, block, columns, block))
     return xp.permute_dims(x, (*range(n), n, n + 2, n + 1, n + 3))
