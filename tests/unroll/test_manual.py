@@ -240,7 +240,7 @@ class TestFit:
         recipe, kind = RECIPES[name]
         data = [problem(kind)]
         solver = Solver(recipe)
-        done = self.fit(solver, data)
+        done = self.fit(solver, data, rate=0.01)
         assert len(done.losses) == done.steps == 12
         assert not done.interrupted
         truth, *measured = data[0]
@@ -309,25 +309,28 @@ class TestFit:
         assert not rest.interrupted
         assert rest.losses == self.fit(Solver(recipe("ISTA"))).losses
 
-    def test_interrupted_between_two_numbers(self):
+    @pytest.mark.parametrize("at", ["gradient", "square root"])
+    def test_interrupted_within_a_step(self, monkeypatch, at):
         """A step is taken whole, or not at all."""
+        name = {"gradient": "prod", "square root": "sqrt"}[at]
+        count, whole = 0, getattr(math, name)
 
-        class Fragile(dict):
-            count = 0
+        def interrupt(x):
+            nonlocal count
+            count += 1
+            if count == 20:
+                raise KeyboardInterrupt
+            return whole(x)
 
-            def __setitem__(self, key, value):
-                Fragile.count += 1
-                if Fragile.count == 20:
-                    raise KeyboardInterrupt
-                super().__setitem__(key, value)
-
-        solver = Solver(recipe("ISTA"))
-        solver.numbers = Fragile(solver.numbers)
-        done = self.fit(solver)
-        other = Solver(recipe("ISTA"))
-        self.fit(other, steps=done.steps)
-        assert len(done.losses) == done.steps
+        solver, other = (Solver(recipe("ISTA")) for _ in range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(manual.math, name, interrupt)
+            done = self.fit(solver)
+        assert done.interrupted
+        assert 0 < done.steps < 12
+        assert self.fit(other, steps=done.steps).losses == done.losses
         assert solver.numbers == other.numbers
+        assert self.fit(solver, start=done) == self.fit(other, start=done)
 
     def test_every_example_is_taken_once_an_epoch(self):
         data = examples(count=4)
