@@ -287,7 +287,8 @@ class _Cell(keras.layers.Layer):
         self.parts: dict[str, Any] = {}
         for name, layer in recipe.layers(last).items():
             if isinstance(layer, Number):
-                self.parts[name] = self.add_weight(shape=(), name=name)
+                number = self.add_weight(shape=(), name=name, autocast=False)
+                self.parts[name] = number
             elif isinstance(layer, Convolutions):
                 self.parts[name] = _Chain(layer, name, dtype)
             else:
