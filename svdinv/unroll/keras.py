@@ -9,7 +9,7 @@ and as they come out; Keras's own losses would drop their imaginary part, so
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ import numpy as np
 from keras import ops
 
 from svdinv.unroll import weights as files
-from svdinv.unroll.arrays import Array, is_complex, namespace, operators
+from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace, operators
 from svdinv.unroll.networks import (
     LS,
     SLR,
@@ -78,7 +78,8 @@ class Network(keras.Model):
         while training.
     checkpoint : bool
         Recompute each cell in the backward instead of keeping what is inside it, as
-        `keras.remat` does. On TensorFlow the forward operator then has no gradient.
+        `keras.remat` does. On TensorFlow, tensors inside an `Operator` then have no
+        complete gradient; those that are given as inputs do.
     seed : int, optional
         Seed of the first weights, which do not depend on the framework; as
         `keras.utils.set_random_seed` leaves it where it is None.
@@ -139,14 +140,20 @@ class Network(keras.Model):
         """
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
         y = self._in_precision(y)
-        A = forward_operator(self.recipe, self.operator, tuple(measurement))
+
+        def make(*measurement: Any) -> Operator:
+            return forward_operator(self.recipe, self.operator, measurement)
+
+        A = make(*measurement)
         state = self.recipe.begin(y, A)
         penalised = bool(self.penalty) and training
         if penalised:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         for cell in self.cells:
-            iterate = cell.recomputed if self.checkpoint else cell.iterate
-            state = iterate(state, y, A)
+            if self.checkpoint:
+                state = cell.recomputed(state, y, make, measurement)
+            else:
+                state = cell.iterate(state, y, A)
         if penalised:
             self.add_loss(self.penalty * state["penalty"])
         return state["x"]
@@ -298,15 +305,25 @@ class _Cell(keras.layers.Layer):
     def iterate(self, state: State, y: Array, A: Operator) -> State:
         return self.recipe.cell(state, y, A, _Layers(self.parts))
 
-    def recomputed(self, state: State, y: Array, A: Operator) -> State:
+    def recomputed(
+        self,
+        state: State,
+        y: Array,
+        make: Callable[..., Operator],
+        measurement: Sequence[Any],
+    ) -> State:
         """Iterate, and again in the backward: only the state is kept."""
-        given = state | {"y": y}
+        parts = dict(enumerate(measurement))
+        varied = {i: x for i, x in parts.items() if hasattr(x, "dtype")}
+        varied = {i: x for i, x in varied.items() if not is_bool(x)}
+        given: dict[Any, Array] = {**state, "measured": y, **varied}
 
-        # As real arrays: TensorFlow recomputes from no others. With y, because what
-        # is not given has no gradient there.
+        # As real arrays: TensorFlow recomputes from no others. With all that may have
+        # a gradient, because what is not given has none there.
         def step(*arrays: Array) -> tuple[Array, ...]:
             before = _joined(arrays, given)
-            y = before.pop("y")
+            A = make(*(before.pop(i, x) for i, x in parts.items()))
+            y = before.pop("measured")
             new = self.iterate(before, y, A)
             return _split(new[name] for name in state)
 
@@ -330,7 +347,7 @@ def _split(arrays: Iterable[Array]) -> tuple[Array, ...]:
     return tuple(to_channels(x, xp) if is_complex(x, xp) else x for x, xp in spaces)
 
 
-def _joined(arrays: Iterable[Array], state: State) -> State:
+def _joined(arrays: Iterable[Array], state: Mapping[Any, Array]) -> dict[Any, Array]:
     """Undo `_split`, with the names and dtypes of a state."""
     joined = {}
     for (name, like), x in zip(state.items(), arrays, strict=True):
