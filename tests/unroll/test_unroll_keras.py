@@ -46,10 +46,8 @@ CASES = {
     "TLR": TLR(**SMALL, block=4),
     "TLR, fill": TLR(**SMALL, start="fill", side="mask", bypass_maps=1),
     "SLR": SLR(**SMALL, sparsity=0.01),
-    "LS": LS(**SMALL),
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
-    "T2LR, coils": T2LR(**SMALL),
     "Unrolled, ISTA": Unrolled(
         cells=2, scheme=ISTA(), prior=Convolved(4), kind="image"
     ),

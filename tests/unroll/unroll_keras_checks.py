@@ -92,6 +92,46 @@ def check_recomputed_cells(folder):
             )
 
 
+def derivatives(function, *arrays):
+    """Give the derivatives of a real number by arrays, without their conventions."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        given = [tf.constant(x) for x in arrays]
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            result = function(*given)
+        return [g.numpy() for g in tape.gradient(result, given)]
+    if BACKEND == "jax":
+        import jax
+
+        found = jax.grad(function, argnums=tuple(range(len(arrays))))(*arrays)
+        return [np.array(g) for g in found]
+    import torch
+
+    given = [torch.tensor(x, requires_grad=True) for x in arrays]
+    return [g.numpy() for g in torch.autograd.grad(function(*given), given)]
+
+
+def check_derivatives_by_what_was_measured(folder):
+    """By k-space and coil maps, whether cells are recomputed or not."""
+    path, (y, mask, maps), _ = case(folder, "LS, coils")
+
+    def function(model):
+        def energy(y, maps):
+            return ops.sum(ops.square(ops.abs(model((y, mask, maps)))))
+
+        return energy
+
+    one, other = (
+        derivatives(function(models.load(path, checkpoint=c)), y, maps)
+        for c in (False, True)
+    )
+    for a, b in zip(one, other, strict=True):
+        assert abs(a).max() > 0
+        close(b, a)
+
+
 def check_fit_lowers_the_loss(folder):
     _, (y, mask), expected = case(folder, "T2LR")
     model = models.T2LRNet(**SMALL, seed=0)
@@ -301,7 +341,7 @@ def check_layers_of_ones_own(folder):
 
 
 def check_what_is_refused(folder):
-    _, (y, mask), _ = case(folder, "LS")
+    _, (y, mask), _ = case(folder, "T2LR")
     model = models.LSNet(cells=1, features=2)
     image = models.TLRNet(cells=1, features=2)
     own = models.TLRNet(cells=1, features=2, operator=Blur(np.ones((1, 1))))
