@@ -8,7 +8,8 @@ and as they come out; Keras's own losses would drop their imaginary part, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ import numpy as np
 from keras import ops
 
 from svdinv.unroll import weights as files
-from svdinv.unroll.arrays import Array, is_complex, namespace, operators
+from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace, operators
 from svdinv.unroll.networks import (
     LS,
     SLR,
@@ -43,6 +44,7 @@ from svdinv.unroll.networks.recipe import choose, forward_operator
 from svdinv.unroll.operators import Operator
 
 __all__ = [
+    "PSNR",
     "LSNet",
     "MeanSquaredError",
     "Network",
@@ -76,9 +78,14 @@ class Network(keras.Model):
         while training.
     checkpoint : bool
         Recompute each cell in the backward instead of keeping what is inside it, as
-        `keras.remat` does.
+        `keras.remat` does. On TensorFlow, tensors inside an `Operator` then have no
+        complete gradient; those that are given as inputs do.
     seed : int, optional
-        Seed of the first weights, which do not depend on the framework.
+        Seed of the first weights, which do not depend on the framework; as
+        `keras.utils.set_random_seed` leaves it where it is None.
+    dtype : str or keras.dtype_policies.DTypePolicy, optional
+        As for other layers. With mixed precision only the convolutions compute in the
+        lower one.
     """
 
     recipe_type: ClassVar[type[Recipe] | None] = None
@@ -96,21 +103,25 @@ class Network(keras.Model):
         trainable: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
         self.recipe = choose(recipe, self.recipe_type, options)
         self.operator = operator
         self.penalty = penalty
         self.checkpoint = checkpoint
         last = self.recipe.cells - 1
-        self.cells = [_Cell(self.recipe, i == last) for i in range(self.recipe.cells)]
+        self.cells = [
+            _Cell(self.recipe, i == last, self.dtype_policy)
+            for i in range(self.recipe.cells)
+        ]
         self.built = True
         if keras.backend.backend() == "tensorflow":
             # XLA decomposes no complex matrices, and real ones to 1e-6 only.
             self.supports_jit = False
         if penalty and not self.recipe.has_penalty:
             raise ValueError(f"penalty: {type(self.recipe).__name__} has none")
-        rng = np.random.default_rng(seed)
-        self.set_arrays(files.initial(self.recipe, rng, skip_own=True))
+        if seed is None:  # from where Keras takes its seeds
+            seed = random.randrange(2**31)
+        self.set_arrays(files.initial(self.recipe, np.random.default_rng(seed)))
 
     def call(self, inputs: Any, training: bool = False) -> Array:
         """Reconstruct images.
@@ -128,14 +139,21 @@ class Network(keras.Model):
             Images, not clipped, with the axes that ``recipe.axes`` names.
         """
         y, *measurement = inputs if isinstance(inputs, tuple | list) else (inputs,)
-        A = forward_operator(self.recipe, self.operator, tuple(measurement))
+        y = self._in_precision(y)
+
+        def make(*measurement: Any) -> Operator:
+            return forward_operator(self.recipe, self.operator, measurement)
+
+        A = make(*measurement)
         state = self.recipe.begin(y, A)
         penalised = bool(self.penalty) and training
         if penalised:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         for cell in self.cells:
-            iterate = cell.recomputed if self.checkpoint else cell.iterate
-            state = iterate(state, y, A)
+            if self.checkpoint:
+                state = cell.recomputed(state, y, make, measurement)
+            else:
+                state = cell.iterate(state, y, A)
         if penalised:
             self.add_loss(self.penalty * state["penalty"])
         return state["x"]
@@ -146,7 +164,7 @@ class Network(keras.Model):
         shape = tuple(y.shape)
         if len(rest) == 2 and len(shape) > len(self.recipe.axes.split()):
             shape = (*shape[:-3], *shape[-2:])
-        return keras.KerasTensor(shape, dtype=y.dtype)
+        return keras.KerasTensor(shape, dtype=self._precision(y.dtype))
 
     def arrays(self) -> files.Weights:
         """Give the weights under the names, and in the shapes, of the files.
@@ -176,8 +194,10 @@ class Network(keras.Model):
         ValueError
             If names or shapes are not those of this network.
         """
-        files.check(weights, files.shapes(self.recipe, skip_own=True))
-        for name, variable in self._named().items():
+        named = self._named()
+        expected = {name: _file_shape(variable) for name, variable in named.items()}
+        files.check(weights, expected)
+        for name, variable in named.items():
             variable.assign(_from_file(weights[name]))
 
     def get_config(self) -> dict[str, Any]:
@@ -202,6 +222,18 @@ class Network(keras.Model):
         config = dict(config)
         config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
         return cls(from_json(config.pop("recipe")), **config)
+
+    def _precision(self, dtype: Any) -> str:
+        """Give the dtype to compute in for data of a dtype, real or complex."""
+        given = keras.backend.standardize_dtype(dtype)
+        if given.startswith("complex"):
+            return "complex128" if self.variable_dtype == "float64" else "complex64"
+        return self.variable_dtype if "float" in given else given
+
+    def _in_precision(self, y: Any) -> Any:
+        dtype = self._precision(y.dtype)
+        known = dtype == keras.backend.standardize_dtype(y.dtype)
+        return y if known else ops.cast(y, dtype)
 
     def _named(self) -> dict[str, Any]:
         return {
@@ -258,15 +290,16 @@ class T2LRNet(Network):
 class _Cell(keras.layers.Layer):
     """The layers of one cell, with all weights made at once."""
 
-    def __init__(self, recipe: Recipe, last: bool) -> None:
-        super().__init__()
+    def __init__(self, recipe: Recipe, last: bool, dtype: Any) -> None:
+        super().__init__(dtype=dtype)
         self.recipe = recipe
         self.parts: dict[str, Any] = {}
         for name, layer in recipe.layers(last).items():
             if isinstance(layer, Number):
-                self.parts[name] = self.add_weight(shape=(), name=name)
+                number = self.add_weight(shape=(), name=name, autocast=False)
+                self.parts[name] = number
             elif isinstance(layer, Convolutions):
-                self.parts[name] = _Chain(layer, name=name)
+                self.parts[name] = _Chain(layer, name, dtype)
             else:
                 self.parts[name] = None if layer is None else layer()
         self.built = True
@@ -274,15 +307,29 @@ class _Cell(keras.layers.Layer):
     def iterate(self, state: State, y: Array, A: Operator) -> State:
         return self.recipe.cell(state, y, A, _Layers(self.parts))
 
-    def recomputed(self, state: State, y: Array, A: Operator) -> State:
+    def recomputed(
+        self,
+        state: State,
+        y: Array,
+        make: Callable[..., Operator],
+        measurement: Sequence[Any],
+    ) -> State:
         """Iterate, and again in the backward: only the state is kept."""
+        parts = dict(enumerate(measurement))
+        varied = {i: x for i, x in parts.items() if hasattr(x, "dtype")}
+        varied = {i: x for i, x in varied.items() if not is_bool(x)}
+        given: dict[Any, Array] = {**state, "measured": y, **varied}
 
-        # As real arrays: TensorFlow recomputes from no others.
-        def step(*given: Array) -> tuple[Array, ...]:
-            new = self.iterate(_joined(given, state), y, A)
+        # As real arrays: TensorFlow recomputes from no others. With all that may have
+        # a gradient, because what is not given has none there.
+        def step(*arrays: Array) -> tuple[Array, ...]:
+            before = _joined(arrays, given)
+            A = make(*(before.pop(i, x) for i, x in parts.items()))
+            y = before.pop("measured")
+            new = self.iterate(before, y, A)
             return _split(new[name] for name in state)
 
-        return _joined(keras.remat(step)(*_split(state.values())), state)
+        return _joined(keras.remat(step)(*_split(given.values())), state)
 
     def named(self) -> dict[str, Any]:
         """Give the weights under the names of the files."""
@@ -302,7 +349,7 @@ def _split(arrays: Iterable[Array]) -> tuple[Array, ...]:
     return tuple(to_channels(x, xp) if is_complex(x, xp) else x for x, xp in spaces)
 
 
-def _joined(arrays: Iterable[Array], state: State) -> State:
+def _joined(arrays: Iterable[Array], state: Mapping[Any, Array]) -> dict[Any, Array]:
     """Undo `_split`, with the names and dtypes of a state."""
     joined = {}
     for (name, like), x in zip(state.items(), arrays, strict=True):
@@ -319,6 +366,8 @@ class _Layers:
 
     def __getattr__(self, name: str) -> Any:
         part = self._parts[name]
+        if isinstance(part, _Chain):
+            return part.apply
         return part.value if isinstance(part, keras.Variable) else part
 
     @staticmethod
@@ -329,8 +378,8 @@ class _Layers:
 class _Chain(keras.layers.Layer):
     """Convolutions with a ReLU between them, channels first as the recipes have it."""
 
-    def __init__(self, spec: Convolutions, name: str) -> None:
-        super().__init__(name=name)
+    def __init__(self, spec: Convolutions, name: str, dtype: Any) -> None:
+        super().__init__(name=name, dtype=dtype)
         self.spec = spec
         self.kernels = [
             self.add_weight(
@@ -339,6 +388,10 @@ class _Chain(keras.layers.Layer):
             for i, (inputs, outputs) in enumerate(spec.kernels)
         ]
         self.built = True
+
+    def apply(self, x: Array) -> Array:
+        """Convolve, and give the result in the precision of `x`."""
+        return ops.cast(self(x), x.dtype) if self.compute_dtype != x.dtype else self(x)
 
     def call(self, x: Array) -> Array:
         # TensorFlow convolves channels last only, on a CPU.
@@ -359,6 +412,13 @@ class MeanSquaredError(keras.losses.Loss):
     """Mean of ``|truth - image|^2``, of real and of complex images.
 
     Keras's own loss casts to a real dtype, and so drops the imaginary part.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ: nothing is broadcast.
+    TypeError
+        If the truth is complex, and the image real.
     """
 
     def __init__(self, name: str = "mean_squared_error", **options: Any) -> None:
@@ -366,15 +426,108 @@ class MeanSquaredError(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Give the loss, weighted and reduced as Keras does it."""
-        error = y_pred - ops.convert_to_tensor(y_true, dtype=y_pred.dtype)
-        (error,) = _split([error])
+        truth, image = _alike(y_true, y_pred)
+        error = _parts(image - truth)
         return super().__call__(ops.zeros_like(error), error, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Give the loss of each image."""
-        square = ops.square(y_pred - y_true)
-        axes = tuple(range(1, len(square.shape)))
-        return ops.mean(square, axis=axes)
+        """Give the loss of each image, with real and imaginary parts in a last axis."""
+        return _mean(ops.sum(ops.square(y_pred - y_true), axis=-1))
+
+
+@_register
+class PSNR(keras.metrics.Mean):
+    """Peak signal-to-noise ratio in dB, the mean over the images.
+
+    ``10 log10(peak**2 / mean((truth - image)**2))`` of each, of complex images by their
+    magnitudes, as `svdinv.unroll.metrics.psnr`; infinite where they agree exactly.
+
+    Parameters
+    ----------
+    peak : float or "max"
+        The largest value an image can take: 1 for images in [0, 1]. "max" is the
+        largest (magnitude) of each true image, which should not be black.
+    name : str
+        Name of the metric.
+    dtype : str, optional
+        Dtype to compute in.
+
+    Raises
+    ------
+    ValueError
+        If `peak` is neither positive nor "max"; when called, if the shapes differ.
+    """
+
+    def __init__(
+        self, peak: float | str = 1.0, name: str = "psnr", dtype: Any = None
+    ) -> None:
+        super().__init__(name=name, dtype=dtype)
+        if peak != "max" and (isinstance(peak, str) or not peak > 0):
+            raise ValueError(f'peak must be positive or "max", got {peak!r}')
+        self.peak = peak
+        self._direction = "up"
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Take a batch of images into the mean.
+
+        Parameters
+        ----------
+        y_true, y_pred : tensor, shape (B, ...)
+            True and found images.
+        sample_weight : array_like, shape (B,), optional
+            Weights of the images.
+        """
+        truth, image = (
+            ops.cast(ops.abs(x) if _is_complex(x) else x, self.dtype)
+            for x in _alike(y_true, y_pred)
+        )
+        error = _mean(ops.square(truth - image))
+        if self.peak == "max":
+            peak = ops.max(truth, axis=tuple(range(1, len(truth.shape))))
+        else:
+            peak = ops.full_like(error, self.peak)
+        decibels = 10 * (2 * ops.log10(peak) - ops.log10(error))
+        super().update_state(decibels, sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Describe the metric, to make it again."""
+        return {"peak": self.peak, "name": self.name, "dtype": self.dtype}
+
+
+def _is_complex(x: Array) -> bool:
+    return is_complex(x, namespace(x))
+
+
+def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
+    """Give both as tensors of one shape and dtype.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they have not one shape, or the truth is complex and the image is not.
+    """
+    truth, image = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+    shapes = tuple(truth.shape), tuple(image.shape)
+    fit = len(shapes[0]) == len(shapes[1]) and all(
+        a == b or None in (a, b) for a, b in zip(*shapes, strict=True)
+    )
+    if not fit:
+        raise ValueError(f"truth and image differ in shape: {shapes[0]}, {shapes[1]}")
+    if _is_complex(truth) and not _is_complex(image):
+        raise TypeError(f"truth is {truth.dtype}, but the image {image.dtype}")
+    return ops.cast(truth, keras.backend.standardize_dtype(image.dtype)), image
+
+
+def _parts(x: Array) -> Array:
+    """Real and imaginary part of complex numbers along a last axis, or the real one."""
+    xp = namespace(x)
+    parts = [xp.real(x), xp.imag(x)] if is_complex(x, xp) else [x]
+    return ops.stack(parts, axis=-1)
+
+
+def _mean(x: Array) -> Array:
+    """Mean of each image."""
+    return ops.mean(x, axis=tuple(range(1, len(x.shape))))
 
 
 def save(model: Network, path: str | Path) -> None:
@@ -391,11 +544,13 @@ def save(model: Network, path: str | Path) -> None:
     ------
     TypeError
         If the recipe is not registered (`svdinv.unroll.networks.register`), or has
-        layers of Keras's own, which ``model.save`` keeps.
+        layers of Keras's own.
+    ValueError
+        If a weight is not finite.
     OSError
         If the file cannot be written.
     """
-    files.shapes(model.recipe)  # refuses what the file would lack
+    files.shapes(model.recipe)
     files.write(path, model.recipe, model.arrays())
 
 
@@ -435,6 +590,11 @@ def _copied(value: Any) -> Any:
     if keras.backend.backend() == "torch":
         value = value.detach().cpu()
     return np.asarray(value).copy()
+
+
+def _file_shape(variable: Any) -> tuple[int, ...]:
+    shape = tuple(variable.shape)
+    return (shape[-1], shape[-2], *shape[:-2]) if shape else ()
 
 
 def _to_file(array: Any) -> Any:

@@ -77,6 +77,21 @@ class Operator:
         """
         return x - self.adjoint(self.forward(x) - y)
 
+    def measured(self, y: Array) -> Array:
+        """Set to 0 what is no measurement in an array of them, such as NaN.
+
+        Parameters
+        ----------
+        y : array
+            Measurements.
+
+        Returns
+        -------
+        array
+            The same, where `y` is measured; here everywhere.
+        """
+        return y
+
     def __mul__(self, other: Any) -> Operator:
         """Give A B, that is B first; or a multiple."""
         if isinstance(other, Operator):
@@ -166,6 +181,9 @@ class _Product(Operator):
             y = factor.adjoint(y)
         return y
 
+    def measured(self, y: Array) -> Array:
+        return self.factors[0].measured(y)
+
     def __repr__(self) -> str:
         return " * ".join(map(repr, self.factors))
 
@@ -200,6 +218,9 @@ class _Multiple(Operator):
 
     def adjoint(self, y: Array) -> Array:
         return _times(self.scalar.conjugate(), self.operator.adjoint(y))
+
+    def measured(self, y: Array) -> Array:
+        return self.operator.measured(y)
 
     def __repr__(self) -> str:
         return f"{self.scalar} * {self.operator!r}"

@@ -22,6 +22,8 @@ from svdinv.unroll.arrays import (
     Array,
     Namespace,
     inner,
+    is_complex,
+    like,
     namespace,
     operators,
     real_dtype,
@@ -91,7 +93,9 @@ class Solver:
         self.operator = operator
         if not isinstance(recipe, Unrolled):
             raise TypeError(f"recipe must be an Unrolled, got {type(recipe).__name__}")
-        if type(recipe.scheme) not in _PULLBACKS or recipe.scheme == FISTA(True):
+        if type(recipe.scheme) not in _PULLBACKS or getattr(
+            recipe.scheme, "restart", False
+        ):
             known = ", ".join(scheme.__name__ for scheme in _PULLBACKS)
             raise TypeError(
                 f"scheme must be one of {known}, without restart, to be differentiated "
@@ -160,6 +164,8 @@ class Solver:
             state = following
 
         def pullback(G: Array) -> Gradient:
+            if G.shape != state["x"].shape:
+                raise ValueError(f"G must have shape {state['x'].shape}, got {G.shape}")
             scheme = type(self.recipe.scheme)
             back, zero = _PULLBACKS[scheme], namespace(G).zeros_like(G)
             cotangent = dict.fromkeys(_ARRAYS[scheme], zero)
@@ -217,15 +223,22 @@ class Solver:
 
         Raises
         ------
-        ValueError
-            If there are no examples, or one is misshapen.
+        ValueError, TypeError
+            If there are no examples, one of them does not fit the network, or an
+            option is out of range; before the first step.
         FloatingPointError
             If a loss or its gradient is not finite; the numbers of the step before are
             kept.
         """
+        if steps < 0:
+            raise ValueError(f"steps must not be negative, got {steps}")
+        if not 0 < rate < math.inf:
+            raise ValueError(f"rate must be positive and finite, got {rate}")
         examples = list(examples)
         if not examples:
             raise ValueError("examples must not be empty")
+        for example in examples:
+            self._check(example)
         done = Fit() if start is None else start.copy()
         try:
             for step in _counted(done.steps + 1, steps, progress):
@@ -233,21 +246,35 @@ class Solver:
                 loss, gradient = self._loss(truth, y, measurement)
                 if not all(map(math.isfinite, (loss, *gradient.values()))):
                     raise FloatingPointError(f"not finite: loss of step {step}")
-                self._adam(done, gradient, rate)
                 done.losses.append(loss)
+                self._adam(done, gradient, rate)
                 if callback is not None and callback(step, loss):
                     break
         except KeyboardInterrupt:
             done.interrupted = True
+            del done.losses[done.steps :]  # of a step that was not taken
         return done
+
+    def _check(self, example: Example) -> None:
+        if len(example) < 2:
+            raise ValueError("examples must be tuples (truth, y, *measurement)")
+        truth, y, *measurement = example
+        A = forward_operator(self.recipe, self.operator, tuple(measurement))
+        x = self.recipe.begin(y, A)["x"]
+        if truth.shape != x.shape:
+            raise ValueError(f"truth must have shape {x.shape}, got {truth.shape}")
+        xp = namespace(x)
+        if is_complex(truth, xp) and not is_complex(x, xp):
+            raise TypeError(f"truth must be real, got {truth.dtype}")
 
     def _loss(
         self, truth: Array, y: Array, measurement: Sequence[Any]
     ) -> tuple[float, dict[str, float]]:
-        x, pullback = self.vjp(y, *measurement)
-        if truth.shape != x.shape:
-            raise ValueError(f"truth must have shape {x.shape}, got {truth.shape}")
-        error = x - truth
+        try:
+            x, pullback = self.vjp(y, *measurement)
+        except np.linalg.LinAlgError:  # NumPy, of NaN
+            return math.nan, {}
+        error = x - like(truth, x, namespace(x))
         count = math.prod(x.shape)
         gradient = pullback(error * (2 / count))
         return float(inner(error, error)) / count, {
@@ -255,14 +282,16 @@ class Solver:
         }
 
     def _adam(self, fit: Fit, gradient: Mapping[str, float], rate: float) -> None:
-        fit.steps += 1
+        step, moments, numbers = fit.steps + 1, dict(fit.moments), dict(self.numbers)
         for name, g in gradient.items():
-            m, v = fit.moments.get(name, (0.0, 0.0))
+            m, v = moments.get(name, (0.0, 0.0))
             m, v = _BETA1 * m + (1 - _BETA1) * g, _BETA2 * v + (1 - _BETA2) * g * g
-            fit.moments[name] = m, v
-            mean, square = m / (1 - _BETA1**fit.steps), v / (1 - _BETA2**fit.steps)
+            moments[name] = m, v
+            mean, square = m / (1 - _BETA1**step), v / (1 - _BETA2**step)
             move = rate * mean / (math.sqrt(square) + _EPSILON)
-            self.numbers[name] = np.asarray(self.numbers[name] - move)
+            numbers[name] = np.asarray(numbers[name] - move)
+        # All at once, for Ctrl-C may come at any time.
+        fit.steps, fit.moments, self.numbers = step, moments, numbers
 
     def _layers(self, x: Array) -> Iterator[_Layers]:
         xp = namespace(x)
@@ -390,6 +419,8 @@ def save(solver: Solver, path: str | Path) -> None:
 
     Raises
     ------
+    ValueError
+        If a weight is not finite.
     OSError
         If the file cannot be written.
     """

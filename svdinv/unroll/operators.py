@@ -85,6 +85,10 @@ class Sampling(Operator):
         xp = namespace(x)
         return xp.where(self._mask(x, xp), y, x)
 
+    def measured(self, y: Array) -> Array:
+        """Set what is not sampled to 0."""
+        return self.forward(y)
+
     def extra_repr(self) -> str:
         """Give the shape of the mask."""
         return f"mask {tuple(self.mask.shape)}"
@@ -170,6 +174,10 @@ class MRI(Operator):
     def adjoint(self, y: Array) -> Array:
         """From a k-space to the zero-filled image."""
         return self._chain.adjoint(y)
+
+    def measured(self, y: Array) -> Array:
+        """Set what is not sampled to 0."""
+        return self._chain.measured(y)
 
     def extra_repr(self) -> str:
         """Give the shapes of the mask and the maps."""

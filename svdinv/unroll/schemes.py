@@ -62,6 +62,11 @@ class Scheme:
     watched: ClassVar[tuple[str, ...]] = ("x",)
     idle_at_last: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def only_for_prox(self) -> tuple[str, ...]:
+        """Parameters that do nothing but set the step of the proximal operator."""
+        return ()
+
     def start(self, y: Array, A: Operator, x: Array | None = None) -> State:
         """Make the first state.
 
@@ -197,18 +202,29 @@ class FISTA(Scheme):
     ----------
     restart : bool
         Whether to drop the momentum where it points uphill (O'Donoghue & Candès,
-        Found. Comput. Math. 2015). The test looks at the whole array: what happens
-        to one image of a batch then depends on the others.
+        Found. Comput. Math. 2015).
+    batch_axes : int
+        Number of axes in front that count images: the momentum of one image then
+        does not depend on the others.
+
+    Raises
+    ------
+    ValueError
+        If `batch_axes` is negative.
     """
 
     restart: bool = False
+    batch_axes: int = 0
 
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}
 
+    def __post_init__(self) -> None:
+        _check_batch_axes(self.batch_axes)
+
     def start(self, y: Array, A: Operator, x: Array | None = None) -> State:
-        """Add the point to step from, and the momentum, a 0-d array."""
+        """Add the point to step from, and the momentum of each image."""
         x = super().start(y, A, x)["x"]
-        momentum = namespace(x).ones_like(inner(x, x))
+        momentum = namespace(x).ones_like(self._inner(x, x))
         return {"x": x, "ahead": x, "momentum": momentum}
 
     def iterate(
@@ -219,11 +235,18 @@ class FISTA(Scheme):
         xp = namespace(x)
         new = _forward_backward(ahead, y, A, prox, p["step"])
         if self.restart:
-            uphill = inner(ahead - new, new - x) > 0
+            uphill = self._inner(ahead - new, new - x) > 0
             t = xp.where(uphill, xp.ones_like(t), t)
         following = (1 + xp.sqrt(1 + 4 * t * t)) / 2
         ahead = new + times((t - 1) / following, new - x, xp)
         return {"x": new, "ahead": ahead, "momentum": following}
+
+    def _inner(self, x: Array, y: Array) -> Array:
+        """Re <x, y> of each image, or of all together: then 0-d."""
+        if not self.batch_axes:
+            return inner(x, y)
+        axes = tuple(range(self.batch_axes, len(x.shape)))
+        return inner(x, y, axes, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -270,8 +293,12 @@ class ADMM(Scheme):
             raise ValueError(
                 f"cg_iterations must be at least 1, got {self.cg_iterations}"
             )
-        if self.batch_axes < 0:
-            raise ValueError(f"batch_axes must not be negative, got {self.batch_axes}")
+        _check_batch_axes(self.batch_axes)
+
+    @property
+    def only_for_prox(self) -> tuple[str, ...]:
+        """The penalty, where the data are exact."""
+        return ("penalty",) if self.exact_data else ()
 
     def start(self, y: Array, A: Operator, x: Array | None = None) -> State:
         """Add the multiplier.
@@ -356,7 +383,9 @@ class PDHG(Scheme):
         """Step up in the dual variables, then down in the image."""
         x, ahead, step, sigma = state["x"], state["ahead"], p["step"], p["dual_step"]
         xp, K = namespace(x), self.transform
-        dual = state["dual"] + times(sigma, A.forward(ahead) - y, xp)
+        # The derivative by sigma sees the difference, where A^H does not hide it.
+        difference = A.measured(A.forward(ahead) - y)
+        dual = state["dual"] + times(sigma, difference, xp)
         dual = times(1 / (1 + sigma), dual, xp)
         following = {"dual": dual}
         slope = A.adjoint(dual)
@@ -509,6 +538,11 @@ def _curvature(A: Operator, x: Array) -> float:
     if bound == 0:
         raise ValueError(f"{A!r} gives 0, whatever the image: no step suits it")
     return bound**2
+
+
+def _check_batch_axes(count: int) -> None:
+    if count < 0:
+        raise ValueError(f"batch_axes must not be negative, got {count}")
 
 
 def _zeros_of(x: Array) -> Array:

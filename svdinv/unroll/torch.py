@@ -138,10 +138,12 @@ class Network(nn.Module):
             If the arguments do not fit the network.
         """
         if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a Tensor, got {type(y).__name__}")
+            raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}")
         measurement = tuple(map(_arranged, measurement))
         A = forward_operator(self.recipe, self.operator, measurement)
-        state = self.recipe.begin(_arranged(y), A)
+        y = _arranged(y)
+        state = self.recipe.begin(y, A)
+        self._check_precision(state["x"])
         if penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         for cell in self.cells:
@@ -154,6 +156,17 @@ class Network(nn.Module):
     def extra_repr(self) -> str:
         """Describe the network in print."""
         return repr(self.recipe)
+
+    def _check_precision(self, x: Tensor) -> None:
+        """Refuse images that the convolutions would stumble over."""
+        kernels = (w.dtype for w in self.parameters() if w.ndim)
+        kernel = next(kernels, x.dtype.to_real())
+        autocast = torch.is_autocast_enabled(x.device.type)
+        if x.dtype.to_real() != kernel and not autocast:
+            raise TypeError(
+                f"y and the network must have one precision, got images {x.dtype} and "
+                f"weights {kernel}"
+            )
 
 
 class TLRNet(Network):
@@ -248,9 +261,13 @@ class _Chain(nn.ModuleList):
             for kernel in spec.kernels
         )
         self.spec = spec
-        # A CPU convolves few channels several times as fast in this layout.
-        self.layout = torch.channels_last if spec.axes == 2 else torch.channels_last_3d
         self.to(memory_format=self.layout)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Where a CPU convolves few channels several times as fast."""
+        # Not an attribute: `torch.save` could not pickle it.
+        return torch.channels_last if self.spec.axes == 2 else torch.channels_last_3d
 
     def draw(self, rng: np.random.Generator) -> None:
         for convolution in self:
@@ -295,11 +312,16 @@ def save(network: Network, path: str | Path) -> None:
     ------
     TypeError
         If the recipe is not registered (`svdinv.unroll.networks.register`).
+    ValueError
+        If a weight is not finite.
     OSError
         If the file cannot be written.
     """
-    arrays = {k: v.detach().cpu().numpy() for k, v in network.state_dict().items()}
-    files.write(path, network.recipe, arrays)
+    tensors = {k: v.detach().cpu() for k, v in network.state_dict().items()}
+    # NumPy has no bfloat16.
+    short = torch.bfloat16
+    tensors = {k: v.float() if v.dtype == short else v for k, v in tensors.items()}
+    files.write(path, network.recipe, {k: v.numpy() for k, v in tensors.items()})
 
 
 def load(path: str | Path, **options: Any) -> Network:

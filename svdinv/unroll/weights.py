@@ -8,7 +8,7 @@ as ``cells.0.analysis.1.weight``, and so are the shapes: a convolution is
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from svdinv._missing import explain_missing
 from svdinv.unroll.files import replace
 from svdinv.unroll.networks.recipe import (
     Convolutions,
+    Layer,
     Number,
     Recipe,
     from_json,
@@ -35,15 +36,13 @@ Weights = dict[str, NDArray[Any]]
 _KEY = "svdinv"
 
 
-def shapes(recipe: Recipe, *, skip_own: bool = False) -> dict[str, tuple[int, ...]]:
+def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Name the weights of a network and give their shapes.
 
     Parameters
     ----------
     recipe : Recipe
         The network, made of `Convolutions` and `Number` alone.
-    skip_own : bool
-        Whether to leave out layers of one framework, in the place of refusing them.
 
     Returns
     -------
@@ -56,17 +55,11 @@ def shapes(recipe: Recipe, *, skip_own: bool = False) -> dict[str, tuple[int, ..
         If a layer is a framework's own.
     """
     found: dict[str, tuple[int, ...]] = {}
-    for i in range(recipe.cells):
-        for name, layer in recipe.layers(i == recipe.cells - 1).items():
-            prefix = f"cells.{i}.{name}"
-            if isinstance(layer, Number):
-                found[prefix] = ()
-            elif isinstance(layer, Convolutions):
-                for j, (inputs, outputs) in enumerate(layer.kernels):
-                    kernel = (outputs, inputs, *[3] * layer.axes)
-                    found[f"{prefix}.{j}.weight"] = kernel
-            elif layer is not None and not skip_own:
-                raise TypeError(f"{prefix} is a layer of one framework only")
+    for prefix, layer in _layers(recipe):
+        if isinstance(layer, Number | Convolutions):
+            found |= _shapes(prefix, layer)
+        elif layer is not None:
+            raise TypeError(f"{prefix} is a layer of one framework only")
     return found
 
 
@@ -90,38 +83,29 @@ def glorot(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float
     return rng.uniform(-limit, limit, shape).astype(np.float32)
 
 
-def initial(
-    recipe: Recipe, rng: np.random.Generator, *, skip_own: bool = False
-) -> Weights:
+def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
     """Draw the first weights of a network.
 
     Parameters
     ----------
     recipe : Recipe
-        As for `shapes`.
+        The network. Layers of a framework's own are left to it.
     rng : numpy.random.Generator
         Source of the randomness; the same state gives the same weights, whatever
         the framework.
-    skip_own : bool
-        As for `shapes`.
 
     Returns
     -------
     dict of str to ndarray of float32
         The weights.
     """
-    numbers = {
-        f"cells.{i}.{name}": layer.initial
-        for i in range(recipe.cells)
-        for name, layer in recipe.layers(i == recipe.cells - 1).items()
-        if isinstance(layer, Number)
-    }
     drawn: Weights = {}
-    for name, shape in shapes(recipe, skip_own=skip_own).items():
-        if name in numbers:
-            drawn[name] = np.asarray(numbers[name], dtype=np.float32)
-        else:
-            drawn[name] = glorot(shape, rng)
+    for prefix, layer in _layers(recipe):
+        if isinstance(layer, Number):
+            drawn[prefix] = np.asarray(layer.initial, dtype=np.float32)
+        elif isinstance(layer, Convolutions):
+            for name, shape in _shapes(prefix, layer).items():
+                drawn[name] = glorot(shape, rng)
     return drawn
 
 
@@ -140,11 +124,14 @@ def write(path: str | Path, recipe: Recipe, weights: Mapping[str, Any]) -> None:
     Raises
     ------
     TypeError
-        If the recipe is not registered.
+        If the recipe is not registered, or a weight is no floating-point number.
+    ValueError
+        If a weight is not finite.
     OSError
         If the file cannot be written.
     """
     arrays = {name: np.array(array, order="C") for name, array in weights.items()}
+    _check_numbers(arrays)
     content = _safetensors().save(arrays, metadata={_KEY: to_json(recipe)})
     replace(path, lambda stream: stream.write(content))
 
@@ -169,8 +156,8 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, was not written by svdinv, or holds a number that is
-        not finite; the message names the file.
+        If the file is damaged, was not written by svdinv, or holds what is no finite
+        floating-point number; the message names the file.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}")
@@ -182,16 +169,16 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
             weights = numpy_io.load(stream.read())
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    except KeyError as error:  # of a dtype that NumPy lacks
+        raise ValueError(f"{path} holds numbers of the type {error}") from error
     if _KEY not in metadata:
         raise ValueError(f"{path} holds weights, but not which network they are of")
-    for name, array in weights.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{path}: {name} is not finite")
     try:
+        _check_numbers(weights)
         recipe = from_json(metadata[_KEY])
         if not isinstance(recipe, Recipe):
             raise ValueError(f"{type(recipe).__name__} is no network")
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     return recipe, weights
 
@@ -222,6 +209,29 @@ def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -
             raise ValueError(
                 f"{name} must have shape {shape}, got {tuple(weights[name].shape)}"
             )
+
+
+def _layers(recipe: Recipe) -> Iterator[tuple[str, Layer]]:
+    for i in range(recipe.cells):
+        for name, layer in recipe.layers(i == recipe.cells - 1).items():
+            yield f"cells.{i}.{name}", layer
+
+
+def _shapes(prefix: str, layer: Number | Convolutions) -> dict[str, tuple[int, ...]]:
+    if isinstance(layer, Number):
+        return {prefix: ()}
+    return {
+        f"{prefix}.{j}.weight": (outputs, inputs, *[3] * layer.axes)
+        for j, (inputs, outputs) in enumerate(layer.kernels)
+    }
+
+
+def _check_numbers(weights: Weights) -> None:
+    for name, array in weights.items():
+        if array.dtype.kind != "f":
+            raise TypeError(f"{name} must be floating point, got {array.dtype}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
 
 
 def _safetensors(module: str = "safetensors.numpy") -> Any:

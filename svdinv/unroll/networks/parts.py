@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from svdinv.core.tensors import filled
-from svdinv.unroll.arrays import Array, Namespace, is_complex, like, sizes
-from svdinv.unroll.operators import Sampling
+from svdinv.unroll.arrays import Array, Namespace, like, sizes, zero_padded
 
 __all__ = [
     "check_image",
     "fraction",
     "from_blocks",
     "positive",
-    "sampling",
     "shrink",
     "to_blocks",
     "to_channels",
@@ -29,22 +26,6 @@ def fraction(c: Array, xp: Namespace) -> Array:
     return 1 / (1 + xp.exp(-c))
 
 
-def sampling(*measurement: Array) -> Sampling:
-    """Make the operator of a network that is given samples and a mask.
-
-    Raises
-    ------
-    TypeError
-        If there is anything but a mask.
-    """
-    if len(measurement) != 1:
-        raise TypeError(
-            "beside the samples the network takes a mask, or an operator, got "
-            f"{len(measurement)} arguments"
-        )
-    return Sampling(measurement[0])
-
-
 def shrink(x: Array, tau: Array, xp: Namespace) -> Array:
     """Soft threshold of real numbers, ``sign(x) max(|x| - tau, 0)``."""
     return positive(x - tau, xp) - positive(-x - tau, xp)
@@ -57,6 +38,8 @@ def to_channels(x: Array, xp: Namespace) -> Array:
 
 def to_complex(channels: Array, x: Array, xp: Namespace) -> Array:
     """Two channels (B, 2, T, H, W) as complex numbers of the dtype of `x`."""
+    # Mixed precision gives channels of less precision than x.
+    channels = like(channels, xp.real(x), xp)
     join = getattr(xp, "complex", None)
     if join is not None:
         return join(channels[:, 0], channels[:, 1])
@@ -66,7 +49,8 @@ def to_complex(channels: Array, x: Array, xp: Namespace) -> Array:
 def to_blocks(maps: Array, block: int, xp: Namespace) -> Array:
     """Cut (..., H, W) into (..., rows, columns, block, block), filled up with zeros."""
     *batch, H, W = sizes(maps, xp)
-    maps = filled(filled(maps, -2, -H % block, xp), -1, -W % block, xp)
+    maps = zero_padded(maps, -H % block, -2, xp)
+    maps = zero_padded(maps, -W % block, -1, xp)
     rows, columns, n = -(-H // block), -(-W // block), len(batch)
     x = xp.reshape(maps, (*batch, rows, block, columns, block))
     return xp.permute_dims(x, (*range(n), n, n + 2, n + 1, n + 3))
@@ -90,13 +74,16 @@ def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:
     ValueError
         If it does not have the axes that the network works on.
     TypeError
-        If it is real and should be complex, or the other way round.
+        If it is real and should be complex, the other way round, or of integers.
     """
     if len(x.shape) != len(axes.split()):
         raise ValueError(
             f"the image must have the axes {axes}, got shape {tuple(x.shape)} from "
             "the measured values"
         )
-    if is_complex(x, xp) != complex_:
-        kind = "complex" if complex_ else "real"
-        raise TypeError(f"the image must be {kind}, got {x.dtype}")
+    kind = "complex" if complex_ else "real"
+    if not xp.isdtype(x.dtype, f"{kind} floating"):
+        raise TypeError(
+            f"the image must be {kind} and floating point, got {x.dtype} from the "
+            "measured values"
+        )

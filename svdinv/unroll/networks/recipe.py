@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
@@ -133,9 +135,10 @@ class Recipe:
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             Naming the attribute.
         """
+        check_floats(self)
         at_least_one(self, "cells")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
@@ -238,11 +241,11 @@ def choose(recipe: Recipe | None, kind: type[Recipe] | None, options: Any) -> Re
     """
     if recipe is None and kind is not None:
         return kind(**options)
-    if options:
-        raise TypeError(f"unexpected beside a recipe: {', '.join(options)}")
     if not isinstance(recipe, kind or Recipe):
         name = (kind or Recipe).__name__
-        raise TypeError(f"recipe must be a {name}, got {recipe!r}")
+        raise TypeError(f"recipe must be of the class {name}, got {recipe!r}")
+    if options:
+        raise TypeError(f"unexpected beside a recipe: {', '.join(options)}")
     return recipe
 
 
@@ -293,8 +296,61 @@ def at_least_one(recipe: Any, *names: str) -> None:
     """
     for name in names:
         value = getattr(recipe, name)
-        if not isinstance(value, int) or value < 1:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def check_floats(recipe: Any) -> None:
+    """Check the attributes declared as float, and make them Python's.
+
+    Raises
+    ------
+    TypeError
+        Naming the first that is no real number.
+    ValueError
+        Naming the first that is not finite.
+    """
+    for entry in dataclasses.fields(recipe):
+        if entry.type not in ("float", float):
+            continue
+        value = getattr(recipe, entry.name)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{entry.name} must be a real number, got {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"{entry.name} must be finite, got {value!r}")
+        object.__setattr__(recipe, entry.name, float(value))
+
+
+def check_measurement(
+    recipe: Recipe, measurement: tuple[Any, ...], *names: str, optional: int = 0
+) -> None:
+    """Check how many arguments there are behind the measured values.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The network.
+    measurement : tuple
+        The arguments.
+    *names : str
+        What they are.
+    optional : int
+        How many of them, the last, may be missing.
+
+    Raises
+    ------
+    TypeError
+        If there are too few or too many.
+    """
+    if len(names) - optional <= len(measurement) <= len(names):
+        return
+    due = ", ".join(names[: len(names) - optional])
+    due += "".join(f"[, {name}]" for name in names[len(names) - optional :])
+    raise TypeError(
+        f"{type(recipe).__name__} needs beside the measured values: {due}, or an "
+        f"Operator; got {len(measurement)} arguments"
+    )
 
 
 _REGISTERED: dict[str, type] = {}
@@ -318,10 +374,16 @@ def register(cls: _Class) -> _Class:
 
     Raises
     ------
+    TypeError
+        If it is no dataclass.
     ValueError
         If another class has that name.
     """
-    if _REGISTERED.setdefault(cls.__name__, cls).__qualname__ != cls.__qualname__:
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls.__name__} must be a dataclass")
+    known = _REGISTERED.get(cls.__name__, cls)
+    # The same class anew, as when a cell of a notebook is run twice, is no other.
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"there is another class named {cls.__name__}")
     _REGISTERED[cls.__name__] = cls
     return cls
@@ -379,7 +441,9 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         name = type(value).__name__
         if _REGISTERED.get(name) is not type(value):
-            raise TypeError(f"{name} must be registered: svdinv.unroll.register")
+            raise TypeError(
+                f"{name} must be registered: svdinv.unroll.networks.register"
+            )
         fields = dataclasses.fields(value)
         return {"class": name} | {
             f.name: _plain(getattr(value, f.name)) for f in fields

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from svdinv.unroll.arrays import Array, casorati, from_casorati, namespace
 from svdinv.unroll.networks.parts import check_image, fraction
-from svdinv.unroll.networks.recipe import Layers, Recipe
+from svdinv.unroll.networks.recipe import Layers, Recipe, check_measurement
 from svdinv.unroll.operators import MRI, Operator
 
 __all__ = ["SeriesRecipe", "low_rank_series"]
@@ -35,14 +35,15 @@ class SeriesRecipe(Recipe):
         Raises
         ------
         TypeError
-            If there is anything else.
+            If `mask` is missing, or no array of bool.
+        ValueError
+            If the shapes do not go together.
         """
-        if len(measurement) not in (1, 2):
-            raise TypeError(
-                "beside the k-space the network takes a mask and perhaps coil maps, "
-                f"or an operator, got {len(measurement)} arguments"
-            )
+        check_measurement(self, measurement, "mask", "maps", optional=1)
         mask, *maps = measurement
+        for m in maps:
+            if len(m.shape) != 4:
+                raise ValueError(f"maps must be (B, C, H, W), got {tuple(m.shape)}")
         return MRI(mask, *(m[:, None] for m in maps))
 
     def zero_filled(self, y: Array, A: Operator) -> Array:

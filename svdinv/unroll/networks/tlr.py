@@ -20,14 +20,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from svdinv.unroll.arrays import Array, namespace
+from svdinv.unroll.arrays import Array, fitted, namespace
 from svdinv.unroll.fill import normalised_fill
 from svdinv.unroll.networks.parts import (
     check_image,
     fraction,
     from_blocks,
     positive,
-    sampling,
     to_blocks,
 )
 from svdinv.unroll.networks.recipe import (
@@ -38,6 +37,7 @@ from svdinv.unroll.networks.recipe import (
     Recipe,
     State,
     at_least_one,
+    check_measurement,
     register,
 )
 from svdinv.unroll.operators import Operator, Sampling
@@ -139,13 +139,19 @@ class TLR(Recipe):
 
     def operator(self, *measurement: Array) -> Operator:
         """Sample the pixels of a mask, (B, C, H, W)."""
-        return sampling(*measurement)
+        check_measurement(self, measurement, "mask")
+        return Sampling(*measurement)
 
     def begin(self, y: Array, A: Operator) -> State:
         """Start from A^H y, or from the samples with their gaps filled."""
         x = A.H(y)
         xp = namespace(x)
         check_image(x, self.axes, False, xp)
+        if x.shape[1] not in (self.channels, None):
+            raise ValueError(
+                f"the image must have {self.channels} channels, got shape "
+                f"{tuple(x.shape)} from the measured values"
+            )
         state = {"l": xp.zeros_like(x)}
         if self.side == "samples":
             state["side"] = x
@@ -202,4 +208,4 @@ def _mask(A: Operator, x: Array) -> Array:
             f"{type(A).__name__}"
         )
     xp = namespace(x)
-    return xp.where(A.mask, xp.ones_like(x), xp.zeros_like(x))
+    return xp.where(fitted(A.mask, x, xp), xp.ones_like(x), xp.zeros_like(x))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from svdinv.core.namespace import real, safe_divide
 from svdinv.unroll.arrays import (
@@ -27,7 +27,6 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.networks.parts import (
     check_image,
     fraction,
-    sampling,
     to_channels,
     to_complex,
 )
@@ -39,10 +38,12 @@ from svdinv.unroll.networks.recipe import (
     Recipe,
     State,
     at_least_one,
+    check_floats,
+    check_measurement,
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe
-from svdinv.unroll.operators import Identity, Operator, TemporalFourier
+from svdinv.unroll.operators import Identity, Operator, Sampling, TemporalFourier
 from svdinv.unroll.schemes import (
     ADMM,
     FISTA,
@@ -69,7 +70,25 @@ class Prior:
     """What is learned in place of a regulariser: subclasses define `layers` and `prox`.
 
     Registered (`svdinv.unroll.networks.register`), it goes into the files.
+
+    Attributes
+    ----------
+    uses_step : bool
+        Whether `prox` depends on the step. Where no prior does, what would only set
+        the step is not learned.
     """
+
+    uses_step: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the attribute.
+        """
+        check_floats(self)
 
     def layers(self, axes: str) -> Mapping[str, Layer]:
         """Name the layers that a cell has for it.
@@ -143,6 +162,8 @@ class LowRank(Prior):
 
     threshold: float = -2.0
 
+    uses_step: ClassVar[bool] = False
+
     def layers(self, axes: str) -> Mapping[str, Layer]:
         """Name the threshold."""
         return {"threshold": Number(self.threshold)}
@@ -187,6 +208,8 @@ class Sparse(Prior):
     """
 
     threshold: float = 0.0
+
+    uses_step: ClassVar[bool] = False
 
     def layers(self, axes: str) -> Mapping[str, Layer]:
         """Name the threshold."""
@@ -233,14 +256,17 @@ class Convolved(Prior):
     channels: int = 3
     threshold: float = -2.0
 
+    uses_step: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         """Refuse what makes no network.
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             Naming the attribute.
         """
+        super().__post_init__()
         at_least_one(self, "features", "channels")
 
     def layers(self, axes: str) -> Mapping[str, Layer]:
@@ -276,7 +302,8 @@ class Unrolled(Recipe):
         Number of unrolled iterations.
     scheme : Scheme
         Its iteration; the numbers that it takes are learned for each cell as their
-        logarithms, and so stay positive.
+        logarithms, and so stay positive. Its `batch_axes` become 1: images do not
+        depend on what else is in the batch.
     prior : Prior or tuple of Prior
         What is learned in place of the proximal operator; for `LowRankPlusSparse` a
         pair, for `GradientDescent` a prior whose `prox` is the gradient.
@@ -303,9 +330,12 @@ class Unrolled(Recipe):
             raise ValueError(f"kind must be 'series' or 'image', got {self.kind!r}")
         if not isinstance(self.scheme, Scheme):
             raise TypeError(f"scheme must be a Scheme, got {self.scheme!r}")
+        if getattr(self.scheme, "batch_axes", 1) != 1:
+            scheme: Any = self.scheme
+            object.__setattr__(self, "scheme", replace(scheme, batch_axes=1))
         for prior in self.priors:
             if not isinstance(prior, Prior):
-                raise TypeError(f"prior must be a Prior, got {prior!r}")
+                raise TypeError(f"prior must be a Prior or a tuple, got {self.prior!r}")
         both = isinstance(self.scheme, LowRankPlusSparse)
         if len(self.priors) != 1 + both:
             number = "two priors" if both else "one prior"
@@ -325,7 +355,9 @@ class Unrolled(Recipe):
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the numbers of the scheme and the layers of the priors."""
-        idle = self.scheme.idle_at_last if last else ()
+        idle = set(self.scheme.idle_at_last if last else ())
+        if not any(prior.uses_step for prior in self.priors):
+            idle.update(self.scheme.only_for_prox)
         layers: dict[str, Layer] = {
             f"log_{name}": None if name in idle else Number(math.log(value))
             for name, value in self.scheme.parameters.items()
@@ -339,7 +371,8 @@ class Unrolled(Recipe):
         """Make the operator: for series that of MRI, for images a sampling."""
         if self.kind == "series":
             return SeriesRecipe.operator(self, *measurement)  # type: ignore[arg-type]
-        return sampling(*measurement)
+        check_measurement(self, measurement, "mask")
+        return Sampling(*measurement)
 
     def begin(self, y: Array, A: Operator) -> State:
         """Start as the scheme does, from A^H y."""
@@ -377,7 +410,7 @@ class Unrolled(Recipe):
         xp = namespace(state["x"])
         names = self.scheme.parameters
         numbers = {name: getattr(layers, f"log_{name}") for name in names}
-        # What the last cell lacks has no effect there.
+        # What a cell lacks has no effect there.
         p = {n: 1.0 if c is None else xp.exp(c) for n, c in numbers.items()}
         joined = [
             learned(prior, _Part(layers, label), label)

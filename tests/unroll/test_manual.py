@@ -1,0 +1,590 @@
+"""Solvers that learn in NumPy: their numbers are PyTorch's, their derivatives right."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from svdinv.unroll import manual
+from svdinv.unroll import torch as faces
+from svdinv.unroll.manual import Fit, Solver
+from svdinv.unroll.networks import (
+    TLR,
+    Convolutions,
+    Convolved,
+    LowRank,
+    Number,
+    Prior,
+    Sparse,
+    Unrolled,
+)
+from svdinv.unroll.operators import MRI, Blur
+from svdinv.unroll.schemes import ADMM, FISTA, ISTA, PDHG, LowRankPlusSparse
+
+B, T, C, H, W = 2, 4, 3, 6, 5
+
+SCHEMES = {"ISTA": ISTA(), "FISTA": FISTA(), "L+S": LowRankPlusSparse()}
+PRIORS = {"LowRank": LowRank(-1.5), "Sparse": Sparse(-1.0)}
+KINDS = ("image", "series", "coils")
+
+
+def recipe(scheme, prior="LowRank", kind="series", cells=3):
+    both = (LowRank(-1.5), PRIORS[prior]) if scheme == "L+S" else PRIORS[prior]
+    kind = "image" if kind == "image" else "series"
+    return Unrolled(cells=cells, scheme=SCHEMES[scheme], prior=both, kind=kind)
+
+
+RECIPES = {
+    f"{s}, {p}, {k}": (recipe(s, p, k), k)
+    for s in SCHEMES
+    for p in PRIORS
+    for k in KINDS
+}
+each = pytest.mark.parametrize("name", RECIPES)
+
+
+def gauss(rng, *shape):
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+def low_rank(rng, *shape):
+    frames = gauss(rng, shape[0], T, 2) @ gauss(rng, shape[0], 2, H * W)
+    return frames.reshape(shape) / 3
+
+
+def problem(kind, seed=0, noise=0.3):
+    """Truth, measured values, and what measured them."""
+    rng = np.random.default_rng(seed)
+    if kind == "image":
+        truth = rng.random((B, 3, H, W))
+        mask = rng.random(truth.shape) < 0.5
+        return truth, mask * truth, mask
+    truth = low_rank(rng, B, T, H, W)
+    mask = rng.random(truth.shape) < 0.5
+    measurement = (mask,)
+    if kind == "coils":
+        maps = gauss(rng, B, C, H, W)
+        measurement += (maps / np.linalg.norm(maps, axis=1, keepdims=True),)
+    A = Unrolled().operator(*measurement)
+    y = A(truth)
+    return truth, y + noise * A(A.H(gauss(rng, *y.shape))), *measurement
+
+
+def made(recipe, seed=3):
+    """Make a solver whose numbers are not those that it starts with."""
+    solver = Solver(recipe)
+    rng = np.random.default_rng(seed)
+    for name, number in solver.numbers.items():
+        solver.numbers[name] = np.asarray(number + rng.uniform(0.05, 0.1))
+    return solver
+
+
+def twin(solver):
+    """Make the network in PyTorch with the same numbers."""
+    net = faces.Network(solver.recipe).double()
+    net.load_state_dict({k: torch.as_tensor(v) for k, v in solver.numbers.items()})
+    return net
+
+
+def tensors(*arrays):
+    return [torch.as_tensor(a) for a in arrays]
+
+
+@each
+def test_images_and_gradients_are_those_of_pytorch(name):
+    recipe, kind = RECIPES[name]
+    truth, *measured = problem(kind)
+    solver = made(recipe)
+    x, pullback = solver.vjp(*measured)
+    net = twin(solver)
+    found = net(*tensors(*measured))
+    np.testing.assert_allclose(x, found.detach().numpy(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(x, solver(*measured))
+    assert x.dtype == truth.dtype
+
+    gradient = pullback(x - truth)
+    ((found - torch.as_tensor(truth)).abs().square().sum() / 2).backward()
+    expected = {k: p.grad.numpy() for k, p in net.named_parameters()}
+    assert gradient.keys() == expected.keys() == solver.numbers.keys()
+    scale = max(abs(g) for g in expected.values())
+    for k, g in expected.items():
+        np.testing.assert_allclose(
+            gradient[k], g, rtol=1e-10, atol=1e-12 * scale, err_msg=k
+        )
+
+
+@each
+def test_gradients_against_finite_differences(name):
+    recipe, kind = RECIPES[name]
+    truth, *measured = problem(kind, seed=1)
+    solver = made(recipe)
+    x, pullback = solver.vjp(*measured)
+    gradient = pullback(x - truth)
+
+    def loss(key, step):
+        moved = copy.deepcopy(solver)
+        moved.numbers[key] = np.asarray(moved.numbers[key] + step)
+        return np.sum(abs(moved(*measured) - truth) ** 2) / 2
+
+    scale, h = max(abs(g) for g in gradient.values()), 1e-5
+    for key, g in gradient.items():
+        difference = (loss(key, h) - loss(key, -h)) / (2 * h)
+        np.testing.assert_allclose(
+            difference, g, rtol=1e-6, atol=1e-7 * scale, err_msg=key
+        )
+
+
+def test_the_pullback_is_linear_and_can_be_called_again():
+    _, *measured = problem("coils")
+    solver = made(recipe("L+S", "Sparse"))
+    x, pullback = solver.vjp(*measured)
+    rng = np.random.default_rng(2)
+    G1, G2 = gauss(rng, *x.shape), gauss(rng, *x.shape)
+    one, two, both = pullback(G1), pullback(G2), pullback(2 * G1 - G2)
+    for k in both:
+        np.testing.assert_allclose(both[k], 2 * one[k] - two[k], rtol=1e-9, atol=1e-9)
+    assert pullback(G1) == one
+
+
+@each
+def test_what_is_not_sampled_is_not_looked_at(name):
+    recipe, kind = RECIPES[name]
+    truth, y, mask, *maps = problem(kind)
+    solver = made(recipe)
+    x, pullback = solver.vjp(y, mask, *maps)
+    sampled = mask[:, :, None] if maps else mask
+    x2, pullback2 = solver.vjp(np.where(sampled, y, np.nan), mask, *maps)
+    np.testing.assert_array_equal(x, x2)
+    assert pullback(x - truth) == pullback2(x - truth)
+
+
+@each
+def test_single_precision_stays_single(name):
+    recipe, kind = RECIPES[name]
+    truth, y, mask, *maps = problem(kind)
+    solver = made(recipe)
+    x, pullback = solver.vjp(y, mask, *maps)
+    expected = pullback(x - truth)
+    short = np.float32 if kind == "image" else np.complex64
+    x2, pullback2 = solver.vjp(y.astype(short), mask, *maps)  # the maps stay double
+    assert x2.dtype == solver(y.astype(short), mask, *maps).dtype == short
+    np.testing.assert_allclose(x2, x, atol=1e-4 * abs(x).max())
+    found = pullback2((x - truth).astype(short))
+    scale = max(abs(g) for g in expected.values())
+    for k, g in expected.items():
+        assert found[k].dtype == np.float32
+        np.testing.assert_allclose(found[k], g, atol=1e-3 * scale, err_msg=k)
+
+
+@each
+def test_black_images(name):
+    recipe, kind = RECIPES[name]
+    _, y, *measurement = problem(kind)
+    solver = made(recipe)
+    with np.errstate(all="raise"):
+        x, pullback = solver.vjp(np.zeros_like(y), *measurement)
+        gradient = pullback(np.ones_like(x))
+    assert not x.any()
+    assert not any(gradient.values())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_equal_singular_values_leave_finite_gradients(scheme):
+    """A dot that moves: all singular values are 1."""
+    series = np.zeros((1, T, H, W), complex)
+    for i in range(T):
+        series[0, i, i, i] = 1
+    A = MRI(np.ones(series.shape, bool))
+    solver = made(recipe(scheme))
+    x, pullback = solver.vjp(A(series), A)
+    assert np.isfinite(x).all()
+    assert np.isfinite(list(pullback(x - 0.5).values())).all()
+
+
+def test_operators():
+    rng = np.random.default_rng(0)
+    A = Blur(rng.random((3, 3)))
+    truth = rng.random((1, 3, H, W))
+    plain = made(recipe("ISTA", kind="image"))
+    own = Solver(plain.recipe, operator=A)
+    own.numbers = dict(plain.numbers)
+    x = plain(A(truth), A)
+    np.testing.assert_array_equal(own(A(truth)), x)
+    x, pullback = own.vjp(A(truth))
+    net = twin(plain)
+    found = net(torch.as_tensor(A(truth)), A)
+    np.testing.assert_allclose(found.detach().numpy(), x, rtol=1e-10, atol=1e-10)
+    (found - torch.as_tensor(truth)).square().sum().backward()
+    for k, g in pullback(2 * (x - truth)).items():
+        expected = dict(net.named_parameters())[k].grad.numpy()
+        np.testing.assert_allclose(g, expected, rtol=1e-9, atol=1e-9)
+
+
+def examples(kind="series", count=3):
+    return [problem(kind, seed) for seed in range(count)]
+
+
+class TestFit:
+    def fit(self, solver, data=None, **options):
+        data = examples() if data is None else data
+        return solver.fit(data, **{"steps": 12, "progress": False} | options)
+
+    @each
+    def test_the_loss_falls(self, name):
+        recipe, kind = RECIPES[name]
+        data = [problem(kind)]
+        solver = Solver(recipe)
+        done = self.fit(solver, data, rate=0.01)
+        assert len(done.losses) == done.steps == 12
+        assert not done.interrupted
+        truth, *measured = data[0]
+        error = np.mean(abs(solver(*measured) - truth) ** 2)
+        assert error < done.losses[-1] < done.losses[0]
+        first = np.mean(abs(Solver(recipe)(*measured) - truth) ** 2)
+        assert done.losses[0] == pytest.approx(first, rel=1e-12)
+
+    def test_the_steps_are_those_of_adam(self):
+        data = [problem("coils")]
+        truth, *measured = data[0]
+        solver = made(recipe("L+S", "Sparse"))
+        net = twin(solver)
+        optimiser = torch.optim.Adam(net.parameters(), lr=0.05)
+        losses = []
+        for _ in range(6):
+            optimiser.zero_grad()
+            error = net(*tensors(*measured)) - torch.as_tensor(truth)
+            loss = error.abs().square().mean()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        done = self.fit(solver, data, steps=6)
+        np.testing.assert_allclose(done.losses, losses, rtol=1e-8)
+        for k, p in net.named_parameters():
+            np.testing.assert_allclose(solver.numbers[k], p.detach(), rtol=1e-7)
+
+    @pytest.mark.parametrize("stop", [1, 4, 11])
+    def test_a_resumed_fit_is_the_uninterrupted_one(self, stop):
+        whole, parts = (Solver(recipe("FISTA")) for _ in range(2))
+        expected = self.fit(whole)
+        first = self.fit(parts, steps=stop)
+        kept = copy.deepcopy(first)
+        second = self.fit(parts, start=first)
+        assert first == kept  # not changed by what came after
+        assert second == expected
+        assert parts.numbers == whole.numbers
+
+    def test_a_fit_is_resumed_from_a_file(self, tmp_path):
+        whole, part = (Solver(recipe("ISTA")) for _ in range(2))
+        expected = self.fit(whole)
+        first = self.fit(part, steps=5)
+        manual.save(part, tmp_path / "x.safetensors")
+        again = manual.load(tmp_path / "x.safetensors")
+        assert self.fit(again, start=first) == expected
+        assert again.numbers == whole.numbers
+
+    @pytest.mark.parametrize("how", ["interrupt", "stop"])
+    def test_ended_in_the_callback(self, how):
+        seen = []
+
+        def callback(step, loss):
+            seen.append((step, loss))
+            if step == 4 and how == "interrupt":
+                raise KeyboardInterrupt
+            return step == 4
+
+        solver, other = (Solver(recipe("ISTA")) for _ in range(2))
+        done = self.fit(solver, callback=callback)
+        assert done.interrupted == (how == "interrupt")
+        assert done.steps == 4
+        assert seen == list(enumerate(done.losses, 1))
+        self.fit(other, steps=4)
+        assert solver.numbers == other.numbers
+        rest = self.fit(solver, start=done)
+        assert not rest.interrupted
+        assert rest.losses == self.fit(Solver(recipe("ISTA"))).losses
+
+    @pytest.mark.parametrize("at", ["gradient", "square root"])
+    def test_interrupted_within_a_step(self, monkeypatch, at):
+        """A step is taken whole, or not at all."""
+        name = {"gradient": "prod", "square root": "sqrt"}[at]
+        count, whole = 0, getattr(math, name)
+
+        def interrupt(x):
+            nonlocal count
+            count += 1
+            if count == 20:
+                raise KeyboardInterrupt
+            return whole(x)
+
+        solver, other = (Solver(recipe("ISTA")) for _ in range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(manual.math, name, interrupt)
+            done = self.fit(solver)
+        assert done.interrupted
+        assert 0 < done.steps < 12
+        assert self.fit(other, steps=done.steps).losses == done.losses
+        assert solver.numbers == other.numbers
+        assert self.fit(solver, start=done) == self.fit(other, start=done)
+
+    def test_every_example_is_taken_once_an_epoch(self):
+        data = examples(count=4)
+        solver = Solver(recipe("ISTA", cells=1))
+        losses = self.fit(solver, data, steps=8, rate=1e-12).losses
+        assert sorted(losses[:4]) == pytest.approx(sorted(losses[4:]))
+        assert len({round(x, 9) for x in losses}) == 4
+        orders = {
+            tuple(
+                np.round(
+                    self.fit(
+                        Solver(recipe("ISTA", cells=1)),
+                        data,
+                        steps=4,
+                        rate=1e-12,
+                        seed=seed,
+                    ).losses,
+                    9,
+                )
+            )
+            for seed in range(6)
+        }
+        assert len(orders) > 1
+
+    @pytest.mark.parametrize("where", ["truth", "y"])
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_data_that_are_not_finite(self, where, value):
+        data = [problem("series")]
+        solver, other = (Solver(recipe("ISTA")) for _ in range(2))
+        truth, y, mask = (a.copy() for a in data[0])
+        at = tuple(np.argwhere(mask)[0])
+        (truth if where == "truth" else y)[at] = value
+
+        def callback(step, loss):
+            if step == 3:
+                data[0][0][...], data[0][1][...] = truth, y
+
+        with (
+            np.errstate(invalid="ignore", over="ignore"),
+            pytest.raises(FloatingPointError, match="not finite: loss of step 4"),
+        ):
+            self.fit(solver, data, callback=callback)
+        self.fit(other, [problem("series")], steps=3)
+        assert solver.numbers == other.numbers
+
+    def test_a_truth_of_another_precision(self):
+        truth, y, mask = problem("series")
+        one, other = (Solver(recipe("ISTA")) for _ in range(2))
+        y = y.astype(np.complex64)
+        self.fit(one, [(truth, y, mask)])
+        self.fit(other, [(truth.astype(np.complex64), y, mask)])
+        for k, v in one.numbers.items():
+            np.testing.assert_allclose(v, other.numbers[k], rtol=1e-4, atol=1e-5)
+
+    def test_nothing_to_do(self):
+        solver = Solver(recipe("ISTA"))
+        before = dict(solver.numbers)
+        assert self.fit(solver, steps=0) == Fit()
+        done = Fit(losses=[1.0], steps=5)
+        assert self.fit(solver, steps=5, start=done) == done
+        assert solver.numbers == before
+
+    def test_progress(self, capsys):
+        Solver(recipe("ISTA", cells=1)).fit(examples(count=1), steps=2)
+        assert "fit: 100%" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"data": []}, "examples must not be empty"),
+            ({"steps": -1}, "steps must"),
+            ({"rate": 0.0}, "rate must be positive"),
+            ({"rate": math.nan}, "rate must be positive"),
+        ],
+        ids=str,
+    )
+    def test_refused(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            self.fit(Solver(recipe("ISTA")), **options)
+
+    def test_misshapen_examples_are_found_before_the_first_step(self):
+        truth, y, mask = problem("series")
+        for bad, error, message in (
+            ((truth[:1], y, mask), ValueError, r"truth must have shape \(2, 4, 6, 5\)"),
+            ((truth[..., 0], y, mask), ValueError, r"truth must have shape"),
+            ((truth, y[0], mask[0]), ValueError, "axes B T H W"),
+            ((truth, y), TypeError, "Unrolled needs beside the measured values"),
+            ((truth, y, mask * 1.0), TypeError, "mask must be an array of bool"),
+            ((truth,), ValueError, "examples must be"),
+        ):
+            solver = Solver(recipe("ISTA"))
+            before = dict(solver.numbers)
+            with pytest.raises(error, match=message):
+                self.fit(solver, [(truth, y, mask), bad])
+            assert solver.numbers == before
+
+    def test_a_complex_truth_of_real_images(self):
+        truth, y, mask = problem("image")
+        with pytest.raises(TypeError, match="truth must be real, got complex128"):
+            self.fit(Solver(recipe("ISTA", kind="image")), [(truth + 0j, y, mask)])
+
+
+class TestFiles:
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_to_pytorch_and_back(self, tmp_path, scheme):
+        path = tmp_path / "x.safetensors"
+        solver = made(recipe(scheme, kind="coils"))
+        manual.save(solver, path)
+        net = faces.load(path)
+        assert net.recipe == solver.recipe
+        assert {p.dtype for p in net.parameters()} == {torch.float64}
+        _, *measured = problem("coils")
+        found = net(*tensors(*measured)).detach().numpy()
+        np.testing.assert_allclose(found, solver(*measured), rtol=1e-10, atol=1e-10)
+        faces.save(net, path)
+        again = manual.load(path)
+        assert again.numbers == solver.numbers
+        assert again.recipe == solver.recipe
+
+    def test_single_precision_becomes_double(self, tmp_path):
+        path = tmp_path / "x.safetensors"
+        faces.save(faces.Network(recipe("ISTA")), path)
+        loaded = manual.load(path)
+        assert {x.dtype for x in loaded.numbers.values()} == {np.dtype(np.float64)}
+        assert loaded.numbers == Solver(recipe("ISTA")).numbers
+
+    def test_refused(self, tmp_path):
+        path = tmp_path / "x.safetensors"
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            manual.load(path)
+        faces.save(faces.TLRNet(cells=1, features=2), path)
+        with pytest.raises(TypeError, match="recipe must be an Unrolled, got TLR"):
+            manual.load(path)
+        solver = Solver(recipe("ISTA"))
+        del solver.numbers["cells.1.log_step"]
+        manual.save(solver, path)
+        with pytest.raises(
+            ValueError, match=rf"{re.escape(str(path))}: .* needs cells\.1\.log_step"
+        ):
+            manual.load(path)
+        solver = Solver(recipe("ISTA"))
+        solver.numbers["cells.1.log_step"] = np.asarray(np.nan)
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match="log_step is not finite"):
+            manual.save(solver, path)
+        assert path.read_bytes() == before
+
+
+@dataclass(frozen=True)
+class Kernel(Prior):
+    """A prior that has what the solver cannot learn."""
+
+    def layers(self, axes):
+        return {"chain": Convolutions((3, 3), axes=2), "number": Number(1.0)}
+
+    def prox_vjp(self, v, step, layers):
+        raise AssertionError
+
+
+def image_call(change):
+    return lambda: Solver(recipe("ISTA", kind="image")).vjp(
+        *change(*problem("image")[1:])
+    )
+
+
+REFUSED = {
+    "recipe": (lambda: Solver(TLR()), TypeError, "must be an Unrolled, got TLR"),
+    "scheme": (
+        lambda: Solver(Unrolled(scheme=ADMM())),
+        TypeError,
+        "scheme must be one of ISTA, FISTA, LowRankPlusSparse.*got ADMM",
+    ),
+    "PDHG": (lambda: Solver(Unrolled(scheme=PDHG())), TypeError, "got PDHG"),
+    "restart": (
+        lambda: Solver(Unrolled(scheme=FISTA(restart=True))),
+        TypeError,
+        "without restart",
+    ),
+    "prior": (
+        lambda: Solver(Unrolled(prior=Convolved())),
+        TypeError,
+        "prior: Convolved has no prox_vjp",
+    ),
+    "convolutions": (
+        lambda: Solver(Unrolled(prior=Kernel(), kind="image")),
+        TypeError,
+        "only numbers are learned by hand",
+    ),
+    "no mask": (image_call(lambda y, m: (y,)), TypeError, "needs beside the measured"),
+    "mask": (
+        image_call(lambda y, m: (y, m[..., 1:])),
+        ValueError,
+        r"mask \(2, 3, 6, 4\) does not broadcast",
+    ),
+    "complex": (
+        image_call(lambda y, m: (y + 0j, m)),
+        TypeError,
+        "image must be real and floating point, got complex128",
+    ),
+    "integers": (
+        image_call(lambda y, m: (y.astype(int), m)),
+        TypeError,
+        "image must be real and floating point, got int64",
+    ),
+    "axes": (image_call(lambda y, m: (y[0], m[0])), ValueError, "axes B C H W"),
+    "cotangent": (
+        lambda: image_call(lambda y, m: (y, m))()[1](np.ones((1, 3, H, W))),
+        ValueError,
+        r"G must have shape \(2, 3, 6, 5\), got \(1, 3, 6, 5\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case):
+    call, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.gpu
+class TestCuPy:
+    """The same numbers as NumPy's."""
+
+    @pytest.fixture(autouse=True)
+    def _gpu(self):
+        cupy = pytest.importorskip("cupy")
+        if not cupy.is_available():
+            pytest.skip("no CUDA GPU")
+
+    @each
+    def test_images_and_gradients(self, name):
+        import cupy
+
+        recipe, kind = RECIPES[name]
+        truth, *measured = problem(kind)
+        solver = made(recipe)
+        x, pullback = solver.vjp(*measured)
+        x2, pullback2 = solver.vjp(*map(cupy.asarray, measured))
+        np.testing.assert_allclose(cupy.asnumpy(x2), x, rtol=1e-9, atol=1e-9)
+        found, expected = pullback2(x2 - cupy.asarray(truth)), pullback(x - truth)
+        scale = max(abs(g) for g in expected.values())
+        for k, g in expected.items():
+            np.testing.assert_allclose(
+                cupy.asnumpy(found[k]), g, rtol=1e-8, atol=1e-10 * scale
+            )
+
+    def test_fit(self):
+        import cupy
+
+        data = examples(count=2)
+        on_gpu = [tuple(map(cupy.asarray, example)) for example in data]
+        one, other = (Solver(recipe("L+S", "Sparse")) for _ in range(2))
+        expected = one.fit(data, steps=5, progress=False)
+        found = other.fit(on_gpu, steps=5, progress=False)
+        np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-8)
+        assert all(isinstance(x, np.ndarray) for x in other.numbers.values())

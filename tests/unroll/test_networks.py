@@ -1,0 +1,1106 @@
+"""The networks in PyTorch: formulas, derivatives, and what they must not depend on."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import math
+import pickle
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+import svdinv.torch
+from svdinv.unroll.networks import (
+    LS,
+    SLR,
+    T2LR,
+    TLR,
+    Convolved,
+    LowRank,
+    Number,
+    Prior,
+    Recipe,
+    Sparse,
+    Unrolled,
+    register,
+)
+from svdinv.unroll.operators import MRI, Blur, gaussian_sensing
+from svdinv.unroll.schemes import (
+    ADMM,
+    FISTA,
+    ISTA,
+    PDHG,
+    GradientDescent,
+    LowRankPlusSparse,
+)
+from svdinv.unroll.torch import LSNet, Network, SLRNet, T2LRNet, TLRNet
+
+B, T, C, H, W = 2, 3, 2, 5, 4
+
+SMALL = {"cells": 2, "features": 3}
+
+PUBLISHED = {
+    "TLR": TLR(**SMALL),
+    "TLR, fill, samples, blocks": TLR(
+        **SMALL, start="fill", side="samples", block=3, bypass_maps=1
+    ),
+    "SLR": SLR(**SMALL, sparsity=0.0),
+    "LS": LS(**SMALL),
+    "T2LR": T2LR(**SMALL),
+}
+
+SCHEMES = {
+    "ISTA": ISTA(),
+    "FISTA": FISTA(),
+    "FISTA, restart": FISTA(restart=True),
+    "ADMM": ADMM(cg_iterations=2),
+    "ADMM, exact": ADMM(exact_data=True),
+    "PDHG": PDHG(),
+    "GradientDescent": GradientDescent(),
+    "LowRankPlusSparse": LowRankPlusSparse(),
+}
+
+PRIORS = {
+    "LowRank": LowRank(),
+    "Sparse": Sparse(-1.0),
+    "Convolved": Convolved(features=3),
+}
+
+
+def unrolled(scheme, prior, kind):
+    both = isinstance(scheme, LowRankPlusSparse)
+    prior = (prior, Sparse(-1.0)) if both else prior
+    return Unrolled(cells=2, scheme=scheme, prior=prior, kind=kind)
+
+
+UNROLLED = {
+    f"{kind}, {scheme}, {prior}": unrolled(SCHEMES[scheme], PRIORS[prior], kind)
+    for scheme, prior, kind in itertools.product(SCHEMES, PRIORS, ("series", "image"))
+}
+RECIPES = PUBLISHED | UNROLLED
+
+each_recipe = pytest.mark.parametrize("name", RECIPES)
+
+
+def is_series(recipe):
+    return "T" in recipe.axes
+
+
+def draw(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=dtype)
+
+
+def problem(recipe, *, coils=False, dtype=torch.float64, batch=B):
+    """Measured values and what measured them: of series, complex; of images, real."""
+    if not is_series(recipe):
+        y = draw(batch, 3, H, W, dtype=dtype)
+        return y, (draw(batch, 3, H, W, seed=1) < 0.3,)
+    dtype = dtype.to_complex()
+    mask = draw(batch, T, H, W, seed=1) < 0.3
+    if not coils:
+        return draw(batch, T, H, W, dtype=dtype), (mask,)
+    maps = draw(batch, C, H, W, seed=2, dtype=dtype)
+    maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+    return draw(batch, T, C, H, W, dtype=dtype), (mask, maps)
+
+
+def network(recipe, *, dtype=torch.float64, **options):
+    """Make a network whose numbers are not those that it starts with."""
+    net = Network(recipe, seed=3, **options).to(dtype)
+    rng = np.random.default_rng(4)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 0:
+                parameter += 0.05 * (1 + rng.random())
+    return net
+
+
+def has_coils(recipe):
+    exact = isinstance(recipe, Unrolled) and recipe.scheme == ADMM(
+        exact_data=True, batch_axes=1
+    )
+    return is_series(recipe) and not exact
+
+
+def measurements(recipe):
+    return [False, True] if has_coils(recipe) else [False]
+
+
+def gradients(net, y, *measurement, penalty=False):
+    net.zero_grad()
+    out = net(y, *measurement, penalty=penalty)
+    x, extra = out if penalty else (out, 0)
+    ((x - 0.5).abs().square().mean() + extra).backward()
+    return x.detach(), {k: p.grad.clone() for k, p in net.named_parameters()}
+
+
+class TestParameters:
+    """Published: about 63, 294, 328 and 259 thousand."""
+
+    def count(self, net):
+        return sum(p.numel() for p in net.parameters())
+
+    def test_tlr(self):
+        chain = 9 * (3 * 16 + 16 * 16 + 16 * 3)
+        assert self.count(TLRNet()) == 10 * (2 * chain + 2) - 1 == 63379
+
+    def test_slr(self):
+        chain = 27 * (2 * 16 + 16 * 16 + 16 * 16)
+        assert self.count(SLRNet()) == 10 * (2 * chain + 5) - 1 == 293809
+
+    def test_ls(self):
+        chain = 27 * (4 * 32 + 32 * 32 + 32 * 2)
+        assert self.count(LSNet()) == 10 * (chain + 2) == 328340
+
+    def test_t2lr(self):
+        chain = 27 * (2 * 16 + 16 * 16 + 16 * 2)
+        assert self.count(T2LRNet()) == 15 * (2 * chain + 3) - 1 == 259244
+
+    @pytest.mark.parametrize("kind", ["series", "image"])
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    @pytest.mark.parametrize("prior", PRIORS)
+    def test_unrolled(self, scheme, prior, kind):
+        # Of the scheme: numbers in each cell, and those that the last does without.
+        numbers, idle = {
+            "ADMM": (2, 1),
+            "ADMM, exact": (1, 1),  # no prior here has a use for the penalty
+            "PDHG": (2, 0),
+        }.get(scheme, (1, 0))
+        outer, taps = (2, 27) if kind == "series" else (3, 9)
+        chain = taps * (outer * 3 + 3 * 3 + 3 * outer)
+        learned = 1 + 2 * chain * (prior == "Convolved")
+        learned += scheme == "LowRankPlusSparse"
+        recipe = UNROLLED[f"{kind}, {scheme}, {prior}"]
+        assert self.count(Network(recipe)) == 2 * (numbers + learned) - idle
+
+
+class TestFormulas:
+    """One cell against its formula, written with torch.linalg.svd and torch.fft."""
+
+    def svt(self, X, c):
+        U, S, Vh = torch.linalg.svd(X, full_matrices=False)
+        tau = torch.sigmoid(c) * S.amax(-1, keepdim=True)
+        return U @ torch.diag_embed((S - tau).clamp_min(0)).to(X.dtype) @ Vh
+
+    def casorati_svt(self, x, c):
+        return self.svt(x.flatten(-2), c).reshape(x.shape)
+
+    def fourier(self, x):
+        shifted = torch.fft.ifftshift(x, (-2, -1))
+        return torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), (-2, -1))
+
+    def inverse(self, k):
+        shifted = torch.fft.ifftshift(k, (-2, -1))
+        return torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), (-2, -1))
+
+    def operators(self, mask, maps=None):
+        """A and A^H."""
+        if maps is None:
+            return (
+                lambda x: mask * self.fourier(x),
+                lambda y: self.inverse(mask * y),
+            )
+        maps, mask = maps[:, None], mask[:, :, None]
+        return (
+            lambda x: mask * self.fourier(maps * x[:, :, None]),
+            lambda y: (maps.conj() * self.inverse(mask * y)).sum(2),
+        )
+
+    def chain(self, layer, x):
+        """Convolve the two channels of series, or images, as PyTorch's functions do."""
+        for i, convolution in enumerate(layer):
+            kernel = convolution.weight
+            apply = torch.conv2d if kernel.ndim == 4 else torch.conv3d
+            x = apply(x, kernel, padding=1)
+            x = x.clamp_min(0) if i < len(layer) - 1 else x
+        return x
+
+    def channels(self, x):
+        return torch.view_as_real(x).movedim(-1, 1)
+
+    def joined(self, channels):
+        return torch.view_as_complex(channels.movedim(1, -1).contiguous())
+
+    @pytest.fixture(params=[False, True], ids=["one coil", "coils"])
+    def series(self, request):
+        def make(recipe):
+            y, measurement = problem(recipe, coils=request.param)
+            net = network(recipe)
+            A, AH = self.operators(*measurement)
+            return net(y, *measurement), net.cells, A, AH, AH(y), y
+
+        return make
+
+    def test_tlr(self):
+        y, (mask,) = problem(PUBLISHED["TLR"])
+        net = network(TLR(**SMALL))
+        first, second = net.cells
+        x = mask * y
+        z = x + self.chain(
+            first.synthesis, self.svt(self.chain(first.analysis, x), first.threshold)
+        )
+        x = torch.where(mask, y, z)
+        l = first.eta * (x - z)
+        v = x + l
+        z = v + self.chain(
+            second.synthesis, self.svt(self.chain(second.analysis, v), second.threshold)
+        )
+        torch.testing.assert_close(net(y, mask), torch.where(mask, y, z - l))
+
+    def test_slr(self, series):
+        found, cells, A, AH, x, y = series(PUBLISHED["SLR"])
+        b = torch.zeros_like(x)
+        for cell in cells:
+            t = self.casorati_svt(x, cell.threshold)
+            r = x - cell.p * AH(A(x) - y) - cell.q * (x + b - t)
+            code = self.chain(cell.analysis, self.channels(r))
+            soft = code.sign() * (code.abs() - cell.theta).clamp_min(0)
+            x = r + self.joined(self.chain(cell.synthesis, soft))
+            if cell.eta is not None:
+                b = b + cell.eta.clamp_min(0) * (x - t)
+        torch.testing.assert_close(found, x)
+
+    def test_penalty_of_slr(self):
+        recipe = SLR(cells=1, features=3)
+        y, (mask,) = problem(recipe)
+        net = network(recipe)
+        (cell,), (A, AH) = net.cells, self.operators(mask)
+        x = AH(y)
+        t = self.casorati_svt(x, cell.threshold)
+        r = self.channels(x - cell.p * AH(A(x) - y) - cell.q * (x - t))
+        asymmetry = self.chain(cell.synthesis, self.chain(cell.analysis, r)) - r
+        image, penalty = net(y, mask, penalty=True)
+        torch.testing.assert_close(penalty, asymmetry.square().mean())
+        assert torch.equal(image, net(y, mask))
+        penalty.backward()
+        kernels = [*cell.analysis.parameters(), *cell.synthesis.parameters()]
+        assert all(w.grad.abs().max() > 0 for w in kernels)
+
+    def test_ls(self, series):
+        found, cells, A, AH, M, y = series(PUBLISHED["LS"])
+        for cell in cells:
+            L = self.casorati_svt(M, cell.threshold)
+            both = torch.cat([self.channels(L), self.channels(M)], 1)
+            S = self.joined(self.chain(cell.sparse, both))
+            M = L + S - cell.gamma * AH(A(L + S) - y)
+        torch.testing.assert_close(found, M)
+
+    def test_t2lr(self, series):
+        found, cells, A, AH, x, y = series(PUBLISHED["T2LR"])
+        l = torch.zeros_like(x)
+        for cell in cells:
+            v = x + l
+            maps = self.joined(self.chain(cell.analysis, self.channels(v)))
+            maps = self.channels(self.svt(maps, cell.threshold))
+            a = v + self.joined(self.chain(cell.synthesis, maps))
+            mu = cell.mu.clamp_min(0)
+            x = a - l - mu / (1 + mu) * AH(A(a - l) - y)
+            if cell.eta is not None:
+                l = l + cell.eta.clamp_min(0) * (x - a)
+        torch.testing.assert_close(found, x)
+
+    def test_data_consistency_of_t2lr_is_the_closed_form(self):
+        """argmin_x |x - v|^2 + mu |A x - y|^2 is (F v + mu y) / (1 + mu mask)."""
+        recipe = T2LR(cells=1, features=3)
+        y, (mask,) = problem(recipe)
+        net = network(recipe)
+        (cell,), (_, AH) = net.cells, self.operators(mask)
+        x = AH(y)
+        maps = self.joined(self.chain(cell.analysis, self.channels(x)))
+        maps = self.channels(self.svt(maps, cell.threshold))
+        a = x + self.joined(self.chain(cell.synthesis, maps))
+        k = (self.fourier(a) + cell.mu * mask * y) / (1 + cell.mu * mask)
+        torch.testing.assert_close(net(y, mask), self.inverse(k))
+
+    def prior(self, prior, layers, v, label="prior_"):
+        c = getattr(layers, f"{label}threshold")
+        if isinstance(prior, LowRank):
+            return self.casorati_svt(v, c) if v.is_complex() else self.svt(v, c)
+        if isinstance(prior, Sparse):
+            z = torch.fft.fft(v, dim=1, norm="ortho") if v.is_complex() else v
+            size = z.abs()
+            rms = size.square().mean((1, 2, 3), keepdim=True).sqrt()
+            z = torch.sgn(z) * (size - c.exp() * rms).clamp_min(0)
+            return torch.fft.ifft(z, dim=1, norm="ortho") if v.is_complex() else z
+        analysis = getattr(layers, f"{label}analysis")
+        synthesis = getattr(layers, f"{label}synthesis")
+        if not v.is_complex():
+            return v + self.chain(synthesis, self.svt(self.chain(analysis, v), c))
+        maps = self.svt(self.joined(self.chain(analysis, self.channels(v))), c)
+        return v + self.joined(self.chain(synthesis, self.channels(maps)))
+
+    @pytest.mark.parametrize("name", [n for n in UNROLLED if "restart" not in n])
+    @pytest.mark.parametrize("coils", [False, True], ids=["one coil", "coils"])
+    def test_unrolled(self, name, coils):
+        recipe = UNROLLED[name]
+        if coils and not has_coils(recipe):
+            pytest.skip("images have no coils, and exact data need a projection")
+        y, measurement = problem(recipe, coils=coils)
+        net = network(recipe)
+        if is_series(recipe):
+            A, AH = self.operators(*measurement)
+        else:
+            A = AH = lambda x: measurement[0] * x
+        x = AH(y)
+        found = net(y, *measurement)
+        run = getattr(self, type(recipe.scheme).__name__.lower())
+        torch.testing.assert_close(found, run(recipe, net.cells, x, A, AH, y))
+
+    def ista(self, recipe, cells, x, A, AH, y):
+        for cell in cells:
+            x = x - cell.log_step.exp() * AH(A(x) - y)
+            x = self.prior(recipe.prior, cell, x)
+        return x
+
+    def gradientdescent(self, recipe, cells, x, A, AH, y):
+        for cell in cells:
+            slope = AH(A(x) - y) + self.prior(recipe.prior, cell, x)
+            x = x - cell.log_step.exp() * slope
+        return x
+
+    def fista(self, recipe, cells, x, A, AH, y):
+        ahead, t = x, 1.0
+        for cell in cells:
+            v = ahead - cell.log_step.exp() * AH(A(ahead) - y)
+            new, s = self.prior(recipe.prior, cell, v), (1 + math.hypot(1, 2 * t)) / 2
+            ahead, x, t = new + (t - 1) / s * (new - x), new, s
+        return x
+
+    def pdhg(self, recipe, cells, x, A, AH, y):
+        ahead, q = x, torch.zeros_like(y)
+        for cell in cells:
+            tau, sigma = cell.log_step.exp(), cell.log_dual_step.exp()
+            q = (q + sigma * (A(ahead) - y)) / (1 + sigma)
+            new = self.prior(recipe.prior, cell, x - tau * AH(q))
+            ahead, x = 2 * new - x, new
+        return x
+
+    def lowrankplussparse(self, recipe, cells, x, A, AH, y):
+        L, S = x, torch.zeros_like(x)
+        for cell in cells:
+            r = cell.log_step.exp() * AH(A(L + S) - y)
+            L = self.prior(recipe.prior[0], cell, L - r, "low_rank_")
+            S = self.prior(recipe.prior[1], cell, S - r, "sparse_")
+        return L + S
+
+    def admm(self, recipe, cells, x, A, AH, y):
+        """The normal equations of each image by a matrix, not by conjugate gradients.
+
+        Conjugate gradients take two steps here, and are exact after two if A^H A has
+        two eigenvalues, as for one coil; for several they are compared step by step.
+        """
+        l = torch.zeros_like(x)
+        for cell in cells:
+            z = self.prior(recipe.prior, cell, x + l)
+            if recipe.scheme.exact_data:
+                x = z - l - AH(A(z - l) - y)
+            else:
+                rho = cell.log_penalty.exp()
+                x = self.explained(z - l, x, A, AH, y, rho)
+            if cell.log_dual_step is not None:
+                l = l + cell.log_dual_step.exp() * (x - z)
+        return x
+
+    def explained(self, v, x, A, AH, y, rho):
+        """Minimise over the Krylov space of two dimensions, image by image."""
+        b = AH(y) + rho * v
+
+        def normal(w):
+            return AH(A(w)) + rho * w
+
+        r = b - normal(x)
+        basis = torch.stack([r, normal(r)])
+        images = torch.stack([normal(d) for d in basis])
+        gram = torch.einsum("ibthw,jbthw->bij", basis.conj(), images)
+        right = torch.einsum("ibthw,bthw->bi", basis.conj(), r)
+        # Of one coil the two directions may depend on each other.
+        weights = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10) @ right[..., None]
+        return x + torch.einsum("bi,ibthw->bthw", weights[..., 0], basis)
+
+
+@each_recipe
+def test_derivatives_against_finite_differences(name):
+    """Through the whole network, by the measured values, coil maps and all weights."""
+    recipe = RECIPES[name]
+    for coils in measurements(recipe):
+        y, (mask, *maps) = problem(recipe, coils=coils)
+        net = network(recipe)
+        names = [n for n, p in net.named_parameters()]
+        weights = [p.detach().clone().requires_grad_() for p in net.parameters()]
+        direction = draw(*y.shape, seed=5, dtype=y.dtype)
+
+        # Along a line in the large arrays, along each axis in the numbers.
+        kernels = [i for i, w in enumerate(weights) if w.ndim]
+        lines = [draw(*weights[i].shape, seed=6 + i) for i in kernels]
+        t = torch.zeros(len(kernels), dtype=torch.float64, requires_grad=True)
+        s = torch.zeros(1 + len(maps), dtype=torch.float64, requires_grad=True)
+
+        def function(s, t, *numbers, net=net, y=y, mask=mask, maps=maps,
+                     weights=weights, names=names, kernels=kernels, lines=lines,
+                     direction=direction):  # fmt: skip
+            given = iter(numbers)
+            used = [w if w.ndim else next(given) for w in weights]
+            for i, line, step in zip(kernels, lines, t, strict=True):
+                used[i] = weights[i].detach() + step * line
+            turned = [m + s[1] * m.roll(1, -1) for m in maps]
+            values = dict(zip(names, used, strict=True))
+            args = (y + s[0] * direction, mask, *turned)
+            return torch.func.functional_call(net, values, args)
+
+        numbers = [w for w in weights if not w.ndim]
+        assert torch.autograd.gradcheck(
+            function, (s, t, *numbers), eps=1e-7, atol=1e-6, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_single_derivative_by_the_measured_values(name):
+    recipe = PUBLISHED[name]
+    for coils in measurements(recipe):
+        y, measurement = problem(recipe, coils=coils, batch=1)
+        net = network(recipe)
+        y.requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda y, net=net, m=measurement: net(y, *m), (y,), eps=1e-7, atol=1e-6
+        )
+
+
+@each_recipe
+def test_recomputed_cells_change_no_bit(name):
+    recipe = RECIPES[name]
+    penalty = recipe.has_penalty
+    for coils in measurements(recipe):
+        y, measurement = problem(recipe, coils=coils, dtype=torch.float32)
+        one, other = (
+            network(recipe, dtype=torch.float32, checkpoint=c) for c in (False, True)
+        )
+        x, g = gradients(one, y, *measurement, penalty=penalty)
+        x2, g2 = gradients(other, y, *measurement, penalty=penalty)
+        assert torch.equal(x, x2)
+        assert all(torch.equal(g[k], g2[k]) for k in g)
+
+
+def test_recomputed_cells_keep_less():
+    """What autograd keeps for the backward, counted in bytes."""
+
+    def kept(**options):
+        net = Network(LS(cells=4, features=8), seed=0, **options)
+        y, (mask,) = problem(net.recipe, dtype=torch.float32)
+        sizes = []
+
+        def pack(x):
+            sizes.append(x.numel() * x.element_size())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            net(y, mask)
+        return sum(sizes)
+
+    assert kept(checkpoint=True) < kept() / 2
+
+
+def idle(recipe, coils, names):
+    """Tell which weights have no effect, for reasons that are understood."""
+    if coils:
+        return set()
+    # A A^H = 1 on the samples, so x = A^H y explains them: there is no first step.
+    if isinstance(recipe, SLR):
+        return {"cells.0.p"}
+    if not isinstance(recipe, Unrolled):
+        return set()
+    if recipe.kind == "image" and name_of(recipe) == ("ADMM, exact", "Sparse"):
+        return set(names)  # what is not sampled is 0 and remains so
+    return {
+        "ISTA": {"cells.0.log_step"},
+        "FISTA": {"cells.0.log_step"},
+        "FISTA, restart": {"cells.0.log_step"},
+        "PDHG": {"cells.0.log_step", "cells.0.log_dual_step"},
+        # Of the sparse part, 0 at first, nothing is left to threshold.
+        "LowRankPlusSparse": {"cells.0.log_step", "cells.0.sparse_threshold"},
+    }.get(name_of(recipe)[0], set())
+
+
+def name_of(recipe):
+    name = next(name for name, other in UNROLLED.items() if other == recipe)
+    _, scheme, prior = re.fullmatch(r"(\w+), (.+), (\w+)", name).groups()
+    return scheme, prior
+
+
+@each_recipe
+def test_every_weight_learns(name):
+    recipe = RECIPES[name]
+    for coils in measurements(recipe):
+        y, measurement = problem(recipe, coils=coils)
+        _, g = gradients(network(recipe), y, *measurement, penalty=recipe.has_penalty)
+        largest = max(float(x.abs().max()) for x in g.values())
+        small = {k for k, x in g.items() if x.abs().max() <= 1e-9 * largest}
+        assert small == idle(recipe, coils, g)
+
+
+@each_recipe
+def test_every_weight_takes_part_in_the_backward(name):
+    """Not one is without a gradient, which DistributedDataParallel would wait for."""
+    recipe = RECIPES[name]
+    net = network(recipe)
+    y, measurement = problem(recipe)
+    net(y, *measurement).abs().sum().backward()
+    assert [k for k, p in net.named_parameters() if p.grad is None] == []
+
+
+@each_recipe
+def test_what_is_not_sampled_is_not_looked_at(name):
+    """Neither by the images nor by the gradients: it may be NaN."""
+    recipe = RECIPES[name]
+    for coils in measurements(recipe):
+        y, (mask, *maps) = problem(recipe, coils=coils)
+        net = network(recipe)
+        x, g = gradients(net, y, mask, *maps)
+        sampled = mask[:, :, None] if coils else mask
+        y = torch.where(sampled, y, torch.nan).requires_grad_()
+        x2, g2 = gradients(net, y, mask, *maps)
+        assert torch.equal(x, x2)
+        assert all(torch.equal(g[k], g2[k]) for k in g)
+        assert y.grad.isfinite().all()
+        assert not y.grad[~sampled.expand(y.shape)].any()
+
+
+@each_recipe
+def test_images_of_a_batch_are_independent(name):
+    recipe = RECIPES[name]
+    for coils in measurements(recipe):
+        y, measurement = problem(recipe, coils=coils, batch=3)
+        # Of different sizes, so that what they share would be seen.
+        y = y * torch.tensor([1, 30, 1e-3]).reshape(3, *[1] * (y.ndim - 1))
+        net = network(recipe)
+        together = net(y, *measurement)
+        order = [2, 0, 1]
+        turned = net(y[order], *(m[order] for m in measurement))
+        for i in range(3):
+            scale = float(y[i].abs().max())
+            alone = net(y[i : i + 1], *(m[i : i + 1] for m in measurement))[0]
+            for found in (together[i], turned[order.index(i)]):
+                torch.testing.assert_close(
+                    found, alone, rtol=1e-9, atol=1e-9 * scale, msg=f"image {i}"
+                )
+
+
+HOMOGENEOUS = [
+    name
+    for name, recipe in RECIPES.items()
+    if not isinstance(recipe, SLR)  # which thresholds at a learned size
+]
+
+
+@pytest.mark.parametrize("name", HOMOGENEOUS)
+def test_twice_the_light_is_twice_the_image(name):
+    """Convolutions have no bias, and thresholds are relative to the image."""
+    recipe = RECIPES[name]
+    y, measurement = problem(recipe)
+    net = network(recipe)
+    for factor in (1e-6, 2.0, 1e6):
+        torch.testing.assert_close(
+            net(factor * y, *measurement) / factor, net(y, *measurement)
+        )
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [SLR(**SMALL), TLR(**SMALL, side="mask")],
+    ids=["SLR", "TLR, which sees the mask"],
+)
+def test_others_are_not_homogeneous(recipe):
+    y, measurement = problem(recipe)
+    net = network(recipe)
+    far = net(2 * y, *measurement) - 2 * net(y, *measurement)
+    assert far.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in UNROLLED if "series" in n and "Convolved" not in n]
+)
+def test_a_global_phase_passes_through(name):
+    y, measurement = problem(UNROLLED[name])
+    net, phase = network(UNROLLED[name]), np.exp(0.7j)
+    torch.testing.assert_close(
+        net(phase * y, *measurement), phase * net(y, *measurement)
+    )
+
+
+def degenerate(recipe, kind, dtype):
+    """Measured values of an image whose matrices have equal singular values."""
+    y, (mask,) = problem(recipe, dtype=dtype)
+    image = torch.zeros_like(y)
+    if kind == "black":
+        return image, mask
+    if kind == "constant":
+        image += 0.5
+    elif kind == "repeated":  # frames, or channels of images
+        image += y[:, :1] if is_series(recipe) else y[..., :1]
+    else:  # a dot that moves, or a diagonal: singular values of 1
+        for i in range(3):
+            image[:, i if is_series(recipe) else slice(None), i, i] = 1
+    mask = torch.ones_like(mask)
+    return MRI(mask)(image) if is_series(recipe) else image, mask
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["black", "repeated", "constant", "dot"])
+@each_recipe
+def test_gradients_are_finite_where_singular_values_are_equal(name, kind, dtype):
+    net = network(RECIPES[name], dtype=dtype)
+    y, mask = degenerate(RECIPES[name], kind, dtype)
+    y.requires_grad_()
+    x, g = gradients(net, y, mask)
+    assert x.isfinite().all()
+    assert all(v.isfinite().all() for v in g.values())
+    assert y.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["black", "repeated", "constant", "dot"])
+def test_torch_gives_nan_there(kind):
+    """What the test above guards against does happen."""
+    recipe = RECIPES["image, ISTA, LowRank"]
+    net = network(recipe, svd=torch.linalg.svd)
+    y, mask = degenerate(recipe, kind, torch.float64)
+    gradients(net, y.requires_grad_(), mask)
+    assert y.grad.isnan().any()
+
+
+@pytest.mark.parametrize("kind", ["black", "dot"])
+def test_torch_gives_up_there(kind):
+    """Of complex series it notices; repeated frames are told apart by round-off."""
+    recipe = RECIPES["series, ISTA, LowRank"]
+    net = network(recipe, svd=torch.linalg.svd)
+    y, mask = degenerate(recipe, kind, torch.float64)
+    with pytest.raises(RuntimeError, match="singular vectors in the complex case"):
+        gradients(net, y.requires_grad_(), mask)
+
+
+@each_recipe
+def test_another_svd_gives_the_same_numbers(name):
+    recipe = RECIPES[name]
+    if recipe == PUBLISHED["TLR, fill, samples, blocks"]:
+        # Zeros around a block repeat a singular value of 0: NaN in PyTorch.
+        recipe = TLR(**SMALL, start="fill", side="samples", bypass_maps=1)
+    y, measurement = problem(recipe)
+    x, g = gradients(network(recipe), y, *measurement)
+    theirs = network(recipe, svd=torch.linalg.svd)
+    x2, g2 = gradients(theirs, y, *measurement)
+    torch.testing.assert_close(x, x2)
+    for k in g:
+        torch.testing.assert_close(g[k], g2[k], rtol=1e-6, atol=1e-9, msg=k)
+
+
+def test_the_svd_of_svdinv_may_be_given_too():
+    recipe = RECIPES["TLR"]
+    y, measurement = problem(recipe)
+    x, _ = gradients(network(recipe), y, *measurement)
+    x2, g2 = gradients(network(recipe, svd=svdinv.torch.svd), y, *measurement)
+    torch.testing.assert_close(x, x2)
+    assert all(v.isfinite().all() for v in g2.values())
+
+
+KERNEL = np.array([[0.05, 0.1, 0.05], [0.1, 0.4, 0.1], [0.05, 0.1, 0.05]])
+
+OPERATORS = {
+    "blur": Blur(KERNEL),
+    "Gaussian": gaussian_sensing(30, (3, H, W), 0, dtype=np.float64),
+}
+
+
+class TestOperators:
+    """Forward operators other than the recipe's own."""
+
+    @pytest.mark.parametrize("name", OPERATORS)
+    @pytest.mark.parametrize(
+        "recipe",
+        [PUBLISHED["TLR"], *(UNROLLED[f"image, {s}, Convolved"] for s in SCHEMES
+                             if s != "ADMM, exact")],
+        ids=["TLR", *(s for s in SCHEMES if s != "ADMM, exact")],
+    )  # fmt: skip
+    def test_as_an_argument_and_as_an_option(self, name, recipe):
+        A = OPERATORS[name]
+        image = draw(B, 3, H, W)
+        y = A(image)
+        net, own = network(recipe), network(recipe, operator=A)
+        x, g = gradients(net, y, A)
+        x2, g2 = gradients(own, y)
+        assert x.shape == image.shape
+        assert torch.equal(x, x2)
+        assert all(torch.equal(g[k], g2[k]) for k in g)
+        assert all(v.abs().max() > 0 for v in g.values())
+
+    def test_what_makes_one(self):
+        recipe = PUBLISHED["TLR"]
+        net = network(recipe, operator=Blur)
+        y, kernel = draw(B, 3, H, W), torch.from_numpy(KERNEL)
+        expected = network(recipe)(y, Blur(KERNEL))
+        torch.testing.assert_close(net(y, kernel), expected)
+
+    def test_the_kernel_may_be_learned(self):
+        kernel = torch.from_numpy(KERNEL).requires_grad_()
+        net = network(RECIPES["image, ISTA, LowRank"])
+        y = draw(1, 3, H, W)
+        assert torch.autograd.gradcheck(
+            lambda k: net(y, Blur(k)), (kernel,), eps=1e-7, atol=1e-6
+        )
+
+    def test_series_by_an_operator(self):
+        recipe = PUBLISHED["LS"]
+        y, (mask, maps) = problem(recipe, coils=True)
+        net = network(recipe)
+        found = net(y, MRI(mask, maps[:, None]))
+        torch.testing.assert_close(found, net(y, mask, maps))
+
+    def test_refused(self):
+        net = network(PUBLISHED["TLR"], operator=OPERATORS["blur"])
+        y = draw(B, 3, H, W)
+        with pytest.raises(TypeError, match="this network has its operator"):
+            net(y, y > 0)
+        wrong = network(PUBLISHED["TLR"], operator=lambda mask: mask)
+        with pytest.raises(TypeError, match="must give an Operator, got Tensor"):
+            wrong(y, y > 0)
+        fill = network(TLR(**SMALL, start="fill"))
+        with pytest.raises(TypeError, match="samples pixels, got Blur"):
+            fill(y, OPERATORS["blur"])
+        exact = network(RECIPES["image, ADMM, exact, LowRank"])
+        with pytest.raises(ValueError, match="exact_data needs a tight operator"):
+            exact(y, OPERATORS["blur"])
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+    "torch.save": lambda net: _through_torch(net),
+    "state_dict": lambda net: _through_state(net),
+}
+
+
+def _through_torch(net):
+    stream = io.BytesIO()
+    torch.save(net, stream)
+    return torch.load(io.BytesIO(stream.getvalue()), weights_only=False)
+
+
+def _through_state(net):
+    other = Network(net.recipe, seed=99).double()
+    other.load_state_dict(net.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("name", [*PUBLISHED, "series, ADMM, Convolved"])
+def test_copies(name, how):
+    net = network(RECIPES[name])
+    y, measurement = problem(RECIPES[name])
+    other = COPIES[how](net)
+    assert other.recipe == net.recipe
+    assert torch.equal(other(y, *measurement), net(y, *measurement))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert not torch.equal(other(y, *measurement), net(y, *measurement))
+
+
+def test_a_copy_keeps_its_svd():
+    net = network(RECIPES["TLR"], svd=torch.linalg.svd, checkpoint=True)
+    for how in ("deepcopy", "pickle", "torch.save"):
+        other = COPIES[how](net)
+        assert other.checkpoint
+        assert all(cell.svd is torch.linalg.svd for cell in other.cells)
+
+
+def test_first_weights():
+    """Of a seed always the same; without one, of PyTorch's generator."""
+    recipe = RECIPES["SLR"]
+
+    def weights(seed):
+        return [p.clone() for p in Network(recipe, seed=seed).parameters()]
+
+    def equal(one, other):
+        return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    assert equal(weights(1), weights(1))
+    assert not equal(weights(1), weights(2))
+    torch.manual_seed(5)
+    first, second = weights(None), weights(None)
+    torch.manual_seed(5)
+    assert equal(first, weights(None))
+    assert not equal(first, second)
+    state = torch.random.get_rng_state()
+    weights(1)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_the_first_kernels_are_those_of_glorot():
+    net = TLRNet(seed=0)
+    for kernel in net.parameters():
+        if kernel.ndim:
+            outputs, inputs = kernel.shape[:2]
+            limit = math.sqrt(6 / (9 * (inputs + outputs)))
+            assert kernel.abs().max() <= limit
+            assert float(kernel.detach().std()) == pytest.approx(
+                limit / math.sqrt(3), rel=0.15
+            )
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_precisions(name):
+    recipe = PUBLISHED[name]
+    y, measurement = problem(recipe, coils=is_series(recipe))
+    expected = network(recipe)(y, *measurement)
+    single = network(recipe, dtype=torch.float32)
+    for net in (single, copy.deepcopy(single).double().to(torch.float32)):
+        short = torch.complex64 if y.is_complex() else torch.float32
+        found = net(y.to(short), *measurement)
+        assert found.dtype == short
+        torch.testing.assert_close(found.to(expected.dtype), expected, rtol=1e-4,
+                                   atol=1e-4)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_of_real_images(dtype):
+    recipe = PUBLISHED["TLR"]
+    y, (mask,) = problem(recipe)
+    expected = network(recipe)(y, mask)
+    found = network(recipe, dtype=dtype)(y.to(dtype), mask)
+    assert found.dtype == dtype
+    error = (found - expected).norm() / expected.norm()
+    assert error < 10 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_mixed_precision(name):
+    recipe = PUBLISHED[name]
+    y, measurement = problem(recipe, dtype=torch.float32)
+    net = network(recipe, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = net(y, *measurement)
+    expected = net(y, *measurement)
+    assert found.dtype == expected.dtype
+    error = (found - expected).norm() / expected.norm()
+    assert 0 < error < 4 * torch.finfo(torch.bfloat16).eps
+    found.abs().sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("name", ["TLR", "LS"])
+def test_compiled(name):
+    recipe = PUBLISHED[name]
+    y, measurement = problem(recipe, dtype=torch.float32)
+    net = network(recipe, dtype=torch.float32)
+    x, g = gradients(net, y, *measurement)
+    compiled = torch.compile(net, backend="aot_eager")
+    found = compiled(y, *measurement)
+    torch.testing.assert_close(found, x)
+    net.zero_grad()
+    (found - 0.5).abs().square().mean().backward()
+    for k, p in net.named_parameters():
+        torch.testing.assert_close(p.grad, g[k], rtol=1e-4, atol=1e-6, msg=k)
+
+
+def test_numpy_masks_and_masks_that_broadcast():
+    y, (mask,) = problem(RECIPES["LS"])
+    net = network(RECIPES["LS"])
+    assert torch.equal(net(y, mask), net(y, mask.numpy()))
+    same = mask[:1].expand_as(mask)
+    assert torch.equal(net(y, mask[:1]), net(y, same))
+    assert torch.equal(net(y, mask[0]), net(y, same))
+    y, (mask,) = problem(RECIPES["TLR"])
+    for options in ({"start": "fill"}, {"side": "mask"}):
+        net = network(TLR(**SMALL, **options))
+        same = mask[:, :1].expand_as(mask)
+        for given in (mask[:, :1], mask[:, :1].numpy()):
+            torch.testing.assert_close(net(y, given), net(y, same))
+
+
+@dataclass(frozen=True)
+class Halved(Prior):
+    """A prior of the user's own, with a layer of PyTorch's and a use for the step."""
+
+    def layers(self, axes):
+        return {"scale": Number(-1.0), "own": lambda: torch.nn.Conv2d(3, 3, 1)}
+
+    def prox(self, v, step, layers):
+        return v / (1 + step * layers.scale.exp()) + 0.1 * layers.own(v)
+
+
+@pytest.mark.parametrize("scheme", ["ADMM", "ADMM, exact"])
+def test_a_prior_of_ones_own(scheme):
+    recipe = Unrolled(cells=2, scheme=SCHEMES[scheme], prior=Halved(), kind="image")
+    net = network(recipe)
+    y, (mask,) = problem(recipe)
+    _, g = gradients(net, y, mask)
+    assert {"cells.0.log_penalty", "cells.0.prior_own.bias"} <= set(g)
+    assert all(v.abs().max() > 0 for v in g.values())
+
+
+def series_call(change):
+    y, (mask,) = problem(RECIPES["LS"])
+    return lambda: network(RECIPES["LS"])(*change(y, mask))
+
+
+def image_call(change):
+    y, (mask,) = problem(RECIPES["TLR"])
+    return lambda: network(RECIPES["TLR"])(*change(y, mask))
+
+
+REFUSED = {
+    "series of three axes": (
+        series_call(lambda y, m: (y[0], m[0])),
+        ValueError,
+        r"axes B T H W, got shape \(3, 5, 4\)",
+    ),
+    "coils without maps": (
+        series_call(lambda y, m: (y[:, :, None], m[:, :, None])),
+        ValueError,
+        r"axes B T H W, got shape \(2, 3, 1, 5, 4\)",
+    ),
+    "maps without coils": (
+        series_call(lambda y, m: (y, m, y[:, :2])),
+        ValueError,
+        r"mask \(2, 3, 1, 5, 4\) does not broadcast to data",
+    ),
+    "maps without a batch": (
+        series_call(lambda y, m: (y[:, :, None], m, y[0])),
+        ValueError,
+        r"maps must be \(B, C, H, W\), got \(3, 5, 4\)",
+    ),
+    "maps of another size": (
+        series_call(lambda y, m: (y[:, :, None], m, y[:, :1, 1:])),
+        ValueError,
+        r"mask \(2, 3, 5, 4\).* does not go with maps",
+    ),
+    "mask of another shape": (
+        series_call(lambda y, m: (y, m[..., 1:])),
+        ValueError,
+        r"mask \(2, 3, 5, 3\) does not broadcast to data of shape \(2, 3, 5, 4\)",
+    ),
+    "mask of numbers": (
+        series_call(lambda y, m: (y, m.double())),
+        TypeError,
+        "mask must be an array of bool, got torch.float64",
+    ),
+    "no mask": (
+        series_call(lambda y, m: (y,)),
+        TypeError,
+        r"LS needs beside the measured values: mask\[, maps\]",
+    ),
+    "too many": (
+        series_call(lambda y, m: (y, m, y, y)),
+        TypeError,
+        "got 3 arguments",
+    ),
+    "precision": (
+        series_call(lambda y, m: (y.to(torch.complex64), m)),
+        TypeError,
+        "one precision, got images torch.complex64 and weights torch.float64",
+    ),
+    "real series": (
+        lambda: network(RECIPES["LS"])(draw(1, 3, H, W), Blur(np.ones((1, 1)))),
+        TypeError,
+        "image must be complex and floating point, got torch.float64",
+    ),
+    "numpy": (
+        image_call(lambda y, m: (y.numpy(), m)),
+        TypeError,
+        r"y must be a torch.Tensor, got ndarray",
+    ),
+    "complex image": (
+        image_call(lambda y, m: (y + 0j, m)),
+        TypeError,
+        "image must be real and floating point, got torch.complex128",
+    ),
+    "integers": (
+        image_call(lambda y, m: (y.to(torch.uint8), m)),
+        TypeError,
+        "image must be real and floating point, got torch.uint8",
+    ),
+    "image without a batch": (
+        image_call(lambda y, m: (y[0], m[0])),
+        ValueError,
+        r"axes B C H W, got shape \(3, 5, 4\)",
+    ),
+    "channels": (
+        image_call(lambda y, m: (y[:, :1], m[:, :1])),
+        ValueError,
+        r"3 channels, got shape \(2, 1, 5, 4\)",
+    ),
+    "image without a mask": (
+        image_call(lambda y, m: (y,)),
+        TypeError,
+        "TLR needs beside the measured values: mask",
+    ),
+    "penalty": (
+        lambda: network(RECIPES["LS"])(*_flat(problem(RECIPES["LS"])), penalty=True),
+        ValueError,
+        "penalty: LS has none",
+    ),
+    "cells": (lambda: LSNet(cells=0), ValueError, "cells must be .* got 0"),
+    "cells, bool": (lambda: LSNet(cells=True), ValueError, "cells must be .* True"),
+    "features": (lambda: SLRNet(features=2.0), ValueError, "features must be .* 2.0"),
+    "option": (lambda: T2LRNet(width=3), TypeError, "width"),
+    "options beside a recipe": (
+        lambda: TLRNet(TLR(), cells=3),
+        TypeError,
+        "unexpected beside a recipe: cells",
+    ),
+    "recipe of another class": (
+        lambda: LSNet(TLR()),
+        TypeError,
+        "recipe must be of the class LS, got TLR",
+    ),
+    "no recipe": (lambda: Network(cells=3), TypeError, "recipe must be .*, got None"),
+    "text": (lambda: LS(threshold="a"), TypeError, "threshold must be a real number"),
+    "NaN": (lambda: LS(step=math.nan), ValueError, "step must be finite, got nan"),
+    "prior": (lambda: Unrolled(prior=3), TypeError, "prior must be a Prior"),
+    "prior, infinite": (
+        lambda: LowRank(math.inf),
+        ValueError,
+        "threshold must be finite",
+    ),
+    "one prior of two": (
+        lambda: Unrolled(scheme=LowRankPlusSparse()),
+        ValueError,
+        "LowRankPlusSparse takes two priors",
+    ),
+    "two priors for one": (
+        lambda: Unrolled(prior=(LowRank(), Sparse())),
+        ValueError,
+        "ISTA takes one prior",
+    ),
+    "scheme": (lambda: Unrolled(scheme=ISTA), TypeError, "scheme must be a Scheme"),
+    "kind": (lambda: Unrolled(kind="movie"), ValueError, "kind must be .* 'movie'"),
+    "another class of that name": (
+        lambda: register(dataclass(frozen=True)(type("TLR", (Recipe,), {}))),
+        ValueError,
+        "there is another class named TLR",
+    ),
+    "no dataclass": (lambda: register(int), TypeError, "int must be a dataclass"),
+}
+
+
+def _flat(problem):
+    y, measurement = problem
+    return (y, *measurement)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case):
+    call, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_numbers_of_numpy_are_taken():
+    recipe = LS(threshold=np.float32(-1.5), step=1)
+    assert type(recipe.threshold) is type(recipe.step) is float
+    assert recipe == LS(threshold=-1.5)

@@ -1,0 +1,107 @@
+"""What importing the networks brings in."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+FOREIGN = {
+    "PIL",
+    "cupy",
+    "h5py",
+    "jax",
+    "keras",
+    "matplotlib",
+    "safetensors",
+    "scipy",
+    "sigpy",
+    "skimage",
+    "tensorflow",
+    "torch",
+    "tqdm",
+}
+
+# What each module may import, besides NumPy and array-api-compat.
+ALLOWED = {
+    "networks": set(),
+    "manual": set(),
+    "weights": set(),
+    "schemes": set(),
+    "operators": set(),
+    "regularisers": set(),
+    "solve": set(),
+    "masks": set(),
+    "metrics": set(),
+    "phantom": set(),
+    "torch": {"torch"},
+}
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+
+
+def imported(statement):
+    """Foreign modules in sys.modules after a statement in a fresh interpreter."""
+    done = run(f"import sys\n{statement}\nprint(*{FOREIGN!r} & set(sys.modules))")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_only_what_is_needed_is_imported(module):
+    allowed = ALLOWED[module]
+    # PyTorch, for one, may import what it finds.
+    with_it = imported("import " + ", ".join(sorted(allowed))) if allowed else set()
+    assert imported(f"import svdinv.unroll.{module}") <= with_it
+
+
+def test_a_solver_learns_without_any_framework():
+    """Whatever is installed: none of them can be imported here."""
+    blocked = sorted(FOREIGN)
+    done = run(
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {blocked!r}:\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "import numpy as np\n"
+        "from svdinv.unroll.manual import Solver\n"
+        "from svdinv.unroll.networks import Unrolled\n"
+        "y = np.random.default_rng(0).standard_normal((1, 3, 5, 4)) + 0j\n"
+        "mask = np.ones(y.shape, bool)\n"
+        "solver = Solver(Unrolled(cells=2))\n"
+        "print(solver.fit([(y, y, mask)], steps=2, progress=False).steps)\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [("torch", "torch", "torch"), ("keras", "keras", "keras")],
+)
+def test_what_is_missing_is_named(module, missing, extra):
+    done = run(
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "try:\n"
+        f"    import svdinv.unroll.{module}\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"pip install 'svdinv[{extra}]'" in done.stdout
+
+
+def test_the_keras_networks_import_only_their_backend():
+    pytest.importorskip("keras")
+    if "jax" not in {d.name for d in importlib.metadata.distributions()}:
+        pytest.skip("no JAX")
+    code = "import os; os.environ['KERAS_BACKEND'] = 'jax'; import "
+    assert imported(f"{code}svdinv.unroll.keras") <= imported(f"{code}keras")

@@ -1,0 +1,149 @@
+"""The Keras networks, on every backend of Keras that is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("keras")
+
+import numpy as np
+import torch
+
+from svdinv.unroll.networks import (
+    LS,
+    SLR,
+    T2LR,
+    TLR,
+    Convolved,
+    LowRank,
+    Sparse,
+    Unrolled,
+)
+from svdinv.unroll.schemes import (
+    ADMM,
+    FISTA,
+    ISTA,
+    PDHG,
+    GradientDescent,
+    LowRankPlusSparse,
+)
+from svdinv.unroll.torch import Network, save
+
+SCRIPT = Path(__file__).with_name("unroll_keras_checks.py")
+CHECKS = re.findall(r"^def (check_\w+)", SCRIPT.read_text(encoding="utf-8"), re.M)
+
+SMALL = {"cells": 2, "features": 4}
+
+CASES = {
+    "TLR": TLR(**SMALL, block=4),
+    "TLR, fill": TLR(**SMALL, start="fill", side="mask", bypass_maps=1),
+    "SLR": SLR(**SMALL, sparsity=0.01),
+    "LS, coils": LS(**SMALL),
+    "T2LR": T2LR(**SMALL),
+    "Unrolled, ISTA": Unrolled(
+        cells=2, scheme=ISTA(), prior=Convolved(4), kind="image"
+    ),
+    "Unrolled, FISTA": Unrolled(cells=2, scheme=FISTA(True), prior=Sparse(-1.0)),
+    "Unrolled, ADMM, coils": Unrolled(
+        cells=2, scheme=ADMM(cg_iterations=3), prior=LowRank()
+    ),
+    "Unrolled, PDHG": Unrolled(cells=2, scheme=PDHG(), prior=Convolved(4)),
+    "Unrolled, GradientDescent": Unrolled(
+        cells=2, scheme=GradientDescent(), prior=LowRank(), kind="image"
+    ),
+    "Unrolled, L+S, coils": Unrolled(
+        cells=2, scheme=LowRankPlusSparse(), prior=(LowRank(), Sparse(-1.0))
+    ),
+}
+
+
+def gauss(rng, *shape):
+    parts = rng.standard_normal((2, *shape))
+    return (parts[0] + 1j * parts[1]).astype(np.complex64)
+
+
+def problem(name, seed=0):
+    rng = np.random.default_rng(seed)
+    if "T" not in CASES[name].axes:
+        truth = rng.random((2, 3, 7, 6)).astype(np.float32)
+        mask = rng.random(truth.shape) < 0.5
+        return {"truth": truth, "y": mask * truth, "mask": mask}
+    truth = gauss(rng, 2, 3, 6, 5)
+    arrays = {"truth": truth, "mask": rng.random(truth.shape) < 0.5}
+    if "coils" in name:
+        maps = gauss(rng, 2, 2, 6, 5)
+        arrays["maps"] = maps / np.linalg.norm(maps, axis=1, keepdims=True)
+    measurement = [arrays[k] for k in ("mask", "maps") if k in arrays]
+    return arrays | {"y": CASES[name].operator(*measurement)(truth)}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """What PyTorch makes of each case: images, loss, gradients, and the weights."""
+    folder = tmp_path_factory.mktemp("cases")
+    for name, recipe in CASES.items():
+        arrays = problem(name)
+        net = Network(recipe, seed=1)
+        with torch.no_grad():  # away from steps of 1, at which terms vanish
+            for parameter in net.parameters():
+                if parameter.ndim == 0:
+                    parameter += 0.05
+        save(net, folder / f"{name}.safetensors")
+        given = [
+            torch.from_numpy(arrays[k]) for k in ("y", "mask", "maps") if k in arrays
+        ]
+        extra = 0.0
+        if recipe.has_penalty:
+            image, penalty = net(*given, penalty=True)
+            extra, arrays["penalised"] = 0.5 * penalty, np.ones(())
+        else:
+            image = net(*given)
+        error = image - torch.from_numpy(arrays["truth"])
+        loss = error.abs().square().mean() + extra
+        loss.backward()
+        arrays |= {"image": image.detach().numpy(), "loss": loss.detach().numpy()}
+        arrays |= {f"gradient {k}": p.grad.numpy() for k, p in net.named_parameters()}
+        np.savez(folder / f"{name}.npz", **arrays)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def failures(cases, tmp_path_factory):
+    """Failed checks of a backend, which are found out once."""
+    found = {}
+
+    def find(backend):
+        pytest.importorskip(backend)
+        if backend not in found:
+            folder = tmp_path_factory.mktemp(backend) / "cases"
+            shutil.copytree(cases, folder)
+            # Keras's variables do not know NumPy's keyword `copy`.
+            warnings = ["-W", "error", "-W", "ignore:__array__ impl:DeprecationWarning"]
+            done = subprocess.run(
+                [sys.executable, *warnings, str(SCRIPT), str(folder)],
+                env={**os.environ, "KERAS_BACKEND": backend},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            found[backend] = json.loads(
+                (folder / "failed.json").read_text(encoding="utf-8")
+            )
+        return found[backend]
+
+    return find
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
+def test_backend(failures, backend, check):
+    assert failures(backend)[check] is None

@@ -1,0 +1,392 @@
+"""Checks of the Keras networks on the backend that KERAS_BACKEND names.
+
+Run by test_unroll_keras.py, for one process has one backend, in a folder with what
+PyTorch made of each case. Writes of every check whether it failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import svdinv.unroll.keras as models
+from svdinv.unroll import metrics
+from svdinv.unroll.networks import SLR, TLR, Number, Prior, Unrolled
+from svdinv.unroll.operators import Blur
+
+BACKEND = keras.backend.backend()
+SMALL = {"cells": 2, "features": 4}
+
+
+def numpy(x):
+    return np.array(ops.convert_to_numpy(x))
+
+
+def case(folder, name):
+    """Give the file of a network, its input, truth, and what PyTorch found."""
+    with np.load(folder / f"{name}.npz") as file:
+        arrays = dict(file)
+    inputs = tuple(arrays.pop(k) for k in ("y", "mask", "maps") if k in arrays)
+    return folder / f"{name}.safetensors", inputs, arrays
+
+
+def cases(folder):
+    return sorted(path.stem for path in folder.glob("*.npz"))
+
+
+def close(found, expected, tolerance=1e-5, message=""):
+    """Compare relative to the largest element."""
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=tolerance * scale, err_msg=message
+    )
+
+
+def stepped(model, inputs, truth, **options):
+    """Take a step of gradient descent; give the loss."""
+    model.compile(keras.optimizers.SGD(1.0), models.MeanSquaredError(), **options)
+    losses = model.fit(inputs, truth, batch_size=len(truth), verbose=0).history["loss"]
+    return losses[0]
+
+
+def check_images_and_a_training_step_are_those_of_pytorch(folder):
+    assert len(cases(folder)) >= 8
+    for name in cases(folder):
+        path, inputs, expected = case(folder, name)
+        penalty = 0.5 if "penalised" in expected else 0.0
+        model = models.load(path, penalty=penalty)
+        close(numpy(model(inputs)), expected["image"], message=name)
+        before = model.arrays()
+        loss = stepped(model, inputs, expected["truth"])
+        assert abs(loss - expected["loss"]) < 1e-5 * abs(expected["loss"]), name
+        for key, weight in model.arrays().items():
+            gradient = expected[f"gradient {key}"]
+            assert weight.shape == gradient.shape
+            # The step hides what is below the round-off of the weight.
+            np.testing.assert_allclose(
+                before[key] - weight,
+                gradient,
+                rtol=1e-4,
+                atol=1e-5 * abs(gradient).max() + 1e-6,
+                err_msg=f"{name}: {key}",
+            )
+
+
+def check_recomputed_cells(folder):
+    for name in ("LS, coils", "TLR, fill"):
+        path, inputs, expected = case(folder, name)
+        one, other = (models.load(path, checkpoint=c) for c in (False, True))
+        close(numpy(other(inputs)), numpy(one(inputs)), 1e-6)
+        losses = [stepped(m, inputs, expected["truth"]) for m in (one, other)]
+        assert abs(losses[0] - losses[1]) < 1e-6 * losses[0]
+        for key, weight in one.arrays().items():
+            np.testing.assert_allclose(
+                other.arrays()[key], weight, rtol=1e-5, atol=1e-6, err_msg=key
+            )
+
+
+def derivatives(function, *arrays):
+    """Give the derivatives of a real number by arrays, without their conventions."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        given = [tf.constant(x) for x in arrays]
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            result = function(*given)
+        return [g.numpy() for g in tape.gradient(result, given)]
+    if BACKEND == "jax":
+        import jax
+
+        found = jax.grad(function, argnums=tuple(range(len(arrays))))(*arrays)
+        return [np.array(g) for g in found]
+    import torch
+
+    given = [torch.tensor(x, requires_grad=True) for x in arrays]
+    return [g.numpy() for g in torch.autograd.grad(function(*given), given)]
+
+
+def check_derivatives_by_what_was_measured(folder):
+    """By k-space and coil maps, whether cells are recomputed or not."""
+    path, (y, mask, maps), _ = case(folder, "LS, coils")
+
+    def function(model):
+        def energy(y, maps):
+            return ops.sum(ops.square(ops.abs(model((y, mask, maps)))))
+
+        return energy
+
+    one, other = (
+        derivatives(function(models.load(path, checkpoint=c)), y, maps)
+        for c in (False, True)
+    )
+    for a, b in zip(one, other, strict=True):
+        assert abs(a).max() > 0
+        close(b, a)
+
+
+def check_fit_lowers_the_loss(folder):
+    _, (y, mask), expected = case(folder, "T2LR")
+    model = models.T2LRNet(**SMALL, seed=0)
+    model.compile(
+        keras.optimizers.Adam(3e-3),
+        models.MeanSquaredError(),
+        metrics=[models.PSNR("max")],
+    )
+    truth = expected["truth"]
+    history = model.fit((y, mask), truth, epochs=5, batch_size=1, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["psnr"][-1] > history["psnr"][0]
+    found = model.predict((y, mask), batch_size=1, verbose=0)
+    assert found.dtype == np.complex64
+    loss, psnr = model.evaluate((y, mask), truth, batch_size=2, verbose=0)
+    assert abs(loss - np.mean(abs(found - truth) ** 2)) < 1e-5 * loss
+    pairs = zip(truth, found, strict=True)
+    expected = np.mean([metrics.psnr(a, b, peak="max") for a, b in pairs])
+    assert abs(psnr - expected) < 1e-3
+
+
+def check_keras_files(folder):
+    for name in ("TLR, fill", "Unrolled, FISTA"):
+        path, inputs, _ = case(folder, name)
+        model = models.load(path, checkpoint=True)
+        model.compile(
+            "sgd", models.MeanSquaredError(), metrics=[models.PSNR(2.0, name="dB")]
+        )
+        model.save(folder / "model.keras")
+        loaded = keras.saving.load_model(folder / "model.keras")
+        assert loaded.recipe == model.recipe
+        assert loaded.checkpoint
+        np.testing.assert_array_equal(numpy(loaded(inputs)), numpy(model(inputs)))
+        copy = keras.models.clone_model(model)
+        assert copy.recipe == model.recipe
+    named = models.SLRNet(**SMALL, penalty=0.25, name="mine", trainable=False)
+    again = models.SLRNet.from_config(named.get_config())
+    assert (again.name, again.penalty, again.trainable) == ("mine", 0.25, False)
+    assert again.recipe == named.recipe
+    own = models.TLRNet(**SMALL, operator=Blur(np.ones((1, 1))))
+    with pytest.raises(ValueError, match=r"cannot be saved as \.keras"):
+        own.save(folder / "own.keras")
+
+
+def check_safetensors_are_written_as_pytorch_writes_them(folder):
+    for name in cases(folder):
+        path = case(folder, name)[0]
+        models.save(models.load(path), folder / "again")
+        assert (folder / "again").read_bytes() == path.read_bytes()
+
+
+def check_functional_models(folder):
+    path, inputs, expected = case(folder, "LS, coils")
+    network = models.load(path)
+    symbolic = [
+        keras.Input(x.shape[1:], dtype=str(x.dtype), batch_size=None) for x in inputs
+    ]
+    image = network(symbolic)
+    assert image.shape == (None, *expected["image"].shape[1:])
+    assert image.dtype == "complex64"
+    model = keras.Model(symbolic, image)
+    close(model.predict(list(inputs), verbose=0), expected["image"])
+
+
+def check_unknown_sizes(folder):
+    """In TensorFlow a graph need not know the size of a batch, nor of an image."""
+    if BACKEND != "tensorflow":
+        return
+    import tensorflow as tf
+
+    for name in cases(folder):
+        path, inputs, expected = case(folder, name)
+        model = models.load(path)
+        signature = [tf.TensorSpec((None,) * x.ndim, x.dtype) for x in inputs]
+
+        def run(*inputs, model=model):
+            return model(inputs)
+
+        found = tf.function(run, input_signature=signature)(*inputs)
+        close(found.numpy(), expected["image"], message=name)
+
+
+def check_the_penalty(folder):
+    _, inputs, expected = case(folder, "SLR")
+    plain, other = (models.SLRNet(**SMALL, seed=0, penalty=p) for p in (0.0, 3.0))
+    truth = expected["truth"]
+    losses = [stepped(m, inputs, truth) for m in (plain, other)]
+    assert losses[1] > losses[0]
+    # It is of training alone.
+    one, two = (models.SLRNet(**SMALL, seed=0, penalty=p) for p in (0.0, 3.0))
+    for model in (one, two):
+        model.compile(loss=models.MeanSquaredError())
+    values = [m.evaluate(inputs, truth, verbose=0) for m in (one, two)]
+    assert values[0] == values[1]
+
+
+def check_psnr(folder):
+    rng = np.random.default_rng(0)
+    real = rng.random((2, 4, 3, 6, 5)).astype("float32")
+    phases = np.exp(1j * rng.random(real.shape)).astype("complex64")
+    for truth, image in (real, real * phases):
+        for peak in (1.0, 2.5, "max"):
+            pairs = zip(truth, image, strict=True)
+            expected = [metrics.psnr(a, b, peak=peak) for a, b in pairs]
+            metric = models.PSNR(peak)
+            metric.update_state(truth[:1], image[:1])
+            metric.update_state(truth[1:], image[1:])
+            assert abs(float(metric.result()) - np.mean(expected)) < 1e-4
+            metric.reset_state()
+            weights = np.array([1.0, 0.0, 2.0, 1.0])
+            metric.update_state(truth, image, sample_weight=weights)
+            mean = np.average(expected, weights=weights)
+            assert abs(float(metric.result()) - mean) < 1e-4
+    metric = models.PSNR()
+    metric.update_state(real[0], real[0])
+    assert float(metric.result()) == np.inf
+    again = models.PSNR.from_config(models.PSNR("max", name="x").get_config())
+    assert (again.peak, again.name) == ("max", "x")
+    for peak in (0, -1.0, "mean", float("nan")):
+        with pytest.raises(ValueError, match="peak must be positive"):
+            models.PSNR(peak)
+    with pytest.raises(ValueError, match="differ in shape"):
+        metric.update_state(real[0], real[0][:1])
+
+
+def check_the_loss(folder):
+    rng = np.random.default_rng(1)
+    real, other = rng.standard_normal((2, 3, 4, 5)).astype("float32")
+    loss = models.MeanSquaredError()
+    for a, b in ((real, other), (real + 1j * other, other - 1j * real)):
+        squares = np.mean(abs(a - b) ** 2, axis=(1, 2))
+        assert abs(float(loss(a, b)) - squares.mean()) < 1e-5
+        weights = np.array([1.0, 0.0, 2.0])
+        weighted = float(loss(a, b, sample_weight=weights))
+        assert abs(weighted - np.mean(weights * squares)) < 1e-5
+        found = models.MeanSquaredError(reduction="none")(a, b)
+        np.testing.assert_allclose(numpy(found), squares, rtol=1e-5)
+    mixed = float(loss(real, other + 1j * real))
+    assert abs(mixed - np.mean(abs(real - other - 1j * real) ** 2)) < 1e-5
+    with pytest.raises(ValueError, match="differ in shape"):
+        loss(real[:1], other)
+    with pytest.raises(TypeError, match=r"truth is .*complex"):
+        loss(real + 1j * other, other)
+
+
+def check_first_weights(folder):
+    one, two = (models.LSNet(**SMALL, seed=s).arrays() for s in (1, 1))
+    assert all((one[k] == two[k]).all() for k in one)
+    keras.utils.set_random_seed(5)
+    first, second = (models.LSNet(**SMALL).arrays() for _ in range(2))
+    keras.utils.set_random_seed(5)
+    again = models.LSNet(**SMALL).arrays()
+    key = "cells.0.sparse.0.weight"
+    assert (first[key] == again[key]).all()
+    assert (first[key] != second[key]).any()
+
+
+def check_precisions(folder):
+    for name in ("TLR, fill", "T2LR", "SLR"):
+        path, (y, mask), expected = case(folder, name)
+        if BACKEND != "jax":  # which computes in double precision only if told to
+            found = models.load(path, dtype="float64")((y, mask))
+            wide = "complex128" if np.iscomplexobj(y) else "float64"
+            assert keras.backend.standardize_dtype(found.dtype) == wide
+            close(numpy(found), expected["image"])
+        double = y.astype("complex128" if np.iscomplexobj(y) else "float64")
+        if BACKEND != "jax":
+            found = models.load(path)((double, mask))
+            assert keras.backend.standardize_dtype(found.dtype) == str(y.dtype)
+            close(numpy(found), expected["image"])
+        model = models.load(path, dtype="mixed_bfloat16")
+        found = numpy(model((y, mask)))
+        assert found.dtype == y.dtype
+        close(found, expected["image"], 3e-2)
+        assert abs(found - expected["image"]).max() > 1e-6  # it did compute in less
+        assert all(w.dtype == "float32" for w in model.trainable_weights)
+
+
+class Own(Prior):
+    """A prior with a layer of Keras's."""
+
+    def layers(self, axes):
+        return {
+            "gain": Number(0.5),
+            "own": lambda: keras.layers.Conv2D(
+                3, 1, use_bias=False, data_format="channels_last"
+            ),
+        }
+
+    def prox(self, v, step, layers):
+        return layers.gain * v + ops.moveaxis(layers.own(ops.moveaxis(v, 1, -1)), -1, 1)
+
+
+def check_layers_of_ones_own(folder):
+    _, (y, mask), expected = case(folder, "TLR, fill")
+    model = models.Network(Unrolled(cells=2, prior=Own(), kind="image"))
+    model((y, mask))
+    assert len(model.trainable_weights) == 2 * 3
+    before = [numpy(w) for w in model.trainable_weights]
+    stepped(model, (y, mask), expected["truth"])
+    after = [numpy(w) for w in model.trainable_weights]
+    # Step and gain of the first cell have no effect: a step of 1 restores samples.
+    moved = [(a != b).any() for a, b in zip(after, before, strict=True)]
+    assert sum(moved) == 4, moved
+    with pytest.raises(TypeError, match="is a layer of one framework only"):
+        models.save(model, folder / "own")
+
+
+def check_what_is_refused(folder):
+    _, (y, mask), _ = case(folder, "T2LR")
+    model = models.LSNet(cells=1, features=2)
+    image = models.TLRNet(cells=1, features=2)
+    own = models.TLRNet(cells=1, features=2, operator=Blur(np.ones((1, 1))))
+    for call, error, words in (
+        (lambda: model(y), TypeError, "LS needs beside the measured values: mask"),
+        (lambda: model((y, mask, y, y)), TypeError, "got 3 arguments"),
+        (lambda: model((y[0], mask[0])), ValueError, "axes B T H W"),
+        (lambda: model((y, mask[..., 1:])), ValueError, "does not broadcast"),
+        (lambda: model((y, mask.astype("float32"))), TypeError, "array of bool"),
+        (lambda: model((y, mask, y[0])), ValueError, r"maps must be \(B, C, H, W\)"),
+        (lambda: image((y, mask)), TypeError, "must be real and floating point"),
+        (
+            lambda: image((y.real[:, :2], mask[:, :2])),
+            ValueError,
+            "must have 3 channels",
+        ),
+        (lambda: own((y.real, mask)), TypeError, "this network has its operator"),
+        (lambda: models.LSNet(cells=0), ValueError, "cells must be"),
+        (lambda: models.LSNet(width=3), TypeError, "width"),
+        (lambda: models.LSNet(TLR()), TypeError, "must be of the class LS"),
+        (lambda: models.LSNet(penalty=0.1), ValueError, "penalty: LS has none"),
+        (lambda: models.Network(), TypeError, "recipe must be of the class Recipe"),
+        (lambda: model.set_arrays({}), ValueError, "the network needs"),
+        (lambda: models.load(folder / "none"), FileNotFoundError, "there is no file"),
+    ):
+        with pytest.raises(error, match=words):
+            call()
+    models.save(models.Network(SLR(cells=1, features=2)), folder / "slr")
+    content = (folder / "slr").read_bytes()
+    (folder / "slr").write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="is damaged"):
+        models.load(folder / "slr")
+
+
+def main(folder):
+    failed = {}
+    for name, check in list(globals().items()):
+        if name.startswith("check_"):
+            try:
+                check(folder)
+                failed[name] = None
+            except Exception:
+                failed[name] = traceback.format_exc()
+    (folder / "failed.json").write_text(json.dumps(failed), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
