@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replace"]
+__all__ = ["replacing"]
 
 
-def replace(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under another name, then move it to its own.
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file to write that takes its name only when it is complete.
 
     Parameters
     ----------
     path : str or Path
         Where to write; an existing file is replaced.
-    write : callable
-        Given the binary stream to write to.
+
+    Yields
+    ------
+    BinaryIO
+        The stream to write to.
 
     Raises
     ------
@@ -27,12 +32,14 @@ def replace(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         If the file cannot be written; what was there before is left as it was.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=".", dir=path.parent)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(draft, 0o666 & ~umask)  # mkstemp lets nobody else read it
+        os.replace(draft, path)
     except BaseException:
-        os.unlink(name)
+        Path(draft).unlink(missing_ok=True)
         raise

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 from svdinv.unroll.data import Image
-from svdinv.unroll.files import replace
+from svdinv.unroll.files import replacing
 
 __all__ = ["Entry", "save_panel"]
 
@@ -143,7 +143,8 @@ def save_panel(
     bar = figure.colorbar(drawn, cax=axes(2, len(columns), _BAR_WIDTH))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=_MUTED, length=2)
-    replace(path, lambda stream: figure.savefig(stream, format="png", dpi=110))
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)
 
 
 def _contrasty_window(image: Image, side: int) -> tuple[int, int]:

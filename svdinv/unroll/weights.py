@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import explain_missing
-from svdinv.unroll.files import replace
+from svdinv.unroll.files import replacing
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -133,7 +133,8 @@ def write(path: str | Path, recipe: Recipe, weights: Mapping[str, Any]) -> None:
     arrays = {name: np.array(array, order="C") for name, array in weights.items()}
     _check_numbers(arrays)
     content = _safetensors().save(arrays, metadata={_KEY: to_json(recipe)})
-    replace(path, lambda stream: stream.write(content))
+    with replacing(path) as stream:
+        stream.write(content)
 
 
 def read(path: str | Path) -> tuple[Recipe, Weights]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,23 +45,6 @@ def open_hdf5(path: str | Path, expected: str) -> Iterator[Any]:
         raise explain_missing("h5py", "mri") from error
     with naming(path, expected), h5py.File(path, "r") as file:
         yield file
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file to write that takes its name only when it is complete."""
-    path = Path(path)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)  # mkstemp lets nobody else read it
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 def is_numeric(dtype: np.dtype[Any]) -> bool:

@@ -15,9 +15,9 @@ from svdinv.unroll.data._files import (
     is_numeric,
     naming,
     open_hdf5,
-    replacing,
     to_complex,
 )
+from svdinv.unroll.files import replacing
 
 __all__ = ["read_series", "save_series"]
 

@@ -8,9 +8,8 @@ for dynamic MR imaging", Medical Image Analysis 2021. One cell, from a series M:
     M = L + S - gamma A^H (A (L + S) - y)                data consistency
 
 D is a chain of convolutions in space and time on the real and imaginary parts of
-both; the threshold of SVT is learned relative to the largest singular value. The
-released code has leaky ReLUs of slope 0.3, keeps gamma positive, and at 1 in the last
-cell.
+both, with leaky ReLUs; the threshold of SVT is learned relative to the largest
+singular value. The released code keeps gamma positive, and at 1 in the last cell.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from svdinv.unroll.networks.recipe import (
     Layers,
     Number,
     State,
-    at_least_one,
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series
@@ -53,24 +51,12 @@ class LS(SeriesRecipe):
     step : float
         First value of gamma.
     slope : float
-        Slope of the ReLUs below zero: 0.3 in the released code.
+        Slope of the ReLUs below zero.
     """
 
     features: int = 32
-    threshold: float = -2.0
     step: float = 1.0
-    slope: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
-        super().__post_init__()
-        at_least_one(self, "features")
+    slope: float = 0.3
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the layers of a cell."""

@@ -7,7 +7,12 @@ from typing import ClassVar
 
 from svdinv.unroll.arrays import Array, casorati, from_casorati, namespace
 from svdinv.unroll.networks.parts import check_image, fraction
-from svdinv.unroll.networks.recipe import Layers, Recipe, check_measurement
+from svdinv.unroll.networks.recipe import (
+    Layers,
+    Recipe,
+    at_least_one,
+    check_measurement,
+)
 from svdinv.unroll.operators import MRI, Operator
 
 __all__ = ["SeriesRecipe", "low_rank_series"]
@@ -15,9 +20,33 @@ __all__ = ["SeriesRecipe", "low_rank_series"]
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesRecipe(Recipe):
-    """A network from the k-space of complex series (B, T, H, W) to the series."""
+    """A network from the k-space of complex series (B, T, H, W) to the series.
+
+    Attributes
+    ----------
+    cells : int
+        Number of unrolled iterations.
+    features : int
+        Width of the hidden convolutions.
+    threshold : float
+        First value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
+    """
+
+    features: int = 16
+    threshold: float = -2.0
 
     axes: ClassVar[str] = "B T H W"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        at_least_one(self, "features")
 
     def operator(self, *measurement: Array) -> Operator:
         """Sample the k-space of each frame, of every coil.

@@ -29,7 +29,6 @@ from svdinv.unroll.networks.recipe import (
     Layers,
     Number,
     State,
-    at_least_one,
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series
@@ -59,25 +58,12 @@ class SLR(SeriesRecipe):
         First values of p, q and eta.
     """
 
-    features: int = 16
-    threshold: float = -2.0
     sparsity: float = 0.1
     step: float = 0.1
     coupling: float = 0.1
     multiplier: float = 0.01
 
     has_penalty: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
-        super().__post_init__()
-        at_least_one(self, "features")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the layers of a cell; the last needs no multiplier."""

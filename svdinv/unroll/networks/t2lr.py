@@ -28,7 +28,6 @@ from svdinv.unroll.networks.recipe import (
     Layers,
     Number,
     State,
-    at_least_one,
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe
@@ -59,21 +58,8 @@ class T2LR(SeriesRecipe):
     """
 
     cells: int = 15
-    features: int = 16
-    threshold: float = -2.0
     data_weight: float = 0.1
     multiplier: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
-        super().__post_init__()
-        at_least_one(self, "features")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the layers of a cell; the last needs no multiplier."""
