@@ -218,7 +218,8 @@ class TestFormulas:
             kernel = convolution.weight
             apply = torch.conv2d if kernel.ndim == 4 else torch.conv3d
             x = apply(x, kernel, padding=1)
-            x = x.clamp_min(0) if i < len(layer) - 1 else x
+            if i < len(layer) - 1:
+                x = torch.where(x > 0, x, layer.spec.slope * x)
         return x
 
     def channels(self, x):

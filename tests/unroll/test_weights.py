@@ -294,7 +294,7 @@ FIELDS = [
     ({"step": "fast"}, "step must be a real number"),
     ({"step": float("nan")}, "step must be finite"),
     ({"width": 3}, "width"),
-    ({"class": "SLR"}, "step|needs"),
+    ({"class": "SLR"}, "slope|needs"),
 ]
 
 
