@@ -139,7 +139,7 @@ def work(contender: str, threads: int, quick: bool) -> None:
         step = image_step(contender, 16 if quick else 32)
     else:
         step = series_step(contender, (6, 32, 32) if quick else (18, 192, 192), 8)
-    peak = resident_peak(step)
+    peak = resident_peak(step)  # by a step that is not timed
     for _ in sys.stdin:
         print(json.dumps({"seconds": step(), "bytes": peak}), flush=True)
 
@@ -177,13 +177,11 @@ class Contender:
 def compare(
     names: list[str], rounds: int, threads: int, quick: bool
 ) -> list[Contender]:
-    """Let contenders take steps in turns, after one for each that does not count."""
+    """Let contenders take steps in turns."""
     contenders = [Contender(name, threads, quick) for name in names]
-    for i in range(rounds + 1):
+    for _ in range(rounds):
         for contender in contenders:
             contender.step()
-            if i == 0:
-                contender.seconds.clear()
     for contender in contenders:
         contender.close()
     return contenders
