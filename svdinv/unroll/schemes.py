@@ -38,7 +38,7 @@ State: TypeAlias = dict[str, Array]
 Prox: TypeAlias = Callable[[Array, Any], Array]
 Parameters: TypeAlias = Mapping[str, Any]
 
-# The norm that power iteration finds is too small by less than this.
+# The norm that is found is too small by less than this.
 _MARGIN = 1.01
 
 

@@ -329,6 +329,19 @@ def test_norm(arrays, rng):
     assert found == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-6)
 
 
+@pytest.mark.parametrize("peak", [1.1, 1.5, 3.0])
+def test_norm_that_belongs_to_one_pixel(arrays, peak):
+    """A random image hardly has a part in it, and seems to be an eigenvector."""
+    maps = np.ones((1, 256, 256), np.float32)
+    maps[0, 80, 90] = peak
+    like = arrays.array(np.ones((256, 256), np.float32))
+    assert operator_norm(Coils(maps), like) == pytest.approx(peak, rel=1e-4)
+
+
+def test_norm_of_what_is_not_finite():
+    assert np.isnan(operator_norm(Coils(np.full((1, 2, 2), np.nan)), np.ones((2, 2))))
+
+
 def test_norms_that_are_known(rng):
     x = rng.standard_normal((64, 64))
     assert operator_norm(Fourier(), x + 0j) == pytest.approx(1, rel=1e-6)
