@@ -135,6 +135,27 @@ class Scheme:
         """
         return {"step": 1 / _curvature(A, x)}
 
+    def completed(
+        self, given: Parameters, A: Operator, x: Array, regulariser: Any
+    ) -> dict[str, Any]:
+        """Give all parameters: those given, and others that suit them.
+
+        Parameters
+        ----------
+        given : mapping of str to number or 0-d array
+            Some of the parameters.
+        A, x, regulariser
+            As for `suited`.
+
+        Returns
+        -------
+        dict of str to number or 0-d array
+            One for each name in `parameters`.
+        """
+        if set(given) == set(self.parameters):
+            return dict(given)
+        return {**self.suited(A, x, regulariser), **given}
+
 
 class GradientDescent(Scheme):
     """Gradient descent, of a smooth R.
@@ -420,6 +441,17 @@ class PDHG(Scheme):
         if self.transform is not None:
             curvature += _curvature(self.transform, x)
         return {"step": curvature**-0.5, "dual_step": curvature**-0.5}
+
+    def completed(
+        self, given: Parameters, A: Operator, x: Array, regulariser: Any
+    ) -> dict[str, Any]:
+        """Give the steps: to the one that is given, the other keeps the product."""
+        found = super().completed(given, A, x, regulariser)
+        if len(given) == 1:
+            (name,) = given
+            other = "dual_step" if name == "step" else "step"
+            found[other] = found[other] ** 2 / given[name]
+        return found
 
 
 class LowRankPlusSparse(Scheme):
