@@ -29,6 +29,7 @@ from svdinv.unroll.networks import (
     Unrolled,
     register,
 )
+from svdinv.unroll.networks.parts import fraction
 from svdinv.unroll.operators import MRI, Blur, gaussian_sensing
 from svdinv.unroll.schemes import (
     ADMM,
@@ -531,6 +532,19 @@ def name_of(recipe):
     name = next(name for name, other in UNROLLED.items() if other == recipe)
     _, scheme, prior = re.fullmatch(r"(\w+), (.+), (\w+)", name).groups()
     return scheme, prior
+
+
+@pytest.mark.parametrize("c", [-100.0, 0.0, 100.0])
+def test_thresholds_that_are_hardly_any_or_all_have_a_derivative(c):
+    number = torch.tensor(c, requires_grad=True)
+    share = fraction(number, torch)
+    share.backward()
+    assert share.item() == pytest.approx(0.5 + c / 200, abs=1e-30)
+    assert number.grad.item() == pytest.approx(0.0 if c else 0.25, abs=1e-30)
+    recipe = LS(**SMALL, threshold=c)
+    y, measurement = problem(recipe, dtype=torch.float32)
+    _, g = gradients(Network(recipe, seed=0), y, *measurement)
+    assert all(x.isfinite().all() for x in g.values())
 
 
 @each_recipe
