@@ -220,11 +220,13 @@ class Blur(Operator):
     def _filter(self, x: Array, *, adjoint: bool) -> Array:
         xp, axes = namespace(x), (-2, -1)
         kernel = fitted(self.kernel, x, xp)
+        both = is_complex(x, xp) or is_complex(kernel, xp)
+        if 0 in x.shape:  # which not every Fourier transform takes
+            return as_complex(x, xp) if both else x
         transfer = self._transfer(kernel, x, xp)
         transfer = xp.conj(transfer) if adjoint else transfer
         spectrum = xp.fft.fftn(as_complex(x, xp), axes=axes, norm="ortho")
         result = xp.fft.ifftn(transfer * spectrum, axes=axes, norm="ortho")
-        both = is_complex(x, xp) or is_complex(kernel, xp)
         return result if both else xp.real(result)
 
     def _transfer(self, kernel: Array, x: Array, xp: Namespace) -> Array:

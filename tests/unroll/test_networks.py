@@ -922,6 +922,19 @@ def test_compiled(name):
         torch.testing.assert_close(p.grad, g[k], rtol=1e-4, atol=1e-6, msg=k)
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_an_empty_batch(name):
+    y, measurement = problem(RECIPES[name])
+    x = network(RECIPES[name])(y[:0], *(m[:0] for m in measurement))
+    assert x.shape == y[:0].shape
+    x.abs().sum().backward()
+
+
+def test_maps_that_are_none():
+    net, (y, (mask,)) = network(RECIPES["SLR"]), problem(RECIPES["SLR"])
+    assert torch.equal(net(y, mask, None), net(y, mask))
+
+
 def test_numpy_masks_and_masks_that_broadcast():
     y, (mask,) = problem(RECIPES["LS"])
     net = network(RECIPES["LS"])
@@ -1062,6 +1075,17 @@ REFUSED = {
     "cells": (lambda: LSNet(cells=0), ValueError, "cells must be .* got 0"),
     "cells, bool": (lambda: LSNet(cells=True), ValueError, "cells must be .* True"),
     "features": (lambda: SLRNet(features=2.0), ValueError, "features must be .* 2.0"),
+    "convolutions": (
+        lambda: TLR(convs_before=2.5),
+        ValueError,
+        "convs_before must be an integer of at least 0, got 2.5",
+    ),
+    "maps past the threshold": (
+        lambda: TLR(bypass_maps=True),
+        ValueError,
+        "bypass_maps must be an integer of at least 0, got True",
+    ),
+    "slope": (lambda: LSNet(slope=-0.1), ValueError, "slope must not be negative"),
     "option": (lambda: T2LRNet(width=3), TypeError, "width"),
     "options beside a recipe": (
         lambda: TLRNet(TLR(), cells=3),

@@ -329,6 +329,24 @@ def test_norm(arrays, rng):
     assert found == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("A", "out"),
+    [
+        (Fourier(), (0, H, W)),
+        (TemporalFourier(), (0, 3, H, W)),
+        (MRI(MASK, MAPS), (0, 2, H, W)),
+        (Blur(KERNEL), (0, H, W)),
+    ],
+    ids=repr,
+)
+def test_no_image_at_all(arrays, A, out):
+    """A batch may be empty, though not every Fourier transform takes that."""
+    shape = out if len(out) == 3 or isinstance(A, TemporalFourier) else (0, H, W)
+    y = A(arrays.array(np.zeros(shape)))
+    assert tuple(y.shape) == out
+    assert tuple(A.H(y).shape) == shape
+
+
 @pytest.mark.parametrize("peak", [1.1, 1.5, 3.0])
 def test_norm_that_belongs_to_one_pixel(arrays, peak):
     """A random image hardly has a part in it, and seems to be an eigenvector."""
