@@ -424,6 +424,11 @@ def test_repr_reads_like_the_formula():
         (lambda: TemporalFourier(0), ValueError, "axis must be negative"),
         (lambda: TemporalFourier()(np.ones((2, 2))), ValueError, "no axis -3"),
         (lambda: operator_norm(Identity(), np.ones(2), iterations=0), ValueError, "it"),
+        (
+            lambda: Dense(MATRIX, (H, W)).H(np.ones((2, 14))),
+            ValueError,
+            r"measurements must be \(\.\.\., 7\), got \(2, 14\)",
+        ),
         (lambda: Identity() + 2, TypeError, "unsupported operand"),
         (lambda: Identity() - 2, TypeError, "unsupported operand"),
         (lambda: "2" * Identity(), TypeError, None),
