@@ -930,6 +930,14 @@ def test_an_empty_batch(name):
     x.abs().sum().backward()
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shapes_without_numbers(name):
+    y, measurement = problem(RECIPES[name])
+    net = network(RECIPES[name]).to("meta")
+    x = net(y.to("meta"), *(m.to("meta") for m in measurement))
+    assert (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
 def test_maps_that_are_none():
     net, (y, (mask,)) = network(RECIPES["SLR"]), problem(RECIPES["SLR"])
     assert torch.equal(net(y, mask, None), net(y, mask))
