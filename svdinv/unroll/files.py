@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -32,14 +32,15 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         If the file cannot be written; what was there before is left as it was.
     """
     path = Path(path)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # Readable as the umask says, unlike a file of `tempfile`, and without asking for
+    # the umask: that sets it for a moment, for all threads.
+    how = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(draft, how, 0o666)
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)  # mkstemp lets nobody else read it
         os.replace(draft, path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise

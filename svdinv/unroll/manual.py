@@ -427,13 +427,15 @@ def save(solver: Solver, path: str | Path) -> None:
     files.write(path, solver.recipe, solver.numbers)
 
 
-def load(path: str | Path) -> Solver:
+def load(path: str | Path, **options: Any) -> Solver:
     """Make a solver of a safetensors file, written in whatever framework.
 
     Parameters
     ----------
     path : str or Path
         The file.
+    **options
+        `operator` of the `Solver`.
 
     Returns
     -------
@@ -450,7 +452,7 @@ def load(path: str | Path) -> Solver:
         If its network has no derivative by hand.
     """
     recipe, weights = files.read(path)
-    solver = Solver(recipe)  # type: ignore[arg-type]
+    solver = Solver(recipe, **options)  # type: ignore[arg-type]
     try:
         files.check(weights, files.shapes(recipe))
     except ValueError as error:

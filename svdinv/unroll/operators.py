@@ -220,11 +220,13 @@ class Blur(Operator):
     def _filter(self, x: Array, *, adjoint: bool) -> Array:
         xp, axes = namespace(x), (-2, -1)
         kernel = fitted(self.kernel, x, xp)
+        both = is_complex(x, xp) or is_complex(kernel, xp)
+        if 0 in x.shape:  # which not every Fourier transform takes
+            return as_complex(x, xp) if both else x
         transfer = self._transfer(kernel, x, xp)
         transfer = xp.conj(transfer) if adjoint else transfer
         spectrum = xp.fft.fftn(as_complex(x, xp), axes=axes, norm="ortho")
         result = xp.fft.ifftn(transfer * spectrum, axes=axes, norm="ortho")
-        both = is_complex(x, xp) or is_complex(kernel, xp)
         return result if both else xp.real(result)
 
     def _transfer(self, kernel: Array, x: Array, xp: Namespace) -> Array:
@@ -285,7 +287,11 @@ class Dense(Operator):
 
     def adjoint(self, y: Array) -> Array:
         """From measurements to images."""
-        xp = namespace(y)
+        xp, count = namespace(y), self.matrix.shape[0]
+        if not len(y.shape) or y.shape[-1] not in (count, None):
+            raise ValueError(
+                f"measurements must be (..., {count}), got {tuple(y.shape)}"
+            )
         flat = self._multiply(conj(fitted(self.matrix, y, xp), xp), y, xp)
         return xp.reshape(flat, (*sizes(y, xp)[:-1], *self.image_shape))
 
@@ -295,7 +301,10 @@ class Dense(Operator):
 
     def _multiply(self, right: Array, rows: Array, xp: Namespace) -> Array:
         rows = as_complex(rows, xp) if is_complex(right, xp) else rows
-        return (rows[..., None, :] @ right)[..., 0, :]
+        count, length = right.shape
+        # One product of matrices: a batch of vectors would read `right` for each.
+        product = xp.reshape(rows, (-1, count)) @ right
+        return xp.reshape(product, (*sizes(rows, xp)[:-1], length))
 
 
 def gaussian_sensing(

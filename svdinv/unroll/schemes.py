@@ -38,7 +38,7 @@ State: TypeAlias = dict[str, Array]
 Prox: TypeAlias = Callable[[Array, Any], Array]
 Parameters: TypeAlias = Mapping[str, Any]
 
-# The norm that power iteration finds is too small by less than this.
+# The norm that is found is too small by less than this.
 _MARGIN = 1.01
 
 
@@ -135,6 +135,27 @@ class Scheme:
         """
         return {"step": 1 / _curvature(A, x)}
 
+    def completed(
+        self, given: Parameters, A: Operator, x: Array, regulariser: Any
+    ) -> dict[str, Any]:
+        """Give all parameters: those given, and others that suit them.
+
+        Parameters
+        ----------
+        given : mapping of str to number or 0-d array
+            Some of the parameters.
+        A, x, regulariser
+            As for `suited`.
+
+        Returns
+        -------
+        dict of str to number or 0-d array
+            One for each name in `parameters`.
+        """
+        if set(given) == set(self.parameters):
+            return dict(given)
+        return {**self.suited(A, x, regulariser), **given}
+
 
 class GradientDescent(Scheme):
     """Gradient descent, of a smooth R.
@@ -210,7 +231,7 @@ class FISTA(Scheme):
     Raises
     ------
     ValueError
-        If `batch_axes` is negative.
+        If `batch_axes` is no integer, or negative.
     """
 
     restart: bool = False
@@ -219,7 +240,7 @@ class FISTA(Scheme):
     parameters: ClassVar[dict[str, float]] = {"step": 1.0}
 
     def __post_init__(self) -> None:
-        _check_batch_axes(self.batch_axes)
+        _check_count("batch_axes", self.batch_axes, 0)
 
     def start(self, y: Array, A: Operator, x: Array | None = None) -> State:
         """Add the point to step from, and the momentum of each image."""
@@ -277,7 +298,8 @@ class ADMM(Scheme):
     Raises
     ------
     ValueError
-        If `cg_iterations` is not positive, or `batch_axes` negative.
+        If `cg_iterations` is no positive integer, or `batch_axes` no integer or
+        negative.
     """
 
     cg_iterations: int = 10
@@ -289,11 +311,8 @@ class ADMM(Scheme):
     watched: ClassVar[tuple[str, ...]] = ("x", "multiplier")
 
     def __post_init__(self) -> None:
-        if self.cg_iterations < 1:
-            raise ValueError(
-                f"cg_iterations must be at least 1, got {self.cg_iterations}"
-            )
-        _check_batch_axes(self.batch_axes)
+        _check_count("cg_iterations", self.cg_iterations, 1)
+        _check_count("batch_axes", self.batch_axes, 0)
 
     @property
     def only_for_prox(self) -> tuple[str, ...]:
@@ -362,12 +381,21 @@ class PDHG(Scheme):
     transform : Operator, optional
         K, such as `svdinv.unroll.operators.Gradient` for the total variation; `solve`
         takes that of the regulariser.
+
+    Raises
+    ------
+    TypeError
+        If `transform` is no operator.
     """
 
     transform: Operator | None = None
 
     parameters: ClassVar[dict[str, float]] = {"step": 0.5, "dual_step": 0.5}
     watched: ClassVar[tuple[str, ...]] = ("x", "dual")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.transform, Operator | None):
+            raise TypeError(f"transform must be an Operator, got {self.transform!r}")
 
     def start(self, y: Array, A: Operator, x: Array | None = None) -> State:
         """Add the point ahead and the dual variables."""
@@ -420,6 +448,17 @@ class PDHG(Scheme):
         if self.transform is not None:
             curvature += _curvature(self.transform, x)
         return {"step": curvature**-0.5, "dual_step": curvature**-0.5}
+
+    def completed(
+        self, given: Parameters, A: Operator, x: Array, regulariser: Any
+    ) -> dict[str, Any]:
+        """Give the steps: to the one that is given, the other keeps the product."""
+        found = super().completed(given, A, x, regulariser)
+        if len(given) == 1:
+            (name,) = given
+            other = "dual_step" if name == "step" else "step"
+            found[other] = found[other] ** 2 / given[name]
+        return found
 
 
 class LowRankPlusSparse(Scheme):
@@ -540,9 +579,9 @@ def _curvature(A: Operator, x: Array) -> float:
     return bound**2
 
 
-def _check_batch_axes(count: int) -> None:
-    if count < 0:
-        raise ValueError(f"batch_axes must not be negative, got {count}")
+def _check_count(name: str, count: int, least: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {count}")
 
 
 def _zeros_of(x: Array) -> Array:

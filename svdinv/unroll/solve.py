@@ -124,7 +124,8 @@ def solve(
     state : dict of str to array, optional
         State to go on from, of an earlier solution; of that framework or of NumPy.
     parameters : mapping, optional
-        Steps and penalties; those missing are found from the norm of A.
+        Steps and penalties; those missing are found from the norm of A, and so that
+        they go with those given.
     callback : callable, optional
         Called as ``callback(iteration, state)`` after each iteration, counted from
         1; a true result ends the iterations.
@@ -259,9 +260,7 @@ def _parameters(
         raise ValueError(
             f"{scheme!r} has the parameters {sorted(names)}, got {unknown} as well"
         )
-    if set(given) == names:
-        return given
-    return {**scheme.suited(A, x, regulariser), **given}
+    return scheme.completed(given, A, x, regulariser)
 
 
 def _changed_little(scheme: Scheme, old: State, new: State, rtol: float) -> bool:

@@ -161,8 +161,9 @@ class Network(nn.Module):
         """Refuse images that the convolutions would stumble over."""
         kernels = (w.dtype for w in self.parameters() if w.ndim)
         kernel = next(kernels, x.dtype.to_real())
-        autocast = torch.is_autocast_enabled(x.device.type)
-        if x.dtype.to_real() != kernel and not autocast:
+        # Not every device, such as "meta", can be asked for its autocast.
+        differ = x.dtype.to_real() != kernel
+        if differ and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(
                 f"y and the network must have one precision, got images {x.dtype} and "
                 f"weights {kernel}"

@@ -78,7 +78,10 @@ class TemporalFourier(Operator):
     def _transform(self, x: Array, name: str) -> Array:
         _check_axes(x, [self.axis])
         xp = namespace(x)
-        return getattr(xp.fft, name)(as_complex(x, xp), axis=self.axis, norm="ortho")
+        x = as_complex(x, xp)
+        if 0 in x.shape:  # which not every Fourier transform takes
+            return x
+        return getattr(xp.fft, name)(x, axis=self.axis, norm="ortho")
 
 
 class Gradient(Operator):
@@ -155,6 +158,8 @@ class Gradient(Operator):
 def _centred(x: Array, transform: str) -> Array:
     xp = namespace(x)
     x, axes, size = as_complex(x, xp), (-2, -1), tuple(x.shape[-2:])
+    if 0 in x.shape:  # which not every Fourier transform takes
+        return x
     function = getattr(xp.fft, transform)
     if None in size or size[0] % 2 or size[1] % 2:
         shifted = xp.fft.ifftshift(x, axes=axes)

@@ -122,6 +122,23 @@ def test_grey_pictures_get_three_channels(tmp_path, rng):
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_pictures_of_16_bits_keep_their_greys(tmp_path, rng, name):
+    pixels = rng.integers(0, 65536, (40, 50), dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / name)
+    image = read_picture(tmp_path / name)
+    assert image.dtype == np.float32
+    expected = np.stack([pixels / np.float32(65535)] * 3, axis=-1)
+    np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_refuses_numbers_without_a_known_range(tmp_path, dtype):
+    Image.fromarray(np.ones((40, 40), dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif.*white"):
+        read_picture(tmp_path / "a.tif")
+
+
 def test_refuses_what_is_no_picture(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     np.save(tmp_path / "array.npy", np.zeros((40, 40, 3)))

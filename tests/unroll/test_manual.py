@@ -450,6 +450,14 @@ class TestFiles:
         assert again.numbers == solver.numbers
         assert again.recipe == solver.recipe
 
+    def test_an_operator_of_its_own(self, tmp_path):
+        path = tmp_path / "x.safetensors"
+        solver = made(recipe("ISTA", kind="coils"))
+        manual.save(solver, path)
+        _, y, *measured = problem("coils")
+        own = manual.load(path, operator=solver.recipe.operator(*measured))
+        np.testing.assert_array_equal(own(y), solver(y, *measured))
+
     def test_single_precision_becomes_double(self, tmp_path):
         path = tmp_path / "x.safetensors"
         faces.save(faces.Network(recipe("ISTA")), path)

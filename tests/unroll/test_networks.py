@@ -29,6 +29,7 @@ from svdinv.unroll.networks import (
     Unrolled,
     register,
 )
+from svdinv.unroll.networks.parts import fraction
 from svdinv.unroll.operators import MRI, Blur, gaussian_sensing
 from svdinv.unroll.schemes import (
     ADMM,
@@ -533,6 +534,19 @@ def name_of(recipe):
     return scheme, prior
 
 
+@pytest.mark.parametrize("c", [-100.0, 0.0, 100.0])
+def test_thresholds_that_are_hardly_any_or_all_have_a_derivative(c):
+    number = torch.tensor(c, requires_grad=True)
+    share = fraction(number, torch)
+    share.backward()
+    assert share.item() == pytest.approx(0.5 + c / 200, abs=1e-30)
+    assert number.grad.item() == pytest.approx(0.0 if c else 0.25, abs=1e-30)
+    recipe = LS(**SMALL, threshold=c)
+    y, measurement = problem(recipe, dtype=torch.float32)
+    _, g = gradients(Network(recipe, seed=0), y, *measurement)
+    assert all(x.isfinite().all() for x in g.values())
+
+
 @each_recipe
 def test_every_weight_learns(name):
     recipe = RECIPES[name]
@@ -908,6 +922,27 @@ def test_compiled(name):
         torch.testing.assert_close(p.grad, g[k], rtol=1e-4, atol=1e-6, msg=k)
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_an_empty_batch(name):
+    y, measurement = problem(RECIPES[name])
+    x = network(RECIPES[name])(y[:0], *(m[:0] for m in measurement))
+    assert x.shape == y[:0].shape
+    x.abs().sum().backward()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_shapes_without_numbers(name):
+    y, measurement = problem(RECIPES[name])
+    net = network(RECIPES[name]).to("meta")
+    x = net(y.to("meta"), *(m.to("meta") for m in measurement))
+    assert (x.shape, x.dtype) == (y.shape, y.dtype)
+
+
+def test_maps_that_are_none():
+    net, (y, (mask,)) = network(RECIPES["SLR"]), problem(RECIPES["SLR"])
+    assert torch.equal(net(y, mask, None), net(y, mask))
+
+
 def test_numpy_masks_and_masks_that_broadcast():
     y, (mask,) = problem(RECIPES["LS"])
     net = network(RECIPES["LS"])
@@ -1048,6 +1083,17 @@ REFUSED = {
     "cells": (lambda: LSNet(cells=0), ValueError, "cells must be .* got 0"),
     "cells, bool": (lambda: LSNet(cells=True), ValueError, "cells must be .* True"),
     "features": (lambda: SLRNet(features=2.0), ValueError, "features must be .* 2.0"),
+    "convolutions": (
+        lambda: TLR(convs_before=2.5),
+        ValueError,
+        "convs_before must be an integer of at least 0, got 2.5",
+    ),
+    "maps past the threshold": (
+        lambda: TLR(bypass_maps=True),
+        ValueError,
+        "bypass_maps must be an integer of at least 0, got True",
+    ),
+    "slope": (lambda: LSNet(slope=-0.1), ValueError, "slope must not be negative"),
     "option": (lambda: T2LRNet(width=3), TypeError, "width"),
     "options beside a recipe": (
         lambda: TLRNet(TLR(), cells=3),

@@ -329,6 +329,37 @@ def test_norm(arrays, rng):
     assert found == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("A", "out"),
+    [
+        (Fourier(), (0, H, W)),
+        (TemporalFourier(), (0, 3, H, W)),
+        (MRI(MASK, MAPS), (0, 2, H, W)),
+        (Blur(KERNEL), (0, H, W)),
+    ],
+    ids=repr,
+)
+def test_no_image_at_all(arrays, A, out):
+    """A batch may be empty, though not every Fourier transform takes that."""
+    shape = out if len(out) == 3 or isinstance(A, TemporalFourier) else (0, H, W)
+    y = A(arrays.array(np.zeros(shape)))
+    assert tuple(y.shape) == out
+    assert tuple(A.H(y).shape) == shape
+
+
+@pytest.mark.parametrize("peak", [1.1, 1.5, 3.0])
+def test_norm_that_belongs_to_one_pixel(arrays, peak):
+    """A random image hardly has a part in it, and seems to be an eigenvector."""
+    maps = np.ones((1, 256, 256), np.float32)
+    maps[0, 80, 90] = peak
+    like = arrays.array(np.ones((256, 256), np.float32))
+    assert operator_norm(Coils(maps), like) == pytest.approx(peak, rel=1e-4)
+
+
+def test_norm_of_what_is_not_finite():
+    assert np.isnan(operator_norm(Coils(np.full((1, 2, 2), np.nan)), np.ones((2, 2))))
+
+
 def test_norms_that_are_known(rng):
     x = rng.standard_normal((64, 64))
     assert operator_norm(Fourier(), x + 0j) == pytest.approx(1, rel=1e-6)
@@ -393,6 +424,11 @@ def test_repr_reads_like_the_formula():
         (lambda: TemporalFourier(0), ValueError, "axis must be negative"),
         (lambda: TemporalFourier()(np.ones((2, 2))), ValueError, "no axis -3"),
         (lambda: operator_norm(Identity(), np.ones(2), iterations=0), ValueError, "it"),
+        (
+            lambda: Dense(MATRIX, (H, W)).H(np.ones((2, 14))),
+            ValueError,
+            r"measurements must be \(\.\.\., 7\), got \(2, 14\)",
+        ),
         (lambda: Identity() + 2, TypeError, "unsupported operand"),
         (lambda: Identity() - 2, TypeError, "unsupported operand"),
         (lambda: "2" * Identity(), TypeError, None),

@@ -409,7 +409,10 @@ def test_denoising_is_one_proximal_step(rng):
     ("make", "error", "message"),
     [
         (lambda: ADMM(cg_iterations=0), ValueError, "cg_iterations"),
+        (lambda: ADMM(cg_iterations=2.5), ValueError, "cg_iterations must be an int"),
         (lambda: ADMM(batch_axes=-1), ValueError, "batch_axes"),
+        (lambda: FISTA(batch_axes="1"), ValueError, "batch_axes must be an integer"),
+        (lambda: PDHG(3), TypeError, "transform must be an Operator, got 3"),
         (
             lambda: ADMM(exact_data=True).start(np.ones(2), 2 * Identity()),
             ValueError,

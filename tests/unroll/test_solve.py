@@ -226,6 +226,12 @@ def test_default_steps_come_from_the_norm(measured):
     descent = used(HuberVariation(1, 0.1))["step"] * (norm**2 + 80)
     assert 0.95 < descent <= 1
     assert used(Casorati(1), parameters={"step": 0.25}) == {"step": 0.25}
+    for name in ("step", "dual_step"):
+        steps = used(Casorati(1), scheme=PDHG(), parameters={name: 5.0})
+        assert steps[name] == 5
+        assert steps["step"] * steps["dual_step"] * norm**2 == pytest.approx(
+            1, rel=0.03
+        )
     both = used(Casorati(1), scheme=ADMM(), parameters={"dual_step": 1.5})
     assert both["dual_step"] == 1.5
     assert both["penalty"] == pytest.approx(norm**2, rel=0.05)

@@ -422,8 +422,19 @@ class TestWriting:
         with pytest.raises(TypeError, match="cannot be written to a file: Gradient"):
             save(Network(recipe), unharmed)
 
-    def test_readable_by_all(self, saved):
-        assert saved.stat().st_mode & 0o777 == 0o644
+    def test_readable_by_all(self, saved, monkeypatch):
+        def refuse(*_):
+            raise AssertionError("the umask is the whole process's")
+
+        net = load(saved)
+        umask = os.umask
+        before = umask(0o027)
+        try:
+            monkeypatch.setattr(os, "umask", refuse)
+            save(net, saved)
+        finally:
+            umask(before)
+        assert saved.stat().st_mode & 0o777 == 0o640
 
 
 @dataclass(frozen=True, kw_only=True)

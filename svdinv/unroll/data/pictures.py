@@ -44,13 +44,14 @@ def read_picture(path: str | Path, *, largest: int = 512) -> Image:
     Returns
     -------
     ndarray of float32, shape (H, W, 3)
-        Colour image in [0, 1]; grey pictures get three equal channels, transparency
-        is dropped.
+        Colour image in [0, 1]; grey pictures, of 8 or 16 bits, get three equal
+        channels, transparency is dropped.
 
     Raises
     ------
     ValueError
-        If the file is missing, is not a picture, or is smaller than 32x32 pixels.
+        If the file is missing, is not a picture, holds numbers without a known range
+        (32 bits), or is smaller than 32x32 pixels.
     """
     try:
         from PIL import Image as pillow
@@ -60,12 +61,24 @@ def read_picture(path: str | Path, *, largest: int = 512) -> Image:
 
     try:
         with pillow.open(path) as picture:
-            pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            upright = ImageOps.exif_transpose(picture)
+            deep = upright.mode.startswith("I;16") or (
+                # In these formats Pillow scales to 16 bits what it holds in 32.
+                upright.mode == "I" and picture.format in ("PNG", "PPM")
+            )
+            # Pillow's conversion of what is not bytes makes white of everything.
+            if upright.mode in ("I", "F") and not deep:
+                raise ValueError("its numbers have no largest one, which is white")
+            pixels = np.asarray(upright if deep else upright.convert("RGB"))
     except Exception as error:  # a damaged file can lead Pillow anywhere
         raise ValueError(f"cannot read {path} as a picture: {error}") from error
+    if deep:
+        grey = pixels.astype(np.float32) / np.float32(65535)
+        pixels = np.stack([grey] * 3, axis=-1)
     if min(pixels.shape[:2]) < 32:
         raise ValueError(f"{path} is smaller than 32x32 pixels: {pixels.shape[:2]}")
-    return from_bytes(centre_crop(pixels, largest))
+    cropped = centre_crop(pixels, largest)
+    return cropped if deep else from_bytes(cropped)
 
 
 def read_folder(path: str | Path, *, largest: int = 512) -> list[Image]:

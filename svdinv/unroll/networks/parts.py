@@ -23,11 +23,14 @@ def positive(x: Array, xp: Namespace) -> Array:
 
 def fraction(c: Array, xp: Namespace) -> Array:
     """Sigmoid of c: a fraction of something, whatever is learned."""
-    return 1 / (1 + xp.exp(-c))
+    # Of the two ways to write it that which does not overflow: the derivative of the
+    # other would be NaN.
+    e = xp.exp(xp.where(c > 0, -c, c))
+    return xp.where(c > 0, xp.ones_like(e), e) / (1 + e)
 
 
 def shrink(x: Array, tau: Array, xp: Namespace) -> Array:
-    """Soft threshold of real numbers, ``sign(x) max(|x| - tau, 0)``."""
+    """Soft threshold of real numbers, ``max(x - tau, 0) - max(-x - tau, 0)``."""
     return positive(x - tau, xp) - positive(-x - tau, xp)
 
 

@@ -61,6 +61,17 @@ class Convolutions:
     slope: float = 0.0
     last: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a slope that no framework differentiates.
+
+        Raises
+        ------
+        ValueError
+            If the slope is negative.
+        """
+        if not self.slope >= 0:
+            raise ValueError(f"slope must not be negative, got {self.slope!r}")
+
     @property
     def kernels(self) -> list[tuple[int, int]]:
         """Channels that go into and come out of each convolution."""
@@ -139,7 +150,7 @@ class Recipe:
             Naming the attribute.
         """
         check_floats(self)
-        at_least_one(self, "cells")
+        at_least(1, self, "cells")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the layers of a cell.
@@ -286,19 +297,21 @@ def forward_operator(
     return A
 
 
-def at_least_one(recipe: Any, *names: str) -> None:
+def at_least(least: int, recipe: Any, *names: str) -> None:
     """Check attributes that count something.
 
     Raises
     ------
     ValueError
-        Naming the first that is less than 1.
+        Naming the first that is no integer, or less than `least`.
     """
     for name in names:
         value = getattr(recipe, name)
         whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if not whole or value < least:
+            raise ValueError(
+                f"{name} must be an integer of at least {least}, got {value!r}"
+            )
 
 
 def check_floats(recipe: Any) -> None:

@@ -10,7 +10,7 @@ from svdinv.unroll.networks.parts import check_image, fraction
 from svdinv.unroll.networks.recipe import (
     Layers,
     Recipe,
-    at_least_one,
+    at_least,
     check_measurement,
 )
 from svdinv.unroll.operators import MRI, Operator
@@ -46,7 +46,7 @@ class SeriesRecipe(Recipe):
             Naming the attribute.
         """
         super().__post_init__()
-        at_least_one(self, "features")
+        at_least(1, self, "features")
 
     def operator(self, *measurement: Array) -> Operator:
         """Sample the k-space of each frame, of every coil.
@@ -54,7 +54,7 @@ class SeriesRecipe(Recipe):
         Parameters
         ----------
         *measurement : array
-            A mask (B, T, H, W), and for several coils maps (B, C, H, W).
+            A mask (B, T, H, W), and for several coils maps (B, C, H, W), or None.
 
         Returns
         -------
@@ -69,11 +69,12 @@ class SeriesRecipe(Recipe):
             If the shapes do not go together.
         """
         check_measurement(self, measurement, "mask", "maps", optional=1)
-        mask, *maps = measurement
-        for m in maps:
-            if len(m.shape) != 4:
-                raise ValueError(f"maps must be (B, C, H, W), got {tuple(m.shape)}")
-        return MRI(mask, *(m[:, None] for m in maps))
+        mask, maps = (*measurement, None)[:2]
+        if maps is None:
+            return MRI(mask)
+        if len(maps.shape) != 4:
+            raise ValueError(f"maps must be (B, C, H, W), got {tuple(maps.shape)}")
+        return MRI(mask, maps[:, None])
 
     def zero_filled(self, y: Array, A: Operator) -> Array:
         """A^H y, checked to be complex series."""

@@ -36,7 +36,7 @@ from svdinv.unroll.networks.recipe import (
     Number,
     Recipe,
     State,
-    at_least_one,
+    at_least,
     check_measurement,
     register,
 )
@@ -107,12 +107,10 @@ class TLR(Recipe):
             Naming the attribute.
         """
         super().__post_init__()
-        at_least_one(self, "features", "channels", "low_rank_maps")
-        for name in ("bypass_maps", "convs_before", "convs_after"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative")
+        at_least(1, self, "features", "channels", "low_rank_maps")
+        at_least(0, self, "bypass_maps", "convs_before", "convs_after")
         if self.block is not None:
-            at_least_one(self, "block")
+            at_least(1, self, "block")
         if self.start not in ("adjoint", "fill"):
             raise ValueError(f"start must be 'adjoint' or 'fill', got {self.start!r}")
         if self.side not in ("none", "samples", "mask"):

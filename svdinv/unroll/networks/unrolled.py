@@ -37,7 +37,7 @@ from svdinv.unroll.networks.recipe import (
     Number,
     Recipe,
     State,
-    at_least_one,
+    at_least,
     check_floats,
     check_measurement,
     register,
@@ -267,7 +267,7 @@ class Convolved(Prior):
             Naming the attribute.
         """
         super().__post_init__()
-        at_least_one(self, "features", "channels")
+        at_least(1, self, "features", "channels")
 
     def layers(self, axes: str) -> Mapping[str, Layer]:
         """Name both transforms and the threshold."""
