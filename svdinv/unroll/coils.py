@@ -118,7 +118,7 @@ def _time_average(
     frames = data if data.ndim == 4 else data[None]
     grid = frames.shape[-2:]
     if mask is None:
-        where = np.ones((1, *grid), dtype=bool)
+        where = (frames != 0).any(axis=1)
     else:
         where = np.asarray(mask, dtype=bool)
         allowed = (grid, (len(frames), *grid))

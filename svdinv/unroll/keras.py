@@ -8,6 +8,7 @@ and as they come out; Keras's own losses would drop their imaginary part, so
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -157,6 +158,31 @@ class Network(keras.Model):
         if penalised:
             self.add_loss(self.penalty * state["penalty"])
         return state["x"]
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile, but for losses and metrics that drop the imaginary part.
+
+        Parameters
+        ----------
+        *args, **options
+            As for `keras.Model.compile`.
+
+        Raises
+        ------
+        TypeError
+            If the images are complex, and a loss or metric is one of Keras's.
+        """
+        if "T" in self.recipe.axes:
+            signature = inspect.signature(keras.Model.compile)
+            given = signature.bind(self, *args, **options).arguments
+            for kind in ("loss", "metrics", "weighted_metrics"):
+                for value in _leaves(given.get(kind)):
+                    if _is_keras_own(value):
+                        raise TypeError(
+                            f"{kind}: {value!r} of Keras drops the imaginary part; "
+                            "svdinv.unroll.keras has MeanSquaredError and PSNR"
+                        )
+        super().compile(*args, **options)
 
     def compute_output_spec(self, inputs: Any, **_: Any) -> keras.KerasTensor:
         """Describe the images without computing them."""
@@ -562,7 +588,8 @@ def load(path: str | Path, **options: Any) -> Network:
     path : str or Path
         The file.
     **options
-        `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the `Network`.
+        `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the `Network`; the
+        precision is that of the file where no `dtype` is given.
 
     Returns
     -------
@@ -577,12 +604,28 @@ def load(path: str | Path, **options: Any) -> Network:
         If the file is damaged, or does not hold the weights of a network.
     """
     recipe, weights = files.read(path)
+    if weights and options.get("dtype") is None:
+        options["dtype"] = str(next(iter(weights.values())).dtype)
     model = Network(recipe, **options)
     try:
         model.set_arrays(weights)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return model
+
+
+def _leaves(value: Any) -> list[Any]:
+    """List the losses or metrics in whatever structure Keras takes."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [] if value is None else [value]
+
+
+def _is_keras_own(value: Any) -> bool:
+    own = value if isinstance(value, type) or inspect.isroutine(value) else type(value)
+    return isinstance(value, str) or own.__module__.split(".")[0] == "keras"
 
 
 def _copied(value: Any) -> Any:

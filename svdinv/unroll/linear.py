@@ -106,6 +106,12 @@ class Operator:
             return NotImplemented
         return _Multiple(scalar, self)
 
+    def __truediv__(self, scalar: complex) -> Operator:
+        """Give a fraction."""
+        if not isinstance(scalar, numbers.Number):
+            return NotImplemented
+        return (1 / scalar) * self
+
     def __add__(self, other: Operator) -> Operator:
         """Give A + B."""
         if not isinstance(other, Operator):

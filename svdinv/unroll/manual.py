@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -109,7 +109,7 @@ class Solver:
             raise TypeError("prior: only numbers are learned by hand, no convolutions")
         self.numbers = {name: np.asarray(x, np.float64) for name, x in drawn.items()}
 
-    def __call__(self, y: Array, *measurement: Any) -> Array:
+    def __call__(self, y: Array, *measurement: Any, **named: Any) -> Array:
         """Reconstruct.
 
         Parameters
@@ -119,26 +119,28 @@ class Solver:
         *measurement : array or Operator
             What the forward operator is made of, such as a mask and coil maps, or the
             operator itself.
+        **named : array
+            The same by name: ``mask=``, ``maps=``.
 
         Returns
         -------
         array
             Images, with the axes that ``recipe.axes`` names.
         """
-        A = forward_operator(self.recipe, self.operator, measurement)
+        A = forward_operator(self.recipe, self.operator, measurement, named)
         state = self.recipe.begin(y, A)
         for layers in self._layers(state["x"]):
             state = self.recipe.cell(state, y, A, layers)
         return state["x"]
 
     def vjp(
-        self, y: Array, *measurement: Any
+        self, y: Array, *measurement: Any, **named: Any
     ) -> tuple[Array, Callable[[Array], Gradient]]:
         """Reconstruct, and give the derivative.
 
         Parameters
         ----------
-        y, *measurement
+        y, *measurement, **named
             As for a call.
 
         Returns
@@ -149,7 +151,7 @@ class Solver:
             From the cotangent G of the images, where ``dL = Re <G, dx>``, to those of
             the numbers, by name.
         """
-        A = forward_operator(self.recipe, self.operator, measurement)
+        A = forward_operator(self.recipe, self.operator, measurement, named)
         state = self.recipe.begin(y, A)
         tape = []
         for layers in self._layers(state["x"]):
@@ -187,8 +189,8 @@ class Solver:
         examples: Sequence[Example],
         *,
         steps: int,
-        rate: float = 0.05,
-        seed: int = 0,
+        rate: float | None = None,
+        seed: int | None = None,
         start: Fit | None = None,
         callback: Callable[[int, float], bool | None] | None = None,
         progress: bool = True,
@@ -203,13 +205,13 @@ class Solver:
             ``(truth, y, *measurement)`` each, with the batch axis in front.
         steps : int
             Steps to take, in all.
-        rate : float
-            Learning rate.
-        seed : int
-            Seed of the order of the examples.
+        rate : float, optional
+            Learning rate, 0.05 unless `start` has one.
+        seed : int, optional
+            Seed of the order of the examples, 0 unless `start` has one.
         start : Fit, optional
-            What an earlier call gave: goes on from there, to the same numbers as if it
-            had not stopped. `rate` and `seed` should be the same.
+            What an earlier call gave, of this solver or of another one of the same
+            recipe: goes on from there, to the same numbers as if it had not stopped.
         callback : callable, optional
             Called after each step with its number, from 1, and its loss; ends the fit
             if it returns True.
@@ -232,14 +234,13 @@ class Solver:
         """
         if steps < 0:
             raise ValueError(f"steps must not be negative, got {steps}")
-        if not 0 < rate < math.inf:
-            raise ValueError(f"rate must be positive and finite, got {rate}")
         examples = list(examples)
         if not examples:
             raise ValueError("examples must not be empty")
         for example in examples:
             self._check(example)
-        done = Fit() if start is None else start.copy()
+        done = self._begin(start, rate, seed)
+        rate, seed = done.rate, done.seed
         try:
             for step in _counted(done.steps + 1, steps, progress):
                 truth, y, *measurement = examples[_draw(len(examples), step, seed)]
@@ -254,6 +255,23 @@ class Solver:
             done.interrupted = True
             del done.losses[done.steps :]  # of a step that was not taken
         return done
+
+    def _begin(self, start: Fit | None, rate: float | None, seed: int | None) -> Fit:
+        """Give a fit to go on with, and set the numbers that it has."""
+        if rate is not None and not 0 < rate < math.inf:
+            raise ValueError(f"rate must be positive and finite, got {rate}")
+        if start is None:
+            first = {name: float(value) for name, value in self.numbers.items()}
+            return Fit(0.05 if rate is None else rate, seed or 0, numbers=first)
+        for name, value in (("rate", rate), ("seed", seed)):
+            if value not in (None, getattr(start, name)):
+                raise ValueError(
+                    f"{name} must be that of start, {getattr(start, name)}, got {value}"
+                )
+        if start.numbers.keys() != self.numbers.keys():
+            raise ValueError("start must be a fit of a solver of the same recipe")
+        self.numbers = {k: np.asarray(v, np.float64) for k, v in start.numbers.items()}
+        return start.copy()
 
     def _check(self, example: Example) -> None:
         if len(example) < 2:
@@ -292,6 +310,7 @@ class Solver:
             numbers[name] = np.asarray(numbers[name] - move)
         # All at once, for Ctrl-C may come at any time.
         fit.steps, fit.moments, self.numbers = step, moments, numbers
+        fit.numbers = {name: float(value) for name, value in numbers.items()}
 
     def _layers(self, x: Array) -> Iterator[_Layers]:
         xp = namespace(x)
@@ -463,25 +482,40 @@ def load(path: str | Path, **options: Any) -> Solver:
 
 @dataclass
 class Fit:
-    """How far a fit has come.
+    """How far a fit has come, and all that is needed to go on.
 
     Attributes
     ----------
-    losses : list of float
-        Mean squared error of each step.
+    rate : float
+        Learning rate.
+    seed : int
+        Seed of the order of the examples.
+    numbers : dict of str to float
+        What has been learned.
     steps : int
         Steps taken.
-    interrupted : bool
-        Whether Ctrl-C ended it.
+    losses : list of float
+        Mean squared error of each step.
     moments : dict of str to tuple of float
         Adam's mean gradients and mean squared gradients.
+    interrupted : bool
+        Whether Ctrl-C ended it.
     """
 
-    losses: list[float] = field(default_factory=list)
+    rate: float = 0.05
+    seed: int = 0
+    numbers: dict[str, float] = field(default_factory=dict, repr=False)
     steps: int = 0
+    losses: list[float] = field(default_factory=list, repr=False)
+    moments: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
     interrupted: bool = False
-    moments: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def copy(self) -> Fit:
         """Give a copy to go on from."""
-        return Fit(list(self.losses), self.steps, False, dict(self.moments))
+        return replace(
+            self,
+            numbers=dict(self.numbers),
+            losses=list(self.losses),
+            moments=dict(self.moments),
+            interrupted=False,
+        )

@@ -93,9 +93,10 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> floa
     Raises
     ------
     ValueError
-        If the shapes differ, or `peak` is neither positive nor "max".
+        If the shapes differ, `peak` is neither positive nor "max", or the images are
+        of integers and it is not given.
     """
-    a, b = _pair(truth, image)
+    a, b = _pair(truth, image, peak)
     error = float(np.mean((a - b) ** 2))
     top = _peak(peak, a)
     return float("inf") if error == 0 else 10 * float(np.log10(top**2 / error))
@@ -135,10 +136,10 @@ def ssim(
     Raises
     ------
     ValueError
-        If the shapes differ, an image is smaller than the window, or `peak` is
-        neither positive nor "max".
+        If the shapes differ, an image is smaller than the window, `peak` is neither
+        positive nor "max", or the images are of integers and it is not given.
     """
-    a, b = _pair(truth, image)
+    a, b = _pair(truth, image, peak)
     top = _peak(peak, a)
     if frames and a.ndim >= 2:  # like channels, behind
         a, b = (np.moveaxis(x.reshape(-1, *x.shape[-2:]), 0, -1) for x in (a, b))
@@ -253,10 +254,12 @@ def _alike(truth: ArrayLike, image: ArrayLike) -> tuple[NDArray, NDArray]:
 
 
 def _pair(
-    truth: ArrayLike, image: ArrayLike
+    truth: ArrayLike, image: ArrayLike, peak: float | str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both in double precision, or their magnitudes if either is complex."""
     a, b = _alike(truth, image)
+    if peak == 1 and any(x.dtype.kind in "iu" for x in (a, b)):
+        raise ValueError("peak must be given for images of integers, such as 255")
     if np.iscomplexobj(a) or np.iscomplexobj(b):
         a, b = np.abs(a.astype(np.complex128)), np.abs(b.astype(np.complex128))
     return a.astype(np.float64), b.astype(np.float64)

@@ -67,7 +67,9 @@ class Sampling(Operator):
     def __init__(self, mask: Array) -> None:
         if not is_bool(mask):
             got = getattr(mask, "dtype", type(mask).__name__)
-            raise TypeError(f"mask must be an array of bool, got {got}")
+            raise TypeError(
+                f"mask must be an array of bool, such as mask > 0, got {got}"
+            )
         self.mask = mask
 
     def forward(self, x: Array) -> Array:
@@ -147,7 +149,7 @@ class MRI(Operator):
         True where the k-space is sampled, of a series (..., T, H, W).
     maps : array, shape (..., C, H, W), optional
         Coil sensitivity maps, whose squared magnitudes should add up to 1; for a
-        batch of series (B, 1, C, H, W).
+        batch of series ``maps[:, None]``, (B, 1, C, H, W).
 
     Raises
     ------
@@ -164,6 +166,11 @@ class MRI(Operator):
             self._chain = Sampling(mask) * Fourier()
             return
         coils = Coils(maps)
+        if len(mask.shape) == len(maps.shape) == 4 and maps.shape[0] not in (1, None):
+            raise ValueError(
+                f"maps of shape {tuple(maps.shape)} may be those of each series or of "
+                "each frame: give maps[:, None] or maps[None]"
+            )
         _check_pair(mask, maps)
         self._chain = Sampling(mask[..., None, :, :]) * Fourier() * coils
 

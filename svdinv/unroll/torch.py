@@ -85,6 +85,8 @@ class Network(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if svd is not None and not callable(svd):
+            raise TypeError(f"svd must be a function, got {svd!r}")
         self.recipe = choose(recipe, self.recipe_type, options)
         self.operator = operator
         self.checkpoint = checkpoint
@@ -110,7 +112,7 @@ class Network(nn.Module):
                 module.draw(rng)
 
     def forward(
-        self, y: Tensor, *measurement: Any, penalty: bool = False
+        self, y: Tensor, *measurement: Any, penalty: bool = False, **named: Any
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Reconstruct images.
 
@@ -121,6 +123,8 @@ class Network(nn.Module):
         *measurement : Tensor or Operator
             What the forward operator is made of, such as a mask and coil maps, or the
             operator itself; nothing for a network with an operator of its own.
+        **named : Tensor
+            The same by name: ``mask=``, ``maps=``.
         penalty : bool
             Give the penalty of the recipe too, such as the asymmetry of SLR-Net, for
             the loss to contain a little of it.
@@ -137,11 +141,31 @@ class Network(nn.Module):
         ValueError, TypeError
             If the arguments do not fit the network.
         """
+        state = self.run(y, *measurement, penalty=penalty, **named)
+        return (state["x"], state["penalty"]) if penalty else state["x"]
+
+    def run(
+        self, y: Tensor, *measurement: Any, penalty: bool = False, **named: Any
+    ) -> State:
+        """Reconstruct, and give all that the last cell gives.
+
+        Parameters
+        ----------
+        y, *measurement, penalty, **named
+            As for a call.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``"x"``, the images, and what else the recipe keeps, such as the parts
+            ``"low_rank"`` and ``"sparse"`` of L+S-Net.
+        """
         if not isinstance(y, Tensor):
             raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}")
-        measurement = tuple(map(_arranged, measurement))
-        A = forward_operator(self.recipe, self.operator, measurement)
-        y = _arranged(y)
+        measurement = tuple(_arranged(x, y) for x in measurement)
+        named = {name: _arranged(x, y) for name, x in named.items()}
+        A = forward_operator(self.recipe, self.operator, measurement, named)
+        y = _arranged(y, y)
         state = self.recipe.begin(y, A)
         self._check_precision(state["x"])
         if penalty:
@@ -151,7 +175,7 @@ class Network(nn.Module):
                 state = recompute(cell, state, y, A, use_reentrant=False)
             else:
                 state = cell(state, y, A)
-        return (state["x"], state["penalty"]) if penalty else state["x"]
+        return state
 
     def extra_repr(self) -> str:
         """Describe the network in print."""
@@ -292,8 +316,13 @@ class _Chain(nn.ModuleList):
         return x
 
 
-def _arranged(x: Any) -> Any:
-    """Lay real images out as the convolutions do, for what is done between them."""
+def _arranged(x: Any, y: Tensor) -> Any:
+    """Bring what is given to the device of y, once, and real images into the layout.
+
+    The layout is that of the convolutions, for what is done between them.
+    """
+    if isinstance(x, np.ndarray):
+        x = torch.as_tensor(x, device=y.device)
     if isinstance(x, Tensor) and x.ndim == 4 and not x.is_complex():
         return x.contiguous(memory_format=torch.channels_last)
     return x

@@ -34,6 +34,8 @@ Weights = dict[str, NDArray[Any]]
 
 # Of the metadata, which safetensors keeps as strings.
 _KEY = "svdinv"
+# Cells of a network that has no weights.
+_MOST_WEIGHTLESS = 100
 
 
 def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
@@ -160,8 +162,10 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
         If the file is damaged, was not written by svdinv, or holds what is no finite
         floating-point number; the message names the file.
     """
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise FileNotFoundError(f"there is no file {path}")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is no file")
     numpy_io, safetensors = _safetensors(), _safetensors("safetensors")
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
@@ -169,7 +173,9 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
         with open(path, "rb") as stream:
             weights = numpy_io.load(stream.read())
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(
+            f"{path} is no safetensors file, or damaged: {error}"
+        ) from error
     except KeyError as error:  # of a dtype that NumPy lacks
         raise ValueError(f"{path} holds numbers of the type {error}") from error
     if _KEY not in metadata:
@@ -179,6 +185,9 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
         recipe = from_json(metadata[_KEY])
         if not isinstance(recipe, Recipe):
             raise ValueError(f"{type(recipe).__name__} is no network")
+        # Before a network of that many cells is made.
+        if recipe.cells > max(len(weights), _MOST_WEIGHTLESS):
+            raise ValueError(f"{recipe.cells} cells of {len(weights)} weights in all")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     return recipe, weights

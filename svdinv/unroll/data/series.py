@@ -137,13 +137,28 @@ def _read_npz(path: Path, key: str | None) -> NDArray[Any]:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise FileError(f"{path} is not a .npz archive")
         names = archive.files
-        wanted = names if key is None else [k for k in names if k == key.strip("/")]
-        arrays = {k: archive[k] for k in wanted}
-        shapes = {k: a.shape for k, a in arrays.items() if is_numeric(a.dtype)}
+        headers = {k: _npz_header(archive, k) for k in names}
+        shapes = {
+            k: shape for k, (shape, dtype) in headers.items() if is_numeric(dtype)
+        }
         name = _choose(path, key, shapes, names)
         if name not in shapes:
             raise FileError(f"{path}: {name} is not an array of numbers")
-        return arrays[name]
+        return archive[name]
+
+
+def _npz_header(archive: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array in an archive, without its numbers."""
+    with archive.zip.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        first = version == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else _read_header
+        shape, _, dtype = read(file)
+        return shape, dtype
+
+
+# Of versions 2 and 3, which differ in the encoding of the names of fields only.
+_read_header = np.lib.format.read_array_header_2_0
 
 
 def _read_mat(path: Path, key: str | None) -> NDArray[Any]:

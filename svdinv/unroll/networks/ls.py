@@ -27,7 +27,7 @@ from svdinv.unroll.networks.recipe import (
     State,
     register,
 )
-from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series
+from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series, zero_filled
 from svdinv.unroll.operators import Operator
 
 __all__ = ["LS"]
@@ -69,7 +69,7 @@ class LS(SeriesRecipe):
 
     def begin(self, y: Array, A: Operator) -> State:
         """Start from the zero-filled series, with nothing split off."""
-        x = self.zero_filled(y, A)
+        x = zero_filled(y, A)
         zero = namespace(x).zeros_like(x)
         return {"x": x, "low_rank": zero, "sparse": zero}
 

@@ -82,11 +82,11 @@ def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:
     if len(x.shape) != len(axes.split()):
         raise ValueError(
             f"the image must have the axes {axes}, got shape {tuple(x.shape)} from "
-            "the measured values"
+            "the measured values (coils need maps)"
         )
     kind = "complex" if complex_ else "real"
     if not xp.isdtype(x.dtype, f"{kind} floating"):
         raise TypeError(
-            f"the image must be {kind} and floating point, got {x.dtype} from the "
-            "measured values"
+            f"the image must be {kind} and floating point in this network, of {axes}, "
+            f"got {x.dtype} from the measured values"
         )

@@ -138,6 +138,9 @@ class Recipe:
     axes: ClassVar[str]
     """Axes of the image, such as "B C H W"."""
 
+    measurement: ClassVar[tuple[str, ...]] = ("mask",)
+    """Names of what `operator` takes, which a call may use."""
+
     has_penalty: ClassVar[bool] = False
     """Whether ``"penalty"``, where it is in the state, is added to."""
 
@@ -261,7 +264,10 @@ def choose(recipe: Recipe | None, kind: type[Recipe] | None, options: Any) -> Re
 
 
 def forward_operator(
-    recipe: Recipe, own: Any, measurement: tuple[Any, ...]
+    recipe: Recipe,
+    own: Any,
+    measurement: tuple[Any, ...],
+    named: Mapping[str, Any] | None = None,
 ) -> Operator:
     """Give the forward operator for a call of a network.
 
@@ -273,25 +279,32 @@ def forward_operator(
         The network's own operator, or what makes one.
     measurement : tuple
         What the network was given behind the measured values.
+    named : mapping of str to object, optional
+        What it was given by name.
 
     Returns
     -------
     Operator
-        The operator.
+        One that is given comes before the network's own.
 
     Raises
     ------
     TypeError
         If the arguments do not make one.
     """
-    if isinstance(own, Operator):
-        if measurement:
-            raise TypeError("this network has its operator: nothing goes beside y")
-        return own
-    if len(measurement) == 1 and isinstance(measurement[0], Operator):
+    named = named or {}
+    if len(measurement) == 1 and not named and isinstance(measurement[0], Operator):
         return measurement[0]
-    make = recipe.operator if own is None else own
-    A = make(*measurement)
+    if isinstance(own, Operator):
+        if measurement or named:
+            raise TypeError(
+                "this network has its operator: nothing but another goes beside y"
+            )
+        return own
+    if own is None:
+        A = recipe.operator(*in_order(recipe, measurement, named))
+    else:
+        A = own(*measurement, **named)
     if not isinstance(A, Operator):
         raise TypeError(f"operator must give an Operator, got {type(A).__name__}")
     return A
@@ -335,19 +348,54 @@ def check_floats(recipe: Any) -> None:
         object.__setattr__(recipe, entry.name, float(value))
 
 
+def in_order(
+    recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Put what is given by name behind what is given by place.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The network, whose `measurement` has the names.
+    measurement : tuple
+        Arguments by place.
+    named : mapping of str to array
+        Arguments by name.
+
+    Returns
+    -------
+    tuple
+        All of them, by place; None for one that is missing before another.
+
+    Raises
+    ------
+    TypeError
+        If a name is unknown, or given twice.
+    """
+    names = recipe.measurement
+    for name in named:
+        if name not in names:
+            known = ", ".join(names)
+            raise TypeError(f"unexpected argument {name!r}; there are {known}")
+        if names.index(name) < len(measurement):
+            raise TypeError(f"{name} is given twice")
+    later = [named.get(name) for name in names[len(measurement) :]]
+    while later and later[-1] is None:
+        later.pop()
+    return (*measurement, *later)
+
+
 def check_measurement(
-    recipe: Recipe, measurement: tuple[Any, ...], *names: str, optional: int = 0
+    recipe: Recipe, measurement: tuple[Any, ...], optional: int = 0
 ) -> None:
     """Check how many arguments there are behind the measured values.
 
     Parameters
     ----------
     recipe : Recipe
-        The network.
+        The network, whose `measurement` names them.
     measurement : tuple
         The arguments.
-    *names : str
-        What they are.
     optional : int
         How many of them, the last, may be missing.
 
@@ -356,6 +404,7 @@ def check_measurement(
     TypeError
         If there are too few or too many.
     """
+    names = recipe.measurement
     if len(names) - optional <= len(measurement) <= len(names):
         return
     due = ", ".join(names[: len(names) - optional])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from svdinv.unroll.arrays import Array, casorati, from_casorati, namespace
+from svdinv.unroll.arrays import Array, casorati, from_casorati, is_complex, namespace
 from svdinv.unroll.networks.parts import check_image, fraction
 from svdinv.unroll.networks.recipe import (
     Layers,
@@ -15,7 +15,7 @@ from svdinv.unroll.networks.recipe import (
 )
 from svdinv.unroll.operators import MRI, Operator
 
-__all__ = ["SeriesRecipe", "low_rank_series"]
+__all__ = ["SeriesRecipe", "low_rank_series", "zero_filled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class SeriesRecipe(Recipe):
     threshold: float = -2.0
 
     axes: ClassVar[str] = "B T H W"
+    measurement: ClassVar[tuple[str, ...]] = ("mask", "maps")
 
     def __post_init__(self) -> None:
         """Refuse what makes no network.
@@ -68,7 +69,7 @@ class SeriesRecipe(Recipe):
         ValueError
             If the shapes do not go together.
         """
-        check_measurement(self, measurement, "mask", "maps", optional=1)
+        check_measurement(self, measurement, optional=1)
         mask, maps = (*measurement, None)[:2]
         if maps is None:
             return MRI(mask)
@@ -76,11 +77,21 @@ class SeriesRecipe(Recipe):
             raise ValueError(f"maps must be (B, C, H, W), got {tuple(maps.shape)}")
         return MRI(mask, maps[:, None])
 
-    def zero_filled(self, y: Array, A: Operator) -> Array:
-        """A^H y, checked to be complex series."""
-        x = A.H(y)
-        check_image(x, self.axes, True, namespace(x))
-        return x
+
+def zero_filled(y: Array, A: Operator) -> Array:
+    """Give A^H y, checked to be complex series.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is none, or the k-space is real.
+    """
+    xp = namespace(y)
+    if isinstance(A, MRI) and not is_complex(y, xp):
+        raise TypeError(f"the k-space must be complex, got {y.dtype}")
+    x = A.H(y)
+    check_image(x, SeriesRecipe.axes, True, xp)
+    return x
 
 
 def low_rank_series(x: Array, layers: Layers) -> Array:

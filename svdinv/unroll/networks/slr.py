@@ -31,7 +31,7 @@ from svdinv.unroll.networks.recipe import (
     State,
     register,
 )
-from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series
+from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series, zero_filled
 from svdinv.unroll.operators import Operator
 
 __all__ = ["SLR"]
@@ -80,7 +80,7 @@ class SLR(SeriesRecipe):
 
     def begin(self, y: Array, A: Operator) -> State:
         """Start from the zero-filled series."""
-        x = self.zero_filled(y, A)
+        x = zero_filled(y, A)
         return {"x": x, "b": namespace(x).zeros_like(x)}
 
     def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:

@@ -30,7 +30,7 @@ from svdinv.unroll.networks.recipe import (
     State,
     register,
 )
-from svdinv.unroll.networks.series import SeriesRecipe
+from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
 from svdinv.unroll.operators import Operator
 
 __all__ = ["T2LR"]
@@ -74,7 +74,7 @@ class T2LR(SeriesRecipe):
 
     def begin(self, y: Array, A: Operator) -> State:
         """Start from the zero-filled series."""
-        x = self.zero_filled(y, A)
+        x = zero_filled(y, A)
         return {"x": x, "l": namespace(x).zeros_like(x)}
 
     def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:

@@ -137,7 +137,7 @@ class TLR(Recipe):
 
     def operator(self, *measurement: Array) -> Operator:
         """Sample the pixels of a mask, (B, C, H, W)."""
-        check_measurement(self, measurement, "mask")
+        check_measurement(self, measurement)
         return Sampling(*measurement)
 
     def begin(self, y: Array, A: Operator) -> State:

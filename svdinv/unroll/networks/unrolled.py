@@ -42,7 +42,7 @@ from svdinv.unroll.networks.recipe import (
     check_measurement,
     register,
 )
-from svdinv.unroll.networks.series import SeriesRecipe
+from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
 from svdinv.unroll.operators import Identity, Operator, Sampling, TemporalFourier
 from svdinv.unroll.schemes import (
     ADMM,
@@ -346,7 +346,12 @@ class Unrolled(Recipe):
     @property
     def axes(self) -> str:  # type: ignore[override]
         """Axes of the images."""
-        return "B T H W" if self.kind == "series" else "B C H W"
+        return SeriesRecipe.axes if self.kind == "series" else "B C H W"
+
+    @property
+    def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of what `operator` takes."""
+        return SeriesRecipe.measurement if self.kind == "series" else ("mask",)
 
     @property
     def priors(self) -> tuple[Prior, ...]:
@@ -371,13 +376,15 @@ class Unrolled(Recipe):
         """Make the operator: for series that of MRI, for images a sampling."""
         if self.kind == "series":
             return SeriesRecipe.operator(self, *measurement)  # type: ignore[arg-type]
-        check_measurement(self, measurement, "mask")
+        check_measurement(self, measurement)
         return Sampling(*measurement)
 
     def begin(self, y: Array, A: Operator) -> State:
         """Start as the scheme does, from A^H y."""
+        if self.kind == "series":
+            return self.scheme.start(y, A, zero_filled(y, A))
         x = A.H(y)
-        check_image(x, self.axes, self.kind == "series", namespace(x))
+        check_image(x, self.axes, False, namespace(x))
         return self.scheme.start(y, A, x)
 
     def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
