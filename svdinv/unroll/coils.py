@@ -33,7 +33,7 @@ def estimate_maps(
     kspace : array_like, shape (C, H, W) or (T, C, H, W)
         k-space data, the centre at ``(H // 2, W // 2)``.
     mask : array_like of bool, shape (H, W) or (T, H, W), optional
-        True where sampled; everywhere, if left out.
+        True where sampled; if left out, where some coil is not zero.
     calibration : int
         Side of the square around the centre that is used. Each of its points must be
         sampled in one frame at least.
@@ -81,6 +81,8 @@ def estimate_maps(
         slice(n // 2 - calibration // 2, n // 2 - calibration // 2 + calibration)
         for n in (height, width)
     )
+    if not data.any():
+        raise ValueError("kspace is zero")
     mean, sampled = _time_average(data, mask)
     missing = np.count_nonzero(~sampled[rows, columns])
     if missing:

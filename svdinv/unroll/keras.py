@@ -184,6 +184,13 @@ class Network(keras.Model):
                         )
         super().compile(*args, **options)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as a saved model was."""
+        # Keras's own does this only for models that have Keras's own `compile`.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
     def compute_output_spec(self, inputs: Any, **_: Any) -> keras.KerasTensor:
         """Describe the images without computing them."""
         y, *rest = inputs if isinstance(inputs, tuple | list) else (inputs,)
@@ -588,8 +595,8 @@ def load(path: str | Path, **options: Any) -> Network:
     path : str or Path
         The file.
     **options
-        `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the `Network`; the
-        precision is that of the file where no `dtype` is given.
+        `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the `Network`. Where
+        no `dtype` is given the precision is Keras's, whatever that of the file.
 
     Returns
     -------
@@ -604,8 +611,6 @@ def load(path: str | Path, **options: Any) -> Network:
         If the file is damaged, or does not hold the weights of a network.
     """
     recipe, weights = files.read(path)
-    if weights and options.get("dtype") is None:
-        options["dtype"] = str(next(iter(weights.values())).dtype)
     model = Network(recipe, **options)
     try:
         model.set_arrays(weights)

@@ -87,6 +87,15 @@ def test_snr_counts_the_phase_and_psnr_does_not(series):
     assert ssim(truth, -truth, frames=True) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_the_peak_of_integers_must_be_given(metric):
+    truth = np.full((12, 12), 200, np.uint8)
+    image = truth.astype(float) + 1
+    with pytest.raises(ValueError, match="peak must be given"):
+        metric(truth, image)
+    assert metric(truth, image, peak=255) > 0.9
+
+
 @pytest.mark.parametrize("peak", ["max", 2.5])
 def test_magnitudes_of_complex_images_are_compared(series, peak):
     truth, image = (np.abs(x.astype(np.complex128)) for x in series)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from svdinv.unroll.manual import Solver
 from svdinv.unroll.networks import (
     LS,
     TLR,
@@ -16,6 +17,7 @@ from svdinv.unroll.networks import (
     Unrolled,
     register,
 )
+from svdinv.unroll.operators import MRI
 from svdinv.unroll.schemes import ISTA, LowRankPlusSparse
 from svdinv.unroll.weights import initial, shapes
 
@@ -165,3 +167,95 @@ def test_keras_saves_without_a_warning(tmp_path):
     save(model, tmp_path / "ls.safetensors")
     again = load(tmp_path / "ls.safetensors").arrays()
     assert all(np.array_equal(again[name], w) for name, w in model.arrays().items())
+
+
+def _series(coils=None):
+    torch = pytest.importorskip("torch")
+    rng = torch.Generator().manual_seed(0)
+    series = torch.randn(2, 4, 8, 8, dtype=torch.complex64, generator=rng)
+    mask = torch.rand(2, 4, 8, 8, generator=rng) < 0.5
+    if coils is None:
+        return MRI(mask)(series), {"mask": mask}
+    maps = torch.randn(2, coils, 8, 8, dtype=torch.complex64, generator=rng)
+    return MRI(mask, maps[:, None])(series), {"mask": mask, "maps": maps}
+
+
+@pytest.mark.parametrize("coils", [None, 3])
+def test_torch_takes_names(coils):
+    torch = pytest.importorskip("torch")
+    from svdinv.unroll.torch import LSNet
+
+    network = LSNet(cells=2, features=2)
+    kspace, given = _series(coils)
+    image = network(kspace, *given.values())
+    assert torch.equal(network(kspace, **given), image)
+    with pytest.raises(TypeError, match="mask is given twice"):
+        network(kspace, given["mask"], **given)
+    with pytest.raises(TypeError, match="unexpected argument 'masks'; there are mask"):
+        network(kspace, masks=given["mask"])
+    with pytest.raises(TypeError, match="needs beside the measured values"):
+        network(kspace)
+
+
+def test_solver_takes_names():
+    kspace, given = _series(3)
+    kspace, given = kspace.numpy(), {k: v.numpy() for k, v in given.items()}
+    solver = Solver(Unrolled(cells=2))
+    image = solver(kspace, *given.values())
+    assert np.array_equal(solver(kspace, **given), image)
+    assert np.array_equal(solver.vjp(kspace, **given)[0], image)
+
+
+def test_torch_gives_the_parts():
+    torch = pytest.importorskip("torch")
+    from svdinv.unroll.torch import LSNet
+
+    network = LSNet(cells=2, features=2)
+    kspace, given = _series()
+    state = network.run(kspace, **given)
+    assert torch.equal(state["x"], network(kspace, **given))
+    both = state["low_rank"] + state["sparse"]
+    A = MRI(given["mask"])
+    step = network.cells[-1].gamma * A.H(A(both) - kspace)
+    torch.testing.assert_close(both - step, state["x"])
+
+
+def test_an_operator_that_is_given_comes_first():
+    torch = pytest.importorskip("torch")
+    from svdinv.unroll.torch import LSNet
+
+    kspace, given = _series()
+    mask = given["mask"]
+    own = LSNet(cells=1, features=2, seed=0, operator=MRI(torch.ones_like(mask)))
+    plain = LSNet(cells=1, features=2, seed=0)
+    assert torch.equal(own(kspace, MRI(mask)), plain(kspace, mask))
+    with pytest.raises(TypeError, match="has its operator"):
+        own(kspace, mask)
+
+
+@pytest.mark.parametrize("recipe", [LS(cells=1), Unrolled(cells=1)], ids=repr)
+def test_real_kspace_is_refused(recipe):
+    pytest.importorskip("torch")
+    from svdinv.unroll.torch import Network
+
+    kspace, given = _series()
+    with pytest.raises(TypeError, match="k-space must be complex"):
+        Network(recipe)(kspace.real, **given)
+
+
+def test_svd_must_be_a_function():
+    pytest.importorskip("torch")
+    from svdinv.unroll.torch import TLRNet
+
+    with pytest.raises(TypeError, match="svd must be a function, got 'torch'"):
+        TLRNet(svd="torch")
+
+
+def test_maps_of_each_series_or_of_each_frame():
+    mask = np.ones((3, 3, 8, 8), dtype=bool)
+    maps = np.ones((3, 2, 8, 8), dtype=np.complex64)
+    with pytest.raises(ValueError, match=r"maps\[:, None\] or maps\[None\]"):
+        MRI(mask, maps)
+    series = np.ones((3, 3, 8, 8), dtype=np.complex64)
+    assert MRI(mask, maps[:, None])(series).shape == (3, 3, 2, 8, 8)
+    assert MRI(mask, maps[None])(series).shape == (3, 3, 2, 8, 8)

@@ -202,6 +202,7 @@ def test_algebra_is_that_of_matrices(rng):
         "difference": (A - B, P - Q),
         "negative": (-A, -P),
         "multiple": ((1 + 2j) * A, (1 + 2j) * P),
+        "fraction": (A / 4, P / 4),
         "from the right": (A * 3, 3 * P),
         "product": (F * A, Q @ P),
         "three": (F * F * A, Q @ Q @ P),

@@ -199,6 +199,12 @@ def test_nothing_is_unpickled(tmp_path):
             read_series(tmp_path / name)
 
 
+def test_objects_beside_the_series_are_not_looked_at(tmp_path):
+    series = np.ones((3, 8, 8), np.complex64)
+    np.savez(tmp_path / "a.npz", series=series, extra=np.array([Bomb()], dtype=object))
+    np.testing.assert_array_equal(read_series(tmp_path / "a.npz"), series)
+
+
 def test_text_is_no_series(tmp_path):
     for suffix in SUFFIXES:
         path = tmp_path / f"a{suffix}"

@@ -153,6 +153,21 @@ def check_fit_lowers_the_loss(folder):
     assert abs(psnr - expected) < 1e-3
 
 
+def check_losses_that_drop_the_imaginary_part(folder):
+    model = models.LSNet(**SMALL)
+    for loss in (
+        "mse",
+        keras.losses.MeanAbsoluteError(),
+        keras.losses.mean_squared_error,
+    ):
+        with pytest.raises(TypeError, match="loss: .* drops the imaginary part"):
+            model.compile("sgd", loss)
+    with pytest.raises(TypeError, match="metrics: .* drops"):
+        model.compile("sgd", models.MeanSquaredError(), metrics=[["mae"]])
+    model.compile("sgd", lambda truth, image: ops.mean(ops.abs(truth - image)))
+    models.TLRNet(**SMALL).compile("sgd", "mse", metrics=["mae"])
+
+
 def check_keras_files(folder):
     for name in ("TLR, fill", "Unrolled, FISTA"):
         path, inputs, _ = case(folder, name)
@@ -372,7 +387,7 @@ def check_what_is_refused(folder):
     models.save(models.Network(SLR(cells=1, features=2)), folder / "slr")
     content = (folder / "slr").read_bytes()
     (folder / "slr").write_bytes(content[:-1])
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="is no safetensors file, or damaged"):
         models.load(folder / "slr")
 
 
