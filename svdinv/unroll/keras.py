@@ -27,7 +27,7 @@ import numpy as np
 from keras import ops
 
 from svdinv.unroll import weights as files
-from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace, operators
+from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace
 from svdinv.unroll.networks import (
     LS,
     SLR,
@@ -40,7 +40,7 @@ from svdinv.unroll.networks import (
     from_json,
     to_json,
 )
-from svdinv.unroll.networks.parts import to_channels, to_complex
+from svdinv.unroll.networks.parts import relative_svt, to_channels, to_complex
 from svdinv.unroll.networks.recipe import choose, forward_operator
 from svdinv.unroll.operators import Operator
 
@@ -403,9 +403,7 @@ class _Layers:
             return part.apply
         return part.value if isinstance(part, keras.Variable) else part
 
-    @staticmethod
-    def svt(matrices: Array, fraction: Array) -> Array:
-        return operators(matrices).svt(matrices, fraction, relative=True)
+    svt = staticmethod(relative_svt)
 
 
 class _Chain(keras.layers.Layer):

@@ -25,9 +25,9 @@ from svdinv.unroll.arrays import (
     is_complex,
     like,
     namespace,
-    operators,
     real_dtype,
 )
+from svdinv.unroll.networks.parts import relative_svt
 from svdinv.unroll.networks.recipe import State, forward_operator
 from svdinv.unroll.networks.unrolled import Learned, Prior, Unrolled
 from svdinv.unroll.operators import Operator
@@ -337,9 +337,7 @@ class _Layers:
     def __getattr__(self, name: str) -> Any:
         return self._numbers[name]
 
-    @staticmethod
-    def svt(matrices: Array, fraction: Array) -> Array:
-        return operators(matrices).svt(matrices, fraction, relative=True)
+    svt = staticmethod(relative_svt)
 
 
 class _Taped(Learned):

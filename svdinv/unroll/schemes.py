@@ -12,12 +12,13 @@ parameters. In a network each iteration has a `prox` and parameters of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 from svdinv.core.namespace import safe_divide
-from svdinv.unroll.arrays import Array, inner, like, namespace, times
+from svdinv.unroll.arrays import Array, as_float, inner, like, namespace, norm, times
 from svdinv.unroll.operators import Identity, Operator, operator_norm
 
 __all__ = [
@@ -40,6 +41,8 @@ Parameters: TypeAlias = Mapping[str, Any]
 
 # The norm that is found is too small by less than this.
 _MARGIN = 1.01
+# Of the two steps of PDHG.
+_LARGEST_RATIO = 1e4
 
 
 @dataclass(frozen=True)
@@ -443,11 +446,22 @@ class PDHG(Scheme):
         return self, regulariser.prox
 
     def suited(self, A: Operator, x: Array, regulariser: Any) -> dict[str, float]:
-        """Give both steps the same length."""
+        """Give steps in the ratio of the image to its dual variables.
+
+        The bound of Chambolle & Pock is smallest where they are as the squared
+        distances from the start to the solution. Those of `transform_dual` are at most
+        the weight; half way between that and equal steps does well for all.
+        """
         curvature = _curvature(A, x)
+        ratio = 1.0
         if self.transform is not None:
             curvature += _curvature(self.transform, x)
-        return {"step": curvature**-0.5, "dual_step": curvature**-0.5}
+            weight = as_float(getattr(regulariser, "weight", 0.0))
+            size = as_float(norm(x)) / math.sqrt(max(math.prod(x.shape), 1))
+            if weight > 0 and size > 0:
+                ratio = min(max(size / weight, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
+        length = curvature**-0.5
+        return {"step": length * ratio**0.5, "dual_step": length / ratio**0.5}
 
     def completed(
         self, given: Parameters, A: Operator, x: Array, regulariser: Any
@@ -457,7 +471,8 @@ class PDHG(Scheme):
         if len(given) == 1:
             (name,) = given
             other = "dual_step" if name == "step" else "step"
-            found[other] = found[other] ** 2 / given[name]
+            product = math.prod(super().completed({}, A, x, regulariser).values())
+            found[other] = product / given[name]
         return found
 
 

@@ -160,9 +160,9 @@ def check_losses_that_drop_the_imaginary_part(folder):
         keras.losses.MeanAbsoluteError(),
         keras.losses.mean_squared_error,
     ):
-        with pytest.raises(TypeError, match="loss: .* drops the imaginary part"):
+        with pytest.raises(TypeError, match=r"loss: .* drops the imaginary part"):
             model.compile("sgd", loss)
-    with pytest.raises(TypeError, match="metrics: .* drops"):
+    with pytest.raises(TypeError, match=r"metrics: .* drops"):
         model.compile("sgd", models.MeanSquaredError(), metrics=[["mae"]])
     model.compile("sgd", lambda truth, image: ops.mean(ops.abs(truth - image)))
     models.TLRNet(**SMALL).compile("sgd", "mse", metrics=["mae"])

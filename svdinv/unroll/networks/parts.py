@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from svdinv.unroll.arrays import Array, Namespace, like, sizes, zero_padded
+from svdinv.unroll.arrays import Array, Namespace, like, operators, sizes, zero_padded
 
 __all__ = [
     "check_image",
     "fraction",
     "from_blocks",
     "positive",
-    "shrink",
+    "relative_svt",
+    "soft",
     "to_blocks",
     "to_channels",
     "to_complex",
@@ -29,7 +30,12 @@ def fraction(c: Array, xp: Namespace) -> Array:
     return xp.where(c > 0, xp.ones_like(e), e) / (1 + e)
 
 
-def shrink(x: Array, tau: Array, xp: Namespace) -> Array:
+def relative_svt(matrices: Array, fraction: Array) -> Array:
+    """Soft-threshold singular values at `fraction` of the largest of each matrix."""
+    return operators(matrices).svt(matrices, fraction, relative=True)
+
+
+def soft(x: Array, tau: Array, xp: Namespace) -> Array:
     """Soft threshold of real numbers, ``max(x - tau, 0) - max(-x - tau, 0)``."""
     return positive(x - tau, xp) - positive(-x - tau, xp)
 

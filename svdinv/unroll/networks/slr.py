@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from svdinv.unroll.arrays import Array, like, namespace
-from svdinv.unroll.networks.parts import positive, shrink, to_channels, to_complex
+from svdinv.unroll.networks.parts import positive, soft, to_channels, to_complex
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -92,7 +92,7 @@ class SLR(SeriesRecipe):
         r = x - p * A.H(A(x) - y) - q * (x + b - t)
         channels = to_channels(r, xp)
         code = layers.analysis(channels)
-        found = channels + layers.synthesis(shrink(code, layers.theta, xp))
+        found = channels + layers.synthesis(soft(code, layers.theta, xp))
         x = to_complex(found, r, xp)
         new = {"x": x, "b": b}
         if layers.eta is not None:
