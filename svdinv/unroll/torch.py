@@ -112,8 +112,13 @@ class Network(nn.Module):
                 module.draw(rng)
 
     def forward(
-        self, y: Tensor, *measurement: Any, penalty: bool = False, **named: Any
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        self,
+        y: Tensor,
+        *measurement: Any,
+        penalty: bool = False,
+        return_state: bool = False,
+        **named: Any,
+    ) -> Tensor | tuple[Tensor, Tensor] | State:
         """Reconstruct images.
 
         Parameters
@@ -123,11 +128,14 @@ class Network(nn.Module):
         *measurement : Tensor or Operator
             What the forward operator is made of, such as a mask and coil maps, or the
             operator itself; nothing for a network with an operator of its own.
-        **named : Tensor
-            The same by name: ``mask=``, ``maps=``.
         penalty : bool
             Give the penalty of the recipe too, such as the asymmetry of SLR-Net, for
             the loss to contain a little of it.
+        return_state : bool
+            Give all that the last cell gives, such as the parts ``"low_rank"`` and
+            ``"sparse"`` of L+S-Net beside the images, ``"x"``.
+        **named : Tensor
+            What the operator is made of, by name: ``mask=``, ``maps=``.
 
         Returns
         -------
@@ -135,30 +143,13 @@ class Network(nn.Module):
             Images, not clipped, with the axes that ``recipe.axes`` names.
         Tensor, shape ()
             The penalty, if it is asked for.
+        dict of str to Tensor
+            In the place of these, if the state is asked for.
 
         Raises
         ------
         ValueError, TypeError
             If the arguments do not fit the network.
-        """
-        state = self.run(y, *measurement, penalty=penalty, **named)
-        return (state["x"], state["penalty"]) if penalty else state["x"]
-
-    def run(
-        self, y: Tensor, *measurement: Any, penalty: bool = False, **named: Any
-    ) -> State:
-        """Reconstruct, and give all that the last cell gives.
-
-        Parameters
-        ----------
-        y, *measurement, penalty, **named
-            As for a call.
-
-        Returns
-        -------
-        dict of str to Tensor
-            ``"x"``, the images, and what else the recipe keeps, such as the parts
-            ``"low_rank"`` and ``"sparse"`` of L+S-Net.
         """
         if not isinstance(y, Tensor):
             raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}")
@@ -175,7 +166,9 @@ class Network(nn.Module):
                 state = recompute(cell, state, y, A, use_reentrant=False)
             else:
                 state = cell(state, y, A)
-        return state
+        if return_state:
+            return state
+        return (state["x"], state["penalty"]) if penalty else state["x"]
 
     def extra_repr(self) -> str:
         """Describe the network in print."""

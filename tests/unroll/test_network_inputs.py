@@ -212,7 +212,7 @@ def test_torch_gives_the_parts():
 
     network = LSNet(cells=2, features=2)
     kspace, given = _series()
-    state = network.run(kspace, **given)
+    state = network(kspace, **given, return_state=True)
     assert torch.equal(state["x"], network(kspace, **given))
     both = state["low_rank"] + state["sparse"]
     A = MRI(given["mask"])
