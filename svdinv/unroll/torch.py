@@ -289,7 +289,7 @@ class _Chain(nn.ModuleList):
 
     def draw(self, rng: np.random.Generator) -> None:
         for convolution in self:
-            drawn = files.glorot(tuple(convolution.weight.shape), rng)
+            drawn = files.first_kernel(tuple(convolution.weight.shape), rng)
             with torch.no_grad():
                 convolution.weight.copy_(torch.from_numpy(drawn))
 

@@ -27,7 +27,7 @@ from svdinv.unroll.networks.recipe import (
     to_json,
 )
 
-__all__ = ["Weights", "check", "glorot", "initial", "read", "shapes", "write"]
+__all__ = ["Weights", "check", "first_kernel", "initial", "read", "shapes", "write"]
 
 Weights = dict[str, NDArray[Any]]
 """Arrays by name."""
@@ -65,8 +65,13 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def glorot(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw the kernel of a convolution (Glorot & Bengio, AISTATS 2010), uniform.
+def first_kernel(
+    shape: tuple[int, ...], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw the kernel of a convolution, uniform as the released networks had it.
+
+    For images, as by PyTorch's default, within ``1 / sqrt(fan_in)``; for series, as by
+    Keras's, within ``sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio, AISTATS 2010).
 
     Parameters
     ----------
@@ -80,8 +85,10 @@ def glorot(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float
     ndarray of float32
         The kernel.
     """
-    taps = int(np.prod(shape[2:]))
-    limit = np.sqrt(6 / (taps * (shape[0] + shape[1])))
+    outputs, inputs, *sides = shape
+    taps = int(np.prod(sides))
+    images = len(sides) == 2
+    limit = np.sqrt((1 / inputs if images else 6 / (inputs + outputs)) / taps)
     return rng.uniform(-limit, limit, shape).astype(np.float32)
 
 
@@ -107,7 +114,7 @@ def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
             drawn[prefix] = np.asarray(layer.initial, dtype=np.float32)
         elif isinstance(layer, Convolutions):
             for name, shape in _shapes(prefix, layer).items():
-                drawn[name] = glorot(shape, rng)
+                drawn[name] = first_kernel(shape, rng)
     return drawn
 
 

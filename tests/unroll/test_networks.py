@@ -853,12 +853,15 @@ def test_first_weights():
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_the_first_kernels_are_those_of_glorot():
-    net = TLRNet(seed=0)
-    for kernel in net.parameters():
+@pytest.mark.parametrize("kind", [TLRNet, LSNet])
+def test_the_first_kernels_are_those_of_the_released_networks(kind):
+    for kernel in kind(seed=0).parameters():
         if kernel.ndim:
             outputs, inputs = kernel.shape[:2]
-            limit = math.sqrt(6 / (9 * (inputs + outputs)))
+            if kind is TLRNet:  # PyTorch's own
+                limit = math.sqrt(1 / (9 * inputs))
+            else:  # Keras's own
+                limit = math.sqrt(6 / (27 * (inputs + outputs)))
             assert kernel.abs().max() <= limit
             assert float(kernel.detach().std()) == pytest.approx(
                 limit / math.sqrt(3), rel=0.15
