@@ -41,8 +41,9 @@ docs: .venv-test/.ready ## build the documentation, warnings as errors
 	    -d docs/_build/doctrees docs docs/_build/html
 
 bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
-	@echo 'Times every contender in turns and writes docs/figures/speed*; for numbers to'
-	@echo 'be trusted, let the machine do nothing else. BENCH_ARGS=--quick takes a minute.'
+	@echo 'Times every contender in turns and writes docs/figures/speed* and'
+	@echo 'networks*; for numbers to be trusted, let the machine do nothing else.'
+	@echo 'BENCH_ARGS=--quick takes a minute or two.'
 	$(TEST)/python benchmarks/speed.py $(BENCH_ARGS)
 	$(TEST)/python benchmarks/networks.py $(filter --quick,$(BENCH_ARGS))
 

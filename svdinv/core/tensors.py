@@ -9,7 +9,7 @@ from typing import Any
 
 from svdinv.core.namespace import Array, Namespace, is_complex, sizes
 
-__all__ = ["Tiling", "filled", "fourier_slices", "tilings"]
+__all__ = ["Tiling", "along", "fourier_slices", "tilings", "zero_padded"]
 
 
 def fourier_slices(
@@ -72,7 +72,7 @@ class Tiling:
         Shape (..., rows, columns, pixels of a block, T).
         """
         for axis, (size, block, shift) in zip((-2, -1), self._axes(), strict=True):
-            x = filled(x, axis, -size % block, xp)
+            x = zero_padded(x, -size % block, axis, xp)
             x = xp.roll(x, -shift, axis=axis) if shift else x
         *batch, T, H, W = sizes(x, xp)
         (h, w), n = self.block, len(batch)
@@ -95,13 +95,19 @@ class Tiling:
         return zip(self.size, self.block, self.shift, strict=True)
 
 
-def filled(x: Array, axis: int, count: int, xp: Namespace) -> Array:
-    """Append zeros along one of the last two axes."""
-    if not count:
+def along(x: Array, axis: int, part: slice) -> Array:
+    """Take a part of `x` along an axis, negative."""
+    return x[(..., part, *[slice(None)] * (-axis - 1))]
+
+
+def zero_padded(x: Array, count: Any, axis: int, xp: Namespace) -> Array:
+    """Append `count` zeros, a number that may be traced, along an axis, negative."""
+    if isinstance(count, int) and count == 0:
         return x
-    part = x[..., :1, :] if axis == -2 else x[..., :, :1]
-    zeros = xp.zeros_like(part)
-    return xp.concat([x, *[zeros] * count], axis=axis)
+    shape = list(sizes(x, xp))
+    shape[axis] = count
+    zero = xp.zeros_like(along(x, axis, slice(None, 1)))
+    return xp.concat([x, xp.broadcast_to(zero, tuple(shape))], axis=axis)
 
 
 def tilings(size: tuple[int, int], block: Any, stride: Any, shift: Any) -> list[Tiling]:

@@ -14,11 +14,13 @@ from svdinv.core.namespace import (
     Array,
     Namespace,
     array_namespace,
+    cast,
     conj,
     is_complex,
     real,
     sizes,
 )
+from svdinv.core.tensors import along, zero_padded
 
 __all__ = [
     "Array",
@@ -90,7 +92,7 @@ def like(x: Any, other: Array, xp: Namespace) -> Array:
     """`x` in the dtype of `other`: not every framework mixes real and complex."""
     if isinstance(x, np.generic):  # what NumPy makes of 0-d arrays
         x = np.asarray(x)
-    return x if x.dtype == other.dtype else xp.astype(x, other.dtype)
+    return cast(x, other, xp)
 
 
 def real_dtype(x: Array, xp: Namespace) -> Any:
@@ -192,21 +194,6 @@ def casorati(series: Array, xp: Namespace) -> Array:
 def from_casorati(matrices: Array, series: Array, xp: Namespace) -> Array:
     """Matrices (..., T, H * W) in the shape of `series`."""
     return xp.reshape(matrices, tuple(sizes(series, xp)))
-
-
-def along(x: Array, axis: int, part: slice) -> Array:
-    """Take a part of `x` along an axis, negative."""
-    return x[(..., part, *[slice(None)] * (-axis - 1))]
-
-
-def zero_padded(x: Array, count: Any, axis: int, xp: Namespace) -> Array:
-    """Append `count` zeros along an axis, negative."""
-    if isinstance(count, int) and count == 0:
-        return x
-    shape = list(sizes(x, xp))
-    shape[axis] = count
-    zero = xp.zeros_like(along(x, axis, slice(None, 1)))
-    return xp.concat([x, xp.broadcast_to(zero, tuple(shape))], axis=axis)
 
 
 _FACES = (

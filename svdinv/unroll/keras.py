@@ -610,10 +610,8 @@ def load(path: str | Path, **options: Any) -> Network:
     """
     recipe, weights = files.read(path)
     model = Network(recipe, **options)
-    try:
+    with files.naming(path):
         model.set_arrays(weights)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     return model
 
 

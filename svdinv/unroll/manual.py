@@ -470,10 +470,8 @@ def load(path: str | Path, **options: Any) -> Solver:
     """
     recipe, weights = files.read(path)
     solver = Solver(recipe, **options)  # type: ignore[arg-type]
-    try:
+    with files.naming(path):
         files.check(weights, files.shapes(recipe))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     solver.numbers = {name: np.asarray(x, np.float64) for name, x in weights.items()}
     return solver
 

@@ -467,13 +467,12 @@ class PDHG(Scheme):
         self, given: Parameters, A: Operator, x: Array, regulariser: Any
     ) -> dict[str, Any]:
         """Give the steps: to the one that is given, the other keeps the product."""
-        found = super().completed(given, A, x, regulariser)
-        if len(given) == 1:
-            (name,) = given
-            other = "dual_step" if name == "step" else "step"
-            product = math.prod(super().completed({}, A, x, regulariser).values())
-            found[other] = product / given[name]
-        return found
+        if len(given) != 1:
+            return super().completed(given, A, x, regulariser)
+        ((name, value),) = given.items()
+        other = "dual_step" if name == "step" else "step"
+        product = math.prod(self.suited(A, x, regulariser).values())
+        return {name: value, other: product / value}
 
 
 class LowRankPlusSparse(Scheme):

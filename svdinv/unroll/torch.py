@@ -316,7 +316,7 @@ def _arranged(x: Any, y: Tensor) -> Any:
     """
     if isinstance(x, np.ndarray):
         x = torch.as_tensor(x, device=y.device)
-    if isinstance(x, Tensor) and x.ndim == 4 and not x.is_complex():
+    if isinstance(x, Tensor) and x.ndim == 4 and not y.is_complex():
         return x.contiguous(memory_format=torch.channels_last)
     return x
 
@@ -372,10 +372,8 @@ def load(path: str | Path, **options: Any) -> Network:
     recipe, arrays = files.read(path)
     network = Network(recipe, seed=0, **options)
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
-    try:
+    with files.naming(path):
         files.check(arrays, expected)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if tensors:
         network.to(next(iter(tensors.values())).dtype)

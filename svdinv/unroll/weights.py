@@ -7,6 +7,7 @@ as ``cells.0.analysis.1.weight``, and so are the shapes: a convolution is
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -27,7 +28,16 @@ from svdinv.unroll.networks.recipe import (
     to_json,
 )
 
-__all__ = ["Weights", "check", "first_kernel", "initial", "read", "shapes", "write"]
+__all__ = [
+    "Weights",
+    "check",
+    "first_kernel",
+    "initial",
+    "naming",
+    "read",
+    "shapes",
+    "write",
+]
 
 Weights = dict[str, NDArray[Any]]
 """Arrays by name."""
@@ -187,7 +197,7 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
         raise ValueError(f"{path} holds numbers of the type {error}") from error
     if _KEY not in metadata:
         raise ValueError(f"{path} holds weights, but not which network they are of")
-    try:
+    with naming(path):
         _check_numbers(weights)
         recipe = from_json(metadata[_KEY])
         if not isinstance(recipe, Recipe):
@@ -195,9 +205,31 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
         # Before a network of that many cells is made.
         if recipe.cells > max(len(weights), _MOST_WEIGHTLESS):
             raise ValueError(f"{recipe.cells} cells of {len(weights)} weights in all")
+    return recipe, weights
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name the file whose content is found wrong within.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    ValueError
+        In the place of a TypeError or ValueError, with its message.
+    """
+    try:
+        yield
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return recipe, weights
 
 
 def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:

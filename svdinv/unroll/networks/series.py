@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from svdinv.unroll.arrays import Array, casorati, from_casorati, is_complex, namespace
 from svdinv.unroll.networks.parts import check_image, fraction
@@ -15,7 +15,7 @@ from svdinv.unroll.networks.recipe import (
 )
 from svdinv.unroll.operators import MRI, Operator
 
-__all__ = ["SeriesRecipe", "low_rank_series", "zero_filled"]
+__all__ = ["SeriesRecipe", "low_rank_series", "mri", "zero_filled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +69,18 @@ class SeriesRecipe(Recipe):
         ValueError
             If the shapes do not go together.
         """
-        check_measurement(self, measurement, optional=1)
-        mask, maps = (*measurement, None)[:2]
-        if maps is None:
-            return MRI(mask)
-        if len(maps.shape) != 4:
-            raise ValueError(f"maps must be (B, C, H, W), got {tuple(maps.shape)}")
-        return MRI(mask, maps[:, None])
+        return mri(self, measurement)
+
+
+def mri(recipe: Recipe, measurement: tuple[Any, ...]) -> Operator:
+    """Make the operator of MRI for a recipe, as `SeriesRecipe.operator` tells."""
+    check_measurement(recipe, measurement, optional=1)
+    mask, maps = (*measurement, None)[:2]
+    if maps is None:
+        return MRI(mask)
+    if len(maps.shape) != 4:
+        raise ValueError(f"maps must be (B, C, H, W), got {tuple(maps.shape)}")
+    return MRI(mask, maps[:, None])
 
 
 def zero_filled(y: Array, A: Operator) -> Array:

@@ -42,7 +42,7 @@ from svdinv.unroll.networks.recipe import (
     check_measurement,
     register,
 )
-from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
+from svdinv.unroll.networks.series import SeriesRecipe, mri, zero_filled
 from svdinv.unroll.operators import Identity, Operator, Sampling, TemporalFourier
 from svdinv.unroll.schemes import (
     ADMM,
@@ -375,7 +375,7 @@ class Unrolled(Recipe):
     def operator(self, *measurement: Array) -> Operator:
         """Make the operator: for series that of MRI, for images a sampling."""
         if self.kind == "series":
-            return SeriesRecipe.operator(self, *measurement)  # type: ignore[arg-type]
+            return mri(self, measurement)
         check_measurement(self, measurement)
         return Sampling(*measurement)
 
