@@ -20,6 +20,7 @@ from svdinv.core.namespace import (
     adjoint,
     cast,
     conj,
+    identity_like,
     inner,
     is_complex,
     is_wide,
@@ -206,13 +207,19 @@ def _gram(A: Array, wide: bool, look: Look, xp: Namespace) -> _Gram | None:
 
 
 def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
+    # The lift changes no vector. Without it the diagonal of a sparse matrix of low rank
+    # ends in numbers too small for LAPACK's QR iteration, which then gives up.
+    trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1)[..., None]
+    lift = eps(gram.N, xp) * trace
+    first = gram.N[(slice(1),) * (len(gram.N.shape) - 2)]  # one matrix, or none
+    lifted = gram.N + identity_like(first, xp) * cast(lift, gram.N, xp)[..., None]
     # Of -N, because eigenvalues come sorted upwards.
-    eigenvalues, V = xp.linalg.eigh(-gram.N)
+    eigenvalues, V = xp.linalg.eigh(-lifted)
     V = _orthonormal(V, xp)
     short, long = min(given.shape[-2:]), max(given.shape[-2:])
     usual = isinstance(gram.scale, float)
     if usual and V.dtype == given.dtype and long >= VERY_TALL * short:
-        S = xp.sqrt(xp.maximum(-eigenvalues, xp.zeros_like(eigenvalues)))
+        S = xp.sqrt(xp.maximum(-eigenvalues - lift, xp.zeros_like(lift)))
         return S * gram.scale, V
     # U S = A V: more accurate than the eigenvalues, and with it go fewer products.
     wide = is_wide(given)
