@@ -211,7 +211,7 @@ def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
     # ends in numbers too small for LAPACK's QR iteration, which then gives up.
     trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1)[..., None]
     lift = eps(gram.N, xp) * trace
-    first = gram.N[(slice(1),) * (len(gram.N.shape) - 2)]  # one matrix, or none
+    first = gram.N[(*[slice(1)] * (len(gram.N.shape) - 2), ...)]  # one matrix, or none
     lifted = gram.N + identity_like(first, xp) * cast(lift, gram.N, xp)[..., None]
     # Of -N, because eigenvalues come sorted upwards.
     eigenvalues, V = xp.linalg.eigh(-lifted)
