@@ -7,7 +7,13 @@ it should be, gives a ValueError that names it.
 from svdinv.unroll.data.cifar import Cifar, read_cifar
 from svdinv.unroll.data.fastmri import FastMRI, read_fastmri
 from svdinv.unroll.data.ismrmrd import Acquisitions, read_ismrmrd
-from svdinv.unroll.data.photographs import HELD_OUT, PHOTOS, photograph, split
+from svdinv.unroll.data.photographs import (
+    HELD_OUT,
+    PHOTOS,
+    TEST,
+    photograph,
+    split,
+)
 from svdinv.unroll.data.pictures import (
     SUFFIXES,
     Image,
@@ -22,6 +28,7 @@ __all__ = [
     "HELD_OUT",
     "PHOTOS",
     "SUFFIXES",
+    "TEST",
     "Acquisitions",
     "Cifar",
     "FastMRI",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from svdinv.unroll.data.pictures import Image, from_bytes
 
-__all__ = ["HELD_OUT", "PHOTOS", "photograph", "split"]
+__all__ = ["HELD_OUT", "PHOTOS", "TEST", "photograph", "split"]
 
 HELD_OUT = "chelsea"
 """The photograph that is never trained on unless another takes its place."""
@@ -27,29 +27,42 @@ PHOTOS = (
 )
 """Names of the photographs at hand."""
 
+TEST = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "immunohistochemistry",
+    "motorcycle_left",
+    "china",
+    "flower",
+)
+"""Photographs that the weights in this package have never seen."""
+
 # Two views of one scene: whoever has seen the one has seen the other.
 _TWINS = frozenset({"motorcycle_left", "motorcycle_right"})
 
 
-def split(test: str = HELD_OUT) -> tuple[str, ...]:
-    """Names of the photographs to train on when `test` is to be reconstructed.
+def split(*test: str) -> tuple[str, ...]:
+    """Names of the photographs to train on when others are to be reconstructed.
 
     This is the one place where training and test photographs are told apart.
 
     Parameters
     ----------
-    test : str
-        A name of `PHOTOS`, or anything else: a picture of the user's own, for which
-        the training photographs are those of the default split.
+    *test : str
+        Names of `PHOTOS`, or anything else, such as a picture of the user's own;
+        where no name is known, `HELD_OUT` takes their place.
 
     Returns
     -------
     tuple of str
-        The training photographs: neither `test` nor another view of it.
+        The training photographs: none of these, nor another view of one.
     """
-    held_out = test if test in PHOTOS else HELD_OUT
-    left_out = _TWINS if held_out in _TWINS else {held_out}
-    return tuple(name for name in PHOTOS if name not in left_out)
+    held_out = {name for name in test if name in PHOTOS} or {HELD_OUT}
+    if held_out & _TWINS:
+        held_out |= _TWINS
+    return tuple(name for name in PHOTOS if name not in held_out)
 
 
 def photograph(name: str) -> Image:

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from svdinv._missing import explain_missing
 
-__all__ = ["SUFFIXES", "Image", "centre_crop", "patches", "read_folder", "read_picture"]
+__all__ = [
+    "SUFFIXES",
+    "Image",
+    "centre_crop",
+    "patches",
+    "picture_files",
+    "read_folder",
+    "read_picture",
+]
 
 SUFFIXES = (
     ".bmp",
@@ -31,15 +39,16 @@ Image = NDArray[np.float32]
 _Number = TypeVar("_Number", np.uint8, np.float32)
 
 
-def read_picture(path: str | Path, *, largest: int = 512) -> Image:
+def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
     """Read a picture file as a colour image.
 
     Parameters
     ----------
     path : str or Path
         PNG, JPEG, TIFF or whatever else Pillow reads.
-    largest : int
-        Wider or higher pictures are cropped to this many pixels around their middle.
+    largest : int or None
+        Wider or higher pictures are cropped to this many pixels around their middle;
+        None takes them whole.
 
     Returns
     -------
@@ -77,19 +86,18 @@ def read_picture(path: str | Path, *, largest: int = 512) -> Image:
         pixels = np.stack([grey] * 3, axis=-1)
     if min(pixels.shape[:2]) < 32:
         raise ValueError(f"{path} is smaller than 32x32 pixels: {pixels.shape[:2]}")
-    cropped = centre_crop(pixels, largest)
+    cropped = pixels if largest is None else centre_crop(pixels, largest)
     return cropped if deep else from_bytes(cropped)
 
 
-def read_folder(path: str | Path, *, largest: int = 512) -> list[Image]:
+def read_folder(path: str | Path, *, largest: int | None = 512) -> list[Image]:
     """Read the picture files of a folder, in the order of their names.
 
     Parameters
     ----------
     path : str or Path
-        The folder. Of the files in it, not in its subfolders, those are read whose
-        names end as in `SUFFIXES`, whatever the case.
-    largest : int
+        The folder.
+    largest : int or None
         As for `read_picture`.
 
     Returns
@@ -103,6 +111,28 @@ def read_folder(path: str | Path, *, largest: int = 512) -> list[Image]:
         If there is no such folder, there is no picture in it, or one cannot be read;
         the message names the file.
     """
+    return [read_picture(file, largest=largest) for file in picture_files(path)]
+
+
+def picture_files(path: str | Path) -> list[Path]:
+    """List the picture files of a folder.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+
+    Returns
+    -------
+    list of Path
+        The files in it, not in its subfolders, whose names end as in `SUFFIXES`,
+        whatever the case, by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such folder, or no picture in it.
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise ValueError(f"{path} is not a folder")
@@ -113,7 +143,7 @@ def read_folder(path: str | Path, *, largest: int = 512) -> list[Image]:
     )
     if not files:
         raise ValueError(f"no picture in {path}; looked for {', '.join(SUFFIXES)}")
-    return [read_picture(file, largest=largest) for file in files]
+    return files
 
 
 def centre_crop(pixels: NDArray[_Number], largest: int) -> NDArray[_Number]:

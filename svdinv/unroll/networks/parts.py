@@ -6,6 +6,7 @@ from svdinv.unroll.arrays import Array, Namespace, like, operators, sizes, zero_
 
 __all__ = [
     "check_image",
+    "folded",
     "fraction",
     "from_blocks",
     "positive",
@@ -14,6 +15,7 @@ __all__ = [
     "to_blocks",
     "to_channels",
     "to_complex",
+    "unfolded",
 ]
 
 
@@ -73,6 +75,30 @@ def from_blocks(blocks: Array, maps: Array, xp: Namespace) -> Array:
     x = xp.permute_dims(blocks, (*range(n), n, n + 2, n + 1, n + 3))
     x = xp.reshape(x, (*batch, rows * block, columns * block))
     return x[..., :H, :W]
+
+
+def folded(image: Array, fold: int, xp: Namespace) -> Array:
+    """Turn squares of pixels into channels, filled up with zeros.
+
+    From (B, C, H, W) to (B, C fold^2, H / fold, W / fold), rounded up.
+    """
+    x = zero_padded(image, -sizes(image, xp)[-2] % fold, -2, xp)
+    x = zero_padded(x, -sizes(image, xp)[-1] % fold, -1, xp)
+    B, C, H, W = sizes(x, xp)
+    h, w = H // fold, W // fold
+    x = xp.reshape(x, (B, C, h, fold, w, fold))
+    x = xp.permute_dims(x, (0, 1, 3, 5, 2, 4))
+    return xp.reshape(x, (B, C * fold**2, h, w))
+
+
+def unfolded(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
+    """Undo `folded`, to the size of `image`."""
+    B, C, h, w = sizes(maps, xp)
+    H, W = sizes(image, xp)[-2:]
+    C = C // fold**2
+    x = xp.reshape(maps, (B, C, fold, fold, h, w))
+    x = xp.permute_dims(x, (0, 1, 4, 2, 5, 3))
+    return xp.reshape(x, (B, C, h * fold, w * fold))[..., :H, :W]
 
 
 def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:

@@ -451,6 +451,22 @@ def register(cls: _Class) -> _Class:
     return cls
 
 
+def registered(base: type = object) -> dict[str, type]:
+    """List what can be read from files.
+
+    Parameters
+    ----------
+    base : type
+        Subclasses of this one alone, such as `Recipe`.
+
+    Returns
+    -------
+    dict of str to type
+        The classes that `register` has seen, by name.
+    """
+    return {name: cls for name, cls in _REGISTERED.items() if issubclass(cls, base)}
+
+
 def to_json(recipe: Any) -> str:
     """Write a registered dataclass as JSON.
 

@@ -24,10 +24,12 @@ from svdinv.unroll.arrays import Array, fitted, namespace
 from svdinv.unroll.fill import normalised_fill
 from svdinv.unroll.networks.parts import (
     check_image,
+    folded,
     fraction,
     from_blocks,
     positive,
     to_blocks,
+    unfolded,
 )
 from svdinv.unroll.networks.recipe import (
     Convolutions,
@@ -69,8 +71,12 @@ class TLR(Recipe):
     convs_before, convs_after : int
         Convolutions in front of and behind the low-rank step. With `convs_before` = 0
         it acts on the channels of the image itself.
+    fold : int
+        Side of the squares of pixels that the convolutions see as channels of one
+        pixel, as in FFDNet (Zhang, Zuo & Zhang, IEEE TIP 2018): the same reach and as
+        many weights for a part of the time.
     block : int or None
-        Side of the blocks that are matrices of their own; None for whole maps.
+        Side of the blocks of a map that are matrices of their own; None for whole maps.
     start : {"adjoint", "fill"}
         First estimate: A^H y, which is the samples with zeros between them, or
         `normalised_fill`, where A samples pixels.
@@ -82,6 +88,8 @@ class TLR(Recipe):
         First value of c, for thresholds ``sigmoid(c) * s_1``.
     step : float
         First value of eta.
+    slope : float
+        Slope of the ReLUs below zero.
     """
 
     features: int = 16
@@ -90,11 +98,13 @@ class TLR(Recipe):
     bypass_maps: int = 0
     convs_before: int = 3
     convs_after: int = 3
+    fold: int = 1
     block: int | None = None
     start: Literal["adjoint", "fill"] = "adjoint"
     side: Literal["none", "samples", "mask"] = "none"
     threshold: float = -2.0
     step: float = 1.0
+    slope: float = 0.0
 
     axes: ClassVar[str] = "B C H W"
 
@@ -107,7 +117,7 @@ class TLR(Recipe):
             Naming the attribute.
         """
         super().__post_init__()
-        at_least(1, self, "features", "channels", "low_rank_maps")
+        at_least(1, self, "features", "channels", "low_rank_maps", "fold")
         at_least(0, self, "bypass_maps", "convs_before", "convs_after")
         if self.block is not None:
             at_least(1, self, "block")
@@ -117,21 +127,24 @@ class TLR(Recipe):
             raise ValueError(
                 f"side must be 'none', 'samples' or 'mask', got {self.side!r}"
             )
-        plain = (self.low_rank_maps, self.bypass_maps) == (self.channels, 0)
+        folded = self.channels * self.fold**2
+        plain = (self.low_rank_maps, self.bypass_maps) == (folded, 0)
         if 0 in (self.convs_before, self.convs_after) and not plain:
             raise ValueError(
                 "where convs_before or convs_after is 0 the maps are the image: "
-                "low_rank_maps must equal channels, and bypass_maps be 0"
+                f"low_rank_maps must be {folded}, and bypass_maps be 0"
             )
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the layers of a cell; the last needs no multiplier."""
         maps = self.low_rank_maps + self.bypass_maps
         beside = 0 if self.side == "none" else self.channels
+        pixels = self.fold**2
+        seen, given = (self.channels + beside) * pixels, self.channels * pixels
         return {
-            "analysis": self._chain(self.channels + beside, maps, self.convs_before),
+            "analysis": self._chain(seen, maps, self.convs_before),
             "threshold": Number(self.threshold),
-            "synthesis": self._chain(maps, self.channels, self.convs_after),
+            "synthesis": self._chain(maps, given, self.convs_after),
             "eta": None if last else Number(self.step),
         }
 
@@ -177,12 +190,15 @@ class TLR(Recipe):
         seen = v
         if "side" in state and self.convs_before:
             seen = xp.concat([v, state["side"]], axis=1)
+        if self.fold > 1:
+            seen = folded(seen, self.fold, xp)
         maps = layers.analysis(seen)
         low_rank = self._low_rank(maps[:, : self.low_rank_maps], layers)
         if self.bypass_maps:
             past = positive(maps[:, self.low_rank_maps :], xp)
             low_rank = xp.concat([low_rank, past], axis=1)
-        return layers.synthesis(low_rank)
+        change = layers.synthesis(low_rank)
+        return unfolded(change, v, self.fold, xp) if self.fold > 1 else change
 
     def _low_rank(self, maps: Array, layers: Layers) -> Array:
         """Threshold the singular values of each map, or of each block of it."""
@@ -195,7 +211,7 @@ class TLR(Recipe):
 
     def _chain(self, first: int, last: int, count: int) -> Convolutions:
         widths = (first, *[self.features] * (count - 1), last) if count else ()
-        return Convolutions(widths, axes=2)
+        return Convolutions(widths, axes=2, slope=self.slope)
 
 
 def _mask(A: Operator, x: Array) -> Array:

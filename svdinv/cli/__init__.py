@@ -1,0 +1,66 @@
+"""The command line: ``svdinv``.
+
+A module for each command, with `add`, which declares its arguments, and `run`, which
+checks them all before any work begins. Nothing heavy is imported until a command
+needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from svdinv import __version__
+from svdinv.cli import demo, train
+from svdinv.cli.arguments import Parser
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the name of the program; `sys.argv` by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0 on success; 2 for arguments that make no sense, files that
+        cannot be read and files that cannot be written; 1 where a training broke
+        down; 130 after Ctrl-C.
+    """
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+        if arguments.command is None:
+            parser.print_help()
+            return 0
+        return arguments.run(arguments)
+    except SystemExit as stop:  # argparse leaves this way
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"svdinv: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="svdinv",
+        description=(
+            "Reconstruct images from few samples with unrolled low-rank networks, and "
+            "train such networks. Begin with: svdinv demo"
+        ),
+    )
+    parser.add_argument("--version", action="version", version=f"svdinv {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", title="commands", metavar="command", parser_class=Parser
+    )
+    for command in (demo, train):
+        command.add(commands)
+    return parser

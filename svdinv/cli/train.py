@@ -1,0 +1,176 @@
+"""``svdinv train``: train a network, or go on training one."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svdinv.cli.arguments import (
+    Parser,
+    Subparsers,
+    natural,
+    need,
+    positive,
+    writable_folder,
+)
+
+if TYPE_CHECKING:
+    from svdinv.unroll.jobs.config import Config
+
+__all__ = ["add", "run"]
+
+_NEEDS = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "safetensors": "safetensors",
+    "tomlkit": "tomlkit",
+    "tqdm": "tqdm",
+}
+
+_EPILOG = """\
+examples:
+  svdinv train colour --output runs/colour       photographs, options as they come
+  svdinv train colour --print > mine.toml        the options, to edit
+  svdinv train mine.toml --output runs/mine      as that file says
+  svdinv train cine --set training.steps=500 --set network.cells=3
+  svdinv train --resume runs/mine                after Ctrl-C, or whatever ended it
+  torchrun --nproc-per-node 2 -m svdinv train mine.toml --output runs/mine
+
+In the output folder: config.toml, log.csv, validation.csv, TensorBoard's events,
+checkpoint.safetensors to resume from and weights.safetensors to use.
+"""
+
+
+def add(commands: Subparsers) -> None:
+    """Declare the command."""
+    train = commands.add_parser(
+        "train",
+        help="train a network",
+        description=(
+            "Train an unrolled low-rank network on photographs ('colour') or on "
+            "series of a beating heart ('cine'), or as a configuration file says."
+        ),
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.set_defaults(parser=train, run=run)
+    train.add_argument(
+        "config",
+        nargs="?",
+        metavar="colour|cine|FILE.toml",
+        help="what to train: a configuration that comes with svdinv, or a file",
+    )
+    train.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for all that is written"
+    )
+    train.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with the training in this folder, to the same weights, bit by bit, "
+        "as if it had not been interrupted",
+    )
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change an option, such as training.steps=500 (repeatable)",
+    )
+    train.add_argument("--steps", type=positive, help="short for training.steps")
+    train.add_argument("--seed", type=natural, help="seed of weights and data")
+    train.add_argument("--threads", type=positive, help="threads of each process")
+    train.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="begin with the weights in this file, of the same network",
+    )
+    train.add_argument(
+        "--device", default="cpu", help="where to compute, such as cuda (default cpu)"
+    )
+    train.add_argument(
+        "--print", action="store_true", help="print the configuration and do nothing"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check all that can be checked, then train."""
+    parser = arguments.parser
+    need(parser, _NEEDS, "train")
+
+    from svdinv.unroll.jobs.config import to_toml
+
+    config = _config(arguments)
+    if arguments.print:
+        print(to_toml(config), end="")
+        return 0
+    if arguments.resume is None and arguments.output is None:
+        parser.error("needs --output, a folder for what comes of the training")
+    output = writable_folder(parser, "--output", arguments.resume or arguments.output)
+
+    from svdinv.unroll.jobs.train import train
+
+    try:
+        code = train(
+            config,
+            output,
+            resume=arguments.resume is not None,
+            weights=arguments.weights,
+            device=arguments.device,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    return code
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    from svdinv.unroll.jobs.config import changed, preset, presets, read
+    from svdinv.unroll.jobs.training import CONFIG
+
+    parser: Parser = arguments.parser
+    given = _overrides(arguments)
+    try:
+        if arguments.resume is not None:
+            if arguments.config or given or arguments.weights:
+                parser.error(
+                    "argument --resume: a training goes on as it was begun; other "
+                    "options would make another training of it"
+                )
+            return read(arguments.resume / CONFIG)
+        if arguments.config is None:
+            parser.error(f"what to train? {', '.join(presets())} or a file")
+        known = arguments.config in presets()
+        config = preset(arguments.config) if known else read(arguments.config)
+        return changed(config, given) if given else config
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for name, value in (
+        ("training.steps", arguments.steps),
+        ("seed", arguments.seed),
+        ("threads", arguments.threads),
+    ):
+        if value is not None:
+            given[name] = value
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            arguments.parser.error(f"argument --set: NAME=VALUE expected, got {text!r}")
+        given[name.strip()] = _value(value.strip())
+    return given
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML would, and what is none as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,208 @@
+"""Colour compressed sensing: photographs from a part of their samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from svdinv.unroll.data import (
+    PHOTOS,
+    TEST,
+    Image,
+    centre_crop,
+    photograph,
+    read_picture,
+    split,
+)
+from svdinv.unroll.data.pictures import patches, picture_files
+from svdinv.unroll.jobs.config import option, register_task
+from svdinv.unroll.jobs.data import Batch, Case, generator
+from svdinv.unroll.masks import uniform_mask
+
+__all__ = ["Colour", "Photographs", "case", "channels_first", "channels_last"]
+
+
+@register_task
+@dataclass(frozen=True, kw_only=True)
+class Colour:
+    """Photographs, sampled at random in each channel of their own."""
+
+    kind: ClassVar[str] = "colour"
+
+    photographs: tuple[str, ...] = option(
+        (), "folders and files of pictures to train on besides those built in"
+    )
+    held_out: tuple[str, ...] = option(
+        TEST, "built-in photographs that are not trained on, for svdinv evaluate"
+    )
+    longest: int = option(1024, "pictures with longer sides are scaled down to this")
+    validation: int = option(4, "photographs to watch the training by")
+    patch: int = option(64, "side of the patches in pixels")
+    rates: tuple[float, float] = option(
+        (0.04, 0.5), "least and largest part of the samples; the same at test time"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        low, high = self.rates
+        if not 0.01 <= low <= high <= 0.99:
+            raise ValueError(
+                f"rates must be two ascending numbers in [0.01, 0.99], got {self.rates}"
+            )
+        if self.patch < 8:
+            raise ValueError(f"patch must be at least 8, got {self.patch}")
+        if self.longest < self.patch:
+            raise ValueError(f"longest must be at least patch, got {self.longest}")
+        if self.validation < 1:
+            raise ValueError(f"validation must be at least 1, got {self.validation}")
+        unknown = [name for name in self.held_out if name not in PHOTOS]
+        if unknown:
+            raise ValueError(
+                f"held_out: no photograph {unknown[0]!r}; there are {', '.join(PHOTOS)}"
+            )
+
+    def load(self) -> Photographs:
+        """Read the photographs.
+
+        Returns
+        -------
+        Photographs
+            Those to train on, and those to validate with.
+
+        Raises
+        ------
+        ValueError
+            If a file or folder is missing or is no picture, or there are too few.
+        """
+        names = split(*self.held_out) if self.held_out else PHOTOS
+        images = {name: photograph(name) for name in names}
+        for place in map(Path, self.photographs):
+            files = picture_files(place) if place.is_dir() else [place]
+            images |= {file.stem: read_picture(file, largest=None) for file in files}
+        images = {name: shrunk(image, self.longest) for name, image in images.items()}
+        small = [n for n, x in images.items() if min(x.shape[:2]) < self.patch]
+        if small:
+            raise ValueError(f"{small[0]} is smaller than a patch of {self.patch}")
+        if len(images) <= self.validation:
+            raise ValueError(
+                f"{len(images)} photographs are too few to hold {self.validation} "
+                "aside for validation"
+            )
+        # Spread over the names: neighbours in a folder tend to be alike.
+        every = len(images) / self.validation
+        chosen = {list(images)[int((i + 0.5) * every)] for i in range(self.validation)}
+        return Photographs(
+            self,
+            [image for name, image in images.items() if name not in chosen],
+            {name: images[name] for name in sorted(chosen)},
+        )
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs to train on and to validate with.
+
+    Attributes
+    ----------
+    task : Colour
+        The options.
+    training : list of ndarray of float32, shape (H, W, 3)
+        Photographs in [0, 1].
+    aside : dict of str to ndarray
+        Those for validation.
+    """
+
+    task: Colour
+    training: list[Image]
+    aside: dict[str, Image]
+
+    def batch(self, seed: int, step: int, items: range) -> Batch:
+        """Draw patches and masks.
+
+        Parameters
+        ----------
+        seed, step : int
+            Draw them.
+        items : range
+            Which items of the step.
+
+        Returns
+        -------
+        Batch
+            Patches (B, 3, H, W), their samples and masks.
+        """
+        low, high = map(math.log, self.task.rates)
+        images, masks = [], []
+        for item in items:
+            rng = generator(seed, step, item)
+            (patch,) = patches(self.training, 1, self.task.patch, rng)
+            images.append(patch[..., rng.permutation(3)])
+            rate = math.exp(rng.uniform(low, high))
+            masks.append(uniform_mask(patch.shape, rate, rng))
+        truth, mask = channels_first(np.stack(images)), channels_first(np.stack(masks))
+        return Batch(np.where(mask, truth, np.float32(0)), (mask,), truth)
+
+    def validation(self) -> list[Case]:
+        """Give crops of the photographs held aside, at the two ends of the rates."""
+        low, high = self.task.rates
+        rates = sorted({low, math.sqrt(low * high), high})
+        return [
+            case(name, centre_crop(image, 192), rate, seed=i)
+            for i, (name, image) in enumerate(self.aside.items())
+            for rate in rates
+        ]
+
+
+def case(name: str, image: Image, rate: float, *, seed: int) -> Case:
+    """Sample a photograph.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+    image : ndarray of float32, shape (H, W, 3)
+        The photograph, in [0, 1].
+    rate : float
+        Part of the samples, in (0, 1).
+    seed : int
+        Draws the mask.
+
+    Returns
+    -------
+    Case
+        With channels first.
+    """
+    mask = channels_first(uniform_mask(image.shape, rate, np.random.default_rng(seed)))
+    truth = channels_first(image)
+    samples = np.where(mask, truth, np.float32(0))
+    return Case(name, f"rate {rate:g}", samples, (mask,), truth)
+
+
+def channels_first(images: np.ndarray) -> np.ndarray:
+    """From (..., H, W, C) to (..., C, H, W)."""
+    return np.ascontiguousarray(np.moveaxis(images, -1, -3))
+
+
+def channels_last(images: np.ndarray) -> np.ndarray:
+    """From (..., C, H, W) to (..., H, W, C)."""
+    return np.ascontiguousarray(np.moveaxis(images, -3, -1))
+
+
+def shrunk(image: Image, longest: int) -> Image:
+    """Scale a photograph down by a whole number, by the means of squares of pixels."""
+    factor = -(-max(image.shape[:2]) // longest)
+    if factor == 1:
+        return image
+    H, W = (n // factor * factor for n in image.shape[:2])
+    squares = image[:H, :W].reshape(H // factor, factor, W // factor, factor, -1)
+    return squares.mean(axis=(1, 3), dtype=np.float64).astype(np.float32)
