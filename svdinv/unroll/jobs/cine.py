@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.jobs.colour import training_photographs
 from svdinv.unroll.jobs.config import option, register_task
 from svdinv.unroll.jobs.data import Batch, Case, generator
 from svdinv.unroll.masks import (
@@ -28,10 +30,14 @@ MASKS = {
 }
 """Names of the sampling patterns, and what they are."""
 
-_SPOKES, _ACCELERATION = 16, 8
+SPOKES = 16
+"""Lines of the radial pattern in each frame."""
+
+_ACCELERATION = 8
 # Series that are never trained on begin here, so that no number of them collides.
 _FIRST_TEST = 1_000_000
 _FIRST_VALIDATION = 2_000_000
+_LONGEST = 1024  # side of a photograph in pixels
 
 
 @register_task
@@ -48,7 +54,14 @@ class Cine:
     coils: tuple[int, ...] = option(
         (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
     )
-    perfusion: float = option(0.4, "part of the series that is perfusion, not cine")
+    spokes: int = option(SPOKES, "lines of the radial pattern; fewer for less pixels")
+    perfusion: float = option(0.4, "part of the hearts that is perfusion, not cine")
+    textures: float = option(
+        0.5, "part of the series that is made of photographs, not of the phantom"
+    )
+    photographs: tuple[str, ...] = option(
+        (), "folders and files of pictures for these, besides those built in"
+    )
     noise: float = option(
         0.0, "largest standard deviation of noise, the largest magnitude being 1"
     )
@@ -76,14 +89,33 @@ class Cine:
             raise ValueError("masks must name at least one")
         if not self.coils or min(self.coils) < 0:
             raise ValueError(f"coils must be 0 or more, got {self.coils}")
-        if not 0 <= self.perfusion <= 1:
-            raise ValueError(f"perfusion must lie in [0, 1], got {self.perfusion}")
-        if not 0 <= self.noise <= 1:
-            raise ValueError(f"noise must lie in [0, 1], got {self.noise}")
+        if self.spokes < 1:
+            raise ValueError(f"spokes must be at least 1, got {self.spokes}")
+        for name in ("perfusion", "textures", "noise"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
     def load(self) -> Hearts:
-        """Make the series ready, each when it is first needed."""
-        return Hearts(self)
+        """Make the series ready, each when it is first needed.
+
+        Returns
+        -------
+        Hearts
+            The series.
+
+        Raises
+        ------
+        ValueError
+            If a picture cannot be read, or is too small.
+        """
+        photos: list[Image] = []
+        if self.textures:
+            found = training_photographs(self.photographs, TEST, _LONGEST)
+            photos = [image for _, image in sorted(found.items())]
+            if min(min(photo.shape[:2]) for photo in photos) < self.size:
+                raise ValueError(f"a photograph is smaller than size, {self.size}")
+        return Hearts(self, photos)
 
 
 class Hearts:
@@ -93,10 +125,12 @@ class Hearts:
     ----------
     task : Cine
         The options.
+    photos : list of ndarray of float32, shape (H, W, 3)
+        Photographs for `moving_photograph`.
     """
 
-    def __init__(self, task: Cine) -> None:
-        self.task = task
+    def __init__(self, task: Cine, photos: list[Image]) -> None:
+        self.task, self.photos = task, photos
         self._series = functools.lru_cache(maxsize=task.series)(self._make)
         self._maps = functools.lru_cache(maxsize=64)(
             lambda coils, seed: coil_maps(coils, task.size, task.size, seed=seed)
@@ -133,14 +167,18 @@ class Hearts:
         for i in range(task.validation):
             series = self._series(_FIRST_VALIDATION + i)
             mask = task.masks[i % len(task.masks)]
-            cases.append(case(f"heart {i}", series, mask, seed=i))
+            cases.append(case(f"heart {i}", series, mask, seed=i, spokes=task.spokes))
         return cases
 
     def _item(
         self, rng: np.random.Generator, coils: int
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...], NDArray[np.complex64]]:
         task = self.task
-        series = self._series(int(rng.integers(task.series)))
+        if rng.random() < task.textures:
+            photo = self.photos[int(rng.integers(len(self.photos)))]
+            series = moving_photograph(photo, task.frames, task.size, rng)
+        else:
+            series = self._series(int(rng.integers(task.series)))
         for axis in (-1, -2):
             if rng.integers(2):
                 series = np.flip(series, axis)
@@ -151,7 +189,8 @@ class Hearts:
         shift = tuple(rng.integers(-task.size // 8, task.size // 8 + 1, 2))
         series = np.roll(series, shift, (-2, -1))
         series = series * np.exp(2j * np.pi * rng.random(), dtype=np.complex64)
-        mask = sampling(str(rng.choice(task.masks)), series.shape, rng)
+        pattern = str(rng.choice(task.masks))
+        mask = sampling(pattern, series.shape, rng, spokes=task.spokes)
         maps = self._maps(coils, int(rng.integers(16))) if coils else None
         kspace = measured(series, mask, maps)
         if task.noise:
@@ -196,8 +235,60 @@ def phantom_series(
     ).series
 
 
+def moving_photograph(
+    photo: Image, frames: int, size: int, rng: np.random.Generator
+) -> NDArray[np.complex64]:
+    """Make a series of a photograph, for the texture that a phantom lacks.
+
+    Its colours stand for the density and the relaxation of a tissue: the magnitude
+    recovers towards the one at a rate set by the other, as after an inversion or a
+    saturation, or hardly changes. The picture is carried to and fro as by breathing,
+    and has a smooth phase.
+
+    Parameters
+    ----------
+    photo : ndarray of float32, shape (H, W, 3)
+        A photograph in [0, 1], of at least `size` pixels a side.
+    frames, size : int
+        T, and the rows and columns of the series.
+    rng : numpy.random.Generator
+        Draws the part of the photograph, and all else.
+
+    Returns
+    -------
+    ndarray of complex64, shape (T, H, W)
+        The series; the largest magnitude is 1.
+    """
+    top, left = (int(rng.integers(n - size + 1)) for n in photo.shape[:2])
+    patch = photo[top : top + size, left : left + size]
+    density, relaxation = (patch @ rng.dirichlet(np.ones(3)) for _ in range(2))
+    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    if rng.random() < 0.5:  # a body in air
+        radii = rng.uniform(0.6, 1.1, 2)
+        density = density * ((x / radii[0]) ** 2 + (y / radii[1]) ** 2 < 1)
+    time = np.linspace(0, 1, frames)[:, None, None]
+    rate = rng.uniform(0.5, 4) * np.exp(rng.normal(0, 1.5) * (relaxation - 0.5))
+    lost = rng.choice([0.0, 1.0, 2.0]) * rng.uniform(0.5, 1)
+    series = np.abs(density * (1 - lost * np.exp(-rate * time * 3)))
+    cycle = rng.random() + rng.uniform(0.2, 2) * time
+    way = rng.normal(0, 1.0, 2) * (rng.random() < 0.7)
+    moved = np.sin(np.pi * cycle) ** 2
+    fy, fx = np.meshgrid(*[np.fft.fftfreq(size)] * 2, indexing="ij")
+    shift = np.exp(-2j * np.pi * moved * (way[0] * fy + way[1] * fx))
+    series = np.maximum(np.fft.ifft2(np.fft.fft2(series) * shift).real, 0)
+    waves = rng.normal(0, 1.5, 5)
+    phase = waves[0] * x + waves[1] * y + waves[2] * x * y + waves[3] * (x**2 - y**2)
+    phase = phase + 0.2 * waves[4] * np.sin(2 * np.pi * cycle)
+    series = series * np.exp(1j * phase)
+    return (series / max(np.abs(series).max(), 1e-6)).astype(np.complex64)
+
+
 def sampling(
-    name: str, shape: tuple[int, ...], rng: np.random.Generator
+    name: str,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    *,
+    spokes: int = SPOKES,
 ) -> NDArray[np.bool_]:
     """Draw a sampling pattern of `MASKS`.
 
@@ -209,6 +300,8 @@ def sampling(
         (T, H, W).
     rng : numpy.random.Generator
         Source of the randomness.
+    spokes : int
+        Lines of the radial pattern.
 
     Returns
     -------
@@ -222,7 +315,7 @@ def sampling(
     """
     frames, height, width = shape
     if name == "radial":
-        return radial_mask(shape, _SPOKES, rng=rng)
+        return radial_mask(shape, spokes, rng=rng)
     if name == "variable-density":
         return variable_density_mask(shape, 1 / _ACCELERATION, rng)
     if name == "vista":
@@ -246,6 +339,7 @@ def case(
     *,
     seed: int,
     maps: NDArray[np.complex64] | None = None,
+    spokes: int = SPOKES,
 ) -> Case:
     """Sample a series.
 
@@ -261,13 +355,16 @@ def case(
         Draws the mask.
     maps : ndarray of complex64, shape (C, H, W), optional
         Coil maps.
+    spokes : int
+        Lines of the radial pattern.
 
     Returns
     -------
     Case
         With k-space (T, H, W), or (T, C, H, W) with maps.
     """
-    drawn = sampling(mask, series.shape, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    drawn = sampling(mask, series.shape, rng, spokes=spokes)
     given = (drawn,) if maps is None else (drawn, maps)
     return Case(name, mask, measured(series, drawn, maps), given, series)
 

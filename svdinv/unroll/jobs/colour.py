@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +24,14 @@ from svdinv.unroll.jobs.config import option, register_task
 from svdinv.unroll.jobs.data import Batch, Case, generator
 from svdinv.unroll.masks import uniform_mask
 
-__all__ = ["Colour", "Photographs", "case", "channels_first", "channels_last"]
+__all__ = [
+    "Colour",
+    "Photographs",
+    "case",
+    "channels_first",
+    "channels_last",
+    "training_photographs",
+]
 
 
 @register_task
@@ -84,12 +92,7 @@ class Colour:
         ValueError
             If a file or folder is missing or is no picture, or there are too few.
         """
-        names = split(*self.held_out) if self.held_out else PHOTOS
-        images = {name: photograph(name) for name in names}
-        for place in map(Path, self.photographs):
-            files = picture_files(place) if place.is_dir() else [place]
-            images |= {file.stem: read_picture(file, largest=None) for file in files}
-        images = {name: shrunk(image, self.longest) for name, image in images.items()}
+        images = training_photographs(self.photographs, self.held_out, self.longest)
         small = [n for n, x in images.items() if min(x.shape[:2]) < self.patch]
         if small:
             raise ValueError(f"{small[0]} is smaller than a patch of {self.patch}")
@@ -106,6 +109,38 @@ class Colour:
             [image for name, image in images.items() if name not in chosen],
             {name: images[name] for name in sorted(chosen)},
         )
+
+
+def training_photographs(
+    places: Sequence[str], held_out: Sequence[str], longest: int
+) -> dict[str, Image]:
+    """Read photographs to train on.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Folders and files of pictures, besides the built-in ones.
+    held_out : sequence of str
+        Built-in photographs to leave out.
+    longest : int
+        Pictures with longer sides are scaled down to this.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, shape (H, W, 3)
+        Photographs in [0, 1], by name.
+
+    Raises
+    ------
+    ValueError
+        If a file or folder is missing or is no picture.
+    """
+    names = split(*held_out) if held_out else PHOTOS
+    images = {name: photograph(name) for name in names}
+    for place in map(Path, places):
+        files = picture_files(place) if place.is_dir() else [place]
+        images |= {file.stem: read_picture(file, largest=None) for file in files}
+    return {name: shrunk(image, longest) for name, image in images.items()}
 
 
 @dataclass(frozen=True)

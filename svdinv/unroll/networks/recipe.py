@@ -115,13 +115,23 @@ makes a layer of the user's framework; None for a layer that this cell lacks."""
 
 
 class Layers(Protocol):
-    """The layers of one cell, made by a framework: attributes under their names."""
+    """The layers of one cell, made by a framework: attributes under their names.
+
+    Attributes
+    ----------
+    index : int
+        Which cell it is, from 0.
+    """
+
+    index: int
 
     def __getattr__(self, name: str) -> Any:
         """Give a `Convolutions` as a function, a `Number` as an array."""
 
-    def svt(self, matrices: Array, fraction: Array) -> Array:
-        """Soft-threshold singular values at `fraction` of the largest of each matrix.
+    def svt(
+        self, matrices: Array, fraction: Array, scale: Array | None = None
+    ) -> Array:
+        """Soft-threshold singular values.
 
         Parameters
         ----------
@@ -129,11 +139,14 @@ class Layers(Protocol):
             Real or complex.
         fraction : array, shape ()
             In (0, 1).
+        scale : array, shape (...), optional
+            What `fraction` is a fraction of; the largest singular value of each
+            matrix by default.
 
         Returns
         -------
         array, shape (..., m, n)
-            ``U max(S - fraction * s_1, 0) V^H``.
+            ``U max(S - fraction * scale, 0) V^H``.
         """
 
 
