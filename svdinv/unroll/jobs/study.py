@@ -32,7 +32,7 @@ from svdinv.unroll.jobs.colour import Colour, channels_last
 from svdinv.unroll.jobs.config import Config, Training
 from svdinv.unroll.jobs.data import Batch
 from svdinv.unroll.jobs.diagnosis import Breakdown, diagnose
-from svdinv.unroll.jobs.study_data import DATA, Patches, TestCrops, pool
+from svdinv.unroll.jobs.study_data import DATA, Patches, TestCrops
 from svdinv.unroll.jobs.training import Run, interrupts
 from svdinv.unroll.metrics import psnr, ssim
 from svdinv.unroll.networks import TLR
@@ -225,13 +225,17 @@ class Row:
         return bool(self.cause)
 
 
-def compare(study: Study, output: Path) -> tuple[list[Row], bool]:
+def compare(
+    study: Study, photographs: Sequence[Image], output: Path
+) -> tuple[list[Row], bool]:
     """Do the runs of a study that are not done yet, each written when it is.
 
     Parameters
     ----------
     study : Study
         What to compare.
+    photographs : sequence of ndarray of float32, shape (H, W, 3)
+        What the patches come from, as `svdinv.unroll.jobs.study_data.pool` gives it.
     output : Path
         Existing folder; runs of the same study that are in it are not repeated.
 
@@ -245,8 +249,7 @@ def compare(study: Study, output: Path) -> tuple[list[Row], bool]:
     Raises
     ------
     ValueError
-        If the folder holds another study or a damaged file, or a picture cannot be
-        read.
+        If the folder holds another study or a damaged file.
     OSError
         If a file cannot be written.
     """
@@ -255,7 +258,6 @@ def compare(study: Study, output: Path) -> tuple[list[Row], bool]:
     left = [plan for plan in plans if plan not in rows]
     torch.set_num_threads(study.threads)
     with interrupts() as interrupted, _bar(len(plans), len(rows)) as bar:
-        photographs = pool(study.photographs, study.patch) if left else []
         test = TestCrops(study.crop, study.patch)
         for plan in left:
             bar.set_postfix_str(f"{plan.data} {plan.rate:g} {plan.method}")

@@ -17,7 +17,7 @@ from svdinv.unroll.jobs.study import METHODS, Row, Study
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["CSV", "PLOT", "TABLE", "command", "table", "write_report"]
+__all__ = ["CSV", "PLOT", "TABLE", "command", "summary", "table", "write_report"]
 
 CSV, TABLE, PLOT = "study.csv", "study.md", "study.png"
 
@@ -26,6 +26,7 @@ _NONE = "–"
 _WIDTH, _ROW, _HEAD, _SCATTER, _GAP = 5.6, 0.34, 1.05, 2.3, 1.0
 _LEFT, _RIGHT, _BOTTOM, _BETWEEN = 1.45, 0.9, 1.35, 0.5
 _INK, _MUTED, _FAINT = "#1a1a1a", "#6b6b6b", "#d8d8d8"
+_RED = "#a50f15"
 
 
 def write_report(study: Study, rows: Sequence[Row], output: Path) -> None:
@@ -80,6 +81,37 @@ def command(study: Study) -> str:
     return " ".join(words)
 
 
+def summary(study: Study, rows: Sequence[Row]) -> str:
+    """Say in a few lines what broke, for the terminal.
+
+    Parameters
+    ----------
+    study : Study
+        What was compared.
+    rows : sequence of Row
+        What came of it.
+
+    Returns
+    -------
+    str
+        A line for each method and kind of data.
+    """
+    lines = [
+        f"{'data':<10}{'method':<18}{'broken':>10}{'PSNR/dB':>9}{'of svt time':>13}"
+    ]
+    for data in study.data:
+        for method in study.methods:
+            runs = _select(rows, data=data, method=method)
+            if runs:
+                broken, _, decibels, _, _, relative = _cells(runs)
+                lines.append(_line(data, method, broken, decibels, relative))
+    return "\n".join(lines)
+
+
+def _line(data: str, method: str, broken: str, decibels: str, time: str) -> str:
+    return f"{data:<10}{method:<18}{broken:>10}{decibels:>11}{time:>13}"
+
+
 def table(study: Study, rows: Sequence[Row]) -> str:
     """Make the tables, with how they were made above them.
 
@@ -115,7 +147,7 @@ def table(study: Study, rows: Sequence[Row]) -> str:
             (data, f"`{method}`", *cells)
             for data in study.data
             for method in study.methods
-            if (cells := _cells(_select(rows, data=data, method=method), study.methods))
+            if (cells := _cells(_select(rows, data=data, method=method)))
         ],
         left=2,
     )
@@ -126,25 +158,19 @@ def table(study: Study, rows: Sequence[Row]) -> str:
             for data in study.data
             for rate in study.rates
             for method in study.methods
-            if (
-                cells := _cells(
-                    _select(rows, data=data, rate=rate, method=method), study.methods
-                )
-            )
+            if (cells := _cells(_select(rows, data=data, rate=rate, method=method)))
         ],
         left=3,
     )
-    return "\n".join(
-        [*head, "", "All rates together:", "", *overall, "", "Each rate:", "", *single]
-        + [""]
-    )
+    together = ["", "All rates together:", "", *overall]
+    return "\n".join([*head, *together, "", "Each rate:", "", *single, ""])
 
 
 def _select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     return [row for row in rows if all(getattr(row, k) == v for k, v in wanted.items())]
 
 
-def _cells(rows: Sequence[Row], methods: Sequence[str]) -> tuple[str, ...]:
+def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
     """Summarise runs that differ in seeds and rates: the columns of the tables."""
     if not rows:
         return ()
@@ -223,7 +249,7 @@ def _plot(study: Study, rows: Sequence[Row], path: Path) -> None:
     write(
         _LEFT,
         height - 0.42,
-        "One network, one way after another to differentiate its low-rank step",
+        "Ways to differentiate the low-rank step",
         fontsize=14,
         fontweight="bold",
         color=_INK,
@@ -346,10 +372,12 @@ def _draw_differences(
     axes.set_xlim(-0.6, len(study.methods) - 0.4)
     axes.set_ylim(-limit, limit)
     axes.set_xticks(range(len(study.methods)), study.methods, rotation=35, ha="right")
-    if names:
-        axes.set_ylabel("dB", fontsize=9.5, color=_MUTED)
     _style(axes)
     axes.tick_params(axis="both", length=3)
+    if names:
+        axes.set_ylabel("dB", fontsize=9.5, color=_MUTED)
+    else:
+        axes.tick_params(axis="y", labelleft=False, length=0)
 
 
 def _differences(
