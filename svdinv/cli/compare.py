@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
     need(parser, _NEEDS, "train")
 
-    from svdinv.unroll.jobs.study import compare
+    from svdinv.unroll.jobs.study import begin, compare
     from svdinv.unroll.jobs.study_data import pool
     from svdinv.unroll.jobs.study_report import PLOT, TABLE, summary, write_report
 
@@ -152,12 +152,13 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
-    print(
-        f"{len(study.plans())} runs of {study.steps} steps, TLR-Net with "
-        f"{study.cells} cells; writes to {output}",
-        flush=True,
-    )
     try:
+        done = len(begin(study, output))
+        print(
+            f"{len(study.plans())} runs of {study.steps} steps, {done} of them done; "
+            f"TLR-Net with {study.cells} cells; writes to {output}",
+            flush=True,
+        )
         rows, complete = compare(study, photographs, output)
     except ValueError as error:
         parser.error(str(error))

@@ -31,7 +31,7 @@ Value = str | int | float
 # What the samples are called, for each kind of data.
 _SAMPLES = {"cine": "kspace", "colour": "samples"}
 _OWN = ("kind", "name", "setting", "svdinv")
-_WHITE_GAP = 2  # pixels between the pictures of a sheet
+_GAP = 2  # pixels between the pictures of a sheet
 
 
 def write_measurement(
@@ -173,14 +173,14 @@ def contact_sheet(frames: NDArray[Any]) -> NDArray[Any]:
     Returns
     -------
     ndarray, shape (H', W')
-        One picture, with white lines between the frames.
+        One picture, with grey lines between the frames.
     """
     count, height, width = frames.shape
     columns = math.ceil(math.sqrt(count))
     rows = -(-count // columns)
-    gap = _WHITE_GAP
+    gap = _GAP
     tall, wide = rows * (height + gap) - gap, columns * (width + gap) - gap
-    sheet = np.ones((tall, wide), dtype=np.float32)
+    sheet = np.full((tall, wide), 0.5, dtype=np.float32)
     for i, frame in enumerate(frames):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = frame

@@ -45,6 +45,7 @@ __all__ = [
     "Plan",
     "Row",
     "Study",
+    "begin",
     "compare",
     "machine",
     "measure",
@@ -225,6 +226,50 @@ class Row:
         return bool(self.cause)
 
 
+def begin(study: Study, output: Path) -> list[Row]:
+    """Write down what is studied, or see that it is what was studied before.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    output : Path
+        Existing folder.
+
+    Returns
+    -------
+    list of Row
+        What came of the runs that are done already.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another study or a damaged file.
+    OSError
+        If it cannot be written to.
+    """
+    path = output / _STUDY
+    wanted = json.loads(json.dumps(asdict(study)))
+    if path.exists():
+        before = _read(path)
+        if before != wanted:
+            differing = next(
+                (name for name in wanted if before.get(name) != wanted[name]), "it"
+            )
+            raise ValueError(
+                f"{output} holds another study: {differing} is "
+                f"{before.get(differing)} there and {wanted.get(differing)} here; name "
+                "another folder, or give the options of the first time"
+            )
+    else:
+        (output / _ROWS).mkdir(exist_ok=True)
+        if any((output / _ROWS).iterdir()):
+            raise ValueError(f"{output / _ROWS} holds runs of an unknown study")
+        _write(path, wanted)
+    plans = set(study.plans())
+    return [row for row in read_rows(output) if _plan(row) in plans]
+
+
 def compare(
     study: Study, photographs: Sequence[Image], output: Path
 ) -> tuple[list[Row], bool]:
@@ -253,7 +298,7 @@ def compare(
     OSError
         If a file cannot be written.
     """
-    rows = {_plan(row): row for row in _begin(study, output)}
+    rows = {_plan(row): row for row in begin(study, output)}
     plans = study.plans()
     left = [plan for plan in plans if plan not in rows]
     torch.set_num_threads(study.threads)
@@ -520,29 +565,6 @@ def _relative_time(network: Network, method: str, batch: Batch) -> float:
             timed.append(time.process_time() - began)
     theirs, ours = map(statistics.median, times)
     return ours / theirs
-
-
-def _begin(study: Study, output: Path) -> list[Row]:
-    """Write down what is studied, or see that it is what was studied before."""
-    path = output / _STUDY
-    wanted = json.loads(json.dumps(asdict(study)))
-    if path.exists():
-        before = _read(path)
-        if before != wanted:
-            differing = next(
-                (name for name in wanted if before.get(name) != wanted[name]), "it"
-            )
-            raise ValueError(
-                f"{output} holds another study: {differing} is "
-                f"{before.get(differing)} there and {wanted.get(differing)} here; name "
-                "another folder, or give the options of the first time"
-            )
-    else:
-        (output / _ROWS).mkdir(exist_ok=True)
-        if any((output / _ROWS).iterdir()):
-            raise ValueError(f"{output / _ROWS} holds runs of an unknown study")
-        _write(path, wanted)
-    return [row for row in read_rows(output) if _plan(row) in study.plans()]
 
 
 def _plan(row: Row) -> Plan:

@@ -96,9 +96,7 @@ def summary(study: Study, rows: Sequence[Row]) -> str:
     str
         A line for each method and kind of data.
     """
-    lines = [
-        f"{'data':<10}{'method':<18}{'broken':>10}{'PSNR/dB':>9}{'of svt time':>13}"
-    ]
+    lines = [_line("data", "method", "broken", "PSNR / dB", "time, svt 1")]
     for data in study.data:
         for method in study.methods:
             runs = _select(rows, data=data, method=method)
@@ -106,10 +104,6 @@ def summary(study: Study, rows: Sequence[Row]) -> str:
                 broken, _, decibels, _, _, relative = _cells(runs)
                 lines.append(_line(data, method, broken, decibels, relative))
     return "\n".join(lines)
-
-
-def _line(data: str, method: str, broken: str, decibels: str, time: str) -> str:
-    return f"{data:<10}{method:<18}{broken:>10}{decibels:>11}{time:>13}"
 
 
 def table(study: Study, rows: Sequence[Row]) -> str:
@@ -164,6 +158,10 @@ def table(study: Study, rows: Sequence[Row]) -> str:
     )
     together = ["", "All rates together:", "", *overall]
     return "\n".join([*head, *together, "", "Each rate:", "", *single, ""])
+
+
+def _line(data: str, method: str, broken: str, decibels: str, time: str) -> str:
+    return f"{data:<10}{method:<18}{broken:>10}{decibels:>11}{time:>13}"
 
 
 def _select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
