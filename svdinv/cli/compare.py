@@ -31,6 +31,13 @@ _NEEDS = {
     "tqdm": "tqdm",
 }
 
+_DESCRIPTION = """\
+Train the same network (TLR-Net of Zhang and Hu, arXiv 2411.14141) from the same first
+weights on the same batches, each time with another way to differentiate the step that
+thresholds singular values. Tells which runs break down, at which step, layer and
+spectrum, and the PSNR, SSIM and time of those that do not. Nothing is downloaded.
+"""
+
 _EPILOG = """\
 methods, the ways to differentiate the low-rank step:
   svt                svdinv.torch.svt, an operator with a derivative of its own; the
@@ -64,13 +71,7 @@ def add(commands: Subparsers) -> None:
     compare = commands.add_parser(
         "compare",
         help="train one network through every derivative of the SVD, and compare",
-        description=(
-            "Train the same network (TLR-Net of Zhang and Hu, arXiv 2411.14141) from "
-            "the same first weights on the same batches, each time with another way to "
-            "differentiate the step that thresholds singular values. Tells which runs "
-            "break down, at which step, layer and spectrum, and the PSNR, SSIM and "
-            "time of those that do not. Nothing is downloaded."
-        ),
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -78,9 +78,10 @@ def add(commands: Subparsers) -> None:
         "data",
         help="list, show and write photographs, phantoms and sampling masks",
         description=(
-            "What the other commands can use: photographs that come with scikit-image "
-            "and scikit-learn, phantoms of a beating heart, and sampling masks. Lists "
-            "them, shows them as pictures, and writes undersampled data to files."
+            "What the other commands can use: photographs that come with\n"
+            "scikit-image and scikit-learn, phantoms of a beating heart, and sampling\n"
+            "masks. Lists them, shows them as pictures, and writes undersampled data\n"
+            "to files."
         ),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -154,7 +155,7 @@ def _add_cine(kinds: Subparsers) -> None:
         "cine",
         help="k-space of a series of images of the heart",
         description=(
-            "Write undersampled k-space of a phantom of the beating heart, or of a "
+            "Write undersampled k-space of a phantom of the beating heart, or of a\n"
             "series of your own, with the mask and the truth."
         ),
         epilog=_CINE,
@@ -203,7 +204,7 @@ def _add_colour(kinds: Subparsers) -> None:
         "colour",
         help="samples of a photograph",
         description=(
-            "Write a part of the values of a photograph, drawn with the same chance "
+            "Write a part of the values of a photograph, drawn with the same chance\n"
             "in each channel and pixel, with the mask and the truth."
         ),
         epilog=_COLOUR,
@@ -229,7 +230,9 @@ def _add_colour(kinds: Subparsers) -> None:
         metavar="N",
         help="take the N x N pixels in the middle (default: all)",
     )
-    colour.add_argument("--seed", type=natural, default=0, help="draws mask and noise")
+    colour.add_argument(
+        "--seed", type=natural, default=0, help="draws mask and noise (default: 0)"
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
