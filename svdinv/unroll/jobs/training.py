@@ -136,6 +136,7 @@ class Run:
         stop: Callable[[], bool] = lambda: False,
         on_step: Callable[[int, float], None] = lambda step, loss: None,
         on_validation: Callable[[int, float], None] = lambda step, decibels: None,
+        on_gradient: Callable[[int, float], None] = lambda step, length: None,
     ) -> Outcome:
         """Train to the end, or until told to stop.
 
@@ -146,7 +147,10 @@ class Run:
         on_step : callable
             Told the number of each step, from 1, and its loss.
         on_validation : callable
-            Told the PSNR of each validation in dB, and the step.
+            Told the number of the step, and the PSNR of each validation in dB.
+        on_gradient : callable
+            Told the number of each step before its update, and the length of the
+            gradient before it is clipped, if both this and the loss are finite.
 
         Returns
         -------
@@ -174,6 +178,7 @@ class Run:
                         self.network, self.step + 1, batch, self._loss
                     )
                     break
+                on_gradient(self.step + 1, length)
                 self._update()
                 outcome.losses.append(loss)
                 logs.step(self.step, loss, self._rate(self.step), length)
