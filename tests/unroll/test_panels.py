@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svdinv.unroll.panel import Entry, save_panel
+from svdinv.unroll.jobs.panels import Entry, save_panel
 
 
 @pytest.fixture
