@@ -54,7 +54,9 @@ class Estimate(NamedTuple):
 Method: TypeAlias = Callable[[Case], Estimate]
 """From a case to an image."""
 
-FIXED: Mapping[str, tuple[float, ...]] = {
+Weights: TypeAlias = tuple[float, ...]
+
+FIXED: Mapping[str, Weights] = {
     "SVT completion": (0.01,),
     "low-rank": (0.01,),
     "L+S": (0.1, 0.01),
@@ -65,7 +67,7 @@ FIXED: Mapping[str, tuple[float, ...]] = {
 # Relative to the largest singular value; the best one lies well inside.
 _THRESHOLDS = tuple(np.geomspace(0.2, 0.001, 10))
 _WEIGHTS = (0.1, 0.03, 0.01, 0.003, 0.001)
-_LOW_RANK_WEIGHTS = (0.3, 0.1, 0.03)  # of L+S
+_LOW_RANK_WEIGHTS = (0.1, 0.3, 0.03)  # of L+S
 _ITERATIONS, _RTOL = 200, 3e-4
 _BLOCK = 8
 # Of pictures too large for one sparse system of equations: the solution of the
@@ -164,15 +166,16 @@ def low_rank(case: Case) -> Estimate:
         The series, and which weight was taken.
     """
     top = _largest_singular_value(case)
-    weights = [(w,) for w in _WEIGHTS]
-    return _best(case, "low-rank", [weights], lambda w: Casorati(w * top))
+    path = [(w,) for w in _WEIGHTS]
+    return _best(case, "low-rank", lambda w: Casorati(w * top), path)
 
 
 def low_rank_plus_sparse(case: Case) -> Estimate:
     """Reconstruct a series as one of low rank plus one with few temporal frequencies.
 
     Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
-    largest singular value, and to the largest magnitude, of the zero-filled series.
+    largest singular value, and to the largest magnitude, of the zero-filled series; the
+    second is chosen first.
 
     Parameters
     ----------
@@ -186,12 +189,13 @@ def low_rank_plus_sparse(case: Case) -> Estimate:
     """
     top = _largest_singular_value(case)
     peak = float(np.abs(zero_filled(case).image).max())
-    paths = [[(low, sparse) for sparse in _WEIGHTS] for low in _LOW_RANK_WEIGHTS]
 
     def both(low: float, sparse: float) -> Any:
         return Casorati(low * top), Sparse(sparse * peak, TemporalFourier())
 
-    return _best(case, "L+S", paths, both)
+    first, *others = _LOW_RANK_WEIGHTS
+    path = [(first, sparse) for sparse in _WEIGHTS]
+    return _best(case, "L+S", both, path, lambda w: [(low, w[1]) for low in others])
 
 
 def local_low_rank(case: Case) -> Estimate:
@@ -213,13 +217,11 @@ def local_low_rank(case: Case) -> Estimate:
     """
     height, width = case.samples.shape[-2:]
     top = _largest_singular_value(case) * _BLOCK / (height * width) ** 0.5
-    weights = [(w,) for w in _WEIGHTS]
-    return _best(
-        case,
-        "local low-rank",
-        [weights],
-        lambda w: LocalLowRank(w * top, _BLOCK, stride=_BLOCK // 2),
-    )
+
+    def blocks(weight: float) -> LocalLowRank:
+        return LocalLowRank(weight * top, _BLOCK, stride=_BLOCK // 2)
+
+    return _best(case, "local low-rank", blocks, [(w,) for w in _WEIGHTS])
 
 
 BASELINES: Mapping[str, Mapping[str, Method]] = {
@@ -250,7 +252,8 @@ def _inpainted(samples: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[Any]:
         raise explain_missing("skimage", "train") from error
 
     image = samples.astype(np.float64)
-    for seen, inside, kept in tiles(*samples.shape, _TILE, _MARGIN):
+    height, width = samples.shape
+    for seen, inside, kept in tiles(height, width, _TILE, _MARGIN):
         if known[kept].all() or not known[seen].any():
             continue
         image[kept] = inpaint_biharmonic(samples[seen], ~known[seen])[inside]
@@ -266,18 +269,19 @@ def _largest_singular_value(case: Case) -> float:
 def _best(
     case: Case,
     name: str,
-    paths: Iterable[Iterable[tuple[float, ...]]],
     regulariser: Callable[..., Any],
+    path: Iterable[Weights],
+    others: Callable[[Weights], Iterable[Weights]] = lambda best: (),
 ) -> Estimate:
-    """Take the best solution on paths of weights, each of which starts from the last.
+    """Solve with each weight of a path in turn, and take the best.
 
-    Without a truth, that of the fixed weights.
+    Then with others, that depend on the best. Without a truth, only with the fixed ones.
     """
     A, truth = MRI(*case.measurement), case.truth
     y = A.measured(case.samples)
 
-    def solution(weights: tuple[float, ...], state: Any = None) -> Any:
-        return solve(
+    def solution(weights: Weights, state: Any = None) -> Any:
+        solved = solve(
             y,
             A,
             regulariser(*weights),
@@ -286,21 +290,31 @@ def _best(
             state=state,
             objective=False,
         )
+        if solved.stopped == "interrupted":  # half a solution is none to judge
+            raise KeyboardInterrupt
+        return solved
 
     if truth is None:
         fixed = FIXED[name]
-        return Estimate(solution(fixed).image, _weights(fixed))
-    found = []
-    for path in paths:
+        return Estimate(solution(fixed).image, _described(fixed))
+    found: list[tuple[float, Weights, NDArray[Any]]] = []
+
+    def best() -> tuple[float, Weights, NDArray[Any]]:
+        return max(found, key=lambda each: each[0])
+
+    def follow(path: Iterable[Weights]) -> None:
         state = None
         for weights in path:
             solved = solution(weights, state)
-            state = solved.state
+            state = solved.state  # a good start for the next
             found.append((snr(truth, solved.image), weights, solved.image))
-    _, weights, image = max(found, key=lambda each: each[0])
-    return Estimate(image, f"best {_weights(weights)}")
+
+    follow(path)
+    follow(others(best()[1]))
+    _, weights, image = best()
+    return Estimate(image, f"best {_described(weights)}")
 
 
-def _weights(weights: tuple[float, ...]) -> str:
+def _described(weights: Weights) -> str:
     word = "weight" if len(weights) == 1 else "weights"
     return f"{word} {', '.join(f'{w:g}' for w in weights)}"
