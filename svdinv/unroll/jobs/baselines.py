@@ -275,7 +275,7 @@ def _best(
 ) -> Estimate:
     """Solve with each weight of a path in turn, and take the best.
 
-    Then with others, that depend on the best. Without a truth, only with the fixed ones.
+    Then with others, that depend on the best. Without a truth, with the fixed ones.
     """
     A, truth = MRI(*case.measurement), case.truth
     y = A.measured(case.samples)
