@@ -20,7 +20,7 @@ from svdinv.unroll.jobs.tiles import tiles
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI, TemporalFourier
 from svdinv.unroll.regularisers import Casorati, LocalLowRank, Sparse
-from svdinv.unroll.solve import solve
+from svdinv.unroll.solve import Solution, solve
 
 __all__ = [
     "BASELINES",
@@ -280,7 +280,7 @@ def _best(
     A, truth = MRI(*case.measurement), case.truth
     y = A.measured(case.samples)
 
-    def solution(weights: Weights, state: Any = None) -> Any:
+    def solution(weights: Weights, state: Any = None) -> Solution:
         solved = solve(
             y,
             A,
@@ -297,22 +297,22 @@ def _best(
     if truth is None:
         fixed = FIXED[name]
         return Estimate(solution(fixed).image, _described(fixed))
-    found: list[tuple[float, Weights, NDArray[Any]]] = []
+    found: list[tuple[float, Weights, Solution]] = []
 
-    def best() -> tuple[float, Weights, NDArray[Any]]:
+    def best() -> tuple[float, Weights, Solution]:
         return max(found, key=lambda each: each[0])
 
-    def follow(path: Iterable[Weights]) -> None:
-        state = None
+    def follow(path: Iterable[Weights], state: Any = None) -> None:
         for weights in path:
             solved = solution(weights, state)
             state = solved.state  # a good start for the next
-            found.append((snr(truth, solved.image), weights, solved.image))
+            found.append((snr(truth, solved.image), weights, solved))
 
     follow(path)
-    follow(others(best()[1]))
-    _, weights, image = best()
-    return Estimate(image, f"best {_described(weights)}")
+    _, weights, solved = best()
+    follow(others(weights), solved.state)
+    _, weights, solved = best()
+    return Estimate(solved.image, f"best {_described(weights)}")
 
 
 def _described(weights: Weights) -> str:
