@@ -21,12 +21,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from svdinv.unroll.completion import best_on_path
 from svdinv.unroll.data import Image, centre_crop, photograph, split
+from svdinv.unroll.jobs.baselines import biharmonic, svt_completion, zero_filled
+from svdinv.unroll.jobs.colour import channels_first, channels_last
+from svdinv.unroll.jobs.data import Case
+from svdinv.unroll.jobs.panels import Entry, save_panel
 from svdinv.unroll.masks import uniform_mask
 from svdinv.unroll.metrics import psnr, ssim
 from svdinv.unroll.networks import TLR
-from svdinv.unroll.panel import Entry, save_panel
 from svdinv.unroll.torch import SVD
 from svdinv.unroll.training import Training, TrainingConfig, reconstruct, train
 
@@ -38,8 +40,6 @@ PANEL = "svdinv-demo.png"
 NETWORK = TLR(cells=5, features=32, block=32, start="fill", side="samples")
 """Smaller than the published network, and for photographs of any size."""
 
-# Relative to the largest singular value; the best one lies well inside.
-_THRESHOLDS = tuple(np.geomspace(0.2, 0.001, 10))
 _LARGEST = 512
 
 
@@ -282,36 +282,21 @@ def _reconstructions(
     truth: Image, mask: NDArray[np.bool_], trained: Training
 ) -> Iterator[tuple[str, str, Image]]:
     """Reconstruct the photograph by every method: name, remark and picture."""
-    from skimage.restoration import inpaint_biharmonic
     from threadpoolctl import threadpool_limits
 
     samples = np.where(mask, truth, np.float32(0))
-    yield "samples, zero-filled", "", samples
-
-    def score(channels_first: NDArray[np.floating]) -> float:
-        return psnr(truth, np.clip(np.moveaxis(channels_first, 0, -1), 0, 1))
-
+    y, m, x = map(channels_first, (samples, mask, truth))
+    case = Case("photograph", "", y, (m,), x)
     # BLAS threads gain little on matrices of this size, and lose several times over
     # where other work shares the cores: they spin while they wait.
     with threadpool_limits(1, user_api="blas"):
-        threshold, completed = best_on_path(
-            np.moveaxis(samples, -1, 0),
-            np.moveaxis(mask, -1, 0),
-            score,
-            _THRESHOLDS,
-            rtol=3e-4,
-        )
-    yield (
-        "SVT completion",
-        f", best threshold {threshold:.4f} s₁",
-        np.clip(np.moveaxis(completed, 0, -1), 0, 1),
-    )
-
-    channels = range(truth.shape[-1])
-    inpainted = np.stack(
-        [inpaint_biharmonic(samples[..., c], ~mask[..., c]) for c in channels], axis=-1
-    )
-    yield "biharmonic inpainting", "", np.clip(inpainted, 0, 1).astype(np.float32)
+        for name, method in (
+            ("samples, zero-filled", zero_filled),
+            ("SVT completion", svt_completion),
+            ("biharmonic inpainting", biharmonic),
+        ):
+            image, note = method(case)
+            yield name, f", {note}" if note else "", channels_last(image)
     yield "unrolled network", "", reconstruct(trained.network, samples, mask)
 
 

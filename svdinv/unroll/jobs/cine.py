@@ -21,7 +21,16 @@ from svdinv.unroll.masks import (
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.phantom import coil_maps, heart
 
-__all__ = ["MASKS", "Cine", "Hearts", "case", "sampling"]
+__all__ = [
+    "MASKS",
+    "Cine",
+    "Hearts",
+    "case",
+    "measured",
+    "phantom_series",
+    "sampling",
+    "unseen_series",
+]
 
 MASKS = {
     "radial": "16 golden-angle lines in each frame",
@@ -281,6 +290,26 @@ def moving_photograph(
     phase = phase + 0.2 * waves[4] * np.sin(2 * np.pi * cycle)
     series = series * np.exp(1j * phase)
     return (series / max(np.abs(series).max(), 1e-6)).astype(np.complex64)
+
+
+def unseen_series(
+    index: int, frames: int = 12, size: int = 128
+) -> NDArray[np.complex64]:
+    """Make a series of the phantom that no training and no validation has seen.
+
+    Parameters
+    ----------
+    index : int
+        Which one, from 0.
+    frames, size : int
+        T, and H = W.
+
+    Returns
+    -------
+    ndarray of complex64, shape (T, H, W)
+        The series; the largest magnitude is 1.
+    """
+    return phantom_series(_FIRST_TEST + index, frames, size)
 
 
 def sampling(
