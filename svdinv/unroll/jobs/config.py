@@ -432,7 +432,7 @@ def _config(tables: Mapping[str, Any]) -> Config:
     for name, kinds in (("task", _tasks()), ("network", registered(Recipe))):
         table = _table(tables, name)
         kind = table.pop("kind", None)
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             raise ValueError(
                 f"{name}.kind must be one of {sorted(kinds)}, got {kind!r}"
             )
