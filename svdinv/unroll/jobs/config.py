@@ -79,7 +79,15 @@ class Training:
         0.1, "the weights kept are means over about this part of the steps so far"
     )
     svd: Literal[
-        "svt", "consistent", "minimum-norm", "mask", "lorentz", "torch.linalg.svd"
+        "svt",
+        "consistent",
+        "minimum-norm",
+        "drop",
+        "clip",
+        "taylor",
+        "lorentz",
+        "none",
+        "torch.linalg.svd",
     ] = option("svt", "what the low-rank step is differentiated through")
     checkpoint_every: int = option(500, "steps between two checkpoints")
     validate_every: int = option(500, "steps between two validations")

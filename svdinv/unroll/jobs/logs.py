@@ -116,10 +116,10 @@ class _Board:
 
     def __init__(self, output: Path, step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
         from tensorboardX.record_writer import RecordWriter
-        from tensorboardX.summary import scalar
 
-        self._event, self._scalar = Event, scalar
+        self._event, self._summary = Event, Summary
         if step == 0:
             for old in output.glob(EVENTS):
                 old.unlink()
@@ -132,7 +132,8 @@ class _Board:
         self._write(step=step + 1, session_log=start)
 
     def add(self, name: str, value: float, step: int) -> None:
-        self._write(step=step, summary=self._scalar(name, value))
+        scalar = self._summary.Value(tag=name, simple_value=value)
+        self._write(step=step, summary=self._summary(value=[scalar]))
 
     def flush(self) -> None:
         self._records.flush()

@@ -224,7 +224,8 @@ class Run:
         Returns
         -------
         float
-            Mean PSNR in dB, of magnitudes relative to the largest for complex images.
+            Mean PSNR in dB, of magnitudes relative to the largest for complex images;
+            NaN if there are no cases, or one cannot be reconstructed.
         """
         values = []
         for case in self.source.validation():
@@ -235,7 +236,7 @@ class Run:
                 values.append(math.nan)
             else:
                 values.append(decibels(case.truth, image))
-        return float(np.mean(values))
+        return float(np.mean(values)) if values else math.nan
 
     @property
     def _writes(self) -> bool:
