@@ -92,7 +92,15 @@ def results(folder):
 
 
 def command(*arguments):
-    return [sys.executable, "-W", "error", "-m", "svdinv", "train", *map(str, arguments)]
+    return [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "svdinv",
+        "train",
+        *map(str, arguments),
+    ]
 
 
 def environment(**more):
@@ -143,8 +151,8 @@ def events(folder):
                 break  # the end of a file whose writer was killed
             body = data[12 : 12 + length]
             assert struct.unpack("<I", data[8:12])[0] == masked(data[:8])
-            assert (
-                struct.unpack("<I", data[12 + length : 16 + length])[0] == masked(body)
+            assert struct.unpack("<I", data[12 + length : 16 + length])[0] == masked(
+                body
             )
             data = data[16 + length :]
             event = Event.FromString(body)
@@ -164,4 +172,6 @@ def events(folder):
 
 
 def same_tensors(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    return one.keys() == other.keys() and all(
+        torch.equal(one[k], other[k]) for k in one
+    )

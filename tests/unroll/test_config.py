@@ -80,7 +80,9 @@ def test_every_option_is_printed_and_explained(name):
         for field in fields(getattr(config, section)):
             assert field.name in written
             assert re.search(
-                rf"^{field.name} = .* # {re.escape(field.metadata['help'])}$", text, re.M
+                rf"^{field.name} = .* # {re.escape(field.metadata['help'])}$",
+                text,
+                re.M,
             )
 
 
@@ -109,7 +111,11 @@ def test_what_is_not_named_has_its_default():
         ("training", "clip = false", ["training.clip must be a number, got False"]),
         ("training", "loss = 1", ["training.loss must be one of ['l1', 'mse']"]),
         ("training", "loss = [1]", ["training.loss must be one of ['l1', 'mse']"]),
-        ("task", 'photographs = "a"', ['task.photographs must be a list, such as ["a"']),
+        (
+            "task",
+            'photographs = "a"',
+            ['task.photographs must be a list, such as ["a"'],
+        ),
         ("task", "photographs = [1]", ["task.photographs[0] must be a string, got 1"]),
         ("task", "rates = [0.1]", ["task.rates must have 2 elements, got [0.1]"]),
         ("task", "rates = [0.1, []]", ["task.rates[1] must be a number, got []"]),

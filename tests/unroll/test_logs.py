@@ -34,7 +34,9 @@ def test_rows_are_read_as_they_were_written(tmp_path):
     rows = read_log(tmp_path / LOG)
     assert [row["step"] for row in rows] == list(range(1, 10))
     names = ("loss", "learning_rate", "gradient_norm")
-    assert [tuple(row[n] for n in names) for row in rows] == [*map(values, range(1, 10))]
+    assert [tuple(row[n] for n in names) for row in rows] == [
+        *map(values, range(1, 10))
+    ]
     validations = read_log(tmp_path / VALIDATION)
     assert validations == [{"step": s, "psnr_db": 20 + 1 / s} for s in (4, 8)]
     assert read_log(tmp_path / "none.csv") == []

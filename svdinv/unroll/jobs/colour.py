@@ -118,6 +118,8 @@ class Colour:
         images = {name: photograph(name) for name in names}
         seen = set()
         for place in map(Path, self.photographs):
+            if not place.exists():
+                raise ValueError(f"task.photographs: there is no {place}")
             for file in picture_files(place) if place.is_dir() else [place]:
                 if file.resolve() in seen:
                     continue
