@@ -55,6 +55,7 @@ class Cine:
     """Series of a beating heart from undersampled k-space."""
 
     kind: ClassVar[str] = "cine"
+    axes: ClassVar[str] = "B T H W"
 
     series: int = option(64, "series of the phantom to train on")
     frames: int = option(12, "frames of each")
@@ -140,7 +141,8 @@ class Hearts:
 
     def __init__(self, task: Cine, photos: list[Image]) -> None:
         self.task, self.photos = task, photos
-        self._series = functools.lru_cache(maxsize=task.series)(self._make)
+        kept = task.series + task.validation
+        self._series = functools.lru_cache(maxsize=kept)(self._make)
         self._maps = functools.lru_cache(maxsize=64)(
             lambda coils, seed: coil_maps(coils, task.size, task.size, seed=seed)
         )
