@@ -46,6 +46,7 @@ Every image is sampled, reconstructed from the samples, and compared with what i
 In the output folder: results.csv with a row for each image, setting and method,
 results.md with the means, and pictures of the first image of each setting.
 Classical methods get, for every image, the weights that come nearest to the truth.
+Ctrl-C ends the work once the method in hand is done; the tables hold what came before.
 """
 
 

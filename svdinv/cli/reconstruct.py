@@ -32,7 +32,7 @@ _NEEDS = {
     "tqdm": "tqdm",
 }
 # Classical methods take minutes on larger pictures.
-_MOST_PIXELS = 1_500_000
+_MOST_PIXELS = 1_000_000
 
 _EPILOG = """\
 examples:
@@ -48,7 +48,8 @@ compared with the truth. An .h5 file with kspace, mask and perhaps maps is taken
 was measured. Nothing is downloaded: the weights come with svdinv.
 
 Written are the reconstruction (.png; .npz for series), a picture that compares it with
-classical methods and the truth, and an animation (.gif) of series.
+classical methods and the truth, and an animation (.gif) of series. Ctrl-C ends the
+work once the method in hand is done.
 """
 
 

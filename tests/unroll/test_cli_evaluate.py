@@ -176,6 +176,7 @@ def test_bad_arguments_end_in_one_line(pictures, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for arguments, complaint in (
         (["none.safetensors"], "none.safetensors"),
+        (["colours"], "there are cine, colour"),
         ([pictures / "0.png"], "0.png"),
         (["colour", "--images", "none.png"], "none.png"),
         (["colour", "--images", tmp_path / "empty"], "no picture"),

@@ -140,8 +140,8 @@ def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
     assert all(len(cells) == 1 for cells in table.values())
     assert "as measured" in printed
     assert "PSNR" not in printed
-    image = np.load(tmp_path / "out.npy")
-    assert np.median(np.abs(image) / np.abs(9 * x)) == pytest.approx(1, abs=0.3)
+    image = np.load(tmp_path / "out.npy")  # as L+S-Net ends, it explains the data
+    np.testing.assert_allclose(MRI(mask)(image), 9 * MRI(mask)(x), atol=1e-4)
     assert (tmp_path / "out-animation.gif").exists()
 
 

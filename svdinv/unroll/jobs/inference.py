@@ -49,7 +49,8 @@ def open_network(weights: str | Path, device: str = "cpu") -> Network:
     Parameters
     ----------
     weights : str or Path
-        Name of weights that come with the package, or a safetensors file.
+        Name of weights that come with the package, or else, with a suffix, a
+        safetensors file.
     device : str
         Where to compute.
 
@@ -65,7 +66,7 @@ def open_network(weights: str | Path, device: str = "cpu") -> Network:
     ValueError
         If there are no weights of that name, or the file is damaged.
     """
-    if str(weights) in _KINDS.values():
+    if not Path(weights).suffix:
         weights = pretrained.path(str(weights))
     network: Network = load(weights)
     return network.to(device)

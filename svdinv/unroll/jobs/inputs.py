@@ -49,7 +49,7 @@ _SMALLEST = 16  # pixels a side of a series
 _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Input:
     """Something to reconstruct.
 
@@ -84,7 +84,7 @@ class Input:
         return self.measurement[0].shape
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sampler:
     """How images are sampled that are whole.
 
