@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
@@ -105,17 +104,6 @@ def command(*arguments):
 
 def environment(**more):
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
-
-
-def start(*arguments, **options):
-    return subprocess.Popen(
-        command(*arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        **options,
-    )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from forks import PATIENCE
 from small_trainings import (
     NETWORK,
     RESULTS,
@@ -23,7 +24,6 @@ from small_trainings import (
     largest_file,
     pictures,
     results,
-    start,
 )
 
 from svdinv.cli import main
@@ -40,6 +40,8 @@ from svdinv.unroll.jobs.training import (
 )
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network, load, save
+
+pytest_plugins = ("forks",)
 
 
 @pytest.fixture(scope="module")
@@ -152,14 +154,6 @@ def test_stopped_after_any_steps_it_goes_on_to_the_same_bits(make, folder, tmp_p
     assert events(outputs[0]) == events(outputs[1])
 
 
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def steps_saved(output):
     """Of the checkpoint; 0 where there is none yet."""
     with contextlib.suppress(ValueError):
@@ -178,48 +172,55 @@ def longer(folder, tmp_path_factory):
     return output
 
 
-def test_killed_at_random_moments_it_goes_on_to_the_same_bits(longer, tmp_path):
+def test_killed_at_random_moments_it_goes_on_to_the_same_bits(longer, fork, tmp_path):
     rng = random.Random(4)
     arguments = [longer / "mine.toml", "--output", tmp_path]
     for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
         begun = steps_saved(tmp_path)
-        with start(*arguments) as process:
-            wait_for(lambda begun=begun: steps_saved(tmp_path) > begun + 15, process)
-            time.sleep(rng.uniform(0, 0.1))
-            process.send_signal(kill)
-            out, err = process.communicate(timeout=60)
+        process = fork(*arguments)
+        process.until(lambda begun=begun: steps_saved(tmp_path) > begun + 15)
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(kill)
         if kill == signal.SIGKILL:
-            assert process.returncode == -kill
+            assert process.wait() == -kill
         else:
-            assert process.returncode == 130, err
-            assert "Interrupted." in out
+            assert process.wait() == 130, process.err
+            assert "Interrupted." in process.out
         assert begun < steps_saved(tmp_path) < 300
         load(tmp_path / WEIGHTS)
         arguments = ["--resume", tmp_path]
-    with start(*arguments) as process:
-        out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err
-    assert "300 of 300 steps" in out
+    process = fork(*arguments)
+    assert process.wait() == 0, process.err
+    assert "300 of 300 steps" in process.out
     assert results(tmp_path) == results(longer)
     assert events(tmp_path) == events(longer)
     assert not list(tmp_path.glob(".*"))  # what was half-written when it was killed
 
 
 def test_ctrl_c_saves_and_tells_how_to_go_on(longer, tmp_path):
+    """In a process that begins from nothing, as a user starts it."""
     output = tmp_path / "with a space"
-    with start(longer / "mine.toml", "--output", output) as process:
-        wait_for(lambda: steps_saved(output) > 200, process)
+    with subprocess.Popen(
+        command(longer / "mine.toml", "--output", output),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        end = time.monotonic() + PATIENCE
+        while steps_saved(output) < 100:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert f"svdinv train --resume '{output}'" in out
     done = int(re.search(r"Interrupted. (\d+) of 300 steps", out)[1])
     # Of the very step, not of the last regular checkpoint.
     assert steps_saved(output) == done == len(read_log(output / LOG))
-    with start("--resume", output) as process:
-        out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err
+    assert train("--resume", output) == 0
     assert results(output) == results(longer)
 
 
