@@ -68,7 +68,7 @@ def test_module_imports_nothing_heavy_for_help():
         ("--rate", "much"),
         ("--seed", "-1"),
         ("--seed", "1.5"),
-        ("--steps", "0"),
+        ("--steps", "-1"),
         ("--minutes", "0"),
         ("--minutes", "inf"),
         ("--threads", "0"),
@@ -106,12 +106,12 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch, capsys, tmp_path)
 
 
 def test_ctrl_c_and_a_full_disk_are_no_tracebacks(monkeypatch, capsys, tmp_path):
-    import svdinv.unroll.demo as demo
+    import svdinv.unroll.jobs.demo as demo
 
-    def press(config):
+    def press(config, network):
         raise KeyboardInterrupt
 
-    def fail(config):
+    def fail(config, network):
         raise OSError("disk full")
 
     for run, code, word in ((press, 130, "interrupted"), (fail, 2, "disk full")):
