@@ -71,7 +71,11 @@ class Training:
 
     steps: int = option(20000, "steps of Adam")
     batch: int = option(16, "items in a step, of all processes together")
-    loss: Literal["l1", "mse"] = option("l1", "mean of the errors: absolute or squared")
+    loss: Literal["l1", "mse", "log-l1"] = option(
+        "l1",
+        "mean absolute or squared error, or mean over the items of the logarithm of "
+        "their mean absolute error, as decibels weigh them",
+    )
     learning_rate: float = option(2e-3, "highest learning rate")
     warm_up: float = option(0.03, "part of the steps in which it rises to that")
     clip: float = option(0.5, "longest gradient; longer ones are scaled down")

@@ -294,7 +294,7 @@ class Run:
         given = (torch.from_numpy(x).to(self.device) for x in batch.measurement)
         samples = torch.from_numpy(batch.samples).to(self.device)
         error = torch.abs(network(samples, *given) - truth)
-        return error.mean() if self.config.training.loss == "l1" else (error**2).mean()
+        return _LOSSES[self.config.training.loss](error)
 
     def _rate(self, step: int) -> float:
         """Learning rate: a linear rise, then half a cosine."""
@@ -380,6 +380,22 @@ class Run:
             self.optimiser,
         )
         self._saved = self.step
+
+
+def _log_l1(error: Tensor) -> Tensor:
+    """Mean over the items of the logarithm of their mean error."""
+    means = error.mean(tuple(range(1, error.ndim)))
+    # An item of zeros, reconstructed as such, has no logarithm to improve.
+    return torch.log(means + _LEAST_ERROR).mean()
+
+
+# Far below what any reconstruction from few samples reaches, peaks being 1.
+_LEAST_ERROR = 1e-5
+_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l1": torch.mean,
+    "mse": lambda error: torch.mean(error**2),
+    "log-l1": _log_l1,
+}
 
 
 class _Loss(nn.Module):
