@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import TEST, Image
-from svdinv.unroll.jobs.colour import training_photographs
+from svdinv.unroll.jobs.colour import shrunk, training_photographs
 from svdinv.unroll.jobs.config import option, register_task
 from svdinv.unroll.jobs.data import Batch, Case, generator
 from svdinv.unroll.masks import (
@@ -58,7 +58,7 @@ class Cine:
     axes: ClassVar[str] = "B T H W"
 
     series: int = option(64, "series of the phantom to train on")
-    frames: int = option(12, "frames of each")
+    frames: int = option(12, "frames of each; a step may take a third less")
     size: int = option(128, "rows and columns in pixels")
     masks: tuple[str, ...] = option(tuple(MASKS), f"of {', '.join(MASKS)}")
     coils: tuple[int, ...] = option(
@@ -164,8 +164,12 @@ class Hearts:
             coils, and series (B, T, H, W).
         """
         task = self.task
-        coils = int(generator(seed, step).choice(task.coils))
-        drawn = [self._item(generator(seed, step, item), coils) for item in items]
+        common = generator(seed, step)
+        coils = int(common.choice(task.coils))
+        frames = int(common.integers((2 * task.frames + 2) // 3, task.frames + 1))
+        drawn = [
+            self._item(generator(seed, step, item), coils, frames) for item in items
+        ]
         samples = np.stack([kspace for kspace, _, _ in drawn])
         measurement = zip(*(given for _, given, _ in drawn), strict=True)
         truth = np.stack([series for _, _, series in drawn])
@@ -182,14 +186,14 @@ class Hearts:
         return cases
 
     def _item(
-        self, rng: np.random.Generator, coils: int
+        self, rng: np.random.Generator, coils: int, frames: int
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...], NDArray[np.complex64]]:
         task = self.task
         if rng.random() < task.textures:
             photo = self.photos[int(rng.integers(len(self.photos)))]
-            series = moving_photograph(photo, task.frames, task.size, rng)
+            series = moving_photograph(photo, frames, task.size, rng)
         else:
-            series = self._series(int(rng.integers(task.series)))
+            series = self._series(int(rng.integers(task.series)))[:frames]
         for axis in (-1, -2):
             if rng.integers(2):
                 series = np.flip(series, axis)
@@ -254,7 +258,7 @@ def moving_photograph(
     Its colours stand for the density and the relaxation of a tissue: the magnitude
     recovers towards the one at a rate set by the other, as after an inversion or a
     saturation, or hardly changes. The picture is carried to and fro as by breathing,
-    and has a smooth phase.
+    has a smooth phase, and a grain of its own in every frame.
 
     Parameters
     ----------
@@ -270,6 +274,9 @@ def moving_photograph(
     ndarray of complex64, shape (T, H, W)
         The series; the largest magnitude is 1.
     """
+    # From details as they are to those of a picture that has been scaled down.
+    least = min(photo.shape[:2]) // size
+    photo = shrunk(photo, -(-max(photo.shape[:2]) // int(rng.integers(1, least + 1))))
     top, left = (int(rng.integers(n - size + 1)) for n in photo.shape[:2])
     patch = photo[top : top + size, left : left + size]
     density, relaxation = (patch @ rng.dirichlet(np.ones(3)) for _ in range(2))
@@ -291,6 +298,9 @@ def moving_photograph(
     phase = waves[0] * x + waves[1] * y + waves[2] * x * y + waves[3] * (x**2 - y**2)
     phase = phase + 0.2 * waves[4] * np.sin(2 * np.pi * cycle)
     series = series * np.exp(1j * phase)
+    # What no prior explains, as in any measured image.
+    grain = rng.standard_normal((2, *series.shape), dtype=np.float32)
+    series = series + rng.uniform(0, 0.05) * series.std() * (grain[0] + 1j * grain[1])
     return (series / max(np.abs(series).max(), 1e-6)).astype(np.complex64)
 
 

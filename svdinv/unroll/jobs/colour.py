@@ -30,6 +30,7 @@ __all__ = [
     "case",
     "channels_first",
     "channels_last",
+    "shrunk",
     "training_photographs",
 ]
 
