@@ -310,7 +310,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
     from svdinv.unroll.data import PHOTOS
     from svdinv.unroll.jobs.cine import MASKS
-    from svdinv.unroll.jobs.export import (
+    from svdinv.unroll.jobs.pictures import (
         contact_sheet,
         save_animation,
         save_picture,

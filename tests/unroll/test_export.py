@@ -9,13 +9,11 @@ from svdinv.cli import main
 from svdinv.unroll.data import PHOTOS, save_series
 from svdinv.unroll.jobs import cine, colour
 from svdinv.unroll.jobs.export import (
-    contact_sheet,
     noisy,
     read_measurement,
-    save_animation,
-    save_picture,
     write_measurement,
 )
+from svdinv.unroll.jobs.pictures import save_picture
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.phantom import coil_maps, heart
 
@@ -203,28 +201,6 @@ def test_noise_of_photographs(rng):
     assert noise[mask].std() == pytest.approx(0.1, 0.05)
     assert not noise[~mask].any()
     assert made.samples.dtype == np.float32
-
-
-def test_a_sheet_holds_every_frame():
-    frames = np.arange(1, 6)[:, None, None] / 10 * np.ones((5, 8, 6))
-    sheet = contact_sheet(frames)
-    assert sheet.shape == (2 * 8 + 2, 3 * 6 + 2 * 2)
-    for i, value in enumerate((0.1, 0.2, 0.3, 0.4)):
-        top, left = (i // 3) * 10, (i % 3) * 8
-        assert np.allclose(sheet[top : top + 8, left : left + 6], value)
-    assert np.allclose(sheet[8:10], 0.5)
-
-
-def test_pictures_and_animations(tmp_path):
-    ramp = np.linspace(-0.5, 1.5, 32)[None] * np.ones((20, 1))
-    save_picture(tmp_path / "a.png", ramp)
-    pixels = np.asarray(pillow.open(tmp_path / "a.png"))
-    assert np.array_equal(pixels[0], np.round(255 * np.clip(ramp[0], 0, 1)))
-    frames = np.stack([ramp, ramp[:, ::-1], 0 * ramp])
-    save_animation(tmp_path / "a.gif", frames, seconds=0.05)
-    with pillow.open(tmp_path / "a.gif") as film:
-        assert (film.n_frames, film.info["duration"], film.info["loop"]) == (3, 50, 0)
-        assert film.size == (32, 20)
 
 
 def test_list_names_all_there_is(capsys):

@@ -29,8 +29,8 @@ from svdinv.unroll.jobs.inference import VIEWS, apply, judge
 from svdinv.unroll.jobs.inputs import Input, Sampler
 from svdinv.unroll.jobs.panels import (
     Entry,
-    save_animation,
     save_panel,
+    save_series_animation,
     save_series_panel,
 )
 from svdinv.unroll.jobs.training import interrupts
@@ -436,7 +436,7 @@ def save_pictures(
         save_panel(panel, truth, entries, title=title)
     else:
         save_series_panel(panel, truth, entries, title=title)
-        save_animation(animation, truth, entries)
+        save_series_animation(animation, truth, entries)
 
 
 def shown(estimate: Estimate) -> NDArray[Any]:

@@ -18,11 +18,8 @@ from svdinv.unroll.files import replacing
 from svdinv.unroll.jobs.data import Case
 
 __all__ = [
-    "contact_sheet",
     "noisy",
     "read_measurement",
-    "save_animation",
-    "save_picture",
     "write_measurement",
 ]
 
@@ -31,7 +28,6 @@ Value = str | int | float
 # What the samples are called, for each kind of data.
 _SAMPLES = {"cine": "kspace", "colour": "samples"}
 _OWN = ("kind", "name", "setting", "svdinv")
-_GAP = 2  # pixels between the pictures of a sheet
 
 
 def write_measurement(
@@ -162,86 +158,6 @@ def noisy(case: Case, deviation: float, *, seed: int) -> Case:
     return replace(case, samples=case.samples + noise)
 
 
-def contact_sheet(frames: NDArray[Any]) -> NDArray[Any]:
-    """Put the frames of a series side by side, row by row.
-
-    Parameters
-    ----------
-    frames : ndarray, shape (T, H, W)
-        Grey pictures in [0, 1].
-
-    Returns
-    -------
-    ndarray, shape (H', W')
-        One picture, with grey lines between the frames.
-    """
-    count, height, width = frames.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = -(-count // columns)
-    gap = _GAP
-    tall, wide = rows * (height + gap) - gap, columns * (width + gap) - gap
-    sheet = np.full((tall, wide), 0.5, dtype=np.float32)
-    for i, frame in enumerate(frames):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = frame
-    return sheet
-
-
-def save_picture(path: str | Path, image: NDArray[Any]) -> None:
-    """Write a PNG.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; an existing one is replaced, and only by a complete one.
-    image : ndarray, shape (H, W) or (H, W, 3)
-        Picture; values outside [0, 1] are clipped.
-
-    Raises
-    ------
-    ImportError
-        If Pillow is missing.
-    OSError
-        If the file cannot be written.
-    """
-    picture = _pictures([image])[0]
-    with replacing(path) as stream:
-        picture.save(stream, format="PNG")
-
-
-def save_animation(
-    path: str | Path, frames: NDArray[Any], *, seconds: float = 0.05
-) -> None:
-    """Write an animated GIF that begins again and again.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; an existing one is replaced, and only by a complete one.
-    frames : ndarray, shape (T, H, W)
-        Grey pictures; values outside [0, 1] are clipped.
-    seconds : float
-        Time of a frame; GIF has hundredths of a second, two of them at least.
-
-    Raises
-    ------
-    ImportError
-        If Pillow is missing.
-    OSError
-        If the file cannot be written.
-    """
-    first, *others = _pictures(list(frames))
-    with replacing(path) as stream:
-        first.save(
-            stream,
-            format="GIF",
-            save_all=True,
-            append_images=others,
-            duration=10 * max(2, round(100 * seconds)),
-            loop=0,
-        )
-
-
 Read = tuple[NDArray[Any], tuple[NDArray[Any], ...], NDArray[Any] | None]
 
 
@@ -324,14 +240,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value if isinstance(value, str) else ""
-
-
-def _pictures(images: Sequence[NDArray[Any]]) -> list[Any]:
-    try:
-        from PIL import Image as pillow
-    except ModuleNotFoundError as error:
-        raise explain_missing("PIL", "train") from error
-    return [
-        pillow.fromarray((255 * np.clip(image, 0, 1) + 0.5).astype(np.uint8))
-        for image in images
-    ]

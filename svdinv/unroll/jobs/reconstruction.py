@@ -11,23 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from svdinv._missing import explain_missing
 from svdinv.unroll.data import save_series
-from svdinv.unroll.files import replacing
 from svdinv.unroll.jobs.baselines import BASELINES, Estimate, Method
 from svdinv.unroll.jobs.data import Case
 from svdinv.unroll.jobs.evaluation import label, save_pictures, shown
 from svdinv.unroll.jobs.inference import VIEWS, apply, judge, parts
 from svdinv.unroll.jobs.inputs import Input
 from svdinv.unroll.jobs.panels import Entry
+from svdinv.unroll.jobs.pictures import save_picture
 from svdinv.unroll.jobs.training import interrupts
 from svdinv.unroll.torch import Network
 
-__all__ = ["Files", "files", "reconstruct", "save_picture"]
+__all__ = ["Files", "files", "reconstruct"]
 
 _ENDINGS = {"colour": (".png",), "cine": (".npz", ".npy", ".h5", ".hdf5")}
 
@@ -165,33 +163,6 @@ def reconstruct(
                 return False
     _write(given, case, entries, written)
     return True
-
-
-def save_picture(path: str | Path, image: NDArray[np.floating]) -> None:
-    """Write a colour image to a PNG file of 8 bits.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-    image : ndarray, shape (H, W, 3)
-        In [0, 1].
-
-    Raises
-    ------
-    ImportError
-        If Pillow is missing.
-    OSError
-        If the file cannot be written.
-    """
-    try:
-        from PIL import Image as pillow
-    except ModuleNotFoundError as error:
-        raise explain_missing("PIL", "train") from error
-
-    pixels = np.uint8(np.rint(255 * np.clip(image, 0, 1)))
-    with replacing(path) as stream:
-        pillow.fromarray(pixels).save(stream, format="PNG")
 
 
 class _InterruptedError(Exception):
