@@ -380,7 +380,7 @@ def _write_cine(arguments: argparse.Namespace) -> None:
     need(parser, _FILES, "mri")
 
     from svdinv.unroll.jobs.cine import MASKS
-    from svdinv.unroll.jobs.export import noisy
+    from svdinv.unroll.jobs.data import noisy
 
     if arguments.mask not in MASKS:
         parser.error(
@@ -448,7 +448,7 @@ def _write_colour(arguments: argparse.Namespace) -> None:
 
     from svdinv.unroll.data import PHOTOS, centre_crop, photograph, read_picture
     from svdinv.unroll.jobs.colour import case
-    from svdinv.unroll.jobs.export import noisy
+    from svdinv.unroll.jobs.data import noisy
 
     known = arguments.photograph in PHOTOS
     need(parser, _PHOTOGRAPHS if known else _PICTURES, "train")

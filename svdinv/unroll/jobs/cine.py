@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from svdinv.unroll.data import TEST, Image
 from svdinv.unroll.jobs.colour import training_photographs
 from svdinv.unroll.jobs.config import option, register_task
-from svdinv.unroll.jobs.data import Batch, Case, generator
+from svdinv.unroll.jobs.data import Batch, Case, generator, white_noise
 from svdinv.unroll.masks import (
     radial_mask,
     variable_density_mask,
@@ -204,8 +204,10 @@ class Hearts:
         mask = sampling(pattern, series.shape, rng, spokes=task.spokes)
         maps = self._maps(coils, int(rng.integers(16))) if coils else None
         kspace = measured(series, mask, maps)
-        if task.noise:
-            kspace = _noisy(kspace, task.noise * rng.random(), rng)
+        if task.noise:  # also where nothing is sampled: nobody looks there
+            deviation = np.float32(task.noise * rng.random())
+            noise = white_noise(kspace.shape, kspace.dtype, rng)
+            kspace = kspace + deviation * noise
         given = (mask,) if maps is None else (mask, maps)
         return kspace, given, np.ascontiguousarray(series)
 
@@ -398,12 +400,3 @@ def case(
     drawn = sampling(mask, series.shape, rng, spokes=spokes)
     given = (drawn,) if maps is None else (drawn, maps)
     return Case(name, mask, measured(series, drawn, maps), given, series)
-
-
-def _noisy(
-    kspace: NDArray[np.complex64], deviation: float, rng: np.random.Generator
-) -> NDArray[np.complex64]:
-    """Add noise to what was sampled: elsewhere it is not looked at."""
-    noise = rng.standard_normal((2, *kspace.shape), dtype=np.float32)
-    scale = np.float32(deviation / np.sqrt(2))
-    return kspace + scale * (noise[0] + 1j * noise[1])
