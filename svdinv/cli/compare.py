@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
+    NETWORKS,
     Subparsers,
     need,
     positive,
@@ -21,15 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "matplotlib": "matplotlib",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "safetensors": "safetensors",
-    "tqdm": "tqdm",
-}
+_NEEDS = (*NETWORKS, "matplotlib")
 
 _DESCRIPTION = """\
 Train the same network (TLR-Net of Zhang and Hu, arXiv 2411.14141) from the same first

@@ -11,6 +11,7 @@ from svdinv.cli.arguments import (
     Subparsers,
     natural,
     need,
+    noise,
     positive,
     rate,
     writable_folder,
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_PHOTOGRAPHS = {"numpy": "numpy", "skimage": "scikit-image", "sklearn": "scikit-learn"}
-_PICTURES = {"numpy": "numpy", "PIL": "pillow"}
-_FILES = {"numpy": "numpy", "h5py": "h5py"}
+_PHOTOGRAPHS = ("numpy", "skimage", "sklearn")
+_PICTURES = ("numpy", "PIL")
+_FILES = ("numpy", "h5py")
 
 _PHANTOMS = {
     "cine": "a beating heart, 20 frames a second, blood bright",
@@ -241,7 +242,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--noise",
-        type=_noise,
+        type=noise,
         default=0.0,
         metavar="SIGMA",
         help="standard deviation of noise in the samples, relative to the largest "
@@ -268,16 +269,6 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="rows and columns of a phantom in pixels (default: 128)",
     )
-
-
-def _noise(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 10, got {text!r}")
-    return value
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from svdinv.cli.arguments import (
+    NETWORKS,
     Subparsers,
     duration,
     natural,
@@ -17,16 +18,7 @@ from svdinv.cli.arguments import (
 
 __all__ = ["add", "run"]
 
-_NEEDS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "matplotlib": "matplotlib",
-    "safetensors": "safetensors",
-    "tomlkit": "tomlkit",
-    "tqdm": "tqdm",
-}
+_NEEDS = (*NETWORKS, "matplotlib", "threadpoolctl", "tomlkit")
 
 
 def add(commands: Subparsers) -> None:

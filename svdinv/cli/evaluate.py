@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svdinv.cli.arguments import (
+    NETWORKS,
     Subparsers,
+    add_computing,
     natural,
     need,
-    positive,
     rate,
     writable_folder,
 )
@@ -20,17 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "safetensors": "safetensors",
-    "matplotlib": "matplotlib",
-    "PIL": "pillow",
-    "threadpoolctl": "threadpoolctl",
-    "tqdm": "tqdm",
-}
+_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 _RATES = (0.4, 0.3, 0.1)
 _CROP = 256
 
@@ -131,18 +122,7 @@ def add(commands: Subparsers) -> None:
         metavar="DIR",
         help="folder for all that is written (default svdinv-evaluation)",
     )
-    evaluate.add_argument(
-        "--seed", type=natural, default=0, help="seed of the sampling (default 0)"
-    )
-    evaluate.add_argument(
-        "--threads",
-        type=positive,
-        default=1,
-        help="threads to compute with (default 1)",
-    )
-    evaluate.add_argument(
-        "--device", default="cpu", help="where the network computes (default cpu)"
-    )
+    add_computing(evaluate)
 
 
 def run(arguments: argparse.Namespace) -> int:

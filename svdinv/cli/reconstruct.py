@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
+    NETWORKS,
     Subparsers,
+    add_computing,
     natural,
     need,
     positive,
@@ -20,17 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "safetensors": "safetensors",
-    "matplotlib": "matplotlib",
-    "PIL": "pillow",
-    "threadpoolctl": "threadpoolctl",
-    "tqdm": "tqdm",
-}
+_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 # Classical methods take minutes on larger pictures.
 _MOST_PIXELS = 1_000_000
 
@@ -133,18 +125,7 @@ def add(commands: Subparsers) -> None:
         help="folder, or file of the reconstruction (.png, or .npz, .npy, .h5); the "
         "others lie beside it (default svdinv-output)",
     )
-    reconstruct.add_argument(
-        "--seed", type=natural, default=0, help="seed of the sampling (default 0)"
-    )
-    reconstruct.add_argument(
-        "--threads",
-        type=positive,
-        default=1,
-        help="threads to compute with (default 1)",
-    )
-    reconstruct.add_argument(
-        "--device", default="cpu", help="where the network computes (default cpu)"
-    )
+    add_computing(reconstruct)
 
 
 def run(arguments: argparse.Namespace) -> int:
