@@ -22,6 +22,7 @@ from svdinv.unroll.metrics import COLOUR, SERIES
 from svdinv.unroll.torch import Network, load
 
 __all__ = [
+    "NAMES",
     "VIEWS",
     "apply",
     "check_device",
@@ -33,6 +34,9 @@ __all__ = [
 
 VIEWS = 8
 """Mirrored, turned or reversed versions of a case that an ensemble averages over."""
+
+NAMES = {False: "network", True: f"network, {VIEWS} views"}
+"""What a network is called in tables, alone and as an ensemble."""
 
 Arrays = NDArray[Any]
 View: TypeAlias = tuple[Case, Callable[[Arrays], Arrays]]

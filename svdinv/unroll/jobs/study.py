@@ -13,8 +13,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -302,7 +301,10 @@ def compare(
     plans = study.plans()
     left = [plan for plan in plans if plan not in rows]
     torch.set_num_threads(study.threads)
-    with interrupts() as interrupted, _bar(len(plans), len(rows)) as bar:
+    with (
+        interrupts() as interrupted,
+        tqdm(total=len(plans), initial=len(rows), unit="run", file=sys.stderr) as bar,
+    ):
         test = TestCrops(study.crop, study.patch)
         for plan in left:
             bar.set_postfix_str(f"{plan.data} {plan.rate:g} {plan.method}")
@@ -593,14 +595,6 @@ def _write(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as stream:
         stream.write(json.dumps(values, indent=1).encode() + b"\n")
-
-
-@contextmanager
-def _bar(total: int, done: int) -> Iterator[Any]:
-    with tqdm(
-        total=total, initial=done, unit="run", file=sys.stderr, mininterval=0.5
-    ) as bar:
-        yield bar
 
 
 def _processor() -> str:
