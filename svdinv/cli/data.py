@@ -147,7 +147,7 @@ def _add_show(actions: Subparsers) -> None:
         "--rate",
         type=rate,
         default=0.4,
-        help="part of the samples of the mask 'uniform' (default: 0.4)",
+        help="sampling rate of the mask 'uniform' (default: 0.4)",
     )
 
 
@@ -223,7 +223,8 @@ def _add_colour(kinds: Subparsers) -> None:
         "--rate",
         type=rate,
         default=0.4,
-        help="part of the values that is sampled, from 0.01 to 0.99 (default: 0.4)",
+        help="sampling rate, the part of the values that is sampled, from 0.01 to "
+        "0.99 (default: 0.4)",
     )
     colour.add_argument(
         "--crop",
@@ -245,8 +246,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         type=noise,
         default=0.0,
         metavar="SIGMA",
-        help="standard deviation of noise in the samples, relative to the largest "
-        "value of the image (default: 0)",
+        help="standard deviation of white noise in the samples, relative to the "
+        "largest magnitude of a series, and to 1 for a photograph (default: 0)",
     )
     parser.add_argument(
         "--no-truth", action="store_true", help="leave the truth out of the file"

@@ -33,10 +33,11 @@ examples:
   svdinv evaluate colour --images holidays/ cat.png --rates 0.2 --crop 0
   svdinv evaluate cine --images scans/ --no-baselines --no-ensemble
 
-Every image is sampled, reconstructed from the samples, and compared with what it was.
+Every image is sampled, reconstructed from the samples, and compared with the original.
 In the output folder: results.csv with a row for each image, setting and method,
 results.md with the means, and pictures of the first image of each setting.
-Classical methods get, for every image, the weights that come nearest to the truth.
+Classical methods get, for every image, the regularisation weight of a grid that comes
+nearest to the truth; networks never see the truth.
 Ctrl-C ends the work once the method in hand is done; the tables hold what came before.
 """
 
@@ -66,15 +67,15 @@ def add(commands: Subparsers) -> None:
         "--images",
         nargs="+",
         metavar="PATH",
-        help="pictures, or series (.npy, .npz, .mat, .h5), and folders of them, in the "
-        "place of eight built-in ones",
+        help="pictures, or series (.npy, .npz, .mat, .h5), and folders of them, "
+        "instead of the eight built-in ones",
     )
     evaluate.add_argument(
         "--rates",
         nargs="+",
         type=rate,
         metavar="RATE",
-        help="parts of the samples of photographs (default 0.4 0.3 0.1)",
+        help="sampling rates of photographs, from 0.01 to 0.99 (default 0.4 0.3 0.1)",
     )
     evaluate.add_argument(
         "--crop",
@@ -105,8 +106,8 @@ def add(commands: Subparsers) -> None:
         "--ensemble",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also average the network over eight mirrored or turned versions of each "
-        "image (default yes)",
+        help="also average the network over eight mirrored, turned or reversed "
+        "versions of each image (default yes)",
     )
     evaluate.add_argument(
         "--panels",
@@ -188,9 +189,10 @@ def _samplers(arguments: argparse.Namespace, kind: str) -> list[Sampler]:
     alien = ("masks", "coils") if kind == "colour" else ("rates", "crop")
     for name in alien:
         if getattr(arguments, name) is not None:
-            what = "series" if kind == "colour" else "photographs"
+            kinds = ("series", "photographs")
+            what, ours = kinds if kind == "colour" else reversed(kinds)
             raise ValueError(
-                f"argument --{name}: is for {what}, and these weights are not"
+                f"argument --{name}: is for {what}, and these weights are for {ours}"
             )
     seed = arguments.seed
     if kind == "colour":
@@ -217,7 +219,7 @@ def _images(arguments: argparse.Namespace, kind: str) -> list[Input]:
         if image.kind != kind:
             raise ValueError(
                 f"argument --images: {image.name} is of the kind {image.kind}, and the "
-                f"weights are of {kind}"
+                f"weights are for {kind}"
             )
         if image.truth is None:
             raise ValueError(f"argument --images: {image.name} holds no truth")

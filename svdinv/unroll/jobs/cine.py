@@ -64,10 +64,12 @@ class Cine:
     coils: tuple[int, ...] = option(
         (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
     )
-    spokes: int = option(SPOKES, "lines of the radial pattern; fewer for less pixels")
-    perfusion: float = option(0.4, "part of the hearts that is perfusion, not cine")
+    spokes: int = option(SPOKES, "lines of the radial pattern; fewer for small images")
+    perfusion: float = option(
+        0.4, "share of the phantoms that show first-pass perfusion, not cine"
+    )
     textures: float = option(
-        0.5, "part of the series that is made of photographs, not of the phantom"
+        0.5, "share of the series that are made of photographs, not of the phantom"
     )
     photographs: tuple[str, ...] = option(
         (), "folders and files of pictures for these, besides those built in"
@@ -160,8 +162,8 @@ class Hearts:
         Returns
         -------
         Batch
-            k-space, masks (B, T, H, W) with coil maps (B, C, H, W) where there are
-            coils, and series (B, T, H, W).
+            k-space (B, T, H, W), or with coils (B, T, C, H, W); masks (B, T, H, W)
+            and, with coils, maps (B, C, H, W); series (B, T, H, W).
         """
         task = self.task
         coils = int(generator(seed, step).choice(task.coils))
@@ -228,7 +230,7 @@ def phantom_series(
     frames, size : int
         T, and H = W.
     perfusion : float
-        Part of the indices that are perfusion.
+        Share of the indices that show first-pass perfusion.
 
     Returns
     -------
@@ -361,7 +363,7 @@ def measured(
     mask: NDArray[np.bool_],
     maps: NDArray[np.complex64] | None = None,
 ) -> NDArray[np.complex64]:
-    """Sample the k-space of a series, (T, H, W) or (T, C, H, W)."""
+    """Give the k-space of a series, (T, H, W) or (T, C, H, W), 0 off the mask."""
     return MRI(mask, maps)(series).astype(np.complex64)
 
 
@@ -374,7 +376,7 @@ def case(
     maps: NDArray[np.complex64] | None = None,
     spokes: int = SPOKES,
 ) -> Case:
-    """Sample a series.
+    """Undersample the k-space of a series.
 
     Parameters
     ----------

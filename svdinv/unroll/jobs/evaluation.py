@@ -57,8 +57,8 @@ TABLE = "results.md"
 
 _SERIES = 8
 _FOOTNOTE = (
-    "Classical methods take, for every image, the weights that come nearest to the "
-    "truth; the network does without it."
+    "Classical methods take, for every image, the regularisation weight of a grid that "
+    "comes nearest to the truth; the network never sees the truth."
 )
 
 
@@ -75,7 +75,7 @@ class Row:
     seconds : float
         Wall-clock time of the reconstruction.
     note : str
-        What the method chose.
+        What the method chose, such as a weight; may be empty.
     """
 
     image: str
@@ -144,7 +144,7 @@ class Evaluation:
         method : str
             Its name, in the order of the work.
         count : int
-            Images.
+            Number of images.
         values : list of float
             Mean of each metric, and of the seconds.
         """
@@ -230,7 +230,7 @@ class Evaluation:
 
 
 def default_images(kind: str, crop: int = 256) -> list[Input]:
-    """Give the images that no network in this package was trained on.
+    """Give images to evaluate on, which no weights in this package were trained on.
 
     Parameters
     ----------

@@ -87,15 +87,15 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """How images are sampled that are whole.
+    """How whole images are undersampled.
 
     Attributes
     ----------
     rate : float
-        Part of the samples of a picture.
+        Sampling rate of a picture, in (0, 1).
     mask : str or ndarray of bool
-        Pattern for the k-space of a series, a name of `svdinv.unroll.jobs.cine.MASKS`;
-        or a mask, of whatever is sampled.
+        Name of a pattern of `svdinv.unroll.jobs.cine.MASKS`, for the k-space of a
+        series; or a mask of the shape of the picture or series, or (H, W).
     coils : int
         Number of simulated coils of a series; 0 for none, and no maps.
     seed : int
@@ -108,7 +108,7 @@ class Sampler:
     seed: int = 0
 
     def case(self, given: Input) -> Case:
-        """Sample something, unless it is sampled already.
+        """Undersample an image, unless it is given by samples already.
 
         Parameters
         ----------

@@ -77,6 +77,8 @@ def save_panel(
 
     Raises
     ------
+    ImportError
+        If Matplotlib is missing.
     OSError
         If the file cannot be written.
     """
@@ -129,6 +131,8 @@ def save_series_panel(
 
     Raises
     ------
+    ImportError
+        If Matplotlib is missing.
     OSError
         If the file cannot be written.
     """

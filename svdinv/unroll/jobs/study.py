@@ -52,13 +52,13 @@ __all__ = [
 ]
 
 METHODS: tuple[str, ...] = get_args(get_type_hints(Training)["svd"])
-"""Ways to differentiate the low-rank step; the first is compared to."""
+"""Ways to differentiate the low-rank step; the others are compared to the first."""
 
 LONGEST = 1e3
-"""Length of the gradient, before it is clipped, from which a training is broken.
+"""Norm of the gradient, before it is clipped, from which a training is broken.
 
 The loss is a mean of absolute errors of images in [0, 1]; gradients that are right have
-lengths of 0.01 to 10."""
+norms of 0.01 to 10."""
 
 COLLAPSE = 10.0
 """Decibels by which the validation PSNR may fall below the best so far."""
@@ -79,7 +79,7 @@ class Study:
     data : tuple of str
         Of `svdinv.unroll.jobs.study_data.DATA`.
     rates : tuple of float
-        Parts of the samples, in (0, 1).
+        Sampling rates, in (0, 1).
     seeds : int
         Each of 0, 1, ..., seeds - 1 draws first weights and batches.
     steps, batch, cells : int
@@ -188,15 +188,15 @@ class Row:
     steps : int
         Steps that were done.
     longest_gradient : float or None
-        Largest length of a gradient before it was clipped, of those that were finite.
+        Largest norm of a gradient before it was clipped, of those that were finite.
     validation : float or None
         Last validation PSNR, dB.
     psnr, ssim : float or None
         Means over the test photographs, PSNR in dB.
     milliseconds : float or None
-        Median processor time of a training step.
+        Median CPU time of a training step.
     relative : float or None
-        Processor time of a gradient as a multiple of that of `METHODS[0]`, both taken
+        CPU time of a gradient as a multiple of that of `METHODS[0]`, both taken
         in turns, with the weights of this run.
     machine : str
         Where it ran.

@@ -106,7 +106,7 @@ def summary(study: Study, rows: Sequence[Row]) -> str:
 
 
 def table(study: Study, rows: Sequence[Row]) -> str:
-    """Make the tables, with how they were made above them.
+    """Make the tables, headed by how the runs were made.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ def _draw_broken(
     axes.imshow(shares, vmin=0, vmax=1.25, cmap="Reds", aspect="auto")
     axes.set_xticks(range(len(study.rates)), [f"{rate:g}" for rate in study.rates])
     axes.set_yticks(range(len(study.methods)), study.methods if names else ())
-    axes.set_xlabel("part of the samples", fontsize=9.5, color=_MUTED)
+    axes.set_xlabel("sampling rate", fontsize=9.5, color=_MUTED)
     # White lines between the cells.
     axes.set_xticks([j + 0.5 for j in range(len(study.rates) - 1)], minor=True)
     axes.set_yticks([i + 0.5 for i in range(len(study.methods) - 1)], minor=True)
