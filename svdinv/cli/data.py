@@ -33,6 +33,7 @@ _PHANTOMS = {
     "perfusion": "the first pass of a contrast agent, one frame a beat",
 }
 _UNIFORM = "uniform"
+_FRAMES, _SIZE = 18, 128  # of phantoms
 
 _EPILOG = """\
 examples:
@@ -262,13 +263,16 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
         help="draws the phantom, the mask and the noise (default: 0)",
     )
     parser.add_argument(
-        "--frames", type=positive, metavar="T", help="frames of a phantom (default: 18)"
+        "--frames",
+        type=positive,
+        metavar="T",
+        help=f"frames of a phantom (default: {_FRAMES})",
     )
     parser.add_argument(
         "--size",
         type=positive,
         metavar="N",
-        help="rows and columns of a phantom in pixels (default: 128)",
+        help=f"rows and columns of a phantom in pixels (default: {_SIZE})",
     )
 
 
@@ -344,7 +348,7 @@ def _still(arguments: argparse.Namespace) -> np.ndarray:
     if arguments.name != _UNIFORM:
         return photograph(arguments.name)
     rng = np.random.default_rng(arguments.seed)
-    size = arguments.size or 128
+    size = arguments.size or _SIZE
     return uniform_mask((size, size, 3), arguments.rate, rng).astype(np.float32)
 
 
@@ -355,7 +359,7 @@ def _moving(arguments: argparse.Namespace) -> tuple[np.ndarray, float]:
     from svdinv.unroll.jobs.cine import sampling
     from svdinv.unroll.phantom import heart
 
-    frames, size = arguments.frames or 18, arguments.size or 128
+    frames, size = arguments.frames or _FRAMES, arguments.size or _SIZE
     if arguments.name not in _PHANTOMS:
         rng = np.random.default_rng(arguments.seed)
         mask = sampling(arguments.name, (frames, size, size), rng)
@@ -404,8 +408,8 @@ def _cine_case(arguments: argparse.Namespace) -> tuple[Case, dict[str, Any]]:
     options: dict[str, Any] = {"mask_name": arguments.mask, "coils": arguments.coils}
     if arguments.series is None:
         options |= {
-            "frames": arguments.frames or 18,
-            "size": arguments.size or 128,
+            "frames": arguments.frames or _FRAMES,
+            "size": arguments.size or _SIZE,
             "contrast": arguments.contrast or "cine",
         }
         size = options["size"]

@@ -119,21 +119,24 @@ def test_the_tables(tmp_path):
     assert "network" in result.text()
 
 
-def test_ctrl_c_keeps_what_was_done(pictures, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("press_at", "kept"), [(5, "000"), (6, "000111")])
+def test_ctrl_c_keeps_what_was_done(
+    press_at, kept, pictures, tmp_path, monkeypatch, capsys
+):
     judge, calls = evaluation.judge, []
 
     def press(case, image):
         calls.append(case)
-        if len(calls) == 5:
+        if len(calls) == press_at:
             signal.raise_signal(signal.SIGINT)
         return judge(case, image)
 
     monkeypatch.setattr(evaluation, "judge", press)
     options = ["--no-baselines", "--rates", "0.5", "0.2", "--output", tmp_path / "out"]
     assert run("colour", "--images", pictures, *options, "--panels", "0") == 130
-    assert len(calls) == 5
+    assert len(calls) == press_at
     rows = read(tmp_path / "out" / "results.csv")
-    assert [row["image"] for row in rows] == ["0", "0", "0"]
+    assert [row["image"] for row in rows] == list(kept)
     assert "Interrupted" in capsys.readouterr().out
 
 

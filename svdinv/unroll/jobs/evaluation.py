@@ -368,9 +368,9 @@ def evaluate(
                     break
             if len(rows) == len(methods):
                 evaluation.rows += rows
+                evaluation.write(output)
             if interrupted():
                 return evaluation
-            evaluation.write(output)
             if pictured.setdefault(case.setting, 0) < panels:
                 slug = re.sub(r"[^\w.]+", "-", f"{case.setting} {case.name}").strip("-")
                 gif = output / f"animation-{slug}.gif" if kind == "cine" else None

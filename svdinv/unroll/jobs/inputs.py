@@ -20,6 +20,7 @@ from svdinv.unroll.data import (
     read_series,
 )
 from svdinv.unroll.data.pictures import picture_files
+from svdinv.unroll.data.series import HDF5_SUFFIXES, SERIES_SUFFIXES
 from svdinv.unroll.jobs import cine
 from svdinv.unroll.jobs.colour import channels_first
 from svdinv.unroll.jobs.data import Case
@@ -29,7 +30,6 @@ from svdinv.unroll.operators import MRI
 from svdinv.unroll.phantom import coil_maps
 
 __all__ = [
-    "SERIES_SUFFIXES",
     "Input",
     "Sampler",
     "files_of",
@@ -38,13 +38,9 @@ __all__ = [
     "read_mask",
 ]
 
-SERIES_SUFFIXES = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".hdf")
-"""How the names of the files of series, and of measured samples, end."""
-
 Arrays = NDArray[Any]
 Kind = Literal["colour", "cine"]
 
-_HDF5 = (".h5", ".hdf5", ".hdf")
 _SMALLEST = 16  # pixels a side of a series
 _CALIBRATION = 24  # rows and columns that unknown maps are estimated from
 _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
@@ -271,7 +267,7 @@ def read_input(
             f"({', '.join(SERIES_SUFFIXES)}), nor a photograph that comes with svdinv "
             f"({', '.join(PHOTOS)})"
         )
-    if suffix in _HDF5 and holds_measurement(path):
+    if suffix in HDF5_SUFFIXES and holds_measurement(path):
         return _measured(path)
     series = _one_series(read_series(path, key, time_axis=time_axis), path)
     scale = float(np.abs(series).max())
