@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
+    NETWORKS,
     Subparsers,
     need,
     positive,
@@ -21,15 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "matplotlib": "matplotlib",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "safetensors": "safetensors",
-    "tqdm": "tqdm",
-}
+_NEEDS = (*NETWORKS, "matplotlib")
 
 _DESCRIPTION = """\
 Train the same network (TLR-Net of Zhang and Hu, arXiv 2411.14141) from the same first
@@ -52,8 +45,8 @@ data, from photographs that come with scikit-image, and from yours:
   flat               the same patches, made black but for a part: bands, a rectangle of
                      one colour, or two equal pieces; singular values repeat
 
-A run is broken if a loss or gradient is not finite, if a gradient is longer than 1000
-before it is clipped (usual ones are shorter than 10), if the decomposition fails, or if
+A run is broken if a loss or gradient is not finite, if the norm of a gradient exceeds
+1000 before it is clipped (usual norms are below 10), if the decomposition fails, or if
 the PSNR of the validation falls by 10 dB.
 
 examples:
@@ -101,7 +94,7 @@ def add(commands: Subparsers) -> None:
         nargs="+",
         type=rate,
         metavar="RATE",
-        help="parts of the samples, from 0.01 to 0.99 (default: 0.04 0.1 0.3 0.4 0.5)",
+        help="sampling rates, from 0.01 to 0.99 (default: 0.04 0.1 0.3 0.4 0.5)",
     )
     compare.add_argument(
         "--seeds",

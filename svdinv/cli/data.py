@@ -11,6 +11,7 @@ from svdinv.cli.arguments import (
     Subparsers,
     natural,
     need,
+    noise,
     positive,
     rate,
     writable_folder,
@@ -23,15 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_PHOTOGRAPHS = {"numpy": "numpy", "skimage": "scikit-image", "sklearn": "scikit-learn"}
-_PICTURES = {"numpy": "numpy", "PIL": "pillow"}
-_FILES = {"numpy": "numpy", "h5py": "h5py"}
+_PHOTOGRAPHS = ("numpy", "skimage", "sklearn")
+_PICTURES = ("numpy", "PIL")
+_FILES = ("numpy", "h5py")
 
 _PHANTOMS = {
     "cine": "a beating heart, 20 frames a second, blood bright",
     "perfusion": "the first pass of a contrast agent, one frame a beat",
 }
 _UNIFORM = "uniform"
+_FRAMES, _SIZE = 18, 128  # of phantoms
 
 _EPILOG = """\
 examples:
@@ -146,7 +148,7 @@ def _add_show(actions: Subparsers) -> None:
         "--rate",
         type=rate,
         default=0.4,
-        help="part of the samples of the mask 'uniform' (default: 0.4)",
+        help="sampling rate of the mask 'uniform' (default: 0.4)",
     )
 
 
@@ -222,7 +224,8 @@ def _add_colour(kinds: Subparsers) -> None:
         "--rate",
         type=rate,
         default=0.4,
-        help="part of the values that is sampled, from 0.01 to 0.99 (default: 0.4)",
+        help="sampling rate, the part of the values that is sampled, from 0.01 to "
+        "0.99 (default: 0.4)",
     )
     colour.add_argument(
         "--crop",
@@ -241,11 +244,11 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--noise",
-        type=_noise,
+        type=noise,
         default=0.0,
         metavar="SIGMA",
-        help="standard deviation of noise in the samples, relative to the largest "
-        "value of the image (default: 0)",
+        help="standard deviation of white noise in the samples, relative to the "
+        "largest magnitude of a series, and to 1 for a photograph (default: 0)",
     )
     parser.add_argument(
         "--no-truth", action="store_true", help="leave the truth out of the file"
@@ -260,24 +263,17 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
         help="draws the phantom, the mask and the noise (default: 0)",
     )
     parser.add_argument(
-        "--frames", type=positive, metavar="T", help="frames of a phantom (default: 18)"
+        "--frames",
+        type=positive,
+        metavar="T",
+        help=f"frames of a phantom (default: {_FRAMES})",
     )
     parser.add_argument(
         "--size",
         type=positive,
         metavar="N",
-        help="rows and columns of a phantom in pixels (default: 128)",
+        help=f"rows and columns of a phantom in pixels (default: {_SIZE})",
     )
-
-
-def _noise(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 10, got {text!r}")
-    return value
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -310,7 +306,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
     from svdinv.unroll.data import PHOTOS
     from svdinv.unroll.jobs.cine import MASKS
-    from svdinv.unroll.jobs.export import (
+    from svdinv.unroll.jobs.pictures import (
         contact_sheet,
         save_animation,
         save_picture,
@@ -352,7 +348,7 @@ def _still(arguments: argparse.Namespace) -> np.ndarray:
     if arguments.name != _UNIFORM:
         return photograph(arguments.name)
     rng = np.random.default_rng(arguments.seed)
-    size = arguments.size or 128
+    size = arguments.size or _SIZE
     return uniform_mask((size, size, 3), arguments.rate, rng).astype(np.float32)
 
 
@@ -363,7 +359,7 @@ def _moving(arguments: argparse.Namespace) -> tuple[np.ndarray, float]:
     from svdinv.unroll.jobs.cine import sampling
     from svdinv.unroll.phantom import heart
 
-    frames, size = arguments.frames or 18, arguments.size or 128
+    frames, size = arguments.frames or _FRAMES, arguments.size or _SIZE
     if arguments.name not in _PHANTOMS:
         rng = np.random.default_rng(arguments.seed)
         mask = sampling(arguments.name, (frames, size, size), rng)
@@ -380,7 +376,7 @@ def _write_cine(arguments: argparse.Namespace) -> None:
     need(parser, _FILES, "mri")
 
     from svdinv.unroll.jobs.cine import MASKS
-    from svdinv.unroll.jobs.export import noisy
+    from svdinv.unroll.jobs.data import noisy
 
     if arguments.mask not in MASKS:
         parser.error(
@@ -412,8 +408,8 @@ def _cine_case(arguments: argparse.Namespace) -> tuple[Case, dict[str, Any]]:
     options: dict[str, Any] = {"mask_name": arguments.mask, "coils": arguments.coils}
     if arguments.series is None:
         options |= {
-            "frames": arguments.frames or 18,
-            "size": arguments.size or 128,
+            "frames": arguments.frames or _FRAMES,
+            "size": arguments.size or _SIZE,
             "contrast": arguments.contrast or "cine",
         }
         size = options["size"]
@@ -448,7 +444,7 @@ def _write_colour(arguments: argparse.Namespace) -> None:
 
     from svdinv.unroll.data import PHOTOS, centre_crop, photograph, read_picture
     from svdinv.unroll.jobs.colour import case
-    from svdinv.unroll.jobs.export import noisy
+    from svdinv.unroll.jobs.data import noisy
 
     known = arguments.photograph in PHOTOS
     need(parser, _PHOTOGRAPHS if known else _PICTURES, "train")

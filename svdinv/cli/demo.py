@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from svdinv.cli.arguments import (
+    NETWORKS,
     Subparsers,
     duration,
     natural,
@@ -17,16 +18,7 @@ from svdinv.cli.arguments import (
 
 __all__ = ["add", "run"]
 
-_NEEDS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "matplotlib": "matplotlib",
-    "safetensors": "safetensors",
-    "tomlkit": "tomlkit",
-    "tqdm": "tqdm",
-}
+_NEEDS = (*NETWORKS, "matplotlib", "threadpoolctl", "tomlkit")
 
 
 def add(commands: Subparsers) -> None:
@@ -47,8 +39,8 @@ def add(commands: Subparsers) -> None:
         "--rate",
         type=rate,
         default=0.4,
-        help="part of the values that is sampled, from 0.01 to 0.99; the network was "
-        "trained from 0.04 to 0.5",
+        help="sampling rate, the part of the values that is sampled, from 0.01 to "
+        "0.99; the network was trained from 0.04 to 0.5",
     )
     demo.add_argument(
         "--photo",
@@ -57,7 +49,9 @@ def add(commands: Subparsers) -> None:
         help="photograph to reconstruct: one that comes with the packages, or a "
         "picture file",
     )
-    demo.add_argument("--seed", type=natural, default=0, help="seed of all chance")
+    demo.add_argument(
+        "--seed", type=natural, default=0, help="seed of all that is random"
+    )
     demo.add_argument(
         "--steps", type=natural, default=200, help="training steps; 0 for none"
     )
@@ -79,7 +73,7 @@ def add(commands: Subparsers) -> None:
         type=Path,
         default=Path("demo-output"),
         metavar="DIR",
-        help="directory for the picture",
+        help="folder for the picture",
     )
     demo.add_argument(
         "--quick",

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svdinv.cli.arguments import (
+    NETWORKS,
     Subparsers,
+    add_computing,
     natural,
     need,
-    positive,
     rate,
     writable_folder,
 )
@@ -20,17 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "safetensors": "safetensors",
-    "matplotlib": "matplotlib",
-    "PIL": "pillow",
-    "threadpoolctl": "threadpoolctl",
-    "tqdm": "tqdm",
-}
+_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 _RATES = (0.4, 0.3, 0.1)
 _CROP = 256
 
@@ -42,10 +33,11 @@ examples:
   svdinv evaluate colour --images holidays/ cat.png --rates 0.2 --crop 0
   svdinv evaluate cine --images scans/ --no-baselines --no-ensemble
 
-Every image is sampled, reconstructed from the samples, and compared with what it was.
+Every image is sampled, reconstructed from the samples, and compared with the original.
 In the output folder: results.csv with a row for each image, setting and method,
 results.md with the means, and pictures of the first image of each setting.
-Classical methods get, for every image, the weights that come nearest to the truth.
+Classical methods get, for every image, the regularisation weight of a grid that comes
+nearest to the truth; networks never see the truth.
 Ctrl-C ends the work once the method in hand is done; the tables hold what came before.
 """
 
@@ -75,15 +67,15 @@ def add(commands: Subparsers) -> None:
         "--images",
         nargs="+",
         metavar="PATH",
-        help="pictures, or series (.npy, .npz, .mat, .h5), and folders of them, in the "
-        "place of eight built-in ones",
+        help="pictures, or series (.npy, .npz, .mat, .h5), and folders of them, "
+        "instead of the eight built-in ones",
     )
     evaluate.add_argument(
         "--rates",
         nargs="+",
         type=rate,
         metavar="RATE",
-        help="parts of the samples of photographs (default 0.4 0.3 0.1)",
+        help="sampling rates of photographs, from 0.01 to 0.99 (default 0.4 0.3 0.1)",
     )
     evaluate.add_argument(
         "--crop",
@@ -114,8 +106,8 @@ def add(commands: Subparsers) -> None:
         "--ensemble",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also average the network over eight mirrored or turned versions of each "
-        "image (default yes)",
+        help="also average the network over eight mirrored, turned or reversed "
+        "versions of each image (default yes)",
     )
     evaluate.add_argument(
         "--panels",
@@ -131,18 +123,7 @@ def add(commands: Subparsers) -> None:
         metavar="DIR",
         help="folder for all that is written (default svdinv-evaluation)",
     )
-    evaluate.add_argument(
-        "--seed", type=natural, default=0, help="seed of the sampling (default 0)"
-    )
-    evaluate.add_argument(
-        "--threads",
-        type=positive,
-        default=1,
-        help="threads to compute with (default 1)",
-    )
-    evaluate.add_argument(
-        "--device", default="cpu", help="where the network computes (default cpu)"
-    )
+    add_computing(evaluate)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -208,9 +189,10 @@ def _samplers(arguments: argparse.Namespace, kind: str) -> list[Sampler]:
     alien = ("masks", "coils") if kind == "colour" else ("rates", "crop")
     for name in alien:
         if getattr(arguments, name) is not None:
-            what = "series" if kind == "colour" else "photographs"
+            kinds = ("series", "photographs")
+            what, ours = kinds if kind == "colour" else reversed(kinds)
             raise ValueError(
-                f"argument --{name}: is for {what}, and these weights are not"
+                f"argument --{name}: is for {what}, and these weights are for {ours}"
             )
     seed = arguments.seed
     if kind == "colour":
@@ -237,7 +219,7 @@ def _images(arguments: argparse.Namespace, kind: str) -> list[Input]:
         if image.kind != kind:
             raise ValueError(
                 f"argument --images: {image.name} is of the kind {image.kind}, and the "
-                f"weights are of {kind}"
+                f"weights are for {kind}"
             )
         if image.truth is None:
             raise ValueError(f"argument --images: {image.name} holds no truth")

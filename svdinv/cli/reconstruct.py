@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
+    NETWORKS,
     Subparsers,
+    add_computing,
     natural,
     need,
     positive,
@@ -20,17 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "safetensors": "safetensors",
-    "matplotlib": "matplotlib",
-    "PIL": "pillow",
-    "threadpoolctl": "threadpoolctl",
-    "tqdm": "tqdm",
-}
+_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 # Classical methods take minutes on larger pictures.
 _MOST_PIXELS = 1_000_000
 
@@ -76,7 +68,8 @@ def add(commands: Subparsers) -> None:
     how.add_argument(
         "--rate",
         type=rate,
-        help="part of the values of a picture that is sampled (default 0.4)",
+        help="sampling rate, the part of the values of a picture that is sampled "
+        "(default 0.4)",
     )
     how.add_argument(
         "--mask",
@@ -94,14 +87,14 @@ def add(commands: Subparsers) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weights.safetensors of svdinv train, in the place of those that come "
-        "with svdinv",
+        help="weights.safetensors of svdinv train, instead of those that come with "
+        "svdinv",
     )
     reconstruct.add_argument(
         "--ensemble",
         action="store_true",
-        help="average over eight mirrored or turned versions: better, in eight times "
-        "the time",
+        help="average over eight mirrored, turned or reversed versions: better, in "
+        "eight times the time",
     )
     reconstruct.add_argument(
         "--baselines",
@@ -133,18 +126,7 @@ def add(commands: Subparsers) -> None:
         help="folder, or file of the reconstruction (.png, or .npz, .npy, .h5); the "
         "others lie beside it (default svdinv-output)",
     )
-    reconstruct.add_argument(
-        "--seed", type=natural, default=0, help="seed of the sampling (default 0)"
-    )
-    reconstruct.add_argument(
-        "--threads",
-        type=positive,
-        default=1,
-        help="threads to compute with (default 1)",
-    )
-    reconstruct.add_argument(
-        "--device", default="cpu", help="where the network computes (default cpu)"
-    )
+    add_computing(reconstruct)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -171,8 +153,8 @@ def run(arguments: argparse.Namespace) -> int:
         network = open_network(arguments.weights or given.kind, arguments.device)
         if kind_of(network) != given.kind:
             raise ValueError(
-                f"argument --weights: of {kind_of(network)}, but {arguments.input} is "
-                f"of the kind {given.kind}"
+                f"argument --weights: these are for {kind_of(network)}, but "
+                f"{arguments.input} is of the kind {given.kind}"
             )
         written = files(arguments.output, given)
         for path in written:
@@ -224,7 +206,9 @@ def _sampler(arguments: argparse.Namespace, given: Input) -> Sampler:
         alien, what = ["rate", "mask", "coils"], "is sampled already"
     for name in alien:
         if name in options:
-            raise ValueError(f"argument --{name}: {arguments.input} {what}")
+            raise ValueError(
+                f"argument --{name}: has no use, for {arguments.input} {what}"
+            )
     mask = options.get("mask")
     if mask is not None and (mask not in MASKS or given.kind == "colour"):
         if mask in MASKS:

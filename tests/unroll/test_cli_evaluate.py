@@ -5,41 +5,24 @@ import signal
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from svdinv.cli import main
-from svdinv.unroll import pretrained
 from svdinv.unroll.data import TEST, photograph
-from svdinv.unroll.jobs import baselines, cine, evaluation
+from svdinv.unroll.jobs import cine, evaluation
 from svdinv.unroll.jobs.cine import unseen_series
 from svdinv.unroll.jobs.evaluation import Evaluation, Row, default_images
-from svdinv.unroll.networks import LS, TLR
-from svdinv.unroll.torch import Network, save
+from svdinv.unroll.jobs.pictures import save_picture
 
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    recipe = TLR(cells=1, features=2, block=8, start="fill", side="samples")
-    save(Network(recipe, seed=0), folder / "colour.safetensors")
-    save(Network(LS(cells=2, features=2), seed=0), folder / "cine.safetensors")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _small(weights, monkeypatch):
-    monkeypatch.setattr(pretrained, "_FOLDER", weights)
-    monkeypatch.setattr(baselines, "_ITERATIONS", 3)
-    monkeypatch.setattr(baselines, "_THRESHOLDS", (0.1, 0.01))
+pytestmark = pytest.mark.usefixtures("small_methods")
 
 
 @pytest.fixture
 def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
-    photo = np.uint8(255 * photograph("coffee"))
     for i in range(2):
-        Image.fromarray(photo[100:140, 40 * i : 40 * i + 48]).save(folder / f"{i}.png")
+        part = photograph("coffee")[100:140, 40 * i : 40 * i + 48]
+        save_picture(folder / f"{i}.png", part)
     return folder
 
 
@@ -80,11 +63,11 @@ def test_pictures(pictures, tmp_path, capsys):
     ]
 
 
-def test_series_and_weights_of_ones_own(weights, tmp_path, capsys):
+def test_series_and_weights_of_ones_own(small_weights, tmp_path, capsys):
     np.savez(tmp_path / "scan.npz", series=unseen_series(1, 3, 32))
     options = ["--images", tmp_path / "scan.npz", "--masks", "radial", "--coils", "2"]
     options += ["--no-baselines", "--no-ensemble", "--output", tmp_path / "out"]
-    assert run(weights / "cine.safetensors", *options) == 0
+    assert run(small_weights / "cine.safetensors", *options) == 0
     rows = read(tmp_path / "out" / "results.csv")
     assert [row["method"] for row in rows] == ["zero-filled", "network"]
     assert {row["setting"] for row in rows} == {"radial, 2 coils"}
@@ -136,21 +119,24 @@ def test_the_tables(tmp_path):
     assert "network" in result.text()
 
 
-def test_ctrl_c_keeps_what_was_done(pictures, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("press_at", "kept"), [(5, "000"), (6, "000111")])
+def test_ctrl_c_keeps_what_was_done(
+    press_at, kept, pictures, tmp_path, monkeypatch, capsys
+):
     judge, calls = evaluation.judge, []
 
     def press(case, image):
         calls.append(case)
-        if len(calls) == 5:
+        if len(calls) == press_at:
             signal.raise_signal(signal.SIGINT)
         return judge(case, image)
 
     monkeypatch.setattr(evaluation, "judge", press)
     options = ["--no-baselines", "--rates", "0.5", "0.2", "--output", tmp_path / "out"]
     assert run("colour", "--images", pictures, *options, "--panels", "0") == 130
-    assert len(calls) == 5
+    assert len(calls) == press_at
     rows = read(tmp_path / "out" / "results.csv")
-    assert [row["image"] for row in rows] == ["0", "0", "0"]
+    assert [row["image"] for row in rows] == list(kept)
     assert "Interrupted" in capsys.readouterr().out
 
 
@@ -171,7 +157,7 @@ def test_measured_files_are_taken_as_they_are_and_once(tmp_path):
     assert run("cine", "--images", tmp_path / "raw.h5", *options) == 2
 
 
-def test_bad_arguments_end_in_one_line(pictures, tmp_path, capsys):
+def test_bad_arguments_end_in_one_line(pictures, tmp_path, one_line):
     np.save(tmp_path / "scan.npy", np.ones((3, 20, 20)))
     (tmp_path / "empty").mkdir()
     for arguments, complaint in (
@@ -194,10 +180,7 @@ def test_bad_arguments_end_in_one_line(pictures, tmp_path, capsys):
         (["colour", "--crop", "40", "--output", f"{__file__}/below"], "--output"),
     ):
         assert run(*arguments) == 2, arguments
-        captured = capsys.readouterr()
-        assert captured.out == "", arguments
-        assert captured.err.count("\n") == 1, arguments
-        assert complaint in captured.err, arguments
+        assert complaint in one_line(), arguments
 
 
 def test_help_has_examples(capsys):

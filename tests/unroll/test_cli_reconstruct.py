@@ -10,33 +10,18 @@ from PIL import Image
 from svdinv.cli import main
 from svdinv.unroll import pretrained
 from svdinv.unroll.data import photograph, read_series
-from svdinv.unroll.jobs import baselines, reconstruction
+from svdinv.unroll.jobs import reconstruction
 from svdinv.unroll.jobs.cine import unseen_series
-from svdinv.unroll.networks import LS, TLR
+from svdinv.unroll.jobs.pictures import save_picture
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.torch import Network, save
 
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    recipe = TLR(cells=1, features=2, block=8, start="fill", side="samples")
-    save(Network(recipe, seed=0), folder / "colour.safetensors")
-    save(Network(LS(cells=2, features=2), seed=0), folder / "cine.safetensors")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _small(weights, monkeypatch):
-    monkeypatch.setattr(pretrained, "_FOLDER", weights)
-    monkeypatch.setattr(baselines, "_ITERATIONS", 3)
-    monkeypatch.setattr(baselines, "_THRESHOLDS", (0.1, 0.01))
+pytestmark = pytest.mark.usefixtures("small_methods")
 
 
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "cup.png"
-    Image.fromarray(np.uint8(255 * photograph("coffee")[100:148, 100:164])).save(path)
+    save_picture(path, photograph("coffee")[100:148, 100:164])
     return path
 
 
@@ -170,7 +155,9 @@ def test_ctrl_c_writes_nothing(picture, tmp_path, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_bad_arguments_end_in_one_line(picture, scan, weights, tmp_path, capsys):
+def test_bad_arguments_end_in_one_line(
+    picture, scan, small_weights, tmp_path, one_line
+):
     np.save(tmp_path / "mask.npy", np.ones((5, 5)))
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
@@ -189,7 +176,7 @@ def test_bad_arguments_end_in_one_line(picture, scan, weights, tmp_path, capsys)
         ([scan, "--mask", "none.npy"], "none.npy"),
         ([scan, "--key", "images"], "images"),
         ([scan, "--time-axis", "7"], "time_axis"),
-        ([scan, "--weights", weights / "colour.safetensors"], "--weights"),
+        ([scan, "--weights", small_weights / "colour.safetensors"], "--weights"),
         ([picture, "--weights", "none.safetensors"], "none.safetensors"),
         ([picture, "--weights", tmp_path / "damaged.safetensors"], "damaged"),
         ([picture, "--device", "abacus"], "abacus"),
@@ -199,10 +186,7 @@ def test_bad_arguments_end_in_one_line(picture, scan, weights, tmp_path, capsys)
         ([picture, "--output", f"{__file__}/below/"], "--output"),
     ):
         assert run(*arguments) == 2, arguments
-        captured = capsys.readouterr()
-        assert captured.out == "", arguments
-        assert captured.err.count("\n") == 1, arguments
-        assert complaint in captured.err, arguments
+        assert complaint in one_line(), arguments
 
 
 def test_weights_that_are_missing(picture, tmp_path, monkeypatch, capsys):

@@ -156,7 +156,7 @@ def test_plans_are_all_combinations_seed_by_seed():
     assert len({plan.name for plan in plans}) == len(plans)
 
 
-def test_the_command_writes_all_and_goes_on_where_it_was(tmp_path, capsys):
+def test_the_command_writes_all_and_goes_on_where_it_was(tmp_path, capsys, one_line):
     output = str(tmp_path / "study")
     assert main([*ARGUMENTS, "--output", output]) == 0
     said = capsys.readouterr().out
@@ -195,12 +195,10 @@ def test_the_command_writes_all_and_goes_on_where_it_was(tmp_path, capsys):
     )
 
     assert main([*ARGUMENTS, "--seeds", "2", "--output", output]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
-    assert "seeds is 1 there and 2 here" in captured.err
+    assert "seeds is 1 there and 2 here" in one_line()
     second.write_text("{")
     assert main([*ARGUMENTS, "--output", output]) == 2
-    assert second.name in capsys.readouterr().err
+    assert second.name in one_line()
 
 
 def test_rules_that_are_right_train_alike(photographs, crops):
@@ -365,12 +363,10 @@ def test_help_names_every_method(capsys):
         ["--output", f"{__file__}/below-a-file"],
     ],
 )
-def test_bad_options_end_in_one_line(options, capsys):
+def test_bad_options_end_in_one_line(options, one_line):
     assert main(["compare", *options]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert options[0].strip("-") in captured.err or options[-1] in captured.err
+    said = one_line()
+    assert options[0].strip("-") in said or options[-1] in said
 
 
 def test_runs_without_their_study_are_refused(tmp_path):

@@ -12,6 +12,7 @@ from svdinv.unroll.data import photograph
 from svdinv.unroll.jobs import demo
 from svdinv.unroll.jobs.demo import DemoConfig
 from svdinv.unroll.jobs.diagnosis import Breakdown
+from svdinv.unroll.jobs.pictures import save_picture
 from svdinv.unroll.jobs.training import Outcome
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network
@@ -40,8 +41,7 @@ def test_quick_demonstration_from_end_to_end(tmp_path, capsys):
 
 
 def test_a_picture_of_ones_own_without_a_training(tmp_path, capsys):
-    pixels = np.uint8(255 * photograph("coffee")[100:150, 100:180])
-    Image.fromarray(pixels).save(tmp_path / "cup.png")
+    save_picture(tmp_path / "cup.png", photograph("coffee")[100:150, 100:180])
     path = str(tmp_path / "cup.png")
     options = ["--steps", "0", "--rate", "0.5", "--seed", "5"]
     assert main(["demo", "--photo", path, "--output", str(tmp_path), *options]) == 0

@@ -8,14 +8,13 @@ import pytest
 from svdinv.cli import main
 from svdinv.unroll.data import PHOTOS, save_series
 from svdinv.unroll.jobs import cine, colour
+from svdinv.unroll.jobs.data import noisy
 from svdinv.unroll.jobs.export import (
-    contact_sheet,
-    noisy,
+    holds_measurement,
     read_measurement,
-    save_animation,
-    save_picture,
     write_measurement,
 )
+from svdinv.unroll.jobs.pictures import save_picture
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.phantom import coil_maps, heart
 
@@ -103,6 +102,45 @@ def test_files_of_other_programs_may_have_other_types(tmp_path, series):
     assert (case.name, case.truth) == ("mine", None)
 
 
+def test_what_kind_of_data_it_is_need_not_be_said(tmp_path, with_coils, photo):
+    for case, dataset in ((with_coils, "kspace"), (photo, "samples")):
+        path = tmp_path / f"{dataset}.h5"
+        write_measurement(path, case)
+        with h5py.File(path, "a") as file:
+            del file.attrs["kind"]
+            assert dataset in file
+        assert holds_measurement(path)
+        assert same(read_measurement(path), case)
+    save_series(tmp_path / "whole.h5", with_coils.truth)
+    assert not holds_measurement(tmp_path / "whole.h5")
+
+
+def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_coils):
+    write_measurement(tmp_path / "a.h5", with_coils)
+    mask, _ = with_coils.measurement
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["maps"], file["mask"]
+        file["mask"] = mask.astype(float)
+    case = read_measurement(tmp_path / "a.h5")
+    assert case.samples.shape == (3, 2, 32, 40)
+    (found,) = case.measurement
+    assert found.dtype == bool
+    assert np.array_equal(found, mask)
+
+
+def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, array in {**COILS, "maps": COILS["kspace"]}.items():
+            file[name] = array
+
+    def read(self, key):
+        raise AssertionError("an array was read")
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", read)
+    with pytest.raises(ValueError, match=r"maps must have the shape \(C, H, W\)"):
+        read_measurement(tmp_path / "a.h5")
+
+
 CINE = {
     "kspace": np.ones((2, 4, 5), np.complex64),
     "mask": np.ones((2, 4, 5), bool),
@@ -122,14 +160,16 @@ NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
         (3, CINE, "kind"),
         ("cine", {"mask": CINE["mask"]}, "kspace is missing"),
         ("cine", {"kspace": CINE["kspace"]}, "mask is missing"),
-        ("cine", COILS, "maps is missing"),
+        (None, {"mask": CINE["mask"]}, "neither a dataset kspace nor samples"),
+        (None, {**COLOUR, "samples": np.ones((4, 5))}, "samples must have"),
         ("cine", {**CINE, "maps": CINE["kspace"]}, r"kspace must be \(T, C, H, W\)"),
         ("cine", {**COILS, "maps": np.ones((2, 4, 5), complex)}, "maps must have"),
         ("cine", {**CINE, "kspace": np.ones((4, 5), complex)}, "kspace must have"),
         ("cine", {**CINE, "kspace": np.ones((0, 4, 5), complex)}, "kspace must have"),
         ("cine", {**CINE, "mask": np.ones((4, 5), bool)}, "mask must have"),
-        ("cine", {**CINE, "mask": np.full((2, 4, 5), 2)}, "mask must be of bool"),
-        ("cine", {**CINE, "mask": np.ones((2, 4, 5))}, "mask must be of bool"),
+        ("cine", {**CINE, "mask": np.full((2, 4, 5), 2)}, "mask must hold 0 and 1"),
+        ("cine", {**CINE, "mask": np.full((2, 4, 5), 0.5)}, "mask must hold 0 and 1"),
+        ("cine", {**CINE, "mask": np.bytes_("abc")}, "mask must be an array"),
         ("cine", {**CINE, "mask": np.zeros((2, 4, 5), bool)}, "mask samples nothing"),
         ("cine", {**CINE, "kspace": NOT_FINITE}, "kspace has numbers"),
         ("cine", {**CINE, "truth": NOT_FINITE}, "truth has numbers"),
@@ -149,7 +189,8 @@ NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
 def test_files_of_another_form_are_refused(kind, arrays, complaint, tmp_path):
     path = tmp_path / "bad.h5"
     with h5py.File(path, "w") as file:
-        file.attrs["kind"] = kind
+        if kind is not None:
+            file.attrs["kind"] = kind
         for name, array in arrays.items():
             file[name] = array
     with pytest.raises(ValueError, match=complaint) as raised:
@@ -203,28 +244,6 @@ def test_noise_of_photographs(rng):
     assert noise[mask].std() == pytest.approx(0.1, 0.05)
     assert not noise[~mask].any()
     assert made.samples.dtype == np.float32
-
-
-def test_a_sheet_holds_every_frame():
-    frames = np.arange(1, 6)[:, None, None] / 10 * np.ones((5, 8, 6))
-    sheet = contact_sheet(frames)
-    assert sheet.shape == (2 * 8 + 2, 3 * 6 + 2 * 2)
-    for i, value in enumerate((0.1, 0.2, 0.3, 0.4)):
-        top, left = (i // 3) * 10, (i % 3) * 8
-        assert np.allclose(sheet[top : top + 8, left : left + 6], value)
-    assert np.allclose(sheet[8:10], 0.5)
-
-
-def test_pictures_and_animations(tmp_path):
-    ramp = np.linspace(-0.5, 1.5, 32)[None] * np.ones((20, 1))
-    save_picture(tmp_path / "a.png", ramp)
-    pixels = np.asarray(pillow.open(tmp_path / "a.png"))
-    assert np.array_equal(pixels[0], np.round(255 * np.clip(ramp[0], 0, 1)))
-    frames = np.stack([ramp, ramp[:, ::-1], 0 * ramp])
-    save_animation(tmp_path / "a.gif", frames, seconds=0.05)
-    with pillow.open(tmp_path / "a.gif") as film:
-        assert (film.n_frames, film.info["duration"], film.info["loop"]) == (3, 50, 0)
-        assert film.size == (32, 20)
 
 
 def test_list_names_all_there_is(capsys):
@@ -329,13 +348,10 @@ def test_photographs_are_written(tmp_path, rng):
         (["write", "film", "--output", "a.h5"], "film"),
     ],
 )
-def test_bad_arguments_of_data(options, word, capsys, tmp_path, monkeypatch):
+def test_bad_arguments_of_data(options, word, one_line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["data", *options]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert word in captured.err
+    assert word in one_line()
     assert list(tmp_path.iterdir()) == []
 
 

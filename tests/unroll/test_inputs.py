@@ -3,7 +3,6 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-from PIL import Image
 
 from svdinv.unroll.data import photograph
 from svdinv.unroll.jobs import cine
@@ -15,6 +14,7 @@ from svdinv.unroll.jobs.inputs import (
     read_inputs,
     read_mask,
 )
+from svdinv.unroll.jobs.pictures import save_picture
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.phantom import coil_maps
 
@@ -45,8 +45,7 @@ def test_pictures_by_name_and_from_files(tmp_path):
     given = read_input("coffee")
     assert (given.kind, given.shape) == ("colour", (3, 400, 600))
     np.testing.assert_array_equal(given.truth[1], photograph("coffee")[..., 1])
-    pixels = np.uint8(255 * photograph("coffee")[:50, :80])
-    Image.fromarray(pixels).save(tmp_path / "cup.png")
+    save_picture(tmp_path / "cup.png", photograph("coffee")[:50, :80])
     assert read_input(tmp_path / "cup.png").shape == (3, 50, 80)
     assert read_input(tmp_path / "cup.png", crop=40).shape == (3, 40, 40)
 
@@ -199,19 +198,23 @@ def _changes():
     maps = np.ones((2, *SIZE[1:])) + 0j
     kspace = np.ones(SIZE) + 0j
     coils = np.ones((4, 2, *SIZE[1:])) + 0j
-    yield {"mask": None}, "no mask"
-    yield {"mask": np.ones(20)}, "no mask of three axes"
+    corner = np.zeros(SIZE)
+    corner[:, ::8, 0] = 1
+    yield {"mask": None}, "mask is missing"
+    yield {"mask": np.ones(20)}, "mask must have"
+    yield {"mask": corner}, "fftshift"
     yield {"mask": np.zeros(SIZE)}, "samples nothing"
     yield {"mask": np.ones((4, 8, 8)), "kspace": np.ones((4, 8, 8))}, "16 pixels"
-    yield {"kspace": kspace[:3]}, "neither"
-    yield {"kspace": 0 * kspace}, "zero"
+    yield {"kspace": kspace[:3]}, "mask must have"
+    yield {"kspace": 0 * kspace}, "kspace is zero"
+    yield {"kspace": 0 * coils}, "maps, and they cannot be estimated"
     yield {"kspace": np.full(SIZE, np.nan)}, "finite"
-    yield {"maps": maps}, "maps"
-    yield {"kspace": coils, "maps": np.ones((3, *SIZE[1:]))}, "maps"
+    yield {"maps": maps}, "where there are maps"
+    yield {"kspace": coils, "maps": np.ones((3, *SIZE[1:]))}, "maps must have"
     yield {"kspace": coils, "maps": maps}, "add up to 1"
-    yield {"truth": kspace[:, :20]}, "differ in shape"
+    yield {"truth": kspace[:, :20]}, "truth must have"
     yield {"truth": 0 * kspace}, "zero everywhere"
-    yield {"kspace": None, "samples": np.ones(SIZE)}, r"\(3, H, W\)"
+    yield {"kspace": None, "samples": np.ones(SIZE)}, r"must be \(3, H, W\)"
 
 
 @pytest.mark.parametrize(("changes", "complaint"), list(_changes()))

@@ -7,8 +7,8 @@ from PIL import Image
 from svdinv.unroll.jobs import panels
 from svdinv.unroll.jobs.panels import (
     Entry,
-    save_animation,
     save_panel,
+    save_series_animation,
     save_series_panel,
 )
 
@@ -99,7 +99,7 @@ def test_a_panel_of_series(tmp_path, beating, known):
 def test_a_single_frame_and_a_black_series_have_panels(tmp_path):
     still = Entry("still", np.zeros((1, 20, 20)), "")
     save_series_panel(tmp_path / "a.png", still, [still], title="t")
-    save_animation(tmp_path / "a.gif", still, [still])
+    save_series_animation(tmp_path / "a.gif", still, [still])
     assert (tmp_path / "a.png").stat().st_size > 0
     with Image.open(tmp_path / "a.gif") as picture:
         assert getattr(picture, "n_frames", 1) == 1
@@ -107,7 +107,7 @@ def test_a_single_frame_and_a_black_series_have_panels(tmp_path):
 
 def test_an_animation_has_every_frame_of_every_series(tmp_path, beating):
     truth, found = beating
-    save_animation(tmp_path / "a.gif", truth, found, frame_time=0.05)
+    save_series_animation(tmp_path / "a.gif", truth, found, seconds=0.05)
     with Image.open(tmp_path / "a.gif") as picture:
         assert picture.n_frames == 5
         assert picture.info["duration"] == 50

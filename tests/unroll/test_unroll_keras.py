@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
+import functools
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ pytest.importorskip("keras")
 
 import numpy as np
 import torch
+from interpreters import checks, keras_checks
 
 from svdinv.unroll.networks import (
     LS,
@@ -38,7 +35,6 @@ from svdinv.unroll.schemes import (
 from svdinv.unroll.torch import Network, save
 
 SCRIPT = Path(__file__).with_name("unroll_keras_checks.py")
-CHECKS = re.findall(r"^def (check_\w+)", SCRIPT.read_text(encoding="utf-8"), re.M)
 
 SMALL = {"cells": 2, "features": 4}
 
@@ -118,32 +114,17 @@ def cases(tmp_path_factory):
 @pytest.fixture(scope="module")
 def failures(cases, tmp_path_factory):
     """Failed checks of a backend, which are found out once."""
-    found = {}
 
+    @functools.cache
     def find(backend):
-        pytest.importorskip(backend)
-        if backend not in found:
-            folder = tmp_path_factory.mktemp(backend) / "cases"
-            shutil.copytree(cases, folder)
-            # Keras's variables do not know NumPy's keyword `copy`.
-            warnings = ["-W", "error", "-W", "ignore:__array__ impl:DeprecationWarning"]
-            done = subprocess.run(
-                [sys.executable, *warnings, str(SCRIPT), str(folder)],
-                env={**os.environ, "KERAS_BACKEND": backend},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            found[backend] = json.loads(
-                (folder / "failed.json").read_text(encoding="utf-8")
-            )
-        return found[backend]
+        folder = tmp_path_factory.mktemp(backend) / "cases"
+        shutil.copytree(cases, folder)
+        return keras_checks(SCRIPT, backend, folder)
 
     return find
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", checks(SCRIPT))
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
 def test_backend(failures, backend, check):
     assert failures(backend)[check] is None

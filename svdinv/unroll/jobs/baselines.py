@@ -28,6 +28,7 @@ __all__ = [
     "Estimate",
     "Method",
     "biharmonic",
+    "classical",
     "local_low_rank",
     "low_rank",
     "low_rank_plus_sparse",
@@ -238,6 +239,26 @@ BASELINES: Mapping[str, Mapping[str, Method]] = {
     },
 }
 """The methods of each task, by name."""
+
+
+def classical(kind: str, *, slow: bool = True) -> dict[str, Method]:
+    """Choose methods that a network is compared with.
+
+    Parameters
+    ----------
+    kind : {"colour", "cine"}
+        The task.
+    slow : bool
+        Whether to take those that iterate, or solve equations, too: all but
+        zero-filling.
+
+    Returns
+    -------
+    dict of str to callable
+        Methods by name.
+    """
+    methods = BASELINES[kind]
+    return dict(methods) if slow else {"zero-filled": zero_filled}
 
 
 def _measured(case: Case) -> NDArray[Any]:

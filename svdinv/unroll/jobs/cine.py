@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from svdinv.unroll.data import TEST, Image
 from svdinv.unroll.jobs.colour import shrunk, training_photographs
 from svdinv.unroll.jobs.config import option, register_task
-from svdinv.unroll.jobs.data import Batch, Case, generator
+from svdinv.unroll.jobs.data import Batch, Case, generator, white_noise
 from svdinv.unroll.masks import (
     radial_mask,
     variable_density_mask,
@@ -64,10 +64,12 @@ class Cine:
     coils: tuple[int, ...] = option(
         (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
     )
-    spokes: int = option(SPOKES, "lines of the radial pattern; fewer for less pixels")
-    perfusion: float = option(0.4, "part of the hearts that is perfusion, not cine")
+    spokes: int = option(SPOKES, "lines of the radial pattern; fewer for small images")
+    perfusion: float = option(
+        0.4, "share of the phantoms that show first-pass perfusion, not cine"
+    )
     textures: float = option(
-        0.5, "part of the series that is made of photographs, not of the phantom"
+        0.5, "share of the series that are made of photographs, not of the phantom"
     )
     photographs: tuple[str, ...] = option(
         (), "folders and files of pictures for these, besides those built in"
@@ -160,8 +162,8 @@ class Hearts:
         Returns
         -------
         Batch
-            k-space, masks (B, T, H, W) with coil maps (B, C, H, W) where there are
-            coils, and series (B, T, H, W).
+            k-space (B, T, H, W), or with coils (B, T, C, H, W); masks (B, T, H, W)
+            and, with coils, maps (B, C, H, W); series (B, T, H, W).
         """
         task = self.task
         common = generator(seed, step)
@@ -208,8 +210,10 @@ class Hearts:
         mask = sampling(pattern, series.shape, rng, spokes=task.spokes)
         maps = self._maps(coils, int(rng.integers(16))) if coils else None
         kspace = measured(series, mask, maps)
-        if task.noise:
-            kspace = _noisy(kspace, task.noise * rng.random(), rng)
+        if task.noise:  # also where nothing is sampled: nobody looks there
+            deviation = np.float32(task.noise * rng.random())
+            noise = white_noise(kspace.shape, kspace.dtype, rng)
+            kspace = kspace + deviation * noise
         given = (mask,) if maps is None else (mask, maps)
         return kspace, given, np.ascontiguousarray(series)
 
@@ -230,7 +234,7 @@ def phantom_series(
     frames, size : int
         T, and H = W.
     perfusion : float
-        Part of the indices that are perfusion.
+        Share of the indices that show first-pass perfusion.
 
     Returns
     -------
@@ -369,7 +373,7 @@ def measured(
     mask: NDArray[np.bool_],
     maps: NDArray[np.complex64] | None = None,
 ) -> NDArray[np.complex64]:
-    """Sample the k-space of a series, (T, H, W) or (T, C, H, W)."""
+    """Give the k-space of a series, (T, H, W) or (T, C, H, W), 0 off the mask."""
     return MRI(mask, maps)(series).astype(np.complex64)
 
 
@@ -382,7 +386,7 @@ def case(
     maps: NDArray[np.complex64] | None = None,
     spokes: int = SPOKES,
 ) -> Case:
-    """Sample a series.
+    """Undersample the k-space of a series.
 
     Parameters
     ----------
@@ -408,12 +412,3 @@ def case(
     drawn = sampling(mask, series.shape, rng, spokes=spokes)
     given = (drawn,) if maps is None else (drawn, maps)
     return Case(name, mask, measured(series, drawn, maps), given, series)
-
-
-def _noisy(
-    kspace: NDArray[np.complex64], deviation: float, rng: np.random.Generator
-) -> NDArray[np.complex64]:
-    """Add noise to what was sampled: elsewhere it is not looked at."""
-    noise = rng.standard_normal((2, *kspace.shape), dtype=np.float32)
-    scale = np.float32(deviation / np.sqrt(2))
-    return kspace + scale * (noise[0] + 1j * noise[1])

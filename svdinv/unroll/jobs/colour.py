@@ -38,7 +38,7 @@ __all__ = [
 @register_task
 @dataclass(frozen=True, kw_only=True)
 class Colour:
-    """Photographs, sampled at random in each channel of their own."""
+    """Photographs, of which each channel is sampled at random on its own."""
 
     kind: ClassVar[str] = "colour"
     axes: ClassVar[str] = "B C H W"
@@ -56,7 +56,7 @@ class Colour:
     )
     patch: int = option(64, "side of the patches in pixels")
     rates: tuple[float, float] = option(
-        (0.04, 0.5), "least and largest part of the samples; the same at test time"
+        (0.04, 0.5), "lowest and highest sampling rate; validation takes both"
     )
 
     def __post_init__(self) -> None:
@@ -206,7 +206,7 @@ class Photographs:
         return Batch(np.where(mask, truth, np.float32(0)), (mask,), truth)
 
     def validation(self) -> list[Case]:
-        """Give crops of the photographs held aside, at the two ends of the rates."""
+        """Give crops of the photographs held aside: at both rates and between them."""
         low, high = self.task.rates
         rates = sorted({low, math.sqrt(low * high), high})
         return [
@@ -226,7 +226,7 @@ def case(name: str, image: Image, rate: float, *, seed: int) -> Case:
     image : ndarray of float32, shape (H, W, 3)
         The photograph, in [0, 1].
     rate : float
-        Part of the samples, in (0, 1).
+        Sampling rate: the part of the values that is sampled, in (0, 1).
     seed : int
         Draws the mask.
 

@@ -78,7 +78,7 @@ class Training:
     )
     learning_rate: float = option(2e-3, "highest learning rate")
     warm_up: float = option(0.03, "part of the steps in which it rises to that")
-    clip: float = option(0.5, "longest gradient; longer ones are scaled down")
+    clip: float = option(0.5, "largest gradient norm; longer ones are scaled down")
     average: float = option(
         0.1, "the weights kept are means over about this part of the steps so far"
     )
@@ -368,7 +368,7 @@ def to_toml(config: Config) -> str:
 
     Raises
     ------
-    ModuleNotFoundError
+    ImportError
         If tomlkit is missing.
     """
     try:

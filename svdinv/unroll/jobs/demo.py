@@ -2,9 +2,9 @@
 
 The network that comes with the package reconstructs a photograph that it has never
 seen from a part of its samples, beside classical methods. Then it is trained a little
-further for that part alone, first through `torch.linalg.svd`, which seldom survives
-it, then through `svdinv.torch.svt`. Every number that is printed is measured in the
-run that prints it.
+further at that sampling rate alone, first through `torch.linalg.svd`, whose gradients
+soon cease to be finite, then through `svdinv.torch.svt`. Every number that is printed
+is measured in the run that prints it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from svdinv.unroll.torch import Network
 __all__ = ["PANEL", "DemoConfig", "run"]
 
 PANEL = "svdinv-demo.png"
-"""Name of the picture in the output directory."""
+"""Name of the picture in the output folder."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class DemoConfig:
     picture : ndarray of float32, shape (H, W, 3), optional
         A picture of one's own, in [0, 1].
     output : Path
-        Existing directory for the panel.
+        Existing folder for the panel.
     seed : int
         Seed of everything random.
     steps : int
@@ -97,7 +97,7 @@ def run(config: DemoConfig, network: Network) -> int:
     config : DemoConfig
         What to do.
     network : Network
-        The network, trained for colour images at many rates.
+        The network, trained on colour images at many sampling rates.
 
     Returns
     -------

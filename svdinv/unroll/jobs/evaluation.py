@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import sys
 import time
@@ -19,20 +17,21 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from svdinv.unroll.data import TEST, centre_crop, photograph
+from svdinv.unroll.data import TEST
 from svdinv.unroll.files import replacing
-from svdinv.unroll.jobs.baselines import BASELINES, Estimate, Method
+from svdinv.unroll.jobs.baselines import BASELINES, Method, classical
 from svdinv.unroll.jobs.cine import unseen_series
-from svdinv.unroll.jobs.colour import channels_first, channels_last
+from svdinv.unroll.jobs.colour import channels_last
 from svdinv.unroll.jobs.data import Case
-from svdinv.unroll.jobs.inference import VIEWS, apply, judge
-from svdinv.unroll.jobs.inputs import Input, Sampler
+from svdinv.unroll.jobs.inference import NAMES, apply, judge
+from svdinv.unroll.jobs.inputs import Input, Sampler, read_inputs
 from svdinv.unroll.jobs.panels import (
     Entry,
-    save_animation,
     save_panel,
+    save_series_animation,
     save_series_panel,
 )
+from svdinv.unroll.jobs.tables import cells, comma_separated, line, markdown
 from svdinv.unroll.jobs.training import interrupts
 from svdinv.unroll.metrics import COLOUR, SERIES
 from svdinv.unroll.torch import Network
@@ -43,6 +42,7 @@ __all__ = [
     "Cases",
     "Evaluation",
     "Row",
+    "applied",
     "default_images",
     "evaluate",
     "label",
@@ -57,8 +57,8 @@ TABLE = "results.md"
 
 _SERIES = 8
 _FOOTNOTE = (
-    "Classical methods take, for every image, the weights that come nearest to the "
-    "truth; the network does without it."
+    "Classical methods take, for every image, the regularisation weight of a grid that "
+    "comes nearest to the truth; the network never sees the truth."
 )
 
 
@@ -75,7 +75,7 @@ class Row:
     seconds : float
         Wall-clock time of the reconstruction.
     note : str
-        What the method chose.
+        What the method chose, such as a weight; may be empty.
     """
 
     image: str
@@ -144,7 +144,7 @@ class Evaluation:
         method : str
             Its name, in the order of the work.
         count : int
-            Images.
+            Number of images.
         values : list of float
             Mean of each metric, and of the seconds.
         """
@@ -161,14 +161,12 @@ class Evaluation:
     def text(self) -> str:
         """Give the means as tables for the terminal."""
         blocks = []
-        width = max((len(row.method) for row in self.rows), default=0)
+        width = 2 + max((len(row.method) for row in self.rows), default=0)
         for setting in self.settings:
             means = list(self.means(setting))
-            head = f"{_over(setting, means[0][1]):<{width + 2}}"
-            lines = [head + "".join(f"{m:>11}" for m in [*self.metrics, "seconds"])]
+            lines = [line(_over(setting, means[0][1]), self._columns, width)]
             lines += [
-                f"  {method:<{width}}"
-                + "".join(f"{c:>11}" for c in self._cells(values))
+                line(f"  {method}", self._cells(values), width)
                 for method, _, values in means
             ]
             blocks.append("\n".join(lines))
@@ -180,17 +178,14 @@ class Evaluation:
         for setting in self.settings:
             means = list(self.means(setting))
             best = np.max([values[:-1] for _, _, values in means], axis=0)
-            lines = [
-                f"## {_over(setting, means[0][1])}\n",
-                "| method | " + " | ".join([*self.metrics, "seconds"]) + " |",
-                "|---|" + "---:|" * (len(self.metrics) + 1),
-            ]
+            rows = []
             for method, _, values in means:
                 cells = self._cells(values)
                 for i, top in enumerate(best):
                     cells[i] = f"**{cells[i]}**" if values[i] == top else cells[i]
-                lines.append(f"| {method} | {' | '.join(cells)} |")
-            blocks.append("\n".join(lines))
+                rows.append([method, *cells])
+            blocks.append(f"## {_over(setting, means[0][1])}")
+            blocks.append("\n".join(markdown(["method", *self._columns], rows)))
         methods = {row.method for row in self.rows}
         if methods & {*BASELINES[self.kind]} - {"zero-filled"}:
             blocks.append(_FOOTNOTE)
@@ -209,26 +204,33 @@ class Evaluation:
         OSError
             If a file cannot be written.
         """
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        columns = [name.lower().replace(" / ", "_") for name in self.metrics]
-        rows.writerow(["image", "setting", "method", *columns, "seconds", "note"])
-        for row in self.rows:
-            values = [f"{row.values[name]:.6g}" for name in self.metrics]
-            names = (row.image, row.setting, row.method)
-            rows.writerow([*names, *values, f"{row.seconds:.3f}", row.note])
-        for name, content in ((RESULTS, text.getvalue()), (TABLE, self.markdown())):
+        columns = [name.lower().replace(" / ", "_") for name in self._columns]
+        header = ["image", "setting", "method", *columns, "note"]
+        rows = [
+            (
+                *(row.image, row.setting, row.method),
+                *(f"{row.values[name]:.6g}" for name in self.metrics),
+                *(f"{row.seconds:.3f}", row.note),
+            )
+            for row in self.rows
+        ]
+        for name, content in (
+            (RESULTS, comma_separated(header, rows)),
+            (TABLE, self.markdown().encode()),
+        ):
             with replacing(output / name) as stream:
-                stream.write(content.encode())
+                stream.write(content)
+
+    @property
+    def _columns(self) -> list[str]:
+        return [*self.metrics, "seconds"]
 
     def _cells(self, values: Sequence[float]) -> list[str]:
-        formats = [".4f" if name == "SSIM" else ".2f" for name in self.metrics]
-        pairs = zip(values, [*formats, ".2f"], strict=True)
-        return [format(value, how) for value, how in pairs]
+        return cells(dict(zip(self._columns, values, strict=True)))
 
 
 def default_images(kind: str, crop: int = 256) -> list[Input]:
-    """Give the images that no network in this package was trained on.
+    """Give images to evaluate on, which no weights in this package were trained on.
 
     Parameters
     ----------
@@ -243,12 +245,7 @@ def default_images(kind: str, crop: int = 256) -> list[Input]:
         Eight of them.
     """
     if kind == "colour":
-        photos = {name: photograph(name) for name in TEST}
-        if crop:
-            photos = {name: centre_crop(photo, crop) for name, photo in photos.items()}
-        return [
-            Input(n, "colour", channels_first(photo)) for n, photo in photos.items()
-        ]
+        return read_inputs(TEST, crop=crop)
     return [Input(f"heart {i}", "cine", unseen_series(i)) for i in range(_SERIES)]
 
 
@@ -305,12 +302,9 @@ def methods_of(
     dict of str to callable
         Methods by name.
     """
-    known = BASELINES[kind]
-    methods = dict(known) if baselines else {"zero-filled": known["zero-filled"]}
-    methods["network"] = partial(apply, network, device=device)
-    if ensemble:
-        name = f"network, {VIEWS} views"
-        methods[name] = partial(apply, network, device=device, ensemble=True)
+    methods = classical(kind, slow=baselines)
+    for view in (False, True) if ensemble else (False,):
+        methods[NAMES[view]] = partial(apply, network, device=device, ensemble=view)
     return methods
 
 
@@ -366,21 +360,17 @@ def evaluate(
             rows = []
             for name, method in methods.items():
                 bar.set_description(f"{case.name}, {case.setting}, {name}")
-                began = time.monotonic()
-                estimate = method(case)
-                seconds = time.monotonic() - began
-                values = judge(case, estimate.image)
-                row = Row(case.name, case.setting, name, values, seconds, estimate.note)
+                row, entry = applied(name, method, case)
                 rows.append(row)
-                entries.append(Entry(name, shown(estimate), label(values)))
+                entries.append(entry)
                 bar.update()
                 if interrupted():
                     break
             if len(rows) == len(methods):
                 evaluation.rows += rows
+                evaluation.write(output)
             if interrupted():
                 return evaluation
-            evaluation.write(output)
             if pictured.setdefault(case.setting, 0) < panels:
                 slug = re.sub(r"[^\w.]+", "-", f"{case.setting} {case.name}").strip("-")
                 gif = output / f"animation-{slug}.gif" if kind == "cine" else None
@@ -388,6 +378,33 @@ def evaluate(
                 pictured[case.setting] += 1
     evaluation.complete = True
     return evaluation
+
+
+def applied(name: str, method: Method, case: Case) -> tuple[Row, Entry]:
+    """Apply a method to a case.
+
+    Parameters
+    ----------
+    name : str
+        What the method is called.
+    method : callable
+        The method.
+    case : Case
+        What to reconstruct.
+
+    Returns
+    -------
+    Row
+        How well it did, in what time; without values where the truth is not known.
+    Entry
+        The image, for panels.
+    """
+    began = time.monotonic()
+    estimate = method(case)
+    seconds = time.monotonic() - began
+    values = judge(case, estimate.image)
+    row = Row(case.name, case.setting, name, values, seconds, estimate.note)
+    return row, Entry(name, shown(estimate.image), label(values))
 
 
 def label(values: Mapping[str, float]) -> str:
@@ -431,28 +448,27 @@ def save_pictures(
     """
     title, truth = f"{case.name}, {case.setting}", None
     if case.truth is not None:
-        truth = Entry("truth", shown(Estimate(case.truth)), "")
+        truth = Entry("truth", shown(case.truth), "")
     if animation is None:
         save_panel(panel, truth, entries, title=title)
     else:
         save_series_panel(panel, truth, entries, title=title)
-        save_animation(animation, truth, entries)
+        save_series_animation(animation, truth, entries)
 
 
-def shown(estimate: Estimate) -> NDArray[Any]:
-    """Give an image as pictures show it: colour with channels last, series as it is.
+def shown(image: NDArray[Any]) -> NDArray[Any]:
+    """Give an image as panels take it.
 
     Parameters
     ----------
-    estimate : Estimate
-        With the image.
+    image : ndarray
+        Colour image (C, H, W), or complex series (T, H, W).
 
     Returns
     -------
     ndarray
-        (H, W, 3) or (T, H, W).
+        (H, W, C), or the series as it is.
     """
-    image = estimate.image
     return image if np.iscomplexobj(image) else channels_last(image)
 
 

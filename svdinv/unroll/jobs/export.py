@@ -1,10 +1,8 @@
-"""Undersampled data in files of their own, and pictures of what there is."""
+"""Undersampled data in HDF5 files: one layout, written and read here alone."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,9 @@ from svdinv.unroll.files import replacing
 from svdinv.unroll.jobs.data import Case
 
 __all__ = [
-    "contact_sheet",
-    "noisy",
+    "as_mask",
+    "holds_measurement",
     "read_measurement",
-    "save_animation",
-    "save_picture",
     "write_measurement",
 ]
 
@@ -31,7 +27,6 @@ Value = str | int | float
 # What the samples are called, for each kind of data.
 _SAMPLES = {"cine": "kspace", "colour": "samples"}
 _OWN = ("kind", "name", "setting", "svdinv")
-_GAP = 2  # pixels between the pictures of a sheet
 
 
 def write_measurement(
@@ -89,13 +84,40 @@ def write_measurement(
             file.create_dataset(name, data=array, compression="gzip", shuffle=True)
 
 
-def read_measurement(path: str | Path) -> Case:
-    """Read undersampled data, of `write_measurement` or of the same form.
+def holds_measurement(path: str | Path) -> bool:
+    """Tell files of undersampled data from others, such as files of whole series.
 
-    The attribute ``kind`` is "cine" or "colour". For "cine": ``kspace`` (T, H, W) or
-    (T, C, H, W), complex; ``mask`` (T, H, W); with coils ``maps`` (C, H, W), complex;
-    maybe ``truth`` (T, H, W). For "colour": ``samples`` (C, H, W), real, ``mask`` of
-    the same shape, maybe ``truth``. A mask is of bool, or of integers 0 and 1.
+    Parameters
+    ----------
+    path : str or Path
+        An HDF5 file.
+
+    Returns
+    -------
+    bool
+        Whether it has a dataset ``kspace`` or ``samples``.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or damaged.
+    ImportError
+        If h5py is missing.
+    """
+    with open_hdf5(path, "an HDF5 file") as file:
+        return any(name in file for name in _SAMPLES.values())
+
+
+def read_measurement(path: str | Path) -> Case:
+    """Read undersampled data, of `write_measurement` or in the same layout.
+
+    Of a series: ``kspace`` (T, H, W) or (T, C, H, W), complex; ``mask`` (T, H, W);
+    ``maps`` (C, H, W), complex, if there are coils and their sensitivities are known;
+    ``truth`` (T, H, W), if that is known. Of a colour image: ``samples`` (C, H, W), of
+    floating point; ``mask`` of the same shape; ``truth``, if known. The attribute
+    ``kind``, "cine" or "colour", may be left out; which it is, is then told by the
+    dataset ``kspace`` or ``samples``. So may the attributes ``name`` and ``setting``.
+    The zero frequency is at (H // 2, W // 2).
 
     Parameters
     ----------
@@ -105,172 +127,97 @@ def read_measurement(path: str | Path) -> Case:
     Returns
     -------
     Case
-        With complex64 or float32, and masks of bool.
+        With complex64 or float32, and a mask of bool. For coils without maps, its
+        `measurement` is the mask alone.
 
     Raises
     ------
     ValueError
         If the file is missing, damaged or of another form; the message names the
-        dataset. Shapes are checked before any array is read.
+        dataset. All shapes are checked before any array is read.
     ImportError
         If h5py is missing.
     """
     with open_hdf5(path, "undersampled data in HDF5") as file:
-        kind = _text(file.attrs.get("kind", ""))
-        if kind not in _SAMPLES:
-            raise FileError(
-                f"{path}: the attribute kind must be one of {', '.join(_SAMPLES)}, "
-                f"got {kind!r}"
-            )
         reader = _Reader(file, path)
-        arrays = reader.cine() if kind == "cine" else reader.colour()
+        samples, given, truth = (
+            reader.cine() if reader.kind() == "cine" else reader.colour()
+        )
         name = _text(file.attrs.get("name", "")) or Path(path).stem
         setting = _text(file.attrs.get("setting", ""))
-    samples, given, truth = arrays
     return Case(name, setting, samples, given, truth)
 
 
-def noisy(case: Case, deviation: float, *, seed: int) -> Case:
-    """Add white Gaussian noise to what was sampled.
+def as_mask(values: NDArray[Any], what: str) -> NDArray[np.bool_]:
+    """Convert a sampling mask to bool.
 
     Parameters
     ----------
-    case : Case
-        With its truth.
-    deviation : float
-        Standard deviation relative to 1 for images in [0, 1], and to the largest
-        magnitude of a series; the square root of E|n|**2 of complex noise n.
-    seed : int
-        Draws the noise.
+    values : ndarray
+        Of bool, or of numbers of any type that are 0 or 1.
+    what : str
+        What to call it in errors.
 
     Returns
     -------
-    Case
-        The same case with other samples.
-    """
-    rng = np.random.default_rng([seed, 1])
-    shape, mask = case.samples.shape, case.measurement[0]
-    if np.iscomplexobj(case.samples):
-        assert case.truth is not None
-        parts = rng.standard_normal((2, *shape), dtype=np.float32)
-        noise: NDArray[Any] = (parts[0] + 1j * parts[1]) / np.float32(math.sqrt(2))
-        scale = deviation * float(np.abs(case.truth).max())
-        mask = mask if mask.ndim == len(shape) else mask[:, None]
-    else:
-        noise, scale = rng.standard_normal(shape, dtype=np.float32), deviation
-    noise = np.where(mask, noise * np.float32(scale), np.float32(0))
-    return replace(case, samples=case.samples + noise)
-
-
-def contact_sheet(frames: NDArray[Any]) -> NDArray[Any]:
-    """Put the frames of a series side by side, row by row.
-
-    Parameters
-    ----------
-    frames : ndarray, shape (T, H, W)
-        Grey pictures in [0, 1].
-
-    Returns
-    -------
-    ndarray, shape (H', W')
-        One picture, with grey lines between the frames.
-    """
-    count, height, width = frames.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = -(-count // columns)
-    gap = _GAP
-    tall, wide = rows * (height + gap) - gap, columns * (width + gap) - gap
-    sheet = np.full((tall, wide), 0.5, dtype=np.float32)
-    for i, frame in enumerate(frames):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = frame
-    return sheet
-
-
-def save_picture(path: str | Path, image: NDArray[Any]) -> None:
-    """Write a PNG.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; an existing one is replaced, and only by a complete one.
-    image : ndarray, shape (H, W) or (H, W, 3)
-        Picture; values outside [0, 1] are clipped.
+    ndarray of bool
+        True where sampled.
 
     Raises
     ------
-    ImportError
-        If Pillow is missing.
-    OSError
-        If the file cannot be written.
+    ValueError
+        If it holds other numbers, or samples nothing.
     """
-    picture = _pictures([image])[0]
-    with replacing(path) as stream:
-        picture.save(stream, format="PNG")
-
-
-def save_animation(
-    path: str | Path, frames: NDArray[Any], *, seconds: float = 0.05
-) -> None:
-    """Write an animated GIF that begins again and again.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; an existing one is replaced, and only by a complete one.
-    frames : ndarray, shape (T, H, W)
-        Grey pictures; values outside [0, 1] are clipped.
-    seconds : float
-        Time of a frame; GIF has hundredths of a second, two of them at least.
-
-    Raises
-    ------
-    ImportError
-        If Pillow is missing.
-    OSError
-        If the file cannot be written.
-    """
-    first, *others = _pictures(list(frames))
-    with replacing(path) as stream:
-        first.save(
-            stream,
-            format="GIF",
-            save_all=True,
-            append_images=others,
-            duration=10 * max(2, round(100 * seconds)),
-            loop=0,
-        )
+    if not ((values == 0) | (values == 1)).all():
+        raise FileError(f"{what} must hold 0 and 1, or true and false, alone")
+    mask = values == 1
+    if not mask.any():
+        raise FileError(f"{what} samples nothing")
+    return mask
 
 
 Read = tuple[NDArray[Any], tuple[NDArray[Any], ...], NDArray[Any] | None]
 
 
 class _Reader:
-    """Reads datasets of a file, each checked before it is read."""
+    """Reads the datasets of a file, after the shapes of all have been checked."""
 
     def __init__(self, file: Any, path: str | Path) -> None:
         self.file, self.path = file, path
+
+    def kind(self) -> str:
+        if "kind" in self.file.attrs:
+            given = self.file.attrs["kind"]
+            if (kind := _text(given)) in _SAMPLES:
+                return kind
+            said = f"must be {' or '.join(_SAMPLES)}, got {kind or given}"
+            raise self._error("the attribute kind", said)
+        for kind, name in _SAMPLES.items():
+            if name in self.file:
+                return kind
+        raise FileError(f"{self.path} has neither a dataset kspace nor samples")
 
     def cine(self) -> Read:
         kspace = self._shape("kspace", "(T, H, W) or (T, C, H, W)", (3, 4))
         T, *coils, H, W = kspace
         self._same("mask", (T, H, W), "(T, H, W)")
-        if coils:
-            self._same("maps", (*coils, H, W), "(C, H, W)")
-        elif "maps" in self.file:
+        mapped, known = "maps" in self.file, "truth" in self.file
+        if mapped and not coils:
             raise self._error("kspace", "must be (T, C, H, W) where there are maps")
-        if "truth" in self.file:
+        if mapped:
+            self._same("maps", (*coils, H, W), "(C, H, W)")
+        if known:
             self._same("truth", (T, H, W), "(T, H, W)")
-        given = (self._mask(), *([self._complex("maps")] if coils else []))
-        truth = self._complex("truth") if "truth" in self.file else None
+        given = (self._mask(), *([self._complex("maps")] if mapped else []))
+        truth = self._complex("truth") if known else None
         return self._complex("kspace"), given, truth
 
     def colour(self) -> Read:
         shape = self._shape("samples", "(C, H, W)", (3,))
-        self._same("mask", shape, "that of samples")
-        if "truth" in self.file:
-            self._same("truth", shape, "that of samples")
-        truth = self._real("truth") if "truth" in self.file else None
+        known = "truth" in self.file
+        for name in ("mask", "truth") if known else ("mask",):
+            self._same(name, shape, "that of samples")
+        truth = self._real("truth") if known else None
         return self._real("samples"), (self._mask(),), truth
 
     def _shape(self, name: str, said: str, axes: Sequence[int]) -> tuple[int, ...]:
@@ -308,12 +255,7 @@ class _Reader:
         return array
 
     def _mask(self) -> NDArray[np.bool_]:
-        mask = self.file["mask"][()]
-        if mask.dtype.kind not in "biu" or not ((mask == 0) | (mask == 1)).all():
-            raise self._error("mask", "must be of bool, or of integers 0 and 1")
-        if not mask.any():
-            raise self._error("mask", "samples nothing")
-        return mask.astype(bool)
+        return as_mask(self.file["mask"][()], f"{self.path}: mask")
 
     def _error(self, name: str, what: str) -> FileError:
         return FileError(f"{self.path}: {name} {what}")
@@ -324,14 +266,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value if isinstance(value, str) else ""
-
-
-def _pictures(images: Sequence[NDArray[Any]]) -> list[Any]:
-    try:
-        from PIL import Image as pillow
-    except ModuleNotFoundError as error:
-        raise explain_missing("PIL", "train") from error
-    return [
-        pillow.fromarray((255 * np.clip(image, 0, 1) + 0.5).astype(np.uint8))
-        for image in images
-    ]

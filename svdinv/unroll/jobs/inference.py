@@ -22,6 +22,7 @@ from svdinv.unroll.metrics import COLOUR, SERIES
 from svdinv.unroll.torch import Network, load
 
 __all__ = [
+    "NAMES",
     "VIEWS",
     "apply",
     "check_device",
@@ -33,6 +34,9 @@ __all__ = [
 
 VIEWS = 8
 """Mirrored, turned or reversed versions of a case that an ensemble averages over."""
+
+NAMES = {False: "network", True: f"network, {VIEWS} views"}
+"""What a network is called in tables, alone and as an ensemble."""
 
 Arrays = NDArray[Any]
 View: TypeAlias = tuple[Case, Callable[[Arrays], Arrays]]
@@ -88,7 +92,7 @@ def kind_of(network: Network) -> str:
     Raises
     ------
     ValueError
-        If they are others.
+        If it reconstructs neither colour images nor series.
     """
     axes = getattr(network.recipe, "axes", None)
     if axes not in _KINDS:
@@ -100,7 +104,7 @@ def kind_of(network: Network) -> str:
 
 
 def check_device(device: str) -> None:
-    """See whether one can compute on a device.
+    """Check that PyTorch can compute on a device.
 
     Parameters
     ----------
@@ -110,7 +114,7 @@ def check_device(device: str) -> None:
     Raises
     ------
     ValueError
-        If one cannot.
+        If it cannot.
     """
     try:
         torch.zeros(1, device=device).add_(1).cpu()
@@ -150,8 +154,8 @@ def apply(
 ) -> Estimate:
     """Reconstruct a case with a network.
 
-    Large pictures are worked on in overlapping tiles, where the network thresholds
-    singular values of blocks; one of whole images sees them whole.
+    A network that thresholds the singular values of blocks sees large pictures in
+    overlapping tiles; one that thresholds those of whole images sees them whole.
 
     Parameters
     ----------
@@ -186,15 +190,15 @@ def judge(case: Case, image: Arrays) -> dict[str, float]:
     Parameters
     ----------
     case : Case
-        With its truth.
+        What was reconstructed, with its truth if that is known.
     image : ndarray
-        Of the same shape.
+        What was found, of the shape of the truth.
 
     Returns
     -------
     dict of str to float
-        The metrics of `svdinv.unroll.metrics.COLOUR` or `SERIES`; nothing without a
-        truth.
+        The metrics of `svdinv.unroll.metrics.COLOUR` or `SERIES`, by name; none where
+        the truth is not known.
     """
     if case.truth is None:
         return {}

@@ -19,17 +19,17 @@ from svdinv.unroll.data import (
     read_picture,
     read_series,
 )
-from svdinv.unroll.data._files import is_numeric, open_hdf5, to_complex
 from svdinv.unroll.data.pictures import picture_files
+from svdinv.unroll.data.series import HDF5_SUFFIXES, SERIES_SUFFIXES
 from svdinv.unroll.jobs import cine
 from svdinv.unroll.jobs.colour import channels_first
 from svdinv.unroll.jobs.data import Case
+from svdinv.unroll.jobs.export import as_mask, holds_measurement, read_measurement
 from svdinv.unroll.masks import uniform_mask
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.phantom import coil_maps
 
 __all__ = [
-    "SERIES_SUFFIXES",
     "Input",
     "Sampler",
     "files_of",
@@ -38,14 +38,11 @@ __all__ = [
     "read_mask",
 ]
 
-SERIES_SUFFIXES = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".hdf")
-"""How the names of the files of series, and of measured samples, end."""
-
 Arrays = NDArray[Any]
 Kind = Literal["colour", "cine"]
 
-_HDF5 = (".h5", ".hdf5", ".hdf")
 _SMALLEST = 16  # pixels a side of a series
+_CALIBRATION = 24  # rows and columns that unknown maps are estimated from
 _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
 
 
@@ -86,15 +83,15 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """How images are sampled that are whole.
+    """How whole images are undersampled.
 
     Attributes
     ----------
     rate : float
-        Part of the samples of a picture.
+        Sampling rate of a picture, in (0, 1).
     mask : str or ndarray of bool
-        Pattern for the k-space of a series, a name of `svdinv.unroll.jobs.cine.MASKS`;
-        or a mask, of whatever is sampled.
+        Name of a pattern of `svdinv.unroll.jobs.cine.MASKS`, for the k-space of a
+        series; or a mask of the shape of the picture or series, or (H, W).
     coils : int
         Number of simulated coils of a series; 0 for none, and no maps.
     seed : int
@@ -107,7 +104,7 @@ class Sampler:
     seed: int = 0
 
     def case(self, given: Input) -> Case:
-        """Sample something, unless it is sampled already.
+        """Undersample an image, unless it is given by samples already.
 
         Parameters
         ----------
@@ -145,7 +142,7 @@ class Sampler:
         if not isinstance(self.mask, str):
             mask = _fitted(self.mask, shape)
             if kind == "cine":
-                _check_centred(mask)
+                _check_centred(mask, "the mask")
             return mask, "own mask"
         if kind == "colour":
             channels, height, width = shape
@@ -234,9 +231,9 @@ def read_input(
     ----------
     source : str or Path
         Name of a built-in photograph; picture file; series in a ``.npy``, ``.npz``,
-        ``.mat`` or ``.h5`` file; or ``.h5`` file with the dataset ``kspace``,
-        (T, H, W) or (T, C, H, W), or ``samples``, (C, H, W), beside ``mask``, and
-        ``truth`` and ``maps`` where they are known.
+        ``.mat`` or ``.h5`` file; or undersampled data in an ``.h5`` file, as for
+        `svdinv.unroll.jobs.export.read_measurement`. Coil maps that are missing there
+        are estimated, by `svdinv.unroll.coils.estimate_maps`.
     crop : int
         Most pixels a side of a picture, which is cropped around its middle; 0 for
         all of it.
@@ -270,10 +267,8 @@ def read_input(
             f"({', '.join(SERIES_SUFFIXES)}), nor a photograph that comes with svdinv "
             f"({', '.join(PHOTOS)})"
         )
-    if suffix in _HDF5:
-        measured = _read_samples(path)
-        if measured is not None:
-            return measured
+    if suffix in HDF5_SUFFIXES and holds_measurement(path):
+        return _measured(path)
     series = _one_series(read_series(path, key, time_axis=time_axis), path)
     scale = float(np.abs(series).max())
     if scale == 0:
@@ -304,13 +299,7 @@ def read_mask(
     ValueError
         If the file cannot be read, holds other numbers, or samples nothing.
     """
-    values = read_series(path, key, time_axis=time_axis)
-    if not np.isin(values, (0, 1)).all():
-        raise ValueError(f"{path}: a mask must hold 0 and 1, or true and false, alone")
-    mask = values == 1
-    if not mask.any():
-        raise ValueError(f"{path}: the mask samples nothing")
-    return mask
+    return as_mask(read_series(path, key, time_axis=time_axis), f"{path}: the mask")
 
 
 def _fitted(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -323,14 +312,14 @@ def _fitted(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_
     return np.ascontiguousarray(np.broadcast_to(mask, shape))
 
 
-def _check_centred(mask: NDArray[np.bool_]) -> None:
+def _check_centred(mask: NDArray[np.bool_], what: str) -> None:
     """Refuse masks with the zero frequency in the corner, as FFTs order it."""
     _, height, width = mask.shape
     rows, columns = (slice(n // 2 - 1, n // 2 + 2) for n in (height, width))
     if mask[:, 0, 0].all() and not mask[:, rows, columns].any():
         raise ValueError(
-            "the mask samples the corners of k-space and not its centre, which must be "
-            "at (H // 2, W // 2): numpy.fft.fftshift it"
+            f"{what} samples the corners of k-space and not its centre, which must be "
+            "at (H // 2, W // 2): numpy.fft.fftshift it, over the last two axes"
         )
 
 
@@ -345,77 +334,33 @@ def _one_series(series: Arrays, path: Path) -> NDArray[np.complex64]:
     return series
 
 
-def _read_samples(path: Path) -> Input | None:
-    """Read measured samples, or nothing where the file has none."""
-    with open_hdf5(path, "an HDF5 file") as file:
-        names = [n for n in ("kspace", "samples") if hasattr(file.get(n), "shape")]
-        if not names:
-            return None
-        wanted = (names[0], "mask", "maps", "truth")
-        arrays = {n: file[n][()] for n in wanted if hasattr(file.get(n), "shape")}
-    for name, array in arrays.items():
-        if not is_numeric(array.dtype):
-            raise ValueError(f"{path}: {name} must hold numbers, got {array.dtype}")
-    if "mask" not in arrays or arrays["mask"].ndim != 3:
-        raise ValueError(
-            f"{path} has {names[0]}, but no mask of three axes; svdinv data makes such "
-            "files of raw data"
-        )
-    values = {n: to_complex(a, path, n) for n, a in arrays.items() if n != "mask"}
-    mask = arrays["mask"].astype(bool)
-    if not mask.any():
-        raise ValueError(f"{path}: the mask samples nothing")
-    truth = values.get("truth")
-    if truth is not None and truth.shape != mask.shape:
-        raise ValueError(
-            f"{path}: truth {truth.shape} and mask {mask.shape} differ in shape"
-        )
+def _measured(path: Path) -> Input:
+    """Read measured samples, as the networks want them."""
+    case = read_measurement(path)
+    truth = case.truth
     if truth is not None and not truth.any():
         raise ValueError(f"{path}: truth is zero everywhere")
-    if names[0] == "samples":
-        return _colour_samples(path, values["samples"], mask, truth)
-    return _kspace(path, values["kspace"], mask, values.get("maps"), truth)
+    if np.iscomplexobj(case.samples):
+        return _kspace(path, case)
+    if len(case.samples) != 3:
+        raise ValueError(f"{path}: samples must be (3, H, W), got {case.samples.shape}")
+    return Input(path.stem, "colour", truth, case.samples, case.measurement)
 
 
-def _colour_samples(
-    path: Path, samples: Arrays, mask: NDArray[np.bool_], truth: Arrays | None
-) -> Input:
-    if samples.shape != mask.shape or len(samples) != 3:
-        raise ValueError(
-            f"{path}: samples and mask must both be (3, H, W), got {samples.shape} and "
-            f"{mask.shape}"
-        )
-    real = np.ascontiguousarray(samples.real)
-    whole = None if truth is None else np.ascontiguousarray(truth.real)
-    return Input(path.stem, "colour", whole, real, (mask,))
-
-
-def _kspace(
-    path: Path,
-    kspace: Arrays,
-    mask: NDArray[np.bool_],
-    maps: Arrays | None,
-    truth: Arrays | None,
-) -> Input:
-    frames, *size = mask.shape
+def _kspace(path: Path, case: Case) -> Input:
+    kspace, (mask, *known), truth = case.samples, case.measurement, case.truth
+    size = mask.shape[-2:]
     if min(size) < _SMALLEST:
         raise ValueError(
             f"{path}: frames must have {_SMALLEST} pixels a side or more, got {size}"
         )
-    if kspace.ndim == 4 and kspace.shape[1] == 1 and maps is None:
-        kspace = kspace[:, 0]
-    coils = kspace.shape[1:2] if kspace.ndim == 4 else ()
-    if kspace.shape != (frames, *coils, *size):
-        raise ValueError(
-            f"{path}: kspace {kspace.shape} is neither (T, H, W) nor (T, C, H, W) of "
-            f"the mask (T, H, W) = {mask.shape}"
-        )
-    if coils and maps is None:
-        maps = estimate_maps(kspace, mask=mask, calibration=min(24, *size))
-    if maps is not None and maps.shape != (*(coils or (None,)), *size):
-        raise ValueError(
-            f"{path}: maps {maps.shape} do not go with kspace {kspace.shape}"
-        )
+    _check_centred(mask, f"{path}: mask")
+    maps = known[0] if known else None
+    if kspace.ndim == 4 and maps is None:
+        if kspace.shape[1] == 1:
+            kspace = kspace[:, 0]
+        else:
+            maps = _estimated(path, kspace, mask)
     energy = 1.0 if maps is None else float((np.abs(maps) ** 2).sum(axis=0).max())
     if energy > _UNIT_ENERGY:
         raise ValueError(
@@ -432,3 +377,14 @@ def _kspace(
     samples = operator.measured(kspace) / divisor
     whole = None if truth is None else truth / divisor
     return Input(path.stem, "cine", whole, samples, given, scale)
+
+
+def _estimated(path: Path, kspace: Arrays, mask: NDArray[np.bool_]) -> Arrays:
+    calibration = min(_CALIBRATION, *mask.shape[-2:])
+    try:
+        return estimate_maps(kspace, mask=mask, calibration=calibration)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} has no maps, and they cannot be estimated from the "
+            f"{calibration} x {calibration} points in the middle of k-space: {error}"
+        ) from error

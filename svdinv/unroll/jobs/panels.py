@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from svdinv._missing import explain_missing
 from svdinv.unroll.data import Image
 from svdinv.unroll.files import replacing
+from svdinv.unroll.jobs.pictures import save_animation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Entry", "save_animation", "save_panel", "save_series_panel"]
+__all__ = ["Entry", "save_panel", "save_series_animation", "save_series_panel"]
 
 _ZOOM = 4  # the shorter side is this many times that of the magnified window
 _HEART = 0.4  # of the shorter side: the window of a series
@@ -76,6 +77,8 @@ def save_panel(
 
     Raises
     ------
+    ImportError
+        If Matplotlib is missing.
     OSError
         If the file cannot be written.
     """
@@ -128,6 +131,8 @@ def save_series_panel(
 
     Raises
     ------
+    ImportError
+        If Matplotlib is missing.
     OSError
         If the file cannot be written.
     """
@@ -172,14 +177,14 @@ def save_series_panel(
     sheet.save(path)
 
 
-def save_animation(
+def save_series_animation(
     path: str | Path,
     truth: Entry | None,
     entries: Sequence[Entry],
     *,
-    frame_time: float = 0.1,
+    seconds: float = 0.1,
 ) -> None:
-    """Write a GIF: the magnitudes of series, side by side, again and again.
+    """Write a GIF: the magnitudes of series, side by side, repeated for ever.
 
     Parameters
     ----------
@@ -189,8 +194,8 @@ def save_animation(
         The series itself, if it is known.
     entries : sequence of Entry
         Others of the same shape.
-    frame_time : float
-        Seconds between frames.
+    seconds : float
+        Time of a frame, as for `svdinv.unroll.jobs.pictures.save_animation`.
 
     Raises
     ------
@@ -226,16 +231,8 @@ def save_animation(
             pixels = np.uint8(np.rint(255 * np.clip(series[t] / white, 0, 1)))
             image = pillow.fromarray(pixels).resize(size, pillow.Resampling.BICUBIC)
             frame.paste(image, (x, head))
-        frames.append(frame)
-    with replacing(path) as stream:
-        frames[0].save(
-            stream,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=max(20, round(1000 * frame_time)),  # browsers slow down others
-            loop=0,
-        )
+        frames.append(np.asarray(frame) / 255)
+    save_animation(path, frames, seconds=seconds)
 
 
 class _Sheet:

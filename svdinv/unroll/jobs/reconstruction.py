@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from svdinv._missing import explain_missing
 from svdinv.unroll.data import save_series
-from svdinv.unroll.files import replacing
-from svdinv.unroll.jobs.baselines import BASELINES, Estimate, Method
+from svdinv.unroll.jobs.baselines import BASELINES, classical
 from svdinv.unroll.jobs.data import Case
-from svdinv.unroll.jobs.evaluation import label, save_pictures, shown
-from svdinv.unroll.jobs.inference import VIEWS, apply, judge, parts
+from svdinv.unroll.jobs.evaluation import Row, applied, save_pictures
+from svdinv.unroll.jobs.inference import NAMES, apply, parts
 from svdinv.unroll.jobs.inputs import Input
 from svdinv.unroll.jobs.panels import Entry
+from svdinv.unroll.jobs.pictures import save_picture
+from svdinv.unroll.jobs.tables import cells, line
 from svdinv.unroll.jobs.training import interrupts
 from svdinv.unroll.torch import Network
 
-__all__ = ["Files", "files", "reconstruct", "save_picture"]
+__all__ = ["Files", "files", "reconstruct"]
 
 _ENDINGS = {"colour": (".png",), "cine": (".npz", ".npy", ".h5", ".hdf5")}
 
@@ -124,84 +121,40 @@ def reconstruct(
     OSError
         If a file cannot be written.
     """
-    steps = parts(network, case, ensemble=ensemble)
-    known = BASELINES[given.kind]
-    methods: dict[str, Method] = (
-        dict(known) if baselines else {"zero-filled": known["zero-filled"]}
-    )
+    methods = classical(given.kind, slow=baselines)
+    steps = len(methods) + parts(network, case, ensemble=ensemble)
+    width = 2 + max(18, *map(len, BASELINES[given.kind]))
     entries: list[Entry] = []
-    wide = max(18, *map(len, known))
     with (
         interrupts() as interrupted,
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
-        tqdm(
-            total=len(methods) + steps, leave=False, smoothing=0, file=sys.stderr
-        ) as bar,
+        tqdm(total=steps, leave=False, smoothing=0, file=sys.stderr) as bar,
     ):
-        last = f"network, {VIEWS} views" if ensemble else "network"
-        methods[last] = partial(
-            apply,
-            network,
-            ensemble=ensemble,
-            device=device,
-            on_part=lambda: _advance(bar, interrupted()),
-        )
-        for name, method in methods.items():
-            bar.set_description(name)
-            began = time.monotonic()
-            try:
-                estimate = method(case)
-            except _InterruptedError:
-                return False
-            seconds = time.monotonic() - began
-            if name != last:
-                _advance(bar)
-            values = judge(case, estimate.image)
-            if not entries:
-                bar.write(_head(values, wide), file=sys.stdout)
-            bar.write(_line(name, values, seconds, estimate, wide), file=sys.stdout)
-            entries.append(Entry(name, shown(estimate), label(values)))
+
+        def advance() -> None:
+            bar.update()
             if interrupted():
-                return False
+                raise KeyboardInterrupt
+
+        last = NAMES[ensemble]
+        methods[last] = partial(
+            apply, network, ensemble=ensemble, device=device, on_part=advance
+        )
+        try:
+            for name, method in methods.items():
+                bar.set_description(name)
+                row, entry = applied(name, method, case)
+                if not entries:
+                    head = line("", [*row.values, "seconds"], width)
+                    bar.write(head, file=sys.stdout)
+                bar.write(_told(row, width), file=sys.stdout)
+                entries.append(entry)
+                if name != last:
+                    advance()
+        except KeyboardInterrupt:
+            return False
     _write(given, case, entries, written)
     return True
-
-
-def save_picture(path: str | Path, image: NDArray[np.floating]) -> None:
-    """Write a colour image to a PNG file of 8 bits.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-    image : ndarray, shape (H, W, 3)
-        In [0, 1].
-
-    Raises
-    ------
-    ImportError
-        If Pillow is missing.
-    OSError
-        If the file cannot be written.
-    """
-    try:
-        from PIL import Image as pillow
-    except ModuleNotFoundError as error:
-        raise explain_missing("PIL", "train") from error
-
-    pixels = np.uint8(np.rint(255 * np.clip(image, 0, 1)))
-    with replacing(path) as stream:
-        pillow.fromarray(pixels).save(stream, format="PNG")
-
-
-class _InterruptedError(Exception):
-    """Ctrl-C, between two parts of the work."""
-
-
-def _advance(bar: tqdm, interrupted: bool = False) -> None:
-    bar.update()
-    if interrupted:
-        raise _InterruptedError
 
 
 def _write(given: Input, case: Case, entries: list[Entry], written: Files) -> None:
@@ -213,18 +166,6 @@ def _write(given: Input, case: Case, entries: list[Entry], written: Files) -> No
     save_pictures(written.panel, written.animation, case, entries)
 
 
-def _head(values: Mapping[str, float], wide: int) -> str:
-    return " " * (wide + 2) + "".join(f"{name:>11}" for name in [*values, "seconds"])
-
-
-def _line(
-    name: str,
-    values: Mapping[str, float],
-    seconds: float,
-    estimate: Estimate,
-    wide: int,
-) -> str:
-    cells = [format(v, ".4f" if n == "SSIM" else ".2f") for n, v in values.items()]
-    cells.append(f"{seconds:.2f}")
-    row = f"  {name:<{wide}}" + "".join(f"{cell:>11}" for cell in cells)
-    return f"{row}   {estimate.note}".rstrip()
+def _told(row: Row, width: int) -> str:
+    numbers = cells({**row.values, "seconds": row.seconds})
+    return f"{line(f'  {row.method}', numbers, width)}   {row.note}".rstrip()

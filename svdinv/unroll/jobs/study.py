@@ -13,8 +13,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,13 +52,13 @@ __all__ = [
 ]
 
 METHODS: tuple[str, ...] = get_args(get_type_hints(Training)["svd"])
-"""Ways to differentiate the low-rank step; the first is compared to."""
+"""Ways to differentiate the low-rank step; the others are compared to the first."""
 
 LONGEST = 1e3
-"""Length of the gradient, before it is clipped, from which a training is broken.
+"""Norm of the gradient, before it is clipped, from which a training is broken.
 
 The loss is a mean of absolute errors of images in [0, 1]; gradients that are right have
-lengths of 0.01 to 10."""
+norms of 0.01 to 10."""
 
 COLLAPSE = 10.0
 """Decibels by which the validation PSNR may fall below the best so far."""
@@ -80,7 +79,7 @@ class Study:
     data : tuple of str
         Of `svdinv.unroll.jobs.study_data.DATA`.
     rates : tuple of float
-        Parts of the samples, in (0, 1).
+        Sampling rates, in (0, 1).
     seeds : int
         Each of 0, 1, ..., seeds - 1 draws first weights and batches.
     steps, batch, cells : int
@@ -189,15 +188,15 @@ class Row:
     steps : int
         Steps that were done.
     longest_gradient : float or None
-        Largest length of a gradient before it was clipped, of those that were finite.
+        Largest norm of a gradient before it was clipped, of those that were finite.
     validation : float or None
         Last validation PSNR, dB.
     psnr, ssim : float or None
         Means over the test photographs, PSNR in dB.
     milliseconds : float or None
-        Median processor time of a training step.
+        Median CPU time of a training step.
     relative : float or None
-        Processor time of a gradient as a multiple of that of `METHODS[0]`, both taken
+        CPU time of a gradient as a multiple of that of `METHODS[0]`, both taken
         in turns, with the weights of this run.
     machine : str
         Where it ran.
@@ -302,7 +301,10 @@ def compare(
     plans = study.plans()
     left = [plan for plan in plans if plan not in rows]
     torch.set_num_threads(study.threads)
-    with interrupts() as interrupted, _bar(len(plans), len(rows)) as bar:
+    with (
+        interrupts() as interrupted,
+        tqdm(total=len(plans), initial=len(rows), unit="run", file=sys.stderr) as bar,
+    ):
         test = TestCrops(study.crop, study.patch)
         for plan in left:
             bar.set_postfix_str(f"{plan.data} {plan.rate:g} {plan.method}")
@@ -593,14 +595,6 @@ def _write(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as stream:
         stream.write(json.dumps(values, indent=1).encode() + b"\n")
-
-
-@contextmanager
-def _bar(total: int, done: int) -> Iterator[Any]:
-    with tqdm(
-        total=total, initial=done, unit="run", file=sys.stderr, mininterval=0.5
-    ) as bar:
-        yield bar
 
 
 def _processor() -> str:

@@ -70,7 +70,7 @@ class Patches:
     kind : str
         A name of `DATA`.
     rate : float
-        Part of the samples, in (0, 1).
+        Sampling rate, in (0, 1).
     size : int
         Side of the patches in pixels, a multiple of 8.
     """
@@ -209,7 +209,7 @@ class TestCrops:
         Parameters
         ----------
         rate : float
-            Part of the samples; the masks depend on nothing else.
+            Sampling rate; the masks depend on nothing else.
 
         Returns
         -------

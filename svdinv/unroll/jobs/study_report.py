@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdinv.unroll.files import replacing
 from svdinv.unroll.jobs.study import METHODS, Row, Study
+from svdinv.unroll.jobs.tables import comma_separated, markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +46,7 @@ def write_report(study: Study, rows: Sequence[Row], output: Path) -> None:
         If a file cannot be written.
     """
     with replacing(output / CSV) as stream:
-        stream.write(_csv(rows).encode())
+        stream.write(_csv(rows))
     with replacing(output / TABLE) as stream:
         stream.write(table(study, rows).encode())
     _plot(study, rows, output / PLOT)
@@ -107,7 +106,7 @@ def summary(study: Study, rows: Sequence[Row]) -> str:
 
 
 def table(study: Study, rows: Sequence[Row]) -> str:
-    """Make the tables, with how they were made above them.
+    """Make the tables, headed by how the runs were made.
 
     Parameters
     ----------
@@ -135,7 +134,7 @@ def table(study: Study, rows: Sequence[Row]) -> str:
         ),
     ]
     columns = ("broken", "median step", "PSNR / dB", "SSIM", "ms a step", "of svt's")
-    overall = _table(
+    overall = markdown(
         ("data", "method", *columns),
         [
             (data, f"`{method}`", *cells)
@@ -145,7 +144,7 @@ def table(study: Study, rows: Sequence[Row]) -> str:
         ],
         left=2,
     )
-    single = _table(
+    single = markdown(
         ("data", "rate", "method", *columns),
         [
             (data, f"{rate:g}", f"`{method}`", *cells)
@@ -190,22 +189,11 @@ def _number(
     return f"{mean(known):{format}}" if known else _NONE
 
 
-def _table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int
-) -> list[str]:
-    rule = ["---"] * left + ["--:"] * (len(header) - left)
-    return [f"| {' | '.join(line)} |" for line in (header, rule, *rows)]
-
-
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[Row]) -> bytes:
     names = [field.name for field in dataclasses.fields(Row)]
-    text = io.StringIO(newline="")
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow([*names[:4], "broken", *names[4:]])
-    for row in rows:
-        values = [_cell(getattr(row, name)) for name in names]
-        lines.writerow([*values[:4], _cell(row.broken), *values[4:]])
-    return text.getvalue()
+    names.insert(names.index("seed") + 1, "broken")
+    lines = [[_cell(getattr(row, name)) for name in names] for row in rows]
+    return comma_separated(names, lines)
 
 
 def _cell(value: Any) -> str:
@@ -317,7 +305,7 @@ def _draw_broken(
     axes.imshow(shares, vmin=0, vmax=1.25, cmap="Reds", aspect="auto")
     axes.set_xticks(range(len(study.rates)), [f"{rate:g}" for rate in study.rates])
     axes.set_yticks(range(len(study.methods)), study.methods if names else ())
-    axes.set_xlabel("part of the samples", fontsize=9.5, color=_MUTED)
+    axes.set_xlabel("sampling rate", fontsize=9.5, color=_MUTED)
     # White lines between the cells.
     axes.set_xticks([j + 0.5 for j in range(len(study.rates) - 1)], minor=True)
     axes.set_yticks([i + 0.5 for i in range(len(study.methods) - 1)], minor=True)
@@ -365,7 +353,7 @@ def _draw_differences(
                 ha="center",
                 va="bottom",
                 fontsize=8.5,
-                color="#a50f15",
+                color=_RED,
             )
     axes.set_xlim(-0.6, len(study.methods) - 0.4)
     axes.set_ylim(-limit, limit)
