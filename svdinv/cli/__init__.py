@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from svdinv import __version__
-from svdinv.cli import compare, data, demo, train
-from svdinv.cli.arguments import Parser
+from svdinv.cli import compare, data, demo, evaluate, reconstruct, train
+from svdinv.cli.arguments import Parser, complain
 
 __all__ = ["main"]
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code: 0 on success; 2 for arguments that make no sense, files that
         cannot be read and files that cannot be written; 1 where a training broke
-        down; 130 after Ctrl-C.
+        down; 130 where it was interrupted.
     """
     parser = _parser()
     try:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\ninterrupted", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"svdinv: {error}", file=sys.stderr)
+        complain(f"svdinv: {error}")
         return 2
 
 
@@ -61,6 +61,6 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="command", parser_class=Parser
     )
-    for command in (demo, train, compare, data):
+    for command in (demo, reconstruct, train, evaluate, compare, data):
         command.add(commands)
     return parser

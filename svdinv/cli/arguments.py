@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -13,6 +15,7 @@ from typing import NoReturn
 __all__ = [
     "Parser",
     "Subparsers",
+    "complain",
     "duration",
     "natural",
     "need",
@@ -27,10 +30,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2."""
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+        complain(f"{self.prog}: {message}")
+        self.exit(2)
 
 
 Subparsers = argparse._SubParsersAction
+
+
+def complain(message: str) -> None:
+    """Print a line on stderr; of several processes that torchrun started, the first."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(" ".join(message.split()), file=sys.stderr)
 
 
 def need(parser: Parser, packages: Mapping[str, str], extra: str) -> None:

@@ -64,15 +64,21 @@ def add(commands: Subparsers) -> None:
         metavar="colour|cine|FILE.toml",
         help="what to train: a configuration that comes with svdinv, or a file",
     )
-    train.add_argument(
+    folder = train.add_mutually_exclusive_group()
+    folder.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for all that is written"
     )
-    train.add_argument(
+    folder.add_argument(
         "--resume",
         type=Path,
         metavar="DIR",
         help="go on with the training in this folder, to the same weights, bit by bit, "
         "as if it had not been interrupted",
+    )
+    train.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="begin anew even where the folder holds a training",
     )
     train.add_argument(
         "--set",
@@ -109,9 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print:
         print(to_toml(config), end="")
         return 0
-    if arguments.resume is None and arguments.output is None:
-        parser.error("needs --output, a folder for what comes of the training")
-    output = writable_folder(parser, "--output", arguments.resume or arguments.output)
+    output = _folder(arguments)
 
     from svdinv.unroll.jobs.train import train
 
@@ -128,20 +132,43 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _folder(arguments: argparse.Namespace) -> Path:
+    """Make the folder to write to, and spare what is in it."""
+    from svdinv.unroll.jobs.config import CHECKPOINT, CONFIG, WEIGHTS
+    from svdinv.unroll.jobs.logs import LOG, VALIDATION
+
+    parser: Parser = arguments.parser
+    if arguments.resume is not None:
+        return writable_folder(parser, "--resume", arguments.resume)
+    if arguments.output is None:
+        parser.error("needs --output, a folder for what comes of the training")
+    output = writable_folder(parser, "--output", arguments.output)
+    names = (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION)
+    there = [name for name in names if (output / name).exists()]
+    if there and not arguments.overwrite:
+        parser.error(
+            f"argument --output: {output} holds {there[0]} already; go on with that "
+            "training by --resume, or begin anew in its place with --overwrite"
+        )
+    return output
+
+
 def _config(arguments: argparse.Namespace) -> Config:
     from svdinv.unroll.jobs.config import changed, preset, presets, read
-    from svdinv.unroll.jobs.training import CONFIG
 
     parser: Parser = arguments.parser
     given = _overrides(arguments)
     try:
         if arguments.resume is not None:
-            if arguments.config or given or arguments.weights:
+            beside = (arguments.config, given, arguments.weights, arguments.overwrite)
+            if any(beside):
                 parser.error(
                     "argument --resume: a training goes on as it was begun; other "
                     "options would make another training of it"
                 )
-            return read(arguments.resume / CONFIG)
+            from svdinv.unroll.jobs.training import to_resume
+
+            return to_resume(arguments.resume)
         if arguments.config is None:
             parser.error(f"what to train? {', '.join(presets())} or a file")
         known = arguments.config in presets()

@@ -21,9 +21,10 @@ DEMO_OPTIONS = [
 ]
 
 
-def test_help_lists_the_commands(capsys):
+@pytest.mark.parametrize("command", ["demo", "train"])
+def test_help_lists_the_commands(command, capsys):
     assert main(["--help"]) == 0
-    assert re.search(r"^ +demo +\w", capsys.readouterr().out, re.M)
+    assert re.search(rf"^ +{command} +\w", capsys.readouterr().out, re.M)
 
 
 def test_no_command_is_a_call_for_help(capsys):
@@ -67,7 +68,7 @@ def test_module_imports_nothing_heavy_for_help():
         ("--rate", "much"),
         ("--seed", "-1"),
         ("--seed", "1.5"),
-        ("--steps", "0"),
+        ("--steps", "-1"),
         ("--minutes", "0"),
         ("--minutes", "inf"),
         ("--threads", "0"),
@@ -93,25 +94,27 @@ def test_unknown_options_and_commands(capsys):
 
 def test_a_missing_package_is_named_with_its_cure(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
-        "svdinv.cli.find_spec", lambda name: None if name == "torch" else object()
+        "svdinv.cli.arguments.find_spec",
+        lambda name: None if name == "torch" else object(),
     )
-    assert main(["demo", "--output", str(tmp_path / "new")]) == 2
-    complaint = capsys.readouterr().err
-    assert "torch" in complaint
-    assert "pip install 'svdinv[demo]'" in complaint
+    for command, extra in ((["demo"], "demo"), (["train", "colour"], "train")):
+        assert main([*command, "--output", str(tmp_path / "new")]) == 2
+        complaint = capsys.readouterr().err
+        assert "torch" in complaint
+        assert f"pip install 'svdinv[{extra}]'" in complaint
     assert not (tmp_path / "new").exists()
 
 
 def test_ctrl_c_and_a_full_disk_are_no_tracebacks(monkeypatch, capsys, tmp_path):
-    import svdinv.unroll.demo as demo
+    import svdinv.unroll.jobs.demo as demo
 
-    def press(config):
+    def press(config, network):
         raise KeyboardInterrupt
 
-    def fail(config):
+    def fail(config, network):
         raise OSError("disk full")
 
-    for run, code, word in ((press, 130, "interrupted"), (fail, 1, "disk full")):
+    for run, code, word in ((press, 130, "interrupted"), (fail, 2, "disk full")):
         monkeypatch.setattr(demo, "run", run)
         assert main(["demo", "--output", str(tmp_path)]) == code
         assert word in capsys.readouterr().err

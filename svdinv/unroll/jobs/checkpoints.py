@@ -65,9 +65,11 @@ class Checkpoint:
                 if name.startswith(("network/", "mean/")):
                     x.copy_(self.tensors[name])
             for name, parameter in network.named_parameters():
+                # Where Adam would have put them: on the device and in the layout of
+                # the parameter.
                 optimiser.state[parameter] = {"step": step.clone()} | {
-                    moment: self.tensors[f"{moment}/{name}"].clone(
-                        memory_format=torch.preserve_format
+                    moment: torch.empty_like(parameter).copy_(
+                        self.tensors[f"{moment}/{name}"]
                     )
                     for moment in _MOMENTS
                 }

@@ -21,7 +21,16 @@ from svdinv.unroll.masks import (
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.phantom import coil_maps, heart
 
-__all__ = ["MASKS", "Cine", "Hearts", "case", "sampling"]
+__all__ = [
+    "MASKS",
+    "Cine",
+    "Hearts",
+    "case",
+    "measured",
+    "phantom_series",
+    "sampling",
+    "unseen_series",
+]
 
 MASKS = {
     "radial": "16 golden-angle lines in each frame",
@@ -46,6 +55,7 @@ class Cine:
     """Series of a beating heart from undersampled k-space."""
 
     kind: ClassVar[str] = "cine"
+    axes: ClassVar[str] = "B T H W"
 
     series: int = option(64, "series of the phantom to train on")
     frames: int = option(12, "frames of each")
@@ -131,7 +141,8 @@ class Hearts:
 
     def __init__(self, task: Cine, photos: list[Image]) -> None:
         self.task, self.photos = task, photos
-        self._series = functools.lru_cache(maxsize=task.series)(self._make)
+        kept = task.series + task.validation
+        self._series = functools.lru_cache(maxsize=kept)(self._make)
         self._maps = functools.lru_cache(maxsize=64)(
             lambda coils, seed: coil_maps(coils, task.size, task.size, seed=seed)
         )
@@ -281,6 +292,26 @@ def moving_photograph(
     phase = phase + 0.2 * waves[4] * np.sin(2 * np.pi * cycle)
     series = series * np.exp(1j * phase)
     return (series / max(np.abs(series).max(), 1e-6)).astype(np.complex64)
+
+
+def unseen_series(
+    index: int, frames: int = 12, size: int = 128
+) -> NDArray[np.complex64]:
+    """Make a series of the phantom that no training and no validation has seen.
+
+    Parameters
+    ----------
+    index : int
+        Which one, from 0.
+    frames, size : int
+        T, and H = W.
+
+    Returns
+    -------
+    ndarray of complex64, shape (T, H, W)
+        The series; the largest magnitude is 1.
+    """
+    return phantom_series(_FIRST_TEST + index, frames, size)
 
 
 def sampling(

@@ -40,6 +40,8 @@ class Colour:
     """Photographs, sampled at random in each channel of their own."""
 
     kind: ClassVar[str] = "colour"
+    axes: ClassVar[str] = "B C H W"
+    channels: ClassVar[int] = 3
 
     photographs: tuple[str, ...] = option(
         (), "folders and files of pictures to train on besides those built in"
@@ -48,7 +50,9 @@ class Colour:
         TEST, "built-in photographs that are not trained on, for svdinv evaluate"
     )
     longest: int = option(1024, "pictures with longer sides are scaled down to this")
-    validation: int = option(4, "photographs to watch the training by")
+    validation: int = option(
+        4, "photographs to watch the training by; quarters of them where there are few"
+    )
     patch: int = option(64, "side of the patches in pixels")
     rates: tuple[float, float] = option(
         (0.04, 0.5), "least and largest part of the samples; the same at test time"
@@ -85,21 +89,27 @@ class Colour:
         Returns
         -------
         Photographs
-            Those to train on, and those to validate with.
+            Those to train on, and those to validate with: `validation` whole ones, or
+            where there are not more than that, a quarter of each, which is then cut
+            off the part to train on.
 
         Raises
         ------
         ValueError
-            If a file or folder is missing or is no picture, or there are too few.
+            If a file or folder is missing or is no picture, or one is too small.
         """
         images = training_photographs(self.photographs, self.held_out, self.longest)
+        if not images:
+            raise ValueError("no photographs to train on: all are held out")
         small = [n for n, x in images.items() if min(x.shape[:2]) < self.patch]
         if small:
             raise ValueError(f"{small[0]} is smaller than a patch of {self.patch}")
         if len(images) <= self.validation:
-            raise ValueError(
-                f"{len(images)} photographs are too few to hold {self.validation} "
-                "aside for validation"
+            parts = {name: parted(x, self.patch) for name, x in images.items()}
+            return Photographs(
+                self,
+                [rest for rest, _ in parts.values()],
+                {f"part of {name}": part for name, (_, part) in parts.items()},
             )
         # Spread over the names: neighbours in a folder tend to be alike.
         every = len(images) / self.validation
@@ -137,9 +147,16 @@ def training_photographs(
     """
     names = split(*held_out) if held_out else PHOTOS
     images = {name: photograph(name) for name in names}
+    seen = set()
     for place in map(Path, places):
-        files = picture_files(place) if place.is_dir() else [place]
-        images |= {file.stem: read_picture(file, largest=None) for file in files}
+        if not place.exists():
+            raise ValueError(f"task.photographs: there is no {place}")
+        for file in picture_files(place) if place.is_dir() else [place]:
+            if file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            name = str(file) if file.stem in images else file.stem
+            images[name] = read_picture(file, largest=None)
     return {name: shrunk(image, longest) for name, image in images.items()}
 
 
@@ -231,6 +248,24 @@ def channels_first(images: np.ndarray) -> np.ndarray:
 def channels_last(images: np.ndarray) -> np.ndarray:
     """From (..., C, H, W) to (..., H, W, C)."""
     return np.ascontiguousarray(np.moveaxis(images, -3, -1))
+
+
+def parted(image: Image, least: int) -> tuple[Image, Image]:
+    """Cut a quarter off, across the longer side, at least `least` pixels wide.
+
+    Raises
+    ------
+    ValueError
+        If less than that would be left.
+    """
+    H, W = image.shape[:2]
+    cut = max(H, W) - max(max(H, W) // 4, least)
+    if cut < least:
+        raise ValueError(
+            f"a photograph of {H}x{W} pixels is too small to be cut in two, for "
+            f"training and validation, with patches of {least}: give more photographs"
+        )
+    return (image[:cut], image[cut:]) if H > W else (image[:, :cut], image[:, cut:])
 
 
 def shrunk(image: Image, longest: int) -> Image:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,9 +22,13 @@ from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
 
 __all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "WEIGHTS",
     "Config",
     "Training",
     "changed",
+    "differences",
     "from_toml",
     "option",
     "preset",
@@ -33,6 +38,10 @@ __all__ = [
     "to_toml",
     "write",
 ]
+
+CHECKPOINT = "checkpoint.safetensors"
+CONFIG = "config.toml"
+WEIGHTS = "weights.safetensors"
 
 _T = TypeVar("_T")
 _PRESETS = Path(__file__).parent / "presets"
@@ -99,6 +108,8 @@ class Training:
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not math.isfinite(self.learning_rate):
+            raise ValueError(f"learning_rate must be finite, got {self.learning_rate}")
         for name in ("warm_up", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
@@ -163,6 +174,19 @@ class Config:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.network.axes != self.task.axes:
+            raise ValueError(
+                f"network.kind: {_kind(self.network)} reconstructs images "
+                f"({self.network.axes}), but those of the task {_kind(self.task)} are "
+                f"({self.task.axes})"
+            )
+        due = getattr(self.task, "channels", None)
+        channels = getattr(self.network, "channels", due)
+        if channels != due:
+            raise ValueError(
+                f"network.channels must be {due} for the task {_kind(self.task)}, "
+                f"got {channels}"
+            )
 
 
 def read(path: str | Path) -> Config:
@@ -277,6 +301,35 @@ def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
     return _config(_merged(tomllib.loads(to_toml(config)), overrides))
 
 
+def differences(one: Config, other: Config) -> list[str]:
+    """Name the options in which two configurations differ.
+
+    Parameters
+    ----------
+    one, other : Config
+        The configurations.
+
+    Returns
+    -------
+    list of str
+        Such as "training.steps is 100, not 200"; empty where they are equal.
+    """
+    first, second = (_flat(tomllib.loads(to_toml(c))) for c in (one, other))
+    return [
+        f"{name} is {first.get(name)!r}, not {second.get(name)!r}"
+        for name in first | second
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tables.items():
+        options = value.items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}.{key}".rstrip("."): option for key, option in options}
+    return flat
+
+
 def write(config: Config, path: str | Path) -> None:
     """Write a configuration to a TOML file, with a line of help for each option.
 
@@ -362,7 +415,10 @@ def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
         name: dict(value) if isinstance(value, dict) else value
         for name, value in tables.items()
     }
-    for name, value in overrides.items():
+    # Kinds first, in whatever order they are given: they clear their section.
+    kinds_first = sorted(overrides, key=lambda name: not name.endswith(".kind"))
+    for name in kinds_first:
+        value = overrides[name]
         *path, last = name.split(".")
         table = merged
         for part in path:
@@ -384,7 +440,7 @@ def _config(tables: Mapping[str, Any]) -> Config:
     for name, kinds in (("task", _tasks()), ("network", registered(Recipe))):
         table = _table(tables, name)
         kind = table.pop("kind", None)
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             raise ValueError(
                 f"{name}.kind must be one of {sorted(kinds)}, got {kind!r}"
             )
@@ -428,6 +484,11 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
 
 
+def _sample(parts: Sequence[Any]) -> str:
+    """Show how a list is written."""
+    return '["a", "b"]' if parts[0] is str else "[1, 2]"
+
+
 def _typed(value: Any, hint: Any, name: str) -> Any:
     """Check a value from TOML against the type of a field; lists become tuples."""
     origin, parts = get_origin(hint), get_args(hint)
@@ -440,7 +501,9 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{name} must be a list, got {value!r}")
+            raise ValueError(
+                f"{name} must be a list, such as {_sample(parts)}, got {value!r}"
+            )
         every = parts[0] if parts[-1] is Ellipsis else None
         if every is None and len(value) != len(parts):
             raise ValueError(f"{name} must have {len(parts)} elements, got {value!r}")

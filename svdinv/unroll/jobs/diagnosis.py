@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ __all__ = ["Breakdown", "diagnose"]
 _NEAR = 1e-6
 
 
+_NOWHERE = "nowhere"
+
+
 @dataclass(frozen=True)
 class Breakdown:
     """A step whose loss or gradient was not finite.
@@ -30,8 +34,10 @@ class Breakdown:
     step : int
         The step, from 1; its update was not made.
     layer : str
-        The first layer with something not finite behind it, such as "cells.2.svt", or
-        "data" or "loss".
+        The first layer with something not finite behind it, such as "cells.2.svt";
+        "data" or the name of a weight, if that is not finite itself; "loss" or the
+        name of a weight, if all layers are innocent; "nowhere", if the step went well
+        when it was repeated.
     pass_ : {"forward", "backward"}
         In which direction.
     spectrum : ndarray or None
@@ -41,25 +47,34 @@ class Breakdown:
 
     step: int
     layer: str
-    pass_: str
+    pass_: Literal["forward", "backward"]
     spectrum: np.ndarray | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether it is known where it came from."""
+        return self.layer != _NOWHERE
 
     def __str__(self) -> str:
         """Say it in a few lines."""
-        what = "an output" if self.pass_ == "forward" else "a gradient"
-        text = (
-            f"step {self.step}: {what} that is not finite, first in {self.layer}, "
-            f"{self.pass_} pass"
-        )
+        text = f"step {self.step}: {self._what()}"
         if self.spectrum is None:
             return text
         s = self.spectrum
         shown = ", ".join(f"{value:.7g}" for value in s[:8])
         text += f"\n  singular values there: {shown}{', ...' if len(s) > 8 else ''}"
-        zeros = int((s <= _NEAR * s[0]).sum()) if s[0] > 0 else len(s)
+        zeros = int((s <= _NEAR * s[0]).sum())
         kept = s[: len(s) - zeros]
-        pairs = int((kept[:-1] - kept[1:] <= _NEAR * s[0]).sum()) if len(kept) else 0
+        pairs = int((kept[:-1] - kept[1:] <= _NEAR * s[0]).sum())
         return text + f"\n  of {len(s)}: {zeros} zero, {pairs} as large as the next one"
+
+    def _what(self) -> str:
+        if not self.found:
+            return "a gradient that is not finite, but not when the step was repeated"
+        if self.layer == "data":
+            return "the data are not finite"
+        what = "an output" if self.pass_ == "forward" else "a gradient"
+        return f"{what} that is not finite, first in {self.layer}, {self.pass_} pass"
 
 
 def diagnose(
@@ -84,118 +99,150 @@ def diagnose(
     Returns
     -------
     Breakdown
-        What was found; "nowhere in the repetition" if it went well this time.
+        What was found.
     """
     given = (batch.samples, batch.truth, *batch.measurement)
     if not all(np.isfinite(x).all() for x in given):
         return Breakdown(step, "data", "forward")
-    witness = _Witness()
-    with witness.watching(network):
-        try:
+    for name, parameter in network.named_parameters():
+        if not _finite(parameter):
+            return Breakdown(step, name, "forward")
+    witness = _Witness(step)
+    network.zero_grad()
+    try:
+        with _watched(network, witness):
             value = loss(network, batch)
-        except torch.linalg.LinAlgError:
-            return witness.breakdown(step, "forward") or Breakdown(
-                step, "a decomposition", "forward"
-            )
-        found = witness.breakdown(step, "forward")
-        if found is not None:
-            return found
-        if not torch.isfinite(value):
-            return Breakdown(step, "loss", "forward")
-        network.zero_grad()
-        value.backward()
-        network.zero_grad()
-    return witness.breakdown(step, "backward") or Breakdown(
-        step, "nowhere in the repetition", "backward"
-    )
+            if witness.first is None and _finite(value):
+                value.backward()
+    except torch.linalg.LinAlgError:
+        pass  # the witness was told
+    else:
+        if witness.first is None:
+            witness.first = _at_the_ends(network, step, value)
+    network.zero_grad()
+    return witness.first or Breakdown(step, _NOWHERE, "backward")
+
+
+def _at_the_ends(network: Network, step: int, value: Tensor) -> Breakdown | None:
+    """Look at the loss and the gradients of the weights."""
+    if not _finite(value):
+        return Breakdown(step, "loss", "forward")
+    for name, parameter in network.named_parameters():
+        g = parameter.grad
+        # The square of its length has to be finite too.
+        if g is not None and not _finite(torch.linalg.vector_norm(g)):
+            return Breakdown(step, name, "backward")
+    return None
 
 
 class _Witness:
-    """Notes what passes through the layers of a network, in the order it happens."""
+    """Remembers the first layer that made something not finite."""
 
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, str, Tensor | None]] = []
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.first: Breakdown | None = None
 
-    def breakdown(self, step: int, pass_: str) -> Breakdown | None:
-        """Give the first event of this direction."""
-        for layer, direction, matrices in self.seen:
-            if direction == pass_:
-                spectrum = None if matrices is None else _worst(matrices)
-                return Breakdown(step, layer, pass_, spectrum)
-        return None
-
-    def watching(self, network: Network) -> _Watch:
-        return _Watch(self, network)
-
-    def passed(
-        self, layer: str, inputs: Tensor, output: Tensor, matrices: Tensor | None
+    def tell(
+        self,
+        layer: str,
+        pass_: Literal["forward", "backward"],
+        spectrum: np.ndarray | None = None,
     ) -> None:
-        if torch.isfinite(inputs).all() and not torch.isfinite(output).all():
-            self.seen.append((layer, "forward", matrices))
-        if not (inputs.requires_grad and output.requires_grad):
-            return
-        came: dict[str, bool] = {}
-        output.register_hook(lambda g: came.update(good=_finite(g)))
+        if self.first is None:
+            self.first = Breakdown(self.step, layer, pass_, spectrum)
 
-        def returned(g: Tensor) -> None:
-            if came.get("good", True) and not _finite(g):
-                bad = None if matrices is None else matrices[_rows(g)]
-                self.seen.append((layer, "backward", bad))
-
-        inputs.register_hook(returned)
-
-
-class _Watch:
-    """Context in which a witness sees every layer of a network."""
-
-    def __init__(self, witness: _Witness, network: Network) -> None:
-        self.witness, self.network = witness, network
-        self.handles: list[Any] = []
-
-    def __enter__(self) -> None:
-        for name, module in self.network.named_modules():
-            if isinstance(module, Cell):
-                module.svt = partial(self._svt, f"{name}.svt", module.svt)  # type: ignore[method-assign]
-            elif isinstance(module, nn.Conv2d | nn.Conv3d):
-                hook = partial(self._convolution, name)
-                self.handles.append(module.register_forward_hook(hook))
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-        for module in self.network.modules():
-            if isinstance(module, Cell):
-                del module.svt
-
-    def _svt(
-        self, name: str, svt: Callable[..., Tensor], matrices: Tensor, fraction: Tensor
+    def svt(
+        self, layer: str, svt: Callable[..., Tensor], matrices: Tensor, part: Tensor
     ) -> Tensor:
+        """Threshold singular values as ever, and look at what comes of it."""
         # A view of its own: a hook would see the gradients of all uses of it.
         matrices = matrices.view_as(matrices)
-        result = svt(matrices, fraction)
-        self.witness.passed(name, matrices, result, matrices.detach())
+        held = matrices.detach()
+        try:
+            result = svt(matrices, part)
+        except torch.linalg.LinAlgError:
+            if self.first is None:
+                self.tell(layer, "forward", _spectrum(held, _failing(svt, held, part)))
+            raise
+        if _finite(held) and not _finite(result):
+            self.tell(layer, "forward", _spectrum(held, _rows(result)))
+        if matrices.requires_grad and result.requires_grad:
+            self._await(layer, held, matrices, result)
         return result
 
-    def _convolution(
-        self, name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor
+    def _await(
+        self, layer: str, held: Tensor, matrices: Tensor, result: Tensor
     ) -> None:
-        if not torch.isfinite(output).all() and torch.isfinite(inputs[0]).all():
-            self.witness.seen.append((name, "forward", None))
+        """Look at the gradients when they pass: first that of the result."""
+        came: list[bool] = []
+        result.register_hook(lambda g: came.append(_finite(g)))
+
+        def returned(g: Tensor) -> None:
+            if all(came) and not _finite(g):
+                self.tell(layer, "backward", _spectrum(held, _rows(g)))
+
+        matrices.register_hook(returned)
+
+    def layer(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Look at what went into a convolution or a cell and what came out."""
+        if _all_finite(inputs) and not _all_finite(output):
+            self.tell(name, "forward")
 
 
-def _finite(g: Tensor) -> bool:
-    return bool(torch.isfinite(g).all())
+@contextmanager
+def _watched(network: Network, witness: _Witness) -> Iterator[None]:
+    """Let a witness see every layer of a network."""
+    with ExitStack() as undo:
+        for name, module in network.named_modules():
+            if isinstance(module, Cell | nn.Conv2d | nn.Conv3d):
+                handle = module.register_forward_hook(partial(witness.layer, name))
+                undo.callback(handle.remove)
+            if isinstance(module, Cell):
+                watching = partial(witness.svt, f"{name}.svt", module.svt)
+                module.svt = watching  # type: ignore[method-assign]
+                undo.callback(delattr, module, "svt")
+        yield
 
 
-def _rows(g: Tensor) -> Tensor:
-    """Which matrices have a gradient that is not finite."""
-    return ~torch.isfinite(g).flatten(-2).all(-1)
+def _finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())
 
 
-def _worst(matrices: Tensor) -> np.ndarray | None:
-    """Singular values of the first of the matrices that has any."""
+def _all_finite(given: Any) -> bool:
+    """Whether the tensors are, in whatever tuples and dictionaries they are."""
+    if isinstance(given, Tensor):
+        return _finite(given)
+    if isinstance(given, dict):
+        return all(map(_all_finite, given.values()))
+    return all(map(_all_finite, given)) if isinstance(given, tuple) else True
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Which matrices have an element that is not finite."""
+    return ~torch.isfinite(x).flatten(-2).all(-1)
+
+
+def _failing(svt: Callable[..., Tensor], matrices: Tensor, part: Tensor) -> Tensor:
+    """Which matrices cannot be decomposed."""
+
+    def fails(matrix: Tensor) -> bool:
+        try:
+            svt(matrix[None], part)
+        except torch.linalg.LinAlgError:
+            return True
+        return False
+
     flat = matrices.reshape(-1, *matrices.shape[-2:])
-    for matrix in flat:
-        if torch.isfinite(matrix).all():
-            return torch.linalg.svdvals(matrix).cpu().numpy()
+    return torch.tensor([fails(m) for m in flat]).reshape(matrices.shape[:-2])
+
+
+def _spectrum(matrices: Tensor, which: Tensor) -> np.ndarray | None:
+    """Singular values of the first of these matrices that has any."""
+    for matrix in matrices[which.to(matrices.device)]:
+        if _finite(matrix):
+            with suppress(np.linalg.LinAlgError):
+                # In double precision: this must not fail where that failed.
+                double = np.complex128 if matrix.is_complex() else np.float64
+                values = matrix.cpu().numpy().astype(double)
+                return np.linalg.svd(values, compute_uv=False)
     return None

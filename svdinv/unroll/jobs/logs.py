@@ -1,9 +1,12 @@
-"""Logs of a training: a CSV file, and TensorBoard where it is installed."""
+"""Logs of a training: CSV files, and TensorBoard's events where it is installed."""
 
 from __future__ import annotations
 
 import csv
 import io
+import socket
+import time
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -11,10 +14,13 @@ from typing import Any
 
 from svdinv.unroll.files import replacing
 
-__all__ = ["LOG", "VALIDATION", "Logs", "read_log"]
+__all__ = ["EVENTS", "LOG", "VALIDATION", "Logs", "read_log"]
 
 LOG = "log.csv"
 VALIDATION = "validation.csv"
+EVENTS = "events.out.tfevents.*"
+"""Names of the files that TensorBoard reads."""
+
 _COLUMNS = {
     LOG: ("step", "loss", "learning_rate", "gradient_norm"),
     VALIDATION: ("step", "psnr_db"),
@@ -31,31 +37,31 @@ class Logs:
     step : int
         Step from which the training goes on: later rows of a log that is there are
         dropped, for they will come again.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written, here or in any of the methods.
     """
 
     def __init__(self, output: Path | None, step: int) -> None:
         self._files: dict[str, io.TextIOWrapper] = {}
         self._writers: dict[str, Any] = {}
-        self._board: Any = None
+        self._board: _Board | None = None
+        self._opened = ExitStack()
         if output is None:
             return
-        for name, columns in _COLUMNS.items():
-            path = output / name
-            kept = [row for row in read_log(path) if row["step"] <= step]
-            with replacing(path) as stream:
-                text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-                rows = csv.writer(text, lineterminator="\n")
-                rows.writerow(columns)
-                rows.writerows([_number(row[c]) for c in columns] for row in kept)
-                text.flush()
-                text.detach()
-            file = path.open("a", encoding="utf-8", newline="")
-            self._files[name] = file
-            self._writers[name] = csv.writer(file, lineterminator="\n")
-        if find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(output), purge_step=step + 1)
+        with self._opened:  # closes what was opened if something after it fails
+            for name in _COLUMNS:
+                _cut(output / name, _COLUMNS[name], step)
+                file = (output / name).open("a", encoding="utf-8", newline="")
+                self._opened.callback(file.close)
+                self._files[name] = file
+                self._writers[name] = csv.writer(file, lineterminator="\n")
+            if find_spec("tensorboardX"):
+                self._board = _Board(output, step)
+                self._opened.callback(self._board.close)
+            self._opened = self._opened.pop_all()
 
     def __enter__(self) -> Logs:
         """Give itself."""
@@ -68,24 +74,25 @@ class Logs:
         trace: TracebackType | None,
     ) -> None:
         """Close the files."""
-        for file in self._files.values():
-            file.close()
-        if self._board is not None:
-            self._board.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the files, all of them even if one cannot be written to the end."""
+        self._opened.close()
 
     def step(self, step: int, loss: float, rate: float, length: float) -> None:
         """Write down a step: its loss, learning rate and length of the gradient."""
         self._row(LOG, step, loss, rate, length)
         if self._board is not None and step % 10 == 0:
-            self._board.add_scalar("training/loss", loss, step)
-            self._board.add_scalar("training/learning_rate", rate, step)
-            self._board.add_scalar("training/gradient_norm", length, step)
+            self._board.add("training/loss", loss, step)
+            self._board.add("training/learning_rate", rate, step)
+            self._board.add("training/gradient_norm", length, step)
 
     def validation(self, step: int, decibels: float) -> None:
         """Write down the PSNR of a validation, in dB."""
         self._row(VALIDATION, step, decibels)
         if self._board is not None:
-            self._board.add_scalar("validation/psnr_db", decibels, step)
+            self._board.add("validation/psnr_db", decibels, step)
 
     def flush(self) -> None:
         """Bring to the disk what was written."""
@@ -97,6 +104,46 @@ class Logs:
     def _row(self, name: str, step: int, *values: float) -> None:
         if name in self._writers:
             self._writers[name].writerow([step, *map(_number, values)])
+
+
+class _Board:
+    """Events for TensorBoard.
+
+    Written at once and in this thread, unlike by `tensorboardX.SummaryWriter`: its own
+    thread dies where the disk is full, and whoever hands it an event then waits for
+    ever.
+    """
+
+    def __init__(self, output: Path, step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        if step == 0:
+            for old in output.glob(EVENTS):
+                old.unlink()
+        # In the order in which TensorBoard is to read them, also within one second.
+        ending = f"{int(time.time())}.{socket.gethostname()}.{step:09d}"
+        self._records = RecordWriter(str(output / EVENTS.replace("*", ending)))
+        self._write(file_version="brain.Event:2")
+        # From here on TensorBoard forgets what it read in earlier files.
+        start = SessionLog(status=SessionLog.START)
+        self._write(step=step + 1, session_log=start)
+
+    def add(self, name: str, value: float, step: int) -> None:
+        scalar = self._summary.Value(tag=name, simple_value=value)
+        self._write(step=step, summary=self._summary(value=[scalar]))
+
+    def flush(self) -> None:
+        self._records.flush()
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _write(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        self._records.write(event.SerializeToString())
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -124,6 +171,18 @@ def read_log(path: Path) -> list[dict[str, float]]:
         return rows
 
 
+def _cut(path: Path, columns: tuple[str, ...], step: int) -> None:
+    """Begin a log, or drop the rows behind a step."""
+    kept = [row for row in read_log(path) if row["step"] <= step] if step else []
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(columns)
+    rows.writerows([_number(row[name]) for name in columns] for row in kept)
+    with replacing(path) as stream:
+        stream.write(text.getvalue().encode())
+
+
 def _number(value: float) -> str:
     """Write whole numbers without a point, others in full."""
-    return repr(int(value)) if value == int(value) else repr(float(value))
+    value = float(value)
+    return repr(int(value)) if value.is_integer() else repr(value)

@@ -362,7 +362,7 @@ def measure(
         else:
             cause = f"not finite, {found.pass_}"
     except _BrokenError as broken:
-        cause, found = str(broken), Breakdown(run.step, "", "")
+        cause, found = str(broken), Breakdown(run.step, "nowhere", "backward")
         if broken.gradient:
             batch = source.batch(plan.seed, run.step + 1, range(study.batch))
             found = _steepest(run.network, run.step + 1, batch)

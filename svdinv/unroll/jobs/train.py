@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,36 +42,38 @@ def train(
     weights : Path, optional
         File with the first weights.
     device : str
-        Where to compute.
+        Where to compute: "cpu", "cuda" or such as "cuda:1".
 
     Returns
     -------
     int
-        Exit code: 0, 130 after Ctrl-C, or 1 if the training broke down.
+        Exit code: 0, 130 after Ctrl-C or SIGTERM, or 1 if the training broke down.
 
     Raises
     ------
     ValueError
-        If the data or the checkpoint cannot be read.
+        If the data, weights or checkpoint cannot be read or do not belong together.
     OSError
         If a file cannot be written.
     """
-    first = None if weights is None else _weights(weights, config)
-    with processes() as rank, interrupts() as interrupted:
-        run = Run(config, None, output, resume=resume, weights=first, device=device)
-        count = sum(p.numel() for p in run.network.parameters())
+    with processes(device) as (rank, place):
+        run = _agreed(lambda: _run(config, output, resume, weights, place))
         if rank == 0:
+            count = sum(p.numel() for p in run.network.parameters())
             print(
                 f"{type(config.network).__name__} with {count:,} weights, "
                 f"{config.training.steps} steps, seed {config.seed}, "
-                f"threads {config.threads}; writes to {output}"
+                f"threads {config.threads}; writes to {output}",
+                flush=True,
             )
-        outcome = _train(run, config, rank, interrupted)
+        with interrupts() as interrupted:
+            outcome = _train(run, config, rank, interrupted)
         if rank == 0:
-            print(describe(outcome, config, output))
-    if outcome.ending == "broken":
-        return 1
-    return 130 if outcome.ending == "stopped" else 0
+            print(describe(outcome, config, output), flush=True)
+        if dist.is_initialized():
+            # torchrun ends all processes when one ends with another code than 0.
+            dist.barrier()
+    return {"finished": 0, "stopped": 130, "broken": 1}[outcome.ending]
 
 
 def describe(outcome: Outcome, config: Config, output: Path) -> str:
@@ -81,31 +84,95 @@ def describe(outcome: Outcome, config: Config, output: Path) -> str:
     )
     if outcome.breakdown is not None:
         return (
-            f"Broken down. {outcome.breakdown}\n{done} The weights from before that "
-            f"step are kept: {output / WEIGHTS}"
+            f"Broken down. {outcome.breakdown}\n{done} The weights after step "
+            f"{outcome.saved} are kept: {output / WEIGHTS}"
         )
     if outcome.ending == "stopped":
-        return f"Interrupted. {done}\nGo on with: svdinv train --resume {output}"
+        command = f"svdinv train --resume {shlex.quote(str(output))}"
+        return f"Interrupted. {done}\nGo on with: {command}"
+    if not outcome.losses:
+        done = f"Nothing to do: all {outcome.step} steps were done before."
     return f"{done} Weights: {output / WEIGHTS}"
 
 
+def _run(
+    config: Config,
+    output: Path,
+    resume: bool,
+    weights: Path | None,
+    device: torch.device,
+) -> Run:
+    first = None if weights is None else _weights(weights, config)
+    return Run(config, None, output, resume=resume, weights=first, device=device)
+
+
+def _agreed(make: Callable[[], Run]) -> Run:
+    """Make a run in every process; what stops one of them stops them all."""
+    run, problem = None, ""
+    try:
+        run = make()
+    except (OSError, ValueError) as error:
+        if not dist.is_initialized():
+            raise
+        problem = str(error)
+    if dist.is_initialized():
+        every = [""] * dist.get_world_size()
+        dist.all_gather_object(every, problem)
+        problem = next(filter(None, every), "")
+    if run is None or problem:
+        raise ValueError(problem)
+    return run
+
+
 @contextmanager
-def processes() -> Iterator[int]:
+def processes(device: str) -> Iterator[tuple[int, torch.device]]:
     """Join the other processes that torchrun started, if it did.
+
+    Parameters
+    ----------
+    device : str
+        "cpu" or "cuda", which gives each process a GPU of its own, or "cuda:1".
 
     Yields
     ------
-    int
-        The number of this one, 0 for the first or only one.
+    rank : int
+        The number of this process, 0 for the first or only one.
+    device : device
+        Where it is to compute.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
     """
+    place = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield 0
+        yield 0, place
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield dist.get_rank()
+        yield dist.get_rank(), place
     finally:
         dist.destroy_process_group()
+
+
+def _device(name: str, index: int) -> torch.device:
+    try:
+        place = torch.device(name)
+    except RuntimeError:
+        place = None
+    if place is None or place.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or such as cuda:1, got {name!r}")
+    if place.type == "cuda":
+        if place.index is None:
+            place = torch.device("cuda", index)
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if place.index >= there:
+            raise ValueError(
+                f"device {place}: there are {there} GPUs that PyTorch sees"
+            )
+        torch.cuda.set_device(place)
+    return place
 
 
 def _train(
@@ -137,7 +204,8 @@ def _weights(path: Path, config: Config) -> dict[str, Tensor]:
     network = load(path)
     if network.recipe != config.network:
         raise ValueError(
-            f"{path} holds weights of another network than the configuration names"
+            f"{path} holds weights of another network than the configuration names: "
+            f"{network.recipe}"
         )
     return network.state_dict()
 

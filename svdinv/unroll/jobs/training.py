@@ -7,11 +7,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,18 +24,35 @@ from svdinv.unroll.jobs.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from svdinv.unroll.jobs.config import Config, to_toml, write
+from svdinv.unroll.jobs.config import (
+    CHECKPOINT,
+    CONFIG,
+    WEIGHTS,
+    Config,
+    differences,
+    from_toml,
+    read,
+    to_toml,
+    write,
+)
 from svdinv.unroll.jobs.data import Batch, Case, Source
 from svdinv.unroll.jobs.diagnosis import Breakdown, diagnose
-from svdinv.unroll.jobs.logs import Logs
+from svdinv.unroll.jobs.logs import LOG, VALIDATION, Logs
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.torch import SVD, Network, save
 
-__all__ = ["CHECKPOINT", "CONFIG", "WEIGHTS", "Outcome", "Run", "interrupts", "svd_of"]
-
-CHECKPOINT = "checkpoint.safetensors"
-CONFIG = "config.toml"
-WEIGHTS = "weights.safetensors"
+__all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "WEIGHTS",
+    "Outcome",
+    "Run",
+    "decibels",
+    "interrupts",
+    "reconstruct",
+    "svd_of",
+    "to_resume",
+]
 
 Ending = Literal["finished", "stopped", "broken"]
 
@@ -50,6 +67,8 @@ class Outcome:
         All steps done; stopped from outside; or a loss or gradient was not finite.
     step : int
         Steps done.
+    saved : int
+        Step that the checkpoint and the weights in the output folder are of.
     losses : list of float
         Of the steps of this part.
     seconds : float
@@ -60,6 +79,7 @@ class Outcome:
 
     ending: Ending
     step: int
+    saved: int
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     breakdown: Breakdown | None = None
@@ -89,7 +109,8 @@ class Run:
     Raises
     ------
     ValueError
-        If there is nothing to resume, or it is of another configuration.
+        If there is nothing to resume, or it is of another configuration; if the data
+        cannot be read; if the processes cannot share a batch.
     """
 
     def __init__(
@@ -115,9 +136,9 @@ class Run:
         self.network.to(self.device)
         self.mean.to(self.device).eval()
         self.optimiser = torch.optim.Adam(self.network.parameters())
+        self.resumed = resume
         if resume:
             self._restore(read_checkpoint(self._file(CHECKPOINT)))
-        self.source: Source = config.task.load() if source is None else source
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.processes = dist.get_world_size() if dist.is_initialized() else 1
         if config.training.batch % self.processes:
@@ -125,10 +146,10 @@ class Run:
                 f"training.batch must be a multiple of the {self.processes} processes, "
                 f"got {config.training.batch}"
             )
-        # Wrapped only where it must be: the wrapper costs time.
-        self._model: nn.Module = self.network
-        if self.processes > 1:
-            self._model = nn.parallel.DistributedDataParallel(self.network)
+        self.source: Source = config.task.load() if source is None else source
+        self._logs = Logs(None, self.step)
+        self._saved = self.step
+        self._failure: OSError | None = None
 
     def train(
         self,
@@ -161,43 +182,44 @@ class Run:
         Raises
         ------
         OSError
-            If a file cannot be written.
+            If a file cannot be written. What was saved before is still there.
         """
         training, began = self.config.training, time.monotonic()
-        outcome = Outcome("finished", self.step)
-        if self._writes:
-            write(self.config, self._file(CONFIG))
-        saved = self.step if self._writes and self._file(CHECKPOINT).exists() else -1
-        with Logs(self.output if self._writes else None, self.step) as logs:
+        outcome = Outcome("finished", self.step, self.step)
+        model = self._model()
+        self._attempt(self._open)
+        try:
+            self._together(False)
             while self.step < training.steps:
                 batch = self._batch(self.step + 1)
-                loss, length = self._gradients(batch)
+                loss, length = self._gradients(model, batch)
                 if not (math.isfinite(loss) and math.isfinite(length)):
                     outcome.ending = "broken"
-                    outcome.breakdown = diagnose(
-                        self.network, self.step + 1, batch, self._loss
-                    )
+                    outcome.breakdown = self._diagnosed(batch)
                     break
                 on_gradient(self.step + 1, length)
                 self._update()
                 outcome.losses.append(loss)
-                logs.step(self.step, loss, self._rate(self.step), length)
+                rate = self._rate(self.step)
+                self._attempt(self._logs.step, self.step, loss, rate, length)
                 on_step(self.step, loss)
                 last = self.step == training.steps
                 if self.step % training.validate_every == 0 or last:
                     decibels = self.validate()
-                    logs.validation(self.step, decibels)
+                    self._attempt(self._logs.validation, self.step, decibels)
                     on_validation(self.step, decibels)
-                if self.step % training.checkpoint_every == 0:
-                    logs.flush()
-                    self._save()
-                    saved = self.step
-                if not last and self._together(stop()):
+                if self.step % training.checkpoint_every == 0 or last:
+                    self._attempt(self._save)
+                if self._together(stop()) and not last:
                     outcome.ending = "stopped"
                     break
-        if saved != self.step:
-            self._save()
-        outcome.step, outcome.seconds = self.step, time.monotonic() - began
+            self._attempt(self._finish)
+            self._together(False)
+        finally:
+            with suppress(OSError):  # what counts was flushed
+                self._logs.close()
+        outcome.step, outcome.saved = self.step, self._saved
+        outcome.seconds = time.monotonic() - began
         return outcome
 
     @torch.no_grad()
@@ -207,14 +229,19 @@ class Run:
         Returns
         -------
         float
-            Mean PSNR in dB, of magnitudes relative to the largest for complex images.
+            Mean PSNR in dB, of magnitudes relative to the largest for complex images;
+            NaN if there are no cases, or one cannot be reconstructed.
         """
         values = []
         for case in self.source.validation():
-            image = reconstruct(self.mean, case, self.device)
             assert case.truth is not None
-            values.append(decibels(case.truth, image))
-        return float(np.mean(values))
+            try:
+                image = reconstruct(self.mean, case, self.device)
+            except torch.linalg.LinAlgError:
+                values.append(math.nan)
+            else:
+                values.append(decibels(case.truth, image))
+        return float(np.mean(values)) if values else math.nan
 
     @property
     def _writes(self) -> bool:
@@ -226,23 +253,32 @@ class Run:
         return self.output / name
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.config != to_toml(self.config):
+        begun = from_toml(checkpoint.config)
+        differing = differences(begun, self.config)
+        if differing:
             raise ValueError(
-                "the checkpoint is of another configuration; a training is resumed as "
-                "it was begun"
+                "a training is resumed as it was begun, but in the checkpoint "
+                f"{'; '.join(differing)}"
             )
         checkpoint.restore(self.network, self.mean, self.optimiser)
         self.step = checkpoint.step
+
+    def _model(self) -> nn.Module:
+        """Wrap the network for several processes; for one, the wrapper costs time."""
+        model = _Loss(self.network, self._loss)
+        if self.processes == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model)
 
     def _batch(self, step: int) -> Batch:
         share = self.config.training.batch // self.processes
         items = range(self.rank * share, (self.rank + 1) * share)
         return self.source.batch(self.config.seed, step, items)
 
-    def _gradients(self, batch: Batch) -> tuple[float, float]:
+    def _gradients(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
         """Loss and length of the gradient, of all processes together."""
         self.optimiser.zero_grad()
-        loss = self._loss(self._model, batch)
+        loss = model(batch)
         loss.backward()
         clip = self.config.training.clip
         length = nn.utils.clip_grad_norm_(self.network.parameters(), clip)
@@ -279,17 +315,61 @@ class Run:
         for mean, parameter in zip(means, new, strict=True):
             mean.lerp_(parameter, weight)
 
-    def _together(self, wanted: bool) -> bool:
-        """Whether any process wants it."""
+    def _diagnosed(self, batch: Batch) -> Breakdown:
+        """Look where it came from; the process whose items it was knows."""
+        own = diagnose(self.network, self.step + 1, batch, self._loss)
         if self.processes == 1:
-            return wanted
-        votes = torch.tensor(float(wanted))
-        dist.all_reduce(votes)
-        return bool(votes > 0)
+            return own
+        every: list[Breakdown] = [own] * self.processes
+        dist.all_gather_object(every, own)
+        return next((breakdown for breakdown in every if breakdown.found), own)
+
+    def _together(self, wanted: bool) -> bool:
+        """Whether any process wants it; raises in all if one could not write."""
+        failed = self._failure is not None
+        if self.processes > 1:
+            votes = torch.tensor([wanted, failed], dtype=torch.int, device=self.device)
+            dist.all_reduce(votes)
+            wanted, failed = map(bool, votes.tolist())
+        if failed:
+            raise self._failure or OSError("another process could not write")
+        return wanted
+
+    def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Write, where this process does, and keep the error for `_together`.
+
+        Raised here, it would leave the other processes waiting for this one.
+        """
+        if self._writes and self._failure is None:
+            try:
+                write(*arguments)
+            except OSError as error:
+                self._failure = error
+
+    def _open(self) -> None:
+        assert self.output is not None
+        for name in (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION):
+            for draft in self.output.glob(f".{name}.*"):  # of a run that was killed
+                draft.unlink()
+        if not self.resumed:
+            # Complete from the beginning: whenever the run is killed, it can go on.
+            self._save()
+        write(self.config, self._file(CONFIG))
+        self._logs = Logs(self.output, self.step)
+
+    def _finish(self) -> None:
+        self._logs.flush()
+        if self._saved != self.step and self._finite():
+            self._save()
+
+    def _finite(self) -> bool:
+        """Whether the weights are good ones."""
+        both = (*self.network.parameters(), *self.mean.parameters())
+        return all(bool(x.isfinite().all()) for x in both)
 
     def _save(self) -> None:
-        if not self._writes:
-            return
+        # Rows first and weights before the checkpoint: what is too new does no harm.
+        self._logs.flush()
         save(self.mean, self._file(WEIGHTS))
         write_checkpoint(
             self._file(CHECKPOINT),
@@ -299,6 +379,50 @@ class Run:
             self.mean,
             self.optimiser,
         )
+        self._saved = self.step
+
+
+class _Loss(nn.Module):
+    """The loss of a network; NaN, as its gradients, where a decomposition fails.
+
+    An exception in one process would leave the others waiting for its gradients.
+    """
+
+    def __init__(
+        self, network: nn.Module, loss: Callable[[nn.Module, Batch], Tensor]
+    ) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        try:
+            return self.loss(self.network, batch)
+        except torch.linalg.LinAlgError:
+            return math.nan * torch.stack([p.sum() for p in self.parameters()]).sum()
+
+
+def to_resume(folder: Path) -> Config:
+    """Read the configuration of the training in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Output of a training.
+
+    Returns
+    -------
+    Config
+        What its ``config.toml`` says or, where that is missing, its checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If there is no training, or the files are damaged.
+    """
+    path = folder / CONFIG
+    if path.exists():
+        return read(path)
+    return from_toml(read_checkpoint(folder / CHECKPOINT).config)
 
 
 def svd_of(name: str) -> SVD | None:
@@ -334,25 +458,35 @@ def decibels(truth: np.ndarray, image: np.ndarray) -> float:
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Note the first Ctrl-C or SIGTERM; the second ends the program as usual."""
-    noted = threading.Event()
+    """Note the first Ctrl-C or SIGTERM; the second ends the program as usual.
+
+    Yields
+    ------
+    callable
+        Tells whether there was one.
+    """
+    first: list[float] = []
     if threading.current_thread() is not threading.main_thread():
-        yield noted.is_set  # signals reach the main thread only
+        yield lambda: False  # signals reach the main thread only
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {int(number): signal.getsignal(number) for number in _SIGNALS}
 
     def note(number: int, frame: FrameType | None) -> None:
-        noted.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        if not first:
+            first.append(time.monotonic())
+        # torchrun hands on what the terminal has sent to all: that is no second one.
+        elif time.monotonic() - first[0] > _ONE_PRESS:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
     for number in _SIGNALS:
         signal.signal(number, note)
     try:
-        yield noted.is_set
+        yield lambda: bool(first)
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONE_PRESS = 1.0  # seconds

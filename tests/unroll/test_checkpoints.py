@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_trainings import NETWORK, environment
+
+from svdinv.unroll.jobs.checkpoints import read_checkpoint, write_checkpoint
+from svdinv.unroll.networks import TLR
+from svdinv.unroll.torch import Network
+
+CONFIG = 'seed = 0 # "ü"\n'
+
+
+def made(seed, steps, recipe=NETWORK):
+    """Network, means and optimiser, after some steps on data of that seed."""
+    network, mean = (Network(recipe, seed=seed + i) for i in range(2))
+    optimiser = torch.optim.Adam(network.parameters())
+    for step in range(steps):
+        advance(network, optimiser, step)
+    return network, mean, optimiser
+
+
+def advance(network, optimiser, step):
+    rng = torch.Generator().manual_seed(step)
+    truth = torch.rand(2, 3, 16, 16, generator=rng)
+    mask = torch.rand(2, 3, 16, 16, generator=rng) < 0.5
+    optimiser.zero_grad()
+    ((network(truth * mask, mask) - truth) ** 2).mean().backward()
+    optimiser.step()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "checkpoint.safetensors"
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_restores_the_states_of_adam_to_the_last_bit(path, steps):
+    network, mean, optimiser = made(1, steps)
+    write_checkpoint(path, steps, CONFIG, network, mean, optimiser)
+    found = read_checkpoint(path)
+    assert (found.step, found.config) == (steps, CONFIG)
+    other, other_mean, other_optimiser = made(8, 1)
+    found.restore(other, other_mean, other_optimiser)
+    for module, twin in ((network, other), (mean, other_mean)):
+        for name, x in module.state_dict().items():
+            twins = twin.state_dict()[name]
+            assert torch.equal(x, twins)
+            assert x.stride() == twins.stride()
+    if steps:
+        for one, two in zip(network.parameters(), other.parameters(), strict=True):
+            state, twins = optimiser.state[one], other_optimiser.state[two]
+            assert state.keys() == twins.keys()
+            for name, x in state.items():
+                assert torch.equal(x, twins[name])
+                assert (x.dtype, x.device) == (twins[name].dtype, twins[name].device)
+                assert x.stride() == twins[name].stride()
+    for step in range(steps, steps + 3):
+        advance(network, optimiser, step)
+        advance(other, other_optimiser, step)
+    for one, two in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_restored_tensors_are_no_one_elses(path):
+    write_checkpoint(path, 2, CONFIG, *made(1, 2))
+    found = read_checkpoint(path)
+    before = {name: x.clone() for name, x in found.tensors.items()}
+    network, mean, optimiser = made(2, 0)
+    found.restore(network, mean, optimiser)
+    advance(network, optimiser, 2)
+    assert all(torch.equal(x, before[name]) for name, x in found.tensors.items())
+
+
+@pytest.mark.parametrize("recipe", [TLR(cells=1, features=4), TLR(cells=2, features=5)])
+def test_is_not_restored_into_another_network(path, recipe):
+    write_checkpoint(path, 1, CONFIG, *made(1, 1))
+    with pytest.raises(ValueError, match="checkpoint is of another network"):
+        read_checkpoint(path).restore(*made(1, 0, recipe))
+
+
+def test_what_is_damaged_is_refused_by_name(path):
+    write_checkpoint(path, 1, CONFIG, *made(1, 1))
+    whole = path.read_bytes()
+    for length in (0, 1, 7, 8, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=f"{path} is no checkpoint"):
+            read_checkpoint(path)
+    path.write_bytes(b"\x93NUMPY" + bytes(1000))
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        None,
+        {"svdinv": "{}"},
+        {"svdinv.training": "no json"},
+        {"svdinv.training": "[1]"},
+        {"svdinv.training": json.dumps({"step": 1})},
+        {"svdinv.training": json.dumps({"step": "one", "config": ""})},
+        {"svdinv.training": json.dumps({"step": None, "config": ""})},
+    ],
+)
+def test_other_files_are_refused(path, note):
+    save_file({"a": torch.zeros(2)}, path, note)
+    with pytest.raises(ValueError, match="is no checkpoint of a training"):
+        read_checkpoint(path)
+
+
+def test_missing_files_and_folders(path, tmp_path):
+    with pytest.raises(ValueError, match=f"there is no checkpoint {path}"):
+        read_checkpoint(path)
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_one(path, monkeypatch):
+    write_checkpoint(path, 1, CONFIG, *made(1, 1))
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("svdinv.unroll.files.os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(path, 2, CONFIG, *made(2, 1))
+    assert read_checkpoint(path).step == 1
+    assert list(path.parent.iterdir()) == [path]
+
+
+# Dies with half of the file written, and with all of it, but not yet in its place.
+MURDER = """
+import contextlib, os, signal, sys
+from pathlib import Path
+from svdinv.unroll.jobs import checkpoints
+from test_checkpoints import CONFIG, made
+
+moment, path = sys.argv[1], Path(sys.argv[2])
+checkpoints.write_checkpoint(path, 1, CONFIG, *made(1, 1))
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if moment == "half":
+    before = checkpoints.replacing
+
+    @contextlib.contextmanager
+    def replacing(path):
+        with before(path) as stream:
+            write = stream.write
+            class Half:
+                def write(self, content):
+                    write(content[: len(content) // 2])
+                    stream.flush()
+                    die()
+            yield Half()
+
+    checkpoints.replacing = replacing
+else:
+    os.replace = die
+checkpoints.write_checkpoint(path, 2, CONFIG, *made(2, 1))
+"""
+
+
+@pytest.mark.parametrize("moment", ["half", "whole"])
+def test_killed_while_it_is_written_the_old_one_can_be_read(path, moment):
+    folder = str(path.parent)
+    paths = f"{environment()['PYTHONPATH']}:{__file__.rpartition('/')[0]}"
+    done = subprocess.run(
+        [sys.executable, "-c", MURDER, moment, str(path)],
+        env=environment(PYTHONPATH=paths),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(list(path.parent.iterdir())) == 2  # the draft is there too
+    found = read_checkpoint(path)
+    assert found.step == 1
+    found.restore(*made(3, 0))

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from small_trainings import NETWORK, TRAINING, Given, cine, colour, noise, pictures
+
+from svdinv.unroll.jobs.checkpoints import read_checkpoint
+from svdinv.unroll.jobs.config import Training
+from svdinv.unroll.jobs.data import Batch
+from svdinv.unroll.jobs.diagnosis import Breakdown, diagnose
+from svdinv.unroll.jobs.training import CHECKPOINT, WEIGHTS, Run
+from svdinv.unroll.torch import Cell, Network, load
+
+# The singular values that are thresholded are those of the images' own channels.
+BARE = replace(NETWORK, cells=3, convs_before=0, convs_after=0, block=None)
+# Without a multiplier, and with all pixels known, they are so in every cell.
+BARE = replace(BARE, start="adjoint", side="none", step=0.0)
+
+
+def loss(network, batch):
+    samples, mask = map(torch.from_numpy, (batch.samples, batch.measurement[0]))
+    return ((network(samples, mask) - torch.from_numpy(batch.truth)) ** 2).mean()
+
+
+def batch_of(*images):
+    return Given(list(images)).batch(0, 1, range(len(images)))
+
+
+def diagonal(*values, size=8):
+    """An image, all channels of which have these singular values, in an odd basis."""
+    rng = np.random.default_rng(1)
+    u, v = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2))
+    s = np.zeros(size)
+    s[: len(values)] = values
+    return np.stack([u @ np.diag(s) @ v.T] * 3)
+
+
+def whole(*images):
+    """A batch of which every pixel is known: the first estimate is the truth."""
+    truth = np.stack(images).astype(np.float32)
+    return Batch(truth, (np.ones_like(truth, dtype=bool),), truth + 1)
+
+
+def test_names_the_cell_and_the_spectrum_of_a_zero_matrix():
+    """The second of three images is black: 8 values of zero, in each of 3 channels."""
+    good = diagonal(*range(8, 0, -1))
+    black = np.zeros_like(good)
+    network = Network(BARE, svd=torch.linalg.svd, seed=0)
+    found = diagnose(network, 5, whole(good, black, good), loss)
+    # The gradient comes from behind.
+    assert (found.step, found.layer, found.pass_) == (5, "cells.2.svt", "backward")
+    np.testing.assert_array_equal(found.spectrum, np.zeros(8))
+    assert found.found
+    assert str(found).splitlines()[0] == (
+        "step 5: a gradient that is not finite, first in cells.2.svt, backward pass"
+    )
+    assert str(found).endswith("of 8: 8 zero, 0 as large as the next one")
+
+
+def test_names_the_cell_and_the_spectrum_of_equal_values():
+    """The identity: all singular values are 1, and LAPACK finds them exactly so."""
+    good = diagonal(*range(8, 0, -1))
+    network = Network(replace(BARE, cells=2), svd=torch.linalg.svd, seed=0)
+    found = diagnose(network, 1, whole(good, np.stack([np.eye(8)] * 3)), loss)
+    assert (found.layer, found.pass_) == ("cells.1.svt", "backward")
+    np.testing.assert_allclose(found.spectrum, np.ones(8))
+    assert str(found).endswith("of 8: 0 zero, 7 as large as the next one")
+
+
+def test_the_spectrum_is_that_of_the_matrix_at_fault():
+    """Two zeros beside distinct values, one of many blocks."""
+    image = np.concatenate([diagonal(*range(8, 0, -1)), diagonal(5, 4, 3)], axis=-1)
+    image[:, :, 8 + 6 :] = image[:, 6:, 8:] = 0  # exact zeros: two rows, two columns
+    expected = np.linalg.svd(image[0, :, 8:].astype(np.float32), compute_uv=False)
+    network = Network(replace(BARE, cells=2, block=8), svd=torch.linalg.svd, seed=0)
+    found = diagnose(network, 1, whole(image), loss)
+    assert (found.layer, found.pass_) == ("cells.1.svt", "backward")
+    np.testing.assert_allclose(found.spectrum, expected, atol=1e-6)
+    assert (found.spectrum < 1e-6).sum() >= 2
+
+
+def test_svt_has_nothing_to_be_blamed_for():
+    black = np.zeros((3, 8, 8))
+    found = diagnose(Network(BARE, seed=0), 1, whole(black), loss)
+    assert not found.found
+    assert str(found).endswith("not when the step was repeated")
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    network = Network(NETWORK, seed=0)
+    for name in ("cells.1.analysis.1.weight", "cells.0.threshold", "cells.0.eta"):
+        poisoned = Network(NETWORK, seed=0)
+        with torch.no_grad():
+            dict(poisoned.named_parameters())[name].fill_(torch.nan)
+        found = diagnose(poisoned, 2, batch_of(*noise()), loss)
+        assert (found.layer, found.pass_, found.spectrum) == (name, "forward", None)
+    assert not diagnose(network, 2, batch_of(*noise()), loss).found
+
+
+@pytest.mark.parametrize("svd", [None, torch.linalg.svd])
+def test_the_first_layer_with_an_overflow_is_named(svd):
+    network = Network(NETWORK, svd=svd, seed=0)
+    with torch.no_grad():
+        network.cells[1].analysis[1].weight.fill_(3e38)
+    found = diagnose(network, 2, batch_of(*noise()), loss)
+    assert (found.layer, found.pass_) == ("cells.1.analysis.1", "forward")
+    assert "an output that is not finite, first in cells.1.analysis.1" in str(found)
+
+
+def test_a_cell_is_named_where_none_of_its_layers_is_at_fault():
+    network = Network(NETWORK, seed=0)
+    network.cells[0].eta.data.fill_(3e38)
+    images = 1e8 * noise()
+    found = diagnose(network, 2, batch_of(*images), loss)
+    assert (found.layer, found.pass_) == ("cells.0", "forward")
+
+
+def test_a_decomposition_that_fails_is_named_with_its_matrix(monkeypatch):
+    """As LAPACK does now and then, here for the last of four images in one cell."""
+    images = [diagonal(*(k * np.arange(8, 0, -1))) for k in range(1, 5)]
+
+    def svd(A, full_matrices=False):
+        if (torch.linalg.matrix_norm(A, 2) > 30).any():
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return torch.linalg.svd(A, full_matrices=full_matrices)
+
+    network = Network(BARE, svd=svd, seed=0)
+    found = diagnose(network, 2, whole(*images), loss)
+    assert (found.layer, found.pass_) == ("cells.0.svt", "forward")
+    np.testing.assert_allclose(found.spectrum, 4 * np.arange(8, 0, -1), rtol=1e-5)
+
+
+def test_an_output_of_svt_is_blamed_on_its_matrix():
+    images = [diagonal(*(k * np.arange(8, 0, -1))) for k in range(1, 5)]
+
+    def svd(A, full_matrices=False):
+        u, s, vh = torch.linalg.svd(A, full_matrices=full_matrices)
+        return u, torch.where(s > 23, torch.nan, s), vh
+
+    found = diagnose(Network(BARE, svd=svd, seed=0), 2, whole(*images), loss)
+    assert (found.layer, found.pass_) == ("cells.0.svt", "forward")
+    np.testing.assert_allclose(found.spectrum, 3 * np.arange(8, 0, -1), rtol=1e-5)
+
+
+def test_data_loss_and_weights_are_blamed_where_the_layers_are_innocent():
+    network = Network(NETWORK, seed=0)
+    batch = batch_of(*noise())
+    batch.truth[0, 0, 0, 0] = np.inf
+    assert diagnose(network, 1, batch, loss).layer == "data"
+    batch = batch_of(*noise())
+    large = diagnose(network, 1, batch, lambda *given: 1e38 * 1e38 * loss(*given))
+    assert (large.layer, large.pass_) == ("loss", "forward")
+
+    def steep(*given):
+        value = loss(*given)
+        return value + value.detach() * 0 + Steep.apply(value)
+
+    found = diagnose(network, 1, batch, steep)
+    assert found.pass_ == "backward"
+    assert found.layer in dict(network.named_parameters())
+
+
+class Steep(torch.autograd.Function):
+    """Zero, with a slope whose square is too large for single precision."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * 1e30
+
+
+def test_the_network_is_left_as_it_was():
+    network = Network(NETWORK, svd=torch.linalg.svd, seed=0)
+    before = {name: x.clone() for name, x in network.state_dict().items()}
+    first = loss(network, batch_of(*noise()))
+    diagnose(network, 1, batch_of(np.zeros((3, 16, 16))), loss)
+    assert all(p.grad is None for p in network.parameters())
+    for module in network.modules():
+        assert not module._forward_hooks
+        assert not isinstance(module, Cell) or "svt" not in vars(module)
+    assert all(torch.equal(x, before[k]) for k, x in network.state_dict().items())
+    assert torch.equal(first, loss(network, batch_of(*noise())))
+
+
+def test_a_breakdown_says_what_is_zero_and_what_repeats():
+    spectrum = np.array([4, 2, 2, 2, 1, 1e-7, 0])
+    text = str(Breakdown(3, "cells.1.svt", "backward", spectrum))
+    assert "singular values there: 4, 2, 2, 2, 1, 1e-07, 0\n" in text
+    assert "of 7: 2 zero, 2 as large as the next one" in text
+    many = str(Breakdown(3, "cells.1.svt", "backward", np.arange(20, 0, -1.0)))
+    assert "20, 19, 18, 17, 16, 15, 14, 13, ...\n" in many
+    assert str(Breakdown(3, "data", "forward")) == "step 3: the data are not finite"
+
+
+# What a run makes of it
+
+
+def broken(run, output):
+    """Train to the breakdown; what is kept has to be good, and of the step before."""
+    outcome = run.train()
+    assert outcome.ending == "broken"
+    assert outcome.saved == outcome.step == outcome.breakdown.step - 1
+    assert len(outcome.losses) == outcome.step
+    assert all(x.isfinite().all() for x in load(output / WEIGHTS).parameters())
+    checkpoint = read_checkpoint(output / CHECKPOINT)
+    assert checkpoint.step == outcome.step
+    assert all(x.isfinite().all() for x in checkpoint.tensors.values())
+    return outcome.breakdown
+
+
+THEIRS = replace(TRAINING, svd="torch.linalg.svd")
+
+
+def test_black_patches_break_torch_and_nothing_else(tmp_path):
+    images = [*noise(3), np.zeros((3, 16, 16))]
+    config = colour(training=THEIRS)
+    found = broken(Run(config, Given(images), tmp_path), tmp_path)
+    assert (found.step, found.layer, found.pass_) == (1, "cells.1.svt", "backward")
+    # Without a bias, black in, black out.
+    np.testing.assert_array_equal(found.spectrum, np.zeros(8))
+    names = get_args(get_type_hints(Training)["svd"])
+    assert {"svt", "consistent", "torch.linalg.svd"} < set(names)
+    for svd in set(names) - {"none", "torch.linalg.svd"}:
+        ours = colour(training=replace(TRAINING, svd=svd))
+        assert Run(ours, Given(images)).train().ending == "finished"
+
+
+def test_empty_series_break_torch_too(tmp_path):
+    class Empty(Given):
+        def batch(self, seed, step, items):
+            nothing = np.zeros((len(items), 4, 32, 32), np.complex64)
+            return Batch(nothing, (np.ones(nothing.shape, dtype=bool),), nothing)
+
+    config = cine(training=replace(THEIRS, steps=3, batch=1))
+    found = broken(Run(config, Empty([]), tmp_path), tmp_path)
+    assert (found.layer, found.pass_) == ("cells.1.svt", "backward")
+    np.testing.assert_array_equal(found.spectrum, np.zeros(4))
+    ours = replace(config, training=replace(config.training, svd="svt"))
+    assert Run(ours, Empty([])).train().ending == "finished"
+
+
+def test_data_that_are_not_finite_stop_the_run(tmp_path):
+    for i, svd in enumerate(("svt", "torch.linalg.svd")):
+        config = colour(training=replace(TRAINING, svd=svd))
+        output = tmp_path / str(i)
+        output.mkdir()
+        found = broken(Run(config, Given(noise(), bad_step=8), output), output)
+        assert (found.step, found.layer) == (8, "data")
+
+
+@pytest.mark.parametrize("svd", ["svt", "torch.linalg.svd"])
+def test_poisoned_weights_are_not_saved(tmp_path, svd):
+    """They are in the memory: what the disk has from the step before them stays."""
+    run = Run(colour(training=replace(TRAINING, svd=svd)), Given(noise()), tmp_path)
+
+    def poison(step, loss):
+        if step == 8:
+            run.network.cells[1].threshold.data.fill_(torch.nan)
+
+    outcome = run.train(on_step=poison)
+    assert outcome.ending == "broken"
+    assert (outcome.breakdown.step, outcome.breakdown.layer) == (9, "cells.1.threshold")
+    assert (outcome.step, outcome.saved) == (8, 6)
+    checkpoint = read_checkpoint(tmp_path / CHECKPOINT)
+    assert checkpoint.step == 6
+    assert all(x.isfinite().all() for x in checkpoint.tensors.values())
+    resumed = Run(run.config, Given(noise()), tmp_path, resume=True)
+    assert resumed.train().ending == "finished"
+
+
+def test_a_breakdown_repeats_itself_when_resumed(tmp_path):
+    config = colour(training=THEIRS)
+    data = Given([*noise(3), np.zeros((3, 16, 16))])
+    one = broken(Run(config, data, tmp_path), tmp_path)
+    two = broken(Run(config, data, tmp_path, resume=True), tmp_path)
+    assert str(one) == str(two)
+
+
+def test_a_validation_that_is_not_finite_is_no_end(tmp_path):
+    class Poor(Given):
+        def validation(self):
+            run.mean.cells[0].threshold.data.fill_(torch.nan)
+            return good.validation()
+
+    config = colour(pictures(tmp_path / "pictures"))
+    good = config.task.load()
+    run = Run(config, Poor(noise()))
+    assert np.isnan(run.validate())

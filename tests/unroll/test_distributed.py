@@ -1,0 +1,295 @@
+"""Trainings in two processes, as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+from forks import PATIENCE
+from PIL import Image
+from small_trainings import (
+    NETWORK,
+    RESULTS,
+    TRAINING,
+    cine,
+    colour,
+    environment,
+    events,
+    pictures,
+    results,
+)
+
+from svdinv.unroll.jobs.checkpoints import read_checkpoint
+from svdinv.unroll.jobs.config import write
+from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION, read_log
+from svdinv.unroll.jobs.training import CHECKPOINT, WEIGHTS, Run
+from svdinv.unroll.torch import load
+
+pytest_plugins = ("forks",)
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_gloo_available(), reason="PyTorch without Gloo"
+)
+
+
+def torchrun(*arguments):
+    """Run the command as a user does."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "error", "-m", "torch.distributed.run"),
+            *("--standalone", "--nproc-per-node", "2", "-m", "svdinv", "train"),
+            *map(str, arguments),
+        ],
+        capture_output=True,
+        text=True,
+        env=environment(PYTHONWARNINGS="error"),
+        timeout=PATIENCE,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def pair(fork):
+    """Start two processes with the variables that torchrun gives them."""
+
+    def start(*arguments, code=None):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": "2",
+        }
+        return [
+            fork(*arguments, code=code, RANK=rank, LOCAL_RANK=rank, **common)
+            for rank in ("0", "1")
+        ]
+
+    return start
+
+
+def ended(processes):
+    """Exit codes of all, and what was printed and complained of by all."""
+    codes = [process.wait() for process in processes]
+    return codes, "".join(p.out for p in processes), "".join(p.err for p in processes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.mark.parametrize("make", [colour, cine])
+def test_two_processes_learn_what_one_learns(make, folder, pair, tmp_path):
+    config = make(folder) if make is colour else make()
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    alone.mkdir()
+    write(config, tmp_path / "mine.toml")
+    Run(config, None, alone).train()
+    steps = config.training.steps
+    arguments = (tmp_path / "mine.toml", "--output", together)
+    if make is colour:
+        code, out, err = torchrun(*arguments)
+        assert code == 0, err
+    else:
+        codes, out, err = ended(pair(*arguments))
+        assert codes == [0, 0], err
+    # Told, and written, by one of them.
+    assert out.count(f"{steps} of {steps} steps") == 1
+    assert sorted(p.name for p in together.iterdir()) == sorted(
+        [*RESULTS, *(p.name for p in together.glob(EVENTS))]
+    )
+    assert len(list(together.glob(EVENTS))) == 1
+    one, two = (read_log(output / LOG) for output in (alone, together))
+    assert [row["step"] for row in two] == list(range(1, steps + 1))
+    for a, b in zip(one, two, strict=True):
+        assert a["learning_rate"] == b["learning_rate"]
+        # Sums of other orders in single precision; Adam's first steps, of the length
+        # of the learning rate whatever the gradient, magnify what is next to nothing.
+        early = a["step"] == 1
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-6 if early else 1e-4)
+        assert a["gradient_norm"] == pytest.approx(
+            b["gradient_norm"], rel=1e-5 if early else 1e-2
+        )
+    for a, b in zip(
+        *(read_log(output / VALIDATION) for output in (alone, together)), strict=True
+    ):
+        assert a == pytest.approx(b, rel=1e-4)
+    weights = [load(output / WEIGHTS).state_dict() for output in (alone, together)]
+    for name, x in weights[0].items():
+        torch.testing.assert_close(x, weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_what_stops_all_is_said_once(folder, tmp_path):
+    config = colour(folder, training=replace(TRAINING, batch=3))
+    write(config, tmp_path / "mine.toml")
+    code, out, err = torchrun(tmp_path / "mine.toml", "--output", tmp_path / "run")
+    assert code != 0
+    assert out == ""
+    assert complaints(err) == [
+        "svdinv train: training.batch must be a multiple of the 2 processes, got 3"
+    ]
+    assert re.search(r"exitcode +: 2 ", err)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def complaints(err):
+    """Lines that the command wrote, not torchrun."""
+    return [line for line in err.splitlines() if line.startswith("svdinv")]
+
+
+def test_bad_options_are_said_once(pair):
+    codes, out, err = ended(pair("colour", "--set", "sed=1"))
+    assert codes == [2, 2]
+    assert out == ""
+    assert err == "svdinv train: unknown option 'sed'; did you mean 'seed'?\n"
+
+
+def test_what_only_one_of_them_misses_is_said_too(pair, tmp_path):
+    code = (
+        "import os, sys\nfrom svdinv.cli import main\n"
+        "from svdinv.unroll.jobs.colour import Colour\n"
+        "def load(self):\n"
+        "    if os.environ['RANK'] == '1': raise ValueError('no photographs here')\n"
+        "Colour.load = load\n"
+        f"sys.exit(main(['train', 'colour', '--output', {str(tmp_path)!r}]))\n"
+    )
+    processes = pair(code=code)
+    _, out, err = ended(processes)
+    assert complaints(err) == ["svdinv train: no photographs here"]
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pressed", [[0, 1], [1]], ids=["both", "one"])
+def test_interrupted_they_go_on_to_the_same_bits(folder, pair, tmp_path, pressed):
+    steps = replace(TRAINING, steps=120, checkpoint_every=1000, validate_every=50)
+    config = colour(folder, training=steps, network=replace(NETWORK, cells=1))
+    write(config, tmp_path / "mine.toml")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert ended(pair(tmp_path / "mine.toml", "--output", whole))[0] == [0, 0]
+    processes = pair(tmp_path / "mine.toml", "--output", parts)
+    processes[0].until(lambda: "steps, seed" in processes[0].out)
+    time.sleep(0.2)
+    for rank in pressed:
+        # Twice, as where the terminal tells all and torchrun hands it on.
+        processes[rank].send_signal(signal.SIGINT)
+        processes[rank].send_signal(signal.SIGINT)
+    codes, out, err = ended(processes)
+    assert codes == [130, 130], err
+    done = int(re.search(r"Interrupted. (\d+) of 120 steps", out)[1])
+    # No regular checkpoint was due: both stopped, and waited for this one.
+    assert 0 < done < 120
+    assert read_checkpoint(parts / CHECKPOINT).step == done
+    codes, out, err = ended(pair("--resume", parts))
+    assert codes == [0, 0], err
+    assert f"{120 - done} of them now" in out
+    assert results(parts) == results(whole)
+    assert events(parts) == events(whole)
+
+
+def test_a_disk_that_is_full_ends_both(folder, pair, tmp_path):
+    """The one that cannot write waits for the other, which has nothing to say."""
+    steps = replace(TRAINING, steps=100_000, checkpoint_every=5, validate_every=50_000)
+    config = colour(folder, training=steps, network=replace(NETWORK, cells=1))
+    write(config, tmp_path / "mine.toml")
+    output = tmp_path / "run"
+    processes = pair(tmp_path / "mine.toml", "--output", output)
+    processes[0].until(lambda: (output / LOG).exists() and len(read_log(output / LOG)))
+    # A name that cannot be written to stands for the disk.
+    (output / WEIGHTS).rename(tmp_path / "weights")
+    (output / WEIGHTS).mkdir()
+    codes, _, err = ended(processes)
+    assert codes == [2, 2]
+    assert len(complaints(err)) == 1
+    assert WEIGHTS in complaints(err)[0]
+    assert "Traceback" not in err
+    assert read_checkpoint(output / CHECKPOINT).step >= 5
+
+
+# Run in both: what breaks the second one only.
+BREAKS = """
+import json, sys
+from dataclasses import replace
+import numpy as np, torch
+from small_trainings import TRAINING, Given, colour, noise
+from svdinv.unroll.jobs.train import processes
+from svdinv.unroll.jobs.training import Run
+
+class Bad(Given):
+    def batch(self, seed, step, items):
+        batch = super().batch(seed, step, items)
+        if step == 3 and 3 in items:
+            batch.truth[-1] = np.nan
+        return batch
+
+with processes("cpu") as (rank, place):
+    training, images, source = TRAINING, noise(), Given
+    if sys.argv[1] == "black":
+        training = replace(TRAINING, svd="torch.linalg.svd")
+        images[3] = 0
+    elif sys.argv[1] == "data":
+        source = Bad
+    run = Run(colour(training=training), source(images))
+    if sys.argv[1] == "lapack":
+        def svd(A, full_matrices=False):
+            if run.step == 2 and rank == 1:
+                raise torch.linalg.LinAlgError("failed to converge")
+            return torch.linalg.svd(A, full_matrices=full_matrices)
+        for cell in run.network.cells:
+            cell.svd = svd
+    outcome = run.train()
+    print(json.dumps([rank, outcome.ending, str(outcome.breakdown)]))
+    assert all(p.isfinite().all() for p in run.network.parameters())
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("black", "step 1: a gradient that is not finite, first in cells.1.svt"),
+        ("data", "step 3: the data are not finite"),
+        ("lapack", "step 3: an output that is not finite, first in cells.0.svt"),
+    ],
+)
+def test_what_breaks_one_process_ends_both_and_is_found(pair, kind, expected):
+    codes, out, err = ended(pair(kind, code=BREAKS))
+    assert codes == [0, 0], err
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(rank, ending) for rank, ending, _ in told] == [
+        (0, "broken"),
+        (1, "broken"),
+    ]
+    for _, _, breakdown in told:
+        assert breakdown.startswith(expected)
+        if kind == "black":
+            assert breakdown.endswith("of 8: 8 zero, 0 as large as the next one")
+
+
+def test_a_breakdown_ends_the_command_in_both(pair, tmp_path):
+    black = pictures(tmp_path / "black", count=3)
+    for path in black.iterdir():
+        pixels = np.array(Image.open(path))
+        pixels[:, 8:] = 0
+        Image.fromarray(pixels).save(path)
+    training = replace(TRAINING, svd="torch.linalg.svd", batch=2)
+    config = colour(black, training=training)
+    write(config, tmp_path / "mine.toml")
+    alone = Run(config).train().breakdown
+    codes, out, err = ended(pair(tmp_path / "mine.toml", "--output", tmp_path / "run"))
+    assert codes == [1, 1], err
+    assert f"Broken down. step {alone.step}: a gradient" in out
+    assert "svt, backward pass\n  singular values there: " in out
+    kept = read_checkpoint(tmp_path / "run" / CHECKPOINT)
+    assert kept.step == alone.step - 1
+    assert all(x.isfinite().all() for x in kept.tensors.values())

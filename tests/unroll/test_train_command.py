@@ -1,0 +1,584 @@
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import signal
+import subprocess
+import time
+import tomllib
+from dataclasses import replace
+
+import pytest
+import torch
+from forks import PATIENCE
+from small_trainings import (
+    NETWORK,
+    RESULTS,
+    TRAINING,
+    cine,
+    colour,
+    command,
+    environment,
+    events,
+    largest_file,
+    pictures,
+    results,
+)
+
+from svdinv.cli import main
+from svdinv.unroll.jobs.checkpoints import read_checkpoint
+from svdinv.unroll.jobs.config import preset, read, to_toml, write
+from svdinv.unroll.jobs.logs import EVENTS, LOG, read_log
+from svdinv.unroll.jobs.training import (
+    CHECKPOINT,
+    CONFIG,
+    WEIGHTS,
+    Run,
+    interrupts,
+    svd_of,
+)
+from svdinv.unroll.networks import TLR
+from svdinv.unroll.torch import Network, load, save
+
+pytest_plugins = ("forks",)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    return colour(folder)
+
+
+@pytest.fixture(scope="module")
+def file(config, tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "mine.toml"
+    write(config, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The results of a training that nothing interrupted."""
+    output = tmp_path_factory.mktemp("whole")
+    assert Run(config, None, output).train().ending == "finished"
+    return output
+
+
+def train(*arguments):
+    return main(["train", *map(str, arguments)])
+
+
+def one_line(capsys):
+    """What was complained of, which has to be one line."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+# The whole of it
+
+
+def test_trains_and_leaves_all_that_it_promises(config, file, tmp_path, capsys):
+    output = tmp_path / "new" / "run"
+    assert train(file, "--output", output) == 0
+    out, err = capsys.readouterr()
+    assert "20 of 20 steps" in out
+    assert str(output / WEIGHTS) in out
+    last = re.split(r"[\r\n]+", err.strip())[-1]
+    # Done, time taken and time left, loss and PSNR.
+    assert re.search(r"100%.*20/20 \[\d\d:\d\d<.*, loss=\S+, PSNR=\d+\.\d\d dB\]", last)
+    assert sorted(path.name for path in output.iterdir() if path.name in RESULTS) == [
+        *sorted(RESULTS)
+    ]
+    assert not list(output.glob(".*"))
+    assert read(output / CONFIG) == config
+    assert load(output / WEIGHTS).recipe == NETWORK
+    rows = read_log(output / LOG)
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert rows[-1]["learning_rate"] == 0
+    assert events(output)["training/loss"].keys() == {10, 20}
+    assert events(output)["validation/psnr_db"].keys() == {8, 16, 20}
+
+
+def test_learns(folder, tmp_path):
+    steps = replace(TRAINING, steps=60, learning_rate=5e-3, checkpoint_every=60)
+    network = replace(NETWORK, start="adjoint")
+    task = replace(colour(folder).task, rates=(0.4, 0.4))
+    config = replace(colour(folder, training=steps, network=network), task=task)
+    losses = Run(config).train().losses
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_the_seed_decides(config, whole, tmp_path):
+    again = tmp_path / "again"
+    again.mkdir()
+    Run(config, None, again).train()
+    assert results(again) == results(whole)
+    other = replace(config, seed=1)
+    assert Run(other).train().losses[0] != read_log(whole / LOG)[0]["loss"]
+
+
+def test_leaves_the_global_generator_alone(config):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    Run(config).train(stop=lambda: True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Going on
+
+
+@pytest.mark.parametrize("make", [colour, cine])
+def test_stopped_after_any_steps_it_goes_on_to_the_same_bits(make, folder, tmp_path):
+    config = make(folder) if make is colour else make()
+    outputs = [tmp_path / "whole", tmp_path / "parts"]
+    for output in outputs:
+        output.mkdir()
+    Run(config, None, outputs[0]).train()
+    steps = (1, 5, 1, 1, 7) if make is colour else (1, 2)
+    for i, part in enumerate(steps):
+        run = Run(config, None, outputs[1], resume=i > 0)
+        asked = iter([False] * (part - 1) + [True])
+        outcome = run.train(stop=asked.__next__)
+        assert (outcome.ending, len(outcome.losses)) == ("stopped", part)
+        assert outcome.step == outcome.saved == sum(steps[: i + 1])
+    last = Run(config, None, outputs[1], resume=True).train()
+    assert last.ending == "finished"
+    assert results(outputs[0]) == results(outputs[1])
+    assert events(outputs[0]) == events(outputs[1])
+
+
+def steps_saved(output):
+    """Of the checkpoint; 0 where there is none yet."""
+    with contextlib.suppress(ValueError):
+        return read_checkpoint(output / CHECKPOINT).step
+    return 0
+
+
+@pytest.fixture(scope="module")
+def longer(folder, tmp_path_factory):
+    """A training that lasts long enough to be killed in its middle, and its results."""
+    steps = replace(TRAINING, steps=300, checkpoint_every=7, validate_every=90)
+    config = colour(folder, training=steps, network=replace(NETWORK, cells=1))
+    output = tmp_path_factory.mktemp("longer")
+    write(config, output / "mine.toml")
+    Run(config, None, output).train()
+    return output
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_bits(longer, fork, tmp_path):
+    rng = random.Random(4)
+    arguments = [longer / "mine.toml", "--output", tmp_path]
+    for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
+        begun = steps_saved(tmp_path)
+        process = fork(*arguments)
+        process.until(lambda begun=begun: steps_saved(tmp_path) > begun + 15)
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(kill)
+        if kill == signal.SIGKILL:
+            assert process.wait() == -kill
+        else:
+            assert process.wait() == 130, process.err
+            assert "Interrupted." in process.out
+        assert begun < steps_saved(tmp_path) < 300
+        load(tmp_path / WEIGHTS)
+        arguments = ["--resume", tmp_path]
+    process = fork(*arguments)
+    assert process.wait() == 0, process.err
+    assert "300 of 300 steps" in process.out
+    assert results(tmp_path) == results(longer)
+    assert events(tmp_path) == events(longer)
+    assert not list(tmp_path.glob(".*"))  # what was half-written when it was killed
+
+
+def test_ctrl_c_saves_and_tells_how_to_go_on(longer, tmp_path):
+    """In a process that begins from nothing, as a user starts it."""
+    output = tmp_path / "with a space"
+    with subprocess.Popen(
+        command(longer / "mine.toml", "--output", output),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        end = time.monotonic() + PATIENCE
+        while steps_saved(output) < 100:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert f"svdinv train --resume '{output}'" in out
+    done = int(re.search(r"Interrupted. (\d+) of 300 steps", out)[1])
+    # Of the very step, not of the last regular checkpoint.
+    assert steps_saved(output) == done == len(read_log(output / LOG))
+    assert train("--resume", output) == 0
+    assert results(output) == results(longer)
+
+
+def test_a_finished_training_has_nothing_to_do(config, file, whole, tmp_path, capsys):
+    assert train(file, "--output", tmp_path) == 0
+    before = results(tmp_path)
+    capsys.readouterr()
+    assert train("--resume", tmp_path) == 0
+    assert "Nothing to do: all 20 steps were done before" in capsys.readouterr().out
+    assert results(tmp_path) == before == results(whole)
+
+
+def test_killed_before_its_first_step_it_can_go_on(config, whole, tmp_path):
+    """From the first moment there is a checkpoint, with the weights it began with."""
+    first = Network(NETWORK, seed=77).state_dict()
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, loss):
+        raise Killed
+
+    run = Run(config, None, tmp_path, weights=first)
+    with pytest.raises(Killed):
+        run.train(on_step=kill)
+    assert steps_saved(tmp_path) == 0
+    resumed = Run(config, None, tmp_path, resume=True)
+    for name, x in resumed.network.state_dict().items():
+        assert torch.equal(x, first[name])
+    assert resumed.train().ending == "finished"
+    expected = Run(config, weights=first)
+    expected.train()
+    for one, two in zip(
+        resumed.mean.parameters(), expected.mean.parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
+
+
+def test_without_its_configuration_the_checkpoint_has_it(config, whole, tmp_path):
+    Run(config, None, tmp_path).train(stop=lambda: True)
+    (tmp_path / CONFIG).unlink()
+    assert train("--resume", tmp_path) == 0
+    assert results(tmp_path) == results(whole)
+
+
+def test_an_older_file_of_the_same_options_is_gone_on_with(config, whole, tmp_path):
+    """Comments may change from version to version."""
+    Run(config, None, tmp_path).train(stop=lambda: True)
+    text = (tmp_path / CONFIG).read_text()
+    (tmp_path / CONFIG).write_text(re.sub(r" +#.*", "", text))
+    assert train("--resume", tmp_path) == 0
+    assert results(tmp_path) == results(whole)
+
+
+def test_a_changed_configuration_is_another_training(config, tmp_path, capsys):
+    Run(config, None, tmp_path).train(stop=lambda: True)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    new = replace(config, seed=4, training=replace(TRAINING, steps=30))
+    write(new, tmp_path / CONFIG)
+    assert train("--resume", tmp_path) == 2
+    complaint = one_line(capsys)
+    assert "resumed as it was begun" in complaint
+    assert "training.steps is 20, not 30" in complaint
+    assert "seed is 0, not 4" in complaint
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["colour"],
+        ["--set", "seed=1"],
+        ["--steps", "3"],
+        ["--overwrite"],
+        ["--seed", "0"],
+    ],
+)
+def test_other_options_beside_resume_are_refused(whole, more, capsys):
+    assert train("--resume", whole, *more) == 2
+    assert "argument --resume" in one_line(capsys)
+
+
+def test_output_beside_resume_is_refused(whole, tmp_path, capsys):
+    assert train("--resume", whole, "--output", tmp_path) == 2
+    assert "not allowed with argument" in one_line(capsys)
+
+
+# What there is already
+
+
+def test_a_training_is_not_overwritten_by_accident(file, whole, tmp_path, capsys):
+    before = results(whole)
+    assert train(file, "--output", whole) == 2
+    complaint = one_line(capsys)
+    assert "--resume" in complaint
+    assert "--overwrite" in complaint
+    assert results(whole) == before
+    (tmp_path / LOG).touch()
+    assert train(file, "--output", tmp_path) == 2
+    assert LOG in one_line(capsys)
+
+
+def test_overwritten_on_purpose_nothing_of_the_old_is_left(file, whole, tmp_path):
+    first = ("--set", "network.features=3", "--seed", 5, "--steps", 40)
+    assert train(file, "--output", tmp_path, *first) == 0
+    assert train(file, "--output", tmp_path, "--overwrite") == 0
+    assert results(tmp_path) == results(whole)
+    assert len(list(tmp_path.glob(EVENTS))) == 1
+
+
+def test_overwritten_and_broken_down_it_is_not_the_old_one(config, tmp_path):
+    """Not even if it breaks down in the first step, of which there is no checkpoint."""
+    Run(replace(config, seed=6), None, tmp_path).train()
+    broken = Run(config, None, tmp_path)
+    broken.network.cells[0].threshold.data.fill_(3e38)
+    broken._gradients = lambda model, batch: (float("nan"), 1.0)
+    assert broken.train().ending == "broken"
+    assert steps_saved(tmp_path) == 0
+    assert read_log(tmp_path / LOG) == []
+
+
+# Options
+
+
+def test_prints_a_configuration_that_it_would_read(capsys, tmp_path):
+    assert train("colour", "--print", "--set", "training.batch=8", "--seed", 9) == 0
+    printed = capsys.readouterr().out
+    tables = tomllib.loads(printed)
+    assert tables["training"]["batch"] == 8
+    assert tables["seed"] == 9
+    path = tmp_path / "mine.toml"
+    path.write_text(printed)
+    assert train(path, "--print") == 0
+    assert capsys.readouterr().out == printed
+    assert train("cine", "--print") == 0
+    assert capsys.readouterr().out == to_toml(preset("cine"))
+
+
+def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path):
+    assert (
+        train(
+            file,
+            *("--output", tmp_path, "--steps", 2, "--seed", 3, "--threads", 1),
+            *("--set", "training.loss=mse", "--set", "task.rates=[0.2, 0.3]"),
+            *("--set", "network.threshold = -1"),
+        )
+        == 0
+    )
+    saved = read(tmp_path / CONFIG)
+    assert (saved.training.steps, saved.training.loss, saved.seed) == (2, "mse", 3)
+    assert (saved.task.rates, saved.network.threshold) == ((0.2, 0.3), -1.0)
+    assert load(tmp_path / WEIGHTS).recipe == saved.network
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "what to train? cine, colour or a file"),
+        (["colour"], "needs --output"),
+        (["color", "--output", "x"], "cannot read color"),
+        (["colour", "--set", "steps"], "argument --set: NAME=VALUE expected"),
+        (["colour", "--set", "training.setps=3"], "did you mean 'steps'?"),
+        (["colour", "--set", "training.steps=many"], "training.steps must be a whole"),
+        (["colour", "--set", "task.photographs=a"], "must be a list"),
+        (["colour", "--set", "network.kind=LS"], "network.kind: LS reconstructs"),
+        (["colour", "--steps", "0"], "argument --steps"),
+        (["colour", "--seed", "-1"], "argument --seed"),
+        (["colour", "--output", f"{__file__}/x"], "argument --output: cannot write"),
+        (["colour", "--output", "x", "--device", "tpu"], "device must be cpu, cuda"),
+        (["colour", "--output", "x", "--device", "mps"], "device must be cpu, cuda"),
+        (["colour", "--output", "x", "--device", "cuda:99"], "device cuda:99: there"),
+        (["colour", "--output", "x", "--weights", "none"], "there is no file none"),
+        (["colour", "--output", "x", "--weights", __file__], "test_train_command.py"),
+        (["--resume", "nowhere"], "there is no checkpoint nowhere/checkpoint"),
+        (["colour", "--output", "x", "--set", 'task.photographs=["no.png"]'], "no.png"),
+    ],
+)
+def test_bad_arguments_end_in_one_line(arguments, word, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments]) == 2
+    assert word in one_line(capsys)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_help_shows_examples(capsys):
+    assert train("--help") == 0
+    shown = capsys.readouterr().out
+    assert "--resume runs/mine" in shown
+    assert "--overwrite" in shown
+
+
+def test_bad_files_end_in_one_line(tmp_path, capsys):
+    bad = tmp_path / "bad.toml"
+    bad.write_text("seed = [")
+    assert train(bad, "--output", tmp_path / "out") == 2
+    assert "bad.toml: not TOML" in one_line(capsys)
+    (tmp_path / CHECKPOINT).write_bytes(b"?")
+    assert train("--resume", tmp_path) == 2
+    assert "is no checkpoint" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+# Warm starts
+
+
+def test_begins_with_weights_that_are_given(config, file, tmp_path):
+    first = Network(NETWORK, seed=5)
+    save(first, tmp_path / "first.safetensors")
+    assert (
+        train(
+            file,
+            *("--output", tmp_path / "run", "--steps", 1),
+            *("--weights", tmp_path / "first.safetensors"),
+        )
+        == 0
+    )
+    expected = Run(
+        replace(config, training=replace(TRAINING, steps=1)),
+        weights=first.state_dict(),
+    )
+    loss = expected.train().losses[0]
+    assert read_log(tmp_path / "run" / LOG)[0]["loss"] == loss
+    assert loss != Run(config).train(stop=lambda: True).losses[0]
+
+
+def test_weights_of_another_network_are_refused(file, tmp_path, capsys):
+    save(Network(TLR(cells=1, features=3)), tmp_path / "other.safetensors")
+    arguments = (file, "--output", tmp_path, "--weights")
+    assert train(*arguments, tmp_path / "other.safetensors") == 2
+    complaint = one_line(capsys)
+    assert "weights of another network" in complaint
+    assert "cells=1, features=3" in complaint
+
+
+# Full disks
+
+
+@pytest.mark.parametrize("size", [0, 3000, 14000])
+def test_a_full_disk_at_the_beginning_is_one_line(file, tmp_path, capsys, size):
+    """There is no room for the configuration, the weights, or the checkpoint."""
+    with largest_file(size):
+        assert train(file, "--output", tmp_path) == 2
+    assert "File too large" in last_line(capsys)
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def last_line(capsys):
+    """The complaint; before it there is but the bar."""
+    lines = capsys.readouterr().err.splitlines()
+    assert all("step/s" in line for line in lines[:-1] if line.strip())
+    return lines[-1]
+
+
+def test_a_disk_that_fills_up_leaves_what_was_saved(longer, tmp_path, capsys):
+    """Here the log is the first file that grows too large."""
+    size = (longer / CHECKPOINT).stat().st_size + 1
+    assert (longer / LOG).stat().st_size > size
+    with largest_file(size):
+        assert train(longer / "mine.toml", "--output", tmp_path) == 2
+    assert "File too large" in last_line(capsys)
+    assert 0 < steps_saved(tmp_path) < 300
+    load(tmp_path / WEIGHTS)
+    assert not list(tmp_path.glob(".*"))
+    assert train("--resume", tmp_path) == 0  # there is room again
+    assert results(tmp_path) == results(longer)
+
+
+def test_a_full_disk_spares_the_training_that_was_to_be_overwritten(
+    file, tmp_path, capsys
+):
+    assert train(file, "--output", tmp_path) == 0
+    before = results(tmp_path)
+    capsys.readouterr()
+    with largest_file(3000):
+        assert train(file, "--output", tmp_path, "--overwrite", "--seed", 2) == 2
+    assert "File too large" in last_line(capsys)
+    assert results(tmp_path) == before
+
+
+# Breakdowns
+
+
+def test_a_breakdown_is_told_with_its_cause(tmp_path, capsys):
+    """Pictures with black surrounds, differentiated through torch.linalg.svd."""
+    import numpy as np
+    from PIL import Image
+
+    black = tmp_path / "black"
+    pictures(black, count=2)
+    for path in black.iterdir():
+        pixels = np.array(Image.open(path))
+        pixels[:, 8:] = 0
+        Image.fromarray(pixels).save(path)
+    config = colour(black, training=replace(TRAINING, svd="torch.linalg.svd"))
+    task = replace(config.task, held_out=config.task.held_out)
+    write(replace(config, task=task), tmp_path / "mine.toml")
+    output = tmp_path / "run"
+    code = train(tmp_path / "mine.toml", "--output", output)
+    out = capsys.readouterr().out
+    assert code == 1
+    found = re.search(
+        r"Broken down. step (\d+): a gradient that is not finite, first in "
+        r"cells\.(\d)\.svt, backward pass\n  singular values there: .*\n"
+        r"  of 8: (\d+) zero, (\d+) as large",
+        out,
+    )
+    assert int(found[3]) + int(found[4]) >= 1
+    step = int(found[1])
+    assert f"The weights after step {step - 1} are kept" in out
+    assert steps_saved(output) == step - 1 == len(read_log(output / LOG))
+    assert all(p.isfinite().all() for p in load(output / WEIGHTS).parameters())
+
+
+# Signals
+
+
+def test_the_first_signal_is_noted_and_the_second_is_as_usual(monkeypatch):
+    monkeypatch.setattr("svdinv.unroll.jobs.training._ONE_PRESS", 0.0)
+    with pytest.raises(KeyboardInterrupt), interrupts() as noted:  # noqa: PT012
+        assert not noted()
+        signal.raise_signal(signal.SIGINT)
+        assert noted()
+        time.sleep(0.001)
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_comes_twice_at_once_was_sent_once():
+    """The terminal sends it to all processes, and torchrun hands it on."""
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with interrupts() as noted:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert noted()
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_printing_needs_no_framework():
+    code = (
+        "import sys; from svdinv.cli import main\n"
+        "assert main(['train', 'colour', '--print']) == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [command()[0], "-W", "error", "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_decompositions_by_name():
+    assert svd_of("svt") is None
+    assert svd_of("torch.linalg.svd") is torch.linalg.svd
+    A = torch.randn(5, 3, requires_grad=True, generator=torch.manual_seed(0))
+    u, s, vh = svd_of("consistent")(A)
+    torch.testing.assert_close((u * s) @ vh, A)
