@@ -120,7 +120,7 @@ def execute(page: Path, folder: Path) -> list[Result]:
         results = place / "results.json"
         work = place / "work"
         work.mkdir()
-        program = [sys.executable, *(f"-W{warning}" for warning in _WARNINGS)]
+        program = [sys.executable, "-P", *(f"-W{warning}" for warning in _WARNINGS)]
         command = [*program, __file__, str(page.resolve()), str(results)]
         try:
             done = subprocess.run(
@@ -136,7 +136,8 @@ def execute(page: Path, folder: Path) -> list[Result]:
         except subprocess.TimeoutExpired:
             raise Failed(f"{page.name}: took more than {_SECONDS} s") from None
         if done.returncode:
-            raise Failed(done.stderr.strip() or f"{page.name}: {done.returncode}")
+            ended = f"{page.name}: ended with code {done.returncode}"
+            raise Failed(done.stderr.strip() or ended)
         found = json.loads(results.read_text(encoding="utf-8"))
         for pattern in _FIGURES:
             for figure in work.glob(pattern):
@@ -211,7 +212,8 @@ def _environment() -> dict[str, str]:
 
 def _run(page: Path) -> list[Result]:
     """Run the blocks of a page here, in the working directory."""
-    results, names = [], {"__name__": "__main__"}
+    results: list[Result] = []
+    names: dict[str, Any] = {"__name__": "__main__"}
     text = page.read_text(encoding="utf-8")
     for number, block in enumerate(blocks(text), 1):
         before, printed = _figures(), io.StringIO()
@@ -221,6 +223,7 @@ def _run(page: Path) -> list[Result]:
             code = compile(program, str(page), "exec", dont_inherit=True)
             with contextlib.redirect_stdout(printed):
                 exec(code, names)
+            new = _new(before)
         except BaseException as error:
             sys.stderr.write(
                 f"{page.name}: block {number}, line {block.line}: "
@@ -228,9 +231,17 @@ def _run(page: Path) -> list[Result]:
                 f"{traceback.format_exc()}"
             )
             raise SystemExit(1) from None
-        new = {name: at for name, at in _figures().items() if before.get(name) != at}
-        results.append(Result(printed.getvalue(), tuple(sorted(new))))
+        results.append(Result(printed.getvalue(), new))
     return results
+
+
+def _new(before: dict[str, int]) -> tuple[str, ...]:
+    """Name the pictures that were written since, each for the first time."""
+    after = _figures()
+    again = [name for name, at in before.items() if after.get(name) != at]
+    if again:
+        raise FileExistsError(f"{again[0]} belongs to a block before")
+    return tuple(sorted(after.keys() - before))
 
 
 def _figures() -> dict[str, int]:
