@@ -15,6 +15,7 @@ import torch
 from interpreters import checks, keras_checks
 
 from svdinv.unroll.networks import (
+    LLS,
     LS,
     SLR,
     T2LR,
@@ -41,9 +42,14 @@ SMALL = {"cells": 2, "features": 4}
 CASES = {
     "TLR": TLR(**SMALL, block=4),
     "TLR, fill": TLR(**SMALL, start="fill", side="mask", bypass_maps=1),
+    "TLR, folded": TLR(
+        **SMALL, fold=2, side="samples", slope=0.1, first_weights="residual"
+    ),
     "SLR": SLR(**SMALL, sparsity=0.01),
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
+    "LLS": LLS(**SMALL, block=4, start=2),
+    "LLS, coils": LLS(**SMALL, block=3),
     "Unrolled, ISTA": Unrolled(
         cells=2, scheme=ISTA(), prior=Convolved(4), kind="image"
     ),
