@@ -131,9 +131,11 @@ class LLS(SeriesRecipe):
         """Start from the zero-filled series, or from the classical method's."""
         x = zero_filled(y, A)
         xp = namespace(x)
-        H, W = sizes(x, xp)[-2:]
-        energy = xp.sum(real(xp.conj(x) * x, xp), axis=(-3, -2, -1))
-        scale = self.block * root(energy / (H * W), xp)
+        square = real(xp.conj(x) * x, xp)
+        # Counted, because a graph of TensorFlow need not know the size of an image.
+        pixels = xp.sum(xp.ones_like(square[:, 0]), axis=(-2, -1))
+        energy = xp.sum(square, axis=(-3, -2, -1))
+        scale = self.block * root(energy / pixels, xp)
         x = self._classical(x, y, A, scale)
         return {"x": x, "before": x, "scale": scale}
 
