@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
-from forks import PATIENCE
+from forks import PATIENCE, forking
 from PIL import Image
 from small_trainings import (
     NETWORK,
@@ -35,7 +35,6 @@ from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION, read_log
 from svdinv.unroll.jobs.training import CHECKPOINT, WEIGHTS, Run
 from svdinv.unroll.torch import load
 
-pytest_plugins = ("forks",)
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="PyTorch without Gloo"
 )
@@ -82,6 +81,12 @@ def ended(processes):
     """Exit codes of all, and what was printed and complained of by all."""
     codes = [process.wait() for process in processes]
     return codes, "".join(p.out for p in processes), "".join(p.err for p in processes)
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory):
+    with forking(tmp_path_factory.mktemp("forks")) as start:
+        yield start
 
 
 @pytest.fixture(scope="module")

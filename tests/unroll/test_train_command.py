@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from forks import PATIENCE
+from forks import PATIENCE, forking
 from small_trainings import (
     NETWORK,
     RESULTS,
@@ -41,7 +41,11 @@ from svdinv.unroll.jobs.training import (
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network, load, save
 
-pytest_plugins = ("forks",)
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory):
+    with forking(tmp_path_factory.mktemp("forks")) as start:
+        yield start
 
 
 @pytest.fixture(scope="module")
