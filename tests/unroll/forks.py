@@ -124,6 +124,8 @@ def serve(folder):
                 code = 70
                 try:
                     code = run(order)
+                except SystemExit as stop:
+                    code = stop.code
                 except BaseException:
                     sys.excepthook(*sys.exc_info())
                 finally:
