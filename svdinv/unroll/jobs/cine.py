@@ -29,6 +29,7 @@ __all__ = [
     "measured",
     "phantom_series",
     "sampling",
+    "undersampled",
     "unseen_series",
 ]
 
@@ -410,5 +411,33 @@ def case(
     """
     rng = np.random.default_rng(seed)
     drawn = sampling(mask, series.shape, rng, spokes=spokes)
-    given = (drawn,) if maps is None else (drawn, maps)
-    return Case(name, mask, measured(series, drawn, maps), given, series)
+    return undersampled(name, mask, series, drawn, maps)
+
+
+def undersampled(
+    name: str,
+    setting: str,
+    series: NDArray[np.complex64],
+    mask: NDArray[np.bool_],
+    maps: NDArray[np.complex64] | None = None,
+) -> Case:
+    """Make a case of a series and a mask.
+
+    Parameters
+    ----------
+    name, setting : str
+        Of the case.
+    series : ndarray of complex64, shape (T, H, W)
+        The series.
+    mask : ndarray of bool, shape (T, H, W)
+        True where sampled.
+    maps : ndarray of complex64, shape (C, H, W), optional
+        Coil maps.
+
+    Returns
+    -------
+    Case
+        With k-space (T, H, W), or (T, C, H, W) with maps.
+    """
+    given = (mask,) if maps is None else (mask, maps)
+    return Case(name, setting, measured(series, mask, maps), given, series)
