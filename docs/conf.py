@@ -1,11 +1,15 @@
 """Sphinx configuration; needs no network."""
 
 import inspect
+import sys
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 
 from svdinv import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))  # of the extension `tutorials`
 
 project = "svdinv"
 author = "svdinv developers"
@@ -17,6 +21,7 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
+    "tutorials",
 ]
 exclude_patterns = ["_build"]
 default_role = "py:obj"  # a `name` links where it can

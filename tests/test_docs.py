@@ -6,14 +6,18 @@ import contextlib
 import importlib.util
 import io
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
+from svdinv.cli import _parser
+
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+TUTORIALS = tuple((ROOT / "docs").glob("tutorial-*.md"))  # Sphinx runs these
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "cupy", "array_api_strict")
 
 # A Python block, and the output that follows it, if the page shows one.
@@ -21,7 +25,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M |
 
 
 def blocks():
-    for page in PAGES:
+    for page in sorted(set(PAGES) - set(TUTORIALS)):
         text = page.read_text(encoding="utf-8")
         for match in BLOCK.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
@@ -61,6 +65,116 @@ def test_block_runs(code, output):
         exec(program, {"__name__": "__main__"})
     if output is not None:
         assert printed.getvalue().strip() == output.strip()
+
+
+class TestTutorials:
+    """What Sphinx runs, and that it notices what fails."""
+
+    @pytest.fixture
+    def tutorials(self):
+        return load(ROOT / "docs" / "tutorials.py")
+
+    @pytest.fixture
+    def page(self, tmp_path):
+        def write(*blocks):
+            path = tmp_path / "tutorial-small.md"
+            text = "".join(f"Text.\n\n```python\n{b}\n```\n\n" for b in blocks)
+            path.write_text(text, encoding="utf-8")
+            return path
+
+        return write
+
+    def test_all_have_blocks(self, tutorials):
+        assert len(TUTORIALS) >= 4
+        for path in TUTORIALS:
+            found = tutorials.blocks(path.read_text(encoding="utf-8"))
+            assert found
+            for block in found:
+                compile(block.code, path.name, "exec")
+
+    def test_what_blocks_print_and_save_is_shown_behind_them(
+        self, tutorials, page, tmp_path, monkeypatch
+    ):
+        monkeypatch.setenv("KERAS_BACKEND", "none")
+        path = page(
+            "import os\n\nx = 2",
+            "print(x + 1)\nopen('figure-a-cat.png', 'wb').write(b'cat')",
+            "print(os.environ.get('KERAS_BACKEND'), os.environ['OMP_NUM_THREADS'])",
+        )
+        folder = tmp_path / "figures"
+        folder.mkdir()
+        (folder / "figure-old.png").touch()
+        results = tutorials.execute(path, folder)
+        assert [r.printed for r in results] == ["", "3\n", "None 1\n"]
+        assert [r.figures for r in results] == [(), ("figure-a-cat.png",), ()]
+        assert [file.name for file in folder.iterdir()] == ["figure-a-cat.png"]
+        assert (folder / "figure-a-cat.png").read_bytes() == b"cat"
+        shown = tutorials.illustrated(path.read_text("utf-8"), results, "../pictures")
+        assert shown.count("Text.\n\n```python\n") == 3
+        assert shown.endswith(
+            "open('figure-a-cat.png', 'wb').write(b'cat')\n```\n"
+            "\n```text\n3\n```\n"
+            "\n```{image} ../pictures/figure-a-cat.png\n:alt: a cat\n```\n"
+            "\nText.\n\n```python\n"
+            "print(os.environ.get('KERAS_BACKEND'), os.environ['OMP_NUM_THREADS'])\n"
+            "```\n\n```text\nNone 1\n```\n\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("code", "message"),
+        [
+            ("print(1)\n1 / 0", "ZeroDivisionError: division by zero"),
+            ("import warnings\nwarnings.warn('old')", "UserWarning: old"),
+            ("assert x == 3", "AssertionError: "),
+            ("x ==", "SyntaxError: "),
+            ("raise SystemExit(0)", "SystemExit: 0"),
+            (
+                "open('figure-b.png', 'wb').write(b'other')",
+                "FileExistsError: figure-b.png belongs to a block before",
+            ),
+        ],
+    )
+    def test_a_block_that_fails_is_named(
+        self, tutorials, page, tmp_path, code, message
+    ):
+        path = page("x = 2\nopen('figure-b.png', 'wb').close()", code, "print(3)")
+        expected = re.escape(f"tutorial-small.md: block 2, line 11: {message}")
+        with pytest.raises(tutorials.Failed, match=expected):
+            tutorials.execute(path, tmp_path / "figures")
+
+    def test_a_process_that_dies_is_noticed(self, tutorials, page, tmp_path):
+        path = page("import os\nos._exit(7)")
+        with pytest.raises(tutorials.Failed, match="ended with code 7"):
+            tutorials.execute(path, tmp_path / "figures")
+
+    def test_a_page_that_does_not_end(self, tutorials, page, tmp_path, monkeypatch):
+        monkeypatch.setattr(tutorials, "_SECONDS", 0.5)
+        path = page("while True:\n    pass")
+        with pytest.raises(tutorials.Failed, match="took more than"):
+            tutorials.execute(path, tmp_path / "figures")
+
+
+def commands():
+    """Give the command lines of svdinv that the pages show."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        in_console = re.findall(r"^\$ (.*svdinv .*)", text, re.M)
+        in_shell = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+        for line in (*in_console, *"".join(in_shell).splitlines()):
+            words = shlex.split(line.split(" > ")[0], comments=True)
+            if words[:1] == ["svdinv"] or words[:1] == ["torchrun"]:
+                arguments = words[words.index("svdinv") + 1 :]
+                yield pytest.param(arguments, id=f"{page.name}: {line.strip()}")
+
+
+@pytest.mark.parametrize("arguments", tuple(commands()))
+def test_commands_have_such_options(arguments):
+    if arguments[-1:] == ["--help"]:
+        with pytest.raises(SystemExit) as stop:
+            _parser().parse_args(arguments)
+        assert stop.value.code == 0
+    else:
+        assert _parser().parse_args(arguments).command == arguments[0]
 
 
 def test_duplicate_example():

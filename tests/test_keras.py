@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
-import sys
+import functools
 from pathlib import Path
 
 import pytest
@@ -14,39 +10,26 @@ import pytest
 pytest.importorskip("keras")
 
 import numpy as np
+from interpreters import checks, keras_checks, run
 
 SCRIPT = Path(__file__).with_name("keras_checks.py")
-CHECKS = re.findall(r"^def (check_\w+)", SCRIPT.read_text(encoding="utf-8"), re.M)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Failures and outputs of a backend, which are found out once."""
-    found = {}
 
+    @functools.cache
     def find(backend):
-        pytest.importorskip(backend)
-        if backend not in found:
-            folder = tmp_path_factory.mktemp(backend)
-            # Keras's variables do not know NumPy's keyword `copy`.
-            warnings = ["-W", "error", "-W", "ignore:__array__ impl:DeprecationWarning"]
-            done = subprocess.run(
-                [sys.executable, *warnings, str(SCRIPT), str(folder)],
-                env={**os.environ, "KERAS_BACKEND": backend},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            failed = json.loads((folder / "failed.json").read_text(encoding="utf-8"))
-            with np.load(folder / "outputs.npz") as file:
-                found[backend] = failed, dict(file)
-        return found[backend]
+        folder = tmp_path_factory.mktemp(backend)
+        failed = keras_checks(SCRIPT, backend, folder)
+        with np.load(folder / "outputs.npz") as file:
+            return failed, dict(file)
 
     return find
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", checks(SCRIPT))
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
 def test_backend(results, backend, check):
     assert results(backend)[0][check] is None
@@ -69,11 +52,5 @@ def test_other_backends_are_refused():
         "except NotImplementedError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "KERAS_BACKEND": "numpy"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("-c", code, KERAS_BACKEND="numpy")
     assert "runs on tensorflow, jax, torch" in done.stdout, done.stderr

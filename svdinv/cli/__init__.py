@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from svdinv import __version__
-from svdinv.cli import demo, train
+from svdinv.cli import compare, data, demo, evaluate, reconstruct, train
 from svdinv.cli.arguments import Parser, complain
 
 __all__ = ["main"]
@@ -61,6 +61,6 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="command", parser_class=Parser
     )
-    for command in (demo, train):
+    for command in (demo, reconstruct, train, evaluate, compare, data):
         command.add(commands)
     return parser

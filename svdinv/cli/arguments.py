@@ -7,22 +7,32 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 __all__ = [
+    "NETWORKS",
     "Parser",
     "Subparsers",
+    "add_computing",
     "complain",
     "duration",
     "natural",
     "need",
+    "noise",
     "positive",
     "rate",
     "writable_folder",
 ]
+
+
+NETWORKS = ("numpy", "torch", "safetensors", "skimage", "sklearn", "tqdm")
+"""Modules that every command with a network needs; two of them bring photographs."""
+
+# Packages that are not called as their modules are.
+_PACKAGES = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,24 +53,40 @@ def complain(message: str) -> None:
         print(" ".join(message.split()), file=sys.stderr)
 
 
-def need(parser: Parser, packages: Mapping[str, str], extra: str) -> None:
+def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
     """Refuse to go on where packages are missing.
 
     Parameters
     ----------
     parser : Parser
         Of the command.
-    packages : mapping of str to str
-        Module to import, and the package that brings it.
+    modules : iterable of str
+        Modules to import.
     extra : str
         The extra of svdinv that installs them.
     """
-    missing = [package for module, package in packages.items() if not find_spec(module)]
+    missing = [_PACKAGES.get(name, name) for name in modules if not find_spec(name)]
     if missing:
         parser.error(
             f"needs {', '.join(missing)}, not installed here: "
             f"pip install 'svdinv[{extra}]'"
         )
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--seed``, ``--threads`` and ``--device`` of a reconstruction."""
+    parser.add_argument(
+        "--seed", type=natural, default=0, help="seed of the sampling (default 0)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=1,
+        help="threads to compute with (default 1)",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="where the network computes (default cpu)"
+    )
 
 
 def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
@@ -78,6 +104,14 @@ def rate(text: str) -> float:
     value = _number(text)
     if not 0.01 <= value <= 0.99:  # a patch of 32 x 32 needs some samples
         raise argparse.ArgumentTypeError(f"must lie in [0.01, 0.99], got {text}")
+    return value
+
+
+def noise(text: str) -> float:
+    """Read a standard deviation of noise, relative to the largest value."""
+    value = _number(text)
+    if not 0 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"must lie in [0, 10], got {text}")
     return value
 
 

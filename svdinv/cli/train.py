@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
+    NETWORKS,
     Parser,
     Subparsers,
     natural,
@@ -21,15 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "safetensors": "safetensors",
-    "tomlkit": "tomlkit",
-    "tqdm": "tqdm",
-}
+_NEEDS = (*NETWORKS, "tomlkit")
 
 _EPILOG = """\
 examples:

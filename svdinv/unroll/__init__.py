@@ -21,8 +21,7 @@ arrays of any, or on NumPy's alone.
 ``masks``              which pixels, or points of k-space, are sampled
 ``metrics``            SNR, normalised error, PSNR and SSIM
 ``fill``               a first estimate by normalised convolution
-``training`` (torch)   training on photographs, and reconstruction
-``panel``              the picture that compares reconstructions
-``demo`` (torch)       all of it, from photographs to a table and a picture
+``pretrained``         weights that come with the package
+``jobs``               what the command line does: training, evaluation, pictures
 =====================  ==========================================================
 """

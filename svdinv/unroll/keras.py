@@ -40,7 +40,7 @@ from svdinv.unroll.networks import (
     from_json,
     to_json,
 )
-from svdinv.unroll.networks.parts import relative_svt, to_channels, to_complex
+from svdinv.unroll.networks.parts import svt, to_channels, to_complex
 from svdinv.unroll.networks.recipe import choose, forward_operator
 from svdinv.unroll.operators import Operator
 
@@ -109,10 +109,8 @@ class Network(keras.Model):
         self.operator = operator
         self.penalty = penalty
         self.checkpoint = checkpoint
-        last = self.recipe.cells - 1
         self.cells = [
-            _Cell(self.recipe, i == last, self.dtype_policy)
-            for i in range(self.recipe.cells)
+            _Cell(self.recipe, i, self.dtype_policy) for i in range(self.recipe.cells)
         ]
         self.built = True
         if keras.backend.backend() == "tensorflow":
@@ -323,9 +321,10 @@ class T2LRNet(Network):
 class _Cell(keras.layers.Layer):
     """The layers of one cell, with all weights made at once."""
 
-    def __init__(self, recipe: Recipe, last: bool, dtype: Any) -> None:
+    def __init__(self, recipe: Recipe, index: int, dtype: Any) -> None:
         super().__init__(dtype=dtype)
-        self.recipe = recipe
+        self.recipe, self.index = recipe, index
+        last = index == recipe.cells - 1
         self.parts: dict[str, Any] = {}
         for name, layer in recipe.layers(last).items():
             if isinstance(layer, Number):
@@ -338,7 +337,7 @@ class _Cell(keras.layers.Layer):
         self.built = True
 
     def iterate(self, state: State, y: Array, A: Operator) -> State:
-        return self.recipe.cell(state, y, A, _Layers(self.parts))
+        return self.recipe.cell(state, y, A, _Layers(self.index, self.parts))
 
     def recomputed(
         self,
@@ -394,8 +393,8 @@ def _joined(arrays: Iterable[Array], state: Mapping[Any, Array]) -> dict[Any, Ar
 class _Layers:
     """What a recipe sees of a cell."""
 
-    def __init__(self, parts: dict[str, Any]) -> None:
-        self._parts = parts
+    def __init__(self, index: int, parts: dict[str, Any]) -> None:
+        self.index, self._parts = index, parts
 
     def __getattr__(self, name: str) -> Any:
         part = self._parts[name]
@@ -403,7 +402,7 @@ class _Layers:
             return part.apply
         return part.value if isinstance(part, keras.Variable) else part
 
-    svt = staticmethod(relative_svt)
+    svt = staticmethod(svt)
 
 
 class _Chain(keras.layers.Layer):

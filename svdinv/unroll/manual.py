@@ -27,7 +27,7 @@ from svdinv.unroll.arrays import (
     namespace,
     real_dtype,
 )
-from svdinv.unroll.networks.parts import relative_svt
+from svdinv.unroll.networks.parts import svt
 from svdinv.unroll.networks.recipe import State, forward_operator
 from svdinv.unroll.networks.unrolled import Learned, Prior, Unrolled
 from svdinv.unroll.operators import Operator
@@ -318,16 +318,17 @@ class Solver:
             prefix = f"cells.{i}"
             layers = self.recipe.layers(i == self.recipe.cells - 1)
             numbers = {name: self.numbers.get(f"{prefix}.{name}") for name in layers}
-            yield _Layers(prefix, numbers, x, xp)
+            yield _Layers(i, numbers, x, xp)
 
 
 class _Layers:
     """The numbers of one cell, as arrays that go with the images."""
 
     def __init__(
-        self, prefix: str, numbers: Mapping[str, Any], x: Array, xp: Namespace
+        self, index: int, numbers: Mapping[str, Any], x: Array, xp: Namespace
     ) -> None:
-        self.prefix = prefix
+        self.index = index
+        self.prefix = f"cells.{index}"
         dtype = real_dtype(x, xp)
         self._numbers = {
             name: None if value is None else xp.asarray(value, dtype=dtype)
@@ -337,7 +338,7 @@ class _Layers:
     def __getattr__(self, name: str) -> Any:
         return self._numbers[name]
 
-    svt = staticmethod(relative_svt)
+    svt = staticmethod(svt)
 
 
 class _Taped(Learned):

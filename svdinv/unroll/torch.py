@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
-import svdinv.torch
 from svdinv.unroll import weights as files
 from svdinv.unroll.networks import (
     LS,
@@ -30,6 +29,7 @@ from svdinv.unroll.networks import (
     Recipe,
     State,
 )
+from svdinv.unroll.networks.parts import svt
 from svdinv.unroll.networks.recipe import choose, forward_operator
 from svdinv.unroll.operators import Operator
 
@@ -90,9 +90,8 @@ class Network(nn.Module):
         self.recipe = choose(recipe, self.recipe_type, options)
         self.operator = operator
         self.checkpoint = checkpoint
-        last = self.recipe.cells - 1
         self.cells = nn.ModuleList(
-            [Cell(self.recipe, i == last, svd) for i in range(self.recipe.cells)]
+            [Cell(self.recipe, i, svd) for i in range(self.recipe.cells)]
         )
         self.reset_parameters(seed)
 
@@ -230,12 +229,12 @@ class T2LRNet(Network):
 class Cell(nn.Module):
     """One unrolled iteration: the layers of the recipe, and its `cell`."""
 
-    def __init__(self, recipe: Recipe, last: bool, svd: SVD | None) -> None:
+    def __init__(self, recipe: Recipe, index: int, svd: SVD | None) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.index = recipe, index
         self.svd = svd
         self._first: dict[str, float] = {}
-        for name, layer in recipe.layers(last).items():
+        for name, layer in recipe.layers(index == recipe.cells - 1).items():
             if layer is None:
                 self.register_parameter(name, None)
             elif isinstance(layer, Number):
@@ -256,20 +255,34 @@ class Cell(nn.Module):
         """Iterate once."""
         return self.recipe.cell(state, y, A, self)
 
-    def svt(self, matrices: Tensor, fraction: Tensor) -> Tensor:
-        """Soft-threshold singular values at `fraction` of the largest."""
+    def svt(
+        self, matrices: Tensor, fraction: Tensor, scale: Tensor | None = None
+    ) -> Tensor:
+        """Soft-threshold singular values, as `Layers.svt` tells."""
         if self.svd is None:
-            return svdinv.torch.svt(matrices, fraction, relative=True)
+            return svt(matrices, fraction, scale)
         u, s, vh = self.svd(matrices, full_matrices=False)
-        shrunk = F.relu(s - fraction * s[..., :1])
-        return (u * shrunk.unsqueeze(-2)) @ vh
+        unit = s[..., :1] if scale is None else scale.unsqueeze(-1)
+        return (u * F.relu(s - fraction * unit).unsqueeze(-2)) @ vh
+
+
+class _Conv3d(nn.Conv3d):
+    """A convolution in three dimensions that is fast for single series, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # On CPUs PyTorch (2.13) has oneDNN convolve batches and what is large in its
+        # first four axes; a second item, of zeros, takes a fraction of its other way.
+        single = x.shape[0] == 1 and x.device.type == "cpu"
+        if single and x.dtype == torch.float32 and x.shape[:4].numel() <= 20480:
+            return super().forward(torch.cat([x, torch.zeros_like(x)]))[:1]
+        return super().forward(x)
 
 
 class _Chain(nn.ModuleList):
     """Convolutions with a ReLU between them."""
 
     def __init__(self, spec: Convolutions) -> None:
-        convolution = nn.Conv2d if spec.axes == 2 else nn.Conv3d
+        convolution = nn.Conv2d if spec.axes == 2 else _Conv3d
         # Drawn later: PyTorch's own first weights would move its generator.
         device = torch.get_default_device()
         super().__init__(
@@ -288,8 +301,9 @@ class _Chain(nn.ModuleList):
         return torch.channels_last if self.spec.axes == 2 else torch.channels_last_3d
 
     def draw(self, rng: np.random.Generator) -> None:
-        for convolution in self:
-            drawn = files.first_kernel(tuple(convolution.weight.shape), rng)
+        for i, convolution in enumerate(self):
+            shape = tuple(convolution.weight.shape)
+            drawn = files.first_kernel(shape, rng, self.spec.gain(i))
             with torch.no_grad():
                 convolution.weight.copy_(torch.from_numpy(drawn))
 

@@ -76,12 +76,14 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
 
 
 def first_kernel(
-    shape: tuple[int, ...], rng: np.random.Generator
+    shape: tuple[int, ...], rng: np.random.Generator, gain: float | None = None
 ) -> NDArray[np.float32]:
-    """Draw the kernel of a convolution, uniform as the released networks had it.
+    """Draw the kernel of a convolution, uniform.
 
-    For images, as by PyTorch's default, within ``1 / sqrt(fan_in)``; for series, as by
-    Keras's, within ``sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio, AISTATS 2010).
+    With a gain, within ``gain * sqrt(6 / fan_in)`` (He et al., ICCV 2015). Otherwise as
+    the released networks had it: for images, as by PyTorch's default, within
+    ``1 / sqrt(fan_in)``; for series, as by Keras's, within
+    ``sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio, AISTATS 2010).
 
     Parameters
     ----------
@@ -89,6 +91,8 @@ def first_kernel(
         (out, in, ...).
     rng : numpy.random.Generator
         Source of the randomness.
+    gain : float, optional
+        As for `svdinv.unroll.networks.Convolutions`.
 
     Returns
     -------
@@ -97,8 +101,11 @@ def first_kernel(
     """
     outputs, inputs, *sides = shape
     taps = int(np.prod(sides))
-    images = len(sides) == 2
-    limit = np.sqrt((1 / inputs if images else 6 / (inputs + outputs)) / taps)
+    if gain is not None:
+        limit = gain * np.sqrt(6 / (inputs * taps))
+    else:
+        images = len(sides) == 2
+        limit = np.sqrt((1 / inputs if images else 6 / (inputs + outputs)) / taps)
     return rng.uniform(-limit, limit, shape).astype(np.float32)
 
 
@@ -123,8 +130,8 @@ def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
         if isinstance(layer, Number):
             drawn[prefix] = np.asarray(layer.initial, dtype=np.float32)
         elif isinstance(layer, Convolutions):
-            for name, shape in _shapes(prefix, layer).items():
-                drawn[name] = first_kernel(shape, rng)
+            for i, (name, shape) in enumerate(_shapes(prefix, layer).items()):
+                drawn[name] = first_kernel(shape, rng, layer.gain(i))
     return drawn
 
 

@@ -30,3 +30,44 @@ def _one_thread():
     with threadpool_limits(1, user_api="blas"):
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def one_line(capsys):
+    """Give what a command said that refused to work: one line, on stderr."""
+
+    def said():
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        return captured.err
+
+    return said
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory):
+    """A folder with weights of small networks, by the names of those in the package."""
+    from svdinv.unroll.networks import LS, TLR
+    from svdinv.unroll.torch import Network, save
+
+    folder = tmp_path_factory.mktemp("weights")
+    recipe = TLR(cells=1, features=2, block=8, start="fill", side="samples")
+    save(Network(recipe, seed=0), folder / "colour.safetensors")
+    save(Network(LS(cells=2, features=2), seed=0), folder / "cine.safetensors")
+    return folder
+
+
+@pytest.fixture
+def small_methods(small_weights, monkeypatch):
+    """Let the command line use small networks, and classical methods that stop early.
+
+    Gives the folder of the weights.
+    """
+    from svdinv.unroll import pretrained
+    from svdinv.unroll.jobs import baselines
+
+    monkeypatch.setattr(pretrained, "_FOLDER", small_weights)
+    monkeypatch.setattr(baselines, "_ITERATIONS", 3)
+    monkeypatch.setattr(baselines, "_THRESHOLDS", (0.1, 0.01))
+    return small_weights

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
+import functools
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +12,10 @@ pytest.importorskip("keras")
 
 import numpy as np
 import torch
+from interpreters import checks, keras_checks
 
 from svdinv.unroll.networks import (
+    LLS,
     LS,
     SLR,
     T2LR,
@@ -38,16 +36,20 @@ from svdinv.unroll.schemes import (
 from svdinv.unroll.torch import Network, save
 
 SCRIPT = Path(__file__).with_name("unroll_keras_checks.py")
-CHECKS = re.findall(r"^def (check_\w+)", SCRIPT.read_text(encoding="utf-8"), re.M)
 
 SMALL = {"cells": 2, "features": 4}
 
 CASES = {
     "TLR": TLR(**SMALL, block=4),
     "TLR, fill": TLR(**SMALL, start="fill", side="mask", bypass_maps=1),
+    "TLR, folded": TLR(
+        **SMALL, fold=2, side="samples", slope=0.1, first_weights="residual"
+    ),
     "SLR": SLR(**SMALL, sparsity=0.01),
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
+    "LLS": LLS(**SMALL, block=4, start=2),
+    "LLS, coils": LLS(**SMALL, block=3),
     "Unrolled, ISTA": Unrolled(
         cells=2, scheme=ISTA(), prior=Convolved(4), kind="image"
     ),
@@ -118,32 +120,17 @@ def cases(tmp_path_factory):
 @pytest.fixture(scope="module")
 def failures(cases, tmp_path_factory):
     """Failed checks of a backend, which are found out once."""
-    found = {}
 
+    @functools.cache
     def find(backend):
-        pytest.importorskip(backend)
-        if backend not in found:
-            folder = tmp_path_factory.mktemp(backend) / "cases"
-            shutil.copytree(cases, folder)
-            # Keras's variables do not know NumPy's keyword `copy`.
-            warnings = ["-W", "error", "-W", "ignore:__array__ impl:DeprecationWarning"]
-            done = subprocess.run(
-                [sys.executable, *warnings, str(SCRIPT), str(folder)],
-                env={**os.environ, "KERAS_BACKEND": backend},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            found[backend] = json.loads(
-                (folder / "failed.json").read_text(encoding="utf-8")
-            )
-        return found[backend]
+        folder = tmp_path_factory.mktemp(backend) / "cases"
+        shutil.copytree(cases, folder)
+        return keras_checks(SCRIPT, backend, folder)
 
     return find
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", checks(SCRIPT))
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
 def test_backend(failures, backend, check):
     assert failures(backend)[check] is None

@@ -1,15 +1,10 @@
 """Checks of the Keras networks on the backend that KERAS_BACKEND names.
 
-Run by test_unroll_keras.py, for one process has one backend, in a folder with what
-PyTorch made of each case. Writes of every check whether it failed.
+Called for test_unroll_keras.py by interpreters.py, in a process that has one backend,
+with a folder that holds what PyTorch made of each case.
 """
 
 from __future__ import annotations
-
-import json
-import sys
-import traceback
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -389,19 +384,3 @@ def check_what_is_refused(folder):
     (folder / "slr").write_bytes(content[:-1])
     with pytest.raises(ValueError, match="is no safetensors file, or damaged"):
         models.load(folder / "slr")
-
-
-def main(folder):
-    failed = {}
-    for name, check in list(globals().items()):
-        if name.startswith("check_"):
-            try:
-                check(folder)
-                failed[name] = None
-            except Exception:
-                failed[name] = traceback.format_exc()
-    (folder / "failed.json").write_text(json.dumps(failed), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -19,9 +19,13 @@ from svdinv.unroll.data._files import (
 )
 from svdinv.unroll.files import replacing
 
-__all__ = ["read_series", "save_series"]
+__all__ = ["HDF5_SUFFIXES", "SERIES_SUFFIXES", "read_series", "save_series"]
 
-_HDF5 = (".h5", ".hdf5", ".hdf")
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+"""How the names of HDF5 files end."""
+
+SERIES_SUFFIXES = (".npy", ".npz", ".mat", *HDF5_SUFFIXES)
+"""How the names of the files end that `read_series` reads."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -60,7 +64,7 @@ def read_series(
     """
     readers: dict[str, Callable[[Path, str | None], NDArray[Any]]]
     readers = {".npy": _read_npy, ".npz": _read_npz, ".mat": _read_mat}
-    readers |= dict.fromkeys(_HDF5, _read_hdf5)
+    readers |= dict.fromkeys(HDF5_SUFFIXES, _read_hdf5)
     file = Path(path)
     if file.suffix.lower() not in readers:
         raise ValueError(f"{path} must end in one of {', '.join(readers)}")
@@ -104,9 +108,9 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
     suffix = Path(path).suffix.lower()
     if array.dtype.kind not in "biufc":
         raise ValueError(f"series must be numeric, got the dtype {array.dtype}")
-    if suffix not in (".npy", ".npz", *_HDF5):
+    if suffix not in (".npy", ".npz", *HDF5_SUFFIXES):
         raise ValueError(f"{path} must end in .npy, .npz or .h5")
-    if suffix in _HDF5:
+    if suffix in HDF5_SUFFIXES:
         try:
             import h5py
         except ModuleNotFoundError as error:

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.jobs.colour import shrunk, training_photographs
 from svdinv.unroll.jobs.config import option, register_task
-from svdinv.unroll.jobs.data import Batch, Case, generator
+from svdinv.unroll.jobs.data import Batch, Case, generator, white_noise
 from svdinv.unroll.masks import (
     radial_mask,
     variable_density_mask,
@@ -19,7 +21,17 @@ from svdinv.unroll.masks import (
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.phantom import coil_maps, heart
 
-__all__ = ["MASKS", "Cine", "Hearts", "case", "sampling"]
+__all__ = [
+    "MASKS",
+    "Cine",
+    "Hearts",
+    "case",
+    "measured",
+    "phantom_series",
+    "sampling",
+    "undersampled",
+    "unseen_series",
+]
 
 MASKS = {
     "radial": "16 golden-angle lines in each frame",
@@ -28,10 +40,14 @@ MASKS = {
 }
 """Names of the sampling patterns, and what they are."""
 
-_SPOKES, _ACCELERATION = 16, 8
+SPOKES = 16
+"""Lines of the radial pattern in each frame."""
+
+_ACCELERATION = 8
 # Series that are never trained on begin here, so that no number of them collides.
 _FIRST_TEST = 1_000_000
 _FIRST_VALIDATION = 2_000_000
+_LONGEST = 1024  # side of a photograph in pixels
 
 
 @register_task
@@ -43,13 +59,22 @@ class Cine:
     axes: ClassVar[str] = "B T H W"
 
     series: int = option(64, "series of the phantom to train on")
-    frames: int = option(12, "frames of each")
+    frames: int = option(12, "frames of each; a step may take a third less")
     size: int = option(128, "rows and columns in pixels")
     masks: tuple[str, ...] = option(tuple(MASKS), f"of {', '.join(MASKS)}")
     coils: tuple[int, ...] = option(
         (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
     )
-    perfusion: float = option(0.4, "part of the series that is perfusion, not cine")
+    spokes: int = option(SPOKES, "lines of the radial pattern; fewer for small images")
+    perfusion: float = option(
+        0.4, "share of the phantoms that show first-pass perfusion, not cine"
+    )
+    textures: float = option(
+        0.5, "share of the series that are made of photographs, not of the phantom"
+    )
+    photographs: tuple[str, ...] = option(
+        (), "folders and files of pictures for these, besides those built in"
+    )
     noise: float = option(
         0.0, "largest standard deviation of noise, the largest magnitude being 1"
     )
@@ -77,14 +102,33 @@ class Cine:
             raise ValueError("masks must name at least one")
         if not self.coils or min(self.coils) < 0:
             raise ValueError(f"coils must be 0 or more, got {self.coils}")
-        if not 0 <= self.perfusion <= 1:
-            raise ValueError(f"perfusion must lie in [0, 1], got {self.perfusion}")
-        if not 0 <= self.noise <= 1:
-            raise ValueError(f"noise must lie in [0, 1], got {self.noise}")
+        if self.spokes < 1:
+            raise ValueError(f"spokes must be at least 1, got {self.spokes}")
+        for name in ("perfusion", "textures", "noise"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
     def load(self) -> Hearts:
-        """Make the series ready, each when it is first needed."""
-        return Hearts(self)
+        """Make the series ready, each when it is first needed.
+
+        Returns
+        -------
+        Hearts
+            The series.
+
+        Raises
+        ------
+        ValueError
+            If a picture cannot be read, or is too small.
+        """
+        photos: list[Image] = []
+        if self.textures:
+            found = training_photographs(self.photographs, TEST, _LONGEST)
+            photos = [image for _, image in sorted(found.items())]
+            if min(min(photo.shape[:2]) for photo in photos) < self.size:
+                raise ValueError(f"a photograph is smaller than size, {self.size}")
+        return Hearts(self, photos)
 
 
 class Hearts:
@@ -94,10 +138,12 @@ class Hearts:
     ----------
     task : Cine
         The options.
+    photos : list of ndarray of float32, shape (H, W, 3)
+        Photographs for `moving_photograph`.
     """
 
-    def __init__(self, task: Cine) -> None:
-        self.task = task
+    def __init__(self, task: Cine, photos: list[Image]) -> None:
+        self.task, self.photos = task, photos
         kept = task.series + task.validation
         self._series = functools.lru_cache(maxsize=kept)(self._make)
         self._maps = functools.lru_cache(maxsize=64)(
@@ -117,12 +163,16 @@ class Hearts:
         Returns
         -------
         Batch
-            k-space, masks (B, T, H, W) with coil maps (B, C, H, W) where there are
-            coils, and series (B, T, H, W).
+            k-space (B, T, H, W), or with coils (B, T, C, H, W); masks (B, T, H, W)
+            and, with coils, maps (B, C, H, W); series (B, T, H, W).
         """
         task = self.task
-        coils = int(generator(seed, step).choice(task.coils))
-        drawn = [self._item(generator(seed, step, item), coils) for item in items]
+        common = generator(seed, step)
+        coils = int(common.choice(task.coils))
+        frames = int(common.integers((2 * task.frames + 2) // 3, task.frames + 1))
+        drawn = [
+            self._item(generator(seed, step, item), coils, frames) for item in items
+        ]
         samples = np.stack([kspace for kspace, _, _ in drawn])
         measurement = zip(*(given for _, given, _ in drawn), strict=True)
         truth = np.stack([series for _, _, series in drawn])
@@ -135,14 +185,18 @@ class Hearts:
         for i in range(task.validation):
             series = self._series(_FIRST_VALIDATION + i)
             mask = task.masks[i % len(task.masks)]
-            cases.append(case(f"heart {i}", series, mask, seed=i))
+            cases.append(case(f"heart {i}", series, mask, seed=i, spokes=task.spokes))
         return cases
 
     def _item(
-        self, rng: np.random.Generator, coils: int
+        self, rng: np.random.Generator, coils: int, frames: int
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...], NDArray[np.complex64]]:
         task = self.task
-        series = self._series(int(rng.integers(task.series)))
+        if rng.random() < task.textures:
+            photo = self.photos[int(rng.integers(len(self.photos)))]
+            series = moving_photograph(photo, frames, task.size, rng)
+        else:
+            series = self._series(int(rng.integers(task.series)))[:frames]
         for axis in (-1, -2):
             if rng.integers(2):
                 series = np.flip(series, axis)
@@ -153,11 +207,14 @@ class Hearts:
         shift = tuple(rng.integers(-task.size // 8, task.size // 8 + 1, 2))
         series = np.roll(series, shift, (-2, -1))
         series = series * np.exp(2j * np.pi * rng.random(), dtype=np.complex64)
-        mask = sampling(str(rng.choice(task.masks)), series.shape, rng)
+        pattern = str(rng.choice(task.masks))
+        mask = sampling(pattern, series.shape, rng, spokes=task.spokes)
         maps = self._maps(coils, int(rng.integers(16))) if coils else None
         kspace = measured(series, mask, maps)
-        if task.noise:
-            kspace = _noisy(kspace, task.noise * rng.random(), rng)
+        if task.noise:  # also where nothing is sampled: nobody looks there
+            deviation = np.float32(task.noise * rng.random())
+            noise = white_noise(kspace.shape, kspace.dtype, rng)
+            kspace = kspace + deviation * noise
         given = (mask,) if maps is None else (mask, maps)
         return kspace, given, np.ascontiguousarray(series)
 
@@ -178,7 +235,7 @@ def phantom_series(
     frames, size : int
         T, and H = W.
     perfusion : float
-        Part of the indices that are perfusion.
+        Share of the indices that show first-pass perfusion.
 
     Returns
     -------
@@ -198,8 +255,86 @@ def phantom_series(
     ).series
 
 
+def moving_photograph(
+    photo: Image, frames: int, size: int, rng: np.random.Generator
+) -> NDArray[np.complex64]:
+    """Make a series of a photograph, for the texture that a phantom lacks.
+
+    Its colours stand for the density and the relaxation of a tissue: the magnitude
+    recovers towards the one at a rate set by the other, as after an inversion or a
+    saturation, or hardly changes. The picture is carried to and fro as by breathing,
+    has a smooth phase, and a grain of its own in every frame.
+
+    Parameters
+    ----------
+    photo : ndarray of float32, shape (H, W, 3)
+        A photograph in [0, 1], of at least `size` pixels a side.
+    frames, size : int
+        T, and the rows and columns of the series.
+    rng : numpy.random.Generator
+        Draws the part of the photograph, and all else.
+
+    Returns
+    -------
+    ndarray of complex64, shape (T, H, W)
+        The series; the largest magnitude is 1.
+    """
+    # From details as they are to those of a picture that has been scaled down.
+    least = min(photo.shape[:2]) // size
+    photo = shrunk(photo, -(-max(photo.shape[:2]) // int(rng.integers(1, least + 1))))
+    top, left = (int(rng.integers(n - size + 1)) for n in photo.shape[:2])
+    patch = photo[top : top + size, left : left + size]
+    density, relaxation = (patch @ rng.dirichlet(np.ones(3)) for _ in range(2))
+    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    if rng.random() < 0.5:  # a body in air
+        radii = rng.uniform(0.6, 1.1, 2)
+        density = density * ((x / radii[0]) ** 2 + (y / radii[1]) ** 2 < 1)
+    time = np.linspace(0, 1, frames)[:, None, None]
+    rate = rng.uniform(0.5, 4) * np.exp(rng.normal(0, 1.5) * (relaxation - 0.5))
+    lost = rng.choice([0.0, 1.0, 2.0]) * rng.uniform(0.5, 1)
+    series = np.abs(density * (1 - lost * np.exp(-rate * time * 3)))
+    cycle = rng.random() + rng.uniform(0.2, 2) * time
+    way = rng.normal(0, 1.0, 2) * (rng.random() < 0.7)
+    moved = np.sin(np.pi * cycle) ** 2
+    fy, fx = np.meshgrid(*[np.fft.fftfreq(size)] * 2, indexing="ij")
+    shift = np.exp(-2j * np.pi * moved * (way[0] * fy + way[1] * fx))
+    series = np.maximum(np.fft.ifft2(np.fft.fft2(series) * shift).real, 0)
+    waves = rng.normal(0, 1.5, 5)
+    phase = waves[0] * x + waves[1] * y + waves[2] * x * y + waves[3] * (x**2 - y**2)
+    phase = phase + 0.2 * waves[4] * np.sin(2 * np.pi * cycle)
+    series = series * np.exp(1j * phase)
+    # What no prior explains, as in any measured image.
+    grain = rng.standard_normal((2, *series.shape), dtype=np.float32)
+    series = series + rng.uniform(0, 0.05) * series.std() * (grain[0] + 1j * grain[1])
+    return (series / max(np.abs(series).max(), 1e-6)).astype(np.complex64)
+
+
+def unseen_series(
+    index: int, frames: int = 12, size: int = 128
+) -> NDArray[np.complex64]:
+    """Make a series of the phantom that no training and no validation has seen.
+
+    Parameters
+    ----------
+    index : int
+        Which one, from 0.
+    frames, size : int
+        T, and H = W.
+
+    Returns
+    -------
+    ndarray of complex64, shape (T, H, W)
+        The series; the largest magnitude is 1.
+    """
+    return phantom_series(_FIRST_TEST + index, frames, size)
+
+
 def sampling(
-    name: str, shape: tuple[int, ...], rng: np.random.Generator
+    name: str,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    *,
+    spokes: int = SPOKES,
 ) -> NDArray[np.bool_]:
     """Draw a sampling pattern of `MASKS`.
 
@@ -211,6 +346,8 @@ def sampling(
         (T, H, W).
     rng : numpy.random.Generator
         Source of the randomness.
+    spokes : int
+        Lines of the radial pattern.
 
     Returns
     -------
@@ -224,7 +361,7 @@ def sampling(
     """
     frames, height, width = shape
     if name == "radial":
-        return radial_mask(shape, _SPOKES, rng=rng)
+        return radial_mask(shape, spokes, rng=rng)
     if name == "variable-density":
         return variable_density_mask(shape, 1 / _ACCELERATION, rng)
     if name == "vista":
@@ -237,7 +374,7 @@ def measured(
     mask: NDArray[np.bool_],
     maps: NDArray[np.complex64] | None = None,
 ) -> NDArray[np.complex64]:
-    """Sample the k-space of a series, (T, H, W) or (T, C, H, W)."""
+    """Give the k-space of a series, (T, H, W) or (T, C, H, W), 0 off the mask."""
     return MRI(mask, maps)(series).astype(np.complex64)
 
 
@@ -248,8 +385,9 @@ def case(
     *,
     seed: int,
     maps: NDArray[np.complex64] | None = None,
+    spokes: int = SPOKES,
 ) -> Case:
-    """Sample a series.
+    """Undersample the k-space of a series.
 
     Parameters
     ----------
@@ -263,21 +401,43 @@ def case(
         Draws the mask.
     maps : ndarray of complex64, shape (C, H, W), optional
         Coil maps.
+    spokes : int
+        Lines of the radial pattern.
 
     Returns
     -------
     Case
         With k-space (T, H, W), or (T, C, H, W) with maps.
     """
-    drawn = sampling(mask, series.shape, np.random.default_rng(seed))
-    given = (drawn,) if maps is None else (drawn, maps)
-    return Case(name, mask, measured(series, drawn, maps), given, series)
+    rng = np.random.default_rng(seed)
+    drawn = sampling(mask, series.shape, rng, spokes=spokes)
+    return undersampled(name, mask, series, drawn, maps)
 
 
-def _noisy(
-    kspace: NDArray[np.complex64], deviation: float, rng: np.random.Generator
-) -> NDArray[np.complex64]:
-    """Add noise to what was sampled: elsewhere it is not looked at."""
-    noise = rng.standard_normal((2, *kspace.shape), dtype=np.float32)
-    scale = np.float32(deviation / np.sqrt(2))
-    return kspace + scale * (noise[0] + 1j * noise[1])
+def undersampled(
+    name: str,
+    setting: str,
+    series: NDArray[np.complex64],
+    mask: NDArray[np.bool_],
+    maps: NDArray[np.complex64] | None = None,
+) -> Case:
+    """Make a case of a series and a mask.
+
+    Parameters
+    ----------
+    name, setting : str
+        Of the case.
+    series : ndarray of complex64, shape (T, H, W)
+        The series.
+    mask : ndarray of bool, shape (T, H, W)
+        True where sampled.
+    maps : ndarray of complex64, shape (C, H, W), optional
+        Coil maps.
+
+    Returns
+    -------
+    Case
+        With k-space (T, H, W), or (T, C, H, W) with maps.
+    """
+    given = (mask,) if maps is None else (mask, maps)
+    return Case(name, setting, measured(series, mask, maps), given, series)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svdinv.unroll.data import (
     PHOTOS,
@@ -23,13 +25,22 @@ from svdinv.unroll.jobs.config import option, register_task
 from svdinv.unroll.jobs.data import Batch, Case, generator
 from svdinv.unroll.masks import uniform_mask
 
-__all__ = ["Colour", "Photographs", "case", "channels_first", "channels_last"]
+__all__ = [
+    "Colour",
+    "Photographs",
+    "case",
+    "channels_first",
+    "channels_last",
+    "shrunk",
+    "training_photographs",
+    "undersampled",
+]
 
 
 @register_task
 @dataclass(frozen=True, kw_only=True)
 class Colour:
-    """Photographs, sampled at random in each channel of their own."""
+    """Photographs, of which each channel is sampled at random on its own."""
 
     kind: ClassVar[str] = "colour"
     axes: ClassVar[str] = "B C H W"
@@ -47,7 +58,7 @@ class Colour:
     )
     patch: int = option(64, "side of the patches in pixels")
     rates: tuple[float, float] = option(
-        (0.04, 0.5), "least and largest part of the samples; the same at test time"
+        (0.04, 0.5), "lowest and highest sampling rate; validation takes both"
     )
 
     def __post_init__(self) -> None:
@@ -90,7 +101,7 @@ class Colour:
         ValueError
             If a file or folder is missing or is no picture, or one is too small.
         """
-        images = self._images()
+        images = training_photographs(self.photographs, self.held_out, self.longest)
         if not images:
             raise ValueError("no photographs to train on: all are held out")
         small = [n for n, x in images.items() if min(x.shape[:2]) < self.patch]
@@ -112,21 +123,44 @@ class Colour:
             {name: images[name] for name in sorted(chosen)},
         )
 
-    def _images(self) -> dict[str, Image]:
-        """Read all photographs, each once, by names that differ."""
-        names = split(*self.held_out) if self.held_out else PHOTOS
-        images = {name: photograph(name) for name in names}
-        seen = set()
-        for place in map(Path, self.photographs):
-            if not place.exists():
-                raise ValueError(f"task.photographs: there is no {place}")
-            for file in picture_files(place) if place.is_dir() else [place]:
-                if file.resolve() in seen:
-                    continue
-                seen.add(file.resolve())
-                name = str(file) if file.stem in images else file.stem
-                images[name] = read_picture(file, largest=None)
-        return {name: shrunk(image, self.longest) for name, image in images.items()}
+
+def training_photographs(
+    places: Sequence[str], held_out: Sequence[str], longest: int
+) -> dict[str, Image]:
+    """Read photographs to train on.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Folders and files of pictures, besides the built-in ones.
+    held_out : sequence of str
+        Built-in photographs to leave out.
+    longest : int
+        Pictures with longer sides are scaled down to this.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, shape (H, W, 3)
+        Photographs in [0, 1], by name.
+
+    Raises
+    ------
+    ValueError
+        If a file or folder is missing or is no picture.
+    """
+    names = split(*held_out) if held_out else PHOTOS
+    images = {name: photograph(name) for name in names}
+    seen = set()
+    for place in map(Path, places):
+        if not place.exists():
+            raise ValueError(f"task.photographs: there is no {place}")
+        for file in picture_files(place) if place.is_dir() else [place]:
+            if file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            name = str(file) if file.stem in images else file.stem
+            images[name] = read_picture(file, largest=None)
+    return {name: shrunk(image, longest) for name, image in images.items()}
 
 
 @dataclass(frozen=True)
@@ -174,7 +208,7 @@ class Photographs:
         return Batch(np.where(mask, truth, np.float32(0)), (mask,), truth)
 
     def validation(self) -> list[Case]:
-        """Give crops of the photographs held aside, at the two ends of the rates."""
+        """Give crops of the photographs held aside: at both rates and between them."""
         low, high = self.task.rates
         rates = sorted({low, math.sqrt(low * high), high})
         return [
@@ -194,7 +228,7 @@ def case(name: str, image: Image, rate: float, *, seed: int) -> Case:
     image : ndarray of float32, shape (H, W, 3)
         The photograph, in [0, 1].
     rate : float
-        Part of the samples, in (0, 1).
+        Sampling rate: the part of the values that is sampled, in (0, 1).
     seed : int
         Draws the mask.
 
@@ -204,9 +238,29 @@ def case(name: str, image: Image, rate: float, *, seed: int) -> Case:
         With channels first.
     """
     mask = channels_first(uniform_mask(image.shape, rate, np.random.default_rng(seed)))
-    truth = channels_first(image)
-    samples = np.where(mask, truth, np.float32(0))
-    return Case(name, f"rate {rate:g}", samples, (mask,), truth)
+    return undersampled(name, f"rate {rate:g}", channels_first(image), mask)
+
+
+def undersampled(
+    name: str, setting: str, truth: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> Case:
+    """Make a case of a colour image and a mask.
+
+    Parameters
+    ----------
+    name, setting : str
+        Of the case.
+    truth : ndarray of float32, shape (C, H, W)
+        The image.
+    mask : ndarray of bool, shape (C, H, W)
+        True where sampled.
+
+    Returns
+    -------
+    Case
+        Its samples are 0 where nothing is sampled.
+    """
+    return Case(name, setting, np.where(mask, truth, np.float32(0)), (mask,), truth)
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:

@@ -71,10 +71,14 @@ class Training:
 
     steps: int = option(20000, "steps of Adam")
     batch: int = option(16, "items in a step, of all processes together")
-    loss: Literal["l1", "mse"] = option("l1", "mean of the errors: absolute or squared")
+    loss: Literal["l1", "mse", "log-l1"] = option(
+        "l1",
+        "mean absolute or squared error, or mean over the items of the logarithm of "
+        "their mean absolute error, as decibels weigh them",
+    )
     learning_rate: float = option(2e-3, "highest learning rate")
     warm_up: float = option(0.03, "part of the steps in which it rises to that")
-    clip: float = option(0.5, "longest gradient; longer ones are scaled down")
+    clip: float = option(0.5, "largest gradient norm; longer ones are scaled down")
     average: float = option(
         0.1, "the weights kept are means over about this part of the steps so far"
     )
@@ -364,7 +368,7 @@ def to_toml(config: Config) -> str:
 
     Raises
     ------
-    ModuleNotFoundError
+    ImportError
         If tomlkit is missing.
     """
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Batch", "Case", "Source", "generator"]
+__all__ = ["Batch", "Case", "Source", "generator", "noisy", "white_noise"]
 
 Arrays = NDArray[Any]
 
@@ -75,3 +76,59 @@ class Source(Protocol):
 def generator(*key: int) -> np.random.Generator:
     """Give the randomness that belongs to a seed, a step and an item."""
     return np.random.default_rng(key)
+
+
+def white_noise(
+    shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator
+) -> Arrays:
+    """Draw white Gaussian noise of variance 1.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the noise.
+    dtype : dtype
+        float32 or complex64, which is circular: E|n|**2 is 1 then.
+    rng : numpy.random.Generator
+        Draws it.
+
+    Returns
+    -------
+    ndarray
+        The noise.
+    """
+    if np.dtype(dtype).kind != "c":
+        return rng.standard_normal(shape, dtype=np.float32)
+    real, imaginary = rng.standard_normal((2, *shape), dtype=np.float32)
+    return (real + 1j * imaginary) / np.float32(math.sqrt(2))
+
+
+def noisy(case: Case, deviation: float, *, seed: int) -> Case:
+    """Add white Gaussian noise to what was sampled.
+
+    Parameters
+    ----------
+    case : Case
+        With its truth.
+    deviation : float
+        Standard deviation, sqrt(E|n|**2) of complex noise n, relative to the largest
+        value that an image can have: 1 for colours, the largest magnitude of a series.
+    seed : int
+        Draws the noise.
+
+    Returns
+    -------
+    Case
+        The same case with other samples.
+    """
+    samples, mask = case.samples, case.measurement[0]
+    scale = deviation
+    if np.iscomplexobj(samples):
+        assert case.truth is not None
+        scale *= float(np.abs(case.truth).max())
+        mask = mask if mask.ndim == samples.ndim else mask[:, None]
+    rng = np.random.default_rng([seed, 1])
+    noise = white_noise(samples.shape, samples.dtype, rng)
+    return replace(
+        case, samples=samples + np.where(mask, np.float32(scale) * noise, np.float32(0))
+    )

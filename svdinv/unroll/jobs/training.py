@@ -157,6 +157,7 @@ class Run:
         stop: Callable[[], bool] = lambda: False,
         on_step: Callable[[int, float], None] = lambda step, loss: None,
         on_validation: Callable[[int, float], None] = lambda step, decibels: None,
+        on_gradient: Callable[[int, float], None] = lambda step, length: None,
     ) -> Outcome:
         """Train to the end, or until told to stop.
 
@@ -167,7 +168,10 @@ class Run:
         on_step : callable
             Told the number of each step, from 1, and its loss.
         on_validation : callable
-            Told the PSNR of each validation in dB, and the step.
+            Told the number of the step, and the PSNR of each validation in dB.
+        on_gradient : callable
+            Told the number of each step before its update, and the length of the
+            gradient before it is clipped, if both this and the loss are finite.
 
         Returns
         -------
@@ -193,6 +197,7 @@ class Run:
                     outcome.ending = "broken"
                     outcome.breakdown = self._diagnosed(batch)
                     break
+                on_gradient(self.step + 1, length)
                 self._update()
                 outcome.losses.append(loss)
                 rate = self._rate(self.step)
@@ -289,7 +294,7 @@ class Run:
         given = (torch.from_numpy(x).to(self.device) for x in batch.measurement)
         samples = torch.from_numpy(batch.samples).to(self.device)
         error = torch.abs(network(samples, *given) - truth)
-        return error.mean() if self.config.training.loss == "l1" else (error**2).mean()
+        return _LOSSES[self.config.training.loss](error)
 
     def _rate(self, step: int) -> float:
         """Learning rate: a linear rise, then half a cosine."""
@@ -375,6 +380,22 @@ class Run:
             self.optimiser,
         )
         self._saved = self.step
+
+
+def _log_l1(error: Tensor) -> Tensor:
+    """Mean over the items of the logarithm of their mean error."""
+    means = error.mean(tuple(range(1, error.ndim)))
+    # An item of zeros, reconstructed as such, has no logarithm to improve.
+    return torch.log(means + _LEAST_ERROR).mean()
+
+
+# Far below what any reconstruction from few samples reaches, peaks being 1.
+_LEAST_ERROR = 1e-5
+_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l1": torch.mean,
+    "mse": lambda error: torch.mean(error**2),
+    "log-l1": _log_l1,
+}
 
 
 class _Loss(nn.Module):

@@ -1,5 +1,6 @@
 """The networks, before any framework; see `svdinv.unroll.networks.recipe`."""
 
+from svdinv.unroll.networks.lls import LLS
 from svdinv.unroll.networks.ls import LS
 from svdinv.unroll.networks.recipe import (
     Convolutions,
@@ -18,6 +19,7 @@ from svdinv.unroll.networks.tlr import TLR
 from svdinv.unroll.networks.unrolled import Convolved, LowRank, Prior, Sparse, Unrolled
 
 __all__ = [
+    "LLS",
     "LS",
     "SLR",
     "T2LR",

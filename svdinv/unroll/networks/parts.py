@@ -10,8 +10,8 @@ __all__ = [
     "fraction",
     "from_blocks",
     "positive",
-    "relative_svt",
     "soft",
+    "svt",
     "to_blocks",
     "to_channels",
     "to_complex",
@@ -32,9 +32,11 @@ def fraction(c: Array, xp: Namespace) -> Array:
     return xp.where(c > 0, xp.ones_like(e), e) / (1 + e)
 
 
-def relative_svt(matrices: Array, fraction: Array) -> Array:
-    """Soft-threshold singular values at `fraction` of the largest of each matrix."""
-    return operators(matrices).svt(matrices, fraction, relative=True)
+def svt(matrices: Array, fraction: Array, scale: Array | None = None) -> Array:
+    """Soft-threshold singular values, as `Layers.svt` tells."""
+    if scale is None:
+        return operators(matrices).svt(matrices, fraction, relative=True)
+    return operators(matrices).svt(matrices, fraction * scale)
 
 
 def soft(x: Array, tau: Array, xp: Namespace) -> Array:

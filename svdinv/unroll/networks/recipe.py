@@ -54,28 +54,42 @@ class Convolutions:
         Slope of the ReLU below zero (a leaky ReLU).
     last : bool
         Whether a ReLU follows the last convolution too.
+    gains : tuple of float
+        For each convolution the size of its first weights relative to those that keep
+        the size of what passes through a ReLU (He et al., ICCV 2015); if empty, the
+        first weights are those of the released networks.
     """
 
     widths: tuple[int, ...]
     axes: int
     slope: float = 0.0
     last: bool = False
+    gains: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a slope that no framework differentiates.
+        """Refuse a slope that no framework differentiates, and gains of other chains.
 
         Raises
         ------
         ValueError
-            If the slope is negative.
+            If the slope is negative, or the gains are not one for each convolution.
         """
         if not self.slope >= 0:
             raise ValueError(f"slope must not be negative, got {self.slope!r}")
+        if self.gains and len(self.gains) != len(self.kernels):
+            raise ValueError(
+                f"gains must be one for each of {len(self.kernels)} convolutions, got "
+                f"{self.gains!r}"
+            )
 
     @property
     def kernels(self) -> list[tuple[int, int]]:
         """Channels that go into and come out of each convolution."""
         return list(zip(self.widths[:-1], self.widths[1:], strict=True))
+
+    def gain(self, index: int) -> float | None:
+        """Give the gain of a convolution, if it has one."""
+        return self.gains[index] if self.gains else None
 
     def active(self, index: int) -> bool:
         """Tell whether a ReLU follows a convolution."""
@@ -101,13 +115,23 @@ makes a layer of the user's framework; None for a layer that this cell lacks."""
 
 
 class Layers(Protocol):
-    """The layers of one cell, made by a framework: attributes under their names."""
+    """The layers of one cell, made by a framework: attributes under their names.
+
+    Attributes
+    ----------
+    index : int
+        Which cell it is, from 0.
+    """
+
+    index: int
 
     def __getattr__(self, name: str) -> Any:
         """Give a `Convolutions` as a function, a `Number` as an array."""
 
-    def svt(self, matrices: Array, fraction: Array) -> Array:
-        """Soft-threshold singular values at `fraction` of the largest of each matrix.
+    def svt(
+        self, matrices: Array, fraction: Array, scale: Array | None = None
+    ) -> Array:
+        """Soft-threshold singular values.
 
         Parameters
         ----------
@@ -115,11 +139,14 @@ class Layers(Protocol):
             Real or complex.
         fraction : array, shape ()
             In (0, 1).
+        scale : array, shape (...), optional
+            What `fraction` is a fraction of; the largest singular value of each
+            matrix by default.
 
         Returns
         -------
         array, shape (..., m, n)
-            ``U max(S - fraction * s_1, 0) V^H``.
+            ``U max(S - fraction * scale, 0) V^H``.
         """
 
 

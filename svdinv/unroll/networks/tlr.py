@@ -46,6 +46,9 @@ from svdinv.unroll.operators import Operator, Sampling
 
 __all__ = ["TLR"]
 
+# First weights of the last convolution of a cell, relative to those of the others.
+_SMALL = 0.04
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,10 @@ class TLR(Recipe):
         First value of eta.
     slope : float
         Slope of the ReLUs below zero.
+    first_weights : {"released", "residual"}
+        "released": as the released network had them. "residual": a cell changes its
+        image little at first, and what passes through its convolutions neither grows
+        nor fades; it learns several times as fast.
     """
 
     features: int = 16
@@ -105,6 +112,7 @@ class TLR(Recipe):
     threshold: float = -2.0
     step: float = 1.0
     slope: float = 0.0
+    first_weights: Literal["released", "residual"] = "released"
 
     axes: ClassVar[str] = "B C H W"
 
@@ -127,6 +135,11 @@ class TLR(Recipe):
             raise ValueError(
                 f"side must be 'none', 'samples' or 'mask', got {self.side!r}"
             )
+        if self.first_weights not in ("released", "residual"):
+            raise ValueError(
+                "first_weights must be 'released' or 'residual', got "
+                f"{self.first_weights!r}"
+            )
         folded = self.channels * self.fold**2
         plain = (self.low_rank_maps, self.bypass_maps) == (folded, 0)
         if 0 in (self.convs_before, self.convs_after) and not plain:
@@ -144,7 +157,7 @@ class TLR(Recipe):
         return {
             "analysis": self._chain(seen, maps, self.convs_before),
             "threshold": Number(self.threshold),
-            "synthesis": self._chain(maps, given, self.convs_after),
+            "synthesis": self._chain(maps, given, self.convs_after, _SMALL),
             "eta": None if last else Number(self.step),
         }
 
@@ -209,9 +222,15 @@ class TLR(Recipe):
         blocks = layers.svt(to_blocks(maps, self.block, xp), share)
         return from_blocks(blocks, maps, xp)
 
-    def _chain(self, first: int, last: int, count: int) -> Convolutions:
+    def _chain(
+        self, first: int, last: int, count: int, gain: float = 1.0
+    ) -> Convolutions:
+        """Convolutions, the last with a gain of its own."""
         widths = (first, *[self.features] * (count - 1), last) if count else ()
-        return Convolutions(widths, axes=2, slope=self.slope)
+        gains: tuple[float, ...] = ()
+        if self.first_weights == "residual" and count:
+            gains = (*[1.0] * (count - 1), gain)
+        return Convolutions(widths, axes=2, slope=self.slope, gains=gains)
 
 
 def _mask(A: Operator, x: Array) -> Array:

@@ -450,12 +450,15 @@ class _Part:
 
     def __init__(self, layers: Layers, label: str) -> None:
         self._layers, self._label = layers, label
+        self.index = layers.index
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layers, self._label + name)
 
-    def svt(self, matrices: Array, fraction: Array) -> Array:
-        return self._layers.svt(matrices, fraction)
+    def svt(
+        self, matrices: Array, fraction: Array, scale: Array | None = None
+    ) -> Array:
+        return self._layers.svt(matrices, fraction, scale)
 
 
 class _Shrinkage(NamedTuple):

@@ -1,0 +1,109 @@
+"""Pictures and animations, written to files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.files import replacing
+
+__all__ = ["contact_sheet", "save_animation", "save_picture"]
+
+_GAP = 2  # pixels between the frames of a sheet
+
+
+def save_picture(path: str | Path, image: NDArray[Any]) -> None:
+    """Write a PNG file with 8 bits a channel.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; an existing one is replaced, and only by a complete one.
+    image : ndarray, shape (H, W) or (H, W, 3)
+        Grey or colour picture in [0, 1]; values outside are clipped.
+
+    Raises
+    ------
+    ImportError
+        If Pillow is missing.
+    OSError
+        If the file cannot be written.
+    """
+    (picture,) = _pictures([image])
+    with replacing(path) as stream:
+        picture.save(stream, format="PNG")
+
+
+def save_animation(
+    path: str | Path, frames: Iterable[NDArray[Any]], *, seconds: float
+) -> None:
+    """Write a GIF file that repeats for ever.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; an existing one is replaced, and only by a complete one.
+    frames : iterable of ndarray, shape (H, W)
+        Grey pictures in [0, 1], one at least; values outside are clipped.
+    seconds : float
+        Time of a frame. GIF counts in hundredths of a second, and browsers slow down
+        what is faster than two of them, which is therefore the least.
+
+    Raises
+    ------
+    ImportError
+        If Pillow is missing.
+    OSError
+        If the file cannot be written.
+    """
+    first, *others = _pictures(frames)
+    with replacing(path) as stream:
+        first.save(
+            stream,
+            format="GIF",
+            save_all=True,
+            append_images=others,
+            duration=10 * max(2, round(100 * seconds)),  # milliseconds
+            loop=0,
+        )
+
+
+def contact_sheet(frames: NDArray[Any]) -> NDArray[np.float32]:
+    """Put the frames of a series beside and below each other, in one picture.
+
+    Parameters
+    ----------
+    frames : ndarray, shape (T, H, W)
+        Grey pictures in [0, 1].
+
+    Returns
+    -------
+    ndarray of float32, shape (H', W')
+        The frames by rows, with grey lines between them.
+    """
+    count, height, width = frames.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    down, right = height + _GAP, width + _GAP
+    sheet = np.full((rows * down - _GAP, columns * right - _GAP), 0.5, np.float32)
+    for i, frame in enumerate(frames):
+        top, left = i // columns * down, i % columns * right
+        sheet[top : top + height, left : left + width] = frame
+    return sheet
+
+
+def _pictures(images: Iterable[NDArray[Any]]) -> list[Any]:
+    try:
+        from PIL import Image as pillow
+    except ModuleNotFoundError as error:
+        raise explain_missing("PIL", "train") from error
+    return [
+        pillow.fromarray(np.uint8(np.rint(255 * np.clip(image, 0, 1))))
+        for image in images
+    ]

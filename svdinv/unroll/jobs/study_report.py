@@ -1,0 +1,398 @@
+"""What the study writes: a CSV file, a table and a plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svdinv.unroll.files import replacing
+from svdinv.unroll.jobs.study import METHODS, Row, Study
+from svdinv.unroll.jobs.tables import comma_separated, markdown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["CSV", "PLOT", "TABLE", "command", "summary", "table", "write_report"]
+
+CSV, TABLE, PLOT = "study.csv", "study.md", "study.png"
+
+_NONE = "–"
+# For reading, in inches and colours.
+_WIDTH, _ROW, _HEAD, _SCATTER, _GAP = 5.6, 0.34, 1.05, 2.3, 1.0
+_LEFT, _RIGHT, _BOTTOM, _BETWEEN = 1.45, 0.9, 1.35, 0.5
+_INK, _MUTED, _FAINT = "#1a1a1a", "#6b6b6b", "#d8d8d8"
+_RED = "#a50f15"
+
+
+def write_report(study: Study, rows: Sequence[Row], output: Path) -> None:
+    """Write `CSV`, `TABLE` and `PLOT`.
+
+    Parameters
+    ----------
+    study : Study
+        What was compared.
+    rows : sequence of Row
+        What came of it, or of a part of it.
+    output : Path
+        Existing folder; files that are there are replaced.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    """
+    with replacing(output / CSV) as stream:
+        stream.write(_csv(rows))
+    with replacing(output / TABLE) as stream:
+        stream.write(table(study, rows).encode())
+    _plot(study, rows, output / PLOT)
+
+
+def command(study: Study) -> str:
+    """Give the command line of a study, but for its folder.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+
+    Returns
+    -------
+    str
+        ``svdinv compare`` with all that differs from the defaults.
+    """
+    words = ["svdinv compare"]
+    default = Study()
+    if study == default.quick():
+        return "svdinv compare --quick"
+    if study.crop == default.quick().crop:
+        default = default.quick()
+        words.append("--quick")
+    for field in dataclasses.fields(Study):
+        value = getattr(study, field.name)
+        if value != getattr(default, field.name):
+            several = value if isinstance(value, tuple) else (value,)
+            words += [f"--{field.name}", *(_word(x) for x in several)]
+    return " ".join(words)
+
+
+def summary(study: Study, rows: Sequence[Row]) -> str:
+    """Say in a few lines what broke, for the terminal.
+
+    Parameters
+    ----------
+    study : Study
+        What was compared.
+    rows : sequence of Row
+        What came of it.
+
+    Returns
+    -------
+    str
+        A line for each method and kind of data.
+    """
+    lines = [_line("data", "method", "broken", "PSNR / dB", "time, svt 1")]
+    for data in study.data:
+        for method in study.methods:
+            runs = _select(rows, data=data, method=method)
+            if runs:
+                broken, _, decibels, _, _, relative = _cells(runs)
+                lines.append(_line(data, method, broken, decibels, relative))
+    return "\n".join(lines)
+
+
+def table(study: Study, rows: Sequence[Row]) -> str:
+    """Make the tables, headed by how the runs were made.
+
+    Parameters
+    ----------
+    study : Study
+        What was compared.
+    rows : sequence of Row
+        What came of it.
+
+    Returns
+    -------
+    str
+        Markdown without headings, to be included in a page.
+    """
+    done, planned = len(rows), len(study.plans())
+    machines = sorted({row.machine for row in rows})
+    head = [
+        f"- Command: `{command(study)}`",
+        f"- {done} runs{'' if done == planned else f' of {planned}: not all'}; seeds "
+        + ", ".join(map(str, range(study.seeds))),
+        f"- Each: {study.steps} steps of {study.batch} patches of {study.patch} × "
+        f"{study.patch}; TLR-Net with {study.cells} cells",
+        *(
+            f"- {name}, {study.threads} thread{'s' * (study.threads > 1)}"
+            for name in machines
+        ),
+    ]
+    columns = ("broken", "median step", "PSNR / dB", "SSIM", "ms a step", "of svt's")
+    overall = markdown(
+        ("data", "method", *columns),
+        [
+            (data, f"`{method}`", *cells)
+            for data in study.data
+            for method in study.methods
+            if (cells := _cells(_select(rows, data=data, method=method)))
+        ],
+        left=2,
+    )
+    single = markdown(
+        ("data", "rate", "method", *columns),
+        [
+            (data, f"{rate:g}", f"`{method}`", *cells)
+            for data in study.data
+            for rate in study.rates
+            for method in study.methods
+            if (cells := _cells(_select(rows, data=data, rate=rate, method=method)))
+        ],
+        left=3,
+    )
+    together = ["", "All rates together:", "", *overall]
+    return "\n".join([*head, *together, "", "Each rate:", "", *single, ""])
+
+
+def _line(data: str, method: str, broken: str, decibels: str, time: str) -> str:
+    return f"{data:<10}{method:<18}{broken:>10}{decibels:>11}{time:>13}"
+
+
+def _select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    return [row for row in rows if all(getattr(row, k) == v for k, v in wanted.items())]
+
+
+def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Summarise runs that differ in seeds and rates: the columns of the tables."""
+    if not rows:
+        return ()
+    steps = [row.step for row in rows if row.broken and row.step is not None]
+    return (
+        f"{sum(row.broken for row in rows)} of {len(rows)}",
+        _number(steps, statistics.median, "g"),
+        _number([row.psnr for row in rows], statistics.fmean, ".2f"),
+        _number([row.ssim for row in rows], statistics.fmean, ".3f"),
+        _number([row.milliseconds for row in rows], statistics.median, ".0f"),
+        _number([row.relative for row in rows], statistics.median, ".2f"),
+    )
+
+
+def _number(
+    values: Iterable[float | None], mean: Callable[[list[float]], float], format: str
+) -> str:
+    known = [value for value in values if value is not None]
+    return f"{mean(known):{format}}" if known else _NONE
+
+
+def _csv(rows: Sequence[Row]) -> bytes:
+    names = [field.name for field in dataclasses.fields(Row)]
+    names.insert(names.index("seed") + 1, "broken")
+    lines = [[_cell(getattr(row, name)) for name in names] for row in rows]
+    return comma_separated(names, lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"{x:.7g}" for x in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
+
+
+def _word(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"'{text}'" if " " in text else text
+
+
+def _plot(study: Study, rows: Sequence[Row], path: Path) -> None:
+    """Draw which runs broke, and how far the others are from `svt`, for each data."""
+    # The object interface of matplotlib: no window, no global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = len(study.methods)
+    grid = _ROW * count
+    panels = len(study.data)
+    width = _LEFT + panels * _WIDTH + (panels - 1) * _BETWEEN + _RIGHT
+    height = _HEAD + grid + _GAP + _SCATTER + _BOTTOM
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+
+    def axes(column: int, bottom: float, tall: float) -> Axes:
+        x = _LEFT + column * (_WIDTH + _BETWEEN)
+        return figure.add_axes(
+            (x / width, bottom / height, _WIDTH / width, tall / height)
+        )
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        figure.text(x / width, y / height, text, **style)
+
+    write(
+        _LEFT,
+        height - 0.42,
+        "Ways to differentiate the low-rank step",
+        fontsize=14,
+        fontweight="bold",
+        color=_INK,
+    )
+    limit = _limit(rows)
+    for column, data in enumerate(study.data):
+        x = _LEFT + column * (_WIDTH + _BETWEEN)
+        lower = _BOTTOM + _SCATTER + _GAP
+        write(
+            x,
+            lower + grid + 0.12,
+            f"{data} patches: runs that broke down",
+            fontsize=11.5,
+            fontweight="bold",
+            color=_INK,
+        )
+        _draw_broken(axes(column, lower, grid), study, data, rows, column == 0)
+        write(
+            x,
+            _BOTTOM + _SCATTER + 0.12,
+            "PSNR of the others relative to svt's of the same seed",
+            fontsize=11.5,
+            fontweight="bold",
+            color=_INK,
+        )
+        _draw_differences(
+            axes(column, _BOTTOM, _SCATTER), study, data, rows, limit, column == 0
+        )
+    handles, labels = figure.axes[1].get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles,
+            labels,
+            title="rate",
+            loc="center right",
+            bbox_to_anchor=(1 - 0.08 / width, (_BOTTOM + _SCATTER / 2) / height),
+            frameon=False,
+            fontsize=8.5,
+            title_fontsize=9,
+        )
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)
+
+
+def _draw_broken(
+    axes: Axes, study: Study, data: str, rows: Sequence[Row], names: bool
+) -> None:
+    """Draw a cell for each method and rate, dark as far as runs broke."""
+    shares = []
+    for i, method in enumerate(study.methods):
+        line = []
+        for j, rate in enumerate(study.rates):
+            runs = _select(rows, data=data, rate=rate, method=method)
+            broken = sum(row.broken for row in runs)
+            share = broken / len(runs) if runs else math.nan
+            line.append(share)
+            axes.text(
+                j,
+                i,
+                f"{broken} of {len(runs)}" if runs else _NONE,
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if share > 0.5 else _INK if share else _MUTED,
+            )
+        shares.append(line)
+    axes.imshow(shares, vmin=0, vmax=1.25, cmap="Reds", aspect="auto")
+    axes.set_xticks(range(len(study.rates)), [f"{rate:g}" for rate in study.rates])
+    axes.set_yticks(range(len(study.methods)), study.methods if names else ())
+    axes.set_xlabel("sampling rate", fontsize=9.5, color=_MUTED)
+    # White lines between the cells.
+    axes.set_xticks([j + 0.5 for j in range(len(study.rates) - 1)], minor=True)
+    axes.set_yticks([i + 0.5 for i in range(len(study.methods) - 1)], minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    _style(axes)
+
+
+def _draw_differences(
+    axes: Axes,
+    study: Study,
+    data: str,
+    rows: Sequence[Row],
+    limit: float,
+    names: bool,
+) -> None:
+    """Draw a dot for each run that did not break."""
+    from matplotlib import colormaps
+
+    colours = colormaps["viridis_r"]
+    last = max(1, len(study.rates) - 1)
+    axes.axhline(0, color=_FAINT, linewidth=1, zorder=0)
+    for j, rate in enumerate(study.rates):
+        shift = 0.5 * (j - (len(study.rates) - 1) / 2) / (last + 1)
+        points = [
+            (i + shift, difference)
+            for i, method in enumerate(study.methods)
+            for difference in _differences(rows, data, rate, method)
+        ]
+        axes.scatter(
+            [x for x, _ in points],
+            [y for _, y in points],
+            s=20,
+            color=colours(0.1 + 0.8 * j / last),
+            edgecolors="white",
+            linewidths=0.4,
+            label=f"{rate:g}",
+        )
+    for i, method in enumerate(study.methods):
+        runs = _select(rows, data=data, method=method)
+        if runs and all(row.broken for row in runs):
+            axes.text(
+                i,
+                0,
+                "all broke",
+                ha="center",
+                va="bottom",
+                fontsize=8.5,
+                color=_RED,
+            )
+    axes.set_xlim(-0.6, len(study.methods) - 0.4)
+    axes.set_ylim(-limit, limit)
+    axes.set_xticks(range(len(study.methods)), study.methods, rotation=35, ha="right")
+    _style(axes)
+    axes.tick_params(axis="both", length=3)
+    if names:
+        axes.set_ylabel("dB", fontsize=9.5, color=_MUTED)
+    else:
+        axes.tick_params(axis="y", labelleft=False, length=0)
+
+
+def _differences(
+    rows: Sequence[Row], data: str, rate: float, method: str
+) -> list[float]:
+    """PSNR of the runs of a method less that of the first method, seed by seed."""
+    reference = {
+        row.seed: row.psnr
+        for row in _select(rows, data=data, rate=rate, method=METHODS[0])
+    }
+    found = []
+    for row in _select(rows, data=data, rate=rate, method=method):
+        base = reference.get(row.seed)
+        if row.psnr is not None and base is not None:
+            found.append(row.psnr - base)
+    return found
+
+
+def _limit(rows: Sequence[Row]) -> float:
+    """Largest difference of all, for one scale, and at least a tenth of a decibel."""
+    differences = [
+        abs(value)
+        for row in rows
+        for value in _differences(rows, row.data, row.rate, row.method)
+    ]
+    return max(0.1, 1.15 * max(differences, default=0.0))
+
+
+def _style(axes: Axes) -> None:
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(which="both", length=0, labelsize=9, colors=_INK)

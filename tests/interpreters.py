@@ -1,0 +1,82 @@
+"""Interpreters of their own: for what is imported, and for one backend of Keras each.
+
+Run as a script, it calls the functions ``check_*`` of another, and writes down of each
+whether it failed: `keras_checks` starts it where one process has one backend.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+
+def run(*arguments, **environment):
+    """Run Python with these arguments; give what came of it."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def imported(statement, modules):
+    """Which of the modules a statement has imported in a fresh interpreter."""
+    done = run("-c", f"import sys\n{statement}\nprint(*{modules!r} & set(sys.modules))")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def complaint(statement, missing):
+    """What an ImportError of a statement says where a module is not installed."""
+    done = run(
+        "-c",
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        f"try:\n    {statement}\nexcept ImportError as error:\n    print(error)\n",
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def checks(script):
+    """Names of the checks of a script."""
+    return re.findall(r"^def (check_\w+)", script.read_text(encoding="utf-8"), re.M)
+
+
+def keras_checks(script, backend, folder):
+    """Run the checks of a script on a backend of Keras: of each, None or its failure.
+
+    Each check is given the folder.
+    """
+    pytest.importorskip(backend)
+    # Keras's variables do not know NumPy's keyword `copy`.
+    warnings = ["-W", "error", "-W", "ignore:__array__ impl:DeprecationWarning"]
+    done = run(*warnings, __file__, script, folder, KERAS_BACKEND=backend)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "failed.json").read_text(encoding="utf-8"))
+
+
+def _call_checks(script, folder):
+    sys.path.insert(0, str(script.parent))
+    module = importlib.import_module(script.stem)
+    failed = {}
+    for name in checks(script):
+        try:
+            getattr(module, name)(folder)
+            failed[name] = None
+        except Exception:
+            failed[name] = traceback.format_exc()
+    (folder / "failed.json").write_text(json.dumps(failed), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _call_checks(*map(Path, sys.argv[1:]))

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from svdinv.unroll.data import photograph
+from svdinv.unroll.jobs import baselines, cine, colour
+from svdinv.unroll.jobs.baselines import BASELINES, FIXED
+from svdinv.unroll.metrics import psnr, snr
+from svdinv.unroll.operators import MRI
+from svdinv.unroll.phantom import coil_maps
+
+
+@pytest.fixture(autouse=True)
+def _few_iterations(monkeypatch):
+    monkeypatch.setattr(baselines, "_ITERATIONS", 40)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return colour.case("cup", photograph("coffee")[100:148, 100:164], 0.4, seed=0)
+
+
+@pytest.fixture(scope="module")
+def series():
+    maps = coil_maps(2, 32, 32, seed=0)
+    return cine.case("heart", cine.unseen_series(0, 5, 32), "radial", seed=0, maps=maps)
+
+
+def _score(case, image):
+    complex_ = np.iscomplexobj(case.truth)
+    return (snr if complex_ else psnr)(case.truth, image)
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_every_method_gains_on_the_zero_filled_image(kind, photo, series):
+    case = {"colour": photo, "cine": series}[kind]
+    scores = {}
+    for name, method in BASELINES[kind].items():
+        image, note = method(case)
+        assert image.shape == case.truth.shape
+        assert image.dtype == case.truth.dtype
+        scores[name] = _score(case, image)
+        assert ("best" in note) == (name in FIXED)
+    first, *others = scores.values()
+    assert min(others) > first + 5
+    assert next(iter(scores)) == "zero-filled"
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_known_truth_gives_a_method_its_best_weight(name, photo, series):
+    kind = next(kind for kind, methods in BASELINES.items() if name in methods)
+    case = {"colour": photo, "cine": series}[kind]
+    method = BASELINES[kind][name]
+    fixed, note = method(replace(case, truth=None))
+    assert f"{FIXED[name][-1]:g}" in note
+    assert "best" not in note
+    assert _score(case, method(case).image) >= _score(case, fixed) - 0.01
+    assert _score(case, fixed) > _score(case, baselines.zero_filled(case).image) + 5
+
+
+def test_colour_methods_keep_the_samples_and_look_at_nothing_else(photo, rng):
+    (mask,) = photo.measurement
+    noise = rng.random(mask.shape, dtype=np.float32)
+    spoiled = replace(photo, samples=np.where(mask, photo.samples, noise))
+    for method in BASELINES["colour"].values():
+        image = method(photo).image
+        np.testing.assert_allclose(image[mask], photo.truth[mask], atol=1e-6)
+        np.testing.assert_array_equal(method(spoiled).image, image)
+
+
+def test_zero_filling_is_the_adjoint(series):
+    image = baselines.zero_filled(series).image
+    expected = MRI(*series.measurement).H(series.samples)
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_large_pictures_are_filled_in_tiles(photo, monkeypatch):
+    whole = baselines.biharmonic(photo).image
+    monkeypatch.setattr(baselines, "_TILE", 32)
+    monkeypatch.setattr(baselines, "_MARGIN", 16)
+    tiled = baselines.biharmonic(photo).image
+    # At a few pixels scikit-image clips to the range of the tile.
+    assert 0 < np.abs(tiled - whole).mean() < 1e-4
+    assert np.quantile(np.abs(tiled - whole), 0.99) < 1e-3
+
+
+def test_a_tile_without_samples_stays_black(photo, monkeypatch):
+    monkeypatch.setattr(baselines, "_TILE", 16)
+    monkeypatch.setattr(baselines, "_MARGIN", 0)
+    (mask,) = photo.measurement
+    mask = mask.copy()
+    mask[:, :16, :16] = False
+    image = baselines.biharmonic(replace(photo, measurement=(mask,))).image
+    assert not image[:, :16, :16].any()
+    assert image[:, 16:].any()
+
+
+def test_ctrl_c_in_a_solver_is_not_taken_for_a_solution(series, monkeypatch):
+    iterate = baselines.Casorati.prox
+
+    def press(self, x, step):
+        if press.calls == 3:
+            raise KeyboardInterrupt
+        press.calls += 1
+        return iterate(self, x, step)
+
+    press.calls = 0
+    monkeypatch.setattr(baselines.Casorati, "prox", press)
+    with pytest.raises(KeyboardInterrupt):
+        baselines.low_rank(series)

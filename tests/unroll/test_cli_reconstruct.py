@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import re
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from svdinv.cli import main
+from svdinv.unroll import pretrained
+from svdinv.unroll.data import photograph, read_series
+from svdinv.unroll.jobs import reconstruction
+from svdinv.unroll.jobs.cine import unseen_series
+from svdinv.unroll.jobs.pictures import save_picture
+from svdinv.unroll.operators import MRI
+
+pytestmark = pytest.mark.usefixtures("small_methods")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "cup.png"
+    save_picture(path, photograph("coffee")[100:148, 100:164])
+    return path
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "scan.npz"
+    np.savez(path, series=7 * unseen_series(0, 3, 32))
+    return path
+
+
+def run(*arguments):
+    return main(["reconstruct", *map(str, arguments)])
+
+
+def rows(printed):
+    """The table: the cells of each method, the seconds last."""
+    found = re.findall(
+        r"^  (\S[^.\n]*?)  +(\d[\d.]*(?: +[\d.]+)*)(?:   .*)?$", printed, re.M
+    )
+    return {name: [float(cell) for cell in cells.split()] for name, cells in found}
+
+
+def test_a_picture(picture, tmp_path, capsys):
+    out = tmp_path / "new" / "folder"
+    assert run(picture, "--rate", "0.5", "--output", out) == 0
+    captured = capsys.readouterr()
+    table = rows(captured.out)
+    assert list(table) == ["zero-filled", "SVT completion", "biharmonic", "network"]
+    assert all(len(cells) == 3 for cells in table.values())
+    assert table["network"][0] > table["zero-filled"][0] + 5
+    assert "rate 0.5" in captured.out
+    assert "network" in captured.err  # the bar
+    names = ["cup-panel.png", "cup-reconstruction.png"]
+    assert sorted(p.name for p in out.iterdir()) == names
+    assert all(str(out / name) in captured.out for name in names)
+    with Image.open(picture) as truth, Image.open(out / names[1]) as found:
+        assert found.size == truth.size
+        error = np.asarray(found, float) - np.asarray(truth, float)
+    assert 10 * np.log10(255**2 / np.mean(error**2)) == pytest.approx(
+        table["network"][0], abs=0.1
+    )
+
+
+def test_a_built_in_photograph_without_baselines(tmp_path, capsys):
+    path = tmp_path / "result.png"
+    options = ["--no-baselines", "--crop", "48", "--ensemble", "--output", path]
+    assert run("coffee", *options) == 0
+    assert list(rows(capsys.readouterr().out)) == ["zero-filled", "network, 8 views"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "result-panel.png",
+        "result.png",
+    ]
+
+
+def test_a_mask_of_ones_own(picture, tmp_path):
+    known = np.zeros((48, 64), bool)
+    known[::2, ::3] = True
+    np.save(tmp_path / "known.npy", known)
+    out = tmp_path / "out.png"
+    assert run(picture, "--mask", tmp_path / "known.npy", "--output", out) == 0
+    with Image.open(picture) as truth, Image.open(out) as found:
+        a, b = np.asarray(truth), np.asarray(found)
+    np.testing.assert_array_equal(a[known], b[known])
+    assert (a != b).any()
+
+
+def test_a_series(scan, tmp_path, capsys):
+    options = ["--mask", "vista", "--coils", "2", "--seed", "3"]
+    assert run(scan, *options, "--output", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    table = rows(printed)
+    assert "vista, 2 coils, seed 3" in printed
+    assert "3 frames of 32x32" in printed
+    expected = ["zero-filled", "low-rank", "L+S", "local low-rank", "network"]
+    assert list(table) == expected
+    assert all(len(cells) == 4 for cells in table.values())
+    image = read_series(tmp_path / "out" / "scan-reconstruction.npz")
+    truth = read_series(scan)
+    ratio = np.linalg.norm(truth) ** 2 / np.linalg.norm(truth - image) ** 2
+    assert 10 * np.log10(ratio) == pytest.approx(table["network"][0], abs=0.01)
+    with Image.open(tmp_path / "out" / "scan-animation.gif") as animation:
+        assert animation.n_frames == 3
+    assert (tmp_path / "out" / "scan-panel.png").exists()
+
+
+def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
+    x = unseen_series(0, 3, 32)
+    mask = rng.random(x.shape) < 0.6
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file["kspace"], file["mask"] = 9 * MRI(mask)(x), mask
+    assert run(tmp_path / "raw.h5", "--output", tmp_path / "out.npy") == 0
+    printed = capsys.readouterr().out
+    table = rows(printed)
+    assert list(table) == [
+        "zero-filled",
+        "low-rank",
+        "L+S",
+        "local low-rank",
+        "network",
+    ]
+    assert all(len(cells) == 1 for cells in table.values())
+    assert "as measured" in printed
+    assert "PSNR" not in printed
+    image = np.load(tmp_path / "out.npy")  # as L+S-Net ends, it explains the data
+    np.testing.assert_allclose(MRI(mask)(image), 9 * MRI(mask)(x), atol=1e-4)
+    assert (tmp_path / "out-animation.gif").exists()
+
+
+def test_large_pictures_go_without_slow_methods(picture, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("svdinv.cli.reconstruct._MOST_PIXELS", 1000)
+    assert run(picture, "--output", tmp_path / "a") == 0
+    assert list(rows(capsys.readouterr().out)) == ["zero-filled", "network"]
+    assert run(picture, "--baselines", "--output", tmp_path / "a") == 0
+    assert len(rows(capsys.readouterr().out)) == 4
+
+
+def test_ctrl_c_writes_nothing(picture, tmp_path, monkeypatch, capsys):
+    import signal
+
+    apply = reconstruction.apply
+
+    def press(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        return apply(*arguments, **options)
+
+    monkeypatch.setattr(reconstruction, "apply", press)
+    before = signal.getsignal(signal.SIGINT)
+    assert run(picture, "--output", tmp_path / "out") == 130
+    assert "nothing was written" in capsys.readouterr().out
+    assert list((tmp_path / "out").iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_bad_arguments_end_in_one_line(
+    picture, scan, small_weights, tmp_path, one_line
+):
+    np.save(tmp_path / "mask.npy", np.ones((5, 5)))
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+    (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
+    for arguments, complaint in (
+        (["no-such.png"], "no-such.png"),
+        (["coffe"], "coffee"),
+        ([tmp_path / "damaged.png"], "damaged.png"),
+        ([picture, "--rate", "2"], "--rate"),
+        ([picture, "--rate", "0.3", "--mask", "radial"], "--mask"),
+        ([picture, "--mask", "radial"], "samples k-space"),
+        ([picture, "--coils", "2"], "is a picture"),
+        ([picture, "--mask", tmp_path / "mask.npy"], "(48, 64)"),
+        ([scan, "--rate", "0.3"], "is a series"),
+        ([scan, "--mask", "spiral"], "variable-density"),
+        ([scan, "--mask", tmp_path / "mask.npy"], "(32, 32)"),
+        ([scan, "--mask", "none.npy"], "none.npy"),
+        ([scan, "--key", "images"], "images"),
+        ([scan, "--time-axis", "7"], "time_axis"),
+        ([scan, "--weights", small_weights / "colour.safetensors"], "--weights"),
+        ([picture, "--weights", "none.safetensors"], "none.safetensors"),
+        ([picture, "--weights", tmp_path / "damaged.safetensors"], "damaged"),
+        ([picture, "--device", "abacus"], "abacus"),
+        ([picture, "--output", picture], "would replace"),
+        ([picture, "--output", tmp_path / "out.npz"], ".png"),
+        ([scan, "--output", tmp_path / "out.png"], ".npz"),
+        ([picture, "--output", f"{__file__}/below/"], "--output"),
+    ):
+        assert run(*arguments) == 2, arguments
+        assert complaint in one_line(), arguments
+
+
+def test_weights_that_are_missing(picture, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretrained, "_FOLDER", tmp_path)
+    assert run(picture) == 2
+    assert "no weights 'colour'" in capsys.readouterr().err
+
+
+def test_help_has_examples(capsys):
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert "examples:" in shown
+    assert "svdinv reconstruct coffee" in shown

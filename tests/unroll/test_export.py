@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from svdinv.cli import main
+from svdinv.unroll.data import PHOTOS, save_series
+from svdinv.unroll.jobs import cine, colour
+from svdinv.unroll.jobs.data import noisy
+from svdinv.unroll.jobs.export import (
+    holds_measurement,
+    read_measurement,
+    write_measurement,
+)
+from svdinv.unroll.jobs.pictures import save_picture
+from svdinv.unroll.operators import MRI
+from svdinv.unroll.phantom import coil_maps, heart
+
+h5py = pytest.importorskip("h5py")
+pillow = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture(scope="module")
+def series():
+    return heart(3, 32, 40, seed=0).series
+
+
+@pytest.fixture
+def with_coils(series):
+    maps = coil_maps(2, 32, 40, seed=0)
+    return cine.case("heart", series, "vista", seed=3, maps=maps)
+
+
+@pytest.fixture
+def photo(rng):
+    image = rng.random((12, 14, 3), dtype=np.float32)
+    return colour.case("photo", image, 0.5, seed=1)
+
+
+def same(a, b):
+    arrays = [(a.samples, b.samples), *zip(a.measurement, b.measurement, strict=True)]
+    return (a.name, a.setting) == (b.name, b.setting) and all(
+        x.dtype == y.dtype and np.array_equal(x, y) for x, y in arrays
+    )
+
+
+def test_a_series_with_coils_comes_back(with_coils, tmp_path):
+    path = tmp_path / "a.h5"
+    write_measurement(path, with_coils, options={"seed": 3, "noise": 0.5, "word": "x"})
+    case = read_measurement(path)
+    assert same(case, with_coils)
+    assert np.array_equal(case.truth, with_coils.truth)
+    with h5py.File(path) as file:
+        assert file.attrs["kind"] == "cine"
+        assert file.attrs["seed"] == 3
+        assert {k: (v.shape, v.dtype) for k, v in file.items()} == {
+            "kspace": ((3, 2, 32, 40), np.complex64),
+            "mask": ((3, 32, 40), bool),
+            "maps": ((2, 32, 40), np.complex64),
+            "truth": ((3, 32, 40), np.complex64),
+        }
+
+
+def test_a_photograph_comes_back_without_its_truth(photo, tmp_path):
+    write_measurement(tmp_path / "a.h5", photo, truth=False)
+    case = read_measurement(tmp_path / "a.h5")
+    assert same(case, photo)
+    assert case.truth is None
+
+
+def test_names_of_options_that_are_taken_are_refused(photo, tmp_path):
+    with pytest.raises(ValueError, match="kind"):
+        write_measurement(tmp_path / "a.h5", photo, options={"kind": "x"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(photo, tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"old")
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_measurement(path, photo)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+def test_files_of_other_programs_may_have_other_types(tmp_path, series):
+    mask = np.ones(series.shape, dtype=np.uint8)
+    mask[:, ::2] = 0
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        file.attrs["kind"] = np.bytes_("cine")
+        file["kspace"] = series.astype(np.complex128)
+        file["mask"] = mask
+    case = read_measurement(tmp_path / "mine.h5")
+    assert case.samples.dtype == np.complex64
+    assert case.measurement[0].dtype == bool
+    assert (case.name, case.truth) == ("mine", None)
+
+
+def test_what_kind_of_data_it_is_need_not_be_said(tmp_path, with_coils, photo):
+    for case, dataset in ((with_coils, "kspace"), (photo, "samples")):
+        path = tmp_path / f"{dataset}.h5"
+        write_measurement(path, case)
+        with h5py.File(path, "a") as file:
+            del file.attrs["kind"]
+            assert dataset in file
+        assert holds_measurement(path)
+        assert same(read_measurement(path), case)
+    save_series(tmp_path / "whole.h5", with_coils.truth)
+    assert not holds_measurement(tmp_path / "whole.h5")
+
+
+def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_coils):
+    write_measurement(tmp_path / "a.h5", with_coils)
+    mask, _ = with_coils.measurement
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["maps"], file["mask"]
+        file["mask"] = mask.astype(float)
+    case = read_measurement(tmp_path / "a.h5")
+    assert case.samples.shape == (3, 2, 32, 40)
+    (found,) = case.measurement
+    assert found.dtype == bool
+    assert np.array_equal(found, mask)
+
+
+def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, array in {**COILS, "maps": COILS["kspace"]}.items():
+            file[name] = array
+
+    def read(self, key):
+        raise AssertionError("an array was read")
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", read)
+    with pytest.raises(ValueError, match=r"maps must have the shape \(C, H, W\)"):
+        read_measurement(tmp_path / "a.h5")
+
+
+CINE = {
+    "kspace": np.ones((2, 4, 5), np.complex64),
+    "mask": np.ones((2, 4, 5), bool),
+}
+COILS = {**CINE, "kspace": np.ones((2, 3, 4, 5), np.complex64)}
+COLOUR = {
+    "samples": np.ones((3, 4, 5), np.float32),
+    "mask": np.ones((3, 4, 5), bool),
+}
+NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arrays", "complaint"),
+    [
+        ("film", CINE, "kind"),
+        (3, CINE, "kind"),
+        ("cine", {"mask": CINE["mask"]}, "kspace is missing"),
+        ("cine", {"kspace": CINE["kspace"]}, "mask is missing"),
+        (None, {"mask": CINE["mask"]}, "neither a dataset kspace nor samples"),
+        (None, {**COLOUR, "samples": np.ones((4, 5))}, "samples must have"),
+        ("cine", {**CINE, "maps": CINE["kspace"]}, r"kspace must be \(T, C, H, W\)"),
+        ("cine", {**COILS, "maps": np.ones((2, 4, 5), complex)}, "maps must have"),
+        ("cine", {**CINE, "kspace": np.ones((4, 5), complex)}, "kspace must have"),
+        ("cine", {**CINE, "kspace": np.ones((0, 4, 5), complex)}, "kspace must have"),
+        ("cine", {**CINE, "mask": np.ones((4, 5), bool)}, "mask must have"),
+        ("cine", {**CINE, "mask": np.full((2, 4, 5), 2)}, "mask must hold 0 and 1"),
+        ("cine", {**CINE, "mask": np.full((2, 4, 5), 0.5)}, "mask must hold 0 and 1"),
+        ("cine", {**CINE, "mask": np.bytes_("abc")}, "mask must be an array"),
+        ("cine", {**CINE, "mask": np.zeros((2, 4, 5), bool)}, "mask samples nothing"),
+        ("cine", {**CINE, "kspace": NOT_FINITE}, "kspace has numbers"),
+        ("cine", {**CINE, "truth": NOT_FINITE}, "truth has numbers"),
+        ("cine", {**CINE, "truth": np.ones((2, 4, 4))}, "truth must have"),
+        ("cine", {**CINE, "kspace": np.bytes_("abc")}, "kspace must be an array"),
+        ("colour", {"mask": COLOUR["mask"]}, "samples is missing"),
+        ("colour", {**COLOUR, "mask": np.ones((4, 5), bool)}, "mask must have"),
+        ("colour", {**COLOUR, "samples": np.ones((3, 4, 5), int)}, "samples must be"),
+        (
+            "colour",
+            {**COLOUR, "samples": np.full((3, 4, 5), np.inf)},
+            "samples has numbers",
+        ),
+        ("colour", {**COLOUR, "truth": np.ones((3, 4, 6))}, "truth must have"),
+    ],
+)
+def test_files_of_another_form_are_refused(kind, arrays, complaint, tmp_path):
+    path = tmp_path / "bad.h5"
+    with h5py.File(path, "w") as file:
+        if kind is not None:
+            file.attrs["kind"] = kind
+        for name, array in arrays.items():
+            file[name] = array
+    with pytest.raises(ValueError, match=complaint) as raised:
+        read_measurement(path)
+    assert "bad.h5" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_groups_and_other_files_are_refused(tmp_path):
+    path = tmp_path / "bad.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["kind"] = "cine"
+        file.create_group("kspace")
+    with pytest.raises(ValueError, match="kspace must be an array"):
+        read_measurement(path)
+    path.write_bytes(b"no HDF5 at all")
+    with pytest.raises(ValueError, match=r"bad\.h5"):
+        read_measurement(path)
+    with pytest.raises(ValueError, match="there is no file"):
+        read_measurement(tmp_path / "none.h5")
+
+
+def test_h5py_that_is_missing_is_named(monkeypatch, photo, tmp_path):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    for call in (
+        lambda: read_measurement(tmp_path / "a.h5"),
+        lambda: write_measurement(tmp_path / "a.h5", photo),
+    ):
+        with pytest.raises(ImportError, match=r"svdinv\[mri\]"):
+            call()
+
+
+def test_noise_has_the_deviation_where_there_are_samples(series):
+    series = 5 * series
+    maps = coil_maps(4, *series.shape[1:], seed=0)
+    clean = cine.case("heart", series, "variable-density", seed=0, maps=maps)
+    noise = noisy(clean, 0.1, seed=1).samples - clean.samples
+    mask = np.broadcast_to(clean.measurement[0][:, None], noise.shape)
+    assert not noise[~mask].any()
+    expected = 0.1 * np.abs(series).max()
+    assert np.sqrt(np.mean(np.abs(noise[mask]) ** 2)) == pytest.approx(expected, 0.1)
+    assert noise.dtype == np.complex64
+
+
+def test_noise_of_photographs(rng):
+    image = rng.random((64, 64, 3), dtype=np.float32)
+    clean = colour.case("photo", image, 0.5, seed=1)
+    made = noisy(clean, 0.1, seed=1)
+    noise = made.samples - clean.samples
+    (mask,) = clean.measurement
+    assert noise[mask].std() == pytest.approx(0.1, 0.05)
+    assert not noise[~mask].any()
+    assert made.samples.dtype == np.float32
+
+
+def test_list_names_all_there_is(capsys):
+    assert main(["data", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in (*PHOTOS, *cine.MASKS) if name not in shown] == []
+    lines = {line.split()[0]: line for line in shown.splitlines() if line}
+    assert "300 x 451" in lines["chelsea"]
+    assert "test" in lines["chelsea"]
+    assert lines["retina"].endswith("training")
+    assert "other view" in lines["motorcycle_right"]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "size"),
+    [
+        ("chelsea", ".png", (451, 300)),
+        ("uniform", ".png", (32, 32)),
+        ("radial", ".png", (66, 66)),
+        ("cine", ".gif", (32, 32)),
+        ("perfusion", ".png", (66, 66)),
+    ],
+)
+def test_show_writes_a_picture(name, suffix, size, tmp_path):
+    path = tmp_path / "new" / f"a{suffix}"
+    options = ["--size", "32", "--frames", "4", "--output", str(path)]
+    assert main(["data", "show", name, *options]) == 0
+    with pillow.open(path) as picture:
+        assert picture.size == size
+        assert getattr(picture, "n_frames", 1) == (4 if suffix == ".gif" else 1)
+
+
+def test_written_series_obey_the_model(tmp_path, capsys):
+    path = tmp_path / "heart.h5"
+    options = "--coils 3 --frames 4 --size 48 --mask radial --contrast perfusion"
+    write = ["data", "write", "cine", "--output", str(path), *options.split()]
+    assert main(write) == 0
+    assert "4 x 3 x 48 x 48" in capsys.readouterr().out
+    case = read_measurement(path)
+    mask, maps = case.measurement
+    assert np.allclose(case.samples, MRI(mask, maps)(case.truth), atol=1e-6)
+    with h5py.File(path) as file:
+        assert file.attrs["contrast"] == "perfusion"
+        assert file.attrs["coils"] == 3
+        assert "svdinv" in file.attrs
+    before = case.samples
+    assert main([*write, "--noise", "0.1", "--no-truth"]) == 0
+    noisier = read_measurement(path)
+    assert noisier.truth is None
+    assert not np.array_equal(noisier.samples, before)
+
+
+def test_a_series_of_ones_own(tmp_path, series):
+    save_series(tmp_path / "mine.npy", np.moveaxis(series, 0, -1))
+    path = tmp_path / "a.h5"
+    write = ["data", "write", "cine", "--series", str(tmp_path / "mine.npy")]
+    write += ["--time-axis", "2", "--output", str(path), "--coils", "2"]
+    assert main([*write, "--mask", "variable-density"]) == 0
+    case = read_measurement(path)
+    assert np.array_equal(case.truth, series)
+    assert case.samples.shape == (3, 2, 32, 40)
+    assert case.name == "mine"
+
+
+def test_photographs_are_written(tmp_path, rng):
+    path = tmp_path / "a.h5"
+    write = ["data", "write", "colour", "--output", str(path), "--crop", "40"]
+    assert main([*write, "--rate", "0.2"]) == 0
+    case = read_measurement(path)
+    assert case.samples.shape == (3, 40, 40)
+    assert case.name == "chelsea"
+    (mask,) = case.measurement
+    assert mask.mean() == pytest.approx(0.2, abs=0.02)
+    assert np.array_equal(case.samples, np.where(mask, case.truth, 0))
+    save_picture(tmp_path / "mine.png", rng.random((50, 60, 3)))
+    assert main([*write, "--photograph", str(tmp_path / "mine.png")]) == 0
+    assert read_measurement(path).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["show", "mona_lisa", "--output", "a.png"], "mona_lisa"),
+        (["show", "chelsea", "--output", "a.gif"], "--output"),
+        (["show", "cine", "--output", "a.avi"], "--output"),
+        (["show", "cine", "--output", "a.gif", "--size", "8"], "--size"),
+        (["show", "cine"], "--output"),
+        (["show", "cine", "--output", f"{__file__}/a.gif"], "--output"),
+        (["write", "cine"], "--output"),
+        (["write", "cine", "--output", "a.txt"], "--output"),
+        (["write", "cine", "--output", "a.h5", "--mask", "spiral"], "--mask"),
+        (["write", "cine", "--output", "a.h5", "--coils", "0"], "--coils"),
+        (["write", "cine", "--output", "a.h5", "--noise", "-1"], "--noise"),
+        (["write", "cine", "--output", "a.h5", "--key", "x"], "--key"),
+        (["write", "cine", "--output", "a.h5", "--series", "no.npy"], "no.npy"),
+        (
+            ["write", "cine", "--output", "a.h5", "--series", "n.npy", "--size", "64"],
+            "--size",
+        ),
+        (["write", "colour", "--output", "a.h5", "--rate", "1"], "--rate"),
+        (["write", "colour", "--output", "a.h5", "--photograph", "x"], "--photograph"),
+        (["write", "film", "--output", "a.h5"], "film"),
+    ],
+)
+def test_bad_arguments_of_data(options, word, one_line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", *options]) == 2
+    assert word in one_line()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_of_data(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "svdinv.cli.arguments.find_spec",
+        lambda name: None if name == "h5py" else object(),
+    )
+    assert main(["data", "write", "cine", "--output", "a.h5"]) == 2
+    assert "pip install 'svdinv[mri]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["data"], ["data", "write"], ["data", "write", "cine", "--help"]]
+)
+def test_help_of_data(words, capsys):
+    assert main(words) == 0
+    assert "usage" in capsys.readouterr().out

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from svdinv.unroll.data import photograph
+from svdinv.unroll.jobs import cine, colour, inference
+from svdinv.unroll.jobs.baselines import zero_filled
+from svdinv.unroll.jobs.inference import VIEWS, apply, judge, kind_of, parts
+from svdinv.unroll.metrics import psnr, snr, ssim
+from svdinv.unroll.networks import LS, TLR
+from svdinv.unroll.phantom import coil_maps
+from svdinv.unroll.torch import Network, save
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return colour.case("cup", photograph("coffee")[100:180, 100:190], 0.4, seed=0)
+
+
+def series(height, width, coils):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, height, width)) + 1j * rng.random((4, height, width))
+    maps = coil_maps(coils, height, width, seed=0) if coils else None
+    return cine.case("noise", x.astype(np.complex64), "radial", seed=0, maps=maps)
+
+
+@pytest.fixture(scope="module")
+def network():
+    options = {"block": 8, "start": "fill", "side": "samples", "low_rank_maps": 3}
+    return Network(TLR(cells=1, features=4, **options), seed=0).eval()
+
+
+@pytest.mark.parametrize("coils", [0, 3])
+@pytest.mark.parametrize("size", [(20, 24), (21, 17)])
+def test_views_of_a_series_are_views_of_its_k_space(size, coils):
+    """Zero-filling every view, and turning it back, gives one and the same series."""
+    case = series(*size, coils)
+    expected = zero_filled(case).image
+    views = list(inference._views(case))
+    assert len(views) == VIEWS
+    for view, undo in views:
+        np.testing.assert_allclose(undo(zero_filled(view).image), expected, atol=1e-5)
+    assert len({view.samples.tobytes() for view, _ in views}) == VIEWS
+
+
+def test_views_of_a_picture_turn_back(photo):
+    views = list(inference._views(photo))
+    assert len({view.samples.tobytes() for view, _ in views}) == VIEWS
+    for view, undo in views:
+        np.testing.assert_array_equal(undo(view.samples), photo.samples)
+        (mask,) = view.measurement
+        assert (view.samples[~mask] == 0).all()
+
+
+def test_an_ensemble_is_the_mean_over_the_views(network, photo):
+    calls = []
+    image = apply(network, photo, ensemble=True, on_part=lambda: calls.append(1)).image
+    assert len(calls) == parts(network, photo, ensemble=True) == VIEWS
+    images = [
+        undo(inference.reconstruct(network, view))
+        for view, undo in inference._views(photo)
+    ]
+    np.testing.assert_allclose(image, np.clip(np.mean(images, 0), 0, 1), atol=1e-6)
+    assert np.abs(images[0] - images[3]).max() > 1e-4
+
+
+def test_tiles_agree_with_the_whole(network, photo, monkeypatch):
+    whole = apply(network, photo).image
+    monkeypatch.setattr(inference, "_LARGEST", 64)
+    monkeypatch.setattr(inference, "_TILE", 32)
+    monkeypatch.setattr(inference, "_MARGIN", 24)
+    calls = []
+    tiled = apply(network, photo, on_part=lambda: calls.append(1)).image
+    assert len(calls) == parts(network, photo) == 9
+    # The first estimate reaches far, and hardly counts there.
+    assert 0 <= np.abs(tiled - whole).max() < 0.01
+    assert np.abs(tiled - whole).mean() < 1e-4
+
+
+def test_networks_of_whole_images_see_them_whole(photo, monkeypatch):
+    monkeypatch.setattr(inference, "_LARGEST", 64)
+    assert parts(Network(TLR(cells=1, features=2), seed=0), photo) == 1
+    assert parts(Network(LS(cells=1, features=2), seed=0), series(80, 20, 0)) == 1
+
+
+def test_colours_stay_in_their_range_and_series_complex(network, photo):
+    image = apply(network, replace(photo, samples=3 * photo.samples)).image
+    assert image.min() >= 0
+    assert image.max() == 1
+    case = series(16, 16, 2)
+    image = apply(Network(LS(cells=1, features=2), seed=0), case).image
+    assert image.dtype == np.complex64
+    assert image.shape == case.truth.shape
+
+
+def test_metrics_are_those_of_the_package(photo, rng):
+    noisy = photo.truth + 0.1 * rng.random(photo.truth.shape, dtype=np.float32)
+    x, z = np.moveaxis(photo.truth, 0, -1), np.moveaxis(noisy, 0, -1)
+    expected = {"PSNR / dB": psnr(x, z), "SSIM": ssim(x, z)}
+    assert judge(photo, noisy) == expected
+    case = series(16, 16, 0)
+    values = judge(case, 0.5 * case.truth)
+    assert values["SNR / dB"] == snr(case.truth, 0.5 * case.truth)
+    assert list(values) == ["SNR / dB", "PSNR / dB", "SSIM"]
+    assert judge(replace(photo, truth=None), noisy) == {}
+
+
+def test_what_a_network_is_for(tmp_path, network, monkeypatch):
+    save(network, tmp_path / "a.safetensors")
+    assert kind_of(inference.open_network(tmp_path / "a.safetensors")) == "colour"
+    assert kind_of(Network(LS(cells=1, features=2))) == "cine"
+    monkeypatch.setattr(TLR, "axes", "B X Y Z")
+    with pytest.raises(ValueError, match="TLR"):
+        kind_of(network)
+
+
+def test_devices_that_are_none(monkeypatch):
+    inference.check_device("cpu")
+    with pytest.raises(ValueError, match="'abacus'"):
+        inference.check_device("abacus")

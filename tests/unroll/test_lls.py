@@ -1,0 +1,234 @@
+"""LLS-Net beside the classical iteration that it begins as, written down in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from svdinv.unroll.masks import radial_mask
+from svdinv.unroll.networks import LLS, from_json, to_json
+from svdinv.unroll.phantom import heart
+from svdinv.unroll.torch import Network
+
+B, T, C = 2, 6, 3
+SMALL = {"cells": 3, "features": 4}
+SIZES = {"blocks that fit": (12, 8), "blocks that do not": (10, 7)}
+
+
+def gauss(rng, *shape):
+    parts = rng.standard_normal((2, *shape))
+    return parts[0] + 1j * parts[1]
+
+
+def problem(size, coils, seed=0):
+    """K-space, mask, and maps or None, in double precision."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((B, T, *size)) < 0.4
+    if not coils:
+        return mask * gauss(rng, B, T, *size), mask, None
+    maps = gauss(rng, B, C, *size)
+    maps /= np.linalg.norm(maps, axis=1, keepdims=True)
+    return mask[:, :, None] * gauss(rng, B, T, C, *size), mask, maps
+
+
+def reconstruct(net, kspace, mask, maps):
+    given = [torch.from_numpy(x) for x in (kspace, mask, maps) if x is not None]
+    with torch.no_grad():
+        return net(*given).numpy()
+
+
+def fourier(x):
+    k = np.fft.fft2(np.fft.ifftshift(x, axes=(-2, -1)), norm="ortho")
+    return np.fft.fftshift(k, axes=(-2, -1))
+
+
+def inverse(k):
+    x = np.fft.ifft2(np.fft.ifftshift(k, axes=(-2, -1)), norm="ortho")
+    return np.fft.fftshift(x, axes=(-2, -1))
+
+
+def operators(mask, maps):
+    """A and A^H of one series."""
+    if maps is None:
+        return lambda x: mask * fourier(x), lambda y: inverse(mask * y)
+    return (
+        lambda x: mask[:, None] * fourier(maps * x[:, None]),
+        lambda y: (maps.conj() * inverse(mask[:, None] * y)).sum(axis=1),
+    )
+
+
+def low_rank(v, block, shift, tau):
+    """Soft-threshold every block of (T, H, W), where it lies: nothing is filled up."""
+    H, W = v.shape[-2:]
+    result = np.empty_like(v)
+    for top in range(0, H, block):
+        for left in range(0, W, block):
+            rows = (shift + np.arange(top, min(top + block, H))) % H
+            columns = (shift + np.arange(left, min(left + block, W))) % W
+            place = np.ix_(range(len(v)), rows, columns)
+            matrix = v[place].reshape(len(v), -1)
+            u, s, vh = np.linalg.svd(matrix, full_matrices=False)
+            matrix = (u * np.maximum(s - tau, 0)) @ vh
+            result[place] = matrix.reshape(v[place].shape)
+    return result
+
+
+def classical(recipe, y, mask, maps):
+    """Iterate as the network without its corrections, on one series."""
+    A, AH = operators(mask, maps)
+    x = AH(y)
+    H, W = x.shape[-2:]
+    unit = recipe.block * np.linalg.norm(x) / np.sqrt(H * W)
+    half = recipe.block // 2
+
+    # In front of the first cell: thresholds fall, and momentum is begun anew.
+    first, last = recipe.start_thresholds
+    before, age = x, 0
+    for i in range(recipe.start):
+        progress = min(1, i / (recipe.start * 2 / 3))
+        share = np.exp((1 - progress) * np.log(first) + progress * np.log(last))
+        age = 0 if progress < 1 and i % 10 == 0 else age + 1
+        v = x + age / (age + 3) * (x - before)
+        L = low_rank(v, recipe.block, half * (i % 2), share * unit)
+        before, x = x, L - AH(A(L) - y)
+
+    beta = 1 / (1 + np.exp(-recipe.momentum))
+    share = 1 / (1 + np.exp(-recipe.threshold))
+    before = x
+    for i in range(recipe.cells):
+        v = x + beta * (x - before)
+        L = low_rank(v, recipe.block, half * (i % 2), share * unit)
+        before, x = x, L - recipe.step * AH(A(L) - y)
+    return x
+
+
+def without_corrections(net):
+    with torch.no_grad():
+        for cell in net.cells:
+            cell.correction[-1].weight.zero_()
+    return net
+
+
+@pytest.mark.parametrize("coils", [False, True], ids=["one coil", "coils"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("start", [0, 25])
+def test_without_corrections_it_is_the_classical_iteration(start, size, coils):
+    # Numbers that are exact in single precision, of which the weights are.
+    recipe = LLS(**SMALL, block=4, start=start, step=0.75, momentum=-0.5)
+    net = without_corrections(Network(recipe, seed=0).double())
+    kspace, mask, maps = problem(SIZES[size], coils)
+    found = reconstruct(net, kspace, mask, maps)
+    for i in range(B):
+        given = kspace[i], mask[i], None if maps is None else maps[i]
+        expected = classical(recipe, *given)
+        np.testing.assert_allclose(found[i], expected, atol=1e-11)
+        zero_filled = operators(mask[i], given[2])[1](kspace[i])
+        change = np.linalg.norm(expected - zero_filled)
+        assert change > 0.05 * np.linalg.norm(zero_filled)
+
+
+def test_an_odd_block_is_shifted_by_its_smaller_half():
+    recipe = LLS(**SMALL, block=5, start=3)
+    net = without_corrections(Network(recipe, seed=0).double())
+    kspace, mask, _ = problem((10, 7), coils=False)
+    expected = classical(recipe, kspace[0], mask[0], None)
+    found = reconstruct(net, kspace[:1], mask[:1], None)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+def test_the_first_weights_correct_little():
+    mask = radial_mask((T, 32, 32), 8)[None]
+    kspace = mask * fourier(heart(T, 32, 32, seed=0).series[None])
+    net = Network(LLS(cells=6), seed=0).double()
+    found = reconstruct(net, kspace.astype(complex), mask, None)
+    without = without_corrections(net)
+    expected = reconstruct(without, kspace.astype(complex), mask, None)
+    change = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert 1e-3 < change < 0.1
+
+
+def test_everything_sampled_and_no_threshold_is_the_inverse_transform():
+    net = without_corrections(Network(LLS(**SMALL, threshold=-80.0), seed=0).double())
+    kspace, mask, _ = problem((10, 7), coils=False)
+    mask = np.ones_like(mask)
+    found = reconstruct(net, kspace, mask, None)
+    np.testing.assert_allclose(found, inverse(kspace), atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [2.0, 1e-6, 1e6])
+def test_homogeneous(factor):
+    """Also with the iterations in front, and at the scale of any scanner."""
+    net = Network(LLS(**SMALL, block=4, start=5), seed=0).double()
+    kspace, mask, maps = problem((10, 7), coils=True)
+    found = reconstruct(net, factor * kspace, mask, maps)
+    expected = factor * reconstruct(net, kspace, mask, maps)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * factor)
+
+
+def test_the_first_iterations_learn_nothing_and_pass_gradients_on():
+    kspace, mask, _ = problem((6, 5), coils=False)
+    y = torch.from_numpy(kspace[:1, :3]).requires_grad_()
+    sampled = torch.from_numpy(mask[:1, :3])
+    one, other = (LLS(cells=1, features=2, block=4, start=s) for s in (0, 12))
+    names = [[k for k, _ in Network(r).named_parameters()] for r in (one, other)]
+    assert names[0] == names[1]
+    net = Network(other, seed=0).double()
+    assert torch.autograd.gradcheck(
+        lambda y: net(y, sampled), (y,), eps=1e-6, atol=1e-6
+    )
+
+
+def test_it_learns():
+    """Some steps of Adam on a series of rank 2 bring it nearer to it."""
+    rng = np.random.default_rng(0)
+    parts = gauss(rng, 2, T, 1, 1), gauss(rng, 2, 1, 16, 16)
+    truth = torch.from_numpy((parts[0] * parts[1]).sum(0)[None]).to(torch.complex64)
+    mask = torch.from_numpy(rng.random(truth.shape) < 0.5)
+    recipe = LLS(cells=2, features=4)
+    y = recipe.operator(mask)(truth)
+    net = Network(recipe, seed=0)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(15):
+        optimiser.zero_grad()
+        loss = (net(y, mask) - truth).abs().square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_weights():
+    net = Network(LLS(cells=2))
+    chain = 27 * (4 * 16 + 16 * 16 + 16 * 2)
+    assert sum(p.numel() for p in net.parameters()) == 2 * (chain + 3)
+
+
+def test_described_and_read_again():
+    recipe = LLS(cells=2, start=7, start_thresholds=(0.2, 0.01), slope=0.0)
+    assert from_json(to_json(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block": 0}, "block must be an integer of at least 1, got 0"),
+        ({"block": 2.0}, "block must be an integer"),
+        ({"convs": 0}, "convs must be an integer of at least 1, got 0"),
+        ({"start": -1}, "start must be an integer of at least 0, got -1"),
+        ({"features": 0}, "features must be an integer of at least 1, got 0"),
+        ({"start_thresholds": (0.1, 0.2)}, "must be two falling positive numbers"),
+        ({"start_thresholds": (0.1, 0.0)}, "must be two falling positive numbers"),
+        ({"start_thresholds": (float("nan"), 0.1)}, "two falling positive numbers"),
+    ],
+    ids=str,
+)
+def test_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LLS(**options)
+
+
+def test_a_slope_is_refused_by_the_convolutions():
+    with pytest.raises(ValueError, match="slope must not be negative"):
+        Network(LLS(slope=-0.1))

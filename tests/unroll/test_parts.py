@@ -1,0 +1,209 @@
+"""Pieces of networks: folded pixels, first weights with gains, 3-D convolutions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from svdinv.unroll.arrays import namespace
+from svdinv.unroll.networks import TLR, Convolutions
+from svdinv.unroll.networks.parts import folded, unfolded
+from svdinv.unroll.torch import Network, _Chain, _Conv3d
+from svdinv.unroll.weights import first_kernel, initial, shapes
+
+
+@pytest.mark.parametrize("size", [(6, 9), (7, 8), (1, 2)], ids=str)
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_folded_pixels_come_back(arrays, fold, size):
+    image = arrays.array(np.random.default_rng(0).standard_normal((2, 3, *size)))
+    xp = namespace(image)
+    maps = folded(image, fold, xp)
+    height, width = (-(-n // fold) for n in size)
+    assert tuple(maps.shape) == (2, 3 * fold**2, height, width)
+    back = unfolded(maps, image, fold, xp)
+    np.testing.assert_array_equal(arrays.numpy(back), arrays.numpy(image))
+
+
+@pytest.mark.parametrize("fold", [2, 3])
+def test_folded_pixels_are_those_of_the_squares(fold):
+    """Channel c fold^2 + i fold + j is the pixel (i, j) of each square of channel c."""
+    image = torch.randn(2, 3, 4 * fold, 5 * fold)
+    maps = folded(image, fold, namespace(image))
+    for c in range(3):
+        for i in range(fold):
+            for j in range(fold):
+                channel = maps[:, c * fold**2 + i * fold + j]
+                assert torch.equal(channel, image[:, c, i::fold, j::fold])
+    assert torch.equal(maps, F.pixel_unshuffle(image, fold))
+
+
+def test_folded_images_are_filled_up_with_zeros():
+    image = torch.ones(1, 1, 3, 5)
+    assert torch.equal(
+        folded(image, 2, namespace(image))[0],
+        torch.tensor(
+            [
+                [[1.0, 1, 1], [1, 1, 1]],
+                [[1.0, 1, 0], [1, 1, 0]],
+                [[1.0, 1, 1], [0, 0, 0]],
+                [[1.0, 1, 0], [0, 0, 0]],
+            ]
+        ),
+    )
+
+
+def test_a_folded_network_has_folded_widths():
+    recipe = TLR(cells=1, features=8, fold=2, side="samples", low_rank_maps=5)
+    widths = {k: v[:2] for k, v in shapes(recipe).items() if len(v) == 4}
+    assert widths == {
+        "cells.0.analysis.0.weight": (8, 24),
+        "cells.0.analysis.1.weight": (8, 8),
+        "cells.0.analysis.2.weight": (5, 8),
+        "cells.0.synthesis.0.weight": (8, 5),
+        "cells.0.synthesis.1.weight": (8, 8),
+        "cells.0.synthesis.2.weight": (12, 8),
+    }
+
+
+def test_options_of_a_folded_network_are_checked():
+    with pytest.raises(ValueError, match="fold must be an integer of at least 1"):
+        TLR(fold=0)
+    with pytest.raises(ValueError, match="first_weights must be 'released' or"):
+        TLR(first_weights="he")
+    with pytest.raises(ValueError, match="low_rank_maps must be 12"):
+        TLR(fold=2, convs_before=0)
+    TLR(fold=2, convs_before=0, low_rank_maps=12)
+
+
+class TestGains:
+    """First weights by He et al., and their factors."""
+
+    def test_bounds(self):
+        shape = (32, 16, 3, 3, 3)
+        for gain in (1.0, 0.25):
+            kernel = first_kernel(shape, np.random.default_rng(0), gain)
+            limit = gain * np.sqrt(6 / (16 * 27))
+            assert 0.99 * limit < abs(kernel).max() <= limit
+            assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)
+
+    def test_what_passes_through_keeps_its_size(self):
+        torch.manual_seed(0)
+        x = torch.randn(1, 16, 24, 24)
+        widths = (16, *[64] * 7)
+
+        def size(*gains):
+            """Mean square of what comes out, of several draws."""
+            sizes = []
+            for seed in range(16):
+                chain = _Chain(Convolutions(widths, axes=2, last=True, gains=gains))
+                chain.draw(np.random.default_rng(seed))
+                with torch.no_grad():
+                    inside = chain(x)[..., 8:-8, 8:-8]  # where no zeros come in
+                sizes.append(float(inside.square().mean()))
+            return np.mean(sizes)
+
+        # A ReLU passes half of the energy on, and each convolution doubles it.
+        kept = size(*[1.0] * 7)
+        assert 0.5 < kept < 2
+        assert size(*[1.0] * 6, 0.1) == pytest.approx(0.01 * kept, rel=1e-4)
+        assert size() < 1e-4  # those of the released networks fade
+
+    def test_each_convolution_has_its_own(self):
+        chain = Convolutions((3, 8, 5), axes=2, gains=(1.0, 0.5))
+        assert [chain.gain(i) for i in range(2)] == [1.0, 0.5]
+        assert Convolutions((3, 8, 5), axes=2).gain(1) is None
+        with pytest.raises(ValueError, match="one for each of 2 convolutions"):
+            Convolutions((3, 8, 5), axes=2, gains=(1.0,))
+
+    def test_a_residual_network_begins_near_the_identity(self):
+        mask = torch.rand(1, 3, 40, 40) < 0.4
+        image = torch.rand(1, 3, 40, 40)
+        changes = {}
+        for kind in ("residual", "released"):
+            recipe = TLR(cells=1, features=32, first_weights=kind)
+            kernels = initial(recipe, np.random.default_rng(0))
+            for name, kernel in kernels.items():
+                if kernel.ndim:
+                    fan = kernel[0].size
+                    last = name.endswith("synthesis.2.weight")
+                    small = 0.04 if last else 1.0
+                    he = small * np.sqrt(6 / fan)
+                    limit = he if kind == "residual" else np.sqrt(1 / fan)
+                    assert 0.9 * limit < abs(kernel).max() <= limit, name
+            with torch.no_grad():
+                found = Network(recipe, seed=0)(image * mask, mask)
+            before = image * mask
+            changes[kind] = float((found - before)[~mask].norm() / before.norm())
+        assert 0 < changes["residual"] < 0.15
+
+    def test_networks_draw_them_too(self):
+        recipe = TLR(cells=2, features=4, first_weights="residual")
+        drawn = initial(recipe, np.random.default_rng(5))
+        for name, weight in Network(recipe, seed=5).state_dict().items():
+            np.testing.assert_array_equal(weight.numpy(), drawn[name])
+
+
+CONVOLVED = {
+    "single": (1, 4, 5, 9, 8),
+    "two": (2, 4, 5, 9, 8),
+    "none": (0, 4, 5, 9, 8),
+    "single, of many lines": (1, 4, 80, 65, 3),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CONVOLVED)
+def test_single_series_are_convolved_alike(name, dtype):
+    """Values and derivatives are those of the plain convolution."""
+    torch.manual_seed(0)
+    layer = _Conv3d(4, 3, 3, padding=1, bias=False).to(dtype)
+    x = torch.randn(CONVOLVED[name], dtype=dtype, requires_grad=True)
+    weight = layer.weight.detach().clone().requires_grad_()
+    found, expected = layer(x), F.conv3d(x, weight, padding=1)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn_like(expected)
+    (gx,) = torch.autograd.grad(found, x, cotangent, retain_graph=True)
+    (ex,) = torch.autograd.grad(expected, x, cotangent, retain_graph=True)
+    torch.testing.assert_close(gx, ex)
+    (gw,) = torch.autograd.grad(found, layer.weight, cotangent)
+    (ew,) = torch.autograd.grad(expected, weight, cotangent)
+    scale = float(ew.abs().max()) if ew.numel() else 0.0
+    torch.testing.assert_close(gw, ew, rtol=1e-5, atol=1e-5 * scale + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "items"),
+    [
+        ((1, 4, 5, 9, 8), torch.float32, 2),
+        ((1, 4, 5, 9, 8), torch.float64, 1),
+        ((2, 4, 5, 9, 8), torch.float32, 2),
+        ((1, 4, 80, 65, 3), torch.float32, 1),
+    ],
+    ids=str,
+)
+def test_which_get_a_second_item(monkeypatch, shape, dtype, items):
+    seen = []
+    plain = nn.Conv3d.forward
+
+    def forward(self, x):
+        seen.append(len(x))
+        return plain(self, x)
+
+    monkeypatch.setattr(nn.Conv3d, "forward", forward)
+    layer = _Conv3d(4, 3, 3, padding=1, bias=False).to(dtype)
+    assert len(layer(torch.zeros(shape, dtype=dtype))) == shape[0]
+    assert seen == [items]
+
+
+def test_what_is_not_finite_stays_where_it_is():
+    """The item of zeros leaves no trace, and takes no part in the gradient."""
+    layer = _Conv3d(1, 1, 3, padding=1, bias=False)
+    x = torch.zeros(1, 1, 3, 9, 9)
+    x[..., 0, 0] = torch.nan
+    found = layer(x)
+    assert found[..., 4:, 4:].isfinite().all()
+    assert found[..., 0, 0].isnan().all()
