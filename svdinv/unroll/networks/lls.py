@@ -29,6 +29,7 @@ from svdinv.unroll.arrays import Array, like, namespace, sizes
 from svdinv.unroll.networks.parts import (
     fraction,
     from_blocks,
+    root,
     svt,
     to_blocks,
     to_channels,
@@ -132,7 +133,7 @@ class LLS(SeriesRecipe):
         xp = namespace(x)
         H, W = sizes(x, xp)[-2:]
         energy = xp.sum(real(xp.conj(x) * x, xp), axis=(-3, -2, -1))
-        scale = self.block * xp.sqrt(energy / (H * W))
+        scale = self.block * root(energy / (H * W), xp)
         x = self._classical(x, y, A, scale)
         return {"x": x, "before": x, "scale": scale}
 

@@ -10,6 +10,7 @@ __all__ = [
     "fraction",
     "from_blocks",
     "positive",
+    "root",
     "soft",
     "svt",
     "to_blocks",
@@ -22,6 +23,12 @@ __all__ = [
 def positive(x: Array, xp: Namespace) -> Array:
     """max(x, 0), with slope 0 at 0."""
     return xp.where(x > 0, x, xp.zeros_like(x))
+
+
+def root(x: Array, xp: Namespace) -> Array:
+    """Square root, with slope 0 at 0."""
+    one = xp.ones_like(x)
+    return xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, one)), xp.zeros_like(x))
 
 
 def fraction(c: Array, xp: Namespace) -> Array:

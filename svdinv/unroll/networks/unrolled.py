@@ -27,6 +27,7 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.networks.parts import (
     check_image,
     fraction,
+    root,
     to_channels,
     to_complex,
 )
@@ -476,9 +477,9 @@ class _Shrinkage(NamedTuple):
 
 def _shrinkage(z: Array, c: Array, xp: Namespace) -> _Shrinkage:
     square = real(conj(z, xp) * z, xp)
-    rms = _root(xp.mean(square, axis=_inside(z), keepdims=True), xp)
+    rms = root(xp.mean(square, axis=_inside(z), keepdims=True), xp)
     factor = xp.exp(c)
-    tau, size = factor * rms, _root(square, xp)
+    tau, size = factor * rms, root(square, xp)
     kept = size > tau
     inverse = safe_divide(xp.ones_like(size), size, kept, xp)
     gain = xp.where(kept, 1 - tau * inverse, xp.zeros_like(size))
@@ -511,9 +512,3 @@ def _soft_vjp(z: Array, c: Array) -> tuple[Array, Pullback]:
 
 def _inside(z: Array) -> tuple[int, ...]:
     return tuple(range(1, len(z.shape)))
-
-
-def _root(x: Array, xp: Namespace) -> Array:
-    """Square root, with slope 0 at 0."""
-    one = xp.ones_like(x)
-    return xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, one)), xp.zeros_like(x))
