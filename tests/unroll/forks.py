@@ -6,6 +6,7 @@ command: what is killed, or talks to others, is a real process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from small_trainings import environment
 
 PATIENCE = 600  # seconds; machines may be busy
@@ -62,10 +62,9 @@ class Fork:
         return (self._folder / f"{self.pid}.err").read_text()
 
 
-@pytest.fixture(scope="module")
-def fork(tmp_path_factory):
-    """Start ``svdinv train`` with arguments, or some code, in a process."""
-    folder = tmp_path_factory.mktemp("forks")
+@contextlib.contextmanager
+def forking(folder):
+    """Give what starts ``svdinv train`` with arguments, or some code, in a process."""
     server = subprocess.Popen(
         [sys.executable, "-W", "error", __file__, str(folder)],
         stdin=subprocess.PIPE,
@@ -85,13 +84,15 @@ def fork(tmp_path_factory):
         started.append(Fork(ask, ask(**order, variables=variables), folder))
         return started[-1]
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-    server.communicate()
-    assert server.returncode == 0
+    try:
+        yield start
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        server.communicate()
+        assert server.returncode == 0
 
 
 def serve(folder):
@@ -123,6 +124,8 @@ def serve(folder):
                 code = 70
                 try:
                     code = run(order)
+                except SystemExit as stop:
+                    code = stop.code
                 except BaseException:
                     sys.excepthook(*sys.exc_info())
                 finally:

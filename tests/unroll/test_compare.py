@@ -275,7 +275,24 @@ def test_a_decomposition_that_fails_is_a_breakdown(photographs, crops, monkeypat
 
     monkeypatch.setattr(training, "svd_of", lambda name: svd)
     row = measure(TINY, Plan("ordinary", 0.3, "none", 0), photographs, crops)
-    assert (row.cause, row.step, row.psnr) == ("decomposition failed", 1, None)
+    assert (row.cause, row.step, row.psnr) == ("not finite, forward", 1, None)
+    assert row.layer == "cells.0.svt"
+
+
+def test_a_test_photograph_that_cannot_be_decomposed_is_a_breakdown(
+    photographs, crops, monkeypatch
+):
+    def score(*arguments):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(study_module, "_score", score)
+    row = measure(TINY, Plan("ordinary", 0.3, "svt", 0), photographs, crops)
+    assert (row.cause, row.step, row.layer) == (
+        "decomposition of a test photograph failed",
+        3,
+        "",
+    )
+    assert row.psnr is None
 
 
 def made(**changes):

@@ -109,8 +109,8 @@ def test_what_is_not_named_has_its_default():
         ("training", "steps = [1]", ["training.steps must be a whole number"]),
         ("training", 'clip = "1"', ["training.clip must be a number, got '1'"]),
         ("training", "clip = false", ["training.clip must be a number, got False"]),
-        ("training", "loss = 1", ["training.loss must be one of ['l1', 'mse']"]),
-        ("training", "loss = [1]", ["training.loss must be one of ['l1', 'mse']"]),
+        ("training", "loss = 1", ["training.loss must be one of ['l1', 'mse'"]),
+        ("training", "loss = [1]", ["training.loss must be one of ['l1', 'mse'"]),
         (
             "task",
             'photographs = "a"',

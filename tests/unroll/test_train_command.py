@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from forks import PATIENCE
+from forks import PATIENCE, forking
 from small_trainings import (
     NETWORK,
     RESULTS,
@@ -29,7 +29,7 @@ from small_trainings import (
 from svdinv.cli import main
 from svdinv.unroll.jobs.checkpoints import read_checkpoint
 from svdinv.unroll.jobs.config import preset, read, to_toml, write
-from svdinv.unroll.jobs.logs import EVENTS, LOG, read_log
+from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION, read_log
 from svdinv.unroll.jobs.training import (
     CHECKPOINT,
     CONFIG,
@@ -41,7 +41,11 @@ from svdinv.unroll.jobs.training import (
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network, load, save
 
-pytest_plugins = ("forks",)
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory):
+    with forking(tmp_path_factory.mktemp("forks")) as start:
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,11 @@ def test_trains_and_leaves_all_that_it_promises(config, file, tmp_path, capsys):
     assert str(output / WEIGHTS) in out
     last = re.split(r"[\r\n]+", err.strip())[-1]
     # Done, time taken and time left, loss and PSNR.
-    assert re.search(r"100%.*20/20 \[\d\d:\d\d<.*, loss=\S+, PSNR=\d+\.\d\d dB\]", last)
+    shown = re.search(
+        r"100%.*20/20 \[\d\d:\d\d<.*, loss=\S+, PSNR=(\d+\.\d\d) dB\]", last
+    )
+    decibels = read_log(output / VALIDATION)[-1]["psnr_db"]
+    assert float(shown[1]) == pytest.approx(decibels, abs=0.006)
     assert sorted(path.name for path in output.iterdir() if path.name in RESULTS) == [
         *sorted(RESULTS)
     ]

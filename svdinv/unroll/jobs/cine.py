@@ -29,6 +29,7 @@ __all__ = [
     "measured",
     "phantom_series",
     "sampling",
+    "undersampled",
     "unseen_series",
 ]
 
@@ -46,6 +47,9 @@ _ACCELERATION = 8
 # Series that are never trained on begin here, so that no number of them collides.
 _FIRST_TEST = 1_000_000
 _FIRST_VALIDATION = 2_000_000
+# Number of no item, for what those of a step have in common: without a third number
+# NumPy would give the randomness of item 0.
+_COMMON = 2**32 - 1
 _LONGEST = 1024  # side of a photograph in pixels
 
 
@@ -166,7 +170,7 @@ class Hearts:
             and, with coils, maps (B, C, H, W); series (B, T, H, W).
         """
         task = self.task
-        common = generator(seed, step)
+        common = generator(seed, step, _COMMON)
         coils = int(common.choice(task.coils))
         frames = int(common.integers((2 * task.frames + 2) // 3, task.frames + 1))
         drawn = [
@@ -410,5 +414,33 @@ def case(
     """
     rng = np.random.default_rng(seed)
     drawn = sampling(mask, series.shape, rng, spokes=spokes)
-    given = (drawn,) if maps is None else (drawn, maps)
-    return Case(name, mask, measured(series, drawn, maps), given, series)
+    return undersampled(name, mask, series, drawn, maps)
+
+
+def undersampled(
+    name: str,
+    setting: str,
+    series: NDArray[np.complex64],
+    mask: NDArray[np.bool_],
+    maps: NDArray[np.complex64] | None = None,
+) -> Case:
+    """Make a case of a series and a mask.
+
+    Parameters
+    ----------
+    name, setting : str
+        Of the case.
+    series : ndarray of complex64, shape (T, H, W)
+        The series.
+    mask : ndarray of bool, shape (T, H, W)
+        True where sampled.
+    maps : ndarray of complex64, shape (C, H, W), optional
+        Coil maps.
+
+    Returns
+    -------
+    Case
+        With k-space (T, H, W), or (T, C, H, W) with maps.
+    """
+    given = (mask,) if maps is None else (mask, maps)
+    return Case(name, setting, measured(series, mask, maps), given, series)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svdinv.unroll.data import (
     PHOTOS,
@@ -32,6 +33,7 @@ __all__ = [
     "channels_last",
     "shrunk",
     "training_photographs",
+    "undersampled",
 ]
 
 
@@ -236,9 +238,29 @@ def case(name: str, image: Image, rate: float, *, seed: int) -> Case:
         With channels first.
     """
     mask = channels_first(uniform_mask(image.shape, rate, np.random.default_rng(seed)))
-    truth = channels_first(image)
-    samples = np.where(mask, truth, np.float32(0))
-    return Case(name, f"rate {rate:g}", samples, (mask,), truth)
+    return undersampled(name, f"rate {rate:g}", channels_first(image), mask)
+
+
+def undersampled(
+    name: str, setting: str, truth: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> Case:
+    """Make a case of a colour image and a mask.
+
+    Parameters
+    ----------
+    name, setting : str
+        Of the case.
+    truth : ndarray of float32, shape (C, H, W)
+        The image.
+    mask : ndarray of bool, shape (C, H, W)
+        True where sampled.
+
+    Returns
+    -------
+    Case
+        Its samples are 0 where nothing is sampled.
+    """
+    return Case(name, setting, np.where(mask, truth, np.float32(0)), (mask,), truth)
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from svdinv.unroll.data import (
 )
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.data.series import HDF5_SUFFIXES, SERIES_SUFFIXES
-from svdinv.unroll.jobs import cine
+from svdinv.unroll.jobs import cine, colour
 from svdinv.unroll.jobs.colour import channels_first
 from svdinv.unroll.jobs.data import Case
 from svdinv.unroll.jobs.export import as_mask, holds_measurement, read_measurement
@@ -128,14 +128,12 @@ class Sampler:
         assert truth is not None
         mask, setting = self._mask(truth.shape, given.kind)
         if given.kind == "colour":
-            samples = np.where(mask, truth, np.float32(0))
-            return Case(given.name, setting, samples, (mask,), truth)
-        if not self.coils:
-            return Case(given.name, setting, cine.measured(truth, mask), (mask,), truth)
-        maps = coil_maps(self.coils, *truth.shape[-2:], seed=self.seed)
-        setting += f", {self.coils} coils" if self.coils > 1 else ", 1 coil"
-        samples = cine.measured(truth, mask, maps)
-        return Case(given.name, setting, samples, (mask, maps), truth)
+            return colour.undersampled(given.name, setting, truth, mask)
+        maps = None
+        if self.coils:
+            maps = coil_maps(self.coils, *truth.shape[-2:], seed=self.seed)
+            setting += f", {self.coils} coils" if self.coils > 1 else ", 1 coil"
+        return cine.undersampled(given.name, setting, truth, mask, maps)
 
     def _mask(self, shape: tuple[int, ...], kind: str) -> tuple[NDArray[np.bool_], str]:
         rng = np.random.default_rng(self.seed)

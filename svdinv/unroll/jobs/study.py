@@ -30,7 +30,7 @@ from svdinv.unroll.files import replacing
 from svdinv.unroll.jobs.colour import Colour, channels_last
 from svdinv.unroll.jobs.config import Config, Training
 from svdinv.unroll.jobs.data import Batch
-from svdinv.unroll.jobs.diagnosis import Breakdown, diagnose
+from svdinv.unroll.jobs.diagnosis import Breakdown
 from svdinv.unroll.jobs.study_data import DATA, Patches, TestCrops
 from svdinv.unroll.jobs.training import Run, interrupts
 from svdinv.unroll.metrics import psnr, ssim
@@ -368,10 +368,9 @@ def measure(
         if broken.gradient:
             batch = source.batch(plan.seed, run.step + 1, range(study.batch))
             found = _steepest(run.network, run.step + 1, batch)
-    except torch.linalg.LinAlgError:
-        cause = "decomposition failed"
-        batch = source.batch(plan.seed, run.step + 1, range(study.batch))
-        found = diagnose(run.network, run.step + 1, batch, _loss)
+    except torch.linalg.LinAlgError:  # in training, it counts as not finite
+        cause = "decomposition of a test photograph failed"
+        found = Breakdown(run.step, "", "forward")
     relative = None
     if not cause:
         batch = source.batch(plan.seed, study.steps + 1, range(study.batch))

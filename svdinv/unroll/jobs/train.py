@@ -196,6 +196,7 @@ def _train(
 
         def on_validation(step: int, decibels: float) -> None:
             shown["PSNR"] = f"{decibels:.2f} dB"
+            bar.set_postfix(shown, refresh=False)
 
         return run.train(stop=interrupted, on_step=on_step, on_validation=on_validation)
 
