@@ -217,7 +217,15 @@ def test_accuracy_study(tmp_path, monkeypatch):
     script.main()
     others = {path.name for path in FIGURES.iterdir()} - written(tmp_path)
     assert written(tmp_path) <= written(FIGURES)
-    elsewhere = ("gallery-", "masks", "networks-", "phantom", "speed")
+    elsewhere = (
+        "gallery-",
+        "masks",
+        "networks-",
+        "phantom",
+        "results-",
+        "speed",
+        "study",
+    )
     assert all(name.startswith(elsewhere) for name in others)
 
 

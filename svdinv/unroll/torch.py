@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
+import svdinv.torch
 from svdinv.unroll import weights as files
 from svdinv.unroll.networks import (
     LS,
@@ -29,7 +30,6 @@ from svdinv.unroll.networks import (
     Recipe,
     State,
 )
-from svdinv.unroll.networks.parts import svt
 from svdinv.unroll.networks.recipe import choose, forward_operator
 from svdinv.unroll.operators import Operator
 
@@ -260,7 +260,10 @@ class Cell(nn.Module):
     ) -> Tensor:
         """Soft-threshold singular values, as `Layers.svt` tells."""
         if self.svd is None:
-            return svt(matrices, fraction, scale)
+            # Not by `parts.svt`, where Dynamo stumbles over the search for the face.
+            if scale is None:
+                return svdinv.torch.svt(matrices, fraction, relative=True)
+            return svdinv.torch.svt(matrices, fraction * scale)
         u, s, vh = self.svd(matrices, full_matrices=False)
         unit = s[..., :1] if scale is None else scale.unsqueeze(-1)
         return (u * F.relu(s - fraction * unit).unsqueeze(-2)) @ vh

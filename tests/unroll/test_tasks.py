@@ -258,11 +258,13 @@ def test_series_and_their_kspace(coils):
     task = cine(coils=(coils,), frames=5).task
     batch = task.load().batch(0, 1, range(2))
     mask, *maps = batch.measurement
-    assert batch.truth.shape == mask.shape == (2, 5, 32, 32)
+    frames = batch.truth.shape[1]
+    assert 4 <= frames <= 5  # a third may be left out
+    assert batch.truth.shape == mask.shape == (2, frames, 32, 32)
     assert (batch.truth.dtype, mask.dtype) == (np.complex64, bool)
     assert np.abs(batch.truth).max() == pytest.approx(1, rel=1e-5)
     assert [x.shape for x in maps] == ([(2, coils, 32, 32)] if coils else [])
-    shape = (2, 5, coils, 32, 32) if coils else (2, 5, 32, 32)
+    shape = (2, frames, coils, 32, 32) if coils else (2, frames, 32, 32)
     assert (batch.samples.shape, batch.samples.dtype) == (shape, np.complex64)
     for i in range(2):
         A = MRI(mask[i], *(x[i] for x in maps))
