@@ -29,6 +29,7 @@ from svdinv.unroll.arrays import Array, like, namespace, sizes
 from svdinv.unroll.networks.parts import (
     fraction,
     from_blocks,
+    residual_gains,
     root,
     svt,
     to_blocks,
@@ -49,8 +50,6 @@ from svdinv.unroll.operators import Operator
 
 __all__ = ["LLS"]
 
-# First weights of the last convolution of a cell, relative to those of the others.
-_SMALL = 0.04
 _RESTART = 10  # iterations
 
 
@@ -119,7 +118,7 @@ class LLS(SeriesRecipe):
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the layers of a cell."""
         widths = (4, *[self.features] * (self.convs - 1), 2)
-        gains = (*[1.0] * (self.convs - 1), _SMALL)
+        gains = residual_gains(self.convs)
         return {
             "momentum": Number(self.momentum),
             "threshold": Number(self.threshold),

@@ -10,6 +10,7 @@ __all__ = [
     "fraction",
     "from_blocks",
     "positive",
+    "residual_gains",
     "root",
     "soft",
     "svt",
@@ -91,23 +92,24 @@ def folded(image: Array, fold: int, xp: Namespace) -> Array:
 
     From (B, C, H, W) to (B, C fold^2, H / fold, W / fold), rounded up.
     """
-    x = zero_padded(image, -sizes(image, xp)[-2] % fold, -2, xp)
-    x = zero_padded(x, -sizes(image, xp)[-1] % fold, -1, xp)
-    B, C, H, W = sizes(x, xp)
-    h, w = H // fold, W // fold
-    x = xp.reshape(x, (B, C, h, fold, w, fold))
-    x = xp.permute_dims(x, (0, 1, 3, 5, 2, 4))
+    x = xp.permute_dims(to_blocks(image, fold, xp), (0, 1, 4, 5, 2, 3))
+    B, C, _, _, h, w = sizes(x, xp)
     return xp.reshape(x, (B, C * fold**2, h, w))
 
 
 def unfolded(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
     """Undo `folded`, to the size of `image`."""
     B, C, h, w = sizes(maps, xp)
-    H, W = sizes(image, xp)[-2:]
-    C = C // fold**2
-    x = xp.reshape(maps, (B, C, fold, fold, h, w))
-    x = xp.permute_dims(x, (0, 1, 4, 2, 5, 3))
-    return xp.reshape(x, (B, C, h * fold, w * fold))[..., :H, :W]
+    x = xp.reshape(maps, (B, C // fold**2, fold, fold, h, w))
+    return from_blocks(xp.permute_dims(x, (0, 1, 4, 5, 2, 3)), image, xp)
+
+
+def residual_gains(count: int) -> tuple[float, ...]:
+    """Gains of a chain of convolutions whose result is added to something.
+
+    The last is small: a cell begins near the iteration that it is learned beside.
+    """
+    return (*[1.0] * (count - 1), 0.04)
 
 
 def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:

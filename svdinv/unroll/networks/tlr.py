@@ -28,6 +28,7 @@ from svdinv.unroll.networks.parts import (
     fraction,
     from_blocks,
     positive,
+    residual_gains,
     to_blocks,
     unfolded,
 )
@@ -45,9 +46,6 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.operators import Operator, Sampling
 
 __all__ = ["TLR"]
-
-# First weights of the last convolution of a cell, relative to those of the others.
-_SMALL = 0.04
 
 
 @register
@@ -157,7 +155,7 @@ class TLR(Recipe):
         return {
             "analysis": self._chain(seen, maps, self.convs_before),
             "threshold": Number(self.threshold),
-            "synthesis": self._chain(maps, given, self.convs_after, _SMALL),
+            "synthesis": self._chain(maps, given, self.convs_after, residual=True),
             "eta": None if last else Number(self.step),
         }
 
@@ -223,13 +221,13 @@ class TLR(Recipe):
         return from_blocks(blocks, maps, xp)
 
     def _chain(
-        self, first: int, last: int, count: int, gain: float = 1.0
+        self, first: int, last: int, count: int, *, residual: bool = False
     ) -> Convolutions:
-        """Convolutions, the last with a gain of its own."""
+        """Convolutions, the last of a residual chain small at first."""
         widths = (first, *[self.features] * (count - 1), last) if count else ()
         gains: tuple[float, ...] = ()
         if self.first_weights == "residual" and count:
-            gains = (*[1.0] * (count - 1), gain)
+            gains = residual_gains(count) if residual else (1.0,) * count
         return Convolutions(widths, axes=2, slope=self.slope, gains=gains)
 
 
