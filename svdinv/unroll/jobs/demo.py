@@ -28,17 +28,21 @@ from svdinv.unroll.jobs.baselines import (
 from svdinv.unroll.jobs.colour import Colour, Photographs, case, channels_last
 from svdinv.unroll.jobs.config import Config, Training
 from svdinv.unroll.jobs.data import Case
-from svdinv.unroll.jobs.inference import apply
+from svdinv.unroll.jobs.evaluation import label
+from svdinv.unroll.jobs.inference import apply, judge
 from svdinv.unroll.jobs.panels import Entry, save_panel
+from svdinv.unroll.jobs.tables import cells, line
 from svdinv.unroll.jobs.train import RunningMean
 from svdinv.unroll.jobs.training import Outcome, Run, interrupts
-from svdinv.unroll.metrics import psnr, ssim
+from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.torch import Network
 
 __all__ = ["PANEL", "DemoConfig", "run"]
 
 PANEL = "svdinv-demo.png"
 """Name of the picture in the output folder."""
+
+_WIDTH = 48  # characters of a name in the table
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def run(config: DemoConfig, network: Network) -> int:
         f"The network comes with svdinv: {weights:,} weights, trained on other "
         "photographs.\n"
     )
-    table = _Table(truth)
+    table = _Table(given, truth)
     for name, estimate in _reconstructions(given):
         table.add(name, estimate)
     table.add("unrolled network", apply(network, given, ensemble=True))
@@ -150,23 +154,22 @@ def run(config: DemoConfig, network: Network) -> int:
 class _Table:
     """Lines of results, printed as they come, and what is shown in the picture."""
 
-    def __init__(self, truth: Image) -> None:
-        self.truth = truth
+    def __init__(self, given: Case, truth: Image) -> None:
+        self.given, self.truth = given, truth
         self.entries: list[Entry] = []
-        self.decibels: dict[str, float] = {}
-        print(f"  {'':<46}  PSNR/dB    SSIM")
+        self.decibels: list[float] = []
+        print(line("", COLOUR, _WIDTH))
 
     def add(self, name: str, estimate: Estimate) -> None:
+        values = judge(self.given, estimate.image)
+        full = f"{name}, {estimate.note}" if estimate.note else name
+        print(line(f"  {full}", cells(values), _WIDTH), flush=True)
         image = channels_last(estimate.image)
-        value, similarity = psnr(self.truth, image), ssim(self.truth, image)
-        line = f"{name}, {estimate.note}" if estimate.note else name
-        print(f"  {line:<46}  {value:7.2f}  {similarity:6.4f}", flush=True)
-        label = f"{value:.2f} dB, SSIM {similarity:.3f}"
-        self.entries.append(Entry(name, image, label))
-        self.decibels[name] = value
+        self.entries.append(Entry(name, image, label(values)))
+        self.decibels.append(next(iter(values.values())))
 
     def conclude(self) -> None:
-        *_, completion, smooth, network = self.decibels.values()
+        *_, completion, smooth, network = self.decibels
         print(
             f"  The network: {network - completion:+.2f} dB on SVT completion, "
             f"{network - smooth:+.2f} dB on biharmonic inpainting."
