@@ -82,6 +82,13 @@ def classical(recipe, y, mask, maps):
     unit = recipe.block * np.linalg.norm(x) / np.sqrt(H * W)
     half = recipe.block // 2
 
+    # In front of all: gradient steps on one image for all frames.
+    before = x
+    for i in range(recipe.static):
+        v = x + i / (i + 3) * (x - before)
+        still = np.repeat(v.mean(axis=0, keepdims=True), len(v), axis=0)
+        before, x = x, still - AH(A(still) - y)
+
     # In front of the first cell: thresholds fall, and momentum is begun anew.
     first, last = recipe.start_thresholds
     before, age = x, 0
@@ -112,10 +119,11 @@ def without_corrections(net):
 
 @pytest.mark.parametrize("coils", [False, True], ids=["one coil", "coils"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("start", [0, 25])
-def test_without_corrections_it_is_the_classical_iteration(start, size, coils):
+@pytest.mark.parametrize(("static", "start"), [(0, 0), (0, 25), (7, 2)])
+def test_without_corrections_it_is_the_classical_iteration(static, start, size, coils):
     # Numbers that are exact in single precision, of which the weights are.
-    recipe = LLS(**SMALL, block=4, start=start, step=0.75, momentum=-0.5)
+    steps = {"static": static, "start": start}
+    recipe = LLS(**SMALL, block=4, **steps, step=0.75, momentum=-0.5)
     net = without_corrections(Network(recipe, seed=0).double())
     kspace, mask, maps = problem(SIZES[size], coils)
     found = reconstruct(net, kspace, mask, maps)
@@ -133,6 +141,49 @@ def test_an_odd_block_is_shifted_by_its_smaller_half():
     net = without_corrections(Network(recipe, seed=0).double())
     kspace, mask, _ = problem((10, 7), coils=False)
     expected = classical(recipe, kspace[0], mask[0], None)
+    found = reconstruct(net, kspace[:1], mask[:1], None)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("coils", [False, True], ids=["one coil", "coils"])
+def test_a_series_that_stands_still_is_found_though_no_frame_has_all_samples(coils):
+    rng = np.random.default_rng(0)
+    image = gauss(rng, B, 1, 10, 7)
+    _, _, maps = problem((10, 7), coils)
+    frame = rng.integers(T, size=(B, 1, 10, 7))
+    mask = frame == np.arange(T)[:, None, None]  # each sample in one frame alone
+    series = np.repeat(image, T, axis=1)
+    parts = zip(series, mask, maps if coils else (None,) * B, strict=True)
+    kspace = np.stack([operators(m, c)[0](x) for x, m, c in parts])
+    steps = {"cells": 1, "threshold": -80.0, "momentum": -80.0}
+    net = without_corrections(Network(LLS(**steps, static=60), seed=0).double())
+    found = reconstruct(net, kspace, mask, maps)
+    np.testing.assert_allclose(found, series, atol=0.03)
+    net = without_corrections(Network(LLS(**steps), seed=0).double())
+    assert np.abs(reconstruct(net, kspace, mask, maps) - series).max() > 1
+
+
+@pytest.mark.parametrize("size", [(12, 8), (11, 7)], ids=str)
+def test_folded_corrections_see_squares_of_pixels_as_channels(size):
+    """One convolution with the weights of the middle alone: each square by itself."""
+    recipe = LLS(cells=1, convs=1, fold=2, block=4)
+    net = Network(recipe, seed=0).double()
+    (layer,) = [m for m in net.cells[0].correction if hasattr(m, "weight")]
+    assert layer.weight.shape == (8, 16, 3, 3, 3)
+    kspace, mask, _ = problem(size, coils=False)
+    A, AH = operators(mask[0], None)
+    with torch.no_grad():
+        layer.weight.zero_()
+        # The lower right pixel of each square: from the v of its upper left one.
+        real_part, imaginary, upper_left, lower_right = 2, 3, 0, 3
+        layer.weight[0 * 4 + lower_right, real_part * 4 + upper_left, 1, 1, 1] = 1
+        layer.weight[1 * 4 + lower_right, imaginary * 4 + upper_left, 1, 1, 1] = 1
+    v = AH(kspace[0])
+    unit = 4 * np.linalg.norm(v) / np.sqrt(size[0] * size[1])
+    z = low_rank(v, 4, 0, unit / (1 + np.exp(-recipe.threshold)))
+    H, W = size
+    z[:, 1::2, 1::2] += v[:, : H // 2 * 2 : 2, : W // 2 * 2 : 2]
+    expected = z - AH(A(z) - kspace[0])
     found = reconstruct(net, kspace[:1], mask[:1], None)[0]
     np.testing.assert_allclose(found, expected, atol=1e-11)
 
@@ -159,7 +210,7 @@ def test_everything_sampled_and_no_threshold_is_the_inverse_transform():
 @pytest.mark.parametrize("factor", [2.0, 1e-6, 1e6])
 def test_homogeneous(factor):
     """Also with the iterations in front, and at the scale of any scanner."""
-    net = Network(LLS(**SMALL, block=4, start=5), seed=0).double()
+    net = Network(LLS(**SMALL, block=4, static=3, start=5, fold=2), seed=0).double()
     kspace, mask, maps = problem((10, 7), coils=True)
     found = reconstruct(net, factor * kspace, mask, maps)
     expected = factor * reconstruct(net, kspace, mask, maps)
@@ -170,7 +221,8 @@ def test_the_first_iterations_learn_nothing_and_pass_gradients_on():
     kspace, mask, _ = problem((6, 5), coils=False)
     y = torch.from_numpy(kspace[:1, :3]).requires_grad_()
     sampled = torch.from_numpy(mask[:1, :3])
-    one, other = (LLS(cells=1, features=2, block=4, start=s) for s in (0, 12))
+    few = {"cells": 1, "features": 2, "block": 4}
+    one, other = (LLS(**few, static=s // 4, start=s) for s in (0, 12))
     names = [[k for k, _ in Network(r).named_parameters()] for r in (one, other)]
     assert names[0] == names[1]
     net = Network(other, seed=0).double()
@@ -206,7 +258,8 @@ def test_weights():
 
 
 def test_described_and_read_again():
-    recipe = LLS(cells=2, start=7, start_thresholds=(0.2, 0.01), slope=0.0)
+    steps = {"static": 3, "start": 7, "start_thresholds": (0.2, 0.01)}
+    recipe = LLS(cells=2, **steps, slope=0.0, fold=3)
     assert from_json(to_json(recipe)) == recipe
 
 
@@ -216,6 +269,8 @@ def test_described_and_read_again():
         ({"block": 0}, "block must be an integer of at least 1, got 0"),
         ({"block": 2.0}, "block must be an integer"),
         ({"convs": 0}, "convs must be an integer of at least 1, got 0"),
+        ({"fold": 0}, "fold must be an integer of at least 1, got 0"),
+        ({"static": -1}, "static must be an integer of at least 0, got -1"),
         ({"start": -1}, "start must be an integer of at least 0, got -1"),
         ({"features": 0}, "features must be an integer of at least 1, got 0"),
         ({"start_thresholds": (0.1, 0.2)}, "must be two falling positive numbers"),

@@ -9,7 +9,14 @@ from small_trainings import cine, pictures
 
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph
-from svdinv.unroll.jobs.cine import MASKS, Cine, phantom_series, sampling
+from svdinv.unroll.jobs.cine import (
+    MASKS,
+    Cine,
+    moving_photograph,
+    phantom_series,
+    sampling,
+    warped,
+)
 from svdinv.unroll.jobs.colour import (
     Colour,
     case,
@@ -269,6 +276,35 @@ def test_series_and_their_kspace(coils):
     for i in range(2):
         A = MRI(mask[i], *(x[i] for x in maps))
         np.testing.assert_allclose(A(batch.truth[i]), batch.samples[i], atol=1e-5)
+
+
+def test_series_of_photographs_change_in_every_way():
+    """Tissue and motion: what low rank explains well, and what it explains badly."""
+    photo = photograph("chelsea")
+    tails = []
+    for i in range(40):
+        series = moving_photograph(photo, 8, 32, generator(0, i))
+        assert (series.shape, series.dtype) == ((8, 32, 32), np.complex64)
+        assert np.abs(series).max() == pytest.approx(1, rel=1e-5)
+        again = moving_photograph(photo, 8, 32, generator(0, i))
+        np.testing.assert_array_equal(series, again)
+        energy = np.linalg.svd(series.reshape(8, -1), compute_uv=False) ** 2
+        tails.append(energy[2:].sum() / energy.sum())
+    assert min(tails) < 1e-3
+    assert max(tails) > 2e-2
+
+
+def test_warping_moves_each_frame_by_its_share():
+    series = np.random.default_rng(0).random((3, 9, 8))
+    down = np.stack([np.full((9, 8), 2.0), np.zeros((9, 8))])
+    moved = warped(series, np.array([0, 1, 0.5]), down)
+    np.testing.assert_allclose(moved[0], series[0], atol=1e-12)
+    np.testing.assert_allclose(moved[1, 2:], series[1, :-2], atol=1e-12)
+    np.testing.assert_allclose(moved[2, 1:], series[2, :-1], atol=1e-12)
+    ramp = np.tile(np.arange(8.0), (1, 9, 1))
+    left = np.stack([np.zeros((9, 8)), np.full((9, 8), -0.25)])
+    inside = warped(ramp, np.ones(1), left)[0, :, 3:5]
+    np.testing.assert_allclose(inside, ramp[0, :, 3:5] + 0.25, atol=0.02)
 
 
 def test_noise_is_at_most_what_was_said():

@@ -31,6 +31,7 @@ __all__ = [
     "sampling",
     "undersampled",
     "unseen_series",
+    "warped",
 ]
 
 MASKS = {
@@ -265,7 +266,8 @@ def moving_photograph(
 
     Its colours stand for the density and the relaxation of a tissue: the magnitude
     recovers towards the one at a rate set by the other, as after an inversion or a
-    saturation, or hardly changes. The picture is carried to and fro as by breathing,
+    saturation, or hardly changes. The picture is moved as by breathing, here more than
+    there, from frame to frame or, where heartbeats lie between frames, at random. It
     has a smooth phase, and a grain of its own in every frame.
 
     Parameters
@@ -292,24 +294,68 @@ def moving_photograph(
     if rng.random() < 0.5:  # a body in air
         radii = rng.uniform(0.6, 1.1, 2)
         density = density * ((x / radii[0]) ** 2 + (y / radii[1]) ** 2 < 1)
-    time = np.linspace(0, 1, frames)[:, None, None]
-    rate = rng.uniform(0.5, 4) * np.exp(rng.normal(0, 1.5) * (relaxation - 0.5))
+    time = np.linspace(0, 1, frames)
+    relaxation = (relaxation - relaxation.mean()) / (relaxation.std() + 1e-3)
+    rate = rng.uniform(1, 8) * np.exp(rng.normal(0, 1) * relaxation)
     lost = rng.choice([0.0, 1.0, 2.0]) * rng.uniform(0.5, 1)
-    series = np.abs(density * (1 - lost * np.exp(-rate * time * 3)))
+    series = np.abs(density * (1 - lost * np.exp(-rate * time[:, None, None])))
     cycle = rng.random() + rng.uniform(0.2, 2) * time
-    way = rng.normal(0, 1.0, 2) * (rng.random() < 0.7)
-    moved = np.sin(np.pi * cycle) ** 2
-    fy, fx = np.meshgrid(*[np.fft.fftfreq(size)] * 2, indexing="ij")
-    shift = np.exp(-2j * np.pi * moved * (way[0] * fy + way[1] * fx))
-    series = np.maximum(np.fft.ifft2(np.fft.fft2(series) * shift).real, 0)
+    moved = np.sin(np.pi * cycle) ** 2 if rng.random() < 0.5 else rng.random(frames)
+    series = warped(series, moved, _breathing(size, rng))
     waves = rng.normal(0, 1.5, 5)
     phase = waves[0] * x + waves[1] * y + waves[2] * x * y + waves[3] * (x**2 - y**2)
-    phase = phase + 0.2 * waves[4] * np.sin(2 * np.pi * cycle)
-    series = series * np.exp(1j * phase)
+    turn = 0.2 * waves[4] * np.sin(2 * np.pi * cycle)
+    series = series * np.exp(1j * (phase + turn[:, None, None]))
     # What no prior explains, as in any measured image.
     grain = rng.standard_normal((2, *series.shape), dtype=np.float32)
-    series = series + rng.uniform(0, 0.05) * series.std() * (grain[0] + 1j * grain[1])
+    deviation = 0.15 * rng.random() ** 2 * np.sqrt(np.mean(np.abs(series) ** 2))
+    series = series + deviation * (grain[0] + 1j * grain[1])
     return (series / max(np.abs(series).max(), 1e-6)).astype(np.complex64)
+
+
+def _breathing(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw how far each pixel moves at most, (2, H, W), in pixels."""
+    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    angle, place, width = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.5), rng.random()
+    # On one side of a line, blurred, it moves fully; on the other it hardly does.
+    across = np.cos(angle) * x + np.sin(angle) * y - place
+    share = 1 / (1 + np.exp(-across / (0.05 + width)))
+    farthest = 0.06 * size * rng.random() ** 2 * (rng.random() < 0.8)
+    way = rng.standard_normal(2)
+    way *= farthest / np.hypot(*way)
+    return way[:, None, None] * share
+
+
+def warped(
+    series: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    displacement: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Move what a series shows.
+
+    Parameters
+    ----------
+    series : ndarray, shape (T, H, W)
+        Magnitudes.
+    shares : ndarray, shape (T,)
+        What each frame is moved by, as a part of `displacement`.
+    displacement : ndarray, shape (2, H, W)
+        Down and to the right, in pixels.
+
+    Returns
+    -------
+    ndarray, shape (T, H, W)
+        ``series[t](p - shares[t] * displacement(p))`` by cubic splines, mirrored at
+        the borders; no magnitude is negative.
+    """
+    from scipy.ndimage import map_coordinates
+
+    here = np.stack(np.meshgrid(*map(np.arange, series.shape[1:]), indexing="ij"))
+    frames = [
+        map_coordinates(frame, here - share * displacement, order=3, mode="mirror")
+        for frame, share in zip(series, shares, strict=True)
+    ]
+    return np.maximum(np.stack(frames), 0)
 
 
 def unseen_series(

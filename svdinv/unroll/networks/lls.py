@@ -16,7 +16,8 @@ classical method. The blocks of every other cell are shifted by half a block.
 
 Where few samples are left, the classical method needs many iterations; those in front
 of the first cell are its own, with thresholds that fall from one to the next, and with
-nothing to learn.
+nothing to learn. They begin best at the series that stands still and explains the
+samples of all frames, because neighbouring frames share what each lacks.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from svdinv.core.namespace import real
 from svdinv.unroll.arrays import Array, like, namespace, sizes
 from svdinv.unroll.networks.parts import (
+    folded,
     fraction,
     from_blocks,
     residual_gains,
@@ -35,6 +37,7 @@ from svdinv.unroll.networks.parts import (
     to_blocks,
     to_channels,
     to_complex,
+    unfolded,
 )
 from svdinv.unroll.networks.recipe import (
     Convolutions,
@@ -81,6 +84,10 @@ class LLS(SeriesRecipe):
         First value of gamma.
     slope : float
         Slope of the ReLUs below zero.
+    fold : int
+        Side of the squares of pixels that D sees as channels of one pixel.
+    static : int
+        Iterations in front of all others for the series that stands still.
     start : int
         Iterations of the classical method before the first cell.
     start_thresholds : (float, float)
@@ -94,6 +101,8 @@ class LLS(SeriesRecipe):
     momentum: float = 0.5
     step: float = 1.0
     slope: float = 0.1
+    fold: int = 1
+    static: int = 0
     start: int = 0
     start_thresholds: tuple[float, float] = (0.1, 0.003)
 
@@ -106,8 +115,8 @@ class LLS(SeriesRecipe):
             Naming the attribute.
         """
         super().__post_init__()
-        at_least(1, self, "convs", "block")
-        at_least(0, self, "start")
+        at_least(1, self, "convs", "block", "fold")
+        at_least(0, self, "static", "start")
         first, last = self.start_thresholds
         if not first >= last > 0:
             raise ValueError(
@@ -117,7 +126,8 @@ class LLS(SeriesRecipe):
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the layers of a cell."""
-        widths = (4, *[self.features] * (self.convs - 1), 2)
+        pixels = self.fold**2
+        widths = (4 * pixels, *[self.features] * (self.convs - 1), 2 * pixels)
         gains = residual_gains(self.convs)
         return {
             "momentum": Number(self.momentum),
@@ -147,13 +157,23 @@ class LLS(SeriesRecipe):
         share = fraction(layers.threshold, xp)
         L = self._low_rank(v, share, state["scale"], layers.index, layers.svt)
         both = xp.concat([to_channels(L, xp), to_channels(v, xp)], axis=1)
-        z = L + to_complex(layers.correction(both), v, xp)
+        if self.fold > 1:
+            both = folded(both, self.fold, xp)
+        change = layers.correction(both)
+        if self.fold > 1:
+            change = unfolded(change, v, self.fold, xp)
+        z = L + to_complex(change, v, xp)
         new = z - like(layers.gamma, x, xp) * A.H(A(z) - y)
         return {"x": new, "before": x, "scale": state["scale"]}
 
     def _classical(self, x: Array, y: Array, A: Operator, scale: Array) -> Array:
         """Iterate without anything learned, the momentum begun anew now and then."""
         xp = namespace(x)
+        before = x
+        for i in range(self.static):
+            v = x + i / (i + 3) * (x - before)
+            L = xp.zeros_like(v) + xp.mean(v, axis=1, keepdims=True)
+            before, x = x, L - A.H(A(L) - y)
         before, (first, last), age = x, self.start_thresholds, 0
         for i in range(self.start):
             # The last third stays at the last threshold.

@@ -87,21 +87,24 @@ def from_blocks(blocks: Array, maps: Array, xp: Namespace) -> Array:
     return x[..., :H, :W]
 
 
-def folded(image: Array, fold: int, xp: Namespace) -> Array:
+def folded(maps: Array, fold: int, xp: Namespace) -> Array:
     """Turn squares of pixels into channels, filled up with zeros.
 
-    From (B, C, H, W) to (B, C fold^2, H / fold, W / fold), rounded up.
+    From (B, C, ..., H, W) to (B, C fold^2, ..., H / fold, W / fold), rounded up.
     """
-    x = xp.permute_dims(to_blocks(image, fold, xp), (0, 1, 4, 5, 2, 3))
-    B, C, _, _, h, w = sizes(x, xp)
-    return xp.reshape(x, (B, C * fold**2, h, w))
+    x = to_blocks(maps, fold, xp)
+    n = len(x.shape)
+    x = xp.permute_dims(x, (0, 1, n - 2, n - 1, *range(2, n - 2)))
+    B, C, _, _, *rest = sizes(x, xp)
+    return xp.reshape(x, (B, C * fold**2, *rest))
 
 
 def unfolded(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
-    """Undo `folded`, to the size of `image`."""
-    B, C, h, w = sizes(maps, xp)
-    x = xp.reshape(maps, (B, C // fold**2, fold, fold, h, w))
-    return from_blocks(xp.permute_dims(x, (0, 1, 4, 5, 2, 3)), image, xp)
+    """Undo `folded`, to the height and width of `image`."""
+    B, C, *rest = sizes(maps, xp)
+    x = xp.reshape(maps, (B, C // fold**2, fold, fold, *rest))
+    x = xp.permute_dims(x, (0, 1, *range(4, len(rest) + 4), 2, 3))
+    return from_blocks(x, image, xp)
 
 
 def residual_gains(count: int) -> tuple[float, ...]:
