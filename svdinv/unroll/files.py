@@ -40,6 +40,9 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
+            # Else a power cut could leave the new name on data never written.
+            file.flush()
+            os.fsync(handle)
         os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)
