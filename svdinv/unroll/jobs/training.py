@@ -293,7 +293,11 @@ class Run:
         truth = torch.from_numpy(batch.truth).to(self.device)
         given = (torch.from_numpy(x).to(self.device) for x in batch.measurement)
         samples = torch.from_numpy(batch.samples).to(self.device)
-        error = torch.abs(network(samples, *given) - truth)
+        low = self.config.training.precision == "bfloat16"
+        # Autocast leaves complex numbers, and all of svdinv's steps, as they are.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            image = network(samples, *given)
+        error = torch.abs(image - truth)
         return _LOSSES[self.config.training.loss](error)
 
     def _rate(self, step: int) -> float:
@@ -382,19 +386,21 @@ class Run:
         self._saved = self.step
 
 
-def _log_l1(error: Tensor) -> Tensor:
-    """Mean over the items of the logarithm of their mean error."""
-    means = error.mean(tuple(range(1, error.ndim)))
-    # An item of zeros, reconstructed as such, has no logarithm to improve.
-    return torch.log(means + _LEAST_ERROR).mean()
-
-
 # Far below what any reconstruction from few samples reaches, peaks being 1.
-_LEAST_ERROR = 1e-5
+_LEAST_ERROR = 1e-7
+
+
+def _logarithm(error: Tensor, least: float = _LEAST_ERROR) -> Tensor:
+    """Mean over the items of the logarithm of their mean error."""
+    # An item of zeros, reconstructed as such, has no logarithm to improve.
+    return torch.log(error.flatten(1).mean(1) + least).mean()
+
+
 _LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": torch.mean,
     "mse": lambda error: torch.mean(error**2),
-    "log-l1": _log_l1,
+    "log-l1": _logarithm,
+    "log-mse": lambda error: _logarithm(error**2, _LEAST_ERROR**2),
 }
 
 

@@ -1,0 +1,95 @@
+"""What a training makes small, and in which precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_trainings import cine, colour, pictures
+
+from svdinv.unroll.jobs.data import Batch
+from svdinv.unroll.jobs.training import Run
+
+EXPECTED = {
+    "l1": lambda errors: np.mean([e.mean() for e in errors]),
+    "mse": lambda errors: np.mean([(e**2).mean() for e in errors]),
+    "log-l1": lambda errors: np.mean([np.log(e.mean()) for e in errors]),
+    "log-mse": lambda errors: np.mean([np.log((e**2).mean()) for e in errors]),
+}
+
+
+@pytest.fixture(scope="module", params=[colour, cine], ids=["real", "complex"])
+def config(request, tmp_path_factory):
+    if request.param is cine:
+        return cine()
+    return colour(pictures(tmp_path_factory.mktemp("data") / "pictures"))
+
+
+def run_with(config, **options):
+    return Run(replace(config, training=replace(config.training, **options)))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_losses_by_definition(config, name):
+    run = run_with(config, loss=name)
+    batch = run.source.batch(0, 1, range(2))
+    given = [torch.from_numpy(x) for x in (batch.samples, *batch.measurement)]
+    with torch.no_grad():
+        images = run.network(*given).numpy()
+        found = run._loss(run.network, batch).item()
+    errors = [np.abs(x - y) for x, y in zip(images, batch.truth, strict=True)]
+    assert found == pytest.approx(EXPECTED[name](errors), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["log-l1", "log-mse"])
+def test_all_items_count_alike_in_decibels(config, name):
+    """Homogeneous: ten times brighter is one number more, not ten times the weight."""
+    run = run_with(config, loss=name)
+    batch = run.source.batch(0, 1, range(2))
+    bright = Batch(10 * batch.samples, batch.measurement, 10 * batch.truth)
+    with torch.no_grad():
+        losses = [run._loss(run.network, b).item() for b in (batch, bright)]
+    more = np.log(10) * (2 if name == "log-mse" else 1)
+    assert losses[1] - losses[0] == pytest.approx(more, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_an_item_without_error_gives_no_nan(config, name):
+    run = run_with(config, loss=name)
+    zeros = [np.zeros_like(x) for x in run.source.batch(0, 1, range(1)).truth[None]]
+    batch = run.source.batch(0, 1, range(1))
+    batch = Batch(np.zeros_like(batch.samples), batch.measurement, zeros[0])
+    loss = run._loss(run.network, batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    for parameter in run.network.parameters():
+        assert torch.isfinite(parameter.grad).all()
+
+
+def test_bfloat16_is_for_the_convolutions_alone(config):
+    whole, low = (run_with(config, precision=p) for p in ("float32", "bfloat16"))
+    seen = set()
+
+    def note(module, given, result):
+        seen.add(result.dtype)
+
+    for module in low.network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
+            module.register_forward_hook(note)
+    batch = whole.source.batch(0, 1, range(2))
+    losses = [run._loss(run.network, batch) for run in (whole, low)]
+    assert seen == {torch.bfloat16}
+    assert losses[1].dtype == torch.float32
+    assert losses[0].item() != losses[1].item()
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=0.01)
+    for loss in losses:
+        loss.backward()
+    gradients = [
+        torch.cat([p.grad.flatten() for p in run.network.parameters()])
+        for run in (whole, low)
+    ]
+    assert gradients[1].dtype == torch.float32
+    difference = (gradients[0] - gradients[1]).norm()
+    assert 0 < difference < 0.2 * gradients[0].norm()
