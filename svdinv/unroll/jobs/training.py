@@ -303,7 +303,7 @@ class Run:
     def _rate(self, step: int) -> float:
         """Learning rate: a linear rise, then half a cosine."""
         training = self.config.training
-        progress = step / training.steps
+        progress = (step - 0.5) / training.steps  # at 1 a step would do nothing
         rise = min(1.0, progress / training.warm_up) if training.warm_up else 1.0
         return training.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
 

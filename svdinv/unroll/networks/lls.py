@@ -12,28 +12,31 @@ in L+S-Net (Huang et al., MedIA 2021). One cell:
 
 D is a chain of convolutions in space and time on the real and imaginary parts of both,
 with leaky ReLUs. Its first weights are so small that the network begins as the
-classical method. The blocks of every other cell are shifted by half a block.
+classical method. The blocks lie elsewhere in each cell.
 
-Where few samples are left, the classical method needs many iterations; those in front
-of the first cell are its own, with thresholds that fall from one to the next, and with
-nothing to learn. They begin best at the series that stands still and explains the
-samples of all frames, because neighbouring frames share what each lacks.
+Where few samples are left, a classical method needs many iterations. Those in front of
+the first cell are of one, and learn nothing: first for the series that stands still and
+explains the samples of all frames, because frames fill up each other's gaps; then with
+large blocks; then with those of the cells. Their penalty is the sum of the logarithms
+of singular values (Candes, Wakin & Boyd, J. Fourier Anal. Appl. 2008), which spares
+large ones; thresholds fall, and blocks lie elsewhere each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 from svdinv.core.namespace import real
-from svdinv.unroll.arrays import Array, like, namespace, sizes
+from svdinv.unroll.arrays import Array, like, namespace, operators, sizes
 from svdinv.unroll.networks.parts import (
     folded,
     fraction,
     from_blocks,
     residual_gains,
     root,
-    svt,
     to_blocks,
     to_channels,
     to_complex,
@@ -54,6 +57,7 @@ from svdinv.unroll.operators import Operator
 __all__ = ["LLS"]
 
 _RESTART = 10  # iterations
+_CONCAVE = 1.5  # where the penalty turns from linear to logarithmic, in thresholds
 
 
 @register
@@ -88,10 +92,14 @@ class LLS(SeriesRecipe):
         Side of the squares of pixels that D sees as channels of one pixel.
     static : int
         Iterations in front of all others for the series that stands still.
-    start : int
-        Iterations of the classical method before the first cell.
-    start_thresholds : (float, float)
-        Their first and last threshold, in the unit of the others.
+    start : (int, int)
+        Iterations in front of the first cell with large blocks, and with those of the
+        cells.
+    start_block : int
+        Side of the large blocks in pixels.
+    start_thresholds : (float, float, float)
+        Their first threshold, that at the change of blocks, and the last, in the unit
+        of the others.
     """
 
     features: int = 16
@@ -103,8 +111,9 @@ class LLS(SeriesRecipe):
     slope: float = 0.1
     fold: int = 1
     static: int = 0
-    start: int = 0
-    start_thresholds: tuple[float, float] = (0.1, 0.003)
+    start: tuple[int, int] = (0, 0)
+    start_block: int = 16
+    start_thresholds: tuple[float, float, float] = (0.2, 0.02, 0.004)
 
     def __post_init__(self) -> None:
         """Refuse what makes no network.
@@ -116,11 +125,18 @@ class LLS(SeriesRecipe):
         """
         super().__post_init__()
         at_least(1, self, "convs", "block", "fold")
-        at_least(0, self, "static", "start")
-        first, last = self.start_thresholds
-        if not first >= last > 0:
+        at_least(1, self, "start_block")
+        at_least(0, self, "static")
+        whole = [isinstance(n, int) and n >= 0 for n in self.start]
+        if whole != [True, True]:
             raise ValueError(
-                "start_thresholds must be two falling positive numbers, got "
+                f"start must be two integers of at least 0, got {self.start!r}"
+            )
+        falling = (*self.start_thresholds, 0.0)
+        steps = [one >= next_ for one, next_ in pairwise(falling)]
+        if steps != [True] * 3 or not falling[-2] > 0:
+            raise ValueError(
+                "start_thresholds must be three falling positive numbers, got "
                 f"{self.start_thresholds!r}"
             )
 
@@ -144,9 +160,9 @@ class LLS(SeriesRecipe):
         # Counted, because a graph of TensorFlow need not know the size of an image.
         pixels = xp.sum(xp.ones_like(square[:, 0]), axis=(-2, -1))
         energy = xp.sum(square, axis=(-3, -2, -1))
-        scale = self.block * root(energy / pixels, xp)
-        x = self._classical(x, y, A, scale)
-        return {"x": x, "before": x, "scale": scale}
+        scale = root(energy / pixels, xp)
+        x, before = self._classical(x, y, A, scale)
+        return {"x": x, "before": before, "scale": scale}
 
     def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
         """Iterate once, as at the top of this module."""
@@ -155,7 +171,9 @@ class LLS(SeriesRecipe):
         beta = like(fraction(layers.momentum, xp), x, xp)
         v = x + beta * (x - state["before"])
         share = fraction(layers.threshold, xp)
-        L = self._low_rank(v, share, state["scale"], layers.index, layers.svt)
+        scale = self.block * state["scale"][:, None, None]
+        threshold = partial(layers.svt, fraction=share, scale=scale)
+        L = _by_blocks(v, self.block, layers.index, threshold)
         both = xp.concat([to_channels(L, xp), to_channels(v, xp)], axis=1)
         if self.fold > 1:
             both = folded(both, self.fold, xp)
@@ -166,43 +184,63 @@ class LLS(SeriesRecipe):
         new = z - like(layers.gamma, x, xp) * A.H(A(z) - y)
         return {"x": new, "before": x, "scale": state["scale"]}
 
-    def _classical(self, x: Array, y: Array, A: Operator, scale: Array) -> Array:
-        """Iterate without anything learned, the momentum begun anew now and then."""
+    def _classical(
+        self, x: Array, y: Array, A: Operator, scale: Array
+    ) -> tuple[Array, Array]:
+        """Iterate without anything learned; give the last series, and that before."""
         xp = namespace(x)
         before = x
         for i in range(self.static):
             v = x + i / (i + 3) * (x - before)
             L = xp.zeros_like(v) + xp.mean(v, axis=1, keepdims=True)
             before, x = x, L - A.H(A(L) - y)
-        before, (first, last), age = x, self.start_thresholds, 0
-        for i in range(self.start):
-            # The last third stays at the last threshold.
-            share = first * (last / first) ** min(1.0, 1.5 * i / self.start)
+        before, age, last = x, 0, self.start_thresholds[-1]
+        for i, (block, share) in enumerate(self._schedule()):
+            # While the thresholds fall, momentum of the old ones would lead astray.
             age = 0 if share > last and i % _RESTART == 0 else age + 1
             v = x + age / (age + 3) * (x - before)
-            tau = xp.asarray(share, dtype=scale.dtype)
-            L = self._low_rank(v, tau, scale, i, svt)
+            tau = share * block * scale[:, None, None]
+            L = _by_blocks(v, block, i, partial(_log_sum, tau=tau))
             before, x = x, L - A.H(A(L) - y)
-        return x
+        return x, before
 
-    def _low_rank(
-        self,
-        v: Array,
-        share: Array,
-        scale: Array,
-        index: int,
-        svt: Callable[..., Array],
-    ) -> Array:
-        """Threshold the blocks, pixels x frames."""
-        xp = namespace(v)
-        shift = self.block // 2 if index % 2 else 0
-        moved = xp.roll(v, (-shift, -shift), axis=(-2, -1)) if shift else v
-        blocks = to_blocks(moved, self.block, xp)  # (B, T, rows, columns, b, b)
-        B, T, rows, columns = sizes(blocks, xp)[:4]
-        cut = xp.permute_dims(blocks, (0, 2, 3, 4, 5, 1))
-        matrices = xp.reshape(cut, (B, rows, columns, self.block**2, T))
-        matrices = svt(matrices, share, scale[:, None, None])
-        cut = xp.reshape(matrices, (B, rows, columns, self.block, self.block, T))
-        blocks = xp.permute_dims(cut, (0, 5, 1, 2, 3, 4))
-        result = from_blocks(blocks, v, xp)
-        return xp.roll(result, (shift, shift), axis=(-2, -1)) if shift else result
+    def _schedule(self) -> Iterator[tuple[int, float]]:
+        """Give the blocks and thresholds of the iterations in front."""
+        (coarse, fine), (first, middle, last) = self.start, self.start_thresholds
+        for i in range(coarse):
+            yield self.start_block, first * (middle / first) ** (i / coarse)
+        for i in range(fine):
+            progress = 3 * i / fine  # two thirds are at the last threshold
+            falling = middle * (last / middle) ** progress
+            yield self.block, last if progress >= 1 else falling
+
+
+def _log_sum(matrices: Array, tau: Array) -> Array:
+    """Threshold with a penalty that is concave: nothing is left of what is below tau.
+
+    Of the matrices in units of tau, so that it is homogeneous.
+    """
+    xp = namespace(matrices)
+    unit = xp.where(tau > 0, tau, xp.ones_like(tau))[..., None, None]
+    unit = like(unit, matrices, xp)
+    threshold = operators(matrices).log_sum_threshold
+    return unit * threshold(matrices / unit, _CONCAVE, _CONCAVE, method="gram")
+
+
+def _by_blocks(
+    v: Array, block: int, index: int, threshold: Callable[[Array], Array]
+) -> Array:
+    """Threshold the blocks, pixels x frames, of which `index` says where they lie."""
+    xp = namespace(v)
+    # Steps that divide no usual side: the borders come everywhere.
+    shift = (3 * index % block, 5 * index % block)
+    moved = xp.roll(v, (-shift[0], -shift[1]), axis=(-2, -1)) if any(shift) else v
+    blocks = to_blocks(moved, block, xp)  # (B, T, rows, columns, b, b)
+    B, T, rows, columns = sizes(blocks, xp)[:4]
+    cut = xp.permute_dims(blocks, (0, 2, 3, 4, 5, 1))
+    matrices = xp.reshape(cut, (B, rows, columns, block**2, T))
+    matrices = threshold(matrices)
+    cut = xp.reshape(matrices, (B, rows, columns, block, block, T))
+    blocks = xp.permute_dims(cut, (0, 5, 1, 2, 3, 4))
+    result = from_blocks(blocks, v, xp)
+    return xp.roll(result, shift, axis=(-2, -1)) if any(shift) else result
