@@ -36,6 +36,7 @@ __all__ = [
     "inner",
     "is_bool",
     "is_complex",
+    "is_tensorflow",
     "like",
     "namespace",
     "norm",
@@ -61,7 +62,7 @@ def namespace(x: Array) -> Namespace:
     namespace
         Its functions, differentiable where the framework differentiates.
     """
-    if _is_tensorflow(x):
+    if is_tensorflow(x):
         return import_module("svdinv.backends.tensorflow_namespace")
     return array_namespace(x)
 
@@ -80,7 +81,7 @@ def operators(x: Array) -> Any:
         `svdinv.torch`, `svdinv.tf`, `svdinv.jax`, `svdinv.numpy` or `svdinv.cupy`;
         for another array-API library the same functions without derivatives.
     """
-    if _is_tensorflow(x):
+    if is_tensorflow(x):
         return import_module("svdinv.tf")
     for known, face in _FACES:
         if known(x):
@@ -149,6 +150,15 @@ def is_bool(x: Array) -> bool:
     return "bool" in str(getattr(x, "dtype", ""))
 
 
+def is_tensorflow(x: Any) -> bool:
+    """Tell whether `x` is a tensor or a variable of TensorFlow."""
+    # Whoever holds a tensor has imported TensorFlow: nobody else should.
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(
+        x, tensorflow.Tensor | tensorflow.Variable
+    )
+
+
 def times(factor: Any, x: Array, xp: Namespace) -> Array:
     """`x` times a number, or a real array that broadcasts, in the dtype of `x`."""
     return (like(factor, x, xp) if hasattr(factor, "dtype") else factor) * x
@@ -208,14 +218,6 @@ def _complex_dtype(x: Array, xp: Namespace) -> Any:
     if is_complex(x, xp):
         return x.dtype
     return xp.complex128 if x.dtype == xp.float64 else xp.complex64
-
-
-def _is_tensorflow(x: Any) -> bool:
-    # Whoever holds a tensor has imported TensorFlow: nobody else should.
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(
-        x, tensorflow.Tensor | tensorflow.Variable
-    )
 
 
 @cache

@@ -24,13 +24,15 @@ large ones; thresholds fall, and blocks lie elsewhere each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any, TypeAlias
 
 from svdinv.core.namespace import real
-from svdinv.unroll.arrays import Array, like, namespace, operators, sizes
+from svdinv.unroll.arrays import Array, like, namespace, operators, sizes, times
+from svdinv.unroll.loops import iterate
 from svdinv.unroll.networks.parts import (
     folded,
     fraction,
@@ -55,6 +57,8 @@ from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
 from svdinv.unroll.operators import Operator
 
 __all__ = ["LLS"]
+
+_Row: TypeAlias = tuple[float, float, int, int]
 
 _RESTART = 10  # iterations
 _CONCAVE = 1.5  # where the penalty turns from linear to logarithmic, in thresholds
@@ -173,7 +177,7 @@ class LLS(SeriesRecipe):
         share = fraction(layers.threshold, xp)
         scale = self.block * state["scale"][:, None, None]
         threshold = partial(layers.svt, fraction=share, scale=scale)
-        L = _by_blocks(v, self.block, layers.index, threshold)
+        L = _by_blocks(v, self.block, _shift(self.block, layers.index), threshold)
         both = xp.concat([to_channels(L, xp), to_channels(v, xp)], axis=1)
         if self.fold > 1:
             both = folded(both, self.fold, xp)
@@ -189,30 +193,42 @@ class LLS(SeriesRecipe):
     ) -> tuple[Array, Array]:
         """Iterate without anything learned; give the last series, and that before."""
         xp = namespace(x)
-        before = x
-        for i in range(self.static):
-            v = x + i / (i + 3) * (x - before)
-            L = xp.zeros_like(v) + xp.mean(v, axis=1, keepdims=True)
-            before, x = x, L - A.H(A(L) - y)
-        before, age, last = x, 0, self.start_thresholds[-1]
-        for i, (block, share) in enumerate(self._schedule()):
-            # While the thresholds fall, momentum of the old ones would lead astray.
-            age = 0 if share > last and i % _RESTART == 0 else age + 1
-            v = x + age / (age + 3) * (x - before)
-            tau = share * block * scale[:, None, None]
-            L = _by_blocks(v, block, i, partial(_log_sum, tau=tau))
-            before, x = x, L - A.H(A(L) - y)
-        return x, before
 
-    def _schedule(self) -> Iterator[tuple[int, float]]:
-        """Give the blocks and thresholds of the iterations in front."""
+        def towards(L: Array, x: Array) -> tuple[Array, Array]:
+            return L - A.H(A(L) - y), x
+
+        def still(x: Array, before: Array, beta: Any) -> tuple[Array, Array]:
+            v = x + times(beta, x - before, xp)
+            return towards(xp.zeros_like(v) + xp.mean(v, axis=1, keepdims=True), x)
+
+        def low_rank(
+            block: int, x: Array, before: Array, beta: Any, share: Any, *shift: Any
+        ) -> tuple[Array, Array]:
+            v = x + times(beta, x - before, xp)
+            tau = share * block * scale[:, None, None]
+            return towards(_by_blocks(v, block, shift, partial(_log_sum, tau=tau)), x)
+
+        state = iterate(still, (x, x), [(i / (i + 3),) for i in range(self.static)])
+        state = (state[0], state[0])
+        coarse, fine = self._schedule()
+        state = iterate(partial(low_rank, self.start_block), state, coarse)
+        return iterate(partial(low_rank, self.block), state, fine)
+
+    def _schedule(self) -> tuple[list[_Row], list[_Row]]:
+        """Give momentum, threshold and shift of the iterations with either block."""
         (coarse, fine), (first, middle, last) = self.start, self.start_thresholds
-        for i in range(coarse):
-            yield self.start_block, first * (middle / first) ** (i / coarse)
-        for i in range(fine):
-            progress = 3 * i / fine  # two thirds are at the last threshold
-            falling = middle * (last / middle) ** progress
-            yield self.block, last if progress >= 1 else falling
+        # Two thirds of the fine ones are at the last threshold.
+        falling = [first * (middle / first) ** (i / coarse) for i in range(coarse)]
+        falling += [middle * (last / middle) ** (3 * i / fine) for i in range(fine)]
+        steps = [i < coarse or 3 * (i - coarse) < fine for i in range(coarse + fine)]
+        rows, age = [], 0
+        for i, (share, falls) in enumerate(zip(falling, steps, strict=True)):
+            # While the thresholds fall, momentum of the old ones would lead astray.
+            age = 0 if falls and i % _RESTART == 0 else age + 1
+            block = self.start_block if i < coarse else self.block
+            share = share if falls else last
+            rows.append((age / (age + 3), share, *_shift(block, i)))
+        return rows[:coarse], rows[coarse:]
 
 
 def _log_sum(matrices: Array, tau: Array) -> Array:
@@ -227,14 +243,18 @@ def _log_sum(matrices: Array, tau: Array) -> Array:
     return unit * threshold(matrices / unit, _CONCAVE, _CONCAVE, method="gram")
 
 
+def _shift(block: int, index: int) -> tuple[int, int]:
+    """Say where the blocks lie; steps that divide no usual side go everywhere."""
+    return 3 * index % block, 5 * index % block
+
+
 def _by_blocks(
-    v: Array, block: int, index: int, threshold: Callable[[Array], Array]
+    v: Array, block: int, shift: tuple[Any, Any], threshold: Callable[[Array], Array]
 ) -> Array:
-    """Threshold the blocks, pixels x frames, of which `index` says where they lie."""
+    """Threshold the blocks, pixels x frames, the first of which begins at `shift`."""
     xp = namespace(v)
-    # Steps that divide no usual side: the borders come everywhere.
-    shift = (3 * index % block, 5 * index % block)
-    moved = xp.roll(v, (-shift[0], -shift[1]), axis=(-2, -1)) if any(shift) else v
+    down, right = shift
+    moved = xp.roll(v, (-down, -right), axis=(-2, -1))
     blocks = to_blocks(moved, block, xp)  # (B, T, rows, columns, b, b)
     B, T, rows, columns = sizes(blocks, xp)[:4]
     cut = xp.permute_dims(blocks, (0, 2, 3, 4, 5, 1))
@@ -242,5 +262,4 @@ def _by_blocks(
     matrices = threshold(matrices)
     cut = xp.reshape(matrices, (B, rows, columns, block, block, T))
     blocks = xp.permute_dims(cut, (0, 5, 1, 2, 3, 4))
-    result = from_blocks(blocks, v, xp)
-    return xp.roll(result, shift, axis=(-2, -1)) if any(shift) else result
+    return xp.roll(from_blocks(blocks, v, xp), (down, right), axis=(-2, -1))
