@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from svdinv.unroll.data import photograph
 from svdinv.unroll.jobs import cine, colour, inference
 from svdinv.unroll.jobs.baselines import zero_filled
 from svdinv.unroll.jobs.inference import VIEWS, apply, judge, kind_of, parts
 from svdinv.unroll.metrics import psnr, snr, ssim
-from svdinv.unroll.networks import LS, TLR
+from svdinv.unroll.networks import LLS, LS, TLR
 from svdinv.unroll.phantom import coil_maps
 from svdinv.unroll.torch import Network, save
 
@@ -121,3 +122,25 @@ def test_devices_that_are_none(monkeypatch):
     inference.check_device("cpu")
     with pytest.raises(ValueError, match="'abacus'"):
         inference.check_device("abacus")
+
+
+@pytest.mark.parametrize("coils", [0, 3])
+def test_the_start_of_a_network_is_what_it_is_without_cells(coils):
+    case = series(20, 24, coils)
+    recipe = LLS(cells=1, features=2, block=4, static=3, start=(2, 4))
+    network = Network(recipe, seed=0)
+    (name,) = found = inference.start(network)
+    image = found[name](case).image
+    with torch.no_grad():  # a cell that takes no step, and changes nothing
+        network.cells[0].correction[-1].weight.zero_()
+        network.cells[0].gamma.zero_()
+        network.cells[0].threshold.fill_(-100.0)
+        network.cells[0].momentum.fill_(-100.0)
+    np.testing.assert_allclose(image, apply(network, case).image, atol=1e-4)
+    assert np.abs(image - zero_filled(case).image).max() > 0.01
+
+
+def test_networks_that_start_from_nothing_of_their_own_have_no_such_row(network):
+    assert inference.start(network) == {}
+    assert inference.start(Network(LLS(cells=1, features=2), seed=0)) == {}
+    assert inference.start(Network(LS(cells=1, features=2), seed=0)) == {}

@@ -23,7 +23,7 @@ from svdinv.unroll.jobs.baselines import BASELINES, Method, classical
 from svdinv.unroll.jobs.cine import unseen_series
 from svdinv.unroll.jobs.colour import channels_last
 from svdinv.unroll.jobs.data import Case
-from svdinv.unroll.jobs.inference import NAMES, apply, judge
+from svdinv.unroll.jobs.inference import NAMES, apply, judge, start
 from svdinv.unroll.jobs.inputs import Input, Sampler, read_inputs
 from svdinv.unroll.jobs.panels import (
     Entry,
@@ -302,7 +302,7 @@ def methods_of(
     dict of str to callable
         Methods by name.
     """
-    methods = classical(kind, slow=baselines)
+    methods = classical(kind, slow=baselines) | start(network, device)
     for view in (False, True) if ensemble else (False,):
         methods[NAMES[view]] = partial(apply, network, device=device, ensemble=view)
     return methods

@@ -13,16 +13,18 @@ import torch
 from numpy.typing import NDArray
 
 from svdinv.unroll import pretrained
-from svdinv.unroll.jobs.baselines import Estimate
+from svdinv.unroll.jobs.baselines import Estimate, Method
 from svdinv.unroll.jobs.colour import channels_last
 from svdinv.unroll.jobs.data import Case
 from svdinv.unroll.jobs.tiles import Tile, tiles
 from svdinv.unroll.jobs.training import reconstruct
 from svdinv.unroll.metrics import COLOUR, SERIES
+from svdinv.unroll.networks import LLS
 from svdinv.unroll.torch import Network, load
 
 __all__ = [
     "NAMES",
+    "START",
     "VIEWS",
     "apply",
     "check_device",
@@ -30,6 +32,7 @@ __all__ = [
     "kind_of",
     "open_network",
     "parts",
+    "start",
 ]
 
 VIEWS = 8
@@ -37,6 +40,9 @@ VIEWS = 8
 
 NAMES = {False: "network", True: f"network, {VIEWS} views"}
 """What a network is called in tables, alone and as an ensemble."""
+
+START = "network's start"
+"""What the iterations in front of a network are called, which learn nothing."""
 
 Arrays = NDArray[Any]
 View: TypeAlias = tuple[Case, Callable[[Arrays], Arrays]]
@@ -182,6 +188,34 @@ def apply(
         total = total + undone(_tiled(network, view, device, on_part))
     image = np.ascontiguousarray(total / len(views))
     return Estimate(image if np.iscomplexobj(image) else np.clip(image, 0, 1))
+
+
+def start(network: Network, device: str = "cpu") -> dict[str, Method]:
+    """Give what a network makes of a case before its first cell, as a method.
+
+    Beside it one sees what the weights bring.
+
+    Parameters
+    ----------
+    network : Network
+        On `device`.
+    device : str
+        Where the network is.
+
+    Returns
+    -------
+    dict of str to callable
+        The method by its name, `START`; nothing for a network that begins with the
+        zero-filled image, or as one of pictures with a fill that is no rival.
+    """
+    recipe = network.recipe
+    if not (isinstance(recipe, LLS) and (recipe.static or any(recipe.start))):
+        return {}
+
+    def begin(samples: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        return recipe.begin(samples, recipe.operator(*given))["x"]
+
+    return {START: lambda case: Estimate(reconstruct(begin, case, device))}
 
 
 def judge(case: Case, image: Arrays) -> dict[str, float]:

@@ -16,7 +16,7 @@ from svdinv.unroll.data import save_series
 from svdinv.unroll.jobs.baselines import BASELINES, classical
 from svdinv.unroll.jobs.data import Case
 from svdinv.unroll.jobs.evaluation import Row, applied, save_pictures
-from svdinv.unroll.jobs.inference import NAMES, apply, parts
+from svdinv.unroll.jobs.inference import NAMES, apply, parts, start
 from svdinv.unroll.jobs.inputs import Input
 from svdinv.unroll.jobs.panels import Entry
 from svdinv.unroll.jobs.pictures import save_picture
@@ -122,6 +122,8 @@ def reconstruct(
         If a file cannot be written.
     """
     methods = classical(given.kind, slow=baselines)
+    if baselines:
+        methods |= start(network, device)
     steps = len(methods) + parts(network, case, ensemble=ensemble)
     width = 2 + max(18, *map(len, BASELINES[given.kind]))
     entries: list[Entry] = []

@@ -462,7 +462,7 @@ def svd_of(name: str) -> SVD | None:
 
 @torch.no_grad()
 def reconstruct(
-    network: nn.Module, case: Case, device: torch.device | str = "cpu"
+    network: Callable[..., Tensor], case: Case, device: torch.device | str = "cpu"
 ) -> np.ndarray:
     """Reconstruct one case, as it comes from the network."""
     samples, measurement = case.batch()
