@@ -24,6 +24,7 @@ __all__ = [
     "noise",
     "positive",
     "rate",
+    "same_file",
     "writable_folder",
 ]
 
@@ -97,6 +98,11 @@ def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
     except OSError as error:
         parser.error(f"argument {name}: cannot write to {folder}: {error}")
     return folder
+
+
+def same_file(path: Path, source: str | Path) -> bool:
+    """Tell whether what is to be written is what is read."""
+    return path.exists() and Path(source).exists() and path.samefile(source)
 
 
 def rate(text: str) -> float:

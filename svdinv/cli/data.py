@@ -14,6 +14,7 @@ from svdinv.cli.arguments import (
     noise,
     positive,
     rate,
+    same_file,
     writable_folder,
 )
 
@@ -34,6 +35,7 @@ _PHANTOMS = {
 }
 _UNIFORM = "uniform"
 _FRAMES, _SIZE = 18, 128  # of phantoms
+_MOST_FRAMES = 1000  # of 1024 x 1024 pixels they take 8 GB
 
 _EPILOG = """\
 examples:
@@ -474,6 +476,10 @@ def _size_check(arguments: argparse.Namespace) -> None:
         arguments.parser.error(
             f"argument --size: must lie in [32, 1024], got {arguments.size}"
         )
+    if arguments.frames is not None and arguments.frames > _MOST_FRAMES:
+        arguments.parser.error(
+            f"argument --frames: must be at most {_MOST_FRAMES}, got {arguments.frames}"
+        )
 
 
 def _output_check(arguments: argparse.Namespace) -> None:
@@ -481,6 +487,9 @@ def _output_check(arguments: argparse.Namespace) -> None:
         arguments.parser.error(
             f"argument --output: must end in .h5, got {arguments.output}"
         )
+    source = getattr(arguments, "series", None) or getattr(arguments, "photograph", "")
+    if same_file(arguments.output, source):
+        arguments.parser.error(f"argument --output: would replace {source}")
     writable_folder(arguments.parser, "--output", arguments.output.parent)
 
 

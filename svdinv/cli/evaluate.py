@@ -48,8 +48,8 @@ def add(commands: Subparsers) -> None:
         "evaluate",
         help="measure how well a network reconstructs",
         description=(
-            "Measure how well a network reconstructs images that it was not trained "
-            "on, beside classical methods: PSNR and SSIM of photographs; SNR, PSNR and "
+            "Measure how well a network reconstructs images that it was not trained\n"
+            "on, beside classical methods: PSNR and SSIM of photographs; SNR, PSNR and\n"
             "SSIM of series of a beating heart."
         ),
         epilog=_EPILOG,
@@ -67,8 +67,9 @@ def add(commands: Subparsers) -> None:
         "--images",
         nargs="+",
         metavar="PATH",
-        help="pictures, or series (.npy, .npz, .mat, .h5), and folders of them, "
-        "instead of the eight built-in ones",
+        help="pictures, names of built-in photographs, or series (.npy, .npz, .mat, "
+        ".h5), and folders of them, instead of the eight that no weights in svdinv "
+        "were trained on; give others if yours were",
     )
     evaluate.add_argument(
         "--rates",
@@ -81,8 +82,8 @@ def add(commands: Subparsers) -> None:
         "--crop",
         type=natural,
         metavar="PIXELS",
-        help="crop photographs around their middle to this many pixels a side "
-        "(default 256; 0: not at all)",
+        help="crop photographs around their middle to this many pixels a side, at "
+        "least 32 (default 256; 0: not at all)",
     )
     evaluate.add_argument(
         "--masks",
@@ -194,6 +195,14 @@ def _samplers(arguments: argparse.Namespace, kind: str) -> list[Sampler]:
             raise ValueError(
                 f"argument --{name}: is for {what}, and these weights are for {ours}"
             )
+    for name in ("rates", "masks"):
+        given = getattr(arguments, name) or ()
+        if len({str(value) for value in given}) < len(given):
+            raise ValueError(f"argument --{name}: names one twice")
+    if arguments.crop is not None and 0 < arguments.crop < 32:
+        raise ValueError(
+            f"argument --crop: must be 0 or at least 32, got {arguments.crop}"
+        )
     seed = arguments.seed
     if kind == "colour":
         return [Sampler(rate=value, seed=seed) for value in arguments.rates or _RATES]

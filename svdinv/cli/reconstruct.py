@@ -14,6 +14,7 @@ from svdinv.cli.arguments import (
     need,
     positive,
     rate,
+    same_file,
     writable_folder,
 )
 
@@ -51,7 +52,7 @@ def add(commands: Subparsers) -> None:
         "reconstruct",
         help="reconstruct a picture or a series of your own",
         description=(
-            "Reconstruct a picture from a part of its colour values, or a series of "
+            "Reconstruct a picture from a part of its colour values, or a series of\n"
             "the heart from a part of its k-space, with a trained network."
         ),
         epilog=_EPILOG,
@@ -106,7 +107,7 @@ def add(commands: Subparsers) -> None:
         "--crop",
         type=positive,
         metavar="PIXELS",
-        help="crop a picture around its middle to this many pixels a side",
+        help="crop a picture around its middle to this many pixels a side, at least 32",
     )
     reconstruct.add_argument(
         "--key", help="which array of the file holds the series, if there are several"
@@ -143,6 +144,10 @@ def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     try:
         check_device(arguments.device)
+        if arguments.crop is not None and arguments.crop < 32:
+            raise ValueError(
+                f"argument --crop: must be at least 32, got {arguments.crop}"
+            )
         given = read_input(
             arguments.input,
             crop=arguments.crop or 0,
@@ -158,10 +163,12 @@ def run(arguments: argparse.Namespace) -> int:
             )
         written = files(arguments.output, given)
         for path in written:
-            if path is not None and _same(path, arguments.input):
+            if path is not None and same_file(path, arguments.input):
                 raise ValueError(f"argument --output: would replace {path}")
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
+    if written.image.suffix.lower() in (".h5", ".hdf5"):
+        need(parser, ("h5py",), "mri")
     writable_folder(parser, "--output", written.image.parent)
     baselines = arguments.baselines
     if baselines is None:
@@ -222,8 +229,3 @@ def _sampler(arguments: argparse.Namespace, given: Input) -> Sampler:
             )
         options["mask"] = read_mask(mask, time_axis=arguments.time_axis)
     return Sampler(**options, seed=arguments.seed)
-
-
-def _same(path: Path, source: str) -> bool:
-    """Whether both are one file."""
-    return path.exists() and Path(source).exists() and path.samefile(source)

@@ -27,7 +27,7 @@ from svdinv.unroll.jobs.study import (
     read_rows,
 )
 from svdinv.unroll.jobs.study_data import Patches, TestCrops, pool
-from svdinv.unroll.jobs.study_report import command, table, write_report
+from svdinv.unroll.jobs.study_report import command, summary, table, write_report
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network
 
@@ -328,12 +328,31 @@ def test_the_table_counts_and_averages():
         *(made(method="torch.linalg.svd", seed=i, **broken, step=i) for i in (1, 2, 3)),
     ]
     text = table(study, rows)
-    assert "| flat | 0.4 | `svt` | 1 of 3 | 7 | 21.00 | 0.500 | 10 | 1.00 |" in text
+    line = "| flat | 0.4 | `svt` | 1 of 3 | 7 | 21.00 ± 1.41 | 0.500 | 10 | 1.00 |"
+    assert line in text
     assert "| flat | 0.4 | `torch.linalg.svd` | 3 of 3 | 2 | – | – | 10 | – |" in text
     assert "an abacus, 1 thread" in text
     assert "- 6 runs; seeds 0, 1, 2" in text
     assert "- 2 runs of 6: not all" in table(study, rows[:2])
     assert not [line for line in text.splitlines() if line.startswith("#")]
+
+
+def test_breaking_where_it_is_hard_is_no_merit():
+    """Over all rates, a run is compared with that of svt at its own rate and seed."""
+    study = Study(methods=("svt", "none"), data=("flat",), rates=(0.04, 0.5), seeds=2)
+    rows = [
+        made(method=method, rate=rate, seed=seed, psnr=psnr + seed + (method == "none"))
+        for method in study.methods
+        for rate, psnr in ((0.04, 12.0), (0.5, 20.0))
+        for seed in range(2)
+        if (method, rate) != ("none", 0.04)
+    ]
+    lost = {"cause": "not finite", "psnr": None, "step": 4}
+    rows += [made(method="none", rate=0.04, seed=i, **lost) for i in range(2)]
+    text = table(study, rows)
+    assert "| flat | `svt` | 0 of 4 | – | – | 10 | 1.00 |" in text
+    assert "| flat | `none` | 2 of 4 | 4 | +1.00 ± 0.00 | 10 | 1.00 |" in text
+    assert "+1.00" in summary(study, rows)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +377,11 @@ def test_the_plot_takes_whatever_came_of_it(methods, tmp_path):
         *(made(method=method, rate=0.04) for method in methods[1:]),
     ]
     write_report(study, rows, tmp_path)
-    assert (tmp_path / "study.png").stat().st_size > 5000
+    picture = (tmp_path / "study.png").read_bytes()
+    write_report(study, rows[1:], tmp_path)  # it shows who broke
+    assert (tmp_path / "study.png").read_bytes() != picture
+    write_report(study, rows, tmp_path)
+    assert (tmp_path / "study.png").read_bytes() == picture
 
 
 def test_help_names_every_method(capsys):

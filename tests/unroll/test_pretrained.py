@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from svdinv.unroll import pretrained
+from svdinv.unroll.jobs import cine, inference
+from svdinv.unroll.jobs.baselines import zero_filled
+from svdinv.unroll.jobs.cine import MASKS, unseen_series
+from svdinv.unroll.jobs.inference import apply
+from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network, save
 
@@ -35,5 +42,22 @@ def test_others_are_refused_with_a_list_of_what_there_is(folder, name):
 
 
 def test_what_comes_with_the_package_can_be_loaded():
-    for name in pretrained.names():
-        assert pretrained.load(name).recipe.cells > 0
+    assert pretrained.names() == ["cine", "colour"]
+    assert [pretrained.load(n).recipe.axes for n in ("cine", "colour")] == [
+        "B T H W",
+        "B C H W",
+    ]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_weights_for_series_are_far_ahead_of_their_own_start(mask):
+    """On a heart that they never saw."""
+    series = unseen_series(3, frames=8, size=64)
+    case = cine.case("heart", series, mask, seed=0)
+    network = pretrained.load("cine")
+    (start,) = inference.start(network).values()
+    began, ended = (
+        snr(series, f(case).image) for f in (start, partial(apply, network))
+    )
+    assert ended > began + 0.3
+    assert ended > snr(series, zero_filled(case).image) + 5

@@ -35,14 +35,11 @@ __all__ = [
 ]
 
 MASKS = {
-    "radial": "16 golden-angle lines in each frame",
+    "radial": "golden-angle lines in each frame, an eighth of its rows: 16 of 128",
     "variable-density": "1/8 of the points, most of them near the centre",
     "vista": "1/8 of the phase-encode lines, spread over k-space and time",
 }
 """Names of the sampling patterns, and what they are."""
-
-SPOKES = 16
-"""Lines of the radial pattern in each frame."""
 
 _ACCELERATION = 8
 # Series that are never trained on begin here, so that no number of them collides.
@@ -69,7 +66,6 @@ class Cine:
     coils: tuple[int, ...] = option(
         (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
     )
-    spokes: int = option(SPOKES, "lines of the radial pattern; fewer for small images")
     perfusion: float = option(
         0.4, "share of the phantoms that show first-pass perfusion, not cine"
     )
@@ -106,8 +102,6 @@ class Cine:
             raise ValueError("masks must name at least one")
         if not self.coils or min(self.coils) < 0:
             raise ValueError(f"coils must be 0 or more, got {self.coils}")
-        if self.spokes < 1:
-            raise ValueError(f"spokes must be at least 1, got {self.spokes}")
         for name in ("perfusion", "textures", "noise"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
@@ -189,7 +183,7 @@ class Hearts:
         for i in range(task.validation):
             series = self._series(_FIRST_VALIDATION + i)
             mask = task.masks[i % len(task.masks)]
-            cases.append(case(f"heart {i}", series, mask, seed=i, spokes=task.spokes))
+            cases.append(case(f"heart {i}", series, mask, seed=i))
         return cases
 
     def _item(
@@ -212,7 +206,7 @@ class Hearts:
         series = np.roll(series, shift, (-2, -1))
         series = series * np.exp(2j * np.pi * rng.random(), dtype=np.complex64)
         pattern = str(rng.choice(task.masks))
-        mask = sampling(pattern, series.shape, rng, spokes=task.spokes)
+        mask = sampling(pattern, series.shape, rng)
         maps = self._maps(coils, int(rng.integers(16))) if coils else None
         kspace = measured(series, mask, maps)
         if task.noise:  # also where nothing is sampled: nobody looks there
@@ -382,8 +376,6 @@ def sampling(
     name: str,
     shape: tuple[int, ...],
     rng: np.random.Generator,
-    *,
-    spokes: int = SPOKES,
 ) -> NDArray[np.bool_]:
     """Draw a sampling pattern of `MASKS`.
 
@@ -395,8 +387,6 @@ def sampling(
         (T, H, W).
     rng : numpy.random.Generator
         Source of the randomness.
-    spokes : int
-        Lines of the radial pattern.
 
     Returns
     -------
@@ -410,7 +400,8 @@ def sampling(
     """
     frames, height, width = shape
     if name == "radial":
-        return radial_mask(shape, spokes, rng=rng)
+        lines = max(1, round((height + width) / 2 / _ACCELERATION))
+        return radial_mask(shape, lines, rng=rng)
     if name == "variable-density":
         return variable_density_mask(shape, 1 / _ACCELERATION, rng)
     if name == "vista":
@@ -434,7 +425,6 @@ def case(
     *,
     seed: int,
     maps: NDArray[np.complex64] | None = None,
-    spokes: int = SPOKES,
 ) -> Case:
     """Undersample the k-space of a series.
 
@@ -450,8 +440,6 @@ def case(
         Draws the mask.
     maps : ndarray of complex64, shape (C, H, W), optional
         Coil maps.
-    spokes : int
-        Lines of the radial pattern.
 
     Returns
     -------
@@ -459,7 +447,7 @@ def case(
         With k-space (T, H, W), or (T, C, H, W) with maps.
     """
     rng = np.random.default_rng(seed)
-    drawn = sampling(mask, series.shape, rng, spokes=spokes)
+    drawn = sampling(mask, series.shape, rng)
     return undersampled(name, mask, series, drawn, maps)
 
 

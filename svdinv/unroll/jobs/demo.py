@@ -89,7 +89,12 @@ class DemoConfig:
     def quick(self) -> DemoConfig:
         """Make it small: everything is run, in seconds."""
         return replace(
-            self, steps=min(self.steps, 10), minutes=0.5, crop=96, batch=4, patch=32
+            self,
+            steps=min(self.steps, 10),
+            minutes=min(self.minutes, 0.5),
+            crop=96,
+            batch=4,
+            patch=32,
         )
 
 

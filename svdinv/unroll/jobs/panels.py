@@ -288,6 +288,7 @@ class _Sheet:
             va="center",
             fontsize=10.5,
             color=_MUTED,
+            parse_math=False,
         )
 
     def errors(self, row: int, errors: Sequence[NDArray[Any]], meaning: str) -> None:
@@ -322,6 +323,7 @@ class _Sheet:
             fontsize=size,
             color=color,
             fontweight=weight,
+            parse_math=False,  # names of files
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +95,15 @@ def summary(study: Study, rows: Sequence[Row]) -> str:
     str
         A line for each method and kind of data.
     """
-    lines = [_line("data", "method", "broken", "PSNR / dB", "time, svt 1")]
+    lines = [_line("data", "method", "broken", "PSNR - svt's", "time, svt 1")]
     for data in study.data:
         for method in study.methods:
             runs = _select(rows, data=data, method=method)
             if runs:
-                broken, _, decibels, _, _, relative = _cells(runs)
-                lines.append(_line(data, method, broken, decibels, relative))
+                broken, _ = _breaks(runs)
+                _, relative = _times(runs)
+                apart = _apart(rows, runs)
+                lines.append(_line(data, method, broken, apart, relative))
     return "\n".join(lines)
 
 
@@ -133,25 +135,25 @@ def table(study: Study, rows: Sequence[Row]) -> str:
             for name in machines
         ),
     ]
-    columns = ("broken", "median step", "PSNR / dB", "SSIM", "ms a step", "of svt's")
+    breaks, times = ("broken", "median step"), ("ms a step", "of svt's")
     overall = markdown(
-        ("data", "method", *columns),
+        ("data", "method", *breaks, "PSNR - svt's / dB", *times),
         [
-            (data, f"`{method}`", *cells)
+            (data, f"`{method}`", *_breaks(runs), _apart(rows, runs), *_times(runs))
             for data in study.data
             for method in study.methods
-            if (cells := _cells(_select(rows, data=data, method=method)))
+            if (runs := _select(rows, data=data, method=method))
         ],
         left=2,
     )
     single = markdown(
-        ("data", "rate", "method", *columns),
+        ("data", "rate", "method", *breaks, "PSNR / dB", "SSIM", *times),
         [
-            (data, f"{rate:g}", f"`{method}`", *cells)
+            (data, f"{rate:g}", f"`{method}`", *_single(runs))
             for data in study.data
             for rate in study.rates
             for method in study.methods
-            if (cells := _cells(_select(rows, data=data, rate=rate, method=method)))
+            if (runs := _select(rows, data=data, rate=rate, method=method))
         ],
         left=3,
     )
@@ -159,27 +161,55 @@ def table(study: Study, rows: Sequence[Row]) -> str:
     return "\n".join([*head, *together, "", "Each rate:", "", *single, ""])
 
 
-def _line(data: str, method: str, broken: str, decibels: str, time: str) -> str:
-    return f"{data:<10}{method:<18}{broken:>10}{decibels:>11}{time:>13}"
+def _line(data: str, method: str, broken: str, apart: str, time: str) -> str:
+    return f"{data:<10}{method:<18}{broken:>10}{apart:>15}{time:>13}"
 
 
 def _select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     return [row for row in rows if all(getattr(row, k) == v for k, v in wanted.items())]
 
 
-def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Summarise runs that differ in seeds and rates: the columns of the tables."""
-    if not rows:
-        return ()
-    steps = [row.step for row in rows if row.broken and row.step is not None]
-    return (
-        f"{sum(row.broken for row in rows)} of {len(rows)}",
-        _number(steps, statistics.median, "g"),
-        _number([row.psnr for row in rows], statistics.fmean, ".2f"),
-        _number([row.ssim for row in rows], statistics.fmean, ".3f"),
-        _number([row.milliseconds for row in rows], statistics.median, ".0f"),
-        _number([row.relative for row in rows], statistics.median, ".2f"),
+def _single(runs: Sequence[Row]) -> tuple[str, ...]:
+    """Summarise runs that differ in their seeds."""
+    quality = (
+        _spread([row.psnr for row in runs if row.psnr is not None], ".2f"),
+        _number([row.ssim for row in runs], statistics.fmean, ".3f"),
     )
+    return (*_breaks(runs), *quality, *_times(runs))
+
+
+def _breaks(runs: Sequence[Row]) -> tuple[str, str]:
+    """How many broke, and when."""
+    steps = [row.step for row in runs if row.broken and row.step is not None]
+    count = f"{sum(row.broken for row in runs)} of {len(runs)}"
+    return count, _number(steps, statistics.median, "g")
+
+
+def _times(runs: Sequence[Row]) -> tuple[str, str]:
+    """Milliseconds of a step, and how many times those of the first method."""
+    return (
+        _number([row.milliseconds for row in runs], statistics.median, ".0f"),
+        _number([row.relative for row in runs], statistics.median, ".2f"),
+    )
+
+
+def _apart(rows: Sequence[Row], runs: Sequence[Row]) -> str:
+    """How far the PSNR is from that of the first method at the same rate and seed.
+
+    Means over the runs that did not break would favour a method that breaks where the
+    task is hard.
+    """
+    if runs[0].method == METHODS[0]:
+        return _NONE
+    return _spread(list(_differences(rows, runs)), "+.2f")
+
+
+def _spread(values: Sequence[float], format: str) -> str:
+    """Mean and standard deviation."""
+    if len(values) < 2:
+        return _number(values, statistics.fmean, format)
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    return f"{mean:{format}} ± {deviation:.2f}"
 
 
 def _number(
@@ -332,7 +362,9 @@ def _draw_differences(
         points = [
             (i + shift, difference)
             for i, method in enumerate(study.methods)
-            for difference in _differences(rows, data, rate, method)
+            for difference in _differences(
+                rows, _select(rows, data=data, rate=rate, method=method)
+            )
         ]
         axes.scatter(
             [x for x, _ in points],
@@ -343,6 +375,9 @@ def _draw_differences(
             linewidths=0.4,
             label=f"{rate:g}",
         )
+    spread = _seeds(study, data, rows)
+    if spread:
+        axes.axhspan(-spread, spread, color=_FAINT, alpha=0.45, linewidth=0, zorder=0)
     for i, method in enumerate(study.methods):
         runs = _select(rows, data=data, method=method)
         if runs and all(row.broken for row in runs):
@@ -366,29 +401,33 @@ def _draw_differences(
         axes.tick_params(axis="y", labelleft=False, length=0)
 
 
-def _differences(
-    rows: Sequence[Row], data: str, rate: float, method: str
-) -> list[float]:
-    """PSNR of the runs of a method less that of the first method, seed by seed."""
+def _seeds(study: Study, data: str, rows: Sequence[Row]) -> float:
+    """Root mean square, over the rates, of what seeds alone change in the first."""
+    deviations = []
+    for rate in study.rates:
+        runs = _select(rows, data=data, rate=rate, method=METHODS[0])
+        known = [row.psnr for row in runs if row.psnr is not None]
+        if len(known) > 1:
+            deviations.append(statistics.stdev(known) ** 2)
+    return math.sqrt(statistics.fmean(deviations)) if deviations else 0.0
+
+
+def _differences(rows: Iterable[Row], runs: Iterable[Row]) -> Iterator[float]:
+    """PSNR of runs less that of the first method with the same data, rate and seed."""
     reference = {
-        row.seed: row.psnr
-        for row in _select(rows, data=data, rate=rate, method=METHODS[0])
+        (row.data, row.rate, row.seed): row.psnr
+        for row in rows
+        if row.method == METHODS[0]
     }
-    found = []
-    for row in _select(rows, data=data, rate=rate, method=method):
-        base = reference.get(row.seed)
-        if row.psnr is not None and base is not None:
-            found.append(row.psnr - base)
-    return found
+    for run in runs:
+        base = reference.get((run.data, run.rate, run.seed))
+        if run.psnr is not None and base is not None:
+            yield run.psnr - base
 
 
 def _limit(rows: Sequence[Row]) -> float:
     """Largest difference of all, for one scale, and at least a tenth of a decibel."""
-    differences = [
-        abs(value)
-        for row in rows
-        for value in _differences(rows, row.data, row.rate, row.method)
-    ]
+    differences = map(abs, _differences(rows, rows))
     return max(0.1, 1.15 * max(differences, default=0.0))
 
 
