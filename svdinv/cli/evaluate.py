@@ -49,8 +49,8 @@ def add(commands: Subparsers) -> None:
         help="measure how well a network reconstructs",
         description=(
             "Measure how well a network reconstructs images that it was not trained\n"
-            "on, beside classical methods: PSNR and SSIM of photographs; SNR, PSNR and\n"
-            "SSIM of series of a beating heart."
+            "on, beside classical methods: PSNR and SSIM of photographs; SNR, PSNR\n"
+            "and SSIM of series of a beating heart."
         ),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
