@@ -150,10 +150,11 @@ def _draft(path: Path) -> Path:
 
 def _sync_names(folder: Path) -> None:
     """Bring new names in a folder to the disk, where the system knows how."""
-    if os.name == "posix":
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):  # not in every folder, on every file system
         handle = os.open(folder, os.O_RDONLY)
         try:
-            with contextlib.suppress(OSError):  # not on this file system
-                os.fsync(handle)
+            os.fsync(handle)
         finally:
             os.close(handle)
