@@ -548,13 +548,26 @@ def test_help_shows_examples(capsys):
     assert max(map(len, shown.splitlines())) <= 88
 
 
-def test_mistakes_of_svdinv_are_not_blamed_on_the_user(file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_mistakes_of_svdinv_are_not_blamed_on_the_user(
+    kind, file, tmp_path, monkeypatch
+):
     def mistaken(run, **options):
-        raise ValueError("shapes do not match")
+        raise kind("shapes do not match")
 
     monkeypatch.setattr("svdinv.unroll.jobs.training.Run.train", mistaken)
-    with pytest.raises(ValueError, match="shapes do not match"):
+    with pytest.raises(kind, match="shapes do not match"):
         train(file, "--output", tmp_path)
+
+
+def test_a_batch_that_is_too_large_is_one_line(file, tmp_path, monkeypatch, capsys):
+    def large(run, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nin C++")
+
+    monkeypatch.setattr("svdinv.unroll.jobs.training.Run.train", large)
+    assert train(file, "--output", tmp_path) == 2
+    complaint = "not enough memory: DefaultCPUAllocator: can't allocate memory"
+    assert last_line(capsys) == f"svdinv train: {complaint}"
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,12 @@ def train(
         with interrupts() as interrupted:
             if rank == 0:
                 _announce(run, output)
-            outcome = _train(run, config, rank, interrupted)
+            try:
+                outcome = _train(run, config, rank, interrupted)
+            except (MemoryError, RuntimeError) as error:
+                if dist.is_initialized():
+                    raise  # not every process would say it
+                raise Refused(_out_of_memory(error)) from error
         if rank == 0:
             again = command(output, device, run.processes)
             print(describe(outcome, config, output, again), flush=True)
