@@ -29,12 +29,15 @@ examples:
   svdinv train colour --output runs/colour       photographs, options as they come
   svdinv train colour --print > mine.toml        the options, to edit
   svdinv train mine.toml --output runs/mine      as that file says
-  svdinv train cine --set training.steps=500 --set network.cells=3
+  svdinv train cine --output runs/cine --set training.steps=500
   svdinv train --resume runs/mine                after Ctrl-C, or whatever ended it
   torchrun --nproc-per-node 2 -m svdinv train mine.toml --output runs/mine
 
 In the output folder: config.toml, log.csv, validation.csv, TensorBoard's events,
 checkpoint.safetensors to resume from and weights.safetensors to use.
+
+Exit codes: 0, all steps done; 1, a loss or gradient was not finite; 2, arguments or
+files that will not do, as one line says; 130, interrupted by Ctrl-C or SIGTERM.
 """
 
 
@@ -44,7 +47,7 @@ def add(commands: Subparsers) -> None:
         "train",
         help="train a network",
         description=(
-            "Train an unrolled low-rank network on photographs ('colour') or on "
+            "Train an unrolled low-rank network on photographs ('colour') or on\n"
             "series of a beating heart ('cine'), or as a configuration file says."
         ),
         epilog=_EPILOG,
@@ -80,14 +83,23 @@ def add(commands: Subparsers) -> None:
         metavar="NAME=VALUE",
         help="change an option, such as training.steps=500 (repeatable)",
     )
-    train.add_argument("--steps", type=positive, help="short for training.steps")
-    train.add_argument("--seed", type=natural, help="seed of weights and data")
-    train.add_argument("--threads", type=positive, help="threads of each process")
+    train.add_argument(
+        "--steps",
+        type=positive,
+        help="short for training.steps (default: as the configuration says)",
+    )
+    train.add_argument(
+        "--seed", type=natural, help="seed of weights and data (default: likewise)"
+    )
+    train.add_argument(
+        "--threads", type=positive, help="threads of each process (default: likewise)"
+    )
     train.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="begin with the weights in this file, of the same network",
+        help="begin with the weights in this file, of the same network (default: such "
+        "as the seed draws)",
     )
     train.add_argument(
         "--device", default="cpu", help="where to compute, such as cuda (default cpu)"
@@ -99,7 +111,7 @@ def add(commands: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check all that can be checked, then train."""
-    parser = arguments.parser
+    parser: Parser = arguments.parser
     need(parser, _NEEDS, "train")
 
     from svdinv.unroll.jobs.config import to_toml
@@ -110,25 +122,24 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     output = _folder(arguments)
 
-    from svdinv.unroll.jobs.train import train
+    from svdinv.unroll.jobs.train import Refused, train
 
     try:
-        code = train(
+        return train(
             config,
             output,
             resume=arguments.resume is not None,
             weights=arguments.weights,
             device=arguments.device,
         )
-    except ValueError as error:
+    except Refused as error:  # another ValueError is a mistake of svdinv's own
         parser.error(str(error))
-    return code
 
 
 def _folder(arguments: argparse.Namespace) -> Path:
     """Make the folder to write to, and spare what is in it."""
     from svdinv.unroll.jobs.config import CHECKPOINT, CONFIG, WEIGHTS
-    from svdinv.unroll.jobs.logs import LOG, VALIDATION
+    from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION
 
     parser: Parser = arguments.parser
     if arguments.resume is not None:
@@ -136,8 +147,8 @@ def _folder(arguments: argparse.Namespace) -> Path:
     if arguments.output is None:
         parser.error("needs --output, a folder for what comes of the training")
     output = writable_folder(parser, "--output", arguments.output)
-    names = (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION)
-    there = [name for name in names if (output / name).exists()]
+    names = (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION, EVENTS)
+    there = [path.name for name in names for path in output.glob(name)]
     if there and not arguments.overwrite:
         parser.error(
             f"argument --output: {output} holds {there[0]} already; go on with that "

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replacing"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["holding", "remove_drafts", "replacing", "replacing_all"]
+
+_LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -32,7 +39,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         If the file cannot be written; what was there before is left as it was.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    draft = _draft(path)
     # Readable as the umask says, unlike a file of `tempfile`, and without asking for
     # the umask: that sets it for a moment, for all threads.
     how = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -47,3 +54,107 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+    _sync_names(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give names to write files to, which take their own when all are complete.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Where to write; existing files are replaced, in this order.
+
+    Yields
+    ------
+    list of Path
+        Where to write meanwhile, to files that are not there yet.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written; what was there before is left as it was.
+    """
+    drafts = [_draft(path) for path in paths]
+    try:
+        yield drafts
+        for draft, path in zip(drafts, paths, strict=True):
+            os.replace(draft, path)
+            _sync_names(path.parent)
+    except BaseException:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def remove_drafts(path: Path) -> None:
+    """Remove what processes that were killed left of a file that was not complete.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+    # A draft may have been written by a draft of its own.
+    draft = re.compile(rf"\.+{re.escape(path.name)}(\.[0-9a-f]{{16}})+")
+    for file in path.parent.iterdir():
+        if draft.fullmatch(file.name):
+            file.unlink()
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder.
+
+    Where the system, or the file system, has no locks, nothing is kept out.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder; it holds a file ``.lock`` meanwhile.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    BlockingIOError
+        If another process is in it.
+    OSError
+        If nothing can be written there.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    path = folder / _LOCK
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # not on this file system
+            pass
+        if os.fstat(file.fileno()).st_nlink == 0:  # who held it has just removed it
+            raise BlockingIOError(f"{path} is changing hands")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def _sync_names(folder: Path) -> None:
+    """Bring new names in a folder to the disk, where the system knows how."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):  # not in every folder, on every file system
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 import svdinv.torch
+from svdinv.backends.torch import without_autocast
 from svdinv.unroll import weights as files
 from svdinv.unroll.networks import (
     LS,
@@ -264,9 +265,10 @@ class Cell(nn.Module):
             if scale is None:
                 return svdinv.torch.svt(matrices, fraction, relative=True)
             return svdinv.torch.svt(matrices, fraction * scale)
-        u, s, vh = self.svd(matrices, full_matrices=False)
-        unit = s[..., :1] if scale is None else scale.unsqueeze(-1)
-        return (u * F.relu(s - fraction * unit).unsqueeze(-2)) @ vh
+        with without_autocast(matrices):
+            u, s, vh = self.svd(matrices, full_matrices=False)
+            unit = s[..., :1] if scale is None else scale.unsqueeze(-1)
+            return (u * F.relu(s - fraction * unit).unsqueeze(-2)) @ vh
 
 
 class _Conv3d(nn.Conv3d):

@@ -63,15 +63,26 @@ class Fork:
 
 
 @contextlib.contextmanager
+def heeding_ctrl_c():
+    """Let processes that are started within not inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
 def forking(folder):
     """Give what starts ``svdinv train`` with arguments, or some code, in a process."""
-    server = subprocess.Popen(
-        [sys.executable, "-W", "error", __file__, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
+    with heeding_ctrl_c():
+        server = subprocess.Popen(
+            [sys.executable, "-W", "error", __file__, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
     started = []
 
     def ask(**order):

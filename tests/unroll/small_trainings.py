@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from svdinv.unroll.jobs.cine import Cine
@@ -157,9 +156,3 @@ def events(folder):
                 of_tag[event.step] = value.simple_value
     assert set(versions) <= {"brain.Event:2"}
     return shown
-
-
-def same_tensors(one, other):
-    return one.keys() == other.keys() and all(
-        torch.equal(one[k], other[k]) for k in one
-    )

@@ -69,6 +69,23 @@ def test_restores_the_states_of_adam_to_the_last_bit(path, steps):
         assert torch.equal(one, two)
 
 
+def test_says_what_else_it_was_made_with(path):
+    write_checkpoint(path, 0, CONFIG, *made(1, 0), {"torch": "1.0"})
+    assert read_checkpoint(path).origin == {"torch": "1.0"}
+    write_checkpoint(path, 0, CONFIG, *made(1, 0))
+    assert read_checkpoint(path).origin == {}
+
+
+def test_an_older_file_does_not_say_it(path):
+    write_checkpoint(path, 2, CONFIG, *made(1, 0))
+    tensors = read_checkpoint(path).tensors
+    save_file(
+        tensors, path, {"svdinv.training": json.dumps({"step": 2, "config": CONFIG})}
+    )
+    found = read_checkpoint(path)
+    assert (found.step, found.config, found.origin) == (2, CONFIG, {})
+
+
 def test_restored_tensors_are_no_one_elses(path):
     write_checkpoint(path, 2, CONFIG, *made(1, 2))
     found = read_checkpoint(path)
@@ -108,6 +125,9 @@ def test_what_is_damaged_is_refused_by_name(path):
         {"svdinv.training": json.dumps({"step": 1})},
         {"svdinv.training": json.dumps({"step": "one", "config": ""})},
         {"svdinv.training": json.dumps({"step": None, "config": ""})},
+        {"svdinv.training": '{"step": 1e400, "config": ""}'},
+        {"svdinv.training": json.dumps({"step": -1, "config": ""})},
+        {"svdinv.training": json.dumps({"step": 1, "config": "", "origin": 1})},
     ],
 )
 def test_other_files_are_refused(path, note):

@@ -6,13 +6,15 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from small_trainings import NETWORK, TRAINING, Given, cine, colour, noise, pictures
+from small_trainings import NETWORK, TRAINING, Given, cine, colour, noise
 
 from svdinv.unroll.jobs.checkpoints import read_checkpoint
 from svdinv.unroll.jobs.config import Training
-from svdinv.unroll.jobs.data import Batch
+from svdinv.unroll.jobs.data import Batch, Case
 from svdinv.unroll.jobs.diagnosis import Breakdown, diagnose
-from svdinv.unroll.jobs.training import CHECKPOINT, WEIGHTS, Run
+from svdinv.unroll.jobs.training import CHECKPOINT, WEIGHTS, Run, svd_of
+from svdinv.unroll.networks import LLS, Recipe
+from svdinv.unroll.networks.recipe import registered
 from svdinv.unroll.torch import Cell, Network, load
 
 # The singular values that are thresholded are those of the images' own channels.
@@ -132,6 +134,77 @@ def test_a_decomposition_that_fails_is_named_with_its_matrix(monkeypatch):
     found = diagnose(network, 2, whole(*images), loss)
     assert (found.layer, found.pass_) == ("cells.0.svt", "forward")
     np.testing.assert_allclose(found.spectrum, 4 * np.arange(8, 0, -1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", registered(Recipe).values())
+def test_in_every_network_the_matrix_is_found_that_cannot_be_decomposed(recipe):
+    recipe = recipe(cells=2)
+    rng = np.random.default_rng(2)
+    shape = (2, 3, 16, 16)
+    truth = rng.standard_normal(shape).astype(np.float32)
+    if recipe.axes == "B T H W":
+        truth = truth + 0j
+    batch = Batch(truth, (np.ones(shape, dtype=bool),), truth)
+    norms = []
+
+    def recording(A, full_matrices=False):
+        norms.append(torch.linalg.matrix_norm(A).detach())
+        return torch.linalg.svd(A, full_matrices=full_matrices)
+
+    diagnose(Network(recipe, svd=recording, seed=0), 1, batch, size)
+    largest = norms[0].max()
+
+    def svd(A, full_matrices=False):
+        if (torch.linalg.matrix_norm(A) >= 0.9999 * largest).any():
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return torch.linalg.svd(A, full_matrices=full_matrices)
+
+    found = diagnose(Network(recipe, svd=svd, seed=0), 1, batch, size)
+    assert (found.layer, found.pass_) == ("cells.0.svt", "forward")
+    assert np.linalg.norm(found.spectrum) == pytest.approx(float(largest), rel=1e-3)
+
+
+class Stumbling(LLS):
+    """Its start fails, or makes something that is not finite."""
+
+    fails = True
+
+    def begin(self, y, A):
+        if self.fails:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return super().begin(torch.inf * y, A)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_happens_in_front_of_the_cells_is_named(fails, monkeypatch):
+    monkeypatch.setattr(Stumbling, "fails", fails)
+    network = Network(Stumbling(cells=1, features=2), seed=0)
+    series = np.ones((1, 2, 16, 16), np.complex64)
+    mask = np.ones(series.shape, dtype=bool)
+    found = diagnose(network, 1, Batch(series, (mask,), series), size)
+    assert (found.layer, found.pass_) == ("start", "forward")
+    assert "an output that is not finite, first in start" in str(found)
+
+
+def size(network, batch):
+    given = map(torch.from_numpy, (batch.samples, *batch.measurement))
+    return network(*given).abs().sum()
+
+
+def test_a_gradient_that_pytorch_refuses_is_not_finite():
+    """That of a loss which depends on phases: in one of several processes, too."""
+    A = torch.randn(4, 3, dtype=torch.complex64, generator=torch.manual_seed(0))
+    A.requires_grad_()
+    svd = svd_of("torch.linalg.svd")
+    with pytest.raises(RuntimeError, match="svd_backward"):
+        torch.linalg.svd(A, full_matrices=False)[0].imag.sum().backward()
+    svd(A)[0].imag.sum().backward()
+    assert A.grad.isnan().all()
+    grads = []
+    for decompose in (torch.linalg.svd, svd):
+        u, s, vh = decompose(A, full_matrices=False)
+        grads += torch.autograd.grad(((u * s**2) @ vh).abs().sum(), A)
+    assert torch.equal(*grads)
 
 
 def test_an_output_of_svt_is_blamed_on_its_matrix():
@@ -256,17 +329,19 @@ def test_data_that_are_not_finite_stop_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("svd", ["svt", "torch.linalg.svd"])
-def test_poisoned_weights_are_not_saved(tmp_path, svd):
-    """They are in the memory: what the disk has from the step before them stays."""
+@pytest.mark.parametrize("value", [torch.nan, 3e38], ids=["nan", "diverged"])
+def test_poisoned_weights_are_not_saved(tmp_path, svd, value):
+    """What the disk has from the step before them stays, even if they are finite."""
     run = Run(colour(training=replace(TRAINING, svd=svd)), Given(noise()), tmp_path)
 
     def poison(step, loss):
         if step == 8:
-            run.network.cells[1].threshold.data.fill_(torch.nan)
+            run.network.cells[1].analysis[1].weight.data.fill_(value)
 
     outcome = run.train(on_step=poison)
     assert outcome.ending == "broken"
-    assert (outcome.breakdown.step, outcome.breakdown.layer) == (9, "cells.1.threshold")
+    layer = "cells.1.analysis.1.weight" if np.isnan(value) else "cells.1.analysis.1"
+    assert (outcome.breakdown.step, outcome.breakdown.layer) == (9, layer)
     assert (outcome.step, outcome.saved) == (8, 6)
     checkpoint = read_checkpoint(tmp_path / CHECKPOINT)
     assert checkpoint.step == 6
@@ -283,13 +358,28 @@ def test_a_breakdown_repeats_itself_when_resumed(tmp_path):
     assert str(one) == str(two)
 
 
+def test_a_failing_diagnosis_costs_nothing_but_itself(tmp_path, monkeypatch):
+    def failing(*given):
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr("svdinv.unroll.jobs.training.diagnose", failing)
+    outcome = Run(colour(), Given(noise(), bad_step=8), tmp_path).train()
+    assert (outcome.ending, outcome.step, outcome.saved) == ("broken", 7, 6)
+    assert "the search for it failed" in str(outcome.breakdown)
+    assert not outcome.breakdown.found
+    assert read_checkpoint(tmp_path / CHECKPOINT).step == 6
+
+
 def test_a_validation_that_is_not_finite_is_no_end(tmp_path):
     class Poor(Given):
         def validation(self):
-            run.mean.cells[0].threshold.data.fill_(torch.nan)
-            return good.validation()
+            (mask,) = self.batch(0, 1, range(1)).measurement
+            image = np.full((3, 16, 16), np.nan, np.float32)
+            return [Case("poor", "", image, (mask[0],), image)]
 
-    config = colour(pictures(tmp_path / "pictures"))
-    good = config.task.load()
-    run = Run(config, Poor(noise()))
-    assert np.isnan(run.validate())
+    told = {}
+    run = Run(colour(), Poor(noise()))
+    outcome = run.train(on_validation=told.__setitem__)
+    assert (outcome.ending, outcome.saved) == ("finished", 20)
+    assert told.keys() == {8, 16, 20}
+    assert all(map(np.isnan, told.values()))

@@ -241,7 +241,7 @@ def test_a_disk_that_is_full_ends_both(folder, pair, tmp_path):
     arguments = ["train", str(tmp_path / "mine.toml"), "--output", str(output)]
     code = (
         "import resource, sys\nfrom svdinv.cli import main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (18_000, resource.RLIM_INFINITY))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (19_000, resource.RLIM_INFINITY))\n"
         f"sys.exit(main({arguments!r}))\n"
     )
     codes, _, err = ended(pair(code=code))
@@ -286,28 +286,28 @@ with processes("cpu") as (rank, place):
         for cell in run.network.cells:
             cell.svd = svd
     outcome = run.train()
-    print(json.dumps([rank, outcome.ending, str(outcome.breakdown)]))
+    print(json.dumps([rank, outcome.ending, outcome.saved, str(outcome.breakdown)]))
     assert all(p.isfinite().all() for p in run.network.parameters())
 """
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("kind", "saved", "expected"),
     [
-        ("black", "step 1: a gradient that is not finite, first in cells.1.svt"),
-        ("data", "step 3: the data are not finite"),
-        ("lapack", "step 3: an output that is not finite, first in cells.0.svt"),
+        ("black", 0, "step 1: a gradient that is not finite, first in cells.1.svt"),
+        ("data", 2, "step 3: the data are not finite"),
+        ("lapack", 0, "step 3: an output that is not finite, first in cells.0.svt"),
     ],
 )
-def test_what_breaks_one_process_ends_both_and_is_found(pair, kind, expected):
+def test_what_breaks_one_process_ends_both_and_is_found(pair, kind, saved, expected):
     codes, out, err = ended(pair(kind, code=BREAKS))
     assert codes == [0, 0], err
     told = [json.loads(line) for line in out.splitlines()]
-    assert [(rank, ending) for rank, ending, _ in told] == [
-        (0, "broken"),
-        (1, "broken"),
+    assert [entry[:3] for entry in told] == [
+        [0, "broken", saved],
+        [1, "broken", saved],
     ]
-    for _, _, breakdown in told:
+    for *_, breakdown in told:
         assert breakdown.startswith(expected)
         if kind == "black":
             assert breakdown.endswith("of 8: 8 zero, 0 as large as the next one")

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from small_trainings import environment
 
 from svdinv.cli import main
 from svdinv.unroll.data import PHOTOS, save_series
@@ -37,6 +40,42 @@ def with_coils(series):
 def photo(rng):
     image = rng.random((12, 14, 3), dtype=np.float32)
     return colour.case("photo", image, 0.5, seed=1)
+
+
+FULL = """
+import sys
+import numpy as np
+from small_trainings import largest_file
+from svdinv.unroll.data import save_series
+from svdinv.unroll.jobs.data import Case
+from svdinv.unroll.jobs.export import write_measurement
+
+image = np.random.default_rng(0).random((3, 200, 200), dtype=np.float32)
+case = Case("a", "b", image, (image < 0.5,), None)
+tries = (write_measurement, "a.h5", case), (save_series, "b.h5", image)
+for write, name, what in tries:
+    try:
+        with largest_file(5000):
+            write(name, what)
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_an_error(tmp_path):
+    """In a process of its own: HDF5 could end it."""
+    paths = f"{environment()['PYTHONPATH']}:{Path(__file__).parent}"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL],
+        env=environment(PYTHONPATH=paths),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("File too large") == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def same(a, b):

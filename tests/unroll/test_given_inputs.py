@@ -114,6 +114,16 @@ def test_measured_colours(tmp_path, rng):
     np.testing.assert_array_equal(case.measurement[0], mask)
 
 
+def test_colours_of_another_range_are_refused(tmp_path, rng):
+    samples = rng.random((3, 40, 36), dtype=np.float32)
+    mask = rng.random(samples.shape) < 0.1
+    noisy = samples + rng.standard_normal(samples.shape, dtype=np.float32)
+    read_input(write(tmp_path / "noisy.h5", samples=noisy, mask=mask))
+    path = write(tmp_path / "bytes.h5", samples=255 * samples * mask, mask=mask)
+    with pytest.raises(ValueError, match=r"bytes.h5: samples must be in \[0, 1\]"):
+        read_input(path)
+
+
 def test_sampling(series, mask):
     given = Input("a", "cine", series)
     case = Sampler(mask="vista", coils=2, seed=1).case(given)

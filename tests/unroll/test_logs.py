@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -99,6 +100,42 @@ def test_flushed_is_on_the_disk(tmp_path):
         assert read_log(tmp_path / LOG)[-1]["step"] == 10
         assert events(tmp_path)["validation/psnr_db"] == {10: 25.0}
         assert events(tmp_path)["training/loss"].keys() == {10}
+
+
+def test_after_a_while_and_after_a_validation_rows_are_seen(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("svdinv.unroll.jobs.logs.time.monotonic", lambda: now[0])
+    with Logs(tmp_path, 0) as logs:
+        logs.step(1, *values(1))
+        assert read_log(tmp_path / LOG) == []
+        now[0] = 6.0
+        logs.step(2, *values(2))
+        assert len(read_log(tmp_path / LOG)) == 2
+        logs.step(3, *values(3))
+        assert len(read_log(tmp_path / LOG)) == 2
+        logs.validation(3, 20.0)
+        assert len(read_log(tmp_path / LOG)) == 3
+        assert len(read_log(tmp_path / VALIDATION)) == 1
+
+
+def test_rows_are_brought_to_the_disk(tmp_path, monkeypatch):
+    with Logs(tmp_path, 0) as logs:
+        logs.step(1, *values(1))
+        logs.validation(1, 20.0)
+        synced = []
+        monkeypatch.setattr("os.fsync", lambda handle: synced.append(os.fstat(handle)))
+        logs.sync()
+    brought = {(s.st_ino, s.st_size) for s in synced}
+    for name in (LOG, VALIDATION):
+        there = (tmp_path / name).stat()
+        assert (there.st_ino, there.st_size) in brought
+
+
+@pytest.mark.parametrize("content", [b"loss,foo\n1,2\n", b"step,loss\n", b"\xff\xfe"])
+def test_what_is_no_log_is_refused_by_name(tmp_path, content):
+    (tmp_path / LOG).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{LOG} is no log of a training"):
+        read_log(tmp_path / LOG)
 
 
 def test_tensorboard_sees_every_step_once(tmp_path):

@@ -10,7 +10,9 @@ import torch
 from small_trainings import cine, colour, pictures
 
 from svdinv.unroll.jobs.data import Batch
-from svdinv.unroll.jobs.training import Run
+from svdinv.unroll.jobs.training import Run, svd_of
+from svdinv.unroll.networks import TLR
+from svdinv.unroll.torch import Network
 
 EXPECTED = {
     "l1": lambda errors: np.mean([e.mean() for e in errors]),
@@ -95,3 +97,18 @@ def test_bfloat16_is_for_the_convolutions_alone(config):
     assert gradients[1].dtype == torch.float32
     difference = (gradients[0] - gradients[1]).norm()
     assert 0 < difference < 0.2 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("name", ["svt", "consistent", "torch.linalg.svd"])
+def test_the_low_rank_step_is_never_in_half_precision(name):
+    network = Network(TLR(cells=1, features=4), svd=svd_of(name), seed=0)
+    (cell,) = network.cells
+    A = torch.randn(5, 8, 8, generator=torch.manual_seed(0), requires_grad=True)
+    found = []
+    for low in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            result = cell.svt(A, torch.tensor(0.1))
+        found += [result, *torch.autograd.grad(result.square().sum(), A)]
+    assert result.dtype == torch.float32
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from small_trainings import cine, pictures
 
 from svdinv.cli import main
-from svdinv.unroll.data import TEST, photograph
+from svdinv.unroll.data import TEST, photograph, read_picture
 from svdinv.unroll.jobs.cine import (
     MASKS,
     Cine,
@@ -22,8 +23,10 @@ from svdinv.unroll.jobs.colour import (
     case,
     channels_first,
     channels_last,
+    fingerprint,
     parted,
     shrunk,
+    training_photographs,
 )
 from svdinv.unroll.jobs.config import read
 from svdinv.unroll.jobs.data import Batch, generator
@@ -208,11 +211,38 @@ def test_pictures_of_one_name_are_all_taken_and_none_twice(tmp_path):
     assert levels == [10, 20, 20, 30, 99]
 
 
+def test_of_large_pictures_one_is_held_at_a_time(tmp_path, monkeypatch):
+    folder = flat(tmp_path / "a", [10, 20, 30], size=80)
+    held = []
+
+    def watched(file, largest):
+        assert not [image for image in held if image() is not None]
+        image = read_picture(file, largest=largest)
+        held.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr("svdinv.unroll.jobs.colour.read_picture", watched)
+    images = training_photographs([str(folder)], FEW, 40)
+    assert [image.shape for image in images.values()] == [(40, 40, 3)] * 3
+    assert len(held) == 3
+
+
+def test_pictures_are_told_apart_by_name_and_content(tmp_path):
+    folder = flat(tmp_path / "a", [10, 20])
+    first = fingerprint([str(folder)])
+    assert fingerprint([str(folder), str(folder / "010.png")]) == first
+    assert fingerprint([str(flat(tmp_path / "b", [10, 20]))]) == first
+    (folder / "020.png").rename(folder / "021.png")
+    second = fingerprint([str(folder)])
+    (folder / "021.png").write_bytes((folder / "010.png").read_bytes())
+    assert len({first, second, fingerprint([str(folder)])}) == 3
+
+
 def test_photographs_that_cannot_be_had_are_named(tmp_path):
     def loaded(*places, **options):
         return Colour(photographs=tuple(map(str, places)), **options).load()
 
-    with pytest.raises(ValueError, match=r"task\.photographs: there is no nowhere"):
+    with pytest.raises(ValueError, match=r"task\.photographs: there is no .*/nowhere"):
         loaded("nowhere")
     with pytest.raises(ValueError, match="no picture in"):
         loaded(tmp_path)

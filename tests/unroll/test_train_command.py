@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
+import shlex
+import shutil
 import signal
+import stat
 import subprocess
 import time
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from forks import PATIENCE, forking
+from forks import PATIENCE, forking, heeding_ctrl_c
 from small_trainings import (
     NETWORK,
     RESULTS,
@@ -26,10 +31,15 @@ from small_trainings import (
     results,
 )
 
+from svdinv import __version__
 from svdinv.cli import main
+from svdinv.cli import train as train_command
+from svdinv.unroll.files import holding, replacing
 from svdinv.unroll.jobs.checkpoints import read_checkpoint
 from svdinv.unroll.jobs.config import preset, read, to_toml, write
 from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION, read_log
+from svdinv.unroll.jobs.train import command as go_on
+from svdinv.unroll.jobs.train import processes
 from svdinv.unroll.jobs.training import (
     CHECKPOINT,
     CONFIG,
@@ -109,7 +119,7 @@ def test_trains_and_leaves_all_that_it_promises(config, file, tmp_path, capsys):
     assert load(output / WEIGHTS).recipe == NETWORK
     rows = read_log(output / LOG)
     assert [row["step"] for row in rows] == list(range(1, 21))
-    assert rows[-1]["learning_rate"] == 0
+    assert 0 < rows[-1]["learning_rate"] < rows[-2]["learning_rate"]
     assert events(output)["training/loss"].keys() == {10, 20}
     assert events(output)["validation/psnr_db"].keys() == {8, 16, 20}
 
@@ -208,13 +218,16 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(longer, fork, tmp_
 def test_ctrl_c_saves_and_tells_how_to_go_on(longer, tmp_path):
     """In a process that begins from nothing, as a user starts it."""
     output = tmp_path / "with a space"
-    with subprocess.Popen(
-        command(longer / "mine.toml", "--output", output),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    ) as process:
+    with (
+        heeding_ctrl_c(),
+        subprocess.Popen(
+            command(longer / "mine.toml", "--output", output),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        ) as process,
+    ):
         end = time.monotonic() + PATIENCE
         while steps_saved(output) < 100:
             assert process.poll() is None
@@ -232,13 +245,20 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(longer, tmp_path):
     assert results(output) == results(longer)
 
 
-def test_a_finished_training_has_nothing_to_do(config, file, whole, tmp_path, capsys):
-    assert train(file, "--output", tmp_path) == 0
-    before = results(tmp_path)
-    capsys.readouterr()
-    assert train("--resume", tmp_path) == 0
+def test_a_finished_training_has_nothing_to_do(whole, tmp_path, capsys, monkeypatch):
+    output = shutil.copytree(whole, tmp_path / "run")
+    (output / WEIGHTS).unlink()
+
+    def load(task):
+        raise AssertionError("nobody needs the photographs")
+
+    monkeypatch.setattr("svdinv.unroll.jobs.colour.Colour.load", load)
+    assert train("--resume", output) == 0
     assert "Nothing to do: all 20 steps were done before" in capsys.readouterr().out
-    assert results(tmp_path) == before == results(whole)
+    assert results(output) == results(whole)
+    assert sorted(p.name for p in output.iterdir()) == sorted(
+        p.name for p in whole.iterdir()
+    )
 
 
 def test_killed_before_its_first_step_it_can_go_on(config, whole, tmp_path):
@@ -296,6 +316,60 @@ def test_a_changed_configuration_is_another_training(config, tmp_path, capsys):
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
+def test_photographs_that_changed_make_another_training(tmp_path, capsys):
+    folder = pictures(tmp_path / "pictures")
+    output = tmp_path / "run"
+    output.mkdir()
+    Run(colour(folder), None, output).train(stop=lambda: True)
+    before = results(output)
+    shutil.copy(folder / "0.png", folder / "new.png")
+    assert train("--resume", output) == 2
+    assert "task.photographs are other files now" in one_line(capsys)
+    assert results(output) == before
+
+
+def test_what_moves_the_last_bits_is_told(config, whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("svdinv.unroll.jobs.training.__version__", "0.0")
+    Run(config, None, tmp_path).train(stop=lambda: True)
+    monkeypatch.undo()
+    assert train("--resume", tmp_path) == 0
+    told = f"Not to the last bit as it was begun: svdinv was 0.0, is {__version__}\n"
+    assert told in capsys.readouterr().out
+    assert results(tmp_path) == results(whole)
+
+
+def test_a_checkpoint_that_tells_no_versions_is_gone_on_with(config, whole, tmp_path):
+    old = Run(config, None, tmp_path)
+    old._origin = {}
+    old.train(stop=lambda: True)
+    assert read_checkpoint(tmp_path / CHECKPOINT).origin == {}
+    assert train("--resume", tmp_path) == 0
+    assert results(tmp_path) == results(whole)
+
+
+@pytest.mark.parametrize(
+    "content", [b"loss,foo\n1,2\n", b"step,loss\n1,2\n", b"\xff\xfe\n"]
+)
+def test_a_foreign_log_is_one_line(config, tmp_path, capsys, content):
+    Run(config, None, tmp_path).train(stop=lambda: True)
+    (tmp_path / LOG).write_bytes(content)
+    assert train("--resume", tmp_path) == 2
+    assert f"{LOG} is no log of a training" in one_line(capsys)
+    assert (tmp_path / LOG).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "command"),
+    [
+        (1, "cpu", "svdinv train --resume 'a b'"),
+        (1, "cuda:1", "svdinv train --resume 'a b' --device cuda:1"),
+        (2, "cpu", "torchrun --nproc-per-node 2 -m svdinv train --resume 'a b'"),
+    ],
+)
+def test_says_how_to_go_on_as_it_was_run(count, device, command):
+    assert go_on(Path("a b"), device, count) == command
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -329,6 +403,29 @@ def test_a_training_is_not_overwritten_by_accident(file, whole, tmp_path, capsys
     (tmp_path / LOG).touch()
     assert train(file, "--output", tmp_path) == 2
     assert LOG in one_line(capsys)
+
+
+def test_files_of_others_are_left_alone(file, tmp_path, capsys):
+    board, swap = "events.out.tfevents.1.host.0", ".config.toml.swp"
+    for name in (board, swap):
+        (tmp_path / name).write_text("of someone else")
+    assert train(file, "--output", tmp_path) == 2
+    assert board in one_line(capsys)
+    assert (tmp_path / board).read_text() == "of someone else"
+    assert train(file, "--output", tmp_path, "--overwrite", "--steps", 1) == 0
+    assert (tmp_path / swap).read_text() == "of someone else"
+
+
+def test_two_trainings_in_one_folder_are_refused(file, tmp_path, capsys):
+    draft = tmp_path / f".{WEIGHTS}.0123456789abcdef"
+    draft.touch()
+    with holding(tmp_path):
+        assert train(file, "--output", tmp_path) == 2
+        assert f"another training writes to {tmp_path}" in one_line(capsys)
+        assert draft.exists()
+    assert list(tmp_path.iterdir()) == [draft]
+    assert train(file, "--output", tmp_path, "--steps", 1) == 0
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_overwritten_on_purpose_nothing_of_the_old_is_left(file, whole, tmp_path):
@@ -397,6 +494,10 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
         (["colour", "--steps", "0"], "argument --steps"),
         (["colour", "--seed", "-1"], "argument --seed"),
         (["colour", "--output", f"{__file__}/x"], "argument --output: cannot write"),
+        (
+            ["colour", "--output", "x", "--set", "network.features=1000000"],
+            "not enough memory",
+        ),
         (["colour", "--output", "x", "--device", "tpu"], "device must be cpu, cuda"),
         (["colour", "--output", "x", "--device", "mps"], "device must be cpu, cuda"),
         (["colour", "--output", "x", "--device", "cuda:99"], "device cuda:99: there"),
@@ -413,11 +514,77 @@ def test_bad_arguments_end_in_one_line(arguments, word, capsys, tmp_path, monkey
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
+def examples():
+    """Commands of the help, without the comments behind them."""
+    lines = [line for line in train_command._EPILOG.splitlines() if "svdinv t" in line]
+    assert len(lines) == 6
+    return [re.split(r"   +#?| > ", line.strip())[0] for line in lines]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_examples_of_the_help_begin(example, config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun = []
+
+    def begin(*arguments, **options):
+        begun.append(options)
+        return 0
+
+    monkeypatch.setattr("svdinv.unroll.jobs.train.train", begin)
+    write(config, tmp_path / "mine.toml")
+    if "--resume" in example:
+        (tmp_path / "runs" / "mine").mkdir(parents=True)
+        write(config, tmp_path / "runs" / "mine" / CONFIG)
+    words = shlex.split(example.partition("svdinv ")[2])
+    assert main(words) == 0
+    assert len(begun) == ("--print" not in words)
+
+
 def test_help_shows_examples(capsys):
     assert train("--help") == 0
     shown = capsys.readouterr().out
-    assert "--resume runs/mine" in shown
+    assert all(example in shown for example in examples())
     assert "--overwrite" in shown
+    assert max(map(len, shown.splitlines())) <= 88
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_mistakes_of_svdinv_are_not_blamed_on_the_user(
+    kind, file, tmp_path, monkeypatch
+):
+    def mistaken(run, **options):
+        raise kind("shapes do not match")
+
+    monkeypatch.setattr("svdinv.unroll.jobs.training.Run.train", mistaken)
+    with pytest.raises(kind, match="shapes do not match"):
+        train(file, "--output", tmp_path)
+
+
+def test_a_batch_that_is_too_large_is_one_line(file, tmp_path, monkeypatch, capsys):
+    def large(run, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nin C++")
+
+    monkeypatch.setattr("svdinv.unroll.jobs.training.Run.train", large)
+    assert train(file, "--output", tmp_path) == 2
+    complaint = "not enough memory: DefaultCPUAllocator: can't allocate memory"
+    assert last_line(capsys) == f"svdinv train: {complaint}"
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda", "there are 1 GPUs that PyTorch sees, and 2 are needed"),
+        ("cuda:0", "device must be cuda for several processes, got 'cuda:0'"),
+    ],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_too_few_gpus_are_seen_by_every_process(device, message, rank, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=message), processes(device):
+        pass
 
 
 def test_bad_files_end_in_one_line(tmp_path, capsys):
@@ -472,8 +639,7 @@ def test_a_full_disk_at_the_beginning_is_one_line(file, tmp_path, capsys, size):
     with largest_file(size):
         assert train(file, "--output", tmp_path) == 2
     assert "File too large" in last_line(capsys)
-    assert not (tmp_path / CHECKPOINT).exists()
-    assert not list(tmp_path.glob(".*"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def last_line(capsys):
@@ -497,16 +663,63 @@ def test_a_disk_that_fills_up_leaves_what_was_saved(longer, tmp_path, capsys):
     assert results(tmp_path) == results(longer)
 
 
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, CHECKPOINT])
 def test_a_full_disk_spares_the_training_that_was_to_be_overwritten(
-    file, tmp_path, capsys
+    file, whole, tmp_path, capsys, name
 ):
-    assert train(file, "--output", tmp_path) == 0
-    before = results(tmp_path)
-    capsys.readouterr()
-    with largest_file(3000):
-        assert train(file, "--output", tmp_path, "--overwrite", "--seed", 2) == 2
+    """There is no room for that file, but for those that are smaller."""
+    output = shutil.copytree(whole, tmp_path / "run")
+    with largest_file((whole / name).stat().st_size - 1):
+        assert train(file, "--output", output, "--overwrite", "--seed", 2) == 2
     assert "File too large" in last_line(capsys)
-    assert results(tmp_path) == before
+    assert results(output) == results(whole)
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_killed_while_it_replaces_another_it_is_one_of_them(
+    config, file, whole, tmp_path, renamed, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    output = shutil.copytree(whole, tmp_path / "run")
+    left = iter([True] * renamed)
+    names = [output / name for name in (CHECKPOINT, WEIGHTS, CONFIG)]
+
+    def replace_some(source, target, rename=os.replace):
+        if target in names and not next(left, False):
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("svdinv.unroll.files.os.replace", replace_some)
+        with pytest.raises(Killed):
+            train(file, "--output", output, "--overwrite", "--seed", 2)
+    assert train("--resume", output) == 0
+    if renamed:
+        (tmp_path / "new").mkdir()
+        whole = tmp_path / "new"
+        Run(replace(config, seed=2), None, whole).train()
+    assert results(output) == results(whole)
+
+
+def test_what_fails_in_writing_is_raised_where_no_process_waits(config, tmp_path):
+    run = Run(config, None, tmp_path)
+
+    def fail():
+        raise KeyError("psnr_db")
+
+    run._attempt(fail)
+    with pytest.raises(KeyError, match="psnr_db"):
+        run._together(False)
+
+
+def test_new_names_are_brought_to_the_disk_too(tmp_path, monkeypatch):
+    kinds = []
+    monkeypatch.setattr("os.fsync", lambda n: kinds.append(os.fstat(n).st_mode))
+    with replacing(tmp_path / "a") as stream:
+        stream.write(b"1")
+    assert [stat.S_ISDIR(mode) for mode in kinds] == [False, True]
 
 
 # Breakdowns
@@ -524,8 +737,7 @@ def test_a_breakdown_is_told_with_its_cause(tmp_path, capsys):
         pixels[:, 8:] = 0
         Image.fromarray(pixels).save(path)
     config = colour(black, training=replace(TRAINING, svd="torch.linalg.svd"))
-    task = replace(config.task, held_out=config.task.held_out)
-    write(replace(config, task=task), tmp_path / "mine.toml")
+    write(config, tmp_path / "mine.toml")
     output = tmp_path / "run"
     code = train(tmp_path / "mine.toml", "--output", output)
     out = capsys.readouterr().out
@@ -562,6 +774,29 @@ def test_the_first_signal_is_noted_and_the_second_is_as_usual(monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts() as noted:
+            signal.raise_signal(signal.SIGINT)
+            assert not noted()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_noted_from_the_first_line_on(file, tmp_path, monkeypatch, capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(
+            "svdinv.unroll.jobs.train._announce",
+            lambda run, output: signal.raise_signal(signal.SIGINT),
+        )
+        assert train(file, "--output", tmp_path) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "Interrupted. 1 of 20 steps" in capsys.readouterr().out
+
+
 def test_what_comes_twice_at_once_was_sent_once():
     """The terminal sends it to all processes, and torchrun hands it on."""
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
@@ -591,7 +826,7 @@ def test_printing_needs_no_framework():
 
 def test_decompositions_by_name():
     assert svd_of("svt") is None
-    assert svd_of("torch.linalg.svd") is torch.linalg.svd
     A = torch.randn(5, 3, requires_grad=True, generator=torch.manual_seed(0))
-    u, s, vh = svd_of("consistent")(A)
-    torch.testing.assert_close((u * s) @ vh, A)
+    for name in ("consistent", "torch.linalg.svd"):
+        u, s, vh = svd_of(name)(A)
+        torch.testing.assert_close((u * s) @ vh, A)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,12 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
             import h5py
         except ModuleNotFoundError as error:
             raise explain_missing("h5py", "mri") from error
-        with replacing(path) as file, h5py.File(file, "w") as hdf5:
+        # In memory: HDF5 does not survive that a file cannot be written to the end.
+        content = io.BytesIO()
+        with h5py.File(content, "w") as hdf5:
             hdf5[key] = array
+        with replacing(path) as file:
+            file.write(content.getbuffer())
         return
     with replacing(path) as file:
         if suffix == ".npy":

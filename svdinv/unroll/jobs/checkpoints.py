@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,11 +32,14 @@ class Checkpoint:
         The configuration, as TOML.
     tensors : dict of str to Tensor
         Weights, their means and the moments of Adam, by name.
+    origin : dict of str to str
+        What else the bits depend on, such as versions; empty in older files.
     """
 
     step: int
     config: str
     tensors: dict[str, Tensor]
+    origin: dict[str, str] = field(default_factory=dict)
 
     def restore(
         self, network: nn.Module, mean: nn.Module, optimiser: torch.optim.Adam
@@ -82,6 +85,7 @@ def write_checkpoint(
     network: nn.Module,
     mean: nn.Module,
     optimiser: torch.optim.Adam,
+    origin: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint: complete, or not there at all.
 
@@ -97,6 +101,8 @@ def write_checkpoint(
         The network, and that with the means of its weights.
     optimiser : Adam
         Of the parameters of the network.
+    origin : mapping of str to str, optional
+        What else the bits depend on.
 
     Raises
     ------
@@ -107,8 +113,8 @@ def write_checkpoint(
         name: x.detach().cpu().contiguous()
         for name, x in _tensors(network, mean, optimiser)
     }
-    note = {_KEY: json.dumps({"step": step, "config": config})}
-    content = to_bytes(tensors, note)
+    told = {"step": step, "config": config, "origin": dict(origin or {})}
+    content = to_bytes(tensors, {_KEY: json.dumps(told)})
     with replacing(path) as stream:
         stream.write(content)
 
@@ -135,7 +141,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Checkpoint(int(note["step"]), str(note["config"]), tensors)
+        step, origin = note["step"], note.get("origin", {})
+        if not isinstance(step, int) or step < 0 or not isinstance(origin, dict):
+            raise ValueError(f"step {step!r}, origin {origin!r}")
+        return Checkpoint(step, str(note["config"]), tensors, origin)
     except FileNotFoundError as error:
         raise ValueError(f"there is no checkpoint {path}") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

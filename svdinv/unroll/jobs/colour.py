@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +33,7 @@ __all__ = [
     "case",
     "channels_first",
     "channels_last",
+    "fingerprint",
     "shrunk",
     "training_photographs",
     "undersampled",
@@ -149,18 +152,45 @@ def training_photographs(
         If a file or folder is missing or is no picture.
     """
     names = split(*held_out) if held_out else PHOTOS
-    images = {name: photograph(name) for name in names}
+    # Scaled down one by one: all of them at their full size could fill the memory.
+    images = {name: shrunk(photograph(name), longest) for name in names}
+    for file in _files(places):
+        name = str(file) if file.stem in images else file.stem
+        images[name] = shrunk(read_picture(file, largest=None), longest)
+    return images
+
+
+def fingerprint(places: Sequence[str]) -> str:
+    """Sum up pictures that are trained on: their names, order and content.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Folders and files of pictures.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal digits.
+    """
+    whole = hashlib.sha256()
+    for file in _files(places):
+        with file.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        whole.update(os.fsencode(file.name) + b"\0")
+    return whole.hexdigest()
+
+
+def _files(places: Sequence[str]) -> Iterator[Path]:
+    """List the pictures, each of them once."""
     seen = set()
     for place in map(Path, places):
         if not place.exists():
-            raise ValueError(f"task.photographs: there is no {place}")
+            raise ValueError(f"task.photographs: there is no {place.absolute()}")
         for file in picture_files(place) if place.is_dir() else [place]:
-            if file.resolve() in seen:
-                continue
-            seen.add(file.resolve())
-            name = str(file) if file.stem in images else file.stem
-            images[name] = read_picture(file, largest=None)
-    return {name: shrunk(image, longest) for name, image in images.items()}
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                yield file
 
 
 @dataclass(frozen=True)

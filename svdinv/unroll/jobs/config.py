@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -45,6 +44,9 @@ WEIGHTS = "weights.safetensors"
 
 _T = TypeVar("_T")
 _PRESETS = Path(__file__).parent / "presets"
+# Far above what makes sense; PyTorch stumbles over what is not a number of its own.
+_FASTEST = 1e6
+_MOST_THREADS = 1024
 
 
 def option(default: _T, help: str) -> _T:
@@ -117,8 +119,10 @@ class Training:
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not math.isfinite(self.learning_rate):
-            raise ValueError(f"learning_rate must be finite, got {self.learning_rate}")
+        if not self.learning_rate <= _FASTEST:
+            raise ValueError(
+                f"learning_rate must be at most {_FASTEST:g}, got {self.learning_rate}"
+            )
         for name in ("warm_up", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
@@ -181,8 +185,10 @@ class Config:
         """
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        if self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if not 1 <= self.threads <= _MOST_THREADS:
+            raise ValueError(
+                f"threads must lie in [1, {_MOST_THREADS}], got {self.threads}"
+            )
         if self.network.axes != self.task.axes:
             raise ValueError(
                 f"network.kind: {_kind(self.network)} reconstructs images "
@@ -260,15 +266,13 @@ def preset(name: str) -> Config:
     return read(_PRESETS / f"{name}.toml")
 
 
-def from_toml(text: str, overrides: Mapping[str, Any] | None = None) -> Config:
+def from_toml(text: str) -> Config:
     """Make a configuration of the text of a TOML file.
 
     Parameters
     ----------
     text : str
         The text.
-    overrides : mapping of str to object, optional
-        Values in place of those of the file, as for `changed`.
 
     Returns
     -------
@@ -284,7 +288,7 @@ def from_toml(text: str, overrides: Mapping[str, Any] | None = None) -> Config:
         tables: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"not TOML: {error}") from error
-    return _config(_merged(tables, overrides or {}))
+    return _config(tables)
 
 
 def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
@@ -522,7 +526,10 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
             for i, (v, t) in enumerate(zip(value, inner, strict=True))
         )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name} is too large") from None
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         said = {int: "a whole number", float: "a number", str: "a string"}
         raise ValueError(

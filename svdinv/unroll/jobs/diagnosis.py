@@ -22,7 +22,7 @@ __all__ = ["Breakdown", "diagnose"]
 _NEAR = 1e-6
 
 
-_NOWHERE = "nowhere"
+_NOWHERE, _UNKNOWN = "nowhere", "unknown"
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Breakdown:
         The step, from 1; its update was not made.
     layer : str
         The first layer with something not finite behind it, such as "cells.2.svt";
-        "data" or the name of a weight, if that is not finite itself; "loss" or the
-        name of a weight, if all layers are innocent; "nowhere", if the step went well
-        when it was repeated.
+        "data" or the name of a weight, if that is not finite itself; "start", if what
+        the first cell is given is not; "loss" or the name of a weight, if all layers
+        are innocent; "nowhere", if the step went well when it was repeated; "unknown",
+        if the search failed.
     pass_ : {"forward", "backward"}
         In which direction.
     spectrum : ndarray or None
@@ -53,7 +54,13 @@ class Breakdown:
     @property
     def found(self) -> bool:
         """Whether it is known where it came from."""
-        return self.layer != _NOWHERE
+        return self.layer not in (_NOWHERE, _UNKNOWN)
+
+    @property
+    def sound(self) -> bool:
+        """Whether the weights are good ones: the data or a derivative are to blame."""
+        derivative = self.pass_ == "backward" and self.layer.endswith(".svt")
+        return derivative or self.layer in ("data", _NOWHERE)
 
     def __str__(self) -> str:
         """Say it in a few lines."""
@@ -69,6 +76,8 @@ class Breakdown:
         return text + f"\n  of {len(s)}: {zeros} zero, {pairs} as large as the next one"
 
     def _what(self) -> str:
+        if self.layer == _UNKNOWN:
+            return "a loss or gradient that is not finite; the search for it failed"
         if not self.found:
             return "a gradient that is not finite, but not when the step was repeated"
         if self.layer == "data":
@@ -115,7 +124,7 @@ def diagnose(
             if witness.first is None and _finite(value):
                 value.backward()
     except torch.linalg.LinAlgError:
-        pass  # the witness was told
+        witness.tell("start", "forward")  # of those in cells the witness was told
     else:
         if witness.first is None:
             witness.first = _at_the_ends(network, step, value)
@@ -152,17 +161,23 @@ class _Witness:
             self.first = Breakdown(self.step, layer, pass_, spectrum)
 
     def svt(
-        self, layer: str, svt: Callable[..., Tensor], matrices: Tensor, part: Tensor
+        self,
+        layer: str,
+        svt: Callable[..., Tensor],
+        matrices: Tensor,
+        fraction: Tensor,
+        scale: Tensor | None = None,
     ) -> Tensor:
         """Threshold singular values as ever, and look at what comes of it."""
         # A view of its own: a hook would see the gradients of all uses of it.
         matrices = matrices.view_as(matrices)
         held = matrices.detach()
         try:
-            result = svt(matrices, part)
+            result = svt(matrices, fraction, scale)
         except torch.linalg.LinAlgError:
             if self.first is None:
-                self.tell(layer, "forward", _spectrum(held, _failing(svt, held, part)))
+                failing = _failing(svt, held, fraction, scale)
+                self.tell(layer, "forward", _spectrum(held, failing))
             raise
         if _finite(held) and not _finite(result):
             self.tell(layer, "forward", _spectrum(held, _rows(result)))
@@ -183,6 +198,11 @@ class _Witness:
 
         matrices.register_hook(returned)
 
+    def start(self, module: nn.Module, inputs: Any) -> None:
+        """Look at what goes into the first cell."""
+        if not _all_finite(inputs):
+            self.tell("start", "forward")
+
     def layer(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """Look at what went into a convolution or a cell and what came out."""
         if _all_finite(inputs) and not _all_finite(output):
@@ -193,6 +213,8 @@ class _Witness:
 def _watched(network: Network, witness: _Witness) -> Iterator[None]:
     """Let a witness see every layer of a network."""
     with ExitStack() as undo:
+        first = network.cells[0].register_forward_pre_hook(witness.start)
+        undo.callback(first.remove)
         for name, module in network.named_modules():
             if isinstance(module, Cell | nn.Conv2d | nn.Conv3d):
                 handle = module.register_forward_hook(partial(witness.layer, name))
@@ -222,18 +244,25 @@ def _rows(x: Tensor) -> Tensor:
     return ~torch.isfinite(x).flatten(-2).all(-1)
 
 
-def _failing(svt: Callable[..., Tensor], matrices: Tensor, part: Tensor) -> Tensor:
+def _failing(
+    svt: Callable[..., Tensor],
+    matrices: Tensor,
+    fraction: Tensor,
+    scale: Tensor | None,
+) -> Tensor:
     """Which matrices cannot be decomposed."""
+    batch = matrices.shape[:-2]
+    flat = matrices.reshape(-1, 1, *matrices.shape[-2:])
+    scales = None if scale is None else scale.expand(batch).reshape(-1, 1)
 
-    def fails(matrix: Tensor) -> bool:
+    def fails(i: int) -> bool:
         try:
-            svt(matrix[None], part)
+            svt(flat[i], fraction, None if scales is None else scales[i])
         except torch.linalg.LinAlgError:
             return True
         return False
 
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    return torch.tensor([fails(m) for m in flat]).reshape(matrices.shape[:-2])
+    return torch.tensor([fails(i) for i in range(len(flat))]).reshape(batch)
 
 
 def _spectrum(matrices: Tensor, which: Tensor) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,14 @@ def write_measurement(
     arrays |= dict(zip(("mask", "maps"), case.measurement, strict=False))
     if truth and case.truth is not None:
         arrays["truth"] = case.truth
-    with replacing(path) as stream, h5py.File(stream, "w") as file:
+    # In memory: HDF5 does not survive that a file cannot be written to the end.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         file.attrs.update(given | dict(zip(_OWN, own, strict=True)))
         for name, array in arrays.items():
             file.create_dataset(name, data=array, compression="gzip", shuffle=True)
+    with replacing(path) as stream:
+        stream.write(content.getbuffer())
 
 
 def holds_measurement(path: str | Path) -> bool:
@@ -114,7 +119,8 @@ def read_measurement(path: str | Path) -> Case:
     Of a series: ``kspace`` (T, H, W) or (T, C, H, W), complex; ``mask`` (T, H, W);
     ``maps`` (C, H, W), complex, if there are coils and their sensitivities are known;
     ``truth`` (T, H, W), if that is known. Of a colour image: ``samples`` (C, H, W), of
-    floating point; ``mask`` of the same shape; ``truth``, if known. The attribute
+    floating point, for colours in [0, 1]; ``mask`` of the same shape; ``truth``, if
+    known. The attribute
     ``kind``, "cine" or "colour", may be left out; which it is, is then told by the
     dataset ``kspace`` or ``samples``. So may the attributes ``name`` and ``setting``.
     The zero frequency is at (H // 2, W // 2).

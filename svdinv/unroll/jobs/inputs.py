@@ -44,6 +44,7 @@ Kind = Literal["colour", "cine"]
 _SMALLEST = 16  # pixels a side of a series
 _CALIBRATION = 24  # rows and columns that unknown maps are estimated from
 _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
+_LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +232,8 @@ def read_input(
         Name of a built-in photograph; picture file; series in a ``.npy``, ``.npz``,
         ``.mat`` or ``.h5`` file; or undersampled data in an ``.h5`` file, as for
         `svdinv.unroll.jobs.export.read_measurement`. Coil maps that are missing there
-        are estimated, by `svdinv.unroll.coils.estimate_maps`.
+        are estimated, by `svdinv.unroll.coils.estimate_maps`. Samples of colours are
+        in [0, 1], apart from noise.
     crop : int
         Most pixels a side of a picture, which is cropped around its middle; 0 for
         all of it.
@@ -342,6 +344,13 @@ def _measured(path: Path) -> Input:
         return _kspace(path, case)
     if len(case.samples) != 3:
         raise ValueError(f"{path}: samples must be (3, H, W), got {case.samples.shape}")
+    sampled = case.samples[case.measurement[0]]
+    mean = float(sampled.mean(dtype=np.float64))  # of which noise has hardly any
+    if not _LEAST <= mean <= _MOST:
+        raise ValueError(
+            f"{path}: samples must be in [0, 1], apart from noise, and their mean is "
+            f"{mean:.3g}"
+        )
     return Input(path.stem, "colour", truth, case.samples, case.measurement)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import socket
 import time
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ LOG = "log.csv"
 VALIDATION = "validation.csv"
 EVENTS = "events.out.tfevents.*"
 """Names of the files that TensorBoard reads."""
+
+_PATIENCE = 5.0  # seconds until who looks at the files sees what was written
 
 _COLUMNS = {
     LOG: ("step", "loss", "learning_rate", "gradient_norm"),
@@ -49,6 +52,7 @@ class Logs:
         self._writers: dict[str, Any] = {}
         self._board: _Board | None = None
         self._opened = ExitStack()
+        self._flushed = time.monotonic()
         if output is None:
             return
         with self._opened:  # closes what was opened if something after it fails
@@ -87,19 +91,29 @@ class Logs:
             self._board.add("training/loss", loss, step)
             self._board.add("training/learning_rate", rate, step)
             self._board.add("training/gradient_norm", length, step)
+        if time.monotonic() - self._flushed > _PATIENCE:
+            self.flush()
 
     def validation(self, step: int, decibels: float) -> None:
         """Write down the PSNR of a validation, in dB."""
         self._row(VALIDATION, step, decibels)
         if self._board is not None:
             self._board.add("validation/psnr_db", decibels, step)
+        self.flush()
 
     def flush(self) -> None:
-        """Bring to the disk what was written."""
+        """Let others see what was written."""
         for file in self._files.values():
             file.flush()
         if self._board is not None:
             self._board.flush()
+        self._flushed = time.monotonic()
+
+    def sync(self) -> None:
+        """Bring rows to the disk: a checkpoint must not be there without its own."""
+        self.flush()
+        for file in self._files.values():
+            os.fsync(file.fileno())
 
     def _row(self, name: str, step: int, *values: float) -> None:
         if name in self._writers:
@@ -158,17 +172,31 @@ def read_log(path: Path) -> list[dict[str, float]]:
     -------
     list of dict of str to float
         Its complete rows, by column; none where there is no such file.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
     """
     if not path.exists():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = []
-        for row in csv.DictReader(file):
-            try:  # the last row of a killed run may be cut off
-                rows.append({name: float(value) for name, value in row.items()})
-            except (TypeError, ValueError):
-                break
-        return rows
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no log of a training: {error}") from error
+    lines = csv.DictReader(io.StringIO(text, newline=""))
+    columns = _COLUMNS[path.name]
+    if lines.fieldnames is None or tuple(lines.fieldnames) != columns:
+        raise ValueError(
+            f"{path} is no log of a training: its first line is not {','.join(columns)}"
+        )
+    rows = []
+    for row in lines:
+        try:  # the last row of a killed run may be cut off
+            rows.append({name: float(value) for name, value in row.items()})
+        except (TypeError, ValueError):
+            break
+    return rows
 
 
 def _cut(path: Path, columns: tuple[str, ...], step: int) -> None:

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -14,11 +14,17 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from svdinv.unroll.jobs.config import Config
+from svdinv.unroll.files import holding, remove_drafts
+from svdinv.unroll.jobs.config import CHECKPOINT, CONFIG, Config
+from svdinv.unroll.jobs.logs import LOG, VALIDATION
 from svdinv.unroll.jobs.training import WEIGHTS, Outcome, Run, interrupts
 from svdinv.unroll.torch import load
 
-__all__ = ["RunningMean", "processes", "train"]
+__all__ = ["Refused", "RunningMean", "command", "processes", "train"]
+
+
+class Refused(ValueError):
+    """What a user asked for cannot be done."""
 
 
 def train(
@@ -51,32 +57,75 @@ def train(
 
     Raises
     ------
-    ValueError
-        If the data, weights or checkpoint cannot be read or do not belong together.
+    Refused
+        If the data, weights or checkpoint cannot be read or do not belong together;
+        if another process trains in that folder; if the memory is too small.
     OSError
         If a file cannot be written.
     """
-    with processes(device) as (rank, place):
-        run = _agreed(lambda: _run(config, output, resume, weights, place))
-        if rank == 0:
-            count = sum(p.numel() for p in run.network.parameters())
-            print(
-                f"{type(config.network).__name__} with {count:,} weights, "
-                f"{config.training.steps} steps, seed {config.seed}, "
-                f"threads {config.threads}; writes to {output}",
-                flush=True,
-            )
+    with ExitStack() as held, processes(device) as (rank, place):
+
+        def make() -> Run:
+            if rank == 0:
+                held.enter_context(_alone(output))
+            first = None if weights is None else _weights(weights, config)
+            return Run(config, None, output, resume=resume, weights=first, device=place)
+
+        run = _agreed(make)
         with interrupts() as interrupted:
-            outcome = _train(run, config, rank, interrupted)
+            if rank == 0:
+                _announce(run, output)
+            try:
+                outcome = _train(run, config, rank, interrupted)
+            except (MemoryError, RuntimeError) as error:
+                if dist.is_initialized():
+                    raise  # not every process would say it
+                raise Refused(_out_of_memory(error)) from error
         if rank == 0:
-            print(describe(outcome, config, output), flush=True)
+            again = command(output, device, run.processes)
+            print(describe(outcome, config, output, again), flush=True)
         if dist.is_initialized():
             # torchrun ends all processes when one ends with another code than 0.
             dist.barrier()
     return {"finished": 0, "stopped": 130, "broken": 1}[outcome.ending]
 
 
-def describe(outcome: Outcome, config: Config, output: Path) -> str:
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder, and clean up behind one that was killed."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(holding(output))
+        except BlockingIOError:
+            raise Refused(f"another training writes to {output}") from None
+        for name in (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION):
+            remove_drafts(output / name)
+        yield
+
+
+def _announce(run: Run, output: Path) -> None:
+    config = run.config
+    count = sum(p.numel() for p in run.network.parameters())
+    print(
+        f"{type(config.network).__name__} with {count:,} weights, "
+        f"{config.training.steps} steps, seed {config.seed}, "
+        f"threads {config.threads}; writes to {output}",
+        flush=True,
+    )
+    if run.strange:
+        strange = "; ".join(run.strange)
+        print(f"Not to the last bit as it was begun: {strange}", flush=True)
+
+
+def command(output: Path, device: str, count: int) -> str:
+    """Say how to go on with what was run."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", count)
+    start = f"torchrun --nproc-per-node {local} -m svdinv" if count > 1 else "svdinv"
+    place = "" if device == "cpu" else f" --device {device}"
+    return f"{start} train --resume {shlex.quote(str(output))}{place}"
+
+
+def describe(outcome: Outcome, config: Config, output: Path, again: str) -> str:
     """Say in a few lines how a training ended."""
     done = (
         f"{outcome.step} of {config.training.steps} steps; {len(outcome.losses)} of "
@@ -88,22 +137,10 @@ def describe(outcome: Outcome, config: Config, output: Path) -> str:
             f"{outcome.saved} are kept: {output / WEIGHTS}"
         )
     if outcome.ending == "stopped":
-        command = f"svdinv train --resume {shlex.quote(str(output))}"
-        return f"Interrupted. {done}\nGo on with: {command}"
+        return f"Interrupted. {done}\nGo on with: {again}"
     if not outcome.losses:
         done = f"Nothing to do: all {outcome.step} steps were done before."
     return f"{done} Weights: {output / WEIGHTS}"
-
-
-def _run(
-    config: Config,
-    output: Path,
-    resume: bool,
-    weights: Path | None,
-    device: torch.device,
-) -> Run:
-    first = None if weights is None else _weights(weights, config)
-    return Run(config, None, output, resume=resume, weights=first, device=device)
 
 
 def _agreed(make: Callable[[], Run]) -> Run:
@@ -112,16 +149,25 @@ def _agreed(make: Callable[[], Run]) -> Run:
     try:
         run = make()
     except (OSError, ValueError) as error:
-        if not dist.is_initialized():
-            raise
         problem = str(error)
+    except (MemoryError, RuntimeError) as error:
+        problem = _out_of_memory(error)
     if dist.is_initialized():
         every = [""] * dist.get_world_size()
         dist.all_gather_object(every, problem)
         problem = next(filter(None, every), "")
     if run is None or problem:
-        raise ValueError(problem)
+        raise Refused(problem)
     return run
+
+
+def _out_of_memory(error: Exception) -> str:
+    """Say in a line that the memory is too small; raises other errors again."""
+    # PyTorch has an exception of its own for GPUs alone.
+    text = f"{error}".partition("\n")[0]
+    if not isinstance(error, MemoryError) and "allocate" not in text:
+        raise error
+    return f"not enough memory: {text}"
 
 
 @contextmanager
@@ -142,7 +188,7 @@ def processes(device: str) -> Iterator[tuple[int, torch.device]]:
 
     Raises
     ------
-    ValueError
+    Refused
         If there is no such device.
     """
     place = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -162,15 +208,21 @@ def _device(name: str, index: int) -> torch.device:
     except RuntimeError:
         place = None
     if place is None or place.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu, cuda or such as cuda:1, got {name!r}")
+        raise Refused(f"device must be cpu, cuda or such as cuda:1, got {name!r}")
     if place.type == "cuda":
+        # Every process looks for those of all: they are to fail together.
+        count = int(os.environ.get("LOCAL_WORLD_SIZE", index + 1))
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        needed = count if place.index is None else place.index + 1
+        if needed > there:
+            raise Refused(
+                f"device {name}: there are {there} GPUs that PyTorch sees, and "
+                f"{needed} are needed"
+            )
         if place.index is None:
             place = torch.device("cuda", index)
-        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if place.index >= there:
-            raise ValueError(
-                f"device {place}: there are {there} GPUs that PyTorch sees"
-            )
+        elif count > 1:
+            raise Refused(f"device must be cuda for several processes, got {name!r}")
         torch.cuda.set_device(place)
     return place
 

@@ -6,9 +6,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -19,11 +20,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import svdinv.torch
+from svdinv import __version__
+from svdinv.unroll.files import replacing_all
 from svdinv.unroll.jobs.checkpoints import (
     Checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
+from svdinv.unroll.jobs.colour import fingerprint
 from svdinv.unroll.jobs.config import (
     CHECKPOINT,
     CONFIG,
@@ -37,7 +41,7 @@ from svdinv.unroll.jobs.config import (
 )
 from svdinv.unroll.jobs.data import Batch, Case, Source
 from svdinv.unroll.jobs.diagnosis import Breakdown, diagnose
-from svdinv.unroll.jobs.logs import LOG, VALIDATION, Logs
+from svdinv.unroll.jobs.logs import LOG, VALIDATION, Logs, read_log
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.torch import SVD, Network, save
 
@@ -89,7 +93,8 @@ class Run:
     """A training, from its beginning or from a checkpoint.
 
     What it does depends on the configuration alone: interrupted anywhere and resumed,
-    it ends with the same bits on a CPU.
+    it ends with the same bits on a CPU. One process alone may write to an output
+    folder: see `svdinv.unroll.files.holding`.
 
     Parameters
     ----------
@@ -109,8 +114,14 @@ class Run:
     Raises
     ------
     ValueError
-        If there is nothing to resume, or it is of another configuration; if the data
-        cannot be read; if the processes cannot share a batch.
+        If there is nothing to resume, or it is of another configuration or of other
+        data; if the data cannot be read; if the processes cannot share a batch.
+
+    Attributes
+    ----------
+    strange : list of str
+        In what a resumed training differs from what was begun, where only the last
+        bits depend on it.
     """
 
     def __init__(
@@ -137,8 +148,10 @@ class Run:
         self.mean.to(self.device).eval()
         self.optimiser = torch.optim.Adam(self.network.parameters())
         self.resumed = resume
+        self.strange: list[str] = []
+        begun: dict[str, str] = {}
         if resume:
-            self._restore(read_checkpoint(self._file(CHECKPOINT)))
+            begun = self._restore(read_checkpoint(self._file(CHECKPOINT))).origin
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.processes = dist.get_world_size() if dist.is_initialized() else 1
         if config.training.batch % self.processes:
@@ -146,10 +159,22 @@ class Run:
                 f"training.batch must be a multiple of the {self.processes} processes, "
                 f"got {config.training.batch}"
             )
-        self.source: Source = config.task.load() if source is None else source
+        self._origin: dict[str, str] = {}
+        own = source is not None
+        if source is None and not self._finished:
+            source = config.task.load()
+        self._source = source
+        if output is not None and not self._finished:
+            self._origin = self._origin_now(own=own)
+            self._compare(begun)
         self._logs = Logs(None, self.step)
         self._saved = self.step
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
+
+    @cached_property
+    def source(self) -> Source:
+        """The data, which a training that is finished does without."""
+        return self.config.task.load() if self._source is None else self._source
 
     def train(
         self,
@@ -177,7 +202,8 @@ class Run:
         -------
         Outcome
             How it went. Wherever it ended, the output folder holds a checkpoint of
-            the last good weights.
+            the last good weights: where they led to numbers that are not finite, the
+            last regular one.
 
         Raises
         ------
@@ -186,6 +212,10 @@ class Run:
         """
         training, began = self.config.training, time.monotonic()
         outcome = Outcome("finished", self.step, self.step)
+        if self._finished:
+            self._attempt(self._complete)
+            self._together(False)
+            return outcome
         model = self._model()
         self._attempt(self._open)
         try:
@@ -209,11 +239,14 @@ class Run:
                     self._attempt(self._logs.validation, self.step, decibels)
                     on_validation(self.step, decibels)
                 if self.step % training.checkpoint_every == 0 or last:
-                    self._attempt(self._save)
+                    self._save()
                 if self._together(stop()) and not last:
                     outcome.ending = "stopped"
                     break
-            self._attempt(self._finish)
+            sound = outcome.breakdown is None or outcome.breakdown.sound
+            if sound and self._saved != self.step and self._finite():
+                self._save()
+            self._attempt(self._logs.flush)
             self._together(False)
         finally:
             with suppress(OSError):  # what counts was flushed
@@ -252,7 +285,11 @@ class Run:
             raise ValueError("a training without an output folder has no files")
         return self.output / name
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    @property
+    def _finished(self) -> bool:
+        return self.resumed and self.step == self.config.training.steps
+
+    def _restore(self, checkpoint: Checkpoint) -> Checkpoint:
         begun = from_toml(checkpoint.config)
         differing = differences(begun, self.config)
         if differing:
@@ -262,6 +299,30 @@ class Run:
             )
         checkpoint.restore(self.network, self.mean, self.optimiser)
         self.step = checkpoint.step
+        for name in (LOG, VALIDATION):
+            read_log(self._file(name))  # refused now if it is something else
+        return checkpoint
+
+    def _origin_now(self, *, own: bool) -> dict[str, str]:
+        """Say what the bits depend on besides the configuration."""
+        origin = {"svdinv": __version__, "torch": torch.__version__}
+        origin |= {"numpy": np.__version__, "processes": str(self.processes)}
+        places = getattr(self.config.task, "photographs", ())
+        if places and not own:
+            origin["photographs"] = fingerprint(places)
+        return origin
+
+    def _compare(self, begun: Mapping[str, str]) -> None:
+        now = self._origin
+        differing = [name for name in begun.keys() & now if begun[name] != now[name]]
+        if "photographs" in differing:
+            raise ValueError(
+                "a training is resumed as it was begun, but task.photographs are "
+                "other files now, or others were added"
+            )
+        self.strange = [
+            f"{name} was {begun[name]}, is {now[name]}" for name in sorted(differing)
+        ]
 
     def _model(self) -> nn.Module:
         """Wrap the network for several processes; for one, the wrapper costs time."""
@@ -321,15 +382,18 @@ class Run:
 
     def _diagnosed(self, batch: Batch) -> Breakdown:
         """Look where it came from; the process whose items it was knows."""
-        own = diagnose(self.network, self.step + 1, batch, self._loss)
+        try:
+            own = diagnose(self.network, self.step + 1, batch, self._loss)
+        except Exception:  # there are weights to keep, and processes that wait
+            own = Breakdown(self.step + 1, "unknown", "forward")
         if self.processes == 1:
             return own
         every: list[Breakdown] = [own] * self.processes
         dist.all_gather_object(every, own)
-        return next((breakdown for breakdown in every if breakdown.found), own)
+        return next((breakdown for breakdown in every if breakdown.found), every[0])
 
     def _together(self, wanted: bool) -> bool:
-        """Whether any process wants it; raises in all if one could not write."""
+        """Whether any process wants it; raises in all if one failed in writing."""
         failed = self._failure is not None
         if self.processes > 1:
             votes = torch.tensor([wanted, failed], dtype=torch.int, device=self.device)
@@ -347,24 +411,32 @@ class Run:
         if self._writes and self._failure is None:
             try:
                 write(*arguments)
-            except OSError as error:
+            except Exception as error:
                 self._failure = error
 
     def _open(self) -> None:
-        assert self.output is not None
-        for name in (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION):
-            for draft in self.output.glob(f".{name}.*"):  # of a run that was killed
-                draft.unlink()
-        if not self.resumed:
-            # Complete from the beginning: whenever the run is killed, it can go on.
-            self._save()
-        write(self.config, self._file(CONFIG))
+        if self.resumed:
+            self._save_weights()  # a kill between two files may have left older ones
+            write(self.config, self._file(CONFIG))
+        else:
+            self._begin()
         self._logs = Logs(self.output, self.step)
 
-    def _finish(self) -> None:
-        self._logs.flush()
-        if self._saved != self.step and self._finite():
-            self._save()
+    def _complete(self) -> None:
+        """See to it that what a finished training leaves is all there."""
+        self._save_weights()
+        if not self._file(CONFIG).exists():
+            write(self.config, self._file(CONFIG))
+
+    def _begin(self) -> None:
+        """Put down a whole training: whenever it is killed, it can be gone on with."""
+        files = [self._file(name) for name in (CHECKPOINT, WEIGHTS, CONFIG)]
+        with replacing_all(files) as (checkpoint, weights, config):
+            self._save_checkpoint(checkpoint)
+            save(self.mean, weights)
+            write(self.config, config)
+            # Without it there is that of the checkpoint, be it the old one or the new.
+            self._file(CONFIG).unlink(missing_ok=True)
 
     def _finite(self) -> bool:
         """Whether the weights are good ones."""
@@ -372,18 +444,22 @@ class Run:
         return all(bool(x.isfinite().all()) for x in both)
 
     def _save(self) -> None:
+        self._attempt(self._save_files)
+        self._saved = self.step  # in all processes, whichever writes
+
+    def _save_files(self) -> None:
         # Rows first and weights before the checkpoint: what is too new does no harm.
-        self._logs.flush()
+        self._logs.sync()
+        self._save_weights()
+        self._save_checkpoint(self._file(CHECKPOINT))
+
+    def _save_weights(self) -> None:
         save(self.mean, self._file(WEIGHTS))
-        write_checkpoint(
-            self._file(CHECKPOINT),
-            self.step,
-            to_toml(self.config),
-            self.network,
-            self.mean,
-            self.optimiser,
-        )
-        self._saved = self.step
+
+    def _save_checkpoint(self, path: Path) -> None:
+        config = to_toml(self.config)
+        parts = (self.network, self.mean, self.optimiser)
+        write_checkpoint(path, self.step, config, *parts, self._origin)
 
 
 # Far below what any reconstruction from few samples reaches, peaks being 1.
@@ -452,12 +528,38 @@ def svd_of(name: str) -> SVD | None:
     if name == "svt":
         return None
     if name == "torch.linalg.svd":
-        return torch.linalg.svd
+        return _torch_svd
 
     def svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         return svdinv.torch.svd(A, full_matrices=full_matrices, repeated=name)
 
     return svd
+
+
+def _torch_svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """`torch.linalg.svd`, with a gradient of NaN where it refuses to give one."""
+    return _TorchSVD.apply(A, full_matrices)
+
+
+class _TorchSVD(torch.autograd.Function):
+    # It raises where it finds that a complex gradient depends on phases that are not
+    # determined. In one of several processes that would leave the others waiting.
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, full_matrices: bool) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            ctx.A = A.detach().requires_grad_()
+            ctx.factors = torch.linalg.svd(ctx.A, full_matrices=full_matrices)
+        return tuple(factor.detach() for factor in ctx.factors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
+        try:
+            (gradient,) = torch.autograd.grad(ctx.factors, ctx.A, cotangents)
+        except RuntimeError as error:
+            if "svd_backward" not in str(error):
+                raise
+            gradient = torch.full_like(ctx.A, math.nan)
+        return gradient, None
 
 
 @torch.no_grad()
@@ -491,7 +593,9 @@ def interrupts() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # signals reach the main thread only
         return
-    before = {int(number): signal.getsignal(number) for number in _SIGNALS}
+    handlers = {int(number): signal.getsignal(number) for number in _SIGNALS}
+    # Whoever has them ignored wants that, and None could not be put back.
+    before = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
 
     def note(number: int, frame: FrameType | None) -> None:
         if not first:
@@ -501,7 +605,7 @@ def interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(number, before[number])
             signal.raise_signal(number)
 
-    for number in _SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield lambda: bool(first)
