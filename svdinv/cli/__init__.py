@@ -7,8 +7,10 @@ needs it.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from svdinv import __version__
 from svdinv.cli import compare, data, demo, evaluate, reconstruct, train
@@ -38,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command is None:
             parser.print_help()
             return 0
-        return arguments.run(arguments)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()  # a full disk or a closed pipe may show only now
+        return code
     except SystemExit as stop:  # argparse leaves this way
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
@@ -46,7 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         complain(f"svdinv: {error}")
+        _give_up_output()
         return 2
+
+
+def _give_up_output() -> None:
+    """Keep Python from trying once more, as it ends, what cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> Parser:

@@ -487,8 +487,9 @@ def _output_check(arguments: argparse.Namespace) -> None:
         arguments.parser.error(
             f"argument --output: must end in .h5, got {arguments.output}"
         )
-    source = getattr(arguments, "series", None) or getattr(arguments, "photograph", "")
-    if same_file(arguments.output, source):
+    given = vars(arguments)
+    source = given.get("series") or given.get("photograph")
+    if source is not None and same_file(arguments.output, source):
         arguments.parser.error(f"argument --output: would replace {source}")
     writable_folder(arguments.parser, "--output", arguments.output.parent)
 

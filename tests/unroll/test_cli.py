@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import interpreters
 import pytest
+from small_trainings import environment
 
 import svdinv
 from svdinv.cli import main
@@ -113,3 +117,24 @@ def test_ctrl_c_and_a_full_disk_are_no_tracebacks(monkeypatch, capsys, tmp_path)
         monkeypatch.setattr(demo, "run", run)
         assert main(["demo", "--output", str(tmp_path)]) == code
         assert word in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file of Linux")
+@pytest.mark.parametrize(
+    "arguments", [["train", "colour", "--print"], ["data", "list"]]
+)
+def test_output_that_cannot_be_written_is_one_line(arguments):
+    """Buffered, it shows only as the program ends."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "svdinv", *arguments],
+            env=environment(PYTHONUNBUFFERED=""),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "No space left on device" in ended.stderr

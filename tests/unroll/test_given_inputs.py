@@ -6,6 +6,7 @@ import pytest
 
 from svdinv.unroll.data import photograph
 from svdinv.unroll.jobs import cine
+from svdinv.unroll.jobs.inference import judge
 from svdinv.unroll.jobs.inputs import (
     Input,
     Sampler,
@@ -95,6 +96,47 @@ def test_maps_are_estimated_where_there_are_none(tmp_path):
     inside = np.abs(x) > 0.1
     error = np.abs(np.abs(image) - np.abs(x))[inside]
     assert np.median(error / np.abs(x)[inside]) < 0.05
+
+
+def test_the_phase_of_estimated_maps_does_not_count(tmp_path):
+    """The metrics are those of magnitudes: of the true ones they are perfect."""
+    pytest.importorskip("sigpy")
+    x = cine.unseen_series(0, 4, 32)
+    maps, mask = coil_maps(3, 32, 32, seed=1), np.ones(x.shape, bool)
+    kspace = MRI(mask, maps)(x)
+    known = write(tmp_path / "a.h5", kspace=kspace, mask=mask, maps=maps, truth=x)
+    found = write(tmp_path / "b.h5", kspace=kspace, mask=mask, truth=x)
+    with_maps, without = (Sampler().case(read_input(path)) for path in (known, found))
+    turned = 1j * with_maps.truth
+    assert judge(with_maps, turned)["SNR / dB"] < 0
+    assert judge(without, turned)["SNR / dB"] > 100
+    assert judge(without, 0.9 * turned)["SNR / dB"] == pytest.approx(20, abs=1e-3)
+
+
+@pytest.mark.parametrize("side", [7, 9])
+def test_maps_need_a_middle_that_is_sampled(tmp_path, side):
+    """In any frame; and of that the largest square, should it be small."""
+    pytest.importorskip("sigpy")
+    x = cine.unseen_series(0, 4, 32)
+    mask = np.zeros(x.shape, bool)
+    middle = slice(16 - side // 2, 16 - side // 2 + side)
+    mask[1, middle, middle] = True
+    mask[2, ::5] = True
+    kspace = MRI(mask, coil_maps(3, 32, 32, seed=1))(x)
+    path = write(tmp_path / "raw.h5", kspace=kspace, mask=mask)
+    if side == 9:
+        assert read_input(path).measurement[1].shape == (3, 32, 32)
+        return
+    with pytest.raises(ValueError, match="7 x 7 points of k-space, and 8 x 8"):
+        read_input(path)
+
+
+def test_a_single_frame_may_miss_the_centre(tmp_path):
+    x = cine.unseen_series(0, 1, 32)
+    mask = np.zeros(x.shape, bool)
+    mask[:, ::12] = True
+    path = write(tmp_path / "raw.h5", kspace=MRI(mask)(x), mask=mask)
+    assert read_input(path).measurement[0].shape == (1, 32, 32)
 
 
 def test_one_coil_without_a_map_is_no_coil(tmp_path, series, mask):

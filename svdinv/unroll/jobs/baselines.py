@@ -331,7 +331,7 @@ def _best(
         for weights in path:
             solved = solution(weights, state)
             state = solved.state  # a good start for the next
-            found.append((snr(truth, solved.image), weights, solved))
+            found.append((snr(*case.compared(solved.image)), weights, solved))
 
     follow(path)
     _, weights, solved = best()

@@ -48,6 +48,9 @@ class Case:
         What the forward operator is made of, without a batch axis.
     truth : ndarray or None
         The image: (C, H, W) or (T, H, W).
+    phase_known : bool
+        False where coil maps were estimated: their common phase is arbitrary, and
+        with it that of the series.
     """
 
     name: str
@@ -55,6 +58,14 @@ class Case:
     samples: Arrays
     measurement: tuple[Arrays, ...]
     truth: Arrays | None
+    phase_known: bool = True
+
+    def compared(self, image: Arrays) -> tuple[Arrays, Arrays]:
+        """Give the truth, which is known, and an image as they can be compared."""
+        assert self.truth is not None
+        if self.phase_known:
+            return self.truth, image
+        return np.abs(self.truth), np.abs(image)
 
     def batch(self) -> tuple[Arrays, tuple[Arrays, ...]]:
         """Give the samples and the measurement with a batch axis of 1."""

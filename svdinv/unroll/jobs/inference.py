@@ -231,14 +231,14 @@ def judge(case: Case, image: Arrays) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        The metrics of `svdinv.unroll.metrics.COLOUR` or `SERIES`, by name; none where
-        the truth is not known.
+        The metrics of `svdinv.unroll.metrics.COLOUR` or `SERIES`, by name, of
+        magnitudes where the phase is not known; none where the truth is not.
     """
     if case.truth is None:
         return {}
     metrics: Mapping[str, Callable[..., float]] = SERIES
-    truth, image = case.truth, np.asarray(image)
-    if not np.iscomplexobj(truth):
+    truth, image = case.compared(np.asarray(image))
+    if not np.iscomplexobj(case.samples):
         metrics = COLOUR
         truth, image = channels_last(truth), channels_last(image)
     return {name: metric(truth, image) for name, metric in metrics.items()}

@@ -42,7 +42,8 @@ Arrays = NDArray[Any]
 Kind = Literal["colour", "cine"]
 
 _SMALLEST = 16  # pixels a side of a series
-_CALIBRATION = 24  # rows and columns that unknown maps are estimated from
+_CALIBRATION = 24  # rows and columns that unknown maps are estimated from, at most
+_LEAST_CALIBRATION = 8  # twice the side of the kernels of ESPIRiT, and more
 _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
 _LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
 
@@ -65,6 +66,8 @@ class Input:
         Mask and coil maps of the samples.
     scale : float
         What the series, or the samples, were divided by.
+    phase_known : bool
+        As of `Case`.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Input:
     samples: Arrays | None = None
     measurement: tuple[Arrays, ...] = ()
     scale: float = 1.0
+    phase_known: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,8 +127,14 @@ class Sampler:
             If the mask does not fit.
         """
         if given.samples is not None:
-            samples, measurement = given.samples, given.measurement
-            return Case(given.name, "as measured", samples, measurement, given.truth)
+            return Case(
+                given.name,
+                "as measured",
+                given.samples,
+                given.measurement,
+                given.truth,
+                given.phase_known,
+            )
         truth = given.truth
         assert truth is not None
         mask, setting = self._mask(truth.shape, given.kind)
@@ -302,6 +312,17 @@ def read_mask(
     return as_mask(read_series(path, key, time_axis=time_axis), f"{path}: the mask")
 
 
+def _known_square(mask: NDArray[np.bool_]) -> int:
+    """Side of the largest middle square that all frames together sample."""
+    sampled: NDArray[np.bool_] = np.logical_or.reduce(mask, axis=0)
+    height, width = sampled.shape
+    for side in range(min(_CALIBRATION, height, width), 0, -1):
+        top, left = (n // 2 - side // 2 for n in (height, width))
+        if sampled[top : top + side, left : left + side].all():
+            return side
+    return 0
+
+
 def _fitted(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Repeat a mask (H, W) for all frames or channels."""
     if mask.shape not in (shape, shape[-2:]):
@@ -314,7 +335,9 @@ def _fitted(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_
 
 def _check_centred(mask: NDArray[np.bool_], what: str) -> None:
     """Refuse masks with the zero frequency in the corner, as FFTs order it."""
-    _, height, width = mask.shape
+    frames, height, width = mask.shape
+    if frames == 1:  # some lines may well miss the centre
+        return
     rows, columns = (slice(n // 2 - 1, n // 2 + 2) for n in (height, width))
     if mask[:, 0, 0].all() and not mask[:, rows, columns].any():
         raise ValueError(
@@ -363,11 +386,12 @@ def _kspace(path: Path, case: Case) -> Input:
         )
     _check_centred(mask, f"{path}: mask")
     maps = known[0] if known else None
+    estimated = False
     if kspace.ndim == 4 and maps is None:
         if kspace.shape[1] == 1:
             kspace = kspace[:, 0]
         else:
-            maps = _estimated(path, kspace, mask)
+            maps, estimated = _estimated(path, kspace, mask), True
     energy = 1.0 if maps is None else float((np.abs(maps) ** 2).sum(axis=0).max())
     if energy > _UNIT_ENERGY:
         raise ValueError(
@@ -383,11 +407,17 @@ def _kspace(path: Path, case: Case) -> Input:
     divisor = np.float32(scale)
     samples = operator.measured(kspace) / divisor
     whole = None if truth is None else truth / divisor
-    return Input(path.stem, "cine", whole, samples, given, scale)
+    return Input(path.stem, "cine", whole, samples, given, scale, not estimated)
 
 
 def _estimated(path: Path, kspace: Arrays, mask: NDArray[np.bool_]) -> Arrays:
-    calibration = min(_CALIBRATION, *mask.shape[-2:])
+    calibration = _known_square(mask)
+    if calibration < _LEAST_CALIBRATION:
+        raise ValueError(
+            f"{path} has no maps, and they cannot be estimated: all frames together "
+            f"sample the middle {calibration} x {calibration} points of k-space, and "
+            f"{_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} are needed"
+        )
     try:
         return estimate_maps(kspace, mask=mask, calibration=calibration)
     except ValueError as error:
