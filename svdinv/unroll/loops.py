@@ -65,7 +65,10 @@ def _in_jax(
     rows: Sequence[tuple[float, ...]],
 ) -> tuple[Array, ...]:
     jax = sys.modules["jax"]
-    once = lambda state, row: (body(*state, *row), None)  # noqa: E731
+
+    def once(state: tuple[Array, ...], row: list[Array]) -> tuple[Any, None]:
+        return body(*state, *row), None
+
     last, _ = jax.lax.scan(once, state, _columns(state, rows))
     return tuple(last)
 

@@ -198,7 +198,10 @@ def low_rank_plus_sparse(case: Case) -> Estimate:
 
     first, *others = _LOW_RANK_WEIGHTS
     path = [(first, sparse) for sparse in _WEIGHTS]
-    again = lambda best: [(low, best[1]) for low in others]  # noqa: E731
+
+    def again(best: Weights) -> list[Weights]:
+        return [(low, best[1]) for low in others]
+
     return _best(case, "L+S", both, path, again, rtol=_SOON)
 
 
