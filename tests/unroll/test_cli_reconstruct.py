@@ -45,7 +45,7 @@ def rows(printed):
 
 
 def test_a_picture(picture, tmp_path, capsys):
-    out = tmp_path / "new" / "folder"
+    out = tmp_path / "new" / "rate0.5"  # no suffix of a file
     assert run(picture, "--rate", "0.5", "--output", out) == 0
     captured = capsys.readouterr()
     table = rows(captured.out)

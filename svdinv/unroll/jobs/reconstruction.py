@@ -51,8 +51,8 @@ def files(output: Path, given: Input) -> Files:
     Parameters
     ----------
     output : Path
-        Folder, or the file of the reconstruction: whatever has a suffix and is no
-        folder.
+        Folder, or the file of the reconstruction: whatever has a suffix that begins
+        with a letter, unlike ``rate0.1``, and is no folder.
     given : Input
         What is reconstructed.
 
@@ -67,7 +67,7 @@ def files(output: Path, given: Input) -> Files:
         If a reconstruction cannot be written to a file of that suffix.
     """
     endings = _ENDINGS[given.kind]
-    if output.suffix and not output.is_dir():
+    if output.suffix[1:2].isalpha() and not output.is_dir():
         if output.suffix.lower() not in endings:
             raise ValueError(
                 f"{output} must be a folder or end in {', '.join(endings)}"
