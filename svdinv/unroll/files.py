@@ -53,7 +53,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(draft, path)
     except BaseException as error:
         draft.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(path)  # of a full disk, say
         raise
     _sync_names(path.parent)

@@ -669,7 +669,9 @@ def test_a_full_disk_spares_the_training_that_was_to_be_overwritten(
 ):
     """There is no room for that file, but for those that are smaller."""
     output = shutil.copytree(whole, tmp_path / "run")
-    with largest_file((whole / name).stat().st_size - 1):
+    # Of a checkpoint the numbers of the step, padded, may be shorter.
+    least = 64 if name == CHECKPOINT else 1
+    with largest_file((whole / name).stat().st_size - least):
         assert train(file, "--output", output, "--overwrite", "--seed", 2) == 2
     assert "File too large" in last_line(capsys)
     assert results(output) == results(whole)
