@@ -1,13 +1,14 @@
 """The singular value decomposition that one can train through.
 
-Importing ``svdinv`` imports no framework. Each framework has its own face,
-imported by name: ``svdinv.torch``, ``svdinv.tf``, ``svdinv.jax``,
-``svdinv.numpy`` and ``svdinv.cupy``. Layers for networks are in
-``svdinv.torch.nn`` and ``svdinv.keras``.
+Importing ``svdinv`` imports no framework. Each framework has its own module,
+imported by name: ``svdinv.torch``, ``svdinv.tf``, ``svdinv.jax``, ``svdinv.numpy``,
+``svdinv.cupy`` and ``svdinv.mlx``; `for_namespace` makes the same for any other
+namespace of the array API. Layers for networks are in ``svdinv.torch.nn`` and
+``svdinv.keras``.
 """
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+from typing import Any
 
 from svdinv.core.gauge import GaugeError, GaugeMonitor, GaugeWarning
 
@@ -16,13 +17,23 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-_FACES = ("torch", "tf", "jax", "numpy", "cupy", "keras")
+_MODULES = ("torch", "tf", "jax", "numpy", "cupy", "mlx", "keras")
 
 
-def __getattr__(name: str) -> NoReturn:
-    """Say how to get at a face, which nothing imports by itself."""
-    hint = f": write 'import svdinv.{name}' first" if name in _FACES else ""
+def __getattr__(name: str) -> Any:
+    """Say how to get at the module of a framework, which nothing imports by itself."""
+    if name == "for_namespace":
+        from svdinv.backends.arrays import for_namespace
+
+        return for_namespace
+    hint = f": write 'import svdinv.{name}' first" if name in _MODULES else ""
     raise AttributeError(f"module 'svdinv' has no attribute {name!r}{hint}")
 
 
-__all__ = ["GaugeError", "GaugeMonitor", "GaugeWarning", "__version__"]
+__all__ = [
+    "GaugeError",
+    "GaugeMonitor",
+    "GaugeWarning",
+    "__version__",
+    "for_namespace",
+]

@@ -6,6 +6,8 @@ measure matrices by their singular values, without handing these out.
 
 from __future__ import annotations
 
+from typing import Any
+
 from svdinv._missing import explain_missing
 
 try:
@@ -13,61 +15,15 @@ try:
 except ImportError as error:
     raise explain_missing("jax", "jax") from error
 
-from svdinv.backends.jax import differentiable
-from svdinv.backends.jax_spectral import Toolbox
+from svdinv.backends.jax import JAXBackend
 from svdinv.core.gauge import Gauge
-from svdinv.core.operation import SVD, Options
 from svdinv.core.svd import SVDResult
-from svdinv.operators import Operators
+from svdinv.operators import OPERATORS, bind, decompositions
 
-__all__ = [
-    "firm_threshold",
-    "kabsch",
-    "ky_fan_norm",
-    "local_low_rank",
-    "log_sum_threshold",
-    "low_rank",
-    "nuclear_norm",
-    "polar",
-    "procrustes",
-    "schatten_norm",
-    "schatten_prox",
-    "spectral_map",
-    "spectral_norm",
-    "spectral_operator",
-    "sure",
-    "svd",
-    "svd_lowrank",
-    "svdvals",
-    "svht",
-    "svt",
-    "svt_divergence",
-    "tsvt",
-]
+__all__ = ["svd", *sorted(OPERATORS)]
 
-_svd = differentiable(SVD)
-_operators = Operators(Toolbox(), __name__)
-
-firm_threshold = _operators.firm_threshold
-kabsch = _operators.kabsch
-ky_fan_norm = _operators.ky_fan_norm
-local_low_rank = _operators.local_low_rank
-log_sum_threshold = _operators.log_sum_threshold
-low_rank = _operators.low_rank
-nuclear_norm = _operators.nuclear_norm
-polar = _operators.polar
-procrustes = _operators.procrustes
-schatten_norm = _operators.schatten_norm
-schatten_prox = _operators.schatten_prox
-spectral_norm = _operators.spectral_norm
-spectral_operator = _operators.spectral_operator
-spectral_map = _operators.spectral_map
-sure = _operators.sure
-svd_lowrank = _operators.svd_lowrank
-svht = _operators.svht
-svt = _operators.svt
-svt_divergence = _operators.svt_divergence
-tsvt = _operators.tsvt
+_backend = JAXBackend()
+globals().update(bind(lambda *_: _backend, __name__))
 
 
 def svd(
@@ -138,26 +94,9 @@ def svd(
     >>> bool(jnp.isfinite(jax.grad(loss)(jnp.eye(3))).all())
     True
     """
-    outputs = SVDResult(*_svd(a, Options(full_matrices, repeated, rtol, gauge), "a"))
+    outputs = decompositions.svd(_backend, a, "a", full_matrices, repeated, rtol, gauge)
     return outputs if compute_uv else outputs.S
 
 
-def svdvals(x: jax.Array) -> jax.Array:
-    """Singular values, sorted downwards, with a finite gradient everywhere.
-
-    Parameters
-    ----------
-    x : Array
-        Matrices, shape (..., m, n), floating point or complex.
-
-    Returns
-    -------
-    Array
-        Real, shape (..., min(m, n)).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svd`.
-    """
-    return _svd(x, Options(), "x")[1]
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

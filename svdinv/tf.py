@@ -15,61 +15,14 @@ try:
 except ImportError as error:
     raise explain_missing("tensorflow", "tensorflow") from error
 
-from svdinv.backends.tensorflow import differentiable
-from svdinv.backends.tensorflow_spectral import Toolbox
+from svdinv.backends.tensorflow import TensorFlowBackend
 from svdinv.core.gauge import Gauge
-from svdinv.core.operation import SVD, Options
-from svdinv.operators import Operators
+from svdinv.operators import OPERATORS, bind, decompositions
 
-__all__ = [
-    "SUVResult",
-    "firm_threshold",
-    "kabsch",
-    "ky_fan_norm",
-    "local_low_rank",
-    "log_sum_threshold",
-    "low_rank",
-    "nuclear_norm",
-    "polar",
-    "procrustes",
-    "schatten_norm",
-    "schatten_prox",
-    "spectral_map",
-    "spectral_norm",
-    "spectral_operator",
-    "sure",
-    "svd",
-    "svd_lowrank",
-    "svdvals",
-    "svht",
-    "svt",
-    "svt_divergence",
-    "tsvt",
-]
+__all__ = ["SUVResult", "svd", *sorted(OPERATORS)]
 
-_svd = differentiable(SVD)
-_operators = Operators(Toolbox(), __name__)
-
-firm_threshold = _operators.firm_threshold
-kabsch = _operators.kabsch
-ky_fan_norm = _operators.ky_fan_norm
-local_low_rank = _operators.local_low_rank
-log_sum_threshold = _operators.log_sum_threshold
-low_rank = _operators.low_rank
-nuclear_norm = _operators.nuclear_norm
-polar = _operators.polar
-procrustes = _operators.procrustes
-schatten_norm = _operators.schatten_norm
-schatten_prox = _operators.schatten_prox
-spectral_norm = _operators.spectral_norm
-spectral_operator = _operators.spectral_operator
-spectral_map = _operators.spectral_map
-sure = _operators.sure
-svd_lowrank = _operators.svd_lowrank
-svht = _operators.svht
-svt = _operators.svt
-svt_divergence = _operators.svt_divergence
-tsvt = _operators.tsvt
+_backend = TensorFlowBackend()
+globals().update(bind(lambda *_: _backend, __name__))
 
 
 class SUVResult(NamedTuple):
@@ -152,27 +105,11 @@ def svd(
     >>> bool(tf.reduce_all(tf.math.is_finite(tape.gradient(loss, tensor))))
     True
     """
-    options = Options(full_matrices, repeated, rtol, gauge)
-    U, S, Vh = _svd(tensor, options)
+    U, S, Vh = decompositions.svd(
+        _backend, tensor, "tensor", full_matrices, repeated, rtol, gauge
+    )
     return SUVResult(S, U, tf.linalg.adjoint(Vh)) if compute_uv else S
 
 
-def svdvals(tensor: Any) -> tf.Tensor:
-    """Singular values, sorted downwards, with a finite gradient everywhere.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        Matrices, shape (..., m, n), floating point or complex.
-
-    Returns
-    -------
-    Tensor
-        Real, shape (..., min(m, n)).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svd`.
-    """
-    return _svd(tensor, Options())[1]
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

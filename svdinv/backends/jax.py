@@ -1,158 +1,254 @@
-"""JAX: an operation becomes a `custom_jvp` whose tangent is a primitive.
+"""JAX: every call of an operation is one primitive.
 
-A `custom_jvp` alone would transpose the pushforward, which the consistent rule is
-not the transpose of; a `custom_vjp` would forbid forward mode. The pushforward is
-therefore a primitive of its own, linear in the tangent of A, and the pullback is
-registered as its transpose.
+A `custom_jvp` would transpose the tangent, and the pullback of the SVD is not the
+transpose of its pushforward; a `custom_vjp` would forbid forward mode. So the
+tangents are calls themselves, and the operations' cotangents are registered as the
+transposes of those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from svdinv.core.gauge import Gauge, report_gauge
-from svdinv.core.operation import Operation, Options
-from svdinv.core.repeated import never_look
+from svdinv.core.backend import Backend
+from svdinv.core.operation import Operation
 
-__all__ = ["differentiable", "pushforward_primitive"]
-
-Arrays = tuple[Any, ...]
+__all__ = ["JAXBackend"]
 
 
-def _silent(options: Options) -> Options:
-    """Drop the callable, which a cache of compiled functions would keep alive."""
-    return replace(options, gauge="ignore")
+class _Namespace:
+    """`jax.numpy`, and what JAX has beyond the array API."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    @property
+    def double_precision(self) -> bool:
+        return bool(jax.config.jax_enable_x64)
+
+    @staticmethod
+    def any_on_host(mask: Any) -> bool | None:
+        if isinstance(mask, jax.core.Tracer):
+            return None
+        if any(device.platform != "cpu" for device in mask.devices()):
+            return None
+        return bool(mask.any())
+
+    @staticmethod
+    def iterate_while(step: Any, running: Any, state: Any, steps: int) -> Any:
+        def going(carry: Any) -> Any:
+            return (carry[0] < steps) & jnp.any(running(carry[1]))
+
+        def body(carry: Any) -> Any:
+            return carry[0] + 1, step(carry[1])
+
+        return lax.while_loop(going, body, (0, state))[1]
+
+    @staticmethod
+    def on_host(report: Callable[[Any], None], x: Any) -> None:
+        @custom_vmap
+        def call(x: Any) -> Any:
+            jax.debug.callback(report, x)
+            return x
+
+        @call.def_vmap
+        def _(size: int, batched: list[bool], x: Any) -> tuple[Any, bool]:
+            return call(x), batched[0]  # once for all matrices
+
+        call(x)
 
 
-def _report(dependence: Any, gauge: Gauge, epsilon: float) -> None:
-    """Report from the host, under vmap once for all matrices."""
-
-    @custom_vmap
-    def report(dependence: Any) -> Any:
-        report_all = partial(report_gauge, gauge=gauge, epsilon=epsilon)
-        jax.debug.callback(report_all, dependence)
-        return dependence
-
-    @report.def_vmap
-    def _(size: int, batched: list[bool], dependence: Any) -> tuple[Any, bool]:
-        return report(dependence), batched[0]
-
-    report(dependence)
+xp = _Namespace()
 
 
-def pushforward_primitive(operation: Operation) -> Primitive:
-    """Make the primitive (outputs, dA) -> tangents of the outputs."""
-    primitive = Primitive(f"svdinv_{operation.name}_pushforward")
-    primitive.multiple_results = True
+def _fill(x: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
+    """Put None where nothing is there: primitives take arrays alone."""
+    rest = iter(x)
+    return tuple(next(rest) if present else None for present in there)
 
-    @partial(jax.jit, static_argnames="options")
-    def pushforward(*arguments: Any, options: Options) -> Arrays:
-        *outputs, dA = arguments
-        return tuple(operation.pushforward(tuple(outputs), dA, options, jnp))
 
-    # Compiled as one: outside jit, JAX would compile each of its steps by itself.
-    @partial(jax.jit, static_argnames="options")
-    def pullback(outputs: Arrays, cotangents: Arrays, options: Options) -> Any:
-        return operation.pullback(outputs, cotangents, options, jnp, never_look)
+def _present(x: Sequence[Any]) -> tuple[bool, ...]:
+    return tuple(t is not None for t in x)
 
-    def bind(outputs: Arrays, dA: Any, options: Options) -> list[Any]:
-        return primitive.bind(*outputs, dA, options=options)
 
-    def evaluate(*arguments: Any, options: Options) -> Arrays:
-        return pushforward(*arguments, options=_silent(options))
+# Compiled as one: outside jit, JAX would compile each of its steps by itself.
+@partial(jax.jit, static_argnames="operation")
+def _value(*x: Any, operation: Operation) -> tuple[Any, ...]:
+    return tuple(operation.value(x, xp))
 
-    def jvp(primals: Arrays, tangents: Arrays, *, options: Options) -> Any:
-        *outputs, dA = primals
-        *d_outputs, ddA = tangents
-        result = bind(tuple(outputs), dA, options)
-        terms = []
-        if not isinstance(ddA, ad.Zero):
-            terms.append(bind(tuple(outputs), ddA, options))
-        if not all(isinstance(d, ad.Zero) for d in d_outputs):
-            instantiated = tuple(map(ad.instantiate_zeros, d_outputs))
-            _, moved = jax.jvp(
-                lambda *x: evaluate(*x, dA, options=options),
-                tuple(outputs),
-                instantiated,
-            )
-            terms.append(moved)
-        if not terms:
-            return result, [ad.Zero.from_primal_value(r) for r in result]
-        return result, [sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)]
 
-    def transpose(cotangents: Any, *arguments: Any, options: Options) -> list[Any]:
-        *outputs, dA = arguments
-        if all(isinstance(g, ad.Zero) for g in cotangents):
-            return [None] * len(outputs) + [ad.Zero(dA.aval)]
-        # JAX's cotangents are the conjugates of those of the formulas.
-        given = tuple(None if isinstance(g, ad.Zero) else g.conj() for g in cotangents)
-        if options.gauge != "ignore":
-            dependence = operation.dependence(tuple(outputs), given, options, jnp)
-            epsilon = float(jnp.finfo(outputs[0].dtype).eps)
-            _report(dependence, options.gauge, epsilon)
-        gA = pullback(tuple(outputs), given, _silent(options))
-        return [None] * len(outputs) + [gA.conj()]
+_known_outputs: dict[Any, tuple[bool, ...]] = {}
 
-    def batch(arguments: Arrays, axes: Any, *, options: Options) -> Any:
-        size = next(
-            x.shape[axis]
-            for x, axis in zip(arguments, axes, strict=True)
-            if axis is not None
-        )
-        # Core takes leading batch axes; an operand without one gets one.
-        front = [
-            jnp.broadcast_to(x, (size, *x.shape))
-            if axis is None
-            else jnp.moveaxis(x, axis, 0)
-            for x, axis in zip(arguments, axes, strict=True)
+
+def _outputs(operation: Operation, there: tuple[bool, ...], x: Any) -> tuple[bool, ...]:
+    """Tell which outputs are there, which the inputs that are there decide."""
+    key = operation.anonymous(), there
+    if key not in _known_outputs:
+        _known_outputs[key] = _present(_shapes(operation, there, x))
+    return _known_outputs[key]
+
+
+def _shapes(operation: Operation, there: tuple[bool, ...], x: Any) -> tuple[Any, ...]:
+    shapes = (jax.ShapeDtypeStruct(t.shape, t.dtype) for t in x)
+    value = partial(_value, operation=operation.anonymous())
+    return jax.eval_shape(value, *_fill(tuple(shapes), there))
+
+
+def _bind(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    there, kept = _present(x), [t for t in x if t is not None]
+    y = _call_p.bind(*kept, operation=operation, there=there)
+    return _fill(y, _outputs(operation, there, kept))
+
+
+def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    kind = type(operation)
+    if not operation.transparent or kind.cotangent is not Operation.cotangent:
+        return _bind(operation, *x)
+    if kind.composed is not Operation.composed:
+        return operation.composed(x, _call, xp)
+    return _value(*x, operation=operation)
+
+
+def _implementation(
+    *x: Any, operation: Operation, there: tuple[bool, ...]
+) -> list[Any]:
+    y = _value(*_fill(x, there), operation=operation.anonymous())
+    return [t for t in y if t is not None]
+
+
+def _abstract(*avals: Any, operation: Operation, there: tuple[bool, ...]) -> list[Any]:
+    shapes = _shapes(operation, there, avals)
+    return [jax.core.ShapedArray(t.shape, t.dtype) for t in shapes if t is not None]
+
+
+def _jvp(
+    primals: Any, tangents: Any, *, operation: Operation, there: tuple[bool, ...]
+) -> Any:
+    moved = [None if isinstance(t, ad.Zero) else t for t in tangents]
+    x, dx = _fill(primals, there), _fill(moved, there)
+    y = _call_p.bind(*primals, operation=operation, there=there)
+    outputs = _outputs(operation, there, primals)
+    if operation.transparent:
+        dy = _transparent_tangent(operation, x, dx)
+    else:
+        dy = operation.tangent(x, _fill(y, outputs), dx, _call, xp)
+    kept = [t for t, present in zip(dy, outputs, strict=True) if present]
+    return y, [
+        ad.Zero.from_primal_value(t) if dt is None else dt
+        for t, dt in zip(y, kept, strict=True)
+    ]
+
+
+def _transparent_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ...]:
+    """Differentiate what is linear in its last argument, by its value in the others."""
+    (*fixed, last), (*moved, dlast) = x, dx
+    terms = []
+    if dlast is not None:
+        terms.append(_bind(operation, *fixed, dlast))
+    if any(t is not None for t in moved):
+        moved = [
+            jnp.zeros_like(t) if dt is None else dt
+            for t, dt in zip(fixed, moved, strict=True)
         ]
-        results = primitive.bind(*front, options=options)
-        return results, [0] * len(results)
-
-    primitive.def_impl(evaluate)
-    primitive.def_abstract_eval(lambda *avals, options: list(avals[:-1]))
-    mlir.register_lowering(primitive, mlir.lower_fun(evaluate, multiple_results=True))
-    ad.primitive_jvps[primitive] = jvp
-    ad.primitive_transposes[primitive] = transpose
-    batching.primitive_batchers[primitive] = batch
-    return primitive
+        value = partial(_value, operation=operation.anonymous())
+        terms.append(jax.jvp(lambda *t: value(*t, last), tuple(fixed), tuple(moved))[1])
+    return tuple(sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True))
 
 
-def differentiable(operation: Operation) -> Callable[[Any, Options, str], Arrays]:
-    """Turn an operation into a function of an array that JAX differentiates."""
-    primitive = pushforward_primitive(operation)
+def _transpose(
+    cotangents: Any, *x: Any, operation: Operation, there: tuple[bool, ...]
+) -> list[Any]:
+    unknown = [ad.is_undefined_primal(t) for t in x]
+    avals = [t.aval if u else t for t, u in zip(x, unknown, strict=True)]
+    # JAX's cotangents are the conjugates of those of the formulas.
+    given = [None if isinstance(g, ad.Zero) else jnp.conj(g) for g in cotangents]
+    if all(g is None for g in given):
+        return [None] * len(x)
+    g = _fill(given, _outputs(operation, there, avals))
+    known = [None if u else t for t, u in zip(x, unknown, strict=True)]
+    wanted = tuple(bool(u) for u in _fill(unknown, there))
+    found = operation.cotangent(_fill(known, there), (), g, wanted, _call, xp)
+    found = (*found, *(None for _ in there[len(found) :]))
+    return [
+        None if f is None or not want else jnp.conj(f)
+        for f, want, present in zip(found, wanted, there, strict=True)
+        if present
+    ]
 
-    @partial(jax.custom_jvp, nondiff_argnums=(1,))
-    def function(A: Any, options: Options) -> Arrays:
-        return tuple(operation.forward(A, options, jnp))
 
-    @function.defjvp
-    def _(options: Options, primals: Arrays, tangents: Arrays) -> tuple[Any, Any]:
-        outputs = function(primals[0], options)
-        return outputs, tuple(primitive.bind(*outputs, tangents[0], options=options))
+def _batch(x: Any, axes: Any, *, operation: Operation, there: tuple[bool, ...]) -> Any:
+    pairs = list(zip(x, axes, strict=True))
+    size = next(t.shape[axis] for t, axis in pairs if axis is not None)
+    # Operations take leading batch axes; an array without one gets one.
+    front = [
+        jnp.broadcast_to(t, (size, *t.shape))
+        if axis is None
+        else jnp.moveaxis(t, axis, 0)
+        for t, axis in pairs
+    ]
+    y = _call_p.bind(*front, operation=operation, there=there)
+    return y, [0] * len(y)
 
-    def apply(A: Any, options: Options, name: str) -> Arrays:
-        A = jnp.asarray(A)
-        if not jnp.issubdtype(A.dtype, jnp.inexact):
-            raise TypeError(f"{name} must be floating point or complex, got {A.dtype}")
-        if A.ndim < 2:
-            raise ValueError(
-                f"{name} must have at least two dimensions, got shape {A.shape}"
-            )
-        if jnp.finfo(A.dtype).bits >= 32:
-            return function(A, options)
-        # The cotangents come back with the rounding errors of the outputs.
-        options = replace(options, epsilon=float(jnp.finfo(A.dtype).eps))
-        outputs = function(A.astype(jnp.float32), options)
-        return tuple(x.astype(A.dtype) for x in outputs)
 
-    return apply
+_call_p = Primitive("svdinv_call")
+_call_p.multiple_results = True
+_call_p.def_impl(_implementation)
+_call_p.def_abstract_eval(_abstract)
+mlir.register_lowering(_call_p, mlir.lower_fun(_implementation, multiple_results=True))
+ad.primitive_jvps[_call_p] = _jvp
+ad.primitive_transposes[_call_p] = _transpose
+batching.primitive_batchers[_call_p] = _batch
+
+
+class JAXBackend(Backend):
+    """JAX arrays."""
+
+    xp = xp
+    triangle = None
+    call = staticmethod(_call)
+
+    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+        """See `Backend`."""
+        x = tuple(None if t is None else lax.stop_gradient(t) for t in x)
+        if operation.host and not any(isinstance(t, jax.core.Tracer) for t in x):
+            return operation.value(x, xp)
+        return _value(*x, operation=operation)
+
+    def asarray(self, x: Any, name: str) -> Any:
+        """See `Backend`."""
+        try:
+            return jnp.asarray(x)
+        except TypeError as error:
+            raise TypeError(f"{name} must be an array, got {x!r}") from error
+
+    def parameter(self, value: Any, like: Any, name: str = "value") -> Any:
+        """See `Backend`."""
+        try:
+            dtype = jnp.result_type(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be a number or an array") from error
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(f"{name} must be real, got {dtype}")
+        return jnp.asarray(value, dtype=jnp.finfo(like.dtype).dtype)
+
+    def stop_gradient(self, x: Any) -> Any:
+        """See `Backend`."""
+        return lax.stop_gradient(x)
+
+    def normal(self, shape: tuple[int, ...], like: Any, seed: Any) -> Any:
+        """See `Backend`; JAX has no global source, and None is always the same."""
+        key = seed if isinstance(seed, jax.Array) else jax.random.key(seed or 0)
+        return jax.random.normal(key, shape, like.dtype)
+
+    def slope(self, f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """See `Backend`."""
+        return lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]

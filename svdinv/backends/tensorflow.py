@@ -1,82 +1,126 @@
-"""TensorFlow: an operation becomes a `tf.custom_gradient`."""
+"""TensorFlow: every call of an operation is one `tf.custom_gradient`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from svdinv.backends import tensorflow_namespace as xp
-from svdinv.core.gauge import report_gauge
-from svdinv.core.operation import Operation, Options
+from svdinv.core.backend import Backend
+from svdinv.core.operation import Operation
 
-__all__ = ["HALF_EPSILON", "differentiable", "look"]
-
-Tensors = tuple[tf.Tensor, ...]
-
+__all__ = ["TensorFlowBackend"]
 
 # NumPy does not know that of bfloat16.
-HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
+_HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
+
+# There is no control flow over tensors to convert, and converting takes long.
+_plain = tf.autograph.experimental.do_not_convert
 
 
-def look(mask: tf.Tensor) -> bool | None:
-    """Tell that no element holds, if that means no waiting for a device."""
-    on_host = tf.executing_eagerly() and "GPU" not in mask.device
-    # Tensors cannot be assigned to: matrices are all treated alike or none is.
-    return None if not on_host or bool(tf.reduce_any(mask)) else False
+def _fill(tensors: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
+    """Put None where nothing is there: custom gradients take tensors alone."""
+    rest = iter(tensors)
+    return tuple(next(rest) if present else None for present in there)
 
 
-def _report(dependence: tf.Tensor, options: Options, epsilon: float) -> None:
-    report = partial(report_gauge, gauge=options.gauge, epsilon=epsilon)
-    if tf.executing_eagerly():
-        report(dependence.numpy())
-    else:
-        # tf.function runs stateful ops, wanted or not.
-        tf.py_function(lambda d: report(d.numpy()), [dependence], [])
+@_plain
+def _evaluate(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    y = operation.value(
+        tuple(None if t is None else tf.stop_gradient(t) for t in x), xp
+    )
+    return tuple(None if t is None else tf.stop_gradient(t) for t in y)
 
 
-def _connected(operation: Operation, options: Options) -> Callable[..., Tensors]:
-    """Make the function (A, outputs) -> outputs that links the outputs to A."""
+@_plain
+def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    if operation.transparent:
+        return operation.composed(x, _call, xp)
+    there = tuple(t is not None for t in x)
+    values = _evaluate(operation, *x)
+    outputs = tuple(t is not None for t in values)
+    count = sum(there)
 
+    # All tensors are arguments, because a gradient may be built in another graph than
+    # the one that closed over them.
     @tf.custom_gradient
-    def connect(A: tf.Tensor, *outputs: tf.Tensor) -> tuple[Tensors, Any]:
-        def gradient(*cotangents: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-            if options.gauge != "ignore":
-                dependence = operation.dependence(outputs, cotangents, options, xp)
-                _report(dependence, options, float(xp.finfo(A.dtype).eps))
-            # Linked anew, so that a second derivative comes through here again
-            # and not through TensorFlow's own gradient of the SVD.
-            linked = connect(A, *outputs)
-            gA = operation.pullback(linked, cotangents, options, xp, look)
-            return gA, *(None for _ in outputs)
+    def link(*tensors: tf.Tensor) -> tuple[Any, Any]:
+        def gradient(*g: tf.Tensor) -> list[tf.Tensor | None]:
+            inputs, y = _fill(tensors, there), ()
+            if operation.saves_outputs:
+                # Linked anew, so that a second derivative comes through here again.
+                y = _fill(link(*tensors), outputs)
+            found = operation.cotangent(inputs, y, _fill(g, outputs), there, _call, xp)
+            found = (*found, *(None for _ in there[len(found) :]))
+            kept = [t for t, present in zip(found, there, strict=True) if present]
+            return [*kept, *(None for _ in tensors[count:])]
 
-        return tuple(tf.identity(x) for x in outputs), gradient
+        return tuple(map(tf.identity, tensors[count:])), gradient
 
-    return connect
+    kept = (t for t in (*x, *values) if t is not None)
+    return _fill(link(*map(tf.identity, kept)), outputs)
 
 
-def differentiable(operation: Operation) -> Callable[[Any, Options], Tensors]:
-    """Turn an operation into a function of a tensor with a gradient of any order."""
+class TensorFlowBackend(Backend):
+    """TensorFlow tensors."""
 
-    def apply(A: Any, options: Options) -> Tensors:
-        A = tf.convert_to_tensor(A, name="tensor")
-        if not (A.dtype.is_floating or A.dtype.is_complex):
-            raise TypeError(
-                f"tensor must be floating point or complex, got {A.dtype.name}"
-            )
-        if A.shape.rank is not None and A.shape.rank < 2:
-            raise ValueError(
-                f"tensor must have at least two dimensions, got shape {A.shape}"
-            )
-        half = A.dtype.size == 2
-        inner = tf.cast(A, tf.float32) if half else A
-        if half:  # the cotangents come back with the rounding errors of the outputs
-            options = replace(options, epsilon=HALF_EPSILON[A.dtype])
-        outputs = operation.forward(tf.stop_gradient(inner), options, xp)
-        outputs = _connected(operation, options)(inner, *outputs)
-        return tuple(tf.cast(x, A.dtype) if half else x for x in outputs)
+    xp = xp
+    array_type = "a tensor"
+    call = staticmethod(_call)
+    evaluate = staticmethod(_evaluate)
 
-    return apply
+    def asarray(self, x: Any, name: str) -> tf.Tensor:
+        """See `Backend`."""
+        return tf.convert_to_tensor(x, name=name)
+
+    def parameter(self, value: Any, like: tf.Tensor, name: str = "value") -> tf.Tensor:
+        """See `Backend`."""
+        if not tf.is_tensor(value):
+            try:
+                value = np.asarray(value)  # in double precision, unlike TensorFlow's
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise TypeError(f"{name} must be a number or a tensor") from error
+            if value.dtype.kind not in "biufc":
+                raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
+            value = tf.convert_to_tensor(value)
+        if value.dtype.is_complex:
+            raise TypeError(f"{name} must be real, got {value.dtype.name}")
+        return tf.cast(value, like.dtype.real_dtype)
+
+    def stop_gradient(self, x: tf.Tensor) -> tf.Tensor:
+        """See `Backend`."""
+        return tf.stop_gradient(x)
+
+    def normal(self, shape: tuple[Any, ...], like: tf.Tensor, seed: Any) -> tf.Tensor:
+        """See `Backend`."""
+        dtype = like.dtype.real_dtype
+
+        def part(index: int) -> tf.Tensor:
+            if seed is None:
+                return tf.random.normal(shape, dtype=dtype)
+            return tf.random.stateless_normal(shape, (seed, index), dtype=dtype)
+
+        return tf.complex(part(0), part(1)) if like.dtype.is_complex else part(0)
+
+    def slope(self, f: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., tf.Tensor]:
+        """See `Backend`."""
+
+        def slope(x: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = f(x)
+            return tape.gradient(y, x, unconnected_gradients="zero")
+
+        return slope
+
+    def half_precision(self, dtype: tf.DType) -> tuple[tf.DType, float] | None:
+        """See `Backend`."""
+        epsilon = _HALF_EPSILON.get(dtype)
+        return None if epsilon is None else (tf.float32, epsilon)
+
+    def rank(self, A: tf.Tensor) -> int | None:
+        """See `Backend`."""
+        return A.shape.rank

@@ -15,6 +15,7 @@ import tensorflow as tf
 __all__ = [
     "abs",
     "any",
+    "any_on_host",
     "arange",
     "asarray",
     "astype",
@@ -32,11 +33,13 @@ __all__ = [
     "fft",
     "finfo",
     "flip",
+    "float32",
     "float64",
     "full_like",
     "imag",
     "int32",
     "isdtype",
+    "iterate_while",
     "linalg",
     "log",
     "log1p",
@@ -45,6 +48,7 @@ __all__ = [
     "maximum",
     "mean",
     "minimum",
+    "on_host",
     "ones_like",
     "permute_dims",
     "real",
@@ -70,6 +74,7 @@ conj = tf.math.conj
 dynamic_shape = tf.shape
 exp = tf.exp
 expm1 = tf.math.expm1
+float32 = tf.float32
 float64 = tf.float64
 imag = tf.math.imag
 int32 = tf.int32
@@ -91,6 +96,34 @@ zeros_like = tf.zeros_like
 def any(x: tf.Tensor, *, axis: Any = None) -> tf.Tensor:
     """Tell whether an element holds along an axis."""
     return tf.reduce_any(x, axis=axis)
+
+
+def any_on_host(mask: tf.Tensor) -> bool | None:
+    """Tell whether an element holds, unless that means waiting for a device."""
+    if not tf.executing_eagerly() or "GPU" in mask.device:
+        return None
+    return bool(tf.reduce_any(mask))
+
+
+def iterate_while(step: Any, running: Any, state: Any, steps: int) -> Any:
+    """Apply `step` while `running` holds anywhere, at most `steps` times."""
+
+    def going(count: tf.Tensor, *state: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_any(running(state))
+
+    def body(count: tf.Tensor, *state: tf.Tensor) -> tuple[Any, ...]:
+        return count + 1, *step(state)
+
+    return tuple(tf.while_loop(going, body, (0, *state), maximum_iterations=steps)[1:])
+
+
+def on_host(report: Any, x: tf.Tensor) -> None:
+    """Report the value of `x`, from a graph when that runs."""
+    if tf.executing_eagerly():
+        report(x.numpy())
+    else:
+        # tf.function runs stateful ops, wanted or not.
+        tf.py_function(lambda x: report(x.numpy()), [x], [])
 
 
 def astype(x: tf.Tensor, dtype: tf.DType, *, copy: bool = True) -> tf.Tensor:
@@ -176,8 +209,12 @@ def _svd(A: tf.Tensor, *, full_matrices: bool) -> tuple[tf.Tensor, ...]:
 
 
 def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    eigenvalues, V = tf.linalg.eigh(A)
-    return tf.math.real(eigenvalues), V
+    # TensorFlow raises for NaN and infinity, and for the whole batch.
+    finite = tf.reduce_all(tf.math.is_finite(tf.abs(A)), (-2, -1), keepdims=True)
+    eigenvalues, V = tf.linalg.eigh(tf.where(finite, A, tf.zeros_like(A)))
+    nan = tf.constant(float("nan"), A.dtype.real_dtype)
+    values = tf.where(finite[..., 0], tf.math.real(eigenvalues), nan)
+    return values, tf.where(finite, V, astype(nan, A.dtype))
 
 
 def _det(A: tf.Tensor) -> tf.Tensor:

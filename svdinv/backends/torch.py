@@ -4,54 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import wraps
 from inspect import signature
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
-from svdinv.core.gauge import report_gauge
-from svdinv.core.operation import Operation, Options
+from svdinv.backends.torch_threads import chunked
+from svdinv.core.backend import Backend
+from svdinv.core.operation import Operation
 
-__all__ = [
-    "COMPUTED_IN",
-    "differentiable",
-    "inside_transform",
-    "look",
-    "primals",
-    "tracked",
-    "without_autocast",
-]
+__all__ = ["TorchBackend", "without_autocast"]
 
 # LAPACK and cuSOLVER have no half precision.
-COMPUTED_IN = {
+_COMPUTED_IN = {
     torch.float16: torch.float32,
     torch.bfloat16: torch.float32,
     torch.complex32: torch.complex64,
 }
 
 
-def look(mask: torch.Tensor) -> bool | None:
-    """Tell whether an element holds, unless that means waiting for a device."""
-    if mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return None
-    try:
-        return bool(mask.any())
-    except RuntimeError:  # under vmap, or a fake tensor: there is no value
-        return None
-
-
 @torch.compiler.assume_constant_result
-def inside_transform() -> bool:
+def _inside_transform() -> bool:
     """Tell whether torch.func or forward mode is active; constant for one trace."""
     transform = torch._C._functorch.peek_interpreter_stack() is not None
     return transform or forward_ad._current_level >= 0
 
 
-def without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Keep autocast from running the derivatives' products in half precision."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -59,7 +42,7 @@ def without_autocast(x: torch.Tensor) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
+def _tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
     """Let forward mode of an outer level follow what a Function's jvp computes.
 
     PyTorch switches it off meanwhile, and loses derivatives of derivatives silently.
@@ -73,101 +56,161 @@ def tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def primals(ctx: Any) -> tuple[Any, ...]:
-    """Give the saved tensors without the tangents of the level being computed."""
-    return tuple(
-        None if x is None else forward_ad.unpack_dual(x).primal
-        for x in ctx.saved_tensors
-    )
+def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Compute the value alone, in parts of the batch where that is faster."""
+    with without_autocast(_first(x)):
+        return chunked(operation, x, xp) or operation.value(x, xp)
 
 
-def _plain(x: torch.Tensor) -> torch.Tensor:
-    """Take the values out of the wrappers of torch.func, batch axes first."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return x
+def _first(x: Any) -> Tensor:
+    return next(t for t in x if t is not None)
 
 
-def _functions(operation: Operation) -> tuple[Any, Any]:
-    """Make an operation's autograd Function for Dynamo, and that for all else."""
-    # Dynamo can follow a closure over functions, not one over an Operation.
-    run, pull, push = operation.forward, operation.pullback, operation.pushforward
-    measure = operation.dependence
-
-    class Compiled(torch.autograd.Function):
-        @staticmethod
-        def forward(A: torch.Tensor, options: Options) -> tuple[torch.Tensor, ...]:
-            return tuple(run(A, options, xp))
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            ctx.options = inputs[1]
-            ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*output)
-            ctx.save_for_forward(*output)
-
-        @staticmethod
-        def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, None]:
-            outputs, options = ctx.saved_tensors, ctx.options
-            with without_autocast(outputs[0]):
-                if options.gauge != "ignore":
-                    with torch.no_grad():
-                        dependence = measure(outputs, cotangents, options, xp)
-                    epsilon = torch.finfo(outputs[0].dtype).eps
-                    report_gauge(_plain(dependence), options.gauge, epsilon)
-                gA = pull(outputs, cotangents, options, xp, look)
-            return gA, None
-
-    # Function.apply asks for it at every call, which takes as long as a small SVD.
-    Compiled.forward.__signature__ = signature(Compiled.forward)  # type: ignore[attr-defined]
-
-    class Eager(Compiled):
-        # Dynamo refuses a Function that has its own jvp, hence two of them.
-        @staticmethod
-        def vmap(
-            info: Any, in_dims: tuple[int, None], A: torch.Tensor, options: Options
-        ) -> tuple[tuple[torch.Tensor, ...], int]:
-            # Core takes leading batch axes as they come.
-            return Eager.apply(A.movedim(in_dims[0], 0), options), 0
-
-        @staticmethod
-        @tracked
-        def jvp(ctx: Any, dA: torch.Tensor, _: None) -> tuple[torch.Tensor, ...]:
-            outputs = ctx.saved_tensors
-            with without_autocast(outputs[0]):
-                tangents = push(outputs, dA, ctx.options, xp)
-            return tuple(x.resolve_conj() for x in tangents)
-
-    return Compiled, Eager
+def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Inputs and outputs of what was saved, None for those that were not."""
+    operation, count = ctx.operation, ctx.count
+    if not operation.saves_inputs:
+        return (None,) * count, saved
+    return saved[:count], saved[count:]
 
 
-def differentiable(
-    operation: Operation,
-) -> Callable[[torch.Tensor, Options], tuple[torch.Tensor, ...]]:
-    """Turn an operation into a function that every mode of PyTorch differentiates."""
-    compiled, eager = _functions(operation)
+def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, ...]:
+    missing = (None,) * ctx.count
+    if all(t is None for t in g):
+        return None, *missing
+    x, y = _split(ctx, ctx.saved_tensors)
+    with without_autocast(_first(g)):
+        found = ctx.operation.cotangent(x, y, g, ctx.needs_input_grad[1:], call, xp)
+    return None, *found[: ctx.count], *missing[len(found) :]
 
-    def apply(A: torch.Tensor, options: Options) -> tuple[torch.Tensor, ...]:
-        if not isinstance(A, torch.Tensor):
-            raise TypeError(f"A must be a torch.Tensor, got {type(A).__name__}")
-        if not (A.dtype.is_floating_point or A.dtype.is_complex):
-            raise TypeError(f"A must be floating point or complex, got {A.dtype}")
-        function = eager
-        if torch.compiler.is_compiling():
-            # Dynamo 2.13 drops a Function's own derivatives inside a transform,
-            # without a word (pytorch/pytorch#193279). What is raised while it
-            # traces makes it run the caller eagerly, or fail with fullgraph=True.
-            if inside_transform():
-                raise RuntimeError("torch.func or forward mode inside torch.compile")
-            function = compiled
-        inner = COMPUTED_IN.get(A.dtype)
-        if inner is None:
-            return function.apply(A, options)
-        # The cotangents come back with the rounding errors of the outputs.
-        epsilon = torch.finfo(A.dtype).eps
-        outputs = function.apply(A.to(inner), replace(options, epsilon=epsilon))
-        return tuple(
-            x.to(A.dtype if x.dtype == inner else A.dtype.to_real()) for x in outputs
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
+        return tuple(_value(operation, *x))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        operation, *x = inputs
+        ctx.operation, ctx.count = operation, len(x)
+        ctx.set_materialize_grads(False)
+        kept = (
+            *(x if operation.saves_inputs else ()),
+            *(output if operation.saves_outputs else ()),
         )
+        ctx.save_for_backward(*kept)
+        ctx.save_for_forward(*kept)
 
-    return apply
+    @staticmethod
+    def backward(ctx: Any, *g: Any) -> tuple[Any, ...]:
+        return _pull(ctx, g, _value)
+
+
+# Function.apply asks for it at every call, which takes as long as a small SVD.
+_Compiled.forward.__signature__ = signature(_Compiled.forward)  # type: ignore[attr-defined]
+
+
+class _Eager(_Compiled):
+    # Dynamo refuses a Function that has its own jvp, hence two of them.
+    @staticmethod
+    def backward(ctx: Any, *g: Any) -> tuple[Any, ...]:
+        return _pull(ctx, g, _call if torch.is_grad_enabled() else _value)
+
+    @staticmethod
+    @_tracked
+    def jvp(ctx: Any, _: Any, *dx: Any) -> tuple[Any, ...]:
+        # Without the tangents of the level that is being computed.
+        saved = tuple(
+            None if t is None else forward_ad.unpack_dual(t).primal
+            for t in ctx.saved_tensors
+        )
+        x, y = _split(ctx, saved)
+        with without_autocast(_first(saved)):
+            tangents = ctx.operation.tangent(x, y, dx, _call, xp)
+        return tuple(None if t is None else t.resolve_conj() for t in tangents)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, operation: Operation, *x: Any) -> Any:
+        # Operations take leading batch axes as they come.
+        front = (
+            t
+            if t is None
+            else t.expand(info.batch_size, *t.shape)
+            if axis is None
+            else t.movedim(axis, 0)
+            for t, axis in zip(x, in_dims[1:], strict=True)
+        )
+        y = _Eager.apply(operation, *front)
+        return y, tuple(None if t is None else 0 for t in y)
+
+
+def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    if operation.transparent:
+        return operation.composed(x, _call, xp)
+    if not torch.compiler.is_compiling():
+        return _Eager.apply(operation, *x)
+    # Dynamo 2.13 drops a Function's own derivatives inside a transform, without a
+    # word (pytorch/pytorch#193279). What is raised while it traces makes it run the
+    # caller eagerly, or fail with fullgraph=True.
+    if _inside_transform():
+        raise RuntimeError("torch.func or forward mode inside torch.compile")
+    # It passes a Function that takes *x one too many if nothing is differentiated.
+    wanted = torch.is_grad_enabled() and any(
+        t.requires_grad for t in x if t is not None
+    )
+    return (_Compiled.apply if wanted else _Compiled.forward)(operation, *x)
+
+
+class TorchBackend(Backend):
+    """PyTorch tensors."""
+
+    xp = xp
+    shape_error = RuntimeError
+    array_type = "a tensor"
+    call = staticmethod(_call)
+
+    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+        """See `Backend`."""
+        with torch.no_grad():
+            return _value(operation, *(t if t is None else t.detach() for t in x))
+
+    def asarray(self, x: Any, name: str) -> Tensor:
+        """See `Backend`; nothing but a tensor is one."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+        return x
+
+    def parameter(self, value: Any, like: Tensor, name: str = "value") -> Tensor:
+        """See `Backend`."""
+        if isinstance(value, Tensor):
+            if value.dtype.is_complex:
+                raise TypeError(f"{name} must be real, got {value.dtype}")
+            return value.to(like.device, like.real.dtype)
+        try:
+            return torch.as_tensor(value, dtype=like.real.dtype, device=like.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name} must be a number or a tensor") from error
+
+    def stop_gradient(self, x: Tensor) -> Tensor:
+        """See `Backend`."""
+        return x.detach()
+
+    def normal(self, shape: tuple[int, ...], like: Tensor, seed: Any) -> Tensor:
+        """See `Backend`."""
+        if isinstance(seed, int):
+            seed = torch.Generator(like.device).manual_seed(seed)
+        return torch.randn(shape, dtype=like.dtype, device=like.device, generator=seed)
+
+    def slope(self, f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """See `Backend`; by reverse mode, because forward mode does not nest."""
+
+        def slope(x: Tensor) -> Tensor:
+            y, pullback = torch.func.vjp(f, x)
+            return pullback(torch.ones_like(y))[0]
+
+        return slope
+
+    def half_precision(self, dtype: torch.dtype) -> tuple[torch.dtype, float] | None:
+        """See `Backend`."""
+        inner = _COMPUTED_IN.get(dtype)
+        return None if inner is None else (inner, torch.finfo(dtype).eps)

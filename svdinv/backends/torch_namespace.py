@@ -5,6 +5,9 @@ transpose and the diagonal work in all of PyTorch's ways of batching gradients. 
 others do what is asked of them here without promoting dtypes first.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,11 +17,12 @@ from array_api_compat.torch import fft, finfo, isdtype
 from torch import Tensor, any, conj, sum, where
 from torch import amax as max
 
-from svdinv.backends.torch_threads import is_plain, over_threads
+from svdinv.backends.torch_threads import is_eager_cpu, threaded
 
 __all__ = [
     "add_product",
     "any",
+    "any_on_host",
     "conj",
     "fft",
     "finfo",
@@ -26,9 +30,36 @@ __all__ = [
     "linalg",
     "matrix_transpose",
     "max",
+    "may_ask",
+    "on_host",
     "sum",
     "where",
+    "writable",
 ]
+
+writable = True
+
+
+def may_ask() -> bool:
+    """Tell whether values exist: not while Dynamo traces."""
+    return not torch.compiler.is_compiling()
+
+
+def any_on_host(mask: Tensor) -> bool | None:
+    """Tell whether an element holds, unless that means waiting for a device."""
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    try:
+        return mask.any().item()
+    except RuntimeError:  # under vmap, or a fake tensor: there is no value
+        return None
+
+
+def on_host(report: Callable[[Tensor], None], x: Tensor) -> None:
+    """Report the values of `x`, out of the wrappers of torch.func, batch axes first."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    report(x.detach())
 
 
 def matrix_transpose(x: Tensor) -> Tensor:
@@ -39,9 +70,9 @@ def matrix_transpose(x: Tensor) -> Tensor:
 def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Add A B to C in place, without an array for the product."""
     simple = (
-        is_plain(C)
-        and is_plain(A)
-        and is_plain(B)
+        is_eager_cpu(C)
+        and is_eager_cpu(A)
+        and is_eager_cpu(B)
         and A.ndim == B.ndim == C.ndim > 1
         and C.is_contiguous()
     )
@@ -60,11 +91,11 @@ def _diagonal(x: Tensor) -> Tensor:
 
 
 def _eigh(x: Tensor) -> tuple[Tensor, ...]:
-    return over_threads(torch.linalg.eigh, x)
+    return threaded(torch.linalg.eigh, x)
 
 
 def _svd(x: Tensor, *, full_matrices: bool) -> tuple[Tensor, ...]:
-    return over_threads(partial(torch.linalg.svd, full_matrices=full_matrices), x)
+    return threaded(partial(torch.linalg.svd, full_matrices=full_matrices), x)
 
 
 linalg = SimpleNamespace(

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["by_blocks", "is_plain", "over_threads"]
+from svdinv.core.operation import Operation
+
+__all__ = ["chunked", "is_eager_cpu", "threaded"]
 
 # LAPACK itself takes several threads for matrices larger than this.
 _LARGEST = 128
@@ -47,7 +49,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def _threads(A: Tensor) -> int:
     """How many threads are worth their while: 1 if the batch cannot be split."""
-    if not is_plain(A) or A.ndim < 3 or max(A.shape[-2:]) > 16 * _LARGEST:
+    if not is_eager_cpu(A) or A.ndim < 3 or max(A.shape[-2:]) > 16 * _LARGEST:
         return 1
     short = min(A.shape[-2:])
     if short > _LARGEST or A.numel() * short < _LEAST:
@@ -55,7 +57,7 @@ def _threads(A: Tensor) -> int:
     return min(torch.get_num_threads(), A.shape[:-2].numel() // 8)
 
 
-def over_threads(
+def threaded(
     decompose: Callable[[Tensor], tuple[Tensor, ...]], A: Tensor
 ) -> tuple[Tensor, ...]:
     """Decompose A, shape (..., m, n), parts of its batch in threads of their own.
@@ -87,55 +89,59 @@ def over_threads(
 
 # Elements of an array that stays in a cache: what is larger costs more to allocate
 # than to compute.
-_BLOCK = 2**16
+_CHUNK = 2**16
 
 
-def by_blocks(
-    compute: Callable[..., tuple[Tensor, ...]],
-    *arrays: Tensor | None,
-    in_threads: bool = False,
-) -> tuple[Tensor, ...] | None:
-    """Compute on blocks of a batch of small matrices, one after the other.
+def chunked(
+    operation: Operation, x: tuple[Tensor | None, ...], xp: Any
+) -> tuple[Any, ...] | None:
+    """Compute an operation on chunks of a batch of small matrices, one after another.
 
     Parameters
     ----------
-    compute : callable
-        From arrays with one batch axis to a tuple of such arrays.
-    arrays : Tensor or None
+    operation : Operation
+        One that says it may be computed in chunks.
+    x : tuple of Tensor or None
         The first is a batch of matrices, shape (..., m, n); the others have the same
         batch axes. None is passed on.
-    in_threads : bool, optional
-        Whether to compute on several blocks at a time: worth it for decompositions,
-        which release Python's lock for long.
+    xp : namespace
+        Array namespace.
 
     Returns
     -------
     tuple of Tensor or None
-        With the batch axes of the arrays; None where blocks are not worth their while,
-        or the results of two blocks differ in number.
+        With the batch axes of the arrays; None where chunks are not worth their while,
+        or the results of two chunks differ in number.
     """
-    A = arrays[0]
-    if A is None or A.ndim < 3 or not all(map(is_plain, arrays)):
+    A = x[0]
+    if (
+        not operation.chunkable
+        or A is None
+        or A.ndim < 3
+        or not all(map(is_eager_cpu, x))
+    ):
         return None
     batch = A.shape[:-2]
-    block = max(_BLOCK // max(A.shape[-2:].numel(), 1), 1)
-    count = -(-batch.numel() // block)
-    if block < 32 or count < 2:
+    size = max(_CHUNK // max(A.shape[-2:].numel(), 1), 1)
+    count = -(-batch.numel() // size)
+    if size < 32 or count < 2:
         return None
-    block = -(-batch.numel() // count)  # all of about one size
+    size = -(-batch.numel() // count)  # all of about one size
     axes = len(batch)
-    flat = [x if x is None else x.reshape(-1, *x.shape[axes:]) for x in arrays]
+    flat = [t if t is None else t.reshape(-1, *t.shape[axes:]) for t in x]
     parts = [
-        [x if x is None else x[i * block : (i + 1) * block] for x in flat]
+        [t if t is None else t[i * size : (i + 1) * size] for t in flat]
         for i in range(count)
     ]
 
-    def run(part: list[Tensor | None]) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            return compute(*part)
+    def run(part: list[Tensor | None]) -> tuple[Any, ...]:
+        with torch.no_grad():  # grad mode belongs to a thread
+            return operation.value(part, xp)
 
     large = A.numel() * min(A.shape[-2:]) >= _LEAST
-    threads = min(torch.get_num_threads(), count) if in_threads and large else 1
+    # Decompositions release Python's lock for long; nothing else gains by threads.
+    split = operation.decomposes and large
+    threads = min(torch.get_num_threads(), count) if split else 1
     each = map(run, parts) if threads < 2 else _pool(threads).map(run, parts)
     try:
         results = list(each)
@@ -143,11 +149,13 @@ def by_blocks(
         return None  # for the whole batch, whose indices an error should name
     if len({len(result) for result in results}) != 1:
         return None
-    whole = (torch.cat(pieces) for pieces in zip(*results, strict=True))
-    return tuple(x.unflatten(0, batch) for x in whole)
+    return tuple(
+        None if pieces[0] is None else torch.cat(pieces).unflatten(0, batch)
+        for pieces in zip(*results, strict=True)
+    )
 
 
-def is_plain(x: Tensor | None) -> bool:
+def is_eager_cpu(x: Tensor | None) -> bool:
     """Tell whether an array holds numbers that any thread may read."""
     return x is None or (
         not torch.compiler.is_compiling()

@@ -18,16 +18,18 @@ from svdinv.core.namespace import (
     Namespace,
     abs_max,
     adjoint,
+    any_on_host,
     cast,
     conj,
+    has_double_precision,
     identity_like,
     inner,
     is_complex,
     is_wide,
+    may_ask,
     real,
     safe_divide,
 )
-from svdinv.core.repeated import Look, never_look
 from svdinv.core.tolerances import (
     GRAM_FLOOR,
     SINGLE,
@@ -60,8 +62,6 @@ def factorise(
     *,
     relative: bool = False,
     method: str = "auto",
-    wide: bool = True,
-    look: Look = never_look,
     xp: Namespace,
 ) -> Factors:
     """Factors of A for the spectral map of a function.
@@ -77,14 +77,11 @@ def factorise(
     relative : bool, optional
         Whether tau is meant as a multiple of the largest singular value.
     method : {"auto", "svd", "gram", "matmul"}, optional
-        ``"gram"`` takes the eigenvectors of the Gram matrix, in double precision if
-        `wide`, and relies on the caller for what it loses. ``"auto"`` takes them
-        where that is expected to be faster, in the precision of A if that is enough,
-        and falls back to the SVD if a kept singular value turns out too small.
-    wide : bool, optional
-        Whether double precision is at hand.
-    look : callable, optional
-        As for `svd_pullback`. Where nothing can be looked at, ``"auto"`` is the SVD.
+        ``"gram"`` takes the eigenvectors of the Gram matrix, in double precision where
+        that is at hand; the caller must make sure that kept values exceed
+        sqrt(eps) s_1. ``"auto"`` takes them where that is expected to be faster, in
+        the precision of A if that is enough, and falls back to the SVD if a kept
+        singular value turns out too small, or where nothing can be asked for.
     xp : namespace
         Array namespace.
 
@@ -101,12 +98,13 @@ def factorise(
     if method == "matmul" and 0 not in A.shape:
         return (_steps(A, function, tau, relative, xp),)
     single = eps(A, xp) > SINGLE
+    wide = single and has_double_precision(xp)
     if method == "gram" and 0 not in A.shape:
-        gram = _gram(A, wide and single, look, xp)
+        gram = _gram(A, wide, xp)
         if gram is not None:
             return _from_gram(gram, A, xp)
-    if method == "auto" and None not in A.shape and 0 not in A.shape:
-        found = _cheaper(A, function, tau, relative, wide and single, look, xp)
+    if method == "auto" and may_ask(xp) and None not in A.shape and 0 not in A.shape:
+        found = _cheaper(A, function, tau, relative, wide, xp)
         if found is not None:
             return found
     U, S, Vh = xp.linalg.svd(A, full_matrices=False)
@@ -124,14 +122,13 @@ def _cheaper(
     tau: Any,
     relative: bool,
     wide: bool,
-    look: Look,
     xp: Namespace,
 ) -> Factors | None:
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
     if (
         math.prod(A.shape) * short < WORTH_A_LOOK
-        or look(A[..., :1, :1] != A[..., :1, :1]) is None
+        or any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None
     ):
         return None  # little to gain, or nothing may be looked at
     tall = long >= 2 * short
@@ -143,12 +140,12 @@ def _cheaper(
         most = xp.maximum(S, 8 * (short * epsilon) ** 0.5 * top)
         y = function.value(most, tau * top if relative else tau, xp)
         safe = (y <= 0) | (floor * top <= S)
-        return look(~safe) is False
+        return any_on_host(~safe, xp) is False
 
     gram: _Gram | None = None
     level = function.level(tau, xp)
     if level is not None:
-        gram = _gram(A, False, look, xp)
+        gram = _gram(A, False, xp)
         if gram is None:
             return None
         top: Any = 1.0
@@ -159,14 +156,14 @@ def _cheaper(
             N = gram.N / cast(unit[..., None], gram.N, xp)
             norm = xp.sum(xp.abs(N @ N) ** 2, axis=(-2, -1))[..., None] ** 0.125
             top = xp.sqrt(trace) * norm * gram.scale
-        if look(~(level >= 0.5 * GRAM_FLOOR * top)) is False:
+        if any_on_host(~(level >= 0.5 * GRAM_FLOOR * top), xp) is False:
             factors = _from_gram(gram, A, xp)
             if trusted(factors, GRAM_FLOOR, eps(A, xp)):
                 return factors
     if not tall:  # an SVD costs hardly more than what is left
         return None
     if gram is None or wide:
-        gram = _gram(A, wide, look, xp)
+        gram = _gram(A, wide, xp)
         if gram is None:
             return None
     factors = _from_gram(gram, A, xp)
@@ -182,7 +179,7 @@ class _Gram(NamedTuple):
     scale: Array | float
 
 
-def _gram(A: Array, wide: bool, look: Look, xp: Namespace) -> _Gram | None:
+def _gram(A: Array, wide: bool, xp: Namespace) -> _Gram | None:
     """Gram matrix; None for NaN and infinity, which are the SVD's to report."""
     if wide:
         A = xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
@@ -196,10 +193,10 @@ def _gram(A: Array, wide: bool, look: Look, xp: Namespace) -> _Gram | None:
     N = product(A)
     trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)
     least = vanishing(trace, xp) ** 2
-    if look(~((trace > least) & (trace < 1 / least))) is False:
+    if any_on_host(~((trace > least) & (trace < 1 / least)), xp) is False:
         return _Gram(N, A, 1.0)
     size = abs_max(A, xp)
-    if look(~(size < float("inf"))) is True:
+    if any_on_host(~(size < float("inf")), xp) is True:
         return None
     size = xp.where(size >= smallest(size, xp), size, xp.ones_like(size))
     A = A / cast(size, A, xp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from array_api_compat import array_namespace
@@ -14,24 +15,33 @@ __all__ = [
     "Array",
     "DType",
     "Namespace",
+    "State",
     "abs_max",
     "add_product",
     "adjoint",
+    "any_on_host",
     "array_namespace",
     "cast",
     "conj",
+    "has_double_precision",
     "herm",
     "identity_like",
     "inner",
     "is_complex",
     "is_wide",
+    "is_writable",
     "known_equal",
     "last_size",
+    "may_ask",
+    "on_host",
     "real",
     "safe_divide",
     "sizes",
     "skew",
+    "while_loop",
 ]
+
+State: TypeAlias = tuple[Array, ...]
 
 
 def is_complex(x: Array, xp: Namespace) -> bool:
@@ -121,6 +131,67 @@ def abs_max(x: Array, xp: Namespace) -> Array:
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))
     return xp.max(part, axis=(-2, -1), keepdims=True)
+
+
+# What a framework can do beyond the array API, a backend adds to its namespace under
+# these names. A plain namespace has none of it.
+
+
+def any_on_host(mask: Array, xp: Namespace) -> bool | None:
+    """Tell whether any element holds, or None where that means waiting for a device.
+
+    None, too, where arrays have no values yet, as in a traced function.
+    """
+    ask = getattr(xp, "any_on_host", None)
+    return None if ask is None else ask(mask)
+
+
+def may_ask(xp: Namespace) -> bool:
+    """Tell whether `any_on_host` may know: not while a framework traces."""
+    ask = getattr(xp, "may_ask", None)
+    return hasattr(xp, "any_on_host") if ask is None else ask()
+
+
+def is_writable(xp: Namespace) -> bool:
+    """Tell whether parts of an array whose values are known can be assigned to."""
+    return getattr(xp, "writable", False)
+
+
+def has_double_precision(xp: Namespace) -> bool:
+    """Tell whether double precision is at hand."""
+    return getattr(xp, "double_precision", True)
+
+
+def while_loop(
+    step: Callable[[State], State],
+    running: Callable[[State], Array],
+    state: State,
+    steps: int,
+    blind_steps: int,
+    xp: Namespace,
+) -> State:
+    """Apply `step` while `running` holds anywhere, at most `steps` times.
+
+    Where that cannot be known, `blind_steps` times.
+    """
+    loop = getattr(xp, "iterate_while", None)
+    if loop is not None:
+        return loop(step, running, state, steps)
+    for count in range(steps):
+        more = any_on_host(running(state), xp)
+        if more is False or (more is None and count >= blind_steps):
+            break
+        state = step(state)
+    return state
+
+
+def on_host(report: Callable[[Array], None], x: Array, xp: Namespace) -> None:
+    """Call `report` with `x`, as soon as that has a value."""
+    call = getattr(xp, "on_host", None)
+    if call is None:
+        report(x)
+    else:
+        call(report, x)
 
 
 def safe_divide(

@@ -1,168 +1,109 @@
-"""A differentiable operation as a value that every backend can register."""
+"""Operations that own their derivatives.
+
+An operation is a frozen value with three rules, and the rules call other operations.
+What a framework has to supply is one function, `call`, that makes a call of any
+operation differentiable in its own way: so n operations and m frameworks cost n + m
+pieces. `svdinv.core.svd_operations`, `svdinv.core.spectral_operations` and
+`svdinv.core.hermitian_operations` hold the operations, `svdinv.backends` the calls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
 
-from svdinv.core.gauge import Gauge, check_gauge, gauge_dependence
-from svdinv.core.namespace import Array, Namespace
-from svdinv.core.repeated import Look, check_repeated
-from svdinv.core.svd import svd, svd_pullback, svd_pushforward
-from svdinv.core.truncated import (
-    Loop,
-    svd_lowrank_pullback,
-    svd_lowrank_pushforward,
-)
+from svdinv.core.namespace import Namespace
 
-__all__ = ["SVD", "Operation", "Options", "leading_triplets"]
+__all__ = ["Arrays", "Call", "Operation", "add", "masked", "refuse_third", "some"]
+
+Arrays: TypeAlias = Sequence[Any]
+"""Arrays, with None for what is zero or absent."""
+
+Call: TypeAlias = Callable[..., tuple[Any, ...]]
+"""``call(operation, *x)``, differentiable, returns the tuple of outputs."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a user chooses about an operation; hashable, checked when made.
-
-    Attributes
-    ----------
-    full_matrices : bool
-        Square singular vector matrices instead of thin ones.
-    repeated : str
-        Rule inside a cluster of repeated singular values.
-    rtol : float or None
-        Gap, relative to the largest singular value, up to which the rule acts.
-    gauge : {"ignore", "warn", "error"} or callable
-        What to do with a gauge-dependent loss.
-    epsilon : float or None
-        Relative precision of the cotangents, where it is not that of their dtype.
-    """
-
-    full_matrices: bool = False
-    repeated: str = "consistent"
-    rtol: float | None = None
-    gauge: Gauge = "ignore"
-    epsilon: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse bad values before any work is done."""
-        check_repeated(self.repeated, self.rtol)
-        check_gauge(self.gauge)
-
-
-@dataclass(frozen=True)
 class Operation:
-    """Pure functions of arrays; what is saved for the derivatives is the outputs.
+    """A function of arrays, its tangent and its cotangent; frozen and hashable.
+
+    Every array has the same leading batch axes. Arguments that are None are absent.
 
     Attributes
     ----------
-    name : str
-        Name in error messages and traces.
-    forward : callable
-        ``forward(A, options, xp)`` returns the tuple of outputs.
-    pullback : callable
-        ``pullback(outputs, cotangents, options, xp, look)`` returns the cotangent of
-        A; a cotangent may be None. `look` as in `svd_pullback`.
-    pushforward : callable
-        ``pushforward(outputs, dA, options, xp)`` returns the outputs' tangents.
-    dependence : callable
-        ``dependence(outputs, cotangents, options, xp)`` returns how
-        gauge-dependent the cotangents are, one number per matrix.
+    saves_inputs, saves_outputs : bool
+        What `tangent` and `cotangent` read of x and of y; the other is None there,
+        where keeping it would cost memory.
+    transparent : bool
+        Whether `composed`, made of array functions and calls, is what to
+        differentiate. Such an operation has no rules, or but a `cotangent` of its
+        last argument, in which it is linear, that is not the transpose.
+    host : bool
+        Whether `value` asks for the values of arrays, where it may.
+    chunkable : bool
+        Whether `value` may be computed for parts of a batch one after another.
+    decomposes : bool
+        Whether nearly all of its time is that of a decomposition.
     """
 
-    name: str
-    forward: Callable[[Array, Options, Namespace], tuple[Array, ...]]
-    pullback: Callable[..., Array]
-    pushforward: Callable[..., tuple[Array, ...]]
-    dependence: Callable[..., Array]
+    saves_inputs: ClassVar[bool] = True
+    saves_outputs: ClassVar[bool] = False
+    transparent: ClassVar[bool] = False
+    host: ClassVar[bool] = False
+    chunkable: ClassVar[bool] = False
+    decomposes: ClassVar[bool] = False
 
-
-def _forward(A: Array, options: Options, xp: Namespace) -> tuple[Array, ...]:
-    return svd(A, full_matrices=options.full_matrices, xp=xp)
-
-
-def _pullback(
-    outputs: tuple[Array, ...],
-    cotangents: tuple[Array | None, ...],
-    options: Options,
-    xp: Namespace,
-    look: Look,
-) -> Array:
-    return svd_pullback(
-        *outputs,
-        *cotangents,
-        repeated=options.repeated,
-        rtol=options.rtol,
-        epsilon=options.epsilon,
-        look=look,
-        xp=xp,
-    )
-
-
-def _pushforward(
-    outputs: tuple[Array, ...], dA: Array, options: Options, xp: Namespace
-) -> tuple[Array, ...]:
-    U, S, Vh = outputs
-    return svd_pushforward(
-        U, S, Vh, dA, repeated=options.repeated, rtol=options.rtol, xp=xp
-    )
-
-
-def _dependence(
-    outputs: tuple[Array, ...],
-    cotangents: tuple[Array | None, ...],
-    options: Options,
-    xp: Namespace,
-) -> Array:
-    U, S, Vh = outputs
-    gU, _, gVh = cotangents
-    return gauge_dependence(U, S, Vh, gU, gVh, xp=xp)
-
-
-def leading_triplets(loop: Loop | None = None) -> Operation:
-    """Make the operation whose outputs are U, S and Vh of `svd_lowrank`, and A.
-
-    A is among them because the derivative needs it. There is no forward: the triplets
-    come from a random sketch, which is the framework's to draw.
-
-    Parameters
-    ----------
-    loop : callable, optional
-        As for `svd_lowrank_pullback`.
-    """
-
-    def pullback(
-        outputs: tuple[Array, ...],
-        cotangents: tuple[Array | None, ...],
-        options: Options,
-        xp: Namespace,
-        look: Look,
-    ) -> Array:
-        *factors, A = outputs
-        *given, direct = cotangents
-        epsilon = options.epsilon
-        gA = svd_lowrank_pullback(
-            A, *factors, *given, epsilon=epsilon, look=look, loop=loop, xp=xp
-        )
-        return gA if direct is None else gA + direct
-
-    def pushforward(
-        outputs: tuple[Array, ...], dA: Array, options: Options, xp: Namespace
-    ) -> tuple[Array, ...]:
-        *factors, A = outputs
-        U, S, Vh = factors
-        return *svd_lowrank_pushforward(A, U, S, Vh, dA, loop=loop, xp=xp), dA
-
-    def forward(A: Array, options: Options, xp: Namespace) -> tuple[Array, ...]:
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """Compute the outputs, whatever `x` depends on."""
         raise NotImplementedError
 
-    def dependence(
-        outputs: tuple[Array, ...],
-        cotangents: tuple[Array | None, ...],
-        options: Options,
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """Compute the tangents of the outputs; None in `dx` is zero."""
+        raise NotImplementedError
+
+    def cotangent(
+        self,
+        x: Arrays,
+        y: Arrays,
+        g: Arrays,
+        wanted: Sequence[bool],
+        call: Call,
         xp: Namespace,
-    ) -> Array:
-        return _dependence(outputs[:3], cotangents[:3], options, xp)
+    ) -> tuple[Any, ...]:
+        """Compute the cotangents of the first arguments, as dL = Re tr(g^H dx).
 
-    return Operation("svd_lowrank", forward, pullback, pushforward, dependence)
+        None in `g` is zero. Of those not `wanted`, any may be None, and so may `x` be
+        there if the operation is linear in it.
+        """
+        raise NotImplementedError
+
+    def composed(self, x: Arrays, call: Call, xp: Namespace) -> tuple[Any, ...]:
+        """Compute the outputs in a way that can be differentiated, if `transparent`."""
+        return self.value(x, xp)
+
+    def anonymous(self) -> Operation:
+        """Give the operation without what its value does not depend on."""
+        return self
 
 
-SVD = Operation("svd", _forward, _pullback, _pushforward, _dependence)
+def add(*terms: Any) -> Any:
+    """Sum of what is not None, or None."""
+    given = [term for term in terms if term is not None]
+    return sum(given[1:], given[0]) if given else None
+
+
+def some(*x: Any) -> bool:
+    """Tell whether anything is not None."""
+    return any(term is not None for term in x)
+
+
+def masked(arrays: Arrays, wanted: Sequence[bool]) -> tuple[Any, ...]:
+    """Leave out what is not wanted."""
+    return tuple(x if want else None for x, want in zip(arrays, wanted, strict=False))
+
+
+def refuse_third(*asked: Any) -> None:
+    """Raise NotImplementedError if a third derivative is asked for."""
+    if any(asked):
+        raise NotImplementedError("svdinv's operators have two derivatives, not three")

@@ -12,9 +12,8 @@ tolerance is relative.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Real
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from svdinv.core.clusters import Windows, find_windows
 from svdinv.core.namespace import (
@@ -22,11 +21,13 @@ from svdinv.core.namespace import (
     Namespace,
     abs_max,
     adjoint,
+    any_on_host,
     cast,
     conj,
     herm,
     identity_like,
     is_complex,
+    is_writable,
     real,
     safe_divide,
     skew,
@@ -42,13 +43,11 @@ from svdinv.core.tolerances import (
 
 __all__ = [
     "REPEATED_RULES",
-    "Look",
     "check_repeated",
     "consistent_block",
     "diagonal_matrix",
     "inverse_sum",
     "linear_rule",
-    "never_look",
     "reciprocal",
     "smooth_at_zero",
     "vector_block",
@@ -70,13 +69,6 @@ RATIO_ERROR = 0.3  # of a ratio, relative to 1 / s: there may be a penalty after
 STEEP = 100  # quotient over the largest slope that a gauge-dependent loss exceeds
 STEEPEST = 1e4  # slope at 0 over the largest elsewhere, for a function to be smooth
 LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
-
-
-Look: TypeAlias = Callable[[Array], bool | None]
-
-
-def never_look(mask: Array) -> None:
-    """Answer "does any element hold?" without looking: not known."""
 
 
 def check_repeated(repeated: object, rtol: object) -> None:
@@ -120,7 +112,6 @@ def vector_block(
     repeated: str,
     rtol: float | None,
     epsilon: float | None,
-    look: Look,
     xp: Namespace,
 ) -> Array:
     """Middle factor of the pullback by any rule.
@@ -133,8 +124,6 @@ def vector_block(
         One of `REPEATED_RULES`.
     epsilon : float or None
         Relative precision of the cotangents; None for that of their dtype.
-    look : callable
-        As for `svdinv.core.svd_pullback`.
 
     Returns
     -------
@@ -147,8 +136,8 @@ def vector_block(
     reach = max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
     joined = s[..., :-1] - s[..., 1:] <= reach
     lost = s <= rounding_rtol(s, xp)
-    found = look(xp.concat([joined, lost[..., -1:]], axis=-1))
-    if found is None:
+    found = any_on_host(xp.concat([joined, lost[..., -1:]], axis=-1), xp)
+    if found is None or (found and not is_writable(xp)):
         return consistent_block(s, M, NH, gS, rtol, epsilon, xp)
     if not found:
         return _distinct_block(s, M, NH, gS, None, xp)

@@ -21,6 +21,7 @@ from svdinv.core.namespace import (
     Array,
     Namespace,
     adjoint,
+    any_on_host,
     array_namespace,
     cast,
     herm,
@@ -30,11 +31,9 @@ from svdinv.core.namespace import (
     skew,
 )
 from svdinv.core.repeated import (
-    Look,
     check_repeated,
     inverse_sum,
     linear_rule,
-    never_look,
     reciprocal,
     smooth_at_zero,
     vector_block,
@@ -87,7 +86,6 @@ def svd_pullback(
     repeated: str = "consistent",
     rtol: float | None = None,
     epsilon: float | None = None,
-    look: Look = never_look,
     xp: Namespace | None = None,
 ) -> Array:
     """Cotangent of A from the cotangents of its singular value decomposition.
@@ -111,10 +109,6 @@ def svd_pullback(
     epsilon : float, optional
         Relative precision of the cotangents, for ``"consistent"``. Default: that of
         their dtype.
-    look : callable, optional
-        Called with a boolean array, returns whether any element holds, or None where
-        that is not known without waiting for a device. What only such elements need
-        is then done for them alone. By default nothing is looked at.
     xp : namespace, optional
         Array namespace; inferred from the arrays if not given.
 
@@ -160,19 +154,19 @@ def svd_pullback(
     NH = None if gVh is None else _range_h(gVh, k) @ adjoint(V1h, xp)
     M = xp.zeros_like(NH) if M is None else M
     NH = xp.zeros_like(M) if NH is None else NH
-    block = vector_block(s, M, NH, gs, repeated, rtol, epsilon, look, xp)
+    block = vector_block(s, M, NH, gs, repeated, rtol, epsilon, xp)
 
     # With the parts (1 - U1 U1^H) gU1 / s of gU1 and gV1 outside the ranges of U1 and
     # V1: nothing is left of them, but rounding errors, where the factor is square.
     outside_U = outside_V = None
     if gU is not None and not known_equal(U.shape[-2], k):
         folded = _fold_null_space(U, gU, k, xp)
-        weight = _outside_weight(s, gs, folded, _range(gU, k), repeated, look, xp)
+        weight = _outside_weight(s, gs, folded, _range(gU, k), repeated, xp)
         outside_U, block = folded * weight, block - M * weight
     if gVh is not None and not known_equal(Vh.shape[-1], k):
         gV = adjoint(gVh, xp)
         folded = _fold_null_space(adjoint(Vh, xp), gV, k, xp)
-        weight = _outside_weight(s, gs, folded, _range(gV, k), repeated, look, xp)
+        weight = _outside_weight(s, gs, folded, _range(gV, k), repeated, xp)
         outside_V, block = folded * weight, block - xp.matrix_transpose(weight) * NH
     left = U1 @ block if outside_U is None else U1 @ block + outside_U
     left *= scale
@@ -259,12 +253,14 @@ def _outside_weight(
     folded: Array,
     gQ: Array,
     repeated: str,
-    look: Look,
     xp: Namespace,
 ) -> Array:
     """1 / s as a row, and 0 where cotangents do not vanish with their s."""
     weight = reciprocal(s, xp)
-    if repeated == "consistent" and look(s <= rounding_rtol(s, xp)) is not False:
+    if (
+        repeated == "consistent"
+        and any_on_host(s <= rounding_rtol(s, xp), xp) is not False
+    ):
         size = xp.maximum(*(xp.max(xp.abs(g), axis=-2) for g in (folded, gQ)))
         smooth = smooth_at_zero(s, size, gs, xp)
         weight = xp.where(smooth, weight, xp.zeros_like(weight))

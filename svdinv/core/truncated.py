@@ -22,7 +22,9 @@ from typing import TypeAlias
 from svdinv.core.namespace import (
     Array,
     Namespace,
+    State,
     adjoint,
+    any_on_host,
     array_namespace,
     cast,
     conj,
@@ -31,31 +33,20 @@ from svdinv.core.namespace import (
     known_equal,
     real,
     safe_divide,
+    while_loop,
 )
-from svdinv.core.repeated import (
-    Look,
-    check_repeated,
-    never_look,
-    reciprocal,
-    smooth_at_zero,
-)
+from svdinv.core.repeated import reciprocal, smooth_at_zero
 from svdinv.core.svd import SVDResult, svd, svd_pullback, svd_pushforward
 from svdinv.core.tolerances import eps, rounding_rtol, smallest
 
 __all__ = [
     "BLIND_STEPS",
     "WATCHED_STEPS",
-    "Loop",
-    "State",
     "svd_lowrank",
     "svd_lowrank_pullback",
     "svd_lowrank_pushforward",
 ]
 
-State: TypeAlias = tuple[Array, ...]
-Loop: TypeAlias = Callable[
-    [Callable[[State], State], Callable[[State], Array], State, int], State
-]
 Product: TypeAlias = Callable[[Array], Array]
 
 # Conjugate residuals gain a digit per 0.8 sqrt(s_j / gap) steps at most, for a gap
@@ -141,13 +132,7 @@ def svd_lowrank_pullback(
     gS: Array | None = None,
     gVh: Array | None = None,
     *,
-    repeated: str = "consistent",
-    rtol: float | None = None,
     epsilon: float | None = None,
-    look: Look = never_look,
-    steps: int | None = None,
-    tolerance: float | None = None,
-    loop: Loop | None = None,
     xp: Namespace | None = None,
 ) -> Array:
     """Cotangent of A from the cotangents of its leading singular triplets.
@@ -161,24 +146,8 @@ def svd_lowrank_pullback(
     gU, gS, gVh : array or None
         Cotangents, each of the shape of its factor and with dL = Re tr(g^H dx);
         None for zero. gS is real.
-    repeated, rtol, epsilon : optional
-        Rule inside a cluster of repeated kept singular values, the gap up to which it
-        acts, and the precision of the cotangents, as for `svd_pullback`.
-    look : callable, optional
-        Called with a boolean array, returns whether any element holds, or None where
-        that is not known without waiting for a device. Where it is, the iteration
-        ends as soon as all residuals are small. By default nothing is looked at.
-    steps : int, optional
-        Most steps of the iteration, of two products with `A` each. Default:
-        `BLIND_STEPS` where nothing is looked at, which are then all done, and
-        `WATCHED_STEPS` elsewhere.
-    tolerance : float, optional
-        Residual, relative to the right-hand side, at which a solution counts as
-        found. Default: 10 eps.
-    loop : callable, optional
-        ``loop(step, running, state, steps)`` returns ``step`` applied to the tuple of
-        arrays ``state`` while ``running(state)`` holds anywhere, at most `steps`
-        times: a framework's own loop, such as JAX's, in place of Python's.
+    epsilon : float, optional
+        Relative precision of the cotangents, as for `svd_pullback`.
     xp : namespace, optional
         Array namespace; inferred from the arrays if not given.
 
@@ -186,11 +155,6 @@ def svd_lowrank_pullback(
     -------
     array
         gA, shape (..., m, n).
-
-    Raises
-    ------
-    ValueError
-        If `repeated` names no rule or `rtol` lies outside [0, 1).
 
     Notes
     -----
@@ -214,19 +178,11 @@ def svd_lowrank_pullback(
     .. [1] A. Francuz, N. Schuch and B. Vanhecke, "Stable and efficient
        differentiation of tensor network algorithms", arXiv:2311.11894, 2023.
     """
-    check_repeated(repeated, rtol)
     xp = array_namespace(A, U, S, Vh) if xp is None else xp
     r = S.shape[-1]
     whole = known_equal(A.shape[-2], r) or known_equal(A.shape[-1], r)
     if whole or known_equal(r, 0) or (gU is None and gVh is None):
-        return svd_pullback(
-            *(U, S, Vh, gU, gS, gVh),
-            repeated=repeated,
-            rtol=rtol,
-            epsilon=epsilon,
-            look=look,
-            xp=xp,
-        )
+        return svd_pullback(U, S, Vh, gU, gS, gVh, epsilon=epsilon, xp=xp)
     V = adjoint(Vh, xp)
     gU = xp.zeros_like(U) if gU is None else gU
     gV = xp.zeros_like(V) if gVh is None else adjoint(gVh, xp)
@@ -234,31 +190,19 @@ def svd_lowrank_pullback(
     # Inside the kept ranges this is the SVD of U^H A V = diag(S), factors I, S, I.
     M, N = adjoint(U, xp) @ gU, Vh @ gV
     eye = identity_like(M, xp)
-    block = svd_pullback(
-        *(eye, S, eye, M, gS, adjoint(N, xp)),
-        repeated=repeated,
-        rtol=rtol,
-        epsilon=epsilon,
-        look=look,
-        xp=xp,
-    )
+    inside = M, gS, adjoint(N, xp)
+    block = svd_pullback(eye, S, eye, *inside, epsilon=epsilon, xp=xp)
 
     s, top = _scaled(S, xp)
     weight = reciprocal(s, xp)
-    if repeated == "consistent" and look(s <= rounding_rtol(s, xp)) is not False:
+    if any_on_host(s <= rounding_rtol(s, xp), xp) is not False:
         first, second = (xp.max(xp.abs(g), axis=-2) for g in (gU, gV))
         gs = xp.zeros_like(S) if gS is None else gS * top
         smooth = smooth_at_zero(s, xp.maximum(first, second), gs, xp)
         weight = xp.where(smooth, weight, xp.zeros_like(weight))
     weight = cast(weight / top, U, xp)[..., None, :]
-    X, Y = _outside(
-        *(A, U, S, V, (gU - U @ M) * weight, (gV - V @ N) * weight),
-        look=look,
-        steps=steps,
-        tolerance=tolerance,
-        loop=loop,
-        xp=xp,
-    )
+    sides = (gU - U @ M) * weight, (gV - V @ N) * weight
+    X, Y = _outside(A, SVDResult(U, S, V), sides, xp)
     return (U @ block + X) @ Vh + U @ adjoint(Y, xp)
 
 
@@ -269,12 +213,6 @@ def svd_lowrank_pushforward(
     Vh: Array,
     dA: Array,
     *,
-    repeated: str = "consistent",
-    rtol: float | None = None,
-    look: Look = never_look,
-    steps: int | None = None,
-    tolerance: float | None = None,
-    loop: Loop | None = None,
     xp: Namespace | None = None,
 ) -> SVDResult:
     """Tangents of the leading singular triplets along a tangent of A.
@@ -287,49 +225,29 @@ def svd_lowrank_pushforward(
         Leading singular triplets of A: shapes (..., m, r), (..., r), (..., r, n).
     dA : array
         Tangent of A, shape (..., m, n).
-    repeated, rtol : optional
-        Rule inside a cluster of repeated kept singular values, and the gap up to which
-        it acts, as for `svd_pushforward`: ``"consistent"`` is ``"minimum-norm"`` here.
-    look, steps, tolerance, loop : optional
-        As for `svd_lowrank_pullback`.
     xp : namespace, optional
         Array namespace; inferred from the arrays if not given.
 
     Returns
     -------
     SVDResult
-        dU, dS and dVh, of the shapes of U, S and Vh. For every rule but
-        ``"consistent"`` this is the transpose of `svd_lowrank_pullback`.
-
-    Raises
-    ------
-    ValueError
-        If `repeated` names no rule or `rtol` lies outside [0, 1).
+        dU, dS and dVh, of the shapes of U, S and Vh. Inside a cluster of repeated
+        kept singular values by the minimum norm, as `svd_pushforward`.
     """
-    check_repeated(repeated, rtol)
     xp = array_namespace(A, U, S, Vh) if xp is None else xp
     r = S.shape[-1]
     whole = known_equal(A.shape[-2], r) or known_equal(A.shape[-1], r)
     if whole or known_equal(r, 0):
-        return svd_pushforward(U, S, Vh, dA, repeated=repeated, rtol=rtol, xp=xp)
+        return svd_pushforward(U, S, Vh, dA, xp=xp)
     V = adjoint(Vh, xp)
     AV, AU = dA @ V, _adjoint_times(dA, U, xp)
     P = adjoint(U, xp) @ AV
     eye = identity_like(P, xp)
-    omega, dS, psi = svd_pushforward(
-        eye, S, eye, P, repeated=repeated, rtol=rtol, xp=xp
-    )
+    omega, dS, psi = svd_pushforward(eye, S, eye, P, xp=xp)
     s, top = _scaled(S, xp)
     weight = cast(reciprocal(s, xp) / top, U, xp)[..., None, :]
-    X, Y = _outside(
-        *(A, U, S, V),
-        *((AV - U @ P) * weight, (AU - V @ adjoint(P, xp)) * weight),
-        look=look,
-        steps=steps,
-        tolerance=tolerance,
-        loop=loop,
-        xp=xp,
-    )
+    sides = (AV - U @ P) * weight, (AU - V @ adjoint(P, xp)) * weight
+    X, Y = _outside(A, SVDResult(U, S, V), sides, xp)
     return SVDResult(U @ omega + X, dS, adjoint(V @ adjoint(psi, xp) + Y, xp))
 
 
@@ -346,20 +264,11 @@ def _scaled(S: Array, xp: Namespace) -> tuple[Array, Array]:
 
 
 def _outside(
-    A: Array,
-    U: Array,
-    S: Array,
-    V: Array,
-    left: Array,
-    right: Array,
-    *,
-    look: Look,
-    steps: int | None,
-    tolerance: float | None,
-    loop: Loop | None,
-    xp: Namespace,
+    A: Array, triplets: SVDResult, sides: tuple[Array, Array], xp: Namespace
 ) -> tuple[Array, Array]:
     """Solve the coupled system outside the kept ranges, divided by s_j.
+
+    `triplets` are U, S and V, not its adjoint.
 
     With T_j = A2 / s_j it reads x - T y = left_j, y - T^H x = right_j. Eliminating x
     leaves (I - T^H T) y = right + T^H left, half as large. Its eigenvalues are those
@@ -369,6 +278,7 @@ def _outside(
     1 +- s_i / s_j, for which a Krylov method needs twice the steps (J. K. Reid,
     SIAM J. Numer. Anal. 9(2), 1972).
     """
+    (U, S, V), (left, right) = triplets, sides
     m, n = A.shape[-2:]
     if isinstance(m, int) and isinstance(n, int) and m < n:
         swapped = True  # the smaller of the two unknowns is kept
@@ -397,13 +307,11 @@ def _outside(
         lambda p: p - adjoint_times(times(p)),
         right_side,
         floor[..., None, :],
-        RESIDUAL * eps(s, xp) if tolerance is None else tolerance,
-        _python_loop(look, steps is None) if loop is None else loop,
-        (BLIND_STEPS if loop is None else WATCHED_STEPS) if steps is None else steps,
+        RESIDUAL * eps(s, xp),
         xp,
     )
     x = left + times(y)
-    if look(null) is not False:
+    if any_on_host(null, xp) is not False:
         # Along singular vectors with s_i = s_j, what is known is the two right-hand
         # sides; half of each is the completion of Zhang and Hu (arXiv:2411.14141).
         y = y + _along(direction, 0.5 * right - y, null, xp)
@@ -416,8 +324,6 @@ def _conjugate_residuals(
     b: Array,
     floor: Array,
     tolerance: float,
-    loop: Loop,
-    steps: int,
     xp: Namespace,
 ) -> tuple[Array, Array, Array]:
     """Solve a positive semidefinite system for each column of `b`.
@@ -436,8 +342,6 @@ def _conjugate_residuals(
         Eigenvalue that counts as 0, shape (..., 1, r).
     tolerance : float
         Residual over right-hand side at which a column is left alone.
-    loop, steps
-        As for `svd_lowrank_pullback`.
     xp : namespace
         Array namespace.
 
@@ -478,31 +382,10 @@ def _conjugate_residuals(
 
     image = operator(b)
     state = (xp.zeros_like(b), b, b, image, *examine(b, image))
-    y, residual, _, _, _, _, null = loop(step, lambda state: state[5], state, steps)
+    y, residual, _, _, _, _, null = while_loop(
+        step, lambda state: state[5], state, WATCHED_STEPS, BLIND_STEPS, xp
+    )
     return y * scale, residual, null
-
-
-def _python_loop(look: Look, extend: bool) -> Loop:
-    """Loop that looks whether to go on, with `extend` for more steps if it can."""
-
-    def loop(
-        step: Callable[[State], State],
-        running: Callable[[State], Array],
-        state: State,
-        steps: int,
-    ) -> State:
-        count = 0
-        while count < steps:
-            seen = look(running(state))
-            if seen is False:
-                break
-            if seen and extend:
-                steps = WATCHED_STEPS
-            state = step(state)
-            count += 1
-        return state
-
-    return loop
 
 
 def _dot(x: Array, y: Array, xp: Namespace) -> Array:

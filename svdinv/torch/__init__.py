@@ -6,6 +6,8 @@ measure matrices by their singular values, without handing these out.
 
 from __future__ import annotations
 
+from typing import Any
+
 from svdinv._missing import explain_missing
 
 try:
@@ -13,63 +15,16 @@ try:
 except ImportError as error:
     raise explain_missing("torch", "torch") from error
 
-from svdinv.backends.torch import differentiable
-from svdinv.backends.torch_spectral import Toolbox
+from svdinv.backends.torch import TorchBackend
 from svdinv.core.gauge import Gauge
-from svdinv.core.operation import SVD, Options
 from svdinv.core.svd import SVDResult
-from svdinv.operators import Operators
+from svdinv.operators import OPERATORS, bind, decompositions
 from svdinv.torch import nn
 
-__all__ = [
-    "firm_threshold",
-    "kabsch",
-    "ky_fan_norm",
-    "local_low_rank",
-    "log_sum_threshold",
-    "low_rank",
-    "nn",
-    "nuclear_norm",
-    "polar",
-    "procrustes",
-    "schatten_norm",
-    "schatten_prox",
-    "spectral_map",
-    "spectral_norm",
-    "spectral_operator",
-    "sure",
-    "svd",
-    "svd_lowrank",
-    "svdvals",
-    "svht",
-    "svt",
-    "svt_divergence",
-    "tsvt",
-]
+__all__ = ["nn", "svd", *sorted(OPERATORS)]
 
-_svd = differentiable(SVD)
-_operators = Operators(Toolbox(), __name__)
-
-firm_threshold = _operators.firm_threshold
-kabsch = _operators.kabsch
-ky_fan_norm = _operators.ky_fan_norm
-local_low_rank = _operators.local_low_rank
-log_sum_threshold = _operators.log_sum_threshold
-low_rank = _operators.low_rank
-nuclear_norm = _operators.nuclear_norm
-polar = _operators.polar
-procrustes = _operators.procrustes
-schatten_norm = _operators.schatten_norm
-schatten_prox = _operators.schatten_prox
-spectral_norm = _operators.spectral_norm
-spectral_operator = _operators.spectral_operator
-spectral_map = _operators.spectral_map
-sure = _operators.sure
-svd_lowrank = _operators.svd_lowrank
-svht = _operators.svht
-svt = _operators.svt
-svt_divergence = _operators.svt_divergence
-tsvt = _operators.tsvt
+_backend = TorchBackend()
+globals().update(bind(lambda *_: _backend, __name__))
 
 
 def svd(
@@ -141,25 +96,8 @@ def svd(
     >>> bool(A.grad.isfinite().all())
     True
     """
-    return SVDResult(*_svd(A, Options(full_matrices, repeated, rtol, gauge)))
+    return decompositions.svd(_backend, A, "A", full_matrices, repeated, rtol, gauge)
 
 
-def svdvals(A: torch.Tensor) -> torch.Tensor:
-    """Singular values, sorted downwards, with a finite gradient everywhere.
-
-    Parameters
-    ----------
-    A : Tensor
-        Matrices, shape (..., m, n), floating point or complex.
-
-    Returns
-    -------
-    Tensor
-        Real, shape (..., min(m, n)).
-
-    Raises
-    ------
-    TypeError, RuntimeError, torch.linalg.LinAlgError
-        As `svd`.
-    """
-    return _svd(A, Options())[1]
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

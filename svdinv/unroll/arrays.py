@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
 from importlib import import_module
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
+from svdinv.backends.arrays import for_namespace
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -86,7 +86,7 @@ def operators(x: Array) -> Any:
     for known, face in _FACES:
         if known(x):
             return import_module(face)
-    return _undifferentiated(array_namespace(x))
+    return for_namespace(array_namespace(x))
 
 
 def like(x: Any, other: Array, xp: Namespace) -> Array:
@@ -218,12 +218,3 @@ def _complex_dtype(x: Array, xp: Namespace) -> Any:
     if is_complex(x, xp):
         return x.dtype
     return xp.complex128 if x.dtype == xp.float64 else xp.complex64
-
-
-@cache
-def _undifferentiated(xp: Namespace) -> Any:
-    from svdinv.backends.manual import Toolbox
-    from svdinv.backends.manual_operators import ManualOperators
-
-    toolbox = Toolbox(xp, bool, ValueError, np.random.default_rng)
-    return ManualOperators(toolbox, "svdinv")

@@ -1,0 +1,542 @@
+"""NumPy, CuPy and any other array-API namespace: derivatives by a tape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import Any
+
+from svdinv.backends import tape
+from svdinv.backends.tape import Traced, innermost, untraced
+from svdinv.backends.taped_functions import TapedNamespace
+from svdinv.core.backend import Backend
+from svdinv.core.gauge import Gauge
+from svdinv.core.namespace import Array, Namespace, is_complex, real
+from svdinv.core.operation import Operation
+from svdinv.core.svd import SVDResult
+from svdinv.operators import bind, decompositions, thresholds
+from svdinv.operators._arguments import checked
+
+__all__ = ["ArrayBackend", "for_namespace", "make_module"]
+
+
+class _Extended:
+    """An array-API namespace, and what may be done beyond it."""
+
+    writable = True
+
+    def __init__(self, base: Namespace, on_host: bool) -> None:
+        self._base = base
+        if on_host:
+            self.any_on_host = self._any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+    def _any(self, mask: Array) -> bool:
+        return bool(self._base.any(mask))
+
+
+class ArrayBackend(Backend):
+    """The arrays of a namespace without automatic differentiation.
+
+    Parameters
+    ----------
+    xp : namespace
+        Array-API namespace.
+    on_host : bool
+        Whether values can be asked for without waiting for a device.
+    shape_error : type
+        What the namespace raises for an array that is no matrix.
+    rng : callable
+        Makes a generator of random numbers from a seed or None.
+    quiet : callable, optional
+        Makes a context in which overflow is no warning.
+    """
+
+    def __init__(
+        self,
+        xp: Namespace,
+        on_host: bool,
+        shape_error: type[Exception],
+        rng: Callable[[Any], Any],
+        quiet: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.xp = self.plain = _Extended(xp, on_host)
+        self.taped = TapedNamespace(self.plain)
+        self.shape_error = shape_error
+        self.rng = rng
+        self.quiet = quiet
+
+    def of(self, *arguments: Any) -> Backend:
+        """Give the backend for the arguments of a call: of traced arrays, another."""
+        return self if innermost(arguments) is None else _Recording(self)
+
+    def call(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+        """See `Backend`; leaves a step on the innermost tape, if there is one."""
+        owner = innermost(x)
+        if owner is None:
+            return self.evaluate(operation, *x)
+        if operation.transparent:
+            return operation.composed(x, self.call, self.taped)
+        values = tuple(
+            t.value if isinstance(t, Traced) and t.tape is owner else t for t in x
+        )
+        y = self.call(operation, *values)
+
+        def push(dx: Any) -> Any:
+            return operation.tangent(values, y, dx, self.call, self._space(values, dx))
+
+        def pull(g: Any) -> Any:
+            wanted = tuple(isinstance(t, Traced) and t.tape is owner for t in x)
+            xp = self._space(values, g)
+            return operation.cotangent(values, y, g, wanted, self.call, xp)
+
+        return owner.record(x, y, push, pull)
+
+    def _space(self, *arrays: Any) -> Namespace:
+        return self.plain if innermost(arrays) is None else self.taped
+
+    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+        """See `Backend`."""
+        with self.quiet():  # a product that overflows is done again, scaled
+            return operation.value(tuple(map(untraced, x)), self.plain)
+
+    def asarray(self, x: Any, name: str) -> Array:
+        """See `Backend`."""
+        return self.xp.asarray(x)
+
+    def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
+        """See `Backend`."""
+        xp = self.xp
+        try:
+            value = xp.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be a number or an array") from error
+        if not xp.isdtype(value.dtype, ("bool", "integral", "real floating")):
+            raise TypeError(f"{name} must be real, got {value.dtype}")
+        return xp.astype(value, real(like, xp).dtype, copy=False)
+
+    def stop_gradient(self, x: Array) -> Array:
+        """See `Backend`."""
+        return untraced(x)
+
+    def normal(self, shape: tuple[int, ...], like: Array, seed: Any) -> Array:
+        """See `Backend`."""
+        random = seed if hasattr(seed, "standard_normal") else self.rng(seed)
+        normal = random.standard_normal(shape)
+        if is_complex(like, self.plain):
+            normal = normal + 1j * random.standard_normal(shape)
+        return self.plain.astype(self.plain.asarray(normal), like.dtype, copy=False)
+
+    def slope(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        """See `Backend`."""
+
+        def slope(x: Array) -> Array:
+            ones = self.plain.ones_like(untraced(x))
+            return tape.jvp(self.taped, f, (x,), (ones,))[1]
+
+        return slope
+
+
+class _Recording(ArrayBackend):
+    """An array backend for traced arrays."""
+
+    def __init__(self, backend: ArrayBackend) -> None:
+        self.__dict__.update(backend.__dict__)
+        self.xp = self.taped
+
+
+def make_module(backend: ArrayBackend, module: str) -> dict[str, Callable[..., Any]]:
+    """Make the public functions for the arrays of a namespace.
+
+    Parameters
+    ----------
+    backend : ArrayBackend
+        The namespace.
+    module : str
+        Name of the module that they are to be found in.
+
+    Returns
+    -------
+    dict
+        Functions by their names: the operators, `svd`, `vjp` and `jvp`, and the four
+        that solvers call by hand.
+    """
+    functions = [_svd, _vjp, _jvp, _svd_vjp, _svd_jvp, _svt_vjp, _svt_jvp]
+    own = {f.__name__[1:]: f for f in functions}
+    return bind(backend.of, module) | bind(lambda *_: backend, module, own)
+
+
+@cache
+def for_namespace(xp: Namespace) -> SimpleNamespace:
+    """Make all functions that `svdinv.numpy` has for another array-API namespace.
+
+    Parameters
+    ----------
+    xp : namespace
+        Array-API namespace, such as `array_api_strict`, with its linear algebra
+        extension; for `tsvt` also that for Fourier transforms. Its arrays must have
+        values that can be read, and parts that can be assigned to.
+
+    Returns
+    -------
+    SimpleNamespace
+        The operators, `svd`, `vjp`, `jvp` and what else `svdinv.numpy` has.
+
+    Examples
+    --------
+    >>> import array_api_strict as xp, svdinv
+    >>> functions = svdinv.for_namespace(xp)
+    >>> value, pullback = functions.vjp(functions.nuclear_norm, 2 * xp.eye(3))
+    >>> float(value), float(pullback(xp.asarray(1.0))[0][0, 0])
+    (6.0, 1.0)
+    """
+    from numpy.random import default_rng
+
+    backend = ArrayBackend(xp, True, ValueError, default_rng)
+    return SimpleNamespace(**make_module(backend, f"svdinv.for_namespace({xp})"))
+
+
+def _svd(
+    backend: ArrayBackend,
+    A: Array,
+    full_matrices: bool = False,
+    compute_uv: bool = True,
+    *,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> SVDResult | Array:
+    """Singular value decomposition, thin by default, which `vjp` differentiates.
+
+    As the `linalg.svd` of NumPy or CuPy.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), floating point or complex. Half precision is
+        computed in single precision and cast back.
+    full_matrices : bool, optional
+        Return square U and Vh. Their null-space columns get the gradient that is
+        independent of their arbitrary basis.
+    compute_uv : bool, optional
+        If false, return S alone.
+    repeated : str, optional
+        Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
+        losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
+        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
+        ``"taylor"``, ``"lorentz"`` and ``"none"``. `jvp` takes ``"minimum-norm"``
+        for ``"consistent"``, which is not linear.
+    rtol : float, optional
+        Gap, relative to the largest singular value, up to which the rule acts.
+        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
+    gauge : {"ignore", "warn", "error"} or callable, optional
+        What the pullback does if the loss depends on the arbitrary phase or basis
+        of the singular vectors. A callable, such as a `svdinv.GaugeMonitor`, gets
+        an array of one number per matrix.
+
+    Returns
+    -------
+    SVDResult or array
+        Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
+        (..., k, n), k = min(m, n), S real and sorted downwards; with
+        `full_matrices`, U (..., m, m) and Vh (..., n, n).
+
+    Raises
+    ------
+    TypeError
+        If `A` is not floating point or complex.
+    numpy.linalg.LinAlgError
+        In NumPy and CuPy, if `A` has fewer than two dimensions, or the iteration does
+        not converge, as for NaN; elsewhere ValueError.
+    ValueError
+        If `repeated`, `rtol` or `gauge` is not one of the accepted values.
+    svdinv.GaugeError
+        From the pullback, with ``gauge="error"``.
+
+    See Also
+    --------
+    svdinv.core.svd_pullback : The formulas, with references.
+    """
+    outputs = decompositions.svd(
+        backend.of(A), A, "A", full_matrices, repeated, rtol, gauge
+    )
+    return outputs if compute_uv else outputs.S
+
+
+def _vjp(
+    backend: ArrayBackend, f: Callable[..., Any], *args: Any
+) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """Evaluate a function of arrays, and make the one that pulls cotangents back.
+
+    With the name and the arguments of `jax.vjp`. The function is composed of the
+    operators of this module, of Python's operators, and of array functions by the
+    namespace of its arguments, or in NumPy and CuPy by their own.
+
+    Parameters
+    ----------
+    f : callable
+        Function of arrays that returns an array, or (named) tuples, lists or dicts
+        of them.
+    *args : array
+        Its arguments, real or complex floating point; also (named) tuples, lists and
+        dicts of arrays.
+
+    Returns
+    -------
+    object
+        The value of ``f(*args)``.
+    pullback : callable
+        ``pullback(g)``, with the cotangent of the value, in its structure and with
+        None for zero, returns the tuple of the cotangents of the arguments. A
+        cotangent g of x means dL = Re tr(g^H dx): of complex arrays it is the
+        conjugate of JAX's.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not floating point, or no derivative of a function is known.
+    ValueError
+        From the pullback, if a cotangent has the wrong shape.
+
+    Notes
+    -----
+    `vjp` and `jvp` may be applied to functions that contain them: second derivatives.
+
+    Examples
+    --------
+    Gradient of the nuclear norm of a thresholded matrix, in the matrix and in the
+    threshold, where all singular values are equal:
+
+    >>> import numpy as np, svdinv.numpy
+    >>> def loss(A, tau):
+    ...     return svdinv.numpy.nuclear_norm(svdinv.numpy.svt(A, tau))
+    >>> value, pullback = svdinv.numpy.vjp(loss, 2 * np.eye(3), 0.5)
+    >>> gA, gtau = pullback(1.0)
+    >>> float(value), gA.diagonal().round(6), float(gtau)
+    (4.5, array([1., 1., 1.]), -3.0)
+    """
+    return tape.vjp(backend.taped, f, *args)
+
+
+def _jvp(
+    backend: ArrayBackend, f: Callable[..., Any], primals: Any, tangents: Any
+) -> tuple[Any, Any]:
+    """Evaluate a function of arrays and its derivative along a direction.
+
+    With the name and the arguments of `jax.jvp`.
+
+    Parameters
+    ----------
+    f : callable
+        As for `vjp`.
+    primals : tuple
+        Its arguments, as for `vjp`.
+    tangents : tuple
+        Direction: for each argument one of its shape, or None for zero.
+
+    Returns
+    -------
+    object
+        The value of ``f(*primals)``.
+    object
+        Its tangent, in the same structure.
+
+    Raises
+    ------
+    TypeError
+        As `vjp`.
+    ValueError
+        If a tangent has the wrong shape.
+
+    Examples
+    --------
+    >>> import numpy as np, svdinv.numpy
+    >>> A, dA = np.diag([3.0, 2.0]), np.eye(2)
+    >>> norm, slope = svdinv.numpy.jvp(svdinv.numpy.nuclear_norm, (A,), (dA,))
+    >>> float(norm), float(slope)
+    (5.0, 2.0)
+    """
+    return tape.jvp(backend.taped, f, primals, tangents)
+
+
+def _svd_vjp(
+    backend: ArrayBackend, A: Array, full_matrices: bool = False, **options: Any
+) -> tuple[SVDResult, Callable[..., Array]]:
+    """Singular value decomposition, and the function that pulls gradients back.
+
+    Parameters
+    ----------
+    A, full_matrices, **options
+        As for `svd`.
+
+    Returns
+    -------
+    SVDResult
+        Named tuple ``(U, S, Vh)``.
+    pullback : callable
+        ``pullback(gU=None, gS=None, gVh=None)`` returns gA, of the shape and dtype
+        of `A`. Each cotangent has the shape of its factor, or is None for zero; a
+        cotangent g of x means dL = Re tr(g^H dx).
+
+    Raises
+    ------
+    TypeError, ValueError, numpy.linalg.LinAlgError
+        As `svd`; ValueError from the pullback if a cotangent has the wrong shape.
+
+    Examples
+    --------
+    Gradient of the sum of all elements of U S^2 Vh, where all singular values are
+    equal and other libraries return NaN:
+
+    >>> import numpy as np, svdinv.numpy
+    >>> A = np.eye(3)
+    >>> (U, S, Vh), pullback = svdinv.numpy.svd_vjp(A)
+    >>> G = np.ones((3, 3))
+    >>> gU = G @ Vh.T * S**2
+    >>> gS = 2 * S * np.sum(U * (G @ Vh.T), axis=0)
+    >>> gVh = S[:, None] ** 2 * (U.T @ G)
+    >>> pullback(gU, gS, gVh).round(6)
+    array([[2., 2., 2.],
+           [2., 2., 2.],
+           [2., 2., 2.]])
+    """
+    factors, pull = _vjp(
+        backend, lambda A: _svd(backend, A, full_matrices, **options), A
+    )
+
+    def pullback(gU: Any = None, gS: Any = None, gVh: Any = None) -> Array:
+        return pull((gU, gS, gVh))[0]
+
+    return factors, pullback
+
+
+def _svd_jvp(
+    backend: ArrayBackend,
+    A: Array,
+    dA: Array,
+    full_matrices: bool = False,
+    **options: Any,
+) -> tuple[SVDResult, SVDResult]:
+    """Singular value decomposition, and its derivative along a direction.
+
+    Parameters
+    ----------
+    A, full_matrices, **options
+        As for `svd`.
+    dA : array
+        Direction, of the shape of `A`.
+
+    Returns
+    -------
+    SVDResult
+        Named tuple ``(U, S, Vh)``.
+    SVDResult
+        Their derivatives ``(dU, dS, dVh)``.
+
+    Raises
+    ------
+    TypeError, ValueError, numpy.linalg.LinAlgError
+        As `svd`, and if `dA` has not the shape of `A`.
+    """
+    return _jvp(
+        backend, lambda A: _svd(backend, A, full_matrices, **options), (A,), (dA,)
+    )
+
+
+def _svt_vjp(
+    backend: ArrayBackend, A: Array, tau: Any, **options: Any
+) -> tuple[Array, Callable[[Any], tuple[Array, Array]]]:
+    """`svt`, and the function that pulls cotangents back.
+
+    Parameters
+    ----------
+    A, tau, **options
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        The result of `svt`.
+    pullback : callable
+        ``pullback(G)``, with the cotangent G of the result, returns ``(gA, gtau)``
+        of the shapes of A and tau.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`; from the pullback, if G does not fit the result.
+
+    Examples
+    --------
+    The gradient of half the squared norm of the result, where all singular values
+    are equal and a derivative by way of the vectors would be NaN:
+
+    >>> import numpy as np, svdinv.numpy
+    >>> X, pullback = svdinv.numpy.svt_vjp(2 * np.eye(3), 0.5)
+    >>> gA, gtau = pullback(X)
+    >>> gA.round(6)
+    array([[1.5, 0. , 0. ],
+           [0. , 1.5, 0. ],
+           [0. , 0. , 1.5]])
+    >>> float(gtau.round(6))
+    -4.5
+    """
+    svt = partial(thresholds.svt, **options)
+    return _vjp(
+        backend,
+        lambda A, tau: svt(backend.of(A, tau), A, tau),
+        backend.asarray(A, "A"),
+        _floating(backend, tau, A),
+    )
+
+
+def _floating(backend: ArrayBackend, tau: Any, A: Array) -> Array:
+    """Tau in its own floating point dtype, or in that of A if it is a number."""
+    checked(backend, tau, backend.asarray(A, "A"))
+    if hasattr(tau, "dtype") and backend.xp.isdtype(tau.dtype, "real floating"):
+        return tau
+    return backend.parameter(tau, backend.asarray(A, "A"), "tau")
+
+
+def _svt_jvp(
+    backend: ArrayBackend,
+    A: Array,
+    tau: Any,
+    dA: Array,
+    dtau: Any = None,
+    **options: Any,
+) -> tuple[Array, Array]:
+    """`svt`, and its derivative along a direction.
+
+    Parameters
+    ----------
+    A, tau, **options
+        As for `svt`.
+    dA : array or None
+        Tangent of A, of its shape; None for zero.
+    dtau : float or array, optional
+        Tangent of tau, of its shape; zero by default.
+
+    Returns
+    -------
+    array
+        The result of `svt`.
+    array
+        Its tangent.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if a tangent does not fit.
+    """
+    svt = partial(thresholds.svt, **options)
+    return _jvp(
+        backend,
+        lambda A, tau: svt(backend.of(A, tau), A, tau),
+        (backend.asarray(A, "A"), _floating(backend, tau, A)),
+        (dA, dtau),
+    )

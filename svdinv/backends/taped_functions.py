@@ -1,0 +1,538 @@
+"""The array functions that a tape can differentiate, around any array-API namespace.
+
+Elementwise functions have a factor for each argument, by which tangents are
+multiplied, and cotangents by its conjugate. Functions that move elements about are
+linear and come with their transpose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from svdinv.backends.tape import Traced, innermost, untraced
+from svdinv.core.namespace import Array, Namespace, conj, is_complex, real
+
+__all__ = ["TapedNamespace"]
+
+# What NumPy calls otherwise.
+_ALIASES = {
+    "power": "pow",
+    "true_divide": "divide",
+    "concatenate": "concat",
+    "transpose": "permute_dims",
+    "conjugate": "conj",
+    "absolute": "abs",
+    "amax": "max",
+    "swapaxes": "swap_axes",
+}
+# Functions of arrays whose results do not move with them.
+_CONSTANT = frozenset(
+    ["zeros_like", "ones_like", "full_like", "empty_like", "less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "isnan", "isinf", "isfinite", "sign", "argmax", "argmin", "all", "any", "nonzero", "logical_and", "logical_or", "logical_not", "floor", "ceil", "round", "shape", "ndim", "size"]
+)
+
+
+class TapedNamespace:
+    """An array-API namespace whose functions take traced arrays as well.
+
+    Parameters
+    ----------
+    base : namespace
+        What computes.
+    """
+
+    def __init__(self, base: Namespace) -> None:
+        self.base = base
+        self.linalg = SimpleNamespace(
+            **{
+                name: self._refuse(f"linalg.{name}", getattr(base.linalg, name))
+                for name in ("det", "eigh", "qr", "svd")
+            },
+            diagonal=self.diagonal,
+        )
+        self.fft = SimpleNamespace(
+            fft=self._fft, ifft=self._ifft, rfft=self._rfft, irfft=self._irfft
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.base, name)
+        if name in _CONSTANT:
+            return lambda *args, **kw: value(*map(untraced, args), **kw)
+        if not callable(value) or isinstance(value, type):
+            return value
+        return self._refuse(name, value)
+
+    def named(self, name: str) -> Any:
+        """Give a function by the name that NumPy has for it."""
+        return getattr(self, _ALIASES.get(name, name))
+
+    @staticmethod
+    def _refuse(name: str, function: Any) -> Any:
+        def call(*args: Any, **kw: Any) -> Any:
+            if innermost((*args, *kw.values())) is not None:
+                raise TypeError(f"no derivative of {name} is known here")
+            return function(*args, **kw)
+
+        return call
+
+    def _record(
+        self,
+        args: tuple[Any, ...],
+        value: Callable[..., Array],
+        push: Callable[..., Any],
+        pull: Callable[..., Any],
+    ) -> Any:
+        """Evaluate `value`, on the innermost tape of its arguments.
+
+        `push` and `pull` take the values of the arguments and of the result, then
+        the tangents of the arguments or the cotangent.
+        """
+        tape = innermost(args)
+        if tape is None:
+            return value(*args)
+        x = tuple(
+            t.value if isinstance(t, Traced) and t.tape is tape else t for t in args
+        )
+        y = value(*x)
+        return tape.record(
+            args, (y,), lambda dx: (push(x, y, dx),), lambda g: pull(x, y, g[0])
+        )[0]
+
+    def _elementwise(
+        self, name: str, factors: Callable[..., tuple[Any, ...]], *args: Any
+    ) -> Any:
+        """Call a function whose derivative is a factor for each argument."""
+        if innermost(args) is None:
+            return getattr(self.base, name)(*self._same_kind(args))
+
+        def value(*x: Any) -> Any:
+            return getattr(self, name)(*x)
+
+        def push(x: Any, y: Array, dx: Any) -> Any:
+            terms = [
+                self._times(factor, d)
+                for factor, d in zip(factors(x, y), dx, strict=True)
+                if d is not None
+            ]
+            return sum(terms[1:], terms[0])
+
+        def pull(x: Any, y: Array, g: Array) -> tuple[Any, ...]:
+            return tuple(
+                None if factor is None else self._times(self._conj(factor), g)
+                for factor in factors(x, y)
+            )
+
+        return self._record(args, value, push, pull)
+
+    def _times(self, factor: Any, d: Array) -> Array:
+        return d if isinstance(factor, float) and factor == 1 else factor * d
+
+    def _same_kind(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Give real arrays a complex dtype beside complex ones, as the standard asks."""
+        arrays = [x for x in args if hasattr(x, "dtype")]
+        whole = [x for x in arrays if is_complex(x, self.base)]
+        if not arrays:
+            return tuple(map(self.base.asarray, args))
+        like = (whole or arrays)[0]
+        return tuple(
+            self.base.asarray(x, dtype=None if isinstance(x, bool) else like.dtype)
+            if not hasattr(x, "dtype")
+            else self.base.astype(x, like.dtype)
+            if whole and not is_complex(x, self.base)
+            else x
+            for x in args
+        )
+
+    def _conj(self, x: Any) -> Any:
+        return conj(x, self) if hasattr(x, "dtype") else x.conjugate()
+
+    def _linear(
+        self,
+        forward: Callable[[Array], Array],
+        transpose: Callable[[Array], Array],
+        x: Array,
+    ) -> Array:
+        """Apply a linear function with a known transpose."""
+        return self._record(
+            (x,),
+            lambda x: (
+                self._linear(forward, transpose, x)
+                if isinstance(x, Traced)
+                else forward(x)
+            ),
+            lambda x, y, dx: self._linear(forward, transpose, dx[0]),
+            lambda x, y, g: (self._linear(transpose, forward, g),),
+        )
+
+    def asarray(self, x: Any, **options: Any) -> Any:
+        return x if isinstance(x, Traced) else self.base.asarray(x, **options)
+
+    # Element by element.
+
+    def add(self, a: Any, b: Any) -> Any:
+        return self._elementwise("add", lambda x, y: (1.0, 1.0), a, b)
+
+    def subtract(self, a: Any, b: Any) -> Any:
+        return self._elementwise("subtract", lambda x, y: (1.0, -1.0), a, b)
+
+    def multiply(self, a: Any, b: Any) -> Any:
+        return self._elementwise("multiply", lambda x, y: (x[1], x[0]), a, b)
+
+    def divide(self, a: Any, b: Any) -> Any:
+        def factors(x: Any, y: Any) -> tuple[Any, ...]:
+            inverse = self.divide(1.0, x[1])
+            return inverse, -y * inverse
+
+        return self._elementwise("divide", factors, a, b)
+
+    def pow(self, a: Any, b: Any) -> Any:
+        def factors(x: Any, y: Any) -> tuple[Any, ...]:
+            in_exponent = None
+            if isinstance(b, Traced):
+                in_exponent = y * self.log(self.asarray(x[0]))
+            return x[1] * self.pow(x[0], x[1] - 1), in_exponent
+
+        return self._elementwise("pow", factors, a, b)
+
+    def negative(self, a: Any) -> Any:
+        return self._elementwise("negative", lambda x, y: (-1.0,), a)
+
+    def square(self, a: Any) -> Any:
+        return self.multiply(a, a)
+
+    def sqrt(self, a: Any) -> Any:
+        return self._elementwise("sqrt", lambda x, y: (self.divide(0.5, y),), a)
+
+    def exp(self, a: Any) -> Any:
+        return self._elementwise("exp", lambda x, y: (y,), a)
+
+    def expm1(self, a: Any) -> Any:
+        return self._elementwise("expm1", lambda x, y: (y + 1.0,), a)
+
+    def log(self, a: Any) -> Any:
+        return self._elementwise("log", lambda x, y: (self.divide(1.0, x[0]),), a)
+
+    def log1p(self, a: Any) -> Any:
+        return self._elementwise(
+            "log1p", lambda x, y: (self.divide(1.0, x[0] + 1.0),), a
+        )
+
+    def sin(self, a: Any) -> Any:
+        return self._elementwise("sin", lambda x, y: (self.cos(x[0]),), a)
+
+    def cos(self, a: Any) -> Any:
+        return self._elementwise("cos", lambda x, y: (-self.sin(x[0]),), a)
+
+    def tanh(self, a: Any) -> Any:
+        return self._elementwise("tanh", lambda x, y: (1.0 - y * y,), a)
+
+    def maximum(self, a: Any, b: Any) -> Any:
+        return self._elementwise("maximum", lambda x, y: self._larger(*x), a, b)
+
+    def minimum(self, a: Any, b: Any) -> Any:
+        return self._elementwise("minimum", lambda x, y: self._larger(*x)[::-1], a, b)
+
+    def _larger(self, a: Any, b: Any) -> tuple[Array, Array]:
+        """Share of each in the maximum: half where they are equal."""
+        a, b = self._same_kind((untraced(a), untraced(b)))
+        one = self.base.ones_like(a + b)
+        first = self.base.where(a > b, one, self.base.where(a < b, 0 * one, 0.5 * one))
+        return first, 1 - first
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        def factors(x: Any, y: Any) -> tuple[Any, ...]:
+            one = self.base.ones_like(real(untraced(y), self.base))
+            chosen = self.base.where(untraced(condition), one, 0 * one)
+            return chosen, 1 - chosen
+
+        if innermost((a, b)) is None:
+            return self.base.where(untraced(condition), *self._same_kind((a, b)))
+        return self._record(
+            (a, b),
+            lambda a, b: self.where(condition, a, b),
+            lambda x, y, dx: self.where(
+                condition,
+                *(self.zeros_like(y) if d is None else d for d in dx),
+            ),
+            lambda x, y, g: tuple(self.multiply(f, g) for f in factors(x, y)),
+        )
+
+    def abs(self, a: Any) -> Any:
+        if not is_complex(a, self):
+            return self._elementwise("abs", lambda x, y: (self.sign(x[0]),), a)
+
+        def direction(x: Array, y: Array) -> Array:
+            # 0 where x is: there is no derivative.
+            safe = self.where(y > 0, y, self.ones_like(y))
+            return self.divide(x, self.astype(safe, x.dtype))
+
+        return self._record(
+            (a,),
+            lambda x: self.abs(x) if isinstance(x, Traced) else self.base.abs(x),
+            lambda x, y, dx: self.real(conj(direction(x[0], y), self) * dx[0]),
+            lambda x, y, g: (self.multiply(direction(x[0], y), g),),
+        )
+
+    # Real and imaginary parts: linear over the reals.
+
+    def conj(self, a: Any) -> Any:
+        return self._linear(self.base.conj, self.base.conj, a)
+
+    def real(self, a: Any) -> Any:
+        if not is_complex(a, self):
+            return a
+        return self._linear(self.base.real, lambda g: self._complex(g, a.dtype), a)
+
+    def imag(self, a: Any) -> Any:
+        return self._linear(self.base.imag, lambda g: 1j * self._complex(g, a.dtype), a)
+
+    def _complex(self, x: Array, dtype: Any) -> Array:
+        return self.base.astype(x, dtype)
+
+    def astype(self, a: Any, dtype: Any, *, copy: bool = True) -> Any:
+        base, given = self.base, a.dtype
+
+        def back(g: Array) -> Array:
+            whole = is_complex(g, base) and not base.isdtype(given, "complex floating")
+            return base.astype(base.real(g) if whole else g, given)
+
+        if given == dtype and not copy:
+            return a
+        return self._linear(lambda x: base.astype(x, dtype), back, a)
+
+    # Products.
+
+    def matmul(self, a: Any, b: Any) -> Any:
+        if innermost((a, b)) is None:
+            return self.base.matmul(*self._same_kind((a, b)))
+        if a.ndim == 1:
+            return self.matmul(a[None, :], b)[..., 0, :]
+        if b.ndim == 1:
+            return self.matmul(a, b[:, None])[..., 0]
+
+        def adjoint(x: Array) -> Array:
+            return conj(self.matrix_transpose(x), self)
+
+        def push(x: Any, y: Array, dx: Any) -> Any:
+            terms = []
+            if dx[0] is not None:
+                terms.append(self.matmul(dx[0], x[1]))
+            if dx[1] is not None:
+                terms.append(self.matmul(x[0], dx[1]))
+            return sum(terms[1:], terms[0])
+
+        return self._record(
+            (a, b),
+            self.matmul,
+            push,
+            lambda x, y, g: (
+                self.matmul(g, adjoint(x[1])),
+                self.matmul(adjoint(x[0]), g),
+            ),
+        )
+
+    # What moves elements about.
+
+    def reshape(self, a: Any, shape: Any, *, copy: bool | None = None) -> Any:
+        base, before, after = self.base, tuple(a.shape), tuple(shape)
+        return self._linear(
+            lambda x: base.reshape(x, after), lambda g: base.reshape(g, before), a
+        )
+
+    def permute_dims(self, a: Any, axes: tuple[int, ...] | None = None) -> Any:
+        base = self.base
+        axes = tuple(range(a.ndim))[::-1] if axes is None else tuple(axes)
+        inverse = tuple(axes.index(i) for i in range(len(axes)))
+        return self._linear(
+            lambda x: base.permute_dims(x, axes),
+            lambda g: base.permute_dims(g, inverse),
+            a,
+        )
+
+    def swap_axes(self, a: Any, first: int, second: int) -> Any:
+        axes = list(range(a.ndim))
+        axes[first], axes[second] = axes[second], axes[first]
+        return self.permute_dims(a, tuple(axes))
+
+    def matrix_transpose(self, a: Any) -> Any:
+        transpose = self.base.matrix_transpose
+        return self._linear(transpose, transpose, a)
+
+    def broadcast_to(self, a: Any, shape: Any) -> Any:
+        base, before, after = self.base, tuple(a.shape), tuple(shape)
+        padded = (1,) * (len(after) - len(before)) + before
+        axes = tuple(
+            i for i, (p, n) in enumerate(zip(padded, after, strict=True)) if p != n
+        )
+
+        def back(g: Array) -> Array:
+            total = base.sum(g, axis=axes, keepdims=True) if axes else g
+            return base.reshape(total, before)
+
+        return self._linear(lambda x: base.broadcast_to(x, after), back, a)
+
+    def sum(
+        self, a: Any, *, axis: Any = None, keepdims: bool = False, **kw: Any
+    ) -> Any:
+        base, before = self.base, tuple(a.shape)
+        axes = range(len(before)) if axis is None else axis
+        axes = tuple(i % len(before) for i in (axes if _many(axes) else (axes,)))
+        kept = tuple(1 if i in axes else n for i, n in enumerate(before))
+        return self._linear(
+            lambda x: base.sum(x, axis=axes, keepdims=keepdims),
+            lambda g: base.broadcast_to(base.reshape(g, kept), before),
+            a,
+        )
+
+    def mean(self, a: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
+        total = self.sum(a, axis=axis, keepdims=keepdims)
+        count = math.prod(a.shape) // max(math.prod(total.shape), 1)
+        return total / count
+
+    def max(self, a: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
+        """Maximum; equal largest elements share its derivative."""
+        plain = untraced(a)
+        most = self.base.max(plain, axis=axis, keepdims=True)
+        equal = self.base.astype(plain == most, plain.dtype)
+        count = self.base.sum(equal, axis=axis, keepdims=True)
+        # The weights do not change nearby, and times the elements make the maximum.
+        return self.sum(a * (equal / count), axis=axis, keepdims=keepdims)
+
+    def take_part(self, a: Any, key: Any) -> Any:
+        base, shape = self.base, tuple(a.shape)
+        key = key if isinstance(key, tuple) else (key,)
+        if not all(
+            k is None or k is Ellipsis or isinstance(k, slice | int) for k in key
+        ):
+            raise TypeError(
+                "traced arrays take integers, slices, None and ... as indices"
+            )
+
+        def back(g: Array) -> Array:
+            whole = base.zeros(shape, dtype=g.dtype, device=g.device)
+            whole[key] = g
+            return whole
+
+        return self._linear(lambda x: x[key], back, a)
+
+    def concat(self, arrays: Any, axis: int = 0) -> Any:
+        arrays = tuple(arrays)
+        if innermost(arrays) is None:
+            return self.base.concat(arrays, axis=axis)
+        places, start = [], 0
+        for x in arrays:
+            part = slice(start, start + x.shape[axis])
+            places.append((*[slice(None)] * (axis % x.ndim), part))
+            start = part.stop
+        return self._record(
+            arrays,
+            lambda *x: self.concat(x, axis=axis),
+            lambda x, y, dx: self.concat(
+                [
+                    self.zeros_like(t) if d is None else d
+                    for t, d in zip(x, dx, strict=True)
+                ],
+                axis=axis,
+            ),
+            lambda x, y, g: tuple(g[place] for place in places),
+        )
+
+    def stack(self, arrays: Any, axis: int = 0) -> Any:
+        arrays = tuple(arrays)
+        ndim = arrays[0].ndim + 1
+        place = (*[slice(None)] * (axis % ndim), None)
+        return self.concat([x[place] for x in arrays], axis=axis % ndim)
+
+    def roll(self, a: Any, shift: Any, *, axis: Any = None) -> Any:
+        base = self.base
+        back = tuple(-s for s in shift) if _many(shift) else -shift
+        return self._linear(
+            lambda x: base.roll(x, shift, axis=axis),
+            lambda g: base.roll(g, back, axis=axis),
+            a,
+        )
+
+    def flip(self, a: Any, *, axis: Any = None) -> Any:
+        def flip(x: Array) -> Array:
+            return self.base.flip(x, axis=axis)
+
+        return self._linear(flip, flip, a)
+
+    def tril(self, a: Any, *, k: int = 0) -> Any:
+        def lower(x: Array) -> Array:
+            return self.base.tril(x, k=k)
+
+        return self._linear(lower, lower, a)
+
+    def triu(self, a: Any, *, k: int = 0) -> Any:
+        def upper(x: Array) -> Array:
+            return self.base.triu(x, k=k)
+
+        return self._linear(upper, upper, a)
+
+    def diagonal(self, a: Any) -> Any:
+        base = self.base
+        m, n = a.shape[-2:]
+
+        def back(g: Array) -> Array:
+            whole = base.zeros((*g.shape[:-1], m, n), dtype=g.dtype, device=g.device)
+            for i in range(min(m, n)):
+                whole[..., i, i] = g[..., i]
+            return whole
+
+        return self._linear(base.linalg.diagonal, back, a)
+
+    # Fourier transforms, not normalised forwards.
+
+    def _fft(self, a: Any, *, axis: int = -1) -> Any:
+        fft, length = self.base.fft, a.shape[axis]
+        return self._linear(
+            lambda x: fft.fft(x, axis=axis),
+            lambda g: fft.ifft(g, axis=axis) * length,
+            a,
+        )
+
+    def _ifft(self, a: Any, *, axis: int = -1) -> Any:
+        fft, length = self.base.fft, a.shape[axis]
+        return self._linear(
+            lambda x: fft.ifft(x, axis=axis),
+            lambda g: fft.fft(g, axis=axis) / length,
+            a,
+        )
+
+    def _rfft(self, a: Any, *, axis: int = -1) -> Any:
+        fft, length = self.base.fft, a.shape[axis]
+        return self._linear(
+            lambda x: fft.rfft(x, axis=axis),
+            lambda g: (
+                fft.irfft(self._halved(g, axis, length), n=length, axis=axis) * length
+            ),
+            a,
+        )
+
+    def _irfft(self, a: Any, *, n: int | None = None, axis: int = -1) -> Any:
+        fft = self.base.fft
+        length = 2 * (a.shape[axis] - 1) if n is None else n
+
+        def back(g: Array) -> Array:
+            doubled = self._halved(fft.rfft(g, axis=axis), axis, length, 2.0)
+            return doubled / length
+
+        return self._linear(lambda x: fft.irfft(x, n=length, axis=axis), back, a)
+
+    def _halved(self, x: Array, axis: int, length: int, factor: float = 0.5) -> Array:
+        """Multiply the frequencies that stand for their conjugates as well."""
+        weights = [1.0] + [factor] * (x.shape[axis] - 1)
+        if length % 2 == 0 and len(weights) > 1:
+            weights[-1] = 1.0
+        shape = [1] * x.ndim
+        shape[axis] = len(weights)
+        base = self.base
+        row = base.asarray(weights, dtype=x.dtype, device=x.device)
+        return x * base.reshape(row, tuple(shape))
+
+
+def _many(x: Any) -> bool:
+    return isinstance(x, tuple | list | range)

@@ -1,0 +1,116 @@
+"""What a framework does for the operators, and what they check for all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from svdinv.core.namespace import Array, DType, Namespace, cast, real
+from svdinv.core.operation import Operation
+
+__all__ = ["Backend"]
+
+
+class Backend(ABC):
+    """One framework, as `svdinv.operators` sees it.
+
+    Attributes
+    ----------
+    xp : namespace
+        Array functions that the framework differentiates, with what it has beyond
+        the array API: see `svdinv.core.namespace`.
+    shape_error : type
+        What the framework raises for an array of the wrong shape.
+    array_type : str
+        Its name for arrays, in messages.
+    triangle : {"L", None}
+        Which triangle the framework's own `eigh` reads; None for the mean of both.
+    """
+
+    xp: Namespace
+    shape_error: type[Exception] = ValueError
+    array_type: ClassVar[str] = "an array"
+    triangle: str | None = "L"
+
+    @abstractmethod
+    def call(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+        """Call an operation so that the framework can differentiate it."""
+
+    @abstractmethod
+    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+        """Compute the value of an operation, without a derivative."""
+
+    @abstractmethod
+    def asarray(self, x: Any, name: str) -> Array:
+        """`x` as an array of the framework, or TypeError."""
+
+    @abstractmethod
+    def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
+        """`value` in the real dtype and on the device of `like`, or TypeError."""
+
+    @abstractmethod
+    def stop_gradient(self, x: Array) -> Array:
+        """`x` without its derivative."""
+
+    @abstractmethod
+    def normal(self, shape: tuple[Any, ...], like: Array, seed: Any) -> Array:
+        """Draw normal random numbers in the dtype of `like`."""
+
+    @abstractmethod
+    def slope(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        """Differentiate a function that acts element by element."""
+
+    def half_precision(self, dtype: DType) -> tuple[DType, float] | None:
+        """Give the dtype to compute in, and the eps, of a half precision dtype."""
+        xp = self.xp
+        if xp.finfo(dtype).bits >= 32:
+            return None
+        return xp.float32, float(xp.finfo(dtype).eps)
+
+    def rank(self, A: Array) -> int | None:
+        """Give the number of dimensions, None where that is unknown."""
+        return len(A.shape)
+
+    def matrices(
+        self, A: Any, name: str, ndim: int = 2
+    ) -> tuple[Array, Callable[[Array], Array]]:
+        """Check A and give it in the precision to compute in.
+
+        Parameters
+        ----------
+        A : object
+            What the user gave; of unknown rank, as in a traced graph, only if
+            `ndim` is 2.
+        name : str
+            Name of the argument, for messages.
+        ndim : int, optional
+            Least number of dimensions.
+
+        Returns
+        -------
+        array
+            Half precision in single precision: LAPACK and cuSOLVER have no half.
+        callable
+            Casts a result back.
+        """
+        xp, A = self.xp, self.asarray(A, name)
+        if not xp.isdtype(A.dtype, ("real floating", "complex floating")):
+            dtype = getattr(A.dtype, "name", A.dtype)
+            raise TypeError(f"{name} must be floating point or complex, got {dtype}")
+        rank = self.rank(A)
+        if rank is None and ndim > 2:
+            raise self.shape_error(f"{name} must have a known number of dimensions")
+        if rank is not None and rank < ndim:
+            number = {2: "two", 3: "three"}[ndim]
+            raise self.shape_error(
+                f"{name} must have at least {number} dimensions, got shape "
+                f"{tuple(A.shape)}"
+            )
+        half = self.half_precision(A.dtype)
+        if half is None:
+            return A, lambda x: x
+        inner = xp.astype(A, half[0], copy=False)
+        # Of a complex A, real results are in its real dtype.
+        examples = {inner.dtype: A, real(inner, xp).dtype: real(A, xp)}
+        return inner, lambda x: cast(x, examples.get(x.dtype, A), xp)

@@ -1,0 +1,397 @@
+"""Spectral maps as operations: each knows the others as its derivatives.
+
+A map F(A, tau), its derivative `Push`, the transpose of that `Pull`, and the second
+derivatives `Bend` and `BendPull`, which are symmetric. The factors of A come last,
+as arrays without a derivative: each operation knows its own in A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from svdinv.core.factors import factorise, largest_value, singular_values
+from svdinv.core.functions import Leading, SpectralFunction
+from svdinv.core.namespace import Array, Namespace, cast, inner
+from svdinv.core.operation import (
+    Arrays,
+    Call,
+    Operation,
+    add,
+    masked,
+    refuse_third,
+    some,
+)
+from svdinv.core.spectral import (
+    spectral_derivative,
+    spectral_map,
+    spectral_second_derivative,
+)
+
+__all__ = ["Factorise", "Map", "RelativeMap", "Sum", "leading_sum"]
+
+
+@dataclass(frozen=True)
+class Factorise(Operation):
+    """(A, tau) -> factors of A, for the maps; it has no derivative."""
+
+    function: SpectralFunction
+    relative: bool = False
+    method: str = "auto"
+    chunkable = True
+    decomposes = True
+
+    @property
+    def host(self) -> bool:  # type: ignore[override]
+        """See `Operation`."""
+        return self.method == "auto"
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau = x
+        return factorise(
+            A, self.function, tau, relative=self.relative, method=self.method, xp=xp
+        )
+
+
+@dataclass(frozen=True)
+class Map(Operation):
+    """(A, tau, *factors) -> F(A, tau)."""
+
+    function: SpectralFunction
+    chunkable = True
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, *factors = x
+        return (spectral_map(self.function, A, tau, tuple(factors), xp=xp),)
+
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, *factors = x
+        return call(Push(self.function), A, tau, dx[0], dx[1], *factors)
+
+    def cotangent(
+        self,
+        x: Arrays,
+        y: Arrays,
+        g: Arrays,
+        wanted: Sequence[bool],
+        call: Call,
+        xp: Namespace,
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, *factors = x
+        return call(Pull(self.function), A, tau, g[0], *factors)
+
+
+@dataclass(frozen=True)
+class Push(Operation):
+    """(A, tau, dA, dtau, *factors) -> tangent of F(A, tau)."""
+
+    function: SpectralFunction
+    chunkable = True
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, dA, dtau, *factors = x
+        dA = xp.zeros_like(A) if dA is None else dA
+        return spectral_derivative(self.function, A, tau, factors, dA, dtau, xp=xp)[:1]
+
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, dA, dtau, *factors = x
+        along = bent = None
+        if some(*dx[2:4]):
+            (along,) = call(self, A, tau, dx[2], dx[3], *factors)
+        if some(*dx[:2]):
+            (bent,) = call(Bend(self.function), A, tau, dA, dtau, dx[0], dx[1])
+        return (add(along, bent),)
+
+    def cotangent(
+        self,
+        x: Arrays,
+        y: Arrays,
+        g: Arrays,
+        wanted: Sequence[bool],
+        call: Call,
+        xp: Namespace,
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, dA, dtau, *factors = x
+        point: tuple[Any, ...] = (None, None)
+        linear: tuple[Any, ...] = (None, None)
+        if any(wanted[2:4]):
+            linear = call(Pull(self.function), A, tau, g[0], *factors)
+        if any(wanted[:2]):
+            point = call(BendPull(self.function), A, tau, g[0], dA, dtau)
+        return masked((*point, *linear), wanted)
+
+
+@dataclass(frozen=True)
+class Pull(Operation):
+    """(A, tau, G, *factors) -> cotangents of A and tau from that of F(A, tau)."""
+
+    function: SpectralFunction
+    chunkable = True
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, G, *factors = x
+        return spectral_derivative(
+            self.function, A, tau, factors, G, transposed=True, xp=xp
+        )
+
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, G, *factors = x
+        along: tuple[Any, ...] = (None, None)
+        bent: tuple[Any, ...] = (None, None)
+        if some(dx[2]):
+            along = call(self, A, tau, dx[2], *factors)
+        if some(*dx[:2]):
+            bent = call(BendPull(self.function), A, tau, G, dx[0], dx[1])
+        return tuple(map(add, along, bent))
+
+    def cotangent(
+        self,
+        x: Arrays,
+        y: Arrays,
+        g: Arrays,
+        wanted: Sequence[bool],
+        call: Call,
+        xp: Namespace,
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, G, *factors = x
+        point: tuple[Any, ...] = (None, None)
+        moved = None
+        if wanted[2]:
+            (moved,) = call(Push(self.function), A, tau, g[0], g[1], *factors)
+        if any(wanted[:2]):
+            point = call(BendPull(self.function), A, tau, G, g[0], g[1])
+        return masked((*point, moved), wanted)
+
+
+@dataclass(frozen=True)
+class Bend(Operation):
+    """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along (dA, dtau), (vA, vtau).
+
+    For a second derivative the factors are taken anew: those of a Gram matrix are
+    not all orthogonal.
+    """
+
+    function: SpectralFunction
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, dA, dtau, vA, vtau = x
+        dA, vA = (xp.zeros_like(A) if d is None else d for d in (dA, vA))
+        return spectral_second_derivative(
+            self.function, A, tau, _thin(A, xp), dA, vA, vtau, dtau, xp=xp
+        )[:1]
+
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        refuse_third(some(*dx[:2]))
+        A, tau, *v = x
+        first = second = None
+        if some(*dx[2:4]):
+            (first,) = call(self, A, tau, dx[2], dx[3], v[2], v[3])
+        if some(*dx[4:]):
+            (second,) = call(self, A, tau, v[0], v[1], dx[4], dx[5])
+        return (add(first, second),)
+
+    def cotangent(
+        self,
+        x: Arrays,
+        y: Arrays,
+        g: Arrays,
+        wanted: Sequence[bool],
+        call: Call,
+        xp: Namespace,
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        refuse_third(*wanted[:2])
+        A, tau, dA, dtau, vA, vtau = x
+        first: tuple[Any, ...] = (None, None)
+        second: tuple[Any, ...] = (None, None)
+        if any(wanted[2:4]):
+            first = call(BendPull(self.function), A, tau, g[0], vA, vtau)
+        if any(wanted[4:6]):
+            second = call(BendPull(self.function), A, tau, g[0], dA, dtau)
+        return masked((None, None, *first, *second), wanted)
+
+
+@dataclass(frozen=True)
+class BendPull(Operation):
+    """(A, tau, G, dA, dtau) -> derivative of `Pull` along (dA, dtau)."""
+
+    function: SpectralFunction
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, tau, G, dA, dtau = x
+        dA, G = (xp.zeros_like(A) if d is None else d for d in (dA, G))
+        return spectral_second_derivative(
+            self.function, A, tau, _thin(A, xp), G, dA, dtau, xp=xp
+        )
+
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        refuse_third(some(*dx[:2]))
+        A, tau, G, dA, dtau = x
+        first: tuple[Any, ...] = (None, None)
+        second: tuple[Any, ...] = (None, None)
+        if some(dx[2]):
+            first = call(self, A, tau, dx[2], dA, dtau)
+        if some(*dx[3:5]):
+            second = call(self, A, tau, G, dx[3], dx[4])
+        return tuple(map(add, first, second))
+
+    def cotangent(
+        self,
+        x: Arrays,
+        y: Arrays,
+        g: Arrays,
+        wanted: Sequence[bool],
+        call: Call,
+        xp: Namespace,
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        refuse_third(*wanted[:2])
+        A, tau, G, dA, dtau = x
+        moved = None
+        direction: tuple[Any, ...] = (None, None)
+        if wanted[2]:
+            (moved,) = call(Bend(self.function), A, tau, g[0], g[1], dA, dtau)
+        if any(wanted[3:5]):
+            direction = call(self, A, tau, G, g[0], g[1])
+        return masked((None, None, moved, *direction), wanted)
+
+
+@dataclass(frozen=True)
+class Sum(Operation):
+    """(A, value, *factors) -> value, one number per matrix, with the gradient F(A)."""
+
+    function: SpectralFunction
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        return (x[1] + 0,)
+
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, _, *factors = x
+        (gradient,) = call(Map(self.function), A, None, *factors)
+        return (None if dx[0] is None else inner(gradient, dx[0], xp),)
+
+    def cotangent(
+        self,
+        x: Arrays,
+        y: Arrays,
+        g: Arrays,
+        wanted: Sequence[bool],
+        call: Call,
+        xp: Namespace,
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, _, *factors = x
+        (gradient,) = call(Map(self.function), A, None, *factors)
+        return (cast(g[0], gradient, xp)[..., None, None] * gradient,)
+
+
+@dataclass(frozen=True)
+class RelativeMap(Operation):
+    """(A, ratio, *factors) -> F(A, ratio s_1), in as many products as `Map`."""
+
+    function: SpectralFunction
+    chunkable = True
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, ratio, *factors = x
+        tau = ratio * largest_value(A, factors, xp)
+        return (spectral_map(self.function, A, tau, tuple(factors), xp=xp),)
+
+    def tangent(
+        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, ratio, *factors = x
+        dA, dratio = dx[:2]
+        top = leading_sum(A, 1, factors, call, xp)[..., None]
+        dtau = None if dratio is None else dratio * top
+        if dA is not None:
+            (slope,) = call(Map(Leading(1)), A, None, *factors)
+            dtau = add(dtau, ratio * inner(slope, dA, xp)[..., None])
+        return call(Push(self.function), A, ratio * top, dA, dtau, *factors)
+
+    def cotangent(
+        self,
+        x: Arrays,
+        y: Arrays,
+        g: Arrays,
+        wanted: Sequence[bool],
+        call: Call,
+        xp: Namespace,
+    ) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, ratio, *factors = x
+        return call(_RelativePull(self.function), A, ratio, g[0], *factors)
+
+
+@dataclass(frozen=True)
+class _RelativePull(Operation):
+    """(A, ratio, G, *factors) -> cotangents of A and ratio."""
+
+    function: SpectralFunction
+    chunkable = True
+    transparent = True
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, ratio, G, *factors = x
+        tau = ratio * largest_value(A, factors, xp)
+        return spectral_derivative(
+            self.function, A, tau, factors, G, transposed=True, ratio=ratio, xp=xp
+        )
+
+    def composed(self, x: Arrays, call: Call, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        A, ratio, G, *factors = x
+        top = leading_sum(A, 1, factors, call, xp)[..., None]
+        gA, gtau = call(Pull(self.function), A, ratio * top, G, *factors)
+        (slope,) = call(Map(Leading(1)), A, None, *factors)
+        gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
+        return gA + cast(gtop[..., None], slope, xp) * slope, gtau * top
+
+
+def leading_sum(
+    A: Array, count: int | None, factors: Arrays, call: Call, xp: Namespace
+) -> Array:
+    """Sum of the `count` largest singular values, or of all; differentiable."""
+    function = Leading(count)
+    if count == 1:
+        value = xp.sum(largest_value(A, factors, xp), axis=-1)
+    else:
+        S = singular_values(factors)
+        value = xp.sum(function.value(S, None, xp) * S, axis=-1)
+    return call(Sum(function), A, value, *factors)[0]
+
+
+def _thin(A: Array, xp: Namespace) -> tuple[Array, ...]:
+    return tuple(xp.linalg.svd(A, full_matrices=False))

@@ -1,0 +1,121 @@
+"""Checks of what the user gave, before any work is done."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from svdinv.core.backend import Backend
+from svdinv.core.namespace import Array, sizes
+
+
+def threshold_values(backend: Backend, tau: Any, A: Array) -> tuple[Array, bool]:
+    """Tau as (..., 1) or, one for each singular value, as (..., k)."""
+    xp, ndim = backend.xp, len(A.shape)
+    values = checked(backend, tau, A)
+    batch = tuple(A.shape[:-2])
+    if len(values.shape) == ndim - 1:
+        shape = (*batch, shorter(A.shape))
+        if not broadcasts(values.shape, shape):
+            raise backend.shape_error(
+                f"tau must broadcast to the batch shape {batch} or to one value "
+                f"for each singular value, {shape}, got {tuple(values.shape)}"
+            )
+        *traced, m, n = sizes(A, xp)
+        short = xp.minimum(m, n) if shape[-1] is None else shape[-1]
+        return xp.broadcast_to(values, (*traced, short)), True
+    if not broadcasts(values.shape, batch):
+        raise backend.shape_error(
+            f"tau must broadcast to the batch shape {batch}, or with one for each "
+            f"singular value to {(*batch, shorter(A.shape))}, got shape "
+            f"{tuple(values.shape)}"
+        )
+    return per_batch(backend, values, A, 2)[..., None], False
+
+
+def per_batch(
+    backend: Backend, tau: Any, A: Array, core: int, name: str = "tau"
+) -> Array:
+    """Tau in the batch shape of A, which has `core` further axes."""
+    values = checked(backend, tau, A, name)
+    batch = tuple(A.shape[: len(A.shape) - core])
+    if not broadcasts(values.shape, batch):
+        raise backend.shape_error(
+            f"{name} must broadcast to the batch shape {batch}, got shape "
+            f"{tuple(values.shape)}"
+        )
+    xp = backend.xp
+    return xp.broadcast_to(values, sizes(A, xp)[: len(batch)])
+
+
+def checked(backend: Backend, tau: Any, A: Array, name: str = "tau") -> Array:
+    if isinstance(tau, numbers.Real) and not float(tau) >= 0:
+        raise ValueError(f"{name} must be >= 0, got {tau}")
+    xp, values = backend.xp, backend.parameter(tau, A, name)
+    # Of an array nothing can be asked; below 0 there is no threshold.
+    return xp.where(values < 0, xp.zeros_like(values), values)
+
+
+def lengths(backend: Backend, A: Array) -> tuple[Any, Any]:
+    """Give m and n, as traced numbers in A's real dtype if one is unknown."""
+    m, n = sizes(A, backend.xp)[-2:]
+    if None in tuple(A.shape[-2:]):
+        m, n = (backend.parameter(size, A) for size in (m, n))
+    return m, n
+
+
+def check_compatible(backend: Backend, A: Array, B: Array, a: str, b: str) -> None:
+    """Refuse matrices of different shape, and batches that do not broadcast."""
+    first, second = tuple(A.shape), tuple(B.shape)
+    pairs = zip(first[:-2][::-1], second[:-2][::-1], strict=False)
+    if not (
+        broadcasts(first[-2:], second[-2:])
+        and broadcasts(second[-2:], first[-2:])
+        and all(None in pair or 1 in pair or len({*pair}) == 1 for pair in pairs)
+    ):
+        raise backend.shape_error(
+            f"{a} and {b} must have the same shape, up to batches that broadcast, "
+            f"got {first} and {second}"
+        )
+    if A.dtype != B.dtype:
+        raise TypeError(
+            f"{a} and {b} must have the same dtype, got {A.dtype} and {B.dtype}"
+        )
+
+
+def negative_axis(backend: Backend, axis: int, X: Array) -> int:
+    ndim = len(X.shape)
+    negative = as_integer(axis, "axis", -ndim)
+    negative = negative - ndim if negative >= 0 else negative
+    if not -3 <= negative < 0:
+        raise ValueError(f"axis must be one of the last three, got {axis}")
+    return negative
+
+
+def shorter(shape: Any) -> int | None:
+    """Give min(m, n), or None where one of them is unknown."""
+    m, n = shape[-2], shape[-1]
+    return None if m is None or n is None else min(m, n)
+
+
+def broadcasts(shape: Any, to: Any) -> bool:
+    """Whether a shape may broadcast to another; what is unknown may."""
+    given, wanted = tuple(shape)[::-1], tuple(to)[::-1]
+    pairs = zip(given, wanted, strict=False)
+    return len(given) <= len(wanted) and all(
+        None in (a, b) or a in (1, b) for a, b in pairs
+    )
+
+
+def as_number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def as_integer(value: Any, name: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)

@@ -1,0 +1,76 @@
+"""Spectral maps of checked arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svdinv.core.backend import Backend
+from svdinv.core.factors import check_method
+from svdinv.core.functions import Leading, Soft, SpectralFunction
+from svdinv.core.namespace import Array, sizes
+from svdinv.core.spectral_operations import Factorise, Map, RelativeMap, leading_sum
+from svdinv.operators._arguments import threshold_values
+
+
+def threshold(
+    backend: Backend,
+    A: Any,
+    function: SpectralFunction,
+    tau: Any,
+    relative: bool,
+    method: str,
+    weights: bool = False,
+) -> Array:
+    """Apply a function with tau, as the user gave it; `weights` if it may be many."""
+    check_method(method)
+    A, restore = backend.matrices(A, "A")
+    tau, weighted = threshold_values(backend, tau, A)
+    if weighted and not function.weighted:
+        if function != Soft() or not weights:
+            raise backend.shape_error(
+                "tau must broadcast to the batch shape, one for each matrix; only "
+                "svt takes one for each singular value"
+            )
+        function = Soft(weighted=True)
+    return restore(with_tau(backend, A, function, tau, relative, method))
+
+
+def with_tau(
+    backend: Backend,
+    A: Array,
+    function: SpectralFunction,
+    tau: Array,
+    relative: bool,
+    method: str,
+) -> Array:
+    """Apply a function with tau of shape (..., 1) or (..., k)."""
+    factors = backend.evaluate(Factorise(function, relative, method), A, tau)
+    operation = RelativeMap(function) if relative else Map(function)
+    return backend.call(operation, A, tau, *factors)[0]
+
+
+def soft_threshold(
+    backend: Backend, A: Array, tau: Array, relative: bool, method: str
+) -> Array:
+    """Soft threshold with tau broadcasting to the batch shape."""
+    xp = backend.xp
+    tau = xp.broadcast_to(tau, sizes(A, xp)[:-2])
+    return with_tau(backend, A, Soft(), tau[..., None], relative, method)
+
+
+def without_tau(
+    backend: Backend, A: Any, function: SpectralFunction, method: str
+) -> Array:
+    """Apply a function without a parameter."""
+    check_method(method)
+    A, restore = backend.matrices(A, "A")
+    factors = backend.evaluate(Factorise(function, method=method), A, None)
+    return restore(backend.call(Map(function), A, None, *factors)[0])
+
+
+def sum_of_largest(backend: Backend, A: Any, count: int | None, method: str) -> Array:
+    """Sum of the `count` largest singular values, or of all."""
+    check_method(method)
+    A, restore = backend.matrices(A, "A")
+    factors = backend.evaluate(Factorise(Leading(count), method=method), A, None)
+    return restore(leading_sum(A, count, factors, backend.call, backend.xp))

@@ -1,0 +1,170 @@
+"""Norms of the singular values."""
+
+from __future__ import annotations
+
+import math
+
+from svdinv.core.backend import Backend
+from svdinv.core.factors import Factors, check_method
+from svdinv.core.functions import Power
+from svdinv.core.namespace import Array, cast
+from svdinv.core.spectral_operations import Factorise, Sum
+from svdinv.operators._arguments import as_integer, as_number, shorter
+from svdinv.operators._maps import sum_of_largest
+from svdinv.operators._registry import operator
+
+
+@operator
+def nuclear_norm(backend: Backend, A: Array, *, method: str = "auto") -> Array:
+    """Sum of the singular values.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+
+    Notes
+    -----
+    The gradient is U V^H, over the singular values that are not 0: where some
+    are, the subgradient of least norm.
+    """
+    return sum_of_largest(backend, A, None, method)
+
+
+@operator
+def spectral_norm(backend: Backend, A: Array, *, method: str = "auto") -> Array:
+    """Largest singular value.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+
+    Notes
+    -----
+    The gradient is u_1 v_1^H; where s_1 is repeated, the mean over its vectors,
+    the subgradient of least norm.
+    """
+    return sum_of_largest(backend, A, 1, method)
+
+
+@operator
+def ky_fan_norm(backend: Backend, A: Array, k: int, *, method: str = "auto") -> Array:
+    """Sum of the k largest singular values.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    k : int
+        From 1 to min(m, n).
+    method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if k is out of range.
+
+    Notes
+    -----
+    Where s_k = s_{k+1}, the gradient is the subgradient of least norm.
+    """
+    k = as_integer(k, "k", 1)
+    short = shorter(backend.matrices(A, "A")[0].shape)
+    if short is not None and k > short:
+        raise ValueError(f"k must be at most min(m, n) = {short}, got {k}")
+    return sum_of_largest(backend, A, k, method)
+
+
+@operator
+def schatten_norm(
+    backend: Backend, A: Array, p: float, *, method: str = "auto"
+) -> Array:
+    """p-norm of the singular values, (sum s^p)^(1/p).
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    p : float
+        Positive, or infinity for the spectral norm; 1 is the nuclear norm and 2
+        the Frobenius norm. Below 1 it is no norm, but a common penalty.
+    method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if p is not positive.
+
+    Notes
+    -----
+    Zero singular values contribute nothing to the gradient, where there is none
+    (p <= 1, or A = 0).
+    """
+    p = as_number(p, "p")
+    if not p > 0:
+        raise ValueError(f"p must be positive, got {p}")
+    if p == 1 or math.isinf(p):
+        return sum_of_largest(backend, A, 1 if math.isinf(p) else None, method)
+    check_method(method)
+    xp = backend.xp
+    A, restore = backend.matrices(A, "A")
+    power = Power(p - 1)
+    factors = backend.evaluate(Factorise(power, method=method), A, None)
+    # Over s_1, whose derivative cancels: powers of s over- and underflow.
+    S, *vectors = _values_first(factors)
+    top = xp.sum(S[..., :1], axis=-1, keepdims=True)  # a number, if S is empty
+    top = xp.where(top > 0, top, xp.ones_like(top))
+    factors = _values_back(S / top, vectors)
+    powers = power.value(S / top, None, xp) * (S / top)
+    total = xp.sum(powers, axis=-1) / p
+    scaled = A / cast(top[..., None], A, xp)
+    total = p * backend.call(Sum(power), scaled, total, *factors)[0]
+    positive = total != 0  # NaN included
+    root = xp.where(positive, total, xp.ones_like(total)) ** (1 / p)
+    norm = xp.sum(top, axis=-1) * root  # sums, because there may be nothing
+    return restore(xp.where(positive, norm, xp.zeros_like(root)))
+
+
+def _values_first(factors: Factors) -> tuple[Array, ...]:
+    return (factors[1], factors[0], factors[2]) if len(factors) == 3 else factors
+
+
+def _values_back(S: Array, vectors: list[Array]) -> Factors:
+    return (vectors[0], S, vectors[1]) if len(vectors) == 2 else (S, *vectors)

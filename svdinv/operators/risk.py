@@ -1,0 +1,100 @@
+"""What a soft threshold loses, estimated without the truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svdinv.core.backend import Backend
+from svdinv.core.namespace import Array, is_complex
+from svdinv.core.risk import soft_divergence
+from svdinv.core.svd_operations import SVD
+from svdinv.operators._arguments import lengths, per_batch
+from svdinv.operators._registry import operator
+
+
+@operator
+def svt_divergence(backend: Backend, A: Array, tau: Any) -> Array:
+    """Divergence of `svt`, the trace of its Jacobian [1]_.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n); for complex ones the sum over real and
+        imaginary parts.
+    tau : float or array
+        Threshold >= 0, broadcasting to the batch shape (...).
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+
+    See Also
+    --------
+    sure : The risk estimate that it serves.
+
+    References
+    ----------
+    .. [1] E. J. Candes, C. A. Sing-Long and J. D. Trzasko, "Unbiased risk
+       estimates for singular value thresholding and spectral estimators", IEEE
+       Trans. Signal Process. 61(19), 2013.
+    """
+    A, restore = backend.matrices(A, "A")
+    tau = per_batch(backend, tau, A, 2)
+    _, S, _ = backend.call(SVD(), A)
+    return restore(_divergence(backend, S, tau, A))
+
+
+@operator
+def sure(backend: Backend, A: Array, tau: Any, sigma: Any) -> Array:
+    """Unbiased estimate of the squared error of `svt` on a noisy matrix.
+
+    Stein's estimate of ||svt(A, tau) - X||^2 for A = X + noise, without X [1]_:
+    its minimum over tau chooses the threshold.
+
+    Parameters
+    ----------
+    A : array
+        Noisy matrices, shape (..., m, n).
+    tau : float or array
+        Threshold >= 0, broadcasting to the batch shape (...).
+    sigma : float or array
+        Standard deviation of the Gaussian noise in every element, broadcasting
+        to the batch shape; of complex noise, that of each of both parts.
+
+    Returns
+    -------
+    array
+        Real, shape (...). Being unbiased, it may be negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+
+    References
+    ----------
+    .. [1] E. J. Candes, C. A. Sing-Long and J. D. Trzasko, "Unbiased risk
+       estimates for singular value thresholding and spectral estimators", IEEE
+       Trans. Signal Process. 61(19), 2013.
+    """
+    xp = backend.xp
+    A, restore = backend.matrices(A, "A")
+    tau = per_batch(backend, tau, A, 2)
+    variance = per_batch(backend, sigma, A, 2, "sigma") ** 2
+    _, S, _ = backend.call(SVD(), A)
+    lost = xp.minimum(S, tau[..., None])
+    m, n = lengths(backend, A)
+    size = m * n * (2 if is_complex(A, xp) else 1)
+    risk = variance * (2 * _divergence(backend, S, tau, A) - size)
+    return restore(risk + xp.sum(lost * lost, axis=-1))
+
+
+def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
+    xp, shape = backend.xp, lengths(backend, A)
+    return soft_divergence(S, tau[..., None], shape, is_complex(A, xp), xp)

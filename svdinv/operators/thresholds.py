@@ -1,0 +1,395 @@
+"""Thresholds and other functions of the singular values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from svdinv.core.backend import Backend
+from svdinv.core.functions import (
+    Firm,
+    Hard,
+    LogSum,
+    Rank,
+    Schatten,
+    Shrink,
+    Soft,
+    SpectralFunction,
+)
+from svdinv.core.namespace import Array
+from svdinv.core.sampled import difference_nodes, sampled_difference
+from svdinv.core.svd_operations import SVD, Recompose
+from svdinv.operators._arguments import as_integer, as_number, broadcasts
+from svdinv.operators._maps import threshold, without_tau
+from svdinv.operators._registry import operator
+
+_SCHATTEN: dict[float, SpectralFunction] = {
+    1 / 2: Schatten(1 / 2),
+    2 / 3: Schatten(2 / 3),
+    1: Soft(),
+    2: Shrink(),
+}
+
+
+@operator
+def svt(
+    backend: Backend,
+    A: Array,
+    tau: Any,
+    *,
+    relative: bool = False,
+    method: str = "auto",
+) -> Array:
+    r"""Soft-threshold the singular values, U max(S - tau, 0) V^H.
+
+    The proximal operator of tau times the nuclear norm [1]_, with the gradient
+    in A and tau exact at every spectrum.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex. Half precision is computed
+        in single precision and cast back.
+    tau : float or array
+        Threshold >= 0 in units of A (in an array, negative ones count as 0): one
+        for all, or an array that broadcasts
+        to the batch shape (...), or with A.ndim - 1 dimensions one for each
+        singular value, shape (..., min(m, n)) or broadcasting to it (weighted
+        nuclear norm [2]_, of which this is the proximal operator for weights that
+        do not fall). Equal singular values need equal weights: where they
+        have not, there is no derivative, and what is singular is left out.
+    relative : bool, optional
+        Whether tau is a multiple of the largest singular value of each matrix.
+        The gradient goes through that value as well; where it is repeated, as
+        the subgradient of least norm.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double
+        precision where that is at hand, and leaves to the caller that kept
+        singular values are not too small for it; ``"matmul"`` takes matrix
+        products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
+        is faster and, judged by its singular values, accurate, and the SVD
+        elsewhere: for small inputs, on GPUs, and in traced or compiled functions,
+        where nothing can be judged.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError
+        If A is not floating point or complex, or tau is complex.
+    ValueError
+        If tau is a negative number, or `method` is not one of the accepted
+        values. The shapes of A and tau have the framework's own error.
+
+    See Also
+    --------
+    svdinv.core.functions.Soft : The function and its divided differences.
+
+    References
+    ----------
+    .. [1] J.-F. Cai, E. J. Candes and Z. Shen, "A singular value thresholding
+       algorithm for matrix completion", SIAM J. Optim. 20(4), 2010.
+    .. [2] S. Gu, Q. Xie, D. Meng, W. Zuo, X. Feng and L. Zhang, "Weighted
+       nuclear norm minimization and its applications to low level vision",
+       IJCV 121, 2017.
+    """
+    return threshold(backend, A, Soft(), tau, relative, method, weights=True)
+
+
+@operator
+def svht(
+    backend: Backend,
+    A: Array,
+    tau: Any,
+    *,
+    relative: bool = False,
+    method: str = "auto",
+) -> Array:
+    """Hard-threshold the singular values: those up to tau become 0.
+
+    The proximal operator of tau^2 / 2 times the rank. Its derivative in tau is 0,
+    and that in A contains 1 / (s_i - s_j) across the threshold.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Threshold >= 0 in units of A, broadcasting to the batch shape (...).
+    relative, method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+    """
+    return threshold(backend, A, Hard(), tau, relative, method)
+
+
+@operator
+def firm_threshold(
+    backend: Backend,
+    A: Array,
+    tau: Any,
+    gamma: float = 3.0,
+    *,
+    relative: bool = False,
+    method: str = "auto",
+) -> Array:
+    """Firm-threshold the singular values: 0 up to tau, s from gamma tau on.
+
+    The proximal operator of the minimax concave penalty (MCP) [1]_; between the
+    two it is a line. Large singular values are not shrunk, as they are by `svt`.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Threshold >= 0 in units of A, broadcasting to the batch shape (...).
+    gamma : float, optional
+        Where shrinking ends, in multiples of tau; above 1.
+    relative, method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `gamma` is not above 1.
+
+    References
+    ----------
+    .. [1] C.-H. Zhang, "Nearly unbiased variable selection under minimax concave
+       penalty", Annals of Statistics 38(2), 2010.
+    """
+    gamma = as_number(gamma, "gamma")
+    if not gamma > 1:
+        raise ValueError(f"gamma must be above 1, got {gamma}")
+    return threshold(backend, A, Firm(gamma), tau, relative, method)
+
+
+@operator
+def log_sum_threshold(
+    backend: Backend, A: Array, tau: Any, epsilon: float, *, method: str = "auto"
+) -> Array:
+    """Proximal operator of tau times the sum of log(1 + s / epsilon).
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Weight >= 0 of the penalty [1]_, in units of A squared, broadcasting to
+        the batch shape (...).
+    epsilon : float
+        Singular value, in units of A, at which the penalty turns from linear to
+        logarithmic; above 0.
+    method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `epsilon` is not positive.
+
+    References
+    ----------
+    .. [1] E. J. Candes, M. B. Wakin and S. P. Boyd, "Enhancing sparsity by
+       reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
+    """
+    epsilon = as_number(epsilon, "epsilon")
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    return threshold(backend, A, LogSum(epsilon), tau, False, method)
+
+
+@operator
+def schatten_prox(
+    backend: Backend, A: Array, tau: Any, p: float, *, method: str = "auto"
+) -> Array:
+    """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Weight >= 0 of the penalty, in units of A^(2 - p), broadcasting to the
+        batch shape (...). p = 1 is `svt`; p = 2 divides A by 1 + 2 tau.
+    p : float
+        1/2, 2/3, 1 or 2, where the solution has a closed form or nearly one.
+    method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if p is none of the four.
+
+    See Also
+    --------
+    svdinv.core.functions.Schatten : The formulas, with references.
+    """
+    p = as_number(p, "p")
+    function = next((f for q, f in _SCHATTEN.items() if abs(p - q) < 1e-6), None)
+    if function is None:
+        raise ValueError(f"p must be 1/2, 2/3, 1 or 2, got {p}")
+    return threshold(backend, A, function, tau, False, method)
+
+
+@operator
+def low_rank(backend: Backend, A: Array, rank: int, *, method: str = "auto") -> Array:
+    """Best approximation of a given rank (Eckart and Young).
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    rank : int
+        Number of singular values to keep, >= 0; all from min(m, n) on.
+    method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `rank` is not an integer >= 0.
+
+    Notes
+    -----
+    The derivative contains 1 / (s_r - s_{r+1}): where these are equal, there is
+    none, and that term is left out.
+    """
+    rank = as_integer(rank, "rank", 0)
+    return without_tau(backend, A, Rank(rank), method)
+
+
+@operator
+def spectral_operator(
+    backend: Backend,
+    A: Array,
+    function: SpectralFunction,
+    tau: Any = None,
+    *,
+    relative: bool = False,
+    method: str = "auto",
+) -> Array:
+    """Apply a spectral function of one's own, with all that the others have.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    function : svdinv.core.functions.SpectralFunction
+        The function and its divided differences; most easily a
+        `svdinv.core.functions.Threshold`.
+    tau : float or array, optional
+        Its parameter >= 0, broadcasting to the batch shape (...), if it has one.
+    relative, method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `function` is no spectral function, or tau is given to one
+        without a parameter or missing for one with it.
+    """
+    if not isinstance(function, SpectralFunction):
+        raise TypeError(f"function must be a SpectralFunction, got {function!r}")
+    if function.has_tau == (tau is None):
+        raise ValueError(
+            f"{function!r} has {'a' if function.has_tau else 'no'} parameter tau"
+        )
+    if tau is None:
+        return without_tau(backend, A, function, method)
+    return threshold(backend, A, function, tau, relative, method)
+
+
+@operator
+def spectral_map(
+    backend: Backend, A: Array, f: Callable[[Array], Array], df: Any = None
+) -> Array:
+    """Apply any scalar function to the singular values, U f(S) V^H.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    f : callable
+        Function of one singular value, called with an array of any shape and
+        returning one of the same, element by element, in the functions of A's
+        framework. What else it depends on, such as learned parameters, gets its
+        gradient; a network comes in as ``lambda s: s * net(s[..., None])[..., 0]``.
+        f(0) = 0, with a finite slope, unless there are no zero singular values.
+    df : callable, optional
+        Derivative of f, called in the same way. By default f is differentiated
+        automatically, where the framework can.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `f` or `df` is not callable or changes the shape.
+
+    Notes
+    -----
+    Divided differences of f come from its values, and for close pairs from
+    eight-point Gauss-Legendre means of its slope, unless f has a kink between
+    them. They are accurate to rounding for functions that are smooth on the scale
+    of s. Second derivatives go through the singular vectors and need distinct
+    singular values.
+    """
+    xp = backend.xp
+    if not callable(f) or not (df is None or callable(df)):
+        raise TypeError("f must be callable, and df callable or None")
+    A, restore = backend.matrices(A, "A")
+    U, S, Vh = backend.call(SVD(), A)
+    y = f(S)
+    if not hasattr(y, "shape"):
+        raise ValueError(f"f must return an array, returned {y!r}")
+    if not broadcasts(y.shape, S.shape) or not broadcasts(S.shape, y.shape):
+        raise ValueError(
+            f"f must keep the shape {tuple(S.shape)}, returned {tuple(y.shape)}"
+        )
+    slope = backend.slope(f) if df is None else df
+    slopes = slope(difference_nodes(S, xp))
+    minus = sampled_difference(S, y, slopes, xp)
+    return restore(backend.call(Recompose(), A, y, minus, U, S, Vh)[0])
