@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, partial
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,16 +100,13 @@ class ArrayBackend(Backend):
         return self.plain if innermost(arrays) is None else self.taped
 
     def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
-        """See `Backend`."""
         with self.quiet():  # a product that overflows is done again, scaled
             return operation.value(tuple(map(untraced, x)), self.plain)
 
     def asarray(self, x: Any, name: str) -> Array:
-        """See `Backend`."""
         return self.xp.asarray(x)
 
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
-        """See `Backend`."""
         xp = self.xp
         try:
             value = xp.asarray(value)
@@ -120,11 +117,9 @@ class ArrayBackend(Backend):
         return xp.astype(value, real(like, xp).dtype, copy=False)
 
     def stop_gradient(self, x: Array) -> Array:
-        """See `Backend`."""
         return untraced(x)
 
     def normal(self, shape: tuple[int, ...], like: Array, seed: Any) -> Array:
-        """See `Backend`."""
         random = seed if hasattr(seed, "standard_normal") else self.rng(seed)
         normal = random.standard_normal(shape)
         if is_complex(like, self.plain):
@@ -132,7 +127,6 @@ class ArrayBackend(Backend):
         return self.plain.astype(self.plain.asarray(normal), like.dtype, copy=False)
 
     def slope(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        """See `Backend`."""
 
         def slope(x: Array) -> Array:
             ones = self.plain.ones_like(untraced(x))
@@ -165,6 +159,7 @@ def make_module(backend: ArrayBackend, module: str) -> dict[str, Callable[..., A
         Functions by their names: the operators, `svd`, `vjp` and `jvp`, and the four
         that solvers call by hand.
     """
+    functions: list[Callable[..., Any]]
     functions = [_svd, _vjp, _jvp, _svd_vjp, _svd_jvp, _svt_vjp, _svt_jvp]
     own = {f.__name__[1:]: f for f in functions}
     return bind(backend.of, module) | bind(lambda *_: backend, module, own)
@@ -485,10 +480,9 @@ def _svt_vjp(
     >>> float(gtau.round(6))
     -4.5
     """
-    svt = partial(thresholds.svt, **options)
     return _vjp(
         backend,
-        lambda A, tau: svt(backend.of(A, tau), A, tau),
+        lambda A, tau: thresholds.svt(backend.of(A, tau), A, tau, **options),
         backend.asarray(A, "A"),
         _floating(backend, tau, A),
     )
@@ -533,10 +527,9 @@ def _svt_jvp(
     TypeError, ValueError
         As `svt`, and if a tangent does not fit.
     """
-    svt = partial(thresholds.svt, **options)
     return _jvp(
         backend,
-        lambda A, tau: svt(backend.of(A, tau), A, tau),
+        lambda A, tau: thresholds.svt(backend.of(A, tau), A, tau, **options),
         (backend.asarray(A, "A"), _floating(backend, tau, A)),
         (dA, dtau),
     )

@@ -217,21 +217,18 @@ class JAXBackend(Backend):
     call = staticmethod(_call)
 
     def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
-        """See `Backend`."""
         x = tuple(None if t is None else lax.stop_gradient(t) for t in x)
         if operation.host and not any(isinstance(t, jax.core.Tracer) for t in x):
             return operation.value(x, xp)
         return _value(*x, operation=operation)
 
     def asarray(self, x: Any, name: str) -> Any:
-        """See `Backend`."""
         try:
             return jnp.asarray(x)
         except TypeError as error:
             raise TypeError(f"{name} must be an array, got {x!r}") from error
 
     def parameter(self, value: Any, like: Any, name: str = "value") -> Any:
-        """See `Backend`."""
         try:
             dtype = jnp.result_type(value)
         except (TypeError, ValueError) as error:
@@ -241,7 +238,6 @@ class JAXBackend(Backend):
         return jnp.asarray(value, dtype=jnp.finfo(like.dtype).dtype)
 
     def stop_gradient(self, x: Any) -> Any:
-        """See `Backend`."""
         return lax.stop_gradient(x)
 
     def normal(self, shape: tuple[int, ...], like: Any, seed: Any) -> Any:
@@ -250,5 +246,4 @@ class JAXBackend(Backend):
         return jax.random.normal(key, shape, like.dtype)
 
     def slope(self, f: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """See `Backend`."""
         return lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]

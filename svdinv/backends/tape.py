@@ -122,6 +122,7 @@ class Traced:
     """An array on a tape, which operators and array functions leave steps for."""
 
     __slots__ = ("position", "tape")
+    __hash__ = object.__hash__
 
     def __init__(self, tape: Tape, position: int) -> None:
         self.tape = tape
@@ -134,37 +135,30 @@ class Traced:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """See the array API."""
         return self.value.shape
 
     @property
     def dtype(self) -> Any:
-        """See the array API."""
         return self.value.dtype
 
     @property
     def ndim(self) -> int:
-        """See the array API."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
-        """See the array API."""
         return self.value.size
 
     @property
     def device(self) -> Any:
-        """See the array API."""
         return self.value.device
 
     @property
     def mT(self) -> Traced:
-        """See the array API."""
         return self.tape.xp.matrix_transpose(self)
 
     @property
     def T(self) -> Traced:
-        """See the array API."""
         return self.tape.xp.permute_dims(self, tuple(range(self.ndim))[::-1])
 
     @property
@@ -191,8 +185,8 @@ class Traced:
 
     def reshape(self, *shape: Any) -> Traced:
         """Reshape, as in NumPy."""
-        shape = shape[0] if isinstance(shape[0], tuple | list) else shape
-        return self.tape.xp.reshape(self, shape)
+        given = shape[0] if isinstance(shape[0], tuple | list) else shape
+        return self.tape.xp.reshape(self, given)
 
     def astype(self, dtype: Any, copy: bool = True) -> Traced:
         """Cast, as in NumPy."""
@@ -200,6 +194,15 @@ class Traced:
 
     def __getitem__(self, key: Any) -> Traced:
         return self.tape.xp.take_part(self, key)
+
+    def __neg__(self) -> Traced:
+        return self.tape.xp.negative(self)
+
+    def __pos__(self) -> Traced:
+        return self
+
+    def __abs__(self) -> Traced:
+        return self.tape.xp.abs(self)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -244,10 +247,6 @@ for _symbol, _name in {
     "eq": "equal", "ne": "not_equal",
 }.items():  # fmt: skip
     setattr(Traced, f"__{_symbol}__", _infix(_name, False))
-Traced.__neg__ = lambda self: self.tape.xp.negative(self)  # type: ignore[attr-defined]
-Traced.__pos__ = lambda self: self  # type: ignore[attr-defined]
-Traced.__abs__ = lambda self: self.tape.xp.abs(self)  # type: ignore[attr-defined]
-Traced.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 def innermost(x: Any) -> Tape | None:
@@ -270,8 +269,8 @@ def untraced(x: Any) -> Any:
 def _flatten(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """Leaves of (named) tuples, lists and dicts, and the way back; None is a leaf."""
     if isinstance(tree, dict):
-        values, build = _flatten(list(tree.values()))
-        return values, lambda leaves: dict(zip(tree, build(leaves), strict=True))
+        values, rebuild = _flatten(list(tree.values()))
+        return values, lambda leaves: dict(zip(tree, rebuild(leaves), strict=True))
     if not isinstance(tree, tuple | list):
         return [tree], lambda leaves: leaves[0]
     parts = [_flatten(branch) for branch in tree]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from svdinv.backends.tape import Traced, innermost, untraced
-from svdinv.core.namespace import Array, Namespace, conj, is_complex, real
+from svdinv.core.namespace import Array, Namespace, conj, is_complex
+from svdinv.core.operation import add
 
 __all__ = ["TapedNamespace"]
 
@@ -30,8 +32,58 @@ _ALIASES = {
 }
 # Functions of arrays whose results do not move with them.
 _CONSTANT = frozenset(
-    ["zeros_like", "ones_like", "full_like", "empty_like", "less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "isnan", "isinf", "isfinite", "sign", "argmax", "argmin", "all", "any", "nonzero", "logical_and", "logical_or", "logical_not", "floor", "ceil", "round", "shape", "ndim", "size"]
+    [
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "empty_like",
+        "less",
+        "less_equal",
+        "greater",
+        "greater_equal",
+        "equal",
+        "not_equal",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "sign",
+        "argmax",
+        "argmin",
+        "all",
+        "any",
+        "nonzero",
+        "logical_and",
+        "logical_or",
+        "logical_not",
+        "floor",
+        "ceil",
+        "round",
+        "shape",
+        "ndim",
+        "size",
+    ]
 )
+
+
+# The derivative in each argument: of the namespace, the arguments, and the result.
+_FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
+    "add": lambda xp, a, b, y: (1.0, 1.0),
+    "subtract": lambda xp, a, b, y: (1.0, -1.0),
+    "multiply": lambda xp, a, b, y: (b, a),
+    "divide": lambda xp, a, b, y: (xp.divide(1.0, b), xp.divide(-y, b)),
+    "maximum": lambda xp, a, b, y: xp.shares(a, b),
+    "minimum": lambda xp, a, b, y: xp.shares(b, a),
+    "negative": lambda xp, a, y: (-1.0,),
+    "sqrt": lambda xp, a, y: (xp.divide(0.5, y),),
+    "square": lambda xp, a, y: (2.0 * a,),
+    "exp": lambda xp, a, y: (y,),
+    "expm1": lambda xp, a, y: (y + 1.0,),
+    "log": lambda xp, a, y: (xp.divide(1.0, a),),
+    "log1p": lambda xp, a, y: (xp.divide(1.0, a + 1.0),),
+    "sin": lambda xp, a, y: (xp.cos(a),),
+    "cos": lambda xp, a, y: (-xp.sin(a),),
+    "tanh": lambda xp, a, y: (1.0 - y * y,),
+}
 
 
 class TapedNamespace:
@@ -56,7 +108,9 @@ class TapedNamespace:
             fft=self._fft, ifft=self._ifft, rfft=self._rfft, irfft=self._irfft
         )
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str):
+        if name in _FACTORS:
+            return partial(self._elementwise, name, _FACTORS[name])
         value = getattr(self.base, name)
         if name in _CONSTANT:
             return lambda *args, **kw: value(*map(untraced, args), **kw)
@@ -64,7 +118,7 @@ class TapedNamespace:
             return value
         return self._refuse(name, value)
 
-    def named(self, name: str) -> Any:
+    def named(self, name: str):
         """Give a function by the name that NumPy has for it."""
         return getattr(self, _ALIASES.get(name, name))
 
@@ -100,37 +154,38 @@ class TapedNamespace:
             args, (y,), lambda dx: (push(x, y, dx),), lambda g: pull(x, y, g[0])
         )[0]
 
-    def _elementwise(
-        self, name: str, factors: Callable[..., tuple[Any, ...]], *args: Any
-    ) -> Any:
+    def _elementwise(self, name: str, factors: Callable[..., Any], *args: Any) -> Any:
         """Call a function whose derivative is a factor for each argument."""
         if innermost(args) is None:
             return getattr(self.base, name)(*self._same_kind(args))
 
         def value(*x: Any) -> Any:
-            return getattr(self, name)(*x)
+            return self._elementwise(name, factors, *x)
 
         def push(x: Any, y: Array, dx: Any) -> Any:
-            terms = [
-                self._times(factor, d)
-                for factor, d in zip(factors(x, y), dx, strict=True)
-                if d is not None
-            ]
-            return sum(terms[1:], terms[0])
+            pairs = zip(factors(self, *x, y), dx, strict=True)
+            return add(*(self._times(f, d) for f, d in pairs if d is not None))
 
         def pull(x: Any, y: Array, g: Array) -> tuple[Any, ...]:
             return tuple(
-                None if factor is None else self._times(self._conj(factor), g)
-                for factor in factors(x, y)
+                None if f is None else self._times(self._conj(f), g)
+                for f in factors(self, *x, y)
             )
 
         return self._record(args, value, push, pull)
+
+    def pow(self, a, b):
+        if isinstance(b, Traced):
+            return self.exp(b * self.log(self.asarray(a)))
+        return self._elementwise(
+            "pow", lambda xp, x, _, y: (b * xp.pow(x, b - 1), None), a, b
+        )
 
     def _times(self, factor: Any, d: Array) -> Array:
         return d if isinstance(factor, float) and factor == 1 else factor * d
 
     def _same_kind(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Give real arrays a complex dtype beside complex ones, as the standard asks."""
+        """Give real arrays beside complex ones a complex dtype, as the standard asks."""
         arrays = [x for x in args if hasattr(x, "dtype")]
         whole = [x for x in arrays if is_complex(x, self.base)]
         if not arrays:
@@ -145,7 +200,7 @@ class TapedNamespace:
             for x in args
         )
 
-    def _conj(self, x: Any) -> Any:
+    def _conj(self, x):
         return conj(x, self) if hasattr(x, "dtype") else x.conjugate()
 
     def _linear(
@@ -166,102 +221,35 @@ class TapedNamespace:
             lambda x, y, g: (self._linear(transpose, forward, g),),
         )
 
-    def asarray(self, x: Any, **options: Any) -> Any:
+    def asarray(self, x, **options):
         return x if isinstance(x, Traced) else self.base.asarray(x, **options)
 
-    # Element by element.
-
-    def add(self, a: Any, b: Any) -> Any:
-        return self._elementwise("add", lambda x, y: (1.0, 1.0), a, b)
-
-    def subtract(self, a: Any, b: Any) -> Any:
-        return self._elementwise("subtract", lambda x, y: (1.0, -1.0), a, b)
-
-    def multiply(self, a: Any, b: Any) -> Any:
-        return self._elementwise("multiply", lambda x, y: (x[1], x[0]), a, b)
-
-    def divide(self, a: Any, b: Any) -> Any:
-        def factors(x: Any, y: Any) -> tuple[Any, ...]:
-            inverse = self.divide(1.0, x[1])
-            return inverse, -y * inverse
-
-        return self._elementwise("divide", factors, a, b)
-
-    def pow(self, a: Any, b: Any) -> Any:
-        def factors(x: Any, y: Any) -> tuple[Any, ...]:
-            in_exponent = None
-            if isinstance(b, Traced):
-                in_exponent = y * self.log(self.asarray(x[0]))
-            return x[1] * self.pow(x[0], x[1] - 1), in_exponent
-
-        return self._elementwise("pow", factors, a, b)
-
-    def negative(self, a: Any) -> Any:
-        return self._elementwise("negative", lambda x, y: (-1.0,), a)
-
-    def square(self, a: Any) -> Any:
-        return self.multiply(a, a)
-
-    def sqrt(self, a: Any) -> Any:
-        return self._elementwise("sqrt", lambda x, y: (self.divide(0.5, y),), a)
-
-    def exp(self, a: Any) -> Any:
-        return self._elementwise("exp", lambda x, y: (y,), a)
-
-    def expm1(self, a: Any) -> Any:
-        return self._elementwise("expm1", lambda x, y: (y + 1.0,), a)
-
-    def log(self, a: Any) -> Any:
-        return self._elementwise("log", lambda x, y: (self.divide(1.0, x[0]),), a)
-
-    def log1p(self, a: Any) -> Any:
-        return self._elementwise(
-            "log1p", lambda x, y: (self.divide(1.0, x[0] + 1.0),), a
-        )
-
-    def sin(self, a: Any) -> Any:
-        return self._elementwise("sin", lambda x, y: (self.cos(x[0]),), a)
-
-    def cos(self, a: Any) -> Any:
-        return self._elementwise("cos", lambda x, y: (-self.sin(x[0]),), a)
-
-    def tanh(self, a: Any) -> Any:
-        return self._elementwise("tanh", lambda x, y: (1.0 - y * y,), a)
-
-    def maximum(self, a: Any, b: Any) -> Any:
-        return self._elementwise("maximum", lambda x, y: self._larger(*x), a, b)
-
-    def minimum(self, a: Any, b: Any) -> Any:
-        return self._elementwise("minimum", lambda x, y: self._larger(*x)[::-1], a, b)
-
-    def _larger(self, a: Any, b: Any) -> tuple[Array, Array]:
-        """Share of each in the maximum: half where they are equal."""
+    def shares(self, a: Any, b: Any) -> tuple[Array, Array]:
+        """Give the share of each in the maximum, half where they are equal."""
         a, b = self._same_kind((untraced(a), untraced(b)))
         one = self.base.ones_like(a + b)
         first = self.base.where(a > b, one, self.base.where(a < b, 0 * one, 0.5 * one))
         return first, 1 - first
 
-    def where(self, condition: Any, a: Any, b: Any) -> Any:
-        def factors(x: Any, y: Any) -> tuple[Any, ...]:
-            one = self.base.ones_like(real(untraced(y), self.base))
-            chosen = self.base.where(untraced(condition), one, 0 * one)
-            return chosen, 1 - chosen
-
+    def where(self, condition, a, b):
         if innermost((a, b)) is None:
             return self.base.where(untraced(condition), *self._same_kind((a, b)))
-        return self._record(
-            (a, b),
-            lambda a, b: self.where(condition, a, b),
-            lambda x, y, dx: self.where(
-                condition,
-                *(self.zeros_like(y) if d is None else d for d in dx),
-            ),
-            lambda x, y, g: tuple(self.multiply(f, g) for f in factors(x, y)),
-        )
 
-    def abs(self, a: Any) -> Any:
+        def chosen(x, y):
+            return self.where(condition, x, y)
+
+        def parts(x, y, g):
+            # Not times 0, which NaN and infinity survive.
+            return chosen(g, self.zeros_like(g)), chosen(self.zeros_like(g), g)
+
+        def push(x, y, dx):
+            return chosen(*(self.zeros_like(y) if d is None else d for d in dx))
+
+        return self._record((a, b), chosen, push, parts)
+
+    def abs(self, a):
         if not is_complex(a, self):
-            return self._elementwise("abs", lambda x, y: (self.sign(x[0]),), a)
+            return self._elementwise("abs", lambda xp, x, y: (xp.sign(x),), a)
 
         def direction(x: Array, y: Array) -> Array:
             # 0 where x is: there is no derivative.
@@ -277,21 +265,21 @@ class TapedNamespace:
 
     # Real and imaginary parts: linear over the reals.
 
-    def conj(self, a: Any) -> Any:
+    def conj(self, a):
         return self._linear(self.base.conj, self.base.conj, a)
 
-    def real(self, a: Any) -> Any:
+    def real(self, a):
         if not is_complex(a, self):
             return a
         return self._linear(self.base.real, lambda g: self._complex(g, a.dtype), a)
 
-    def imag(self, a: Any) -> Any:
+    def imag(self, a):
         return self._linear(self.base.imag, lambda g: 1j * self._complex(g, a.dtype), a)
 
     def _complex(self, x: Array, dtype: Any) -> Array:
         return self.base.astype(x, dtype)
 
-    def astype(self, a: Any, dtype: Any, *, copy: bool = True) -> Any:
+    def astype(self, a, dtype, *, copy=True):
         base, given = self.base, a.dtype
 
         def back(g: Array) -> Array:
@@ -304,7 +292,7 @@ class TapedNamespace:
 
     # Products.
 
-    def matmul(self, a: Any, b: Any) -> Any:
+    def matmul(self, a, b):
         if innermost((a, b)) is None:
             return self.base.matmul(*self._same_kind((a, b)))
         if a.ndim == 1:
@@ -316,12 +304,10 @@ class TapedNamespace:
             return conj(self.matrix_transpose(x), self)
 
         def push(x: Any, y: Array, dx: Any) -> Any:
-            terms = []
-            if dx[0] is not None:
-                terms.append(self.matmul(dx[0], x[1]))
-            if dx[1] is not None:
-                terms.append(self.matmul(x[0], dx[1]))
-            return sum(terms[1:], terms[0])
+            return add(
+                None if dx[0] is None else self.matmul(dx[0], x[1]),
+                None if dx[1] is None else self.matmul(x[0], dx[1]),
+            )
 
         return self._record(
             (a, b),
@@ -335,13 +321,13 @@ class TapedNamespace:
 
     # What moves elements about.
 
-    def reshape(self, a: Any, shape: Any, *, copy: bool | None = None) -> Any:
+    def reshape(self, a, shape, *, copy=None):
         base, before, after = self.base, tuple(a.shape), tuple(shape)
         return self._linear(
             lambda x: base.reshape(x, after), lambda g: base.reshape(g, before), a
         )
 
-    def permute_dims(self, a: Any, axes: tuple[int, ...] | None = None) -> Any:
+    def permute_dims(self, a, axes=None):
         base = self.base
         axes = tuple(range(a.ndim))[::-1] if axes is None else tuple(axes)
         inverse = tuple(axes.index(i) for i in range(len(axes)))
@@ -351,16 +337,16 @@ class TapedNamespace:
             a,
         )
 
-    def swap_axes(self, a: Any, first: int, second: int) -> Any:
+    def swap_axes(self, a, first, second):
         axes = list(range(a.ndim))
         axes[first], axes[second] = axes[second], axes[first]
         return self.permute_dims(a, tuple(axes))
 
-    def matrix_transpose(self, a: Any) -> Any:
+    def matrix_transpose(self, a):
         transpose = self.base.matrix_transpose
         return self._linear(transpose, transpose, a)
 
-    def broadcast_to(self, a: Any, shape: Any) -> Any:
+    def broadcast_to(self, a, shape):
         base, before, after = self.base, tuple(a.shape), tuple(shape)
         padded = (1,) * (len(after) - len(before)) + before
         axes = tuple(
@@ -377,8 +363,8 @@ class TapedNamespace:
         self, a: Any, *, axis: Any = None, keepdims: bool = False, **kw: Any
     ) -> Any:
         base, before = self.base, tuple(a.shape)
-        axes = range(len(before)) if axis is None else axis
-        axes = tuple(i % len(before) for i in (axes if _many(axes) else (axes,)))
+        given = range(len(before)) if axis is None else axis if _many(axis) else (axis,)
+        axes = tuple(i % len(before) for i in given)
         kept = tuple(1 if i in axes else n for i, n in enumerate(before))
         return self._linear(
             lambda x: base.sum(x, axis=axes, keepdims=keepdims),
@@ -386,12 +372,12 @@ class TapedNamespace:
             a,
         )
 
-    def mean(self, a: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
+    def mean(self, a, *, axis=None, keepdims=False):
         total = self.sum(a, axis=axis, keepdims=keepdims)
         count = math.prod(a.shape) // max(math.prod(total.shape), 1)
         return total / count
 
-    def max(self, a: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
+    def max(self, a, *, axis=None, keepdims=False):
         """Maximum; equal largest elements share its derivative."""
         plain = untraced(a)
         most = self.base.max(plain, axis=axis, keepdims=True)
@@ -400,7 +386,7 @@ class TapedNamespace:
         # The weights do not change nearby, and times the elements make the maximum.
         return self.sum(a * (equal / count), axis=axis, keepdims=keepdims)
 
-    def take_part(self, a: Any, key: Any) -> Any:
+    def take_part(self, a, key):
         base, shape = self.base, tuple(a.shape)
         key = key if isinstance(key, tuple) else (key,)
         if not all(
@@ -417,7 +403,7 @@ class TapedNamespace:
 
         return self._linear(lambda x: x[key], back, a)
 
-    def concat(self, arrays: Any, axis: int = 0) -> Any:
+    def concat(self, arrays, axis=0):
         arrays = tuple(arrays)
         if innermost(arrays) is None:
             return self.base.concat(arrays, axis=axis)
@@ -439,13 +425,13 @@ class TapedNamespace:
             lambda x, y, g: tuple(g[place] for place in places),
         )
 
-    def stack(self, arrays: Any, axis: int = 0) -> Any:
+    def stack(self, arrays, axis=0):
         arrays = tuple(arrays)
         ndim = arrays[0].ndim + 1
         place = (*[slice(None)] * (axis % ndim), None)
         return self.concat([x[place] for x in arrays], axis=axis % ndim)
 
-    def roll(self, a: Any, shift: Any, *, axis: Any = None) -> Any:
+    def roll(self, a, shift, *, axis=None):
         base = self.base
         back = tuple(-s for s in shift) if _many(shift) else -shift
         return self._linear(
@@ -454,25 +440,25 @@ class TapedNamespace:
             a,
         )
 
-    def flip(self, a: Any, *, axis: Any = None) -> Any:
+    def flip(self, a, *, axis=None):
         def flip(x: Array) -> Array:
             return self.base.flip(x, axis=axis)
 
         return self._linear(flip, flip, a)
 
-    def tril(self, a: Any, *, k: int = 0) -> Any:
+    def tril(self, a, *, k=0):
         def lower(x: Array) -> Array:
             return self.base.tril(x, k=k)
 
         return self._linear(lower, lower, a)
 
-    def triu(self, a: Any, *, k: int = 0) -> Any:
+    def triu(self, a, *, k=0):
         def upper(x: Array) -> Array:
             return self.base.triu(x, k=k)
 
         return self._linear(upper, upper, a)
 
-    def diagonal(self, a: Any) -> Any:
+    def diagonal(self, a):
         base = self.base
         m, n = a.shape[-2:]
 
@@ -486,7 +472,7 @@ class TapedNamespace:
 
     # Fourier transforms, not normalised forwards.
 
-    def _fft(self, a: Any, *, axis: int = -1) -> Any:
+    def _fft(self, a, *, axis=-1):
         fft, length = self.base.fft, a.shape[axis]
         return self._linear(
             lambda x: fft.fft(x, axis=axis),
@@ -494,7 +480,7 @@ class TapedNamespace:
             a,
         )
 
-    def _ifft(self, a: Any, *, axis: int = -1) -> Any:
+    def _ifft(self, a, *, axis=-1):
         fft, length = self.base.fft, a.shape[axis]
         return self._linear(
             lambda x: fft.ifft(x, axis=axis),
@@ -502,7 +488,7 @@ class TapedNamespace:
             a,
         )
 
-    def _rfft(self, a: Any, *, axis: int = -1) -> Any:
+    def _rfft(self, a, *, axis=-1):
         fft, length = self.base.fft, a.shape[axis]
         return self._linear(
             lambda x: fft.rfft(x, axis=axis),
@@ -512,7 +498,7 @@ class TapedNamespace:
             a,
         )
 
-    def _irfft(self, a: Any, *, n: int | None = None, axis: int = -1) -> Any:
+    def _irfft(self, a, *, n=None, axis=-1):
         fft = self.base.fft
         length = 2 * (a.shape[axis] - 1) if n is None else n
 

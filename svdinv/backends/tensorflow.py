@@ -73,11 +73,9 @@ class TensorFlowBackend(Backend):
     evaluate = staticmethod(_evaluate)
 
     def asarray(self, x: Any, name: str) -> tf.Tensor:
-        """See `Backend`."""
         return tf.convert_to_tensor(x, name=name)
 
     def parameter(self, value: Any, like: tf.Tensor, name: str = "value") -> tf.Tensor:
-        """See `Backend`."""
         if not tf.is_tensor(value):
             try:
                 value = np.asarray(value)  # in double precision, unlike TensorFlow's
@@ -91,11 +89,9 @@ class TensorFlowBackend(Backend):
         return tf.cast(value, like.dtype.real_dtype)
 
     def stop_gradient(self, x: tf.Tensor) -> tf.Tensor:
-        """See `Backend`."""
         return tf.stop_gradient(x)
 
     def normal(self, shape: tuple[Any, ...], like: tf.Tensor, seed: Any) -> tf.Tensor:
-        """See `Backend`."""
         dtype = like.dtype.real_dtype
 
         def part(index: int) -> tf.Tensor:
@@ -106,7 +102,6 @@ class TensorFlowBackend(Backend):
         return tf.complex(part(0), part(1)) if like.dtype.is_complex else part(0)
 
     def slope(self, f: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., tf.Tensor]:
-        """See `Backend`."""
 
         def slope(x: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
@@ -117,10 +112,8 @@ class TensorFlowBackend(Backend):
         return slope
 
     def half_precision(self, dtype: tf.DType) -> tuple[tf.DType, float] | None:
-        """See `Backend`."""
         epsilon = _HALF_EPSILON.get(dtype)
         return None if epsilon is None else (tf.float32, epsilon)
 
     def rank(self, A: tf.Tensor) -> int | None:
-        """See `Backend`."""
         return A.shape.rank

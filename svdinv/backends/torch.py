@@ -67,7 +67,7 @@ def _first(x: Any) -> Tensor:
 
 
 def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Inputs and outputs of what was saved, None for those that were not."""
+    """Split what was saved into inputs, None if they were not, and outputs."""
     operation, count = ctx.operation, ctx.count
     if not operation.saves_inputs:
         return (None,) * count, saved
@@ -170,7 +170,6 @@ class TorchBackend(Backend):
     call = staticmethod(_call)
 
     def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
-        """See `Backend`."""
         with torch.no_grad():
             return _value(operation, *(t if t is None else t.detach() for t in x))
 
@@ -181,7 +180,6 @@ class TorchBackend(Backend):
         return x
 
     def parameter(self, value: Any, like: Tensor, name: str = "value") -> Tensor:
-        """See `Backend`."""
         if isinstance(value, Tensor):
             if value.dtype.is_complex:
                 raise TypeError(f"{name} must be real, got {value.dtype}")
@@ -192,11 +190,9 @@ class TorchBackend(Backend):
             raise TypeError(f"{name} must be a number or a tensor") from error
 
     def stop_gradient(self, x: Tensor) -> Tensor:
-        """See `Backend`."""
         return x.detach()
 
     def normal(self, shape: tuple[int, ...], like: Tensor, seed: Any) -> Tensor:
-        """See `Backend`."""
         if isinstance(seed, int):
             seed = torch.Generator(like.device).manual_seed(seed)
         return torch.randn(shape, dtype=like.dtype, device=like.device, generator=seed)
@@ -211,6 +207,5 @@ class TorchBackend(Backend):
         return slope
 
     def half_precision(self, dtype: torch.dtype) -> tuple[torch.dtype, float] | None:
-        """See `Backend`."""
         inner = _COMPUTED_IN.get(dtype)
         return None if inner is None else (inner, torch.finfo(dtype).eps)

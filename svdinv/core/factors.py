@@ -9,6 +9,7 @@ eps (s_1 / s)^2 / 2.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core import products
@@ -43,7 +44,7 @@ from svdinv.core.tolerances import (
 
 __all__ = ["METHODS", "check_method", "factorise", "largest_value", "singular_values"]
 
-Factors: TypeAlias = tuple[Array, ...]
+Factors: TypeAlias = Sequence[Array]
 
 METHODS = ("auto", "svd", "gram", "matmul")
 

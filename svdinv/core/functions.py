@@ -170,14 +170,12 @@ class Threshold(SpectralFunction):
         return tau * self.q2(y1, y2, y3, tau, xp) if self.has_tau else 0.0
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         kept = self.kept(s, tau, xp)
         y = xp.where(kept, self.solve(s, tau, xp), xp.zeros_like(s))
         # What is compared with NaN is not kept, and the NaN would be lost.
         return xp.where(tau == tau, y, tau + y) if self.has_tau else y
 
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         both = (a.y > 0) & (b.y > 0)
         apart = quotient(a.y, b.y, a.s, b.s, xp)
         one = xp.ones_like(apart)
@@ -187,7 +185,6 @@ class Threshold(SpectralFunction):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
-        """See `SpectralFunction`."""
         apart = extreme_difference(tuple(point.s for point in points), d, xp)
         first, second, third = points
         every = (first.y > 0) & (second.y > 0) & (third.y > 0)
@@ -197,14 +194,12 @@ class Threshold(SpectralFunction):
         return xp.where(every, smooth, apart)
 
     def in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         kept = y > 0
         y = xp.where(kept, y, xp.ones_like(y))
         slope = self.q0(y, tau, xp) / (1 + self.r1(y, y, tau, xp))
         return xp.where(kept, -slope, xp.zeros_like(y))
 
     def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         both = (a.y > 0) & (b.y > 0)
         apart = quotient(a.t, b.t, a.s, b.s, xp)
         one = xp.ones_like(apart)
@@ -216,7 +211,6 @@ class Threshold(SpectralFunction):
         return xp.where(both, -moved * one / inverse**2, apart)
 
     def second_in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         t = self.in_tau(s, y, tau, xp)
         kept = y > 0
         y = xp.where(kept, y, xp.ones_like(y))
@@ -245,23 +239,18 @@ class Soft(Threshold):
     has_tau = True
 
     def level(self, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return tau
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return s > tau
 
     def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return s - tau
 
     def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return xp.ones_like(y)
 
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         if not self.weighted:
             # 1 where both are kept, 0 where neither is.
             kept_a, kept_b = a.y > 0, b.y > 0
@@ -284,7 +273,6 @@ class Soft(Threshold):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
-        """See `SpectralFunction`."""
         if not self.weighted:
             return super().second_difference(points, d, tau, xp)
         return extreme_difference(tuple(point.s for point in points), d, xp)
@@ -292,7 +280,6 @@ class Soft(Threshold):
     def gram_difference(
         self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
     ) -> Array | None:
-        """See `SpectralFunction`."""
         if self.weighted:
             return None
         # h(s^2) = 1 - tau / s: where both are kept tau / (s_i s_j (s_i + s_j)).
@@ -306,7 +293,6 @@ class Soft(Threshold):
         return rise / (gap * (si + (sj + smallest(s, xp))))
 
     def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return quotient(a.t, b.t, a.s, b.s, xp)
 
 
@@ -317,11 +303,9 @@ class Hard(Threshold):
     has_tau = True
 
     def level(self, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return tau
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return s > tau
 
 
@@ -332,7 +316,6 @@ class Rank(Threshold):
     rank: int
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
         return (index <= self.rank) & (s > 0)
 
@@ -353,21 +336,17 @@ class Firm(Threshold):
     has_tau = True
 
     def level(self, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return tau
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return s > tau
 
     def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return xp.minimum(s, (s - tau) * (self.gamma / (self.gamma - 1)))
 
     # r(y) = max(tau - y / gamma, 0), and q its derivative in tau
 
     def r1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         high, low = xp.maximum(y1, y2), xp.minimum(y1, y2)
         knee = self.gamma * tau
         across = safe_divide(low - knee, high - low, high > low, xp) / self.gamma
@@ -375,17 +354,14 @@ class Firm(Threshold):
         return xp.where(low >= knee, xp.zeros_like(steep), steep)
 
     def r2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         pairs = (y1, y2), (y2, y3), (y3, y1)
         d = tuple(self.r1(a, b, tau, xp) for a, b in pairs)
         return extreme_difference((y1, y2, y3), d, xp)
 
     def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return xp.astype(y < self.gamma * tau, y.dtype)
 
     def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         q = self.q0(y1, tau, xp), self.q0(y2, tau, xp)
         return quotient(*q, y1, y2, xp)
 
@@ -404,7 +380,6 @@ class LogSum(Threshold):
     has_tau = True
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         y, real = self._larger_root(s, tau, xp)
         positive = real & (y > 0)
         y = xp.where(positive, y, xp.ones_like(y))
@@ -413,7 +388,6 @@ class LogSum(Threshold):
         return positive & (penalty + 0.5 * y * y < s * y)
 
     def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return self._larger_root(s, tau, xp)[0]
 
     def _larger_root(self, s: Array, tau: Any, xp: Namespace) -> tuple[Array, Array]:
@@ -426,15 +400,12 @@ class LogSum(Threshold):
         return 0.5 * (s - self.epsilon + root * xp.sqrt(total + double)), real
 
     def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return 1 / (y + self.epsilon)
 
     def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return -1 / ((y1 + self.epsilon) * (y2 + self.epsilon))
 
     def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         e = self.epsilon
         return 1 / ((y1 + e) * (y2 + e) * (y3 + e))
 
@@ -456,17 +427,14 @@ class Schatten(Threshold):
     has_tau = True
 
     def level(self, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         # The stationary y that costs as much as 0, and the s it belongs to.
         y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
         return y * (1 + self.p / (2 * (1 - self.p)))
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return s > self.level(tau, xp)
 
     def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         kept = self.kept(s, tau, xp)
         s = xp.where(kept, s, xp.ones_like(s))
         pull = xp.where(kept, self.p * tau + xp.zeros_like(s), xp.zeros_like(s))
@@ -482,18 +450,15 @@ class Schatten(Threshold):
         return y ** (1 - self.p)
 
     def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         return self.p / self._root(y)
 
     # With x = y^(1 - p), q is p / x and y is x^2 or x^3.
 
     def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         a, b = self._root(y1), self._root(y2)
         return -self.p / (a * b * self._power_difference(a, b))
 
     def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
-        """See `Threshold`."""
         a, b, c = (self._root(y) for y in (y1, y2, y3))
         top = a + b + c
         if self.p != 0.5:
@@ -512,29 +477,23 @@ class Shrink(SpectralFunction):
     has_tau = True
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return s / (1 + 2 * tau)
 
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return 1 / (1 + 2 * tau) + xp.zeros_like(a.s + b.s)
 
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
-        """See `SpectralFunction`."""
         return xp.zeros_like(d[0] + d[1] + d[2])
 
     def in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return -2 * y / (1 + 2 * tau)
 
     def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return -2 / (1 + 2 * tau) ** 2 + xp.zeros_like(a.s + b.s)
 
     def second_in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return 8 * y / (1 + 2 * tau) ** 2
 
 
@@ -549,17 +508,14 @@ class Polar(SpectralFunction):
     smooth_at_zero = False
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return xp.ones_like(s)
 
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return xp.zeros_like(a.s + b.s)
 
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
-        """See `SpectralFunction`."""
         return xp.zeros_like(d[0] + d[1] + d[2])
 
 
@@ -576,7 +532,6 @@ class Leading(SpectralFunction):
     smooth_at_zero = False
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         top = s[..., :1]
         rounding = rounding_rtol(s, xp) * top
         one, none = xp.ones_like(s), xp.zeros_like(s)
@@ -593,13 +548,11 @@ class Leading(SpectralFunction):
         return xp.where(above, one, equal * share)
 
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return quotient(a.y, b.y, a.s, b.s, xp)
 
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
-        """See `SpectralFunction`."""
         return extreme_difference(tuple(point.s for point in points), d, xp)
 
 
@@ -611,17 +564,14 @@ class Power(SpectralFunction):
 
     @property
     def smooth_at_zero(self) -> bool:  # type: ignore[override]
-        """See `SpectralFunction`."""
         return self.exponent >= 1
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         positive = s > rounding_rtol(s, xp) * s[..., :1]
         power = xp.where(positive, s, xp.ones_like(s)) ** self.exponent
         return xp.where(positive, power, xp.zeros_like(s))
 
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         low, high = xp.minimum(a.s, b.s), xp.maximum(a.s, b.s)
         near, equal = (low > 0.5 * high) & (high > 0), low == high
         base = xp.where(near, low, xp.ones_like(low))
@@ -635,7 +585,6 @@ class Power(SpectralFunction):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
-        """See `SpectralFunction`."""
         apart = extreme_difference(tuple(point.s for point in points), d, xp)
         a, b, c = (point.s for point in points)
         high, low = xp.maximum(a, xp.maximum(b, c)), xp.minimum(a, xp.minimum(b, c))
@@ -659,11 +608,9 @@ class Proper(SpectralFunction):
     smooth_at_zero = False
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return tau
 
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         gap = a.s - b.s
         apart = xp.abs(gap) > rounding_rtol(gap, xp) * xp.maximum(a.s, b.s)
         return safe_divide(a.y - b.y, gap, apart, xp)
@@ -671,7 +618,6 @@ class Proper(SpectralFunction):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
-        """See `SpectralFunction`."""
         return extreme_difference(tuple(point.s for point in points), d, xp)
 
     def in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
@@ -679,11 +625,9 @@ class Proper(SpectralFunction):
         return xp.zeros_like(s)
 
     def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return xp.zeros_like(a.s - b.s)
 
     def second_in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
-        """See `SpectralFunction`."""
         return xp.zeros_like(s)
 
 

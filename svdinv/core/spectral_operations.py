@@ -7,9 +7,7 @@ as arrays without a derivative: each operation knows its own in A.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from svdinv.core.factors import factorise, largest_value, singular_values
 from svdinv.core.functions import Leading, SpectralFunction
@@ -44,11 +42,9 @@ class Factorise(Operation):
 
     @property
     def host(self) -> bool:  # type: ignore[override]
-        """See `Operation`."""
         return self.method == "auto"
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         A, tau = x
         return factorise(
             A, self.function, tau, relative=self.relative, method=self.method, xp=xp
@@ -62,28 +58,15 @@ class Map(Operation):
     function: SpectralFunction
     chunkable = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         A, tau, *factors = x
         return (spectral_map(self.function, A, tau, tuple(factors), xp=xp),)
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         A, tau, *factors = x
         return call(Push(self.function), A, tau, dx[0], dx[1], *factors)
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, *factors = x
         return call(Pull(self.function), A, tau, g[0], *factors)
 
@@ -95,16 +78,12 @@ class Push(Operation):
     function: SpectralFunction
     chunkable = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         A, tau, dA, dtau, *factors = x
         dA = xp.zeros_like(A) if dA is None else dA
         return spectral_derivative(self.function, A, tau, factors, dA, dtau, xp=xp)[:1]
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         A, tau, dA, dtau, *factors = x
         along = bent = None
         if some(*dx[2:4]):
@@ -113,19 +92,10 @@ class Push(Operation):
             (bent,) = call(Bend(self.function), A, tau, dA, dtau, dx[0], dx[1])
         return (add(along, bent),)
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, dA, dtau, *factors = x
-        point: tuple[Any, ...] = (None, None)
-        linear: tuple[Any, ...] = (None, None)
+        point = None, None
+        linear = None, None
         if any(wanted[2:4]):
             linear = call(Pull(self.function), A, tau, g[0], *factors)
         if any(wanted[:2]):
@@ -140,38 +110,25 @@ class Pull(Operation):
     function: SpectralFunction
     chunkable = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         A, tau, G, *factors = x
         return spectral_derivative(
             self.function, A, tau, factors, G, transposed=True, xp=xp
         )
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         A, tau, G, *factors = x
-        along: tuple[Any, ...] = (None, None)
-        bent: tuple[Any, ...] = (None, None)
+        along = None, None
+        bent = None, None
         if some(dx[2]):
             along = call(self, A, tau, dx[2], *factors)
         if some(*dx[:2]):
             bent = call(BendPull(self.function), A, tau, G, dx[0], dx[1])
         return tuple(map(add, along, bent))
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, G, *factors = x
-        point: tuple[Any, ...] = (None, None)
+        point = None, None
         moved = None
         if wanted[2]:
             (moved,) = call(Push(self.function), A, tau, g[0], g[1], *factors)
@@ -182,7 +139,7 @@ class Pull(Operation):
 
 @dataclass(frozen=True)
 class Bend(Operation):
-    """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along (dA, dtau), (vA, vtau).
+    """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along both tangents.
 
     For a second derivative the factors are taken anew: those of a Gram matrix are
     not all orthogonal.
@@ -190,18 +147,14 @@ class Bend(Operation):
 
     function: SpectralFunction
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         A, tau, dA, dtau, vA, vtau = x
         dA, vA = (xp.zeros_like(A) if d is None else d for d in (dA, vA))
         return spectral_second_derivative(
             self.function, A, tau, _thin(A, xp), dA, vA, vtau, dtau, xp=xp
         )[:1]
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         refuse_third(some(*dx[:2]))
         A, tau, *v = x
         first = second = None
@@ -211,20 +164,11 @@ class Bend(Operation):
             (second,) = call(self, A, tau, v[0], v[1], dx[4], dx[5])
         return (add(first, second),)
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         refuse_third(*wanted[:2])
         A, tau, dA, dtau, vA, vtau = x
-        first: tuple[Any, ...] = (None, None)
-        second: tuple[Any, ...] = (None, None)
+        first = None, None
+        second = None, None
         if any(wanted[2:4]):
             first = call(BendPull(self.function), A, tau, g[0], vA, vtau)
         if any(wanted[4:6]):
@@ -238,42 +182,29 @@ class BendPull(Operation):
 
     function: SpectralFunction
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         A, tau, G, dA, dtau = x
         dA, G = (xp.zeros_like(A) if d is None else d for d in (dA, G))
         return spectral_second_derivative(
             self.function, A, tau, _thin(A, xp), G, dA, dtau, xp=xp
         )
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         refuse_third(some(*dx[:2]))
         A, tau, G, dA, dtau = x
-        first: tuple[Any, ...] = (None, None)
-        second: tuple[Any, ...] = (None, None)
+        first = None, None
+        second = None, None
         if some(dx[2]):
             first = call(self, A, tau, dx[2], dA, dtau)
         if some(*dx[3:5]):
             second = call(self, A, tau, G, dx[3], dx[4])
         return tuple(map(add, first, second))
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         refuse_third(*wanted[:2])
         A, tau, G, dA, dtau = x
         moved = None
-        direction: tuple[Any, ...] = (None, None)
+        direction = None, None
         if wanted[2]:
             (moved,) = call(Bend(self.function), A, tau, g[0], g[1], dA, dtau)
         if any(wanted[3:5]):
@@ -287,28 +218,15 @@ class Sum(Operation):
 
     function: SpectralFunction
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         return (x[1] + 0,)
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         A, _, *factors = x
         (gradient,) = call(Map(self.function), A, None, *factors)
         return (None if dx[0] is None else inner(gradient, dx[0], xp),)
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         A, _, *factors = x
         (gradient,) = call(Map(self.function), A, None, *factors)
         return (cast(g[0], gradient, xp)[..., None, None] * gradient,)
@@ -321,16 +239,12 @@ class RelativeMap(Operation):
     function: SpectralFunction
     chunkable = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         A, ratio, *factors = x
         tau = ratio * largest_value(A, factors, xp)
         return (spectral_map(self.function, A, tau, tuple(factors), xp=xp),)
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         A, ratio, *factors = x
         dA, dratio = dx[:2]
         top = leading_sum(A, 1, factors, call, xp)[..., None]
@@ -340,16 +254,7 @@ class RelativeMap(Operation):
             dtau = add(dtau, ratio * inner(slope, dA, xp)[..., None])
         return call(Push(self.function), A, ratio * top, dA, dtau, *factors)
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         A, ratio, *factors = x
         return call(_RelativePull(self.function), A, ratio, g[0], *factors)
 
@@ -362,16 +267,14 @@ class _RelativePull(Operation):
     chunkable = True
     transparent = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         A, ratio, G, *factors = x
         tau = ratio * largest_value(A, factors, xp)
         return spectral_derivative(
             self.function, A, tau, factors, G, transposed=True, ratio=ratio, xp=xp
         )
 
-    def composed(self, x: Arrays, call: Call, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def composed(self, x, call, xp):
         A, ratio, G, *factors = x
         top = leading_sum(A, 1, factors, call, xp)[..., None]
         gA, gtau = call(Pull(self.function), A, ratio * top, G, *factors)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from svdinv.core.gauge import Gauge, check_gauge, gauge_dependence, report_gauge
 from svdinv.core.namespace import Array, Namespace, cast, on_host, real
-from svdinv.core.operation import Arrays, Call, Operation, add
+from svdinv.core.operation import Operation, add
 from svdinv.core.repeated import check_repeated
 from svdinv.core.sampled import sampled_derivative
 from svdinv.core.svd import svd, svd_pullback, svd_pushforward
@@ -61,26 +59,13 @@ class SVD(Operation):
         """See `Operation`; a cache would keep the gauge's callable alive."""
         return replace(self, gauge="ignore")
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         return tuple(svd(x[0], full_matrices=self.full_matrices, xp=xp))
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         return call(_SVDPush(self), *y, dx[0])
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         if self.gauge != "ignore":
             U, S, Vh = y
             dependence = gauge_dependence(U, S, Vh, g[0], g[2], xp=xp)
@@ -99,19 +84,11 @@ class _SVDPush(Operation):
     def anonymous(self) -> _SVDPush:
         return _SVDPush(self.svd.anonymous())
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        rule = {"repeated": self.svd.repeated, "rtol": self.svd.rtol}
-        return tuple(svd_pushforward(*x, **rule, xp=xp))
+    def value(self, x, xp):
+        rule = self.svd
+        return svd_pushforward(*x, repeated=rule.repeated, rtol=rule.rtol, xp=xp)
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
+    def cotangent(self, x, y, g, wanted, call, xp):
         gA = self.svd.cotangent((None,), x[:3], g, (True,), call, xp)
         return None, None, None, *gA
 
@@ -123,9 +100,12 @@ class _SVDPull(Operation):
     svd: SVD
     transparent = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        rule = {"repeated": self.svd.repeated, "rtol": self.svd.rtol}
-        return (svd_pullback(*x, **rule, epsilon=self.svd.epsilon, xp=xp),)
+    def value(self, x, xp):
+        rule = self.svd
+        gA = svd_pullback(
+            *x, repeated=rule.repeated, rtol=rule.rtol, epsilon=rule.epsilon, xp=xp
+        )
+        return (gA,)
 
 
 @dataclass(frozen=True)
@@ -144,26 +124,13 @@ class LowRankSVD(Operation):
     power: int
     saves_outputs = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         return tuple(svd_lowrank(*x, rank=self.rank, power=self.power, xp=xp))
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         return call(_LowRankPush(), x[0], *y, dx[0])
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         return call(_LowRankPull(), x[0], *y, *g)
 
 
@@ -173,18 +140,10 @@ class _LowRankPush(Operation):
 
     transparent = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+    def value(self, x, xp):
         return tuple(svd_lowrank_pushforward(*x, xp=xp))
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
+    def cotangent(self, x, y, g, wanted, call, xp):
         return None, None, None, None, *call(_LowRankPull(), *x[:4], *g)
 
 
@@ -194,7 +153,7 @@ class _LowRankPull(Operation):
 
     transparent = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+    def value(self, x, xp):
         return (svd_lowrank_pullback(*x, xp=xp),)
 
 
@@ -206,27 +165,14 @@ class Recompose(Operation):
     vectors alone. Second derivatives go through U, S and Vh.
     """
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def value(self, x, xp):
         _, y, _, U, _, Vh = x
         return (_composed(U, y, Vh, xp),)
 
-    def tangent(
-        self, x: Arrays, y: Arrays, dx: Arrays, call: Call, xp: Namespace
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def tangent(self, x, y, dx, call, xp):
         return call(_RecomposePush(), *dx[:2], *x[1:])
 
-    def cotangent(
-        self,
-        x: Arrays,
-        y: Arrays,
-        g: Arrays,
-        wanted: Sequence[bool],
-        call: Call,
-        xp: Namespace,
-    ) -> tuple[Any, ...]:
-        """See `Operation`."""
+    def cotangent(self, x, y, g, wanted, call, xp):
         return call(_RecomposePull(), g[0], *x[1:])
 
 
@@ -236,7 +182,7 @@ class _RecomposePush(Operation):
 
     transparent = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+    def value(self, x, xp):
         dA, dy, y, differences, U, S, Vh = x
         moved = turned = None
         if dA is not None:
@@ -252,7 +198,7 @@ class _RecomposePull(Operation):
 
     transparent = True
 
-    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+    def value(self, x, xp):
         G, y, differences, U, S, Vh = x
         gA, K = sampled_derivative(U, S, Vh, y, differences, G, xp=xp)
         return gA, real(xp.linalg.diagonal(K), xp)

@@ -68,6 +68,6 @@ def _bound(
         for argument, kind in function.__annotations__.items()
         if argument != first.name
     }
-    del call.__wrapped__  # type: ignore[attr-defined]
+    del call.__wrapped__
     call.__module__, call.__name__, call.__qualname__ = module, name, name
     return call

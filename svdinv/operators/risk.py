@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from svdinv.core.backend import Backend
+from svdinv.core.divergence import soft_divergence
 from svdinv.core.namespace import Array, is_complex
-from svdinv.core.risk import soft_divergence
 from svdinv.core.svd_operations import SVD
 from svdinv.operators._arguments import lengths, per_batch
 from svdinv.operators._registry import operator
