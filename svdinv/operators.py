@@ -692,7 +692,9 @@ class Operators:
             P - p, xp
         )
         noise = tools.stop_gradient(rounding_rtol(noise, xp) * noise[..., 0])
-        factors = U, xp.where(noise < S, S, xp.zeros_like(S)), Vh
+        # One such value alone is always added to a larger one, and does no harm.
+        lost = ~(noise < S[..., -2:][..., :1])
+        factors = U, xp.where((noise < S) | ~lost, S, xp.zeros_like(S)), Vh
         signs = tools.stop_gradient(proper_signs(U, S, Vh, xp))
         R = tools.spectral(C, Proper(), signs, factors)
         turned = xp.matrix_transpose(R)

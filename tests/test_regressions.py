@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+mp = pytest.importorskip("mpmath").mp.clone()
 
 import svdinv.numpy as svn
 import svdinv.torch as svt
@@ -39,4 +40,147 @@ def test_svd_vjp_of_one_singular_value_that_is_zero():
     A = np.zeros((4, 3, 1))
     (U, S, Vh), pullback = svn.svd_vjp(A)
     gA = pullback(U, S, Vh)
-    assert gA.shape == A.shape and np.isfinite(gA).all()
+    assert gA.shape == A.shape
+    assert np.isfinite(gA).all()
+
+
+mp.dps = 80
+STEP = mp.mpf(10) ** -22  # of differences, whose error is about its square
+
+
+def exact_rotation(C, proper):
+    """U V^T, the last sign turned for det +1 if `proper`, in 80 digits."""
+    U, _, V = mp.svd_r(C)
+    if proper and mp.det(U) * mp.det(V) < 0:
+        U[:, U.cols - 1] = -U[:, U.cols - 1]
+    return U * V
+
+
+def exact_pairings(points, direction, other, G, rotation):
+    """<G, DR[direction]> and <G, D^2 R[direction, other]> by central differences."""
+    points, direction, other, G = (
+        mp.matrix(x.double().tolist()) for x in (points, direction, other, G)
+    )
+
+    def value(a, b):
+        R = rotation(points + a * STEP * direction + b * STEP * other)
+        return sum(R[i, j] * G[i, j] for i in range(R.rows) for j in range(R.cols))
+
+    first = (value(1, 0) - value(-1, 0)) / (2 * STEP)
+    corners = value(1, 1) - value(1, -1) - value(-1, 1) + value(-1, -1)
+    return float(first), float(corners / (4 * STEP**2))
+
+
+def pairings(f, A, direction, other, G):
+    A = A.clone().requires_grad_()
+    (gA,) = torch.autograd.grad((f(A) * G).sum(), A, create_graph=True)
+    first = (gA * direction).sum()
+    (second,) = torch.autograd.grad(first, A)
+    return first.item(), (second * other).sum().item()
+
+
+def normal(rng, *shape, dtype=torch.float64):
+    return torch.tensor(rng.standard_normal(shape), dtype=dtype)
+
+
+def square(rng, values, dtype=torch.float64):
+    U, V = (np.linalg.qr(rng.standard_normal((len(values),) * 2))[0] for _ in range(2))
+    return torch.tensor((U * np.array(values)) @ V.T, dtype=dtype)
+
+
+SMALL = [(s, torch.float64) for s in (1e-4, 1e-9, 1e-12)] + [
+    (s, torch.float32) for s in (1e-2, 1e-4, 1e-5)
+]
+
+
+@pytest.mark.parametrize("method", ["svd", "gram"])
+@pytest.mark.parametrize(("smallest", "dtype"), SMALL)
+def test_derivatives_of_polar_where_a_square_matrix_is_nearly_singular(
+    smallest, dtype, method
+):
+    if method == "gram" and smallest < torch.finfo(dtype).eps ** 0.5:
+        pytest.skip("the Gram matrix loses such a value")
+    rng = np.random.default_rng(0)
+    A = square(rng, [2.0, 1.0, smallest], dtype)
+    X, Y, G = (normal(rng, 3, 3, dtype=dtype) for _ in range(3))
+    exact = exact_pairings(A, X, Y, G, lambda C: exact_rotation(C, False))
+    got = pairings(lambda A: svt.polar(A, method=method), A, X, Y, G)
+    floor = 1 if method == "svd" else 1 / smallest**2
+    np.testing.assert_allclose(got, exact, rtol=200 * torch.finfo(dtype).eps * floor)
+
+
+@pytest.mark.parametrize(("smallest", "dtype"), SMALL)
+@pytest.mark.parametrize("align", ["procrustes", "kabsch"])
+@pytest.mark.parametrize("reflected", [False, True])
+def test_derivatives_of_alignments_where_a_value_is_small(
+    smallest, dtype, align, reflected
+):
+    # Q is fixed and orthonormal up to its mean of 0, so that C is any matrix.
+    rng = np.random.default_rng(1)
+    B = np.linalg.qr(np.c_[np.ones(8), rng.standard_normal((8, 3))])[0][:, 1:]
+    B = torch.tensor(B, dtype=dtype)
+    sign = -1.0 if reflected else 1.0
+    C = square(rng, [2.0, 1.0, smallest], dtype)
+    C = C * torch.sign(torch.linalg.det(C.double())).to(dtype) * sign
+    A = B @ C
+    X, Y = (normal(rng, 8, 3, dtype=dtype) for _ in range(2))
+    G = normal(rng, 3, 3, dtype=dtype)
+    fixed = mp.matrix(B.double().tolist())
+
+    def rotation(P):
+        if align == "procrustes":
+            return exact_rotation(P.T * fixed, False)
+        mean = mp.matrix([[sum(M[:, j]) / 8 for j in range(3)] for M in (P, fixed)])
+        p, q = P.copy(), fixed.copy()
+        for i in range(8):
+            p[i, :] = p[i, :] - mean[0, :]
+            q[i, :] = q[i, :] - mean[1, :]
+        return exact_rotation(q.T * p, True)
+
+    def f(P):
+        return svt.procrustes(P, B) if align == "procrustes" else svt.kabsch(P, B)[0]
+
+    exact = exact_pairings(A, X, Y, G, rotation)
+    got = pairings(f, A, X, Y, G)
+    np.testing.assert_allclose(got, exact, rtol=400 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("turned", [False, True])
+def test_derivatives_of_kabsch_on_planar_points(turned, dtype):
+    rng = np.random.default_rng(2)
+    P, Q = rng.standard_normal((2, 6, 3))
+    P[:, 2] = 0
+    if turned:  # planar up to rounding
+        P = P @ np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    P, Q = (torch.tensor(x, dtype=dtype) for x in (P, Q))
+    X, Y = (normal(rng, 6, 3, dtype=dtype) for _ in range(2))
+    G = normal(rng, 3, 3, dtype=dtype)
+    centred = mp.matrix((Q.double() - Q.double().mean(0)).tolist())
+
+    def rotation(P):
+        return exact_rotation(centred.T * P, True)
+
+    exact = exact_pairings(P, X, Y, G, rotation)
+    got = pairings(lambda P: svt.kabsch(P, Q)[0], P, X, Y, G)
+    np.testing.assert_allclose(got, exact, rtol=200 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("smallest", [1.0, 1e-4, 1e-9])
+def test_second_derivatives_of_the_nuclear_norm_of_square_matrices(smallest):
+    rng = np.random.default_rng(3)
+    A = square(rng, [2.0, 1.0, smallest])
+    X, G = normal(rng, 3, 3), normal(rng, 3, 3)
+    exact, _ = exact_pairings(A, X, X, G, lambda C: exact_rotation(C, False))
+    A.requires_grad_()
+    (gA,) = torch.autograd.grad(svt.nuclear_norm(A), A, create_graph=True)
+    (got,) = torch.autograd.grad((gA * G).sum(), A)
+    np.testing.assert_allclose((got * X).sum().item(), exact, rtol=1e-13)
+
+
+def test_second_derivatives_of_kabsch_pass_gradgradcheck_on_planar_points():
+    rng = np.random.default_rng(4)
+    P, Q = normal(rng, 5, 3), normal(rng, 5, 3)
+    P[:, 2] = 1e-9 * P[:, 2]
+    P.requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda P: svt.kabsch(P, Q)[0], (P,))

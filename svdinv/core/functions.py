@@ -73,6 +73,15 @@ class SpectralFunction(ABC):
     weighted: bool = False
     """Whether tau has one value for each singular value, not one for all."""
 
+    @property
+    def needs_unitary(self) -> bool:
+        """Whether f(s) / s may be so large that no error of U and V may reach it.
+
+        The factors of a square matrix have to be unitary then, and nothing is computed
+        outside their ranges, where there is nothing but rounding errors.
+        """
+        return not self.smooth_at_zero
+
     @abstractmethod
     def value(self, s: Array, tau: Array | None, xp: Namespace) -> Array:
         """Values of f at s, shape (..., k), sorted downwards."""
@@ -574,6 +583,11 @@ class Leading(SpectralFunction):
 
     count: int | None = 1
     smooth_at_zero = False
+
+    @property
+    def needs_unitary(self) -> bool:
+        """See `SpectralFunction`; 1 / s_1 is not large."""
+        return self.count != 1
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         """See `SpectralFunction`."""
