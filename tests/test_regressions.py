@@ -184,3 +184,78 @@ def test_second_derivatives_of_kabsch_pass_gradgradcheck_on_planar_points():
     P[:, 2] = 1e-9 * P[:, 2]
     P.requires_grad_()
     assert torch.autograd.gradgradcheck(lambda P: svt.kabsch(P, Q)[0], (P,))
+
+
+def gradient_without_the_repeated_pair(A, G, difference, values):
+    """Daleckii and Krein's formula, from the SVD, with `difference` for D-."""
+    # PyTorch's own, because the vectors of repeated values are arbitrary.
+    U, S, Vh = (x.numpy() for x in torch.linalg.svd(A))
+    y = values(S)
+    K = U.T @ G @ Vh.T
+    total = S[:, None] + S[None, :]
+    plus = (y[:, None] + y[None, :]) / total
+    block = difference(S) * (K + K.T) / 2 + plus * (K - K.T) / 2
+    return U @ block @ Vh
+
+
+@pytest.mark.parametrize("method", ["svd", "gram"])
+@pytest.mark.parametrize("seed", range(8))
+def test_low_rank_leaves_out_values_that_are_repeated_up_to_rounding(seed, method):
+    rng = np.random.default_rng(seed)
+    A, G = square(rng, [3.0, 2.0, 2.0, 1.0]), normal(rng, 4, 4)
+    A.requires_grad_()
+    (svt.low_rank(A, 2, method=method) * G).sum().backward()
+
+    def difference(S):
+        y = np.r_[S[:2], 0, 0]
+        gap = S[:, None] - S[None, :]
+        D = (y[:, None] - y[None, :]) / np.where(gap == 0, 1, gap)
+        D[0, 0] = D[1, 1] = 1
+        D[1, 2] = D[2, 1] = 0
+        return D
+
+    if method == "svd":
+        exact = gradient_without_the_repeated_pair(
+            A.detach(), G.numpy(), difference, lambda S: np.r_[S[:2], 0, 0]
+        )
+        np.testing.assert_allclose(A.grad, exact, atol=1e-12)
+    assert A.grad.abs().max() < 10 * G.norm()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_weighted_svt_leaves_out_what_is_singular_up_to_rounding(seed):
+    rng = np.random.default_rng(seed)
+    A, G = square(rng, [3.0, 2.0, 2.0, 1.0]), normal(rng, 4, 4)
+    A.requires_grad_()
+    w = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    (svt.svt(A, w) * G).sum().backward()
+
+    def difference(S):
+        gap, rise = S[:, None] - S[None, :], w.numpy()[:, None] - w.numpy()[None, :]
+        D = 1 - rise / np.where(gap == 0, 1, gap)
+        D[1, 2] = D[2, 1] = 1
+        return D
+
+    exact = gradient_without_the_repeated_pair(
+        A.detach(), G.numpy(), difference, lambda S: S - w.numpy()
+    )
+    np.testing.assert_allclose(A.grad, exact, atol=1e-12)
+
+
+JUMPS = {
+    "low_rank": lambda A: svt.low_rank(A, 2),
+    "weighted": lambda A: svt.svt(A, torch.tensor([0.1, 0.2, 0.3, 0.4]).double()),
+    "hard": lambda A: svt.svht(A, 2.0),
+    "schatten": lambda A: svt.schatten_prox(A, 2**1.5 * (2 / 3) ** 1.5, 0.5),
+}
+
+
+@pytest.mark.parametrize("values", [[3.0, 2.0, 2.0, 1.0], [2.0, 2.0, 2.0, 1.0]])
+@pytest.mark.parametrize("operator", JUMPS)
+def test_both_derivatives_stay_small_where_a_function_jumps(operator, values):
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        A, G, X = square(rng, values), normal(rng, 4, 4), normal(rng, 4, 4)
+        first, second = pairings(JUMPS[operator], A, X, X, G)
+        assert abs(first) < 1e3
+        assert abs(second) < 1e4

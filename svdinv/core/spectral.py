@@ -35,7 +35,7 @@ from svdinv.core.functions import (
     Polar,
     Soft,
     SpectralFunction,
-    quotient,
+    distinct_quotient,
 )
 from svdinv.core.namespace import (
     Array,
@@ -287,7 +287,8 @@ def _gram_difference(
     plus = safe_divide(a.y + b.y, total, total > 0, xp)
     both = (a.y > 0) & (b.y > 0)
     inside = safe_divide(0.5 * (minus - plus), a.s * b.s, both, xp)
-    across = safe_divide(quotient(phi_i, phi_j, a.s, b.s, xp), total, total > 0, xp)
+    across = distinct_quotient(phi_i, phi_j, a.s, b.s, xp)
+    across = safe_divide(across, total, total > 0, xp)
     return xp.where(both, inside, across)
 
 
@@ -479,7 +480,7 @@ def _mixed(
         a, b = _pair(c.s, c.y)
         total = a.s + b.s
         one, zero = xp.ones_like(a.s), xp.zeros_like(a.s)
-        moved = quotient(one, zero, a.s, b.s, xp) * 2 * herm(even, xp)
+        moved = distinct_quotient(one, zero, a.s, b.s, xp) * 2 * herm(even, xp)
         moved = moved + safe_divide(2 * herm(odd, xp), total, total > 0, xp)
         moved = xp.sum(moved, axis=-1) + safe_divide(outside, c.s, c.s > 0, xp)
         return _Mixed(block, phi, t * moved + diagonal)
