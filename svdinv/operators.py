@@ -1184,7 +1184,8 @@ class Operators:
         if not (
             _broadcasts(first[-2:], second[-2:])
             and _broadcasts(second[-2:], first[-2:])
-            and all(None in pair or 1 in pair or len({*pair}) == 1 for pair in pairs)
+            # Compared, because a symbolic length cannot be hashed.
+            and all(None in (x, y) or 1 in (x, y) or x == y for x, y in pairs)
         ):
             raise self._toolbox.shape_error(
                 f"{a} and {b} must have the same shape, up to batches that broadcast, "

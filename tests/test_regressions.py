@@ -259,3 +259,26 @@ def test_both_derivatives_stay_small_where_a_function_jumps(operator, values):
         first, second = pairings(JUMPS[operator], A, X, X, G)
         assert abs(first) < 1e3
         assert abs(second) < 1e4
+
+
+class Aligned(torch.nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def forward(self, P, Q):
+        result = getattr(svt, self.name)(P, Q)
+        return result[0] if self.name == "kabsch" else result
+
+
+@pytest.mark.parametrize("name", ["kabsch", "procrustes"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_alignments_are_traced_with_a_symbolic_batch(name):
+    P, Q = torch.randn(2, 5, 6, 3, generator=torch.Generator().manual_seed(0))
+    batch = torch.export.Dim("batch", min=2, max=64)
+    call = Aligned(name)
+    program = torch.export.export(call, (P, Q), dynamic_shapes=({0: batch},) * 2)
+    torch.testing.assert_close(program.module()(P[:3], Q[:3]), call(P[:3], Q[:3]))
+    fx = pytest.importorskip("torch.fx.experimental.proxy_tensor")
+    graph = fx.make_fx(lambda P, Q: call(P, Q), tracing_mode="symbolic")(P, Q)
+    torch.testing.assert_close(graph(P[:3], Q[:3]), call(P[:3], Q[:3]))
