@@ -282,3 +282,56 @@ def test_alignments_are_traced_with_a_symbolic_batch(name):
     fx = pytest.importorskip("torch.fx.experimental.proxy_tensor")
     graph = fx.make_fx(lambda P, Q: call(P, Q), tracing_mode="symbolic")(P, Q)
     torch.testing.assert_close(graph(P[:3], Q[:3]), call(P[:3], Q[:3]))
+
+
+def low_rank_with_zeros(dtype):
+    """Matrices of low rank of which TensorFlow's SVD spoils some, on CPUs."""
+    rng = np.random.default_rng(0)
+    batch = []
+    for _ in range(32):
+        left, right = rng.standard_normal((2, 120, 20)) + 1j * rng.standard_normal(
+            (2, 120, 20)
+        )
+        A = left @ right[:54].conj().T
+        A[rng.random(120) < 0.5] = 0
+        A[:, rng.random(54) < 0.5] = 0
+        batch.append(A if np.issubdtype(dtype, np.complexfloating) else A.real)
+    return np.stack(batch).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.float32])
+@pytest.mark.parametrize("mode", ["eager", "graph", "unknown shape"])
+def test_vectors_of_zero_singular_values_are_orthonormal_in_tensorflow(dtype, mode):
+    tf = pytest.importorskip("tensorflow")
+    import svdinv.tf as svtf
+
+    def factors(A):
+        s, u, v = svtf.svd(A)
+        return u, v, svtf.svt(A, 0.1 * s[:, 0], method="svd")
+
+    A = low_rank_with_zeros(dtype)
+    if mode != "eager":
+        shape = A.shape if mode == "graph" else [None, None, None]
+        factors = tf.function(factors, input_signature=[tf.TensorSpec(shape, A.dtype)])
+    u, v, thresholded = (x.numpy() for x in factors(tf.constant(A)))
+    eye = np.eye(u.shape[-1])
+    for Q in (u, v):
+        assert np.abs(Q.conj().swapaxes(-1, -2) @ Q - eye).max() < 1e-4
+    U, S, Vh = np.linalg.svd(A.astype(np.complex128), full_matrices=False)
+    exact = (U * np.maximum(S - 0.1 * S[:, :1], 0)[:, None, :]) @ Vh
+    np.testing.assert_allclose(thresholded, exact, atol=1e-5 * S.max())
+
+
+def test_gradients_of_svt_of_such_a_matrix_are_right_in_tensorflow():
+    tf = pytest.importorskip("tensorflow")
+    import svdinv.tf as svtf
+
+    A = low_rank_with_zeros(np.complex64)
+    x = tf.constant(A)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(tf.math.real(svtf.svt(x, 10.0, method="svd")))
+    B = torch.tensor(A.astype(np.complex128), requires_grad=True)
+    svt.svt(B, 10.0).real.sum().backward()
+    got, exact = tape.gradient(loss, x).numpy(), B.grad.numpy()
+    assert np.linalg.norm(got - exact) < 1e-5 * np.linalg.norm(exact)
