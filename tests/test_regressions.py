@@ -335,3 +335,39 @@ def test_gradients_of_svt_of_such_a_matrix_are_right_in_tensorflow():
     svt.svt(B, 10.0).real.sum().backward()
     got, exact = tape.gradient(loss, x).numpy(), B.grad.numpy()
     assert np.linalg.norm(got - exact) < 1e-5 * np.linalg.norm(exact)
+
+
+def test_svd_lowrank_with_a_seed_on_meta_tensors():
+    A = torch.empty(3, 8, 6, device="meta")
+    U, S, Vh = svt.svd_lowrank(A, 2, seed=0)
+    assert [tuple(x.shape) for x in (U, S, Vh)] == [(3, 8, 2), (3, 2), (3, 2, 6)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_svd_lowrank_with_a_seed_compiles_to_one_graph():
+    A = torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(0))
+    A.requires_grad_()
+
+    def product(A):
+        U, S, Vh = svt.svd_lowrank(A, 2, seed=0)
+        return (U * S[..., None, :]) @ Vh
+
+    compiled = torch.compile(product, fullgraph=True, backend="aot_eager")
+    Y = compiled(A)
+    torch.testing.assert_close(Y, product(A), rtol=1e-4, atol=1e-4)
+    (gA,) = torch.autograd.grad(Y.sum(), A)
+    (exact,) = torch.autograd.grad(product(A).sum(), A)
+    torch.testing.assert_close(gA, exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_full_svd_in_vectorised_forward_mode():
+    A = normal(np.random.default_rng(0), 4, 3)
+
+    def jacobian(**how):
+        return torch.autograd.functional.jacobian(
+            lambda A: svt.svd(A, full_matrices=True)[0], A, **how
+        )
+
+    batched = jacobian(vectorize=True, strategy="forward-mode")
+    torch.testing.assert_close(batched, jacobian())

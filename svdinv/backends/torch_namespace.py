@@ -5,6 +5,7 @@ transpose and the diagonal work in all of PyTorch's ways of batching gradients. 
 others do what is asked of them here without promoting dtypes first.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from svdinv.backends.torch_threads import is_plain, over_threads
 __all__ = [
     "add_product",
     "any",
+    "concat",
     "conj",
     "fft",
     "finfo",
@@ -34,6 +36,11 @@ __all__ = [
 def matrix_transpose(x: Tensor) -> Tensor:
     """Transpose the last two axes."""
     return x.mT
+
+
+def concat(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Join along an axis; `torch.concat` cannot be batched in forward mode."""
+    return torch.cat(tuple(arrays), dim=axis)
 
 
 def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:

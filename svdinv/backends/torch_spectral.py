@@ -512,6 +512,15 @@ class _Triplets(_CompiledTriplets):
         return _Triplets.apply(*_batched(info, in_dims, arguments)), 0
 
 
+@torch.compiler.assume_constant_result
+def _constant_sketch(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int
+) -> Tensor:
+    """Draw the sketch of one matrix; Dynamo traces no generators."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(shape, dtype=dtype, device=device, generator=generator)
+
+
 class Toolbox:
     """What `svdinv.operators` needs of PyTorch."""
 
@@ -568,6 +577,10 @@ class Toolbox:
     def sketch(A: Tensor, columns: int, seed: Any) -> Tensor:
         """Draw a normal random matrix (..., n, columns)."""
         shape = (*A.shape[:-2], A.shape[-1], columns)
+        if A.device.type == "meta":
+            seed = None  # there are no values to draw
+        elif isinstance(seed, int) and _compiling():
+            return _constant_sketch(shape[-2:], A.dtype, A.device, seed).expand(shape)
         if isinstance(seed, int):
             seed = torch.Generator(A.device).manual_seed(seed)
         return torch.randn(shape, dtype=A.dtype, device=A.device, generator=seed)
