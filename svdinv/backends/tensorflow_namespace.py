@@ -203,9 +203,34 @@ def triu(x: tf.Tensor) -> tf.Tensor:
     return tf.linalg.band_part(x, 0, -1)
 
 
+# Errors of u^H u, in eps, that no sound SVD has.
+_NOT_ORTHONORMAL = 1000
+
+_DOUBLE = {tf.float32: tf.float64, tf.complex64: tf.complex128}
+
+
 def _svd(A: tf.Tensor, *, full_matrices: bool) -> tuple[tf.Tensor, ...]:
     s, u, v = tf.linalg.svd(A, full_matrices=full_matrices)
+    if A.dtype in _DOUBLE and "GPU" not in A.device:
+        # On CPUs, vectors of zero singular values are at times far from orthonormal
+        # in single precision; in double precision they have always been.
+        sound = _orthonormal(u) & _orthonormal(v)
+        s, u, v = tf.cond(
+            sound, lambda: (s, u, v), lambda: _double_svd(A, full_matrices)
+        )
     return u, s, tf.linalg.adjoint(v)
+
+
+def _orthonormal(Q: tf.Tensor) -> tf.Tensor:
+    """Whether all columns are; NaN passes."""
+    product = tf.matmul(Q, Q, adjoint_a=True)
+    excess = tf.linalg.set_diag(product, tf.linalg.diag_part(product) - 1)
+    return ~tf.reduce_any(tf.abs(excess) > _NOT_ORTHONORMAL * finfo(Q.dtype).eps)
+
+
+def _double_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
+    s, u, v = tf.linalg.svd(tf.cast(A, _DOUBLE[A.dtype]), full_matrices=full_matrices)
+    return tf.cast(s, A.dtype.real_dtype), tf.cast(u, A.dtype), tf.cast(v, A.dtype)
 
 
 def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -161,6 +161,15 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return (_Compiled.apply if wanted else _Compiled.forward)(operation, *x)
 
 
+@torch.compiler.assume_constant_result
+def _constant_normal(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int
+) -> Tensor:
+    """Draw a constant of the traced graph; Dynamo traces no generators."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(shape, dtype=dtype, device=device, generator=generator)
+
+
 class TorchBackend(Backend):
     """PyTorch tensors."""
 
@@ -193,6 +202,11 @@ class TorchBackend(Backend):
         return x.detach()
 
     def normal(self, shape: tuple[int, ...], like: Tensor, seed: Any) -> Tensor:
+        if like.device.type == "meta":
+            seed = None  # there are no values to draw
+        elif isinstance(seed, int) and torch.compiler.is_compiling():
+            one = _constant_normal(shape[-2:], like.dtype, like.device, seed)
+            return one.expand(shape)
         if isinstance(seed, int):
             seed = torch.Generator(like.device).manual_seed(seed)
         return torch.randn(shape, dtype=like.dtype, device=like.device, generator=seed)

@@ -7,7 +7,7 @@ others do what is asked of them here without promoting dtypes first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -23,6 +23,7 @@ __all__ = [
     "add_product",
     "any",
     "any_on_host",
+    "concat",
     "conj",
     "fft",
     "finfo",
@@ -65,6 +66,11 @@ def on_host(report: Callable[[Tensor], None], x: Tensor) -> None:
 def matrix_transpose(x: Tensor) -> Tensor:
     """Transpose the last two axes."""
     return x.mT
+
+
+def concat(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Join along an axis; `torch.concat` cannot be batched in forward mode."""
+    return torch.cat(tuple(arrays), dim=axis)
 
 
 def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:

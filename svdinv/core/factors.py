@@ -27,6 +27,7 @@ from svdinv.core.namespace import (
     inner,
     is_complex,
     is_wide,
+    known_equal,
     may_ask,
     real,
     safe_divide,
@@ -103,7 +104,11 @@ def factorise(
     if method == "gram" and 0 not in A.shape:
         gram = _gram(A, wide, xp)
         if gram is not None:
-            return _from_gram(gram, A, xp)
+            factors = _from_gram(gram, A, xp)
+            square = known_equal(A.shape[-2], A.shape[-1])
+            if square and len(factors) == 3 and function.needs_unitary:
+                return _completed(factors[0], xp), *factors[1:]
+            return factors
     if method == "auto" and may_ask(xp) and None not in A.shape and 0 not in A.shape:
         found = _cheaper(A, function, tau, relative, wide, xp)
         if found is not None:
@@ -230,6 +235,19 @@ def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
     if wide:
         return V, S, adjoint(image, xp)
     return image, S, adjoint(V, xp)
+
+
+def _completed(U: Array, xp: Namespace) -> Array:
+    """Unitary U, whose columns from lost singular values are not orthogonal.
+
+    The first columns are the most accurate ones, and QR changes them the least.
+    """
+    Q, R = xp.linalg.qr(U)
+    d = xp.linalg.diagonal(R)
+    size = xp.abs(d)
+    phase = safe_divide(d, cast(size, d, xp), size > 0, xp)
+    phase = xp.where(size > 0, phase, xp.ones_like(phase))
+    return Q * phase[..., None, :]
 
 
 def _steps(

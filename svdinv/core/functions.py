@@ -39,6 +39,7 @@ __all__ = [
     "Soft",
     "SpectralFunction",
     "Threshold",
+    "distinct_quotient",
     "proper_signs",
     "quotient",
 ]
@@ -48,6 +49,19 @@ def quotient(y1: Array, y2: Array, s1: Array, s2: Array, xp: Namespace) -> Array
     """(y1 - y2) / (s1 - s2), and 0 where the arguments are equal."""
     gap = s1 - s2
     return safe_divide(y1 - y2, gap, gap != 0, xp)
+
+
+def distinct_quotient(
+    y1: Array, y2: Array, s1: Array, s2: Array, xp: Namespace
+) -> Array:
+    """(y1 - y2) / (s1 - s2), and 0 where s1 and s2 are equal up to rounding.
+
+    For what jumps: of repeated values, LAPACK returns some that differ by rounding
+    errors of the largest. `s1` holds all values along its axis -2, sorted downwards.
+    """
+    gap = s1 - s2
+    equal = xp.abs(gap) <= rounding_rtol(gap, xp) * s1[..., :1, :]
+    return safe_divide(y1 - y2, gap, ~equal, xp)
 
 
 class Point(NamedTuple):
@@ -64,7 +78,8 @@ Triple: TypeAlias = tuple[Point, Point, Point]
 class SpectralFunction(ABC):
     """A function f of one singular value and, if it `has_tau`, of a parameter.
 
-    Everything is element by element: arguments broadcast against each other. `tau`
+    Everything is element by element: arguments broadcast against each other, and the
+    first point holds all singular values of each matrix, sorted downwards. `tau`
     is None for a function without a parameter. Instances are frozen and hashable.
     """
 
@@ -72,6 +87,15 @@ class SpectralFunction(ABC):
     smooth_at_zero: bool = True
     weighted: bool = False
     """Whether tau has one value for each singular value, not one for all."""
+
+    @property
+    def needs_unitary(self) -> bool:
+        """Whether f(s) / s may be so large that no error of U and V may reach it.
+
+        The factors of a square matrix have to be unitary then, and nothing is computed
+        outside their ranges, where there is nothing but rounding errors.
+        """
+        return not self.smooth_at_zero
 
     @abstractmethod
     def value(self, s: Array, tau: Array | None, xp: Namespace) -> Array:
@@ -117,16 +141,29 @@ class SpectralFunction(ABC):
 
 
 def extreme_difference(
-    s: tuple[Array, ...], d: tuple[Array, ...], xp: Namespace
+    s: tuple[Array, ...],
+    d: tuple[Array, ...],
+    xp: Namespace,
+    least: Array | float = 0.0,
 ) -> Array:
-    """Second divided difference at s from `d`, the first, over the widest gap."""
+    """Second divided difference at s from `d`, the first, over the widest gap.
+
+    0 where that gap is at most `least`.
+    """
     (a, b, c), (ab, bc, ca) = s, d
     one, two, three = a - c, b - a, c - b
     wide = xp.maximum(xp.abs(one), xp.maximum(xp.abs(two), xp.abs(three)))
     first, second = xp.abs(one) == wide, xp.abs(two) == wide
     gap = xp.where(first, one, xp.where(second, two, three))
     rise = xp.where(first, ab - bc, xp.where(second, bc - ca, ca - ab))
-    return safe_divide(rise, gap, gap != 0, xp)
+    return safe_divide(rise, gap, ~(wide <= least), xp)
+
+
+def _distinct_extreme(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
+    """Do as `distinct_quotient`; the first point holds all values along axis -3."""
+    s = tuple(point.s for point in points)
+    least = rounding_rtol(s[0], xp) * s[0][..., :1, :, :]
+    return extreme_difference(s, d, xp, least)
 
 
 class Threshold(SpectralFunction):
@@ -177,7 +214,7 @@ class Threshold(SpectralFunction):
 
     def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
         both = (a.y > 0) & (b.y > 0)
-        apart = quotient(a.y, b.y, a.s, b.s, xp)
+        apart = distinct_quotient(a.y, b.y, a.s, b.s, xp)
         one = xp.ones_like(apart)
         y1, y2 = xp.where(both, a.y, one), xp.where(both, b.y, one)
         return xp.where(both, one / (1 + self.r1(y1, y2, tau, xp)), apart)
@@ -185,8 +222,8 @@ class Threshold(SpectralFunction):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
-        apart = extreme_difference(tuple(point.s for point in points), d, xp)
         first, second, third = points
+        apart = _distinct_extreme(points, d, xp)
         every = (first.y > 0) & (second.y > 0) & (third.y > 0)
         one = xp.ones_like(apart)
         y1, y2, y3 = (xp.where(every, point.y, one) for point in points)
@@ -201,7 +238,7 @@ class Threshold(SpectralFunction):
 
     def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
         both = (a.y > 0) & (b.y > 0)
-        apart = quotient(a.t, b.t, a.s, b.s, xp)
+        apart = distinct_quotient(a.t, b.t, a.s, b.s, xp)
         one = xp.ones_like(apart)
         y1, y2 = xp.where(both, a.y, one), xp.where(both, b.y, one)
         moved = self.q1(y1, y2, tau, xp)
@@ -262,8 +299,8 @@ class Soft(Threshold):
         # Of f = s - tau_i, the quotient of tau alone is singular at equal s; that of
         # the rounded y is 0, 1 or 2 for neighbouring floats and equal weights.
         both = (a.y > 0) & (b.y > 0)
-        slope = 1 - quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
-        return xp.where(both, slope, quotient(a.y, b.y, a.s, b.s, xp))
+        slope = 1 - distinct_quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
+        return xp.where(both, slope, distinct_quotient(a.y, b.y, a.s, b.s, xp))
 
     def sum_quotient(self, a: Point, b: Point, minus: Array, xp: Namespace) -> Array:
         """See `SpectralFunction`; 0 where both are 0."""
@@ -275,7 +312,7 @@ class Soft(Threshold):
     ) -> Array:
         if not self.weighted:
             return super().second_difference(points, d, tau, xp)
-        return extreme_difference(tuple(point.s for point in points), d, xp)
+        return _distinct_extreme(points, d, xp)
 
     def gram_difference(
         self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
@@ -293,7 +330,7 @@ class Soft(Threshold):
         return rise / (gap * (si + (sj + smallest(s, xp))))
 
     def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        return quotient(a.t, b.t, a.s, b.s, xp)
+        return distinct_quotient(a.t, b.t, a.s, b.s, xp)
 
 
 @dataclass(frozen=True)
@@ -530,6 +567,11 @@ class Leading(SpectralFunction):
 
     count: int | None = 1
     smooth_at_zero = False
+
+    @property
+    def needs_unitary(self) -> bool:
+        """See `SpectralFunction`; 1 / s_1 is not large."""
+        return self.count != 1
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         top = s[..., :1]

@@ -12,6 +12,7 @@ tolerance is relative.
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import NamedTuple
 
@@ -143,10 +144,12 @@ def vector_block(
         return _distinct_block(s, M, NH, gS, None, xp)
     # Only pairs within a cluster need the rule, and few pairs lie in one.
     shape, k = M.shape, s.shape[-1]
+    # Counted, not -1: of one singular value, `joined` is empty.
+    batch = math.prod(shape[:-2])
     s, gS, joined, lost = (
-        xp.reshape(x, (-1, x.shape[-1])) for x in (s, gS, joined, lost)
+        xp.reshape(x, (batch, x.shape[-1])) for x in (s, gS, joined, lost)
     )
-    M, NH = (xp.reshape(X, (-1, k, k)) for X in (M, NH))
+    M, NH = (xp.reshape(X, (batch, k, k)) for X in (M, NH))
     windows = find_windows(joined, lost, xp)
     block = _distinct_block(s, M, NH, gS, windows, xp)
     part = consistent_block(s, M, NH, gS, rtol, epsilon, xp, windows)

@@ -35,7 +35,7 @@ from svdinv.core.functions import (
     Polar,
     Soft,
     SpectralFunction,
-    quotient,
+    distinct_quotient,
 )
 from svdinv.core.namespace import (
     Array,
@@ -47,6 +47,7 @@ from svdinv.core.namespace import (
     herm,
     identity_like,
     inner,
+    is_complex,
     is_wide,
     known_equal,
     real,
@@ -200,8 +201,9 @@ def _along_svd(
     xp: Namespace,
 ) -> tuple[Array, Array | None]:
     U, S, Vh = factors
-    c = _coefficients(function, S, tau, xp)
-    tall, wide = _outside(U, Vh)
+    tall, wide = _outside(U, Vh, function.needs_unitary)
+    closed, has_phase = not (tall or wide), is_complex(A, xp)
+    c = _coefficients(function, S, tau, closed, has_phase, xp)
     XV = X @ adjoint(Vh, xp)
     K = adjoint(U, xp) @ XV
     slope = None if tau is None else function.in_tau(c.s, c.y, tau, xp)
@@ -285,26 +287,52 @@ def _gram_difference(
     plus = safe_divide(a.y + b.y, total, total > 0, xp)
     both = (a.y > 0) & (b.y > 0)
     inside = safe_divide(0.5 * (minus - plus), a.s * b.s, both, xp)
-    across = safe_divide(quotient(phi_i, phi_j, a.s, b.s, xp), total, total > 0, xp)
+    across = distinct_quotient(phi_i, phi_j, a.s, b.s, xp)
+    across = safe_divide(across, total, total > 0, xp)
     return xp.where(both, inside, across)
 
 
 def _coefficients(
-    function: SpectralFunction, s: Array, tau: Any, xp: Namespace, second: bool = False
+    function: SpectralFunction,
+    s: Array,
+    tau: Any,
+    closed: bool,
+    has_phase: bool,
+    xp: Namespace,
+    second: bool = False,
 ) -> _Coefficients:
     if second and function.smooth_at_zero:
         # Second differences of values that small lose all digits, and are as small.
         floor = neighbour_rtol(None, eps(s, xp)) * s[..., :1]
         s = xp.where(s > floor, s, xp.zeros_like(s))
     y = function.value(s, tau, xp)
+    lone = None
     if not function.smooth_at_zero:
-        s = xp.where(s > rounding_rtol(s, xp) * s[..., :1], s, xp.zeros_like(s))
+        # A value at rounding level is none to divide by. Without anything outside the
+        # ranges, one alone is always added to a larger one: it keeps what f makes of
+        # it.
+        small = s <= rounding_rtol(s, xp) * s[..., :1]
+        single = ~_several(small, s, xp) & (y != 0)
+        zero = small & ~single if closed else small
+        s = xp.where(zero, xp.zeros_like(s), s)
+        lone = small & ~zero
     a, b = _pair(s, y)
     minus = function.difference(a, b, _wider(tau), xp)
     plus = function.sum_quotient(a, b, minus, xp)
     slope = xp.linalg.diagonal(minus)
     phi = xp.where(s > 0, safe_divide(y, s, s > 0, xp), slope)
+    if not has_phase or lone is not None:
+        # f(s) / s on the diagonal of D+ belongs to the phases of the vectors. Of real
+        # ones all that it multiplies is 0, but for rounding errors.
+        left_out = identity_like(plus, xp) == 1
+        left_out = left_out & lone[..., None] if has_phase else left_out
+        plus = xp.where(left_out, minus, plus)
     return _Coefficients(s, y, phi, minus, plus)
+
+
+def _several(mask: Array, s: Array, xp: Namespace) -> Array:
+    """Whether more than one singular value of a matrix is in the mask, (..., 1)."""
+    return xp.sum(xp.astype(mask, s.dtype), axis=-1, keepdims=True) > 1
 
 
 def spectral_second_derivative(
@@ -351,9 +379,10 @@ def spectral_second_derivative(
     Sums over k (x k x k) arrays of second divided differences, a slice at a time.
     """
     U, S, Vh = factors
-    c = _coefficients(function, S, tau, xp, second=True)
+    tall, wide = _outside(U, Vh, unitary=True)
+    closed, has_phase = not (tall or wide), is_complex(A, xp)
+    c = _coefficients(function, S, tau, closed, has_phase, xp, second=True)
     V, Uh = adjoint(Vh, xp), adjoint(U, xp)
-    tall, wide = _outside(U, Vh)
     GV, XV = G @ V, X @ V
     KG, KX = Uh @ GV, Uh @ XV
     block = _triple_sum(function, c, tau, KG, KX, xp)
@@ -451,7 +480,7 @@ def _mixed(
         a, b = _pair(c.s, c.y)
         total = a.s + b.s
         one, zero = xp.ones_like(a.s), xp.zeros_like(a.s)
-        moved = quotient(one, zero, a.s, b.s, xp) * 2 * herm(even, xp)
+        moved = distinct_quotient(one, zero, a.s, b.s, xp) * 2 * herm(even, xp)
         moved = moved + safe_divide(2 * herm(odd, xp), total, total > 0, xp)
         moved = xp.sum(moved, axis=-1) + safe_divide(outside, c.s, c.s > 0, xp)
         return _Mixed(block, phi, t * moved + diagonal)
@@ -541,13 +570,17 @@ def _triple_slice(
         ((HG, HX), (WG, WX), (HG, WX), (WG, HX)),
         ((HX, HG), (WX, WG), (HX, WG), (WX, HG)),
     )
-    total = None
+    terms = []
     for coefficient, one, two in zip(coefficients, *factors, strict=True):
         a, b = products(*one)
         d, e = products(*two)
-        term = cast(coefficient, HG, xp) * (a * b + d * e)
-        total = term if total is None else total + term
-    return xp.sum(total, axis=-2)
+        terms.append(cast(coefficient, HG, xp) * (a * b + d * e))
+    hermitian = xp.sum(terms[0] + terms[1], axis=-2)
+    skewed = xp.sum(terms[2] + terms[3], axis=-2)
+    if not is_complex(HG, xp):
+        # Of real matrices the two terms are each other's negative on the diagonal.
+        skewed = skewed - identity_like(skewed, xp) * skewed
+    return hermitian + skewed
 
 
 def _pair(s: Array, y: Array, t: Array | None = None) -> tuple[Point, Point]:
@@ -573,12 +606,14 @@ def _real_diagonal(K: Array, xp: Namespace) -> Array:
     return real(xp.linalg.diagonal(K), xp)
 
 
-def _outside(U: Array, Vh: Array) -> tuple[bool, bool]:
+def _outside(U: Array, Vh: Array, unitary: bool) -> tuple[bool, bool]:
     """Whether something may lie outside the ranges of U and of V.
 
-    Of a square matrix, too, outside that of U, if it comes from the Gram matrix.
+    Of a square matrix, too, outside that of U, if it comes from the Gram matrix and
+    is not known to be unitary.
     """
     m, n = U.shape[-2], Vh.shape[-1]
-    square = known_equal(m, n)
+    if known_equal(m, n):
+        return not unitary, False
     known = isinstance(m, int) and isinstance(n, int)
-    return not known or m >= n, not square and (not known or m < n)
+    return not known or m >= n, not known or m < n

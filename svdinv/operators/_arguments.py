@@ -71,7 +71,8 @@ def check_compatible(backend: Backend, A: Array, B: Array, a: str, b: str) -> No
     if not (
         broadcasts(first[-2:], second[-2:])
         and broadcasts(second[-2:], first[-2:])
-        and all(None in pair or 1 in pair or len({*pair}) == 1 for pair in pairs)
+        # Compared, because a symbolic length cannot be hashed.
+        and all(None in (x, y) or 1 in (x, y) or x == y for x, y in pairs)
     ):
         raise backend.shape_error(
             f"{a} and {b} must have the same shape, up to batches that broadcast, "

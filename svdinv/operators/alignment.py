@@ -171,7 +171,9 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
     # values that are 0 is no value to divide by.
     noise = abs_max(P, xp) * abs_max(Q - q, xp) + abs_max(Q, xp) * abs_max(P - p, xp)
     noise = backend.stop_gradient(rounding_rtol(noise, xp) * noise[..., 0])
-    factors = U, xp.where(noise < S, S, xp.zeros_like(S)), Vh
+    # One such value alone is always added to a larger one, and does no harm.
+    lost = ~(noise < S[..., -2:][..., :1])
+    factors = U, xp.where((noise < S) | ~lost, S, xp.zeros_like(S)), Vh
     signs = backend.stop_gradient(proper_signs(U, S, Vh, xp))
     (R,) = backend.call(Map(Proper()), C, signs, *factors)
     turned = xp.matrix_transpose(R)

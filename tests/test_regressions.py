@@ -1,0 +1,373 @@
+"""Inputs that once gave a wrong result or an error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+mp = pytest.importorskip("mpmath").mp.clone()
+
+import svdinv.numpy as svn
+import svdinv.torch as svt
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3), (1, 1), (2, 3, 1)])
+def test_svd_of_one_singular_value_that_is_zero(shape):
+    A = torch.zeros(shape, requires_grad=True)
+    U, S, Vh = svt.svd(A)
+    ((U * S[..., None, :]) @ Vh).sum().backward()
+    assert torch.isfinite(A.grad).all()
+
+
+def test_svd_of_one_singular_value_beside_a_zero_matrix():
+    A = torch.tensor([[[1.0], [2.0]], [[0.0], [0.0]]], requires_grad=True)
+    U, S, Vh = svt.svd(A)
+    ((U * S[..., None, :]) @ Vh).sum().backward()
+    torch.testing.assert_close(A.grad[0], torch.ones(2, 1))
+
+
+def test_svd_lowrank_of_rank_one_with_a_zero_matrix_in_the_batch():
+    A = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    A[1] = 0
+    A.requires_grad_()
+    U, S, Vh = svt.svd_lowrank(A, 1)
+    ((U * S[..., None, :]) @ Vh).sum().backward()
+    assert torch.isfinite(A.grad).all()
+
+
+def test_svd_vjp_of_one_singular_value_that_is_zero():
+    A = np.zeros((4, 3, 1))
+    (U, S, Vh), pullback = svn.svd_vjp(A)
+    gA = pullback(U, S, Vh)
+    assert gA.shape == A.shape
+    assert np.isfinite(gA).all()
+
+
+mp.dps = 80
+STEP = mp.mpf(10) ** -22  # of differences, whose error is about its square
+
+
+def exact_rotation(C, proper):
+    """U V^T, the last sign turned for det +1 if `proper`, in 80 digits."""
+    U, _, V = mp.svd_r(C)
+    if proper and mp.det(U) * mp.det(V) < 0:
+        U[:, U.cols - 1] = -U[:, U.cols - 1]
+    return U * V
+
+
+def exact_pairings(points, direction, other, G, rotation):
+    """<G, DR[direction]> and <G, D^2 R[direction, other]> by central differences."""
+    points, direction, other, G = (
+        mp.matrix(x.double().tolist()) for x in (points, direction, other, G)
+    )
+
+    def value(a, b):
+        R = rotation(points + a * STEP * direction + b * STEP * other)
+        return sum(R[i, j] * G[i, j] for i in range(R.rows) for j in range(R.cols))
+
+    first = (value(1, 0) - value(-1, 0)) / (2 * STEP)
+    corners = value(1, 1) - value(1, -1) - value(-1, 1) + value(-1, -1)
+    return float(first), float(corners / (4 * STEP**2))
+
+
+def pairings(f, A, direction, other, G):
+    A = A.clone().requires_grad_()
+    (gA,) = torch.autograd.grad((f(A) * G).sum(), A, create_graph=True)
+    first = (gA * direction).sum()
+    (second,) = torch.autograd.grad(first, A)
+    return first.item(), (second * other).sum().item()
+
+
+def normal(rng, *shape, dtype=torch.float64):
+    return torch.tensor(rng.standard_normal(shape), dtype=dtype)
+
+
+def square(rng, values, dtype=torch.float64):
+    U, V = (np.linalg.qr(rng.standard_normal((len(values),) * 2))[0] for _ in range(2))
+    return torch.tensor((U * np.array(values)) @ V.T, dtype=dtype)
+
+
+SMALL = [(s, torch.float64) for s in (1e-4, 1e-9, 1e-12)] + [
+    (s, torch.float32) for s in (1e-2, 1e-4, 1e-5)
+]
+
+
+@pytest.mark.parametrize("method", ["svd", "gram"])
+@pytest.mark.parametrize(("smallest", "dtype"), SMALL)
+def test_derivatives_of_polar_where_a_square_matrix_is_nearly_singular(
+    smallest, dtype, method
+):
+    if method == "gram" and smallest < torch.finfo(dtype).eps ** 0.5:
+        pytest.skip("the Gram matrix loses such a value")
+    rng = np.random.default_rng(0)
+    A = square(rng, [2.0, 1.0, smallest], dtype)
+    X, Y, G = (normal(rng, 3, 3, dtype=dtype) for _ in range(3))
+    exact = exact_pairings(A, X, Y, G, lambda C: exact_rotation(C, False))
+    got = pairings(lambda A: svt.polar(A, method=method), A, X, Y, G)
+    floor = 1 if method == "svd" else 1 / smallest**2
+    np.testing.assert_allclose(got, exact, rtol=200 * torch.finfo(dtype).eps * floor)
+
+
+@pytest.mark.parametrize(("smallest", "dtype"), SMALL)
+@pytest.mark.parametrize("align", ["procrustes", "kabsch"])
+@pytest.mark.parametrize("reflected", [False, True])
+def test_derivatives_of_alignments_where_a_value_is_small(
+    smallest, dtype, align, reflected
+):
+    # Q is fixed and orthonormal up to its mean of 0, so that C is any matrix.
+    rng = np.random.default_rng(1)
+    B = np.linalg.qr(np.c_[np.ones(8), rng.standard_normal((8, 3))])[0][:, 1:]
+    B = torch.tensor(B, dtype=dtype)
+    sign = -1.0 if reflected else 1.0
+    C = square(rng, [2.0, 1.0, smallest], dtype)
+    C = C * torch.sign(torch.linalg.det(C.double())).to(dtype) * sign
+    A = B @ C
+    X, Y = (normal(rng, 8, 3, dtype=dtype) for _ in range(2))
+    G = normal(rng, 3, 3, dtype=dtype)
+    fixed = mp.matrix(B.double().tolist())
+
+    def rotation(P):
+        if align == "procrustes":
+            return exact_rotation(P.T * fixed, False)
+        mean = mp.matrix([[sum(M[:, j]) / 8 for j in range(3)] for M in (P, fixed)])
+        p, q = P.copy(), fixed.copy()
+        for i in range(8):
+            p[i, :] = p[i, :] - mean[0, :]
+            q[i, :] = q[i, :] - mean[1, :]
+        return exact_rotation(q.T * p, True)
+
+    def f(P):
+        return svt.procrustes(P, B) if align == "procrustes" else svt.kabsch(P, B)[0]
+
+    exact = exact_pairings(A, X, Y, G, rotation)
+    got = pairings(f, A, X, Y, G)
+    np.testing.assert_allclose(got, exact, rtol=400 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("turned", [False, True])
+def test_derivatives_of_kabsch_on_planar_points(turned, dtype):
+    rng = np.random.default_rng(2)
+    P, Q = rng.standard_normal((2, 6, 3))
+    P[:, 2] = 0
+    if turned:  # planar up to rounding
+        P = P @ np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    P, Q = (torch.tensor(x, dtype=dtype) for x in (P, Q))
+    X, Y = (normal(rng, 6, 3, dtype=dtype) for _ in range(2))
+    G = normal(rng, 3, 3, dtype=dtype)
+    centred = mp.matrix((Q.double() - Q.double().mean(0)).tolist())
+
+    def rotation(P):
+        return exact_rotation(centred.T * P, True)
+
+    exact = exact_pairings(P, X, Y, G, rotation)
+    got = pairings(lambda P: svt.kabsch(P, Q)[0], P, X, Y, G)
+    np.testing.assert_allclose(got, exact, rtol=200 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("smallest", [1.0, 1e-4, 1e-9])
+def test_second_derivatives_of_the_nuclear_norm_of_square_matrices(smallest):
+    rng = np.random.default_rng(3)
+    A = square(rng, [2.0, 1.0, smallest])
+    X, G = normal(rng, 3, 3), normal(rng, 3, 3)
+    exact, _ = exact_pairings(A, X, X, G, lambda C: exact_rotation(C, False))
+    A.requires_grad_()
+    (gA,) = torch.autograd.grad(svt.nuclear_norm(A), A, create_graph=True)
+    (got,) = torch.autograd.grad((gA * G).sum(), A)
+    np.testing.assert_allclose((got * X).sum().item(), exact, rtol=1e-13)
+
+
+def test_second_derivatives_of_kabsch_pass_gradgradcheck_on_planar_points():
+    rng = np.random.default_rng(4)
+    P, Q = normal(rng, 5, 3), normal(rng, 5, 3)
+    P[:, 2] = 1e-9 * P[:, 2]
+    P.requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda P: svt.kabsch(P, Q)[0], (P,))
+
+
+def gradient_without_the_repeated_pair(A, G, difference, values):
+    """Daleckii and Krein's formula, from the SVD, with `difference` for D-."""
+    # PyTorch's own, because the vectors of repeated values are arbitrary.
+    U, S, Vh = (x.numpy() for x in torch.linalg.svd(A))
+    y = values(S)
+    K = U.T @ G @ Vh.T
+    total = S[:, None] + S[None, :]
+    plus = (y[:, None] + y[None, :]) / total
+    block = difference(S) * (K + K.T) / 2 + plus * (K - K.T) / 2
+    return U @ block @ Vh
+
+
+@pytest.mark.parametrize("method", ["svd", "gram"])
+@pytest.mark.parametrize("seed", range(8))
+def test_low_rank_leaves_out_values_that_are_repeated_up_to_rounding(seed, method):
+    rng = np.random.default_rng(seed)
+    A, G = square(rng, [3.0, 2.0, 2.0, 1.0]), normal(rng, 4, 4)
+    A.requires_grad_()
+    (svt.low_rank(A, 2, method=method) * G).sum().backward()
+
+    def difference(S):
+        y = np.r_[S[:2], 0, 0]
+        gap = S[:, None] - S[None, :]
+        D = (y[:, None] - y[None, :]) / np.where(gap == 0, 1, gap)
+        D[0, 0] = D[1, 1] = 1
+        D[1, 2] = D[2, 1] = 0
+        return D
+
+    if method == "svd":
+        exact = gradient_without_the_repeated_pair(
+            A.detach(), G.numpy(), difference, lambda S: np.r_[S[:2], 0, 0]
+        )
+        np.testing.assert_allclose(A.grad, exact, atol=1e-12)
+    assert A.grad.abs().max() < 10 * G.norm()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_weighted_svt_leaves_out_what_is_singular_up_to_rounding(seed):
+    rng = np.random.default_rng(seed)
+    A, G = square(rng, [3.0, 2.0, 2.0, 1.0]), normal(rng, 4, 4)
+    A.requires_grad_()
+    w = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    (svt.svt(A, w) * G).sum().backward()
+
+    def difference(S):
+        gap, rise = S[:, None] - S[None, :], w.numpy()[:, None] - w.numpy()[None, :]
+        D = 1 - rise / np.where(gap == 0, 1, gap)
+        D[1, 2] = D[2, 1] = 1
+        return D
+
+    exact = gradient_without_the_repeated_pair(
+        A.detach(), G.numpy(), difference, lambda S: S - w.numpy()
+    )
+    np.testing.assert_allclose(A.grad, exact, atol=1e-12)
+
+
+JUMPS = {
+    "low_rank": lambda A: svt.low_rank(A, 2),
+    "weighted": lambda A: svt.svt(A, torch.tensor([0.1, 0.2, 0.3, 0.4]).double()),
+    "hard": lambda A: svt.svht(A, 2.0),
+    "schatten": lambda A: svt.schatten_prox(A, 2**1.5 * (2 / 3) ** 1.5, 0.5),
+}
+
+
+@pytest.mark.parametrize("values", [[3.0, 2.0, 2.0, 1.0], [2.0, 2.0, 2.0, 1.0]])
+@pytest.mark.parametrize("operator", JUMPS)
+def test_both_derivatives_stay_small_where_a_function_jumps(operator, values):
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        A, G, X = square(rng, values), normal(rng, 4, 4), normal(rng, 4, 4)
+        first, second = pairings(JUMPS[operator], A, X, X, G)
+        assert abs(first) < 1e3
+        assert abs(second) < 1e4
+
+
+class Aligned(torch.nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+
+    def forward(self, P, Q):
+        result = getattr(svt, self.name)(P, Q)
+        return result[0] if self.name == "kabsch" else result
+
+
+@pytest.mark.parametrize("name", ["kabsch", "procrustes"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_alignments_are_traced_with_a_symbolic_batch(name):
+    P, Q = torch.randn(2, 5, 6, 3, generator=torch.Generator().manual_seed(0))
+    batch = torch.export.Dim("batch", min=2, max=64)
+    call = Aligned(name)
+    program = torch.export.export(call, (P, Q), dynamic_shapes=({0: batch},) * 2)
+    torch.testing.assert_close(program.module()(P[:3], Q[:3]), call(P[:3], Q[:3]))
+    fx = pytest.importorskip("torch.fx.experimental.proxy_tensor")
+    graph = fx.make_fx(lambda P, Q: call(P, Q), tracing_mode="symbolic")(P, Q)
+    torch.testing.assert_close(graph(P[:3], Q[:3]), call(P[:3], Q[:3]))
+
+
+def low_rank_with_zeros(dtype):
+    """Matrices of low rank of which TensorFlow's SVD spoils some, on CPUs."""
+    rng = np.random.default_rng(0)
+    batch = []
+    for _ in range(32):
+        left, right = rng.standard_normal((2, 120, 20)) + 1j * rng.standard_normal(
+            (2, 120, 20)
+        )
+        A = left @ right[:54].conj().T
+        A[rng.random(120) < 0.5] = 0
+        A[:, rng.random(54) < 0.5] = 0
+        batch.append(A if np.issubdtype(dtype, np.complexfloating) else A.real)
+    return np.stack(batch).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.float32])
+@pytest.mark.parametrize("mode", ["eager", "graph", "unknown shape"])
+def test_vectors_of_zero_singular_values_are_orthonormal_in_tensorflow(dtype, mode):
+    tf = pytest.importorskip("tensorflow")
+    import svdinv.tf as svtf
+
+    def factors(A):
+        s, u, v = svtf.svd(A)
+        return u, v, svtf.svt(A, 0.1 * s[:, 0], method="svd")
+
+    A = low_rank_with_zeros(dtype)
+    if mode != "eager":
+        shape = A.shape if mode == "graph" else [None, None, None]
+        factors = tf.function(factors, input_signature=[tf.TensorSpec(shape, A.dtype)])
+    u, v, thresholded = (x.numpy() for x in factors(tf.constant(A)))
+    eye = np.eye(u.shape[-1])
+    for Q in (u, v):
+        assert np.abs(Q.conj().swapaxes(-1, -2) @ Q - eye).max() < 1e-4
+    U, S, Vh = np.linalg.svd(A.astype(np.complex128), full_matrices=False)
+    exact = (U * np.maximum(S - 0.1 * S[:, :1], 0)[:, None, :]) @ Vh
+    np.testing.assert_allclose(thresholded, exact, atol=1e-5 * S.max())
+
+
+def test_gradients_of_svt_of_such_a_matrix_are_right_in_tensorflow():
+    tf = pytest.importorskip("tensorflow")
+    import svdinv.tf as svtf
+
+    A = low_rank_with_zeros(np.complex64)
+    x = tf.constant(A)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(tf.math.real(svtf.svt(x, 10.0, method="svd")))
+    B = torch.tensor(A.astype(np.complex128), requires_grad=True)
+    svt.svt(B, 10.0).real.sum().backward()
+    got, exact = tape.gradient(loss, x).numpy(), B.grad.numpy()
+    assert np.linalg.norm(got - exact) < 1e-5 * np.linalg.norm(exact)
+
+
+def test_svd_lowrank_with_a_seed_on_meta_tensors():
+    A = torch.empty(3, 8, 6, device="meta")
+    U, S, Vh = svt.svd_lowrank(A, 2, seed=0)
+    assert [tuple(x.shape) for x in (U, S, Vh)] == [(3, 8, 2), (3, 2), (3, 2, 6)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_svd_lowrank_with_a_seed_compiles_to_one_graph():
+    A = torch.randn(3, 8, 6, generator=torch.Generator().manual_seed(0))
+    A.requires_grad_()
+
+    def product(A):
+        U, S, Vh = svt.svd_lowrank(A, 2, seed=0)
+        return (U * S[..., None, :]) @ Vh
+
+    compiled = torch.compile(product, fullgraph=True, backend="aot_eager")
+    Y = compiled(A)
+    torch.testing.assert_close(Y, product(A), rtol=1e-4, atol=1e-4)
+    (gA,) = torch.autograd.grad(Y.sum(), A)
+    (exact,) = torch.autograd.grad(product(A).sum(), A)
+    torch.testing.assert_close(gA, exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_full_svd_in_vectorised_forward_mode():
+    A = normal(np.random.default_rng(0), 4, 3)
+
+    def jacobian(**how):
+        return torch.autograd.functional.jacobian(
+            lambda A: svt.svd(A, full_matrices=True)[0], A, **how
+        )
+
+    batched = jacobian(vectorize=True, strategy="forward-mode")
+    torch.testing.assert_close(batched, jacobian())
