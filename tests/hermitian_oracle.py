@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from oracle import adjoint, random_unitary
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 _UNIT = tuple(zip((_NODES + 1) / 2, _WEIGHTS / 2, strict=True))
 
 
