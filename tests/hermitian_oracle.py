@@ -16,6 +16,10 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 _UNIT = tuple(zip((_NODES + 1) / 2, _WEIGHTS / 2, strict=True))
 
 
+def herm(X):
+    return (X + adjoint(X)) / 2
+
+
 @dataclass(frozen=True)
 class Function:
     """f, f' and f''; `positive` if there is a singularity at 0."""
@@ -204,7 +208,7 @@ class Problem:
 
     def cotangents(self, w, V, f, penalty):
         """Cotangents of (w, V), as autodiff would compute them from these factors."""
-        H = ((self.G + adjoint(self.G)) / 2).astype(V.dtype)
+        H = herm(self.G).astype(V.dtype)
         x = w.astype(np.longdouble)
         gV = 2 * (H @ V) * f.value(x).astype(w.dtype)[..., None, :]
         K = np.sum(np.conj(V) * (H @ V), axis=-2).real
@@ -215,7 +219,7 @@ class Problem:
         return self.w.astype(np.longdouble)
 
     def _inside(self, X):
-        return adjoint(self.V) @ ((X + adjoint(X)) / 2) @ self.V
+        return adjoint(self.V) @ herm(X) @ self.V
 
 
 def draw(name, n=6, *, draws, dtype=np.float64, seed=0, scale=1.0):
@@ -224,8 +228,7 @@ def draw(name, n=6, *, draws, dtype=np.float64, seed=0, scale=1.0):
     is_complex = np.issubdtype(dtype, np.complexfloating)
     V = random_unitary((draws, n, n), rng, is_complex)
     w = np.stack([spectrum(name, n, rng) for _ in range(draws)]) * scale
-    A = (V * w[..., None, :]) @ adjoint(V)
-    A = ((A + adjoint(A)) / 2).astype(dtype)
+    A = herm((V * w[..., None, :]) @ adjoint(V)).astype(dtype)
     return Problem(A, V, w, normal((draws, n, n), rng, dtype))
 
 
