@@ -22,13 +22,17 @@ def herm(X):
 
 @dataclass(frozen=True)
 class Function:
-    """f, f' and f''; `positive` if there is a singularity at 0."""
+    """f, f' and f''; `positive` if there is a singularity at 0.
+
+    Values within `reach` count as close.
+    """
 
     name: str
     value: object
     slope: object
     bend: object
     positive: bool = False
+    reach: float = 0.5
 
     def difference(self, a, b):
         """First divided difference."""
@@ -52,7 +56,7 @@ class Function:
         return np.where(near, mean, apart / gap)
 
     def _near(self, low, high):
-        return high - low <= (0.2 * low if self.positive else 0.5)
+        return high - low <= (0.2 * low if self.positive else self.reach)
 
     def scaled(self, scale):
         """F(w) = scale f(w / scale)."""
@@ -63,6 +67,7 @@ class Function:
             lambda w: self.slope(w / s),
             lambda w: self.bend(w / s) / s,
             self.positive,
+            self.reach * scale,
         )
 
 

@@ -160,7 +160,10 @@ class SquareRoot(_Root):
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
         """See `HermitianFunction`."""
-        return -d[0] * d[1] * d[2]
+        inside = -d[0] * d[1] * d[2]
+        # One of d is 0, what was left out, where two values are.
+        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        return xp.where(inside == 0, apart, inside)
 
 
 @dataclass(frozen=True)
