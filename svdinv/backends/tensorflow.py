@@ -68,7 +68,7 @@ class TensorFlowBackend(Backend):
     """TensorFlow tensors."""
 
     xp = xp
-    array_type = "a tensor"
+    gradient_in_triangle = True
     call = staticmethod(_call)
     evaluate = staticmethod(_evaluate)
 

@@ -175,7 +175,6 @@ class TorchBackend(Backend):
 
     xp = xp
     shape_error = RuntimeError
-    array_type = "a tensor"
     call = staticmethod(_call)
 
     def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from svdinv.core.namespace import Array, DType, Namespace, cast, real
 from svdinv.core.operation import Operation
@@ -22,16 +22,16 @@ class Backend(ABC):
         the array API: see `svdinv.core.namespace`.
     shape_error : type
         What the framework raises for an array of the wrong shape.
-    array_type : str
-        Its name for arrays, in messages.
     triangle : {"L", None}
         Which triangle the framework's own `eigh` reads; None for the mean of both.
+    gradient_in_triangle : bool
+        Whether its gradient is in that triangle alone, not Hermitian.
     """
 
     xp: Namespace
     shape_error: type[Exception] = ValueError
-    array_type: ClassVar[str] = "an array"
     triangle: str | None = "L"
+    gradient_in_triangle: bool = False
 
     @abstractmethod
     def call(self, operation: Operation, *x: Any) -> tuple[Any, ...]:

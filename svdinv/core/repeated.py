@@ -44,11 +44,15 @@ from svdinv.core.tolerances import (
 
 __all__ = [
     "REPEATED_RULES",
+    "Values",
     "check_repeated",
+    "cluster_part",
     "consistent_block",
+    "cotangent_values",
     "diagonal_matrix",
     "inverse_sum",
     "linear_rule",
+    "log_derivative",
     "reciprocal",
     "smooth_at_zero",
     "vector_block",
@@ -315,9 +319,9 @@ def consistent_block(
         clusters have a meaning. Homogeneous of degree one in (M, NH, gS), and linear
         in them only outside the clusters.
     """
-    v = _values(s, M, NH, gS, xp)
+    v = cotangent_values(s, M, NH, gS, xp)
     if windows is not None:
-        v = _Values(*(windows.values(x) for x in v))
+        v = Values(*(windows.values(x) for x in v))
         M, NH = windows.pairs(M), windows.pairs(NH)
     scale = cast(v.scale, M, xp)[..., None]
     M, NH = M / scale, NH / scale
@@ -334,9 +338,10 @@ def consistent_block(
     near = xp.abs(sj - si) <= neighbour_rtol(rtol, epsilon)
     total = M + NH
     B = 0.5 * herm(total, xp)
-    rho, rho_error = _log_derivative(v, B, near, epsilon, xp)
+    rho, rho_error = slope = log_derivative(v, B, near, epsilon, xp)
 
-    block = _cluster_part(v, M - NH, B, quotient, rho, rho_error, near, epsilon, xp)
+    norm = herm(quotient, xp), xp.abs(herm(quotient, xp))
+    block = cluster_part(v, skew(M - NH, xp), B, slope, norm, near, epsilon, xp)
     block = block + cast(inverse_sum(v.s, xp), M, xp) * skew(total, xp)
 
     # A slope that is known to differ from 1/s is that of no linear function.
@@ -350,7 +355,7 @@ def consistent_block(
     return (block + diagonal_matrix(v.gS, M, xp)) * scale
 
 
-class _Values(NamedTuple):
+class Values(NamedTuple):
     """What the rule has to know of whole matrices, at each singular value: (..., k).
 
     Cotangents are normalised by their scale, because their squares in the rule would
@@ -386,7 +391,8 @@ class _Values(NamedTuple):
         return xp.maximum(self.columns, self.rows)
 
 
-def _values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> _Values:
+def cotangent_values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> Values:
+    """Collect what the rule has to know of whole matrices."""
     columns, rows = xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1)
     largest = xp.maximum(columns, rows)
     if is_complex(M, xp):
@@ -400,7 +406,7 @@ def _values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> _Values:
     gS, columns, rows = gS / scale, columns / scale, rows / scale
     smooth = smooth_at_zero(s, largest / scale, gS, xp)
     inverse = reciprocal(s, xp)
-    return _Values(s, inverse, gS, columns, rows, smooth, most / scale, scale)
+    return Values(s, inverse, gS, columns, rows, smooth, most / scale, scale)
 
 
 def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
@@ -435,18 +441,21 @@ def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
     return sound | (size <= STEEPEST * s * slope)
 
 
-def _cluster_part(
-    v: _Values,
-    difference: Array,
+def cluster_part(
+    v: Values,
+    odd: Array,
     B: Array,
-    quotient: Array,
-    rho: Array,
-    rho_error: Array,
+    slope: tuple[Array, Array],
+    norm: tuple[Array, Array],
     near: Array,
     epsilon: float,
     xp: Namespace,
 ) -> Array:
-    """Estimate E * skew(M + N), pair by pair by the smallest predicted error."""
+    """Estimate E * odd, pair by pair by the smallest predicted error.
+
+    `odd` is skew(M + N), `slope` is from `log_derivative`, and `norm` is the minimum
+    norm estimate; both come with their predicted errors.
+    """
     si, sj = _pairs(v.s)
     gap = sj - si
     distance = xp.abs(gap)
@@ -455,17 +464,14 @@ def _cluster_part(
     size_i, size_j = _pairs(v.size(xp))
     noise = 2 * epsilon * (size_i + size_j)
 
-    odd = skew(difference, xp)
     apart = off & (distance > vanishing(gap, xp))
     plain = safe_divide(odd, gap, apart, xp)
 
-    rho_i, rho_j = _pairs(rho)
-    error_i, error_j = _pairs(rho_error)
+    (rho_i, rho_j), (error_i, error_j) = (_pairs(x) for x in slope)
     consistent = cast(0.5 * (rho_i + rho_j), B, xp) * B
     consistent_error = 0.5 * (error_i + error_j) * xp.abs(B)
 
-    minimum_norm = herm(quotient, xp)
-    minimum_norm_error = xp.abs(minimum_norm)
+    minimum_norm, minimum_norm_error = norm
 
     # The error of the plain quotient is noise / distance; multiplied out, because
     # the distance may be 0.
@@ -488,7 +494,7 @@ def _cluster_part(
 
 
 def _zero_part(
-    v: _Values,
+    v: Values,
     left: Array,
     right: Array,
     both: Array,
@@ -512,8 +518,8 @@ def _zero_part(
     return agree & (xp.maximum(si, sj) <= neighbour_rtol(None, eps(si, xp)))
 
 
-def _log_derivative(
-    v: _Values,
+def log_derivative(
+    v: Values,
     B: Array,
     near: Array,
     epsilon: float,

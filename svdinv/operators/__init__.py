@@ -7,6 +7,7 @@ them to its own: a new operator is a function here, and appears in all of them.
 from svdinv.operators import (
     alignment,
     decompositions,
+    hermitian,
     norms,
     risk,
     tensors,
@@ -21,6 +22,7 @@ __all__ = [
     "alignment",
     "bind",
     "decompositions",
+    "hermitian",
     "norms",
     "operator",
     "risk",

@@ -1,0 +1,247 @@
+"""The derivatives of the Hermitian eigendecomposition A = V diag(w) V^H.
+
+A cotangent g of x means dL = Re tr(g^H dx). With P = V^H dA V and Omega = V^H dV,
+
+    P_ij = Omega_ij (w_j - w_i),    dw_i = P_ii
+
+so that V is ill-posed where eigenvalues repeat; its phases are free, and Omega_ii = 0
+is the choice of minimum norm. What stands in a cluster of repeated eigenvalues is the
+consistent rule of `svdinv.core.repeated`. An eigenvalue 0 is like any other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from svdinv.core.clusters import Windows, find_windows
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    adjoint,
+    any_on_host,
+    array_namespace,
+    cast,
+    herm,
+    is_writable,
+    known_equal,
+    last_size,
+    real,
+    safe_divide,
+    skew,
+)
+from svdinv.core.repeated import (
+    Values,
+    check_repeated,
+    cluster_part,
+    cotangent_values,
+    diagonal_matrix,
+    linear_rule,
+    log_derivative,
+)
+from svdinv.core.tolerances import cluster_rtol, eps, neighbour_rtol, smallest, tiny
+
+__all__ = ["EighResult", "eigh_gauge_dependence", "eigh_pullback", "eigh_pushforward"]
+
+
+class EighResult(NamedTuple):
+    """Factors of A = V diag(w) V^H."""
+
+    w: Array
+    V: Array
+
+
+def eigh_pullback(
+    w: Array,
+    V: Array,
+    gw: Array | None = None,
+    gV: Array | None = None,
+    *,
+    rtol: float | None = None,
+    epsilon: float | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Cotangent of A from the cotangents of its eigendecomposition [1]_.
+
+    gA = V (diag(gw) + E * skew(V^H gV)) V^H with E_ij = 1 / (w_j - w_i), and the
+    consistent rule where w_i and w_j are equal or nearly so.
+
+    Parameters
+    ----------
+    w, V : array
+        Eigenvalues, sorted, shape (..., n), and eigenvectors, shape (..., n, n).
+    gw, gV : array or None
+        Cotangents, each of the shape of its factor; None for zero. gw is real.
+    rtol, epsilon, xp : optional
+        As for `svdinv.core.svd_pullback`, relative to the largest modulus.
+
+    Returns
+    -------
+    array
+        gA, Hermitian, shape (..., n, n).
+
+    Raises
+    ------
+    ValueError
+        If `rtol` lies outside [0, 1).
+
+    References
+    ----------
+    .. [1] M. B. Giles, "Collected matrix derivative results for forward and reverse
+       mode algorithmic differentiation", Advances in Automatic Differentiation, 2008.
+    """
+    check_repeated("consistent", rtol)
+    xp = array_namespace(w, V) if xp is None else xp
+    gw = xp.zeros_like(w) if gw is None else gw
+    n = last_size(w, xp)
+    if gV is None or known_equal(n, 0) or known_equal(n, 1):
+        return herm((V * cast(gw, V, xp)[..., None, :]) @ adjoint(V, xp), xp)
+    s, top = _scaled(w, xp)
+    epsilon = eps(s, xp) if epsilon is None else epsilon
+    block = _block(s, adjoint(V, xp) @ gV, gw * top, rtol, epsilon, xp)
+    return herm((V * cast(1 / top, V, xp)[..., None]) @ block @ adjoint(V, xp), xp)
+
+
+def eigh_pushforward(
+    w: Array,
+    V: Array,
+    dA: Array,
+    *,
+    rtol: float | None = None,
+    xp: Namespace | None = None,
+) -> EighResult:
+    """Tangents of the eigendecomposition along the Hermitian part of a tangent of A.
+
+    Parameters
+    ----------
+    w, V : array
+        Eigenvalues, shape (..., n), and eigenvectors, shape (..., n, n).
+    dA : array
+        Tangent of A, shape (..., n, n).
+    rtol : float, optional
+        Gap, relative to the largest modulus, up to which two eigenvalues count as
+        equal, and their vectors do not turn against each other. Default: 64 eps.
+    xp : namespace, optional
+        Array namespace; inferred from the arrays if not given.
+
+    Returns
+    -------
+    EighResult
+        dw and dV, of the shapes of w and V.
+
+    Raises
+    ------
+    ValueError
+        If `rtol` lies outside [0, 1).
+    """
+    check_repeated("consistent", rtol)
+    xp = array_namespace(w, V) if xp is None else xp
+    if known_equal(last_size(w, xp), 0):
+        return EighResult(xp.zeros_like(w), xp.zeros_like(V))
+    s, top = _scaled(w, xp)
+    P = herm(adjoint(V, xp) @ dA @ V, xp)
+    E, _ = linear_rule(s, "drop", rtol, xp)
+    dV = V @ (cast(E, V, xp) * (P * cast(1 / top, V, xp)[..., None]))
+    return EighResult(real(xp.linalg.diagonal(P), xp), dV)
+
+
+def eigh_gauge_dependence(
+    w: Array,
+    V: Array,
+    gV: Array,
+    *,
+    rtol: float | None = None,
+    xp: Namespace | None = None,
+) -> Array:
+    """Share of gV along the arbitrary phases and bases, of shape (...).
+
+    As `svdinv.core.gauge_dependence`: eigenvectors are free up to a unitary matrix
+    among the eigenvalues within `rtol` of each other, by default 64 eps.
+    """
+    xp = array_namespace(w, V) if xp is None else xp
+    if known_equal(last_size(w, xp), 0):
+        return xp.sum(w, axis=-1)
+    s, _ = _scaled(w, xp)
+    # Normalised first, because the squares may underflow.
+    size = xp.max(xp.abs(gV), axis=(-2, -1), keepdims=True)
+    M = adjoint(V, xp) @ (gV / cast(xp.where(size > 0, size, 1 + 0 * size), V, xp))
+    equal = xp.abs(s[..., :, None] - s[..., None, :]) <= cluster_rtol(s, rtol, xp)
+    square = xp.abs(skew(M, xp)) ** 2
+    free = xp.sum(xp.where(equal, square, xp.zeros_like(square)), axis=(-2, -1))
+    total = xp.sum(xp.abs(M) ** 2, axis=(-2, -1))
+    return xp.sqrt(safe_divide(free, total, total > 0, xp))
+
+
+def _scaled(w: Array, xp: Namespace) -> tuple[Array, Array]:
+    """Values over the largest modulus, and that as (..., 1); 1 for a zero matrix."""
+    top = xp.max(xp.abs(w), axis=-1, keepdims=True)
+    top = xp.where(top >= smallest(w, xp), top, xp.ones_like(top))
+    return w / top, top
+
+
+def _block(
+    s: Array,
+    M: Array,
+    gs: Array,
+    rtol: float | None,
+    epsilon: float,
+    xp: Namespace,
+) -> Array:
+    """Middle factor diag(gs) + E * skew(M) of the pullback."""
+    reach = max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
+    joined = xp.abs(s[..., 1:] - s[..., :-1]) <= reach
+    found = any_on_host(joined, xp)
+    if found is None or (found and not is_writable(xp)):
+        return _consistent(s, M, gs, None, rtol, epsilon, xp)
+    # Only pairs within a cluster need the rule, and few pairs lie in one.
+    shape, n = M.shape, s.shape[-1]
+    s, gs, joined = (xp.reshape(x, (-1, x.shape[-1])) for x in (s, gs, joined))
+    M = xp.reshape(M, (-1, n, n))
+    eye = xp.eye(n, dtype=s.dtype, device=s.device)
+    gap = s[:, None, :] - s[:, :, None] + eye
+    windows = find_windows(joined, s != s, xp) if found else None
+    if windows is not None:
+        windows.fill(gap, 1.0)
+    block = skew(M, xp) / cast(gap, M, xp)
+    block = xp.where(eye > 0, diagonal_matrix(gs, M, xp), block)
+    if windows is not None:
+        windows.fill(block, _consistent(s, M, gs, windows, rtol, epsilon, xp))
+    return xp.reshape(block, shape)
+
+
+def _consistent(
+    s: Array,
+    M: Array,
+    gs: Array,
+    windows: Windows | None,
+    rtol: float | None,
+    epsilon: float,
+    xp: Namespace,
+) -> Array:
+    """Middle factor, with M / 2 as M and M^H / 2 as N^H of the rule for the SVD.
+
+    There is no 1 / s here: functions of a Hermitian matrix need not vanish at 0.
+    """
+    M = 0.5 * M
+    v = cotangent_values(xp.abs(s), M, adjoint(M, xp), gs, xp)._replace(s=s)
+    if windows is not None:
+        v, M = Values(*(windows.values(x) for x in v)), windows.pairs(M)
+    scale = cast(v.scale, M, xp)[..., None]
+    M = M / scale
+    B = herm(M, xp)
+    distance = xp.abs(v.s[..., :, None] - v.s[..., None, :])
+    near = distance <= neighbour_rtol(rtol, epsilon)
+    v = v._replace(inverse=_steepness(v, B, near, xp))
+    slope = log_derivative(v, B, near, epsilon, xp)
+    # Moore and Penrose's solution is 0, off by what is there in a function's stead.
+    norm = xp.zeros_like(B), xp.abs(B) * v.inverse[..., None]
+    part = cluster_part(v, 2 * skew(M, xp), B, slope, norm, near, epsilon, xp)
+    return (part + diagonal_matrix(v.gS, M, xp)) * scale
+
+
+def _steepness(v: Values, B: Array, near: Array, xp: Namespace) -> Array:
+    """Guess |f'/f| from the cotangents, as 1 / s is for singular values."""
+    weight = xp.astype(near, v.s.dtype, copy=False)
+    g = xp.sum(weight * xp.abs(v.gS)[..., None, :], axis=-1)
+    b = xp.sum(weight * xp.abs(real(xp.linalg.diagonal(B), xp))[..., None, :], axis=-1)
+    # Not less than for a function that changes over the largest modulus.
+    return 1 + safe_divide(g, b, b > tiny(b, xp), xp)

@@ -1,0 +1,336 @@
+"""Functions f(A) = V diag(f(w)) V^H of a Hermitian matrix and their derivatives.
+
+They are differentiable wherever f is, repeated eigenvalues included (Daleckii and
+Krein; N. J. Higham, "Functions of Matrices", SIAM, 2008, theorem 3.11):
+
+    Df(A)[X] = V [f[w_i, w_j] o (V^H X V)] V^H
+
+and the second derivative is made of second divided differences in the same way. Each
+function supplies its own in closed form or as a series, so that nothing cancels.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from svdinv.core.functions import Point, extreme_difference
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    adjoint,
+    cast,
+    herm,
+    known_equal,
+    safe_divide,
+)
+from svdinv.core.tolerances import rounding_rtol
+
+__all__ = [
+    "Exponential",
+    "HermitianFunction",
+    "InverseSquareRoot",
+    "Logarithm",
+    "SquareRoot",
+    "hermitian_derivative",
+    "hermitian_map",
+    "hermitian_second_derivative",
+]
+
+Triple: TypeAlias = tuple[Point, Point, Point]
+Factors: TypeAlias = tuple[Array, Array]
+
+
+class HermitianFunction(ABC):
+    """A real function f of one eigenvalue.
+
+    Differences are element by element: arguments broadcast against each other.
+    Instances are frozen and hashable.
+    """
+
+    def domain(self, w: Array, xp: Namespace) -> Array:
+        """Eigenvalues as the derivatives take them: NaN where f has no value."""
+        return w
+
+    @abstractmethod
+    def value(self, w: Array, xp: Namespace) -> Array:
+        """Values of f at all eigenvalues of each matrix, shape (..., n)."""
+
+    @abstractmethod
+    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+        """First divided difference f[a, b], which is f' where a = b."""
+
+    @abstractmethod
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], xp: Namespace
+    ) -> Array:
+        """Second divided difference f[a, b, c]; `d` is f[a, b], f[b, c], f[c, a]."""
+
+
+@dataclass(frozen=True)
+class Exponential(HermitianFunction):
+    """exp(w)."""
+
+    def value(self, w: Array, xp: Namespace) -> Array:
+        return xp.exp(w)
+
+    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+        gap = xp.abs(a.s - b.s)
+        # From the larger down, so that nothing overflows that need not.
+        decay = safe_divide(-xp.expm1(-gap), gap, gap != 0, xp)
+        return xp.maximum(a.y, b.y) * xp.where(gap == 0, xp.ones_like(gap), decay)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], xp: Namespace
+    ) -> Array:
+        s = tuple(point.s for point in points)
+        mean, offsets, near = _around_mean(s, xp.ones_like(d[0]), xp)
+        series = xp.exp(mean) * _series(offsets, _EXP)
+        apart = extreme_difference(s, d, xp)
+        return xp.where(near, series, apart)
+
+
+@dataclass(frozen=True)
+class Logarithm(HermitianFunction):
+    """log(w), of positive definite matrices; NaN for others, singular ones too."""
+
+    def domain(self, w: Array, xp: Namespace) -> Array:
+        return xp.where(w > 0, w, xp.full_like(w, math.nan))
+
+    def value(self, w: Array, xp: Namespace) -> Array:
+        return xp.log(self.domain(w, xp))
+
+    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+        low, gap = xp.minimum(a.s, b.s), xp.abs(a.s - b.s)
+        slope = safe_divide(xp.log1p(gap / low), gap, gap != 0, xp)
+        return xp.where(gap == 0, 1 / low, slope)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], xp: Namespace
+    ) -> Array:
+        s = tuple(point.s for point in points)
+        mean, offsets, near = _around_mean(s, xp.minimum(s[0], s[1]) / 4, xp)
+        series = _series(tuple(x / mean for x in offsets), _LOG) / mean**2
+        apart = extreme_difference(s, d, xp)
+        return xp.where(near, series, apart)
+
+
+class _Root(HermitianFunction):
+    """A function of positive semidefinite matrices.
+
+    Eigenvalues up to rounding level of the largest modulus count as 0 in the
+    derivatives, and clearly negative ones are NaN.
+    """
+
+    def domain(self, w: Array, xp: Namespace) -> Array:
+        level = rounding_rtol(w, xp) * xp.max(xp.abs(w), axis=-1, keepdims=True)
+        kept = xp.where(w > level, w, xp.zeros_like(w))
+        return xp.where(w < -level, xp.full_like(w, math.nan), kept)
+
+
+@dataclass(frozen=True)
+class SquareRoot(_Root):
+    """sqrt(w); a rounding error below 0 counts as 0, other negative values as NaN.
+
+    Between two eigenvalues 0 the derivative is infinite, and 0 is taken.
+    """
+
+    def value(self, w: Array, xp: Namespace) -> Array:
+        kept = self.domain(w, xp)
+        # Positive values at rounding level have roots far above it.
+        return xp.sqrt(xp.where(kept == 0, xp.maximum(w, xp.zeros_like(w)), kept))
+
+    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+        total = a.y + b.y
+        return safe_divide(xp.ones_like(total), total, total != 0, xp)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], xp: Namespace
+    ) -> Array:
+        inside = -d[0] * d[1] * d[2]
+        # One of d is 0, what was left out, where two values are.
+        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        return xp.where(inside == 0, apart, inside)
+
+
+@dataclass(frozen=True)
+class InverseSquareRoot(_Root):
+    """1 / sqrt(w), and 0 for eigenvalues up to rounding level, as a pseudo-inverse.
+
+    Clearly negative eigenvalues give NaN.
+    """
+
+    def value(self, w: Array, xp: Namespace) -> Array:
+        root = xp.sqrt(self.domain(w, xp))
+        return safe_divide(xp.ones_like(root), root, root != 0, xp)
+
+    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+        total = xp.sqrt(a.s) + xp.sqrt(b.s)
+        inside = -a.y * safe_divide(b.y, total, total != 0, xp)
+        high = xp.maximum(a.s, b.s)
+        across = safe_divide(a.y + b.y, high, high != 0, xp)  # one of the two is 0
+        return xp.where(inside == 0, across, inside)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], xp: Namespace
+    ) -> Array:
+        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        ya, yb, yc = (point.y for point in points)
+        ra, rb, rc = (xp.sqrt(point.s) for point in points)
+        # y_a y_b y_c / ((r_a + r_b) ...), in an order that does not underflow.
+        inside = (ra + rb + rc) * ya * yb * yc
+        for total in (ra + rb, rb + rc, rc + ra):
+            inside = safe_divide(inside, total, total != 0, xp)
+        return xp.where(inside == 0, apart, inside)
+
+
+def _around_mean(
+    s: tuple[Array, ...], reach: Array, xp: Namespace
+) -> tuple[Array, tuple[Array, ...], Array]:
+    """Mean of three values, offsets from it, and whether all lie within `reach`.
+
+    Where they do not the mean is 1 and the offsets are 0.
+    """
+    a, b, c = s
+    mean = (a + b + c) / 3
+    near = xp.maximum(a, xp.maximum(b, c)) - xp.minimum(a, xp.minimum(b, c)) <= reach
+    offsets = tuple(xp.where(near, x - mean, xp.zeros_like(mean)) for x in s)
+    return xp.where(near, mean, xp.ones_like(mean)), offsets, near
+
+
+# Taylor coefficients from x^2 on: of exp for three values within 1 of each other, of
+# log(1 + x) within a quarter, to double precision.
+_EXP = tuple(1 / math.factorial(k) for k in range(2, 19))
+_LOG = tuple((-1) ** (k + 1) / k for k in range(2, 26))
+
+
+def _series(u: tuple[Array, ...], coefficients: tuple[float, ...]) -> Array:
+    """Sum of c_k h_k(u), h_k the complete homogeneous symmetric polynomials.
+
+    The second divided difference of sum c_k x^(k + 2), for three values of sum 0.
+    """
+    a, b, c = u
+    e2, e3 = a * b + b * c + c * a, a * b * c
+    h = [1 + 0 * e2, 0 * e2, -e2]
+    total = coefficients[0] * h[0]
+    for coefficient in coefficients[2:]:
+        total = total + coefficient * h[2]
+        h = [h[1], h[2], e3 * h[0] - e2 * h[1]]
+    return total
+
+
+def hermitian_map(
+    function: HermitianFunction, factors: Factors, xp: Namespace
+) -> Array:
+    """V diag(f(w)) V^H.
+
+    Parameters
+    ----------
+    function : HermitianFunction
+        f and its divided differences.
+    factors : tuple of array
+        Eigenvalues w, shape (..., n), and eigenvectors V, shape (..., n, n).
+    xp : namespace
+        Array namespace.
+
+    Returns
+    -------
+    array
+        Hermitian, shape (..., n, n).
+    """
+    w, V = factors
+    if known_equal(w.shape[-1], 0):
+        return V
+    y = cast(function.value(w, xp), V, xp)
+    return herm((V * y[..., None, :]) @ adjoint(V, xp), xp)
+
+
+def hermitian_derivative(
+    function: HermitianFunction, factors: Factors, X: Array, xp: Namespace
+) -> Array:
+    """Apply the derivative, which is its own transpose, to the Hermitian part of X.
+
+    Parameters
+    ----------
+    function, factors, xp
+        As for `hermitian_map`.
+    X : array
+        Tangent of A, or cotangent of f(A), shape (..., n, n).
+
+    Returns
+    -------
+    array
+        Hermitian, shape (..., n, n).
+    """
+    w, V = factors
+    if known_equal(w.shape[-1], 0):
+        return X
+    _, d = _differences(function, w, xp)
+    return _recompose(V, cast(d, V, xp) * _in_basis(V, X, xp), xp)
+
+
+# Elements of the largest temporary array in a sum of second differences.
+_SLICE = 2**21
+
+
+def hermitian_second_derivative(
+    function: HermitianFunction, factors: Factors, X: Array, Y: Array, xp: Namespace
+) -> Array:
+    """Apply the second derivative, which is symmetric in X and Y.
+
+    Parameters
+    ----------
+    function, factors, xp
+        As for `hermitian_map`.
+    X, Y : array
+        Two tangents of A, or a cotangent of f(A) and a tangent of A, shape (..., n, n).
+
+    Returns
+    -------
+    array
+        Second derivative along X and Y, or the tangent along Y of the cotangent of A;
+        Hermitian, shape (..., n, n).
+    """
+    w, V = factors
+    n = w.shape[-1]
+    if known_equal(n, 0):
+        return X
+    p, d = _differences(function, w, xp)
+    X, Y = _in_basis(V, X, xp), _in_basis(V, Y, xp)
+    size = math.prod(d.shape) if None not in d.shape else None
+    step = n if not size else max(1, min(n, _SLICE // size))
+    i = Point(*(x[..., :, None, None] for x in p))
+    j = Point(*(x[..., None, None, :] for x in p))
+    block = None
+    for start in range(0, n, step) if n is not None else (0,):
+        part = slice(start, None if step is None else start + step)
+        k = Point(*(x[..., None, part, None] for x in p))
+        d_ik, d_kj = d[..., :, part, None], d[..., None, part, :]
+        second = function.second_difference(
+            (i, k, j), (d_ik, d_kj, d[..., :, None, :]), xp
+        )
+        X_ik, X_kj = X[..., :, part, None], X[..., None, part, :]
+        Y_ik, Y_kj = Y[..., :, part, None], Y[..., None, part, :]
+        term = xp.sum(cast(second, V, xp) * (X_ik * Y_kj + Y_ik * X_kj), axis=-2)
+        block = term if block is None else block + term
+    return _recompose(V, block, xp)
+
+
+def _differences(
+    function: HermitianFunction, w: Array, xp: Namespace
+) -> tuple[tuple[Array, Array], Array]:
+    """Eigenvalues and values of f, and f[w_i, w_j]."""
+    s = function.domain(w, xp)
+    y = function.value(s, xp)
+    rows, columns = (x[..., :, None] for x in (s, y)), (x[..., None, :] for x in (s, y))
+    return (s, y), function.difference(Point(*rows), Point(*columns), xp)
+
+
+def _in_basis(V: Array, X: Array, xp: Namespace) -> Array:
+    return adjoint(V, xp) @ herm(X, xp) @ V
+
+
+def _recompose(V: Array, block: Array, xp: Namespace) -> Array:
+    return herm(V @ block @ adjoint(V, xp), xp)

@@ -1,0 +1,160 @@
+"""Hermitian matrices: their eigendecomposition and functions of them as operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from svdinv.core.eigh import eigh_pullback, eigh_pushforward
+from svdinv.core.hermitian import (
+    HermitianFunction,
+    hermitian_derivative,
+    hermitian_map,
+    hermitian_second_derivative,
+)
+from svdinv.core.namespace import Array, Namespace, adjoint
+from svdinv.core.operation import Operation, add, masked, refuse_third
+
+__all__ = ["Eigh", "HermitianMap", "from_triangle"]
+
+
+def from_triangle(A: Array, triangle: str, xp: Namespace) -> Array:
+    """Hermitian matrix of which A holds the lower ("L") or upper ("U") triangle."""
+    if triangle == "U":
+        A = adjoint(A, xp)
+    below = xp.tril(A, k=-1)
+    diagonal = xp.tril(xp.triu(A))
+    return below + adjoint(below, xp) + 0.5 * (diagonal + adjoint(diagonal, xp))
+
+
+@dataclass(frozen=True)
+class Eigh(Operation):
+    """A -> w, V; the cotangent of A is Hermitian.
+
+    Attributes
+    ----------
+    triangle : {"L", "U"}
+        Which triangle of A is read.
+    rtol : float or None
+        Gap, relative to the largest modulus, up to which the consistent rule acts.
+    epsilon : float or None
+        Relative precision of the cotangents, where it is not that of their dtype.
+    """
+
+    triangle: str = "L"
+    rtol: float | None = None
+    epsilon: float | None = None
+    saves_inputs = False
+    saves_outputs = True
+
+    def value(self, x, xp):
+        A = x[0] if self.triangle == "L" else from_triangle(x[0], self.triangle, xp)
+        w, V = xp.linalg.eigh(A)
+        return w, V
+
+    def tangent(self, x, y, dx, call, xp):
+        return call(_EighPush(self), *y, dx[0])
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        return call(_EighPull(self), *y, *g)
+
+
+@dataclass(frozen=True)
+class _EighPush(Operation):
+    """(w, V, dA) -> tangents of w and V."""
+
+    eigh: Eigh
+    transparent = True
+
+    def value(self, x, xp):
+        return tuple(eigh_pushforward(*x, xp=xp))
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        return None, None, *call(_EighPull(self.eigh), *x[:2], *g)
+
+
+@dataclass(frozen=True)
+class _EighPull(Operation):
+    """(w, V, gw, gV) -> cotangent of A."""
+
+    eigh: Eigh
+    transparent = True
+
+    def value(self, x, xp):
+        rule = self.eigh
+        return (eigh_pullback(*x, rtol=rule.rtol, epsilon=rule.epsilon, xp=xp),)
+
+
+@dataclass(frozen=True)
+class HermitianMap(Operation):
+    """(A, w, V) -> f(A), with the factors as arrays without a derivative."""
+
+    function: HermitianFunction
+
+    def value(self, x, xp):
+        return (hermitian_map(self.function, tuple(x[1:]), xp),)
+
+    def tangent(self, x, y, dx, call, xp):
+        return call(_Derivative(self.function), x[0], dx[0], *x[1:])
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        return call(_Derivative(self.function), x[0], g[0], *x[1:])
+
+
+@dataclass(frozen=True)
+class _Derivative(Operation):
+    """(A, X, w, V) -> derivative of f along X, its own transpose."""
+
+    function: HermitianFunction
+
+    def value(self, x, xp):
+        return (hermitian_derivative(self.function, tuple(x[2:]), x[1], xp),)
+
+    def tangent(self, x, y, dx, call, xp):
+        A, X, *factors = x
+        along = bent = None
+        if dx[1] is not None:
+            (along,) = call(self, A, dx[1], *factors)
+        if dx[0] is not None:
+            (bent,) = call(_SecondDerivative(self.function), A, X, dx[0], *factors)
+        return (add(along, bent),)
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        A, X, *factors = x
+        point = linear = None
+        if wanted[0]:
+            (point,) = call(_SecondDerivative(self.function), A, X, g[0], *factors)
+        if wanted[1]:
+            (linear,) = call(self, A, g[0], *factors)
+        return point, linear
+
+
+@dataclass(frozen=True)
+class _SecondDerivative(Operation):
+    """(A, X, Y, w, V) -> second derivative of f along X and Y, symmetric in all."""
+
+    function: HermitianFunction
+
+    def value(self, x, xp):
+        _, X, Y, *factors = x
+        return (hermitian_second_derivative(self.function, tuple(factors), X, Y, xp),)
+
+    def tangent(self, x, y, dx, call, xp):
+        refuse_third(dx[0] is not None)
+        A, X, Y, *factors = x
+        terms: list[Any] = []
+        if dx[1] is not None:
+            terms += call(self, A, dx[1], Y, *factors)
+        if dx[2] is not None:
+            terms += call(self, A, X, dx[2], *factors)
+        return (add(*terms),)
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        refuse_third(wanted[0])
+        A, X, Y, *factors = x
+        first = second = None
+        if wanted[1]:
+            (first,) = call(self, A, g[0], Y, *factors)
+        if wanted[2]:
+            (second,) = call(self, A, X, g[0], *factors)
+        return masked((None, first, second), wanted)
