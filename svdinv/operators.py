@@ -33,6 +33,7 @@ from svdinv.core.namespace import (
     Namespace,
     abs_max,
     adjoint,
+    binary_scale,
     cast,
     is_complex,
     sizes,
@@ -679,6 +680,9 @@ class Operators:
                     f"{tuple(given.shape)}"
                 )
             w = w * given
+        size = tools.stop_gradient(xp.maximum(abs_max(P, xp), abs_max(Q, xp)))
+        unit = binary_scale(size, xp)
+        P, Q = P / unit, Q / unit
         mass = xp.sum(w, axis=-1)
         mass = xp.where(mass == 0, xp.ones_like(mass), mass)
         share = (w / mass[..., None])[..., None]
@@ -705,7 +709,9 @@ class Operators:
         positive = ~(square <= rounding_rtol(square, xp) ** 2 * size)  # NaN included
         rmsd = xp.sqrt(xp.where(positive, square, xp.ones_like(square)))
         rmsd = xp.where(positive, rmsd, xp.zeros_like(rmsd))
-        return Alignment(restore(R), restore(t[..., 0, :]), restore(rmsd))
+        unit = unit[..., 0]
+        t, rmsd = t[..., 0, :] * unit, rmsd * unit[..., 0]
+        return Alignment(restore(R), restore(t), restore(rmsd))
 
     def tsvt(
         self,

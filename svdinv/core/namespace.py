@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 from array_api_compat import array_namespace
@@ -18,6 +19,7 @@ __all__ = [
     "add_product",
     "adjoint",
     "array_namespace",
+    "binary_scale",
     "cast",
     "conj",
     "herm",
@@ -121,6 +123,22 @@ def abs_max(x: Array, xp: Namespace) -> Array:
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))
     return xp.max(part, axis=(-2, -1), keepdims=True)
+
+
+def binary_scale(size: Array, xp: Namespace) -> Array:
+    """Power of two that `size` is divided by so that its square is a number.
+
+    1 for all usual sizes, for 0, and for what is not finite.
+    """
+    _, bits = math.frexp(float(xp.finfo(size.dtype).max))
+    one = xp.ones_like(size)
+    scale = one
+    for bound, to in ((bits // 4, bits // 2), (3 * bits // 4, 7 * bits // 8)):
+        large = (size > 2.0**bound) & (size < float("inf"))
+        small = (size < 2.0**-bound) & (size > 0)
+        scale = xp.where(large, 2.0**to * one, scale)
+        scale = xp.where(small, 2.0**-to * one, scale)
+    return scale
 
 
 def safe_divide(
