@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from svdinv.core.backend import Backend
 from svdinv.core.functions import Polar, Proper, proper_signs
-from svdinv.core.namespace import Array, abs_max, adjoint, is_complex
+from svdinv.core.namespace import Array, abs_max, adjoint, binary_scale, is_complex
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import broadcasts, check_compatible
@@ -160,6 +160,9 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
                 f"{tuple(given.shape)}"
             )
         w = w * given
+    size = backend.stop_gradient(xp.maximum(abs_max(P, xp), abs_max(Q, xp)))
+    unit = binary_scale(size, xp)
+    P, Q = P / unit, Q / unit
     mass = xp.sum(w, axis=-1)
     mass = xp.where(mass == 0, xp.ones_like(mass), mass)
     share = (w / mass[..., None])[..., None]
@@ -184,4 +187,6 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
     positive = ~(square <= rounding_rtol(square, xp) ** 2 * size)  # NaN included
     rmsd = xp.sqrt(xp.where(positive, square, xp.ones_like(square)))
     rmsd = xp.where(positive, rmsd, xp.zeros_like(rmsd))
-    return Alignment(restore(R), restore(t[..., 0, :]), restore(rmsd))
+    unit = unit[..., 0]
+    t, rmsd = t[..., 0, :] * unit, rmsd * unit[..., 0]
+    return Alignment(restore(R), restore(t), restore(rmsd))
