@@ -21,7 +21,7 @@ from svdinv.core.hermitian import (
     hermitian_map,
     hermitian_second_derivative,
 )
-from svdinv.core.repeated import never_look
+from svdinv.core.degenerate import never_look
 
 PRECISIONS = {
     "double": (np.float64, np.complex128),

@@ -15,7 +15,7 @@ import svdinv.numpy
 from svdinv.backends.manual import Toolbox
 from svdinv.backends.manual_operators import ManualOperators
 from svdinv.core.functions import Firm, Polar
-from svdinv.core.repeated import never_look
+from svdinv.core.degenerate import never_look
 from svdinv.operators import Operators
 
 NAMES = (

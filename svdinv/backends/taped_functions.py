@@ -185,7 +185,7 @@ class TapedNamespace:
         return d if isinstance(factor, float) and factor == 1 else factor * d
 
     def _same_kind(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Give real arrays beside complex ones a complex dtype, as the standard asks."""
+        """Give real arrays beside complex ones a complex dtype, as the standard has."""
         arrays = [x for x in args if hasattr(x, "dtype")]
         whole = [x for x in arrays if is_complex(x, self.base)]
         if not arrays:

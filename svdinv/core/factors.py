@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from svdinv.core import products
+from svdinv.core import polynomial_iteration
 from svdinv.core.functions import Polar, Soft, SpectralFunction
 from svdinv.core.namespace import (
     Array,
@@ -33,11 +33,11 @@ from svdinv.core.namespace import (
     safe_divide,
 )
 from svdinv.core.tolerances import (
+    ASPECT_LIMIT,
     GRAM_FLOOR,
+    MIN_GRAM_WORK,
     SINGLE,
-    VERY_TALL,
     WIDE_GRAM_FLOOR,
-    WORTH_A_LOOK,
     eps,
     smallest,
     vanishing,
@@ -133,7 +133,7 @@ def _cheaper(
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
     if (
-        math.prod(A.shape) * short < WORTH_A_LOOK
+        math.prod(A.shape) * short < MIN_GRAM_WORK
         or any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None
     ):
         return None  # little to gain, or nothing may be looked at
@@ -149,8 +149,8 @@ def _cheaper(
         return any_on_host(~safe, xp) is False
 
     gram: _Gram | None = None
-    level = function.level(tau, xp)
-    if level is not None:
+    cutoff = function.cutoff(tau, xp)
+    if cutoff is not None:
         gram = _gram(A, False, xp)
         if gram is None:
             return None
@@ -162,7 +162,7 @@ def _cheaper(
             N = gram.N / cast(unit[..., None], gram.N, xp)
             norm = xp.sum(xp.abs(N @ N) ** 2, axis=(-2, -1))[..., None] ** 0.125
             top = xp.sqrt(trace) * norm * gram.scale
-        if any_on_host(~(level >= 0.5 * GRAM_FLOOR * top), xp) is False:
+        if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * top), xp) is False:
             factors = _from_gram(gram, A, xp)
             if trusted(factors, GRAM_FLOOR, eps(A, xp)):
                 return factors
@@ -221,7 +221,7 @@ def _from_gram(gram: _Gram, given: Array, xp: Namespace) -> Factors:
     V = _orthonormal(V, xp)
     short, long = min(given.shape[-2:]), max(given.shape[-2:])
     usual = isinstance(gram.scale, float)
-    if usual and V.dtype == given.dtype and long >= VERY_TALL * short:
+    if usual and V.dtype == given.dtype and long >= ASPECT_LIMIT * short:
         S = xp.sqrt(xp.maximum(-eigenvalues - lift, xp.zeros_like(lift)))
         return S * gram.scale, V
     # U S = A V: more accurate than the eigenvalues, and with it go fewer products.
@@ -254,16 +254,20 @@ def _steps(
     A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
 ) -> Array:
     if isinstance(function, Polar):
-        return products.polar(A, xp=xp)[..., None, :, :]
+        return polynomial_iteration.polar(A, xp=xp)[..., None, :, :]
     if function != Soft():
         raise ValueError(
             'method="matmul" is for svt with one tau for each matrix, and for polar'
         )
     if not relative:
-        return xp.stack(products.threshold_and_step(A, tau[..., 0], xp=xp), axis=-3)
-    L = products.leading_vectors(A, xp=xp)
+        return xp.stack(
+            polynomial_iteration.threshold_and_step(A, tau[..., 0], xp=xp), axis=-3
+        )
+    L = polynomial_iteration.leading_vectors(A, xp=xp)
     tau = tau * inner(L, A, xp)[..., None]
-    return xp.stack([*products.threshold_and_step(A, tau[..., 0], xp=xp), L], axis=-3)
+    return xp.stack(
+        [*polynomial_iteration.threshold_and_step(A, tau[..., 0], xp=xp), L], axis=-3
+    )
 
 
 def largest_value(A: Array, factors: Factors, xp: Namespace) -> Array:

@@ -27,18 +27,18 @@ from svdinv.core.tolerances import eps, rounding_rtol, smallest
 __all__ = [
     "Firm",
     "Hard",
-    "Leading",
     "LogSum",
-    "Point",
     "Polar",
     "Power",
-    "Proper",
+    "ProperRotation",
     "Rank",
+    "Sample",
     "Schatten",
     "Shrink",
     "Soft",
     "SpectralFunction",
     "Threshold",
+    "TopSubgradient",
     "distinct_quotient",
     "proper_signs",
     "quotient",
@@ -64,7 +64,7 @@ def distinct_quotient(
     return safe_divide(y1 - y2, gap, ~equal, xp)
 
 
-class Point(NamedTuple):
+class Sample(NamedTuple):
     """Where a function is known: s, y = f(s), and t, its derivative in tau."""
 
     s: Array
@@ -72,7 +72,7 @@ class Point(NamedTuple):
     t: Any = None
 
 
-Triple: TypeAlias = tuple[Point, Point, Point]
+Triple: TypeAlias = tuple[Sample, Sample, Sample]
 
 
 class SpectralFunction(ABC):
@@ -102,7 +102,7 @@ class SpectralFunction(ABC):
         """Values of f at s, shape (..., k), sorted downwards."""
 
     @abstractmethod
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         """First divided difference f[a, b], which is f' where a = b."""
 
     @abstractmethod
@@ -111,13 +111,13 @@ class SpectralFunction(ABC):
     ) -> Array:
         """Second divided difference f[a, b, c]; `d` is f[a, b], f[b, c], f[c, a]."""
 
-    def sum_quotient(self, a: Point, b: Point, minus: Array, xp: Namespace) -> Array:
+    def sum_quotient(self, a: Sample, b: Sample, minus: Array, xp: Namespace) -> Array:
         """Divided difference f[a, -b]; that is f'(0) = `minus` where both are 0."""
         total = a.s + b.s
         positive = total > 0
         return xp.where(positive, safe_divide(a.y + b.y, total, positive, xp), minus)
 
-    def level(self, tau: Any, xp: Namespace) -> Array | None:
+    def cutoff(self, tau: Any, xp: Namespace) -> Array | None:
         """Give the largest s that f sets to 0, where tau alone tells."""
         return None
 
@@ -127,15 +127,17 @@ class SpectralFunction(ABC):
         """First divided difference of h(s^2) = f(s) / s = phi in s^2, if cheaper."""
         return None
 
-    def in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+    def tau_derivative(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
         """Compute the derivative of f in its parameter."""
         raise NotImplementedError
 
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """First divided difference of `in_tau`, whose values are a.t and b.t."""
+    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+        """First divided difference of `tau_derivative`, whose values are a.t, b.t."""
         raise NotImplementedError
 
-    def second_in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+    def tau_second_derivative(
+        self, s: Array, y: Array, tau: Array, xp: Namespace
+    ) -> Array:
         """Second derivative of f in its parameter."""
         raise NotImplementedError
 
@@ -212,7 +214,7 @@ class Threshold(SpectralFunction):
         # What is compared with NaN is not kept, and the NaN would be lost.
         return xp.where(tau == tau, y, tau + y) if self.has_tau else y
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         both = (a.y > 0) & (b.y > 0)
         apart = distinct_quotient(a.y, b.y, a.s, b.s, xp)
         one = xp.ones_like(apart)
@@ -230,13 +232,13 @@ class Threshold(SpectralFunction):
         smooth = -self.r2(y1, y2, y3, tau, xp) * d[0] * d[1] * d[2]
         return xp.where(every, smooth, apart)
 
-    def in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
+    def tau_derivative(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
         kept = y > 0
         y = xp.where(kept, y, xp.ones_like(y))
         slope = self.q0(y, tau, xp) / (1 + self.r1(y, y, tau, xp))
         return xp.where(kept, -slope, xp.zeros_like(y))
 
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         both = (a.y > 0) & (b.y > 0)
         apart = distinct_quotient(a.t, b.t, a.s, b.s, xp)
         one = xp.ones_like(apart)
@@ -247,8 +249,10 @@ class Threshold(SpectralFunction):
         inverse = 1 + self.r1(y1, y2, tau, xp)
         return xp.where(both, -moved * one / inverse**2, apart)
 
-    def second_in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
-        t = self.in_tau(s, y, tau, xp)
+    def tau_second_derivative(
+        self, s: Array, y: Array, tau: Any, xp: Namespace
+    ) -> Array:
+        t = self.tau_derivative(s, y, tau, xp)
         kept = y > 0
         y = xp.where(kept, y, xp.ones_like(y))
         bend = 2 * (self.q1(y, y, tau, xp) + self.r2(y, y, y, tau, xp) * t) * t
@@ -275,7 +279,7 @@ class Soft(Threshold):
     weighted: bool = False
     has_tau = True
 
-    def level(self, tau: Any, xp: Namespace) -> Array:
+    def cutoff(self, tau: Any, xp: Namespace) -> Array:
         return tau
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
@@ -287,7 +291,7 @@ class Soft(Threshold):
     def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
         return xp.ones_like(y)
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         if not self.weighted:
             # 1 where both are kept, 0 where neither is.
             kept_a, kept_b = a.y > 0, b.y > 0
@@ -302,7 +306,7 @@ class Soft(Threshold):
         slope = 1 - distinct_quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
         return xp.where(both, slope, distinct_quotient(a.y, b.y, a.s, b.s, xp))
 
-    def sum_quotient(self, a: Point, b: Point, minus: Array, xp: Namespace) -> Array:
+    def sum_quotient(self, a: Sample, b: Sample, minus: Array, xp: Namespace) -> Array:
         """See `SpectralFunction`; 0 where both are 0."""
         total = a.s + b.s
         return (a.y + b.y) / xp.where(total > 0, total, xp.ones_like(total))
@@ -329,7 +333,7 @@ class Soft(Threshold):
         gap = xp.where(alike, xp.ones_like(rise), si - sj)
         return rise / (gap * (si + (sj + smallest(s, xp))))
 
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         return distinct_quotient(a.t, b.t, a.s, b.s, xp)
 
 
@@ -339,7 +343,7 @@ class Hard(Threshold):
 
     has_tau = True
 
-    def level(self, tau: Any, xp: Namespace) -> Array:
+    def cutoff(self, tau: Any, xp: Namespace) -> Array:
         return tau
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
@@ -372,7 +376,7 @@ class Firm(Threshold):
     gamma: float
     has_tau = True
 
-    def level(self, tau: Any, xp: Namespace) -> Array:
+    def cutoff(self, tau: Any, xp: Namespace) -> Array:
         return tau
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
@@ -463,13 +467,13 @@ class Schatten(Threshold):
     p: float
     has_tau = True
 
-    def level(self, tau: Any, xp: Namespace) -> Array:
+    def cutoff(self, tau: Any, xp: Namespace) -> Array:
         # The stationary y that costs as much as 0, and the s it belongs to.
         y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
         return y * (1 + self.p / (2 * (1 - self.p)))
 
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        return s > self.level(tau, xp)
+        return s > self.cutoff(tau, xp)
 
     def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
         kept = self.kept(s, tau, xp)
@@ -516,7 +520,7 @@ class Shrink(SpectralFunction):
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         return s / (1 + 2 * tau)
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         return 1 / (1 + 2 * tau) + xp.zeros_like(a.s + b.s)
 
     def second_difference(
@@ -524,13 +528,15 @@ class Shrink(SpectralFunction):
     ) -> Array:
         return xp.zeros_like(d[0] + d[1] + d[2])
 
-    def in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
+    def tau_derivative(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
         return -2 * y / (1 + 2 * tau)
 
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         return -2 / (1 + 2 * tau) ** 2 + xp.zeros_like(a.s + b.s)
 
-    def second_in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
+    def tau_second_derivative(
+        self, s: Array, y: Array, tau: Any, xp: Namespace
+    ) -> Array:
         return 8 * y / (1 + 2 * tau) ** 2
 
 
@@ -547,7 +553,7 @@ class Polar(SpectralFunction):
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         return xp.ones_like(s)
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         return xp.zeros_like(a.s + b.s)
 
     def second_difference(
@@ -557,7 +563,7 @@ class Polar(SpectralFunction):
 
 
 @dataclass(frozen=True)
-class Leading(SpectralFunction):
+class TopSubgradient(SpectralFunction):
     """Gradient of the sum of the `count` largest singular values, or of all.
 
     1 for these and 0 for the others. A value at the cut that is repeated beyond it,
@@ -589,7 +595,7 @@ class Leading(SpectralFunction):
         share = xp.where(last > rounding, share, xp.zeros_like(share))
         return xp.where(above, one, equal * share)
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         return quotient(a.y, b.y, a.s, b.s, xp)
 
     def second_difference(
@@ -613,7 +619,7 @@ class Power(SpectralFunction):
         power = xp.where(positive, s, xp.ones_like(s)) ** self.exponent
         return xp.where(positive, power, xp.zeros_like(s))
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         low, high = xp.minimum(a.s, b.s), xp.maximum(a.s, b.s)
         near, equal = (low > 0.5 * high) & (high > 0), low == high
         base = xp.where(near, low, xp.ones_like(low))
@@ -637,7 +643,7 @@ class Power(SpectralFunction):
 
 
 @dataclass(frozen=True)
-class Proper(SpectralFunction):
+class ProperRotation(SpectralFunction):
     """tau = (1, ..., 1, d), d = -1 if U V^H is a reflection: the nearest rotation.
 
     As `Polar` with the sign of the last singular value turned: the derivative
@@ -652,7 +658,7 @@ class Proper(SpectralFunction):
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         return tau
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         gap = a.s - b.s
         apart = xp.abs(gap) > rounding_rtol(gap, xp) * xp.maximum(a.s, b.s)
         return safe_divide(a.y - b.y, gap, apart, xp)
@@ -662,14 +668,16 @@ class Proper(SpectralFunction):
     ) -> Array:
         return extreme_difference(tuple(point.s for point in points), d, xp)
 
-    def in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+    def tau_derivative(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
         """See `SpectralFunction`; the sign is no parameter to differentiate in."""
         return xp.zeros_like(s)
 
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         return xp.zeros_like(a.s - b.s)
 
-    def second_in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+    def tau_second_derivative(
+        self, s: Array, y: Array, tau: Array, xp: Namespace
+    ) -> Array:
         return xp.zeros_like(s)
 
 

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from svdinv.core.functions import Point, extreme_difference
+from svdinv.core.functions import Sample, extreme_difference
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -39,7 +39,7 @@ __all__ = [
     "hermitian_second_derivative",
 ]
 
-Triple: TypeAlias = tuple[Point, Point, Point]
+Triple: TypeAlias = tuple[Sample, Sample, Sample]
 Factors: TypeAlias = tuple[Array, Array]
 
 
@@ -59,7 +59,7 @@ class HermitianFunction(ABC):
         """Values of f at all eigenvalues of each matrix, shape (..., n)."""
 
     @abstractmethod
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         """First divided difference f[a, b], which is f' where a = b."""
 
     @abstractmethod
@@ -76,7 +76,7 @@ class Exponential(HermitianFunction):
     def value(self, w: Array, xp: Namespace) -> Array:
         return xp.exp(w)
 
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         gap = xp.abs(a.s - b.s)
         # From the larger down, so that nothing overflows that need not.
         decay = safe_divide(-xp.expm1(-gap), gap, gap != 0, xp)
@@ -102,7 +102,7 @@ class Logarithm(HermitianFunction):
     def value(self, w: Array, xp: Namespace) -> Array:
         return xp.log(self.domain(w, xp))
 
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         low, gap = xp.minimum(a.s, b.s), xp.abs(a.s - b.s)
         slope = safe_divide(xp.log1p(gap / low), gap, gap != 0, xp)
         return xp.where(gap == 0, 1 / low, slope)
@@ -142,7 +142,7 @@ class SquareRoot(_Root):
         # Positive values at rounding level have roots far above it.
         return xp.sqrt(xp.where(kept == 0, xp.maximum(w, xp.zeros_like(w)), kept))
 
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         total = a.y + b.y
         return safe_divide(xp.ones_like(total), total, total != 0, xp)
 
@@ -166,7 +166,7 @@ class InverseSquareRoot(_Root):
         root = xp.sqrt(self.domain(w, xp))
         return safe_divide(xp.ones_like(root), root, root != 0, xp)
 
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         total = xp.sqrt(a.s) + xp.sqrt(b.s)
         inside = -a.y * safe_divide(b.y, total, total != 0, xp)
         high = xp.maximum(a.s, b.s)
@@ -301,12 +301,12 @@ def hermitian_second_derivative(
     X, Y = _in_basis(V, X, xp), _in_basis(V, Y, xp)
     size = math.prod(d.shape) if None not in d.shape else None
     step = n if not size else max(1, min(n, _SLICE // size))
-    i = Point(*(x[..., :, None, None] for x in p))
-    j = Point(*(x[..., None, None, :] for x in p))
+    i = Sample(*(x[..., :, None, None] for x in p))
+    j = Sample(*(x[..., None, None, :] for x in p))
     block = None
     for start in range(0, n, step) if n is not None else (0,):
         part = slice(start, None if step is None else start + step)
-        k = Point(*(x[..., None, part, None] for x in p))
+        k = Sample(*(x[..., None, part, None] for x in p))
         d_ik, d_kj = d[..., :, part, None], d[..., None, part, :]
         second = function.second_difference(
             (i, k, j), (d_ik, d_kj, d[..., :, None, :]), xp
@@ -325,7 +325,7 @@ def _differences(
     s = function.domain(w, xp)
     y = function.value(s, xp)
     rows, columns = (x[..., :, None] for x in (s, y)), (x[..., None, :] for x in (s, y))
-    return (s, y), function.difference(Point(*rows), Point(*columns), xp)
+    return (s, y), function.difference(Sample(*rows), Sample(*columns), xp)
 
 
 def _in_basis(V: Array, X: Array, xp: Namespace) -> Array:

@@ -27,14 +27,14 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from svdinv.core import products
+from svdinv.core import polynomial_iteration
 from svdinv.core.factors import Factors, largest_value
 from svdinv.core.functions import (
-    Leading,
-    Point,
     Polar,
+    Sample,
     Soft,
     SpectralFunction,
+    TopSubgradient,
     distinct_quotient,
 )
 from svdinv.core.namespace import (
@@ -65,8 +65,8 @@ class _Coefficients(NamedTuple):
     s: Array
     y: Array
     phi: Array
-    minus: Array
-    plus: Array
+    difference: Array
+    sum_quotient: Array
 
 
 def spectral_map(
@@ -98,7 +98,7 @@ def spectral_map(
         Shape (..., m, n).
     """
     if len(factors) == 1:
-        return factors[0][..., 2 if isinstance(function, Leading) else 0, :, :]
+        return factors[0][..., 2 if isinstance(function, TopSubgradient) else 0, :, :]
     if len(factors) == 3:
         U, S, Vh = factors
         y = cast(function.value(S, tau, xp), A, xp)
@@ -154,7 +154,7 @@ def _through_top(
 ) -> tuple[Array, Array]:
     """Give what tau = ratio s_1 adds to the cotangent of S, and that of ratio."""
     gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
-    return gtop * Leading(1).value(S, None, xp), gtau * S[..., :1]
+    return gtop * TopSubgradient(1).value(S, None, xp), gtau * S[..., :1]
 
 
 def _along_products(
@@ -170,11 +170,13 @@ def _along_products(
 ) -> tuple[Array, Array | None]:
     stack = factors[0]
     if isinstance(function, Polar):
-        return products.polar_derivative(A, X, factor=stack[..., 0, :, :], xp=xp), None
+        return polynomial_iteration.polar_derivative(
+            A, X, factor=stack[..., 0, :, :], xp=xp
+        ), None
     if not isinstance(function, Soft):
         svd = tuple(xp.linalg.svd(A, full_matrices=False))
         return _along_svd(function, A, tau, svd, X, dtau, transposed, ratio, xp)
-    result, T = products.soft_threshold_derivative(
+    result, T = polynomial_iteration.soft_threshold_derivative(
         A, tau[..., 0], X, step=stack[..., 1, :, :], xp=xp
     )
     if dtau is not None:
@@ -206,7 +208,7 @@ def _along_svd(
     c = _coefficients(function, S, tau, closed, has_phase, xp)
     XV = X @ adjoint(Vh, xp)
     K = adjoint(U, xp) @ XV
-    slope = None if tau is None else function.in_tau(c.s, c.y, tau, xp)
+    slope = None if tau is None else function.tau_derivative(c.s, c.y, tau, xp)
     shift = None if dtau is None else slope * dtau
     gtau = None
     if transposed and slope is not None:
@@ -215,7 +217,7 @@ def _along_svd(
         shift, gtau = _through_top(ratio, gtau, S, xp)
     # D- o herm(K) + D+ o skew(K) - K diag(phi) - diag(phi) K, in few passes
     half, phi = 0.5 * K, cast(c.phi, K, xp)
-    even, odd = c.minus + c.plus, c.minus - c.plus
+    even, odd = c.difference + c.sum_quotient, c.difference - c.sum_quotient
     if tall:
         even = even - 2 * c.phi[..., None, :]
     if wide:
@@ -260,7 +262,7 @@ def _along_gram(
     )
     slope = None
     if tau is not None:
-        slope = safe_divide(function.in_tau(S, y, tau, xp), S, positive, xp)
+        slope = safe_divide(function.tau_derivative(S, y, tau, xp), S, positive, xp)
     if dtau is not None:
         block = block + _diagonal(slope * dtau, Z, xp)
     gtau = None
@@ -423,7 +425,7 @@ def spectral_second_derivative(
             m = _mixed(function, c, tau, KX, KG, outside, dtau_G, xp)
             block = block + m.block
             if dtau is not None:
-                bend = function.second_in_tau(c.s, c.y, tau, xp)
+                bend = function.tau_second_derivative(c.s, c.y, tau, xp)
                 block = block + _diagonal(bend * dtau * dtau_G, KG, xp)
             phi = cast(m.phi, KG, xp)[..., None, :]
             if left is not None:
@@ -458,16 +460,20 @@ def _mixed(
     xp: Namespace,
 ) -> _Mixed:
     dtau = xp.zeros_like(tau) if dtau is None else dtau
-    t = function.in_tau(c.s, c.y, tau, xp)
+    t = function.tau_derivative(c.s, c.y, tau, xp)
     H, W = herm(KG, xp), skew(KG, xp)
     KXc = conj(KX, xp)
     even, odd = real(KXc * H, xp), real(KXc * W, xp)
-    diagonal = function.second_in_tau(c.s, c.y, tau, xp) * dtau * _real_diagonal(KG, xp)
+    diagonal = (
+        function.tau_second_derivative(c.s, c.y, tau, xp)
+        * dtau
+        * _real_diagonal(KG, xp)
+    )
 
     def coefficients(t: Array) -> tuple[Array, Array, Array]:
         a, b = _pair(c.s, c.y, t)
-        minus = function.difference_in_tau(a, b, _wider(tau), xp)
-        a, b = Point(a.s, t[..., :, None]), Point(b.s, t[..., None, :])
+        minus = function.tau_difference(a, b, _wider(tau), xp)
+        a, b = Sample(a.s, t[..., :, None]), Sample(b.s, t[..., None, :])
         plus = function.sum_quotient(a, b, minus, xp)
         slope = xp.linalg.diagonal(minus)
         phi = xp.where(c.s > 0, safe_divide(t, c.s, c.s > 0, xp), slope)
@@ -497,7 +503,7 @@ def _zero_differences(c: _Coefficients, xp: Namespace) -> tuple[Array, Array]:
     phi_i, phi_j = c.phi[..., :, None], c.phi[..., None, :]
     high, total = xp.maximum(si, sj), si + sj
     phi_low = xp.where(si >= sj, phi_j, phi_i)
-    near = safe_divide(c.minus - phi_low, high, high > 0, xp)
+    near = safe_divide(c.difference - phi_low, high, high > 0, xp)
     return near, safe_divide(phi_i - phi_j, total, total > 0, xp)
 
 
@@ -516,7 +522,7 @@ def _triple_sum(
     """Second derivative within the ranges of U and V."""
     HG, WG, HX, WX = herm(KG, xp), skew(KG, xp), herm(KX, xp), skew(KX, xp)
     k = c.s.shape[-1]
-    size = math.prod(c.minus.shape) if None not in c.minus.shape else None
+    size = math.prod(c.difference.shape) if None not in c.difference.shape else None
     step = k if not size else max(1, min(k, _SLICE // size))
     if k == 0:
         return KG
@@ -539,12 +545,18 @@ def _triple_slice(
 ) -> Array:
     """Sum over the middle indices in `part`."""
     s, y = c.s, c.y
-    i = Point(s[..., :, None, None], y[..., :, None, None])
-    j = Point(s[..., None, None, :], y[..., None, None, :])
-    k = Point(s[..., None, part, None], y[..., None, part, None])
-    minus_ij, minus_ik = c.minus[..., :, None, :], c.minus[..., :, part, None]
-    plus_ij, plus_ik = c.plus[..., :, None, :], c.plus[..., :, part, None]
-    minus_kj, plus_kj = c.minus[..., None, part, :], c.plus[..., None, part, :]
+    i = Sample(s[..., :, None, None], y[..., :, None, None])
+    j = Sample(s[..., None, None, :], y[..., None, None, :])
+    k = Sample(s[..., None, part, None], y[..., None, part, None])
+    minus_ij, minus_ik = c.difference[..., :, None, :], c.difference[..., :, part, None]
+    plus_ij, plus_ik = (
+        c.sum_quotient[..., :, None, :],
+        c.sum_quotient[..., :, part, None],
+    )
+    minus_kj, plus_kj = (
+        c.difference[..., None, part, :],
+        c.sum_quotient[..., None, part, :],
+    )
 
     def one_negative(
         a: Array, b: Array, r: Array, ab: Array, ar: Array, br: Array
@@ -583,11 +595,11 @@ def _triple_slice(
     return hermitian + skewed
 
 
-def _pair(s: Array, y: Array, t: Array | None = None) -> tuple[Point, Point]:
+def _pair(s: Array, y: Array, t: Array | None = None) -> tuple[Sample, Sample]:
     """Points of the rows and of the columns of a k x k array."""
     rows = (None if x is None else x[..., :, None] for x in (s, y, t))
     columns = (None if x is None else x[..., None, :] for x in (s, y, t))
-    return Point(*rows), Point(*columns)
+    return Sample(*rows), Sample(*columns)
 
 
 def _wider(tau: Any) -> Any:

@@ -1,8 +1,8 @@
 """Spectral maps as operations: each knows the others as its derivatives.
 
 A map F(A, tau), its derivative `Push`, the transpose of that `Pull`, and the second
-derivatives `Bend` and `BendPull`, which are symmetric. The factors of A come last,
-as arrays without a derivative: each operation knows its own in A.
+derivatives `SecondDerivative` and `SecondPull`, which are symmetric. The factors of A
+come last, as arrays without a derivative: each operation knows its own in A.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from svdinv.core.factors import factorise, largest_value, singular_values
-from svdinv.core.functions import Leading, SpectralFunction
+from svdinv.core.functions import SpectralFunction, TopSubgradient
 from svdinv.core.namespace import Array, Namespace, cast, inner
 from svdinv.core.operation import (
     Arrays,
@@ -89,7 +89,9 @@ class Push(Operation):
         if some(*dx[2:4]):
             (along,) = call(self, A, tau, dx[2], dx[3], *factors)
         if some(*dx[:2]):
-            (bent,) = call(Bend(self.function), A, tau, dA, dtau, dx[0], dx[1])
+            (bent,) = call(
+                SecondDerivative(self.function), A, tau, dA, dtau, dx[0], dx[1]
+            )
         return (add(along, bent),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
@@ -99,7 +101,7 @@ class Push(Operation):
         if any(wanted[2:4]):
             linear = call(Pull(self.function), A, tau, g[0], *factors)
         if any(wanted[:2]):
-            point = call(BendPull(self.function), A, tau, g[0], dA, dtau)
+            point = call(SecondPull(self.function), A, tau, g[0], dA, dtau)
         return masked((*point, *linear), wanted)
 
 
@@ -123,7 +125,7 @@ class Pull(Operation):
         if some(dx[2]):
             along = call(self, A, tau, dx[2], *factors)
         if some(*dx[:2]):
-            bent = call(BendPull(self.function), A, tau, G, dx[0], dx[1])
+            bent = call(SecondPull(self.function), A, tau, G, dx[0], dx[1])
         return tuple(map(add, along, bent))
 
     def cotangent(self, x, y, g, wanted, call, xp):
@@ -133,12 +135,12 @@ class Pull(Operation):
         if wanted[2]:
             (moved,) = call(Push(self.function), A, tau, g[0], g[1], *factors)
         if any(wanted[:2]):
-            point = call(BendPull(self.function), A, tau, G, g[0], g[1])
+            point = call(SecondPull(self.function), A, tau, G, g[0], g[1])
         return masked((*point, moved), wanted)
 
 
 @dataclass(frozen=True)
-class Bend(Operation):
+class SecondDerivative(Operation):
     """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along both tangents.
 
     For a second derivative the factors are taken anew: those of a Gram matrix are
@@ -170,14 +172,14 @@ class Bend(Operation):
         first = None, None
         second = None, None
         if any(wanted[2:4]):
-            first = call(BendPull(self.function), A, tau, g[0], vA, vtau)
+            first = call(SecondPull(self.function), A, tau, g[0], vA, vtau)
         if any(wanted[4:6]):
-            second = call(BendPull(self.function), A, tau, g[0], dA, dtau)
+            second = call(SecondPull(self.function), A, tau, g[0], dA, dtau)
         return masked((None, None, *first, *second), wanted)
 
 
 @dataclass(frozen=True)
-class BendPull(Operation):
+class SecondPull(Operation):
     """(A, tau, G, dA, dtau) -> derivative of `Pull` along (dA, dtau)."""
 
     function: SpectralFunction
@@ -206,7 +208,9 @@ class BendPull(Operation):
         moved = None
         direction = None, None
         if wanted[2]:
-            (moved,) = call(Bend(self.function), A, tau, g[0], g[1], dA, dtau)
+            (moved,) = call(
+                SecondDerivative(self.function), A, tau, g[0], g[1], dA, dtau
+            )
         if any(wanted[3:5]):
             direction = call(self, A, tau, G, g[0], g[1])
         return masked((None, None, moved, *direction), wanted)
@@ -250,7 +254,7 @@ class RelativeMap(Operation):
         top = leading_sum(A, 1, factors, call, xp)[..., None]
         dtau = None if dratio is None else dratio * top
         if dA is not None:
-            (slope,) = call(Map(Leading(1)), A, None, *factors)
+            (slope,) = call(Map(TopSubgradient(1)), A, None, *factors)
             dtau = add(dtau, ratio * inner(slope, dA, xp)[..., None])
         return call(Push(self.function), A, ratio * top, dA, dtau, *factors)
 
@@ -278,7 +282,7 @@ class _RelativePull(Operation):
         A, ratio, G, *factors = x
         top = leading_sum(A, 1, factors, call, xp)[..., None]
         gA, gtau = call(Pull(self.function), A, ratio * top, G, *factors)
-        (slope,) = call(Map(Leading(1)), A, None, *factors)
+        (slope,) = call(Map(TopSubgradient(1)), A, None, *factors)
         gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
         return gA + cast(gtop[..., None], slope, xp) * slope, gtau * top
 
@@ -287,7 +291,7 @@ def leading_sum(
     A: Array, count: int | None, factors: Arrays, call: Call, xp: Namespace
 ) -> Array:
     """Sum of the `count` largest singular values, or of all; differentiable."""
-    function = Leading(count)
+    function = TopSubgradient(count)
     if count == 1:
         value = xp.sum(largest_value(A, factors, xp), axis=-1)
     else:

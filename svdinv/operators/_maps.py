@@ -6,7 +6,7 @@ from typing import Any
 
 from svdinv.core.backend import Backend
 from svdinv.core.factors import check_method
-from svdinv.core.functions import Leading, Soft, SpectralFunction
+from svdinv.core.functions import Soft, SpectralFunction, TopSubgradient
 from svdinv.core.namespace import Array, sizes
 from svdinv.core.spectral_operations import Factorise, Map, RelativeMap, leading_sum
 from svdinv.operators._arguments import threshold_values
@@ -72,5 +72,5 @@ def sum_of_largest(backend: Backend, A: Any, count: int | None, method: str) -> 
     """Sum of the `count` largest singular values, or of all."""
     check_method(method)
     A, restore = backend.matrices(A, "A")
-    factors = backend.evaluate(Factorise(Leading(count), method=method), A, None)
+    factors = backend.evaluate(Factorise(TopSubgradient(count), method=method), A, None)
     return restore(leading_sum(A, count, factors, backend.call, backend.xp))

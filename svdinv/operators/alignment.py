@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from svdinv.core.backend import Backend
-from svdinv.core.functions import Polar, Proper, proper_signs
+from svdinv.core.functions import Polar, ProperRotation, proper_signs
 from svdinv.core.namespace import Array, abs_max, adjoint, binary_scale, is_complex
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
@@ -169,7 +169,7 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
     p = xp.sum(share * P, axis=-2, keepdims=True)
     q = xp.sum(share * Q, axis=-2, keepdims=True)
     C = xp.matrix_transpose(share * (Q - q)) @ (P - p)
-    U, S, Vh = backend.evaluate(Factorise(Proper(), method="svd"), C, None)
+    U, S, Vh = backend.evaluate(Factorise(ProperRotation(), method="svd"), C, None)
     # The differences are as inexact as the points: what that leaves of singular
     # values that are 0 is no value to divide by.
     noise = abs_max(P, xp) * abs_max(Q - q, xp) + abs_max(Q, xp) * abs_max(P - p, xp)
@@ -178,7 +178,7 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
     lost = ~(noise < S[..., -2:][..., :1])
     factors = U, xp.where((noise < S) | ~lost, S, xp.zeros_like(S)), Vh
     signs = backend.stop_gradient(proper_signs(U, S, Vh, xp))
-    (R,) = backend.call(Map(Proper()), C, signs, *factors)
+    (R,) = backend.call(Map(ProperRotation()), C, signs, *factors)
     turned = xp.matrix_transpose(R)
     t = q - p @ turned
     residual = (P - p) @ turned - (Q - q)

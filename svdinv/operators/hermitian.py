@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from svdinv.core.backend import Backend
+from svdinv.core.degenerate import check_repeated
 from svdinv.core.eigh import EighResult
 from svdinv.core.hermitian import (
     Exponential,
@@ -16,7 +17,6 @@ from svdinv.core.hermitian import (
 )
 from svdinv.core.hermitian_operations import Eigh, HermitianMap, from_triangle
 from svdinv.core.namespace import Array, herm
-from svdinv.core.repeated import check_repeated
 from svdinv.operators._registry import operator
 
 

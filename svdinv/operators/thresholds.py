@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from svdinv.core.backend import Backend
+from svdinv.core.divided_differences import difference_nodes, sampled_difference
 from svdinv.core.functions import (
     Firm,
     Hard,
@@ -17,7 +18,6 @@ from svdinv.core.functions import (
     SpectralFunction,
 )
 from svdinv.core.namespace import Array
-from svdinv.core.sampled import difference_nodes, sampled_difference
 from svdinv.core.svd_operations import SVD, Recompose
 from svdinv.operators._arguments import as_integer, as_number, broadcasts
 from svdinv.operators._maps import threshold, without_tau
