@@ -308,7 +308,7 @@ def _coefficients(
         floor = neighbour_rtol(None, eps(s, xp)) * s[..., :1]
         s = xp.where(s > floor, s, xp.zeros_like(s))
     y = function.value(s, tau, xp)
-    lone = None
+    lone: Any = None
     if not function.smooth_at_zero:
         # A value at rounding level is none to divide by. Without anything outside the
         # ranges, one alone is always added to a larger one: it keeps what f makes of

@@ -19,12 +19,13 @@ from svdinv.backends.torch import TorchBackend
 from svdinv.core.gauge import Gauge
 from svdinv.core.svd import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions
-from svdinv.torch import nn
 
 __all__ = ["nn", "svd", *sorted(OPERATORS)]
 
 _backend = TorchBackend()
 globals().update(bind(lambda *_: _backend, __name__))
+
+from svdinv.torch import nn  # noqa: E402, F401 - its modules call the operators
 
 
 def svd(
