@@ -113,7 +113,9 @@ def test_pullback_on_the_standard_and_in_windows(spectrum, precision):
 
 
 @pytest.mark.parametrize("scale", [1e-160, 1e-20, 1e20, 1e150])
-@pytest.mark.parametrize("spectrum", ["distinct", "pair", "zeros", "indefinite pairs"])
+@pytest.mark.parametrize(
+    "spectrum", ["distinct", "pair", "zeros", "indefinite pairs", "negative"]
+)
 def test_pullback_at_any_scale(spectrum, scale):
     assert pullback_errors(spectrum, "double", draws=5, scale=scale).max() < 1e-12
 

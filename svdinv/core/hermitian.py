@@ -88,11 +88,9 @@ class Exponential(HermitianFunction):
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
         """See `HermitianFunction`."""
-        s = tuple(point.s for point in points)
-        mean, offsets, near = _around_mean(s, xp.ones_like(d[0]), xp)
+        mean, offsets, near = _around_mean(points, xp.ones_like(d[0]), xp)
         series = xp.exp(mean) * _series(offsets, _EXP)
-        apart = extreme_difference(s, d, xp)
-        return xp.where(near, series, apart)
+        return xp.where(near, series, _quotient(points, d, xp))
 
 
 @dataclass(frozen=True)
@@ -117,11 +115,10 @@ class Logarithm(HermitianFunction):
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
         """See `HermitianFunction`."""
-        s = tuple(point.s for point in points)
-        mean, offsets, near = _around_mean(s, xp.minimum(s[0], s[1]) / 4, xp)
+        reach = xp.minimum(points[0].s, points[1].s) / 4
+        mean, offsets, near = _around_mean(points, reach, xp)
         series = _series(tuple(x / mean for x in offsets), _LOG) / mean**2
-        apart = extreme_difference(s, d, xp)
-        return xp.where(near, series, apart)
+        return xp.where(near, series, _quotient(points, d, xp))
 
 
 class _Root(HermitianFunction):
@@ -162,7 +159,7 @@ class SquareRoot(_Root):
         """See `HermitianFunction`."""
         inside = -d[0] * d[1] * d[2]
         # One of d is 0, what was left out, where two values are.
-        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        apart = _quotient(points, d, xp)
         return xp.where(inside == 0, apart, inside)
 
 
@@ -190,7 +187,7 @@ class InverseSquareRoot(_Root):
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
         """See `HermitianFunction`."""
-        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        apart = _quotient(points, d, xp)
         ya, yb, yc = (point.y for point in points)
         ra, rb, rc = (xp.sqrt(point.s) for point in points)
         # y_a y_b y_c / ((r_a + r_b) ...), in an order that does not underflow.
@@ -200,17 +197,22 @@ class InverseSquareRoot(_Root):
         return xp.where(inside == 0, apart, inside)
 
 
+def _quotient(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
+    """Second divided difference over the widest gap."""
+    return extreme_difference(tuple(point.s for point in points), d, xp)
+
+
 def _around_mean(
-    s: tuple[Array, ...], reach: Array, xp: Namespace
+    points: Triple, reach: Array, xp: Namespace
 ) -> tuple[Array, tuple[Array, ...], Array]:
     """Mean of three values, offsets from it, and whether all lie within `reach`.
 
     Where they do not the mean is 1 and the offsets are 0.
     """
-    a, b, c = s
+    a, b, c = (point.s for point in points)
     mean = (a + b + c) / 3
     near = xp.maximum(a, xp.maximum(b, c)) - xp.minimum(a, xp.minimum(b, c)) <= reach
-    offsets = tuple(xp.where(near, x - mean, xp.zeros_like(mean)) for x in s)
+    offsets = tuple(xp.where(near, x - mean, xp.zeros_like(mean)) for x in (a, b, c))
     return xp.where(near, mean, xp.ones_like(mean)), offsets, near
 
 
@@ -325,11 +327,11 @@ def hermitian_second_derivative(
         second = function.second_difference(
             (i, k, j), (d_ik, d_kj, d[..., :, None, :]), xp
         )
-        X_ik, X_kj = X[..., :, part, None], X[..., None, part, :]
-        Y_ik, Y_kj = Y[..., :, part, None], Y[..., None, part, :]
-        term = xp.sum(cast(second, V, xp) * (X_ik * Y_kj + Y_ik * X_kj), axis=-2)
+        product = X[..., :, part, None] * Y[..., None, part, :]
+        term = xp.sum(cast(second, V, xp) * product, axis=-2)
         block = term if block is None else block + term
-    return _recompose(V, block, xp)
+    # X and Y the other way round give the conjugate transpose.
+    return _recompose(V, 2 * block, xp)
 
 
 def _differences(
