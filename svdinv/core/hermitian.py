@@ -319,7 +319,7 @@ def hermitian_second_derivative(
     step = n if not size else max(1, min(n, _SLICE // size))
     i = Point(*(x[..., :, None, None] for x in p))
     j = Point(*(x[..., None, None, :] for x in p))
-    block = None
+    block: Array = None
     for start in range(0, n, step) if n is not None else (0,):
         part = slice(start, None if step is None else start + step)
         k = Point(*(x[..., None, part, None] for x in p))
