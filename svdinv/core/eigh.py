@@ -84,6 +84,11 @@ def eigh_pullback(
     ValueError
         If `rtol` lies outside [0, 1).
 
+    Notes
+    -----
+    Exact for Re<G, V f(w) V^H> + sum g(w) with f and g smooth, but where f is 0 at a
+    repeated eigenvalue: gV is 0 then, and tells nothing of G.
+
     References
     ----------
     .. [1] M. B. Giles, "Collected matrix derivative results for forward and reverse

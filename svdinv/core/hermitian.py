@@ -85,11 +85,9 @@ class Exponential(HermitianFunction):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
-        s = tuple(point.s for point in points)
-        mean, offsets, near = _around_mean(s, xp.ones_like(d[0]), xp)
+        mean, offsets, near = _around_mean(points, xp.ones_like(d[0]), xp)
         series = xp.exp(mean) * _series(offsets, _EXP)
-        apart = extreme_difference(s, d, xp)
-        return xp.where(near, series, apart)
+        return xp.where(near, series, _quotient(points, d, xp))
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,10 @@ class Logarithm(HermitianFunction):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
-        s = tuple(point.s for point in points)
-        mean, offsets, near = _around_mean(s, xp.minimum(s[0], s[1]) / 4, xp)
+        reach = xp.minimum(points[0].s, points[1].s) / 4
+        mean, offsets, near = _around_mean(points, reach, xp)
         series = _series(tuple(x / mean for x in offsets), _LOG) / mean**2
-        apart = extreme_difference(s, d, xp)
-        return xp.where(near, series, apart)
+        return xp.where(near, series, _quotient(points, d, xp))
 
 
 class _Root(HermitianFunction):
@@ -151,7 +148,7 @@ class SquareRoot(_Root):
     ) -> Array:
         inside = -d[0] * d[1] * d[2]
         # One of d is 0, what was left out, where two values are.
-        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        apart = _quotient(points, d, xp)
         return xp.where(inside == 0, apart, inside)
 
 
@@ -176,7 +173,7 @@ class InverseSquareRoot(_Root):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
-        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        apart = _quotient(points, d, xp)
         ya, yb, yc = (point.y for point in points)
         ra, rb, rc = (xp.sqrt(point.s) for point in points)
         # y_a y_b y_c / ((r_a + r_b) ...), in an order that does not underflow.
@@ -186,17 +183,22 @@ class InverseSquareRoot(_Root):
         return xp.where(inside == 0, apart, inside)
 
 
+def _quotient(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
+    """Second divided difference over the widest gap."""
+    return extreme_difference(tuple(point.s for point in points), d, xp)
+
+
 def _around_mean(
-    s: tuple[Array, ...], reach: Array, xp: Namespace
+    points: Triple, reach: Array, xp: Namespace
 ) -> tuple[Array, tuple[Array, ...], Array]:
     """Mean of three values, offsets from it, and whether all lie within `reach`.
 
     Where they do not the mean is 1 and the offsets are 0.
     """
-    a, b, c = s
+    a, b, c = (point.s for point in points)
     mean = (a + b + c) / 3
     near = xp.maximum(a, xp.maximum(b, c)) - xp.minimum(a, xp.minimum(b, c)) <= reach
-    offsets = tuple(xp.where(near, x - mean, xp.zeros_like(mean)) for x in s)
+    offsets = tuple(xp.where(near, x - mean, xp.zeros_like(mean)) for x in (a, b, c))
     return xp.where(near, mean, xp.ones_like(mean)), offsets, near
 
 
@@ -303,7 +305,7 @@ def hermitian_second_derivative(
     step = n if not size else max(1, min(n, _SLICE // size))
     i = Sample(*(x[..., :, None, None] for x in p))
     j = Sample(*(x[..., None, None, :] for x in p))
-    block = None
+    block: Array = None
     for start in range(0, n, step) if n is not None else (0,):
         part = slice(start, None if step is None else start + step)
         k = Sample(*(x[..., None, part, None] for x in p))
@@ -311,11 +313,11 @@ def hermitian_second_derivative(
         second = function.second_difference(
             (i, k, j), (d_ik, d_kj, d[..., :, None, :]), xp
         )
-        X_ik, X_kj = X[..., :, part, None], X[..., None, part, :]
-        Y_ik, Y_kj = Y[..., :, part, None], Y[..., None, part, :]
-        term = xp.sum(cast(second, V, xp) * (X_ik * Y_kj + Y_ik * X_kj), axis=-2)
+        product = X[..., :, part, None] * Y[..., None, part, :]
+        term = xp.sum(cast(second, V, xp) * product, axis=-2)
         block = term if block is None else block + term
-    return _recompose(V, block, xp)
+    # X and Y the other way round give the conjugate transpose.
+    return _recompose(V, 2 * block, xp)
 
 
 def _differences(
