@@ -99,7 +99,7 @@ class ArrayBackend(Backend):
     def _space(self, *arrays: Any) -> Namespace:
         return self.plain if innermost(arrays) is None else self.taped
 
-    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
         with self.quiet():  # a product that overflows is done again, scaled
             return operation.value(tuple(map(untraced, x)), self.plain)
 

@@ -177,7 +177,7 @@ class TorchBackend(Backend):
     shape_error = RuntimeError
     call = staticmethod(_call)
 
-    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
         with torch.no_grad():
             return _value(operation, *(t if t is None else t.detach() for t in x))
 

@@ -38,7 +38,7 @@ class Backend(ABC):
         """Call an operation so that the framework can differentiate it."""
 
     @abstractmethod
-    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
         """Compute the value of an operation, without a derivative."""
 
     @abstractmethod

@@ -45,8 +45,8 @@ def with_tau(
 ) -> Array:
     """Apply a function with tau of shape (..., 1) or (..., k)."""
     factors = backend.evaluate(Factorise(function, relative, method), A, tau)
-    operation = RelativeMap(function) if relative else Map(function)
-    return backend.call(operation, A, tau, *factors)[0]
+    operation = RelativeMap if relative else Map
+    return backend.call(operation(function, type(factors)), A, tau, *factors)[0]
 
 
 def soft_threshold(
@@ -65,7 +65,7 @@ def without_tau(
     check_method(method)
     A, restore = backend.matrices(A, "A")
     factors = backend.evaluate(Factorise(function, method=method), A, None)
-    return restore(backend.call(Map(function), A, None, *factors)[0])
+    return restore(backend.call(Map(function, type(factors)), A, None, *factors)[0])
 
 
 def sum_of_largest(backend: Backend, A: Any, count: int | None, method: str) -> Array:

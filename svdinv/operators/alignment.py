@@ -176,9 +176,9 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
     noise = backend.stop_gradient(rounding_rtol(noise, xp) * noise[..., 0])
     # One such value alone is always added to a larger one, and does no harm.
     lost = ~(noise < S[..., -2:][..., :1])
-    factors = U, xp.where((noise < S) | ~lost, S, xp.zeros_like(S)), Vh
+    kept = xp.where((noise < S) | ~lost, S, xp.zeros_like(S))
     signs = backend.stop_gradient(proper_signs(U, S, Vh, xp))
-    (R,) = backend.call(Map(ProperRotation()), C, signs, *factors)
+    (R,) = backend.call(Map(ProperRotation()), C, signs, U, kept, Vh)
     turned = xp.matrix_transpose(R)
     t = q - p @ turned
     residual = (P - p) @ turned - (Q - q)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from svdinv.core.backend import Backend
-from svdinv.core.factors import Factors, check_method
+from svdinv.core.factors import check_method
 from svdinv.core.functions import Power
 from svdinv.core.namespace import Array, cast
 from svdinv.core.spectral_operations import Factorise, Sum
@@ -155,7 +155,7 @@ def schatten_norm(
     powers = power.value(S / top, None, xp) * (S / top)
     total = xp.sum(powers, axis=-1) / p
     scaled = A / cast(top[..., None], A, xp)
-    total = p * backend.call(Sum(power), scaled, total, *factors)[0]
+    total = p * backend.call(Sum(power, type(factors)), scaled, total, *factors)[0]
     positive = total != 0  # NaN included
     root = xp.where(positive, total, xp.ones_like(total)) ** (1 / p)
     norm = xp.sum(top, axis=-1) * root  # sums, because there may be nothing
