@@ -17,6 +17,7 @@ from numbers import Real
 from typing import NamedTuple
 
 from svdinv.core.clusters import Windows, find_windows
+from svdinv.core.comparison_rules import COMPARISON_RULES, comparison_rule
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -58,17 +59,8 @@ __all__ = [
     "vector_block",
 ]
 
-REPEATED_RULES = (
-    "consistent",
-    "minimum-norm",
-    "drop",
-    "clip",
-    "taylor",
-    "lorentz",
-    "none",
-)
+REPEATED_RULES = ("consistent", "minimum-norm", "drop", *COMPARISON_RULES)
 
-TAYLOR_DEGREE = 9  # of the series in (s_j / s_i)^2, as in Wang et al. (2021)
 ERROR_FACTOR = 10  # predicted errors that contradict an estimate
 RATIO_ERROR = 0.3  # of a ratio, relative to 1 / s: there may be a penalty after all
 SLOPE_RATIO_OF_GAUGE = (
@@ -77,7 +69,6 @@ SLOPE_RATIO_OF_GAUGE = (
 SLOPE_RATIO_AT_ZERO = (
     1e4  # slope at 0 over the largest elsewhere, for a function to be smooth
 )
-LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
 
 
 def check_repeated(repeated: object, rtol: object) -> None:
@@ -94,12 +85,6 @@ def check_repeated(repeated: object, rtol: object) -> None:
 
 def _pairs(s: Array) -> tuple[Array, Array]:
     return s[..., :, None], s[..., None, :]
-
-
-def _order(gap: Array, xp: Namespace) -> Array:
-    """Sign of the gaps of values sorted downwards, where they are 0 too."""
-    lower = xp.tril(xp.ones_like(gap), k=-1)
-    return lower - xp.matrix_transpose(lower)
 
 
 def reciprocal(s: Array, xp: Namespace) -> Array:
@@ -240,29 +225,13 @@ def linear_rule(
     W : array or None
         Weights of the completion, shape (..., k, k); None where there is none.
     """
+    tol = cluster_rtol(s, rtol, xp)
+    if repeated in COMPARISON_RULES:
+        return comparison_rule(repeated, s, tol, xp), None
     si, sj = _pairs(s)
     gap = sj - si
     off = identity_like(gap, xp) == 0
-    tol = cluster_rtol(s, rtol, xp)
     cluster = off & (xp.abs(gap) <= tol)
-
-    if repeated == "none":
-        # Not guarded: this is the rule of the frameworks' own SVDs.
-        return xp.where(off, 1 / xp.where(off, gap, xp.ones_like(gap)), 0 * gap), None
-    if repeated == "lorentz":
-        return gap / (gap * gap + LORENTZ_BROADENING), None
-    if repeated == "clip":
-        floor = xp.ones_like(gap) * tol
-        return _order(gap, xp) / xp.maximum(xp.abs(gap), floor), None
-    if repeated == "taylor":
-        large, small = xp.maximum(si, sj), xp.minimum(si, sj)
-        positive = large > vanishing(s, xp)
-        ratio = safe_divide(small, large, positive, xp) ** 2
-        series = xp.ones_like(ratio)
-        for _ in range(TAYLOR_DEGREE):
-            series = 1 + ratio * series
-        # (s_i + s_j) / (s_j^2 - s_i^2), with 1 / (1 - ratio) as the series
-        return _order(gap, xp) * (si + sj) * series * reciprocal(large, xp) ** 2, None
 
     apart = off & ~cluster & (xp.abs(gap) > vanishing(s, xp))
     E = safe_divide(xp.ones_like(gap), gap, apart, xp)

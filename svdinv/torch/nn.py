@@ -250,7 +250,7 @@ class SchattenNorm(_Layer):
 
     def forward(self, A: Tensor) -> Tensor:
         """Norm of matrices of shape (..., m, n): a number, or of shape (...)."""
-        norms = svdinv.torch.schatten_norm(A, self.p, method=self.method)
+        norms = getattr(svdinv.torch, self._operator)(A, self.p, method=self.method)
         return _REDUCTIONS[self.reduction](norms)
 
     def extra_repr(self) -> str:
