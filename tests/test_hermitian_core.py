@@ -11,6 +11,7 @@ import pytest
 from hermitian_oracle import GAPS, PENALTIES, SPECTRA, adjoint, draw, functions, normal
 from oracle import relative_error
 
+from svdinv.core.degenerate import never_look
 from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
 from svdinv.core.hermitian import (
     Exponential,
@@ -21,7 +22,6 @@ from svdinv.core.hermitian import (
     hermitian_map,
     hermitian_second_derivative,
 )
-from svdinv.core.degenerate import never_look
 
 PRECISIONS = {
     "double": (np.float64, np.complex128),

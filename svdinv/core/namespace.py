@@ -125,13 +125,15 @@ def add_product(C: Array, A: Array, B: Array, xp: Namespace) -> Array:
 
 
 def abs_max(x: Array, xp: Namespace) -> Array:
-    """Largest real or imaginary part in each matrix, kept as (..., 1, 1).
+    """Largest real or imaginary part in each matrix, kept as (..., 1, 1); 0 of none.
 
     Not the magnitude, whose derivative is NaN near underflow.
     """
     part = xp.abs(real(x, xp))
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))
+    if 0 in tuple(x.shape[-2:]):  # there is no largest, but a sum
+        return xp.sum(part, axis=(-2, -1), keepdims=True)
     return xp.max(part, axis=(-2, -1), keepdims=True)
 
 

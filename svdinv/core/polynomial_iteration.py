@@ -55,7 +55,7 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
-from svdinv.core.functions import Polar, Soft, SpectralFunction, TopSubgradient
+from svdinv.core.functions import Polar, SpectralFunction, TopSubgradient
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -70,6 +70,7 @@ from svdinv.core.namespace import (
     real,
 )
 from svdinv.core.spectral import Direction, SVDFactors
+from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import eps, smallest
 
 __all__ = [

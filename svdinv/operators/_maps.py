@@ -6,9 +6,10 @@ from typing import Any
 
 from svdinv.core.backend import Backend
 from svdinv.core.factors import check_method
-from svdinv.core.functions import Soft, SpectralFunction, TopSubgradient
+from svdinv.core.functions import SpectralFunction, TopSubgradient
 from svdinv.core.namespace import Array, sizes
 from svdinv.core.spectral_operations import Factorise, Map, RelativeMap, leading_sum
+from svdinv.core.thresholds import Soft
 from svdinv.operators._arguments import threshold_values
 
 
