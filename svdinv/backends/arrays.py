@@ -29,11 +29,21 @@ class _Extended:
 
     def __init__(self, base: Namespace, on_host: bool) -> None:
         self._base = base
+        self._kinds: dict[Any, bool] = {}
         if on_host:
             self.any_on_host = self._any
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._base, name)
+        value = self.__dict__[name] = getattr(
+            self._base, name
+        )  # found at once next time
+        return value
+
+    def isdtype(self, dtype: Any, kind: Any) -> bool:
+        known = self._kinds.get((dtype, kind))
+        if known is None:
+            known = self._kinds[dtype, kind] = self._base.isdtype(dtype, kind)
+        return known
 
     def _any(self, mask: Array) -> bool:
         return bool(self._base.any(mask))

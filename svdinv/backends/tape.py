@@ -253,10 +253,12 @@ def innermost(x: Any) -> Tape | None:
     """Give the innermost tape that any array in (nested) `x` is on."""
     if isinstance(x, Traced):
         return x.tape
+    found = None
     if isinstance(x, tuple | list):
-        tapes = [tape for tape in map(innermost, x) if tape is not None]
-        return max(tapes, key=lambda tape: tape.level, default=None)
-    return None
+        for tape in map(innermost, x):
+            if tape is not None and (found is None or tape.level > found.level):
+                found = tape
+    return found
 
 
 def untraced(x: Any) -> Any:

@@ -64,6 +64,7 @@ _CONSTANT = frozenset(
     ]
 )
 
+_OF_DTYPES = frozenset(("finfo", "isdtype", "result_type"))
 
 # The derivative in each argument: of the namespace, the arguments, and the result.
 _FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
@@ -108,13 +109,17 @@ class TapedNamespace:
             fft=self._fft, ifft=self._ifft, rfft=self._rfft, irfft=self._irfft
         )
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
+        function = self.__dict__[name] = self._wrapped(name)  # found at once next time
+        return function
+
+    def _wrapped(self, name: str) -> Any:
         if name in _FACTORS:
             return partial(self._elementwise, name, _FACTORS[name])
         value = getattr(self.base, name)
         if name in _CONSTANT:
             return lambda *args, **kw: value(*map(untraced, args), **kw)
-        if not callable(value) or isinstance(value, type):
+        if not callable(value) or isinstance(value, type) or name in _OF_DTYPES:
             return value
         return self._refuse(name, value)
 

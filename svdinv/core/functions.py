@@ -25,17 +25,10 @@ from svdinv.core.namespace import Array, Namespace, safe_divide
 from svdinv.core.tolerances import eps, rounding_rtol
 
 __all__ = [
-    "Firm",
-    "Hard",
-    "LogSum",
     "Polar",
     "Power",
     "ProperRotation",
-    "Rank",
     "Sample",
-    "Schatten",
-    "Shrink",
-    "Soft",
     "SpectralFunction",
     "Threshold",
     "TopSubgradient",

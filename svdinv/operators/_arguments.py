@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from dataclasses import replace
 from typing import Any
 
 from svdinv.core.backend import Backend
@@ -91,6 +92,17 @@ def negative_axis(backend: Backend, axis: int, X: Array) -> int:
     if not -3 <= negative < 0:
         raise ValueError(f"axis must be one of the last three, got {axis}")
     return negative
+
+
+def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> Any:
+    """Tell an operation that cotangents are no better than a half precision `given`.
+
+    They come back with the rounding errors of the outputs.
+    """
+    if A.dtype == given.dtype:
+        return operation
+    half = backend.half_precision(given.dtype)
+    return replace(operation, epsilon=None if half is None else half[1])
 
 
 def shorter(shape: Any) -> int | None:

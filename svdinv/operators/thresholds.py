@@ -280,7 +280,7 @@ def huber_threshold(
     A : array
         Matrices, shape (..., m, n), real or complex.
     tau : float or array
-        Weight >= 0 of the penalty, in units of A, broadcasting to the batch shape (...).
+        Weight >= 0 of the penalty, in units of A, broadcasting to the batch shape.
     delta : float
         Where Huber's function turns from a parabola into a line, in units of A;
         above 0.
