@@ -526,24 +526,13 @@ def log_derivative(
     rounding = 2 * epsilon * (v.most + size * inverse)
     curvature = xp.sqrt(square_g) * inverse + xp.sqrt(square_b) * inverse**2
     spread = xp.sqrt(mean(ds * ds))
-    misfit = xp.sqrt(mean((dg - slope[..., :, None] * db) ** 2))
     slope_error = safe_divide(
-        rounding + curvature * spread + misfit, xp.sqrt(variance), slope_known, xp
+        rounding + curvature * spread, xp.sqrt(variance), slope_known, xp
     )
 
-    # Without a penalty on the singular values the line goes through the origin,
-    # and the ratio is known even where b hardly varies.
-    through_origin = ~slope_known | (xp.abs(ratio - slope) <= slope_error)
-    misfit = xp.sqrt(
-        mean((gS[..., None, :] - ratio[..., :, None] * b[..., None, :]) ** 2)
-    )
-    ratio_error = safe_divide(misfit, xp.sqrt(square_b), square_b > least, xp)
-    ratio_error = ratio_error + RATIO_ERROR * inverse
-    # With nothing but rounding on the diagonal, the minimum norm is the better guess.
+    # Where b hardly varies, the line through the origin, as without a penalty on the
+    # singular values; with nothing but rounding on the diagonal, the minimum norm.
     silent = square_b <= (8 * epsilon * size) ** 2
-    ratio_error = xp.where(silent, 2 * inverse, ratio_error)
-    ratio_error = xp.where(
-        slope_known, xp.minimum(slope_error, ratio_error), ratio_error
-    )
-    rho = xp.where(through_origin, ratio, slope)
-    return rho, xp.where(through_origin, ratio_error, slope_error)
+    ratio_error = xp.where(silent, 2 * inverse, RATIO_ERROR * inverse)
+    rho = xp.where(slope_known, slope, ratio)
+    return rho, xp.where(slope_known, slope_error, ratio_error)

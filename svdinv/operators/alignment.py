@@ -149,6 +149,10 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
     if is_complex(P, xp) or is_complex(Q, xp):
         raise TypeError("P and Q must be real")
     check_compatible(backend, P, Q, "P", "Q")
+    if P.shape[-1] == 0:
+        raise backend.shape_error(
+            f"P and Q must have at least one coordinate, got shape {tuple(P.shape)}"
+        )
     # Both in the batch shape of both, by adding zeros.
     P, Q = P + xp.zeros_like(Q[..., :1, :1]), Q + xp.zeros_like(P[..., :1, :1])
     w = xp.ones_like(P[..., 0])
