@@ -119,3 +119,21 @@ def test_tensorflow_keeps_nan_in_its_matrix_by_gram(traced):
     found = (tf.function(threshold) if traced else threshold)(tf.constant(A)).numpy()
     assert np.isnan(found[0]).any()
     np.testing.assert_allclose(found[1], svdinv.numpy.svt(A[1], 0.5), rtol=1e-12)
+
+
+def test_gauge_dependence_of_eigenvectors():
+    torch = pytest.importorskip("torch")
+    import svdinv
+    import svdinv.torch
+
+    monitor = svdinv.GaugeMonitor()
+    A = torch.diag(torch.tensor([2.0, 2.0, 1.0])).requires_grad_()
+    w, V = svdinv.torch.eigh(A, gauge=monitor)
+    ((V * w) @ V.mT).sum().backward()
+    assert monitor.last < 1e-6
+    svdinv.torch.eigh(A, gauge=monitor).V[0, 1].backward()
+    assert monitor.last > 0.1
+    with pytest.raises(svdinv.GaugeError):
+        svdinv.torch.eigh(A, gauge="error").V[0, 1].backward()
+    with pytest.raises(ValueError, match="gauge"):
+        svdinv.torch.eigh(A, gauge="loud")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from svdinv.core.eigh import eigh_pullback, eigh_pushforward
+from svdinv.core.degenerate import check_repeated
+from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
+from svdinv.core.gauge import Gauge, check_gauge, report_gauge
 from svdinv.core.hermitian import (
     HermitianFunction,
     hermitian_derivative,
     hermitian_map,
     hermitian_second_derivative,
 )
-from svdinv.core.namespace import Array, Namespace, adjoint
+from svdinv.core.namespace import Array, Namespace, adjoint, on_host
 from svdinv.core.operation import Operation, add, masked, refuse_third
+from svdinv.core.tolerances import eps
 
 __all__ = ["Eigh", "HermitianMap", "from_triangle"]
 
@@ -37,15 +41,26 @@ class Eigh(Operation):
         Which triangle of A is read.
     rtol : float or None
         Gap, relative to the largest modulus, up to which the consistent rule acts.
+    gauge : {"ignore", "warn", "error"} or callable
+        What to do with a gauge-dependent loss.
     epsilon : float or None
         Relative precision of the cotangents, where it is not that of their dtype.
     """
 
     triangle: str = "L"
     rtol: float | None = None
+    gauge: Gauge = "ignore"
     epsilon: float | None = None
     saves_inputs = False
     saves_outputs = True
+
+    def __post_init__(self) -> None:
+        """Refuse bad values before any work is done."""
+        check_repeated("consistent", self.rtol)
+        check_gauge(self.gauge)
+
+    def anonymous(self) -> Eigh:
+        return self if self.gauge == "ignore" else replace(self, gauge="ignore")
 
     def value(self, x, xp):
         A = x[0] if self.triangle == "L" else from_triangle(x[0], self.triangle, xp)
@@ -56,7 +71,11 @@ class Eigh(Operation):
         return call(_EighPush(self), *y, dx[0])
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        return call(_EighPull(self), *y, *g)
+        if self.gauge != "ignore" and g[1] is not None:
+            dependence = eigh_gauge_dependence(y[0], y[1], g[1], xp=xp)
+            report = partial(report_gauge, gauge=self.gauge, epsilon=eps(y[1], xp))
+            on_host(report, dependence, xp)
+        return call(_EighPull(self.anonymous()), *y, *g)
 
 
 @dataclass(frozen=True)
@@ -66,11 +85,15 @@ class _EighPush(Operation):
     eigh: Eigh
     transparent = True
 
+    def anonymous(self) -> _EighPush:
+        return _EighPush(self.eigh.anonymous())
+
     def value(self, x, xp):
         return tuple(eigh_pushforward(*x, xp=xp))
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        return None, None, *call(_EighPull(self.eigh), *x[:2], *g)
+        gA = self.eigh.cotangent((None,), x[:2], g, (True,), call, xp)
+        return None, None, *gA
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from svdinv.core.backend import Backend
-from svdinv.core.degenerate import check_repeated
 from svdinv.core.eigh import EighResult
+from svdinv.core.gauge import Gauge
 from svdinv.core.hermitian import (
     Exponential,
     HermitianFunction,
@@ -23,7 +23,12 @@ from svdinv.operators._registry import operator
 
 @operator
 def eigh(
-    backend: Backend, A: Any, UPLO: str | None = None, *, rtol: float | None = None
+    backend: Backend,
+    A: Any,
+    UPLO: str | None = None,
+    *,
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
 ) -> EighResult:
     """Eigendecomposition of Hermitian matrices that can be differentiated everywhere.
 
@@ -41,6 +46,9 @@ def eigh(
     rtol : float, optional
         Gap, relative to the largest modulus, up to which the rule for repeated
         eigenvalues acts. Default: sqrt(eps).
+    gauge : {"ignore", "warn", "error"} or callable, optional
+        What to do in the backward pass if the loss depends on the arbitrary phase
+        or basis of the eigenvectors, as for `svd`.
 
     Returns
     -------
@@ -53,8 +61,10 @@ def eigh(
     TypeError
         If A is not floating point or complex.
     ValueError
-        If `UPLO` or `rtol` is not one of the accepted values. Matrices that are not
-        square have the framework's own error.
+        If `UPLO`, `rtol` or `gauge` is not one of the accepted values. Matrices that
+        are not square have the framework's own error.
+    svdinv.GaugeError
+        In the backward pass, with ``gauge="error"``.
 
     See Also
     --------
@@ -68,10 +78,10 @@ def eigh(
     """
     if UPLO not in ("L", "U", None):
         raise ValueError(f'UPLO must be "L" or "U", got {UPLO!r}')
-    check_repeated("consistent", rtol)
+    operation = Eigh(UPLO or "L", rtol, gauge)  # checks the options
     xp, given = backend.xp, backend.asarray(A, "A")
     A, restore = _square(backend, given)
-    operation = in_precision(backend, Eigh(UPLO or "L", rtol), given, A)
+    operation = in_precision(backend, operation, given, A)
     if backend.triangle is None and UPLO is None:
         A = herm(A, xp)
     elif backend.gradient_in_triangle:
