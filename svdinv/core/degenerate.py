@@ -530,9 +530,12 @@ def log_derivative(
         rounding + curvature * spread, xp.sqrt(variance), slope_known, xp
     )
 
-    # Where b hardly varies, the line through the origin, as without a penalty on the
-    # singular values; with nothing but rounding on the diagonal, the minimum norm.
+    # Without a penalty on the singular values the line goes through the origin,
+    # and the ratio is known even where b hardly varies.
+    through_origin = ~slope_known | (xp.abs(ratio - slope) <= slope_error)
+    # With nothing but rounding on the diagonal, the minimum norm is the better guess.
     silent = square_b <= (8 * epsilon * size) ** 2
     ratio_error = xp.where(silent, 2 * inverse, RATIO_ERROR * inverse)
-    rho = xp.where(slope_known, slope, ratio)
-    return rho, xp.where(slope_known, slope_error, ratio_error)
+    known = xp.where(slope_known, xp.minimum(slope_error, ratio_error), ratio_error)
+    rho = xp.where(through_origin, ratio, slope)
+    return rho, xp.where(through_origin, known, slope_error)

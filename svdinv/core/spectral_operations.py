@@ -54,7 +54,7 @@ class Factorise(Operation):
 
 @dataclass(frozen=True)
 class Map(Operation):
-    """(A, tau, *factors) -> F(A, tau)."""
+    """(A, tau, factors) -> F(A, tau)."""
 
     function: SpectralFunction
     kind: Kind = SVDFactors
@@ -75,7 +75,7 @@ class Map(Operation):
 
 @dataclass(frozen=True)
 class Push(Operation):
-    """(A, tau, dA, dtau, *factors) -> tangent of F(A, tau)."""
+    """(A, tau, dA, dtau, factors) -> tangent of F(A, tau)."""
 
     function: SpectralFunction
     kind: Kind = SVDFactors
@@ -111,7 +111,7 @@ class Push(Operation):
 
 @dataclass(frozen=True)
 class Pull(Operation):
-    """(A, tau, G, *factors) -> cotangents of A and tau from that of F(A, tau)."""
+    """(A, tau, G, factors) -> cotangents of A and tau from that of F(A, tau)."""
 
     function: SpectralFunction
     kind: Kind = SVDFactors
@@ -224,7 +224,7 @@ class SecondPull(Operation):
 
 @dataclass(frozen=True)
 class Sum(Operation):
-    """(A, value, *factors) -> value, one number per matrix, with the gradient F(A)."""
+    """(A, value, factors) -> value, one number per matrix, with the gradient F(A)."""
 
     function: SpectralFunction
     kind: Kind = SVDFactors
@@ -245,7 +245,7 @@ class Sum(Operation):
 
 @dataclass(frozen=True)
 class RelativeMap(Operation):
-    """(A, ratio, *factors) -> F(A, ratio s_1), in as many products as `Map`."""
+    """(A, ratio, factors) -> F(A, ratio s_1), in as many products as `Map`."""
 
     function: SpectralFunction
     kind: Kind = SVDFactors
@@ -273,7 +273,7 @@ class RelativeMap(Operation):
 
 @dataclass(frozen=True)
 class _RelativePull(Operation):
-    """(A, ratio, G, *factors) -> cotangents of A and ratio."""
+    """(A, ratio, G, factors) -> cotangents of A and ratio."""
 
     function: SpectralFunction
     kind: Kind = SVDFactors
