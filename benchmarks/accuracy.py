@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 
 import svdinv.numpy
-from svdinv.core.repeated import REPEATED_RULES
+from svdinv.core.degenerate import REPEATED_RULES
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -180,33 +180,46 @@ def entry(e: np.ndarray) -> str:
     return text if lost(e) == 0 else f"{text}, NaN in {lost(e):.0%}"
 
 
-# name: (result and pullback, the function in closed form or extended precision)
+def applied(name: str, *arguments: Any) -> Callable[[np.ndarray], Any]:
+    """Make a function of the matrix alone of an operator of `svdinv.numpy`."""
+    operator = getattr(svdinv.numpy, name)
+    return lambda A: operator(A, *arguments)
+
+
+# With delta = 0.525, 1 / (1 + TAU / delta) is 0.6, and delta + TAU 0.875.
+HUBER = spectral_oracle.numeric(
+    "huber",
+    lambda s: np.maximum(0.6 * s, s - TAU),
+    lambda s: np.where(s < 0.875, 0.6, 1.0),
+    kinks=(0.875,),
+)
+
+# name: (operator, its function in closed form or extended precision)
 OPERATORS: dict[str, tuple[Callable[[np.ndarray], Any], oracle.SpectralFunction]] = {
-    "`svt`": (lambda A: svdinv.numpy.svt_vjp(A, TAU), spectral_oracle.soft(TAU)),
-    "`svht`": (lambda A: svdinv.numpy.svht_vjp(A, TAU), spectral_oracle.hard()),
+    "`svt`": (applied("svt", TAU), spectral_oracle.soft(TAU)),
+    "`svht`": (applied("svht", TAU), spectral_oracle.hard()),
     "`firm_threshold`, gamma = 2.5": (
-        lambda A: svdinv.numpy.firm_threshold_vjp(A, TAU, 2.5),
+        applied("firm_threshold", TAU, 2.5),
         spectral_oracle.firm(2.5),
     ),
     "`log_sum_threshold`, epsilon = 0.3": (
-        lambda A: svdinv.numpy.log_sum_threshold_vjp(A, 0.1, 0.3),
+        applied("log_sum_threshold", 0.1, 0.3),
         spectral_oracle.log_sum(0.1, 0.3),
     ),
     "`schatten_prox`, p = 1/2": (
-        lambda A: svdinv.numpy.schatten_prox_vjp(A, 0.1, 1 / 2),
+        applied("schatten_prox", 0.1, 1 / 2),
         spectral_oracle.schatten(1 / 2, 0.1),
     ),
     "`schatten_prox`, p = 2/3": (
-        lambda A: svdinv.numpy.schatten_prox_vjp(A, 0.1, 2 / 3),
+        applied("schatten_prox", 0.1, 2 / 3),
         spectral_oracle.schatten(2 / 3, 0.1),
     ),
-    "`polar`": (svdinv.numpy.polar_vjp, oracle.POLAR),
-    "`spectral_map`, tanh": (
-        lambda A: svdinv.numpy.spectral_map_vjp(
-            A, np.tanh, lambda s: 1 / np.cosh(s) ** 2
-        ),
-        oracle.TANH,
+    "`huber_threshold`, delta = 0.525": (
+        applied("huber_threshold", TAU, 0.525),
+        HUBER,
     ),
+    "`polar`": (svdinv.numpy.polar, oracle.POLAR),
+    "`spectral_map`, tanh": (applied("spectral_map", np.tanh), oracle.TANH),
 }
 
 
@@ -215,7 +228,7 @@ def operators_table(out: Path) -> None:
     dtypes = (np.float64, np.complex128, np.float32, np.complex64)
     lines = ["| | " + " | ".join(d.__name__ for d in dtypes) + " |"]
     lines.append("|---" * (1 + len(dtypes)) + "|")
-    for name, (vjp, function) in OPERATORS.items():
+    for name, (operator, function) in OPERATORS.items():
         entries = []
         for dtype in dtypes:
             found = []
@@ -225,9 +238,8 @@ def operators_table(out: Path) -> None:
                     continue  # no derivative, or one of the size of 1 / s
                 for shape in ((8, 8), (12, 7), (6, 9)):
                     p = oracle.draw(spectrum, shape, draws=OPERATOR_DRAWS, dtype=dtype)
-                    _, pullback = vjp(p.A)
-                    gradient = pullback(p.G.astype(dtype))
-                    gA = gradient[0] if isinstance(gradient, tuple) else gradient
+                    _, pullback = svdinv.numpy.vjp(operator, p.A)
+                    (gA,) = pullback(p.G.astype(dtype))
                     exact = p.exact_gradient(function)
                     found.append(oracle.relative_error(gA, exact))
             e = np.concatenate(found)
@@ -243,28 +255,21 @@ def thresholds_figure(out: Path) -> None:
     s = np.linspace(0, 4, 801)
     A, one = s[:, None, None], np.ones((s.size, 1, 1))
     operators = {
-        "svt, tau = 1": lambda: svdinv.numpy.svt_vjp(A, 1.0),
-        "svht, tau = 1": lambda: svdinv.numpy.svht_vjp(A, 1.0),
-        "firm_threshold, tau = 1, gamma = 2.5": lambda: svdinv.numpy.firm_threshold_vjp(
-            A, 1.0, 2.5
+        "svt, tau = 1": applied("svt", 1.0),
+        "svht, tau = 1": applied("svht", 1.0),
+        "firm_threshold, tau = 1, gamma = 2.5": applied("firm_threshold", 1.0, 2.5),
+        "log_sum_threshold, tau = 1, epsilon = 0.5": applied(
+            "log_sum_threshold", 1.0, 0.5
         ),
-        "log_sum_threshold, tau = 1, epsilon = 0.5": lambda: (
-            svdinv.numpy.log_sum_threshold_vjp(A, 1.0, 0.5)
-        ),
-        "schatten_prox, tau = 1, p = 1/2": lambda: svdinv.numpy.schatten_prox_vjp(
-            A, 1.0, 1 / 2
-        ),
-        "schatten_prox, tau = 1, p = 2/3": lambda: svdinv.numpy.schatten_prox_vjp(
-            A, 1.0, 2 / 3
-        ),
-        "schatten_prox, tau = 1, p = 2": lambda: svdinv.numpy.schatten_prox_vjp(
-            A, 1.0, 2
-        ),
+        "schatten_prox, tau = 1, p = 1/2": applied("schatten_prox", 1.0, 1 / 2),
+        "schatten_prox, tau = 1, p = 2/3": applied("schatten_prox", 1.0, 2 / 3),
+        "schatten_prox, tau = 1, p = 2": applied("schatten_prox", 1.0, 2),
+        "huber_threshold, tau = 1, delta = 1": applied("huber_threshold", 1.0, 1.0),
     }
     figure = Figure(figsize=(9.5, 4.2), layout="tight")
     axes = figure.subplots(1, 2)
     for name, operator in operators.items():
-        result, pullback = operator()
+        result, pullback = svdinv.numpy.vjp(operator, A)
         y, slope = result[:, 0, 0], pullback(one)[0][:, 0, 0]
         jumps = np.flatnonzero(np.abs(np.diff(y)) > 0.1)
         axes[0].plot(s, np.insert(y, jumps + 1, np.nan)[: s.size], lw=1.6, label=name)

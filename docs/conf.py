@@ -1,6 +1,5 @@
 """Sphinx configuration; needs no network."""
 
-import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,17 +45,6 @@ def skip_field_alias(
     return True if doc.startswith("Alias for field number") else None
 
 
-def forget_signature(app: Sphinx, obj: Any, bound_method: bool) -> None:
-    """Undo what autodoc_preserve_defaults does to bound methods.
-
-    It gives their function the signature without self, of which it takes the first
-    parameter again for the next face.
-    """
-    if inspect.ismethod(obj):
-        obj.__func__.__dict__.pop("__signature__", None)
-
-
 def setup(app: Sphinx) -> None:
-    """Connect the functions above."""
-    app.connect("autodoc-before-process-signature", forget_signature, priority=900)
+    """Connect the function above."""
     app.connect("autodoc-skip-member", skip_field_alias)

@@ -7,6 +7,7 @@ the value and its tangent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from svdinv._missing import explain_missing
@@ -29,5 +30,5 @@ __all__ = sorted(_functions)
 globals().update(_functions)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Callable[..., Any]:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ measure matrices by their singular values, without handing these out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from svdinv._missing import explain_missing
@@ -98,5 +99,5 @@ def svd(
     return outputs if compute_uv else outputs.S
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Callable[..., Any]:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,10 +17,10 @@ from __future__ import annotations
 import math
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
+from svdinv import layers
 from svdinv._missing import explain_missing
-from svdinv.core.factors import check_method
 
 try:
     import keras
@@ -42,27 +42,48 @@ __all__ = [
     "TensorSingularValueThreshold",
 ]
 
-Pair: TypeAlias = int | tuple[int, int]
-
 _FACES = {"tensorflow": "svdinv.tf", "jax": "svdinv.jax", "torch": "svdinv.torch"}
 
 _register = keras.saving.register_keras_serializable(package="svdinv")
 
+_OPTIONS = "method, data_format, **kwargs"
 
-def _face() -> ModuleType:
-    """Give the functions for the framework that Keras runs on."""
-    backend = keras.backend.backend()
-    if backend not in _FACES:
-        raise NotImplementedError(
-            f"svdinv.keras runs on {', '.join(_FACES)}, not on Keras's {backend}"
-        )
-    return import_module(_FACES[backend])
+_TEXTS = {
+    "array": "nested list",
+    "an_array": "a list or array",
+    "channel": "channel",
+    "each_option": """method : optional
+    As for `svdinv.torch.svt`.
+data_format : {"channels_last", "channels_first"}, optional
+    Which axis is that of the channels, where there is one: (B, m, n) are
+    matrices, (B, m, n, C) or (B, C, m, n) one for each channel. Default:
+    `keras.config.image_data_format`.
+**kwargs
+    Of every layer: name, trainable, dtype.""",
+    "example": """>>> import keras, svdinv.keras
+>>> maps = keras.Input((None, None, 3))
+>>> svdinv.keras.SingularValueThreshold(0.2, channels=3)(maps).shape
+(None, None, None, 3)""",
+    "fourier_axes": """from -3 to -1, of the three that are not those of batch and
+    channels""",
+    "method": f"{_OPTIONS}\n    As for `SingularValueThreshold`.",
+    "options": _OPTIONS,
+    "random": "and 0 otherwise",
+    "see_also": "",
+    "seed": "\nseed : int, optional\n    Of the random shift.",
+    "series": """of series (B, T, H, W) or, with channels,
+    (B, T, H, W, C) or (B, C, T, H, W). H and W must be known""",
+    "tensors": """of (B, a, b, c) or, with channels,
+    (B, a, b, c, C) or (B, C, a, b, c)""",
+}
+_described = layers.described(_TEXTS)
 
 
 class _Layer(keras.layers.Layer):
     """What keeps the shape and takes channels first or last."""
 
-    core = 2  # axes of what is thresholded, beside those of batch and channels
+    _axes = 2  # beside those of batch and channels
+    _more: tuple[str, ...] = ()  # in the configuration, besides _arguments
 
     def __init__(self, *, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -77,6 +98,17 @@ class _Layer(keras.layers.Layer):
         if keras.backend.backend() == "tensorflow":
             self.supports_jit = False
 
+    def _operators(self) -> ModuleType:
+        backend = keras.backend.backend()
+        if backend not in _FACES:
+            raise NotImplementedError(
+                f"svdinv.keras runs on {', '.join(_FACES)}, not on Keras's {backend}"
+            )
+        return import_module(_FACES[backend])
+
+    def _try(self, *arguments: Any, **options: Any) -> None:
+        """Leave it to the first call."""
+
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Give the shape of the input."""
         return input_shape
@@ -87,412 +119,99 @@ class _Layer(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False) -> Any:
         """Map a tensor."""
-        last = self.data_format == "channels_last" and len(x.shape) > self.core + 1
-        if not last:
+        first = -self._axes - 1
+        if self.data_format == "channels_first" or len(x.shape) <= -first:
             return self._map(x, training)
-        ndim, front = len(x.shape), len(x.shape) - self.core - 1
-        order = (*range(front), ndim - 1, *range(front, ndim - 1))
-        back = (*range(front), *range(front + 1, ndim), front)
-        return ops.transpose(self._map(ops.transpose(x, order), training), back)
-
-    def _map(self, x: Any, training: bool) -> Any:
-        raise NotImplementedError
+        x = ops.moveaxis(x, -1, first)
+        return ops.moveaxis(self._map(x, training), first, -1)
 
     def get_config(self) -> dict[str, Any]:
         """Give the arguments that make this layer."""
-        return {**super().get_config(), "data_format": self.data_format}
+        names = ("data_format", *self._arguments, *self._more, "method")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 class _Threshold(_Layer):
-    """What learns a threshold: positive by softplus, or in (0, 1) by a sigmoid."""
+    _batch_axes = 1
+    _more: tuple[str, ...] = ("channels",)
+    _functions, _xp = ops, np
 
-    def __init__(
-        self,
-        threshold: Any,
-        *,
-        relative: bool = False,
-        channels: int | None = None,
-        num_values: int | None = None,
-        method: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.relative = relative
-        self.channels = channels
-        self.num_values = num_values
-        self.method = method
-        check_method(method)
-        shape = tuple(n for n in (channels, num_values) if n is not None)
-        start = np.asarray(threshold, dtype=np.float64)
-        if not np.all((start > 0) & (start < (1 if relative else np.inf))):
-            range_ = "between 0 and 1" if relative else "positive and finite"
-            raise ValueError(f"threshold must be {range_}, got {threshold}")
-        if np.broadcast_shapes(start.shape, shape) != shape:
-            raise ValueError(
-                f"threshold must broadcast to {shape}, got shape {start.shape}"
-            )
-        self._start = start
-        inverse = np.log(start) - np.log1p(-start) if relative else _inverted(start)
-        raw = np.broadcast_to(inverse, shape).copy()
+    def _double(self, threshold: Any) -> Any:
+        return np.asarray(threshold, dtype=np.float64)
+
+    def _learn(self, shape: tuple[int, ...]) -> None:
+        first = np.broadcast_to(self._first_raw(), shape).copy()
         self.raw_threshold = self.add_weight(
             name="raw_threshold",
             shape=shape,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(raw, dtype),
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(first, dtype),
             autocast=False,
         )
 
-    @property
-    def threshold(self) -> Any:
-        """Current threshold: one number, or of shape (channels,)."""
-        raw = ops.convert_to_tensor(self.raw_threshold)
-        return ops.sigmoid(raw) if self.relative else ops.softplus(raw)
+    def _raw(self) -> Any:
+        return ops.convert_to_tensor(self.raw_threshold)
 
-    def _tau(self, x: Any) -> Any:
-        """Threshold for `x`, channels first, of which it checks the channels."""
-        ndim, axis = len(x.shape), -self.core - 1
-        # The first axis is that of the batch.
-        if self.channels is not None and (
-            ndim < 1 - axis or x.shape[axis] not in (None, self.channels)
-        ):
-            raise ValueError(
-                f"expected {self.channels} channels ({self.data_format}), got "
-                f"{x.shape[axis] if ndim >= 1 - axis else 'none'}"
-            )
-        tau = self.threshold
-        if self.num_values is None:
-            return tau
-        shape = tuple(tau.shape)
-        return ops.reshape(tau, (1,) * (ndim - 1 - len(shape)) + shape)
+    def _channel_error(self, shape: Any, axis: int) -> Exception:
+        found = shape[axis] if len(shape) >= 1 - axis else "none"
+        return ValueError(
+            f"expected {self.channels} channels ({self.data_format}), got {found}"
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Give the arguments that make this layer."""
-        config = {"threshold": self._start.tolist(), **super().get_config()}
-        return {**config, **{name: getattr(self, name) for name in self._arguments()}}
-
-    def _arguments(self) -> tuple[str, ...]:
-        return "relative", "channels", "method"
+        return {"threshold": self._start.tolist(), **super().get_config()}
 
 
 @_register
-class SingularValueThreshold(_Threshold):
-    """Soft-threshold the singular values of matrices, with a learned threshold.
-
-    Parameters
-    ----------
-    threshold : float or nested list
-        First threshold; a list or array gives one for each parameter.
-    relative : bool, optional
-        Whether thresholds are multiples of the largest singular value of each
-        matrix, between 0 and 1; otherwise they are positive, in units of the input.
-    num_values : int, optional
-        Learn a threshold for each of this many singular values, min(m, n) (weighted
-        nuclear norm). The derivative needs equal ones for equal singular values.
-    channels : int, optional
-        Learn a threshold for each channel.
-    method : optional
-        As for `svdinv.torch.svt`.
-    data_format : {"channels_last", "channels_first"}, optional
-        Which axis is that of the channels, where there is one: (B, m, n) are
-        matrices, (B, m, n, C) or (B, C, m, n) one for each channel. Default:
-        `keras.config.image_data_format`.
-    **kwargs
-        Of every layer: name, trainable, dtype.
-
-    Examples
-    --------
-    >>> import keras, svdinv.keras
-    >>> maps = keras.Input((None, None, 3))
-    >>> svdinv.keras.SingularValueThreshold(0.2, channels=3)(maps).shape
-    (None, None, None, 3)
-    """
-
-    def __init__(
-        self,
-        threshold: Any = 0.1,
-        *,
-        relative: bool = True,
-        num_values: int | None = None,
-        channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            threshold,
-            relative=relative,
-            channels=channels,
-            num_values=num_values,
-            method=method,
-            data_format=data_format,
-            **kwargs,
-        )
-
-    def _map(self, x: Any, training: bool) -> Any:
-        tau = self._tau(x)
-        return _face().svt(x, tau, relative=self.relative, method=self.method)
-
-    def _arguments(self) -> tuple[str, ...]:
-        return "num_values", *super()._arguments()
+@_described
+class SingularValueThreshold(layers.SingularValueThreshold, _Threshold):
+    _more = ("channels", "num_values")
 
 
 @_register
-class FirmThreshold(_Threshold):
-    """Firm-threshold the singular values of matrices, with a learned threshold.
-
-    Parameters
-    ----------
-    threshold : float or nested list
-        First threshold.
-    gamma : float, optional
-        Where shrinking ends, in multiples of the threshold; above 1. Not learned.
-    relative, channels, method, data_format, **kwargs
-        As for `SingularValueThreshold`.
-    """
-
-    def __init__(
-        self,
-        threshold: Any = 0.1,
-        *,
-        gamma: float = 3.0,
-        relative: bool = True,
-        channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            threshold,
-            relative=relative,
-            channels=channels,
-            method=method,
-            data_format=data_format,
-            **kwargs,
-        )
-        self.gamma = gamma
-
-    def _map(self, x: Any, training: bool) -> Any:
-        tau = self._tau(x)
-        return _face().firm_threshold(
-            x, tau, self.gamma, relative=self.relative, method=self.method
-        )
-
-    def _arguments(self) -> tuple[str, ...]:
-        return "gamma", *super()._arguments()
+@_described
+class FirmThreshold(layers.FirmThreshold, _Threshold): ...
 
 
 @_register
-class SchattenProx(_Threshold):
-    """Proximal operator of the sum of s^p, with a learned weight.
-
-    Parameters
-    ----------
-    p : float
-        1/2, 2/3, 1 or 2.
-    threshold : float or nested list
-        First weight of the penalty, positive, in units of the input to 2 - p.
-    channels, method, data_format, **kwargs
-        As for `SingularValueThreshold`.
-    """
-
-    def __init__(
-        self,
-        p: float,
-        threshold: Any = 0.1,
-        *,
-        channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            threshold,
-            channels=channels,
-            method=method,
-            data_format=data_format,
-            **kwargs,
-        )
-        self.p = p
-
-    def _map(self, x: Any, training: bool) -> Any:
-        return _face().schatten_prox(x, self._tau(x), self.p, method=self.method)
-
-    def _arguments(self) -> tuple[str, ...]:
-        return "p", "channels", "method"
+@_described
+class SchattenProx(layers.SchattenProx, _Threshold): ...
 
 
 @_register
-class TensorSingularValueThreshold(_Threshold):
-    """Soft-threshold a tensor's singular values, with a learned threshold.
-
-    Parameters
-    ----------
-    threshold : float or nested list
-        First threshold; relative to the largest singular value of each frequency.
-    axis : int, optional
-        Fourier axis, from -3 to -1, of the three that are not those of batch and
-        channels.
-    relative, channels, method, data_format, **kwargs
-        As for `SingularValueThreshold`; of (B, a, b, c) or, with channels,
-        (B, a, b, c, C) or (B, C, a, b, c).
-    """
-
-    core = 3
-
-    def __init__(
-        self,
-        threshold: Any = 0.1,
-        *,
-        axis: int = -1,
-        relative: bool = True,
-        channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            threshold,
-            relative=relative,
-            channels=channels,
-            method=method,
-            data_format=data_format,
-            **kwargs,
-        )
-        if axis not in (-3, -2, -1):  # others would count batch and channels
-            raise ValueError(f"axis must be -3, -2 or -1, got {axis}")
-        self.axis = axis
-
-    def _map(self, x: Any, training: bool) -> Any:
-        tau = self._tau(x)
-        return _face().tsvt(
-            x, tau, self.axis, relative=self.relative, method=self.method
-        )
-
-    def _arguments(self) -> tuple[str, ...]:
-        return "axis", *super()._arguments()
+@_described
+class TensorSingularValueThreshold(layers.TensorSingularValueThreshold, _Threshold):
+    _negative_axis = True
 
 
 @_register
-class LocalLowRank(_Threshold):
-    """Soft-threshold the blocks of a series, with a learned threshold.
-
-    Parameters
-    ----------
-    block : int or (int, int)
-        Height and width of a block.
-    threshold : float or nested list
-        First threshold; relative to the largest singular value of each block.
-    stride : int or (int, int), optional
-        Distance of neighbouring blocks, a divisor of `block`. Default: `block`.
-    shift : "random", int or (int, int), optional
-        First row and column of the first block; the tiling wraps around. With
-        ``"random"``, it is drawn anew in every call while training, and 0 otherwise.
-    seed : int, optional
-        Of the random shift.
-    relative, channels, method, data_format, **kwargs
-        As for `SingularValueThreshold`; of series (B, T, H, W) or, with channels,
-        (B, T, H, W, C) or (B, C, T, H, W). H and W must be known.
-    """
-
-    core = 3
+@_described
+class LocalLowRank(layers.LocalLowRank, _Threshold):
+    _more = ("seed", "channels")
 
     def __init__(
-        self,
-        block: Pair,
-        threshold: Any = 0.1,
-        *,
-        stride: Pair | None = None,
-        shift: Pair | Literal["random"] = "random",
-        seed: int | None = None,
-        relative: bool = True,
-        channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            threshold,
-            relative=relative,
-            channels=channels,
-            method=method,
-            data_format=data_format,
-            **kwargs,
-        )
-        if isinstance(shift, str) and shift != "random":
-            raise ValueError(f"shift must be 'random' or integers, got {shift!r}")
-        self.block, self.stride, self.shift = block, stride, shift
+        self, block: layers.Pair, threshold: Any = 0.1, *, seed: int | None = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(block, threshold, **options)
         self.seed = seed
-        if shift == "random":
+        if self.shift == "random":
             self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def _map(self, x: Any, training: bool) -> Any:
-        if self.shift != "random":
-            return self._apply_operator(x, self.shift)
-        if not training:
-            return self._apply_operator(x, 0)
-        # Rolled by index, for a shift that is a number would be compiled in.
-        *_, height, width = x.shape
-        (h, w), steps = _pair(self.block), _pair(self.stride or self.block)
-        if None in (height, width):
-            raise ValueError("the height and width of the series must be known")
-        before = [(0, 0)] * (len(x.shape) - 2)
-        x = ops.pad(x, [*before, (0, -height % h), (0, -width % w)])
-        orders = []
-        for axis, step in zip((-2, -1), steps, strict=True):
-            size = x.shape[axis]
-            shift = keras.random.randint((1,), 0, step, seed=self.seed_generator)
-            places = ops.arange(size, dtype="int32")
-            orders.append((axis, ops.mod(places - shift, size)))
-            x = ops.take(x, ops.mod(places + shift, size), axis=axis)
-        x = self._apply_operator(x, 0)
-        for axis, order in orders:
-            x = ops.take(x, order, axis=axis)
-        return x[..., :height, :width]
+    def _pad(self, x: Any, below: int, right: int) -> Any:
+        return ops.pad(x, [(0, 0)] * (len(x.shape) - 2) + [(0, below), (0, right)])
 
-    def _apply_operator(self, x: Any, shift: Any) -> Any:
-        return _face().local_low_rank(
-            x,
-            self._tau(x),
-            self.block,
-            stride=self.stride,
-            shift=shift,
-            relative=self.relative,
-            method=self.method,
-        )
+    def _draw(self, end: int, x: Any) -> Any:
+        return keras.random.randint((1,), 0, end, seed=self.seed_generator)
 
-    def _arguments(self) -> tuple[str, ...]:
-        return "block", "stride", "shift", "seed", *super()._arguments()
+    def _roll(self, x: Any, shift: Any, axis: int) -> Any:
+        order = ops.arange(x.shape[axis], dtype="int32") + shift
+        return ops.take(x, ops.mod(order, x.shape[axis]), axis=axis)
 
 
 @_register
-class LowRank(_Layer):
-    """Best approximation of matrices of a given rank.
-
-    Parameters
-    ----------
-    rank : int
-        Number of singular values to keep.
-    method, data_format, **kwargs
-        As for `SingularValueThreshold`.
-    """
-
-    def __init__(
-        self,
-        rank: int,
-        *,
-        method: str = "auto",
-        data_format: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(data_format=data_format, **kwargs)
-        self.rank, self.method = rank, method
-        check_method(method)
-
-    def _map(self, x: Any, training: bool) -> Any:
-        return _face().low_rank(x, self.rank, method=self.method)
-
-    def get_config(self) -> dict[str, Any]:
-        """Give the arguments that make this layer."""
-        return {**super().get_config(), "rank": self.rank, "method": self.method}
+@_described
+class LowRank(layers.LowRank, _Layer): ...
 
 
 @_register
@@ -561,30 +280,15 @@ class Casorati(keras.layers.Wrapper):
 
     def call(self, x: Any) -> Any:
         """Apply the layer to a series."""
-        ndim, first = len(x.shape), self._first(len(x.shape))
-        end = first + 1 + self.spatial
-        order = (*range(first), *range(first + 1, end), first, *range(end, ndim))
-        x = ops.transpose(x, order)
-        size = [
-            length if length is not None else traced
-            for length, traced in zip(x.shape, ops.shape(x), strict=True)
-        ]
-        pixels = math.prod(size[first : end - 1])
-        matrices = ops.reshape(x, (*size[:first], pixels, *size[end - 1 :]))
-        result = ops.reshape(self.layer(matrices), size)
-        back = (*range(first), end - 1, *range(first, end - 1), *range(end, ndim))
-        return ops.transpose(result, back)
+        first = self._first(len(x.shape))
+        last = first + self.spatial
+        x = ops.moveaxis(x, first, last)
+        size = ops.shape(x)
+        pixels = math.prod(size[first:last])
+        matrices = ops.reshape(x, (*size[:first], pixels, *size[last:]))
+        return ops.moveaxis(ops.reshape(self.layer(matrices), size), last, first)
 
     def get_config(self) -> dict[str, Any]:
         """Give the arguments that make this layer."""
         own = {"spatial": self.spatial, "data_format": self.data_format}
         return {**super().get_config(), **own}
-
-
-def _inverted(threshold: Any) -> Any:
-    """Invert softplus."""
-    return threshold + np.log(-np.expm1(-threshold))
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)

@@ -219,6 +219,7 @@ def test_accuracy_study(tmp_path, monkeypatch):
     assert written(tmp_path) <= written(FIGURES)
     elsewhere = (
         "gallery-",
+        "how-svdinv-is-built",
         "masks",
         "networks-",
         "phantom",

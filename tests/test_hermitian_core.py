@@ -11,6 +11,7 @@ import pytest
 from hermitian_oracle import GAPS, PENALTIES, SPECTRA, adjoint, draw, functions, normal
 from oracle import relative_error
 
+from svdinv.core.degenerate import never_look
 from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
 from svdinv.core.hermitian import (
     Exponential,
@@ -21,13 +22,12 @@ from svdinv.core.hermitian import (
     hermitian_map,
     hermitian_second_derivative,
 )
-from svdinv.core.repeated import never_look
 
 PRECISIONS = {
     "double": (np.float64, np.complex128),
     "single": (np.float32, np.complex64),
 }
-NAMESPACES = {"numpy": np, "array_api_strict": array_api_strict}
+NAMESPACES = (np, array_api_strict)
 FUNCTIONS = {
     "exp": (Exponential(), oracle.EXP),
     "sqrt": (SquareRoot(), oracle.SQRT),
@@ -113,7 +113,9 @@ def test_pullback_on_the_standard_and_in_windows(spectrum, precision):
 
 
 @pytest.mark.parametrize("scale", [1e-160, 1e-20, 1e20, 1e150])
-@pytest.mark.parametrize("spectrum", ["distinct", "pair", "zeros", "indefinite pairs"])
+@pytest.mark.parametrize(
+    "spectrum", ["distinct", "pair", "zeros", "indefinite pairs", "negative"]
+)
 def test_pullback_at_any_scale(spectrum, scale):
     assert pullback_errors(spectrum, "double", draws=5, scale=scale).max() < 1e-12
 
@@ -233,28 +235,30 @@ def test_second_derivative_by_automatic_differentiation(spectrum, dtype):
         np.testing.assert_allclose(found, exact.real.sum((-2, -1)), rtol=1e-11)
 
 
-def function_errors(name, problem, dtype, xp, factors=None):
+def function_errors(name, problem, dtype, factors=None):
     """Relative errors of a function of matrices and of its first two derivatives."""
     function, f = FUNCTIONS[name]
     rng = np.random.default_rng(2)
     X, Y = (normal(problem.A.shape, rng, dtype) for _ in "XY")
-    factors = np.linalg.eigh(problem.A) if factors is None else factors
-    factors = tuple(xp.asarray(x) for x in factors)
-    x, y = xp.asarray(X.astype(dtype)), xp.asarray(Y.astype(dtype))
-    results = (
-        hermitian_map(function, factors, xp),
-        hermitian_derivative(function, factors, x, xp),
-        hermitian_second_derivative(function, factors, x, y, xp),
-    )
     exact = (
         problem.value(f),
         problem.derivative(f, X),
         problem.second_derivative(f, X, Y),
     )
-    for result in results:
-        assert np.asarray(result).dtype == dtype
-        assert (np.asarray(result) == adjoint(np.asarray(result))).all()
-    return [relative_error(a, b).max() for a, b in zip(results, exact, strict=True)]
+    factors = np.linalg.eigh(problem.A) if factors is None else factors
+    for xp in NAMESPACES:
+        w, V, x, y = (
+            xp.asarray(z) for z in (*factors, X.astype(dtype), Y.astype(dtype))
+        )
+        found = (
+            hermitian_map(function, (w, V), xp),
+            hermitian_derivative(function, (w, V), x, xp),
+            hermitian_second_derivative(function, (w, V), x, y, xp),
+        )
+        for result, expected in zip(map(np.asarray, found), exact, strict=True):
+            assert result.dtype == dtype
+            assert (result == adjoint(result)).all()
+            yield relative_error(result, expected).max()
 
 
 CASES = [
@@ -262,17 +266,17 @@ CASES = [
     for name, (_, f) in FUNCTIONS.items()
     for spectrum in SPECTRA
     if not f.positive or (oracle.positive(spectrum) and "condition" not in spectrum)
+    if "gap" not in spectrum or spectrum[-2:] in ("01", "04", "08", "12", "16")
 ]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("name", "spectrum"), CASES)
 def test_function_of_a_matrix_is_exact(name, spectrum, precision):
+    limit = {"double": 2e-14, "single": 2e-6}[precision]
     for dtype in PRECISIONS[precision]:
-        problem = draw(spectrum, draws=8, dtype=dtype, seed=seed_of(name, spectrum))
-        for xp in NAMESPACES.values():
-            limit = {"double": 2e-14, "single": 2e-6}[precision]
-            assert max(function_errors(name, problem, dtype, xp)) < limit
+        problem = draw(spectrum, draws=6, dtype=dtype, seed=seed_of(name, spectrum))
+        assert max(function_errors(name, problem, dtype)) < limit
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -280,7 +284,7 @@ def test_function_of_an_ill_conditioned_matrix(name):
     """With the factors that it was made from: the eigenvalues' own errors are 1e-4."""
     problem = draw("condition 1e12", draws=8)
     factors = problem.w, problem.V
-    assert max(function_errors(name, problem, np.float64, np, factors)) < 2e-14
+    assert max(function_errors(name, problem, np.float64, factors)) < 2e-14
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.test_util import check_grads
 
 import svdinv.jax as face
-from svdinv.core.functions import Soft
+from svdinv.core.thresholds import Soft
 
 THRESHOLDS = [
     lambda A, t: face.svt(A, t),

@@ -8,14 +8,15 @@ import pickle
 
 import numpy as np
 import pytest
-from operator_cases import matrices as drawn
-
 import svdinv.backends.manual_operators
-import svdinv.numpy
+from operator_cases import matrices as drawn
 from svdinv.backends.manual import Toolbox
 from svdinv.backends.manual_operators import ManualOperators
-from svdinv.core.functions import Firm, Polar
-from svdinv.core.repeated import never_look
+
+import svdinv.numpy
+from svdinv.core.degenerate import never_look
+from svdinv.core.functions import Polar
+from svdinv.core.thresholds import Firm
 from svdinv.operators import Operators
 
 NAMES = (

@@ -277,7 +277,7 @@ def test_half_precision_is_computed_in_single(dtype):
 
 
 def test_auto_looks_where_it_can():
-    from svdinv.core.functions import Soft
+    from svdinv.core.thresholds import Soft
 
     A, tau = tf.constant(matrices((4000, 20))), tf.constant([58.0], tf.float64)
     close(shown([face.svt(A, 58.0)]), shown([face.svt(A, 58.0, method="svd")]), 1e-13)

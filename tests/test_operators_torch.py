@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 import svdinv.torch
 from svdinv.backends import torch_spectral
-from svdinv.core.functions import Firm
+from svdinv.core.thresholds import Firm
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning"

@@ -16,7 +16,7 @@ from oracle import (
     relative_error,
 )
 
-from svdinv.core.products import (
+from svdinv.core.polynomial_iteration import (
     polar,
     polar_derivative,
     soft_threshold,

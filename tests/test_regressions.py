@@ -371,3 +371,28 @@ def test_full_svd_in_vectorised_forward_mode():
 
     batched = jacobian(vectorize=True, strategy="forward-mode")
     torch.testing.assert_close(batched, jacobian())
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [
+        (2.0**-66, torch.float32),
+        (2.0**80, torch.float32),
+        (2.0**-515, torch.float64),
+        (2.0**515, torch.float64),
+    ],
+)
+def test_kabsch_of_very_small_and_very_large_points(size, dtype):
+    rng = np.random.default_rng(5)
+    P, Q = normal(rng, 6, 3, dtype=dtype), normal(rng, 6, 3, dtype=dtype)
+    G = normal(rng, 3, 3, dtype=dtype)
+
+    def results(size):
+        points = (P * size).requires_grad_()
+        R, t, rmsd = svt.kabsch(points, Q * size)
+        ((R * G).sum() + (t.sum() + rmsd) / size).backward()
+        return R, t / size, rmsd / size, points.grad * size
+
+    # Powers of two change no digit.
+    for got, exact in zip(results(size), results(1.0), strict=True):
+        torch.testing.assert_close(got, exact)

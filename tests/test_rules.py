@@ -9,7 +9,7 @@ import pytest
 from oracle import FUNCTIONS, adjoint, draw, relative_error
 
 from svdinv.core import svd_pullback, svd_pushforward
-from svdinv.core.repeated import REPEATED_RULES
+from svdinv.core.degenerate import REPEATED_RULES
 from svdinv.numpy import svd_jvp, svd_vjp
 
 FINITE_RULES = [rule for rule in REPEATED_RULES if rule != "none"]

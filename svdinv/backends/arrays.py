@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from svdinv.backends import tape
-from svdinv.backends.tape import Traced, innermost, untraced
+from svdinv.backends.tape import Tape, Traced, innermost, untraced
 from svdinv.backends.taped_functions import TapedNamespace
 from svdinv.core.backend import Backend
 from svdinv.core.gauge import Gauge
@@ -29,11 +29,21 @@ class _Extended:
 
     def __init__(self, base: Namespace, on_host: bool) -> None:
         self._base = base
+        self._kinds: dict[Any, bool] = {}
         if on_host:
             self.any_on_host = self._any
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._base, name)
+        value = self.__dict__[name] = getattr(
+            self._base, name
+        )  # found at once next time
+        return value
+
+    def isdtype(self, dtype: Any, kind: Any) -> bool:
+        known = self._kinds.get((dtype, kind))
+        if known is None:
+            known = self._kinds[dtype, kind] = self._base.isdtype(dtype, kind)
+        return known
 
     def _any(self, mask: Array) -> bool:
         return bool(self._base.any(mask))
@@ -72,13 +82,14 @@ class ArrayBackend(Backend):
 
     def of(self, *arguments: Any) -> Backend:
         """Give the backend for the arguments of a call: of traced arrays, another."""
-        return self if innermost(arguments) is None else _Recording(self)
+        tape = innermost(arguments)
+        return self if tape is None else _Recording(self, tape)
 
     def call(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
         """See `Backend`; leaves a step on the innermost tape, if there is one."""
         owner = innermost(x)
         if owner is None:
-            return self.evaluate(operation, *x)
+            return self._compute(operation, *x)
         if operation.transparent:
             return operation.composed(x, self.call, self.taped)
         values = tuple(
@@ -90,7 +101,10 @@ class ArrayBackend(Backend):
             return operation.tangent(values, y, dx, self.call, self._space(values, dx))
 
         def pull(g: Any) -> Any:
-            wanted = tuple(isinstance(t, Traced) and t.tape is owner for t in x)
+            wanted = tuple(
+                isinstance(t, Traced) and t.tape is owner and t.position is not None
+                for t in x
+            )
             xp = self._space(values, g)
             return operation.cotangent(values, y, g, wanted, self.call, xp)
 
@@ -99,7 +113,10 @@ class ArrayBackend(Backend):
     def _space(self, *arrays: Any) -> Namespace:
         return self.plain if innermost(arrays) is None else self.taped
 
-    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
+        return self._compute(operation, *x)
+
+    def _compute(self, operation: Operation, *x: Any) -> Any:
         with self.quiet():  # a product that overflows is done again, scaled
             return operation.value(tuple(map(untraced, x)), self.plain)
 
@@ -136,11 +153,29 @@ class ArrayBackend(Backend):
 
 
 class _Recording(ArrayBackend):
-    """An array backend for traced arrays."""
+    """An array backend for a call with traced arrays, in which all arrays are."""
 
-    def __init__(self, backend: ArrayBackend) -> None:
+    def __init__(self, backend: ArrayBackend, tape: Tape) -> None:
         self.__dict__.update(backend.__dict__)
         self.xp = self.taped
+        self.tape = tape
+
+    def _traced(self, x: Array) -> Traced:
+        return x if isinstance(x, Traced) else self.tape.constant(x)
+
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
+        y = self._compute(operation, *x)
+        traced = (None if t is None else self._traced(t) for t in y)
+        return type(y)(*traced) if hasattr(y, "_fields") else tuple(traced)
+
+    def asarray(self, x: Any, name: str) -> Array:
+        return self._traced(super().asarray(x, name))
+
+    def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
+        return self._traced(super().parameter(value, like, name))
+
+    def stop_gradient(self, x: Array) -> Array:
+        return self._traced(untraced(x))
 
 
 def make_module(backend: ArrayBackend, module: str) -> dict[str, Callable[..., Any]]:

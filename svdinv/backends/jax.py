@@ -83,7 +83,7 @@ def _present(x: Sequence[Any]) -> tuple[bool, ...]:
 # Compiled as one: outside jit, JAX would compile each of its steps by itself.
 @partial(jax.jit, static_argnames="operation")
 def _value(*x: Any, operation: Operation) -> tuple[Any, ...]:
-    return tuple(operation.value(x, xp))
+    return operation.value(x, xp)
 
 
 _known_outputs: dict[Any, tuple[bool, ...]] = {}
@@ -216,7 +216,7 @@ class JAXBackend(Backend):
     triangle = None
     call = staticmethod(_call)
 
-    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
         x = tuple(None if t is None else lax.stop_gradient(t) for t in x)
         if operation.host and not any(isinstance(t, jax.core.Tracer) for t in x):
             return operation.value(x, xp)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from svdinv.core.namespace import Array, Namespace, is_complex, real
 
-__all__ = ["Tape", "Traced", "innermost", "jvp", "untraced", "vjp"]
+__all__ = ["Tape", "Traced", "innermost", "is_moving", "jvp", "untraced", "vjp"]
 
 Tangents = Sequence[Any]
 Push = Callable[[Tangents], Tangents]
@@ -56,12 +56,21 @@ class Tape:
     def variable(self, value: Array) -> Traced:
         """Put an array on the tape."""
         self.values.append(value)
-        return Traced(self, len(self.values) - 1)
+        return Traced(self, value, len(self.values) - 1)
+
+    def constant(self, value: Array) -> Traced:
+        """Give an array that does not move with those on the tape.
+
+        Not every namespace leaves its operators to the other array.
+        """
+        return Traced(self, value, None)
 
     def record(
         self, inputs: Sequence[Any], outputs: Sequence[Any], push: Push, pull: Pull
     ) -> tuple[Any, ...]:
         """Leave a step, and give its outputs as traced arrays; None stays None."""
+        if all(self._position(x) is None for x in inputs):
+            return tuple(None if y is None else self.constant(y) for y in outputs)
         traced = tuple(None if y is None else self.variable(y) for y in outputs)
         self._steps.append(
             _Step(
@@ -119,19 +128,25 @@ class Tape:
 
 
 class Traced:
-    """An array on a tape, which operators and array functions leave steps for."""
+    """An array on a tape, which operators and array functions leave steps for.
 
-    __slots__ = ("position", "tape")
+    Attributes
+    ----------
+    tape : Tape
+        Where.
+    value : array
+        What it stands for: an array, or a traced array of an outer tape.
+    position : int or None
+        Its place on the tape; None for a constant.
+    """
+
+    __slots__ = ("position", "tape", "value")
     __hash__ = object.__hash__
 
-    def __init__(self, tape: Tape, position: int) -> None:
+    def __init__(self, tape: Tape, value: Array, position: int | None) -> None:
         self.tape = tape
+        self.value = value
         self.position = position
-
-    @property
-    def value(self) -> Array:
-        """What it stands for: an array, or a traced array of an outer tape."""
-        return self.tape.values[self.position]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -253,10 +268,23 @@ def innermost(x: Any) -> Tape | None:
     """Give the innermost tape that any array in (nested) `x` is on."""
     if isinstance(x, Traced):
         return x.tape
+    found = None
     if isinstance(x, tuple | list):
-        tapes = [tape for tape in map(innermost, x) if tape is not None]
-        return max(tapes, key=lambda tape: tape.level, default=None)
-    return None
+        for tape in map(innermost, x):
+            if tape is not None and (found is None or tape.level > found.level):
+                found = tape
+    return found
+
+
+def is_moving(x: Any) -> bool:
+    """Tell whether `x`, or any array in it, is more than a constant on some tape."""
+    if isinstance(x, tuple | list):
+        return any(map(is_moving, x))
+    while isinstance(x, Traced):
+        if x.position is not None:
+            return True
+        x = x.value
+    return False
 
 
 def untraced(x: Any) -> Any:
@@ -321,6 +349,10 @@ class _Run(NamedTuple):
     outputs: list[Any]
     results: Callable[[list[Any]], Any]
 
+    def position(self, y: Any) -> int | None:
+        """Give the place of an output on this tape, if it has one."""
+        return y.position if isinstance(y, Traced) and y.tape is self.tape else None
+
     def values(self) -> list[Any]:
         """Give the outputs without this tape."""
         return [
@@ -358,8 +390,8 @@ def vjp(xp: Namespace, f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
         given = _matched(cotangents, values, "cotangent", xp)
         found: dict[int, Array] = {}
         for y, g in zip(run.outputs, given, strict=True):
-            if g is not None and isinstance(y, Traced) and y.tape is run.tape:
-                i = y.position
+            i = run.position(y)
+            if g is not None and i is not None:
                 found[i] = found[i] + g if i in found else g
         found = run.tape.pull(found)
         return run.arguments(
@@ -383,11 +415,11 @@ def jvp(
     values = [x.value for x in run.inputs]
     given = _matched(tuple(tangents), values, "tangent", xp)
     moved = run.tape.push(
-        {x.position: d for x, d in zip(run.inputs, given, strict=True) if d is not None}
+        {i: d for i, d in enumerate(given) if d is not None}  # the first on the tape
     )
     results = [
-        moved[y.position]
-        if isinstance(y, Traced) and y.tape is run.tape and y.position in moved
+        moved[i]
+        if (i := run.position(y)) is not None and i in moved
         else None
         if value is None
         else xp.zeros_like(xp.asarray(value))

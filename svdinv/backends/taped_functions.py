@@ -13,7 +13,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from svdinv.backends.tape import Traced, innermost, untraced
+from svdinv.backends.tape import Traced, innermost, is_moving, untraced
 from svdinv.core.namespace import Array, Namespace, conj, is_complex
 from svdinv.core.operation import add
 
@@ -64,6 +64,7 @@ _CONSTANT = frozenset(
     ]
 )
 
+_OF_DTYPES = frozenset(("finfo", "isdtype", "result_type"))
 
 # The derivative in each argument: of the namespace, the arguments, and the result.
 _FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
@@ -108,26 +109,37 @@ class TapedNamespace:
             fft=self._fft, ifft=self._ifft, rfft=self._rfft, irfft=self._irfft
         )
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
+        function = self.__dict__[name] = self._wrapped(name)  # found at once next time
+        return function
+
+    def _wrapped(self, name: str) -> Any:
         if name in _FACTORS:
             return partial(self._elementwise, name, _FACTORS[name])
         value = getattr(self.base, name)
         if name in _CONSTANT:
-            return lambda *args, **kw: value(*map(untraced, args), **kw)
-        if not callable(value) or isinstance(value, type):
+            return partial(self._constant, value)
+        if not callable(value) or isinstance(value, type) or name in _OF_DTYPES:
             return value
         return self._refuse(name, value)
+
+    def _constant(self, function: Any, *args: Any, **options: Any) -> Any:
+        """Call a function whose result does not move with its arguments."""
+        result, tape = function(*map(untraced, args), **options), innermost(args)
+        if tape is None or not hasattr(result, "dtype"):
+            return result
+        masks = self.base.isdtype(result.dtype, ("bool", "integral"))
+        return result if masks else tape.constant(result)
 
     def named(self, name: str):
         """Give a function by the name that NumPy has for it."""
         return getattr(self, _ALIASES.get(name, name))
 
-    @staticmethod
-    def _refuse(name: str, function: Any) -> Any:
+    def _refuse(self, name: str, function: Any) -> Any:
         def call(*args: Any, **kw: Any) -> Any:
-            if innermost((*args, *kw.values())) is not None:
+            if any(map(is_moving, (*args, *kw.values()))):
                 raise TypeError(f"no derivative of {name} is known here")
-            return function(*args, **kw)
+            return self._constant(function, *args, **kw)
 
         return call
 
@@ -185,11 +197,11 @@ class TapedNamespace:
         return d if isinstance(factor, float) and factor == 1 else factor * d
 
     def _same_kind(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Give real arrays beside complex ones a complex dtype, as the standard asks."""
+        """Give real arrays beside complex ones a complex dtype, as the standard has."""
         arrays = [x for x in args if hasattr(x, "dtype")]
         whole = [x for x in arrays if is_complex(x, self.base)]
         if not arrays:
-            return tuple(map(self.base.asarray, args))
+            return tuple(self.base.asarray(1.0 * x) for x in args)
         like = (whole or arrays)[0]
         return tuple(
             self.base.asarray(x, dtype=None if isinstance(x, bool) else like.dtype)
@@ -395,13 +407,20 @@ class TapedNamespace:
             raise TypeError(
                 "traced arrays take integers, slices, None and ... as indices"
             )
+        # New axes by a reshape: the standard assigns to no part with them.
+        kept = tuple(k for k in key if k is not None)
+        kept = kept if Ellipsis in kept else (*kept, Ellipsis)
 
         def back(g: Array) -> Array:
             whole = base.zeros(shape, dtype=g.dtype, device=g.device)
-            whole[key] = g
+            whole[kept] = g
             return whole
 
-        return self._linear(lambda x: x[key], back, a)
+        part = self._linear(lambda x: x[kept], back, a)
+        if None not in key:
+            return part
+        rest = key if Ellipsis in key else (*key, Ellipsis)
+        return self.reshape(part, tuple(untraced(a)[rest].shape))
 
     def concat(self, arrays, axis=0):
         arrays = tuple(arrays)

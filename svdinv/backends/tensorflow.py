@@ -28,11 +28,12 @@ def _fill(tensors: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
 
 
 @_plain
-def _evaluate(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    y = operation.value(
+def _evaluate(operation: Operation, *x: Any) -> Any:
+    y: Any = operation.value(
         tuple(None if t is None else tf.stop_gradient(t) for t in x), xp
     )
-    return tuple(None if t is None else tf.stop_gradient(t) for t in y)
+    stopped = (None if t is None else tf.stop_gradient(t) for t in y)
+    return type(y)(*stopped) if hasattr(y, "_fields") else tuple(stopped)
 
 
 @_plain

@@ -58,8 +58,7 @@ def _tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
 
 def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
     """Compute the value alone, in parts of the batch where that is faster."""
-    with without_autocast(_first(x)):
-        return chunked(operation, x, xp) or operation.value(x, xp)
+    return chunked(operation, x, xp) or operation.value(x, xp)
 
 
 def _first(x: Any) -> Tensor:
@@ -87,7 +86,8 @@ def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, 
 class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
-        return tuple(_value(operation, *x))
+        with without_autocast(_first(x)):
+            return tuple(_value(operation, *x))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -177,8 +177,8 @@ class TorchBackend(Backend):
     shape_error = RuntimeError
     call = staticmethod(_call)
 
-    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
-        with torch.no_grad():
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
+        with torch.no_grad(), without_autocast(_first(x)):
             return _value(operation, *(t if t is None else t.detach() for t in x))
 
     def asarray(self, x: Any, name: str) -> Tensor:
@@ -218,6 +218,9 @@ class TorchBackend(Backend):
             return pullback(torch.ones_like(y))[0]
 
         return slope
+
+    def is_floating(self, dtype: torch.dtype) -> bool:
+        return dtype.is_floating_point or dtype.is_complex
 
     def half_precision(self, dtype: torch.dtype) -> tuple[torch.dtype, float] | None:
         inner = _COMPUTED_IN.get(dtype)

@@ -111,7 +111,7 @@ def chunked(
     -------
     tuple of Tensor or None
         With the batch axes of the arrays; None where chunks are not worth their while,
-        or the results of two chunks differ in number.
+        or the results of two chunks differ in kind.
     """
     A = x[0]
     if (
@@ -147,12 +147,14 @@ def chunked(
         results = list(each)
     except torch.linalg.LinAlgError:
         return None  # for the whole batch, whose indices an error should name
-    if len({len(result) for result in results}) != 1:
-        return None
-    return tuple(
+    if len({type(result) for result in results}) != 1:
+        return None  # one chunk came from a Gram matrix, another from an SVD
+    whole = [
         None if pieces[0] is None else torch.cat(pieces).unflatten(0, batch)
         for pieces in zip(*results, strict=True)
-    )
+    ]
+    kind: Any = type(results[0])
+    return kind(*whole) if hasattr(kind, "_fields") else tuple(whole)
 
 
 def is_eager_cpu(x: Tensor | None) -> bool:

@@ -38,7 +38,7 @@ class Backend(ABC):
         """Call an operation so that the framework can differentiate it."""
 
     @abstractmethod
-    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
         """Compute the value of an operation, without a derivative."""
 
     @abstractmethod
@@ -68,6 +68,10 @@ class Backend(ABC):
             return None
         return xp.float32, float(xp.finfo(dtype).eps)
 
+    def is_floating(self, dtype: DType) -> bool:
+        """Tell whether a dtype is floating point or complex."""
+        return self.xp.isdtype(dtype, ("real floating", "complex floating"))
+
     def rank(self, A: Array) -> int | None:
         """Give the number of dimensions, None where that is unknown."""
         return len(A.shape)
@@ -95,7 +99,7 @@ class Backend(ABC):
             Casts a result back.
         """
         xp, A = self.xp, self.asarray(A, name)
-        if not xp.isdtype(A.dtype, ("real floating", "complex floating")):
+        if not self.is_floating(A.dtype):
             dtype = getattr(A.dtype, "name", A.dtype)
             raise TypeError(f"{name} must be floating point or complex, got {dtype}")
         rank = self.rank(A)

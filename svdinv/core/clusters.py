@@ -46,14 +46,14 @@ class Windows(NamedTuple):
         X[self.mask] = part if isinstance(part, float) else part[self.inside]
 
 
-def find_windows(joined: Array, alone: Array, xp: Namespace) -> Windows:
+def find_windows(adjacent: Array, singleton: Array, xp: Namespace) -> Windows:
     """Find the windows around all clusters of a batch.
 
     Parameters
     ----------
-    joined : array
+    adjacent : array
         Whether a singular value and the next are in one cluster, shape (b, k - 1).
-    alone : array
+    singleton : array
         Which singular values are a cluster even by themselves, shape (b, k).
     xp : namespace
         Array namespace, whose arrays can be looked at.
@@ -63,22 +63,25 @@ def find_windows(joined: Array, alone: Array, xp: Namespace) -> Windows:
     Windows
         As wide as the largest cluster; whole matrices if these are smaller in all.
     """
-    k = alone.shape[-1]
-    edge = xp.zeros_like(alone[:, :1])
-    before, after = xp.concat([edge, joined], axis=1), xp.concat([joined, edge], axis=1)
-    matrix, first = xp.nonzero(~before & (after | alone))
-    _, last = xp.nonzero(~after & (before | alone))
+    k = singleton.shape[-1]
+    edge = xp.zeros_like(singleton[:, :1])
+    before, after = (
+        xp.concat([edge, adjacent], axis=1),
+        xp.concat([adjacent, edge], axis=1),
+    )
+    matrix, first = xp.nonzero(~before & (after | singleton))
+    _, last = xp.nonzero(~after & (before | singleton))
     width = int(xp.max(last - first)) + 1
     if width < k:
-        (whole,) = xp.nonzero(xp.any(before | alone, axis=1))
+        (whole,) = xp.nonzero(xp.any(before | singleton, axis=1))
         if whole.shape[0] * k * k <= matrix.shape[0] * width * width:
             matrix, first, last, width = whole, 0 * whole, 0 * whole + k - 1, k
     start = xp.minimum(first, xp.full_like(first, k - width))
-    index = start[:, None] + xp.arange(width, device=joined.device)
+    index = start[:, None] + xp.arange(width, device=adjacent.device)
     matrix = matrix[:, None]
     within = (index >= first[:, None]) & (index <= last[:, None])
     which = xp.cumulative_sum(xp.astype(~before, xp.int64), axis=1)
-    clustered = before | after | alone
+    clustered = before | after | singleton
     mask = (which[:, :, None] == which[:, None, :]) & clustered[:, :, None]
     inside = mask[_pairs(matrix, index)] & within[:, :, None] & within[:, None, :]
     # In the same order as the mask's elements, because the windows are.

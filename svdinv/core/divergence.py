@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from svdinv.core.functions import Soft
 from svdinv.core.namespace import Array, Namespace, safe_divide
+from svdinv.core.thresholds import Soft
 
 __all__ = ["soft_divergence"]
 

@@ -6,7 +6,7 @@ A cotangent g of x means dL = Re tr(g^H dx). With P = V^H dA V and Omega = V^H d
 
 so that V is ill-posed where eigenvalues repeat; its phases are free, and Omega_ii = 0
 is the choice of minimum norm. What stands in a cluster of repeated eigenvalues is the
-consistent rule of `svdinv.core.repeated`. An eigenvalue 0 is like any other.
+consistent rule of `svdinv.core.degenerate`. An eigenvalue 0 is like any other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from svdinv.core.clusters import Windows, find_windows
+from svdinv.core.degenerate import (
+    Values,
+    check_repeated,
+    cluster_part,
+    cotangent_values,
+    diagonal_matrix,
+    linear_rule,
+    log_derivative,
+)
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -28,15 +37,6 @@ from svdinv.core.namespace import (
     real,
     safe_divide,
     skew,
-)
-from svdinv.core.repeated import (
-    Values,
-    check_repeated,
-    cluster_part,
-    cotangent_values,
-    diagonal_matrix,
-    linear_rule,
-    log_derivative,
 )
 from svdinv.core.tolerances import cluster_rtol, eps, neighbour_rtol, smallest, tiny
 
@@ -83,6 +83,11 @@ def eigh_pullback(
     ------
     ValueError
         If `rtol` lies outside [0, 1).
+
+    Notes
+    -----
+    Exact for Re<G, V f(w) V^H> + sum g(w) with f and g smooth, but where f is 0 at a
+    repeated eigenvalue: gV is 0 then, and tells nothing of G.
 
     References
     ----------

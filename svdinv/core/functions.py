@@ -22,23 +22,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core.namespace import Array, Namespace, safe_divide
-from svdinv.core.tolerances import eps, rounding_rtol, smallest
+from svdinv.core.tolerances import eps, rounding_rtol
 
 __all__ = [
-    "Firm",
-    "Hard",
-    "Leading",
-    "LogSum",
-    "Point",
     "Polar",
     "Power",
-    "Proper",
-    "Rank",
-    "Schatten",
-    "Shrink",
-    "Soft",
+    "ProperRotation",
+    "Sample",
     "SpectralFunction",
     "Threshold",
+    "TopSubgradient",
     "distinct_quotient",
     "proper_signs",
     "quotient",
@@ -64,7 +57,7 @@ def distinct_quotient(
     return safe_divide(y1 - y2, gap, ~equal, xp)
 
 
-class Point(NamedTuple):
+class Sample(NamedTuple):
     """Where a function is known: s, y = f(s), and t, its derivative in tau."""
 
     s: Array
@@ -72,7 +65,7 @@ class Point(NamedTuple):
     t: Any = None
 
 
-Triple: TypeAlias = tuple[Point, Point, Point]
+Triple: TypeAlias = tuple[Sample, Sample, Sample]
 
 
 class SpectralFunction(ABC):
@@ -102,7 +95,7 @@ class SpectralFunction(ABC):
         """Values of f at s, shape (..., k), sorted downwards."""
 
     @abstractmethod
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         """First divided difference f[a, b], which is f' where a = b."""
 
     @abstractmethod
@@ -111,13 +104,13 @@ class SpectralFunction(ABC):
     ) -> Array:
         """Second divided difference f[a, b, c]; `d` is f[a, b], f[b, c], f[c, a]."""
 
-    def sum_quotient(self, a: Point, b: Point, minus: Array, xp: Namespace) -> Array:
+    def sum_quotient(self, a: Sample, b: Sample, minus: Array, xp: Namespace) -> Array:
         """Divided difference f[a, -b]; that is f'(0) = `minus` where both are 0."""
         total = a.s + b.s
         positive = total > 0
         return xp.where(positive, safe_divide(a.y + b.y, total, positive, xp), minus)
 
-    def level(self, tau: Any, xp: Namespace) -> Array | None:
+    def cutoff(self, tau: Any, xp: Namespace) -> Array | None:
         """Give the largest s that f sets to 0, where tau alone tells."""
         return None
 
@@ -127,15 +120,17 @@ class SpectralFunction(ABC):
         """First divided difference of h(s^2) = f(s) / s = phi in s^2, if cheaper."""
         return None
 
-    def in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+    def tau_derivative(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
         """Compute the derivative of f in its parameter."""
         raise NotImplementedError
 
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        """First divided difference of `in_tau`, whose values are a.t and b.t."""
+    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+        """First divided difference of `tau_derivative`, whose values are a.t, b.t."""
         raise NotImplementedError
 
-    def second_in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+    def tau_second_derivative(
+        self, s: Array, y: Array, tau: Array, xp: Namespace
+    ) -> Array:
         """Second derivative of f in its parameter."""
         raise NotImplementedError
 
@@ -159,7 +154,7 @@ def extreme_difference(
     return safe_divide(rise, gap, ~(wide <= least), xp)
 
 
-def _distinct_extreme(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
+def distinct_extreme(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
     """Do as `distinct_quotient`; the first point holds all values along axis -3."""
     s = tuple(point.s for point in points)
     least = rounding_rtol(s[0], xp) * s[0][..., :1, :, :]
@@ -172,7 +167,17 @@ class Threshold(SpectralFunction):
     A new operator needs `kept`, `solve` (y itself) and q with its divided
     differences; the defaults are those of q = 0. A penalty that is not
     proportional to tau overrides `r1` and `r2`, those of r = s - y.
+
+    Attributes
+    ----------
+    cuts : bool
+        Whether small singular values are set to 0; if not, the equation holds at 0.
     """
+
+    cuts: bool = True
+
+    def _moving(self, y: Array) -> Array:
+        return y > 0 if self.cuts else y >= 0
 
     @abstractmethod
     def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
@@ -212,8 +217,8 @@ class Threshold(SpectralFunction):
         # What is compared with NaN is not kept, and the NaN would be lost.
         return xp.where(tau == tau, y, tau + y) if self.has_tau else y
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        both = (a.y > 0) & (b.y > 0)
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+        both = self._moving(a.y) & self._moving(b.y)
         apart = distinct_quotient(a.y, b.y, a.s, b.s, xp)
         one = xp.ones_like(apart)
         y1, y2 = xp.where(both, a.y, one), xp.where(both, b.y, one)
@@ -223,21 +228,21 @@ class Threshold(SpectralFunction):
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
         first, second, third = points
-        apart = _distinct_extreme(points, d, xp)
-        every = (first.y > 0) & (second.y > 0) & (third.y > 0)
+        apart = distinct_extreme(points, d, xp)
+        every = self._moving(first.y) & self._moving(second.y) & self._moving(third.y)
         one = xp.ones_like(apart)
         y1, y2, y3 = (xp.where(every, point.y, one) for point in points)
         smooth = -self.r2(y1, y2, y3, tau, xp) * d[0] * d[1] * d[2]
         return xp.where(every, smooth, apart)
 
-    def in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
-        kept = y > 0
+    def tau_derivative(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
+        kept = self._moving(y)
         y = xp.where(kept, y, xp.ones_like(y))
         slope = self.q0(y, tau, xp) / (1 + self.r1(y, y, tau, xp))
         return xp.where(kept, -slope, xp.zeros_like(y))
 
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        both = (a.y > 0) & (b.y > 0)
+    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+        both = self._moving(a.y) & self._moving(b.y)
         apart = distinct_quotient(a.t, b.t, a.s, b.s, xp)
         one = xp.ones_like(apart)
         y1, y2 = xp.where(both, a.y, one), xp.where(both, b.y, one)
@@ -247,291 +252,15 @@ class Threshold(SpectralFunction):
         inverse = 1 + self.r1(y1, y2, tau, xp)
         return xp.where(both, -moved * one / inverse**2, apart)
 
-    def second_in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
-        t = self.in_tau(s, y, tau, xp)
-        kept = y > 0
+    def tau_second_derivative(
+        self, s: Array, y: Array, tau: Any, xp: Namespace
+    ) -> Array:
+        t = self.tau_derivative(s, y, tau, xp)
+        kept = self._moving(y)
         y = xp.where(kept, y, xp.ones_like(y))
         bend = 2 * (self.q1(y, y, tau, xp) + self.r2(y, y, y, tau, xp) * t) * t
         result = -bend / (1 + self.r1(y, y, tau, xp)) + xp.zeros_like(y)
         return xp.where(kept, result, xp.zeros_like(y))
-
-
-@dataclass(frozen=True)
-class Soft(Threshold):
-    """max(s - tau, 0), the proximal operator of tau times the nuclear norm [1]_.
-
-    With `weighted`, tau has one value for each singular value [2]_. That is
-    differentiable where the weights of equal singular values are equal; where they
-    are not, what is singular is left out.
-
-    References
-    ----------
-    .. [1] J.-F. Cai, E. J. Candes and Z. Shen, "A singular value thresholding
-       algorithm for matrix completion", SIAM J. Optim. 20(4), 2010.
-    .. [2] S. Gu, Q. Xie, D. Meng, W. Zuo, X. Feng and L. Zhang, "Weighted nuclear
-       norm minimization and its applications to low level vision", IJCV 121, 2017.
-    """
-
-    weighted: bool = False
-    has_tau = True
-
-    def level(self, tau: Any, xp: Namespace) -> Array:
-        return tau
-
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        return s > tau
-
-    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        return s - tau
-
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
-        return xp.ones_like(y)
-
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        if not self.weighted:
-            # 1 where both are kept, 0 where neither is.
-            kept_a, kept_b = a.y > 0, b.y > 0
-            alike, gap = kept_a == kept_b, a.s - b.s
-            one = xp.ones_like(gap)
-            level = xp.astype(kept_a, gap.dtype) * one
-            rise = xp.where(alike, level, a.y - b.y)
-            return rise / xp.where(alike, one, gap)
-        # Of f = s - tau_i, the quotient of tau alone is singular at equal s; that of
-        # the rounded y is 0, 1 or 2 for neighbouring floats and equal weights.
-        both = (a.y > 0) & (b.y > 0)
-        slope = 1 - distinct_quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
-        return xp.where(both, slope, distinct_quotient(a.y, b.y, a.s, b.s, xp))
-
-    def sum_quotient(self, a: Point, b: Point, minus: Array, xp: Namespace) -> Array:
-        """See `SpectralFunction`; 0 where both are 0."""
-        total = a.s + b.s
-        return (a.y + b.y) / xp.where(total > 0, total, xp.ones_like(total))
-
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
-    ) -> Array:
-        if not self.weighted:
-            return super().second_difference(points, d, tau, xp)
-        return _distinct_extreme(points, d, xp)
-
-    def gram_difference(
-        self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
-    ) -> Array | None:
-        if self.weighted:
-            return None
-        # h(s^2) = 1 - tau / s: where both are kept tau / (s_i s_j (s_i + s_j)).
-        kept = y > 0
-        inverse = safe_divide(xp.ones_like(s), s, kept, xp)
-        si, sj = s[..., :, None], s[..., None, :]
-        alike = kept[..., :, None] == kept[..., None, :]
-        product = (tau * inverse)[..., :, None] * inverse[..., None, :]
-        rise = xp.where(alike, product, phi[..., :, None] - phi[..., None, :])
-        gap = xp.where(alike, xp.ones_like(rise), si - sj)
-        return rise / (gap * (si + (sj + smallest(s, xp))))
-
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        return distinct_quotient(a.t, b.t, a.s, b.s, xp)
-
-
-@dataclass(frozen=True)
-class Hard(Threshold):
-    """s above tau and 0 below, the proximal operator of tau^2 / 2 times the rank."""
-
-    has_tau = True
-
-    def level(self, tau: Any, xp: Namespace) -> Array:
-        return tau
-
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        return s > tau
-
-
-@dataclass(frozen=True)
-class Rank(Threshold):
-    """The `rank` largest singular values: the best approximation of that rank."""
-
-    rank: int
-
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
-        return (index <= self.rank) & (s > 0)
-
-
-@dataclass(frozen=True)
-class Firm(Threshold):
-    """Firm threshold: the proximal operator of the minimax concave penalty [1]_.
-
-    0 up to tau, s from gamma tau on, and a line between them; gamma > 1.
-
-    References
-    ----------
-    .. [1] C.-H. Zhang, "Nearly unbiased variable selection under minimax concave
-       penalty", Annals of Statistics 38(2), 2010.
-    """
-
-    gamma: float
-    has_tau = True
-
-    def level(self, tau: Any, xp: Namespace) -> Array:
-        return tau
-
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        return s > tau
-
-    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        return xp.minimum(s, (s - tau) * (self.gamma / (self.gamma - 1)))
-
-    # r(y) = max(tau - y / gamma, 0), and q its derivative in tau
-
-    def r1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        high, low = xp.maximum(y1, y2), xp.minimum(y1, y2)
-        knee = self.gamma * tau
-        across = safe_divide(low - knee, high - low, high > low, xp) / self.gamma
-        steep = xp.where(high >= knee, across, xp.full_like(across, -1 / self.gamma))
-        return xp.where(low >= knee, xp.zeros_like(steep), steep)
-
-    def r2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
-        pairs = (y1, y2), (y2, y3), (y3, y1)
-        d = tuple(self.r1(a, b, tau, xp) for a, b in pairs)
-        return extreme_difference((y1, y2, y3), d, xp)
-
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
-        return xp.astype(y < self.gamma * tau, y.dtype)
-
-    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        q = self.q0(y1, tau, xp), self.q0(y2, tau, xp)
-        return quotient(*q, y1, y2, xp)
-
-
-@dataclass(frozen=True)
-class LogSum(Threshold):
-    """Proximal operator of tau log(1 + s / epsilon) [1]_.
-
-    References
-    ----------
-    .. [1] E. J. Candes, M. B. Wakin and S. P. Boyd, "Enhancing sparsity by
-       reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
-    """
-
-    epsilon: float
-    has_tau = True
-
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        y, real = self._larger_root(s, tau, xp)
-        positive = real & (y > 0)
-        y = xp.where(positive, y, xp.ones_like(y))
-        # y is a minimum of the objective, the least one only if it is below 0's.
-        penalty = tau * xp.log1p(y / self.epsilon)
-        return positive & (penalty + 0.5 * y * y < s * y)
-
-    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        return self._larger_root(s, tau, xp)[0]
-
-    def _larger_root(self, s: Array, tau: Any, xp: Namespace) -> tuple[Array, Array]:
-        # y^2 - (s - epsilon) y + tau - epsilon s = 0; the root of the discriminant
-        # by factors, because a square may underflow.
-        total, double = s + self.epsilon, 2 * xp.sqrt(tau)
-        less = total - double
-        real = less > 0
-        root = xp.sqrt(xp.where(real, less, xp.ones_like(less)))
-        return 0.5 * (s - self.epsilon + root * xp.sqrt(total + double)), real
-
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
-        return 1 / (y + self.epsilon)
-
-    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        return -1 / ((y1 + self.epsilon) * (y2 + self.epsilon))
-
-    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
-        e = self.epsilon
-        return 1 / ((y1 + e) * (y2 + e) * (y3 + e))
-
-
-@dataclass(frozen=True)
-class Schatten(Threshold):
-    """Proximal operator of tau times the sum of s^p, p = 1/2 [1]_ or 2/3 [2]_.
-
-    References
-    ----------
-    .. [1] Z. Xu, X. Chang, F. Xu and H. Zhang, "L1/2 regularization: a thresholding
-       representation theory and a fast solver", IEEE TNNLS 23(7), 2012.
-    .. [2] W. Cao, J. Sun and Z. Xu, "Fast image deconvolution using closed-form
-       thresholding formulas of Lq (q = 1/2, 2/3) regularization", J. Vis. Commun.
-       Image Represent. 24(1), 2013.
-    """
-
-    p: float
-    has_tau = True
-
-    def level(self, tau: Any, xp: Namespace) -> Array:
-        # The stationary y that costs as much as 0, and the s it belongs to.
-        y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
-        return y * (1 + self.p / (2 * (1 - self.p)))
-
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        return s > self.level(tau, xp)
-
-    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        kept = self.kept(s, tau, xp)
-        s = xp.where(kept, s, xp.ones_like(s))
-        pull = xp.where(kept, self.p * tau + xp.zeros_like(s), xp.zeros_like(s))
-        y = s
-        # The equation is convex in y: Newton's method falls monotonically to the
-        # larger root, from at most twice its value.
-        for _ in range(7):
-            q = pull * y ** (self.p - 1)
-            y = y - (y + q - s) / (1 + (self.p - 1) * q / y)
-        return y
-
-    def _root(self, y: Array) -> Array:
-        return y ** (1 - self.p)
-
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
-        return self.p / self._root(y)
-
-    # With x = y^(1 - p), q is p / x and y is x^2 or x^3.
-
-    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        a, b = self._root(y1), self._root(y2)
-        return -self.p / (a * b * self._power_difference(a, b))
-
-    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
-        a, b, c = (self._root(y) for y in (y1, y2, y3))
-        top = a + b + c
-        if self.p != 0.5:
-            top = a * (a + b) + b * (b + c) + c * (c + a)
-        below = self._power_difference(a, b) * self._power_difference(b, c)
-        return self.p * top / (a * b * c * below * self._power_difference(c, a))
-
-    def _power_difference(self, a: Array, b: Array) -> Array:
-        return a + b if self.p == 0.5 else a * a + a * b + b * b
-
-
-@dataclass(frozen=True)
-class Shrink(SpectralFunction):
-    """s / (1 + 2 tau), the proximal operator of tau times the sum of s^2."""
-
-    has_tau = True
-
-    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        return s / (1 + 2 * tau)
-
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        return 1 / (1 + 2 * tau) + xp.zeros_like(a.s + b.s)
-
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
-    ) -> Array:
-        return xp.zeros_like(d[0] + d[1] + d[2])
-
-    def in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
-        return -2 * y / (1 + 2 * tau)
-
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
-        return -2 / (1 + 2 * tau) ** 2 + xp.zeros_like(a.s + b.s)
-
-    def second_in_tau(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
-        return 8 * y / (1 + 2 * tau) ** 2
 
 
 @dataclass(frozen=True)
@@ -547,7 +276,7 @@ class Polar(SpectralFunction):
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         return xp.ones_like(s)
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         return xp.zeros_like(a.s + b.s)
 
     def second_difference(
@@ -557,7 +286,7 @@ class Polar(SpectralFunction):
 
 
 @dataclass(frozen=True)
-class Leading(SpectralFunction):
+class TopSubgradient(SpectralFunction):
     """Gradient of the sum of the `count` largest singular values, or of all.
 
     1 for these and 0 for the others. A value at the cut that is repeated beyond it,
@@ -589,7 +318,7 @@ class Leading(SpectralFunction):
         share = xp.where(last > rounding, share, xp.zeros_like(share))
         return xp.where(above, one, equal * share)
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         return quotient(a.y, b.y, a.s, b.s, xp)
 
     def second_difference(
@@ -613,7 +342,7 @@ class Power(SpectralFunction):
         power = xp.where(positive, s, xp.ones_like(s)) ** self.exponent
         return xp.where(positive, power, xp.zeros_like(s))
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         low, high = xp.minimum(a.s, b.s), xp.maximum(a.s, b.s)
         near, equal = (low > 0.5 * high) & (high > 0), low == high
         base = xp.where(near, low, xp.ones_like(low))
@@ -637,7 +366,7 @@ class Power(SpectralFunction):
 
 
 @dataclass(frozen=True)
-class Proper(SpectralFunction):
+class ProperRotation(SpectralFunction):
     """tau = (1, ..., 1, d), d = -1 if U V^H is a reflection: the nearest rotation.
 
     As `Polar` with the sign of the last singular value turned: the derivative
@@ -652,7 +381,7 @@ class Proper(SpectralFunction):
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         return tau
 
-    def difference(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         gap = a.s - b.s
         apart = xp.abs(gap) > rounding_rtol(gap, xp) * xp.maximum(a.s, b.s)
         return safe_divide(a.y - b.y, gap, apart, xp)
@@ -662,14 +391,16 @@ class Proper(SpectralFunction):
     ) -> Array:
         return extreme_difference(tuple(point.s for point in points), d, xp)
 
-    def in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+    def tau_derivative(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
         """See `SpectralFunction`; the sign is no parameter to differentiate in."""
         return xp.zeros_like(s)
 
-    def difference_in_tau(self, a: Point, b: Point, tau: Any, xp: Namespace) -> Array:
+    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         return xp.zeros_like(a.s - b.s)
 
-    def second_in_tau(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+    def tau_second_derivative(
+        self, s: Array, y: Array, tau: Array, xp: Namespace
+    ) -> Array:
         return xp.zeros_like(s)
 
 

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from svdinv.core.functions import Point, extreme_difference
+from svdinv.core.functions import Sample, extreme_difference
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -39,7 +39,7 @@ __all__ = [
     "hermitian_second_derivative",
 ]
 
-Triple: TypeAlias = tuple[Point, Point, Point]
+Triple: TypeAlias = tuple[Sample, Sample, Sample]
 Factors: TypeAlias = tuple[Array, Array]
 
 
@@ -59,7 +59,7 @@ class HermitianFunction(ABC):
         """Values of f at all eigenvalues of each matrix, shape (..., n)."""
 
     @abstractmethod
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         """First divided difference f[a, b], which is f' where a = b."""
 
     @abstractmethod
@@ -76,7 +76,7 @@ class Exponential(HermitianFunction):
     def value(self, w: Array, xp: Namespace) -> Array:
         return xp.exp(w)
 
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         gap = xp.abs(a.s - b.s)
         # From the larger down, so that nothing overflows that need not.
         decay = safe_divide(-xp.expm1(-gap), gap, gap != 0, xp)
@@ -85,11 +85,9 @@ class Exponential(HermitianFunction):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
-        s = tuple(point.s for point in points)
-        mean, offsets, near = _around_mean(s, xp.ones_like(d[0]), xp)
+        mean, offsets, near = _around_mean(points, xp.ones_like(d[0]), xp)
         series = xp.exp(mean) * _series(offsets, _EXP)
-        apart = extreme_difference(s, d, xp)
-        return xp.where(near, series, apart)
+        return xp.where(near, series, _quotient(points, d, xp))
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Logarithm(HermitianFunction):
     def value(self, w: Array, xp: Namespace) -> Array:
         return xp.log(self.domain(w, xp))
 
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         low, gap = xp.minimum(a.s, b.s), xp.abs(a.s - b.s)
         slope = safe_divide(xp.log1p(gap / low), gap, gap != 0, xp)
         return xp.where(gap == 0, 1 / low, slope)
@@ -110,11 +108,10 @@ class Logarithm(HermitianFunction):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
-        s = tuple(point.s for point in points)
-        mean, offsets, near = _around_mean(s, xp.minimum(s[0], s[1]) / 4, xp)
+        reach = xp.minimum(points[0].s, points[1].s) / 4
+        mean, offsets, near = _around_mean(points, reach, xp)
         series = _series(tuple(x / mean for x in offsets), _LOG) / mean**2
-        apart = extreme_difference(s, d, xp)
-        return xp.where(near, series, apart)
+        return xp.where(near, series, _quotient(points, d, xp))
 
 
 class _Root(HermitianFunction):
@@ -142,7 +139,7 @@ class SquareRoot(_Root):
         # Positive values at rounding level have roots far above it.
         return xp.sqrt(xp.where(kept == 0, xp.maximum(w, xp.zeros_like(w)), kept))
 
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         total = a.y + b.y
         return safe_divide(xp.ones_like(total), total, total != 0, xp)
 
@@ -151,7 +148,7 @@ class SquareRoot(_Root):
     ) -> Array:
         inside = -d[0] * d[1] * d[2]
         # One of d is 0, what was left out, where two values are.
-        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        apart = _quotient(points, d, xp)
         return xp.where(inside == 0, apart, inside)
 
 
@@ -166,7 +163,7 @@ class InverseSquareRoot(_Root):
         root = xp.sqrt(self.domain(w, xp))
         return safe_divide(xp.ones_like(root), root, root != 0, xp)
 
-    def difference(self, a: Point, b: Point, xp: Namespace) -> Array:
+    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         total = xp.sqrt(a.s) + xp.sqrt(b.s)
         inside = -a.y * safe_divide(b.y, total, total != 0, xp)
         high = xp.maximum(a.s, b.s)
@@ -176,7 +173,7 @@ class InverseSquareRoot(_Root):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
     ) -> Array:
-        apart = extreme_difference(tuple(point.s for point in points), d, xp)
+        apart = _quotient(points, d, xp)
         ya, yb, yc = (point.y for point in points)
         ra, rb, rc = (xp.sqrt(point.s) for point in points)
         # y_a y_b y_c / ((r_a + r_b) ...), in an order that does not underflow.
@@ -186,17 +183,22 @@ class InverseSquareRoot(_Root):
         return xp.where(inside == 0, apart, inside)
 
 
+def _quotient(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
+    """Second divided difference over the widest gap."""
+    return extreme_difference(tuple(point.s for point in points), d, xp)
+
+
 def _around_mean(
-    s: tuple[Array, ...], reach: Array, xp: Namespace
+    points: Triple, reach: Array, xp: Namespace
 ) -> tuple[Array, tuple[Array, ...], Array]:
     """Mean of three values, offsets from it, and whether all lie within `reach`.
 
     Where they do not the mean is 1 and the offsets are 0.
     """
-    a, b, c = s
+    a, b, c = (point.s for point in points)
     mean = (a + b + c) / 3
     near = xp.maximum(a, xp.maximum(b, c)) - xp.minimum(a, xp.minimum(b, c)) <= reach
-    offsets = tuple(xp.where(near, x - mean, xp.zeros_like(mean)) for x in s)
+    offsets = tuple(xp.where(near, x - mean, xp.zeros_like(mean)) for x in (a, b, c))
     return xp.where(near, mean, xp.ones_like(mean)), offsets, near
 
 
@@ -301,21 +303,21 @@ def hermitian_second_derivative(
     X, Y = _in_basis(V, X, xp), _in_basis(V, Y, xp)
     size = math.prod(d.shape) if None not in d.shape else None
     step = n if not size else max(1, min(n, _SLICE // size))
-    i = Point(*(x[..., :, None, None] for x in p))
-    j = Point(*(x[..., None, None, :] for x in p))
-    block = None
+    i = Sample(*(x[..., :, None, None] for x in p))
+    j = Sample(*(x[..., None, None, :] for x in p))
+    block: Array = None
     for start in range(0, n, step) if n is not None else (0,):
         part = slice(start, None if step is None else start + step)
-        k = Point(*(x[..., None, part, None] for x in p))
+        k = Sample(*(x[..., None, part, None] for x in p))
         d_ik, d_kj = d[..., :, part, None], d[..., None, part, :]
         second = function.second_difference(
             (i, k, j), (d_ik, d_kj, d[..., :, None, :]), xp
         )
-        X_ik, X_kj = X[..., :, part, None], X[..., None, part, :]
-        Y_ik, Y_kj = Y[..., :, part, None], Y[..., None, part, :]
-        term = xp.sum(cast(second, V, xp) * (X_ik * Y_kj + Y_ik * X_kj), axis=-2)
+        product = X[..., :, part, None] * Y[..., None, part, :]
+        term = xp.sum(cast(second, V, xp) * product, axis=-2)
         block = term if block is None else block + term
-    return _recompose(V, block, xp)
+    # X and Y the other way round give the conjugate transpose.
+    return _recompose(V, 2 * block, xp)
 
 
 def _differences(
@@ -325,7 +327,7 @@ def _differences(
     s = function.domain(w, xp)
     y = function.value(s, xp)
     rows, columns = (x[..., :, None] for x in (s, y)), (x[..., None, :] for x in (s, y))
-    return (s, y), function.difference(Point(*rows), Point(*columns), xp)
+    return (s, y), function.difference(Sample(*rows), Sample(*columns), xp)
 
 
 def _in_basis(V: Array, X: Array, xp: Namespace) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -21,6 +22,7 @@ __all__ = [
     "adjoint",
     "any_on_host",
     "array_namespace",
+    "binary_scale",
     "cast",
     "conj",
     "has_double_precision",
@@ -123,14 +125,32 @@ def add_product(C: Array, A: Array, B: Array, xp: Namespace) -> Array:
 
 
 def abs_max(x: Array, xp: Namespace) -> Array:
-    """Largest real or imaginary part in each matrix, kept as (..., 1, 1).
+    """Largest real or imaginary part in each matrix, kept as (..., 1, 1); 0 of none.
 
     Not the magnitude, whose derivative is NaN near underflow.
     """
     part = xp.abs(real(x, xp))
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))
+    if 0 in tuple(x.shape[-2:]):  # there is no largest, but a sum
+        return xp.sum(part, axis=(-2, -1), keepdims=True)
     return xp.max(part, axis=(-2, -1), keepdims=True)
+
+
+def binary_scale(size: Array, xp: Namespace) -> Array:
+    """Power of two that `size` is divided by so that its square is a number.
+
+    1 for all usual sizes, for 0, and for what is not finite.
+    """
+    _, bits = math.frexp(float(xp.finfo(size.dtype).max))
+    one = xp.ones_like(size)
+    scale = one
+    for bound, to in ((bits // 4, bits // 2), (3 * bits // 4, 7 * bits // 8)):
+        large = (size > 2.0**bound) & (size < float("inf"))
+        small = (size < 2.0**-bound) & (size > 0)
+        scale = xp.where(large, 2.0**to * one, scale)
+        scale = xp.where(small, 2.0**-to * one, scale)
+    return scale
 
 
 # What a framework can do beyond the array API, a backend adds to its namespace under

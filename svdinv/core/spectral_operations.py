@@ -1,19 +1,20 @@
 """Spectral maps as operations: each knows the others as its derivatives.
 
 A map F(A, tau), its derivative `Push`, the transpose of that `Pull`, and the second
-derivatives `Bend` and `BendPull`, which are symmetric. The factors of A come last,
-as arrays without a derivative: each operation knows its own in A.
+derivatives `SecondDerivative` and `SecondPull`, which are symmetric. The factors of A
+come last, as arrays without a derivative: each operation knows its own in A.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from svdinv.core.factors import factorise, largest_value, singular_values
-from svdinv.core.functions import Leading, SpectralFunction
+from svdinv.core.factors import Factors, factorise
+from svdinv.core.functions import SpectralFunction, TopSubgradient
 from svdinv.core.namespace import Array, Namespace, cast, inner
 from svdinv.core.operation import (
-    Arrays,
     Call,
     Operation,
     add,
@@ -21,11 +22,11 @@ from svdinv.core.operation import (
     refuse_third,
     some,
 )
-from svdinv.core.spectral import (
-    spectral_derivative,
-    spectral_map,
-    spectral_second_derivative,
-)
+from svdinv.core.second_derivative import spectral_second_derivative
+from svdinv.core.spectral import Direction, SVDFactors
+
+Kind: TypeAlias = Callable[..., Any]
+"""The class of the factors of A, which are handed over as separate arrays."""
 
 __all__ = ["Factorise", "Map", "RelativeMap", "Sum", "leading_sum"]
 
@@ -56,19 +57,20 @@ class Map(Operation):
     """(A, tau, *factors) -> F(A, tau)."""
 
     function: SpectralFunction
+    kind: Kind = SVDFactors
     chunkable = True
 
     def value(self, x, xp):
         A, tau, *factors = x
-        return (spectral_map(self.function, A, tau, tuple(factors), xp=xp),)
+        return (self.kind(*factors).map(self.function, A, tau, xp),)
 
     def tangent(self, x, y, dx, call, xp):
         A, tau, *factors = x
-        return call(Push(self.function), A, tau, dx[0], dx[1], *factors)
+        return call(Push(self.function, self.kind), A, tau, dx[0], dx[1], *factors)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, *factors = x
-        return call(Pull(self.function), A, tau, g[0], *factors)
+        return call(Pull(self.function, self.kind), A, tau, g[0], *factors)
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ class Push(Operation):
     """(A, tau, dA, dtau, *factors) -> tangent of F(A, tau)."""
 
     function: SpectralFunction
+    kind: Kind = SVDFactors
     chunkable = True
 
     def value(self, x, xp):
         A, tau, dA, dtau, *factors = x
         dA = xp.zeros_like(A) if dA is None else dA
-        return spectral_derivative(self.function, A, tau, factors, dA, dtau, xp=xp)[:1]
+        direction = Direction(self.function, tau, dA, dtau)
+        return self.kind(*factors).derivative(A, direction, xp)[:1]
 
     def tangent(self, x, y, dx, call, xp):
         A, tau, dA, dtau, *factors = x
@@ -89,7 +93,9 @@ class Push(Operation):
         if some(*dx[2:4]):
             (along,) = call(self, A, tau, dx[2], dx[3], *factors)
         if some(*dx[:2]):
-            (bent,) = call(Bend(self.function), A, tau, dA, dtau, dx[0], dx[1])
+            (bent,) = call(
+                SecondDerivative(self.function), A, tau, dA, dtau, dx[0], dx[1]
+            )
         return (add(along, bent),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
@@ -97,9 +103,9 @@ class Push(Operation):
         point = None, None
         linear = None, None
         if any(wanted[2:4]):
-            linear = call(Pull(self.function), A, tau, g[0], *factors)
+            linear = call(Pull(self.function, self.kind), A, tau, g[0], *factors)
         if any(wanted[:2]):
-            point = call(BendPull(self.function), A, tau, g[0], dA, dtau)
+            point = call(SecondPull(self.function), A, tau, g[0], dA, dtau)
         return masked((*point, *linear), wanted)
 
 
@@ -108,13 +114,13 @@ class Pull(Operation):
     """(A, tau, G, *factors) -> cotangents of A and tau from that of F(A, tau)."""
 
     function: SpectralFunction
+    kind: Kind = SVDFactors
     chunkable = True
 
     def value(self, x, xp):
         A, tau, G, *factors = x
-        return spectral_derivative(
-            self.function, A, tau, factors, G, transposed=True, xp=xp
-        )
+        direction = Direction(self.function, tau, G, transposed=True)
+        return self.kind(*factors).derivative(A, direction, xp)
 
     def tangent(self, x, y, dx, call, xp):
         A, tau, G, *factors = x
@@ -123,7 +129,7 @@ class Pull(Operation):
         if some(dx[2]):
             along = call(self, A, tau, dx[2], *factors)
         if some(*dx[:2]):
-            bent = call(BendPull(self.function), A, tau, G, dx[0], dx[1])
+            bent = call(SecondPull(self.function), A, tau, G, dx[0], dx[1])
         return tuple(map(add, along, bent))
 
     def cotangent(self, x, y, g, wanted, call, xp):
@@ -131,14 +137,16 @@ class Pull(Operation):
         point = None, None
         moved = None
         if wanted[2]:
-            (moved,) = call(Push(self.function), A, tau, g[0], g[1], *factors)
+            (moved,) = call(
+                Push(self.function, self.kind), A, tau, g[0], g[1], *factors
+            )
         if any(wanted[:2]):
-            point = call(BendPull(self.function), A, tau, G, g[0], g[1])
+            point = call(SecondPull(self.function), A, tau, G, g[0], g[1])
         return masked((*point, moved), wanted)
 
 
 @dataclass(frozen=True)
-class Bend(Operation):
+class SecondDerivative(Operation):
     """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along both tangents.
 
     For a second derivative the factors are taken anew: those of a Gram matrix are
@@ -150,9 +158,10 @@ class Bend(Operation):
     def value(self, x, xp):
         A, tau, dA, dtau, vA, vtau = x
         dA, vA = (xp.zeros_like(A) if d is None else d for d in (dA, vA))
-        return spectral_second_derivative(
-            self.function, A, tau, _thin(A, xp), dA, vA, vtau, dtau, xp=xp
-        )[:1]
+        direction = Direction(self.function, tau, dA, dtau)
+        return spectral_second_derivative(A, _thin(A, xp), direction, vA, vtau, xp=xp)[
+            :1
+        ]
 
     def tangent(self, x, y, dx, call, xp):
         refuse_third(some(*dx[:2]))
@@ -170,14 +179,14 @@ class Bend(Operation):
         first = None, None
         second = None, None
         if any(wanted[2:4]):
-            first = call(BendPull(self.function), A, tau, g[0], vA, vtau)
+            first = call(SecondPull(self.function), A, tau, g[0], vA, vtau)
         if any(wanted[4:6]):
-            second = call(BendPull(self.function), A, tau, g[0], dA, dtau)
+            second = call(SecondPull(self.function), A, tau, g[0], dA, dtau)
         return masked((None, None, *first, *second), wanted)
 
 
 @dataclass(frozen=True)
-class BendPull(Operation):
+class SecondPull(Operation):
     """(A, tau, G, dA, dtau) -> derivative of `Pull` along (dA, dtau)."""
 
     function: SpectralFunction
@@ -185,9 +194,8 @@ class BendPull(Operation):
     def value(self, x, xp):
         A, tau, G, dA, dtau = x
         dA, G = (xp.zeros_like(A) if d is None else d for d in (dA, G))
-        return spectral_second_derivative(
-            self.function, A, tau, _thin(A, xp), G, dA, dtau, xp=xp
-        )
+        direction = Direction(self.function, tau, G)
+        return spectral_second_derivative(A, _thin(A, xp), direction, dA, dtau, xp=xp)
 
     def tangent(self, x, y, dx, call, xp):
         refuse_third(some(*dx[:2]))
@@ -206,7 +214,9 @@ class BendPull(Operation):
         moved = None
         direction = None, None
         if wanted[2]:
-            (moved,) = call(Bend(self.function), A, tau, g[0], g[1], dA, dtau)
+            (moved,) = call(
+                SecondDerivative(self.function), A, tau, g[0], g[1], dA, dtau
+            )
         if any(wanted[3:5]):
             direction = call(self, A, tau, G, g[0], g[1])
         return masked((None, None, moved, *direction), wanted)
@@ -217,18 +227,19 @@ class Sum(Operation):
     """(A, value, *factors) -> value, one number per matrix, with the gradient F(A)."""
 
     function: SpectralFunction
+    kind: Kind = SVDFactors
 
     def value(self, x, xp):
         return (x[1] + 0,)
 
     def tangent(self, x, y, dx, call, xp):
         A, _, *factors = x
-        (gradient,) = call(Map(self.function), A, None, *factors)
+        (gradient,) = call(Map(self.function, self.kind), A, None, *factors)
         return (None if dx[0] is None else inner(gradient, dx[0], xp),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, _, *factors = x
-        (gradient,) = call(Map(self.function), A, None, *factors)
+        (gradient,) = call(Map(self.function, self.kind), A, None, *factors)
         return (cast(g[0], gradient, xp)[..., None, None] * gradient,)
 
 
@@ -237,26 +248,27 @@ class RelativeMap(Operation):
     """(A, ratio, *factors) -> F(A, ratio s_1), in as many products as `Map`."""
 
     function: SpectralFunction
+    kind: Kind = SVDFactors
     chunkable = True
 
     def value(self, x, xp):
         A, ratio, *factors = x
-        tau = ratio * largest_value(A, factors, xp)
-        return (spectral_map(self.function, A, tau, tuple(factors), xp=xp),)
+        known = self.kind(*factors)
+        return (known.map(self.function, A, ratio * known.largest(A, xp), xp),)
 
     def tangent(self, x, y, dx, call, xp):
         A, ratio, *factors = x
         dA, dratio = dx[:2]
-        top = leading_sum(A, 1, factors, call, xp)[..., None]
+        top = leading_sum(A, 1, self.kind(*factors), call, xp)[..., None]
         dtau = None if dratio is None else dratio * top
         if dA is not None:
-            (slope,) = call(Map(Leading(1)), A, None, *factors)
+            (slope,) = call(Map(TopSubgradient(1), self.kind), A, None, *factors)
             dtau = add(dtau, ratio * inner(slope, dA, xp)[..., None])
-        return call(Push(self.function), A, ratio * top, dA, dtau, *factors)
+        return call(Push(self.function, self.kind), A, ratio * top, dA, dtau, *factors)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, ratio, *factors = x
-        return call(_RelativePull(self.function), A, ratio, g[0], *factors)
+        return call(_RelativePull(self.function, self.kind), A, ratio, g[0], *factors)
 
 
 @dataclass(frozen=True)
@@ -264,37 +276,38 @@ class _RelativePull(Operation):
     """(A, ratio, G, *factors) -> cotangents of A and ratio."""
 
     function: SpectralFunction
+    kind: Kind = SVDFactors
     chunkable = True
     transparent = True
 
     def value(self, x, xp):
         A, ratio, G, *factors = x
-        tau = ratio * largest_value(A, factors, xp)
-        return spectral_derivative(
-            self.function, A, tau, factors, G, transposed=True, ratio=ratio, xp=xp
-        )
+        known = self.kind(*factors)
+        tau = ratio * known.largest(A, xp)
+        direction = Direction(self.function, tau, G, transposed=True, ratio=ratio)
+        return known.derivative(A, direction, xp)
 
     def composed(self, x, call, xp):
         A, ratio, G, *factors = x
-        top = leading_sum(A, 1, factors, call, xp)[..., None]
-        gA, gtau = call(Pull(self.function), A, ratio * top, G, *factors)
-        (slope,) = call(Map(Leading(1)), A, None, *factors)
+        top = leading_sum(A, 1, self.kind(*factors), call, xp)[..., None]
+        gA, gtau = call(Pull(self.function, self.kind), A, ratio * top, G, *factors)
+        (slope,) = call(Map(TopSubgradient(1), self.kind), A, None, *factors)
         gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
         return gA + cast(gtop[..., None], slope, xp) * slope, gtau * top
 
 
 def leading_sum(
-    A: Array, count: int | None, factors: Arrays, call: Call, xp: Namespace
+    A: Array, count: int | None, factors: Factors, call: Call, xp: Namespace
 ) -> Array:
     """Sum of the `count` largest singular values, or of all; differentiable."""
-    function = Leading(count)
+    function = TopSubgradient(count)
     if count == 1:
-        value = xp.sum(largest_value(A, factors, xp), axis=-1)
+        value = xp.sum(factors.largest(A, xp), axis=-1)
     else:
-        S = singular_values(factors)
+        S = factors.S
         value = xp.sum(function.value(S, None, xp) * S, axis=-1)
-    return call(Sum(function), A, value, *factors)[0]
+    return call(Sum(function, type(factors)), A, value, *factors)[0]
 
 
-def _thin(A: Array, xp: Namespace) -> tuple[Array, ...]:
-    return tuple(xp.linalg.svd(A, full_matrices=False))
+def _thin(A: Array, xp: Namespace) -> SVDFactors:
+    return SVDFactors(*xp.linalg.svd(A, full_matrices=False))

@@ -9,7 +9,7 @@ The formulas follow from P = U^H dA V, with Omega = U^H dU and Psi = V^H dV skew
     P_ij - conj(P_ji) = (Omega - Psi)_ij (s_j + s_i)
 
 of which the first is underdetermined where s_i = s_j. Zhang and Hu
-(arXiv:2411.14141) take the Moore-Penrose solution there; `svdinv.core.repeated`
+(arXiv:2411.14141) take the Moore-Penrose solution there; `svdinv.core.degenerate`
 holds that rule and the others.
 """
 
@@ -17,6 +17,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from svdinv.core.degenerate import (
+    check_repeated,
+    inverse_sum,
+    linear_rule,
+    reciprocal,
+    smooth_at_zero,
+    vector_block,
+)
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -29,14 +37,6 @@ from svdinv.core.namespace import (
     last_size,
     real,
     skew,
-)
-from svdinv.core.repeated import (
-    check_repeated,
-    inverse_sum,
-    linear_rule,
-    reciprocal,
-    smooth_at_zero,
-    vector_block,
 )
 from svdinv.core.tolerances import rounding_rtol, smallest
 

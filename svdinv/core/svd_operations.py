@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+from svdinv.core.degenerate import check_repeated
+from svdinv.core.divided_differences import sampled_derivative
 from svdinv.core.gauge import Gauge, check_gauge, gauge_dependence, report_gauge
 from svdinv.core.namespace import Array, Namespace, cast, on_host, real
 from svdinv.core.operation import Operation, add
-from svdinv.core.repeated import check_repeated
-from svdinv.core.sampled import sampled_derivative
 from svdinv.core.svd import svd, svd_pullback, svd_pushforward
 from svdinv.core.tolerances import eps
 from svdinv.core.truncated import (
@@ -26,7 +26,7 @@ class SVD(Operation):
     """A -> U, S, Vh, of which the derivatives are made.
 
     The pullback is not the transpose of the pushforward where singular values
-    repeat: see `svdinv.core.repeated`.
+    repeat: see `svdinv.core.degenerate`.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class SVD(Operation):
 
     def anonymous(self) -> SVD:
         """See `Operation`; a cache would keep the gauge's callable alive."""
-        return replace(self, gauge="ignore")
+        return self if self.gauge == "ignore" else replace(self, gauge="ignore")
 
     def value(self, x, xp):
         return tuple(svd(x[0], full_matrices=self.full_matrices, xp=xp))

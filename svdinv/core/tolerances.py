@@ -5,11 +5,11 @@ from __future__ import annotations
 from svdinv.core.namespace import Array, Namespace
 
 __all__ = [
+    "ASPECT_LIMIT",
     "GRAM_FLOOR",
+    "MIN_GRAM_WORK",
     "SINGLE",
-    "VERY_TALL",
     "WIDE_GRAM_FLOOR",
-    "WORTH_A_LOOK",
     "cluster_rtol",
     "eps",
     "gauge_tolerance",
@@ -32,10 +32,10 @@ Squaring makes its relative error eps (s_1 / s)^2 / 2, that is 50 eps here.
 WIDE_GRAM_FLOOR = 1e-4
 """The same for the Gram matrix of single precision data in double precision."""
 
-VERY_TALL = 3
+ASPECT_LIMIT = 3
 """Ratio of the sides from which products with U cost more than they save."""
 
-WORTH_A_LOOK = 2**19
+MIN_GRAM_WORK = 2**19
 """Size of a decomposition, batch m n min(m, n), from which a cheaper one is sought."""
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from svdinv.core.degenerate import reciprocal, smooth_at_zero
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -35,7 +36,6 @@ from svdinv.core.namespace import (
     safe_divide,
     while_loop,
 )
-from svdinv.core.repeated import reciprocal, smooth_at_zero
 from svdinv.core.svd import SVDResult, svd, svd_pullback, svd_pushforward
 from svdinv.core.tolerances import eps, rounding_rtol, smallest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from dataclasses import replace
 from typing import Any
 
 from svdinv.core.backend import Backend
@@ -30,7 +31,7 @@ def threshold_values(backend: Backend, tau: Any, A: Array) -> tuple[Array, bool]
             f"singular value to {(*batch, shorter(A.shape))}, got shape "
             f"{tuple(values.shape)}"
         )
-    return per_batch(backend, values, A, 2)[..., None], False
+    return _fitted(backend, values, A, batch)[..., None], False
 
 
 def per_batch(
@@ -44,14 +45,21 @@ def per_batch(
             f"{name} must broadcast to the batch shape {batch}, got shape "
             f"{tuple(values.shape)}"
         )
-    xp = backend.xp
-    return xp.broadcast_to(values, sizes(A, xp)[: len(batch)])
+    return _fitted(backend, values, A, batch)
+
+
+def _fitted(backend: Backend, values: Array, A: Array, batch: tuple[Any, ...]) -> Array:
+    if None not in batch and tuple(values.shape) == batch:
+        return values
+    return backend.xp.broadcast_to(values, sizes(A, backend.xp)[: len(batch)])
 
 
 def checked(backend: Backend, tau: Any, A: Array, name: str = "tau") -> Array:
     if isinstance(tau, numbers.Real) and not float(tau) >= 0:
         raise ValueError(f"{name} must be >= 0, got {tau}")
     xp, values = backend.xp, backend.parameter(tau, A, name)
+    if isinstance(tau, numbers.Real):
+        return values
     # Of an array nothing can be asked; below 0 there is no threshold.
     return xp.where(values < 0, xp.zeros_like(values), values)
 
@@ -93,6 +101,17 @@ def negative_axis(backend: Backend, axis: int, X: Array) -> int:
     return negative
 
 
+def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> Any:
+    """Tell an operation that cotangents are no better than a half precision `given`.
+
+    They come back with the rounding errors of the outputs.
+    """
+    if A.dtype == given.dtype:
+        return operation
+    half = backend.half_precision(given.dtype)
+    return replace(operation, epsilon=None if half is None else half[1])
+
+
 def shorter(shape: Any) -> int | None:
     """Give min(m, n), or None where one of them is unknown."""
     m, n = shape[-2], shape[-1]
@@ -104,7 +123,7 @@ def broadcasts(shape: Any, to: Any) -> bool:
     given, wanted = tuple(shape)[::-1], tuple(to)[::-1]
     pairs = zip(given, wanted, strict=False)
     return len(given) <= len(wanted) and all(
-        None in (a, b) or a in (1, b) for a, b in pairs
+        a is None or b is None or a == 1 or a == b for a, b in pairs
     )
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from svdinv.core.backend import Backend
 from svdinv.core.factors import check_method
-from svdinv.core.functions import Leading, Soft, SpectralFunction
+from svdinv.core.functions import SpectralFunction, TopSubgradient
 from svdinv.core.namespace import Array, sizes
 from svdinv.core.spectral_operations import Factorise, Map, RelativeMap, leading_sum
+from svdinv.core.thresholds import Soft
 from svdinv.operators._arguments import threshold_values
 
 
@@ -45,8 +46,8 @@ def with_tau(
 ) -> Array:
     """Apply a function with tau of shape (..., 1) or (..., k)."""
     factors = backend.evaluate(Factorise(function, relative, method), A, tau)
-    operation = RelativeMap(function) if relative else Map(function)
-    return backend.call(operation, A, tau, *factors)[0]
+    operation = RelativeMap if relative else Map
+    return backend.call(operation(function, type(factors)), A, tau, *factors)[0]
 
 
 def soft_threshold(
@@ -65,12 +66,12 @@ def without_tau(
     check_method(method)
     A, restore = backend.matrices(A, "A")
     factors = backend.evaluate(Factorise(function, method=method), A, None)
-    return restore(backend.call(Map(function), A, None, *factors)[0])
+    return restore(backend.call(Map(function, type(factors)), A, None, *factors)[0])
 
 
 def sum_of_largest(backend: Backend, A: Any, count: int | None, method: str) -> Array:
     """Sum of the `count` largest singular values, or of all."""
     check_method(method)
     A, restore = backend.matrices(A, "A")
-    factors = backend.evaluate(Factorise(Leading(count), method=method), A, None)
+    factors = backend.evaluate(Factorise(TopSubgradient(count), method=method), A, None)
     return restore(leading_sum(A, count, factors, backend.call, backend.xp))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from svdinv.core.backend import Backend
@@ -10,7 +9,7 @@ from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, sizes
 from svdinv.core.svd import SVDResult
 from svdinv.core.svd_operations import SVD, LowRankSVD
-from svdinv.operators._arguments import as_integer, shorter
+from svdinv.operators._arguments import as_integer, in_precision, shorter
 from svdinv.operators._registry import operator
 
 
@@ -29,11 +28,9 @@ def svd(
     and the order of results of the framework's own.
     """
     operation = SVD(full_matrices, repeated, rtol, gauge)  # checks the options
-    half = backend.half_precision(backend.asarray(A, name).dtype)
-    A, restore = backend.matrices(A, name)
-    if half is not None:
-        # The cotangents come back with the rounding errors of the outputs.
-        operation = replace(operation, epsilon=half[1])
+    given = backend.asarray(A, name)
+    A, restore = backend.matrices(given, name)
+    operation = in_precision(backend, operation, given, A)
     return SVDResult(*map(restore, backend.call(operation, A)))
 
 

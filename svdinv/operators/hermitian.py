@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from svdinv.core.backend import Backend
+from svdinv.core.degenerate import check_repeated
 from svdinv.core.eigh import EighResult
 from svdinv.core.hermitian import (
     Exponential,
@@ -16,7 +17,7 @@ from svdinv.core.hermitian import (
 )
 from svdinv.core.hermitian_operations import Eigh, HermitianMap, from_triangle
 from svdinv.core.namespace import Array, herm
-from svdinv.core.repeated import check_repeated
+from svdinv.operators._arguments import in_precision
 from svdinv.operators._registry import operator
 
 
@@ -68,11 +69,9 @@ def eigh(
     if UPLO not in ("L", "U", None):
         raise ValueError(f'UPLO must be "L" or "U", got {UPLO!r}')
     check_repeated("consistent", rtol)
-    xp, half = backend.xp, backend.half_precision(backend.asarray(A, "A").dtype)
-    A, restore = _square(backend, A)
-    operation = Eigh(UPLO or "L", rtol)
-    if half is not None:
-        operation = replace(operation, epsilon=half[1])
+    xp, given = backend.xp, backend.asarray(A, "A")
+    A, restore = _square(backend, given)
+    operation = in_precision(backend, Eigh(UPLO or "L", rtol), given, A)
     if backend.triangle is None and UPLO is None:
         A = herm(A, xp)
     elif backend.gradient_in_triangle:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from svdinv.core.backend import Backend
-from svdinv.core.factors import Factors, check_method
+from svdinv.core.factors import check_method
 from svdinv.core.functions import Power
 from svdinv.core.namespace import Array, cast
 from svdinv.core.spectral_operations import Factorise, Sum
@@ -148,23 +148,15 @@ def schatten_norm(
     power = Power(p - 1)
     factors = backend.evaluate(Factorise(power, method=method), A, None)
     # Over s_1, whose derivative cancels: powers of s over- and underflow.
-    S, *vectors = _values_first(factors)
+    S = factors.S
     top = xp.sum(S[..., :1], axis=-1, keepdims=True)  # a number, if S is empty
     top = xp.where(top > 0, top, xp.ones_like(top))
-    factors = _values_back(S / top, vectors)
+    factors = factors._replace(S=S / top)
     powers = power.value(S / top, None, xp) * (S / top)
     total = xp.sum(powers, axis=-1) / p
     scaled = A / cast(top[..., None], A, xp)
-    total = p * backend.call(Sum(power), scaled, total, *factors)[0]
+    total = p * backend.call(Sum(power, type(factors)), scaled, total, *factors)[0]
     positive = total != 0  # NaN included
     root = xp.where(positive, total, xp.ones_like(total)) ** (1 / p)
     norm = xp.sum(top, axis=-1) * root  # sums, because there may be nothing
     return restore(xp.where(positive, norm, xp.zeros_like(root)))
-
-
-def _values_first(factors: Factors) -> tuple[Array, ...]:
-    return (factors[1], factors[0], factors[2]) if len(factors) == 3 else factors
-
-
-def _values_back(S: Array, vectors: list[Array]) -> Factors:
-    return (vectors[0], S, vectors[1]) if len(vectors) == 2 else (S, *vectors)

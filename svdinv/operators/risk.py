@@ -6,7 +6,7 @@ from typing import Any
 
 from svdinv.core.backend import Backend
 from svdinv.core.divergence import soft_divergence
-from svdinv.core.namespace import Array, is_complex
+from svdinv.core.namespace import Array, abs_max, binary_scale, cast, is_complex
 from svdinv.core.svd_operations import SVD
 from svdinv.operators._arguments import lengths, per_batch
 from svdinv.operators._registry import operator
@@ -46,6 +46,8 @@ def svt_divergence(backend: Backend, A: Array, tau: Any) -> Array:
     """
     A, restore = backend.matrices(A, "A")
     tau = per_batch(backend, tau, A, 2)
+    unit = _unit(backend, A, tau)
+    A, tau = A / cast(unit[..., None, None], A, backend.xp), tau / unit
     _, S, _ = backend.call(SVD(), A)
     return restore(_divergence(backend, S, tau, A))
 
@@ -86,13 +88,25 @@ def sure(backend: Backend, A: Array, tau: Any, sigma: Any) -> Array:
     xp = backend.xp
     A, restore = backend.matrices(A, "A")
     tau = per_batch(backend, tau, A, 2)
-    variance = per_batch(backend, sigma, A, 2, "sigma") ** 2
+    sigma = per_batch(backend, sigma, A, 2, "sigma")
+    unit = _unit(backend, A, tau, sigma)
+    A, tau = A / cast(unit[..., None, None], A, xp), tau / unit
+    variance = (sigma / unit) ** 2
     _, S, _ = backend.call(SVD(), A)
     lost = xp.minimum(S, tau[..., None])
     m, n = lengths(backend, A)
     size = m * n * (2 if is_complex(A, xp) else 1)
     risk = variance * (2 * _divergence(backend, S, tau, A) - size)
-    return restore(risk + xp.sum(lost * lost, axis=-1))
+    return restore((risk + xp.sum(lost * lost, axis=-1)) * unit * unit)
+
+
+def _unit(backend: Backend, A: Array, *sizes: Array) -> Array:
+    """Power of two that brings A and what goes with it to a size with squares."""
+    xp = backend.xp
+    size = abs_max(A, xp)[..., 0, 0]
+    for other in sizes:
+        size = xp.maximum(size, other)
+    return binary_scale(backend.stop_gradient(size), xp)
 
 
 def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 
 from svdinv.core.backend import Backend
 from svdinv.core.factors import check_method
-from svdinv.core.namespace import Array
+from svdinv.core.namespace import Array, cast
 from svdinv.core.tensors import fourier_slices, tilings
 from svdinv.operators._arguments import negative_axis, per_batch
 from svdinv.operators._maps import soft_threshold
@@ -64,6 +64,8 @@ def tsvt(
     axis = negative_axis(backend, axis, X)
     check_method(method)
     tau = per_batch(backend, tau, X, 3)
+    if 0 in tuple(X.shape):  # there is no transform of nothing
+        return restore(X + cast(0 * tau, X, xp)[..., None, None, None])
     slices, back = fourier_slices(X, axis, xp)
     result = soft_threshold(backend, slices, tau[..., None], relative, method)
     return restore(back(result))

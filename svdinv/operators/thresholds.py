@@ -6,20 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from svdinv.core.backend import Backend
-from svdinv.core.functions import (
+from svdinv.core.divided_differences import difference_nodes, sampled_difference
+from svdinv.core.factors import check_method
+from svdinv.core.functions import SpectralFunction
+from svdinv.core.namespace import Array, cast
+from svdinv.core.svd_operations import SVD, Recompose
+from svdinv.core.thresholds import (
     Firm,
     Hard,
+    Huber,
     LogSum,
     Rank,
     Schatten,
-    Shrink,
     Soft,
-    SpectralFunction,
 )
-from svdinv.core.namespace import Array
-from svdinv.core.sampled import difference_nodes, sampled_difference
-from svdinv.core.svd_operations import SVD, Recompose
-from svdinv.operators._arguments import as_integer, as_number, broadcasts
+from svdinv.operators._arguments import as_integer, as_number, broadcasts, per_batch
 from svdinv.operators._maps import threshold, without_tau
 from svdinv.operators._registry import operator
 
@@ -27,7 +28,6 @@ _SCHATTEN: dict[float, SpectralFunction] = {
     1 / 2: Schatten(1 / 2),
     2 / 3: Schatten(2 / 3),
     1: Soft(),
-    2: Shrink(),
 }
 
 
@@ -86,7 +86,7 @@ def svt(
 
     See Also
     --------
-    svdinv.core.functions.Soft : The function and its divided differences.
+    svdinv.core.thresholds.Soft : The function and its divided differences.
 
     References
     ----------
@@ -252,13 +252,59 @@ def schatten_prox(
 
     See Also
     --------
-    svdinv.core.functions.Schatten : The formulas, with references.
+    svdinv.core.thresholds.Schatten : The formulas, with references.
     """
     p = as_number(p, "p")
+    if abs(p - 2) < 1e-6:  # needs no singular values
+        check_method(method)
+        A, restore = backend.matrices(A, "A")
+        shrunk = 1 + 2 * per_batch(backend, tau, A, 2)[..., None, None]
+        return restore(A / cast(shrunk, A, backend.xp))
     function = next((f for q, f in _SCHATTEN.items() if abs(p - q) < 1e-6), None)
     if function is None:
         raise ValueError(f"p must be 1/2, 2/3, 1 or 2, got {p}")
     return threshold(backend, A, function, tau, False, method)
+
+
+@operator
+def huber_threshold(
+    backend: Backend, A: Array, tau: Any, delta: float, *, method: str = "auto"
+) -> Array:
+    """Proximal operator of tau times the sum of Huber's function of s.
+
+    Singular values up to delta + tau are divided by 1 + tau / delta, larger ones are
+    lessened by tau: `svt` without a kink at 0, after which the rank is full.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Weight >= 0 of the penalty, in units of A, broadcasting to the batch shape.
+    delta : float
+        Where Huber's function turns from a parabola into a line, in units of A;
+        above 0.
+    method : optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `delta` is not positive.
+
+    See Also
+    --------
+    svdinv.core.thresholds.Huber : The function, with its source.
+    """
+    delta = as_number(delta, "delta")
+    if not delta > 0:
+        raise ValueError(f"delta must be positive, got {delta}")
+    return threshold(backend, A, Huber(delta), tau, False, method)
 
 
 @operator

@@ -6,6 +6,7 @@ measure matrices by their singular values, without handing these out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from svdinv._missing import explain_missing
@@ -19,12 +20,13 @@ from svdinv.backends.torch import TorchBackend
 from svdinv.core.gauge import Gauge
 from svdinv.core.svd import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions
-from svdinv.torch import nn
 
 __all__ = ["nn", "svd", *sorted(OPERATORS)]
 
 _backend = TorchBackend()
 globals().update(bind(lambda *_: _backend, __name__))
+
+from svdinv.torch import nn  # noqa: E402 - its modules call the operators
 
 
 def svd(
@@ -99,5 +101,5 @@ def svd(
     return decompositions.svd(_backend, A, "A", full_matrices, repeated, rtol, gauge)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Callable[..., Any]:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

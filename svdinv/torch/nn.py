@@ -8,16 +8,15 @@ stands for at present.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import svdinv.torch
-from svdinv.core.factors import check_method
-from svdinv.core.tensors import tilings
+from svdinv import layers
 
 __all__ = [
     "Casorati",
@@ -31,80 +30,94 @@ __all__ = [
     "TensorSingularValueThreshold",
 ]
 
-Pair: TypeAlias = int | tuple[int, int]
-
 _REDUCTIONS = {"mean": torch.mean, "sum": torch.sum, "none": lambda x: x}
 
+_METHOD = """method : optional
+    As for `svdinv.torch.svt`."""
 
-class _Threshold(nn.Module):
-    """What learns a threshold: positive by softplus, or in (0, 1) by a sigmoid."""
+_TEXTS = {
+    "array": "array",
+    "an_array": "an array",
+    "channel": "channel of an input (B, C, m, n)",
+    "each_option": f"""trainable : bool, optional
+    Whether the threshold is learned at all.
+{_METHOD}""",
+    "example": """>>> import torch, svdinv.torch
+>>> svdinv.torch.nn.SingularValueThreshold(0.2, channels=3)
+SingularValueThreshold(threshold=[0.2, 0.2, 0.2], relative=True, channels=3)""",
+    "fourier_axes": "one of the last three",
+    "method": _METHOD,
+    "options": "trainable, method : optional",
+    "random": """from the random
+    numbers of the input's device (`torch.manual_seed`), and 0 in evaluation""",
+    "see_also": """
 
-    core = 2  # axes of what is thresholded, behind those of batch and channels
+See Also
+--------
+svdinv.torch.{operator} : The operator.""",
+    "seed": "",
+    "series": "channels of an input (B, C, T, H, W)",
+    "tensors": "channels of an input (B, C, a, b, c)",
+}
+_described = layers.described(_TEXTS)
 
-    def __init__(
-        self,
-        threshold: Any,
-        *,
-        relative: bool = False,
-        channels: int | None = None,
-        num_values: int | None = None,
-        trainable: bool = True,
-        method: str = "auto",
-    ) -> None:
-        super().__init__()
-        self.relative = relative
-        self.channels = channels
-        self.num_values = num_values
-        self.method = method
-        check_method(method)
-        shape = [n for n in (channels, num_values) if n is not None]
+
+class _Layer(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)  # which refuses any
+
+    def _operators(self) -> ModuleType:
+        return svdinv.torch
+
+    def _try(self, *arguments: Any, **options: Any) -> None:
+        matrix = torch.zeros(1, 1, device="cpu")
+        getattr(svdinv.torch, self._operator)(matrix, *arguments, **options)
+
+    def extra_repr(self) -> str:
+        """Describe the module in a printed network."""
+        values = {name: getattr(self, name) for name in self._arguments}
+        return ", ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}"
+            for name, value in values.items()
+            if value is not None
+        )
+
+
+class _Threshold(_Layer):
+    _batch_axes = 0
+    _functions, _xp = F, torch
+
+    def __init__(self, *, trainable: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self._trainable = trainable  # at first
+
+    def _double(self, threshold: Any) -> Tensor:
         # On the CPU, whatever the default device: that of a large model may be meta.
         start = torch.as_tensor(threshold, dtype=torch.float64, device="cpu")
-        if not ((start > 0) & (start < (1 if relative else torch.inf))).all():
-            range_ = "between 0 and 1" if relative else "positive and finite"
-            raise ValueError(f"threshold must be {range_}, got {threshold}")
-        try:
-            self._start = start.expand(shape).clone()
-        except RuntimeError as error:
-            raise ValueError(
-                f"threshold must broadcast to {tuple(shape)}, got shape "
-                f"{tuple(start.shape)}"
-            ) from error
-        self.raw_threshold = nn.Parameter(torch.empty(shape), requires_grad=trainable)
+        return start.detach().clone()
+
+    def _learn(self, shape: tuple[int, ...]) -> None:
+        self.raw_threshold = nn.Parameter(torch.empty(shape), self._trainable)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the threshold to its first value."""
-        start = self._start
-        raw = start.logit() if self.relative else start + (-(-start).expm1()).log()
         with torch.no_grad():
-            self.raw_threshold.copy_(raw)
+            self.raw_threshold.copy_(self._first_raw())
 
-    @property
-    def threshold(self) -> Tensor:
-        """Current threshold: one number, or of shape (channels,)."""
+    def _raw(self) -> Tensor:
         raw = self.raw_threshold
-        raw = raw.real if raw.is_complex() else raw  # after module.to(torch.complex64)
-        return raw.sigmoid() if self.relative else F.softplus(raw)
+        return raw.real if raw.is_complex() else raw  # after module.to(torch.complex64)
 
-    def _tau(self, x: Tensor) -> Tensor:
-        """Threshold for `x`, of which it checks the channels."""
-        axis = -self.core - 1
-        if self.channels is not None and (
-            x.ndim < -axis or x.shape[axis] != self.channels
-        ):
-            raise RuntimeError(
-                f"expected {self.channels} channels along axis {axis}, got shape "
-                f"{tuple(x.shape)}"
-            )
-        tau = self.threshold
-        if self.num_values is None:
-            return tau
-        return tau.reshape((1,) * (x.ndim - 1 - tau.ndim) + tau.shape)
+    def _channel_error(self, shape: Any, axis: int) -> Exception:
+        return RuntimeError(
+            f"expected {self.channels} channels along axis {axis}, got shape "
+            f"{tuple(shape)}"
+        )
 
     def extra_repr(self) -> str:
         """Describe the module in a printed network."""
-        parts = [f"threshold={_numbers(self.threshold)}", *self._options()]
+        parts = [f"threshold={_numbers(self.threshold)}", super().extra_repr()]
         for name in ("channels", "num_values"):
             if (value := getattr(self, name)) is not None:
                 parts.append(f"{name}={value}")
@@ -114,320 +127,59 @@ class _Threshold(nn.Module):
             parts.append(f"method={self.method!r}")
         return ", ".join(parts)
 
-    def _options(self) -> list[str]:
-        return [f"relative={self.relative}"]
 
-
-class SingularValueThreshold(_Threshold):
-    """Soft-threshold the singular values of matrices, with a learned threshold.
-
-    Parameters
-    ----------
-    threshold : float or array
-        First threshold; an array gives one for each parameter.
-    relative : bool, optional
-        Whether thresholds are multiples of the largest singular value of each
-        matrix, between 0 and 1; otherwise they are positive, in units of the input.
-    num_values : int, optional
-        Learn a threshold for each of this many singular values, min(m, n) (weighted
-        nuclear norm). The derivative needs equal ones for equal singular values.
-    channels : int, optional
-        Learn a threshold for each channel of an input (B, C, m, n).
-    trainable : bool, optional
-        Whether the threshold is learned at all.
-    method : optional
-        As for `svdinv.torch.svt`.
-
-    See Also
-    --------
-    svdinv.torch.svt : The operator.
-
-    Examples
-    --------
-    >>> import torch, svdinv.torch
-    >>> svdinv.torch.nn.SingularValueThreshold(0.2, channels=3)
-    SingularValueThreshold(threshold=[0.2, 0.2, 0.2], relative=True, channels=3)
-    """
-
-    def __init__(
-        self,
-        threshold: Any = 0.1,
-        *,
-        relative: bool = True,
-        num_values: int | None = None,
-        channels: int | None = None,
-        trainable: bool = True,
-        method: str = "auto",
-    ) -> None:
-        super().__init__(
-            threshold,
-            relative=relative,
-            channels=channels,
-            num_values=num_values,
-            trainable=trainable,
-            method=method,
-        )
-
+@_described
+class SingularValueThreshold(layers.SingularValueThreshold, _Threshold):
     def forward(self, A: Tensor) -> Tensor:
         """Threshold matrices of shape (..., m, n)."""
-        return svdinv.torch.svt(
-            A, self._tau(A), relative=self.relative, method=self.method
-        )
+        return self._map(A, self.training)
 
 
-class FirmThreshold(_Threshold):
-    """Firm-threshold the singular values of matrices, with a learned threshold.
-
-    Parameters
-    ----------
-    threshold : float or array
-        First threshold.
-    gamma : float, optional
-        Where shrinking ends, in multiples of the threshold; above 1. Not learned.
-    relative, channels, trainable, method : optional
-        As for `SingularValueThreshold`.
-
-    See Also
-    --------
-    svdinv.torch.firm_threshold : The operator.
-    """
-
-    def __init__(
-        self,
-        threshold: Any = 0.1,
-        *,
-        gamma: float = 3.0,
-        relative: bool = True,
-        channels: int | None = None,
-        trainable: bool = True,
-        method: str = "auto",
-    ) -> None:
-        super().__init__(
-            threshold,
-            relative=relative,
-            channels=channels,
-            trainable=trainable,
-            method=method,
-        )
-        self.gamma = gamma
-        _try(svdinv.torch.firm_threshold, 0.5, gamma)
-
+@_described
+class FirmThreshold(layers.FirmThreshold, _Threshold):
     def forward(self, A: Tensor) -> Tensor:
         """Threshold matrices of shape (..., m, n)."""
-        tau = self._tau(A)
-        return svdinv.torch.firm_threshold(
-            A, tau, self.gamma, relative=self.relative, method=self.method
-        )
-
-    def _options(self) -> list[str]:
-        return [f"gamma={self.gamma:g}", *super()._options()]
+        return self._map(A, self.training)
 
 
-class SchattenProx(_Threshold):
-    """Proximal operator of the sum of s^p, with a learned weight.
-
-    Parameters
-    ----------
-    p : float
-        1/2, 2/3, 1 or 2.
-    threshold : float or array
-        First weight of the penalty, positive, in units of the input to 2 - p.
-    channels, trainable, method : optional
-        As for `SingularValueThreshold`.
-
-    See Also
-    --------
-    svdinv.torch.schatten_prox : The operator.
-    """
-
-    def __init__(
-        self,
-        p: float,
-        threshold: Any = 0.1,
-        *,
-        channels: int | None = None,
-        trainable: bool = True,
-        method: str = "auto",
-    ) -> None:
-        super().__init__(
-            threshold, channels=channels, trainable=trainable, method=method
-        )
-        self.p = p
-        _try(svdinv.torch.schatten_prox, 0.5, p)
-
+@_described
+class SchattenProx(layers.SchattenProx, _Threshold):
     def forward(self, A: Tensor) -> Tensor:
         """Map matrices of shape (..., m, n)."""
-        return svdinv.torch.schatten_prox(A, self._tau(A), self.p, method=self.method)
-
-    def _options(self) -> list[str]:
-        return [f"p={self.p:g}"]
+        return self._map(A, self.training)
 
 
-class TensorSingularValueThreshold(_Threshold):
-    """Soft-threshold a tensor's singular values, with a learned threshold.
-
-    Parameters
-    ----------
-    threshold : float or array
-        First threshold; relative to the largest singular value of each frequency.
-    axis : int, optional
-        Fourier axis, one of the last three.
-    relative, channels, trainable, method : optional
-        As for `SingularValueThreshold`; channels of an input (B, C, a, b, c).
-
-    See Also
-    --------
-    svdinv.torch.tsvt : The operator.
-    """
-
-    core = 3
-
-    def __init__(
-        self,
-        threshold: Any = 0.1,
-        *,
-        axis: int = -1,
-        relative: bool = True,
-        channels: int | None = None,
-        trainable: bool = True,
-        method: str = "auto",
-    ) -> None:
-        super().__init__(
-            threshold,
-            relative=relative,
-            channels=channels,
-            trainable=trainable,
-            method=method,
-        )
-        self.axis = axis
+@_described
+class TensorSingularValueThreshold(layers.TensorSingularValueThreshold, _Threshold):
+    _negative_axis = False
 
     def forward(self, X: Tensor) -> Tensor:
         """Threshold tensors of shape (..., a, b, c)."""
-        return svdinv.torch.tsvt(
-            X, self._tau(X), self.axis, relative=self.relative, method=self.method
-        )
-
-    def _options(self) -> list[str]:
-        return [f"axis={self.axis}", *super()._options()]
+        return self._map(X, self.training)
 
 
-class LocalLowRank(_Threshold):
-    """Soft-threshold the blocks of a series, with a learned threshold.
-
-    Parameters
-    ----------
-    block : int or (int, int)
-        Height and width of a block.
-    threshold : float or array
-        First threshold; relative to the largest singular value of each block.
-    stride : int or (int, int), optional
-        Distance of neighbouring blocks, a divisor of `block`. Default: `block`.
-    shift : "random", int or (int, int), optional
-        First row and column of the first block; the tiling wraps around. With
-        ``"random"``, it is drawn anew in every call while training, from the random
-        numbers of the input's device (`torch.manual_seed`), and 0 in evaluation.
-    relative, channels, trainable, method : optional
-        As for `SingularValueThreshold`; channels of an input (B, C, T, H, W).
-
-    See Also
-    --------
-    svdinv.torch.local_low_rank : The operator.
-    """
-
-    core = 3
-
-    def __init__(
-        self,
-        block: Pair,
-        threshold: Any = 0.1,
-        *,
-        stride: Pair | None = None,
-        shift: Pair | Literal["random"] = "random",
-        relative: bool = True,
-        channels: int | None = None,
-        trainable: bool = True,
-        method: str = "auto",
-    ) -> None:
-        super().__init__(
-            threshold,
-            relative=relative,
-            channels=channels,
-            trainable=trainable,
-            method=method,
-        )
-        if isinstance(shift, str) and shift != "random":
-            raise ValueError(f"shift must be 'random' or integers, got {shift!r}")
-        self.block, self.stride, self.shift = block, stride, shift
-        tilings((1, 1), block, stride, 0 if shift == "random" else shift)
-
+@_described
+class LocalLowRank(layers.LocalLowRank, _Threshold):
     def forward(self, x: Tensor) -> Tensor:
         """Threshold series of shape (..., T, H, W)."""
-        tau = self._tau(x)
-        if self.shift != "random":
-            return self._apply_operator(x, tau, self.shift)
-        if not self.training:
-            return self._apply_operator(x, tau, 0)
-        # Rolled by index, for a shift that is a number would be compiled in.
-        *_, height, width = x.shape
-        (h, w), steps = _pair(self.block), _pair(self.stride or self.block)
-        x = F.pad(x, (0, -width % w, 0, -height % h))
-        orders = [
-            torch.arange(size, device=x.device)
-            + torch.randint(step, (1,), device=x.device)
-            for size, step in zip(x.shape[-2:], steps, strict=True)
-        ]
-        for axis, order in zip((-2, -1), orders, strict=True):
-            x = x.index_select(axis, order % x.shape[axis])
-        x = self._apply_operator(x, tau, 0)
-        for axis, order in zip((-2, -1), orders, strict=True):
-            x = x.index_select(axis, (order % x.shape[axis]).argsort())
-        return x[..., :height, :width]
+        return self._map(x, self.training)
 
-    def _apply_operator(self, x: Tensor, tau: Tensor, shift: Any) -> Tensor:
-        return svdinv.torch.local_low_rank(
-            x,
-            tau,
-            self.block,
-            stride=self.stride,
-            shift=shift,
-            relative=self.relative,
-            method=self.method,
-        )
+    def _pad(self, x: Tensor, below: int, right: int) -> Tensor:
+        return F.pad(x, (0, right, 0, below))
 
-    def _options(self) -> list[str]:
-        places = [f"{name}={getattr(self, name)!r}" for name in ("block", "shift")]
-        if self.stride is not None:
-            places.insert(1, f"stride={self.stride!r}")
-        return [*places, *super()._options()]
+    def _draw(self, end: int, x: Tensor) -> Tensor:
+        return torch.randint(end, (1,), device=x.device)
+
+    def _roll(self, x: Tensor, shift: Tensor, axis: int) -> Tensor:
+        order = torch.arange(x.shape[axis], device=x.device) + shift
+        return x.index_select(axis, order % x.shape[axis])
 
 
-class LowRank(nn.Module):
-    """Best approximation of matrices of a given rank.
-
-    Parameters
-    ----------
-    rank : int
-        Number of singular values to keep.
-    method : optional
-        As for `svdinv.torch.svt`.
-
-    See Also
-    --------
-    svdinv.torch.low_rank : The operator.
-    """
-
-    def __init__(self, rank: int, *, method: str = "auto") -> None:
-        super().__init__()
-        self.rank, self.method = rank, method
-        _try(svdinv.torch.low_rank, rank, method=method)
-
+@_described
+class LowRank(layers.LowRank, _Layer):
     def forward(self, A: Tensor) -> Tensor:
         """Approximate matrices of shape (..., m, n)."""
-        return svdinv.torch.low_rank(A, self.rank, method=self.method)
-
-    def extra_repr(self) -> str:
-        """Describe the module in a printed network."""
-        return f"rank={self.rank}"
+        return self._map(A, self.training)
 
 
 class Casorati(nn.Module):
@@ -466,7 +218,7 @@ class Casorati(nn.Module):
         return f"spatial={self.spatial}"
 
 
-class SchattenNorm(nn.Module):
+class SchattenNorm(_Layer):
     """p-norm of the singular values of matrices, as a loss.
 
     Parameters
@@ -483,6 +235,8 @@ class SchattenNorm(nn.Module):
     svdinv.torch.schatten_norm : The operator.
     """
 
+    _operator = "schatten_norm"
+
     def __init__(
         self, p: float, *, reduction: str = "mean", method: str = "auto"
     ) -> None:
@@ -492,11 +246,11 @@ class SchattenNorm(nn.Module):
                 f"reduction must be one of {list(_REDUCTIONS)}, got {reduction!r}"
             )
         self.p, self.reduction, self.method = p, reduction, method
-        _try(svdinv.torch.schatten_norm, p, method=method)
+        self._try(p, method=method)
 
     def forward(self, A: Tensor) -> Tensor:
         """Norm of matrices of shape (..., m, n): a number, or of shape (...)."""
-        norms = svdinv.torch.schatten_norm(A, self.p, method=self.method)
+        norms = getattr(svdinv.torch, self._operator)(A, self.p, method=self.method)
         return _REDUCTIONS[self.reduction](norms)
 
     def extra_repr(self) -> str:
@@ -523,15 +277,6 @@ class NuclearNorm(SchattenNorm):
     def extra_repr(self) -> str:
         """Describe the module in a printed network."""
         return f"reduction={self.reduction!r}"
-
-
-def _try(operator: Callable[..., Tensor], *arguments: Any, **options: Any) -> None:
-    """Let an operator refuse bad arguments before a network is built of it."""
-    operator(torch.zeros(1, 1, device="cpu"), *arguments, **options)
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
 
 
 def _numbers(values: Tensor) -> str:

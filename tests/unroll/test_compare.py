@@ -11,7 +11,7 @@ import torch
 
 from svdinv.cli import _parser, main
 from svdinv.cli.compare import _study
-from svdinv.core.repeated import REPEATED_RULES
+from svdinv.core.degenerate import REPEATED_RULES
 from svdinv.unroll.data import TEST
 from svdinv.unroll.jobs import study as study_module
 from svdinv.unroll.jobs import training

@@ -17,6 +17,7 @@ from numbers import Real
 from typing import NamedTuple
 
 from svdinv.core.clusters import Windows, find_windows
+from svdinv.core.comparison_rules import COMPARISON_RULES, comparison_rule
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -58,22 +59,16 @@ __all__ = [
     "vector_block",
 ]
 
-REPEATED_RULES = (
-    "consistent",
-    "minimum-norm",
-    "drop",
-    "clip",
-    "taylor",
-    "lorentz",
-    "none",
-)
+REPEATED_RULES = ("consistent", "minimum-norm", "drop", *COMPARISON_RULES)
 
-TAYLOR_DEGREE = 9  # of the series in (s_j / s_i)^2, as in Wang et al. (2021)
-DOUBT = 10  # predicted errors that contradict an estimate
+ERROR_FACTOR = 10  # predicted errors that contradict an estimate
 RATIO_ERROR = 0.3  # of a ratio, relative to 1 / s: there may be a penalty after all
-STEEP = 100  # quotient over the largest slope that a gauge-dependent loss exceeds
-STEEPEST = 1e4  # slope at 0 over the largest elsewhere, for a function to be smooth
-LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
+SLOPE_RATIO_OF_GAUGE = (
+    100  # quotient over the largest slope that a gauge-dependent loss exceeds
+)
+SLOPE_RATIO_AT_ZERO = (
+    1e4  # slope at 0 over the largest elsewhere, for a function to be smooth
+)
 
 
 def check_repeated(repeated: object, rtol: object) -> None:
@@ -90,12 +85,6 @@ def check_repeated(repeated: object, rtol: object) -> None:
 
 def _pairs(s: Array) -> tuple[Array, Array]:
     return s[..., :, None], s[..., None, :]
-
-
-def _order(gap: Array, xp: Namespace) -> Array:
-    """Sign of the gaps of values sorted downwards, where they are 0 too."""
-    lower = xp.tril(xp.ones_like(gap), k=-1)
-    return lower - xp.matrix_transpose(lower)
 
 
 def reciprocal(s: Array, xp: Namespace) -> Array:
@@ -139,22 +128,22 @@ def vector_block(
         return _linear_block(s, M, NH, repeated, rtol, xp) + diagonal_matrix(gS, M, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
     reach = max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
-    joined = s[..., :-1] - s[..., 1:] <= reach
-    lost = s <= rounding_rtol(s, xp)
-    found = any_on_host(xp.concat([joined, lost[..., -1:]], axis=-1), xp)
+    adjacent = s[..., :-1] - s[..., 1:] <= reach
+    negligible = s <= rounding_rtol(s, xp)
+    found = any_on_host(xp.concat([adjacent, negligible[..., -1:]], axis=-1), xp)
     if found is None or (found and not is_writable(xp)):
         return consistent_block(s, M, NH, gS, rtol, epsilon, xp)
     if not found:
         return _distinct_block(s, M, NH, gS, None, xp)
     # Only pairs within a cluster need the rule, and few pairs lie in one.
     shape, k = M.shape, s.shape[-1]
-    # Counted, not -1: of one singular value, `joined` is empty.
+    # Counted, not -1: of one singular value, `adjacent` is empty.
     batch = math.prod(shape[:-2])
-    s, gS, joined, lost = (
-        xp.reshape(x, (batch, x.shape[-1])) for x in (s, gS, joined, lost)
+    s, gS, adjacent, negligible = (
+        xp.reshape(x, (batch, x.shape[-1])) for x in (s, gS, adjacent, negligible)
     )
     M, NH = (xp.reshape(X, (batch, k, k)) for X in (M, NH))
-    windows = find_windows(joined, lost, xp)
+    windows = find_windows(adjacent, negligible, xp)
     block = _distinct_block(s, M, NH, gS, windows, xp)
     part = consistent_block(s, M, NH, gS, rtol, epsilon, xp, windows)
     windows.fill(block, part)
@@ -236,29 +225,13 @@ def linear_rule(
     W : array or None
         Weights of the completion, shape (..., k, k); None where there is none.
     """
+    tol = cluster_rtol(s, rtol, xp)
+    if repeated in COMPARISON_RULES:
+        return comparison_rule(repeated, s, tol, xp), None
     si, sj = _pairs(s)
     gap = sj - si
     off = identity_like(gap, xp) == 0
-    tol = cluster_rtol(s, rtol, xp)
     cluster = off & (xp.abs(gap) <= tol)
-
-    if repeated == "none":
-        # Not guarded: this is the rule of the frameworks' own SVDs.
-        return xp.where(off, 1 / xp.where(off, gap, xp.ones_like(gap)), 0 * gap), None
-    if repeated == "lorentz":
-        return gap / (gap * gap + LORENTZ_BROADENING), None
-    if repeated == "clip":
-        floor = xp.ones_like(gap) * tol
-        return _order(gap, xp) / xp.maximum(xp.abs(gap), floor), None
-    if repeated == "taylor":
-        large, small = xp.maximum(si, sj), xp.minimum(si, sj)
-        positive = large > vanishing(s, xp)
-        ratio = safe_divide(small, large, positive, xp) ** 2
-        series = xp.ones_like(ratio)
-        for _ in range(TAYLOR_DEGREE):
-            series = 1 + ratio * series
-        # (s_i + s_j) / (s_j^2 - s_i^2), with 1 / (1 - ratio) as the series
-        return _order(gap, xp) * (si + sj) * series * reciprocal(large, xp) ** 2, None
 
     apart = off & ~cluster & (xp.abs(gap) > vanishing(s, xp))
     E = safe_divide(xp.ones_like(gap), gap, apart, xp)
@@ -345,12 +318,12 @@ def consistent_block(
     block = block + cast(inverse_sum(v.s, xp), M, xp) * skew(total, xp)
 
     # A slope that is known to differ from 1/s is that of no linear function.
-    unlike = xp.abs(rho - v.inverse) > DOUBT * rho_error
+    unlike = xp.abs(rho - v.inverse) > ERROR_FACTOR * rho_error
     linear = ~unlike | (v.s <= rounding_rtol(s, xp))
     zero = _zero_part(v, left, right, pi * pj, linear & v.smooth, epsilon, xp)
-    lost = xp.maximum(si, sj) <= rounding_rtol(s, xp)
+    negligible = xp.maximum(si, sj) <= rounding_rtol(s, xp)
     diagonal = diagonal_matrix(real(xp.linalg.diagonal(quotient), xp), M, xp)
-    block = xp.where(lost, xp.zeros_like(block), block)
+    block = xp.where(negligible, xp.zeros_like(block), block)
     block = xp.where(zero, quotient - diagonal, block)
     return (block + diagonal_matrix(v.gS, M, xp)) * scale
 
@@ -432,13 +405,15 @@ def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
     array
         Boolean, shape (..., k); true for all singular values above rounding level.
     """
-    sound = s > rounding_rtol(s, xp)
+    significant = s > rounding_rtol(s, xp)
     # Of small values the slope may be that of a constant, |f(0)| / s: bounded so
     # that such a slope lets nothing at rounding level pass.
-    bounded = xp.maximum(s, STEEPEST * rounding_rtol(s, xp) * xp.ones_like(s))
-    slopes = xp.where(sound, size, xp.zeros_like(size)) / bounded
+    bounded = xp.maximum(
+        s, SLOPE_RATIO_AT_ZERO * rounding_rtol(s, xp) * xp.ones_like(s)
+    )
+    slopes = xp.where(significant, size, xp.zeros_like(size)) / bounded
     slope = xp.max(xp.maximum(slopes, xp.abs(gS)), axis=-1, keepdims=True)
-    return sound | (size <= STEEPEST * s * slope)
+    return significant | (size <= SLOPE_RATIO_AT_ZERO * s * slope)
 
 
 def cluster_part(
@@ -483,9 +458,9 @@ def cluster_part(
     # far from gap * rho * B, f bends more than the slope tells, as at a kink, and the
     # plain quotient is right; or odd does not vanish with the gap, the loss is not
     # gauge-invariant, rho might be anything, and the minimum norm stays small.
-    allowed = DOUBT * (noise + consistent_error * distance)
+    allowed = ERROR_FACTOR * (noise + consistent_error * distance)
     unlike = xp.abs(odd - cast(gap, B, xp) * consistent) > allowed
-    free = xp.abs(odd) > STEEP * distance * v.most[..., None]
+    free = xp.abs(odd) > SLOPE_RATIO_OF_GAUGE * distance * v.most[..., None]
     use_norm = xp.where(unlike, free, use_norm)
 
     part = xp.where(near & use_slope & ~unlike, consistent, plain)

@@ -53,8 +53,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from svdinv.core.functions import Polar, SpectralFunction, TopSubgradient
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -68,6 +69,8 @@ from svdinv.core.namespace import (
     is_wide,
     real,
 )
+from svdinv.core.spectral import Direction, SVDFactors
+from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import eps, smallest
 
 __all__ = [
@@ -604,3 +607,67 @@ def _norm(x: Array, xp: Namespace) -> Array:
 
 def _positive(x: Array, xp: Namespace) -> Array:
     return xp.where(x >= smallest(x, xp), x, xp.ones_like(x))
+
+
+class IterationFactors(NamedTuple):
+    """What the products leave behind: no factors of A, but of the map.
+
+    Attributes
+    ----------
+    stack : array
+        The result, the step W and, of a tau relative to s_1, the gradient of s_1;
+        shape (..., 1 to 3, m, n).
+    """
+
+    stack: Array
+
+    def largest(self, A: Array, xp: Namespace) -> Array:
+        """Give s_1, shape (..., 1), for a relative tau."""
+        return inner(self.stack[..., 2, :, :], A, xp)[..., None]
+
+    def map(
+        self, function: SpectralFunction, A: Array, tau: Any, xp: Namespace
+    ) -> Array:
+        """Give the result, or the gradient of s_1; a copy, not a part of the stack."""
+        index = 2 if isinstance(function, TopSubgradient) else 0
+        return self.stack[..., index, :, :] + 0
+
+    def derivative(self, A: Array, d: Direction, xp: Namespace) -> tuple[Array, Any]:
+        """Apply the derivative of the map, as `SVDFactors.derivative`."""
+        if isinstance(d.function, Polar):
+            factor = self.stack[..., 0, :, :]
+            return polar_derivative(A, d.X, factor=factor, xp=xp), None
+        if not isinstance(d.function, Soft):
+            svd = SVDFactors(*xp.linalg.svd(A, full_matrices=False))
+            return svd.derivative(A, d, xp)
+        result, T = soft_threshold_derivative(
+            A, d.tau[..., 0], d.X, step=self.stack[..., 1, :, :], xp=xp
+        )
+        if d.dtau is not None:
+            result = result + T * cast(d.dtau[..., None], A, xp)
+        if not d.transposed:
+            return result, None
+        gtau = inner(T, d.X, xp)[..., None]
+        if d.ratio is not None:
+            L = self.stack[..., 2, :, :]
+            result = result + L * cast((d.ratio * gtau)[..., None], A, xp)
+            gtau = gtau * self.largest(A, xp)
+        return result, gtau
+
+
+def iteration_factors(
+    function: SpectralFunction, A: Array, tau: Any, relative: bool, xp: Namespace
+) -> IterationFactors:
+    """Iterate for one of the two functions that products can compute."""
+    if isinstance(function, Polar):
+        return IterationFactors(polar(A, xp=xp)[..., None, :, :])
+    if function != Soft():
+        raise ValueError(
+            'method="matmul" is for svt with one tau for each matrix, and for polar'
+        )
+    top = []
+    if relative:
+        top = [leading_vectors(A, xp=xp)]
+        tau = tau * inner(top[0], A, xp)[..., None]
+    parts = *threshold_and_step(A, tau[..., 0], xp=xp), *top
+    return IterationFactors(xp.stack(parts, axis=-3))

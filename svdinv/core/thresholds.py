@@ -1,0 +1,312 @@
+"""Thresholds of a singular value: what each low-rank operator does to s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from svdinv.core.functions import (
+    Sample,
+    Threshold,
+    Triple,
+    distinct_extreme,
+    distinct_quotient,
+    extreme_difference,
+    quotient,
+)
+from svdinv.core.namespace import Array, Namespace, safe_divide
+from svdinv.core.tolerances import smallest
+
+__all__ = ["Firm", "Hard", "Huber", "LogSum", "Rank", "Schatten", "Soft"]
+
+
+@dataclass(frozen=True)
+class Soft(Threshold):
+    """max(s - tau, 0), the proximal operator of tau times the nuclear norm [1]_.
+
+    With `weighted`, tau has one value for each singular value [2]_. That is
+    differentiable where the weights of equal singular values are equal; where they
+    are not, what is singular is left out.
+
+    References
+    ----------
+    .. [1] J.-F. Cai, E. J. Candes and Z. Shen, "A singular value thresholding
+       algorithm for matrix completion", SIAM J. Optim. 20(4), 2010.
+    .. [2] S. Gu, Q. Xie, D. Meng, W. Zuo, X. Feng and L. Zhang, "Weighted nuclear
+       norm minimization and its applications to low level vision", IJCV 121, 2017.
+    """
+
+    weighted: bool = False
+    has_tau = True
+
+    def cutoff(self, tau: Any, xp: Namespace) -> Array:
+        return tau
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        return s > tau
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        return s - tau
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        return xp.ones_like(y)
+
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+        if not self.weighted:
+            # 1 where both are kept, 0 where neither is.
+            kept_a, kept_b = a.y > 0, b.y > 0
+            alike, gap = kept_a == kept_b, a.s - b.s
+            one = xp.ones_like(gap)
+            level = xp.astype(kept_a, gap.dtype) * one
+            rise = xp.where(alike, level, a.y - b.y)
+            return rise / xp.where(alike, one, gap)
+        # Of f = s - tau_i, the quotient of tau alone is singular at equal s; that of
+        # the rounded y is 0, 1 or 2 for neighbouring floats and equal weights.
+        both = (a.y > 0) & (b.y > 0)
+        slope = 1 - distinct_quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
+        return xp.where(both, slope, distinct_quotient(a.y, b.y, a.s, b.s, xp))
+
+    def sum_quotient(self, a: Sample, b: Sample, minus: Array, xp: Namespace) -> Array:
+        """See `SpectralFunction`; 0 where both are 0."""
+        total = a.s + b.s
+        return (a.y + b.y) / xp.where(total > 0, total, xp.ones_like(total))
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        if not self.weighted:
+            return super().second_difference(points, d, tau, xp)
+        return distinct_extreme(points, d, xp)
+
+    def gram_difference(
+        self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
+    ) -> Array | None:
+        if self.weighted:
+            return None
+        # h(s^2) = 1 - tau / s: where both are kept tau / (s_i s_j (s_i + s_j)).
+        kept = y > 0
+        inverse = safe_divide(xp.ones_like(s), s, kept, xp)
+        si, sj = s[..., :, None], s[..., None, :]
+        alike = kept[..., :, None] == kept[..., None, :]
+        product = (tau * inverse)[..., :, None] * inverse[..., None, :]
+        rise = xp.where(alike, product, phi[..., :, None] - phi[..., None, :])
+        gap = xp.where(alike, xp.ones_like(rise), si - sj)
+        return rise / (gap * (si + (sj + smallest(s, xp))))
+
+    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+        return distinct_quotient(a.t, b.t, a.s, b.s, xp)
+
+
+@dataclass(frozen=True)
+class Hard(Threshold):
+    """s above tau and 0 below, the proximal operator of tau^2 / 2 times the rank."""
+
+    has_tau = True
+
+    def cutoff(self, tau: Any, xp: Namespace) -> Array:
+        return tau
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        return s > tau
+
+
+@dataclass(frozen=True)
+class Rank(Threshold):
+    """The `rank` largest singular values: the best approximation of that rank."""
+
+    rank: int
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
+        return (index <= self.rank) & (s > 0)
+
+
+@dataclass(frozen=True)
+class Firm(Threshold):
+    """Firm threshold: the proximal operator of the minimax concave penalty [1]_.
+
+    0 up to tau, s from gamma tau on, and a line between them; gamma > 1.
+
+    References
+    ----------
+    .. [1] C.-H. Zhang, "Nearly unbiased variable selection under minimax concave
+       penalty", Annals of Statistics 38(2), 2010.
+    """
+
+    gamma: float
+    has_tau = True
+
+    def cutoff(self, tau: Any, xp: Namespace) -> Array:
+        return tau
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        return s > tau
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        return xp.minimum(s, (s - tau) * (self.gamma / (self.gamma - 1)))
+
+    # r(y) = max(tau - y / gamma, 0), and q its derivative in tau
+
+    def r1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+        high, low = xp.maximum(y1, y2), xp.minimum(y1, y2)
+        knee = self.gamma * tau
+        across = safe_divide(low - knee, high - low, high > low, xp) / self.gamma
+        steep = xp.where(high >= knee, across, xp.full_like(across, -1 / self.gamma))
+        return xp.where(low >= knee, xp.zeros_like(steep), steep)
+
+    def r2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+        pairs = (y1, y2), (y2, y3), (y3, y1)
+        d = tuple(self.r1(a, b, tau, xp) for a, b in pairs)
+        return extreme_difference((y1, y2, y3), d, xp)
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        return xp.astype(y < self.gamma * tau, y.dtype)
+
+    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+        q = self.q0(y1, tau, xp), self.q0(y2, tau, xp)
+        return quotient(*q, y1, y2, xp)
+
+
+@dataclass(frozen=True)
+class LogSum(Threshold):
+    """Proximal operator of tau log(1 + s / epsilon) [1]_.
+
+    References
+    ----------
+    .. [1] E. J. Candes, M. B. Wakin and S. P. Boyd, "Enhancing sparsity by
+       reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
+    """
+
+    epsilon: float
+    has_tau = True
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        y, real = self._larger_root(s, tau, xp)
+        positive = real & (y > 0)
+        y = xp.where(positive, y, xp.ones_like(y))
+        # y is a minimum of the objective, the least one only if it is below 0's.
+        penalty = tau * xp.log1p(y / self.epsilon)
+        return positive & (penalty + 0.5 * y * y < s * y)
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        return self._larger_root(s, tau, xp)[0]
+
+    def _larger_root(self, s: Array, tau: Any, xp: Namespace) -> tuple[Array, Array]:
+        # y^2 - (s - epsilon) y + tau - epsilon s = 0; the root of the discriminant
+        # by factors, because a square may underflow.
+        total, double = s + self.epsilon, 2 * xp.sqrt(tau)
+        less = total - double
+        real = less > 0
+        root = xp.sqrt(xp.where(real, less, xp.ones_like(less)))
+        return 0.5 * (s - self.epsilon + root * xp.sqrt(total + double)), real
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        return 1 / (y + self.epsilon)
+
+    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+        return -1 / ((y1 + self.epsilon) * (y2 + self.epsilon))
+
+    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+        e = self.epsilon
+        return 1 / ((y1 + e) * (y2 + e) * (y3 + e))
+
+
+@dataclass(frozen=True)
+class Schatten(Threshold):
+    """Proximal operator of tau times the sum of s^p, p = 1/2 [1]_ or 2/3 [2]_.
+
+    References
+    ----------
+    .. [1] Z. Xu, X. Chang, F. Xu and H. Zhang, "L1/2 regularization: a thresholding
+       representation theory and a fast solver", IEEE TNNLS 23(7), 2012.
+    .. [2] W. Cao, J. Sun and Z. Xu, "Fast image deconvolution using closed-form
+       thresholding formulas of Lq (q = 1/2, 2/3) regularization", J. Vis. Commun.
+       Image Represent. 24(1), 2013.
+    """
+
+    p: float
+    has_tau = True
+
+    def cutoff(self, tau: Any, xp: Namespace) -> Array:
+        # The stationary y that costs as much as 0, and the s it belongs to.
+        y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
+        return y * (1 + self.p / (2 * (1 - self.p)))
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        return s > self.cutoff(tau, xp)
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        kept = self.kept(s, tau, xp)
+        s = xp.where(kept, s, xp.ones_like(s))
+        pull = xp.where(kept, self.p * tau + xp.zeros_like(s), xp.zeros_like(s))
+        y = s
+        # The equation is convex in y: Newton's method falls monotonically to the
+        # larger root, from at most twice its value.
+        for _ in range(7):
+            q = pull * y ** (self.p - 1)
+            y = y - (y + q - s) / (1 + (self.p - 1) * q / y)
+        return y
+
+    def _root(self, y: Array) -> Array:
+        return y ** (1 - self.p)
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        return self.p / self._root(y)
+
+    # With x = y^(1 - p), q is p / x and y is x^2 or x^3.
+
+    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+        a, b = self._root(y1), self._root(y2)
+        return -self.p / (a * b * self._power_difference(a, b))
+
+    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+        a, b, c = (self._root(y) for y in (y1, y2, y3))
+        top = a + b + c
+        if self.p != 0.5:
+            top = a * (a + b) + b * (b + c) + c * (c + a)
+        below = self._power_difference(a, b) * self._power_difference(b, c)
+        return self.p * top / (a * b * c * below * self._power_difference(c, a))
+
+    def _power_difference(self, a: Array, b: Array) -> Array:
+        return a + b if self.p == 0.5 else a * a + a * b + b * b
+
+
+@dataclass(frozen=True)
+class Huber(Threshold):
+    """Proximal operator of tau times the sum of Huber's function of s [1]_.
+
+    That function is s^2 / (2 delta) up to delta and s - delta / 2 from there on: small
+    singular values are divided by 1 + tau / delta and large ones lessened by tau.
+
+    References
+    ----------
+    .. [1] P. J. Huber, "Robust estimation of a location parameter", Annals of
+       Mathematical Statistics 35(1), 1964.
+    """
+
+    delta: float
+    has_tau = True
+    cuts = False
+
+    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        return s >= 0
+
+    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        return xp.maximum(s * (self.delta / (self.delta + tau)), s - tau)
+
+    # q(y) = min(y / delta, 1)
+
+    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+        return xp.minimum(y / self.delta, xp.ones_like(y))
+
+    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+        high, low = xp.maximum(y1, y2), xp.minimum(y1, y2)
+        across = safe_divide(1 - low / self.delta, high - low, high > low, xp)
+        line = xp.full_like(across, 1 / self.delta)
+        slope = xp.where(high > self.delta, across, line)
+        return xp.where(low >= self.delta, xp.zeros_like(slope), slope)
+
+    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+        pairs = (y1, y2), (y2, y3), (y3, y1)
+        d = tuple(self.q1(a, b, tau, xp) for a, b in pairs)
+        return extreme_difference((y1, y2, y3), d, xp)

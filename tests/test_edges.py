@@ -1,0 +1,121 @@
+"""Edges of the operators: nothing at all, numbers without squares, crowded spectra."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import svdinv.numpy
+
+EMPTY = [(0, 3), (3, 0), (2, 0, 3), (0, 4, 3), (0, 0)]
+OF_NOTHING = {
+    "svt": lambda f, A: f.svt(A, 0.5),
+    "relative svt": lambda f, A: f.svt(A, 0.5, relative=True),
+    "low_rank": lambda f, A: f.low_rank(A, 1),
+    "nuclear_norm": lambda f, A: f.nuclear_norm(A),
+    "schatten_norm": lambda f, A: f.schatten_norm(A, 1.5),
+    "sure": lambda f, A: f.sure(A, 0.1, 0.1),
+    "svdvals": lambda f, A: f.svdvals(A),
+    "kabsch": lambda f, A: f.kabsch(A, A).rmsd,
+}
+
+
+@pytest.mark.parametrize("shape", EMPTY, ids=str)
+@pytest.mark.parametrize("name", OF_NOTHING)
+def test_nothing_has_a_derivative_of_its_shape(name, shape):
+    torch = pytest.importorskip("torch")
+    import svdinv.torch
+
+    if name == "kabsch" and shape[-1] == 0:
+        with pytest.raises(RuntimeError, match="at least one coordinate"):
+            svdinv.torch.kabsch(torch.zeros(shape), torch.zeros(shape))
+        return
+    A = torch.zeros(shape, requires_grad=True)
+    OF_NOTHING[name](svdinv.torch, A).sum().backward()
+    assert A.grad.shape == shape
+    value, pullback = svdinv.numpy.vjp(
+        lambda A: OF_NOTHING[name](svdinv.numpy, A), np.zeros(shape)
+    )
+    assert pullback(np.ones_like(value))[0].shape == shape
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0)], ids=str)
+def test_tensors_of_nothing(shape):
+    value, pullback = svdinv.numpy.vjp(svdinv.numpy.tsvt, np.zeros(shape), 0.5)
+    gX, gtau = pullback(value)
+    assert value.shape == gX.shape == shape
+    assert gtau == 0
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-308, 1e-310, 1e-320])
+def test_estimates_of_risk_at_numbers_without_squares(size):
+    A = np.diag([3.0, 2.0, 1.0])
+    value, pullback = svdinv.numpy.vjp(svdinv.numpy.svt_divergence, A, 1.5)
+    small, small_pullback = svdinv.numpy.vjp(
+        svdinv.numpy.svt_divergence, A * size, 1.5 * size
+    )
+    # Subnormal numbers have a few digits.
+    rtol = 1e-12 if size > 1e-308 else 1e-2
+    np.testing.assert_allclose(small, value, rtol=rtol)
+    with np.errstate(over="ignore"):
+        gA = small_pullback(1.0)[0]
+        scaled = pullback(1.0)[0] / size
+    assert not np.isnan(gA).any()
+    if np.isfinite(scaled).all():
+        np.testing.assert_allclose(gA, scaled, rtol=rtol)
+    risk, pullback = svdinv.numpy.vjp(svdinv.numpy.sure, A * size, 1.5 * size, size)
+    assert np.isfinite(risk)
+    assert all(np.isfinite(g).all() for g in pullback(1.0))
+
+
+def test_thresholds_broadcast_while_shapes_are_dynamic():
+    torch = pytest.importorskip("torch")
+    import svdinv.torch
+
+    compiled = torch.compile(
+        svdinv.torch.svt, dynamic=True, fullgraph=True, backend="aot_eager"
+    )
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((2, 3, 6, 5), (4, 3, 7, 5)):
+        A = torch.randn(shape, generator=generator)
+        for tau in (torch.rand(3), torch.rand(shape[0], 3, 5)):
+            torch.testing.assert_close(compiled(A, tau), svdinv.torch.svt(A, tau))
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "graph"])
+def test_tensorflow_solves_a_crowded_spectrum_to_the_end(traced):
+    tf = pytest.importorskip("tensorflow")
+    import svdinv.tf
+
+    rng = np.random.default_rng(0)
+    U = np.linalg.qr(rng.standard_normal((60, 40)))[0]
+    V = np.linalg.qr(rng.standard_normal((40, 40)))[0]
+    S = np.concatenate([[3.0, 2.0, 1.0], 0.999 - 1e-4 * np.arange(37)])
+    A, G = (U * S) @ V.T, rng.standard_normal((60, 40))
+    _, pullback = svdinv.numpy.vjp(lambda A: svdinv.numpy.low_rank(A, 3), A)
+
+    def gradient(A):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            x = svdinv.tf.svd_lowrank(A, 3, oversampling=37, power=40, seed=0)
+            loss = tf.reduce_sum(G * ((x.U * x.S) @ x.Vh))
+        return tape.gradient(loss, A)
+
+    found = (tf.function(gradient) if traced else gradient)(tf.constant(A))
+    exact = pullback(G)[0]
+    assert np.abs(found - exact).max() <= 1e-10 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "graph"])
+def test_tensorflow_keeps_nan_in_its_matrix_by_gram(traced):
+    tf = pytest.importorskip("tensorflow")
+    import svdinv.tf
+
+    def threshold(A):
+        return svdinv.tf.svt(A, 0.5, method="gram")
+
+    A = np.ones((2, 3, 3))
+    A[0, 0, 0] = np.nan
+    found = (tf.function(threshold) if traced else threshold)(tf.constant(A)).numpy()
+    assert np.isnan(found[0]).any()
+    np.testing.assert_allclose(found[1], svdinv.numpy.svt(A[1], 0.5), rtol=1e-12)
