@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 
+from svdinv.core import householder
 from svdinv.core.backend import Backend
 from svdinv.core.namespace import adjoint, is_complex, real
 from svdinv.core.operation import Operation
 
 __all__ = ["MLXBackend"]
-
-
-class _Namespace:
-    """`mlx.core`, where it differs from the array API, and what it has beyond that."""
-
-    # There is no complex double precision, and none at all on GPUs.
-    double_precision = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(mx, name)
-
-    @staticmethod
-    def any_on_host(mask: Any) -> bool | None:
-        on_cpu = mx.default_device().type == mx.cpu
-        return bool(mx.any(mask)) if on_cpu and _has_values(mask) else None
-
-    @staticmethod
-    def astype(x: Any, dtype: Any, *, copy: bool = True) -> Any:
-        return x.astype(dtype)
-
-    @staticmethod
-    def eye(n: int, *, dtype: Any, device: Any) -> Any:
-        return mx.eye(n, dtype=dtype)
-
-    @staticmethod
-    def roll(x: Any, shift: int, *, axis: int) -> Any:
-        return mx.roll(x, shift, axis)
-
-
-xp = _Namespace()
 
 
 def _has_values(x: Any) -> bool:
@@ -91,34 +63,11 @@ def _thin_svd(A: Any) -> tuple[Any, ...]:
     return Q @ U, S, Vh
 
 
-def _qr(A: Any) -> tuple[Any, Any]:
+def _qr(A: Any) -> tuple[Any, ...]:
     """QR; MLX's own takes no complex matrices and stops `mx.vmap`."""
-    if not is_complex(A, xp) and _has_values(A):
-        return tuple(mx.linalg.qr(A, stream=mx.cpu))
-    m, k = A.shape[-2], min(A.shape[-2:])
-    size = mx.max(mx.abs(A), axis=(-2, -1), keepdims=True) if A.size else 1.0
-    size = mx.where(size > 0, size, 1.0)
-    R, rows, mirrors = A / size, mx.arange(m)[:, None], []
-    for j in range(k):
-        x = mx.where(rows >= j, R[..., j : j + 1], 0.0)
-        head = x[..., j : j + 1, :]
-        phase = mx.where(head == 0, mx.ones_like(head), mx.sign(head))
-        v = x + mx.where(rows == j, phase * _norm(x), 0.0)
-        length = _norm(v)
-        mirrors.append(v / mx.where(length > 0, length, 1.0))
-        R = _mirrored(R, mirrors[-1])
-    Q = mx.broadcast_to(mx.eye(m, k, dtype=A.dtype), (*A.shape[:-1], k))
-    for v in reversed(mirrors):
-        Q = _mirrored(Q, v)
-    return Q, mx.triu(R[..., :k, :]) * size
-
-
-def _norm(x: Any) -> Any:
-    return mx.sqrt(mx.sum(mx.abs(x) ** 2, axis=(-2, -1), keepdims=True))
-
-
-def _mirrored(X: Any, v: Any) -> Any:
-    return X - 2 * v @ (adjoint(v, xp) @ X)
+    if is_complex(A, xp) or not _has_values(A):
+        return householder.qr(A, xp)
+    return tuple(mx.linalg.qr(A, stream=mx.cpu))
 
 
 # Of MLX's own real transforms of odd length, the tangents have the wrong length.
@@ -138,16 +87,49 @@ def _irfft(x: Any, *, n: int, axis: int) -> Any:
     return mx.real(mx.fft.ifft(whole, axis=axis))
 
 
-_Namespace.fft = SimpleNamespace(
-    fft=mx.fft.fft, ifft=mx.fft.ifft, rfft=_rfft, irfft=_irfft
-)
-_Namespace.linalg = SimpleNamespace(
-    det=lambda x: mx.linalg.det(x, stream=mx.cpu),
-    diagonal=lambda x: mx.diagonal(x, axis1=-2, axis2=-1),
-    eigh=_eigh,
-    qr=_qr,
-    svd=_svd,
-)
+class _Namespace:
+    """`mlx.core`, where it differs from the array API, and what it has beyond that."""
+
+    # There is no complex double precision, and none at all on GPUs.
+    double_precision = False
+
+    fft = SimpleNamespace(fft=mx.fft.fft, ifft=mx.fft.ifft, rfft=_rfft, irfft=_irfft)
+    linalg = SimpleNamespace(
+        det=lambda x: mx.linalg.det(x, stream=mx.cpu),
+        diagonal=lambda x: mx.diagonal(x, axis1=-2, axis2=-1),
+        eigh=_eigh,
+        qr=_qr,
+        svd=_svd,
+    )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(mx, name)
+
+    @staticmethod
+    def any_on_host(mask: Any) -> bool | None:
+        on_cpu = mx.default_device().type == mx.cpu
+        return bool(mx.any(mask)) if on_cpu and _has_values(mask) else None
+
+    @staticmethod
+    def astype(x: Any, dtype: Any, *, copy: bool = True) -> Any:
+        return x.astype(dtype)
+
+    @staticmethod
+    def exp(x: Any) -> Any:
+        if x.dtype == mx.float64:  # MLX's own is of single precision
+            return mx.power(mx.array(math.e, dtype=x.dtype), x)
+        return mx.exp(x)
+
+    @staticmethod
+    def eye(n: int, *, dtype: Any, device: Any) -> Any:
+        return mx.eye(n, dtype=dtype)
+
+    @staticmethod
+    def roll(x: Any, shift: int, *, axis: int) -> Any:
+        return mx.roll(x, shift, axis)
+
+
+xp = _Namespace()
 
 
 def _fill(x: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
@@ -199,7 +181,8 @@ def _link(operation: Operation, *x: Any) -> tuple[Any, ...]:
         y = _kept(_call(operation, *_fill(front, there)))
         return y, (0,) * len(y)
 
-    return _fill(function(_kept(x)), outputs)
+    values: Any = function(_kept(x))
+    return _fill(values, outputs)
 
 
 def _or_zero(derivatives: Sequence[Any], like: Sequence[Any]) -> tuple[Any, ...]:
@@ -217,8 +200,9 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return _link(operation, *x)
 
 
-def _constant(x: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(None if t is None else mx.stop_gradient(t) for t in x)
+def _constant(x: Any) -> Any:
+    stopped = (None if t is None else mx.stop_gradient(t) for t in x)
+    return type(x)(*stopped) if hasattr(x, "_fields") else tuple(stopped)
 
 
 class MLXBackend(Backend):
@@ -227,7 +211,7 @@ class MLXBackend(Backend):
     xp = xp
     call = staticmethod(_call)
 
-    def evaluate(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
         return _constant(operation.value(_constant(x), xp))
 
     def asarray(self, x: Any, name: str) -> Any:
