@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from interpreters import complaint, imported, run
 
-FRAMEWORKS = {"torch", "tensorflow", "jax", "keras", "cupy", "numpy"}
+FRAMEWORKS = {"torch", "tensorflow", "jax", "keras", "cupy", "numpy", "mlx"}
 
 
 @pytest.mark.parametrize("module", ["svdinv", "svdinv.core", "svdinv.cli"])
@@ -21,6 +21,7 @@ def test_no_framework_is_imported(module):
         ("jax", "jax"),
         ("tf", "tensorflow"),
         ("cupy", "cupy"),
+        ("mlx", "mlx.core"),
         ("keras", "keras"),
     ],
 )
@@ -39,6 +40,7 @@ def test_only_the_framework_asked_for_is_imported(face, framework):
         ("jax", "jax", "jax"),
         ("numpy", "numpy", "numpy"),
         ("cupy", "cupy", "cupy"),
+        ("mlx", "mlx", "mlx"),
         ("keras", "keras", "keras"),
     ],
 )

@@ -174,7 +174,7 @@ def _distinct_block(
     right *= cast(si, M, xp)
     block = left - right
     del left, right
-    eye = xp.eye(s.shape[-1], dtype=s.dtype, device=s.device)
+    eye = xp.eye(s.shape[-1], dtype=s.dtype, device=getattr(s, "device", None))
     gap = sj - si
     gap *= sj + si
     gap += eye

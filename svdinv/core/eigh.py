@@ -201,7 +201,7 @@ def _block(
     shape, n = M.shape, s.shape[-1]
     s, gs, joined = (xp.reshape(x, (-1, x.shape[-1])) for x in (s, gs, joined))
     M = xp.reshape(M, (-1, n, n))
-    eye = xp.eye(n, dtype=s.dtype, device=s.device)
+    eye = xp.eye(n, dtype=s.dtype, device=getattr(s, "device", None))
     gap = s[:, None, :] - s[:, :, None] + eye
     windows = find_windows(joined, s != s, xp) if found else None
     if windows is not None:

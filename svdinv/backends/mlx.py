@@ -1,0 +1,238 @@
+"""MLX: every call of an operation is one `mx.custom_function`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+
+from svdinv.core import householder
+from svdinv.core.backend import Backend
+from svdinv.core.namespace import adjoint, is_complex, real
+from svdinv.core.operation import Operation
+
+__all__ = ["MLXBackend"]
+
+
+def _has_values(x: Any) -> bool:
+    """Tell whether `x` can be computed now: not in `mx.compile` and `mx.vmap`."""
+    try:
+        mx.eval(x)
+    except ValueError:
+        return False
+    return True
+
+
+def _guarded(decompose: Callable[..., Any], A: Any, **options: Any) -> tuple[Any, ...]:
+    """Give NaN for a matrix with NaN or infinity: LAPACK's error is for the batch."""
+    finite = mx.all(mx.isfinite(A), axis=(-2, -1), keepdims=True)
+    factors = decompose(mx.where(finite, A, mx.zeros_like(A)), **options)
+    matrices = len(A.shape)
+    return tuple(
+        mx.where(finite if len(x.shape) == matrices else finite[..., 0], x, mx.nan)
+        for x in factors
+    )
+
+
+# Decompositions run on the CPU alone; memory is shared with the GPU.
+def _eigh(A: Any) -> tuple[Any, ...]:
+    return _guarded(mx.linalg.eigh, A, stream=mx.cpu)
+
+
+def _svd(A: Any, *, full_matrices: bool) -> tuple[Any, ...]:
+    return _guarded(_full_svd if full_matrices else _thin_svd, A)
+
+
+def _full_svd(A: Any) -> tuple[Any, ...]:
+    return tuple(mx.linalg.svd(A, stream=mx.cpu))
+
+
+def _thin_svd(A: Any) -> tuple[Any, ...]:
+    (m, n), k = A.shape[-2:], min(A.shape[-2:])
+    if m == n or k == 0:
+        U, S, Vh = _full_svd(A)
+        return U[..., :k], S, Vh[..., :k, :]
+    if m < n:
+        V, S, Uh = _thin_svd(adjoint(A, xp))
+        return adjoint(Uh, xp), S, adjoint(V, xp)
+    Q, R = _qr(A)  # MLX's own SVD forms a square U
+    U, S, Vh = _full_svd(R)
+    return Q @ U, S, Vh
+
+
+def _qr(A: Any) -> tuple[Any, ...]:
+    """QR; MLX's own takes no complex matrices and stops `mx.vmap`."""
+    if is_complex(A, xp) or not _has_values(A):
+        return householder.qr(A, xp)
+    return tuple(mx.linalg.qr(A, stream=mx.cpu))
+
+
+# Of MLX's own real transforms of odd length, the tangents have the wrong length.
+def _rfft(x: Any, *, axis: int) -> Any:
+    if x.dtype == mx.float64:
+        raise TypeError("MLX has no Fourier transform in double precision")
+    n = x.shape[axis]
+    if n % 2 == 0:
+        return mx.fft.rfft(x, axis=axis)
+    return mx.fft.fft(x, axis=axis)[..., : n // 2 + 1]
+
+
+def _irfft(x: Any, *, n: int, axis: int) -> Any:
+    if n % 2 == 0:
+        return mx.fft.irfft(x, n=n, axis=axis)
+    whole = mx.concat([x, mx.conj(x[..., :0:-1])], axis=axis)
+    return mx.real(mx.fft.ifft(whole, axis=axis))
+
+
+class _Namespace:
+    """`mlx.core`, where it differs from the array API, and what it has beyond that."""
+
+    # There is no complex double precision, and none at all on GPUs.
+    double_precision = False
+
+    fft = SimpleNamespace(fft=mx.fft.fft, ifft=mx.fft.ifft, rfft=_rfft, irfft=_irfft)
+    linalg = SimpleNamespace(
+        det=lambda x: mx.linalg.det(x, stream=mx.cpu),
+        diagonal=lambda x: mx.diagonal(x, axis1=-2, axis2=-1),
+        eigh=_eigh,
+        qr=_qr,
+        svd=_svd,
+    )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(mx, name)
+
+    @staticmethod
+    def any_on_host(mask: Any) -> bool | None:
+        on_cpu = mx.default_device().type == mx.cpu
+        return bool(mx.any(mask)) if on_cpu and _has_values(mask) else None
+
+    @staticmethod
+    def astype(x: Any, dtype: Any, *, copy: bool = True) -> Any:
+        return x.astype(dtype)
+
+    @staticmethod
+    def exp(x: Any) -> Any:
+        if x.dtype == mx.float64:  # MLX's own is of single precision
+            return mx.power(mx.array(math.e, dtype=x.dtype), x)
+        return mx.exp(x)
+
+    @staticmethod
+    def eye(n: int, *, dtype: Any, device: Any) -> Any:
+        return mx.eye(n, dtype=dtype)
+
+    @staticmethod
+    def roll(x: Any, shift: int, *, axis: int) -> Any:
+        return mx.roll(x, shift, axis)
+
+
+xp = _Namespace()
+
+
+def _fill(x: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
+    """Put None where nothing is there: custom functions take arrays alone."""
+    rest = iter(x)
+    return tuple(next(rest) if present else None for present in there)
+
+
+def _kept(x: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(t for t in x if t is not None)
+
+
+def _link(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    there = tuple(t is not None for t in x)
+    outputs: tuple[bool, ...] = ()
+
+    # One argument, a tuple: that of one array alone would come without its tuple.
+    @mx.custom_function
+    def function(kept: Any) -> tuple[Any, ...]:
+        nonlocal outputs
+        y = operation.value(_fill(_constant(kept), there), xp)
+        outputs = tuple(t is not None for t in y)
+        return _kept(y)
+
+    @function.vjp
+    def _(kept: Any, g: Any, y: Any) -> tuple[Any, ...]:
+        x, y, g = _fill(kept, there), _fill(y, outputs), _fill(g, outputs)
+        found = operation.cotangent(x, y, g, there, _call, xp)
+        found = (*found, *(None for _ in there[len(found) :]))
+        return _or_zero(found, x)
+
+    @function.jvp
+    def _(kept: Any, dkept: Any) -> tuple[Any, ...]:
+        x, dx = _fill(kept, there), _fill(dkept, there)
+        y = _call(operation, *x)  # never computed if it is not used
+        return _or_zero(operation.tangent(x, y, dx, _call, xp), y)
+
+    @function.vmap
+    def _(kept: Any, axes: Any) -> tuple[Any, ...]:
+        pairs = list(zip(kept, axes, strict=True))
+        size = next(t.shape[axis] for t, axis in pairs if axis is not None)
+        # Operations take leading batch axes; an array without one gets one.
+        front = [
+            mx.broadcast_to(t, (size, *t.shape))
+            if axis is None
+            else mx.moveaxis(t, axis, 0)
+            for t, axis in pairs
+        ]
+        y = _kept(_call(operation, *_fill(front, there)))
+        return y, (0,) * len(y)
+
+    values: Any = function(_kept(x))
+    return _fill(values, outputs)
+
+
+def _or_zero(derivatives: Sequence[Any], like: Sequence[Any]) -> tuple[Any, ...]:
+    """Fill in zeros where there are arrays to be zero for."""
+    return tuple(
+        mx.zeros_like(t) if d is None else d
+        for d, t in zip(derivatives, like, strict=True)
+        if t is not None
+    )
+
+
+def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    if operation.transparent:
+        return operation.composed(x, _call, xp)
+    return _link(operation, *x)
+
+
+def _constant(x: Any) -> Any:
+    stopped = (None if t is None else mx.stop_gradient(t) for t in x)
+    return type(x)(*stopped) if hasattr(x, "_fields") else tuple(stopped)
+
+
+class MLXBackend(Backend):
+    """MLX arrays."""
+
+    xp = xp
+    call = staticmethod(_call)
+
+    def evaluate(self, operation: Operation, *x: Any) -> Any:
+        return _constant(operation.value(_constant(x), xp))
+
+    def asarray(self, x: Any, name: str) -> Any:
+        try:
+            return mx.asarray(x)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be an array, got {x!r}") from error
+
+    def parameter(self, value: Any, like: Any, name: str = "value") -> Any:
+        given, dtype = self.asarray(value, name), real(like, xp).dtype
+        if is_complex(given, xp):
+            raise TypeError(f"{name} must be real, got {given.dtype}")
+        # A number is made in this dtype: MLX's own default is single precision.
+        return mx.array(value, dtype=dtype)
+
+    def stop_gradient(self, x: Any) -> Any:
+        return mx.stop_gradient(x)
+
+    def normal(self, shape: tuple[int, ...], like: Any, seed: Any) -> Any:
+        key = mx.random.key(seed) if isinstance(seed, int) else seed
+        return mx.random.normal(shape, dtype=like.dtype, key=key)
+
+    def slope(self, f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return mx.grad(lambda x: mx.sum(f(x)))

@@ -1,0 +1,62 @@
+"""QR decomposition in array functions, where a framework has none that will do."""
+
+from __future__ import annotations
+
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    abs_max,
+    adjoint,
+    cast,
+    safe_divide,
+)
+
+__all__ = ["qr"]
+
+
+def qr(A: Array, xp: Namespace) -> tuple[Array, Array]:
+    """Reduced QR decomposition by Householder's reflections, one a column.
+
+    Parameters
+    ----------
+    A : array
+        Real or complex floating point, shape (..., m, n) of known lengths.
+    xp : namespace
+        Array namespace.
+
+    Returns
+    -------
+    array
+        Q, shape (..., m, k) with k = min(m, n) orthonormal columns, of any rank of A.
+    array
+        R, upper triangular, shape (..., k, n).
+    """
+    k = min(A.shape[-2:])
+    if 0 in A.shape:
+        return xp.zeros_like(A[..., :k]), xp.zeros_like(A[..., :k, :])
+    size = abs_max(A, xp)  # so that no square of the largest elements overflows
+    size = cast(xp.where(size > 0, size, xp.ones_like(size)), A, xp)
+    R, normals = A / size, []
+    identity = xp.triu(xp.tril(xp.ones_like(A[..., :k])))
+    for j in range(k):
+        x = xp.concat([xp.zeros_like(R[..., :j, j : j + 1]), R[..., j:, j : j + 1]], -2)
+        head = x[..., j : j + 1, :]
+        modulus = xp.abs(head)
+        phase = safe_divide(head, modulus, modulus > 0, xp)
+        phase = xp.where(modulus > 0, phase, xp.ones_like(phase))
+        v = x + identity[..., j : j + 1] * phase * cast(_norm(x, xp), x, xp)
+        length = _norm(v, xp)
+        normals.append(safe_divide(v, length, length > 0, xp))
+        R = _reflected(R, normals[-1], xp)
+    Q = identity
+    for v in reversed(normals):
+        Q = _reflected(Q, v, xp)
+    return Q, xp.triu(R[..., :k, :]) * size
+
+
+def _norm(x: Array, xp: Namespace) -> Array:
+    return xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=(-2, -1), keepdims=True))
+
+
+def _reflected(X: Array, v: Array, xp: Namespace) -> Array:
+    return X - 2 * v @ (adjoint(v, xp) @ X)

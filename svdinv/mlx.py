@@ -1,0 +1,98 @@
+"""The singular value decomposition and low-rank operators for MLX.
+
+`svd` is called as `mlx.core.linalg.svd`; the operators threshold, project, align and
+measure matrices by their singular values, without handing these out.
+
+`mx.grad`, `mx.vjp` and `mx.jvp` differentiate them, twice if nested, and `mx.vmap` and
+`mx.compile` take them. Decompositions run on the CPU, whatever the default device.
+Double precision is MLX's own: on the CPU, without complex numbers, and without Fourier
+transforms, so that `tsvt` takes single precision alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from svdinv._missing import explain_missing
+
+try:
+    import mlx.core as mx
+except ImportError as error:
+    raise explain_missing("mlx", "mlx") from error
+
+from svdinv.backends.mlx import MLXBackend
+from svdinv.core.gauge import Gauge
+from svdinv.core.svd import SVDResult
+from svdinv.operators import OPERATORS, bind, decompositions
+
+__all__ = ["svd", *sorted(OPERATORS)]
+
+_backend = MLXBackend()
+globals().update(bind(lambda *_: _backend, __name__))
+
+
+def svd(
+    a: mx.array,
+    compute_uv: bool = True,
+    *,
+    full_matrices: bool = False,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> SVDResult | mx.array:
+    """Singular value decomposition that can be differentiated everywhere.
+
+    Called as `mlx.core.linalg.svd`, but thin by default.
+
+    Parameters
+    ----------
+    a : array
+        Matrices, shape (..., m, n), floating point or complex. Half precision is
+        computed in single precision and cast back.
+    compute_uv : bool, optional
+        If false, return S alone.
+    full_matrices : bool, optional
+        Return square U and Vh, as `mlx.core.linalg.svd` does.
+    repeated, rtol : optional
+        Rule where singular values (nearly) coincide, and up to which gap: see
+        `svdinv.jax.svd`.
+    gauge : {"ignore", "warn", "error"} or callable, optional
+        What to do in the backward pass if the loss depends on the arbitrary phase
+        or basis of the singular vectors. A callable, such as a
+        `svdinv.GaugeMonitor`, gets an array of one number per matrix. ``"warn"``
+        and ``"error"`` read it, which MLX refuses in `mx.compile` and `mx.vmap`.
+
+    Returns
+    -------
+    SVDResult or array
+        Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
+        (..., k, n), k = min(m, n), S real and sorted downwards; with
+        `full_matrices`, U (..., m, m) and Vh (..., n, n). A matrix with NaN or
+        infinity gives NaN, and leaves the others of its batch alone.
+
+    Raises
+    ------
+    TypeError
+        If `a` is not floating point or complex.
+    ValueError
+        If `a` has fewer than two dimensions, or if `repeated`, `rtol` or `gauge`
+        is not one of the accepted values.
+    svdinv.GaugeError
+        In the backward pass, with ``gauge="error"``.
+
+    Examples
+    --------
+    >>> import mlx.core as mx, svdinv.mlx
+    >>> def loss(a):
+    ...     U, S, Vh = svdinv.mlx.svd(a)
+    ...     return mx.sum((U * mx.maximum(S - 0.5, 0)) @ Vh)
+    >>> bool(mx.all(mx.isfinite(mx.grad(loss)(mx.eye(3)))))
+    True
+    """
+    outputs = decompositions.svd(_backend, a, "a", full_matrices, repeated, rtol, gauge)
+    return outputs if compute_uv else outputs.S
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
