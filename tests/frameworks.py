@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import shutil
+import warnings
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 
@@ -250,7 +251,9 @@ class Torch(Framework):
     def jvp(self, f, arrays, tangents):
         from torch.autograd import forward_ad
 
-        with forward_ad.dual_level():
+        with warnings.catch_warnings(), forward_ad.dual_level():
+            # Raised by PyTorch's own forward mode, on its first use.
+            warnings.filterwarnings("ignore", ".torch.jit", DeprecationWarning)
             pairs = zip(self.arrays(arrays), self.arrays(tangents), strict=True)
             results = as_tuple(f(*(forward_ad.make_dual(x, d) for x, d in pairs)))
             moved = [forward_ad.unpack_dual(y) for y in results]

@@ -281,7 +281,8 @@ _CASES = {
         repeated=False,  # each value has a weight of its own: there is no derivative
     ),
     "svt, relative": _case(
-        lambda f, A, t: f.svt(A, t, relative=True), soft_relative, _tall, 0.42 * _tau(2)
+        lambda f, A, t: f.svt(A, t, relative=True), soft_relative, _tall,
+        np.array([0.28, 0.53]),
     ),
     "svt, gram": _case(
         lambda f, A, t: f.svt(A, t, method="gram"),
