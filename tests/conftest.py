@@ -19,7 +19,7 @@ from frameworks import params
 
 @pytest.fixture(params=params())
 def framework(request):
-    """Each installed framework in turn."""
+    """Each installed framework in turn, or those that a test names."""
     return request.param.require()
 
 
