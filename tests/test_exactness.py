@@ -83,7 +83,12 @@ def errors(vjp, cases, dtype):
         relative_error(gA[part], exact())
         for (_, _, exact), part in zip(cases, parts, strict=True)
     ]
-    return found, gA
+    if len(factors) == 3 and np.issubdtype(dtype, np.complexfloating):
+        # Where a value is 0 in every bit, so are the cotangents of its vectors, and
+        # nothing tells the imaginary part of u^H G v.
+        told = factors[1].all(axis=-1)
+        found = [x[told[part]] for x, part in zip(found, parts, strict=True)]
+    return found
 
 
 def svd_cases(spectrum, shape, dtype, draws):
@@ -148,7 +153,7 @@ def test_consistent_rule_is_exact(spectrum, precision):
     for shape in SHAPES:
         for dtype in PRECISIONS[precision]:
             cases = svd_cases(spectrum, shape, dtype, 36)
-            found += errors(svdinv.numpy.svd_vjp, cases, dtype)[0]
+            found += errors(svdinv.numpy.svd_vjp, cases, dtype)
     found = np.concatenate(found)
     assert found.size >= 1000
     median, tail, worst = bounds(spectrum, precision)
@@ -163,7 +168,7 @@ def test_consistent_rule_is_exact_for_eigenvalues(spectrum, precision):
     found = []
     for dtype in PRECISIONS[precision]:
         cases = eigh_cases(spectrum, dtype, 36)
-        found += errors(eigh_run(FRAMEWORKS["numpy"]), cases, dtype)[0]
+        found += errors(eigh_run(FRAMEWORKS["numpy"]), cases, dtype)
     found = np.concatenate(found)
     assert found.size >= 1000
     median, tail, worst = hermitian_bounds(spectrum, precision)
@@ -189,7 +194,7 @@ def test_every_framework_is_exact(framework, run, spectrum, dtype):
     precision = "double" if dtype in PRECISIONS["double"] else "single"
     names = SPECTRA if spectrum == "together" else (spectrum,)
     cases = {name: svd_cases(name, (9, 6), dtype, 4) for name in names}
-    found, _ = errors(run, [case for name in names for case in cases[name]], dtype)
+    found = errors(run, [case for name in names for case in cases[name]], dtype)
     for name in names:
         own = np.concatenate([found.pop(0) for _ in cases[name]])
         median, _, worst = bounds(name, precision)
@@ -206,7 +211,7 @@ def test_every_framework_is_exact_for_eigenvalues(framework, dtype):
     names = hermitian_oracle.SPECTRA
     cases = {name: eigh_cases(name, dtype, 3) for name in names}
     every = [case for name in names for case in cases[name]]
-    found, _ = errors(eigh_run(framework), every, dtype)
+    found = errors(eigh_run(framework), every, dtype)
     for name in names:
         own = np.concatenate([found.pop(0) for _ in cases[name]])
         median, _, worst = hermitian_bounds(name, precision)
@@ -318,7 +323,7 @@ def test_error_of_the_quotient_and_of_the_slope(gap):
     size = float(gap[4:])
     limit = 500 * min(2e-16 / size, size) + 2e-14
     found = [
-        errors(eigh_run(FRAMEWORKS["numpy"]), eigh_cases(gap, dtype, 10), dtype)[0]
+        errors(eigh_run(FRAMEWORKS["numpy"]), eigh_cases(gap, dtype, 10), dtype)
         for dtype in PRECISIONS["double"]
     ]
     assert np.quantile(np.concatenate([x for part in found for x in part]), 0.9) <= limit
