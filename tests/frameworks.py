@@ -86,6 +86,11 @@ class Framework:
     def wait(self):
         """Wait for reports."""
 
+    @functools.cached_property
+    def namespace(self):
+        """What svdinv's mathematics computes with."""
+        return self.module._backend.xp
+
     def arrays(self, arrays):
         return tuple(None if x is None else self.array(x) for x in arrays)
 
@@ -126,8 +131,29 @@ class Framework:
         return self.name
 
 
+class Looking:
+    """A namespace whose arrays have values that may be asked for, and assigned to."""
+
+    writable = True
+
+    def __init__(self, xp):
+        self._xp = xp
+
+    def __getattr__(self, name):
+        return getattr(self._xp, name)
+
+    def any_on_host(self, mask):
+        return bool(self._xp.any(mask))
+
+
 class Taped(Framework):
     """NumPy, CuPy and any other namespace: `vjp` and `jvp` of svdinv itself."""
+
+    @functools.cached_property
+    def namespace(self):
+        if self.name == "array_api_strict":
+            return Looking(importlib.import_module(self.name))
+        return Looking(importlib.import_module(f"array_api_compat.{self.name}"))
 
     def vjp(self, f, *arrays):
         results, pull = self.module.vjp(f, *self.arrays(arrays))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from frameworks import FRAMEWORKS
 from oracle import FUNCTIONS, adjoint, draw, relative_error
 
 from svdinv.core import svd_pullback, svd_pushforward
@@ -186,7 +187,7 @@ def test_clusters_by_themselves_as_in_whole_matrices(apart, shape, dtype):
     A = (problem.U * values[:, None, :]) @ adjoint(problem.V)
     factors = np.linalg.svd(A, full_matrices=False)
     cotangents = problem.cotangents(factors, FUNCTIONS["tanh"], "schatten")
-    looked = svd_pullback(*factors, *cotangents, look=lambda mask: bool(mask.any()))
+    looked = svd_pullback(*factors, *cotangents, xp=FRAMEWORKS["numpy"].namespace)
     assert relative_error(looked, svd_pullback(*factors, *cotangents)).max() < 1e-13
 
 
@@ -203,24 +204,24 @@ def test_rtol_bounds_where_the_rule_acts(rtol):
 @pytest.mark.parametrize("scale", [1e-160, 1e-30, 1.0, 1e30, 1e150])
 @pytest.mark.parametrize("spectrum", ["distinct", "pair", "zeros", "gap 1e-09"])
 @pytest.mark.parametrize("shape", [(6, 6), (9, 6)])
-def test_gradient_scales_with_the_matrix(backend, shape, spectrum, scale):
-    check_scaling(backend, shape, spectrum, scale, np.float64)
+def test_gradient_scales_with_the_matrix(run, shape, spectrum, scale):
+    check_scaling(run, shape, spectrum, scale, np.float64)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 @pytest.mark.parametrize("spectrum", ["distinct", "pair", "zeros", "gap 1e-05"])
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
 def test_gradient_scales_with_the_matrix_in_single_precision(
-    backend, spectrum, scale, dtype
+    run, spectrum, scale, dtype
 ):
-    check_scaling(backend, (9, 6), spectrum, scale, dtype)
+    check_scaling(run, (9, 6), spectrum, scale, dtype)
 
 
-def check_scaling(backend, shape, spectrum, scale, dtype):
+def check_scaling(run, shape, spectrum, scale, dtype):
     """Loss Re<G, U f(S / c) V^H> of c A: its gradient is 1 / c times that of A."""
     problem = draw(spectrum, shape, draws=4, dtype=dtype, seed=12)
     f = FUNCTIONS["tanh"]
-    (U, S, Vh), pullback = backend.vjp((problem.A * scale).astype(dtype))
+    (U, S, Vh), pullback = run((problem.A * scale).astype(dtype))
     gU, gS, gVh = problem.cotangents((U, S / S.dtype.type(scale), Vh), f)
     gA = pullback(gU, (gS / scale).astype(S.dtype), gVh) * dtype(scale)
     bound = {"gap 1e-09": 1e-6, "gap 1e-05": 1e-2}.get(spectrum, 0)
