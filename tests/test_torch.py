@@ -340,13 +340,15 @@ def test_gradcheck_of_operators(name):
             arrays = [(arrays[0] + arrays[0].mH) / 2, *arrays[1:]]
         return as_tuple(function(*arrays))
 
+    # Along one random direction: test_derivatives tries several, against the formulas.
+    options = {"fast_mode": True}
     assert torch.autograd.gradcheck(
-        call, given, check_forward_ad=True, check_batched_grad=True
+        call, given, check_forward_ad=True, check_batched_grad=True, **options
     )
     # The vectors that a function of the user's goes through have no forward mode twice.
     through_vectors = name.startswith(("spectral_map", "svdvals", "eigh"))
     assert torch.autograd.gradgradcheck(
-        call, given, check_fwd_over_rev=not through_vectors
+        call, given, check_fwd_over_rev=not through_vectors, **options
     )
 
 
