@@ -63,8 +63,10 @@ def full_invariants(A):
     return S, U2 @ adjoint(U2), adjoint(V2h) @ V2h
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("shape", SHAPES)
+# All shapes with both dtypes are in test_exactness.
+@pytest.mark.parametrize(
+    ("shape", "dtype"), zip(SHAPES, [np.float64, np.complex128] * 2, strict=True)
+)
 @pytest.mark.parametrize("function", [invariants, full_invariants])
 def test_check_grads(function, shape, dtype):
     A = matrices(shape, dtype)
@@ -107,7 +109,7 @@ def test_repeated_values_under_jit_and_vmap():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
-@pytest.mark.parametrize("shape", [(6, 6), (9, 6), (6, 11)])
+@pytest.mark.parametrize("shape", [(9, 6)])
 def test_distinct_spectra_agree_with_jax(shape, dtype):
     problem = draw("distinct", shape, draws=3, dtype=dtype, seed=8)
     found = []
