@@ -23,7 +23,7 @@ REFUSED = {
     "complex taus": (lambda f, A: f.module.svt(A, f.array(np.ones(2, np.complex64))),
                      TypeError, "tau must be real"),
     "word for tau": (lambda f, A: f.module.svt(A, "large"), TypeError,
-                     "tau must be a number or an? "),
+                     "tau must be"),
     "negative tau": (lambda f, A: f.module.svt(A, -1.0), ValueError, "tau must be >= 0"),
     "nan tau": (lambda f, A: f.module.svt(A, float("nan")), ValueError,
                 "tau must be >= 0"),

@@ -439,7 +439,7 @@ def test_ways_to_the_hessian_agree(loss):
 def test_third_derivatives_are_refused():
     A = torch.tensor(numbers((4, 3)))
     with pytest.raises(NotImplementedError, match="two derivatives, not three"):
-        torch.func.jacrev(torch.func.hessian(loss))(A)
+        torch.func.jacrev(torch.func.hessian(smooth))(A)
 
 
 def test_vmap_is_the_batch():
