@@ -143,15 +143,15 @@ LOSSES = ("left projector", "right projector", "reconstruction", "singular value
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", LOSSES)
-def test_pullback_is_that_of_the_full_svd(xf, name, shape, dtype):
-    A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
-    loss = Loss(name, shape, dtype)
-    cotangents = loss.cotangents(cut(full))
-    exact = svd_pullback(*full, *pad(cotangents, min(shape)))
-    gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
-    assert gA.dtype == dtype
-    assert relative_error(gA, exact).max() < 1e-13
+def test_pullback_is_that_of_the_full_svd(xf, shape, dtype):
+    for name in LOSSES:
+        A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
+        loss = Loss(name, shape, dtype)
+        cotangents = loss.cotangents(cut(full))
+        exact = svd_pullback(*full, *pad(cotangents, min(shape)))
+        gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
+        assert gA.dtype == dtype
+        assert relative_error(gA, exact).max() < 1e-13
 
 
 @pytest.mark.parametrize(
@@ -234,36 +234,36 @@ def test_scale(scale):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("kept", [None, (2, 2, 1.5, 1, 1)])
-def test_finite_differences(name, shape, dtype, kept):
-    A, _ = matrix(shape, spectrum(min(shape), 0.8, kept), dtype, batch=())
-    loss = Loss(name, shape, dtype)
-    dA = normal(shape, dtype, np.random.default_rng(3))
-
-    def value(t):
-        return loss(cut(np.linalg.svd(A + t * dA, full_matrices=False)))
-
-    h = 1e-4
-    slopes = [(value(i * h) - value(-i * h)) / (2 * i * h) for i in (1, 2)]
-    expected = (4 * slopes[0] - slopes[1]) / 3
-    factors = cut(np.linalg.svd(A, full_matrices=False))
-    gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), xp=LOOKING)
-    size = np.linalg.norm(gA) * np.linalg.norm(dA)
-    assert abs(np.sum((np.conj(gA) * dA).real) - expected) < 1e-10 * size
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_repeated_kept_values(xf, shape, dtype):
-    s = spectrum(min(shape), 0.9, kept=(2, 2, 1.5, 1, 1))
-    A, full = matrix(shape, s, dtype)
+def test_finite_differences(shape, dtype, kept):
     for name in LOSSES:
-        cotangents = Loss(name, shape, dtype).cotangents(cut(full))
-        gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
-        # The factors given fix the basis, in which f = id on the kept values.
-        exact = svd_pullback(*full, *pad(cotangents, min(shape)))
-        assert relative_error(gA, exact).max() < 1e-12
+        A, _ = matrix(shape, spectrum(min(shape), 0.8, kept), dtype, batch=())
+        loss = Loss(name, shape, dtype)
+        dA = normal(shape, dtype, np.random.default_rng(3))
+
+        def value(t):
+            return loss(cut(np.linalg.svd(A + t * dA, full_matrices=False)))
+
+        h = 1e-4
+        slopes = [(value(i * h) - value(-i * h)) / (2 * i * h) for i in (1, 2)]
+        expected = (4 * slopes[0] - slopes[1]) / 3
+        factors = cut(np.linalg.svd(A, full_matrices=False))
+        gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), xp=LOOKING)
+        size = np.linalg.norm(gA) * np.linalg.norm(dA)
+        assert abs(np.sum((np.conj(gA) * dA).real) - expected) < 1e-10 * size
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_repeated_kept_values(xf, shape):
+    for dtype in DTYPES:
+        s = spectrum(min(shape), 0.9, kept=(2, 2, 1.5, 1, 1))
+        A, full = matrix(shape, s, dtype)
+        for name in LOSSES:
+            cotangents = Loss(name, shape, dtype).cotangents(cut(full))
+            gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
+            # The factors given fix the basis, in which f = id on the kept values.
+            exact = svd_pullback(*full, *pad(cotangents, min(shape)))
+            assert relative_error(gA, exact).max() < 1e-12
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -284,17 +284,17 @@ def test_pushforward_is_the_transpose(shape, dtype):
     assert abs(pulled - pushed) < 1e-13 * np.linalg.norm(gA) * np.linalg.norm(dA)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pushforward_is_that_of_the_full_svd(xf, shape, dtype):
-    A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
-    dA = normal(A.shape, dtype, np.random.default_rng(5))
-    expected = cut(svd_pushforward(*full, dA))
-    for x, exact in zip(
-        xf(svd_lowrank_pushforward, A, *cut(full), dA), expected, strict=True
-    ):
-        assert x.dtype == exact.dtype
-        assert np.linalg.norm(x - exact) < 1e-13 * np.linalg.norm(exact)
+def test_pushforward_is_that_of_the_full_svd(xf, shape):
+    for dtype in DTYPES:
+        A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
+        dA = normal(A.shape, dtype, np.random.default_rng(5))
+        expected = cut(svd_pushforward(*full, dA))
+        for x, exact in zip(
+            xf(svd_lowrank_pushforward, A, *cut(full), dA), expected, strict=True
+        ):
+            assert x.dtype == exact.dtype
+            assert np.linalg.norm(x - exact) < 1e-13 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -317,19 +317,19 @@ def test_nothing_discarded_is_the_svd_itself(shape, dtype):
         np.testing.assert_array_equal(x, exact)
 
 
-@pytest.mark.parametrize("gap", [0, 1e-15])
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_tie_across_the_cut_gets_the_minimum_norm(xf, shape, dtype, gap):
-    k = min(shape)
-    s = spectrum(k, 0.9)
-    s[RANK] = s[RANK - 1] * (1 - gap)
-    A, full = matrix(shape, s, dtype)
-    rng = np.random.default_rng(7)
-    cotangents = [normal(x.shape, x.dtype, rng) for x in cut(full)]
-    gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
-    exact = svd_pullback(*full, *pad(cotangents, k), repeated="minimum-norm")
-    assert relative_error(gA, exact).max() < 1e-5
+def test_tie_across_the_cut_gets_the_minimum_norm(xf, shape):
+    for gap in (0, 1e-15):
+        for dtype in DTYPES:
+            k = min(shape)
+            s = spectrum(k, 0.9)
+            s[RANK] = s[RANK - 1] * (1 - gap)
+            A, full = matrix(shape, s, dtype)
+            rng = np.random.default_rng(7)
+            cotangents = [normal(x.shape, x.dtype, rng) for x in cut(full)]
+            gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
+            exact = svd_pullback(*full, *pad(cotangents, k), repeated="minimum-norm")
+            assert relative_error(gA, exact).max() < 1e-5
 
 
 def test_gradient_stays_finite_in_a_cluster_across_the_cut(xf):
@@ -355,16 +355,16 @@ def test_tie_across_the_cut_does_not_matter_below_a_threshold():
     assert relative_error(gA, problem.exact_gradient(SOFT)).max() < 1e-14
 
 
-@pytest.mark.parametrize("name", ["one zero", "zeros"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_kept_values_may_vanish(xf, name, dtype):
-    problem = draw(name, (9, 7), draws=5, dtype=dtype, seed=8)
-    factors = cut(np.linalg.svd(problem.A, full_matrices=False), 6)
-    # What is discarded is zero, so that this is the loss of the full SVD.
-    gA = xf(
-        svd_lowrank_pullback, problem.A, *factors, *problem.cotangents(factors, CUBE)
-    )
-    assert relative_error(gA, problem.exact_gradient(CUBE)).max() < 1e-12
+def test_kept_values_may_vanish(xf, dtype):
+    for name in ("one zero", "zeros"):
+        problem = draw(name, (9, 7), draws=5, dtype=dtype, seed=8)
+        factors = cut(np.linalg.svd(problem.A, full_matrices=False), 6)
+        # What is discarded is zero, so that this is the loss of the full SVD.
+        gA = xf(
+            svd_lowrank_pullback, problem.A, *factors, *problem.cotangents(factors, CUBE)
+        )
+        assert relative_error(gA, problem.exact_gradient(CUBE)).max() < 1e-12
 
 
 @pytest.mark.parametrize("A", [np.zeros((6, 5)), np.outer(np.ones(6), np.arange(5.0))])
