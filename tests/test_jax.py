@@ -65,7 +65,8 @@ def full_invariants(A):
 
 # All shapes with both dtypes are in test_exactness.
 @pytest.mark.parametrize(
-    ("shape", "dtype"), zip(SHAPES, [np.float64, np.complex128] * 2, strict=True)
+    ("shape", "dtype"),
+    [*zip(SHAPES, [np.float64, np.complex128] * 2, strict=True)],
 )
 @pytest.mark.parametrize("function", [invariants, full_invariants])
 def test_check_grads(function, shape, dtype):
