@@ -328,4 +328,6 @@ def test_error_of_the_quotient_and_of_the_slope(gap):
         errors(eigh_run(FRAMEWORKS["numpy"]), eigh_cases(gap, dtype, 10), dtype)
         for dtype in PRECISIONS["double"]
     ]
-    assert np.quantile(np.concatenate([x for part in found for x in part]), 0.9) <= limit
+    assert (
+        np.quantile(np.concatenate([x for part in found for x in part]), 0.9) <= limit
+    )

@@ -95,7 +95,9 @@ def test_warn_warns_once_for_a_batch(framework, run):
 
 def test_error_says_how_many_matrices(framework, run):
     factors, pullback = run(half_repeated(11), gauge="error")
-    with pytest.raises(framework.gauge_error or svdinv.GaugeError, match="in 1 of 2 matrices"):
+    with pytest.raises(
+        framework.gauge_error or svdinv.GaugeError, match="in 1 of 2 matrices"
+    ):
         pullback(*cotangents(np.random.default_rng(12), factors))
         framework.wait()
 

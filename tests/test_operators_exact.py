@@ -178,9 +178,7 @@ SOME = ("distinct", "two clusters", "gap 1e-07", "repeated and zeros")
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", [*OPERATORS, *HERMITIAN])
-@pytest.mark.parametrize(
-    "framework", params(without=("numpy", "torch")), indirect=True
-)
+@pytest.mark.parametrize("framework", params(without=("numpy", "torch")), indirect=True)
 def test_every_framework_is_exact(framework, name, precision):
     bound, forward = BOUNDS[precision]
     if name in HERMITIAN:

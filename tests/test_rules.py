@@ -58,7 +58,10 @@ def test_minimum_norm_is_the_published_rule(spectrum, f):
         factors = bit_equal(problem)
         cotangents = problem.cotangents(factors, f, "nuclear")
         ours = svd_pullback(*factors, *cotangents, repeated="minimum-norm")
-        assert relative_error(ours, published_backward(*factors, *cotangents)).max() < 1e-12
+        assert (
+            relative_error(ours, published_backward(*factors, *cotangents)).max()
+            < 1e-12
+        )
 
 
 def test_minimum_norm_is_right_where_the_published_code_is_wrong():
@@ -96,7 +99,9 @@ def test_every_rule_is_finite(rule, spectrum):
             rng = np.random.default_rng(5)
             (U, S, Vh), pullback = svd_vjp(problem.A, repeated=rule)
             # Gauge-dependent cotangents: nothing about them is consistent.
-            cotangents = [rng.standard_normal(x.shape).astype(x.dtype) for x in (U, S, Vh)]
+            cotangents = [
+                rng.standard_normal(x.shape).astype(x.dtype) for x in (U, S, Vh)
+            ]
             assert np.isfinite(pullback(*cotangents)).all()
             _, tangents = svd_jvp(problem.A, problem.G.astype(dtype), repeated=rule)
             assert all(np.isfinite(x).all() for x in tangents)
@@ -138,7 +143,9 @@ def test_pullback_is_the_transpose_of_the_pushforward(rule, spectrum, full):
             d = svd_pushforward(*factors, dA, repeated=rule)
             gA = svd_pullback(*factors, *g, repeated=rule)
             backward = inner(gA, dA)
-            forward = inner(g[0], d[0]) + inner(g[2], d[2]) + np.sum(g[1] * d[1], axis=-1)
+            forward = (
+                inner(g[0], d[0]) + inner(g[2], d[2]) + np.sum(g[1] * d[1], axis=-1)
+            )
             size = np.linalg.norm(gA, axis=(-2, -1)) * np.linalg.norm(dA, axis=(-2, -1))
             assert np.all(np.abs(backward - forward) < 1e-13 * size)
 
@@ -186,8 +193,13 @@ def test_clusters_by_themselves_as_in_whole_matrices(apart):
             A = (problem.U * values[:, None, :]) @ adjoint(problem.V)
             factors = np.linalg.svd(A, full_matrices=False)
             cotangents = problem.cotangents(factors, FUNCTIONS["tanh"], "schatten")
-            looked = svd_pullback(*factors, *cotangents, xp=FRAMEWORKS["numpy"].namespace)
-            assert relative_error(looked, svd_pullback(*factors, *cotangents)).max() < 1e-13
+            looked = svd_pullback(
+                *factors, *cotangents, xp=FRAMEWORKS["numpy"].namespace
+            )
+            assert (
+                relative_error(looked, svd_pullback(*factors, *cotangents)).max()
+                < 1e-13
+            )
 
 
 @pytest.mark.parametrize("rtol", [0.0, 1e-9, 1e-3])

@@ -362,7 +362,10 @@ def test_kept_values_may_vanish(xf, dtype):
         factors = cut(np.linalg.svd(problem.A, full_matrices=False), 6)
         # What is discarded is zero, so that this is the loss of the full SVD.
         gA = xf(
-            svd_lowrank_pullback, problem.A, *factors, *problem.cotangents(factors, CUBE)
+            svd_lowrank_pullback,
+            problem.A,
+            *factors,
+            *problem.cotangents(factors, CUBE),
         )
         assert relative_error(gA, problem.exact_gradient(CUBE)).max() < 1e-12
 
@@ -382,9 +385,7 @@ def test_rounding_errors_are_not_coupled():
     A, _ = matrix((30, 20), s, np.float64, batch=(500,))
     factors = cut(np.linalg.svd(A, full_matrices=False))
     loss = Loss("reconstruction", (30, 20), np.float64)
-    gA = svd_lowrank_pullback(
-        A, *factors, *loss.cotangents(factors), xp=LOOKING
-    )
+    gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), xp=LOOKING)
     assert np.linalg.norm(gA, axis=(-2, -1)).max() < 0.75 * np.linalg.norm(loss.G)
 
 
