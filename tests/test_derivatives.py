@@ -49,7 +49,7 @@ def dtypes(framework, name):
 @functools.cache
 def expected(name, spectrum):
     """Of the reference: values, and slopes of Re <cotangents, values>."""
-    dtype, case = CASES[name]
+    _, case = CASES[name]
     inputs, _, cotangents = problem(name, spectrum)
     slopes = [
         inner(
@@ -75,7 +75,7 @@ def expected_products(name, spectrum):
 
 
 def check(framework, name, spectrum):
-    dtype, case = CASES[name]
+    _, case = CASES[name]
     function = bound(name, framework)
     inputs, along, cotangents = problem(name, spectrum)
     values, slopes = expected(name, spectrum)

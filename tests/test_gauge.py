@@ -77,6 +77,12 @@ def test_real_signs_cannot_be_seen():
     assert np.all(gauge_dependence(*factors, gU, gVh) == 0)
 
 
+def report(framework, pullback, given):
+    """Pull back, and wait for what is reported."""
+    pullback(*given)
+    framework.wait()
+
+
 def half_repeated(seed):
     """Matrix with distinct singular values beside one with all equal."""
     A = np.stack([np.diag([3.0, 2.0, 1.0]), np.eye(3)])
@@ -87,8 +93,7 @@ def test_warn_warns_once_for_a_batch(framework, run):
     factors, pullback = run(half_repeated(11), gauge="warn")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pullback(*cotangents(np.random.default_rng(12), factors))
-        framework.wait()
+        report(framework, pullback, cotangents(np.random.default_rng(12), factors))
     (warning,) = [w for w in caught if w.category is svdinv.GaugeWarning]
     assert "the loss depends on the arbitrary phase or basis" in str(warning.message)
 
@@ -98,8 +103,7 @@ def test_error_says_how_many_matrices(framework, run):
     with pytest.raises(
         framework.gauge_error or svdinv.GaugeError, match="in 1 of 2 matrices"
     ):
-        pullback(*cotangents(np.random.default_rng(12), factors))
-        framework.wait()
+        report(framework, pullback, cotangents(np.random.default_rng(12), factors))
 
 
 @pytest.mark.parametrize("gauge", ["warn", "error"])
