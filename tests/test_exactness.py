@@ -1,14 +1,21 @@
-"""How exact the gradients are, against matrices with known factors."""
+"""How exact the decompositions are, against matrices with known factors.
+
+SVD and eigendecomposition, on every framework: cotangents as autodiff would compute
+them from the factors that the framework returned.
+"""
 
 from __future__ import annotations
 
 import zlib
 
+import hermitian_oracle
 import numpy as np
 import pytest
+from frameworks import DTYPES, FRAMEWORKS, params
 from oracle import (
     EXACTLY_REPEATED,
     FUNCTIONS,
+    GAPS,
     SPECTRA,
     adjoint,
     differentiable,
@@ -23,31 +30,6 @@ PRECISIONS = {
     "double": (np.float64, np.complex128),
     "single": (np.float32, np.complex64),
 }
-
-
-def errors(backend, spectrum, dtypes, draws, shapes=SHAPES, **options):
-    """Relative gradient errors over all cases at the spectrum."""
-    found = []
-    for shape in shapes:
-        for dtype in dtypes:
-            for f, penalty in differentiable(spectrum):
-                name = f"{spectrum} {shape} {np.dtype(dtype)} {f.name} {penalty}"
-                problem = draw(
-                    spectrum,
-                    shape,
-                    draws=draws,
-                    dtype=dtype,
-                    seed=zlib.crc32(name.encode()),
-                )
-                factors, pullback = backend.vjp(problem.A, **options)
-                gA = pullback(*problem.cotangents(factors, f, penalty))
-                assert gA.dtype == dtype
-                assert np.isfinite(gA).all()
-                exact = problem.exact_gradient(f, penalty)
-                found.append(relative_error(gA, exact))
-    return np.concatenate(found)
-
-
 # Median, 99th percentile and worst draw that may not be exceeded.
 BOUNDS = {
     "distinct": {"double": (1e-14, 1e-13, 1e-9), "single": (1e-6, 5e-6, 1e-3)},
@@ -55,46 +37,199 @@ BOUNDS = {
     "gap": {"double": (1e-9, 2e-8, 1e-5), "single": (2e-5, 1e-3, 2e-2)},
     "singular": {"double": (1e-14, 1e-12, 1e-9), "single": (1e-6, 1e-5, 1e-3)},
 }
+HERMITIAN_BOUNDS = {
+    "exact": {"double": (1e-14, 1e-13, 1e-9), "single": (1e-6, 5e-6, 1e-3)},
+    "near": {"double": (2e-9, 5e-8, 1e-5), "single": (1e-4, 1e-3, 2e-2)},
+}
 
 
-def kind(spectrum):
+def bounds(spectrum, precision):
     if spectrum.startswith("gap"):
-        return "gap"
+        return BOUNDS["gap"][precision]
     if spectrum in EXACTLY_REPEATED:
-        return "repeated"
-    return "distinct" if spectrum == "distinct" else "singular"
+        return BOUNDS["repeated"][precision]
+    kind = "distinct" if spectrum == "distinct" else "singular"
+    return BOUNDS[kind][precision]
+
+
+def hermitian_bounds(spectrum, precision):
+    near = "gap" in spectrum or spectrum == "condition 1e12"
+    return HERMITIAN_BOUNDS["near" if near else "exact"][precision]
+
+
+def joined(problems):
+    """One batch of several problems, and the part of each."""
+    sizes = np.cumsum([0, *(len(p.A) for p in problems)])
+    parts = [slice(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True)]
+    return np.concatenate([p.A for p in problems]), parts
+
+
+def errors(vjp, cases, dtype):
+    """Relative gradient errors of several losses, by one call of `vjp`.
+
+    `cases` are problems with functions from factors to cotangents and to the exact
+    gradient.
+    """
+    A, parts = joined([problem for problem, _, _ in cases])
+    factors, pullback = vjp(A)
+    given = [
+        cotangents(tuple(x[part] for x in factors))
+        for (_, cotangents, _), part in zip(cases, parts, strict=True)
+    ]
+    gA = pullback(*map(np.concatenate, zip(*given, strict=True)))
+    assert gA.dtype == dtype
+    assert np.isfinite(gA).all()
+    found = [
+        relative_error(gA[part], exact())
+        for (_, _, exact), part in zip(cases, parts, strict=True)
+    ]
+    if len(factors) == 3 and np.issubdtype(dtype, np.complexfloating):
+        # Where a value is 0 in every bit, so are the cotangents of its vectors, and
+        # nothing tells the imaginary part of u^H G v.
+        told = factors[1].all(axis=-1)
+        found = [x[told[part]] for x, part in zip(found, parts, strict=True)]
+    return found
+
+
+def svd_cases(spectrum, shape, dtype, draws):
+    cases = []
+    for f, penalty in differentiable(spectrum):
+        name = f"{spectrum} {shape} {np.dtype(dtype)} {f.name} {penalty}"
+        p = draw(spectrum, shape, draws=draws, dtype=dtype,
+                 seed=zlib.crc32(name.encode()))  # fmt: skip
+        cases.append(
+            (
+                p,
+                lambda factors, p=p, f=f, penalty=penalty: p.cotangents(
+                    factors, f, penalty
+                ),
+                lambda p=p, f=f, penalty=penalty: p.exact_gradient(f, penalty),
+            )
+        )
+    return cases
+
+
+def eigh_cases(spectrum, dtype, draws):
+    cases = []
+    for f in hermitian_oracle.functions(spectrum):
+        for name, penalty in hermitian_oracle.PENALTIES.items():
+            seed = zlib.crc32(f"{spectrum} {dtype} {f.name} {name}".encode())
+            p = hermitian_oracle.draw(spectrum, draws=draws, dtype=dtype, seed=seed)
+            cases.append(
+                (
+                    p,
+                    lambda factors, p=p, f=f, penalty=penalty: p.cotangents(
+                        *factors, f, penalty
+                    ),
+                    lambda p=p, f=f, penalty=penalty: p.derivative(f, p.G, penalty),
+                )
+            )
+    return cases
+
+
+def eigh_run(framework):
+    """(w, V), and the Hermitian gradient, of a framework."""
+
+    def vjp(A):
+        factors, pullback = framework.vjp(lambda A: tuple(framework.module.eigh(A)), A)
+
+        def pull(*cotangents):
+            (gA,) = pullback(*cotangents)
+            if framework.name == "tensorflow":  # in the triangle that is read
+                assert (gA == np.tril(gA)).all()
+            else:
+                assert (gA == adjoint(gA)).all()
+            return hermitian_oracle.herm(gA)
+
+        return factors, pull
+
+    return vjp
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_consistent_rule_is_exact(spectrum, precision):
-    class Backend:
-        vjp = staticmethod(svdinv.numpy.svd_vjp)
-
-    found = errors(Backend, spectrum, PRECISIONS[precision], draws=36)
+    found = []
+    for shape in SHAPES:
+        for dtype in PRECISIONS[precision]:
+            cases = svd_cases(spectrum, shape, dtype, 36)
+            found += errors(svdinv.numpy.svd_vjp, cases, dtype)
+    found = np.concatenate(found)
     assert found.size >= 1000
-    median, tail, worst = BOUNDS[kind(spectrum)][precision]
+    median, tail, worst = bounds(spectrum, precision)
     assert np.median(found) <= median
     assert np.quantile(found, 0.99) <= tail
     assert found.max() <= worst
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("spectrum", SPECTRA)
-def test_every_framework_is_exact(backend, spectrum, precision):
-    found = errors(backend, spectrum, PRECISIONS[precision], draws=4, shapes=((9, 6),))
-    _, _, worst = BOUNDS[kind(spectrum)][precision]
-    assert np.median(found) <= BOUNDS[kind(spectrum)][precision][0]
+@pytest.mark.parametrize("spectrum", hermitian_oracle.SPECTRA)
+def test_consistent_rule_is_exact_for_eigenvalues(spectrum, precision):
+    found = []
+    for dtype in PRECISIONS[precision]:
+        cases = eigh_cases(spectrum, dtype, 36)
+        found += errors(eigh_run(FRAMEWORKS["numpy"]), cases, dtype)
+    found = np.concatenate(found)
+    assert found.size >= 1000
+    median, tail, worst = hermitian_bounds(spectrum, precision)
+    assert np.median(found) <= median
+    assert np.quantile(found, 0.99) <= tail
     assert found.max() <= worst
+
+
+# PyTorch looks at its values, and so takes one spectrum at a time.
+@pytest.mark.parametrize(
+    ("framework", "spectrum"),
+    [
+        pytest.param(f.values[0], spectrum, id=f"{f.id}-{spectrum}", marks=f.marks)
+        for f in params()
+        for spectrum in (SPECTRA if f.id == "torch" else ("together",))
+    ],
+    indirect=["framework"],
+)
+def test_every_framework_is_exact(framework, run, spectrum):
+    for dtype in framework.dtypes:
+        check_spectra(run, spectrum, dtype)
+
+
+def check_spectra(run, spectrum, dtype):
+    precision = "double" if dtype in PRECISIONS["double"] else "single"
+    names = SPECTRA if spectrum == "together" else (spectrum,)
+    cases = {name: svd_cases(name, (9, 6), dtype, 4) for name in names}
+    found = errors(run, [case for name in names for case in cases[name]], dtype)
+    for name in names:
+        own = np.concatenate([found.pop(0) for _ in cases[name]])
+        median, _, worst = bounds(name, precision)
+        assert np.median(own) <= median, name
+        assert own.max() <= worst, name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("framework", params(without=("numpy",)), indirect=True)
+def test_every_framework_is_exact_for_eigenvalues(framework, dtype):
+    if dtype not in framework.dtypes:
+        pytest.skip("has no such dtype")
+    precision = "double" if dtype in PRECISIONS["double"] else "single"
+    names = hermitian_oracle.SPECTRA
+    cases = {name: eigh_cases(name, dtype, 3) for name in names}
+    every = [case for name in names for case in cases[name]]
+    found = errors(eigh_run(framework), every, dtype)
+    for name in names:
+        own = np.concatenate([found.pop(0) for _ in cases[name]])
+        median, _, worst = hermitian_bounds(name, precision)
+        assert np.median(own) <= median, name
+        assert own.max() <= worst, name
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 @pytest.mark.parametrize("spectrum", ["distinct", "pair", "two clusters", "all equal"])
-def test_projector_on_a_leading_subspace(backend, spectrum, dtype):
+def test_projector_on_a_leading_subspace(framework, run, spectrum, dtype):
+    if dtype not in framework.dtypes:
+        pytest.skip("has no such dtype")
     rank = {"distinct": 2, "pair": 3, "two clusters": 2, "all equal": 6}[spectrum]
     problem = draw(spectrum, (9, 6), draws=5, dtype=dtype, seed=3)
     W = np.random.default_rng(4).standard_normal((9, 9)).astype(dtype)
-    (U, _, _), pullback = backend.vjp(problem.A)
+    (U, _, _), pullback = run(problem.A)
     gU = np.zeros_like(U)
     gU[..., :rank] = (W + adjoint(W)) @ U[..., :rank]  # L = Re<W, U_r U_r^H>
 
@@ -117,9 +252,11 @@ def test_projector_on_a_leading_subspace(backend, spectrum, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex64])
 @pytest.mark.parametrize("spectrum", ["distinct", "triple", "zeros"])
-def test_loss_in_the_singular_values_alone(backend, spectrum, dtype):
+def test_loss_in_the_singular_values_alone(framework, run, spectrum, dtype):
+    if dtype not in framework.dtypes:
+        pytest.skip("has no such dtype")
     problem = draw(spectrum, (6, 11), draws=5, dtype=dtype, seed=5)
-    (_, S, _), pullback = backend.vjp(problem.A)
+    (_, S, _), pullback = run(problem.A)
     exact = (problem.U * (2 * problem.s)[..., None, :]) @ adjoint(problem.V)
     gA = pullback(None, 2 * S, None)
     assert relative_error(gA, exact).max() < 200 * np.finfo(dtype).eps
@@ -127,29 +264,29 @@ def test_loss_in_the_singular_values_alone(backend, spectrum, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("spectrum", ["distinct", "pair", "gap 1e-09", "zeros"])
-def test_same_numbers_on_every_framework(spectrum, dtype):
+@pytest.mark.parametrize("framework", params(without=("numpy",)), indirect=True)
+def test_same_numbers_as_numpy(framework, run, spectrum, dtype):
+    if dtype not in framework.dtypes:
+        pytest.skip("has no such dtype")
     f, penalty = FUNCTIONS["tanh"], "schatten"
-    found = {}
-    from frameworks import FRAMEWORKS, framework
-
     problem = draw(spectrum, (8, 7), draws=4, dtype=dtype, seed=6)
-    for name in FRAMEWORKS:
-        factors, pullback = framework(name).vjp(problem.A)
-        found[name] = pullback(*problem.cotangents(factors, f, penalty))
-    reference = found.pop("numpy")
+    found, reference = (
+        pullback(*problem.cotangents(factors, f, penalty))
+        for factors, pullback in (run(problem.A), svdinv.numpy.svd_vjp(problem.A))
+    )
     tolerance = 1e-7 if spectrum.startswith("gap") and dtype == np.float64 else 0
     tolerance = max(tolerance, 100 * np.finfo(dtype).eps)
-    for gA in found.values():
-        assert relative_error(gA, reference).max() < tolerance
+    assert relative_error(found, reference).max() < tolerance
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_distinct_spectra_agree_with_every_library(backend, shape, dtype):
+def test_distinct_spectra_agree_with_pytorch(shape, dtype):
+    """Of the frameworks' own gradients, the most exact."""
     torch = pytest.importorskip("torch")
     problem = draw("distinct", shape, draws=3, dtype=dtype, seed=7)
     f = FUNCTIONS["cube"]
-    factors, pullback = backend.vjp(problem.A)
+    factors, pullback = svdinv.numpy.svd_vjp(problem.A)
     gA = pullback(*problem.cotangents(factors, f))
     A = torch.tensor(problem.A, requires_grad=True)
     U, S, Vh = torch.linalg.svd(A, full_matrices=False)
@@ -180,3 +317,17 @@ def test_neighbours_on_both_sides_of_a_kink(dtype):
     found = relative_error(pullback(gU, gS, gVh), expected)
     assert np.median(found) < 100 * np.finfo(dtype).eps
     assert np.quantile(found, 0.9) < near
+
+
+@pytest.mark.parametrize("gap", [f"gap {gap:.0e}" for gap in GAPS])
+def test_error_of_the_quotient_and_of_the_slope(gap):
+    """The smaller of eps / gap and of about gap, on either side of sqrt(eps)."""
+    size = float(gap[4:])
+    limit = 500 * min(2e-16 / size, size) + 2e-14
+    found = [
+        errors(eigh_run(FRAMEWORKS["numpy"]), eigh_cases(gap, dtype, 10), dtype)
+        for dtype in PRECISIONS["double"]
+    ]
+    assert (
+        np.quantile(np.concatenate([x for part in found for x in part]), 0.9) <= limit
+    )

@@ -134,13 +134,13 @@ def test_repeated_small_values_are_not_taken_for_zero(
     assert np.quantile(found, 0.99) <= tail
 
 
-@pytest.mark.parametrize("size", [1e-38, 1e-39, 1e-41, 1e-45, 0])
 @pytest.mark.parametrize("scale", [1, 1e-25, 1e25])
-def test_vanishing_cotangents_give_no_nan(backend, size, scale):
-    A = (scale * np.eye(4)).astype(np.float32)
-    factors, pullback = backend.vjp(A)
-    given = [np.full_like(x, np.float32(size)) for x in factors]
-    assert np.isfinite(pullback(*given)).all()
+def test_vanishing_cotangents_give_no_nan(run, scale):
+    for size in (1e-38, 1e-39, 1e-41, 1e-45, 0):
+        A = (scale * np.eye(4)).astype(np.float32)
+        factors, pullback = run(A)
+        given = [np.full_like(x, np.float32(size)) for x in factors]
+        assert np.isfinite(pullback(*given)).all()
 
 
 def test_loss_in_singular_values_is_not_scaled():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tracemalloc
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from frameworks import FRAMEWORKS, Looking
 from oracle import CUBE, SOFT, adjoint, draw, random_unitary, relative_error
 
 from svdinv.core import svd_pullback, svd_pushforward
@@ -20,107 +19,43 @@ from svdinv.core.truncated import (
 
 SHAPES = ((30, 20), (20, 33), (25, 25))
 DTYPES = (np.float64, np.complex128)
-LINEAR_RULES = ("minimum-norm", "drop", "clip", "taylor", "lorentz")
 RANK = 5
 
 
-def look(mask):
-    return bool(mask.any())
+LOOKING = FRAMEWORKS["numpy"].namespace
 
 
-class Framework:
-    """A namespace, and its way from NumPy and back."""
+def iterating(loop):
+    """A namespace with a loop of its own."""
+    namespace = Looking(LOOKING)
+    namespace.iterate_while = loop
+    return namespace
 
-    def __init__(self, xp, asarray, look=None):
-        self.xp = xp
-        self.asarray = asarray
-        self.options = {"xp": xp} if look is None else {"xp": xp, "look": look}
 
-    def context(self):
-        return nullcontext()
+def exactly(count):
+    """A namespace that does a number of steps, whatever comes of them."""
 
-    def numpy(self, x):
-        return np.asarray(x)
+    def loop(step, running, state, limit):
+        for _ in range(count):
+            state = step(state)
+        return state
 
-    def __call__(self, function, *arrays, **options):
-        """Call with NumPy arrays in and out; None stays None."""
-        with self.context():
-            given = [None if x is None else self.asarray(x) for x in arrays]
-            keep = {} if function is not svd_lowrank else {"xp": self.xp}
-            result = function(*given, **(keep or self.options), **options)
+    return iterating(loop)
+
+
+@pytest.fixture
+def xf(framework):
+    """Call a function of core with NumPy arrays in and out; None stays None."""
+
+    def call(function, *arrays, **options):
+        with framework.context():
+            given = framework.arrays(arrays)
+            result = function(*given, xp=framework.namespace, **options)
             if isinstance(result, tuple):
-                return tuple(map(self.numpy, result))
-            return self.numpy(result)
+                return framework.shown(result)
+            return framework.numpy(result)
 
-
-def _numpy():
-    from array_api_compat import numpy as xp
-
-    return Framework(xp, np.asarray, look)
-
-
-def _array_api_strict():
-    import array_api_strict as xp
-
-    return Framework(xp, xp.asarray, lambda mask: bool(xp.any(mask)))
-
-
-def _with_qr(namespace, qr):
-    """A backend's namespace together with a QR decomposition."""
-    names = {name: getattr(namespace, name) for name in dir(namespace)}
-    names["linalg"] = SimpleNamespace(**{**vars(namespace.linalg), "qr": qr})
-    return SimpleNamespace(**names)
-
-
-def _torch():
-    import torch
-
-    from svdinv.backends import torch_namespace
-
-    class Torch(Framework):
-        def numpy(self, x):
-            return x.resolve_conj().numpy()
-
-    return Torch(_with_qr(torch_namespace, torch.linalg.qr), torch.asarray, look)
-
-
-def _tensorflow():
-    import tensorflow as tf
-
-    from svdinv.backends import tensorflow_namespace
-
-    return Framework(
-        _with_qr(tensorflow_namespace, tf.linalg.qr),
-        tf.constant,
-        # As the backend's: tensors cannot be assigned to.
-        lambda mask: None if tf.reduce_any(mask) else False,
-    )
-
-
-def _jax():
-    import jax
-    import jax.numpy as jnp
-
-    class JAX(Framework):
-        def context(self):
-            return jax.enable_x64(True)
-
-    return JAX(jnp, jnp.asarray)  # blind
-
-
-NAMESPACES = {
-    "numpy": _numpy,
-    "array_api_strict": _array_api_strict,
-    "torch": _torch,
-    "tensorflow": _tensorflow,
-    "jax": _jax,
-}
-
-
-@pytest.fixture(params=NAMESPACES)
-def xf(request):
-    pytest.importorskip(request.param)
-    return NAMESPACES[request.param]()
+    return call
 
 
 def spectrum(k, gap, kept=None):
@@ -208,15 +143,15 @@ LOSSES = ("left projector", "right projector", "reconstruction", "singular value
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", LOSSES)
-def test_pullback_is_that_of_the_full_svd(xf, name, shape, dtype):
-    A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
-    loss = Loss(name, shape, dtype)
-    cotangents = loss.cotangents(cut(full))
-    exact = svd_pullback(*full, *pad(cotangents, min(shape)))
-    gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
-    assert gA.dtype == dtype
-    assert relative_error(gA, exact).max() < 1e-13
+def test_pullback_is_that_of_the_full_svd(xf, shape, dtype):
+    for name in LOSSES:
+        A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
+        loss = Loss(name, shape, dtype)
+        cotangents = loss.cotangents(cut(full))
+        exact = svd_pullback(*full, *pad(cotangents, min(shape)))
+        gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
+        assert gA.dtype == dtype
+        assert relative_error(gA, exact).max() < 1e-13
 
 
 @pytest.mark.parametrize(
@@ -229,10 +164,9 @@ def test_error_grows_with_the_condition_number_alone(gap, bound, dtype):
     # All cotangents, gauge-dependent ones too: the formulas are the same.
     rng = np.random.default_rng(2)
     cotangents = [normal(x.shape, x.dtype, rng) for x in cut(full)]
-    options = {"repeated": "drop"}
-    exact = svd_pullback(*full, *pad(cotangents, 20), **options)
-    for watch in ({"look": look}, {}):
-        gA = svd_lowrank_pullback(A, *cut(full), *cotangents, **options, **watch)
+    exact = svd_pullback(*full, *pad(cotangents, 20))
+    for watch in ({"xp": LOOKING}, {}):
+        gA = svd_lowrank_pullback(A, *cut(full), *cotangents, **watch)
         assert relative_error(gA, exact).max() < bound
 
 
@@ -250,11 +184,11 @@ def test_steps_of_the_iteration(gap, most):
             steps.append(1)
         return state
 
-    gA = svd_lowrank_pullback(A, *cut(full), *cotangents, loop=loop)
+    gA = svd_lowrank_pullback(A, *cut(full), *cotangents, xp=iterating(loop))
     exact = svd_pullback(*full, *pad(cotangents, 300))
     assert relative_error(gA, exact) < 1e-12
     assert len(steps) <= most
-    few = svd_lowrank_pullback(A, *cut(full), *cotangents, look=look, steps=5)
+    few = svd_lowrank_pullback(A, *cut(full), *cotangents, xp=exactly(5))
     assert 1e-8 < relative_error(few, exact) < 1
 
 
@@ -264,9 +198,9 @@ def test_more_steps_are_done_only_where_they_can_be_watched():
     A, full = matrix((400, 300), s, np.float64, batch=())
     cotangents = Loss("left projector", (400, 300), np.float64).cotangents(cut(full))
     exact = svd_pullback(*full, *pad(cotangents, 300))
-    watched = svd_lowrank_pullback(A, *cut(full), *cotangents, look=look)
+    watched = svd_lowrank_pullback(A, *cut(full), *cotangents, xp=LOOKING)
     blind = svd_lowrank_pullback(A, *cut(full), *cotangents)
-    told = svd_lowrank_pullback(A, *cut(full), *cotangents, steps=3 * BLIND_STEPS)
+    told = svd_lowrank_pullback(A, *cut(full), *cotangents, xp=exactly(3 * BLIND_STEPS))
     assert relative_error(watched, exact) < 1e-11
     assert 1e-9 < relative_error(blind, exact) < 1e-3
     assert relative_error(told, exact) < 1e-11
@@ -281,7 +215,7 @@ def test_single_precision(dtype):
         x.astype(d) for x, d in zip(cut(full), (dtype, "f4", dtype), strict=True)
     ]
     gA = svd_lowrank_pullback(
-        A.astype(dtype), *factors, *loss.cotangents(factors), look=look
+        A.astype(dtype), *factors, *loss.cotangents(factors), xp=LOOKING
     )
     assert gA.dtype == dtype
     assert relative_error(gA, exact).max() < 2e-5
@@ -293,56 +227,54 @@ def test_scale(scale):
     U, S, Vh = cut(full)
     gU, _, _ = Loss("left projector", (30, 20), np.float64).cotangents((U, S, Vh))
     for size in (1, 1e-150, 1e100):
-        gA = svd_lowrank_pullback(A * scale, U, S * scale, Vh, gU * size, look=look)
+        gA = svd_lowrank_pullback(A * scale, U, S * scale, Vh, gU * size, xp=LOOKING)
         exact = svd_pullback(*full, *pad((gU, None, None), 20))
         assert relative_error(gA / size * scale, exact).max() < 1e-13
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("kept", [None, (2, 2, 1.5, 1, 1)])
-def test_finite_differences(name, shape, dtype, kept):
-    A, _ = matrix(shape, spectrum(min(shape), 0.8, kept), dtype, batch=())
-    loss = Loss(name, shape, dtype)
-    dA = normal(shape, dtype, np.random.default_rng(3))
-
-    def value(t):
-        return loss(cut(np.linalg.svd(A + t * dA, full_matrices=False)))
-
-    h = 1e-4
-    slopes = [(value(i * h) - value(-i * h)) / (2 * i * h) for i in (1, 2)]
-    expected = (4 * slopes[0] - slopes[1]) / 3
-    factors = cut(np.linalg.svd(A, full_matrices=False))
-    gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), look=look)
-    size = np.linalg.norm(gA) * np.linalg.norm(dA)
-    assert abs(np.sum((np.conj(gA) * dA).real) - expected) < 1e-10 * size
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_repeated_kept_values(xf, shape, dtype):
-    s = spectrum(min(shape), 0.9, kept=(2, 2, 1.5, 1, 1))
-    A, full = matrix(shape, s, dtype)
+def test_finite_differences(shape, dtype, kept):
     for name in LOSSES:
-        cotangents = Loss(name, shape, dtype).cotangents(cut(full))
-        gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
-        # The factors given fix the basis, in which f = id on the kept values.
-        exact = svd_pullback(*full, *pad(cotangents, min(shape)))
-        assert relative_error(gA, exact).max() < 1e-12
+        A, _ = matrix(shape, spectrum(min(shape), 0.8, kept), dtype, batch=())
+        loss = Loss(name, shape, dtype)
+        dA = normal(shape, dtype, np.random.default_rng(3))
+
+        def value(t):
+            return loss(cut(np.linalg.svd(A + t * dA, full_matrices=False)))
+
+        h = 1e-4
+        slopes = [(value(i * h) - value(-i * h)) / (2 * i * h) for i in (1, 2)]
+        expected = (4 * slopes[0] - slopes[1]) / 3
+        factors = cut(np.linalg.svd(A, full_matrices=False))
+        gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), xp=LOOKING)
+        size = np.linalg.norm(gA) * np.linalg.norm(dA)
+        assert abs(np.sum((np.conj(gA) * dA).real) - expected) < 1e-10 * size
 
 
-@pytest.mark.parametrize("rule", LINEAR_RULES)
-@pytest.mark.parametrize("kept", [None, (2, 2, 1.5, 1, 1)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_repeated_kept_values(xf, shape):
+    for dtype in DTYPES:
+        s = spectrum(min(shape), 0.9, kept=(2, 2, 1.5, 1, 1))
+        A, full = matrix(shape, s, dtype)
+        for name in LOSSES:
+            cotangents = Loss(name, shape, dtype).cotangents(cut(full))
+            gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
+            # The factors given fix the basis, in which f = id on the kept values.
+            exact = svd_pullback(*full, *pad(cotangents, min(shape)))
+            assert relative_error(gA, exact).max() < 1e-12
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pushforward_is_the_transpose(shape, dtype, kept, rule):
-    A, full = matrix(shape, spectrum(min(shape), 0.9, kept), dtype)
+def test_pushforward_is_the_transpose(shape, dtype):
+    A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
     factors = cut(full)
     rng = np.random.default_rng(5)
     cotangents = [normal(x.shape, x.dtype, rng) for x in factors]
     dA = normal(A.shape, dtype, rng)
-    options = {"repeated": rule, "look": look}
+    options = {"xp": LOOKING}
     gA = svd_lowrank_pullback(A, *factors, *cotangents, **options)
     tangents = svd_lowrank_pushforward(A, *factors, dA, **options)
     pulled = np.sum((np.conj(gA) * dA).real)
@@ -352,55 +284,52 @@ def test_pushforward_is_the_transpose(shape, dtype, kept, rule):
     assert abs(pulled - pushed) < 1e-13 * np.linalg.norm(gA) * np.linalg.norm(dA)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pushforward_is_that_of_the_full_svd(xf, shape, dtype):
-    A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
-    dA = normal(A.shape, dtype, np.random.default_rng(5))
-    expected = cut(svd_pushforward(*full, dA))
-    for x, exact in zip(
-        xf(svd_lowrank_pushforward, A, *cut(full), dA), expected, strict=True
-    ):
-        assert x.dtype == exact.dtype
-        assert np.linalg.norm(x - exact) < 1e-13 * np.linalg.norm(exact)
+def test_pushforward_is_that_of_the_full_svd(xf, shape):
+    for dtype in DTYPES:
+        A, full = matrix(shape, spectrum(min(shape), 0.9), dtype)
+        dA = normal(A.shape, dtype, np.random.default_rng(5))
+        expected = cut(svd_pushforward(*full, dA))
+        for x, exact in zip(
+            xf(svd_lowrank_pushforward, A, *cut(full), dA), expected, strict=True
+        ):
+            assert x.dtype == exact.dtype
+            assert np.linalg.norm(x - exact) < 1e-13 * np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("rule", ["consistent", "minimum-norm"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_nothing_discarded_is_the_svd_itself(shape, dtype, rule):
+def test_nothing_discarded_is_the_svd_itself(shape, dtype):
     k = min(shape)
     A, full = matrix(shape, spectrum(k, 0.9, kept=(2, 2, 1.5, 1, 1)), dtype)
     rng = np.random.default_rng(6)
     cotangents = [normal(x.shape, x.dtype, rng) for x in full]
-    options = {"repeated": rule, "rtol": 1e-6}
     np.testing.assert_array_equal(
-        svd_lowrank_pullback(A, *full, *cotangents, **options),
-        svd_pullback(*full, *cotangents, **options),
+        svd_lowrank_pullback(A, *full, *cotangents),
+        svd_pullback(*full, *cotangents),
     )
     dA = normal(A.shape, dtype, rng)
     for x, exact in zip(
-        svd_lowrank_pushforward(A, *full, dA, **options),
-        svd_pushforward(*full, dA, **options),
+        svd_lowrank_pushforward(A, *full, dA),
+        svd_pushforward(*full, dA),
         strict=True,
     ):
         np.testing.assert_array_equal(x, exact)
 
 
-@pytest.mark.parametrize("gap", [0, 1e-15])
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_tie_across_the_cut_gets_the_minimum_norm(xf, shape, dtype, gap):
-    k = min(shape)
-    s = spectrum(k, 0.9)
-    s[RANK] = s[RANK - 1] * (1 - gap)
-    A, full = matrix(shape, s, dtype)
-    rng = np.random.default_rng(7)
-    cotangents = [normal(x.shape, x.dtype, rng) for x in cut(full)]
-    options = {"repeated": "minimum-norm"}
-    gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents, **options)
-    exact = svd_pullback(*full, *pad(cotangents, k), **options)
-    assert relative_error(gA, exact).max() < 1e-5
+def test_tie_across_the_cut_gets_the_minimum_norm(xf, shape):
+    for gap in (0, 1e-15):
+        for dtype in DTYPES:
+            k = min(shape)
+            s = spectrum(k, 0.9)
+            s[RANK] = s[RANK - 1] * (1 - gap)
+            A, full = matrix(shape, s, dtype)
+            rng = np.random.default_rng(7)
+            cotangents = [normal(x.shape, x.dtype, rng) for x in cut(full)]
+            gA = xf(svd_lowrank_pullback, A, *cut(full), *cotangents)
+            exact = svd_pullback(*full, *pad(cotangents, k), repeated="minimum-norm")
+            assert relative_error(gA, exact).max() < 1e-5
 
 
 def test_gradient_stays_finite_in_a_cluster_across_the_cut(xf):
@@ -421,21 +350,24 @@ def test_tie_across_the_cut_does_not_matter_below_a_threshold():
     problem = type(problem)(A, problem.U, s, problem.V, problem.G)
     factors = cut((problem.U, s, adjoint(problem.V)))
     gA = svd_lowrank_pullback(
-        A, *factors, *problem.cotangents(factors, SOFT), look=look
+        A, *factors, *problem.cotangents(factors, SOFT), xp=LOOKING
     )
     assert relative_error(gA, problem.exact_gradient(SOFT)).max() < 1e-14
 
 
-@pytest.mark.parametrize("name", ["one zero", "zeros"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_kept_values_may_vanish(xf, name, dtype):
-    problem = draw(name, (9, 7), draws=5, dtype=dtype, seed=8)
-    factors = cut(np.linalg.svd(problem.A, full_matrices=False), 6)
-    # What is discarded is zero, so that this is the loss of the full SVD.
-    gA = xf(
-        svd_lowrank_pullback, problem.A, *factors, *problem.cotangents(factors, CUBE)
-    )
-    assert relative_error(gA, problem.exact_gradient(CUBE)).max() < 1e-12
+def test_kept_values_may_vanish(xf, dtype):
+    for name in ("one zero", "zeros"):
+        problem = draw(name, (9, 7), draws=5, dtype=dtype, seed=8)
+        factors = cut(np.linalg.svd(problem.A, full_matrices=False), 6)
+        # What is discarded is zero, so that this is the loss of the full SVD.
+        gA = xf(
+            svd_lowrank_pullback,
+            problem.A,
+            *factors,
+            *problem.cotangents(factors, CUBE),
+        )
+        assert relative_error(gA, problem.exact_gradient(CUBE)).max() < 1e-12
 
 
 @pytest.mark.parametrize("A", [np.zeros((6, 5)), np.outer(np.ones(6), np.arange(5.0))])
@@ -446,17 +378,14 @@ def test_zero_and_rank_one_matrices(xf, A):
     assert np.abs(xf(svd_lowrank_pullback, A, *factors, *cotangents)).max() < 10
 
 
-@pytest.mark.parametrize("rule", ["consistent", "minimum-norm"])
-def test_rounding_errors_are_not_coupled(rule):
+def test_rounding_errors_are_not_coupled():
     # The cut goes through values that are all noise: the loss has no derivative
     # there, and a gradient that takes the noise for a spectrum would be anything.
     s = np.concatenate([[3, 2, 1], np.zeros(17)])
     A, _ = matrix((30, 20), s, np.float64, batch=(500,))
     factors = cut(np.linalg.svd(A, full_matrices=False))
     loss = Loss("reconstruction", (30, 20), np.float64)
-    gA = svd_lowrank_pullback(
-        A, *factors, *loss.cotangents(factors), repeated=rule, look=look
-    )
+    gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), xp=LOOKING)
     assert np.linalg.norm(gA, axis=(-2, -1)).max() < 0.75 * np.linalg.norm(loss.G)
 
 
@@ -467,7 +396,7 @@ def test_no_square_matrix_is_formed():
         A += 5 * normal((shape[0], 4), float, rng) @ normal((4, shape[1]), float, rng)
         tracemalloc.start()
         factors = svd_lowrank(A, normal((shape[1], 12), float, rng), rank=4, power=2)
-        svd_lowrank_pullback(A, *factors, factors.U, None, factors.Vh, look=look)
+        svd_lowrank_pullback(A, *factors, factors.U, None, factors.Vh, xp=LOOKING)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 4 * A.nbytes
@@ -500,7 +429,7 @@ def test_gradient_at_randomized_factors():
     errors = []
     for power in (1, 2, 4, 20):
         factors = svd_lowrank(A, sketch, rank=RANK, power=power)
-        gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), look=look)
+        gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), xp=LOOKING)
         errors.append(relative_error(gA, exact).max())
     assert errors[0] > errors[1] > errors[2] > errors[3]
     assert errors[1] < 0.05
@@ -514,7 +443,7 @@ def test_gradient_at_poor_factors_is_finite():
     factors = svd_lowrank(A, sketch, power=0)
     loss = Loss("left projector", (80, 50), np.float64)
     gU, _, _ = loss.cotangents(factors)
-    gA = svd_lowrank_pullback(A, *factors, gU, None, None, look=look)
+    gA = svd_lowrank_pullback(A, *factors, gU, None, None, xp=LOOKING)
     size = np.linalg.norm(gU, axis=(-2, -1))
     assert (np.linalg.norm(gA, axis=(-2, -1)) < 100 * size).all()
 
@@ -535,12 +464,12 @@ def test_pytorch_differentiates_the_iteration_not_the_result(case):
     U = U.detach().numpy()
     projector = full[0][:, :RANK] @ full[0][:, :RANK].T
     assert np.abs(U @ U.T - projector).max() < 1e-9  # the value is right
-    # NaN is wrong, too.
-    assert not relative_error(theirs.grad.numpy(), exact) < 10
+    # By how much is a matter of rounding errors. NaN is wrong, too.
+    assert not relative_error(theirs.grad.numpy(), exact) < 0.1
 
     sketch = np.random.default_rng(12).standard_normal((40, 15))
     factors = svd_lowrank(A, sketch, rank=RANK, power=30)
-    gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), look=look)
+    gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), xp=LOOKING)
     assert relative_error(gA, exact) < 1e-9
 
 
@@ -558,7 +487,7 @@ def test_few_power_iterations_are_better_differentiated_as_if_converged():
         theirs.append(relative_error(x.grad.numpy(), exact))
         sketch = np.random.default_rng(seed).standard_normal((40, RANK + 10))
         factors = svd_lowrank(A, sketch, rank=RANK, power=2)
-        gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), look=look)
+        gA = svd_lowrank_pullback(A, *factors, *loss.cotangents(factors), xp=LOOKING)
         ours.append(relative_error(gA, exact))
     assert np.median(ours) < 0.5 * np.median(theirs)
 
@@ -573,7 +502,7 @@ def test_autodiff_differentiates_a_second_time(dtype):
     rng = np.random.default_rng(13)
     H, dA = (torch.tensor(normal(size, dtype, rng)) for size in ((9, 9), shape))
     H = H + H.mH
-    options = {**_torch().options}
+    options = {"xp": FRAMEWORKS["torch"].namespace}
 
     def gradient(x):
         U, S, Vh = cut(svdinv.torch.svd(x))
@@ -590,48 +519,27 @@ def test_autodiff_differentiates_a_second_time(dtype):
     assert torch.linalg.norm(second - expected) < 1e-7 * torch.linalg.norm(expected)
 
 
-def test_loop_of_jax():
+def test_loop_in_a_function_of_jax_that_is_compiled():
     jax = pytest.importorskip("jax")
-    import jax.numpy as jnp
-
+    framework = FRAMEWORKS["jax"]
     A, full = matrix((30, 20), spectrum(20, 0.9), np.complex128)
     cotangents = Loss("reconstruction", (30, 20), np.complex128).cotangents(cut(full))
-
-    def loop(step, running, state, steps):
-        def more(carry):
-            count, state = carry
-            return (count < steps) & jnp.any(running(state))
-
-        def body(carry):
-            count, state = carry
-            return count + 1, step(state)
-
-        return jax.lax.while_loop(more, body, (0, state))[1]
-
-    with jax.enable_x64(True):
-        pullback = jax.jit(lambda *x: svd_lowrank_pullback(*x, loop=loop, xp=jnp))
+    with framework.context():
+        pullback = jax.jit(lambda *x: svd_lowrank_pullback(*x, xp=framework.namespace))
         gA = np.asarray(pullback(A, *cut(full), *cotangents))
     exact = svd_pullback(*full, *pad(cotangents, 20))
     assert relative_error(gA, exact).max() < 1e-13
 
 
-def test_loop_of_tensorflow():
+def test_loop_in_a_graph_of_tensorflow():
     tf = pytest.importorskip("tensorflow")
-    xp = _tensorflow().xp
+    xp = FRAMEWORKS["tensorflow"].namespace
     A, full = matrix((30, 20), spectrum(20, 0.9), np.float64)
     cotangents = Loss("reconstruction", (30, 20), np.float64).cotangents(cut(full))
 
-    def loop(step, running, state, steps):
-        return tf.while_loop(
-            lambda *state: tf.reduce_any(running(state)),
-            lambda *state: step(state),
-            state,
-            maximum_iterations=steps,
-        )
-
     @tf.function
     def pullback(*x):
-        return svd_lowrank_pullback(*x, loop=loop, xp=xp)
+        return svd_lowrank_pullback(*x, xp=xp)
 
     gA = pullback(*map(tf.constant, (A, *cut(full), *cotangents))).numpy()
     exact = svd_pullback(*full, *pad(cotangents, 20))
@@ -639,14 +547,9 @@ def test_loop_of_tensorflow():
 
 
 def test_bad_values_are_refused():
-    A, full = matrix((6, 6), np.arange(6, 0, -1.0), np.float64, batch=())
-    sketch = np.ones((6, 3))
+    A, sketch = np.eye(6), np.ones((6, 3))
     for rank in (0, -1, 4):
         with pytest.raises(ValueError, match="rank must be in"):
             svd_lowrank(A, sketch, rank=rank)
     with pytest.raises(ValueError, match="power"):
         svd_lowrank(A, sketch, power=-1)
-    with pytest.raises(ValueError, match="repeated must be one of"):
-        svd_lowrank_pullback(A, *cut(full), repeated="no")
-    with pytest.raises(ValueError, match="rtol"):
-        svd_lowrank_pushforward(A, *cut(full), A, rtol=2)

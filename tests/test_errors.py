@@ -1,0 +1,145 @@
+"""What is refused, and that the message names it, on every framework."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from frameworks import params
+from operator_cases import matrices
+
+A = matrices((2, 4, 3), np.float32)
+P = matrices((5, 3), np.float32)
+SHAPE = object()  # the framework's own error
+
+# What is called with the framework and A, the error, and what it says.
+REFUSED = {
+    "integers": (lambda f, A: f.module.svt(f.array(np.eye(3, dtype=np.int32)), 0.5),
+                 TypeError, "A must be floating point or complex"),
+    "vector": (lambda f, A: f.module.polar(f.array(np.ones(3, np.float32))),
+               SHAPE, "at least (two|2) dimensions"),
+    "two axes": (lambda f, A: f.module.tsvt(A[0, ...], 1.0), SHAPE,
+                 "X must have at least (three|3) dimensions"),
+    "complex tau": (lambda f, A: f.module.svt(A, 1j), TypeError, "tau must be"),
+    "complex taus": (lambda f, A: f.module.svt(A, f.array(np.ones(2, np.complex64))),
+                     TypeError, "tau must be real"),
+    "word for tau": (lambda f, A: f.module.svt(A, "large"), TypeError,
+                     "tau must be"),
+    "negative tau": (lambda f, A: f.module.svt(A, -1.0), ValueError, "tau must be >= 0"),
+    "nan tau": (lambda f, A: f.module.svt(A, float("nan")), ValueError,
+                "tau must be >= 0"),
+    "shape of tau": (lambda f, A: f.module.svt(A, f.array(np.ones(3, np.float32))),
+                     SHAPE, "tau must broadcast"),
+    "weights": (lambda f, A: f.module.svt(A, f.array(np.ones((2, 4), np.float32))),
+                SHAPE, "tau must broadcast"),
+    "weights of svht": (
+        lambda f, A: f.module.svht(A, f.array(np.ones((1, 3), np.float32))),
+        SHAPE, "only svt"),
+    "method": (lambda f, A: f.module.svt(A, 0.5, method="fast"), ValueError,
+               "method must be one of"),
+    "matmul": (lambda f, A: f.module.svht(A, 1, method="matmul"), ValueError, "matmul"),
+    "rank": (lambda f, A: f.module.low_rank(A, 1.5), TypeError, "rank must be an int"),
+    "negative rank": (lambda f, A: f.module.low_rank(A, -1), ValueError,
+                      "rank must be at least"),
+    "prox p": (lambda f, A: f.module.schatten_prox(A, 1, 0.3), ValueError, "p must be"),
+    "norm p": (lambda f, A: f.module.schatten_norm(A, 0), ValueError,
+               "p must be positive"),
+    "k": (lambda f, A: f.module.ky_fan_norm(A, 4), ValueError, "k must be at most"),
+    "gamma": (lambda f, A: f.module.firm_threshold(A, 1, 1), ValueError,
+              "gamma must be"),
+    "epsilon": (lambda f, A: f.module.log_sum_threshold(A, 1, 0), ValueError,
+                "epsilon must"),
+    "procrustes": (lambda f, A: f.module.procrustes(A, A[:, :2, :]), SHAPE, "same shape"),
+    "stride": (lambda f, A: f.module.local_low_rank(A[None, ...], 1, 2, stride=3),
+               ValueError, "stride must divide block"),
+    "rank of svd_lowrank": (lambda f, A: f.module.svd_lowrank(A, 9), ValueError,
+                            "rank must be at most"),
+    "f": (lambda f, A: f.module.spectral_map(A, 1), TypeError, "f must be callable"),
+    "function": (lambda f, A: f.module.spectral_operator(A, abs), TypeError,
+                 "function must be a SpectralFunction"),
+    "hermitian function": (lambda f, A: f.module.hermitian_map(A[:, :3, :], abs),
+                           TypeError, "function must be a HermitianFunction"),
+    "not square": (lambda f, A: f.module.expm(A), SHAPE, "A must be square"),
+    "eigh of not square": (lambda f, A: f.module.eigh(A), SHAPE, "A must be square"),
+    "UPLO": (lambda f, A: f.module.eigh(A[:, :3, :], UPLO="X"), ValueError,
+             "UPLO must be"),
+    "svd of integers": (lambda f, A: f.svd(f.array(np.eye(3, dtype=np.int32))),
+                        TypeError, "must be floating point or complex"),
+    "svd of booleans": (lambda f, A: f.svd(f.array(np.eye(3) > 0)),
+                        TypeError, "must be floating point or complex"),
+    "svd of a number": (lambda f, A: f.svd(f.array(np.ones((), np.float32))),
+                        SHAPE, "at least (two|2) dimensions"),
+    "svd of a vector": (lambda f, A: f.svd(f.array(np.ones(3, np.float32))),
+                        SHAPE, "at least (two|2) dimensions"),
+    "repeated": (lambda f, A: f.svd(A, repeated="average"), ValueError,
+                 'repeated must be one of "consistent"'),
+    **{
+        f"rtol {rtol}": (lambda f, A, rtol=rtol: f.svd(A, rtol=rtol), ValueError,
+                         "rtol must be None or a number")
+        for rtol in (-1.0, 1.0, "small", float("nan"))
+    },
+    "rtol of eigh": (lambda f, A: f.module.eigh(A[:, :3, :], rtol=2.0), ValueError,
+                     "rtol must be None or a number"),
+    "gauge": (lambda f, A: f.svd(A, gauge="loud"), ValueError, "gauge must be"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(framework, case):
+    call, error, message = REFUSED[case]
+    error = framework.shape_error if error is SHAPE else error
+    with framework.context(), pytest.raises(error, match=message):
+        call(framework, framework.array(A))
+
+
+@pytest.mark.parametrize("framework", params(without=("tensorflow",)), indirect=True)
+def test_complex_points(framework):
+    points = framework.array(P.astype(np.complex64))
+    with pytest.raises(TypeError, match="must be real"):
+        framework.module.kabsch(points, points)
+
+
+def test_arrays_of_others_in_pytorch():
+    torch = pytest.importorskip("svdinv.torch")
+    for call in (lambda: torch.svt(A, 1), lambda: torch.svd(A), lambda: torch.expm(A)):
+        with pytest.raises(TypeError, match=r"A must be a torch\.Tensor, got ndarray"):
+            call()
+
+
+def test_what_jax_refuses_while_it_traces():
+    jax = pytest.importorskip("jax")
+    import svdinv.jax
+
+    with pytest.raises(ValueError, match="method"):
+        jax.jit(lambda A: svdinv.jax.svt(A, 0.5, method="fast"))(A)
+
+
+def test_tensors_of_unknown_rank():
+    tf = pytest.importorskip("tensorflow")
+    import svdinv.tf
+
+    unknown = tf.function(
+        lambda A: svdinv.tf.svt(A, 0.5), input_signature=[tf.TensorSpec(None)]
+    )
+    with pytest.raises(ValueError, match="number of dimensions"):
+        unknown.get_concrete_function()
+
+
+@pytest.mark.parametrize("tau", [1, 1.0, np.float32(1), np.ones(2), np.ones((), int),
+                                 "array"])  # fmt: skip
+def test_tau_of_any_kind(framework, tau):
+    given = framework.array(A)
+    if isinstance(tau, str):
+        tau = framework.array(np.ones(1, np.float32))
+    elif framework.name == "array_api_strict" and isinstance(tau, np.ndarray):
+        tau = framework.array(tau)
+    expected = framework.module.svt(given, framework.array(np.ones(2, np.float32)))
+    np.testing.assert_array_equal(
+        framework.numpy(framework.module.svt(given, tau)), framework.numpy(expected)
+    )
+
+
+def test_a_function_with_a_parameter_needs_it(framework):
+    from svdinv.core.functions import Firm
+
+    with pytest.raises(ValueError, match="has a parameter tau"):
+        framework.module.spectral_operator(framework.array(A), Firm(2.5))

@@ -1,0 +1,543 @@
+"""The tape of NumPy, CuPy and any other namespace."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pickle
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from frameworks import FRAMEWORKS, params
+from operator_cases import CASES, as_tuple, bound, difference, inner, matrices, problem
+from oracle import FUNCTIONS, draw, relative_error
+
+import svdinv
+import svdinv.numpy as svn
+from svdinv.core.functions import Firm
+from svdinv.operators import OPERATORS
+
+taped = pytest.mark.parametrize(
+    "framework", params("numpy", "array_api_strict", "cupy"), indirect=True
+)
+OWN = {"svd", "vjp", "jvp", "svd_vjp", "svd_jvp", "svt_vjp", "svt_jvp"}
+REAL = [name for name in CASES if "float64" in name]
+
+
+def test_forward_is_that_of_numpy():
+    A = matrices((3, 5, 4))
+    for ours, theirs in zip(
+        svn.svd(A), np.linalg.svd(A, full_matrices=False), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(svn.svd(A, True), np.linalg.svd(A), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(svn.svdvals(A), svn.svd(A).S)
+    np.testing.assert_array_equal(svn.svd(A, compute_uv=False), svn.svd(A).S)
+    np.testing.assert_array_equal(svn.eigh(A @ A.swapaxes(1, 2))[0],
+                                  np.linalg.eigh(A @ A.swapaxes(1, 2))[0])  # fmt: skip
+
+
+def whole(a):
+    """The array as a complex one."""
+    xp = a.__array_namespace__()
+    return xp.astype(a, xp.complex128)
+
+
+# What the tape knows: functions of one or two arrays of numbers between 0 and 1.
+ARRAY_FUNCTIONS = {
+    "add": lambda xp, a, b: a + b + 1.0,
+    "subtract": lambda xp, a, b: 2.0 - (a - b),
+    "multiply": lambda xp, a, b: a * b * 3.0,
+    "divide": lambda xp, a, b: a / b + 1.0 / b,
+    "negative": lambda xp, a, b: -a,
+    "power": lambda xp, a, b: a**3 + b**0.5,
+    "power of arrays": lambda xp, a, b: xp.real(a) ** xp.real(b),
+    "exp": lambda xp, a, b: xp.exp(a) + xp.expm1(b),
+    "log": lambda xp, a, b: xp.log(a) + xp.log1p(b),
+    "sqrt": lambda xp, a, b: xp.sqrt(a) + xp.square(b),
+    "sin": lambda xp, a, b: xp.sin(a) * xp.cos(b),
+    "tanh": lambda xp, a, b: xp.tanh(a * b),
+    "maximum": lambda xp, a, b: xp.maximum(xp.real(a), xp.real(b)),
+    "minimum": lambda xp, a, b: xp.minimum(xp.real(a), 0.5 * xp.real(b)),
+    "where": lambda xp, a, b: xp.where(xp.real(a) > xp.real(b), a, b * b),
+    "abs": lambda xp, a, b: xp.abs(a),
+    "conj": lambda xp, a, b: xp.conj(a) * b,
+    "real and imag": lambda xp, a, b: xp.real(a) * xp.imag(whole(b) * whole(b)),
+    "matmul": lambda xp, a, b: a @ b[..., None, :, :].mT[..., 0, :, :],
+    "sum": lambda xp, a, b: xp.sum(a, axis=-1) + xp.sum(b, axis=(0, 2))[None, :],
+    "sum of all": lambda xp, a, b: xp.sum(a * b),
+    "mean": lambda xp, a, b: xp.mean(a, axis=0),
+    "max": lambda xp, a, b: xp.max(xp.real(a), axis=-1),
+    "reshape": lambda xp, a, b: xp.reshape(a, (6, 3)) * 2.0,
+    "transpose": lambda xp, a, b: xp.permute_dims(a, (2, 0, 1)),
+    "broadcast": lambda xp, a, b: xp.broadcast_to(a[0, 0, :], (4, 3)) * 1.0,
+    "parts": lambda xp, a, b: a[..., 1:, :] * b[:, :1, ::2][..., :1],
+    "concat": lambda xp, a, b: xp.concat([a, b, a], axis=1),
+    "stack": lambda xp, a, b: xp.stack([a, b], axis=1),
+    "roll": lambda xp, a, b: xp.roll(a, (1, 2), axis=(0, 2)),
+    "flip": lambda xp, a, b: xp.flip(a, axis=1) * b,
+    "tril": lambda xp, a, b: xp.tril(a) + xp.triu(b, k=1),
+    "diagonal": lambda xp, a, b: xp.linalg.diagonal(a),
+    "fft": lambda xp, a, b: xp.fft.fft(whole(a)) + xp.fft.ifft(whole(b), axis=0),
+    "rfft": lambda xp, a, b: xp.fft.rfft(xp.real(a)),
+    "irfft": lambda xp, a, b: xp.fft.irfft(whole(a), n=4)
+    + xp.fft.irfft(whole(b), n=5)[..., :4],
+    "complex number": lambda xp, a, b: a * 2j + 1j * b,
+}  # fmt: skip
+
+
+@taped
+@pytest.mark.parametrize("name", ARRAY_FUNCTIONS)
+def test_array_functions(framework, name):
+    """Both derivatives against differences, and each other."""
+    for dtype in (np.float64, np.complex128):
+        check_array_function(framework, name, dtype)
+
+
+def check_array_function(framework, name, dtype):
+    rng = np.random.default_rng(0)
+    x = [rng.uniform(0.2, 0.9, (2, 3, 3)).astype(dtype) for _ in range(2)]
+    if dtype == np.complex128:
+        x = [a + 1j * rng.uniform(0.1, 0.4, a.shape) for a in x]
+    d = [0.1 * matrices(a.shape, dtype, i) for i, a in enumerate(x)]
+
+    def f(a, b):
+        return ARRAY_FUNCTIONS[name](a.__array_namespace__(), a, b)
+
+    (value,) = framework.value(f, *x)
+    moved = difference(lambda *x: framework.value(f, *x), x, d)
+    g = matrices(value.shape, value.dtype, 7).reshape(value.shape)
+    along = framework.jvp(f, x, d)
+    np.testing.assert_allclose(along[0], moved[0], atol=1e-11)
+    _, pullback = framework.vjp(f, *x)
+    assert abs(inner(pullback(g), d) - inner([g], along)) < 1e-12
+    bent = difference(lambda *x: framework.vjp(f, *x)[1](g), x, d)
+    for one, other in zip(framework.hvp(f, x, d, [g]), bent, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-10)
+
+
+def test_functions_of_numpy_and_methods_on_traced_arrays():
+    A = matrices((3, 3))
+
+    def plain(A):
+        B = np.concatenate([A, np.tanh(A).T, np.swapaxes(A, 0, 1)])
+        B = B - np.mean(B, axis=0) + np.sum(A * A) / A.shape[0] + np.max(np.abs(A))
+        return np.where(B > 0, np.power(np.abs(B), 1.5), np.exp(B)).reshape(-1)[2:]
+
+    plain_value = plain(A)
+    value, pullback = svn.vjp(plain, A)
+    np.testing.assert_array_equal(value, plain_value)
+    d = 0.1 * matrices((3, 3), seed=1)
+    (moved,) = difference(lambda A: [plain(A)], [A], [d], 1e-3)
+    (gA,) = pullback(np.cos(np.arange(len(value))))
+    np.testing.assert_allclose(
+        np.sum(gA * d), np.sum(moved * np.cos(np.arange(len(value)))), rtol=1e-10
+    )
+    with pytest.raises(TypeError, match="no derivative of"):
+        svn.vjp(np.linalg.qr, A)
+    with pytest.raises(TypeError, match="no derivative of"):
+        svn.vjp(lambda A: np.sort(A), A)
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+@taped
+def test_trees_of_arguments_and_results(framework):
+    A, b, c = matrices((4, 3)), np.array(0.3), matrices((2, 2), seed=1)
+    module = framework.module
+    given = {"A": framework.array(A), "rest": [framework.array(b), framework.array(c)]}
+
+    def f(tree, other):
+        X = module.svt(tree["A"], tree["rest"][0])
+        return Pair({"X": X}, (other * tree["rest"][1], None))
+
+    value, pullback = module.vjp(f, given, framework.array(c))
+    assert isinstance(value, Pair)
+    assert value.second[1] is None
+    G = framework.array(matrices((4, 3), seed=2))
+    tree, gc = pullback(Pair({"X": G}, (None, None)))
+    assert set(tree) == {"A", "rest"}
+    expected = svn.svt_vjp(A, b)[1](framework.numpy(G))
+    np.testing.assert_allclose(framework.numpy(tree["A"]), expected[0], atol=1e-14)
+    np.testing.assert_allclose(framework.numpy(tree["rest"][0]), expected[1])
+    assert not framework.numpy(tree["rest"][1]).any()
+    assert not framework.numpy(gc).any()
+    everything = pullback(None)
+    assert not framework.numpy(everything[0]["A"]).any()
+    _, moved = module.jvp(f, (given, framework.array(c)), (None, framework.array(c)))
+    np.testing.assert_allclose(framework.numpy(moved.second[0]), c * c)
+    assert not framework.numpy(moved.first["X"]).any()
+
+
+def test_nested_derivatives_are_those_of_both_orders():
+    A = matrices((4, 3))
+    d, e = matrices((4, 3), seed=1), matrices((4, 3), seed=2)
+
+    def loss(A):
+        return np.sum(np.sin(svn.svt(A, 0.4)))
+
+    def gradient(A):
+        return svn.vjp(loss, A)[1](1.0)[0]
+
+    def along(A):
+        return svn.jvp(loss, (A,), (d,))[1]
+
+    forward_over_reverse = svn.jvp(gradient, (A,), (d,))[1]
+    reverse_over_reverse = svn.vjp(gradient, A)[1](d)[0]
+    reverse_over_forward = svn.vjp(along, A)[1](1.0)[0]
+    for product in (reverse_over_reverse, reverse_over_forward):
+        np.testing.assert_allclose(product, forward_over_reverse, atol=1e-13)
+    twice = svn.jvp(along, (A,), (e,))[1]
+    np.testing.assert_allclose(twice, np.sum(forward_over_reverse * e), rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["vjp", "jvp"])
+def test_third_derivatives_are_refused(order):
+    A = matrices((3, 2))
+
+    def first(A):
+        return svn.vjp(svn.polar, A)[1](np.ones((3, 2)))[0]
+
+    def second(A):
+        return svn.vjp(first, A)[1](np.ones((3, 2)))[0]
+
+    assert np.isfinite(second(A)).all()
+    with pytest.raises(NotImplementedError, match="two derivatives, not three"):
+        if order == "vjp":
+            svn.vjp(second, A)[1](np.ones((3, 2)))
+        else:
+            svn.jvp(second, (A,), (np.ones((3, 2)),))
+
+
+def test_results_that_do_not_depend_on_an_argument():
+    A, B = matrices((3, 2)), matrices((3, 2), seed=1)
+    value, pullback = svn.vjp(lambda A, B: (svn.polar(A), np.ones(2)), A, B)
+    gA, gB = pullback((B, np.ones(2)))
+    assert not gB.any()
+    np.testing.assert_array_equal(gA, svn.vjp(svn.polar, A)[1](B)[0])
+    value, tangent = svn.jvp(lambda A: 3.0, (A,), (A,))
+    assert value == 3.0
+    assert tangent == 0
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_arguments_and_results_may_be_changed_afterwards(name):
+    inputs, _, cotangents = problem(name)
+    function = bound(name, FRAMEWORKS["numpy"])
+    given = [np.array(x) for x in inputs]
+    results, pull = svn.vjp(function, *given)
+    g = cotangents if isinstance(results, tuple) else cotangents[0]
+    before = pull(g)
+    for x in (*given, *as_tuple(results)):
+        if np.shape(x):
+            x[...] = np.nan
+    for one, other in zip(before, pull(g), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_pullback_can_be_called_again_and_changes_nothing():
+    problem = draw("triple", (7, 6), draws=2, dtype=np.complex128, seed=2)
+    A = problem.A.copy()
+    A.flags.writeable = False
+    factors, pullback = svn.svd_vjp(A)
+    given = problem.cotangents(factors, FUNCTIONS["tanh"])
+    copies = [g.copy() for g in given]
+    np.testing.assert_array_equal(pullback(*given), pullback(*given))
+    for g, copy in zip(given, copies, strict=True):
+        np.testing.assert_array_equal(g, copy)
+
+
+def test_missing_cotangents_are_zero():
+    problem = draw("pair", (7, 6), draws=2, seed=1)
+    (U, S, Vh), pullback = svn.svd_vjp(problem.A)
+    gU, gS, gVh = problem.cotangents((U, S, Vh), FUNCTIONS["tanh"])
+    zeros = [np.zeros_like(x) for x in (U, S, Vh)]
+    for given in [(gU, None, None), (None, gS, None), (None, None, gVh),
+                  (gU, gS, None), (None, gS, gVh), (gU, None, gVh)]:  # fmt: skip
+        filled = [z if g is None else g for g, z in zip(given, zeros, strict=True)]
+        np.testing.assert_allclose(
+            pullback(*given), pullback(*filled), rtol=1e-13, atol=1e-14
+        )
+    np.testing.assert_array_equal(pullback(None, None, None), np.zeros_like(problem.A))
+    np.testing.assert_array_equal(pullback(gS=gS), pullback(None, gS, None))
+
+
+def test_the_pairs_of_svt_are_those_of_the_tape():
+    A, G, dA = matrices((2, 5, 4)), matrices((2, 5, 4), seed=1), matrices((2, 5, 4),
+                                                                          seed=2)  # fmt: skip
+    for tau in (0.6, np.array([0.4, 0.6]), np.array([[0.1, 0.2, 0.3, 0.4]])):
+        for options in ({}, {"relative": True}, {"method": "svd"}):
+            if np.ndim(tau) == 2 and options.get("relative"):
+                continue
+            given = np.asarray(tau, float)
+            value, pull = svn.vjp(lambda A, t, o=options: svn.svt(A, t, **o), A, given)
+            ours, pullback = svn.svt_vjp(A, tau, **options)
+            np.testing.assert_array_equal(ours, value)
+            for one, other in zip(pullback(G), pull(G), strict=True):
+                np.testing.assert_array_equal(one, other)
+            dtau = np.ones_like(given)
+            _, moved = svn.svt_jvp(A, tau, dA, dtau, **options)
+            slope = inner(pull(G), [dA, dtau])
+            np.testing.assert_allclose(np.sum(G * moved), slope, rtol=1e-12)
+
+
+@pytest.mark.parametrize("tau", [1, 1.0, np.int64(1)])
+def test_tau_as_a_number(tau):
+    A = matrices((5, 4), np.float32)
+    X, pullback = svn.svt_vjp(A, tau)
+    gA, gtau = pullback(X)
+    assert isinstance(gtau, np.ndarray)
+    assert gtau.shape == ()
+    assert gtau.dtype == gA.dtype == np.float32
+    np.testing.assert_allclose(gtau, -np.sum(np.linalg.svd(X)[1]), 1e-5)
+    _, tangent = svn.svt_jvp(A, tau, None, 1)
+    np.testing.assert_allclose(np.sum(tangent * X), gtau, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ((np.ones((7, 7)), None, None), ValueError, r"must have shape \(7, 6\)"),
+        ((None, np.ones(5), None), ValueError, r"must have shape \(6,\)"),
+        ((None, None, np.ones((6, 7))), ValueError, r"must have shape \(6, 6\)"),
+        ((None, 1j * np.ones(6), None), TypeError, "must be real"),
+        ((None, None), ValueError, "must have 3 arrays, got 2"),
+    ],
+)
+def test_bad_cotangents_are_named(bad, error, message):
+    _, pullback = svn.vjp(svn.svd, matrices((7, 6)))
+    with pytest.raises(error, match=f"cotangent {message}"):
+        pullback(bad)
+
+
+def test_bad_tangents_and_arguments_are_named():
+    A = np.eye(4)
+    with pytest.raises(ValueError, match=r"tangent must have shape \(4, 4\)"):
+        svn.svt_jvp(A, 1.0, np.ones(4))
+    with pytest.raises(ValueError, match=r"tangent must have shape \(\)"):
+        svn.svt_jvp(A, 1.0, A, np.ones(4))
+    with pytest.raises(ValueError, match=r"tangent must have shape \(3, 2\)"):
+        svn.svd_jvp(np.ones((3, 2)), np.ones((2, 3)))
+    with pytest.raises(TypeError, match="tangent must be real"):
+        svn.jvp(svn.polar, (A,), (1j * A,))
+    with pytest.raises(ValueError, match="tangent must have 2 arrays, got 1"):
+        svn.jvp(svn.svt, (A, np.array(1.0)), (A,))
+    with pytest.raises(TypeError, match="argument 0 must be floating point"):
+        svn.vjp(svn.polar, np.eye(3, dtype=int))
+    with pytest.raises(TypeError, match="integers, slices"):
+        svn.vjp(lambda A: A[[0, 1]], A)
+
+
+@pytest.mark.parametrize("name", [x for x in REAL if "gram" not in x])
+def test_half_precision_is_computed_in_single(name):
+    numpy = FRAMEWORKS["numpy"]
+    function = bound(name, numpy)
+    half = [np.asarray(x, np.float16) for x in problem(name)[0]]
+    single = [x.astype(np.float32) for x in half]
+    results, pullback = numpy.vjp(function, *half)
+    exact, exactly = numpy.vjp(function, *single)
+    g = [np.ones(x.shape, np.float16) for x in results]
+    pairs = [(results, exact), (pullback(*g), exactly(*g))]
+    pairs.append((numpy.jvp(function, half, half), numpy.jvp(function, single, single)))
+    for found, expected in pairs:
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == np.float16
+            np.testing.assert_allclose(
+                one.astype(np.float32), other, rtol=2e-3, atol=2e-3
+            )
+
+
+def test_half_precision_of_the_factors():
+    A = matrices((4, 3)).astype(np.float16)
+    (U, S, Vh), pullback = svn.svd_vjp(A)
+    assert U.dtype == S.dtype == Vh.dtype == np.float16
+    gA = pullback(np.zeros_like(U), 2 * S, np.zeros_like(Vh))
+    assert gA.dtype == np.float16
+    np.testing.assert_allclose(gA.astype(float), 2 * A.astype(float), rtol=5e-3,
+                               atol=5e-3)  # fmt: skip
+    _, tangents = svn.svd_jvp(A, A)
+    assert all(x.dtype == np.float16 for x in tangents)
+
+
+def test_tau_that_is_broadcast_has_a_cotangent_of_its_own_shape():
+    A = matrices((2, 3, 5, 4))
+    X = matrices((2, 3, 4, 4, 4))
+    for tau in (np.ones((1, 3)), np.ones((2, 1)), np.array(1.0)):
+        for f, x in (
+            (svn.svt, A),
+            (svn.svt_divergence, A),
+            (svn.tsvt, X),
+            (lambda x, t: svn.local_low_rank(x, t, 2), X),
+        ):
+            value, pullback = svn.vjp(f, x, tau)
+            G = matrices(value.shape, seed=1)
+            gx, gtau = pullback(G)
+            assert (gx.shape, gtau.shape) == (x.shape, tau.shape)
+            full = np.broadcast_to(tau, (2, 3)).copy()
+            whole = svn.vjp(f, x, full)[1](G)[1]
+            axes = tuple(range(2 - tau.ndim))
+            summed = whole.sum(axes)
+            for axis, size in enumerate(tau.shape):
+                if size == 1:
+                    summed = summed.sum(axis, keepdims=True)
+            np.testing.assert_allclose(gtau, summed, rtol=1e-12)
+
+
+def test_lists_are_taken_as_numpy_takes_them():
+    np.testing.assert_allclose(svn.svdvals([[3.0, 0.0], [0.0, 4.0]]), [4.0, 3.0])
+    X, pullback = svn.svt_vjp([[3.0, 0.0], [0.0, 4.0]], [1.0, 1.0])
+    np.testing.assert_allclose(X, [[2, 0], [0, 3]])
+    assert pullback(X)[1].shape == (2,)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-60, 1e60, 1e150])
+@pytest.mark.parametrize("name", ["svt_divergence", "polar", "nuclear_norm",
+                                  "low_rank", "schatten_norm, 3"])  # fmt: skip
+def test_very_small_and_very_large_values(name, scale):
+    numpy = FRAMEWORKS["numpy"]
+    function = bound(f"{name}, float64", numpy)
+    inputs, _, cotangents = problem(f"{name}, float64")
+    result, pullback = numpy.vjp(function, *inputs)
+    scaled, back = numpy.vjp(function, *(scale * x for x in inputs))
+    growth = 0 if name in ("svt_divergence", "polar") else 1
+    np.testing.assert_allclose(scaled[0] / scale**growth, result[0], rtol=1e-12)
+    for one, other in zip(back(*cotangents), pullback(*cotangents), strict=True):
+        size = 1 + np.abs(other).max()
+        np.testing.assert_allclose(
+            one / scale ** (growth - 1), other, rtol=0, atol=1e-12 * size
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30), (20, 20)])
+def test_triplets_of_a_truncated_svd(shape, dtype):
+    """As the whole SVD with cotangents for the leading triplets alone."""
+    A = matrices(shape, dtype) @ np.diag(0.6 ** np.arange(shape[1]))
+    A = A / np.linalg.norm(A, 2)
+    W = matrices(shape, dtype, seed=1)
+
+    def triplets(A):
+        return svn.svd_lowrank(A, 4, power=20, seed=0)
+
+    def cotangents(U, S, Vh):  # of Re <W, U S^2 Vh>
+        image = W @ np.conj(Vh.T)
+        gS = 2 * S * np.sum(np.conj(U) * image, axis=0).real
+        return image * S**2, gS, (S**2)[:, None] * (np.conj(U.T) @ W)
+
+    factors, pullback = svn.vjp(triplets, A)
+    (gA,) = pullback(cotangents(*factors))
+    whole, expected = svn.svd_vjp(A)
+    given = cotangents(whole.U[:, :4], whole.S[:4], whole.Vh[:4])
+    padded = [np.zeros_like(x) for x in whole]
+    padded[0][:, :4], padded[1][:4], padded[2][:4] = given
+    np.testing.assert_allclose(gA, expected(*padded), atol=1e-9)
+    dA = matrices(shape, dtype, seed=2)
+    _, tangents = svn.jvp(triplets, (A,), (dA,))
+    assert tangents.S.shape == (4,)
+    moved = np.linalg.svd(A + 1e-6 * dA)[1][:4] - np.linalg.svd(A - 1e-6 * dA)[1][:4]
+    np.testing.assert_allclose(tangents.S, moved / 2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("shape", [(6, 6), (9, 6), (6, 9)])
+def test_pushforward_against_finite_differences(shape, full, dtype):
+    problem = draw("distinct", shape, draws=3, dtype=dtype, seed=4)
+    (U, S, Vh), (dU, dS, dVh) = svn.svd_jvp(problem.A, problem.G.astype(dtype), full)
+    step = 1e-6
+    plus, minus = (svn.svd(problem.A + t * problem.G, full) for t in (step, -step))
+    np.testing.assert_allclose((plus.S - minus.S) / (2 * step), dS, atol=1e-8)
+
+    def product(U, Vh):  # U f(1..k) V^H is free of phases and of null-space bases
+        k = S.shape[-1]
+        return (U[..., :k] * np.arange(1.0, k + 1)) @ Vh[..., :k, :]
+
+    moved = (product(plus.U, plus.Vh) - product(minus.U, minus.Vh)) / (2 * step)
+    tangent = product(dU, Vh) + product(U, dVh)
+    assert relative_error(tangent, moved).max() < 1e-7
+    identity = np.swapaxes(U.conj(), -1, -2) @ dU
+    np.testing.assert_allclose(identity, -np.swapaxes(identity.conj(), -1, -2),
+                               atol=1e-12)  # fmt: skip
+
+
+def test_a_function_of_ones_own():
+    A, G = matrices((5, 4)), matrices((5, 4), seed=1)
+    own = svn.vjp(lambda A, t: svn.spectral_operator(A, Firm(2.5), t), A, 0.6)
+    named = svn.vjp(lambda A, t: svn.firm_threshold(A, t, 2.5), A, 0.6)
+    np.testing.assert_array_equal(own[0], named[0])
+    for found, wanted in zip(own[1](G), named[1](G), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_every_function_is_there_and_has_help():
+    assert set(svn.__all__) == {*OPERATORS, *OWN}
+    assert set(vars(svdinv.for_namespace(np))) == set(svn.__all__)
+    assert svdinv.for_namespace(np) is svdinv.for_namespace(np)
+    for name in svn.__all__:
+        function = getattr(svn, name)
+        assert pickle.loads(pickle.dumps(function)) == function
+        assert function.__name__ == name
+        text = inspect.getdoc(function)
+        for heading in ("Parameters", "Returns", "Raises"):
+            assert f"\n{heading}\n---" in text
+        for parameter in inspect.signature(function).parameters:
+            assert parameter in text
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["backends.arrays", "operators.thresholds", "operators.hermitian",
+     "operators.alignment", "operators.norms", "operators.risk", "operators.tensors",
+     "operators.decompositions"],
+)  # fmt: skip
+def test_examples(module):
+    assert not doctest.testmod(importlib.import_module(f"svdinv.{module}")).failed
+
+
+class TestCuPy:
+    """What can be told without a GPU."""
+
+    @pytest.fixture(autouse=True)
+    def _cupy(self):
+        pytest.importorskip("cupy")
+
+    def test_same_functions_as_numpy(self):
+        import svdinv.cupy
+
+        assert svdinv.cupy.__all__ == svn.__all__
+        for name in svdinv.cupy.__all__:
+            function = getattr(svdinv.cupy, name)
+            assert pickle.loads(pickle.dumps(function)) == function
+            ours, theirs = (
+                [(p.name, p.kind, p.default) for p in
+                 inspect.signature(f).parameters.values()]
+                for f in (function, getattr(svn, name))
+            )  # fmt: skip
+            assert ours == theirs
+
+    def test_the_namespace_has_all_that_core_uses(self):
+        """Every function that core names exists in CuPy's namespace."""
+        import re
+        from pathlib import Path
+
+        from array_api_compat import cupy as xp
+
+        import svdinv.core
+
+        used = set()
+        for path in Path(svdinv.core.__file__).parent.glob("*.py"):
+            used |= set(
+                re.findall(r"\bxp\.((?:linalg\.|fft\.)?\w+)\(", path.read_text())
+            )
+        used -= {"dynamic_shape"}  # for unknown shapes, which CuPy has not
+        assert {"where", "linalg.svd"} <= used
+        for name in used:
+            namespace = xp
+            for part in name.split("."):
+                namespace = getattr(namespace, part)
