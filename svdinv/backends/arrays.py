@@ -226,6 +226,10 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
     """
     from numpy.random import default_rng
 
+    if not hasattr(xp, "linalg"):
+        raise TypeError(
+            f"xp must be an array-API namespace with linear algebra, got {xp!r}"
+        )
     backend = ArrayBackend(xp, True, ValueError, default_rng)
     return SimpleNamespace(**make_module(backend, f"svdinv.for_namespace({xp})"))
 

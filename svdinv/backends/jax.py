@@ -31,6 +31,13 @@ class _Namespace:
     def __getattr__(self, name: str) -> Any:
         return getattr(jnp, name)
 
+    class linalg:
+        """`jax.numpy.linalg`, with an `eigh` that reads one triangle."""
+
+        diagonal, det = staticmethod(jnp.linalg.diagonal), staticmethod(jnp.linalg.det)
+        qr, svd = staticmethod(jnp.linalg.qr), staticmethod(jnp.linalg.svd)
+        eigh = staticmethod(partial(jnp.linalg.eigh, symmetrize_input=False))
+
     @property
     def double_precision(self) -> bool:
         return bool(jax.config.jax_enable_x64)

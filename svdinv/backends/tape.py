@@ -9,6 +9,7 @@ differentiated again.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ from svdinv.core.namespace import Array, Namespace, is_complex, real
 __all__ = ["Tape", "Traced", "innermost", "is_moving", "jvp", "untraced", "vjp"]
 
 Tangents = Sequence[Any]
+
+# Of tapes within tapes the later one is the inner one, whatever a function closes over.
+_levels = itertools.count()
 Push = Callable[[Tangents], Tangents]
 Pull = Callable[[Tangents], Tangents]
 
@@ -194,6 +198,14 @@ class Traced:
         """Sum, as in NumPy."""
         return self.tape.xp.sum(self, axis=axis, keepdims=keepdims)
 
+    def max(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
+        """Maximum, as in NumPy."""
+        return self.tape.xp.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
+        """Minimum, as in NumPy."""
+        return self.tape.xp.min(self, axis=axis, keepdims=keepdims)
+
     def mean(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
         """Mean, as in NumPy."""
         return self.tape.xp.mean(self, axis=axis, keepdims=keepdims)
@@ -226,7 +238,25 @@ class Traced:
         return bool(untraced(self))
 
     def __float__(self) -> float:
-        return float(untraced(self))
+        return float(self._known("a Python number"))
+
+    def __int__(self) -> int:
+        return int(self._known("a Python number"))
+
+    def __complex__(self) -> complex:
+        return complex(self._known("a Python number"))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self._known("an array of NumPy").__array__(dtype)
+
+    def _known(self, name: str) -> Array:
+        """Give the value as what has no derivative."""
+        if is_moving(self):
+            raise TypeError(
+                f"a traced array cannot become {name}, which would lose its "
+                "derivative; put elements together with stack or concat"
+            )
+        return untraced(self)
 
     def __repr__(self) -> str:
         return f"Traced({self.value!r})"
@@ -235,7 +265,7 @@ class Traced:
         return self.tape.xp
 
     def __array_function__(self, function: Any, types: Any, args: Any, kw: Any) -> Any:
-        return self.tape.xp.named(function.__name__)(*args, **kw)
+        return self.tape.xp.named(function.__name__, function.__module__)(*args, **kw)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kw: Any) -> Any:
         if method != "__call__":
@@ -316,16 +346,30 @@ def _flatten(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     return [leaf for leaves, _ in parts for leaf in leaves], build
 
 
-def _matched(given: Any, leaves: list[Any], name: str, xp: Namespace) -> list[Any]:
-    """Check tangents or cotangents of `leaves`; None is zero."""
-    parts = _flatten(given)[0]
-    if len(parts) == 1 and parts[0] is None:
-        parts = [None] * len(leaves)
-    if len(parts) != len(leaves):
-        raise ValueError(f"{name} must have {len(leaves)} arrays, got {len(parts)}")
+def _matched(given: Any, tree: Any, name: str, xp: Namespace) -> list[Any]:
+    """Check tangents or cotangents of a tree, as a list; None is zero."""
+    if isinstance(tree, dict):
+        keys = list(tree)
+        given = None if given is None else [given.get(key) for key in keys]
+        tree, names = list(tree.values()), [f"{name}[{key!r}]" for key in keys]
+    elif isinstance(tree, tuple | list):
+        fields = getattr(tree, "_fields", None)
+        names = [
+            f"{name}.{fields[i]}" if fields else f"{name}[{i}]"
+            for i in range(len(tree))
+        ]
+    else:
+        return [
+            None if given is None or tree is None else _checked(given, tree, name, xp)
+        ]
+    if given is None:
+        given = [None] * len(tree)
+    if not isinstance(given, tuple | list) or len(given) != len(tree):
+        raise ValueError(f"{name} must have {len(tree)} parts, got {given!r}")
     return [
-        g if g is None or x is None else _checked(g, x, name, xp)
-        for g, x in zip(parts, leaves, strict=True)
+        leaf
+        for parts in zip(given, tree, names, strict=True)
+        for leaf in _matched(*parts, xp)
     ]
 
 
@@ -354,17 +398,22 @@ class _Run(NamedTuple):
         return y.position if isinstance(y, Traced) and y.tape is self.tape else None
 
     def values(self) -> list[Any]:
-        """Give the outputs without this tape."""
+        """Give the outputs without this tape; copies, which the caller may change."""
         return [
-            y.value if isinstance(y, Traced) and y.tape is self.tape else y
+            _copied(y.value, self.tape.xp)
+            if isinstance(y, Traced) and y.tape is self.tape
+            else y
             for y in self.outputs
         ]
 
 
+def _copied(x: Array, xp: Namespace) -> Array:
+    return x if isinstance(x, Traced) else xp.asarray(x, copy=True)
+
+
 def _run(f: Callable[..., Any], args: tuple[Any, ...], xp: Namespace) -> _Run:
     leaves, arguments = _flatten(tuple(args))
-    outer = innermost(tuple(leaves))
-    tape = Tape(xp, 0 if outer is None else outer.level + 1)
+    tape = Tape(xp, next(_levels))
     inputs = []
     for number, leaf in enumerate(leaves):
         # A copy, so that the caller may change the array before the pullback.
@@ -375,6 +424,10 @@ def _run(f: Callable[..., Any], args: tuple[Any, ...], xp: Namespace) -> _Run:
             )
         inputs.append(tape.variable(x))
     outputs, results = _flatten(f(*arguments(list(inputs))))
+    outputs = [
+        xp.asarray(y) if isinstance(y, bool | int | float | complex) else y
+        for y in outputs
+    ]
     return _Run(tape, inputs, arguments, outputs, results)
 
 
@@ -387,7 +440,7 @@ def vjp(xp: Namespace, f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     values = run.values()
 
     def pullback(cotangents: Any) -> tuple[Any, ...]:
-        given = _matched(cotangents, values, "cotangent", xp)
+        given = _matched(cotangents, run.results(values), "cotangent", xp)
         found: dict[int, Array] = {}
         for y, g in zip(run.outputs, given, strict=True):
             i = run.position(y)
@@ -412,8 +465,8 @@ def jvp(
     See the function of that name in the modules of the frameworks.
     """
     run = _run(f, tuple(primals), xp)
-    values = [x.value for x in run.inputs]
-    given = _matched(tuple(tangents), values, "tangent", xp)
+    points = run.arguments([x.value for x in run.inputs])
+    given = _matched(tuple(tangents), points, "tangents", xp)
     moved = run.tape.push(
         {i: d for i, d in enumerate(given) if d is not None}  # the first on the tape
     )

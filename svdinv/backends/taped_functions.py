@@ -30,6 +30,18 @@ _ALIASES = {
     "amax": "max",
     "swapaxes": "swap_axes",
 }
+# Functions of NumPy that the array API lacks or has with another meaning.
+_OF_NUMPY: dict[str, Callable[..., Any]] = {
+    "clip": lambda xp, x, low, high: xp.minimum(xp.maximum(x, low), high),
+    "diagonal": lambda xp, x: xp.diagonal(
+        xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
+    ),
+    "dot": lambda xp, a, b: xp.matmul(a, b),
+    "expand_dims": lambda xp, x, axis: xp.stack([x], axis=axis),
+    "outer": lambda xp, a, b: xp.reshape(a, (-1, 1)) * xp.reshape(b, (1, -1)),
+    "ravel": lambda xp, x: xp.reshape(x, (-1,)),
+    "trace": lambda xp, x: xp.sum(_OF_NUMPY["diagonal"](xp, x), axis=-1),
+}
 # Functions of arrays whose results do not move with them.
 _CONSTANT = frozenset(
     [
@@ -98,6 +110,7 @@ class TapedNamespace:
 
     def __init__(self, base: Namespace) -> None:
         self.base = base
+        self.writable = False  # values may be traced by another tape
         self.linalg = SimpleNamespace(
             **{
                 name: self._refuse(f"linalg.{name}", getattr(base.linalg, name))
@@ -131,9 +144,23 @@ class TapedNamespace:
         masks = self.base.isdtype(result.dtype, ("bool", "integral"))
         return result if masks else tape.constant(result)
 
-    def named(self, name: str):
-        """Give a function by the name that NumPy has for it."""
-        return getattr(self, _ALIASES.get(name, name))
+    def named(self, name: str, module: str = "numpy") -> Any:
+        """Give a function by the name and the module that NumPy has for it."""
+        part, name = module.split(".")[-1], _ALIASES.get(name, name)
+        if part == "fft":
+            found = getattr(self.fft, name, None)
+        elif part == "linalg":
+            found = self.matmul if name == "matmul" else None
+        else:
+            found = _OF_NUMPY.get(name)
+            found = getattr(self, name, None) if found is None else partial(found, self)
+        if found is None:
+            raise TypeError(f"no derivative of {module}.{name} is known here")
+        return found
+
+    @staticmethod
+    def on_host(report: Callable[[Array], None], x: Any) -> None:
+        report(untraced(x))
 
     def _refuse(self, name: str, function: Any) -> Any:
         def call(*args: Any, **kw: Any) -> Any:
@@ -170,6 +197,8 @@ class TapedNamespace:
         """Call a function whose derivative is a factor for each argument."""
         if innermost(args) is None:
             return getattr(self.base, name)(*self._same_kind(args))
+        if any(isinstance(x, complex) for x in args):
+            args = tuple(self._whole(x) for x in args)
 
         def value(*x: Any) -> Any:
             return self._elementwise(name, factors, *x)
@@ -186,28 +215,49 @@ class TapedNamespace:
 
         return self._record(args, value, push, pull)
 
+    def _whole(self, x: Any) -> Any:
+        if not hasattr(x, "dtype") or is_complex(x, self):
+            return x
+        return self.astype(x, self.base.result_type(x.dtype, self.base.complex64))
+
     def pow(self, a, b):
-        if isinstance(b, Traced):
-            return self.exp(b * self.log(self.asarray(a)))
-        return self._elementwise(
-            "pow", lambda xp, x, _, y: (b * xp.pow(x, b - 1), None), a, b
-        )
+        def factors(xp, x, p, y):
+            if not hasattr(p, "dtype") and p in (0, 1):
+                slope = float(p)
+            else:
+                slope = p * xp.pow(x, p - 1)
+            if not is_moving(b):
+                return slope, None
+            # 0 where the logarithm is not a number.
+            positive = untraced(x) > 0
+            log = xp.log(xp.where(positive, x, xp.ones_like(x)))
+            return slope, y * log
+
+        return self._elementwise("pow", factors, a, b)
 
     def _times(self, factor: Any, d: Array) -> Array:
         return d if isinstance(factor, float) and factor == 1 else factor * d
 
     def _same_kind(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Give real arrays beside complex ones a complex dtype, as the standard has."""
+        base = self.base
         arrays = [x for x in args if hasattr(x, "dtype")]
-        whole = [x for x in arrays if is_complex(x, self.base)]
         if not arrays:
-            return tuple(self.base.asarray(1.0 * x) for x in args)
-        like = (whole or arrays)[0]
+            return tuple(base.asarray(1.0 * x) for x in args)
+        whole = [x for x in arrays if is_complex(x, base)]
+        like = (whole or arrays)[0].dtype
+        if not whole and any(isinstance(x, complex) for x in args):
+            like = base.result_type(like, base.complex64)
+        if base.isdtype(like, ("bool", "integral")) and any(
+            isinstance(x, float) for x in args
+        ):
+            like = base.asarray(1.0).dtype
+        turned = base.isdtype(like, "complex floating")
         return tuple(
-            self.base.asarray(x, dtype=None if isinstance(x, bool) else like.dtype)
+            base.asarray(x, dtype=None if isinstance(x, bool) else like)
             if not hasattr(x, "dtype")
-            else self.base.astype(x, like.dtype)
-            if whole and not is_complex(x, self.base)
+            else base.astype(x, like)
+            if (turned and not is_complex(x, base)) or like != arrays[0].dtype
             else x
             for x in args
         )
@@ -293,6 +343,7 @@ class TapedNamespace:
 
     def astype(self, a, dtype, *, copy=True):
         base, given = self.base, a.dtype
+        dtype = base.zeros((), dtype=dtype).dtype  # of a type of Python, too
 
         def back(g: Array) -> Array:
             whole = is_complex(g, base) and not base.isdtype(given, "complex floating")
@@ -300,6 +351,8 @@ class TapedNamespace:
 
         if given == dtype and not copy:
             return a
+        if not base.isdtype(dtype, ("real floating", "complex floating")):
+            return self._constant(base.astype, a, dtype)
         return self._linear(lambda x: base.astype(x, dtype), back, a)
 
     # Products.
@@ -308,7 +361,8 @@ class TapedNamespace:
         if innermost((a, b)) is None:
             return self.base.matmul(*self._same_kind((a, b)))
         if a.ndim == 1:
-            return self.matmul(a[None, :], b)[..., 0, :]
+            product = self.matmul(a[None, :], b)
+            return product[0] if b.ndim == 1 else product[..., 0, :]
         if b.ndim == 1:
             return self.matmul(a, b[:, None])[..., 0]
 
@@ -371,9 +425,7 @@ class TapedNamespace:
 
         return self._linear(lambda x: base.broadcast_to(x, after), back, a)
 
-    def sum(
-        self, a: Any, *, axis: Any = None, keepdims: bool = False, **kw: Any
-    ) -> Any:
+    def sum(self, a, axis=None, *, keepdims=False):
         base, before = self.base, tuple(a.shape)
         given = range(len(before)) if axis is None else axis if _many(axis) else (axis,)
         axes = tuple(i % len(before) for i in given)
@@ -384,19 +436,42 @@ class TapedNamespace:
             a,
         )
 
-    def mean(self, a, *, axis=None, keepdims=False):
+    def mean(self, a, axis=None, *, keepdims=False):
         total = self.sum(a, axis=axis, keepdims=keepdims)
         count = math.prod(a.shape) // max(math.prod(total.shape), 1)
         return total / count
 
-    def max(self, a, *, axis=None, keepdims=False):
+    def max(self, a, axis=None, *, keepdims=False):
         """Maximum; equal largest elements share its derivative."""
         plain = untraced(a)
         most = self.base.max(plain, axis=axis, keepdims=True)
-        equal = self.base.astype(plain == most, plain.dtype)
-        count = self.base.sum(equal, axis=axis, keepdims=True)
-        # The weights do not change nearby, and times the elements make the maximum.
-        return self.sum(a * (equal / count), axis=axis, keepdims=keepdims)
+        equal = plain == most
+        count = self.base.sum(
+            self.base.astype(equal, plain.dtype), axis=axis, keepdims=True
+        )
+
+        def value(x):
+            if isinstance(x, Traced):
+                return self.max(x, axis, keepdims=keepdims)
+            return self.base.max(x, axis=axis, keepdims=keepdims)
+
+        def spread(g):
+            whole = self.broadcast_to(self.reshape(g, most.shape), plain.shape)
+            return self.where(equal, whole / count, self.zeros_like(whole))
+
+        def gathered(dx):
+            kept = self.where(equal, dx / count, self.zeros_like(dx))
+            return self.sum(kept, axis=axis, keepdims=keepdims)
+
+        return self._record(
+            (a,),
+            value,
+            lambda x, y, dx: gathered(dx[0]),
+            lambda x, y, g: (spread(g),),
+        )
+
+    def min(self, a, axis=None, *, keepdims=False):
+        return -self.max(-a, axis, keepdims=keepdims)
 
     def take_part(self, a, key):
         base, shape = self.base, tuple(a.shape)
@@ -450,7 +525,7 @@ class TapedNamespace:
         place = (*[slice(None)] * (axis % ndim), None)
         return self.concat([x[place] for x in arrays], axis=axis % ndim)
 
-    def roll(self, a, shift, *, axis=None):
+    def roll(self, a, shift, axis=None):
         base = self.base
         back = tuple(-s for s in shift) if _many(shift) else -shift
         return self._linear(
@@ -459,19 +534,19 @@ class TapedNamespace:
             a,
         )
 
-    def flip(self, a, *, axis=None):
+    def flip(self, a, axis=None):
         def flip(x: Array) -> Array:
             return self.base.flip(x, axis=axis)
 
         return self._linear(flip, flip, a)
 
-    def tril(self, a, *, k=0):
+    def tril(self, a, k=0):
         def lower(x: Array) -> Array:
             return self.base.tril(x, k=k)
 
         return self._linear(lower, lower, a)
 
-    def triu(self, a, *, k=0):
+    def triu(self, a, k=0):
         def upper(x: Array) -> Array:
             return self.base.triu(x, k=k)
 

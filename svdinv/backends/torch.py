@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from inspect import signature
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -106,12 +107,16 @@ class _Compiled(torch.autograd.Function):
         return _pull(ctx, g, _value)
 
 
-# Function.apply asks for it at every call, which takes as long as a small SVD.
-_Compiled.forward.__signature__ = signature(_Compiled.forward)  # type: ignore[attr-defined]
-
-
 class _Eager(_Compiled):
     # Dynamo refuses a Function that has its own jvp, hence two of them.
+    @staticmethod
+    def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
+        # Forward mode takes no views of what was computed inside.
+        return tuple(
+            y if y is None or not y._is_view() else y.data
+            for y in _Compiled.forward(operation, *x)
+        )
+
     @staticmethod
     def backward(ctx: Any, *g: Any) -> tuple[Any, ...]:
         return _pull(ctx, g, _call if torch.is_grad_enabled() else _value)
@@ -142,6 +147,11 @@ class _Eager(_Compiled):
         )
         y = _Eager.apply(operation, *front)
         return y, tuple(None if t is None else 0 for t in y)
+
+
+# Function.apply asks for it at every call, which takes as long as a small SVD.
+for _function in (_Compiled, _Eager):
+    _function.forward.__signature__ = signature(_function.forward)  # type: ignore[attr-defined]
 
 
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -203,11 +213,13 @@ class TorchBackend(Backend):
     def normal(self, shape: tuple[int, ...], like: Tensor, seed: Any) -> Tensor:
         if like.device.type == "meta":
             seed = None  # there are no values to draw
-        elif isinstance(seed, int) and torch.compiler.is_compiling():
+        elif isinstance(seed, Integral) and torch.compiler.is_compiling():
             one = _constant_normal(shape[-2:], like.dtype, like.device, seed)
             return one.expand(shape)
-        if isinstance(seed, int):
-            seed = torch.Generator(like.device).manual_seed(seed)
+        if isinstance(seed, Integral):
+            seed = torch.Generator(like.device).manual_seed(int(seed))
+        elif not (seed is None or isinstance(seed, torch.Generator)):
+            raise TypeError(f"seed must be an integer or a Generator, got {seed!r}")
         return torch.randn(shape, dtype=like.dtype, device=like.device, generator=seed)
 
     def slope(self, f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -60,7 +60,8 @@ def on_host(report: Callable[[Tensor], None], x: Tensor) -> None:
     """Report the values of `x`, out of the wrappers of torch.func, batch axes first."""
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
-    report(x.detach())
+    with torch._C._DisableFuncTorch():
+        report(x.detach())
 
 
 def matrix_transpose(x: Tensor) -> Tensor:

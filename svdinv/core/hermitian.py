@@ -244,7 +244,7 @@ def hermitian_map(
     """
     w, V = factors
     if known_equal(w.shape[-1], 0):
-        return V
+        return xp.zeros_like(V)
     y = cast(function.value(w, xp), V, xp)
     return herm((V * y[..., None, :]) @ adjoint(V, xp), xp)
 
@@ -268,7 +268,7 @@ def hermitian_derivative(
     """
     w, V = factors
     if known_equal(w.shape[-1], 0):
-        return X
+        return xp.zeros_like(X)
     _, d = _differences(function, w, xp)
     return _recompose(V, cast(d, V, xp) * _in_basis(V, X, xp), xp)
 
@@ -298,7 +298,7 @@ def hermitian_second_derivative(
     w, V = factors
     n = w.shape[-1]
     if known_equal(n, 0):
-        return X
+        return xp.zeros_like(X)
     p, d = _differences(function, w, xp)
     X, Y = _in_basis(V, X, xp), _in_basis(V, Y, xp)
     size = math.prod(d.shape) if None not in d.shape else None

@@ -56,7 +56,7 @@ class SVD(Operation):
         check_gauge(self.gauge)
 
     def anonymous(self) -> SVD:
-        """See `Operation`; a cache would keep the gauge's callable alive."""
+        """See `Operation`; one compiled value serves every gauge."""
         return self if self.gauge == "ignore" else replace(self, gauge="ignore")
 
     def value(self, x, xp):

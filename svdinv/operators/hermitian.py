@@ -42,7 +42,7 @@ def eigh(
         computed in single precision and cast back.
     UPLO : {"L", "U"}, optional
         Which triangle is read. Default: as the framework's own `eigh`, the lower one,
-        but in JAX and MLX the mean of both.
+        but in JAX the mean of both.
     rtol : float, optional
         Gap, relative to the largest modulus, up to which the rule for repeated
         eigenvalues acts. Default: sqrt(eps).
