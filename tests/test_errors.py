@@ -139,7 +139,7 @@ def test_tau_of_any_kind(framework, tau):
 
 
 def test_a_function_with_a_parameter_needs_it(framework):
-    from svdinv.core.functions import Firm
+    from svdinv.core.thresholds import Firm
 
     with pytest.raises(ValueError, match="has a parameter tau"):
         framework.module.spectral_operator(framework.array(A), Firm(2.5))

@@ -12,7 +12,6 @@ from frameworks import FRAMEWORKS
 from hermitian_oracle import PENALTIES, SPECTRA, adjoint, draw, functions, normal
 from oracle import relative_error
 
-from svdinv.core.degenerate import never_look
 from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
 from svdinv.core.hermitian import (
     Exponential,

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax.test_util import check_grads
 
 import svdinv.jax as face
-from svdinv.core.functions import Soft
 from svdinv.core.spectral_operations import Factorise
+from svdinv.core.thresholds import Soft
 from svdinv.jax import svd, svdvals
 
 SHAPES = [(4, 4), (5, 3), (3, 5), (2, 4, 3)]

@@ -16,7 +16,7 @@ from oracle import FUNCTIONS, draw, relative_error
 
 import svdinv
 import svdinv.numpy as svn
-from svdinv.core.functions import Firm
+from svdinv.core.thresholds import Firm
 from svdinv.operators import OPERATORS
 
 taped = pytest.mark.parametrize(

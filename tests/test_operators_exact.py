@@ -16,8 +16,8 @@ import spectral_oracle as exact
 from frameworks import params
 from oracle import POLAR, SPECTRA, TANH, WITH_ZEROS, adjoint, draw, relative_error
 
-from svdinv.core.functions import Firm
 from svdinv.core.hermitian import Exponential
+from svdinv.core.thresholds import Firm
 
 SHAPES = ((6, 6), (9, 6), (6, 11))
 PRECISIONS = {

@@ -17,8 +17,8 @@ tf = pytest.importorskip("tensorflow")
 
 import svdinv.tf
 import svdinv.tf as face
-from svdinv.core.functions import Soft
 from svdinv.core.spectral_operations import Factorise
+from svdinv.core.thresholds import Soft
 from svdinv.operators import OPERATORS
 from svdinv.tf import svd, svdvals
 

@@ -18,7 +18,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import svdinv.torch
 from svdinv.backends import torch_namespace
-from svdinv.core.functions import Firm
+from svdinv.core.thresholds import Firm
 from svdinv.torch import svd, svdvals
 
 # Raised by PyTorch's own forward mode and code generation, on their first use.

@@ -98,17 +98,34 @@ class ArrayBackend(Backend):
         y = self.call(operation, *values)
 
         def push(dx: Any) -> Any:
-            return operation.tangent(values, y, dx, self.call, self._space(values, dx))
+            point, known, moved = self._alike(values, y, dx)
+            xp = self._space(point)
+            return operation.tangent(point, known, moved, self.call, xp)
 
         def pull(g: Any) -> Any:
             wanted = tuple(
                 isinstance(t, Traced) and t.tape is owner and t.position is not None
                 for t in x
             )
-            xp = self._space(values, g)
-            return operation.cotangent(values, y, g, wanted, self.call, xp)
+            point, known, given = self._alike(values, y, g)
+            xp = self._space(point)
+            return operation.cotangent(point, known, given, wanted, self.call, xp)
 
         return owner.record(x, y, push, pull)
+
+    @staticmethod
+    def _alike(*groups: Any) -> tuple[tuple[Any, ...], ...]:
+        """Make all arrays traced, if one is, on the tape of that one."""
+        tape = innermost(groups)
+        return tuple(
+            tuple(
+                x
+                if tape is None or x is None or isinstance(x, Traced)
+                else tape.constant(x)
+                for x in group
+            )
+            for group in groups
+        )
 
     def _space(self, *arrays: Any) -> Namespace:
         return self.plain if innermost(arrays) is None else self.taped

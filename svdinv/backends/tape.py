@@ -109,7 +109,7 @@ class Tape:
                 for i, gx in zip(step.inputs, step.pull(g), strict=False):
                     if i is not None and gx is not None:
                         gx = self._like(gx, self.values[i])
-                        found[i] = found[i] + gx if i in found else gx
+                        found[i] = self.xp.add(found[i], gx) if i in found else gx
         return found
 
     def _like(self, g: Array, value: Array) -> Array:

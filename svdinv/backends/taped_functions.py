@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from types import SimpleNamespace
 from typing import Any
 
 from svdinv.backends.tape import Traced, innermost, is_moving, untraced
 from svdinv.core.namespace import Array, Namespace, conj, is_complex
-from svdinv.core.operation import add
 
 __all__ = ["TapedNamespace"]
 
@@ -205,7 +204,8 @@ class TapedNamespace:
 
         def push(x: Any, y: Array, dx: Any) -> Any:
             pairs = zip(factors(self, *x, y), dx, strict=True)
-            return add(*(self._times(f, d) for f, d in pairs if d is not None))
+            terms = (self._times(f, d) for f, d in pairs if d is not None)
+            return reduce(self.add, terms)
 
         def pull(x: Any, y: Array, g: Array) -> tuple[Any, ...]:
             return tuple(
@@ -231,12 +231,14 @@ class TapedNamespace:
             # 0 where the logarithm is not a number.
             positive = untraced(x) > 0
             log = xp.log(xp.where(positive, x, xp.ones_like(x)))
-            return slope, y * log
+            return slope, xp.multiply(y, log)
 
         return self._elementwise("pow", factors, a, b)
 
     def _times(self, factor: Any, d: Array) -> Array:
-        return d if isinstance(factor, float) and factor == 1 else factor * d
+        if isinstance(factor, float) and factor == 1:
+            return d
+        return self.multiply(factor, d)
 
     def _same_kind(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Give real arrays beside complex ones a complex dtype, as the standard has."""
@@ -321,7 +323,9 @@ class TapedNamespace:
         return self._record(
             (a,),
             lambda x: self.abs(x) if isinstance(x, Traced) else self.base.abs(x),
-            lambda x, y, dx: self.real(conj(direction(x[0], y), self) * dx[0]),
+            lambda x, y, dx: self.real(
+                self.multiply(conj(direction(x[0], y), self), dx[0])
+            ),
             lambda x, y, g: (self.multiply(direction(x[0], y), g),),
         )
 
@@ -370,10 +374,12 @@ class TapedNamespace:
             return conj(self.matrix_transpose(x), self)
 
         def push(x: Any, y: Array, dx: Any) -> Any:
-            return add(
-                None if dx[0] is None else self.matmul(dx[0], x[1]),
-                None if dx[1] is None else self.matmul(x[0], dx[1]),
-            )
+            terms = []
+            if dx[0] is not None:
+                terms.append(self.matmul(dx[0], x[1]))
+            if dx[1] is not None:
+                terms.append(self.matmul(x[0], dx[1]))
+            return reduce(self.add, terms)
 
         return self._record(
             (a, b),

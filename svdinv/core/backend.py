@@ -77,19 +77,20 @@ class Backend(ABC):
         return len(A.shape)
 
     def matrices(
-        self, A: Any, name: str, ndim: int = 2
+        self, A: Any, name: str, ndim: int = 2, *, any_rank: bool = False
     ) -> tuple[Array, Callable[[Array], Array]]:
         """Check A and give it in the precision to compute in.
 
         Parameters
         ----------
         A : object
-            What the user gave; of unknown rank, as in a traced graph, only if
-            `ndim` is 2.
+            What the user gave.
         name : str
             Name of the argument, for messages.
         ndim : int, optional
             Least number of dimensions.
+        any_rank : bool, optional
+            Whether that number may be unknown, as in a traced graph.
 
         Returns
         -------
@@ -103,7 +104,7 @@ class Backend(ABC):
             dtype = getattr(A.dtype, "name", A.dtype)
             raise TypeError(f"{name} must be floating point or complex, got {dtype}")
         rank = self.rank(A)
-        if rank is None and ndim > 2:
+        if rank is None and not any_rank:
             raise self.shape_error(f"{name} must have a known number of dimensions")
         if rank is not None and rank < ndim:
             number = {2: "two", 3: "three"}[ndim]

@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from svdinv.core.namespace import Array, Namespace, safe_divide
+from svdinv.core.namespace import Array, Namespace, first, safe_divide
 from svdinv.core.tolerances import eps, rounding_rtol
 
 __all__ = [
@@ -157,7 +157,7 @@ def extreme_difference(
 def distinct_extreme(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
     """Do as `distinct_quotient`; the first point holds all values along axis -3."""
     s = tuple(point.s for point in points)
-    least = rounding_rtol(s[0], xp) * s[0][..., :1, :, :]
+    least = rounding_rtol(s[0], xp) * first(s[0], -3)
     return extreme_difference(s, d, xp, least)
 
 
@@ -303,7 +303,7 @@ class TopSubgradient(SpectralFunction):
         return self.count != 1
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        top = s[..., :1]
+        top = first(s)
         rounding = rounding_rtol(s, xp) * top
         one, none = xp.ones_like(s), xp.zeros_like(s)
         if self.count is None:
@@ -338,7 +338,7 @@ class Power(SpectralFunction):
         return self.exponent >= 1
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
-        positive = s > rounding_rtol(s, xp) * s[..., :1]
+        positive = s > rounding_rtol(s, xp) * first(s)
         power = xp.where(positive, s, xp.ones_like(s)) ** self.exponent
         return xp.where(positive, power, xp.zeros_like(s))
 

@@ -21,6 +21,7 @@ from svdinv.core.namespace import (
     adjoint,
     array_namespace,
     cast,
+    first,
     known_equal,
     last_size,
     safe_divide,
@@ -140,7 +141,7 @@ def gauge_dependence(
     M = adjoint(U[..., :k], xp) @ gU[..., :k]
     NH = gVh[..., :k, :] @ adjoint(Vh[..., :k, :], xp)
     si, sj = S[..., :, None], S[..., None, :]
-    tol = cluster_rtol(S, rtol, xp) * S[..., :1, None]
+    tol = cluster_rtol(S, rtol, xp) * first(S)[..., None]
     equal = xp.abs(si - sj) <= tol
     both_zero = (si <= tol) & (sj <= tol)
 
@@ -185,7 +186,10 @@ def report_gauge(dependence: Any, gauge: Gauge, epsilon: float) -> None:
     if gauge == "ignore":
         return
     tolerance = gauge_tolerance(epsilon)
-    count = int((~(dependence <= tolerance)).sum())  # counts NaN
+    # Only the standard's arrays have no methods.
+    xp = None if hasattr(dependence, "sum") else array_namespace(dependence)
+    bad = ~(dependence <= tolerance)  # NaN included
+    count = int(bad.sum() if xp is None else xp.sum(xp.astype(bad, xp.int64)))
     if not count:
         return
     message = (
@@ -196,7 +200,7 @@ def report_gauge(dependence: Any, gauge: Gauge, epsilon: float) -> None:
     if gauge == "error":
         raise GaugeError(
             f"in {count} of {math.prod(dependence.shape)} matrices {message}; gauge "
-            f"dependence up to {float(dependence.max()):.2g}, tolerance "
+            f"dependence up to {float(dependence.max() if xp is None else xp.max(dependence)):.2g}, tolerance "
             f"{tolerance:.1g}"
         )
     # Without numbers, so that Python shows it once.

@@ -22,6 +22,7 @@ from svdinv.core.namespace import (
     adjoint,
     any_on_host,
     cast,
+    first,
     identity_like,
     is_complex,
     is_wide,
@@ -58,7 +59,7 @@ class GramFactors(NamedTuple):
 
     def largest(self, A: Array, xp: Namespace) -> Array:
         """Give s_1, shape (..., 1)."""
-        return self.S[..., :1]
+        return first(self.S)
 
     def map(
         self, function: SpectralFunction, A: Array, tau: Any, xp: Namespace

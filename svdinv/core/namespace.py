@@ -25,6 +25,7 @@ __all__ = [
     "binary_scale",
     "cast",
     "conj",
+    "first",
     "has_double_precision",
     "herm",
     "identity_like",
@@ -85,6 +86,13 @@ def last_size(x: Array, xp: Namespace) -> Any:
     """Length of the last axis: an int, or a traced number where it is unknown."""
     size = x.shape[-1]
     return xp.dynamic_shape(x)[-1] if size is None else size
+
+
+def first(x: Array, axis: int = -1) -> Array:
+    """First element along an axis, negative, kept with length 1; or none of none."""
+    if known_equal(x.shape[axis], 0):
+        return x  # the standard allows no slice beyond the end
+    return x[(..., slice(0, 1), *[slice(None)] * (-axis - 1))]
 
 
 def sizes(x: Array, xp: Namespace) -> tuple[Any, ...]:

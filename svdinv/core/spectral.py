@@ -26,6 +26,7 @@ from svdinv.core.namespace import (
     Namespace,
     adjoint,
     cast,
+    first,
     identity_like,
     is_complex,
     known_equal,
@@ -85,7 +86,7 @@ class SVDFactors(NamedTuple):
 
     def largest(self, A: Array, xp: Namespace) -> Array:
         """Give s_1, shape (..., 1)."""
-        return self.S[..., :1]
+        return first(self.S)
 
     def map(
         self, function: SpectralFunction, A: Array, tau: Any, xp: Namespace
@@ -164,7 +165,7 @@ def through_largest(
 ) -> tuple[Array, Array]:
     """Give what tau = ratio s_1 adds to the cotangent of S, and that of ratio."""
     gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
-    return gtop * TopSubgradient(1).value(S, None, xp), gtau * S[..., :1]
+    return gtop * TopSubgradient(1).value(S, None, xp), gtau * first(S)
 
 
 def coefficients(
@@ -182,7 +183,7 @@ def coefficients(
     """
     if second and function.smooth_at_zero:
         # Second differences of values that small lose all digits, and are as small.
-        floor = neighbour_rtol(None, eps(s, xp)) * s[..., :1]
+        floor = neighbour_rtol(None, eps(s, xp)) * first(s)
         s = xp.where(s > floor, s, xp.zeros_like(s))
     y = function.value(s, tau, xp)
     lone: Any = None
@@ -190,7 +191,7 @@ def coefficients(
         # A value at rounding level is none to divide by. Without anything outside the
         # ranges, one alone is always added to a larger one: it keeps what f makes of
         # it.
-        small = s <= rounding_rtol(s, xp) * s[..., :1]
+        small = s <= rounding_rtol(s, xp) * first(s)
         single = ~_several(small, s, xp) & (y != 0)
         zero = small & ~single if closed else small
         s = xp.where(zero, xp.zeros_like(s), s)

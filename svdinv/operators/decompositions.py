@@ -29,7 +29,7 @@ def svd(
     """
     operation = SVD(full_matrices, repeated, rtol, gauge)  # checks the options
     given = backend.asarray(A, name)
-    A, restore = backend.matrices(given, name)
+    A, restore = backend.matrices(given, name, any_rank=True)
     operation = in_precision(backend, operation, given, A)
     return SVDResult(*map(restore, backend.call(operation, A)))
 
