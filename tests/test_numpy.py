@@ -307,26 +307,26 @@ def test_tau_as_a_number(tau):
         ((None, np.ones(5), None), ValueError, r"must have shape \(6,\)"),
         ((None, None, np.ones((6, 7))), ValueError, r"must have shape \(6, 6\)"),
         ((None, 1j * np.ones(6), None), TypeError, "must be real"),
-        ((None, None), ValueError, "must have 3 arrays, got 2"),
+        ((None, None), ValueError, "must have 3 parts, got"),
     ],
 )
 def test_bad_cotangents_are_named(bad, error, message):
     _, pullback = svn.vjp(svn.svd, matrices((7, 6)))
-    with pytest.raises(error, match=f"cotangent {message}"):
+    with pytest.raises(error, match=rf"cotangent\S* {message}"):
         pullback(bad)
 
 
 def test_bad_tangents_and_arguments_are_named():
     A = np.eye(4)
-    with pytest.raises(ValueError, match=r"tangent must have shape \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"tangents\[0\] must have shape \(4, 4\)"):
         svn.svt_jvp(A, 1.0, np.ones(4))
-    with pytest.raises(ValueError, match=r"tangent must have shape \(\)"):
+    with pytest.raises(ValueError, match=r"tangents\[1\] must have shape \(\)"):
         svn.svt_jvp(A, 1.0, A, np.ones(4))
-    with pytest.raises(ValueError, match=r"tangent must have shape \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"tangents\[0\] must have shape \(3, 2\)"):
         svn.svd_jvp(np.ones((3, 2)), np.ones((2, 3)))
-    with pytest.raises(TypeError, match="tangent must be real"):
+    with pytest.raises(TypeError, match=r"tangents\[0\] must be real"):
         svn.jvp(svn.polar, (A,), (1j * A,))
-    with pytest.raises(ValueError, match="tangent must have 2 arrays, got 1"):
+    with pytest.raises(ValueError, match="tangents must have 2 parts"):
         svn.jvp(svn.svt, (A, np.array(1.0)), (A,))
     with pytest.raises(TypeError, match="argument 0 must be floating point"):
         svn.vjp(svn.polar, np.eye(3, dtype=int))

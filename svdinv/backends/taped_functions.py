@@ -522,14 +522,14 @@ class TapedNamespace:
                 ],
                 axis=axis,
             ),
-            lambda x, y, g: tuple(g[place] for place in places),
+            lambda x, y, g: tuple(g[(*place, ...)] for place in places),
         )
 
     def stack(self, arrays, axis=0):
         arrays = tuple(arrays)
         ndim = arrays[0].ndim + 1
         place = (*[slice(None)] * (axis % ndim), None)
-        return self.concat([x[place] for x in arrays], axis=axis % ndim)
+        return self.concat([x[(*place, ...)] for x in arrays], axis=axis % ndim)
 
     def roll(self, a, shift, axis=None):
         base = self.base

@@ -53,7 +53,7 @@ def distinct_quotient(
     errors of the largest. `s1` holds all values along its axis -2, sorted downwards.
     """
     gap = s1 - s2
-    equal = xp.abs(gap) <= rounding_rtol(gap, xp) * s1[..., :1, :]
+    equal = xp.abs(gap) <= rounding_rtol(gap, xp) * first(s1, -2)
     return safe_divide(y1 - y2, gap, ~equal, xp)
 
 
