@@ -80,6 +80,14 @@ def firm(A, tau, gamma):
     return recomposed(A, f)
 
 
+def huber(A, tau, delta):
+    def f(s):
+        t = tau[..., None]
+        return np.where(s < delta + t, s * delta / (delta + t), s - t)
+
+    return recomposed(A, f)
+
+
 def log_sum(A, tau, epsilon):
     def f(s):
         t = tau[..., None]
@@ -294,6 +302,12 @@ _CASES = {
     "firm_threshold": _case(
         lambda f, A, t: f.firm_threshold(A, t, 2.5),
         lambda A, t: firm(A, t, 2.5),
+        _tall,
+        _tau(2),
+    ),
+    "huber_threshold": _case(
+        lambda f, A, t: f.huber_threshold(A, t, 0.9),
+        lambda A, t: huber(A, t, 0.9),
         _tall,
         _tau(2),
     ),

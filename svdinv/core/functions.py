@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from svdinv.core.namespace import Array, Namespace, first, safe_divide
+from svdinv.core.namespace import Array, Namespace, first, known_equal, safe_divide
 from svdinv.core.tolerances import eps, rounding_rtol
 
 __all__ = [
@@ -303,6 +303,8 @@ class TopSubgradient(SpectralFunction):
         return self.count != 1
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+        if known_equal(s.shape[-1], 0):
+            return s
         top = first(s)
         rounding = rounding_rtol(s, xp) * top
         one, none = xp.ones_like(s), xp.zeros_like(s)

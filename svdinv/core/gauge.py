@@ -198,10 +198,10 @@ def report_gauge(dependence: Any, gauge: Gauge, epsilon: float) -> None:
         "projectors, or gauge='ignore'"
     )
     if gauge == "error":
+        largest = float(dependence.max() if xp is None else xp.max(dependence))
         raise GaugeError(
             f"in {count} of {math.prod(dependence.shape)} matrices {message}; gauge "
-            f"dependence up to {float(dependence.max() if xp is None else xp.max(dependence)):.2g}, tolerance "
-            f"{tolerance:.1g}"
+            f"dependence up to {largest:.2g}, tolerance {tolerance:.1g}"
         )
     # Without numbers, so that Python shows it once.
     warnings.warn(

@@ -140,7 +140,8 @@ def abs_max(x: Array, xp: Namespace) -> Array:
     part = xp.abs(real(x, xp))
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))
-    if 0 in tuple(x.shape[-2:]):  # there is no largest, but a sum
+    if known_equal(x.shape[-2], 0) or known_equal(x.shape[-1], 0):
+        # There is no largest, but a sum.
         return xp.sum(part, axis=(-2, -1), keepdims=True)
     return xp.max(part, axis=(-2, -1), keepdims=True)
 

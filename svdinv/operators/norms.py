@@ -7,7 +7,7 @@ import math
 from svdinv.core.backend import Backend
 from svdinv.core.factors import check_method
 from svdinv.core.functions import Power
-from svdinv.core.namespace import Array, cast
+from svdinv.core.namespace import Array, cast, first
 from svdinv.core.spectral_operations import Factorise, Sum
 from svdinv.operators._arguments import as_integer, as_number, shorter
 from svdinv.operators._maps import sum_of_largest
@@ -149,7 +149,7 @@ def schatten_norm(
     factors = backend.evaluate(Factorise(power, method=method), A, None)
     # Over s_1, whose derivative cancels: powers of s over- and underflow.
     S = factors.S
-    top = xp.sum(S[..., :1], axis=-1, keepdims=True)  # a number, if S is empty
+    top = xp.sum(first(S), axis=-1, keepdims=True)  # a number, if S is empty
     top = xp.where(top > 0, top, xp.ones_like(top))
     factors = factors._replace(S=S / top)
     powers = power.value(S / top, None, xp) * (S / top)
