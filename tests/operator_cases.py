@@ -492,6 +492,7 @@ def difference(f, inputs, directions, step=5e-3):
             for t in (i * step, -i * step)
         )
         term = [c / step * (a - b) for a, b in zip(up, down, strict=True)]
-        total = term if total is None else [a + b for a, b in zip(total, term,
-                                                                   strict=True)]  # fmt: skip
+        if total is not None:
+            term = [a + b for a, b in zip(total, term, strict=True)]
+        total = term
     return total

@@ -6,6 +6,7 @@ them from the factors that the framework returned.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 
 import hermitian_oracle
@@ -60,7 +61,7 @@ def hermitian_bounds(spectrum, precision):
 def joined(problems):
     """One batch of several problems, and the part of each."""
     sizes = np.cumsum([0, *(len(p.A) for p in problems)])
-    parts = [slice(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True)]
+    parts = [slice(*pair) for pair in itertools.pairwise(sizes)]
     return np.concatenate([p.A for p in problems]), parts
 
 

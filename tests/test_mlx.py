@@ -38,7 +38,7 @@ def case(name):
 
 
 def numpy_second_derivatives(name):
-    """Values, and the tangents along the directions of the gradient of Re <W, values>."""
+    """Values, and tangents of the gradient of Re <W, values> along the directions."""
     function, inputs, directions = case(name)
 
     def results(*x):

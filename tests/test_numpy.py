@@ -208,11 +208,12 @@ def test_third_derivatives_are_refused(order):
         return svn.vjp(first, A)[1](np.ones((3, 2)))[0]
 
     assert np.isfinite(second(A)).all()
+    third = {
+        "vjp": lambda: svn.vjp(second, A)[1](np.ones((3, 2))),
+        "jvp": lambda: svn.jvp(second, (A,), (np.ones((3, 2)),)),
+    }
     with pytest.raises(NotImplementedError, match="two derivatives, not three"):
-        if order == "vjp":
-            svn.vjp(second, A)[1](np.ones((3, 2)))
-        else:
-            svn.jvp(second, (A,), (np.ones((3, 2)),))
+        third[order]()
 
 
 def test_results_that_do_not_depend_on_an_argument():
@@ -269,8 +270,7 @@ def test_missing_cotangents_are_zero():
 
 
 def test_the_pairs_of_svt_are_those_of_the_tape():
-    A, G, dA = matrices((2, 5, 4)), matrices((2, 5, 4), seed=1), matrices((2, 5, 4),
-                                                                          seed=2)  # fmt: skip
+    A, G, dA = (matrices((2, 5, 4), seed=seed) for seed in range(3))
     for tau in (0.6, np.array([0.4, 0.6]), np.array([[0.1, 0.2, 0.3, 0.4]])):
         for options in ({}, {"relative": True}, {"method": "svd"}):
             if np.ndim(tau) == 2 and options.get("relative"):

@@ -241,7 +241,7 @@ def test_finite_differences(shape, dtype, kept):
         loss = Loss(name, shape, dtype)
         dA = normal(shape, dtype, np.random.default_rng(3))
 
-        def value(t):
+        def value(t, loss=loss, A=A, dA=dA):
             return loss(cut(np.linalg.svd(A + t * dA, full_matrices=False)))
 
         h = 1e-4
