@@ -324,8 +324,12 @@ def _vjp(
     """Evaluate a function of arrays, and make the one that pulls cotangents back.
 
     With the name and the arguments of `jax.vjp`. The function is composed of the
-    operators of this module, of Python's operators, and of array functions by the
-    namespace of its arguments, or in NumPy and CuPy by their own.
+    operators of this module, of Python's operators, of slices, and of the array
+    functions by the namespace of its arguments, or in NumPy and CuPy by their own:
+    elementwise ones (sqrt, square, exp, expm1, log, log1p, sin, cos, tanh, pow, abs,
+    maximum, minimum, where, real, imag, conj), sum, mean, max, min, matmul, products
+    of vectors, reshape, permute_dims, broadcast_to, concat, stack, roll, flip, tril,
+    triu, diagonal, astype, and the Fourier transforms along one axis.
 
     Parameters
     ----------
@@ -349,13 +353,16 @@ def _vjp(
     Raises
     ------
     TypeError
-        If an argument is not floating point, or no derivative of a function is known.
+        If an argument is not floating point, no derivative of a function is known, or
+        a traced array is put into an array of NumPy, which would lose its derivative.
     ValueError
         From the pullback, if a cotangent has the wrong shape.
 
     Notes
     -----
     `vjp` and `jvp` may be applied to functions that contain them: second derivatives.
+    Arguments and results may be changed after the call; arrays that the function takes
+    from elsewhere may not, before the pullback was called.
 
     Examples
     --------
