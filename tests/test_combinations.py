@@ -1,4 +1,4 @@
-"""Options, spectra and shapes beside those of the common cases, by the tape of NumPy."""
+"""Options, spectra and shapes beside the common cases, by the tape of NumPy."""
 
 from __future__ import annotations
 
