@@ -48,7 +48,11 @@ REFUSED = {
               "gamma must be"),
     "epsilon": (lambda f, A: f.module.log_sum_threshold(A, 1, 0), ValueError,
                 "epsilon must"),
-    "procrustes": (lambda f, A: f.module.procrustes(A, A[:, :2]), SHAPE, "same shape"),
+    "procrustes": (
+        lambda f, A: f.module.procrustes(A, A[:, :2, :]),
+        SHAPE,
+        "same shape",
+    ),
     "stride": (lambda f, A: f.module.local_low_rank(A[None, ...], 1, 2, stride=3),
                ValueError, "stride must divide block"),
     "rank of svd_lowrank": (lambda f, A: f.module.svd_lowrank(A, 9), ValueError,

@@ -101,7 +101,8 @@ def test_metrics_are_those_of_the_package(photo, rng):
     noisy = photo.truth + 0.1 * rng.random(photo.truth.shape, dtype=np.float32)
     x, z = np.moveaxis(photo.truth, 0, -1), np.moveaxis(noisy, 0, -1)
     expected = {"PSNR / dB": psnr(x, z), "SSIM": ssim(x, z)}
-    assert judge(photo, noisy) == expected
+    # The order of a sum, and with it the last digits, is the processor's.
+    assert judge(photo, noisy) == pytest.approx(expected, rel=1e-6)
     case = series(16, 16, 0)
     values = judge(case, 0.5 * case.truth)
     assert values["SNR / dB"] == snr(case.truth, 0.5 * case.truth)
