@@ -137,3 +137,15 @@ def test_gauge_dependence_of_eigenvectors():
         svdinv.torch.eigh(A, gauge="error").V[0, 1].backward()
     with pytest.raises(ValueError, match="gauge"):
         svdinv.torch.eigh(A, gauge="loud")
+
+
+def test_tensorflow_takes_the_svd_where_the_smaller_side_is_unknown():
+    tf = pytest.importorskip("tensorflow")
+    import svdinv.tf
+
+    blind = tf.function(
+        lambda A: svdinv.tf.svt(A, 0.5, method="gram"),
+        input_signature=[tf.TensorSpec([None, None, None], tf.float64)],
+    )
+    A = np.random.default_rng(0).standard_normal((2, 5, 3))
+    np.testing.assert_allclose(blind(A), svdinv.numpy.svt(A, 0.5), rtol=1e-12)

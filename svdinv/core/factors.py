@@ -93,6 +93,8 @@ def factorise(
         By way of the Gram matrix, the vectors of the larger side that belong to very
         small singular values are not orthogonal.
     """
+    if None in tuple(A.shape[-2:]):
+        method = "svd"  # which side of the Gram matrix is smaller is not known
     if method == "matmul" and 0 not in A.shape:
         return iteration_factors(function, A, tau, relative, xp)
     single = eps(A, xp) > SINGLE
