@@ -14,7 +14,7 @@ from svdinv.backends.taped_functions import TapedNamespace
 from svdinv.core.backend import Backend
 from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, Namespace, is_complex, real
-from svdinv.core.operation import Operation
+from svdinv.core.operation import Operation, rebuilt
 from svdinv.core.svd import SVDResult
 from svdinv.operators import bind, decompositions, thresholds
 from svdinv.operators._arguments import checked
@@ -34,9 +34,8 @@ class _Extended:
             self.any_on_host = self._any
 
     def __getattr__(self, name: str) -> Any:
-        value = self.__dict__[name] = getattr(
-            self._base, name
-        )  # found at once next time
+        # Kept, so that it is found at once next time.
+        value = self.__dict__[name] = getattr(self._base, name)
         return value
 
     def isdtype(self, dtype: Any, kind: Any) -> bool:
@@ -161,7 +160,6 @@ class ArrayBackend(Backend):
         return self.plain.astype(self.plain.asarray(normal), like.dtype, copy=False)
 
     def slope(self, f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-
         def slope(x: Array) -> Array:
             ones = self.plain.ones_like(untraced(x))
             return tape.jvp(self.taped, f, (x,), (ones,))[1]
@@ -183,7 +181,7 @@ class _Recording(ArrayBackend):
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         y = self._compute(operation, *x)
         traced = (None if t is None else self._traced(t) for t in y)
-        return type(y)(*traced) if hasattr(y, "_fields") else tuple(traced)
+        return rebuilt(y, traced)
 
     def asarray(self, x: Any, name: str) -> Array:
         return self._traced(super().asarray(x, name))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from svdinv.backends import tensorflow_namespace as xp
 from svdinv.core.backend import Backend
-from svdinv.core.operation import Operation
+from svdinv.core.operation import Operation, rebuilt
 
 __all__ = ["TensorFlowBackend"]
 
@@ -33,7 +33,7 @@ def _evaluate(operation: Operation, *x: Any) -> Any:
         tuple(None if t is None else tf.stop_gradient(t) for t in x), xp
     )
     stopped = (None if t is None else tf.stop_gradient(t) for t in y)
-    return type(y)(*stopped) if hasattr(y, "_fields") else tuple(stopped)
+    return rebuilt(y, stopped)
 
 
 @_plain

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svdinv.core.operation import Operation
+from svdinv.core.operation import Operation, rebuilt
 
 __all__ = ["chunked", "is_eager_cpu", "threaded"]
 
@@ -153,8 +153,7 @@ def chunked(
         None if pieces[0] is None else torch.cat(pieces).unflatten(0, batch)
         for pieces in zip(*results, strict=True)
     ]
-    kind: Any = type(results[0])
-    return kind(*whole) if hasattr(kind, "_fields") else tuple(whole)
+    return rebuilt(results[0], whole)
 
 
 def is_eager_cpu(x: Tensor | None) -> bool:

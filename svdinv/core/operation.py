@@ -9,12 +9,21 @@ pieces. `svdinv.core.svd_operations`, `svdinv.core.spectral_operations` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from svdinv.core.namespace import Namespace
 
-__all__ = ["Arrays", "Call", "Operation", "add", "masked", "refuse_third", "some"]
+__all__ = [
+    "Arrays",
+    "Call",
+    "Operation",
+    "add",
+    "masked",
+    "rebuilt",
+    "refuse_third",
+    "some",
+]
 
 Arrays: TypeAlias = Sequence[Any]
 """Arrays, with None for what is zero or absent."""
@@ -91,6 +100,12 @@ def add(*terms: Any) -> Any:
     """Sum of what is not None, or None."""
     given = [term for term in terms if term is not None]
     return sum(given[1:], given[0]) if given else None
+
+
+def rebuilt(outputs: Any, arrays: Iterable[Any]) -> Any:
+    """Put arrays in the place of outputs, in a named tuple if these are one."""
+    kind = type(outputs)
+    return kind(*arrays) if hasattr(kind, "_fields") else tuple(arrays)
 
 
 def some(*x: Any) -> bool:
