@@ -127,10 +127,14 @@ def broadcasts(shape: Any, to: Any) -> bool:
     )
 
 
-def as_number(value: Any, name: str) -> float:
+def as_number(value: Any, name: str, above: int | None = None) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    number = float(value)
+    if above is not None and not number > above:
+        least = f"above {above}" if above else "positive"
+        raise ValueError(f"{name} must be {least}, got {number}")
+    return number
 
 
 def as_integer(value: Any, name: str, least: int) -> int:

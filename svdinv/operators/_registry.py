@@ -15,9 +15,59 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 OPERATORS: dict[str, Callable[..., Any]] = {}
 
+# What many docstrings have in common, by the names that they have for it, in braces.
+_COMMON = {
+    "A": """\
+A : array
+    Matrices, shape (..., m, n), real or complex.""",
+    "hermitian": """\
+A : array
+    Shape (..., n, n), real or complex; the lower triangle is read.""",
+    "tau": """\
+tau : float or array
+    Threshold >= 0 in units of A, broadcasting to the batch shape (...).""",
+    "relative": """\
+relative : bool, optional
+    Whether tau is a multiple of the largest singular value of each matrix, as for
+    `svt`.""",
+    "method": """\
+method : {"auto", "svd", "gram", "matmul"}, optional
+    As for `svt`.""",
+    "like_A": """\
+Returns
+-------
+array
+    Shape and dtype of A.
+""",
+    "numbers": """\
+Returns
+-------
+array
+    Real, shape (...).
+""",
+    "raises": """\
+Raises
+------
+TypeError, ValueError
+    As `svt`""",
+    "raises_hermitian": """\
+Raises
+------
+TypeError, ValueError
+    As `hermitian_map`""",
+}
+
 
 def operator(function: F) -> F:
-    """Make a function whose first argument is a backend public on every framework."""
+    """Make a function whose first argument is a backend public on every framework.
+
+    In its docstring ``{A}``, ``{method}`` and the like stand for what many have in
+    common.
+    """
+    text = inspect.cleandoc(function.__doc__ or "")
+    for name, common in _COMMON.items():
+        text = text.replace(f"{{{name}}}", common)
+    function.__doc__ = text
     OPERATORS[function.__name__] = function
     return function
 

@@ -30,20 +30,11 @@ def polar(backend: Backend, A: Array, *, method: str = "auto") -> Array:
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
-    method : optional
-        As for `svt`.
+    {A}
+    {method}
 
-    Returns
-    -------
-    array
-        Shape and dtype of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`.
+    {like_A}
+    {raises}.
 
     Notes
     -----
@@ -71,10 +62,7 @@ def procrustes(backend: Backend, A: Array, B: Array) -> Array:
     array
         R, shape (..., n, n).
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if the shapes of A and B differ.
+    {raises}, and if the shapes of A and B differ.
 
     Notes
     -----

@@ -40,18 +40,14 @@ def svdvals(backend: Backend, A: Any) -> Array:
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
 
     Returns
     -------
     array
         Real, shape (..., min(m, n)).
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`.
+    {raises}.
     """
     return svd(backend, A, "A").S
 
@@ -75,8 +71,7 @@ def svd_lowrank(
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
     rank : int
         Number r of triplets, from 1 to min(m, n).
     oversampling : int, optional
@@ -94,10 +89,7 @@ def svd_lowrank(
         Named tuple ``(U, S, Vh)`` with shapes (..., m, r), (..., r), (..., r, n);
         in this order on every framework, TensorFlow included.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if `rank`, `oversampling` or `power` is out of range.
+    {raises}, and if `rank`, `oversampling` or `power` is out of range.
 
     See Also
     --------

@@ -134,8 +134,7 @@ def sqrtm(backend: Backend, A: Any) -> Array:
 
     Parameters
     ----------
-    A : array
-        Shape (..., n, n), real or complex; the lower triangle is read.
+    {hermitian}
 
     Returns
     -------
@@ -143,10 +142,7 @@ def sqrtm(backend: Backend, A: Any) -> Array:
         Positive semidefinite, of the shape and dtype of A; NaN for matrices with
         eigenvalues that are clearly negative. Up to rounding level they count as 0.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `hermitian_map`.
+    {raises_hermitian}.
 
     Notes
     -----
@@ -164,8 +160,7 @@ def inv_sqrtm(backend: Backend, A: Any) -> Array:
 
     Parameters
     ----------
-    A : array
-        Shape (..., n, n), real or complex; the lower triangle is read.
+    {hermitian}
 
     Returns
     -------
@@ -173,10 +168,7 @@ def inv_sqrtm(backend: Backend, A: Any) -> Array:
         Of the shape and dtype of A. Eigenvalues up to 64 eps of the largest count as
         0 and give 0, as in a pseudo-inverse; clearly negative ones give NaN.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `hermitian_map`.
+    {raises_hermitian}.
 
     Examples
     --------
@@ -201,8 +193,7 @@ def logm(backend: Backend, A: Any) -> Array:
 
     Parameters
     ----------
-    A : array
-        Shape (..., n, n), real or complex; the lower triangle is read.
+    {hermitian}
 
     Returns
     -------
@@ -210,10 +201,7 @@ def logm(backend: Backend, A: Any) -> Array:
         Hermitian, of the shape and dtype of A; NaN for matrices with eigenvalues that
         are not positive.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `hermitian_map`.
+    {raises_hermitian}.
     """
     return hermitian_map(backend, A, Logarithm())
 
@@ -224,18 +212,14 @@ def expm(backend: Backend, A: Any) -> Array:
 
     Parameters
     ----------
-    A : array
-        Shape (..., n, n), real or complex; the lower triangle is read.
+    {hermitian}
 
     Returns
     -------
     array
         Positive definite, of the shape and dtype of A.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `hermitian_map`.
+    {raises_hermitian}.
     """
     return hermitian_map(backend, A, Exponential())
 

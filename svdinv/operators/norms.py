@@ -20,20 +20,11 @@ def nuclear_norm(backend: Backend, A: Array, *, method: str = "auto") -> Array:
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
-    method : optional
-        As for `svt`.
+    {A}
+    {method}
 
-    Returns
-    -------
-    array
-        Real, shape (...).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`.
+    {numbers}
+    {raises}.
 
     Notes
     -----
@@ -49,20 +40,11 @@ def spectral_norm(backend: Backend, A: Array, *, method: str = "auto") -> Array:
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
-    method : optional
-        As for `svt`.
+    {A}
+    {method}
 
-    Returns
-    -------
-    array
-        Real, shape (...).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`.
+    {numbers}
+    {raises}.
 
     Notes
     -----
@@ -78,22 +60,13 @@ def ky_fan_norm(backend: Backend, A: Array, k: int, *, method: str = "auto") -> 
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
     k : int
         From 1 to min(m, n).
-    method : optional
-        As for `svt`.
+    {method}
 
-    Returns
-    -------
-    array
-        Real, shape (...).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if k is out of range.
+    {numbers}
+    {raises}, and if k is out of range.
 
     Notes
     -----
@@ -114,32 +87,21 @@ def schatten_norm(
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
     p : float
         Positive, or infinity for the spectral norm; 1 is the nuclear norm and 2
         the Frobenius norm. Below 1 it is no norm, but a common penalty.
-    method : optional
-        As for `svt`.
+    {method}
 
-    Returns
-    -------
-    array
-        Real, shape (...).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if p is not positive.
+    {numbers}
+    {raises}, and if p is not positive.
 
     Notes
     -----
     Zero singular values contribute nothing to the gradient, where there is none
     (p <= 1, or A = 0).
     """
-    p = as_number(p, "p")
-    if not p > 0:
-        raise ValueError(f"p must be positive, got {p}")
+    p = as_number(p, "p", above=0)
     if p == 1 or math.isinf(p):
         return sum_of_largest(backend, A, 1 if math.isinf(p) else None, method)
     check_method(method)

@@ -24,15 +24,8 @@ def svt_divergence(backend: Backend, A: Array, tau: Any) -> Array:
     tau : float or array
         Threshold >= 0, broadcasting to the batch shape (...).
 
-    Returns
-    -------
-    array
-        Real, shape (...).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`.
+    {numbers}
+    {raises}.
 
     See Also
     --------
@@ -74,10 +67,7 @@ def sure(backend: Backend, A: Array, tau: Any, sigma: Any) -> Array:
     array
         Real, shape (...). Being unbiased, it may be negative.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`.
+    {raises}.
 
     References
     ----------

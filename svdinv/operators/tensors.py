@@ -48,10 +48,7 @@ def tsvt(
     array
         Shape and dtype of X.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if `axis` is none of the last three.
+    {raises}, and if `axis` is none of the last three.
 
     References
     ----------
@@ -110,10 +107,7 @@ def local_low_rank(
     array
         Shape and dtype of x.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if `block` or `stride` does not fit.
+    {raises}, and if `block` or `stride` does not fit.
 
     References
     ----------

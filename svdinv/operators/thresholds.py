@@ -115,22 +115,13 @@ def svht(
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
-    tau : float or array
-        Threshold >= 0 in units of A, broadcasting to the batch shape (...).
-    relative, method : optional
-        As for `svt`.
+    {A}
+    {tau}
+    {relative}
+    {method}
 
-    Returns
-    -------
-    array
-        Shape and dtype of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`.
+    {like_A}
+    {raises}.
     """
     return threshold(backend, A, Hard(), tau, relative, method)
 
@@ -152,33 +143,22 @@ def firm_threshold(
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
-    tau : float or array
-        Threshold >= 0 in units of A, broadcasting to the batch shape (...).
+    {A}
+    {tau}
     gamma : float, optional
         Where shrinking ends, in multiples of tau; above 1.
-    relative, method : optional
-        As for `svt`.
+    {relative}
+    {method}
 
-    Returns
-    -------
-    array
-        Shape and dtype of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if `gamma` is not above 1.
+    {like_A}
+    {raises}, and if `gamma` is not above 1.
 
     References
     ----------
     .. [1] C.-H. Zhang, "Nearly unbiased variable selection under minimax concave
        penalty", Annals of Statistics 38(2), 2010.
     """
-    gamma = as_number(gamma, "gamma")
-    if not gamma > 1:
-        raise ValueError(f"gamma must be above 1, got {gamma}")
+    gamma = as_number(gamma, "gamma", above=1)
     return threshold(backend, A, Firm(gamma), tau, relative, method)
 
 
@@ -190,35 +170,24 @@ def log_sum_threshold(
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
     tau : float or array
         Weight >= 0 of the penalty [1]_, in units of A squared, broadcasting to
         the batch shape (...).
     epsilon : float
         Singular value, in units of A, at which the penalty turns from linear to
         logarithmic; above 0.
-    method : optional
-        As for `svt`.
+    {method}
 
-    Returns
-    -------
-    array
-        Shape and dtype of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if `epsilon` is not positive.
+    {like_A}
+    {raises}, and if `epsilon` is not positive.
 
     References
     ----------
     .. [1] E. J. Candes, M. B. Wakin and S. P. Boyd, "Enhancing sparsity by
        reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
     """
-    epsilon = as_number(epsilon, "epsilon")
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    epsilon = as_number(epsilon, "epsilon", above=0)
     return threshold(backend, A, LogSum(epsilon), tau, False, method)
 
 
@@ -230,25 +199,16 @@ def schatten_prox(
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
     tau : float or array
         Weight >= 0 of the penalty, in units of A^(2 - p), broadcasting to the
         batch shape (...). p = 1 is `svt`; p = 2 divides A by 1 + 2 tau.
     p : float
         1/2, 2/3, 1 or 2, where the solution has a closed form or nearly one.
-    method : optional
-        As for `svt`.
+    {method}
 
-    Returns
-    -------
-    array
-        Shape and dtype of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if p is none of the four.
+    {like_A}
+    {raises}, and if p is none of the four.
 
     See Also
     --------
@@ -277,33 +237,22 @@ def huber_threshold(
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
     tau : float or array
         Weight >= 0 of the penalty, in units of A, broadcasting to the batch shape.
     delta : float
         Where Huber's function turns from a parabola into a line, in units of A;
         above 0.
-    method : optional
-        As for `svt`.
+    {method}
 
-    Returns
-    -------
-    array
-        Shape and dtype of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if `delta` is not positive.
+    {like_A}
+    {raises}, and if `delta` is not positive.
 
     See Also
     --------
     svdinv.core.thresholds.Huber : The function, with its source.
     """
-    delta = as_number(delta, "delta")
-    if not delta > 0:
-        raise ValueError(f"delta must be positive, got {delta}")
+    delta = as_number(delta, "delta", above=0)
     return threshold(backend, A, Huber(delta), tau, False, method)
 
 
@@ -313,22 +262,13 @@ def low_rank(backend: Backend, A: Array, rank: int, *, method: str = "auto") -> 
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
     rank : int
         Number of singular values to keep, >= 0; all from min(m, n) on.
-    method : optional
-        As for `svt`.
+    {method}
 
-    Returns
-    -------
-    array
-        Shape and dtype of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if `rank` is not an integer >= 0.
+    {like_A}
+    {raises}, and if `rank` is not an integer >= 0.
 
     Notes
     -----
@@ -353,25 +293,17 @@ def spectral_operator(
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
     function : svdinv.core.functions.SpectralFunction
         The function and its divided differences; most easily a
         `svdinv.core.functions.Threshold`.
     tau : float or array, optional
         Its parameter >= 0, broadcasting to the batch shape (...), if it has one.
-    relative, method : optional
-        As for `svt`.
+    {relative}
+    {method}
 
-    Returns
-    -------
-    array
-        Shape and dtype of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if `function` is no spectral function, or tau is given to one
+    {like_A}
+    {raises}, and if `function` is no spectral function, or tau is given to one
         without a parameter or missing for one with it.
     """
     if not isinstance(function, SpectralFunction):
@@ -393,8 +325,7 @@ def spectral_map(
 
     Parameters
     ----------
-    A : array
-        Matrices, shape (..., m, n), real or complex.
+    {A}
     f : callable
         Function of one singular value, called with an array of any shape and
         returning one of the same, element by element, in the functions of A's
@@ -405,15 +336,8 @@ def spectral_map(
         Derivative of f, called in the same way. By default f is differentiated
         automatically, where the framework can.
 
-    Returns
-    -------
-    array
-        Shape and dtype of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `svt`, and if `f` or `df` is not callable or changes the shape.
+    {like_A}
+    {raises}, and if `f` or `df` is not callable or changes the shape.
 
     Notes
     -----
