@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from svdinv.core.functions import quotient
-from svdinv.core.namespace import (
-    Array,
-    Namespace,
-    adjoint,
-    cast,
-    herm,
-    identity_like,
-    known_equal,
-    safe_divide,
-    skew,
+from svdinv.core.namespace import Array, Namespace, adjoint, identity_like, safe_divide
+from svdinv.core.spectral import (
+    Coefficients,
+    SVDFactors,
+    outside_ranges,
+    over_s,
+    pair,
 )
 from svdinv.core.tolerances import eps
-
-__all__ = ["difference_nodes", "sampled_derivative", "sampled_difference"]
 
 # Gauss-Legendre nodes and weights on (0, 1).
 _RULE = (
@@ -32,20 +27,7 @@ _RULE = (
 
 
 def difference_nodes(S: Array, xp: Namespace) -> Array:
-    """Where `sampled_difference` needs the slope of f.
-
-    Parameters
-    ----------
-    S : array
-        Singular values, shape (..., k).
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    array
-        Shape (8, ..., k, k).
-    """
+    """Where `sampled_difference` needs the slope of f, shape (8, ..., k, k)."""
     si, sj = S[..., :, None], S[..., None, :]
     return xp.stack([si + node * (sj - si) for node, _ in _RULE])
 
@@ -53,84 +35,38 @@ def difference_nodes(S: Array, xp: Namespace) -> Array:
 def sampled_difference(S: Array, y: Array, slopes: Array, xp: Namespace) -> Array:
     """First divided differences of f from its values, and its slopes for close pairs.
 
-    The quotient loses eps / gap, and the mean of the slope over the gap loses
-    nothing for a smooth f: it is taken for values within a third of each other,
-    where it agrees with the quotient to within the rounding errors of that. It does
-    not where f has a kink in between.
-
-    Parameters
-    ----------
-    S, y : array
-        Singular values and the values of f there, shape (..., k).
-    slopes : array
-        f' at `difference_nodes`, shape (8, ..., k, k).
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    array
-        f[s_i, s_j], shape (..., k, k), with f' on the diagonal.
+    `slopes` are f' at `difference_nodes`; the result has f' on the diagonal. The
+    quotient loses eps / gap, and the mean of the slope over the gap loses nothing for
+    a smooth f: it is taken for values within a third of each other, where it agrees
+    with the quotient to within the rounding errors of that. It does not where f has a
+    kink in between.
     """
-    si, sj = S[..., :, None], S[..., None, :]
-    yi, yj = y[..., :, None], y[..., None, :]
-    apart, gap = quotient(yi, yj, si, sj, xp), xp.abs(si - sj)
+    a, b = pair(S, y)
+    apart, gap = quotient(a.y, b.y, a.s, b.s, xp), xp.abs(a.s - b.s)
     mean = sum(weight * slopes[i, ...] for i, (_, weight) in enumerate(_RULE))
-    size = xp.maximum(xp.maximum(xp.abs(yi), xp.abs(yj)), xp.abs(mean) * (si + sj))
+    size = xp.maximum(xp.maximum(xp.abs(a.y), xp.abs(b.y)), xp.abs(mean) * (a.s + b.s))
     agree = xp.abs(mean - apart) * gap <= 16 * eps(S, xp) * size
-    near = gap <= 0.25 * xp.maximum(si, sj)
+    near = gap <= 0.25 * xp.maximum(a.s, b.s)
     return xp.where((near & agree) | (gap == 0), mean, apart)
 
 
 def sampled_derivative(
-    U: Array, S: Array, Vh: Array, y: Array, minus: Array, X: Array, *, xp: Namespace
+    factors: SVDFactors, y: Array, minus: Array, X: Array, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Differentiate U diag(y) V^H along X, but for y itself.
+    """Differentiate U diag(y) V^H along X, but for y itself, and U^H X V.
 
-    Its own transpose, as `svdinv.core.spectral.spectral_derivative`. With y = f(S)
-    differentiated through S, the whole derivative of a spectral map, whatever f
-    depends on.
-
-    Parameters
-    ----------
-    U, S, Vh : array
-        Thin factors of A.
-    y : array
-        Shape (..., k).
-    minus : array
-        Divided differences of f, shape (..., k, k), with f' on the diagonal.
-    X : array
-        Tangent of A, or cotangent of the result, shape (..., m, n).
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    array
-        Shape (..., m, n).
-    array
-        K = U^H X V, whose real diagonal is the cotangent of y; shape (..., k, k).
+    With y = f(S) differentiated through S, the whole derivative of a spectral map,
+    whatever f depends on. It is its own transpose, and the real diagonal of U^H X V,
+    shape (..., k, k), is the cotangent of y. `minus` are the divided differences of f.
     """
-    Uh, V = adjoint(U, xp), adjoint(Vh, xp)
-    total = S[..., :, None] + S[..., None, :]
-    plus = safe_divide(y[..., :, None] + y[..., None, :], total, total > 0, xp)
-    plus = xp.where(total > 0, plus, minus)
-    phi = safe_divide(y, S, S > 0, xp)
-    phi = xp.where(S > 0, phi, xp.linalg.diagonal(minus))
-    XV = X @ V
-    K = Uh @ XV
-    rotation = cast(minus, K, xp) * (herm(K, xp) - _real_part(K, xp))
-    block = rotation + cast(plus, K, xp) * skew(K, xp)
-    weight = cast(phi, K, xp)
-    left = U @ block
-    if not known_equal(U.shape[-2], S.shape[-1]):
-        left = left + (XV - U @ K) * weight[..., None, :]
-    result = left @ Vh
-    if not known_equal(Vh.shape[-1], S.shape[-1]):
-        result = result + (U * weight[..., None, :]) @ (Uh @ X - K @ Vh)
-    return result, K
-
-
-def _real_part(K: Array, xp: Namespace) -> Array:
-    """Diagonal of herm(K) as a diagonal matrix."""
-    return identity_like(K, xp) * herm(K, xp)
+    U, S, Vh = factors
+    XV = X @ adjoint(Vh, xp)
+    K = adjoint(U, xp) @ XV
+    a, b = pair(S, y)
+    total = a.s + b.s
+    plus = safe_divide(a.y + b.y, total, total > 0, xp, minus)
+    phi = over_s(y, S, minus, xp)
+    rotation = minus - identity_like(minus, xp) * minus
+    sides = outside_ranges(U, Vh, unitary=True)
+    c = Coefficients(S, y, phi, rotation, plus)
+    return factors.recomposed(c, X, XV, K, None, sides, xp), K

@@ -17,6 +17,7 @@ and to add such an operator is to write down its equation: see `Threshold`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -107,8 +108,7 @@ class SpectralFunction(ABC):
     def sum_quotient(self, a: Sample, b: Sample, minus: Array, xp: Namespace) -> Array:
         """Divided difference f[a, -b]; that is f'(0) = `minus` where both are 0."""
         total = a.s + b.s
-        positive = total > 0
-        return xp.where(positive, safe_divide(a.y + b.y, total, positive, xp), minus)
+        return safe_divide(a.y + b.y, total, total > 0, xp, minus)
 
     def cutoff(self, tau: Any, xp: Namespace) -> Array | None:
         """Give the largest s that f sets to 0, where tau alone tells."""
@@ -152,6 +152,20 @@ def extreme_difference(
     gap = xp.where(first, one, xp.where(second, two, three))
     rise = xp.where(first, ab - bc, xp.where(second, bc - ca, ca - ab))
     return safe_divide(rise, gap, ~(wide <= least), xp)
+
+
+# Elements of the largest temporary array in a sum of second differences.
+_SLICE = 2**21
+
+
+def middle_parts(d: Array) -> list[slice]:
+    """Cut the middle index of a sum of second differences, with `d` the first."""
+    size = 0 if None in tuple(d.shape) else math.prod(d.shape)
+    if not size:
+        return [slice(None)]
+    k = d.shape[-1]
+    step = max(1, min(k, _SLICE // size))
+    return [slice(start, start + step) for start in range(0, k, step)]
 
 
 def distinct_extreme(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from svdinv.core.degenerate import check_repeated
 from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
-from svdinv.core.gauge import Gauge, check_gauge, report_gauge
+from svdinv.core.gauge import Gauge, check_gauge
 from svdinv.core.hermitian import (
     HermitianFunction,
     hermitian_derivative,
     hermitian_map,
     hermitian_second_derivative,
 )
-from svdinv.core.namespace import Array, Namespace, adjoint, on_host
+from svdinv.core.namespace import Array, Namespace, adjoint
 from svdinv.core.operation import Operation, add, masked, refuse_third
-from svdinv.core.tolerances import eps
+from svdinv.core.svd_operations import Decomposition
 
 __all__ = ["Eigh", "HermitianMap", "from_triangle"]
 
@@ -32,80 +31,36 @@ def from_triangle(A: Array, triangle: str, xp: Namespace) -> Array:
 
 
 @dataclass(frozen=True)
-class Eigh(Operation):
+class Eigh(Decomposition):
     """A -> w, V; the cotangent of A is Hermitian.
 
-    Attributes
-    ----------
-    triangle : {"L", "U"}
-        Which triangle of A is read.
-    rtol : float or None
-        Gap, relative to the largest modulus, up to which the consistent rule acts.
-    gauge : {"ignore", "warn", "error"} or callable
-        What to do with a gauge-dependent loss.
-    epsilon : float or None
-        Relative precision of the cotangents, where it is not that of their dtype.
+    The fields are the triangle of A that is read, "L" or "U", the options of
+    `eigh_pullback`, and what to do with a gauge-dependent loss.
     """
 
     triangle: str = "L"
     rtol: float | None = None
     gauge: Gauge = "ignore"
     epsilon: float | None = None
-    saves_inputs = False
-    saves_outputs = True
 
     def __post_init__(self) -> None:
         """Refuse bad values before any work is done."""
         check_repeated("consistent", self.rtol)
         check_gauge(self.gauge)
 
-    def anonymous(self) -> Eigh:
-        return self if self.gauge == "ignore" else replace(self, gauge="ignore")
-
     def value(self, x, xp):
         A = x[0] if self.triangle == "L" else from_triangle(x[0], self.triangle, xp)
-        w, V = xp.linalg.eigh(A)
-        return w, V
+        return tuple(xp.linalg.eigh(A))
 
-    def tangent(self, x, y, dx, call, xp):
-        return call(_EighPush(self), *y, dx[0])
+    def push(self, x, xp):
+        return eigh_pushforward(*x, xp=xp)
 
-    def cotangent(self, x, y, g, wanted, call, xp):
-        if self.gauge != "ignore" and g[1] is not None:
-            dependence = eigh_gauge_dependence(y[0], y[1], g[1], xp=xp)
-            report = partial(report_gauge, gauge=self.gauge, epsilon=eps(y[1], xp))
-            on_host(report, dependence, xp)
-        return call(_EighPull(self.anonymous()), *y, *g)
+    def pull(self, x, xp):
+        return eigh_pullback(*x, rtol=self.rtol, epsilon=self.epsilon, xp=xp)
 
-
-@dataclass(frozen=True)
-class _EighPush(Operation):
-    """(w, V, dA) -> tangents of w and V."""
-
-    eigh: Eigh
-    transparent = True
-
-    def anonymous(self) -> _EighPush:
-        return _EighPush(self.eigh.anonymous())
-
-    def value(self, x, xp):
-        return tuple(eigh_pushforward(*x, xp=xp))
-
-    def cotangent(self, x, y, g, wanted, call, xp):
-        gA = self.eigh.cotangent((None,), x[:2], g, (True,), call, xp)
-        return None, None, *gA
-
-
-@dataclass(frozen=True)
-class _EighPull(Operation):
-    """(w, V, gw, gV) -> cotangent of A."""
-
-    eigh: Eigh
-    transparent = True
-
-    def value(self, x, xp):
-        rule = self.eigh
-        return (eigh_pullback(*x, rtol=rule.rtol, epsilon=rule.epsilon, xp=xp),)
+    def dependence(self, factors, g, xp):
+        w, V = factors
+        return None if g[1] is None else eigh_gauge_dependence(w, V, g[1], xp=xp)
 
 
 @dataclass(frozen=True)

@@ -224,13 +224,26 @@ def on_host(report: Callable[[Array], None], x: Array, xp: Namespace) -> None:
 
 
 def safe_divide(
-    numerator: Array, denominator: Array, where: Array, xp: Namespace
+    numerator: Array,
+    denominator: Array,
+    where: Array,
+    xp: Namespace,
+    otherwise: Array | None = None,
 ) -> Array:
-    """``numerator / denominator`` where `where` holds, else 0.
+    """``numerator / denominator`` where `where` holds, else `otherwise`, or 0.
 
     The denominator is replaced before the division, not the quotient after it:
     otherwise the derivative of the branch not taken is 0 * inf = NaN.
     """
     one = xp.ones_like(denominator)
     quotient = numerator / cast(xp.where(where, denominator, one), numerator, xp)
-    return xp.where(where, quotient, xp.zeros_like(quotient))
+    rest = xp.zeros_like(quotient) if otherwise is None else otherwise
+    return xp.where(where, quotient, rest)
+
+
+def scaled(x: Array, xp: Namespace) -> tuple[Array, Array]:
+    """`x` over its largest modulus, and that as (..., 1); 1 where all are 0."""
+    top = xp.max(xp.abs(x), axis=-1, keepdims=True)
+    least = float(xp.finfo(x.dtype).smallest_normal)
+    top = xp.where(top >= least, top, xp.ones_like(top))
+    return x / top, top

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
-from svdinv.core.functions import Sample, SpectralFunction, distinct_quotient
+from svdinv.core.functions import (
+    Sample,
+    SpectralFunction,
+    distinct_quotient,
+    middle_parts,
+)
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -26,6 +30,7 @@ from svdinv.core.spectral import (
     coefficients,
     diagonal_matrices,
     outside_ranges,
+    over_s,
     pair,
     real_diagonal,
     to_tau,
@@ -33,6 +38,15 @@ from svdinv.core.spectral import (
 )
 
 __all__ = ["spectral_second_derivative"]
+
+
+class _Side(NamedTuple):
+    """What two directions do outside the range of U, or turned, outside that of V."""
+
+    G: Array
+    X: Array
+    KG: Array
+    KX: Array
 
 
 def spectral_second_derivative(
@@ -54,10 +68,8 @@ def spectral_second_derivative(
         From an SVD: all vectors have to be orthonormal.
     d : Direction
         Cotangent G of the result, or one tangent of A and of tau.
-    X : array
-        Tangent of A, shape (..., m, n).
-    dtau : array, optional
-        Tangent of tau that goes with X, of its shape.
+    X, dtau : array
+        Tangent of A, shape (..., m, n), and of tau, of its shape, or None.
     xp : namespace
         Array namespace.
 
@@ -70,12 +82,8 @@ def spectral_second_derivative(
         belongs to (X, dtau) as a cotangent of the pullback's results.
     array or None
         The same for the cotangent of tau, of its shape, if f has one.
-
-    Notes
-    -----
-    Sums over k (x k x k) arrays of second divided differences, a slice at a time.
     """
-    function, tau, G, dtau_G = d.function, d.tau, d.X, d.dtau
+    function, tau, G = d.function, d.tau, d.X
     U, S, Vh = factors
     tall, wide = outside_ranges(U, Vh, unitary=True)
     closed, has_phase = not (tall or wide), is_complex(A, xp)
@@ -87,53 +95,46 @@ def spectral_second_derivative(
 
     # The directions outside the ranges have s = 0.
     near, far = (cast(x, KG, xp) for x in _zero_differences(c, xp))
-
-    def bent(outside: Array, K: Array) -> Array:
-        return outside @ (near * herm(K, xp) + far * skew(K, xp))
-
-    KGh, KXh = adjoint(KG, xp), adjoint(KX, xp)
     left = right = None
     if tall:
-        GV, XV = GV - U @ KG, XV - U @ KX
-        block = block + (near + far) * herm(adjoint(GV, xp) @ XV, xp)
-        left = bent(GV, KX) + bent(XV, KG)
+        left = _Side(GV - U @ KG, XV - U @ KX, KG, KX)
     if wide:
+        KGh, KXh = adjoint(KG, xp), adjoint(KX, xp)
         GU, XU = adjoint(G, xp) @ U - V @ KGh, adjoint(X, xp) @ U - V @ KXh
-        block = block + (near - far) * herm(adjoint(GU, xp) @ XU, xp)
-        right = bent(GU, KXh) + bent(XU, KGh)
-
+        right = _Side(GU, XU, KGh, KXh)
     outside = xp.zeros_like(c.s)
-    if tall:
-        outside = outside + real_diagonal(adjoint(XV, xp) @ GV, xp)
-    if wide:
-        outside = outside + real_diagonal(adjoint(XU, xp) @ GU, xp)
+    for side, both in ((left, near + far), (right, near - far)):
+        if side is not None:
+            product = adjoint(side.G, xp) @ side.X
+            block = block + both * herm(product, xp)
+            outside = outside + real_diagonal(product, xp)
 
-    gtau = None
+    gtau = phi_G = phi_X = None
     if tau is not None:
         m = _mixed(function, c, tau, KG, KX, outside, dtau, xp)
-        block = block + m.block
-        phi, gtau = cast(m.phi, KG, xp)[..., None, :], m.gtau
-        if left is not None:
-            left = left + GV * phi
-        if right is not None:
-            right = right + GU * phi
-        if dtau_G is not None:
-            m = _mixed(function, c, tau, KX, KG, outside, dtau_G, xp)
-            block = block + m.block
-            if dtau is not None:
-                bend = function.tau_second_derivative(c.s, c.y, tau, xp)
-                block = block + diagonal_matrices(bend * dtau * dtau_G, KG, xp)
-            phi = cast(m.phi, KG, xp)[..., None, :]
-            if left is not None:
-                left = left + XV * phi
-            if right is not None:
-                right = right + XU * phi
+        block, phi_X, gtau = block + m.block, m.phi, m.gtau
+    if d.dtau is not None:
+        m = _mixed(function, c, tau, KX, KG, outside, d.dtau, xp)
+        block, phi_G = block + m.block, m.phi
+        if dtau is not None:
+            bend = function.tau_second_derivative(c.s, c.y, tau, xp)
+            block = block + diagonal_matrices(bend * dtau * d.dtau, KG, xp)
+
+    def bent(side: _Side) -> Array:
+        terms = []
+        for outside, K, phi in ((side.G, side.KX, phi_X), (side.X, side.KG, phi_G)):
+            turn = near * herm(K, xp) + far * skew(K, xp)
+            if phi is not None:
+                turn = turn + diagonal_matrices(phi, K, xp)
+            terms.append(outside @ turn)
+        return terms[0] + terms[1]
+
     result = U @ block
     if left is not None:
-        result = result + left
+        result = result + bent(left)
     result = result @ Vh
     if right is not None:
-        result = result + U @ adjoint(right, xp)
+        result = result + U @ adjoint(bent(right), xp)
     return result, gtau
 
 
@@ -157,52 +158,40 @@ def _mixed(
 ) -> _Mixed:
     dtau = xp.zeros_like(tau) if dtau is None else dtau
     t = function.tau_derivative(c.s, c.y, tau, xp)
+    t = t * dtau if function.weighted else t
+    a, b = pair(c.s, c.y, t)
+    minus = function.tau_difference(a, b, wider(tau), xp)
+    rows, columns = pair(c.s, t)
+    plus = function.sum_quotient(rows, columns, minus, xp)
+    phi = over_s(t, c.s, minus, xp)
+
     H, W = herm(KG, xp), skew(KG, xp)
     KXc = conj(KX, xp)
     even, odd = real(KXc * H, xp), real(KXc * W, xp)
-    diagonal = (
-        function.tau_second_derivative(c.s, c.y, tau, xp) * dtau * real_diagonal(KG, xp)
-    )
-
-    def coefficients(t: Array) -> tuple[Array, Array, Array]:
-        a, b = pair(c.s, c.y, t)
-        minus = function.tau_difference(a, b, wider(tau), xp)
-        a, b = Sample(a.s, t[..., :, None]), Sample(b.s, t[..., None, :])
-        plus = function.sum_quotient(a, b, minus, xp)
-        slope = xp.linalg.diagonal(minus)
-        phi = xp.where(c.s > 0, safe_divide(t, c.s, c.s > 0, xp), slope)
-        return minus, plus, phi
-
     if function.weighted:
-        minus, plus, phi = coefficients(t * dtau)
-        block = cast(minus, KG, xp) * H + cast(plus, KG, xp) * W
         # Of each coefficient, the part that the weight of its row moves.
-        a, b = pair(c.s, c.y)
         total = a.s + b.s
         one, zero = xp.ones_like(a.s), xp.zeros_like(a.s)
         moved = distinct_quotient(one, zero, a.s, b.s, xp) * 2 * herm(even, xp)
         moved = moved + safe_divide(2 * herm(odd, xp), total, total > 0, xp)
         moved = xp.sum(moved, axis=-1) + safe_divide(outside, c.s, c.s > 0, xp)
-        return _Mixed(block, phi, t * moved + diagonal)
-    minus, plus, phi = coefficients(t)
-    moved = xp.sum(minus * even + plus * odd, axis=-1) + phi * outside + diagonal
+        moved = function.tau_derivative(c.s, c.y, tau, xp) * moved
+    else:
+        moved = xp.sum(minus * even + plus * odd, axis=-1) + phi * outside
+        minus, plus, phi = minus * wider(dtau), plus * wider(dtau), phi * dtau
+    bend = function.tau_second_derivative(c.s, c.y, tau, xp)
+    moved = moved + bend * dtau * real_diagonal(KG, xp)
     block = cast(minus, KG, xp) * H + cast(plus, KG, xp) * W
-    block = block * cast(dtau, KG, xp)[..., None]
-    return _Mixed(block, phi * dtau, to_tau(function, moved, xp))
+    return _Mixed(block, phi, to_tau(function, moved, xp))
 
 
 def _zero_differences(c: Coefficients, xp: Namespace) -> tuple[Array, Array]:
     """f[0, s_i, s_j] and f[0, s_i, -s_j]."""
-    si, sj = c.s[..., :, None], c.s[..., None, :]
-    phi_i, phi_j = c.phi[..., :, None], c.phi[..., None, :]
-    high, total = xp.maximum(si, sj), si + sj
-    phi_low = xp.where(si >= sj, phi_j, phi_i)
+    i, j = pair(c.s, c.phi)
+    high, total = xp.maximum(i.s, j.s), i.s + j.s
+    phi_low = xp.where(i.s >= j.s, j.y, i.y)
     near = safe_divide(c.difference - phi_low, high, high > 0, xp)
-    return near, safe_divide(phi_i - phi_j, total, total > 0, xp)
-
-
-# Elements of the largest temporary array in a sum of second differences.
-_SLICE = 2**21
+    return near, safe_divide(i.y - j.y, total, total > 0, xp)
 
 
 def _triple_sum(
@@ -213,44 +202,37 @@ def _triple_sum(
     KX: Array,
     xp: Namespace,
 ) -> Array:
-    """Second derivative within the ranges of U and V."""
-    HG, WG, HX, WX = herm(KG, xp), skew(KG, xp), herm(KX, xp), skew(KX, xp)
-    k = c.s.shape[-1]
-    size = math.prod(c.difference.shape) if None not in c.difference.shape else None
-    step = k if not size else max(1, min(k, _SLICE // size))
-    if k == 0:
-        return KG
-    total = None
-    for start in range(0, k, step) if k is not None else (0,):
-        part = slice(start, None if step is None else start + step)
-        term = _triple_slice(function, c, tau, (HG, WG), (HX, WX), part, xp)
-        total = term if total is None else total + term
-    return total
+    """Second derivative within the ranges of U and V: sums over (k x k x k) arrays."""
+    parts = herm(KG, xp), skew(KG, xp), herm(KX, xp), skew(KX, xp)
+    return sum(
+        _triple_slice(function, c, tau, parts, part, xp)
+        for part in middle_parts(c.difference)
+    )
 
 
 def _triple_slice(
     function: SpectralFunction,
     c: Coefficients,
     tau: Any,
-    G: tuple[Array, Array],
-    X: tuple[Array, Array],
+    parts: tuple[Array, ...],
     part: slice,
     xp: Namespace,
 ) -> Array:
-    """Sum over the middle indices in `part`."""
+    """Sum over the middle indices k in `part`."""
+
+    def first(x: Array) -> Array:
+        return x[..., :, part, None]
+
+    def second(x: Array) -> Array:
+        return x[..., None, part, :]
+
     s, y = c.s, c.y
     i = Sample(s[..., :, None, None], y[..., :, None, None])
     j = Sample(s[..., None, None, :], y[..., None, None, :])
     k = Sample(s[..., None, part, None], y[..., None, part, None])
-    minus_ij, minus_ik = c.difference[..., :, None, :], c.difference[..., :, part, None]
-    plus_ij, plus_ik = (
-        c.sum_quotient[..., :, None, :],
-        c.sum_quotient[..., :, part, None],
-    )
-    minus_kj, plus_kj = (
-        c.difference[..., None, part, :],
-        c.sum_quotient[..., None, part, :],
-    )
+    minus_ij, plus_ij = c.difference[..., :, None, :], c.sum_quotient[..., :, None, :]
+    minus_ik, plus_ik = first(c.difference), first(c.sum_quotient)
+    minus_kj, plus_kj = second(c.difference), second(c.sum_quotient)
 
     def one_negative(
         a: Array, b: Array, r: Array, ab: Array, ar: Array, br: Array
@@ -259,30 +241,20 @@ def _triple_slice(
         gap = xp.maximum(a, b) + r
         return safe_divide(ab - xp.where(a >= b, br, ar), gap, gap > 0, xp)
 
-    coefficients = (
-        function.second_difference(
-            (i, k, j), (minus_ik, minus_kj, minus_ij), wider(wider(tau)), xp
-        ),
-        -one_negative(i.s, j.s, k.s, minus_ij, plus_ik, plus_kj),
-        one_negative(i.s, k.s, j.s, minus_ik, plus_ij, plus_kj),
-        one_negative(k.s, j.s, i.s, minus_kj, plus_ik, plus_ij),
-    )
-    (HG, WG), (HX, WX) = G, X
+    HG, WG, HX, WX = parts
+    differences = minus_ik, minus_kj, minus_ij
+    even = function.second_difference((i, k, j), differences, wider(wider(tau)), xp)
 
-    def products(left: Array, right: Array) -> tuple[Array, Array]:
-        return left[..., :, part, None], right[..., None, part, :]
+    def term(coefficient: Array, *pairs: tuple[Array, Array]) -> Array:
+        one, two = (first(a) * second(b) for a, b in pairs)
+        return cast(coefficient, HG, xp) * (one + two)
 
-    factors = (
-        ((HG, HX), (WG, WX), (HG, WX), (WG, HX)),
-        ((HX, HG), (WX, WG), (HX, WG), (WX, HG)),
-    )
-    terms = []
-    for coefficient, one, two in zip(coefficients, *factors, strict=True):
-        a, b = products(*one)
-        d, e = products(*two)
-        terms.append(cast(coefficient, HG, xp) * (a * b + d * e))
-    hermitian = xp.sum(terms[0] + terms[1], axis=-2)
-    skewed = xp.sum(terms[2] + terms[3], axis=-2)
+    odd = one_negative(i.s, j.s, k.s, minus_ij, plus_ik, plus_kj)
+    hermitian = term(even, (HG, HX), (HX, HG)) - term(odd, (WG, WX), (WX, WG))
+    left = one_negative(k.s, j.s, i.s, minus_kj, plus_ik, plus_ij)
+    right = one_negative(i.s, k.s, j.s, minus_ik, plus_ij, plus_kj)
+    skewed = term(right, (HG, WX), (HX, WG)) + term(left, (WG, HX), (WX, HG))
+    hermitian, skewed = xp.sum(hermitian, axis=-2), xp.sum(skewed, axis=-2)
     if not is_complex(HG, xp):
         # Of real matrices the two terms are each other's negative on the diagonal.
         skewed = skewed - identity_like(skewed, xp) * skewed

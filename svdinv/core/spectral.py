@@ -51,30 +51,19 @@ __all__ = [
 
 
 class Direction(NamedTuple):
-    """A derivative of a spectral map that is asked for.
-
-    Attributes
-    ----------
-    function : SpectralFunction
-        f and its divided differences.
-    tau : array or None
-        Parameter of f, shape (..., 1), or (..., k) if f is `weighted`.
-    X : array
-        Tangent of A, or cotangent of the result, shape (..., m, n).
-    dtau : array, optional
-        Tangent of tau, of its shape.
-    transposed : bool, optional
-        Whether to compute the cotangent of tau.
-    ratio : array, optional
-        tau / s_1, of the shape of tau, if that is the parameter, with `transposed`.
-    """
+    """A derivative of a spectral map that is asked for."""
 
     function: SpectralFunction
     tau: Any
+    """Parameter of f or None, shape (..., 1), or (..., k) if f is `weighted`."""
     X: Array
+    """Tangent of A, or cotangent of the result, shape (..., m, n)."""
     dtau: Any = None
+    """Tangent of tau, of its shape."""
     transposed: bool = False
+    """Whether to compute the cotangent of tau."""
     ratio: Any = None
+    """tau / s_1, of the shape of tau, if that is the parameter, with `transposed`."""
 
 
 class SVDFactors(NamedTuple):
@@ -92,30 +81,18 @@ class SVDFactors(NamedTuple):
         self, function: SpectralFunction, A: Array, tau: Any, xp: Namespace
     ) -> Array:
         """Compute U f(S) V^H, shape (..., m, n)."""
-        U, S, Vh = self
-        y = cast(function.value(S, tau, xp), A, xp)
-        return (U * y[..., None, :]) @ Vh
+        return self.composed(function.value(self.S, tau, xp), xp)
+
+    def composed(self, y: Array, xp: Namespace) -> Array:
+        """Compute U diag(y) V^H, shape (..., m, n)."""
+        return (self.U * cast(y, self.U, xp)[..., None, :]) @ self.Vh
 
     def derivative(self, A: Array, d: Direction, xp: Namespace) -> tuple[Array, Any]:
         """Apply the derivative of the map, which is its own transpose.
 
-        Parameters
-        ----------
-        A : array
-            Matrices, shape (..., m, n).
-        d : Direction
-            What to apply it to.
-        xp : namespace
-            Array namespace.
-
-        Returns
-        -------
-        array
-            DF(A)[X], plus df/dtau dtau, or what reaches A through s_1 if `ratio` is
-            given; shape (..., m, n).
-        array or None
-            Cotangent of tau, or of `ratio`, of its shape, if `transposed` and f has
-            one.
+        Gives DF(A)[X], plus df/dtau dtau, or what reaches A through s_1 if `d.ratio` is
+        given, shape (..., m, n); and the cotangent of tau, or of `d.ratio`, of its
+        shape, if `d.transposed` and f has one, else None.
         """
         U, S, Vh = self
         function, tau, X = d.function, d.tau, d.X
@@ -131,6 +108,21 @@ class SVDFactors(NamedTuple):
             gtau = to_tau(function, slope * real_diagonal(K, xp), xp)
         if d.ratio is not None:
             shift, gtau = through_largest(d.ratio, gtau, S, xp)
+        return self.recomposed(c, X, XV, K, shift, (tall, wide), xp), gtau
+
+    def recomposed(
+        self,
+        c: Coefficients,
+        X: Array,
+        XV: Array,
+        K: Array,
+        shift: Array | None,
+        sides: tuple[bool, bool],
+        xp: Namespace,
+    ) -> Array:
+        """DF(A)[X] + U diag(shift) V^H, from K = U^H X V and `outside_ranges`."""
+        U, _, Vh = self
+        tall, wide = sides
         # D- o herm(K) + D+ o skew(K) - K diag(phi) - diag(phi) K, in few passes
         half, phi = 0.5 * K, cast(c.phi, K, xp)
         even, odd = c.difference + c.sum_quotient, c.difference - c.sum_quotient
@@ -138,8 +130,7 @@ class SVDFactors(NamedTuple):
             even = even - 2 * c.phi[..., None, :]
         if wide:
             even = even - 2 * c.phi[..., :, None]
-        right = cast(even, K, xp) * half + cast(odd, K, xp) * adjoint(half, xp)
-        left = U @ right
+        left = U @ (cast(even, K, xp) * half + cast(odd, K, xp) * adjoint(half, xp))
         if tall:
             left = left + XV * phi[..., None, :]
         if shift is not None:
@@ -147,7 +138,7 @@ class SVDFactors(NamedTuple):
         result = left @ Vh
         if wide:
             result = result + (U * phi[..., None, :]) @ (adjoint(U, xp) @ X)
-        return result, gtau
+        return result
 
 
 class Coefficients(NamedTuple):
@@ -192,15 +183,15 @@ def coefficients(
         # ranges, one alone is always added to a larger one: it keeps what f makes of
         # it.
         small = s <= rounding_rtol(s, xp) * first(s)
-        single = ~_several(small, s, xp) & (y != 0)
+        number = xp.sum(xp.astype(small, s.dtype), axis=-1, keepdims=True)
+        single = (number == 1) & (y != 0)
         zero = small & ~single if closed else small
         s = xp.where(zero, xp.zeros_like(s), s)
         lone = small & ~zero
     a, b = pair(s, y)
     minus = function.difference(a, b, wider(tau), xp)
     plus = function.sum_quotient(a, b, minus, xp)
-    slope = xp.linalg.diagonal(minus)
-    phi = xp.where(s > 0, safe_divide(y, s, s > 0, xp), slope)
+    phi = over_s(y, s, minus, xp)
     if not has_phase or lone is not None:
         # f(s) / s on the diagonal of D+ belongs to the phases of the vectors. Of real
         # ones all that it multiplies is 0, but for rounding errors.
@@ -210,9 +201,9 @@ def coefficients(
     return Coefficients(s, y, phi, minus, plus)
 
 
-def _several(mask: Array, s: Array, xp: Namespace) -> Array:
-    """Whether more than one singular value of a matrix is in the mask, (..., 1)."""
-    return xp.sum(xp.astype(mask, s.dtype), axis=-1, keepdims=True) > 1
+def over_s(y: Array, s: Array, minus: Array, xp: Namespace) -> Array:
+    """Divide y by s; at 0 the slope, on the diagonal of the divided differences."""
+    return safe_divide(y, s, s > 0, xp, xp.linalg.diagonal(minus))
 
 
 def pair(s: Array, y: Array, t: Array | None = None) -> tuple[Sample, Sample]:

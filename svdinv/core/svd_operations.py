@@ -1,15 +1,17 @@
-"""The singular value decompositions as operations, and what is derived from them."""
+"""The decompositions as operations, and what is derived from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from svdinv.core.degenerate import check_repeated
 from svdinv.core.divided_differences import sampled_derivative
 from svdinv.core.gauge import Gauge, check_gauge, gauge_dependence, report_gauge
-from svdinv.core.namespace import Array, Namespace, cast, on_host, real
-from svdinv.core.operation import Operation, add
+from svdinv.core.namespace import Array, Namespace, on_host
+from svdinv.core.operation import Arrays, Operation, add
+from svdinv.core.spectral import SVDFactors, real_diagonal
 from svdinv.core.svd import svd, svd_pullback, svd_pushforward
 from svdinv.core.tolerances import eps
 from svdinv.core.truncated import (
@@ -18,28 +20,94 @@ from svdinv.core.truncated import (
     svd_lowrank_pushforward,
 )
 
-__all__ = ["SVD", "LowRankSVD", "Recompose"]
+__all__ = ["SVD", "Decomposition", "LowRankSVD", "Recompose"]
+
+
+class Decomposition(Operation):
+    """A, ... -> its factors.
+
+    The pullback is not the transpose of the pushforward where values repeat: see
+    `svdinv.core.degenerate`. Both take what is `saved` of the arguments and results.
+    """
+
+    gauge: Any = "ignore"
+    saves_inputs = False
+    saves_outputs = True
+
+    def push(self, x: Arrays, xp: Namespace) -> Any:
+        """Tangents of the factors."""
+        raise NotImplementedError
+
+    def pull(self, x: Arrays, xp: Namespace) -> Array:
+        """Cotangent of A."""
+        raise NotImplementedError
+
+    def dependence(self, factors: Arrays, g: Arrays, xp: Namespace) -> Array | None:
+        """Gauge dependence of cotangents."""
+        return None
+
+    def saved(self, x: Arrays, y: Arrays) -> Arrays:
+        """Give what `push` and `pull` read."""
+        return y
+
+    def anonymous(self):
+        """See `Operation`; one compiled value serves every gauge."""
+        if self.gauge == "ignore":
+            return self
+        return replace(self, gauge="ignore")  # type: ignore[type-var]
+
+    def tangent(self, x, y, dx, call, xp):
+        return call(_Push(self), *self.saved(x, y), dx[0])
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        return self.pulled(self.saved(x, y), g, call, xp)
+
+    def pulled(self, saved, g, call, xp):
+        """Cotangent of A, with a report of what depends on the gauge."""
+        if self.gauge != "ignore":
+            dependence = self.dependence(saved, g, xp)
+            if dependence is not None:
+                epsilon = eps(dependence, xp)
+                report = partial(report_gauge, gauge=self.gauge, epsilon=epsilon)
+                on_host(report, dependence, xp)
+        return call(_Pull(self.anonymous()), *saved, *g)
 
 
 @dataclass(frozen=True)
-class SVD(Operation):
+class _Push(Operation):
+    """(what a decomposition saved, dA) -> tangents of its factors."""
+
+    rule: Decomposition
+    transparent = True
+
+    def anonymous(self) -> _Push:
+        return _Push(self.rule.anonymous())
+
+    def value(self, x, xp):
+        return tuple(self.rule.push(x, xp))
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        *saved, _ = x
+        return *(None for _ in saved), *self.rule.pulled(saved, g, call, xp)
+
+
+@dataclass(frozen=True)
+class _Pull(Operation):
+    """(what a decomposition saved, cotangents of its factors) -> cotangent of A."""
+
+    rule: Decomposition
+    transparent = True
+
+    def value(self, x, xp):
+        return (self.rule.pull(x, xp),)
+
+
+@dataclass(frozen=True)
+class SVD(Decomposition):
     """A -> U, S, Vh, of which the derivatives are made.
 
-    The pullback is not the transpose of the pushforward where singular values
-    repeat: see `svdinv.core.degenerate`.
-
-    Attributes
-    ----------
-    full_matrices : bool
-        Square singular vector matrices instead of thin ones.
-    repeated : str
-        Rule inside a cluster of repeated singular values.
-    rtol : float or None
-        Gap, relative to the largest singular value, up to which the rule acts.
-    gauge : {"ignore", "warn", "error"} or callable
-        What to do with a gauge-dependent loss.
-    epsilon : float or None
-        Relative precision of the cotangents, where it is not that of their dtype.
+    The fields are the options of `svd_pullback`, and what to do with a
+    gauge-dependent loss.
     """
 
     full_matrices: bool = False
@@ -47,114 +115,49 @@ class SVD(Operation):
     rtol: float | None = None
     gauge: Gauge = "ignore"
     epsilon: float | None = None
-    saves_inputs = False
-    saves_outputs = True
 
     def __post_init__(self) -> None:
         """Refuse bad values before any work is done."""
         check_repeated(self.repeated, self.rtol)
         check_gauge(self.gauge)
 
-    def anonymous(self) -> SVD:
-        """See `Operation`; one compiled value serves every gauge."""
-        return self if self.gauge == "ignore" else replace(self, gauge="ignore")
-
     def value(self, x, xp):
         return tuple(svd(x[0], full_matrices=self.full_matrices, xp=xp))
 
-    def tangent(self, x, y, dx, call, xp):
-        return call(_SVDPush(self), *y, dx[0])
+    def push(self, x, xp):
+        return svd_pushforward(*x, repeated=self.repeated, rtol=self.rtol, xp=xp)
 
-    def cotangent(self, x, y, g, wanted, call, xp):
-        if self.gauge != "ignore":
-            U, S, Vh = y
-            dependence = gauge_dependence(U, S, Vh, g[0], g[2], xp=xp)
-            report = partial(report_gauge, gauge=self.gauge, epsilon=eps(U, xp))
-            on_host(report, dependence, xp)
-        return call(_SVDPull(self.anonymous()), *y, *g)
+    def pull(self, x, xp):
+        rule, epsilon = self.repeated, self.epsilon
+        return svd_pullback(*x, repeated=rule, rtol=self.rtol, epsilon=epsilon, xp=xp)
 
-
-@dataclass(frozen=True)
-class _SVDPush(Operation):
-    """(U, S, Vh, dA) -> tangents of U, S and Vh."""
-
-    svd: SVD
-    transparent = True
-
-    def anonymous(self) -> _SVDPush:
-        return _SVDPush(self.svd.anonymous())
-
-    def value(self, x, xp):
-        rule = self.svd
-        return svd_pushforward(*x, repeated=rule.repeated, rtol=rule.rtol, xp=xp)
-
-    def cotangent(self, x, y, g, wanted, call, xp):
-        gA = self.svd.cotangent((None,), x[:3], g, (True,), call, xp)
-        return None, None, None, *gA
+    def dependence(self, factors, g, xp):
+        U, S, Vh = factors
+        return gauge_dependence(U, S, Vh, g[0], g[2], xp=xp)
 
 
 @dataclass(frozen=True)
-class _SVDPull(Operation):
-    """(U, S, Vh, gU, gS, gVh) -> cotangent of A."""
-
-    svd: SVD
-    transparent = True
-
-    def value(self, x, xp):
-        rule = self.svd
-        gA = svd_pullback(
-            *x, repeated=rule.repeated, rtol=rule.rtol, epsilon=rule.epsilon, xp=xp
-        )
-        return (gA,)
-
-
-@dataclass(frozen=True)
-class LowRankSVD(Operation):
+class LowRankSVD(Decomposition):
     """(A, sketch) -> U, S, Vh of a truncated SVD, with the derivative in A.
 
-    Attributes
-    ----------
-    rank : int
-        Number of triplets.
-    power : int
-        Number of power iterations.
+    Of `rank` triplets, by a number of iterations, `power`.
     """
 
     rank: int
     power: int
-    saves_outputs = True
+    saves_inputs = True
 
     def value(self, x, xp):
         return tuple(svd_lowrank(*x, rank=self.rank, power=self.power, xp=xp))
 
-    def tangent(self, x, y, dx, call, xp):
-        return call(_LowRankPush(), x[0], *y, dx[0])
+    def saved(self, x, y):
+        return x[0], *y
 
-    def cotangent(self, x, y, g, wanted, call, xp):
-        return call(_LowRankPull(), x[0], *y, *g)
+    def push(self, x, xp):
+        return svd_lowrank_pushforward(*x, xp=xp)
 
-
-@dataclass(frozen=True)
-class _LowRankPush(Operation):
-    """(A, U, S, Vh, dA) -> tangents of U, S and Vh."""
-
-    transparent = True
-
-    def value(self, x, xp):
-        return tuple(svd_lowrank_pushforward(*x, xp=xp))
-
-    def cotangent(self, x, y, g, wanted, call, xp):
-        return None, None, None, None, *call(_LowRankPull(), *x[:4], *g)
-
-
-@dataclass(frozen=True)
-class _LowRankPull(Operation):
-    """(A, U, S, Vh, gU, gS, gVh) -> cotangent of A."""
-
-    transparent = True
-
-    def value(self, x, xp):
-        return (svd_lowrank_pullback(*x, xp=xp),)
+    def pull(self, x, xp):
+        return svd_lowrank_pullback(*x, xp=xp)
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,8 @@ class Recompose(Operation):
     """
 
     def value(self, x, xp):
-        _, y, _, U, _, Vh = x
-        return (_composed(U, y, Vh, xp),)
+        _, y, _, *factors = x
+        return (SVDFactors(*factors).composed(y, xp),)
 
     def tangent(self, x, y, dx, call, xp):
         return call(_RecomposePush(), *dx[:2], *x[1:])
@@ -183,12 +186,13 @@ class _RecomposePush(Operation):
     transparent = True
 
     def value(self, x, xp):
-        dA, dy, y, differences, U, S, Vh = x
+        dA, dy, y, differences, *factors = x
+        factors = SVDFactors(*factors)
         moved = turned = None
         if dA is not None:
-            moved, _ = sampled_derivative(U, S, Vh, y, differences, dA, xp=xp)
+            moved, _ = sampled_derivative(factors, y, differences, dA, xp)
         if dy is not None:
-            turned = _composed(U, dy, Vh, xp)
+            turned = factors.composed(dy, xp)
         return (add(moved, turned),)
 
 
@@ -199,10 +203,6 @@ class _RecomposePull(Operation):
     transparent = True
 
     def value(self, x, xp):
-        G, y, differences, U, S, Vh = x
-        gA, K = sampled_derivative(U, S, Vh, y, differences, G, xp=xp)
-        return gA, real(xp.linalg.diagonal(K), xp)
-
-
-def _composed(U: Array, y: Array, Vh: Array, xp: Namespace) -> Array:
-    return (U * cast(y, U, xp)[..., None, :]) @ Vh
+        G, y, differences, *factors = x
+        gA, K = sampled_derivative(SVDFactors(*factors), y, differences, G, xp)
+        return gA, real_diagonal(K, xp)

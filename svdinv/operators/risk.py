@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from svdinv.core.backend import Backend
-from svdinv.core.divergence import soft_divergence
 from svdinv.core.namespace import Array, abs_max, binary_scale, cast, is_complex
+from svdinv.core.spectral import coefficients
 from svdinv.core.svd_operations import SVD
+from svdinv.core.thresholds import Soft
 from svdinv.operators._arguments import lengths, per_batch
 from svdinv.operators._registry import operator
 
@@ -100,5 +101,10 @@ def _unit(backend: Backend, A: Array, *sizes: Array) -> Array:
 
 
 def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
-    xp, shape = backend.xp, lengths(backend, A)
-    return soft_divergence(S, tau[..., None], shape, is_complex(A, xp), xp)
+    """Sum of the eigenvalues D-_ij, D+_ij and phi_i of the derivative [1]_."""
+    xp, (m, n) = backend.xp, lengths(backend, A)
+    has_phase = is_complex(A, xp)
+    c = coefficients(Soft(), S, tau[..., None], True, has_phase, xp)
+    inside = 0.5 * xp.sum(c.difference + c.sum_quotient, axis=(-2, -1))
+    trace = inside + abs(m - n) * xp.sum(c.phi, axis=-1)
+    return 2 * trace if has_phase else trace
