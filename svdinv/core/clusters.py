@@ -6,32 +6,24 @@ a square on the diagonal of a k x k array.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
-from svdinv.core.namespace import Array, Namespace
-
-__all__ = ["Windows", "find_windows"]
+from svdinv.core.namespace import Array, Namespace, any_on_host, is_writable
 
 
 class Windows(NamedTuple):
-    """Windows of one width along the singular values, one around each cluster.
-
-    Attributes
-    ----------
-    matrix : array
-        Which matrix of the batch each window lies in, shape (w, 1).
-    index : array
-        The singular values in each window, shape (w, c).
-    inside : array
-        Which pairs of a window lie in its cluster, boolean, shape (w, c, c).
-    mask : array
-        Which pairs of the batch these are, boolean, shape (b, k, k).
-    """
+    """Windows of one width along the singular values, one around each cluster."""
 
     matrix: Array
+    """Which matrix of the batch each window lies in, shape (w, 1)."""
     index: Array
+    """The singular values in each window, shape (w, c)."""
     inside: Array
+    """Which pairs of a window lie in its cluster, boolean, shape (w, c, c)."""
     mask: Array
+    """Which pairs of the batch these are, boolean, shape (b, k, k)."""
 
     def values(self, x: Array) -> Array:
         """Elements of `x`, shape (b, k), in the windows: (w, c)."""
@@ -46,29 +38,48 @@ class Windows(NamedTuple):
         X[self.mask] = part if isinstance(part, float) else part[self.inside]
 
 
+def in_clusters(
+    adjacent: Array,
+    singleton: Array,
+    distinct: Callable[..., Array],
+    rule: Callable[..., Array],
+    arrays: tuple[Array, ...],
+    xp: Namespace,
+) -> Array:
+    """Compute `rule(*arrays, windows)` within clusters, and `distinct` elsewhere.
+
+    Only pairs within a cluster need the rule, and few pairs lie in one. `adjacent` and
+    `singleton` are those of `find_windows`, with any batch; `windows` are None where
+    the arrays are whole, as they are for the rule where nobody can look at them.
+    """
+    found = any_on_host(xp.concat([adjacent, singleton], axis=-1), xp)
+    if found is None or (found and not is_writable(xp)):
+        return rule(*arrays, None)
+    if not found:
+        return distinct(*arrays, None)
+    # Counted, not -1: of one singular value, `adjacent` is empty.
+    shape, ndim = singleton.shape, len(singleton.shape) - 1
+    batch = math.prod(shape[:ndim])
+    adjacent, singleton, *flat = (
+        xp.reshape(x, (batch, *x.shape[ndim:])) for x in (adjacent, singleton, *arrays)
+    )
+    windows = find_windows(adjacent, singleton, xp)
+    block = distinct(*flat, windows)
+    windows.fill(block, rule(*flat, windows))
+    return xp.reshape(block, (*shape, shape[-1]))
+
+
 def find_windows(adjacent: Array, singleton: Array, xp: Namespace) -> Windows:
-    """Find the windows around all clusters of a batch.
+    """Find the windows around all clusters of a batch, whose values can be looked at.
 
-    Parameters
-    ----------
-    adjacent : array
-        Whether a singular value and the next are in one cluster, shape (b, k - 1).
-    singleton : array
-        Which singular values are a cluster even by themselves, shape (b, k).
-    xp : namespace
-        Array namespace, whose arrays can be looked at.
-
-    Returns
-    -------
-    Windows
-        As wide as the largest cluster; whole matrices if these are smaller in all.
+    `adjacent` tells whether a singular value and the next are in one cluster, shape
+    (b, k - 1), `singleton` which are one even by themselves, (b, k). Windows are as
+    wide as the largest cluster; whole matrices if these are smaller in all.
     """
     k = singleton.shape[-1]
     edge = xp.zeros_like(singleton[:, :1])
-    before, after = (
-        xp.concat([edge, adjacent], axis=1),
-        xp.concat([adjacent, edge], axis=1),
-    )
+    before = xp.concat([edge, adjacent], axis=1)
+    after = xp.concat([adjacent, edge], axis=1)
     matrix, first = xp.nonzero(~before & (after | singleton))
     _, last = xp.nonzero(~after & (before | singleton))
     width = int(xp.max(last - first)) + 1

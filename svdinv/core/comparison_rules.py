@@ -9,8 +9,6 @@ from __future__ import annotations
 from svdinv.core.namespace import Array, Namespace, identity_like, safe_divide
 from svdinv.core.tolerances import vanishing
 
-__all__ = ["COMPARISON_RULES", "comparison_rule"]
-
 COMPARISON_RULES = ("clip", "taylor", "lorentz", "none")
 
 TAYLOR_DEGREE = 9  # of the series in (s_j / s_i)^2, as in Wang et al. (2021)
@@ -18,23 +16,9 @@ LORENTZ_BROADENING = 1e-12  # epsilon of x / (x^2 + epsilon), Liao et al. (2019)
 
 
 def comparison_rule(name: str, s: Array, tol: float, xp: Namespace) -> Array:
-    """Antisymmetric E, in place of 1 / (s_j - s_i).
+    """Antisymmetric E, in place of 1 / (s_j - s_i), shape (..., k, k).
 
-    Parameters
-    ----------
-    name : str
-        One of `COMPARISON_RULES`.
-    s : array
-        Scaled singular values, sorted downwards, shape (..., k).
-    tol : float
-        Gap up to which two singular values count as equal.
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    array
-        Shape (..., k, k).
+    Two values of `s`, scaled and sorted downwards, count as equal up to `tol`.
     """
     si, sj = s[..., :, None], s[..., None, :]
     gap = sj - si

@@ -12,11 +12,11 @@ tolerance is relative.
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from numbers import Real
 from typing import NamedTuple
 
-from svdinv.core.clusters import Windows, find_windows
+from svdinv.core.clusters import Windows, in_clusters
 from svdinv.core.comparison_rules import COMPARISON_RULES, comparison_rule
 from svdinv.core.namespace import (
     Array,
@@ -29,11 +29,11 @@ from svdinv.core.namespace import (
     herm,
     identity_like,
     is_complex,
-    is_writable,
     real,
     safe_divide,
     skew,
 )
+from svdinv.core.spectral import diagonal_matrices, real_diagonal
 from svdinv.core.tolerances import (
     cluster_rtol,
     eps,
@@ -43,32 +43,14 @@ from svdinv.core.tolerances import (
     vanishing,
 )
 
-__all__ = [
-    "REPEATED_RULES",
-    "Values",
-    "check_repeated",
-    "cluster_part",
-    "consistent_block",
-    "cotangent_values",
-    "diagonal_matrix",
-    "inverse_sum",
-    "linear_rule",
-    "log_derivative",
-    "reciprocal",
-    "smooth_at_zero",
-    "vector_block",
-]
-
 REPEATED_RULES = ("consistent", "minimum-norm", "drop", *COMPARISON_RULES)
 
 ERROR_FACTOR = 10  # predicted errors that contradict an estimate
 RATIO_ERROR = 0.3  # of a ratio, relative to 1 / s: there may be a penalty after all
-SLOPE_RATIO_OF_GAUGE = (
-    100  # quotient over the largest slope that a gauge-dependent loss exceeds
-)
-SLOPE_RATIO_AT_ZERO = (
-    1e4  # slope at 0 over the largest elsewhere, for a function to be smooth
-)
+# Quotient over the largest slope that a gauge-dependent loss exceeds.
+SLOPE_RATIO_OF_GAUGE = 100
+# Slope at 0 over the largest elsewhere, for a function to be smooth.
+SLOPE_RATIO_AT_ZERO = 1e4
 
 
 def check_repeated(repeated: object, rtol: object) -> None:
@@ -108,60 +90,37 @@ def vector_block(
     epsilon: float | None,
     xp: Namespace,
 ) -> Array:
-    """Middle factor of the pullback by any rule.
+    """Middle factor of the pullback by any rule, shape (..., k, k).
 
     Parameters
     ----------
-    s, M, NH, gS, rtol, xp
-        As for `consistent_block`.
-    repeated : str
-        One of `REPEATED_RULES`.
-    epsilon : float or None
-        Relative precision of the cotangents; None for that of their dtype.
-
-    Returns
-    -------
-    array
-        Shape (..., k, k).
+    s : array
+        Scaled singular values, sorted downwards, shape (..., k).
+    M, NH : array
+        U^H gU and (V^H gV)^H, shape (..., k, k).
+    gS : array
+        Cotangent of the scaled singular values, real, shape (..., k).
+    repeated, rtol, epsilon, xp
+        As for `svdinv.core.svd_pullback`.
     """
     if repeated != "consistent":
-        return _linear_block(s, M, NH, repeated, rtol, xp) + diagonal_matrix(gS, M, xp)
+        block = _linear_block(s, M, NH, repeated, rtol, xp)
+        return block + diagonal_matrices(gS, M, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
+    rule = partial(consistent_block, xp, rtol, epsilon)
+    distinct = partial(_distinct_block, xp)
+    adjacent, negligible = adjacent_values(s, rtol, epsilon), s <= rounding_rtol(s, xp)
+    return in_clusters(adjacent, negligible, distinct, rule, (s, M, NH, gS), xp)
+
+
+def adjacent_values(s: Array, rtol: float | None, epsilon: float) -> Array:
+    """Whether each value is so close to the next that it is a rule's."""
     reach = max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
-    adjacent = s[..., :-1] - s[..., 1:] <= reach
-    negligible = s <= rounding_rtol(s, xp)
-    found = any_on_host(xp.concat([adjacent, negligible[..., -1:]], axis=-1), xp)
-    if found is None or (found and not is_writable(xp)):
-        return consistent_block(s, M, NH, gS, rtol, epsilon, xp)
-    if not found:
-        return _distinct_block(s, M, NH, gS, None, xp)
-    # Only pairs within a cluster need the rule, and few pairs lie in one.
-    shape, k = M.shape, s.shape[-1]
-    # Counted, not -1: of one singular value, `adjacent` is empty.
-    batch = math.prod(shape[:-2])
-    s, gS, adjacent, negligible = (
-        xp.reshape(x, (batch, x.shape[-1])) for x in (s, gS, adjacent, negligible)
-    )
-    M, NH = (xp.reshape(X, (batch, k, k)) for X in (M, NH))
-    windows = find_windows(adjacent, negligible, xp)
-    block = _distinct_block(s, M, NH, gS, windows, xp)
-    part = consistent_block(s, M, NH, gS, rtol, epsilon, xp, windows)
-    windows.fill(block, part)
-    return xp.reshape(block, shape)
-
-
-def diagonal_matrix(x: Array, like: Array, xp: Namespace) -> Array:
-    """Diagonal matrices with `x` on the diagonal, in the dtype of the square `like`."""
-    return identity_like(like, xp) * cast(x, like, xp)[..., None]
+    return abs(s[..., 1:] - s[..., :-1]) <= reach
 
 
 def _distinct_block(
-    s: Array,
-    M: Array,
-    NH: Array,
-    gS: Array,
-    windows: Windows | None,
-    xp: Namespace,
+    xp: Namespace, s: Array, M: Array, NH: Array, gS: Array, windows: Windows | None
 ) -> Array:
     """Middle factor of the pullback in few passes, for distinct values.
 
@@ -207,23 +166,8 @@ def linear_rule(
 ) -> tuple[Array, Array | None]:
     """E and W of one of the rules that are linear in the cotangents.
 
-    Parameters
-    ----------
-    s : array
-        Scaled singular values, sorted downwards, shape (..., k).
-    repeated : str
-        One of `REPEATED_RULES` except ``"consistent"``.
-    rtol : float or None
-        Gap up to which two singular values count as equal.
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    E : array
-        Antisymmetric, shape (..., k, k).
-    W : array or None
-        Weights of the completion, shape (..., k, k); None where there is none.
+    `s` is scaled and sorted downwards, `repeated` any rule but ``"consistent"``. E is
+    antisymmetric, and W None where there is no completion; shape (..., k, k).
     """
     tol = cluster_rtol(s, rtol, xp)
     if repeated in COMPARISON_RULES:
@@ -246,14 +190,14 @@ def linear_rule(
 
 
 def consistent_block(
+    xp: Namespace,
+    rtol: float | None,
+    epsilon: float,
     s: Array,
     M: Array,
     NH: Array,
     gS: Array,
-    rtol: float | None,
-    epsilon: float,
-    xp: Namespace,
-    windows: Windows | None = None,
+    windows: Windows | None,
 ) -> Array:
     """Middle factor of the pullback by the consistent rule.
 
@@ -268,29 +212,9 @@ def consistent_block(
     ratio without g', and the minimum norm. Among zero singular values f/s tends
     to f'(0) and M_ij / s_j = K_ij f(s_j) / s_j carries it to full accuracy.
 
-    Parameters
-    ----------
-    s : array
-        Scaled singular values, sorted downwards, shape (..., k).
-    M, NH : array
-        U^H gU and (V^H gV)^H, shape (..., k, k).
-    gS : array
-        Cotangent of the scaled singular values, real, shape (..., k).
-    rtol : float or None
-        Gap up to which the estimates compete; None for sqrt(epsilon).
-    epsilon : float
-        Relative precision of the cotangents.
-    xp : namespace
-        Array namespace.
-    windows : Windows, optional
-        Parts of the matrices, of shapes (b, k) and (b, k, k), to which to apply it.
-
-    Returns
-    -------
-    array
-        Shape (..., k, k), or (w, c, c) in the windows, where only pairs in their
-        clusters have a meaning. Homogeneous of degree one in (M, NH, gS), and linear
-        in them only outside the clusters.
+    Of shape (..., k, k), or (w, c, c) in windows of matrices (b, k, k), where only
+    pairs in their clusters have a meaning. Homogeneous of degree one in (M, NH, gS),
+    and linear in them only outside the clusters.
     """
     v = cotangent_values(s, M, NH, gS, xp)
     if windows is not None:
@@ -322,10 +246,10 @@ def consistent_block(
     linear = ~unlike | (v.s <= rounding_rtol(s, xp))
     zero = _zero_part(v, left, right, pi * pj, linear & v.smooth, epsilon, xp)
     negligible = xp.maximum(si, sj) <= rounding_rtol(s, xp)
-    diagonal = diagonal_matrix(real(xp.linalg.diagonal(quotient), xp), M, xp)
+    diagonal = diagonal_matrices(real_diagonal(quotient, xp), M, xp)
     block = xp.where(negligible, xp.zeros_like(block), block)
     block = xp.where(zero, quotient - diagonal, block)
-    return (block + diagonal_matrix(v.gS, M, xp)) * scale
+    return (block + diagonal_matrices(v.gS, M, xp)) * scale
 
 
 class Values(NamedTuple):
@@ -333,30 +257,19 @@ class Values(NamedTuple):
 
     Cotangents are normalised by their scale, because their squares in the rule would
     under- or overflow.
-
-    Attributes
-    ----------
-    s, inverse : array
-        Scaled singular values, and their reciprocals.
-    gS : array
-        Their cotangents.
-    columns, rows : array
-        Largest elements of the columns of M and of the rows of N^H.
-    smooth : array
-        Where `smooth_at_zero` holds.
-    most : array
-        Largest element of `gS`.
-    scale : array
-        What was divided by.
     """
 
     s: Array
     inverse: Array
+    """1 / s."""
     gS: Array
     columns: Array
+    """Largest elements of the columns of M, and `rows` of those of N^H."""
     rows: Array
     smooth: Array
+    """Where `smooth_at_zero` holds."""
     most: Array
+    """Largest element of `gS`."""
     scale: Array
 
     def size(self, xp: Namespace) -> Array:
@@ -385,25 +298,10 @@ def cotangent_values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) ->
 def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
     """Tell where cotangents vanish with their singular value, as for smooth f.
 
-    An odd smooth f(s) is f'(0) s at rounding level, and so are the cotangents of
-    its singular vectors. Larger ones would be blown up by 1 / s; they belong to a
-    loss that has no derivative there, or not through these vectors.
-
-    Parameters
-    ----------
-    s : array
-        Scaled singular values, shape (..., k).
-    size : array
-        Largest cotangents of each pair of singular vectors, shape (..., k).
-    gS : array
-        Cotangent of the scaled singular values, shape (..., k).
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    array
-        Boolean, shape (..., k); true for all singular values above rounding level.
+    `size` are the largest cotangents of each pair of singular vectors. An odd smooth
+    f(s) is f'(0) s at rounding level, and so are they. Larger ones would be blown up
+    by 1 / s; they belong to a loss that has no derivative there, or not through these
+    vectors. True for all singular values above rounding level.
     """
     significant = s > rounding_rtol(s, xp)
     # Of small values the slope may be that of a constant, |f(0)| / s: bounded so
@@ -414,6 +312,18 @@ def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
     slopes = xp.where(significant, size, xp.zeros_like(size)) / bounded
     slope = xp.max(xp.maximum(slopes, xp.abs(gS)), axis=-1, keepdims=True)
     return significant | (size <= SLOPE_RATIO_AT_ZERO * s * slope)
+
+
+def outside_weight(
+    s: Array, gS: Array, cotangents: tuple[Array, ...], xp: Namespace
+) -> Array:
+    """1 / s, and 0 where cotangents (..., n, k) do not vanish with their s."""
+    weight = reciprocal(s, xp)
+    if any_on_host(s <= rounding_rtol(s, xp), xp) is False:
+        return weight
+    size = xp.maximum(*(xp.max(xp.abs(g), axis=-2) for g in cotangents))
+    smooth = smooth_at_zero(s, size, gS, xp)
+    return xp.where(smooth, weight, xp.zeros_like(weight))
 
 
 def cluster_part(

@@ -11,15 +11,16 @@ consistent rule of `svdinv.core.degenerate`. An eigenvalue 0 is like any other.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
-from svdinv.core.clusters import Windows, find_windows
+from svdinv.core.clusters import Windows, in_clusters
 from svdinv.core.degenerate import (
     Values,
+    adjacent_values,
     check_repeated,
     cluster_part,
     cotangent_values,
-    diagonal_matrix,
     linear_rule,
     log_derivative,
 )
@@ -27,18 +28,17 @@ from svdinv.core.namespace import (
     Array,
     Namespace,
     adjoint,
-    any_on_host,
     array_namespace,
     cast,
     herm,
-    is_writable,
     known_equal,
     last_size,
-    real,
     safe_divide,
+    scaled,
     skew,
 )
-from svdinv.core.tolerances import cluster_rtol, eps, neighbour_rtol, smallest, tiny
+from svdinv.core.spectral import diagonal_matrices, real_diagonal
+from svdinv.core.tolerances import cluster_rtol, eps, neighbour_rtol, tiny
 
 __all__ = ["EighResult", "eigh_gauge_dependence", "eigh_pullback", "eigh_pushforward"]
 
@@ -100,9 +100,12 @@ def eigh_pullback(
     n = last_size(w, xp)
     if gV is None or known_equal(n, 0) or known_equal(n, 1):
         return herm((V * cast(gw, V, xp)[..., None, :]) @ adjoint(V, xp), xp)
-    s, top = _scaled(w, xp)
+    s, top = scaled(w, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
-    block = _block(s, adjoint(V, xp) @ gV, gw * top, rtol, epsilon, xp)
+    adjacent = adjacent_values(s, rtol, epsilon)
+    rule, distinct = partial(_consistent, xp, rtol, epsilon), partial(_distinct, xp)
+    arrays = s, adjoint(V, xp) @ gV, gw * top
+    block = in_clusters(adjacent, s != s, distinct, rule, arrays, xp)
     return herm((V * cast(1 / top, V, xp)[..., None]) @ block @ adjoint(V, xp), xp)
 
 
@@ -116,37 +119,18 @@ def eigh_pushforward(
 ) -> EighResult:
     """Tangents of the eigendecomposition along the Hermitian part of a tangent of A.
 
-    Parameters
-    ----------
-    w, V : array
-        Eigenvalues, shape (..., n), and eigenvectors, shape (..., n, n).
-    dA : array
-        Tangent of A, shape (..., n, n).
-    rtol : float, optional
-        Gap, relative to the largest modulus, up to which two eigenvalues count as
-        equal, and their vectors do not turn against each other. Default: 64 eps.
-    xp : namespace, optional
-        Array namespace; inferred from the arrays if not given.
-
-    Returns
-    -------
-    EighResult
-        dw and dV, of the shapes of w and V.
-
-    Raises
-    ------
-    ValueError
-        If `rtol` lies outside [0, 1).
+    Arguments are as for `eigh_pullback`. Up to a gap `rtol`, by default 64 eps, two
+    eigenvalues count as equal, and their vectors do not turn against each other.
     """
     check_repeated("consistent", rtol)
     xp = array_namespace(w, V) if xp is None else xp
     if known_equal(last_size(w, xp), 0):
         return EighResult(xp.zeros_like(w), xp.zeros_like(V))
-    s, top = _scaled(w, xp)
+    s, top = scaled(w, xp)
     P = herm(adjoint(V, xp) @ dA @ V, xp)
     E, _ = linear_rule(s, "drop", rtol, xp)
     dV = V @ (cast(E, V, xp) * (P * cast(1 / top, V, xp)[..., None]))
-    return EighResult(real(xp.linalg.diagonal(P), xp), dV)
+    return EighResult(real_diagonal(P, xp), dV)
 
 
 def eigh_gauge_dependence(
@@ -165,7 +149,7 @@ def eigh_gauge_dependence(
     xp = array_namespace(w, V) if xp is None else xp
     if known_equal(last_size(w, xp), 0):
         return xp.sum(w, axis=-1)
-    s, _ = _scaled(w, xp)
+    s, _ = scaled(w, xp)
     # Normalised first, because the squares may underflow.
     size = xp.max(xp.abs(gV), axis=(-2, -1), keepdims=True)
     M = adjoint(V, xp) @ (gV / cast(xp.where(size > 0, size, 1 + 0 * size), V, xp))
@@ -176,51 +160,26 @@ def eigh_gauge_dependence(
     return xp.sqrt(safe_divide(free, total, total > 0, xp))
 
 
-def _scaled(w: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Values over the largest modulus, and that as (..., 1); 1 for a zero matrix."""
-    top = xp.max(xp.abs(w), axis=-1, keepdims=True)
-    top = xp.where(top >= smallest(w, xp), top, xp.ones_like(top))
-    return w / top, top
-
-
-def _block(
-    s: Array,
-    M: Array,
-    gs: Array,
-    rtol: float | None,
-    epsilon: float,
-    xp: Namespace,
+def _distinct(
+    xp: Namespace, s: Array, M: Array, gs: Array, windows: Windows | None
 ) -> Array:
-    """Middle factor diag(gs) + E * skew(M) of the pullback."""
-    reach = max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
-    joined = xp.abs(s[..., 1:] - s[..., :-1]) <= reach
-    found = any_on_host(joined, xp)
-    if found is None or (found and not is_writable(xp)):
-        return _consistent(s, M, gs, None, rtol, epsilon, xp)
-    # Only pairs within a cluster need the rule, and few pairs lie in one.
-    shape, n = M.shape, s.shape[-1]
-    s, gs, joined = (xp.reshape(x, (-1, x.shape[-1])) for x in (s, gs, joined))
-    M = xp.reshape(M, (-1, n, n))
-    eye = xp.eye(n, dtype=s.dtype, device=getattr(s, "device", None))
-    gap = s[:, None, :] - s[:, :, None] + eye
-    windows = find_windows(joined, s != s, xp) if found else None
+    """Middle factor diag(gs) + E * skew(M) of the pullback, for distinct values."""
+    eye = xp.eye(s.shape[-1], dtype=s.dtype, device=getattr(s, "device", None))
+    gap = s[..., None, :] - s[..., :, None] + eye
     if windows is not None:
         windows.fill(gap, 1.0)
     block = skew(M, xp) / cast(gap, M, xp)
-    block = xp.where(eye > 0, diagonal_matrix(gs, M, xp), block)
-    if windows is not None:
-        windows.fill(block, _consistent(s, M, gs, windows, rtol, epsilon, xp))
-    return xp.reshape(block, shape)
+    return xp.where(eye > 0, diagonal_matrices(gs, M, xp), block)
 
 
 def _consistent(
+    xp: Namespace,
+    rtol: float | None,
+    epsilon: float,
     s: Array,
     M: Array,
     gs: Array,
     windows: Windows | None,
-    rtol: float | None,
-    epsilon: float,
-    xp: Namespace,
 ) -> Array:
     """Middle factor, with M / 2 as M and M^H / 2 as N^H of the rule for the SVD.
 
@@ -240,13 +199,13 @@ def _consistent(
     # Moore and Penrose's solution is 0, off by what is there in a function's stead.
     norm = xp.zeros_like(B), xp.abs(B) * v.inverse[..., None]
     part = cluster_part(v, 2 * skew(M, xp), B, slope, norm, near, epsilon, xp)
-    return (part + diagonal_matrix(v.gS, M, xp)) * scale
+    return (part + diagonal_matrices(v.gS, M, xp)) * scale
 
 
 def _steepness(v: Values, B: Array, near: Array, xp: Namespace) -> Array:
     """Guess |f'/f| from the cotangents, as 1 / s is for singular values."""
     weight = xp.astype(near, v.s.dtype, copy=False)
     g = xp.sum(weight * xp.abs(v.gS)[..., None, :], axis=-1)
-    b = xp.sum(weight * xp.abs(real(xp.linalg.diagonal(B), xp))[..., None, :], axis=-1)
+    b = xp.sum(weight * xp.abs(real_diagonal(B, xp))[..., None, :], axis=-1)
     # Not less than for a function that changes over the largest modulus.
     return 1 + safe_divide(g, b, b > tiny(b, xp), xp)

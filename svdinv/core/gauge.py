@@ -165,25 +165,11 @@ def gauge_dependence(
 def report_gauge(dependence: Any, gauge: Gauge, epsilon: float) -> None:
     """Do what `gauge` asks for with the gauge dependence of one backward pass.
 
-    Parameters
-    ----------
-    dependence : array
-        As returned by `gauge_dependence`. ``"warn"`` and ``"error"`` read it on
-        the host; a callable gets it as it is.
-    gauge : {"ignore", "warn", "error"} or callable
-        What to do.
-    epsilon : float
-        Machine epsilon of the cotangents.
-
-    Raises
-    ------
-    GaugeError
-        If `gauge` is ``"error"`` and a matrix's cotangents are gauge-dependent.
+    ``"warn"`` and ``"error"`` read it on the host; a callable gets it as it is.
+    `epsilon` is that of the cotangents.
     """
     if callable(gauge):
         gauge(dependence)
-        return
-    if gauge == "ignore":
         return
     tolerance = gauge_tolerance(epsilon)
     # Only the standard's arrays have no methods.

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from svdinv.core.functions import Sample, extreme_difference
+from svdinv.core.functions import Sample, Triple, extreme_difference, middle_parts
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -26,6 +26,7 @@ from svdinv.core.namespace import (
     known_equal,
     safe_divide,
 )
+from svdinv.core.spectral import pair
 from svdinv.core.tolerances import rounding_rtol
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
     "hermitian_second_derivative",
 ]
 
-Triple: TypeAlias = tuple[Sample, Sample, Sample]
 Factors: TypeAlias = tuple[Array, Array]
 
 
@@ -226,22 +226,7 @@ def _series(u: tuple[Array, ...], coefficients: tuple[float, ...]) -> Array:
 def hermitian_map(
     function: HermitianFunction, factors: Factors, xp: Namespace
 ) -> Array:
-    """V diag(f(w)) V^H.
-
-    Parameters
-    ----------
-    function : HermitianFunction
-        f and its divided differences.
-    factors : tuple of array
-        Eigenvalues w, shape (..., n), and eigenvectors V, shape (..., n, n).
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    array
-        Hermitian, shape (..., n, n).
-    """
+    """V diag(f(w)) V^H, of `factors` w, shape (..., n), and V, (..., n, n)."""
     w, V = factors
     if known_equal(w.shape[-1], 0):
         return xp.zeros_like(V)
@@ -254,17 +239,7 @@ def hermitian_derivative(
 ) -> Array:
     """Apply the derivative, which is its own transpose, to the Hermitian part of X.
 
-    Parameters
-    ----------
-    function, factors, xp
-        As for `hermitian_map`.
-    X : array
-        Tangent of A, or cotangent of f(A), shape (..., n, n).
-
-    Returns
-    -------
-    array
-        Hermitian, shape (..., n, n).
+    X is a tangent of A, or a cotangent of f(A), shape (..., n, n).
     """
     w, V = factors
     if known_equal(w.shape[-1], 0):
@@ -273,49 +248,30 @@ def hermitian_derivative(
     return _recompose(V, cast(d, V, xp) * _in_basis(V, X, xp), xp)
 
 
-# Elements of the largest temporary array in a sum of second differences.
-_SLICE = 2**21
-
-
 def hermitian_second_derivative(
     function: HermitianFunction, factors: Factors, X: Array, Y: Array, xp: Namespace
 ) -> Array:
     """Apply the second derivative, which is symmetric in X and Y.
 
-    Parameters
-    ----------
-    function, factors, xp
-        As for `hermitian_map`.
-    X, Y : array
-        Two tangents of A, or a cotangent of f(A) and a tangent of A, shape (..., n, n).
-
-    Returns
-    -------
-    array
-        Second derivative along X and Y, or the tangent along Y of the cotangent of A;
-        Hermitian, shape (..., n, n).
+    Of two tangents of A; or of a cotangent of f(A) and a tangent Y of A, for the
+    tangent along Y of the cotangent of A. Shapes are (..., n, n).
     """
     w, V = factors
-    n = w.shape[-1]
-    if known_equal(n, 0):
+    if known_equal(w.shape[-1], 0):
         return xp.zeros_like(X)
     p, d = _differences(function, w, xp)
     X, Y = _in_basis(V, X, xp), _in_basis(V, Y, xp)
-    size = math.prod(d.shape) if None not in d.shape else None
-    step = n if not size else max(1, min(n, _SLICE // size))
     i = Sample(*(x[..., :, None, None] for x in p))
     j = Sample(*(x[..., None, None, :] for x in p))
-    block: Array = None
-    for start in range(0, n, step) if n is not None else (0,):
-        part = slice(start, None if step is None else start + step)
+
+    def term(part: slice) -> Array:
         k = Sample(*(x[..., None, part, None] for x in p))
-        d_ik, d_kj = d[..., :, part, None], d[..., None, part, :]
-        second = function.second_difference(
-            (i, k, j), (d_ik, d_kj, d[..., :, None, :]), xp
-        )
+        known = d[..., :, part, None], d[..., None, part, :], d[..., :, None, :]
+        second = function.second_difference((i, k, j), known, xp)
         product = X[..., :, part, None] * Y[..., None, part, :]
-        term = xp.sum(cast(second, V, xp) * product, axis=-2)
-        block = term if block is None else block + term
+        return xp.sum(cast(second, V, xp) * product, axis=-2)
+
+    block = sum(term(part) for part in middle_parts(d))
     # X and Y the other way round give the conjugate transpose.
     return _recompose(V, 2 * block, xp)
 
@@ -326,8 +282,7 @@ def _differences(
     """Eigenvalues and values of f, and f[w_i, w_j]."""
     s = function.domain(w, xp)
     y = function.value(s, xp)
-    rows, columns = (x[..., :, None] for x in (s, y)), (x[..., None, :] for x in (s, y))
-    return (s, y), function.difference(Sample(*rows), Sample(*columns), xp)
+    return (s, y), function.difference(*pair(s, y), xp)
 
 
 def _in_basis(V: Array, X: Array, xp: Namespace) -> Array:

@@ -21,24 +21,23 @@ from svdinv.core.degenerate import (
     check_repeated,
     inverse_sum,
     linear_rule,
+    outside_weight,
     reciprocal,
-    smooth_at_zero,
     vector_block,
 )
 from svdinv.core.namespace import (
     Array,
     Namespace,
     adjoint,
-    any_on_host,
     array_namespace,
     cast,
     herm,
     known_equal,
     last_size,
     real,
+    scaled,
     skew,
 )
-from svdinv.core.tolerances import rounding_rtol, smallest
 
 __all__ = ["SVDResult", "svd", "svd_pullback", "svd_pushforward"]
 
@@ -140,33 +139,40 @@ def svd_pullback(
     check_repeated(repeated, rtol)
     xp = array_namespace(U, S, Vh) if xp is None else xp
     k = last_size(S, xp)
-    U1, V1h = _range(U, k), _range_h(Vh, k)
+    U1, V1h = U[..., :k], Vh[..., :k, :]
     if known_equal(k, 0):
         return U1 @ V1h
     if gU is None and gVh is None:
         gS = xp.zeros_like(S) if gS is None else gS
         return (U1 * cast(gS, U, xp)[..., None, :]) @ V1h
-    s, top = _scaled(S, xp)
+    s, top = scaled(S, xp)
     scale = cast(1 / top, U, xp)[..., None]
     gs = xp.zeros_like(S) if gS is None else gS * top
 
-    M = None if gU is None else adjoint(U1, xp) @ _range(gU, k)
-    NH = None if gVh is None else _range_h(gVh, k) @ adjoint(V1h, xp)
+    M = None if gU is None else adjoint(U1, xp) @ gU[..., :k]
+    NH = None if gVh is None else gVh[..., :k, :] @ adjoint(V1h, xp)
     M = xp.zeros_like(NH) if M is None else M
     NH = xp.zeros_like(M) if NH is None else NH
     block = vector_block(s, M, NH, gs, repeated, rtol, epsilon, xp)
+
+    def weighted(*cotangents: Array) -> Array:
+        if repeated == "consistent":
+            weight = outside_weight(s, gs, cotangents, xp)
+        else:
+            weight = reciprocal(s, xp)
+        return cast(weight, U, xp)[..., None, :]
 
     # With the parts (1 - U1 U1^H) gU1 / s of gU1 and gV1 outside the ranges of U1 and
     # V1: nothing is left of them, but rounding errors, where the factor is square.
     outside_U = outside_V = None
     if gU is not None and not known_equal(U.shape[-2], k):
         folded = _fold_null_space(U, gU, k, xp)
-        weight = _outside_weight(s, gs, folded, _range(gU, k), repeated, xp)
+        weight = weighted(folded, gU[..., :k])
         outside_U, block = folded * weight, block - M * weight
     if gVh is not None and not known_equal(Vh.shape[-1], k):
         gV = adjoint(gVh, xp)
         folded = _fold_null_space(adjoint(Vh, xp), gV, k, xp)
-        weight = _outside_weight(s, gs, folded, _range(gV, k), repeated, xp)
+        weight = weighted(folded, gV[..., :k])
         outside_V, block = folded * weight, block - xp.matrix_transpose(weight) * NH
     left = U1 @ block if outside_U is None else U1 @ block + outside_U
     left *= scale
@@ -218,9 +224,9 @@ def svd_pushforward(
     k = last_size(S, xp)
     if known_equal(k, 0):
         return SVDResult(xp.zeros_like(U), xp.zeros_like(S), xp.zeros_like(Vh))
-    U1, V1h = _range(U, k), _range_h(Vh, k)
+    U1, V1h = U[..., :k], Vh[..., :k, :]
     V1 = adjoint(V1h, xp)
-    s, top = _scaled(S, xp)
+    s, top = scaled(S, xp)
     scale = cast(1 / top, U, xp)[..., None]
 
     AV, AU = dA @ V1, adjoint(dA, xp) @ U1
@@ -238,43 +244,6 @@ def svd_pushforward(
     dU = _turn(U, omega, AV, P, inverse, k, xp)
     dV = _turn(adjoint(Vh, xp), psi, AU, adjoint(P, xp), inverse, k, xp)
     return SVDResult(dU, dS, adjoint(dV, xp))
-
-
-def _scaled(S: Array, xp: Namespace) -> tuple[Array, Array]:
-    """S over its largest value, and that value as (..., 1); 1 for a zero matrix."""
-    top = xp.max(S, axis=-1, keepdims=True)
-    top = xp.where(top >= smallest(S, xp), top, xp.ones_like(top))
-    return S / top, top
-
-
-def _outside_weight(
-    s: Array,
-    gs: Array,
-    folded: Array,
-    gQ: Array,
-    repeated: str,
-    xp: Namespace,
-) -> Array:
-    """1 / s as a row, and 0 where cotangents do not vanish with their s."""
-    weight = reciprocal(s, xp)
-    if (
-        repeated == "consistent"
-        and any_on_host(s <= rounding_rtol(s, xp), xp) is not False
-    ):
-        size = xp.maximum(*(xp.max(xp.abs(g), axis=-2) for g in (folded, gQ)))
-        smooth = smooth_at_zero(s, size, gs, xp)
-        weight = xp.where(smooth, weight, xp.zeros_like(weight))
-    return cast(weight, gQ, xp)[..., None, :]
-
-
-def _range(Q: Array, k: Any) -> Array:
-    """First k columns: Q1 of full factors, all of thin ones."""
-    return Q if known_equal(Q.shape[-1], k) else Q[..., :k]
-
-
-def _range_h(Qh: Array, k: Any) -> Array:
-    """First k rows."""
-    return Qh if known_equal(Qh.shape[-2], k) else Qh[..., :k, :]
 
 
 def _fold_null_space(Q: Array, gQ: Array, k: Any, xp: Namespace) -> Array:
@@ -295,7 +264,7 @@ def _turn(
     xp: Namespace,
 ) -> Array:
     """Tangent Q1 rotation + (image - Q1 P) S^+ of Q1, and that of Q2 against it."""
-    Q1 = _range(Q, k)
+    Q1 = Q[..., :k]
     if known_equal(Q.shape[-2], k):
         return Q1 @ rotation
     dQ1 = (image - Q1 @ P) * inverse + Q1 @ rotation

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from svdinv.core.degenerate import reciprocal, smooth_at_zero
+from svdinv.core.degenerate import outside_weight, reciprocal
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -31,13 +31,15 @@ from svdinv.core.namespace import (
     conj,
     identity_like,
     is_complex,
+    is_wide,
     known_equal,
     real,
     safe_divide,
+    scaled,
     while_loop,
 )
 from svdinv.core.svd import SVDResult, svd, svd_pullback, svd_pushforward
-from svdinv.core.tolerances import eps, rounding_rtol, smallest
+from svdinv.core.tolerances import eps, rounding_rtol
 
 __all__ = [
     "BLIND_STEPS",
@@ -65,36 +67,13 @@ def svd_lowrank(
     power: int = 2,
     xp: Namespace | None = None,
 ) -> SVDResult:
-    """Leading singular triplets by a randomized range finder [1]_.
+    """Leading `rank` singular triplets of A by a randomized range finder [1]_.
 
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    sketch : array
-        Random test matrix of the dtype of `A`, shape (..., n, l) with l <= min(m, n);
-        l is the rank and an oversampling of, say, 10 columns.
-    rank : int, optional
-        Number r <= l of triplets to return. Default: l, all that were computed.
-    power : int, optional
-        Power iterations, of two products with `A` each. Each multiplies the error of a
-        singular vector by about (s_{l+1} / s_j)^2, that of a singular value by the
-        square of it.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
+    `sketch` is a random matrix, shape (..., n, l) with l <= min(m, n), the rank and an
+    oversampling of, say, 10 columns. Each of the `power` iterations takes two products
+    with A and multiplies the error of a singular vector by about (s_{l+1} / s_j)^2,
+    that of a singular value by the square of it.
 
-    Returns
-    -------
-    SVDResult
-        U (..., m, r), S (..., r) sorted downwards, Vh (..., r, n).
-
-    Raises
-    ------
-    ValueError
-        If `rank` does not lie in 1, ..., l, or `power` is negative.
-
-    Notes
-    -----
     Every factorization is a QR of a matrix with l columns, but for an SVD of l x l:
     tall and wide matrices cost the same. Each iterate is orthonormalised, on either
     side (Algorithm 4.4 of [1]_), so that nothing is lost by squaring singular values.
@@ -137,24 +116,8 @@ def svd_lowrank_pullback(
 ) -> Array:
     """Cotangent of A from the cotangents of its leading singular triplets.
 
-    Parameters
-    ----------
-    A : array
-        Shape (..., m, n).
-    U, S, Vh : array
-        Leading singular triplets of A: shapes (..., m, r), (..., r), (..., r, n).
-    gU, gS, gVh : array or None
-        Cotangents, each of the shape of its factor and with dL = Re tr(g^H dx);
-        None for zero. gS is real.
-    epsilon : float, optional
-        Relative precision of the cotangents, as for `svd_pullback`.
-    xp : namespace, optional
-        Array namespace; inferred from the arrays if not given.
-
-    Returns
-    -------
-    array
-        gA, shape (..., m, n).
+    Arguments are as for `svd_pullback`, with U, S, Vh of shapes (..., m, r), (..., r),
+    (..., r, n) and A of shape (..., m, n).
 
     Notes
     -----
@@ -193,13 +156,9 @@ def svd_lowrank_pullback(
     inside = M, gS, adjoint(N, xp)
     block = svd_pullback(eye, S, eye, *inside, epsilon=epsilon, xp=xp)
 
-    s, top = _scaled(S, xp)
-    weight = reciprocal(s, xp)
-    if any_on_host(s <= rounding_rtol(s, xp), xp) is not False:
-        first, second = (xp.max(xp.abs(g), axis=-2) for g in (gU, gV))
-        gs = xp.zeros_like(S) if gS is None else gS * top
-        smooth = smooth_at_zero(s, xp.maximum(first, second), gs, xp)
-        weight = xp.where(smooth, weight, xp.zeros_like(weight))
+    s, top = scaled(S, xp)
+    gs = xp.zeros_like(S) if gS is None else gS * top
+    weight = outside_weight(s, gs, (gU, gV), xp)
     weight = cast(weight / top, U, xp)[..., None, :]
     sides = (gU - U @ M) * weight, (gV - V @ N) * weight
     X, Y = _outside(A, SVDResult(U, S, V), sides, xp)
@@ -217,22 +176,8 @@ def svd_lowrank_pushforward(
 ) -> SVDResult:
     """Tangents of the leading singular triplets along a tangent of A.
 
-    Parameters
-    ----------
-    A : array
-        Shape (..., m, n).
-    U, S, Vh : array
-        Leading singular triplets of A: shapes (..., m, r), (..., r), (..., r, n).
-    dA : array
-        Tangent of A, shape (..., m, n).
-    xp : namespace, optional
-        Array namespace; inferred from the arrays if not given.
-
-    Returns
-    -------
-    SVDResult
-        dU, dS and dVh, of the shapes of U, S and Vh. Inside a cluster of repeated
-        kept singular values by the minimum norm, as `svd_pushforward`.
+    Inside a cluster of repeated kept singular values by the minimum norm, as
+    `svd_pushforward`. Shapes are as for `svd_lowrank_pullback`.
     """
     xp = array_namespace(A, U, S, Vh) if xp is None else xp
     r = S.shape[-1]
@@ -244,7 +189,7 @@ def svd_lowrank_pushforward(
     P = adjoint(U, xp) @ AV
     eye = identity_like(P, xp)
     omega, dS, psi = svd_pushforward(eye, S, eye, P, xp=xp)
-    s, top = _scaled(S, xp)
+    s, top = scaled(S, xp)
     weight = cast(reciprocal(s, xp) / top, U, xp)[..., None, :]
     sides = (AV - U @ P) * weight, (AU - V @ adjoint(P, xp)) * weight
     X, Y = _outside(A, SVDResult(U, S, V), sides, xp)
@@ -254,13 +199,6 @@ def svd_lowrank_pushforward(
 def _adjoint_times(A: Array, X: Array, xp: Namespace) -> Array:
     """A^H X, without the copy of A that its conjugate may be."""
     return adjoint(adjoint(X, xp) @ A, xp)
-
-
-def _scaled(S: Array, xp: Namespace) -> tuple[Array, Array]:
-    """S over its largest value, and that value as (..., 1); 1 for a zero matrix."""
-    top = xp.max(S, axis=-1, keepdims=True)
-    top = xp.where(top >= smallest(S, xp), top, xp.ones_like(top))
-    return S / top, top
 
 
 def _outside(
@@ -279,14 +217,11 @@ def _outside(
     SIAM J. Numer. Anal. 9(2), 1972).
     """
     (U, S, V), (left, right) = triplets, sides
-    m, n = A.shape[-2:]
-    if isinstance(m, int) and isinstance(n, int) and m < n:
-        swapped = True  # the smaller of the two unknowns is kept
+    swapped = is_wide(A)  # the smaller of the two unknowns is kept
+    if swapped:
         U, V, left, right = V, U, right, left
-    else:
-        swapped = False
 
-    s, top = _scaled(S, xp)
+    s, top = scaled(S, xp)
     # Among values at rounding level A2 / s_j is noise over noise.
     sound = s > rounding_rtol(s, xp)
     inverse = safe_divide(xp.ones_like(s), s, sound, xp)
@@ -332,27 +267,10 @@ def _conjugate_residuals(
     gradients, but its iterates minimise the residual and stay small where a system is
     singular and has no solution: what is left of `b` is then a null vector.
 
-    Parameters
-    ----------
-    operator : callable
-        Applies the Hermitian matrices, one to each column, with norms up to 1.
-    b : array
-        Right-hand sides, shape (..., n, r).
-    floor : array
-        Eigenvalue that counts as 0, shape (..., 1, r).
-    tolerance : float
-        Residual over right-hand side at which a column is left alone.
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    solution : array
-        Shape (..., n, r).
-    residual : array
-        Up to a factor, shape (..., n, r).
-    null : array
-        Whether the residual is a null vector, boolean, shape (..., 1, r).
+    `operator` applies Hermitian matrices with norms up to 1, one to each column;
+    eigenvalues up to `floor`, shape (..., 1, r), count as 0, and a column is left alone
+    at a residual of `tolerance`. Gives the solution, the residual up to a factor, both
+    (..., n, r), and whether that is a null vector, (..., 1, r).
     """
     # Normalised, because the squares below would under- or overflow.
     size = _column_max(b, xp)
