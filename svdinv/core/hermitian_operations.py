@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from svdinv.core.degenerate import check_repeated
 from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
@@ -15,7 +14,7 @@ from svdinv.core.hermitian import (
     hermitian_second_derivative,
 )
 from svdinv.core.namespace import Array, Namespace, adjoint
-from svdinv.core.operation import Operation, add, masked, refuse_third
+from svdinv.core.operation import Operation, add, refuse_third, some, when
 from svdinv.core.svd_operations import Decomposition
 
 __all__ = ["Eigh", "HermitianMap", "from_triangle"]
@@ -90,21 +89,16 @@ class _Derivative(Operation):
 
     def tangent(self, x, y, dx, call, xp):
         A, X, *factors = x
-        along = bent = None
-        if dx[1] is not None:
-            (along,) = call(self, A, dx[1], *factors)
-        if dx[0] is not None:
-            (bent,) = call(_SecondDerivative(self.function), A, X, dx[0], *factors)
-        return (add(along, bent),)
+        along = when(some(dx[1]), call, self, A, dx[1], *factors)
+        second = _SecondDerivative(self.function)
+        bent = when(some(dx[0]), call, second, A, X, dx[0], *factors)
+        return (add(along[0], bent[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, X, *factors = x
-        point = linear = None
-        if wanted[0]:
-            (point,) = call(_SecondDerivative(self.function), A, X, g[0], *factors)
-        if wanted[1]:
-            (linear,) = call(self, A, g[0], *factors)
-        return point, linear
+        second = _SecondDerivative(self.function)
+        point = when(wanted[0], call, second, A, X, g[0], *factors)
+        return point[0], when(wanted[1], call, self, A, g[0], *factors)[0]
 
 
 @dataclass(frozen=True)
@@ -118,21 +112,14 @@ class _SecondDerivative(Operation):
         return (hermitian_second_derivative(self.function, tuple(factors), X, Y, xp),)
 
     def tangent(self, x, y, dx, call, xp):
-        refuse_third(dx[0] is not None)
+        refuse_third(some(dx[0]))
         A, X, Y, *factors = x
-        terms: list[Any] = []
-        if dx[1] is not None:
-            terms += call(self, A, dx[1], Y, *factors)
-        if dx[2] is not None:
-            terms += call(self, A, X, dx[2], *factors)
-        return (add(*terms),)
+        first = when(some(dx[1]), call, self, A, dx[1], Y, *factors)
+        second = when(some(dx[2]), call, self, A, X, dx[2], *factors)
+        return (add(first[0], second[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         refuse_third(wanted[0])
         A, X, Y, *factors = x
-        first = second = None
-        if wanted[1]:
-            (first,) = call(self, A, g[0], Y, *factors)
-        if wanted[2]:
-            (second,) = call(self, A, X, g[0], *factors)
-        return masked((None, first, second), wanted)
+        first = when(wanted[1], call, self, A, g[0], Y, *factors)
+        return None, first[0], when(wanted[2], call, self, A, X, g[0], *factors)[0]

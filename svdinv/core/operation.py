@@ -19,10 +19,10 @@ __all__ = [
     "Call",
     "Operation",
     "add",
-    "masked",
     "rebuilt",
     "refuse_third",
     "some",
+    "when",
 ]
 
 Arrays: TypeAlias = Sequence[Any]
@@ -113,9 +113,9 @@ def some(*x: Any) -> bool:
     return any(term is not None for term in x)
 
 
-def masked(arrays: Arrays, wanted: Sequence[bool]) -> tuple[Any, ...]:
-    """Leave out what is not wanted."""
-    return tuple(x if want else None for x, want in zip(arrays, wanted, strict=False))
+def when(given: bool, call: Call, operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Call an operation of up to two outputs if something is given, or get None."""
+    return call(operation, *x) if given else (None, None)
 
 
 def refuse_third(*asked: Any) -> None:

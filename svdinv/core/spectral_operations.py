@@ -18,9 +18,9 @@ from svdinv.core.operation import (
     Call,
     Operation,
     add,
-    masked,
     refuse_third,
     some,
+    when,
 )
 from svdinv.core.second_derivative import spectral_second_derivative
 from svdinv.core.spectral import Direction, SVDFactors
@@ -89,24 +89,16 @@ class Push(Operation):
 
     def tangent(self, x, y, dx, call, xp):
         A, tau, dA, dtau, *factors = x
-        along = bent = None
-        if some(*dx[2:4]):
-            (along,) = call(self, A, tau, dx[2], dx[3], *factors)
-        if some(*dx[:2]):
-            (bent,) = call(
-                SecondDerivative(self.function), A, tau, dA, dtau, dx[0], dx[1]
-            )
-        return (add(along, bent),)
+        second = SecondDerivative(self.function)
+        along = when(some(*dx[2:4]), call, self, A, tau, *dx[2:4], *factors)
+        bent = when(some(*dx[:2]), call, second, A, tau, dA, dtau, *dx[:2])
+        return (add(along[0], bent[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, dA, dtau, *factors = x
-        point = None, None
-        linear = None, None
-        if any(wanted[2:4]):
-            linear = call(Pull(self.function, self.kind), A, tau, g[0], *factors)
-        if any(wanted[:2]):
-            point = call(SecondPull(self.function), A, tau, g[0], dA, dtau)
-        return masked((*point, *linear), wanted)
+        second, pull = SecondPull(self.function), Pull(self.function, self.kind)
+        point = when(any(wanted[:2]), call, second, A, tau, g[0], dA, dtau)
+        return *point, *when(any(wanted[2:4]), call, pull, A, tau, g[0], *factors)
 
 
 @dataclass(frozen=True)
@@ -124,65 +116,16 @@ class Pull(Operation):
 
     def tangent(self, x, y, dx, call, xp):
         A, tau, G, *factors = x
-        along = None, None
-        bent = None, None
-        if some(dx[2]):
-            along = call(self, A, tau, dx[2], *factors)
-        if some(*dx[:2]):
-            bent = call(SecondPull(self.function), A, tau, G, dx[0], dx[1])
+        along = when(some(dx[2]), call, self, A, tau, dx[2], *factors)
+        second = SecondPull(self.function)
+        bent = when(some(*dx[:2]), call, second, A, tau, G, *dx[:2])
         return tuple(map(add, along, bent))
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, G, *factors = x
-        point = None, None
-        moved = None
-        if wanted[2]:
-            (moved,) = call(
-                Push(self.function, self.kind), A, tau, g[0], g[1], *factors
-            )
-        if any(wanted[:2]):
-            point = call(SecondPull(self.function), A, tau, G, g[0], g[1])
-        return masked((*point, moved), wanted)
-
-
-@dataclass(frozen=True)
-class SecondDerivative(Operation):
-    """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along both tangents.
-
-    For a second derivative the factors are taken anew: those of a Gram matrix are
-    not all orthogonal.
-    """
-
-    function: SpectralFunction
-
-    def value(self, x, xp):
-        A, tau, dA, dtau, vA, vtau = x
-        dA, vA = (xp.zeros_like(A) if d is None else d for d in (dA, vA))
-        direction = Direction(self.function, tau, dA, dtau)
-        return spectral_second_derivative(A, _thin(A, xp), direction, vA, vtau, xp=xp)[
-            :1
-        ]
-
-    def tangent(self, x, y, dx, call, xp):
-        refuse_third(some(*dx[:2]))
-        A, tau, *v = x
-        first = second = None
-        if some(*dx[2:4]):
-            (first,) = call(self, A, tau, dx[2], dx[3], v[2], v[3])
-        if some(*dx[4:]):
-            (second,) = call(self, A, tau, v[0], v[1], dx[4], dx[5])
-        return (add(first, second),)
-
-    def cotangent(self, x, y, g, wanted, call, xp):
-        refuse_third(*wanted[:2])
-        A, tau, dA, dtau, vA, vtau = x
-        first = None, None
-        second = None, None
-        if any(wanted[2:4]):
-            first = call(SecondPull(self.function), A, tau, g[0], vA, vtau)
-        if any(wanted[4:6]):
-            second = call(SecondPull(self.function), A, tau, g[0], dA, dtau)
-        return masked((None, None, *first, *second), wanted)
+        second, push = SecondPull(self.function), Push(self.function, self.kind)
+        point = when(any(wanted[:2]), call, second, A, tau, G, *g)
+        return *point, when(wanted[2], call, push, A, tau, *g, *factors)[0]
 
 
 @dataclass(frozen=True)
@@ -193,33 +136,48 @@ class SecondPull(Operation):
 
     def value(self, x, xp):
         A, tau, G, dA, dtau = x
-        dA, G = (xp.zeros_like(A) if d is None else d for d in (dA, G))
-        direction = Direction(self.function, tau, G)
-        return spectral_second_derivative(A, _thin(A, xp), direction, dA, dtau, xp=xp)
+        return _second(self.function, A, tau, (G, None), (dA, dtau), xp)
 
     def tangent(self, x, y, dx, call, xp):
         refuse_third(some(*dx[:2]))
         A, tau, G, dA, dtau = x
-        first = None, None
-        second = None, None
-        if some(dx[2]):
-            first = call(self, A, tau, dx[2], dA, dtau)
-        if some(*dx[3:5]):
-            second = call(self, A, tau, G, dx[3], dx[4])
+        first = when(some(dx[2]), call, self, A, tau, dx[2], dA, dtau)
+        second = when(some(*dx[3:5]), call, self, A, tau, G, *dx[3:5])
         return tuple(map(add, first, second))
 
     def cotangent(self, x, y, g, wanted, call, xp):
         refuse_third(*wanted[:2])
         A, tau, G, dA, dtau = x
-        moved = None
-        direction = None, None
-        if wanted[2]:
-            (moved,) = call(
-                SecondDerivative(self.function), A, tau, g[0], g[1], dA, dtau
-            )
-        if any(wanted[3:5]):
-            direction = call(self, A, tau, G, g[0], g[1])
-        return masked((None, None, moved, *direction), wanted)
+        second = SecondDerivative(self.function)
+        moved = when(wanted[2], call, second, A, tau, *g, dA, dtau)[0]
+        direction = when(any(wanted[3:5]), call, self, A, tau, G, *g)
+        return None, None, moved, *direction
+
+
+@dataclass(frozen=True)
+class SecondDerivative(Operation):
+    """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along both tangents."""
+
+    function: SpectralFunction
+
+    def value(self, x, xp):
+        A, tau, *v = x
+        return _second(self.function, A, tau, v[:2], v[2:], xp)[:1]
+
+    def tangent(self, x, y, dx, call, xp):
+        refuse_third(some(*dx[:2]))
+        A, tau, *v = x
+        first = when(some(*dx[2:4]), call, self, A, tau, *dx[2:4], *v[2:])
+        second = when(some(*dx[4:]), call, self, A, tau, *v[:2], *dx[4:6])
+        return (add(first[0], second[0]),)
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        refuse_third(*wanted[:2])
+        A, tau, *v = x
+        pull = SecondPull(self.function)
+        first = when(any(wanted[2:4]), call, pull, A, tau, g[0], *v[2:])
+        second = when(any(wanted[4:6]), call, pull, A, tau, g[0], *v[:2])
+        return None, None, *first, *second
 
 
 @dataclass(frozen=True)
@@ -309,5 +267,15 @@ def leading_sum(
     return call(Sum(function, type(factors)), A, value, *factors)[0]
 
 
-def _thin(A: Array, xp: Namespace) -> SVDFactors:
-    return SVDFactors(*xp.linalg.svd(A, full_matrices=False))
+def _second(
+    function: SpectralFunction, A: Array, tau: Any, d: Any, v: Any, xp: Namespace
+) -> tuple[Any, ...]:
+    """Second derivative along two directions of A and tau.
+
+    With factors taken anew: those of a Gram matrix are not all orthogonal.
+    """
+    (dA, dtau), (vA, vtau) = d, v
+    dA, vA = (xp.zeros_like(A) if X is None else X for X in (dA, vA))
+    factors = SVDFactors(*xp.linalg.svd(A, full_matrices=False))
+    direction = Direction(function, tau, dA, dtau)
+    return spectral_second_derivative(A, factors, direction, vA, vtau, xp=xp)
