@@ -277,30 +277,36 @@ class Threshold(SpectralFunction):
         return xp.where(kept, result, xp.zeros_like(y))
 
 
+class _Steps(SpectralFunction):
+    """A function that is constant but for jumps, and so has one at 0."""
+
+    smooth_at_zero = False
+
+    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+        gap = a.s - b.s
+        apart = xp.abs(gap) > rounding_rtol(gap, xp) * xp.maximum(a.s, b.s)
+        return safe_divide(a.y - b.y, gap, apart, xp)
+
+    def second_difference(
+        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
+    ) -> Array:
+        return extreme_difference(tuple(point.s for point in points), d, xp)
+
+
 @dataclass(frozen=True)
-class Polar(SpectralFunction):
+class Polar(_Steps):
     """f(s) = 1: the unitary polar factor U V^H.
 
     Its derivative contains 1 / (s_i + s_j), and 1 / s_i outside the range. Where
     that divides by rounding errors the derivative does not exist and 0 is taken.
     """
 
-    smooth_at_zero = False
-
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         return xp.ones_like(s)
 
-    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
-        return xp.zeros_like(a.s + b.s)
-
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
-    ) -> Array:
-        return xp.zeros_like(d[0] + d[1] + d[2])
-
 
 @dataclass(frozen=True)
-class TopSubgradient(SpectralFunction):
+class TopSubgradient(_Steps):
     """Gradient of the sum of the `count` largest singular values, or of all.
 
     1 for these and 0 for the others. A value at the cut that is repeated beyond it,
@@ -309,7 +315,6 @@ class TopSubgradient(SpectralFunction):
     """
 
     count: int | None = 1
-    smooth_at_zero = False
 
     @property
     def needs_unitary(self) -> bool:
@@ -334,14 +339,6 @@ class TopSubgradient(SpectralFunction):
         share = xp.where(last > rounding, share, xp.zeros_like(share))
         return xp.where(above, one, equal * share)
 
-    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
-        return quotient(a.y, b.y, a.s, b.s, xp)
-
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
-    ) -> Array:
-        return extreme_difference(tuple(point.s for point in points), d, xp)
-
 
 @dataclass(frozen=True)
 class Power(SpectralFunction):
@@ -360,12 +357,12 @@ class Power(SpectralFunction):
 
     def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
         low, high = xp.minimum(a.s, b.s), xp.maximum(a.s, b.s)
-        near, equal = (low > 0.5 * high) & (high > 0), low == high
+        near = (low > 0.5 * high) & (high > 0)
         base = xp.where(near, low, xp.ones_like(low))
         ratio = xp.where(near, (high - low) / base, xp.zeros_like(low))
         growth = xp.expm1(self.exponent * xp.log1p(ratio))
-        steep = self.exponent * xp.ones_like(base)
-        steep = xp.where(equal, steep, safe_divide(growth, ratio, ratio > 0, xp))
+        level = self.exponent * xp.ones_like(base)
+        steep = safe_divide(growth, ratio, ratio > 0, xp, level)
         smooth = steep * base ** (self.exponent - 1)
         return xp.where(near, smooth, quotient(a.y, b.y, a.s, b.s, xp))
 
@@ -382,7 +379,7 @@ class Power(SpectralFunction):
 
 
 @dataclass(frozen=True)
-class ProperRotation(SpectralFunction):
+class ProperRotation(_Steps):
     """tau = (1, ..., 1, d), d = -1 if U V^H is a reflection: the nearest rotation.
 
     As `Polar` with the sign of the last singular value turned: the derivative
@@ -392,23 +389,13 @@ class ProperRotation(SpectralFunction):
 
     has_tau = True
     weighted = True
-    smooth_at_zero = False
 
     def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
         return tau
 
-    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
-        gap = a.s - b.s
-        apart = xp.abs(gap) > rounding_rtol(gap, xp) * xp.maximum(a.s, b.s)
-        return safe_divide(a.y - b.y, gap, apart, xp)
-
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
-    ) -> Array:
-        return extreme_difference(tuple(point.s for point in points), d, xp)
+    # The sign is no parameter to differentiate in.
 
     def tau_derivative(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
-        """See `SpectralFunction`; the sign is no parameter to differentiate in."""
         return xp.zeros_like(s)
 
     def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
@@ -423,7 +410,7 @@ class ProperRotation(SpectralFunction):
 def proper_signs(U: Array, S: Array, Vh: Array, xp: Namespace) -> Array:
     """Signs (1, ..., 1, d) with det(U diag(signs) V^H) = 1, shape (..., k)."""
     d = xp.linalg.det(U) * xp.linalg.det(Vh)
-    index = xp.cumulative_sum(xp.ones_like(S), axis=-1)
     one = xp.ones_like(S)
+    index = xp.cumulative_sum(one, axis=-1)
     last = (index == index[..., -1:]) & (d < 0)[..., None]
     return xp.where(last, -one, one)

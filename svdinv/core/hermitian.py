@@ -79,8 +79,9 @@ class Exponential(HermitianFunction):
     def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         gap = xp.abs(a.s - b.s)
         # From the larger down, so that nothing overflows that need not.
-        decay = safe_divide(-xp.expm1(-gap), gap, gap != 0, xp)
-        return xp.maximum(a.y, b.y) * xp.where(gap == 0, xp.ones_like(gap), decay)
+        one = xp.ones_like(gap)
+        decay = safe_divide(-xp.expm1(-gap), gap, gap != 0, xp, one)
+        return xp.maximum(a.y, b.y) * decay
 
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], xp: Namespace
@@ -102,8 +103,7 @@ class Logarithm(HermitianFunction):
 
     def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
         low, gap = xp.minimum(a.s, b.s), xp.abs(a.s - b.s)
-        slope = safe_divide(xp.log1p(gap / low), gap, gap != 0, xp)
-        return xp.where(gap == 0, 1 / low, slope)
+        return safe_divide(xp.log1p(gap / low), gap, gap != 0, xp, 1 / low)
 
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], xp: Namespace

@@ -17,8 +17,6 @@ from svdinv.core.namespace import Array, Namespace, adjoint
 from svdinv.core.operation import Operation, add, refuse_third, some, when
 from svdinv.core.svd_operations import Decomposition
 
-__all__ = ["Eigh", "HermitianMap", "from_triangle"]
-
 
 def from_triangle(A: Array, triangle: str, xp: Namespace) -> Array:
     """Hermitian matrix of which A holds the lower ("L") or upper ("U") triangle."""

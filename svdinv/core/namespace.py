@@ -6,43 +6,11 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace as array_namespace
 
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 DType: TypeAlias = Any
-
-__all__ = [
-    "Array",
-    "DType",
-    "Namespace",
-    "State",
-    "abs_max",
-    "add_product",
-    "adjoint",
-    "any_on_host",
-    "array_namespace",
-    "binary_scale",
-    "cast",
-    "conj",
-    "first",
-    "has_double_precision",
-    "herm",
-    "identity_like",
-    "inner",
-    "is_complex",
-    "is_wide",
-    "is_writable",
-    "known_equal",
-    "last_size",
-    "may_ask",
-    "on_host",
-    "real",
-    "safe_divide",
-    "sizes",
-    "skew",
-    "while_loop",
-]
 
 State: TypeAlias = tuple[Array, ...]
 

@@ -28,8 +28,6 @@ from svdinv.core.spectral import Direction, SVDFactors
 Kind: TypeAlias = Callable[..., Any]
 """The class of the factors of A, which are handed over as separate arrays."""
 
-__all__ = ["Factorise", "Map", "RelativeMap", "Sum", "leading_sum"]
-
 
 @dataclass(frozen=True)
 class Factorise(Operation):

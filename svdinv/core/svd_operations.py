@@ -20,8 +20,6 @@ from svdinv.core.truncated import (
     svd_lowrank_pushforward,
 )
 
-__all__ = ["SVD", "Decomposition", "LowRankSVD", "Recompose"]
-
 
 class Decomposition(Operation):
     """A, ... -> its factors.

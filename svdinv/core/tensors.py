@@ -9,8 +9,6 @@ from typing import Any
 
 from svdinv.core.namespace import Array, Namespace, is_complex, sizes
 
-__all__ = ["Tiling", "along", "fourier_slices", "tilings", "zero_padded"]
-
 
 def fourier_slices(
     X: Array, axis: int, xp: Namespace

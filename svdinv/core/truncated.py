@@ -41,14 +41,6 @@ from svdinv.core.namespace import (
 from svdinv.core.svd import SVDResult, svd, svd_pullback, svd_pushforward
 from svdinv.core.tolerances import eps, rounding_rtol
 
-__all__ = [
-    "BLIND_STEPS",
-    "WATCHED_STEPS",
-    "svd_lowrank",
-    "svd_lowrank_pullback",
-    "svd_lowrank_pushforward",
-]
-
 Product: TypeAlias = Callable[[Array], Array]
 
 # Conjugate residuals gain a digit per 0.8 sqrt(s_j / gap) steps at most, for a gap
