@@ -263,36 +263,29 @@ class Values(NamedTuple):
     inverse: Array
     """1 / s."""
     gS: Array
-    columns: Array
-    """Largest elements of the columns of M, and `rows` of those of N^H."""
-    rows: Array
+    size: Array
+    """Largest cotangents of each pair of singular vectors."""
     smooth: Array
     """Where `smooth_at_zero` holds."""
     most: Array
     """Largest element of `gS`."""
     scale: Array
 
-    def size(self, xp: Namespace) -> Array:
-        """Largest cotangents of each pair of singular vectors."""
-        return xp.maximum(self.columns, self.rows)
-
 
 def cotangent_values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) -> Values:
     """Collect what the rule has to know of whole matrices."""
-    columns, rows = xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1)
-    largest = xp.maximum(columns, rows)
+    size = xp.maximum(xp.max(xp.abs(M), axis=-2), xp.max(xp.abs(NH), axis=-1))
     if is_complex(M, xp):
         # The magnitude's derivative is NaN near underflow.
         scale = xp.maximum(abs_max(M, xp), abs_max(NH, xp))[..., 0]
     else:
-        scale = xp.max(largest, axis=-1, keepdims=True)
+        scale = xp.max(size, axis=-1, keepdims=True)
     most = xp.max(xp.abs(gS), axis=-1, keepdims=True)
     scale = xp.maximum(scale, most)
     scale = xp.where(scale > 0, scale, xp.ones_like(scale)) * xp.ones_like(s)
-    gS, columns, rows = gS / scale, columns / scale, rows / scale
-    smooth = smooth_at_zero(s, largest / scale, gS, xp)
-    inverse = reciprocal(s, xp)
-    return Values(s, inverse, gS, columns, rows, smooth, most / scale, scale)
+    gS, size, most = gS / scale, size / scale, most / scale
+    smooth = smooth_at_zero(s, size, gS, xp)
+    return Values(s, reciprocal(s, xp), gS, size, smooth, most, scale)
 
 
 def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
@@ -346,7 +339,7 @@ def cluster_part(
     distance = xp.abs(gap)
     off = identity_like(gap, xp) == 0
     # Rounding errors of M are relative to its columns, those of N^H to its rows.
-    size_i, size_j = _pairs(v.size(xp))
+    size_i, size_j = _pairs(v.size)
     noise = 2 * epsilon * (size_i + size_j)
 
     apart = off & (distance > vanishing(gap, xp))
@@ -394,10 +387,8 @@ def _zero_part(
     """
     si, sj = _pairs(v.s)
     linear_i, linear_j = _pairs(linear)
-    (_, largest_left), (largest_right, _) = (
-        _pairs(x * v.inverse) for x in (v.columns, v.rows)
-    )
-    size = largest_left + largest_right + 1
+    size_i, size_j = _pairs(v.size * v.inverse)
+    size = size_i + size_j + 1
     agree = (both == 0) | (xp.abs(left - right) <= epsilon**0.5 * size)
     agree = agree & xp.matrix_transpose(agree) & linear_i & linear_j
     return agree & (xp.maximum(si, sj) <= neighbour_rtol(None, eps(si, xp)))
@@ -411,7 +402,7 @@ def log_derivative(
     xp: Namespace,
 ) -> tuple[Array, Array]:
     """Estimate rho_i = f'(s_i) / f(s_i) over the neighbours of i, and its error."""
-    s, gS, inverse, size = v.s, v.gS, v.inverse, v.size(xp)
+    s, gS, inverse, size = v.s, v.gS, v.inverse, v.size
     weight = xp.astype(near, s.dtype, copy=False)
     count = xp.sum(weight, axis=-1)
     b = real(xp.linalg.diagonal(B), xp)

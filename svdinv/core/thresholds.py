@@ -57,7 +57,7 @@ class Soft(Threshold):
             kept_a, kept_b = a.y > 0, b.y > 0
             alike, gap = kept_a == kept_b, a.s - b.s
             one = xp.ones_like(gap)
-            level = xp.astype(kept_a, gap.dtype) * one
+            level = one * xp.astype(kept_a, gap.dtype)
             rise = xp.where(alike, level, a.y - b.y)
             return rise / xp.where(alike, one, gap)
         # Of f = s - tau_i, the quotient of tau alone is singular at equal s; that of

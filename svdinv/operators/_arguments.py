@@ -12,26 +12,20 @@ from svdinv.core.namespace import Array, sizes
 
 def threshold_values(backend: Backend, tau: Any, A: Array) -> tuple[Array, bool]:
     """Tau as (..., 1) or, one for each singular value, as (..., k)."""
-    xp, ndim = backend.xp, len(A.shape)
-    values = checked(backend, tau, A)
+    xp, values = backend.xp, checked(backend, tau, A)
     batch = tuple(A.shape[:-2])
-    if len(values.shape) == ndim - 1:
-        shape = (*batch, shorter(A.shape))
-        if not broadcasts(values.shape, shape):
-            raise backend.shape_error(
-                f"tau must broadcast to the batch shape {batch} or to one value "
-                f"for each singular value, {shape}, got {tuple(values.shape)}"
-            )
-        *traced, m, n = sizes(A, xp)
-        short = xp.minimum(m, n) if shape[-1] is None else shape[-1]
-        return xp.broadcast_to(values, (*traced, short)), True
-    if not broadcasts(values.shape, batch):
+    each = (*batch, shorter(A.shape))
+    weighted = len(values.shape) == len(each)
+    if not broadcasts(values.shape, each if weighted else batch):
         raise backend.shape_error(
             f"tau must broadcast to the batch shape {batch}, or with one for each "
-            f"singular value to {(*batch, shorter(A.shape))}, got shape "
-            f"{tuple(values.shape)}"
+            f"singular value to {each}, got shape {tuple(values.shape)}"
         )
-    return _fitted(backend, values, A, batch)[..., None], False
+    if not weighted:
+        return _fitted(backend, values, A, batch)[..., None], False
+    *traced, m, n = sizes(A, xp)
+    short = xp.minimum(m, n) if each[-1] is None else each[-1]
+    return xp.broadcast_to(values, (*traced, short)), True
 
 
 def per_batch(
