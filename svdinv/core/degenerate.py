@@ -174,10 +174,7 @@ def linear_rule(
         return comparison_rule(repeated, s, tol, xp), None
     si, sj = _pairs(s)
     gap = sj - si
-    off = identity_like(gap, xp) == 0
-    cluster = off & (xp.abs(gap) <= tol)
-
-    apart = off & ~cluster & (xp.abs(gap) > vanishing(s, xp))
+    apart = xp.abs(gap) > max(tol, vanishing(s, xp))
     E = safe_divide(xp.ones_like(gap), gap, apart, xp)
     if repeated == "drop":
         return E, None
@@ -185,6 +182,7 @@ def linear_rule(
     # is constant), on one side alone where the other singular value is 0.
     positive = xp.astype(s > vanishing(s, xp), s.dtype, copy=False)
     pi, pj = _pairs(positive)
+    cluster = (identity_like(gap, xp) == 0) & (xp.abs(gap) <= tol)
     share = safe_divide(xp.ones_like(gap), pi + pj, cluster & (pi + pj > 0), xp)
     return E, share * reciprocal(sj, xp)
 
@@ -337,13 +335,12 @@ def cluster_part(
     si, sj = _pairs(v.s)
     gap = sj - si
     distance = xp.abs(gap)
-    off = identity_like(gap, xp) == 0
+    near = near & (identity_like(gap, xp) == 0)
     # Rounding errors of M are relative to its columns, those of N^H to its rows.
     size_i, size_j = _pairs(v.size)
     noise = 2 * epsilon * (size_i + size_j)
 
-    apart = off & (distance > vanishing(gap, xp))
-    plain = safe_divide(odd, gap, apart, xp)
+    plain = safe_divide(odd, gap, distance > vanishing(gap, xp), xp)
 
     (rho_i, rho_j), (error_i, error_j) = (_pairs(x) for x in slope)
     consistent = cast(0.5 * (rho_i + rho_j), B, xp) * B
@@ -367,8 +364,7 @@ def cluster_part(
     use_norm = xp.where(unlike, free, use_norm)
 
     part = xp.where(near & use_slope & ~unlike, consistent, plain)
-    part = xp.where(near & use_norm, minimum_norm, part)
-    return xp.where(off, part, xp.zeros_like(part))
+    return xp.where(near & use_norm, minimum_norm, part)
 
 
 def _zero_part(

@@ -24,6 +24,7 @@ from svdinv.core.degenerate import (
     linear_rule,
     log_derivative,
 )
+from svdinv.core.gauge import root_ratio, squared
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -154,10 +155,7 @@ def eigh_gauge_dependence(
     size = xp.max(xp.abs(gV), axis=(-2, -1), keepdims=True)
     M = adjoint(V, xp) @ (gV / cast(xp.where(size > 0, size, 1 + 0 * size), V, xp))
     equal = xp.abs(s[..., :, None] - s[..., None, :]) <= cluster_rtol(s, rtol, xp)
-    square = xp.abs(skew(M, xp)) ** 2
-    free = xp.sum(xp.where(equal, square, xp.zeros_like(square)), axis=(-2, -1))
-    total = xp.sum(xp.abs(M) ** 2, axis=(-2, -1))
-    return xp.sqrt(safe_divide(free, total, total > 0, xp))
+    return root_ratio(squared(skew(M, xp), xp, equal), squared(M, xp), xp)
 
 
 def _distinct(

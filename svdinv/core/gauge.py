@@ -125,13 +125,9 @@ def gauge_dependence(
         (gU, gVh) over that of (gU, gVh); 0 where both are 0.
     """
     xp = array_namespace(U, S, Vh) if xp is None else xp
-    if gU is None and gVh is None:
-        return xp.zeros_like(xp.sum(S, axis=-1))
     gU = xp.zeros_like(U) if gU is None else gU
     gVh = xp.zeros_like(Vh) if gVh is None else gVh
     k = last_size(S, xp)
-    if known_equal(k, 0):
-        return xp.zeros_like(xp.sum(S, axis=-1))
 
     # Normalised first: the squares of cotangents of size 1e-160 underflow.
     size = xp.maximum(abs_max(gU, xp), abs_max(gVh, xp))
@@ -144,21 +140,28 @@ def gauge_dependence(
     tol = cluster_rtol(S, rtol, xp) * first(S)[..., None]
     equal = xp.abs(si - sj) <= tol
     both_zero = (si <= tol) & (sj <= tol)
-
-    def squared(x: Array, mask: Array | None = None) -> Array:
-        square = xp.abs(x) ** 2
-        if mask is not None:
-            square = xp.where(mask, square, xp.zeros_like(square))
-        return xp.sum(square, axis=(-2, -1))
-
-    free = 0.5 * (
-        squared(skew(M - NH, xp), equal) + squared(skew(M + NH, xp), both_zero)
-    )
+    free = [
+        0.5 * squared(skew(M - NH, xp), xp, equal),
+        0.5 * squared(skew(M + NH, xp), xp, both_zero),
+    ]
     if not known_equal(U.shape[-1], k):
-        free = free + squared(skew(adjoint(U[..., k:], xp) @ gU[..., k:], xp))
+        free.append(squared(skew(adjoint(U[..., k:], xp) @ gU[..., k:], xp), xp))
     if not known_equal(Vh.shape[-2], k):
-        free = free + squared(skew(gVh[..., k:, :] @ adjoint(Vh[..., k:, :], xp), xp))
-    total = squared(gU) + squared(gVh)
+        turn = gVh[..., k:, :] @ adjoint(Vh[..., k:, :], xp)
+        free.append(squared(skew(turn, xp), xp))
+    return root_ratio(sum(free), squared(gU, xp) + squared(gVh, xp), xp)
+
+
+def squared(X: Array, xp: Namespace, where: Array | None = None) -> Array:
+    """Sum of the squares of each matrix, or of those where `where` holds."""
+    square = xp.abs(X) ** 2
+    if where is not None:
+        square = xp.where(where, square, xp.zeros_like(square))
+    return xp.sum(square, axis=(-2, -1))
+
+
+def root_ratio(free: Array, total: Array, xp: Namespace) -> Array:
+    """Root of a share of a sum of squares; 0 of nothing."""
     return xp.sqrt(safe_divide(free, total, total > 0, xp))
 
 

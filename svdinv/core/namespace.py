@@ -100,7 +100,7 @@ def add_product(C: Array, A: Array, B: Array, xp: Namespace) -> Array:
     return C + A @ B if add is None else add(C, A, B)
 
 
-def abs_max(x: Array, xp: Namespace) -> Array:
+def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
     """Largest real or imaginary part in each matrix, kept as (..., 1, 1); 0 of none.
 
     Not the magnitude, whose derivative is NaN near underflow.
@@ -108,10 +108,9 @@ def abs_max(x: Array, xp: Namespace) -> Array:
     part = xp.abs(real(x, xp))
     if is_complex(x, xp):
         part = xp.maximum(part, xp.abs(xp.imag(x)))
-    if known_equal(x.shape[-2], 0) or known_equal(x.shape[-1], 0):
-        # There is no largest, but a sum.
-        return xp.sum(part, axis=(-2, -1), keepdims=True)
-    return xp.max(part, axis=(-2, -1), keepdims=True)
+    # Of none there is no largest, but a sum.
+    nothing = any(known_equal(x.shape[i], 0) for i in axis)
+    return (xp.sum if nothing else xp.max)(part, axis=axis, keepdims=True)
 
 
 def binary_scale(size: Array, xp: Namespace) -> Array:

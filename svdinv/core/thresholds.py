@@ -66,11 +66,6 @@ class Soft(Threshold):
         slope = 1 - distinct_quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
         return xp.where(both, slope, distinct_quotient(a.y, b.y, a.s, b.s, xp))
 
-    def sum_quotient(self, a: Sample, b: Sample, minus: Array, xp: Namespace) -> Array:
-        """See `SpectralFunction`; 0 where both are 0."""
-        total = a.s + b.s
-        return (a.y + b.y) / xp.where(total > 0, total, xp.ones_like(total))
-
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
@@ -121,6 +116,14 @@ class Rank(Threshold):
         return (index <= self.rank) & (s > 0)
 
 
+def _share_below(knee: Any, y1: Array, y2: Array, xp: Namespace) -> Array:
+    """How much of the way from y1 to y2 lies below the knee of two lines."""
+    high, low = xp.maximum(y1, y2), xp.minimum(y1, y2)
+    across = safe_divide(knee - low, high - low, high > low, xp)
+    share = xp.where(high >= knee, across, xp.ones_like(across))
+    return xp.where(low >= knee, xp.zeros_like(share), share)
+
+
 @dataclass(frozen=True)
 class Firm(Threshold):
     """Firm threshold: the proximal operator of the minimax concave penalty [1]_.
@@ -148,11 +151,7 @@ class Firm(Threshold):
     # r(y) = max(tau - y / gamma, 0), and q its derivative in tau
 
     def r1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        high, low = xp.maximum(y1, y2), xp.minimum(y1, y2)
-        knee = self.gamma * tau
-        across = safe_divide(low - knee, high - low, high > low, xp) / self.gamma
-        steep = xp.where(high >= knee, across, xp.full_like(across, -1 / self.gamma))
-        return xp.where(low >= knee, xp.zeros_like(steep), steep)
+        return -_share_below(self.gamma * tau, y1, y2, xp) / self.gamma
 
     def r2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
         pairs = (y1, y2), (y2, y3), (y3, y1)
@@ -300,11 +299,7 @@ class Huber(Threshold):
         return xp.minimum(y / self.delta, xp.ones_like(y))
 
     def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
-        high, low = xp.maximum(y1, y2), xp.minimum(y1, y2)
-        across = safe_divide(1 - low / self.delta, high - low, high > low, xp)
-        line = xp.full_like(across, 1 / self.delta)
-        slope = xp.where(high > self.delta, across, line)
-        return xp.where(low >= self.delta, xp.zeros_like(slope), slope)
+        return _share_below(self.delta, y1, y2, xp) / self.delta
 
     def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
         pairs = (y1, y2), (y2, y3), (y3, y1)

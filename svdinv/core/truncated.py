@@ -24,13 +24,13 @@ from svdinv.core.namespace import (
     Array,
     Namespace,
     State,
+    abs_max,
     adjoint,
     any_on_host,
     array_namespace,
     cast,
     conj,
     identity_like,
-    is_complex,
     is_wide,
     known_equal,
     real,
@@ -55,8 +55,8 @@ def svd_lowrank(
     A: Array,
     sketch: Array,
     *,
-    rank: int | None = None,
-    power: int = 2,
+    rank: int,
+    power: int,
     xp: Namespace | None = None,
 ) -> SVDResult:
     """Leading `rank` singular triplets of A by a randomized range finder [1]_.
@@ -77,11 +77,6 @@ def svd_lowrank(
        decompositions", SIAM Review 53(2), 2011.
     """
     xp = array_namespace(A, sketch) if xp is None else xp
-    columns = sketch.shape[-1]
-    if rank is not None and (rank < 1 or (isinstance(columns, int) and rank > columns)):
-        raise ValueError(f"rank must be in 1, ..., {columns}, got {rank}")
-    if power < 0:
-        raise ValueError(f"power must not be negative, got {power}")
     Q, _ = xp.linalg.qr(A @ sketch)
     for _ in range(power):
         W, _ = xp.linalg.qr(_adjoint_times(A, Q, xp))
@@ -89,9 +84,9 @@ def svd_lowrank(
     W, R = xp.linalg.qr(_adjoint_times(A, Q, xp))
     # A is close to Q Q^H A = Q R^H W^H.
     U, S, Vh = svd(adjoint(R, xp), xp=xp)
-    if rank is not None:
-        U, S, Vh = U[..., :rank], S[..., :rank], Vh[..., :rank, :]
-    return SVDResult(Q @ U, S, Vh @ adjoint(W, xp))
+    return SVDResult(
+        Q @ U[..., :rank], S[..., :rank], Vh[..., :rank, :] @ adjoint(W, xp)
+    )
 
 
 def svd_lowrank_pullback(
@@ -265,7 +260,7 @@ def _conjugate_residuals(
     (..., n, r), and whether that is a null vector, (..., 1, r).
     """
     # Normalised, because the squares below would under- or overflow.
-    size = _column_max(b, xp)
+    size = abs_max(b, xp, (-2,))
     scale = cast(xp.where(size > 0, size, xp.ones_like(size)), b, xp)
     b = b / scale
     target = tolerance**2 * _dot(b, b, xp)
@@ -301,14 +296,6 @@ def _conjugate_residuals(
 def _dot(x: Array, y: Array, xp: Namespace) -> Array:
     """Re x^H y of each column, kept as (..., 1, r)."""
     return xp.sum(real(conj(x, xp) * y, xp), axis=-2, keepdims=True)
-
-
-def _column_max(x: Array, xp: Namespace) -> Array:
-    """Largest real or imaginary part in each column, kept as (..., 1, r)."""
-    part = xp.abs(real(x, xp))
-    if is_complex(x, xp):
-        part = xp.maximum(part, xp.abs(xp.imag(x)))
-    return xp.max(part, axis=-2, keepdims=True)
 
 
 def _along(direction: Array, x: Array, where: Array, xp: Namespace) -> Array:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from svdinv.core.backend import Backend
-from svdinv.core.namespace import Array, abs_max, binary_scale, cast, is_complex
+from svdinv.core.namespace import (
+    Array,
+    abs_max,
+    binary_scale,
+    cast,
+    is_complex,
+    safe_divide,
+)
 from svdinv.core.spectral import coefficients
 from svdinv.core.svd_operations import SVD
 from svdinv.core.thresholds import Soft
@@ -106,5 +113,7 @@ def _divergence(backend: Backend, S: Array, tau: Array, A: Array) -> Array:
     has_phase = is_complex(A, xp)
     c = coefficients(Soft(), S, tau[..., None], True, has_phase, xp)
     inside = 0.5 * xp.sum(c.difference + c.sum_quotient, axis=(-2, -1))
-    trace = inside + abs(m - n) * xp.sum(c.phi, axis=-1)
+    # Not c.phi: MLX cannot differentiate a diagonal twice.
+    phi = safe_divide(c.y, c.s, c.s > 0, xp)
+    trace = inside + abs(m - n) * xp.sum(phi, axis=-1)
     return 2 * trace if has_phase else trace
