@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from oracle import (
+    FUNCTIONS,
     POLAR,
     Problem,
     _soft,
@@ -208,3 +209,16 @@ def test_minimum_norm_ignores_the_precision():
         svd_pullback(*factors, *given, **options),
         svd_pullback(*factors, *given, epsilon=1e-3, **options),
     )
+
+
+@pytest.mark.parametrize("f", ["tanh", "cube", "identity"])
+@pytest.mark.parametrize("values", [(1, 0.5, 1e-9, 0), (1, 1, 1e-17, 0)])
+def test_small_values_beside_one_that_is_zero_in_every_bit(values, f):
+    """What M_ij / s_j tells on one side counts in full where s_i is 0."""
+    s, k = np.array([values]), len(values)
+    eye, G = np.eye(k)[None], np.random.default_rng(0).standard_normal((1, k, k))
+    problem = Problem(eye * s, eye, s, eye, G)
+    cotangents = problem.cotangents((eye, s, eye), FUNCTIONS[f], "schatten")
+    gA = svd_pullback(eye, s, eye, *cotangents)
+    exact = problem.exact_gradient(FUNCTIONS[f], "schatten")
+    assert relative_error(gA, exact) < 1e-15

@@ -79,25 +79,11 @@ class Backend(ABC):
     def matrices(
         self, A: Any, name: str, ndim: int = 2, *, any_rank: bool = False
     ) -> tuple[Array, Callable[[Array], Array]]:
-        """Check A and give it in the precision to compute in.
+        """Check A, give it in the precision to compute in, and a cast of results back.
 
-        Parameters
-        ----------
-        A : object
-            What the user gave.
-        name : str
-            Name of the argument, for messages.
-        ndim : int, optional
-            Least number of dimensions.
-        any_rank : bool, optional
-            Whether that number may be unknown, as in a traced graph.
-
-        Returns
-        -------
-        array
-            Half precision in single precision: LAPACK and cuSOLVER have no half.
-        callable
-            Casts a result back.
+        Half precision is computed in single: LAPACK and cuSOLVER have no half. The
+        number of dimensions, at least `ndim`, may be unknown for `any_rank`, as in a
+        traced graph. `name` is the argument's, for messages.
         """
         xp, A = self.xp, self.asarray(A, name)
         if not self.is_floating(A.dtype):

@@ -104,7 +104,10 @@ def vector_block(
         As for `svdinv.core.svd_pullback`.
     """
     if repeated != "consistent":
-        block = _linear_block(s, M, NH, repeated, rtol, xp)
+        E, W = (cast(x, M, xp) for x in linear_rule(s, repeated, rtol, xp))
+        D = cast(inverse_sum(s, xp), M, xp)
+        block = E * skew(M - NH, xp) + D * skew(M + NH, xp)
+        block = block + herm(W * M + xp.matrix_transpose(W) * NH, xp)
         return block + diagonal_matrices(gS, M, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
     rule = partial(consistent_block, xp, rtol, epsilon)
@@ -149,35 +152,24 @@ def _distinct_block(
     return block + cast(eye, M, xp) * diagonal[..., None]
 
 
-def _linear_block(
-    s: Array, M: Array, NH: Array, repeated: str, rtol: float | None, xp: Namespace
-) -> Array:
-    E, W = linear_rule(s, repeated, rtol, xp)
-    D = inverse_sum(s, xp)
-    block = cast(E, M, xp) * skew(M - NH, xp) + cast(D, M, xp) * skew(M + NH, xp)
-    if W is None:
-        return block
-    W = cast(W, M, xp)
-    return block + herm(W * M + xp.matrix_transpose(W) * NH, xp)
-
-
 def linear_rule(
     s: Array, repeated: str, rtol: float | None, xp: Namespace
-) -> tuple[Array, Array | None]:
+) -> tuple[Array, Array]:
     """E and W of one of the rules that are linear in the cotangents.
 
     `s` is scaled and sorted downwards, `repeated` any rule but ``"consistent"``. E is
-    antisymmetric, and W None where there is no completion; shape (..., k, k).
+    antisymmetric, and W 0 where there is no completion; shape (..., k, k).
     """
     tol = cluster_rtol(s, rtol, xp)
     if repeated in COMPARISON_RULES:
-        return comparison_rule(repeated, s, tol, xp), None
+        E = comparison_rule(repeated, s, tol, xp)
+        return E, xp.zeros_like(E)
     si, sj = _pairs(s)
     gap = sj - si
     apart = xp.abs(gap) > max(tol, vanishing(s, xp))
     E = safe_divide(xp.ones_like(gap), gap, apart, xp)
     if repeated == "drop":
-        return E, None
+        return E, xp.zeros_like(E)
     # Minimum norm, each side divided by its own singular value (exact where f/s
     # is constant), on one side alone where the other singular value is 0.
     positive = xp.astype(s > vanishing(s, xp), s.dtype, copy=False)
@@ -416,7 +408,7 @@ def log_derivative(
 
     # Bounded below so that second derivatives, in 1 / variance^2, stay finite.
     least = tiny(s, xp)
-    slope_known = (variance > (4 * epsilon) ** 2 * square_b) & (variance > least)
+    slope_known = variance > least
     slope = safe_divide(mean(db * dg), variance, slope_known, xp)
     ratio = safe_divide(mean((b * gS)[..., None, :]), square_b, square_b > least, xp)
 

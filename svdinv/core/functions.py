@@ -181,14 +181,10 @@ class Threshold(SpectralFunction):
     A new operator needs `kept`, `solve` (y itself) and q with its divided
     differences; the defaults are those of q = 0. A penalty that is not
     proportional to tau overrides `r1` and `r2`, those of r = s - y.
-
-    Attributes
-    ----------
-    cuts : bool
-        Whether small singular values are set to 0; if not, the equation holds at 0.
     """
 
     cuts: bool = True
+    """Whether small singular values are set to 0; if not, the equation holds at 0."""
 
     def _moving(self, y: Array) -> Array:
         return y > 0 if self.cuts else y >= 0

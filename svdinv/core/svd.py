@@ -34,10 +34,10 @@ from svdinv.core.namespace import (
     herm,
     known_equal,
     last_size,
-    real,
     scaled,
     skew,
 )
+from svdinv.core.spectral import real_diagonal
 
 __all__ = ["SVDResult", "svd", "svd_pullback", "svd_pushforward"]
 
@@ -231,13 +231,13 @@ def svd_pushforward(
 
     AV, AU = dA @ V1, adjoint(dA, xp) @ U1
     P = adjoint(U1, xp) @ AV
-    dS = real(xp.linalg.diagonal(P), xp)
+    dS = real_diagonal(P, xp)
     AV, AU, P = AV * scale, AU * scale, P * scale
 
     rule = "minimum-norm" if repeated == "consistent" else repeated
     E, W = linear_rule(s, rule, None if repeated == "consistent" else rtol, xp)
     odd = cast(inverse_sum(s, xp), P, xp) * skew(P, xp)
-    even = cast(E if W is None else E + W, P, xp) * herm(P, xp)
+    even = cast(E + W, P, xp) * herm(P, xp)
     omega, psi = even + odd, even - odd
 
     inverse = cast(reciprocal(s, xp), U, xp)[..., None, :]

@@ -15,22 +15,9 @@ def fourier_slices(
 ) -> tuple[Array, Callable[[Array], Array]]:
     """Fourier transform along an axis, a matrix for each frequency, and the way back.
 
-    Parameters
-    ----------
-    X : array
-        Shape (..., a, b, c), of which `axis`, from -3 to -1, is transformed.
-    axis : int
-        Negative.
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    array
-        Complex, shape (..., frequencies, m, n); of a real X the half that determines
-        the rest.
-    callable
-        From such an array to one of the shape of X.
+    X has shape (..., a, b, c), of which `axis`, from -3 to -1, is transformed. The
+    result is complex, shape (..., frequencies, m, n); of a real X the half that
+    determines the rest.
     """
     ndim, length = len(X.shape), sizes(X, xp)[axis]
     batch = tuple(range(ndim - 3))
@@ -109,15 +96,7 @@ def zero_padded(x: Array, count: Any, axis: int, xp: Namespace) -> Array:
 
 
 def tilings(size: tuple[int, int], block: Any, stride: Any, shift: Any) -> list[Tiling]:
-    """Tilings whose average is that of all blocks a stride apart.
-
-    Raises
-    ------
-    ValueError
-        If `block` or `stride` is not positive, or `stride` does not divide `block`.
-    TypeError
-        If one of them is not an int or a pair of ints.
-    """
+    """Tilings whose average is that of all blocks a stride apart, of checked sizes."""
     blocks = _pair("block", block)
     strides = blocks if stride is None else _pair("stride", stride)
     shifts = _pair("shift", shift)

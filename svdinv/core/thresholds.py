@@ -69,8 +69,6 @@ class Soft(Threshold):
     def second_difference(
         self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
     ) -> Array:
-        if not self.weighted:
-            return super().second_difference(points, d, tau, xp)
         return distinct_extreme(points, d, xp)
 
     def gram_difference(

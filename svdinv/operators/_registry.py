@@ -77,22 +77,10 @@ def bind(
     module: str,
     functions: dict[str, Callable[..., Any]] = OPERATORS,
 ) -> dict[str, Callable[..., Any]]:
-    """Make the operators of one framework.
+    """Make the operators of one framework, to be found in `module`, by their names.
 
-    Parameters
-    ----------
-    backend : callable
-        Gives the backend for the arguments of a call.
-    module : str
-        Name of the module that they are to be found in.
-    functions : dict, optional
-        Functions of a backend, by their public names. Default: all operators.
-
-    Returns
-    -------
-    dict
-        Functions by their names, with the signatures and docstrings that they are
-        defined with, but for the backend.
+    They have the signatures and docstrings that they are defined with, but for the
+    backend, which `backend` gives for the arguments of a call.
     """
     return {
         name: _bound(name, function, backend, module)
