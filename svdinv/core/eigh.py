@@ -41,8 +41,6 @@ from svdinv.core.namespace import (
 from svdinv.core.spectral import diagonal_matrices, real_diagonal
 from svdinv.core.tolerances import cluster_rtol, eps, neighbour_rtol, tiny
 
-__all__ = ["EighResult", "eigh_gauge_dependence", "eigh_pullback", "eigh_pushforward"]
-
 
 class EighResult(NamedTuple):
     """Factors of A = V diag(w) V^H."""

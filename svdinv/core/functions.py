@@ -221,22 +221,20 @@ class Threshold(SpectralFunction):
         """Divided difference r[y1, y2, y3]."""
         return tau * self.q2(y1, y2, y3, tau, xp) if self.has_tau else 0.0
 
-    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def value(self, s, tau, xp):
         kept = self.kept(s, tau, xp)
         y = xp.where(kept, self.solve(s, tau, xp), xp.zeros_like(s))
         # What is compared with NaN is not kept, and the NaN would be lost.
         return xp.where(tau == tau, y, tau + y) if self.has_tau else y
 
-    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a, b, tau, xp):
         both = self._moving(a.y) & self._moving(b.y)
         apart = distinct_quotient(a.y, b.y, a.s, b.s, xp)
         one = xp.ones_like(apart)
         y1, y2 = xp.where(both, a.y, one), xp.where(both, b.y, one)
         return xp.where(both, one / (1 + self.r1(y1, y2, tau, xp)), apart)
 
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
-    ) -> Array:
+    def second_difference(self, points, d, tau, xp):
         first, second, third = points
         apart = distinct_extreme(points, d, xp)
         every = self._moving(first.y) & self._moving(second.y) & self._moving(third.y)
@@ -245,13 +243,13 @@ class Threshold(SpectralFunction):
         smooth = -self.r2(y1, y2, y3, tau, xp) * d[0] * d[1] * d[2]
         return xp.where(every, smooth, apart)
 
-    def tau_derivative(self, s: Array, y: Array, tau: Any, xp: Namespace) -> Array:
+    def tau_derivative(self, s, y, tau, xp):
         kept = self._moving(y)
         y = xp.where(kept, y, xp.ones_like(y))
         slope = self.q0(y, tau, xp) / (1 + self.r1(y, y, tau, xp))
         return xp.where(kept, -slope, xp.zeros_like(y))
 
-    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+    def tau_difference(self, a, b, tau, xp):
         both = self._moving(a.y) & self._moving(b.y)
         apart = distinct_quotient(a.t, b.t, a.s, b.s, xp)
         one = xp.ones_like(apart)
@@ -262,9 +260,7 @@ class Threshold(SpectralFunction):
         inverse = 1 + self.r1(y1, y2, tau, xp)
         return xp.where(both, -moved * one / inverse**2, apart)
 
-    def tau_second_derivative(
-        self, s: Array, y: Array, tau: Any, xp: Namespace
-    ) -> Array:
+    def tau_second_derivative(self, s, y, tau, xp):
         t = self.tau_derivative(s, y, tau, xp)
         kept = self._moving(y)
         y = xp.where(kept, y, xp.ones_like(y))
@@ -278,14 +274,12 @@ class _Steps(SpectralFunction):
 
     smooth_at_zero = False
 
-    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a, b, tau, xp):
         gap = a.s - b.s
         apart = xp.abs(gap) > rounding_rtol(gap, xp) * xp.maximum(a.s, b.s)
         return safe_divide(a.y - b.y, gap, apart, xp)
 
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
-    ) -> Array:
+    def second_difference(self, points, d, tau, xp):
         return extreme_difference(tuple(point.s for point in points), d, xp)
 
 
@@ -297,7 +291,7 @@ class Polar(_Steps):
     that divides by rounding errors the derivative does not exist and 0 is taken.
     """
 
-    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def value(self, s, tau, xp):
         return xp.ones_like(s)
 
 
@@ -317,7 +311,7 @@ class TopSubgradient(_Steps):
         """See `SpectralFunction`; 1 / s_1 is not large."""
         return self.count != 1
 
-    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def value(self, s, tau, xp):
         if known_equal(s.shape[-1], 0):
             return s
         top = first(s)
@@ -346,12 +340,12 @@ class Power(SpectralFunction):
     def smooth_at_zero(self) -> bool:  # type: ignore[override]
         return self.exponent >= 1
 
-    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def value(self, s, tau, xp):
         positive = s > rounding_rtol(s, xp) * first(s)
         power = xp.where(positive, s, xp.ones_like(s)) ** self.exponent
         return xp.where(positive, power, xp.zeros_like(s))
 
-    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a, b, tau, xp):
         low, high = xp.minimum(a.s, b.s), xp.maximum(a.s, b.s)
         near = (low > 0.5 * high) & (high > 0)
         base = xp.where(near, low, xp.ones_like(low))
@@ -362,9 +356,7 @@ class Power(SpectralFunction):
         smooth = steep * base ** (self.exponent - 1)
         return xp.where(near, smooth, quotient(a.y, b.y, a.s, b.s, xp))
 
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
-    ) -> Array:
+    def second_difference(self, points, d, tau, xp):
         apart = extreme_difference(tuple(point.s for point in points), d, xp)
         a, b, c = (point.s for point in points)
         high, low = xp.maximum(a, xp.maximum(b, c)), xp.minimum(a, xp.minimum(b, c))
@@ -386,20 +378,18 @@ class ProperRotation(_Steps):
     has_tau = True
     weighted = True
 
-    def value(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def value(self, s, tau, xp):
         return tau
 
     # The sign is no parameter to differentiate in.
 
-    def tau_derivative(self, s: Array, y: Array, tau: Array, xp: Namespace) -> Array:
+    def tau_derivative(self, s, y, tau, xp):
         return xp.zeros_like(s)
 
-    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+    def tau_difference(self, a, b, tau, xp):
         return xp.zeros_like(a.s - b.s)
 
-    def tau_second_derivative(
-        self, s: Array, y: Array, tau: Array, xp: Namespace
-    ) -> Array:
+    def tau_second_derivative(self, s, y, tau, xp):
         return xp.zeros_like(s)
 
 

@@ -29,16 +29,6 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.tolerances import cluster_rtol, gauge_tolerance
 
-__all__ = [
-    "Gauge",
-    "GaugeError",
-    "GaugeMonitor",
-    "GaugeWarning",
-    "check_gauge",
-    "gauge_dependence",
-    "report_gauge",
-]
-
 Gauge: TypeAlias = Literal["ignore", "warn", "error"] | Callable[[Any], None]
 
 

@@ -29,17 +29,6 @@ from svdinv.core.namespace import (
 from svdinv.core.spectral import pair
 from svdinv.core.tolerances import rounding_rtol
 
-__all__ = [
-    "Exponential",
-    "HermitianFunction",
-    "InverseSquareRoot",
-    "Logarithm",
-    "SquareRoot",
-    "hermitian_derivative",
-    "hermitian_map",
-    "hermitian_second_derivative",
-]
-
 Factors: TypeAlias = tuple[Array, Array]
 
 
@@ -73,19 +62,17 @@ class HermitianFunction(ABC):
 class Exponential(HermitianFunction):
     """exp(w)."""
 
-    def value(self, w: Array, xp: Namespace) -> Array:
+    def value(self, w, xp):
         return xp.exp(w)
 
-    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
+    def difference(self, a, b, xp):
         gap = xp.abs(a.s - b.s)
         # From the larger down, so that nothing overflows that need not.
         one = xp.ones_like(gap)
         decay = safe_divide(-xp.expm1(-gap), gap, gap != 0, xp, one)
         return xp.maximum(a.y, b.y) * decay
 
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], xp: Namespace
-    ) -> Array:
+    def second_difference(self, points, d, xp):
         mean, offsets, near = _around_mean(points, xp.ones_like(d[0]), xp)
         series = xp.exp(mean) * _series(offsets, _EXP)
         return xp.where(near, series, _quotient(points, d, xp))
@@ -95,19 +82,17 @@ class Exponential(HermitianFunction):
 class Logarithm(HermitianFunction):
     """log(w), of positive definite matrices; NaN for others, singular ones too."""
 
-    def domain(self, w: Array, xp: Namespace) -> Array:
+    def domain(self, w, xp):
         return xp.where(w > 0, w, xp.full_like(w, math.nan))
 
-    def value(self, w: Array, xp: Namespace) -> Array:
+    def value(self, w, xp):
         return xp.log(self.domain(w, xp))
 
-    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
+    def difference(self, a, b, xp):
         low, gap = xp.minimum(a.s, b.s), xp.abs(a.s - b.s)
         return safe_divide(xp.log1p(gap / low), gap, gap != 0, xp, 1 / low)
 
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], xp: Namespace
-    ) -> Array:
+    def second_difference(self, points, d, xp):
         reach = xp.minimum(points[0].s, points[1].s) / 4
         mean, offsets, near = _around_mean(points, reach, xp)
         series = _series(tuple(x / mean for x in offsets), _LOG) / mean**2
@@ -121,7 +106,7 @@ class _Root(HermitianFunction):
     derivatives, and clearly negative ones are NaN.
     """
 
-    def domain(self, w: Array, xp: Namespace) -> Array:
+    def domain(self, w, xp):
         level = rounding_rtol(w, xp) * xp.max(xp.abs(w), axis=-1, keepdims=True)
         kept = xp.where(w > level, w, xp.zeros_like(w))
         return xp.where(w < -level, xp.full_like(w, math.nan), kept)
@@ -134,18 +119,16 @@ class SquareRoot(_Root):
     Between two eigenvalues 0 the derivative is infinite, and 0 is taken.
     """
 
-    def value(self, w: Array, xp: Namespace) -> Array:
+    def value(self, w, xp):
         kept = self.domain(w, xp)
         # Positive values at rounding level have roots far above it.
         return xp.sqrt(xp.where(kept == 0, xp.maximum(w, xp.zeros_like(w)), kept))
 
-    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
+    def difference(self, a, b, xp):
         total = a.y + b.y
         return safe_divide(xp.ones_like(total), total, total != 0, xp)
 
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], xp: Namespace
-    ) -> Array:
+    def second_difference(self, points, d, xp):
         inside = -d[0] * d[1] * d[2]
         # One of d is 0, what was left out, where two values are.
         apart = _quotient(points, d, xp)
@@ -159,20 +142,18 @@ class InverseSquareRoot(_Root):
     Clearly negative eigenvalues give NaN.
     """
 
-    def value(self, w: Array, xp: Namespace) -> Array:
+    def value(self, w, xp):
         root = xp.sqrt(self.domain(w, xp))
         return safe_divide(xp.ones_like(root), root, root != 0, xp)
 
-    def difference(self, a: Sample, b: Sample, xp: Namespace) -> Array:
+    def difference(self, a, b, xp):
         total = xp.sqrt(a.s) + xp.sqrt(b.s)
         inside = -a.y * safe_divide(b.y, total, total != 0, xp)
         high = xp.maximum(a.s, b.s)
         across = safe_divide(a.y + b.y, high, high != 0, xp)  # one of the two is 0
         return xp.where(inside == 0, across, inside)
 
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], xp: Namespace
-    ) -> Array:
+    def second_difference(self, points, d, xp):
         apart = _quotient(points, d, xp)
         ya, yb, yc = (point.y for point in points)
         ra, rb, rc = (xp.sqrt(point.s) for point in points)

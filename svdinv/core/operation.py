@@ -14,17 +14,6 @@ from typing import Any, ClassVar, TypeAlias
 
 from svdinv.core.namespace import Namespace
 
-__all__ = [
-    "Arrays",
-    "Call",
-    "Operation",
-    "add",
-    "rebuilt",
-    "refuse_third",
-    "some",
-    "when",
-]
-
 Arrays: TypeAlias = Sequence[Any]
 """Arrays, with None for what is zero or absent."""
 

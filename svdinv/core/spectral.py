@@ -35,20 +35,6 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.tolerances import eps, neighbour_rtol, rounding_rtol
 
-__all__ = [
-    "Coefficients",
-    "Direction",
-    "SVDFactors",
-    "coefficients",
-    "diagonal_matrices",
-    "outside_ranges",
-    "pair",
-    "real_diagonal",
-    "through_largest",
-    "to_tau",
-    "wider",
-]
-
 
 class Direction(NamedTuple):
     """A derivative of a spectral map that is asked for."""

@@ -39,8 +39,6 @@ from svdinv.core.namespace import (
 )
 from svdinv.core.spectral import real_diagonal
 
-__all__ = ["SVDResult", "svd", "svd_pullback", "svd_pushforward"]
-
 
 class SVDResult(NamedTuple):
     """Factors of A = U diag(S) Vh."""

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svdinv.core.functions import (
-    Sample,
     Threshold,
-    Triple,
     distinct_extreme,
     distinct_quotient,
     extreme_difference,
@@ -39,19 +37,19 @@ class Soft(Threshold):
     weighted: bool = False
     has_tau = True
 
-    def cutoff(self, tau: Any, xp: Namespace) -> Array:
+    def cutoff(self, tau, xp):
         return tau
 
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def kept(self, s, tau, xp):
         return s > tau
 
-    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def solve(self, s, tau, xp):
         return s - tau
 
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+    def q0(self, y, tau, xp):
         return xp.ones_like(y)
 
-    def difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+    def difference(self, a, b, tau, xp):
         if not self.weighted:
             # 1 where both are kept, 0 where neither is.
             kept_a, kept_b = a.y > 0, b.y > 0
@@ -66,14 +64,10 @@ class Soft(Threshold):
         slope = 1 - distinct_quotient(tau, xp.matrix_transpose(tau), a.s, b.s, xp)
         return xp.where(both, slope, distinct_quotient(a.y, b.y, a.s, b.s, xp))
 
-    def second_difference(
-        self, points: Triple, d: tuple[Array, ...], tau: Any, xp: Namespace
-    ) -> Array:
+    def second_difference(self, points, d, tau, xp):
         return distinct_extreme(points, d, xp)
 
-    def gram_difference(
-        self, s: Array, y: Array, phi: Array, tau: Any, xp: Namespace
-    ) -> Array | None:
+    def gram_difference(self, s, y, phi, tau, xp):
         if self.weighted:
             return None
         # h(s^2) = 1 - tau / s: where both are kept tau / (s_i s_j (s_i + s_j)).
@@ -86,7 +80,7 @@ class Soft(Threshold):
         gap = xp.where(alike, xp.ones_like(rise), si - sj)
         return rise / (gap * (si + (sj + smallest(s, xp))))
 
-    def tau_difference(self, a: Sample, b: Sample, tau: Any, xp: Namespace) -> Array:
+    def tau_difference(self, a, b, tau, xp):
         return distinct_quotient(a.t, b.t, a.s, b.s, xp)
 
 
@@ -96,10 +90,10 @@ class Hard(Threshold):
 
     has_tau = True
 
-    def cutoff(self, tau: Any, xp: Namespace) -> Array:
+    def cutoff(self, tau, xp):
         return tau
 
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def kept(self, s, tau, xp):
         return s > tau
 
 
@@ -109,7 +103,7 @@ class Rank(Threshold):
 
     rank: int
 
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def kept(self, s, tau, xp):
         index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
         return (index <= self.rank) & (s > 0)
 
@@ -137,29 +131,29 @@ class Firm(Threshold):
     gamma: float
     has_tau = True
 
-    def cutoff(self, tau: Any, xp: Namespace) -> Array:
+    def cutoff(self, tau, xp):
         return tau
 
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def kept(self, s, tau, xp):
         return s > tau
 
-    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def solve(self, s, tau, xp):
         return xp.minimum(s, (s - tau) * (self.gamma / (self.gamma - 1)))
 
     # r(y) = max(tau - y / gamma, 0), and q its derivative in tau
 
-    def r1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+    def r1(self, y1, y2, tau, xp):
         return -_share_below(self.gamma * tau, y1, y2, xp) / self.gamma
 
-    def r2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+    def r2(self, y1, y2, y3, tau, xp):
         pairs = (y1, y2), (y2, y3), (y3, y1)
         d = tuple(self.r1(a, b, tau, xp) for a, b in pairs)
         return extreme_difference((y1, y2, y3), d, xp)
 
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+    def q0(self, y, tau, xp):
         return xp.astype(y < self.gamma * tau, y.dtype)
 
-    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+    def q1(self, y1, y2, tau, xp):
         q = self.q0(y1, tau, xp), self.q0(y2, tau, xp)
         return quotient(*q, y1, y2, xp)
 
@@ -177,7 +171,7 @@ class LogSum(Threshold):
     epsilon: float
     has_tau = True
 
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def kept(self, s, tau, xp):
         y, real = self._larger_root(s, tau, xp)
         positive = real & (y > 0)
         y = xp.where(positive, y, xp.ones_like(y))
@@ -185,7 +179,7 @@ class LogSum(Threshold):
         penalty = tau * xp.log1p(y / self.epsilon)
         return positive & (penalty + 0.5 * y * y < s * y)
 
-    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def solve(self, s, tau, xp):
         return self._larger_root(s, tau, xp)[0]
 
     def _larger_root(self, s: Array, tau: Any, xp: Namespace) -> tuple[Array, Array]:
@@ -197,13 +191,13 @@ class LogSum(Threshold):
         root = xp.sqrt(xp.where(real, less, xp.ones_like(less)))
         return 0.5 * (s - self.epsilon + root * xp.sqrt(total + double)), real
 
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+    def q0(self, y, tau, xp):
         return 1 / (y + self.epsilon)
 
-    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+    def q1(self, y1, y2, tau, xp):
         return -1 / ((y1 + self.epsilon) * (y2 + self.epsilon))
 
-    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+    def q2(self, y1, y2, y3, tau, xp):
         e = self.epsilon
         return 1 / ((y1 + e) * (y2 + e) * (y3 + e))
 
@@ -224,15 +218,15 @@ class Schatten(Threshold):
     p: float
     has_tau = True
 
-    def cutoff(self, tau: Any, xp: Namespace) -> Array:
+    def cutoff(self, tau, xp):
         # The stationary y that costs as much as 0, and the s it belongs to.
         y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
         return y * (1 + self.p / (2 * (1 - self.p)))
 
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def kept(self, s, tau, xp):
         return s > self.cutoff(tau, xp)
 
-    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def solve(self, s, tau, xp):
         kept = self.kept(s, tau, xp)
         s = xp.where(kept, s, xp.ones_like(s))
         pull = xp.where(kept, self.p * tau + xp.zeros_like(s), xp.zeros_like(s))
@@ -247,16 +241,16 @@ class Schatten(Threshold):
     def _root(self, y: Array) -> Array:
         return y ** (1 - self.p)
 
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+    def q0(self, y, tau, xp):
         return self.p / self._root(y)
 
     # With x = y^(1 - p), q is p / x and y is x^2 or x^3.
 
-    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+    def q1(self, y1, y2, tau, xp):
         a, b = self._root(y1), self._root(y2)
         return -self.p / (a * b * self._power_difference(a, b))
 
-    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+    def q2(self, y1, y2, y3, tau, xp):
         a, b, c = (self._root(y) for y in (y1, y2, y3))
         top = a + b + c
         if self.p != 0.5:
@@ -285,21 +279,21 @@ class Huber(Threshold):
     has_tau = True
     cuts = False
 
-    def kept(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def kept(self, s, tau, xp):
         return s >= 0
 
-    def solve(self, s: Array, tau: Any, xp: Namespace) -> Array:
+    def solve(self, s, tau, xp):
         return xp.maximum(s * (self.delta / (self.delta + tau)), s - tau)
 
     # q(y) = min(y / delta, 1)
 
-    def q0(self, y: Array, tau: Any, xp: Namespace) -> Array:
+    def q0(self, y, tau, xp):
         return xp.minimum(y / self.delta, xp.ones_like(y))
 
-    def q1(self, y1: Array, y2: Array, tau: Any, xp: Namespace) -> Array:
+    def q1(self, y1, y2, tau, xp):
         return _share_below(self.delta, y1, y2, xp) / self.delta
 
-    def q2(self, y1: Array, y2: Array, y3: Array, tau: Any, xp: Namespace) -> Array:
+    def q2(self, y1, y2, y3, tau, xp):
         pairs = (y1, y2), (y2, y3), (y3, y1)
         d = tuple(self.q1(a, b, tau, xp) for a, b in pairs)
         return extreme_difference((y1, y2, y3), d, xp)

@@ -4,22 +4,6 @@ from __future__ import annotations
 
 from svdinv.core.namespace import Array, Namespace
 
-__all__ = [
-    "ASPECT_LIMIT",
-    "GRAM_FLOOR",
-    "MIN_GRAM_WORK",
-    "SINGLE",
-    "WIDE_GRAM_FLOOR",
-    "cluster_rtol",
-    "eps",
-    "gauge_tolerance",
-    "neighbour_rtol",
-    "rounding_rtol",
-    "smallest",
-    "tiny",
-    "vanishing",
-]
-
 SINGLE = 1e-10
 """An eps above this is that of single precision."""
 
