@@ -37,19 +37,30 @@ from svdinv.core.tolerances import eps, neighbour_rtol, rounding_rtol
 
 
 class Direction(NamedTuple):
-    """A derivative of a spectral map that is asked for."""
+    """A derivative of a spectral map that is asked for.
+
+    Attributes
+    ----------
+    function : SpectralFunction
+        f and its divided differences.
+    tau : array or None
+        Parameter of f, shape (..., 1), or (..., k) if f is `weighted`.
+    X : array
+        Tangent of A, or cotangent of the result, shape (..., m, n).
+    dtau : array, optional
+        Tangent of tau, of its shape.
+    transposed : bool, optional
+        Whether to compute the cotangent of tau.
+    ratio : array, optional
+        tau / s_1, of the shape of tau, if that is the parameter, with `transposed`.
+    """
 
     function: SpectralFunction
     tau: Any
-    """Parameter of f or None, shape (..., 1), or (..., k) if f is `weighted`."""
     X: Array
-    """Tangent of A, or cotangent of the result, shape (..., m, n)."""
     dtau: Any = None
-    """Tangent of tau, of its shape."""
     transposed: bool = False
-    """Whether to compute the cotangent of tau."""
     ratio: Any = None
-    """tau / s_1, of the shape of tau, if that is the parameter, with `transposed`."""
 
 
 class SVDFactors(NamedTuple):
