@@ -16,7 +16,7 @@ from svdinv.core.hermitian import (
     hermitian_second_derivative,
 )
 from svdinv.core.namespace import Array, Namespace, adjoint, on_host
-from svdinv.core.operation import Operation, add, masked, refuse_third
+from svdinv.core.operation import Operation, RefuseThird, add, masked, zeros_where
 from svdinv.core.tolerances import eps
 
 __all__ = ["Eigh", "HermitianMap", "from_triangle"]
@@ -139,14 +139,16 @@ class _Derivative(Operation):
         if dx[1] is not None:
             (along,) = call(self, A, dx[1], *factors)
         if dx[0] is not None:
-            (bent,) = call(_SecondDerivative(self.function), A, X, dx[0], *factors)
+            (at,) = call(RefuseThird(), A)
+            (bent,) = call(_SecondDerivative(self.function), at, X, dx[0], *factors)
         return (add(along, bent),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, X, *factors = x
         point = linear = None
         if wanted[0]:
-            (point,) = call(_SecondDerivative(self.function), A, X, g[0], *factors)
+            (at,) = call(RefuseThird(), A)
+            (point,) = call(_SecondDerivative(self.function), at, X, g[0], *factors)
         if wanted[1]:
             (linear,) = call(self, A, g[0], *factors)
         return point, linear
@@ -154,7 +156,10 @@ class _Derivative(Operation):
 
 @dataclass(frozen=True)
 class _SecondDerivative(Operation):
-    """(A, X, Y, w, V) -> second derivative of f along X and Y, symmetric in all."""
+    """(A, X, Y, w, V) -> second derivative of f along X and Y, symmetric in all.
+
+    A comes through `RefuseThird`.
+    """
 
     function: HermitianFunction
 
@@ -163,7 +168,6 @@ class _SecondDerivative(Operation):
         return (hermitian_second_derivative(self.function, tuple(factors), X, Y, xp),)
 
     def tangent(self, x, y, dx, call, xp):
-        refuse_third(dx[0] is not None)
         A, X, Y, *factors = x
         terms: list[Any] = []
         if dx[1] is not None:
@@ -173,11 +177,11 @@ class _SecondDerivative(Operation):
         return (add(*terms),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        refuse_third(wanted[0])
         A, X, Y, *factors = x
         first = second = None
         if wanted[1]:
             (first,) = call(self, A, g[0], Y, *factors)
         if wanted[2]:
             (second,) = call(self, A, X, g[0], *factors)
-        return masked((None, first, second), wanted)
+        at = zeros_where(wanted[:1], (A,), xp)
+        return *at, *masked((first, second), wanted[1:])

@@ -10,7 +10,8 @@ pieces. `svdinv.core.svd_operations`, `svdinv.core.spectral_operations` and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 from svdinv.core.namespace import Namespace
 
@@ -18,11 +19,12 @@ __all__ = [
     "Arrays",
     "Call",
     "Operation",
+    "RefuseThird",
     "add",
     "masked",
     "rebuilt",
-    "refuse_third",
     "some",
+    "zeros_where",
 ]
 
 Arrays: TypeAlias = Sequence[Any]
@@ -118,7 +120,29 @@ def masked(arrays: Arrays, wanted: Sequence[bool]) -> tuple[Any, ...]:
     return tuple(x if want else None for x, want in zip(arrays, wanted, strict=False))
 
 
-def refuse_third(*asked: Any) -> None:
-    """Raise NotImplementedError if a third derivative is asked for."""
-    if any(asked):
+@dataclass(frozen=True)
+class RefuseThird(Operation):
+    """Arrays -> the same, in which a second derivative is not to be differentiated.
+
+    That derivative cannot refuse it itself: some frameworks ask for cotangents of all
+    arguments, and then throw most of them away. It gives zeros, which come here only
+    if they are wanted.
+    """
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        return tuple(None if t is None else t + 0 for t in x)
+
+    def tangent(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise NotImplementedError."""
         raise NotImplementedError("svdinv's operators have two derivatives, not three")
+
+    cotangent = tangent
+
+
+def zeros_where(
+    wanted: Sequence[bool], arrays: Arrays, xp: Namespace
+) -> tuple[Any, ...]:
+    """Give zeros like those arrays that are wanted, and None for the others."""
+    pairs = zip(arrays, wanted, strict=False)
+    return tuple(xp.zeros_like(x) if want else None for x, want in pairs)

@@ -17,10 +17,11 @@ from svdinv.core.namespace import Array, Namespace, cast, inner
 from svdinv.core.operation import (
     Call,
     Operation,
+    RefuseThird,
     add,
     masked,
-    refuse_third,
     some,
+    zeros_where,
 )
 from svdinv.core.second_derivative import spectral_second_derivative
 from svdinv.core.spectral import Direction, SVDFactors
@@ -93,9 +94,8 @@ class Push(Operation):
         if some(*dx[2:4]):
             (along,) = call(self, A, tau, dx[2], dx[3], *factors)
         if some(*dx[:2]):
-            (bent,) = call(
-                SecondDerivative(self.function), A, tau, dA, dtau, dx[0], dx[1]
-            )
+            at = call(RefuseThird(), A, tau)
+            (bent,) = call(SecondDerivative(self.function), *at, dA, dtau, *dx[:2])
         return (add(along, bent),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
@@ -105,7 +105,8 @@ class Push(Operation):
         if any(wanted[2:4]):
             linear = call(Pull(self.function, self.kind), A, tau, g[0], *factors)
         if any(wanted[:2]):
-            point = call(SecondPull(self.function), A, tau, g[0], dA, dtau)
+            at = call(RefuseThird(), A, tau)
+            point = call(SecondPull(self.function), *at, g[0], dA, dtau)
         return masked((*point, *linear), wanted)
 
 
@@ -129,7 +130,8 @@ class Pull(Operation):
         if some(dx[2]):
             along = call(self, A, tau, dx[2], *factors)
         if some(*dx[:2]):
-            bent = call(SecondPull(self.function), A, tau, G, dx[0], dx[1])
+            at = call(RefuseThird(), A, tau)
+            bent = call(SecondPull(self.function), *at, G, *dx[:2])
         return tuple(map(add, along, bent))
 
     def cotangent(self, x, y, g, wanted, call, xp):
@@ -141,7 +143,8 @@ class Pull(Operation):
                 Push(self.function, self.kind), A, tau, g[0], g[1], *factors
             )
         if any(wanted[:2]):
-            point = call(SecondPull(self.function), A, tau, G, g[0], g[1])
+            at = call(RefuseThird(), A, tau)
+            point = call(SecondPull(self.function), *at, G, *g)
         return masked((*point, moved), wanted)
 
 
@@ -149,6 +152,7 @@ class Pull(Operation):
 class SecondDerivative(Operation):
     """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along both tangents.
 
+    A and tau come through `RefuseThird`, as those of `SecondPull`.
     For a second derivative the factors are taken anew: those of a Gram matrix are
     not all orthogonal.
     """
@@ -164,7 +168,6 @@ class SecondDerivative(Operation):
         ]
 
     def tangent(self, x, y, dx, call, xp):
-        refuse_third(some(*dx[:2]))
         A, tau, *v = x
         first = second = None
         if some(*dx[2:4]):
@@ -174,7 +177,6 @@ class SecondDerivative(Operation):
         return (add(first, second),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        refuse_third(*wanted[:2])
         A, tau, dA, dtau, vA, vtau = x
         first = None, None
         second = None, None
@@ -182,7 +184,8 @@ class SecondDerivative(Operation):
             first = call(SecondPull(self.function), A, tau, g[0], vA, vtau)
         if any(wanted[4:6]):
             second = call(SecondPull(self.function), A, tau, g[0], dA, dtau)
-        return masked((None, None, *first, *second), wanted)
+        at = zeros_where(wanted, (A, tau), xp)
+        return *at, *masked((*first, *second), wanted[2:])
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,6 @@ class SecondPull(Operation):
         return spectral_second_derivative(A, _thin(A, xp), direction, dA, dtau, xp=xp)
 
     def tangent(self, x, y, dx, call, xp):
-        refuse_third(some(*dx[:2]))
         A, tau, G, dA, dtau = x
         first = None, None
         second = None, None
@@ -209,7 +211,6 @@ class SecondPull(Operation):
         return tuple(map(add, first, second))
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        refuse_third(*wanted[:2])
         A, tau, G, dA, dtau = x
         moved = None
         direction = None, None
@@ -219,7 +220,8 @@ class SecondPull(Operation):
             )
         if any(wanted[3:5]):
             direction = call(self, A, tau, G, g[0], g[1])
-        return masked((None, None, moved, *direction), wanted)
+        at = zeros_where(wanted, (A, tau), xp)
+        return *at, *masked((moved, *direction), wanted[2:])
 
 
 @dataclass(frozen=True)
