@@ -13,8 +13,8 @@ from functools import partial, reduce
 from types import SimpleNamespace
 from typing import Any
 
-from svdinv.backends.tape import Traced, innermost, is_moving, untraced
-from svdinv.core.namespace import Array, Namespace, conj, is_complex
+from svdinv.backends.tape import Traced, innermost, is_moving, sum_to, untraced
+from svdinv.core.namespace import Array, Namespace, adjoint, conj, is_complex
 
 __all__ = ["TapedNamespace"]
 
@@ -42,40 +42,15 @@ _OF_NUMPY: dict[str, Callable[..., Any]] = {
     "trace": lambda xp, x: xp.sum(_OF_NUMPY["diagonal"](xp, x), axis=-1),
 }
 # Functions of arrays whose results do not move with them.
-_CONSTANT = frozenset(
-    [
-        "zeros_like",
-        "ones_like",
-        "full_like",
-        "empty_like",
-        "less",
-        "less_equal",
-        "greater",
-        "greater_equal",
-        "equal",
-        "not_equal",
-        "isnan",
-        "isinf",
-        "isfinite",
-        "sign",
-        "argmax",
-        "argmin",
-        "all",
-        "any",
-        "nonzero",
-        "logical_and",
-        "logical_or",
-        "logical_not",
-        "floor",
-        "ceil",
-        "round",
-        "shape",
-        "ndim",
-        "size",
-    ]
-)
-
+_CONSTANT = frozenset([
+    "all", "any", "argmax", "argmin", "ceil", "empty_like", "equal", "floor",
+    "full_like", "greater", "greater_equal", "isfinite", "isinf", "isnan", "less",
+    "less_equal", "logical_and", "logical_not", "logical_or", "ndim", "nonzero",
+    "not_equal", "ones_like", "round", "shape", "sign", "size", "zeros_like",
+])  # fmt: skip
 _OF_DTYPES = frozenset(("finfo", "isdtype", "result_type"))
+# Linear functions, over the real numbers, that are their own transposes.
+_SYMMETRIC = frozenset(("conj", "flip", "matrix_transpose", "tril", "triu"))
 
 # The derivative in each argument: of the namespace, the arguments, and the result.
 _FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
@@ -107,9 +82,10 @@ class TapedNamespace:
         What computes.
     """
 
+    writable = False  # values may be traced by another tape
+
     def __init__(self, base: Namespace) -> None:
         self.base = base
-        self.writable = False  # values may be traced by another tape
         self.linalg = SimpleNamespace(
             **{
                 name: self._refuse(f"linalg.{name}", getattr(base.linalg, name))
@@ -126,22 +102,16 @@ class TapedNamespace:
         return function
 
     def _wrapped(self, name: str) -> Any:
+        value = getattr(self.base, name)
         if name in _FACTORS:
             return partial(self._elementwise, name, _FACTORS[name])
-        value = getattr(self.base, name)
         if name in _CONSTANT:
             return partial(self._constant, value)
+        if name in _SYMMETRIC:
+            return partial(self._symmetric, value)
         if not callable(value) or isinstance(value, type) or name in _OF_DTYPES:
             return value
         return self._refuse(name, value)
-
-    def _constant(self, function: Any, *args: Any, **options: Any) -> Any:
-        """Call a function whose result does not move with its arguments."""
-        result, tape = function(*map(untraced, args), **options), innermost(args)
-        if tape is None or not hasattr(result, "dtype"):
-            return result
-        masks = self.base.isdtype(result.dtype, ("bool", "integral"))
-        return result if masks else tape.constant(result)
 
     def named(self, name: str, module: str = "numpy") -> Any:
         """Give a function by the name and the module that NumPy has for it."""
@@ -150,9 +120,10 @@ class TapedNamespace:
             found = getattr(self.fft, name, None)
         elif part == "linalg":
             found = self.matmul if name == "matmul" else None
+        elif name in _OF_NUMPY:
+            found = partial(_OF_NUMPY[name], self)
         else:
-            found = _OF_NUMPY.get(name)
-            found = getattr(self, name, None) if found is None else partial(found, self)
+            found = getattr(self, name, None)
         if found is None:
             raise TypeError(f"no derivative of {module}.{name} is known here")
         return found
@@ -160,6 +131,8 @@ class TapedNamespace:
     @staticmethod
     def on_host(report: Callable[[Array], None], x: Any) -> None:
         report(untraced(x))
+
+    # What leaves a step on the tape, and what does not.
 
     def _refuse(self, name: str, function: Any) -> Any:
         def call(*args: Any, **kw: Any) -> Any:
@@ -169,6 +142,14 @@ class TapedNamespace:
 
         return call
 
+    def _constant(self, function: Any, *args: Any, **options: Any) -> Any:
+        """Call a function whose result does not move with its arguments."""
+        result, tape = function(*map(untraced, args), **options), innermost(args)
+        if tape is None or not hasattr(result, "dtype"):
+            return result
+        masks = self.base.isdtype(result.dtype, ("bool", "integral"))
+        return result if masks else tape.constant(result)
+
     def _record(
         self,
         args: tuple[Any, ...],
@@ -176,7 +157,7 @@ class TapedNamespace:
         push: Callable[..., Any],
         pull: Callable[..., Any],
     ) -> Any:
-        """Evaluate `value`, on the innermost tape of its arguments.
+        """Evaluate `value`, of plain arrays, on the tapes of its arguments.
 
         `push` and `pull` take the values of the arguments and of the result, then
         the tangents of the arguments or the cotangent.
@@ -184,88 +165,33 @@ class TapedNamespace:
         tape = innermost(args)
         if tape is None:
             return value(*args)
-        x = tuple(
-            t.value if isinstance(t, Traced) and t.tape is tape else t for t in args
-        )
-        y = value(*x)
+        x = tuple(map(tape.value, args))
+        y = self._record(x, value, push, pull)
         return tape.record(
             args, (y,), lambda dx: (push(x, y, dx),), lambda g: pull(x, y, g[0])
         )[0]
 
     def _elementwise(self, name: str, factors: Callable[..., Any], *args: Any) -> Any:
         """Call a function whose derivative is a factor for each argument."""
-        if innermost(args) is None:
-            return getattr(self.base, name)(*self._same_kind(args))
-        if any(isinstance(x, complex) for x in args):
-            args = tuple(self._whole(x) for x in args)
-
-        def value(*x: Any) -> Any:
-            return self._elementwise(name, factors, *x)
+        function = getattr(self.base, name)
 
         def push(x: Any, y: Array, dx: Any) -> Any:
             pairs = zip(factors(self, *x, y), dx, strict=True)
-            terms = (self._times(f, d) for f, d in pairs if d is not None)
-            return reduce(self.add, terms)
+            return reduce(self.add, (times(f, d) for f, d in pairs if d is not None))
 
         def pull(x: Any, y: Array, g: Array) -> tuple[Any, ...]:
             return tuple(
-                None if f is None else self._times(self._conj(f), g)
+                None if f is None else times(self._conj(f), g)
                 for f in factors(self, *x, y)
             )
 
-        return self._record(args, value, push, pull)
+        def times(factor: Any, d: Array) -> Array:
+            one = isinstance(factor, float) and factor == 1
+            return d if one else self.multiply(factor, d)
 
-    def _whole(self, x: Any) -> Any:
-        if not hasattr(x, "dtype") or is_complex(x, self):
-            return x
-        return self.astype(x, self.base.result_type(x.dtype, self.base.complex64))
-
-    def pow(self, a, b):
-        def factors(xp, x, p, y):
-            if not hasattr(p, "dtype") and p in (0, 1):
-                slope = float(p)
-            else:
-                slope = p * xp.pow(x, p - 1)
-            if not is_moving(b):
-                return slope, None
-            # 0 where the logarithm is not a number.
-            positive = untraced(x) > 0
-            log = xp.log(xp.where(positive, x, xp.ones_like(x)))
-            return slope, xp.multiply(y, log)
-
-        return self._elementwise("pow", factors, a, b)
-
-    def _times(self, factor: Any, d: Array) -> Array:
-        if isinstance(factor, float) and factor == 1:
-            return d
-        return self.multiply(factor, d)
-
-    def _same_kind(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Give real arrays beside complex ones a complex dtype, as the standard has."""
-        base = self.base
-        arrays = [x for x in args if hasattr(x, "dtype")]
-        if not arrays:
-            return tuple(base.asarray(1.0 * x) for x in args)
-        whole = [x for x in arrays if is_complex(x, base)]
-        like = (whole or arrays)[0].dtype
-        if not whole and any(isinstance(x, complex) for x in args):
-            like = base.result_type(like, base.complex64)
-        if base.isdtype(like, ("bool", "integral")) and any(
-            isinstance(x, float) for x in args
-        ):
-            like = base.asarray(1.0).dtype
-        turned = base.isdtype(like, "complex floating")
-        return tuple(
-            base.asarray(x, dtype=None if isinstance(x, bool) else like)
-            if not hasattr(x, "dtype")
-            else base.astype(x, like)
-            if (turned and not is_complex(x, base)) or like != arrays[0].dtype
-            else x
-            for x in args
-        )
-
-    def _conj(self, x):
-        return conj(x, self) if hasattr(x, "dtype") else x.conjugate()
+        if any(isinstance(x, complex) for x in args):
+            args = self._same_kind(args)
+        return self._record(args, lambda *x: function(*self._same_kind(x)), push, pull)
 
     def _linear(
         self,
@@ -273,20 +199,61 @@ class TapedNamespace:
         transpose: Callable[[Array], Array],
         x: Array,
     ) -> Array:
-        """Apply a linear function with a known transpose."""
+        """Apply a linear function of plain arrays with a known transpose."""
         return self._record(
             (x,),
-            lambda x: (
-                self._linear(forward, transpose, x)
-                if isinstance(x, Traced)
-                else forward(x)
-            ),
+            forward,
             lambda x, y, dx: self._linear(forward, transpose, dx[0]),
             lambda x, y, g: (self._linear(transpose, forward, g),),
         )
 
-    def asarray(self, x, **options):
-        return x if isinstance(x, Traced) else self.base.asarray(x, **options)
+    def _symmetric(self, function: Any, x: Array, *args: Any, **options: Any) -> Array:
+        def apply(x: Array) -> Array:
+            return function(x, *args, **options)
+
+        return self._linear(apply, apply, x)
+
+    def _same_kind(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Give numbers, and real arrays beside complex ones, the dtype of all."""
+        base = self.base
+        dtypes = [x.dtype for x in args if hasattr(x, "dtype")]
+        if not dtypes:
+            return tuple(base.asarray(1.0 * x) for x in args)
+        if any(isinstance(x, complex) for x in args):
+            dtypes.append(base.complex64)
+        elif any(isinstance(x, float) for x in args) and all(
+            base.isdtype(dtype, ("bool", "integral")) for dtype in dtypes
+        ):
+            dtypes = [base.asarray(1.0).dtype]
+        dtype = dtypes[0]
+        if any(other != dtype for other in dtypes):
+            dtype = base.result_type(*dtypes)
+
+        def turned(x: Any) -> Any:
+            if not hasattr(x, "dtype"):
+                return base.asarray(x, dtype=None if isinstance(x, bool) else dtype)
+            return x if x.dtype == dtype else self.astype(x, dtype)
+
+        return tuple(map(turned, args))
+
+    def _conj(self, x: Any) -> Any:
+        return conj(x, self) if hasattr(x, "dtype") else x.conjugate()
+
+    # Elementwise functions.
+
+    def pow(self, a: Any, b: Any) -> Array:
+        def factors(xp: Namespace, x: Any, p: Any, y: Array) -> tuple[Any, Any]:
+            if not hasattr(p, "dtype") and p in (0, 1):
+                slope = float(p)
+            else:
+                slope = p * xp.pow(x, p - 1)
+            if not is_moving(b):
+                return slope, None
+            # 0 where the logarithm is not a number.
+            log = xp.log(xp.where(untraced(x) > 0, x, 1.0))
+            return slope, xp.multiply(y, log)
+
+        return self._elementwise("pow", factors, a, b)
 
     def shares(self, a: Any, b: Any) -> tuple[Array, Array]:
         """Give the share of each in the maximum, half where they are equal."""
@@ -295,57 +262,52 @@ class TapedNamespace:
         first = self.base.where(a > b, one, self.base.where(a < b, 0 * one, 0.5 * one))
         return first, 1 - first
 
-    def where(self, condition, a, b):
-        if innermost((a, b)) is None:
-            return self.base.where(untraced(condition), *self._same_kind((a, b)))
+    def where(self, condition: Any, a: Any, b: Any) -> Array:
+        mask = untraced(condition)
 
-        def chosen(x, y):
-            return self.where(condition, x, y)
-
-        def parts(x, y, g):
+        def pull(x: Any, y: Array, g: Array) -> Any:
             # Not times 0, which NaN and infinity survive.
-            return chosen(g, self.zeros_like(g)), chosen(self.zeros_like(g), g)
+            return self.where(mask, g, 0.0), self.where(mask, 0.0, g)
 
-        def push(x, y, dx):
-            return chosen(*(self.zeros_like(y) if d is None else d for d in dx))
+        return self._record(
+            (a, b),
+            lambda a, b: self.base.where(mask, *self._same_kind((a, b))),
+            lambda x, y, dx: self.where(mask, *(0.0 if d is None else d for d in dx)),
+            pull,
+        )
 
-        return self._record((a, b), chosen, push, parts)
-
-    def abs(self, a):
-        if not is_complex(a, self):
-            return self._elementwise("abs", lambda xp, x, y: (xp.sign(x),), a)
-
+    def abs(self, a: Array) -> Array:
         def direction(x: Array, y: Array) -> Array:
             # 0 where x is: there is no derivative.
+            if not is_complex(x, self):
+                return self.sign(x)
             safe = self.where(y > 0, y, self.ones_like(y))
             return self.divide(x, self.astype(safe, x.dtype))
 
         return self._record(
             (a,),
-            lambda x: self.abs(x) if isinstance(x, Traced) else self.base.abs(x),
+            self.base.abs,
             lambda x, y, dx: self.real(
                 self.multiply(conj(direction(x[0], y), self), dx[0])
             ),
             lambda x, y, g: (self.multiply(direction(x[0], y), g),),
         )
 
-    # Real and imaginary parts: linear over the reals.
-
-    def conj(self, a):
-        return self._linear(self.base.conj, self.base.conj, a)
-
-    def real(self, a):
+    def real(self, a: Array) -> Array:
         if not is_complex(a, self):
             return a
-        return self._linear(self.base.real, lambda g: self._complex(g, a.dtype), a)
+        return self._linear(self.base.real, lambda g: self._whole(g, a.dtype), a)
 
-    def imag(self, a):
-        return self._linear(self.base.imag, lambda g: 1j * self._complex(g, a.dtype), a)
+    def imag(self, a: Array) -> Array:
+        return self._linear(self.base.imag, lambda g: 1j * self._whole(g, a.dtype), a)
 
-    def _complex(self, x: Array, dtype: Any) -> Array:
+    def _whole(self, x: Array, dtype: Any) -> Array:
         return self.base.astype(x, dtype)
 
-    def astype(self, a, dtype, *, copy=True):
+    def asarray(self, x: Any, **options: Any) -> Array:
+        return x if isinstance(x, Traced) else self.base.asarray(x, **options)
+
+    def astype(self, a: Array, dtype: Any, *, copy: bool = True) -> Array:
         base, given = self.base, a.dtype
         dtype = base.zeros((), dtype=dtype).dtype  # of a type of Python, too
 
@@ -359,19 +321,14 @@ class TapedNamespace:
             return self._constant(base.astype, a, dtype)
         return self._linear(lambda x: base.astype(x, dtype), back, a)
 
-    # Products.
+    # Products and sums.
 
-    def matmul(self, a, b):
-        if innermost((a, b)) is None:
-            return self.base.matmul(*self._same_kind((a, b)))
-        if a.ndim == 1:
+    def matmul(self, a: Array, b: Array) -> Array:
+        if innermost((a, b)) is not None and a.ndim == 1:
             product = self.matmul(a[None, :], b)
             return product[0] if b.ndim == 1 else product[..., 0, :]
-        if b.ndim == 1:
+        if innermost((a, b)) is not None and b.ndim == 1:
             return self.matmul(a, b[:, None])[..., 0]
-
-        def adjoint(x: Array) -> Array:
-            return conj(self.matrix_transpose(x), self)
 
         def push(x: Any, y: Array, dx: Any) -> Any:
             terms = []
@@ -381,57 +338,17 @@ class TapedNamespace:
                 terms.append(self.matmul(x[0], dx[1]))
             return reduce(self.add, terms)
 
+        def pull(x: Any, y: Array, g: Array) -> Any:
+            return (
+                self.matmul(g, adjoint(x[1], self)),
+                self.matmul(adjoint(x[0], self), g),
+            )
+
         return self._record(
-            (a, b),
-            self.matmul,
-            push,
-            lambda x, y, g: (
-                self.matmul(g, adjoint(x[1])),
-                self.matmul(adjoint(x[0]), g),
-            ),
+            (a, b), lambda *x: self.base.matmul(*self._same_kind(x)), push, pull
         )
 
-    # What moves elements about.
-
-    def reshape(self, a, shape, *, copy=None):
-        base, before, after = self.base, tuple(a.shape), tuple(shape)
-        return self._linear(
-            lambda x: base.reshape(x, after), lambda g: base.reshape(g, before), a
-        )
-
-    def permute_dims(self, a, axes=None):
-        base = self.base
-        axes = tuple(range(a.ndim))[::-1] if axes is None else tuple(axes)
-        inverse = tuple(axes.index(i) for i in range(len(axes)))
-        return self._linear(
-            lambda x: base.permute_dims(x, axes),
-            lambda g: base.permute_dims(g, inverse),
-            a,
-        )
-
-    def swap_axes(self, a, first, second):
-        axes = list(range(a.ndim))
-        axes[first], axes[second] = axes[second], axes[first]
-        return self.permute_dims(a, tuple(axes))
-
-    def matrix_transpose(self, a):
-        transpose = self.base.matrix_transpose
-        return self._linear(transpose, transpose, a)
-
-    def broadcast_to(self, a, shape):
-        base, before, after = self.base, tuple(a.shape), tuple(shape)
-        padded = (1,) * (len(after) - len(before)) + before
-        axes = tuple(
-            i for i, (p, n) in enumerate(zip(padded, after, strict=True)) if p != n
-        )
-
-        def back(g: Array) -> Array:
-            total = base.sum(g, axis=axes, keepdims=True) if axes else g
-            return base.reshape(total, before)
-
-        return self._linear(lambda x: base.broadcast_to(x, after), back, a)
-
-    def sum(self, a, axis=None, *, keepdims=False):
+    def sum(self, a: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
         base, before = self.base, tuple(a.shape)
         given = range(len(before)) if axis is None else axis if _many(axis) else (axis,)
         axes = tuple(i % len(before) for i in given)
@@ -442,44 +359,62 @@ class TapedNamespace:
             a,
         )
 
-    def mean(self, a, axis=None, *, keepdims=False):
+    def mean(self, a: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
         total = self.sum(a, axis=axis, keepdims=keepdims)
         count = math.prod(a.shape) // max(math.prod(total.shape), 1)
         return total / count
 
-    def max(self, a, axis=None, *, keepdims=False):
+    def max(self, a: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
         """Maximum; equal largest elements share its derivative."""
-        plain = untraced(a)
-        most = self.base.max(plain, axis=axis, keepdims=True)
+        base, plain = self.base, untraced(a)
+        most = base.max(plain, axis=axis, keepdims=True)
         equal = plain == most
-        count = self.base.sum(
-            self.base.astype(equal, plain.dtype), axis=axis, keepdims=True
-        )
+        count = base.sum(base.astype(equal, plain.dtype), axis=axis, keepdims=True)
 
-        def value(x):
-            if isinstance(x, Traced):
-                return self.max(x, axis, keepdims=keepdims)
-            return self.base.max(x, axis=axis, keepdims=keepdims)
+        def push(x: Any, y: Array, dx: Any) -> Array:
+            shares = self.where(equal, dx[0] / count, 0.0)
+            return self.sum(shares, axis=axis, keepdims=keepdims)
 
-        def spread(g):
-            whole = self.broadcast_to(self.reshape(g, most.shape), plain.shape)
-            return self.where(equal, whole / count, self.zeros_like(whole))
-
-        def gathered(dx):
-            kept = self.where(equal, dx / count, self.zeros_like(dx))
-            return self.sum(kept, axis=axis, keepdims=keepdims)
+        def pull(x: Any, y: Array, g: Array) -> tuple[Array]:
+            return (self.where(equal, self.reshape(g, most.shape) / count, 0.0),)
 
         return self._record(
-            (a,),
-            value,
-            lambda x, y, dx: gathered(dx[0]),
-            lambda x, y, g: (spread(g),),
+            (a,), lambda x: base.max(x, axis=axis, keepdims=keepdims), push, pull
         )
 
-    def min(self, a, axis=None, *, keepdims=False):
+    def min(self, a: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
         return -self.max(-a, axis, keepdims=keepdims)
 
-    def take_part(self, a, key):
+    # What moves elements about.
+
+    def reshape(self, a: Array, shape: Any, *, copy: bool | None = None) -> Array:
+        base, before, after = self.base, tuple(a.shape), tuple(shape)
+        return self._linear(
+            lambda x: base.reshape(x, after), lambda g: base.reshape(g, before), a
+        )
+
+    def permute_dims(self, a: Array, axes: Any = None) -> Array:
+        base = self.base
+        axes = tuple(range(a.ndim))[::-1] if axes is None else tuple(axes)
+        inverse = tuple(axes.index(i) for i in range(len(axes)))
+        return self._linear(
+            lambda x: base.permute_dims(x, axes),
+            lambda g: base.permute_dims(g, inverse),
+            a,
+        )
+
+    def swap_axes(self, a: Array, first: int, second: int) -> Array:
+        axes = list(range(a.ndim))
+        axes[first], axes[second] = axes[second], axes[first]
+        return self.permute_dims(a, axes)
+
+    def broadcast_to(self, a: Array, shape: Any) -> Array:
+        base, before, after = self.base, tuple(a.shape), tuple(shape)
+        return self._linear(
+            lambda x: base.broadcast_to(x, after), lambda g: sum_to(g, before, base), a
+        )
+
+    def take_part(self, a: Array, key: Any) -> Array:
         base, shape = self.base, tuple(a.shape)
         key = key if isinstance(key, tuple) else (key,)
         if not all(
@@ -488,9 +423,9 @@ class TapedNamespace:
             raise TypeError(
                 "traced arrays take integers, slices, None and ... as indices"
             )
+        key = key if Ellipsis in key else (*key, Ellipsis)
         # New axes by a reshape: the standard assigns to no part with them.
         kept = tuple(k for k in key if k is not None)
-        kept = kept if Ellipsis in kept else (*kept, Ellipsis)
 
         def back(g: Array) -> Array:
             whole = base.zeros(shape, dtype=g.dtype, device=g.device)
@@ -500,71 +435,47 @@ class TapedNamespace:
         part = self._linear(lambda x: x[kept], back, a)
         if None not in key:
             return part
-        rest = key if Ellipsis in key else (*key, Ellipsis)
-        return self.reshape(part, tuple(untraced(a)[rest].shape))
+        return self.reshape(part, untraced(a)[key].shape)
 
-    def concat(self, arrays, axis=0):
+    def concat(self, arrays: Any, axis: int = 0) -> Array:
         arrays = tuple(arrays)
-        if innermost(arrays) is None:
-            return self.base.concat(arrays, axis=axis)
         places, start = [], 0
         for x in arrays:
             part = slice(start, start + x.shape[axis])
-            places.append((*[slice(None)] * (axis % x.ndim), part))
+            places.append((*[slice(None)] * (axis % x.ndim), part, ...))
             start = part.stop
+
+        def push(x: Any, y: Array, dx: Any) -> Array:
+            pairs = zip(x, dx, strict=True)
+            moved = [self.zeros_like(t) if d is None else d for t, d in pairs]
+            return self.concat(moved, axis=axis)
+
         return self._record(
             arrays,
-            lambda *x: self.concat(x, axis=axis),
-            lambda x, y, dx: self.concat(
-                [
-                    self.zeros_like(t) if d is None else d
-                    for t, d in zip(x, dx, strict=True)
-                ],
-                axis=axis,
-            ),
-            lambda x, y, g: tuple(g[(*place, ...)] for place in places),
+            lambda *x: self.base.concat(x, axis=axis),
+            push,
+            lambda x, y, g: tuple(g[place] for place in places),
         )
 
-    def stack(self, arrays, axis=0):
+    def stack(self, arrays: Any, axis: int = 0) -> Array:
         arrays = tuple(arrays)
-        ndim = arrays[0].ndim + 1
-        place = (*[slice(None)] * (axis % ndim), None)
-        return self.concat([x[(*place, ...)] for x in arrays], axis=axis % ndim)
+        axis = axis % (arrays[0].ndim + 1)
+        place = (*[slice(None)] * axis, None, ...)
+        return self.concat([x[place] for x in arrays], axis=axis)
 
-    def roll(self, a, shift, axis=None):
-        base = self.base
+    def roll(self, a: Array, shift: Any, axis: Any = None) -> Array:
         back = tuple(-s for s in shift) if _many(shift) else -shift
-        return self._linear(
-            lambda x: base.roll(x, shift, axis=axis),
-            lambda g: base.roll(g, back, axis=axis),
-            a,
+        forth, back = (
+            partial(self.base.roll, shift=s, axis=axis) for s in (shift, back)
         )
+        return self._linear(forth, back, a)
 
-    def flip(self, a, axis=None):
-        def flip(x: Array) -> Array:
-            return self.base.flip(x, axis=axis)
-
-        return self._linear(flip, flip, a)
-
-    def tril(self, a, k=0):
-        def lower(x: Array) -> Array:
-            return self.base.tril(x, k=k)
-
-        return self._linear(lower, lower, a)
-
-    def triu(self, a, k=0):
-        def upper(x: Array) -> Array:
-            return self.base.triu(x, k=k)
-
-        return self._linear(upper, upper, a)
-
-    def diagonal(self, a):
-        base = self.base
-        m, n = a.shape[-2:]
+    def diagonal(self, a: Array) -> Array:
+        base, shape = self.base, a.shape[-2:]
 
         def back(g: Array) -> Array:
-            whole = base.zeros((*g.shape[:-1], m, n), dtype=g.dtype, device=g.device)
-            for i in range(min(m, n)):
+            whole = base.zeros((*g.shape[:-1], *shape), dtype=g.dtype, device=g.device)
+            for i in range(min(shape)):
                 whole[..., i, i] = g[..., i]
             return whole
 
@@ -572,43 +483,37 @@ class TapedNamespace:
 
     # Fourier transforms, not normalised forwards.
 
-    def _fft(self, a, *, axis=-1):
+    def _fft(self, a: Array, *, axis: int = -1) -> Array:
         fft, length = self.base.fft, a.shape[axis]
         return self._linear(
-            lambda x: fft.fft(x, axis=axis),
-            lambda g: fft.ifft(g, axis=axis) * length,
-            a,
+            partial(fft.fft, axis=axis), lambda g: fft.ifft(g, axis=axis) * length, a
         )
 
-    def _ifft(self, a, *, axis=-1):
+    def _ifft(self, a: Array, *, axis: int = -1) -> Array:
         fft, length = self.base.fft, a.shape[axis]
         return self._linear(
-            lambda x: fft.ifft(x, axis=axis),
-            lambda g: fft.fft(g, axis=axis) / length,
-            a,
+            partial(fft.ifft, axis=axis), lambda g: fft.fft(g, axis=axis) / length, a
         )
 
-    def _rfft(self, a, *, axis=-1):
+    def _rfft(self, a: Array, *, axis: int = -1) -> Array:
         fft, length = self.base.fft, a.shape[axis]
-        return self._linear(
-            lambda x: fft.rfft(x, axis=axis),
-            lambda g: (
-                fft.irfft(self._halved(g, axis, length), n=length, axis=axis) * length
-            ),
-            a,
-        )
 
-    def _irfft(self, a, *, n=None, axis=-1):
+        def back(g: Array) -> Array:
+            half = self._weighted(g, axis, length, 0.5)
+            return fft.irfft(half, n=length, axis=axis) * length
+
+        return self._linear(partial(fft.rfft, axis=axis), back, a)
+
+    def _irfft(self, a: Array, *, n: int | None = None, axis: int = -1) -> Array:
         fft = self.base.fft
         length = 2 * (a.shape[axis] - 1) if n is None else n
 
         def back(g: Array) -> Array:
-            doubled = self._halved(fft.rfft(g, axis=axis), axis, length, 2.0)
-            return doubled / length
+            return self._weighted(fft.rfft(g, axis=axis), axis, length, 2.0) / length
 
-        return self._linear(lambda x: fft.irfft(x, n=length, axis=axis), back, a)
+        return self._linear(partial(fft.irfft, n=length, axis=axis), back, a)
 
-    def _halved(self, x: Array, axis: int, length: int, factor: float = 0.5) -> Array:
+    def _weighted(self, x: Array, axis: int, length: int, factor: float) -> Array:
         """Multiply the frequencies that stand for their conjugates as well."""
         weights = [1.0] + [factor] * (x.shape[axis] - 1)
         if length % 2 == 0 and len(weights) > 1:
