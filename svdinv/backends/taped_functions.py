@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial, reduce
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,19 +21,14 @@ __all__ = ["TapedNamespace"]
 
 # What NumPy calls otherwise.
 _ALIASES = {
-    "power": "pow",
-    "true_divide": "divide",
-    "concatenate": "concat",
-    "transpose": "permute_dims",
-    "conjugate": "conj",
-    "absolute": "abs",
-    "amax": "max",
-    "swapaxes": "swap_axes",
-}
+    "power": "pow", "true_divide": "divide", "concatenate": "concat",
+    "transpose": "permute_dims", "conjugate": "conj", "absolute": "abs",
+    "amax": "max", "swapaxes": "swap_axes",
+}  # fmt: skip
 # Functions of NumPy that the array API lacks or has with another meaning.
 _OF_NUMPY: dict[str, Callable[..., Any]] = {
     "clip": lambda xp, x, low, high: xp.minimum(xp.maximum(x, low), high),
-    "diagonal": lambda xp, x: xp.diagonal(
+    "diagonal": lambda xp, x: xp.linalg.diagonal(
         xp.permute_dims(x, (*range(2, x.ndim), 0, 1))
     ),
     "dot": lambda xp, a, b: xp.matmul(a, b),
@@ -49,8 +45,10 @@ _CONSTANT = frozenset([
     "not_equal", "ones_like", "round", "shape", "sign", "size", "zeros_like",
 ])  # fmt: skip
 _OF_DTYPES = frozenset(("finfo", "isdtype", "result_type"))
-# Linear functions, over the real numbers, that are their own transposes.
-_SYMMETRIC = frozenset(("conj", "flip", "matrix_transpose", "tril", "triu"))
+_EXTENSIONS = {
+    "fft": ("fft", "ifft", "irfft", "rfft"),
+    "linalg": ("det", "diagonal", "eigh", "qr", "svd"),
+}
 
 # The derivative in each argument: of the namespace, the arguments, and the result.
 _FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
@@ -73,6 +71,90 @@ _FACTORS: dict[str, Callable[..., tuple[Any, ...]]] = {
 }
 
 
+def _of_roll(xp: Namespace, a: Array, shift: Any, axis: Any = None) -> Any:
+    back = tuple(-s for s in shift) if _many(shift) else -shift
+    return lambda g: xp.roll(g, back, axis=axis)
+
+
+def _of_sum(
+    xp: Namespace, a: Array, axis: Any = None, *, keepdims: bool = False
+) -> Any:
+    shape = tuple(a.shape)
+    given = range(len(shape)) if axis is None else axis if _many(axis) else (axis,)
+    axes = tuple(i % len(shape) for i in given)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
+    return lambda g: xp.broadcast_to(xp.reshape(g, kept), shape)
+
+
+def _of_diagonal(xp: Namespace, a: Array) -> Any:
+    def back(g: Array) -> Array:
+        whole = xp.zeros(a.shape, dtype=g.dtype, device=g.device)
+        for i in range(g.shape[-1]):
+            whole[..., i, i] = g[..., i]
+        return whole
+
+    return back
+
+
+def _weighted(xp: Namespace, x: Array, axis: int, length: int, weight: float) -> Array:
+    """Multiply those of a real array's frequencies that stand for two."""
+    count = x.shape[axis]
+    weights = [weight if 0 < 2 * i < length else 1.0 for i in range(count)]
+    shape = [1] * x.ndim
+    shape[axis] = count
+    row = xp.asarray(weights, dtype=x.dtype, device=x.device)
+    return x * xp.reshape(row, tuple(shape))
+
+
+def _of_rfft(xp: Namespace, a: Array, *, axis: int = -1) -> Any:
+    n = a.shape[axis]
+
+    def back(g: Array) -> Array:
+        return xp.fft.irfft(_weighted(xp, g, axis, n, 0.5), n=n, axis=axis) * n
+
+    return back
+
+
+def _of_irfft(xp: Namespace, a: Array, *, n: int | None = None, axis: int = -1) -> Any:
+    length = 2 * (a.shape[axis] - 1) if n is None else n
+
+    def back(g: Array) -> Array:
+        return _weighted(xp, xp.fft.rfft(g, axis=axis), axis, length, 2.0) / length
+
+    return back
+
+
+# The transposes of linear functions: of the namespace and the arguments.
+_TRANSPOSES: dict[str, Callable[..., Callable[[Array], Array]]] = {
+    "broadcast_to": lambda xp, a, shape: lambda g: sum_to(g, tuple(a.shape), xp),
+    "conj": lambda xp, a: xp.conj,
+    "flip": lambda xp, a, *axis, **given: lambda g: xp.flip(g, *axis, **given),
+    "imag": lambda xp, a: lambda g: 1j * xp.astype(g, a.dtype),
+    "matrix_transpose": lambda xp, a: xp.matrix_transpose,
+    "permute_dims": lambda xp, a, axes: (
+        lambda g: xp.permute_dims(
+            g, tuple(sorted(range(len(axes)), key=lambda i: axes[i] % len(axes)))
+        )
+    ),
+    "real": lambda xp, a: lambda g: xp.astype(g, a.dtype),
+    "reshape": lambda xp, a, shape: lambda g: xp.reshape(g, tuple(a.shape)),
+    "roll": _of_roll,
+    "sum": _of_sum,
+    "tril": lambda xp, a, *k, **given: lambda g: xp.tril(g, *k, **given),
+    "triu": lambda xp, a, *k, **given: lambda g: xp.triu(g, *k, **given),
+    "linalg.diagonal": _of_diagonal,
+    # Fourier transforms are not normalised forwards.
+    "fft.fft": lambda xp, a, axis=-1: (
+        lambda g: xp.fft.ifft(g, axis=axis) * a.shape[axis]
+    ),
+    "fft.ifft": lambda xp, a, axis=-1: (
+        lambda g: xp.fft.fft(g, axis=axis) / a.shape[axis]
+    ),
+    "fft.irfft": _of_irfft,
+    "fft.rfft": _of_rfft,
+}
+
+
 class TapedNamespace:
     """An array-API namespace whose functions take traced arrays as well.
 
@@ -86,32 +168,27 @@ class TapedNamespace:
 
     def __init__(self, base: Namespace) -> None:
         self.base = base
-        self.linalg = SimpleNamespace(
-            **{
-                name: self._refuse(f"linalg.{name}", getattr(base.linalg, name))
-                for name in ("det", "eigh", "qr", "svd")
-            },
-            diagonal=self.diagonal,
-        )
-        self.fft = SimpleNamespace(
-            fft=self._fft, ifft=self._ifft, rfft=self._rfft, irfft=self._irfft
-        )
 
     def __getattr__(self, name: str) -> Any:
-        function = self.__dict__[name] = self._wrapped(name)  # found at once next time
+        if name in _EXTENSIONS:
+            known = {f: self._wrapped(f"{name}.{f}") for f in _EXTENSIONS[name]}
+            function: Any = SimpleNamespace(**known)
+        else:
+            function = self._wrapped(name)
+        self.__dict__[name] = function  # found at once next time
         return function
 
     def _wrapped(self, name: str) -> Any:
-        value = getattr(self.base, name)
+        value = attrgetter(name)(self.base)
         if name in _FACTORS:
-            return partial(self._elementwise, name, _FACTORS[name])
+            return partial(self._elementwise, value, _FACTORS[name])
+        if name in _TRANSPOSES:
+            return partial(self._moving, value, _TRANSPOSES[name])
         if name in _CONSTANT:
             return partial(self._constant, value)
-        if name in _SYMMETRIC:
-            return partial(self._symmetric, value)
         if not callable(value) or isinstance(value, type) or name in _OF_DTYPES:
             return value
-        return self._refuse(name, value)
+        return partial(self._refused, value, name)
 
     def named(self, name: str, module: str = "numpy") -> Any:
         """Give a function by the name and the module that NumPy has for it."""
@@ -134,13 +211,11 @@ class TapedNamespace:
 
     # What leaves a step on the tape, and what does not.
 
-    def _refuse(self, name: str, function: Any) -> Any:
-        def call(*args: Any, **kw: Any) -> Any:
-            if any(map(is_moving, (*args, *kw.values()))):
-                raise TypeError(f"no derivative of {name} is known here")
-            return self._constant(function, *args, **kw)
-
-        return call
+    def _refused(self, function: Any, name: str, *args: Any, **options: Any) -> Any:
+        """Call a function without a derivative, if that does not matter."""
+        if is_moving((*args, *options.values())):
+            raise TypeError(f"no derivative of {name} is known here")
+        return self._constant(function, *args, **options)
 
     def _constant(self, function: Any, *args: Any, **options: Any) -> Any:
         """Call a function whose result does not move with its arguments."""
@@ -150,13 +225,7 @@ class TapedNamespace:
         masks = self.base.isdtype(result.dtype, ("bool", "integral"))
         return result if masks else tape.constant(result)
 
-    def _record(
-        self,
-        args: tuple[Any, ...],
-        value: Callable[..., Array],
-        push: Callable[..., Any],
-        pull: Callable[..., Any],
-    ) -> Any:
+    def _record(self, value: Any, push: Any, pull: Any, *args: Any) -> Any:
         """Evaluate `value`, of plain arrays, on the tapes of its arguments.
 
         `push` and `pull` take the values of the arguments and of the result, then
@@ -166,14 +235,13 @@ class TapedNamespace:
         if tape is None:
             return value(*args)
         x = tuple(map(tape.value, args))
-        y = self._record(x, value, push, pull)
+        y = self._record(value, push, pull, *x)
         return tape.record(
             args, (y,), lambda dx: (push(x, y, dx),), lambda g: pull(x, y, g[0])
         )[0]
 
-    def _elementwise(self, name: str, factors: Callable[..., Any], *args: Any) -> Any:
+    def _elementwise(self, function: Any, factors: Any, *args: Any) -> Any:
         """Call a function whose derivative is a factor for each argument."""
-        function = getattr(self.base, name)
 
         def push(x: Any, y: Array, dx: Any) -> Any:
             pairs = zip(factors(self, *x, y), dx, strict=True)
@@ -190,30 +258,27 @@ class TapedNamespace:
             return d if one else self.multiply(factor, d)
 
         if any(isinstance(x, complex) for x in args):
-            args = self._same_kind(args)
-        return self._record(args, lambda *x: function(*self._same_kind(x)), push, pull)
-
-    def _linear(
-        self,
-        forward: Callable[[Array], Array],
-        transpose: Callable[[Array], Array],
-        x: Array,
-    ) -> Array:
-        """Apply a linear function of plain arrays with a known transpose."""
+            args = self._same_kind(*args)
         return self._record(
-            (x,),
+            lambda *x: function(*self._same_kind(*x)), push, pull, *args
+        )
+
+    def _moving(
+        self, function: Any, transpose: Any, a: Array, *args: Any, **given: Any
+    ) -> Any:
+        """Call a linear function whose transpose is known."""
+        back = transpose(self.base, a, *args, **given)
+        return self._linear(lambda x: function(x, *args, **given), back, a)
+
+    def _linear(self, forward: Any, transpose: Any, a: Array) -> Array:
+        return self._record(
             forward,
             lambda x, y, dx: self._linear(forward, transpose, dx[0]),
             lambda x, y, g: (self._linear(transpose, forward, g),),
+            a,
         )
 
-    def _symmetric(self, function: Any, x: Array, *args: Any, **options: Any) -> Array:
-        def apply(x: Array) -> Array:
-            return function(x, *args, **options)
-
-        return self._linear(apply, apply, x)
-
-    def _same_kind(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _same_kind(self, *args: Any) -> tuple[Any, ...]:
         """Give numbers, and real arrays beside complex ones, the dtype of all."""
         base = self.base
         dtypes = [x.dtype for x in args if hasattr(x, "dtype")]
@@ -241,8 +306,8 @@ class TapedNamespace:
 
     # Elementwise functions.
 
-    def pow(self, a: Any, b: Any) -> Array:
-        def factors(xp: Namespace, x: Any, p: Any, y: Array) -> tuple[Any, Any]:
+    def pow(self, a, b):
+        def factors(xp, x, p, y):
             if not hasattr(p, "dtype") and p in (0, 1):
                 slope = float(p)
             else:
@@ -253,65 +318,54 @@ class TapedNamespace:
             log = xp.log(xp.where(untraced(x) > 0, x, 1.0))
             return slope, xp.multiply(y, log)
 
-        return self._elementwise("pow", factors, a, b)
+        return self._elementwise(self.base.pow, factors, a, b)
 
-    def shares(self, a: Any, b: Any) -> tuple[Array, Array]:
+    def shares(self, a, b):
         """Give the share of each in the maximum, half where they are equal."""
-        a, b = self._same_kind((untraced(a), untraced(b)))
+        a, b = self._same_kind(untraced(a), untraced(b))
         one = self.base.ones_like(a + b)
         first = self.base.where(a > b, one, self.base.where(a < b, 0 * one, 0.5 * one))
         return first, 1 - first
 
-    def where(self, condition: Any, a: Any, b: Any) -> Array:
+    def where(self, condition, a, b):
         mask = untraced(condition)
-
-        def pull(x: Any, y: Array, g: Array) -> Any:
-            # Not times 0, which NaN and infinity survive.
-            return self.where(mask, g, 0.0), self.where(mask, 0.0, g)
-
         return self._record(
-            (a, b),
-            lambda a, b: self.base.where(mask, *self._same_kind((a, b))),
+            lambda a, b: self.base.where(mask, *self._same_kind(a, b)),
             lambda x, y, dx: self.where(mask, *(0.0 if d is None else d for d in dx)),
-            pull,
+            # Not times 0, which NaN and infinity survive.
+            lambda x, y, g: (self.where(mask, g, 0.0), self.where(mask, 0.0, g)),
+            a,
+            b,
         )
 
-    def abs(self, a: Array) -> Array:
-        def direction(x: Array, y: Array) -> Array:
+    def abs(self, a):
+        def direction(x, y):
             # 0 where x is: there is no derivative.
             if not is_complex(x, self):
                 return self.sign(x)
             safe = self.where(y > 0, y, self.ones_like(y))
             return self.divide(x, self.astype(safe, x.dtype))
 
-        return self._record(
-            (a,),
-            self.base.abs,
-            lambda x, y, dx: self.real(
-                self.multiply(conj(direction(x[0], y), self), dx[0])
-            ),
-            lambda x, y, g: (self.multiply(direction(x[0], y), g),),
-        )
+        def push(x, y, dx):
+            return self.real(self.multiply(self._conj(direction(x[0], y)), dx[0]))
 
-    def real(self, a: Array) -> Array:
-        if not is_complex(a, self):
-            return a
-        return self._linear(self.base.real, lambda g: self._whole(g, a.dtype), a)
+        def pull(x, y, g):
+            return (self.multiply(direction(x[0], y), g),)
 
-    def imag(self, a: Array) -> Array:
-        return self._linear(self.base.imag, lambda g: 1j * self._whole(g, a.dtype), a)
+        return self._record(self.base.abs, push, pull, a)
 
-    def _whole(self, x: Array, dtype: Any) -> Array:
-        return self.base.astype(x, dtype)
+    def real(self, a):
+        whole = is_complex(a, self)
+        return self._moving(self.base.real, _TRANSPOSES["real"], a) if whole else a
 
-    def asarray(self, x: Any, **options: Any) -> Array:
+    def asarray(self, x, **options):
         return x if isinstance(x, Traced) else self.base.asarray(x, **options)
 
-    def astype(self, a: Array, dtype: Any, *, copy: bool = True) -> Array:
+    def astype(self, a, dtype, *, copy=True):
         base, given = self.base, a.dtype
         dtype = base.zeros((), dtype=dtype).dtype  # of a type of Python, too
 
-        def back(g: Array) -> Array:
+        def back(g):
             whole = is_complex(g, base) and not base.isdtype(given, "complex floating")
             return base.astype(base.real(g) if whole else g, given)
 
@@ -323,14 +377,15 @@ class TapedNamespace:
 
     # Products and sums.
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        if innermost((a, b)) is not None and a.ndim == 1:
+    def matmul(self, a, b):
+        traced = innermost((a, b)) is not None
+        if traced and a.ndim == 1:
             product = self.matmul(a[None, :], b)
             return product[0] if b.ndim == 1 else product[..., 0, :]
-        if innermost((a, b)) is not None and b.ndim == 1:
+        if traced and b.ndim == 1:
             return self.matmul(a, b[:, None])[..., 0]
 
-        def push(x: Any, y: Array, dx: Any) -> Any:
+        def push(x, y, dx):
             terms = []
             if dx[0] is not None:
                 terms.append(self.matmul(dx[0], x[1]))
@@ -338,83 +393,53 @@ class TapedNamespace:
                 terms.append(self.matmul(x[0], dx[1]))
             return reduce(self.add, terms)
 
-        def pull(x: Any, y: Array, g: Array) -> Any:
-            return (
-                self.matmul(g, adjoint(x[1], self)),
-                self.matmul(adjoint(x[0], self), g),
-            )
+        def pull(x, y, g):
+            left, right = (adjoint(t, self) for t in x)
+            return self.matmul(g, right), self.matmul(left, g)
 
         return self._record(
-            (a, b), lambda *x: self.base.matmul(*self._same_kind(x)), push, pull
+            lambda *x: self.base.matmul(*self._same_kind(*x)), push, pull, a, b
         )
 
-    def sum(self, a: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
-        base, before = self.base, tuple(a.shape)
-        given = range(len(before)) if axis is None else axis if _many(axis) else (axis,)
-        axes = tuple(i % len(before) for i in given)
-        kept = tuple(1 if i in axes else n for i, n in enumerate(before))
-        return self._linear(
-            lambda x: base.sum(x, axis=axes, keepdims=keepdims),
-            lambda g: base.broadcast_to(base.reshape(g, kept), before),
-            a,
-        )
-
-    def mean(self, a: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
+    def mean(self, a, axis=None, *, keepdims=False):
         total = self.sum(a, axis=axis, keepdims=keepdims)
         count = math.prod(a.shape) // max(math.prod(total.shape), 1)
         return total / count
 
-    def max(self, a: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
+    def max(self, a, axis=None, *, keepdims=False):
         """Maximum; equal largest elements share its derivative."""
         base, plain = self.base, untraced(a)
         most = base.max(plain, axis=axis, keepdims=True)
         equal = plain == most
         count = base.sum(base.astype(equal, plain.dtype), axis=axis, keepdims=True)
 
-        def push(x: Any, y: Array, dx: Any) -> Array:
+        def push(x, y, dx):
             shares = self.where(equal, dx[0] / count, 0.0)
             return self.sum(shares, axis=axis, keepdims=keepdims)
 
-        def pull(x: Any, y: Array, g: Array) -> tuple[Array]:
+        def pull(x, y, g):
             return (self.where(equal, self.reshape(g, most.shape) / count, 0.0),)
 
         return self._record(
-            (a,), lambda x: base.max(x, axis=axis, keepdims=keepdims), push, pull
+            lambda x: base.max(x, axis=axis, keepdims=keepdims), push, pull, a
         )
 
-    def min(self, a: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
+    def min(self, a, axis=None, *, keepdims=False):
         return -self.max(-a, axis, keepdims=keepdims)
 
     # What moves elements about.
 
-    def reshape(self, a: Array, shape: Any, *, copy: bool | None = None) -> Array:
-        base, before, after = self.base, tuple(a.shape), tuple(shape)
-        return self._linear(
-            lambda x: base.reshape(x, after), lambda g: base.reshape(g, before), a
-        )
-
-    def permute_dims(self, a: Array, axes: Any = None) -> Array:
-        base = self.base
+    def permute_dims(self, a, axes=None):
         axes = tuple(range(a.ndim))[::-1] if axes is None else tuple(axes)
-        inverse = tuple(axes.index(i) for i in range(len(axes)))
-        return self._linear(
-            lambda x: base.permute_dims(x, axes),
-            lambda g: base.permute_dims(g, inverse),
-            a,
-        )
+        function, transpose = self.base.permute_dims, _TRANSPOSES["permute_dims"]
+        return self._moving(function, transpose, a, axes)
 
-    def swap_axes(self, a: Array, first: int, second: int) -> Array:
+    def swap_axes(self, a, first, second):
         axes = list(range(a.ndim))
         axes[first], axes[second] = axes[second], axes[first]
         return self.permute_dims(a, axes)
 
-    def broadcast_to(self, a: Array, shape: Any) -> Array:
-        base, before, after = self.base, tuple(a.shape), tuple(shape)
-        return self._linear(
-            lambda x: base.broadcast_to(x, after), lambda g: sum_to(g, before, base), a
-        )
-
-    def take_part(self, a: Array, key: Any) -> Array:
+    def take_part(self, a, key):
         base, shape = self.base, tuple(a.shape)
         key = key if isinstance(key, tuple) else (key,)
         if not all(
@@ -427,102 +452,38 @@ class TapedNamespace:
         # New axes by a reshape: the standard assigns to no part with them.
         kept = tuple(k for k in key if k is not None)
 
-        def back(g: Array) -> Array:
+        def back(g):
             whole = base.zeros(shape, dtype=g.dtype, device=g.device)
             whole[kept] = g
             return whole
 
         part = self._linear(lambda x: x[kept], back, a)
-        if None not in key:
-            return part
-        return self.reshape(part, untraced(a)[key].shape)
+        return self.reshape(part, untraced(a)[key].shape) if None in key else part
 
-    def concat(self, arrays: Any, axis: int = 0) -> Array:
-        arrays = tuple(arrays)
-        places, start = [], 0
+    def concat(self, arrays, axis=0):
+        arrays, places, start = tuple(arrays), [], 0
         for x in arrays:
             part = slice(start, start + x.shape[axis])
             places.append((*[slice(None)] * (axis % x.ndim), part, ...))
             start = part.stop
 
-        def push(x: Any, y: Array, dx: Any) -> Array:
+        def push(x, y, dx):
             pairs = zip(x, dx, strict=True)
             moved = [self.zeros_like(t) if d is None else d for t, d in pairs]
             return self.concat(moved, axis=axis)
 
         return self._record(
-            arrays,
             lambda *x: self.base.concat(x, axis=axis),
             push,
             lambda x, y, g: tuple(g[place] for place in places),
+            *arrays,
         )
 
-    def stack(self, arrays: Any, axis: int = 0) -> Array:
+    def stack(self, arrays, axis=0):
         arrays = tuple(arrays)
         axis = axis % (arrays[0].ndim + 1)
         place = (*[slice(None)] * axis, None, ...)
         return self.concat([x[place] for x in arrays], axis=axis)
-
-    def roll(self, a: Array, shift: Any, axis: Any = None) -> Array:
-        back = tuple(-s for s in shift) if _many(shift) else -shift
-        forth, back = (
-            partial(self.base.roll, shift=s, axis=axis) for s in (shift, back)
-        )
-        return self._linear(forth, back, a)
-
-    def diagonal(self, a: Array) -> Array:
-        base, shape = self.base, a.shape[-2:]
-
-        def back(g: Array) -> Array:
-            whole = base.zeros((*g.shape[:-1], *shape), dtype=g.dtype, device=g.device)
-            for i in range(min(shape)):
-                whole[..., i, i] = g[..., i]
-            return whole
-
-        return self._linear(base.linalg.diagonal, back, a)
-
-    # Fourier transforms, not normalised forwards.
-
-    def _fft(self, a: Array, *, axis: int = -1) -> Array:
-        fft, length = self.base.fft, a.shape[axis]
-        return self._linear(
-            partial(fft.fft, axis=axis), lambda g: fft.ifft(g, axis=axis) * length, a
-        )
-
-    def _ifft(self, a: Array, *, axis: int = -1) -> Array:
-        fft, length = self.base.fft, a.shape[axis]
-        return self._linear(
-            partial(fft.ifft, axis=axis), lambda g: fft.fft(g, axis=axis) / length, a
-        )
-
-    def _rfft(self, a: Array, *, axis: int = -1) -> Array:
-        fft, length = self.base.fft, a.shape[axis]
-
-        def back(g: Array) -> Array:
-            half = self._weighted(g, axis, length, 0.5)
-            return fft.irfft(half, n=length, axis=axis) * length
-
-        return self._linear(partial(fft.rfft, axis=axis), back, a)
-
-    def _irfft(self, a: Array, *, n: int | None = None, axis: int = -1) -> Array:
-        fft = self.base.fft
-        length = 2 * (a.shape[axis] - 1) if n is None else n
-
-        def back(g: Array) -> Array:
-            return self._weighted(fft.rfft(g, axis=axis), axis, length, 2.0) / length
-
-        return self._linear(partial(fft.irfft, n=length, axis=axis), back, a)
-
-    def _weighted(self, x: Array, axis: int, length: int, factor: float) -> Array:
-        """Multiply the frequencies that stand for their conjugates as well."""
-        weights = [1.0] + [factor] * (x.shape[axis] - 1)
-        if length % 2 == 0 and len(weights) > 1:
-            weights[-1] = 1.0
-        shape = [1] * x.ndim
-        shape[axis] = len(weights)
-        base = self.base
-        row = base.asarray(weights, dtype=x.dtype, device=x.device)
-        return x * base.reshape(row, tuple(shape))
 
 
 def _many(x: Any) -> bool:
