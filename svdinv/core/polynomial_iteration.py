@@ -53,6 +53,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from svdinv.core.functions import Polar, SpectralFunction, TopSubgradient
@@ -74,12 +75,12 @@ from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import eps, smallest
 
 __all__ = [
-    "leading_vectors",
+    "IterationFactors",
+    "iteration_factors",
     "polar",
     "polar_derivative",
     "soft_threshold",
     "soft_threshold_derivative",
-    "threshold_and_step",
     "threshold_step",
 ]
 
@@ -104,27 +105,13 @@ _CLOSE_AGAIN = _binary(12, 4544, 1088, -2496, 960, 0)
 # odd one that differ by 1e-7 at most in [0, 1], map 0 to 0, 1 to 1 and have no first
 # derivative there, nor a second at 1.
 _EVEN = _binary(
-    30,
-    395678132,
-    981096432,
-    427218172,
-    -598137916,
-    -430819948,
-    131996672,
-    144794556,
+    30, 395678132, 981096432, 427218172, -598137916, -430819948, 131996672, 144794556,
     21915724,
-)
+)  # fmt: skip
 _ODD = _binary(
-    30,
-    559573236,
-    1107692592,
-    120284180,
-    -802540156,
-    -240383244,
-    226976368,
-    97396740,
+    30, 559573236, 1107692592, 120284180, -802540156, -240383244, 226976368, 97396740,
     4742108,
-)
+)  # fmt: skip
 
 
 def _value(c: Coefficients, x: float) -> float:
@@ -157,14 +144,39 @@ def _count(accuracy: float) -> int:
     return max(math.ceil(math.log(0.15 * 5.6 / accuracy) / math.log(4.0)), 1)
 
 
-def threshold_step(
-    A: Array,
-    tau: Array,
-    *,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
+def _for_tall(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
+    """Let a function of tall A, tau and further matrices take wide ones as well."""
+
+    def call(
+        A: Array, tau: Any, *further: Any, accuracy: float | None, xp: Namespace | None
+    ) -> tuple[Array, ...]:
+        xp = array_namespace(A) if xp is None else xp
+        if not is_wide(A):
+            return function(A, tau, *further, accuracy, xp)
+        turned = [None if x is None else xp.matrix_transpose(x) for x in further]
+        found = function(xp.matrix_transpose(A), tau, *turned, accuracy, xp)
+        return tuple(xp.matrix_transpose(x) for x in found)
+
+    return call
+
+
+@_for_tall
+def _threshold_and_step(
+    A: Array, tau: Array, accuracy: float | None, xp: Namespace
+) -> tuple[Array, Array]:
+    """Compute F and W, as `soft_threshold` and `threshold_step`."""
+    scaled = _scaled(A, tau, xp)
+    step = _step(scaled, accuracy, xp)
+    F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
+    # Without a threshold, not even rounding errors are to be thresholded.
+    F = xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
+    return F, step.W
+
+
+def soft_threshold(
+    A: Array, tau: Array, *, accuracy: float | None = None, xp: Namespace | None = None
 ) -> Array:
-    """Partial isometry of the singular vectors with singular values above tau.
+    """U diag(max(s - tau, 0)) V^H.
 
     Parameters
     ----------
@@ -178,113 +190,25 @@ def threshold_step(
         number of steps. Default: 8 eps.
     xp : namespace, optional
         Array namespace; inferred from `A` if not given.
-
-    Returns
-    -------
-    array
-        W = U diag(s > tau) V^H, shape (..., m, n); also -dF/dtau of soft
-        thresholding F.
     """
-    xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        W = threshold_step(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
-        return xp.matrix_transpose(W)
-    return _step(_scaled(A, tau, xp), accuracy, xp).W
+    return _threshold_and_step(A, tau, accuracy=accuracy, xp=xp)[0]
 
 
-def soft_threshold(
-    A: Array,
-    tau: Array,
-    *,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
+def threshold_step(
+    A: Array, tau: Array, *, accuracy: float | None = None, xp: Namespace | None = None
 ) -> Array:
-    """Singular value soft thresholding, U diag(max(s - tau, 0)) V^H.
+    """W = U diag(s > tau) V^H, which is also -dF/dtau of `soft_threshold`."""
+    return _threshold_and_step(A, tau, accuracy=accuracy, xp=xp)[1]
 
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    tau : array
-        Threshold, real and not negative, shape (...) or broadcasting against it.
-    accuracy : float, optional
-        As for `threshold_step`.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
 
-    Returns
-    -------
-    array
-        F, shape (..., m, n).
+def polar(
+    A: Array, *, accuracy: float | None = None, xp: Namespace | None = None
+) -> Array:
+    """Unitary polar factor U V^H, a partial isometry for rank-deficient A.
+
+    Singular values below `accuracy` times a bound of the largest count as 0.
     """
-    return threshold_and_step(A, tau, accuracy=accuracy, xp=xp)[0]
-
-
-def threshold_and_step(
-    A: Array,
-    tau: Array,
-    *,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
-) -> tuple[Array, Array]:
-    """Compute `soft_threshold` and `threshold_step` in the products of one.
-
-    Parameters
-    ----------
-    A, tau, accuracy, xp
-        As for `soft_threshold`.
-
-    Returns
-    -------
-    tuple of array
-        F and W, each of shape (..., m, n).
-    """
-    xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        F, W = threshold_and_step(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
-        return xp.matrix_transpose(F), xp.matrix_transpose(W)
-    scaled = _scaled(A, tau, xp)
-    step = _step(scaled, accuracy, xp)
-    F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
-    # Without a threshold, not even rounding errors are to be thresholded.
-    F = xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
-    return F, step.W
-
-
-def leading_vectors(A: Array, *, xp: Namespace | None = None) -> Array:
-    """Gradient of the largest singular value, the mean of its vectors u v^H.
-
-    The Gram matrix, squared again and again, becomes the projector on them.
-
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
-
-    Returns
-    -------
-    array
-        L, shape (..., m, n); the largest singular value is Re sum conj(L) A. Values
-        s with (s_1 - s) / s_1 up to about 1e-11, or 1e-4 in single precision, count
-        as equal to it.
-    """
-    xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        return xp.matrix_transpose(leading_vectors(xp.matrix_transpose(A), xp=xp))
-    A = A / cast(_positive(abs_max(A, xp), xp), A, xp)
-    M = adjoint(A, xp) @ A
-    for _ in range(40 if _is_double(A, xp) else 16):
-        M = M / cast(_positive(abs_max(M, xp), xp), M, xp)
-        M = herm(M @ M, xp)
-    image = A @ M
-    # A M = s_1 L and <A M, A M> = s_1^2 <M, M>, up to the size of M.
-    square = inner(image, image, xp)[..., None, None]
-    trace = xp.sum(real(xp.linalg.diagonal(M), xp), axis=-1)[..., None, None]
-    count = inner(M, M, xp)[..., None, None]
-    top = xp.sqrt(square / _positive(count, xp))
-    return image / cast(_positive(top * trace, xp), image, xp)
+    return threshold_step(A, _no_threshold(A, xp), accuracy=accuracy, xp=xp)
 
 
 def soft_threshold_derivative(
@@ -296,44 +220,21 @@ def soft_threshold_derivative(
     accuracy: float | None = None,
     xp: Namespace | None = None,
 ) -> tuple[Array, Array]:
-    """Differentiate `soft_threshold` along X, and with respect to tau.
+    """Give DF(A)[X] and T = dF/dtau of `soft_threshold`.
 
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    tau : array
-        Threshold, real and not negative, shape (...) or broadcasting against it.
-    X : array
-        Tangent of A, or cotangent of F: the derivative is its own adjoint under
-        the real inner product. Shape (..., m, n).
-    step : array, optional
-        ``threshold_step(A, tau)``, shape (..., m, n), if it is known already; saves
-        the products of the forward direction.
-    accuracy : float, optional
-        As for `threshold_step`.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
-
-    Returns
-    -------
-    tuple of array
-        DF(A)[X] and T = dF/dtau, each (..., m, n): dF = DF(A)[dA] + T dtau, and
-        the cotangent of tau is sum Re(conj(G) T).
+    DF(A) is its own adjoint under the real inner product, so X may be a tangent or a
+    cotangent; that of tau is sum Re(conj(X) T). `step` is `threshold_step`, if it is
+    known already, and saves its products.
     """
-    xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        dF, T = soft_threshold_derivative(
-            xp.matrix_transpose(A),
-            tau,
-            xp.matrix_transpose(X),
-            step=None if step is None else xp.matrix_transpose(step),
-            accuracy=accuracy,
-            xp=xp,
-        )
-        return xp.matrix_transpose(dF), xp.matrix_transpose(T)
+    return _soft_threshold_derivative(A, tau, X, step, accuracy=accuracy, xp=xp)
+
+
+@_for_tall
+def _soft_threshold_derivative(
+    A: Array, tau: Array, X: Array, W: Any, accuracy: float | None, xp: Namespace
+) -> tuple[Array, Array]:
     scaled = _scaled(A, tau, xp)
-    W = _step(scaled, accuracy, xp).W if step is None else step
+    W = _step(scaled, accuracy, xp).W if W is None else W
     size = _positive(abs_max(X, xp), xp)
     dA = X / cast(size, A, xp)
     tangent, outer = _step_derivative(scaled, dA, W, accuracy, xp)
@@ -346,30 +247,6 @@ def soft_threshold_derivative(
     return xp.where(tau[..., None, None] > 0, dF, X), -W
 
 
-def polar(
-    A: Array, *, accuracy: float | None = None, xp: Namespace | None = None
-) -> Array:
-    """Unitary polar factor, U V^H.
-
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    accuracy : float, optional
-        Singular value, relative to a bound of the largest one, below which there
-        are none but zeros, which stay zeros. Default: 8 eps.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
-
-    Returns
-    -------
-    array
-        Q, shape (..., m, n); a partial isometry for rank-deficient A.
-    """
-    xp = array_namespace(A) if xp is None else xp
-    return threshold_step(A, _no_threshold(A, xp), accuracy=accuracy, xp=xp)
-
-
 def polar_derivative(
     A: Array,
     X: Array,
@@ -378,43 +255,49 @@ def polar_derivative(
     accuracy: float | None = None,
     xp: Namespace | None = None,
 ) -> Array:
-    """Differentiate `polar` along X.
+    """Differentiate `polar` along X; `factor` is its value, if that is known."""
+    tau = _no_threshold(A, xp)
+    return _polar_derivative(A, tau, X, factor, accuracy=accuracy, xp=xp)[0]
 
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    X : array
-        Tangent of A, or cotangent of Q, as the derivative is its own adjoint.
-        Shape (..., m, n).
-    factor : array, optional
-        ``polar(A)``, shape (..., m, n), if it is known already.
-    accuracy : float, optional
-        As for `polar`.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
 
-    Returns
-    -------
-    array
-        DQ(A)[X], shape (..., m, n).
-    """
-    xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        factor = None if factor is None else xp.matrix_transpose(factor)
-        dQ = polar_derivative(
-            xp.matrix_transpose(A),
-            xp.matrix_transpose(X),
-            factor=factor,
-            accuracy=accuracy,
-            xp=xp,
-        )
-        return xp.matrix_transpose(dQ)
-    scaled = _scaled(A, _no_threshold(A, xp), xp)
-    Q = _step(scaled, accuracy, xp).W if factor is None else factor
+@_for_tall
+def _polar_derivative(
+    A: Array, tau: Array, X: Array, Q: Any, accuracy: float | None, xp: Namespace
+) -> tuple[Array]:
+    scaled = _scaled(A, tau, xp)
+    Q = _step(scaled, accuracy, xp).W if Q is None else Q
     size = _positive(abs_max(X, xp), xp)
     tangent, _ = _step_derivative(scaled, X / cast(size, A, xp), Q, accuracy, xp)
-    return tangent.W * cast(size / scaled.scale, A, xp)
+    return (tangent.W * cast(size / scaled.scale, A, xp),)
+
+
+def _no_threshold(A: Array, xp: Namespace | None) -> Array:
+    xp = array_namespace(A) if xp is None else xp
+    return xp.zeros_like(real(A, xp)[..., 0, 0])
+
+
+@_for_tall
+def _leading_vectors(
+    A: Array, tau: None, accuracy: None, xp: Namespace
+) -> tuple[Array]:
+    """Gradient L of the largest singular value, the mean of its vectors u v^H.
+
+    The Gram matrix, squared again and again, becomes the projector on them. Values
+    s with (s_1 - s) / s_1 up to about 1e-11, or 1e-4 in single precision, count as
+    equal to s_1, which is Re sum conj(L) A.
+    """
+    A = A / cast(_positive(abs_max(A, xp), xp), A, xp)
+    M = adjoint(A, xp) @ A
+    for _ in range(40 if _is_double(A, xp) else 16):
+        M = M / cast(_positive(abs_max(M, xp), xp), M, xp)
+        M = herm(M @ M, xp)
+    image = A @ M
+    # A M = s_1 L and <A M, A M> = s_1^2 <M, M>, up to the size of M.
+    square = inner(image, image, xp)[..., None, None]
+    trace = xp.sum(real(xp.linalg.diagonal(M), xp), axis=-1)[..., None, None]
+    count = inner(M, M, xp)[..., None, None]
+    top = xp.sqrt(square / _positive(count, xp))
+    return (image / cast(_positive(top * trace, xp), image, xp),)
 
 
 class _Scaled(NamedTuple):
@@ -436,10 +319,6 @@ def _scaled(A: Array, tau: Array, xp: Namespace) -> _Scaled:
     # Nothing is left from the bound on: the threshold may as well be finite.
     t = xp.minimum(tau[..., None, None] / scale, 2 * bound)
     return _Scaled(A, t, bound, scale, identity_like(G, xp))
-
-
-def _no_threshold(A: Array, xp: Namespace) -> Array:
-    return xp.zeros_like(real(A, xp)[..., 0, 0])
 
 
 class _Step(NamedTuple):
@@ -667,7 +546,7 @@ def iteration_factors(
         )
     top = []
     if relative:
-        top = [leading_vectors(A, xp=xp)]
+        top = [_leading_vectors(A, None, accuracy=None, xp=xp)[0]]
         tau = tau * inner(top[0], A, xp)[..., None]
-    parts = *threshold_and_step(A, tau[..., 0], xp=xp), *top
+    parts = *_threshold_and_step(A, tau[..., 0], accuracy=None, xp=xp), *top
     return IterationFactors(xp.stack(parts, axis=-3))
