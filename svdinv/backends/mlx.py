@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,14 @@ import mlx.core as mx
 from svdinv.core import householder
 from svdinv.core.backend import Backend
 from svdinv.core.namespace import adjoint, is_complex, real
-from svdinv.core.operation import Operation
+from svdinv.core.operation import (
+    Arrays,
+    Operation,
+    filled,
+    padded,
+    present,
+    rebuilt,
+)
 
 __all__ = ["MLXBackend"]
 
@@ -26,40 +34,31 @@ def _has_values(x: Any) -> bool:
     return True
 
 
-def _guarded(decompose: Callable[..., Any], A: Any, **options: Any) -> tuple[Any, ...]:
+def _guarded(decompose: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
     """Give NaN for a matrix with NaN or infinity: LAPACK's error is for the batch."""
-    finite = mx.all(mx.isfinite(A), axis=(-2, -1), keepdims=True)
-    factors = decompose(mx.where(finite, A, mx.zeros_like(A)), **options)
-    matrices = len(A.shape)
-    return tuple(
-        mx.where(finite if len(x.shape) == matrices else finite[..., 0], x, mx.nan)
-        for x in factors
-    )
+
+    def call(A: Any, **options: Any) -> tuple[Any, ...]:
+        finite = mx.all(mx.isfinite(A), axis=(-2, -1), keepdims=True)
+        factors = decompose(mx.where(finite, A, mx.zeros_like(A)), **options)
+        return tuple(
+            mx.where(finite if x.ndim == A.ndim else finite[..., 0], x, mx.nan)
+            for x in factors
+        )
+
+    return call
 
 
 # Decompositions run on the CPU alone; memory is shared with the GPU.
-def _eigh(A: Any) -> tuple[Any, ...]:
-    return _guarded(mx.linalg.eigh, A, stream=mx.cpu)
-
-
-def _svd(A: Any, *, full_matrices: bool) -> tuple[Any, ...]:
-    return _guarded(_full_svd if full_matrices else _thin_svd, A)
-
-
-def _full_svd(A: Any) -> tuple[Any, ...]:
-    return tuple(mx.linalg.svd(A, stream=mx.cpu))
-
-
-def _thin_svd(A: Any) -> tuple[Any, ...]:
+def _svd(A: Any, *, full_matrices: bool) -> Any:
     (m, n), k = A.shape[-2:], min(A.shape[-2:])
-    if m == n or k == 0:
-        U, S, Vh = _full_svd(A)
-        return U[..., :k], S, Vh[..., :k, :]
+    if full_matrices or m == n or k == 0:
+        U, S, Vh = mx.linalg.svd(A, stream=mx.cpu)
+        return (U, S, Vh) if full_matrices else (U[..., :k], S, Vh[..., :k, :])
     if m < n:
-        V, S, Uh = _thin_svd(adjoint(A, xp))
+        V, S, Uh = _svd(adjoint(A, xp), full_matrices=False)
         return adjoint(Uh, xp), S, adjoint(V, xp)
     Q, R = _qr(A)  # MLX's own SVD forms a square U
-    U, S, Vh = _full_svd(R)
+    U, S, Vh = mx.linalg.svd(R, stream=mx.cpu)
     return Q @ U, S, Vh
 
 
@@ -95,11 +94,11 @@ class _Namespace:
 
     fft = SimpleNamespace(fft=mx.fft.fft, ifft=mx.fft.ifft, rfft=_rfft, irfft=_irfft)
     linalg = SimpleNamespace(
-        det=lambda x: mx.linalg.det(x, stream=mx.cpu),
-        diagonal=lambda x: mx.diagonal(x, axis1=-2, axis2=-1),
-        eigh=_eigh,
+        det=partial(mx.linalg.det, stream=mx.cpu),
+        diagonal=partial(mx.diagonal, axis1=-2, axis2=-1),
+        eigh=_guarded(partial(mx.linalg.eigh, stream=mx.cpu)),
         qr=_qr,
-        svd=_svd,
+        svd=_guarded(_svd),
     )
 
     def __getattr__(self, name: str) -> Any:
@@ -132,38 +131,33 @@ class _Namespace:
 xp = _Namespace()
 
 
-def _fill(x: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
-    """Put None where nothing is there: custom functions take arrays alone."""
-    rest = iter(x)
-    return tuple(next(rest) if present else None for present in there)
-
-
-def _kept(x: Sequence[Any]) -> tuple[Any, ...]:
+def _kept(x: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(t for t in x if t is not None)
 
 
-def _link(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    there = tuple(t is not None for t in x)
+def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    if operation.transparent:
+        return operation.composed(x, _call, xp)
+    there = present(x)
     outputs: tuple[bool, ...] = ()
 
     # One argument, a tuple: that of one array alone would come without its tuple.
+    # Custom functions take arrays alone, and give all that is asked of them.
     @mx.custom_function
     def function(kept: Any) -> tuple[Any, ...]:
         nonlocal outputs
-        y = operation.value(_fill(_constant(kept), there), xp)
-        outputs = tuple(t is not None for t in y)
+        y = operation.value(filled(map(mx.stop_gradient, kept), there), xp)
+        outputs = present(y)
         return _kept(y)
 
     @function.vjp
     def _(kept: Any, g: Any, y: Any) -> tuple[Any, ...]:
-        x, y, g = _fill(kept, there), _fill(y, outputs), _fill(g, outputs)
-        found = operation.cotangent(x, y, g, there, _call, xp)
-        found = (*found, *(None for _ in there[len(found) :]))
-        return _or_zero(found, x)
+        x, y, g = filled(kept, there), filled(y, outputs), filled(g, outputs)
+        return _or_zero(operation.cotangent(x, y, g, there, _call, xp), x)
 
     @function.jvp
     def _(kept: Any, dkept: Any) -> tuple[Any, ...]:
-        x, dx = _fill(kept, there), _fill(dkept, there)
+        x, dx = filled(kept, there), filled(dkept, there)
         y = _call(operation, *x)  # never computed if it is not used
         return _or_zero(operation.tangent(x, y, dx, _call, xp), y)
 
@@ -178,31 +172,24 @@ def _link(operation: Operation, *x: Any) -> tuple[Any, ...]:
             else mx.moveaxis(t, axis, 0)
             for t, axis in pairs
         ]
-        y = _kept(_call(operation, *_fill(front, there)))
+        y = _kept(_call(operation, *filled(front, there)))
         return y, (0,) * len(y)
 
     values: Any = function(_kept(x))
-    return _fill(values, outputs)
+    return filled(values, outputs)
 
 
-def _or_zero(derivatives: Sequence[Any], like: Sequence[Any]) -> tuple[Any, ...]:
+def _or_zero(derivatives: Arrays, like: Arrays) -> tuple[Any, ...]:
     """Fill in zeros where there are arrays to be zero for."""
     return tuple(
         mx.zeros_like(t) if d is None else d
-        for d, t in zip(derivatives, like, strict=True)
+        for d, t in zip(padded(derivatives, len(like)), like, strict=True)
         if t is not None
     )
 
 
-def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    if operation.transparent:
-        return operation.composed(x, _call, xp)
-    return _link(operation, *x)
-
-
 def _constant(x: Any) -> Any:
-    stopped = (None if t is None else mx.stop_gradient(t) for t in x)
-    return type(x)(*stopped) if hasattr(x, "_fields") else tuple(stopped)
+    return rebuilt(x, (None if t is None else mx.stop_gradient(t) for t in x))
 
 
 class MLXBackend(Backend):

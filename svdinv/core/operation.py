@@ -21,7 +21,10 @@ __all__ = [
     "Operation",
     "RefuseThird",
     "add",
+    "filled",
     "masked",
+    "padded",
+    "present",
     "rebuilt",
     "some",
     "zeros_where",
@@ -113,6 +116,22 @@ def rebuilt(outputs: Any, arrays: Iterable[Any]) -> Any:
 def some(*x: Any) -> bool:
     """Tell whether anything is not None."""
     return any(term is not None for term in x)
+
+
+def present(arrays: Iterable[Any]) -> tuple[bool, ...]:
+    """Tell which arrays are there, not None."""
+    return tuple(x is not None for x in arrays)
+
+
+def filled(arrays: Iterable[Any], there: Iterable[bool]) -> tuple[Any, ...]:
+    """Put None where nothing is there, for functions that take arrays alone."""
+    rest = iter(arrays)
+    return tuple(next(rest) if is_there else None for is_there in there)
+
+
+def padded(arrays: Arrays, count: int) -> tuple[Any, ...]:
+    """Give `count` arrays, the last of them None if there are too few."""
+    return (*arrays, *(None,) * (count - len(arrays)))[:count]
 
 
 def masked(arrays: Arrays, wanted: Sequence[bool]) -> tuple[Any, ...]:
