@@ -20,7 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from svdinv.core.backend import Backend
-from svdinv.core.operation import Operation, filled, padded, present
+from svdinv.core.operation import Operation, filled, in_front, padded, present
 
 __all__ = ["JAXBackend"]
 
@@ -183,16 +183,7 @@ def _transpose(
 
 
 def _batch(x: Any, axes: Any, *, operation: Operation, there: tuple[bool, ...]) -> Any:
-    pairs = list(zip(x, axes, strict=True))
-    size = next(t.shape[axis] for t, axis in pairs if axis is not None)
-    # Operations take leading batch axes; an array without one gets one.
-    front = [
-        jnp.broadcast_to(t, (size, *t.shape))
-        if axis is None
-        else jnp.moveaxis(t, axis, 0)
-        for t, axis in pairs
-    ]
-    y = _call_p.bind(*front, operation=operation, there=there)
+    y = _call_p.bind(*in_front(x, axes, xp), operation=operation, there=there)
     return y, [0] * len(y)
 
 

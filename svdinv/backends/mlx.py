@@ -17,6 +17,7 @@ from svdinv.core.operation import (
     Arrays,
     Operation,
     filled,
+    in_front,
     padded,
     present,
     rebuilt,
@@ -163,16 +164,7 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
     @function.vmap
     def _(kept: Any, axes: Any) -> tuple[Any, ...]:
-        pairs = list(zip(kept, axes, strict=True))
-        size = next(t.shape[axis] for t, axis in pairs if axis is not None)
-        # Operations take leading batch axes; an array without one gets one.
-        front = [
-            mx.broadcast_to(t, (size, *t.shape))
-            if axis is None
-            else mx.moveaxis(t, axis, 0)
-            for t, axis in pairs
-        ]
-        y = _kept(_call(operation, *filled(front, there)))
+        y = _kept(_call(operation, *filled(in_front(kept, axes, xp), there)))
         return y, (0,) * len(y)
 
     values: Any = function(_kept(x))

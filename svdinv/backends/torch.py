@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_threads import chunked
 from svdinv.core.backend import Backend
-from svdinv.core.operation import Operation, padded, some
+from svdinv.core.operation import Operation, in_front, padded, some
 
 __all__ = ["TorchBackend", "without_autocast"]
 
@@ -135,16 +135,7 @@ class _Eager(_Compiled):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, operation: Operation, *x: Any) -> Any:
-        # Operations take leading batch axes as they come.
-        front = (
-            t
-            if t is None
-            else t.expand(info.batch_size, *t.shape)
-            if axis is None
-            else t.movedim(axis, 0)
-            for t, axis in zip(x, in_dims[1:], strict=True)
-        )
-        y = _Eager.apply(operation, *front)
+        y = _Eager.apply(operation, *in_front(x, in_dims[1:], torch))
         return y, tuple(None if t is None else 0 for t in y)
 
 

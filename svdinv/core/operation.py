@@ -22,6 +22,7 @@ __all__ = [
     "RefuseThird",
     "add",
     "filled",
+    "in_front",
     "masked",
     "padded",
     "present",
@@ -127,6 +128,23 @@ def filled(arrays: Iterable[Any], there: Iterable[bool]) -> tuple[Any, ...]:
     """Put None where nothing is there, for functions that take arrays alone."""
     rest = iter(arrays)
     return tuple(next(rest) if is_there else None for is_there in there)
+
+
+def in_front(arrays: Arrays, axes: Sequence[int | None], xp: Namespace) -> list[Any]:
+    """Move the axes that a framework maps over to the front; an array without gets one.
+
+    There, operations take them as they come.
+    """
+    pairs = list(zip(arrays, axes, strict=True))
+    size = next(x.shape[axis] for x, axis in pairs if axis is not None)
+    return [
+        x
+        if x is None
+        else xp.broadcast_to(x, (size, *x.shape))
+        if axis is None
+        else xp.moveaxis(x, axis, 0)
+        for x, axis in pairs
+    ]
 
 
 def padded(arrays: Arrays, count: int) -> tuple[Any, ...]:
