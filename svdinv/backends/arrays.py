@@ -29,7 +29,8 @@ class _Extended:
 
     def __init__(self, base: Namespace, on_host: bool) -> None:
         self._base = base
-        self._kinds: dict[Any, bool] = {}
+        # Asked all the time, and they take as long as arithmetic on small arrays.
+        self.isdtype, self.finfo = cache(base.isdtype), cache(base.finfo)
         if on_host:
             self.any_on_host = self._any
 
@@ -37,12 +38,6 @@ class _Extended:
         # Kept, so that it is found at once next time.
         value = self.__dict__[name] = getattr(self._base, name)
         return value
-
-    def isdtype(self, dtype: Any, kind: Any) -> bool:
-        known = self._kinds.get((dtype, kind))
-        if known is None:
-            known = self._kinds[dtype, kind] = self._base.isdtype(dtype, kind)
-        return known
 
     def _any(self, mask: Array) -> bool:
         return bool(self._base.any(mask))
@@ -207,20 +202,9 @@ class _Kept:
 
 
 def make_module(backend: ArrayBackend, module: str) -> dict[str, Callable[..., Any]]:
-    """Make the public functions for the arrays of a namespace.
+    """Make the public functions of the module that has a backend.
 
-    Parameters
-    ----------
-    backend : ArrayBackend
-        The namespace.
-    module : str
-        Name of the module that they are to be found in.
-
-    Returns
-    -------
-    dict
-        Functions by their names: the operators, `svd`, `vjp` and `jvp`, and the four
-        that solvers call by hand.
+    They are the operators, `svd`, `vjp`, `jvp`, and four to be called by hand.
     """
     functions: list[Callable[..., Any]]
     functions = [_svd, _vjp, _jvp, _svd_vjp, _svd_jvp, _svt_vjp, _svt_jvp]
@@ -477,7 +461,7 @@ def _svd_vjp(
     xp = backend.taped
     factors = decompositions.svd(kept, A, "A", full_matrices, **options)
     # Copies, so that the caller may change the results.
-    kept.y = tuple(xp.asarray(y, copy=True) for y in kept.y)
+    kept.y = tuple(kept.xp.asarray(y, copy=True) for y in kept.y)
 
     def pullback(gU: Any = None, gS: Any = None, gVh: Any = None) -> Array:
         if not some(gU, gS, gVh):
@@ -574,7 +558,7 @@ def _svt_vjp(
     result = thresholds.svt(kept, A, tau, **options)
     tau, lost = _own(backend, tau, result)
     # A copy, so that the caller may change the argument.
-    kept.x = (xp.asarray(kept.x[0], copy=True), *kept.x[1:])
+    kept.x = (kept.xp.asarray(kept.x[0], copy=True), *kept.x[1:])
 
     def pullback(G: Any) -> tuple[Array, Array]:
         if G is None:

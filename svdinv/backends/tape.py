@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
@@ -138,6 +139,11 @@ class Traced:
         Its place on the tape; None for a constant.
     """
 
+    shape: tuple[int, ...]
+    size: int
+    dtype: Any
+    device: Any
+
     __slots__ = ("position", "tape", "value")
     __hash__ = object.__hash__
 
@@ -147,24 +153,8 @@ class Traced:
         self.position = position
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.value.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.value.dtype
-
-    @property
     def ndim(self) -> int:
         return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return self.value.size
-
-    @property
-    def device(self) -> Any:
-        return self.value.device
 
     @property
     def mT(self) -> Traced:
@@ -247,6 +237,8 @@ def _method(name: str, reflected: bool = False) -> Callable[..., Any]:
     return call
 
 
+for _name in ("shape", "size", "dtype", "device"):
+    setattr(Traced, _name, property(attrgetter(f"value.{_name}")))
 for _symbol, _name in {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide",
     "pow": "pow", "matmul": "matmul",

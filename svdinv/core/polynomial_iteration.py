@@ -27,7 +27,7 @@ They solve linear programs on a grid. The first two have the largest factor away
 have the least maximum difference. The sum of |coefficients|, to which rounding
 errors are proportional, is bounded by 6 in the first two and small in the others.
 
-The number of products and the errors by default, the worst for all spectra in the
+The number of products and the errors, the worst for all spectra in the
 tests and sizes from 6 to 32, relative to s_1 and to the norm of the derivative:
 
     ========= ======== ========== =============== ======= ==========
@@ -39,14 +39,14 @@ tests and sizes from 6 to 32, relative to s_1 and to the norm of the derivative:
 
 Products in a lower precision than the arrays', such as TF32, spoil that.
 
-A singular value closer to tau than `accuracy` times a bound of s_1, which exceeds it
-by a factor up to min(m, n)^(1/4), is thresholded with an error up to that distance,
-and the derivative takes it for something between above and below; the polar factor
-has values between 0 and 1 for singular values below that. Otherwise the derivative
-is as ill-conditioned as the functions are: its error is of the order of
-eps s_1 / gap for a pair of singular values on either side of tau, and 0.3 eps
-s_1 / s_min for the polar factor, measured up to 1e4 in single and 1e10 in double
-precision, and not below 3 and 6 eps.
+A singular value closer to tau than 8 eps times a bound of s_1, which exceeds it by a
+factor up to min(m, n)^(1/4), is thresholded with an error up to that distance, and
+the derivative takes it for something between above and below; the polar factor has
+values between 0 and 1 for singular values below that. Otherwise the derivative is as
+ill-conditioned as the functions are: its error is of the order of eps s_1 / gap for a
+pair of singular values on either side of tau, and 0.3 eps s_1 / s_min for the polar
+factor, measured up to 1e4 in single and 1e10 in double precision, and not below 3 and
+6 eps.
 """
 
 from __future__ import annotations
@@ -85,6 +85,9 @@ __all__ = [
 ]
 
 Coefficients = tuple[float, ...]
+
+# Distance from tau, in eps, from which a singular value is above or below it.
+_RESOLVED = 8
 
 
 def _binary(bits: int, *numerators: int) -> Coefficients:
@@ -144,100 +147,74 @@ def _count(accuracy: float) -> int:
     return max(math.ceil(math.log(0.15 * 5.6 / accuracy) / math.log(4.0)), 1)
 
 
-def _for_tall(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
-    """Let a function of tall A, tau and further matrices take wide ones as well."""
-
-    def call(
-        A: Array, tau: Any, *further: Any, accuracy: float | None, xp: Namespace | None
-    ) -> tuple[Array, ...]:
-        xp = array_namespace(A) if xp is None else xp
-        if not is_wide(A):
-            return function(A, tau, *further, accuracy, xp)
-        turned = [None if x is None else xp.matrix_transpose(x) for x in further]
-        found = function(xp.matrix_transpose(A), tau, *turned, accuracy, xp)
-        return tuple(xp.matrix_transpose(x) for x in found)
-
-    return call
+def soft_threshold(A: Array, tau: Array, *, xp: Namespace | None = None) -> Array:
+    """F = U diag(max(s - tau, 0)) V^H, for tau of shape (...) or broadcasting to it."""
+    return _on_tall(_threshold, xp, A, tau)[0]
 
 
-@_for_tall
-def _threshold_and_step(
-    A: Array, tau: Array, accuracy: float | None, xp: Namespace
-) -> tuple[Array, Array]:
-    """Compute F and W, as `soft_threshold` and `threshold_step`."""
-    scaled = _scaled(A, tau, xp)
-    step = _step(scaled, accuracy, xp)
-    F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
-    # Without a threshold, not even rounding errors are to be thresholded.
-    F = xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
-    return F, step.W
-
-
-def soft_threshold(
-    A: Array, tau: Array, *, accuracy: float | None = None, xp: Namespace | None = None
-) -> Array:
-    """U diag(max(s - tau, 0)) V^H.
-
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    tau : array
-        Threshold, real and not negative, shape (...) or broadcasting against it.
-    accuracy : float, optional
-        Distance from tau, relative to a bound of the largest singular value, from
-        which a singular value is told to be above or below it. It decides the
-        number of steps. Default: 8 eps.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
-    """
-    return _threshold_and_step(A, tau, accuracy=accuracy, xp=xp)[0]
-
-
-def threshold_step(
-    A: Array, tau: Array, *, accuracy: float | None = None, xp: Namespace | None = None
-) -> Array:
+def threshold_step(A: Array, tau: Array, *, xp: Namespace | None = None) -> Array:
     """W = U diag(s > tau) V^H, which is also -dF/dtau of `soft_threshold`."""
-    return _threshold_and_step(A, tau, accuracy=accuracy, xp=xp)[1]
+    return _on_tall(_threshold, xp, A, tau)[1]
 
 
-def polar(
-    A: Array, *, accuracy: float | None = None, xp: Namespace | None = None
-) -> Array:
-    """Unitary polar factor U V^H, a partial isometry for rank-deficient A.
-
-    Singular values below `accuracy` times a bound of the largest count as 0.
-    """
-    return threshold_step(A, _no_threshold(A, xp), accuracy=accuracy, xp=xp)
+def polar(A: Array, *, xp: Namespace | None = None) -> Array:
+    """Unitary polar factor U V^H, a partial isometry for rank-deficient A."""
+    return _on_tall(_threshold, xp, A, None)[1]
 
 
 def soft_threshold_derivative(
-    A: Array,
-    tau: Array,
-    X: Array,
-    *,
-    step: Array | None = None,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
-) -> tuple[Array, Array]:
+    A: Array, tau: Array, X: Array, *, step: Any = None, xp: Namespace | None = None
+) -> tuple[Array, ...]:
     """Give DF(A)[X] and T = dF/dtau of `soft_threshold`.
 
     DF(A) is its own adjoint under the real inner product, so X may be a tangent or a
     cotangent; that of tau is sum Re(conj(X) T). `step` is `threshold_step`, if it is
     known already, and saves its products.
     """
-    return _soft_threshold_derivative(A, tau, X, step, accuracy=accuracy, xp=xp)
+    return _on_tall(_threshold_derivative, xp, A, tau, X, step)
 
 
-@_for_tall
-def _soft_threshold_derivative(
-    A: Array, tau: Array, X: Array, W: Any, accuracy: float | None, xp: Namespace
+def polar_derivative(
+    A: Array, X: Array, *, factor: Any = None, xp: Namespace | None = None
+) -> Array:
+    """Differentiate `polar` along X; `factor` is its value, if that is known."""
+    return _on_tall(_polar_derivative, xp, A, None, X, factor)[0]
+
+
+def _on_tall(
+    function: Callable[..., tuple[Array, ...]],
+    xp: Namespace | None,
+    A: Array,
+    tau: Any,
+    *further: Any,
+) -> tuple[Array, ...]:
+    """Call a function of tall matrices, of wide ones with their transposes."""
+    xp = array_namespace(A) if xp is None else xp
+    tau = xp.zeros_like(real(A, xp)[..., 0, 0]) if tau is None else tau
+    if not is_wide(A):
+        return function(xp, A, tau, *further)
+    turned = [None if x is None else xp.matrix_transpose(x) for x in further]
+    found = function(xp, xp.matrix_transpose(A), tau, *turned)
+    return tuple(xp.matrix_transpose(x) for x in found)
+
+
+def _threshold(xp: Namespace, A: Array, tau: Array) -> tuple[Array, Array]:
+    scaled = _scaled(A, tau, xp)
+    step = _step(scaled, xp)
+    F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
+    # Without a threshold, not even rounding errors are to be thresholded.
+    F = xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
+    return F, step.W
+
+
+def _threshold_derivative(
+    xp: Namespace, A: Array, tau: Array, X: Array, W: Any
 ) -> tuple[Array, Array]:
     scaled = _scaled(A, tau, xp)
-    W = _step(scaled, accuracy, xp).W if W is None else W
+    W = _step(scaled, xp).W if W is None else W
     size = _positive(abs_max(X, xp), xp)
     dA = X / cast(size, A, xp)
-    tangent, outer = _step_derivative(scaled, dA, W, accuracy, xp)
+    tangent, outer = _step_derivative(scaled, dA, W, xp)
     dF = outer + scaled.A @ tangent.P - cast(scaled.tau, A, xp) * tangent.W
     # F is nonexpansive. Only for a singular value at the threshold, where it has no
     # derivative, rounding errors over nearly nothing can make this larger.
@@ -247,39 +224,17 @@ def _soft_threshold_derivative(
     return xp.where(tau[..., None, None] > 0, dF, X), -W
 
 
-def polar_derivative(
-    A: Array,
-    X: Array,
-    *,
-    factor: Array | None = None,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
-) -> Array:
-    """Differentiate `polar` along X; `factor` is its value, if that is known."""
-    tau = _no_threshold(A, xp)
-    return _polar_derivative(A, tau, X, factor, accuracy=accuracy, xp=xp)[0]
-
-
-@_for_tall
 def _polar_derivative(
-    A: Array, tau: Array, X: Array, Q: Any, accuracy: float | None, xp: Namespace
+    xp: Namespace, A: Array, tau: Array, X: Array, Q: Any
 ) -> tuple[Array]:
     scaled = _scaled(A, tau, xp)
-    Q = _step(scaled, accuracy, xp).W if Q is None else Q
+    Q = _step(scaled, xp).W if Q is None else Q
     size = _positive(abs_max(X, xp), xp)
-    tangent, _ = _step_derivative(scaled, X / cast(size, A, xp), Q, accuracy, xp)
+    tangent, _ = _step_derivative(scaled, X / cast(size, A, xp), Q, xp)
     return (tangent.W * cast(size / scaled.scale, A, xp),)
 
 
-def _no_threshold(A: Array, xp: Namespace | None) -> Array:
-    xp = array_namespace(A) if xp is None else xp
-    return xp.zeros_like(real(A, xp)[..., 0, 0])
-
-
-@_for_tall
-def _leading_vectors(
-    A: Array, tau: None, accuracy: None, xp: Namespace
-) -> tuple[Array]:
+def _leading_vectors(xp: Namespace, A: Array, _: Any) -> tuple[Array]:
     """Gradient L of the largest singular value, the mean of its vectors u v^H.
 
     The Gram matrix, squared again and again, becomes the projector on them. Values
@@ -328,21 +283,19 @@ class _Step(NamedTuple):
     W: Array
 
 
-def _step(scaled: _Scaled, accuracy: float | None, xp: Namespace) -> _Step:
+def _step(scaled: _Scaled, xp: Namespace) -> _Step:
     """P and W of the scaled A."""
-    factor, schedule = _plan(scaled, accuracy, xp)
+    factor, schedule = _plan(scaled, xp)
     X = scaled.A * factor
     for c in schedule:
         X = _polynomial(X, None, c, scaled.one, xp)[0]
     return _finish(X, None, scaled.one, xp)[0]
 
 
-def _plan(
-    scaled: _Scaled, accuracy: float | None, xp: Namespace
-) -> tuple[Array, list[tuple[Array, ...]]]:
+def _plan(scaled: _Scaled, xp: Namespace) -> tuple[Array, list[tuple[Array, ...]]]:
     """Factor that moves the threshold of A to a level, and the polynomials to apply."""
     A = scaled.A
-    levels = _levels(_count(8 * eps(A, xp) if accuracy is None else accuracy))
+    levels = _levels(_count(_RESOLVED * eps(A, xp)))
     t = scaled.tau / scaled.bound
     one = xp.ones_like(t)
     t = xp.maximum(t, levels[-1] * one)
@@ -443,7 +396,6 @@ def _step_derivative(
     scaled: _Scaled,
     dA: Array,
     W: Array,
-    accuracy: float | None,
     xp: Namespace,
 ) -> tuple[_Step, Array]:
     """Tangents of P and W along a tangent dA of the scaled A, and dA P.
@@ -456,7 +408,7 @@ def _step_derivative(
     P = adjoint(W, xp) @ W
     outer, inner = dA @ P, adjoint(W, xp) @ dA
     above = inner @ P
-    factor, schedule = _plan(scaled, accuracy, xp)
+    factor, schedule = _plan(scaled, xp)
     X = scaled.A * factor
     dX = (outer + W @ (inner - above - herm(above, xp))) * factor
     for c in schedule:
@@ -546,7 +498,7 @@ def iteration_factors(
         )
     top = []
     if relative:
-        top = [_leading_vectors(A, None, accuracy=None, xp=xp)[0]]
+        top = [*_on_tall(_leading_vectors, xp, A, None)]
         tau = tau * inner(top[0], A, xp)[..., None]
-    parts = *_threshold_and_step(A, tau[..., 0], accuracy=None, xp=xp), *top
+    parts = *_on_tall(_threshold, xp, A, tau[..., 0]), *top
     return IterationFactors(xp.stack(parts, axis=-3))
