@@ -21,7 +21,7 @@ from svdinv.core.operation import (
     padded,
     present,
     rebuilt,
-)
+)  # fmt: skip
 
 __all__ = ["MLXBackend"]
 
@@ -87,49 +87,36 @@ def _irfft(x: Any, *, n: int, axis: int) -> Any:
     return mx.real(mx.fft.ifft(whole, axis=axis))
 
 
-class _Namespace:
-    """`mlx.core`, where it differs from the array API, and what it has beyond that."""
+def _exp(x: Any) -> Any:
+    if x.dtype == mx.float64:  # MLX's own is of single precision
+        return mx.power(mx.array(math.e, dtype=x.dtype), x)
+    return mx.exp(x)
 
+
+def _any_on_host(mask: Any) -> bool | None:
+    on_cpu = mx.default_device().type == mx.cpu
+    return bool(mx.any(mask)) if on_cpu and _has_values(mask) else None
+
+
+# `mlx.core`, where it differs from the array API, and what it has beyond that.
+_OWN = {
+    "any_on_host": _any_on_host,
+    "astype": lambda x, dtype, *, copy=True: x.astype(dtype),
     # There is no complex double precision, and none at all on GPUs.
-    double_precision = False
-
-    fft = SimpleNamespace(fft=mx.fft.fft, ifft=mx.fft.ifft, rfft=_rfft, irfft=_irfft)
-    linalg = SimpleNamespace(
+    "double_precision": False,
+    "exp": _exp,
+    "eye": lambda n, *, dtype, device: mx.eye(n, dtype=dtype),
+    "fft": SimpleNamespace(fft=mx.fft.fft, ifft=mx.fft.ifft, rfft=_rfft, irfft=_irfft),
+    "linalg": SimpleNamespace(
         det=partial(mx.linalg.det, stream=mx.cpu),
         diagonal=partial(mx.diagonal, axis1=-2, axis2=-1),
         eigh=_guarded(partial(mx.linalg.eigh, stream=mx.cpu)),
         qr=_qr,
         svd=_guarded(_svd),
-    )
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(mx, name)
-
-    @staticmethod
-    def any_on_host(mask: Any) -> bool | None:
-        on_cpu = mx.default_device().type == mx.cpu
-        return bool(mx.any(mask)) if on_cpu and _has_values(mask) else None
-
-    @staticmethod
-    def astype(x: Any, dtype: Any, *, copy: bool = True) -> Any:
-        return x.astype(dtype)
-
-    @staticmethod
-    def exp(x: Any) -> Any:
-        if x.dtype == mx.float64:  # MLX's own is of single precision
-            return mx.power(mx.array(math.e, dtype=x.dtype), x)
-        return mx.exp(x)
-
-    @staticmethod
-    def eye(n: int, *, dtype: Any, device: Any) -> Any:
-        return mx.eye(n, dtype=dtype)
-
-    @staticmethod
-    def roll(x: Any, shift: int, *, axis: int) -> Any:
-        return mx.roll(x, shift, axis)
-
-
-xp = _Namespace()
+    ),
+    "roll": lambda x, shift, *, axis: mx.roll(x, shift, axis),
+}
+xp: Any = SimpleNamespace(**{**vars(mx), **_OWN})
 
 
 def _kept(x: Iterable[Any]) -> tuple[Any, ...]:
