@@ -90,11 +90,13 @@ def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
 def _outputs(operation: Operation, there: tuple[bool, ...], x: Any) -> tuple[Any, ...]:
     """Give the shapes of the outputs, None for those that are not there."""
     shapes = tuple((t.shape, t.dtype) for t in x)
-    return _known_outputs(operation.anonymous(), there, shapes)
+    return _known_outputs(operation.anonymous(), there, shapes, xp.double_precision)
 
 
 @lru_cache(maxsize=1024)
-def _known_outputs(operation: Operation, there: tuple[bool, ...], shapes: Any) -> Any:
+def _known_outputs(
+    operation: Operation, there: tuple[bool, ...], shapes: Any, double: bool
+) -> Any:
     structs = (jax.ShapeDtypeStruct(*shape) for shape in shapes)
     return jax.eval_shape(partial(_compiled, operation), *filled(structs, there))
 
