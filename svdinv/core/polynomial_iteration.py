@@ -356,29 +356,22 @@ def _finish(
     """
     Z = 2 * (adjoint(X, xp) @ X) - one
     Z2 = Z @ Z
-    Z3 = Z @ Z2
-    Z4 = Z2 @ Z2
 
-    def low(c: Coefficients) -> Array:
-        return c[1] * Z + c[2] * Z2 + c[3] * Z3
+    def low(c: Coefficients, z: tuple[Array, ...]) -> Array:
+        return c[1] * z[0] + c[2] * z[1] + c[3] * z[2]
 
-    even, odd = low(_EVEN[4:]), low(_ODD[4:])
-    even, odd = even + _EVEN[4] * one, odd + _ODD[4] * one
-    P = _EVEN[0] * one + low(_EVEN) + Z4 @ even
-    R = _ODD[0] * one + low(_ODD) + Z4 @ odd
+    powers, Z4 = (Z, Z2, Z @ Z2), Z2 @ Z2
+    both = [(c, low(c[4:], powers) + c[4] * one) for c in (_EVEN, _ODD)]
+    P, R = (c[0] * one + low(c, powers) + Z4 @ high for c, high in both)
     W = X @ R
     step = tangent = _Step(P, W)
     if dX is not None:
         dZ = 2 * _symmetric(adjoint(X, xp) @ dX, xp)
         dZ2 = _symmetric(Z @ dZ, xp)
-        dZ3 = dZ @ Z2 + Z @ dZ2
-        dZ4 = _symmetric(Z2 @ dZ2, xp)
-
-        def dlow(c: Coefficients) -> Array:
-            return c[1] * dZ + c[2] * dZ2 + c[3] * dZ3
-
-        dP = dlow(_EVEN) + dZ4 @ even + Z4 @ dlow(_EVEN[4:])
-        dR = dlow(_ODD) + dZ4 @ odd + Z4 @ dlow(_ODD[4:])
+        moved, dZ4 = (dZ, dZ2, dZ @ Z2 + Z @ dZ2), _symmetric(Z2 @ dZ2, xp)
+        dP, dR = (
+            low(c, moved) + dZ4 @ high + Z4 @ low(c[4:], moved) for c, high in both
+        )
         tangent = _Step(dP, dX @ R + X @ dR)
     if not _is_double(X, xp):
         return step, tangent
