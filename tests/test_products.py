@@ -16,6 +16,7 @@ from oracle import (
     relative_error,
 )
 
+from svdinv.core import polynomial_iteration
 from svdinv.core.polynomial_iteration import (
     polar,
     polar_derivative,
@@ -306,7 +307,7 @@ def test_no_graph_break_in_torch():
     args = (*map(torch.tensor, (problem.A, threshold(np.float64), problem.G)),)
 
     def function(A, tau, X):
-        return soft_threshold_derivative(A, tau, X, accuracy=0.01, xp=torch_namespace)
+        return soft_threshold_derivative(A, tau, X, xp=torch_namespace)
 
     compiled = torch.compile(function, backend="eager", fullgraph=True)
     for x, y in zip(compiled(*args), function(*args), strict=True):
@@ -329,13 +330,15 @@ def test_known_step_is_used(shape):
 
 
 @pytest.mark.parametrize("accuracy", [1e-1, 1e-3, 1e-6])
-def test_accuracy_is_the_distance_that_is_resolved(accuracy):
+def test_accuracy_is_the_distance_that_is_resolved(accuracy, monkeypatch):
+    eps = np.finfo(np.float64).eps
+    monkeypatch.setattr(polynomial_iteration, "_RESOLVED", accuracy / eps)
     rng = np.random.default_rng(2)
     U, V = (random_unitary((50, 6, 6), rng, False) for _ in range(2))
     s = np.tile([1, 1, 1, 0.9, 0.5 + 3 * accuracy, 0.4 - 2 * accuracy], (50, 1))
     problem = Problem((U * s[:, None, :]) @ adjoint(V), U, s, V, U)
     for tau in (0.5, 0.4):  # below and above: the bound may be twice as large
-        Y = soft_threshold(problem.A, np.asarray(tau), accuracy=accuracy)
+        Y = soft_threshold(problem.A, np.asarray(tau))
         error = value_error(Y, problem, lambda s, tau=tau: np.maximum(s - tau, 0))
         assert error < (1e-13 if accuracy < 0.1 else accuracy)
 

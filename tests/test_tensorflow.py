@@ -366,11 +366,11 @@ def test_tapes_and_accumulators_agree(name):
         pushed = loss(*x)
     close([forward.jvp(pushed).numpy()], [slope.numpy()], 1e-12)
     # TensorFlow makes forward mode of two reverse ones: over a tape, of three.
-    with tf.autodiff.ForwardAccumulator(x, d), tf.GradientTape() as tape:
+    with tf.autodiff.ForwardAccumulator(x, d) as forward, tf.GradientTape() as tape:
         tape.watch(x)
         value = loss(*x)
-        with pytest.raises(NotImplementedError, match="two derivatives"):
-            tape.gradient(value, x)
+        gradients = tape.gradient(value, x)
+    close(shown(map(forward.jvp, gradients)), shown(products), 1e-12)
     with tf.GradientTape() as tape:
         tape.watch(x)
         with tf.autodiff.ForwardAccumulator(x, d) as forward:
@@ -392,6 +392,40 @@ def test_tape_over_a_graph():
             gradient = tape.gradient(loss, A)
         found.append([gradient, outer.gradient(gradient, A)])
     close(shown(found[0]), shown(found[1]), 1e-13)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("function", [
+    lambda A: face.svt(A, 0.5),
+    face.polar,
+    lambda A: face.svt(A, tf.reduce_mean(A * A), relative=True),
+    lambda A: face.expm(tf.matmul(A, A, transpose_a=True)),
+], ids=["svt", "polar", "relative", "expm"])  # fmt: skip
+def test_products_with_the_hessian_are_linear_in_the_vector(function, graph):
+    A, v, w = (tf.constant(numbers((4, 3), seed=i)) for i in range(3))
+
+    def product(v, A=A):
+        with tf.GradientTape() as outer:
+            outer.watch(A)
+            with tf.GradientTape() as tape:
+                tape.watch(A)
+                loss = tf.reduce_sum(tf.sin(function(A)))
+            slope = tf.reduce_sum(tape.gradient(loss, A) * v)
+        return outer.gradient(slope, A)
+
+    def transposed(v, w):
+        with tf.GradientTape() as tape:
+            tape.watch(v)
+            total = tf.reduce_sum(product(v) * w)
+        return tape.gradient(total, v)
+
+    run = tf.function(transposed, autograph=False) if graph else transposed
+    close(shown([run(v, w)]), shown([product(w)]), 1e-13)
+    with tf.GradientTape() as tape:
+        tape.watch(A)
+        bent = product(v)
+        with pytest.raises(NotImplementedError, match="two derivatives"):
+            tape.gradient(bent, A)
 
 
 @pytest.mark.parametrize("operator", ["polar", "nuclear_norm"])

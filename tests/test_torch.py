@@ -436,6 +436,24 @@ def test_ways_to_the_hessian_agree(loss):
         assert (first - other).abs().max() < 1e-11
 
 
+@pytest.mark.parametrize("loss", [
+    smooth,
+    lambda A: svdinv.torch.polar(A).sin().sum(),
+    lambda A: svdinv.torch.svt(A, A.square().mean(), relative=True).sin().sum(),
+    lambda A: svdinv.torch.expm(A.mT @ A).sin().sum(),
+], ids=["svt", "polar", "relative", "expm"])  # fmt: skip
+def test_products_with_the_hessian_are_linear_in_the_vector(loss):
+    A, v, w = (torch.tensor(numbers((4, 3), seed=i)).requires_grad_() for i in range(3))
+    (gradient,) = torch.autograd.grad(loss(A), A, create_graph=True)
+    product, along = (
+        torch.autograd.grad(gradient, A, d, create_graph=True)[0] for d in (v, w)
+    )
+    (transposed,) = torch.autograd.grad(product, v, w, retain_graph=True)
+    assert (transposed - along).abs().max() < 1e-13
+    with pytest.raises(NotImplementedError, match="two derivatives, not three"):
+        torch.autograd.grad(product.sum(), A)
+
+
 def test_third_derivatives_are_refused():
     A = torch.tensor(numbers((4, 3)))
     with pytest.raises(NotImplementedError, match="two derivatives, not three"):

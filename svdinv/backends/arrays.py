@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 from svdinv.backends import tape
-from svdinv.backends.tape import Tape, Traced, innermost, untraced
+from svdinv.backends.tape import Tape, checked_like, innermost, sum_to, untraced
 from svdinv.backends.taped_functions import TapedNamespace
 from svdinv.core.backend import Backend
 from svdinv.core.gauge import Gauge
-from svdinv.core.namespace import Array, Namespace, is_complex, real
-from svdinv.core.operation import Operation, rebuilt
+from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
+from svdinv.core.operation import Operation, rebuilt, some
 from svdinv.core.svd import SVDResult
 from svdinv.operators import bind, decompositions, thresholds
-from svdinv.operators._arguments import checked
 
 __all__ = ["ArrayBackend", "for_namespace", "make_module"]
 
@@ -29,7 +29,8 @@ class _Extended:
 
     def __init__(self, base: Namespace, on_host: bool) -> None:
         self._base = base
-        self._kinds: dict[Any, bool] = {}
+        # Asked all the time, and they take as long as arithmetic on small arrays.
+        self.isdtype, self.finfo = cache(base.isdtype), cache(base.finfo)
         if on_host:
             self.any_on_host = self._any
 
@@ -37,12 +38,6 @@ class _Extended:
         # Kept, so that it is found at once next time.
         value = self.__dict__[name] = getattr(self._base, name)
         return value
-
-    def isdtype(self, dtype: Any, kind: Any) -> bool:
-        known = self._kinds.get((dtype, kind))
-        if known is None:
-            known = self._kinds[dtype, kind] = self._base.isdtype(dtype, kind)
-        return known
 
     def _any(self, mask: Array) -> bool:
         return bool(self._base.any(mask))
@@ -65,6 +60,9 @@ class ArrayBackend(Backend):
         Makes a context in which overflow is no warning.
     """
 
+    tape: Tape | None = None
+    """The innermost tape of the arguments of a call, if these are traced."""
+
     def __init__(
         self,
         xp: Namespace,
@@ -79,65 +77,70 @@ class ArrayBackend(Backend):
         self.rng = rng
         self.quiet = quiet
 
-    def of(self, *arguments: Any) -> Backend:
-        """Give the backend for the arguments of a call: of traced arrays, another."""
+    def of(self, *arguments: Any) -> ArrayBackend:
+        """Give the backend for the arguments of a call.
+
+        If one of them is traced, all arrays have to be.
+        """
         tape = innermost(arguments)
-        return self if tape is None else _Recording(self, tape)
+        if tape is None:
+            return self
+        traced = copy(self)
+        traced.xp, traced.tape = self.taped, tape
+        return traced
 
     def call(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
         """See `Backend`; leaves a step on the innermost tape, if there is one."""
-        owner = innermost(x)
-        if owner is None:
-            return self._compute(operation, *x)
+        tape = innermost(x)
+        if tape is None:
+            return self._value(operation, x)
         if operation.transparent:
             return operation.composed(x, self.call, self.taped)
-        values = tuple(
-            t.value if isinstance(t, Traced) and t.tape is owner else t for t in x
-        )
+        values = tuple(map(tape.value, x))
+        wanted = tuple(tape.position(t) is not None for t in x)
         y = self.call(operation, *values)
+        return tape.record(
+            x,
+            y,
+            lambda dx: self.tangent(operation, values, y, dx),
+            lambda g: self.cotangent(operation, values, y, g, wanted),
+        )
 
-        def push(dx: Any) -> Any:
-            point, known, moved = self._alike(values, y, dx)
-            xp = self._space(point)
-            return operation.tangent(point, known, moved, self.call, xp)
+    def tangent(self, operation: Operation, x: Any, y: Any, dx: Any) -> Any:
+        xp, x, y, dx = self._alike(x, y, dx)
+        return operation.tangent(x, y, dx, self.call, xp)
 
-        def pull(g: Any) -> Any:
-            wanted = tuple(
-                isinstance(t, Traced) and t.tape is owner and t.position is not None
-                for t in x
-            )
-            point, known, given = self._alike(values, y, g)
-            xp = self._space(point)
-            return operation.cotangent(point, known, given, wanted, self.call, xp)
+    def cotangent(
+        self, operation: Operation, x: Any, y: Any, g: Any, wanted: Any
+    ) -> Any:
+        xp, x, y, g = self._alike(x, y, g)
+        return operation.cotangent(x, y, g, wanted, self.call, xp)
 
-        return owner.record(x, y, push, pull)
-
-    @staticmethod
-    def _alike(*groups: Any) -> tuple[tuple[Any, ...], ...]:
-        """Make all arrays traced, if one is, on the tape of that one."""
+    def _alike(self, *groups: Any) -> Any:
+        """Give the namespace for groups of arrays, all traced if one is."""
         tape = innermost(groups)
-        return tuple(
-            tuple(
-                x
-                if tape is None or x is None or isinstance(x, Traced)
-                else tape.constant(x)
-                for x in group
-            )
+        if tape is None:
+            return self.plain, *groups
+        return self.taped, *(
+            tuple(None if x is None else tape.constant(x) for x in group)
             for group in groups
         )
 
-    def _space(self, *arrays: Any) -> Namespace:
-        return self.plain if innermost(arrays) is None else self.taped
-
     def evaluate(self, operation: Operation, *x: Any) -> Any:
-        return self._compute(operation, *x)
+        if self.tape is None:
+            return self._value(operation, x)
+        y = self._value(operation, tuple(map(untraced, x)))
+        return rebuilt(y, (None if t is None else self._constant(t) for t in y))
 
-    def _compute(self, operation: Operation, *x: Any) -> Any:
+    def _value(self, operation: Operation, x: Any) -> Any:
         with self.quiet():  # a product that overflows is done again, scaled
-            return operation.value(tuple(map(untraced, x)), self.plain)
+            return operation.value(x, self.plain)
+
+    def _constant(self, x: Array) -> Array:
+        return x if self.tape is None else self.tape.constant(x)
 
     def asarray(self, x: Any, name: str) -> Array:
-        return self.xp.asarray(x)
+        return self._constant(self.xp.asarray(x))
 
     def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
         xp = self.xp
@@ -147,10 +150,10 @@ class ArrayBackend(Backend):
             raise TypeError(f"{name} must be a number or an array") from error
         if not xp.isdtype(value.dtype, ("bool", "integral", "real floating")):
             raise TypeError(f"{name} must be real, got {value.dtype}")
-        return xp.astype(value, real(like, xp).dtype, copy=False)
+        return self._constant(xp.astype(value, real(like, xp).dtype, copy=False))
 
     def stop_gradient(self, x: Array) -> Array:
-        return untraced(x)
+        return self._constant(untraced(x))
 
     def normal(self, shape: tuple[int, ...], like: Array, seed: Any) -> Array:
         random = seed if hasattr(seed, "standard_normal") else self.rng(seed)
@@ -167,47 +170,41 @@ class ArrayBackend(Backend):
         return slope
 
 
-class _Recording(ArrayBackend):
-    """An array backend for a call with traced arrays, in which all arrays are."""
+class _Kept:
+    """A backend for an operator that makes one call, kept for its derivatives."""
 
-    def __init__(self, backend: ArrayBackend, tape: Tape) -> None:
-        self.__dict__.update(backend.__dict__)
-        self.xp = self.taped
-        self.tape = tape
+    operation: Any
+    x: tuple[Any, ...]
+    y: tuple[Any, ...]
 
-    def _traced(self, x: Array) -> Traced:
-        return x if isinstance(x, Traced) else self.tape.constant(x)
+    def __init__(self, backend: ArrayBackend) -> None:
+        self._backend = backend
 
-    def evaluate(self, operation: Operation, *x: Any) -> Any:
-        y = self._compute(operation, *x)
-        traced = (None if t is None else self._traced(t) for t in y)
-        return rebuilt(y, traced)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
-    def asarray(self, x: Any, name: str) -> Array:
-        return self._traced(super().asarray(x, name))
+    def call(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
+        self.operation, self.x = operation, x
+        self.y = self._backend.call(operation, *x)
+        return self.y
 
-    def parameter(self, value: Any, like: Array, name: str = "value") -> Array:
-        return self._traced(super().parameter(value, like, name))
+    def tangent(self, *dx: Any) -> Any:
+        dx = (*self._cast(dx, self.x), *(None,) * (len(self.x) - len(dx)))
+        return self._backend.tangent(self.operation, self.x, self.y, dx)
 
-    def stop_gradient(self, x: Array) -> Array:
-        return self._traced(untraced(x))
+    def cotangent(self, *g: Any) -> Any:
+        g, wanted = self._cast(g, self.y), (True,) * len(self.x)
+        return self._backend.cotangent(self.operation, self.x, self.y, g, wanted)
+
+    def _cast(self, moved: Any, arrays: Any) -> tuple[Any, ...]:
+        pairs, xp = zip(moved, arrays, strict=False), self._backend.taped
+        return tuple(None if d is None else cast(d, x, xp) for d, x in pairs)
 
 
 def make_module(backend: ArrayBackend, module: str) -> dict[str, Callable[..., Any]]:
-    """Make the public functions for the arrays of a namespace.
+    """Make the public functions of the module that has a backend.
 
-    Parameters
-    ----------
-    backend : ArrayBackend
-        The namespace.
-    module : str
-        Name of the module that they are to be found in.
-
-    Returns
-    -------
-    dict
-        Functions by their names: the operators, `svd`, `vjp` and `jvp`, and the four
-        that solvers call by hand.
+    They are the operators, `svd`, `vjp`, `jvp`, and four to be called by hand.
     """
     functions: list[Callable[..., Any]]
     functions = [_svd, _vjp, _jvp, _svd_vjp, _svd_jvp, _svt_vjp, _svt_jvp]
@@ -460,12 +457,21 @@ def _svd_vjp(
            [2., 2., 2.],
            [2., 2., 2.]])
     """
-    factors, pull = _vjp(
-        backend, lambda A: _svd(backend, A, full_matrices, **options), A
-    )
+    kept: Any = _Kept(backend.of(A))
+    xp = backend.taped
+    factors = decompositions.svd(kept, A, "A", full_matrices, **options)
+    # Copies, so that the caller may change the results.
+    kept.y = tuple(kept.xp.asarray(y, copy=True) for y in kept.y)
 
     def pullback(gU: Any = None, gS: Any = None, gVh: Any = None) -> Array:
-        return pull((gU, gS, gVh))[0]
+        if not some(gU, gS, gVh):
+            return cast(xp.zeros_like(kept.x[0]), factors.U, xp)
+        (gA,) = kept.cotangent(
+            checked_like(gU, factors.U, "cotangent.U", xp),
+            checked_like(gS, factors.S, "cotangent.S", xp),
+            checked_like(gVh, factors.Vh, "cotangent.Vh", xp),
+        )
+        return cast(gA, factors.U, xp)
 
     return factors, pullback
 
@@ -498,9 +504,15 @@ def _svd_jvp(
     TypeError, ValueError, numpy.linalg.LinAlgError
         As `svd`, and if `dA` has not the shape of `A`.
     """
-    return _jvp(
-        backend, lambda A: _svd(backend, A, full_matrices, **options), (A,), (dA,)
-    )
+    backend = backend.of(A, dA)
+    kept: Any = _Kept(backend)
+    xp = backend.xp
+    factors = decompositions.svd(kept, A, "A", full_matrices, **options)
+    if dA is None:
+        return factors, SVDResult(*map(xp.zeros_like, factors))
+    moved = kept.tangent(checked_like(dA, kept.x[0], "tangents[0]", xp))
+    pairs = zip(moved, factors, strict=True)
+    return factors, SVDResult(*(cast(d, x, xp) for d, x in pairs))
 
 
 def _svt_vjp(
@@ -541,20 +553,35 @@ def _svt_vjp(
     >>> float(gtau.round(6))
     -4.5
     """
-    return _vjp(
-        backend,
-        lambda A, tau: thresholds.svt(backend.of(A, tau), A, tau, **options),
-        backend.asarray(A, "A"),
-        _floating(backend, tau, A),
-    )
+    kept: Any = _Kept(backend.of(A, tau))
+    xp = backend.taped
+    result = thresholds.svt(kept, A, tau, **options)
+    tau, lost = _own(backend, tau, result)
+    # A copy, so that the caller may change the argument.
+    kept.x = (kept.xp.asarray(kept.x[0], copy=True), *kept.x[1:])
+
+    def pullback(G: Any) -> tuple[Array, Array]:
+        if G is None:
+            return xp.zeros_like(result), xp.zeros_like(tau)
+        gA, gtau = kept.cotangent(checked_like(G, result, "cotangent", xp))
+        gtau = gtau if kept.operation.function.weighted else gtau[..., 0]
+        gtau = cast(sum_to(gtau, tau.shape, xp), tau, xp)
+        if lost is not None:
+            gtau = xp.where(lost, xp.zeros_like(gtau), gtau)
+        return cast(gA, result, xp), xp.asarray(gtau)
+
+    return result, pullback
 
 
-def _floating(backend: ArrayBackend, tau: Any, A: Array) -> Array:
-    """Tau in its own floating point dtype, or in that of A if it is a number."""
-    checked(backend, tau, backend.asarray(A, "A"))
-    if hasattr(tau, "dtype") and backend.xp.isdtype(tau.dtype, "real floating"):
-        return tau
-    return backend.parameter(tau, backend.asarray(A, "A"), "tau")
+def _own(backend: ArrayBackend, tau: Any, A: Array) -> tuple[Array, Array | None]:
+    """Tau in its own floating point dtype, and where it has no derivative, below 0.
+
+    The dtype of a number is that of A.
+    """
+    number = not hasattr(tau, "dtype")
+    if number or not backend.xp.isdtype(tau.dtype, "real floating"):
+        tau = backend.parameter(tau, A, "tau")
+    return tau, None if number else tau < 0
 
 
 def _svt_jvp(
@@ -588,9 +615,19 @@ def _svt_jvp(
     TypeError, ValueError
         As `svt`, and if a tangent does not fit.
     """
-    return _jvp(
-        backend,
-        lambda A, tau: thresholds.svt(backend.of(A, tau), A, tau, **options),
-        (backend.asarray(A, "A"), _floating(backend, tau, A)),
-        (dA, dtau),
-    )
+    backend = backend.of(A, tau, dA, dtau)
+    kept: Any = _Kept(backend)
+    xp = backend.xp
+    result = thresholds.svt(kept, A, tau, **options)
+    if dA is None and dtau is None:
+        return result, xp.zeros_like(result)
+    dA = checked_like(dA, result, "tangents[0]", xp)
+    if dtau is not None:
+        tau, lost = _own(backend, tau, result)
+        dtau = checked_like(dtau, tau, "tangents[1]", xp)
+        if lost is not None:
+            dtau = xp.where(lost, xp.zeros_like(dtau), dtau)
+        dtau = dtau if kept.operation.function.weighted else dtau[..., None]
+        if dtau.shape != kept.x[1].shape:
+            dtau = xp.broadcast_to(dtau, kept.x[1].shape)
+    return result, cast(kept.tangent(dA, dtau)[0], result, xp)

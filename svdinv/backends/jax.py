@@ -8,8 +8,8 @@ transposes of those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from svdinv.core.backend import Backend
-from svdinv.core.operation import Operation
+from svdinv.core.operation import Operation, filled, in_front, padded, present
 
 __all__ = ["JAXBackend"]
 
@@ -77,43 +77,34 @@ class _Namespace:
 xp = _Namespace()
 
 
-def _fill(x: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
-    """Put None where nothing is there: primitives take arrays alone."""
-    rest = iter(x)
-    return tuple(next(rest) if present else None for present in there)
-
-
-def _present(x: Sequence[Any]) -> tuple[bool, ...]:
-    return tuple(t is not None for t in x)
-
-
 # Compiled as one: outside jit, JAX would compile each of its steps by itself.
-@partial(jax.jit, static_argnames="operation")
-def _value(*x: Any, operation: Operation) -> tuple[Any, ...]:
+@partial(jax.jit, static_argnums=0)
+def _compiled(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return operation.value(x, xp)
 
 
-_known_outputs: dict[Any, tuple[bool, ...]] = {}
+def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    return _compiled(operation.anonymous(), *x)
 
 
-def _outputs(operation: Operation, there: tuple[bool, ...], x: Any) -> tuple[bool, ...]:
-    """Tell which outputs are there, which the inputs that are there decide."""
-    key = operation.anonymous(), there
-    if key not in _known_outputs:
-        _known_outputs[key] = _present(_shapes(operation, there, x))
-    return _known_outputs[key]
+def _outputs(operation: Operation, there: tuple[bool, ...], x: Any) -> tuple[Any, ...]:
+    """Give the shapes of the outputs, None for those that are not there."""
+    shapes = tuple((t.shape, t.dtype) for t in x)
+    return _known_outputs(operation.anonymous(), there, shapes, xp.double_precision)
 
 
-def _shapes(operation: Operation, there: tuple[bool, ...], x: Any) -> tuple[Any, ...]:
-    shapes = (jax.ShapeDtypeStruct(t.shape, t.dtype) for t in x)
-    value = partial(_value, operation=operation.anonymous())
-    return jax.eval_shape(value, *_fill(tuple(shapes), there))
+@lru_cache(maxsize=1024)
+def _known_outputs(
+    operation: Operation, there: tuple[bool, ...], shapes: Any, double: bool
+) -> Any:
+    structs = (jax.ShapeDtypeStruct(*shape) for shape in shapes)
+    return jax.eval_shape(partial(_compiled, operation), *filled(structs, there))
 
 
 def _bind(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    there, kept = _present(x), [t for t in x if t is not None]
+    there, kept = present(x), [t for t in x if t is not None]
     y = _call_p.bind(*kept, operation=operation, there=there)
-    return _fill(y, _outputs(operation, there, kept))
+    return filled(y, present(_outputs(operation, there, kept)))
 
 
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -122,36 +113,33 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
         return _bind(operation, *x)
     if kind.composed is not Operation.composed:
         return operation.composed(x, _call, xp)
-    return _value(*x, operation=operation)
+    return _value(operation, *x)
 
 
 def _implementation(
     *x: Any, operation: Operation, there: tuple[bool, ...]
 ) -> list[Any]:
-    y = _value(*_fill(x, there), operation=operation.anonymous())
-    return [t for t in y if t is not None]
+    return [t for t in _value(operation, *filled(x, there)) if t is not None]
 
 
 def _abstract(*avals: Any, operation: Operation, there: tuple[bool, ...]) -> list[Any]:
-    shapes = _shapes(operation, there, avals)
-    return [jax.core.ShapedArray(t.shape, t.dtype) for t in shapes if t is not None]
+    y = _outputs(operation, there, avals)
+    return [jax.core.ShapedArray(t.shape, t.dtype) for t in y if t is not None]
 
 
 def _jvp(
     primals: Any, tangents: Any, *, operation: Operation, there: tuple[bool, ...]
 ) -> Any:
     moved = [None if isinstance(t, ad.Zero) else t for t in tangents]
-    x, dx = _fill(primals, there), _fill(moved, there)
-    y = _call_p.bind(*primals, operation=operation, there=there)
-    outputs = _outputs(operation, there, primals)
+    x, dx = filled(primals, there), filled(moved, there)
+    y = _bind(operation, *x)
     if operation.transparent:
         dy = _transparent_tangent(operation, x, dx)
     else:
-        dy = operation.tangent(x, _fill(y, outputs), dx, _call, xp)
-    kept = [t for t, present in zip(dy, outputs, strict=True) if present]
-    return y, [
-        ad.Zero.from_primal_value(t) if dt is None else dt
-        for t, dt in zip(y, kept, strict=True)
+        dy = operation.tangent(x, y, dx, _call, xp)
+    pairs = [(t, dt) for t, dt in zip(y, dy, strict=True) if t is not None]
+    return [t for t, _ in pairs], [
+        ad.Zero.from_primal_value(t) if dt is None else dt for t, dt in pairs
     ]
 
 
@@ -166,8 +154,11 @@ def _transparent_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ..
             jnp.zeros_like(t) if dt is None else dt
             for t, dt in zip(fixed, moved, strict=True)
         ]
-        value = partial(_value, operation=operation.anonymous())
-        terms.append(jax.jvp(lambda *t: value(*t, last), tuple(fixed), tuple(moved))[1])
+
+        def value(*t: Any) -> Any:
+            return _value(operation, *t, last)
+
+        terms.append(jax.jvp(value, tuple(fixed), tuple(moved))[1])
     return tuple(sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True))
 
 
@@ -180,29 +171,21 @@ def _transpose(
     given = [None if isinstance(g, ad.Zero) else jnp.conj(g) for g in cotangents]
     if all(g is None for g in given):
         return [None] * len(x)
-    g = _fill(given, _outputs(operation, there, avals))
+    g = filled(given, present(_outputs(operation, there, avals)))
     known = [None if u else t for t, u in zip(x, unknown, strict=True)]
-    wanted = tuple(bool(u) for u in _fill(unknown, there))
-    found = operation.cotangent(_fill(known, there), (), g, wanted, _call, xp)
-    found = (*found, *(None for _ in there[len(found) :]))
+    wanted = tuple(map(bool, filled(unknown, there)))
+    found = operation.cotangent(filled(known, there), (), g, wanted, _call, xp)
     return [
         None if f is None or not want else jnp.conj(f)
-        for f, want, present in zip(found, wanted, there, strict=True)
-        if present
+        for f, want, is_there in zip(
+            padded(found, len(there)), wanted, there, strict=True
+        )
+        if is_there
     ]
 
 
 def _batch(x: Any, axes: Any, *, operation: Operation, there: tuple[bool, ...]) -> Any:
-    pairs = list(zip(x, axes, strict=True))
-    size = next(t.shape[axis] for t, axis in pairs if axis is not None)
-    # Operations take leading batch axes; an array without one gets one.
-    front = [
-        jnp.broadcast_to(t, (size, *t.shape))
-        if axis is None
-        else jnp.moveaxis(t, axis, 0)
-        for t, axis in pairs
-    ]
-    y = _call_p.bind(*front, operation=operation, there=there)
+    y = _call_p.bind(*in_front(x, axes, xp), operation=operation, there=there)
     return y, [0] * len(y)
 
 
@@ -227,7 +210,7 @@ class JAXBackend(Backend):
         x = tuple(None if t is None else lax.stop_gradient(t) for t in x)
         if operation.host and not any(isinstance(t, jax.core.Tracer) for t in x):
             return operation.value(x, xp)
-        return _value(*x, operation=operation)
+        return _value(operation, *x)
 
     def asarray(self, x: Any, name: str) -> Any:
         try:

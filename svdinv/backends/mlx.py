@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,15 @@ import mlx.core as mx
 from svdinv.core import householder
 from svdinv.core.backend import Backend
 from svdinv.core.namespace import adjoint, is_complex, real
-from svdinv.core.operation import Operation
+from svdinv.core.operation import (
+    Arrays,
+    Operation,
+    filled,
+    in_front,
+    padded,
+    present,
+    rebuilt,
+)  # fmt: skip
 
 __all__ = ["MLXBackend"]
 
@@ -26,40 +35,31 @@ def _has_values(x: Any) -> bool:
     return True
 
 
-def _guarded(decompose: Callable[..., Any], A: Any, **options: Any) -> tuple[Any, ...]:
+def _guarded(decompose: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
     """Give NaN for a matrix with NaN or infinity: LAPACK's error is for the batch."""
-    finite = mx.all(mx.isfinite(A), axis=(-2, -1), keepdims=True)
-    factors = decompose(mx.where(finite, A, mx.zeros_like(A)), **options)
-    matrices = len(A.shape)
-    return tuple(
-        mx.where(finite if len(x.shape) == matrices else finite[..., 0], x, mx.nan)
-        for x in factors
-    )
+
+    def call(A: Any, **options: Any) -> tuple[Any, ...]:
+        finite = mx.all(mx.isfinite(A), axis=(-2, -1), keepdims=True)
+        factors = decompose(mx.where(finite, A, mx.zeros_like(A)), **options)
+        return tuple(
+            mx.where(finite if x.ndim == A.ndim else finite[..., 0], x, mx.nan)
+            for x in factors
+        )
+
+    return call
 
 
 # Decompositions run on the CPU alone; memory is shared with the GPU.
-def _eigh(A: Any) -> tuple[Any, ...]:
-    return _guarded(mx.linalg.eigh, A, stream=mx.cpu)
-
-
-def _svd(A: Any, *, full_matrices: bool) -> tuple[Any, ...]:
-    return _guarded(_full_svd if full_matrices else _thin_svd, A)
-
-
-def _full_svd(A: Any) -> tuple[Any, ...]:
-    return tuple(mx.linalg.svd(A, stream=mx.cpu))
-
-
-def _thin_svd(A: Any) -> tuple[Any, ...]:
+def _svd(A: Any, *, full_matrices: bool) -> Any:
     (m, n), k = A.shape[-2:], min(A.shape[-2:])
-    if m == n or k == 0:
-        U, S, Vh = _full_svd(A)
-        return U[..., :k], S, Vh[..., :k, :]
+    if full_matrices or m == n or k == 0:
+        U, S, Vh = mx.linalg.svd(A, stream=mx.cpu)
+        return (U, S, Vh) if full_matrices else (U[..., :k], S, Vh[..., :k, :])
     if m < n:
-        V, S, Uh = _thin_svd(adjoint(A, xp))
+        V, S, Uh = _svd(adjoint(A, xp), full_matrices=False)
         return adjoint(Uh, xp), S, adjoint(V, xp)
     Q, R = _qr(A)  # MLX's own SVD forms a square U
-    U, S, Vh = _full_svd(R)
+    U, S, Vh = mx.linalg.svd(R, stream=mx.cpu)
     return Q @ U, S, Vh
 
 
@@ -87,122 +87,88 @@ def _irfft(x: Any, *, n: int, axis: int) -> Any:
     return mx.real(mx.fft.ifft(whole, axis=axis))
 
 
-class _Namespace:
-    """`mlx.core`, where it differs from the array API, and what it has beyond that."""
+def _exp(x: Any) -> Any:
+    if x.dtype == mx.float64:  # MLX's own is of single precision
+        return mx.power(mx.array(math.e, dtype=x.dtype), x)
+    return mx.exp(x)
 
+
+def _any_on_host(mask: Any) -> bool | None:
+    on_cpu = mx.default_device().type == mx.cpu
+    return bool(mx.any(mask)) if on_cpu and _has_values(mask) else None
+
+
+# `mlx.core`, where it differs from the array API, and what it has beyond that.
+_OWN = {
+    "any_on_host": _any_on_host,
+    "astype": lambda x, dtype, *, copy=True: x.astype(dtype),
     # There is no complex double precision, and none at all on GPUs.
-    double_precision = False
-
-    fft = SimpleNamespace(fft=mx.fft.fft, ifft=mx.fft.ifft, rfft=_rfft, irfft=_irfft)
-    linalg = SimpleNamespace(
-        det=lambda x: mx.linalg.det(x, stream=mx.cpu),
-        diagonal=lambda x: mx.diagonal(x, axis1=-2, axis2=-1),
-        eigh=_eigh,
+    "double_precision": False,
+    "exp": _exp,
+    "eye": lambda n, *, dtype, device: mx.eye(n, dtype=dtype),
+    "fft": SimpleNamespace(fft=mx.fft.fft, ifft=mx.fft.ifft, rfft=_rfft, irfft=_irfft),
+    "linalg": SimpleNamespace(
+        det=partial(mx.linalg.det, stream=mx.cpu),
+        diagonal=partial(mx.diagonal, axis1=-2, axis2=-1),
+        eigh=_guarded(partial(mx.linalg.eigh, stream=mx.cpu)),
         qr=_qr,
-        svd=_svd,
-    )
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(mx, name)
-
-    @staticmethod
-    def any_on_host(mask: Any) -> bool | None:
-        on_cpu = mx.default_device().type == mx.cpu
-        return bool(mx.any(mask)) if on_cpu and _has_values(mask) else None
-
-    @staticmethod
-    def astype(x: Any, dtype: Any, *, copy: bool = True) -> Any:
-        return x.astype(dtype)
-
-    @staticmethod
-    def exp(x: Any) -> Any:
-        if x.dtype == mx.float64:  # MLX's own is of single precision
-            return mx.power(mx.array(math.e, dtype=x.dtype), x)
-        return mx.exp(x)
-
-    @staticmethod
-    def eye(n: int, *, dtype: Any, device: Any) -> Any:
-        return mx.eye(n, dtype=dtype)
-
-    @staticmethod
-    def roll(x: Any, shift: int, *, axis: int) -> Any:
-        return mx.roll(x, shift, axis)
+        svd=_guarded(_svd),
+    ),
+    "roll": lambda x, shift, *, axis: mx.roll(x, shift, axis),
+}
+xp: Any = SimpleNamespace(**{**vars(mx), **_OWN})
 
 
-xp = _Namespace()
-
-
-def _fill(x: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
-    """Put None where nothing is there: custom functions take arrays alone."""
-    rest = iter(x)
-    return tuple(next(rest) if present else None for present in there)
-
-
-def _kept(x: Sequence[Any]) -> tuple[Any, ...]:
+def _kept(x: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(t for t in x if t is not None)
-
-
-def _link(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    there = tuple(t is not None for t in x)
-    outputs: tuple[bool, ...] = ()
-
-    # One argument, a tuple: that of one array alone would come without its tuple.
-    @mx.custom_function
-    def function(kept: Any) -> tuple[Any, ...]:
-        nonlocal outputs
-        y = operation.value(_fill(_constant(kept), there), xp)
-        outputs = tuple(t is not None for t in y)
-        return _kept(y)
-
-    @function.vjp
-    def _(kept: Any, g: Any, y: Any) -> tuple[Any, ...]:
-        x, y, g = _fill(kept, there), _fill(y, outputs), _fill(g, outputs)
-        found = operation.cotangent(x, y, g, there, _call, xp)
-        found = (*found, *(None for _ in there[len(found) :]))
-        return _or_zero(found, x)
-
-    @function.jvp
-    def _(kept: Any, dkept: Any) -> tuple[Any, ...]:
-        x, dx = _fill(kept, there), _fill(dkept, there)
-        y = _call(operation, *x)  # never computed if it is not used
-        return _or_zero(operation.tangent(x, y, dx, _call, xp), y)
-
-    @function.vmap
-    def _(kept: Any, axes: Any) -> tuple[Any, ...]:
-        pairs = list(zip(kept, axes, strict=True))
-        size = next(t.shape[axis] for t, axis in pairs if axis is not None)
-        # Operations take leading batch axes; an array without one gets one.
-        front = [
-            mx.broadcast_to(t, (size, *t.shape))
-            if axis is None
-            else mx.moveaxis(t, axis, 0)
-            for t, axis in pairs
-        ]
-        y = _kept(_call(operation, *_fill(front, there)))
-        return y, (0,) * len(y)
-
-    values: Any = function(_kept(x))
-    return _fill(values, outputs)
-
-
-def _or_zero(derivatives: Sequence[Any], like: Sequence[Any]) -> tuple[Any, ...]:
-    """Fill in zeros where there are arrays to be zero for."""
-    return tuple(
-        mx.zeros_like(t) if d is None else d
-        for d, t in zip(derivatives, like, strict=True)
-        if t is not None
-    )
 
 
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
         return operation.composed(x, _call, xp)
-    return _link(operation, *x)
+    there = present(x)
+    outputs: tuple[bool, ...] = ()
+
+    # One argument, a tuple: that of one array alone would come without its tuple.
+    # Custom functions take arrays alone, and give all that is asked of them.
+    @mx.custom_function
+    def function(kept: Any) -> tuple[Any, ...]:
+        nonlocal outputs
+        y = operation.value(filled(map(mx.stop_gradient, kept), there), xp)
+        outputs = present(y)
+        return _kept(y)
+
+    @function.vjp
+    def _(kept: Any, g: Any, y: Any) -> tuple[Any, ...]:
+        x, y, g = filled(kept, there), filled(y, outputs), filled(g, outputs)
+        return _or_zero(operation.cotangent(x, y, g, there, _call, xp), x)
+
+    @function.jvp
+    def _(kept: Any, dkept: Any) -> tuple[Any, ...]:
+        x, dx = filled(kept, there), filled(dkept, there)
+        y = _call(operation, *x)  # never computed if it is not used
+        return _or_zero(operation.tangent(x, y, dx, _call, xp), y)
+
+    @function.vmap
+    def _(kept: Any, axes: Any) -> tuple[Any, ...]:
+        y = _kept(_call(operation, *filled(in_front(kept, axes, xp), there)))
+        return y, (0,) * len(y)
+
+    values: Any = function(_kept(x))
+    return filled(values, outputs)
+
+
+def _or_zero(derivatives: Arrays, like: Arrays) -> tuple[Any, ...]:
+    """Fill in zeros where there are arrays to be zero for."""
+    return tuple(
+        mx.zeros_like(t) if d is None else d
+        for d, t in zip(padded(derivatives, len(like)), like, strict=True)
+        if t is not None
+    )
 
 
 def _constant(x: Any) -> Any:
-    stopped = (None if t is None else mx.stop_gradient(t) for t in x)
-    return type(x)(*stopped) if hasattr(x, "_fields") else tuple(stopped)
+    return rebuilt(x, (None if t is None else mx.stop_gradient(t) for t in x))
 
 
 class MLXBackend(Backend):

@@ -10,32 +10,37 @@ differentiated again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias
 
-from svdinv.core.namespace import Array, Namespace, is_complex, real
+from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
 
-__all__ = ["Tape", "Traced", "innermost", "is_moving", "jvp", "untraced", "vjp"]
+__all__ = [
+    "Tape",
+    "Traced",
+    "checked_like",
+    "innermost",
+    "is_moving",
+    "jvp",
+    "sum_to",
+    "untraced",
+    "vjp",
+]
 
-Tangents = Sequence[Any]
+Rule: TypeAlias = Callable[[tuple[Any, ...]], Sequence[Any]]
 
 # Of tapes within tapes the later one is the inner one, whatever a function closes over.
 _levels = itertools.count()
-Push = Callable[[Tangents], Tangents]
-Pull = Callable[[Tangents], Tangents]
 
 
 class _Step(NamedTuple):
-    """One function: where its inputs and outputs stand on the tape, and its rules.
-
-    `push` takes the inputs' tangents to the outputs', `pull` the outputs' cotangents
-    to the inputs'; None is zero.
-    """
+    """Where inputs and outputs stand on the tape; rules in which None is zero."""
 
     inputs: tuple[int | None, ...]
     outputs: tuple[int | None, ...]
-    push: Push
-    pull: Pull
+    push: Rule
+    pull: Rule
 
 
 class Tape:
@@ -47,92 +52,82 @@ class Tape:
         Array functions that know traced arrays.
     level : int
         Of tapes within tapes, the innermost has the highest.
-    values : list of array
-        All arrays on the tape.
     """
 
-    def __init__(self, xp: Namespace, level: int) -> None:
+    def __init__(self, xp: Namespace) -> None:
         self.xp = xp
-        self.level = level
-        self.values: list[Array] = []
+        self.level = next(_levels)
+        self._values: list[Array] = []
         self._steps: list[_Step] = []
 
     def variable(self, value: Array) -> Traced:
         """Put an array on the tape."""
-        self.values.append(value)
-        return Traced(self, value, len(self.values) - 1)
+        self._values.append(value)
+        return Traced(self, value, len(self._values) - 1)
 
     def constant(self, value: Array) -> Traced:
-        """Give an array that does not move with those on the tape.
+        """Give an array that does not move with those on the tape, unless it is traced.
 
         Not every namespace leaves its operators to the other array.
         """
-        return Traced(self, value, None)
+        return value if isinstance(value, Traced) else Traced(self, value, None)
 
-    def record(
-        self, inputs: Sequence[Any], outputs: Sequence[Any], push: Push, pull: Pull
-    ) -> tuple[Any, ...]:
-        """Leave a step, and give its outputs as traced arrays; None stays None."""
-        if all(self._position(x) is None for x in inputs):
-            return tuple(None if y is None else self.constant(y) for y in outputs)
-        traced = tuple(None if y is None else self.variable(y) for y in outputs)
-        self._steps.append(
-            _Step(
-                tuple(map(self._position, inputs)),
-                tuple(map(self._position, traced)),
-                push,
-                pull,
-            )
-        )
-        return traced
+    def value(self, x: Any) -> Any:
+        """Give an array without this tape."""
+        return x.value if isinstance(x, Traced) and x.tape is self else x
 
-    def _position(self, x: Any) -> int | None:
+    def position(self, x: Any) -> int | None:
+        """Give the place of an array on this tape, if it has one."""
         return x.position if isinstance(x, Traced) and x.tape is self else None
 
-    def push(self, tangents: dict[int, Array]) -> dict[int, Array]:
-        """Carry tangents of arrays forward to all that depends on them."""
-        moved = dict(tangents)
+    def record(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], push: Rule, pull: Rule
+    ) -> tuple[Any, ...]:
+        """Leave a step, and give its outputs as traced arrays; None stays None."""
+        places = tuple(map(self.position, inputs))
+        if all(place is None for place in places):
+            return tuple(None if y is None else Traced(self, y, None) for y in outputs)
+        traced = tuple(None if y is None else self.variable(y) for y in outputs)
+        found = tuple(map(self.position, traced))
+        self._steps.append(_Step(places, found, push, pull))
+        return traced
+
+    def push(self, tangents: dict[int | None, Array]) -> None:
+        """Carry tangents, by places, forward to all that depends on them."""
         for step in self._steps:
-            dx = tuple(None if i is None else moved.get(i) for i in step.inputs)
+            dx = tuple(map(tangents.get, step.inputs))
             if any(d is not None for d in dx):
                 for i, dy in zip(step.outputs, step.push(dx), strict=True):
                     if i is not None and dy is not None:
-                        moved[i] = self._like(dy, self.values[i])
-        return moved
+                        tangents[i] = self._fitted(dy, self._values[i])
 
-    def pull(self, cotangents: dict[int, Array]) -> dict[int, Array]:
-        """Carry cotangents of arrays back to all that they depend on."""
-        found = dict(cotangents)
+    def pull(self, cotangents: dict[int | None, Array]) -> None:
+        """Carry cotangents, by places, back to all that they depend on."""
         for step in reversed(self._steps):
-            g = tuple(None if i is None else found.get(i) for i in step.outputs)
+            g = tuple(map(cotangents.get, step.outputs))
             if any(x is not None for x in g):
                 for i, gx in zip(step.inputs, step.pull(g), strict=False):
                     if i is not None and gx is not None:
-                        gx = self._like(gx, self.values[i])
-                        found[i] = self.xp.add(found[i], gx) if i in found else gx
-        return found
+                        self.collect(cotangents, i, self._fitted(gx, self._values[i]))
 
-    def _like(self, g: Array, value: Array) -> Array:
+    def collect(self, cotangents: dict[int | None, Array], i: int, g: Array) -> None:
+        """Add a cotangent to those of the same place."""
+        cotangents[i] = self.xp.add(cotangents[i], g) if i in cotangents else g
+
+    def _fitted(self, g: Array, value: Array) -> Array:
         """`g` in the shape and dtype of what it belongs to."""
         xp = self.xp
         if is_complex(g, xp) and not is_complex(value, xp):
             g = real(g, xp)
-        added = len(g.shape) - len(value.shape)
-        if added > 0:
-            g = xp.sum(g, axis=tuple(range(added)))
-        repeated = tuple(
-            axis
-            for axis, (size, one) in enumerate(zip(g.shape, value.shape, strict=True))
-            if one == 1 != size
-        )
-        if repeated:
-            g = xp.sum(g, axis=repeated, keepdims=True)
+        g = sum_to(g, value.shape, xp)
         g = xp.broadcast_to(g, value.shape) if g.shape != value.shape else g
-        return g if g.dtype == value.dtype else xp.astype(g, value.dtype)
+        return cast(g, value, xp)
 
 
 class Traced:
     """An array on a tape, which operators and array functions leave steps for.
+
+    It has the attributes and methods that arrays have in NumPy.
 
     Attributes
     ----------
@@ -144,6 +139,11 @@ class Traced:
         Its place on the tape; None for a constant.
     """
 
+    shape: tuple[int, ...]
+    size: int
+    dtype: Any
+    device: Any
+
     __slots__ = ("position", "tape", "value")
     __hash__ = object.__hash__
 
@@ -153,24 +153,8 @@ class Traced:
         self.position = position
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.value.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.value.dtype
-
-    @property
     def ndim(self) -> int:
         return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return self.value.size
-
-    @property
-    def device(self) -> Any:
-        return self.value.device
 
     @property
     def mT(self) -> Traced:
@@ -178,58 +162,28 @@ class Traced:
 
     @property
     def T(self) -> Traced:
-        return self.tape.xp.permute_dims(self, tuple(range(self.ndim))[::-1])
+        return self.tape.xp.permute_dims(self)
 
     @property
     def real(self) -> Traced:
-        """Real part, as in NumPy."""
         return real(self, self.tape.xp)
 
     @property
     def imag(self) -> Traced:
-        """Imaginary part, as in NumPy."""
         return self.tape.xp.imag(self)
 
-    def conj(self) -> Traced:
-        """Complex conjugate, as in NumPy."""
-        return self.tape.xp.conj(self)
-
-    def sum(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
-        """Sum, as in NumPy."""
-        return self.tape.xp.sum(self, axis=axis, keepdims=keepdims)
-
-    def max(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
-        """Maximum, as in NumPy."""
-        return self.tape.xp.max(self, axis=axis, keepdims=keepdims)
-
-    def min(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
-        """Minimum, as in NumPy."""
-        return self.tape.xp.min(self, axis=axis, keepdims=keepdims)
-
-    def mean(self, axis: Any = None, *, keepdims: bool = False) -> Traced:
-        """Mean, as in NumPy."""
-        return self.tape.xp.mean(self, axis=axis, keepdims=keepdims)
-
     def reshape(self, *shape: Any) -> Traced:
-        """Reshape, as in NumPy."""
         given = shape[0] if isinstance(shape[0], tuple | list) else shape
         return self.tape.xp.reshape(self, given)
 
     def astype(self, dtype: Any, copy: bool = True) -> Traced:
-        """Cast, as in NumPy."""
         return self.tape.xp.astype(self, dtype)
 
     def __getitem__(self, key: Any) -> Traced:
         return self.tape.xp.take_part(self, key)
 
-    def __neg__(self) -> Traced:
-        return self.tape.xp.negative(self)
-
     def __pos__(self) -> Traced:
         return self
-
-    def __abs__(self) -> Traced:
-        return self.tape.xp.abs(self)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -273,36 +227,44 @@ class Traced:
         return self.tape.xp.named(ufunc.__name__)(*args, **kw)
 
 
-def _infix(name: str, reflected: bool) -> Callable[[Traced, Any], Any]:
-    def operate(self: Traced, other: Any) -> Any:
-        function = getattr(self.tape.xp, name)
-        return function(other, self) if reflected else function(self, other)
+def _method(name: str, reflected: bool = False) -> Callable[..., Any]:
+    """Make a method of traced arrays that is a function of the namespace."""
 
-    return operate
+    def call(self: Traced, *args: Any, **options: Any) -> Any:
+        args = (*args, self) if reflected else (self, *args)
+        return getattr(self.tape.xp, name)(*args, **options)
+
+    return call
 
 
+for _name in ("shape", "size", "dtype", "device"):
+    setattr(Traced, _name, property(attrgetter(f"value.{_name}")))
 for _symbol, _name in {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide",
     "pow": "pow", "matmul": "matmul",
 }.items():  # fmt: skip
-    setattr(Traced, f"__{_symbol}__", _infix(_name, False))
-    setattr(Traced, f"__r{_symbol}__", _infix(_name, True))
+    setattr(Traced, f"__{_symbol}__", _method(_name))
+    setattr(Traced, f"__r{_symbol}__", _method(_name, reflected=True))
 for _symbol, _name in {
-    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
-    "eq": "equal", "ne": "not_equal",
+    "__lt__": "less", "__le__": "less_equal", "__gt__": "greater",
+    "__ge__": "greater_equal", "__eq__": "equal", "__ne__": "not_equal",
+    "__neg__": "negative", "__abs__": "abs", "conj": "conj", "sum": "sum",
+    "max": "max", "min": "min", "mean": "mean",
 }.items():  # fmt: skip
-    setattr(Traced, f"__{_symbol}__", _infix(_name, False))
+    setattr(Traced, _symbol, _method(_name))
 
 
-def innermost(x: Any) -> Tape | None:
-    """Give the innermost tape that any array in (nested) `x` is on."""
-    if isinstance(x, Traced):
-        return x.tape
+def innermost(arrays: Iterable[Any]) -> Tape | None:
+    """Give the innermost tape that any of the arrays, nested or not, is on."""
     found = None
-    if isinstance(x, tuple | list):
-        for tape in map(innermost, x):
-            if tape is not None and (found is None or tape.level > found.level):
-                found = tape
+    for x in arrays:
+        tape = None
+        if isinstance(x, Traced):
+            tape = x.tape
+        elif isinstance(x, tuple | list):
+            tape = innermost(x)
+        if tape is not None and (found is None or tape.level > found.level):
+            found = tape
     return found
 
 
@@ -324,111 +286,95 @@ def untraced(x: Any) -> Any:
     return x
 
 
-def _flatten(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """Leaves of (named) tuples, lists and dicts, and the way back; None is a leaf."""
-    if isinstance(tree, dict):
-        values, rebuild = _flatten(list(tree.values()))
-        return values, lambda leaves: dict(zip(tree, rebuild(leaves), strict=True))
-    if not isinstance(tree, tuple | list):
-        return [tree], lambda leaves: leaves[0]
-    parts = [_flatten(branch) for branch in tree]
-    counts = [len(leaves) for leaves, _ in parts]
-
-    def build(leaves: list[Any]) -> Any:
-        rest = iter(leaves)
-        branches = [
-            make([next(rest) for _ in range(count)])
-            for count, (_, make) in zip(counts, parts, strict=True)
-        ]
-        kind = type(tree)
-        return kind(*branches) if hasattr(tree, "_fields") else kind(branches)
-
-    return [leaf for leaves, _ in parts for leaf in leaves], build
+def sum_to(g: Array, shape: tuple[int, ...], xp: Namespace) -> Array:
+    """Sum over what an array of that shape was broadcast along."""
+    added = len(g.shape) - len(shape)
+    axes = tuple(
+        axis
+        for axis, (one, size) in enumerate(
+            zip((1,) * added + tuple(shape), g.shape, strict=True)
+        )
+        if axis < added or one == 1 != size
+    )
+    total = xp.sum(g, axis=axes, keepdims=True) if axes else g
+    return xp.reshape(total, tuple(total.shape)[added:]) if added else total
 
 
-def _matched(given: Any, tree: Any, name: str, xp: Namespace) -> list[Any]:
-    """Check tangents or cotangents of a tree, as a list; None is zero."""
-    if isinstance(tree, dict):
-        keys = list(tree)
-        given = None if given is None else [given.get(key) for key in keys]
-        tree, names = list(tree.values()), [f"{name}[{key!r}]" for key in keys]
-    elif isinstance(tree, tuple | list):
-        fields = getattr(tree, "_fields", None)
-        names = [
-            f"{name}.{fields[i]}" if fields else f"{name}[{i}]"
-            for i in range(len(tree))
-        ]
-    else:
-        return [
-            None if given is None or tree is None else _checked(given, tree, name, xp)
-        ]
-    if given is None:
-        given = [None] * len(tree)
-    if not isinstance(given, tuple | list) or len(given) != len(tree):
-        raise ValueError(f"{name} must have {len(tree)} parts, got {given!r}")
-    return [
-        leaf
-        for parts in zip(given, tree, names, strict=True)
-        for leaf in _matched(*parts, xp)
-    ]
-
-
-def _checked(g: Any, like: Array, name: str, xp: Namespace) -> Array:
-    g = xp.asarray(g)
-    if tuple(g.shape) != tuple(like.shape):
+def checked_like(g: Any, like: Array, name: str, xp: Namespace) -> Array:
+    """Check a tangent or cotangent of an array; None stays None."""
+    if g is None:
+        return None
+    g = g if type(g) is type(like) else xp.asarray(g)
+    if g.shape != like.shape:
         raise ValueError(
             f"{name} must have shape {tuple(like.shape)}, got {tuple(g.shape)}"
         )
+    if g.dtype == like.dtype:
+        return g
     if is_complex(g, xp) and not is_complex(like, xp):
         raise TypeError(f"{name} must be real, got {g.dtype}")
-    return g if g.dtype == like.dtype else xp.astype(g, like.dtype)
+    return xp.astype(g, like.dtype)
 
 
-class _Run(NamedTuple):
-    """One evaluation of a function on a tape."""
-
-    tape: Tape
-    inputs: list[Traced]
-    arguments: Callable[[list[Any]], Any]
-    outputs: list[Any]
-    results: Callable[[list[Any]], Any]
-
-    def position(self, y: Any) -> int | None:
-        """Give the place of an output on this tape, if it has one."""
-        return y.position if isinstance(y, Traced) and y.tape is self.tape else None
-
-    def values(self) -> list[Any]:
-        """Give the outputs without this tape; copies, which the caller may change."""
-        return [
-            _copied(y.value, self.tape.xp)
-            if isinstance(y, Traced) and y.tape is self.tape
-            else y
-            for y in self.outputs
-        ]
+def _mapped(f: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply a function to the leaves of (named) tuples, lists and dicts."""
+    if isinstance(tree, dict):
+        return {key: _mapped(f, branch) for key, branch in tree.items()}
+    if not isinstance(tree, tuple | list):
+        return f(tree)
+    kind, branches = type(tree), [_mapped(f, branch) for branch in tree]
+    return kind(*branches) if hasattr(kind, "_fields") else kind(branches)
 
 
-def _copied(x: Array, xp: Namespace) -> Array:
-    return x if isinstance(x, Traced) else xp.asarray(x, copy=True)
+def _given(
+    given: Any, tree: Any, name: str, xp: Namespace
+) -> Iterator[tuple[Any, Array]]:
+    """Leaves of a tree with their tangents or cotangents, checked; None is zero."""
+    if given is None or tree is None:
+        return
+    if isinstance(tree, dict):
+        given = [given.get(key) for key in tree]
+        names, tree = [f"[{key!r}]" for key in tree], list(tree.values())
+    elif isinstance(tree, tuple | list):
+        fields = getattr(tree, "_fields", None)
+        names = (
+            [f".{x}" for x in fields]
+            if fields
+            else [f"[{i}]" for i in range(len(tree))]
+        )
+    else:
+        yield tree, checked_like(given, tree, name, xp)
+        return
+    if not isinstance(given, tuple | list) or len(given) != len(tree):
+        raise ValueError(f"{name} must have {len(tree)} parts, got {given!r}")
+    for part, branch, label in zip(given, tree, names, strict=True):
+        yield from _given(part, branch, name + label, xp)
 
 
-def _run(f: Callable[..., Any], args: tuple[Any, ...], xp: Namespace) -> _Run:
-    leaves, arguments = _flatten(tuple(args))
-    tape = Tape(xp, next(_levels))
-    inputs = []
-    for number, leaf in enumerate(leaves):
+def _run(f: Callable[..., Any], args: Any, xp: Namespace) -> tuple[Tape, Any, Any, Any]:
+    """Evaluate `f` on a tape; give that, inputs and outputs on it, and the values."""
+    tape, numbers = Tape(xp), itertools.count()
+
+    def variable(x: Any) -> Traced:
+        number = next(numbers)
         # A copy, so that the caller may change the array before the pullback.
-        x = leaf if isinstance(leaf, Traced) else xp.asarray(leaf, copy=True)
+        x = x if isinstance(x, Traced) else xp.asarray(x, copy=True)
         if not xp.isdtype(x.dtype, ("real floating", "complex floating")):
             raise TypeError(
                 f"argument {number} must be floating point or complex, got {x.dtype}"
             )
-        inputs.append(tape.variable(x))
-    outputs, results = _flatten(f(*arguments(list(inputs))))
-    outputs = [
-        xp.asarray(y) if isinstance(y, bool | int | float | complex) else y
-        for y in outputs
-    ]
-    return _Run(tape, inputs, arguments, outputs, results)
+        return tape.variable(x)
+
+    def output(y: Any) -> Any:
+        return xp.asarray(y) if isinstance(y, bool | int | float | complex) else y
+
+    def value(y: Any) -> Any:
+        x = tape.value(y)
+        return x if x is y or isinstance(x, Traced) else xp.asarray(x, copy=True)
+
+    inputs = _mapped(variable, tuple(args))
+    outputs = _mapped(output, f(*_mapped(lambda x: x, inputs)))
+    return tape, inputs, outputs, _mapped(value, outputs)
 
 
 def vjp(xp: Namespace, f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
@@ -436,25 +382,22 @@ def vjp(xp: Namespace, f: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
 
     See the function of that name in the modules of the frameworks.
     """
-    run = _run(f, args, xp)
-    values = run.values()
+    tape, inputs, outputs, values = _run(f, args, xp)
 
     def pullback(cotangents: Any) -> tuple[Any, ...]:
-        given = _matched(cotangents, run.results(values), "cotangent", xp)
-        found: dict[int, Array] = {}
-        for y, g in zip(run.outputs, given, strict=True):
-            i = run.position(y)
-            if g is not None and i is not None:
-                found[i] = found[i] + g if i in found else g
-        found = run.tape.pull(found)
-        return run.arguments(
-            [
+        found: dict[int | None, Array] = {}
+        for y, g in _given(cotangents, outputs, "cotangent", xp):
+            if (i := tape.position(y)) is not None:
+                tape.collect(found, i, g)
+        tape.pull(found)
+        return _mapped(
+            lambda x: (
                 found[x.position] if x.position in found else xp.zeros_like(x.value)
-                for x in run.inputs
-            ]
+            ),
+            inputs,
         )
 
-    return run.results(values), pullback
+    return values, pullback
 
 
 def jvp(
@@ -464,18 +407,16 @@ def jvp(
 
     See the function of that name in the modules of the frameworks.
     """
-    run = _run(f, tuple(primals), xp)
-    points = run.arguments([x.value for x in run.inputs])
-    given = _matched(tuple(tangents), points, "tangents", xp)
-    moved = run.tape.push(
-        {i: d for i, d in enumerate(given) if d is not None}  # the first on the tape
-    )
-    results = [
-        moved[i]
-        if (i := run.position(y)) is not None and i in moved
-        else None
-        if value is None
-        else xp.zeros_like(xp.asarray(value))
-        for y, value in zip(run.outputs, run.values(), strict=True)
-    ]
-    return run.results(run.values()), run.results(results)
+    tape, inputs, outputs, values = _run(f, primals, xp)
+    moved: dict[int | None, Array] = {
+        x.position: d for x, d in _given(tuple(tangents), inputs, "tangents", xp)
+    }
+    tape.push(moved)
+
+    def tangent(y: Any) -> Any:
+        found = moved.get(tape.position(y))
+        if found is None and y is not None:
+            return xp.zeros_like(tape.value(y))
+        return found
+
+    return values, _mapped(tangent, outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from svdinv.backends import tensorflow_namespace as xp
 from svdinv.core.backend import Backend
-from svdinv.core.operation import Operation, rebuilt
+from svdinv.core.operation import Operation, filled, padded, present, rebuilt
 
 __all__ = ["TensorFlowBackend"]
 
@@ -19,12 +19,6 @@ _HALF_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
 
 # There is no control flow over tensors to convert, and converting takes long.
 _plain = tf.autograph.experimental.do_not_convert
-
-
-def _fill(tensors: Sequence[Any], there: Sequence[bool]) -> tuple[Any, ...]:
-    """Put None where nothing is there: custom gradients take tensors alone."""
-    rest = iter(tensors)
-    return tuple(next(rest) if present else None for present in there)
 
 
 @_plain
@@ -40,9 +34,8 @@ def _evaluate(operation: Operation, *x: Any) -> Any:
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
         return operation.composed(x, _call, xp)
-    there = tuple(t is not None for t in x)
     values = _evaluate(operation, *x)
-    outputs = tuple(t is not None for t in values)
+    there, outputs = present(x), present(values)
     count = sum(there)
 
     # All tensors are arguments, because a gradient may be built in another graph than
@@ -50,19 +43,19 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     @tf.custom_gradient
     def link(*tensors: tf.Tensor) -> tuple[Any, Any]:
         def gradient(*g: tf.Tensor) -> list[tf.Tensor | None]:
-            inputs, y = _fill(tensors, there), ()
+            inputs, y = filled(tensors, there), ()
             if operation.saves_outputs:
                 # Linked anew, so that a second derivative comes through here again.
-                y = _fill(link(*tensors), outputs)
-            found = operation.cotangent(inputs, y, _fill(g, outputs), there, _call, xp)
-            found = (*found, *(None for _ in there[len(found) :]))
-            kept = [t for t, present in zip(found, there, strict=True) if present]
+                y = filled(link(*tensors), outputs)
+            found = operation.cotangent(inputs, y, filled(g, outputs), there, _call, xp)
+            pairs = zip(padded(found, len(there)), there, strict=True)
+            kept = [t for t, is_there in pairs if is_there]
             return [*kept, *(None for _ in tensors[count:])]
 
         return tuple(map(tf.identity, tensors[count:])), gradient
 
     kept = (t for t in (*x, *values) if t is not None)
-    return _fill(link(*map(tf.identity, kept)), outputs)
+    return filled(link(*map(tf.identity, kept)), outputs)
 
 
 class TensorFlowBackend(Backend):

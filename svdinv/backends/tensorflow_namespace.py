@@ -12,58 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = [
-    "abs",
-    "any",
-    "any_on_host",
-    "arange",
-    "asarray",
-    "astype",
-    "broadcast_to",
-    "complex",
-    "complex64",
-    "complex128",
-    "concat",
-    "conj",
-    "cumulative_sum",
-    "dynamic_shape",
-    "exp",
-    "expm1",
-    "eye",
-    "fft",
-    "finfo",
-    "flip",
-    "float32",
-    "float64",
-    "full_like",
-    "imag",
-    "int32",
-    "isdtype",
-    "iterate_while",
-    "linalg",
-    "log",
-    "log1p",
-    "matrix_transpose",
-    "max",
-    "maximum",
-    "mean",
-    "minimum",
-    "on_host",
-    "ones_like",
-    "permute_dims",
-    "real",
-    "reshape",
-    "roll",
-    "sqrt",
-    "stack",
-    "sum",
-    "tril",
-    "triu",
-    "where",
-    "zeros_like",
-]
-
 abs = tf.abs
+any = tf.reduce_any
 arange = tf.range
 asarray = tf.convert_to_tensor
 complex = tf.complex
@@ -71,6 +21,7 @@ complex64 = tf.complex64
 complex128 = tf.complex128
 concat = tf.concat
 conj = tf.math.conj
+cumulative_sum = tf.cumsum
 dynamic_shape = tf.shape
 exp = tf.exp
 expm1 = tf.math.expm1
@@ -80,8 +31,10 @@ imag = tf.math.imag
 int32 = tf.int32
 log = tf.math.log
 log1p = tf.math.log1p
+max = tf.reduce_max
 matrix_transpose = tf.linalg.matrix_transpose
 maximum = tf.maximum
+mean = tf.reduce_mean
 minimum = tf.minimum
 ones_like = tf.ones_like
 permute_dims = tf.transpose
@@ -89,13 +42,9 @@ real = tf.math.real
 roll = tf.roll
 sqrt = tf.sqrt
 stack = tf.stack
+sum = tf.reduce_sum
 where = tf.where
 zeros_like = tf.zeros_like
-
-
-def any(x: tf.Tensor, *, axis: Any = None) -> tf.Tensor:
-    """Tell whether an element holds along an axis."""
-    return tf.reduce_any(x, axis=axis)
 
 
 def any_on_host(mask: tf.Tensor) -> bool | None:
@@ -140,11 +89,6 @@ def broadcast_to(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
     return tf.broadcast_to(x, tf.stack(shape) if shape else ())
 
 
-def cumulative_sum(x: tf.Tensor, *, axis: int = -1) -> tf.Tensor:
-    """Sum the first elements along an axis."""
-    return tf.cumsum(x, axis=axis)
-
-
 def eye(n: int, *, dtype: tf.DType, device: Any) -> tf.Tensor:
     """Identity matrix; TensorFlow chooses the device itself."""
     return tf.eye(n, dtype=dtype)
@@ -173,24 +117,9 @@ def isdtype(dtype: tf.DType, kind: str | tuple[str, ...]) -> bool:
     )
 
 
-def max(x: tf.Tensor, *, axis: Any = None, keepdims: bool = False) -> tf.Tensor:
-    """Maximum over an axis or several."""
-    return tf.reduce_max(x, axis=axis, keepdims=keepdims)
-
-
-def mean(x: tf.Tensor, *, axis: Any = None, keepdims: bool = False) -> tf.Tensor:
-    """Mean over an axis or several, or of all elements."""
-    return tf.reduce_mean(x, axis=axis, keepdims=keepdims)
-
-
 def reshape(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
     """Reshape to a shape, of ints and traced numbers."""
     return tf.reshape(x, tf.stack(shape))
-
-
-def sum(x: tf.Tensor, *, axis: Any = None, keepdims: bool = False) -> tf.Tensor:
-    """Sum over an axis or several."""
-    return tf.reduce_sum(x, axis=axis, keepdims=keepdims)
 
 
 def tril(x: tf.Tensor, *, k: int = 0) -> tf.Tensor:

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_threads import chunked
 from svdinv.core.backend import Backend
-from svdinv.core.operation import Operation
+from svdinv.core.operation import Operation, in_front, padded, some
 
 __all__ = ["TorchBackend", "without_autocast"]
 
@@ -75,13 +75,12 @@ def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
 
 
 def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, ...]:
-    missing = (None,) * ctx.count
-    if all(t is None for t in g):
-        return None, *missing
+    if not some(*g):
+        return None, *padded((), ctx.count)
     x, y = _split(ctx, ctx.saved_tensors)
     with without_autocast(_first(g)):
         found = ctx.operation.cotangent(x, y, g, ctx.needs_input_grad[1:], call, xp)
-    return None, *found[: ctx.count], *missing[len(found) :]
+    return None, *padded(found, ctx.count)
 
 
 class _Compiled(torch.autograd.Function):
@@ -136,16 +135,7 @@ class _Eager(_Compiled):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, operation: Operation, *x: Any) -> Any:
-        # Operations take leading batch axes as they come.
-        front = (
-            t
-            if t is None
-            else t.expand(info.batch_size, *t.shape)
-            if axis is None
-            else t.movedim(axis, 0)
-            for t, axis in zip(x, in_dims[1:], strict=True)
-        )
-        y = _Eager.apply(operation, *front)
+        y = _Eager.apply(operation, *in_front(x, in_dims[1:], torch))
         return y, tuple(None if t is None else 0 for t in y)
 
 

@@ -14,7 +14,14 @@ from svdinv.core.hermitian import (
     hermitian_second_derivative,
 )
 from svdinv.core.namespace import Array, Namespace, adjoint
-from svdinv.core.operation import Operation, add, refuse_third, some, when
+from svdinv.core.operation import (
+    Operation,
+    add,
+    some,
+    when,
+    when_second,
+    zeros_where,
+)
 from svdinv.core.svd_operations import Decomposition
 
 
@@ -89,19 +96,22 @@ class _Derivative(Operation):
         A, X, *factors = x
         along = when(some(dx[1]), call, self, A, dx[1], *factors)
         second = _SecondDerivative(self.function)
-        bent = when(some(dx[0]), call, second, A, X, dx[0], *factors)
+        bent = when_second(some(dx[0]), call, second, (A,), X, dx[0], *factors)
         return (add(along[0], bent[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, X, *factors = x
         second = _SecondDerivative(self.function)
-        point = when(wanted[0], call, second, A, X, g[0], *factors)
+        point = when_second(wanted[0], call, second, (A,), X, g[0], *factors)
         return point[0], when(wanted[1], call, self, A, g[0], *factors)[0]
 
 
 @dataclass(frozen=True)
 class _SecondDerivative(Operation):
-    """(A, X, Y, w, V) -> second derivative of f along X and Y, symmetric in all."""
+    """(A, X, Y, w, V) -> second derivative of f along X and Y, symmetric in all.
+
+    A comes through `RefuseThird`.
+    """
 
     function: HermitianFunction
 
@@ -110,14 +120,13 @@ class _SecondDerivative(Operation):
         return (hermitian_second_derivative(self.function, tuple(factors), X, Y, xp),)
 
     def tangent(self, x, y, dx, call, xp):
-        refuse_third(some(dx[0]))
         A, X, Y, *factors = x
         first = when(some(dx[1]), call, self, A, dx[1], Y, *factors)
         second = when(some(dx[2]), call, self, A, X, dx[2], *factors)
         return (add(first[0], second[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        refuse_third(wanted[0])
         A, X, Y, *factors = x
         first = when(wanted[1], call, self, A, g[0], Y, *factors)
-        return None, first[0], when(wanted[2], call, self, A, X, g[0], *factors)[0]
+        (at,) = zeros_where(wanted[:1], (A,), xp)
+        return at, first[0], when(wanted[2], call, self, A, X, g[0], *factors)[0]

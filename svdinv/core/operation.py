@@ -10,7 +10,8 @@ pieces. `svdinv.core.svd_operations`, `svdinv.core.spectral_operations` and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 from svdinv.core.namespace import Namespace
 
@@ -107,7 +108,69 @@ def when(given: bool, call: Call, operation: Operation, *x: Any) -> tuple[Any, .
     return call(operation, *x) if given else (None, None)
 
 
-def refuse_third(*asked: Any) -> None:
-    """Raise NotImplementedError if a third derivative is asked for."""
-    if any(asked):
+def when_second(
+    given: bool, call: Call, operation: Operation, points: Arrays, *x: Any
+) -> tuple[Any, ...]:
+    """Call a second derivative if something is given; at `points` it has no third."""
+    return call(operation, *call(RefuseThird(), *points), *x) if given else (None, None)
+
+
+def present(arrays: Iterable[Any]) -> tuple[bool, ...]:
+    """Tell which arrays are there, not None."""
+    return tuple(x is not None for x in arrays)
+
+
+def filled(arrays: Iterable[Any], there: Iterable[bool]) -> tuple[Any, ...]:
+    """Put None where nothing is there, for functions that take arrays alone."""
+    rest = iter(arrays)
+    return tuple(next(rest) if is_there else None for is_there in there)
+
+
+def in_front(arrays: Arrays, axes: Sequence[int | None], xp: Namespace) -> list[Any]:
+    """Move the axes that a framework maps over to the front; an array without gets one.
+
+    There, operations take them as they come.
+    """
+    pairs = list(zip(arrays, axes, strict=True))
+    size = next(x.shape[axis] for x, axis in pairs if axis is not None)
+    return [
+        x
+        if x is None
+        else xp.broadcast_to(x, (size, *x.shape))
+        if axis is None
+        else xp.moveaxis(x, axis, 0)
+        for x, axis in pairs
+    ]
+
+
+def padded(arrays: Arrays, count: int) -> tuple[Any, ...]:
+    """Give `count` arrays, the last of them None if there are too few."""
+    return (*arrays, *(None,) * (count - len(arrays)))[:count]
+
+
+@dataclass(frozen=True)
+class RefuseThird(Operation):
+    """Arrays -> the same, in which a second derivative is not to be differentiated.
+
+    That derivative cannot refuse it itself: some frameworks ask for cotangents of all
+    arguments, and then throw most of them away. It gives zeros, which come here only
+    if they are wanted.
+    """
+
+    def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
+        """See `Operation`."""
+        return tuple(None if t is None else t + 0 for t in x)
+
+    def tangent(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise NotImplementedError."""
         raise NotImplementedError("svdinv's operators have two derivatives, not three")
+
+    cotangent = tangent
+
+
+def zeros_where(
+    wanted: Sequence[bool], arrays: Arrays, xp: Namespace
+) -> tuple[Any, ...]:
+    """Give zeros like those arrays that are wanted, and None for the others."""
+    pairs = zip(arrays, wanted, strict=False)
+    return tuple(xp.zeros_like(x) if want else None for x, want in pairs)

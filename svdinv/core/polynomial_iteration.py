@@ -27,7 +27,7 @@ They solve linear programs on a grid. The first two have the largest factor away
 have the least maximum difference. The sum of |coefficients|, to which rounding
 errors are proportional, is bounded by 6 in the first two and small in the others.
 
-The number of products and the errors by default, the worst for all spectra in the
+The number of products and the errors, the worst for all spectra in the
 tests and sizes from 6 to 32, relative to s_1 and to the norm of the derivative:
 
     ========= ======== ========== =============== ======= ==========
@@ -39,20 +39,21 @@ tests and sizes from 6 to 32, relative to s_1 and to the norm of the derivative:
 
 Products in a lower precision than the arrays', such as TF32, spoil that.
 
-A singular value closer to tau than `accuracy` times a bound of s_1, which exceeds it
-by a factor up to min(m, n)^(1/4), is thresholded with an error up to that distance,
-and the derivative takes it for something between above and below; the polar factor
-has values between 0 and 1 for singular values below that. Otherwise the derivative
-is as ill-conditioned as the functions are: its error is of the order of
-eps s_1 / gap for a pair of singular values on either side of tau, and 0.3 eps
-s_1 / s_min for the polar factor, measured up to 1e4 in single and 1e10 in double
-precision, and not below 3 and 6 eps.
+A singular value closer to tau than 8 eps times a bound of s_1, which exceeds it by a
+factor up to min(m, n)^(1/4), is thresholded with an error up to that distance, and
+the derivative takes it for something between above and below; the polar factor has
+values between 0 and 1 for singular values below that. Otherwise the derivative is as
+ill-conditioned as the functions are: its error is of the order of eps s_1 / gap for a
+pair of singular values on either side of tau, and 0.3 eps s_1 / s_min for the polar
+factor, measured up to 1e4 in single and 1e10 in double precision, and not below 3 and
+6 eps.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from svdinv.core.functions import Polar, SpectralFunction, TopSubgradient
@@ -74,16 +75,19 @@ from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import eps, smallest
 
 __all__ = [
-    "leading_vectors",
+    "IterationFactors",
+    "iteration_factors",
     "polar",
     "polar_derivative",
     "soft_threshold",
     "soft_threshold_derivative",
-    "threshold_and_step",
     "threshold_step",
 ]
 
 Coefficients = tuple[float, ...]
+
+# Distance from tau, in eps, from which a singular value is above or below it.
+_RESOLVED = 8
 
 
 def _binary(bits: int, *numerators: int) -> Coefficients:
@@ -104,27 +108,13 @@ _CLOSE_AGAIN = _binary(12, 4544, 1088, -2496, 960, 0)
 # odd one that differ by 1e-7 at most in [0, 1], map 0 to 0, 1 to 1 and have no first
 # derivative there, nor a second at 1.
 _EVEN = _binary(
-    30,
-    395678132,
-    981096432,
-    427218172,
-    -598137916,
-    -430819948,
-    131996672,
-    144794556,
+    30, 395678132, 981096432, 427218172, -598137916, -430819948, 131996672, 144794556,
     21915724,
-)
+)  # fmt: skip
 _ODD = _binary(
-    30,
-    559573236,
-    1107692592,
-    120284180,
-    -802540156,
-    -240383244,
-    226976368,
-    97396740,
+    30, 559573236, 1107692592, 120284180, -802540156, -240383244, 226976368, 97396740,
     4742108,
-)
+)  # fmt: skip
 
 
 def _value(c: Coefficients, x: float) -> float:
@@ -157,122 +147,100 @@ def _count(accuracy: float) -> int:
     return max(math.ceil(math.log(0.15 * 5.6 / accuracy) / math.log(4.0)), 1)
 
 
-def threshold_step(
-    A: Array,
-    tau: Array,
-    *,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
+def soft_threshold(A: Array, tau: Array, *, xp: Namespace | None = None) -> Array:
+    """F = U diag(max(s - tau, 0)) V^H, for tau of shape (...) or broadcasting to it."""
+    return _on_tall(_threshold, xp, A, tau)[0]
+
+
+def threshold_step(A: Array, tau: Array, *, xp: Namespace | None = None) -> Array:
+    """W = U diag(s > tau) V^H, which is also -dF/dtau of `soft_threshold`."""
+    return _on_tall(_threshold, xp, A, tau)[1]
+
+
+def polar(A: Array, *, xp: Namespace | None = None) -> Array:
+    """Unitary polar factor U V^H, a partial isometry for rank-deficient A."""
+    return _on_tall(_threshold, xp, A, None)[1]
+
+
+def soft_threshold_derivative(
+    A: Array, tau: Array, X: Array, *, step: Any = None, xp: Namespace | None = None
+) -> tuple[Array, ...]:
+    """Give DF(A)[X] and T = dF/dtau of `soft_threshold`.
+
+    DF(A) is its own adjoint under the real inner product, so X may be a tangent or a
+    cotangent; that of tau is sum Re(conj(X) T). `step` is `threshold_step`, if it is
+    known already, and saves its products.
+    """
+    return _on_tall(_threshold_derivative, xp, A, tau, X, step)
+
+
+def polar_derivative(
+    A: Array, X: Array, *, factor: Any = None, xp: Namespace | None = None
 ) -> Array:
-    """Partial isometry of the singular vectors with singular values above tau.
-
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    tau : array
-        Threshold, real and not negative, shape (...) or broadcasting against it.
-    accuracy : float, optional
-        Distance from tau, relative to a bound of the largest singular value, from
-        which a singular value is told to be above or below it. It decides the
-        number of steps. Default: 8 eps.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
-
-    Returns
-    -------
-    array
-        W = U diag(s > tau) V^H, shape (..., m, n); also -dF/dtau of soft
-        thresholding F.
-    """
-    xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        W = threshold_step(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
-        return xp.matrix_transpose(W)
-    return _step(_scaled(A, tau, xp), accuracy, xp).W
+    """Differentiate `polar` along X; `factor` is its value, if that is known."""
+    return _on_tall(_polar_derivative, xp, A, None, X, factor)[0]
 
 
-def soft_threshold(
+def _on_tall(
+    function: Callable[..., tuple[Array, ...]],
+    xp: Namespace | None,
     A: Array,
-    tau: Array,
-    *,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
-) -> Array:
-    """Singular value soft thresholding, U diag(max(s - tau, 0)) V^H.
-
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    tau : array
-        Threshold, real and not negative, shape (...) or broadcasting against it.
-    accuracy : float, optional
-        As for `threshold_step`.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
-
-    Returns
-    -------
-    array
-        F, shape (..., m, n).
-    """
-    return threshold_and_step(A, tau, accuracy=accuracy, xp=xp)[0]
-
-
-def threshold_and_step(
-    A: Array,
-    tau: Array,
-    *,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
-) -> tuple[Array, Array]:
-    """Compute `soft_threshold` and `threshold_step` in the products of one.
-
-    Parameters
-    ----------
-    A, tau, accuracy, xp
-        As for `soft_threshold`.
-
-    Returns
-    -------
-    tuple of array
-        F and W, each of shape (..., m, n).
-    """
+    tau: Any,
+    *further: Any,
+) -> tuple[Array, ...]:
+    """Call a function of tall matrices, of wide ones with their transposes."""
     xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        F, W = threshold_and_step(xp.matrix_transpose(A), tau, accuracy=accuracy, xp=xp)
-        return xp.matrix_transpose(F), xp.matrix_transpose(W)
+    tau = xp.zeros_like(real(A, xp)[..., 0, 0]) if tau is None else tau
+    if not is_wide(A):
+        return function(xp, A, tau, *further)
+    turned = [None if x is None else xp.matrix_transpose(x) for x in further]
+    found = function(xp, xp.matrix_transpose(A), tau, *turned)
+    return tuple(xp.matrix_transpose(x) for x in found)
+
+
+def _threshold(xp: Namespace, A: Array, tau: Array) -> tuple[Array, Array]:
     scaled = _scaled(A, tau, xp)
-    step = _step(scaled, accuracy, xp)
+    step = _step(scaled, xp)
     F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
     # Without a threshold, not even rounding errors are to be thresholded.
     F = xp.where(tau[..., None, None] > 0, F * cast(scaled.scale, A, xp), A)
     return F, step.W
 
 
-def leading_vectors(A: Array, *, xp: Namespace | None = None) -> Array:
-    """Gradient of the largest singular value, the mean of its vectors u v^H.
+def _threshold_derivative(
+    xp: Namespace, A: Array, tau: Array, X: Array, W: Any
+) -> tuple[Array, Array]:
+    scaled = _scaled(A, tau, xp)
+    W = _step(scaled, xp).W if W is None else W
+    size = _positive(abs_max(X, xp), xp)
+    dA = X / cast(size, A, xp)
+    tangent, outer = _step_derivative(scaled, dA, W, xp)
+    dF = outer + scaled.A @ tangent.P - cast(scaled.tau, A, xp) * tangent.W
+    # F is nonexpansive. Only for a singular value at the threshold, where it has no
+    # derivative, rounding errors over nearly nothing can make this larger.
+    norm = _norm(dA, xp)
+    limit = norm / _positive(xp.maximum(_norm(dF, xp), norm), xp)
+    dF = dF * cast(limit * size, A, xp)
+    return xp.where(tau[..., None, None] > 0, dF, X), -W
 
-    The Gram matrix, squared again and again, becomes the projector on them.
 
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
+def _polar_derivative(
+    xp: Namespace, A: Array, tau: Array, X: Array, Q: Any
+) -> tuple[Array]:
+    scaled = _scaled(A, tau, xp)
+    Q = _step(scaled, xp).W if Q is None else Q
+    size = _positive(abs_max(X, xp), xp)
+    tangent, _ = _step_derivative(scaled, X / cast(size, A, xp), Q, xp)
+    return (tangent.W * cast(size / scaled.scale, A, xp),)
 
-    Returns
-    -------
-    array
-        L, shape (..., m, n); the largest singular value is Re sum conj(L) A. Values
-        s with (s_1 - s) / s_1 up to about 1e-11, or 1e-4 in single precision, count
-        as equal to it.
+
+def _leading_vectors(xp: Namespace, A: Array, _: Any) -> tuple[Array]:
+    """Gradient L of the largest singular value, the mean of its vectors u v^H.
+
+    The Gram matrix, squared again and again, becomes the projector on them. Values
+    s with (s_1 - s) / s_1 up to about 1e-11, or 1e-4 in single precision, count as
+    equal to s_1, which is Re sum conj(L) A.
     """
-    xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        return xp.matrix_transpose(leading_vectors(xp.matrix_transpose(A), xp=xp))
     A = A / cast(_positive(abs_max(A, xp), xp), A, xp)
     M = adjoint(A, xp) @ A
     for _ in range(40 if _is_double(A, xp) else 16):
@@ -284,137 +252,7 @@ def leading_vectors(A: Array, *, xp: Namespace | None = None) -> Array:
     trace = xp.sum(real(xp.linalg.diagonal(M), xp), axis=-1)[..., None, None]
     count = inner(M, M, xp)[..., None, None]
     top = xp.sqrt(square / _positive(count, xp))
-    return image / cast(_positive(top * trace, xp), image, xp)
-
-
-def soft_threshold_derivative(
-    A: Array,
-    tau: Array,
-    X: Array,
-    *,
-    step: Array | None = None,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
-) -> tuple[Array, Array]:
-    """Differentiate `soft_threshold` along X, and with respect to tau.
-
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    tau : array
-        Threshold, real and not negative, shape (...) or broadcasting against it.
-    X : array
-        Tangent of A, or cotangent of F: the derivative is its own adjoint under
-        the real inner product. Shape (..., m, n).
-    step : array, optional
-        ``threshold_step(A, tau)``, shape (..., m, n), if it is known already; saves
-        the products of the forward direction.
-    accuracy : float, optional
-        As for `threshold_step`.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
-
-    Returns
-    -------
-    tuple of array
-        DF(A)[X] and T = dF/dtau, each (..., m, n): dF = DF(A)[dA] + T dtau, and
-        the cotangent of tau is sum Re(conj(G) T).
-    """
-    xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        dF, T = soft_threshold_derivative(
-            xp.matrix_transpose(A),
-            tau,
-            xp.matrix_transpose(X),
-            step=None if step is None else xp.matrix_transpose(step),
-            accuracy=accuracy,
-            xp=xp,
-        )
-        return xp.matrix_transpose(dF), xp.matrix_transpose(T)
-    scaled = _scaled(A, tau, xp)
-    W = _step(scaled, accuracy, xp).W if step is None else step
-    size = _positive(abs_max(X, xp), xp)
-    dA = X / cast(size, A, xp)
-    tangent, outer = _step_derivative(scaled, dA, W, accuracy, xp)
-    dF = outer + scaled.A @ tangent.P - cast(scaled.tau, A, xp) * tangent.W
-    # F is nonexpansive. Only for a singular value at the threshold, where it has no
-    # derivative, rounding errors over nearly nothing can make this larger.
-    norm = _norm(dA, xp)
-    limit = norm / _positive(xp.maximum(_norm(dF, xp), norm), xp)
-    dF = dF * cast(limit * size, A, xp)
-    return xp.where(tau[..., None, None] > 0, dF, X), -W
-
-
-def polar(
-    A: Array, *, accuracy: float | None = None, xp: Namespace | None = None
-) -> Array:
-    """Unitary polar factor, U V^H.
-
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    accuracy : float, optional
-        Singular value, relative to a bound of the largest one, below which there
-        are none but zeros, which stay zeros. Default: 8 eps.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
-
-    Returns
-    -------
-    array
-        Q, shape (..., m, n); a partial isometry for rank-deficient A.
-    """
-    xp = array_namespace(A) if xp is None else xp
-    return threshold_step(A, _no_threshold(A, xp), accuracy=accuracy, xp=xp)
-
-
-def polar_derivative(
-    A: Array,
-    X: Array,
-    *,
-    factor: Array | None = None,
-    accuracy: float | None = None,
-    xp: Namespace | None = None,
-) -> Array:
-    """Differentiate `polar` along X.
-
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n).
-    X : array
-        Tangent of A, or cotangent of Q, as the derivative is its own adjoint.
-        Shape (..., m, n).
-    factor : array, optional
-        ``polar(A)``, shape (..., m, n), if it is known already.
-    accuracy : float, optional
-        As for `polar`.
-    xp : namespace, optional
-        Array namespace; inferred from `A` if not given.
-
-    Returns
-    -------
-    array
-        DQ(A)[X], shape (..., m, n).
-    """
-    xp = array_namespace(A) if xp is None else xp
-    if is_wide(A):
-        factor = None if factor is None else xp.matrix_transpose(factor)
-        dQ = polar_derivative(
-            xp.matrix_transpose(A),
-            xp.matrix_transpose(X),
-            factor=factor,
-            accuracy=accuracy,
-            xp=xp,
-        )
-        return xp.matrix_transpose(dQ)
-    scaled = _scaled(A, _no_threshold(A, xp), xp)
-    Q = _step(scaled, accuracy, xp).W if factor is None else factor
-    size = _positive(abs_max(X, xp), xp)
-    tangent, _ = _step_derivative(scaled, X / cast(size, A, xp), Q, accuracy, xp)
-    return tangent.W * cast(size / scaled.scale, A, xp)
+    return (image / cast(_positive(top * trace, xp), image, xp),)
 
 
 class _Scaled(NamedTuple):
@@ -438,10 +276,6 @@ def _scaled(A: Array, tau: Array, xp: Namespace) -> _Scaled:
     return _Scaled(A, t, bound, scale, identity_like(G, xp))
 
 
-def _no_threshold(A: Array, xp: Namespace) -> Array:
-    return xp.zeros_like(real(A, xp)[..., 0, 0])
-
-
 class _Step(NamedTuple):
     """P and W, or their tangents."""
 
@@ -449,21 +283,19 @@ class _Step(NamedTuple):
     W: Array
 
 
-def _step(scaled: _Scaled, accuracy: float | None, xp: Namespace) -> _Step:
+def _step(scaled: _Scaled, xp: Namespace) -> _Step:
     """P and W of the scaled A."""
-    factor, schedule = _plan(scaled, accuracy, xp)
+    factor, schedule = _plan(scaled, xp)
     X = scaled.A * factor
     for c in schedule:
         X = _polynomial(X, None, c, scaled.one, xp)[0]
     return _finish(X, None, scaled.one, xp)[0]
 
 
-def _plan(
-    scaled: _Scaled, accuracy: float | None, xp: Namespace
-) -> tuple[Array, list[tuple[Array, ...]]]:
+def _plan(scaled: _Scaled, xp: Namespace) -> tuple[Array, list[tuple[Array, ...]]]:
     """Factor that moves the threshold of A to a level, and the polynomials to apply."""
     A = scaled.A
-    levels = _levels(_count(8 * eps(A, xp) if accuracy is None else accuracy))
+    levels = _levels(_count(_RESOLVED * eps(A, xp)))
     t = scaled.tau / scaled.bound
     one = xp.ones_like(t)
     t = xp.maximum(t, levels[-1] * one)
@@ -524,29 +356,22 @@ def _finish(
     """
     Z = 2 * (adjoint(X, xp) @ X) - one
     Z2 = Z @ Z
-    Z3 = Z @ Z2
-    Z4 = Z2 @ Z2
 
-    def low(c: Coefficients) -> Array:
-        return c[1] * Z + c[2] * Z2 + c[3] * Z3
+    def low(c: Coefficients, z: tuple[Array, ...]) -> Array:
+        return c[1] * z[0] + c[2] * z[1] + c[3] * z[2]
 
-    even, odd = low(_EVEN[4:]), low(_ODD[4:])
-    even, odd = even + _EVEN[4] * one, odd + _ODD[4] * one
-    P = _EVEN[0] * one + low(_EVEN) + Z4 @ even
-    R = _ODD[0] * one + low(_ODD) + Z4 @ odd
+    powers, Z4 = (Z, Z2, Z @ Z2), Z2 @ Z2
+    both = [(c, low(c[4:], powers) + c[4] * one) for c in (_EVEN, _ODD)]
+    P, R = (c[0] * one + low(c, powers) + Z4 @ high for c, high in both)
     W = X @ R
     step = tangent = _Step(P, W)
     if dX is not None:
         dZ = 2 * _symmetric(adjoint(X, xp) @ dX, xp)
         dZ2 = _symmetric(Z @ dZ, xp)
-        dZ3 = dZ @ Z2 + Z @ dZ2
-        dZ4 = _symmetric(Z2 @ dZ2, xp)
-
-        def dlow(c: Coefficients) -> Array:
-            return c[1] * dZ + c[2] * dZ2 + c[3] * dZ3
-
-        dP = dlow(_EVEN) + dZ4 @ even + Z4 @ dlow(_EVEN[4:])
-        dR = dlow(_ODD) + dZ4 @ odd + Z4 @ dlow(_ODD[4:])
+        moved, dZ4 = (dZ, dZ2, dZ @ Z2 + Z @ dZ2), _symmetric(Z2 @ dZ2, xp)
+        dP, dR = (
+            low(c, moved) + dZ4 @ high + Z4 @ low(c[4:], moved) for c, high in both
+        )
         tangent = _Step(dP, dX @ R + X @ dR)
     if not _is_double(X, xp):
         return step, tangent
@@ -564,7 +389,6 @@ def _step_derivative(
     scaled: _Scaled,
     dA: Array,
     W: Array,
-    accuracy: float | None,
     xp: Namespace,
 ) -> tuple[_Step, Array]:
     """Tangents of P and W along a tangent dA of the scaled A, and dA P.
@@ -577,7 +401,7 @@ def _step_derivative(
     P = adjoint(W, xp) @ W
     outer, inner = dA @ P, adjoint(W, xp) @ dA
     above = inner @ P
-    factor, schedule = _plan(scaled, accuracy, xp)
+    factor, schedule = _plan(scaled, xp)
     X = scaled.A * factor
     dX = (outer + W @ (inner - above - herm(above, xp))) * factor
     for c in schedule:
@@ -667,7 +491,7 @@ def iteration_factors(
         )
     top = []
     if relative:
-        top = [leading_vectors(A, xp=xp)]
+        top = [*_on_tall(_leading_vectors, xp, A, None)]
         tau = tau * inner(top[0], A, xp)[..., None]
-    parts = *threshold_and_step(A, tau[..., 0], xp=xp), *top
+    parts = *_on_tall(_threshold, xp, A, tau[..., 0]), *top
     return IterationFactors(xp.stack(parts, axis=-3))

@@ -18,9 +18,10 @@ from svdinv.core.operation import (
     Call,
     Operation,
     add,
-    refuse_third,
     some,
     when,
+    when_second,
+    zeros_where,
 )
 from svdinv.core.second_derivative import spectral_second_derivative
 from svdinv.core.spectral import Direction, SVDFactors
@@ -89,13 +90,13 @@ class Push(Operation):
         A, tau, dA, dtau, *factors = x
         second = SecondDerivative(self.function)
         along = when(some(*dx[2:4]), call, self, A, tau, *dx[2:4], *factors)
-        bent = when(some(*dx[:2]), call, second, A, tau, dA, dtau, *dx[:2])
+        bent = when_second(some(*dx[:2]), call, second, (A, tau), dA, dtau, *dx[:2])
         return (add(along[0], bent[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, dA, dtau, *factors = x
         second, pull = SecondPull(self.function), Pull(self.function, self.kind)
-        point = when(any(wanted[:2]), call, second, A, tau, g[0], dA, dtau)
+        point = when_second(any(wanted[:2]), call, second, (A, tau), g[0], dA, dtau)
         return *point, *when(any(wanted[2:4]), call, pull, A, tau, g[0], *factors)
 
 
@@ -116,13 +117,13 @@ class Pull(Operation):
         A, tau, G, *factors = x
         along = when(some(dx[2]), call, self, A, tau, dx[2], *factors)
         second = SecondPull(self.function)
-        bent = when(some(*dx[:2]), call, second, A, tau, G, *dx[:2])
+        bent = when_second(some(*dx[:2]), call, second, (A, tau), G, *dx[:2])
         return tuple(map(add, along, bent))
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, tau, G, *factors = x
         second, push = SecondPull(self.function), Push(self.function, self.kind)
-        point = when(any(wanted[:2]), call, second, A, tau, G, *g)
+        point = when_second(any(wanted[:2]), call, second, (A, tau), G, *g)
         return *point, when(wanted[2], call, push, A, tau, *g, *factors)[0]
 
 
@@ -137,19 +138,17 @@ class SecondPull(Operation):
         return _second(self.function, A, tau, (G, None), (dA, dtau), xp)
 
     def tangent(self, x, y, dx, call, xp):
-        refuse_third(some(*dx[:2]))
         A, tau, G, dA, dtau = x
         first = when(some(dx[2]), call, self, A, tau, dx[2], dA, dtau)
         second = when(some(*dx[3:5]), call, self, A, tau, G, *dx[3:5])
         return tuple(map(add, first, second))
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        refuse_third(*wanted[:2])
         A, tau, G, dA, dtau = x
         second = SecondDerivative(self.function)
         moved = when(wanted[2], call, second, A, tau, *g, dA, dtau)[0]
         direction = when(any(wanted[3:5]), call, self, A, tau, G, *g)
-        return None, None, moved, *direction
+        return *zeros_where(wanted, (A, tau), xp), moved, *direction
 
 
 @dataclass(frozen=True)
@@ -163,19 +162,17 @@ class SecondDerivative(Operation):
         return _second(self.function, A, tau, v[:2], v[2:], xp)[:1]
 
     def tangent(self, x, y, dx, call, xp):
-        refuse_third(some(*dx[:2]))
         A, tau, *v = x
         first = when(some(*dx[2:4]), call, self, A, tau, *dx[2:4], *v[2:])
         second = when(some(*dx[4:]), call, self, A, tau, *v[:2], *dx[4:6])
         return (add(first[0], second[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        refuse_third(*wanted[:2])
         A, tau, *v = x
         pull = SecondPull(self.function)
         first = when(any(wanted[2:4]), call, pull, A, tau, g[0], *v[2:])
         second = when(any(wanted[4:6]), call, pull, A, tau, g[0], *v[:2])
-        return None, None, *first, *second
+        return *zeros_where(wanted, (A, tau), xp), *first, *second
 
 
 @dataclass(frozen=True)
