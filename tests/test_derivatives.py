@@ -12,6 +12,7 @@ import pytest
 from frameworks import FRAMEWORKS, as_tuple, params
 from operator_cases import (
     CASES,
+    COMPLEX,
     bound,
     difference,
     direction,
@@ -22,9 +23,6 @@ from operator_cases import (
 DIRECTIONS = range(30, 36)
 NAMES = [*dict.fromkeys(name.rsplit(", ", 1)[0] for name in CASES)]
 REPEATED = [name for name in NAMES if CASES[f"{name}, float64"][1].repeated]
-# Compiling takes a second each: in JAX, complex matrices where a formula differs.
-COMPLEX = ("svt", "polar", "schatten_norm, 1.5", "procrustes", "tsvt",
-           "spectral_map", "sure", "sqrtm", "eigh")  # fmt: skip
 
 
 def cases(names):
@@ -38,7 +36,7 @@ def cases(names):
 
 
 def dtypes(framework, name):
-    """Full names of the cases with an operator."""
+    """Full names of the cases with an operator: compiling takes a second each."""
     for dtype in ("float64", "complex128"):
         full = f"{name}, {dtype}"
         compiled = framework.name == "jax" and dtype == "complex128"
