@@ -75,9 +75,10 @@ def test_check_grads(function, shape, dtype):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "modes"), [(np.float64, ["rev"]), (np.complex128, ["fwd", "rev"])]
+    ("dtype", "modes"), [(np.float64, ["rev"]), (np.complex128, ["fwd"])]
 )
 def test_check_second_derivatives(dtype, modes):
+    # That the orders agree is test_transformations_agree.
     check_grads(jax.jit(invariants), (matrices((4, 3), dtype),), order=2, modes=modes,
                 atol=1e-4, rtol=1e-4)  # fmt: skip
 

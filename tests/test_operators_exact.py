@@ -190,5 +190,7 @@ def test_every_framework_is_exact(framework, name, precision):
     if (framework.name, name) == ("tensorflow", "spectral_map"):
         forward = 2 * forward  # made of its own SVD, which is 1.2e-6 exact
     for dtype in PRECISIONS[precision]:
-        if dtype in framework.dtypes:
+        # JAX compiles for seconds: real in single and complex in double precision.
+        left_out = framework.name == "jax" and dtype in (np.float64, np.complex64)
+        if dtype in framework.dtypes and not left_out:
             check(framework, name, dtype, all_spectra(name, dtype), (bound, forward))
