@@ -306,6 +306,25 @@ def test_graphs(name):
         close(shown(a), shown(b), tolerance)
 
 
+@pytest.mark.parametrize("signature", [[None, 4], [4, None]])
+def test_graphs_in_which_one_size_is_unknown(signature):
+    """Rows or columns."""
+    A = tf.constant(numbers([n or 5 for n in signature]))
+    functions = (
+        spectral,
+        lambda A: face.svt(A, 0.5),
+        lambda A: face.svt(A, 0.5, method="svd"),
+        lambda A: face.svt(A, 0.5, method="gram"),
+        face.polar,
+    )
+
+    def gradients(A):
+        return [gradient(function)(A) for function in functions]
+
+    graph = tf.function(gradients, input_signature=[tf.TensorSpec(signature, A.dtype)])
+    close(shown(graph(A)), shown(gradients(A)), 1e-11)
+
+
 @pytest.mark.parametrize("name", ["kabsch, float64", "local_low_rank, complex128"])
 def test_graphs_of_unknown_length(name):
     function = bound(name, FRAMEWORKS["tensorflow"])
