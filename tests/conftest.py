@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-# Before they are imported: TensorFlow's C++ side logs about the processor, and of a
-# test in JAX nearly all of the time is that of compiling.
+# Before they are imported: TensorFlow's C++ side logs about the processor, of a test in
+# JAX nearly all of the time is that of compiling, and OpenMP's threads spin after every
+# call, while another process of pytest-xdist could have their core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from frameworks import params
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep tests of a file together: what they compile or a fixture holds is shared."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
+
+
+def pytest_collection_finish():
+    """Let the garbage collector no longer go through all modules and tests."""
+    gc.collect()
+    gc.freeze()
 
 
 # MLX has single precision alone: tests that mind the dtype name it.

@@ -29,9 +29,13 @@ def run(*arguments, **environment):
     )
 
 
-def imported(statement, modules):
-    """Which of the modules a statement has imported in a fresh interpreter."""
-    done = run("-c", f"import sys\n{statement}\nprint(*{modules!r} & set(sys.modules))")
+def imported(statement, modules, before=""):
+    """Which of the modules a statement imports in an interpreter, after another one."""
+    code = (
+        f"import sys\n{before}\nknown = set(sys.modules)\n{statement}\n"
+        f"print(*{modules!r} & (set(sys.modules) - known))"
+    )
+    done = run("-c", code)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 

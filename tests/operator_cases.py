@@ -417,6 +417,9 @@ _CASES = {
         hermitian=True,
     ),
 }  # fmt: skip
+# Where a formula differs for complex matrices.
+COMPLEX = ("svt", "polar", "schatten_norm, 1.5", "procrustes", "tsvt",
+           "spectral_map", "sure", "sqrtm", "eigh")  # fmt: skip
 _REAL = {
     "kabsch": _case(
         lambda f, P, Q: tuple(f.kabsch(P, Q)), kabsch, _points((2, 6, 3))

@@ -12,19 +12,19 @@ import pytest
 from frameworks import FRAMEWORKS, as_tuple, params
 from operator_cases import (
     CASES,
+    COMPLEX,
     bound,
     difference,
     direction,
     inner,
+    matrices,
     problem,
+    with_values,
 )
 
 DIRECTIONS = range(30, 36)
 NAMES = [*dict.fromkeys(name.rsplit(", ", 1)[0] for name in CASES)]
 REPEATED = [name for name in NAMES if CASES[f"{name}, float64"][1].repeated]
-# Compiling takes a second each: in JAX, complex matrices where a formula differs.
-COMPLEX = ("svt", "polar", "schatten_norm, 1.5", "procrustes", "tsvt",
-           "spectral_map", "sure", "sqrtm", "eigh")  # fmt: skip
 
 
 def cases(names):
@@ -38,7 +38,7 @@ def cases(names):
 
 
 def dtypes(framework, name):
-    """Full names of the cases with an operator."""
+    """Full names of the cases with an operator: compiling takes a second each."""
     for dtype in ("float64", "complex128"):
         full = f"{name}, {dtype}"
         compiled = framework.name == "jax" and dtype == "complex128"
@@ -109,3 +109,32 @@ def test_distinct_values(framework, name):
 def test_repeated_values(framework, name):
     for full in dtypes(framework.require(), name):
         check(framework, full, "repeated")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("p", [1, 1.5, 3, 4, np.inf])
+def test_third_derivatives_of_norms(p, dtype):
+    """A norm's gradient is a map with two derivatives more."""
+    numpy = FRAMEWORKS["numpy"]
+    module = numpy.module
+
+    def norm(A):
+        if p == 1:
+            return module.nuclear_norm(A)
+        return module.spectral_norm(A) if p == np.inf else module.schatten_norm(A, p)
+
+    def gradient(A):
+        return module.vjp(norm, A)[1](np.ones(()))[0]
+
+    cases = [matrices((4, 3), dtype)]
+    # Two values far apart, near, nearer than a third of the digits, and equal.
+    for gap in (0.3, 1e-3, 1e-6, 0.0):
+        cases.append(with_values((2.2, 1.4 + gap, 1.4), (4, 3), dtype))
+    W, d = (matrices((4, 3), dtype, seed) for seed in (1, 2))
+    for A in cases:
+        (found,) = numpy.hvp(gradient, [A], [d], [W])
+        (expected,) = difference(
+            lambda A: numpy.vjp(gradient, A)[1](W), [A], [d], step=2e-3
+        )
+        size = 1 + np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * size)

@@ -65,9 +65,14 @@ def test_null_spaces_of_full_matrices():
     W = W + adjoint(W)
     gU = np.zeros_like(U)
     gU[..., 6:] = W @ U[..., 6:]  # of Re<W, U2 U2^H> / 2: gauge-invariant
+    wide = adjoint(Vh), S, adjoint(U)
     assert np.all(gauge_dependence(U, S, Vh, gU) < 1e-14)
+    assert np.all(gauge_dependence(*wide, None, adjoint(gU)) < 1e-14)
     gU[..., 6:] = np.random.default_rng(8).standard_normal((3, 9, 3))
-    assert np.all(gauge_dependence(U, S, Vh, gU) > 1e-2)
+    found = gauge_dependence(U, S, Vh, gU)
+    assert np.all(found > 1e-2)
+    seen = gauge_dependence(*wide, None, adjoint(gU))
+    np.testing.assert_allclose(seen, found, rtol=1e-14)
 
 
 def test_real_signs_cannot_be_seen():

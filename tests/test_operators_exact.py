@@ -7,6 +7,7 @@ all spectra are one batch, for which few shapes have to be compiled.
 from __future__ import annotations
 
 import functools
+import itertools
 import zlib
 
 import hermitian_oracle
@@ -136,14 +137,17 @@ def test_every_draw_is_exact(framework, spectrum):
         check_draws(framework, spectrum, precision)
 
 
+# Of PyTorch: the mathematics is the same.
+SHAPE_OF = dict(zip(itertools.chain(*PRECISIONS.values()), itertools.cycle(SHAPES)))
+
+
 def check_draws(framework, spectrum, precision):
-    # The mathematics is the same.
-    draws = 18 if framework.name == "numpy" else 4
+    every = framework.name == "numpy"
     for name in OPERATORS:
         if spectrum in spectra_of(name):
-            for shape in SHAPES:
-                for dtype in PRECISIONS[precision]:
-                    arrays = drawn(name, spectrum, shape, dtype, draws)
+            for dtype in PRECISIONS[precision]:
+                for shape in SHAPES if every else (SHAPE_OF[dtype],):
+                    arrays = drawn(name, spectrum, shape, dtype, 18 if every else 4)
                     check(framework, name, dtype, arrays, BOUNDS[precision])
 
 
@@ -186,5 +190,7 @@ def test_every_framework_is_exact(framework, name, precision):
     if (framework.name, name) == ("tensorflow", "spectral_map"):
         forward = 2 * forward  # made of its own SVD, which is 1.2e-6 exact
     for dtype in PRECISIONS[precision]:
-        if dtype in framework.dtypes:
+        # JAX compiles for seconds: real in single and complex in double precision.
+        left_out = framework.name == "jax" and dtype in (np.float64, np.complex64)
+        if dtype in framework.dtypes and not left_out:
             check(framework, name, dtype, all_spectra(name, dtype), (bound, forward))

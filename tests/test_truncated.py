@@ -402,6 +402,20 @@ def test_no_square_matrix_is_formed():
         assert peak < 4 * A.nbytes
 
 
+def test_unknowns_are_those_of_the_smaller_side():
+    sizes = []
+
+    def loop(step, running, state, limit):
+        sizes.append(state[0].shape[-2])
+        return state
+
+    for shape in ((30, 20), (20, 30)):
+        A, full = matrix(shape, spectrum(20, 0.5), np.float64)
+        cotangents = Loss("reconstruction", shape, np.float64).cotangents(cut(full))
+        svd_lowrank_pullback(A, *cut(full), *cotangents, xp=iterating(loop))
+    assert sizes == [20, 20]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(80, 50), (50, 80), (60, 60)])
 def test_randomized_factors_are_almost_the_best(xf, shape, dtype):

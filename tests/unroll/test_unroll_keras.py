@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from pathlib import Path
 
@@ -117,20 +116,11 @@ def cases(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def failures(cases, tmp_path_factory):
-    """Failed checks of a backend, which are found out once."""
-
-    @functools.cache
-    def find(backend):
-        folder = tmp_path_factory.mktemp(backend) / "cases"
-        shutil.copytree(cases, folder)
-        return keras_checks(SCRIPT, backend, folder)
-
-    return find
-
-
-@pytest.mark.parametrize("check", checks(SCRIPT))
+# All in one process, and in one test: with pytest-xdist, workers would share tests.
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
-def test_backend(failures, backend, check):
-    assert failures(backend)[check] is None
+def test_backend(cases, backend, tmp_path):
+    shutil.copytree(cases, tmp_path / "cases")
+    found = keras_checks(SCRIPT, backend, tmp_path / "cases")
+    assert list(found) == checks(SCRIPT)
+    failed = {check: why for check, why in found.items() if why is not None}
+    assert not failed, "\n".join(failed.values())
