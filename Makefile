@@ -45,6 +45,7 @@ bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
 	@echo 'networks*; for numbers to be trusted, let the machine do nothing else.'
 	@echo 'BENCH_ARGS=--quick takes a minute or two.'
 	$(TEST)/python benchmarks/speed.py $(BENCH_ARGS)
+	$(TEST)/python benchmarks/kernels.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/networks.py $(filter --quick,$(BENCH_ARGS))
 
 # The pinned files hold for all supported versions if locked with the oldest.
@@ -73,7 +74,7 @@ endef
 	.venv-$*/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@
 
-.venv-%/.ready: .venv-%/.packages pyproject.toml
+.venv-%/.ready: .venv-%/.packages pyproject.toml hatch_build.py $(wildcard svdinv/kernels/*.[ch] svdinv/kernels/build.py)
 	@rm -f $@
 	.venv-$*/bin/python -m pip install --disable-pip-version-check --quiet \
 	    --no-deps --no-build-isolation --editable .

@@ -17,8 +17,7 @@ try:
 except ImportError as error:
     raise explain_missing("numpy", "numpy") from error
 
-from array_api_compat import numpy as xp
-
+from svdinv.backends import numpy_namespace as xp
 from svdinv.backends.arrays import ArrayBackend, make_module
 
 _functions = make_module(
@@ -28,6 +27,7 @@ _functions = make_module(
         np.linalg.LinAlgError,
         np.random.default_rng,
         lambda: np.errstate(over="ignore", under="ignore", invalid="ignore"),
+        xp.memory,
     ),
     __name__,
 )

@@ -28,16 +28,19 @@ REAL = [name for name in CASES if "float64" in name]
 
 def test_forward_is_that_of_numpy():
     A = matrices((3, 5, 4))
-    for ours, theirs in zip(
-        svn.svd(A), np.linalg.svd(A, full_matrices=False), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
+    U, S, Vh = svn.svd(A)
+    U0, S0, Vh0 = np.linalg.svd(A, full_matrices=False)
+    sign = np.sign((U * U0).sum(axis=-2))  # kernels choose another than LAPACK
+    np.testing.assert_allclose(S, S0, rtol=1e-14)
+    np.testing.assert_allclose(U * sign[:, None, :], U0, atol=1e-14)
+    np.testing.assert_allclose(Vh * sign[..., None], Vh0, atol=1e-14)
     for ours, theirs in zip(svn.svd(A, True), np.linalg.svd(A), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(svn.svdvals(A), svn.svd(A).S)
     np.testing.assert_array_equal(svn.svd(A, compute_uv=False), svn.svd(A).S)
-    np.testing.assert_array_equal(svn.eigh(A @ A.swapaxes(1, 2))[0],
-                                  np.linalg.eigh(A @ A.swapaxes(1, 2))[0])  # fmt: skip
+    H = A @ A.swapaxes(1, 2)
+    size = np.abs(H).max()
+    np.testing.assert_allclose(svn.eigh(H)[0], np.linalg.eigh(H)[0], atol=1e-14 * size)
 
 
 def whole(a):

@@ -188,8 +188,8 @@ def test_second_derivatives_of_kabsch_pass_gradgradcheck_on_planar_points():
 
 def gradient_without_the_repeated_pair(A, G, difference, values):
     """Daleckii and Krein's formula, from the SVD, with `difference` for D-."""
-    # PyTorch's own, because the vectors of repeated values are arbitrary.
-    U, S, Vh = (x.numpy() for x in torch.linalg.svd(A))
+    # Those of the operator, because the vectors of repeated values are arbitrary.
+    U, S, Vh = (x.numpy() for x in svt.svd(A))
     y = values(S)
     K = U.T @ G @ Vh.T
     total = S[:, None] + S[None, :]

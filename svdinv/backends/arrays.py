@@ -17,6 +17,8 @@ from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
 from svdinv.core.operation import Operation, rebuilt, some
 from svdinv.core.svd import SVDResult
+from svdinv.kernels import operations
+from svdinv.kernels.operations import Memory
 from svdinv.operators import bind, decompositions, thresholds
 
 __all__ = ["ArrayBackend", "for_namespace", "make_module"]
@@ -58,6 +60,8 @@ class ArrayBackend(Backend):
         Makes a generator of random numbers from a seed or None.
     quiet : callable, optional
         Makes a context in which overflow is no warning.
+    memory : Memory, optional
+        The arrays as addresses, for the kernels.
     """
 
     tape: Tape | None = None
@@ -70,12 +74,14 @@ class ArrayBackend(Backend):
         shape_error: type[Exception],
         rng: Callable[[Any], Any],
         quiet: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        memory: Memory | None = None,
     ) -> None:
         self.xp = self.plain = _Extended(xp, on_host)
         self.taped = TapedNamespace(self.plain)
         self.shape_error = shape_error
         self.rng = rng
         self.quiet = quiet
+        self.memory = memory
 
     def of(self, *arguments: Any) -> ArrayBackend:
         """Give the backend for the arguments of a call.
@@ -134,7 +140,7 @@ class ArrayBackend(Backend):
 
     def _value(self, operation: Operation, x: Any) -> Any:
         with self.quiet():  # a product that overflows is done again, scaled
-            return operation.value(x, self.plain)
+            return operations.value(operation, x, self.memory, self.plain)
 
     def _constant(self, x: Array) -> Array:
         return x if self.tape is None else self.tape.constant(x)

@@ -19,6 +19,7 @@ from jax.custom_batching import custom_vmap
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from svdinv.backends import jax_kernels
 from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, filled, in_front, padded, present
 
@@ -35,8 +36,10 @@ class _Namespace:
         """`jax.numpy.linalg`, with an `eigh` that reads one triangle."""
 
         diagonal, det = staticmethod(jnp.linalg.diagonal), staticmethod(jnp.linalg.det)
-        qr, svd = staticmethod(jnp.linalg.qr), staticmethod(jnp.linalg.svd)
-        eigh = staticmethod(partial(jnp.linalg.eigh, symmetrize_input=False))
+        qr, svd = staticmethod(jnp.linalg.qr), staticmethod(jax_kernels.svd)
+        eigh = staticmethod(jax_kernels.eigh)
+
+    decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
 
     @property
     def double_precision(self) -> bool:
@@ -80,7 +83,7 @@ xp = _Namespace()
 # Compiled as one: outside jit, JAX would compile each of its steps by itself.
 @partial(jax.jit, static_argnums=0)
 def _compiled(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    return operation.value(x, xp)
+    return jax_kernels.value(operation, x, xp)
 
 
 def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:

@@ -6,11 +6,16 @@ traced; nothing here looks at one.
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from svdinv import kernels
+from svdinv.backends.numpy_memory import memory
+from svdinv.kernels import operations
 
 abs = tf.abs
 any = tf.reduce_any
@@ -138,7 +143,28 @@ _NOT_ORTHONORMAL = 1000
 _DOUBLE = {tf.float32: tf.float64, tf.complex64: tf.complex128}
 
 
+def decomposes_quickly(A: tf.Tensor) -> bool:
+    """See `svdinv.core.namespace`; graphs have no values for the kernels."""
+    return (
+        tf.executing_eagerly()
+        and "CPU" in A.device
+        and A.shape.rank > 1
+        and kernels.suits(A.dtype.name, math.prod(A.shape[:-2]), *A.shape[-2:])
+    )
+
+
+def _by_kernel(decompose: Any, A: tf.Tensor) -> tuple[tf.Tensor, ...] | None:
+    if not decomposes_quickly(A):
+        return None
+    factors = decompose(A.numpy(), memory)
+    return factors and tuple(map(tf.convert_to_tensor, factors))
+
+
 def _svd(A: tf.Tensor, *, full_matrices: bool) -> tuple[tf.Tensor, ...]:
+    if not full_matrices or A.shape[-2] == A.shape[-1]:
+        factors = _by_kernel(operations.svd, A)
+        if factors is not None:
+            return factors
     s, u, v = tf.linalg.svd(A, full_matrices=full_matrices)
     if A.dtype in _DOUBLE and "GPU" not in A.device:
         # On CPUs, vectors of zero singular values are at times far from orthonormal
@@ -162,7 +188,10 @@ def _double_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
     return tf.cast(s, A.dtype.real_dtype), tf.cast(u, A.dtype), tf.cast(v, A.dtype)
 
 
-def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    factors = _by_kernel(operations.eigh, A)
+    if factors is not None:
+        return factors
     # TensorFlow raises for NaN and infinity, and for the whole batch.
     finite = tf.reduce_all(tf.math.is_finite(tf.abs(A)), (-2, -1), keepdims=True)
     eigenvalues, V = tf.linalg.eigh(tf.where(finite, A, tf.zeros_like(A)))

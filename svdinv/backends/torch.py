@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
-from svdinv.backends.torch_threads import chunked
+from svdinv.backends.torch_kernels import memory
 from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, in_front, padded, some
+from svdinv.kernels import operations
 
 __all__ = ["TorchBackend", "without_autocast"]
 
@@ -58,8 +59,8 @@ def _tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    """Compute the value alone, in parts of the batch where that is faster."""
-    return chunked(operation, x, xp) or operation.value(x, xp)
+    """Compute the value alone."""
+    return operations.value(operation, x, memory, xp)
 
 
 def _first(x: Any) -> Tensor:
@@ -79,8 +80,10 @@ def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, 
         return None, *padded((), ctx.count)
     x, y = _split(ctx, ctx.saved_tensors)
     with without_autocast(_first(g)):
-        found = ctx.operation.cotangent(x, y, g, ctx.needs_input_grad[1:], call, xp)
-    return None, *padded(found, ctx.count)
+        wanted = ctx.needs_input_grad[1:]
+        found = ctx.operation.cotangent(x, y, g, wanted, call, xp)
+    pairs = zip(padded(found, ctx.count), wanted, strict=True)
+    return None, *(t if want else None for t, want in pairs)
 
 
 class _Compiled(torch.autograd.Function):

@@ -8,7 +8,6 @@ others do what is asked of them here without promoting dtypes first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -17,7 +16,7 @@ from array_api_compat.torch import fft, finfo, isdtype
 from torch import Tensor, any, conj, sum, where
 from torch import amax as max
 
-from svdinv.backends.torch_threads import is_eager_cpu, threaded
+from svdinv.backends.torch_kernels import decomposes_quickly, eigh, is_eager_cpu, svd
 
 __all__ = [
     "add_product",
@@ -25,6 +24,7 @@ __all__ = [
     "any_on_host",
     "concat",
     "conj",
+    "decomposes_quickly",
     "fft",
     "finfo",
     "isdtype",
@@ -77,11 +77,7 @@ def concat(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
 def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Add A B to C in place, without an array for the product."""
     simple = (
-        is_eager_cpu(C)
-        and is_eager_cpu(A)
-        and is_eager_cpu(B)
-        and A.ndim == B.ndim == C.ndim > 1
-        and C.is_contiguous()
+        is_eager_cpu(A, B, C) and A.ndim == B.ndim == C.ndim > 1 and C.is_contiguous()
     )
     if not simple:
         return C + A @ B
@@ -97,18 +93,10 @@ def _diagonal(x: Tensor) -> Tensor:
     return x.diagonal(dim1=-2, dim2=-1)
 
 
-def _eigh(x: Tensor) -> tuple[Tensor, ...]:
-    return threaded(torch.linalg.eigh, x)
-
-
-def _svd(x: Tensor, *, full_matrices: bool) -> tuple[Tensor, ...]:
-    return threaded(partial(torch.linalg.svd, full_matrices=full_matrices), x)
-
-
 linalg = SimpleNamespace(
     det=torch.linalg.det,
     diagonal=_diagonal,
-    eigh=_eigh,
+    eigh=eigh,
     qr=torch.linalg.qr,
-    svd=_svd,
+    svd=svd,
 )

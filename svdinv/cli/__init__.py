@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from svdinv import __version__
-from svdinv.cli import compare, data, demo, evaluate, reconstruct, train
+from svdinv.cli import compare, data, demo, evaluate, info, reconstruct, train
 from svdinv.cli.arguments import Parser, complain
 
 __all__ = ["main"]
@@ -75,6 +75,6 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="command", parser_class=Parser
     )
-    for command in (demo, reconstruct, train, evaluate, compare, data):
+    for command in (demo, reconstruct, train, evaluate, compare, data, info):
         command.add(commands)
     return parser

@@ -27,6 +27,7 @@ from svdinv.core.namespace import (
     any_on_host,
     cast,
     conj,
+    decomposes_quickly,
     has_double_precision,
     known_equal,
     may_ask,
@@ -107,12 +108,14 @@ def factorise(
             if square and isinstance(factors, SVDFactors) and function.needs_unitary:
                 return factors._replace(U=completed(factors.U, xp))
             return factors
-    if method == "auto" and may_ask(xp) and None not in A.shape and 0 not in A.shape:
+    quick = decomposes_quickly(A, xp)
+    known = None not in A.shape and 0 not in A.shape
+    if method == "auto" and not quick and known and may_ask(xp):
         found = _cheaper(A, function, tau, relative, wide, xp)
         if found is not None:
             return found
     U, S, Vh = xp.linalg.svd(A, full_matrices=False)
-    if not single or 0 in A.shape:
+    if quick or not single or 0 in A.shape:
         return SVDFactors(U, S, Vh)
     # LAPACK's and Eigen's single precision leaves several eps in each factor.
     U, V = orthonormal(U, xp), orthonormal(adjoint(Vh, xp), xp)

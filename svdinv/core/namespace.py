@@ -153,6 +153,15 @@ def is_writable(xp: Namespace) -> bool:
     return getattr(xp, "writable", False)
 
 
+def decomposes_quickly(A: Array, xp: Namespace) -> bool:
+    """Tell whether `linalg` decomposes such a batch by kernels of its own.
+
+    Nothing is faster then, and their single precision needs no repair.
+    """
+    ask = getattr(xp, "decomposes_quickly", None)
+    return ask is not None and ask(A)
+
+
 def has_double_precision(xp: Namespace) -> bool:
     """Tell whether double precision is at hand."""
     return getattr(xp, "double_precision", True)

@@ -38,18 +38,12 @@ class Operation:
         last argument, in which it is linear, that is not the transpose.
     host : bool
         Whether `value` asks for the values of arrays, where it may.
-    chunkable : bool
-        Whether `value` may be computed for parts of a batch one after another.
-    decomposes : bool
-        Whether nearly all of its time is that of a decomposition.
     """
 
     saves_inputs: ClassVar[bool] = True
     saves_outputs: ClassVar[bool] = False
     transparent: ClassVar[bool] = False
     host: ClassVar[bool] = False
-    chunkable: ClassVar[bool] = False
-    decomposes: ClassVar[bool] = False
 
     def value(self, x: Arrays, xp: Namespace) -> tuple[Any, ...]:
         """Compute the outputs, whatever `x` depends on."""

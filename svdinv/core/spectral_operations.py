@@ -37,8 +37,6 @@ class Factorise(Operation):
     function: SpectralFunction
     relative: bool = False
     method: str = "auto"
-    chunkable = True
-    decomposes = True
 
     @property
     def host(self) -> bool:  # type: ignore[override]
@@ -57,7 +55,6 @@ class Map(Operation):
 
     function: SpectralFunction
     kind: Kind = SVDFactors
-    chunkable = True
 
     def value(self, x, xp):
         A, tau, *factors = x
@@ -78,7 +75,6 @@ class Push(Operation):
 
     function: SpectralFunction
     kind: Kind = SVDFactors
-    chunkable = True
 
     def value(self, x, xp):
         A, tau, dA, dtau, *factors = x
@@ -106,7 +102,6 @@ class Pull(Operation):
 
     function: SpectralFunction
     kind: Kind = SVDFactors
-    chunkable = True
 
     def value(self, x, xp):
         A, tau, G, *factors = x
@@ -202,7 +197,6 @@ class RelativeMap(Operation):
 
     function: SpectralFunction
     kind: Kind = SVDFactors
-    chunkable = True
 
     def value(self, x, xp):
         A, ratio, *factors = x
@@ -230,7 +224,6 @@ class _RelativePull(Operation):
 
     function: SpectralFunction
     kind: Kind = SVDFactors
-    chunkable = True
     transparent = True
 
     def value(self, x, xp):

@@ -137,7 +137,7 @@ def svd_pullback(
     check_repeated(repeated, rtol)
     xp = array_namespace(U, S, Vh) if xp is None else xp
     k = last_size(S, xp)
-    U1, V1h = U[..., :k], Vh[..., :k, :]
+    U1, V1h = leading(U, k), leading(Vh, k, -2)
     if known_equal(k, 0):
         return U1 @ V1h
     if gU is None and gVh is None:
@@ -147,8 +147,8 @@ def svd_pullback(
     scale = cast(1 / top, U, xp)[..., None]
     gs = xp.zeros_like(S) if gS is None else gS * top
 
-    M = None if gU is None else adjoint(U1, xp) @ gU[..., :k]
-    NH = None if gVh is None else gVh[..., :k, :] @ adjoint(V1h, xp)
+    M = None if gU is None else adjoint(U1, xp) @ leading(gU, k)
+    NH = None if gVh is None else leading(gVh, k, -2) @ adjoint(V1h, xp)
     M = xp.zeros_like(NH) if M is None else M
     NH = xp.zeros_like(M) if NH is None else NH
     block = vector_block(s, M, NH, gs, repeated, rtol, epsilon, xp)
@@ -165,12 +165,12 @@ def svd_pullback(
     outside_U = outside_V = None
     if gU is not None and not known_equal(U.shape[-2], k):
         folded = _fold_null_space(U, gU, k, xp)
-        weight = weighted(folded, gU[..., :k])
+        weight = weighted(folded, leading(gU, k))
         outside_U, block = folded * weight, block - M * weight
     if gVh is not None and not known_equal(Vh.shape[-1], k):
         gV = adjoint(gVh, xp)
         folded = _fold_null_space(adjoint(Vh, xp), gV, k, xp)
-        weight = weighted(folded, gV[..., :k])
+        weight = weighted(folded, leading(gV, k))
         outside_V, block = folded * weight, block - xp.matrix_transpose(weight) * NH
     left = U1 @ block if outside_U is None else U1 @ block + outside_U
     left *= scale
@@ -222,7 +222,7 @@ def svd_pushforward(
     k = last_size(S, xp)
     if known_equal(k, 0):
         return SVDResult(xp.zeros_like(U), xp.zeros_like(S), xp.zeros_like(Vh))
-    U1, V1h = U[..., :k], Vh[..., :k, :]
+    U1, V1h = leading(U, k), leading(Vh, k, -2)
     V1 = adjoint(V1h, xp)
     s, top = scaled(S, xp)
     scale = cast(1 / top, U, xp)[..., None]
@@ -249,7 +249,7 @@ def _fold_null_space(Q: Array, gQ: Array, k: Any, xp: Namespace) -> Array:
     if known_equal(Q.shape[-1], k):
         return gQ
     Q2, gQ2 = Q[..., k:], gQ[..., k:]
-    return gQ[..., :k] - Q2 @ (adjoint(gQ2, xp) @ Q[..., :k])
+    return leading(gQ, k) - Q2 @ (adjoint(gQ2, xp) @ leading(Q, k))
 
 
 def _turn(
@@ -262,7 +262,7 @@ def _turn(
     xp: Namespace,
 ) -> Array:
     """Tangent Q1 rotation + (image - Q1 P) S^+ of Q1, and that of Q2 against it."""
-    Q1 = Q[..., :k]
+    Q1 = leading(Q, k)
     if known_equal(Q.shape[-2], k):
         return Q1 @ rotation
     dQ1 = (image - Q1 @ P) * inverse + Q1 @ rotation
@@ -271,3 +271,10 @@ def _turn(
     Q2 = Q[..., k:]
     dQ2 = -(Q1 @ adjoint(adjoint(Q2, xp) @ dQ1, xp))
     return xp.concat([dQ1, dQ2], axis=-1)
+
+
+def leading(Q: Array, k: Any, axis: int = -1) -> Array:
+    """First k columns or, with axis -2, rows; all of them are no new view."""
+    if known_equal(Q.shape[axis], k):
+        return Q
+    return Q[..., :k] if axis == -1 else Q[..., :k, :]

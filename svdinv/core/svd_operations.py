@@ -55,7 +55,7 @@ class Decomposition(Operation):
         return replace(self, gauge="ignore")  # type: ignore[type-var]
 
     def tangent(self, x, y, dx, call, xp):
-        return call(_Push(self), *self.saved(x, y), dx[0])
+        return call(Pushforward(self), *self.saved(x, y), dx[0])
 
     def cotangent(self, x, y, g, wanted, call, xp):
         return self.pulled(self.saved(x, y), g, call, xp)
@@ -68,18 +68,18 @@ class Decomposition(Operation):
                 epsilon = eps(dependence, xp)
                 report = partial(report_gauge, gauge=self.gauge, epsilon=epsilon)
                 on_host(report, dependence, xp)
-        return call(_Pull(self.anonymous()), *saved, *g)
+        return call(Pullback(self.anonymous()), *saved, *g)
 
 
 @dataclass(frozen=True)
-class _Push(Operation):
+class Pushforward(Operation):
     """(what a decomposition saved, dA) -> tangents of its factors."""
 
     rule: Decomposition
     transparent = True
 
-    def anonymous(self) -> _Push:
-        return _Push(self.rule.anonymous())
+    def anonymous(self) -> Pushforward:
+        return Pushforward(self.rule.anonymous())
 
     def value(self, x, xp):
         return tuple(self.rule.push(x, xp))
@@ -90,7 +90,7 @@ class _Push(Operation):
 
 
 @dataclass(frozen=True)
-class _Pull(Operation):
+class Pullback(Operation):
     """(what a decomposition saved, cotangents of its factors) -> cotangent of A."""
 
     rule: Decomposition

@@ -55,8 +55,8 @@ def svd_lowrank(
     A: Array,
     sketch: Array,
     *,
-    rank: int,
-    power: int,
+    rank: int | None = None,
+    power: int = 2,
     xp: Namespace | None = None,
 ) -> SVDResult:
     """Leading `rank` singular triplets of A by a randomized range finder [1]_.

@@ -1,0 +1,183 @@
+"""JAX's small matrices on the CPU, by a custom call of XLA."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from svdinv import kernels
+from svdinv.core.operation import Operation
+from svdinv.core.spectral import SVDFactors, to_tau
+from svdinv.core.spectral_operations import Map, Pull, Push
+
+__all__ = ["decomposes_quickly", "eigh", "svd", "value"]
+
+_TARGET = "svdinv_kernels"
+_handler = kernels.xla_handler()
+if _handler is not None:
+    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
+
+
+def decomposes_quickly(A: Any) -> bool:
+    """See `svdinv.core.namespace`."""
+    return (
+        _handler is not None
+        and jax.default_backend() == "cpu"
+        and A.ndim > 1
+        and kernels.suits(A.dtype.name, prod(A.shape[:-2]), *A.shape[-2:])
+    )
+
+
+def _call(
+    kind: str,
+    like: Any,
+    arrays: Any,
+    results: Any,
+    *,
+    adjoint: bool = False,
+    number: int = 0,
+) -> list[Any]:
+    """Run a kernel.
+
+    `like` has the shape of the matrices, which turned are tall with `adjoint`. Arrays
+    are given and `results`, shapes without batch axes and dtypes, follow; None is
+    absent.
+    """
+    *batch, m, n = like.shape
+    tall, short = max(m, n), min(m, n)
+    operands = [x for x in arrays if x is not None]
+    shapes = [
+        *(None if x is None else (x.shape[len(batch) :], x.dtype) for x in arrays),
+        *results,
+    ]
+    plan = kernels.plan(
+        kind, like.dtype.name, prod(batch), tall, short, adjoint, number
+    )
+    count = 0
+    for shape in shapes:
+        if shape is None:
+            plan += [-1, 0, 0, 0]
+            continue
+        (*rows, last), dtype = shape
+        parts = 2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1
+        row, column = (last * parts if rows else 0), parts
+        if adjoint and rows:
+            row, column = column, row
+        plan += [count, prod((*rows, last)) * parts, row, column]
+        count += 1
+    plan += [-1, 0, 0, 0] * (12 - len(shapes))
+    structs = [jax.ShapeDtypeStruct((*batch, *size), dtype) for size, dtype in results]
+    failed = jax.ShapeDtypeStruct((prod(batch),), jnp.int32)
+    call = jax.ffi.ffi_call(_TARGET, [*structs, failed])
+    plan[8] = count
+    return call(*operands, plan=np.asarray(plan, np.int64))[:-1]
+
+
+def _on_cpu(kernel: Any, other: Any, *x: Any) -> Any:
+    return lax.platform_dependent(*x, cpu=kernel, default=other)
+
+
+def _batched(decompose: Any, A: Any) -> Any:
+    """Call a decomposition of the CPU, with further batch axes under vmap."""
+    call = custom_vmap(decompose)
+
+    @call.def_vmap
+    def _(size: int, batched: list[bool], A: Any) -> Any:
+        y = _batched(decompose, A)
+        return y, tuple(True for _ in y)
+
+    return call(A)
+
+
+def svd(A: Any, *, full_matrices: bool = True) -> Any:
+    """Singular value decomposition, as `jax.numpy.linalg.svd`."""
+    m, n = A.shape[-2:]
+    own = partial(jnp.linalg.svd, full_matrices=full_matrices)
+    if (full_matrices and m != n) or not decomposes_quickly(A):
+        return own(A)
+
+    def kernel(A: Any) -> Any:
+        wide = m < n
+        k, real = min(m, n), jnp.finfo(A.dtype).dtype
+        source = jnp.matrix_transpose(A) if wide else A
+        sizes = [((k,), real), ((k, max(m, n)), A.dtype), ((k, k), A.dtype)]
+        S, left, right = _call("svd", source, [source], sizes)
+        Uh, Vh = (right, left) if wide else (left, right)
+        return jnp.matrix_transpose(Uh), S, Vh
+
+    return _on_cpu(partial(_batched, kernel), lambda A: tuple(own(A)), A)
+
+
+def eigh(A: Any) -> Any:
+    """Eigendecomposition from the lower triangles."""
+    own = partial(jnp.linalg.eigh, symmetrize_input=False)
+    if not decomposes_quickly(A):
+        return own(A)
+
+    def kernel(A: Any) -> Any:
+        n = A.shape[-1]
+        sizes = [((n,), jnp.finfo(A.dtype).dtype), ((n, n), A.dtype)]
+        w, Vt = _call("eigh", A, [A], sizes)
+        return w, jnp.matrix_transpose(Vt)
+
+    return _on_cpu(partial(_batched, kernel), lambda A: tuple(own(A)), A)
+
+
+def value(operation: Operation, x: Any, xp: Any) -> Any:
+    """Compute an operation by a kernel, or else by its own array functions."""
+    if isinstance(operation, Map | Push | Pull):
+        function, A = operation.function, x[0]
+        quick = operation.kind is SVDFactors and decomposes_quickly(A)
+        if isinstance(operation, Map) and quick:
+            return _on_cpu(partial(_map, function, xp), _plain(operation, xp), *x)
+        known = isinstance(operation, Pull) or x[2] is not None
+        if quick and known and function.steps:
+            kernel = partial(_derivative, operation, xp)
+            return _on_cpu(kernel, _plain(operation, xp), *x)
+    return operation.value(x, xp)
+
+
+def _plain(operation: Operation, xp: Any) -> Any:
+    return lambda *x: tuple(operation.value(x, xp))
+
+
+def _sides(A: Any, U: Any, Vh: Any) -> tuple[bool, Any, Any]:
+    wide = A.shape[-2] < A.shape[-1]
+    return (True, Vh, U) if wide else (False, U, Vh)
+
+
+def _map(function: Any, xp: Any, A: Any, tau: Any, U: Any, S: Any, Vh: Any) -> Any:
+    wide, left, right = _sides(A, U, Vh)
+    y = function.value(S, tau, xp)
+    size = [(A.shape[-2:], A.dtype)]
+    return tuple(_call("map", A, [left, y, right], size, adjoint=wide))
+
+
+def _derivative(operation: Any, xp: Any, *x: Any) -> Any:
+    A, tau, X, *dtau, U, S, Vh = x
+    function = operation.function
+    y = function.value(S, tau, xp)
+    slope = None if tau is None else function.tau_derivative(S, y, tau, xp)
+    moved = dtau[0] if dtau else None
+    wide, left, right = _sides(A, U, Vh)
+    given = [left, right, X, S, y, None if moved is None else slope * moved]
+    sizes = [(A.shape[-2:], A.dtype), ((min(A.shape[-2:]),), S.dtype)]
+    result, diagonal = _call(
+        "derivative",
+        A,
+        given,
+        sizes,
+        adjoint=wide,
+        number=int(not function.needs_unitary),
+    )
+    if isinstance(operation, Push):
+        return (result,)
+    gtau = None if slope is None else to_tau(function, slope * diagonal, xp)
+    return result, gtau

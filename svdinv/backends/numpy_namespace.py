@@ -1,0 +1,56 @@
+"""array-api-compat's namespace for NumPy, with the kernels' decompositions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import numpy as compat
+from array_api_compat.numpy import *  # noqa: F403
+from numpy.typing import NDArray
+
+from svdinv.backends.numpy_memory import memory
+from svdinv.kernels import operations
+
+__all__ = ["decomposes_quickly", "linalg", "memory"]
+
+# As NumPy's own, which are LAPACK's of double precision whatever the dtype.
+_COMPUTED_IN = {"float32": np.float64, "complex64": np.complex128}
+
+
+def decomposes_quickly(A: NDArray[Any]) -> bool:
+    """See `svdinv.core.namespace`."""
+    return operations.takes(A, memory)
+
+
+class _Linalg:
+    """array-api-compat's `linalg`, with two functions of its own."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(compat.linalg, name)
+
+    def svd(self, A: NDArray[Any], *, full_matrices: bool = True) -> tuple[Any, ...]:
+        if not full_matrices or A.shape[-2] == A.shape[-1]:
+            factors = _in_double(operations.svd, A)
+            if factors is not None:
+                return factors
+        return compat.linalg.svd(A, full_matrices=full_matrices)
+
+    def eigh(self, A: NDArray[Any]) -> tuple[Any, ...]:
+        factors = _in_double(operations.eigh, A)
+        return compat.linalg.eigh(A) if factors is None else factors
+
+
+def _in_double(decompose: Any, A: NDArray[Any]) -> tuple[Any, ...] | None:
+    if not decomposes_quickly(A):
+        return None
+    wide = A.astype(_COMPUTED_IN.get(A.dtype.name, A.dtype), copy=False)
+    factors = decompose(wide, memory)
+    if factors is None or wide is A:
+        return factors
+    with np.errstate(over="ignore", under="ignore"):
+        kinds = (A.dtype if x.ndim == A.ndim else A.real.dtype for x in factors)
+        return tuple(x.astype(kind) for x, kind in zip(factors, kinds, strict=True))
+
+
+linalg = _Linalg()

@@ -1,0 +1,165 @@
+"""PyTorch's small matrices on the CPU, by the kernels of `svdinv.kernels`."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from svdinv.kernels import Layout, operations, variants
+
+__all__ = ["TorchMemory", "decomposes_quickly", "eigh", "is_eager_cpu", "svd"]
+
+
+def is_eager_cpu(*x: Tensor | None) -> bool:
+    """Tell whether all arrays are on the CPU and hold numbers now."""
+    c = torch._C
+    if (
+        torch.compiler.is_compiling()
+        or c._functorch.peek_interpreter_stack() is not None
+        # What traces or watches one thread does not see the others.
+        or c._get_tracing_state() is not None
+        or c._len_torch_dispatch_stack() != 0
+        or c._len_torch_function_stack() != 0
+    ):
+        return False
+    recorded = torch.is_grad_enabled()
+    for t in x:
+        if t is not None and (
+            type(t) is not Tensor
+            or not t.is_cpu
+            or t.layout is not torch.strided
+            or (recorded and t.requires_grad)
+        ):
+            return False
+    return True
+
+
+class TorchMemory:
+    """See `svdinv.kernels.operations.Memory`."""
+
+    def suits(self, *x: Tensor | None) -> bool:
+        if not is_eager_cpu(*x):
+            return False
+        try:
+            for t in x:
+                if t is not None:
+                    t.data_ptr()
+        except RuntimeError:  # batched by the older vmap of is_grads_batched
+            return False
+        return True
+
+    def dtype(self, x: Tensor) -> str:
+        return _NAMES.get(x.dtype, "")
+
+    def flat(self, x: Tensor, axes: int) -> tuple[Tensor, Layout]:
+        if x.is_conj() or x.is_neg():
+            x = x.resolve_conj().resolve_neg()
+        lead = x.ndim - axes
+        if lead > 1 and not x.is_contiguous():
+            x = x.reshape(prod(x.shape[:lead]), *x.shape[lead:])
+            lead = 1
+        parts = 2 if x.is_complex() else 1
+        steps = x.stride()
+        matrix = steps[lead - 1] * parts if lead else 0
+        row = steps[-2] * parts if axes == 2 else 0
+        return x, Layout(x.data_ptr(), matrix, row, steps[-1] * parts)
+
+    def empty(
+        self, shape: tuple[int, ...], like: Tensor, *, real: bool = False
+    ) -> Tensor:
+        return torch.empty(shape, dtype=_REAL[like.dtype] if real else like.dtype)
+
+    def integers(self, count: int) -> tuple[Tensor, int]:
+        x = torch.empty(count, dtype=torch.int32)
+        return x, x.data_ptr()
+
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
+
+_NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.complex64: "complex64",
+    torch.complex128: "complex128",
+}
+_REAL = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.complex64: torch.float32,
+    torch.complex128: torch.float64,
+}
+memory = TorchMemory()
+
+
+def decomposes_quickly(A: Tensor) -> bool:
+    """See `svdinv.core.namespace`."""
+    return operations.takes(A, memory)
+
+
+def _aligned(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give factors the strides that the kernels give them."""
+    return U.mT.contiguous().mT, S, Vh.contiguous()
+
+
+@torch.library.custom_op("svdinv::svd", mutates_args=())
+def _traced_svd(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Thin SVD as one node of a traced graph."""
+    return operations.svd(A, memory) or _aligned(
+        *torch.linalg.svd(A, full_matrices=False)
+    )
+
+
+@_traced_svd.register_fake
+def _(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    *batch, m, n = A.shape
+    k = torch.sym_min(m, n)
+    S = A.new_empty((*batch, k), dtype=_REAL[A.dtype])
+    return A.new_empty((*batch, k, m)).mT, S, A.new_empty((*batch, k, n))
+
+
+@torch.library.custom_op("svdinv::eigh", mutates_args=())
+def _traced_eigh(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigendecomposition as one node of a traced graph."""
+    found = operations.eigh(A, memory)
+    if found is None:
+        w, V = torch.linalg.eigh(A)
+        return w, V.mT.contiguous().mT
+    return found
+
+
+@_traced_eigh.register_fake
+def _(A: Tensor) -> tuple[Tensor, Tensor]:
+    return A.new_empty(A.shape[:-1], dtype=_REAL[A.dtype]), A.new_empty(A.shape).mT
+
+
+def _traces(A: Tensor) -> bool:
+    """Tell whether a graph for the CPU is traced, where the kernels are at hand."""
+    return (
+        torch.compiler.is_compiling()
+        and A.device.type == "cpu"
+        and A.dtype in _NAMES
+        and bool(variants())
+    )
+
+
+def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
+    """Singular value decomposition, as `torch.linalg.svd`."""
+    if not full_matrices and _traces(A):
+        return _traced_svd(A)
+    if not full_matrices or A.shape[-2] == A.shape[-1]:
+        factors = operations.svd(A, memory)
+        if factors is not None:
+            return factors
+    # Which also says what is wrong with a matrix.
+    return torch.linalg.svd(A, full_matrices=full_matrices)
+
+
+def eigh(A: Tensor) -> tuple[Tensor, ...]:
+    """Eigendecomposition of Hermitian matrices, as `torch.linalg.eigh`."""
+    if _traces(A):
+        return _traced_eigh(A)
+    factors = operations.eigh(A, memory)
+    return torch.linalg.eigh(A) if factors is None else factors

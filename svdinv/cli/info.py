@@ -1,0 +1,73 @@
+"""``svdinv info``: versions, frameworks, kernels, threads and devices."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata as metadata
+import platform
+import sys
+
+from svdinv import __version__, kernels
+from svdinv.cli.arguments import Subparsers
+
+__all__ = ["add", "run"]
+
+_FRAMEWORKS = {
+    "numpy": ("numpy",),
+    "torch": ("torch",),
+    "tensorflow": ("tensorflow", "tensorflow-cpu"),
+    "jax": ("jax",),
+    "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+    "mlx": ("mlx",),
+    "keras": ("keras",),
+    "array-api-compat": ("array-api-compat",),
+}
+
+
+def add(commands: Subparsers) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "info",
+        help="versions, frameworks, kernels, threads and devices",
+        description=(
+            "Show which versions are installed, which kernels decompose small matrices "
+            "and why, and what PyTorch finds to run on. For bug reports."
+        ),
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one line for each thing."""
+    lines = {
+        "svdinv": __version__,
+        "Python": f"{platform.python_version()} on {platform.platform()}",
+        "kernels": kernels.status(),
+        "threads": str(kernels.default_threads()),
+    }
+    for name, packages in _FRAMEWORKS.items():
+        lines[name] = next(filter(None, map(_version, packages)), "not installed")
+    if lines["torch"] != "not installed":
+        lines["device"] = _device()
+    for name, text in lines.items():
+        print(f"{name:<17} {text}")
+    return 0
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> str:
+    try:
+        import torch
+    except Exception as error:  # a broken installation is what one asks about
+        return f"PyTorch cannot be imported: {error}"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    if sys.platform == "darwin" and torch.backends.mps.is_available():
+        return "Apple's GPU (mps)"
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,212 @@
+"""Batches of small matrices on the CPU: one matrix in each lane of its vectors.
+
+`lanes.c` holds the algorithm, `batch.c` the threads and the choice of an instruction
+set, `build.py` compiles both into one library without a trace of Python in it. Where
+that library is missing, `suits` says no to everything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = [
+    "KINDS",
+    "Layout",
+    "default_threads",
+    "plan",
+    "run",
+    "status",
+    "suits",
+    "variants",
+    "xla_handler",
+]
+
+KINDS = ("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull")
+"""What the kernels do, in the order of `batch.c`."""
+
+_LIBRARY = Path(__file__).parent / "libsvdinv.so"
+# Beyond these sizes LAPACK's blocks are faster, or the lanes leave the caches.
+_LARGEST, _MOST_ELEMENTS = 64, 8192
+# Fewer matrices than this leave most lanes empty, which pays for the smallest only.
+_LEAST_BATCH, _SMALL = 4, 8
+# From here on, vectors of full length leave the second cache.
+_NARROW_FROM = 41
+
+_TYPES = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
+
+
+_TASK = struct.Struct("48q2dP3q")  # struct Task in lanes.h
+_ABSENT = (0, 0, 0, 0)
+
+
+class Layout(NamedTuple):
+    """Matrices in memory: an address, and strides counted in real numbers."""
+
+    address: int
+    matrix: int
+    row: int
+    column: int
+
+    def transposed(self) -> Layout:
+        """Exchange rows and columns."""
+        return self._replace(row=self.column, column=self.row)
+
+
+class _Kernels:
+    """The loaded library: the variants that the processor runs, narrowest first."""
+
+    def __init__(self) -> None:
+        self.indices: dict[str, int] = {}
+        self.reason = ""
+        try:
+            library = ctypes.CDLL(str(_LIBRARY))
+        except OSError as error:
+            missing = not _LIBRARY.exists()
+            self.reason = "they were not compiled" if missing else str(error)
+            return
+        self.library = library
+        library.svdinv_variant.restype = ctypes.c_char_p
+        for index in range(8):
+            name = library.svdinv_variant(index)
+            if name is None:
+                break
+            if library.svdinv_supported(index):
+                self.indices[name.decode()] = index
+        self.run = library.svdinv_run
+        self.run.argtypes = [ctypes.c_int] * 4 + [ctypes.c_int64, ctypes.c_char_p]
+        self.select(os.environ.get("SVDINV_ISA", ""))
+
+    def select(self, name: str) -> None:
+        """Take one instruction set, or the widest for an empty name."""
+        if name == "none":
+            self.indices, self.reason = {}, "SVDINV_ISA=none"
+            return
+        if name and name not in self.indices:
+            self.reason = (
+                f"SVDINV_ISA={name} is none of {', '.join(self.indices)}, which this "
+                "processor runs"
+            )
+            self.indices = {}
+            return
+        self.wide = list(self.indices.values())[-1]
+        if name:
+            self.wide = self.indices[name]
+        self.narrow = min(self.wide, self.indices.get("avx2", self.wide))
+
+
+_kernels = _Kernels()
+
+
+def suits(dtype: str, batch: int, m: int, n: int) -> bool:
+    """Tell whether the kernels decompose a batch faster than LAPACK."""
+    short = min(m, n)
+    return (
+        bool(_kernels.indices)
+        and dtype in _TYPES
+        and 0 < short <= _LARGEST
+        and m * n <= _MOST_ELEMENTS
+        and (batch >= _LEAST_BATCH or (batch > 0 and short <= _SMALL))
+    )
+
+
+def default_threads() -> int:
+    """OMP_NUM_THREADS, or the number of processors that this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run(
+    kind: str,
+    dtype: str,
+    shape: tuple[int, int, int],
+    arrays: Sequence[Layout | None],
+    *,
+    failed: int | None = None,
+    numbers: tuple[float, float] = (0.0, 0.0),
+    adjoint: bool = False,
+    threads: int,
+) -> int:
+    """Run a kernel over a batch of tall matrices.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`. What its arrays are is said at the kernel.
+    dtype : str
+        Name of one of the four floating point dtypes.
+    shape : tuple of int
+        b, m and n, with m >= n.
+    arrays : sequence of Layout or None
+        Arrays of the batch; None for one that is absent.
+    failed : int, optional
+        Address of b numbers of type int32, which tell where the kernel gave up.
+    numbers : tuple of float, optional
+        Tolerances.
+    adjoint : bool, optional
+        Whether the matrices in memory are the adjoints of those of the kernel.
+    threads : int
+        At most so many are used.
+
+    Returns
+    -------
+    int
+        Number of matrices that failed.
+
+    Raises
+    ------
+    MemoryError
+        If there is none for the work.
+    """
+    batch, m, n = shape
+    flat = [number for layout in arrays for number in layout or _ABSENT]
+    flat += [0] * (48 - len(flat))
+    task = _TASK.pack(*flat, *numbers, failed or 0, m, n, adjoint)
+    variant = _kernels.wide if n < _NARROW_FROM else _kernels.narrow
+    count = _kernels.run(
+        KINDS.index(kind), variant, _TYPES[dtype], threads, batch, task
+    )
+    if count < 0:
+        raise MemoryError("no memory for the kernels of small matrices")
+    return count
+
+
+def plan(
+    kind: str,
+    dtype: str,
+    batch: int,
+    m: int,
+    n: int,
+    adjoint: bool,
+    number: int,
+) -> list[int]:
+    """First numbers of the plan in `xla.c`: all but the arrays."""
+    variant = _kernels.wide if n < _NARROW_FROM else _kernels.narrow
+    head = [KINDS.index(kind), variant, _TYPES[dtype], default_threads()]
+    return [*head, batch, m, n, int(adjoint), -1, number]
+
+
+def xla_handler() -> Any:
+    """Give the handler of XLA's custom call, or None where it was not compiled."""
+    return getattr(_kernels.library, "svdinv_xla", None) if _kernels.indices else None
+
+
+def variants() -> tuple[str, ...]:
+    """Names of the instruction sets that may be taken, narrowest first."""
+    return tuple(_kernels.indices)
+
+
+def status() -> str:
+    """Say which kernels are used, or why none are."""
+    if not _kernels.indices:
+        return f"none: {_kernels.reason}"
+    chosen = {index: name for name, index in _kernels.indices.items()}
+    return f"{chosen[_kernels.wide]} (of {', '.join(_kernels.indices)})"

@@ -1,0 +1,159 @@
+"""Compile the kernels into one shared library, with whatever compiler is at hand.
+
+Run by the build hook of the package, and by hand as ``python -m svdinv.kernels.build``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+__all__ = ["LIBRARY", "BuildError", "build", "compiler"]
+
+HERE = Path(__file__).parent
+LIBRARY = HERE / "libsvdinv.so"
+
+# Bytes of a vector, and the flags, of each instruction set; the widest last.
+X86 = {
+    "baseline": (16, ["-msse2"]),
+    "avx2": (32, ["-mavx2", "-mfma"]),
+    "avx512": (
+        64,
+        [
+            "-mavx512f",
+            "-mavx512vl",
+            "-mavx512dq",
+            "-mavx512bw",
+            "-mfma",
+            "-mprefer-vector-width=512",
+        ],
+    ),
+}
+OTHER: dict[str, tuple[int, list[str]]] = {"baseline": (16, [])}
+TYPES = {"f32": (0, 0), "f64": (1, 0), "c64": (0, 1), "c128": (1, 1)}
+FLAGS = [
+    *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-warning-option"),
+]
+
+
+class BuildError(RuntimeError):
+    """No library could be made; the message says why."""
+
+
+def compiler() -> list[str] | None:
+    """Command of a C compiler: $CC, that of the system, or the one in ziglang."""
+    if os.environ.get("CC"):
+        return os.environ["CC"].split()
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    try:
+        import ziglang  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError:
+        return None
+    return [sys.executable, "-m", "ziglang", "cc"]
+
+
+def build(to: Path = LIBRARY, extra: tuple[str, ...] = ()) -> Path:
+    """Compile every instruction set and type, and link them.
+
+    Parameters
+    ----------
+    to : Path, optional
+        The library to write; replaced in one step.
+    extra : tuple of str, optional
+        Further flags, such as ``-fsanitize=address``.
+
+    Returns
+    -------
+    Path
+        The library.
+
+    Raises
+    ------
+    BuildError
+        If there is no compiler, or it fails.
+    """
+    command = compiler()
+    if command is None:
+        raise BuildError("no C compiler (cc, gcc, clang, or the ziglang package)")
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    sets = X86 if x86 else OTHER
+    variants = " ".join(f"X({name})" for name in sets)
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [
+            (
+                Path(folder) / f"{name}-{kind}-{source}.o",
+                [
+                    *flags,
+                    f"-DLANE_BYTES={width}",
+                    f"-DSUFFIX={kind}_{name}",
+                    f"-DDOUBLE={double}",
+                    f"-DCOMPLEX={pair}",
+                    str(HERE / source),
+                ],
+            )
+            for name, (width, flags) in sets.items()
+            for kind, (double, pair) in TYPES.items()
+            for source in ("decompositions.c", "derivatives.c")
+        ]
+        if (headers := _xla_headers()) is not None:
+            jobs.append(
+                (Path(folder) / "xla.o", [f"-isystem{headers}", str(HERE / "xla.c")])
+            )
+        entry = [f"-DVARIANTS(X)={variants}", str(HERE / "batch.c")]
+        jobs.append((Path(folder) / "batch.o", entry))
+
+        def compiled(job: tuple[Path, list[str]]) -> str:
+            target, arguments = job
+            _run([*command, *FLAGS, *extra, *arguments, "-c", "-o", str(target)])
+            return str(target)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compiled, jobs))
+        partial = to.with_suffix(f".{os.getpid()}.tmp")
+        _run(
+            [
+                *command,
+                "-shared",
+                "-pthread",
+                *extra,
+                *objects,
+                "-lm",
+                "-o",
+                str(partial),
+            ]
+        )
+        os.replace(partial, to)
+    return to
+
+
+def _xla_headers() -> Path | None:
+    """Headers that jaxlib brings, if it is installed where this is compiled."""
+    found = importlib.util.find_spec("jaxlib")
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(found.submodule_search_locations[0]) / "include"
+    return folder if (folder / "xla/ffi/api/c_api.h").exists() else None
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{command[0]}: {error}") from error
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)}\n{done.stderr.strip()}")
+
+
+if __name__ == "__main__":
+    print(build(extra=tuple(sys.argv[1:])))

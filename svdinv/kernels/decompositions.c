@@ -1,0 +1,684 @@
+/* Singular value and Hermitian eigendecomposition of a batch. */
+#include "lanes.h"
+
+/* ---- Householder reflections --------------------------------------------------- */
+
+/* H = 1 - tau v v^H with v = (1, ...) and H^H x = beta e_1, beta real (LAPACK's larfg).
+ * x[k * step] for 0 < k < length is replaced by v. */
+INLINE V reflector(E *x, ptrdiff_t step, int length, E *tau) {
+  const V zero = {0};
+  V rest = zero;
+  for (int k = 1; k < length; k++) rest += square(x[k * step]);
+  E pivot = x[0];
+  V head = pivot.part[0], whole = square(pivot) + rest;
+  I none = rest == zero;
+#if COMPLEX
+  none &= pivot.part[1] == zero;
+#endif
+  none |= whole < (T)TINY; /* a square that has lost digits gives no reflection */
+  V norm = root(whole);
+  V beta = SELECT(none, head, SELECT(head > zero, -norm, norm));
+  pivot.part[0] -= beta;
+  E inverse = conjugate(scaled(pivot, 1 / SELECT(none, fill(1), square(pivot))));
+  *tau = scaled(pivot, -1 / SELECT(none, fill(1), beta));
+  for (int p = 0; p < PARTS; p++) {
+    tau->part[p] = SELECT(none, zero, tau->part[p]);
+    inverse.part[p] = SELECT(none, zero, inverse.part[p]);
+  }
+  for (int k = 1; k < length; k++) x[k * step] = times(x[k * step], inverse);
+  return beta;
+}
+
+/* A = H_0 H_1 ... B (G_0 G_1 ...)^H with a real bidiagonal B = (d, e), m >= n.
+ * The vectors of H_k are left in the columns of A, those of G_k in its rows. */
+static void bidiagonalise(E *restrict A, int m, int n, V *restrict d, V *restrict e,
+                          E *restrict tau_left, E *restrict tau_right, E *restrict w) {
+  const E one = {{fill(1)}};
+  const ptrdiff_t lead = LEAD(n);
+  for (int k = 0; k < n; k++) {
+    E tau;
+    E *column = A + k * (lead + 1);
+    d[k * GROUPS] = reflector(column, lead, m - k, &tau);
+    *column = one;
+    tau_left[k] = tau;
+    const int width = n - k - 1;
+    if (width == 0) continue;
+    E conj_tau = conjugate(tau);
+    int j = 0;
+    for (; j + 4 <= width; j += 4) {
+      E s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+      for (int i = 0; i < m - k; i++) {
+        const E *r = column + i * lead;
+        E v = r[0];
+        add_inner(&s0, v, r[j + 1]);
+        add_inner(&s1, v, r[j + 2]);
+        add_inner(&s2, v, r[j + 3]);
+        add_inner(&s3, v, r[j + 4]);
+      }
+      w[j] = times(conj_tau, s0);
+      w[j + 1] = times(conj_tau, s1);
+      w[j + 2] = times(conj_tau, s2);
+      w[j + 3] = times(conj_tau, s3);
+    }
+    for (; j < width; j++) {
+      E s = {0};
+      for (int i = 0; i < m - k; i++) {
+        const E *r = column + i * lead;
+        add_inner(&s, r[0], r[j + 1]);
+      }
+      w[j] = times(conj_tau, s);
+    }
+    E *u = column + 1; /* row k; its conjugate is reflected */
+    for (j = 0; j < width; j++) {
+      for (int p = 0; p < PARTS; p++) u[j].part[p] -= w[j].part[p];
+      u[j] = conjugate(u[j]);
+    }
+    e[k * GROUPS] = reflector(u, 1, width, &tau);
+    u[0] = one;
+    tau_right[k] = tau;
+    int i = 1;
+    for (; i + 2 <= m - k; i += 2) {
+      E *a = column + i * lead, *b = a + lead;
+      E va = a[0], vb = b[0], dot_a = {0}, dot_b = {0};
+      for (j = 0; j < width; j++) {
+        E wj = w[j], uj = conjugate(u[j]), xa = a[j + 1], xb = b[j + 1];
+        subtract(&xa, va, wj);
+        subtract(&xb, vb, wj);
+        add_inner(&dot_a, uj, xa); /* conj(conj(u)) x = u x */
+        add_inner(&dot_b, uj, xb);
+        a[j + 1] = xa;
+        b[j + 1] = xb;
+      }
+      dot_a = times(tau, dot_a);
+      dot_b = times(tau, dot_b);
+      for (j = 0; j < width; j++) {
+        E uj = conjugate(u[j]);
+        subtract(a + j + 1, dot_a, uj);
+        subtract(b + j + 1, dot_b, uj);
+      }
+    }
+    for (; i < m - k; i++) {
+      E *a = column + i * lead;
+      E v = a[0], dot = {0};
+      for (j = 0; j < width; j++) {
+        subtract(a + j + 1, v, w[j]);
+        add_inner(&dot, conjugate(u[j]), a[j + 1]);
+      }
+      dot = times(tau, dot);
+      for (j = 0; j < width; j++) subtract(a + j + 1, dot, conjugate(u[j]));
+    }
+  }
+  e[(n - 1) * GROUPS] = (V){0};
+}
+
+/* x := H_0 H_1 ... H_(count - 1) x for `many` rows x, each of `length` elements; the
+ * vector of H_k begins at v[k * diagonal] and has the step `step`. */
+static void reflect_rows(E *restrict x, int many, int length, const E *restrict v,
+                         ptrdiff_t diagonal, ptrdiff_t step, int first, int count,
+                         const E *restrict tau) {
+  for (int k = count - 1; k >= 0; k--) {
+    const E *h = v + k * diagonal;
+    const int start = k + first, size = length - start;
+    E s[STRIP] = {0};
+    if (many == STRIP) {
+      E s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+      E *x0 = x + start, *x1 = x0 + length, *x2 = x1 + length, *x3 = x2 + length;
+      for (int i = 0; i < size; i++) {
+        E hi = h[i * step];
+        add_inner(&s0, hi, x0[i]);
+        add_inner(&s1, hi, x1[i]);
+        add_inner(&s2, hi, x2[i]);
+        add_inner(&s3, hi, x3[i]);
+      }
+      s0 = times(tau[k], s0);
+      s1 = times(tau[k], s1);
+      s2 = times(tau[k], s2);
+      s3 = times(tau[k], s3);
+      for (int i = 0; i < size; i++) {
+        E hi = h[i * step];
+        subtract(x0 + i, s0, hi);
+        subtract(x1 + i, s1, hi);
+        subtract(x2 + i, s2, hi);
+        subtract(x3 + i, s3, hi);
+      }
+    } else {
+      for (int r = 0; r < many; r++) {
+        E *xr = x + (ptrdiff_t)r * length + start;
+        for (int i = 0; i < size; i++) add_inner(&s[r], h[i * step], xr[i]);
+        s[r] = times(tau[k], s[r]);
+        for (int i = 0; i < size; i++) subtract(xr + i, s[r], h[i * step]);
+      }
+    }
+  }
+}
+
+/* ---- plane rotations ------------------------------------------------------------ */
+
+typedef struct { V c, s; } Rotation;
+
+/* (c, s, r) with c f + s g = r and c g - s f = 0; lanes out of the mask stand still. */
+INLINE Rotation rotation(V f, V g, I on, V *r) {
+  const V zero = {0}, one = fill(1);
+  V size = f * f + g * g;
+  I ok = size > (T)TINY;
+  V norm = root(size), inverse = 1 / SELECT(ok, norm, one);
+  V c = f * inverse, s = g * inverse;
+  /* One Newton step: the rounding of `inverse` would stretch every vector alike. */
+  V excess = (s * s + (c * c - 1)) * (T)0.5;
+  c -= c * excess;
+  s -= s * excess;
+  *r = SELECT(ok, norm, f);
+  ok &= on;
+  return (Rotation){SELECT(ok, c, one), SELECT(ok, s, zero)};
+}
+
+/* An orthogonal matrix of n vectors with n components in strips of components, and the
+ * rotations of up to SWEEPS sweeps that are still to be applied to it: together, so
+ * that a strip stays in the first cache. */
+#define SWEEPS 8
+typedef struct {
+  V *vectors; /* component k of vector i: [k / STRIP][i][k % STRIP] */
+  Rotation *rotations; /* SWEEPS rows of n */
+  int count, low[SWEEPS], high[SWEEPS];
+} Basis;
+
+#define STRIPS(n) (((n) + STRIP - 1) / STRIP)
+#define BASIS(n) ((ptrdiff_t)STRIPS(n) * STRIP * (n))
+
+static void eye(Basis *basis, int n) {
+  for (ptrdiff_t i = 0; i < BASIS(n); i++) basis->vectors[i] = (V){0};
+  for (int i = 0; i < n; i++)
+    basis->vectors[((ptrdiff_t)(i / STRIP) * n + i) * STRIP + i % STRIP] = fill(1);
+  basis->count = 0;
+}
+
+static void rotate(Basis *basis, int n) {
+  for (int k = 0; k < STRIPS(n); k++)
+    for (int q = 0; q < basis->count; q++) {
+      const Rotation *restrict R = basis->rotations + (ptrdiff_t)q * n;
+      const int low = basis->low[q], high = basis->high[q];
+      V *restrict x = basis->vectors + ((ptrdiff_t)k * n + low) * STRIP;
+      V f0 = x[0], f1 = x[1], f2 = x[2], f3 = x[3];
+      for (int i = low; i < high; i++, x += STRIP) {
+        V c = R[i].c, s = R[i].s;
+        V h0 = x[4], h1 = x[5], h2 = x[6], h3 = x[7];
+        x[0] = c * f0 + s * h0;
+        x[1] = c * f1 + s * h1;
+        x[2] = c * f2 + s * h2;
+        x[3] = c * f3 + s * h3;
+        f0 = c * h0 - s * f0;
+        f1 = c * h1 - s * f1;
+        f2 = c * h2 - s * f2;
+        f3 = c * h3 - s * f3;
+      }
+      x[0] = f0, x[1] = f1, x[2] = f2, x[3] = f3;
+    }
+  basis->count = 0;
+}
+
+INLINE void keep(Basis *basis, int low, int high, int n) {
+  if (low >= high) return;
+  basis->low[basis->count] = low;
+  basis->high[basis->count++] = high;
+  if (basis->count == SWEEPS) rotate(basis, n);
+}
+
+INLINE Rotation *next(Basis *basis, int n) {
+  return basis->rotations + (ptrdiff_t)basis->count * n;
+}
+
+/* ---- implicit QR ------------------------------------------------------------------ */
+
+/* The windows [low, high] of the lanes of a group: the last of their blocks in which no
+ * off-diagonal element is negligible. */
+typedef struct {
+  I low, high, active, singular;
+  V floor; /* what is negligible in any case */
+  int bottom, top; /* union over the lanes */
+} Window;
+
+INLINE void whole(Window *w, const V *d, const V *e, int n) {
+  V norm = {0};
+  for (int i = 0; i < n; i++)
+    norm = greater(norm, greater(magnitude(d[i * GROUPS]), magnitude(e[i * GROUPS])));
+  w->floor = norm * (T)(EPS * 0.5);
+  w->high = fill_int(n - 1);
+}
+
+/* Deflate, and narrow the windows; tell which hold a zero on the diagonal. */
+INLINE void narrow(Window *w, const V *d, V *e, int n) {
+  const V floor = w->floor;
+  I high = w->high, low = high, open = {0}, singular = {0};
+  for (int i = largest(high) - 1; i >= 0; i--) {
+    V here = magnitude(d[i * GROUPS]), after = magnitude(d[(i + 1) * GROUPS]);
+    V scale = greater(floor, (here + after) * (T)(2 * EPS)), *side = e + i * GROUPS;
+    I negligible = magnitude(*side) <= scale, below = high == i + 1;
+    *side = SELECT(negligible, (V){0}, *side);
+    high = SELECT_INT(below & negligible, fill_int(i), high);
+    open = (open | below) & ~negligible;
+    low = SELECT_INT(open, fill_int(i), low);
+    singular |= open & ((here <= floor) | (after <= floor));
+  }
+  w->active = high > low;
+  w->high = high, w->low = low, w->singular = singular;
+  w->bottom = least(SELECT_INT(w->active, low, fill_int(n)));
+  w->top = largest(high & w->active);
+}
+
+/* Element `at` of the lanes. */
+INLINE V gather(const V *x, I at) {
+  V r;
+  for (int t = 0; t < LANES; t++) r[t] = x[(ptrdiff_t)at[t] * GROUPS][t];
+  return r;
+}
+
+/* Smaller singular value of (f, g; 0, h). */
+INLINE V smaller_value(V f, V g, V h) {
+  f = magnitude(f), h = magnitude(h);
+  V sum = f + h, gap = f - h, gg = g * g;
+  V total = root(sum * sum + gg) + root(gap * gap + gg);
+  I some = total > (T)TINY;
+  return SELECT(some, 2 * f * (h / SELECT(some, total, fill(1))), (V){0});
+}
+
+#define EACH for (int u = 0; u < GROUPS; u++)
+
+/* Golub and Kahan's iteration on GROUPS groups of real bidiagonal matrices: their steps
+ * alternate, because each waits long for its roots and quotients.  Every lane has its
+ * own window and shift; a sweep runs over the union of the windows, and is the identity
+ * outside each.  Tells the lanes left over after too many sweeps. */
+static void bidiagonal_qr(V *restrict d, V *restrict e, int n, Basis *left,
+                          Basis *right, I *left_over) {
+  const V zero = {0};
+  Window w[GROUPS];
+  I idle[GROUPS] = {0};
+  EACH whole(&w[u], d + u, e + u, n);
+  for (int sweep = 0; sweep < 30 * (n + 1); sweep++) {
+    V f[GROUPS], g[GROUPS], f0[GROUPS], g0[GROUPS];
+    Rotation *R[GROUPS], *L[GROUPS];
+    int bottom = n, top = 0;
+    EACH {
+      I before = w[u].high;
+      narrow(&w[u], d + u, e + u, n);
+      if (w[u].bottom < bottom) bottom = w[u].bottom;
+      if (w[u].top > top) top = w[u].top;
+      /* A sweep without shift now and then, should one stall. */
+      idle[u] = (idle[u] + 1) & (w[u].high == before);
+      I rest = w[u].singular | (idle[u] >= 8);
+      idle[u] &= idle[u] < 8;
+      I last = SELECT_INT(w[u].active, w[u].high - 1, (I){0});
+      V shift = smaller_value(gather(d + u, last), gather(e + u, last),
+                              gather(d + u, w[u].high));
+      shift = SELECT(rest, zero, shift);
+      V first = gather(d + u, w[u].low), side = gather(e + u, w[u].low);
+      V size = magnitude(first), scale = greater(size, shift);
+      I some = scale > zero;
+      scale = 1 / SELECT(some, scale, fill(1));
+      /* first^2 - shift^2 : first side, and 0 : 1 where first and shift are zero */
+      f0[u] = (size - shift) * scale * (size + shift);
+      g0[u] = SELECT(some, first * scale * side, side);
+      f[u] = g[u] = zero;
+      R[u] = next(&right[u], n);
+      L[u] = next(&left[u], n);
+    }
+    if (top == 0) break;
+    for (int i = bottom; i < top; i++) EACH {
+      V *di = d + i * GROUPS + u, *ei = e + i * GROUPS + u;
+      const I start = w[u].low == i;
+      const I on = w[u].active & (w[u].low <= i) & (w[u].high > i);
+      V r;
+      Rotation z = rotation(SELECT(start, f0[u], f[u]), SELECT(start, g0[u], g[u]), on, &r);
+      R[u][i] = z;
+      if (i > bottom) ei[-GROUPS] = SELECT(on & ~start, r, ei[-GROUPS]);
+      const V side = z.c * *ei - z.s * *di, end = z.c * di[GROUPS];
+      z = rotation(z.c * *di + z.s * *ei, z.s * di[GROUPS], on, &r);
+      L[u][i] = z;
+      *di = SELECT(on, r, *di);
+      di[GROUPS] = z.c * end - z.s * side;
+      f[u] = z.c * side + z.s * end;
+      *ei = SELECT(on, f[u], *ei);
+      g[u] = z.s * ei[GROUPS]; /* zero at the end of a window, as that element is */
+      ei[GROUPS] = z.c * ei[GROUPS];
+    }
+    EACH {
+      keep(&left[u], w[u].bottom, w[u].top, n);
+      keep(&right[u], w[u].bottom, w[u].top, n);
+    }
+  }
+  EACH {
+    rotate(&left[u], n);
+    rotate(&right[u], n);
+    left_over[u] = w[u].high > 0;
+  }
+}
+
+/* The same for real symmetric tridiagonal matrices, with Wilkinson's shift. */
+static void tridiagonal_qr(V *restrict d, V *restrict e, int n, Basis *basis,
+                           I *left_over) {
+  const V zero = {0};
+  Window w[GROUPS];
+  EACH whole(&w[u], d + u, e + u, n);
+  for (int sweep = 0; sweep < 30 * (n + 1); sweep++) {
+    V f[GROUPS], g[GROUPS], f0[GROUPS], g0[GROUPS];
+    Rotation *R[GROUPS];
+    int bottom = n, top = 0;
+    EACH {
+      narrow(&w[u], d + u, e + u, n);
+      if (w[u].bottom < bottom) bottom = w[u].bottom;
+      if (w[u].top > top) top = w[u].top;
+      I last = SELECT_INT(w[u].active, w[u].high - 1, (I){0});
+      V h = gather(d + u, w[u].high), b = gather(e + u, last);
+      V half = (gather(d + u, last) - h) * (T)0.5, radius = root(half * half + b * b);
+      V by = half + SELECT(half < zero, -radius, radius);
+      I some = by != zero;
+      V shift = h - SELECT(some, b * (b / SELECT(some, by, fill(1))), zero);
+      f0[u] = gather(d + u, w[u].low) - shift;
+      g0[u] = gather(e + u, w[u].low);
+      f[u] = g[u] = zero;
+      R[u] = next(&basis[u], n);
+    }
+    if (top == 0) break;
+    for (int i = bottom; i < top; i++) EACH {
+      V *di = d + i * GROUPS + u, *ei = e + i * GROUPS + u;
+      const I start = w[u].low == i;
+      const I on = w[u].active & (w[u].low <= i) & (w[u].high > i);
+      V r;
+      Rotation z = rotation(SELECT(start, f0[u], f[u]), SELECT(start, g0[u], g[u]), on, &r);
+      R[u][i] = z;
+      if (i > bottom) ei[-GROUPS] = SELECT(on & ~start, r, ei[-GROUPS]);
+      const V turn = (di[GROUPS] - *di) * z.s + 2 * z.c * *ei, move = z.s * turn;
+      *di += move;
+      di[GROUPS] -= move;
+      f[u] = z.c * turn - *ei;
+      *ei = SELECT(on, f[u], *ei);
+      g[u] = z.s * ei[GROUPS];
+      ei[GROUPS] = z.c * ei[GROUPS];
+    }
+    EACH keep(&basis[u], w[u].bottom, w[u].top, n);
+  }
+  EACH {
+    rotate(&basis[u], n);
+    left_over[u] = w[u].high > 0;
+  }
+}
+
+/* A = H_0 H_1 ... T (H_0 H_1 ...)^H with a real tridiagonal T = (d, e).  (LAPACK's
+ * hetd2.)  The vectors are left in the columns below the diagonal. */
+static void tridiagonalise(E *restrict A, int n, V *restrict d, V *restrict e,
+                           E *restrict tau, E *restrict w) {
+  const ptrdiff_t lead = LEAD(n);
+  for (int k = 0; k < n; k++) {
+    d[k * GROUPS] = A[k * (lead + 1)].part[0];
+    const int size = n - k - 1;
+    if (size == 0) break;
+    E *v = A + (k + 1) * lead + k; /* column k below the diagonal */
+    E t, inner = {0};
+    e[k * GROUPS] = reflector(v, lead, size, &t);
+    v[0] = (E){{fill(1)}};
+    tau[k] = t;
+    for (int i = 0; i < size; i++) {
+      const E *row = v + i * lead + 1;
+      E s0 = {0}, s1 = {0};
+      int j = 0;
+      for (; j + 2 <= size; j += 2) {
+        add_inner(&s0, conjugate(row[j]), v[j * lead]);
+        add_inner(&s1, conjugate(row[j + 1]), v[(j + 1) * lead]);
+      }
+      for (; j < size; j++) add_inner(&s0, conjugate(row[j]), v[j * lead]);
+      for (int p = 0; p < PARTS; p++) s0.part[p] += s1.part[p];
+      w[i] = times(t, s0);
+      add_inner(&inner, w[i], v[i * lead]);
+    }
+    inner = scaled(times(t, inner), fill((T)0.5));
+    for (int i = 0; i < size; i++) subtract(w + i, inner, v[i * lead]);
+    for (int i = 0; i < size; i++) {
+      E *row = v + i * lead, vi = row[0], wi = w[i];
+      row++;
+      for (int j = 0; j < size; j++) {
+        subtract(row + j, vi, conjugate(w[j]));
+        subtract(row + j, wi, conjugate(v[j * lead]));
+      }
+    }
+  }
+  e[(n - 1) * GROUPS] = (V){0};
+}
+
+/* ---- scale ------------------------------------------------------------------------ */
+
+/* 2^k as a number, for |k| < BIAS. */
+INLINE T power_of_two(int k) {
+  Int bits = (Int)(k + BIAS) << MANTISSA;
+  T x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+static int exponent(T x) {
+  int k = 0;
+  if (x == 0) return 0;
+  for (; x >= (T)1; k += 16) x *= (T)0x1p-16;
+  for (; x < (T)0x1p-16; k -= 16) x *= (T)0x1p16;
+  for (; x < (T)0.5; k--) x *= 2;
+  return k;
+}
+
+/* Divide each lane by the power of two above its largest part, which is returned in
+ * two factors: one alone may overflow.  A lane with a number that is not finite becomes
+ * zero, and is told in `bad`. */
+static void normalise(E *A, ptrdiff_t count, V *upper, V *lower, I *bad) {
+  V size = {0}, nothing = {0};
+  V *x = (V *)A;
+  for (ptrdiff_t i = 0; i < count * PARTS; i++) {
+    size = greater(magnitude(x[i]), size); /* NaN is not greater */
+    nothing += x[i] - x[i];
+  }
+  *bad = ~(nothing == (V){0});
+  V up, down;
+  for (int t = 0; t < LANES; t++) {
+    int k = (*bad)[t] ? 0 : exponent(size[t]);
+    up[t] = power_of_two(-(k / 2)), down[t] = power_of_two(-(k - k / 2));
+    (*upper)[t] = power_of_two(k / 2), (*lower)[t] = power_of_two(k - k / 2);
+  }
+  for (ptrdiff_t i = 0; i < count * PARTS; i++)
+    x[i] = SELECT(*bad, (V){0}, x[i] * up * down);
+}
+
+/* Order of the values in each lane, descending or ascending: place[i][t] is where
+ * value i of lane t goes.  Equal values keep their order. */
+static void order(const V *d, int n, int descending, I *place) {
+  for (int i = 0; i < n; i++) {
+    I before = {0};
+    for (int j = 0; j < n; j++) {
+      V x = d[j * GROUPS], y = d[i * GROUPS];
+      I first = descending ? x > y : x < y;
+      if (j < i) first |= x == y;
+      before -= first;
+    }
+    place[i] = before;
+  }
+}
+
+/* Rows of x, `length` elements each, go where `place` says as rows of a matrix; NaN in
+ * bad lanes. */
+static void store(const E *x, int many, int length, const I *place, int conj, I bad,
+                  const Array *out, int64_t begin, int64_t end) {
+  const V more = SELECT(bad, fill((T)__builtin_nan("")), (V){0});
+  for (int r = 0; r < many; r++) {
+    T *to[LANES];
+    addresses(to, out, begin, end);
+    for (int t = 0; t < LANES; t++)
+      if (to[t]) to[t] += place[r][t] * out->row;
+    unload_run(x + (ptrdiff_t)r * length, 1, to, (ptrdiff_t)length * PARTS, conj, more);
+  }
+}
+
+/* The vectors of a basis, after reflections, in strips of vectors. */
+static void finish(const Basis *basis, int n, int length, const E *v, ptrdiff_t step,
+                   int first, int count, const E *tau, const V *sign, E *strip,
+                   const I *place, int conj, I bad, const Array *out, int64_t begin,
+                   int64_t end) {
+  for (int i = 0; i < n; i += STRIP) {
+    const int many = n - i < STRIP ? n - i : STRIP;
+    for (int r = 0; r < many; r++) {
+      const V by = sign ? sign[i + r] : fill(1);
+      V *from = basis->vectors + (i + r) * STRIP;
+      for (int k = 0; k < length; k++) {
+        E z = {0};
+        if (k < n)
+          z.part[0] = from[(ptrdiff_t)(k / STRIP) * n * STRIP + k % STRIP] * by;
+        strip[(ptrdiff_t)r * length + k] = z;
+      }
+    }
+    reflect_rows(strip, many, length, v, LEAD(n) + 1, step, first, count, tau);
+    for (int r = 0; r < many; r++) { /* lengths have gathered rounding errors */
+      E *x = strip + (ptrdiff_t)r * length;
+      V excess = fill(-1);
+      for (int k = 0; k < length; k++) excess += square(x[k]);
+      excess = 1 - (T)0.5 * excess;
+      for (int k = 0; k < length; k++) x[k] = scaled(x[k], excess);
+    }
+    store(strip, many, length, place + i, conj, bad, out, begin, end);
+  }
+}
+
+/* What a group of matrices is worked on in. */
+typedef struct {
+  E *x, *tau_left, *tau_right;
+  V upper, lower;
+  I bad;
+} Group;
+
+/* Read a group of matrices: (m, n), or the lower triangles of (m, m) where n is 0. */
+static void take(Group *g, const Array *A, int64_t begin, int64_t end, int m, int n) {
+  const int hermitian = n == 0, size = hermitian ? m : n;
+  const ptrdiff_t lead = LEAD(size);
+  E *x = g->x;
+  if (!hermitian) load(x, lead, A, begin, end, m, n, 0);
+  for (int i = 0; i < m; i++) {
+    if (hermitian) {
+      Array row = *A;
+      row.data += i * A->row;
+      load(x + i * lead, lead, &row, begin, end, 1, i + 1, 0);
+#if COMPLEX
+      x[i * (lead + 1)].part[1] = (V){0};
+#endif
+      for (int j = 0; j < i; j++) x[j * lead + i] = conjugate(x[i * lead + j]);
+    }
+    if (lead > size) x[i * lead + size] = (E){0};
+  }
+  normalise(x, m * lead, &g->upper, &g->lower, &g->bad);
+}
+
+static void store_values(const V *d, int n, const I *place, const Group *g,
+                         const Array *out, int64_t begin, int64_t end) {
+  for (int t = 0; t < LANES && begin + t < end; t++)
+    for (int i = 0; i < n; i++)
+      out->data[(begin + t) * out->matrix + place[i][t] * out->column] =
+          g->bad[t] ? (T)__builtin_nan("") : d[i * GROUPS][t] * g->upper[t] * g->lower[t] + 0;
+}
+
+/* Vectors that a group needs, and all groups together. */
+#define OWN(m, n)                                                                \
+  (PARTS * ((ptrdiff_t)(m) * LEAD(n) + 2 * (n)) + 2 * BASIS(n) + 4 * SWEEPS * (n))
+#define SHARED(m, n) (PARTS * (STRIP * (ptrdiff_t)(m) + 2 * (n)) + 4 * GROUPS * (n))
+
+const int NAME(lanes) = LANES * GROUPS; /* matrices that are worked on at a time */
+
+/* Memory that a call of `svd` or `eigh` needs, in bytes. */
+int64_t NAME(decomposition_memory)(int m, int n) {
+  return (GROUPS * OWN(m, n) + SHARED(m, n)) * LANE_BYTES;
+}
+
+static void divide(V *work, int m, int n, Group *groups, Basis *left, Basis *right) {
+  EACH {
+    E *x = (E *)(work + SHARED(m, n) + u * OWN(m, n));
+    groups[u] = (Group){.x = x, .tau_left = x + m * (ptrdiff_t)LEAD(n)};
+    groups[u].tau_right = groups[u].tau_left + n;
+    left[u].vectors = (V *)(groups[u].tau_right + n);
+    right[u].vectors = left[u].vectors + BASIS(n);
+    left[u].rotations = (Rotation *)(right[u].vectors + BASIS(n));
+    right[u].rotations = left[u].rotations + SWEEPS * (ptrdiff_t)n;
+  }
+}
+
+INLINE void report(int32_t *failed, I bad, I left_over, int64_t begin, int64_t end) {
+  for (int t = 0; t < LANES && begin + t < end; t++)
+    failed[begin + t] = bad[t] ? 1 : left_over[t] ? 2 : 0;
+}
+
+/* Thin SVD, m >= n, of array 0: to array 1 the singular values, to 2 the left vectors
+ * as rows, and to 3 the conjugates of the right ones as rows.  Failed is 1 for a matrix
+ * that is not finite and 2 where the iteration did not end: their factors are NaN. */
+void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int m = (int)task->m, n = (int)task->n;
+  E *strip = work, *w = strip + STRIP * (ptrdiff_t)m;
+  V *d = (V *)(w + 2 * n), *e = d + n * GROUPS, *sign = e + n * GROUPS;
+  I *place = (I *)(sign + n);
+  Group groups[GROUPS];
+  Basis P[GROUPS], Q[GROUPS];
+  I left_over[GROUPS];
+  divide(work, m, n, groups, P, Q);
+  for (; begin < end; begin += LANES * GROUPS) {
+    EACH {
+      Group *g = &groups[u];
+      take(g, &task->array[0], begin + u * LANES, end, m, n);
+      bidiagonalise(g->x, m, n, d + u, e + u, g->tau_left, g->tau_right, w);
+      eye(&P[u], n);
+      eye(&Q[u], n);
+    }
+    bidiagonal_qr(d, e, n, P, Q, left_over);
+    EACH {
+      Group *g = &groups[u];
+      const int64_t from = begin + u * LANES;
+      if (from >= end) break;
+      const I bad = g->bad;
+      g->bad |= left_over[u];
+      for (int i = 0; i < n; i++) {
+        V *value = d + i * GROUPS + u;
+        sign[i] = SELECT(*value < (V){0}, fill(-1), fill(1));
+        *value = magnitude(*value);
+      }
+      order(d + u, n, 1, place);
+      store_values(d + u, n, place, g, &task->array[1], from, end);
+      finish(&P[u], n, m, g->x, LEAD(n), 0, n, g->tau_left, sign, strip, place, 0,
+             g->bad, &task->array[2], from, end);
+      finish(&Q[u], n, n, g->x + 1, 1, 1, n - 1, g->tau_right, 0, strip, place, 1,
+             g->bad, &task->array[3], from, end);
+      report(task->failed, bad, left_over[u], from, end);
+    }
+  }
+}
+
+/* Of the Hermitian matrices whose lower triangle is in array 0, to array 1 the
+ * eigenvalues in ascending order, and to 2 the eigenvectors as rows.  Failed as above. */
+void NAME(eigh)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int n = (int)task->n;
+  E *strip = work, *w = strip + STRIP * (ptrdiff_t)n;
+  V *d = (V *)(w + 2 * n), *e = d + n * GROUPS;
+  I *place = (I *)(e + n * GROUPS);
+  Group groups[GROUPS];
+  Basis basis[GROUPS], unused[GROUPS];
+  I left_over[GROUPS];
+  divide(work, n, n, groups, basis, unused);
+  for (; begin < end; begin += LANES * GROUPS) {
+    EACH {
+      Group *g = &groups[u];
+      take(g, &task->array[0], begin + u * LANES, end, n, 0);
+      tridiagonalise(g->x, n, d + u, e + u, g->tau_left, w);
+      eye(&basis[u], n);
+    }
+    tridiagonal_qr(d, e, n, basis, left_over);
+    EACH {
+      Group *g = &groups[u];
+      const int64_t from = begin + u * LANES;
+      if (from >= end) break;
+      const I bad = g->bad;
+      g->bad |= left_over[u];
+      order(d + u, n, 0, place);
+      store_values(d + u, n, place, g, &task->array[1], from, end);
+      finish(&basis[u], n, n, g->x + LEAD(n), LEAD(n), 1, n - 1, g->tau_left, 0, strip,
+             place, 0, g->bad, &task->array[2], from, end);
+      report(task->failed, bad, left_over[u], from, end);
+    }
+  }
+}

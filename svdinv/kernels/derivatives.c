@@ -1,0 +1,277 @@
+/* Spectral maps and pullbacks in one pass over the memory.
+ *
+ * The formulas are those of svdinv/core: spectral.py, svd.py and eigh.py, which cite
+ * their sources.  Matrices are tall, (m, n) with m >= n: wide ones come as adjoints.
+ */
+#include "lanes.h"
+
+/* Factors and products with strides, of which none costs more than another: every
+ * element is a vector. */
+typedef struct {
+  const E *data;
+  ptrdiff_t row, column;
+} Factor;
+
+#define PLAIN(x, lead) ((Factor){x, lead, 1})
+#define TURNED(x, lead) ((Factor){x, 1, lead})
+
+INLINE void add_product(E *s, E a, int conj, E b) {
+  if (conj) add_inner(s, a, b);
+  else add_inner(s, conjugate(a), b);
+}
+
+/* C = A B, shape (m, n) with k terms, of conj(A) with `conj`. */
+INLINE void multiply(E *restrict C, Factor A, int conj, Factor B, int m, int k, int n) {
+  for (int j = 0; j < n; j += 4) {
+    const int wide = n - j < 4 ? n - j : 4;
+    int i = 0;
+    if (wide == 4)
+      for (; i + 2 <= m; i += 2) {
+        E s[8] = {0};
+        for (int p = 0; p < k; p++) {
+          const E *a = A.data + i * A.row + p * A.column;
+          const E *b = B.data + p * B.row + j * B.column;
+          for (int q = 0; q < 4; q++) {
+            add_product(&s[q], a[0], conj, b[q * B.column]);
+            add_product(&s[4 + q], a[A.row], conj, b[q * B.column]);
+          }
+        }
+        for (int q = 0; q < 4; q++) {
+          C[(ptrdiff_t)i * n + j + q] = s[q];
+          C[(ptrdiff_t)(i + 1) * n + j + q] = s[4 + q];
+        }
+      }
+    for (; i < m; i++)
+      for (int q = 0; q < wide; q++) {
+        E s = {0};
+        for (int p = 0; p < k; p++)
+          add_product(&s, A.data[i * A.row + p * A.column], conj,
+                      B.data[p * B.row + (j + q) * B.column]);
+        C[(ptrdiff_t)i * n + j + q] = s;
+      }
+  }
+}
+
+static void product(E *restrict C, Factor A, Factor B, int m, int k, int n) {
+  multiply(C, A, 0, B, m, k, n);
+}
+
+/* C = conj(A) B */
+static void conjugate_product(E *restrict C, Factor A, Factor B, int m, int k, int n) {
+  multiply(C, A, 1, B, m, k, n);
+}
+
+INLINE E sum(E x, E y) {
+  for (int p = 0; p < PARTS; p++) x.part[p] += y.part[p];
+  return x;
+}
+
+INLINE V safe_quotient(V x, V y, I where) {
+  return SELECT(where, x / SELECT(where, y, fill(1)), (V){0});
+}
+
+/* Memory that a call needs, in bytes. */
+int64_t NAME(derivative_memory)(int m, int n) {
+  return (PARTS * (3 * (int64_t)m * n + 4 * (int64_t)n * n) + 2 * (int64_t)n * n +
+          4 * n) * LANE_BYTES;
+}
+
+/* U diag(y) V^H of arrays 0 (U), 1 (y), 2 (V^H), to 3. */
+void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int m = (int)task->m, n = (int)task->n;
+  const ptrdiff_t mn = (ptrdiff_t)m * n;
+  E *U = work, *F = U + mn, *Vh = F + mn;
+  V *y = (V *)(Vh + (ptrdiff_t)n * n);
+  for (; begin < end; begin += LANES) {
+    load(U, n, &task->array[0], begin, end, m, n, task->adjoint);
+    load(Vh, n, &task->array[2], begin, end, n, n, task->adjoint);
+    load_reals(y, &task->array[1], begin, end, n);
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
+    product(F, PLAIN(U, n), PLAIN(Vh, n), m, n, n);
+    unload(F, n, &task->array[3], begin, end, m, n, task->adjoint);
+  }
+}
+
+/* Derivative of a spectral map, which is its own transpose:
+ *
+ *   U [D- o herm(K) + D+ o skew(K) + diag(shift)] V^H + (X V - U K) diag(phi) V^H
+ *
+ * with K = U^H X V, the last term where something may lie outside the range of U: where
+ * m > n, and with number[0] = 1 for a square U that may not be unitary.  Arrays: 0 U, 1 V^H, 2 X, 3 s, 4 y = f(s), 5 shift or none,
+ * 6 result, 7 the real diagonal of K, and D- and D+ in 8 and 9, phi in 10; without them
+ * f is s less a constant where y > 0, and 0 elsewhere. */
+void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
+  const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
+  const Array *in = task->array;
+  E *U = work, *X = U + mn, *XV = X + mn, *Vh = XV + mn, *K = Vh + nn, *B = K + nn;
+  V *minus = (V *)(B + 2 * nn), *plus = minus + nn, *s = plus + nn, *y = s + n;
+  V *phi = y + n, *shift = phi + n;
+  const V zero = {0}, one = fill(1);
+  const int outside = m > n || task->number[0] > 0;
+  for (; begin < end; begin += LANES) {
+    load(U, n, &in[0], begin, end, m, n, turn);
+    load(Vh, n, &in[1], begin, end, n, n, turn);
+    load(X, n, &in[2], begin, end, m, n, turn);
+    for (int i = 0; i < n; i++) shift[i] = zero;
+    if (in[5].data) load_reals(shift, &in[5], begin, end, n);
+    if (in[8].data) {
+      Array rows = in[8], more = in[9];
+      for (int i = 0; i < n; i++, rows.data += rows.row, more.data += more.row) {
+        load_reals(minus + i * n, &rows, begin, end, n);
+        load_reals(plus + i * n, &more, begin, end, n);
+      }
+      load_reals(phi, &in[10], begin, end, n);
+    } else {
+      load_reals(s, &in[3], begin, end, n);
+      load_reals(y, &in[4], begin, end, n);
+      for (int i = 0; i < n; i++) {
+        I kept = y[i] > zero, positive = s[i] > zero;
+        V level = SELECT(kept, one, zero);
+        phi[i] = SELECT(positive, safe_quotient(y[i], s[i], positive), level);
+        for (int j = 0; j < n; j++) {
+          I alike = kept == (y[j] > zero);
+          V both = s[i] + s[j], gap = SELECT(alike, one, s[i] - s[j]);
+          minus[i * n + j] = SELECT(alike, level, y[i] - y[j]) / gap;
+          plus[i * n + j] = safe_quotient(y[i] + y[j], both, both > zero);
+        }
+      }
+    }
+    /* V = (V^H)^H, and X V = conj(conj(X) (V^H)^T) */
+    conjugate_product(XV, PLAIN(X, n), TURNED(Vh, n), m, n, n);
+    for (ptrdiff_t i = 0; i < mn; i++) XV[i] = conjugate(XV[i]);
+    conjugate_product(K, TURNED(U, n), PLAIN(XV, n), n, m, n);
+    for (int i = 0; i < n; i++) s[i] = K[i * n + i].part[0];
+    unload_reals(s, &in[7], begin, end, n);
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++) {
+        V even = minus[i * n + j] + plus[i * n + j];
+        V odd = minus[i * n + j] - plus[i * n + j];
+        if (outside) even -= 2 * phi[j];
+        E x = scaled(K[i * n + j], even * (T)0.5);
+        B[i * n + j] = sum(x, scaled(conjugate(K[j * n + i]), odd * (T)0.5));
+        if (i == j) B[i * n + j].part[0] += shift[i];
+      }
+    product(X, PLAIN(U, n), PLAIN(B, n), m, n, n);
+    if (outside)
+      for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++)
+          X[i * n + j] = sum(X[i * n + j], scaled(XV[i * n + j], phi[j]));
+    product(XV, PLAIN(X, n), PLAIN(Vh, n), m, n, n);
+    unload(XV, n, &in[6], begin, end, m, n, turn);
+  }
+}
+
+/* Cotangent of A from those of its SVD, for distinct values above rounding level.
+ * Arrays: 0 U, 1 S, 2 V^H, 3 gU, 4 gS, 5 gV^H (of these three any may be missing), 6 the
+ * result.  Failed is 1 where values, relative to the first, are within number[0] of
+ * each other or below number[1], or where something is not finite. */
+void NAME(svd_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
+  const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
+  const Array *in = task->array;
+  E *U = work, *G = U + mn, *X = G + mn, *Vh = X + mn, *M = Vh + nn, *N = M + nn;
+  E *B = N + nn;
+  V *s = (V *)(B + nn), *gs = s + n;
+  const V zero = {0}, one = fill(1);
+  for (; begin < end; begin += LANES) {
+    load(U, n, &in[0], begin, end, m, n, turn);
+    load(Vh, n, &in[2], begin, end, n, n, turn);
+    load_reals(s, &in[1], begin, end, n);
+    for (int i = 0; i < n; i++) gs[i] = zero;
+    if (in[4].data) load_reals(gs, &in[4], begin, end, n);
+    const V top = s[0];
+    I usual = (top > fill(SMALLEST)) & (top < fill(BIG));
+    const V inverse = 1 / SELECT(usual, top, one);
+    for (int i = 0; i < n; i++) s[i] *= inverse, gs[i] *= top;
+    for (int i = 0; i + 1 < n; i++) usual &= s[i] - s[i + 1] > (T)task->number[0];
+    usual &= s[n - 1] > (T)task->number[1];
+    if (in[3].data) {
+      load(G, n, &in[3], begin, end, m, n, turn);
+      conjugate_product(M, TURNED(U, n), PLAIN(G, n), n, m, n);
+    } else
+      for (ptrdiff_t i = 0; i < nn; i++) M[i] = (E){0};
+    if (in[5].data) {
+      load(B, n, &in[5], begin, end, n, n, turn);
+      conjugate_product(N, PLAIN(B, n), TURNED(Vh, n), n, n, n);
+      for (ptrdiff_t i = 0; i < nn; i++) N[i] = conjugate(N[i]);
+    } else
+      for (ptrdiff_t i = 0; i < nn; i++) N[i] = (E){0};
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++) {
+        E x = {0};
+        if (i == j) {
+          x.part[0] = gs[i];
+#if COMPLEX
+          x.part[1] = (M[i * n + i].part[1] + N[i * n + i].part[1]) * (T)0.5 / s[i];
+#endif
+        } else {
+          V gap = (s[j] - s[i]) * (s[j] + s[i]);
+          gap = 1 / SELECT(usual, gap, one);
+          x = sum(M[i * n + j], scaled(conjugate(M[j * n + i]), fill(-1)));
+          E y = sum(N[i * n + j], scaled(conjugate(N[j * n + i]), fill(-1)));
+          x = scaled(sum(scaled(x, s[j]), scaled(y, -s[i])), gap);
+        }
+        if (m > n && in[3].data) x = sum(x, scaled(M[i * n + j], -1 / SELECT(usual, s[j], one)));
+        B[i * n + j] = x;
+      }
+    product(X, PLAIN(U, n), PLAIN(B, n), m, n, n);
+    for (int i = 0; i < m; i++)
+      for (int j = 0; j < n; j++) {
+        E x = X[i * n + j];
+        if (m > n && in[3].data)
+          x = sum(x, scaled(G[i * n + j], 1 / SELECT(usual, s[j], one)));
+        X[i * n + j] = scaled(x, inverse);
+      }
+    product(G, PLAIN(X, n), PLAIN(Vh, n), m, n, n);
+    unload(G, n, &in[6], begin, end, m, n, turn);
+    for (int t = 0; t < LANES && begin + t < end; t++)
+      task->failed[begin + t] = !usual[t];
+  }
+}
+
+/* Hermitian cotangent of A from those of its eigendecomposition, for distinct values.
+ * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Failed as above. */
+void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int n = (int)task->n;
+  const ptrdiff_t nn = (ptrdiff_t)n * n;
+  const Array *in = task->array;
+  E *Q = work, *G = Q + nn, *M = G + nn, *B = M + nn;
+  V *w = (V *)(B + nn), *gw = w + n;
+  const V zero = {0}, one = fill(1);
+  for (; begin < end; begin += LANES) {
+    load(Q, n, &in[0], begin, end, n, n, 0);
+    load(G, n, &in[3], begin, end, n, n, 0);
+    load_reals(w, &in[1], begin, end, n);
+    for (int i = 0; i < n; i++) gw[i] = zero;
+    if (in[2].data) load_reals(gw, &in[2], begin, end, n);
+    const V top = greater(magnitude(w[0]), magnitude(w[n - 1]));
+    I usual = (top > fill(SMALLEST)) & (top < fill(BIG));
+    const V inverse = 1 / SELECT(usual, top, one);
+    for (int i = 0; i < n; i++) w[i] *= inverse, gw[i] *= top;
+    for (int i = 0; i + 1 < n; i++) usual &= w[i + 1] - w[i] > (T)task->number[0];
+    conjugate_product(M, TURNED(Q, n), PLAIN(G, n), n, n, n);
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++) {
+        E x = {0};
+        if (i == j) x.part[0] = gw[i];
+        else {
+          x = sum(M[i * n + j], scaled(conjugate(M[j * n + i]), fill(-1)));
+          x = scaled(x, (T)0.5 / SELECT(usual, w[j] - w[i], one));
+        }
+        B[i * n + j] = x;
+      }
+    product(G, PLAIN(Q, n), PLAIN(B, n), n, n, n);
+    /* G V^H = conj(conj(G) V^T) */
+    conjugate_product(M, PLAIN(G, n), TURNED(Q, n), n, n, n);
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++) {
+        E x = scaled(sum(conjugate(M[i * n + j]), M[j * n + i]), inverse * (T)0.5);
+        B[i * n + j] = x;
+      }
+    unload(B, n, &in[4], begin, end, n, n, 0);
+    for (int t = 0; t < LANES && begin + t < end; t++)
+      task->failed[begin + t] = !usual[t];
+  }
+}

@@ -1,0 +1,306 @@
+"""Operations that the kernels compute: the same values in fewer passes over memory.
+
+Each function gives None where the kernels do not suit, and the operation's own array
+functions are taken. `Memory` is all that is known of a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from svdinv import kernels
+from svdinv.core.hermitian_operations import Eigh
+from svdinv.core.namespace import Array, Namespace
+from svdinv.core.operation import Operation
+from svdinv.core.spectral import SVDFactors, to_tau
+from svdinv.core.spectral_operations import Map, Pull, Push
+from svdinv.core.svd_operations import SVD, Pullback
+from svdinv.core.tolerances import eps, neighbour_rtol, rounding_rtol
+from svdinv.kernels import Layout
+
+__all__ = ["Memory", "eigh", "svd", "takes", "value"]
+
+
+class Memory(Protocol):
+    """Arrays of a framework as addresses."""
+
+    def suits(self, *x: Array | None) -> bool:
+        """Tell whether all arrays are on the CPU and have values now."""
+
+    def dtype(self, x: Array) -> str:
+        """Name of the dtype."""
+
+    def flat(self, x: Array, axes: int) -> tuple[Array, Layout]:
+        """Give x with one batch axis and `axes` more, and its layout; may copy."""
+
+    def empty(self, shape: tuple[int, ...], like: Array, *, real: bool = False) -> Any:
+        """Uninitialised memory, in the real dtype of `like` if `real`."""
+
+    def integers(self, count: int) -> tuple[Array, int]:
+        """Uninitialised 32-bit integers and their address."""
+
+    def threads(self) -> int:
+        """Give the number of threads that may be used."""
+
+
+def _fits(A: Array, memory: Memory) -> bool:
+    *batch, m, n = A.shape
+    return kernels.suits(memory.dtype(A), _count(batch), m, n)
+
+
+def _count(batch: Any) -> int:
+    count = 1
+    for size in batch:
+        count *= size
+    return count
+
+
+class _Run:
+    """The arguments of one call, and what keeps their memory alive."""
+
+    def __init__(self, memory: Memory, like: Array, shape: tuple[int, ...]) -> None:
+        *self.batch, m, n = shape
+        self.memory, self.like = memory, like
+        self.turned = m < n
+        self.count = _count(self.batch)
+        self.shape = self.count, max(m, n), min(m, n)
+        self.alive: list[Any] = []
+
+    def matrices(self, x: Array | None) -> Layout | None:
+        """Layout of matrices, as adjoints if these are the tall ones."""
+        if x is None:
+            return None
+        x, layout = self.memory.flat(x, 2)
+        self.alive.append(x)
+        return layout.transposed() if self.turned else layout
+
+    def values(self, x: Array | None) -> Layout | None:
+        """Layout of an array with one number, or some, for each matrix."""
+        if x is None:
+            return None
+        x, layout = self.memory.flat(x, 1)
+        self.alive.append(x)
+        return layout
+
+    def new(self, *shape: int, real: bool = False) -> Array:
+        """Give an array for a result, with the batch axes."""
+        return self.memory.empty((*self.batch, *shape), self.like, real=real)
+
+    def failures(self) -> int:
+        """Give the address of a number for each matrix, which are then in `flags`."""
+        self.flags, address = self.memory.integers(self.count)
+        return address
+
+    def __call__(self, kind: str, arrays: Any, **options: Any) -> int:
+        return kernels.run(
+            kind,
+            self.memory.dtype(self.like),
+            self.shape,
+            arrays,
+            threads=self.memory.threads(),
+            **options,
+        )
+
+
+def takes(A: Array, memory: Memory) -> bool:
+    """Tell whether the kernels decompose A."""
+    return A.ndim > 1 and memory.suits(A) and _fits(A, memory)
+
+
+def svd(A: Array, memory: Memory) -> tuple[Array, Array, Array] | None:
+    """Thin SVD; None where the kernels do not suit, or not for every matrix."""
+    if not takes(A, memory):
+        return None
+    run = _Run(memory, A, A.shape)
+    m, n = A.shape[-2:]
+    k = min(m, n)
+    Uh, S, Vh = run.new(k, m), run.new(k, real=True), run.new(k, n)
+    # Vectors are rows to the kernel. A wide matrix is A^T = conj(V) S U^T.
+    source = run.matrices(A)
+    turned, run.turned = run.turned, False
+    left, right = run.matrices(Uh), run.matrices(Vh)
+    if turned:
+        left, right = right, left
+    if run("svd", (source, run.values(S), left, right), failed=run.failures()):
+        return None
+    return Uh.mT, S, Vh
+
+
+def eigh(A: Array, memory: Memory) -> tuple[Array, Array] | None:
+    """Eigendecomposition from the lower triangles; None as for `svd`."""
+    if not takes(A, memory) or A.shape[-2] != A.shape[-1]:
+        return None
+    run = _Run(memory, A, A.shape)
+    n = A.shape[-1]
+    w, Vt = run.new(n, real=True), run.new(n, n)
+    arrays = run.matrices(A), run.values(w), run.matrices(Vt)
+    return None if run("eigh", arrays, failed=run.failures()) else (w, Vt.mT)
+
+
+def value(operation: Operation, x: Any, memory: Memory | None, xp: Namespace) -> Any:
+    """Compute an operation by a kernel, or else by its own array functions."""
+    rule = _RULES.get(type(operation))
+    if rule is not None and memory is not None and memory.suits(*x):
+        y = rule(operation, x, memory, xp)
+        if y is not None:
+            return y
+    return operation.value(x, xp)
+
+
+def _is_svd(operation: Any, A: Array, memory: Memory) -> bool:
+    return operation.kind is SVDFactors and _fits(A, memory)
+
+
+def _map(operation: Map, x: Any, memory: Memory, xp: Namespace) -> Any:
+    A, tau, *factors = x
+    if not _is_svd(operation, A, memory):
+        return None
+    U, S, Vh = factors
+    run = _Run(memory, A, A.shape)
+    F = run.new(*A.shape[-2:])
+    U, Vh = run.matrices(U), run.matrices(Vh)
+    if run.turned:
+        U, Vh = Vh, U
+    y = run.values(operation.function.value(S, tau, xp))
+    run("map", (U, y, Vh, run.matrices(F)), adjoint=run.turned)
+    return (F,)
+
+
+def _derivative(
+    operation: Any,
+    A: Array,
+    tau: Any,
+    X: Array,
+    dtau: Any,
+    factors: Any,
+    transposed: bool,
+    memory: Memory,
+    xp: Namespace,
+) -> Any:
+    function = operation.function
+    if not (function.steps and _is_svd(operation, A, memory)):
+        return None
+    U, S, Vh = factors
+    y = function.value(S, tau, xp)
+    slope = None if tau is None else function.tau_derivative(S, y, tau, xp)
+    run = _Run(memory, A, A.shape)
+    result, diagonal = run.new(*A.shape[-2:]), run.new(min(A.shape[-2:]), real=True)
+    U, Vh = run.matrices(U), run.matrices(Vh)
+    if run.turned:
+        U, Vh = Vh, U
+    shift = run.values(None if dtau is None else slope * dtau)
+    values = run.values(S), run.values(y), shift
+    outputs = run.matrices(result), run.values(diagonal)
+    run(
+        "derivative",
+        (U, Vh, run.matrices(X), *values, *outputs),
+        numbers=(float(not function.needs_unitary), 0.0),
+        adjoint=run.turned,
+    )
+    gtau = None
+    if transposed and slope is not None:
+        gtau = to_tau(function, slope * diagonal, xp)
+    return result, gtau
+
+
+def _push(operation: Push, x: Any, memory: Memory, xp: Namespace) -> Any:
+    A, tau, dA, dtau, *factors = x
+    if dA is None:
+        return None
+    found = _derivative(operation, A, tau, dA, dtau, factors, False, memory, xp)
+    return found and found[:1]
+
+
+def _pull(operation: Pull, x: Any, memory: Memory, xp: Namespace) -> Any:
+    A, tau, G, *factors = x
+    return _derivative(operation, A, tau, G, None, factors, True, memory, xp)
+
+
+def _pullback(operation: Pullback, x: Any, memory: Memory, xp: Namespace) -> Any:
+    rule = operation.rule
+    if isinstance(rule, SVD):
+        return _svd_pull(operation, rule, x, memory, xp)
+    if isinstance(rule, Eigh):
+        return _eigh_pull(operation, rule, x, memory, xp)
+    return None
+
+
+def _reach(rule: SVD | Eigh, values: Array, xp: Namespace) -> float:
+    """Gap up to which the consistent rule acts, as in core."""
+    epsilon = eps(values, xp) if rule.epsilon is None else rule.epsilon
+    return max(neighbour_rtol(rule.rtol, epsilon), neighbour_rtol(None, epsilon))
+
+
+def _svd_pull(
+    operation: Pullback, rule: SVD, x: Any, memory: Memory, xp: Namespace
+) -> Any:
+    U, S, Vh, gU, gS, gVh = x
+    m, n = U.shape[-2], Vh.shape[-1]
+    thin = U.shape[-1] == S.shape[-1] == Vh.shape[-2]
+    if (
+        rule.repeated != "consistent"
+        or not thin
+        or (gU is None and gVh is None)
+        or not kernels.suits(memory.dtype(U), _count(S.shape[:-1]), m, n)
+    ):
+        return None
+    run = _Run(memory, U, (*S.shape[:-1], m, n))
+    gA = run.new(m, n)
+    left, right, gleft, gright = (run.matrices(z) for z in (U, Vh, gU, gVh))
+    if run.turned:
+        left, right, gleft, gright = right, left, gright, gleft
+    given = (left, run.values(S), right, gleft, run.values(gS), gright)
+    count = run(
+        "svd_pull",
+        (*given, run.matrices(gA)),
+        failed=run.failures(),
+        numbers=(_reach(rule, S, xp), rounding_rtol(S, xp)),
+        adjoint=run.turned,
+    )
+    return _rest(operation, x, gA, count, run, xp)
+
+
+def _eigh_pull(
+    operation: Pullback, rule: Eigh, x: Any, memory: Memory, xp: Namespace
+) -> Any:
+    w, V, gw, gV = x
+    if gV is None or not _fits(V, memory):
+        return None
+    run = _Run(memory, V, V.shape)
+    gA = run.new(*V.shape[-2:])
+    given = run.matrices(V), run.values(w), run.values(gw), run.matrices(gV)
+    count = run(
+        "eigh_pull",
+        (*given, run.matrices(gA)),
+        failed=run.failures(),
+        numbers=(_reach(rule, w, xp), 0.0),
+    )
+    return _rest(operation, x, gA, count, run, xp)
+
+
+def _rest(
+    operation: Operation,
+    x: Any,
+    gA: Array,
+    count: int,
+    run: _Run,
+    xp: Namespace,
+) -> Any:
+    """Leave the matrices that a kernel gave up to the operation's own functions."""
+    if not count:
+        return (gA,)
+    if count == run.count:
+        return None
+    chosen = xp.reshape(run.flags != 0, tuple(run.batch))
+    part = [t if t is None else t[chosen] for t in x]
+    gA[chosen] = operation.value(part, xp)[0]
+    return (gA,)
+
+
+_RULES: dict[type, Callable[..., Any]] = {
+    Map: _map,
+    Push: _push,
+    Pull: _pull,
+    Pullback: _pullback,
+}

@@ -1,0 +1,358 @@
+"""The compiled kernels: accuracy, independence of lanes, threads and layouts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from svdinv import kernels
+
+pytestmark = pytest.mark.skipif(
+    not kernels.variants(), reason=f"no kernels: {kernels.status()}"
+)
+if kernels.variants():
+    from svdinv.backends.numpy_memory import NumPyMemory
+    from svdinv.kernels import operations
+
+DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
+
+
+class Threads(NumPyMemory):
+    def __init__(self, count):
+        self.count = count
+
+    def threads(self):
+        return self.count
+
+
+@pytest.fixture(params=kernels.variants())
+def variant(request):
+    kernels._kernels.select(request.param)
+    yield request.param
+    kernels._kernels.select("")
+
+
+def svd(A, threads=1):
+    return operations.svd(A, Threads(threads))
+
+
+def eigh(A, threads=1):
+    return operations.eigh(A, Threads(threads))
+
+
+def normal(rng, shape, dtype):
+    x = rng.standard_normal(shape)
+    if np.dtype(dtype).kind == "c":
+        x = x + 1j * rng.standard_normal(shape)
+    return x.astype(dtype)
+
+
+def spectra(k, rng):
+    yield "random", None
+    yield "equal", np.ones(k)
+    yield "pairs", np.repeat(np.arange(k, 0.0, -1), 2)[:k]
+    yield "nearly equal", 1 + 1e-9 * rng.random(k)
+    yield "graded", 10.0 ** -np.linspace(0, 20, k)
+    yield "graded the other way", np.sort(10.0 ** -np.linspace(0, 20, k))
+    yield "low rank", np.where(np.arange(k) < (k + 1) // 2, 1 + rng.random(k), 0)
+    yield "zero", np.zeros(k)
+
+
+SHAPES = [(1, 1), (5, 1), (1, 4), (2, 2), (3, 3), (7, 4), (4, 9), (8, 8), (33, 17)]
+SHAPES += [(32, 32), (64, 64)]
+
+
+def problems(dtype, batch=21):
+    rng = np.random.default_rng(0)
+    for m, n in SHAPES:
+        k = min(m, n)
+        for name, s in spectra(k, rng):
+            A = normal(rng, (batch, m, n), dtype)
+            if s is not None:
+                U, _, Vh = np.linalg.svd(A.astype(complex), full_matrices=False)
+                A = (U * s) @ Vh
+                A = A if np.dtype(dtype).kind == "c" else A.real
+            if name == "random":
+                A[3] = 0  # a lane of its own
+                A[5] = np.diag(np.ones(max(m, n)))[:m, :n]
+            yield f"{name} {m}x{n}", A.astype(dtype)
+
+
+def double(*arrays):
+    return [
+        x.astype(np.complex128 if x.dtype.kind == "c" else np.float64) for x in arrays
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_svd_is_accurate(variant, dtype):
+    """Residual, orthonormality and values in units of eps s_1, as LAPACK's."""
+    eps = np.finfo(dtype).eps
+    for name, A in problems(dtype):
+        U, S, Vh = double(*svd(A))
+        A = double(A)[0]
+        k = S.shape[-1]
+        top = np.maximum(S[:, :1, None], np.finfo(np.float64).tiny)
+        assert (np.diff(S) <= 0).all(), name
+        assert (S >= 0).all(), name
+        residual = np.abs((U * S[:, None, :]) @ Vh - A) / top
+        assert residual.max() < 30 * eps, name
+        assert np.abs(U.conj().mT @ U - np.eye(k)).max() < 25 * eps, name
+        assert np.abs(Vh @ Vh.conj().mT - np.eye(k)).max() < 25 * eps, name
+        exact = np.linalg.svd(A, compute_uv=False)
+        assert (np.abs(exact - S) / top[..., 0]).max() < 120 * eps, name
+        assert not S[~A.any(axis=(1, 2))].any(), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_eigh_is_accurate_and_reads_the_lower_triangle(variant, dtype):
+    eps = np.finfo(dtype).eps
+    for name, A in problems(dtype):
+        if A.shape[-1] != A.shape[-2]:
+            continue
+        H = A + A.conj().mT
+        w, V = double(*eigh(np.tril(H) + 7 * np.triu(A, 1)))
+        H = double(H)[0]
+        size = np.maximum(np.abs(w).max(axis=-1), np.finfo(np.float64).tiny)
+        assert (np.diff(w) >= 0).all(), name
+        residual = np.abs((V * w[:, None, :]) @ V.conj().mT - H).max(axis=(1, 2)) / size
+        assert residual.max() < 30 * eps, name
+        assert np.abs(V.conj().mT @ V - np.eye(w.shape[-1])).max() < 25 * eps, name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_lane_knows_its_neighbours(variant, dtype):
+    """Bit for bit the same alone, in any company and by any number of threads."""
+    everything = {}
+    for _, A in problems(dtype, batch=7):
+        everything.setdefault(A.shape[1:], []).append(A)
+    for shape, parts in everything.items():
+        A = np.concatenate(parts)
+        order = np.random.default_rng(1).permutation(len(A))
+        for decompose in (svd, eigh) if shape[0] == shape[1] else (svd,):
+            together = decompose(A)
+            for other in (
+                decompose(A, threads=4),
+                [x[np.argsort(order)] for x in decompose(A[order])],
+                [
+                    np.concatenate(x)
+                    for x in zip(decompose(A[:5]), decompose(A[5:]), strict=True)
+                ],
+            ):
+                for x, y in zip(together, other, strict=True):
+                    assert x.tobytes() == y.tobytes(), shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_size_of_number(variant, dtype):
+    info = np.finfo(dtype)
+    A = normal(np.random.default_rng(2), (40, 6, 5), dtype)
+    U, S, Vh = svd(A)
+    powers = np.linspace(info.minexp + 4, info.maxexp - 8, 40).astype(int)
+    scale = np.ldexp(np.ones(40, S.dtype), powers)
+    Us, Ss, Vhs = svd(A * scale[:, None, None])
+    np.testing.assert_array_equal(Us, U)
+    np.testing.assert_array_equal(Vhs, Vh)
+    np.testing.assert_array_equal(Ss, S * scale[:, None])
+    tiny = A * info.smallest_subnormal
+    assert np.isfinite(svd(tiny)[1]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_in_its_matrix(variant, bad):
+    A = normal(np.random.default_rng(3), (30, 5, 5), np.float32)
+    sound = svd(A)
+    A[11, 2, 3] = bad
+    assert svd(A) is None  # the framework's own then says what it always says
+    memory = Threads(1)
+    failed, address = memory.integers(30)
+    U, S, V = (
+        np.empty((30, 5, 5), "f"),
+        np.empty((30, 5), "f"),
+        np.empty((30, 5, 5), "f"),
+    )
+    layouts = [memory.flat(x, 2)[1] for x in (A, U, V)]
+    arrays = layouts[0], memory.flat(S, 1)[1], *layouts[1:]
+    count = kernels.run("svd", "float32", (30, 5, 5), arrays, failed=address, threads=1)
+    assert count == 1
+    assert failed.nonzero()[0] == [11]
+    assert np.isnan(S[11]).all()
+    assert np.isnan(U[11]).all()
+    others = np.arange(30) != 11
+    np.testing.assert_array_equal(S[others], sound[1][others])
+    np.testing.assert_array_equal(U.mT[others], sound[0][others])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_strides_of_any_kind(variant, dtype):
+    big = normal(np.random.default_rng(4), (6, 5, 12, 14), dtype)
+    views = [
+        big[:, :, ::2, ::3],
+        big.mT,
+        big[::-1, :, :, ::-1],
+        np.broadcast_to(big[0], (6, 5, 12, 14)),
+        np.moveaxis(big, 0, -1)[..., :3],
+        np.asfortranarray(big),
+    ]
+    for A in views:
+        for x, y in zip(svd(A), svd(A.copy()), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_random_shapes_and_scales():
+    """A fuzz over what no list of cases thinks of."""
+    rng = np.random.default_rng(5)
+    for _ in range(150):
+        dtype = DTYPES[rng.integers(4)]
+        m, n = rng.integers(1, 41, 2)
+        batch = int(rng.integers(1, 40)) if min(m, n) <= 8 else int(rng.integers(4, 40))
+        A = normal(rng, (batch, m, n), dtype)
+        A *= rng.choice([1, 1, 1e-8, 0], size=(batch, m, 1)).astype(dtype)
+        A *= 10.0 ** rng.integers(-20, 20)
+        U, S, Vh = double(*svd(A, threads=2))
+        top = np.maximum(S[:, :1, None], 1e-300)
+        error = np.abs((U * S[:, None, :]) @ Vh - double(A)[0]) / top
+        assert error.max() < 30 * np.finfo(dtype).eps
+
+
+def test_threads_of_the_caller_and_forks():
+    A = normal(np.random.default_rng(6), (2000, 16, 16), np.float32)
+    expected = svd(A)
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: svd(A, threads=3), range(12)):
+            for x, y in zip(result, expected, strict=True):
+                np.testing.assert_array_equal(x, y)
+    if hasattr(os, "fork"):
+        code = (
+            "import os, numpy as np, svdinv.numpy as s\n"
+            "A = np.random.default_rng(0).standard_normal((3000, 16, 16))\n"
+            "before = s.svd(A)[1]\n"
+            "child = os.fork()\n"
+            "same = (s.svd(A)[1] == before).all()\n"
+            "if child == 0: os._exit(0 if same else 1)\n"
+            "assert same and os.waitpid(child, 0)[1] == 0\n"
+        )
+        environment = {**os.environ, "OMP_NUM_THREADS": "3"}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize("name", ["none", "sse9"])
+def test_environment_variable(name):
+    code = (
+        "from svdinv import kernels; import numpy as np, svdinv.numpy as s\n"
+        "assert not kernels.variants() and 'SVDINV_ISA' in kernels.status()\n"
+        "assert np.allclose(s.svd(np.eye(4)).S, 1)\n"
+    )
+    environment = {**os.environ, "SVDINV_ISA": name}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypatch):
+    """Maps, derivatives and pullbacks against the same without kernels for them."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    def reduced(A):
+        U, S, Vh = st.svd(A)
+        return (U * (S / (1 + S))[..., None, :]) @ Vh
+
+    def hermitian(A):
+        w, V = st.eigh(A @ A.mH)
+        return (V * torch.cos(w)[..., None, :]) @ V.mH @ A
+
+    def by_tau(A):
+        tau = A.abs().mean(dim=(-2, -1))
+        return st.svt(A, tau)
+
+    functions = [reduced, hermitian, by_tau, lambda A: st.svt(A, 0.0)]
+    shapes = [(7, 5, 5), (3, 4, 9, 6), (20, 6, 9), (5, 1, 4), (5, 4, 1), (70, 16, 16)]
+    for dtype in (torch.float64, torch.complex64, torch.float32, torch.complex128):
+        for shape in shapes:
+            torch.manual_seed(7)
+            A, G = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+            A[0] = 0  # left to the array functions
+
+            def both(f, A=A, G=G):
+                A = A.clone().requires_grad_()
+                y = f(A)
+                y.backward(G)
+                return y.detach(), A.grad
+
+            for f in functions:
+                kernel = both(f)
+                with monkeypatch.context() as patch:
+                    patch.setattr(operations, "_RULES", {})
+                    plain = both(f)
+                for x, y in zip(kernel, plain, strict=True):
+                    limit = 400 * torch.finfo(dtype).eps * y.abs().max()
+                    assert (x - y).abs().max() <= limit, (shape, dtype, f.__name__)
+
+
+def test_jax_by_a_custom_call(monkeypatch):
+    jax = pytest.importorskip("jax")
+    import svdinv.jax as sj
+    from svdinv.backends import jax_kernels
+
+    if jax_kernels._handler is None:
+        pytest.skip("compiled without the headers of jaxlib")
+    rng = np.random.default_rng(8)
+    for shape in ((5, 4, 4), (2, 6, 4, 7), (40, 9, 3)):
+        A, G = (jax.numpy.asarray(normal(rng, shape, np.complex64)) for _ in range(2))
+
+        def loss(A, tau, G=G):
+            U, S, Vh = sj.svd(A)
+            Y = sj.svt(A, tau) + (U * (S / (1 + S))[..., None, :]) @ Vh
+            return jax.numpy.sum(jax.numpy.real(G * Y))
+
+        gradient = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1)), (0, None)))
+        text = jax.jit(jax.grad(loss)).lower(A, 0.5).as_text()
+        assert "svdinv_kernels" in text
+        found = gradient(A, 0.5) if len(shape) == 3 else jax.grad(loss)(A, 0.5)
+        with monkeypatch.context() as patch:
+            patch.setattr(jax_kernels, "_handler", None)
+            jax.clear_caches()
+            plain = gradient(A, 0.5) if len(shape) == 3 else jax.grad(loss)(A, 0.5)
+        jax.clear_caches()
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-4)
+
+
+def test_info_names_the_kernels(capsys):
+    from svdinv.cli import main
+
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert "kernels" in text
+    assert kernels.variants()[-1] in text
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_operations_of_traced_graphs():
+    """Custom operations keep what they promise to torch.compile and torch.export."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+    from svdinv.backends import torch_kernels
+
+    for shape in ((6, 4, 3), (5, 5), (2, 3, 4, 6), (1, 80, 70)):
+        for dtype in (torch.float32, torch.complex128):
+            A = torch.randn(shape, dtype=dtype)
+            tests = ("test_schema", "test_faketensor")
+            torch.library.opcheck(torch_kernels._traced_svd, (A,), test_utils=tests)
+            H = A @ A.mH
+            torch.library.opcheck(torch_kernels._traced_eigh, (H,), test_utils=tests)
+    A = torch.randn(20, 7, 5, requires_grad=True)
+
+    def loss(A):
+        U, S, Vh = st.svd(A)
+        return (st.svt(A, 0.5) + (U * (S / (1 + S))[..., None, :]) @ Vh).square().sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    (found,) = torch.autograd.grad(compiled(A), A)
+    (expected,) = torch.autograd.grad(loss(A), A)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
