@@ -318,7 +318,7 @@ class TestFit:
         def interrupt(x):
             nonlocal count
             count += 1
-            if count == 20:
+            if count == 12:
                 raise KeyboardInterrupt
             return whole(x)
 
