@@ -17,13 +17,13 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from svdinv.unroll.masks import (
+from svdinv.unroll.data.masks import (
     cartesian_mask,
     radial_mask,
     variable_density_mask,
     vista_like_mask,
 )
-from svdinv.unroll.phantom import heart
+from svdinv.unroll.data.phantom import heart
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 

@@ -23,9 +23,8 @@ from array_api_compat import cupy as xp
 from svdinv.backends.arrays import ArrayBackend, make_module
 
 # To ask for a value would wait for the device.
-_functions = make_module(
-    ArrayBackend(xp, False, np.linalg.LinAlgError, cupy.random.default_rng), __name__
-)
+_backend = ArrayBackend(xp, False, np.linalg.LinAlgError, cupy.random.default_rng)
+_functions = make_module(_backend, __name__)
 __all__ = sorted(_functions)
 globals().update(_functions)
 

@@ -20,17 +20,15 @@ except ImportError as error:
 from svdinv.backends import numpy_namespace as xp
 from svdinv.backends.arrays import ArrayBackend, make_module
 
-_functions = make_module(
-    ArrayBackend(
-        xp,
-        True,
-        np.linalg.LinAlgError,
-        np.random.default_rng,
-        lambda: np.errstate(over="ignore", under="ignore", invalid="ignore"),
-        xp.memory,
-    ),
-    __name__,
+_backend = ArrayBackend(
+    xp,
+    True,
+    np.linalg.LinAlgError,
+    np.random.default_rng,
+    lambda: np.errstate(over="ignore", under="ignore", invalid="ignore"),
+    xp.memory,
 )
+_functions = make_module(_backend, __name__)
 __all__ = sorted(_functions)
 globals().update(_functions)
 

@@ -249,7 +249,8 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
             f"xp must be an array-API namespace with linear algebra, got {xp!r}"
         )
     backend = ArrayBackend(xp, True, ValueError, default_rng)
-    return SimpleNamespace(**make_module(backend, f"svdinv.for_namespace({xp})"))
+    functions = make_module(backend, f"svdinv.for_namespace({xp})")
+    return SimpleNamespace(**functions, _backend=backend)
 
 
 def _svd(

@@ -106,6 +106,10 @@ def _weighted(xp: Namespace, x: Array, axis: int, length: int, weight: float) ->
     return x * xp.reshape(row, tuple(shape))
 
 
+# Of a Fourier transform's adjoint, by the convention of the transform.
+_DUAL = {"backward": "forward", "forward": "backward", "ortho": "ortho"}
+
+
 def _of_rfft(xp: Namespace, a: Array, *, axis: int = -1) -> Any:
     n = a.shape[axis]
 
@@ -143,12 +147,11 @@ _TRANSPOSES: dict[str, Callable[..., Callable[[Array], Array]]] = {
     "tril": lambda xp, a, *k, **given: lambda g: xp.tril(g, *k, **given),
     "triu": lambda xp, a, *k, **given: lambda g: xp.triu(g, *k, **given),
     "linalg.diagonal": _of_diagonal,
-    # Fourier transforms are not normalised forwards.
-    "fft.fft": lambda xp, a, axis=-1: (
-        lambda g: xp.fft.ifft(g, axis=axis) * a.shape[axis]
+    "fft.fft": lambda xp, a, axis=-1, norm="backward": (
+        lambda g: xp.fft.ifft(g, axis=axis, norm=_DUAL[norm])
     ),
-    "fft.ifft": lambda xp, a, axis=-1: (
-        lambda g: xp.fft.fft(g, axis=axis) / a.shape[axis]
+    "fft.ifft": lambda xp, a, axis=-1, norm="backward": (
+        lambda g: xp.fft.fft(g, axis=axis, norm=_DUAL[norm])
     ),
     "fft.irfft": _of_irfft,
     "fft.rfft": _of_rfft,

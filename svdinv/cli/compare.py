@@ -18,7 +18,7 @@ from svdinv.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from svdinv.unroll.jobs.study import Study
+    from svdinv.study.study import Study
 
 __all__ = ["add", "run"]
 
@@ -136,9 +136,9 @@ def run(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
     need(parser, _NEEDS, "train")
 
-    from svdinv.unroll.jobs.study import begin, compare
-    from svdinv.unroll.jobs.study_data import pool
-    from svdinv.unroll.jobs.study_report import PLOT, TABLE, summary, write_report
+    from svdinv.study.data import pool
+    from svdinv.study.report import PLOT, TABLE, summary, write_report
+    from svdinv.study.study import begin, compare
 
     try:
         study = _study(arguments)
@@ -171,7 +171,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> Study:
-    from svdinv.unroll.jobs.study import Study
+    from svdinv.study.study import Study
 
     several = ("methods", "data", "rates", "photographs")
     single = ("seeds", "steps", "batch", "cells", "threads")

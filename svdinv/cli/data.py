@@ -21,7 +21,7 @@ from svdinv.cli.arguments import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from svdinv.unroll.jobs.data import Case
+    from svdinv.unroll.training.batches import Case
 
 __all__ = ["add", "run"]
 
@@ -282,7 +282,7 @@ def _list(arguments: argparse.Namespace) -> None:
     need(arguments.parser, _PHOTOGRAPHS, "train")
 
     from svdinv.unroll.data import PHOTOS, TEST, photograph, split
-    from svdinv.unroll.jobs.cine import MASKS
+    from svdinv.unroll.tasks.cine import MASKS
 
     training = split(*TEST)
     print("photographs, rows x columns:")
@@ -307,12 +307,12 @@ def _show(arguments: argparse.Namespace) -> None:
     need(parser, _PICTURES, "train")
 
     from svdinv.unroll.data import PHOTOS
-    from svdinv.unroll.jobs.cine import MASKS
-    from svdinv.unroll.jobs.pictures import (
+    from svdinv.unroll.display.pictures import (
         contact_sheet,
         save_animation,
         save_picture,
     )
+    from svdinv.unroll.tasks.cine import MASKS
 
     moving = (*_PHANTOMS, *MASKS)
     known = (*PHOTOS, *moving, _UNIFORM)
@@ -345,7 +345,7 @@ def _still(arguments: argparse.Namespace) -> np.ndarray:
     import numpy as np
 
     from svdinv.unroll.data import photograph
-    from svdinv.unroll.masks import uniform_mask
+    from svdinv.unroll.data.masks import uniform_mask
 
     if arguments.name != _UNIFORM:
         return photograph(arguments.name)
@@ -358,8 +358,8 @@ def _moving(arguments: argparse.Namespace) -> tuple[np.ndarray, float]:
     """Frames in [0, 1], and the seconds of each."""
     import numpy as np
 
-    from svdinv.unroll.jobs.cine import sampling
-    from svdinv.unroll.phantom import heart
+    from svdinv.unroll.data.phantom import heart
+    from svdinv.unroll.tasks.cine import sampling
 
     frames, size = arguments.frames or _FRAMES, arguments.size or _SIZE
     if arguments.name not in _PHANTOMS:
@@ -377,8 +377,8 @@ def _write_cine(arguments: argparse.Namespace) -> None:
     parser = arguments.parser
     need(parser, _FILES, "mri")
 
-    from svdinv.unroll.jobs.cine import MASKS
-    from svdinv.unroll.jobs.data import noisy
+    from svdinv.unroll.tasks.cine import MASKS
+    from svdinv.unroll.training.batches import noisy
 
     if arguments.mask not in MASKS:
         parser.error(
@@ -404,8 +404,8 @@ def _write_cine(arguments: argparse.Namespace) -> None:
 
 def _cine_case(arguments: argparse.Namespace) -> tuple[Case, dict[str, Any]]:
     from svdinv.unroll.data import read_series
-    from svdinv.unroll.jobs.cine import case
-    from svdinv.unroll.phantom import coil_maps, heart
+    from svdinv.unroll.data.phantom import coil_maps, heart
+    from svdinv.unroll.tasks.cine import case
 
     options: dict[str, Any] = {"mask_name": arguments.mask, "coils": arguments.coils}
     if arguments.series is None:
@@ -445,8 +445,8 @@ def _write_colour(arguments: argparse.Namespace) -> None:
     need(parser, _FILES, "mri")
 
     from svdinv.unroll.data import PHOTOS, centre_crop, photograph, read_picture
-    from svdinv.unroll.jobs.colour import case
-    from svdinv.unroll.jobs.data import noisy
+    from svdinv.unroll.tasks.colour import case
+    from svdinv.unroll.training.batches import noisy
 
     known = arguments.photograph in PHOTOS
     need(parser, _PHOTOGRAPHS if known else _PICTURES, "train")
@@ -495,7 +495,7 @@ def _output_check(arguments: argparse.Namespace) -> None:
 
 
 def _write(arguments: argparse.Namespace, case: Case, options: dict[str, Any]) -> None:
-    from svdinv.unroll.jobs.export import write_measurement
+    from svdinv.unroll.data.measurements import write_measurement
 
     options |= {"seed": arguments.seed, "noise": arguments.noise}
     known = {name: value for name, value in options.items() if value is not None}

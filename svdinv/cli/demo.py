@@ -103,8 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     writable_folder(parser, "--output", arguments.output)
 
     from svdinv.unroll import pretrained
-    from svdinv.unroll.jobs.demo import DemoConfig
-    from svdinv.unroll.jobs.demo import run as demonstrate
+    from svdinv.unroll.demo import DemoConfig
+    from svdinv.unroll.demo import run as demonstrate
 
     config = DemoConfig(
         rate=arguments.rate,

@@ -17,7 +17,7 @@ from svdinv.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from svdinv.unroll.jobs.inputs import Input, Sampler
+    from svdinv.unroll.evaluation.inputs import Input, Sampler
 
 __all__ = ["add", "run"]
 
@@ -134,14 +134,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from svdinv.unroll.jobs.evaluation import (
+    from svdinv.unroll.evaluation.evaluation import (
         RESULTS,
         TABLE,
         evaluate,
         methods_of,
         sampled,
     )
-    from svdinv.unroll.jobs.inference import check_device, kind_of, open_network
+    from svdinv.unroll.evaluation.inference import check_device, kind_of, open_network
 
     torch.set_num_threads(arguments.threads)
     try:
@@ -184,8 +184,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _samplers(arguments: argparse.Namespace, kind: str) -> list[Sampler]:
     """Check the options of the sampling, and give one sampler for each setting."""
-    from svdinv.unroll.jobs.cine import MASKS
-    from svdinv.unroll.jobs.inputs import Sampler
+    from svdinv.unroll.evaluation.inputs import Sampler
+    from svdinv.unroll.tasks.cine import MASKS
 
     alien = ("masks", "coils") if kind == "colour" else ("rates", "crop")
     for name in alien:
@@ -217,8 +217,8 @@ def _samplers(arguments: argparse.Namespace, kind: str) -> list[Sampler]:
 
 
 def _images(arguments: argparse.Namespace, kind: str) -> list[Input]:
-    from svdinv.unroll.jobs.evaluation import default_images
-    from svdinv.unroll.jobs.inputs import files_of, read_inputs
+    from svdinv.unroll.evaluation.evaluation import default_images
+    from svdinv.unroll.evaluation.inputs import files_of, read_inputs
 
     crop = _CROP if arguments.crop is None else arguments.crop
     if not arguments.images:

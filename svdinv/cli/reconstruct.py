@@ -19,7 +19,7 @@ from svdinv.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from svdinv.unroll.jobs.inputs import Input, Sampler
+    from svdinv.unroll.evaluation.inputs import Input, Sampler
 
 __all__ = ["add", "run"]
 
@@ -137,9 +137,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from svdinv.unroll.jobs.inference import check_device, kind_of, open_network
-    from svdinv.unroll.jobs.inputs import read_input
-    from svdinv.unroll.jobs.reconstruction import files, reconstruct
+    from svdinv.unroll.evaluation.inference import check_device, kind_of, open_network
+    from svdinv.unroll.evaluation.inputs import read_input
+    from svdinv.unroll.evaluation.reconstruction import files, reconstruct
 
     torch.set_num_threads(arguments.threads)
     try:
@@ -198,8 +198,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _sampler(arguments: argparse.Namespace, given: Input) -> Sampler:
     """Check the options of the sampling against what is to be sampled."""
-    from svdinv.unroll.jobs.cine import MASKS
-    from svdinv.unroll.jobs.inputs import Sampler, read_mask
+    from svdinv.unroll.evaluation.inputs import Sampler, read_mask
+    from svdinv.unroll.tasks.cine import MASKS
 
     options: dict[str, Any] = {
         name: getattr(arguments, name)

@@ -18,7 +18,7 @@ from svdinv.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from svdinv.unroll.jobs.config import Config
+    from svdinv.unroll.training.config import Config
 
 __all__ = ["add", "run"]
 
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     parser: Parser = arguments.parser
     need(parser, _NEEDS, "train")
 
-    from svdinv.unroll.jobs.config import to_toml
+    from svdinv.unroll.training.config import to_toml
 
     config = _config(arguments)
     if arguments.print:
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     output = _folder(arguments)
 
-    from svdinv.unroll.jobs.train import Refused, train
+    from svdinv.unroll.training.command import Refused, train
 
     try:
         return train(
@@ -138,8 +138,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _folder(arguments: argparse.Namespace) -> Path:
     """Make the folder to write to, and spare what is in it."""
-    from svdinv.unroll.jobs.config import CHECKPOINT, CONFIG, WEIGHTS
-    from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION
+    from svdinv.unroll.training.config import CHECKPOINT, CONFIG, WEIGHTS
+    from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
 
     parser: Parser = arguments.parser
     if arguments.resume is not None:
@@ -158,7 +158,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
 
 
 def _config(arguments: argparse.Namespace) -> Config:
-    from svdinv.unroll.jobs.config import changed, preset, presets, read
+    from svdinv.unroll.training.config import changed, preset, presets, read
 
     parser: Parser = arguments.parser
     given = _overrides(arguments)
@@ -170,7 +170,7 @@ def _config(arguments: argparse.Namespace) -> Config:
                     "argument --resume: a training goes on as it was begun; other "
                     "options would make another training of it"
                 )
-            from svdinv.unroll.jobs.training import to_resume
+            from svdinv.unroll.training.run import to_resume
 
             return to_resume(arguments.resume)
         if arguments.config is None:

@@ -10,8 +10,8 @@ arrays of any, or on NumPy's alone.
 ``manual``             unrolled solvers that learn without a framework
 ``weights``            weights and recipe in a safetensors file
 ``operators``          forward operators: sampling, MRI with coils, blur, matrices
-``regularisers``       nuclear norms, sparsity, total variation
-``schemes``            an iteration of ISTA, FISTA, ADMM, PDHG and others
+``priors``       nuclear norms, sparsity, total variation
+``algorithms``            an iteration of ISTA, FISTA, ADMM, PDHG and others
 ``solve``              classical reconstruction with these
 ``completion``         classical low-rank completion of photographs
 ``arrays``             the functions that fit an array, of whatever framework

@@ -28,6 +28,7 @@ __all__ = [
     "along",
     "as_complex",
     "as_float",
+    "backend",
     "casorati",
     "conj",
     "count_up",
@@ -87,6 +88,22 @@ def operators(x: Array) -> Any:
         if known(x):
             return import_module(face)
     return for_namespace(array_namespace(x))
+
+
+def backend(x: Array) -> Any:
+    """Give what makes a call of an operation differentiable for `x`.
+
+    Parameters
+    ----------
+    x : array
+        As for `namespace`; it may be on a tape of `svdinv.numpy.vjp`.
+
+    Returns
+    -------
+    Backend
+        That of its framework.
+    """
+    return operators(x)._backend
 
 
 def like(x: Any, other: Array, xp: Namespace) -> Array:

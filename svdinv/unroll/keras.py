@@ -26,7 +26,6 @@ except ImportError as error:
 import numpy as np
 from keras import ops
 
-from svdinv.unroll import weights as files
 from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace
 from svdinv.unroll.networks import (
     LS,
@@ -40,9 +39,11 @@ from svdinv.unroll.networks import (
     from_json,
     to_json,
 )
-from svdinv.unroll.networks.parts import svt, to_channels, to_complex
+from svdinv.unroll.networks import weights as files
+from svdinv.unroll.networks.functional import svt, to_channels, to_complex
 from svdinv.unroll.networks.recipe import choose, forward_operator
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.problem import Problem
 
 __all__ = [
     "PSNR",
@@ -143,8 +144,8 @@ class Network(keras.Model):
         def make(*measurement: Any) -> Operator:
             return forward_operator(self.recipe, self.operator, measurement)
 
-        A = make(*measurement)
-        state = self.recipe.begin(y, A)
+        problem = Problem(y, make(*measurement))
+        state = self.recipe.begin(problem)
         penalised = bool(self.penalty) and training
         if penalised:
             state["penalty"] = self.recipe.no_penalty(state["x"])
@@ -152,7 +153,7 @@ class Network(keras.Model):
             if self.checkpoint:
                 state = cell.recomputed(state, y, make, measurement)
             else:
-                state = cell.iterate(state, y, A)
+                state = cell.iterate(state, problem)
         if penalised:
             self.add_loss(self.penalty * state["penalty"])
         return state["x"]
@@ -205,7 +206,7 @@ class Network(keras.Model):
         Returns
         -------
         dict of str to ndarray
-            As `svdinv.unroll.weights.write` takes them.
+            As `svdinv.unroll.networks.weights.write` takes them.
         """
         return {
             name: _to_file(_copied(variable.value))
@@ -336,8 +337,8 @@ class _Cell(keras.layers.Layer):
                 self.parts[name] = None if layer is None else layer()
         self.built = True
 
-    def iterate(self, state: State, y: Array, A: Operator) -> State:
-        return self.recipe.cell(state, y, A, _Layers(self.index, self.parts))
+    def iterate(self, state: State, problem: Problem) -> State:
+        return self.recipe.cell(state, problem, _Layers(self.index, self.parts))
 
     def recomputed(
         self,
@@ -358,7 +359,7 @@ class _Cell(keras.layers.Layer):
             before = _joined(arrays, given)
             A = make(*(before.pop(i, x) for i, x in parts.items()))
             y = before.pop("measured")
-            new = self.iterate(before, y, A)
+            new = self.iterate(before, Problem(y, A))
             return _split(new[name] for name in state)
 
         return _joined(keras.remat(step)(*_split(given.values())), state)

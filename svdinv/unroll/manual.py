@@ -1,9 +1,8 @@
-"""Unrolled solvers for NumPy and CuPy that learn, with derivatives by hand.
+"""Unrolled solvers for NumPy and CuPy that learn without a framework.
 
-A `Solver` runs the recipe `svdinv.unroll.networks.Unrolled` with low-rank and sparse
-priors, and pulls the gradient of a loss back to its thresholds and step sizes:
-through singular value thresholding by `svdinv.numpy.svt_vjp`, through everything else
-by the few lines here. No framework differentiates anything.
+A `Solver` runs a recipe whose layers are numbers, such as
+`svdinv.unroll.networks.Unrolled` with low-rank and sparse priors, and pulls the
+gradient of a loss back to its thresholds and step sizes by `svdinv.numpy.vjp`.
 """
 
 from __future__ import annotations
@@ -17,21 +16,20 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from svdinv._missing import explain_missing
-from svdinv.unroll import weights as files
+from svdinv.core.operation import Operation
 from svdinv.unroll.arrays import (
     Array,
-    Namespace,
     inner,
     is_complex,
     like,
     namespace,
+    operators,
     real_dtype,
 )
-from svdinv.unroll.networks.parts import svt
-from svdinv.unroll.networks.recipe import State, forward_operator
-from svdinv.unroll.networks.unrolled import Learned, Prior, Unrolled
+from svdinv.unroll.networks import weights as files
+from svdinv.unroll.networks.recipe import Recipe, State, given_problem
 from svdinv.unroll.operators import Operator
-from svdinv.unroll.schemes import FISTA, ISTA, LowRankPlusSparse
+from svdinv.unroll.problem import Problem
 
 __all__ = ["Fit", "Solver", "load", "save"]
 
@@ -39,7 +37,7 @@ Gradient: TypeAlias = dict[str, Array]
 """Cotangents of the learned numbers, by name."""
 
 Example: TypeAlias = tuple[Any, ...]
-"""Truth, measured values, and what the forward operator is made of."""
+"""Truth, data, and what the forward operator is made of."""
 
 
 class Solver:
@@ -47,9 +45,9 @@ class Solver:
 
     Parameters
     ----------
-    recipe : Unrolled
-        Of the schemes `ISTA`, `FISTA` (without restart) and `LowRankPlusSparse`, with
-        priors that have a `prox_vjp` and no layers but numbers.
+    recipe : Recipe
+        A network without layers but numbers, such as an `Unrolled` with the priors
+        `LowRank` and `Sparse`.
     operator : Operator or callable, optional
         Forward operator in place of the recipe's own, or what makes one of the
         arguments behind `y`.
@@ -62,19 +60,19 @@ class Solver:
     Raises
     ------
     TypeError
-        If the recipe has no derivative by hand.
+        If `recipe` is none, or has convolutions.
 
     Examples
     --------
     >>> import numpy as np
     >>> from svdinv.unroll.manual import Solver
     >>> from svdinv.unroll.networks import LowRank, Sparse, Unrolled
-    >>> from svdinv.unroll.schemes import LowRankPlusSparse
+    >>> from svdinv.unroll.algorithms.iterations import LowRankPlusSparse
     >>> rng = np.random.default_rng(0)
     >>> series = rng.standard_normal((1, 4, 8, 8)) + 0j
     >>> mask = rng.random((1, 4, 8, 8)) < 0.5
     >>> recipe = Unrolled(
-    ...     cells=3, scheme=LowRankPlusSparse(), prior=(LowRank(), Sparse())
+    ...     cells=3, algorithm=LowRankPlusSparse(), prior=(LowRank(), Sparse())
     ... )
     >>> solver = Solver(recipe)
     >>> y = recipe.operator(mask)(series)
@@ -85,37 +83,26 @@ class Solver:
 
     def __init__(
         self,
-        recipe: Unrolled,
+        recipe: Recipe,
         *,
         operator: Operator | Callable[..., Operator] | None = None,
     ) -> None:
         self.recipe = recipe
         self.operator = operator
-        if not isinstance(recipe, Unrolled):
-            raise TypeError(f"recipe must be an Unrolled, got {type(recipe).__name__}")
-        if type(recipe.scheme) not in _PULLBACKS or getattr(
-            recipe.scheme, "restart", False
-        ):
-            known = ", ".join(scheme.__name__ for scheme in _PULLBACKS)
-            raise TypeError(
-                f"scheme must be one of {known}, without restart, to be differentiated "
-                f"by hand, got {recipe.scheme!r}"
-            )
-        for prior in recipe.priors:
-            if type(prior).prox_vjp is Prior.prox_vjp:
-                raise TypeError(f"prior: {type(prior).__name__} has no prox_vjp")
+        if not isinstance(recipe, Recipe):
+            raise TypeError(f"recipe must be a Recipe, got {type(recipe).__name__}")
         drawn = files.initial(recipe, np.random.default_rng(0))
         if any(array.ndim for array in drawn.values()):
-            raise TypeError("prior: only numbers are learned by hand, no convolutions")
+            raise TypeError("recipe: only numbers are learned here, no convolutions")
         self.numbers = {name: np.asarray(x, np.float64) for name, x in drawn.items()}
 
-    def __call__(self, y: Array, *measurement: Any, **named: Any) -> Array:
+    def __call__(self, y: Array | Problem, *measurement: Any, **named: Any) -> Array:
         """Reconstruct.
 
         Parameters
         ----------
-        y : array
-            Measured values, of NumPy or CuPy.
+        y : array or Problem
+            Data, of NumPy or CuPy; or a problem of such, and nothing else.
         *measurement : array or Operator
             What the forward operator is made of, such as a mask and coil maps, or the
             operator itself.
@@ -127,14 +114,11 @@ class Solver:
         array
             Images, with the axes that ``recipe.axes`` names.
         """
-        A = forward_operator(self.recipe, self.operator, measurement, named)
-        state = self.recipe.begin(y, A)
-        for layers in self._layers(state["x"]):
-            state = self.recipe.cell(state, y, A, layers)
-        return state["x"]
+        problem = given_problem(self.recipe, self.operator, y, measurement, named)
+        return self._run(problem, operators(problem.y), self.numbers)
 
     def vjp(
-        self, y: Array, *measurement: Any, **named: Any
+        self, y: Array | Problem, *measurement: Any, **named: Any
     ) -> tuple[Array, Callable[[Array], Gradient]]:
         """Reconstruct, and give the derivative.
 
@@ -151,38 +135,39 @@ class Solver:
             From the cotangent G of the images, where ``dL = Re <G, dx>``, to those of
             the numbers, by name.
         """
-        A = forward_operator(self.recipe, self.operator, measurement, named)
-        state = self.recipe.begin(y, A)
-        tape = []
-        for layers in self._layers(state["x"]):
-            priors: list[_Taped] = []
+        problem = given_problem(self.recipe, self.operator, y, measurement, named)
+        functions, names = operators(problem.y), list(self.numbers)
+        xp = namespace(problem.y)
+        if not xp.isdtype(problem.y.dtype, ("real floating", "complex floating")):
+            self.recipe.begin(problem)  # says what it needs
+        A = _Recorded(problem.A, functions)
 
-            def taped(*part: Any, priors: list[_Taped] = priors) -> _Taped:
-                priors.append(_Taped(*part))
-                return priors[-1]
+        def run(y: Array, *values: Array) -> Array:
+            taped = replace(problem, y=y, A=A)
+            return self._run(taped, functions, dict(zip(names, values, strict=True)))
 
-            following = self.recipe.iterate(state, y, A, layers, taped)
-            tape.append((state, layers, priors))
-            state = following
+        dtype = real_dtype(problem.y, xp)
+        values = [xp.asarray(self.numbers[name], dtype=dtype) for name in names]
+        x, back = functions.vjp(run, problem.y, *values)
 
         def pullback(G: Array) -> Gradient:
-            if G.shape != state["x"].shape:
-                raise ValueError(f"G must have shape {state['x'].shape}, got {G.shape}")
-            scheme = type(self.recipe.scheme)
-            back, zero = _PULLBACKS[scheme], namespace(G).zeros_like(G)
-            cotangent = dict.fromkeys(_ARRAYS[scheme], zero)
-            cotangent["x"] = G
-            gradient: Gradient = {}
-            for before, layers, priors in reversed(tape):
-                step = namespace(G).exp(layers.log_step)
-                cotangent, gstep = back(cotangent, before, y, A, step, priors)
-                gradient[f"{layers.prefix}.log_step"] = gstep * step
-                for prior in priors:
-                    for name, g in prior.gradient.items():
-                        gradient[f"{layers.prefix}.{prior.label}{name}"] = g
-            return gradient
+            if G.shape != x.shape:
+                raise ValueError(f"G must have shape {x.shape}, got {G.shape}")
+            _, *found = back(G)
+            return dict(zip(names, found, strict=True))
 
-        return state["x"], pullback
+        return x, pullback
+
+    def _run(
+        self, problem: Problem, functions: Any, numbers: Mapping[str, Any]
+    ) -> Array:
+        state: State = self.recipe.begin(problem)
+        for i in range(self.recipe.cells):
+            names = self.recipe.layers(i == self.recipe.cells - 1)
+            own = {name: numbers.get(f"cells.{i}.{name}") for name in names}
+            layers = _Layers(i, own, state["x"], functions)
+            state = self.recipe.cell(state, problem, layers)
+        return state["x"]
 
     def fit(
         self,
@@ -277,8 +262,9 @@ class Solver:
         if len(example) < 2:
             raise ValueError("examples must be tuples (truth, y, *measurement)")
         truth, y, *measurement = example
-        A = forward_operator(self.recipe, self.operator, tuple(measurement))
-        x = self.recipe.begin(y, A)["x"]
+        own = self.operator
+        problem = given_problem(self.recipe, own, y, tuple(measurement))
+        x = self.recipe.begin(problem)["x"]
         if truth.shape != x.shape:
             raise ValueError(f"truth must have shape {x.shape}, got {truth.shape}")
         xp = namespace(x)
@@ -312,23 +298,15 @@ class Solver:
         fit.steps, fit.moments, self.numbers = step, moments, numbers
         fit.numbers = {name: float(value) for name, value in numbers.items()}
 
-    def _layers(self, x: Array) -> Iterator[_Layers]:
-        xp = namespace(x)
-        for i in range(self.recipe.cells):
-            prefix = f"cells.{i}"
-            layers = self.recipe.layers(i == self.recipe.cells - 1)
-            numbers = {name: self.numbers.get(f"{prefix}.{name}") for name in layers}
-            yield _Layers(i, numbers, x, xp)
-
 
 class _Layers:
     """The numbers of one cell, as arrays that go with the images."""
 
     def __init__(
-        self, index: int, numbers: Mapping[str, Any], x: Array, xp: Namespace
+        self, index: int, numbers: Mapping[str, Any], x: Array, functions: Any
     ) -> None:
-        self.index = index
-        self.prefix = f"cells.{index}"
+        self.index, self._functions = index, functions
+        xp = namespace(x)
         dtype = real_dtype(x, xp)
         self._numbers = {
             name: None if value is None else xp.asarray(value, dtype=dtype)
@@ -338,70 +316,64 @@ class _Layers:
     def __getattr__(self, name: str) -> Any:
         return self._numbers[name]
 
-    svt = staticmethod(svt)
+    def svt(
+        self, matrices: Array, fraction: Array, scale: Array | None = None
+    ) -> Array:
+        if scale is None:
+            return self._functions.svt(matrices, fraction, relative=True)
+        return self._functions.svt(matrices, fraction * scale)
 
 
-class _Taped(Learned):
-    """A prior that remembers how to pull back what it gave."""
+class _Recorded(Operator):
+    """An operator that a tape goes through by the adjoint, whatever it is made of."""
 
-    back: Callable[[Array], tuple[Array, Gradient]]
-    gradient: Gradient  # type: ignore[assignment]
+    def __init__(self, operator: Operator, functions: Any) -> None:
+        self.operator, self._functions = operator, functions
+        self.tight, self.unitary = operator.tight, operator.unitary
 
-    def prox(self, v: Array, step: Any) -> Array:
-        result, self.back = self.prior.prox_vjp(v, step, self.layers)
-        return result
+    def forward(self, x: Array) -> Array:
+        return self._functions._backend.call(_Applied(self.operator), x)[0]
 
-    def pull(self, G: Array) -> Array:
-        """Give the cotangent of v, and keep those of the numbers."""
-        gv, self.gradient = self.back(G)
-        return gv
+    def adjoint(self, y: Array) -> Array:
+        return self._functions._backend.call(_Applied(self.operator.H), y)[0]
 
+    def consistent(self, x: Array, y: Array) -> Array:
+        return x - self.adjoint(self.forward(x) - y)
 
-def _ista(
-    G: State, state: State, y: Array, A: Operator, step: Array, priors: list[_Taped]
-) -> tuple[State, Array]:
-    """Pull back ``x <- prox(x - step A^H (A x - y))``."""
-    gv = priors[0].pull(G["x"])
-    gx, gstep = _data_step(gv, state["x"], y, A, step)
-    return {"x": gv + gx}, gstep
+    def measured(self, y: Array) -> Array:
+        # A projection is its own adjoint.
+        return self._functions._backend.call(_Applied(_Projection(self.operator)), y)[0]
 
 
-def _fista(
-    G: State, state: State, y: Array, A: Operator, step: Array, priors: list[_Taped]
-) -> tuple[State, Array]:
-    """Pull back an iteration of FISTA; its momentum depends on nothing learned."""
-    t = state["momentum"]
-    beta = (t - 1) / ((1 + (1 + 4 * t * t) ** 0.5) / 2)
-    gv = priors[0].pull(G["x"] + (1 + beta) * G["ahead"])
-    gahead, gstep = _data_step(gv, state["ahead"], y, A, step)
-    return {"x": -beta * G["ahead"], "ahead": gv + gahead}, gstep
+class _Projection(Operator):
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+
+    def forward(self, x: Array) -> Array:
+        return self.operator.measured(x)
+
+    def adjoint(self, y: Array) -> Array:
+        return self.operator.measured(y)
 
 
-def _low_rank_plus_sparse(
-    G: State, state: State, y: Array, A: Operator, step: Array, priors: list[_Taped]
-) -> tuple[State, Array]:
-    """Pull back ``L, S <- prox(L - r), prox(S - r)``, with one data step r for both."""
-    low_rank, sparse = priors
-    gL = low_rank.pull(G["low_rank"] + G["x"])
-    gS = sparse.pull(G["sparse"] + G["x"])
-    gx, gstep = _data_step(gL + gS, state["x"], y, A, step)
-    return {"x": gx, "low_rank": gL, "sparse": gS}, gstep
+@dataclass(frozen=True, eq=False)
+class _Applied(Operation):
+    """x -> A x."""
 
+    operator: Operator
+    saves_inputs = False
 
-def _data_step(
-    gv: Array, x: Array, y: Array, A: Operator, step: Array
-) -> tuple[Array, Array]:
-    """Pull ``-step A^H (A x - y)`` back to x, through A^H A, and to the step."""
-    gstep = -inner(A.H(A(x) - y), gv)
-    return -step * A.H(A(gv)), gstep
+    def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
+        return (self.operator.forward(x[0]),)
 
+    def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
+        return call(self, dx[0])
 
-_PULLBACKS = {ISTA: _ista, FISTA: _fista, LowRankPlusSparse: _low_rank_plus_sparse}
-_ARRAYS = {
-    ISTA: ("x",),
-    FISTA: ("x", "ahead"),
-    LowRankPlusSparse: ("x", "low_rank", "sparse"),
-}
+    def cotangent(
+        self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
+    ) -> tuple[Any, ...]:
+        return call(_Applied(self.operator.H), g[0])
+
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -467,10 +439,10 @@ def load(path: str | Path, **options: Any) -> Solver:
     ValueError
         If the file is damaged, or does not hold the weights of a network.
     TypeError
-        If its network has no derivative by hand.
+        If its network has convolutions.
     """
     recipe, weights = files.read(path)
-    solver = Solver(recipe, **options)  # type: ignore[arg-type]
+    solver = Solver(recipe, **options)
     with files.naming(path):
         files.check(weights, files.shapes(recipe))
     solver.numbers = {name: np.asarray(x, np.float64) for name, x in weights.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -20,7 +21,6 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 import svdinv.torch
 from svdinv.backends.torch import without_autocast
-from svdinv.unroll import weights as files
 from svdinv.unroll.networks import (
     LS,
     SLR,
@@ -31,8 +31,10 @@ from svdinv.unroll.networks import (
     Recipe,
     State,
 )
-from svdinv.unroll.networks.recipe import choose, forward_operator
+from svdinv.unroll.networks import weights as files
+from svdinv.unroll.networks.recipe import choose, given_problem
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.problem import Problem
 
 __all__ = ["SVD", "LSNet", "Network", "SLRNet", "T2LRNet", "TLRNet", "load", "save"]
 
@@ -113,7 +115,7 @@ class Network(nn.Module):
 
     def forward(
         self,
-        y: Tensor,
+        y: Tensor | Problem,
         *measurement: Any,
         penalty: bool = False,
         return_state: bool = False,
@@ -123,8 +125,9 @@ class Network(nn.Module):
 
         Parameters
         ----------
-        y : Tensor
-            Measured values; what is outside the mask is not looked at.
+        y : Tensor or Problem
+            Measured data, with a batch axis in front; what is outside the mask is not
+            looked at. Or a problem of tensors, and nothing else.
         *measurement : Tensor or Operator
             What the forward operator is made of, such as a mask and coil maps, or the
             operator itself; nothing for a network with an operator of its own.
@@ -151,21 +154,23 @@ class Network(nn.Module):
         ValueError, TypeError
             If the arguments do not fit the network.
         """
-        if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}")
-        measurement = tuple(_arranged(x, y) for x in measurement)
-        named = {name: _arranged(x, y) for name, x in named.items()}
-        A = forward_operator(self.recipe, self.operator, measurement, named)
-        y = _arranged(y, y)
-        state = self.recipe.begin(y, A)
+        data = y.y if isinstance(y, Problem) else y
+        if not isinstance(data, Tensor):
+            raise TypeError(f"y must be a torch.Tensor, got {type(data).__name__}")
+        arranged = partial(_arranged, y=data)
+        measurement = tuple(map(arranged, measurement))
+        named = {name: arranged(x) for name, x in named.items()}
+        problem = given_problem(self.recipe, self.operator, y, measurement, named)
+        problem = problem.replace_arrays(arranged)
+        state = self.recipe.begin(problem)
         self._check_precision(state["x"])
         if penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
         for cell in self.cells:
             if self.checkpoint and torch.is_grad_enabled():
-                state = recompute(cell, state, y, A, use_reentrant=False)
+                state = recompute(cell, state, problem, use_reentrant=False)
             else:
-                state = cell(state, y, A)
+                state = cell(state, problem)
         if return_state:
             return state
         return (state["x"], state["penalty"]) if penalty else state["x"]
@@ -252,9 +257,9 @@ class Cell(nn.Module):
             for name, value in self._first.items():
                 getattr(self, name).fill_(value)
 
-    def forward(self, state: State, y: Tensor, A: Operator) -> State:
+    def forward(self, state: State, problem: Problem) -> State:
         """Iterate once."""
-        return self.recipe.cell(state, y, A, self)
+        return self.recipe.cell(state, problem, self)
 
     def svt(
         self, matrices: Tensor, fraction: Tensor, scale: Tensor | None = None

@@ -76,8 +76,9 @@ def small_methods(small_weights, monkeypatch):
 
     Gives the folder of the weights.
     """
-    from svdinv.unroll import pretrained
     from svdinv.unroll.jobs import baselines
+
+    from svdinv.unroll import pretrained
 
     monkeypatch.setattr(pretrained, "_FOLDER", small_weights)
     monkeypatch.setattr(baselines, "_ITERATIONS", 3)

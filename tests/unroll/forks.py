@@ -108,7 +108,7 @@ def forking(folder):
 
 def serve(folder):
     from svdinv.cli import main
-    from svdinv.unroll.jobs import train  # noqa: F401  imported before the forks
+    from svdinv.unroll.training import command  # noqa: F401  imported before the forks
 
     replies = os.dup(1)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from svdinv.unroll.jobs.cine import Cine
-from svdinv.unroll.jobs.colour import Colour
-from svdinv.unroll.jobs.config import CHECKPOINT, CONFIG, WEIGHTS, Config, Training
-from svdinv.unroll.jobs.data import Batch
-from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION
 from svdinv.unroll.networks import LS, TLR
+from svdinv.unroll.tasks.cine import Cine
+from svdinv.unroll.tasks.colour import Colour
+from svdinv.unroll.training.batches import Batch
+from svdinv.unroll.training.config import CHECKPOINT, CONFIG, WEIGHTS, Config, Training
+from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
 
 ROOT = Path(__file__).parents[2]
 NETWORK = TLR(cells=2, features=4, block=8, start="fill", side="samples")

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from svdinv.unroll.jobs import baselines, cine, colour
 
 from svdinv.unroll.data import photograph
-from svdinv.unroll.jobs import baselines, cine, colour
-from svdinv.unroll.jobs.baselines import BASELINES, FIXED
+from svdinv.unroll.data.phantom import coil_maps
+from svdinv.unroll.evaluation.baselines import BASELINES, FIXED
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.phantom import coil_maps
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from small_trainings import NETWORK, environment
 
-from svdinv.unroll.jobs.checkpoints import read_checkpoint, write_checkpoint
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network
+from svdinv.unroll.training.checkpoints import read_checkpoint, write_checkpoint
 
 CONFIG = 'seed = 0 # "ü"\n'
 
@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_the_old_one(path, monkeypatch):
 MURDER = """
 import contextlib, os, signal, sys
 from pathlib import Path
-from svdinv.unroll.jobs import checkpoints
+from svdinv.unroll.training import checkpoints
 from test_checkpoints import CONFIG, made
 
 moment, path = sys.argv[1], Path(sys.argv[2])

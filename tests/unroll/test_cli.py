@@ -105,7 +105,7 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch, capsys, tmp_path)
 
 
 def test_ctrl_c_and_a_full_disk_are_no_tracebacks(monkeypatch, capsys, tmp_path):
-    import svdinv.unroll.jobs.demo as demo
+    import svdinv.unroll.demo as demo
 
     def press(config, network):
         raise KeyboardInterrupt

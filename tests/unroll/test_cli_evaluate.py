@@ -5,13 +5,13 @@ import signal
 
 import numpy as np
 import pytest
+from svdinv.unroll.jobs import cine, evaluation
 
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph
-from svdinv.unroll.jobs import cine, evaluation
-from svdinv.unroll.jobs.cine import unseen_series
-from svdinv.unroll.jobs.evaluation import Evaluation, Row, default_images
-from svdinv.unroll.jobs.pictures import save_picture
+from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.evaluation.evaluation import Evaluation, Row, default_images
+from svdinv.unroll.tasks.cine import unseen_series
 
 pytestmark = pytest.mark.usefixtures("small_methods")
 

@@ -6,14 +6,14 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from svdinv.unroll.jobs import reconstruction
 
 from svdinv.cli import main
 from svdinv.unroll import pretrained
 from svdinv.unroll.data import photograph, read_series
-from svdinv.unroll.jobs import reconstruction
-from svdinv.unroll.jobs.cine import unseen_series
-from svdinv.unroll.jobs.pictures import save_picture
+from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.operators import MRI
+from svdinv.unroll.tasks.cine import unseen_series
 
 pytestmark = pytest.mark.usefixtures("small_methods")
 

@@ -12,10 +12,10 @@ import torch
 from svdinv.cli import _parser, main
 from svdinv.cli.compare import _study
 from svdinv.core.degenerate import REPEATED_RULES
-from svdinv.unroll.data import TEST
-from svdinv.unroll.jobs import study as study_module
-from svdinv.unroll.jobs import training
-from svdinv.unroll.jobs.study import (
+from svdinv.study import study as study_module
+from svdinv.study.data import Patches, TestCrops, pool
+from svdinv.study.report import command, summary, table, write_report
+from svdinv.study.study import (
     METHODS,
     Plan,
     Row,
@@ -26,10 +26,10 @@ from svdinv.unroll.jobs.study import (
     measure,
     read_rows,
 )
-from svdinv.unroll.jobs.study_data import Patches, TestCrops, pool
-from svdinv.unroll.jobs.study_report import command, summary, table, write_report
+from svdinv.unroll.data import TEST
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network
+from svdinv.unroll.training import run as training
 
 TINY = Study(
     methods=("svt", "torch.linalg.svd"),

@@ -3,8 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdinv.unroll.completion import best_on_path, soft_impute, soft_impute_path, svt
-from svdinv.unroll.masks import uniform_mask
+from svdinv.unroll.algorithms.completion import (
+    best_on_path,
+    soft_impute,
+    soft_impute_path,
+    svt,
+)
+from svdinv.unroll.data.masks import uniform_mask
 
 
 def _low_rank(rng, shape=(60, 50), rank=3):

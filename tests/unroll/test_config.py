@@ -7,9 +7,10 @@ from dataclasses import fields
 
 import pytest
 
-from svdinv.unroll.jobs.cine import Cine
-from svdinv.unroll.jobs.colour import Colour
-from svdinv.unroll.jobs.config import (
+from svdinv.unroll.networks import LS, SLR, T2LR, TLR
+from svdinv.unroll.tasks.cine import Cine
+from svdinv.unroll.tasks.colour import Colour
+from svdinv.unroll.training.config import (
     Config,
     Training,
     changed,
@@ -21,7 +22,6 @@ from svdinv.unroll.jobs.config import (
     to_toml,
     write,
 )
-from svdinv.unroll.networks import LS, SLR, T2LR, TLR
 
 LEAST = '[task]\nkind = "colour"\n[network]\nkind = "TLR"\n'
 

@@ -12,7 +12,7 @@ from svdinv.unroll.data import (
     read_picture,
     split,
 )
-from svdinv.unroll.masks import uniform_mask
+from svdinv.unroll.data.masks import uniform_mask
 
 
 @pytest.mark.parametrize("test", PHOTOS)

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from svdinv.cli import main
+from svdinv.unroll import demo
 from svdinv.unroll.data import photograph
-from svdinv.unroll.jobs import demo
-from svdinv.unroll.jobs.demo import DemoConfig
-from svdinv.unroll.jobs.diagnosis import Breakdown
-from svdinv.unroll.jobs.pictures import save_picture
-from svdinv.unroll.jobs.training import Outcome
+from svdinv.unroll.demo import DemoConfig
+from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network
+from svdinv.unroll.training.diagnosis import Breakdown
+from svdinv.unroll.training.run import Outcome
 
 
 def _rows(printed):

@@ -8,14 +8,14 @@ import pytest
 import torch
 from small_trainings import NETWORK, TRAINING, Given, cine, colour, noise
 
-from svdinv.unroll.jobs.checkpoints import read_checkpoint
-from svdinv.unroll.jobs.config import Training
-from svdinv.unroll.jobs.data import Batch, Case
-from svdinv.unroll.jobs.diagnosis import Breakdown, diagnose
-from svdinv.unroll.jobs.training import CHECKPOINT, WEIGHTS, Run, svd_of
 from svdinv.unroll.networks import LLS, Recipe
 from svdinv.unroll.networks.recipe import registered
 from svdinv.unroll.torch import Cell, Network, load
+from svdinv.unroll.training.batches import Batch, Case
+from svdinv.unroll.training.checkpoints import read_checkpoint
+from svdinv.unroll.training.config import Training
+from svdinv.unroll.training.diagnosis import Breakdown, diagnose
+from svdinv.unroll.training.run import CHECKPOINT, WEIGHTS, Run, svd_of
 
 # The singular values that are thresholded are those of the images' own channels.
 BARE = replace(NETWORK, cells=3, convs_before=0, convs_after=0, block=None)
@@ -362,7 +362,7 @@ def test_a_failing_diagnosis_costs_nothing_but_itself(tmp_path, monkeypatch):
     def failing(*given):
         raise TypeError("a mistake of ours")
 
-    monkeypatch.setattr("svdinv.unroll.jobs.training.diagnose", failing)
+    monkeypatch.setattr("svdinv.unroll.training.run.diagnose", failing)
     outcome = Run(colour(), Given(noise(), bad_step=8), tmp_path).train()
     assert (outcome.ending, outcome.step, outcome.saved) == ("broken", 7, 6)
     assert "the search for it failed" in str(outcome.breakdown)

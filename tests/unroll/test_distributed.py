@@ -29,12 +29,12 @@ from small_trainings import (
     results,
 )
 
-from svdinv.unroll.jobs.checkpoints import read_checkpoint
-from svdinv.unroll.jobs.config import write
-from svdinv.unroll.jobs.data import Batch
-from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION, read_log
-from svdinv.unroll.jobs.training import CHECKPOINT, WEIGHTS, Run
 from svdinv.unroll.torch import load
+from svdinv.unroll.training.batches import Batch
+from svdinv.unroll.training.checkpoints import read_checkpoint
+from svdinv.unroll.training.config import write
+from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION, read_log
+from svdinv.unroll.training.run import CHECKPOINT, WEIGHTS, Run
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_gloo_available(), reason="PyTorch without Gloo"
@@ -192,7 +192,7 @@ def test_bad_options_are_said_once(pair):
 def test_what_only_one_of_them_misses_is_said_too(pair, tmp_path):
     code = (
         "import os, sys\nfrom svdinv.cli import main\n"
-        "from svdinv.unroll.jobs.colour import Colour\n"
+        "from svdinv.unroll.tasks.colour import Colour\n"
         "def load(self):\n"
         "    if os.environ['RANK'] == '1': raise ValueError('no photographs here')\n"
         "Colour.load = load\n"
@@ -260,8 +260,8 @@ import json, sys
 from dataclasses import replace
 import numpy as np, torch
 from small_trainings import TRAINING, Given, colour, noise
-from svdinv.unroll.jobs.train import processes
-from svdinv.unroll.jobs.training import Run
+from svdinv.unroll.training.command import processes
+from svdinv.unroll.training.run import Run
 
 class Bad(Given):
     def batch(self, seed, step, items):

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_trainings import environment
+from svdinv.unroll.jobs import cine, colour
 
 from svdinv.cli import main
 from svdinv.unroll.data import PHOTOS, save_series
-from svdinv.unroll.jobs import cine, colour
-from svdinv.unroll.jobs.data import noisy
-from svdinv.unroll.jobs.export import (
+from svdinv.unroll.data.measurements import (
     holds_measurement,
     read_measurement,
     write_measurement,
 )
-from svdinv.unroll.jobs.pictures import save_picture
+from svdinv.unroll.data.phantom import coil_maps, heart
+from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.phantom import coil_maps, heart
+from svdinv.unroll.training.batches import noisy
 
 h5py = pytest.importorskip("h5py")
 pillow = pytest.importorskip("PIL.Image")
@@ -47,8 +47,8 @@ import sys
 import numpy as np
 from small_trainings import largest_file
 from svdinv.unroll.data import save_series
-from svdinv.unroll.jobs.data import Case
-from svdinv.unroll.jobs.export import write_measurement
+from svdinv.unroll.training.batches import Case
+from svdinv.unroll.data.measurements import write_measurement
 
 image = np.random.default_rng(0).random((3, 200, 200), dtype=np.float32)
 case = Case("a", "b", image, (image < 0.5,), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdinv.unroll.fill import SCALES, normalised_fill
+from svdinv.unroll.networks.fill import SCALES, normalised_fill
 
 
 def bell(size, width):

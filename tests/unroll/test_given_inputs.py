@@ -3,11 +3,13 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
+from svdinv.unroll.jobs import cine
 
 from svdinv.unroll.data import photograph
-from svdinv.unroll.jobs import cine
-from svdinv.unroll.jobs.inference import judge
-from svdinv.unroll.jobs.inputs import (
+from svdinv.unroll.data.phantom import coil_maps
+from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.evaluation.inference import judge
+from svdinv.unroll.evaluation.inputs import (
     Input,
     Sampler,
     files_of,
@@ -15,9 +17,7 @@ from svdinv.unroll.jobs.inputs import (
     read_inputs,
     read_mask,
 )
-from svdinv.unroll.jobs.pictures import save_picture
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.phantom import coil_maps
 
 SIZE = (4, 24, 20)
 

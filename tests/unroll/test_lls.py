@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from svdinv.unroll.masks import radial_mask
+from svdinv.unroll.data.masks import radial_mask
+from svdinv.unroll.data.phantom import heart
 from svdinv.unroll.networks import LLS, from_json, to_json
-from svdinv.unroll.phantom import heart
 from svdinv.unroll.torch import Network
 
 B, T, C = 2, 6, 3

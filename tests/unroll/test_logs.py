@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pytest
 from small_trainings import environment, events, largest_file
 
-from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION, Logs, read_log
+from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION, Logs, read_log
 
 
 def values(step):
@@ -104,7 +104,7 @@ def test_flushed_is_on_the_disk(tmp_path):
 
 def test_after_a_while_and_after_a_validation_rows_are_seen(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("svdinv.unroll.jobs.logs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("svdinv.unroll.training.logs.time.monotonic", lambda: now[0])
     with Logs(tmp_path, 0) as logs:
         logs.step(1, *values(1))
         assert read_log(tmp_path / LOG) == []
@@ -158,7 +158,7 @@ def test_tensorboard_sees_every_step_once(tmp_path):
 
 
 def test_does_without_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setattr("svdinv.unroll.jobs.logs.find_spec", lambda name: None)
+    monkeypatch.setattr("svdinv.unroll.training.logs.find_spec", lambda name: None)
     written(tmp_path, 1, 20)
     assert sorted(file.name for file in tmp_path.iterdir()) == [LOG, VALIDATION]
 
@@ -166,7 +166,7 @@ def test_does_without_tensorboard(tmp_path, monkeypatch):
 def test_tensorboard_is_imported_without_a_warning():
     code = (
         "import tempfile; from pathlib import Path\n"
-        "from svdinv.unroll.jobs.logs import EVENTS, Logs\n"
+        "from svdinv.unroll.training.logs import EVENTS, Logs\n"
         "with tempfile.TemporaryDirectory() as folder, Logs(Path(folder), 0) as logs:\n"
         "    logs.step(10, 1.0, 1.0, 1.0)\n"
         "    print(len(list(Path(folder).glob(EVENTS))))\n"

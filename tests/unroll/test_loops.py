@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from array_frameworks import FRAMEWORKS, Framework
 
+from svdinv.unroll.algorithms.loops import iterate
 from svdinv.unroll.arrays import namespace, times
-from svdinv.unroll.loops import iterate
 
 ROWS = [(0.5 * i, i + 1) for i in range(4)]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from small_trainings import cine, colour, pictures
 
-from svdinv.unroll.jobs.data import Batch
-from svdinv.unroll.jobs.training import Run, svd_of
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network
+from svdinv.unroll.training.batches import Batch
+from svdinv.unroll.training.run import Run, svd_of
 
 EXPECTED = {
     "l1": lambda errors: np.mean([e.mean() for e in errors]),

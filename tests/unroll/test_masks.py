@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdinv.unroll.masks import (
+from svdinv.unroll.data.masks import (
     GOLDEN_ANGLE,
     cartesian_mask,
     radial_mask,

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from svdinv.unroll.algorithms import ISTA, LowRankPlusSparse
 from svdinv.unroll.manual import Solver
 from svdinv.unroll.networks import (
     LS,
     TLR,
+    LearnedPrior,
     LowRank,
     Number,
-    Prior,
     Unrolled,
     register,
 )
+from svdinv.unroll.networks.weights import initial, shapes
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.schemes import ISTA, LowRankPlusSparse
-from svdinv.unroll.weights import initial, shapes
 
 
 @register
 @dataclass(frozen=True)
-class Own(Prior):
+class Own(LearnedPrior):
     """Multiplies by a number that a layer of one framework holds."""
 
     make: str = "torch"
@@ -57,9 +57,9 @@ _MAKERS = {"torch": _torch_layer, "keras": _keras_layer}
     "prior", [LowRank, "low rank", None, (LowRank(), Own)], ids=repr
 )
 def test_prior_must_be_one(prior):
-    scheme = LowRankPlusSparse() if isinstance(prior, tuple) else ISTA()
-    with pytest.raises(TypeError, match="prior must be a Prior"):
-        Unrolled(scheme=scheme, prior=prior)
+    algorithm = LowRankPlusSparse() if isinstance(prior, tuple) else ISTA()
+    with pytest.raises(TypeError, match="prior must be a LearnedPrior"):
+        Unrolled(algorithm=algorithm, prior=prior)
 
 
 @pytest.mark.parametrize(

@@ -15,24 +15,7 @@ import pytest
 import torch
 
 import svdinv.torch
-from svdinv.unroll.networks import (
-    LLS,
-    LS,
-    SLR,
-    T2LR,
-    TLR,
-    Convolved,
-    LowRank,
-    Number,
-    Prior,
-    Recipe,
-    Sparse,
-    Unrolled,
-    register,
-)
-from svdinv.unroll.networks.parts import fraction
-from svdinv.unroll.operators import MRI, Blur, gaussian_sensing
-from svdinv.unroll.schemes import (
+from svdinv.unroll.algorithms import (
     ADMM,
     FISTA,
     ISTA,
@@ -40,6 +23,23 @@ from svdinv.unroll.schemes import (
     GradientDescent,
     LowRankPlusSparse,
 )
+from svdinv.unroll.networks import (
+    LLS,
+    LS,
+    SLR,
+    T2LR,
+    TLR,
+    Convolved,
+    LearnedPrior,
+    LowRank,
+    Number,
+    Recipe,
+    Sparse,
+    Unrolled,
+    register,
+)
+from svdinv.unroll.networks.functional import fraction
+from svdinv.unroll.operators import MRI, Blur, gaussian_sensing
 from svdinv.unroll.torch import LSNet, Network, SLRNet, T2LRNet, TLRNet
 
 B, T, C, H, W = 2, 3, 2, 5, 4
@@ -78,15 +78,17 @@ PRIORS = {
 }
 
 
-def unrolled(scheme, prior, kind):
-    both = isinstance(scheme, LowRankPlusSparse)
+def unrolled(algorithm, prior, kind):
+    both = isinstance(algorithm, LowRankPlusSparse)
     prior = (prior, Sparse(-1.0)) if both else prior
-    return Unrolled(cells=2, scheme=scheme, prior=prior, kind=kind)
+    return Unrolled(cells=2, algorithm=algorithm, prior=prior, kind=kind)
 
 
 UNROLLED = {
-    f"{kind}, {scheme}, {prior}": unrolled(SCHEMES[scheme], PRIORS[prior], kind)
-    for scheme, prior, kind in itertools.product(SCHEMES, PRIORS, ("series", "image"))
+    f"{kind}, {algorithm}, {prior}": unrolled(SCHEMES[algorithm], PRIORS[prior], kind)
+    for algorithm, prior, kind in itertools.product(
+        SCHEMES, PRIORS, ("series", "image")
+    )
 }
 RECIPES = PUBLISHED | UNROLLED
 
@@ -128,7 +130,7 @@ def network(recipe, *, dtype=torch.float64, **options):
 
 
 def has_coils(recipe):
-    exact = isinstance(recipe, Unrolled) and recipe.scheme == ADMM(
+    exact = isinstance(recipe, Unrolled) and recipe.algorithm == ADMM(
         exact_data=True, batch_axes=1
     )
     return is_series(recipe) and not exact
@@ -169,20 +171,20 @@ class TestParameters:
         assert self.count(T2LRNet()) == 15 * (2 * chain + 3) - 1 == 259244
 
     @pytest.mark.parametrize("kind", ["series", "image"])
-    @pytest.mark.parametrize("scheme", SCHEMES)
+    @pytest.mark.parametrize("algorithm", SCHEMES)
     @pytest.mark.parametrize("prior", PRIORS)
-    def test_unrolled(self, scheme, prior, kind):
-        # Of the scheme: numbers in each cell, and those that the last does without.
+    def test_unrolled(self, algorithm, prior, kind):
+        # Of the algorithm: numbers in each cell, and those that the last does without.
         numbers, idle = {
             "ADMM": (2, 1),
             "ADMM, exact": (1, 1),  # no prior here has a use for the penalty
             "PDHG": (2, 0),
-        }.get(scheme, (1, 0))
+        }.get(algorithm, (1, 0))
         outer, taps = (2, 27) if kind == "series" else (3, 9)
         chain = taps * (outer * 3 + 3 * 3 + 3 * outer)
         learned = 1 + 2 * chain * (prior == "Convolved")
-        learned += scheme == "LowRankPlusSparse"
-        recipe = UNROLLED[f"{kind}, {scheme}, {prior}"]
+        learned += algorithm == "LowRankPlusSparse"
+        recipe = UNROLLED[f"{kind}, {algorithm}, {prior}"]
         assert self.count(Network(recipe)) == 2 * (numbers + learned) - idle
 
 
@@ -356,7 +358,7 @@ class TestFormulas:
             A = AH = lambda x: measurement[0] * x
         x = AH(y)
         found = net(y, *measurement)
-        run = getattr(self, type(recipe.scheme).__name__.lower())
+        run = getattr(self, type(recipe.algorithm).__name__.lower())
         torch.testing.assert_close(found, run(recipe, net.cells, x, A, AH, y))
 
     def ista(self, recipe, cells, x, A, AH, y):
@@ -405,7 +407,7 @@ class TestFormulas:
         l = torch.zeros_like(x)
         for cell in cells:
             z = self.prior(recipe.prior, cell, x + l)
-            if recipe.scheme.exact_data:
+            if recipe.algorithm.exact_data:
                 x = z - l - AH(A(z - l) - y)
             else:
                 rho = cell.log_penalty.exp()
@@ -539,8 +541,8 @@ def idle(recipe, coils, names):
 
 def name_of(recipe):
     name = next(name for name, other in UNROLLED.items() if other == recipe)
-    _, scheme, prior = re.fullmatch(r"(\w+), (.+), (\w+)", name).groups()
-    return scheme, prior
+    _, algorithm, prior = re.fullmatch(r"(\w+), (.+), (\w+)", name).groups()
+    return algorithm, prior
 
 
 @pytest.mark.parametrize("c", [-100.0, 0.0, 100.0])
@@ -973,7 +975,7 @@ def test_numpy_masks_and_masks_that_broadcast():
 
 
 @dataclass(frozen=True)
-class Halved(Prior):
+class Halved(LearnedPrior):
     """A prior of the user's own, with a layer of PyTorch's and a use for the step."""
 
     def layers(self, axes):
@@ -983,9 +985,11 @@ class Halved(Prior):
         return v / (1 + step * layers.scale.exp()) + 0.1 * layers.own(v)
 
 
-@pytest.mark.parametrize("scheme", ["ADMM", "ADMM, exact"])
-def test_a_prior_of_ones_own(scheme):
-    recipe = Unrolled(cells=2, scheme=SCHEMES[scheme], prior=Halved(), kind="image")
+@pytest.mark.parametrize("algorithm", ["ADMM", "ADMM, exact"])
+def test_a_prior_of_ones_own(algorithm):
+    recipe = Unrolled(
+        cells=2, algorithm=SCHEMES[algorithm], prior=Halved(), kind="image"
+    )
     net = network(recipe)
     y, (mask,) = problem(recipe)
     _, g = gradients(net, y, mask)
@@ -1122,14 +1126,14 @@ REFUSED = {
     "no recipe": (lambda: Network(cells=3), TypeError, "recipe must be .*, got None"),
     "text": (lambda: LS(threshold="a"), TypeError, "threshold must be a real number"),
     "NaN": (lambda: LS(step=math.nan), ValueError, "step must be finite, got nan"),
-    "prior": (lambda: Unrolled(prior=3), TypeError, "prior must be a Prior"),
+    "prior": (lambda: Unrolled(prior=3), TypeError, "prior must be a LearnedPrior"),
     "prior, infinite": (
         lambda: LowRank(math.inf),
         ValueError,
         "threshold must be finite",
     ),
     "one prior of two": (
-        lambda: Unrolled(scheme=LowRankPlusSparse()),
+        lambda: Unrolled(algorithm=LowRankPlusSparse()),
         ValueError,
         "LowRankPlusSparse takes two priors",
     ),
@@ -1138,7 +1142,11 @@ REFUSED = {
         ValueError,
         "ISTA takes one prior",
     ),
-    "scheme": (lambda: Unrolled(scheme=ISTA), TypeError, "scheme must be a Scheme"),
+    "algorithm": (
+        lambda: Unrolled(algorithm=ISTA),
+        TypeError,
+        "algorithm must be an Algorithm",
+    ),
     "kind": (lambda: Unrolled(kind="movie"), ValueError, "kind must be .* 'movie'"),
     "another class of that name": (
         lambda: register(dataclass(frozen=True)(type("TLR", (Recipe,), {}))),

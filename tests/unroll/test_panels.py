@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svdinv.unroll.jobs import panels
-from svdinv.unroll.jobs.panels import (
+from svdinv.unroll.display import panels
+from svdinv.unroll.display.panels import (
     Entry,
     save_panel,
     save_series_animation,

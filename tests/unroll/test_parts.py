@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from svdinv.unroll.arrays import namespace
 from svdinv.unroll.networks import TLR, Convolutions
-from svdinv.unroll.networks.parts import folded, unfolded
+from svdinv.unroll.networks.functional import folded, unfolded
+from svdinv.unroll.networks.weights import first_kernel, initial, shapes
 from svdinv.unroll.torch import Network, _Chain, _Conv3d
-from svdinv.unroll.weights import first_kernel, initial, shapes
 
 
 @pytest.mark.parametrize("size", [(6, 9), (7, 8), (1, 2)], ids=str)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svdinv.unroll.jobs.pictures import contact_sheet, save_animation, save_picture
+from svdinv.unroll.display.pictures import contact_sheet, save_animation, save_picture
 
 
 def test_a_sheet_holds_every_frame():

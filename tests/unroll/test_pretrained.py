@@ -4,14 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from svdinv.unroll.jobs import cine, inference
 
 from svdinv.unroll import pretrained
-from svdinv.unroll.jobs import cine, inference
-from svdinv.unroll.jobs.baselines import zero_filled
-from svdinv.unroll.jobs.cine import MASKS, unseen_series
-from svdinv.unroll.jobs.inference import apply
+from svdinv.unroll.evaluation.baselines import zero_filled
+from svdinv.unroll.evaluation.inference import apply
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR
+from svdinv.unroll.tasks.cine import MASKS, unseen_series
 from svdinv.unroll.torch import Network, save
 
 

@@ -5,6 +5,16 @@ import sys
 import numpy as np
 import pytest
 
+from svdinv.unroll.algorithms import (
+    ADMM,
+    FISTA,
+    ISTA,
+    PDHG,
+    GradientDescent,
+    LowRankPlusSparse,
+    objective_value,
+    solve,
+)
 from svdinv.unroll.operators import (
     MRI,
     Blur,
@@ -15,7 +25,7 @@ from svdinv.unroll.operators import (
     gaussian_sensing,
     operator_norm,
 )
-from svdinv.unroll.regularisers import (
+from svdinv.unroll.priors import (
     Casorati,
     HuberVariation,
     LocalLowRank,
@@ -25,15 +35,7 @@ from svdinv.unroll.regularisers import (
     Tikhonov,
     TotalVariation,
 )
-from svdinv.unroll.schemes import (
-    ADMM,
-    FISTA,
-    ISTA,
-    PDHG,
-    GradientDescent,
-    LowRankPlusSparse,
-)
-from svdinv.unroll.solve import objective_value, solve
+from svdinv.unroll.problem import Problem
 
 T, H, W = 6, 8, 7
 SCHEMES = {
@@ -61,11 +63,11 @@ def measured(rng):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_every_framework_runs_every_scheme(name, arrays, measured):
-    scheme, R = SCHEMES[name]
+def test_every_framework_runs_every_algorithm(name, arrays, measured):
+    algorithm, R = SCHEMES[name]
     y, A = measured
-    expected = solve(y, A, R, scheme=scheme, iterations=8)
-    found = solve(arrays.array(y), A, R, scheme=scheme, iterations=8)
+    expected = solve(Problem(y, A), R, algorithm=algorithm, iterations=8)
+    found = solve(Problem(arrays.array(y), A), R, algorithm=algorithm, iterations=8)
     assert arrays.owns(found.image)
     np.testing.assert_allclose(arrays.numpy(found.image), expected.image, atol=1e-9)
     np.testing.assert_allclose(found.objective, expected.objective, rtol=1e-9)
@@ -75,21 +77,23 @@ def test_every_framework_runs_every_scheme(name, arrays, measured):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_objective_becomes_smaller(name, measured):
-    scheme, R = SCHEMES[name]
+    algorithm, R = SCHEMES[name]
     y, A = measured
-    found = solve(y, A, R, scheme=scheme, iterations=300, rtol=0)
-    start = scheme.bind(R)[0].start(y, A)
-    assert found.objective[-1] < 0.99 * float(objective_value(start, y, A, R))
+    found = solve(Problem(y, A), R, algorithm=algorithm, iterations=300, rtol=0)
+    start = algorithm.bind(R)[0].start(Problem(y, A))
+    assert found.objective[-1] < 0.99 * float(objective_value(start, Problem(y, A), R))
     assert found.objective[-1] <= min(found.objective) * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_resuming_is_as_if_there_had_been_no_end(name, measured):
-    scheme, R = SCHEMES[name]
+    algorithm, R = SCHEMES[name]
     y, A = measured
-    whole = solve(y, A, R, scheme=scheme, iterations=9, rtol=0)
-    first = solve(y, A, R, scheme=scheme, iterations=4, rtol=0)
-    second = solve(y, A, R, scheme=scheme, iterations=5, rtol=0, state=first.state)
+    whole = solve(Problem(y, A), R, algorithm=algorithm, iterations=9, rtol=0)
+    first = solve(Problem(y, A), R, algorithm=algorithm, iterations=4, rtol=0)
+    second = solve(
+        Problem(y, A), R, algorithm=algorithm, iterations=5, rtol=0, state=first.state
+    )
     np.testing.assert_array_equal(second.image, whole.image)
     assert first.objective + second.objective == whole.objective
     for key, array in whole.state.items():
@@ -98,25 +102,31 @@ def test_resuming_is_as_if_there_had_been_no_end(name, measured):
 
 def test_a_state_survives_a_file(measured, tmp_path):
     y, A = measured
-    first = solve(y, A, Casorati(0.3), iterations=3, rtol=0)
+    first = solve(Problem(y, A), Casorati(0.3), iterations=3, rtol=0)
     np.savez(tmp_path / "state.npz", **first.state)
     with np.load(tmp_path / "state.npz") as saved:
-        second = solve(y, A, Casorati(0.3), iterations=2, rtol=0, state=dict(saved))
-    whole = solve(y, A, Casorati(0.3), iterations=5, rtol=0)
+        second = solve(
+            Problem(y, A), Casorati(0.3), iterations=2, rtol=0, state=dict(saved)
+        )
+    whole = solve(Problem(y, A), Casorati(0.3), iterations=5, rtol=0)
     np.testing.assert_array_equal(second.image, whole.image)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_starts_may_be_of_numpy(name, arrays, measured, rng):
-    scheme, R = SCHEMES[name]
+    algorithm, R = SCHEMES[name]
     y, A = measured
     x0 = rng.standard_normal((T, H, W))
-    first = solve(y, A, R, scheme=scheme, iterations=3, x0=x0)
+    first = solve(Problem(y, A), R, algorithm=algorithm, iterations=3, x0=x0)
     given = arrays.array(y)
-    same = solve(given, A, R, scheme=scheme, iterations=3, x0=x0)
+    same = solve(Problem(given, A), R, algorithm=algorithm, iterations=3, x0=x0)
     np.testing.assert_allclose(arrays.numpy(same.image), first.image, atol=1e-10)
-    resumed = solve(given, A, R, scheme=scheme, iterations=2, state=first.state)
-    expected = solve(y, A, R, scheme=scheme, iterations=2, state=first.state)
+    resumed = solve(
+        Problem(given, A), R, algorithm=algorithm, iterations=2, state=first.state
+    )
+    expected = solve(
+        Problem(y, A), R, algorithm=algorithm, iterations=2, state=first.state
+    )
     assert arrays.owns(resumed.image)
     np.testing.assert_allclose(arrays.numpy(resumed.image), expected.image, atol=1e-10)
 
@@ -128,7 +138,9 @@ def test_it_stops_once_the_change_is_small(measured):
     def note(_, state):
         changes.append(state["x"])
 
-    found = solve(y, A, Casorati(2.0), scheme=ISTA(), rtol=1e-3, callback=note)
+    found = solve(
+        Problem(y, A), Casorati(2.0), algorithm=ISTA(), rtol=1e-3, callback=note
+    )
     *_, before, last = changes
     assert found.stopped == "converged"
     assert found.converged
@@ -142,14 +154,14 @@ def test_dual_variables_have_to_settle_too(measured):
     """PDHG from the solution and dual variables of 0: x alone would stop too early."""
     y, A = measured
     R = TotalVariation(0.3)
-    solution = solve(y, A, R, iterations=5000, rtol=1e-10).image
-    from_there = solve(y, A, R, x0=solution, rtol=1e-4, iterations=3000)
+    solution = solve(Problem(y, A), R, iterations=5000, rtol=1e-10).image
+    from_there = solve(Problem(y, A), R, x0=solution, rtol=1e-4, iterations=3000)
     assert from_there.iterations > 10
 
 
 def test_most_iterations(measured):
     y, A = measured
-    found = solve(y, A, Casorati(0.3), iterations=3, rtol=0)
+    found = solve(Problem(y, A), Casorati(0.3), iterations=3, rtol=0)
     assert (found.iterations, found.stopped, found.converged) == (
         3,
         "iterations",
@@ -165,7 +177,7 @@ def test_the_callback_sees_and_stops(measured):
         seen.append((iteration, state["x"].shape))
         return iteration == 4
 
-    found = solve(y, A, Casorati(0.3), callback=callback)
+    found = solve(Problem(y, A), Casorati(0.3), callback=callback)
     assert seen == [(i, (T, H, W)) for i in (1, 2, 3, 4)]
     assert (found.stopped, found.iterations) == ("callback", 4)
 
@@ -193,8 +205,8 @@ def test_ctrl_c_keeps_what_there_is(where, measured):
         if where == "callback" and iteration == 3:
             raise KeyboardInterrupt
 
-    found = solve(y, A, Interrupted(0.3), callback=callback, rtol=0)
-    plain = solve(y, A, Casorati(0.3), iterations=3, rtol=0)
+    found = solve(Problem(y, A), Interrupted(0.3), callback=callback, rtol=0)
+    plain = solve(Problem(y, A), Casorati(0.3), iterations=3, rtol=0)
     assert (found.stopped, found.iterations) == ("interrupted", 3)
     np.testing.assert_array_equal(found.image, plain.image)
     assert found.objective == plain.objective
@@ -202,11 +214,14 @@ def test_ctrl_c_keeps_what_there_is(where, measured):
 
 def test_objective_is_that_of_the_definition(measured):
     y, A = measured
-    found = solve(y, A, Casorati(0.3), iterations=4, rtol=0)
+    found = solve(Problem(y, A), Casorati(0.3), iterations=4, rtol=0)
     singular = np.linalg.svd(found.image.reshape(T, -1), compute_uv=False)
     data = np.linalg.norm(A(found.image) - y) ** 2 / 2
     assert found.objective[-1] == pytest.approx(data + 0.3 * singular.sum())
-    assert solve(y, A, Casorati(0.3), iterations=4, objective=False).objective == []
+    assert (
+        solve(Problem(y, A), Casorati(0.3), iterations=4, objective=False).objective
+        == []
+    )
 
 
 def test_default_steps_come_from_the_norm(measured):
@@ -214,7 +229,7 @@ def test_default_steps_come_from_the_norm(measured):
     norm = operator_norm(A, A.H(y), iterations=2000, rtol=1e-12)
 
     def used(R, **options):
-        return solve(y, A, R, iterations=1, **options).parameters
+        return solve(Problem(y, A), R, iterations=1, **options).parameters
 
     step = used(Casorati(1))["step"] * norm**2
     assert 0.95 < step <= 1
@@ -227,12 +242,12 @@ def test_default_steps_come_from_the_norm(measured):
     assert 0.95 < descent <= 1
     assert used(Casorati(1), parameters={"step": 0.25}) == {"step": 0.25}
     for name in ("step", "dual_step"):
-        steps = used(Casorati(1), scheme=PDHG(), parameters={name: 5.0})
+        steps = used(Casorati(1), algorithm=PDHG(), parameters={name: 5.0})
         assert steps[name] == 5
         assert steps["step"] * steps["dual_step"] * norm**2 == pytest.approx(
             1, rel=0.03
         )
-    both = used(Casorati(1), scheme=ADMM(), parameters={"dual_step": 1.5})
+    both = used(Casorati(1), algorithm=ADMM(), parameters={"dual_step": 1.5})
     assert both["dual_step"] == 1.5
     assert both["penalty"] == pytest.approx(norm**2, rel=0.05)
     assert used(Casorati(1)) == used(Casorati(1))
@@ -245,18 +260,25 @@ def test_default_steps_come_from_the_norm(measured):
 def test_real_images_stay_real(R, iterations, rng):
     A = Blur(np.ones((3, 3)) / 9)
     y = A(rng.random((10, 12), dtype=np.float32))
-    found = solve(y, A, R, iterations=iterations)
+    found = solve(Problem(y, A), R, iterations=iterations)
     assert found.image.dtype == np.float32
 
 
 def test_batches_are_solved_together(rng):
     A = gaussian_sensing(30, (6, 5), 0, dtype=np.float64)
     y = A(rng.standard_normal((3, 6, 5)))
-    together = solve(y, A, Nuclear(0.1), scheme=FISTA(), iterations=50, rtol=0).image
-    p = solve(y, A, Nuclear(0.1), scheme=FISTA(), iterations=1).parameters
+    together = solve(
+        Problem(y, A), Nuclear(0.1), algorithm=FISTA(), iterations=50, rtol=0
+    ).image
+    p = solve(Problem(y, A), Nuclear(0.1), algorithm=FISTA(), iterations=1).parameters
     apart = [
         solve(
-            part, A, Nuclear(0.1), scheme=FISTA(), iterations=50, rtol=0, parameters=p
+            Problem(part, A),
+            Nuclear(0.1),
+            algorithm=FISTA(),
+            iterations=50,
+            rtol=0,
+            parameters=p,
         ).image
         for part in y
     ]
@@ -278,7 +300,7 @@ def test_low_rank_plus_sparse_separates(rng):
     A = MRI(mask)
     y = A(background + blinking)
     R = (Casorati(0.5), Sparse(0.05, TemporalFourier()))
-    found = solve(y, A, R, iterations=600, rtol=1e-6)
+    found = solve(Problem(y, A), R, iterations=600, rtol=1e-6)
 
     def error(x, truth):
         return np.linalg.norm(x - truth) / np.linalg.norm(truth)
@@ -292,7 +314,7 @@ def test_low_rank_plus_sparse_separates(rng):
 
 def test_parts_are_those_of_low_rank_plus_sparse_only(measured):
     y, A = measured
-    found = solve(y, A, Casorati(1), iterations=1)
+    found = solve(Problem(y, A), Casorati(1), iterations=1)
     assert found.low_rank is None
     assert found.sparse is None
 
@@ -307,7 +329,7 @@ def test_a_network_may_take_the_place_of_the_prox(measured):
         def prox(self, x, step):
             return 0.9 * x
 
-    found = solve(y, A, Own(), scheme=ISTA(), rtol=1e-8, iterations=2000)
+    found = solve(Problem(y, A), Own(), algorithm=ISTA(), rtol=1e-8, iterations=2000)
     assert found.converged
     step = found.parameters["step"]
     fixed = 0.9 * (found.image - step * A.H(A(found.image) - y))
@@ -316,11 +338,11 @@ def test_a_network_may_take_the_place_of_the_prox(measured):
 
 def test_progress_bar(measured, capsys):
     y, A = measured
-    solve(y, A, Casorati(0.3), iterations=5, rtol=0, progress=True)
+    solve(Problem(y, A), Casorati(0.3), iterations=5, rtol=0, progress=True)
     shown = capsys.readouterr().err
     assert "5/5" in shown
     assert "objective=" in shown
-    solve(y, A, Casorati(0.3), iterations=5, rtol=0)
+    solve(Problem(y, A), Casorati(0.3), iterations=5, rtol=0)
     assert capsys.readouterr().err == ""
 
 
@@ -328,7 +350,7 @@ def test_a_missing_bar_is_explained(measured, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     y, A = measured
     with pytest.raises(ImportError, match=r"svdinv\[unroll\]"):
-        solve(y, A, Casorati(0.3), progress=True)
+        solve(Problem(y, A), Casorati(0.3), progress=True)
 
 
 def test_divergence_is_told(measured):
@@ -338,8 +360,7 @@ def test_divergence_is_told(measured):
         pytest.raises(FloatingPointError, match="steps are too large"),
     ):
         solve(
-            y,
-            A,
+            Problem(y, A),
             Tikhonov(0.3),
             parameters={"step": 1e6},
             iterations=2000,
@@ -356,32 +377,40 @@ R = Casorati(1.0)
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: solve(Y, lambda x: x, R), TypeError, "A must be an Operator"),
-        (lambda: solve(Y > 0, A, R), TypeError, "y must be floating point"),
-        (lambda: solve(Y * np.nan, A, R), ValueError, "y holds NaN"),
-        (lambda: solve(Y * np.inf, A, R), ValueError, "y holds NaN"),
-        (lambda: solve(Y[..., :3], A, R), ValueError, "broadcast"),
-        (lambda: solve(Y, A, R, x0=Y[0]), ValueError, "x0 must have the shape"),
-        (lambda: solve(Y, A, R, x0=Y + 0j), TypeError, "x0 must be real"),
-        (lambda: solve(Y, A, R, iterations=0), ValueError, "iterations"),
-        (lambda: solve(Y, A, R, rtol=-1), ValueError, "rtol"),
-        (lambda: solve(Y, A, R, rtol=np.nan), ValueError, "rtol"),
-        (lambda: solve(Y, A, R, x0=Y, state={"x": Y}), ValueError, "two ways"),
-        (lambda: solve(Y, A, R, state={"x": Y}), ValueError, "state must be"),
+        (lambda: solve(Problem(Y, lambda x: x), R), TypeError, "A must be an Operator"),
+        (lambda: solve(Problem(Y > 0, A), R), TypeError, "y must be floating point"),
+        (lambda: solve(Problem(Y * np.nan, A), R), ValueError, "y holds NaN"),
+        (lambda: solve(Problem(Y * np.inf, A), R), ValueError, "y holds NaN"),
+        (lambda: solve(Problem(Y[..., :3], A), R), ValueError, "broadcast"),
         (
-            lambda: solve(Y, A, R, scheme=ISTA(), state={"x": Y[0]}),
+            lambda: solve(Problem(Y, A), R, x0=Y[0]),
+            ValueError,
+            "x0 must have the shape",
+        ),
+        (lambda: solve(Problem(Y, A), R, x0=Y + 0j), TypeError, "x0 must be real"),
+        (lambda: solve(Problem(Y, A), R, iterations=0), ValueError, "iterations"),
+        (lambda: solve(Problem(Y, A), R, rtol=-1), ValueError, "rtol"),
+        (lambda: solve(Problem(Y, A), R, rtol=np.nan), ValueError, "rtol"),
+        (lambda: solve(Problem(Y, A), R, x0=Y, state={"x": Y}), ValueError, "two ways"),
+        (lambda: solve(Problem(Y, A), R, state={"x": Y}), ValueError, "state must be"),
+        (
+            lambda: solve(Problem(Y, A), R, algorithm=ISTA(), state={"x": Y[0]}),
             ValueError,
             "state must be",
         ),
-        (lambda: solve(Y, A, R, parameters={"steps": 1}), ValueError, "steps"),
-        (lambda: solve(Y, A, R, scheme=GradientDescent()), TypeError, "gradient"),
-        (lambda: solve(Y, A, (R, R, R)), TypeError, "two regularisers"),
+        (lambda: solve(Problem(Y, A), R, parameters={"steps": 1}), ValueError, "steps"),
         (
-            lambda: solve(Y, Coils(np.ones((1, H, W))), Nuclear(1)),
+            lambda: solve(Problem(Y, A), R, algorithm=GradientDescent()),
+            TypeError,
+            "gradient",
+        ),
+        (lambda: solve(Problem(Y, A), (R, R, R)), TypeError, "two priors"),
+        (
+            lambda: solve(Problem(Y, Coils(np.ones((1, H, W)))), Nuclear(1)),
             ValueError,
             "y has the shape",
         ),
-        (lambda: solve(Y, 0 * Identity(), R), ValueError, "no step"),
+        (lambda: solve(Problem(Y, 0 * Identity()), R), ValueError, "no step"),
     ],
 )
 def test_bad_input_is_refused(make, error, message):
@@ -397,6 +426,6 @@ def test_primal_dual_steps_suit_the_weight(weight):
     image = (x + y > 0.9) + 0.3 * x + 0.05 * rng.standard_normal(x.shape)
     A = Sampling(rng.random(image.shape) < 0.5)
     R = TotalVariation(weight)
-    pdhg = solve(A(image), A, R)
-    fista = solve(A(image), A, R, scheme=FISTA(restart=True))
+    pdhg = solve(Problem(A(image), A), R)
+    fista = solve(Problem(A(image), A), R, algorithm=FISTA(restart=True))
     assert pdhg.objective[-1] < 1.02 * fista.objective[-1]

@@ -10,7 +10,9 @@ from small_trainings import cine, pictures
 
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph, read_picture
-from svdinv.unroll.jobs.cine import (
+from svdinv.unroll.metrics import psnr
+from svdinv.unroll.operators import MRI
+from svdinv.unroll.tasks.cine import (
     MASKS,
     Cine,
     moving_photograph,
@@ -18,7 +20,7 @@ from svdinv.unroll.jobs.cine import (
     sampling,
     warped,
 )
-from svdinv.unroll.jobs.colour import (
+from svdinv.unroll.tasks.colour import (
     Colour,
     case,
     channels_first,
@@ -28,12 +30,10 @@ from svdinv.unroll.jobs.colour import (
     shrunk,
     training_photographs,
 )
-from svdinv.unroll.jobs.config import read
-from svdinv.unroll.jobs.data import Batch, generator
-from svdinv.unroll.jobs.training import CONFIG, WEIGHTS, decibels
-from svdinv.unroll.metrics import psnr
-from svdinv.unroll.operators import MRI
 from svdinv.unroll.torch import load
+from svdinv.unroll.training.batches import Batch, generator
+from svdinv.unroll.training.config import read
+from svdinv.unroll.training.run import CONFIG, WEIGHTS, decibels
 
 FEW = (*TEST, "retina", "hubble_deep_field", "motorcycle_right")
 
@@ -221,7 +221,7 @@ def test_of_large_pictures_one_is_held_at_a_time(tmp_path, monkeypatch):
         held.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr("svdinv.unroll.jobs.colour.read_picture", watched)
+    monkeypatch.setattr("svdinv.unroll.tasks.colour.read_picture", watched)
     images = training_photographs([str(folder)], FEW, 40)
     assert [image.shape for image in images.values()] == [(40, 40, 3)] * 3
     assert len(held) == 3

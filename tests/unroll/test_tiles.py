@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdinv.unroll.jobs.tiles import tiles
+from svdinv.unroll.tiles import tiles
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (1, 70), (33, 100)])

@@ -35,12 +35,14 @@ from svdinv import __version__
 from svdinv.cli import main
 from svdinv.cli import train as train_command
 from svdinv.unroll.files import holding, replacing
-from svdinv.unroll.jobs.checkpoints import read_checkpoint
-from svdinv.unroll.jobs.config import preset, read, to_toml, write
-from svdinv.unroll.jobs.logs import EVENTS, LOG, VALIDATION, read_log
-from svdinv.unroll.jobs.train import command as go_on
-from svdinv.unroll.jobs.train import processes
-from svdinv.unroll.jobs.training import (
+from svdinv.unroll.networks import TLR
+from svdinv.unroll.torch import Network, load, save
+from svdinv.unroll.training.checkpoints import read_checkpoint
+from svdinv.unroll.training.command import command as go_on
+from svdinv.unroll.training.command import processes
+from svdinv.unroll.training.config import preset, read, to_toml, write
+from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION, read_log
+from svdinv.unroll.training.run import (
     CHECKPOINT,
     CONFIG,
     WEIGHTS,
@@ -48,8 +50,6 @@ from svdinv.unroll.jobs.training import (
     interrupts,
     svd_of,
 )
-from svdinv.unroll.networks import TLR
-from svdinv.unroll.torch import Network, load, save
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_a_finished_training_has_nothing_to_do(whole, tmp_path, capsys, monkeypa
     def load(task):
         raise AssertionError("nobody needs the photographs")
 
-    monkeypatch.setattr("svdinv.unroll.jobs.colour.Colour.load", load)
+    monkeypatch.setattr("svdinv.unroll.tasks.colour.Colour.load", load)
     assert train("--resume", output) == 0
     assert "Nothing to do: all 20 steps were done before" in capsys.readouterr().out
     assert results(output) == results(whole)
@@ -329,7 +329,7 @@ def test_photographs_that_changed_make_another_training(tmp_path, capsys):
 
 
 def test_what_moves_the_last_bits_is_told(config, whole, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("svdinv.unroll.jobs.training.__version__", "0.0")
+    monkeypatch.setattr("svdinv.unroll.training.run.__version__", "0.0")
     Run(config, None, tmp_path).train(stop=lambda: True)
     monkeypatch.undo()
     assert train("--resume", tmp_path) == 0
@@ -530,7 +530,7 @@ def test_examples_of_the_help_begin(example, config, tmp_path, monkeypatch):
         begun.append(options)
         return 0
 
-    monkeypatch.setattr("svdinv.unroll.jobs.train.train", begin)
+    monkeypatch.setattr("svdinv.unroll.training.command.train", begin)
     write(config, tmp_path / "mine.toml")
     if "--resume" in example:
         (tmp_path / "runs" / "mine").mkdir(parents=True)
@@ -555,7 +555,7 @@ def test_mistakes_of_svdinv_are_not_blamed_on_the_user(
     def mistaken(run, **options):
         raise kind("shapes do not match")
 
-    monkeypatch.setattr("svdinv.unroll.jobs.training.Run.train", mistaken)
+    monkeypatch.setattr("svdinv.unroll.training.run.Run.train", mistaken)
     with pytest.raises(kind, match="shapes do not match"):
         train(file, "--output", tmp_path)
 
@@ -564,7 +564,7 @@ def test_a_batch_that_is_too_large_is_one_line(file, tmp_path, monkeypatch, caps
     def large(run, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nin C++")
 
-    monkeypatch.setattr("svdinv.unroll.jobs.training.Run.train", large)
+    monkeypatch.setattr("svdinv.unroll.training.run.Run.train", large)
     assert train(file, "--output", tmp_path) == 2
     complaint = "not enough memory: DefaultCPUAllocator: can't allocate memory"
     assert last_line(capsys) == f"svdinv train: {complaint}"
@@ -761,7 +761,7 @@ def test_a_breakdown_is_told_with_its_cause(tmp_path, capsys):
 
 
 def test_the_first_signal_is_noted_and_the_second_is_as_usual(monkeypatch):
-    monkeypatch.setattr("svdinv.unroll.jobs.training._ONE_PRESS", 0.0)
+    monkeypatch.setattr("svdinv.unroll.training.run._ONE_PRESS", 0.0)
     # Python ignores Ctrl-C where a shell began it in the background.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -790,7 +790,7 @@ def test_ctrl_c_is_noted_from_the_first_line_on(file, tmp_path, monkeypatch, cap
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         monkeypatch.setattr(
-            "svdinv.unroll.jobs.train._announce",
+            "svdinv.unroll.training.command._announce",
             lambda run, output: signal.raise_signal(signal.SIGINT),
         )
         assert train(file, "--output", tmp_path) == 130

@@ -13,6 +13,14 @@ import numpy as np
 import torch
 from interpreters import checks, keras_checks
 
+from svdinv.unroll.algorithms import (
+    ADMM,
+    FISTA,
+    ISTA,
+    PDHG,
+    GradientDescent,
+    LowRankPlusSparse,
+)
 from svdinv.unroll.networks import (
     LLS,
     LS,
@@ -23,14 +31,6 @@ from svdinv.unroll.networks import (
     LowRank,
     Sparse,
     Unrolled,
-)
-from svdinv.unroll.schemes import (
-    ADMM,
-    FISTA,
-    ISTA,
-    PDHG,
-    GradientDescent,
-    LowRankPlusSparse,
 )
 from svdinv.unroll.torch import Network, save
 
@@ -50,18 +50,18 @@ CASES = {
     "LLS": LLS(**SMALL, block=4, static=1, start=(1, 2)),
     "LLS, coils": LLS(**SMALL, block=3),
     "Unrolled, ISTA": Unrolled(
-        cells=2, scheme=ISTA(), prior=Convolved(4), kind="image"
+        cells=2, algorithm=ISTA(), prior=Convolved(4), kind="image"
     ),
-    "Unrolled, FISTA": Unrolled(cells=2, scheme=FISTA(True), prior=Sparse(-1.0)),
+    "Unrolled, FISTA": Unrolled(cells=2, algorithm=FISTA(True), prior=Sparse(-1.0)),
     "Unrolled, ADMM, coils": Unrolled(
-        cells=2, scheme=ADMM(cg_iterations=3), prior=LowRank()
+        cells=2, algorithm=ADMM(cg_iterations=3), prior=LowRank()
     ),
-    "Unrolled, PDHG": Unrolled(cells=2, scheme=PDHG(), prior=Convolved(4)),
+    "Unrolled, PDHG": Unrolled(cells=2, algorithm=PDHG(), prior=Convolved(4)),
     "Unrolled, GradientDescent": Unrolled(
-        cells=2, scheme=GradientDescent(), prior=LowRank(), kind="image"
+        cells=2, algorithm=GradientDescent(), prior=LowRank(), kind="image"
     ),
     "Unrolled, L+S, coils": Unrolled(
-        cells=2, scheme=LowRankPlusSparse(), prior=(LowRank(), Sparse(-1.0))
+        cells=2, algorithm=LowRankPlusSparse(), prior=(LowRank(), Sparse(-1.0))
     ),
 }
 

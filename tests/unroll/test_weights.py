@@ -16,25 +16,26 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from svdinv.unroll import files, weights
+from svdinv.unroll import files
+from svdinv.unroll.algorithms import ADMM, FISTA, PDHG, LowRankPlusSparse
 from svdinv.unroll.networks import (
     LS,
     SLR,
     T2LR,
     TLR,
     Convolved,
+    LearnedPrior,
     LowRank,
     Number,
-    Prior,
     Recipe,
     Sparse,
     Unrolled,
     from_json,
     register,
     to_json,
+    weights,
 )
 from svdinv.unroll.networks import recipe as recipes
-from svdinv.unroll.schemes import ADMM, FISTA, PDHG, LowRankPlusSparse
 from svdinv.unroll.torch import LSNet, Network, TLRNet, load, save
 
 RECIPES = {
@@ -43,12 +44,12 @@ RECIPES = {
     "LS": LS(cells=2, features=3, step=0.3),
     "T2LR": T2LR(cells=2, features=3),
     "ADMM": Unrolled(
-        cells=2, scheme=ADMM(exact_data=True), prior=Convolved(3, 1), kind="image"
+        cells=2, algorithm=ADMM(exact_data=True), prior=Convolved(3, 1), kind="image"
     ),
-    "FISTA": Unrolled(cells=2, scheme=FISTA(restart=True), prior=LowRank(-1.25)),
-    "PDHG": Unrolled(cells=1, scheme=PDHG(), prior=Sparse()),
+    "FISTA": Unrolled(cells=2, algorithm=FISTA(restart=True), prior=LowRank(-1.25)),
+    "PDHG": Unrolled(cells=1, algorithm=PDHG(), prior=Sparse()),
     "L+S": Unrolled(
-        cells=2, scheme=LowRankPlusSparse(), prior=(LowRank(), Convolved(2))
+        cells=2, algorithm=LowRankPlusSparse(), prior=(LowRank(), Convolved(2))
     ),
 }
 
@@ -312,8 +313,8 @@ def test_wrong_fields_of_a_recipe(saved, changes, message):
         {"prior": 3},
         {"prior": {"class": "TLR"}},
         {"prior": []},
-        {"scheme": None},
-        {"scheme": {"class": "LowRank"}},
+        {"algorithm": None},
+        {"algorithm": {"class": "LowRank"}},
         {"kind": "movie"},
     ],
     ids=str,
@@ -419,7 +420,7 @@ class TestWriting:
     def test_a_recipe_that_cannot_be_written(self, unharmed):
         from svdinv.unroll.operators import Gradient
 
-        recipe = Unrolled(scheme=PDHG(transform=Gradient()), prior=LowRank())
+        recipe = Unrolled(algorithm=PDHG(transform=Gradient()), prior=LowRank())
         with pytest.raises(TypeError, match="cannot be written to a file: Gradient"):
             save(Network(recipe), unharmed)
 
@@ -444,7 +445,7 @@ class Private(LS):
 
 
 @dataclass(frozen=True)
-class Unknown(Prior):
+class Unknown(LearnedPrior):
     """A prior that is not registered."""
 
     def layers(self, axes):
@@ -459,7 +460,7 @@ def registry(monkeypatch):
 def test_a_recipe_and_a_prior_of_ones_own(path, registry):
     @register
     @dataclass(frozen=True)
-    class Damped(Prior):
+    class Damped(LearnedPrior):
         factor: float = 0.5
         label: str | None = None
         powers: tuple[int, ...] = (1, 2)
@@ -489,7 +490,9 @@ def test_a_recipe_and_a_prior_of_ones_own(path, registry):
 
 def test_a_class_may_be_defined_anew_but_not_by_another(registry):
     def define(module):
-        cls = type("Mine", (Prior,), {"__module__": module, "__qualname__": "Mine"})
+        cls = type(
+            "Mine", (LearnedPrior,), {"__module__": module, "__qualname__": "Mine"}
+        )
         return register(dataclass(frozen=True)(cls))
 
     define("one")

@@ -13,7 +13,7 @@ from keras import ops
 
 import svdinv.unroll.keras as models
 from svdinv.unroll import metrics
-from svdinv.unroll.networks import SLR, TLR, Number, Prior, Unrolled
+from svdinv.unroll.networks import SLR, TLR, LearnedPrior, Number, Unrolled
 from svdinv.unroll.operators import Blur
 
 BACKEND = keras.backend.backend()
@@ -320,7 +320,7 @@ def check_precisions(folder):
         assert all(w.dtype == "float32" for w in model.trainable_weights)
 
 
-class Own(Prior):
+class Own(LearnedPrior):
     """A prior with a layer of Keras's."""
 
     def layers(self, axes):

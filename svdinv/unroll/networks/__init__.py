@@ -16,7 +16,13 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.slr import SLR
 from svdinv.unroll.networks.t2lr import T2LR
 from svdinv.unroll.networks.tlr import TLR
-from svdinv.unroll.networks.unrolled import Convolved, LowRank, Prior, Sparse, Unrolled
+from svdinv.unroll.networks.unrolled import (
+    Convolved,
+    LearnedPrior,
+    LowRank,
+    Sparse,
+    Unrolled,
+)
 
 __all__ = [
     "LLS",
@@ -28,9 +34,9 @@ __all__ = [
     "Convolved",
     "Layer",
     "Layers",
+    "LearnedPrior",
     "LowRank",
     "Number",
-    "Prior",
     "Recipe",
     "Sparse",
     "State",

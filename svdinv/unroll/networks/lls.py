@@ -31,9 +31,9 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from svdinv.core.namespace import real
+from svdinv.unroll.algorithms.loops import iterate
 from svdinv.unroll.arrays import Array, like, namespace, operators, sizes, times
-from svdinv.unroll.loops import iterate
-from svdinv.unroll.networks.parts import (
+from svdinv.unroll.networks.functional import (
     folded,
     fraction,
     from_blocks,
@@ -54,7 +54,7 @@ from svdinv.unroll.networks.recipe import (
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
-from svdinv.unroll.operators import Operator
+from svdinv.unroll.problem import Problem
 
 __all__ = ["LLS"]
 
@@ -156,19 +156,19 @@ class LLS(SeriesRecipe):
             "gamma": Number(self.step),
         }
 
-    def begin(self, y: Array, A: Operator) -> State:
+    def begin(self, problem: Problem) -> State:
         """Start from the zero-filled series, or from the classical method's."""
-        x = zero_filled(y, A)
+        x = zero_filled(problem)
         xp = namespace(x)
         square = real(xp.conj(x) * x, xp)
         # Counted, because a graph of TensorFlow need not know the size of an image.
         pixels = xp.sum(xp.ones_like(square[:, 0]), axis=(-2, -1))
         energy = xp.sum(square, axis=(-3, -2, -1))
         scale = root(energy / pixels, xp)
-        x, before = self._classical(x, y, A, scale)
+        x, before = self._classical(x, problem, scale)
         return {"x": x, "before": before, "scale": scale}
 
-    def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Iterate once, as at the top of this module."""
         x = state["x"]
         xp = namespace(x)
@@ -185,17 +185,17 @@ class LLS(SeriesRecipe):
         if self.fold > 1:
             change = unfolded(change, v, self.fold, xp)
         z = L + to_complex(change, v, xp)
-        new = z - like(layers.gamma, x, xp) * A.H(A(z) - y)
+        new = z - like(layers.gamma, x, xp) * problem.gradient(z)
         return {"x": new, "before": x, "scale": state["scale"]}
 
     def _classical(
-        self, x: Array, y: Array, A: Operator, scale: Array
+        self, x: Array, problem: Problem, scale: Array
     ) -> tuple[Array, Array]:
         """Iterate without anything learned; give the last series, and that before."""
         xp = namespace(x)
 
         def towards(L: Array, x: Array) -> tuple[Array, Array]:
-            return L - A.H(A(L) - y), x
+            return L - problem.gradient(L), x
 
         def still(x: Array, before: Array, beta: Any) -> tuple[Array, Array]:
             v = x + times(beta, x - before, xp)

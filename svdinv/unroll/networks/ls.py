@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from svdinv.unroll.arrays import Array, like, namespace
-from svdinv.unroll.networks.parts import to_channels, to_complex
+from svdinv.unroll.arrays import like, namespace
+from svdinv.unroll.networks.functional import to_channels, to_complex
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -28,7 +28,7 @@ from svdinv.unroll.networks.recipe import (
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series, zero_filled
-from svdinv.unroll.operators import Operator
+from svdinv.unroll.problem import Problem
 
 __all__ = ["LS"]
 
@@ -67,13 +67,13 @@ class LS(SeriesRecipe):
             "gamma": Number(self.step),
         }
 
-    def begin(self, y: Array, A: Operator) -> State:
+    def begin(self, problem: Problem) -> State:
         """Start from the zero-filled series, with nothing split off."""
-        x = zero_filled(y, A)
+        x = zero_filled(problem)
         zero = namespace(x).zeros_like(x)
         return {"x": x, "low_rank": zero, "sparse": zero}
 
-    def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Iterate once, as at the top of this module."""
         M = state["x"]
         xp = namespace(M)
@@ -81,5 +81,5 @@ class LS(SeriesRecipe):
         both = xp.concat([to_channels(L, xp), to_channels(M, xp)], axis=1)
         S = to_complex(layers.sparse(both), M, xp)
         x = L + S
-        x = x - like(layers.gamma, x, xp) * A.H(A(x) - y)
+        x = x - like(layers.gamma, x, xp) * problem.gradient(x)
         return {"x": x, "low_rank": L, "sparse": S}

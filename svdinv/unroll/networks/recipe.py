@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 from svdinv.core.namespace import real
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.problem import Problem
 
 __all__ = [
     "Convolutions",
@@ -212,15 +213,14 @@ class Recipe:
         """
         raise NotImplementedError
 
-    def begin(self, y: Array, A: Operator) -> State:
+    def begin(self, problem: Problem) -> State:
         """Give the state before the first cell.
 
         Parameters
         ----------
-        y : array
-            Measured values.
-        A : Operator
-            What measured them.
+        problem : Problem
+            What was measured, by what, and how well an image explains it: of the
+            batch, with the batch axis in front.
 
         Returns
         -------
@@ -252,14 +252,14 @@ class Recipe:
         xp = namespace(x)
         return xp.sum(xp.zeros_like(real(x, xp)))
 
-    def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Iterate once.
 
         Parameters
         ----------
         state : dict of str to array
             The state; it is not changed.
-        y, A
+        problem : Problem
             As for `begin`.
         layers : Layers
             The layers of this cell.
@@ -335,6 +335,39 @@ def forward_operator(
     if not isinstance(A, Operator):
         raise TypeError(f"operator must give an Operator, got {type(A).__name__}")
     return A
+
+
+def given_problem(
+    recipe: Recipe,
+    own: Any,
+    y: Any,
+    measurement: tuple[Any, ...],
+    named: Mapping[str, Any] | None = None,
+) -> Problem:
+    """Give the problem for a call of a network.
+
+    Parameters
+    ----------
+    recipe, own, measurement, named
+        As for `forward_operator`.
+    y : array or Problem
+        Data, or the problem itself.
+
+    Returns
+    -------
+    Problem
+        Without its truth, which no network may see.
+
+    Raises
+    ------
+    TypeError
+        If the arguments do not make one.
+    """
+    if isinstance(y, Problem):
+        if measurement or named:
+            raise TypeError("nothing goes beside a problem, which has its operator")
+        return dataclasses.replace(y, truth=None)
+    return Problem(y, forward_operator(recipe, own, measurement, named))
 
 
 def at_least(least: int, recipe: Any, *names: str) -> None:
@@ -443,6 +476,9 @@ def check_measurement(
 
 
 _REGISTERED: dict[str, type] = {}
+
+# Fields of files that were written under another name.
+_RENAMED = {("Unrolled", "scheme"): "algorithm"}
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -566,5 +602,6 @@ def _object(value: Any) -> Any:
         name = fields.pop("class")
         if name not in _REGISTERED:
             raise ValueError(f"no network or part of one is named {name!r}")
-        return _REGISTERED[name](**fields)
+        renamed = {_RENAMED.get((name, key), key): x for key, x in fields.items()}
+        return _REGISTERED[name](**renamed)
     return tuple(map(_object, value)) if isinstance(value, list) else value

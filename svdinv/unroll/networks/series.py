@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from svdinv.unroll.arrays import Array, casorati, from_casorati, is_complex, namespace
-from svdinv.unroll.networks.parts import check_image, fraction
+from svdinv.unroll.networks.functional import check_image, fraction
 from svdinv.unroll.networks.recipe import (
     Layers,
     Recipe,
@@ -14,6 +14,7 @@ from svdinv.unroll.networks.recipe import (
     check_measurement,
 )
 from svdinv.unroll.operators import MRI, Operator
+from svdinv.unroll.problem import Problem
 
 __all__ = ["SeriesRecipe", "low_rank_series", "mri", "zero_filled"]
 
@@ -83,7 +84,7 @@ def mri(recipe: Recipe, measurement: tuple[Any, ...]) -> Operator:
     return MRI(mask, maps[:, None])
 
 
-def zero_filled(y: Array, A: Operator) -> Array:
+def zero_filled(problem: Problem) -> Array:
     """Give A^H y, checked to be complex series.
 
     Raises
@@ -91,10 +92,11 @@ def zero_filled(y: Array, A: Operator) -> Array:
     ValueError, TypeError
         If it is none, or the k-space is real.
     """
+    y = problem.y
     xp = namespace(y)
-    if isinstance(A, MRI) and not is_complex(y, xp):
+    if isinstance(problem.A, MRI) and not is_complex(y, xp):
         raise TypeError(f"the k-space must be complex, got {y.dtype}")
-    x = A.H(y)
+    x = problem.adjoint()
     check_image(x, SeriesRecipe.axes, True, xp)
     return x
 

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from svdinv.unroll.arrays import Array, like, namespace
-from svdinv.unroll.networks.parts import positive, soft, to_channels, to_complex
+from svdinv.unroll.arrays import like, namespace
+from svdinv.unroll.networks.functional import positive, soft, to_channels, to_complex
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -32,7 +32,7 @@ from svdinv.unroll.networks.recipe import (
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series, zero_filled
-from svdinv.unroll.operators import Operator
+from svdinv.unroll.problem import Problem
 
 __all__ = ["SLR"]
 
@@ -78,18 +78,18 @@ class SLR(SeriesRecipe):
             "eta": None if last else Number(self.multiplier),
         }
 
-    def begin(self, y: Array, A: Operator) -> State:
+    def begin(self, problem: Problem) -> State:
         """Start from the zero-filled series."""
-        x = zero_filled(y, A)
+        x = zero_filled(problem)
         return {"x": x, "b": namespace(x).zeros_like(x)}
 
-    def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Iterate once, as at the top of this module."""
         x, b = state["x"], state["b"]
         xp = namespace(x)
         t = low_rank_series(x, layers)
         p, q = (like(positive(s, xp), x, xp) for s in (layers.p, layers.q))
-        r = x - p * A.H(A(x) - y) - q * (x + b - t)
+        r = x - p * problem.gradient(x) - q * (x + b - t)
         channels = to_channels(r, xp)
         code = layers.analysis(channels)
         found = channels + layers.synthesis(soft(code, layers.theta, xp))

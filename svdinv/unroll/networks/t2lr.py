@@ -20,8 +20,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from svdinv.unroll.arrays import Array, like, namespace
-from svdinv.unroll.networks.parts import fraction, positive, to_channels, to_complex
+from svdinv.unroll.arrays import like, namespace
+from svdinv.unroll.networks.functional import (
+    fraction,
+    positive,
+    to_channels,
+    to_complex,
+)
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -31,7 +36,7 @@ from svdinv.unroll.networks.recipe import (
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
-from svdinv.unroll.operators import Operator
+from svdinv.unroll.problem import Problem
 
 __all__ = ["T2LR"]
 
@@ -72,12 +77,12 @@ class T2LR(SeriesRecipe):
             "eta": None if last else Number(self.multiplier),
         }
 
-    def begin(self, y: Array, A: Operator) -> State:
+    def begin(self, problem: Problem) -> State:
         """Start from the zero-filled series."""
-        x = zero_filled(y, A)
+        x = zero_filled(problem)
         return {"x": x, "l": namespace(x).zeros_like(x)}
 
-    def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Iterate once, as at the top of this module."""
         x, l = state["x"], state["l"]
         xp = namespace(x)
@@ -87,7 +92,7 @@ class T2LR(SeriesRecipe):
         maps = layers.svt(maps, fraction(layers.threshold, xp))
         a = to_complex(channels + layers.synthesis(to_channels(maps, xp)), v, xp)
         mu = like(positive(layers.mu, xp), v, xp)
-        x = a - l - mu / (1 + mu) * A.H(A(a - l) - y)
+        x = a - l - mu / (1 + mu) * problem.gradient(a - l)
         if layers.eta is not None:
             l = l + like(positive(layers.eta, xp), x, xp) * (x - a)
         return {"x": x, "l": l}

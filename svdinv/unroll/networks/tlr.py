@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from svdinv.unroll.arrays import Array, fitted, namespace
-from svdinv.unroll.fill import normalised_fill
-from svdinv.unroll.networks.parts import (
+from svdinv.unroll.networks.fill import normalised_fill
+from svdinv.unroll.networks.functional import (
     check_image,
     folded,
     fraction,
@@ -44,6 +44,7 @@ from svdinv.unroll.networks.recipe import (
     register,
 )
 from svdinv.unroll.operators import Operator, Sampling
+from svdinv.unroll.problem import Problem
 
 __all__ = ["TLR"]
 
@@ -164,9 +165,9 @@ class TLR(Recipe):
         check_measurement(self, measurement)
         return Sampling(*measurement)
 
-    def begin(self, y: Array, A: Operator) -> State:
+    def begin(self, problem: Problem) -> State:
         """Start from A^H y, or from the samples with their gaps filled."""
-        x = A.H(y)
+        x = problem.adjoint()
         xp = namespace(x)
         check_image(x, self.axes, False, xp)
         if x.shape[1] not in (self.channels, None):
@@ -178,19 +179,19 @@ class TLR(Recipe):
         if self.side == "samples":
             state["side"] = x
         if self.side == "mask" or self.start == "fill":
-            weight = _mask(A, x)
+            weight = _mask(problem.A, x)
             if self.side == "mask":
                 state["side"] = weight
             if self.start == "fill":
                 x = normalised_fill(x, weight)
         return {"x": x, **state}
 
-    def cell(self, state: State, y: Array, A: Operator, layers: Layers) -> State:
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Iterate once, as at the top of this module."""
         x, l = state["x"], state["l"]
         v = x + l
         z = v + self._transformed(v, state, layers)
-        x = A.consistent(z - l, y)
+        x = problem.A.consistent(z - l, problem.y)
         if layers.eta is not None:
             l = l + layers.eta * (x - z)
         return state | {"x": x, "l": l}

@@ -1,4 +1,4 @@
-"""Weights that come with the package, in the format of `svdinv.unroll.weights`."""
+"""Weights that come with the package, in the format of `svdinv.unroll.networks.weights`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,609 @@
+"""The study: one network, trained through every derivative of the low-rank step.
+
+After Zhang & Hu (arXiv 2411.14141): the same first weights, the same batches, and one
+difference, which is how the step that thresholds singular values is differentiated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import svdinv
+from svdinv.study.data import DATA, Patches, TestCrops
+from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.files import replacing
+from svdinv.unroll.metrics import psnr, ssim
+from svdinv.unroll.networks import TLR
+from svdinv.unroll.tasks.colour import Colour, channels_last
+from svdinv.unroll.torch import Cell, Network
+from svdinv.unroll.training.batches import Batch
+from svdinv.unroll.training.config import Config, Training
+from svdinv.unroll.training.diagnosis import Breakdown
+from svdinv.unroll.training.run import Run, interrupts
+
+__all__ = [
+    "COLLAPSE",
+    "LONGEST",
+    "METHODS",
+    "Plan",
+    "Row",
+    "Study",
+    "begin",
+    "compare",
+    "machine",
+    "measure",
+    "read_rows",
+]
+
+METHODS: tuple[str, ...] = get_args(get_type_hints(Training)["svd"])
+"""Ways to differentiate the low-rank step; the others are compared to the first."""
+
+LONGEST = 1e3
+"""Norm of the gradient, before it is clipped, from which a training is broken.
+
+The loss is a mean of absolute errors of images in [0, 1]; gradients that are right have
+norms of 0.01 to 10."""
+
+COLLAPSE = 10.0
+"""Decibels by which the validation PSNR may fall below the best so far."""
+
+_STUDY, _ROWS = "study.json", "runs"
+_VALIDATIONS = 4
+_PAIRS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is compared.
+
+    Attributes
+    ----------
+    methods : tuple of str
+        Of `METHODS`.
+    data : tuple of str
+        Of `svdinv.study.data.DATA`.
+    rates : tuple of float
+        Sampling rates, in (0, 1).
+    seeds : int
+        Each of 0, 1, ..., seeds - 1 draws first weights and batches.
+    steps, batch, cells : int
+        Of each training, and cells of the network.
+    patch, crop : int
+        Sides of the patches, a multiple of 8, and of the crops of test photographs, a
+        multiple of `patch`; in pixels.
+    photographs : tuple of str
+        Folders and files of pictures to train on besides those built in.
+    threads : int
+        Threads of PyTorch.
+    """
+
+    methods: tuple[str, ...] = METHODS
+    data: tuple[str, ...] = tuple(DATA)
+    rates: tuple[float, ...] = (0.04, 0.1, 0.3, 0.4, 0.5)
+    seeds: int = 3
+    steps: int = 100
+    batch: int = 4
+    cells: int = 10
+    patch: int = 32
+    crop: int = 96
+    photographs: tuple[str, ...] = ()
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no study.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        for name, known in (("methods", METHODS), ("data", tuple(DATA))):
+            given = getattr(self, name)
+            unknown = [x for x in given if x not in known]
+            if unknown:
+                raise ValueError(
+                    f"{name} must be of {', '.join(known)}, got {unknown[0]!r}"
+                )
+        for name in ("methods", "data", "rates"):
+            given = getattr(self, name)
+            if not given or len(set(given)) < len(given):
+                raise ValueError(f"{name} must name at least one, and none twice")
+        if not all(0.01 <= rate <= 0.99 for rate in self.rates):
+            raise ValueError(f"rates must lie in [0.01, 0.99], got {self.rates}")
+        for name in ("seeds", "steps", "batch", "cells", "threads", "crop"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
+        if self.patch < 16 or self.patch % 8 or self.crop % self.patch:
+            raise ValueError(
+                "patch must be a multiple of 8 from 16 on, and crop a multiple of it, "
+                f"got {self.patch} and {self.crop}"
+            )
+
+    def plans(self) -> list[Plan]:
+        """List the runs: all methods of a setting, then the next; seeds last."""
+        return [
+            Plan(data, rate, method, seed)
+            for seed in range(self.seeds)
+            for rate in self.rates
+            for data in self.data
+            for method in self.methods
+        ]
+
+    def quick(self) -> Study:
+        """Make it small: two rates, one seed, a few steps of a shallow network."""
+        return replace(
+            self, rates=(0.04, 0.4), seeds=1, steps=30, batch=4, cells=3, crop=32
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of a study."""
+
+    data: str
+    rate: float
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name, which is that of its file too."""
+        return f"{self.data}-{self.rate!r}-{self.method}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a run.
+
+    Attributes
+    ----------
+    data, rate, method, seed
+        The run, as in `Plan`.
+    cause : str
+        Why it counts as broken; empty if it does not.
+    step : int or None
+        The step at which it broke, from 1.
+    layer : str
+        Where, as in `svdinv.unroll.training.diagnosis.Breakdown`; empty if not known.
+    spectrum : tuple of float
+        Singular values of the matrix that caused it, if the low-rank step did.
+    steps : int
+        Steps that were done.
+    longest_gradient : float or None
+        Largest norm of a gradient before it was clipped, of those that were finite.
+    validation : float or None
+        Last validation PSNR, dB.
+    psnr, ssim : float or None
+        Means over the test photographs, PSNR in dB.
+    milliseconds : float or None
+        Median CPU time of a training step.
+    relative : float or None
+        CPU time of a gradient as a multiple of that of `METHODS[0]`, both taken
+        in turns, with the weights of this run.
+    machine : str
+        Where it ran.
+    """
+
+    data: str
+    rate: float
+    method: str
+    seed: int
+    cause: str
+    step: int | None
+    layer: str
+    spectrum: tuple[float, ...]
+    steps: int
+    longest_gradient: float | None
+    validation: float | None
+    psnr: float | None
+    ssim: float | None
+    milliseconds: float | None
+    relative: float | None
+    machine: str
+
+    @property
+    def broken(self) -> bool:
+        """Whether it broke down."""
+        return bool(self.cause)
+
+
+def begin(study: Study, output: Path) -> list[Row]:
+    """Write down what is studied, or see that it is what was studied before.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    output : Path
+        Existing folder.
+
+    Returns
+    -------
+    list of Row
+        What came of the runs that are done already.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another study or a damaged file.
+    OSError
+        If it cannot be written to.
+    """
+    path = output / _STUDY
+    wanted = json.loads(json.dumps(asdict(study)))
+    if path.exists():
+        before = _read(path)
+        if before != wanted:
+            differing = next(
+                (name for name in wanted if before.get(name) != wanted[name]), "it"
+            )
+            raise ValueError(
+                f"{output} holds another study: {differing} is "
+                f"{before.get(differing)} there and {wanted.get(differing)} here; name "
+                "another folder, or give the options of the first time"
+            )
+    else:
+        (output / _ROWS).mkdir(exist_ok=True)
+        if any((output / _ROWS).iterdir()):
+            raise ValueError(f"{output / _ROWS} holds runs of an unknown study")
+        _write(path, wanted)
+    plans = set(study.plans())
+    return [row for row in read_rows(output) if _plan(row) in plans]
+
+
+def compare(
+    study: Study, photographs: Sequence[Image], output: Path
+) -> tuple[list[Row], bool]:
+    """Do the runs of a study that are not done yet, each written when it is.
+
+    Parameters
+    ----------
+    study : Study
+        What to compare.
+    photographs : sequence of ndarray of float32, shape (H, W, 3)
+        What the patches come from, as `svdinv.study.data.pool` gives it.
+    output : Path
+        Existing folder; runs of the same study that are in it are not repeated.
+
+    Returns
+    -------
+    list of Row
+        What came of the runs that are done, in the order of `Study.plans`.
+    bool
+        Whether that is all of them; otherwise Ctrl-C came first.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another study or a damaged file.
+    OSError
+        If a file cannot be written.
+    """
+    rows = {_plan(row): row for row in begin(study, output)}
+    plans = study.plans()
+    left = [plan for plan in plans if plan not in rows]
+    torch.set_num_threads(study.threads)
+    with (
+        interrupts() as interrupted,
+        tqdm(total=len(plans), initial=len(rows), unit="run", file=sys.stderr) as bar,
+    ):
+        test = TestCrops(study.crop, study.patch)
+        for plan in left:
+            bar.set_postfix_str(f"{plan.data} {plan.rate:g} {plan.method}")
+            row = measure(study, plan, photographs, test, interrupted)
+            if row is None:
+                break
+            _write(output / _ROWS / f"{plan.name}.json", asdict(row))
+            rows[plan] = row
+            bar.update()
+    return [rows[plan] for plan in plans if plan in rows], len(rows) == len(plans)
+
+
+def measure(
+    study: Study,
+    plan: Plan,
+    photographs: Sequence[Image],
+    test: TestCrops,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Row | None:
+    """Do one run.
+
+    Parameters
+    ----------
+    study : Study
+        Steps, batch and network.
+    plan : Plan
+        The run.
+    photographs : sequence of ndarray of float32, shape (H, W, 3)
+        What the patches come from.
+    test : TestCrops
+        What to judge by.
+    interrupted : callable
+        Asked after each step whether to give up.
+
+    Returns
+    -------
+    Row or None
+        What came of it; None if it was given up.
+    """
+    source = Patches(list(photographs), plan.data, plan.rate, study.patch)
+    run = Run(_config(study, plan), source)
+    watch = _Watch()
+    cause, found = "", None
+    score: tuple[float, float] | None = None
+    try:
+        outcome = run.train(
+            stop=interrupted,
+            on_step=watch.step,
+            on_validation=watch.validation,
+            on_gradient=watch.gradient,
+        )
+        if outcome.ending == "stopped":
+            return None
+        found = outcome.breakdown
+        if found is None:
+            score = _score(run.mean, test, plan.rate)
+        else:
+            cause = f"not finite, {found.pass_}"
+    except _BrokenError as broken:
+        cause, found = str(broken), Breakdown(run.step, "nowhere", "backward")
+        if broken.gradient:
+            batch = source.batch(plan.seed, run.step + 1, range(study.batch))
+            found = _steepest(run.network, run.step + 1, batch)
+    except torch.linalg.LinAlgError:  # in training, it counts as not finite
+        cause = "decomposition of a test photograph failed"
+        found = Breakdown(run.step, "", "forward")
+    relative = None
+    if not cause:
+        batch = source.batch(plan.seed, study.steps + 1, range(study.batch))
+        relative = _relative_time(run.network, plan.method, batch)
+    spectrum = None if found is None else found.spectrum
+    return Row(
+        **asdict(plan),
+        cause=cause,
+        step=None if found is None else found.step,
+        layer="" if found is None else found.layer,
+        spectrum=() if spectrum is None else tuple(map(float, spectrum)),
+        steps=run.step,
+        longest_gradient=watch.longest,
+        validation=watch.decibels[-1] if watch.decibels else None,
+        psnr=None if score is None else score[0],
+        ssim=None if score is None else score[1],
+        milliseconds=watch.milliseconds,
+        relative=relative,
+        machine=machine(),
+    )
+
+
+def machine() -> str:
+    """Name processor and versions, in one line."""
+    return (
+        f"{_processor()}, PyTorch {torch.__version__.partition('+')[0]}, "
+        f"svdinv {svdinv.__version__}"
+    )
+
+
+def read_rows(output: Path) -> list[Row]:
+    """Read the rows of a study.
+
+    Parameters
+    ----------
+    output : Path
+        Its folder.
+
+    Returns
+    -------
+    list of Row
+        Those that are there.
+
+    Raises
+    ------
+    ValueError
+        If a file is damaged.
+    """
+    return [_row(path) for path in sorted((output / _ROWS).glob("*.json"))]
+
+
+def _config(study: Study, plan: Plan) -> Config:
+    task = Colour(
+        photographs=study.photographs, patch=study.patch, rates=(plan.rate, plan.rate)
+    )
+    training: dict[str, Any] = {"svd": plan.method}
+    return Config(
+        task=task,
+        network=TLR(cells=study.cells),
+        training=Training(
+            steps=study.steps,
+            batch=study.batch,
+            validate_every=max(1, study.steps // _VALIDATIONS),
+            **training,
+        ),
+        seed=plan.seed,
+        threads=study.threads,
+    )
+
+
+class _BrokenError(Exception):
+    """A training that is finite, and broken all the same."""
+
+    def __init__(self, cause: str, *, gradient: bool) -> None:
+        super().__init__(cause)
+        self.gradient = gradient
+
+
+class _Watch:
+    """Looks at a training while it runs, and ends it where it breaks."""
+
+    def __init__(self) -> None:
+        self.longest: float | None = None
+        self.decibels: list[float] = []
+        self._ticks: list[float] = []
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Median time of a step, of all but the first."""
+        times = [b - a for a, b in zip(self._ticks, self._ticks[1:], strict=False)]
+        return 1e3 * statistics.median(times) if times else None
+
+    def step(self, step: int, loss: float) -> None:
+        # Of the processor: other work on the machine does not count.
+        self._ticks.append(time.process_time())
+
+    def gradient(self, step: int, length: float) -> None:
+        self.longest = max(length, self.longest or 0.0)
+        if length > LONGEST:
+            raise _BrokenError(f"gradient of length {length:.1e}", gradient=True)
+
+    def validation(self, step: int, decibels: float) -> None:
+        best = max(self.decibels, default=-math.inf)
+        self.decibels.append(decibels)
+        if not decibels >= best - COLLAPSE:
+            raise _BrokenError("validation collapsed", gradient=False)
+
+
+def _loss(network: nn.Module, batch: Batch) -> Tensor:
+    """Mean absolute error, which `Training` has by default."""
+    given = (torch.from_numpy(x) for x in (batch.samples, *batch.measurement))
+    return torch.abs(network(*given) - torch.from_numpy(batch.truth)).mean()
+
+
+def _steepest(network: Network, step: int, batch: Batch) -> Breakdown:
+    """Find the low-rank step that lengthens a gradient most; a right one cannot much.
+
+    Soft thresholding is a proximal operator: its derivative lengthens nothing.
+    """
+    seen: list[tuple[float, str, np.ndarray]] = []
+    cells = [
+        (f"cells.{i}.svt", c)
+        for i, c in enumerate(network.cells)
+        if isinstance(c, Cell)
+    ]
+    for name, cell in cells:
+        cell.svt = partial(_amplified, seen, name, cell.svt)  # type: ignore[method-assign]
+    try:
+        network.zero_grad()
+        _loss(network, batch).backward()
+    finally:
+        network.zero_grad()
+        for _, cell in cells:
+            del cell.svt
+    if not seen:
+        return Breakdown(step, "nowhere in the repetition", "backward")
+    _, name, spectrum = max(seen, key=lambda entry: entry[0])
+    return Breakdown(step, name, "backward", spectrum)
+
+
+def _amplified(
+    seen: list[tuple[float, str, np.ndarray]],
+    name: str,
+    svt: Callable[..., Tensor],
+    matrices: Tensor,
+    fraction: Tensor,
+) -> Tensor:
+    """Apply a low-rank step that notes by how much it lengthens gradients."""
+    matrices = matrices.view_as(matrices)
+    result = svt(matrices, fraction)
+    came: list[Tensor] = []
+
+    def returned(gradient: Tensor) -> None:
+        lengths = torch.linalg.matrix_norm(came[0])
+        ratio = torch.linalg.matrix_norm(gradient) / lengths
+        ratio = torch.where(lengths > 0, ratio, torch.zeros_like(ratio)).flatten()
+        worst = int(ratio.argmax())
+        matrix = matrices.detach().flatten(0, -3)[worst]
+        spectrum = torch.linalg.svdvals(matrix).numpy()
+        seen.append((float(ratio[worst]), name, spectrum))
+
+    result.register_hook(came.append)
+    matrices.register_hook(returned)
+    return result
+
+
+@torch.no_grad()
+def _score(network: nn.Module, test: TestCrops, rate: float) -> tuple[float, float]:
+    """Mean PSNR in dB and SSIM over the test photographs."""
+    batch = test.batch(rate)
+    given = (torch.from_numpy(x) for x in (batch.samples, *batch.measurement))
+    images = test.joined(network(*given).clamp(0, 1).numpy())
+    pairs = list(zip(channels_last(test.truths), channels_last(images), strict=True))
+    assert len(pairs) == len(TEST)
+    return (
+        statistics.fmean(psnr(truth, image) for truth, image in pairs),
+        statistics.fmean(ssim(truth, image) for truth, image in pairs),
+    )
+
+
+def _relative_time(network: Network, method: str, batch: Batch) -> float:
+    """Time of a gradient as a multiple of that of the first method, in turns."""
+    if method == METHODS[0]:
+        return 1.0
+    reference = Network(network.recipe, seed=0)
+    reference.load_state_dict(network.state_dict())
+    times: list[list[float]] = [[], []]
+    for _ in range(_PAIRS):
+        for each, timed in zip((reference, network), times, strict=True):
+            each.zero_grad()
+            began = time.process_time()
+            _loss(each, batch).backward()
+            timed.append(time.process_time() - began)
+    theirs, ours = map(statistics.median, times)
+    return ours / theirs
+
+
+def _plan(row: Row) -> Plan:
+    return Plan(row.data, row.rate, row.method, row.seed)
+
+
+def _row(path: Path) -> Row:
+    values = _read(path)
+    names = [field.name for field in dataclasses.fields(Row)]
+    if sorted(values) != sorted(names):
+        raise ValueError(f"{path} is no run of a study; delete it to repeat that run")
+    return Row(**values | {"spectrum": tuple(values["spectrum"])})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged: it holds no object")
+    return values
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as stream:
+        stream.write(json.dumps(values, indent=1).encode() + b"\n")
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (
+        line.partition(":")[2].strip()
+        for line in text.splitlines()
+        if line.startswith("model name")
+    )
+    return next(names, platform.machine())

@@ -1,0 +1,27 @@
+"""Iterative algorithms: their iterations, and reconstruction by them."""
+
+from svdinv.unroll.algorithms.iterations import (
+    ADMM,
+    FISTA,
+    ISTA,
+    PDHG,
+    Algorithm,
+    GradientDescent,
+    LowRankPlusSparse,
+    conjugate_gradients,
+)
+from svdinv.unroll.algorithms.solver import Solution, objective_value, solve
+
+__all__ = [
+    "ADMM",
+    "FISTA",
+    "ISTA",
+    "PDHG",
+    "Algorithm",
+    "GradientDescent",
+    "LowRankPlusSparse",
+    "Solution",
+    "conjugate_gradients",
+    "objective_value",
+    "solve",
+]

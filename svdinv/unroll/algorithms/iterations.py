@@ -1,0 +1,616 @@
+"""One iteration of each proximal algorithm, for solvers and for unrolled networks.
+
+All look for an image x that explains the data y of a problem and has a small R(x)::
+
+    minimise over x   D(A x, y) + R(x),
+
+where D is the data fidelity of the problem, ``|A x - y|^2 / 2`` unless it says so,
+
+and keep what they know in a state, a dict of arrays in which "x" is the present
+image. An iteration is array code alone: it holds no branch on data, can be traced,
+and is differentiable in the state, in y, through the proximal operator and in the
+parameters. In a network each iteration has a `prox` and parameters of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
+
+from svdinv.core.namespace import safe_divide
+from svdinv.unroll.arrays import Array, as_float, inner, like, namespace, norm, times
+from svdinv.unroll.fidelity import L2
+from svdinv.unroll.operators import Identity, Operator, operator_norm
+from svdinv.unroll.problem import Problem
+
+__all__ = [
+    "ADMM",
+    "FISTA",
+    "ISTA",
+    "PDHG",
+    "Algorithm",
+    "GradientDescent",
+    "LowRankPlusSparse",
+    "Parameters",
+    "Prox",
+    "State",
+    "conjugate_gradients",
+]
+
+State: TypeAlias = dict[str, Array]
+Prox: TypeAlias = Callable[[Array, Any], Array]
+Parameters: TypeAlias = Mapping[str, Any]
+
+# The norm that is found is too small by less than this.
+_MARGIN = 1.01
+# Of the two steps of PDHG.
+_LARGEST_RATIO = 1e4
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm: how its state starts, and one iteration.
+
+    Attributes
+    ----------
+    parameters : dict of str to float
+        Names of the numbers that an iteration takes, with values that suit operators
+        of norm 1: a network learns from there.
+    watched : tuple of str
+        Arrays of the state whose change tells how far the algorithm has come.
+    idle_at_last : tuple of str
+        Parameters that have no effect on the image of their own iteration: in the last
+        one there is nothing to learn of them.
+    """
+
+    parameters: ClassVar[dict[str, float]] = {}
+    watched: ClassVar[tuple[str, ...]] = ("x",)
+    idle_at_last: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def only_for_prox(self) -> tuple[str, ...]:
+        """Parameters that do nothing but set the step of the proximal operator."""
+        return ()
+
+    def start(self, problem: Problem, x: Array | None = None) -> State:
+        """Make the first state.
+
+        Parameters
+        ----------
+        problem : Problem
+            What was measured, by what.
+        x : array, optional
+            First image; A^H y by default.
+
+        Returns
+        -------
+        dict of str to array
+            The state.
+        """
+        return {"x": problem.adjoint() if x is None else x}
+
+    def iterate(
+        self, state: State, problem: Problem, prox: Any, p: Parameters
+    ) -> State:
+        """Iterate once.
+
+        Parameters
+        ----------
+        state : dict of str to array
+            From `start` or an iteration; not changed.
+        problem : Problem
+            What was measured, by what.
+        prox : callable
+            ``prox(v, step)``, the proximal operator of step R, or a network in its
+            place. See the algorithm for others that it takes.
+        p : mapping of str to number or 0-d array
+            Values for the names in `parameters`.
+
+        Returns
+        -------
+        dict of str to array
+            The next state, of the same structure.
+        """
+        raise NotImplementedError
+
+    def bind(self, prior: Any) -> tuple[Algorithm, Any]:
+        """Give the algorithm for a prior, and what its `iterate` takes as `prox`."""
+        return self, prior.prox
+
+    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+        """Give parameters with which the algorithm converges.
+
+        Parameters
+        ----------
+        problem : Problem
+            What was measured, by what.
+        x : array
+            An image: its shape, dtype and framework matter.
+        prior : object
+            As for `svdinv.unroll.algorithms.solve`.
+
+        Returns
+        -------
+        dict of str to float
+            One number for each name in `parameters`.
+        """
+        return {"step": 1 / _curvature(problem, x)}
+
+    def completed(
+        self, given: Parameters, problem: Problem, x: Array, prior: Any
+    ) -> dict[str, Any]:
+        """Give all parameters: those given, and others that suit them.
+
+        Parameters
+        ----------
+        given : mapping of str to number or 0-d array
+            Some of the parameters.
+        problem, x, prior
+            As for `suited`.
+
+        Returns
+        -------
+        dict of str to number or 0-d array
+            One for each name in `parameters`.
+        """
+        if set(given) == set(self.parameters):
+            return dict(given)
+        return {**self.suited(problem, x, prior), **given}
+
+
+class GradientDescent(Algorithm):
+    """Gradient descent, of a smooth R.
+
+    ``x <- x - step (A^H(A x - y) + gradient(x))``: `iterate` takes ``gradient(x)`` in
+    the place of `prox`. Converges for steps below 2 / L, where L is the squared norm
+    of A plus the Lipschitz constant of the gradient of R.
+    """
+
+    parameters: ClassVar[dict[str, float]] = {"step": 1.0}
+
+    def iterate(
+        self, state: State, problem: Problem, prox: Any, p: Parameters
+    ) -> State:
+        """Go down the gradient."""
+        x = state["x"]
+        slope = problem.gradient(x) + prox(x)
+        return {"x": x - times(p["step"], slope, namespace(x))}
+
+    def bind(self, prior: Any) -> tuple[Algorithm, Any]:
+        """Give the algorithm and the gradient of R.
+
+        Raises
+        ------
+        TypeError
+            If `prior` has no gradient.
+        """
+        if not hasattr(prior, "gradient"):
+            raise TypeError(
+                f"GradientDescent needs a prior with a gradient, which "
+                f"{prior!r} has not: ISTA takes its proximal operator"
+            )
+        return self, prior.gradient
+
+    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+        """Give the step 1 / L."""
+        return {"step": 1 / (_curvature(problem, x) + float(prior.curvature(x)))}
+
+
+class ISTA(Algorithm):
+    """Proximal gradient descent, also called iterative shrinkage.
+
+    ``x <- prox(x - step A^H(A x - y), step)`` (Daubechies, Defrise & De Mol, Comm. Pure
+    Appl. Math. 2004; Combettes & Wajs, 2005). Converges for steps below
+    ``2 / |A|^2``, and lowers the objective in every iteration.
+    """
+
+    parameters: ClassVar[dict[str, float]] = {"step": 1.0}
+
+    def iterate(
+        self, state: State, problem: Problem, prox: Prox, p: Parameters
+    ) -> State:
+        """Go down the gradient of the data term, then apply the proximal operator."""
+        return {"x": _forward_backward(state["x"], problem, prox, p["step"])}
+
+
+@dataclass(frozen=True)
+class FISTA(Algorithm):
+    """Proximal gradient descent with momentum (Beck & Teboulle, SIAM J. Imaging 2009).
+
+    With steps of at most ``1 / |A|^2`` the objective is within
+    ``2 |x_0 - x*|^2 / (step (k + 1)^2)`` of the smallest after k iterations.
+
+    Parameters
+    ----------
+    restart : bool
+        Whether to drop the momentum where it points uphill (O'Donoghue & Candès,
+        Found. Comput. Math. 2015).
+    batch_axes : int
+        Number of axes in front that count images: the momentum of one image then
+        does not depend on the others.
+
+    Raises
+    ------
+    ValueError
+        If `batch_axes` is no integer, or negative.
+    """
+
+    restart: bool = False
+    batch_axes: int = 0
+
+    parameters: ClassVar[dict[str, float]] = {"step": 1.0}
+
+    def __post_init__(self) -> None:
+        _check_count("batch_axes", self.batch_axes, 0)
+
+    def start(self, problem: Problem, x: Array | None = None) -> State:
+        """Add the point to step from, and the momentum of each image."""
+        x = super().start(problem, x)["x"]
+        momentum = namespace(x).ones_like(self._inner(x, x))
+        return {"x": x, "ahead": x, "momentum": momentum}
+
+    def iterate(
+        self, state: State, problem: Problem, prox: Prox, p: Parameters
+    ) -> State:
+        """Take a proximal gradient step from the point ahead."""
+        x, ahead, t = state["x"], state["ahead"], state["momentum"]
+        xp = namespace(x)
+        new = _forward_backward(ahead, problem, prox, p["step"])
+        if self.restart:
+            uphill = self._inner(ahead - new, new - x) > 0
+            t = xp.where(uphill, xp.ones_like(t), t)
+        following = (1 + xp.sqrt(1 + 4 * t * t)) / 2
+        ahead = new + times((t - 1) / following, new - x, xp)
+        return {"x": new, "ahead": ahead, "momentum": following}
+
+    def _inner(self, x: Array, y: Array) -> Array:
+        """Re <x, y> of each image, or of all together: then 0-d."""
+        if not self.batch_axes:
+            return inner(x, y)
+        axes = tuple(range(self.batch_axes, len(x.shape)))
+        return inner(x, y, axes, keepdims=True)
+
+
+@dataclass(frozen=True)
+class ADMM(Algorithm):
+    """Alternating direction method of multipliers (Boyd et al., 2011).
+
+    With the scaled multiplier l and the penalty rho::
+
+        z <- prox(x + l, 1 / rho)
+        x <- argmin |A x - y|^2 / 2 + rho |x - (z - l)|^2 / 2
+        l <- l + dual_step (x - z)
+
+    The second line has a closed form for tight A; for others it takes conjugate
+    gradient steps from the present x. Converges for every rho > 0 and dual steps
+    below (1 + sqrt(5)) / 2 (Glowinski, 1984), the steps being enough.
+
+    Parameters
+    ----------
+    cg_iterations : int
+        Conjugate gradient steps.
+    batch_axes : int
+        Number of axes in front that count images: conjugate gradients of
+        one image then do not depend on the others.
+    exact_data : bool
+        Whether A x = y has to hold, in the place of a small ``|A x - y|^2``: the
+        second line becomes the projection ``A.consistent(z - l, y)``, for tight A.
+
+    Raises
+    ------
+    ValueError
+        If `cg_iterations` is no positive integer, or `batch_axes` no integer or
+        negative.
+    """
+
+    cg_iterations: int = 10
+    batch_axes: int = 0
+    exact_data: bool = False
+
+    parameters: ClassVar[dict[str, float]] = {"penalty": 1.0, "dual_step": 1.0}
+    idle_at_last: ClassVar[tuple[str, ...]] = ("dual_step",)
+    watched: ClassVar[tuple[str, ...]] = ("x", "multiplier")
+
+    def __post_init__(self) -> None:
+        _check_count("cg_iterations", self.cg_iterations, 1)
+        _check_count("batch_axes", self.batch_axes, 0)
+
+    @property
+    def only_for_prox(self) -> tuple[str, ...]:
+        """The penalty, where the data are exact."""
+        return ("penalty",) if self.exact_data else ()
+
+    def start(self, problem: Problem, x: Array | None = None) -> State:
+        """Add the multiplier.
+
+        Raises
+        ------
+        ValueError
+            If the data are to be exact and A is not tight.
+        TypeError
+            If the data fidelity is another than `L2`.
+        """
+        if self.exact_data and not problem.A.tight:
+            raise ValueError(f"exact_data needs a tight operator, not {problem.A!r}")
+        if not (self.exact_data or isinstance(problem.fidelity, L2)):
+            raise TypeError(
+                f"ADMM solves for the data fidelity L2, not {problem.fidelity!r}: take "
+                "PDHG, or ISTA"
+            )
+        x = super().start(problem, x)["x"]
+        return {"x": x, "multiplier": namespace(x).zeros_like(x)}
+
+    def iterate(
+        self, state: State, problem: Problem, prox: Prox, p: Parameters
+    ) -> State:
+        """Denoise, explain the measurements, and add up the difference."""
+        x, l, rho = state["x"], state["multiplier"], p["penalty"]
+        xp = namespace(x)
+        z = prox(x + l, 1 / rho)
+        x = self._explain(z - l, x, problem, rho)
+        return {"x": x, "multiplier": l + times(p["dual_step"], x - z, xp)}
+
+    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+        """Give the penalty ``|A|^2``, the curvature of the data term."""
+        return {"penalty": _curvature(problem, x), "dual_step": 1.0}
+
+    def _explain(self, v: Array, x: Array, problem: Problem, rho: Any) -> Array:
+        xp, A, fidelity = namespace(v), problem.A, problem.fidelity
+        if self.exact_data:
+            return A.consistent(v, problem.y)
+        weight = getattr(fidelity, "weight", None)
+        if A.tight and not hasattr(weight, "dtype"):
+            most = 1 if weight is None else weight
+            return v - times(1 / (most + rho), problem.gradient(v), xp)
+        nothing = xp.zeros_like(problem.y)
+
+        def normal(w: Array) -> Array:
+            return fidelity.gradient(w, nothing, A) + times(rho, w, xp)
+
+        right = A.adjoint(-fidelity.slope(nothing, problem.y)) + times(rho, v, xp)
+        return conjugate_gradients(
+            normal, right, x, self.cg_iterations, batch_axes=self.batch_axes
+        )
+
+
+@dataclass(frozen=True)
+class PDHG(Algorithm):
+    """Primal-dual hybrid gradient method.
+
+    Chambolle & Pock, J. Math. Imaging Vis. 2011, with a dual variable q for the data.
+    For R(x) = Q(K x), where `iterate` takes the proximal operator of Q::
+
+        q <- prox_(dual_step D*)(q + dual_step A a)
+        w <- (1 - dual_step prox_(Q / dual_step) / dual_step)(w + dual_step K a)
+        x <- x - step (A^H q + K^H w);  a <- 2 x - (x before)
+
+    Without K, R has the proximal operator itself, in the third line, and there is no w.
+    Converges for ``step dual_step (|A|^2 + |K|^2) <= 1``.
+
+    Parameters
+    ----------
+    transform : Operator, optional
+        K, such as `svdinv.unroll.operators.Gradient` for the total variation; `solve`
+        takes that of the prior.
+
+    Raises
+    ------
+    TypeError
+        If `transform` is no operator.
+    """
+
+    transform: Operator | None = None
+
+    parameters: ClassVar[dict[str, float]] = {"step": 0.5, "dual_step": 0.5}
+    watched: ClassVar[tuple[str, ...]] = ("x", "dual")
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.transform, Operator | None):
+            raise TypeError(f"transform must be an Operator, got {self.transform!r}")
+
+    def start(self, problem: Problem, x: Array | None = None) -> State:
+        """Add the point ahead and the dual variables."""
+        x = super().start(problem, x)["x"]
+        state = {"x": x, "ahead": x, "dual": _zeros_of(problem.A.forward(x))}
+        if self.transform is not None:
+            state["transform_dual"] = _zeros_of(self.transform.forward(x))
+        return state
+
+    def iterate(
+        self, state: State, problem: Problem, prox: Prox, p: Parameters
+    ) -> State:
+        """Step up in the dual variables, then down in the image."""
+        x, ahead, step, sigma = state["x"], state["ahead"], p["step"], p["dual_step"]
+        xp, K, A = namespace(x), self.transform, problem.A
+        z, y = A.forward(ahead), problem.y
+        dual = problem.fidelity.dual_step(state["dual"], z, y, sigma, A)
+        following = {"dual": dual}
+        slope = A.adjoint(dual)
+        if K is None:
+            new = prox(x - times(step, slope, xp), step)
+        else:
+            w = state["transform_dual"] + times(sigma, K.forward(ahead), xp)
+            # Moreau: the proximal operator of the conjugate, by that of Q.
+            w = w - times(sigma, prox(times(1 / sigma, w, xp), 1 / sigma), xp)
+            following["transform_dual"] = w
+            new = x - times(step, slope + K.adjoint(w), xp)
+        return {"x": new, "ahead": 2 * new - x, **following}
+
+    def bind(self, prior: Any) -> tuple[Algorithm, Any]:
+        """Give the algorithm with the prior's K, and the proximal operator of Q.
+
+        Raises
+        ------
+        TypeError
+            If there is a `transform`, and `prior` does not tell K from Q.
+        """
+        if hasattr(prior, "split"):
+            K, prox = prior.split()
+            return replace(self, transform=None if isinstance(K, Identity) else K), prox
+        if self.transform is not None:
+            raise TypeError(f"{self!r} needs a prior with split()")
+        return self, prior.prox
+
+    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+        """Give steps in the ratio of the image to its dual variables.
+
+        The bound of Chambolle & Pock is smallest where they are as the squared
+        distances from the start to the solution. Those of `transform_dual` are at most
+        the weight; half way between that and equal steps does well for all.
+        """
+        curvature = _squared_norm(problem.A, x)
+        ratio = 1.0
+        if self.transform is not None:
+            curvature += _squared_norm(self.transform, x)
+            weight = as_float(getattr(prior, "weight", 0.0))
+            size = as_float(norm(x)) / math.sqrt(max(math.prod(x.shape), 1))
+            if weight > 0 and size > 0:
+                ratio = min(max(size / weight, 1 / _LARGEST_RATIO), _LARGEST_RATIO)
+        length = curvature**-0.5
+        return {"step": length * ratio**0.5, "dual_step": length / ratio**0.5}
+
+    def completed(
+        self, given: Parameters, problem: Problem, x: Array, prior: Any
+    ) -> dict[str, Any]:
+        """Give the steps: to the one that is given, the other keeps the product."""
+        if len(given) != 1:
+            return super().completed(given, problem, x, prior)
+        ((name, value),) = given.items()
+        other = "dual_step" if name == "step" else "step"
+        product = math.prod(self.suited(problem, x, prior).values())
+        return {name: value, other: product / value}
+
+
+class LowRankPlusSparse(Algorithm):
+    """A series as the sum of one of low rank and one that is sparse.
+
+    Otazo, Candès & Sodickson, MRM 2015, by proximal gradient steps in both parts::
+
+        r <- step A^H(A(L + S) - y)
+        L, S <- prox_L(L - r, step), prox_S(S - r, step);  x <- L + S
+
+    Converges for steps below ``1 / |A|^2``: both parts are moved at once. `iterate`
+    takes two proximal operators in the place of `prox`, of L and of S.
+    """
+
+    parameters: ClassVar[dict[str, float]] = {"step": 0.9}
+    watched: ClassVar[tuple[str, ...]] = ("low_rank", "sparse")
+
+    def start(self, problem: Problem, x: Array | None = None) -> State:
+        """Take the whole image as L."""
+        x = super().start(problem, x)["x"]
+        return {"x": x, "low_rank": x, "sparse": namespace(x).zeros_like(x)}
+
+    def iterate(
+        self, state: State, problem: Problem, prox: Sequence[Prox], p: Parameters
+    ) -> State:
+        """Move both parts, and apply to each its proximal operator."""
+        x, step = state["x"], p["step"]
+        move = times(step, problem.gradient(x), namespace(x))
+        low_rank = prox[0](state["low_rank"] - move, step)
+        sparse = prox[1](state["sparse"] - move, step)
+        return {"x": low_rank + sparse, "low_rank": low_rank, "sparse": sparse}
+
+    def bind(self, prior: Any) -> tuple[Algorithm, Any]:
+        """Give the algorithm and both proximal operators.
+
+        Raises
+        ------
+        TypeError
+            If `prior` is not a pair.
+        """
+        if not isinstance(prior, Sequence) or len(prior) != 2:
+            raise TypeError(
+                "LowRankPlusSparse needs two priors, of the low-rank and of the "
+                f"sparse part, got {prior!r}"
+            )
+        return self, tuple(part.prox for part in prior)
+
+    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+        """Give the step ``0.9 / |A|^2``."""
+        return {"step": 0.9 / _curvature(problem, x)}
+
+
+def conjugate_gradients(
+    normal: Callable[[Array], Array],
+    right: Array,
+    x: Array,
+    iterations: int,
+    *,
+    batch_axes: int = 0,
+) -> Array:
+    """Solve N x = b for a Hermitian positive definite N, by conjugate gradients.
+
+    Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 1952. What is solved exactly stays
+    as it is, without a division by zero.
+
+    Parameters
+    ----------
+    normal : callable
+        Applies N.
+    right : array
+        Right side b.
+    x : array
+        First estimate.
+    iterations : int
+        Number of steps, all of which are taken.
+    batch_axes : int
+        Number of axes in front that count systems of equations.
+
+    Returns
+    -------
+    array
+        The last estimate.
+    """
+    xp = namespace(right)
+    axes = tuple(range(batch_axes, len(right.shape)))
+
+    def ratio(a: Array, b: Array) -> Array:
+        return like(safe_divide(a, b, b > 0, xp), right, xp)
+
+    residual = right - normal(x)
+    direction = residual
+    power = inner(residual, residual, axes, keepdims=True)
+    for _ in range(iterations):
+        image = normal(direction)
+        length = ratio(power, inner(direction, image, axes, keepdims=True))
+        x = x + length * direction
+        residual = residual - length * image
+        before, power = power, inner(residual, residual, axes, keepdims=True)
+        direction = residual + ratio(power, before) * direction
+    return x
+
+
+def _forward_backward(x: Array, problem: Problem, prox: Prox, step: Any) -> Array:
+    return prox(x - times(step, problem.gradient(x), namespace(x)), step)
+
+
+def _curvature(problem: Problem, x: Array) -> float:
+    """Lipschitz constant of the gradient of the data fidelity, or a little more."""
+    curvature = problem.fidelity.curvature(problem.y)
+    if not math.isfinite(curvature):
+        raise TypeError(
+            f"the slope of {problem.fidelity!r} has no Lipschitz constant, so no step "
+            "is known to suit: give one, or take PDHG"
+        )
+    return _squared_norm(problem.A.derivative(x), x) * curvature
+
+
+def _squared_norm(A: Operator, x: Array) -> float:
+    bound = getattr(A, "norm_bound", 1.0 if A.tight else None)
+    if bound is None:
+        bound = _MARGIN * operator_norm(A, x)
+    if bound == 0:
+        raise ValueError(f"{A!r} gives 0, whatever the image: no step suits it")
+    return bound**2
+
+
+def _check_count(name: str, count: int, least: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {count}")
+
+
+def _zeros_of(x: Array) -> Array:
+    return namespace(x).zeros_like(x)

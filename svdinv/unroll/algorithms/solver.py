@@ -1,0 +1,332 @@
+"""Reconstruction by an iterative algorithm, without a network.
+
+The yardstick for what is learned, and often all that is needed: an operator, a
+prior and `solve`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.algorithms.iterations import (
+    FISTA,
+    PDHG,
+    Algorithm,
+    GradientDescent,
+    LowRankPlusSparse,
+    State,
+)
+from svdinv.unroll.arrays import (
+    Array,
+    as_float,
+    fitted,
+    is_complex,
+    namespace,
+    norm,
+)
+from svdinv.unroll.priors import TotalVariation
+from svdinv.unroll.problem import Problem
+
+__all__ = ["Solution", "objective_value", "solve"]
+
+Stop: TypeAlias = Literal["converged", "iterations", "callback", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What `solve` gives.
+
+    Attributes
+    ----------
+    image : array
+        The reconstruction.
+    objective : list of float
+        ``D(A x, y) + R(x)`` after each iteration; empty if not asked for.
+    iterations : int
+        Iterations made in this call.
+    stopped : {"converged", "iterations", "callback", "interrupted"}
+        Why it ended.
+    state : dict of str to array
+        From which another call goes on as if there had been no end.
+    parameters : dict of str to float
+        Steps and penalties that were used.
+    """
+
+    image: Array
+    objective: list[float]
+    iterations: int
+    stopped: Stop
+    state: State
+    parameters: dict[str, Any]
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last iteration changed less than `rtol`."""
+        return self.stopped == "converged"
+
+    @property
+    def low_rank(self) -> Array | None:
+        """The part of low rank, of `LowRankPlusSparse`."""
+        return self.state.get("low_rank")
+
+    @property
+    def sparse(self) -> Array | None:
+        """The sparse part, of `LowRankPlusSparse`."""
+        return self.state.get("sparse")
+
+
+def solve(
+    problem: Problem,
+    prior: Any,
+    *,
+    algorithm: Algorithm | None = None,
+    iterations: int = 200,
+    rtol: float = 1e-5,
+    x0: Array | None = None,
+    state: State | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    callback: Callable[[int, State], Any] | None = None,
+    objective: bool = True,
+    progress: bool = False,
+) -> Solution:
+    """Reconstruct the image of a problem, ``min_x D(A x, y) + R(x)``.
+
+    Ctrl-C ends the iterations, not the program: what has been reached is returned,
+    and ``state=solution.state`` goes on from there.
+
+    Parameters
+    ----------
+    problem : Problem
+        What was measured, by what, and its data fidelity D.
+    prior : Prior or pair of them
+        R; for `LowRankPlusSparse` those of the low-rank and of the sparse part.
+        Anything with ``value(x)`` and ``prox(x, step)`` does.
+    algorithm : Algorithm, optional
+        Algorithm. By default `LowRankPlusSparse` for a pair, `PDHG` for
+        `TotalVariation`, `GradientDescent` where there is a gradient, and `FISTA` with
+        restarts for the others.
+    iterations : int
+        Most iterations.
+    rtol : float
+        Stop once an iteration changes what the algorithm watches, the image and dual
+        variables, by at most this, relatively to each.
+    x0 : array, optional
+        First image, of the framework of y or of NumPy; A^H y by default.
+    state : dict of str to array, optional
+        State to go on from, of an earlier solution; of that framework or of NumPy.
+    parameters : mapping, optional
+        Steps and penalties; those missing are found from the norm of A, and so that
+        they go with those given.
+    callback : callable, optional
+        Called as ``callback(iteration, state)`` after each iteration, counted from
+        1; a true result ends the iterations.
+    objective : bool
+        Whether to record the objective, which costs a value of R, for low-rank ones
+        singular values, and a measurement in each iteration.
+    progress : bool
+        Whether to show a bar, which needs tqdm.
+
+    Returns
+    -------
+    Solution
+        The image, and how it came about.
+
+    Raises
+    ------
+    TypeError
+        If `problem` is none, its data are no floating point array, `x0` is complex
+        where images are real, or the algorithm cannot use the prior or the fidelity.
+    ValueError
+        If the data hold NaN or infinity, an array has the wrong shape, or an option is
+        out of range.
+    FloatingPointError
+        If the image becomes NaN or infinite: a step is too large.
+
+    Notes
+    -----
+    Where a framework records derivatives, such as PyTorch for a learned weight, all
+    iterations are recorded; `torch.no_grad` prevents that.
+    """
+    _check_options(iterations, rtol, x0, state)
+    _check_data(problem)
+    algorithm, prox = (algorithm or _usual_algorithm(problem, prior)).bind(prior)
+    like = problem.adjoint() if problem.A.linear else _started(problem, x0)
+    _check_shapes(problem, like, x0)
+    present = _first_state(algorithm, problem, like, x0, state)
+    p = _parameters(algorithm, problem, like, prior, parameters)
+    history: list[float] = []
+    done = 0
+    stopped: Stop = "iterations"
+    try:
+        with _bar(iterations, progress) as advance:
+            while done < iterations:
+                following = algorithm.iterate(present, problem, prox, p)
+                small = _changed_little(algorithm, present, following, rtol)
+                if objective:
+                    value = objective_value(following, problem, prior)
+                    history.append(as_float(value))
+                present, done = following, done + 1
+                advance(history)
+                if callback is not None and callback(done, present):
+                    stopped = "callback"
+                    break
+                if small:
+                    stopped = "converged"
+                    break
+    except KeyboardInterrupt:
+        stopped, history = "interrupted", history[:done]
+    return Solution(present["x"], history, done, stopped, present, p)
+
+
+def objective_value(state: State, problem: Problem, prior: Any) -> Array:
+    """Give ``D(A x, y) + R(x)``, or the sum over both parts of x.
+
+    Parameters
+    ----------
+    state : dict of str to array
+        Of an algorithm; or ``{"x": image}``.
+    problem : Problem
+        What was measured, by what.
+    prior : Prior or pair of them
+        R.
+
+    Returns
+    -------
+    array
+        Real, 0-d.
+    """
+    data = problem.value(state["x"])
+    if isinstance(prior, Sequence):
+        low_rank, sparse = prior
+        parts = low_rank.value(state["low_rank"]) + sparse.value(state["sparse"])
+        return data + parts
+    return data + prior.value(state["x"])
+
+
+def _usual_algorithm(problem: Problem, prior: Any) -> Algorithm:
+    if isinstance(prior, Sequence):
+        return LowRankPlusSparse()
+    steep = not math.isfinite(problem.fidelity.curvature(problem.y))
+    if isinstance(prior, TotalVariation) or steep:
+        return PDHG()
+    return GradientDescent() if hasattr(prior, "gradient") else FISTA(restart=True)
+
+
+def _started(problem: Problem, x0: Array | None) -> Array:
+    """Give the first image of an operator that is not linear."""
+    if x0 is None:
+        raise ValueError(f"x0 must be given where A is not linear: {problem.A!r}")
+    return x0
+
+
+def _first_state(
+    algorithm: Algorithm,
+    problem: Problem,
+    zero_filled: Array,
+    x0: Array | None,
+    state: State | None,
+) -> State:
+    xp = namespace(zero_filled)
+    x = zero_filled if x0 is None else fitted(x0, zero_filled, xp)
+    start = algorithm.start(problem, x)
+    if state is None:
+        return start
+    expected = {name: tuple(array.shape) for name, array in start.items()}
+    got = {name: tuple(array.shape) for name, array in state.items()}
+    if expected != got:
+        raise ValueError(
+            f"state must be that of {algorithm!r}, with the shapes {expected}, got {got}"
+        )
+    return {name: fitted(state[name], array, xp) for name, array in start.items()}
+
+
+def _parameters(
+    algorithm: Algorithm,
+    problem: Problem,
+    x: Array,
+    prior: Any,
+    given: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    given = dict(given or {})
+    names = set(algorithm.parameters)
+    if unknown := sorted(set(given) - names):
+        raise ValueError(
+            f"{algorithm!r} has the parameters {sorted(names)}, got {unknown} as well"
+        )
+    return algorithm.completed(given, problem, x, prior)
+
+
+def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:
+    """Tell whether everything that is watched has settled."""
+    settled = True
+    for name in algorithm.watched:
+        size = as_float(norm(new[name]))
+        if not math.isfinite(size):
+            raise FloatingPointError(
+                f"{algorithm!r} diverged: {name!r} is not finite; its steps are too large"
+            )
+        settled &= as_float(norm(new[name] - old[name])) <= rtol * size
+    return settled
+
+
+def _check_options(
+    iterations: int, rtol: float, x0: Array | None, state: State | None
+) -> None:
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    if not rtol >= 0:
+        raise ValueError(f"rtol must not be negative, got {rtol}")
+    if x0 is not None and state is not None:
+        raise ValueError("x0 and state are two ways to start: give one of them")
+
+
+def _check_data(problem: Problem) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
+    y = problem.y
+    xp = namespace(y)
+    if not xp.isdtype(y.dtype, ("real floating", "complex floating")):
+        raise TypeError(f"y must be floating point or complex, got {y.dtype}")
+    if bool(xp.any(~(xp.abs(y) < math.inf))):
+        raise ValueError("y holds NaN or infinity: set to 0 what was not measured")
+
+
+def _check_shapes(problem: Problem, image: Array, x0: Array | None) -> None:
+    measured = tuple(problem.A.forward(image).shape)
+    if measured != tuple(problem.y.shape):
+        raise ValueError(
+            f"y has the shape {tuple(problem.y.shape)}, but {problem.A!r} gives "
+            f"{measured}"
+        )
+    if x0 is not None and tuple(x0.shape) != tuple(image.shape):
+        raise ValueError(
+            f"x0 must have the shape {tuple(image.shape)}, got {tuple(x0.shape)}"
+        )
+    real = not is_complex(image, namespace(image))
+    if x0 is not None and real and is_complex(x0, namespace(x0)):
+        raise TypeError(f"x0 must be real, because A^H y is, got {x0.dtype}")
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[list[float]], None]]:
+    """Give what moves a progress bar on, or nothing."""
+    if not shown:
+        yield lambda history: None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise explain_missing("tqdm", "unroll") from error
+    with tqdm(total=total, unit="it") as bar:
+
+        def advance(history: list[float]) -> None:
+            if history:
+                bar.set_postfix(objective=f"{history[-1]:.6g}", refresh=False)
+            bar.update()
+
+        yield advance

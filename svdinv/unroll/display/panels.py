@@ -1,0 +1,371 @@
+"""Pictures that compare reconstructions of one photograph, or of one series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.data import Image
+from svdinv.unroll.display.pictures import save_animation
+from svdinv.unroll.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Entry", "save_panel", "save_series_animation", "save_series_panel"]
+
+_ZOOM = 4  # the shorter side is this many times that of the magnified window
+_HEART = 0.4  # of the shorter side: the window of a series
+# Inches.
+_WIDTH, _GAP, _MARGIN, _HEAD, _BOTTOM = 2.9, 0.1, 0.18, 1.15, 0.18
+_BAR, _BAR_WIDTH = 0.55, 0.13
+_SIDE, _PROFILE = 0.34, 1.1  # captions at the left, and the profile, of series
+_DPI = 110
+_INK, _MUTED, _MARK = "#1a1a1a", "#6b6b6b", "#ffd23f"
+# Of series: the brightest pixels are few, and of no interest.
+_WHITE = 0.998
+# Pixels of an animation, and shades of grey.
+_COLUMN, _SPACE, _LINE, _BLACK, _TEXT, _SUBTEXT = 240, 8, 20, 12, 240, 150
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One column of the panel.
+
+    Attributes
+    ----------
+    name : str
+        Heading.
+    image : ndarray
+        Picture in [0, 1], (H, W, 3); or series, complex or magnitudes, (T, H, W).
+    label : str
+        Line under the heading, such as the PSNR.
+    """
+
+    name: str
+    image: NDArray[Any]
+    label: str
+
+
+def save_panel(
+    path: str | Path, truth: Entry | None, entries: Sequence[Entry], *, title: str
+) -> None:
+    """Write a PNG: pictures, a magnified window, and maps of the error.
+
+    The window lies where the truth has most contrast; the errors, averaged over the
+    channels, share one scale. The file is complete or not there at all: it is written
+    under another name and then moved.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to write; an existing file is replaced.
+    truth : Entry or None
+        The photograph itself; without it there are no errors to show, and the last
+        entry tells where the window lies.
+    entries : sequence of Entry
+        What is compared to it, of the same shape. The first, the samples, does not
+        count for the scale of the errors.
+    title : str
+        Title of the panel.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is missing.
+    OSError
+        If the file cannot be written.
+    """
+    from matplotlib.patches import Rectangle
+
+    columns = [*_known(truth), *entries]
+    image = columns[0 if truth else -1].image
+    height, width = image.shape[:2]
+    side = max(16, min(height, width) // _ZOOM)
+    top, left = _contrasty_window(image, side)
+    tall = _WIDTH * height / width
+    sheet = _Sheet(len(columns), [tall, _WIDTH, *([tall] if truth else [])], title)
+    for column, entry in enumerate(columns):
+        sheet.head(column, entry)
+        whole = sheet.axes(0, column)
+        whole.imshow(entry.image, interpolation="antialiased")
+        whole.add_patch(
+            Rectangle((left, top), side, side, fill=False, edgecolor=_MARK, lw=1.4)
+        )
+        window = entry.image[top : top + side, left : left + side]
+        sheet.axes(1, column, framed=True).imshow(window, interpolation="nearest")
+    if truth:
+        errors = [np.abs(entry.image - truth.image).mean(axis=-1) for entry in entries]
+        sheet.errors(2, errors, "mean absolute error\nover the channels")
+    sheet.save(path)
+
+
+def save_series_panel(
+    path: str | Path, truth: Entry | None, entries: Sequence[Entry], *, title: str
+) -> None:
+    """Write a PNG: a frame of each series, a window, a profile, and maps of the error.
+
+    The window lies where most moves, and the frame is the one that differs most there
+    from the mean over time. The profile shows the row through the middle of the window
+    in all frames, from the first at its top to the last. Magnitudes share one scale,
+    and so do the errors.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to write; an existing file is replaced, and only by a complete one.
+    truth : Entry or None
+        The series itself; without it there are no errors to show, and the last entry
+        tells what to look at.
+    entries : sequence of Entry
+        What is compared to it, of the same shape. The first, the zero-filled series,
+        does not count for the scale of the errors.
+    title : str
+        Title of the panel.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is missing.
+    OSError
+        If the file cannot be written.
+    """
+    from matplotlib.patches import Rectangle
+
+    columns = [*_known(truth), *entries]
+    magnitudes = [np.abs(entry.image) for entry in columns]
+    reference = magnitudes[0 if truth else -1]
+    view = _moving_view(reference)
+    frames, height, width = reference.shape
+    tall = _WIDTH * height / width
+    rows = [tall, _WIDTH, _PROFILE, *([tall] if truth else [])]
+    sheet = _Sheet(len(columns), rows, title, side=_SIDE)
+    grey: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": _white(reference)}
+    window = np.s_[view.top : view.top + view.side, view.left : view.left + view.side]
+    for column, (entry, series) in enumerate(zip(columns, magnitudes, strict=True)):
+        sheet.head(column, entry)
+        frame = series[view.frame]
+        whole = sheet.axes(0, column)
+        whole.imshow(frame, interpolation="antialiased", **grey)
+        corner, side = (view.left - 0.5, view.top - 0.5), view.side
+        whole.add_patch(
+            Rectangle(corner, side, side, fill=False, edgecolor=_MARK, lw=1.4)
+        )
+        zoomed = sheet.axes(1, column, framed=True)
+        zoomed.imshow(frame[window], interpolation="nearest", **grey)
+        middle = view.row - view.top
+        zoomed.plot([0, side - 1], [middle] * 2, color=_MARK, lw=0.8, ls=(0, (4, 4)))
+        profile = sheet.axes(2, column)
+        profile.imshow(
+            series[:, view.row, window[1]],
+            aspect="auto",
+            interpolation="nearest",
+            **grey,
+        )
+    sheet.caption(0, f"frame {view.frame + 1} of {frames}")
+    sheet.caption(1, "magnified")
+    sheet.caption(2, "time ↓")
+    if truth:
+        errors = [np.abs(e.image - truth.image)[view.frame] for e in entries]
+        sheet.errors(3, errors, "magnitude of the error\nin this frame")
+    sheet.save(path)
+
+
+def save_series_animation(
+    path: str | Path,
+    truth: Entry | None,
+    entries: Sequence[Entry],
+    *,
+    seconds: float = 0.1,
+) -> None:
+    """Write a GIF: the magnitudes of series, side by side, repeated for ever.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to write; an existing file is replaced, and only by a complete one.
+    truth : Entry or None
+        The series itself, if it is known.
+    entries : sequence of Entry
+        Others of the same shape.
+    seconds : float
+        Time of a frame, as for `svdinv.unroll.display.pictures.save_animation`.
+
+    Raises
+    ------
+    ImportError
+        If Pillow is missing.
+    OSError
+        If the file cannot be written.
+    """
+    try:
+        from PIL import Image as pillow
+        from PIL import ImageDraw, ImageFont
+    except ModuleNotFoundError as error:
+        raise explain_missing("PIL", "train") from error
+
+    columns = [*_known(truth), *entries]
+    magnitudes = [np.abs(entry.image) for entry in columns]
+    white = _white(magnitudes[0 if truth else -1])
+    count, height, width = magnitudes[0].shape
+    size = (_COLUMN, max(1, round(_COLUMN * height / width)))
+    head = 2 * _LINE + _SPACE
+    whole = (_SPACE + len(columns) * (_COLUMN + _SPACE), head + size[1] + _SPACE)
+    background = pillow.new("L", whole, _BLACK)
+    draw = ImageDraw.Draw(background)
+    places = [_SPACE + i * (_COLUMN + _SPACE) for i in range(len(columns))]
+    for x, entry in zip(places, columns, strict=True):
+        name, label = (ImageFont.load_default(points) for points in (15, 13))
+        draw.text((x, _SPACE), entry.name, fill=_TEXT, font=name)
+        draw.text((x, _SPACE + _LINE), entry.label, fill=_SUBTEXT, font=label)
+    frames = []
+    for t in range(count):
+        frame = background.copy()
+        for x, series in zip(places, magnitudes, strict=True):
+            pixels = np.uint8(np.rint(255 * np.clip(series[t] / white, 0, 1)))
+            image = pillow.fromarray(pixels).resize(size, pillow.Resampling.BICUBIC)
+            frame.paste(image, (x, head))
+        frames.append(np.asarray(frame) / 255)
+    save_animation(path, frames, seconds=seconds)
+
+
+class _Sheet:
+    """A figure with columns and rows placed by inches, so that they meet exactly."""
+
+    def __init__(
+        self, columns: int, heights: Sequence[float], title: str, side: float = 0.0
+    ) -> None:
+        try:
+            # The object interface of matplotlib: no window, no global state.
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError as error:
+            raise explain_missing("matplotlib", "train") from error
+
+        self.columns, self.heights, self.left = columns, heights, _MARGIN + side
+        below = [sum(heights[i + 1 :]) for i in range(len(heights))]
+        gaps = range(len(heights) - 1, -1, -1)
+        self.rows = [_BOTTOM + h + n * _GAP for h, n in zip(below, gaps, strict=True)]
+        self.width = self.left + columns * (_WIDTH + _GAP) + _BAR
+        self.height = self.rows[0] + heights[0] + _HEAD
+        self.figure = Figure(figsize=(self.width, self.height), facecolor="white")
+        FigureCanvasAgg(self.figure)
+        self._write(0, 0.78, title, 15, _INK, "bold")
+
+    def axes(
+        self, row: int, column: float, wide: float = _WIDTH, *, framed: bool = False
+    ) -> Axes:
+        x = self.left + column * (_WIDTH + _GAP)
+        size = (wide / self.width, self.heights[row] / self.height)
+        corner = (x / self.width, self.rows[row] / self.height)
+        placed = self.figure.add_axes((*corner, *size))
+        placed.set_xticks([])
+        placed.set_yticks([])
+        for spine in placed.spines.values():
+            spine.set_visible(framed)
+            spine.set_color(_MARK)
+            spine.set_linewidth(1.6)
+        return placed
+
+    def head(self, column: int, entry: Entry) -> None:
+        self._write(column, 0.33, entry.name, 12, _INK, "bold")
+        self._write(column, 0.11, entry.label, 10.5, _MUTED, "normal")
+
+    def caption(self, row: int, text: str) -> None:
+        """Write along the left of a row."""
+        self.figure.text(
+            (self.left - 0.1) / self.width,
+            (self.rows[row] + self.heights[row] / 2) / self.height,
+            text,
+            rotation=90,
+            ha="right",
+            va="center",
+            fontsize=10.5,
+            color=_MUTED,
+            parse_math=False,
+        )
+
+    def errors(self, row: int, errors: Sequence[NDArray[Any]], meaning: str) -> None:
+        """Draw maps of the error, from the second column on, and their scale."""
+        # The samples miss whole pixels: they would drown the scale of all others.
+        scale = float(np.quantile(np.stack(errors[1:] or errors), 0.995)) or 1.0
+        self.axes(row, 0).text(
+            0.97, 0.5, meaning, ha="right", va="center", fontsize=10.5, color=_MUTED
+        )
+        for column, error in enumerate(errors, start=1):
+            drawn = self.axes(row, column).imshow(
+                error, vmin=0, vmax=scale, cmap="magma"
+            )
+        bar = self.figure.colorbar(drawn, cax=self.axes(row, self.columns, _BAR_WIDTH))
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8, colors=_MUTED, length=2)
+
+    def save(self, path: str | Path) -> None:
+        with replacing(path) as stream:
+            self.figure.savefig(stream, format="png", dpi=_DPI)
+
+    def _write(
+        self, column: int, rise: float, text: str, size: float, color: str, weight: str
+    ) -> None:
+        """Write above a column, `rise` inches over its first picture."""
+        x = self.left + column * (_WIDTH + _GAP)
+        y = self.rows[0] + self.heights[0] + rise
+        self.figure.text(
+            x / self.width,
+            y / self.height,
+            text,
+            fontsize=size,
+            color=color,
+            fontweight=weight,
+            parse_math=False,  # names of files
+        )
+
+
+class _View(NamedTuple):
+    """What to look at in a series: a frame, a square, and a row through it."""
+
+    frame: int
+    top: int
+    left: int
+    side: int
+    row: int
+
+
+def _moving_view(series: NDArray[np.floating]) -> _View:
+    """Find where most moves, and when it is farthest from its mean."""
+    _, height, width = series.shape
+    side = min(height, width, max(16, round(_HEART * min(height, width))))
+    variance = series.astype(np.float64).var(axis=0)
+    means = _box_mean(variance, side)
+    top, left = map(int, np.unravel_index(int(means.argmax()), means.shape))
+    window = series[:, top : top + side, left : left + side]
+    change = ((window - window.mean(axis=0)) ** 2).sum(axis=(1, 2))
+    return _View(int(change.argmax()), top, left, side, top + side // 2)
+
+
+def _contrasty_window(image: Image, side: int) -> tuple[int, int]:
+    """Find the square with the largest variance: top and left."""
+    grey = image.mean(axis=-1, dtype=np.float64)
+    mean, square = (_box_mean(values, side) for values in (grey, grey**2))
+    top, left = np.unravel_index(int((square - mean**2).argmax()), mean.shape)
+    return int(top), int(left)
+
+
+def _box_mean(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    total = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    rows = total[side:] - total[:-side]
+    return (rows[:, side:] - rows[:, :-side]) / side**2
+
+
+def _white(magnitudes: NDArray[np.floating]) -> float:
+    return float(np.quantile(magnitudes, _WHITE)) or 1.0
+
+
+def _known(truth: Entry | None) -> list[Entry]:
+    return [] if truth is None else [truth]

@@ -1,0 +1,277 @@
+"""Data fidelities: how far what an image would give lies from what was measured.
+
+A fidelity is a function D(z, y) of z = A(x) and the data y, the negative logarithm of
+their likelihood. Algorithms and networks take it from the problem
+(`svdinv.unroll.problem.Problem`); one of your own defines what they ask for:
+`distance`, `slope` and, where it has one, `prox`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from svdinv.core.namespace import real
+from svdinv.unroll.arrays import (
+    Array,
+    as_float,
+    fitted,
+    inner,
+    namespace,
+    times,
+)
+from svdinv.unroll.operators import Operator
+
+__all__ = ["L2", "DataFidelity", "PoissonKL"]
+
+
+class DataFidelity:
+    """A function D(z, y): subclasses define `distance`, `slope` and perhaps `prox`."""
+
+    def distance(self, z: Array, y: Array) -> Array:
+        """Give D.
+
+        Parameters
+        ----------
+        z : array
+            What the image would give, ``A(x)``.
+        y : array
+            What was measured.
+
+        Returns
+        -------
+        array
+            Real, 0-d: summed over everything.
+        """
+        raise NotImplementedError
+
+    def slope(self, z: Array, y: Array) -> Array:
+        """Give the gradient of D in z.
+
+        Parameters
+        ----------
+        z, y : array
+            As for `distance`.
+
+        Returns
+        -------
+        array
+            Of the shape of `z`.
+        """
+        raise NotImplementedError
+
+    def prox(self, z: Array, y: Array, step: Any) -> Array:
+        """Apply the proximal operator of step D.
+
+        Parameters
+        ----------
+        z, y : array
+            As for `distance`.
+        step : number or 0-d array
+            Positive.
+
+        Returns
+        -------
+        array
+            ``argmin over w of  step D(w, y) + |w - z|^2 / 2``.
+        """
+        raise NotImplementedError(f"{self!r} has no proximal operator")
+
+    def curvature(self, y: Array) -> float:
+        """Give the Lipschitz constant of `slope`, which steps depend on.
+
+        Parameters
+        ----------
+        y : array
+            What was measured.
+
+        Returns
+        -------
+        float
+            Infinite, where there is none.
+        """
+        return math.inf
+
+    def dual_step(
+        self, dual: Array, z: Array, y: Array, sigma: Any, A: Operator
+    ) -> Array:
+        """Apply the proximal operator of sigma D*, at ``dual + sigma z``.
+
+        By that of D (Moreau, Bull. Soc. Math. France 1965).
+
+        Parameters
+        ----------
+        dual : array
+            Dual variable.
+        z, y : array
+            As for `distance`.
+        sigma : number or 0-d array
+            Positive.
+        A : Operator
+            Which tells by `measured` what in `y` is data.
+
+        Returns
+        -------
+        array
+            The next dual variable.
+        """
+        xp = namespace(z)
+        v = dual + times(sigma, z, xp)
+        nearest = self.prox(times(1 / sigma, v, xp), y, 1 / sigma)
+        return A.measured(v - times(sigma, nearest, xp))
+
+    def value(self, x: Array, y: Array, A: Operator) -> Array:
+        """Give D(A(x), y), real and 0-d, of an image x."""
+        return self.distance(A.forward(x), y)
+
+    def gradient(self, x: Array, y: Array, A: Operator) -> Array:
+        """Give the gradient of D(A(x), y) in the image x, ``A'(x)^H D'(A(x), y)``."""
+        return A.derivative(x).adjoint(self.slope(A.forward(x), y))
+
+
+@dataclass(frozen=True, eq=False)
+class L2(DataFidelity):
+    """Half the squared distance, of data with Gaussian noise.
+
+    ``D(z, y) = sum w |z - y|^2 / 2``.
+
+    Parameters
+    ----------
+    weight : float or array, optional
+        w > 0, such as the inverse variance of the noise; an array has a shape that
+        broadcasts to that of the data. Without it, w is 1.
+
+    Raises
+    ------
+    ValueError
+        If `weight` is a number and not positive.
+    """
+
+    weight: Any = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, int | float) and not self.weight > 0:
+            raise ValueError(f"weight must be positive, got {self.weight}")
+
+    def distance(self, z: Array, y: Array) -> Array:
+        """Give half the weighted squared distance."""
+        difference = z - y
+        return inner(difference, self._weighted(difference)) / 2
+
+    def slope(self, z: Array, y: Array) -> Array:
+        """Give ``w (z - y)``."""
+        return self._weighted(z - y)
+
+    def prox(self, z: Array, y: Array, step: Any) -> Array:
+        """Give ``(z + step w y) / (1 + step w)``."""
+        xp = namespace(z)
+        share = times(step, self._weight(z), xp)
+        share = share / (1 + share)
+        return z + times(share, y - z, xp)
+
+    def curvature(self, y: Array) -> float:
+        """Give the largest weight."""
+        if self.weight is None:
+            return 1.0
+        if not hasattr(self.weight, "dtype"):
+            return float(self.weight)
+        return as_float(namespace(self.weight).max(self.weight))
+
+    def dual_step(
+        self, dual: Array, z: Array, y: Array, sigma: Any, A: Operator
+    ) -> Array:
+        """Give ``(dual + sigma (z - y)) / (1 + sigma / w)``."""
+        xp = namespace(z)
+        # The derivative by sigma sees the difference, where A^H does not hide it.
+        moved = dual + times(sigma, A.measured(z - y), xp)
+        return times(1 / (1 + self._over(sigma, z)), moved, xp)
+
+    def _weight(self, z: Array) -> Array:
+        """Give the weight as a real array of the framework of `z`."""
+        xp = namespace(z)
+        one = xp.ones_like(real(z, xp))
+        return one if self.weight is None else one * self._own(z)
+
+    def _own(self, z: Array) -> Any:
+        if not hasattr(self.weight, "dtype"):
+            return self.weight
+        xp = namespace(z)
+        return fitted(self.weight, real(z, xp), xp)
+
+    def _weighted(self, z: Array) -> Array:
+        return z if self.weight is None else times(self._own(z), z, namespace(z))
+
+    def _over(self, sigma: Any, z: Array) -> Any:
+        return sigma if self.weight is None else sigma / self._own(z)
+
+
+@dataclass(frozen=True, eq=False)
+class PoissonKL(DataFidelity):
+    """Kullback-Leibler divergence, of data that are counts.
+
+    ``D(z, y) = sum (z + b) - y + y log(y / (z + b))``: the negative logarithm of the
+    likelihood of Poisson noise (Shepp & Vardi, IEEE TMI 1982), 0 where z + b = y.
+
+    Parameters
+    ----------
+    background : float or array
+        b >= 0, what is counted without any image, such as randoms and scatter in PET.
+
+    Raises
+    ------
+    ValueError
+        If `background` is a negative number.
+    """
+
+    background: Any = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.background, int | float) and not self.background >= 0:
+            raise ValueError(f"background must not be negative, got {self.background}")
+
+    def distance(self, z: Array, y: Array) -> Array:
+        """Give the divergence: infinite where counts have no mean."""
+        xp = namespace(z)
+        mean, counted = self._mean(z), y > 0
+        one = xp.ones_like(mean)
+        known = counted & (mean > 0)
+        ratio = xp.where(known, y, one) / xp.where(known, mean, one)
+        impossible = (counted & (mean <= 0)) | (mean < 0)
+        each = mean - y + y * xp.log(ratio)
+        return xp.sum(xp.where(impossible, math.inf * one, each))
+
+    def slope(self, z: Array, y: Array) -> Array:
+        """Give ``1 - y / (z + b)``, and 1 where nothing was counted."""
+        xp = namespace(z)
+        mean = self._mean(z)
+        known = (y > 0) & (mean > 0)
+        one = xp.ones_like(mean)
+        return one - xp.where(known, y, 0 * one) / xp.where(known, mean, one)
+
+    def prox(self, z: Array, y: Array, step: Any) -> Array:
+        """Solve the quadratic equation of each count."""
+        xp = namespace(z)
+        shifted = self._mean(z) - times(step, xp.ones_like(z), xp)
+        # The form without cancellation, where the shift is negative.
+        root = xp.sqrt(shifted**2 + 4 * times(step, y, xp))
+        one = xp.ones_like(root)
+        sum_ = xp.where(root - shifted > 0, root - shifted, one)
+        small = 2 * times(step, y, xp) / sum_
+        mean = xp.where(shifted < 0, small, (shifted + root) / 2)
+        return z + (mean - self._mean(z))
+
+    def curvature(self, y: Array) -> float:
+        """Give ``max y / b^2``, for images that are not negative."""
+        xp = namespace(y)
+        background = self.background
+        if hasattr(background, "dtype"):
+            background = as_float(namespace(background).min(background))
+        most = as_float(xp.max(y))
+        return most / background**2 if background > 0 else math.inf
+
+    def _mean(self, z: Array) -> Array:
+        background = self.background
+        if hasattr(background, "dtype"):
+            background = fitted(background, z, namespace(z))
+        return z + background

@@ -1,0 +1,38 @@
+"""Forward operators: what a measurement makes of an image, and its adjoint."""
+
+from svdinv.unroll.operators.imaging import (
+    MRI,
+    Blur,
+    Coils,
+    Dense,
+    Sampling,
+    gaussian_sensing,
+)
+from svdinv.unroll.operators.linear import (
+    Identity,
+    Operator,
+    Stack,
+    dot_test,
+    operator_norm,
+)
+from svdinv.unroll.operators.transforms import Fourier, Gradient, TemporalFourier
+from svdinv.unroll.operators.wrapped import Wrapped, from_matrix
+
+__all__ = [
+    "MRI",
+    "Blur",
+    "Coils",
+    "Dense",
+    "Fourier",
+    "Gradient",
+    "Identity",
+    "Operator",
+    "Sampling",
+    "Stack",
+    "TemporalFourier",
+    "Wrapped",
+    "dot_test",
+    "from_matrix",
+    "gaussian_sensing",
+    "operator_norm",
+]

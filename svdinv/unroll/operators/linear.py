@@ -1,0 +1,551 @@
+"""The algebra of operators: products, sums, multiples, stacks, adjoints, norms.
+
+``A(x)`` applies, ``A.H(y)`` is the adjoint; ``A * B`` is A after B, ``A + B`` their
+sum, ``2 * A`` a multiple, ``Stack([A, B])`` both. A linear operator of one's own
+defines `forward` and `adjoint`, one that is not linear `forward` and `derivative`.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from svdinv.unroll.arrays import (
+    Array,
+    along,
+    as_complex,
+    as_float,
+    fitted,
+    inner,
+    is_complex,
+    namespace,
+    norm,
+)
+
+__all__ = ["Identity", "Operator", "Stack", "dot_test", "operator_norm"]
+
+
+class Operator:
+    """What a measurement makes of an image.
+
+    Subclasses define `forward` and, if they are linear, `adjoint`; others set `linear`
+    to False and define `derivative`.
+
+    Attributes
+    ----------
+    linear : bool
+        Whether it is linear: then it is its own derivative.
+    tight : bool
+        Whether ``A A^H`` is the identity on what A can give, so that
+        ``x - A^H(A x - y)`` is the image nearest to x that explains y.
+    unitary : bool
+        Whether ``A^H`` is the inverse of A.
+    """
+
+    linear = True
+    tight = False
+    unitary = False
+
+    # A NumPy number on the left then leaves the multiplication to __rmul__.
+    __array_ufunc__ = None
+
+    def forward(self, x: Array) -> Array:
+        """Apply the operator."""
+        raise NotImplementedError
+
+    def adjoint(self, y: Array) -> Array:
+        """Apply the adjoint of a linear operator."""
+        raise NotImplementedError(f"{self!r} has no adjoint: take derivative(x).H")
+
+    def derivative(self, x: Array) -> Operator:
+        """Give the derivative at an image, a linear operator.
+
+        Parameters
+        ----------
+        x : array
+            The image.
+
+        Returns
+        -------
+        Operator
+            ``A'(x)``; the operator itself if it is linear.
+        """
+        if self.linear:
+            return self
+        raise NotImplementedError(f"{type(self).__name__} must define derivative(x)")
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
+        """Give the same operator, of arrays that have been converted.
+
+        Parameters
+        ----------
+        convert : callable
+            Applied to every array that the operator is made of, such as a mask: moves
+            it to a framework or a device.
+
+        Returns
+        -------
+        Operator
+            A new one; this one, where it holds no arrays that it tells of.
+        """
+        return self
+
+    def stacked(self, others: Sequence[Any]) -> Operator:
+        """Give one operator for a batch of images, of one operator for each.
+
+        Parameters
+        ----------
+        others : sequence of Operator
+            The operators of the other images, behind this one.
+
+        Returns
+        -------
+        Operator
+            For images with one more axis in front.
+
+        Raises
+        ------
+        ValueError
+            If they are not of one kind, or this kind cannot be stacked.
+        """
+        if all(other is self for other in others):
+            return self
+        raise ValueError(
+            f"operators that differ cannot be one batch, unless their class defines "
+            f"stacked(others): {type(self).__name__}"
+        )
+
+    def __call__(self, x: Array) -> Array:
+        """Measure `x`."""
+        return self.forward(x)
+
+    @property
+    def H(self) -> Operator:
+        """The adjoint, an operator itself."""
+        if not self.linear:
+            raise TypeError(f"{self!r} is not linear: its derivative(x) has an adjoint")
+        return _Adjoint(self)
+
+    def consistent(self, x: Array, y: Array) -> Array:
+        """Project `x` onto the images that explain `y`, of a tight operator.
+
+        Parameters
+        ----------
+        x : array
+            An image.
+        y : array
+            Measurements.
+
+        Returns
+        -------
+        array
+            ``x - A^H(A x - y)``.
+        """
+        return x - self.adjoint(self.forward(x) - y)
+
+    def measured(self, y: Array) -> Array:
+        """Set to 0 what is no measurement in an array of them, such as NaN.
+
+        Parameters
+        ----------
+        y : array
+            Measurements.
+
+        Returns
+        -------
+        array
+            The same, where `y` is measured; here everywhere.
+        """
+        return y
+
+    def __mul__(self, other: Any) -> Operator:
+        """Give A B, that is B first; or a multiple."""
+        if isinstance(other, Operator):
+            return _Product([*_factors(self), *_factors(other)])
+        return self.__rmul__(other)
+
+    def __rmul__(self, scalar: Any) -> Operator:
+        """Give a multiple."""
+        if not isinstance(scalar, numbers.Number):
+            return NotImplemented
+        return _Multiple(scalar, self)
+
+    def __truediv__(self, scalar: complex) -> Operator:
+        """Give a fraction."""
+        if not isinstance(scalar, numbers.Number):
+            return NotImplemented
+        return (1 / scalar) * self
+
+    def __add__(self, other: Operator) -> Operator:
+        """Give A + B."""
+        if not isinstance(other, Operator):
+            return NotImplemented
+        return _Sum(self, other)
+
+    def __sub__(self, other: Operator) -> Operator:
+        """Give A - B."""
+        if not isinstance(other, Operator):
+            return NotImplemented
+        return self + (-1) * other
+
+    def __neg__(self) -> Operator:
+        """Give -A."""
+        return (-1) * self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """Describe the parameters, for ``repr``."""
+        return ""
+
+
+class Identity(Operator):
+    """Leave an image as it is: the measurement of denoising."""
+
+    tight = True
+    unitary = True
+
+    def forward(self, x: Array) -> Array:
+        """Give `x`."""
+        return x
+
+    def adjoint(self, y: Array) -> Array:
+        """Give `y`."""
+        return y
+
+
+class _Adjoint(Operator):
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+        self.tight, self.unitary = operator.tight, operator.unitary
+
+    def forward(self, x: Array) -> Array:
+        return self.operator.adjoint(x)
+
+    def adjoint(self, y: Array) -> Array:
+        return self.operator.forward(y)
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
+        return self.operator.replace_arrays(convert).H
+
+    @property
+    def H(self) -> Operator:
+        return self.operator
+
+    def __repr__(self) -> str:
+        compound = isinstance(self.operator, _Product | _Multiple)
+        return f"({self.operator!r}).H" if compound else f"{self.operator!r}.H"
+
+
+class _Product(Operator):
+    def __init__(self, factors: Sequence[Operator]) -> None:
+        self.factors = tuple(factors)
+        others = [factor for factor in self.factors if not factor.unitary]
+        self.linear = all(factor.linear for factor in self.factors)
+        self.unitary = not others
+        # Of two projections the product need not be one.
+        self.tight = len(others) < 2 and all(factor.tight for factor in others)
+
+    def forward(self, x: Array) -> Array:
+        for factor in reversed(self.factors):
+            x = factor.forward(x)
+        return x
+
+    def adjoint(self, y: Array) -> Array:
+        for factor in self.factors:
+            y = factor.adjoint(y)
+        return y
+
+    def derivative(self, x: Array) -> Operator:
+        if self.linear:
+            return self
+        chain: list[Operator] = []
+        for factor in reversed(self.factors):
+            chain.insert(0, factor.derivative(x))
+            x = factor.forward(x)
+        return _Product(chain)
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
+        return _Product([f.replace_arrays(convert) for f in self.factors])
+
+    def measured(self, y: Array) -> Array:
+        return self.factors[0].measured(y)
+
+    def __repr__(self) -> str:
+        return " * ".join(map(repr, self.factors))
+
+
+def _factors(operator: Operator) -> tuple[Operator, ...]:
+    return operator.factors if type(operator) is _Product else (operator,)
+
+
+class _Sum(Operator):
+    def __init__(self, first: Operator, second: Operator) -> None:
+        self.first, self.second = first, second
+        self.linear = first.linear and second.linear
+
+    def forward(self, x: Array) -> Array:
+        return self.first.forward(x) + self.second.forward(x)
+
+    def adjoint(self, y: Array) -> Array:
+        return self.first.adjoint(y) + self.second.adjoint(y)
+
+    def derivative(self, x: Array) -> Operator:
+        if self.linear:
+            return self
+        return _Sum(self.first.derivative(x), self.second.derivative(x))
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
+        first, second = self.first, self.second
+        return _Sum(first.replace_arrays(convert), second.replace_arrays(convert))
+
+    def __repr__(self) -> str:
+        return f"({self.first!r} + {self.second!r})"
+
+
+class _Multiple(Operator):
+    def __init__(self, scalar: Any, operator: Operator) -> None:
+        # Python's numbers: NumPy's would raise the precision of the arrays.
+        number = complex(scalar)
+        self.scalar = number if number.imag else number.real
+        self.operator = operator
+        self.linear = operator.linear
+
+    def forward(self, x: Array) -> Array:
+        return _times(self.scalar, self.operator.forward(x))
+
+    def adjoint(self, y: Array) -> Array:
+        return _times(self.scalar.conjugate(), self.operator.adjoint(y))
+
+    def derivative(self, x: Array) -> Operator:
+        return (
+            self if self.linear else _Multiple(self.scalar, self.operator.derivative(x))
+        )
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
+        return _Multiple(self.scalar, self.operator.replace_arrays(convert))
+
+    def measured(self, y: Array) -> Array:
+        return self.operator.measured(y)
+
+    def __repr__(self) -> str:
+        return f"{self.scalar} * {self.operator!r}"
+
+
+class Stack(Operator):
+    """Measure one image by several operators, one measurement behind the other.
+
+    Parameters
+    ----------
+    operators : sequence of Operator
+        All for images of the same shape. Their measurements have the same shape but
+        for the length of the axis.
+    axis : int
+        Axis of the measurements along which they are joined, negative.
+
+    Raises
+    ------
+    ValueError
+        If there are no operators, or `axis` is not negative.
+    """
+
+    def __init__(self, operators: Sequence[Operator], axis: int = -1) -> None:
+        self.operators, self.axis = tuple(operators), axis
+        if not self.operators:
+            raise ValueError("operators must not be empty")
+        if axis >= 0:
+            raise ValueError(f"axis must be negative, got {axis}")
+        self.linear = all(operator.linear for operator in self.operators)
+        self._lengths: tuple[int, ...] = ()
+
+    def forward(self, x: Array) -> Array:
+        """Measure the image by each operator."""
+        parts = [operator.forward(x) for operator in self.operators]
+        self._lengths = tuple(part.shape[self.axis] for part in parts)
+        return namespace(x).concat(parts, axis=self.axis)
+
+    def adjoint(self, y: Array) -> Array:
+        """Add up what the adjoints make of each part.
+
+        Raises
+        ------
+        ValueError
+            If the lengths of the parts are not known: nothing was measured before.
+        """
+        parts = self.split(y)
+        pairs = zip(self.operators, parts, strict=True)
+        images = [operator.adjoint(part) for operator, part in pairs]
+        return sum(images[1:], images[0])
+
+    def split(self, y: Array) -> list[Array]:
+        """Cut measurements into those of each operator.
+
+        Parameters
+        ----------
+        y : array
+            Measurements, of `forward`.
+
+        Returns
+        -------
+        list of array
+            One for each operator.
+
+        Raises
+        ------
+        ValueError
+            As `adjoint`.
+        """
+        lengths = self._lengths
+        if not lengths:
+            count, total = len(self.operators), y.shape[self.axis]
+            if total % count:
+                raise ValueError(
+                    f"measurements of length {total} are not {count} parts of one "
+                    "length: call forward first, for the operators to tell theirs"
+                )
+            lengths = (total // count,) * count
+        parts, begin = [], 0
+        for length in lengths:
+            parts.append(along(y, self.axis, slice(begin, begin + length)))
+            begin += length
+        return parts
+
+    def derivative(self, x: Array) -> Operator:
+        """Stack the derivatives."""
+        if self.linear:
+            return self
+        stack = Stack(
+            [operator.derivative(x) for operator in self.operators], self.axis
+        )
+        stack._lengths = self._lengths
+        return stack
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
+        """Convert the arrays of each operator."""
+        stack = Stack([o.replace_arrays(convert) for o in self.operators], self.axis)
+        stack._lengths = self._lengths
+        return stack
+
+    def measured(self, y: Array) -> Array:
+        """Set to 0 what is no measurement."""
+        pairs = zip(self.operators, self.split(y), strict=True)
+        parts = [operator.measured(part) for operator, part in pairs]
+        return namespace(y).concat(parts, axis=self.axis)
+
+    def extra_repr(self) -> str:
+        """List the operators."""
+        return f"[{', '.join(map(repr, self.operators))}], axis={self.axis}"
+
+
+def _times(scalar: complex, x: Array) -> Array:
+    return scalar * (as_complex(x, namespace(x)) if isinstance(scalar, complex) else x)
+
+
+def operator_norm(
+    A: Operator,
+    like: Array,
+    *,
+    iterations: int = 100,
+    rtol: float = 1e-4,
+    rng: np.random.Generator | int = 0,
+) -> float:
+    """Largest singular value of an operator, by Lanczos's method on A^H A.
+
+    From a random start it finds the largest eigenvalue where it belongs to a few
+    pixels only, too, which power iteration would take long to notice (Kuczynski &
+    Wozniakowski, SIAM J. Matrix Anal. Appl. 1992).
+
+    Parameters
+    ----------
+    A : Operator
+        Linear operator.
+    like : array
+        An image that A can be applied to; of it the shape, the dtype and the
+        framework matter. Of a batch the largest norm is found.
+    iterations : int
+        Most iterations.
+    rtol : float
+        Stop once the residual of the squared norm, as an eigenvalue of A^H A, is less
+        than this times it.
+    rng : numpy.random.Generator or int
+        Source of the first image, or its seed.
+
+    Returns
+    -------
+    float
+        The norm, from below: the true one is larger by a little where the largest
+        singular values are close to each other. 0 for the zero operator, NaN where
+        A gives what is not finite.
+
+    Raises
+    ------
+    ValueError
+        If `iterations` is not positive.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    xp, rng = namespace(like), np.random.default_rng(rng)
+    shape = tuple(like.shape)
+    start = rng.standard_normal(shape)
+    if is_complex(like, xp):
+        start = start + 1j * rng.standard_normal(shape)
+    x = fitted(start, like, xp)
+    x = x / as_float(norm(x))
+    before, off = xp.zeros_like(x), 0.0
+    T = np.zeros((iterations, iterations))
+    squared = 0.0
+    for k in range(iterations):
+        following = A.adjoint(A.forward(x)) - off * before
+        along = as_float(inner(x, following))
+        following = following - along * x
+        off = as_float(norm(following))
+        if not math.isfinite(off):
+            return math.nan
+        T[k, k] = along
+        values, vectors = np.linalg.eigh(T[: k + 1, : k + 1])
+        squared = max(float(values[-1]), 0.0)
+        if off * abs(vectors[-1, -1]) <= rtol * squared or k + 1 == iterations:
+            break
+        T[k, k + 1] = T[k + 1, k] = off
+        before, x = x, following / off
+    return math.sqrt(squared)
+
+
+def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) -> float:
+    """Compare <A x, y> with <x, A^H y> for random x and y.
+
+    Parameters
+    ----------
+    A : Operator
+        A linear operator; of others, test ``A.derivative(x)``.
+    like : array
+        An image that A can be applied to; its shape, dtype and framework matter.
+    rng : numpy.random.Generator or int
+        Source of the randomness, or its seed.
+
+    Returns
+    -------
+    float
+        ``|<A x, y> - <x, A^H y>| / (|A x| |y|)``, real parts: of the size of rounding
+        errors if the adjoint is right.
+    """
+    rng = np.random.default_rng(rng)
+
+    def drawn(example: Array) -> Array:
+        xp, shape = namespace(example), tuple(example.shape)
+        values = rng.standard_normal(shape)
+        if is_complex(example, xp):
+            values = values + 1j * rng.standard_normal(shape)
+        return fitted(values, example, xp)
+
+    x = drawn(like)
+    measured = A.forward(x)
+    y = drawn(measured)
+    one, other = inner(measured, y), inner(x, A.adjoint(y))
+    size = as_float(norm(measured)) * as_float(norm(y))
+    return abs(as_float(one) - as_float(other)) / size if size else as_float(abs(other))

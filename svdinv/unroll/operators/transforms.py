@@ -1,0 +1,187 @@
+"""Transforms of images and series: Fourier transforms and differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    along,
+    as_complex,
+    namespace,
+    on_device,
+)
+from svdinv.unroll.operators.linear import Operator
+
+__all__ = ["Fourier", "Gradient", "TemporalFourier"]
+
+
+class Fourier(Operator):
+    """Centred orthonormal Fourier transform of the last two axes.
+
+    ``fftshift(fft2(ifftshift(x), norm="ortho"))``: the zero frequency lies at
+    (H // 2, W // 2), and the inverse is the adjoint. The results are complex.
+    """
+
+    tight = True
+    unitary = True
+
+    def forward(self, x: Array) -> Array:
+        """From an image to its k-space."""
+        return _centred(x, "fftn")
+
+    def adjoint(self, y: Array) -> Array:
+        """From a k-space to its image."""
+        return _centred(y, "ifftn")
+
+
+class TemporalFourier(Operator):
+    """Orthonormal Fourier transform of a series along time, the zero frequency first.
+
+    It makes periodic and slow changes sparse, as in k-t FOCUSS and in the
+    low-rank plus sparse model (Otazo, Candès & Sodickson, MRM 2015).
+
+    Parameters
+    ----------
+    axis : int
+        Axis to transform, negative; that of time in (..., T, H, W) by default.
+
+    Raises
+    ------
+    ValueError
+        If `axis` is not negative: axes in front are a batch.
+    """
+
+    tight = True
+    unitary = True
+
+    def __init__(self, axis: int = -3) -> None:
+        if axis >= 0:
+            raise ValueError(f"axis must be negative, got {axis}")
+        self.axis = axis
+
+    def forward(self, x: Array) -> Array:
+        """From a series to its temporal spectrum, which is complex."""
+        return self._transform(x, "fft")
+
+    def adjoint(self, y: Array) -> Array:
+        """From a temporal spectrum to its series, which is complex."""
+        return self._transform(y, "ifft")
+
+    def extra_repr(self) -> str:
+        """Give the axis."""
+        return f"axis={self.axis}"
+
+    def _transform(self, x: Array, name: str) -> Array:
+        _check_axes(x, [self.axis])
+        xp = namespace(x)
+        x = as_complex(x, xp)
+        if 0 in x.shape:  # which not every Fourier transform takes
+            return x
+        return getattr(xp.fft, name)(x, axis=self.axis, norm="ortho")
+
+
+class Gradient(Operator):
+    """Forward differences along some axes, stacked along a new first axis.
+
+    Parameters
+    ----------
+    axes : sequence of int
+        Axes to take differences along, negative; those of an image by default.
+    boundary : {"neumann", "periodic"}
+        The difference at the end of an axis: 0, or to its beginning.
+
+    Raises
+    ------
+    ValueError
+        If `axes` is empty, repeats an axis or has one that is not negative, or
+        `boundary` is not one of the accepted values.
+    """
+
+    def __init__(
+        self,
+        axes: Sequence[int] = (-2, -1),
+        boundary: Literal["neumann", "periodic"] = "neumann",
+    ) -> None:
+        self.axes, self.boundary = tuple(axes), boundary
+        if not self.axes or len(set(self.axes)) < len(self.axes) or max(self.axes) > -1:
+            raise ValueError(f"axes must be different negative numbers, got {axes}")
+        if boundary not in ("neumann", "periodic"):
+            raise ValueError(
+                f"boundary must be 'neumann' or 'periodic', got {boundary!r}"
+            )
+
+    @property
+    def norm_bound(self) -> float:
+        """Upper bound of the norm: 2 for each axis, in the root of squares."""
+        return 2 * math.sqrt(len(self.axes))
+
+    def forward(self, x: Array) -> Array:
+        """From an image (...) to its differences (axes, ...)."""
+        _check_axes(x, self.axes)
+        xp = namespace(x)
+        return xp.stack([self._difference(x, a, xp) for a in self.axes], axis=0)
+
+    def adjoint(self, y: Array) -> Array:
+        """From differences to an image: minus their divergence."""
+        if y.shape[0] != len(self.axes):
+            raise ValueError(
+                f"differences must be ({len(self.axes)}, ...), got {tuple(y.shape)}"
+            )
+        xp = namespace(y)
+        parts = [self._transposed(y[i, ...], a, xp) for i, a in enumerate(self.axes)]
+        return sum(parts[1:], parts[0])
+
+    def extra_repr(self) -> str:
+        """Give the axes and the boundary."""
+        return f"axes={self.axes}, boundary={self.boundary!r}"
+
+    def _difference(self, x: Array, axis: int, xp: Namespace) -> Array:
+        if self.boundary == "periodic":
+            return xp.roll(x, -1, axis=axis) - x
+        first = along(x, axis, slice(None, 1))
+        steps = along(x, axis, slice(1, None)) - along(x, axis, slice(None, -1))
+        return xp.concat([steps, xp.zeros_like(first)], axis=axis)
+
+    def _transposed(self, z: Array, axis: int, xp: Namespace) -> Array:
+        if self.boundary == "periodic":
+            return xp.roll(z, 1, axis=axis) - z
+        zero = xp.zeros_like(along(z, axis, slice(None, 1)))
+        steps = along(z, axis, slice(None, -1))
+        before = xp.concat([zero, steps], axis=axis)
+        return before - xp.concat([steps, zero], axis=axis)
+
+
+def _centred(x: Array, transform: str) -> Array:
+    xp = namespace(x)
+    x, axes, size = as_complex(x, xp), (-2, -1), tuple(x.shape[-2:])
+    if 0 in x.shape:  # which not every Fourier transform takes
+        return x
+    function = getattr(xp.fft, transform)
+    if None in size or size[0] % 2 or size[1] % 2:
+        shifted = xp.fft.ifftshift(x, axes=axes)
+        return xp.fft.fftshift(function(shifted, axes=axes, norm="ortho"), axes=axes)
+    # For even lengths a shift by half is a change of sign of every other element on
+    # the other side, which is faster by far where shifting is not mere copying.
+    before = _signs(size, (0, 0), x, xp)
+    after = _signs(size, (size[0] // 2, size[1] // 2), x, xp)
+    return after * function(before * x, axes=axes, norm="ortho")
+
+
+def _signs(
+    size: tuple[int, int], origin: tuple[int, int], x: Array, xp: Namespace
+) -> Array:
+    """Give a chequerboard of +1 and -1, with +1 at the origin."""
+    rows, columns = (
+        xp.arange(n, dtype=xp.int32, **on_device(x)) - first
+        for n, first in zip(size, origin, strict=True)
+    )
+    return xp.astype(1 - 2 * ((rows[:, None] + columns) % 2), x.dtype)
+
+
+def _check_axes(x: Array, axes: Sequence[int]) -> None:
+    if -min(axes) > len(x.shape):
+        raise ValueError(f"no axis {min(axes)} in an array of shape {tuple(x.shape)}")

@@ -1,0 +1,241 @@
+"""Operators of other libraries: from a matrix, or from a pair of functions.
+
+Their derivative is registered with every framework, so that a projector written for
+NumPy, in C or for a GPU, is trained through as svdinv's own operators are.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import array_api_compat as compat
+import numpy as np
+
+from svdinv.core.operation import Operation
+from svdinv.unroll.arrays import Array, backend, is_tensorflow, namespace
+from svdinv.unroll.operators.linear import Operator
+
+__all__ = ["Wrapped", "from_matrix"]
+
+Function = Callable[[Any], Any]
+
+
+class Wrapped(Operator):
+    """A linear operator made of two functions, A and its adjoint.
+
+    Parameters
+    ----------
+    forward, adjoint : callable
+        ``forward(x)`` from an image to data, ``adjoint(y)`` back, of one image at a
+        time, in its precision or any other. Real images have real data.
+    image_shape, data_shape : sequence of int
+        Shapes of one image and of its data, without a batch.
+    arrays : {"numpy", "own"}
+        What the functions take: NumPy arrays, whatever the framework and the device of
+        the data; or arrays of the framework that the data are of.
+
+    Raises
+    ------
+    TypeError
+        If `forward` or `adjoint` is no function.
+    ValueError
+        If a shape is empty, or `arrays` is none of the two.
+
+    See Also
+    --------
+    svdinv.unroll.operators.dot_test : Whether one is the adjoint of the other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdinv.unroll.operators import Wrapped, dot_test
+    >>> A = Wrapped(lambda x: 2 * x[::2], lambda y: 2 * np.repeat(y, 2, 0) *
+    ...             np.array([[1.0], [0.0]] * 2), (4, 3), (2, 3))
+    >>> dot_test(A, np.zeros((4, 3))) < 1e-15
+    True
+    """
+
+    def __init__(
+        self,
+        forward: Function,
+        adjoint: Function,
+        image_shape: Sequence[int],
+        data_shape: Sequence[int],
+        *,
+        arrays: Literal["numpy", "own"] = "numpy",
+    ) -> None:
+        for name, function in (("forward", forward), ("adjoint", adjoint)):
+            if not callable(function):
+                raise TypeError(f"{name} must be a function, got {function!r}")
+        if arrays not in ("numpy", "own"):
+            raise ValueError(f"arrays must be 'numpy' or 'own', got {arrays!r}")
+        self.image_shape = tuple(int(n) for n in image_shape)
+        self.data_shape = tuple(int(n) for n in data_shape)
+        if not (self.image_shape and self.data_shape):
+            raise ValueError("image_shape and data_shape must have at least one axis")
+        there = _Side(forward, self.image_shape, self.data_shape)
+        back = _Side(adjoint, self.data_shape, self.image_shape)
+        self._forward = _Outside(there, back, arrays == "numpy")
+        self._adjoint = self._forward.reversed()
+
+    def forward(self, x: Array) -> Array:
+        """From images (..., *image_shape) to data (..., *data_shape)."""
+        return _called(self._forward, x, "images")
+
+    def adjoint(self, y: Array) -> Array:
+        """From data to images."""
+        return _called(self._adjoint, y, "data")
+
+    def extra_repr(self) -> str:
+        """Give the shapes."""
+        return f"image_shape={self.image_shape}, data_shape={self.data_shape}"
+
+
+def from_matrix(
+    matrix: Any,
+    image_shape: Sequence[int],
+    data_shape: Sequence[int] | None = None,
+) -> Wrapped:
+    """Make an operator of a matrix: of SciPy, sparse or a `LinearOperator`, or dense.
+
+    Parameters
+    ----------
+    matrix : sparse array, LinearOperator or ndarray, shape (m, n)
+        What multiplies an image, flattened. It stays on the CPU; a dense one that is to
+        follow the data is `svdinv.unroll.operators.Dense`.
+    image_shape : sequence of int
+        Shape of an image, of n elements.
+    data_shape : sequence of int, optional
+        Shape of its data, of m elements; (m,) by default.
+
+    Returns
+    -------
+    Wrapped
+        The operator.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together.
+    """
+    m, n = matrix.shape
+    data_shape = (m,) if data_shape is None else tuple(data_shape)
+    for name, shape, count in (
+        ("image_shape", image_shape, n),
+        ("data_shape", data_shape, m),
+    ):
+        if math.prod(shape) != count:
+            raise ValueError(
+                f"{name} must have {count} elements for a matrix {(m, n)}, got "
+                f"{tuple(shape)}"
+            )
+    # A transposed copy of a sparse array multiplies several times as fast.
+    turned = matrix.conj().T
+    turned = turned.tocsr() if hasattr(turned, "tocsr") else turned
+
+    def forward(x: Any) -> Any:
+        return (matrix @ x.reshape(-1)).reshape(data_shape)
+
+    def adjoint(y: Any) -> Any:
+        return (turned @ y.reshape(-1)).reshape(tuple(image_shape))
+
+    return Wrapped(forward, adjoint, image_shape, data_shape)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of both functions, and the shapes of what it takes and gives."""
+
+    function: Function
+    given: tuple[int, ...]
+    made: tuple[int, ...]
+
+    def __call__(self, x: Any) -> Any:
+        """Apply it to each of a batch, (b, *given)."""
+        made = [self.function(x[i]) for i in range(x.shape[0])]
+        for one in made:
+            if tuple(one.shape) != self.made:
+                raise ValueError(
+                    f"an operator's function must give the shape {self.made}, got "
+                    f"{tuple(one.shape)}"
+                )
+        return made
+
+    def on_host(self, x: np.ndarray) -> np.ndarray:
+        """Apply it to NumPy arrays (..., *given)."""
+        x = np.asarray(x)
+        batch = x.shape[: x.ndim - len(self.given)]
+        made = [np.asarray(y) for y in self(x.reshape(-1, *self.given))]
+        if x.dtype.kind != "c" and any(y.dtype.kind == "c" for y in made):
+            raise TypeError("an operator's function gives complex data of real images")
+        whole = np.stack(made) if made else np.empty((0, *self.made))
+        return np.ascontiguousarray(whole.reshape(*batch, *self.made), dtype=x.dtype)
+
+
+@dataclass(frozen=True)
+class _Outside(Operation):
+    """x -> A x for an A that no framework sees into."""
+
+    there: _Side
+    back: _Side
+    in_numpy: bool
+    saves_inputs = False
+
+    def reversed(self) -> _Outside:
+        """Give the operation of the adjoint."""
+        return _Outside(self.back, self.there, self.in_numpy)
+
+    def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
+        (x,) = x
+        if self.in_numpy:
+            return (_on_host(self.there, x),)
+        batch = tuple(x.shape)[: len(x.shape) - len(self.there.given)]
+        made = self.there(xp.reshape(x, (-1, *self.there.given)))
+        return (xp.reshape(xp.stack(made), (*batch, *self.there.made)),)
+
+    def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
+        return call(self, dx[0])
+
+    def cotangent(
+        self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
+    ) -> tuple[Any, ...]:
+        return call(self.reversed(), g[0])
+
+
+def _called(operation: _Outside, x: Array, what: str) -> Array:
+    shape, due = tuple(x.shape), operation.there.given
+    if shape[len(shape) - len(due) :] != due:
+        raise ValueError(f"{what} must be (..., {str(due)[1:]}, got {shape}")
+    return backend(x).call(operation, x)[0]
+
+
+def _on_host(side: _Side, x: Any) -> Any:
+    """Apply a function of NumPy arrays to an array of any framework."""
+    shape = tuple(x.shape)
+    shape = (*shape[: len(shape) - len(side.given)], *side.made)
+    if compat.is_numpy_array(x):
+        return side.on_host(x)
+    if compat.is_torch_array(x):
+        torch = sys.modules["torch"]
+        made = torch.from_numpy(side.on_host(x.detach().cpu().resolve_conj().numpy()))
+        return made.to(x.device)
+    if compat.is_jax_array(x):
+        jax = sys.modules["jax"]
+        like = jax.ShapeDtypeStruct(shape, x.dtype)
+        return jax.pure_callback(side.on_host, like, x, vmap_method="broadcast_all")
+    if is_tensorflow(x):
+        tf = sys.modules["tensorflow"]
+        if tf.executing_eagerly():
+            return tf.convert_to_tensor(side.on_host(x.numpy()))
+        made = tf.numpy_function(side.on_host, [x], x.dtype)
+        made.set_shape(shape)
+        return made
+    if compat.is_cupy_array(x):
+        return namespace(x).asarray(side.on_host(x.get()))
+    xp = namespace(x)
+    made = side.on_host(np.asarray(x))
+    return xp.asarray(made, dtype=x.dtype)

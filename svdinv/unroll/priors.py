@@ -1,0 +1,488 @@
+"""Priors: what is known of images before they are measured.
+
+Each has the `value` of R(x), weight included, summed over a batch, and the proximal
+operator of a multiple of it (Parikh & Boyd, "Proximal algorithms", 2014)::
+
+    prox(x, step) = argmin over z of  step R(z) + |z - x|^2 / 2,
+
+or, where it is smooth, its `gradient`. The arrays may come from any framework, real or
+complex; derivatives with respect to x, step and weight are finite everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
+
+from svdinv.core.tensors import fourier_slices, tilings
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    as_complex,
+    casorati,
+    from_casorati,
+    inner,
+    is_complex,
+    like,
+    namespace,
+    operators,
+    times,
+)
+from svdinv.unroll.operators import Gradient, Identity, Operator, operator_norm
+
+__all__ = [
+    "Casorati",
+    "HuberVariation",
+    "LocalLowRank",
+    "Nuclear",
+    "Prior",
+    "Sparse",
+    "TensorNuclear",
+    "Tikhonov",
+    "TotalVariation",
+    "shrink",
+]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A weighted function of an image: subclasses define `value` and `prox`.
+
+    Smooth ones have ``gradient(x)``, and ``curvature(x)``, the Lipschitz constant of
+    that for images like x.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+
+    Raises
+    ------
+    ValueError
+        If `weight` is a negative number, or more than one.
+    """
+
+    weight: Any
+
+    def __post_init__(self) -> None:
+        if shape := tuple(getattr(self.weight, "shape", ())):
+            raise ValueError(f"weight must be one number, got an array {shape}")
+        if isinstance(self.weight, numbers.Real):
+            # Python's, because NumPy's would raise the precision of the arrays.
+            weight = float(self.weight)
+            object.__setattr__(self, "weight", weight)
+            if not weight >= 0:
+                raise ValueError(f"weight must not be negative, got {self.weight}")
+
+    def value(self, x: Array) -> Array:
+        """Give R(x), a real 0-d array."""
+        raise NotImplementedError
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Apply the proximal operator of step R."""
+        raise NotImplementedError(f"{self!r} has no proximal operator")
+
+    def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
+        """Give K and the proximal operator of Q for R(x) = Q(K x), K = 1 if simplest.
+
+        Returns
+        -------
+        Operator
+            K.
+        callable
+            ``prox(z, step)`` of Q.
+        """
+        return Identity(), self.prox
+
+
+class Casorati(Prior):
+    """Nuclear norm of the Casorati matrix: frames that are combinations of a few.
+
+    A series (..., T, H, W) is taken as a matrix of T rows and H W columns (Liang, ISBI
+    2007; Haldar & Liang, ISBI 2010). Its prox soft-thresholds the singular values.
+    """
+
+    def value(self, x: Array) -> Array:
+        """Give the weighted sum of the singular values."""
+        return _nuclear(casorati(x, namespace(x)), self.weight)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Soft-threshold the singular values of the Casorati matrix."""
+        xp = namespace(x)
+        matrices = operators(x).svt(casorati(x, xp), step * self.weight)
+        return from_casorati(matrices, x, xp)
+
+
+class Nuclear(Prior):
+    """Nuclear norm of each image, as a matrix of its last two axes.
+
+    The prox soft-thresholds the singular values (Cai, Candès & Shen, SIAM J. Optim.
+    2010).
+    """
+
+    def value(self, x: Array) -> Array:
+        """Give the weighted sum of the singular values."""
+        return _nuclear(x, self.weight)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Soft-threshold the singular values."""
+        return operators(x).svt(x, step * self.weight)
+
+
+@dataclass(frozen=True)
+class LocalLowRank(Prior):
+    """Nuclear norms of the blocks of a series, each as a Casorati matrix.
+
+    Trzasko & Manduca, Proc. ISMRM 2011. Of blocks that overlap, `value` is the mean
+    over the tilings, and `prox` the mean of their proximal operators: the proximal
+    operator of their proximal average (Bauschke, Goebel, Lucet & Wang, SIAM J. Optim.
+    2008), which lies a little below that value.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    block : int or (int, int)
+        Height and width of a block.
+    stride : int or (int, int), optional
+        Distance of neighbouring blocks, a divisor of `block`. Default: `block`.
+    shift : int or (int, int)
+        First row and column of the first block.
+    """
+
+    block: int | tuple[int, int]
+    _: KW_ONLY
+    stride: int | tuple[int, int] | None = None
+    shift: int | tuple[int, int] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse blocks that do not fit together.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `svdinv.numpy.local_low_rank`, and if `weight` is a negative number.
+        """
+        super().__post_init__()
+        tilings((1, 1), self.block, self.stride, self.shift)
+
+    def value(self, x: Array) -> Array:
+        """Give the weighted sum of the singular values of all blocks."""
+        xp = namespace(x)
+        size = tuple(x.shape[-2:])
+        parts = [
+            _nuclear(tiling.cut(x, xp), self.weight)
+            for tiling in tilings(size, self.block, self.stride, self.shift)
+        ]
+        return sum(parts[1:], parts[0]) / len(parts)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Soft-threshold the singular values of every block."""
+        return operators(x).local_low_rank(
+            x, step * self.weight, self.block, stride=self.stride, shift=self.shift
+        )
+
+
+@dataclass(frozen=True)
+class TensorNuclear(Prior):
+    """Tensor nuclear norm of the t-SVD, of the last three axes.
+
+    The mean over the frequencies along `axis` of the nuclear norms of the
+    matrices that an unnormalised Fourier transform makes of a tensor (Lu et al., IEEE
+    TPAMI 2020); the prox is tensor singular value thresholding.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    axis : int
+        Fourier axis, from -3 to -1: that of time by default.
+
+    Raises
+    ------
+    ValueError
+        If `axis` is none of the last three, or `weight` a negative number.
+    """
+
+    axis: int = -3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.axis not in (-3, -2, -1):
+            raise ValueError(f"axis must be -3, -2 or -1, got {self.axis}")
+
+    def value(self, x: Array) -> Array:
+        """Give the weighted tensor nuclear norm."""
+        xp = namespace(x)
+        slices, _ = fourier_slices(as_complex(x, xp), self.axis, xp)
+        return _nuclear(slices, self.weight) / x.shape[self.axis]
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Soft-threshold the tensor's singular values."""
+        return operators(x).tsvt(x, step * self.weight, self.axis)
+
+
+@dataclass(frozen=True)
+class Sparse(Prior):
+    """Sum of the magnitudes of the coefficients of a unitary transform.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    transform : Operator
+        Unitary, such as `svdinv.unroll.operators.TemporalFourier`. A real image has a
+        real prox if the transform, like a Fourier transform, makes of the conjugate
+        image conjugate coefficients, in whatever order.
+
+    Raises
+    ------
+    ValueError
+        If `transform` is not unitary, or `weight` a negative number.
+    """
+
+    transform: Operator = field(default_factory=Identity)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.transform.unitary:
+            raise ValueError(f"transform must be unitary, got {self.transform!r}")
+
+    def value(self, x: Array) -> Array:
+        """Give the weighted sum of magnitudes."""
+        coefficients = self.transform.forward(x)
+        xp = namespace(coefficients)
+        return times(self.weight, xp.sum(xp.abs(coefficients)), xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Soft-threshold the coefficients, with their phases kept."""
+        xp = namespace(x)
+        coefficients = self.transform.forward(x)
+        z = self.transform.adjoint(shrink(coefficients, step * self.weight))
+        return xp.real(z) if is_complex(z, xp) and not is_complex(x, xp) else z
+
+
+@dataclass(frozen=True)
+class TotalVariation(Prior):
+    """Total variation (Rudin, Osher & Fatemi, Physica D 1992), with its kinks.
+
+    Its prox has no closed form: it is approached by a fixed number of steps of the
+    fast gradient projection of the dual problem (Beck & Teboulle, IEEE TIP 2009),
+    from zero. `svdinv.unroll.algorithms.iterations.PDHG` needs no such inner iteration.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    axes : sequence of int
+        Axes of the differences, negative: those of an image, (-1,) or also that of
+        time, (-3, -2, -1).
+    boundary : {"neumann", "periodic"}
+        As for `svdinv.unroll.operators.Gradient`.
+    isotropic : bool
+        Whether the differences at a pixel count by their root of squares, or each by
+        its magnitude.
+    iterations : int
+        Steps of the prox.
+
+    Raises
+    ------
+    ValueError
+        As `svdinv.unroll.operators.Gradient`, and if `iterations` is not positive or
+        `weight` a negative number.
+    """
+
+    _: KW_ONLY
+    axes: Sequence[int] = (-2, -1)
+    boundary: Literal["neumann", "periodic"] = "neumann"
+    isotropic: bool = True
+    iterations: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Gradient(self.axes, self.boundary)
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+
+    @property
+    def differences(self) -> Gradient:
+        """The operator whose result is sparse."""
+        return Gradient(self.axes, self.boundary)
+
+    def value(self, x: Array) -> Array:
+        """Give the weighted total variation."""
+        d = self.differences.forward(x)
+        xp = namespace(x)
+        return times(self.weight, xp.sum(_size(d, self._joint, xp)), xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Denoise by a fixed number of dual steps."""
+        xp, D, tau = namespace(x), self.differences, step * self.weight
+        slope = 1 / D.norm_bound**2
+        dual = ahead = xp.zeros_like(D.forward(x))
+        momentum = 1.0
+        for _ in range(self.iterations):
+            moved = ahead + slope * D.forward(x - D.adjoint(ahead))
+            new = moved - shrink(moved, tau, self._joint)  # onto the ball of radius tau
+            following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+            ahead = new + (momentum - 1) / following * (new - dual)
+            dual, momentum = new, following
+        return x - D.adjoint(dual)
+
+    def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
+        """Give the differences, and the soft threshold of their magnitudes."""
+        return self.differences, lambda d, step: shrink(
+            d, step * self.weight, self._joint
+        )
+
+    @property
+    def _joint(self) -> int | None:
+        return 0 if self.isotropic else None
+
+
+@dataclass(frozen=True)
+class Tikhonov(Prior):
+    """Half the sum of squares of an image, or of what an operator makes of it.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    transform : Operator
+        Any linear operator; the prox exists for unitary ones.
+    """
+
+    transform: Operator = field(default_factory=Identity)
+
+    def value(self, x: Array) -> Array:
+        """Give ``weight |T x|^2 / 2``."""
+        z = self.transform.forward(x)
+        return times(self.weight, inner(z, z) / 2, namespace(x))
+
+    def gradient(self, x: Array) -> Array:
+        """Give ``weight T^H T x``."""
+        z = self.transform.adjoint(self.transform.forward(x))
+        return times(self.weight, z, namespace(x))
+
+    def curvature(self, x: Array) -> Array | float:
+        """Lipschitz constant of the gradient, for images like `x`."""
+        return self.weight * operator_norm(self.transform, x) ** 2
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Shrink the image.
+
+        Raises
+        ------
+        ValueError
+            If the transform is not unitary.
+        """
+        if not self.transform.unitary:
+            raise ValueError(f"prox needs a unitary transform, not {self.transform!r}")
+        return times(1 / (1 + step * self.weight), x, namespace(x))
+
+
+@dataclass(frozen=True)
+class HuberVariation(Prior):
+    """Total variation, smoothed: quadratic in differences below `delta`.
+
+    Sum over the pixels of s^2 / (2 delta) for s <= delta and s - delta / 2 above, where
+    s is the length of the difference vector (Huber, Ann. Math. Statist. 1964).
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    delta : float
+        Where the penalty turns linear, in units of the image; positive.
+    axes, boundary
+        As for `TotalVariation`.
+
+    Raises
+    ------
+    ValueError
+        As `TotalVariation`, and if `delta` is not positive.
+    """
+
+    delta: float
+    _: KW_ONLY
+    axes: Sequence[int] = (-2, -1)
+    boundary: Literal["neumann", "periodic"] = "neumann"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Gradient(self.axes, self.boundary)
+        if not self.delta > 0:
+            raise ValueError(f"delta must be positive, got {self.delta}")
+
+    @property
+    def differences(self) -> Gradient:
+        """The operator whose result is penalised."""
+        return Gradient(self.axes, self.boundary)
+
+    def value(self, x: Array) -> Array:
+        """Give the weighted sum of Huber's function."""
+        xp, delta = namespace(x), self.delta
+        s = _size(self.differences.forward(x), 0, xp)
+        penalty = xp.where(s > delta, s - delta / 2, s * s / (2 * delta))
+        return times(self.weight, xp.sum(penalty), xp)
+
+    def gradient(self, x: Array) -> Array:
+        """Give ``weight D^H (D x / max(|D x|, delta))``."""
+        xp, d = namespace(x), self.differences.forward(x)
+        s = _size(d, 0, xp)
+        larger = xp.where(s > self.delta, s, self.delta * xp.ones_like(s))
+        z = self.differences.adjoint(d / like(larger, d, xp))
+        return times(self.weight, z, xp)
+
+    def curvature(self, x: Array) -> Array | float:
+        """Lipschitz constant of the gradient."""
+        return self.weight * self.differences.norm_bound**2 / self.delta
+
+
+def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
+    """Soft-threshold magnitudes, ``x max(1 - tau / |x|, 0)``.
+
+    The proximal operator of tau times the sum of magnitudes, finite with its
+    derivatives where x is 0.
+
+    Parameters
+    ----------
+    x : array
+        Real or complex.
+    tau : float or array
+        Threshold >= 0, broadcasting to the magnitudes.
+    axis : int, optional
+        Axis along which elements are one vector with one magnitude, the root of
+        their squares; by default each element is on its own.
+
+    Returns
+    -------
+    array
+        Of the shape and dtype of `x`.
+    """
+    xp = namespace(x)
+    size = _size(x, axis, xp)
+    tau = like(tau, size, xp) if hasattr(tau, "dtype") else tau
+    kept = size > tau
+    one = xp.ones_like(size)
+    factor = xp.where(kept, one - tau / xp.where(kept, size, one), xp.zeros_like(size))
+    return like(factor, x, xp) * x
+
+
+def _size(x: Array, axis: int | None, xp: Namespace) -> Array:
+    """Magnitudes, along an axis that is kept; their derivative at 0 is 0."""
+    if axis is None:
+        return xp.abs(x)
+    squares = inner(x, x, axis, keepdims=True)
+    some = squares > 0
+    roots = xp.sqrt(xp.where(some, squares, xp.ones_like(squares)))
+    return xp.where(some, roots, xp.zeros_like(roots))
+
+
+def _nuclear(matrices: Array, weight: Any) -> Array:
+    xp = namespace(matrices)
+    norms = operators(matrices).nuclear_norm(matrices)
+    return times(weight, xp.sum(norms), xp)

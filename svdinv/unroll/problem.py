@@ -1,0 +1,169 @@
+"""A problem: what was measured, by what, and what is known of the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from svdinv.unroll.arrays import Array, namespace
+from svdinv.unroll.fidelity import L2, DataFidelity
+from svdinv.unroll.operators import Operator
+
+__all__ = ["Problem", "batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Data, the operator that made them, and their likelihood.
+
+    What algorithms, networks, baselines and untrained priors solve.
+
+    Parameters
+    ----------
+    y : array
+        Measured data, of any framework; 0 where nothing was measured.
+    A : Operator
+        Forward operator.
+    fidelity : DataFidelity
+        Negative log-likelihood of the data.
+    truth : array, optional
+        The image, where it is known.
+    name : str
+        What it is of.
+    setting : str
+        How it was measured, such as "rate 0.4".
+    scale : float
+        What the measured data, and the image with them, were divided by.
+    phase_known : bool
+        Whether the phase of an image can be compared with that of the truth; not
+        where coil maps were estimated, whose common phase is arbitrary.
+    note : Any
+        Whatever the task keeps beside it, such as the geometry of a file.
+
+    Raises
+    ------
+    TypeError
+        If `A` is no operator or `fidelity` no data fidelity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdinv.unroll.operators import Sampling
+    >>> from svdinv.unroll.problem import Problem
+    >>> image = np.arange(6.0).reshape(2, 3)
+    >>> A = Sampling(image % 2 == 0)
+    >>> problem = Problem(A(image), A, truth=image)
+    >>> problem.gradient(np.ones((2, 3)))
+    array([[ 1.,  0., -1.],
+           [ 0., -3.,  0.]])
+    """
+
+    y: Any
+    A: Operator
+    fidelity: DataFidelity = field(default_factory=L2)
+    truth: Any = None
+    name: str = ""
+    setting: str = ""
+    scale: float = 1.0
+    phase_known: bool = True
+    note: Any = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.A, Operator):
+            raise TypeError(f"A must be an Operator, got {type(self.A).__name__}")
+        if not isinstance(self.fidelity, DataFidelity):
+            got = type(self.fidelity).__name__
+            raise TypeError(f"fidelity must be a DataFidelity, got {got}")
+
+    def value(self, x: Array) -> Array:
+        """Give the data fidelity of an image, real and 0-d."""
+        return self.fidelity.value(x, self.y, self.A)
+
+    def gradient(self, x: Array) -> Array:
+        """Give the gradient of `value` in the image."""
+        return self.fidelity.gradient(x, self.y, self.A)
+
+    def adjoint(self) -> Array:
+        """Give ``A^H y``: for sampled k-space the zero-filled image."""
+        return self.A.adjoint(self.y)
+
+    def compared(self, image: Array) -> tuple[Array, Array]:
+        """Give the truth and an image as they can be compared.
+
+        Parameters
+        ----------
+        image : array
+            An estimate.
+
+        Returns
+        -------
+        truth, image : array
+            Magnitudes, where the phase is not known.
+
+        Raises
+        ------
+        ValueError
+            If the truth is not known.
+        """
+        if self.truth is None:
+            raise ValueError(f"the truth of {self.name or 'this problem'} is not known")
+        if self.phase_known:
+            return self.truth, image
+        return abs(self.truth), abs(image)
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Problem:
+        """Convert data, truth and what the operator is made of, such as to a device."""
+        truth = None if self.truth is None else convert(self.truth)
+        A = self.A.replace_arrays(convert)
+        return replace(self, y=convert(self.y), A=A, truth=truth)
+
+    def single(self) -> Problem:
+        """Give the same problem as a batch of one."""
+        truth = None if self.truth is None else self.truth[None]
+        return replace(self, y=self.y[None], truth=truth)
+
+
+def batch(problems: Sequence[Problem]) -> Problem:
+    """Give one problem for several of the same size, with a batch axis in front.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+        Of NumPy or PyTorch, all with their truth or none, with one operator or with
+        operators of one class that define `Operator.stacked`, and with one fidelity.
+
+    Returns
+    -------
+    Problem
+        To train on, or to reconstruct at once.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or they do not go together.
+    """
+    if not problems:
+        raise ValueError("a batch needs at least one problem")
+    first, *others = problems
+    if len({tuple(problem.y.shape) for problem in problems}) > 1:
+        shapes = ", ".join(str(tuple(problem.y.shape)) for problem in problems)
+        raise ValueError(f"data of a batch must have one shape, got {shapes}")
+    if len({problem.truth is None for problem in problems}) > 1:
+        raise ValueError("of a batch, all must have their truth or none")
+    if any(problem.fidelity is not first.fidelity for problem in others):
+        kinds = {type(problem.fidelity) for problem in problems}
+        plain = kinds == {L2} and all(_unweighted(p.fidelity) for p in problems)
+        if not plain:
+            raise ValueError("problems of a batch must share one data fidelity")
+    xp = namespace(first.y)
+    y = xp.stack([problem.y for problem in problems])
+    truth = None
+    if first.truth is not None:
+        truth = xp.stack([problem.truth for problem in problems])
+    A = first.A.stacked([problem.A for problem in others])
+    return Problem(y, A, first.fidelity, truth)
+
+
+def _unweighted(fidelity: Any) -> bool:
+    return fidelity.weight is None

@@ -1,0 +1,282 @@
+"""A training as the command line runs it: with a bar, in one process or several."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from svdinv.unroll.files import holding, remove_drafts
+from svdinv.unroll.torch import load
+from svdinv.unroll.training.config import CHECKPOINT, CONFIG, Config
+from svdinv.unroll.training.logs import LOG, VALIDATION
+from svdinv.unroll.training.run import WEIGHTS, Outcome, Run, interrupts
+
+__all__ = ["Refused", "RunningMean", "command", "processes", "train"]
+
+
+class Refused(ValueError):
+    """What a user asked for cannot be done."""
+
+
+def train(
+    config: Config,
+    output: Path,
+    *,
+    resume: bool = False,
+    weights: Path | None = None,
+    device: str = "cpu",
+) -> int:
+    """Train, with a progress bar and a line or two of conclusion.
+
+    Parameters
+    ----------
+    config : Config
+        What to train, how.
+    output : Path
+        Existing folder for all that is written.
+    resume : bool
+        Go on from the checkpoint in it.
+    weights : Path, optional
+        File with the first weights.
+    device : str
+        Where to compute: "cpu", "cuda" or such as "cuda:1".
+
+    Returns
+    -------
+    int
+        Exit code: 0, 130 after Ctrl-C or SIGTERM, or 1 if the training broke down.
+
+    Raises
+    ------
+    Refused
+        If the data, weights or checkpoint cannot be read or do not belong together;
+        if another process trains in that folder; if the memory is too small.
+    OSError
+        If a file cannot be written.
+    """
+    with ExitStack() as held, processes(device) as (rank, place):
+
+        def make() -> Run:
+            if rank == 0:
+                held.enter_context(_alone(output))
+            first = None if weights is None else _weights(weights, config)
+            return Run(config, None, output, resume=resume, weights=first, device=place)
+
+        run = _agreed(make)
+        with interrupts() as interrupted:
+            if rank == 0:
+                _announce(run, output)
+            try:
+                outcome = _train(run, config, rank, interrupted)
+            except (MemoryError, RuntimeError) as error:
+                if dist.is_initialized():
+                    raise  # not every process would say it
+                raise Refused(_out_of_memory(error)) from error
+        if rank == 0:
+            again = command(output, device, run.processes)
+            print(describe(outcome, config, output, again), flush=True)
+        if dist.is_initialized():
+            # torchrun ends all processes when one ends with another code than 0.
+            dist.barrier()
+    return {"finished": 0, "stopped": 130, "broken": 1}[outcome.ending]
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder, and clean up behind one that was killed."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(holding(output))
+        except BlockingIOError:
+            raise Refused(f"another training writes to {output}") from None
+        for name in (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION):
+            remove_drafts(output / name)
+        yield
+
+
+def _announce(run: Run, output: Path) -> None:
+    config = run.config
+    count = sum(p.numel() for p in run.network.parameters())
+    print(
+        f"{type(config.network).__name__} with {count:,} weights, "
+        f"{config.training.steps} steps, seed {config.seed}, "
+        f"threads {config.threads}; writes to {output}",
+        flush=True,
+    )
+    if run.strange:
+        strange = "; ".join(run.strange)
+        print(f"Not to the last bit as it was begun: {strange}", flush=True)
+
+
+def command(output: Path, device: str, count: int) -> str:
+    """Say how to go on with what was run."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", count)
+    start = f"torchrun --nproc-per-node {local} -m svdinv" if count > 1 else "svdinv"
+    place = "" if device == "cpu" else f" --device {device}"
+    return f"{start} train --resume {shlex.quote(str(output))}{place}"
+
+
+def describe(outcome: Outcome, config: Config, output: Path, again: str) -> str:
+    """Say in a few lines how a training ended."""
+    done = (
+        f"{outcome.step} of {config.training.steps} steps; {len(outcome.losses)} of "
+        f"them now, in {outcome.seconds:.0f} s."
+    )
+    if outcome.breakdown is not None:
+        return (
+            f"Broken down. {outcome.breakdown}\n{done} The weights after step "
+            f"{outcome.saved} are kept: {output / WEIGHTS}"
+        )
+    if outcome.ending == "stopped":
+        return f"Interrupted. {done}\nGo on with: {again}"
+    if not outcome.losses:
+        done = f"Nothing to do: all {outcome.step} steps were done before."
+    return f"{done} Weights: {output / WEIGHTS}"
+
+
+def _agreed(make: Callable[[], Run]) -> Run:
+    """Make a run in every process; what stops one of them stops them all."""
+    run, problem = None, ""
+    try:
+        run = make()
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    except (MemoryError, RuntimeError) as error:
+        problem = _out_of_memory(error)
+    if dist.is_initialized():
+        every = [""] * dist.get_world_size()
+        dist.all_gather_object(every, problem)
+        problem = next(filter(None, every), "")
+    if run is None or problem:
+        raise Refused(problem)
+    return run
+
+
+def _out_of_memory(error: Exception) -> str:
+    """Say in a line that the memory is too small; raises other errors again."""
+    # PyTorch has an exception of its own for GPUs alone.
+    text = f"{error}".partition("\n")[0]
+    if not isinstance(error, MemoryError) and "allocate" not in text:
+        raise error
+    return f"not enough memory: {text}"
+
+
+@contextmanager
+def processes(device: str) -> Iterator[tuple[int, torch.device]]:
+    """Join the other processes that torchrun started, if it did.
+
+    Parameters
+    ----------
+    device : str
+        "cpu" or "cuda", which gives each process a GPU of its own, or "cuda:1".
+
+    Yields
+    ------
+    rank : int
+        The number of this process, 0 for the first or only one.
+    device : device
+        Where it is to compute.
+
+    Raises
+    ------
+    Refused
+        If there is no such device.
+    """
+    place = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield 0, place
+        return
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield dist.get_rank(), place
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str, index: int) -> torch.device:
+    try:
+        place = torch.device(name)
+    except RuntimeError:
+        place = None
+    if place is None or place.type not in ("cpu", "cuda"):
+        raise Refused(f"device must be cpu, cuda or such as cuda:1, got {name!r}")
+    if place.type == "cuda":
+        # Every process looks for those of all: they are to fail together.
+        count = int(os.environ.get("LOCAL_WORLD_SIZE", index + 1))
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        needed = count if place.index is None else place.index + 1
+        if needed > there:
+            raise Refused(
+                f"device {name}: there are {there} GPUs that PyTorch sees, and "
+                f"{needed} are needed"
+            )
+        if place.index is None:
+            place = torch.device("cuda", index)
+        elif count > 1:
+            raise Refused(f"device must be cuda for several processes, got {name!r}")
+        torch.cuda.set_device(place)
+    return place
+
+
+def _train(
+    run: Run, config: Config, rank: int, interrupted: Callable[[], bool]
+) -> Outcome:
+    smoothed = RunningMean(0.98)
+    shown: dict[str, str] = {}
+    with tqdm(
+        total=config.training.steps,
+        initial=run.step,
+        unit="step",
+        disable=rank > 0,
+        file=sys.stderr,
+        mininterval=0.5,
+    ) as bar:
+
+        def on_step(step: int, loss: float) -> None:
+            shown["loss"] = f"{smoothed(loss):.2e}"
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+
+        def on_validation(step: int, decibels: float) -> None:
+            shown["PSNR"] = f"{decibels:.2f} dB"
+            bar.set_postfix(shown, refresh=False)
+
+        return run.train(stop=interrupted, on_step=on_step, on_validation=on_validation)
+
+
+def _weights(path: Path, config: Config) -> dict[str, Tensor]:
+    network = load(path)
+    if network.recipe != config.network:
+        raise ValueError(
+            f"{path} holds weights of another network than the configuration names: "
+            f"{network.recipe}"
+        )
+    return network.state_dict()
+
+
+class RunningMean:
+    """Exponential running mean without the bias of its start.
+
+    Parameters
+    ----------
+    decay : float
+        What is left of a value after one more.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay, self.total, self.weight = decay, 0.0, 0.0
+
+    def __call__(self, value: float) -> float:
+        """Take in a value, and give the mean so far."""
+        self.total = self.decay * self.total + (1 - self.decay) * value
+        self.weight = self.decay * self.weight + 1 - self.decay
+        return self.total / self.weight

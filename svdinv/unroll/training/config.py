@@ -1,0 +1,538 @@
+"""Configurations: dataclasses, written to TOML files and read from them.
+
+Every option is declared once, as a field with a default and a line of help; the
+printed file, the checks and the error messages all come from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.files import replacing
+from svdinv.unroll.networks import Recipe
+from svdinv.unroll.networks.recipe import registered
+
+__all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "WEIGHTS",
+    "Config",
+    "Training",
+    "changed",
+    "differences",
+    "from_toml",
+    "option",
+    "preset",
+    "presets",
+    "read",
+    "register_task",
+    "to_toml",
+    "write",
+]
+
+CHECKPOINT = "checkpoint.safetensors"
+CONFIG = "config.toml"
+WEIGHTS = "weights.safetensors"
+
+_T = TypeVar("_T")
+_PRESETS = Path(__file__).parent / "presets"
+# Far above what makes sense; PyTorch stumbles over what is not a number of its own.
+_FASTEST = 1e6
+_MOST_THREADS = 1024
+
+
+def option(default: _T, help: str) -> _T:
+    """Declare an option of a configuration.
+
+    Parameters
+    ----------
+    default : immutable
+        Its value where nothing is said.
+    help : str
+        A line of explanation.
+
+    Returns
+    -------
+    object
+        A dataclass field, which type checkers take for the default.
+    """
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained, whatever it is for."""
+
+    steps: int = option(20000, "steps of Adam")
+    batch: int = option(16, "items in a step, of all processes together")
+    loss: Literal["l1", "mse", "log-l1", "log-mse"] = option(
+        "l1",
+        "mean absolute or squared error, or mean over the items of the logarithm of "
+        "either, as decibels weigh them",
+    )
+    precision: Literal["float32", "bfloat16"] = option(
+        "float32",
+        "of the convolutions while training; bfloat16 takes half the time on new "
+        "processors",
+    )
+    learning_rate: float = option(2e-3, "highest learning rate")
+    warm_up: float = option(0.03, "part of the steps in which it rises to that")
+    clip: float = option(0.5, "largest gradient norm; longer ones are scaled down")
+    average: float = option(
+        0.1, "the weights kept are means over about this part of the steps so far"
+    )
+    svd: Literal[
+        "svt",
+        "consistent",
+        "minimum-norm",
+        "drop",
+        "clip",
+        "taylor",
+        "lorentz",
+        "none",
+        "torch.linalg.svd",
+    ] = option("svt", "what the low-rank step is differentiated through")
+    checkpoint_every: int = option(500, "steps between two checkpoints")
+    validate_every: int = option(500, "steps between two validations")
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no training.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        for name in ("steps", "batch", "checkpoint_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not self.learning_rate <= _FASTEST:
+            raise ValueError(
+                f"learning_rate must be at most {_FASTEST:g}, got {self.learning_rate}"
+            )
+        for name in ("warm_up", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must lie in [0, 1), got {getattr(self, name)}"
+                )
+
+
+_TASKS: dict[str, type] = {}
+
+
+def register_task(cls: type[_T]) -> type[_T]:
+    """Let a dataclass be the ``[task]`` of a configuration, by its `kind`.
+
+    Parameters
+    ----------
+    cls : type
+        A dataclass with a class attribute `kind`.
+
+    Returns
+    -------
+    type
+        The same class: this is a decorator.
+    """
+    _TASKS[cls.kind] = cls  # type: ignore[attr-defined]
+    return cls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All that a training depends on.
+
+    Attributes
+    ----------
+    task : object
+        What is reconstructed, from what: `svdinv.unroll.tasks.colour.Colour` or
+        `svdinv.unroll.tasks.cine.Cine`.
+    network : Recipe
+        Structure of the network.
+    training : Training
+        How it is trained.
+    seed : int
+        Seed of the first weights and of all data.
+    threads : int
+        Threads of each process; another number rounds differently.
+    """
+
+    task: Any
+    network: Recipe
+    training: Training = Training()
+    seed: int = option(0, "seed of the first weights and of all data")
+    threads: int = option(1, "threads of each process; others round differently")
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if not 1 <= self.threads <= _MOST_THREADS:
+            raise ValueError(
+                f"threads must lie in [1, {_MOST_THREADS}], got {self.threads}"
+            )
+        if self.network.axes != self.task.axes:
+            raise ValueError(
+                f"network.kind: {_kind(self.network)} reconstructs images "
+                f"({self.network.axes}), but those of the task {_kind(self.task)} are "
+                f"({self.task.axes})"
+            )
+        due = getattr(self.task, "channels", None)
+        channels = getattr(self.network, "channels", due)
+        if channels != due:
+            raise ValueError(
+                f"network.channels must be {due} for the task {_kind(self.task)}, "
+                f"got {channels}"
+            )
+
+
+def read(path: str | Path) -> Config:
+    """Read a configuration.
+
+    Parameters
+    ----------
+    path : str or Path
+        A TOML file.
+
+    Returns
+    -------
+    Config
+        What it says, and the defaults of what it does not name.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, is no TOML, or an option in it is unknown or wrong.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    try:
+        return from_toml(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def presets() -> list[str]:
+    """List the configurations that come with the package.
+
+    Returns
+    -------
+    list of str
+        Their names, for `preset`.
+    """
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
+
+
+def preset(name: str) -> Config:
+    """Read a configuration that comes with the package.
+
+    Parameters
+    ----------
+    name : str
+        One of `presets`.
+
+    Returns
+    -------
+    Config
+        The configuration.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if name not in presets():
+        raise ValueError(f"no preset {name!r}; there are {', '.join(presets())}")
+    return read(_PRESETS / f"{name}.toml")
+
+
+def from_toml(text: str) -> Config:
+    """Make a configuration of the text of a TOML file.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+
+    Returns
+    -------
+    Config
+        The configuration.
+
+    Raises
+    ------
+    ValueError
+        If it is no TOML, or an option in it is unknown or wrong.
+    """
+    try:
+        tables: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"not TOML: {error}") from error
+    return _config(tables)
+
+
+def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """Change options of a configuration.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    overrides : mapping of str to object
+        New values by dotted name, such as ``{"training.steps": 100}``.
+
+    Returns
+    -------
+    Config
+        With the new values.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown or its value wrong.
+    """
+    return _config(_merged(tomllib.loads(to_toml(config)), overrides))
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Name the options in which two configurations differ.
+
+    Parameters
+    ----------
+    one, other : Config
+        The configurations.
+
+    Returns
+    -------
+    list of str
+        Such as "training.steps is 100, not 200"; empty where they are equal.
+    """
+    first, second = (_flat(tomllib.loads(to_toml(c))) for c in (one, other))
+    return [
+        f"{name} is {first.get(name)!r}, not {second.get(name)!r}"
+        for name in first | second
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tables.items():
+        options = value.items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}.{key}".rstrip("."): option for key, option in options}
+    return flat
+
+
+def write(config: Config, path: str | Path) -> None:
+    """Write a configuration to a TOML file, with a line of help for each option.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    path : str or Path
+        Where to; an existing file is replaced.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    with replacing(path) as stream:
+        stream.write(to_toml(config).encode())
+
+
+def to_toml(config: Config) -> str:
+    """Write a configuration as the text of a TOML file.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+
+    Returns
+    -------
+    str
+        The text, from which `from_toml` makes an equal one.
+
+    Raises
+    ------
+    ImportError
+        If tomlkit is missing.
+    """
+    try:
+        import tomlkit
+    except ModuleNotFoundError as error:
+        raise explain_missing("tomlkit", "train") from error
+
+    document = tomlkit.document()
+    for name in ("seed", "threads"):
+        _add(document, name, getattr(config, name), _help(config, name))
+    for name in ("task", "network", "training"):
+        section = getattr(config, name)
+        table = tomlkit.table()
+        if name != "training":
+            table.add("kind", _kind(section))
+        for field in fields(section):
+            value = getattr(section, field.name)
+            _add(table, field.name, value, _help(section, field.name))
+        document.add(tomlkit.nl())
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def _add(table: Any, name: str, value: Any, help: str | None) -> None:
+    """Add an option; TOML has no None, so what is None stays away."""
+    import tomlkit
+
+    if value is None:
+        return
+    if isinstance(value, Recipe) or dataclasses.is_dataclass(value):
+        raise ValueError(f"{name} of this network cannot be written to a TOML file")
+    item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+    if help:
+        item.comment(help)
+    table.add(name, item)
+
+
+def _help(section: Any, name: str) -> str | None:
+    return next(f.metadata.get("help") for f in fields(section) if f.name == name)
+
+
+def _kind(section: Any) -> str:
+    return type(section).__name__ if isinstance(section, Recipe) else section.kind
+
+
+def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {
+        name: dict(value) if isinstance(value, dict) else value
+        for name, value in tables.items()
+    }
+    # Kinds first, in whatever order they are given: they clear their section.
+    kinds_first = sorted(overrides, key=lambda name: not name.endswith(".kind"))
+    for name in kinds_first:
+        value = overrides[name]
+        *path, last = name.split(".")
+        table = merged
+        for part in path:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ValueError(f"{name}: {part} is no section")
+        if len(path) == 1 and last == "kind":
+            table.clear()  # the options of another kind
+        table[last] = value
+    return merged
+
+
+def _config(tables: Mapping[str, Any]) -> Config:
+    options = [f.name for f in fields(Config)]
+    for name in tables:
+        if name not in options:
+            raise ValueError(f"unknown option {name!r}{_near(name, options)}")
+    sections: dict[str, Any] = {}
+    for name, kinds in (("task", _tasks()), ("network", registered(Recipe))):
+        table = _table(tables, name)
+        kind = table.pop("kind", None)
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ValueError(
+                f"{name}.kind must be one of {sorted(kinds)}, got {kind!r}"
+            )
+        sections[name] = _section(kinds[kind], name, table)
+    sections["training"] = _section(Training, "training", _table(tables, "training"))
+    given = {name: tables[name] for name in ("seed", "threads") if name in tables}
+    hints = get_type_hints(Config)
+    plain = {name: _typed(value, hints[name], name) for name, value in given.items()}
+    return Config(**sections, **plain)
+
+
+def _tasks() -> dict[str, type]:
+    from svdinv.unroll.tasks import cine, colour  # noqa: F401  they register themselves
+
+    return _TASKS
+
+
+def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise ValueError(f"{name} must be a section, [{name}], got {table!r}")
+    return dict(table)
+
+
+def _section(cls: type, name: str, table: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]
+    given = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ValueError(f"unknown option {name}.{key}{_near(key, known)}")
+        given[key] = _typed(value, hints[key], f"{name}.{key}")
+    try:
+        return cls(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+
+
+def _sample(parts: Sequence[Any]) -> str:
+    """Show how a list is written."""
+    return '["a", "b"]' if parts[0] is str else "[1, 2]"
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """Check a value from TOML against the type of a field; lists become tuples."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        (inner,) = [part for part in parts if part is not NoneType]
+        return _typed(value, inner, name)
+    if origin is Literal:
+        if value not in parts:
+            raise ValueError(f"{name} must be one of {list(parts)}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(
+                f"{name} must be a list, such as {_sample(parts)}, got {value!r}"
+            )
+        every = parts[0] if parts[-1] is Ellipsis else None
+        if every is None and len(value) != len(parts):
+            raise ValueError(f"{name} must have {len(parts)} elements, got {value!r}")
+        inner = [every] * len(value) if every is not None else parts
+        return tuple(
+            _typed(v, t, f"{name}[{i}]")
+            for i, (v, t) in enumerate(zip(value, inner, strict=True))
+        )
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name} is too large") from None
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        said = {int: "a whole number", float: "a number", str: "a string"}
+        raise ValueError(
+            f"{name} must be {said.get(hint, hint.__name__)}, got {value!r}"
+        )
+    return value

@@ -1,0 +1,618 @@
+"""Training: the loop, its checkpoints and its logs."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import svdinv.torch
+from svdinv import __version__
+from svdinv.unroll.files import replacing_all
+from svdinv.unroll.metrics import psnr
+from svdinv.unroll.tasks.colour import fingerprint
+from svdinv.unroll.torch import SVD, Network, save
+from svdinv.unroll.training.batches import Batch, Case, Source
+from svdinv.unroll.training.checkpoints import (
+    Checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from svdinv.unroll.training.config import (
+    CHECKPOINT,
+    CONFIG,
+    WEIGHTS,
+    Config,
+    differences,
+    from_toml,
+    read,
+    to_toml,
+    write,
+)
+from svdinv.unroll.training.diagnosis import Breakdown, diagnose
+from svdinv.unroll.training.logs import LOG, VALIDATION, Logs, read_log
+
+__all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "WEIGHTS",
+    "Outcome",
+    "Run",
+    "decibels",
+    "interrupts",
+    "reconstruct",
+    "svd_of",
+    "to_resume",
+]
+
+Ending = Literal["finished", "stopped", "broken"]
+
+
+@dataclass
+class Outcome:
+    """How a training, or a part of it, ended.
+
+    Attributes
+    ----------
+    ending : {"finished", "stopped", "broken"}
+        All steps done; stopped from outside; or a loss or gradient was not finite.
+    step : int
+        Steps done.
+    saved : int
+        Step that the checkpoint and the weights in the output folder are of.
+    losses : list of float
+        Of the steps of this part.
+    seconds : float
+        Wall-clock time of this part.
+    breakdown : Breakdown or None
+        What was not finite, and where it came from.
+    """
+
+    ending: Ending
+    step: int
+    saved: int
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    breakdown: Breakdown | None = None
+
+
+class Run:
+    """A training, from its beginning or from a checkpoint.
+
+    What it does depends on the configuration alone: interrupted anywhere and resumed,
+    it ends with the same bits on a CPU. One process alone may write to an output
+    folder: see `svdinv.unroll.files.holding`.
+
+    Parameters
+    ----------
+    config : Config
+        What to train, how.
+    source : Source
+        The data; of `config.task` by default.
+    output : Path, optional
+        Folder for checkpoints, weights and logs; nothing is written without one.
+    resume : bool
+        Go on from the checkpoint in `output`.
+    weights : dict of str to Tensor, optional
+        First weights, instead of those the seed draws.
+    device : device, optional
+        Where to compute.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to resume, or it is of another configuration or of other
+        data; if the data cannot be read; if the processes cannot share a batch.
+
+    Attributes
+    ----------
+    strange : list of str
+        In what a resumed training differs from what was begun, where only the last
+        bits depend on it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        source: Source | None = None,
+        output: Path | None = None,
+        *,
+        resume: bool = False,
+        weights: dict[str, Tensor] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.output = config, output
+        self.device = torch.device(device)
+        self.step = 0
+        torch.set_num_threads(config.threads)
+        svd = svd_of(config.training.svd)
+        self.network = Network(config.network, svd=svd, seed=config.seed)
+        self.mean = Network(config.network, svd=svd, seed=config.seed)
+        if weights is not None:
+            self.network.load_state_dict(weights)
+            self.mean.load_state_dict(weights)
+        self.network.to(self.device)
+        self.mean.to(self.device).eval()
+        self.optimiser = torch.optim.Adam(self.network.parameters())
+        self.resumed = resume
+        self.strange: list[str] = []
+        begun: dict[str, str] = {}
+        if resume:
+            begun = self._restore(read_checkpoint(self._file(CHECKPOINT))).origin
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.processes = dist.get_world_size() if dist.is_initialized() else 1
+        if config.training.batch % self.processes:
+            raise ValueError(
+                f"training.batch must be a multiple of the {self.processes} processes, "
+                f"got {config.training.batch}"
+            )
+        self._origin: dict[str, str] = {}
+        own = source is not None
+        if source is None and not self._finished:
+            source = config.task.load()
+        self._source = source
+        if output is not None and not self._finished:
+            self._origin = self._origin_now(own=own)
+            self._compare(begun)
+        self._logs = Logs(None, self.step)
+        self._saved = self.step
+        self._failure: Exception | None = None
+
+    @cached_property
+    def source(self) -> Source:
+        """The data, which a training that is finished does without."""
+        return self.config.task.load() if self._source is None else self._source
+
+    def train(
+        self,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        on_step: Callable[[int, float], None] = lambda step, loss: None,
+        on_validation: Callable[[int, float], None] = lambda step, decibels: None,
+        on_gradient: Callable[[int, float], None] = lambda step, length: None,
+    ) -> Outcome:
+        """Train to the end, or until told to stop.
+
+        Parameters
+        ----------
+        stop : callable
+            Asked after each step.
+        on_step : callable
+            Told the number of each step, from 1, and its loss.
+        on_validation : callable
+            Told the number of the step, and the PSNR of each validation in dB.
+        on_gradient : callable
+            Told the number of each step before its update, and the length of the
+            gradient before it is clipped, if both this and the loss are finite.
+
+        Returns
+        -------
+        Outcome
+            How it went. Wherever it ended, the output folder holds a checkpoint of
+            the last good weights: where they led to numbers that are not finite, the
+            last regular one.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be written. What was saved before is still there.
+        """
+        training, began = self.config.training, time.monotonic()
+        outcome = Outcome("finished", self.step, self.step)
+        if self._finished:
+            self._attempt(self._complete)
+            self._together(False)
+            return outcome
+        model = self._model()
+        self._attempt(self._open)
+        try:
+            self._together(False)
+            while self.step < training.steps:
+                batch = self._batch(self.step + 1)
+                loss, length = self._gradients(model, batch)
+                if not (math.isfinite(loss) and math.isfinite(length)):
+                    outcome.ending = "broken"
+                    outcome.breakdown = self._diagnosed(batch)
+                    break
+                on_gradient(self.step + 1, length)
+                self._update()
+                outcome.losses.append(loss)
+                rate = self._rate(self.step)
+                self._attempt(self._logs.step, self.step, loss, rate, length)
+                on_step(self.step, loss)
+                last = self.step == training.steps
+                if self.step % training.validate_every == 0 or last:
+                    decibels = self.validate()
+                    self._attempt(self._logs.validation, self.step, decibels)
+                    on_validation(self.step, decibels)
+                if self.step % training.checkpoint_every == 0 or last:
+                    self._save()
+                if self._together(stop()) and not last:
+                    outcome.ending = "stopped"
+                    break
+            sound = outcome.breakdown is None or outcome.breakdown.sound
+            if sound and self._saved != self.step and self._finite():
+                self._save()
+            self._attempt(self._logs.flush)
+            self._together(False)
+        finally:
+            with suppress(OSError):  # what counts was flushed
+                self._logs.close()
+        outcome.step, outcome.saved = self.step, self._saved
+        outcome.seconds = time.monotonic() - began
+        return outcome
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Reconstruct the validation cases with the mean weights.
+
+        Returns
+        -------
+        float
+            Mean PSNR in dB, of magnitudes relative to the largest for complex images;
+            NaN if there are no cases, or one cannot be reconstructed.
+        """
+        values = []
+        for case in self.source.validation():
+            assert case.truth is not None
+            try:
+                image = reconstruct(self.mean, case, self.device)
+            except torch.linalg.LinAlgError:
+                values.append(math.nan)
+            else:
+                values.append(decibels(case.truth, image))
+        return float(np.mean(values)) if values else math.nan
+
+    @property
+    def _writes(self) -> bool:
+        return self.output is not None and self.rank == 0
+
+    def _file(self, name: str) -> Path:
+        if self.output is None:
+            raise ValueError("a training without an output folder has no files")
+        return self.output / name
+
+    @property
+    def _finished(self) -> bool:
+        return self.resumed and self.step == self.config.training.steps
+
+    def _restore(self, checkpoint: Checkpoint) -> Checkpoint:
+        begun = from_toml(checkpoint.config)
+        differing = differences(begun, self.config)
+        if differing:
+            raise ValueError(
+                "a training is resumed as it was begun, but in the checkpoint "
+                f"{'; '.join(differing)}"
+            )
+        checkpoint.restore(self.network, self.mean, self.optimiser)
+        self.step = checkpoint.step
+        for name in (LOG, VALIDATION):
+            read_log(self._file(name))  # refused now if it is something else
+        return checkpoint
+
+    def _origin_now(self, *, own: bool) -> dict[str, str]:
+        """Say what the bits depend on besides the configuration."""
+        origin = {"svdinv": __version__, "torch": torch.__version__}
+        origin |= {"numpy": np.__version__, "processes": str(self.processes)}
+        places = getattr(self.config.task, "photographs", ())
+        if places and not own:
+            origin["photographs"] = fingerprint(places)
+        return origin
+
+    def _compare(self, begun: Mapping[str, str]) -> None:
+        now = self._origin
+        differing = [name for name in begun.keys() & now if begun[name] != now[name]]
+        if "photographs" in differing:
+            raise ValueError(
+                "a training is resumed as it was begun, but task.photographs are "
+                "other files now, or others were added"
+            )
+        self.strange = [
+            f"{name} was {begun[name]}, is {now[name]}" for name in sorted(differing)
+        ]
+
+    def _model(self) -> nn.Module:
+        """Wrap the network for several processes; for one, the wrapper costs time."""
+        model = _Loss(self.network, self._loss)
+        if self.processes == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model)
+
+    def _batch(self, step: int) -> Batch:
+        share = self.config.training.batch // self.processes
+        items = range(self.rank * share, (self.rank + 1) * share)
+        return self.source.batch(self.config.seed, step, items)
+
+    def _gradients(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
+        """Loss and length of the gradient, of all processes together."""
+        self.optimiser.zero_grad()
+        loss = model(batch)
+        loss.backward()
+        clip = self.config.training.clip
+        length = nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        both = torch.stack([loss.detach(), length.detach()])
+        if self.processes > 1:
+            dist.all_reduce(both)
+            both /= self.processes
+        loss_value, length_value = both.tolist()
+        return loss_value, length_value
+
+    def _loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        truth = torch.from_numpy(batch.truth).to(self.device)
+        given = (torch.from_numpy(x).to(self.device) for x in batch.measurement)
+        samples = torch.from_numpy(batch.samples).to(self.device)
+        low = self.config.training.precision == "bfloat16"
+        # Autocast leaves complex numbers, and all of svdinv's steps, as they are.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            image = network(samples, *given)
+        error = torch.abs(image - truth)
+        return _LOSSES[self.config.training.loss](error)
+
+    def _rate(self, step: int) -> float:
+        """Learning rate: a linear rise, then half a cosine."""
+        training = self.config.training
+        progress = (step - 0.5) / training.steps  # at 1 a step would do nothing
+        rise = min(1.0, progress / training.warm_up) if training.warm_up else 1.0
+        return training.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        self.step += 1
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate(self.step)
+        self.optimiser.step()
+        span = self.config.training.average * self.step
+        weight = 1 / (span + 1)
+        means, new = self.mean.parameters(), self.network.parameters()
+        for mean, parameter in zip(means, new, strict=True):
+            mean.lerp_(parameter, weight)
+
+    def _diagnosed(self, batch: Batch) -> Breakdown:
+        """Look where it came from; the process whose items it was knows."""
+        try:
+            own = diagnose(self.network, self.step + 1, batch, self._loss)
+        except Exception:  # there are weights to keep, and processes that wait
+            own = Breakdown(self.step + 1, "unknown", "forward")
+        if self.processes == 1:
+            return own
+        every: list[Breakdown] = [own] * self.processes
+        dist.all_gather_object(every, own)
+        return next((breakdown for breakdown in every if breakdown.found), every[0])
+
+    def _together(self, wanted: bool) -> bool:
+        """Whether any process wants it; raises in all if one failed in writing."""
+        failed = self._failure is not None
+        if self.processes > 1:
+            votes = torch.tensor([wanted, failed], dtype=torch.int, device=self.device)
+            dist.all_reduce(votes)
+            wanted, failed = map(bool, votes.tolist())
+        if failed:
+            raise self._failure or OSError("another process could not write")
+        return wanted
+
+    def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Write, where this process does, and keep the error for `_together`.
+
+        Raised here, it would leave the other processes waiting for this one.
+        """
+        if self._writes and self._failure is None:
+            try:
+                write(*arguments)
+            except Exception as error:
+                self._failure = error
+
+    def _open(self) -> None:
+        if self.resumed:
+            self._save_weights()  # a kill between two files may have left older ones
+            write(self.config, self._file(CONFIG))
+        else:
+            self._begin()
+        self._logs = Logs(self.output, self.step)
+
+    def _complete(self) -> None:
+        """See to it that what a finished training leaves is all there."""
+        self._save_weights()
+        if not self._file(CONFIG).exists():
+            write(self.config, self._file(CONFIG))
+
+    def _begin(self) -> None:
+        """Put down a whole training: whenever it is killed, it can be gone on with."""
+        files = [self._file(name) for name in (CHECKPOINT, WEIGHTS, CONFIG)]
+        with replacing_all(files) as (checkpoint, weights, config):
+            self._save_checkpoint(checkpoint)
+            save(self.mean, weights)
+            write(self.config, config)
+            # Without it there is that of the checkpoint, be it the old one or the new.
+            self._file(CONFIG).unlink(missing_ok=True)
+
+    def _finite(self) -> bool:
+        """Whether the weights are good ones."""
+        both = (*self.network.parameters(), *self.mean.parameters())
+        return all(bool(x.isfinite().all()) for x in both)
+
+    def _save(self) -> None:
+        self._attempt(self._save_files)
+        self._saved = self.step  # in all processes, whichever writes
+
+    def _save_files(self) -> None:
+        # Rows first and weights before the checkpoint: what is too new does no harm.
+        self._logs.sync()
+        self._save_weights()
+        self._save_checkpoint(self._file(CHECKPOINT))
+
+    def _save_weights(self) -> None:
+        save(self.mean, self._file(WEIGHTS))
+
+    def _save_checkpoint(self, path: Path) -> None:
+        config = to_toml(self.config)
+        parts = (self.network, self.mean, self.optimiser)
+        write_checkpoint(path, self.step, config, *parts, self._origin)
+
+
+# Far below what any reconstruction from few samples reaches, peaks being 1.
+_LEAST_ERROR = 1e-7
+
+
+def _logarithm(error: Tensor, least: float = _LEAST_ERROR) -> Tensor:
+    """Mean over the items of the logarithm of their mean error."""
+    # An item of zeros, reconstructed as such, has no logarithm to improve.
+    return torch.log(error.flatten(1).mean(1) + least).mean()
+
+
+_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l1": torch.mean,
+    "mse": lambda error: torch.mean(error**2),
+    "log-l1": _logarithm,
+    "log-mse": lambda error: _logarithm(error**2, _LEAST_ERROR**2),
+}
+
+
+class _Loss(nn.Module):
+    """The loss of a network; NaN, as its gradients, where a decomposition fails.
+
+    An exception in one process would leave the others waiting for its gradients.
+    """
+
+    def __init__(
+        self, network: nn.Module, loss: Callable[[nn.Module, Batch], Tensor]
+    ) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        try:
+            return self.loss(self.network, batch)
+        except torch.linalg.LinAlgError:
+            return math.nan * torch.stack([p.sum() for p in self.parameters()]).sum()
+
+
+def to_resume(folder: Path) -> Config:
+    """Read the configuration of the training in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Output of a training.
+
+    Returns
+    -------
+    Config
+        What its ``config.toml`` says or, where that is missing, its checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If there is no training, or the files are damaged.
+    """
+    path = folder / CONFIG
+    if path.exists():
+        return read(path)
+    return from_toml(read_checkpoint(folder / CHECKPOINT).config)
+
+
+def svd_of(name: str) -> SVD | None:
+    """Give the decomposition that a configuration names; None for svt itself."""
+    if name == "svt":
+        return None
+    if name == "torch.linalg.svd":
+        return _torch_svd
+
+    def svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        return svdinv.torch.svd(A, full_matrices=full_matrices, repeated=name)
+
+    return svd
+
+
+def _torch_svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """`torch.linalg.svd`, with a gradient of NaN where it refuses to give one."""
+    return _TorchSVD.apply(A, full_matrices)
+
+
+class _TorchSVD(torch.autograd.Function):
+    # It raises where it finds that a complex gradient depends on phases that are not
+    # determined. In one of several processes that would leave the others waiting.
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, full_matrices: bool) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            ctx.A = A.detach().requires_grad_()
+            ctx.factors = torch.linalg.svd(ctx.A, full_matrices=full_matrices)
+        return tuple(factor.detach() for factor in ctx.factors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
+        try:
+            (gradient,) = torch.autograd.grad(ctx.factors, ctx.A, cotangents)
+        except RuntimeError as error:
+            if "svd_backward" not in str(error):
+                raise
+            gradient = torch.full_like(ctx.A, math.nan)
+        return gradient, None
+
+
+@torch.no_grad()
+def reconstruct(
+    network: Callable[..., Tensor], case: Case, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Reconstruct one case, as it comes from the network."""
+    samples, measurement = case.batch()
+    given = [torch.from_numpy(x).to(device) for x in measurement]
+    image = network(torch.from_numpy(samples).to(device), *given)[0]
+    return image.cpu().contiguous().numpy()
+
+
+def decibels(truth: np.ndarray, image: np.ndarray) -> float:
+    """PSNR of an image in [0, 1], or of the magnitudes of a series."""
+    if np.iscomplexobj(truth):
+        return psnr(np.abs(truth), np.abs(image), peak="max")
+    return psnr(truth, np.clip(image, 0, 1))
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Note the first Ctrl-C or SIGTERM; the second ends the program as usual.
+
+    Yields
+    ------
+    callable
+        Tells whether there was one.
+    """
+    first: list[float] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # signals reach the main thread only
+        return
+    handlers = {int(number): signal.getsignal(number) for number in _SIGNALS}
+    # Whoever has them ignored wants that, and None could not be put back.
+    before = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if not first:
+            first.append(time.monotonic())
+        # torchrun hands on what the terminal has sent to all: that is no second one.
+        elif time.monotonic() - first[0] > _ONE_PRESS:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(first)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONE_PRESS = 1.0  # seconds

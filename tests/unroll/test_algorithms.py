@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from svdinv.unroll.algorithms import (
+    ADMM,
+    FISTA,
+    ISTA,
+    PDHG,
+    Algorithm,
+    GradientDescent,
+    LowRankPlusSparse,
+    conjugate_gradients,
+    objective_value,
+    solve,
+)
+from svdinv.unroll.operators import (
+    MRI,
+    Blur,
+    Dense,
+    Gradient,
+    Identity,
+    TemporalFourier,
+    gaussian_sensing,
+)
+from svdinv.unroll.priors import (
+    Casorati,
+    HuberVariation,
+    Nuclear,
+    Sparse,
+    Tikhonov,
+    TotalVariation,
+)
+from svdinv.unroll.problem import Problem
+
+T, C, H, W = 4, 3, 6, 5
+PROXIMAL = {
+    "ista": ISTA(),
+    "fista": FISTA(),
+    "fista, restart": FISTA(restart=True),
+    "admm": ADMM(cg_iterations=30),
+    "pdhg": PDHG(),
+}
+
+
+def complex_normal(rng, *shape):
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+def problem(rng, *, coils):
+    """A series of rank 2, half of its k-space, noise, and a prior."""
+    x = complex_normal(rng, T, 2) @ complex_normal(rng, 2, H * W)
+    mask = rng.random((T, H, W)) < 0.6
+    maps = complex_normal(rng, C, H, W) / 2 if coils else None
+    A = MRI(mask, maps)
+    y = A(x.reshape(T, H, W))
+    return y + 0.1 * A(A.H(complex_normal(rng, *y.shape))), A, Casorati(1.5)
+
+
+@pytest.fixture(params=[False, True], ids=["tight", "coils"])
+def convex(request, rng):
+    return problem(rng, coils=request.param)
+
+
+@pytest.fixture
+def minimiser(convex):
+    y, A, R = convex
+    return solve(Problem(y, A), R, iterations=3000, rtol=1e-13, objective=False).image
+
+
+def test_the_minimiser_is_one(convex, minimiser):
+    """Optimality: A^H(y - A x) is a subgradient of the weighted nuclear norm."""
+    y, A, R = convex
+    g = A.H(y - A(minimiser))
+    assert np.linalg.norm(g.reshape(T, -1), 2) <= R.weight * (1 + 1e-9)
+    along = np.vdot(minimiser, g).real
+    assert along == pytest.approx(float(R.value(minimiser)), rel=1e-9)
+    assert np.linalg.matrix_rank(minimiser.reshape(T, -1), 1e-6) < T
+
+
+@pytest.mark.parametrize("name", PROXIMAL)
+def test_all_schemes_reach_the_minimiser(name, convex, minimiser):
+    y, A, R = convex
+    algorithm = PROXIMAL[name]
+    found = solve(
+        Problem(y, A),
+        R,
+        algorithm=algorithm,
+        iterations=8000,
+        rtol=1e-11,
+        objective=False,
+    )
+    assert found.converged
+    error = np.linalg.norm(found.image - minimiser)
+    assert error <= 1e-7 * np.linalg.norm(minimiser)
+
+
+@pytest.mark.parametrize("name", ["ista", "admm"])
+@pytest.mark.parametrize("step", [0.3, 1.0])
+def test_the_objective_falls(name, step, convex):
+    y, A, R = convex
+    algorithm = PROXIMAL[name]
+    solution = solve(Problem(y, A), R, algorithm=algorithm, iterations=60, rtol=0)
+    if name == "ista":
+        p = {"step": solution.parameters["step"] * step}
+        solution = solve(
+            Problem(y, A), R, algorithm=algorithm, iterations=60, rtol=0, parameters=p
+        )
+    rises = np.diff(solution.objective) / solution.objective[0]
+    assert solution.objective[-1] < 0.99 * solution.objective[0]
+    assert rises.max() <= 1e-14
+
+
+@pytest.mark.parametrize(
+    "R", [Tikhonov(0.3), Tikhonov(0.3, Gradient()), HuberVariation(0.3, 0.5)]
+)
+def test_gradient_descent_falls_to_a_stationary_point(R, rng):
+    y, A, _ = problem(rng, coils=True)
+    found = solve(Problem(y, A), R, iterations=6000, rtol=1e-13)
+    assert np.diff(found.objective).max() <= 1e-13 * found.objective[0]
+    slope = A.H(A(found.image) - y) + R.gradient(found.image)
+    assert np.linalg.norm(slope) <= 1e-8 * np.linalg.norm(A.H(y))
+
+
+def test_fista_keeps_its_bound(convex, minimiser):
+    """F(x_k) - F* <= 2 |x_0 - x*|^2 / (step (k + 1)^2)."""
+    y, A, R = convex
+    x0 = 3 * complex_normal(np.random.default_rng(1), T, H, W)
+    found = solve(Problem(y, A), R, algorithm=FISTA(), x0=x0, iterations=150, rtol=0)
+    best = float(objective_value({"x": minimiser}, Problem(y, A), R))
+    k = np.arange(1, 151)
+    distance = np.linalg.norm(x0 - minimiser) ** 2
+    bound = 2 * distance / (found.parameters["step"] * (k + 1) ** 2)
+    gaps = np.array(found.objective) - best
+    assert (gaps <= bound).all()
+    assert gaps[0] > 1e-3 * bound[0]
+
+
+def test_fista_is_faster_than_ista_where_the_problem_is_hard(rng):
+    A = Blur(np.ones((3, 3)) / 9)
+    y = A(rng.standard_normal((12, 12)))
+    ista = solve(Problem(y, A), Nuclear(1e-4), algorithm=ISTA(), iterations=300, rtol=0)
+    fista = solve(
+        Problem(y, A), Nuclear(1e-4), algorithm=FISTA(), iterations=60, rtol=0
+    )
+    assert fista.objective[-1] < ista.objective[-1]
+
+
+def test_pdhg_closes_the_gap(convex):
+    """The dual of q: -|q|^2 / 2 - <q, y>, where |A^H q| <= weight in the dual norm."""
+    y, A, R = convex
+    algorithm, gaps = PDHG(), []
+
+    def gap(_, state):
+        q = state["dual"]
+        spectral = np.linalg.norm(A.H(q).reshape(T, -1), 2)
+        q = q * min(1, R.weight / spectral)
+        dual = -(np.linalg.norm(q) ** 2) / 2 - np.vdot(q, y).real
+        gaps.append(float(objective_value(state, Problem(y, A), R)) - dual)
+
+    solve(Problem(y, A), R, algorithm=algorithm, iterations=2000, rtol=0, callback=gap)
+    assert min(gaps) > -1e-10 * gaps[0]
+    assert gaps[-1] < 1e-9 * gaps[0]
+
+
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_total_variation_by_two_ways(isotropic, rng):
+    """PDHG splits the differences off; FISTA takes the prox with inner steps."""
+    image = np.zeros((10, 9))
+    image[2:6, 3:] = 1
+    A = gaussian_sensing(70, image.shape, 2, dtype=np.float64)
+    y = A(image) + 0.02 * rng.standard_normal(70)
+    R = TotalVariation(0.05, isotropic=isotropic, iterations=400)
+    first = solve(Problem(y, A), R, iterations=20000, rtol=1e-9)
+    second = solve(
+        Problem(y, A), R, algorithm=FISTA(restart=True), iterations=600, rtol=1e-8
+    )
+    assert first.converged
+    assert first.objective[-1] == pytest.approx(second.objective[-1], rel=1e-5)
+    np.testing.assert_allclose(first.image, second.image, atol=2e-3)
+    assert np.linalg.norm(first.image - image) < 0.2 * np.linalg.norm(image)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_pdhg_is_the_published_iteration(split, rng):
+    """Algorithm 1 of Chambolle and Pock with theta = 1, for the stacked operator."""
+    y, A, _ = problem(rng, coils=True)
+    tau, sigma, weight = 0.3, 0.4, 0.7
+    D = Gradient()
+    algorithm = PDHG(D) if split else PDHG()
+    _, prox = TotalVariation(weight).split() if split else (None, Casorati(0.7).prox)
+    found = iterate(algorithm, y, A, prox, {"step": tau, "dual_step": sigma}, 5)
+    x = ahead = A.H(y)
+    q, w = np.zeros_like(y), np.zeros_like(D(x))
+    for _ in range(5):
+        q = (q + sigma * (A(ahead) - y)) / (1 + sigma)
+        if split:
+            w = w + sigma * D(ahead)
+            # Onto the dual ball: vectors of length at most the weight.
+            w = w / np.maximum(1, np.linalg.norm(w, axis=0) / weight)
+            new = x - tau * (A.H(q) + D.H(w))
+        else:
+            new = prox(x - tau * A.H(q), tau)
+        ahead, x = 2 * new - x, new
+    np.testing.assert_allclose(found["x"], x, atol=1e-12)
+    np.testing.assert_allclose(found["dual"], q, atol=1e-12)
+
+
+def test_pdhg_takes_the_transform_of_the_regulariser(rng):
+    y = rng.standard_normal((H, W))
+    R = TotalVariation(0.2)
+    expected = solve(Problem(y, Identity()), R, algorithm=PDHG(), iterations=20).image
+    for algorithm in (PDHG(Gradient()), PDHG(Identity())):
+        found = solve(
+            Problem(y, Identity()), R, algorithm=algorithm, iterations=20
+        ).image
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_exact_data_of_least_nuclear_norm(rng):
+    """Noise-free completion: with the data exact, and as the limit of small weights."""
+    y, A, _ = problem(rng, coils=False)
+    algorithm = ADMM(exact_data=True)
+    R = Casorati(1.0)
+    exact = solve(Problem(y, A), R, algorithm=algorithm, iterations=5000, rtol=1e-10)
+    np.testing.assert_allclose(A(exact.image), y, atol=1e-12)
+    nearly = solve(
+        Problem(y, A), Casorati(1e-5), iterations=20000, rtol=1e-9, objective=False
+    )
+    assert float(R.value(exact.image)) == pytest.approx(
+        float(R.value(nearly.image)), rel=1e-3
+    )
+    assert float(R.value(exact.image)) < 0.99 * float(R.value(A.H(y)))
+
+
+def test_conjugate_gradients_solve_in_as_many_steps_as_unknowns(rng):
+    B = complex_normal(rng, 9, 6)
+    N = B.conj().T @ B + np.eye(6)
+    b = complex_normal(rng, 6)
+    found = conjugate_gradients(lambda x: N @ x, b, np.zeros_like(b), 6)
+    np.testing.assert_allclose(found, np.linalg.solve(N, b), atol=1e-9)
+    again = conjugate_gradients(lambda x: N @ x, b, found, 50)
+    np.testing.assert_allclose(again, found, atol=1e-9)
+    exact = np.zeros_like(b)
+    np.testing.assert_array_equal(
+        conjugate_gradients(lambda x: N @ x, exact, exact, 5), exact
+    )
+
+
+def test_batch_axes_keep_images_apart(rng):
+    """One image's steps do not depend on the others, and without the axes they do."""
+    maps = complex_normal(rng, C, H, W)
+    A = MRI(rng.random((H, W)) < 0.5, maps)
+    y = A(complex_normal(rng, 2, H, W))
+    y[1] *= 100
+
+    def iterated(y, batch_axes):
+        algorithm = ADMM(cg_iterations=2, batch_axes=batch_axes)
+        state = algorithm.start(Problem(y, A))
+        p = algorithm.parameters
+        return algorithm.iterate(state, Problem(y, A), Nuclear(0.1).prox, p)["x"]
+
+    apart = np.stack([iterated(part, 0) for part in y])
+    np.testing.assert_allclose(iterated(y, 1), apart, rtol=1e-10)
+    assert np.linalg.norm(iterated(y, 0)[0] - apart[0]) > 1e-4 * np.linalg.norm(
+        apart[0]
+    )
+
+
+def cases(rng):
+    """Each algorithm with a tight and another operator, and what it takes as prox."""
+    tight = problem(rng, coils=False)[:2]
+    coils = problem(rng, coils=True)[:2]
+    pair = (Casorati(0.5).prox, Sparse(0.2, TemporalFourier()).prox)
+    gradient_prox = TotalVariation(0.3).split()[1]
+    yield "gradient descent", GradientDescent(), coils, HuberVariation(1, 1).gradient
+    yield "pdhg, split", PDHG(Gradient()), coils, gradient_prox
+    yield "low rank plus sparse", LowRankPlusSparse(), coils, pair
+    yield "admm, exact", ADMM(exact_data=True), tight, Casorati(0.5).prox
+    for name, algorithm in PROXIMAL.items():
+        yield f"{name}, tight", algorithm, tight, Casorati(0.5).prox
+        yield f"{name}, coils", algorithm, coils, Casorati(0.5).prox
+
+
+NAMES = [name for name, *_ in cases(np.random.default_rng(0))]
+
+
+def case(name, rng):
+    return next(c[1:] for c in cases(rng) if c[0] == name)
+
+
+def iterate(algorithm, y, A, prox, p, count=3):
+    state = algorithm.start(Problem(y, A))
+    for _ in range(count):
+        state = algorithm.iterate(state, Problem(y, A), prox, p)
+    return state
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frameworks_agree(name, arrays, rng):
+    algorithm, (y, A), prox = case(name, rng)
+    p = {key: 0.2 * value for key, value in algorithm.parameters.items()}
+    expected = iterate(algorithm, y, A, prox, p)
+    found = iterate(algorithm, arrays.array(y), A, prox, p)
+    # Parameters as a network has them, in whatever precision.
+    learned = {key: arrays.array(np.float32(value)) for key, value in p.items()}
+    nearly = iterate(algorithm, arrays.array(y), A, prox, learned)
+    assert expected.keys() == found.keys() == nearly.keys()
+    assert list(algorithm.start(Problem(y, A))) == list(expected)
+    for key, array in expected.items():
+        size = np.linalg.norm(array)
+        other, third = arrays.numpy(found[key]), arrays.numpy(nearly[key])
+        assert other.dtype == third.dtype == array.dtype
+        assert np.linalg.norm(other - array) <= 1e-10 * size
+        assert np.linalg.norm(third - array) <= 1e-5 * size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_single_precision_stays(name, arrays, rng):
+    algorithm, (y, A), prox = case(name, rng)
+    state = iterate(
+        algorithm,
+        arrays.array(y.astype(np.complex64)),
+        A,
+        prox,
+        {key: 0.2 * value for key, value in algorithm.parameters.items()},
+        2,
+    )
+    dtypes = {arrays.numpy(array).dtype.name for array in state.values()}
+    assert dtypes <= {"complex64", "float32"}
+    assert arrays.numpy(state["x"]).dtype == np.complex64
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_differentiates_through_iterations(name, rng):
+    import torch
+
+    algorithm, (y, A), prox = case(name, rng)
+    if isinstance(algorithm, ADMM):
+        algorithm = ADMM(cg_iterations=3, exact_data=algorithm.exact_data)
+    y = torch.tensor(y, requires_grad=True)
+    values = [
+        torch.tensor(0.2 * value, dtype=torch.float64, requires_grad=True)
+        for value in algorithm.parameters.values()
+    ]
+
+    def loss(y, *values):
+        p = dict(zip(algorithm.parameters, values, strict=True))
+        x = iterate(algorithm, y, A, prox, p, 2)["x"]
+        return (x * x.conj()).real.sum()
+
+    assert torch.autograd.gradcheck(loss, (y, *values), fast_mode=True, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jax_compiles_iterations(name, rng):
+    jax = pytest.importorskip("jax")
+    algorithm, (y, A), prox = case(name, rng)
+    p = {key: 0.2 * value for key, value in algorithm.parameters.items()}
+    expected = iterate(algorithm, y, A, prox, p, 2)["x"]
+    with jax.enable_x64(True):
+        compiled = jax.jit(lambda y, p: iterate(algorithm, y, A, prox, p, 2)["x"])
+        found = np.asarray(compiled(y, p))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensorflow_compiles_iterations(name, rng):
+    tf = pytest.importorskip("tensorflow")
+    algorithm, (y, A), prox = case(name, rng)
+    p = {key: 0.2 * value for key, value in algorithm.parameters.items()}
+    expected = iterate(algorithm, y, A, prox, p, 2)["x"]
+    compiled = tf.function(lambda y: iterate(algorithm, y, A, prox, p, 2)["x"])
+    found = compiled(tf.constant(y)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_jax_takes_operators_apart_and_batches_iterations(rng):
+    """Masks and maps may be arguments of a compiled function, images may be mapped."""
+    jax = pytest.importorskip("jax")
+    mask, maps = rng.random((H, W)) < 0.5, complex_normal(rng, C, H, W)
+    y = MRI(mask, maps)(complex_normal(rng, 2, T, H, W))
+    algorithm, R = FISTA(), Casorati(0.5)
+
+    def two(mask, maps, y):
+        return iterate(algorithm, y, MRI(mask, maps), R.prox, {"step": 0.1}, 2)["x"]
+
+    with jax.enable_x64(True):
+        mapped = jax.jit(jax.vmap(two, in_axes=(None, None, 0)))
+        found = np.asarray(mapped(mask, maps, y))
+    np.testing.assert_allclose(found, two(mask, maps, y), atol=1e-10)
+
+
+def test_states_are_not_changed(rng):
+    for _, algorithm, (y, A), prox in cases(rng):
+        state = algorithm.start(Problem(y, A))
+        before = {key: array.copy() for key, array in state.items()}
+        algorithm.iterate(state, Problem(y, A), prox, algorithm.parameters)
+        for key, array in before.items():
+            np.testing.assert_array_equal(state[key], array)
+
+
+def test_low_rank_plus_sparse_is_the_published_iteration(rng):
+    """At step 1: M = L + S - A^H(A(L + S) - y), then both thresholds of M."""
+    y, A, _ = problem(rng, coils=False)
+    low, sparse = Casorati(0.8), Sparse(0.3, TemporalFourier())
+    algorithm = LowRankPlusSparse()
+    state = algorithm.start(Problem(y, A))
+    M = L = A.H(y)
+    S = np.zeros_like(M)
+    for _ in range(5):
+        L, S = low.prox(M - S, 1.0), sparse.prox(M - L, 1.0)
+        M = L + S - A.H(A(L + S) - y)
+        state = algorithm.iterate(
+            state, Problem(y, A), (low.prox, sparse.prox), {"step": 1.0}
+        )
+    np.testing.assert_allclose(state["low_rank"], L, atol=1e-12)
+    np.testing.assert_allclose(state["sparse"], S, atol=1e-12)
+
+
+def test_denoising_is_one_proximal_step(rng):
+    y = rng.standard_normal((H, W))
+    found = solve(
+        Problem(y, Identity()), Nuclear(0.5), algorithm=ISTA(), parameters={"step": 1.0}
+    )
+    np.testing.assert_allclose(found.image, Nuclear(0.5).prox(y, 1.0), atol=1e-12)
+    assert found.iterations == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: ADMM(cg_iterations=0), ValueError, "cg_iterations"),
+        (lambda: ADMM(cg_iterations=2.5), ValueError, "cg_iterations must be an int"),
+        (lambda: ADMM(batch_axes=-1), ValueError, "batch_axes"),
+        (lambda: FISTA(batch_axes="1"), ValueError, "batch_axes must be an integer"),
+        (lambda: PDHG(3), TypeError, "transform must be an Operator, got 3"),
+        (
+            lambda: ADMM(exact_data=True).start(Problem(np.ones(2), 2 * Identity())),
+            ValueError,
+            "tight",
+        ),
+        (lambda: GradientDescent().bind(Nuclear(1)), TypeError, "gradient"),
+        (lambda: LowRankPlusSparse().bind(Nuclear(1)), TypeError, "two priors"),
+        (lambda: PDHG(Gradient()).bind(object()), TypeError, "split"),
+        (
+            lambda: ISTA().suited(
+                Problem(np.zeros(2), Dense(np.zeros((2, 3)), (3,))), np.ones(3), None
+            ),
+            ValueError,
+            "no step",
+        ),
+        (
+            lambda: Algorithm().iterate({}, Problem(None, Identity()), None, {}),
+            NotImplementedError,
+            None,
+        ),
+    ],
+)
+def test_bad_input_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
