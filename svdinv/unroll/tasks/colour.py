@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from svdinv._missing import explain_missing
+from svdinv.unroll.algorithms.completion import best_on_path, soft_impute_path
 from svdinv.unroll.data import (
     PHOTOS,
+    SUFFIXES,
     TEST,
     Image,
     centre_crop,
@@ -23,31 +25,112 @@ from svdinv.unroll.data import (
     split,
 )
 from svdinv.unroll.data.masks import uniform_mask
+from svdinv.unroll.data.measurements import Datasets, read_mask
+from svdinv.unroll.data.noise import generator, noisy
 from svdinv.unroll.data.pictures import patches, picture_files
-from svdinv.unroll.training.batches import Batch, Case, generator
-from svdinv.unroll.training.config import option, register_task
+from svdinv.unroll.display.panels import save_panel
+from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.metrics import COLOUR, psnr
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.task import (
+    Estimate,
+    Given,
+    Method,
+    Options,
+    Task,
+    View,
+    option,
+    register,
+)
+from svdinv.unroll.tiles import tiles
 
 __all__ = [
     "Colour",
+    "ColourOptions",
     "Photographs",
-    "case",
+    "biharmonic",
     "channels_first",
     "channels_last",
     "fingerprint",
+    "sampled",
     "shrunk",
+    "svt_completion",
     "training_photographs",
-    "undersampled",
+    "zero_filled",
 ]
 
+_RATES = (0.4, 0.3, 0.1)  # of an evaluation
+_SMALLEST = 32  # pixels a side of a cropped picture
+_LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
+# Of SVT completion, relative to the largest singular value; the best ones of
+# photographs lie inside, or what lies beyond changes hundredths of a decibel.
+_THRESHOLDS = (*np.geomspace(0.2, 0.001, 10), 0.0005)
+_FIXED_THRESHOLD = 0.01  # where the truth is not known: leaves some room for noise
+_RTOL = 1e-4
+# Of pictures too large for one sparse system of equations: the solution of the
+# biharmonic equation hardly depends on samples this far away.
+_TILE, _MARGIN = 384, 32
 
-@register_task
+
 @dataclass(frozen=True, kw_only=True)
-class Colour:
+class ColourOptions(Options):
+    """How pictures are read and sampled."""
+
+    rate: float | None = option(
+        None,
+        "sampling rate, the part of the values of a picture that is sampled "
+        "(default 0.4)",
+        low=0.01,
+        high=0.99,
+        plural="rates",
+    )
+    mask: str | None = option(
+        None, "file with a mask of a picture, true where sampled", plural="masks"
+    )
+    noise: float | None = option(
+        None, "standard deviation of noise in the samples (default 0)", low=0, high=10
+    )
+    crop: int | None = option(
+        None,
+        "crop a picture around its middle to this many pixels a side, at least 32; 0: "
+        "not at all",
+        low=0,
+        high=100_000,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        super().__post_init__()
+        if self.crop and self.crop < _SMALLEST:
+            raise ValueError(f"crop must be 0 or at least {_SMALLEST}, got {self.crop}")
+        if self.rate is not None and self.mask is not None:
+            raise ValueError("rate: not allowed with mask, which says what is sampled")
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Colour(Task):
     """Photographs, of which each channel is sampled at random on its own."""
 
     kind: ClassVar[str] = "colour"
     axes: ClassVar[str] = "B C H W"
-    channels: ClassVar[int] = 3
+    channels: ClassVar[int | None] = 3
+    images: ClassVar[str] = "photographs"
+    reads: ClassVar[str] = (
+        f"a picture ({', '.join(SUFFIXES)}), nor a photograph that comes with svdinv "
+        f"({', '.join(PHOTOS)})"
+    )
+    sampled: ClassVar[str] = "samples"
+    options: ClassVar[type[Options]] = ColourOptions
+    metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
+    endings: ClassVar[tuple[str, ...]] = (".png",)
 
     photographs: tuple[str, ...] = option(
         (), "folders and files of pictures to train on besides those built in"
@@ -72,6 +155,7 @@ class Colour:
         ValueError
             Naming the option.
         """
+        super().__post_init__()
         low, high = self.rates
         if not 0.01 <= low <= high <= 0.99:
             raise ValueError(
@@ -125,6 +209,149 @@ class Colour:
             [image for name, image in images.items() if name not in chosen],
             {name: images[name] for name in sorted(chosen)},
         )
+
+    def origin(self) -> dict[str, str]:
+        """Sum up the user's photographs."""
+        if not self.photographs:
+            return {}
+        return {"photographs": fingerprint(self.photographs)}
+
+    def recognises(self, path: Path) -> bool:
+        """Tell a picture file, or the name of a built-in photograph."""
+        return str(path) in PHOTOS or path.suffix.lower() in SUFFIXES
+
+    def files(self, folder: Path) -> list[Path]:
+        """List the pictures of a folder."""
+        return list(picture_files(folder))
+
+    def read(self, source: str | Path, options: Any) -> Given:
+        """Read a picture, or a built-in photograph; (C, H, W) in [0, 1]."""
+        path = Path(source)
+        built_in = str(source) in PHOTOS
+        image = (
+            photograph(str(source)) if built_in else read_picture(path, largest=None)
+        )
+        image = centre_crop(image, options.crop) if options.crop else image
+        return Given(path.stem, channels_first(image))
+
+    def read_measured(self, file: Datasets) -> Problem:
+        """Read ``samples`` and ``mask``, (3, H, W), and ``truth``, if it is there.
+
+        Samples are of floating point, in [0, 1] apart from noise.
+        """
+        shape = file.shape("samples", "(C, H, W)", (3,))
+        for name in ("mask", "truth") if "truth" in file else ("mask",):
+            file.same(name, shape, "that of samples")
+        if len(shape) != 3 or shape[0] != 3:
+            raise file.error("samples", f"must be (3, H, W), got {shape}")
+        truth = file.real("truth") if "truth" in file else None
+        if truth is not None and not truth.any():
+            raise file.error("truth", "is zero everywhere")
+        samples, mask = file.real("samples"), file.mask()
+        mean = float(samples[mask].mean(dtype=np.float64))  # noise has hardly any
+        if not _LEAST <= mean <= _MOST:
+            raise file.error(
+                "samples",
+                f"must be in [0, 1], apart from noise, and their mean is {mean:.3g}",
+            )
+        return Problem(samples, Sampling(mask), truth=truth)
+
+    def measured(self, problem: Problem) -> dict[str, Any]:
+        """Give ``samples`` and ``mask``."""
+        return {"samples": problem.y, "mask": _mask(problem)}
+
+    def examples(self, options: Any) -> list[Given]:
+        """Give the photographs of `svdinv.unroll.data.TEST`."""
+        return [self.read(name, options) for name in TEST]
+
+    def settings(self, options: Any) -> list[Any]:
+        """Give sampling at 0.4, 0.3 and 0.1, unless the options say more."""
+        if options.rate is not None or options.mask is not None:
+            return [options]
+        return [replace(options, rate=rate) for rate in _RATES]
+
+    def measure(self, given: Given, options: Any) -> Problem:
+        """Sample a picture."""
+        truth = given.image
+        channels, height, width = truth.shape
+        if options.mask is not None:
+            mask = fitted_mask(read_mask(options.mask), truth.shape)
+            setting = "own mask"
+        else:
+            rate = 0.4 if options.rate is None else options.rate
+            rng = np.random.default_rng(options.seed)
+            mask = channels_first(uniform_mask((height, width, channels), rate, rng))
+            setting = f"rate {rate:g}"
+        samples = np.where(mask, truth, np.float32(0))
+        problem = Problem(
+            samples, Sampling(mask), truth=truth, name=given.name, setting=setting
+        )
+        if options.noise:
+            problem = noisy(problem, options.noise, seed=options.seed)
+        return problem
+
+    def baselines(self) -> Mapping[str, Method]:
+        """Give zero-filling, SVT completion and biharmonic inpainting."""
+        return {
+            "zero-filled": zero_filled,
+            "SVT completion": svt_completion,
+            "biharmonic": biharmonic,
+        }
+
+    def views(self, problem: Problem) -> Iterator[View]:
+        """Mirror and turn a colour image in all eight ways.
+
+        Lim et al., EDSR, CVPRW 2017.
+        """
+        mask = _mask(problem)
+        for quarter in range(4):
+            for mirrored in (False, True):
+
+                def turn(x: Any, k: int = quarter, flip: bool = mirrored) -> Any:
+                    turned = np.rot90(x, k, (-2, -1))
+                    return np.ascontiguousarray(turned[..., ::-1] if flip else turned)
+
+                def undo(x: Any, k: int = quarter, flip: bool = mirrored) -> Any:
+                    return np.rot90(x[..., ::-1] if flip else x, -k, (-2, -1))
+
+                y, A = turn(problem.y), Sampling(turn(mask))
+                yield replace(problem, y=y, A=A, truth=None), undo
+
+    def tiled(self, problem: Problem) -> bool:
+        """Tell whether the samples of a tile are all that its image depends on."""
+        return isinstance(problem.A, Sampling)
+
+    def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
+        """Cut out a window."""
+        y = np.ascontiguousarray(problem.y[..., *window])
+        mask = np.ascontiguousarray(_mask(problem)[..., *window])
+        return replace(problem, y=y, A=Sampling(mask), truth=None)
+
+    def finished(self, image: Any) -> Any:
+        """Clip to [0, 1]."""
+        return np.clip(image, 0, 1)
+
+    def decibels(self, problem: Problem, image: Any) -> float:
+        """Give the PSNR."""
+        return psnr(problem.truth, np.clip(image, 0, 1))
+
+    def describe(self, problem: Problem) -> str:
+        """Give the size."""
+        return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
+
+    def shown(self, image: Any) -> Any:
+        """Put channels last."""
+        return channels_last(image)
+
+    def save(self, path: Path, image: Any, problem: Problem) -> None:
+        """Write a PNG."""
+        save_picture(path, channels_last(image))
+
+    def save_panel(
+        self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
+    ) -> None:
+        """Write a picture that compares reconstructions."""
+        save_panel(path, truth, entries, title=title)
 
 
 def training_photographs(
@@ -211,7 +438,7 @@ class Photographs:
     training: list[Image]
     aside: dict[str, Image]
 
-    def batch(self, seed: int, step: int, items: range) -> Batch:
+    def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw patches and masks.
 
         Parameters
@@ -223,8 +450,8 @@ class Photographs:
 
         Returns
         -------
-        Batch
-            Patches (B, 3, H, W), their samples and masks.
+        Problem
+            Samples (B, 3, H, W), what sampled them, and the patches.
         """
         low, high = map(math.log, self.task.rates)
         images, masks = [], []
@@ -235,20 +462,21 @@ class Photographs:
             rate = math.exp(rng.uniform(low, high))
             masks.append(uniform_mask(patch.shape, rate, rng))
         truth, mask = channels_first(np.stack(images)), channels_first(np.stack(masks))
-        return Batch(np.where(mask, truth, np.float32(0)), (mask,), truth)
+        samples = np.where(mask, truth, np.float32(0))
+        return Problem(samples, Sampling(mask), truth=truth)
 
-    def validation(self) -> list[Case]:
+    def validation(self) -> list[Problem]:
         """Give crops of the photographs held aside: at both rates and between them."""
         low, high = self.task.rates
         rates = sorted({low, math.sqrt(low * high), high})
         return [
-            case(name, centre_crop(image, 192), rate, seed=i)
+            sampled(name, centre_crop(image, 192), rate, seed=i)
             for i, (name, image) in enumerate(self.aside.items())
             for rate in rates
         ]
 
 
-def case(name: str, image: Image, rate: float, *, seed: int) -> Case:
+def sampled(name: str, image: Image, rate: float, *, seed: int) -> Problem:
     """Sample a photograph.
 
     Parameters
@@ -258,39 +486,127 @@ def case(name: str, image: Image, rate: float, *, seed: int) -> Case:
     image : ndarray of float32, shape (H, W, 3)
         The photograph, in [0, 1].
     rate : float
-        Sampling rate: the part of the values that is sampled, in (0, 1).
+        Sampling rate: the part of the values that is sampled, in [0.01, 0.99].
     seed : int
         Draws the mask.
 
     Returns
     -------
-    Case
-        With channels first.
+    Problem
+        With channels first; its data are 0 where nothing is sampled.
     """
-    mask = channels_first(uniform_mask(image.shape, rate, np.random.default_rng(seed)))
-    return undersampled(name, f"rate {rate:g}", channels_first(image), mask)
+    given = Given(name, channels_first(image))
+    return Colour().measure(given, ColourOptions(rate=rate, seed=seed))
 
 
-def undersampled(
-    name: str, setting: str, truth: NDArray[np.float32], mask: NDArray[np.bool_]
-) -> Case:
-    """Make a case of a colour image and a mask.
+def fitted_mask(mask: Any, shape: tuple[int, ...]) -> Any:
+    """Repeat a mask (H, W) for all frames or channels.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape.
+    """
+    if mask.shape not in (shape, shape[-2:]):
+        raise ValueError(
+            f"the mask must have the shape {shape}, or {shape[-2:]} for all alike, got "
+            f"{mask.shape}"
+        )
+    return np.ascontiguousarray(np.broadcast_to(mask, shape))
+
+
+def _mask(problem: Problem) -> Any:
+    if not isinstance(problem.A, Sampling):
+        raise TypeError(f"colours are sampled by a mask, not by {problem.A!r}")
+    return problem.A.mask
+
+
+def zero_filled(problem: Problem) -> Estimate:
+    """Give the samples with zeros between them.
 
     Parameters
     ----------
-    name, setting : str
-        Of the case.
-    truth : ndarray of float32, shape (C, H, W)
-        The image.
-    mask : ndarray of bool, shape (C, H, W)
-        True where sampled.
+    problem : Problem
+        Of the task.
 
     Returns
     -------
-    Case
-        Its samples are 0 where nothing is sampled.
+    Estimate
+        The image.
     """
-    return Case(name, setting, np.where(mask, truth, np.float32(0)), (mask,), truth)
+    return Estimate(problem.A.measured(problem.y))
+
+
+def svt_completion(problem: Problem) -> Estimate:
+    """Complete each channel of a colour image as a matrix of low rank.
+
+    Soft-impute (Mazumder, Hastie & Tibshirani, JMLR 2010), with continuation.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The image, and which threshold was taken.
+    """
+    truth, mask = problem.truth, _mask(problem)
+    samples = problem.A.measured(problem.y)
+    if truth is None:
+        fixed = _FIXED_THRESHOLD
+        grid = [t for t in _THRESHOLDS if t > fixed] + [fixed]
+        *_, (threshold, image) = soft_impute_path(samples, mask, grid, rtol=_RTOL)
+        return Estimate(np.clip(image, 0, 1), f"threshold {threshold:.4f} s₁")
+
+    def score(image: Any) -> float:
+        return psnr(truth, np.clip(image, 0, 1))
+
+    threshold, image = best_on_path(samples, mask, score, _THRESHOLDS, rtol=_RTOL)
+    return Estimate(np.clip(image, 0, 1), f"best threshold {threshold:.4f} s₁")
+
+
+def biharmonic(problem: Problem) -> Estimate:
+    """Fill each channel of a colour image by the smoothest surface.
+
+    The solution of the biharmonic equation between the samples (Damelin & Hoang, Int.
+    J. Math. Math. Sci. 2018), as scikit-image computes it; there is no weight.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The image.
+
+    Raises
+    ------
+    ImportError
+        If scikit-image is missing.
+    """
+    mask, samples = _mask(problem), problem.A.measured(problem.y)
+    pairs = zip(samples, mask, strict=True)
+    image = np.stack([_inpainted(channel, known) for channel, known in pairs])
+    return Estimate(np.clip(image, 0, 1).astype(np.float32))
+
+
+def _inpainted(samples: Any, known: Any) -> Any:
+    try:
+        from skimage.restoration import inpaint_biharmonic
+    except ModuleNotFoundError as error:
+        raise explain_missing("skimage", "train") from error
+
+    image = samples.astype(np.float64)
+    height, width = samples.shape
+    for seen, inside, kept in tiles(height, width, _TILE, _MARGIN):
+        if known[kept].all() or not known[seen].any():
+            continue
+        image[kept] = inpaint_biharmonic(samples[seen], ~known[seen])[inside]
+    return image
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:

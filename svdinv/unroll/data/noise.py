@@ -1,0 +1,72 @@
+"""Randomness that belongs to an item, and noise in measured data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from svdinv.unroll.problem import Problem
+
+__all__ = ["generator", "noisy", "white_noise"]
+
+Arrays = NDArray[Any]
+
+
+def generator(*key: int) -> np.random.Generator:
+    """Give the randomness that belongs to a seed, a step and an item."""
+    return np.random.default_rng(key)
+
+
+def white_noise(
+    shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator
+) -> Arrays:
+    """Draw white Gaussian noise of variance 1.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the noise.
+    dtype : dtype
+        float32 or complex64, which is circular: E|n|**2 is 1 then.
+    rng : numpy.random.Generator
+        Draws it.
+
+    Returns
+    -------
+    ndarray
+        The noise.
+    """
+    if np.dtype(dtype).kind != "c":
+        return rng.standard_normal(shape, dtype=np.float32)
+    real, imaginary = rng.standard_normal((2, *shape), dtype=np.float32)
+    return (real + 1j * imaginary) / np.float32(math.sqrt(2))
+
+
+def noisy(problem: Problem, deviation: float, *, seed: int) -> Problem:
+    """Add white Gaussian noise to what was measured.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of NumPy arrays.
+    deviation : float
+        Standard deviation, sqrt(E|n|**2) of complex noise n, relative to the largest
+        value that an image can have: 1 for real ones, the largest magnitude of the
+        truth for complex ones.
+    seed : int
+        Draws the noise.
+
+    Returns
+    -------
+    Problem
+        The same with other data.
+    """
+    y, scale = problem.y, deviation
+    if np.iscomplexobj(y):
+        scale *= float(np.abs(problem.truth).max())
+    noise = white_noise(y.shape, y.dtype, np.random.default_rng([seed, 1]))
+    return replace(problem, y=y + problem.A.measured(np.float32(scale) * noise))

@@ -1,0 +1,270 @@
+"""What a user brings to be reconstructed: images of a task, or measured data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from svdinv.unroll.data._files import FileError, open_hdf5
+from svdinv.unroll.data.measurements import Datasets, text, write_measurement
+from svdinv.unroll.data.series import HDF5_SUFFIXES
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.task import Given, Options, Task, recognise, tasks
+
+__all__ = [
+    "files_of",
+    "holds_measurement",
+    "read",
+    "read_all",
+    "read_measurement",
+    "task_of_file",
+    "write_problem",
+]
+
+
+def write_problem(
+    path: str | Path,
+    task: Task,
+    problem: Problem,
+    *,
+    truth: bool = True,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Write a problem to an HDF5 file that `read_measurement` reads.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; an existing one is replaced, and only by a complete one.
+    task : Task
+        Of the problem.
+    problem : Problem
+        The data.
+    truth : bool
+        Whether to write the truth, where it is known.
+    options : dict, optional
+        How the data were made, written as attributes.
+
+    Raises
+    ------
+    ValueError
+        If an option has a name that is taken.
+    ImportError
+        If h5py is missing.
+    OSError
+        If the file cannot be written.
+    """
+    arrays = task.measured(problem)
+    if truth and problem.truth is not None:
+        arrays["truth"] = problem.truth
+    write_measurement(
+        path,
+        arrays,
+        kind=task.kind,
+        name=problem.name,
+        setting=problem.setting,
+        options=options,
+    )
+
+
+def holds_measurement(path: str | Path) -> bool:
+    """Tell files of measured data from others, such as files of whole series.
+
+    Parameters
+    ----------
+    path : str or Path
+        An HDF5 file.
+
+    Returns
+    -------
+    bool
+        Whether it has the dataset of a task, such as ``kspace`` or ``samples``.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or damaged.
+    ImportError
+        If h5py is missing.
+    """
+    with open_hdf5(path, "an HDF5 file") as file:
+        return any(cls.sampled in file for cls in tasks().values())
+
+
+def read_measurement(path: str | Path) -> tuple[Task, Problem]:
+    """Read measured data, of `write_problem` or in the same layout.
+
+    The attribute ``kind`` names the task; without it, that is told by the dataset of
+    the data, such as ``kspace`` or ``samples``. The attributes ``name`` and
+    ``setting`` may be missing. What the datasets are is said at the tasks'
+    `read_measured`.
+
+    Parameters
+    ----------
+    path : str or Path
+        An HDF5 file.
+
+    Returns
+    -------
+    task : Task
+        Of what.
+    problem : Problem
+        The data.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, damaged or of another form; the message names the
+        dataset. All shapes are checked before any array is read.
+    ImportError
+        If h5py is missing.
+    """
+    with open_hdf5(path, "undersampled data in HDF5") as file:
+        task = _kind(file, path)
+        problem = task.read_measured(Datasets(file, path))
+        name = text(file.attrs.get("name", "")) or Path(path).stem
+        setting = text(file.attrs.get("setting", ""))
+    return task, replace(problem, name=name, setting=setting)
+
+
+def task_of_file(source: str | Path) -> Task:
+    """Tell which task a file is of, by its name and, of HDF5, what is in it.
+
+    Parameters
+    ----------
+    source : str or Path
+        The file, or the name of something built in.
+
+    Returns
+    -------
+    Task
+        The task.
+
+    Raises
+    ------
+    ValueError
+        If there is none for it, or it cannot be read.
+    """
+    path = Path(source)
+    if path.suffix.lower() in HDF5_SUFFIXES and holds_measurement(path):
+        with open_hdf5(path, "undersampled data in HDF5") as file:
+            return _kind(file, path)
+    return recognise(source)
+
+
+def read(source: str | Path, task: Task, options: Options) -> Given | Problem:
+    """Read an image of a task, or measured data.
+
+    Parameters
+    ----------
+    source : str or Path
+        What `task_of_file` took.
+    task : Task
+        What it gave.
+    options : Options
+        The task's.
+
+    Returns
+    -------
+    Given or Problem
+        An image that is yet to be measured, or what was measured, named after the
+        file.
+
+    Raises
+    ------
+    ValueError
+        If it is missing, damaged or of the wrong shape; the message names it.
+    ImportError
+        If what reads such files is missing.
+    """
+    path = Path(source)
+    if path.suffix.lower() in HDF5_SUFFIXES and holds_measurement(path):
+        _, problem = read_measurement(path)
+        return replace(problem, name=path.stem, setting="as measured")
+    return task.read(source, options)
+
+
+def read_all(
+    sources: Sequence[str | Path], task: Task, options: Options
+) -> list[Given | Problem]:
+    """Read several files of one task, and call each by its own name.
+
+    Parameters
+    ----------
+    sources : sequence of str or Path
+        As for `read`.
+    task, options
+        As for `read`.
+
+    Returns
+    -------
+    list of Given or Problem
+        In the same order. Files with one name are called by their paths.
+
+    Raises
+    ------
+    ValueError
+        As `read`, and if one is of another task.
+    """
+    found = []
+    for source in sources:
+        own = task_of_file(source)
+        if own.kind != task.kind:
+            raise ValueError(
+                f"{source} is of the kind {own.kind}, and the weights are for "
+                f"{task.kind}"
+            )
+        found.append(read(source, task, options))
+    names = [given.name for given in found]
+    return [
+        replace(given, name=str(source)) if names.count(given.name) > 1 else given
+        for given, source in zip(found, sources, strict=True)
+    ]
+
+
+def files_of(places: Iterable[str | Path], task: Task) -> list[str | Path]:
+    """List what is named, and what is in the folders that are named.
+
+    Parameters
+    ----------
+    places : iterable of str or Path
+        Files, folders, and names of what is built in.
+    task : Task
+        Whose files of the folders to take.
+
+    Returns
+    -------
+    list of str or Path
+        For `read`; of folders by name.
+
+    Raises
+    ------
+    ValueError
+        If a folder has nothing of that task.
+    """
+    found: list[str | Path] = []
+    for place in places:
+        if Path(place).is_dir():
+            found += task.files(Path(place))
+        else:
+            found.append(place)
+    return found
+
+
+def _kind(file: Any, path: str | Path) -> Task:
+    known = tasks()
+    if "kind" in file.attrs:
+        given = file.attrs["kind"]
+        if (kind := text(given)) in known:
+            return known[kind]()
+        raise FileError(
+            f"{path}: the attribute kind must be {' or '.join(known)}, got "
+            f"{kind or given}"
+        )
+    for cls in known.values():
+        if cls.sampled in file:
+            return cls()
+    due = " nor ".join(cls.sampled for cls in known.values())
+    raise FileError(f"{path} has neither a dataset {due}")

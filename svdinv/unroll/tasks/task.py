@@ -1,0 +1,499 @@
+"""What a task is: everything about what is reconstructed, from what.
+
+The command line, training and evaluation go through the methods of `Task` alone. A new
+task is one file with one subclass: named in a configuration as ``package.module:Class``
+it needs no change here, and with `register` the command line knows it as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.problem import Problem
+
+__all__ = [
+    "Estimate",
+    "Given",
+    "Method",
+    "Options",
+    "Source",
+    "Task",
+    "View",
+    "named",
+    "option",
+    "recognise",
+    "register",
+    "task_of",
+    "tasks",
+]
+
+Arrays: TypeAlias = NDArray[Any]
+
+View: TypeAlias = tuple[Problem, Callable[[Arrays], Arrays]]
+"""An equivalent problem, and what turns its image back into that of the first."""
+
+_T = TypeVar("_T")
+
+
+class Estimate(NamedTuple):
+    """What a method makes of a problem.
+
+    Attributes
+    ----------
+    image : ndarray
+        The image.
+    note : str
+        What the method chose, such as a weight; may be empty.
+    """
+
+    image: Arrays
+    note: str = ""
+
+
+Method: TypeAlias = Callable[[Problem], Estimate]
+"""From a problem to an image."""
+
+
+def option(
+    default: _T,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    plural: str | None = None,
+) -> _T:
+    """Declare an option of a configuration or of the command line.
+
+    Parameters
+    ----------
+    default : immutable
+        Its value where nothing is said.
+    help : str
+        A line of explanation.
+    low, high : float, optional
+        The range of a number, or of each of several, both ends included.
+    plural : str, optional
+        What ``svdinv evaluate`` calls it, which takes several values.
+
+    Returns
+    -------
+    object
+        A dataclass field, which type checkers take for the default.
+    """
+    metadata = {"help": help, "low": low, "high": high, "plural": plural}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_ranges(options: Any) -> None:
+    """Check the numbers of a dataclass against the ranges of its options.
+
+    Raises
+    ------
+    ValueError
+        Naming the first that is out of its range.
+    """
+    for entry in dataclasses.fields(options):
+        low, high = entry.metadata.get("low"), entry.metadata.get("high")
+        value = getattr(options, entry.name)
+        every = value if isinstance(value, tuple) else (value,)
+        for each in every:
+            if isinstance(each, bool) or not isinstance(each, int | float):
+                continue
+            if (low is None or each >= low) and (high is None or each <= high):
+                continue
+            if high is None:
+                due = f"must be at least {low:g}"
+            else:
+                due = f"must lie in [{low:g}, {high:g}]"
+            raise ValueError(f"{entry.name} {due}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How images of a task are read and measured, as the command line takes it.
+
+    Subclasses declare each as an `option`; None stands for what is not said.
+
+    Attributes
+    ----------
+    seed : int
+        Draws whatever is random.
+    """
+
+    seed: int = option(0, "seed of the sampling", low=0, high=2**63 - 1)
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        check_ranges(self)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """List the options but for the seed, which all tasks have."""
+        return [f.name for f in dataclasses.fields(cls) if f.name != "seed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """An image that is to be measured before it is reconstructed.
+
+    Attributes
+    ----------
+    name : str
+        What to call it.
+    image : ndarray
+        The truth.
+    scale : float
+        What it was divided by.
+    note : object
+        As of `Problem`.
+    """
+
+    name: str
+    image: Arrays
+    scale: float = 1.0
+    note: Any = None
+
+
+class Source(Protocol):
+    """Problems to train on, loaded or made."""
+
+    def batch(self, seed: int, step: int, items: range) -> Problem:
+        """Draw items of a step: the same whoever asks, and whatever came before."""
+        ...
+
+    def validation(self) -> list[Problem]:
+        """Give problems that are not trained on, each with its truth."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A kind of reconstruction; its fields are the options of training for it.
+
+    Attributes
+    ----------
+    kind : str
+        Its name, in configurations and on the command line.
+    axes : str
+        Axes of its images, as of a recipe.
+    channels : int or None
+        Channels of its images, if their number is fixed.
+    images : str
+        What its images are called, in messages.
+    reads : str
+        What it reads, in messages.
+    sampled : str
+        Name of the data in measured HDF5 files.
+    options : type
+        How they are read and measured: a subclass of `Options`.
+    metrics : mapping of str to callable
+        ``metric(truth, image)`` by name; the first is shown first.
+    endings : tuple of str
+        Suffixes of files that `save` writes, the first by default.
+    moving : bool
+        Whether there is an animation of its images.
+    """
+
+    kind: ClassVar[str]
+    axes: ClassVar[str]
+    channels: ClassVar[int | None] = None
+    images: ClassVar[str]
+    reads: ClassVar[str]
+    sampled: ClassVar[str]
+    options: ClassVar[type[Options]]
+    metrics: ClassVar[Mapping[str, Callable[..., float]]]
+    endings: ClassVar[tuple[str, ...]]
+    moving: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        check_ranges(self)
+
+    # Training.
+
+    def load(self) -> Source:
+        """Give the problems to train on.
+
+        Raises
+        ------
+        ValueError
+            If data are missing or damaged.
+        """
+        raise NotImplementedError
+
+    def origin(self) -> dict[str, str]:
+        """Sum up the files that are trained on, by the name of their option."""
+        return {}
+
+    # Reading and measuring.
+
+    def recognises(self, path: Path) -> bool:
+        """Tell whether a file, or a name of something built in, is of this task."""
+        raise NotImplementedError
+
+    def files(self, folder: Path) -> list[Path]:
+        """List the files of a folder that are of this task.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
+        raise NotImplementedError
+
+    def read(self, source: str | Path, options: Any) -> Given:
+        """Read an image.
+
+        Raises
+        ------
+        ValueError
+            If it is missing, damaged or of the wrong shape; the message names it.
+        """
+        raise NotImplementedError
+
+    def read_measured(self, file: Any) -> Problem:
+        """Read measured data from an open HDF5 file.
+
+        Parameters
+        ----------
+        file : svdinv.unroll.data.measurements.Datasets
+            The datasets of the file.
+
+        Raises
+        ------
+        ValueError
+            If they are of the wrong shape, or cannot be reconstructed.
+        """
+        raise NotImplementedError
+
+    def measured(self, problem: Problem) -> dict[str, Arrays]:
+        """Give the arrays that `read_measured` reads, by name, but for the truth."""
+        raise NotImplementedError
+
+    def examples(self, options: Any) -> list[Given]:
+        """Give images that no shipped weights were trained on, to evaluate with."""
+        raise NotImplementedError
+
+    def settings(self, options: Any) -> list[Any]:
+        """Give what `svdinv evaluate` compares: several of `options`."""
+        return [options]
+
+    def measure(self, given: Given, options: Any) -> Problem:
+        """Measure an image.
+
+        Raises
+        ------
+        ValueError
+            If the options do not fit the image.
+        """
+        raise NotImplementedError
+
+    # Methods.
+
+    def baselines(self) -> Mapping[str, Method]:
+        """Give the classical methods by name, the cheapest first."""
+        raise NotImplementedError
+
+    def views(self, problem: Problem) -> Iterator[View]:
+        """Give eight equivalent problems, mirrored for example."""
+        raise NotImplementedError
+
+    def tiled(self, problem: Problem) -> bool:
+        """Tell whether large images may be reconstructed tile by tile."""
+        return False
+
+    def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
+        """Give the problem of a tile, where `tiled`."""
+        raise NotImplementedError
+
+    def finished(self, image: Arrays) -> Arrays:
+        """Give an image as it is judged and shown, such as clipped."""
+        return image
+
+    # Judging and showing.
+
+    def judge(self, problem: Problem, image: Arrays) -> dict[str, float]:
+        """Measure how near an image comes to the truth.
+
+        Parameters
+        ----------
+        problem : Problem
+            What was reconstructed.
+        image : ndarray
+            What was found, of the shape of the truth.
+
+        Returns
+        -------
+        dict of str to float
+            The `metrics`; none where the truth is not known.
+        """
+        if problem.truth is None:
+            return {}
+        truth, image = problem.compared(np.asarray(image))
+        truth, image = self.shown(truth), self.shown(image)
+        return {name: metric(truth, image) for name, metric in self.metrics.items()}
+
+    def decibels(self, problem: Problem, image: Arrays) -> float:
+        """Give the number in dB that a training is watched by."""
+        raise NotImplementedError
+
+    def describe(self, problem: Problem) -> str:
+        """Say what an image is, such as its size."""
+        raise NotImplementedError
+
+    def shown(self, image: Arrays) -> Arrays:
+        """Give an image as pictures of it take it."""
+        return image
+
+    def save(self, path: Path, image: Arrays, problem: Problem) -> None:
+        """Write a reconstruction to a file, with one of `endings`."""
+        raise NotImplementedError
+
+    def save_panel(
+        self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
+    ) -> None:
+        """Write a picture that compares reconstructions."""
+        raise NotImplementedError
+
+    def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
+        """Write an animation that compares them, where `moving`."""
+        raise NotImplementedError
+
+
+_TASKS: dict[str, type[Task]] = {}
+
+_Class = TypeVar("_Class", bound=type[Task])
+
+
+def register(cls: _Class) -> _Class:
+    """Let the command line know a task by its `kind`.
+
+    Parameters
+    ----------
+    cls : type
+        A frozen dataclass, subclass of `Task`.
+
+    Returns
+    -------
+    type
+        The same class: this is a decorator.
+    """
+    _TASKS[cls.kind] = cls
+    return cls
+
+
+def tasks() -> dict[str, type[Task]]:
+    """Give the tasks that are registered, by name."""
+    # They register themselves as they are imported.
+    importlib.import_module("svdinv.unroll.tasks")
+    return dict(_TASKS)
+
+
+def named(name: str, base: type, known: Mapping[str, type]) -> type:
+    """Find a class by its name, or import it as ``package.module:Class``.
+
+    Parameters
+    ----------
+    name : str
+        As a configuration has it.
+    base : type
+        What it must be a subclass of.
+    known : mapping of str to type
+        Classes by name.
+
+    Returns
+    -------
+    type
+        The class.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it is something else.
+    """
+    if name in known:
+        return known[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"must be one of {sorted(known)}, or package.module:Class, got {name!r}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{name} is no {base.__name__}")
+    return found
+
+
+def task_of(axes: str | None, channels: int | None = None) -> Task:
+    """Give the task whose images a network makes.
+
+    Parameters
+    ----------
+    axes : str or None
+        Axes of the images, as of a recipe.
+    channels : int, optional
+        Their channels, if the network has a number of them.
+
+    Returns
+    -------
+    Task
+        The first that has such images.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    for cls in tasks().values():
+        if cls.axes == axes and channels in (None, cls.channels):
+            return cls()
+    kinds = " or ".join(cls.images for cls in tasks().values())
+    raise ValueError(f"a network of {kinds} is needed, not of images ({axes})")
+
+
+def recognise(source: str | Path) -> Task:
+    """Tell which task a file is of, or the name of something built in.
+
+    Parameters
+    ----------
+    source : str or Path
+        The file, or the name.
+
+    Returns
+    -------
+    Task
+        The first that recognises it.
+
+    Raises
+    ------
+    ValueError
+        If none does.
+    """
+    for cls in tasks().values():
+        if cls().recognises(Path(source)):
+            return cls()
+    what = ", nor ".join(cls.reads for cls in tasks().values())
+    raise ValueError(f"{source} is neither {what}")
