@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.data.hearts import cropped_series, read_hearts, smooth_phase
 from svdinv.unroll.jobs.colour import shrunk, training_photographs
 from svdinv.unroll.jobs.config import option, register_task
 from svdinv.unroll.jobs.data import Batch, Case, generator, white_noise
 from svdinv.unroll.masks import (
+    equispaced_mask,
     radial_mask,
     variable_density_mask,
     vista_like_mask,
@@ -23,6 +26,7 @@ from svdinv.unroll.phantom import coil_maps, heart
 
 __all__ = [
     "MASKS",
+    "PATTERNS",
     "Cine",
     "Hearts",
     "case",
@@ -41,7 +45,15 @@ MASKS = {
 }
 """Names of the sampling patterns, and what they are."""
 
+PATTERNS = {
+    **MASKS,
+    "equispaced": "1/8 of the phase-encode lines at equal distances, moved each frame",
+}
+"""Those and more, to train on."""
+
 _ACCELERATION = 8
+_MOST_ACCELERATED = 16
+_QUIETEST = 80.0  # dB
 # Series that are never trained on begin here, so that no number of them collides.
 _FIRST_TEST = 1_000_000
 _FIRST_VALIDATION = 2_000_000
@@ -62,7 +74,10 @@ class Cine:
     series: int = option(64, "series of the phantom to train on")
     frames: int = option(12, "frames of each; a step may take a third less")
     size: int = option(128, "rows and columns in pixels")
-    masks: tuple[str, ...] = option(tuple(MASKS), f"of {', '.join(MASKS)}")
+    masks: tuple[str, ...] = option(tuple(MASKS), f"of {', '.join(PATTERNS)}")
+    accelerations: tuple[float, ...] = option(
+        (8.0,), "of which each item draws one: 8 is an eighth of k-space"
+    )
     coils: tuple[int, ...] = option(
         (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
     )
@@ -78,7 +93,22 @@ class Cine:
     noise: float = option(
         0.0, "largest standard deviation of noise, the largest magnitude being 1"
     )
-    validation: int = option(3, "series to watch the training by")
+    snr: tuple[float, ...] = option(
+        (),
+        "lowest and highest signal-to-noise ratio in dB, of the series to the noise in "
+        "it were all of k-space sampled; empty: no such noise",
+    )
+    noisy: float = option(0.5, "share of the items that have noise of such a ratio")
+    real: tuple[str, ...] = option(
+        (), "files .npz and .npy of real series, and folders of them"
+    )
+    real_share: float = option(0.5, "share of the items that are made of these")
+    held_out: tuple[str, ...] = option(
+        (), "names of real series that are not trained on; they validate instead"
+    )
+    validation: int = option(
+        3, "series to watch the training by; held_out series take their place"
+    )
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -96,16 +126,34 @@ class Cine:
         if self.size < 32:
             raise ValueError(f"size must be at least 32, got {self.size}")
         for mask in self.masks:
-            if mask not in MASKS:
-                raise ValueError(f"masks must be of {', '.join(MASKS)}, got {mask!r}")
+            if mask not in PATTERNS:
+                raise ValueError(
+                    f"masks must be of {', '.join(PATTERNS)}, got {mask!r}"
+                )
         if not self.masks:
             raise ValueError("masks must name at least one")
         if not self.coils or min(self.coils) < 0:
             raise ValueError(f"coils must be 0 or more, got {self.coils}")
-        for name in ("perfusion", "textures", "noise"):
+        for name in ("perfusion", "textures", "noise", "noisy", "real_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
+        rates = self.accelerations
+        if not rates or not all(1 <= rate <= _MOST_ACCELERATED for rate in rates):
+            raise ValueError(
+                f"accelerations must lie in [1, {_MOST_ACCELERATED}], got {rates}"
+            )
+        if self.snr:
+            low, high = self.snr if len(self.snr) == 2 else (1.0, 0.0)
+            if not 0 <= low <= high <= _QUIETEST:
+                raise ValueError(
+                    "snr must be two ascending numbers of dB in "
+                    f"[0, {_QUIETEST:g}], or empty, got {self.snr}"
+                )
+            if self.noise:
+                raise ValueError("snr and noise are two ways to say it: give one")
+        if self.held_out and not self.real:
+            raise ValueError("held_out names real series, but real names no files")
 
     def load(self) -> Hearts:
         """Make the series ready, each when it is first needed.
@@ -118,7 +166,8 @@ class Cine:
         Raises
         ------
         ValueError
-            If a picture cannot be read, or is too small.
+            If a picture or a real series cannot be read, or is too small; if
+            `held_out` names one that is not there, or all.
         """
         photos: list[Image] = []
         if self.textures:
@@ -126,7 +175,15 @@ class Cine:
             photos = [image for _, image in sorted(found.items())]
             if min(min(photo.shape[:2]) for photo in photos) < self.size:
                 raise ValueError(f"a photograph is smaller than size, {self.size}")
-        return Hearts(self, photos)
+        real = read_hearts(self.real)
+        missing = [name for name in self.held_out if name not in real]
+        if missing:
+            raise ValueError(
+                f"held_out: no series {missing[0]!r}; there are {', '.join(real)}"
+            )
+        if self.real and len(real) <= len(set(self.held_out)):
+            raise ValueError("real has no series to train on: all are held out")
+        return Hearts(self, photos, real)
 
 
 class Hearts:
@@ -138,10 +195,20 @@ class Hearts:
         The options.
     photos : list of ndarray of float32, shape (H, W, 3)
         Photographs for `moving_photograph`.
+    real : dict of str to ndarray of float32, shape (T, H, W), optional
+        Magnitudes of real series, also of those held out.
     """
 
-    def __init__(self, task: Cine, photos: list[Image]) -> None:
+    def __init__(
+        self,
+        task: Cine,
+        photos: list[Image],
+        real: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
         self.task, self.photos = task, photos
+        real = real or {}
+        self._aside = {name: real[name] for name in task.held_out}
+        self._real = [real[name] for name in real if name not in self._aside]
         kept = task.series + task.validation
         self._series = functools.lru_cache(maxsize=kept)(self._make)
         self._maps = functools.lru_cache(maxsize=64)(
@@ -180,6 +247,12 @@ class Hearts:
         """Give other series, one for each pattern in turn."""
         task = self.task
         cases = []
+        for i, (name, magnitude) in enumerate(self._aside.items()):
+            series = _in_the_middle(magnitude, task.frames, int(1.5 * task.size))
+            mask = task.masks[i % len(task.masks)]
+            cases.append(case(name, series, mask, seed=i))
+        if cases:
+            return cases
         for i in range(task.validation):
             series = self._series(_FIRST_VALIDATION + i)
             mask = task.masks[i % len(task.masks)]
@@ -190,7 +263,11 @@ class Hearts:
         self, rng: np.random.Generator, coils: int, frames: int
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...], NDArray[np.complex64]]:
         task = self.task
-        if rng.random() < task.textures:
+        if self._real and rng.random() < task.real_share:
+            real = self._real[int(rng.integers(len(self._real)))]
+            part = cropped_series(real, frames, task.size, rng)
+            series = part * smooth_phase(frames, task.size, rng)
+        elif rng.random() < task.textures:
             photo = self.photos[int(rng.integers(len(self.photos)))]
             series = moving_photograph(photo, frames, task.size, rng)
         else:
@@ -206,13 +283,22 @@ class Hearts:
         series = np.roll(series, shift, (-2, -1))
         series = series * np.exp(2j * np.pi * rng.random(), dtype=np.complex64)
         pattern = str(rng.choice(task.masks))
-        mask = sampling(pattern, series.shape, rng)
+        # Nothing is drawn of one, so that older configurations give the same.
+        several = len(task.accelerations) > 1
+        rate = task.accelerations[
+            rng.integers(len(task.accelerations)) if several else 0
+        ]
+        mask = sampling(pattern, series.shape, rng, rate)
         maps = self._maps(coils, int(rng.integers(16))) if coils else None
         kspace = measured(series, mask, maps)
         if task.noise:  # also where nothing is sampled: nobody looks there
             deviation = np.float32(task.noise * rng.random())
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + deviation * noise
+        if task.snr and rng.random() < task.noisy:
+            power = np.mean(np.abs(series) ** 2) / 10 ** (rng.uniform(*task.snr) / 10)
+            noise = white_noise(kspace.shape, kspace.dtype, rng)
+            kspace = kspace + np.float32(np.sqrt(power)) * noise
         given = (mask,) if maps is None else (mask, maps)
         return kspace, given, np.ascontiguousarray(series)
 
@@ -352,6 +438,18 @@ def warped(
     return np.maximum(np.stack(frames), 0)
 
 
+def _in_the_middle(
+    magnitude: NDArray[np.float32], frames: int, size: int
+) -> NDArray[np.complex64]:
+    """Crop a real series around its middle, and give it a phase that is always one."""
+    H, W = magnitude.shape[1:]
+    side = min(size, H, W)
+    top, left = (H - side) // 2, (W - side) // 2
+    part = magnitude[:frames, top : top + side, left : left + side]
+    phase = smooth_phase(len(part), side, np.random.default_rng(0))
+    return part / np.float32(part.max() or 1) * phase
+
+
 def unseen_series(
     index: int, frames: int = 12, size: int = 128
 ) -> NDArray[np.complex64]:
@@ -376,8 +474,9 @@ def sampling(
     name: str,
     shape: tuple[int, ...],
     rng: np.random.Generator,
+    acceleration: float = _ACCELERATION,
 ) -> NDArray[np.bool_]:
-    """Draw a sampling pattern of `MASKS`.
+    """Draw a sampling pattern of `PATTERNS`.
 
     Parameters
     ----------
@@ -387,6 +486,9 @@ def sampling(
         (T, H, W).
     rng : numpy.random.Generator
         Source of the randomness.
+    acceleration : float
+        One part in this many of k-space is sampled; of radial lines as many are taken
+        as that is of the rows.
 
     Returns
     -------
@@ -396,17 +498,19 @@ def sampling(
     Raises
     ------
     ValueError
-        If there is no such pattern.
+        If there is no such pattern, or nothing would be left.
     """
     frames, height, width = shape
     if name == "radial":
-        lines = max(1, round((height + width) / 2 / _ACCELERATION))
+        lines = max(1, round((height + width) / 2 / acceleration))
         return radial_mask(shape, lines, rng=rng)
     if name == "variable-density":
-        return variable_density_mask(shape, 1 / _ACCELERATION, rng)
+        return variable_density_mask(shape, 1 / acceleration, rng)
     if name == "vista":
-        return vista_like_mask((frames, height, width), _ACCELERATION, rng)
-    raise ValueError(f"mask must be one of {', '.join(MASKS)}, got {name!r}")
+        return vista_like_mask((frames, height, width), acceleration, rng)
+    if name == "equispaced":
+        return equispaced_mask((frames, height, width), acceleration, rng=rng)
+    raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
 
 
 def measured(
