@@ -179,7 +179,9 @@ def main() -> int:
         def on_step(step: int, loss: float) -> None:
             smooth = mean(loss)
             if rank == 0 and step % 20 == 0:
-                print(f"{step} {smooth:.4f} {time.monotonic() - began:.0f} s", flush=True)
+                print(
+                    f"{step} {smooth:.4f} {time.monotonic() - began:.0f} s", flush=True
+                )
 
         def on_validation(step: int, decibels: float) -> None:
             if rank == 0:

@@ -49,6 +49,7 @@ CASES = {
     "T2LR": T2LR(**SMALL),
     "LLS": LLS(**SMALL, block=4, static=1, start=(1, 2)),
     "LLS, coils": LLS(**SMALL, block=3),
+    "LLS, noise, coils": LLS(**SMALL, block=3, noise=True),
     "Unrolled, ISTA": Unrolled(
         cells=2, scheme=ISTA(), prior=Convolved(4), kind="image"
     ),

@@ -13,6 +13,7 @@ import io
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,7 +199,7 @@ def _mirrored(index: NDArray[np.int_], n: int) -> NDArray[np.int_]:
     return np.where(index < n, index, 2 * n - 2 - index)
 
 
-def _scaled(magnitude: NDArray[np.generic]) -> Series:
+def _scaled(magnitude: NDArray[Any]) -> Series:
     largest = float(magnitude.max())
     return (magnitude / (largest or 1.0)).astype(np.float32)
 
@@ -220,10 +221,12 @@ def _files(places: Sequence[str]) -> Iterator[Path]:
                 yield file
 
 
-def _arrays(file: Path) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    if file.suffix == ".npy":
-        yield file.stem, np.load(file, allow_pickle=False)
-        return
-    with np.load(file, allow_pickle=False) as archive:
-        for key in archive.files:
-            yield key, archive[key]
+def _arrays(file: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    # Opened here, because NumPy leaves a damaged archive open.
+    with file.open("rb") as stream:
+        if file.suffix == ".npy":
+            yield file.stem, np.load(stream, allow_pickle=False)
+            return
+        with np.load(stream, allow_pickle=False) as archive:
+            for key in archive.files:
+                yield key, archive[key]

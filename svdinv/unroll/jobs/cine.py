@@ -296,7 +296,8 @@ class Hearts:
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + deviation * noise
         if task.snr and rng.random() < task.noisy:
-            power = np.mean(np.abs(series) ** 2) / 10 ** (rng.uniform(*task.snr) / 10)
+            ratio = rng.uniform(task.snr[0], task.snr[1])
+            power = np.mean(np.abs(series) ** 2) / 10 ** (ratio / 10)
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + np.float32(np.sqrt(power)) * noise
         given = (mask,) if maps is None else (mask, maps)

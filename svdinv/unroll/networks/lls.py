@@ -78,7 +78,7 @@ _RESTART = 10  # iterations
 _CONCAVE = 1.5  # where the penalty turns from linear to logarithmic, in thresholds
 # Noise relative to the series that is told from none: about 50 dB below it.
 _FAINT = 0.003
-_EULER = 0.5772156649
+_EULER = 0.5772156649  # Euler's constant
 
 
 @register
@@ -292,15 +292,18 @@ def _deviation(y: Array, A: Operator, scale: Array) -> Array:
     total = xp.sum(weight, axis=axes)
     some = total > 0
     mean = xp.sum(weight * logarithm, axis=axes) / xp.where(some, total, 1 + 0 * total)
-    # The logarithm of an exponential variable is Euler's constant less, in the mean.
+    # The mean logarithm of noise is less than that of its mean energy by _EULER.
     deviation = xp.exp((mean + _EULER) / 2)
     return xp.where(some, deviation, xp.zeros_like(deviation))
 
 
 def _outer(size: Any, like: Array, xp: Namespace) -> Array:
     """Give weights along an axis of k-space: 0 in the middle, 1 at the border."""
-    offset = (count_up(size, like, xp) - size // 2) / (size // 2 + 1)
-    return offset**4
+    index = count_up(size, like, xp)
+    # Counted, because a graph of TensorFlow need not know the size.
+    middle = xp.sum(xp.ones_like(index)) / 2
+    square = ((index - middle) / (middle + 1)) ** 2
+    return square * square
 
 
 def _level(deviation: Array, scale: Array, series: Array, xp: Namespace) -> Array:
