@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
+
+if TYPE_CHECKING:
+    from svdinv.unroll.tasks.task import Options, Task
 
 __all__ = [
     "NETWORKS",
     "Parser",
     "Subparsers",
     "add_computing",
+    "add_task_options",
     "complain",
     "duration",
     "natural",
     "need",
-    "noise",
     "positive",
     "rate",
     "same_file",
+    "task_options",
+    "task_settings",
     "writable_folder",
 ]
 
@@ -37,7 +45,22 @@ _PACKAGES = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-lear
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that complains in one line."""
+    """Argument parser that complains in one line.
+
+    Attributes
+    ----------
+    late : callable or None
+        Declares the arguments that are dear to import, once this parser is at work.
+    """
+
+    late: Callable[[Parser], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Declare what is left to declare, then parse."""
+        if self.late is not None:
+            declare, self.late = self.late, None
+            declare(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2."""
@@ -77,17 +100,173 @@ def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """Declare ``--seed``, ``--threads`` and ``--device`` of a reconstruction."""
     parser.add_argument(
-        "--seed", type=natural, default=0, help="seed of the sampling (default 0)"
+        "--seed", type=seed, default=0, help="seed of the sampling (default 0)"
     )
     parser.add_argument(
         "--threads",
-        type=positive,
-        default=1,
-        help="threads to compute with (default 1)",
+        type=threads,
+        default=None,
+        help="threads to compute with (default: those that PyTorch takes)",
     )
     parser.add_argument(
-        "--device", default="cpu", help="where the network computes (default cpu)"
+        "--device",
+        default="auto",
+        help="where the network computes: cpu, cuda, or auto, a GPU if there is one "
+        "(default auto)",
     )
+
+
+def add_task_options(parser: Parser, *, several: bool) -> None:
+    """Declare the options of all tasks: how their images are read and measured.
+
+    Parameters
+    ----------
+    parser : Parser
+        Of the command, which does so when it is at work: tasks take long to import.
+    several : bool
+        Whether those that have a plural take several values, under that name.
+    """
+    parser.late = partial(_declare, several=several)
+
+
+def _declare(parser: Parser, *, several: bool) -> None:
+    try:
+        from svdinv.unroll.tasks import tasks
+    except ImportError:  # what is missing is said by the command
+        return
+    found: dict[str, tuple[Any, type, list[str]]] = {}
+    for cls in tasks().values():
+        hints = get_type_hints(cls.options)
+        for entry in dataclasses.fields(cls.options):
+            if entry.name == "seed":
+                continue
+            inner = [h for h in get_args(hints[entry.name]) if h is not type(None)]
+            known = found.setdefault(entry.name, (entry, inner[0], []))
+            if entry.metadata["help"] not in known[2]:
+                known[2].append(entry.metadata["help"])
+    for name, (entry, kind, helps) in found.items():
+        plural = entry.metadata.get("plural") if several else None
+        text = "; ".join(helps)
+        parser.add_argument(
+            f"--{(plural or name).replace('_', '-')}",
+            dest=name,
+            type={int: _whole, float: _number, str: str}[kind],
+            nargs="+" if plural else None,
+            metavar=None if kind is int else name.upper(),
+            help=text.replace("%", "%%"),
+        )
+
+
+def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Options:
+    """Give the options of a task, and refuse those of others.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of the command line.
+    task : Task
+        The task.
+    what : str
+        What the options are for, for messages, such as "cat.png is a picture".
+
+    Returns
+    -------
+    Options
+        The task's.
+
+    Raises
+    ------
+    ValueError
+        If an option is of another task, or has a value that will not do.
+    """
+    (options,) = task_settings(arguments, task, what)
+    return options
+
+
+def task_settings(
+    arguments: argparse.Namespace, task: Task, what: str
+) -> list[Options]:
+    """Give the options of a task for all that several values of them make.
+
+    Parameters
+    ----------
+    arguments, task, what
+        As for `task_options`.
+
+    Returns
+    -------
+    list of Options
+        One for every combination.
+
+    Raises
+    ------
+    ValueError
+        As `task_options`.
+    """
+    from svdinv.unroll.tasks import tasks
+
+    every = {name for cls in tasks().values() for name in cls.options.names()}
+    given = {name: getattr(arguments, name, None) for name in sorted(every)}
+    given = {name: value for name, value in given.items() if value is not None}
+    fields = {f.name: f for f in dataclasses.fields(task.options)}
+    lists = {}
+    for name, value in given.items():
+        if name not in fields:
+            flag = _flag(name, isinstance(value, list), task)
+            raise ValueError(f"argument {flag}: has no use, for {what}")
+        values = value if isinstance(value, list) else [value]
+        if len({str(each) for each in values}) < len(values):
+            flag = _flag(name, True, task)
+            raise ValueError(f"argument {flag}: names one twice")
+        lists[name] = values
+    settings = []
+    for values in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, values, strict=True))
+        try:
+            settings.append(task.options(seed=arguments.seed, **chosen))
+        except ValueError as error:
+            name, _, rest = str(error).partition(" ")
+            bare = name.rstrip(":")
+            if bare not in fields:
+                raise
+            flag = _flag(bare, isinstance(given.get(bare), list), task)
+            raise ValueError(f"argument {flag}: {rest}") from error
+    return settings
+
+
+def _flag(name: str, several: bool, task: Task) -> str:
+    from svdinv.unroll.tasks import tasks
+
+    plural = None
+    for cls in (type(task), *tasks().values()):
+        for entry in dataclasses.fields(cls.options):
+            if entry.name == name:
+                plural = plural or entry.metadata.get("plural")
+    return "--" + ((plural if several else None) or name).replace("_", "-")
+
+
+def seed(text: str) -> int:
+    """Read a seed."""
+    return _within(text, 0, 2**63 - 1)
+
+
+def threads(text: str) -> int:
+    """Read a number of threads."""
+    return _within(text, 1, 1024)
+
+
+def _within(text: str, low: int, high: int) -> int:
+    value = _whole(text)
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"must lie in [{low}, {high}], got {text}")
+    return value
+
+
+def folder(text: str) -> Path:
+    """Read a path; an empty one, as of a variable that is not set, is refused."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(text)
 
 
 def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
@@ -110,14 +289,6 @@ def rate(text: str) -> float:
     value = _number(text)
     if not 0.01 <= value <= 0.99:  # a patch of 32 x 32 needs some samples
         raise argparse.ArgumentTypeError(f"must lie in [0.01, 0.99], got {text}")
-    return value
-
-
-def noise(text: str) -> float:
-    """Read a standard deviation of noise, relative to the largest value."""
-    value = _number(text)
-    if not 0 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"must lie in [0, 10], got {text}")
     return value
 
 

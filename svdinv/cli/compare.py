@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from svdinv.cli.arguments import (
     NETWORKS,
     Subparsers,
+    folder,
     need,
     positive,
     rate,
@@ -71,7 +72,7 @@ def add(commands: Subparsers) -> None:
     compare.set_defaults(parser=compare, run=run)
     compare.add_argument(
         "--output",
-        type=Path,
+        type=folder,
         default=Path("study"),
         metavar="DIR",
         help="folder for all that is written; a study that was begun there with the "

@@ -9,6 +9,7 @@ from svdinv.cli.arguments import (
     NETWORKS,
     Subparsers,
     duration,
+    folder,
     natural,
     need,
     positive,
@@ -70,7 +71,7 @@ def add(commands: Subparsers) -> None:
     )
     demo.add_argument(
         "--output",
-        type=Path,
+        type=folder,
         default=Path("demo-output"),
         metavar="DIR",
         help="folder for the picture",

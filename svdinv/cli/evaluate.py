@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
     NETWORKS,
     Subparsers,
     add_computing,
+    add_task_options,
+    folder,
     natural,
     need,
-    rate,
+    task_settings,
     writable_folder,
 )
 
 if TYPE_CHECKING:
-    from svdinv.unroll.evaluation.inputs import Input, Sampler
+    from svdinv.unroll.tasks.task import Options, Task
 
 __all__ = ["add", "run"]
 
 _NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
-_RATES = (0.4, 0.3, 0.1)
 _CROP = 256
 
 _EPILOG = """\
@@ -60,8 +61,9 @@ def add(commands: Subparsers) -> None:
         "weights",
         nargs="?",
         default="colour",
-        metavar="colour|cine|FILE.safetensors",
-        help="weights that come with svdinv (default colour), or a file of others",
+        metavar="colour|cine|PATH",
+        help="weights that come with svdinv (default colour), a file of others, or the "
+        "folder of a training",
     )
     evaluate.add_argument(
         "--images",
@@ -71,32 +73,7 @@ def add(commands: Subparsers) -> None:
         ".h5), and folders of them, instead of the eight that no weights in svdinv "
         "were trained on; give others if yours were",
     )
-    evaluate.add_argument(
-        "--rates",
-        nargs="+",
-        type=rate,
-        metavar="RATE",
-        help="sampling rates of photographs, from 0.01 to 0.99 (default 0.4 0.3 0.1)",
-    )
-    evaluate.add_argument(
-        "--crop",
-        type=natural,
-        metavar="PIXELS",
-        help="crop photographs around their middle to this many pixels a side, at "
-        "least 32 (default 256; 0: not at all)",
-    )
-    evaluate.add_argument(
-        "--masks",
-        nargs="+",
-        metavar="MASK",
-        help="sampling patterns of series: radial, variable-density, vista (default "
-        "all three)",
-    )
-    evaluate.add_argument(
-        "--coils",
-        type=natural,
-        help="number of simulated receive coils for series (default 0: none)",
-    )
+    add_task_options(evaluate, several=True)
     evaluate.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
@@ -119,10 +96,15 @@ def add(commands: Subparsers) -> None:
     )
     evaluate.add_argument(
         "--output",
-        type=Path,
+        type=folder,
         default=Path("svdinv-evaluation"),
         metavar="DIR",
         help="folder for all that is written (default svdinv-evaluation)",
+    )
+    evaluate.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an evaluation that the folder holds",
     )
     add_computing(evaluate)
 
@@ -141,24 +123,34 @@ def run(arguments: argparse.Namespace) -> int:
         methods_of,
         sampled,
     )
-    from svdinv.unroll.evaluation.inference import check_device, kind_of, open_network
+    from svdinv.unroll.evaluation.inference import (
+        device_of,
+        open_network,
+        task_of_network,
+    )
 
-    torch.set_num_threads(arguments.threads)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     try:
-        check_device(arguments.device)
-        network = open_network(arguments.weights, arguments.device)
-        kind = kind_of(network)
-        samplers = _samplers(arguments, kind)
-        images = _images(arguments, kind)
+        device = device_of(arguments.device)
+        network = open_network(arguments.weights, device)
+        task = task_of_network(network)
+        settings = _settings(arguments, task)
+        images = _images(arguments, task, settings[0])
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
+    if (output / RESULTS).exists() and not arguments.overwrite:
+        parser.error(
+            f"argument --output: {output} holds {RESULTS} already; --overwrite "
+            "replaces it"
+        )
     methods = methods_of(
         network,
-        kind,
+        task,
         baselines=arguments.baselines,
         ensemble=arguments.ensemble,
-        device=arguments.device,
+        device=device,
     )
     weights = sum(p.numel() for p in network.parameters())
     print(
@@ -167,10 +159,10 @@ def run(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     evaluation = evaluate(
-        sampled(images, samplers),
+        sampled(task, images, settings),
         methods,
         output,
-        kind=kind,
+        task=task,
         title=f"Evaluation of {arguments.weights}, seed {arguments.seed}",
         panels=arguments.panels,
     )
@@ -182,54 +174,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 130
 
 
-def _samplers(arguments: argparse.Namespace, kind: str) -> list[Sampler]:
-    """Check the options of the sampling, and give one sampler for each setting."""
-    from svdinv.unroll.evaluation.inputs import Sampler
-    from svdinv.unroll.tasks.cine import MASKS
-
-    alien = ("masks", "coils") if kind == "colour" else ("rates", "crop")
-    for name in alien:
-        if getattr(arguments, name) is not None:
-            kinds = ("series", "photographs")
-            what, ours = kinds if kind == "colour" else reversed(kinds)
-            raise ValueError(
-                f"argument --{name}: is for {what}, and these weights are for {ours}"
-            )
-    for name in ("rates", "masks"):
-        given = getattr(arguments, name) or ()
-        if len({str(value) for value in given}) < len(given):
-            raise ValueError(f"argument --{name}: names one twice")
-    if arguments.crop is not None and 0 < arguments.crop < 32:
-        raise ValueError(
-            f"argument --crop: must be 0 or at least 32, got {arguments.crop}"
-        )
-    seed = arguments.seed
-    if kind == "colour":
-        return [Sampler(rate=value, seed=seed) for value in arguments.rates or _RATES]
-    masks = arguments.masks or list(MASKS)
-    for mask in masks:
-        if mask not in MASKS:
-            raise ValueError(
-                f"argument --masks: {mask!r} is none of {', '.join(MASKS)}"
-            )
-    coils = arguments.coils or 0
-    return [Sampler(mask=mask, coils=coils, seed=seed) for mask in masks]
+def _settings(arguments: argparse.Namespace, task: Task) -> list[Options]:
+    """Check the options, and give one of them for each setting."""
+    if "crop" in task.options.names() and arguments.crop is None:
+        arguments.crop = _CROP
+    settings = task_settings(arguments, task, f"these weights are for {task.images}")
+    return settings if len(settings) > 1 else task.settings(settings[0])
 
 
-def _images(arguments: argparse.Namespace, kind: str) -> list[Input]:
-    from svdinv.unroll.evaluation.evaluation import default_images
-    from svdinv.unroll.evaluation.inputs import files_of, read_inputs
+def _images(arguments: argparse.Namespace, task: Task, options: Options) -> list[Any]:
+    from svdinv.unroll.tasks.reading import files_of, read_all
 
-    crop = _CROP if arguments.crop is None else arguments.crop
     if not arguments.images:
-        return default_images(kind, crop)
-    images = read_inputs(files_of(arguments.images, kind), crop=crop)
+        return task.examples(options)
+    images = read_all(files_of(arguments.images, task), task, options)
     for image in images:
-        if image.kind != kind:
-            raise ValueError(
-                f"argument --images: {image.name} is of the kind {image.kind}, and the "
-                f"weights are for {kind}"
-            )
-        if image.truth is None:
+        if getattr(image, "truth", image) is None:
             raise ValueError(f"argument --images: {image.name} holds no truth")
     return images

@@ -1,4 +1,4 @@
-"""``svdinv reconstruct``: one picture or series, by the weights that come with it."""
+"""``svdinv reconstruct``: pictures or series, by the weights that come with it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from svdinv.cli.arguments import (
     NETWORKS,
     Subparsers,
     add_computing,
-    natural,
+    add_task_options,
+    folder,
     need,
-    positive,
-    rate,
     same_file,
+    task_options,
     writable_folder,
 )
 
 if TYPE_CHECKING:
-    from svdinv.unroll.evaluation.inputs import Input, Sampler
+    from svdinv.unroll.evaluation.reconstruction import Files
+    from svdinv.unroll.problem import Problem
+    from svdinv.unroll.tasks.task import Task
 
 __all__ = ["add", "run"]
 
@@ -35,6 +37,7 @@ examples:
   svdinv reconstruct scan.npz --mask vista --coils 8
   svdinv reconstruct scan.mat --key images --time-axis 2
   svdinv reconstruct raw.h5 --output out.npz     k-space, as svdinv data writes it
+  svdinv reconstruct *.h5 --output results       each of several files
 
 A picture or a series is sampled first, then reconstructed, so that the result can be
 compared with the truth. An .h5 file with kspace, mask and perhaps maps is taken as it
@@ -60,36 +63,19 @@ def add(commands: Subparsers) -> None:
     )
     reconstruct.set_defaults(parser=reconstruct, run=run)
     reconstruct.add_argument(
-        "input",
+        "inputs",
         metavar="INPUT",
+        nargs="+",
         help="picture (.png, .jpg, ...), name of a built-in photograph, series (.npz, "
-        ".npy, .mat, .h5; complex or magnitudes), or measured samples (.h5)",
+        ".npy, .mat, .h5; complex or magnitudes), or measured data (.h5)",
     )
-    how = reconstruct.add_mutually_exclusive_group()
-    how.add_argument(
-        "--rate",
-        type=rate,
-        help="sampling rate, the part of the values of a picture that is sampled "
-        "(default 0.4)",
-    )
-    how.add_argument(
-        "--mask",
-        metavar="NAME_OR_FILE",
-        help="how the k-space of a series is sampled: radial (default), "
-        "variable-density, vista; or a file with a mask, true where sampled, also for "
-        "pictures",
-    )
-    reconstruct.add_argument(
-        "--coils",
-        type=natural,
-        help="number of simulated receive coils for a series (default 0: none)",
-    )
+    add_task_options(reconstruct, several=False)
     reconstruct.add_argument(
         "--weights",
-        type=Path,
-        metavar="FILE",
-        help="weights.safetensors of svdinv train, instead of those that come with "
-        "svdinv",
+        type=folder,
+        metavar="PATH",
+        help="weights.safetensors of svdinv train, or the folder with it, instead "
+        "of those that come with svdinv",
     )
     reconstruct.add_argument(
         "--ensemble",
@@ -104,24 +90,8 @@ def add(commands: Subparsers) -> None:
         f"more than {_MOST_PIXELS / 1e6:g} million pixels)",
     )
     reconstruct.add_argument(
-        "--crop",
-        type=positive,
-        metavar="PIXELS",
-        help="crop a picture around its middle to this many pixels a side, at least 32",
-    )
-    reconstruct.add_argument(
-        "--key", help="which array of the file holds the series, if there are several"
-    )
-    reconstruct.add_argument(
-        "--time-axis",
-        type=int,
-        default=-3,
-        metavar="AXIS",
-        help="which axis of that array is time (default -3; MATLAB's H x W x T: 2)",
-    )
-    reconstruct.add_argument(
         "--output",
-        type=Path,
+        type=folder,
         default=Path("svdinv-output"),
         metavar="PATH",
         help="folder, or file of the reconstruction (.png, or .npz, .npy, .h5); the "
@@ -137,95 +107,87 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from svdinv.unroll.evaluation.inference import check_device, kind_of, open_network
-    from svdinv.unroll.evaluation.inputs import read_input
-    from svdinv.unroll.evaluation.reconstruction import files, reconstruct
+    from svdinv.unroll.evaluation.inference import device_of
+    from svdinv.unroll.evaluation.reconstruction import reconstruct
 
-    torch.set_num_threads(arguments.threads)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     try:
-        check_device(arguments.device)
-        if arguments.crop is not None and arguments.crop < 32:
-            raise ValueError(
-                f"argument --crop: must be at least 32, got {arguments.crop}"
-            )
-        given = read_input(
-            arguments.input,
-            crop=arguments.crop or 0,
-            key=arguments.key,
-            time_axis=arguments.time_axis,
-        )
-        case = _sampler(arguments, given).case(given)
-        network = open_network(arguments.weights or given.kind, arguments.device)
-        if kind_of(network) != given.kind:
-            raise ValueError(
-                f"argument --weights: these are for {kind_of(network)}, but "
-                f"{arguments.input} is of the kind {given.kind}"
-            )
-        written = files(arguments.output, given)
-        for path in written:
-            if path is not None and same_file(path, arguments.input):
-                raise ValueError(f"argument --output: would replace {path}")
+        device = device_of(arguments.device)
+        work = [_prepared(arguments, source, device) for source in arguments.inputs]
+        _check_apart([written for *_, written in work])
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
-    if written.image.suffix.lower() in (".h5", ".hdf5"):
-        need(parser, ("h5py",), "mri")
-    writable_folder(parser, "--output", written.image.parent)
-    baselines = arguments.baselines
-    if baselines is None:
-        height, width = given.shape[-2:]
-        baselines = given.kind == "cine" or height * width <= _MOST_PIXELS
-    size = "x".join(map(str, given.shape[-2:]))
-    frames = f"{given.shape[0]} frames of " if given.kind == "cine" else ""
-    print(
-        f"{given.name}: {frames}{size} pixels, {case.setting}, seed {arguments.seed}\n",
-        flush=True,
-    )
-    done = reconstruct(
-        given,
-        case,
-        network,
-        written,
-        baselines=baselines,
-        ensemble=arguments.ensemble,
-        device=arguments.device,
-    )
-    if not done:
-        print("Interrupted: nothing was written.")
-        return 130
-    print("\n" + "\n".join(f"Written: {path}" for path in written if path))
+    for *_, written in work:
+        if written.image.suffix.lower() in (".h5", ".hdf5"):
+            need(parser, ("h5py",), "mri")
+        writable_folder(parser, "--output", written.image.parent)
+    for task, problem, network, written in work:
+        baselines = arguments.baselines
+        if baselines is None:
+            height, width = problem.y.shape[-2:]
+            baselines = task.moving or height * width <= _MOST_PIXELS
+        print(
+            f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
+            f"{arguments.seed}\n",
+            flush=True,
+        )
+        done = reconstruct(
+            task,
+            problem,
+            network,
+            written,
+            baselines=baselines,
+            ensemble=arguments.ensemble,
+            device=device,
+        )
+        if not done:
+            print("Interrupted: nothing was written.")
+            return 130
+        print("\n" + "\n".join(f"Written: {path}" for path in written if path))
     return 0
 
 
-def _sampler(arguments: argparse.Namespace, given: Input) -> Sampler:
-    """Check the options of the sampling against what is to be sampled."""
-    from svdinv.unroll.evaluation.inputs import Sampler, read_mask
-    from svdinv.unroll.tasks.cine import MASKS
+def _prepared(
+    arguments: argparse.Namespace, source: str, device: str
+) -> tuple[Task, Problem, Any, Files]:
+    """Check an input and the options against each other."""
+    from svdinv.unroll.evaluation.inference import open_network, task_of_network
+    from svdinv.unroll.evaluation.reconstruction import files
+    from svdinv.unroll.problem import Problem
+    from svdinv.unroll.tasks.reading import read, task_of_file
 
-    options: dict[str, Any] = {
-        name: getattr(arguments, name)
-        for name in ("rate", "mask", "coils")
-        if getattr(arguments, name) is not None
-    }
-    alien, what = ["coils"], "is a picture"
-    if given.kind == "cine":
-        alien, what = ["rate"], "is a series"
-    if given.samples is not None:
-        alien, what = ["rate", "mask", "coils"], "is sampled already"
-    for name in alien:
-        if name in options:
-            raise ValueError(
-                f"argument --{name}: has no use, for {arguments.input} {what}"
-            )
-    mask = options.get("mask")
-    if mask is not None and (mask not in MASKS or given.kind == "colour"):
-        if mask in MASKS:
-            raise ValueError(
-                f"argument --mask: {mask} samples k-space, and {arguments.input} is a "
-                "picture: choose a --rate, or a file with a mask"
-            )
-        if not Path(mask).suffix:
-            raise ValueError(
-                f"argument --mask: {mask!r} is none of {', '.join(MASKS)}, nor a file"
-            )
-        options["mask"] = read_mask(mask, time_axis=arguments.time_axis)
-    return Sampler(**options, seed=arguments.seed)
+    task = task_of_file(source)
+    options = task_options(arguments, task, f"{source} is one of {task.images}")
+    given = read(source, task, options)
+    if isinstance(given, Problem):
+        for name in task.options.names():
+            if getattr(arguments, name) is not None:
+                raise ValueError(
+                    f"argument --{name.replace('_', '-')}: has no use, for {source} is "
+                    "measured already"
+                )
+        problem = given
+    else:
+        problem = task.measure(given, options)
+    network = open_network(arguments.weights or task.kind, device)
+    own = task_of_network(network)
+    if own.kind != task.kind:
+        raise ValueError(
+            f"argument --weights: these are for {own.kind}, but {source} is of the "
+            f"kind {task.kind}"
+        )
+    if len(arguments.inputs) > 1 and arguments.output.suffix[1:2].isalpha():
+        raise ValueError("argument --output: must be a folder for several inputs")
+    written = files(arguments.output, task, problem.name)
+    for path in written:
+        if path is not None and same_file(path, source):
+            raise ValueError(f"argument --output: would replace {path}")
+    return task, problem, network, written
+
+
+def _check_apart(every: list[Files]) -> None:
+    images = [written.image for written in every]
+    for image in images:
+        if images.count(image) > 1:
+            raise ValueError(f"argument INPUT: two of them would be written to {image}")

@@ -11,9 +11,11 @@ from svdinv.cli.arguments import (
     NETWORKS,
     Parser,
     Subparsers,
-    natural,
+    folder,
     need,
     positive,
+    seed,
+    threads,
     writable_folder,
 )
 
@@ -60,13 +62,13 @@ def add(commands: Subparsers) -> None:
         metavar="colour|cine|FILE.toml",
         help="what to train: a configuration that comes with svdinv, or a file",
     )
-    folder = train.add_mutually_exclusive_group()
-    folder.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for all that is written"
+    place = train.add_mutually_exclusive_group()
+    place.add_argument(
+        "--output", type=folder, metavar="DIR", help="folder for all that is written"
     )
-    folder.add_argument(
+    place.add_argument(
         "--resume",
-        type=Path,
+        type=folder,
         metavar="DIR",
         help="go on with the training in this folder, to the same weights, bit by bit, "
         "as if it had not been interrupted",
@@ -89,20 +91,22 @@ def add(commands: Subparsers) -> None:
         help="short for training.steps (default: as the configuration says)",
     )
     train.add_argument(
-        "--seed", type=natural, help="seed of weights and data (default: likewise)"
+        "--seed", type=seed, help="seed of weights and data (default: likewise)"
     )
     train.add_argument(
-        "--threads", type=positive, help="threads of each process (default: likewise)"
+        "--threads", type=threads, help="threads of each process (default: likewise)"
     )
     train.add_argument(
         "--weights",
-        type=Path,
+        type=folder,
         metavar="FILE",
         help="begin with the weights in this file, of the same network (default: such "
         "as the seed draws)",
     )
     train.add_argument(
-        "--device", default="cpu", help="where to compute, such as cuda (default cpu)"
+        "--device",
+        default="auto",
+        help="where to compute: cpu, cuda, or auto, GPUs if there are (default auto)",
     )
     train.add_argument(
         "--print", action="store_true", help="print the configuration and do nothing"

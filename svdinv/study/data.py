@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.data import TEST, Image, centre_crop, photograph
 from svdinv.unroll.data.masks import uniform_mask
+from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import patches
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.colour import Colour, channels_first
-from svdinv.unroll.training.batches import Batch, Case, generator
 
 __all__ = ["DATA", "Patches", "TestCrops", "pool"]
 
@@ -80,7 +82,7 @@ class Patches:
     rate: float
     size: int = 32
 
-    def batch(self, seed: int, step: int, items: range) -> Batch:
+    def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw patches and masks.
 
         Parameters
@@ -92,20 +94,27 @@ class Patches:
 
         Returns
         -------
-        Batch
-            Patches (B, 3, H, W), their samples and masks.
+        Problem
+            Samples (B, 3, H, W), what sampled them, and the patches.
         """
         drawn = [self._item(generator(seed, step, item)) for item in items]
         truth = np.stack([patch for patch, _ in drawn])
         mask = np.stack([mask for _, mask in drawn])
-        return Batch(np.where(mask, truth, np.float32(0)), (mask,), truth)
+        samples = np.where(mask, truth, np.float32(0))
+        return Problem(samples, Sampling(mask), truth=truth)
 
-    def validation(self) -> list[Case]:
+    def validation(self) -> list[Problem]:
         """Give other patches of the same photographs: these only show a collapse."""
         given = self.batch(0, _VALIDATION, range(_VALIDATION_ITEMS))
-        (masks,) = given.measurement
+        masks = given.A.mask  # type: ignore[attr-defined]
         return [
-            Case(f"patch {i}", self.kind, given.samples[i], (masks[i],), given.truth[i])
+            Problem(
+                given.y[i],
+                Sampling(masks[i]),
+                truth=given.truth[i],
+                name=f"patch {i}",
+                setting=self.kind,
+            )
             for i in range(_VALIDATION_ITEMS)
         ]
 
@@ -203,7 +212,7 @@ class TestCrops:
         crops = [centre_crop(photograph(name), crop) for name in TEST]
         self.truths = channels_first(np.stack(crops))
 
-    def batch(self, rate: float) -> Batch:
+    def batch(self, rate: float) -> Problem:
         """Sample all tiles, those of one crop after those of another.
 
         Parameters
@@ -213,15 +222,16 @@ class TestCrops:
 
         Returns
         -------
-        Batch
-            Tiles (B, 3, size, size), their samples and masks.
+        Problem
+            Samples (B, 3, size, size), what sampled them, and the tiles.
         """
         masks = [
             uniform_mask(truth.shape, rate, generator(_TEST, i))
             for i, truth in enumerate(self.truths)
         ]
         truth, mask = self.tiles(self.truths), self.tiles(np.stack(masks))
-        return Batch(np.where(mask, truth, np.float32(0)), (mask,), truth)
+        samples = np.where(mask, truth, np.float32(0))
+        return Problem(samples, Sampling(mask), truth=truth)
 
     def tiles(self, crops: np.ndarray) -> np.ndarray:
         """Cut crops (N, C, H, W) into tiles (B, C, size, size)."""

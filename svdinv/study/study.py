@@ -30,9 +30,9 @@ from svdinv.unroll.data import TEST, Image
 from svdinv.unroll.files import replacing
 from svdinv.unroll.metrics import psnr, ssim
 from svdinv.unroll.networks import TLR
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.colour import Colour, channels_last
 from svdinv.unroll.torch import Cell, Network
-from svdinv.unroll.training.batches import Batch
 from svdinv.unroll.training.config import Config, Training
 from svdinv.unroll.training.diagnosis import Breakdown
 from svdinv.unroll.training.run import Run, interrupts
@@ -479,13 +479,13 @@ class _Watch:
             raise _BrokenError("validation collapsed", gradient=False)
 
 
-def _loss(network: nn.Module, batch: Batch) -> Tensor:
+def _loss(network: nn.Module, batch: Problem) -> Tensor:
     """Mean absolute error, which `Training` has by default."""
-    given = (torch.from_numpy(x) for x in (batch.samples, *batch.measurement))
-    return torch.abs(network(*given) - torch.from_numpy(batch.truth)).mean()
+    batch = batch.replace_arrays(torch.from_numpy)
+    return torch.abs(network(batch) - batch.truth).mean()
 
 
-def _steepest(network: Network, step: int, batch: Batch) -> Breakdown:
+def _steepest(network: Network, step: int, batch: Problem) -> Breakdown:
     """Find the low-rank step that lengthens a gradient most; a right one cannot much.
 
     Soft thresholding is a proximal operator: its derivative lengthens nothing.
@@ -541,7 +541,7 @@ def _amplified(
 def _score(network: nn.Module, test: TestCrops, rate: float) -> tuple[float, float]:
     """Mean PSNR in dB and SSIM over the test photographs."""
     batch = test.batch(rate)
-    given = (torch.from_numpy(x) for x in (batch.samples, *batch.measurement))
+    given = [batch.replace_arrays(torch.from_numpy)]
     images = test.joined(network(*given).clamp(0, 1).numpy())
     pairs = list(zip(channels_last(test.truths), channels_last(images), strict=True))
     assert len(pairs) == len(TEST)
@@ -551,7 +551,7 @@ def _score(network: nn.Module, test: TestCrops, rate: float) -> tuple[float, flo
     )
 
 
-def _relative_time(network: Network, method: str, batch: Batch) -> float:
+def _relative_time(network: Network, method: str, batch: Problem) -> float:
     """Time of a gradient as a multiple of that of the first method, in turns."""
     if method == METHODS[0]:
         return 1.0

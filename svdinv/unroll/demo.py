@@ -21,18 +21,21 @@ from tqdm import tqdm
 from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.tables import cells, line
-from svdinv.unroll.evaluation.baselines import (
-    Estimate,
+from svdinv.unroll.evaluation.evaluation import label
+from svdinv.unroll.evaluation.inference import apply
+from svdinv.unroll.metrics import COLOUR
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.colour import (
+    Colour,
+    Photographs,
     biharmonic,
+    channels_last,
+    sampled,
     svt_completion,
     zero_filled,
 )
-from svdinv.unroll.evaluation.evaluation import label
-from svdinv.unroll.evaluation.inference import apply, judge
-from svdinv.unroll.metrics import COLOUR
-from svdinv.unroll.tasks.colour import Colour, Photographs, case, channels_last
+from svdinv.unroll.tasks.task import Estimate
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.batches import Case
 from svdinv.unroll.training.command import RunningMean
 from svdinv.unroll.training.config import Config, Training
 from svdinv.unroll.training.run import Outcome, Run, interrupts
@@ -122,7 +125,7 @@ def run(config: DemoConfig, network: Network) -> int:
     torch.set_num_threads(config.threads)
     truth = photograph(config.photo) if config.picture is None else config.picture
     truth = centre_crop(truth, config.crop)
-    given = case(config.photo, truth, config.rate, seed=config.seed)
+    given = sampled(config.photo, truth, config.rate, seed=config.seed)
     weights = sum(p.numel() for p in network.parameters())
     print(
         f"{config.photo}, {truth.shape[0]}x{truth.shape[1]} pixels, from "
@@ -133,7 +136,7 @@ def run(config: DemoConfig, network: Network) -> int:
     table = _Table(given, truth)
     for name, estimate in _reconstructions(given):
         table.add(name, estimate)
-    table.add("unrolled network", apply(network, given, ensemble=True))
+    table.add("unrolled network", apply(network, Colour(), given, ensemble=True))
     table.conclude()
     _save(config, table)
     print(f"Picture: {config.output / PANEL} ({time.monotonic() - began:.0f} s)")
@@ -150,7 +153,9 @@ def run(config: DemoConfig, network: Network) -> int:
     if ours.breakdown is not None:
         return 1
     print()
-    table.add("unrolled network, trained on", apply(tuned, given, ensemble=True))
+    table.add(
+        "unrolled network, trained on", apply(tuned, Colour(), given, ensemble=True)
+    )
     _save(config, table)
     print(f"Picture: {config.output / PANEL}\nTime: {time.monotonic() - began:.0f} s")
     return 0
@@ -159,14 +164,14 @@ def run(config: DemoConfig, network: Network) -> int:
 class _Table:
     """Lines of results, printed as they come, and what is shown in the picture."""
 
-    def __init__(self, given: Case, truth: Image) -> None:
+    def __init__(self, given: Problem, truth: Image) -> None:
         self.given, self.truth = given, truth
         self.entries: list[Entry] = []
         self.decibels: list[float] = []
         print(line("", COLOUR, _WIDTH))
 
     def add(self, name: str, estimate: Estimate) -> None:
-        values = judge(self.given, estimate.image)
+        values = Colour().judge(self.given, estimate.image)
         full = f"{name}, {estimate.note}" if estimate.note else name
         print(line(f"  {full}", cells(values), _WIDTH), flush=True)
         image = channels_last(estimate.image)
@@ -181,7 +186,7 @@ class _Table:
         )
 
 
-def _reconstructions(given: Case) -> Iterator[tuple[str, Estimate]]:
+def _reconstructions(given: Problem) -> Iterator[tuple[str, Estimate]]:
     """Reconstruct by the classical methods."""
     from threadpoolctl import threadpool_limits
 

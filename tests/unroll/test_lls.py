@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from svdinv.unroll.data.masks import radial_mask
-from svdinv.unroll.data.phantom import heart
+from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.networks import LLS, from_json, to_json
+from svdinv.unroll.operators import MRI, Identity
+from svdinv.unroll.tasks.cine import sampling
 from svdinv.unroll.torch import Network
 
 B, T, C = 2, 6, 3
@@ -225,12 +229,16 @@ def test_everything_sampled_and_no_threshold_is_the_inverse_transform():
     np.testing.assert_allclose(found, inverse(kspace), atol=1e-12)
 
 
+@pytest.mark.parametrize("noise", [False, True])
 @pytest.mark.parametrize("factor", [2.0, 1e-6, 1e6])
-def test_homogeneous(factor):
+def test_homogeneous(factor, noise):
     """Also with the iterations in front, and at the scale of any scanner."""
-    net = Network(
-        LLS(**SMALL, block=4, static=3, start=(2, 3), fold=2), seed=0
-    ).double()
+    steps = {"static": 3, "start": (2, 3)}
+    net = Network(LLS(**SMALL, block=4, **steps, fold=2, noise=noise), seed=0).double()
+    with torch.no_grad():
+        for name, number in net.named_parameters():
+            if name.endswith("_noise"):
+                number += 0.1
     kspace, mask, maps = problem((10, 7), coils=True)
     found = reconstruct(net, factor * kspace, mask, maps)
     expected = factor * reconstruct(net, kspace, mask, maps)
@@ -270,6 +278,66 @@ def test_it_learns():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+def told(net):
+    """The same network, knowing the noise, but doing nothing about it."""
+    other = Network(replace(net.recipe, noise=True)).double()
+    weights = other.state_dict()
+    for name, x in net.state_dict().items():
+        weights[name].zero_()
+        weights[name][tuple(map(slice, x.shape))] = x
+    other.load_state_dict(weights)
+    return other
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_a_network_that_knows_the_noise_may_do_nothing_about_it(fold):
+    """So weights that were trained without are weights to begin with."""
+    kspace, mask, maps = problem((8, 6), coils=True)
+    net = Network(LLS(**SMALL, block=4, fold=fold), seed=0).double()
+    before = reconstruct(net, kspace, mask, maps)
+    new = told(net)
+    np.testing.assert_array_equal(reconstruct(new, kspace, mask, maps), before)
+    for name in ("threshold_noise", "gamma_noise", "correction.0.weight"):
+        changed = told(net)
+        with torch.no_grad():
+            weight = changed.state_dict()[f"cells.1.{name}"]
+            weight[(slice(None), -1) if weight.ndim else ()] = 0.1
+        found = reconstruct(changed, kspace, mask, maps)
+        assert np.abs(found - before).max() > 1e-4 * np.abs(before).max(), name
+
+
+@pytest.mark.parametrize("coils", [0, 3])
+@pytest.mark.parametrize("pattern", ["radial", "variable-density", "vista"])
+def test_the_noise_is_estimated_from_the_outer_samples(pattern, coils):
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    smooth = np.exp(-8 * (x**2 + y**2)) * (1 + 0.2 * rng.random((6, 1, 1)))
+    mask = sampling(pattern, smooth.shape, rng)[None]
+    maps = coil_maps(coils, 64, 64, seed=0)[None] if coils else None
+    A = LLS().operator(mask, maps)
+    clean = A(smooth[None].astype(complex))
+    noise = gauss(rng, *clean.shape) / np.sqrt(2)
+    found = []
+    for deviation in (0.1, 0.01):
+        # What stands where nothing is sampled is no measurement.
+        state = LLS(noise=True).begin(clean + deviation * noise, A)
+        found.append(float(state["deviation"][0]) / deviation)
+    np.testing.assert_allclose(found, 1, atol=0.1)
+
+
+def test_other_operators_leave_the_noise_unknown():
+    y = gauss(np.random.default_rng(0), 2, 4, 8, 8)
+    state = LLS(noise=True).begin(y, Identity())
+    np.testing.assert_array_equal(state["deviation"], [0, 0])
+    nothing = LLS(noise=True).begin(0 * y, MRI(np.ones(y.shape, bool)))
+    np.testing.assert_array_equal(nothing["deviation"], [0, 0])
+
+
+def test_noise_is_yes_or_no():
+    with pytest.raises(TypeError, match="noise must be true or false, got 1"):
+        LLS(noise=1)
 
 
 def test_weights():

@@ -6,6 +6,7 @@ import pytest
 from svdinv.unroll.data.masks import (
     GOLDEN_ANGLE,
     cartesian_mask,
+    equispaced_mask,
     radial_mask,
     variable_density_mask,
     vista_like_mask,
@@ -18,6 +19,7 @@ SEEDED = [
     lambda rng: cartesian_mask((4, 40, 30), 4, rng),
     lambda rng: radial_mask((4, 40, 30), 6, rng=rng),
     lambda rng: vista_like_mask((4, 40, 30), 4, rng),
+    lambda rng: equispaced_mask((4, 40, 30), 4, rng=rng),
 ]
 
 
@@ -202,6 +204,34 @@ def test_vista_like_keeps_lines_apart(rng):
     assert gaps(settled) < 0.6 * gaps(drawn)
 
 
+@pytest.mark.parametrize("axis", [-2, -1])
+@pytest.mark.parametrize("acceleration", [2, 5, 8])
+def test_equispaced_lines(rng, acceleration, axis):
+    mask = equispaced_mask((9, 72, 60), acceleration, axis=axis, rng=rng)
+    other = -3 - axis
+    lines = mask.any(axis=other)
+    np.testing.assert_array_equal(lines, mask.all(axis=other))
+    for frame in lines:
+        places = np.flatnonzero(frame)
+        assert len(places) == round(len(frame) / acceleration)
+        gaps = np.diff([*places, places[0] + len(frame)])
+        assert gaps.max() - gaps.min() <= 1
+
+
+def test_equispaced_lines_move_on_and_fill_the_gaps():
+    lines = equispaced_mask((13, 64, 4), 8)[..., 0]
+    assert lines[0, ::8].all()
+    assert not (lines[1:] & lines[:-1]).any()
+    assert lines[:13].any(axis=0).all()
+
+
+def test_equispaced_lines_around_a_calibrated_centre():
+    one, other = (equispaced_mask((5, 32, 4), 8, calibration=n) for n in (0, 6))
+    np.testing.assert_array_equal(other[:, 13:19], True)
+    np.testing.assert_array_equal(one[:, :13], other[:, :13])
+    np.testing.assert_array_equal(one[:, 19:], other[:, 19:])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -225,6 +255,12 @@ def test_vista_like_keeps_lines_apart(rng):
         (lambda r: vista_like_mask((3, 8, 8), 100, r), "none of 8"),
         (lambda r: vista_like_mask((3, 8, 8), 2, r, sweeps=-1), "sweeps"),
         (lambda r: vista_like_mask((3, 8, 8), 2, r, axis=1), "axis"),
+        (lambda r: equispaced_mask((8, 8), 2), r"\(T, H, W\)"),
+        (lambda r: equispaced_mask((3, 8, 8), 0.5), "acceleration"),
+        (lambda r: equispaced_mask((3, 8, 8), 100), "none of 8"),
+        (lambda r: equispaced_mask((3, 8, 8), 2, axis=0), "axis"),
+        (lambda r: equispaced_mask((3, 8, 8), 2, calibration=9), "calibration"),
+        (lambda r: equispaced_mask((3, 8, 8), 2, calibration=-1), "calibration"),
     ],
 )
 def test_arguments_are_checked(rng, call, message):
@@ -239,6 +275,7 @@ def test_arguments_are_checked(rng, call, message):
         lambda: cartesian_mask((8, 8), 2, np.random),
         lambda: radial_mask((8, 8), 2, rng=0),
         lambda: vista_like_mask((3, 8, 8), 2, None),
+        lambda: equispaced_mask((3, 8, 8), 2, rng=3),
     ],
 )
 def test_rng_must_be_a_generator(call):

@@ -66,7 +66,7 @@ def test_prior_must_be_one(prior):
     ("recipe", "message"),
     [
         (TLR(), "TLR needs .*: mask, or"),
-        (Unrolled(kind="image"), "Unrolled needs .*: mask, or"),
+        (Unrolled(images="image"), "Unrolled needs .*: mask, or"),
         (LS(), r"LS needs .*: mask\[, maps\]"),
         (Unrolled(), r"Unrolled needs .*: mask\[, maps\]"),
     ],
@@ -118,7 +118,7 @@ def test_slope_of_low_rank_plus_sparse():
 
 
 def test_own_layers_have_no_common_weights():
-    recipe = Unrolled(cells=2, prior=Own(), kind="image")
+    recipe = Unrolled(cells=2, prior=Own(), images="image")
     with pytest.raises(TypeError, match=r"cells\.0\.prior_own is a layer of one"):
         shapes(recipe)
     drawn = initial(recipe, np.random.default_rng(0))
@@ -129,7 +129,7 @@ def test_own_torch_layers_are_saved(tmp_path):
     torch = pytest.importorskip("torch")
     from svdinv.unroll.torch import Network, load, save
 
-    network = Network(Unrolled(cells=2, prior=Own(), kind="image"))
+    network = Network(Unrolled(cells=2, prior=Own(), images="image"))
     save(network, tmp_path / "own.safetensors")
     again = load(tmp_path / "own.safetensors")
     mask = torch.rand(1, 3, 6, 6) < 0.5
@@ -145,7 +145,7 @@ def test_own_keras_layers(tmp_path):
     rng = np.random.default_rng(0)
     image = rng.random((2, 3, 6, 6), dtype=np.float32)
     mask = rng.random(image.shape) < 0.5
-    model = Network(Unrolled(cells=2, prior=Own("keras"), kind="image"))
+    model = Network(Unrolled(cells=2, prior=Own("keras"), images="image"))
     model.compile(optimizer=keras.optimizers.Adam(0.01), loss=MeanSquaredError())
     before = [np.array(keras.ops.copy(w)) for w in model.trainable_weights]
     model.fit((image * mask, mask), image, epochs=1, verbose=0)

@@ -58,6 +58,7 @@ PUBLISHED = {
     "LS": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
     "LLS": LLS(**SMALL, block=3, static=1, start=(1, 1), start_block=5),
+    "LLS, noise": LLS(**SMALL, block=3, static=1, start=(1, 1), noise=True),
 }
 
 SCHEMES = {
@@ -81,7 +82,7 @@ PRIORS = {
 def unrolled(algorithm, prior, kind):
     both = isinstance(algorithm, LowRankPlusSparse)
     prior = (prior, Sparse(-1.0)) if both else prior
-    return Unrolled(cells=2, algorithm=algorithm, prior=prior, kind=kind)
+    return Unrolled(cells=2, algorithm=algorithm, prior=prior, images=kind)
 
 
 UNROLLED = {
@@ -527,7 +528,7 @@ def idle(recipe, coils, names):
         return {"cells.0.p"}
     if not isinstance(recipe, Unrolled):
         return set()
-    if recipe.kind == "image" and name_of(recipe) == ("ADMM, exact", "Sparse"):
+    if recipe.images == "image" and name_of(recipe) == ("ADMM, exact", "Sparse"):
         return set(names)  # what is not sampled is 0 and remains so
     return {
         "ISTA": {"cells.0.log_step"},
@@ -988,7 +989,7 @@ class Halved(LearnedPrior):
 @pytest.mark.parametrize("algorithm", ["ADMM", "ADMM, exact"])
 def test_a_prior_of_ones_own(algorithm):
     recipe = Unrolled(
-        cells=2, algorithm=SCHEMES[algorithm], prior=Halved(), kind="image"
+        cells=2, algorithm=SCHEMES[algorithm], prior=Halved(), images="image"
     )
     net = network(recipe)
     y, (mask,) = problem(recipe)
@@ -1147,7 +1148,7 @@ REFUSED = {
         TypeError,
         "algorithm must be an Algorithm",
     ),
-    "kind": (lambda: Unrolled(kind="movie"), ValueError, "kind must be .* 'movie'"),
+    "kind": (lambda: Unrolled(images="movie"), ValueError, "kind must be .* 'movie'"),
     "another class of that name": (
         lambda: register(dataclass(frozen=True)(type("TLR", (Recipe,), {}))),
         ValueError,

@@ -49,8 +49,9 @@ CASES = {
     "T2LR": T2LR(**SMALL),
     "LLS": LLS(**SMALL, block=4, static=1, start=(1, 2)),
     "LLS, coils": LLS(**SMALL, block=3),
+    "LLS, noise, coils": LLS(**SMALL, block=3, noise=True),
     "Unrolled, ISTA": Unrolled(
-        cells=2, algorithm=ISTA(), prior=Convolved(4), kind="image"
+        cells=2, algorithm=ISTA(), prior=Convolved(4), images="image"
     ),
     "Unrolled, FISTA": Unrolled(cells=2, algorithm=FISTA(True), prior=Sparse(-1.0)),
     "Unrolled, ADMM, coils": Unrolled(
@@ -58,7 +59,7 @@ CASES = {
     ),
     "Unrolled, PDHG": Unrolled(cells=2, algorithm=PDHG(), prior=Convolved(4)),
     "Unrolled, GradientDescent": Unrolled(
-        cells=2, algorithm=GradientDescent(), prior=LowRank(), kind="image"
+        cells=2, algorithm=GradientDescent(), prior=LowRank(), images="image"
     ),
     "Unrolled, L+S, coils": Unrolled(
         cells=2, algorithm=LowRankPlusSparse(), prior=(LowRank(), Sparse(-1.0))

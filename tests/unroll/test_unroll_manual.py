@@ -43,7 +43,7 @@ KINDS = ("image", "series", "coils")
 def recipe(algorithm, prior="LowRank", kind="series", cells=3):
     both = (LowRank(-1.5), PRIORS[prior]) if algorithm == "L+S" else PRIORS[prior]
     kind = "image" if kind == "image" else "series"
-    return Unrolled(cells=cells, algorithm=ALGORITHMS[algorithm], prior=both, kind=kind)
+    return Unrolled(cells=cells, algorithm=ALGORITHMS[algorithm], prior=both, images=kind)
 
 
 RECIPES = {
@@ -529,7 +529,7 @@ REFUSED = {
         "only numbers are learned here, no convolutions",
     ),
     "convolutions": (
-        lambda: Solver(Unrolled(prior=Kernel(), kind="image")),
+        lambda: Solver(Unrolled(prior=Kernel(), images="image")),
         TypeError,
         "only numbers are learned here, no convolutions",
     ),

@@ -44,7 +44,7 @@ RECIPES = {
     "LS": LS(cells=2, features=3, step=0.3),
     "T2LR": T2LR(cells=2, features=3),
     "ADMM": Unrolled(
-        cells=2, algorithm=ADMM(exact_data=True), prior=Convolved(3, 1), kind="image"
+        cells=2, algorithm=ADMM(exact_data=True), prior=Convolved(3, 1), images="image"
     ),
     "FISTA": Unrolled(cells=2, algorithm=FISTA(restart=True), prior=LowRank(-1.25)),
     "PDHG": Unrolled(cells=1, algorithm=PDHG(), prior=Sparse()),

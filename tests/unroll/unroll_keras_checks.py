@@ -337,7 +337,7 @@ class Own(LearnedPrior):
 
 def check_layers_of_ones_own(folder):
     _, (y, mask), expected = case(folder, "TLR, fill")
-    model = models.Network(Unrolled(cells=2, prior=Own(), kind="image"))
+    model = models.Network(Unrolled(cells=2, prior=Own(), images="image"))
     model((y, mask))
     assert len(model.trainable_weights) == 2 * 3
     before = [numpy(w) for w in model.trainable_weights]

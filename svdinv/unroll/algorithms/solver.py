@@ -240,7 +240,8 @@ def _first_state(
     got = {name: tuple(array.shape) for name, array in state.items()}
     if expected != got:
         raise ValueError(
-            f"state must be that of {algorithm!r}, with the shapes {expected}, got {got}"
+            f"state must be that of {algorithm!r}, with the shapes {expected}, got "
+            f"{got}"
         )
     return {name: fitted(state[name], array, xp) for name, array in start.items()}
 
@@ -268,7 +269,8 @@ def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -
         size = as_float(norm(new[name]))
         if not math.isfinite(size):
             raise FloatingPointError(
-                f"{algorithm!r} diverged: {name!r} is not finite; its steps are too large"
+                f"{algorithm!r} diverged: {name!r} is not finite; its steps are too "
+                "large"
             )
         settled &= as_float(norm(new[name] - old[name])) <= rtol * size
     return settled

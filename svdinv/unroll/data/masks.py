@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 __all__ = [
     "GOLDEN_ANGLE",
     "cartesian_mask",
+    "equispaced_mask",
     "radial_mask",
     "uniform_mask",
     "variable_density_mask",
@@ -316,6 +317,67 @@ def vista_like_mask(
     for _ in range(sweeps):
         if not _move_apart(drawn, place, rng):
             break
+    return _spread(drawn, axis, shape)
+
+
+def equispaced_mask(
+    shape: tuple[int, int, int],
+    acceleration: float,
+    *,
+    axis: int = -2,
+    calibration: int = 0,
+    rng: np.random.Generator | None = None,
+) -> NDArray[np.bool_]:
+    """Take phase-encode lines at equal distances, moved on from frame to frame.
+
+    As in UNFOLD (Madore, Glover & Pelc, MRM 42, 1999) and TSENSE (Kellman, Epstein &
+    McVeigh, MRM 45, 2001), whose frames take the lines of one another's gaps in turn.
+    Here each frame is moved by the golden section of the distance against the one
+    before, so that any run of frames covers k-space nearly evenly.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (T, H, W).
+    acceleration : float
+        At least 1. Of N lines, ``round(N / acceleration)`` are taken in each frame,
+        at distances that differ by 1 where they cannot be equal.
+    axis : int
+        The phase-encode axis, -2 for H or -1 for W.
+    calibration : int
+        Number of lines around the centre that every frame has besides these.
+    rng : numpy.random.Generator, optional
+        Draws where the lines of the first frame lie, which otherwise begin at 0.
+
+    Returns
+    -------
+    ndarray of bool, shape (T, H, W)
+        True where sampled.
+
+    Raises
+    ------
+    TypeError
+        If `rng` is neither a Generator nor None.
+    ValueError
+        If an argument is out of range.
+    """
+    frames, *grid = _frames(shape)
+    if len(shape) != 3:
+        raise ValueError(f"shape must be (T, H, W), got {shape}")
+    if rng is not None:
+        _check_rng(rng)
+    lines = grid[_check_axis(axis)]
+    count = _line_count(lines, acceleration)
+    if not _is_integer(calibration) or not 0 <= calibration <= lines:
+        raise ValueError(
+            f"calibration must be an integer of 0 to {lines}, got {calibration!r}"
+        )
+    first = 0.0 if rng is None else rng.random()
+    moved = (first + np.arange(frames) * (math.sqrt(5) - 1) / 2) % 1
+    places = (np.arange(count) + moved[:, None]) * (lines / count)
+    drawn = np.zeros((frames, lines), dtype=bool)
+    drawn[np.arange(frames)[:, None], np.minimum(places.astype(int), lines - 1)] = True
+    drawn[:, _middle(lines, calibration)] = True
     return _spread(drawn, axis, shape)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from svdinv import __version__
 from svdinv._missing import explain_missing
-from svdinv.unroll.data._files import FileError, is_numeric, open_hdf5, to_complex
+from svdinv.unroll.data._files import FileError, is_numeric, to_complex
 from svdinv.unroll.data.series import read_series
 from svdinv.unroll.files import replacing
 

@@ -5,9 +5,30 @@ Nothing is downloaded: every picture named here lies in the wheel of its package
 
 from __future__ import annotations
 
-from svdinv.unroll.data.pictures import Image, from_bytes
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-__all__ = ["HELD_OUT", "PHOTOS", "TEST", "photograph", "split"]
+import numpy as np
+
+from svdinv.unroll.data.pictures import (
+    Image,
+    from_bytes,
+    picture_files,
+    read_picture,
+)
+
+__all__ = [
+    "HELD_OUT",
+    "PHOTOS",
+    "TEST",
+    "fingerprint",
+    "photograph",
+    "shrunk",
+    "split",
+    "training_photographs",
+]
 
 HELD_OUT = "chelsea"
 """The photograph that is never trained on unless another takes its place."""
@@ -95,3 +116,79 @@ def photograph(name: str) -> Image:
         left, right, _ = skimage.data.stereo_motorcycle()
         return from_bytes(left if name == "motorcycle_left" else right)
     return from_bytes(getattr(skimage.data, name)())
+
+
+def training_photographs(
+    places: Sequence[str], held_out: Sequence[str], longest: int
+) -> dict[str, Image]:
+    """Read photographs to train on.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Folders and files of pictures, besides the built-in ones.
+    held_out : sequence of str
+        Built-in photographs to leave out.
+    longest : int
+        Pictures with longer sides are scaled down to this.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, shape (H, W, 3)
+        Photographs in [0, 1], by name.
+
+    Raises
+    ------
+    ValueError
+        If a file or folder is missing or is no picture.
+    """
+    names = split(*held_out) if held_out else PHOTOS
+    # Scaled down one by one: all of them at their full size could fill the memory.
+    images = {name: shrunk(photograph(name), longest) for name in names}
+    for file in _files(places):
+        name = str(file) if file.stem in images else file.stem
+        images[name] = shrunk(read_picture(file, largest=None), longest)
+    return images
+
+
+def fingerprint(places: Sequence[str]) -> str:
+    """Sum up pictures that are trained on: their names, order and content.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Folders and files of pictures.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal digits.
+    """
+    whole = hashlib.sha256()
+    for file in _files(places):
+        with file.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        whole.update(os.fsencode(file.name) + b"\0")
+    return whole.hexdigest()
+
+
+def _files(places: Sequence[str]) -> Iterator[Path]:
+    """List the pictures, each of them once."""
+    seen = set()
+    for place in map(Path, places):
+        if not place.exists():
+            raise ValueError(f"task.photographs: there is no {place.absolute()}")
+        for file in picture_files(place) if place.is_dir() else [place]:
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                yield file
+
+
+def shrunk(image: Image, longest: int) -> Image:
+    """Scale a photograph down by a whole number, by the means of squares of pixels."""
+    factor = -(-max(image.shape[:2]) // longest)
+    if factor == 1:
+        return image
+    H, W = (n // factor * factor for n in image.shape[:2])
+    squares = image[:H, :W].reshape(H // factor, factor, W // factor, factor, -1)
+    return squares.mean(axis=(1, 3), dtype=np.float64).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Evaluation: a network and the classical methods on the same cases."""
+"""Evaluation: a network and the classical methods on the same problems."""
 
 from __future__ import annotations
 
@@ -9,53 +9,39 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from svdinv.unroll.data import TEST
-from svdinv.unroll.display.panels import (
-    Entry,
-    save_panel,
-    save_series_animation,
-    save_series_panel,
-)
+from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, comma_separated, line, markdown
-from svdinv.unroll.evaluation.baselines import BASELINES, Method, classical
-from svdinv.unroll.evaluation.inference import NAMES, apply, judge, start
-from svdinv.unroll.evaluation.inputs import Input, Sampler, read_inputs
+from svdinv.unroll.evaluation.inference import NAMES, apply, start
 from svdinv.unroll.files import replacing
-from svdinv.unroll.metrics import COLOUR, SERIES
-from svdinv.unroll.tasks.cine import unseen_series
-from svdinv.unroll.tasks.colour import channels_last
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.task import Given, Method, Options, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.batches import Case
 from svdinv.unroll.training.run import interrupts
 
 __all__ = [
     "RESULTS",
     "TABLE",
-    "Cases",
     "Evaluation",
+    "Problems",
     "Row",
     "applied",
-    "default_images",
+    "classical",
     "evaluate",
     "label",
     "methods_of",
     "sampled",
     "save_pictures",
-    "shown",
 ]
 
 RESULTS = "results.csv"
 TABLE = "results.md"
 
-_SERIES = 8
 _FOOTNOTE = (
     "Classical methods take, for every image, the regularisation weight of a grid that "
     "comes nearest to the truth; the network never sees the truth."
@@ -64,7 +50,7 @@ _FOOTNOTE = (
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a case.
+    """A method on a problem.
 
     Attributes
     ----------
@@ -87,41 +73,46 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Cases:
-    """Cases that are sampled one by one: all together may not fit into memory.
+class Problems:
+    """Problems that are measured one by one: all together may not fit into memory.
 
     Attributes
     ----------
-    pairs : list of (Sampler, Input)
-        What becomes a case, and how.
+    task : Task
+        Of all.
+    pairs : list of (Options, Given or Problem)
+        What becomes a problem, and how; a problem is one already.
     """
 
-    pairs: list[tuple[Sampler, Input]]
+    task: Task
+    pairs: list[tuple[Options, Given | Problem]]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __iter__(self) -> Iterator[Case]:
-        return (sampler.case(image) for sampler, image in self.pairs)
+    def __iter__(self) -> Iterator[Problem]:
+        for options, given in self.pairs:
+            measured = isinstance(given, Problem)
+            yield given if measured else self.task.measure(given, options)
 
 
 @dataclass
 class Evaluation:
-    """Methods on cases.
+    """Methods on problems.
 
     Attributes
     ----------
-    kind : {"colour", "cine"}
-        Which metrics there are.
+    task : Task
+        Of all problems.
     title : str
         What was evaluated.
     rows : list of Row
         In the order of the work.
     complete : bool
-        Whether all cases were done.
+        Whether all problems were done.
     """
 
-    kind: str
+    task: Task
     title: str
     rows: list[Row] = field(default_factory=list)
     complete: bool = False
@@ -129,7 +120,7 @@ class Evaluation:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics."""
-        return list(COLOUR if self.kind == "colour" else SERIES)
+        return list(self.task.metrics)
 
     def means(self, setting: str) -> Iterator[tuple[str, int, list[float]]]:
         """Average over the images.
@@ -187,7 +178,8 @@ class Evaluation:
             blocks.append(f"## {_over(setting, means[0][1])}")
             blocks.append("\n".join(markdown(["method", *self._columns], rows)))
         methods = {row.method for row in self.rows}
-        if methods & {*BASELINES[self.kind]} - {"zero-filled"}:
+        _, *slow = self.task.baselines()
+        if methods & set(slow):
             blocks.append(_FOOTNOTE)
         return "\n\n".join(blocks) + "\n"
 
@@ -229,54 +221,39 @@ class Evaluation:
         return cells(dict(zip(self._columns, values, strict=True)))
 
 
-def default_images(kind: str, crop: int = 256) -> list[Input]:
-    """Give images to evaluate on, which no weights in this package were trained on.
+def sampled(
+    task: Task,
+    images: Sequence[Given | Problem],
+    settings: Sequence[Options],
+) -> Problems:
+    """Measure every image in every way, when it is needed.
 
     Parameters
     ----------
-    kind : {"colour", "cine"}
-        The photographs `svdinv.unroll.data.TEST`, or series of the phantom.
-    crop : int
-        Most pixels a side of a photograph; 0 for all of it.
+    task : Task
+        Of the images.
+    images : sequence of Given or Problem
+        Images with their truth. What is measured already is taken as it is, once.
+    settings : sequence of Options
+        The ways; for each image another seed is taken, counted on from theirs.
 
     Returns
     -------
-    list of Input
-        Eight of them.
-    """
-    if kind == "colour":
-        return read_inputs(TEST, crop=crop)
-    return [Input(f"heart {i}", "cine", unseen_series(i)) for i in range(_SERIES)]
-
-
-def sampled(images: Sequence[Input], samplers: Sequence[Sampler]) -> Cases:
-    """Sample every image in every way, when it is needed.
-
-    Parameters
-    ----------
-    images : sequence of Input
-        Images with their truth. What is sampled already is taken as it is, once.
-    samplers : sequence of Sampler
-        The settings; of each image another seed is taken, counted on from theirs.
-
-    Returns
-    -------
-    Cases
+    Problems
         One setting after the other.
     """
-    return Cases(
-        [
-            (replace(sampler, seed=sampler.seed + number), image)
-            for place, sampler in enumerate(samplers)
-            for number, image in enumerate(images)
-            if image.samples is None or place == 0
-        ]
-    )
+    pairs = [
+        (replace(options, seed=options.seed + number), image)
+        for place, options in enumerate(settings)
+        for number, image in enumerate(images)
+        if isinstance(image, Given) or place == 0
+    ]
+    return Problems(task, pairs)
 
 
 def methods_of(
     network: Network,
-    kind: str,
+    task: Task,
     *,
     baselines: bool = True,
     ensemble: bool = True,
@@ -288,12 +265,12 @@ def methods_of(
     ----------
     network : Network
         The network, on `device`.
-    kind : {"colour", "cine"}
+    task : Task
         What it reconstructs.
     baselines : bool
-        Whether the classical methods are among them; zero-filling always is.
+        Whether the classical methods are among them; the first always is.
     ensemble : bool
-        Whether the network is applied to eight views of each case as well.
+        Whether the network is applied to equivalent views of each problem as well.
     device : str
         Where the network is.
 
@@ -302,34 +279,55 @@ def methods_of(
     dict of str to callable
         Methods by name.
     """
-    methods = classical(kind, slow=baselines) | start(network, device)
+    methods = classical(task, slow=baselines) | start(network, device)
     for view in (False, True) if ensemble else (False,):
-        methods[NAMES[view]] = partial(apply, network, device=device, ensemble=view)
+        methods[NAMES[view]] = partial(
+            apply, network, task, device=device, ensemble=view
+        )
     return methods
 
 
-def evaluate(
-    cases: Collection[Case] | Cases,
-    methods: Mapping[str, Method],
-    output: Path,
-    *,
-    kind: str,
-    title: str,
-    panels: int = 1,
-) -> Evaluation:
-    """Apply methods to cases, and write down how well they did.
+def classical(task: Task, *, slow: bool = True) -> dict[str, Method]:
+    """Choose methods that a network is compared with.
 
     Parameters
     ----------
-    cases : Cases or collection of Case
+    task : Task
+        The task.
+    slow : bool
+        Whether to take those that iterate, or solve equations, too: all but the first.
+
+    Returns
+    -------
+    dict of str to callable
+        Methods by name.
+    """
+    methods = dict(task.baselines())
+    return methods if slow else dict([next(iter(methods.items()))])
+
+
+def evaluate(
+    problems: Collection[Problem] | Problems,
+    methods: Mapping[str, Method],
+    output: Path,
+    *,
+    task: Task,
+    title: str,
+    panels: int = 1,
+) -> Evaluation:
+    """Apply methods to problems, and write down how well they did.
+
+    Parameters
+    ----------
+    problems : Problems or collection of Problem
         All with their truth.
     methods : mapping of str to callable
         Methods by name.
     output : Path
         Existing folder for `RESULTS`, `TABLE` and pictures. The tables are complete
-        after each case, whatever ends the work.
-    kind : {"colour", "cine"}
-        Of the cases.
+        after each problem, whatever ends the work.
+    task : Task
+        Of the problems.
     title : str
         Of the table.
     panels : int
@@ -345,22 +343,25 @@ def evaluate(
     OSError
         If a file cannot be written.
     """
-    evaluation = Evaluation(kind, title)
+    evaluation = Evaluation(task, title)
     pictured: dict[str, int] = {}
     with (
         interrupts() as interrupted,
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
         # The mean of all so far: the methods differ too much to follow the last.
         tqdm(
-            total=len(cases) * len(methods), unit="image", smoothing=0, file=sys.stderr
+            total=len(problems) * len(methods),
+            unit="image",
+            smoothing=0,
+            file=sys.stderr,
         ) as bar,
     ):
-        for case in cases:
+        for problem in problems:
             entries: list[Entry] = []
             rows = []
             for name, method in methods.items():
-                bar.set_description(f"{case.name}, {case.setting}, {name}")
-                row, entry = applied(name, method, case)
+                bar.set_description(f"{problem.name}, {problem.setting}, {name}")
+                row, entry = applied(name, method, task, problem)
                 rows.append(row)
                 entries.append(entry)
                 bar.update()
@@ -371,17 +372,21 @@ def evaluate(
                 evaluation.write(output)
             if interrupted():
                 return evaluation
-            if pictured.setdefault(case.setting, 0) < panels:
-                slug = re.sub(r"[^\w.]+", "-", f"{case.setting} {case.name}").strip("-")
-                gif = output / f"animation-{slug}.gif" if kind == "cine" else None
-                save_pictures(output / f"panel-{slug}.png", gif, case, entries)
-                pictured[case.setting] += 1
+            if pictured.setdefault(problem.setting, 0) < panels:
+                both = f"{problem.setting} {problem.name}"
+                slug = re.sub(r"[^\w.]+", "-", both).strip("-")
+                gif = output / f"animation-{slug}.gif" if task.moving else None
+                panel = output / f"panel-{slug}.png"
+                save_pictures(panel, gif, task, problem, entries)
+                pictured[problem.setting] += 1
     evaluation.complete = True
     return evaluation
 
 
-def applied(name: str, method: Method, case: Case) -> tuple[Row, Entry]:
-    """Apply a method to a case.
+def applied(
+    name: str, method: Method, task: Task, problem: Problem
+) -> tuple[Row, Entry]:
+    """Apply a method to a problem.
 
     Parameters
     ----------
@@ -389,7 +394,9 @@ def applied(name: str, method: Method, case: Case) -> tuple[Row, Entry]:
         What the method is called.
     method : callable
         The method.
-    case : Case
+    task : Task
+        Of the problem.
+    problem : Problem
         What to reconstruct.
 
     Returns
@@ -400,11 +407,11 @@ def applied(name: str, method: Method, case: Case) -> tuple[Row, Entry]:
         The image, for panels.
     """
     began = time.monotonic()
-    estimate = method(case)
+    estimate = method(problem)
     seconds = time.monotonic() - began
-    values = judge(case, estimate.image)
-    row = Row(case.name, case.setting, name, values, seconds, estimate.note)
-    return row, Entry(name, shown(estimate.image), label(values))
+    values = task.judge(problem, estimate.image)
+    row = Row(problem.name, problem.setting, name, values, seconds, estimate.note)
+    return row, Entry(name, task.shown(estimate.image), label(values))
 
 
 def label(values: Mapping[str, float]) -> str:
@@ -424,52 +431,40 @@ def label(values: Mapping[str, float]) -> str:
         return ""
     name, first = next(iter(values.items()))
     decibels = f"{name.partition(' ')[0]} {first:.2f} dB"
-    return f"{decibels}, SSIM {values['SSIM']:.3f}"
+    return f"{decibels}, SSIM {values['SSIM']:.3f}" if "SSIM" in values else decibels
 
 
 def save_pictures(
-    panel: Path, animation: Path | None, case: Case, entries: Sequence[Entry]
+    panel: Path,
+    animation: Path | None,
+    task: Task,
+    problem: Problem,
+    entries: Sequence[Entry],
 ) -> None:
-    """Write a panel of reconstructions, and of series an animation too.
+    """Write a panel of reconstructions, and perhaps an animation too.
 
     Parameters
     ----------
     panel, animation : Path
-        Where to; the animation is of series.
-    case : Case
+        Where to.
+    task : Task
+        Of the problem.
+    problem : Problem
         What was reconstructed.
     entries : sequence of Entry
-        The reconstructions: pictures (H, W, 3), or series.
+        The reconstructions.
 
     Raises
     ------
     OSError
         If a file cannot be written.
     """
-    title, truth = f"{case.name}, {case.setting}", None
-    if case.truth is not None:
-        truth = Entry("truth", shown(case.truth), "")
-    if animation is None:
-        save_panel(panel, truth, entries, title=title)
-    else:
-        save_series_panel(panel, truth, entries, title=title)
-        save_series_animation(animation, truth, entries)
-
-
-def shown(image: NDArray[Any]) -> NDArray[Any]:
-    """Give an image as panels take it.
-
-    Parameters
-    ----------
-    image : ndarray
-        Colour image (C, H, W), or complex series (T, H, W).
-
-    Returns
-    -------
-    ndarray
-        (H, W, C), or the series as it is.
-    """
-    return image if np.iscomplexobj(image) else channels_last(image)
+    title, truth = f"{problem.name}, {problem.setting}", None
+    if problem.truth is not None:
+        truth = Entry("truth", task.shown(problem.truth), "")
+    task.save_panel(panel, truth, entries, title=title)
+    if animation is not None:
+        task.save_animation(animation, truth, entries)
 
 
 def _over(setting: str, count: int) -> str:

@@ -1,4 +1,4 @@
-"""Reconstruction of one picture or series, for the command line."""
+"""Reconstruction of one image, for the command line."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from svdinv.unroll.data import save_series
 from svdinv.unroll.display.panels import Entry
-from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.display.tables import cells, line
-from svdinv.unroll.evaluation.baselines import BASELINES, classical
-from svdinv.unroll.evaluation.evaluation import Row, applied, save_pictures
+from svdinv.unroll.evaluation.evaluation import (
+    Row,
+    applied,
+    classical,
+    save_pictures,
+)
 from svdinv.unroll.evaluation.inference import NAMES, apply, parts, start
-from svdinv.unroll.evaluation.inputs import Input
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.task import Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.batches import Case
 from svdinv.unroll.training.run import interrupts
 
 __all__ = ["Files", "files", "reconstruct"]
-
-_ENDINGS = {"colour": (".png",), "cine": (".npz", ".npy", ".h5", ".hdf5")}
 
 
 class Files(NamedTuple):
@@ -45,7 +44,7 @@ class Files(NamedTuple):
     animation: Path | None
 
 
-def files(output: Path, given: Input) -> Files:
+def files(output: Path, task: Task, name: str) -> Files:
     """Name what is written.
 
     Parameters
@@ -53,8 +52,10 @@ def files(output: Path, given: Input) -> Files:
     output : Path
         Folder, or the file of the reconstruction: whatever has a suffix that begins
         with a letter, unlike ``rate0.1``, and is no folder.
-    given : Input
-        What is reconstructed.
+    task : Task
+        Of what is reconstructed.
+    name : str
+        What that is called.
 
     Returns
     -------
@@ -66,7 +67,7 @@ def files(output: Path, given: Input) -> Files:
     ValueError
         If a reconstruction cannot be written to a file of that suffix.
     """
-    endings = _ENDINGS[given.kind]
+    endings = task.endings
     if output.suffix[1:2].isalpha() and not output.is_dir():
         if output.suffix.lower() not in endings:
             raise ValueError(
@@ -74,17 +75,17 @@ def files(output: Path, given: Input) -> Files:
             )
         base, image = output.with_suffix(""), output
     else:
-        base = output / Path(given.name).name
+        base = output / Path(name).name
         image = base.with_name(f"{base.name}-reconstruction{endings[0]}")
     panel = base.with_name(f"{base.name}-panel.png")
-    series = given.kind == "cine"
-    animation = base.with_name(f"{base.name}-animation.gif") if series else None
+    moving = task.moving
+    animation = base.with_name(f"{base.name}-animation.gif") if moving else None
     return Files(image, panel, animation)
 
 
 def reconstruct(
-    given: Input,
-    case: Case,
+    task: Task,
+    problem: Problem,
     network: Network,
     written: Files,
     *,
@@ -92,14 +93,14 @@ def reconstruct(
     ensemble: bool = False,
     device: str = "cpu",
 ) -> bool:
-    """Reconstruct a case, compare, print and write.
+    """Reconstruct, compare, print and write.
 
     Parameters
     ----------
-    given : Input
-        What was read.
-    case : Case
-        What was sampled of it.
+    task : Task
+        Of the problem.
+    problem : Problem
+        What to reconstruct.
     network : Network
         Of that kind, on `device`.
     written : Files
@@ -121,11 +122,11 @@ def reconstruct(
     OSError
         If a file cannot be written.
     """
-    methods = classical(given.kind, slow=baselines)
+    methods = classical(task, slow=baselines)
     if baselines:
         methods |= start(network, device)
-    steps = len(methods) + parts(network, case, ensemble=ensemble)
-    width = 2 + max(18, *map(len, BASELINES[given.kind]))
+    steps = len(methods) + parts(network, task, problem, ensemble=ensemble)
+    width = 2 + max(18, *map(len, task.baselines()))
     entries: list[Entry] = []
     with (
         interrupts() as interrupted,
@@ -140,12 +141,12 @@ def reconstruct(
 
         last = NAMES[ensemble]
         methods[last] = partial(
-            apply, network, ensemble=ensemble, device=device, on_part=advance
+            apply, network, task, ensemble=ensemble, device=device, on_part=advance
         )
         try:
             for name, method in methods.items():
                 bar.set_description(name)
-                row, entry = applied(name, method, case)
+                row, entry = applied(name, method, task, problem)
                 if not entries:
                     head = line("", [*row.values, "seconds"], width)
                     bar.write(head, file=sys.stdout)
@@ -155,17 +156,9 @@ def reconstruct(
                     advance()
         except KeyboardInterrupt:
             return False
-    _write(given, case, entries, written)
+    task.save(written.image, entries[-1].image, problem)
+    save_pictures(written.panel, written.animation, task, problem, entries)
     return True
-
-
-def _write(given: Input, case: Case, entries: list[Entry], written: Files) -> None:
-    found = entries[-1].image
-    if given.kind == "colour":
-        save_picture(written.image, found)
-    else:
-        save_series(written.image, found * np.float32(given.scale))
-    save_pictures(written.panel, written.animation, case, entries)
 
 
 def _told(row: Row, width: int) -> str:

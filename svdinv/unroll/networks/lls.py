@@ -14,6 +14,11 @@ D is a chain of convolutions in space and time on the real and imaginary parts o
 with leaky ReLUs. Its first weights are so small that the network begins as the
 classical method. The blocks lie elsewhere in each cell.
 
+A network that is to know the noise estimates its standard deviation from the outer
+samples of k-space, where images have least. As the level of FFDNet (Zhang, Zuo & Zhang,
+IEEE TIP 2018) it is a further channel of D; and each cell learns how thresholds and
+gamma depend on it.
+
 Where few samples are left, a classical method needs many iterations. Those in front of
 the first cell are of one, and learn nothing: first for the series that stands still and
 explains the samples of all frames, because frames fill up each other's gaps; then with
@@ -32,7 +37,16 @@ from typing import Any, TypeAlias
 
 from svdinv.core.namespace import real
 from svdinv.unroll.algorithms.loops import iterate
-from svdinv.unroll.arrays import Array, like, namespace, operators, sizes, times
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    count_up,
+    like,
+    namespace,
+    operators,
+    sizes,
+    times,
+)
 from svdinv.unroll.networks.functional import (
     folded,
     fraction,
@@ -54,6 +68,7 @@ from svdinv.unroll.networks.recipe import (
     register,
 )
 from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
+from svdinv.unroll.operators import MRI, Operator
 from svdinv.unroll.problem import Problem
 
 __all__ = ["LLS"]
@@ -62,6 +77,9 @@ _Row: TypeAlias = tuple[float, float, int, int]
 
 _RESTART = 10  # iterations
 _CONCAVE = 1.5  # where the penalty turns from linear to logarithmic, in thresholds
+# Noise relative to the series that is told from none: about 50 dB below it.
+_FAINT = 0.003
+_EULER = 0.5772156649  # Euler's constant
 
 
 @register
@@ -104,6 +122,9 @@ class LLS(SeriesRecipe):
     start_thresholds : (float, float, float)
         Their first threshold, that at the change of blocks, and the last, in the unit
         of the others.
+    noise : bool
+        Whether the cells know the noise, as estimated from the k-space. With another
+        operator than `MRI` they take it to be 0.
     """
 
     features: int = 16
@@ -118,6 +139,7 @@ class LLS(SeriesRecipe):
     start: tuple[int, int] = (0, 0)
     start_block: int = 16
     start_thresholds: tuple[float, float, float] = (0.2, 0.02, 0.004)
+    noise: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what makes no network.
@@ -143,18 +165,24 @@ class LLS(SeriesRecipe):
                 "start_thresholds must be three falling positive numbers, got "
                 f"{self.start_thresholds!r}"
             )
+        if not isinstance(self.noise, bool):
+            raise TypeError(f"noise must be true or false, got {self.noise!r}")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the layers of a cell."""
         pixels = self.fold**2
-        widths = (4 * pixels, *[self.features] * (self.convs - 1), 2 * pixels)
+        inputs = 5 if self.noise else 4
+        widths = (inputs * pixels, *[self.features] * (self.convs - 1), 2 * pixels)
         gains = residual_gains(self.convs)
-        return {
+        layers: dict[str, Layer] = {
             "momentum": Number(self.momentum),
             "threshold": Number(self.threshold),
             "correction": Convolutions(widths, axes=3, slope=self.slope, gains=gains),
             "gamma": Number(self.step),
         }
+        if self.noise:
+            layers |= {"threshold_noise": Number(0.0), "gamma_noise": Number(0.0)}
+        return layers
 
     def begin(self, problem: Problem) -> State:
         """Start from the zero-filled series, or from the classical method's."""
@@ -165,8 +193,11 @@ class LLS(SeriesRecipe):
         pixels = xp.sum(xp.ones_like(square[:, 0]), axis=(-2, -1))
         energy = xp.sum(square, axis=(-3, -2, -1))
         scale = root(energy / pixels, xp)
+        known: State = {"scale": scale}
+        if self.noise:
+            known["deviation"] = _deviation(problem.y, problem.A, scale)
         x, before = self._classical(x, problem, scale)
-        return {"x": x, "before": before, "scale": scale}
+        return {"x": x, "before": before} | known
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Iterate once, as at the top of this module."""
@@ -175,18 +206,29 @@ class LLS(SeriesRecipe):
         beta = like(fraction(layers.momentum, xp), x, xp)
         v = x + beta * (x - state["before"])
         share = fraction(layers.threshold, xp)
-        scale = self.block * state["scale"][:, None, None]
+        scale, gamma = state["scale"], layers.gamma
+        known = {"scale": scale}
+        if self.noise:
+            known["deviation"] = deviation = state["deviation"]
+            level = _level(deviation, scale, v, xp)
+            scale = scale * xp.exp(layers.threshold_noise * level)
+            gamma = gamma * xp.exp(layers.gamma_noise * level)[:, None, None, None]
+        scale = self.block * scale[:, None, None]
         threshold = partial(layers.svt, fraction=share, scale=scale)
         L = _by_blocks(v, self.block, _shift(self.block, layers.index), threshold)
-        both = xp.concat([to_channels(L, xp), to_channels(v, xp)], axis=1)
+        seen = [to_channels(L, xp), to_channels(v, xp)]
+        if self.noise:
+            pixels = xp.zeros_like(seen[0][:, :1])
+            seen.append(pixels + deviation[:, None, None, None, None])
+        both = xp.concat(seen, axis=1)
         if self.fold > 1:
             both = folded(both, self.fold, xp)
         change = layers.correction(both)
         if self.fold > 1:
             change = unfolded(change, v, self.fold, xp)
         z = L + to_complex(change, v, xp)
-        new = z - like(layers.gamma, x, xp) * problem.gradient(z)
-        return {"x": new, "before": x, "scale": state["scale"]}
+        new = z - like(gamma, x, xp) * problem.gradient(z)
+        return {"x": new, "before": x} | known
 
     def _classical(
         self, x: Array, problem: Problem, scale: Array
@@ -229,6 +271,48 @@ class LLS(SeriesRecipe):
             share = share if falls else last
             rows.append((age / (age + 3), share, *_shift(block, i)))
         return rows[:coarse], rows[coarse:]
+
+
+def _deviation(y: Array, A: Operator, scale: Array) -> Array:
+    """Estimate the standard deviation of the noise of each series, (B,).
+
+    By the geometric mean of the sampled energies, most of the weight on the corners
+    of k-space: the few large ones there, of edges, hardly raise it.
+    """
+    xp = namespace(y)
+    if not isinstance(A, MRI):
+        return xp.zeros_like(scale)
+    y = A.measured(y)
+    energy = real(xp.conj(y) * y, xp)
+    axes = tuple(range(1, len(energy.shape)))
+    sampled = energy > 0
+    taken = xp.where(sampled, xp.ones_like(energy), xp.zeros_like(energy))
+    H, W = sizes(energy, xp)[-2:]
+    weight = taken * _outer(H, energy, xp)[:, None] * _outer(W, energy, xp)
+    logarithm = xp.log(xp.where(sampled, energy, xp.ones_like(energy)))
+    total = xp.sum(weight, axis=axes)
+    some = total > 0
+    mean = xp.sum(weight * logarithm, axis=axes) / xp.where(some, total, 1 + 0 * total)
+    # The mean logarithm of noise is less than that of its mean energy by _EULER.
+    deviation = xp.exp((mean + _EULER) / 2)
+    return xp.where(some, deviation, xp.zeros_like(deviation))
+
+
+def _outer(size: Any, like: Array, xp: Namespace) -> Array:
+    """Give weights along an axis of k-space: 0 in the middle, 1 at the border."""
+    index = count_up(size, like, xp)
+    # Counted, because a graph of TensorFlow need not know the size.
+    middle = xp.sum(xp.ones_like(index)) / 2
+    square = ((index - middle) / (middle + 1)) ** 2
+    return square * square
+
+
+def _level(deviation: Array, scale: Array, series: Array, xp: Namespace) -> Array:
+    """Give the noise relative to the series, 0 for none, in a logarithmic scale."""
+    frames = xp.sum(xp.ones_like(real(series, xp)[:, :, 0, 0]), axis=1)
+    one = xp.ones_like(scale)
+    whole = xp.where(scale > 0, scale, one)
+    return xp.log(1 + deviation * root(frames, xp) / (_FAINT * whole))
 
 
 def _log_sum(matrices: Array, tau: Array) -> Array:

@@ -478,7 +478,10 @@ def check_measurement(
 _REGISTERED: dict[str, type] = {}
 
 # Fields of files that were written under another name.
-_RENAMED = {("Unrolled", "scheme"): "algorithm"}
+_RENAMED = {
+    ("Unrolled", "scheme"): "algorithm",
+    ("Unrolled", "kind"): "images",
+}
 
 _Class = TypeVar("_Class", bound=type)
 

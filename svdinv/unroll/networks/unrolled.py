@@ -255,7 +255,7 @@ class Unrolled(Recipe):
     prior : LearnedPrior or tuple of LearnedPrior
         What is learned in place of the proximal operator; for `LowRankPlusSparse` a
         pair, for `GradientDescent` a prior whose `prox` is the gradient.
-    kind : {"series", "image"}
+    images : {"series", "image"}
         Complex series (B, T, H, W) measured by MRI, from mask and coil maps; or real
         images (B, C, H, W) sampled by a mask. With an operator of one's own only real
         or complex matters.
@@ -263,7 +263,7 @@ class Unrolled(Recipe):
 
     algorithm: Algorithm = field(default_factory=ISTA)
     prior: LearnedPrior | tuple[LearnedPrior, ...] = field(default_factory=LowRank)
-    kind: Literal["series", "image"] = "series"
+    images: Literal["series", "image"] = "series"
 
     def __post_init__(self) -> None:
         """Refuse what makes no network.
@@ -274,8 +274,8 @@ class Unrolled(Recipe):
             Naming the attribute.
         """
         super().__post_init__()
-        if self.kind not in ("series", "image"):
-            raise ValueError(f"kind must be 'series' or 'image', got {self.kind!r}")
+        if self.images not in ("series", "image"):
+            raise ValueError(f"images must be 'series' or 'image', got {self.images!r}")
         if not isinstance(self.algorithm, Algorithm):
             raise TypeError(f"algorithm must be an Algorithm, got {self.algorithm!r}")
         if getattr(self.algorithm, "batch_axes", 1) != 1:
@@ -296,12 +296,12 @@ class Unrolled(Recipe):
     @property
     def axes(self) -> str:  # type: ignore[override]
         """Axes of the images."""
-        return SeriesRecipe.axes if self.kind == "series" else "B C H W"
+        return SeriesRecipe.axes if self.images == "series" else "B C H W"
 
     @property
     def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of what `operator` takes."""
-        return SeriesRecipe.measurement if self.kind == "series" else ("mask",)
+        return SeriesRecipe.measurement if self.images == "series" else ("mask",)
 
     @property
     def priors(self) -> tuple[LearnedPrior, ...]:
@@ -324,14 +324,14 @@ class Unrolled(Recipe):
 
     def operator(self, *measurement: Array) -> Operator:
         """Make the operator: for series that of MRI, for images a sampling."""
-        if self.kind == "series":
+        if self.images == "series":
             return mri(self, measurement)
         check_measurement(self, measurement)
         return Sampling(*measurement)
 
     def begin(self, problem: Problem) -> State:
         """Start as the algorithm does, from A^H y."""
-        if self.kind == "series":
+        if self.images == "series":
             return self.algorithm.start(problem, zero_filled(problem))
         x = problem.adjoint()
         check_image(x, self.axes, False, namespace(x))

@@ -1,4 +1,4 @@
-"""Weights that come with the package, in the format of `svdinv.unroll.networks.weights`."""
+"""Weights that come with the package, as `svdinv.unroll.networks.weights` reads."""
 
 from __future__ import annotations
 

@@ -3,35 +3,76 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.algorithms import Solution, solve
+from svdinv.unroll.data import TEST, Image, read_series, save_series
+from svdinv.unroll.data.coils import estimate_maps
+from svdinv.unroll.data.hearts import (
+    HEARTS,
+    cropped_series,
+    heart_series,
+    read_hearts,
+    smooth_phase,
+)
 from svdinv.unroll.data.masks import (
+    equispaced_mask,
     radial_mask,
     variable_density_mask,
     vista_like_mask,
 )
+from svdinv.unroll.data.measurements import Datasets, read_mask
+from svdinv.unroll.data.moving import (
+    in_the_middle,
+    moving_photograph,
+    phantom_series,
+    unseen_series,
+)
+from svdinv.unroll.data.noise import generator, noisy, white_noise
 from svdinv.unroll.data.phantom import coil_maps, heart
-from svdinv.unroll.operators import MRI
-from svdinv.unroll.tasks.colour import shrunk, training_photographs
-from svdinv.unroll.training.batches import Batch, Case, generator, white_noise
-from svdinv.unroll.training.config import option, register_task
+from svdinv.unroll.data.photographs import fingerprint, training_photographs
+from svdinv.unroll.data.series import SERIES_SUFFIXES
+from svdinv.unroll.display.panels import save_series_animation, save_series_panel
+from svdinv.unroll.display.pictures import (
+    contact_sheet,
+    save_animation,
+    save_picture,
+)
+from svdinv.unroll.metrics import SERIES, psnr, snr
+from svdinv.unroll.operators import MRI, TemporalFourier
+from svdinv.unroll.priors import Casorati, LocalLowRank, Sparse
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.colour import fitted_mask
+from svdinv.unroll.tasks.task import (
+    Estimate,
+    Given,
+    Method,
+    Options,
+    Task,
+    View,
+    option,
+    register,
+)
 
 __all__ = [
     "MASKS",
+    "PATTERNS",
     "Cine",
+    "CineOptions",
     "Hearts",
-    "case",
+    "local_low_rank",
+    "low_rank",
+    "low_rank_plus_sparse",
     "measured",
-    "phantom_series",
+    "sampled",
     "sampling",
-    "undersampled",
-    "unseen_series",
-    "warped",
+    "zero_filled",
 ]
 
 MASKS = {
@@ -41,28 +82,144 @@ MASKS = {
 }
 """Names of the sampling patterns, and what they are."""
 
+PATTERNS = {
+    **MASKS,
+    "equispaced": "1/8 of the phase-encode lines at equal distances, moved each frame",
+}
+"""Those and more, to train on."""
+
 _ACCELERATION = 8
-# Series that are never trained on begin here, so that no number of them collides.
-_FIRST_TEST = 1_000_000
+_MOST_ACCELERATED = 16
+_QUIETEST = 80.0  # dB
+# Series that are not trained on begin here, so that no number of them collides.
 _FIRST_VALIDATION = 2_000_000
 # Number of no item, for what those of a step have in common: without a third number
 # NumPy would give the randomness of item 0.
 _COMMON = 2**32 - 1
 _LONGEST = 1024  # side of a photograph in pixels
+PHANTOMS = {
+    "cine": "a beating heart, 20 frames a second, blood bright",
+    "perfusion": "the first pass of a contrast agent, one frame a beat",
+}
+"""Phantoms by name, and what they are."""
+
+_FRAMES, _SIZE = 18, 128  # of phantoms
+_SERIES = 8  # to evaluate on
+_SMALLEST = 16  # pixels a side
+_CALIBRATION = 24  # rows and columns that unknown maps are estimated from, at most
+_LEAST_CALIBRATION = 8  # twice the side of the kernels of ESPIRiT, and more
+_UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
+_TINY = 1e-30  # magnitudes that single precision does not divide by
+
+Weights: TypeAlias = tuple[float, ...]
+
+# Relative weights for problems without a truth, which leave some room for noise.
+_FIXED: Mapping[str, Weights] = {
+    "low-rank": (0.01,),
+    "L+S": (0.1, 0.01),
+    "local low-rank": (0.01,),
+}
+# Relative to the largest singular value; the best ones of the phantom lie inside, or
+# what lies beyond changes hundredths of a decibel.
+_WEIGHTS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+_LOW_RANK_WEIGHTS = (0.1, 0.3, 0.03)  # of L+S
+_ITERATIONS, _RTOL = 200, 1e-4
+_SOON = 3e-4  # L+S comes nearer to the truth where it does not converge
+_BLOCK = 8
 
 
-@register_task
 @dataclass(frozen=True, kw_only=True)
-class Cine:
+class CineOptions(Options):
+    """How series are read and their k-space is sampled."""
+
+    mask: str | None = option(
+        None,
+        "how the k-space of a series is sampled: radial (default), "
+        "variable-density, vista, equispaced; or a file with a mask, true where "
+        "sampled",
+        plural="masks",
+    )
+    acceleration: float | None = option(
+        None,
+        "part of the k-space that is left out: 8, the default, samples an eighth",
+        low=1,
+        high=_MOST_ACCELERATED,
+    )
+    coils: int | None = option(
+        None,
+        "number of simulated receive coils for a series (default 0: none)",
+        low=0,
+        high=128,
+    )
+    noise: float | None = option(
+        None,
+        "standard deviation of noise in the k-space, relative to the largest magnitude "
+        "of the series (default 0)",
+        low=0,
+        high=10,
+    )
+    key: str | None = option(
+        None, "which array of the file holds the series, if there are several"
+    )
+    frames: int | None = option(
+        None, "frames of a phantom (default 18)", low=1, high=1000
+    )
+    size: int | None = option(
+        None, "rows and columns of a phantom in pixels (default 128)", low=32, high=1024
+    )
+    time_axis: int | None = option(
+        None,
+        "which axis of that array is time (default -3; MATLAB's H x W x T: 2)",
+        low=-32,
+        high=32,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        super().__post_init__()
+        if self.mask is None or self.mask in PATTERNS:
+            return
+        if not Path(self.mask).suffix:
+            raise ValueError(
+                f"mask: {self.mask!r} is none of {', '.join(PATTERNS)}, nor a file"
+            )
+        if self.acceleration is not None:
+            raise ValueError("acceleration: has no use with a mask from a file")
+
+    @property
+    def axis(self) -> int:
+        """Axis of time."""
+        return -3 if self.time_axis is None else self.time_axis
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Cine(Task):
     """Series of a beating heart from undersampled k-space."""
 
     kind: ClassVar[str] = "cine"
     axes: ClassVar[str] = "B T H W"
+    images: ClassVar[str] = "series"
+    reads: ClassVar[str] = f"a series ({', '.join(SERIES_SUFFIXES)})"
+    sampled: ClassVar[str] = "kspace"
+    options: ClassVar[type[Options]] = CineOptions
+    metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
+    endings: ClassVar[tuple[str, ...]] = (".npz", ".npy", ".h5", ".hdf5")
+    moving: ClassVar[bool] = True
 
     series: int = option(64, "series of the phantom to train on")
     frames: int = option(12, "frames of each; a step may take a third less")
     size: int = option(128, "rows and columns in pixels")
-    masks: tuple[str, ...] = option(tuple(MASKS), f"of {', '.join(MASKS)}")
+    masks: tuple[str, ...] = option(tuple(MASKS), f"of {', '.join(PATTERNS)}")
+    accelerations: tuple[float, ...] = option(
+        (8.0,), "of which each item draws one: 8 is an eighth of k-space"
+    )
     coils: tuple[int, ...] = option(
         (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
     )
@@ -78,7 +235,22 @@ class Cine:
     noise: float = option(
         0.0, "largest standard deviation of noise, the largest magnitude being 1"
     )
-    validation: int = option(3, "series to watch the training by")
+    snr: tuple[float, ...] = option(
+        (),
+        "lowest and highest signal-to-noise ratio in dB, of the series to the noise in "
+        "it were all of k-space sampled; empty: no such noise",
+    )
+    noisy: float = option(0.5, "share of the items that have noise of such a ratio")
+    real: tuple[str, ...] = option(
+        (), "files .npz and .npy of real series, and folders of them"
+    )
+    real_share: float = option(0.5, "share of the items that are made of these")
+    held_out: tuple[str, ...] = option(
+        (), "names of real series that are not trained on; they validate instead"
+    )
+    validation: int = option(
+        3, "series to watch the training by; held_out series take their place"
+    )
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -88,6 +260,7 @@ class Cine:
         ValueError
             Naming the option.
         """
+        super().__post_init__()
         for name in ("series", "frames", "validation"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -96,16 +269,34 @@ class Cine:
         if self.size < 32:
             raise ValueError(f"size must be at least 32, got {self.size}")
         for mask in self.masks:
-            if mask not in MASKS:
-                raise ValueError(f"masks must be of {', '.join(MASKS)}, got {mask!r}")
+            if mask not in PATTERNS:
+                raise ValueError(
+                    f"masks must be of {', '.join(PATTERNS)}, got {mask!r}"
+                )
         if not self.masks:
             raise ValueError("masks must name at least one")
         if not self.coils or min(self.coils) < 0:
             raise ValueError(f"coils must be 0 or more, got {self.coils}")
-        for name in ("perfusion", "textures", "noise"):
+        for name in ("perfusion", "textures", "noise", "noisy", "real_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
+        rates = self.accelerations
+        if not rates or not all(1 <= rate <= _MOST_ACCELERATED for rate in rates):
+            raise ValueError(
+                f"accelerations must lie in [1, {_MOST_ACCELERATED}], got {rates}"
+            )
+        if self.snr:
+            low, high = self.snr if len(self.snr) == 2 else (1.0, 0.0)
+            if not 0 <= low <= high <= _QUIETEST:
+                raise ValueError(
+                    "snr must be two ascending numbers of dB in "
+                    f"[0, {_QUIETEST:g}], or empty, got {self.snr}"
+                )
+            if self.noise:
+                raise ValueError("snr and noise are two ways to say it: give one")
+        if self.held_out and not self.real:
+            raise ValueError("held_out names real series, but real names no files")
 
     def load(self) -> Hearts:
         """Make the series ready, each when it is first needed.
@@ -118,7 +309,8 @@ class Cine:
         Raises
         ------
         ValueError
-            If a picture cannot be read, or is too small.
+            If a picture or a real series cannot be read, or is too small; if
+            `held_out` names one that is not there, or all.
         """
         photos: list[Image] = []
         if self.textures:
@@ -126,7 +318,216 @@ class Cine:
             photos = [image for _, image in sorted(found.items())]
             if min(min(photo.shape[:2]) for photo in photos) < self.size:
                 raise ValueError(f"a photograph is smaller than size, {self.size}")
-        return Hearts(self, photos)
+        real = read_hearts(self.real)
+        missing = [name for name in self.held_out if name not in real]
+        if missing:
+            raise ValueError(
+                f"held_out: no series {missing[0]!r}; there are {', '.join(real)}"
+            )
+        if self.real and len(real) <= len(set(self.held_out)):
+            raise ValueError("real has no series to train on: all are held out")
+        return Hearts(self, photos, real)
+
+    def origin(self) -> dict[str, str]:
+        """Sum up the user's photographs."""
+        if not self.photographs:
+            return {}
+        return {"photographs": fingerprint(self.photographs)}
+
+    def recognises(self, path: Path) -> bool:
+        """Tell files of arrays, and the names of hearts and phantoms."""
+        named = str(path) in PHANTOMS or str(path) in HEARTS
+        return named or path.suffix.lower() in SERIES_SUFFIXES
+
+    def files(self, folder: Path) -> list[Path]:
+        """List the files of arrays in a folder."""
+        files = sorted(folder.iterdir())
+        files = [f for f in files if f.suffix.lower() in SERIES_SUFFIXES]
+        if not files:
+            raise ValueError(
+                f"no series in {folder}; looked for {', '.join(SERIES_SUFFIXES)}"
+            )
+        return files
+
+    def read(self, source: str | Path, options: Any) -> Given:
+        """Read a series (T, H, W), complex or magnitudes, and scale it to 1."""
+        path, name = Path(source), str(source)
+        if name in PHANTOMS:
+            frames, size = options.frames or _FRAMES, options.size or _SIZE
+            made = heart(frames, size, size, seed=options.seed, contrast=name)
+            return Given(f"{name} {options.seed}", made.series)
+        for given in ("frames", "size"):
+            if getattr(options, given) is not None:
+                raise ValueError(f"{given}: is for phantoms, and not for {source}")
+        if name in HEARTS:
+            return Given(name, heart_series(name).astype(np.complex64))
+        series = read_series(path, options.key, time_axis=options.axis)
+        while series.ndim > 3 and len(series) == 1:
+            series = series[0]
+        if series.ndim != 3 or min(series.shape[-2:]) < _SMALLEST:
+            raise ValueError(
+                f"{path} must hold one series (T, H, W), of {_SMALLEST} pixels a side "
+                f"or more, got the shape {series.shape}"
+            )
+        scale = float(np.abs(series).max())
+        if scale == 0:
+            raise ValueError(f"{path} is zero everywhere")
+        return Given(path.stem, _divided(series, scale), scale)
+
+    def read_measured(self, file: Datasets) -> Problem:
+        """Read ``kspace``, ``mask``, and ``maps`` and ``truth``, if they are there.
+
+        ``kspace`` (T, H, W) or (T, C, H, W), complex, with the zero frequency at
+        (H // 2, W // 2); ``mask`` (T, H, W), or (H, W) or (T, 1, W) for all alike;
+        ``maps`` (C, H, W), complex, if there are coils and their sensitivities are
+        known; ``truth`` (T, H, W). Maps that are missing are estimated.
+        """
+        T, *coils, H, W = file.shape("kspace", "(T, H, W) or (T, C, H, W)", (3, 4))
+        shape = file.shape("mask", "(T, H, W)", (1, 2, 3, 4))
+        try:
+            fits = np.broadcast_shapes(shape, (T, H, W)) == (T, H, W)
+        except ValueError:
+            fits = False
+        if not fits:
+            file.same("mask", (T, H, W), "(T, H, W)")
+        mapped, known = "maps" in file, "truth" in file
+        if mapped and not coils:
+            raise file.error("kspace", "must be (T, C, H, W) where there are maps")
+        if mapped:
+            file.same("maps", (*coils, H, W), "(C, H, W)")
+        if known:
+            file.same("truth", (T, H, W), "(T, H, W)")
+        mask = np.array(np.broadcast_to(file.mask(), (T, H, W)))
+        maps = file.complex("maps") if mapped else None
+        truth = file.complex("truth") if known else None
+        return _from_kspace(file, file.complex("kspace"), mask, maps, truth)
+
+    def measured(self, problem: Problem) -> dict[str, Any]:
+        """Give ``kspace``, ``mask`` and, with coils, ``maps``."""
+        A = _mri(problem)
+        maps = {} if A.maps is None else {"maps": A.maps}
+        return {"kspace": problem.y, "mask": A.mask, **maps}
+
+    def examples(self, options: Any) -> list[Given]:
+        """Give eight series of the phantom."""
+        return [Given(f"heart {i}", unseen_series(i)) for i in range(_SERIES)]
+
+    def built_in(self) -> dict[str, dict[str, str]]:
+        """List hearts, phantoms and masks."""
+        return {
+            "series of real hearts": dict(HEARTS),
+            "phantoms, series of any size and number of frames": dict(PHANTOMS),
+            "masks of series, in k-space": dict(PATTERNS),
+        }
+
+    def show(self, name: str, options: Any, path: Path) -> None:
+        """Write a series or a mask as an animation, or as a sheet of its frames."""
+        seconds = 0.2
+        if name in PATTERNS:
+            frames, size = options.frames or _FRAMES, options.size or _SIZE
+            rng = np.random.default_rng(options.seed)
+            rate = options.acceleration or _ACCELERATION
+            shown = sampling(name, (frames, size, size), rng, rate).astype(np.float32)
+        else:
+            shown = np.abs(self.read(name, options).image)
+            shown = shown / shown.max()
+            seconds = 0.05  # a beat is slow to watch
+        if path.suffix.lower() == ".gif":
+            save_animation(path, shown, seconds=seconds)
+        else:
+            save_picture(path, contact_sheet(shown))
+
+    def settings(self, options: Any) -> list[Any]:
+        """Give sampling by each of three patterns, unless the options name one."""
+        if options.mask is not None:
+            return [options]
+        return [replace(options, mask=mask) for mask in MASKS]
+
+    def measure(self, given: Given, options: Any) -> Problem:
+        """Sample the k-space of a series."""
+        series = given.image
+        pattern = options.mask or "radial"
+        if pattern in PATTERNS:
+            rate = options.acceleration or _ACCELERATION
+            rng = np.random.default_rng(options.seed)
+            mask = sampling(pattern, series.shape, rng, rate)
+            setting = pattern if rate == _ACCELERATION else f"{pattern}, {rate:g} x"
+        else:
+            read = read_mask(pattern, key=None, time_axis=options.axis)
+            mask, setting = fitted_mask(read, series.shape), "own mask"
+            _check_centred(mask, "the mask")
+        maps = None
+        if options.coils:
+            maps = coil_maps(options.coils, *series.shape[-2:], seed=options.seed)
+            setting += f", {options.coils} coils" if options.coils > 1 else ", 1 coil"
+        problem = replace(
+            sampled(given.name, series, mask, maps),
+            setting=setting,
+            scale=given.scale,
+            note=given.note,
+        )
+        if options.noise:
+            problem = noisy(problem, options.noise, seed=options.seed)
+        return problem
+
+    def baselines(self) -> Mapping[str, Method]:
+        """Give zero-filling and three methods of low rank."""
+        return {
+            "zero-filled": zero_filled,
+            "low-rank": low_rank,
+            "L+S": low_rank_plus_sparse,
+            "local low-rank": local_low_rank,
+        }
+
+    def views(self, problem: Problem) -> Iterator[View]:
+        """Mirror a series along its rows, its columns and in time, in all eight ways.
+
+        Around the centre (H // 2, W // 2), which the Fourier transform leaves where it
+        is: what is done to the images is done to their k-space.
+        """
+        A = _mri(problem)
+        for axes in ((), (-2,), (-1,), (-2, -1)):
+            for reversed_ in (False, True):
+
+                def mirror(x: Any, axes: tuple[int, ...] = axes) -> Any:
+                    for axis in axes:
+                        x = np.flip(x, axis)
+                        if x.shape[axis] % 2 == 0:
+                            x = np.roll(x, 1, axis)
+                    return np.ascontiguousarray(x)
+
+                def change(x: Any, mirror: Any = mirror, back: bool = reversed_) -> Any:
+                    return mirror(x[::-1] if back else x)
+
+                maps = None if A.maps is None else mirror(A.maps)
+                turned = MRI(change(A.mask), maps)
+                yield (
+                    replace(problem, y=change(problem.y), A=turned, truth=None),
+                    change,
+                )
+
+    def decibels(self, problem: Problem, image: Any) -> float:
+        """Give the PSNR of magnitudes, relative to the largest."""
+        return psnr(np.abs(problem.truth), np.abs(image), peak="max")
+
+    def describe(self, problem: Problem) -> str:
+        """Give the number of frames, and their size."""
+        size = "x".join(map(str, problem.y.shape[-2:]))
+        return f"{problem.y.shape[0]} frames of {size} pixels"
+
+    def save(self, path: Path, image: Any, problem: Problem) -> None:
+        """Write the series, in the scale of what was read."""
+        save_series(path, image * np.float32(problem.scale))
+
+    def save_panel(
+        self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
+    ) -> None:
+        """Write a picture that compares reconstructions."""
+        save_series_panel(path, truth, entries, title=title)
+
+    def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
+        """Write an animation that compares them."""
+        save_series_animation(path, truth, entries)
 
 
 class Hearts:
@@ -138,17 +539,27 @@ class Hearts:
         The options.
     photos : list of ndarray of float32, shape (H, W, 3)
         Photographs for `moving_photograph`.
+    real : dict of str to ndarray of float32, shape (T, H, W), optional
+        Magnitudes of real series, also of those held out.
     """
 
-    def __init__(self, task: Cine, photos: list[Image]) -> None:
+    def __init__(
+        self,
+        task: Cine,
+        photos: list[Image],
+        real: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
         self.task, self.photos = task, photos
+        real = real or {}
+        self._aside = {name: real[name] for name in task.held_out}
+        self._real = [real[name] for name in real if name not in self._aside]
         kept = task.series + task.validation
         self._series = functools.lru_cache(maxsize=kept)(self._make)
         self._maps = functools.lru_cache(maxsize=64)(
             lambda coils, seed: coil_maps(coils, task.size, task.size, seed=seed)
         )
 
-    def batch(self, seed: int, step: int, items: range) -> Batch:
+    def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw series and masks.
 
         Parameters
@@ -160,9 +571,9 @@ class Hearts:
 
         Returns
         -------
-        Batch
-            k-space (B, T, H, W), or with coils (B, T, C, H, W); masks (B, T, H, W)
-            and, with coils, maps (B, C, H, W); series (B, T, H, W).
+        Problem
+            k-space (B, T, H, W), or with coils (B, T, C, H, W); what sampled it; series
+            (B, T, H, W).
         """
         task = self.task
         common = generator(seed, step, _COMMON)
@@ -171,26 +582,36 @@ class Hearts:
         drawn = [
             self._item(generator(seed, step, item), coils, frames) for item in items
         ]
-        samples = np.stack([kspace for kspace, _, _ in drawn])
-        measurement = zip(*(given for _, given, _ in drawn), strict=True)
-        truth = np.stack([series for _, _, series in drawn])
-        return Batch(samples, tuple(map(np.stack, measurement)), truth)
+        kspace, masks, maps, truth = zip(*drawn, strict=True)
+        own = np.stack(maps)[:, None] if coils else None
+        A = MRI(np.stack(masks), own)
+        return Problem(np.stack(kspace), A, truth=np.stack(truth))
 
-    def validation(self) -> list[Case]:
+    def validation(self) -> list[Problem]:
         """Give other series, one for each pattern in turn."""
         task = self.task
-        cases = []
+        problems = []
+        for i, (name, magnitude) in enumerate(self._aside.items()):
+            series = in_the_middle(magnitude, task.frames, int(1.5 * task.size))
+            mask = task.masks[i % len(task.masks)]
+            problems.append(self._case(name, series, mask, i))
+        if problems:
+            return problems
         for i in range(task.validation):
             series = self._series(_FIRST_VALIDATION + i)
             mask = task.masks[i % len(task.masks)]
-            cases.append(case(f"heart {i}", series, mask, seed=i))
-        return cases
+            problems.append(self._case(f"heart {i}", series, mask, i))
+        return problems
 
     def _item(
         self, rng: np.random.Generator, coils: int, frames: int
-    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...], NDArray[np.complex64]]:
+    ) -> tuple[NDArray[Any], ...]:
         task = self.task
-        if rng.random() < task.textures:
+        if self._real and rng.random() < task.real_share:
+            real = self._real[int(rng.integers(len(self._real)))]
+            part = cropped_series(real, frames, task.size, rng)
+            series = part * smooth_phase(frames, task.size, rng)
+        elif rng.random() < task.textures:
             photo = self.photos[int(rng.integers(len(self.photos)))]
             series = moving_photograph(photo, frames, task.size, rng)
         else:
@@ -206,178 +627,41 @@ class Hearts:
         series = np.roll(series, shift, (-2, -1))
         series = series * np.exp(2j * np.pi * rng.random(), dtype=np.complex64)
         pattern = str(rng.choice(task.masks))
-        mask = sampling(pattern, series.shape, rng)
+        # Nothing is drawn of one, so that older configurations give the same.
+        several = len(task.accelerations) > 1
+        rate = task.accelerations[
+            rng.integers(len(task.accelerations)) if several else 0
+        ]
+        mask = sampling(pattern, series.shape, rng, rate)
         maps = self._maps(coils, int(rng.integers(16))) if coils else None
         kspace = measured(series, mask, maps)
         if task.noise:  # also where nothing is sampled: nobody looks there
             deviation = np.float32(task.noise * rng.random())
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + deviation * noise
-        given = (mask,) if maps is None else (mask, maps)
-        return kspace, given, np.ascontiguousarray(series)
+        if task.snr and rng.random() < task.noisy:
+            ratio = rng.uniform(task.snr[0], task.snr[1])
+            power = np.mean(np.abs(series) ** 2) / 10 ** (ratio / 10)
+            noise = white_noise(kspace.shape, kspace.dtype, rng)
+            kspace = kspace + np.float32(np.sqrt(power)) * noise
+        return kspace, mask, maps, np.ascontiguousarray(series)
+
+    def _case(self, name: str, series: Any, mask: str, seed: int) -> Problem:
+        options = CineOptions(mask=mask, seed=seed)
+        return self.task.measure(Given(name, series), options)
 
     def _make(self, index: int) -> NDArray[np.complex64]:
         task = self.task
         return phantom_series(index, task.frames, task.size, perfusion=task.perfusion)
 
 
-def phantom_series(
-    index: int, frames: int, size: int, *, perfusion: float = 0.4
-) -> NDArray[np.complex64]:
-    """Make a series of the phantom, each index another patient and another scan.
-
-    Parameters
-    ----------
-    index : int
-        Which one.
-    frames, size : int
-        T, and H = W.
-    perfusion : float
-        Share of the indices that show first-pass perfusion.
-
-    Returns
-    -------
-    ndarray of complex64, shape (T, H, W)
-        The series; the largest magnitude is 1.
-    """
-    rng = generator(3, index)
-    return heart(
-        frames,
-        size,
-        size,
-        seed=index,
-        contrast="perfusion" if rng.random() < perfusion else "cine",
-        heart_rate=float(rng.uniform(50, 95)),
-        breathing_rate=float(rng.uniform(10, 20)),
-        breathing=float(rng.uniform(0, 1.2)),
-    ).series
-
-
-def moving_photograph(
-    photo: Image, frames: int, size: int, rng: np.random.Generator
-) -> NDArray[np.complex64]:
-    """Make a series of a photograph, for the texture that a phantom lacks.
-
-    Its colours stand for the density and the relaxation of a tissue: the magnitude
-    recovers towards the one at a rate set by the other, as after an inversion or a
-    saturation, or hardly changes. The picture is moved as by breathing, here more than
-    there, from frame to frame or, where heartbeats lie between frames, at random. It
-    has a smooth phase, and a grain of its own in every frame.
-
-    Parameters
-    ----------
-    photo : ndarray of float32, shape (H, W, 3)
-        A photograph in [0, 1], of at least `size` pixels a side.
-    frames, size : int
-        T, and the rows and columns of the series.
-    rng : numpy.random.Generator
-        Draws the part of the photograph, and all else.
-
-    Returns
-    -------
-    ndarray of complex64, shape (T, H, W)
-        The series; the largest magnitude is 1.
-    """
-    # From details as they are to those of a picture that has been scaled down.
-    least = min(photo.shape[:2]) // size
-    photo = shrunk(photo, -(-max(photo.shape[:2]) // int(rng.integers(1, least + 1))))
-    top, left = (int(rng.integers(n - size + 1)) for n in photo.shape[:2])
-    patch = photo[top : top + size, left : left + size]
-    density, relaxation = (patch @ rng.dirichlet(np.ones(3)) for _ in range(2))
-    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
-    if rng.random() < 0.5:  # a body in air
-        radii = rng.uniform(0.6, 1.1, 2)
-        density = density * ((x / radii[0]) ** 2 + (y / radii[1]) ** 2 < 1)
-    time = np.linspace(0, 1, frames)
-    relaxation = (relaxation - relaxation.mean()) / (relaxation.std() + 1e-3)
-    rate = rng.uniform(1, 8) * np.exp(rng.normal(0, 1) * relaxation)
-    lost = rng.choice([0.0, 1.0, 2.0]) * rng.uniform(0.5, 1)
-    series = np.abs(density * (1 - lost * np.exp(-rate * time[:, None, None])))
-    cycle = rng.random() + rng.uniform(0.2, 2) * time
-    moved = np.sin(np.pi * cycle) ** 2 if rng.random() < 0.5 else rng.random(frames)
-    series = warped(series, moved, _breathing(size, rng))
-    waves = rng.normal(0, 1.5, 5)
-    phase = waves[0] * x + waves[1] * y + waves[2] * x * y + waves[3] * (x**2 - y**2)
-    turn = 0.2 * waves[4] * np.sin(2 * np.pi * cycle)
-    series = series * np.exp(1j * (phase + turn[:, None, None]))
-    # What no prior explains, as in any measured image.
-    grain = rng.standard_normal((2, *series.shape), dtype=np.float32)
-    deviation = 0.15 * rng.random() ** 2 * np.sqrt(np.mean(np.abs(series) ** 2))
-    series = series + deviation * (grain[0] + 1j * grain[1])
-    return (series / max(np.abs(series).max(), 1e-6)).astype(np.complex64)
-
-
-def _breathing(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw how far each pixel moves at most, (2, H, W), in pixels."""
-    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
-    angle, place, width = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.5), rng.random()
-    # On one side of a line, blurred, it moves fully; on the other it hardly does.
-    across = np.cos(angle) * x + np.sin(angle) * y - place
-    share = 1 / (1 + np.exp(-across / (0.05 + width)))
-    farthest = 0.06 * size * rng.random() ** 2 * (rng.random() < 0.8)
-    way = rng.standard_normal(2)
-    way *= farthest / np.hypot(*way)
-    return way[:, None, None] * share
-
-
-def warped(
-    series: NDArray[np.float64],
-    shares: NDArray[np.float64],
-    displacement: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Move what a series shows.
-
-    Parameters
-    ----------
-    series : ndarray, shape (T, H, W)
-        Magnitudes.
-    shares : ndarray, shape (T,)
-        What each frame is moved by, as a part of `displacement`.
-    displacement : ndarray, shape (2, H, W)
-        Down and to the right, in pixels.
-
-    Returns
-    -------
-    ndarray, shape (T, H, W)
-        ``series[t](p - shares[t] * displacement(p))`` by cubic splines, mirrored at
-        the borders; no magnitude is negative.
-    """
-    from scipy.ndimage import map_coordinates
-
-    here = np.stack(np.meshgrid(*map(np.arange, series.shape[1:]), indexing="ij"))
-    frames = [
-        map_coordinates(frame, here - share * displacement, order=3, mode="mirror")
-        for frame, share in zip(series, shares, strict=True)
-    ]
-    return np.maximum(np.stack(frames), 0)
-
-
-def unseen_series(
-    index: int, frames: int = 12, size: int = 128
-) -> NDArray[np.complex64]:
-    """Make a series of the phantom that no training and no validation has seen.
-
-    Parameters
-    ----------
-    index : int
-        Which one, from 0.
-    frames, size : int
-        T, and H = W.
-
-    Returns
-    -------
-    ndarray of complex64, shape (T, H, W)
-        The series; the largest magnitude is 1.
-    """
-    return phantom_series(_FIRST_TEST + index, frames, size)
-
-
 def sampling(
     name: str,
     shape: tuple[int, ...],
     rng: np.random.Generator,
+    acceleration: float = _ACCELERATION,
 ) -> NDArray[np.bool_]:
-    """Draw a sampling pattern of `MASKS`.
+    """Draw a sampling pattern of `PATTERNS`.
 
     Parameters
     ----------
@@ -387,6 +671,9 @@ def sampling(
         (T, H, W).
     rng : numpy.random.Generator
         Source of the randomness.
+    acceleration : float
+        One part in this many of k-space is sampled; of radial lines as many are taken
+        as that is of the rows.
 
     Returns
     -------
@@ -396,17 +683,19 @@ def sampling(
     Raises
     ------
     ValueError
-        If there is no such pattern.
+        If there is no such pattern, or nothing would be left.
     """
     frames, height, width = shape
     if name == "radial":
-        lines = max(1, round((height + width) / 2 / _ACCELERATION))
+        lines = max(1, round((height + width) / 2 / acceleration))
         return radial_mask(shape, lines, rng=rng)
     if name == "variable-density":
-        return variable_density_mask(shape, 1 / _ACCELERATION, rng)
+        return variable_density_mask(shape, 1 / acceleration, rng)
     if name == "vista":
-        return vista_like_mask((frames, height, width), _ACCELERATION, rng)
-    raise ValueError(f"mask must be one of {', '.join(MASKS)}, got {name!r}")
+        return vista_like_mask((frames, height, width), acceleration, rng)
+    if name == "equispaced":
+        return equispaced_mask((frames, height, width), acceleration, rng=rng)
+    raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
 
 
 def measured(
@@ -418,52 +707,18 @@ def measured(
     return MRI(mask, maps)(series).astype(np.complex64)
 
 
-def case(
+def sampled(
     name: str,
     series: NDArray[np.complex64],
-    mask: str,
-    *,
-    seed: int,
+    mask: NDArray[np.bool_],
     maps: NDArray[np.complex64] | None = None,
-) -> Case:
-    """Undersample the k-space of a series.
+) -> Problem:
+    """Sample the k-space of a series.
 
     Parameters
     ----------
     name : str
         What to call it.
-    series : ndarray of complex64, shape (T, H, W)
-        The series.
-    mask : str
-        Pattern, a name of `MASKS`.
-    seed : int
-        Draws the mask.
-    maps : ndarray of complex64, shape (C, H, W), optional
-        Coil maps.
-
-    Returns
-    -------
-    Case
-        With k-space (T, H, W), or (T, C, H, W) with maps.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = sampling(mask, series.shape, rng)
-    return undersampled(name, mask, series, drawn, maps)
-
-
-def undersampled(
-    name: str,
-    setting: str,
-    series: NDArray[np.complex64],
-    mask: NDArray[np.bool_],
-    maps: NDArray[np.complex64] | None = None,
-) -> Case:
-    """Make a case of a series and a mask.
-
-    Parameters
-    ----------
-    name, setting : str
-        Of the case.
     series : ndarray of complex64, shape (T, H, W)
         The series.
     mask : ndarray of bool, shape (T, H, W)
@@ -473,8 +728,260 @@ def undersampled(
 
     Returns
     -------
-    Case
+    Problem
         With k-space (T, H, W), or (T, C, H, W) with maps.
     """
-    given = (mask,) if maps is None else (mask, maps)
-    return Case(name, setting, measured(series, mask, maps), given, series)
+    A = MRI(mask, maps)
+    return Problem(measured(series, mask, maps), A, truth=series, name=name)
+
+
+def zero_filled(problem: Problem) -> Estimate:
+    """Give A^H y, the image of the k-space with zeros where it is not sampled.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The image.
+    """
+    return Estimate(problem.adjoint())
+
+
+def low_rank(problem: Problem) -> Estimate:
+    """Reconstruct a series of low rank, by the nuclear norm of its Casorati matrix.
+
+    Liang, Proc. IEEE ISBI 2007; weights are relative to the largest singular value of
+    the zero-filled series.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The series, and which weight was taken.
+    """
+    top = _largest_singular_value(problem)
+    path = [(w,) for w in _WEIGHTS]
+    return _best(problem, "low-rank", lambda w: Casorati(w * top), path)
+
+
+def low_rank_plus_sparse(problem: Problem) -> Estimate:
+    """Reconstruct a series as one of low rank plus one with few temporal frequencies.
+
+    Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
+    largest singular value, and to the largest magnitude, of the zero-filled series; the
+    second is chosen first.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The series, and which weights were taken.
+    """
+    top = _largest_singular_value(problem)
+    peak = float(np.abs(zero_filled(problem).image).max())
+
+    def both(low: float, sparse: float) -> Any:
+        return Casorati(low * top), Sparse(sparse * peak, TemporalFourier())
+
+    first, *others = _LOW_RANK_WEIGHTS
+    path = [(first, sparse) for sparse in _WEIGHTS]
+
+    def again(best: Weights) -> list[Weights]:
+        return [(low, best[1]) for low in others]
+
+    return _best(problem, "L+S", both, path, again, rtol=_SOON)
+
+
+def local_low_rank(problem: Problem) -> Estimate:
+    """Reconstruct a series of which every block is of low rank.
+
+    Trzasko & Manduca, Proc. ISMRM 19, 2011, with blocks of 8 x 8 pixels that overlap by
+    half. Weights are relative to what the largest singular value of a block would be
+    were that of the zero-filled series spread evenly.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The series, and which weight was taken.
+    """
+    height, width = problem.y.shape[-2:]
+    top = _largest_singular_value(problem) * _BLOCK / (height * width) ** 0.5
+
+    def blocks(weight: float) -> LocalLowRank:
+        return LocalLowRank(weight * top, _BLOCK, stride=_BLOCK // 2)
+
+    return _best(problem, "local low-rank", blocks, [(w,) for w in _WEIGHTS])
+
+
+def _largest_singular_value(problem: Problem) -> float:
+    series = zero_filled(problem).image
+    value = float(np.linalg.norm(series.reshape(len(series), -1), 2))
+    return value or 1.0  # weights of nothing matter to nothing
+
+
+def _best(
+    problem: Problem,
+    name: str,
+    prior: Callable[..., Any],
+    path: Iterable[Weights],
+    others: Callable[[Weights], Iterable[Weights]] = lambda best: (),
+    rtol: float = _RTOL,
+) -> Estimate:
+    """Solve with each weight of a path in turn, and take the best.
+
+    Then with others, that depend on the best. Without a truth, with the fixed ones.
+    """
+    truth = problem.truth
+    clean = replace(problem, y=problem.A.measured(problem.y))
+
+    def solution(weights: Weights, state: Any = None) -> Solution:
+        solved = solve(
+            clean,
+            prior(*weights),
+            iterations=_ITERATIONS,
+            rtol=rtol,
+            state=state,
+            objective=False,
+        )
+        if solved.stopped == "interrupted":  # half a solution is none to judge
+            raise KeyboardInterrupt
+        return solved
+
+    if truth is None:
+        fixed = _FIXED[name]
+        return Estimate(solution(fixed).image, _described(fixed))
+    found: list[tuple[float, Weights, Solution]] = []
+
+    def best() -> tuple[float, Weights, Solution]:
+        return max(found, key=lambda each: each[0])
+
+    def follow(path: Iterable[Weights], state: Any = None) -> None:
+        for weights in path:
+            solved = solution(weights, state)
+            state = solved.state  # a good start for the next
+            found.append((snr(*problem.compared(solved.image)), weights, solved))
+
+    follow(path)
+    _, weights, solved = best()
+    follow(others(weights), solved.state)
+    _, weights, solved = best()
+    return Estimate(solved.image, f"best {_described(weights)}")
+
+
+def _described(weights: Weights) -> str:
+    word = "weight" if len(weights) == 1 else "weights"
+    return f"{word} {', '.join(f'{w:g}' for w in weights)}"
+
+
+def _mri(problem: Problem) -> MRI:
+    if not isinstance(problem.A, MRI):
+        raise TypeError(f"series are measured by MRI, not by {problem.A!r}")
+    return problem.A
+
+
+def _divided(x: Any, scale: float) -> Any:
+    """`x` in units of `scale`, however small or large that is."""
+    if scale > _TINY:
+        return x / np.float32(scale)
+    return (x.astype(np.complex128) / scale).astype(np.complex64)
+
+
+def _known_square(mask: NDArray[np.bool_]) -> int:
+    """Side of the largest middle square that all frames together sample."""
+    sampled: NDArray[np.bool_] = np.logical_or.reduce(mask, axis=0)
+    height, width = sampled.shape
+    for side in range(min(_CALIBRATION, height, width), 0, -1):
+        top, left = (n // 2 - side // 2 for n in (height, width))
+        if sampled[top : top + side, left : left + side].all():
+            return side
+    return 0
+
+
+def _check_centred(mask: NDArray[np.bool_], what: str) -> None:
+    """Refuse masks with the zero frequency in the corner, as FFTs order it."""
+    frames, height, width = mask.shape
+    if frames == 1:  # some lines may well miss the centre
+        return
+    rows, columns = (slice(n // 2 - 1, n // 2 + 2) for n in (height, width))
+    if mask[:, 0, 0].all() and not mask[:, rows, columns].any():
+        raise ValueError(
+            f"{what} samples the corners of k-space and not its centre, which must be "
+            "at (H // 2, W // 2): numpy.fft.fftshift it, over the last two axes"
+        )
+
+
+def _from_kspace(
+    file: Datasets,
+    kspace: Any,
+    mask: NDArray[np.bool_],
+    maps: Any,
+    truth: Any,
+) -> Problem:
+    """Check measured k-space, and scale it as the networks want it."""
+    size = mask.shape[-2:]
+    if min(size) < _SMALLEST:
+        raise ValueError(
+            f"{file.path}: frames must have {_SMALLEST} pixels a side or more, got "
+            f"{size}"
+        )
+    if truth is not None and not truth.any():
+        raise file.error("truth", "is zero everywhere")
+    _check_centred(mask, f"{file.path}: mask")
+    estimated = False
+    if kspace.ndim == 4 and maps is None:
+        if kspace.shape[1] == 1:
+            kspace = kspace[:, 0]
+        else:
+            maps, estimated = _estimated(file, kspace, mask), True
+    energy = 1.0 if maps is None else float((np.abs(maps) ** 2).sum(axis=0).max())
+    if energy > _UNIT_ENERGY:
+        raise ValueError(
+            f"{file.path}: the squared magnitudes of the maps must add up to 1, or to "
+            f"0 where there is no signal, and reach {energy:.3g}"
+        )
+    A = MRI(mask, maps)
+    reference = A.H(kspace) if truth is None else truth
+    scale = float(np.abs(reference).max())
+    if scale == 0:
+        raise ValueError(f"{file.path}: kspace is zero wherever it is sampled")
+    return Problem(
+        _divided(A.measured(kspace), scale),
+        A,
+        truth=None if truth is None else _divided(truth, scale),
+        scale=scale,
+        phase_known=not estimated,
+    )
+
+
+def _estimated(file: Datasets, kspace: Any, mask: NDArray[np.bool_]) -> Any:
+    calibration = _known_square(mask)
+    if calibration < _LEAST_CALIBRATION:
+        raise ValueError(
+            f"{file.path} has no maps, and they cannot be estimated: all frames "
+            f"together sample the middle {calibration} x {calibration} points of "
+            f"k-space, and {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} are needed"
+        )
+    try:
+        return estimate_maps(kspace, mask=mask, calibration=calibration)
+    except ValueError as error:
+        raise ValueError(
+            f"{file.path} has no maps, and they cannot be estimated from the "
+            f"{calibration} x {calibration} points in the middle of k-space: {error}"
+        ) from error

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from svdinv.unroll.data import (
 from svdinv.unroll.data.masks import uniform_mask
 from svdinv.unroll.data.measurements import Datasets, read_mask
 from svdinv.unroll.data.noise import generator, noisy
+from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.pictures import patches, picture_files
 from svdinv.unroll.display.panels import save_panel
 from svdinv.unroll.display.pictures import save_picture
@@ -52,15 +51,13 @@ __all__ = [
     "biharmonic",
     "channels_first",
     "channels_last",
-    "fingerprint",
     "sampled",
-    "shrunk",
     "svt_completion",
-    "training_photographs",
     "zero_filled",
 ]
 
 _RATES = (0.4, 0.3, 0.1)  # of an evaluation
+_UNIFORM = "uniform"
 _SMALLEST = 32  # pixels a side of a cropped picture
 _LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
 # Of SVT completion, relative to the largest singular value; the best ones of
@@ -264,6 +261,30 @@ class Colour(Task):
         """Give the photographs of `svdinv.unroll.data.TEST`."""
         return [self.read(name, options) for name in TEST]
 
+    def built_in(self) -> dict[str, dict[str, str]]:
+        """List the photographs, and the mask."""
+        training, sizes = split(*TEST), {}
+        for name in PHOTOS:
+            height, width, _ = photograph(name).shape
+            use = "training" if name in training else "other view of a test photograph"
+            if name in TEST:
+                use = "test: never seen by the weights in svdinv"
+            sizes[name] = f"{f'{height} x {width}':<12} {use}"
+        what = "each value of each channel with the same chance"
+        return {
+            "photographs, rows x columns": sizes,
+            "mask of photographs": {_UNIFORM: what},
+        }
+
+    def show(self, name: str, options: Any, path: Path) -> None:
+        """Write a photograph or a mask as a PNG."""
+        if name == _UNIFORM:
+            shape, rng = (128, 128, 3), np.random.default_rng(options.seed)
+            mask = uniform_mask(shape, options.rate or 0.4, rng)
+            save_picture(path, mask.astype(np.float32))
+        else:
+            save_picture(path, channels_last(self.read(name, options).image))
+
     def settings(self, options: Any) -> list[Any]:
         """Give sampling at 0.4, 0.3 and 0.1, unless the options say more."""
         if options.rate is not None or options.mask is not None:
@@ -345,79 +366,13 @@ class Colour(Task):
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
         """Write a PNG."""
-        save_picture(path, channels_last(image))
+        save_picture(path, image)
 
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
     ) -> None:
         """Write a picture that compares reconstructions."""
         save_panel(path, truth, entries, title=title)
-
-
-def training_photographs(
-    places: Sequence[str], held_out: Sequence[str], longest: int
-) -> dict[str, Image]:
-    """Read photographs to train on.
-
-    Parameters
-    ----------
-    places : sequence of str
-        Folders and files of pictures, besides the built-in ones.
-    held_out : sequence of str
-        Built-in photographs to leave out.
-    longest : int
-        Pictures with longer sides are scaled down to this.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (H, W, 3)
-        Photographs in [0, 1], by name.
-
-    Raises
-    ------
-    ValueError
-        If a file or folder is missing or is no picture.
-    """
-    names = split(*held_out) if held_out else PHOTOS
-    # Scaled down one by one: all of them at their full size could fill the memory.
-    images = {name: shrunk(photograph(name), longest) for name in names}
-    for file in _files(places):
-        name = str(file) if file.stem in images else file.stem
-        images[name] = shrunk(read_picture(file, largest=None), longest)
-    return images
-
-
-def fingerprint(places: Sequence[str]) -> str:
-    """Sum up pictures that are trained on: their names, order and content.
-
-    Parameters
-    ----------
-    places : sequence of str
-        Folders and files of pictures.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal digits.
-    """
-    whole = hashlib.sha256()
-    for file in _files(places):
-        with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-        whole.update(os.fsencode(file.name) + b"\0")
-    return whole.hexdigest()
-
-
-def _files(places: Sequence[str]) -> Iterator[Path]:
-    """List the pictures, each of them once."""
-    seen = set()
-    for place in map(Path, places):
-        if not place.exists():
-            raise ValueError(f"task.photographs: there is no {place.absolute()}")
-        for file in picture_files(place) if place.is_dir() else [place]:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                yield file
 
 
 @dataclass(frozen=True)
@@ -512,7 +467,7 @@ def fitted_mask(mask: Any, shape: tuple[int, ...]) -> Any:
             f"the mask must have the shape {shape}, or {shape[-2:]} for all alike, got "
             f"{mask.shape}"
         )
-    return np.ascontiguousarray(np.broadcast_to(mask, shape))
+    return np.array(np.broadcast_to(mask, shape))
 
 
 def _mask(problem: Problem) -> Any:
@@ -635,13 +590,3 @@ def parted(image: Image, least: int) -> tuple[Image, Image]:
             f"training and validation, with patches of {least}: give more photographs"
         )
     return (image[:cut], image[cut:]) if H > W else (image[:, :cut], image[:, cut:])
-
-
-def shrunk(image: Image, longest: int) -> Image:
-    """Scale a photograph down by a whole number, by the means of squares of pixels."""
-    factor = -(-max(image.shape[:2]) // longest)
-    if factor == 1:
-        return image
-    H, W = (n // factor * factor for n in image.shape[:2])
-    squares = image[:H, :W].reshape(H // factor, factor, W // factor, factor, -1)
-    return squares.mean(axis=(1, 3), dtype=np.float64).astype(np.float32)

@@ -294,6 +294,17 @@ class Task:
         """Give images that no shipped weights were trained on, to evaluate with."""
         raise NotImplementedError
 
+    def built_in(self) -> dict[str, dict[str, str]]:
+        """Give what comes with svdinv: under headings, names and what they are.
+
+        Those of images `read` takes; `show` takes all.
+        """
+        raise NotImplementedError
+
+    def show(self, name: str, options: Any, path: Path) -> None:
+        """Write a picture of something built in."""
+        raise NotImplementedError
+
     def settings(self, options: Any) -> list[Any]:
         """Give what `svdinv evaluate` compares: several of `options`."""
         return [options]
@@ -366,7 +377,7 @@ class Task:
         return image
 
     def save(self, path: Path, image: Arrays, problem: Problem) -> None:
-        """Write a reconstruction to a file, with one of `endings`."""
+        """Write a reconstruction, as `shown` gives it, to a file of `endings`."""
         raise NotImplementedError
 
     def save_panel(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +19,6 @@ from svdinv.unroll.files import replacing
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
 _KEY = "svdinv.training"
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Checkpoint:
     config : str
         The configuration, as TOML.
     tensors : dict of str to Tensor
-        Weights, their means and the moments of Adam, by name.
+        Weights, their means and what the optimiser keeps, by name.
     origin : dict of str to str
         What else the bits depend on, such as versions; empty in older files.
     """
@@ -42,7 +43,7 @@ class Checkpoint:
     origin: dict[str, str] = field(default_factory=dict)
 
     def restore(
-        self, network: nn.Module, mean: nn.Module, optimiser: torch.optim.Adam
+        self, network: nn.Module, mean: nn.Module, optimiser: torch.optim.Optimizer
     ) -> None:
         """Put a training back to where it was.
 
@@ -50,32 +51,45 @@ class Checkpoint:
         ----------
         network, mean : Module
             The network, and that with the means of its weights.
-        optimiser : Adam
+        optimiser : Optimizer
             Of the parameters of the network.
 
         Raises
         ------
         ValueError
-            If the tensors are not those of such a training.
+            If the tensors are not those of such a training, or not finite.
         """
-        expected = dict(_tensors(network, mean, optimiser, zeros=True))
+        expected = dict(_weights(network, mean))
         shapes = {name: tuple(x.shape) for name, x in expected.items()}
-        if shapes != {name: tuple(x.shape) for name, x in self.tensors.items()}:
+        parameters = dict(network.named_parameters())
+        moments: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
+        for name, x in self.tensors.items():
+            kind, _, own = name.partition("/")
+            if name in shapes:
+                fits = tuple(x.shape) == shapes[name]
+            else:
+                fits = own in parameters and x.shape == parameters[own].shape
+                moments.setdefault(own, {})[kind] = x
+            if not fits:
+                raise ValueError("the checkpoint is of another network")
+            if not bool(x.isfinite().all()):
+                raise ValueError(f"the checkpoint is damaged: {name} is not finite")
+        kinds = {frozenset(own) for own in moments.values()}
+        if len(kinds) > 1 or not shapes.keys() <= self.tensors.keys():
             raise ValueError("the checkpoint is of another network")
         step = torch.tensor(float(self.step))
         with torch.no_grad():
             for name, x in expected.items():
-                if name.startswith(("network/", "mean/")):
-                    x.copy_(self.tensors[name])
-            for name, parameter in network.named_parameters():
-                # Where Adam would have put them: on the device and in the layout of
-                # the parameter.
-                optimiser.state[parameter] = {"step": step.clone()} | {
-                    moment: torch.empty_like(parameter).copy_(
-                        self.tensors[f"{moment}/{name}"]
-                    )
-                    for moment in _MOMENTS
+                x.copy_(self.tensors[name])
+            for name, parameter in parameters.items():
+                # Where the optimiser would have put them: on the device and in the
+                # layout of the parameter.
+                found = {
+                    kind: torch.empty_like(parameter).copy_(x)
+                    for kind, x in moments[name].items()
                 }
+                if found:
+                    optimiser.state[parameter] = {"step": step.clone(), **found}
 
 
 def write_checkpoint(
@@ -84,7 +98,7 @@ def write_checkpoint(
     config: str,
     network: nn.Module,
     mean: nn.Module,
-    optimiser: torch.optim.Adam,
+    optimiser: torch.optim.Optimizer,
     origin: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint: complete, or not there at all.
@@ -99,7 +113,7 @@ def write_checkpoint(
         The configuration, as TOML.
     network, mean : Module
         The network, and that with the means of its weights.
-    optimiser : Adam
+    optimiser : Optimizer
         Of the parameters of the network.
     origin : mapping of str to str, optional
         What else the bits depend on.
@@ -111,9 +125,10 @@ def write_checkpoint(
     """
     tensors = {
         name: x.detach().cpu().contiguous()
-        for name, x in _tensors(network, mean, optimiser)
+        for name, x in (*_weights(network, mean), *_moments(network, optimiser))
     }
     told = {"step": step, "config": config, "origin": dict(origin or {})}
+    told["checksum"] = _checksum(told, tensors)
     content = to_bytes(tensors, {_KEY: json.dumps(told)})
     with replacing(path) as stream:
         stream.write(content)
@@ -142,29 +157,46 @@ def read_checkpoint(path: Path) -> Checkpoint:
             note = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         step, origin = note["step"], note.get("origin", {})
-        if not isinstance(step, int) or step < 0 or not isinstance(origin, dict):
+        whole = isinstance(step, int) and not isinstance(step, bool)
+        if not whole or step < 0 or not isinstance(origin, dict):
             raise ValueError(f"step {step!r}, origin {origin!r}")
+        # Files of older versions have none.
+        if "checksum" in note and note.pop("checksum") != _checksum(note, tensors):
+            raise ValueError("it is damaged: its checksum is another")
         return Checkpoint(step, str(note["config"]), tensors, origin)
     except FileNotFoundError as error:
         raise ValueError(f"there is no checkpoint {path}") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{path} is no checkpoint of a training: {error}") from error
 
 
-def _tensors(
-    network: nn.Module,
-    mean: nn.Module,
-    optimiser: torch.optim.Adam,
-    *,
-    zeros: bool = False,
-) -> Iterator[tuple[str, Tensor]]:
+def _weights(network: nn.Module, mean: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for kind, module in (("network", network), ("mean", mean)):
         for name, x in module.state_dict().items():
             yield f"{kind}/{name}", x
+
+
+def _moments(
+    network: nn.Module, optimiser: torch.optim.Optimizer
+) -> Iterator[tuple[str, Tensor]]:
+    """Give what an optimiser keeps of each parameter, but for the number of steps."""
     for name, parameter in network.named_parameters():
-        state = optimiser.state.get(parameter, {})
-        for moment in _MOMENTS:
-            if moment in state:
-                yield f"{moment}/{name}", state[moment]
-            elif zeros or not state:
-                yield f"{moment}/{name}", torch.zeros_like(parameter)
+        for kind, x in optimiser.state.get(parameter, {}).items():
+            if isinstance(x, Tensor) and x.shape == parameter.shape and kind != "step":
+                yield f"{kind}/{name}", x
+
+
+def _checksum(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    whole = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name in sorted(tensors):
+        x = tensors[name]
+        whole.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        whole.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()

@@ -33,7 +33,7 @@ def train(
     *,
     resume: bool = False,
     weights: Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> int:
     """Train, with a progress bar and a line or two of conclusion.
 
@@ -48,7 +48,7 @@ def train(
     weights : Path, optional
         File with the first weights.
     device : str
-        Where to compute: "cpu", "cuda" or such as "cuda:1".
+        Where to compute: "cpu", "cuda", such as "cuda:1", or "auto".
 
     Returns
     -------
@@ -121,7 +121,7 @@ def command(output: Path, device: str, count: int) -> str:
     """Say how to go on with what was run."""
     local = os.environ.get("LOCAL_WORLD_SIZE", count)
     start = f"torchrun --nproc-per-node {local} -m svdinv" if count > 1 else "svdinv"
-    place = "" if device == "cpu" else f" --device {device}"
+    place = "" if device == "auto" else f" --device {device}"
     return f"{start} train --resume {shlex.quote(str(output))}{place}"
 
 
@@ -177,7 +177,8 @@ def processes(device: str) -> Iterator[tuple[int, torch.device]]:
     Parameters
     ----------
     device : str
-        "cpu" or "cuda", which gives each process a GPU of its own, or "cuda:1".
+        "cpu" or "cuda", which gives each process a GPU of its own, "cuda:1", or
+        "auto" for either of the first two.
 
     Yields
     ------
@@ -203,12 +204,14 @@ def processes(device: str) -> Iterator[tuple[int, torch.device]]:
 
 
 def _device(name: str, index: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(name)
     except RuntimeError:
         place = None
     if place is None or place.type not in ("cpu", "cuda"):
-        raise Refused(f"device must be cpu, cuda or such as cuda:1, got {name!r}")
+        raise Refused(f"device must be auto, cpu, cuda or such as cuda:1, got {name!r}")
     if place.type == "cuda":
         # Every process looks for those of all: they are to fail together.
         count = int(os.environ.get("LOCAL_WORLD_SIZE", index + 1))

@@ -6,6 +6,7 @@ printed file, the checks and the error messages all come from there.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import tomllib
@@ -13,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from svdinv._missing import explain_missing
 from svdinv.unroll.files import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
+from svdinv.unroll.tasks.task import Task, check_ranges, named, option, tasks
 
 __all__ = [
     "CHECKPOINT",
@@ -29,11 +31,9 @@ __all__ = [
     "changed",
     "differences",
     "from_toml",
-    "option",
     "preset",
     "presets",
     "read",
-    "register_task",
     "to_toml",
     "write",
 ]
@@ -42,48 +42,39 @@ CHECKPOINT = "checkpoint.safetensors"
 CONFIG = "config.toml"
 WEIGHTS = "weights.safetensors"
 
-_T = TypeVar("_T")
 _PRESETS = Path(__file__).parent / "presets"
-# Far above what makes sense; PyTorch stumbles over what is not a number of its own.
-_FASTEST = 1e6
-_MOST_THREADS = 1024
-
-
-def option(default: _T, help: str) -> _T:
-    """Declare an option of a configuration.
-
-    Parameters
-    ----------
-    default : immutable
-        Its value where nothing is said.
-    help : str
-        A line of explanation.
-
-    Returns
-    -------
-    object
-        A dataclass field, which type checkers take for the default.
-    """
-    return dataclasses.field(default=default, metadata={"help": help})
+_DEEPEST = 8  # tables in tables
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How a network is trained, whatever it is for."""
 
-    steps: int = option(20000, "steps of Adam")
-    batch: int = option(16, "items in a step, of all processes together")
-    loss: Literal["l1", "mse", "log-l1", "log-mse"] = option(
+    steps: int = option(20000, "steps of the optimiser", low=1, high=10**9)
+    batch: int = option(
+        16, "items in a step, of all processes together", low=1, high=2**20
+    )
+    loss: str = option(
         "l1",
-        "mean absolute or squared error, or mean over the items of the logarithm of "
-        "either, as decibels weigh them",
+        "l1 or mse: mean absolute or squared error; log-l1 or log-mse: mean over the "
+        "items of its logarithm, as decibels weigh them; measurement: the data "
+        "fidelity, without any truth; or package.module:function",
+    )
+    penalty: float = option(
+        0.0, "weight of the network's own penalty, such as SLR-Net's", low=0, high=1e6
     )
     precision: Literal["float32", "bfloat16"] = option(
         "float32",
         "of the convolutions while training; bfloat16 takes half the time on new "
         "processors",
     )
-    learning_rate: float = option(2e-3, "highest learning rate")
+    optimiser: str = option(
+        "Adam", "a class of torch.optim, or package.module:Class, with its defaults"
+    )
+    learning_rate: float = option(2e-3, "highest learning rate", high=1e6)
+    schedule: Literal["cosine", "linear", "constant"] = option(
+        "cosine", "how it falls after the warm-up"
+    )
     warm_up: float = option(0.03, "part of the steps in which it rises to that")
     clip: float = option(0.5, "largest gradient norm; longer ones are scaled down")
     average: float = option(
@@ -100,8 +91,8 @@ class Training:
         "none",
         "torch.linalg.svd",
     ] = option("svt", "what the low-rank step is differentiated through")
-    checkpoint_every: int = option(500, "steps between two checkpoints")
-    validate_every: int = option(500, "steps between two validations")
+    checkpoint_every: int = option(500, "steps between two checkpoints", low=1)
+    validate_every: int = option(500, "steps between two validations", low=1)
 
     def __post_init__(self) -> None:
         """Refuse what makes no training.
@@ -111,43 +102,15 @@ class Training:
         ValueError
             Naming the option.
         """
-        for name in ("steps", "batch", "checkpoint_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
-                )
+        check_ranges(self)
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.learning_rate <= _FASTEST:
-            raise ValueError(
-                f"learning_rate must be at most {_FASTEST:g}, got {self.learning_rate}"
-            )
         for name in ("warm_up", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must lie in [0, 1), got {getattr(self, name)}"
                 )
-
-
-_TASKS: dict[str, type] = {}
-
-
-def register_task(cls: type[_T]) -> type[_T]:
-    """Let a dataclass be the ``[task]`` of a configuration, by its `kind`.
-
-    Parameters
-    ----------
-    cls : type
-        A dataclass with a class attribute `kind`.
-
-    Returns
-    -------
-    type
-        The same class: this is a decorator.
-    """
-    _TASKS[cls.kind] = cls  # type: ignore[attr-defined]
-    return cls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +119,8 @@ class Config:
 
     Attributes
     ----------
-    task : object
-        What is reconstructed, from what: `svdinv.unroll.tasks.colour.Colour` or
-        `svdinv.unroll.tasks.cine.Cine`.
+    task : Task
+        What is reconstructed, from what.
     network : Recipe
         Structure of the network.
     training : Training
@@ -169,11 +131,15 @@ class Config:
         Threads of each process; another number rounds differently.
     """
 
-    task: Any
+    task: Task
     network: Recipe
     training: Training = Training()
-    seed: int = option(0, "seed of the first weights and of all data")
-    threads: int = option(1, "threads of each process; others round differently")
+    seed: int = option(
+        0, "seed of the first weights and of all data", low=0, high=2**63 - 1
+    )
+    threads: int = option(
+        1, "threads of each process; others round differently", low=1, high=1024
+    )
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
@@ -183,21 +149,16 @@ class Config:
         ValueError
             Naming the option.
         """
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
-        if not 1 <= self.threads <= _MOST_THREADS:
-            raise ValueError(
-                f"threads must lie in [1, {_MOST_THREADS}], got {self.threads}"
-            )
+        check_ranges(self)
         if self.network.axes != self.task.axes:
             raise ValueError(
                 f"network.kind: {_kind(self.network)} reconstructs images "
                 f"({self.network.axes}), but those of the task {_kind(self.task)} are "
                 f"({self.task.axes})"
             )
-        due = getattr(self.task, "channels", None)
+        due = self.task.channels
         channels = getattr(self.network, "channels", due)
-        if channels != due:
+        if due is not None and channels != due:
             raise ValueError(
                 f"network.channels must be {due} for the task {_kind(self.task)}, "
                 f"got {channels}"
@@ -286,7 +247,7 @@ def from_toml(text: str) -> Config:
     """
     try:
         tables: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"not TOML: {error}") from error
     return _config(tables)
 
@@ -407,12 +368,27 @@ def _add(table: Any, name: str, value: Any, help: str | None) -> None:
 
     if value is None:
         return
-    if isinstance(value, Recipe) or dataclasses.is_dataclass(value):
-        raise ValueError(f"{name} of this network cannot be written to a TOML file")
-    item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+    item = tomlkit.item(_plain(value, name))
     if help:
         item.comment(help)
     table.add(name, item)
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Give a value as TOML has it; a part of a network as an inline table."""
+    import tomlkit
+
+    if isinstance(value, tuple):
+        return [_plain(each, name) for each in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    table = tomlkit.inline_table()
+    table.add("kind", _kind(value))
+    for field in fields(value):
+        inner = getattr(value, field.name)
+        if inner is not None:
+            table.add(field.name, _plain(inner, f"{name}.{field.name}"))
+    return table
 
 
 def _help(section: Any, name: str) -> str | None:
@@ -420,16 +396,21 @@ def _help(section: Any, name: str) -> str | None:
 
 
 def _kind(section: Any) -> str:
-    return type(section).__name__ if isinstance(section, Recipe) else section.kind
+    """Name a class: as it is registered, or as package.module:Class."""
+    cls = type(section)
+    if isinstance(section, Task) and tasks().get(section.kind) is cls:
+        return section.kind
+    if registered().get(cls.__name__) is cls and not isinstance(section, Task):
+        return cls.__name__
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {
-        name: dict(value) if isinstance(value, dict) else value
-        for name, value in tables.items()
-    }
+    merged = copy.deepcopy(dict(tables))
     # Kinds first, in whatever order they are given: they clear their section.
-    kinds_first = sorted(overrides, key=lambda name: not name.endswith(".kind"))
+    kinds_first = sorted(
+        overrides, key=lambda name: (not name.endswith(".kind"), name.count("."))
+    )
     for name in kinds_first:
         value = overrides[name]
         *path, last = name.split(".")
@@ -438,7 +419,7 @@ def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
                 raise ValueError(f"{name}: {part} is no section")
-        if len(path) == 1 and last == "kind":
+        if path and last == "kind":
             table.clear()  # the options of another kind
         table[last] = value
     return merged
@@ -450,14 +431,10 @@ def _config(tables: Mapping[str, Any]) -> Config:
         if name not in options:
             raise ValueError(f"unknown option {name!r}{_near(name, options)}")
     sections: dict[str, Any] = {}
-    for name, kinds in (("task", _tasks()), ("network", registered(Recipe))):
-        table = _table(tables, name)
-        kind = table.pop("kind", None)
-        if not isinstance(kind, str) or kind not in kinds:
-            raise ValueError(
-                f"{name}.kind must be one of {sorted(kinds)}, got {kind!r}"
-            )
-        sections[name] = _section(kinds[kind], name, table)
+    sections["task"] = _made(_table(tables, "task"), "task", Task, tasks())
+    sections["network"] = _made(
+        _table(tables, "network"), "network", Recipe, registered(Recipe)
+    )
     sections["training"] = _section(Training, "training", _table(tables, "training"))
     given = {name: tables[name] for name in ("seed", "threads") if name in tables}
     hints = get_type_hints(Config)
@@ -465,10 +442,20 @@ def _config(tables: Mapping[str, Any]) -> Config:
     return Config(**sections, **plain)
 
 
-def _tasks() -> dict[str, type]:
-    from svdinv.unroll.tasks import cine, colour  # noqa: F401  they register themselves
-
-    return _TASKS
+def _made(
+    table: dict[str, Any], name: str, base: type, known: Mapping[str, type]
+) -> Any:
+    """Make an object of the class that a table names as its kind."""
+    if name.count(".") > _DEEPEST:
+        raise ValueError(f"{name}: tables lie too deep in each other")
+    kind = table.pop("kind", None)
+    if not isinstance(kind, str):
+        raise ValueError(f"{name}.kind must be one of {sorted(known)}, got {kind!r}")
+    try:
+        cls = named(kind, base, known)
+    except ValueError as error:
+        raise ValueError(f"{name}.kind {error}") from error
+    return _section(cls, name, table)
 
 
 def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -505,9 +492,14 @@ def _sample(parts: Sequence[Any]) -> str:
 def _typed(value: Any, hint: Any, name: str) -> Any:
     """Check a value from TOML against the type of a field; lists become tuples."""
     origin, parts = get_origin(hint), get_args(hint)
+    if isinstance(value, dict):
+        # A part of a network: which classes fit, the class that has it checks.
+        return _made(dict(value), name, object, registered())
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return tuple(_typed(each, Any, f"{name}[{i}]") for i, each in enumerate(value))
     if origin in (Union, UnionType):
-        (inner,) = [part for part in parts if part is not NoneType]
-        return _typed(value, inner, name)
+        choices = [part for part in parts if part is not NoneType]
+        return _typed(value, choices[0], name)
     if origin is Literal:
         if value not in parts:
             raise ValueError(f"{name} must be one of {list(parts)}, got {value!r}")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Cell, Network
-from svdinv.unroll.training.batches import Batch
 
 __all__ = ["Breakdown", "diagnose"]
 
@@ -89,8 +89,8 @@ class Breakdown:
 def diagnose(
     network: Network,
     step: int,
-    batch: Batch,
-    loss: Callable[[nn.Module, Batch], Tensor],
+    batch: Problem,
+    loss: Callable[[nn.Module, Problem], Tensor],
 ) -> Breakdown:
     """Repeat a step that broke down, and look where.
 
@@ -100,7 +100,7 @@ def diagnose(
         With the weights from before the step.
     step : int
         Its number.
-    batch : Batch
+    batch : Problem
         Its data.
     loss : callable
         From network and batch to the loss.
@@ -110,8 +110,14 @@ def diagnose(
     Breakdown
         What was found.
     """
-    given = (batch.samples, batch.truth, *batch.measurement)
-    if not all(np.isfinite(x).all() for x in given):
+    finite: list[bool] = []
+
+    def look(x: Any) -> Any:
+        finite.append(bool(np.isfinite(np.asarray(x)).all()))
+        return x
+
+    batch.replace_arrays(look)
+    if not all(finite):
         return Breakdown(step, "data", "forward")
     for name, parameter in network.named_parameters():
         if not _finite(parameter):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -22,10 +23,9 @@ from torch import Tensor, nn
 import svdinv.torch
 from svdinv import __version__
 from svdinv.unroll.files import replacing_all
-from svdinv.unroll.metrics import psnr
-from svdinv.unroll.tasks.colour import fingerprint
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.task import Source
 from svdinv.unroll.torch import SVD, Network, save
-from svdinv.unroll.training.batches import Batch, Case, Source
 from svdinv.unroll.training.checkpoints import (
     Checkpoint,
     read_checkpoint,
@@ -44,6 +44,8 @@ from svdinv.unroll.training.config import (
 )
 from svdinv.unroll.training.diagnosis import Breakdown, diagnose
 from svdinv.unroll.training.logs import LOG, VALIDATION, Logs, read_log
+from svdinv.unroll.training.losses import loss_of
+from svdinv.unroll.training.sources import Ahead, FromDataset
 
 __all__ = [
     "CHECKPOINT",
@@ -51,7 +53,6 @@ __all__ = [
     "WEIGHTS",
     "Outcome",
     "Run",
-    "decibels",
     "interrupts",
     "reconstruct",
     "svd_of",
@@ -146,7 +147,13 @@ class Run:
             self.mean.load_state_dict(weights)
         self.network.to(self.device)
         self.mean.to(self.device).eval()
-        self.optimiser = torch.optim.Adam(self.network.parameters())
+        self._own_loss = loss_of(config.training.loss)
+        if config.training.penalty and not config.network.has_penalty:
+            raise ValueError(
+                f"training.penalty: {type(config.network).__name__} has none"
+            )
+        optimiser = _optimiser(config.training.optimiser)
+        self.optimiser = optimiser(self.network.parameters(), lr=1e-3)
         self.resumed = resume
         self.strange: list[str] = []
         begun: dict[str, str] = {}
@@ -163,6 +170,8 @@ class Run:
         own = source is not None
         if source is None and not self._finished:
             source = config.task.load()
+        if isinstance(source, FromDataset):
+            source.of_width(config.training.batch)
         self._source = source
         if output is not None and not self._finished:
             self._origin = self._origin_now(own=own)
@@ -170,6 +179,7 @@ class Run:
         self._logs = Logs(None, self.step)
         self._saved = self.step
         self._failure: Exception | None = None
+        self._ahead: Ahead | None = None
 
     @cached_property
     def source(self) -> Source:
@@ -251,6 +261,9 @@ class Run:
         finally:
             with suppress(OSError):  # what counts was flushed
                 self._logs.close()
+            if self._ahead is not None:
+                self._ahead.close()
+                self._ahead = None
         outcome.step, outcome.saved = self.step, self._saved
         outcome.seconds = time.monotonic() - began
         return outcome
@@ -266,14 +279,13 @@ class Run:
             NaN if there are no cases, or one cannot be reconstructed.
         """
         values = []
-        for case in self.source.validation():
-            assert case.truth is not None
+        for problem in self.source.validation():
             try:
-                image = reconstruct(self.mean, case, self.device)
+                image = reconstruct(self.mean, problem, self.device)
             except torch.linalg.LinAlgError:
                 values.append(math.nan)
             else:
-                values.append(decibels(case.truth, image))
+                values.append(self.config.task.decibels(problem, image))
         return float(np.mean(values)) if values else math.nan
 
     @property
@@ -298,6 +310,11 @@ class Run:
                 f"{'; '.join(differing)}"
             )
         checkpoint.restore(self.network, self.mean, self.optimiser)
+        if checkpoint.step > self.config.training.steps:
+            raise ValueError(
+                f"the checkpoint is damaged: it is of step {checkpoint.step} of "
+                f"{self.config.training.steps}"
+            )
         self.step = checkpoint.step
         for name in (LOG, VALIDATION):
             read_log(self._file(name))  # refused now if it is something else
@@ -307,19 +324,17 @@ class Run:
         """Say what the bits depend on besides the configuration."""
         origin = {"svdinv": __version__, "torch": torch.__version__}
         origin |= {"numpy": np.__version__, "processes": str(self.processes)}
-        places = getattr(self.config.task, "photographs", ())
-        if places and not own:
-            origin["photographs"] = fingerprint(places)
-        return origin
+        return origin if own else origin | self.config.task.origin()
 
     def _compare(self, begun: Mapping[str, str]) -> None:
         now = self._origin
         differing = [name for name in begun.keys() & now if begun[name] != now[name]]
-        if "photographs" in differing:
-            raise ValueError(
-                "a training is resumed as it was begun, but task.photographs are "
-                "other files now, or others were added"
-            )
+        for name in differing:
+            if hasattr(self.config.task, name):
+                raise ValueError(
+                    f"a training is resumed as it was begun, but task.{name} are other "
+                    "files now, or others were added"
+                )
         self.strange = [
             f"{name} was {begun[name]}, is {now[name]}" for name in sorted(differing)
         ]
@@ -331,12 +346,15 @@ class Run:
             return model
         return nn.parallel.DistributedDataParallel(model)
 
-    def _batch(self, step: int) -> Batch:
+    def _batch(self, step: int) -> Problem:
         share = self.config.training.batch // self.processes
         items = range(self.rank * share, (self.rank + 1) * share)
-        return self.source.batch(self.config.seed, step, items)
+        if self._ahead is None:
+            self._ahead = Ahead(self.source)
+        last = self.config.training.steps
+        return self._ahead.batch(self.config.seed, step, items, last)
 
-    def _gradients(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
+    def _gradients(self, model: nn.Module, batch: Problem) -> tuple[float, float]:
         """Loss and length of the gradient, of all processes together."""
         self.optimiser.zero_grad()
         loss = model(batch)
@@ -350,23 +368,24 @@ class Run:
         loss_value, length_value = both.tolist()
         return loss_value, length_value
 
-    def _loss(self, network: nn.Module, batch: Batch) -> Tensor:
-        truth = torch.from_numpy(batch.truth).to(self.device)
-        given = (torch.from_numpy(x).to(self.device) for x in batch.measurement)
-        samples = torch.from_numpy(batch.samples).to(self.device)
+    def _loss(self, network: nn.Module, batch: Problem) -> Tensor:
+        batch = batch.replace_arrays(partial(_tensor, device=self.device))
+        penalty = self.config.training.penalty
         low = self.config.training.precision == "bfloat16"
         # Autocast leaves complex numbers, and all of svdinv's steps, as they are.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            image = network(samples, *given)
-        error = torch.abs(image - truth)
-        return _LOSSES[self.config.training.loss](error)
+            given = network(batch, penalty=True) if penalty else network(batch)
+        estimate, extra = given if penalty else (given, None)
+        loss = self._own_loss(estimate, batch.truth, batch)
+        return loss if extra is None else loss + penalty * extra
 
     def _rate(self, step: int) -> float:
-        """Learning rate: a linear rise, then half a cosine."""
+        """Learning rate: a linear rise, then as the schedule has it."""
         training = self.config.training
         progress = (step - 0.5) / training.steps  # at 1 a step would do nothing
         rise = min(1.0, progress / training.warm_up) if training.warm_up else 1.0
-        return training.learning_rate * rise * (1 + math.cos(math.pi * progress)) / 2
+        fall = _SCHEDULES[training.schedule](progress)
+        return training.learning_rate * rise * fall / 2
 
     @torch.no_grad()
     def _update(self) -> None:
@@ -380,7 +399,7 @@ class Run:
         for mean, parameter in zip(means, new, strict=True):
             mean.lerp_(parameter, weight)
 
-    def _diagnosed(self, batch: Batch) -> Breakdown:
+    def _diagnosed(self, batch: Problem) -> Breakdown:
         """Look where it came from; the process whose items it was knows."""
         try:
             own = diagnose(self.network, self.step + 1, batch, self._loss)
@@ -462,22 +481,30 @@ class Run:
         write_checkpoint(path, self.step, config, *parts, self._origin)
 
 
-# Far below what any reconstruction from few samples reaches, peaks being 1.
-_LEAST_ERROR = 1e-7
-
-
-def _logarithm(error: Tensor, least: float = _LEAST_ERROR) -> Tensor:
-    """Mean over the items of the logarithm of their mean error."""
-    # An item of zeros, reconstructed as such, has no logarithm to improve.
-    return torch.log(error.flatten(1).mean(1) + least).mean()
-
-
-_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
-    "l1": torch.mean,
-    "mse": lambda error: torch.mean(error**2),
-    "log-l1": _logarithm,
-    "log-mse": lambda error: _logarithm(error**2, _LEAST_ERROR**2),
+# Twice what is left of the learning rate.
+_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda progress: 1 + math.cos(math.pi * progress),
+    "linear": lambda progress: 2 * (1 - progress),
+    "constant": lambda progress: 2.0,
 }
+
+
+def _optimiser(name: str) -> Any:
+    """Find the class of an optimiser."""
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        module, attribute = "torch.optim", name
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"training.optimiser {name}: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise ValueError(f"training.optimiser {name} is no torch.optim.Optimizer")
+    return cls
+
+
+def _tensor(x: Any, device: torch.device) -> Tensor:
+    return (torch.from_numpy(x) if isinstance(x, np.ndarray) else x).to(device)
 
 
 class _Loss(nn.Module):
@@ -487,12 +514,12 @@ class _Loss(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, loss: Callable[[nn.Module, Batch], Tensor]
+        self, network: nn.Module, loss: Callable[[nn.Module, Problem], Tensor]
     ) -> None:
         super().__init__()
         self.network, self.loss = network, loss
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Problem) -> Tensor:
         try:
             return self.loss(self.network, batch)
         except torch.linalg.LinAlgError:
@@ -564,20 +591,14 @@ class _TorchSVD(torch.autograd.Function):
 
 @torch.no_grad()
 def reconstruct(
-    network: Callable[..., Tensor], case: Case, device: torch.device | str = "cpu"
+    network: Callable[..., Tensor],
+    problem: Problem,
+    device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """Reconstruct one case, as it comes from the network."""
-    samples, measurement = case.batch()
-    given = [torch.from_numpy(x).to(device) for x in measurement]
-    image = network(torch.from_numpy(samples).to(device), *given)[0]
-    return image.cpu().contiguous().numpy()
-
-
-def decibels(truth: np.ndarray, image: np.ndarray) -> float:
-    """PSNR of an image in [0, 1], or of the magnitudes of a series."""
-    if np.iscomplexobj(truth):
-        return psnr(np.abs(truth), np.abs(image), peak="max")
-    return psnr(truth, np.clip(image, 0, 1))
+    """Reconstruct one problem of NumPy arrays, as it comes from the network."""
+    given = replace(problem, truth=None).single()
+    given = given.replace_arrays(partial(_tensor, device=torch.device(device)))
+    return network(given)[0].cpu().contiguous().numpy()
 
 
 @contextmanager

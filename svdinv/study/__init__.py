@@ -1,0 +1,1 @@
+"""The study of derivatives: one network, trained through each of them."""

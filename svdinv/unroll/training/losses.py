@@ -1,0 +1,95 @@
+"""Losses: functions of an estimate, the truth and the problem, on PyTorch.
+
+One of your own is named in a configuration as ``package.module:function``; it takes
+the same three and gives a tensor without axes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from svdinv.unroll.problem import Problem
+
+__all__ = ["LOSSES", "Loss", "loss_of"]
+
+Loss: TypeAlias = Callable[[Tensor, Tensor, Problem], Tensor]
+
+# Far below what any reconstruction from few samples reaches, peaks being 1.
+_LEAST_ERROR = 1e-7
+
+
+def _l1(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    return torch.mean(torch.abs(estimate - truth))
+
+
+def _mse(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    return torch.mean(torch.abs(estimate - truth) ** 2)
+
+
+def _log_l1(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    return _logarithm(torch.abs(estimate - truth))
+
+
+def _log_mse(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    return _logarithm(torch.abs(estimate - truth) ** 2, _LEAST_ERROR**2)
+
+
+def _measurement(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    """Give the data fidelity of the estimate, per datum: no truth is needed."""
+    return problem.value(estimate) / problem.y.numel()
+
+
+def _logarithm(error: Tensor, least: float = _LEAST_ERROR) -> Tensor:
+    """Mean over the items of the logarithm of their mean error."""
+    # An item of zeros, reconstructed as such, has no logarithm to improve.
+    return torch.log(error.flatten(1).mean(1) + least).mean()
+
+
+LOSSES: dict[str, Loss] = {
+    "l1": _l1,
+    "mse": _mse,
+    "log-l1": _log_l1,
+    "log-mse": _log_mse,
+    "measurement": _measurement,
+}
+"""Losses by name."""
+
+
+def loss_of(name: str) -> Loss:
+    """Give a loss by its name.
+
+    Parameters
+    ----------
+    name : str
+        One of `LOSSES`, or ``package.module:function``.
+
+    Returns
+    -------
+    callable
+        ``loss(estimate, truth, problem)``.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if name in LOSSES:
+        return LOSSES[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"training.loss must be one of {', '.join(LOSSES)}, or "
+            f"package.module:function, got {name!r}"
+        )
+    try:
+        loss: Loss = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"training.loss {name}: {error}") from error
+    if not callable(loss):
+        raise ValueError(f"training.loss {name} is no function")
+    return loss
