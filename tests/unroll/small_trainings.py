@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from svdinv.unroll.networks import LS, TLR
+from svdinv.unroll.operators import MRI, Sampling
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine import Cine
 from svdinv.unroll.tasks.colour import Colour
-from svdinv.unroll.training.batches import Batch
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, WEIGHTS, Config, Training
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
 
@@ -74,10 +75,25 @@ class Given:
             truth[0, 0, 0, 0] = np.nan
         rng = np.random.default_rng((seed, step))
         mask = rng.random(truth.shape) < 0.5
-        return Batch(np.where(mask, truth, np.float32(0)), (mask,), truth)
+        return batch_of(np.where(mask, truth, np.float32(0)), (mask,), truth)
 
     def validation(self):
         return []
+
+
+def batch_of(y, measurement, truth):
+    """A batch: of images if the truth is real, else of series."""
+    mask, *maps = measurement
+    series = np.iscomplexobj(truth)
+    own = maps[0][:, None] if maps else None
+    A = MRI(mask, own) if series else Sampling(mask)
+    return Problem(y, A, truth=truth)
+
+
+def measurement_of(batch):
+    """Mask and, with coils, maps of a batch."""
+    maps = getattr(batch.A, "maps", None)
+    return (batch.A.mask,) if maps is None else (batch.A.mask, maps[:, 0])
 
 
 def noise(count=4, size=16, seed=3):

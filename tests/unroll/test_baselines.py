@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from svdinv.unroll.evaluation.baselines import BASELINES, FIXED
 from svdinv.unroll.jobs import baselines, cine, colour
 
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.phantom import coil_maps
-from svdinv.unroll.evaluation.baselines import BASELINES, FIXED
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI
 

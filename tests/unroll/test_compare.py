@@ -80,9 +80,9 @@ def test_kinds_of_data_and_rates_share_their_patches(photographs):
     ]
     assert 5 < sum(kept) < 25
     for batch in (ordinary, black):
-        (mask,) = batch.measurement
+        mask = batch.A.mask
         assert abs(mask.mean() - 0.3) < 0.02
-        assert np.array_equal(batch.samples, np.where(mask, batch.truth, 0))
+        assert np.array_equal(batch.y, np.where(mask, batch.truth, 0))
 
 
 def test_items_depend_on_seed_and_step_alone(photographs):
@@ -98,7 +98,7 @@ def test_flat_patches_repeat_singular_values_in_the_first_cell(photographs):
     batch = Patches(photographs, "flat", 0.4).batch(0, 1, range(12))
     cell = Network(TLR(cells=1), seed=0).cells[0]
     with torch.no_grad():
-        maps = cell.analysis(torch.from_numpy(batch.samples))
+        maps = cell.analysis(torch.from_numpy(batch.y))
     s = torch.linalg.svdvals(maps).numpy()
     s = s / s[..., :1]
     zeros = (s < 1e-6).sum(axis=-1)
@@ -129,7 +129,7 @@ def test_tiles_are_joined_as_they_were_cut():
     assert np.array_equal(tiles[1], test.truths[0, :, :32, 32:])
     assert np.array_equal(test.joined(tiles), test.truths)
     first, second = test.batch(0.3), test.batch(0.3)
-    assert np.array_equal(first.samples, second.samples)
+    assert np.array_equal(first.y, second.y)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from small_trainings import NETWORK, TRAINING, Given, cine, colour, noise
+from small_trainings import NETWORK, TRAINING, Given, batch_of, cine, colour, noise
 
 from svdinv.unroll.networks import LLS, Recipe
 from svdinv.unroll.networks.recipe import registered
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Cell, Network, load
-from svdinv.unroll.training.batches import Batch, Case
 from svdinv.unroll.training.checkpoints import read_checkpoint
 from svdinv.unroll.training.config import Training
 from svdinv.unroll.training.diagnosis import Breakdown, diagnose
@@ -24,11 +25,11 @@ BARE = replace(BARE, start="adjoint", side="none", step=0.0)
 
 
 def loss(network, batch):
-    samples, mask = map(torch.from_numpy, (batch.samples, batch.measurement[0]))
-    return ((network(samples, mask) - torch.from_numpy(batch.truth)) ** 2).mean()
+    batch = batch.replace_arrays(torch.from_numpy)
+    return ((network(batch) - batch.truth) ** 2).mean()
 
 
-def batch_of(*images):
+def known(*images):
     return Given(list(images)).batch(0, 1, range(len(images)))
 
 
@@ -44,7 +45,7 @@ def diagonal(*values, size=8):
 def whole(*images):
     """A batch of which every pixel is known: the first estimate is the truth."""
     truth = np.stack(images).astype(np.float32)
-    return Batch(truth, (np.ones_like(truth, dtype=bool),), truth + 1)
+    return batch_of(truth, (np.ones_like(truth, dtype=bool),), truth + 1)
 
 
 def test_names_the_cell_and_the_spectrum_of_a_zero_matrix():
@@ -98,9 +99,9 @@ def test_a_weight_that_is_not_finite_is_named():
         poisoned = Network(NETWORK, seed=0)
         with torch.no_grad():
             dict(poisoned.named_parameters())[name].fill_(torch.nan)
-        found = diagnose(poisoned, 2, batch_of(*noise()), loss)
+        found = diagnose(poisoned, 2, known(*noise()), loss)
         assert (found.layer, found.pass_, found.spectrum) == (name, "forward", None)
-    assert not diagnose(network, 2, batch_of(*noise()), loss).found
+    assert not diagnose(network, 2, known(*noise()), loss).found
 
 
 @pytest.mark.parametrize("svd", [None, torch.linalg.svd])
@@ -108,7 +109,7 @@ def test_the_first_layer_with_an_overflow_is_named(svd):
     network = Network(NETWORK, svd=svd, seed=0)
     with torch.no_grad():
         network.cells[1].analysis[1].weight.fill_(3e38)
-    found = diagnose(network, 2, batch_of(*noise()), loss)
+    found = diagnose(network, 2, known(*noise()), loss)
     assert (found.layer, found.pass_) == ("cells.1.analysis.1", "forward")
     assert "an output that is not finite, first in cells.1.analysis.1" in str(found)
 
@@ -117,7 +118,7 @@ def test_a_cell_is_named_where_none_of_its_layers_is_at_fault():
     network = Network(NETWORK, seed=0)
     network.cells[0].eta.data.fill_(3e38)
     images = 1e8 * noise()
-    found = diagnose(network, 2, batch_of(*images), loss)
+    found = diagnose(network, 2, known(*images), loss)
     assert (found.layer, found.pass_) == ("cells.0", "forward")
 
 
@@ -144,7 +145,7 @@ def test_in_every_network_the_matrix_is_found_that_cannot_be_decomposed(recipe):
     truth = rng.standard_normal(shape).astype(np.float32)
     if recipe.axes == "B T H W":
         truth = truth + 0j
-    batch = Batch(truth, (np.ones(shape, dtype=bool),), truth)
+    batch = batch_of(truth, (np.ones(shape, dtype=bool),), truth)
     norms = []
 
     def recording(A, full_matrices=False):
@@ -169,10 +170,10 @@ class Stumbling(LLS):
 
     fails = True
 
-    def begin(self, y, A):
+    def begin(self, problem):
         if self.fails:
             raise torch.linalg.LinAlgError("failed to converge")
-        return super().begin(torch.inf * y, A)
+        return super().begin(replace(problem, y=torch.inf * problem.y))
 
 
 @pytest.mark.parametrize("fails", [True, False])
@@ -181,14 +182,13 @@ def test_what_happens_in_front_of_the_cells_is_named(fails, monkeypatch):
     network = Network(Stumbling(cells=1, features=2), seed=0)
     series = np.ones((1, 2, 16, 16), np.complex64)
     mask = np.ones(series.shape, dtype=bool)
-    found = diagnose(network, 1, Batch(series, (mask,), series), size)
+    found = diagnose(network, 1, batch_of(series, (mask,), series), size)
     assert (found.layer, found.pass_) == ("start", "forward")
     assert "an output that is not finite, first in start" in str(found)
 
 
 def size(network, batch):
-    given = map(torch.from_numpy, (batch.samples, *batch.measurement))
-    return network(*given).abs().sum()
+    return network(batch.replace_arrays(torch.from_numpy)).abs().sum()
 
 
 def test_a_gradient_that_pytorch_refuses_is_not_finite():
@@ -221,10 +221,10 @@ def test_an_output_of_svt_is_blamed_on_its_matrix():
 
 def test_data_loss_and_weights_are_blamed_where_the_layers_are_innocent():
     network = Network(NETWORK, seed=0)
-    batch = batch_of(*noise())
+    batch = known(*noise())
     batch.truth[0, 0, 0, 0] = np.inf
     assert diagnose(network, 1, batch, loss).layer == "data"
-    batch = batch_of(*noise())
+    batch = known(*noise())
     large = diagnose(network, 1, batch, lambda *given: 1e38 * 1e38 * loss(*given))
     assert (large.layer, large.pass_) == ("loss", "forward")
 
@@ -252,14 +252,14 @@ class Steep(torch.autograd.Function):
 def test_the_network_is_left_as_it_was():
     network = Network(NETWORK, svd=torch.linalg.svd, seed=0)
     before = {name: x.clone() for name, x in network.state_dict().items()}
-    first = loss(network, batch_of(*noise()))
-    diagnose(network, 1, batch_of(np.zeros((3, 16, 16))), loss)
+    first = loss(network, known(*noise()))
+    diagnose(network, 1, known(np.zeros((3, 16, 16))), loss)
     assert all(p.grad is None for p in network.parameters())
     for module in network.modules():
         assert not module._forward_hooks
         assert not isinstance(module, Cell) or "svt" not in vars(module)
     assert all(torch.equal(x, before[k]) for k, x in network.state_dict().items())
-    assert torch.equal(first, loss(network, batch_of(*noise())))
+    assert torch.equal(first, loss(network, known(*noise())))
 
 
 def test_a_breakdown_says_what_is_zero_and_what_repeats():
@@ -309,7 +309,7 @@ def test_empty_series_break_torch_too(tmp_path):
     class Empty(Given):
         def batch(self, seed, step, items):
             nothing = np.zeros((len(items), 4, 32, 32), np.complex64)
-            return Batch(nothing, (np.ones(nothing.shape, dtype=bool),), nothing)
+            return batch_of(nothing, (np.ones(nothing.shape, dtype=bool),), nothing)
 
     config = cine(training=replace(THEIRS, steps=3, batch=1))
     found = broken(Run(config, Empty([]), tmp_path), tmp_path)
@@ -373,9 +373,9 @@ def test_a_failing_diagnosis_costs_nothing_but_itself(tmp_path, monkeypatch):
 def test_a_validation_that_is_not_finite_is_no_end(tmp_path):
     class Poor(Given):
         def validation(self):
-            (mask,) = self.batch(0, 1, range(1)).measurement
+            mask = self.batch(0, 1, range(1)).A.mask
             image = np.full((3, 16, 16), np.nan, np.float32)
-            return [Case("poor", "", image, (mask[0],), image)]
+            return [Problem(image, Sampling(mask[0]), truth=image, name="poor")]
 
     told = {}
     run = Run(colour(), Poor(noise()))

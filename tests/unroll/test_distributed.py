@@ -30,7 +30,6 @@ from small_trainings import (
 )
 
 from svdinv.unroll.torch import load
-from svdinv.unroll.training.batches import Batch
 from svdinv.unroll.training.checkpoints import read_checkpoint
 from svdinv.unroll.training.config import write
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION, read_log
@@ -148,12 +147,10 @@ def test_gradients_of_shares_have_the_mean_of_the_whole(make, folder):
     def gradient(items):
         batch = run.source.batch(config.seed, 1, items)
         run.network.zero_grad()
-        run._loss(run.network, Batch(*map(doubled, batch))).backward()
+        run._loss(run.network, batch.replace_arrays(doubled)).backward()
         return torch.cat([p.grad.flatten() for p in run.network.parameters()])
 
     def doubled(x):
-        if isinstance(x, tuple):
-            return tuple(map(doubled, x))
         kinds = {"f": np.float64, "c": np.complex128}
         return x.astype(kinds.get(x.dtype.kind, x.dtype))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_trainings import environment
 from svdinv.unroll.jobs import cine, colour
+from svdinv.unroll.training.batches import noisy
 
 from svdinv.cli import main
 from svdinv.unroll.data import PHOTOS, save_series
@@ -19,7 +20,6 @@ from svdinv.unroll.data.measurements import (
 from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.training.batches import noisy
 
 h5py = pytest.importorskip("h5py")
 pillow = pytest.importorskip("PIL.Image")

@@ -3,12 +3,6 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-from svdinv.unroll.jobs import cine
-
-from svdinv.unroll.data import photograph
-from svdinv.unroll.data.phantom import coil_maps
-from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.evaluation.inference import judge
 from svdinv.unroll.evaluation.inputs import (
     Input,
     Sampler,
@@ -17,6 +11,12 @@ from svdinv.unroll.evaluation.inputs import (
     read_inputs,
     read_mask,
 )
+from svdinv.unroll.jobs import cine
+
+from svdinv.unroll.data import photograph
+from svdinv.unroll.data.phantom import coil_maps
+from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.evaluation.inference import judge
 from svdinv.unroll.operators import MRI
 
 SIZE = (4, 24, 20)

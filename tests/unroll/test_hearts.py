@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from svdinv.unroll import weights as files
 from svdinv.unroll.data.hearts import (
     HEARTS,
     cropped_series,
@@ -17,9 +16,9 @@ from svdinv.unroll.data.hearts import (
     read_hearts,
     smooth_phase,
 )
-from svdinv.unroll.jobs.cine import PATTERNS, Cine, sampling
 from svdinv.unroll.networks import LLS
-from svdinv.unroll.operators import MRI
+from svdinv.unroll.networks import weights as files
+from svdinv.unroll.tasks.cine import PATTERNS, Cine, sampling
 from svdinv.unroll.torch import Network
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -175,10 +174,10 @@ def test_training_takes_real_series_but_none_that_are_held_out(tmp_path):
     assert case.name == "flicker"
     assert case.truth.shape == (6, 40, 40)
     np.testing.assert_allclose(np.abs(case.truth[:, 5, 7]), [0.5, 1] * 3, rtol=1e-5)
-    A = MRI(*case.measurement)
-    np.testing.assert_allclose(A(case.truth), case.samples, atol=1e-5)
+    A = case.A
+    np.testing.assert_allclose(A(case.truth), case.y, atol=1e-5)
     again = task.load().validation()[0]
-    np.testing.assert_array_equal(again.samples, case.samples)
+    np.testing.assert_array_equal(again.y, case.y)
 
 
 def test_real_series_are_the_share_that_was_said(tmp_path):
@@ -200,15 +199,15 @@ def test_noise_of_a_ratio():
         one, other = (source.batch(0, step, range(2)) for source in (quiet, loud))
         np.testing.assert_array_equal(one.truth, other.truth)
         for i in range(2):
-            noise = np.mean(np.abs(other.samples[i] - one.samples[i]) ** 2)
+            noise = np.mean(np.abs(other.y[i] - one.y[i]) ** 2)
             ratio = 10 * np.log10(np.mean(np.abs(one.truth[i]) ** 2) / noise)
             assert 18.5 < ratio < 21.5
     some = Cine(**FEW, coils=(0,), snr=(20.0, 20.0), noisy=0.5).load()
     silent = []
     for step in range(30):
         batch = some.batch(0, step, range(1))
-        A = MRI(batch.measurement[0])
-        silent.append(np.allclose(A(batch.truth), batch.samples, atol=1e-5))
+        A = batch.A
+        silent.append(np.allclose(A(batch.truth), batch.y, atol=1e-5))
     assert 8 < sum(silent) < 22
 
 
@@ -216,7 +215,7 @@ def test_items_have_their_own_rates_and_patterns():
     patterns = tuple(PATTERNS)
     task = Cine(**FEW, masks=patterns, accelerations=(2, 8), coils=(0,))
     source = task.load()
-    rates = [source.batch(0, s, range(1)).measurement[0].mean() for s in range(40)]
+    rates = [source.batch(0, s, range(1)).A.mask.mean() for s in range(40)]
     assert min(rates) < 0.2
     assert max(rates) > 0.4
     assert not any(0.26 < rate < 0.34 for rate in rates)
@@ -278,9 +277,8 @@ def test_kept_items_are_measured_as_they_are_turned(script, coils):
     truths = []
     for step in range(58, 66):
         batch = source.batch(0, step, range(2))
-        mask, *maps = map(torch.from_numpy, batch.measurement)
-        truth, samples = torch.from_numpy(batch.truth), torch.from_numpy(batch.samples)
-        A = recipe.operator(mask, *maps)
+        batch = batch.replace_arrays(torch.from_numpy)
+        truth, samples, A = batch.truth, batch.y, batch.A
         torch.testing.assert_close(A(truth), samples, atol=1e-5, rtol=0)
         state = recipe.begin(samples, A)  # takes what was kept
         assert not script._begun
@@ -303,7 +301,7 @@ def test_interrupted_trainings_find_the_same_items(script):
     for step in range(60, 64):
         first = one.batch(3, step, range(2))
     again = other.batch(3, 63, range(2))
-    np.testing.assert_array_equal(first.samples, again.samples)
+    np.testing.assert_array_equal(first.y, again.y)
 
 
 def test_first_weights_come_to_know_the_noise(script):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from svdinv.unroll.evaluation.baselines import zero_filled
 from svdinv.unroll.jobs import cine, colour, inference
 
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.phantom import coil_maps
-from svdinv.unroll.evaluation.baselines import zero_filled
 from svdinv.unroll.evaluation.inference import VIEWS, apply, judge, kind_of, parts
 from svdinv.unroll.metrics import psnr, snr, ssim
 from svdinv.unroll.networks import LLS, LS, TLR

@@ -10,8 +10,8 @@ import torch
 from small_trainings import cine, colour, pictures
 
 from svdinv.unroll.networks import TLR
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.batches import Batch
 from svdinv.unroll.training.run import Run, svd_of
 
 EXPECTED = {
@@ -37,7 +37,7 @@ def run_with(config, **options):
 def test_losses_by_definition(config, name):
     run = run_with(config, loss=name)
     batch = run.source.batch(0, 1, range(2))
-    given = [torch.from_numpy(x) for x in (batch.samples, *batch.measurement)]
+    given = [batch.replace_arrays(torch.from_numpy)]
     with torch.no_grad():
         images = run.network(*given).numpy()
         found = run._loss(run.network, batch).item()
@@ -50,7 +50,7 @@ def test_all_items_count_alike_in_decibels(config, name):
     """Homogeneous: ten times brighter is one number more, not ten times the weight."""
     run = run_with(config, loss=name)
     batch = run.source.batch(0, 1, range(2))
-    bright = Batch(10 * batch.samples, batch.measurement, 10 * batch.truth)
+    bright = Problem(10 * batch.y, batch.A, truth=10 * batch.truth)
     with torch.no_grad():
         losses = [run._loss(run.network, b).item() for b in (batch, bright)]
     more = np.log(10) * (2 if name == "log-mse" else 1)
@@ -62,7 +62,7 @@ def test_an_item_without_error_gives_no_nan(config, name):
     run = run_with(config, loss=name)
     zeros = [np.zeros_like(x) for x in run.source.batch(0, 1, range(1)).truth[None]]
     batch = run.source.batch(0, 1, range(1))
-    batch = Batch(np.zeros_like(batch.samples), batch.measurement, zeros[0])
+    batch = Problem(np.zeros_like(batch.y), batch.A, truth=zeros[0])
     loss = run._loss(run.network, batch)
     loss.backward()
     assert torch.isfinite(loss)

@@ -4,14 +4,15 @@ from functools import partial
 
 import pytest
 import torch
-from svdinv.unroll.jobs import cine, inference
 
 from svdinv.unroll import pretrained
-from svdinv.unroll.evaluation.baselines import zero_filled
+from svdinv.unroll.data.moving import unseen_series
+from svdinv.unroll.evaluation import inference
 from svdinv.unroll.evaluation.inference import apply
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR
-from svdinv.unroll.tasks.cine import MASKS, unseen_series
+from svdinv.unroll.tasks.cine import MASKS, Cine, CineOptions, zero_filled
+from svdinv.unroll.tasks.task import Given
 from svdinv.unroll.torch import Network, save
 
 
@@ -53,11 +54,12 @@ def test_what_comes_with_the_package_can_be_loaded():
 def test_the_weights_for_series_are_far_ahead_of_their_own_start(mask):
     """On a heart that they never saw."""
     series = unseen_series(3, frames=8, size=64)
-    case = cine.case("heart", series, mask, seed=0)
+    task = Cine()
+    case = task.measure(Given("heart", series), CineOptions(mask=mask))
     network = pretrained.load("cine")
     (start,) = inference.start(network).values()
     began, ended = (
-        snr(series, f(case).image) for f in (start, partial(apply, network))
+        snr(series, f(case).image) for f in (start, partial(apply, network, task))
     )
     assert ended > began + 0.3
     assert ended > snr(series, zero_filled(case).image) + 5

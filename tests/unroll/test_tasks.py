@@ -6,34 +6,35 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from small_trainings import cine, pictures
+from small_trainings import batch_of, cine, measurement_of, pictures
 
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph, read_picture
-from svdinv.unroll.metrics import psnr
-from svdinv.unroll.operators import MRI
-from svdinv.unroll.tasks.cine import (
-    MASKS,
-    Cine,
-    moving_photograph,
-    phantom_series,
-    sampling,
-    warped,
-)
-from svdinv.unroll.tasks.colour import (
-    Colour,
-    case,
-    channels_first,
-    channels_last,
+from svdinv.unroll.data.moving import moving_photograph, phantom_series, warped
+from svdinv.unroll.data.noise import generator
+from svdinv.unroll.data.photographs import (
     fingerprint,
-    parted,
     shrunk,
     training_photographs,
 )
+from svdinv.unroll.metrics import psnr
+from svdinv.unroll.operators import MRI, Identity
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.cine import (
+    MASKS,
+    Cine,
+    sampling,
+)
+from svdinv.unroll.tasks.colour import (
+    Colour,
+    channels_first,
+    channels_last,
+    parted,
+    sampled,
+)
 from svdinv.unroll.torch import load
-from svdinv.unroll.training.batches import Batch, generator
 from svdinv.unroll.training.config import read
-from svdinv.unroll.training.run import CONFIG, WEIGHTS, decibels
+from svdinv.unroll.training.run import CONFIG, WEIGHTS
 
 FEW = (*TEST, "retina", "hubble_deep_field", "motorcycle_right")
 
@@ -53,18 +54,19 @@ def greys(source, steps=40):
     return {round(255 * float(x)) for x in np.unique(np.stack(seen))}
 
 
-def same(one: Batch, other: Batch):
+def same(one, other):
+    given = measurement_of(one), measurement_of(other)
     return (
-        np.array_equal(one.samples, other.samples)
+        np.array_equal(one.y, other.y)
         and np.array_equal(one.truth, other.truth)
-        and len(one.measurement) == len(other.measurement)
-        and all(map(np.array_equal, one.measurement, other.measurement))
+        and len(given[0]) == len(given[1])
+        and all(map(np.array_equal, *given))
     )
 
 
 def item(batch, i):
-    given = tuple(x[i : i + 1] for x in batch.measurement)
-    return Batch(batch.samples[i : i + 1], given, batch.truth[i : i + 1])
+    given = tuple(x[i : i + 1] for x in measurement_of(batch))
+    return batch_of(batch.y[i : i + 1], given, batch.truth[i : i + 1])
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +98,11 @@ def test_generators_differ_by_every_part_of_their_key():
 
 def test_patches_and_their_samples(photographs):
     batch = photographs.load().batch(0, 1, range(64))
-    (mask,) = batch.measurement
-    assert batch.truth.shape == batch.samples.shape == mask.shape == (64, 3, 16, 16)
-    assert (batch.truth.dtype, batch.samples.dtype) == (np.float32, np.float32)
+    mask = batch.A.mask
+    assert batch.truth.shape == batch.y.shape == mask.shape == (64, 3, 16, 16)
+    assert (batch.truth.dtype, batch.y.dtype) == (np.float32, np.float32)
     assert mask.dtype == bool
-    np.testing.assert_array_equal(batch.samples, np.where(mask, batch.truth, 0))
+    np.testing.assert_array_equal(batch.y, np.where(mask, batch.truth, 0))
     rates = mask.mean((1, 2, 3))
     low, high = photographs.rates
     assert low - 0.01 < rates.min() < 2 * low
@@ -115,9 +117,9 @@ def test_validation_is_the_same_every_time_and_spans_the_rates(photographs):
     assert [c.setting for c in cases] == ["rate 0.04", "rate 0.141421", "rate 0.5"] * 2
     for one, other in zip(cases, source.validation(), strict=True):
         assert one.name == other.name
-        np.testing.assert_array_equal(one.samples, other.samples)
-        np.testing.assert_array_equal(one.measurement[0], other.measurement[0])
-    samples, (mask,) = cases[0].batch()
+        np.testing.assert_array_equal(one.y, other.y)
+        np.testing.assert_array_equal(one.A.mask, other.A.mask)
+    samples, mask = cases[0].single().y, cases[0].A.mask[None]
     assert samples.shape == mask.shape == (1, *cases[0].truth.shape)
     one_rate = replace(photographs, rates=(0.3, 0.3)).load().validation()
     assert [c.setting for c in one_rate] == ["rate 0.3"] * 2
@@ -221,7 +223,7 @@ def test_of_large_pictures_one_is_held_at_a_time(tmp_path, monkeypatch):
         held.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr("svdinv.unroll.tasks.colour.read_picture", watched)
+    monkeypatch.setattr("svdinv.unroll.data.photographs.read_picture", watched)
     images = training_photographs([str(folder)], FEW, 40)
     assert [image.shape for image in images.values()] == [(40, 40, 3)] * 3
     assert len(held) == 3
@@ -271,20 +273,24 @@ def test_channels_and_cases():
     first = channels_first(image)
     assert first.shape == (3, 5, 6)
     np.testing.assert_array_equal(channels_last(first), image)
-    made = case("it", image, 0.5, seed=3)
+    made = sampled("it", image, 0.5, seed=3)
     assert (made.name, made.setting) == ("it", "rate 0.5")
-    assert 20 < made.measurement[0].sum() < 70
+    assert 20 < made.A.mask.sum() < 70
     np.testing.assert_array_equal(made.truth, first)
-    np.testing.assert_array_equal(made.samples, first * made.measurement[0])
+    np.testing.assert_array_equal(made.y, first * made.A.mask)
 
 
 def test_decibels_are_those_of_images_that_can_be_shown():
     truth = np.full((3, 4, 4), 0.5, np.float32)
     image = truth.copy()
     image[0] = 7
-    assert decibels(truth, image) == psnr(truth, np.minimum(image, 1))
+    assert Colour().decibels(Problem(truth, Identity(), truth=truth), image) == psnr(
+        truth, np.minimum(image, 1)
+    )
     series = np.full((2, 4, 4), 2j)
-    assert decibels(series, 0.9 * series) == pytest.approx(20)
+    assert Cine().decibels(
+        Problem(series, Identity(), truth=series), 0.9 * series
+    ) == pytest.approx(20)
 
 
 # Series
@@ -294,7 +300,7 @@ def test_decibels_are_those_of_images_that_can_be_shown():
 def test_series_and_their_kspace(coils):
     task = cine(coils=(coils,), frames=5).task
     batch = task.load().batch(0, 1, range(2))
-    mask, *maps = batch.measurement
+    mask, *maps = measurement_of(batch)
     frames = batch.truth.shape[1]
     assert 4 <= frames <= 5  # a third may be left out
     assert batch.truth.shape == mask.shape == (2, frames, 32, 32)
@@ -302,10 +308,10 @@ def test_series_and_their_kspace(coils):
     assert np.abs(batch.truth).max() == pytest.approx(1, rel=1e-5)
     assert [x.shape for x in maps] == ([(2, coils, 32, 32)] if coils else [])
     shape = (2, frames, coils, 32, 32) if coils else (2, frames, 32, 32)
-    assert (batch.samples.shape, batch.samples.dtype) == (shape, np.complex64)
+    assert (batch.y.shape, batch.y.dtype) == (shape, np.complex64)
     for i in range(2):
         A = MRI(mask[i], *(x[i] for x in maps))
-        np.testing.assert_allclose(A(batch.truth[i]), batch.samples[i], atol=1e-5)
+        np.testing.assert_allclose(A(batch.truth[i]), batch.y[i], atol=1e-5)
 
 
 def test_series_of_photographs_change_in_every_way():
@@ -342,17 +348,17 @@ def test_noise_is_at_most_what_was_said():
     for step in range(1, 6):
         one, other = (source.batch(0, step, range(2)) for source in (quiet, loud))
         np.testing.assert_array_equal(one.truth, other.truth)
-        np.testing.assert_array_equal(one.measurement[0], other.measurement[0])
-        sampled = one.measurement[0]
-        deviation = np.std((other.samples - one.samples)[sampled])
+        np.testing.assert_array_equal(one.A.mask, other.A.mask)
+        sampled = one.A.mask
+        deviation = np.std((other.y - one.y)[sampled])
         assert 0 < deviation < 0.22
 
 
 def test_all_masks_and_numbers_of_coils_come_up():
     source = cine(coils=(0, 2)).task.load()
     batches = [source.batch(0, step, range(1)) for step in range(30)]
-    assert {len(batch.measurement) for batch in batches} == {1, 2}
-    lines = [batch.measurement[0] for batch in batches]
+    assert {len(measurement_of(batch)) for batch in batches} == {1, 2}
+    lines = [batch.A.mask for batch in batches]
     whole = [(mask.all(-1) | ~mask.any(-1)).all() for mask in lines]
     assert 0 < sum(whole) < len(whole)  # lines of phase encoding, and others
 
@@ -382,5 +388,5 @@ def test_validation_goes_through_the_masks_with_series_of_its_own():
     for one in cases:
         assert one.truth.shape == (4, 32, 32)
         assert not any(np.allclose(one.truth, series) for series in trained)
-        A = MRI(one.measurement[0])
-        np.testing.assert_allclose(A(one.truth), one.samples, atol=1e-5)
+        A = MRI(one.A.mask)
+        np.testing.assert_allclose(A(one.truth), one.y, atol=1e-5)

@@ -43,7 +43,9 @@ KINDS = ("image", "series", "coils")
 def recipe(algorithm, prior="LowRank", kind="series", cells=3):
     both = (LowRank(-1.5), PRIORS[prior]) if algorithm == "L+S" else PRIORS[prior]
     kind = "image" if kind == "image" else "series"
-    return Unrolled(cells=cells, algorithm=ALGORITHMS[algorithm], prior=both, images=kind)
+    return Unrolled(
+        cells=cells, algorithm=ALGORITHMS[algorithm], prior=both, images=kind
+    )
 
 
 RECIPES = {

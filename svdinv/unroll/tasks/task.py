@@ -111,6 +111,8 @@ def check_ranges(options: Any) -> None:
                 continue
             if high is None:
                 due = f"must be at least {low:g}"
+            elif low is None:
+                due = f"must be at most {high:g}"
             else:
                 due = f"must lie in [{low:g}, {high:g}]"
             raise ValueError(f"{entry.name} {due}, got {value}")

@@ -25,6 +25,7 @@ from svdinv.unroll.tasks.task import Task, check_ranges, named, option, tasks
 __all__ = [
     "CHECKPOINT",
     "CONFIG",
+    "LOSSES",
     "WEIGHTS",
     "Config",
     "Training",
@@ -37,6 +38,9 @@ __all__ = [
     "to_toml",
     "write",
 ]
+
+LOSSES = ("l1", "mse", "log-l1", "log-mse", "measurement")
+"""Names of the losses in `svdinv.unroll.training.losses`."""
 
 CHECKPOINT = "checkpoint.safetensors"
 CONFIG = "config.toml"
@@ -103,6 +107,11 @@ class Training:
             Naming the option.
         """
         check_ranges(self)
+        if ":" not in self.loss and self.loss not in LOSSES:
+            raise ValueError(
+                f"loss must be one of {list(LOSSES)}, or package.module:function, got "
+                f"{self.loss!r}"
+            )
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -1,0 +1,1 @@
+"""Pictures, panels, animations and tables of results."""

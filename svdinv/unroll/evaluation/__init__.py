@@ -1,0 +1,1 @@
+"""Networks and classical methods at work, and how well they do."""

@@ -1,0 +1,1 @@
+"""Training: configurations, the loop, its losses, checkpoints and logs."""
