@@ -16,7 +16,10 @@ pytestmark = pytest.mark.skipif(
     not kernels.variants(), reason=f"no kernels: {kernels.status()}"
 )
 if kernels.variants():
+    from svdinv.backends import numpy_namespace as xp
     from svdinv.backends.numpy_memory import NumPyMemory
+    from svdinv.core.hermitian_operations import Eigh
+    from svdinv.core.svd_operations import SVD, Pullback
     from svdinv.kernels import operations
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
@@ -291,6 +294,98 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
                 for x, y in zip(kernel, plain, strict=True):
                     limit = 400 * torch.finfo(dtype).eps * y.abs().max()
                     assert (x - y).abs().max() <= limit, (shape, dtype, f.__name__)
+
+def repeated_values(k, eps, rng):
+    """Scaled values with all that the consistent rule tells apart, sorted downwards."""
+    distinct = np.linspace(1, 0.3, k)
+    yield "distinct", distinct
+    yield "all equal", np.ones(k)
+    for gap in (eps, 30 * eps, eps**0.75, 0.3 * eps**0.5, 0.9 * eps**0.5):
+        s = distinct.copy()
+        s[1], s[3:] = s[0] * (1 - gap), s[3] * (1 - gap * np.arange(k - 3))
+        yield f"gap {gap:.1e}", s
+    yield "one zero", np.where(np.arange(k) == k - 1, 0, distinct)
+    yield "zeros", np.where(np.arange(k) < 3, distinct, 0)
+    yield "rounding level", np.where(np.arange(k) < 3, distinct, 40 * eps * distinct)
+    yield "small", np.where(np.arange(k) < 3, distinct, 0.5 * eps**0.5 * distinct)
+    yield "nothing", np.zeros(k)
+    yield "random cluster", 1 - eps**0.5 * np.sort(rng.random(k)) * k / 2
+
+
+def losses_in_values(s, K, rng):
+    """Middle parts U^H gU and gV V^H, and gS, of losses of all kinds."""
+    kh = K.conj().mT
+    for name, f, df in (
+        ("tanh", np.tanh(s), 1 / np.cosh(s) ** 2),
+        ("kink", np.maximum(s - s[..., 2:3], 0), (s > s[..., 2:3]) * 1.0),
+        ("polar", np.ones_like(s), np.zeros_like(s)),
+        ("linear", s, np.ones_like(s)),
+    ):
+        diagonal = np.real(np.linalg.diagonal(K))
+        for penalty in (0, 0.5):
+            yield name, K * f[..., None, :], f[..., :, None] * K, df * diagonal + penalty
+    yield "of the gauge", K, rng.standard_normal(K.shape) * kh, s * 0
+    yield "of the values alone", K * 0, K * 0, s
+
+
+def core_problems(k, dtype, hermitian=False):
+    """Factors that are the identity, so that both sides see the same cotangents."""
+    rng = np.random.default_rng(9)
+    eps, real = np.finfo(dtype).eps, np.finfo(dtype).dtype
+    for name, s in repeated_values(k, float(eps), rng):
+        if hermitian:
+            s = np.sort(s * np.where(np.arange(k) % 5 == 0, -1, 1))
+        s = np.tile(s, (19, 1)).astype(real)  # one group of lanes is not full
+        K = normal(rng, (19, k, k), dtype)
+        for loss, M, N, gS in losses_in_values(s, K, rng):
+            size = 10.0 ** rng.integers(-12, 12, (19, 1))
+            M, N = M * size[..., None], N * size[..., None]
+            yield f"{name}, {loss}", s, M.astype(dtype), N.astype(dtype), (
+                gS * size
+            ).astype(real)
+
+
+OPTIONS = [{}, {"rtol": 1e-2}, {"rtol": 0.0}, {"epsilon": 1e-3}]
+
+
+def close(x, y, eps):
+    size = np.abs(y).max(axis=(-2, -1), keepdims=True)
+    return (np.abs(x - y) <= 300 * eps * size).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(6, 6), (8, 5), (5, 8)])
+def test_consistent_rule_agrees_with_its_array_functions(variant, dtype, shape):
+    eps, k = np.finfo(dtype).eps, min(shape)
+    for options in OPTIONS:
+        operation = Pullback(SVD(**options))
+        for name, s, M, N, gS in core_problems(k, dtype):
+            U, Vh = (np.eye(*size, dtype=dtype) for size in ((shape[0], k), (k, shape[1])))
+            U, Vh = (np.tile(x, (len(s), 1, 1)) for x in (U, Vh))
+            outside = normal(np.random.default_rng(10), (len(s), *shape), dtype)
+            outside *= s[:, -1:, None]
+            gU, gVh = outside[..., :k].copy(), outside[..., :k, :].copy()
+            gU[:, :k], gVh[..., :k] = M, N
+            for gone in ((), (3,), (5,), (4,)):
+                x = [U, s, Vh, gU, gS, gVh]
+                for i in gone:
+                    x[i] = None
+                (found,) = operations.value(operation, x, Threads(1), xp)
+                (plain,) = operation.value(x, xp)
+                assert close(found, plain, eps), (name, options, gone)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_consistent_rule_of_eigenvalues(variant, dtype):
+    eps, k = np.finfo(dtype).eps, 6
+    for options in OPTIONS:
+        operation = Pullback(Eigh(**options))
+        for name, w, M, _, gw in core_problems(k, dtype, hermitian=True):
+            V = np.tile(np.eye(k, dtype=dtype), (len(w), 1, 1))
+            for x in ([w, V, gw, M], [w, V, None, M]):
+                (found,) = operations.value(operation, x, Threads(1), xp)
+                (plain,) = operation.value(x, xp)
+                assert close(found, plain, eps), (name, options)
 
 
 def test_jax_by_a_custom_call(monkeypatch):

@@ -3,7 +3,7 @@
  * The formulas are those of svdinv/core: spectral.py, svd.py and eigh.py, which cite
  * their sources.  Matrices are tall, (m, n) with m >= n: wide ones come as adjoints.
  */
-#include "lanes.h"
+#include "consistent.h"
 
 /* Factors and products with strides, of which none costs more than another: every
  * element is a vector. */
@@ -61,19 +61,10 @@ static void conjugate_product(E *restrict C, Factor A, Factor B, int m, int k, i
   multiply(C, A, 1, B, m, k, n);
 }
 
-INLINE E sum(E x, E y) {
-  for (int p = 0; p < PARTS; p++) x.part[p] += y.part[p];
-  return x;
-}
-
-INLINE V safe_quotient(V x, V y, I where) {
-  return SELECT(where, x / SELECT(where, y, fill(1)), (V){0});
-}
-
 /* Memory that a call needs, in bytes. */
 int64_t NAME(derivative_memory)(int m, int n) {
   return (PARTS * (3 * (int64_t)m * n + 4 * (int64_t)n * n) + 2 * (int64_t)n * n +
-          4 * n) * LANE_BYTES;
+          (4 + RULE_VALUES) * n) * LANE_BYTES;
 }
 
 /* U diag(y) V^H of arrays 0 (U), 1 (y), 2 (V^H), to 3. */
@@ -163,30 +154,63 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
   }
 }
 
-/* Cotangent of A from those of its SVD, for distinct values above rounding level.
+/* Divide values by `top`, the largest modulus, or by 1 where it is too small, as
+ * `scaled` in core/namespace.py; gives what they were divided by. */
+INLINE V scale_values(V *s, V *gs, V top, int n) {
+  I usual = ~(top < (T)LEAST);
+  top = SELECT(usual, top, fill(1));
+  for (int i = 0; i < n; i++) s[i] /= top, gs[i] *= top;
+  return top;
+}
+
+static void load_cotangents(V *g, const Array *from, int64_t begin, int64_t end, int n) {
+  if (from->data) load_reals(g, from, begin, end, n);
+  else for (int i = 0; i < n; i++) g[i] = (V){0};
+}
+
+/* Middle factor for distinct values (`_distinct_block`), s sorted downwards; of others it
+ * has no meaning. */
+static void distinct_block(E *B, const E *M, const E *N, const V *s, const V *gs, int n) {
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j < n; j++) {
+      E x = {0};
+      if (i == j) {
+        x.part[0] = gs[i];
+#if COMPLEX
+        x.part[1] = (M[i * n + i].part[1] + N[i * n + i].part[1]) * (T)0.5 / s[i];
+#endif
+      } else {
+        x = scaled(difference(M[i * n + j], conjugate(M[j * n + i])), s[j]);
+        E y = scaled(difference(N[i * n + j], conjugate(N[j * n + i])), s[i]);
+        x = scaled(difference(x, y), 1 / ((s[j] - s[i]) * (s[j] + s[i])));
+      }
+      B[i * n + j] = x;
+    }
+}
+
+/* Cotangent of A from those of its SVD, by the consistent rule where values repeat.
  * Arrays: 0 U, 1 S, 2 V^H, 3 gU, 4 gS, 5 gV^H (of these three any may be missing), 6 the
- * result.  Failed is 1 where values, relative to the first, are within number[0] of
- * each other or below number[1], or where something is not finite. */
+ * result.  Numbers: the gap up to which the rule acts, the precision of cotangents. */
 void NAME(svd_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
   const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
   const Array *in = task->array;
   E *U = work, *G = U + mn, *X = G + mn, *Vh = X + mn, *M = Vh + nn, *N = M + nn;
   E *B = N + nn;
-  V *s = (V *)(B + nn), *gs = s + n;
-  const V zero = {0}, one = fill(1);
+  V *s = (V *)(B + nn), *gs = s + n, *weight = gs + n;
+  Rule rule;
+  place(&rule, n, task->number[0], task->number[1], weight + n);
+  rule.s = s, rule.M = M, rule.N = N;
+  const int outside = m > n && in[3].data;
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, turn);
     load(Vh, n, &in[2], begin, end, n, n, turn);
     load_reals(s, &in[1], begin, end, n);
-    for (int i = 0; i < n; i++) gs[i] = zero;
-    if (in[4].data) load_reals(gs, &in[4], begin, end, n);
-    const V top = s[0];
-    I usual = (top > fill(SMALLEST)) & (top < fill(BIG));
-    const V inverse = 1 / SELECT(usual, top, one);
-    for (int i = 0; i < n; i++) s[i] *= inverse, gs[i] *= top;
-    for (int i = 0; i + 1 < n; i++) usual &= s[i] - s[i + 1] > (T)task->number[0];
-    usual &= s[n - 1] > (T)task->number[1];
+    load_cotangents(gs, &in[4], begin, end, n);
+    for (int t = 0; t < LANES; t++) /* what is left over has no clusters */
+      if (begin + t >= end)
+        for (int i = 0; i < n; i++) s[i][t] = n - i;
+    const V top = scale_values(s, gs, s[0], n);
     if (in[3].data) {
       load(G, n, &in[3], begin, end, m, n, turn);
       conjugate_product(M, TURNED(U, n), PLAIN(G, n), n, m, n);
@@ -198,80 +222,65 @@ void NAME(svd_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
       for (ptrdiff_t i = 0; i < nn; i++) N[i] = conjugate(N[i]);
     } else
       for (ptrdiff_t i = 0; i < nn; i++) N[i] = (E){0};
-    for (int i = 0; i < n; i++)
-      for (int j = 0; j < n; j++) {
-        E x = {0};
-        if (i == j) {
-          x.part[0] = gs[i];
-#if COMPLEX
-          x.part[1] = (M[i * n + i].part[1] + N[i * n + i].part[1]) * (T)0.5 / s[i];
-#endif
-        } else {
-          V gap = (s[j] - s[i]) * (s[j] + s[i]);
-          gap = 1 / SELECT(usual, gap, one);
-          x = sum(M[i * n + j], scaled(conjugate(M[j * n + i]), fill(-1)));
-          E y = sum(N[i * n + j], scaled(conjugate(N[j * n + i]), fill(-1)));
-          x = scaled(sum(scaled(x, s[j]), scaled(y, -s[i])), gap);
-        }
-        if (m > n && in[3].data) x = sum(x, scaled(M[i * n + j], -1 / SELECT(usual, s[j], one)));
-        B[i * n + j] = x;
-      }
+    distinct_block(B, M, N, s, gs, n);
+    if (find_clusters(&rule, fill(ROUNDING))) apply_rule(&rule, B, gs, 0);
+    if (outside) {
+      outside_weight(weight, s, G, gs, m, n);
+      for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++)
+          B[i * n + j] = difference(B[i * n + j], scaled(M[i * n + j], weight[j]));
+    }
     product(X, PLAIN(U, n), PLAIN(B, n), m, n, n);
+    const V inverse = 1 / top;
     for (int i = 0; i < m; i++)
       for (int j = 0; j < n; j++) {
         E x = X[i * n + j];
-        if (m > n && in[3].data)
-          x = sum(x, scaled(G[i * n + j], 1 / SELECT(usual, s[j], one)));
+        if (outside) x = sum(x, scaled(G[i * n + j], weight[j]));
         X[i * n + j] = scaled(x, inverse);
       }
     product(G, PLAIN(X, n), PLAIN(Vh, n), m, n, n);
     unload(G, n, &in[6], begin, end, m, n, turn);
-    for (int t = 0; t < LANES && begin + t < end; t++)
-      task->failed[begin + t] = !usual[t];
   }
 }
 
-/* Hermitian cotangent of A from those of its eigendecomposition, for distinct values.
- * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Failed as above. */
+/* Hermitian cotangent of A from those of its eigendecomposition.
+ * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Numbers as above. */
 void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;
   const ptrdiff_t nn = (ptrdiff_t)n * n;
   const Array *in = task->array;
-  E *Q = work, *G = Q + nn, *M = G + nn, *B = M + nn;
+  E *Q = work, *G = Q + nn, *M = G + nn, *N = M + nn, *B = N + nn;
   V *w = (V *)(B + nn), *gw = w + n;
-  const V zero = {0}, one = fill(1);
+  Rule rule;
+  place(&rule, n, task->number[0], task->number[1], gw + n);
+  rule.s = w, rule.M = M, rule.N = N;
   for (; begin < end; begin += LANES) {
     load(Q, n, &in[0], begin, end, n, n, 0);
     load(G, n, &in[3], begin, end, n, n, 0);
     load_reals(w, &in[1], begin, end, n);
-    for (int i = 0; i < n; i++) gw[i] = zero;
-    if (in[2].data) load_reals(gw, &in[2], begin, end, n);
-    const V top = greater(magnitude(w[0]), magnitude(w[n - 1]));
-    I usual = (top > fill(SMALLEST)) & (top < fill(BIG));
-    const V inverse = 1 / SELECT(usual, top, one);
-    for (int i = 0; i < n; i++) w[i] *= inverse, gw[i] *= top;
-    for (int i = 0; i + 1 < n; i++) usual &= w[i + 1] - w[i] > (T)task->number[0];
+    load_cotangents(gw, &in[2], begin, end, n);
+    for (int t = 0; t < LANES; t++)
+      if (begin + t >= end)
+        for (int i = 0; i < n; i++) w[i][t] = i + 1;
+    const V top = scale_values(w, gw, peak(magnitude(w[0]), magnitude(w[n - 1])), n);
     conjugate_product(M, TURNED(Q, n), PLAIN(G, n), n, n, n);
+    /* M / 2 and M^H / 2 are what M and N are for the SVD. */
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++) N[i * n + j] = scaled(conjugate(M[j * n + i]), fill((T)0.5));
+    for (ptrdiff_t i = 0; i < nn; i++) M[i] = scaled(M[i], fill((T)0.5));
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) {
-        E x = {0};
-        if (i == j) x.part[0] = gw[i];
-        else {
-          x = sum(M[i * n + j], scaled(conjugate(M[j * n + i]), fill(-1)));
-          x = scaled(x, (T)0.5 / SELECT(usual, w[j] - w[i], one));
-        }
-        B[i * n + j] = x;
+        E x = difference(M[i * n + j], N[i * n + j]);
+        B[i * n + j] = i == j ? (E){{gw[i]}} : scaled(x, 1 / (w[j] - w[i]));
       }
+    if (find_clusters(&rule, fill(-1 / (T)0))) apply_rule(&rule, B, gw, 1);
     product(G, PLAIN(Q, n), PLAIN(B, n), n, n, n);
     /* G V^H = conj(conj(G) V^T) */
     conjugate_product(M, PLAIN(G, n), TURNED(Q, n), n, n, n);
+    const V half = (T)0.5 / top;
     for (int i = 0; i < n; i++)
-      for (int j = 0; j < n; j++) {
-        E x = scaled(sum(conjugate(M[i * n + j]), M[j * n + i]), inverse * (T)0.5);
-        B[i * n + j] = x;
-      }
+      for (int j = 0; j < n; j++)
+        B[i * n + j] = scaled(sum(conjugate(M[i * n + j]), M[j * n + i]), half);
     unload(B, n, &in[4], begin, end, n, n, 0);
-    for (int t = 0; t < LANES && begin + t < end; t++)
-      task->failed[begin + t] = !usual[t];
   }
 }

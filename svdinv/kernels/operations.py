@@ -16,7 +16,7 @@ from svdinv.core.operation import Operation
 from svdinv.core.spectral import SVDFactors, to_tau
 from svdinv.core.spectral_operations import Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
-from svdinv.core.tolerances import eps, neighbour_rtol, rounding_rtol
+from svdinv.core.tolerances import eps, neighbour_rtol
 from svdinv.kernels import Layout
 
 __all__ = ["Memory", "eigh", "svd", "takes", "value"]
@@ -220,21 +220,19 @@ def _pull(operation: Pull, x: Any, memory: Memory, xp: Namespace) -> Any:
 def _pullback(operation: Pullback, x: Any, memory: Memory, xp: Namespace) -> Any:
     rule = operation.rule
     if isinstance(rule, SVD):
-        return _svd_pull(operation, rule, x, memory, xp)
+        return _svd_pull(rule, x, memory, xp)
     if isinstance(rule, Eigh):
-        return _eigh_pull(operation, rule, x, memory, xp)
+        return _eigh_pull(rule, x, memory, xp)
     return None
 
 
-def _reach(rule: SVD | Eigh, values: Array, xp: Namespace) -> float:
-    """Gap up to which the consistent rule acts, as in core."""
+def _precision(rule: SVD | Eigh, values: Array, xp: Namespace) -> tuple[float, float]:
+    """Gap up to which the consistent rule acts, and precision of cotangents."""
     epsilon = eps(values, xp) if rule.epsilon is None else rule.epsilon
-    return max(neighbour_rtol(rule.rtol, epsilon), neighbour_rtol(None, epsilon))
+    return neighbour_rtol(rule.rtol, epsilon), epsilon
 
 
-def _svd_pull(
-    operation: Pullback, rule: SVD, x: Any, memory: Memory, xp: Namespace
-) -> Any:
+def _svd_pull(rule: SVD, x: Any, memory: Memory, xp: Namespace) -> Any:
     U, S, Vh, gU, gS, gVh = x
     m, n = U.shape[-2], Vh.shape[-1]
     thin = U.shape[-1] == S.shape[-1] == Vh.shape[-2]
@@ -251,50 +249,23 @@ def _svd_pull(
     if run.turned:
         left, right, gleft, gright = right, left, gright, gleft
     given = (left, run.values(S), right, gleft, run.values(gS), gright)
-    count = run(
+    run(
         "svd_pull",
         (*given, run.matrices(gA)),
-        failed=run.failures(),
-        numbers=(_reach(rule, S, xp), rounding_rtol(S, xp)),
+        numbers=_precision(rule, S, xp),
         adjoint=run.turned,
     )
-    return _rest(operation, x, gA, count, run, xp)
+    return (gA,)
 
 
-def _eigh_pull(
-    operation: Pullback, rule: Eigh, x: Any, memory: Memory, xp: Namespace
-) -> Any:
+def _eigh_pull(rule: Eigh, x: Any, memory: Memory, xp: Namespace) -> Any:
     w, V, gw, gV = x
     if gV is None or not _fits(V, memory):
         return None
     run = _Run(memory, V, V.shape)
     gA = run.new(*V.shape[-2:])
     given = run.matrices(V), run.values(w), run.values(gw), run.matrices(gV)
-    count = run(
-        "eigh_pull",
-        (*given, run.matrices(gA)),
-        failed=run.failures(),
-        numbers=(_reach(rule, w, xp), 0.0),
-    )
-    return _rest(operation, x, gA, count, run, xp)
-
-
-def _rest(
-    operation: Operation,
-    x: Any,
-    gA: Array,
-    count: int,
-    run: _Run,
-    xp: Namespace,
-) -> Any:
-    """Leave the matrices that a kernel gave up to the operation's own functions."""
-    if not count:
-        return (gA,)
-    if count == run.count:
-        return None
-    chosen = xp.reshape(run.flags != 0, tuple(run.batch))
-    part = [t if t is None else t[chosen] for t in x]
-    gA[chosen] = operation.value(part, xp)[0]
+    run("eigh_pull", (*given, run.matrices(gA)), numbers=_precision(rule, w, xp))
     return (gA,)
 
 
