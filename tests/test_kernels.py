@@ -278,7 +278,7 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
         for shape in shapes:
             torch.manual_seed(7)
             A, G = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
-            A[0] = 0  # left to the array functions
+            A[0] = 0  # all values alike
 
             def both(f, A=A, G=G):
                 A = A.clone().requires_grad_()
@@ -295,6 +295,7 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
                     limit = 400 * torch.finfo(dtype).eps * y.abs().max()
                     assert (x - y).abs().max() <= limit, (shape, dtype, f.__name__)
 
+
 def repeated_values(k, eps, rng):
     """Scaled values with all that the consistent rule tells apart, sorted downwards."""
     distinct = np.linspace(1, 0.3, k)
@@ -309,7 +310,7 @@ def repeated_values(k, eps, rng):
     yield "rounding level", np.where(np.arange(k) < 3, distinct, 40 * eps * distinct)
     yield "small", np.where(np.arange(k) < 3, distinct, 0.5 * eps**0.5 * distinct)
     yield "nothing", np.zeros(k)
-    yield "random cluster", 1 - eps**0.5 * np.sort(rng.random(k)) * k / 2
+    yield "random cluster", 1 - 0.9 * eps**0.5 * np.sort(rng.random(k))
 
 
 def losses_in_values(s, K, rng):
@@ -323,7 +324,12 @@ def losses_in_values(s, K, rng):
     ):
         diagonal = np.real(np.linalg.diagonal(K))
         for penalty in (0, 0.5):
-            yield name, K * f[..., None, :], f[..., :, None] * K, df * diagonal + penalty
+            yield (
+                name,
+                K * f[..., None, :],
+                f[..., :, None] * K,
+                df * diagonal + penalty,
+            )
     yield "of the gauge", K, rng.standard_normal(K.shape) * kh, s * 0
     yield "of the values alone", K * 0, K * 0, s
 
@@ -340,44 +346,56 @@ def core_problems(k, dtype, hermitian=False):
         for loss, M, N, gS in losses_in_values(s, K, rng):
             size = 10.0 ** rng.integers(-12, 12, (19, 1))
             M, N = M * size[..., None], N * size[..., None]
-            yield f"{name}, {loss}", s, M.astype(dtype), N.astype(dtype), (
-                gS * size
-            ).astype(real)
+            yield (
+                f"{name}, {loss}",
+                s,
+                M.astype(dtype),
+                N.astype(dtype),
+                (gS * size).astype(real),
+            )
 
 
 OPTIONS = [{}, {"rtol": 1e-2}, {"rtol": 0.0}, {"epsilon": 1e-3}]
 
 
-def close(x, y, eps):
+def close(x, y, s):
+    """Whether gradients agree to rounding errors, at values s."""
+    eps = np.finfo(y.dtype).eps
     size = np.abs(y).max(axis=(-2, -1), keepdims=True)
-    return (np.abs(x - y) <= 300 * eps * size).all()
+    limit = 300 * eps
+    if y.dtype.kind == "c":  # NumPy divides by multiplying, which a quotient enlarges
+        gaps = np.abs(np.diff(s[0]))  # of values up to 1
+        limit += 4 * eps / gaps.min(where=gaps > 0, initial=1)
+    return (np.abs(x - y) <= limit * size).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(6, 6), (8, 5), (5, 8)])
 def test_consistent_rule_agrees_with_its_array_functions(variant, dtype, shape):
-    eps, k = np.finfo(dtype).eps, min(shape)
+    k = min(shape)
     for options in OPTIONS:
         operation = Pullback(SVD(**options))
         for name, s, M, N, gS in core_problems(k, dtype):
-            U, Vh = (np.eye(*size, dtype=dtype) for size in ((shape[0], k), (k, shape[1])))
+            U, Vh = (
+                np.eye(*size, dtype=dtype) for size in ((shape[0], k), (k, shape[1]))
+            )
             U, Vh = (np.tile(x, (len(s), 1, 1)) for x in (U, Vh))
             outside = normal(np.random.default_rng(10), (len(s), *shape), dtype)
             outside *= s[:, -1:, None]
             gU, gVh = outside[..., :k].copy(), outside[..., :k, :].copy()
             gU[:, :k], gVh[..., :k] = M, N
-            for gone in ((), (3,), (5,), (4,)):
+            for gone in (None, 3, 5) if gS.any() else (None, 3, 4, 5):
                 x = [U, s, Vh, gU, gS, gVh]
-                for i in gone:
-                    x[i] = None
+                if gone:
+                    x[gone] = None
                 (found,) = operations.value(operation, x, Threads(1), xp)
                 (plain,) = operation.value(x, xp)
-                assert close(found, plain, eps), (name, options, gone)
+                assert close(found, plain, s), (name, options, gone)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_consistent_rule_of_eigenvalues(variant, dtype):
-    eps, k = np.finfo(dtype).eps, 6
+    k = 6
     for options in OPTIONS:
         operation = Pullback(Eigh(**options))
         for name, w, M, _, gw in core_problems(k, dtype, hermitian=True):
@@ -385,7 +403,7 @@ def test_consistent_rule_of_eigenvalues(variant, dtype):
             for x in ([w, V, gw, M], [w, V, None, M]):
                 (found,) = operations.value(operation, x, Threads(1), xp)
                 (plain,) = operation.value(x, xp)
-                assert close(found, plain, eps), (name, options)
+                assert close(found, plain, w), (name, options)
 
 
 def test_jax_by_a_custom_call(monkeypatch):
