@@ -1,6 +1,6 @@
 """Batches of small matrices on the CPU: one matrix in each lane of its vectors.
 
-`lanes.c` holds the algorithm, `batch.c` the threads and the choice of an instruction
+`decompositions.c`, `derivatives.c` and `consistent.c` hold the algorithms, `batch.c` the threads and the choice of an instruction
 set, `build.py` compiles both into one library without a trace of Python in it. Where
 that library is missing, `suits` says no to everything.
 """
@@ -18,6 +18,7 @@ __all__ = [
     "KINDS",
     "Layout",
     "default_threads",
+    "differentiates",
     "plan",
     "run",
     "status",
@@ -33,9 +34,11 @@ _LIBRARY = Path(__file__).parent / "libsvdinv.so"
 # Beyond these sizes LAPACK's blocks are faster, or the lanes leave the caches.
 _LARGEST, _MOST_ELEMENTS = 64, 8192
 # Fewer matrices than this leave most lanes empty, which pays for the smallest only.
-_LEAST_BATCH, _SMALL = 4, 8
+_LEAST_BATCH, _SMALL = 4, 16
 # From here on, vectors of full length leave the second cache.
 _NARROW_FROM = 41
+# As many numbers as a narrow vector has: fewer matrices leave half of a long one empty.
+_NARROW_LANES = (8, 4, 8, 4)
 
 _TYPES = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
 
@@ -104,14 +107,24 @@ _kernels = _Kernels()
 
 def suits(dtype: str, batch: int, m: int, n: int) -> bool:
     """Tell whether the kernels decompose a batch faster than LAPACK."""
-    short = min(m, n)
+    few = batch < _LEAST_BATCH and min(m, n) > _SMALL
+    return not few and differentiates(dtype, batch, m, n)
+
+
+def differentiates(dtype: str, batch: int, m: int, n: int) -> bool:
+    """Tell whether the kernels' derivatives are faster than array functions."""
     return (
         bool(_kernels.indices)
         and dtype in _TYPES
-        and 0 < short <= _LARGEST
+        and 0 < min(m, n) <= _LARGEST
+        and 0 < batch
         and m * n <= _MOST_ELEMENTS
-        and (batch >= _LEAST_BATCH or (batch > 0 and short <= _SMALL))
     )
+
+
+def _variant(dtype: str, batch: int, n: int) -> int:
+    narrow = n >= _NARROW_FROM or batch <= _NARROW_LANES[_TYPES[dtype]]
+    return _kernels.narrow if narrow else _kernels.wide
 
 
 def default_threads() -> int:
@@ -170,7 +183,7 @@ def run(
     flat = [number for layout in arrays for number in layout or _ABSENT]
     flat += [0] * (48 - len(flat))
     task = _TASK.pack(*flat, *numbers, failed or 0, m, n, adjoint)
-    variant = _kernels.wide if n < _NARROW_FROM else _kernels.narrow
+    variant = _variant(dtype, batch, n)
     count = _kernels.run(
         KINDS.index(kind), variant, _TYPES[dtype], threads, batch, task
     )
@@ -189,7 +202,7 @@ def plan(
     number: int,
 ) -> list[int]:
     """First numbers of the plan in `xla.c`: all but the arrays."""
-    variant = _kernels.wide if n < _NARROW_FROM else _kernels.narrow
+    variant = _variant(dtype, batch, n)
     head = [KINDS.index(kind), variant, _TYPES[dtype], default_threads()]
     return [*head, batch, m, n, int(adjoint), -1, number]
 

@@ -199,7 +199,7 @@ void NAME(svd_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   E *B = N + nn;
   V *s = (V *)(B + nn), *gs = s + n, *weight = gs + n;
   Rule rule;
-  place(&rule, n, task->number[0], task->number[1], weight + n);
+  NAME(place_rule)(&rule, n, task->number[0], task->number[1], weight + n);
   rule.s = s, rule.M = M, rule.N = N;
   const int outside = m > n && in[3].data;
   for (; begin < end; begin += LANES) {
@@ -223,9 +223,9 @@ void NAME(svd_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
     } else
       for (ptrdiff_t i = 0; i < nn; i++) N[i] = (E){0};
     distinct_block(B, M, N, s, gs, n);
-    if (find_clusters(&rule, fill(ROUNDING))) apply_rule(&rule, B, gs, 0);
+    if (NAME(find_clusters)(&rule, ROUNDING)) NAME(apply_rule)(&rule, B, gs, 0);
     if (outside) {
-      outside_weight(weight, s, G, gs, m, n);
+      NAME(outside_weight)(weight, s, G, gs, m, n);
       for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++)
           B[i * n + j] = difference(B[i * n + j], scaled(M[i * n + j], weight[j]));
@@ -252,7 +252,7 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   E *Q = work, *G = Q + nn, *M = G + nn, *N = M + nn, *B = N + nn;
   V *w = (V *)(B + nn), *gw = w + n;
   Rule rule;
-  place(&rule, n, task->number[0], task->number[1], gw + n);
+  NAME(place_rule)(&rule, n, task->number[0], task->number[1], gw + n);
   rule.s = w, rule.M = M, rule.N = N;
   for (; begin < end; begin += LANES) {
     load(Q, n, &in[0], begin, end, n, n, 0);
@@ -262,7 +262,7 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
     for (int t = 0; t < LANES; t++)
       if (begin + t >= end)
         for (int i = 0; i < n; i++) w[i][t] = i + 1;
-    const V top = scale_values(w, gw, peak(magnitude(w[0]), magnitude(w[n - 1])), n);
+    const V top = scale_values(w, gw, greater(magnitude(w[0]), magnitude(w[n - 1])), n);
     conjugate_product(M, TURNED(Q, n), PLAIN(G, n), n, n, n);
     /* M / 2 and M^H / 2 are what M and N are for the SVD. */
     for (int i = 0; i < n; i++)
@@ -273,7 +273,7 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
         E x = difference(M[i * n + j], N[i * n + j]);
         B[i * n + j] = i == j ? (E){{gw[i]}} : scaled(x, 1 / (w[j] - w[i]));
       }
-    if (find_clusters(&rule, fill(-1 / (T)0))) apply_rule(&rule, B, gw, 1);
+    if (NAME(find_clusters)(&rule, -1 / (T)0)) NAME(apply_rule)(&rule, B, gw, 1);
     product(G, PLAIN(Q, n), PLAIN(B, n), n, n, n);
     /* G V^H = conj(conj(G) V^T) */
     conjugate_product(M, PLAIN(G, n), TURNED(Q, n), n, n, n);

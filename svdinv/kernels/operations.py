@@ -45,8 +45,9 @@ class Memory(Protocol):
 
 
 def _fits(A: Array, memory: Memory) -> bool:
+    """Tell whether the kernels' derivatives suit matrices of the shape of A."""
     *batch, m, n = A.shape
-    return kernels.suits(memory.dtype(A), _count(batch), m, n)
+    return kernels.differentiates(memory.dtype(A), _count(batch), m, n)
 
 
 def _count(batch: Any) -> int:
@@ -105,7 +106,10 @@ class _Run:
 
 def takes(A: Array, memory: Memory) -> bool:
     """Tell whether the kernels decompose A."""
-    return A.ndim > 1 and memory.suits(A) and _fits(A, memory)
+    if A.ndim < 2 or not memory.suits(A):
+        return False
+    *batch, m, n = A.shape
+    return kernels.suits(memory.dtype(A), _count(batch), m, n)
 
 
 def svd(A: Array, memory: Memory) -> tuple[Array, Array, Array] | None:
@@ -240,7 +244,7 @@ def _svd_pull(rule: SVD, x: Any, memory: Memory, xp: Namespace) -> Any:
         rule.repeated != "consistent"
         or not thin
         or (gU is None and gVh is None)
-        or not kernels.suits(memory.dtype(U), _count(S.shape[:-1]), m, n)
+        or not kernels.differentiates(memory.dtype(U), _count(S.shape[:-1]), m, n)
     ):
         return None
     run = _Run(memory, U, (*S.shape[:-1], m, n))
