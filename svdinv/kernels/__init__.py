@@ -1,8 +1,9 @@
 """Batches of small matrices on the CPU: one matrix in each lane of its vectors.
 
-`decompositions.c`, `derivatives.c` and `consistent.c` hold the algorithms, `batch.c` the threads and the choice of an instruction
-set, `build.py` compiles both into one library without a trace of Python in it. Where
-that library is missing, `suits` says no to everything.
+`decompositions.c`, `derivatives.c` and `consistent.c` hold the algorithms, `batch.c`
+the threads and the choice of an instruction set, and `build.py` compiles all into one
+library without a trace of Python in it. Where that library is missing, `suits` says no
+to everything.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 __all__ = [
+    "DECOMPOSITIONS",
     "KINDS",
     "Layout",
     "default_threads",
@@ -29,6 +31,9 @@ __all__ = [
 
 KINDS = ("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull")
 """What the kernels do, in the order of `batch.c`."""
+
+DECOMPOSITIONS = KINDS[:2]
+"""Those that may fail."""
 
 _LIBRARY = Path(__file__).parent / "libsvdinv.so"
 # Beyond these sizes LAPACK's blocks are faster, or the lanes leave the caches.
@@ -117,7 +122,7 @@ def differentiates(dtype: str, batch: int, m: int, n: int) -> bool:
         bool(_kernels.indices)
         and dtype in _TYPES
         and 0 < min(m, n) <= _LARGEST
-        and 0 < batch
+        and batch > 0
         and m * n <= _MOST_ELEMENTS
     )
 
@@ -199,12 +204,13 @@ def plan(
     m: int,
     n: int,
     adjoint: bool,
-    number: int,
+    numbers: tuple[float, float],
 ) -> list[int]:
     """First numbers of the plan in `xla.c`: all but the arrays."""
     variant = _variant(dtype, batch, n)
     head = [KINDS.index(kind), variant, _TYPES[dtype], default_threads()]
-    return [*head, batch, m, n, int(adjoint), -1, number]
+    bits = struct.unpack("2q", struct.pack("2d", *numbers))
+    return [*head, batch, m, n, int(adjoint), -1, *bits]
 
 
 def xla_handler() -> Any:

@@ -19,7 +19,7 @@ from svdinv.core.svd_operations import SVD, Pullback
 from svdinv.core.tolerances import eps, neighbour_rtol
 from svdinv.kernels import Layout
 
-__all__ = ["Memory", "eigh", "svd", "takes", "value"]
+__all__ = ["Memory", "by_kernel", "eigh", "precision", "pulls", "svd", "takes", "value"]
 
 
 class Memory(Protocol):
@@ -142,14 +142,18 @@ def eigh(A: Array, memory: Memory) -> tuple[Array, Array] | None:
     return None if run("eigh", arrays, failed=run.failures()) else (w, Vt.mT)
 
 
+def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> Any:
+    """Compute an operation by a kernel; None where there is none for it."""
+    rule = _RULES.get(type(operation))
+    if rule is None or not memory.suits(*x):
+        return None
+    return rule(operation, x, memory, xp)
+
+
 def value(operation: Operation, x: Any, memory: Memory | None, xp: Namespace) -> Any:
     """Compute an operation by a kernel, or else by its own array functions."""
-    rule = _RULES.get(type(operation))
-    if rule is not None and memory is not None and memory.suits(*x):
-        y = rule(operation, x, memory, xp)
-        if y is not None:
-            return y
-    return operation.value(x, xp)
+    y = None if memory is None else by_kernel(operation, x, memory, xp)
+    return operation.value(x, xp) if y is None else y
 
 
 def _is_svd(operation: Any, A: Array, memory: Memory) -> bool:
@@ -221,32 +225,38 @@ def _pull(operation: Pull, x: Any, memory: Memory, xp: Namespace) -> Any:
     return _derivative(operation, A, tau, G, None, factors, True, memory, xp)
 
 
-def _pullback(operation: Pullback, x: Any, memory: Memory, xp: Namespace) -> Any:
-    rule = operation.rule
-    if isinstance(rule, SVD):
-        return _svd_pull(rule, x, memory, xp)
-    if isinstance(rule, Eigh):
-        return _eigh_pull(rule, x, memory, xp)
-    return None
-
-
-def _precision(rule: SVD | Eigh, values: Array, xp: Namespace) -> tuple[float, float]:
+def precision(rule: SVD | Eigh, values: Array, xp: Namespace) -> tuple[float, float]:
     """Gap up to which the consistent rule acts, and precision of cotangents."""
     epsilon = eps(values, xp) if rule.epsilon is None else rule.epsilon
     return neighbour_rtol(rule.rtol, epsilon), epsilon
 
 
+def pulls(rule: Any, x: Any, dtype: Callable[[Array], str]) -> bool:
+    """Tell whether a kernel knows the pullback of a decomposition, and is faster."""
+    if isinstance(rule, SVD):
+        U, S, Vh, gU, _, gVh = x
+        thin = U.shape[-1] == S.shape[-1] == Vh.shape[-2]
+        if rule.repeated != "consistent" or not thin or (gU is None and gVh is None):
+            return False
+        return kernels.differentiates(
+            dtype(U), _count(S.shape[:-1]), U.shape[-2], Vh.shape[-1]
+        )
+    if not isinstance(rule, Eigh) or x[3] is None:
+        return False
+    V = x[1]
+    return kernels.differentiates(dtype(V), _count(V.shape[:-2]), *V.shape[-2:])
+
+
+def _pullback(operation: Pullback, x: Any, memory: Memory, xp: Namespace) -> Any:
+    rule: Any = operation.rule
+    if not pulls(rule, x, memory.dtype):
+        return None
+    return (_svd_pull if isinstance(rule, SVD) else _eigh_pull)(rule, x, memory, xp)
+
+
 def _svd_pull(rule: SVD, x: Any, memory: Memory, xp: Namespace) -> Any:
     U, S, Vh, gU, gS, gVh = x
     m, n = U.shape[-2], Vh.shape[-1]
-    thin = U.shape[-1] == S.shape[-1] == Vh.shape[-2]
-    if (
-        rule.repeated != "consistent"
-        or not thin
-        or (gU is None and gVh is None)
-        or not kernels.differentiates(memory.dtype(U), _count(S.shape[:-1]), m, n)
-    ):
-        return None
     run = _Run(memory, U, (*S.shape[:-1], m, n))
     gA = run.new(m, n)
     left, right, gleft, gright = (run.matrices(z) for z in (U, Vh, gU, gVh))
@@ -256,7 +266,7 @@ def _svd_pull(rule: SVD, x: Any, memory: Memory, xp: Namespace) -> Any:
     run(
         "svd_pull",
         (*given, run.matrices(gA)),
-        numbers=_precision(rule, S, xp),
+        numbers=precision(rule, S, xp),
         adjoint=run.turned,
     )
     return (gA,)
@@ -264,12 +274,10 @@ def _svd_pull(rule: SVD, x: Any, memory: Memory, xp: Namespace) -> Any:
 
 def _eigh_pull(rule: Eigh, x: Any, memory: Memory, xp: Namespace) -> Any:
     w, V, gw, gV = x
-    if gV is None or not _fits(V, memory):
-        return None
     run = _Run(memory, V, V.shape)
     gA = run.new(*V.shape[-2:])
     given = run.matrices(V), run.values(w), run.values(gw), run.matrices(gV)
-    run("eigh_pull", (*given, run.matrices(gA)), numbers=_precision(rule, w, xp))
+    run("eigh_pull", (*given, run.matrices(gA)), numbers=precision(rule, w, xp))
     return (gA,)
 
 
