@@ -369,16 +369,24 @@ def close(x, y, s):
     return (np.abs(x - y) <= limit * size).all()
 
 
+def agree(operation, x, s, what):
+    """Compare a pullback by the kernels of every instruction set with core's own."""
+    (plain,) = operation.value(x, xp)
+    for name in kernels.variants():
+        kernels._kernels.select(name)
+        (found,) = operations.by_kernel(operation, x, Threads(1), xp)
+        kernels._kernels.select("")
+        assert close(found, plain, s), (name, what)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(6, 6), (8, 5), (5, 8)])
-def test_consistent_rule_agrees_with_its_array_functions(variant, dtype, shape):
+def test_consistent_rule_agrees_with_its_array_functions(dtype, shape):
     k = min(shape)
     for options in OPTIONS:
         operation = Pullback(SVD(**options))
         for name, s, M, N, gS in core_problems(k, dtype):
-            U, Vh = (
-                np.eye(*size, dtype=dtype) for size in ((shape[0], k), (k, shape[1]))
-            )
+            U, Vh = (np.eye(*n, dtype=dtype) for n in ((shape[0], k), (k, shape[1])))
             U, Vh = (np.tile(x, (len(s), 1, 1)) for x in (U, Vh))
             outside = normal(np.random.default_rng(10), (len(s), *shape), dtype)
             outside *= s[:, -1:, None]
@@ -388,22 +396,47 @@ def test_consistent_rule_agrees_with_its_array_functions(variant, dtype, shape):
                 x = [U, s, Vh, gU, gS, gVh]
                 if gone:
                     x[gone] = None
-                (found,) = operations.value(operation, x, Threads(1), xp)
-                (plain,) = operation.value(x, xp)
-                assert close(found, plain, s), (name, options, gone)
+                agree(operation, x, s, (name, options, gone))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_consistent_rule_of_eigenvalues(variant, dtype):
+def test_consistent_rule_of_eigenvalues(dtype):
     k = 6
     for options in OPTIONS:
         operation = Pullback(Eigh(**options))
         for name, w, M, _, gw in core_problems(k, dtype, hermitian=True):
             V = np.tile(np.eye(k, dtype=dtype), (len(w), 1, 1))
             for x in ([w, V, gw, M], [w, V, None, M]):
-                (found,) = operations.value(operation, x, Threads(1), xp)
-                (plain,) = operation.value(x, xp)
-                assert close(found, plain, w), (name, options)
+                agree(operation, x, w, (name, options))
+
+
+def test_pullbacks_of_any_company_and_scale():
+    """A lane whose values repeat changes none of its neighbours."""
+    rng = np.random.default_rng(11)
+    for dtype in DTYPES:
+        A = normal(rng, (40, 7, 6), dtype)
+        A[::3, :, 3:] = 0
+        A[5], A[6] = np.eye(7, 6), 0
+        A *= (10.0 ** rng.integers(-30, 30, (40, 1, 1))).astype(dtype)
+        factors = svd(A)
+        g = [normal(rng, x.shape, x.dtype) for x in factors]
+        x = (*factors, *g)
+        operation = Pullback(SVD())
+        (together,) = operations.by_kernel(operation, x, Threads(2), xp)
+        for i in range(40):
+            one = tuple(t[i : i + 1] for t in x)
+            (alone,) = operations.by_kernel(operation, one, Threads(1), xp)
+            assert alone.tobytes() == together[i : i + 1].tobytes()
+            assert np.isfinite(alone).all()
+        A = A[:, :6]
+        H = A + A.conj().mT
+        w, V = eigh(H)
+        x = w, V, g[1], normal(rng, V.shape, V.dtype)
+        (together,) = operations.by_kernel(Pullback(Eigh()), x, Threads(2), xp)
+        for i in range(40):
+            one = tuple(t[i : i + 1] for t in x)
+            (alone,) = operations.by_kernel(Pullback(Eigh()), one, Threads(1), xp)
+            assert alone.tobytes() == together[i : i + 1].tobytes()
 
 
 def test_jax_by_a_custom_call(monkeypatch):

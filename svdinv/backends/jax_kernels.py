@@ -15,7 +15,7 @@ from jax.custom_batching import custom_vmap
 from svdinv import kernels
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.operation import Operation, filled, in_front, present
-from svdinv.core.spectral import SVDFactors, to_tau
+from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
 from svdinv.kernels import operations
@@ -133,8 +133,8 @@ def value(operation: Operation, x: Any, xp: Any) -> Any:
         if isinstance(operation, Map) and quick:
             return _on_cpu(partial(_map, function, xp), _plain(operation, xp), *x)
         known = isinstance(operation, Pull) or x[2] is not None
-        if quick and known and function.steps:
-            kernel = partial(_derivative, operation, xp)
+        if quick and known and operations.knows(function, A, x[1]):
+            kernel = partial(_derivative, operation)
             return _on_cpu(kernel, _plain(operation, xp), *x)
     if (
         isinstance(operation, Pullback)
@@ -216,29 +216,17 @@ def _sides(A: Any, U: Any, Vh: Any) -> tuple[bool, Any, Any]:
 
 def _map(function: Any, xp: Any, A: Any, tau: Any, U: Any, S: Any, Vh: Any) -> Any:
     wide, left, right = _sides(A, U, Vh)
-    y = function.value(S, tau, xp)
-    size = [(A.shape[-2:], A.dtype)]
-    return tuple(_call("map", A, [left, y, right], size, adjoint=wide))
+    known = operations.knows(function, A, tau)
+    y = S if known else function.value(S, tau, xp)
+    arrays = [left, y, right, tau if known else None]
+    return tuple(_call("map", A, arrays, [(A.shape[-2:], A.dtype)], adjoint=wide))
 
 
-def _derivative(operation: Any, xp: Any, *x: Any) -> Any:
+def _derivative(operation: Any, *x: Any) -> Any:
     A, tau, X, *dtau, U, S, Vh = x
-    function = operation.function
-    y = function.value(S, tau, xp)
-    slope = None if tau is None else function.tau_derivative(S, y, tau, xp)
-    moved = dtau[0] if dtau else None
     wide, left, right = _sides(A, U, Vh)
-    given = [left, right, X, S, y, None if moved is None else slope * moved]
-    sizes = [(A.shape[-2:], A.dtype), ((min(A.shape[-2:]),), S.dtype)]
-    result, diagonal = _call(
-        "derivative",
-        A,
-        given,
-        sizes,
-        adjoint=wide,
-        numbers=(float(not function.needs_unitary), 0.0),
-    )
-    if isinstance(operation, Push):
-        return (result,)
-    gtau = None if slope is None else to_tau(function, slope * diagonal, xp)
-    return result, gtau
+    given = [left, right, X, S, tau, dtau[0] if dtau else None]
+    sizes = [(A.shape[-2:], A.dtype), ((1,), S.dtype)]
+    numbers = float(not operation.function.needs_unitary), 0.0
+    found = _call("derivative", A, given, sizes, adjoint=wide, numbers=numbers)
+    return tuple(found[:1] if isinstance(operation, Push) else found)

@@ -32,6 +32,8 @@ __all__ = [
 KINDS = ("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull")
 """What the kernels do, in the order of `batch.c`."""
 
+_KIND = {kind: index for index, kind in enumerate(KINDS)}
+
 DECOMPOSITIONS = KINDS[:2]
 """Those that may fail."""
 
@@ -48,7 +50,8 @@ _NARROW_LANES = (8, 4, 8, 4)
 _TYPES = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
 
 
-_TASK = struct.Struct("48q2dP3q")  # struct Task in lanes.h
+# struct Task in lanes.h, by the number of arrays that there are.
+_TASKS = [struct.Struct(f"{4 * n}q{32 * (12 - n)}x2dP3q") for n in range(13)]
 _ABSENT = (0, 0, 0, 0)
 
 
@@ -62,7 +65,7 @@ class Layout(NamedTuple):
 
     def transposed(self) -> Layout:
         """Exchange rows and columns."""
-        return self._replace(row=self.column, column=self.row)
+        return Layout(self.address, self.matrix, self.column, self.row)
 
 
 class _Kernels:
@@ -185,13 +188,12 @@ def run(
         If there is none for the work.
     """
     batch, m, n = shape
-    flat = [number for layout in arrays for number in layout or _ABSENT]
-    flat += [0] * (48 - len(flat))
-    task = _TASK.pack(*flat, *numbers, failed or 0, m, n, adjoint)
+    flat: list[int] = []
+    for layout in arrays:
+        flat += layout or _ABSENT
+    task = _TASKS[len(arrays)].pack(*flat, *numbers, failed or 0, m, n, adjoint)
     variant = _variant(dtype, batch, n)
-    count = _kernels.run(
-        KINDS.index(kind), variant, _TYPES[dtype], threads, batch, task
-    )
+    count = _kernels.run(_KIND[kind], variant, _TYPES[dtype], threads, batch, task)
     if count < 0:
         raise MemoryError("no memory for the kernels of small matrices")
     return count
@@ -208,7 +210,7 @@ def plan(
 ) -> list[int]:
     """First numbers of the plan in `xla.c`: all but the arrays."""
     variant = _variant(dtype, batch, n)
-    head = [KINDS.index(kind), variant, _TYPES[dtype], default_threads()]
+    head = [_KIND[kind], variant, _TYPES[dtype], default_threads()]
     bits = struct.unpack("2q", struct.pack("2d", *numbers))
     return [*head, batch, m, n, int(adjoint), -1, *bits]
 

@@ -67,74 +67,83 @@ int64_t NAME(derivative_memory)(int m, int n) {
           (4 + RULE_VALUES) * n) * LANE_BYTES;
 }
 
-/* U diag(y) V^H of arrays 0 (U), 1 (y), 2 (V^H), to 3. */
-void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
-  const int m = (int)task->m, n = (int)task->n;
-  const ptrdiff_t mn = (ptrdiff_t)m * n;
-  E *U = work, *F = U + mn, *Vh = F + mn;
-  V *y = (V *)(Vh + (ptrdiff_t)n * n);
-  for (; begin < end; begin += LANES) {
-    load(U, n, &task->array[0], begin, end, m, n, task->adjoint);
-    load(Vh, n, &task->array[2], begin, end, n, n, task->adjoint);
-    load_reals(y, &task->array[1], begin, end, n);
-    for (int i = 0; i < n; i++)
-      for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
-    product(F, PLAIN(U, n), PLAIN(Vh, n), m, n, n);
-    unload(F, n, &task->array[3], begin, end, m, n, task->adjoint);
+/* y = max(s - tau, 0), or NaN; tau is one number for each matrix, in an array. */
+static void soft_threshold(V *y, const V *s, const Array *tau, int64_t begin, int64_t end,
+                           int n) {
+  V t;
+  load_reals(&t, tau, begin, end, 1);
+  I known = t == t;
+  for (int i = 0; i < n; i++) {
+    I kept = s[i] > t;
+    y[i] = SELECT(known, SELECT(kept, s[i] - t, (V){0}), t);
   }
 }
 
-/* Derivative of a spectral map, which is its own transpose:
+/* U diag(y) V^H.  Arrays: 0 U, 1 y, 2 V^H, 3 tau or none, 4 result; with tau, 1 is s and
+ * y its soft threshold. */
+void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int m = (int)task->m, n = (int)task->n;
+  const ptrdiff_t mn = (ptrdiff_t)m * n;
+  const Array *in = task->array;
+  E *U = work, *F = U + mn, *Vh = F + mn;
+  V *y = (V *)(Vh + (ptrdiff_t)n * n);
+  for (; begin < end; begin += LANES) {
+    load(U, n, &in[0], begin, end, m, n, task->adjoint);
+    load(Vh, n, &in[2], begin, end, n, n, task->adjoint);
+    load_reals(y, &in[1], begin, end, n);
+    if (in[3].data) soft_threshold(y, y, &in[3], begin, end, n);
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
+    product(F, PLAIN(U, n), PLAIN(Vh, n), m, n, n);
+    unload(F, n, &in[4], begin, end, m, n, task->adjoint);
+  }
+}
+
+/* Divided differences D- and D+ of the soft threshold y of s, and phi = y / s. */
+static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, int n) {
+  const V zero = {0}, one = fill(1);
+  for (int i = 0; i < n; i++) {
+    I kept = y[i] > zero, positive = s[i] > zero;
+    V level = SELECT(kept, one, zero);
+    phi[i] = SELECT(positive, safe_quotient(y[i], s[i], positive), level);
+    for (int j = 0; j < n; j++) {
+      I alike = kept == (y[j] > zero);
+      V both = s[i] + s[j], gap = SELECT(alike, one, s[i] - s[j]);
+      minus[i * n + j] = SELECT(alike, level, y[i] - y[j]) / gap;
+      plus[i * n + j] = safe_quotient(y[i] + y[j], both, both > zero);
+    }
+  }
+}
+
+/* Derivative of the soft threshold of matrices, which is its own transpose:
  *
- *   U [D- o herm(K) + D+ o skew(K) + diag(shift)] V^H + (X V - U K) diag(phi) V^H
+ *   U [D- o herm(K) + D+ o skew(K) - diag(dtau where y > 0)] V^H
+ *       + (X V - U K) diag(phi) V^H
  *
  * with K = U^H X V, the last term where something may lie outside the range of U: where
- * m > n, and with number[0] = 1 for a square U that may not be unitary.  Arrays: 0 U, 1 V^H, 2 X, 3 s, 4 y = f(s), 5 shift or none,
- * 6 result, 7 the real diagonal of K, and D- and D+ in 8 and 9, phi in 10; without them
- * f is s less a constant where y > 0, and 0 elsewhere. */
+ * m > n, and with number[0] = 1 for a square U that may not be unitary.  Arrays: 0 U,
+ * 1 V^H, 2 X, 3 s, 4 tau, 5 dtau or none, 6 result, 7 cotangent of tau. */
 void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
   const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
   const Array *in = task->array;
   E *U = work, *X = U + mn, *XV = X + mn, *Vh = XV + mn, *K = Vh + nn, *B = K + nn;
   V *minus = (V *)(B + 2 * nn), *plus = minus + nn, *s = plus + nn, *y = s + n;
-  V *phi = y + n, *shift = phi + n;
-  const V zero = {0}, one = fill(1);
+  V *phi = y + n;
   const int outside = m > n || task->number[0] > 0;
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, turn);
     load(Vh, n, &in[1], begin, end, n, n, turn);
     load(X, n, &in[2], begin, end, m, n, turn);
-    for (int i = 0; i < n; i++) shift[i] = zero;
-    if (in[5].data) load_reals(shift, &in[5], begin, end, n);
-    if (in[8].data) {
-      Array rows = in[8], more = in[9];
-      for (int i = 0; i < n; i++, rows.data += rows.row, more.data += more.row) {
-        load_reals(minus + i * n, &rows, begin, end, n);
-        load_reals(plus + i * n, &more, begin, end, n);
-      }
-      load_reals(phi, &in[10], begin, end, n);
-    } else {
-      load_reals(s, &in[3], begin, end, n);
-      load_reals(y, &in[4], begin, end, n);
-      for (int i = 0; i < n; i++) {
-        I kept = y[i] > zero, positive = s[i] > zero;
-        V level = SELECT(kept, one, zero);
-        phi[i] = SELECT(positive, safe_quotient(y[i], s[i], positive), level);
-        for (int j = 0; j < n; j++) {
-          I alike = kept == (y[j] > zero);
-          V both = s[i] + s[j], gap = SELECT(alike, one, s[i] - s[j]);
-          minus[i * n + j] = SELECT(alike, level, y[i] - y[j]) / gap;
-          plus[i * n + j] = safe_quotient(y[i] + y[j], both, both > zero);
-        }
-      }
-    }
+    load_reals(s, &in[3], begin, end, n);
+    soft_threshold(y, s, &in[4], begin, end, n);
+    soft_differences(minus, plus, phi, s, y, n);
+    V dtau = {0}, gtau = {0};
+    if (in[5].data) load_reals(&dtau, &in[5], begin, end, 1);
     /* V = (V^H)^H, and X V = conj(conj(X) (V^H)^T) */
     conjugate_product(XV, PLAIN(X, n), TURNED(Vh, n), m, n, n);
     for (ptrdiff_t i = 0; i < mn; i++) XV[i] = conjugate(XV[i]);
     conjugate_product(K, TURNED(U, n), PLAIN(XV, n), n, m, n);
-    for (int i = 0; i < n; i++) s[i] = K[i * n + i].part[0];
-    unload_reals(s, &in[7], begin, end, n);
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) {
         V even = minus[i * n + j] + plus[i * n + j];
@@ -142,8 +151,12 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
         if (outside) even -= 2 * phi[j];
         E x = scaled(K[i * n + j], even * (T)0.5);
         B[i * n + j] = sum(x, scaled(conjugate(K[j * n + i]), odd * (T)0.5));
-        if (i == j) B[i * n + j].part[0] += shift[i];
+        if (i != j) continue;
+        I kept = y[i] > (V){0};
+        B[i * n + j].part[0] -= SELECT(kept, dtau, (V){0});
+        gtau -= SELECT(kept, K[i * n + j].part[0], (V){0});
       }
+    unload_reals(&gtau, &in[7], begin, end, 1);
     product(X, PLAIN(U, n), PLAIN(B, n), m, n, n);
     if (outside)
       for (int i = 0; i < m; i++)

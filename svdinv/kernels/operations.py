@@ -13,13 +13,27 @@ from svdinv import kernels
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import Array, Namespace
 from svdinv.core.operation import Operation
-from svdinv.core.spectral import SVDFactors, to_tau
+from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
+from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import eps, neighbour_rtol
 from svdinv.kernels import Layout
 
-__all__ = ["Memory", "by_kernel", "eigh", "precision", "pulls", "svd", "takes", "value"]
+__all__ = [
+    "Memory",
+    "by_kernel",
+    "eigh",
+    "knows",
+    "precision",
+    "pulls",
+    "svd",
+    "takes",
+    "value",
+]
+
+
+_SOFT = Soft()
 
 
 class Memory(Protocol):
@@ -160,18 +174,25 @@ def _is_svd(operation: Any, A: Array, memory: Memory) -> bool:
     return operation.kind is SVDFactors and _fits(A, memory)
 
 
+def knows(function: Any, A: Array, tau: Any) -> bool:
+    """Tell whether the kernels know a function by themselves: the soft threshold."""
+    return function == _SOFT and tuple(tau.shape) == (*A.shape[:-2], 1)
+
+
 def _map(operation: Map, x: Any, memory: Memory, xp: Namespace) -> Any:
     A, tau, *factors = x
     if not _is_svd(operation, A, memory):
         return None
     U, S, Vh = factors
+    known = knows(operation.function, A, tau)
+    y = S if known else operation.function.value(S, tau, xp)
     run = _Run(memory, A, A.shape)
     F = run.new(*A.shape[-2:])
-    U, Vh = run.matrices(U), run.matrices(Vh)
+    left, right = run.matrices(U), run.matrices(Vh)
     if run.turned:
-        U, Vh = Vh, U
-    y = run.values(operation.function.value(S, tau, xp))
-    run("map", (U, y, Vh, run.matrices(F)), adjoint=run.turned)
+        left, right = right, left
+    level = run.values(tau) if known else None
+    run("map", (left, run.values(y), right, level, run.matrices(F)), adjoint=run.turned)
     return (F,)
 
 
@@ -182,33 +203,24 @@ def _derivative(
     X: Array,
     dtau: Any,
     factors: Any,
-    transposed: bool,
     memory: Memory,
-    xp: Namespace,
 ) -> Any:
     function = operation.function
-    if not (function.steps and _is_svd(operation, A, memory)):
+    if not (_is_svd(operation, A, memory) and knows(function, A, tau)):
         return None
     U, S, Vh = factors
-    y = function.value(S, tau, xp)
-    slope = None if tau is None else function.tau_derivative(S, y, tau, xp)
     run = _Run(memory, A, A.shape)
-    result, diagonal = run.new(*A.shape[-2:]), run.new(min(A.shape[-2:]), real=True)
-    U, Vh = run.matrices(U), run.matrices(Vh)
+    result, gtau = run.new(*A.shape[-2:]), run.new(1, real=True)
+    left, right = run.matrices(U), run.matrices(Vh)
     if run.turned:
-        U, Vh = Vh, U
-    shift = run.values(None if dtau is None else slope * dtau)
-    values = run.values(S), run.values(y), shift
-    outputs = run.matrices(result), run.values(diagonal)
+        left, right = right, left
+    values = run.values(S), run.values(tau), run.values(dtau)
     run(
         "derivative",
-        (U, Vh, run.matrices(X), *values, *outputs),
+        (left, right, run.matrices(X), *values, run.matrices(result), run.values(gtau)),
         numbers=(float(not function.needs_unitary), 0.0),
         adjoint=run.turned,
     )
-    gtau = None
-    if transposed and slope is not None:
-        gtau = to_tau(function, slope * diagonal, xp)
     return result, gtau
 
 
@@ -216,13 +228,13 @@ def _push(operation: Push, x: Any, memory: Memory, xp: Namespace) -> Any:
     A, tau, dA, dtau, *factors = x
     if dA is None:
         return None
-    found = _derivative(operation, A, tau, dA, dtau, factors, False, memory, xp)
+    found = _derivative(operation, A, tau, dA, dtau, factors, memory)
     return found and found[:1]
 
 
 def _pull(operation: Pull, x: Any, memory: Memory, xp: Namespace) -> Any:
     A, tau, G, *factors = x
-    return _derivative(operation, A, tau, G, None, factors, True, memory, xp)
+    return _derivative(operation, A, tau, G, None, factors, memory)
 
 
 def precision(rule: SVD | Eigh, values: Array, xp: Namespace) -> tuple[float, float]:
