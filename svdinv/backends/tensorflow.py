@@ -72,8 +72,8 @@ def _linked(operation: Operation, x: Any, y: Any) -> tuple[Any, ...]:
             with tf.GradientTape() as tape:
                 tape.watch(tensors)
                 found = operation.composed(filled(tensors, there), _call, xp)
-                found = [t for t in found if t is not None]
-            return tape.gradient(found, tensors, output_gradients=g)
+            values = [t for t in found if t is not None]
+            return tape.gradient(values, tensors, output_gradients=g)
 
         return tuple(t for t in y if t is not None), gradient
 

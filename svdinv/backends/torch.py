@@ -115,7 +115,7 @@ class _Eager(_Compiled):
         if torch._C._are_functorch_transforms_active():
             return super().apply(*x)
         # Without a signature to fill in, which takes as long as a small SVD.
-        plain = super(torch.autograd.Function, cls)
+        plain: Any = super(torch.autograd.Function, cls)
         return plain.apply(*unwrap_dead_wrappers(x))
 
     # Dynamo refuses a Function that has its own jvp, hence two of them.
