@@ -41,7 +41,7 @@ _LIBRARY = Path(__file__).parent / "libsvdinv.so"
 # Beyond these sizes LAPACK's blocks are faster, or the lanes leave the caches.
 _LARGEST, _MOST_ELEMENTS = 64, 8192
 # Fewer matrices than this leave most lanes empty, which pays for the smallest only.
-_LEAST_BATCH, _SMALL = 4, 16
+_LEAST_BATCH, _SMALL = 4, 32
 # From here on, vectors of full length leave the second cache.
 _NARROW_FROM = 41
 # As many numbers as a narrow vector has: fewer matrices leave half of a long one empty.
