@@ -24,6 +24,7 @@ __all__ = [
     "Memory",
     "by_kernel",
     "eigh",
+    "has_kernel",
     "knows",
     "precision",
     "pulls",
@@ -156,6 +157,11 @@ def eigh(A: Array, memory: Memory) -> tuple[Array, Array] | None:
     return None if run("eigh", arrays, failed=run.failures()) else (w, Vt.mT)
 
 
+def has_kernel(operation: Operation) -> bool:
+    """Tell whether there are kernels for operations of this kind."""
+    return type(operation) in _RULES
+
+
 def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> Any:
     """Compute an operation by a kernel; None where there is none for it."""
     rule = _RULES.get(type(operation))
@@ -207,6 +213,8 @@ def _derivative(
 ) -> Any:
     function = operation.function
     if not (_is_svd(operation, A, memory) and knows(function, A, tau)):
+        return None
+    if dtau is not None and (dtau.shape != tau.shape or dtau.dtype != tau.dtype):
         return None
     U, S, Vh = factors
     run = _Run(memory, A, A.shape)
