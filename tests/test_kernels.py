@@ -309,6 +309,8 @@ def repeated_values(k, eps, rng):
     yield "zeros", np.where(np.arange(k) < 3, distinct, 0)
     yield "rounding level", np.where(np.arange(k) < 3, distinct, 40 * eps * distinct)
     yield "small", np.where(np.arange(k) < 3, distinct, 0.5 * eps**0.5 * distinct)
+    near = 0.3 * eps**0.5 * (1 - 0.1 * eps**0.5 * np.arange(k))
+    yield "small cluster", np.where(np.arange(k) < 3, distinct, near)
     yield "nothing", np.zeros(k)
     yield "random cluster", 1 - 0.9 * eps**0.5 * np.sort(rng.random(k))
 
@@ -316,7 +318,10 @@ def repeated_values(k, eps, rng):
 def losses_in_values(s, K, rng):
     """Middle parts U^H gU and gV V^H, and gS, of losses of all kinds."""
     kh = K.conj().mT
+    last = np.maximum(s[..., -1:], np.finfo(s.dtype).eps)
+    small = s < 2 * last
     for name, f, df in (
+        ("bent", np.where(small, s * (s / last) ** 2, s), np.where(small, 3, 1)),
         ("tanh", np.tanh(s), 1 / np.cosh(s) ** 2),
         ("kink", np.maximum(s - s[..., 2:3], 0), (s > s[..., 2:3]) * 1.0),
         ("polar", np.ones_like(s), np.zeros_like(s)),
