@@ -319,7 +319,8 @@ def losses_in_values(s, K, rng):
     """Middle parts U^H gU and gV V^H, and gS, of losses of all kinds."""
     kh = K.conj().mT
     last = np.maximum(s[..., -1:], np.finfo(s.dtype).eps)
-    small = s < 2 * last
+    # Bent among small values; elsewhere the same as linear.
+    small = s < np.minimum(2 * last, 0.1)
     for name, f, df in (
         ("bent", np.where(small, s * (s / last) ** 2, s), np.where(small, 3, 1)),
         ("tanh", np.tanh(s), 1 / np.cosh(s) ** 2),
