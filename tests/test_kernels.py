@@ -16,7 +16,10 @@ pytestmark = pytest.mark.skipif(
     not kernels.variants(), reason=f"no kernels: {kernels.status()}"
 )
 if kernels.variants():
+    from svdinv.backends import numpy_namespace as xp
     from svdinv.backends.numpy_memory import NumPyMemory
+    from svdinv.core.hermitian_operations import Eigh
+    from svdinv.core.svd_operations import SVD, Pullback
     from svdinv.kernels import operations
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
@@ -275,7 +278,7 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
         for shape in shapes:
             torch.manual_seed(7)
             A, G = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
-            A[0] = 0  # left to the array functions
+            A[0] = 0  # all values alike
 
             def both(f, A=A, G=G):
                 A = A.clone().requires_grad_()
@@ -291,6 +294,155 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
                 for x, y in zip(kernel, plain, strict=True):
                     limit = 400 * torch.finfo(dtype).eps * y.abs().max()
                     assert (x - y).abs().max() <= limit, (shape, dtype, f.__name__)
+
+
+def repeated_values(k, eps, rng):
+    """Scaled values with all that the consistent rule tells apart, sorted downwards."""
+    distinct = np.linspace(1, 0.3, k)
+    yield "distinct", distinct
+    yield "all equal", np.ones(k)
+    for gap in (eps, 30 * eps, eps**0.75, 0.3 * eps**0.5, 0.9 * eps**0.5):
+        s = distinct.copy()
+        s[1], s[3:] = s[0] * (1 - gap), s[3] * (1 - gap * np.arange(k - 3))
+        yield f"gap {gap:.1e}", s
+    yield "one zero", np.where(np.arange(k) == k - 1, 0, distinct)
+    yield "zeros", np.where(np.arange(k) < 3, distinct, 0)
+    yield "rounding level", np.where(np.arange(k) < 3, distinct, 40 * eps * distinct)
+    yield "small", np.where(np.arange(k) < 3, distinct, 0.5 * eps**0.5 * distinct)
+    near = 0.3 * eps**0.5 * (1 - 0.1 * eps**0.5 * np.arange(k))
+    yield "small cluster", np.where(np.arange(k) < 3, distinct, near)
+    yield "nothing", np.zeros(k)
+    yield "random cluster", 1 - 0.9 * eps**0.5 * np.sort(rng.random(k))
+
+
+def losses_in_values(s, K, rng):
+    """Middle parts U^H gU and gV V^H, and gS, of losses of all kinds."""
+    kh = K.conj().mT
+    last = np.maximum(s[..., -1:], np.finfo(s.dtype).eps)
+    # Bent among small values; elsewhere the same as linear.
+    small = s < np.minimum(2 * last, 0.1)
+    for name, f, df in (
+        ("bent", np.where(small, s * (s / last) ** 2, s), np.where(small, 3, 1)),
+        ("tanh", np.tanh(s), 1 / np.cosh(s) ** 2),
+        ("kink", np.maximum(s - s[..., 2:3], 0), (s > s[..., 2:3]) * 1.0),
+        ("polar", np.ones_like(s), np.zeros_like(s)),
+        ("linear", s, np.ones_like(s)),
+    ):
+        diagonal = np.real(np.linalg.diagonal(K))
+        for penalty in (0, 0.5):
+            yield (
+                name,
+                K * f[..., None, :],
+                f[..., :, None] * K,
+                df * diagonal + penalty,
+            )
+    yield "of the gauge", K, rng.standard_normal(K.shape) * kh, s * 0
+    yield "of the values alone", K * 0, K * 0, s
+
+
+def core_problems(k, dtype, hermitian=False):
+    """Factors that are the identity, so that both sides see the same cotangents."""
+    rng = np.random.default_rng(9)
+    eps, real = np.finfo(dtype).eps, np.finfo(dtype).dtype
+    for name, s in repeated_values(k, float(eps), rng):
+        if hermitian:
+            s = np.sort(s * np.where(np.arange(k) % 5 == 0, -1, 1))
+        s = np.tile(s, (19, 1)).astype(real)  # one group of lanes is not full
+        K = normal(rng, (19, k, k), dtype)
+        for loss, M, N, gS in losses_in_values(s, K, rng):
+            size = 10.0 ** rng.integers(-12, 12, (19, 1))
+            M, N = M * size[..., None], N * size[..., None]
+            yield (
+                f"{name}, {loss}",
+                s,
+                M.astype(dtype),
+                N.astype(dtype),
+                (gS * size).astype(real),
+            )
+
+
+OPTIONS = [{}, {"rtol": 1e-2}, {"rtol": 0.0}, {"epsilon": 1e-3}]
+
+
+def close(x, y, s):
+    """Whether gradients agree to rounding errors, at values s."""
+    eps = np.finfo(y.dtype).eps
+    size = np.abs(y).max(axis=(-2, -1), keepdims=True)
+    limit = 300 * eps
+    if y.dtype.kind == "c":  # NumPy divides by multiplying, which a quotient enlarges
+        gaps = np.abs(np.diff(s[0]))  # of values up to 1
+        limit += 4 * eps / gaps.min(where=gaps > 0, initial=1)
+    return (np.abs(x - y) <= limit * size).all()
+
+
+def agree(operation, x, s, what):
+    """Compare a pullback by the kernels of every instruction set with core's own."""
+    (plain,) = operation.value(x, xp)
+    for name in kernels.variants():
+        kernels._kernels.select(name)
+        (found,) = operations.by_kernel(operation, x, Threads(1), xp)
+        kernels._kernels.select("")
+        assert close(found, plain, s), (name, what)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(6, 6), (8, 5), (5, 8)])
+def test_consistent_rule_agrees_with_its_array_functions(dtype, shape):
+    k = min(shape)
+    for options in OPTIONS:
+        operation = Pullback(SVD(**options))
+        for name, s, M, N, gS in core_problems(k, dtype):
+            U, Vh = (np.eye(*n, dtype=dtype) for n in ((shape[0], k), (k, shape[1])))
+            U, Vh = (np.tile(x, (len(s), 1, 1)) for x in (U, Vh))
+            outside = normal(np.random.default_rng(10), (len(s), *shape), dtype)
+            outside *= s[:, -1:, None]
+            gU, gVh = outside[..., :k].copy(), outside[..., :k, :].copy()
+            gU[:, :k], gVh[..., :k] = M, N
+            for gone in (None, 3, 5) if gS.any() else (None, 3, 4, 5):
+                x = [U, s, Vh, gU, gS, gVh]
+                if gone:
+                    x[gone] = None
+                agree(operation, x, s, (name, options, gone))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_consistent_rule_of_eigenvalues(dtype):
+    k = 6
+    for options in OPTIONS:
+        operation = Pullback(Eigh(**options))
+        for name, w, M, _, gw in core_problems(k, dtype, hermitian=True):
+            V = np.tile(np.eye(k, dtype=dtype), (len(w), 1, 1))
+            for x in ([w, V, gw, M], [w, V, None, M]):
+                agree(operation, x, w, (name, options))
+
+
+def test_pullbacks_of_any_company_and_scale():
+    """A lane whose values repeat changes none of its neighbours."""
+    rng = np.random.default_rng(11)
+    for dtype in DTYPES:
+        A = normal(rng, (40, 7, 6), dtype)
+        A[::3, :, 3:] = 0
+        A[5], A[6] = np.eye(7, 6), 0
+        A *= (10.0 ** rng.integers(-30, 30, (40, 1, 1))).astype(dtype)
+        factors = svd(A)
+        g = [normal(rng, x.shape, x.dtype) for x in factors]
+        x = (*factors, *g)
+        operation = Pullback(SVD())
+        (together,) = operations.by_kernel(operation, x, Threads(2), xp)
+        for i in range(40):
+            one = tuple(t[i : i + 1] for t in x)
+            (alone,) = operations.by_kernel(operation, one, Threads(1), xp)
+            assert alone.tobytes() == together[i : i + 1].tobytes()
+            assert np.isfinite(alone).all()
+        A = A[:, :6]
+        H = A + A.conj().mT
+        w, V = eigh(H)
+        x = w, V, g[1], normal(rng, V.shape, V.dtype)
+        (together,) = operations.by_kernel(Pullback(Eigh()), x, Threads(2), xp)
+        for i in range(40):
+            one = tuple(t[i : i + 1] for t in x)
+            (alone,) = operations.by_kernel(Pullback(Eigh()), one, Threads(1), xp)
+            assert alone.tobytes() == together[i : i + 1].tobytes()
 
 
 def test_jax_by_a_custom_call(monkeypatch):

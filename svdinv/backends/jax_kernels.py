@@ -13,9 +13,12 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from svdinv import kernels
-from svdinv.core.operation import Operation
-from svdinv.core.spectral import SVDFactors, to_tau
+from svdinv.core.hermitian_operations import Eigh
+from svdinv.core.operation import Operation, filled, in_front, present
+from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Map, Pull, Push
+from svdinv.core.svd_operations import SVD, Pullback
+from svdinv.kernels import operations
 
 __all__ = ["decomposes_quickly", "eigh", "svd", "value"]
 
@@ -27,11 +30,14 @@ if _handler is not None:
 
 def decomposes_quickly(A: Any) -> bool:
     """See `svdinv.core.namespace`."""
+    return A.ndim > 1 and _fits(kernels.suits, A)
+
+
+def _fits(suits: Any, A: Any) -> bool:
     return (
         _handler is not None
         and jax.default_backend() == "cpu"
-        and A.ndim > 1
-        and kernels.suits(A.dtype.name, prod(A.shape[:-2]), *A.shape[-2:])
+        and suits(A.dtype.name, prod(A.shape[:-2]), *A.shape[-2:])
     )
 
 
@@ -42,7 +48,7 @@ def _call(
     results: Any,
     *,
     adjoint: bool = False,
-    number: int = 0,
+    numbers: tuple[float, float] = (0.0, 0.0),
 ) -> list[Any]:
     """Run a kernel.
 
@@ -58,7 +64,7 @@ def _call(
         *results,
     ]
     plan = kernels.plan(
-        kind, like.dtype.name, prod(batch), tall, short, adjoint, number
+        kind, like.dtype.name, prod(batch), tall, short, adjoint, numbers
     )
     count = 0
     for shape in shapes:
@@ -74,26 +80,15 @@ def _call(
         count += 1
     plan += [-1, 0, 0, 0] * (12 - len(shapes))
     structs = [jax.ShapeDtypeStruct((*batch, *size), dtype) for size, dtype in results]
-    failed = jax.ShapeDtypeStruct((prod(batch),), jnp.int32)
-    call = jax.ffi.ffi_call(_TARGET, [*structs, failed])
-    plan[8] = count
-    return call(*operands, plan=np.asarray(plan, np.int64))[:-1]
+    if kind in kernels.DECOMPOSITIONS:
+        structs.append(jax.ShapeDtypeStruct((prod(batch),), jnp.int32))
+        plan[8] = count
+    call = jax.ffi.ffi_call(_TARGET, structs)
+    return call(*operands, plan=np.asarray(plan, np.int64))[: len(results)]
 
 
 def _on_cpu(kernel: Any, other: Any, *x: Any) -> Any:
     return lax.platform_dependent(*x, cpu=kernel, default=other)
-
-
-def _batched(decompose: Any, A: Any) -> Any:
-    """Call a decomposition of the CPU, with further batch axes under vmap."""
-    call = custom_vmap(decompose)
-
-    @call.def_vmap
-    def _(size: int, batched: list[bool], A: Any) -> Any:
-        y = _batched(decompose, A)
-        return y, tuple(True for _ in y)
-
-    return call(A)
 
 
 def svd(A: Any, *, full_matrices: bool = True) -> Any:
@@ -112,7 +107,7 @@ def svd(A: Any, *, full_matrices: bool = True) -> Any:
         Uh, Vh = (right, left) if wide else (left, right)
         return jnp.matrix_transpose(Uh), S, Vh
 
-    return _on_cpu(partial(_batched, kernel), lambda A: tuple(own(A)), A)
+    return _on_cpu(partial(_in_batch, kernel), lambda A: tuple(own(A)), A)
 
 
 def eigh(A: Any) -> Any:
@@ -127,25 +122,91 @@ def eigh(A: Any) -> Any:
         w, Vt = _call("eigh", A, [A], sizes)
         return w, jnp.matrix_transpose(Vt)
 
-    return _on_cpu(partial(_batched, kernel), lambda A: tuple(own(A)), A)
+    return _on_cpu(partial(_in_batch, kernel), lambda A: tuple(own(A)), A)
 
 
 def value(operation: Operation, x: Any, xp: Any) -> Any:
     """Compute an operation by a kernel, or else by its own array functions."""
     if isinstance(operation, Map | Push | Pull):
         function, A = operation.function, x[0]
-        quick = operation.kind is SVDFactors and decomposes_quickly(A)
+        quick = operation.kind is SVDFactors and _fits(kernels.differentiates, A)
         if isinstance(operation, Map) and quick:
             return _on_cpu(partial(_map, function, xp), _plain(operation, xp), *x)
         known = isinstance(operation, Pull) or x[2] is not None
-        if quick and known and function.steps:
-            kernel = partial(_derivative, operation, xp)
+        if quick and known and operations.knows(function, A, x[1]):
+            kernel = partial(_derivative, operation)
             return _on_cpu(kernel, _plain(operation, xp), *x)
+    if (
+        isinstance(operation, Pullback)
+        and _handler is not None
+        and jax.default_backend() == "cpu"
+        and operations.pulls(operation.rule, x, lambda t: t.dtype.name)
+    ):
+        return _pullback(operation, x, xp)
     return operation.value(x, xp)
 
 
 def _plain(operation: Operation, xp: Any) -> Any:
     return lambda *x: tuple(operation.value(x, xp))
+
+
+def _pullback(operation: Pullback, x: Any, xp: Any) -> Any:
+    """Pull by a kernel; its derivatives are those of the array functions."""
+    there = present(x)
+    rule: Any = operation.rule
+    kernel = partial(_svd_pull if isinstance(rule, SVD) else _eigh_pull, rule, xp)
+
+    def plain(*t: Any) -> Any:
+        return tuple(operation.value(filled(t, there), xp))
+
+    @jax.custom_jvp
+    def pull(*t: Any) -> Any:
+        return _on_cpu(
+            partial(_in_batch, lambda *t: kernel(*filled(t, there))), plain, *t
+        )
+
+    @pull.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(plain, primals, tangents)
+
+    return pull(*(t for t in x if t is not None))
+
+
+def _in_batch(function: Any, *x: Any) -> Any:
+    """Call a function of the CPU, with further batch axes under vmap."""
+    call = custom_vmap(function)
+
+    @call.def_vmap
+    def _(size: int, batched: list[bool], *x: Any) -> Any:
+        axes = [0 if moved else None for moved in batched]
+        y = _in_batch(function, *in_front(x, axes, jnp))
+        return y, tuple(True for _ in y)
+
+    return call(*x)
+
+
+def _svd_pull(rule: SVD, xp: Any, *x: Any) -> Any:
+    U, S, Vh, gU, gS, gVh = x
+    like = jax.ShapeDtypeStruct((*S.shape[:-1], U.shape[-2], Vh.shape[-1]), U.dtype)
+    wide, left, right = _sides(like, U, Vh)
+    _, gleft, gright = _sides(like, gU, gVh)
+    return tuple(
+        _call(
+            "svd_pull",
+            like,
+            [left, S, right, gleft, gS, gright],
+            [(like.shape[-2:], U.dtype)],
+            adjoint=wide,
+            numbers=operations.precision(rule, S, xp),
+        )
+    )
+
+
+def _eigh_pull(rule: Eigh, xp: Any, *x: Any) -> Any:
+    w, V, gw, gV = x
+    size = [(V.shape[-2:], V.dtype)]
+    numbers = operations.precision(rule, w, xp)
+    return tuple(_call("eigh_pull", V, [V, w, gw, gV], size, numbers=numbers))
 
 
 def _sides(A: Any, U: Any, Vh: Any) -> tuple[bool, Any, Any]:
@@ -155,29 +216,17 @@ def _sides(A: Any, U: Any, Vh: Any) -> tuple[bool, Any, Any]:
 
 def _map(function: Any, xp: Any, A: Any, tau: Any, U: Any, S: Any, Vh: Any) -> Any:
     wide, left, right = _sides(A, U, Vh)
-    y = function.value(S, tau, xp)
-    size = [(A.shape[-2:], A.dtype)]
-    return tuple(_call("map", A, [left, y, right], size, adjoint=wide))
+    known = operations.knows(function, A, tau)
+    y = S if known else function.value(S, tau, xp)
+    arrays = [left, y, right, tau if known else None]
+    return tuple(_call("map", A, arrays, [(A.shape[-2:], A.dtype)], adjoint=wide))
 
 
-def _derivative(operation: Any, xp: Any, *x: Any) -> Any:
+def _derivative(operation: Any, *x: Any) -> Any:
     A, tau, X, *dtau, U, S, Vh = x
-    function = operation.function
-    y = function.value(S, tau, xp)
-    slope = None if tau is None else function.tau_derivative(S, y, tau, xp)
-    moved = dtau[0] if dtau else None
     wide, left, right = _sides(A, U, Vh)
-    given = [left, right, X, S, y, None if moved is None else slope * moved]
-    sizes = [(A.shape[-2:], A.dtype), ((min(A.shape[-2:]),), S.dtype)]
-    result, diagonal = _call(
-        "derivative",
-        A,
-        given,
-        sizes,
-        adjoint=wide,
-        number=int(not function.needs_unitary),
-    )
-    if isinstance(operation, Push):
-        return (result,)
-    gtau = None if slope is None else to_tau(function, slope * diagonal, xp)
-    return result, gtau
+    given = [left, right, X, S, tau, dtau[0] if dtau else None]
+    sizes = [(A.shape[-2:], A.dtype), ((1,), S.dtype)]
+    numbers = float(not operation.function.needs_unitary), 0.0
+    found = _call("derivative", A, given, sizes, adjoint=wide, numbers=numbers)
+    return tuple(found[:1] if isinstance(operation, Push) else found)

@@ -23,9 +23,9 @@ _plain = tf.autograph.experimental.do_not_convert
 
 @_plain
 def _evaluate(operation: Operation, *x: Any) -> Any:
-    y: Any = operation.value(
-        tuple(None if t is None else tf.stop_gradient(t) for t in x), xp
-    )
+    x = tuple(None if t is None else tf.stop_gradient(t) for t in x)
+    y: Any = xp.by_kernel(operation, x)
+    y = operation.value(x, xp) if y is None else y
     stopped = (None if t is None else tf.stop_gradient(t) for t in y)
     return rebuilt(y, stopped)
 
@@ -33,7 +33,10 @@ def _evaluate(operation: Operation, *x: Any) -> Any:
 @_plain
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
-        return operation.composed(x, _call, xp)
+        y = xp.by_kernel(operation, x)
+        return (
+            operation.composed(x, _call, xp) if y is None else _linked(operation, x, y)
+        )
     values = _evaluate(operation, *x)
     there, outputs = present(x), present(values)
     count = sum(there)
@@ -56,6 +59,25 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
 
     kept = (t for t in (*x, *values) if t is not None)
     return filled(link(*map(tf.identity, kept)), outputs)
+
+
+@_plain
+def _linked(operation: Operation, x: Any, y: Any) -> tuple[Any, ...]:
+    """Link what a kernel computed to its arguments, by the array functions for it."""
+    there, outputs = present(x), present(y)
+
+    @tf.custom_gradient
+    def link(*tensors: tf.Tensor) -> tuple[Any, Any]:
+        def gradient(*g: tf.Tensor) -> list[tf.Tensor | None]:
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                found = operation.composed(filled(tensors, there), _call, xp)
+            values = [t for t in found if t is not None]
+            return tape.gradient(values, tensors, output_gradients=g)
+
+        return tuple(t for t in y if t is not None), gradient
+
+    return filled(link(*(t for t in x if t is not None)), outputs)
 
 
 class TensorFlowBackend(Backend):

@@ -14,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from svdinv import kernels
+from svdinv.backends import numpy_namespace
 from svdinv.backends.numpy_memory import memory
+from svdinv.core.operation import Operation
 from svdinv.kernels import operations
 
 abs = tf.abs
@@ -143,6 +145,21 @@ _NOT_ORTHONORMAL = 1000
 _DOUBLE = {tf.float32: tf.float64, tf.complex64: tf.complex128}
 
 
+def by_kernel(operation: Operation, x: Any) -> tuple[tf.Tensor | None, ...] | None:
+    """Compute an operation by a kernel; None in graphs, and where none suits."""
+    if not (tf.executing_eagerly() and operations.has_kernel(operation)):
+        return None
+    if not all(t is None or (hasattr(t, "numpy") and "CPU" in t.device) for t in x):
+        return None
+    y = operations.by_kernel(operation, tuple(map(_shared, x)), memory, numpy_namespace)
+    return y and tuple(None if t is None else tf.convert_to_tensor(t) for t in y)
+
+
+def _shared(t: tf.Tensor | None) -> Any:
+    """Give a tensor's memory, not to be written to, as an array."""
+    return None if t is None else np.asarray(memoryview(t))
+
+
 def decomposes_quickly(A: tf.Tensor) -> bool:
     """See `svdinv.core.namespace`; graphs have no values for the kernels."""
     return (
@@ -156,7 +173,7 @@ def decomposes_quickly(A: tf.Tensor) -> bool:
 def _by_kernel(decompose: Any, A: tf.Tensor) -> tuple[tf.Tensor, ...] | None:
     if not decomposes_quickly(A):
         return None
-    factors = decompose(A.numpy(), memory)
+    factors = decompose(_shared(A), memory)
     return factors and tuple(map(tf.convert_to_tensor, factors))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from inspect import signature
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
@@ -110,6 +110,14 @@ class _Compiled(torch.autograd.Function):
 
 
 class _Eager(_Compiled):
+    @classmethod
+    def apply(cls, *x: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*x)
+        # Without a signature to fill in, which takes as long as a small SVD.
+        plain: Any = super(torch.autograd.Function, cls)
+        return plain.apply(*unwrap_dead_wrappers(x))
+
     # Dynamo refuses a Function that has its own jvp, hence two of them.
     @staticmethod
     def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -140,11 +148,6 @@ class _Eager(_Compiled):
     def vmap(info: Any, in_dims: Any, operation: Operation, *x: Any) -> Any:
         y = _Eager.apply(operation, *in_front(x, in_dims[1:], torch))
         return y, tuple(None if t is None else 0 for t in y)
-
-
-# Function.apply asks for it at every call, which takes as long as a small SVD.
-for _function in (_Compiled, _Eager):
-    _function.forward.__signature__ = signature(_function.forward)  # type: ignore[attr-defined]
 
 
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:

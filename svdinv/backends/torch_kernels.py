@@ -54,17 +54,18 @@ class TorchMemory:
         return _NAMES.get(x.dtype, "")
 
     def flat(self, x: Tensor, axes: int) -> tuple[Tensor, Layout]:
-        if x.is_conj() or x.is_neg():
+        if x.is_neg() or x.is_conj():
             x = x.resolve_conj().resolve_neg()
-        lead = x.ndim - axes
+        steps = x.stride()
+        lead = len(steps) - axes
         if lead > 1 and not x.is_contiguous():
             x = x.reshape(prod(x.shape[:lead]), *x.shape[lead:])
-            lead = 1
-        parts = 2 if x.is_complex() else 1
-        steps = x.stride()
-        matrix = steps[lead - 1] * parts if lead else 0
-        row = steps[-2] * parts if axes == 2 else 0
-        return x, Layout(x.data_ptr(), matrix, row, steps[-1] * parts)
+            steps, lead = x.stride(), 1
+        if x.is_complex():
+            steps = [2 * step for step in steps]
+        matrix = steps[lead - 1] if lead else 0
+        row = steps[-2] if axes == 2 else 0
+        return x, Layout(x.data_ptr(), matrix, row, steps[-1])
 
     def empty(
         self, shape: tuple[int, ...], like: Tensor, *, real: bool = False

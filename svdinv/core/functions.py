@@ -81,8 +81,6 @@ class SpectralFunction(ABC):
     smooth_at_zero: bool = True
     weighted: bool = False
     """Whether tau has one value for each singular value, not one for all."""
-    steps: bool = False
-    """Whether f is s less a constant where it is not 0, and `difference` says so."""
 
     @property
     def needs_unitary(self) -> bool:

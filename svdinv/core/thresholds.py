@@ -37,10 +37,6 @@ class Soft(Threshold):
     weighted: bool = False
     has_tau = True
 
-    @property
-    def steps(self) -> bool:  # type: ignore[override]
-        return not self.weighted
-
     def cutoff(self, tau, xp):
         return tau
 

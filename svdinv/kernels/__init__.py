@@ -1,8 +1,9 @@
 """Batches of small matrices on the CPU: one matrix in each lane of its vectors.
 
-`lanes.c` holds the algorithm, `batch.c` the threads and the choice of an instruction
-set, `build.py` compiles both into one library without a trace of Python in it. Where
-that library is missing, `suits` says no to everything.
+`decompositions.c`, `derivatives.c` and `consistent.c` hold the algorithms, `batch.c`
+the threads and the choice of an instruction set, and `build.py` compiles all into one
+library without a trace of Python in it. Where that library is missing, `suits` says no
+to everything.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 __all__ = [
+    "DECOMPOSITIONS",
     "KINDS",
     "Layout",
     "default_threads",
+    "differentiates",
     "plan",
     "run",
     "status",
@@ -29,18 +32,26 @@ __all__ = [
 KINDS = ("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull")
 """What the kernels do, in the order of `batch.c`."""
 
+_KIND = {kind: index for index, kind in enumerate(KINDS)}
+
+DECOMPOSITIONS = KINDS[:2]
+"""Those that may fail."""
+
 _LIBRARY = Path(__file__).parent / "libsvdinv.so"
 # Beyond these sizes LAPACK's blocks are faster, or the lanes leave the caches.
 _LARGEST, _MOST_ELEMENTS = 64, 8192
 # Fewer matrices than this leave most lanes empty, which pays for the smallest only.
-_LEAST_BATCH, _SMALL = 4, 8
+_LEAST_BATCH, _SMALL = 4, 32
 # From here on, vectors of full length leave the second cache.
 _NARROW_FROM = 41
+# As many numbers as a narrow vector has: fewer matrices leave half of a long one empty.
+_NARROW_LANES = (8, 4, 8, 4)
 
 _TYPES = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
 
 
-_TASK = struct.Struct("48q2dP3q")  # struct Task in lanes.h
+# struct Task in lanes.h, by the number of arrays that there are.
+_TASKS = [struct.Struct(f"{4 * n}q{32 * (12 - n)}x2dP3q") for n in range(13)]
 _ABSENT = (0, 0, 0, 0)
 
 
@@ -54,7 +65,7 @@ class Layout(NamedTuple):
 
     def transposed(self) -> Layout:
         """Exchange rows and columns."""
-        return self._replace(row=self.column, column=self.row)
+        return Layout(self.address, self.matrix, self.column, self.row)
 
 
 class _Kernels:
@@ -104,14 +115,24 @@ _kernels = _Kernels()
 
 def suits(dtype: str, batch: int, m: int, n: int) -> bool:
     """Tell whether the kernels decompose a batch faster than LAPACK."""
-    short = min(m, n)
+    few = batch < _LEAST_BATCH and min(m, n) > _SMALL
+    return not few and differentiates(dtype, batch, m, n)
+
+
+def differentiates(dtype: str, batch: int, m: int, n: int) -> bool:
+    """Tell whether the kernels' derivatives are faster than array functions."""
     return (
         bool(_kernels.indices)
         and dtype in _TYPES
-        and 0 < short <= _LARGEST
+        and 0 < min(m, n) <= _LARGEST
+        and batch > 0
         and m * n <= _MOST_ELEMENTS
-        and (batch >= _LEAST_BATCH or (batch > 0 and short <= _SMALL))
     )
+
+
+def _variant(dtype: str, batch: int, n: int) -> int:
+    narrow = n >= _NARROW_FROM or batch <= _NARROW_LANES[_TYPES[dtype]]
+    return _kernels.narrow if narrow else _kernels.wide
 
 
 def default_threads() -> int:
@@ -167,13 +188,12 @@ def run(
         If there is none for the work.
     """
     batch, m, n = shape
-    flat = [number for layout in arrays for number in layout or _ABSENT]
-    flat += [0] * (48 - len(flat))
-    task = _TASK.pack(*flat, *numbers, failed or 0, m, n, adjoint)
-    variant = _kernels.wide if n < _NARROW_FROM else _kernels.narrow
-    count = _kernels.run(
-        KINDS.index(kind), variant, _TYPES[dtype], threads, batch, task
-    )
+    flat: list[int] = []
+    for layout in arrays:
+        flat += layout or _ABSENT
+    task = _TASKS[len(arrays)].pack(*flat, *numbers, failed or 0, m, n, adjoint)
+    variant = _variant(dtype, batch, n)
+    count = _kernels.run(_KIND[kind], variant, _TYPES[dtype], threads, batch, task)
     if count < 0:
         raise MemoryError("no memory for the kernels of small matrices")
     return count
@@ -186,12 +206,13 @@ def plan(
     m: int,
     n: int,
     adjoint: bool,
-    number: int,
+    numbers: tuple[float, float],
 ) -> list[int]:
     """First numbers of the plan in `xla.c`: all but the arrays."""
-    variant = _kernels.wide if n < _NARROW_FROM else _kernels.narrow
-    head = [KINDS.index(kind), variant, _TYPES[dtype], default_threads()]
-    return [*head, batch, m, n, int(adjoint), -1, number]
+    variant = _variant(dtype, batch, n)
+    head = [_KIND[kind], variant, _TYPES[dtype], default_threads()]
+    bits = struct.unpack("2q", struct.pack("2d", *numbers))
+    return [*head, batch, m, n, int(adjoint), -1, *bits]
 
 
 def xla_handler() -> Any:

@@ -37,6 +37,12 @@ X86 = {
     ),
 }
 OTHER: dict[str, tuple[int, list[str]]] = {"baseline": (16, [])}
+# Compiled for every instruction set and type, with flags of their own.
+SOURCES: dict[str, list[str]] = {
+    "decompositions.c": [],
+    "derivatives.c": [],
+    "consistent.c": ["-ffp-contract=off"],
+}
 TYPES = {"f32": (0, 0), "f64": (1, 0), "c64": (0, 1), "c128": (1, 1)}
 FLAGS = [
     *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread"),
@@ -95,6 +101,7 @@ def build(to: Path = LIBRARY, extra: tuple[str, ...] = ()) -> Path:
                 Path(folder) / f"{name}-{kind}-{source}.o",
                 [
                     *flags,
+                    *options,
                     f"-DLANE_BYTES={width}",
                     f"-DSUFFIX={kind}_{name}",
                     f"-DDOUBLE={double}",
@@ -104,7 +111,7 @@ def build(to: Path = LIBRARY, extra: tuple[str, ...] = ()) -> Path:
             )
             for name, (width, flags) in sets.items()
             for kind, (double, pair) in TYPES.items()
-            for source in ("decompositions.c", "derivatives.c")
+            for source, options in SOURCES.items()
         ]
         if (headers := _xla_headers()) is not None:
             jobs.append(

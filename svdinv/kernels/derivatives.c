@@ -3,7 +3,7 @@
  * The formulas are those of svdinv/core: spectral.py, svd.py and eigh.py, which cite
  * their sources.  Matrices are tall, (m, n) with m >= n: wide ones come as adjoints.
  */
-#include "lanes.h"
+#include "consistent.h"
 
 /* Factors and products with strides, of which none costs more than another: every
  * element is a vector. */
@@ -61,89 +61,89 @@ static void conjugate_product(E *restrict C, Factor A, Factor B, int m, int k, i
   multiply(C, A, 1, B, m, k, n);
 }
 
-INLINE E sum(E x, E y) {
-  for (int p = 0; p < PARTS; p++) x.part[p] += y.part[p];
-  return x;
-}
-
-INLINE V safe_quotient(V x, V y, I where) {
-  return SELECT(where, x / SELECT(where, y, fill(1)), (V){0});
-}
-
 /* Memory that a call needs, in bytes. */
 int64_t NAME(derivative_memory)(int m, int n) {
   return (PARTS * (3 * (int64_t)m * n + 4 * (int64_t)n * n) + 2 * (int64_t)n * n +
-          4 * n) * LANE_BYTES;
+          (4 + RULE_VALUES) * n) * LANE_BYTES;
 }
 
-/* U diag(y) V^H of arrays 0 (U), 1 (y), 2 (V^H), to 3. */
-void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
-  const int m = (int)task->m, n = (int)task->n;
-  const ptrdiff_t mn = (ptrdiff_t)m * n;
-  E *U = work, *F = U + mn, *Vh = F + mn;
-  V *y = (V *)(Vh + (ptrdiff_t)n * n);
-  for (; begin < end; begin += LANES) {
-    load(U, n, &task->array[0], begin, end, m, n, task->adjoint);
-    load(Vh, n, &task->array[2], begin, end, n, n, task->adjoint);
-    load_reals(y, &task->array[1], begin, end, n);
-    for (int i = 0; i < n; i++)
-      for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
-    product(F, PLAIN(U, n), PLAIN(Vh, n), m, n, n);
-    unload(F, n, &task->array[3], begin, end, m, n, task->adjoint);
+/* y = max(s - tau, 0), or NaN; tau is one number for each matrix, in an array. */
+static void soft_threshold(V *y, const V *s, const Array *tau, int64_t begin, int64_t end,
+                           int n) {
+  V t;
+  load_reals(&t, tau, begin, end, 1);
+  I known = t == t;
+  for (int i = 0; i < n; i++) {
+    I kept = s[i] > t;
+    y[i] = SELECT(known, SELECT(kept, s[i] - t, (V){0}), t);
   }
 }
 
-/* Derivative of a spectral map, which is its own transpose:
+/* U diag(y) V^H.  Arrays: 0 U, 1 y, 2 V^H, 3 tau or none, 4 result; with tau, 1 is s and
+ * y its soft threshold. */
+void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int m = (int)task->m, n = (int)task->n;
+  const ptrdiff_t mn = (ptrdiff_t)m * n;
+  const Array *in = task->array;
+  E *U = work, *F = U + mn, *Vh = F + mn;
+  V *y = (V *)(Vh + (ptrdiff_t)n * n);
+  for (; begin < end; begin += LANES) {
+    load(U, n, &in[0], begin, end, m, n, task->adjoint);
+    load(Vh, n, &in[2], begin, end, n, n, task->adjoint);
+    load_reals(y, &in[1], begin, end, n);
+    if (in[3].data) soft_threshold(y, y, &in[3], begin, end, n);
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
+    product(F, PLAIN(U, n), PLAIN(Vh, n), m, n, n);
+    unload(F, n, &in[4], begin, end, m, n, task->adjoint);
+  }
+}
+
+/* Divided differences D- and D+ of the soft threshold y of s, and phi = y / s. */
+static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, int n) {
+  const V zero = {0}, one = fill(1);
+  for (int i = 0; i < n; i++) {
+    I kept = y[i] > zero, positive = s[i] > zero;
+    V level = SELECT(kept, one, zero);
+    phi[i] = SELECT(positive, safe_quotient(y[i], s[i], positive), level);
+    for (int j = 0; j < n; j++) {
+      I alike = kept == (y[j] > zero);
+      V both = s[i] + s[j], gap = SELECT(alike, one, s[i] - s[j]);
+      minus[i * n + j] = SELECT(alike, level, y[i] - y[j]) / gap;
+      plus[i * n + j] = safe_quotient(y[i] + y[j], both, both > zero);
+    }
+  }
+}
+
+/* Derivative of the soft threshold of matrices, which is its own transpose:
  *
- *   U [D- o herm(K) + D+ o skew(K) + diag(shift)] V^H + (X V - U K) diag(phi) V^H
+ *   U [D- o herm(K) + D+ o skew(K) - diag(dtau where y > 0)] V^H
+ *       + (X V - U K) diag(phi) V^H
  *
  * with K = U^H X V, the last term where something may lie outside the range of U: where
- * m > n, and with number[0] = 1 for a square U that may not be unitary.  Arrays: 0 U, 1 V^H, 2 X, 3 s, 4 y = f(s), 5 shift or none,
- * 6 result, 7 the real diagonal of K, and D- and D+ in 8 and 9, phi in 10; without them
- * f is s less a constant where y > 0, and 0 elsewhere. */
+ * m > n, and with number[0] = 1 for a square U that may not be unitary.  Arrays: 0 U,
+ * 1 V^H, 2 X, 3 s, 4 tau, 5 dtau or none, 6 result, 7 cotangent of tau. */
 void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
   const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
   const Array *in = task->array;
   E *U = work, *X = U + mn, *XV = X + mn, *Vh = XV + mn, *K = Vh + nn, *B = K + nn;
   V *minus = (V *)(B + 2 * nn), *plus = minus + nn, *s = plus + nn, *y = s + n;
-  V *phi = y + n, *shift = phi + n;
-  const V zero = {0}, one = fill(1);
+  V *phi = y + n;
   const int outside = m > n || task->number[0] > 0;
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, turn);
     load(Vh, n, &in[1], begin, end, n, n, turn);
     load(X, n, &in[2], begin, end, m, n, turn);
-    for (int i = 0; i < n; i++) shift[i] = zero;
-    if (in[5].data) load_reals(shift, &in[5], begin, end, n);
-    if (in[8].data) {
-      Array rows = in[8], more = in[9];
-      for (int i = 0; i < n; i++, rows.data += rows.row, more.data += more.row) {
-        load_reals(minus + i * n, &rows, begin, end, n);
-        load_reals(plus + i * n, &more, begin, end, n);
-      }
-      load_reals(phi, &in[10], begin, end, n);
-    } else {
-      load_reals(s, &in[3], begin, end, n);
-      load_reals(y, &in[4], begin, end, n);
-      for (int i = 0; i < n; i++) {
-        I kept = y[i] > zero, positive = s[i] > zero;
-        V level = SELECT(kept, one, zero);
-        phi[i] = SELECT(positive, safe_quotient(y[i], s[i], positive), level);
-        for (int j = 0; j < n; j++) {
-          I alike = kept == (y[j] > zero);
-          V both = s[i] + s[j], gap = SELECT(alike, one, s[i] - s[j]);
-          minus[i * n + j] = SELECT(alike, level, y[i] - y[j]) / gap;
-          plus[i * n + j] = safe_quotient(y[i] + y[j], both, both > zero);
-        }
-      }
-    }
+    load_reals(s, &in[3], begin, end, n);
+    soft_threshold(y, s, &in[4], begin, end, n);
+    soft_differences(minus, plus, phi, s, y, n);
+    V dtau = {0}, gtau = {0};
+    if (in[5].data) load_reals(&dtau, &in[5], begin, end, 1);
     /* V = (V^H)^H, and X V = conj(conj(X) (V^H)^T) */
     conjugate_product(XV, PLAIN(X, n), TURNED(Vh, n), m, n, n);
     for (ptrdiff_t i = 0; i < mn; i++) XV[i] = conjugate(XV[i]);
     conjugate_product(K, TURNED(U, n), PLAIN(XV, n), n, m, n);
-    for (int i = 0; i < n; i++) s[i] = K[i * n + i].part[0];
-    unload_reals(s, &in[7], begin, end, n);
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) {
         V even = minus[i * n + j] + plus[i * n + j];
@@ -151,8 +151,12 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
         if (outside) even -= 2 * phi[j];
         E x = scaled(K[i * n + j], even * (T)0.5);
         B[i * n + j] = sum(x, scaled(conjugate(K[j * n + i]), odd * (T)0.5));
-        if (i == j) B[i * n + j].part[0] += shift[i];
+        if (i != j) continue;
+        I kept = y[i] > (V){0};
+        B[i * n + j].part[0] -= SELECT(kept, dtau, (V){0});
+        gtau -= SELECT(kept, K[i * n + j].part[0], (V){0});
       }
+    unload_reals(&gtau, &in[7], begin, end, 1);
     product(X, PLAIN(U, n), PLAIN(B, n), m, n, n);
     if (outside)
       for (int i = 0; i < m; i++)
@@ -163,30 +167,63 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
   }
 }
 
-/* Cotangent of A from those of its SVD, for distinct values above rounding level.
+/* Divide values by `top`, the largest modulus, or by 1 where it is too small, as
+ * `scaled` in core/namespace.py; gives what they were divided by. */
+INLINE V scale_values(V *s, V *gs, V top, int n) {
+  I usual = ~(top < (T)LEAST);
+  top = SELECT(usual, top, fill(1));
+  for (int i = 0; i < n; i++) s[i] /= top, gs[i] *= top;
+  return top;
+}
+
+static void load_cotangents(V *g, const Array *from, int64_t begin, int64_t end, int n) {
+  if (from->data) load_reals(g, from, begin, end, n);
+  else for (int i = 0; i < n; i++) g[i] = (V){0};
+}
+
+/* Middle factor for distinct values (`_distinct_block`), s sorted downwards; of others it
+ * has no meaning. */
+static void distinct_block(E *B, const E *M, const E *N, const V *s, const V *gs, int n) {
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j < n; j++) {
+      E x = {0};
+      if (i == j) {
+        x.part[0] = gs[i];
+#if COMPLEX
+        x.part[1] = (M[i * n + i].part[1] + N[i * n + i].part[1]) * (T)0.5 / s[i];
+#endif
+      } else {
+        x = scaled(difference(M[i * n + j], conjugate(M[j * n + i])), s[j]);
+        E y = scaled(difference(N[i * n + j], conjugate(N[j * n + i])), s[i]);
+        x = scaled(difference(x, y), 1 / ((s[j] - s[i]) * (s[j] + s[i])));
+      }
+      B[i * n + j] = x;
+    }
+}
+
+/* Cotangent of A from those of its SVD, by the consistent rule where values repeat.
  * Arrays: 0 U, 1 S, 2 V^H, 3 gU, 4 gS, 5 gV^H (of these three any may be missing), 6 the
- * result.  Failed is 1 where values, relative to the first, are within number[0] of
- * each other or below number[1], or where something is not finite. */
+ * result.  Numbers: the gap up to which the rule acts, the precision of cotangents. */
 void NAME(svd_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
   const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
   const Array *in = task->array;
   E *U = work, *G = U + mn, *X = G + mn, *Vh = X + mn, *M = Vh + nn, *N = M + nn;
   E *B = N + nn;
-  V *s = (V *)(B + nn), *gs = s + n;
-  const V zero = {0}, one = fill(1);
+  V *s = (V *)(B + nn), *gs = s + n, *weight = gs + n;
+  Rule rule;
+  NAME(place_rule)(&rule, n, task->number[0], task->number[1], weight + n);
+  rule.s = s, rule.M = M, rule.N = N;
+  const int outside = m > n && in[3].data;
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, turn);
     load(Vh, n, &in[2], begin, end, n, n, turn);
     load_reals(s, &in[1], begin, end, n);
-    for (int i = 0; i < n; i++) gs[i] = zero;
-    if (in[4].data) load_reals(gs, &in[4], begin, end, n);
-    const V top = s[0];
-    I usual = (top > fill(SMALLEST)) & (top < fill(BIG));
-    const V inverse = 1 / SELECT(usual, top, one);
-    for (int i = 0; i < n; i++) s[i] *= inverse, gs[i] *= top;
-    for (int i = 0; i + 1 < n; i++) usual &= s[i] - s[i + 1] > (T)task->number[0];
-    usual &= s[n - 1] > (T)task->number[1];
+    load_cotangents(gs, &in[4], begin, end, n);
+    for (int t = 0; t < LANES; t++) /* what is left over has no clusters */
+      if (begin + t >= end)
+        for (int i = 0; i < n; i++) s[i][t] = n - i;
+    const V top = scale_values(s, gs, s[0], n);
     if (in[3].data) {
       load(G, n, &in[3], begin, end, m, n, turn);
       conjugate_product(M, TURNED(U, n), PLAIN(G, n), n, m, n);
@@ -198,80 +235,65 @@ void NAME(svd_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
       for (ptrdiff_t i = 0; i < nn; i++) N[i] = conjugate(N[i]);
     } else
       for (ptrdiff_t i = 0; i < nn; i++) N[i] = (E){0};
-    for (int i = 0; i < n; i++)
-      for (int j = 0; j < n; j++) {
-        E x = {0};
-        if (i == j) {
-          x.part[0] = gs[i];
-#if COMPLEX
-          x.part[1] = (M[i * n + i].part[1] + N[i * n + i].part[1]) * (T)0.5 / s[i];
-#endif
-        } else {
-          V gap = (s[j] - s[i]) * (s[j] + s[i]);
-          gap = 1 / SELECT(usual, gap, one);
-          x = sum(M[i * n + j], scaled(conjugate(M[j * n + i]), fill(-1)));
-          E y = sum(N[i * n + j], scaled(conjugate(N[j * n + i]), fill(-1)));
-          x = scaled(sum(scaled(x, s[j]), scaled(y, -s[i])), gap);
-        }
-        if (m > n && in[3].data) x = sum(x, scaled(M[i * n + j], -1 / SELECT(usual, s[j], one)));
-        B[i * n + j] = x;
-      }
+    distinct_block(B, M, N, s, gs, n);
+    if (NAME(find_clusters)(&rule, ROUNDING)) NAME(apply_rule)(&rule, B, gs, 0);
+    if (outside) {
+      NAME(outside_weight)(weight, s, G, gs, m, n);
+      for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++)
+          B[i * n + j] = difference(B[i * n + j], scaled(M[i * n + j], weight[j]));
+    }
     product(X, PLAIN(U, n), PLAIN(B, n), m, n, n);
+    const V inverse = 1 / top;
     for (int i = 0; i < m; i++)
       for (int j = 0; j < n; j++) {
         E x = X[i * n + j];
-        if (m > n && in[3].data)
-          x = sum(x, scaled(G[i * n + j], 1 / SELECT(usual, s[j], one)));
+        if (outside) x = sum(x, scaled(G[i * n + j], weight[j]));
         X[i * n + j] = scaled(x, inverse);
       }
     product(G, PLAIN(X, n), PLAIN(Vh, n), m, n, n);
     unload(G, n, &in[6], begin, end, m, n, turn);
-    for (int t = 0; t < LANES && begin + t < end; t++)
-      task->failed[begin + t] = !usual[t];
   }
 }
 
-/* Hermitian cotangent of A from those of its eigendecomposition, for distinct values.
- * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Failed as above. */
+/* Hermitian cotangent of A from those of its eigendecomposition.
+ * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Numbers as above. */
 void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;
   const ptrdiff_t nn = (ptrdiff_t)n * n;
   const Array *in = task->array;
-  E *Q = work, *G = Q + nn, *M = G + nn, *B = M + nn;
+  E *Q = work, *G = Q + nn, *M = G + nn, *N = M + nn, *B = N + nn;
   V *w = (V *)(B + nn), *gw = w + n;
-  const V zero = {0}, one = fill(1);
+  Rule rule;
+  NAME(place_rule)(&rule, n, task->number[0], task->number[1], gw + n);
+  rule.s = w, rule.M = M, rule.N = N;
   for (; begin < end; begin += LANES) {
     load(Q, n, &in[0], begin, end, n, n, 0);
     load(G, n, &in[3], begin, end, n, n, 0);
     load_reals(w, &in[1], begin, end, n);
-    for (int i = 0; i < n; i++) gw[i] = zero;
-    if (in[2].data) load_reals(gw, &in[2], begin, end, n);
-    const V top = greater(magnitude(w[0]), magnitude(w[n - 1]));
-    I usual = (top > fill(SMALLEST)) & (top < fill(BIG));
-    const V inverse = 1 / SELECT(usual, top, one);
-    for (int i = 0; i < n; i++) w[i] *= inverse, gw[i] *= top;
-    for (int i = 0; i + 1 < n; i++) usual &= w[i + 1] - w[i] > (T)task->number[0];
+    load_cotangents(gw, &in[2], begin, end, n);
+    for (int t = 0; t < LANES; t++)
+      if (begin + t >= end)
+        for (int i = 0; i < n; i++) w[i][t] = i + 1;
+    const V top = scale_values(w, gw, greater(magnitude(w[0]), magnitude(w[n - 1])), n);
     conjugate_product(M, TURNED(Q, n), PLAIN(G, n), n, n, n);
+    /* M / 2 and M^H / 2 are what M and N are for the SVD. */
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++) N[i * n + j] = scaled(conjugate(M[j * n + i]), fill((T)0.5));
+    for (ptrdiff_t i = 0; i < nn; i++) M[i] = scaled(M[i], fill((T)0.5));
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) {
-        E x = {0};
-        if (i == j) x.part[0] = gw[i];
-        else {
-          x = sum(M[i * n + j], scaled(conjugate(M[j * n + i]), fill(-1)));
-          x = scaled(x, (T)0.5 / SELECT(usual, w[j] - w[i], one));
-        }
-        B[i * n + j] = x;
+        E x = difference(M[i * n + j], N[i * n + j]);
+        B[i * n + j] = i == j ? (E){{gw[i]}} : scaled(x, 1 / (w[j] - w[i]));
       }
+    if (NAME(find_clusters)(&rule, -1 / (T)0)) NAME(apply_rule)(&rule, B, gw, 1);
     product(G, PLAIN(Q, n), PLAIN(B, n), n, n, n);
     /* G V^H = conj(conj(G) V^T) */
     conjugate_product(M, PLAIN(G, n), TURNED(Q, n), n, n, n);
+    const V half = (T)0.5 / top;
     for (int i = 0; i < n; i++)
-      for (int j = 0; j < n; j++) {
-        E x = scaled(sum(conjugate(M[i * n + j]), M[j * n + i]), inverse * (T)0.5);
-        B[i * n + j] = x;
-      }
+      for (int j = 0; j < n; j++)
+        B[i * n + j] = scaled(sum(conjugate(M[i * n + j]), M[j * n + i]), half);
     unload(B, n, &in[4], begin, end, n, n, 0);
-    for (int t = 0; t < LANES && begin + t < end; t++)
-      task->failed[begin + t] = !usual[t];
   }
 }

@@ -133,6 +133,43 @@ INLINE E conjugate(E x) {
   return x;
 }
 
+INLINE E sum(E x, E y) {
+  for (int p = 0; p < PARTS; p++) x.part[p] += y.part[p];
+  return x;
+}
+
+INLINE E difference(E x, E y) {
+  for (int p = 0; p < PARTS; p++) x.part[p] -= y.part[p];
+  return x;
+}
+
+INLINE E divided(E x, V by) {
+  for (int p = 0; p < PARTS; p++) x.part[p] /= by;
+  return x;
+}
+
+INLINE E choose(I mask, E x, E y) {
+  for (int p = 0; p < PARTS; p++) x.part[p] = SELECT(mask, x.part[p], y.part[p]);
+  return x;
+}
+
+/* x / y where that is meant, 0 elsewhere. */
+INLINE V safe_quotient(V x, V y, I where) {
+  return SELECT(where, x / SELECT(where, y, fill(1)), (V){0});
+}
+
+/* |x|, whose square may be no number. */
+INLINE V absolute(E x) {
+#if COMPLEX
+  V a = magnitude(x.part[0]), b = magnitude(x.part[1]);
+  V high = greater(a, b), low = a + b - high;
+  V ratio = safe_quotient(low, high, high > (V){0});
+  return high * root(1 + ratio * ratio);
+#else
+  return magnitude(x.part[0]);
+#endif
+}
+
 /* ---- in and out of the lanes ------------------------------------------------------- */
 
 /* Matrices of a batch in memory: strides in elements of T (complex ones are pairs). */

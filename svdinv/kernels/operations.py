@@ -13,13 +13,28 @@ from svdinv import kernels
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import Array, Namespace
 from svdinv.core.operation import Operation
-from svdinv.core.spectral import SVDFactors, to_tau
+from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
-from svdinv.core.tolerances import eps, neighbour_rtol, rounding_rtol
+from svdinv.core.thresholds import Soft
+from svdinv.core.tolerances import eps, neighbour_rtol
 from svdinv.kernels import Layout
 
-__all__ = ["Memory", "eigh", "svd", "takes", "value"]
+__all__ = [
+    "Memory",
+    "by_kernel",
+    "eigh",
+    "has_kernel",
+    "knows",
+    "precision",
+    "pulls",
+    "svd",
+    "takes",
+    "value",
+]
+
+
+_SOFT = Soft()
 
 
 class Memory(Protocol):
@@ -45,8 +60,9 @@ class Memory(Protocol):
 
 
 def _fits(A: Array, memory: Memory) -> bool:
+    """Tell whether the kernels' derivatives suit matrices of the shape of A."""
     *batch, m, n = A.shape
-    return kernels.suits(memory.dtype(A), _count(batch), m, n)
+    return kernels.differentiates(memory.dtype(A), _count(batch), m, n)
 
 
 def _count(batch: Any) -> int:
@@ -105,7 +121,10 @@ class _Run:
 
 def takes(A: Array, memory: Memory) -> bool:
     """Tell whether the kernels decompose A."""
-    return A.ndim > 1 and memory.suits(A) and _fits(A, memory)
+    if A.ndim < 2 or not memory.suits(A):
+        return False
+    *batch, m, n = A.shape
+    return kernels.suits(memory.dtype(A), _count(batch), m, n)
 
 
 def svd(A: Array, memory: Memory) -> tuple[Array, Array, Array] | None:
@@ -138,18 +157,32 @@ def eigh(A: Array, memory: Memory) -> tuple[Array, Array] | None:
     return None if run("eigh", arrays, failed=run.failures()) else (w, Vt.mT)
 
 
+def has_kernel(operation: Operation) -> bool:
+    """Tell whether there are kernels for operations of this kind."""
+    return type(operation) in _RULES
+
+
+def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> Any:
+    """Compute an operation by a kernel; None where there is none for it."""
+    rule = _RULES.get(type(operation))
+    if rule is None or not memory.suits(*x):
+        return None
+    return rule(operation, x, memory, xp)
+
+
 def value(operation: Operation, x: Any, memory: Memory | None, xp: Namespace) -> Any:
     """Compute an operation by a kernel, or else by its own array functions."""
-    rule = _RULES.get(type(operation))
-    if rule is not None and memory is not None and memory.suits(*x):
-        y = rule(operation, x, memory, xp)
-        if y is not None:
-            return y
-    return operation.value(x, xp)
+    y = None if memory is None else by_kernel(operation, x, memory, xp)
+    return operation.value(x, xp) if y is None else y
 
 
 def _is_svd(operation: Any, A: Array, memory: Memory) -> bool:
     return operation.kind is SVDFactors and _fits(A, memory)
+
+
+def knows(function: Any, A: Array, tau: Any) -> bool:
+    """Tell whether the kernels know a function by themselves: the soft threshold."""
+    return function == _SOFT and tuple(tau.shape) == (*A.shape[:-2], 1)
 
 
 def _map(operation: Map, x: Any, memory: Memory, xp: Namespace) -> Any:
@@ -157,13 +190,15 @@ def _map(operation: Map, x: Any, memory: Memory, xp: Namespace) -> Any:
     if not _is_svd(operation, A, memory):
         return None
     U, S, Vh = factors
+    known = knows(operation.function, A, tau)
+    y = S if known else operation.function.value(S, tau, xp)
     run = _Run(memory, A, A.shape)
     F = run.new(*A.shape[-2:])
-    U, Vh = run.matrices(U), run.matrices(Vh)
+    left, right = run.matrices(U), run.matrices(Vh)
     if run.turned:
-        U, Vh = Vh, U
-    y = run.values(operation.function.value(S, tau, xp))
-    run("map", (U, y, Vh, run.matrices(F)), adjoint=run.turned)
+        left, right = right, left
+    level = run.values(tau) if known else None
+    run("map", (left, run.values(y), right, level, run.matrices(F)), adjoint=run.turned)
     return (F,)
 
 
@@ -174,33 +209,26 @@ def _derivative(
     X: Array,
     dtau: Any,
     factors: Any,
-    transposed: bool,
     memory: Memory,
-    xp: Namespace,
 ) -> Any:
     function = operation.function
-    if not (function.steps and _is_svd(operation, A, memory)):
+    if not (_is_svd(operation, A, memory) and knows(function, A, tau)):
+        return None
+    if dtau is not None and (dtau.shape != tau.shape or dtau.dtype != tau.dtype):
         return None
     U, S, Vh = factors
-    y = function.value(S, tau, xp)
-    slope = None if tau is None else function.tau_derivative(S, y, tau, xp)
     run = _Run(memory, A, A.shape)
-    result, diagonal = run.new(*A.shape[-2:]), run.new(min(A.shape[-2:]), real=True)
-    U, Vh = run.matrices(U), run.matrices(Vh)
+    result, gtau = run.new(*A.shape[-2:]), run.new(1, real=True)
+    left, right = run.matrices(U), run.matrices(Vh)
     if run.turned:
-        U, Vh = Vh, U
-    shift = run.values(None if dtau is None else slope * dtau)
-    values = run.values(S), run.values(y), shift
-    outputs = run.matrices(result), run.values(diagonal)
+        left, right = right, left
+    values = run.values(S), run.values(tau), run.values(dtau)
     run(
         "derivative",
-        (U, Vh, run.matrices(X), *values, *outputs),
+        (left, right, run.matrices(X), *values, run.matrices(result), run.values(gtau)),
         numbers=(float(not function.needs_unitary), 0.0),
         adjoint=run.turned,
     )
-    gtau = None
-    if transposed and slope is not None:
-        gtau = to_tau(function, slope * diagonal, xp)
     return result, gtau
 
 
@@ -208,93 +236,68 @@ def _push(operation: Push, x: Any, memory: Memory, xp: Namespace) -> Any:
     A, tau, dA, dtau, *factors = x
     if dA is None:
         return None
-    found = _derivative(operation, A, tau, dA, dtau, factors, False, memory, xp)
+    found = _derivative(operation, A, tau, dA, dtau, factors, memory)
     return found and found[:1]
 
 
 def _pull(operation: Pull, x: Any, memory: Memory, xp: Namespace) -> Any:
     A, tau, G, *factors = x
-    return _derivative(operation, A, tau, G, None, factors, True, memory, xp)
+    return _derivative(operation, A, tau, G, None, factors, memory)
+
+
+def precision(rule: SVD | Eigh, values: Array, xp: Namespace) -> tuple[float, float]:
+    """Gap up to which the consistent rule acts, and precision of cotangents."""
+    epsilon = eps(values, xp) if rule.epsilon is None else rule.epsilon
+    return neighbour_rtol(rule.rtol, epsilon), epsilon
+
+
+def pulls(rule: Any, x: Any, dtype: Callable[[Array], str]) -> bool:
+    """Tell whether a kernel knows the pullback of a decomposition, and is faster."""
+    if isinstance(rule, SVD):
+        U, S, Vh, gU, _, gVh = x
+        thin = U.shape[-1] == S.shape[-1] == Vh.shape[-2]
+        if rule.repeated != "consistent" or not thin or (gU is None and gVh is None):
+            return False
+        return kernels.differentiates(
+            dtype(U), _count(S.shape[:-1]), U.shape[-2], Vh.shape[-1]
+        )
+    if not isinstance(rule, Eigh) or x[3] is None:
+        return False
+    V = x[1]
+    return kernels.differentiates(dtype(V), _count(V.shape[:-2]), *V.shape[-2:])
 
 
 def _pullback(operation: Pullback, x: Any, memory: Memory, xp: Namespace) -> Any:
-    rule = operation.rule
-    if isinstance(rule, SVD):
-        return _svd_pull(operation, rule, x, memory, xp)
-    if isinstance(rule, Eigh):
-        return _eigh_pull(operation, rule, x, memory, xp)
-    return None
+    rule: Any = operation.rule
+    if not pulls(rule, x, memory.dtype):
+        return None
+    return (_svd_pull if isinstance(rule, SVD) else _eigh_pull)(rule, x, memory, xp)
 
 
-def _reach(rule: SVD | Eigh, values: Array, xp: Namespace) -> float:
-    """Gap up to which the consistent rule acts, as in core."""
-    epsilon = eps(values, xp) if rule.epsilon is None else rule.epsilon
-    return max(neighbour_rtol(rule.rtol, epsilon), neighbour_rtol(None, epsilon))
-
-
-def _svd_pull(
-    operation: Pullback, rule: SVD, x: Any, memory: Memory, xp: Namespace
-) -> Any:
+def _svd_pull(rule: SVD, x: Any, memory: Memory, xp: Namespace) -> Any:
     U, S, Vh, gU, gS, gVh = x
     m, n = U.shape[-2], Vh.shape[-1]
-    thin = U.shape[-1] == S.shape[-1] == Vh.shape[-2]
-    if (
-        rule.repeated != "consistent"
-        or not thin
-        or (gU is None and gVh is None)
-        or not kernels.suits(memory.dtype(U), _count(S.shape[:-1]), m, n)
-    ):
-        return None
     run = _Run(memory, U, (*S.shape[:-1], m, n))
     gA = run.new(m, n)
     left, right, gleft, gright = (run.matrices(z) for z in (U, Vh, gU, gVh))
     if run.turned:
         left, right, gleft, gright = right, left, gright, gleft
     given = (left, run.values(S), right, gleft, run.values(gS), gright)
-    count = run(
+    run(
         "svd_pull",
         (*given, run.matrices(gA)),
-        failed=run.failures(),
-        numbers=(_reach(rule, S, xp), rounding_rtol(S, xp)),
+        numbers=precision(rule, S, xp),
         adjoint=run.turned,
     )
-    return _rest(operation, x, gA, count, run, xp)
+    return (gA,)
 
 
-def _eigh_pull(
-    operation: Pullback, rule: Eigh, x: Any, memory: Memory, xp: Namespace
-) -> Any:
+def _eigh_pull(rule: Eigh, x: Any, memory: Memory, xp: Namespace) -> Any:
     w, V, gw, gV = x
-    if gV is None or not _fits(V, memory):
-        return None
     run = _Run(memory, V, V.shape)
     gA = run.new(*V.shape[-2:])
     given = run.matrices(V), run.values(w), run.values(gw), run.matrices(gV)
-    count = run(
-        "eigh_pull",
-        (*given, run.matrices(gA)),
-        failed=run.failures(),
-        numbers=(_reach(rule, w, xp), 0.0),
-    )
-    return _rest(operation, x, gA, count, run, xp)
-
-
-def _rest(
-    operation: Operation,
-    x: Any,
-    gA: Array,
-    count: int,
-    run: _Run,
-    xp: Namespace,
-) -> Any:
-    """Leave the matrices that a kernel gave up to the operation's own functions."""
-    if not count:
-        return (gA,)
-    if count == run.count:
-        return None
-    chosen = xp.reshape(run.flags != 0, tuple(run.batch))
-    part = [t if t is None else t[chosen] for t in x]
-    gA[chosen] = operation.value(part, xp)[0]
+    run("eigh_pull", (*given, run.matrices(gA)), numbers=precision(rule, w, xp))
     return (gA,)
 
 

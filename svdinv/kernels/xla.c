@@ -1,11 +1,12 @@
 /* The kernels as a custom call of XLA, which JAX makes.
  *
  * The attribute `plan` holds 64-bit integers: kind, variant, type, threads, batch, m, n,
- * adjoint, the buffer of `failed`, number[0], and for each of the twelve arrays its buffer and its
- * strides, in real numbers.  Buffers are counted through the operands and then through
- * the results; -1 is none.
+ * adjoint, the buffer of `failed`, the bits of both numbers, and for each of the twelve
+ * arrays its buffer and its strides, in real numbers.  Buffers are counted through the
+ * operands and then through the results; -1 is none.
  */
 #include <stdint.h>
+#include <string.h>
 
 #include "xla/ffi/api/c_api.h"
 
@@ -45,9 +46,9 @@ __attribute__((visibility("default"))) XLA_FFI_Error *svdinv_xla(
   const int64_t *plan = ((const XLA_FFI_Array *)call->attrs.attrs[0])->data;
   Task task = {.m = plan[5], .n = plan[6], .adjoint = plan[7]};
   task.failed = buffer(call, plan[8]);
-  task.number[0] = (double)plan[9];
+  memcpy(task.number, plan + 9, sizeof task.number);
   for (int i = 0; i < 12; i++) {
-    const int64_t *array = plan + 10 + 4 * i;
+    const int64_t *array = plan + 11 + 4 * i;
     task.array[i] = (Array){buffer(call, array[0]), array[1], array[2], array[3]};
   }
   if (svdinv_run((int)plan[0], (int)plan[1], (int)plan[2], (int)plan[3], plan[4],
