@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from svdinv.core.degenerate import check_repeated
 from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
 from svdinv.core.gauge import Gauge, check_gauge
+from svdinv.core.gram import orthonormal
 from svdinv.core.hermitian import (
     HermitianFunction,
     hermitian_derivative,
     hermitian_map,
     hermitian_second_derivative,
 )
-from svdinv.core.namespace import Array, Namespace, adjoint
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    adjoint,
+    conj,
+    decomposes_in_double,
+    decomposes_quickly,
+    real,
+)
 from svdinv.core.operation import (
     Operation,
     add,
@@ -23,6 +32,7 @@ from svdinv.core.operation import (
     zeros_where,
 )
 from svdinv.core.svd_operations import Decomposition
+from svdinv.core.tolerances import MOST_REPAIRED, SINGLE, eps
 
 
 def from_triangle(A: Array, triangle: str, xp: Namespace) -> Array:
@@ -65,6 +75,22 @@ class Eigh(Decomposition):
     def dependence(self, factors, g, xp):
         w, V = factors
         return None if g[1] is None else eigh_gauge_dependence(w, V, g[1], xp=xp)
+
+
+@dataclass(frozen=True)
+class FactoriseHermitian(Operation):
+    """A -> w, V for the maps, from the lower triangle; it has no derivative."""
+
+    def value(self, x, xp):
+        A = x[0]
+        w, V = xp.linalg.eigh(A)
+        small = isinstance(A.shape[-1], int) and A.shape[-1] <= MOST_REPAIRED
+        single = eps(w, xp) > SINGLE and not decomposes_in_double(xp)
+        if not single or not small or decomposes_quickly(A, xp):
+            return w, V
+        # LAPACK's single precision leaves several eps in both.
+        A, V = from_triangle(A, "L", xp), orthonormal(V, xp)
+        return xp.sum(real(conj(V, xp) * (A @ V), xp), axis=-2), V
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,11 @@ def decomposes_quickly(A: Array, xp: Namespace) -> bool:
     return ask is not None and ask(A)
 
 
+def decomposes_in_double(xp: Namespace) -> bool:
+    """Tell whether `linalg` computes single precision in double, and rounds once."""
+    return getattr(xp, "decomposes_in_double", False)
+
+
 def has_double_precision(xp: Namespace) -> bool:
     """Tell whether double precision is at hand."""
     return getattr(xp, "double_precision", True)
