@@ -194,7 +194,7 @@ class FirmThreshold(Threshold):
     ) -> None:  # fmt: skip
         super().__init__(threshold, relative, channels, method, **options)
         self.gamma = gamma
-        self._try(0.5, gamma)
+        self._try(0.5)
 
 
 class SchattenProx(Threshold):
@@ -218,7 +218,7 @@ class SchattenProx(Threshold):
     ) -> None:  # fmt: skip
         super().__init__(threshold, False, channels, method, **options)
         self.p = p
-        self._try(0.5, p)
+        self._try(0.5)
 
 
 class TensorSingularValueThreshold(Threshold):
@@ -320,7 +320,7 @@ class LowRank(Layer):
     def __init__(self, rank: int, *, method: str = "auto", **options: Any) -> None:
         super().__init__(**options)
         self.rank, self.method = rank, method
-        self._try(rank, method=method)
+        self._try()
         check_method(method)
 
 
