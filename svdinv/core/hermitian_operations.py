@@ -94,10 +94,14 @@ class FactoriseHermitian(Operation):
 
 
 @dataclass(frozen=True)
-class HermitianMap(Operation):
-    """(A, w, V) -> f(A), with the factors as arrays without a derivative."""
+class _OfFunction(Operation):
+    """What is told apart by a function."""
 
     function: HermitianFunction
+
+
+class HermitianMap(_OfFunction):
+    """(A, w, V) -> f(A), with the factors as arrays without a derivative."""
 
     def value(self, x, xp):
         return (hermitian_map(self.function, tuple(x[1:]), xp),)
@@ -109,11 +113,8 @@ class HermitianMap(Operation):
         return call(_Derivative(self.function), x[0], g[0], *x[1:])
 
 
-@dataclass(frozen=True)
-class _Derivative(Operation):
+class _Derivative(_OfFunction):
     """(A, X, w, V) -> derivative of f along X, its own transpose."""
-
-    function: HermitianFunction
 
     def value(self, x, xp):
         return (hermitian_derivative(self.function, tuple(x[2:]), x[1], xp),)
@@ -132,14 +133,11 @@ class _Derivative(Operation):
         return point[0], when(wanted[1], call, self, A, g[0], *factors)[0]
 
 
-@dataclass(frozen=True)
-class _SecondDerivative(Operation):
+class _SecondDerivative(_OfFunction):
     """(A, X, Y, w, V) -> second derivative of f along X and Y, symmetric in all.
 
     A comes through `RefuseThird`.
     """
-
-    function: HermitianFunction
 
     def value(self, x, xp):
         _, X, Y, *factors = x

@@ -18,8 +18,20 @@ from svdinv.core.tolerances import smallest
 __all__ = ["Firm", "Hard", "Huber", "LogSum", "Rank", "Schatten", "Soft"]
 
 
+class _Above(Threshold):
+    """What sets the singular values up to a cutoff to 0: up to tau, unless it says."""
+
+    has_tau = True
+
+    def cutoff(self, tau, xp):
+        return tau
+
+    def kept(self, s, tau, xp):
+        return s > self.cutoff(tau, xp)
+
+
 @dataclass(frozen=True)
-class Soft(Threshold):
+class Soft(_Above):
     """max(s - tau, 0), the proximal operator of tau times the nuclear norm [1]_.
 
     With `weighted`, tau has one value for each singular value [2]_. That is
@@ -35,17 +47,10 @@ class Soft(Threshold):
     """
 
     weighted: bool = False
-    has_tau = True
 
     @property
     def steps(self) -> bool:  # type: ignore[override]
         return not self.weighted
-
-    def cutoff(self, tau, xp):
-        return tau
-
-    def kept(self, s, tau, xp):
-        return s > tau
 
     def solve(self, s, tau, xp):
         return s - tau
@@ -89,16 +94,8 @@ class Soft(Threshold):
 
 
 @dataclass(frozen=True)
-class Hard(Threshold):
+class Hard(_Above):
     """s above tau and 0 below, the proximal operator of tau^2 / 2 times the rank."""
-
-    has_tau = True
-
-    def cutoff(self, tau, xp):
-        return tau
-
-    def kept(self, s, tau, xp):
-        return s > tau
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def _share_below(knee: Any, y1: Array, y2: Array, xp: Namespace) -> Array:
 
 
 @dataclass(frozen=True)
-class Firm(Threshold):
+class Firm(_Above):
     """Firm threshold: the proximal operator of the minimax concave penalty [1]_.
 
     0 up to tau, s from gamma tau on, and a line between them; gamma > 1.
@@ -133,13 +130,6 @@ class Firm(Threshold):
     """
 
     gamma: float
-    has_tau = True
-
-    def cutoff(self, tau, xp):
-        return tau
-
-    def kept(self, s, tau, xp):
-        return s > tau
 
     def solve(self, s, tau, xp):
         return xp.minimum(s, (s - tau) * (self.gamma / (self.gamma - 1)))
@@ -207,7 +197,7 @@ class LogSum(Threshold):
 
 
 @dataclass(frozen=True)
-class Schatten(Threshold):
+class Schatten(_Above):
     """Proximal operator of tau times the sum of s^p, p = 1/2 [1]_ or 2/3 [2]_.
 
     References
@@ -220,15 +210,11 @@ class Schatten(Threshold):
     """
 
     p: float
-    has_tau = True
 
     def cutoff(self, tau, xp):
         # The stationary y that costs as much as 0, and the s it belongs to.
         y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
         return y * (1 + self.p / (2 * (1 - self.p)))
-
-    def kept(self, s, tau, xp):
-        return s > self.cutoff(tau, xp)
 
     def solve(self, s, tau, xp):
         kept = self.kept(s, tau, xp)
