@@ -417,6 +417,14 @@ def test_very_small_and_very_large_values(name, scale):
         )
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-150, 1e150, 1e200])
+def test_very_small_and_very_large_values_by_gram(scale):
+    A = matrices((4, 6, 5))
+    expected = svn.svt(A, 1.0, method="gram")
+    found = svn.svt(scale * A, scale, method="gram")
+    np.testing.assert_allclose(found / scale, expected, atol=1e-13)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30), (20, 20)])
 def test_triplets_of_a_truncated_svd(shape, dtype):
