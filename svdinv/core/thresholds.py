@@ -1,4 +1,8 @@
-"""Thresholds of a singular value: what each low-rank operator does to s."""
+"""Thresholds of a singular value: what each low-rank operator does to s.
+
+The sources of those without references are in the docstrings of their operators, in
+`svdinv.operators.thresholds`.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +36,11 @@ class _Above(Threshold):
 
 @dataclass(frozen=True)
 class Soft(_Above):
-    """max(s - tau, 0), the proximal operator of tau times the nuclear norm [1]_.
+    """max(s - tau, 0), the proximal operator of tau times the nuclear norm.
 
-    With `weighted`, tau has one value for each singular value [2]_. That is
-    differentiable where the weights of equal singular values are equal; where they
-    are not, what is singular is left out.
-
-    References
-    ----------
-    .. [1] J.-F. Cai, E. J. Candes and Z. Shen, "A singular value thresholding
-       algorithm for matrix completion", SIAM J. Optim. 20(4), 2010.
-    .. [2] S. Gu, Q. Xie, D. Meng, W. Zuo, X. Feng and L. Zhang, "Weighted nuclear
-       norm minimization and its applications to low level vision", IJCV 121, 2017.
+    With `weighted`, tau has one value for each singular value. That is differentiable
+    where the weights of equal singular values are equal; where they are not, what is
+    singular is left out.
     """
 
     weighted: bool = False
@@ -119,14 +116,9 @@ def _share_below(knee: Any, y1: Array, y2: Array, xp: Namespace) -> Array:
 
 @dataclass(frozen=True)
 class Firm(_Above):
-    """Firm threshold: the proximal operator of the minimax concave penalty [1]_.
+    """Firm threshold: the proximal operator of the minimax concave penalty.
 
     0 up to tau, s from gamma tau on, and a line between them; gamma > 1.
-
-    References
-    ----------
-    .. [1] C.-H. Zhang, "Nearly unbiased variable selection under minimax concave
-       penalty", Annals of Statistics 38(2), 2010.
     """
 
     gamma: float
@@ -154,13 +146,7 @@ class Firm(_Above):
 
 @dataclass(frozen=True)
 class LogSum(Threshold):
-    """Proximal operator of tau log(1 + s / epsilon) [1]_.
-
-    References
-    ----------
-    .. [1] E. J. Candes, M. B. Wakin and S. P. Boyd, "Enhancing sparsity by
-       reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
-    """
+    """Proximal operator of tau log(1 + s / epsilon)."""
 
     epsilon: float
     has_tau = True
