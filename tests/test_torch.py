@@ -640,6 +640,18 @@ def test_one_bad_matrix_in_a_batch_is_noticed(decomposed):
     assert "svd" in decomposed
 
 
+def test_batches_of_two_axes_in_any_order_of_memory():
+    A = torch.tensor(numbers((3, 4, 6, 5)))
+    expected = svdinv.torch.svt(A, 0.5)
+    for given in (
+        A.transpose(0, 1).contiguous().transpose(0, 1),
+        A.mT.contiguous().mT,
+        A.repeat_interleave(2, 1)[:, ::2],
+    ):
+        assert not given.is_contiguous()
+        torch.testing.assert_close(svdinv.torch.svt(given, 0.5), expected)
+
+
 def test_nan_is_the_decompositions_to_report():
     A = torch.eye(3)
     A[0, 0] = torch.nan
