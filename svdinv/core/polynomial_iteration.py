@@ -68,6 +68,7 @@ from svdinv.core.namespace import (
     identity_like,
     inner,
     is_wide,
+    norm,
     real,
 )
 from svdinv.core.spectral import Direction, SVDFactors
@@ -189,8 +190,8 @@ def threshold_derivative(
     dF = outer + scaled.A @ tangent.P - cast(scaled.tau, A, xp) * tangent.W
     # F is nonexpansive. Only for a singular value at the threshold, where it has no
     # derivative, rounding errors over nearly nothing can make this larger.
-    norm = _norm(dA, xp)
-    limit = norm / _positive(xp.maximum(_norm(dF, xp), norm), xp)
+    size_dA = norm(dA, xp)
+    limit = size_dA / _positive(xp.maximum(norm(dF, xp), size_dA), xp)
     dF = dF * cast(limit * size, A, xp)
     return xp.where(tau[..., None, None] > 0, dF, X), -W
 
@@ -246,7 +247,7 @@ def _scaled(A: Array, tau: Array, xp: Namespace) -> _Scaled:
     rows = xp.max(xp.sum(size, axis=-1, keepdims=True), axis=-2, keepdims=True)
     columns = xp.max(xp.sum(size, axis=-2, keepdims=True), axis=-1, keepdims=True)
     # At most n^(1/4) times s_1: the norm of A is the root of that of the n x n G.
-    bound = _positive(xp.sqrt(xp.minimum(rows * columns, _norm(G, xp))), xp)
+    bound = _positive(xp.sqrt(xp.minimum(rows * columns, norm(G, xp))), xp)
     # Nothing is left from the bound on: the threshold may as well be finite.
     t = xp.minimum(tau[..., None, None] / scale, 2 * bound)
     return _Scaled(A, t, bound, scale, identity_like(G, xp))
@@ -378,11 +379,6 @@ def _step_derivative(
 
 def _is_double(x: Array, xp: Namespace) -> bool:
     return eps(x, xp) < 1e-10
-
-
-def _norm(x: Array, xp: Namespace) -> Array:
-    """Frobenius norm of each matrix, kept as (..., 1, 1)."""
-    return xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=(-2, -1), keepdims=True))
 
 
 def _positive(x: Array, xp: Namespace) -> Array:
