@@ -18,6 +18,7 @@ from oracle import (
     relative_error,
 )
 
+import svdinv.numpy
 from svdinv.core import polynomial_iteration
 
 TAU = 0.35  # of SOFT
@@ -382,3 +383,35 @@ def test_number_of_products(dtype, products):
         getattr(polynomial_iteration, function)(numpy_namespace, A, tau, *further)
         found.append(Counted.count)
     assert tuple(found) == products
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_soft_threshold_by_products_is_that_by_the_svd(shape, relative):
+    A, G, dA = np.random.default_rng(3).standard_normal((3, 2, *shape))
+    tau, dtau = np.array([0.4, 0.5]), np.array([1.0, -2.0])
+
+    def run(method):
+        def f(A, tau):
+            return svdinv.numpy.svt(A, tau, relative=relative, method=method)
+
+        value, pullback = svdinv.numpy.vjp(f, A, tau)
+        return value, *pullback(G), svdinv.numpy.jvp(f, (A, tau), (dA, dtau))[1]
+
+    for found, expected in zip(run("matmul"), run("svd"), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_polar_factor_by_products_is_that_by_the_svd(shape):
+    A, G, dA = np.random.default_rng(4).standard_normal((3, 2, *shape))
+
+    def run(method):
+        def f(A):
+            return svdinv.numpy.polar(A, method=method)
+
+        value, pullback = svdinv.numpy.vjp(f, A)
+        return value, *pullback(G), svdinv.numpy.jvp(f, (A,), (dA,))[1]
+
+    for found, expected in zip(run("matmul"), run("svd"), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-11)
