@@ -113,6 +113,18 @@ def test_second_derivatives_of_a_norm_beside_zeros(p):
     np.testing.assert_allclose(along(X), along(X - outside), atol=1e-10)
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_second_derivatives_of_the_polar_factor_beside_one_zero(shape):
+    """What is divided by it is left out."""
+    A, _, _ = with_values(np.array([3.0, 2.0, 1.0, 0]), shape)
+    G, X = np.random.default_rng(5).standard_normal((2, *shape))
+
+    def gradient(A):
+        return f.vjp(f.polar, A)[1](G)[0]
+
+    assert np.abs(f.jvp(gradient, (A,), (X,))[1]).max() < 100
+
+
 @pytest.mark.parametrize("shape", [(40, 30), (20, 35)])
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_risk_estimate_against_monte_carlo(shape, is_complex):
