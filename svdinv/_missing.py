@@ -4,20 +4,7 @@ from __future__ import annotations
 
 
 def explain_missing(module: str, extra: str) -> ImportError:
-    """Make the ImportError that names the extra to install.
-
-    Parameters
-    ----------
-    module : str
-        Module that could not be imported.
-    extra : str
-        Extra of svdinv that brings it.
-
-    Returns
-    -------
-    ImportError
-        To be raised from the original error.
-    """
+    """Make the ImportError of a module that names the extra of svdinv to install."""
     return ImportError(
         f"svdinv needs {module} for this: pip install 'svdinv[{extra}]'", name=module
     )

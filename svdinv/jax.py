@@ -19,7 +19,7 @@ except ImportError as error:
 from svdinv.backends.jax import JAXBackend
 from svdinv.core.gauge import Gauge
 from svdinv.core.svd import SVDResult
-from svdinv.operators import OPERATORS, bind, decompositions
+from svdinv.operators import OPERATORS, bind, decompositions, documented
 
 __all__ = ["svd", *sorted(OPERATORS)]
 
@@ -27,6 +27,7 @@ _backend = JAXBackend()
 globals().update(bind(lambda *_: _backend, __name__))
 
 
+@documented
 def svd(
     a: jax.Array,
     full_matrices: bool = False,
@@ -45,34 +46,22 @@ def svd(
     a : Array
         Matrices, shape (..., m, n), floating point or complex. Half precision is
         computed in single precision and cast back.
-    full_matrices : bool, optional
-        Return square U and Vh. Their null-space columns get the gradient that is
-        independent of their arbitrary basis.
-    compute_uv : bool, optional
-        If false, return S alone.
-    repeated : str, optional
-        Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
-        losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
-        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
-        ``"taylor"``, ``"lorentz"`` and ``"none"``. Forward mode takes
-        ``"minimum-norm"`` for ``"consistent"``, which is not linear.
-    rtol : float, optional
-        Gap, relative to the largest singular value, up to which the rule acts.
-        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
-    gauge : {"ignore", "warn", "error"} or callable, optional
-        What to do in the backward pass if the loss depends on the arbitrary phase
-        or basis of the singular vectors. A callable, such as a
-        `svdinv.GaugeMonitor`, gets an array of one number per matrix, by
-        `jax.debug.callback`; ``"error"`` reaches the caller as JAX's own runtime
-        error, when the computation is waited for.
+    {full_matrices}
+    {compute_uv}
+    {repeated}
+        Forward mode takes ``"minimum-norm"`` for ``"consistent"``, which is
+        not linear.
+    {rtol}
+    {gauge}
+        By `jax.debug.callback`; ``"error"`` reaches the caller as JAX's own
+        runtime error, when the computation is waited for.
 
     Returns
     -------
     SVDResult or Array
-        Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
-        (..., k, n), k = min(m, n), S real and sorted downwards; with
-        `full_matrices`, U (..., m, m) and Vh (..., n, n). A matrix with NaN or
-        infinity gives NaN, and leaves the others of its batch alone.
+    {factors}
+        A matrix with NaN or infinity gives NaN, and leaves the others of its batch
+        alone.
 
     Raises
     ------
@@ -82,9 +71,7 @@ def svd(
         If `a` has fewer than two dimensions, or if `repeated`, `rtol` or `gauge`
         is not one of the accepted values.
 
-    See Also
-    --------
-    svdinv.core.svd_pullback : The formulas, with references.
+    {svd_formulas}
 
     Examples
     --------

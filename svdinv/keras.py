@@ -76,7 +76,11 @@ data_format : {"channels_last", "channels_first"}, optional
     "tensors": """of (B, a, b, c) or, with channels,
     (B, a, b, c, C) or (B, C, a, b, c)""",
 }
-_described = layers.described(_TEXTS)
+
+
+def _layer(layer: type) -> type:
+    """Register and describe a layer."""
+    return _register(layers.described(_TEXTS)(layer))
 
 
 class _Layer(keras.layers.Layer):
@@ -106,7 +110,7 @@ class _Layer(keras.layers.Layer):
             )
         return import_module(_FACES[backend])
 
-    def _try(self, *arguments: Any, **options: Any) -> None:
+    def _try(self, *tau: float) -> None:
         """Leave it to the first call."""
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -162,30 +166,25 @@ class _Threshold(_Layer):
         return {"threshold": self._start.tolist(), **super().get_config()}
 
 
-@_register
-@_described
+@_layer
 class SingularValueThreshold(layers.SingularValueThreshold, _Threshold):
     _more = ("channels", "num_values")
 
 
-@_register
-@_described
+@_layer
 class FirmThreshold(layers.FirmThreshold, _Threshold): ...
 
 
-@_register
-@_described
+@_layer
 class SchattenProx(layers.SchattenProx, _Threshold): ...
 
 
-@_register
-@_described
+@_layer
 class TensorSingularValueThreshold(layers.TensorSingularValueThreshold, _Threshold):
     _negative_axis = True
 
 
-@_register
-@_described
+@_layer
 class LocalLowRank(layers.LocalLowRank, _Threshold):
     _more = ("seed", "channels")
 
@@ -209,8 +208,7 @@ class LocalLowRank(layers.LocalLowRank, _Threshold):
         return ops.take(x, ops.mod(order, x.shape[axis]), axis=axis)
 
 
-@_register
-@_described
+@_layer
 class LowRank(layers.LowRank, _Layer): ...
 
 

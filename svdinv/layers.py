@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from svdinv.core.factors import check_method
-from svdinv.core.tensors import tilings
+from svdinv.core.tensors import pair, tilings
 
 Pair: TypeAlias = int | tuple[int, int]
 T = TypeVar("T", bound="Layer")
@@ -194,7 +194,7 @@ class FirmThreshold(Threshold):
     ) -> None:  # fmt: skip
         super().__init__(threshold, relative, channels, method, **options)
         self.gamma = gamma
-        self._try(0.5, gamma)
+        self._try(0.5)
 
 
 class SchattenProx(Threshold):
@@ -218,7 +218,7 @@ class SchattenProx(Threshold):
     ) -> None:  # fmt: skip
         super().__init__(threshold, False, channels, method, **options)
         self.p = p
-        self._try(0.5, p)
+        self._try(0.5)
 
 
 class TensorSingularValueThreshold(Threshold):
@@ -294,7 +294,8 @@ class LocalLowRank(Threshold):
         *_, height, width = x.shape
         if None in (height, width):
             raise ValueError("the height and width of the series must be known")
-        (h, w), steps = _pair(self.block), _pair(self.stride or self.block)
+        (h, w) = pair("block", self.block)
+        steps = pair("stride", self.stride or self.block)
         x = self._pad(x, -height % h, -width % w)
         shifts = [self._draw(step, x) for step in steps]
         for axis, shift in zip((-2, -1), shifts, strict=True):
@@ -320,9 +321,5 @@ class LowRank(Layer):
     def __init__(self, rank: int, *, method: str = "auto", **options: Any) -> None:
         super().__init__(**options)
         self.rank, self.method = rank, method
-        self._try(rank, method=method)
+        self._try()
         check_method(method)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)

@@ -24,7 +24,7 @@ except ImportError as error:
 from svdinv.backends.mlx import MLXBackend
 from svdinv.core.gauge import Gauge
 from svdinv.core.svd import SVDResult
-from svdinv.operators import OPERATORS, bind, decompositions
+from svdinv.operators import OPERATORS, bind, decompositions, documented
 
 __all__ = ["svd", *sorted(OPERATORS)]
 
@@ -32,6 +32,7 @@ _backend = MLXBackend()
 globals().update(bind(lambda *_: _backend, __name__))
 
 
+@documented
 def svd(
     a: mx.array,
     compute_uv: bool = True,
@@ -50,26 +51,21 @@ def svd(
     a : array
         Matrices, shape (..., m, n), floating point or complex. Half precision is
         computed in single precision and cast back.
-    compute_uv : bool, optional
-        If false, return S alone.
+    {compute_uv}
     full_matrices : bool, optional
         Return square U and Vh, as `mlx.core.linalg.svd` does.
-    repeated, rtol : optional
-        Rule where singular values (nearly) coincide, and up to which gap: see
-        `svdinv.jax.svd`.
-    gauge : {"ignore", "warn", "error"} or callable, optional
-        What to do in the backward pass if the loss depends on the arbitrary phase
-        or basis of the singular vectors. A callable, such as a
-        `svdinv.GaugeMonitor`, gets an array of one number per matrix. ``"warn"``
-        and ``"error"`` read it, which MLX refuses in `mx.compile` and `mx.vmap`.
+    {repeated}
+    {rtol}
+    {gauge}
+        ``"warn"`` and ``"error"`` read it, which MLX refuses in `mx.compile` and
+        `mx.vmap`.
 
     Returns
     -------
     SVDResult or array
-        Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
-        (..., k, n), k = min(m, n), S real and sorted downwards; with
-        `full_matrices`, U (..., m, m) and Vh (..., n, n). A matrix with NaN or
-        infinity gives NaN, and leaves the others of its batch alone.
+    {factors}
+        A matrix with NaN or infinity gives NaN, and leaves the others of its batch
+        alone.
 
     Raises
     ------

@@ -18,7 +18,7 @@ except ImportError as error:
 
 from svdinv.backends.tensorflow import TensorFlowBackend
 from svdinv.core.gauge import Gauge
-from svdinv.operators import OPERATORS, bind, decompositions
+from svdinv.operators import OPERATORS, bind, decompositions, documented
 
 __all__ = ["SUVResult", "svd", *sorted(OPERATORS)]
 
@@ -34,6 +34,7 @@ class SUVResult(NamedTuple):
     v: tf.Tensor
 
 
+@documented
 def svd(
     tensor: Any,
     full_matrices: bool = False,
@@ -59,20 +60,12 @@ def svd(
         independent of their arbitrary basis.
     compute_uv : bool, optional
         If false, return s alone.
-    repeated : str, optional
-        Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
-        losses in u f(s) v^H with any penalty on s), ``"minimum-norm"`` (Zhang and
-        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
-        ``"taylor"``, ``"lorentz"`` and ``"none"``.
-    rtol : float, optional
-        Gap, relative to the largest singular value, up to which the rule acts.
-        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
-    gauge : {"ignore", "warn", "error"} or callable, optional
-        What to do in the backward pass if the loss depends on the arbitrary phase
-        or basis of the singular vectors. A callable, such as a
-        `svdinv.GaugeMonitor`, gets an array of one number per matrix. All but
-        ``"ignore"`` read it on the host, inside a graph by `tf.py_function`, where
-        ``"error"`` arrives as an error of TensorFlow; XLA cannot compile them.
+    {repeated}
+    {rtol}
+    {gauge}
+        All but ``"ignore"`` read it on the host, inside a graph by
+        `tf.py_function`, where ``"error"`` arrives as an error of TensorFlow; XLA
+        cannot compile them.
 
     Returns
     -------
@@ -91,9 +84,7 @@ def svd(
     svdinv.GaugeError
         In an eager backward pass, with ``gauge="error"``.
 
-    See Also
-    --------
-    svdinv.core.svd_pullback : The formulas, with references.
+    {svd_formulas}
 
     Examples
     --------

@@ -121,6 +121,16 @@ def test_invariant_losses_are_not_reported(framework, run, gauge):
         framework.wait()
 
 
+def test_a_small_dependence_above_rounding_is_reported():
+    problem = draw("pair", (9, 6), draws=2, seed=17)
+    factors, pullback = svd_vjp(problem.A, gauge="error")
+    invariant = problem.cotangents(factors, FUNCTIONS["tanh"])
+    free = cotangents(np.random.default_rng(18), factors)
+    gU, gS, gVh = (g + 1e-6 * x for g, x in zip(invariant, free, strict=True))
+    with pytest.raises(svdinv.GaugeError, match=r"up to \d.*e-0[678]"):
+        pullback(gU, gS, gVh)
+
+
 def test_monitor_keeps_one_number_per_matrix(framework, run):
     monitor = svdinv.GaugeMonitor()
     assert monitor.last is None

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import inspect
 import pickle
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -415,6 +416,38 @@ def test_very_small_and_very_large_values(name, scale):
         np.testing.assert_allclose(
             one / scale ** (growth - 1), other, rtol=0, atol=1e-12 * size
         )
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-150, 1e150, 1e200])
+def test_very_small_and_very_large_values_by_gram(scale):
+    A = matrices((4, 6, 5))
+    expected = svn.svt(A, 1.0, method="gram")
+    found = svn.svt(scale * A, scale, method="gram")
+    np.testing.assert_allclose(found / scale, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("shape", [(12, 3), (3, 12), (5, 4)])
+def test_gram_matrices_of_long_and_short_sides(shape, dtype, relative):
+    """Those of long matrices need no U: what they give is that of the SVD."""
+    A, G, dA = (matrices((2, *shape), dtype, seed) for seed in range(3))
+    tau, dtau = np.array([0.4, 0.5]), np.array([1.0, -2.0])
+
+    def soft(method, A, tau):
+        return svn.svt(A, tau, relative=relative, method=method)
+
+    def best(method, A, tau):
+        return tau[:, None, None] * svn.low_rank(A, 2, method=method)
+
+    for f in (soft, best):
+        results = []
+        for method in ("gram", "svd"):
+            value, pullback = svn.vjp(partial(f, method), A, tau)
+            tangent = svn.jvp(partial(f, method), (A, tau), (dA, dtau))[1]
+            results.append((value, *pullback(G), tangent))
+        for found, expected in zip(*results, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])

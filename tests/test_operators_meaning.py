@@ -44,8 +44,9 @@ PROXIMAL = {
 @pytest.mark.parametrize("name", PROXIMAL)
 def test_proximal_operators_minimise(name):
     """No singular values on a fine grid cost less than those returned."""
-    s = np.array([1.7, 0.9, 0.55, 0.3, 0.05])
-    A, U, V = with_values(s, (7, 5), complex)
+    # At 1.1 the log-sum has a minimum above 0 that costs more than 0.
+    s = np.array([1.7, 1.1, 0.9, 0.55, 0.3, 0.05])
+    A, U, V = with_values(s, (7, 6), complex)
     found = np.diagonal(adjoint(U) @ PROXIMAL[name](A) @ V).real.round(12) + 0.0
     grid = np.linspace(0, 2, 20001)
     for value, y in zip(s, found, strict=True):
@@ -93,6 +94,35 @@ def test_norms_are_those_of_the_singular_values(p):
     S = np.linalg.svd(A, compute_uv=False)
     expected = S.max(-1) if np.isinf(p) else (S**p).sum(-1) ** (1 / p)
     np.testing.assert_allclose(f.schatten_norm(A, p), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("p", [0.5, 1.5, 3])
+def test_second_derivatives_of_a_norm_beside_zeros(p):
+    """What moves the zero singular values alone changes no gradient to first order."""
+    A, U, V = with_values(np.array([3.0, 2.0, 1.0, 0, 0, 0]), (6, 6))
+    X = np.random.default_rng(4).standard_normal(A.shape)
+    outside = U[:, 3:] @ U[:, 3:].T @ X @ V[:, 3:] @ V[:, 3:].T
+
+    def gradient(A):
+        return f.vjp(lambda A: f.schatten_norm(A, p), A)[1](1.0)[0]
+
+    def along(X):
+        return f.jvp(gradient, (A,), (X,))[1]
+
+    np.testing.assert_allclose(along(outside), 0, atol=1e-12)
+    np.testing.assert_allclose(along(X), along(X - outside), atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_second_derivatives_of_the_polar_factor_beside_one_zero(shape):
+    """What is divided by it is left out."""
+    A, _, _ = with_values(np.array([3.0, 2.0, 1.0, 0]), shape)
+    G, X = np.random.default_rng(5).standard_normal((2, *shape))
+
+    def gradient(A):
+        return f.vjp(f.polar, A)[1](G)[0]
+
+    assert np.abs(f.jvp(gradient, (A,), (X,))[1]).max() < 100
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (20, 35)])

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 from torch.autograd import gradcheck, gradgradcheck
 
 import svdinv.torch
+from svdinv import kernels
 from svdinv.backends import torch_namespace
 from svdinv.core.thresholds import Firm
 from svdinv.torch import svd, svdvals
@@ -638,6 +639,25 @@ def test_one_bad_matrix_in_a_batch_is_noticed(decomposed):
     batch[2, 0, 0] = 1e-5
     svdinv.torch.svt(batch, 1e-6)
     assert "svd" in decomposed
+
+
+@pytest.mark.skipif(not kernels.variants(), reason="no kernels")
+def test_small_matrices_go_to_the_kernels():
+    A = torch.ones(100, 6, 5)
+    assert torch_namespace.decomposes_quickly(A)
+    assert not torch_namespace.decomposes_quickly(A.requires_grad_())
+
+
+def test_batches_of_two_axes_in_any_order_of_memory():
+    A = torch.tensor(numbers((3, 4, 6, 5)))
+    expected = svdinv.torch.svt(A, 0.5)
+    for given in (
+        A.transpose(0, 1).contiguous().transpose(0, 1),
+        A.mT.contiguous().mT,
+        A.repeat_interleave(2, 1)[:, ::2],
+    ):
+        assert not given.is_contiguous()
+        torch.testing.assert_close(svdinv.torch.svt(given, 0.5), expected)
 
 
 def test_nan_is_the_decompositions_to_report():

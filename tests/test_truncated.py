@@ -558,3 +558,18 @@ def test_loop_in_a_graph_of_tensorflow():
     gA = pullback(*map(tf.constant, (A, *cut(full), *cotangents))).numpy()
     exact = svd_pullback(*full, *pad(cotangents, 20))
     assert relative_error(gA, exact).max() < 1e-13
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tangents_of_inexact_triplets_stay_orthonormal(shape, dtype):
+    rng = np.random.default_rng(2)
+    A, factors = matrix(shape, spectrum(min(shape), 0.5), dtype)
+    U, S, Vh = cut(factors)
+    V = adjoint(Vh)
+    U, V = (np.linalg.qr(x + 1e-3 * normal(x.shape, dtype, rng))[0] for x in (U, V))
+    dA = normal(A.shape, dtype, rng)
+    dU, _, dVh = svd_lowrank_pushforward(A, U, S, adjoint(V), dA, xp=LOOKING)
+    for x, dx in ((U, dU), (V, adjoint(dVh))):
+        turn = adjoint(x) @ dx
+        np.testing.assert_allclose(turn + adjoint(turn), 0, atol=1e-12)

@@ -19,7 +19,8 @@ from svdinv.core.operation import Operation, rebuilt, some
 from svdinv.core.svd import SVDResult
 from svdinv.kernels import operations
 from svdinv.kernels.operations import Memory
-from svdinv.operators import bind, decompositions, thresholds
+from svdinv.operators import bind, decompositions, documented, thresholds
+from svdinv.operators._arguments import checked
 
 __all__ = ["ArrayBackend", "for_namespace", "make_module"]
 
@@ -194,10 +195,6 @@ class _Kept:
         self.y = self._backend.call(operation, *x)
         return self.y
 
-    def tangent(self, *dx: Any) -> Any:
-        dx = (*self._cast(dx, self.x), *(None,) * (len(self.x) - len(dx)))
-        return self._backend.tangent(self.operation, self.x, self.y, dx)
-
     def cotangent(self, *g: Any) -> Any:
         g, wanted = self._cast(g, self.y), (True,) * len(self.x)
         return self._backend.cotangent(self.operation, self.x, self.y, g, wanted)
@@ -253,6 +250,7 @@ def for_namespace(xp: Namespace) -> SimpleNamespace:
     return SimpleNamespace(**functions, _backend=backend)
 
 
+@documented
 def _svd(
     backend: ArrayBackend,
     A: Array,
@@ -272,31 +270,17 @@ def _svd(
     A : array
         Matrices, shape (..., m, n), floating point or complex. Half precision is
         computed in single precision and cast back.
-    full_matrices : bool, optional
-        Return square U and Vh. Their null-space columns get the gradient that is
-        independent of their arbitrary basis.
-    compute_uv : bool, optional
-        If false, return S alone.
-    repeated : str, optional
-        Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
-        losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
-        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
-        ``"taylor"``, ``"lorentz"`` and ``"none"``. `jvp` takes ``"minimum-norm"``
-        for ``"consistent"``, which is not linear.
-    rtol : float, optional
-        Gap, relative to the largest singular value, up to which the rule acts.
-        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
-    gauge : {"ignore", "warn", "error"} or callable, optional
-        What the pullback does if the loss depends on the arbitrary phase or basis
-        of the singular vectors. A callable, such as a `svdinv.GaugeMonitor`, gets
-        an array of one number per matrix.
+    {full_matrices}
+    {compute_uv}
+    {repeated}
+        `jvp` takes ``"minimum-norm"`` for ``"consistent"``, which is not linear.
+    {rtol}
+    {gauge}
 
     Returns
     -------
     SVDResult or array
-        Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
-        (..., k, n), k = min(m, n), S real and sorted downwards; with
-        `full_matrices`, U (..., m, m) and Vh (..., n, n).
+    {factors}
 
     Raises
     ------
@@ -310,9 +294,7 @@ def _svd(
     svdinv.GaugeError
         From the pullback, with ``gauge="error"``.
 
-    See Also
-    --------
-    svdinv.core.svd_pullback : The formulas, with references.
+    {svd_formulas}
     """
     outputs = decompositions.svd(
         backend.of(A), A, "A", full_matrices, repeated, rtol, gauge
@@ -511,15 +493,11 @@ def _svd_jvp(
     TypeError, ValueError, numpy.linalg.LinAlgError
         As `svd`, and if `dA` has not the shape of `A`.
     """
-    backend = backend.of(A, dA)
-    kept: Any = _Kept(backend)
-    xp = backend.xp
-    factors = decompositions.svd(kept, A, "A", full_matrices, **options)
-    if dA is None:
-        return factors, SVDResult(*map(xp.zeros_like, factors))
-    moved = kept.tangent(checked_like(dA, kept.x[0], "tangents[0]", xp))
-    pairs = zip(moved, factors, strict=True)
-    return factors, SVDResult(*(cast(d, x, xp) for d, x in pairs))
+
+    def svd(A: Array) -> SVDResult:
+        return decompositions.svd(backend.of(A), A, "A", full_matrices, **options)
+
+    return tape.jvp(backend.taped, svd, (backend.asarray(A, "A"),), (dA,))
 
 
 def _svt_vjp(
@@ -586,7 +564,9 @@ def _own(backend: ArrayBackend, tau: Any, A: Array) -> tuple[Array, Array | None
     The dtype of a number is that of A.
     """
     number = not hasattr(tau, "dtype")
-    if number or not backend.xp.isdtype(tau.dtype, "real floating"):
+    if number:
+        tau = checked(backend, tau, A)
+    elif not backend.xp.isdtype(tau.dtype, "real floating"):
         tau = backend.parameter(tau, A, "tau")
     return tau, None if number else tau < 0
 
@@ -622,19 +602,10 @@ def _svt_jvp(
     TypeError, ValueError
         As `svt`, and if a tangent does not fit.
     """
-    backend = backend.of(A, tau, dA, dtau)
-    kept: Any = _Kept(backend)
-    xp = backend.xp
-    result = thresholds.svt(kept, A, tau, **options)
-    if dA is None and dtau is None:
-        return result, xp.zeros_like(result)
-    dA = checked_like(dA, result, "tangents[0]", xp)
-    if dtau is not None:
-        tau, lost = _own(backend, tau, result)
-        dtau = checked_like(dtau, tau, "tangents[1]", xp)
-        if lost is not None:
-            dtau = xp.where(lost, xp.zeros_like(dtau), dtau)
-        dtau = dtau if kept.operation.function.weighted else dtau[..., None]
-        if dtau.shape != kept.x[1].shape:
-            dtau = xp.broadcast_to(dtau, kept.x[1].shape)
-    return result, cast(kept.tangent(dA, dtau)[0], result, xp)
+
+    def svt(A: Array, tau: Array) -> Array:
+        return thresholds.svt(backend.of(A, tau), A, tau, **options)
+
+    A = backend.asarray(A, "A")
+    tau, _ = _own(backend, tau, A)
+    return tape.jvp(backend.taped, svt, (A, tau), (dA, dtau))

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from svdinv.backends.numpy_memory import memory
 from svdinv.kernels import operations
 
-__all__ = ["decomposes_quickly", "linalg", "memory"]
+__all__ = ["decomposes_in_double", "decomposes_quickly", "linalg", "memory"]
 
+decomposes_in_double = True
 # As NumPy's own, which are LAPACK's of double precision whatever the dtype.
 _COMPUTED_IN = {"float32": np.float64, "complex64": np.complex128}
 

@@ -191,15 +191,6 @@ class Traced:
     def __bool__(self) -> bool:
         return bool(untraced(self))
 
-    def __float__(self) -> float:
-        return float(self._known("a Python number"))
-
-    def __int__(self) -> int:
-        return int(self._known("a Python number"))
-
-    def __complex__(self) -> complex:
-        return complex(self._known("a Python number"))
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return self._known("an array of NumPy").__array__(dtype)
 
@@ -237,6 +228,13 @@ def _method(name: str, reflected: bool = False) -> Callable[..., Any]:
     return call
 
 
+def _number(kind: type) -> Callable[[Traced], Any]:
+    """Make the method that turns a traced array into a number of Python."""
+    return lambda self: kind(self._known("a Python number"))
+
+
+for _kind in (float, int, complex):
+    setattr(Traced, f"__{_kind.__name__}__", _number(_kind))
 for _name in ("shape", "size", "dtype", "device"):
     setattr(Traced, _name, property(attrgetter(f"value.{_name}")))
 for _symbol, _name in {

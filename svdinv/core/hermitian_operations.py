@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from svdinv.core.degenerate import check_repeated
 from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
 from svdinv.core.gauge import Gauge, check_gauge
+from svdinv.core.gram import orthonormal
 from svdinv.core.hermitian import (
     HermitianFunction,
     hermitian_derivative,
     hermitian_map,
     hermitian_second_derivative,
 )
-from svdinv.core.namespace import Array, Namespace, adjoint
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    adjoint,
+    conj,
+    decomposes_in_double,
+    decomposes_quickly,
+    real,
+)
 from svdinv.core.operation import (
     Operation,
     add,
@@ -23,6 +32,7 @@ from svdinv.core.operation import (
     zeros_where,
 )
 from svdinv.core.svd_operations import Decomposition
+from svdinv.core.tolerances import MOST_REPAIRED, SINGLE, eps
 
 
 def from_triangle(A: Array, triangle: str, xp: Namespace) -> Array:
@@ -68,10 +78,30 @@ class Eigh(Decomposition):
 
 
 @dataclass(frozen=True)
-class HermitianMap(Operation):
-    """(A, w, V) -> f(A), with the factors as arrays without a derivative."""
+class FactoriseHermitian(Operation):
+    """A -> w, V for the maps, from the lower triangle; it has no derivative."""
+
+    def value(self, x, xp):
+        A = x[0]
+        w, V = xp.linalg.eigh(A)
+        small = isinstance(A.shape[-1], int) and A.shape[-1] <= MOST_REPAIRED
+        single = eps(w, xp) > SINGLE and not decomposes_in_double(xp)
+        if not single or not small or decomposes_quickly(A, xp):
+            return w, V
+        # LAPACK's single precision leaves several eps in both.
+        A, V = from_triangle(A, "L", xp), orthonormal(V, xp)
+        return xp.sum(real(conj(V, xp) * (A @ V), xp), axis=-2), V
+
+
+@dataclass(frozen=True)
+class _OfFunction(Operation):
+    """What is told apart by a function."""
 
     function: HermitianFunction
+
+
+class HermitianMap(_OfFunction):
+    """(A, w, V) -> f(A), with the factors as arrays without a derivative."""
 
     def value(self, x, xp):
         return (hermitian_map(self.function, tuple(x[1:]), xp),)
@@ -83,11 +113,8 @@ class HermitianMap(Operation):
         return call(_Derivative(self.function), x[0], g[0], *x[1:])
 
 
-@dataclass(frozen=True)
-class _Derivative(Operation):
+class _Derivative(_OfFunction):
     """(A, X, w, V) -> derivative of f along X, its own transpose."""
-
-    function: HermitianFunction
 
     def value(self, x, xp):
         return (hermitian_derivative(self.function, tuple(x[2:]), x[1], xp),)
@@ -106,14 +133,11 @@ class _Derivative(Operation):
         return point[0], when(wanted[1], call, self, A, g[0], *factors)[0]
 
 
-@dataclass(frozen=True)
-class _SecondDerivative(Operation):
+class _SecondDerivative(_OfFunction):
     """(A, X, Y, w, V) -> second derivative of f along X and Y, symmetric in all.
 
     A comes through `RefuseThird`.
     """
-
-    function: HermitianFunction
 
     def value(self, x, xp):
         _, X, Y, *factors = x

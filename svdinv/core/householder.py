@@ -8,6 +8,7 @@ from svdinv.core.namespace import (
     abs_max,
     adjoint,
     cast,
+    norm,
     safe_divide,
 )
 
@@ -44,18 +45,14 @@ def qr(A: Array, xp: Namespace) -> tuple[Array, Array]:
         modulus = xp.abs(head)
         phase = safe_divide(head, modulus, modulus > 0, xp)
         phase = xp.where(modulus > 0, phase, xp.ones_like(phase))
-        v = x + identity[..., j : j + 1] * phase * cast(_norm(x, xp), x, xp)
-        length = _norm(v, xp)
+        v = x + identity[..., j : j + 1] * phase * cast(norm(x, xp), x, xp)
+        length = norm(v, xp)
         normals.append(safe_divide(v, length, length > 0, xp))
         R = _reflected(R, normals[-1], xp)
     Q = identity
     for v in reversed(normals):
         Q = _reflected(Q, v, xp)
     return Q, xp.triu(R[..., :k, :]) * size
-
-
-def _norm(x: Array, xp: Namespace) -> Array:
-    return xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=(-2, -1), keepdims=True))
 
 
 def _reflected(X: Array, v: Array, xp: Namespace) -> Array:

@@ -88,6 +88,11 @@ def inner(X: Array, Y: Array, xp: Namespace) -> Array:
     return xp.sum(real(conj(X, xp) * Y, xp), axis=(-2, -1))
 
 
+def norm(X: Array, xp: Namespace) -> Array:
+    """Frobenius norm of each matrix, kept as (..., 1, 1)."""
+    return xp.sqrt(xp.sum(xp.abs(X) ** 2, axis=(-2, -1), keepdims=True))
+
+
 def is_wide(A: Array) -> bool:
     """Tell whether A A^H is known to be smaller than A^H A."""
     m, n = A.shape[-2], A.shape[-1]
@@ -160,6 +165,11 @@ def decomposes_quickly(A: Array, xp: Namespace) -> bool:
     """
     ask = getattr(xp, "decomposes_quickly", None)
     return ask is not None and ask(A)
+
+
+def decomposes_in_double(xp: Namespace) -> bool:
+    """Tell whether `linalg` computes single precision in double, and rounds once."""
+    return getattr(xp, "decomposes_in_double", False)
 
 
 def has_double_precision(xp: Namespace) -> bool:

@@ -30,12 +30,12 @@ errors are proportional, is bounded by 6 in the first two and small in the other
 The number of products and the errors, the worst for all spectra in the
 tests and sizes from 6 to 32, relative to s_1 and to the norm of the derivative:
 
-    ========= ======== ========== =============== ======= ==========
-    precision products derivative without its `step` value   derivative
-    ========= ======== ========== =============== ======= ==========
-    single    57       145        200             2e-6    4e-6
-    double    124      312        434             6e-15   1.1e-14
-    ========= ======== ========== =============== ======= ==========
+    ========= ======== ========== ======= ==========
+    precision products derivative value   derivative
+    ========= ======== ========== ======= ==========
+    single    57       145        2e-6    4e-6
+    double    124      312        6e-15   1.1e-14
+    ========= ======== ========== ======= ==========
 
 Products in a lower precision than the arrays', such as TF32, spoil that.
 
@@ -54,6 +54,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple
 
 from svdinv.core.functions import Polar, SpectralFunction, TopSubgradient
@@ -62,12 +63,12 @@ from svdinv.core.namespace import (
     Namespace,
     abs_max,
     adjoint,
-    array_namespace,
     cast,
     herm,
     identity_like,
     inner,
     is_wide,
+    norm,
     real,
 )
 from svdinv.core.spectral import Direction, SVDFactors
@@ -77,11 +78,9 @@ from svdinv.core.tolerances import eps, smallest
 __all__ = [
     "IterationFactors",
     "iteration_factors",
-    "polar",
     "polar_derivative",
-    "soft_threshold",
-    "soft_threshold_derivative",
-    "threshold_step",
+    "threshold",
+    "threshold_derivative",
 ]
 
 Coefficients = tuple[float, ...]
@@ -133,72 +132,40 @@ def _preimage(c: Coefficients, y: float, low: float, high: float) -> float:
 _CENTRE = _preimage((_SHARPEN[0] - 1, *_SHARPEN[1:]), 0.0, 0.5, 0.6)
 
 
-def _levels(steps: int) -> list[float]:
-    """Thresholds that _AMPLIFY moves to _CENTRE in 0, 1, ..., `steps` steps."""
+def _levels(accuracy: float) -> list[float]:
+    """Thresholds that _AMPLIFY moves to _CENTRE in 0, 1, ... steps.
+
+    As many as take a distance `accuracy` from the threshold to 0.15.
+    """
+    # The slope is 4; the scaling to the next level loses a factor of 5.6 at most.
+    steps = max(math.ceil(math.log(0.15 * 5.6 / accuracy) / math.log(4.0)), 1)
     levels = [_CENTRE]
     for _ in range(steps):
         levels.append(_preimage(_AMPLIFY, levels[-1], 0.0, 0.25 * levels[-1]))
     return levels
 
 
-def _count(accuracy: float) -> int:
-    """Count the steps that take a distance `accuracy` from the threshold to 0.15."""
-    # The slope is 4; the scaling to the next level loses a factor of 5.6 at most.
-    return max(math.ceil(math.log(0.15 * 5.6 / accuracy) / math.log(4.0)), 1)
+def _on_tall(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
+    """Let a function of tall matrices take wide ones, by way of their transposes."""
+
+    @wraps(function)
+    def call(xp: Namespace, A: Array, tau: Any, *further: Array) -> tuple[Array, ...]:
+        tau = xp.zeros_like(real(A, xp)[..., 0, 0]) if tau is None else tau
+        if not is_wide(A):
+            return function(xp, A, tau, *further)
+        A, *further = map(xp.matrix_transpose, (A, *further))  # type: ignore[assignment]
+        return tuple(map(xp.matrix_transpose, function(xp, A, tau, *further)))
+
+    return call
 
 
-def soft_threshold(A: Array, tau: Array, *, xp: Namespace | None = None) -> Array:
-    """F = U diag(max(s - tau, 0)) V^H, for tau of shape (...) or broadcasting to it."""
-    return _on_tall(_threshold, xp, A, tau)[0]
+@_on_tall
+def threshold(xp: Namespace, A: Array, tau: Any) -> tuple[Array, Array]:
+    """F and W, for tau of shape (...) or broadcasting to it.
 
-
-def threshold_step(A: Array, tau: Array, *, xp: Namespace | None = None) -> Array:
-    """W = U diag(s > tau) V^H, which is also -dF/dtau of `soft_threshold`."""
-    return _on_tall(_threshold, xp, A, tau)[1]
-
-
-def polar(A: Array, *, xp: Namespace | None = None) -> Array:
-    """Unitary polar factor U V^H, a partial isometry for rank-deficient A."""
-    return _on_tall(_threshold, xp, A, None)[1]
-
-
-def soft_threshold_derivative(
-    A: Array, tau: Array, X: Array, *, step: Any = None, xp: Namespace | None = None
-) -> tuple[Array, ...]:
-    """Give DF(A)[X] and T = dF/dtau of `soft_threshold`.
-
-    DF(A) is its own adjoint under the real inner product, so X may be a tangent or a
-    cotangent; that of tau is sum Re(conj(X) T). `step` is `threshold_step`, if it is
-    known already, and saves its products.
+    Without tau, None, W is the polar factor, a partial isometry for A without full
+    rank, and F is A.
     """
-    return _on_tall(_threshold_derivative, xp, A, tau, X, step)
-
-
-def polar_derivative(
-    A: Array, X: Array, *, factor: Any = None, xp: Namespace | None = None
-) -> Array:
-    """Differentiate `polar` along X; `factor` is its value, if that is known."""
-    return _on_tall(_polar_derivative, xp, A, None, X, factor)[0]
-
-
-def _on_tall(
-    function: Callable[..., tuple[Array, ...]],
-    xp: Namespace | None,
-    A: Array,
-    tau: Any,
-    *further: Any,
-) -> tuple[Array, ...]:
-    """Call a function of tall matrices, of wide ones with their transposes."""
-    xp = array_namespace(A) if xp is None else xp
-    tau = xp.zeros_like(real(A, xp)[..., 0, 0]) if tau is None else tau
-    if not is_wide(A):
-        return function(xp, A, tau, *further)
-    turned = [None if x is None else xp.matrix_transpose(x) for x in further]
-    found = function(xp, xp.matrix_transpose(A), tau, *turned)
-    return tuple(xp.matrix_transpose(x) for x in found)
-
-
-def _threshold(xp: Namespace, A: Array, tau: Array) -> tuple[Array, Array]:
     scaled = _scaled(A, tau, xp)
     step = _step(scaled, xp)
     F = scaled.A @ step.P - cast(scaled.tau, A, xp) * step.W
@@ -207,33 +174,40 @@ def _threshold(xp: Namespace, A: Array, tau: Array) -> tuple[Array, Array]:
     return F, step.W
 
 
-def _threshold_derivative(
-    xp: Namespace, A: Array, tau: Array, X: Array, W: Any
+@_on_tall
+def threshold_derivative(
+    xp: Namespace, A: Array, tau: Array, X: Array, W: Array
 ) -> tuple[Array, Array]:
+    """Give DF(A)[X] and T = dF/dtau.
+
+    DF(A) is its own adjoint under the real inner product, so X may be a tangent or a
+    cotangent; that of tau is sum Re(conj(X) T).
+    """
     scaled = _scaled(A, tau, xp)
-    W = _step(scaled, xp).W if W is None else W
     size = _positive(abs_max(X, xp), xp)
     dA = X / cast(size, A, xp)
     tangent, outer = _step_derivative(scaled, dA, W, xp)
     dF = outer + scaled.A @ tangent.P - cast(scaled.tau, A, xp) * tangent.W
     # F is nonexpansive. Only for a singular value at the threshold, where it has no
     # derivative, rounding errors over nearly nothing can make this larger.
-    norm = _norm(dA, xp)
-    limit = norm / _positive(xp.maximum(_norm(dF, xp), norm), xp)
+    size_dA = norm(dA, xp)
+    limit = size_dA / _positive(xp.maximum(norm(dF, xp), size_dA), xp)
     dF = dF * cast(limit * size, A, xp)
     return xp.where(tau[..., None, None] > 0, dF, X), -W
 
 
-def _polar_derivative(
-    xp: Namespace, A: Array, tau: Array, X: Array, Q: Any
+@_on_tall
+def polar_derivative(
+    xp: Namespace, A: Array, tau: Any, X: Array, Q: Array
 ) -> tuple[Array]:
+    """Differentiate the polar factor Q along X; tau is None."""
     scaled = _scaled(A, tau, xp)
-    Q = _step(scaled, xp).W if Q is None else Q
     size = _positive(abs_max(X, xp), xp)
     tangent, _ = _step_derivative(scaled, X / cast(size, A, xp), Q, xp)
     return (tangent.W * cast(size / scaled.scale, A, xp),)
 
 
+@_on_tall
 def _leading_vectors(xp: Namespace, A: Array, _: Any) -> tuple[Array]:
     """Gradient L of the largest singular value, the mean of its vectors u v^H.
 
@@ -269,8 +243,11 @@ def _scaled(A: Array, tau: Array, xp: Namespace) -> _Scaled:
     # The sums in the bound, and derivatives, could overflow otherwise.
     scale = _positive(abs_max(A, xp), xp)
     A = A / cast(scale, A, xp)
-    G = adjoint(A, xp) @ A
-    bound = _positive(_norm_bound(A, G, xp), xp)
+    G, size = adjoint(A, xp) @ A, xp.abs(A)
+    rows = xp.max(xp.sum(size, axis=-1, keepdims=True), axis=-2, keepdims=True)
+    columns = xp.max(xp.sum(size, axis=-2, keepdims=True), axis=-1, keepdims=True)
+    # At most n^(1/4) times s_1: the norm of A is the root of that of the n x n G.
+    bound = _positive(xp.sqrt(xp.minimum(rows * columns, norm(G, xp))), xp)
     # Nothing is left from the bound on: the threshold may as well be finite.
     t = xp.minimum(tau[..., None, None] / scale, 2 * bound)
     return _Scaled(A, t, bound, scale, identity_like(G, xp))
@@ -295,7 +272,7 @@ def _step(scaled: _Scaled, xp: Namespace) -> _Step:
 def _plan(scaled: _Scaled, xp: Namespace) -> tuple[Array, list[tuple[Array, ...]]]:
     """Factor that moves the threshold of A to a level, and the polynomials to apply."""
     A = scaled.A
-    levels = _levels(_count(_RESOLVED * eps(A, xp)))
+    levels = _levels(_RESOLVED * eps(A, xp))
     t = scaled.tau / scaled.bound
     one = xp.ones_like(t)
     t = xp.maximum(t, levels[-1] * one)
@@ -303,19 +280,13 @@ def _plan(scaled: _Scaled, xp: Namespace) -> tuple[Array, list[tuple[Array, ...]
     # The threshold goes to the next level below it: from there it is known how many
     # steps amplify, and all others sharpen.
     level = levels[0] * one
-    amplifying, sharpening = (
-        [c * cast(one, A, xp) for c in kind] for kind in (_AMPLIFY, _SHARPEN)
-    )
+    each = cast(one, A, xp)
     schedule: list[tuple[Array, ...]] = []
     for before, after in itertools.pairwise(levels):
         amplify = t < before
         level = xp.where(amplify, after * one, level)
-        schedule.append(
-            tuple(
-                xp.where(amplify, a, s)
-                for a, s in zip(amplifying, sharpening, strict=True)
-            )
-        )
+        pairs = zip(_AMPLIFY, _SHARPEN, strict=True)
+        schedule.append(tuple(xp.where(amplify, a * each, s * each) for a, s in pairs))
     schedule += _CLOSE
     if _is_double(A, xp):
         schedule.append(_CLOSE_AGAIN)
@@ -386,10 +357,7 @@ def _finish(
 
 
 def _step_derivative(
-    scaled: _Scaled,
-    dA: Array,
-    W: Array,
-    xp: Namespace,
+    scaled: _Scaled, dA: Array, W: Array, xp: Namespace
 ) -> tuple[_Step, Array]:
     """Tangents of P and W along a tangent dA of the scaled A, and dA P.
 
@@ -411,22 +379,6 @@ def _step_derivative(
 
 def _is_double(x: Array, xp: Namespace) -> bool:
     return eps(x, xp) < 1e-10
-
-
-def _norm_bound(A: Array, G: Array, xp: Namespace) -> Array:
-    """Bound of the largest singular value, at most n^(1/4) times as large.
-
-    The norm of A is the root of that of G = A^H A, which is n x n.
-    """
-    size = xp.abs(A)
-    rows = xp.max(xp.sum(size, axis=-1, keepdims=True), axis=-2, keepdims=True)
-    columns = xp.max(xp.sum(size, axis=-2, keepdims=True), axis=-1, keepdims=True)
-    return xp.sqrt(xp.minimum(rows * columns, _norm(G, xp)))
-
-
-def _norm(x: Array, xp: Namespace) -> Array:
-    """Frobenius norm of each matrix, kept as (..., 1, 1)."""
-    return xp.sqrt(xp.sum(xp.abs(x) ** 2, axis=(-2, -1), keepdims=True))
 
 
 def _positive(x: Array, xp: Namespace) -> Array:
@@ -459,14 +411,12 @@ class IterationFactors(NamedTuple):
     def derivative(self, A: Array, d: Direction, xp: Namespace) -> tuple[Array, Any]:
         """Apply the derivative of the map, as `SVDFactors.derivative`."""
         if isinstance(d.function, Polar):
-            factor = self.stack[..., 0, :, :]
-            return polar_derivative(A, d.X, factor=factor, xp=xp), None
+            return *polar_derivative(xp, A, None, d.X, self.stack[..., 0, :, :]), None
         if not isinstance(d.function, Soft):
             svd = SVDFactors(*xp.linalg.svd(A, full_matrices=False))
             return svd.derivative(A, d, xp)
-        result, T = soft_threshold_derivative(
-            A, d.tau[..., 0], d.X, step=self.stack[..., 1, :, :], xp=xp
-        )
+        W = self.stack[..., 1, :, :]
+        result, T = threshold_derivative(xp, A, d.tau[..., 0], d.X, W)
         if d.dtau is not None:
             result = result + T * cast(d.dtau[..., None], A, xp)
         if not d.transposed:
@@ -484,14 +434,14 @@ def iteration_factors(
 ) -> IterationFactors:
     """Iterate for one of the two functions that products can compute."""
     if isinstance(function, Polar):
-        return IterationFactors(polar(A, xp=xp)[..., None, :, :])
+        return IterationFactors(threshold(xp, A, None)[1][..., None, :, :])
     if function != Soft():
         raise ValueError(
             'method="matmul" is for svt with one tau for each matrix, and for polar'
         )
     top = []
     if relative:
-        top = [*_on_tall(_leading_vectors, xp, A, None)]
+        top = [*_leading_vectors(xp, A, None)]
         tau = tau * inner(top[0], A, xp)[..., None]
-    parts = *_on_tall(_threshold, xp, A, tau[..., 0]), *top
+    parts = *threshold(xp, A, tau[..., 0]), *top
     return IterationFactors(xp.stack(parts, axis=-3))

@@ -203,59 +203,46 @@ def _triple_sum(
     xp: Namespace,
 ) -> Array:
     """Second derivative within the ranges of U and V: sums over (k x k x k) arrays."""
-    parts = herm(KG, xp), skew(KG, xp), herm(KX, xp), skew(KX, xp)
-    return sum(
-        _triple_slice(function, c, tau, parts, part, xp)
-        for part in middle_parts(c.difference)
-    )
-
-
-def _triple_slice(
-    function: SpectralFunction,
-    c: Coefficients,
-    tau: Any,
-    parts: tuple[Array, ...],
-    part: slice,
-    xp: Namespace,
-) -> Array:
-    """Sum over the middle indices k in `part`."""
-
-    def first(x: Array) -> Array:
-        return x[..., :, part, None]
-
-    def second(x: Array) -> Array:
-        return x[..., None, part, :]
-
-    s, y = c.s, c.y
-    i = Sample(s[..., :, None, None], y[..., :, None, None])
-    j = Sample(s[..., None, None, :], y[..., None, None, :])
-    k = Sample(s[..., None, part, None], y[..., None, part, None])
+    HG, WG, HX, WX = herm(KG, xp), skew(KG, xp), herm(KX, xp), skew(KX, xp)
+    i = Sample(*(x[..., :, None, None] for x in (c.s, c.y)))
+    j = Sample(*(x[..., None, None, :] for x in (c.s, c.y)))
     minus_ij, plus_ij = c.difference[..., :, None, :], c.sum_quotient[..., :, None, :]
-    minus_ik, plus_ik = first(c.difference), first(c.sum_quotient)
-    minus_kj, plus_kj = second(c.difference), second(c.sum_quotient)
 
-    def one_negative(
-        a: Array, b: Array, r: Array, ab: Array, ar: Array, br: Array
-    ) -> Array:
-        """f[a, b, -r], over its widest gap, that from -r to the larger of a and b."""
-        gap = xp.maximum(a, b) + r
-        return safe_divide(ab - xp.where(a >= b, br, ar), gap, gap > 0, xp)
+    def over(part: slice) -> Array:
+        """Sum over these of the middle indices k."""
 
-    HG, WG, HX, WX = parts
-    differences = minus_ik, minus_kj, minus_ij
-    even = function.second_difference((i, k, j), differences, wider(wider(tau)), xp)
+        def first(x: Array) -> Array:
+            return x[..., :, part, None]
 
-    def term(coefficient: Array, *pairs: tuple[Array, Array]) -> Array:
-        one, two = (first(a) * second(b) for a, b in pairs)
-        return cast(coefficient, HG, xp) * (one + two)
+        def second(x: Array) -> Array:
+            return x[..., None, part, :]
 
-    odd = one_negative(i.s, j.s, k.s, minus_ij, plus_ik, plus_kj)
-    hermitian = term(even, (HG, HX), (HX, HG)) - term(odd, (WG, WX), (WX, WG))
-    left = one_negative(k.s, j.s, i.s, minus_kj, plus_ik, plus_ij)
-    right = one_negative(i.s, k.s, j.s, minus_ik, plus_ij, plus_kj)
-    skewed = term(right, (HG, WX), (HX, WG)) + term(left, (WG, HX), (WX, HG))
-    hermitian, skewed = xp.sum(hermitian, axis=-2), xp.sum(skewed, axis=-2)
-    if not is_complex(HG, xp):
-        # Of real matrices the two terms are each other's negative on the diagonal.
-        skewed = skewed - identity_like(skewed, xp) * skewed
-    return hermitian + skewed
+        def term(coefficient: Array, *pairs: tuple[Array, Array]) -> Array:
+            one, two = (first(a) * second(b) for a, b in pairs)
+            return cast(coefficient, HG, xp) * (one + two)
+
+        k = Sample(*(x[..., None, part, None] for x in (c.s, c.y)))
+        minus_ik, plus_ik = first(c.difference), first(c.sum_quotient)
+        minus_kj, plus_kj = second(c.difference), second(c.sum_quotient)
+        differences = minus_ik, minus_kj, minus_ij
+        even = function.second_difference((i, k, j), differences, wider(wider(tau)), xp)
+        odd = _one_negative(i.s, j.s, k.s, minus_ij, plus_ik, plus_kj, xp)
+        hermitian = term(even, (HG, HX), (HX, HG)) - term(odd, (WG, WX), (WX, WG))
+        left = _one_negative(k.s, j.s, i.s, minus_kj, plus_ik, plus_ij, xp)
+        right = _one_negative(i.s, k.s, j.s, minus_ik, plus_ij, plus_kj, xp)
+        skewed = term(right, (HG, WX), (HX, WG)) + term(left, (WG, HX), (WX, HG))
+        hermitian, skewed = xp.sum(hermitian, axis=-2), xp.sum(skewed, axis=-2)
+        if not is_complex(HG, xp):
+            # Of real matrices the two terms are each other's negative on the diagonal.
+            skewed = skewed - identity_like(skewed, xp) * skewed
+        return hermitian + skewed
+
+    return sum(over(part) for part in middle_parts(c.difference))
+
+
+def _one_negative(
+    a: Array, b: Array, r: Array, ab: Array, ar: Array, br: Array, xp: Namespace
+) -> Array:
+    """f[a, b, -r], over its widest gap, that from -r to the larger of a and b."""
+    gap = xp.maximum(a, b) + r
+    return safe_divide(ab - xp.where(a >= b, br, ar), gap, gap > 0, xp)

@@ -50,11 +50,21 @@ class Factorise(Operation):
 
 
 @dataclass(frozen=True)
-class Map(Operation):
-    """(A, tau, factors) -> F(A, tau)."""
+class _OfFunction(Operation):
+    """What is told apart by a function."""
 
     function: SpectralFunction
+
+
+@dataclass(frozen=True)
+class _OfFactors(_OfFunction):
+    """What also takes factors, of this class."""
+
     kind: Kind = SVDFactors
+
+
+class Map(_OfFactors):
+    """(A, tau, factors) -> F(A, tau)."""
 
     def value(self, x, xp):
         A, tau, *factors = x
@@ -69,12 +79,8 @@ class Map(Operation):
         return call(Pull(self.function, self.kind), A, tau, g[0], *factors)
 
 
-@dataclass(frozen=True)
-class Push(Operation):
+class Push(_OfFactors):
     """(A, tau, dA, dtau, factors) -> tangent of F(A, tau)."""
-
-    function: SpectralFunction
-    kind: Kind = SVDFactors
 
     def value(self, x, xp):
         A, tau, dA, dtau, *factors = x
@@ -96,12 +102,8 @@ class Push(Operation):
         return *point, *when(any(wanted[2:4]), call, pull, A, tau, g[0], *factors)
 
 
-@dataclass(frozen=True)
-class Pull(Operation):
+class Pull(_OfFactors):
     """(A, tau, G, factors) -> cotangents of A and tau from that of F(A, tau)."""
-
-    function: SpectralFunction
-    kind: Kind = SVDFactors
 
     def value(self, x, xp):
         A, tau, G, *factors = x
@@ -122,11 +124,8 @@ class Pull(Operation):
         return *point, when(wanted[2], call, push, A, tau, *g, *factors)[0]
 
 
-@dataclass(frozen=True)
-class SecondPull(Operation):
+class SecondPull(_OfFunction):
     """(A, tau, G, dA, dtau) -> derivative of `Pull` along (dA, dtau)."""
-
-    function: SpectralFunction
 
     def value(self, x, xp):
         A, tau, G, dA, dtau = x
@@ -146,11 +145,8 @@ class SecondPull(Operation):
         return *zeros_where(wanted, (A, tau), xp), moved, *direction
 
 
-@dataclass(frozen=True)
-class SecondDerivative(Operation):
+class SecondDerivative(_OfFunction):
     """(A, tau, dA, dtau, vA, vtau) -> second derivative of F along both tangents."""
-
-    function: SpectralFunction
 
     def value(self, x, xp):
         A, tau, *v = x
@@ -170,12 +166,8 @@ class SecondDerivative(Operation):
         return *zeros_where(wanted, (A, tau), xp), *first, *second
 
 
-@dataclass(frozen=True)
-class Sum(Operation):
+class Sum(_OfFactors):
     """(A, value, factors) -> value, one number per matrix, with the gradient F(A)."""
-
-    function: SpectralFunction
-    kind: Kind = SVDFactors
 
     def value(self, x, xp):
         return (x[1] + 0,)
@@ -191,12 +183,8 @@ class Sum(Operation):
         return (cast(g[0], gradient, xp)[..., None, None] * gradient,)
 
 
-@dataclass(frozen=True)
-class RelativeMap(Operation):
+class RelativeMap(_OfFactors):
     """(A, ratio, factors) -> F(A, ratio s_1), in as many products as `Map`."""
-
-    function: SpectralFunction
-    kind: Kind = SVDFactors
 
     def value(self, x, xp):
         A, ratio, *factors = x
@@ -218,12 +206,9 @@ class RelativeMap(Operation):
         return call(_RelativePull(self.function, self.kind), A, ratio, g[0], *factors)
 
 
-@dataclass(frozen=True)
-class _RelativePull(Operation):
+class _RelativePull(_OfFactors):
     """(A, ratio, G, factors) -> cotangents of A and ratio."""
 
-    function: SpectralFunction
-    kind: Kind = SVDFactors
     transparent = True
 
     def value(self, x, xp):

@@ -97,12 +97,12 @@ def zero_padded(x: Array, count: Any, axis: int, xp: Namespace) -> Array:
 
 def tilings(size: tuple[int, int], block: Any, stride: Any, shift: Any) -> list[Tiling]:
     """Tilings whose average is that of all blocks a stride apart, of checked sizes."""
-    blocks = _pair("block", block)
-    strides = blocks if stride is None else _pair("stride", stride)
-    shifts = _pair("shift", shift)
-    for name, pair in (("block", blocks), ("stride", strides)):
-        if min(pair) < 1:
-            raise ValueError(f"{name} must be positive, got {pair}")
+    blocks = pair("block", block)
+    strides = blocks if stride is None else pair("stride", stride)
+    shifts = pair("shift", shift)
+    for name, given in (("block", blocks), ("stride", strides)):
+        if min(given) < 1:
+            raise ValueError(f"{name} must be positive, got {given}")
     if any(b % s for b, s in zip(blocks, strides, strict=True)):
         raise ValueError(f"stride must divide block {blocks}, got {strides}")
     steps = (
@@ -112,8 +112,9 @@ def tilings(size: tuple[int, int], block: Any, stride: Any, shift: Any) -> list[
     return [Tiling(size, blocks, (row, column)) for row, column in product(*steps)]
 
 
-def _pair(name: str, value: Any) -> tuple[int, int]:
-    pair = value if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or not all(hasattr(i, "__index__") for i in pair):
+def pair(name: str, value: Any) -> tuple[int, int]:
+    """Give an integer twice, or the two that are given."""
+    two = value if isinstance(value, tuple | list) else (value, value)
+    if len(two) != 2 or not all(hasattr(i, "__index__") for i in two):
         raise TypeError(f"{name} must be an integer or two of them, got {value!r}")
-    return int(pair[0]), int(pair[1])
+    return int(two[0]), int(two[1])

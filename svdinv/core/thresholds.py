@@ -1,4 +1,8 @@
-"""Thresholds of a singular value: what each low-rank operator does to s."""
+"""Thresholds of a singular value: what each low-rank operator does to s.
+
+The sources of those without references are in the docstrings of their operators, in
+`svdinv.operators.thresholds`.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +22,32 @@ from svdinv.core.tolerances import smallest
 __all__ = ["Firm", "Hard", "Huber", "LogSum", "Rank", "Schatten", "Soft"]
 
 
-@dataclass(frozen=True)
-class Soft(Threshold):
-    """max(s - tau, 0), the proximal operator of tau times the nuclear norm [1]_.
+class _Above(Threshold):
+    """What sets the singular values up to a cutoff to 0: up to tau, unless it says."""
 
-    With `weighted`, tau has one value for each singular value [2]_. That is
-    differentiable where the weights of equal singular values are equal; where they
-    are not, what is singular is left out.
-
-    References
-    ----------
-    .. [1] J.-F. Cai, E. J. Candes and Z. Shen, "A singular value thresholding
-       algorithm for matrix completion", SIAM J. Optim. 20(4), 2010.
-    .. [2] S. Gu, Q. Xie, D. Meng, W. Zuo, X. Feng and L. Zhang, "Weighted nuclear
-       norm minimization and its applications to low level vision", IJCV 121, 2017.
-    """
-
-    weighted: bool = False
     has_tau = True
 
     def cutoff(self, tau, xp):
         return tau
 
     def kept(self, s, tau, xp):
-        return s > tau
+        return s > self.cutoff(tau, xp)
+
+
+@dataclass(frozen=True)
+class Soft(_Above):
+    """max(s - tau, 0), the proximal operator of tau times the nuclear norm.
+
+    With `weighted`, tau has one value for each singular value. That is differentiable
+    where the weights of equal singular values are equal; where they are not, what is
+    singular is left out.
+    """
+
+    weighted: bool = False
+
+    @property
+    def steps(self) -> bool:  # type: ignore[override]
+        return not self.weighted
 
     def solve(self, s, tau, xp):
         return s - tau
@@ -85,16 +91,8 @@ class Soft(Threshold):
 
 
 @dataclass(frozen=True)
-class Hard(Threshold):
+class Hard(_Above):
     """s above tau and 0 below, the proximal operator of tau^2 / 2 times the rank."""
-
-    has_tau = True
-
-    def cutoff(self, tau, xp):
-        return tau
-
-    def kept(self, s, tau, xp):
-        return s > tau
 
 
 @dataclass(frozen=True)
@@ -117,25 +115,13 @@ def _share_below(knee: Any, y1: Array, y2: Array, xp: Namespace) -> Array:
 
 
 @dataclass(frozen=True)
-class Firm(Threshold):
-    """Firm threshold: the proximal operator of the minimax concave penalty [1]_.
+class Firm(_Above):
+    """Firm threshold: the proximal operator of the minimax concave penalty.
 
     0 up to tau, s from gamma tau on, and a line between them; gamma > 1.
-
-    References
-    ----------
-    .. [1] C.-H. Zhang, "Nearly unbiased variable selection under minimax concave
-       penalty", Annals of Statistics 38(2), 2010.
     """
 
     gamma: float
-    has_tau = True
-
-    def cutoff(self, tau, xp):
-        return tau
-
-    def kept(self, s, tau, xp):
-        return s > tau
 
     def solve(self, s, tau, xp):
         return xp.minimum(s, (s - tau) * (self.gamma / (self.gamma - 1)))
@@ -160,13 +146,7 @@ class Firm(Threshold):
 
 @dataclass(frozen=True)
 class LogSum(Threshold):
-    """Proximal operator of tau log(1 + s / epsilon) [1]_.
-
-    References
-    ----------
-    .. [1] E. J. Candes, M. B. Wakin and S. P. Boyd, "Enhancing sparsity by
-       reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
-    """
+    """Proximal operator of tau log(1 + s / epsilon)."""
 
     epsilon: float
     has_tau = True
@@ -203,7 +183,7 @@ class LogSum(Threshold):
 
 
 @dataclass(frozen=True)
-class Schatten(Threshold):
+class Schatten(_Above):
     """Proximal operator of tau times the sum of s^p, p = 1/2 [1]_ or 2/3 [2]_.
 
     References
@@ -216,15 +196,11 @@ class Schatten(Threshold):
     """
 
     p: float
-    has_tau = True
 
     def cutoff(self, tau, xp):
         # The stationary y that costs as much as 0, and the s it belongs to.
         y = (2 * (1 - self.p) * tau) ** (1 / (2 - self.p))
         return y * (1 + self.p / (2 * (1 - self.p)))
-
-    def kept(self, s, tau, xp):
-        return s > self.cutoff(tau, xp)
 
     def solve(self, s, tau, xp):
         kept = self.kept(s, tau, xp)

@@ -7,6 +7,13 @@ from svdinv.core.namespace import Array, Namespace
 SINGLE = 1e-10
 """An eps above this is that of single precision."""
 
+MOST_REPAIRED = 48
+"""Largest Hermitian matrices whose eigenvectors are repaired in single precision.
+
+The three products halve the error of a function of the matrix, or better. Of larger
+matrices they would cost a quarter of its gradient, and its error is larger anyway.
+"""
+
 GRAM_FLOOR = 0.1
 """Smallest kept singular value, relative to the largest, for the Gram matrix.
 

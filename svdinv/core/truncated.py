@@ -1,9 +1,14 @@
 """The truncated singular value decomposition and its derivatives.
 
+The leading triplets come from a randomized range finder (N. Halko, P.-G. Martinsson and
+J. A. Tropp, "Finding structure with randomness: probabilistic algorithms for
+constructing approximate matrix decompositions", SIAM Review 53(2), 2011).
+
 A = U diag(S) V^H + A2 with r triplets kept and A2 = (I - U U^H) A (I - V V^H)
 discarded. Dropping A2 from the derivative is wrong: with dU = U Omega + X and
 dV = V Psi + Y the parts outside the kept ranges are coupled through it (Francuz,
-Schuch and Vanhecke, arXiv:2311.11894),
+Schuch and Vanhecke, "Stable and efficient differentiation of tensor network
+algorithms", arXiv:2311.11894, 2023),
 
     s_j x_j - A2 y_j   = (I - U U^H) dA v_j,
     s_j y_j - A2^H x_j = (I - V V^H) dA^H u_j,
@@ -59,7 +64,7 @@ def svd_lowrank(
     power: int = 2,
     xp: Namespace | None = None,
 ) -> SVDResult:
-    """Leading `rank` singular triplets of A by a randomized range finder [1]_.
+    """Leading `rank` singular triplets of A by a randomized range finder.
 
     `sketch` is a random matrix, shape (..., n, l) with l <= min(m, n), the rank and an
     oversampling of, say, 10 columns. Each of the `power` iterations takes two products
@@ -68,13 +73,8 @@ def svd_lowrank(
 
     Every factorization is a QR of a matrix with l columns, but for an SVD of l x l:
     tall and wide matrices cost the same. Each iterate is orthonormalised, on either
-    side (Algorithm 4.4 of [1]_), so that nothing is lost by squaring singular values.
-
-    References
-    ----------
-    .. [1] N. Halko, P.-G. Martinsson and J. A. Tropp, "Finding structure with
-       randomness: probabilistic algorithms for constructing approximate matrix
-       decompositions", SIAM Review 53(2), 2011.
+    side (Algorithm 4.4 of Halko, Martinsson and Tropp), so that nothing is lost by
+    squaring singular values.
     """
     xp = array_namespace(A, sketch) if xp is None else xp
     Q, _ = xp.linalg.qr(A @ sketch)
@@ -108,7 +108,7 @@ def svd_lowrank_pullback(
 
     Notes
     -----
-    The derivative is that of the exact truncated SVD [1]_, taken at the factors given:
+    The derivative is that of the exact truncated SVD, taken at the factors given:
     if they are inexact, so is it, by their error over the gap s_r - s_{r+1}. With
     r = min(m, n) it is `svd_pullback`. No m x m or n x n matrix is formed.
 
@@ -122,11 +122,6 @@ def svd_lowrank_pullback(
     All is differentiable array code in A, U, S, Vh and the cotangents, so that autodiff
     gives second derivatives as accurate as the first, but through every step and with
     the memory of all of them.
-
-    References
-    ----------
-    .. [1] A. Francuz, N. Schuch and B. Vanhecke, "Stable and efficient
-       differentiation of tensor network algorithms", arXiv:2311.11894, 2023.
     """
     xp = array_namespace(A, U, S, Vh) if xp is None else xp
     r = S.shape[-1]

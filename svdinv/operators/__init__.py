@@ -13,7 +13,7 @@ from svdinv.operators import (
     tensors,
     thresholds,
 )
-from svdinv.operators._registry import OPERATORS, bind, operator
+from svdinv.operators._registry import OPERATORS, bind, documented, operator
 from svdinv.operators.alignment import Alignment
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "alignment",
     "bind",
     "decompositions",
+    "documented",
     "hermitian",
     "norms",
     "operator",

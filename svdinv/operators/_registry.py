@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from svdinv.core.backend import Backend
 
-__all__ = ["OPERATORS", "bind", "operator"]
+__all__ = ["OPERATORS", "bind", "documented", "operator"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,20 +55,52 @@ Raises
 ------
 TypeError, ValueError
     As `hermitian_map`""",
+    # Of the functions `svd` of the frameworks.
+    "full_matrices": """\
+full_matrices : bool, optional
+    Return square U and Vh. Their null-space columns get the gradient that is
+    independent of their arbitrary basis.""",
+    "compute_uv": """\
+compute_uv : bool, optional
+    If false, return S alone.""",
+    "rtol": """\
+rtol : float, optional
+    Gap, relative to the largest singular value, up to which the rule acts.
+    Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.""",
+    "repeated": """\
+repeated : str, optional
+    Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
+    losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
+    Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
+    ``"taylor"``, ``"lorentz"`` and ``"none"``.""",
+    "gauge": """\
+gauge : {"ignore", "warn", "error"} or callable, optional
+    What to do in the backward pass if the loss depends on the arbitrary phase
+    or basis of the singular vectors. A callable, such as a
+    `svdinv.GaugeMonitor`, gets an array of one number per matrix.""",
+    "factors": """\
+    Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
+    (..., k, n), k = min(m, n), S real and sorted downwards; with
+    `full_matrices`, U (..., m, m) and Vh (..., n, n).""",
+    "svd_formulas": """\
+See Also
+--------
+svdinv.core.svd_pullback : The formulas, with references.""",
 }
 
 
-def operator(function: F) -> F:
-    """Make a function whose first argument is a backend public on every framework.
-
-    In its docstring ``{A}``, ``{method}`` and the like stand for what many have in
-    common.
-    """
+def documented(function: F) -> F:
+    """Fill in what many docstrings have in common, for ``{A}`` and the like."""
     text = inspect.cleandoc(function.__doc__ or "")
     for name, common in _COMMON.items():
         text = text.replace(f"{{{name}}}", common)
     function.__doc__ = text
-    OPERATORS[function.__name__] = function
+    return function
+
+
+def operator(function: F) -> F:
+    """Make a function whose first argument is a backend public on every framework."""
+    OPERATORS[function.__name__] = documented(function)
     return function
 
 

@@ -15,7 +15,12 @@ from svdinv.core.hermitian import (
     Logarithm,
     SquareRoot,
 )
-from svdinv.core.hermitian_operations import Eigh, HermitianMap, from_triangle
+from svdinv.core.hermitian_operations import (
+    Eigh,
+    FactoriseHermitian,
+    HermitianMap,
+    from_triangle,
+)
 from svdinv.core.namespace import Array, herm
 from svdinv.operators._arguments import in_precision
 from svdinv.operators._registry import operator
@@ -124,7 +129,7 @@ def hermitian_map(backend: Backend, A: Any, function: HermitianFunction) -> Arra
         raise TypeError(f"function must be a HermitianFunction, got {function!r}")
     A, restore = _square(backend, A)
     # V of the matrix that is differentiated: A itself, up to rounding.
-    factors = backend.evaluate(Eigh(), A)
+    factors = backend.evaluate(FactoriseHermitian(), A)
     return restore(backend.call(HermitianMap(function), A, *factors)[0])
 
 

@@ -19,7 +19,7 @@ except ImportError as error:
 from svdinv.backends.torch import TorchBackend
 from svdinv.core.gauge import Gauge
 from svdinv.core.svd import SVDResult
-from svdinv.operators import OPERATORS, bind, decompositions
+from svdinv.operators import OPERATORS, bind, decompositions, documented
 
 __all__ = ["nn", "svd", *sorted(OPERATORS)]
 
@@ -29,6 +29,7 @@ globals().update(bind(lambda *_: _backend, __name__))
 from svdinv.torch import nn  # noqa: E402 - its modules call the operators
 
 
+@documented
 def svd(
     A: torch.Tensor,
     full_matrices: bool = False,
@@ -47,29 +48,16 @@ def svd(
         Matrices, shape (..., m, n), floating point or complex. Half precision is
         computed in single precision and cast back, under autocast too; cast up
         before and down after U f(S) Vh to keep the digits.
-    full_matrices : bool, optional
-        Return square U and Vh. Their null-space columns get the gradient that is
-        independent of their arbitrary basis.
-    repeated : str, optional
-        Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
-        losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
-        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
-        ``"taylor"``, ``"lorentz"`` and ``"none"``.
-    rtol : float, optional
-        Gap, relative to the largest singular value, up to which the rule acts.
-        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
-    gauge : {"ignore", "warn", "error"} or callable, optional
-        What to do in the backward pass if the loss depends on the arbitrary phase
-        or basis of the singular vectors. A callable, such as a
-        `svdinv.GaugeMonitor`, gets a tensor of one number per matrix. ``"warn"``
-        and ``"error"`` wait for the device, the others do not.
+    {full_matrices}
+    {repeated}
+    {rtol}
+    {gauge}
+        ``"warn"`` and ``"error"`` wait for the device, the others do not.
 
     Returns
     -------
     SVDResult
-        Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
-        (..., k, n), k = min(m, n), S real and sorted downwards; with
-        `full_matrices`, U (..., m, m) and Vh (..., n, n).
+    {factors}
 
     Raises
     ------
@@ -84,9 +72,7 @@ def svd(
     svdinv.GaugeError
         In the backward pass, with ``gauge="error"``.
 
-    See Also
-    --------
-    svdinv.core.svd_pullback : The formulas, with references.
+    {svd_formulas}
 
     Examples
     --------

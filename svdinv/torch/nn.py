@@ -9,7 +9,7 @@ stands for at present.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,19 +63,25 @@ _described = layers.described(_TEXTS)
 
 
 class _Layer(nn.Module):
+    _more: tuple[str, ...] = ()  # that is printed, besides _arguments
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # which refuses any
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
+        return self._map(x, self.training)
 
     def _operators(self) -> ModuleType:
         return svdinv.torch
 
-    def _try(self, *arguments: Any, **options: Any) -> None:
-        matrix = torch.zeros(1, 1, device="cpu")
-        getattr(svdinv.torch, self._operator)(matrix, *arguments, **options)
+    def _try(self, *tau: float) -> None:
+        self._operate(torch.zeros(1, 1, device="cpu"), *tau)
 
     def extra_repr(self) -> str:
         """Describe the module in a printed network."""
-        values = {name: getattr(self, name) for name in self._arguments}
+        names = (*self._arguments, *self._more)
+        values = {name: getattr(self, name) for name in names}
         return ", ".join(
             f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}"
             for name, value in values.items()
@@ -85,6 +91,7 @@ class _Layer(nn.Module):
 
 class _Threshold(_Layer):
     _batch_axes = 0
+    _more = ("channels", "num_values")
     _functions, _xp = F, torch
 
     def __init__(self, *, trainable: bool = True, **options: Any) -> None:
@@ -118,9 +125,6 @@ class _Threshold(_Layer):
     def extra_repr(self) -> str:
         """Describe the module in a printed network."""
         parts = [f"threshold={_numbers(self.threshold)}", super().extra_repr()]
-        for name in ("channels", "num_values"):
-            if (value := getattr(self, name)) is not None:
-                parts.append(f"{name}={value}")
         if not self.raw_threshold.requires_grad:
             parts.append("trainable=False")
         if self.method != "auto":
@@ -129,41 +133,24 @@ class _Threshold(_Layer):
 
 
 @_described
-class SingularValueThreshold(layers.SingularValueThreshold, _Threshold):
-    def forward(self, A: Tensor) -> Tensor:
-        """Threshold matrices of shape (..., m, n)."""
-        return self._map(A, self.training)
+class SingularValueThreshold(layers.SingularValueThreshold, _Threshold): ...
 
 
 @_described
-class FirmThreshold(layers.FirmThreshold, _Threshold):
-    def forward(self, A: Tensor) -> Tensor:
-        """Threshold matrices of shape (..., m, n)."""
-        return self._map(A, self.training)
+class FirmThreshold(layers.FirmThreshold, _Threshold): ...
 
 
 @_described
-class SchattenProx(layers.SchattenProx, _Threshold):
-    def forward(self, A: Tensor) -> Tensor:
-        """Map matrices of shape (..., m, n)."""
-        return self._map(A, self.training)
+class SchattenProx(layers.SchattenProx, _Threshold): ...
 
 
 @_described
 class TensorSingularValueThreshold(layers.TensorSingularValueThreshold, _Threshold):
     _negative_axis = False
 
-    def forward(self, X: Tensor) -> Tensor:
-        """Threshold tensors of shape (..., a, b, c)."""
-        return self._map(X, self.training)
-
 
 @_described
 class LocalLowRank(layers.LocalLowRank, _Threshold):
-    def forward(self, x: Tensor) -> Tensor:
-        """Threshold series of shape (..., T, H, W)."""
-        return self._map(x, self.training)
-
     def _pad(self, x: Tensor, below: int, right: int) -> Tensor:
         return F.pad(x, (0, right, 0, below))
 
@@ -176,10 +163,7 @@ class LocalLowRank(layers.LocalLowRank, _Threshold):
 
 
 @_described
-class LowRank(layers.LowRank, _Layer):
-    def forward(self, A: Tensor) -> Tensor:
-        """Approximate matrices of shape (..., m, n)."""
-        return self._map(A, self.training)
+class LowRank(layers.LowRank, _Layer): ...
 
 
 class Casorati(nn.Module):
@@ -218,7 +202,7 @@ class Casorati(nn.Module):
         return f"spatial={self.spatial}"
 
 
-class SchattenNorm(_Layer):
+class SchattenNorm(_Layer, layers.Layer):
     """p-norm of the singular values of matrices, as a loss.
 
     Parameters
@@ -236,6 +220,8 @@ class SchattenNorm(_Layer):
     """
 
     _operator = "schatten_norm"
+    _arguments: ClassVar[tuple[str, ...]] = ("p",)
+    _more = ("reduction",)
 
     def __init__(
         self, p: float, *, reduction: str = "mean", method: str = "auto"
@@ -246,16 +232,11 @@ class SchattenNorm(_Layer):
                 f"reduction must be one of {list(_REDUCTIONS)}, got {reduction!r}"
             )
         self.p, self.reduction, self.method = p, reduction, method
-        self._try(p, method=method)
+        self._try()
 
     def forward(self, A: Tensor) -> Tensor:
         """Norm of matrices of shape (..., m, n): a number, or of shape (...)."""
-        norms = getattr(svdinv.torch, self._operator)(A, self.p, method=self.method)
-        return _REDUCTIONS[self.reduction](norms)
-
-    def extra_repr(self) -> str:
-        """Describe the module in a printed network."""
-        return f"p={self.p:g}, reduction={self.reduction!r}"
+        return _REDUCTIONS[self.reduction](self._operate(A))
 
 
 class NuclearNorm(SchattenNorm):
@@ -271,12 +252,11 @@ class NuclearNorm(SchattenNorm):
     svdinv.torch.nuclear_norm : The operator.
     """
 
+    _operator = "nuclear_norm"
+    _arguments: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, *, reduction: str = "mean", method: str = "auto") -> None:
         super().__init__(1, reduction=reduction, method=method)
-
-    def extra_repr(self) -> str:
-        """Describe the module in a printed network."""
-        return f"reduction={self.reduction!r}"
 
 
 def _numbers(values: Tensor) -> str:
