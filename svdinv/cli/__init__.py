@@ -8,9 +8,12 @@ needs it.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from svdinv import __version__
 from svdinv.cli import compare, data, demo, evaluate, info, reconstruct, train
@@ -35,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         down; 130 where it was interrupted.
     """
     parser = _parser()
+    before = _ending_on_sigterm()
     try:
         arguments = parser.parse_args(argv)
         if arguments.command is None:
@@ -52,6 +56,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"svdinv: {error}")
         _give_up_output()
         return 2
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _ending_on_sigterm() -> Any:
+    """Let SIGTERM end the program as Ctrl-C does, also while it is importing.
+
+    Returns what it did before, or None where that is not its usual way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_DFL:
+        return None
+
+    def end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    return before
 
 
 def _give_up_output() -> None:

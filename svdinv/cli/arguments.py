@@ -150,7 +150,7 @@ def _declare(parser: Parser, *, several: bool) -> None:
         parser.add_argument(
             f"--{(plural or name).replace('_', '-')}",
             dest=name,
-            type={int: _whole, float: _number, str: str}[kind],
+            type=_READERS[kind],
             nargs="+" if plural else None,
             metavar=None if kind is int else name.upper(),
             help=text.replace("%", "%%"),
@@ -214,11 +214,11 @@ def task_settings(
         if name not in fields:
             flag = _flag(name, isinstance(value, list), task)
             raise ValueError(f"argument {flag}: has no use, for {what}")
-        values = value if isinstance(value, list) else [value]
-        if len({str(each) for each in values}) < len(values):
+        several = value if isinstance(value, list) else [value]
+        if len({str(each) for each in several}) < len(several):
             flag = _flag(name, True, task)
             raise ValueError(f"argument {flag}: names one twice")
-        lists[name] = values
+        lists[name] = several
     settings = []
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
@@ -330,3 +330,6 @@ def _whole(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"must be a whole number, got {text!r}"
         ) from None
+
+
+_READERS: dict[type, Callable[[str], Any]] = {int: _whole, float: _number, str: str}

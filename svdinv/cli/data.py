@@ -212,9 +212,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
     task = task_of_file(source)
     options = task_options(arguments, task, f"{source} is one of {task.images}")
     given = read(source, task, options)
-    measured = isinstance(given, Problem)
     print(f"{source}: task {task.kind}, one of {task.images}")
-    if measured:
+    if isinstance(given, Problem):
         print(f"  {task.describe(given)}, measured: {_shape(given.y)}")
         for name, array in task.measured(given).items():
             share = f", {array.mean():.1%} sampled" if array.dtype == bool else ""
@@ -247,7 +246,7 @@ def _write(arguments: argparse.Namespace) -> None:
         parser.error(f"argument --output: would replace {source}")
     given = read(source, task, options)
     if isinstance(given, Problem):
-        parser.error(f"argument INPUT: {source} is measured already")
+        raise ValueError(f"argument INPUT: {source} is measured already")
     writable_folder(parser, "--output", arguments.output.parent)
     problem = task.measure(given, options)
     told = {name: getattr(options, name) for name in ("seed", *task.options.names())}

@@ -135,6 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume is not None,
             weights=arguments.weights,
             device=arguments.device,
+            overwrite=arguments.overwrite,
         )
     except Refused as error:  # another ValueError is a mistake of svdinv's own
         parser.error(str(error))
@@ -142,8 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _folder(arguments: argparse.Namespace) -> Path:
     """Make the folder to write to, and spare what is in it."""
-    from svdinv.unroll.training.config import CHECKPOINT, CONFIG, WEIGHTS
-    from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
+    from svdinv.unroll.training.command import holds_training
 
     parser: Parser = arguments.parser
     if arguments.resume is not None:
@@ -151,11 +151,10 @@ def _folder(arguments: argparse.Namespace) -> Path:
     if arguments.output is None:
         parser.error("needs --output, a folder for what comes of the training")
     output = writable_folder(parser, "--output", arguments.output)
-    names = (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION, EVENTS)
-    there = [path.name for name in names for path in output.glob(name)]
+    there = holds_training(output)
     if there and not arguments.overwrite:
         parser.error(
-            f"argument --output: {output} holds {there[0]} already; go on with that "
+            f"argument --output: {output} holds {there} already; go on with that "
             "training by --resume, or begin anew in its place with --overwrite"
         )
     return output

@@ -46,7 +46,7 @@ class Soft(_Above):
     weighted: bool = False
 
     @property
-    def steps(self) -> bool:  # type: ignore[override]
+    def steps(self) -> bool:
         return not self.weighted
 
     def solve(self, s, tau, xp):

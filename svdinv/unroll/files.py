@@ -131,7 +131,9 @@ def holding(folder: Path) -> Iterator[None]:
         yield
         return
     path = folder / _LOCK
-    with path.open("w") as file:
+    # Not through a link, and nothing in it is cut off: it may be somebody's file.
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(handle, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

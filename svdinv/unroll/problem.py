@@ -70,11 +70,11 @@ class Problem:
     note: Any = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.A, Operator):
-            raise TypeError(f"A must be an Operator, got {type(self.A).__name__}")
-        if not isinstance(self.fidelity, DataFidelity):
-            got = type(self.fidelity).__name__
-            raise TypeError(f"fidelity must be a DataFidelity, got {got}")
+        for name, kind in (("A", Operator), ("fidelity", DataFidelity)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                got = type(value).__name__
+                raise TypeError(f"{name} must be of {kind.__name__}, got {got}")
 
     def value(self, x: Array) -> Array:
         """Give the data fidelity of an image, real and 0-d."""

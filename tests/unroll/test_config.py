@@ -127,7 +127,11 @@ def test_what_is_not_named_has_its_default():
         ("", "threads = 0", ["threads must lie in [1, 1024], got 0"]),
         ("", "threads = 10000000000", ["threads must lie in [1, 1024], got 100"]),
         ("training", "steps = 0", ["training: steps must lie in [1, 1e+09], got 0"]),
-        ("training", "batch = -3", ["training: batch must lie in [1, 1.04858e+06], got -3"]),
+        (
+            "training",
+            "batch = -3",
+            ["training: batch must lie in [1, 1.04858e+06], got -3"],
+        ),
         ("training", "clip = 0", ["training: clip must be positive, got 0.0"]),
         ("training", "clip = nan", ["training: clip must be positive, got nan"]),
         ("training", "learning_rate = inf", ["learning_rate must be at most 1e+06"]),

@@ -92,8 +92,10 @@ class Problems:
 
     def __iter__(self) -> Iterator[Problem]:
         for options, given in self.pairs:
-            measured = isinstance(given, Problem)
-            yield given if measured else self.task.measure(given, options)
+            if isinstance(given, Problem):
+                yield given
+            else:
+                yield self.task.measure(given, options)
 
 
 @dataclass

@@ -151,8 +151,9 @@ def parts(
     int
         How often it calls `on_part`.
     """
-    views = [view for view, _ in task.views(problem)] if ensemble else [problem]
-    return sum(len(_tiles(network, task, view)) or 1 for view in views)
+    if not ensemble:
+        return len(_tiles(network, task, problem)) or 1
+    return sum(len(_tiles(network, task, view)) or 1 for view, _ in task.views(problem))
 
 
 def apply(
@@ -190,11 +191,13 @@ def apply(
     Estimate
         The image, finished as the task wants it.
     """
-    views = list(task.views(problem)) if ensemble else [(problem, _unchanged)]
+    views = task.views(problem) if ensemble else [(problem, _unchanged)]
     total: Any = 0
-    for view, undone in views:
+    count = 0
+    for view, undone in views:  # one at a time: they are as large as the image
         total = total + undone(_tiled(network, task, view, device, on_part))
-    return Estimate(task.finished(np.ascontiguousarray(total / len(views))))
+        count += 1
+    return Estimate(task.finished(np.ascontiguousarray(total / count)))
 
 
 def _unchanged(image: Arrays) -> Arrays:

@@ -385,6 +385,8 @@ def at_least(least: int, recipe: Any, *names: str) -> None:
             raise ValueError(
                 f"{name} must be an integer of at least {least}, got {value!r}"
             )
+        if value > _MOST:
+            raise ValueError(f"{name} must be at most {_MOST}, got {value}")
 
 
 def check_floats(recipe: Any) -> None:
@@ -474,6 +476,9 @@ def check_measurement(
         f"Operator; got {len(measurement)} arguments"
     )
 
+
+# Of cells, features, convolutions or pixels of a side: far above what makes sense.
+_MOST = 2**14
 
 _REGISTERED: dict[str, type] = {}
 

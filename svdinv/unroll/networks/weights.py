@@ -31,6 +31,7 @@ from svdinv.unroll.networks.recipe import (
 __all__ = [
     "Weights",
     "check",
+    "check_recipe",
     "first_kernel",
     "initial",
     "naming",
@@ -265,6 +266,35 @@ def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -
             raise ValueError(
                 f"{name} must have shape {shape}, got {tuple(weights[name].shape)}"
             )
+
+
+def check_recipe(weights: Mapping[str, Any], recipe: Recipe) -> None:
+    """Check weights against a recipe, whose network is not made yet.
+
+    Parameters
+    ----------
+    weights : mapping of str to array
+        The weights by name.
+    recipe : Recipe
+        The recipe.
+
+    Raises
+    ------
+    ValueError
+        As `check`; layers of a framework's own are left to it.
+    """
+    expected: dict[str, tuple[int, ...]] = {}
+    for prefix, layer in _layers(recipe):
+        if isinstance(layer, Number | Convolutions):
+            expected |= _shapes(prefix, layer)
+    for name, shape in expected.items():
+        if name in weights and tuple(weights[name].shape) != shape:
+            raise ValueError(
+                f"{name} must have shape {shape}, got {tuple(weights[name].shape)}"
+            )
+    missing = [name for name in expected if name not in weights]
+    if missing:
+        check(weights, expected)
 
 
 def _layers(recipe: Recipe) -> Iterator[tuple[str, Layer]]:

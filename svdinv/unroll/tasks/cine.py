@@ -605,7 +605,7 @@ class Hearts:
 
     def _item(
         self, rng: np.random.Generator, coils: int, frames: int
-    ) -> tuple[NDArray[Any], ...]:
+    ) -> tuple[Any, ...]:
         task = self.task
         if self._real and rng.random() < task.real_share:
             real = self._real[int(rng.integers(len(self._real)))]

@@ -17,10 +17,17 @@ from tqdm import tqdm
 from svdinv.unroll.files import holding, remove_drafts
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, Config
-from svdinv.unroll.training.logs import LOG, VALIDATION
+from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
 from svdinv.unroll.training.run import WEIGHTS, Outcome, Run, interrupts
 
-__all__ = ["Refused", "RunningMean", "command", "processes", "train"]
+__all__ = [
+    "Refused",
+    "RunningMean",
+    "command",
+    "holds_training",
+    "processes",
+    "train",
+]
 
 
 class Refused(ValueError):
@@ -34,6 +41,7 @@ def train(
     resume: bool = False,
     weights: Path | None = None,
     device: str = "auto",
+    overwrite: bool = True,
 ) -> int:
     """Train, with a progress bar and a line or two of conclusion.
 
@@ -49,6 +57,8 @@ def train(
         File with the first weights.
     device : str
         Where to compute: "cpu", "cuda", such as "cuda:1", or "auto".
+    overwrite : bool
+        Whether to begin anew where the folder holds a training.
 
     Returns
     -------
@@ -68,6 +78,10 @@ def train(
         def make() -> Run:
             if rank == 0:
                 held.enter_context(_alone(output))
+                # Another process may have begun one, and ended, a moment ago.
+                there = "" if resume or overwrite else holds_training(output)
+                if there:
+                    raise ValueError(f"{output} holds {there} already")
             first = None if weights is None else _weights(weights, config)
             return Run(config, None, output, resume=resume, weights=first, device=place)
 
@@ -101,6 +115,23 @@ def _alone(output: Path) -> Iterator[None]:
         for name in (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION):
             remove_drafts(output / name)
         yield
+
+
+def holds_training(output: Path) -> str:
+    """Name the first file of a training in a folder, if there is one.
+
+    Parameters
+    ----------
+    output : Path
+        The folder.
+
+    Returns
+    -------
+    str
+        Empty, if there is none.
+    """
+    names = (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION, EVENTS)
+    return next((path.name for name in names for path in output.glob(name)), "")
 
 
 def _announce(run: Run, output: Path) -> None:

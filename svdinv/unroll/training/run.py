@@ -156,6 +156,7 @@ class Run:
         self.optimiser = optimiser(self.network.parameters(), lr=1e-3)
         self.resumed = resume
         self.strange: list[str] = []
+        self._aside: list[tuple[Path, Path]] = []
         begun: dict[str, str] = {}
         if resume:
             begun = self._restore(read_checkpoint(self._file(CHECKPOINT))).origin
@@ -317,7 +318,12 @@ class Run:
             )
         self.step = checkpoint.step
         for name in (LOG, VALIDATION):
-            read_log(self._file(name))  # refused now if it is something else
+            try:
+                read_log(self._file(name))
+            except ValueError as error:  # it must not stand in the way of the weights
+                aside = self._file(f"{name}.damaged")
+                self._aside.append((self._file(name), aside))
+                self.strange.append(f"{error}: set aside as {aside.name}")
         return checkpoint
 
     def _origin_now(self, *, own: bool) -> dict[str, str]:
@@ -335,7 +341,7 @@ class Run:
                     f"a training is resumed as it was begun, but task.{name} are other "
                     "files now, or others were added"
                 )
-        self.strange = [
+        self.strange += [
             f"{name} was {begun[name]}, is {now[name]}" for name in sorted(differing)
         ]
 
@@ -434,6 +440,8 @@ class Run:
                 self._failure = error
 
     def _open(self) -> None:
+        for damaged, aside in self._aside:
+            damaged.replace(aside)
         if self.resumed:
             self._save_weights()  # a kill between two files may have left older ones
             write(self.config, self._file(CONFIG))
