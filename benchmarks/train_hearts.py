@@ -4,7 +4,8 @@ The loop is that of `svdinv train`. The iterations in front of the first cell ha
 weights, and take half of the time of a step; so what they make of an item is kept, and
 most steps take items that were seen before, mirrored, turned and reversed in time along
 with it. Every item is still a function of the seed and the step: a training that was
-interrupted goes on with ``--resume``, and makes the items that it needs again.
+interrupted goes on with ``--resume``, the same ``--new`` and ``--output``, and makes
+the items that it needs again.
 
     python benchmarks/train_hearts.py series.npz --photographs photographs \
         --output runs/hearts
