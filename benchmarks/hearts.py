@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,14 @@ import torch
 
 from svdinv.unroll import pretrained
 from svdinv.unroll.data.hearts import HEARTS, heart_series, read_hearts, smooth_phase
-from svdinv.unroll.jobs.baselines import classical
-from svdinv.unroll.jobs.cine import PATTERNS, measured, sampling, unseen_series
-from svdinv.unroll.jobs.data import Case, white_noise
-from svdinv.unroll.jobs.training import reconstruct
+from svdinv.unroll.data.moving import unseen_series
+from svdinv.unroll.data.noise import white_noise
+from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.metrics import snr
-from svdinv.unroll.operators import MRI
-from svdinv.unroll.phantom import coil_maps
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.cine import PATTERNS, Cine, sampled, sampling
 from svdinv.unroll.torch import load
+from svdinv.unroll.training.run import reconstruct
 
 HELD_OUT = ("short_00", "short_10", "short_19", "long_00", "long_07", "long_13")
 THREE = ("radial", "variable-density", "vista")
@@ -60,20 +61,21 @@ def series_of(
         yield name, (part / part.max() * phase).astype(np.complex64)
 
 
-def made(name: str, series: np.ndarray, pattern: str, options: argparse.Namespace):
+def made(
+    name: str, series: np.ndarray, pattern: str, options: argparse.Namespace
+) -> Problem:
     """Undersample a series, in the setting of the options."""
     rng = np.random.default_rng(7)
     mask = sampling(pattern, series.shape, rng, options.acceleration)
     shape = series.shape[1:]
     maps = coil_maps(options.coils, *shape, seed=5) if options.coils else None
-    kspace = measured(series, mask, maps)
+    problem = sampled(name, series, mask, maps)
     if options.snr is not None:
         deviation = np.sqrt(np.mean(np.abs(series) ** 2) / 10 ** (options.snr / 10))
-        noise = white_noise(kspace.shape, kspace.dtype, rng)
-        noisy = kspace + np.float32(deviation) * noise
-        kspace = MRI(mask, maps).measured(noisy)
-    given = (mask,) if maps is None else (mask, maps)
-    return Case(name, pattern, kspace, given, series)
+        noise = white_noise(problem.y.shape, problem.y.dtype, rng)
+        noisy = problem.y + np.float32(deviation) * noise
+        problem = replace(problem, y=problem.A.measured(noisy))
+    return replace(problem, setting=pattern)
 
 
 def main() -> int:
@@ -100,25 +102,24 @@ def main() -> int:
     rows: dict[str, dict[str, list[float]]] = {}
     for name, series in series_of(options):
         for pattern in options.patterns:
-            case = made(name, series, pattern, options)
+            problem = made(name, series, pattern, options)
             setting = [options.acceleration, options.coils, options.snr]
             key = json.dumps([name, pattern, *setting, list(series.shape)])
             scores = dict(kept.get(key, {}))
             if not options.no_classical:
-                methods = classical("cine")
+                methods = Cine().baselines()
                 for method in methods.keys() - scores.keys() - {"zero-filled"}:
-                    scores[method] = float(snr(series, methods[method](case).image))
+                    scores[method] = float(snr(series, methods[method](problem).image))
                     kept[key] = scores
                     if path:
                         path.write_text(json.dumps(kept, indent=0))
             best = max(scores.values(), default=float("nan"))
-            samples, given = case.batch()
-            A = recipe.operator(*map(torch.from_numpy, given))
+            tensors = problem.single().replace_arrays(torch.from_numpy)
             with torch.no_grad():
-                start = recipe.begin(torch.from_numpy(samples), A)["x"][0].numpy()
+                start = recipe.begin(tensors)["x"][0].numpy()
             row = {"classical": best, "start": float(snr(series, start))}
             for label, network in networks.items():
-                row[label] = float(snr(series, reconstruct(network, case)))
+                row[label] = float(snr(series, reconstruct(network, problem)))
             print(name, pattern, *(f"{x:.2f}" for x in row.values()), flush=True)
             for label, value in row.items():
                 rows.setdefault(pattern, {}).setdefault(label, []).append(value)

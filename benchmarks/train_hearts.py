@@ -4,7 +4,8 @@ The loop is that of `svdinv train`. The iterations in front of the first cell ha
 weights, and take half of the time of a step; so what they make of an item is kept, and
 most steps take items that were seen before, mirrored, turned and reversed in time along
 with it. Every item is still a function of the seed and the step: a training that was
-interrupted goes on with ``--resume``, and makes the items that it needs again.
+interrupted goes on with ``--resume``, the same ``--new`` and ``--output``, and makes
+the items that it needs again.
 
     python benchmarks/train_hearts.py series.npz --photographs photographs \
         --output runs/hearts
@@ -25,14 +26,16 @@ import numpy as np
 import torch
 
 from svdinv.unroll import pretrained
-from svdinv.unroll import weights as files
-from svdinv.unroll.jobs.cine import Hearts
-from svdinv.unroll.jobs.config import WEIGHTS, changed, preset, write
-from svdinv.unroll.jobs.data import Batch, Case, generator
-from svdinv.unroll.jobs.train import RunningMean, processes
-from svdinv.unroll.jobs.training import CONFIG, Run, interrupts, to_resume
+from svdinv.unroll.data.noise import generator
 from svdinv.unroll.networks import LLS
+from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.recipe import register
+from svdinv.unroll.operators import MRI
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.cine import Hearts
+from svdinv.unroll.training.command import RunningMean, processes
+from svdinv.unroll.training.config import WEIGHTS, changed, preset, write
+from svdinv.unroll.training.run import CONFIG, Run, interrupts, to_resume
 
 HELD_OUT = ("short_00", "short_10", "short_19", "long_00", "long_07", "long_13")
 """The outermost slices of each stack, and one of its middle."""
@@ -41,16 +44,15 @@ _TURNS = 2**32 - 2  # number of no item, for how those of a step are turned
 _CHOICE = 2**32 - 3
 _FRESH = 60  # steps that make new items, before any is taken again
 
-_begun: list[Any] = []
-
 
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BegunLLS(LLS):
     """An LLS-Net that is handed what its classical iterations give."""
 
-    def _classical(self, *arguments: Any) -> Any:
-        return _begun.pop() if _begun else super()._classical(*arguments)
+    def _classical(self, x: Any, problem: Problem, scale: Any) -> Any:
+        # What was kept comes as a note of the problem.
+        return problem.note or super()._classical(x, problem, scale)
 
 
 class Kept:
@@ -70,7 +72,7 @@ class Kept:
         self.hearts, self.recipe, self.new = hearts, recipe, new
         self._kept: dict[tuple[int, int, int, int], Any] = {}
 
-    def batch(self, seed: int, step: int, items: range) -> Batch:
+    def batch(self, seed: int, step: int, items: range) -> Problem:
         """Give a batch as `Hearts.batch` does, and its start to the network."""
         source = step
         if not self._makes(seed, step):
@@ -96,14 +98,12 @@ class Kept:
             if name not in ("mask", "maps"):
                 array = factor * array
             turned[name] = np.ascontiguousarray(array)
-        start = (torch.from_numpy(turned.pop(name)) for name in ("x", "before"))
-        _begun[:] = [tuple(start)]
-        samples, truth = turned.pop("samples"), turned.pop("truth")
-        return Batch(samples, tuple(turned.values()), truth)
+        start = tuple(torch.from_numpy(turned.pop(name)) for name in ("x", "before"))
+        A = MRI(turned["mask"], turned.get("maps"))
+        return Problem(turned["y"], A, truth=turned["truth"], note=start)
 
-    def validation(self) -> list[Case]:
-        """Give the cases of the series that are held out."""
-        _begun.clear()
+    def validation(self) -> list[Problem]:
+        """Give the problems of the series that are held out."""
         return self.hearts.validation()
 
     def _makes(self, seed: int, step: int) -> bool:
@@ -111,13 +111,12 @@ class Kept:
 
     def _make(self, seed: int, step: int, items: range) -> dict[str, Any]:
         batch = self.hearts.batch(seed, step, items)
-        given = map(torch.from_numpy, batch.measurement)
-        A, y = self.recipe.operator(*given), torch.from_numpy(batch.samples)
-        _begun.clear()
         with torch.no_grad():
-            state = self.recipe.begin(y, A)
-        arrays = {"samples": batch.samples, "truth": batch.truth}
-        arrays |= dict(zip(("mask", "maps"), batch.measurement, strict=False))
+            state = self.recipe.begin(batch.replace_arrays(torch.from_numpy))
+        A: Any = batch.A
+        arrays = {"y": batch.y, "truth": batch.truth, "mask": A.mask}
+        if A.maps is not None:
+            arrays["maps"] = A.maps
         return arrays | {name: state[name].numpy() for name in ("x", "before")}
 
 

@@ -252,10 +252,14 @@ def test_options_out_of_range_are_refused(options, message):
 
 def test_series_held_out_must_be_there_and_leave_some(tmp_path):
     path = write(tmp_path / "a.npz", count=2)
-    with pytest.raises(ValueError, match="held_out: no series 's2'; there are s0, s1"):
+    with pytest.raises(
+        ValueError, match=r"task\.held_out: no series 's2'; there are s0"
+    ):
         Cine(**FEW, real=(path,), held_out=("s2",)).load()
-    with pytest.raises(ValueError, match="no series to train on: all are held out"):
+    with pytest.raises(ValueError, match=r"task\.real has no series to train on"):
         Cine(**FEW, real=(path,), held_out=("s0", "s1")).load()
+    with pytest.raises(ValueError, match=r"task\.real: there is no "):
+        Cine(**FEW, real=(str(tmp_path / "b"),)).load()
 
 
 # The script that trained the weights
@@ -280,10 +284,10 @@ def test_kept_items_are_measured_as_they_are_turned(script, coils):
         batch = batch.replace_arrays(torch.from_numpy)
         truth, samples, A = batch.truth, batch.y, batch.A
         torch.testing.assert_close(A(truth), samples, atol=1e-5, rtol=0)
-        state = recipe.begin(samples, A)  # takes what was kept
-        assert not script._begun
+        state = recipe.begin(batch)  # takes what was kept
+        assert torch.equal(state["x"], batch.note[0])
         # It explains the samples as well as what is begun anew does.
-        fresh = LLS(**vars(recipe)).begin(samples, A)["x"]
+        fresh = LLS(**vars(recipe)).begin(batch)["x"]
         error, due = (torch.abs(x - truth).mean() for x in (state["x"], fresh))
         assert abs(error - due) < 0.2 * due
         truths.append(batch.truth)

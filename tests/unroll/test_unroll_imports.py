@@ -27,14 +27,15 @@ FOREIGN = {
 ALLOWED = {
     "networks": set(),
     "manual": set(),
-    "weights": set(),
+    "networks.weights": set(),
     "algorithms": set(),
     "operators": set(),
     "priors": set(),
-    "solve": set(),
-    "masks": set(),
+    "problem": set(),
+    "fidelity": set(),
+    "data.masks": set(),
     "metrics": set(),
-    "phantom": set(),
+    "data.phantom": set(),
     "torch": {"torch"},
 }
 

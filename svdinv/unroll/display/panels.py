@@ -27,6 +27,7 @@ _WIDTH, _GAP, _MARGIN, _HEAD, _BOTTOM = 2.9, 0.1, 0.18, 1.15, 0.18
 _BAR, _BAR_WIDTH = 0.55, 0.13
 _SIDE, _PROFILE = 0.34, 1.1  # captions at the left, and the profile, of series
 _DPI = 110
+_MOST_SHOWN = 2048  # pixels of a side
 _INK, _MUTED, _MARK = "#1a1a1a", "#6b6b6b", "#ffd23f"
 # Of series: the brightest pixels are few, and of no interest.
 _WHITE = 0.998
@@ -87,6 +88,7 @@ def save_panel(
     columns = [*_known(truth), *entries]
     image = columns[0 if truth else -1].image
     height, width = image.shape[:2]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     side = max(16, min(height, width) // _ZOOM)
     top, left = _contrasty_window(image, side)
     tall = _WIDTH * height / width
@@ -94,16 +96,25 @@ def save_panel(
     for column, entry in enumerate(columns):
         sheet.head(column, entry)
         whole = sheet.axes(0, column)
-        whole.imshow(entry.image, interpolation="antialiased")
+        whole.imshow(_reduced(entry.image), interpolation="antialiased", extent=extent)
         whole.add_patch(
             Rectangle((left, top), side, side, fill=False, edgecolor=_MARK, lw=1.4)
         )
         window = entry.image[top : top + side, left : left + side]
         sheet.axes(1, column, framed=True).imshow(window, interpolation="nearest")
     if truth:
-        errors = [np.abs(entry.image - truth.image).mean(axis=-1) for entry in entries]
+        known = _reduced(truth.image)
+        errors = [
+            np.abs(_reduced(entry.image) - known).mean(axis=-1) for entry in entries
+        ]
         sheet.errors(2, errors, "mean absolute error\nover the channels")
     sheet.save(path)
+
+
+def _reduced(image: NDArray[Any]) -> NDArray[Any]:
+    """Take every so many pixels of what is larger than a panel shows by far."""
+    step = max(image.shape[:2]) // _MOST_SHOWN + 1
+    return image[::step, ::step]
 
 
 def save_series_panel(

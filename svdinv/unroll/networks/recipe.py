@@ -478,7 +478,7 @@ def check_measurement(
 
 
 # Of cells, features, convolutions or pixels of a side: far above what makes sense.
-_MOST = 2**14
+_MOST = 2**20
 
 _REGISTERED: dict[str, type] = {}
 

@@ -134,7 +134,8 @@ def from_matrix(
                 f"{tuple(shape)}"
             )
     # A transposed copy of a sparse array multiplies several times as fast.
-    turned = matrix.conj().T
+    function = hasattr(matrix, "matvec")  # a LinearOperator
+    turned = matrix.adjoint() if function else matrix.conj().T
     turned = turned.tocsr() if hasattr(turned, "tocsr") else turned
 
     def forward(x: Any) -> Any:

@@ -318,14 +318,17 @@ class Cine(Task):
             photos = [image for _, image in sorted(found.items())]
             if min(min(photo.shape[:2]) for photo in photos) < self.size:
                 raise ValueError(f"a photograph is smaller than size, {self.size}")
-        real = read_hearts(self.real)
+        try:
+            real = read_hearts(self.real)
+        except ValueError as error:
+            raise ValueError(f"task.real: {error}") from error
         missing = [name for name in self.held_out if name not in real]
         if missing:
             raise ValueError(
-                f"held_out: no series {missing[0]!r}; there are {', '.join(real)}"
+                f"task.held_out: no series {missing[0]!r}; there are {', '.join(real)}"
             )
         if self.real and len(real) <= len(set(self.held_out)):
-            raise ValueError("real has no series to train on: all are held out")
+            raise ValueError("task.real has no series to train on: all are held out")
         return Hearts(self, photos, real)
 
     def origin(self) -> dict[str, str]:

@@ -88,6 +88,7 @@ class Checkpoint:
                     kind: torch.empty_like(parameter).copy_(x)
                     for kind, x in moments[name].items()
                 }
+                optimiser.state.pop(parameter, None)
                 if found:
                     optimiser.state[parameter] = {"step": step.clone(), **found}
 

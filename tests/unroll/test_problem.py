@@ -1,0 +1,413 @@
+"""Problems, data fidelities, and operators of other libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import array_api_compat as compat
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+import tensorflow as tf
+import torch
+
+import svdinv.numpy
+from svdinv.unroll.algorithms import ADMM, ISTA, PDHG, solve
+from svdinv.unroll.fidelity import L2, DataFidelity, PoissonKL
+from svdinv.unroll.networks import LS, Unrolled
+from svdinv.unroll.operators import (
+    MRI,
+    Dense,
+    Identity,
+    Operator,
+    Sampling,
+    Stack,
+    Wrapped,
+    dot_test,
+    from_matrix,
+)
+from svdinv.unroll.priors import Nuclear
+from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.torch import Network, load
+
+WRITTEN = Path(__file__).parent / "written"
+FIDELITIES = {
+    "L2": L2(),
+    "L2, weight": L2(0.3),
+    "L2, weights": L2(np.linspace(0.2, 2, 12).reshape(3, 4)),
+    "Poisson": PoissonKL(0.5),
+    "Poisson, background": PoissonKL(np.linspace(0.1, 1, 12).reshape(3, 4)),
+}
+fidelities = pytest.mark.parametrize("fidelity", FIDELITIES.values(), ids=FIDELITIES)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def counts(rng):
+    """Positive z, and counts of which some are 0."""
+    return rng.uniform(0.5, 4, (3, 4)), rng.poisson(1.5, (3, 4)).astype(float)
+
+
+@fidelities
+def test_slope_is_the_derivative_of_the_distance(fidelity, counts, rng):
+    z, y = counts
+    direction, h = rng.standard_normal(z.shape), 1e-6
+    ahead, behind = (fidelity.distance(z + s * h * direction, y) for s in (1, -1))
+    slope = np.sum(fidelity.slope(z, y) * direction)
+    assert (ahead - behind) / (2 * h) == pytest.approx(slope, rel=1e-7)
+
+
+@fidelities
+@pytest.mark.parametrize("step", [1e-3, 0.7, 50.0])
+def test_prox_is_where_the_slope_and_the_distance_balance(fidelity, counts, step):
+    z, y = counts
+    w = fidelity.prox(z, y, step)
+    balance = step * fidelity.slope(w, y) + w - z
+    where = y > 0 if isinstance(fidelity, PoissonKL) else np.ones(z.shape, dtype=bool)
+    np.testing.assert_allclose(balance[where], 0, atol=1e-9 * (1 + step))
+
+
+@fidelities
+def test_slope_has_the_lipschitz_constant_that_it_says(fidelity, counts, rng):
+    _, y = counts
+    one, other = rng.uniform(0, 5, (2, 200, 3, 4))
+    ratio = abs(fidelity.slope(one, y) - fidelity.slope(other, y)) / abs(one - other)
+    assert ratio.max() <= fidelity.curvature(y) * (1 + 1e-9)
+
+
+@fidelities
+def test_dual_step_is_that_of_moreau(fidelity, counts, rng):
+    z, y = counts
+    dual, sigma = rng.standard_normal(z.shape), 0.6
+    found = fidelity.dual_step(dual, z, y, sigma, Identity())
+    plain = DataFidelity.dual_step(fidelity, dual, z, y, sigma, Identity())
+    np.testing.assert_allclose(found, plain, atol=1e-12)
+
+
+def test_divergence_is_zero_where_the_mean_is_the_count():
+    y = np.array([0.0, 1.0, 7.0])
+    assert PoissonKL().distance(y, y) == 0
+    assert PoissonKL().distance(np.array([1.0, 0.0, 1.0]), y) == np.inf
+    assert np.isfinite(PoissonKL().slope(np.zeros(3), y)).all()
+
+
+@pytest.mark.parametrize("algorithm", [ISTA(), PDHG(), ADMM(cg_iterations=20)])
+@pytest.mark.parametrize("weight", [0.25, np.linspace(0.2, 2, 7)])
+def test_weighted_least_squares_by_every_algorithm(algorithm, weight, rng):
+    """Without a prior, x solves ``A^T W A x = A^T W y``."""
+    matrix, y = rng.standard_normal((7, 4)), rng.standard_normal(7)
+    problem = Problem(y, Dense(matrix, (4,)), L2(weight))
+    found = solve(
+        problem, Nothing(), algorithm=algorithm, iterations=20000, rtol=1e-12
+    ).image
+    W = np.diag(np.broadcast_to(weight, 7))
+    expected = np.linalg.solve(matrix.T @ W @ matrix, matrix.T @ W @ y)
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+class Nothing:
+    def value(self, x):
+        return 0.0
+
+    def prox(self, x, step):
+        return x
+
+
+def test_poisson_data_by_the_primal_dual_algorithm(rng):
+    """The most likely image of independent counts are the counts themselves."""
+    y = rng.poisson(5, (4, 5)).astype(float)
+    found = solve(
+        Problem(y, Identity(), PoissonKL()), Nothing(), iterations=5000, rtol=1e-10
+    )
+    np.testing.assert_allclose(found.image, y, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [(ADMM(), "the data fidelity L2"), (ISTA(), "no Lipschitz constant")],
+)
+def test_algorithms_that_cannot_take_a_fidelity_say_so(algorithm, message):
+    problem = Problem(np.ones(3), Identity(), PoissonKL())
+    with pytest.raises(TypeError, match=message):
+        solve(problem, Nuclear(0.1), algorithm=algorithm)
+
+
+def test_a_network_takes_the_fidelity_from_the_problem(rng):
+    """Half the weight, half the step."""
+    series = rng.standard_normal((1, 3, 8, 8)) + 0j
+    mask = rng.random(series.shape) < 0.5
+    A = MRI(torch.from_numpy(mask))
+    y = A(torch.from_numpy(series))
+    network = Network(LS(cells=1, features=2), seed=0).double()
+    whole = network(Problem(y, A))
+    half = network(Problem(y, A, L2(0.5)))
+    none = network(Problem(y, A, L2(1e-30)))
+    torch.testing.assert_close(half, (whole + none) / 2)
+    assert not torch.allclose(half, whole)
+
+
+def test_a_problem_is_what_a_call_with_a_mask_is(rng):
+    image = rng.random((2, 3, 16, 16), dtype=np.float32)
+    mask = rng.random(image.shape) < 0.4
+    network = load(WRITTEN / "tlr.safetensors")
+    y, m = torch.from_numpy(image * mask), torch.from_numpy(mask)
+    one = network(y, m)
+    assert torch.equal(one, network(Problem(y, Sampling(m))))
+    assert torch.equal(one, network(y, Sampling(m)))
+    with pytest.raises(TypeError, match="nothing goes beside a problem"):
+        network(Problem(y, Sampling(m)), m)
+
+
+@pytest.mark.parametrize("coils", [0, 3])
+def test_a_batch_of_problems(coils, rng):
+    shape = (2, 3, 6, 5)
+    series = rng.standard_normal(shape) + 0j
+    masks = rng.random(shape) < 0.5
+    maps = rng.standard_normal((2, coils, 6, 5)) + 0j if coils else [None, None]
+    problems = [
+        Problem(MRI(m, c)(x), MRI(m, c), truth=x)
+        for x, m, c in zip(series, masks, maps, strict=True)
+    ]
+    whole = batch(problems)
+    np.testing.assert_array_equal(whole.truth, series)
+    np.testing.assert_allclose(whole.A(series), whole.y)
+    for i, problem in enumerate(problems):
+        np.testing.assert_allclose(
+            whole.gradient(0 * series)[i], problem.gradient(0j * series[i])
+        )
+
+
+def test_batches_that_do_not_go_together():
+    one = Problem(np.ones(3), Identity())
+    for other, message in (
+        (Problem(np.ones(4), Identity()), "one shape"),
+        (
+            Problem(np.ones(3), Identity(), truth=np.ones(3)),
+            "all must have their truth",
+        ),
+        (Problem(np.ones(3), Identity(), L2(2.0)), "one data fidelity"),
+        (Problem(np.ones(3), Sampling(np.ones(3, dtype=bool))), "cannot be one batch"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            batch([one, other])
+    with pytest.raises(ValueError, match="at least one"):
+        batch([])
+
+
+# Files of earlier versions
+
+
+@pytest.mark.parametrize(
+    "path", sorted(WRITTEN.glob("*.safetensors")), ids=lambda p: p.stem
+)
+def test_networks_of_older_files_give_the_same_images(path):
+    """Weights and images were written when networks took masks and maps alone."""
+    outputs, network = np.load(WRITTEN / "outputs.npz"), load(path)
+
+    def image(truth, *measurement):
+        y = network.recipe.operator(*measurement)(truth)
+        with torch.no_grad():
+            return network(*map(torch.from_numpy, (y, *measurement))).numpy()
+
+    if network.recipe.axes == "B C H W":
+        found = image(outputs["image"], outputs["imask"])
+    else:
+        found = image(outputs["series"], outputs["smask"])
+        both = image(outputs["series"], outputs["smask"], outputs["maps"])
+        expected = outputs[f"{path.stem}, coils"]
+        np.testing.assert_allclose(both, expected, atol=2e-6 * abs(expected).max())
+    expected = outputs[path.stem]
+    np.testing.assert_allclose(found, expected, atol=2e-6 * abs(expected).max())
+
+
+# Operators of other libraries
+
+MATRIX = np.random.default_rng(1).standard_normal((5, 6))
+
+
+def wrapped(arrays="numpy"):
+    return Wrapped(
+        lambda x: (MATRIX.astype(x.dtype) @ x.reshape(6)).reshape(5),
+        lambda y: (MATRIX.T.astype(y.dtype) @ y).reshape(2, 3),
+        (2, 3),
+        (5,),
+        arrays=arrays,
+    )
+
+
+WRAPPED = {
+    "functions": wrapped(),
+    "sparse": from_matrix(scipy.sparse.csr_array(MATRIX), (2, 3)),
+    "linear operator": from_matrix(
+        scipy.sparse.linalg.aslinearoperator(MATRIX), (2, 3)
+    ),
+    "dense": from_matrix(MATRIX, (2, 3)),
+}
+
+
+@pytest.mark.parametrize("A", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+def test_wrapped_operators_are_their_matrix(A, dtype, rng):
+    x = rng.standard_normal((4, 2, 3)).astype(dtype)
+    dense = Dense(MATRIX.astype(dtype), (2, 3))
+    eps = np.finfo(dtype).eps
+    assert A(x).dtype == dtype
+    np.testing.assert_allclose(A(x), dense(x), atol=100 * eps)
+    np.testing.assert_allclose(A.H(A(x)), dense.H(dense(x)), atol=1000 * eps)
+    assert dot_test(A, x) < 10 * eps
+
+
+@pytest.mark.parametrize("A", WRAPPED.values(), ids=WRAPPED)
+def test_derivatives_of_wrapped_operators_on_every_framework(A, rng):
+    x, g = rng.standard_normal((2, 3)), rng.standard_normal(5)
+    expected = A.H(g)
+
+    t = torch.tensor(x, requires_grad=True)
+    (A(t) * torch.tensor(g)).sum().backward()
+    np.testing.assert_allclose(t.grad, expected, atol=1e-12)
+    assert torch.autograd.gradcheck(A, (t,))
+    assert torch.autograd.gradgradcheck(A, (t,))
+
+    with jax.enable_x64(True):
+        found = jax.jit(jax.grad(lambda x: jnp.sum(A(x) * g)))(jnp.asarray(x))
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+        _, tangent = jax.jvp(A, (jnp.asarray(x),), (jnp.asarray(x),))
+        np.testing.assert_allclose(tangent, A(x), atol=1e-12)
+
+    for graph in (False, True):
+        function = tf.function(A) if graph else A
+        v = tf.Variable(x)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(function(tf.convert_to_tensor(v)) * g)
+        np.testing.assert_allclose(tape.gradient(loss, v), expected, atol=1e-12)
+
+    _, pullback = svdinv.numpy.vjp(
+        lambda x: svdinv.numpy._backend.call(A._forward, x)[0], x
+    )
+    np.testing.assert_allclose(pullback(g)[0], expected, atol=1e-12)
+
+
+def test_a_network_is_trained_through_an_operator_of_another_library(rng):
+    A = from_matrix(scipy.sparse.csr_array(rng.standard_normal((20, 48))), (3, 4, 4))
+    network = Network(Unrolled(cells=2, images="image"), operator=A, seed=0)
+    x = torch.tensor(rng.random((2, 3, 4, 4)), dtype=torch.float32)
+    network(A(x)).square().sum().backward()
+    assert all(p.grad.isfinite() for p in network.parameters())
+    assert any(p.grad.abs() > 0 for p in network.parameters())
+
+
+def test_functions_of_the_frameworks_own_arrays():
+    seen = []
+
+    def forward(x):
+        seen.append(compat.is_torch_array(x))
+        return x[0]
+
+    A = Wrapped(forward, lambda y: torch.stack([y, 0 * y]), (2, 3), (3,), arrays="own")
+    x = torch.ones(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(A, (x,))
+    assert seen
+    assert all(seen)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Wrapped(3, abs, (2,), (2,)), TypeError, "forward must be a function"),
+        (lambda: Wrapped(abs, abs, (), (2,)), ValueError, "at least one axis"),
+        (lambda: Wrapped(abs, abs, (2,), (2,), arrays="x"), ValueError, "'numpy' or"),
+        (lambda: Wrapped(abs, abs, (2,), (3,))(np.ones(2)), ValueError, "must give"),
+        (
+            lambda: wrapped()(np.ones((3, 2))),
+            ValueError,
+            r"images must be \(..., 2, 3\)",
+        ),
+        (
+            lambda: Wrapped(lambda x: 1j * x, abs, (2,), (2,))(np.ones(2)),
+            TypeError,
+            "complex data of real images",
+        ),
+        (lambda: from_matrix(MATRIX, (4,)), ValueError, "must have 6 elements"),
+        (lambda: Stack([]), ValueError, "must not be empty"),
+        (lambda: Stack([Identity()], axis=0), ValueError, "must be negative"),
+        (lambda: Problem(1, abs), TypeError, "A must be"),
+        (lambda: Problem(1, Identity(), abs), TypeError, "fidelity must be"),
+        (lambda: L2(-1.0), ValueError, "weight must be positive"),
+        (lambda: PoissonKL(-1.0), ValueError, "background must not be negative"),
+        (lambda: Square().H, TypeError, "not linear"),
+    ],
+)
+def test_bad_input_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@dataclass(frozen=True)
+class Square(Operator):
+    """x -> x^2, to test the chain rule by."""
+
+    linear = False
+
+    def forward(self, x):
+        return x**2
+
+    def derivative(self, x):
+        return Diagonal(2 * x)
+
+
+class Diagonal(Operator):
+    def __init__(self, d):
+        self.d = d
+
+    def forward(self, x):
+        return self.d * x
+
+    def adjoint(self, y):
+        return self.d.conj() * y
+
+
+COMPOUND = {
+    "alone": Square(),
+    "product": Dense(MATRIX, (6,)) * Square(),
+    "twice": Square() * Square(),
+    "behind": Square() * Diagonal(np.arange(6.0)),
+    "sum": Square() + Identity(),
+    "multiple": 3 * Square(),
+    "stack": Stack([Square(), Dense(MATRIX, (6,)), 2 * Square()]),
+    "weighted": Dense(MATRIX, (6,)) * (Square() - Identity()),
+}
+
+
+@pytest.mark.parametrize("A", COMPOUND.values(), ids=COMPOUND)
+def test_derivatives_of_what_is_not_linear(A, rng):
+    x, dx, h = rng.standard_normal(6), rng.standard_normal(6), 1e-6
+    J = A.derivative(x)
+    assert J.linear
+    assert not A.linear
+    np.testing.assert_allclose(
+        J(dx), (A(x + h * dx) - A(x - h * dx)) / (2 * h), rtol=1e-6, atol=1e-7
+    )
+    assert dot_test(J, x) < 1e-13
+    problem = Problem(A(x) + 1, A)
+    ahead, behind = problem.value(x + h * dx), problem.value(x - h * dx)
+    assert np.sum(problem.gradient(x) * dx) == pytest.approx(
+        (ahead - behind) / (2 * h), rel=1e-5
+    )
+
+
+def test_a_stack_measures_one_image_several_times(rng):
+    parts = [Dense(rng.standard_normal((n, 6)), (6,)) for n in (2, 5)]
+    A, x = Stack(parts), rng.standard_normal((3, 6))
+    np.testing.assert_array_equal(A(x), np.concatenate([p(x) for p in parts], -1))
+    assert dot_test(A, x) < 1e-14
+    again = A.replace_arrays(torch.from_numpy)
+    np.testing.assert_allclose(again(torch.from_numpy(x)), A(x))
+    with pytest.raises(ValueError, match="call forward first"):
+        Stack(parts).adjoint(np.ones(7))
