@@ -76,11 +76,10 @@ def small_methods(small_weights, monkeypatch):
 
     Gives the folder of the weights.
     """
-    from svdinv.unroll.jobs import baselines
-
     from svdinv.unroll import pretrained
+    from svdinv.unroll.tasks import cine, colour
 
     monkeypatch.setattr(pretrained, "_FOLDER", small_weights)
-    monkeypatch.setattr(baselines, "_ITERATIONS", 3)
-    monkeypatch.setattr(baselines, "_THRESHOLDS", (0.1, 0.01))
+    monkeypatch.setattr(cine, "_ITERATIONS", 3)
+    monkeypatch.setattr(colour, "_THRESHOLDS", (0.1, 0.01))
     return small_weights

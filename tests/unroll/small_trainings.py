@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from svdinv.unroll.networks import LS, TLR
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine import Cine
 from svdinv.unroll.tasks.colour import Colour
-from svdinv.unroll.training.batches import Batch
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, WEIGHTS, Config, Training
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
 
@@ -74,7 +75,8 @@ class Given:
             truth[0, 0, 0, 0] = np.nan
         rng = np.random.default_rng((seed, step))
         mask = rng.random(truth.shape) < 0.5
-        return Batch(np.where(mask, truth, np.float32(0)), (mask,), truth)
+        samples = np.where(mask, truth, np.float32(0))
+        return Problem(samples, Sampling(mask), truth=truth)
 
     def validation(self):
         return []
