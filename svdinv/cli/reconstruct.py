@@ -12,6 +12,7 @@ from svdinv.cli.arguments import (
     add_computing,
     add_task_options,
     folder,
+    naming_flags,
     need,
     same_file,
     task_options,
@@ -159,7 +160,8 @@ def _prepared(
 
     task = task_of_file(source)
     options = task_options(arguments, task, f"{source} is one of {task.images}")
-    given = read(source, task, options)
+    with naming_flags(arguments, task):
+        given = read(source, task, options)
     if isinstance(given, Problem):
         for name in task.options.names():
             if getattr(arguments, name) is not None:
@@ -169,7 +171,8 @@ def _prepared(
                 )
         problem = given
     else:
-        problem = task.measure(given, options)
+        with naming_flags(arguments, task):
+            problem = task.measure(given, options)
     network = open_network(arguments.weights or task.kind, device)
     own = task_of_network(network)
     if own.kind != task.kind:

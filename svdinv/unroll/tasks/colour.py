@@ -109,6 +109,8 @@ class ColourOptions(Options):
             raise ValueError(f"crop must be 0 or at least {_SMALLEST}, got {self.crop}")
         if self.rate is not None and self.mask is not None:
             raise ValueError("rate: not allowed with mask, which says what is sampled")
+        if self.mask is not None and not Path(self.mask).suffix:
+            raise ValueError(f"mask: {self.mask!r} is no file with a mask of a picture")
 
 
 @register
