@@ -63,7 +63,10 @@ def test_a_known_truth_gives_a_method_its_best_weight(name, photo, series):
     assert f"{FIXED[name][-1]:g}" in note
     assert "best" not in note
     assert _score(problem, method(problem).image) >= _score(problem, fixed) - 0.01
-    assert _score(problem, fixed) > _score(problem, BASELINES[kind]["zero-filled"](problem).image) + 5
+    assert (
+        _score(problem, fixed)
+        > _score(problem, BASELINES[kind]["zero-filled"](problem).image) + 5
+    )
 
 
 def test_colour_methods_keep_the_samples_and_look_at_nothing_else(photo, rng):

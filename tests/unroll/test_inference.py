@@ -62,11 +62,12 @@ def test_views_of_a_picture_turn_back(photo):
 
 def test_an_ensemble_is_the_mean_over_the_views(network, photo):
     calls = []
-    image = apply(network, COLOUR, photo, ensemble=True, on_part=lambda: calls.append(1)).image
+    image = apply(
+        network, COLOUR, photo, ensemble=True, on_part=lambda: calls.append(1)
+    ).image
     assert len(calls) == parts(network, COLOUR, photo, ensemble=True) == VIEWS
     images = [
-        undo(inference.reconstruct(network, view))
-        for view, undo in COLOUR.views(photo)
+        undo(inference.reconstruct(network, view)) for view, undo in COLOUR.views(photo)
     ]
     np.testing.assert_allclose(image, np.clip(np.mean(images, 0), 0, 1), atol=1e-6)
     assert np.abs(images[0] - images[3]).max() > 1e-4
@@ -116,7 +117,10 @@ def test_metrics_are_those_of_the_package(photo, rng):
 
 def test_what_a_network_is_for(tmp_path, network, monkeypatch):
     save(network, tmp_path / "a.safetensors")
-    assert task_of_network(inference.open_network(tmp_path / "a.safetensors")).kind == "colour"
+    assert (
+        task_of_network(inference.open_network(tmp_path / "a.safetensors")).kind
+        == "colour"
+    )
     assert task_of_network(Network(LS(cells=1, features=2))).kind == "cine"
     monkeypatch.setattr(TLR, "axes", "B X Y Z")
     with pytest.raises(ValueError, match="not of images"):
