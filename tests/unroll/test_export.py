@@ -207,8 +207,8 @@ CINE = {
 }
 COILS = {**CINE, "kspace": np.ones((2, 3, 4, 5), np.complex64)}
 COLOUR = {
-    "samples": np.ones((3, 4, 5), np.float32),
-    "mask": np.ones((3, 4, 5), bool),
+    "samples": np.ones((3, 14, 15), np.float32),
+    "mask": np.ones((3, 14, 15), bool),
 }
 NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
 
@@ -238,14 +238,14 @@ NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
         ("cine", {**CINE, "truth": np.ones((2, 4, 4))}, "truth must have"),
         ("cine", {**CINE, "kspace": np.bytes_("abc")}, "kspace must be an array"),
         ("colour", {"mask": COLOUR["mask"]}, "samples is missing"),
-        ("colour", {**COLOUR, "mask": np.ones((4, 5), bool)}, "mask must have"),
-        ("colour", {**COLOUR, "samples": np.ones((3, 4, 5), int)}, "samples must be"),
+        ("colour", {**COLOUR, "mask": np.ones((14, 15), bool)}, "mask must have"),
+        ("colour", {**COLOUR, "samples": np.ones((3, 14, 15), int)}, "samples must be"),
         (
             "colour",
-            {**COLOUR, "samples": np.full((3, 4, 5), np.inf)},
+            {**COLOUR, "samples": np.full((3, 14, 15), np.inf)},
             "samples has numbers",
         ),
-        ("colour", {**COLOUR, "truth": np.ones((3, 4, 6))}, "truth must have"),
+        ("colour", {**COLOUR, "truth": np.ones((3, 14, 16))}, "truth must have"),
     ],
 )
 def test_files_of_another_form_are_refused(kind, arrays, complaint, tmp_path):
