@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = [
     "add_task_options",
     "complain",
     "duration",
+    "naming_flags",
     "natural",
     "need",
     "positive",
@@ -222,16 +224,37 @@ def task_settings(
     settings = []
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
-        try:
+        with naming_flags(arguments, task):
             settings.append(task.options(seed=arguments.seed, **chosen))
-        except ValueError as error:
-            name, _, rest = str(error).partition(" ")
-            bare = name.rstrip(":")
-            if bare not in fields:
-                raise
-            flag = _flag(bare, isinstance(given.get(bare), list), task)
-            raise ValueError(f"argument {flag}: {rest}") from error
     return settings
+
+
+@contextlib.contextmanager
+def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
+    """Let errors that begin with the name of an option begin with its flag.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of the command line.
+    task : Task
+        Whose options they are.
+
+    Raises
+    ------
+    ValueError
+        Whatever was raised within, so renamed.
+    """
+    try:
+        yield
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        bare = name.rstrip(":")
+        value = getattr(arguments, bare, None)
+        if bare not in task.options.names() or value is None:
+            raise
+        flag = _flag(bare, isinstance(value, list), task)
+        raise ValueError(f"argument {flag}: {rest}") from error
 
 
 def _flag(name: str, several: bool, task: Task) -> str:

@@ -11,6 +11,7 @@ from svdinv.cli.arguments import (
     Subparsers,
     add_task_options,
     folder,
+    naming_flags,
     need,
     same_file,
     seed,
@@ -199,7 +200,8 @@ def _show(arguments: argparse.Namespace) -> None:
         )
     options = task_options(arguments, task, f"{name} is one of {task.images}")
     writable_folder(parser, "--output", arguments.output.parent)
-    task.show(name, options, arguments.output)
+    with naming_flags(arguments, task):
+        task.show(name, options, arguments.output)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -211,7 +213,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
     source = arguments.file
     task = task_of_file(source)
     options = task_options(arguments, task, f"{source} is one of {task.images}")
-    given = read(source, task, options)
+    with naming_flags(arguments, task):
+        given = read(source, task, options)
     print(f"{source}: task {task.kind}, one of {task.images}")
     if isinstance(given, Problem):
         print(f"  {task.describe(given)}, measured: {_shape(given.y)}")
@@ -244,11 +247,13 @@ def _write(arguments: argparse.Namespace) -> None:
     options = task_options(arguments, task, f"{source} is one of {task.images}")
     if same_file(arguments.output, source):
         parser.error(f"argument --output: would replace {source}")
-    given = read(source, task, options)
+    with naming_flags(arguments, task):
+        given = read(source, task, options)
     if isinstance(given, Problem):
         raise ValueError(f"argument INPUT: {source} is measured already")
+    with naming_flags(arguments, task):
+        problem = task.measure(given, options)
     writable_folder(parser, "--output", arguments.output.parent)
-    problem = task.measure(given, options)
     told = {name: getattr(options, name) for name in ("seed", *task.options.names())}
     told = {
         f"option_{name}" if name == "mask" else name: value

@@ -12,6 +12,7 @@ from svdinv.cli.arguments import (
     add_computing,
     add_task_options,
     folder,
+    naming_flags,
     natural,
     need,
     task_settings,
@@ -136,7 +137,9 @@ def run(arguments: argparse.Namespace) -> int:
         network = open_network(arguments.weights, device)
         task = task_of_network(network)
         settings = _settings(arguments, task)
-        images = _images(arguments, task, settings[0])
+        with naming_flags(arguments, task):
+            images = _images(arguments, task, settings[0])
+            _check_measured(task, images, settings)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
@@ -180,6 +183,16 @@ def _settings(arguments: argparse.Namespace, task: Task) -> list[Options]:
         arguments.crop = _CROP
     settings = task_settings(arguments, task, f"these weights are for {task.images}")
     return settings if len(settings) > 1 else task.settings(settings[0])
+
+
+def _check_measured(task: Task, images: list[Any], settings: list[Options]) -> None:
+    """See that masks and other options fit, by one image of each shape."""
+    from svdinv.unroll.tasks.task import Given
+
+    shapes = {given.image.shape: given for given in images if isinstance(given, Given)}
+    for options in settings:
+        for given in shapes.values():
+            task.measure(given, options)
 
 
 def _images(arguments: argparse.Namespace, task: Task, options: Options) -> list[Any]:

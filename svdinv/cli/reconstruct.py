@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from svdinv.cli.arguments import (
     add_computing,
     add_task_options,
     folder,
+    naming_flags,
     need,
     same_file,
     task_options,
@@ -107,15 +110,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from svdinv.unroll.evaluation.inference import device_of
+    from svdinv.unroll.evaluation.inference import device_of, open_network
     from svdinv.unroll.evaluation.reconstruction import reconstruct
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     try:
         device = device_of(arguments.device)
-        work = [_prepared(arguments, source, device) for source in arguments.inputs]
-        _check_apart([written for *_, written in work])
+        opened = functools.cache(open_network)
+        work = [
+            _prepared(arguments, source, lambda weights: opened(weights, device))
+            for source in arguments.inputs
+        ]
+        _check_apart(arguments.inputs, [written for *_, written in work])
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     for *_, written in work:
@@ -149,17 +156,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _prepared(
-    arguments: argparse.Namespace, source: str, device: str
+    arguments: argparse.Namespace, source: str, opened: Callable[[Any], Any]
 ) -> tuple[Task, Problem, Any, Files]:
     """Check an input and the options against each other."""
-    from svdinv.unroll.evaluation.inference import open_network, task_of_network
+    from svdinv.unroll.evaluation.inference import task_of_network
     from svdinv.unroll.evaluation.reconstruction import files
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.reading import read, task_of_file
 
     task = task_of_file(source)
     options = task_options(arguments, task, f"{source} is one of {task.images}")
-    given = read(source, task, options)
+    with naming_flags(arguments, task):
+        given = read(source, task, options)
     if isinstance(given, Problem):
         for name in task.options.names():
             if getattr(arguments, name) is not None:
@@ -169,8 +177,9 @@ def _prepared(
                 )
         problem = given
     else:
-        problem = task.measure(given, options)
-    network = open_network(arguments.weights or task.kind, device)
+        with naming_flags(arguments, task):
+            problem = task.measure(given, options)
+    network = opened(arguments.weights or task.kind)
     own = task_of_network(network)
     if own.kind != task.kind:
         raise ValueError(
@@ -180,13 +189,14 @@ def _prepared(
     if len(arguments.inputs) > 1 and arguments.output.suffix[1:2].isalpha():
         raise ValueError("argument --output: must be a folder for several inputs")
     written = files(arguments.output, task, problem.name)
-    for path in written:
-        if path is not None and same_file(path, source):
-            raise ValueError(f"argument --output: would replace {path}")
     return task, problem, network, written
 
 
-def _check_apart(every: list[Files]) -> None:
+def _check_apart(sources: list[str], every: list[Files]) -> None:
+    """See that nothing that is read, or written for another input, is replaced."""
+    for path in (path for written in every for path in written if path is not None):
+        if any(same_file(path, source) for source in sources):
+            raise ValueError(f"argument --output: would replace {path}")
     images = [written.image for written in every]
     for image in images:
         if images.count(image) > 1:

@@ -4,45 +4,50 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from svdinv.unroll.evaluation.baselines import BASELINES, FIXED
-from svdinv.unroll.jobs import baselines, cine, colour
 
 from svdinv.unroll.data import photograph
+from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.metrics import psnr, snr
-from svdinv.unroll.operators import MRI
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.tasks import Cine, Colour, cine, colour
+from svdinv.unroll.tasks.cine import sampling
+
+BASELINES = {task.kind: task.baselines() for task in (Colour(), Cine())}
+FIXED = {"SVT completion": (colour._FIXED_THRESHOLD,), **cine._FIXED}
 
 
 @pytest.fixture(autouse=True)
 def _few_iterations(monkeypatch):
-    monkeypatch.setattr(baselines, "_ITERATIONS", 40)
+    monkeypatch.setattr(cine, "_ITERATIONS", 40)
 
 
 @pytest.fixture(scope="module")
 def photo():
-    return colour.case("cup", photograph("coffee")[100:148, 100:164], 0.4, seed=0)
+    return colour.sampled("cup", photograph("coffee")[100:148, 100:164], 0.4, seed=0)
 
 
 @pytest.fixture(scope="module")
 def series():
-    maps = coil_maps(2, 32, 32, seed=0)
-    return cine.case("heart", cine.unseen_series(0, 5, 32), "radial", seed=0, maps=maps)
+    maps, truth = coil_maps(2, 32, 32, seed=0), unseen_series(0, 5, 32)
+    mask = sampling("radial", truth.shape, np.random.default_rng(0))
+    return cine.sampled("heart", truth, mask, maps)
 
 
-def _score(case, image):
-    complex_ = np.iscomplexobj(case.truth)
-    return (snr if complex_ else psnr)(case.truth, image)
+def _score(problem, image):
+    complex_ = np.iscomplexobj(problem.truth)
+    return (snr if complex_ else psnr)(problem.truth, image)
 
 
 @pytest.mark.parametrize("kind", BASELINES)
 def test_every_method_gains_on_the_zero_filled_image(kind, photo, series):
-    case = {"colour": photo, "cine": series}[kind]
+    problem = {"colour": photo, "cine": series}[kind]
     scores = {}
     for name, method in BASELINES[kind].items():
-        image, note = method(case)
-        assert image.shape == case.truth.shape
-        assert image.dtype == case.truth.dtype
-        scores[name] = _score(case, image)
+        image, note = method(problem)
+        assert image.shape == problem.truth.shape
+        assert image.dtype == problem.truth.dtype
+        scores[name] = _score(problem, image)
         assert ("best" in note) == (name in FIXED)
     first, *others = scores.values()
     assert min(others) > first + 5
@@ -52,19 +57,22 @@ def test_every_method_gains_on_the_zero_filled_image(kind, photo, series):
 @pytest.mark.parametrize("name", FIXED)
 def test_a_known_truth_gives_a_method_its_best_weight(name, photo, series):
     kind = next(kind for kind, methods in BASELINES.items() if name in methods)
-    case = {"colour": photo, "cine": series}[kind]
+    problem = {"colour": photo, "cine": series}[kind]
     method = BASELINES[kind][name]
-    fixed, note = method(replace(case, truth=None))
+    fixed, note = method(replace(problem, truth=None))
     assert f"{FIXED[name][-1]:g}" in note
     assert "best" not in note
-    assert _score(case, method(case).image) >= _score(case, fixed) - 0.01
-    assert _score(case, fixed) > _score(case, baselines.zero_filled(case).image) + 5
+    assert _score(problem, method(problem).image) >= _score(problem, fixed) - 0.01
+    assert (
+        _score(problem, fixed)
+        > _score(problem, BASELINES[kind]["zero-filled"](problem).image) + 5
+    )
 
 
 def test_colour_methods_keep_the_samples_and_look_at_nothing_else(photo, rng):
-    (mask,) = photo.measurement
+    mask = photo.A.mask
     noise = rng.random(mask.shape, dtype=np.float32)
-    spoiled = replace(photo, samples=np.where(mask, photo.samples, noise))
+    spoiled = replace(photo, y=np.where(mask, photo.y, noise))
     for method in BASELINES["colour"].values():
         image = method(photo).image
         np.testing.assert_allclose(image[mask], photo.truth[mask], atol=1e-6)
@@ -72,34 +80,34 @@ def test_colour_methods_keep_the_samples_and_look_at_nothing_else(photo, rng):
 
 
 def test_zero_filling_is_the_adjoint(series):
-    image = baselines.zero_filled(series).image
-    expected = MRI(*series.measurement).H(series.samples)
+    image = cine.zero_filled(series).image
+    expected = series.A.H(series.y)
     np.testing.assert_array_equal(image, expected)
 
 
 def test_large_pictures_are_filled_in_tiles(photo, monkeypatch):
-    whole = baselines.biharmonic(photo).image
-    monkeypatch.setattr(baselines, "_TILE", 32)
-    monkeypatch.setattr(baselines, "_MARGIN", 16)
-    tiled = baselines.biharmonic(photo).image
+    whole = colour.biharmonic(photo).image
+    monkeypatch.setattr(colour, "_TILE", 32)
+    monkeypatch.setattr(colour, "_MARGIN", 16)
+    tiled = colour.biharmonic(photo).image
     # At a few pixels scikit-image clips to the range of the tile.
     assert 0 < np.abs(tiled - whole).mean() < 1e-4
     assert np.quantile(np.abs(tiled - whole), 0.99) < 1e-3
 
 
 def test_a_tile_without_samples_stays_black(photo, monkeypatch):
-    monkeypatch.setattr(baselines, "_TILE", 16)
-    monkeypatch.setattr(baselines, "_MARGIN", 0)
-    (mask,) = photo.measurement
+    monkeypatch.setattr(colour, "_TILE", 16)
+    monkeypatch.setattr(colour, "_MARGIN", 0)
+    mask = photo.A.mask
     mask = mask.copy()
     mask[:, :16, :16] = False
-    image = baselines.biharmonic(replace(photo, measurement=(mask,))).image
+    image = colour.biharmonic(replace(photo, A=Sampling(mask))).image
     assert not image[:, :16, :16].any()
     assert image[:, 16:].any()
 
 
 def test_ctrl_c_in_a_solver_is_not_taken_for_a_solution(series, monkeypatch):
-    iterate = baselines.Casorati.prox
+    iterate = cine.Casorati.prox
 
     def press(self, x, step):
         if press.calls == 3:
@@ -108,6 +116,6 @@ def test_ctrl_c_in_a_solver_is_not_taken_for_a_solution(series, monkeypatch):
         return iterate(self, x, step)
 
     press.calls = 0
-    monkeypatch.setattr(baselines.Casorati, "prox", press)
+    monkeypatch.setattr(cine.Casorati, "prox", press)
     with pytest.raises(KeyboardInterrupt):
-        baselines.low_rank(series)
+        cine.low_rank(series)

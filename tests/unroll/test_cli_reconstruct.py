@@ -1,19 +1,20 @@
 from __future__ import annotations
 
+import os
 import re
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from svdinv.unroll.jobs import reconstruction
 
 from svdinv.cli import main
 from svdinv.unroll import pretrained
 from svdinv.unroll.data import photograph, read_series
+from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.evaluation import reconstruction
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.tasks.cine import unseen_series
 
 pytestmark = pytest.mark.usefixtures("small_methods")
 
@@ -166,16 +167,32 @@ def test_bad_arguments_end_in_one_line(
         (["coffe"], "coffee"),
         ([tmp_path / "damaged.png"], "damaged.png"),
         ([picture, "--rate", "2"], "--rate"),
-        ([picture, "--rate", "0.3", "--mask", "radial"], "--mask"),
-        ([picture, "--mask", "radial"], "samples k-space"),
-        ([picture, "--coils", "2"], "is a picture"),
+        ([picture, "--rate", "0.3", "--mask", tmp_path / "mask.npy"], "--rate"),
+        ([picture, "--mask", "radial"], "--mask: 'radial' is no file"),
+        ([picture, "--coils", "2"], "--coils: has no use"),
+        ([picture, "--coils", "2"], "one of photographs"),
+        ([picture, "--acceleration", "4"], "--acceleration: has no use"),
         ([picture, "--mask", tmp_path / "mask.npy"], "(48, 64)"),
-        ([scan, "--rate", "0.3"], "is a series"),
+        ([scan, "--rate", "0.3"], "--rate: has no use"),
+        ([scan, "--rate", "0.3"], "one of series"),
+        ([scan, "--crop", "40"], "--crop"),
+        ([scan, "--acceleration", "17"], "--acceleration"),
+        ([scan, "--mask", "m.npy", "--acceleration", "4"], "--acceleration"),
+        ([scan, "--noise", "-1"], "--noise"),
+        (["cine", "--key", "x"], "--key"),
+        ([scan, "--size", "64"], "--size"),
+        ([tmp_path], "is a folder"),
+        ([picture, picture], "two of them would be written"),
+        ([picture, scan, "--output", tmp_path / "a.png"], "must be a folder"),
+        ([picture, "no-such.png"], "no-such.png"),
+        ([picture, "--output", ""], "--output: must not be empty"),
+        ([picture, "--weights", ""], "--weights: must not be empty"),
+        ([picture, "--weights", tmp_path], "weights.safetensors"),
         ([scan, "--mask", "spiral"], "variable-density"),
         ([scan, "--mask", tmp_path / "mask.npy"], "(32, 32)"),
         ([scan, "--mask", "none.npy"], "none.npy"),
         ([scan, "--key", "images"], "images"),
-        ([scan, "--time-axis", "7"], "time_axis"),
+        ([scan, "--time-axis", "7"], "--time-axis"),
         ([scan, "--weights", small_weights / "colour.safetensors"], "--weights"),
         ([picture, "--weights", "none.safetensors"], "none.safetensors"),
         ([picture, "--weights", tmp_path / "damaged.safetensors"], "damaged"),
@@ -200,3 +217,90 @@ def test_help_has_examples(capsys):
     shown = capsys.readouterr().out
     assert "examples:" in shown
     assert "svdinv reconstruct coffee" in shown
+
+
+def test_several_inputs(picture, scan, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(picture, scan, "--noise", "0.01", "--output", out) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("cup: 48x64") < printed.index("scan: 3 frames")
+    assert sorted(p.name for p in out.iterdir()) == [
+        "cup-panel.png",
+        "cup-reconstruction.png",
+        "scan-animation.gif",
+        "scan-panel.png",
+        "scan-reconstruction.npz",
+    ]
+
+
+def test_several_inputs_replace_neither_each_other_nor_what_is_read(
+    picture, scan, tmp_path, one_line
+):
+    (tmp_path / "b").mkdir()
+    np.savez(tmp_path / "b" / "scan.npz", series=unseen_series(0, 3, 32))
+    other = tmp_path / "cup-reconstruction.png"
+    other.write_bytes(picture.read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    assert run(scan, tmp_path / "b" / "scan.npz", "--output", tmp_path / "out") == 2
+    assert "scan-reconstruction.npz" in one_line()
+    assert run(picture, other, "--output", tmp_path) == 2
+    assert "would replace" in one_line()
+    assert sorted(tmp_path.rglob("*")) == before
+    assert other.read_bytes() == picture.read_bytes()
+
+
+def test_weights_may_be_the_folder_of_a_training(
+    picture, small_weights, tmp_path, capsys
+):
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    content = (small_weights / "colour.safetensors").read_bytes()
+    (folder / "weights.safetensors").write_bytes(content)
+    tables = []
+    for weights in (folder, folder / "weights.safetensors"):
+        words = ["--weights", weights, "--no-baselines", "--output", tmp_path / "out"]
+        assert run(picture, *words) == 0
+        tables.append(rows(capsys.readouterr().out))
+    assert tables[0]["network"][:2] == tables[1]["network"][:2]
+
+
+def test_noise_and_acceleration(scan, tmp_path, capsys):
+    found = []
+    for words in ([], ["--noise", "0.2"], ["--acceleration", "2"]):
+        options = ["--mask", "vista", "--no-baselines", *words]
+        assert run(scan, *options, "--output", tmp_path / "out") == 0
+        printed = capsys.readouterr().out
+        assert ("vista, 2 x" in printed) == ("--acceleration" in words)
+        found.append(rows(printed)["zero-filled"][0])
+    clean, noisy, denser = found
+    assert noisy < clean - 0.1
+    assert denser > clean + 1
+
+
+def test_options_of_sampling_have_no_use_for_what_is_measured(tmp_path, one_line):
+    x = unseen_series(0, 3, 32)
+    mask = np.ones(x.shape, bool)
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file["kspace"], file["mask"] = MRI(mask)(x), mask
+    for words in (["--noise", "0.1"], ["--mask", "vista"], ["--acceleration", "4"]):
+        assert run(tmp_path / "raw.h5", *words) == 2
+        said = one_line()
+        assert f"{words[0]}: has no use" in said
+        assert "measured already" in said
+    assert run(tmp_path / "raw.h5", "--rate", "0.1") == 2
+    assert "--rate: has no use" in one_line()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_nothing_waits_for_a_pipe(picture, scan, tmp_path, one_line):
+    for suffix in (".png", ".npy", ".h5", ".safetensors"):
+        os.mkfifo(tmp_path / f"pipe{suffix}")
+    for words in (
+        [tmp_path / "pipe.png"],
+        [tmp_path / "pipe.npy"],
+        [tmp_path / "pipe.h5"],
+        [picture, "--mask", tmp_path / "pipe.npy"],
+        [picture, "--weights", tmp_path / "pipe.safetensors"],
+    ):
+        assert run(*words) == 2
+        assert "is no regular file" in one_line()

@@ -2,27 +2,35 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_trainings import environment
-from svdinv.unroll.jobs import cine, colour
-from svdinv.unroll.training.batches import noisy
 
 from svdinv.cli import main
 from svdinv.unroll.data import PHOTOS, save_series
-from svdinv.unroll.data.measurements import (
-    holds_measurement,
-    read_measurement,
-    write_measurement,
-)
+from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.operators import MRI
+from svdinv.unroll.tasks import Cine, Colour, cine, colour
+from svdinv.unroll.tasks.cine import sampling
+from svdinv.unroll.tasks.reading import (
+    holds_measurement,
+    read_measurement,
+    write_problem,
+)
 
 h5py = pytest.importorskip("h5py")
 pillow = pytest.importorskip("PIL.Image")
+
+
+def sampled_heart(pattern, series, maps, seed):
+    mask = sampling(pattern, series.shape, np.random.default_rng(seed))
+    problem = cine.sampled("heart", series, mask, maps)
+    return replace(problem, setting=pattern)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +41,13 @@ def series():
 @pytest.fixture
 def with_coils(series):
     maps = coil_maps(2, 32, 40, seed=0)
-    return cine.case("heart", series, "vista", seed=3, maps=maps)
+    return sampled_heart("vista", series, maps, seed=3)
 
 
 @pytest.fixture
 def photo(rng):
     image = rng.random((12, 14, 3), dtype=np.float32)
-    return colour.case("photo", image, 0.5, seed=1)
+    return colour.sampled("photo", image, 0.5, seed=1)
 
 
 FULL = """
@@ -47,16 +55,21 @@ import sys
 import numpy as np
 from small_trainings import largest_file
 from svdinv.unroll.data import save_series
-from svdinv.unroll.training.batches import Case
-from svdinv.unroll.data.measurements import write_measurement
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import Colour
+from svdinv.unroll.tasks.reading import write_problem
 
 image = np.random.default_rng(0).random((3, 200, 200), dtype=np.float32)
-case = Case("a", "b", image, (image < 0.5,), None)
-tries = (write_measurement, "a.h5", case), (save_series, "b.h5", image)
-for write, name, what in tries:
+problem = Problem(image, Sampling(image < 0.5), name="a", setting="b")
+tries = (
+    lambda: write_problem("a.h5", Colour(), problem),
+    lambda: save_series("b.h5", image),
+)
+for write in tries:
     try:
         with largest_file(5000):
-            write(name, what)
+            write()
     except OSError as error:
         print(error)
 """
@@ -78,19 +91,22 @@ def test_a_full_disk_is_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def same(a, b):
-    arrays = [(a.samples, b.samples), *zip(a.measurement, b.measurement, strict=True)]
-    return (a.name, a.setting) == (b.name, b.setting) and all(
-        x.dtype == y.dtype and np.array_equal(x, y) for x, y in arrays
+def same(task, a, b):
+    """Whether they are of one name, and nothing was changed on the way."""
+    one, other = task.measured(a), task.measured(b)
+    return (a.name, a.setting, list(one)) == (b.name, b.setting, list(other)) and all(
+        one[k].dtype == other[k].dtype and np.array_equal(one[k], other[k]) for k in one
     )
 
 
 def test_a_series_with_coils_comes_back(with_coils, tmp_path):
     path = tmp_path / "a.h5"
-    write_measurement(path, with_coils, options={"seed": 3, "noise": 0.5, "word": "x"})
-    case = read_measurement(path)
-    assert same(case, with_coils)
-    assert np.array_equal(case.truth, with_coils.truth)
+    options = {"seed": 3, "noise": 0.5, "word": "x"}
+    write_problem(path, Cine(), with_coils, options=options)
+    task, problem = read_measurement(path)
+    assert task == Cine()
+    assert same(task, problem, with_coils)
+    assert np.array_equal(problem.truth, with_coils.truth)
     with h5py.File(path) as file:
         assert file.attrs["kind"] == "cine"
         assert file.attrs["seed"] == 3
@@ -103,15 +119,16 @@ def test_a_series_with_coils_comes_back(with_coils, tmp_path):
 
 
 def test_a_photograph_comes_back_without_its_truth(photo, tmp_path):
-    write_measurement(tmp_path / "a.h5", photo, truth=False)
-    case = read_measurement(tmp_path / "a.h5")
-    assert same(case, photo)
-    assert case.truth is None
+    write_problem(tmp_path / "a.h5", Colour(), photo, truth=False)
+    task, problem = read_measurement(tmp_path / "a.h5")
+    assert task == Colour()
+    assert same(task, problem, photo)
+    assert problem.truth is None
 
 
 def test_names_of_options_that_are_taken_are_refused(photo, tmp_path):
     with pytest.raises(ValueError, match="kind"):
-        write_measurement(tmp_path / "a.h5", photo, options={"kind": "x"})
+        write_problem(tmp_path / "a.h5", Colour(), photo, options={"kind": "x"})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +141,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(photo, tmp_path, monke
 
     monkeypatch.setattr(h5py.Group, "create_dataset", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_measurement(path, photo)
+        write_problem(path, Colour(), photo)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
 
@@ -135,36 +152,40 @@ def test_files_of_other_programs_may_have_other_types(tmp_path, series):
         file.attrs["kind"] = np.bytes_("cine")
         file["kspace"] = series.astype(np.complex128)
         file["mask"] = mask
-    case = read_measurement(tmp_path / "mine.h5")
-    assert case.samples.dtype == np.complex64
-    assert case.measurement[0].dtype == bool
-    assert (case.name, case.truth) == ("mine", None)
+    _, problem = read_measurement(tmp_path / "mine.h5")
+    assert problem.y.dtype == np.complex64
+    assert problem.A.mask.dtype == bool
+    assert (problem.name, problem.truth) == ("mine", None)
 
 
 def test_what_kind_of_data_it_is_need_not_be_said(tmp_path, with_coils, photo):
-    for case, dataset in ((with_coils, "kspace"), (photo, "samples")):
+    for task, problem in ((Cine(), with_coils), (Colour(), photo)):
+        dataset = task.sampled
         path = tmp_path / f"{dataset}.h5"
-        write_measurement(path, case)
+        write_problem(path, task, problem)
         with h5py.File(path, "a") as file:
             del file.attrs["kind"]
             assert dataset in file
         assert holds_measurement(path)
-        assert same(read_measurement(path), case)
+        own, found = read_measurement(path)
+        assert own == task
+        assert same(task, found, problem)
     save_series(tmp_path / "whole.h5", with_coils.truth)
     assert not holds_measurement(tmp_path / "whole.h5")
 
 
 def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_coils):
-    write_measurement(tmp_path / "a.h5", with_coils)
-    mask, _ = with_coils.measurement
+    pytest.importorskip("sigpy")
+    write_problem(tmp_path / "a.h5", Cine(), with_coils)
+    mask = np.ones_like(with_coils.A.mask)
     with h5py.File(tmp_path / "a.h5", "a") as file:
         del file["maps"], file["mask"]
         file["mask"] = mask.astype(float)
-    case = read_measurement(tmp_path / "a.h5")
-    assert case.samples.shape == (3, 2, 32, 40)
-    (found,) = case.measurement
-    assert found.dtype == bool
-    assert np.array_equal(found, mask)
+    _, problem = read_measurement(tmp_path / "a.h5")
+    assert problem.y.shape == (3, 2, 32, 40)
+    assert problem.A.mask.dtype == bool
+    assert np.array_equal(problem.A.mask, mask)
+    assert problem.A.maps.shape == (2, 32, 40)
 
 
 def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
@@ -186,8 +207,8 @@ CINE = {
 }
 COILS = {**CINE, "kspace": np.ones((2, 3, 4, 5), np.complex64)}
 COLOUR = {
-    "samples": np.ones((3, 4, 5), np.float32),
-    "mask": np.ones((3, 4, 5), bool),
+    "samples": np.ones((3, 14, 15), np.float32),
+    "mask": np.ones((3, 14, 15), bool),
 }
 NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
 
@@ -199,13 +220,15 @@ NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
         (3, CINE, "kind"),
         ("cine", {"mask": CINE["mask"]}, "kspace is missing"),
         ("cine", {"kspace": CINE["kspace"]}, "mask is missing"),
-        (None, {"mask": CINE["mask"]}, "neither a dataset kspace nor samples"),
+        (None, {"mask": CINE["mask"]}, "neither a dataset samples nor kspace"),
         (None, {**COLOUR, "samples": np.ones((4, 5))}, "samples must have"),
         ("cine", {**CINE, "maps": CINE["kspace"]}, r"kspace must be \(T, C, H, W\)"),
         ("cine", {**COILS, "maps": np.ones((2, 4, 5), complex)}, "maps must have"),
         ("cine", {**CINE, "kspace": np.ones((4, 5), complex)}, "kspace must have"),
         ("cine", {**CINE, "kspace": np.ones((0, 4, 5), complex)}, "kspace must have"),
-        ("cine", {**CINE, "mask": np.ones((4, 5), bool)}, "mask must have"),
+        ("cine", {**CINE, "mask": np.ones((3, 4, 5), bool)}, "mask must have"),
+        ("cine", {**CINE, "mask": np.ones((2, 4, 1, 1), bool)}, "mask must have"),
+        ("cine", {**CINE, "kspace": np.ones((2, 4, 5))}, "kspace must be complex"),
         ("cine", {**CINE, "mask": np.full((2, 4, 5), 2)}, "mask must hold 0 and 1"),
         ("cine", {**CINE, "mask": np.full((2, 4, 5), 0.5)}, "mask must hold 0 and 1"),
         ("cine", {**CINE, "mask": np.bytes_("abc")}, "mask must be an array"),
@@ -215,14 +238,14 @@ NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
         ("cine", {**CINE, "truth": np.ones((2, 4, 4))}, "truth must have"),
         ("cine", {**CINE, "kspace": np.bytes_("abc")}, "kspace must be an array"),
         ("colour", {"mask": COLOUR["mask"]}, "samples is missing"),
-        ("colour", {**COLOUR, "mask": np.ones((4, 5), bool)}, "mask must have"),
-        ("colour", {**COLOUR, "samples": np.ones((3, 4, 5), int)}, "samples must be"),
+        ("colour", {**COLOUR, "mask": np.ones((14, 15), bool)}, "mask must have"),
+        ("colour", {**COLOUR, "samples": np.ones((3, 14, 15), int)}, "samples must be"),
         (
             "colour",
-            {**COLOUR, "samples": np.full((3, 4, 5), np.inf)},
+            {**COLOUR, "samples": np.full((3, 14, 15), np.inf)},
             "samples has numbers",
         ),
-        ("colour", {**COLOUR, "truth": np.ones((3, 4, 6))}, "truth must have"),
+        ("colour", {**COLOUR, "truth": np.ones((3, 14, 16))}, "truth must have"),
     ],
 )
 def test_files_of_another_form_are_refused(kind, arrays, complaint, tmp_path):
@@ -256,7 +279,7 @@ def test_h5py_that_is_missing_is_named(monkeypatch, photo, tmp_path):
     monkeypatch.setitem(sys.modules, "h5py", None)
     for call in (
         lambda: read_measurement(tmp_path / "a.h5"),
-        lambda: write_measurement(tmp_path / "a.h5", photo),
+        lambda: write_problem(tmp_path / "a.h5", Colour(), photo),
     ):
         with pytest.raises(ImportError, match=r"svdinv\[mri\]"):
             call()
@@ -265,9 +288,9 @@ def test_h5py_that_is_missing_is_named(monkeypatch, photo, tmp_path):
 def test_noise_has_the_deviation_where_there_are_samples(series):
     series = 5 * series
     maps = coil_maps(4, *series.shape[1:], seed=0)
-    clean = cine.case("heart", series, "variable-density", seed=0, maps=maps)
-    noise = noisy(clean, 0.1, seed=1).samples - clean.samples
-    mask = np.broadcast_to(clean.measurement[0][:, None], noise.shape)
+    clean = sampled_heart("variable-density", series, maps, seed=0)
+    noise = noisy(clean, 0.1, seed=1).y - clean.y
+    mask = np.broadcast_to(clean.A.mask[:, None], noise.shape)
     assert not noise[~mask].any()
     expected = 0.1 * np.abs(series).max()
     assert np.sqrt(np.mean(np.abs(noise[mask]) ** 2)) == pytest.approx(expected, 0.1)
@@ -276,19 +299,20 @@ def test_noise_has_the_deviation_where_there_are_samples(series):
 
 def test_noise_of_photographs(rng):
     image = rng.random((64, 64, 3), dtype=np.float32)
-    clean = colour.case("photo", image, 0.5, seed=1)
+    clean = colour.sampled("photo", image, 0.5, seed=1)
     made = noisy(clean, 0.1, seed=1)
-    noise = made.samples - clean.samples
-    (mask,) = clean.measurement
+    noise = made.y - clean.y
+    mask = clean.A.mask
     assert noise[mask].std() == pytest.approx(0.1, 0.05)
     assert not noise[~mask].any()
-    assert made.samples.dtype == np.float32
+    assert made.y.dtype == np.float32
 
 
 def test_list_names_all_there_is(capsys):
     assert main(["data", "list"]) == 0
     shown = capsys.readouterr().out
-    assert [name for name in (*PHOTOS, *cine.MASKS) if name not in shown] == []
+    names = (*PHOTOS, *cine.PATTERNS, *cine.PHANTOMS)
+    assert [name for name in names if name not in shown] == []
     lines = {line.split()[0]: line for line in shown.splitlines() if line}
     assert "300 x 451" in lines["chelsea"]
     assert "test" in lines["chelsea"]
@@ -300,7 +324,7 @@ def test_list_names_all_there_is(capsys):
     ("name", "suffix", "size"),
     [
         ("chelsea", ".png", (451, 300)),
-        ("uniform", ".png", (32, 32)),
+        ("uniform", ".png", (128, 128)),
         ("radial", ".png", (66, 66)),
         ("cine", ".gif", (32, 32)),
         ("perfusion", ".png", (66, 66)),
@@ -308,8 +332,9 @@ def test_list_names_all_there_is(capsys):
 )
 def test_show_writes_a_picture(name, suffix, size, tmp_path):
     path = tmp_path / "new" / f"a{suffix}"
-    options = ["--size", "32", "--frames", "4", "--output", str(path)]
-    assert main(["data", "show", name, *options]) == 0
+    small = ["--size", "32", "--frames", "4"]
+    options = [] if name in ("chelsea", "uniform") else small
+    assert main(["data", "show", name, *options, "--output", str(path)]) == 0
     with pillow.open(path) as picture:
         assert picture.size == size
         assert getattr(picture, "n_frames", 1) == (4 if suffix == ".gif" else 1)
@@ -317,49 +342,50 @@ def test_show_writes_a_picture(name, suffix, size, tmp_path):
 
 def test_written_series_obey_the_model(tmp_path, capsys):
     path = tmp_path / "heart.h5"
-    options = "--coils 3 --frames 4 --size 48 --mask radial --contrast perfusion"
-    write = ["data", "write", "cine", "--output", str(path), *options.split()]
+    options = "--coils 3 --frames 4 --size 48 --mask radial"
+    write = ["data", "write", "perfusion", "--output", str(path), *options.split()]
     assert main(write) == 0
     assert "4 x 3 x 48 x 48" in capsys.readouterr().out
-    case = read_measurement(path)
-    mask, maps = case.measurement
-    assert np.allclose(case.samples, MRI(mask, maps)(case.truth), atol=1e-6)
+    _, problem = read_measurement(path)
+    own = MRI(problem.A.mask, problem.A.maps)
+    assert np.allclose(problem.y, own(problem.truth), atol=1e-6)
     with h5py.File(path) as file:
-        assert file.attrs["contrast"] == "perfusion"
+        assert file.attrs["source"] == "perfusion"
         assert file.attrs["coils"] == 3
         assert "svdinv" in file.attrs
-    before = case.samples
     assert main([*write, "--noise", "0.1", "--no-truth"]) == 0
-    noisier = read_measurement(path)
+    _, noisier = read_measurement(path)
     assert noisier.truth is None
-    assert not np.array_equal(noisier.samples, before)
+    assert not np.array_equal(noisier.y * noisier.scale, problem.y)
 
 
 def test_a_series_of_ones_own(tmp_path, series):
-    save_series(tmp_path / "mine.npy", np.moveaxis(series, 0, -1))
+    save_series(tmp_path / "mine.npy", np.moveaxis(7 * series, 0, -1))
     path = tmp_path / "a.h5"
-    write = ["data", "write", "cine", "--series", str(tmp_path / "mine.npy")]
+    write = ["data", "write", str(tmp_path / "mine.npy")]
     write += ["--time-axis", "2", "--output", str(path), "--coils", "2"]
     assert main([*write, "--mask", "variable-density"]) == 0
-    case = read_measurement(path)
-    assert np.array_equal(case.truth, series)
-    assert case.samples.shape == (3, 2, 32, 40)
-    assert case.name == "mine"
+    _, problem = read_measurement(path)
+    assert problem.scale == pytest.approx(7 * np.abs(series).max())
+    with h5py.File(path) as file:
+        np.testing.assert_allclose(file["truth"], 7 * series, rtol=1e-6)
+    assert problem.y.shape == (3, 2, 32, 40)
+    assert problem.name == "mine"
 
 
 def test_photographs_are_written(tmp_path, rng):
     path = tmp_path / "a.h5"
-    write = ["data", "write", "colour", "--output", str(path), "--crop", "40"]
-    assert main([*write, "--rate", "0.2"]) == 0
-    case = read_measurement(path)
-    assert case.samples.shape == (3, 40, 40)
-    assert case.name == "chelsea"
-    (mask,) = case.measurement
+    write = ["--output", str(path), "--crop", "40"]
+    assert main(["data", "write", "chelsea", *write, "--rate", "0.2"]) == 0
+    _, problem = read_measurement(path)
+    assert problem.y.shape == (3, 40, 40)
+    assert problem.name == "chelsea"
+    mask = problem.A.mask
     assert mask.mean() == pytest.approx(0.2, abs=0.02)
-    assert np.array_equal(case.samples, np.where(mask, case.truth, 0))
+    assert np.array_equal(problem.y, np.where(mask, problem.truth, 0))
     save_picture(tmp_path / "mine.png", rng.random((50, 60, 3)))
-    assert main([*write, "--photograph", str(tmp_path / "mine.png")]) == 0
-    assert read_measurement(path).name == "mine"
+    assert main(["data", "write", str(tmp_path / "mine.png"), *write]) == 0
+    assert read_measurement(path)[1].name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -374,16 +400,19 @@ def test_photographs_are_written(tmp_path, rng):
         (["write", "cine"], "--output"),
         (["write", "cine", "--output", "a.txt"], "--output"),
         (["write", "cine", "--output", "a.h5", "--mask", "spiral"], "--mask"),
-        (["write", "cine", "--output", "a.h5", "--coils", "0"], "--coils"),
+        (["write", "cine", "--output", "a.h5", "--coils", "-1"], "--coils"),
         (["write", "cine", "--output", "a.h5", "--noise", "-1"], "--noise"),
         (["write", "cine", "--output", "a.h5", "--key", "x"], "--key"),
-        (["write", "cine", "--output", "a.h5", "--series", "no.npy"], "no.npy"),
-        (
-            ["write", "cine", "--output", "a.h5", "--series", "n.npy", "--size", "64"],
-            "--size",
-        ),
-        (["write", "colour", "--output", "a.h5", "--rate", "1"], "--rate"),
-        (["write", "colour", "--output", "a.h5", "--photograph", "x"], "--photograph"),
+        (["write", "no.npy", "--output", "a.h5"], "no.npy"),
+        (["write", "n.npy", "--output", "a.h5", "--size", "64"], "--size"),
+        (["write", "coffee", "--output", "a.h5", "--rate", "1"], "--rate"),
+        (["write", "coffee", "--output", "a.h5", "--coils", "2"], "--coils"),
+        (["write", "cine", "--output", "a.h5", "--rate", "0.3"], "--rate"),
+        (["write", "coffee", "--output", ""], "--output"),
+        (["show", "cine", "--output", ""], "--output"),
+        (["inspect", "no.h5"], "no.h5"),
+        (["inspect", "coffee", "--coils", "2"], "--coils"),
+        (["inspect", "cine", "--acceleration", "0.5"], "--acceleration"),
         (["write", "film", "--output", "a.h5"], "film"),
     ],
 )
@@ -404,8 +433,82 @@ def test_missing_packages_of_data(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["data"], ["data", "write"], ["data", "write", "cine", "--help"]]
+    "words", [["data"], ["data", "write", "--help"], ["data", "inspect", "--help"]]
 )
 def test_help_of_data(words, capsys):
     assert main(words) == 0
     assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("link", ["external", "soft", "dangling", "virtual"])
+def test_datasets_in_other_files_are_not_read(tmp_path, link, one_line):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["kspace"] = np.ones((2, 20, 20), np.complex64)
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["mask"] = np.ones((2, 20, 20), bool)
+        if link == "virtual":
+            layout = h5py.VirtualLayout((2, 20, 20), np.complex64)
+            layout[:] = h5py.VirtualSource("other.h5", "kspace", (2, 20, 20))
+            file.create_virtual_dataset("kspace", layout)
+        elif link == "soft":
+            file["there"] = h5py.ExternalLink("other.h5", "/")
+            file["kspace"] = h5py.SoftLink("/there/kspace")
+        else:
+            name = "none.h5" if link == "dangling" else "other.h5"
+            file["kspace"] = h5py.ExternalLink(name, "/kspace")
+    with pytest.raises(ValueError, match=r"a\.h5: kspace lies in another file"):
+        read_measurement(path)
+    assert main(["data", "inspect", str(path)]) == 2
+    assert "lies in another file" in one_line()
+
+
+def test_inspect_says_what_is_in_a_file(tmp_path, with_coils, rng, capsys):
+    path = tmp_path / "a.h5"
+    write_problem(path, Cine(), with_coils, truth=False)
+    assert main(["data", "inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "task cine",
+        "3 frames of 32x40 pixels",
+        "kspace     complex64 3 x 2 x 32 x 40",
+        f"mask       bool 3 x 32 x 40, {with_coils.A.mask.mean():.1%} sampled",
+        "maps       complex64 2 x 32 x 40",
+        "truth      not known",
+        "measured already",
+    ):
+        assert words in shown
+    save_series(tmp_path / "scan.npy", 3 * with_coils.truth)
+    assert main(["data", "inspect", str(tmp_path / "scan.npy")]) == 0
+    shown = capsys.readouterr().out
+    assert "complex64 3 x 32 x 40, divided by 3" in shown
+    assert "--time-axis" in shown
+    assert "--rate" not in shown
+    save_picture(tmp_path / "cup.png", rng.random((40, 50, 3)))
+    assert main(["data", "inspect", str(tmp_path / "cup.png")]) == 0
+    shown = capsys.readouterr().out
+    assert "task colour" in shown
+    assert "3 x 40 x 50" in shown
+    assert "--rate" in shown
+
+
+def test_measured_data_are_not_measured_again(tmp_path, photo, one_line):
+    write_problem(tmp_path / "a.h5", Colour(), photo)
+    words = [str(tmp_path / "a.h5"), "--output", str(tmp_path / "b.h5")]
+    assert main(["data", "write", *words]) == 2
+    assert "measured already" in one_line()
+    assert not (tmp_path / "b.h5").exists()
+
+
+def test_accelerations_and_noise_are_written(tmp_path, series):
+    save_series(tmp_path / "mine.npy", series)
+    path = tmp_path / "a.h5"
+    write = ["data", "write", str(tmp_path / "mine.npy"), "--output", str(path)]
+    options = ["--mask", "vista", "--acceleration", "4", "--noise", "0.01"]
+    assert main([*write, *options]) == 0
+    _, problem = read_measurement(path)
+    assert problem.A.mask.mean() == pytest.approx(1 / 4, abs=0.05)
+    assert problem.setting == "vista, 4 x"
+    with h5py.File(path) as file:
+        assert (file.attrs["acceleration"], file.attrs["noise"]) == (4, 0.01)
+        assert file.attrs["option_mask"] == "vista"

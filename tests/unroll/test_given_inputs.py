@@ -1,25 +1,44 @@
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 import pytest
-from svdinv.unroll.evaluation.inputs import (
-    Input,
-    Sampler,
-    files_of,
-    read_input,
-    read_inputs,
-    read_mask,
-)
-from svdinv.unroll.jobs import cine
 
 from svdinv.unroll.data import photograph
+from svdinv.unroll.data.measurements import read_mask
+from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.evaluation.inference import judge
 from svdinv.unroll.operators import MRI
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import Cine, Colour, Given
+from svdinv.unroll.tasks.cine import CineOptions
+from svdinv.unroll.tasks.colour import ColourOptions
+from svdinv.unroll.tasks.reading import (
+    files_of,
+    read_all,
+    read_measurement,
+    task_of_file,
+)
+from svdinv.unroll.tasks.reading import read as read_one
 
 SIZE = (4, 24, 20)
+
+
+def read_input(path, **options):
+    """The task of an input, and what is read."""
+    task = task_of_file(path)
+    return task, read_one(path, task, task.options(**options))
+
+
+def measured(path):
+    """Measured data of series."""
+    task, problem = read_input(path)
+    assert task == Cine()
+    assert isinstance(problem, Problem)
+    return problem
 
 
 @pytest.fixture
@@ -43,20 +62,20 @@ def write(path, **datasets):
 
 
 def test_pictures_by_name_and_from_files(tmp_path):
-    given = read_input("coffee")
-    assert (given.kind, given.shape) == ("colour", (3, 400, 600))
-    np.testing.assert_array_equal(given.truth[1], photograph("coffee")[..., 1])
+    task, given = read_input("coffee")
+    assert (task, given.image.shape) == (Colour(), (3, 400, 600))
+    np.testing.assert_array_equal(given.image[1], photograph("coffee")[..., 1])
     save_picture(tmp_path / "cup.png", photograph("coffee")[:50, :80])
-    assert read_input(tmp_path / "cup.png").shape == (3, 50, 80)
-    assert read_input(tmp_path / "cup.png", crop=40).shape == (3, 40, 40)
+    assert read_input(tmp_path / "cup.png")[1].image.shape == (3, 50, 80)
+    assert read_input(tmp_path / "cup.png", crop=40)[1].image.shape == (3, 40, 40)
 
 
 def test_series_are_scaled_to_one(tmp_path, series):
     np.savez(tmp_path / "a.npz", other=series, images=np.moveaxis(7 * series, 0, 2))
-    given = read_input(tmp_path / "a.npz", key="images", time_axis=2)
-    assert (given.kind, given.shape, given.name) == ("cine", SIZE, "a")
-    assert np.abs(given.truth).max() == pytest.approx(1)
-    np.testing.assert_allclose(given.scale * given.truth, 7 * series, rtol=1e-5)
+    task, given = read_input(tmp_path / "a.npz", key="images", time_axis=2)
+    assert (task, given.image.shape, given.name) == (Cine(), SIZE, "a")
+    assert np.abs(given.image).max() == pytest.approx(1)
+    np.testing.assert_allclose(given.scale * given.image, 7 * series, rtol=1e-5)
 
 
 @pytest.mark.parametrize("coils", [0, 3])
@@ -69,30 +88,29 @@ def test_measured_k_space_is_not_sampled_again(tmp_path, series, mask, coils, kn
         arrays["maps"] = maps
     if known:
         arrays["truth"] = 5 * series
-    given = read_input(write(tmp_path / "raw.h5", **arrays))
-    assert (given.kind, given.shape) == ("cine", SIZE)
-    case = Sampler().case(given)
-    np.testing.assert_array_equal(case.measurement[0], mask)
+    problem = measured(write(tmp_path / "raw.h5", **arrays))
+    assert (problem.name, problem.setting) == ("raw", "as measured")
+    np.testing.assert_array_equal(problem.A.mask, mask)
     np.testing.assert_allclose(
-        case.samples * given.scale, 5 * operator(series), rtol=1e-4, atol=1e-5
+        problem.y * problem.scale, 5 * operator(series), rtol=1e-4, atol=1e-5
     )
     if known:
-        assert np.abs(case.truth).max() == pytest.approx(1)
-        np.testing.assert_allclose(operator(case.truth), case.samples, atol=1e-5)
+        assert np.abs(problem.truth).max() == pytest.approx(1)
+        np.testing.assert_allclose(operator(problem.truth), problem.y, atol=1e-5)
     else:
-        assert case.truth is None
-        assert np.abs(operator.H(case.samples)).max() == pytest.approx(1, rel=1e-5)
+        assert problem.truth is None
+        assert np.abs(operator.H(problem.y)).max() == pytest.approx(1, rel=1e-5)
 
 
 def test_maps_are_estimated_where_there_are_none(tmp_path):
     pytest.importorskip("sigpy")
-    x = cine.unseen_series(0, 4, 32)
+    x = unseen_series(0, 4, 32)
     maps, mask = coil_maps(3, 32, 32, seed=1), np.ones(x.shape, bool)
     path = write(tmp_path / "raw.h5", kspace=MRI(mask, maps)(x), mask=mask)
-    given = read_input(path)
-    found = given.measurement[1]
+    problem = measured(path)
+    found = problem.A.maps
     assert found.shape == maps.shape
-    image = MRI(mask, found).H(given.samples) * given.scale
+    image = MRI(mask, found).H(problem.y) * problem.scale
     inside = np.abs(x) > 0.1
     error = np.abs(np.abs(image) - np.abs(x))[inside]
     assert np.median(error / np.abs(x)[inside]) < 0.05
@@ -101,13 +119,13 @@ def test_maps_are_estimated_where_there_are_none(tmp_path):
 def test_the_phase_of_estimated_maps_does_not_count(tmp_path):
     """The metrics are those of magnitudes: of the true ones they are perfect."""
     pytest.importorskip("sigpy")
-    x = cine.unseen_series(0, 4, 32)
+    x = unseen_series(0, 4, 32)
     maps, mask = coil_maps(3, 32, 32, seed=1), np.ones(x.shape, bool)
     kspace = MRI(mask, maps)(x)
     known = write(tmp_path / "a.h5", kspace=kspace, mask=mask, maps=maps, truth=x)
     found = write(tmp_path / "b.h5", kspace=kspace, mask=mask, truth=x)
-    with_maps, without = (Sampler().case(read_input(path)) for path in (known, found))
-    turned = 1j * with_maps.truth
+    with_maps, without = measured(known), measured(found)
+    turned, judge = 1j * with_maps.truth, Cine().judge
     assert judge(with_maps, turned)["SNR / dB"] < 0
     assert judge(without, turned)["SNR / dB"] > 100
     assert judge(without, 0.9 * turned)["SNR / dB"] == pytest.approx(20, abs=1e-3)
@@ -117,7 +135,7 @@ def test_the_phase_of_estimated_maps_does_not_count(tmp_path):
 def test_maps_need_a_middle_that_is_sampled(tmp_path, side):
     """In any frame; and of that the largest square, should it be small."""
     pytest.importorskip("sigpy")
-    x = cine.unseen_series(0, 4, 32)
+    x = unseen_series(0, 4, 32)
     mask = np.zeros(x.shape, bool)
     middle = slice(16 - side // 2, 16 - side // 2 + side)
     mask[1, middle, middle] = True
@@ -125,35 +143,36 @@ def test_maps_need_a_middle_that_is_sampled(tmp_path, side):
     kspace = MRI(mask, coil_maps(3, 32, 32, seed=1))(x)
     path = write(tmp_path / "raw.h5", kspace=kspace, mask=mask)
     if side == 9:
-        assert read_input(path).measurement[1].shape == (3, 32, 32)
+        assert measured(path).A.maps.shape == (3, 32, 32)
         return
     with pytest.raises(ValueError, match="7 x 7 points of k-space, and 8 x 8"):
         read_input(path)
 
 
 def test_a_single_frame_may_miss_the_centre(tmp_path):
-    x = cine.unseen_series(0, 1, 32)
+    x = unseen_series(0, 1, 32)
     mask = np.zeros(x.shape, bool)
     mask[:, ::12] = True
     path = write(tmp_path / "raw.h5", kspace=MRI(mask)(x), mask=mask)
-    assert read_input(path).measurement[0].shape == (1, 32, 32)
+    assert measured(path).A.mask.shape == (1, 32, 32)
 
 
 def test_one_coil_without_a_map_is_no_coil(tmp_path, series, mask):
     kspace = MRI(mask)(series)[:, None]
-    given = read_input(write(tmp_path / "raw.h5", kspace=kspace, mask=mask))
-    assert given.samples.shape == SIZE
-    assert len(given.measurement) == 1
+    problem = measured(write(tmp_path / "raw.h5", kspace=kspace, mask=mask))
+    assert problem.y.shape == SIZE
+    assert problem.A.maps is None
 
 
 def test_measured_colours(tmp_path, rng):
     samples = rng.random((3, 40, 36), dtype=np.float32)
     mask = rng.random(samples.shape) < 0.5
     path = write(tmp_path / "c.h5", samples=samples, mask=mask, truth=samples)
-    case = Sampler().case(read_input(path))
-    assert case.samples.dtype == case.truth.dtype == np.float32
-    np.testing.assert_array_equal(case.samples, samples)
-    np.testing.assert_array_equal(case.measurement[0], mask)
+    task, problem = read_input(path)
+    assert task == Colour()
+    assert problem.y.dtype == problem.truth.dtype == np.float32
+    np.testing.assert_array_equal(problem.y, samples)
+    np.testing.assert_array_equal(problem.A.mask, mask)
 
 
 def test_colours_of_another_range_are_refused(tmp_path, rng):
@@ -166,33 +185,54 @@ def test_colours_of_another_range_are_refused(tmp_path, rng):
         read_input(path)
 
 
-def test_sampling(series, mask):
-    given = Input("a", "cine", series)
-    case = Sampler(mask="vista", coils=2, seed=1).case(given)
-    assert case.setting == "vista, 2 coils"
-    assert case.samples.shape == (4, 2, 24, 20)
-    assert Sampler(mask="vista", coils=1).case(given).setting == "vista, 1 coil"
-    case = Sampler(mask=mask).case(given)
-    np.testing.assert_array_equal(case.measurement[0], mask)
-    case = Sampler(mask=mask[0]).case(given)
-    np.testing.assert_array_equal(case.measurement[0], [mask[0]] * 4)
-    photo = Input("b", "colour", np.ones((3, 50, 40), np.float32))
-    case = Sampler(rate=0.2, seed=3).case(photo)
-    assert case.setting == "rate 0.2"
-    assert case.measurement[0].mean() == pytest.approx(0.2, abs=0.01)
-    np.testing.assert_array_equal(case.samples, case.measurement[0])
-    again = Sampler(rate=0.2, seed=4).case(photo)
-    assert (again.samples != case.samples).any()
+def sample(given, **options):
+    return Cine().measure(given, CineOptions(**options))
 
 
-def test_masks_that_do_not_fit(series, mask):
-    given = Input("a", "cine", series)
+def saved(path, mask):
+    np.save(path, mask)
+    return str(path)
+
+
+def test_sampling(series, mask, tmp_path):
+    given = Given("a", series, scale=3.0)
+    problem = sample(given, mask="vista", coils=2, seed=1)
+    assert (problem.setting, problem.scale) == ("vista, 2 coils", 3)
+    assert problem.y.shape == (4, 2, 24, 20)
+    assert sample(given, mask="vista", coils=1).setting == "vista, 1 coil"
+    problem = sample(given, mask=saved(tmp_path / "m.npy", mask))
+    assert problem.setting == "own mask"
+    np.testing.assert_array_equal(problem.A.mask, mask)
+    problem = sample(given, mask=saved(tmp_path / "m.npy", mask[0]))
+    np.testing.assert_array_equal(problem.A.mask, [mask[0]] * 4)
+    photo = Given("b", np.ones((3, 50, 40), np.float32))
+    problem = Colour().measure(photo, ColourOptions(rate=0.2, seed=3))
+    assert problem.setting == "rate 0.2"
+    assert problem.A.mask.mean() == pytest.approx(0.2, abs=0.01)
+    np.testing.assert_array_equal(problem.y, problem.A.mask)
+    again = Colour().measure(photo, ColourOptions(rate=0.2, seed=4))
+    assert (again.y != problem.y).any()
+
+
+def test_accelerations(series):
+    given = Given("a", series)
+    problem = sample(given, mask="vista", acceleration=4)
+    assert problem.setting == "vista, 4 x"
+    assert problem.A.mask.mean() == pytest.approx(1 / 4, abs=0.05)
+    with pytest.raises(ValueError, match="acceleration: has no use"):
+        CineOptions(mask="m.npy", acceleration=4)
+    with pytest.raises(ValueError, match=r"acceleration must lie in \[1, 16\]"):
+        CineOptions(acceleration=0.5)
+
+
+def test_masks_that_do_not_fit(series, mask, tmp_path):
+    given = Given("a", series)
     with pytest.raises(ValueError, match=r"\(4, 24, 20\), or \(24, 20\)"):
-        Sampler(mask=mask[:3]).case(given)
+        sample(given, mask=saved(tmp_path / "m.npy", mask[:3]))
     corners = np.zeros(SIZE, bool)
     corners[:, ::8, 0] = True
     with pytest.raises(ValueError, match="fftshift"):
-        Sampler(mask=corners).case(given)
+        sample(given, mask=saved(tmp_path / "m.npy", corners))
 
 
 def test_masks_from_files(tmp_path, mask):
@@ -213,16 +253,18 @@ def test_folders_and_files_of_one_name(tmp_path, series):
         (tmp_path / folder).mkdir()
         np.save(tmp_path / folder / "scan.npy", series)
     (tmp_path / "a" / "notes.txt").touch()
-    files = files_of([tmp_path / "a", tmp_path / "b" / "scan.npy"], "cine")
+    files = files_of([tmp_path / "a", tmp_path / "b" / "scan.npy"], Cine())
     assert [f.name for f in files] == ["scan.npy", "scan.npy"]
-    names = [given.name for given in read_inputs(files)]
+    names = [given.name for given in read_all(files, Cine(), CineOptions())]
     assert names == [str(file) for file in files]
-    (given,) = read_inputs(files[:1])
+    (given,) = read_all(files[:1], Cine(), CineOptions())
     assert given.name == "scan"
+    with pytest.raises(ValueError, match=r"scan\.npy is of the kind cine"):
+        read_all(files, Colour(), ColourOptions())
     with pytest.raises(ValueError, match="no series in"):
-        files_of([tmp_path], "cine")
+        files_of([tmp_path], Cine())
     with pytest.raises(ValueError, match="no picture in"):
-        files_of([tmp_path / "a"], "colour")
+        files_of([tmp_path / "a"], Colour())
 
 
 @pytest.mark.parametrize("name", ["no-such.png", "no-such.npz", "no-such.h5", "coffe"])
@@ -253,14 +295,15 @@ def _changes():
     corner = np.zeros(SIZE)
     corner[:, ::8, 0] = 1
     yield {"mask": None}, "mask is missing"
-    yield {"mask": np.ones(20)}, "mask must have"
+    yield {"mask": np.ones(19)}, "mask must have"
     yield {"mask": corner}, "fftshift"
     yield {"mask": np.zeros(SIZE)}, "samples nothing"
-    yield {"mask": np.ones((4, 8, 8)), "kspace": np.ones((4, 8, 8))}, "16 pixels"
+    yield {"mask": np.ones((4, 8, 8)), "kspace": np.ones((4, 8, 8)) + 0j}, "16 pixels"
     yield {"kspace": kspace[:3]}, "mask must have"
     yield {"kspace": 0 * kspace}, "kspace is zero"
     yield {"kspace": 0 * coils}, "maps, and they cannot be estimated"
-    yield {"kspace": np.full(SIZE, np.nan)}, "finite"
+    yield {"kspace": np.full(SIZE, np.nan) + 0j}, "finite"
+    yield {"kspace": np.ones(SIZE)}, "must be complex"
     yield {"maps": maps}, "where there are maps"
     yield {"kspace": coils, "maps": np.ones((3, *SIZE[1:]))}, "maps must have"
     yield {"kspace": coils, "maps": maps}, "add up to 1"
@@ -277,3 +320,79 @@ def test_measured_files_that_make_no_sense(tmp_path, changes, complaint):
     with pytest.raises(ValueError, match=complaint) as error:
         read_input(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (4, 1, 20), (1, 24, 1), (20,)])
+def test_masks_of_files_broadcast(tmp_path, series, rng, shape):
+    mask = rng.random(shape) < 0.5
+    whole = np.array(np.broadcast_to(mask, SIZE))
+    path = write(tmp_path / "raw.h5", kspace=MRI(whole)(series), mask=mask)
+    np.testing.assert_array_equal(measured(path).A.mask, whole)
+
+
+@pytest.mark.parametrize("coils", [0, 2])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("factor", [1e-42, 1e-30, 1e30])
+def test_series_of_any_scale(tmp_path, series, mask, factor, known, coils):
+    """Even of numbers that single precision cannot hold with all digits."""
+    maps = coil_maps(coils, *SIZE[1:], seed=0) if coils else None
+    rtol = 2e-2 if factor < 1e-38 else 1e-5
+    small = (factor * series.astype(complex)).astype(np.complex64)
+    np.save(tmp_path / "a.npy", small)
+    _, given = read_input(tmp_path / "a.npy")
+    peak = np.abs(series).max()
+    assert given.scale == pytest.approx(factor * peak, rel=rtol)
+    np.testing.assert_allclose(given.image, series / peak, atol=rtol)
+    problem = sample(given, mask="vista", coils=coils)
+    assert np.isfinite(problem.y).all()
+    Cine().save(tmp_path / "b.npy", problem.truth, problem)
+    saved_again = np.load(tmp_path / "b.npy") / np.complex128(factor)
+    np.testing.assert_allclose(saved_again, series, atol=peak * rtol)
+
+    operator = MRI(mask, maps)
+    arrays = {"kspace": factor * operator(series).astype(complex), "mask": mask}
+    if coils:
+        arrays["maps"] = maps
+    if known:
+        arrays["truth"] = factor * series.astype(complex)
+    problem = measured(write(tmp_path / "raw.h5", **arrays))
+    usual = measured(
+        write(
+            tmp_path / "usual.h5",
+            **arrays
+            | {"kspace": operator(series)}
+            | ({"truth": series} if known else {}),
+        )
+    )
+    assert problem.scale / factor == pytest.approx(usual.scale, rel=rtol)
+    np.testing.assert_allclose(problem.y, usual.y, atol=rtol)
+    if known:
+        np.testing.assert_allclose(problem.truth, usual.truth, atol=rtol)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("suffix", [".png", ".npy", ".npz", ".mat", ".h5"])
+def test_pipes_and_folders_are_no_input(tmp_path, suffix):
+    """They are refused, and nothing waits for a pipe that nobody writes to."""
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    with pytest.raises(ValueError, match=f"pipe{suffix} .*is no regular file"):
+        read_input(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"folder{suffix}").mkdir()
+    with pytest.raises(ValueError, match=f"folder{suffix} .*is a folder"):
+        read_input(tmp_path / f"folder{suffix}")
+    with pytest.raises(ValueError, match="is a folder"):
+        read_input(tmp_path)
+
+
+def test_masked_arrays_are_refused(series):
+    """Their values under the mask would be taken for measured ones."""
+    with pytest.raises(TypeError, match="masked array"):
+        Given("a", np.ma.masked_greater(np.abs(series), 1))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (3, 40, 10)])
+def test_measured_colours_that_are_too_small(tmp_path, rng, shape):
+    samples = rng.random(shape, dtype=np.float32)
+    path = write(tmp_path / "c.h5", samples=samples, mask=np.ones(shape, bool))
+    with pytest.raises(ValueError, match=r"c\.h5: samples must have 11 pixels a side"):
+        read_measurement(path)

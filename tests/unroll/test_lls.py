@@ -12,6 +12,7 @@ from svdinv.unroll.data.masks import radial_mask
 from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.networks import LLS, from_json, to_json
 from svdinv.unroll.operators import MRI, Identity
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine import sampling
 from svdinv.unroll.torch import Network
 
@@ -322,16 +323,16 @@ def test_the_noise_is_estimated_from_the_outer_samples(pattern, coils):
     found = []
     for deviation in (0.1, 0.01):
         # What stands where nothing is sampled is no measurement.
-        state = LLS(noise=True).begin(clean + deviation * noise, A)
+        state = LLS(noise=True).begin(Problem(clean + deviation * noise, A))
         found.append(float(state["deviation"][0]) / deviation)
     np.testing.assert_allclose(found, 1, atol=0.1)
 
 
 def test_other_operators_leave_the_noise_unknown():
     y = gauss(np.random.default_rng(0), 2, 4, 8, 8)
-    state = LLS(noise=True).begin(y, Identity())
+    state = LLS(noise=True).begin(Problem(y, Identity()))
     np.testing.assert_array_equal(state["deviation"], [0, 0])
-    nothing = LLS(noise=True).begin(0 * y, MRI(np.ones(y.shape, bool)))
+    nothing = LLS(noise=True).begin(Problem(0 * y, MRI(np.ones(y.shape, bool))))
     np.testing.assert_array_equal(nothing["deviation"], [0, 0])
 
 

@@ -27,13 +27,29 @@ def naming(path: str | Path, expected: str) -> Iterator[None]:
     Exceptions of every kind: a damaged header can lead a parser anywhere.
     """
     try:
-        if not Path(path).is_file():
-            raise FileError(f"there is no file {path}")
+        check_regular(path)
         yield
     except (FileError, ImportError):
         raise
     except Exception as error:
         raise FileError(f"cannot read {path} as {expected}: {error}") from error
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuse what is no regular file: to open a pipe might wait forever.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, or there is nothing.
+    """
+    if Path(path).is_file():
+        return
+    if Path(path).is_dir():
+        raise FileError(f"{path} is a folder, not a file")
+    if Path(path).exists():
+        raise FileError(f"{path} is no regular file")
+    raise FileError(f"there is no file {path}")
 
 
 @contextlib.contextmanager

@@ -150,8 +150,8 @@ class Datasets:
         self.file, self.path = file, path
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether there is a dataset of that name."""
-        return name in self.file
+        """Tell whether there is a dataset of that name, or a link to one."""
+        return self.file.get(name, getlink=True) is not None
 
     def shape(self, name: str, said: str, axes: Sequence[int]) -> tuple[int, ...]:
         """Give the shape of a dataset of numbers, of so many axes.
@@ -161,9 +161,14 @@ class Datasets:
         ValueError
             If it is missing, or something else.
         """
-        dataset = self.file.get(name)
-        if dataset is None:
+        link = self.file.get(name, getlink=True) if name in self else None
+        outside = type(link).__name__ == "ExternalLink"
+        dataset = None if outside else self.file.get(name)
+        if dataset is None and not outside:
             raise self.error(name, "is missing")
+        # A symbolic link may lead through another one into another file.
+        if outside or dataset.file.filename != self.file.file.filename:
+            raise self.error(name, "lies in another file, which is not read")
         if not hasattr(dataset, "shape") or not is_numeric(dataset.dtype):
             raise self.error(name, "must be an array of numbers")
         if dataset.external or dataset.is_virtual:
@@ -190,6 +195,11 @@ class Datasets:
     def complex(self, name: str) -> Arrays:
         """Read complex numbers, or real ones as such: complex64."""
         return to_complex(self.file[name][()], self.path, name)
+
+    def is_complex(self, name: str) -> bool:
+        """Tell whether its numbers are complex, or pairs that stand for such."""
+        dtype = self.file[name].dtype
+        return dtype.kind == "c" or dtype.names is not None
 
     def real(self, name: str) -> Arrays:
         """Read floating point numbers: float32.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import explain_missing
+from svdinv.unroll.data._files import check_regular
 
 __all__ = [
     "SUFFIXES",
@@ -69,6 +70,7 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
         raise explain_missing("PIL", "demo") from error
 
     try:
+        check_regular(path)
         with pillow.open(path) as picture:
             upright = ImageOps.exif_transpose(picture)
             deep = upright.mode.startswith("I;16") or (

@@ -206,7 +206,10 @@ def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
         name = _choose(path, key, shapes, every)
         if name not in shapes:
             raise FileError(f"{path}: {name} is not an array of numbers")
-        return file[name][()]
+        dataset = file[name]
+        if dataset.external or dataset.is_virtual:
+            raise FileError(f"{path}: {name} lies in another file, which is not read")
+        return dataset[()]
 
 
 def _choose(path: Path, key: str | None, shapes: Shapes, every: list[str]) -> str:

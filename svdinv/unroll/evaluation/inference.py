@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from svdinv.unroll import pretrained
+from svdinv.unroll.data._files import check_regular
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate, Method, Task, task_of
@@ -75,6 +76,8 @@ def open_network(weights: str | Path, device: str = "cpu") -> Network:
         weights = Path(weights) / WEIGHTS
     elif not Path(weights).suffix:
         weights = pretrained.path(str(weights))
+    if Path(weights).exists():  # else PyTorch says that there is none
+        check_regular(weights)
     network: Network = load(weights)
     return network.to(device)
 

@@ -355,6 +355,11 @@ class Cine(Task):
     def read(self, source: str | Path, options: Any) -> Given:
         """Read a series (T, H, W), complex or magnitudes, and scale it to 1."""
         path, name = Path(source), str(source)
+        if name in PHANTOMS or name in HEARTS:
+            if options.key is not None:
+                raise ValueError(f"key: is for files, and {source} is built in")
+            if options.time_axis is not None and options.mask in (None, *PATTERNS):
+                raise ValueError(f"time_axis: is for files, and {source} is built in")
         if name in PHANTOMS:
             frames, size = options.frames or _FRAMES, options.size or _SIZE
             made = heart(frames, size, size, seed=options.seed, contrast=name)
@@ -400,6 +405,8 @@ class Cine(Task):
             file.same("maps", (*coils, H, W), "(C, H, W)")
         if known:
             file.same("truth", (T, H, W), "(T, H, W)")
+        if not file.is_complex("kspace"):
+            raise file.error("kspace", "must be complex")
         mask = np.array(np.broadcast_to(file.mask(), (T, H, W)))
         maps = file.complex("maps") if mapped else None
         truth = file.complex("truth") if known else None
@@ -901,7 +908,7 @@ def _mri(problem: Problem) -> MRI:
 
 def _divided(x: Any, scale: float) -> Any:
     """`x` in units of `scale`, however small or large that is."""
-    if scale > _TINY:
+    if _TINY < scale < 1 / _TINY:
         return x / np.float32(scale)
     return (x.astype(np.complex128) / scale).astype(np.complex64)
 
@@ -960,12 +967,19 @@ def _from_kspace(
             f"0 where there is no signal, and reach {energy:.3g}"
         )
     A = MRI(mask, maps)
-    reference = A.H(kspace) if truth is None else truth
-    scale = float(np.abs(reference).max())
+    kspace = A.measured(kspace)
+    if truth is None:
+        # Single precision transforms no numbers near the end of its range.
+        unit = float(np.abs(kspace).max())
+        unit = 1.0 if _TINY < unit < 1 / _TINY else unit or 1.0
+        image = A.H(_divided(kspace, unit))
+        scale = unit * float(np.abs(image).max())
+    else:
+        scale = float(np.abs(truth).max())
     if scale == 0:
         raise ValueError(f"{file.path}: kspace is zero wherever it is sampled")
     return Problem(
-        _divided(A.measured(kspace), scale),
+        _divided(kspace, scale),
         A,
         truth=None if truth is None else _divided(truth, scale),
         scale=scale,

@@ -59,6 +59,7 @@ __all__ = [
 _RATES = (0.4, 0.3, 0.1)  # of an evaluation
 _UNIFORM = "uniform"
 _SMALLEST = 32  # pixels a side of a cropped picture
+_LEAST_MEASURED = 11  # pixels a side of what is measured, for SSIM
 _LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
 # Of SVT completion, relative to the largest singular value; the best ones of
 # photographs lie inside, or what lies beyond changes hundredths of a decibel.
@@ -109,6 +110,8 @@ class ColourOptions(Options):
             raise ValueError(f"crop must be 0 or at least {_SMALLEST}, got {self.crop}")
         if self.rate is not None and self.mask is not None:
             raise ValueError("rate: not allowed with mask, which says what is sampled")
+        if self.mask is not None and not Path(self.mask).suffix:
+            raise ValueError(f"mask: {self.mask!r} is no file with a mask of a picture")
 
 
 @register
@@ -241,6 +244,11 @@ class Colour(Task):
             file.same(name, shape, "that of samples")
         if len(shape) != 3 or shape[0] != 3:
             raise file.error("samples", f"must be (3, H, W), got {shape}")
+        if min(shape[1:]) < _LEAST_MEASURED:
+            raise file.error(
+                "samples",
+                f"must have {_LEAST_MEASURED} pixels a side or more, got {shape[1:]}",
+            )
         truth = file.real("truth") if "truth" in file else None
         if truth is not None and not truth.any():
             raise file.error("truth", "is zero everywhere")

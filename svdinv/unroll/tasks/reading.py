@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from svdinv.unroll.data._files import FileError, open_hdf5
 from svdinv.unroll.data.measurements import Datasets, text, write_measurement
 from svdinv.unroll.data.series import HDF5_SUFFIXES
@@ -34,6 +36,8 @@ def write_problem(
 ) -> None:
     """Write a problem to an HDF5 file that `read_measurement` reads.
 
+    In the scale of what was read, not in that of the problem.
+
     Parameters
     ----------
     path : str or Path
@@ -56,9 +60,12 @@ def write_problem(
     OSError
         If the file cannot be written.
     """
-    arrays = task.measured(problem)
+    arrays = dict(task.measured(problem))
     if truth and problem.truth is not None:
         arrays["truth"] = problem.truth
+    if problem.scale != 1:
+        for name in {task.sampled, "truth"} & set(arrays):
+            arrays[name] = arrays[name] * np.float32(problem.scale)
     write_measurement(
         path,
         arrays,
@@ -90,7 +97,7 @@ def holds_measurement(path: str | Path) -> bool:
         If h5py is missing.
     """
     with open_hdf5(path, "an HDF5 file") as file:
-        return any(cls.sampled in file for cls in tasks().values())
+        return any(cls.sampled in Datasets(file, path) for cls in tasks().values())
 
 
 def read_measurement(path: str | Path) -> tuple[Task, Problem]:
@@ -264,7 +271,7 @@ def _kind(file: Any, path: str | Path) -> Task:
             f"{kind or given}"
         )
     for cls in known.values():
-        if cls.sampled in file:
+        if cls.sampled in Datasets(file, path):
             return cls()
     due = " nor ".join(cls.sampled for cls in known.values())
     raise FileError(f"{path} has neither a dataset {due}")

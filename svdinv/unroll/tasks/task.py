@@ -169,6 +169,19 @@ class Given:
     scale: float = 1.0
     note: Any = None
 
+    def __post_init__(self) -> None:
+        """Refuse values that are masked, which would be taken as if they were not.
+
+        Raises
+        ------
+        TypeError
+            If the image is a masked array.
+        """
+        if isinstance(self.image, np.ma.MaskedArray):
+            raise TypeError(
+                "image must not be a masked array; give what is sampled as a mask"
+            )
+
 
 class Source(Protocol):
     """Problems to train on, loaded or made."""
@@ -508,5 +521,7 @@ def recognise(source: str | Path) -> Task:
     for cls in tasks().values():
         if cls().recognises(Path(source)):
             return cls()
+    if Path(source).is_dir():
+        raise ValueError(f"{source} is a folder, not a file")
     what = ", nor ".join(cls.reads for cls in tasks().values())
     raise ValueError(f"{source} is neither {what}")
