@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -508,3 +509,75 @@ def test_operations_of_traced_graphs():
     (found,) = torch.autograd.grad(compiled(A), A)
     (expected,) = torch.autograd.grad(loss(A), A)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+SANITIZED = """
+import sys
+from pathlib import Path
+import numpy as np
+import svdinv.kernels as kernels
+kernels._LIBRARY = Path(sys.argv[1])
+kernels._kernels = kernels._Kernels()
+assert kernels.variants() == ("baseline",), kernels.status()
+import svdinv.numpy
+rng = np.random.default_rng(0)
+for dtype in (np.float32, np.float64, np.complex64, np.complex128):
+    for shape in ((5, 3, 3), (9, 2, 7), (4, 17, 6), (6, 1, 1), (5, 33, 33), (4, 64, 9)):
+        A = rng.standard_normal(shape).astype(dtype)
+        A[0] = 0
+        A[1] = np.eye(*shape[1:])
+        A[2, :, 0] = np.nan
+        if A.dtype.kind == "c":
+            A = A * np.exp(1j * rng.random(shape)).astype(dtype)
+        sound = [0, 1, 3]
+        for x in (A[sound], A[sound].mT, A[sound][:, ::-1]):
+            (U, S, Vh), back = svdinv.numpy.vjp(svdinv.numpy.svd, x)
+            back((U, S, Vh))
+            y, back = svdinv.numpy.vjp(svdinv.numpy.svt, x, 0.1)
+            back(y)
+            if x.shape[-1] == x.shape[-2]:
+                (w, V), back = svdinv.numpy.vjp(svdinv.numpy.eigh, x)
+                back((w, V))
+        from svdinv.backends import numpy_namespace as xp
+        from svdinv.kernels import operations
+        assert operations.svd(A, xp.memory) is None  # one is not finite
+print("sound")
+"""
+
+
+def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
+    """Under AddressSanitizer and UBSan, where the compiler has them."""
+    from svdinv.kernels import build
+
+    found = build.compiler()
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    named = run([*(found or ["cc"]), "-print-file-name=libasan.so"]).stdout.strip()
+    if not os.path.isabs(named):
+        pytest.skip("the compiler has no AddressSanitizer")
+    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    library = build.build(tmp_path / "libsvdinv.so", flags, ("baseline",))
+    script = tmp_path / "run.py"
+    script.write_text(SANITIZED)
+    # Python itself and NumPy leave memory to the system when they end.
+    around = {"LD_PRELOAD": named, "ASAN_OPTIONS": "detect_leaks=0"}
+    env = os.environ | around | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "2"}
+    done = run([sys.executable, str(script), str(library)], env=env)
+    assert done.stdout == "sound\n", done.stderr[-4000:]
+
+
+@pytest.mark.parametrize(
+    ("file", "chosen"),
+    [("test_small_values.py", "numpy or torch"), ("test_regressions.py", "not jax")],
+)
+def test_the_same_tests_pass_without_kernels(file, chosen):
+    """As for those who have no compiler."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist"]
+    done = subprocess.run(
+        [*command, "-k", chosen, f"tests/{file}"],
+        env=os.environ | {"SVDINV_ISA": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert " passed" in done.stdout

@@ -69,7 +69,9 @@ def compiler() -> list[str] | None:
     return [sys.executable, "-m", "ziglang", "cc"]
 
 
-def build(to: Path = LIBRARY, extra: tuple[str, ...] = ()) -> Path:
+def build(
+    to: Path = LIBRARY, extra: tuple[str, ...] = (), names: tuple[str, ...] = ()
+) -> Path:
     """Compile every instruction set and type, and link them.
 
     Parameters
@@ -78,6 +80,8 @@ def build(to: Path = LIBRARY, extra: tuple[str, ...] = ()) -> Path:
         The library to write; replaced in one step.
     extra : tuple of str, optional
         Further flags, such as ``-fsanitize=address``.
+    names : tuple of str, optional
+        Instruction sets to compile; all by default.
 
     Returns
     -------
@@ -94,6 +98,7 @@ def build(to: Path = LIBRARY, extra: tuple[str, ...] = ()) -> Path:
         raise BuildError("no C compiler (cc, gcc, clang, or the ziglang package)")
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     sets = X86 if x86 else OTHER
+    sets = {name: sets[name] for name in names or sets}
     variants = " ".join(f"X({name})" for name in sets)
     with tempfile.TemporaryDirectory() as folder:
         jobs = [

@@ -163,7 +163,7 @@ class Datasets:
         """
         link = self.file.get(name, getlink=True) if name in self else None
         outside = type(link).__name__ == "ExternalLink"
-        dataset = None if outside else self.file.get(name)
+        dataset: Any = None if outside else self.file.get(name)
         if dataset is None and not outside:
             raise self.error(name, "is missing")
         # A symbolic link may lead through another one into another file.
