@@ -8,8 +8,8 @@ import pytest
 
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph
-from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.data.moving import unseen_series
+from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.evaluation.evaluation import Evaluation, Row
 from svdinv.unroll.tasks import Cine, Colour, cine
 from svdinv.unroll.tasks.cine import CineOptions
