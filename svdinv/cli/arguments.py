@@ -27,6 +27,7 @@ __all__ = [
     "add_task_options",
     "complain",
     "duration",
+    "filled",
     "naming_flags",
     "natural",
     "need",
@@ -208,11 +209,11 @@ def task_settings(
     from svdinv.unroll.tasks import tasks
 
     every = {name for cls in tasks().values() for name in cls.options.names()}
-    given = {name: getattr(arguments, name, None) for name in sorted(every)}
-    given = {name: value for name, value in given.items() if value is not None}
+    said = {name: getattr(arguments, name, None) for name in sorted(every)}
+    said = {name: value for name, value in said.items() if value is not None}
     fields = {f.name: f for f in dataclasses.fields(task.options)}
     lists = {}
-    for name, value in given.items():
+    for name, value in said.items():
         if name not in fields:
             flag = _flag(name, isinstance(value, list), task)
             raise ValueError(f"argument {flag}: has no use, for {what}")
@@ -285,11 +286,16 @@ def _within(text: str, low: int, high: int) -> int:
     return value
 
 
-def folder(text: str) -> Path:
-    """Read a path; an empty one, as of a variable that is not set, is refused."""
+def filled(text: str) -> str:
+    """Read a name; an empty one, as of a variable that is not set, is refused."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
-    return Path(text)
+    return text
+
+
+def folder(text: str) -> Path:
+    """Read a path that is not empty."""
+    return Path(filled(text))
 
 
 def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
@@ -355,4 +361,4 @@ def _whole(text: str) -> int:
         ) from None
 
 
-_READERS: dict[type, Callable[[str], Any]] = {int: _whole, float: _number, str: str}
+_READERS: dict[type, Callable[[str], Any]] = {int: _whole, float: _number, str: filled}

@@ -10,6 +10,7 @@ from svdinv.cli.arguments import (
     Parser,
     Subparsers,
     add_task_options,
+    filled,
     folder,
     naming_flags,
     need,
@@ -126,7 +127,9 @@ def _add_inspect(actions: Subparsers) -> None:
         description="Say what is in a file, and which options fit.",
     )
     inspect.set_defaults(parser=inspect, perform=_inspect)
-    inspect.add_argument("file", metavar="FILE", help="a file, or a built-in name")
+    inspect.add_argument(
+        "file", type=filled, metavar="FILE", help="a file, or a built-in name"
+    )
     inspect.add_argument(
         "--seed", type=seed, default=0, help="draws what is random (default 0)"
     )
@@ -146,7 +149,10 @@ def _add_write(actions: Subparsers) -> None:
     )
     write.set_defaults(parser=write, perform=_write)
     write.add_argument(
-        "source", metavar="INPUT", help="a name of 'svdinv data list', or a file"
+        "source",
+        type=filled,
+        metavar="INPUT",
+        help="a name of 'svdinv data list', or a file",
     )
     _add_output(write, "file to write, .h5")
     add_task_options(write, several=False)

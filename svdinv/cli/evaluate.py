@@ -11,6 +11,7 @@ from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
     add_task_options,
+    filled,
     folder,
     naming_flags,
     natural,
@@ -61,6 +62,7 @@ def add(commands: Subparsers) -> None:
     evaluate.add_argument(
         "weights",
         nargs="?",
+        type=filled,
         default="colour",
         metavar="colour|cine|PATH",
         help="weights that come with svdinv (default colour), a file of others, or the "
@@ -69,6 +71,7 @@ def add(commands: Subparsers) -> None:
     evaluate.add_argument(
         "--images",
         nargs="+",
+        type=filled,
         metavar="PATH",
         help="pictures, names of built-in photographs, or series (.npy, .npz, .mat, "
         ".h5), and folders of them, instead of the eight that no weights in svdinv "

@@ -13,6 +13,7 @@ from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
     add_task_options,
+    filled,
     folder,
     naming_flags,
     need,
@@ -69,6 +70,7 @@ def add(commands: Subparsers) -> None:
         "inputs",
         metavar="INPUT",
         nargs="+",
+        type=filled,
         help="picture (.png, .jpg, ...), name of a built-in photograph, series (.npz, "
         ".npy, .mat, .h5; complex or magnitudes), or measured data (.h5)",
     )

@@ -70,11 +70,14 @@ class Problem:
     note: Any = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("A", Operator), ("fidelity", DataFidelity)):
+        for name, kind, what in (
+            ("A", Operator, "an Operator"),
+            ("fidelity", DataFidelity, "a DataFidelity"),
+        ):
             value = getattr(self, name)
             if not isinstance(value, kind):
                 got = type(value).__name__
-                raise TypeError(f"{name} must be of {kind.__name__}, got {got}")
+                raise TypeError(f"{name} must be {what}, got {got}")
 
     def value(self, x: Array) -> Array:
         """Give the data fidelity of an image, real and 0-d."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from small_trainings import environment
 
 import svdinv
 from svdinv.cli import main
+from svdinv.unroll.tasks import tasks
 
 DEMO_OPTIONS = [
     "--minutes",
@@ -24,7 +26,9 @@ DEMO_OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("command", ["demo", "train"])
+@pytest.mark.parametrize(
+    "command", ["compare", "data", "demo", "evaluate", "info", "reconstruct", "train"]
+)
 def test_help_lists_the_commands(command, capsys):
     assert main(["--help"]) == 0
     assert re.search(rf"^ +{command} +\w", capsys.readouterr().out, re.M)
@@ -39,6 +43,58 @@ def test_help_of_the_demo_lists_its_options(capsys):
     assert main(["demo", "--help"]) == 0
     shown = capsys.readouterr().out
     assert [option for option in DEMO_OPTIONS if option not in shown] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "several"), [("reconstruct", False), ("evaluate", True)]
+)
+def test_commands_have_the_options_of_all_tasks(command, several, capsys):
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for cls in tasks().values():
+        for entry in dataclasses.fields(cls.options):
+            name = (entry.metadata["plural"] if several else None) or entry.name
+            assert f"--{name.replace('_', '-')} " in shown
+    assert "default auto" in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo", "--output", ""],
+        ["train", "colour", "--output", ""],
+        ["train", "--resume", ""],
+        ["train", "colour", "--output", "x", "--weights", ""],
+        ["reconstruct", "coffee", "--output", " "],
+        ["reconstruct", "coffee", "--weights", ""],
+        ["reconstruct", ""],
+        ["evaluate", "colour", "--output", ""],
+        ["evaluate", ""],
+        ["evaluate", "colour", "--images", ""],
+        ["compare", "--output", ""],
+        ["data", "write", "coffee", "--output", ""],
+        ["data", "write", "", "--output", "a.h5"],
+        ["data", "inspect", ""],
+    ],
+)
+def test_empty_paths_are_refused(words, one_line, tmp_path, monkeypatch):
+    """As of a variable of the shell that is not set; nothing is written anywhere."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert "must not be empty" in one_line()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_of_another_task_is_refused_by_its_flag(one_line):
+    for words, flag in (
+        (["reconstruct", "coffee", "--time-axis", "2"], "--time-axis"),
+        (["reconstruct", "cine", "--crop", "64"], "--crop"),
+        (["evaluate", "colour", "--acceleration", "4"], "--acceleration"),
+        (["evaluate", "cine", "--rates", "0.4"], "--rates"),
+        (["data", "show", "coffee", "--frames", "3", "--output", "a.png"], "--frames"),
+    ):
+        assert main(words) == 2
+        assert f"argument {flag}: has no use" in one_line()
 
 
 def test_version(capsys):

@@ -5,13 +5,15 @@ import signal
 
 import numpy as np
 import pytest
-from svdinv.unroll.jobs import cine, evaluation
 
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph
+from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.evaluation.evaluation import Evaluation, Row, default_images
-from svdinv.unroll.tasks.cine import unseen_series
+from svdinv.unroll.evaluation.evaluation import Evaluation, Row
+from svdinv.unroll.tasks import Cine, Colour, cine
+from svdinv.unroll.tasks.cine import CineOptions
+from svdinv.unroll.tasks.colour import ColourOptions
 
 pytestmark = pytest.mark.usefixtures("small_methods")
 
@@ -79,23 +81,28 @@ def test_series_and_weights_of_ones_own(small_weights, tmp_path, capsys):
 
 
 def test_what_is_evaluated_on_by_default():
-    photos = default_images("colour", 40)
+    photos = Colour().examples(ColourOptions(crop=40))
     assert [photo.name for photo in photos] == list(TEST)
-    assert {photo.shape for photo in photos} == {(3, 40, 40)}
-    assert default_images("colour", 0)[0].shape == (3, 512, 512)
+    assert {photo.image.shape for photo in photos} == {(3, 40, 40)}
+    assert Colour().examples(ColourOptions(crop=0))[0].image.shape == (3, 512, 512)
 
 
 def test_default_series_are_never_trained_on(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        cine, "phantom_series", lambda index, *size, **options: seen.append(index)
-    )
-    default_images("cine")
+    made = np.zeros((1, 32, 32), np.complex64)
+
+    def note(index, *size, **options):
+        seen.append(index)
+        return made
+
+    monkeypatch.setattr(cine, "phantom_series", note)
+    monkeypatch.setattr("svdinv.unroll.data.moving.phantom_series", note)
+    Cine().examples(CineOptions())
     unseen = set(seen)
     assert len(unseen) == 8
-    source = cine.Cine(series=8, validation=8).load()
-    monkeypatch.setattr(cine, "case", lambda *arguments, **options: None)
+    source = Cine(series=8, validation=8, textures=0.0).load()
     source.validation()
+    assert len(seen) == 16
     assert not unseen & {*seen[8:], *range(8)}
 
 
@@ -104,7 +111,7 @@ def test_the_tables(tmp_path):
         ("a", {"PSNR / dB": 20.0, "SSIM": 0.5}),
         ("b", {"PSNR / dB": 30.0, "SSIM": 0.7}),
     ]
-    result = Evaluation("colour", "title")
+    result = Evaluation(Colour(), "title")
     for shift, method in ((0, "network"), (-1, "other")):
         for image, metrics in values:
             shifted = {name: value + shift for name, value in metrics.items()}
@@ -123,15 +130,15 @@ def test_the_tables(tmp_path):
 def test_ctrl_c_keeps_what_was_done(
     press_at, kept, pictures, tmp_path, monkeypatch, capsys
 ):
-    judge, calls = evaluation.judge, []
+    judge, calls = Colour.judge, []
 
-    def press(case, image):
-        calls.append(case)
+    def press(self, problem, image):
+        calls.append(problem)
         if len(calls) == press_at:
             signal.raise_signal(signal.SIGINT)
-        return judge(case, image)
+        return judge(self, problem, image)
 
-    monkeypatch.setattr(evaluation, "judge", press)
+    monkeypatch.setattr(Colour, "judge", press)
     options = ["--no-baselines", "--rates", "0.5", "0.2", "--output", tmp_path / "out"]
     assert run("colour", "--images", pictures, *options, "--panels", "0") == 130
     assert len(calls) == press_at
@@ -140,7 +147,7 @@ def test_ctrl_c_keeps_what_was_done(
     assert "Interrupted" in capsys.readouterr().out
 
 
-def test_measured_files_are_taken_as_they_are_and_once(tmp_path):
+def test_measured_files_are_taken_as_they_are_and_once(tmp_path, capsys, one_line):
     h5py = pytest.importorskip("h5py")
     series = unseen_series(2, 3, 32)
     mask = np.ones(series.shape, bool)
@@ -154,11 +161,60 @@ def test_measured_files_are_taken_as_they_are_and_once(tmp_path):
     assert float(rows[0]["snr_db"]) > 80
     with h5py.File(tmp_path / "raw.h5", "a") as file:
         del file["truth"]
-    assert run("cine", "--images", tmp_path / "raw.h5", *options) == 2
+    capsys.readouterr()
+    assert run("cine", "--images", tmp_path / "raw.h5", *options, "--overwrite") == 2
+    assert "raw holds no truth" in one_line()
+
+
+def test_results_are_replaced_only_where_that_is_said(
+    pictures, tmp_path, capsys, one_line
+):
+    out = tmp_path / "out"
+    options = ["--no-baselines", "--no-ensemble", "--panels", "0", "--output", out]
+    words = ["colour", "--images", pictures / "0.png", *options]
+    assert run(*words, "--rates", "0.5") == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    assert run(*words, "--rates", "0.2") == 2
+    assert "--output" in (said := one_line())
+    assert "--overwrite" in said
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert run(*words, "--rates", "0.2", "--overwrite") == 0
+    assert {row["setting"] for row in read(out / "results.csv")} == {"rate 0.2"}
+
+
+def test_weights_may_be_the_folder_of_a_training(pictures, small_weights, tmp_path):
+    folder, out = tmp_path / "mine", tmp_path / "out"
+    folder.mkdir()
+    content = (small_weights / "colour.safetensors").read_bytes()
+    (folder / "weights.safetensors").write_bytes(content)
+    options = ["--no-baselines", "--no-ensemble", "--rates", "0.5", "--output", out]
+    assert run(folder, "--images", pictures, *options) == 0
+    assert len(read(out / "results.csv")) == 4
+
+
+def test_noise_accelerations_and_masks_of_files(tmp_path):
+    np.savez(tmp_path / "scan.npz", series=unseen_series(1, 3, 32))
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, ::2] = True
+    np.save(tmp_path / "mask.npy", mask)
+    out = tmp_path / "out"
+    options = ["--no-baselines", "--no-ensemble", "--output", out, "--overwrite"]
+    words = ["cine", "--images", tmp_path / "scan.npz", *options]
+    assert run(*words, "--masks", "vista", "radial", "--acceleration", "4") == 0
+    rows = read(out / "results.csv")
+    assert [row["setting"] for row in rows[::2]] == ["vista, 4 x", "radial, 4 x"]
+    assert run(*words, "--masks", tmp_path / "mask.npy") == 0
+    clean = read(out / "results.csv")
+    assert run(*words, "--masks", tmp_path / "mask.npy", "--noise", "0.3") == 0
+    noisy = read(out / "results.csv")
+    assert {row["setting"] for row in clean + noisy} == {"own mask"}
+    assert float(noisy[0]["snr_db"]) < float(clean[0]["snr_db"])
 
 
 def test_bad_arguments_end_in_one_line(pictures, tmp_path, one_line):
     np.save(tmp_path / "scan.npy", np.ones((3, 20, 20)))
+    np.save(tmp_path / "mask.npy", np.ones((5, 5)))
     (tmp_path / "empty").mkdir()
     for arguments, complaint in (
         (["none.safetensors"], "none.safetensors"),
@@ -175,6 +231,14 @@ def test_bad_arguments_end_in_one_line(pictures, tmp_path, one_line):
         (["cine", "--crop", "20"], "--crop"),
         (["cine", "--masks", "spiral"], "spiral"),
         (["colour", "--rates", "0"], "--rates"),
+        (["colour", "--rates", "0.2", "0.2"], "names one twice"),
+        (["cine", "--masks", tmp_path / "mask.npy"], "(12, 128, 128)"),
+        (["colour", "--masks", tmp_path / "mask.npy"], "(256, 256)"),
+        (["cine", "--masks", "none.npy"], "none.npy"),
+        (["cine", "--acceleration", "0.5"], "--acceleration"),
+        (["cine", "--images", "cine", "--key", "x"], "--key"),
+        (["colour", "--output", ""], "--output: must not be empty"),
+        ([tmp_path / "empty"], "weights.safetensors"),
         (["colour", "--panels", "-1"], "--panels"),
         (["colour", "--device", "abacus"], "abacus"),
         (["colour", "--crop", "40", "--output", f"{__file__}/below"], "--output"),
