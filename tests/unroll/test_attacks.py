@@ -1,0 +1,280 @@
+"""Links, damaged files, absurd sizes and signals: none does harm, each has a word."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_trainings import TRAINING, Given, colour, noise
+
+from svdinv.cli import main
+from svdinv.unroll import torch as networks
+from svdinv.unroll.files import holding
+from svdinv.unroll.networks import TLR, weights
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.training.checkpoints import read_checkpoint
+from svdinv.unroll.training.command import Refused
+from svdinv.unroll.training.command import train as run_training
+from svdinv.unroll.training.config import CHECKPOINT, WEIGHTS, from_toml, write
+from svdinv.unroll.training.run import Run
+from svdinv.unroll.training.sources import Ahead, FromDataset
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path):
+    precious, folder = tmp_path / "precious.txt", tmp_path / "runs"
+    precious.write_text("precious")
+    folder.mkdir()
+    (folder / ".lock").symlink_to(precious)
+    with pytest.raises(OSError), holding(folder):  # noqa: PT011  as the system says it
+        pass
+    assert precious.read_text() == "precious"
+    (folder / ".lock").unlink()
+    (folder / ".lock").write_text("somebody's")
+    with holding(folder):
+        assert (folder / ".lock").read_text() == "somebody's"
+
+
+def test_a_training_that_ended_meanwhile_is_not_replaced(tmp_path):
+    """It was begun by another process, after this one had looked."""
+    Run(colour(), Given(noise()), tmp_path).train()
+    before = (tmp_path / WEIGHTS).read_bytes()
+    with pytest.raises(Refused, match="holds checkpoint"):
+        run_training(colour(), tmp_path, overwrite=False)
+    assert (tmp_path / WEIGHTS).read_bytes() == before
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A training that was stopped, and its folder."""
+    done = []
+    run = Run(colour(), Given(noise()), tmp_path)
+    run.train(stop=lambda: done.append(0) or len(done) == 7)
+    return tmp_path
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(stopped):
+    path = stopped / CHECKPOINT
+    whole = path.read_bytes()
+    (header,) = struct.unpack("<Q", whole[:8])
+    rng = np.random.default_rng(0)
+    for place in rng.integers(8 + header, len(whole), 40):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="checksum"):
+            read_checkpoint(path)
+    path.write_bytes(whole)
+    assert read_checkpoint(path).step == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda note, x: note.update(step=21), "step 21 of 20"),
+        (lambda note, x: note.update(step=True), "step True"),
+        (lambda note, x: note.update(step=-1), "step -1"),
+        (lambda note, x: x["exp_avg/cells.0.eta"].fill_(np.inf), "not finite"),
+        (lambda note, x: x["mean/cells.0.eta"].fill_(np.nan), "not finite"),
+        (lambda note, x: x.pop("exp_avg/cells.0.eta"), "another network"),
+        (lambda note, x: x.update({"foo/cells.0.eta": torch.ones(2)}), "another netw"),
+    ],
+)
+def test_what_a_checkpoint_cannot_be_is_refused(stopped, change, message):
+    """Of a file without a checksum, as older versions wrote them."""
+    path = stopped / CHECKPOINT
+    with open(path, "rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        metadata = json.loads(file.read(size))["__metadata__"]
+    tensors = load_file(path)
+    (key,) = metadata
+    note = json.loads(metadata[key])
+    del note["checksum"]
+    change(note, tensors)
+    save_file(tensors, path, {key: json.dumps(note)})
+    with pytest.raises(ValueError, match=message):
+        Run(colour(), Given(noise()), stopped, resume=True)
+
+
+def test_tables_as_deep_as_one_likes_are_a_word():
+    for text in (5000 * "[", "a = " + 5000 * "["):
+        with pytest.raises(ValueError, match=r"not TOML|recursion"):
+            from_toml(text)
+    deep = "network.prior"
+    text = "[task]\nkind = 'cine'\n[network]\nkind = 'Unrolled'\n"
+    for _ in range(12):
+        text += f"[{deep}]\nkind = 'LowRank'\n"
+        deep += ".threshold"
+    with pytest.raises(ValueError, match="network"):
+        from_toml(text)
+
+
+@pytest.mark.parametrize("options", [{"features": 10**6}, {"convs_before": 10**6}])
+def test_shapes_are_compared_before_a_network_is_made(tmp_path, options):
+    """Such a network would take terabytes."""
+    path = tmp_path / "x.safetensors"
+    recipe = TLR(cells=1, features=2)
+    networks.save(networks.Network(recipe, seed=0), path)
+    _, arrays = weights.read(path)
+    weights.write(path, replace(recipe, **options), arrays)
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"must have shape|needs"):
+        networks.load(path)
+    assert time.process_time() - began < 20
+
+
+def test_absurd_numbers_are_refused():
+    with pytest.raises(ValueError, match="features must be at most"):
+        TLR(features=10**12)
+    with pytest.raises(ValueError, match="cells must be at most"):
+        TLR(cells=10**12)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["reconstruct", "coffee", "--threads", "99999999"],
+        ["reconstruct", "coffee", "--seed", "12345678901234567890123"],
+        ["reconstruct", "heart.npy", "--coils", "1000000"],
+        ["evaluate", "--threads", "0"],
+        ["train", "colour", "--threads", "100000"],
+        ["reconstruct", "coffee", "--output", ""],
+        ["evaluate", "--output", " "],
+        ["train", "colour", "--output", ""],
+        ["train", "--resume", ""],
+    ],
+)
+def test_options_are_checked_before_anything_is_written(
+    arguments, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    np.save("heart.npy", np.ones((3, 16, 16)))
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "must" in said
+    assert [file.name for file in tmp_path.iterdir()] == ["heart.npy"]
+
+
+def test_sigterm_while_importing_is_an_interruption():
+    """As Ctrl-C: exit code 130 and a word."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "svdinv", "evaluate", "colour", "--output", os.devnull],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONVERBOSE": "1"},
+    )
+    for line in process.stderr:
+        if line.startswith("import 'torch._C"):
+            process.send_signal(signal.SIGTERM)
+            break
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert "interrupted" in said
+
+
+# Batches made ahead, and datasets
+
+
+def test_batches_made_ahead_are_those_of_the_source():
+    source, asked = Given(noise()), []
+
+    class Watched:
+        def batch(self, seed, step, items):
+            asked.append(step)
+            return source.batch(seed, step, items)
+
+    ahead = Ahead(Watched())
+    for step in range(1, 6):
+        found = ahead.batch(3, step, range(2), 5)
+        expected = source.batch(3, step, range(2))
+        np.testing.assert_array_equal(found.y, expected.y)
+        np.testing.assert_array_equal(found.A.mask, expected.A.mask)
+    again = ahead.batch(3, 2, range(2), 5)
+    np.testing.assert_array_equal(again.y, source.batch(3, 2, range(2)).y)
+    ahead.close()
+    assert asked[:5] == [1, 2, 3, 4, 5]
+
+
+def test_an_error_in_a_batch_made_ahead_reaches_the_training():
+    class Failing(Given):
+        def batch(self, seed, step, items):
+            if step == 3:
+                raise ValueError("no such picture")
+            return super().batch(seed, step, items)
+
+    with pytest.raises(ValueError, match="no such picture"):
+        Run(colour(), Failing(noise())).train()
+
+
+def test_any_dataset_is_a_source():
+    class Dataset(torch.utils.data.Dataset):
+        def __init__(self, images):
+            self.whole = Given(images)
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            one = self.whole.batch(0, i + 1, range(1))
+            A = type(one.A)(one.A.mask[0])
+            return Problem(one.y[0], A, truth=one.truth[0], name=str(i))
+
+    dataset = Dataset(noise())
+    source = FromDataset(dataset, [dataset[0]]).of_width(4)
+    seen = [source.batch(1, step, range(4)).y for step in (1, 2, 3)]
+    rows = {row.tobytes() for row in np.concatenate(seen)}
+    assert len(rows) == 6  # two epochs of six, in twelve items
+    training = replace(TRAINING, steps=3)
+    run = Run(colour(training=training), FromDataset(dataset, [dataset[0]]))
+    assert run.train().ending == "finished"
+    with pytest.raises(ValueError, match="must not be empty"):
+        FromDataset([])
+
+
+def test_losses_optimisers_and_schedules_by_name(tmp_path):
+    for change in (
+        {"loss": "measurement"},
+        {"optimiser": "SGD"},
+        {"optimiser": "torch.optim:RMSprop", "schedule": "linear"},
+        {"schedule": "constant", "loss": "torch.nn.functional:mse_loss_of_nobody"},
+        {"optimiser": "nobody:Adam"},
+        {"optimiser": "torch.nn:Linear"},
+    ):
+        config = colour(training=replace(TRAINING, steps=4, **change))
+        if any("nobody" in v or "Linear" in v for v in change.values()):
+            with pytest.raises(ValueError, match="training"):
+                Run(config, Given(noise()))
+            continue
+        outcome = Run(config, Given(noise()), tmp_path).train()
+        assert outcome.ending == "finished"
+        resumed = Run(config, Given(noise()), tmp_path, resume=True)
+        assert resumed.step == 4
+        write(config, tmp_path / "again.toml")
+
+
+def test_a_training_by_any_optimiser_goes_on_to_the_same_bits(tmp_path):
+    for name in ("SGD", "RMSprop", "AdamW"):
+        config = colour(training=replace(TRAINING, steps=6, optimiser=name))
+        whole = Run(config, Given(noise()))
+        whole.train()
+        done = []
+        folder = tmp_path / name
+        folder.mkdir()
+        Run(config, Given(noise()), folder).train(
+            stop=lambda done=done: done.append(0) or len(done) == 3
+        )
+        rest = Run(config, Given(noise()), folder, resume=True)
+        assert rest.step == 3
+        rest.train()
+        pairs = zip(whole.mean.parameters(), rest.mean.parameters(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
