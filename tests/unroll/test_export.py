@@ -178,6 +178,8 @@ def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_c
     pytest.importorskip("sigpy")
     write_problem(tmp_path / "a.h5", Cine(), with_coils)
     mask = np.ones_like(with_coils.A.mask)
+    mask[:, ::7] = False
+    mask[:, 12:20, 16:24] = True  # which maps are estimated from
     with h5py.File(tmp_path / "a.h5", "a") as file:
         del file["maps"], file["mask"]
         file["mask"] = mask.astype(float)
@@ -359,16 +361,19 @@ def test_written_series_obey_the_model(tmp_path, capsys):
     assert not np.array_equal(noisier.y * noisier.scale, problem.y)
 
 
-def test_a_series_of_ones_own(tmp_path, series):
-    save_series(tmp_path / "mine.npy", np.moveaxis(7 * series, 0, -1))
+@pytest.mark.parametrize("factor", [1, 7])
+def test_a_series_of_ones_own(tmp_path, series, factor):
+    save_series(tmp_path / "mine.npy", np.moveaxis(factor * series, 0, -1))
     path = tmp_path / "a.h5"
     write = ["data", "write", str(tmp_path / "mine.npy")]
     write += ["--time-axis", "2", "--output", str(path), "--coils", "2"]
     assert main([*write, "--mask", "variable-density"]) == 0
     _, problem = read_measurement(path)
-    assert problem.scale == pytest.approx(7 * np.abs(series).max())
+    assert problem.scale == pytest.approx(factor * np.abs(series).max())
     with h5py.File(path) as file:
-        np.testing.assert_allclose(file["truth"], 7 * series, rtol=1e-6)
+        np.testing.assert_allclose(file["truth"], factor * series, rtol=1e-6)
+    if factor == 1:
+        assert np.array_equal(problem.truth, series)
     assert problem.y.shape == (3, 2, 32, 40)
     assert problem.name == "mine"
 

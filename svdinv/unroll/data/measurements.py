@@ -162,12 +162,13 @@ class Datasets:
             If it is missing, or something else.
         """
         link = self.file.get(name, getlink=True) if name in self else None
-        outside = type(link).__name__ == "ExternalLink"
-        dataset: Any = None if outside else self.file.get(name)
-        if dataset is None and not outside:
-            raise self.error(name, "is missing")
+        dataset: Any = None
+        if type(link).__name__ != "ExternalLink":
+            dataset = self.file.get(name)
+            if dataset is None:
+                raise self.error(name, "is missing")
         # A symbolic link may lead through another one into another file.
-        if outside or dataset.file.filename != self.file.file.filename:
+        if dataset is None or dataset.file.filename != self.file.file.filename:
             raise self.error(name, "lies in another file, which is not read")
         if not hasattr(dataset, "shape") or not is_numeric(dataset.dtype):
             raise self.error(name, "must be an array of numbers")
