@@ -1148,7 +1148,7 @@ REFUSED = {
         TypeError,
         "algorithm must be an Algorithm",
     ),
-    "kind": (lambda: Unrolled(images="movie"), ValueError, "kind must be .* 'movie'"),
+    "kind": (lambda: Unrolled(images="movie"), ValueError, "images must be .* 'movie'"),
     "another class of that name": (
         lambda: register(dataclass(frozen=True)(type("TLR", (Recipe,), {}))),
         ValueError,
