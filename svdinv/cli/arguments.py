@@ -33,6 +33,7 @@ __all__ = [
     "need",
     "positive",
     "rate",
+    "refuse_options",
     "same_file",
     "task_options",
     "task_settings",
@@ -256,6 +257,34 @@ def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
             raise
         flag = _flag(bare, isinstance(value, list), task)
         raise ValueError(f"argument {flag}: {rest}") from error
+
+
+def refuse_options(
+    arguments: argparse.Namespace, task: Task, why: str, *, but: tuple[str, ...] = ()
+) -> None:
+    """Refuse all options of a task that are given, but for some.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of the command line.
+    task : Task
+        The task.
+    why : str
+        What they have no use for.
+    but : tuple of str
+        Options that are allowed.
+
+    Raises
+    ------
+    ValueError
+        Naming the first.
+    """
+    for name in task.options.names():
+        value = getattr(arguments, name)
+        if value is not None and name not in but:
+            flag = _flag(name, isinstance(value, list), task)
+            raise ValueError(f"argument {flag}: has no use, for {why}")
 
 
 def _flag(name: str, several: bool, task: Task) -> str:

@@ -14,6 +14,7 @@ from svdinv.cli.arguments import (
     folder,
     naming_flags,
     need,
+    refuse_options,
     same_file,
     seed,
     task_options,
@@ -205,6 +206,7 @@ def _show(arguments: argparse.Namespace) -> None:
             f"{arguments.output}"
         )
     options = task_options(arguments, task, f"{name} is one of {task.images}")
+    refuse_options(arguments, task, f"{name} is shown as it is", but=task.shows(name))
     writable_folder(parser, "--output", arguments.output.parent)
     with naming_flags(arguments, task):
         task.show(name, options, arguments.output)

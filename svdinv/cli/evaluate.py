@@ -16,6 +16,7 @@ from svdinv.cli.arguments import (
     naming_flags,
     natural,
     need,
+    refuse_options,
     task_settings,
     writable_folder,
 )
@@ -199,6 +200,7 @@ def _check_measured(task: Task, images: list[Any], settings: list[Options]) -> N
 
 
 def _images(arguments: argparse.Namespace, task: Task, options: Options) -> list[Any]:
+    from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.reading import files_of, read_all
 
     if not arguments.images:
@@ -207,4 +209,7 @@ def _images(arguments: argparse.Namespace, task: Task, options: Options) -> list
     for image in images:
         if getattr(image, "truth", image) is None:
             raise ValueError(f"argument --images: {image.name} holds no truth")
+        if isinstance(image, Problem):
+            why = f"{image.name} is measured already"
+            refuse_options(arguments, task, why, but=("crop",))
     return images

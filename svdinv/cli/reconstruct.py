@@ -17,6 +17,7 @@ from svdinv.cli.arguments import (
     folder,
     naming_flags,
     need,
+    refuse_options,
     same_file,
     task_options,
     writable_folder,
@@ -131,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         if written.image.suffix.lower() in (".h5", ".hdf5"):
             need(parser, ("h5py",), "mri")
         writable_folder(parser, "--output", written.image.parent)
-    for task, problem, network, written in work:
+    for number, (task, problem, network, written) in enumerate(work):
         baselines = arguments.baselines
         if baselines is None:
             height, width = problem.y.shape[-2:]
@@ -151,7 +152,8 @@ def run(arguments: argparse.Namespace) -> int:
             device=device,
         )
         if not done:
-            print("Interrupted: nothing was written.")
+            others = f" of {problem.name}; {number} before it" if number else ""
+            print(f"Interrupted: nothing was written{others}.")
             return 130
         print("\n" + "\n".join(f"Written: {path}" for path in written if path))
     return 0
@@ -171,12 +173,7 @@ def _prepared(
     with naming_flags(arguments, task):
         given = read(source, task, options)
     if isinstance(given, Problem):
-        for name in task.options.names():
-            if getattr(arguments, name) is not None:
-                raise ValueError(
-                    f"argument --{name.replace('_', '-')}: has no use, for {source} is "
-                    "measured already"
-                )
+        refuse_options(arguments, task, f"{source} is measured already")
         problem = given
     else:
         with naming_flags(arguments, task):
@@ -188,7 +185,8 @@ def _prepared(
             f"argument --weights: these are for {own.kind}, but {source} is of the "
             f"kind {task.kind}"
         )
-    if len(arguments.inputs) > 1 and arguments.output.suffix[1:2].isalpha():
+    file = arguments.output.suffix[1:2].isalpha() and not arguments.output.is_dir()
+    if len(arguments.inputs) > 1 and file:
         raise ValueError("argument --output: must be a folder for several inputs")
     written = files(arguments.output, task, problem.name)
     return task, problem, network, written

@@ -3,12 +3,14 @@
 A fidelity is a function D(z, y) of z = A(x) and the data y, the negative logarithm of
 their likelihood. Algorithms and networks take it from the problem
 (`svdinv.unroll.problem.Problem`); one of your own defines what they ask for:
-`distance`, `slope` and, where it has one, `prox`.
+`distance`, `slope` and the `curvature` of it, for algorithms that go down the slope, or
+`prox`, for `PDHG`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from svdinv.unroll.arrays import (
     as_float,
     fitted,
     inner,
+    like,
     namespace,
     times,
 )
@@ -92,6 +95,22 @@ class DataFidelity:
             Infinite, where there is none.
         """
         return math.inf
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
+        """Give the same fidelity, of arrays that have been converted.
+
+        Parameters
+        ----------
+        convert : callable
+            Applied to every array that it is made of, such as a weight: moves it to a
+            framework or a device, or turns it with the data.
+
+        Returns
+        -------
+        DataFidelity
+            A new one; this one, where it holds no arrays that it tells of.
+        """
+        return self
 
     def dual_step(
         self, dual: Array, z: Array, y: Array, sigma: Any, A: Operator
@@ -170,6 +189,10 @@ class L2(DataFidelity):
         share = share / (1 + share)
         return z + times(share, y - z, xp)
 
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
+        """Convert the weight, if it is an array."""
+        return L2(convert(self.weight)) if hasattr(self.weight, "dtype") else self
+
     def curvature(self, y: Array) -> float:
         """Give the largest weight."""
         if self.weight is None:
@@ -242,33 +265,37 @@ class PoissonKL(DataFidelity):
         return xp.sum(xp.where(impossible, math.inf * one, each))
 
     def slope(self, z: Array, y: Array) -> Array:
-        """Give ``1 - y / (z + b)``, and 1 where nothing was counted."""
+        """Give ``1 - y / (z + b)``, and 1 where nothing was counted.
+
+        Minus infinity where there are counts without a mean, which is impossible.
+        """
         xp = namespace(z)
-        mean = self._mean(z)
-        known = (y > 0) & (mean > 0)
+        mean, y = self._mean(z), like(y, z, xp)
         one = xp.ones_like(mean)
-        return one - xp.where(known, y, 0 * one) / xp.where(known, mean, one)
+        possible = mean > 0
+        ratio = xp.where(possible, y, 0 * one) / xp.where(possible, mean, one)
+        impossible = ~possible & (y > 0)
+        return xp.where(impossible, -math.inf * one, one - ratio)
 
     def prox(self, z: Array, y: Array, step: Any) -> Array:
         """Solve the quadratic equation of each count."""
         xp = namespace(z)
-        shifted = self._mean(z) - times(step, xp.ones_like(z), xp)
+        y = like(y, z, xp)
+        one = xp.ones_like(z)
+        shifted = self._mean(z) - times(step, one, xp)
+        square = shifted**2 + 4 * times(step, y, xp)
+        root = xp.where(square > 0, xp.sqrt(xp.where(square > 0, square, one)), 0 * one)
         # The form without cancellation, where the shift is negative.
-        root = xp.sqrt(shifted**2 + 4 * times(step, y, xp))
-        one = xp.ones_like(root)
         sum_ = xp.where(root - shifted > 0, root - shifted, one)
         small = 2 * times(step, y, xp) / sum_
         mean = xp.where(shifted < 0, small, (shifted + root) / 2)
         return z + (mean - self._mean(z))
 
-    def curvature(self, y: Array) -> float:
-        """Give ``max y / b^2``, for images that are not negative."""
-        xp = namespace(y)
-        background = self.background
-        if hasattr(background, "dtype"):
-            background = as_float(namespace(background).min(background))
-        most = as_float(xp.max(y))
-        return most / background**2 if background > 0 else math.inf
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
+        """Convert the background, if it is an array."""
+        if not hasattr(self.background, "dtype"):
+            return self
+        return PoissonKL(convert(self.background))
 
     def _mean(self, z: Array) -> Array:
         background = self.background

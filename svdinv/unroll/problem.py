@@ -9,6 +9,7 @@ from typing import Any
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.operators.linear import alike
 
 __all__ = ["Problem", "batch"]
 
@@ -119,7 +120,8 @@ class Problem:
         """Convert data, truth and what the operator is made of, such as to a device."""
         truth = None if self.truth is None else convert(self.truth)
         A = self.A.replace_arrays(convert)
-        return replace(self, y=convert(self.y), A=A, truth=truth)
+        fidelity = self.fidelity.replace_arrays(convert)
+        return replace(self, y=convert(self.y), A=A, fidelity=fidelity, truth=truth)
 
     def single(self) -> Problem:
         """Give the same problem as a batch of one."""
@@ -139,7 +141,7 @@ def batch(problems: Sequence[Problem]) -> Problem:
     Returns
     -------
     Problem
-        To train on, or to reconstruct at once.
+        To train on, or to reconstruct at once; without names and scales.
 
     Raises
     ------
@@ -154,19 +156,12 @@ def batch(problems: Sequence[Problem]) -> Problem:
         raise ValueError(f"data of a batch must have one shape, got {shapes}")
     if len({problem.truth is None for problem in problems}) > 1:
         raise ValueError("of a batch, all must have their truth or none")
-    if any(problem.fidelity is not first.fidelity for problem in others):
-        kinds = {type(problem.fidelity) for problem in problems}
-        plain = kinds == {L2} and all(_unweighted(p.fidelity) for p in problems)
-        if not plain:
-            raise ValueError("problems of a batch must share one data fidelity")
+    if not all(alike(problem.fidelity, first.fidelity) for problem in others):
+        raise ValueError("problems of a batch must share one data fidelity")
     xp = namespace(first.y)
     y = xp.stack([problem.y for problem in problems])
     truth = None
     if first.truth is not None:
         truth = xp.stack([problem.truth for problem in problems])
-    A = first.A.stacked([problem.A for problem in others])
+    A = first.A.stacked([problem.A for problem in others], first.y)
     return Problem(y, A, first.fidelity, truth)
-
-
-def _unweighted(fidelity: Any) -> bool:
-    return fidelity.weight is None

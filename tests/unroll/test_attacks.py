@@ -262,6 +262,24 @@ def test_losses_optimisers_and_schedules_by_name(tmp_path):
         write(config, tmp_path / "again.toml")
 
 
+@pytest.mark.parametrize("name", ["NAdam", "ASGD", "Adafactor", "LBFGS"])
+def test_optimisers_that_could_not_be_resumed_are_refused(name):
+    config = colour(training=replace(TRAINING, optimiser=name))
+    with pytest.raises(ValueError, match=f"training.optimiser {name}"):
+        Run(config, Given(noise()))
+
+
+def test_modules_of_the_current_folder_are_found(tmp_path, monkeypatch):
+    (tmp_path / "my_losses.py").write_text(
+        "def mine(estimate, truth, problem):\n"
+        "    return (estimate - truth).square().mean() + 0 * problem.value(estimate)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    config = colour(training=replace(TRAINING, steps=2, loss="my_losses:mine"))
+    assert Run(config, Given(noise())).train().ending == "finished"
+
+
 def test_a_training_by_any_optimiser_goes_on_to_the_same_bits(tmp_path):
     for name in ("SGD", "RMSprop", "AdamW"):
         config = colour(training=replace(TRAINING, steps=6, optimiser=name))

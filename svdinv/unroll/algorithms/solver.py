@@ -29,7 +29,8 @@ from svdinv.unroll.arrays import (
     namespace,
     norm,
 )
-from svdinv.unroll.priors import TotalVariation
+from svdinv.unroll.fidelity import DataFidelity
+from svdinv.unroll.priors import Prior, TotalVariation
 from svdinv.unroll.problem import Problem
 
 __all__ = ["Solution", "objective_value", "solve"]
@@ -211,7 +212,15 @@ def objective_value(state: State, problem: Problem, prior: Any) -> Array:
 def _usual_algorithm(problem: Problem, prior: Any) -> Algorithm:
     if isinstance(prior, Sequence):
         return LowRankPlusSparse()
-    steep = not math.isfinite(problem.fidelity.curvature(problem.y))
+    fidelity = problem.fidelity
+    steep = not math.isfinite(fidelity.curvature(problem.y))
+    if steep and type(fidelity).prox is DataFidelity.prox:
+        raise TypeError(
+            f"{fidelity!r} must have a finite curvature(y), to go down its slope, or a "
+            "prox"
+        )
+    if steep and getattr(type(prior), "prox", Prior.prox) is Prior.prox:
+        raise TypeError(f"{prior!r} has no prox, which {fidelity!r} needs")
     if isinstance(prior, TotalVariation) or steep:
         return PDHG()
     return GradientDescent() if hasattr(prior, "gradient") else FISTA(restart=True)

@@ -9,7 +9,9 @@ pixels around the heart; the phase is not theirs, because the files have none.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +26,7 @@ __all__ = [
     "HEARTS",
     "cropped_series",
     "heart_series",
+    "hearts_fingerprint",
     "read_hearts",
     "smooth_phase",
 ]
@@ -202,6 +205,27 @@ def _mirrored(index: NDArray[np.int_], n: int) -> NDArray[np.int_]:
 def _scaled(magnitude: NDArray[Any]) -> Series:
     largest = float(magnitude.max())
     return (magnitude / (largest or 1.0)).astype(np.float32)
+
+
+def hearts_fingerprint(places: Sequence[str]) -> str:
+    """Sum up files of series that are trained on: their names, order and content.
+
+    Parameters
+    ----------
+    places : sequence of str
+        As for `read_hearts`.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal digits.
+    """
+    whole = hashlib.sha256()
+    for file in _files(places):
+        with file.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        whole.update(os.fsencode(file.name) + b"\0")
+    return whole.hexdigest()
 
 
 def _files(places: Sequence[str]) -> Iterator[Path]:

@@ -82,10 +82,14 @@ class Sampling(Operator):
         """Convert the mask."""
         return Sampling(convert(self.mask))
 
-    def stacked(self, others: Sequence[Any]) -> Operator:
-        """Stack the masks."""
-        every = _alike(self, others)
-        return Sampling(_stack([each.mask for each in every]))
+    def data_length(self, axis: int) -> int | None:
+        """Give None: it is that of the image."""
+        return None
+
+    def stacked(self, others: Sequence[Any], data: Array) -> Operator:
+        """Stack the masks, each with all axes of the data."""
+        every = _of_one_class(self, others)
+        return Sampling(_stack([each.mask for each in every], len(data.shape)))
 
     def extra_repr(self) -> str:
         """Give the shape of the mask."""
@@ -127,6 +131,10 @@ class Coils(Operator):
         _check_broadcast("maps", self.maps.shape, y.shape)
         xp = namespace(y)
         return xp.sum(_product(conj(fitted(self.maps, y, xp), xp), y, xp), axis=-3)
+
+    def data_length(self, axis: int) -> int | None:
+        """Give that of the coils, or None: it is that of the image."""
+        return int(self.maps.shape[-3]) if axis == -3 else None
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         """Convert the maps."""
@@ -191,16 +199,23 @@ class MRI(Operator):
         maps = None if self.maps is None else convert(self.maps)
         return MRI(convert(self.mask), maps)
 
-    def stacked(self, others: Sequence[Any]) -> Operator:
+    def data_length(self, axis: int) -> int | None:
+        """Give that of the coils, or None: it is that of the image."""
+        if self.maps is not None and axis == -3:
+            return int(self.maps.shape[-3])
+        return None
+
+    def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         """Stack the masks, (B, T, H, W), and the maps, (B, 1, C, H, W)."""
-        every = _alike(self, others)
-        mask = _stack([each.mask for each in every])
+        every = _of_one_class(self, others)
+        axes = len(data.shape)
+        mask = _stack([each.mask for each in every], axes - (self.maps is not None))
         maps = [each.maps for each in every]
         if any((m is None) != (maps[0] is None) for m in maps):
             raise ValueError("of a batch, all have coil maps or none has")
         if maps[0] is None:
             return MRI(mask)
-        return MRI(mask, _stack([m[None] for m in maps]))
+        return MRI(mask, _stack(maps, axes))
 
     def extra_repr(self) -> str:
         """Give the shapes of the mask and the maps."""
@@ -235,6 +250,10 @@ class Blur(Operator):
     def adjoint(self, y: Array) -> Array:
         """Correlate with the kernel."""
         return self._filter(y, adjoint=True)
+
+    def data_length(self, axis: int) -> int | None:
+        """Give None: it is that of the image."""
+        return None
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         """Convert the kernel."""
@@ -322,6 +341,12 @@ class Dense(Operator):
         flat = self._multiply(conj(fitted(self.matrix, y, xp), xp), y, xp)
         return xp.reshape(flat, (*sizes(y, xp)[:-1], *self.image_shape))
 
+    def data_length(self, axis: int) -> int | None:
+        """Give the number of rows, along the last axis."""
+        if axis != -1:
+            raise NotImplementedError
+        return int(self.matrix.shape[0])
+
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         """Convert the matrix."""
         return Dense(convert(self.matrix), self.image_shape)
@@ -383,7 +408,7 @@ def gaussian_sensing(
     return Dense((matrix / math.sqrt(measurements)).astype(dtype), image_shape)
 
 
-def _alike(first: Operator, others: Sequence[Any]) -> list[Any]:
+def _of_one_class(first: Operator, others: Sequence[Any]) -> list[Any]:
     every = [first, *others]
     if any(type(each) is not type(first) for each in every):
         kinds = ", ".join(sorted({type(each).__name__ for each in every}))
@@ -391,8 +416,11 @@ def _alike(first: Operator, others: Sequence[Any]) -> list[Any]:
     return every
 
 
-def _stack(arrays: Sequence[Array]) -> Array:
-    return namespace(arrays[0]).stack(list(arrays))
+def _stack(arrays: Sequence[Array], axes: int) -> Array:
+    """Stack arrays, with axes of length 1 in front of those that have fewer."""
+    xp = namespace(arrays[0])
+    shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in arrays]
+    return xp.stack([xp.reshape(x, s) for x, s in zip(arrays, shapes, strict=True)])
 
 
 def _product(weight: Array, x: Array, xp: Namespace) -> Array:

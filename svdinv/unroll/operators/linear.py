@@ -94,13 +94,30 @@ class Operator:
         """
         return self
 
-    def stacked(self, others: Sequence[Any]) -> Operator:
+    def data_length(self, axis: int) -> int | None:
+        """Give the length of an axis of the data, as `Stack` has to know it.
+
+        Parameters
+        ----------
+        axis : int
+            Negative.
+
+        Returns
+        -------
+        int or None
+            None where it is that of the image.
+        """
+        raise NotImplementedError
+
+    def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         """Give one operator for a batch of images, of one operator for each.
 
         Parameters
         ----------
         others : sequence of Operator
             The operators of the other images, behind this one.
+        data : array
+            What one of them measures: its number of axes matters.
 
         Returns
         -------
@@ -112,7 +129,7 @@ class Operator:
         ValueError
             If they are not of one kind, or this kind cannot be stacked.
         """
-        if all(other is self for other in others):
+        if all(alike(other, self) for other in others):
             return self
         raise ValueError(
             f"operators that differ cannot be one batch, unless their class defines "
@@ -210,6 +227,10 @@ class Identity(Operator):
     tight = True
     unitary = True
 
+    def data_length(self, axis: int) -> int | None:
+        """Give None: it is that of the image."""
+        return None
+
     def forward(self, x: Array) -> Array:
         """Give `x`."""
         return x
@@ -273,6 +294,25 @@ class _Product(Operator):
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         return _Product([f.replace_arrays(convert) for f in self.factors])
 
+    def data_length(self, axis: int) -> int | None:
+        for factor in self.factors:
+            length = factor.data_length(axis)
+            if length is not None:
+                return length
+        return None
+
+    def stacked(self, others: Sequence[Any], data: Array) -> Operator:
+        inner = [getattr(other, "factors", ())[1:] for other in others]
+        # What the inner ones measure is not known: they have to be the same.
+        if any(
+            len(own) != len(self.factors) - 1
+            or not all(map(alike, own, self.factors[1:]))
+            for own in inner
+        ):
+            return super().stacked(others, data)
+        outer = self.factors[0].stacked([other.factors[0] for other in others], data)
+        return _Product([outer, *self.factors[1:]])
+
     def measured(self, y: Array) -> Array:
         return self.factors[0].measured(y)
 
@@ -304,6 +344,9 @@ class _Sum(Operator):
         first, second = self.first, self.second
         return _Sum(first.replace_arrays(convert), second.replace_arrays(convert))
 
+    def data_length(self, axis: int) -> int | None:
+        return self.first.data_length(axis)
+
     def __repr__(self) -> str:
         return f"({self.first!r} + {self.second!r})"
 
@@ -330,6 +373,15 @@ class _Multiple(Operator):
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         return _Multiple(self.scalar, self.operator.replace_arrays(convert))
 
+    def data_length(self, axis: int) -> int | None:
+        return self.operator.data_length(axis)
+
+    def stacked(self, others: Sequence[Any], data: Array) -> Operator:
+        if any(getattr(other, "scalar", None) != self.scalar for other in others):
+            return super().stacked(others, data)
+        own = self.operator.stacked([other.operator for other in others], data)
+        return _Multiple(self.scalar, own)
+
     def measured(self, y: Array) -> Array:
         return self.operator.measured(y)
 
@@ -347,38 +399,50 @@ class Stack(Operator):
         for the length of the axis.
     axis : int
         Axis of the measurements along which they are joined, negative.
+    lengths : sequence of int or None, optional
+        How long each measurement is along that axis; asked of the operators by
+        default. Those that do not tell, but keep the size of the image, share what is
+        left of the others in equal parts.
 
     Raises
     ------
     ValueError
-        If there are no operators, or `axis` is not negative.
+        If there are no operators, `axis` is not negative, or an operator does not tell
+        the length of its data.
     """
 
-    def __init__(self, operators: Sequence[Operator], axis: int = -1) -> None:
+    def __init__(
+        self,
+        operators: Sequence[Operator],
+        axis: int = -1,
+        lengths: Sequence[int | None] | None = None,
+    ) -> None:
         self.operators, self.axis = tuple(operators), axis
         if not self.operators:
             raise ValueError("operators must not be empty")
         if axis >= 0:
             raise ValueError(f"axis must be negative, got {axis}")
         self.linear = all(operator.linear for operator in self.operators)
-        self._lengths: tuple[int, ...] = ()
+        asked = lengths or [_length(operator, axis) for operator in self.operators]
+        self.lengths: tuple[int | None, ...] = tuple(asked)
+        if len(self.lengths) != len(self.operators):
+            raise ValueError(
+                f"lengths must be one for each of {len(self.operators)} operators, got "
+                f"{self.lengths}"
+            )
 
     def forward(self, x: Array) -> Array:
         """Measure the image by each operator."""
         parts = [operator.forward(x) for operator in self.operators]
-        self._lengths = tuple(part.shape[self.axis] for part in parts)
+        found = [part.shape[self.axis] for part in parts]
+        due = self._cut(sum(found))
+        if found != due:
+            raise ValueError(f"the data have the lengths {found}, and not {due}")
         return namespace(x).concat(parts, axis=self.axis)
 
     def adjoint(self, y: Array) -> Array:
-        """Add up what the adjoints make of each part.
-
-        Raises
-        ------
-        ValueError
-            If the lengths of the parts are not known: nothing was measured before.
-        """
-        parts = self.split(y)
-        pairs = zip(self.operators, parts, strict=True)
+        """Add up what the adjoints make of each part."""
+        pairs = zip(self.operators, self.split(y), strict=True)
         images = [operator.adjoint(part) for operator, part in pairs]
         return sum(images[1:], images[0])
 
@@ -388,7 +452,7 @@ class Stack(Operator):
         Parameters
         ----------
         y : array
-            Measurements, of `forward`.
+            Measurements, as `forward` gives them.
 
         Returns
         -------
@@ -398,19 +462,10 @@ class Stack(Operator):
         Raises
         ------
         ValueError
-            As `adjoint`.
+            If they have another length.
         """
-        lengths = self._lengths
-        if not lengths:
-            count, total = len(self.operators), y.shape[self.axis]
-            if total % count:
-                raise ValueError(
-                    f"measurements of length {total} are not {count} parts of one "
-                    "length: call forward first, for the operators to tell theirs"
-                )
-            lengths = (total // count,) * count
         parts, begin = [], 0
-        for length in lengths:
+        for length in self._cut(y.shape[self.axis]):
             parts.append(along(y, self.axis, slice(begin, begin + length)))
             begin += length
         return parts
@@ -419,17 +474,13 @@ class Stack(Operator):
         """Stack the derivatives."""
         if self.linear:
             return self
-        stack = Stack(
-            [operator.derivative(x) for operator in self.operators], self.axis
-        )
-        stack._lengths = self._lengths
-        return stack
+        parts = [operator.derivative(x) for operator in self.operators]
+        return Stack(parts, self.axis, self.lengths)
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         """Convert the arrays of each operator."""
-        stack = Stack([o.replace_arrays(convert) for o in self.operators], self.axis)
-        stack._lengths = self._lengths
-        return stack
+        parts = [operator.replace_arrays(convert) for operator in self.operators]
+        return Stack(parts, self.axis, self.lengths)
 
     def measured(self, y: Array) -> Array:
         """Set to 0 what is no measurement."""
@@ -440,6 +491,42 @@ class Stack(Operator):
     def extra_repr(self) -> str:
         """List the operators."""
         return f"[{', '.join(map(repr, self.operators))}], axis={self.axis}"
+
+    def _cut(self, total: int) -> list[int]:
+        """Share a length among the operators."""
+        open_ = sum(length is None for length in self.lengths)
+        rest = total - sum(length or 0 for length in self.lengths)
+        share, over = divmod(rest, open_) if open_ else (0, rest)
+        if rest < 0 or over:
+            raise ValueError(
+                f"measurements of length {total} do not fit the lengths {self.lengths} "
+                "of the operators"
+            )
+        cut = [share if length is None else length for length in self.lengths]
+        return [int(length) for length in cut]
+
+
+def _length(operator: Operator, axis: int) -> int | None:
+    try:
+        return operator.data_length(axis)
+    except NotImplementedError:
+        raise ValueError(
+            f"lengths must be given: {operator!r} does not tell that of its data"
+        ) from None
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Tell whether two objects are the same, or of one class with equal attributes.
+
+    Those with arrays are alike only if they share them.
+    """
+    if one is other:
+        return True
+    if type(one) is not type(other) or vars(one).keys() != vars(other).keys():
+        return False
+    pairs = [(value, vars(other)[name]) for name, value in vars(one).items()]
+    plain = (bool, int, float, complex, str, tuple, type(None))
+    return all(a is b or (isinstance(a, plain) and a == b) for a, b in pairs)
 
 
 def _times(scalar: complex, x: Array) -> Array:
@@ -535,6 +622,8 @@ def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) ->
         errors if the adjoint is right.
     """
     rng = np.random.default_rng(rng)
+    if not namespace(like).isdtype(like.dtype, ("real floating", "complex floating")):
+        raise TypeError(f"like must be floating point or complex, got {like.dtype}")
 
     def drawn(example: Array) -> Array:
         xp, shape = namespace(example), tuple(example.shape)

@@ -29,6 +29,10 @@ class Fourier(Operator):
     tight = True
     unitary = True
 
+    def data_length(self, axis: int) -> int | None:
+        """Give None: it is that of the image."""
+        return None
+
     def forward(self, x: Array) -> Array:
         """From an image to its k-space."""
         return _centred(x, "fftn")
@@ -62,6 +66,10 @@ class TemporalFourier(Operator):
         if axis >= 0:
             raise ValueError(f"axis must be negative, got {axis}")
         self.axis = axis
+
+    def data_length(self, axis: int) -> int | None:
+        """Give None: it is that of the image."""
+        return None
 
     def forward(self, x: Array) -> Array:
         """From a series to its temporal spectrum, which is complex."""

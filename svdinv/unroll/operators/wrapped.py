@@ -90,6 +90,12 @@ class Wrapped(Operator):
         """From data to images."""
         return _called(self._adjoint, y, "data")
 
+    def data_length(self, axis: int) -> int | None:
+        """As `data_shape` tells."""
+        if -axis > len(self.data_shape):
+            raise NotImplementedError
+        return self.data_shape[axis]
+
     def extra_repr(self) -> str:
         """Give the shapes."""
         return f"image_shape={self.image_shape}, data_shape={self.data_shape}"
@@ -211,6 +217,8 @@ def _called(operation: _Outside, x: Array, what: str) -> Array:
     shape, due = tuple(x.shape), operation.there.given
     if shape[len(shape) - len(due) :] != due:
         raise ValueError(f"{what} must be (..., {str(due)[1:]}, got {shape}")
+    if not namespace(x).isdtype(x.dtype, ("real floating", "complex floating")):
+        raise TypeError(f"{what} must be floating point or complex, got {x.dtype}")
     return backend(x).call(operation, x)[0]
 
 

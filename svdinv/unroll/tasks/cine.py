@@ -18,6 +18,7 @@ from svdinv.unroll.data.hearts import (
     HEARTS,
     cropped_series,
     heart_series,
+    hearts_fingerprint,
     read_hearts,
     smooth_phase,
 )
@@ -75,18 +76,44 @@ __all__ = [
     "zero_filled",
 ]
 
-MASKS = {
-    "radial": "golden-angle lines in each frame, an eighth of its rows: 16 of 128",
-    "variable-density": "1/8 of the points, most of them near the centre",
-    "vista": "1/8 of the phase-encode lines, spread over k-space and time",
+Pattern: TypeAlias = Callable[
+    [tuple[int, int, int], float, np.random.Generator], NDArray[np.bool_]
+]
+"""From the shape (T, H, W), the acceleration and randomness to a mask."""
+
+
+def _radial(
+    shape: tuple[int, int, int], acceleration: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    lines = max(1, round(sum(shape[1:]) / 2 / acceleration))
+    return radial_mask(shape, lines, rng=rng)
+
+
+# A pattern is a line here, and nothing elsewhere.
+_SAMPLED: Mapping[str, tuple[str, Pattern]] = {
+    "radial": (
+        "golden-angle lines in each frame, an eighth of its rows: 16 of 128",
+        _radial,
+    ),
+    "variable-density": (
+        "1/8 of the points, most of them near the centre",
+        lambda shape, rate, rng: variable_density_mask(shape, 1 / rate, rng),
+    ),
+    "vista": (
+        "1/8 of the phase-encode lines, spread over k-space and time",
+        lambda shape, rate, rng: vista_like_mask(shape, rate, rng),
+    ),
+    "equispaced": (
+        "1/8 of the phase-encode lines at equal distances, moved each frame",
+        lambda shape, rate, rng: equispaced_mask(shape, rate, rng=rng),
+    ),
 }
+
+PATTERNS: Mapping[str, str] = {name: what for name, (what, _) in _SAMPLED.items()}
 """Names of the sampling patterns, and what they are."""
 
-PATTERNS = {
-    **MASKS,
-    "equispaced": "1/8 of the phase-encode lines at equal distances, moved each frame",
-}
-"""Those and more, to train on."""
+MASKS = ("radial", "variable-density", "vista")
+"""Those that are evaluated, and trained on unless a configuration says more."""
 
 _ACCELERATION = 8
 _MOST_ACCELERATED = 16
@@ -134,9 +161,8 @@ class CineOptions(Options):
 
     mask: str | None = option(
         None,
-        "how the k-space of a series is sampled: radial (default), "
-        "variable-density, vista, equispaced; or a file with a mask, true where "
-        "sampled",
+        f"how the k-space of a series is sampled: {', '.join(PATTERNS)} (default "
+        "radial); or a file with a mask, true where sampled",
         plural="masks",
     )
     acceleration: float | None = option(
@@ -216,7 +242,7 @@ class Cine(Task):
     series: int = option(64, "series of the phantom to train on")
     frames: int = option(12, "frames of each; a step may take a third less")
     size: int = option(128, "rows and columns in pixels")
-    masks: tuple[str, ...] = option(tuple(MASKS), f"of {', '.join(PATTERNS)}")
+    masks: tuple[str, ...] = option(MASKS, f"of {', '.join(PATTERNS)}")
     accelerations: tuple[float, ...] = option(
         (8.0,), "of which each item draws one: 8 is an eighth of k-space"
     )
@@ -332,10 +358,13 @@ class Cine(Task):
         return Hearts(self, photos, real)
 
     def origin(self) -> dict[str, str]:
-        """Sum up the user's photographs."""
-        if not self.photographs:
-            return {}
-        return {"photographs": fingerprint(self.photographs)}
+        """Sum up the user's photographs and real series."""
+        origin = {}
+        if self.photographs:
+            origin["photographs"] = fingerprint(self.photographs)
+        if self.real:
+            origin["real"] = hearts_fingerprint(self.real)
+        return origin
 
     def recognises(self, path: Path) -> bool:
         """Tell files of arrays, and the names of hearts and phantoms."""
@@ -420,7 +449,11 @@ class Cine(Task):
 
     def examples(self, options: Any) -> list[Given]:
         """Give eight series of the phantom."""
-        return [Given(f"heart {i}", unseen_series(i)) for i in range(_SERIES)]
+        for name in ("key", "time_axis"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"{name}: is for files, and none is given")
+        shape = options.frames or 12, options.size or 128
+        return [Given(f"heart {i}", unseen_series(i, *shape)) for i in range(_SERIES)]
 
     def built_in(self) -> dict[str, dict[str, str]]:
         """List hearts, phantoms and masks."""
@@ -429,6 +462,13 @@ class Cine(Task):
             "phantoms, series of any size and number of frames": dict(PHANTOMS),
             "masks of series, in k-space": dict(PATTERNS),
         }
+
+    def shows(self, name: str) -> tuple[str, ...]:
+        """Name the sizes of what is made, and the acceleration of a mask."""
+        if name in HEARTS:
+            return ()
+        sizes = ("frames", "size")
+        return (*sizes, "acceleration") if name in PATTERNS else sizes
 
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a series or a mask as an animation, or as a sheet of its frames."""
@@ -511,10 +551,10 @@ class Cine(Task):
 
                 maps = None if A.maps is None else mirror(A.maps)
                 turned = MRI(change(A.mask), maps)
-                yield (
-                    replace(problem, y=change(problem.y), A=turned, truth=None),
-                    change,
-                )
+                y = change(problem.y)
+                fidelity = problem.fidelity.replace_arrays(change)
+                view = replace(problem, y=y, A=turned, fidelity=fidelity, truth=None)
+                yield view, change
 
     def decibels(self, problem: Problem, image: Any) -> float:
         """Give the PSNR of magnitudes, relative to the largest."""
@@ -654,6 +694,8 @@ class Hearts:
             power = np.mean(np.abs(series) ** 2) / 10 ** (ratio / 10)
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + np.float32(np.sqrt(power)) * noise
+        # Noise where nothing is sampled is no data.
+        kspace = MRI(mask, maps).measured(kspace)
         return kspace, mask, maps, np.ascontiguousarray(series)
 
     def _case(self, name: str, series: Any, mask: str, seed: int) -> Problem:
@@ -695,16 +737,9 @@ def sampling(
     ValueError
         If there is no such pattern, or nothing would be left.
     """
-    frames, height, width = shape
-    if name == "radial":
-        lines = max(1, round((height + width) / 2 / acceleration))
-        return radial_mask(shape, lines, rng=rng)
-    if name == "variable-density":
-        return variable_density_mask(shape, 1 / acceleration, rng)
-    if name == "vista":
-        return vista_like_mask((frames, height, width), acceleration, rng)
-    if name == "equispaced":
-        return equispaced_mask((frames, height, width), acceleration, rng=rng)
+    if name in _SAMPLED:
+        frames, height, width = shape
+        return _SAMPLED[name][1]((frames, height, width), acceleration, rng)
     raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
 
 

@@ -284,6 +284,10 @@ class Colour(Task):
             "mask of photographs": {_UNIFORM: what},
         }
 
+    def shows(self, name: str) -> tuple[str, ...]:
+        """Name the rate of the mask, and the crop of a photograph."""
+        return ("rate",) if name == _UNIFORM else ("crop",)
+
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a photograph or a mask as a PNG."""
         if name == _UNIFORM:
@@ -344,7 +348,8 @@ class Colour(Task):
                     return np.rot90(x[..., ::-1] if flip else x, -k, (-2, -1))
 
                 y, A = turn(problem.y), Sampling(turn(mask))
-                yield replace(problem, y=y, A=A, truth=None), undo
+                fidelity = problem.fidelity.replace_arrays(turn)
+                yield replace(problem, y=y, A=A, fidelity=fidelity, truth=None), undo
 
     def tiled(self, problem: Problem) -> bool:
         """Tell whether the samples of a tile are all that its image depends on."""
@@ -352,9 +357,13 @@ class Colour(Task):
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
         """Cut out a window."""
-        y = np.ascontiguousarray(problem.y[..., *window])
-        mask = np.ascontiguousarray(_mask(problem)[..., *window])
-        return replace(problem, y=y, A=Sampling(mask), truth=None)
+
+        def cut(x: Any) -> Any:
+            return np.ascontiguousarray(x[..., *window])
+
+        fidelity = problem.fidelity.replace_arrays(cut)
+        y, A = cut(problem.y), Sampling(cut(_mask(problem)))
+        return replace(problem, y=y, A=A, fidelity=fidelity, truth=None)
 
     def finished(self, image: Any) -> Any:
         """Clip to [0, 1]."""

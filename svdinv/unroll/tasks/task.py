@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.imports import imported
 from svdinv.unroll.problem import Problem
 
 __all__ = [
@@ -316,6 +317,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def shows(self, name: str) -> tuple[str, ...]:
+        """Name the options that `show` takes for something built in."""
+        return ()
+
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a picture of something built in."""
         raise NotImplementedError
@@ -459,15 +464,11 @@ def named(name: str, base: type, known: Mapping[str, type]) -> type:
     """
     if name in known:
         return known[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise ValueError(
             f"must be one of {sorted(known)}, or package.module:Class, got {name!r}"
         )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from error
+    found = imported(name)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{name} is no {base.__name__}")
     return found

@@ -6,13 +6,13 @@ the same three and gives a tensor without axes.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from svdinv.unroll.imports import imported
 from svdinv.unroll.problem import Problem
 
 __all__ = ["LOSSES", "Loss", "loss_of"]
@@ -80,16 +80,10 @@ def loss_of(name: str) -> Loss:
     """
     if name in LOSSES:
         return LOSSES[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise ValueError(
-            f"training.loss must be one of {', '.join(LOSSES)}, or "
-            f"package.module:function, got {name!r}"
-        )
     try:
-        loss: Loss = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"training.loss {name}: {error}") from error
+        loss: Loss = imported(name)
+    except ValueError as error:
+        raise ValueError(f"training.loss: {error}") from error
     if not callable(loss):
         raise ValueError(f"training.loss {name} is no function")
     return loss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import signal
 import threading
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 import svdinv.torch
 from svdinv import __version__
 from svdinv.unroll.files import replacing_all
+from svdinv.unroll.imports import imported
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Source
 from svdinv.unroll.torch import SVD, Network, save
@@ -451,6 +451,8 @@ class Run:
 
     def _complete(self) -> None:
         """See to it that what a finished training leaves is all there."""
+        for damaged, aside in self._aside:
+            damaged.replace(aside)
         self._save_weights()
         if not self._file(CONFIG).exists():
             write(self.config, self._file(CONFIG))
@@ -499,15 +501,26 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 
 def _optimiser(name: str) -> Any:
     """Find the class of an optimiser."""
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        module, attribute = "torch.optim", name
     try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"training.optimiser {name}: {error}") from error
+        cls = imported(name if ":" in name else f"torch.optim:{name}")
+    except ValueError as error:
+        raise ValueError(f"training.optimiser: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(f"training.optimiser {name} is no torch.optim.Optimizer")
+    # A step on its own: checkpoints hold numbers for each weight, and the step.
+    weight = nn.Parameter(torch.zeros(2, 3))
+    weight.grad = torch.ones(2, 3)
+    try:
+        optimiser = cls([weight], lr=1e-3)
+        optimiser.step()
+    except TypeError as error:
+        raise ValueError(f"training.optimiser {name}: {error}") from error
+    for kind, x in optimiser.state[weight].items():
+        if kind != "step" and not (isinstance(x, Tensor) and x.shape == weight.shape):
+            raise ValueError(
+                f"training.optimiser {name} keeps {kind!r}, which checkpoints do not "
+                "hold: it could not be resumed"
+            )
     return cls
 
 

@@ -1,0 +1,40 @@
+"""Objects that a configuration names as ``package.module:name``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+__all__ = ["imported"]
+
+
+def imported(name: str) -> Any:
+    """Import an object; modules in the current folder are found, too.
+
+    Parameters
+    ----------
+    name : str
+        ``package.module:name``.
+
+    Returns
+    -------
+    object
+        What has that name.
+
+    Raises
+    ------
+    ValueError
+        If it is no such name, or there is nothing of it.
+    """
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(f"{name!r} is not of the form package.module:name")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name}: {error}") from error
