@@ -4,8 +4,8 @@ The loop is that of `svdinv train`. The iterations in front of the first cell ha
 weights, and take half of the time of a step; so what they make of an item is kept, and
 most steps take items that were seen before, mirrored, turned and reversed in time along
 with it. Every item is still a function of the seed and the step: a training that was
-interrupted goes on with ``--resume``, the same ``--new`` and ``--output``, and makes
-the items that it needs again.
+interrupted goes on with ``--resume`` and the same ``--new``, ``--fresh`` and
+``--output``, and makes the items that it needs again.
 
     python benchmarks/train_hearts.py series.npz --photographs photographs \
         --output runs/hearts
@@ -42,7 +42,6 @@ HELD_OUT = ("short_00", "short_10", "short_19", "long_00", "long_07", "long_13")
 
 _TURNS = 2**32 - 2  # number of no item, for how those of a step are turned
 _CHOICE = 2**32 - 3
-_FRESH = 60  # steps that make new items, before any is taken again
 
 
 @register
@@ -66,10 +65,12 @@ class Kept:
         Whose classical iterations are kept.
     new : float
         Share of the steps that make new items, in (0, 1].
+    fresh : int
+        Steps that make new items, before any is taken again; at least 1.
     """
 
-    def __init__(self, hearts: Hearts, recipe: LLS, new: float) -> None:
-        self.hearts, self.recipe, self.new = hearts, recipe, new
+    def __init__(self, hearts: Hearts, recipe: LLS, new: float, fresh: int) -> None:
+        self.hearts, self.recipe, self.new, self.fresh = hearts, recipe, new, fresh
         self._kept: dict[tuple[int, int, int, int], Any] = {}
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
@@ -107,7 +108,8 @@ class Kept:
         return self.hearts.validation()
 
     def _makes(self, seed: int, step: int) -> bool:
-        return step <= _FRESH or generator(seed, step, _CHOICE).random() < self.new
+        fresh = step <= self.fresh
+        return fresh or generator(seed, step, _CHOICE).random() < self.new
 
     def _make(self, seed: int, step: int, items: range) -> dict[str, Any]:
         batch = self.hearts.batch(seed, step, items)
@@ -143,10 +145,15 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--first", type=Path, help="first weights; the package's")
     parser.add_argument("--new", type=float, default=0.3, help="share of new items")
+    parser.add_argument(
+        "--fresh", type=int, default=60, help="steps of new items before any is kept"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=TOML")
     options = parser.parse_args()
     if not 0 < options.new <= 1:
         parser.error(f"--new must lie in (0, 1], got {options.new}")
+    if options.fresh < 1:
+        parser.error(f"--fresh must be at least 1, got {options.fresh}")
     first = files.read(options.first or pretrained.path("cine"))
     recipe, weights = told(*first)
     begun = BegunLLS(**vars(recipe))
@@ -163,7 +170,7 @@ def main() -> int:
         config = dataclasses.replace(config, network=begun)
         write(config, options.output / CONFIG)
     with processes("cpu") as (rank, _), interrupts() as interrupted:
-        source = Kept(config.task.load(), begun, options.new)
+        source = Kept(config.task.load(), begun, options.new, options.fresh)
         run = Run(
             config,
             source,
