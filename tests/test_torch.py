@@ -737,3 +737,30 @@ class TestOnAGPU:
             torch.autograd.grad(factors, A, given)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+def test_any_step_along_an_axis_of_length_one(dtype):
+    """PyTorch calls such arrays contiguous, whatever the step."""
+    base = torch.randn(6, 3, 3, dtype=dtype, generator=torch.manual_seed(0))
+    for shape, steps in (
+        ((6, 1, 3, 3), (9, 2, 3, 1)),
+        ((1, 6, 1, 3, 3), (5, 9, 7, 3, 1)),
+        ((2, 3, 1, 3, 3), (27, 9, 3, 3, 1)),
+        ((6, 1, 9, 1), (9, 4, 1, 3)),
+        ((6, 1, 1, 9), (9, 4, 2, 1)),
+    ):
+        A = base.as_strided(shape, steps).requires_grad_()
+        copied = A.detach().clone(memory_format=torch.contiguous_format)
+        copied.requires_grad_()
+        assert A.is_contiguous()
+        results = [svdinv.torch.svt(x, 0.3) for x in (A, copied)]
+        torch.testing.assert_close(*results, rtol=0, atol=0)
+        given = results[0].detach().as_strided(shape, steps)
+        pulled = [
+            torch.autograd.grad(y, x, given)[0]
+            for y, x in zip(results, (A, copied), strict=True)
+        ]
+        torch.testing.assert_close(*pulled, rtol=0, atol=0)
+        for x, y in zip(svdinv.torch.svd(A), svdinv.torch.svd(copied), strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=0)

@@ -58,12 +58,16 @@ class TorchMemory:
             x = x.resolve_conj().resolve_neg()
         steps = x.stride()
         lead = len(steps) - axes
-        if lead > 1 and not x.is_contiguous():
-            x = x.reshape(prod(x.shape[:lead]), *x.shape[lead:])
-            steps, lead = x.stride(), 1
-        if x.is_complex():
-            steps = [2 * step for step in steps]
         matrix = steps[lead - 1] if lead else 0
+        if lead > 1:
+            if not x.is_contiguous():
+                x = x.reshape(prod(x.shape[:lead]), *x.shape[lead:])
+                steps = x.stride()
+                matrix = steps[0]
+            else:  # where the step along an axis of length 1 may be any number
+                matrix = prod(x.shape[lead:])
+        if x.is_complex():
+            matrix, steps = 2 * matrix, [2 * step for step in steps]
         row = steps[-2] if axes == 2 else 0
         return x, Layout(x.data_ptr(), matrix, row, steps[-1])
 

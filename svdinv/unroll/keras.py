@@ -41,7 +41,7 @@ from svdinv.unroll.networks import (
 )
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import svt, to_channels, to_complex
-from svdinv.unroll.networks.recipe import choose, forward_operator
+from svdinv.unroll.networks.recipe import EPSILON, choose, forward_operator
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
@@ -369,8 +369,7 @@ class _Cell(keras.layers.Layer):
         named = {}
         for name, part in self.parts.items():
             if isinstance(part, _Chain):
-                for i, kernel in enumerate(part.kernels):
-                    named[f"{name}.{i}.weight"] = kernel
+                named |= {f"{name}.{own}": x for own, x in part.weights_by_name.items()}
             elif isinstance(part, keras.Variable):
                 named[name] = part
         return named
@@ -412,12 +411,13 @@ class _Chain(keras.layers.Layer):
     def __init__(self, spec: Convolutions, name: str, dtype: Any) -> None:
         super().__init__(name=name, dtype=dtype)
         self.spec = spec
-        self.kernels = [
-            self.add_weight(
-                shape=(*[3] * spec.axes, inputs, outputs), name=f"kernel_{i}"
+        self.weights_by_name = {
+            own: self.add_weight(
+                shape=(*shape[2:], *shape[1::-1]),
+                name=own.replace(".", "_"),
             )
-            for i, (inputs, outputs) in enumerate(spec.kernels)
-        ]
+            for own, shape in spec.shapes().items()
+        }
         self.built = True
 
     def apply(self, x: Array) -> Array:
@@ -427,8 +427,15 @@ class _Chain(keras.layers.Layer):
     def call(self, x: Array) -> Array:
         # TensorFlow convolves channels last only, on a CPU.
         x = ops.moveaxis(x, 1, -1)
-        for i, kernel in enumerate(self.kernels):
+        own, inside = self.weights_by_name, tuple(range(1, self.spec.axes + 1))
+        for i in range(len(self.spec.kernels)):
+            kernel = own[f"{i}.weight"]
             x = ops.conv(x, kernel, padding="same", data_format="channels_last")
+            if self.spec.normalised and self.spec.active(i):
+                mean, variance = ops.moments(x, axes=inside, keepdims=True)
+                x = (x - mean) * (own[f"{i}.scale"] * ops.rsqrt(variance + EPSILON))
+            if self.spec.normalised:
+                x = x + own[f"{i}.shift"]
             if self.spec.active(i):
                 x = (
                     ops.leaky_relu(x, self.spec.slope)
@@ -640,15 +647,15 @@ def _copied(value: Any) -> Any:
 
 def _file_shape(variable: Any) -> tuple[int, ...]:
     shape = tuple(variable.shape)
-    return (shape[-1], shape[-2], *shape[:-2]) if shape else ()
+    return (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 1 else shape
 
 
 def _to_file(array: Any) -> Any:
     """Kernel (3, 3, in, out) to (out, in, 3, 3); numbers as they are."""
     axes = (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
-    return array.transpose(axes) if array.ndim else array
+    return array.transpose(axes) if array.ndim > 1 else array
 
 
 def _from_file(array: Any) -> Any:
     axes = (*range(2, array.ndim), 1, 0)
-    return array.transpose(axes) if array.ndim else array
+    return array.transpose(axes) if array.ndim > 1 else array

@@ -32,7 +32,7 @@ from svdinv.unroll.networks import (
     State,
 )
 from svdinv.unroll.networks import weights as files
-from svdinv.unroll.networks.recipe import choose, given_problem
+from svdinv.unroll.networks.recipe import EPSILON, choose, given_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
@@ -297,11 +297,21 @@ class _Chain(nn.ModuleList):
         device = torch.get_default_device()
         super().__init__(
             nn.utils.skip_init(
-                convolution, *kernel, 3, padding=1, bias=False, device=device
+                convolution,
+                *kernel,
+                spec.side,
+                padding=spec.side // 2,
+                bias=False,
+                device=device,
             )
             for kernel in spec.kernels
         )
         self.spec = spec
+        for name, shape in spec.shapes().items():
+            index, _, kind = name.partition(".")
+            if kind != "weight":
+                added = nn.Parameter(torch.empty(shape, device=device))
+                self[int(index)].register_parameter(kind, added)
         self.to(memory_format=self.layout)
 
     @property
@@ -311,11 +321,11 @@ class _Chain(nn.ModuleList):
         return torch.channels_last if self.spec.axes == 2 else torch.channels_last_3d
 
     def draw(self, rng: np.random.Generator) -> None:
-        for i, convolution in enumerate(self):
-            shape = tuple(convolution.weight.shape)
-            drawn = files.first_kernel(shape, rng, self.spec.gain(i))
+        weights = dict(self.named_parameters())
+        for name, shape in self.spec.shapes().items():
+            drawn = files.first_weights(self.spec, name, shape, rng)
             with torch.no_grad():
-                convolution.weight.copy_(torch.from_numpy(drawn))
+                weights[name].copy_(torch.from_numpy(drawn))
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self[0].weight if len(self) else x
@@ -327,7 +337,14 @@ class _Chain(nn.ModuleList):
         x = x.contiguous(memory_format=self.layout)
         for i, convolution in enumerate(self):
             x = convolution(x)
-            if self.spec.active(i):
+            active = self.spec.active(i)
+            if self.spec.normalised and active:
+                x = F.instance_norm(
+                    x, weight=convolution.scale, bias=convolution.shift, eps=EPSILON
+                )
+            elif self.spec.normalised:
+                x = x + convolution.shift.reshape(-1, *[1] * self.spec.axes)
+            if active:
                 # In place: no derivative needs what went in.
                 x = F.leaky_relu_(x, self.spec.slope) if self.spec.slope else F.relu_(x)
         return x

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from svdinv.unroll.arrays import Array, Namespace, like, operators, sizes, zero_padded
+from typing import Any
+
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    fitted,
+    like,
+    namespace,
+    operators,
+    sizes,
+    zero_padded,
+)
+from svdinv.unroll.operators import Operator, Sampling
 
 __all__ = [
+    "check_channels",
     "check_image",
     "folded",
     "fraction",
     "from_blocks",
+    "halved",
+    "low_rank",
     "positive",
     "residual_gains",
     "root",
+    "sampled_where",
     "soft",
     "svt",
     "to_blocks",
@@ -107,12 +123,60 @@ def unfolded(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
     return from_blocks(x, image, xp)
 
 
+def halved(maps: Array, xp: Namespace) -> Array:
+    """Means of squares of two by two pixels, with zeros beyond an odd edge."""
+    B, C, H, W = sizes(maps, xp)
+    maps = zero_padded(zero_padded(maps, -H % 2, -2, xp), -W % 2, -1, xp)
+    squares = xp.reshape(maps, (B, C, -(-H // 2), 2, -(-W // 2), 2))
+    return xp.mean(squares, axis=(3, 5))
+
+
+def low_rank(maps: Array, share: Array, block: int | None, layers: Any) -> Array:
+    """Threshold the singular values of each map, or of each block of it."""
+    xp = namespace(maps)
+    if block is None:
+        return layers.svt(maps, share)
+    return from_blocks(layers.svt(to_blocks(maps, block, xp), share), maps, xp)
+
+
+def sampled_where(A: Operator, x: Array, what: str) -> Array:
+    """Give 1 where a pixel is measured and 0 elsewhere, for `what` needs to know it.
+
+    Raises
+    ------
+    TypeError
+        If A does not sample pixels.
+    """
+    if not isinstance(A, Sampling):
+        raise TypeError(
+            f"{what} needs an operator that samples pixels, got {type(A).__name__}"
+        )
+    xp = namespace(x)
+    return xp.where(fitted(A.mask, x, xp), xp.ones_like(x), xp.zeros_like(x))
+
+
 def residual_gains(count: int) -> tuple[float, ...]:
     """Gains of a chain of convolutions whose result is added to something.
 
     The last is small: a cell begins near the iteration that it is learned beside.
     """
     return (*[1.0] * (count - 1), 0.04)
+
+
+def check_channels(x: Array, axes: str, channels: int, xp: Namespace) -> None:
+    """Check a first estimate as `check_image` does, and its number of channels.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `check_image`.
+    """
+    check_image(x, axes, False, xp)
+    if x.shape[1] not in (channels, None):
+        raise ValueError(
+            f"the image must have {channels} channels, got shape {tuple(x.shape)} from "
+            "the measured values"
+        )
 
 
 def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:

@@ -22,6 +22,7 @@ from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
 __all__ = [
+    "EPSILON",
     "Convolutions",
     "Layer",
     "Layers",
@@ -37,9 +38,13 @@ State: TypeAlias = dict[str, Array]
 """The arrays that an iteration changes, by name."""
 
 
+EPSILON = 1e-5
+"""What is added to a variance before the root of it divides."""
+
+
 @dataclass(frozen=True)
 class Convolutions:
-    """A chain of convolutions of side 3 that keep the size, without bias.
+    """A chain of convolutions that keep the size.
 
     The layer maps arrays (B, widths[0], ...) to (B, widths[-1], ...), with `axes` axes
     behind the channels, and has a ReLU between the convolutions. Without any widths it
@@ -59,6 +64,13 @@ class Convolutions:
         For each convolution the size of its first weights relative to those that keep
         the size of what passes through a ReLU (He et al., ICCV 2015); if empty, the
         first weights are those of the released networks.
+    side : int
+        Of the kernels, 3 or 1.
+    normalised : bool
+        Whether each channel of each item is brought to mean 0 and variance 1 before a
+        ReLU, then scaled and shifted by learned numbers (Ulyanov, Vedaldi & Lempitsky,
+        arXiv 1607.08022); where no ReLU follows it is shifted alone. Otherwise the
+        convolutions have no bias.
     """
 
     widths: tuple[int, ...]
@@ -66,6 +78,8 @@ class Convolutions:
     slope: float = 0.0
     last: bool = False
     gains: tuple[float, ...] = ()
+    side: int = 3
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a slope that no framework differentiates, and gains of other chains.
@@ -73,8 +87,11 @@ class Convolutions:
         Raises
         ------
         ValueError
-            If the slope is negative, or the gains are not one for each convolution.
+            If the slope is negative, the gains are not one for each convolution, or
+            the side is neither 1 nor 3.
         """
+        if self.side not in (1, 3):
+            raise ValueError(f"side must be 1 or 3, got {self.side!r}")
         if not self.slope >= 0:
             raise ValueError(f"slope must not be negative, got {self.slope!r}")
         if self.gains and len(self.gains) != len(self.kernels):
@@ -95,6 +112,17 @@ class Convolutions:
     def active(self, index: int) -> bool:
         """Tell whether a ReLU follows a convolution."""
         return self.last or index < len(self.widths) - 2
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name the weights, as in "0.weight", and give their shapes."""
+        found: dict[str, tuple[int, ...]] = {}
+        for i, (inputs, outputs) in enumerate(self.kernels):
+            found[f"{i}.weight"] = (outputs, inputs, *[self.side] * self.axes)
+            if self.normalised and self.active(i):
+                found[f"{i}.scale"] = (outputs,)
+            if self.normalised:
+                found[f"{i}.shift"] = (outputs,)
+        return found
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from svdinv.unroll.arrays import Array, fitted, namespace
+from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.networks.fill import normalised_fill
 from svdinv.unroll.networks.functional import (
-    check_image,
+    check_channels,
     folded,
     fraction,
-    from_blocks,
+    low_rank,
     positive,
     residual_gains,
-    to_blocks,
+    sampled_where,
     unfolded,
 )
 from svdinv.unroll.networks.recipe import (
@@ -169,17 +169,13 @@ class TLR(Recipe):
         """Start from A^H y, or from the samples with their gaps filled."""
         x = problem.adjoint()
         xp = namespace(x)
-        check_image(x, self.axes, False, xp)
-        if x.shape[1] not in (self.channels, None):
-            raise ValueError(
-                f"the image must have {self.channels} channels, got shape "
-                f"{tuple(x.shape)} from the measured values"
-            )
+        check_channels(x, self.axes, self.channels, xp)
         state = {"l": xp.zeros_like(x)}
         if self.side == "samples":
             state["side"] = x
         if self.side == "mask" or self.start == "fill":
-            weight = _mask(problem.A, x)
+            what = "side='mask'" if self.side == "mask" else "start='fill'"
+            weight = sampled_where(problem.A, x, what)
             if self.side == "mask":
                 state["side"] = weight
             if self.start == "fill":
@@ -205,21 +201,13 @@ class TLR(Recipe):
         if self.fold > 1:
             seen = folded(seen, self.fold, xp)
         maps = layers.analysis(seen)
-        low_rank = self._low_rank(maps[:, : self.low_rank_maps], layers)
+        share = fraction(layers.threshold, xp)
+        kept = low_rank(maps[:, : self.low_rank_maps], share, self.block, layers)
         if self.bypass_maps:
             past = positive(maps[:, self.low_rank_maps :], xp)
-            low_rank = xp.concat([low_rank, past], axis=1)
-        change = layers.synthesis(low_rank)
+            kept = xp.concat([kept, past], axis=1)
+        change = layers.synthesis(kept)
         return unfolded(change, v, self.fold, xp) if self.fold > 1 else change
-
-    def _low_rank(self, maps: Array, layers: Layers) -> Array:
-        """Threshold the singular values of each map, or of each block of it."""
-        xp = namespace(maps)
-        share = fraction(layers.threshold, xp)
-        if self.block is None:
-            return layers.svt(maps, share)
-        blocks = layers.svt(to_blocks(maps, self.block, xp), share)
-        return from_blocks(blocks, maps, xp)
 
     def _chain(
         self, first: int, last: int, count: int, *, residual: bool = False
@@ -230,14 +218,3 @@ class TLR(Recipe):
         if self.first_weights == "residual" and count:
             gains = residual_gains(count) if residual else (1.0,) * count
         return Convolutions(widths, axes=2, slope=self.slope, gains=gains)
-
-
-def _mask(A: Operator, x: Array) -> Array:
-    """Give 1 where a pixel is measured and 0 elsewhere."""
-    if not isinstance(A, Sampling):
-        raise TypeError(
-            "start='fill' and side='mask' need an operator that samples pixels, got "
-            f"{type(A).__name__}"
-        )
-    xp = namespace(x)
-    return xp.where(fitted(A.mask, x, xp), xp.ones_like(x), xp.zeros_like(x))

@@ -33,6 +33,7 @@ __all__ = [
     "check",
     "check_recipe",
     "first_kernel",
+    "first_weights",
     "initial",
     "naming",
     "read",
@@ -110,6 +111,31 @@ def first_kernel(
     return rng.uniform(-limit, limit, shape).astype(np.float32)
 
 
+def first_weights(
+    layer: Convolutions, name: str, shape: tuple[int, ...], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Give the first value of one of `Convolutions.shapes`.
+
+    Parameters
+    ----------
+    layer : Convolutions
+        The convolutions.
+    name, shape
+        As `Convolutions.shapes` gives them.
+    rng : numpy.random.Generator
+        Source of the randomness, of kernels alone.
+
+    Returns
+    -------
+    ndarray of float32
+        A kernel as `first_kernel` draws it, a scale of 1, or a shift of 0.
+    """
+    index, _, kind = name.partition(".")
+    if kind == "weight":
+        return first_kernel(shape, rng, layer.gain(int(index)))
+    return np.full(shape, kind == "scale", dtype=np.float32)
+
+
 def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
     """Draw the first weights of a network.
 
@@ -131,8 +157,8 @@ def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
         if isinstance(layer, Number):
             drawn[prefix] = np.asarray(layer.initial, dtype=np.float32)
         elif isinstance(layer, Convolutions):
-            for i, (name, shape) in enumerate(_shapes(prefix, layer).items()):
-                drawn[name] = first_kernel(shape, rng, layer.gain(i))
+            for name, shape in layer.shapes().items():
+                drawn[f"{prefix}.{name}"] = first_weights(layer, name, shape, rng)
     return drawn
 
 
@@ -306,10 +332,7 @@ def _layers(recipe: Recipe) -> Iterator[tuple[str, Layer]]:
 def _shapes(prefix: str, layer: Number | Convolutions) -> dict[str, tuple[int, ...]]:
     if isinstance(layer, Number):
         return {prefix: ()}
-    return {
-        f"{prefix}.{j}.weight": (outputs, inputs, *[3] * layer.axes)
-        for j, (inputs, outputs) in enumerate(layer.kernels)
-    }
+    return {f"{prefix}.{name}": shape for name, shape in layer.shapes().items()}
 
 
 def _check_numbers(weights: Weights) -> None:
