@@ -40,7 +40,7 @@ from svdinv.unroll.networks import (
     to_json,
 )
 from svdinv.unroll.networks import weights as files
-from svdinv.unroll.networks.functional import svt, to_channels, to_complex
+from svdinv.unroll.networks.functional import doubled, svt, to_channels, to_complex
 from svdinv.unroll.networks.recipe import EPSILON, choose, forward_operator
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
@@ -403,6 +403,7 @@ class _Layers:
         return part.value if isinstance(part, keras.Variable) else part
 
     svt = staticmethod(svt)
+    doubled = staticmethod(doubled)
 
 
 class _Chain(keras.layers.Layer):

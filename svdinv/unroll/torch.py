@@ -275,6 +275,12 @@ class Cell(nn.Module):
             unit = s[..., :1] if scale is None else scale.unsqueeze(-1)
             return (u * F.relu(s - fraction * unit).unsqueeze(-2)) @ vh
 
+    def doubled(self, maps: Tensor) -> Tensor:
+        """Double the size of maps, as `Layers.doubled` tells."""
+        flat = maps.flatten(1, -3) if maps.ndim > 4 else maps
+        wide = F.interpolate(flat, scale_factor=2, mode="bilinear", align_corners=False)
+        return wide.reshape(*maps.shape[:-2], *wide.shape[-2:])
+
 
 class _Conv3d(nn.Conv3d):
     """A convolution in three dimensions that is fast for single series, too."""
@@ -339,15 +345,21 @@ class _Chain(nn.ModuleList):
             x = convolution(x)
             active = self.spec.active(i)
             if self.spec.normalised and active:
-                x = F.instance_norm(
-                    x, weight=convolution.scale, bias=convolution.shift, eps=EPSILON
-                )
+                x = _normalised(x, convolution.scale, convolution.shift)
             elif self.spec.normalised:
                 x = x + convolution.shift.reshape(-1, *[1] * self.spec.axes)
             if active:
                 # In place: no derivative needs what went in.
                 x = F.leaky_relu_(x, self.spec.slope) if self.spec.slope else F.relu_(x)
         return x
+
+
+def _normalised(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Bring each channel to mean 0 and variance 1, then scale and shift it."""
+    if x.shape[0] == 1 and x.shape[2:].numel() > 1:
+        # Of one item the same, and in the layout of the convolutions.
+        return F.batch_norm(x, None, None, scale, shift, training=True, eps=EPSILON)
+    return torch.group_norm(x, x.shape[1], scale, shift, EPSILON)
 
 
 def _arranged(x: Any, y: Tensor) -> Any:

@@ -28,8 +28,12 @@ from svdinv.unroll.networks import (
     SLR,
     T2LR,
     TLR,
+    Bilinear,
     Convolved,
+    Decoder,
     LowRank,
+    LowRankAndSparse,
+    Skip,
     Sparse,
     Unrolled,
 )
@@ -52,6 +56,17 @@ CASES = {
     "LLS": LLS(**SMALL, block=4, static=1, start=(1, 2)),
     "LLS, coils": LLS(**SMALL, block=3),
     "LLS, noise, coils": LLS(**SMALL, block=3, noise=True),
+    "Skip": Skip(features=(3, 4), skips=(1, 0), depth=2),
+    "Skip, adjoint, coils": Skip(
+        features=(3,), skips=(1,), images="series", along_time=True, source="adjoint"
+    ),
+    "Bilinear": Bilinear(channels=3, rank=2, space=Decoder(features=(3, 4)), depth=2),
+    "LowRankAndSparse": LowRankAndSparse(
+        channels=3,
+        low_rank=Bilinear(rank=2, space=Decoder(features=(3,)), time="free"),
+        sparse=Decoder(features=(3,), side=3),
+        depth=2,
+    ),
     "Unrolled, ISTA": Unrolled(
         cells=2, algorithm=ISTA(), prior=Convolved(4), images="image"
     ),

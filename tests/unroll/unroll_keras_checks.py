@@ -13,7 +13,14 @@ from keras import ops
 
 import svdinv.unroll.keras as models
 from svdinv.unroll import metrics
-from svdinv.unroll.networks import SLR, TLR, LearnedPrior, Number, Unrolled
+from svdinv.unroll.networks import (
+    SLR,
+    TLR,
+    Generator,
+    LearnedPrior,
+    Number,
+    Unrolled,
+)
 from svdinv.unroll.operators import Blur
 
 BACKEND = keras.backend.backend()
@@ -215,7 +222,13 @@ def check_unknown_sizes(folder):
     for name in cases(folder):
         path, inputs, expected = case(folder, name)
         model = models.load(path)
-        signature = [tf.TensorSpec((None,) * x.ndim, x.dtype) for x in inputs]
+        # A generator draws noise of the size of the image.
+        drawn = isinstance(model.recipe, Generator)
+        shapes = [(None, *x.shape[1:]) if drawn else (None,) * x.ndim for x in inputs]
+        signature = [
+            tf.TensorSpec(shape, x.dtype)
+            for shape, x in zip(shapes, inputs, strict=True)
+        ]
 
         def run(*inputs, model=model):
             return model(inputs)

@@ -1,5 +1,12 @@
 """The networks, before any framework; see `svdinv.unroll.networks.recipe`."""
 
+from svdinv.unroll.networks.generators import (
+    Bilinear,
+    Decoder,
+    Generator,
+    LowRankAndSparse,
+    Skip,
+)
 from svdinv.unroll.networks.lls import LLS
 from svdinv.unroll.networks.ls import LS
 from svdinv.unroll.networks.mlr import MLR
@@ -32,14 +39,19 @@ __all__ = [
     "SLR",
     "T2LR",
     "TLR",
+    "Bilinear",
     "Convolutions",
     "Convolved",
+    "Decoder",
+    "Generator",
     "Layer",
     "Layers",
     "LearnedPrior",
     "LowRank",
+    "LowRankAndSparse",
     "Number",
     "Recipe",
+    "Skip",
     "Sparse",
     "State",
     "Unrolled",

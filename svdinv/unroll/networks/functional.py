@@ -7,6 +7,7 @@ from typing import Any
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
+    count_up,
     fitted,
     like,
     namespace,
@@ -19,6 +20,7 @@ from svdinv.unroll.operators import Operator, Sampling
 __all__ = [
     "check_channels",
     "check_image",
+    "doubled",
     "folded",
     "fraction",
     "from_blocks",
@@ -125,10 +127,28 @@ def unfolded(maps: Array, image: Array, fold: int, xp: Namespace) -> Array:
 
 def halved(maps: Array, xp: Namespace) -> Array:
     """Means of squares of two by two pixels, with zeros beyond an odd edge."""
-    B, C, H, W = sizes(maps, xp)
+    *batch, H, W = sizes(maps, xp)
     maps = zero_padded(zero_padded(maps, -H % 2, -2, xp), -W % 2, -1, xp)
-    squares = xp.reshape(maps, (B, C, -(-H // 2), 2, -(-W // 2), 2))
-    return xp.mean(squares, axis=(3, 5))
+    squares = xp.reshape(maps, (*batch, -(-H // 2), 2, -(-W // 2), 2))
+    return xp.mean(squares, axis=(-3, -1))
+
+
+def doubled(maps: Array) -> Array:
+    """Twice as many rows and columns, between them by linear interpolation."""
+    xp = namespace(maps)
+    H, W = sizes(maps, xp)[-2:]
+    down, right = (_between(n, maps, xp) for n in (H, W))
+    return down @ maps @ xp.matrix_transpose(right)
+
+
+def _between(size: int, like: Array, xp: Namespace) -> Array:
+    """Matrix (2 size, size) of the linear interpolation along an axis."""
+    place = (count_up(2 * size, like, xp) - 0.5) / 2
+    # Nothing is known beyond the edge.
+    place = xp.where(place > 0, place, xp.zeros_like(place))
+    place = xp.where(place < size - 1, place, (size - 1) * xp.ones_like(place))
+    distance = xp.abs(place[:, None] - count_up(size, like, xp)[None, :])
+    return xp.where(distance < 1, 1 - distance, xp.zeros_like(distance))
 
 
 def low_rank(maps: Array, share: Array, block: int | None, layers: Any) -> Array:

@@ -27,6 +27,7 @@ __all__ = [
     "Layer",
     "Layers",
     "Number",
+    "Part",
     "Recipe",
     "State",
     "from_json",
@@ -177,6 +178,30 @@ class Layers(Protocol):
         array, shape (..., m, n)
             ``U max(S - fraction * scale, 0) V^H``.
         """
+
+    def doubled(self, maps: Array) -> Array:
+        """Double the size of maps (..., H, W) by linear interpolation."""
+
+
+class Part:
+    """Those of the layers of a cell whose names begin with a label, without it."""
+
+    def __init__(self, layers: Layers, label: str) -> None:
+        self._layers, self._label = layers, label
+        self.index = layers.index
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layers, self._label + name)
+
+    def svt(
+        self, matrices: Array, fraction: Array, scale: Array | None = None
+    ) -> Array:
+        """Soft-threshold singular values, as `Layers.svt`."""
+        return self._layers.svt(matrices, fraction, scale)
+
+    def doubled(self, maps: Array) -> Array:
+        """Double the size of maps, as `Layers.doubled`."""
+        return self._layers.doubled(maps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
     Number,
+    Part,
     Recipe,
     State,
     at_least,
@@ -345,7 +346,7 @@ class Unrolled(Recipe):
         # What a cell lacks has no effect there.
         p = {n: 1.0 if c is None else xp.exp(c) for n, c in numbers.items()}
         joined = [
-            _Learned(prior, _Part(layers, label))
+            _Learned(prior, Part(layers, label))
             for label, prior in zip(self._labels(), self.priors, strict=True)
         ]
         algorithm, prox = self.algorithm.bind(joined if len(joined) > 1 else joined[0])
@@ -368,22 +369,6 @@ class _Learned:
     def gradient(self, x: Array) -> Array:
         """Give the prior's gradient, of an algorithm that asks for one."""
         return self.prior.prox(x, 1.0, self.layers)
-
-
-class _Part:
-    """The layers of one prior among those of a cell."""
-
-    def __init__(self, layers: Layers, label: str) -> None:
-        self._layers, self._label = layers, label
-        self.index = layers.index
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layers, self._label + name)
-
-    def svt(
-        self, matrices: Array, fraction: Array, scale: Array | None = None
-    ) -> Array:
-        return self._layers.svt(matrices, fraction, scale)
 
 
 def _soft(z: Array, c: Array) -> Array:

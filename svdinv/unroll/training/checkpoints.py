@@ -61,7 +61,8 @@ class Checkpoint:
         """
         expected = dict(_weights(network, mean))
         shapes = {name: tuple(x.shape) for name, x in expected.items()}
-        parameters = dict(network.named_parameters())
+        trained = (p for p in network.named_parameters() if p[1].requires_grad)
+        parameters = dict(trained)
         moments: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
         for name, x in self.tensors.items():
             kind, _, own = name.partition("/")

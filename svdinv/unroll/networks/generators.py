@@ -1,0 +1,573 @@
+"""Generators: networks whose images are a prior before anything is learned.
+
+The image is what a network makes of an input that is not data, such as noise,
+
+    x = f(z),  weights = argmin of  D(A f(z), y) + R(f(z))
+
+(Ulyanov, Vedaldi & Lempitsky, CVPR 2018), fitted to one measurement by
+`svdinv.unroll.untrained.fit`. Each is a recipe of one cell as the other networks are:
+the same weights give the same picture in PyTorch and in Keras, and one that sees the
+adjoint image in place of noise can be trained as they are, then fitted (educated deep
+image prior, Barbano et al., arXiv 2111.11926).
+
+Real images have `channels` channels. Of complex series `channels` is the number of
+frames: they are twice as many channels of one image, or with `along_time` an axis of
+the convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    fitted,
+    inner,
+    like,
+    namespace,
+    sizes,
+    times,
+)
+from svdinv.unroll.networks.functional import (
+    check_channels,
+    fraction,
+    halved,
+    residual_gains,
+    root,
+    to_channels,
+    to_complex,
+)
+from svdinv.unroll.networks.recipe import (
+    Convolutions,
+    Layer,
+    Layers,
+    Part,
+    Recipe,
+    State,
+    at_least,
+    check_measurement,
+    register,
+)
+from svdinv.unroll.networks.series import SeriesRecipe, mri, zero_filled
+from svdinv.unroll.operators import Operator, Sampling
+from svdinv.unroll.problem import Problem
+
+__all__ = ["Bilinear", "Decoder", "Generator", "LowRankAndSparse", "Skip"]
+
+_LARGEST = 0.1  # of the noise at the input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(Recipe):
+    """A network that makes an image of noise: subclasses say how.
+
+    Attributes
+    ----------
+    cells : int
+        1: a generator is one network.
+    images : {"image", "series"}
+        Real images (B, C, H, W), or complex series (B, T, H, W).
+    channels : int
+        C or T.
+    along_time : bool
+        Whether the convolutions run along the frames of a series, too; T is free then.
+    source : {"noise", "adjoint"}
+        What it sees: uniform noise in [0, 0.1], or A^H y.
+    depth : int
+        Channels of the noise.
+    seed : int
+        Seed of the noise.
+    bounded : bool
+        Whether real images are brought to (0, 1) by a sigmoid.
+    slope : float
+        Slope of the ReLUs below zero.
+    """
+
+    cells: int = 1
+    images: Literal["image", "series"] = "image"
+    channels: int = 3
+    along_time: bool = False
+    source: Literal["noise", "adjoint"] = "noise"
+    depth: int = 32
+    seed: int = 0
+    bounded: bool = True
+    slope: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no generator.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        at_least(1, self, "channels", "depth")
+        at_least(0, self, "seed")
+        if self.cells != 1:
+            raise ValueError(f"cells must be 1, got {self.cells}")
+        for name, known in (
+            ("images", ("image", "series")),
+            ("source", ("noise", "adjoint")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {known}, got {getattr(self, name)!r}"
+                )
+        if self.along_time and self.images != "series":
+            raise ValueError("along_time is for series")
+
+    @property
+    def axes(self) -> str:  # type: ignore[override]
+        """Axes of the images."""
+        return SeriesRecipe.axes if self.images == "series" else "B C H W"
+
+    @property
+    def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of what `operator` takes."""
+        return SeriesRecipe.measurement if self.images == "series" else ("mask",)
+
+    @property
+    def outputs(self) -> int:
+        """Channels of maps that are an image."""
+        if self.along_time:
+            return 2
+        return self.channels * (2 if self.images == "series" else 1)
+
+    @property
+    def inputs(self) -> int:
+        """Channels of what the network sees."""
+        return self.depth if self.source == "noise" else self.outputs
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        """Name the layers."""
+        return self.parts(self.inputs, self.outputs)
+
+    def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
+        """Name the layers between so many channels."""
+        raise NotImplementedError
+
+    def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
+        """Give height and width of the noise for an image of some size."""
+        return rows, columns
+
+    def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
+        """Apply the network.
+
+        Parameters
+        ----------
+        z : array, shape (B, inputs, ..., h, w)
+            What it sees.
+        layers : Layers
+            Those of `parts`.
+        H, W : int
+            Size of the image.
+
+        Returns
+        -------
+        array, shape (B, outputs, ..., H, W)
+            The image as maps.
+        """
+        raise NotImplementedError
+
+    def operator(self, *measurement: Array) -> Operator:
+        """Make the operator: for series that of MRI, for images a sampling."""
+        if self.images == "series":
+            return mri(self, measurement)
+        check_measurement(self, measurement)
+        return Sampling(*measurement)
+
+    def begin(self, problem: Problem) -> State:
+        """Give A^H y, its root mean square, and what the network sees, ``"z"``."""
+        if self.images == "series":
+            x = zero_filled(problem)
+        else:
+            x = problem.adjoint()
+            check_channels(x, self.axes, self.channels, namespace(x))
+        xp = namespace(x)
+        B, T, H, W = sizes(x, xp)
+        if not self.along_time and self.channels != T:
+            raise ValueError(
+                f"the network is for {self.channels} frames, got shape {(B, T, H, W)}"
+            )
+        energy = xp.mean(inner(x, x, axis=(2, 3)), axis=1) / (H * W)
+        scale = root(energy, xp)
+        scale = xp.where(scale > 0, scale, xp.ones_like(scale))[:, None, None, None]
+        if self.source == "adjoint":
+            return {"x": x, "scale": scale, "z": self.as_maps(times(1 / scale, x, xp))}
+        rng = np.random.default_rng(self.seed)
+        shape = (*([T] if self.along_time else []), *self.noise_shape(H, W))
+        drawn = rng.uniform(0, _LARGEST, (1, self.depth, *shape))
+        z = like(fitted(drawn, scale, xp), scale, xp)
+        # Of every item the same.
+        return {"x": x, "scale": scale, "z": z + xp.zeros_like(scale)}
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        """Generate."""
+        x, z = state["x"], state["z"]
+        xp = namespace(x)
+        maps = self.maps(z, layers, *sizes(x, xp)[-2:])
+        return state | {"x": self._as_image(maps, x, state["scale"], xp)}
+
+    def as_maps(self, x: Array) -> Array:
+        """Give an image as maps, (B, outputs, ..., H, W)."""
+        xp = namespace(x)
+        if self.images == "image":
+            return x
+        maps = to_channels(x, xp)
+        if self.along_time:
+            return maps
+        B, _, T, H, W = sizes(maps, xp)
+        return xp.reshape(maps, (B, 2 * T, H, W))
+
+    def _as_image(self, maps: Array, x: Array, scale: Array, xp: Namespace) -> Array:
+        if self.images == "image":
+            return fraction(maps, xp) if self.bounded else scale * maps
+        B, T, H, W = sizes(x, xp)
+        maps = xp.reshape(maps, (B, 2, T, H, W))
+        return times(scale, to_complex(maps, x, xp), xp)
+
+    def _chain(self, *widths: int, side: int = 3, image: bool = False) -> Convolutions:
+        """Convolutions with norms; those to an image end without."""
+        count = len(widths) - 1
+        return Convolutions(
+            widths,
+            axes=3 if self.along_time else 2,
+            slope=self.slope,
+            last=not image,
+            gains=residual_gains(count) if image else (1.0,) * count,
+            side=side,
+            normalised=True,
+        )
+
+
+def _checked(features: tuple[int, ...], name: str, least: int) -> None:
+    whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
+    if not (features and whole):
+        raise ValueError(
+            f"{name} must be integers from {least} to {2**14}, got {features!r}"
+        )
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Skip(Generator):
+    """Encoder and decoder with skip connections (Ulyanov, Vedaldi & Lempitsky, 2018).
+
+    With few skips, the last of them at the coarse scales, and `source` "adjoint" it is
+    the U-Net of the educated deep image prior.
+
+    Attributes
+    ----------
+    features : tuple of int
+        Channels at each scale, finest first.
+    skips : tuple of int
+        Channels that go past the coarser scales, from each scale; 0 for none.
+    """
+
+    features: tuple[int, ...] = (32, 32, 32, 32, 32)
+    skips: tuple[int, ...] = (4, 4, 4, 4, 4)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no generator.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        _checked(self.features, "features", 1)
+        _checked(self.skips, "skips", 0)
+        if len(self.skips) != len(self.features):
+            raise ValueError(f"skips must be one for each scale, got {self.skips!r}")
+
+    def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
+        """Name the layers."""
+        layers: dict[str, Layer] = {}
+        before = inputs
+        for scale, (width, skip) in enumerate(
+            zip(self.features, self.skips, strict=True)
+        ):
+            past = self._chain(before, skip, side=1) if skip else None
+            layers[f"skip_{scale}"] = past
+            layers[f"encoder_{scale}"] = self._chain(before, width, width)
+            before = width
+        for scale in reversed(range(len(self.features))):
+            width = self.features[scale]
+            below = before + self.skips[scale]
+            layers[f"decoder_{scale}"] = self._chain(below, width)
+            before = width
+        layers["image"] = self._chain(before, outputs, side=1, image=True)
+        return layers
+
+    def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
+        """Apply the network."""
+        xp = namespace(z)
+        maps, passed = z, []
+        for scale in range(len(self.features)):
+            past = getattr(layers, f"skip_{scale}")
+            passed.append((sizes(maps, xp)[-2:], past and past(maps)))
+            maps = getattr(layers, f"encoder_{scale}")(halved(maps, xp))
+        for scale in reversed(range(len(self.features))):
+            (rows, columns), past = passed[scale]
+            maps = layers.doubled(maps)[..., :rows, :columns]
+            if past is not None:
+                maps = xp.concat([maps, past], axis=1)
+            maps = getattr(layers, f"decoder_{scale}")(maps)
+        return layers.image(maps)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Decoder(Generator):
+    """A decoder from coarse noise: deep decoder and ConvDecoder.
+
+    With `side` 1 the deep decoder (Heckel & Hand, ICLR 2019): few weights, linear
+    combinations of maps and upsampling alone. With `side` 3 the ConvDecoder
+    (Darestani & Heckel, IEEE Trans. Comput. Imaging 2021).
+
+    Attributes
+    ----------
+    features : tuple of int
+        Channels at each scale, coarsest first.
+    side : int
+        Of the kernels.
+    """
+
+    features: tuple[int, ...] = (64, 64, 64, 64, 64)
+    side: Literal[1, 3] = 1
+    depth: int = 64
+
+    source: Literal["noise"] = "noise"  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no generator.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        _checked(self.features, "features", 1)
+        if self.source != "noise":
+            raise ValueError(f"source must be 'noise', got {self.source!r}")
+        self._chain(1, 1, side=self.side)
+
+    def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
+        """Give the size at the coarsest scale."""
+        return self._sizes(rows)[0], self._sizes(columns)[0]
+
+    def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
+        """Name the layers."""
+        widths = (inputs, *self.features)
+        layers: dict[str, Layer] = {
+            f"decoder_{scale}": self._chain(*widths[scale : scale + 2], side=self.side)
+            for scale in range(len(self.features))
+        }
+        layers["image"] = self._chain(widths[-1], outputs, side=1, image=True)
+        return layers
+
+    def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
+        """Apply the network."""
+        maps = z
+        pairs = zip(self._sizes(H)[1:], self._sizes(W)[1:], strict=True)
+        for scale, (rows, columns) in enumerate(pairs):
+            maps = getattr(layers, f"decoder_{scale}")(maps)
+            maps = layers.doubled(maps)[..., :rows, :columns]
+        maps = getattr(layers, f"decoder_{len(self.features) - 1}")(maps)
+        return layers.image(maps)
+
+    def _sizes(self, size: int) -> list[int]:
+        """Sizes at all scales, coarsest first."""
+        found = [size]
+        for _ in self.features[1:]:
+            found.append(-(-found[-1] // 2))
+        return found[::-1]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Bilinear(Generator):
+    """A series of low rank: images from a decoder times functions of time.
+
+    ``x_t = sum over r of U_r v_r(t)`` with `rank` complex images U_r that `space`
+    makes, and v_0 = 1 for what does not move. The other functions are free numbers, or
+    made by a network of one code for each frame (Yoo et al., IEEE TMI 2021; Ahmed et
+    al., arXiv 2106.15785).
+
+    Attributes
+    ----------
+    rank : int
+        Images.
+    space : Decoder
+        Makes the images; its own `images` and `channels` are replaced.
+    time : {"network", "free"}
+        Where the functions of time come from.
+    harmonics : int
+        Codes of a frame are the cosines and sines of so many lowest frequencies of the
+        series.
+    hidden : int
+        Width of the network of time.
+    """
+
+    rank: int = 6
+    space: Decoder = field(default_factory=Decoder)
+    time: Literal["network", "free"] = "network"
+    harmonics: int = 6
+    hidden: int = 32
+    images: Literal["image", "series"] = "series"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no generator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        at_least(1, self, "rank", "harmonics", "hidden")
+        if self.images != "series" or self.along_time or self.source != "noise":
+            raise ValueError("images must be 'series', of noise, not along_time")
+        if not isinstance(self.space, Decoder):
+            raise TypeError(f"space must be a Decoder, got {self.space!r}")
+        if self.time not in ("network", "free"):
+            raise ValueError(f"time must be 'network' or 'free', got {self.time!r}")
+        own = replace(self.space, images="series", channels=self.rank, depth=self.depth)
+        object.__setattr__(self, "space", own)
+
+    def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
+        """Give the size at the coarsest scale."""
+        return self.space.noise_shape(rows, columns)
+
+    def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
+        """Name the layers of the images, and those of time."""
+        layers = dict(self.space.parts(inputs, self.space.outputs))
+        given = 2 * (self.rank - 1)
+        codes = 2 * self.harmonics if self.time == "network" else self.channels
+        if given and self.time == "network":
+            layers["time"] = Convolutions(
+                (codes, self.hidden, self.hidden, given),
+                axes=2,
+                slope=self.slope,
+                gains=(1.0, 1.0, 1.0),
+                side=1,
+                normalised=True,
+            )
+        elif given:
+            layers["time"] = Convolutions((codes, given), axes=2, gains=(1.0,), side=1)
+        return layers
+
+    def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
+        """Multiply images and functions of time."""
+        xp = namespace(z)
+        maps = self.space.maps(z, layers, H, W)
+        B = sizes(maps, xp)[0]
+        parts = xp.reshape(maps, (B, 2, self.rank, H * W))
+        still = xp.zeros_like(parts[:, :, :1, :1])
+        real, imaginary = (
+            xp.concat([still[:, k] + (1 - k)] * self.channels, axis=2) for k in range(2)
+        )
+        if self.rank > 1:
+            codes = fitted(self._codes(), z, xp) + xp.zeros_like(z[:, :1, :1, :1])
+            drawn = layers.time(codes)
+            drawn = xp.reshape(drawn, (B, 2, self.rank - 1, self.channels))
+            real = xp.concat([real, drawn[:, 0]], axis=1)
+            imaginary = xp.concat([imaginary, drawn[:, 1]], axis=1)
+        a, b = xp.matrix_transpose(real), xp.matrix_transpose(imaginary)
+        u, v = parts[:, 0], parts[:, 1]
+        series = xp.stack([a @ u - b @ v, a @ v + b @ u], axis=1)
+        return xp.reshape(series, (B, 2 * self.channels, H, W))
+
+    def _codes(self) -> np.ndarray:
+        """Codes of the frames, (1, codes, T, 1)."""
+        T = self.channels
+        if self.time == "free":
+            codes = np.eye(T)
+        else:
+            angles = 2 * np.pi * np.arange(1, self.harmonics + 1)[:, None]
+            angles = angles * np.arange(T) / T
+            codes = np.concatenate([np.cos(angles), np.sin(angles)])
+        return codes[None, ..., None].astype(np.float32)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LowRankAndSparse(Generator):
+    """The sum of two generators, the second held small by a penalty.
+
+    The penalty is the mean magnitude of the second relative to A^H y: what does not
+    fit into the first is to be rare.
+
+    Attributes
+    ----------
+    low_rank : Bilinear
+        The first; its `channels` are replaced.
+    sparse : Decoder
+        The second; its `images` and `channels` are replaced.
+    """
+
+    low_rank: Bilinear = field(default_factory=Bilinear)
+    sparse: Decoder = field(default_factory=Decoder)
+    images: Literal["image", "series"] = "series"
+
+    has_penalty: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no generator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        if self.images != "series" or self.along_time or self.source != "noise":
+            raise ValueError("images must be 'series', of noise, not along_time")
+        for name, kind in (("low_rank", Bilinear), ("sparse", Decoder)):
+            part = getattr(self, name)
+            if not isinstance(part, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {part!r}")
+            own = {"channels": self.channels, "depth": self.depth, "images": "series"}
+            object.__setattr__(self, name, replace(part, **own))
+        sizes_ = [g.noise_shape(2**20, 2**20) for g in (self.low_rank, self.sparse)]
+        if sizes_[0] != sizes_[1]:
+            raise ValueError("low_rank and sparse must have as many scales")
+
+    def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
+        """Give the size at the coarsest scale."""
+        return self.sparse.noise_shape(rows, columns)
+
+    def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
+        """Name the layers of both."""
+        named: dict[str, Layer] = {}
+        for label in ("low_rank", "sparse"):
+            for name, layer in getattr(self, label).parts(inputs, outputs).items():
+                named[f"{label}_{name}"] = layer
+        return named
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        """Generate both, ``"low_rank"`` and ``"sparse"``, and add them."""
+        x, z, scale = state["x"], state["z"], state["scale"]
+        xp = namespace(x)
+        H, W = sizes(x, xp)[-2:]
+        low_rank, sparse = (
+            self._as_image(
+                getattr(self, label).maps(z, Part(layers, f"{label}_"), H, W),
+                x,
+                scale,
+                xp,
+            )
+            for label in ("low_rank", "sparse")
+        )
+        new = {"x": low_rank + sparse, "low_rank": low_rank, "sparse": sparse}
+        if "penalty" in state:
+            new["penalty"] = state["penalty"] + xp.mean(xp.abs(sparse)) / xp.mean(scale)
+        return state | new

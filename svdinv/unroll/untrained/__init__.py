@@ -1,0 +1,23 @@
+"""Untrained priors: images as what a network can make, fitted to one measurement."""
+
+from svdinv.unroll.untrained.fitting import Fit, Fitting, Options, Record, fit
+from svdinv.unroll.untrained.stopping import (
+    SURE,
+    Discrepancy,
+    HeldOut,
+    MovingVariance,
+    Rule,
+)
+
+__all__ = [
+    "SURE",
+    "Discrepancy",
+    "Fit",
+    "Fitting",
+    "HeldOut",
+    "MovingVariance",
+    "Options",
+    "Record",
+    "Rule",
+    "fit",
+]

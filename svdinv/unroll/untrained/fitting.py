@@ -1,0 +1,730 @@
+"""Fit a generator to one measurement.
+
+``weights = argmin of D(A f(z), y) + R(f(z))`` by Adam (Ulyanov, Vedaldi & Lempitsky,
+CVPR 2018), ended by a rule that does not know the truth. What it gives is the
+exponential average of the iterates, as that was where the rule is least.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from tqdm import tqdm
+
+import svdinv.torch
+from svdinv import __version__
+from svdinv.unroll.networks import Recipe
+from svdinv.unroll.networks.recipe import to_json
+from svdinv.unroll.priors import Prior
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.torch import Network
+from svdinv.unroll.training.checkpoints import (
+    Checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from svdinv.unroll.untrained.stopping import HeldOut, Rule, Seen
+
+__all__ = ["Fit", "Fitting", "Options", "Record", "fit"]
+
+Trained = Literal["all", "decoder", "singular values"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a generator is fitted.
+
+    Attributes
+    ----------
+    iterations : int
+        Iterations, at most.
+    rate : float
+        Learning rate of Adam.
+    input_noise : float
+        Standard deviation of the noise that is added to the input in each iteration.
+    average : float
+        Share that the average of the iterates keeps in an iteration, in [0, 1).
+    weight_decay : float
+        Of the weights, as of `torch.optim.Adam`.
+    rule : Rule or None
+        When to stop; None fits to the end, and keeps the last average.
+    prior : Prior or None
+        R, weighted as beside the data fidelity in a classical method.
+    splitting : float
+        Without it R is in the loss, and has to be smooth or nearly so
+        (`HuberVariation` for total variation). With it R's proximal operator is taken
+        in an alternating direction method of multipliers whose penalty has this
+        weight.
+    guidance : float
+        Weight of ``|f(z + noise) - z|^2`` with z optimised too: self-guidance (Liang et
+        al., arXiv 2402.04097). The generator then needs as many channels at its input
+        as at its output.
+    penalty : float
+        Weight of the generator's own penalty.
+    trained : {"all", "decoder", "singular values"}
+        What is fitted: all weights; those of no encoder; or of each convolution as a
+        matrix the singular values alone (Nittscher et al., SVD-DIP, PMLR 227).
+    every : int
+        Iterations from one look at the rule to the next.
+    seed : int
+        Of first weights, of the noise and of what the rule draws.
+    """
+
+    iterations: int = 2000
+    rate: float = 1e-2
+    input_noise: float = 0.03
+    average: float = 0.99
+    weight_decay: float = 0.0
+    rule: Rule | None = field(default_factory=HeldOut)
+    prior: Prior | None = None
+    splitting: float = 0.0
+    guidance: float = 0.0
+    penalty: float = 0.0
+    trained: Trained = "all"
+    every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no fit.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        for name in ("iterations", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {self.iterations}")
+        names = ("input_noise", "weight_decay", "splitting", "guidance", "penalty")
+        for name in names:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must not be negative, got {getattr(self, name)!r}"
+                )
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"rate must be positive, got {self.rate!r}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must lie in [0, 1), got {self.average!r}")
+        known = ("all", "decoder", "singular values")
+        if self.trained not in known:
+            raise ValueError(f"trained must be one of {known}, got {self.trained!r}")
+        if self.splitting and self.prior is None:
+            raise ValueError("splitting needs a prior")
+
+
+@dataclass(frozen=True)
+class Record:
+    """How far a fit has come at one iteration.
+
+    Attributes
+    ----------
+    iteration : int
+        From 1.
+    loss : float
+        What is minimised, for each datum.
+    data : float
+        Data fidelity of the iterate, for each datum.
+    criterion : float
+        What the rule wants small; infinite where there is none yet.
+    decibels : float
+        Of the averaged image, where somebody knows the truth; NaN else.
+    """
+
+    iteration: int
+    loss: float
+    data: float
+    criterion: float
+    decibels: float
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What a fit gives.
+
+    Attributes
+    ----------
+    image : ndarray
+        The average of the iterates where the rule was least.
+    last : ndarray
+        The average of the iterates at the end.
+    best : int
+        Iteration of `image`.
+    iterations : int
+        Iterations done.
+    ending : {"rule", "iterations", "stopped"}
+        Why it ended.
+    trajectory : list of Record
+        One for each look at the rule.
+    rollbacks : list of int
+        Iterations at which the fit had broken down, and went back to earlier weights.
+    network : Network
+        The generator with its weights at the end.
+    seconds : float
+        Wall-clock time of this part.
+    """
+
+    image: Any
+    last: Any
+    best: int
+    iterations: int
+    ending: Literal["rule", "iterations", "stopped"]
+    trajectory: list[Record]
+    rollbacks: list[int]
+    network: Network
+    seconds: float
+
+
+class Fitting:
+    """A fit, step by step; `fit` does all of it.
+
+    The same seed gives the same bits on one machine with one number of threads, also
+    where it was interrupted and resumed.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of one image, of NumPy or PyTorch.
+    generator : Generator or Recipe
+        Of one cell whose state has ``"z"``, what the network sees.
+    options : Options
+        How.
+    around : array, optional
+        An image to which what is generated is added, such as a classical
+        reconstruction.
+    weights : Network, optional
+        A network of the same recipe to begin with.
+    measure : callable, optional
+        From an image to decibels, for the trajectory alone.
+    device : device
+        Where to compute.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If these do not go together.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        generator: Recipe,
+        options: Options,
+        *,
+        around: Any = None,
+        weights: Network | None = None,
+        measure: Callable[[Any], float] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not isinstance(problem, Problem):
+            raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
+        self.options, self.recipe, self.measure = options, generator, measure
+        self.device = torch.device(device)
+        convert = partial(_tensor, device=self.device)
+        single = replace(problem, truth=None).single()
+        self.problem = single.replace_arrays(convert)
+        with torch.no_grad():
+            self.state = generator.begin(self.problem)
+        if "z" not in self.state or generator.cells != 1:
+            raise TypeError(f"{type(generator).__name__} is no generator")
+        if options.guidance and getattr(generator, "source", "") != "adjoint":
+            raise ValueError("guidance needs a generator whose source is 'adjoint'")
+        if options.penalty:
+            self.state["penalty"] = generator.no_penalty(self.state["x"])
+        self.around = None if around is None else convert(around)[None]
+        shape = tuple(self.state["x"].shape)
+        if self.around is not None and tuple(self.around.shape) != shape:
+            raise ValueError(
+                f"around must have shape {shape[1:]}, got {tuple(around.shape)}"
+            )
+        rule = options.rule
+        y = self.problem.y
+        self.measured = self.problem.A.measured(torch.ones_like(y)) != 0
+        count = int(self.measured.sum())
+        if not count:
+            raise ValueError("problem: nothing is measured")
+        self.chosen = (
+            rule.choose(self.problem, self.measured, options.seed) if rule else None
+        )
+        self.left_out = self.chosen if rule is not None and rule.withholds else None
+        if self.left_out is not None:
+            count -= int(self.left_out.sum())
+            if not count:
+                raise ValueError("rule: nothing would be left to fit")
+        self.count = count
+        self.targets = [self.problem]
+        if rule is not None and rule.probes:
+            moved = replace(self.problem, y=y + rule.probes * self.chosen)
+            self.targets.append(moved)
+        self.models = nn.ModuleList(
+            _Model(generator, options, weights, self.state["z"]) for _ in self.targets
+        ).to(self.device)
+        self.optimiser = torch.optim.Adam(
+            [p for p in self.models.parameters() if p.requires_grad],
+            lr=options.rate,
+            weight_decay=options.weight_decay,
+        )
+        self.kept = _Kept(self.state["x"], y, len(self.targets), options)
+        self.iteration, self.best, self.best_value = 0, 0, math.inf
+        self.trajectory: list[Record] = []
+        self.rollbacks: list[int] = []
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._sound: tuple[dict[str, Any], dict[str, Any]] | None = None
+
+    def step(self) -> Record | None:
+        """Iterate once.
+
+        Returns
+        -------
+        Record or None
+            Where the rule was looked at.
+        """
+        options, kept = self.options, self.kept
+        self.iteration += 1
+        self.optimiser.zero_grad(set_to_none=True)
+        total: Any = 0
+        images, measured, data, loss = [], [], [], []
+        for target, model in zip(self.targets, self.models, strict=True):
+            image, state, z = model(self.state, target, self._noise())
+            if self.around is not None:
+                image = image + self.around
+            Ax = target.A.forward(image)
+            fitted = Ax
+            if self.left_out is not None:
+                fitted = torch.where(self.left_out, target.y, Ax)
+            distance = target.fidelity.distance(fitted, target.y)
+            own = distance + self._regularised(image, state, z, len(images))
+            total = total + own / self.count
+            images.append(image.detach())
+            measured.append(Ax.detach())
+            data.append(distance.detach() / self.count)
+            loss.append(own.detach() / self.count)
+        total.backward()
+        told = torch.stack([loss[0], data[0]]).tolist()
+        if self._broken(told[1]):
+            return None
+        self.optimiser.step()
+        if self.iteration % REMEMBER == 0:
+            self._remember()
+        # The first iterates weigh no more than later ones.
+        share = max(1 - options.average, 1 / self.iteration)
+        for i, (image, Ax) in enumerate(zip(images, measured, strict=True)):
+            kept.average[i].lerp_(image[0], share)
+            kept.measured[i].lerp_(Ax[0], share)
+        if options.splitting and self.iteration % _SPLIT == 0:
+            self._split(images)
+        last = self.iteration == options.iterations
+        if self.iteration % options.every and not last:
+            return None
+        return self._look(told, images[0])
+
+    def ended(self) -> Literal["rule", "iterations", ""]:
+        """Tell whether, and why, there is nothing left to do."""
+        rule = self.options.rule
+        if rule is not None and self.trajectory:
+            if rule.reached(self.trajectory[-1].criterion):
+                return "rule"
+            waited = self.iteration - self.best
+            if math.isfinite(self.best_value) and waited >= rule.patience:
+                return "rule"
+        return "iterations" if self.iteration >= self.options.iterations else ""
+
+    def result(self, ending: Any, seconds: float) -> Fit:
+        """Give what there is."""
+        best = self.kept.best if self.best else self.kept.average[0]
+        return Fit(
+            best.cpu().numpy().copy(),
+            self.kept.average[0].cpu().numpy().copy(),
+            self.best or self.iteration,
+            self.iteration,
+            ending,
+            list(self.trajectory),
+            list(self.rollbacks),
+            self.models[0].weights(),
+            seconds,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, complete or not at all.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        told = [[getattr(r, f.name) for f in fields(Record)] for r in self.trajectory]
+        note = {
+            "trajectory": json.dumps(told),
+            "rollbacks": json.dumps(self.rollbacks),
+            "recent": json.dumps(list(self._recent)),
+            "best": json.dumps([self.best, self.best_value]),
+            "data": self._data(),
+            "svdinv": __version__,
+        }
+        parts = (self.models, self.kept, self.optimiser)
+        write_checkpoint(path, self.iteration, self._described(), *parts, note)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, or of another fit.
+        """
+        found: Checkpoint = read_checkpoint(path)
+        if found.config != self._described():
+            raise ValueError(f"{path} is of a fit with other options")
+        if found.origin.get("data") != self._data():
+            raise ValueError(f"{path} is of a fit to other data")
+        found.restore(self.models, self.kept, self.optimiser)
+        try:
+            told = json.loads(found.origin["trajectory"])
+            self.trajectory = [Record(*row) for row in told]
+            self.rollbacks = [int(i) for i in json.loads(found.origin["rollbacks"])]
+            self._recent.extend(map(float, json.loads(found.origin["recent"])))
+            best, value = json.loads(found.origin["best"])
+            self.best, self.best_value = int(best), float(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no checkpoint of a fit: {error}") from error
+        self.iteration = found.step
+        if self.iteration % REMEMBER == 0:
+            self._remember()
+
+    def _noise(self) -> Tensor | float:
+        """Noise of this iteration, whatever came before."""
+        z, size = self.state["z"], self.options.input_noise
+        if not size:
+            return 0.0
+        rng = torch.Generator().manual_seed(
+            self.options.seed * 1_000_003 + self.iteration
+        )
+        return (size * torch.randn(z.shape, generator=rng)).to(z)
+
+    def _regularised(self, image: Tensor, state: Any, z: Tensor, index: int) -> Any:
+        """Give all that is minimised beside the data fidelity."""
+        options, total = self.options, 0
+        if options.prior is not None and not options.splitting:
+            total = total + options.prior.value(image)
+        elif options.splitting:
+            aim = self.kept.split[index] - self.kept.dual[index]
+            away = (image[0] - aim).abs().square().sum()
+            total = total + options.splitting / 2 * away
+        if options.penalty:
+            total = total + options.penalty * state["penalty"]
+        if options.guidance:
+            recipe: Any = self.recipe
+            maps = recipe.as_maps(image / state["scale"])
+            total = total + options.guidance * (maps - z).square().sum()
+        return total
+
+    @torch.no_grad()
+    def _split(self, images: list[Tensor]) -> None:
+        prior: Any = self.options.prior
+        for i, image in enumerate(images):
+            dual, split = self.kept.dual[i], self.kept.split[i]
+            near = prior.prox((image[0] + dual)[None], 1 / self.options.splitting)[0]
+            dual += image[0] - near
+            split.copy_(near)
+
+    @torch.no_grad()
+    def _look(self, told: list[float], image: Tensor) -> Record:
+        rule, kept = self.options.rule, self.kept
+        criterion = math.inf
+        if rule is not None:
+            z = kept.measured
+            seen = Seen(
+                z[:1], z[-1:], self.problem.y, self.measured, self.chosen, image
+            )
+            criterion = rule.value(seen, kept.rule)
+        if criterion < self.best_value:
+            self.best, self.best_value = self.iteration, criterion
+            kept.best.copy_(kept.average[0])
+        decibels = math.nan
+        if self.measure is not None:
+            decibels = self.measure(kept.average[0].cpu().numpy())
+        record = Record(self.iteration, *told, criterion, decibels)
+        self.trajectory.append(record)
+        return record
+
+    def _broken(self, data: float) -> bool:
+        """Go back to sound weights where the fit has broken down."""
+        usual = sorted(self._recent)[len(self._recent) // 2] if self._recent else data
+        if math.isfinite(data) and not data > _DROP * usual:
+            self._recent.append(data)
+            return False
+        self.rollbacks.append(self.iteration)
+        if self._sound is None or len(self.rollbacks) > _MOST_ROLLBACKS:
+            raise FloatingPointError(
+                f"the fit broke down at iteration {self.iteration}: try a smaller "
+                f"learning rate than {self.options.rate:g}"
+            )
+        models, moments = self._sound
+        self.models.load_state_dict(models)
+        for k, v in _moments(self.optimiser).items():
+            v.copy_(moments[k])
+        return True
+
+    def _remember(self) -> None:
+        models = {k: v.clone() for k, v in self.models.state_dict().items()}
+        moments = {k: v.clone() for k, v in _moments(self.optimiser).items()}
+        self._sound = models, moments
+
+    def _described(self) -> str:
+        recipe = to_json(self.recipe) if isinstance(self.recipe, Recipe) else ""
+        return f"{recipe}\n{self.options!r}"
+
+    def _data(self) -> str:
+        """Sum up data and operator by what they give."""
+        whole = hashlib.sha256()
+        for x in (self.problem.y, self.problem.adjoint(), self.around):
+            if x is not None:
+                real = torch.view_as_real(x) if x.is_complex() else x
+                whole.update(real.cpu().contiguous().numpy().tobytes())
+        return whole.hexdigest()
+
+
+def fit(
+    problem: Problem,
+    generator: Recipe,
+    options: Options | None = None,
+    *,
+    around: Any = None,
+    weights: Network | None = None,
+    measure: Callable[[Any], float] | None = None,
+    checkpoint: str | Path | None = None,
+    callback: Callable[[Record], bool | None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: bool = True,
+    device: torch.device | str = "cpu",
+    **changes: Any,
+) -> Fit:
+    """Fit a generator to a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of one image, of NumPy or PyTorch; its truth is not looked at.
+    generator : Generator
+        Such as `svdinv.unroll.networks.Skip`.
+    options : Options, optional
+        How; the defaults are for photographs.
+    around : array, optional
+        An image to which what is generated is added, such as a classical
+        reconstruction.
+    weights : Network, optional
+        A network of the same recipe to begin with: an educated prior.
+    measure : callable, optional
+        From an averaged image to decibels, for the trajectory alone.
+    checkpoint : path, optional
+        File to go on from, if it is there, and to write to every minute.
+    callback : callable, optional
+        Called with each `Record`; ends the fit if it returns True.
+    stop : callable
+        Asked after each iteration whether to end, as for Ctrl-C.
+    progress : bool
+        Whether to show a bar with data fidelity and time left.
+    device : device
+        Where to compute.
+    **changes
+        Attributes of `options` to change.
+
+    Returns
+    -------
+    Fit
+        The image, and how it went.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If these do not go together; before the first iteration.
+    FloatingPointError
+        If the fit breaks down again and again.
+    OSError
+        If the checkpoint cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdinv.unroll.networks import Skip
+    >>> from svdinv.unroll.operators import Sampling
+    >>> from svdinv.unroll.problem import Problem
+    >>> from svdinv.unroll.untrained import fit
+    >>> rng = np.random.default_rng(0)
+    >>> image = np.ones((3, 32, 32), np.float32) * np.linspace(0, 1, 32)
+    >>> A = Sampling(rng.random((3, 32, 32)) < 0.4)
+    >>> problem = Problem(A(image), A)
+    >>> generator = Skip(features=(8, 8), skips=(2, 2), depth=8)
+    >>> found = fit(problem, generator, iterations=20, progress=False)
+    >>> found.image.shape, found.iterations
+    ((3, 32, 32), 20)
+    """
+    options = replace(options or Options(), **changes)
+    fitting = Fitting(
+        problem,
+        generator,
+        options,
+        around=around,
+        weights=weights,
+        measure=measure,
+        device=device,
+    )
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.exists():
+        fitting.load(path)
+    began = saved = time.monotonic()
+    ending: Any = fitting.ended()
+    with tqdm(
+        total=options.iterations,
+        initial=fitting.iteration,
+        desc="fit",
+        disable=not progress,
+    ) as bar:
+        while not ending:
+            record = fitting.step()
+            bar.update()
+            if record is not None:
+                told = f"{record.data:.3g}"
+                decibels = math.isfinite(record.decibels)
+                bar.set_postfix_str(
+                    f"data {told}, {record.decibels:.2f} dB"
+                    if decibels
+                    else f"data {told}"
+                )
+            asked = record is not None and callback is not None and callback(record)
+            ending = fitting.ended()
+            if not ending and (asked or stop()):
+                ending = "stopped"
+            sound = fitting.iteration % REMEMBER == 0
+            due = ending or time.monotonic() - saved > _SAVE_EVERY
+            if path is not None and sound and due:
+                fitting.save(path)
+                saved = time.monotonic()
+    return fitting.result(ending, time.monotonic() - began)
+
+
+_SAVE_EVERY = 60.0  # seconds
+
+# Where the residual is this many times what it usually was, the fit has broken down.
+_DROP = 4.0
+_WINDOW = 50
+REMEMBER = 50
+"""Iterations between two sets of weights to go back to."""
+_MOST_ROLLBACKS = 20
+_SPLIT = 10  # iterations of Adam for one of the multipliers
+
+
+class _Kept(nn.Module):
+    """What a fit keeps beside weights: averages, the best image, the rule's arrays."""
+
+    average: Tensor
+    measured: Tensor
+    best: Tensor
+    split: Tensor
+    dual: Tensor
+
+    def __init__(self, x: Tensor, y: Tensor, count: int, options: Options) -> None:
+        super().__init__()
+        zero, data = torch.zeros_like(x), torch.zeros_like(y)
+        self.register_buffer("average", torch.cat([zero] * count))
+        self.register_buffer("measured", torch.cat([data] * count))
+        self.register_buffer("best", torch.zeros_like(x[0]))
+        if options.splitting:
+            self.register_buffer("split", torch.cat([zero] * count))
+            self.register_buffer("dual", torch.cat([zero] * count))
+        own = options.rule.buffers(x) if options.rule is not None else {}
+        self._names = list(own)
+        for name, buffer in own.items():
+            self.register_buffer(f"rule_{name}", buffer)
+
+    @property
+    def rule(self) -> Mapping[str, Tensor]:
+        """Arrays of the rule."""
+        return {name: getattr(self, f"rule_{name}") for name in self._names}
+
+
+class _Model(nn.Module):
+    """A generator with what is fitted of it."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: Options,
+        weights: Network | None,
+        z: Tensor,
+    ) -> None:
+        super().__init__()
+        self.network = Network(recipe, seed=options.seed)
+        if weights is not None:
+            self.network.load_state_dict(weights.state_dict())
+        self.z = nn.Parameter(z.clone()) if options.guidance else None
+        self.values = nn.ParameterDict()
+        cell = self.network.cells[0]
+        if options.trained == "decoder":
+            for name, parameter in cell.named_parameters():
+                parameter.requires_grad_(not name.startswith("encoder_"))
+        elif options.trained == "singular values":
+            self._factorise(cell)
+
+    def forward(self, state: Any, problem: Problem, noise: Any) -> Any:
+        """Give the image, the state, and what the network saw but for the noise."""
+        z = state["z"] if self.z is None else self.z
+        given = {**state, "z": z + noise}
+        made = functional_call(self.network.cells[0], self._kernels(), (given, problem))
+        return made["x"], made, z
+
+    def weights(self) -> Network:
+        """Give the network with the weights as they are now."""
+        with torch.no_grad():
+            for name, kernel in self._kernels().items():
+                self.network.cells[0].get_parameter(name).copy_(kernel)
+        return self.network
+
+    def _factorise(self, cell: nn.Module) -> None:
+        for name, parameter in cell.named_parameters():
+            parameter.requires_grad_(False)
+            if parameter.ndim < 2:
+                continue
+            # A name of a parameter has no dots.
+            label = name.replace(".", "/")
+            U, S, Vh = svdinv.torch.svd(parameter.detach().flatten(1))
+            self.register_buffer(f"left/{label}", U.contiguous())
+            self.register_buffer(f"right/{label}", Vh.contiguous())
+            self.values[label] = nn.Parameter(S.clone())
+
+    def _kernels(self) -> dict[str, Tensor]:
+        """Give the kernels that are made of singular values."""
+        kernels = {}
+        for label, S in self.values.items():
+            name = label.replace("/", ".")
+            shape = self.network.cells[0].get_parameter(name).shape
+            left, right = (getattr(self, f"{k}/{label}") for k in ("left", "right"))
+            kernels[name] = ((left * S) @ right).reshape(shape)
+        return kernels
+
+
+def _moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Give the arrays of an optimiser, by number of the parameter and name."""
+    found = {}
+    for i, parameter in enumerate(optimiser.param_groups[0]["params"]):
+        for name, x in optimiser.state[parameter].items():
+            if isinstance(x, Tensor):
+                found[f"{i}/{name}"] = x
+    return found
+
+
+def _tensor(x: Any, device: torch.device) -> Tensor:
+    x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+    return x.to(device)

@@ -1,0 +1,298 @@
+"""When to stop fitting a network to noisy data, without the truth.
+
+A generator fits an image before it fits noise, so that the fit has to end between the
+two. Each rule gives a number for the average of the iterates so far; the image kept is
+that of its least value, and the fit ends when it has not fallen for some time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svdinv.unroll.problem import Problem
+
+__all__ = ["SURE", "Discrepancy", "HeldOut", "MovingVariance", "Rule", "Seen"]
+
+
+class Seen(NamedTuple):
+    """What a rule is asked about.
+
+    Attributes
+    ----------
+    z : Tensor
+        A of the averaged image.
+    moved : Tensor
+        The same of the fit to other data, for a rule that `probes`; else `z`.
+    y : Tensor
+        The data.
+    measured : Tensor of bool
+        Where there are data.
+    chosen : Tensor or None
+        What the rule gave as `choose`.
+    image : Tensor
+        The image of this iteration, not averaged.
+    """
+
+    z: Tensor
+    moved: Tensor
+    y: Tensor
+    measured: Tensor
+    chosen: Any
+    image: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule: subclasses say what is to be small.
+
+    Attributes
+    ----------
+    patience : int
+        Iterations without a smaller value after which the fit ends.
+    """
+
+    patience: int = 400
+
+    withholds: ClassVar[bool] = False
+    """Whether what it chooses is left out of the fit."""
+
+    probes: ClassVar[float] = 0.0
+    """Other than 0, a second fit is to data moved by so much of what it chooses."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no rule.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        if self.patience < 1:
+            raise ValueError(f"patience must be at least 1, got {self.patience}")
+
+    def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
+        """Draw an array of the shape of the data, or nothing."""
+        return None
+
+    def buffers(self, image: Tensor) -> dict[str, Tensor]:
+        """Give arrays that the rule keeps, as they are at first."""
+        return {}
+
+    def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
+        """Give the number that is to be small.
+
+        Parameters
+        ----------
+        seen : Seen
+            How far the fit has come.
+        own : mapping of str to Tensor
+            What `buffers` gave, to be changed in place.
+
+        Returns
+        -------
+        float
+            Infinite where it cannot be told yet.
+        """
+        raise NotImplementedError
+
+    def reached(self, value: float) -> bool:
+        """Tell whether a value ends the fit at once."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut(Rule):
+    """Leave a part of the data out of the fit, and watch the error there.
+
+    Its expectation is the error of the image as measured, and the variance of the
+    noise, which is the same in every iteration. Needs no noise level.
+
+    Attributes
+    ----------
+    share : float
+        Of the data.
+    """
+
+    share: float = 0.05
+
+    withholds: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no rule.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        if not 0 < self.share < 1:
+            raise ValueError(f"share must lie in (0, 1), got {self.share}")
+
+    def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
+        """Draw them, evenly."""
+        drawn = np.random.default_rng([seed, 1]).random(tuple(problem.y.shape))
+        return torch.from_numpy(drawn < self.share).to(measured.device) & measured
+
+    def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
+        """Give the mean squared error of what was left out."""
+        error = (seen.z - seen.y)[seen.chosen]
+        return float(error.abs().square().mean()) if error.numel() else math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingVariance(Rule):
+    """Windowed moving variance of the iterates (Wang et al., arXiv 2112.06074).
+
+    It is least where the image stands still, between learning the image and learning
+    the noise. Needs no noise level; of data without noise it only falls.
+
+    Attributes
+    ----------
+    window : int
+        Iterates, one for each time that the rule is asked.
+    """
+
+    window: int = 20
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no rule.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        if self.window < 2:
+            raise ValueError(f"window must be at least 2, got {self.window}")
+
+    def buffers(self, image: Tensor) -> dict[str, Tensor]:
+        """Keep a part of each image of the window."""
+        count = min(_MOST, self._flat(image).numel())
+        return {
+            "window": torch.zeros(self.window, count, device=image.device),
+            "count": torch.zeros(()),
+        }
+
+    def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
+        """Give the variance over the window, the mean over the pixels."""
+        window, count = own["window"], int(own["count"])
+        flat = self._flat(seen.image)
+        places = torch.arange(window.shape[1], device=flat.device)
+        # Spread over the image, the same in every iteration.
+        window[count % self.window] = flat[places * flat.numel() // window.shape[1]]
+        own["count"] += 1
+        if count + 1 < self.window:
+            return math.inf
+        return float(window.var(dim=0, correction=0).mean())
+
+    @staticmethod
+    def _flat(image: Tensor) -> Tensor:
+        real = torch.view_as_real(image) if image.is_complex() else image
+        return real.reshape(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discrepancy(Rule):
+    """End where the data are fitted as well as the noise allows (Morozov, 1966).
+
+    Attributes
+    ----------
+    deviation : float
+        Standard deviation of the noise; of complex data, of both parts together.
+    factor : float
+        What the root mean square of the residual may be in units of that.
+    """
+
+    deviation: float
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no rule.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        for name in ("deviation", "factor"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be positive, got {getattr(self, name)!r}"
+                )
+
+    def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
+        """Give what the residual is above the noise, in units of its energy."""
+        error = float((seen.z - seen.y)[seen.measured].abs().square().mean())
+        return max(error / (self.factor * self.deviation) ** 2 - 1, 0.0)
+
+    def reached(self, value: float) -> bool:
+        """Tell whether it is not above the noise."""
+        return value == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SURE(Rule):
+    """Stein's unbiased estimate of the predictive risk (Stein, Ann. Stat. 1981).
+
+    ``|z - y|^2 - m s^2 + 2 s^2 tr(dz/dy)`` with z = A f, the trace by Monte Carlo
+    (Ramani, Blu & Unser, IEEE TIP 2008): a second network is fitted beside the first,
+    with the same seeds, to data that differ by a little noise. So it takes twice the
+    time.
+
+    Attributes
+    ----------
+    deviation : float
+        Standard deviation s of the noise; of complex data, of both parts together.
+    probe : float
+        Size of that little noise, in units of `deviation`.
+    """
+
+    deviation: float
+    probe: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no rule.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        for name in ("deviation", "probe"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} must be positive, got {getattr(self, name)!r}"
+                )
+
+    @property
+    def probes(self) -> float:  # type: ignore[override]
+        """How far the data of the second fit are moved."""
+        return self.probe * self.deviation
+
+    def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
+        """Draw signs."""
+        rng = np.random.default_rng([seed, 2])
+        signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=tuple(problem.y.shape)))
+        return torch.where(measured, signs.to(problem.y), 0)
+
+    def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
+        """Give the estimate of the mean squared error as measured."""
+        count = int(seen.measured.sum())
+        error = float((seen.z - seen.y)[seen.measured].abs().square().sum())
+        moved = (seen.chosen * (seen.moved - seen.z)).real
+        trace = float(moved.sum()) / self.probes
+        return (error + 2 * self.deviation**2 * trace) / count - self.deviation**2
+
+
+_MOST = 2**15  # numbers of an image that a window keeps

@@ -1,0 +1,421 @@
+"""Fitting a generator to one measurement: rules, regularisation, going on."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from svdinv.unroll.networks import (
+    Bilinear,
+    Decoder,
+    LowRankAndSparse,
+    Skip,
+)
+from svdinv.unroll.operators import MRI, Identity, Sampling
+from svdinv.unroll.priors import Casorati, HuberVariation, TotalVariation
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.torch import Network
+from svdinv.unroll.untrained import (
+    SURE,
+    Discrepancy,
+    Fitting,
+    HeldOut,
+    MovingVariance,
+    Options,
+    fit,
+)
+from svdinv.unroll.untrained.stopping import Seen
+
+SMALL = {"features": (4, 6), "skips": (1, 0), "depth": 4}
+GENERATOR = Skip(**SMALL)
+
+
+def picture(size=16):
+    rows, columns = np.mgrid[:size, :size] / size
+    return np.stack([rows, columns, rows * columns]).astype(np.float32)
+
+
+def noisy(deviation=0.1, size=16):
+    truth = picture(size)
+    noise = np.random.default_rng(0).standard_normal(truth.shape)
+    y = (truth + deviation * noise).astype(np.float32)
+    return Problem(y, Sampling(np.ones(y.shape, bool)), truth=truth)
+
+
+def sampled(share=0.5):
+    A = Sampling(np.random.default_rng(1).random((3, 16, 16)) < share)
+    return Problem(A(picture()), A, truth=picture())
+
+
+def series(T=4):
+    frames = np.linspace(0, 1, T)[:, None, None] * picture()[0] + picture()[1]
+    A = MRI(np.random.default_rng(1).random(frames.shape) < 0.5)
+    return Problem(A(frames.astype(np.complex64)), A, truth=frames)
+
+
+def run(problem, generator=GENERATOR, **options):
+    return fit(problem, generator, progress=False, **{"iterations": 30} | options)
+
+
+def error(problem, image):
+    return float(np.mean(np.abs(image - problem.truth) ** 2))
+
+
+def test_it_fits_and_repeats_itself():
+    problem = sampled()
+    found = run(problem, iterations=300, rule=None, average=0.9)
+    assert found.ending == "iterations"
+    assert found.best == found.iterations == 300
+    assert error(problem, found.image) < 1e-3
+    np.testing.assert_array_equal(found.image, found.last)
+    again = run(problem, iterations=300, rule=None, average=0.9)
+    np.testing.assert_array_equal(found.image, again.image)
+    other = run(problem, iterations=300, rule=None, average=0.9, seed=1)
+    assert np.abs(other.image - found.image).max() > 1e-3
+
+
+def test_the_truth_is_not_looked_at():
+    problem = noisy()
+    found = run(problem)
+    blind = run(replace(problem, truth=None))
+    np.testing.assert_array_equal(found.image, blind.image)
+
+
+def test_the_average_is_one():
+    problem, images = sampled(), []
+    fitting = Fitting(problem, GENERATOR, Options(average=0.5, rule=None, every=1))
+    for _ in range(4):
+        with torch.no_grad():
+            noise = 0.03 * torch.randn(
+                fitting.state["z"].shape,
+                generator=torch.Generator().manual_seed(fitting.iteration + 1),
+            )
+            made = fitting.models[0](fitting.state, fitting.problem, noise)
+            images.append(made[0][0])
+        fitting.step()
+    expected = images[0]
+    for image, share in zip(images[1:], (0.5, 0.5, 0.5), strict=True):
+        expected = expected + share * (image - expected)
+    torch.testing.assert_close(fitting.kept.average[0], expected)
+    torch.testing.assert_close(
+        fitting.kept.measured, fitting.problem.A(fitting.kept.average)
+    )
+
+
+class TestRules:
+    def test_held_out_data_are_not_fitted(self):
+        problem = sampled()
+        rule = HeldOut(share=0.3)
+        one = Fitting(problem, GENERATOR, Options(rule=rule))
+        moved = problem.y + np.where(one.chosen[0].numpy(), 5.0, 0.0)
+        other = Fitting(
+            replace(problem, y=moved.astype(np.float32)), GENERATOR, Options(rule=rule)
+        )
+        for _ in range(5):
+            one.step()
+            other.step()
+        torch.testing.assert_close(one.kept.average, other.kept.average, rtol=0, atol=0)
+        assert 0.2 < one.chosen.sum() / one.measured.sum() < 0.4
+        assert not (one.chosen & ~one.measured).any()
+
+    def test_held_out_error_is_that_of_the_average(self):
+        problem = noisy()
+        fitting = Fitting(problem, GENERATOR, Options(every=1))
+        for _ in range(3):
+            record = fitting.step()
+        held = fitting.chosen
+        away = (fitting.kept.average - fitting.problem.y)[held]
+        assert record.criterion == pytest.approx(float(away.square().mean()), rel=1e-5)
+
+    def test_it_stops_early_on_noise(self):
+        """Nothing but noise: whatever is fitted beyond the mean is too much."""
+        rng = np.random.default_rng(0)
+        y = rng.standard_normal((3, 16, 16)).astype(np.float32)
+        problem = Problem(y, Sampling(np.ones(y.shape, bool)), truth=0 * y)
+        found = run(
+            problem,
+            replace(GENERATOR, bounded=False),
+            iterations=2000,
+            input_noise=0.0,
+            rule=HeldOut(patience=100, share=0.2),
+        )
+        assert found.ending == "rule"
+        assert found.iterations < 1000
+        assert found.iterations - found.best >= 100
+        assert error(problem, found.image) < error(problem, found.last)
+
+    def test_moving_variance(self):
+        rule = MovingVariance(window=3)
+        own = rule.buffers(torch.zeros(1, 2, 2))
+        images = torch.randn(5, 1, 2, 2)
+        values = [rule.value(Seen(*[None] * 5, x), own) for x in images]
+        assert values[:2] == [math.inf, math.inf]
+        for i in (2, 3, 4):
+            expected = images[i - 2 : i + 1].var(dim=0, correction=0).mean()
+            assert values[i] == pytest.approx(float(expected), rel=1e-5)
+
+    def test_moving_variance_of_a_large_complex_image(self):
+        rule = MovingVariance(window=2)
+        image = torch.randn(1, 3, 100, 100, dtype=torch.complex64)
+        own = rule.buffers(image)
+        assert own["window"].shape == (2, 2**15)
+        rule.value(Seen(*[None] * 5, image), own)
+        value = rule.value(Seen(*[None] * 5, 3 * image), own)
+        assert value == pytest.approx(0.5, rel=0.05)
+
+    def test_discrepancy(self):
+        problem = noisy(0.1)
+        found = run(problem, iterations=2000, rule=Discrepancy(deviation=0.1))
+        assert found.ending == "rule"
+        residual = np.sqrt(np.mean((found.image - problem.y) ** 2))
+        assert residual == pytest.approx(0.1, rel=0.02)
+        assert found.trajectory[-1].criterion == 0
+
+    def test_sure_of_a_linear_estimate(self):
+        """Exact in expectation: of c y it is (c - 1)^2 |x|^2 / m + c^2 s^2."""
+        rng = np.random.default_rng(0)
+        x = torch.ones(1, 200, 200, dtype=torch.float64)
+        y = x + 0.5 * torch.from_numpy(rng.standard_normal(x.shape))
+        rule = SURE(deviation=0.5)
+        problem = Problem(y, Identity())
+        signs = rule.choose(problem, torch.ones_like(y, dtype=torch.bool), 0)
+        for c in (0.2, 0.8, 1.0):
+            moved = c * (y + rule.probes * signs)
+            seen = Seen(c * y, moved, y, signs != 0, signs, y)
+            expected = (c - 1) ** 2 + c**2 * 0.25
+            assert rule.value(seen, {}) == pytest.approx(expected, abs=0.01)
+
+    def test_sure_fits_a_second_network_to_other_data(self):
+        problem = noisy(0.1)
+        found = run(problem, rule=SURE(deviation=0.1), iterations=60)
+        plain = run(problem, rule=None, iterations=60)
+        np.testing.assert_array_equal(found.last, plain.last)
+        values = [r.criterion for r in found.trajectory]
+        assert all(math.isfinite(v) for v in values)
+        true = error(problem, found.last)
+        assert values[-1] == pytest.approx(true, abs=3e-3)
+
+
+class TestRegularisation:
+    def test_a_prior_in_the_loss_is_what_is_minimised(self):
+        problem = noisy()
+        prior = HuberVariation(0.05, 0.01)
+        fitting = Fitting(problem, GENERATOR, Options(prior=prior, every=1, rule=None))
+        with torch.no_grad():
+            noise = fitting._noise
+            fitting.iteration = 1
+            image = fitting.models[0](fitting.state, fitting.problem, noise())[0]
+            fitting.iteration = 0
+        record = fitting.step()
+        expected = fitting.problem.value(image) + prior.value(image)
+        assert record.loss == pytest.approx(float(expected) / 768, rel=1e-5)
+        assert record.data == pytest.approx(
+            float(fitting.problem.value(image)) / 768, rel=1e-5
+        )
+
+    @pytest.mark.parametrize("splitting", [0.0, 5.0])
+    def test_total_variation_smooths(self, splitting):
+        problem = noisy(0.2)
+        options = {"iterations": 400, "rule": None, "input_noise": 0.0}
+        plain = run(problem, **options)
+        prior = TotalVariation(0.2) if splitting else HuberVariation(0.2, 0.01)
+        smooth = run(problem, prior=prior, splitting=splitting, **options)
+        variation = TotalVariation(1.0)
+        before, after = (variation.value(f.last[None]) for f in (plain, smooth))
+        assert after < 0.7 * before
+        assert error(problem, smooth.last) < error(problem, plain.last)
+
+    def test_low_rank_of_a_series(self):
+        problem = series()
+        generator = Skip(**SMALL, images="series", channels=4)
+        options = {"iterations": 150, "rule": None}
+        plain = run(problem, generator, **options)
+        low = run(problem, generator, prior=Casorati(0.3), **options)
+        ranks = [
+            np.linalg.svd(f.last.reshape(4, -1), compute_uv=False)[2:].sum()
+            for f in (plain, low)
+        ]
+        assert ranks[1] < 0.7 * ranks[0]
+
+    def test_penalty_of_the_generator(self):
+        problem = series()
+        generator = LowRankAndSparse(
+            channels=4,
+            depth=4,
+            low_rank=Bilinear(rank=2, space=Decoder(features=(4, 4))),
+            sparse=Decoder(features=(4, 4)),
+        )
+        found = [
+            run(problem, generator, penalty=p, iterations=120, rule=None)
+            for p in (0.0, 1e4)
+        ]
+        given = map(torch.from_numpy, (problem.y[None], problem.A.mask[None]))
+        y, mask = given
+        small = [
+            f.network(y, mask, return_state=True)["sparse"].abs().mean() for f in found
+        ]
+        assert small[1] < 0.2 * small[0]
+
+    def test_guidance_optimises_what_the_network_sees(self):
+        generator = Skip(**SMALL, source="adjoint")
+        fitting = Fitting(noisy(), generator, Options(guidance=0.1, rule=None))
+        before = fitting.models[0].z.clone()
+        for _ in range(5):
+            fitting.step()
+        assert (fitting.models[0].z - before).abs().max() > 1e-3
+        with pytest.raises(ValueError, match="guidance needs a generator"):
+            Fitting(noisy(), GENERATOR, Options(guidance=0.1))
+
+
+class TestWhatIsTrained:
+    @pytest.mark.parametrize("trained", ["decoder", "singular values"])
+    def test_the_rest_stays(self, trained):
+        first = Network(GENERATOR, seed=5)
+        found = run(noisy(), weights=first, trained=trained, rule=None)
+        for name, weight in first.state_dict().items():
+            after = found.network.state_dict()[name]
+            if trained == "decoder":
+                assert torch.equal(weight, after) == ("encoder" in name)
+            elif weight.ndim < 2:
+                assert torch.equal(weight, after)
+            else:
+                # The same singular vectors: both products are diagonal in them.
+                U, S, Vh = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+                core = U.mT @ after.flatten(1) @ Vh.mT
+                torch.testing.assert_close(
+                    core, torch.diag(core.diagonal()), rtol=0, atol=1e-5
+                )
+                assert (core.diagonal() - S).abs().max() > 1e-4
+
+    def test_the_network_given_is_not_changed(self):
+        first = Network(GENERATOR, seed=5)
+        before = {k: v.clone() for k, v in first.state_dict().items()}
+        run(noisy(), weights=first)
+        for name, weight in first.state_dict().items():
+            assert torch.equal(weight, before[name])
+
+
+def test_around_an_image():
+    problem = sampled()
+    generator = replace(GENERATOR, bounded=False)
+    found = run(problem, generator, around=problem.truth, iterations=1, rule=None)
+    assert error(problem, found.image) < 0.02
+    with pytest.raises(ValueError, match="around must have shape"):
+        run(problem, around=problem.truth[:, 1:])
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"rule": HeldOut()},
+            {"rule": MovingVariance(window=4), "trained": "decoder"},
+            {"rule": SURE(deviation=0.1)},
+            {"prior": TotalVariation(0.1), "splitting": 1.0},
+            {"trained": "singular values", "rule": None},
+        ],
+    )
+    def test_the_same_bits(self, options, tmp_path):
+        path = tmp_path / "fit.safetensors"
+        whole = run(noisy(), iterations=120, **options)
+        begun = run(
+            noisy(),
+            iterations=120,
+            checkpoint=path,
+            callback=lambda record: record.iteration == 50,
+            **options,
+        )
+        assert begun.ending == "stopped"
+        assert begun.iterations == 50
+        ended = run(noisy(), iterations=120, checkpoint=path, **options)
+        np.testing.assert_array_equal(ended.image, whole.image)
+        np.testing.assert_array_equal(ended.last, whole.last)
+        assert [r.iteration for r in ended.trajectory] == list(range(10, 130, 10))
+        assert ended.best == whole.best
+
+    def test_a_checkpoint_of_something_else(self, tmp_path):
+        path = tmp_path / "fit.safetensors"
+        run(noisy(), iterations=50, checkpoint=path)
+        with pytest.raises(ValueError, match="with other options"):
+            run(noisy(), iterations=50, checkpoint=path, rate=1e-3)
+        with pytest.raises(ValueError, match="to other data"):
+            run(noisy(0.2), iterations=50, checkpoint=path)
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 4
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="no checkpoint"):
+            run(noisy(), iterations=50, checkpoint=path)
+
+    def test_a_fit_that_breaks_down_goes_back(self):
+        fitting = Fitting(noisy(), GENERATOR, Options(rule=None))
+        for _ in range(60):
+            fitting.step()
+        with torch.no_grad():
+            fitting.models[0].network.cells[0].image[0].shift += 20  # all white
+        fitting.step()
+        assert fitting.rollbacks == [61]
+        for _ in range(20):
+            fitting.step()
+        found = fitting.result("iterations", 0.0)
+        assert found.rollbacks == [61]
+        assert error(noisy(), found.last) < 0.05
+
+    def test_a_fit_that_breaks_down_at_once_says_so(self):
+        problem = noisy()
+        bad = replace(problem, y=np.full_like(problem.y, np.nan))
+        with pytest.raises(FloatingPointError, match="smaller learning rate"):
+            run(bad)
+
+
+def test_the_trajectory_is_plain_numbers():
+    problem = noisy()
+    found = run(problem, measure=lambda image: error(problem, image))
+    assert found.trajectory[-1].decibels == pytest.approx(error(problem, found.last))
+    json.dumps([vars(r) for r in found.trajectory])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iterations": 0}, "iterations must be"),
+        ({"every": 0}, "every must be"),
+        ({"rate": 0.0}, "rate must be positive"),
+        ({"average": 1.0}, "average must lie"),
+        ({"input_noise": -1.0}, "input_noise must not"),
+        ({"trained": "nothing"}, "trained must be one of"),
+        ({"splitting": 1.0}, "splitting needs a prior"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**options)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        (HeldOut, {"share": 1.0}, "share must"),
+        (HeldOut, {"patience": 0}, "patience must"),
+        (MovingVariance, {"window": 1}, "window must"),
+        (Discrepancy, {"deviation": 0.0}, "deviation must"),
+        (Discrepancy, {"deviation": 1.0, "factor": math.inf}, "factor must"),
+        (SURE, {"deviation": 1.0, "probe": 0.0}, "probe must"),
+    ],
+)
+def test_bad_rules(rule, options, message):
+    with pytest.raises(ValueError, match=message):
+        rule(**options)
+
+
+def test_what_cannot_be_fitted():
+    problem = noisy()
+    empty = replace(problem, A=Sampling(np.zeros(problem.y.shape, bool)))
+    with pytest.raises(ValueError, match="nothing is measured"):
+        run(empty)
+    with pytest.raises(TypeError, match="problem must be a Problem"):
+        run(problem.y)
