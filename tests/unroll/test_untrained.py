@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.networks import (
     Bilinear,
     Decoder,
@@ -27,7 +28,9 @@ from svdinv.unroll.untrained import (
     HeldOut,
     MovingVariance,
     Options,
+    directions,
     fit,
+    fit_in_subspace,
 )
 from svdinv.unroll.untrained.stopping import Seen
 
@@ -370,6 +373,53 @@ class TestGoingOn:
         bad = replace(problem, y=np.full_like(problem.y, np.nan))
         with pytest.raises(FloatingPointError, match="smaller learning rate"):
             run(bad)
+
+
+class TestSubspace:
+    def test_directions_are_those_of_the_snapshots(self):
+        rng = torch.Generator().manual_seed(0)
+        names = {"a": (2, 3), "b": (4,)}
+        along = {n: torch.randn(2, *s, generator=rng) for n, s in names.items()}
+        snapshots = []
+        for _ in range(5):
+            c = torch.randn(2, generator=rng)
+            snapshots.append(
+                {n: 1 + torch.tensordot(c, x, dims=1) for n, x in along.items()}
+            )
+        found = directions(snapshots, 2)
+        Q = torch.cat([found[n].flatten(1) for n in names], dim=1)
+        true = torch.cat([along[n].flatten(1) for n in names], dim=1)
+        torch.testing.assert_close(Q @ Q.mT, torch.eye(2), rtol=0, atol=1e-5)
+        torch.testing.assert_close(true @ Q.mT @ Q, true, rtol=1e-4, atol=1e-4)
+        with pytest.raises(ValueError, match="rank must be"):
+            directions(snapshots, 5)
+        with pytest.raises(ValueError, match="of one network"):
+            directions([*snapshots, {"a": torch.zeros(2)}], 2)
+
+    def test_few_steps_fit_as_well_as_many_of_adam(self):
+        problem = sampled()
+        first = run(problem, iterations=100, snapshots=5, rule=None, seed=2)
+        assert len(first.snapshots) == 20
+        basis = directions(first.snapshots, 12)
+        start = first.snapshots[3]
+        network = Network(GENERATOR, seed=0)
+        network.load_state_dict(start)
+        found = fit_in_subspace(problem, network, basis, steps=15)
+        values = [r.data for r in found.trajectory]
+        assert values == sorted(values, reverse=True)
+        adam = run(problem, weights=network, iterations=15, rule=None, input_noise=0.0)
+        assert values[-1] < 0.5 * adam.trajectory[-1].data
+        for name, weight in network.state_dict().items():
+            assert torch.equal(weight, start[name])
+        y, mask = (torch.from_numpy(x)[None] for x in (problem.y, problem.A.mask))
+        with torch.no_grad():
+            again = found.network(y, mask)[0].numpy()
+        np.testing.assert_allclose(again, found.image, atol=1e-5)
+
+    def test_other_likelihoods_are_refused(self):
+        problem = replace(noisy(), fidelity=PoissonKL())
+        with pytest.raises(TypeError, match="L2 fidelity"):
+            fit_in_subspace(problem, Network(GENERATOR, seed=0), {})
 
 
 def test_the_trajectory_is_plain_numbers():

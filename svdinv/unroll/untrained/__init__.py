@@ -8,6 +8,7 @@ from svdinv.unroll.untrained.stopping import (
     MovingVariance,
     Rule,
 )
+from svdinv.unroll.untrained.subspace import directions, fit_in_subspace
 
 __all__ = [
     "SURE",
@@ -19,5 +20,7 @@ __all__ = [
     "Options",
     "Record",
     "Rule",
+    "directions",
     "fit",
+    "fit_in_subspace",
 ]

@@ -74,6 +74,9 @@ class Options:
         as at its output.
     penalty : float
         Weight of the generator's own penalty.
+    snapshots : int
+        Iterations from one set of weights kept for `Fit.snapshots` to the next; 0
+        keeps none.
     trained : {"all", "decoder", "singular values"}
         What is fitted: all weights; those of no encoder; or of each convolution as a
         matrix the singular values alone (Nittscher et al., SVD-DIP, PMLR 227).
@@ -93,6 +96,7 @@ class Options:
     splitting: float = 0.0
     guidance: float = 0.0
     penalty: float = 0.0
+    snapshots: int = 0
     trained: Trained = "all"
     every: int = 10
     seed: int = 0
@@ -107,8 +111,11 @@ class Options:
         """
         for name in ("iterations", "every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {self.iterations}")
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
         names = ("input_noise", "weight_decay", "splitting", "guidance", "penalty")
+        names = (*names, "snapshots")
         for name in names:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
@@ -174,6 +181,9 @@ class Fit:
         The generator with its weights at the end.
     seconds : float
         Wall-clock time of this part.
+    snapshots : list of dict of str to Tensor
+        Weights at several times of this part, for
+        `svdinv.unroll.untrained.directions`.
     """
 
     image: Any
@@ -185,6 +195,7 @@ class Fit:
     rollbacks: list[int]
     network: Network
     seconds: float
+    snapshots: list[dict[str, Tensor]] = field(default_factory=list)
 
 
 class Fitting:
@@ -232,7 +243,7 @@ class Fitting:
             raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
         self.options, self.recipe, self.measure = options, generator, measure
         self.device = torch.device(device)
-        convert = partial(_tensor, device=self.device)
+        convert = partial(tensor, device=self.device)
         single = replace(problem, truth=None).single()
         self.problem = single.replace_arrays(convert)
         with torch.no_grad():
@@ -280,6 +291,7 @@ class Fitting:
         self.iteration, self.best, self.best_value = 0, 0, math.inf
         self.trajectory: list[Record] = []
         self.rollbacks: list[int] = []
+        self._snapshots: list[dict[str, Tensor]] = []
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._sound: tuple[dict[str, Any], dict[str, Any]] | None = None
 
@@ -318,6 +330,9 @@ class Fitting:
         self.optimiser.step()
         if self.iteration % REMEMBER == 0:
             self._remember()
+        if options.snapshots and self.iteration % options.snapshots == 0:
+            weights = self.models[0].weights().state_dict()
+            self._snapshots.append({k: v.clone() for k, v in weights.items()})
         # The first iterates weigh no more than later ones.
         share = max(1 - options.average, 1 / self.iteration)
         for i, (image, Ax) in enumerate(zip(images, measured, strict=True)):
@@ -354,6 +369,7 @@ class Fitting:
             list(self.rollbacks),
             self.models[0].weights(),
             seconds,
+            list(self._snapshots),
         )
 
     def save(self, path: Path) -> None:
@@ -725,6 +741,7 @@ def _moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return found
 
 
-def _tensor(x: Any, device: torch.device) -> Tensor:
+def tensor(x: Any, device: torch.device) -> Tensor:
+    """Give an array of NumPy or PyTorch as a tensor on a device."""
     x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
     return x.to(device)
