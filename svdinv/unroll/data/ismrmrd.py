@@ -16,8 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data._files import FileError, open_hdf5
+from svdinv.unroll.data.measurements import Datasets
+from svdinv.unroll.data.scans import Scan, chosen
 
-__all__ = ["Acquisitions", "read_ismrmrd"]
+__all__ = [
+    "Acquisitions",
+    "cropped_readout",
+    "ismrmrd_group",
+    "read_ismrmrd",
+    "read_ismrmrd_slice",
+]
 
 # Flags of readouts, numbered from 1 as in the standard, that belong to no image.
 _ASIDE = {
@@ -140,6 +148,103 @@ def read_ismrmrd(
     if crop_readout and encoding.columns < encoding.width:
         kspace, mask = _crop(kspace, mask, encoding.columns)
     return Acquisitions(kspace, mask, header)
+
+
+def ismrmrd_group(file: Any) -> str | None:
+    """Find the group of the acquisitions.
+
+    Parameters
+    ----------
+    file : h5py.File
+        An open file.
+
+    Returns
+    -------
+    str or None
+        The first with a header and data; links to other files are not followed.
+    """
+    for name in file:
+        if type(file.get(name, getlink=True)).__name__ != "HardLink":
+            continue
+        held = file[name] if hasattr(file[name], "keys") else ()
+        if "xml" in held and "data" in held:
+            return name
+    return None
+
+
+def read_ismrmrd_slice(path: str | Path, *, slice: int | None = None) -> Scan:
+    """Read the acquisitions of one slice, as `read_ismrmrd` does.
+
+    Parameters
+    ----------
+    path : str or Path
+        The HDF5 file.
+    slice : int, optional
+        Which slice to take, of several, in the order of their counter.
+
+    Returns
+    -------
+    Scan
+        k-space (T, C, H, W) and its mask.
+
+    Raises
+    ------
+    ValueError
+        As `read_ismrmrd`; if there are several slices and none is chosen.
+    ImportError
+        If h5py is missing.
+    """
+    with open_hdf5(path, "an ISMRMRD file") as file:
+        group = ismrmrd_group(file) or "dataset"
+        for name in ("xml", "data"):
+            dataset = Datasets(file, path).dataset(f"{group}/{name}")
+        _check_fields(dataset, path)
+        head = dataset["head"]
+    values = np.unique(head["idx"]["slice"][_imaging(head)])
+    number = chosen(path, slice, [""] * max(1, len(values)))
+    select = {"slice": int(values[number])} if len(values) else None
+    found = read_ismrmrd(path, group=group, select=select)
+    return Scan(found.kspace, found.mask)
+
+
+def cropped_readout(
+    kspace: NDArray[np.complex64],
+    mask: NDArray[np.bool_],
+    header: str,
+    path: str | Path,
+) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+    """Crop the image along W to the field of view of the reconstruction.
+
+    Parameters
+    ----------
+    kspace : ndarray of complex64, shape (T, C, H, W)
+        k-space, its centre at ``(H // 2, W // 2)``.
+    mask : ndarray of bool, shape (T, H, W)
+        True where sampled.
+    header : str
+        The XML header.
+    path : str or Path
+        The file, for messages.
+
+    Returns
+    -------
+    kspace, mask : ndarray
+        Without the oversampling.
+
+    Raises
+    ------
+    ValueError
+        If the header is damaged, or of another width.
+    """
+    encoding = _encoding(header, path)
+    if encoding.width != kspace.shape[-1]:
+        raise FileError(
+            f"{path}: the header says {encoding.width} samples a readout, and there "
+            f"are {kspace.shape[-1]}"
+        )
+    if encoding.columns == encoding.width:
+        return kspace, mask
+    return _crop(kspace, mask, encoding.columns)
 
 
 def _text(dataset: Any) -> str:

@@ -95,6 +95,7 @@ class ColourOptions(Options):
         "not at all",
         low=0,
         high=100_000,
+        reads=True,
     )
 
     def __post_init__(self) -> None:
@@ -223,6 +224,10 @@ class Colour(Task):
     def files(self, folder: Path) -> list[Path]:
         """List the pictures of a folder."""
         return list(picture_files(folder))
+
+    def takes(self, source: str | Path) -> tuple[str, ...]:
+        """Name the crop."""
+        return ("crop",)
 
     def read(self, source: str | Path, options: Any) -> Given:
         """Read a picture, or a built-in photograph; (C, H, W) in [0, 1]."""

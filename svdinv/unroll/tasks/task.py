@@ -70,6 +70,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     plural: str | None = None,
+    reads: bool = False,
 ) -> _T:
     """Declare an option of a configuration or of the command line.
 
@@ -83,6 +84,8 @@ def option(
         The range of a number, or of each of several, both ends included.
     plural : str, optional
         What ``svdinv evaluate`` calls it, which takes several values.
+    reads : bool
+        Whether it says how a file is read, not how an image is measured.
 
     Returns
     -------
@@ -90,7 +93,7 @@ def option(
         A dataclass field, which type checkers take for the default.
     """
     metadata = {"help": help, "low": low, "high": high, "plural": plural}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"reads": reads})
 
 
 def check_ranges(options: Any) -> None:
@@ -147,6 +150,11 @@ class Options:
     def names(cls) -> list[str]:
         """List the options but for the seed, which all tasks have."""
         return [f.name for f in dataclasses.fields(cls) if f.name != "seed"]
+
+    @classmethod
+    def reading(cls) -> list[str]:
+        """List those that say how files are read."""
+        return [f.name for f in dataclasses.fields(cls) if f.metadata["reads"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,8 +285,12 @@ class Task:
         """
         raise NotImplementedError
 
-    def read(self, source: str | Path, options: Any) -> Given:
-        """Read an image.
+    def takes(self, source: str | Path) -> tuple[str, ...]:
+        """Name the options of `Options.reading` that fit a file."""
+        return ()
+
+    def read(self, source: str | Path, options: Any) -> Given | Problem:
+        """Read an image, or what was measured of one.
 
         Raises
         ------
