@@ -240,23 +240,24 @@ def _inspect(arguments: argparse.Namespace) -> None:
             print(f"  {number:<10} {what}".rstrip())
         print("  options    --slice, to choose one")
         return
-    print(f"{head}one of {task.images}")
     fit = fitting(source, task, given)
-    fit_text = " ".join(f"--{name.replace('_', '-')}" for name in fit)
+    if isinstance(given, Problem):
+        refuse_options(arguments, task, f"{source} is measured already", but=fit)
+    names = " ".join(f"--{name.replace('_', '-')}" for name in fit)
+    print(f"{head}one of {task.images}")
     if given.note is not None:
         print(f"  geometry   {given.note}")
     if isinstance(given, Problem):
-        refuse_options(arguments, task, f"{source} is measured already", but=fit)
         print(f"  {task.describe(given)}, measured: {_shape(given.y)}")
         for name, array in task.measured(given).items():
             share = f", {array.mean():.1%} sampled" if array.dtype == bool else ""
             print(f"  {name:<10} {array.dtype} {_shape(array)}{share}")
         print(f"  truth      {'known' if given.truth is not None else 'not known'}")
-        print(f"  options    {fit_text or 'none'}: it is measured already")
+        print(f"  options    {names or 'none'}: it is measured already")
         return
     image = given.image
     print(f"  image      {image.dtype} {_shape(image)}, divided by {given.scale:g}")
-    print(f"  options    {fit_text}")
+    print(f"  options    {names}")
 
 
 def _shape(array: Any) -> str:

@@ -100,8 +100,8 @@ def read_bart(
     others = [i for i, n in enumerate(array.shape) if n > 1 and i not in _KEPT]
     if others:
         raise FileError(
-            f"{path}: dimension {others[0]} is {array.shape[others[0]]}; read are READ, "
-            "PHS1, PHS2, COIL, TIME and SLICE alone"
+            f"{path}: dimension {others[0]} is {array.shape[others[0]]}; read are "
+            "READ, PHS1, PHS2, COIL, TIME and SLICE alone"
         )
     if holds not in (None, *HOLDS):
         raise ValueError(f"holds: must be one of {', '.join(HOLDS)}, got {holds!r}")

@@ -104,7 +104,8 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
         every = [slices[key] for key in sorted(slices)]
         told = [f"{frames[0].described}, {len(frames)} frames" for frames in every]
         frames = _sorted(every[chosen(path, slice, told)])
-        last, pixels, series = None, np.empty(0), []
+        series, last = [], None
+        pixels: NDArray[Any] = np.empty(0)
         for frame in frames:
             with naming(frame.file, "a DICOM file"):
                 if frame.file != last:

@@ -149,12 +149,8 @@ def read_fastmri_slice(path: str | Path, *, slice: int | None = None) -> Scan:
     kspace, mask = volume.kspace, (volume.kspace != 0).any(axis=1)
     if volume.mask is not None:
         mask = np.array(np.broadcast_to(volume.mask, mask.shape))
-    if volume.header:  # of which W is the readout
-        kspace, mask = (np.swapaxes(x, -1, -2) for x in (kspace, mask))
-        kspace, mask = cropped_readout(kspace, mask, volume.header, path)
-        kspace, mask = (
-            np.ascontiguousarray(x.swapaxes(-1, -2)) for x in (kspace, mask)
-        )
+    if volume.header:
+        kspace, mask = cropped_readout(kspace, mask, volume.header, path, axis=-2)
     return Scan(kspace, mask)
 
 

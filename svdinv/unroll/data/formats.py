@@ -1,4 +1,4 @@
-"""The file formats of series and of their k-space: one table, for reading and writing."""
+"""The file formats of series and of their k-space, in one table."""
 
 from __future__ import annotations
 

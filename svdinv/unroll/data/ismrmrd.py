@@ -145,8 +145,8 @@ def read_ismrmrd(
         counter = time or _counting(records["head"]["idx"], select, path)
         _check_rest(records["head"]["idx"], counter, path)
         kspace, mask = _place(records, counter, encoding, path)
-    if crop_readout and encoding.columns < encoding.width:
-        kspace, mask = _crop(kspace, mask, encoding.columns)
+    if crop_readout:
+        kspace, mask = cropped_readout(kspace, mask, header, path)
     return Acquisitions(kspace, mask, header)
 
 
@@ -212,8 +212,10 @@ def cropped_readout(
     mask: NDArray[np.bool_],
     header: str,
     path: str | Path,
+    *,
+    axis: int = -1,
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
-    """Crop the image along W to the field of view of the reconstruction.
+    """Crop the image along the readout to the field of view of the reconstruction.
 
     Parameters
     ----------
@@ -225,6 +227,8 @@ def cropped_readout(
         The XML header.
     path : str or Path
         The file, for messages.
+    axis : int
+        The readout: -1 or -2.
 
     Returns
     -------
@@ -237,14 +241,19 @@ def cropped_readout(
         If the header is damaged, or of another width.
     """
     encoding = _encoding(header, path)
-    if encoding.width != kspace.shape[-1]:
+    if encoding.width != kspace.shape[axis]:
         raise FileError(
             f"{path}: the header says {encoding.width} samples a readout, and there "
-            f"are {kspace.shape[-1]}"
+            f"are {kspace.shape[axis]}"
         )
     if encoding.columns == encoding.width:
         return kspace, mask
-    return _crop(kspace, mask, encoding.columns)
+    last = np.swapaxes(kspace, axis, -1), np.swapaxes(mask, axis, -1)
+    kspace, mask = _crop(*last, encoding.columns)
+    return (
+        np.ascontiguousarray(np.swapaxes(kspace, axis, -1)),
+        np.ascontiguousarray(np.swapaxes(mask, axis, -1)),
+    )
 
 
 def _text(dataset: Any) -> str:

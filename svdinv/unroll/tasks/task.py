@@ -21,6 +21,7 @@ from svdinv.unroll.imports import imported
 from svdinv.unroll.problem import Problem
 
 __all__ = [
+    "Effort",
     "Estimate",
     "Given",
     "Method",
@@ -57,6 +58,24 @@ class Estimate(NamedTuple):
 
     image: Arrays
     note: str = ""
+
+
+class Effort(NamedTuple):
+    """What tells how long a reconstruction will take.
+
+    Attributes
+    ----------
+    classical : float
+        Seconds for all classical methods, roughly.
+    small : Problem
+        A small problem of the same kind, to time a network on.
+    times : float
+        How many times as much work the whole is.
+    """
+
+    classical: float
+    small: Problem
+    times: float
 
 
 Method: TypeAlias = Callable[[Problem], Estimate]
@@ -368,6 +387,14 @@ class Task:
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
         """Give the problem of a tile, where `tiled`."""
         raise NotImplementedError
+
+    def memory(self, given: Given | Problem, options: Any) -> float:
+        """Give the bytes that a reconstruction will take; 0 if nobody knows."""
+        return 0.0
+
+    def effort(self, problem: Problem) -> Effort | None:
+        """Tell how long a reconstruction will take, if that is known."""
+        return None
 
     def finished(self, image: Arrays) -> Arrays:
         """Give an image as it is judged and shown, such as clipped."""
