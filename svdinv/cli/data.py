@@ -253,7 +253,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
             share = f", {array.mean():.1%} sampled" if array.dtype == bool else ""
             print(f"  {name:<10} {array.dtype} {_shape(array)}{share}")
         print(f"  truth      {'known' if given.truth is not None else 'not known'}")
-        print(f"  options    {names or 'none'}: it is measured already")
+        print(f"  options    {names or 'none'}, as it is measured already")
         return
     image = given.image
     print(f"  image      {image.dtype} {_shape(image)}, divided by {given.scale:g}")

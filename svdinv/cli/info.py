@@ -68,11 +68,9 @@ def _weights() -> list[tuple[str, str]]:
             recipe, arrays = read(path)
             axes, channels = (getattr(recipe, n, None) for n in ("axes", "channels"))
             numbers = sum(array.size for array in arrays.values())
-            text = (
-                f"{type(recipe).__name__} with {numbers:,} weights, "
-                f"{path.stat().st_size / 1e6:.2f} MB, for {task_of(axes, channels).kind}"
-            )
-            found.append((f"weights {name}", text))
+            size, task = path.stat().st_size / 1e6, task_of(axes, channels)
+            what = f"{type(recipe).__name__} with {numbers:,} weights, {size:.2f} MB"
+            found.append((f"weights {name}", f"{what}, for {task.kind}"))
     except (ImportError, ValueError) as error:
         return [("weights", f"cannot be read: {error}")]
     return found

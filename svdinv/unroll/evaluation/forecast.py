@@ -20,7 +20,7 @@ __all__ = ["available_memory", "check_memory", "forecast"]
 
 # Worth a word: seconds, and bytes.
 _LONG, _MUCH = 60.0, 2e9
-_WORTH = 16  # times a small problem, from which on a network is timed
+_WORTH = 8  # times a small problem, from which on a network is timed
 
 
 def available_memory(device: str = "cpu") -> float:

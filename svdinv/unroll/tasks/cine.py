@@ -202,7 +202,7 @@ class CineOptions(Options):
         None,
         "which slice to take, from 0, of a DICOM folder, NIfTI or raw file of several",
         low=0,
-        high=1_000_000,
+        high=65535,
         reads=True,
     )
     holds: str | None = option(
@@ -626,7 +626,8 @@ class Cine(Task):
     def describe(self, problem: Problem) -> str:
         """Give the number of frames, and their size."""
         size = "x".join(map(str, problem.y.shape[-2:]))
-        return f"{problem.y.shape[0]} frames of {size} pixels"
+        frames = len(problem.y)
+        return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels"
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
         """Write the series, in the scale and at the place of what was read."""
