@@ -159,7 +159,7 @@ def test_inspect_lists_the_slices(tmp_path, hearts, capsys):
     assert "choose one by slice, 0 to 1 (0: series 7" in capsys.readouterr().err
     assert run("data", "inspect", tmp_path / "scan", "--slice", 1) == 0
     shown = capsys.readouterr().out
-    assert "pixels 1.5 x 1.25 mm, the first at (-0.0, -0.0, 18.0), 40 ms" in shown
+    assert "pixels 1.5 x 1.25 mm, the first at (0.0, 0.0, 18.0), 40 ms" in shown
     assert "--slice --mask --acceleration --coils --noise" in shown
     assert "--size" not in shown
     assert run("data", "inspect", tmp_path / "scan", "--slice", 2) == 2

@@ -20,6 +20,8 @@ __all__ = ["DICOM_SUFFIXES", "holds_dicom", "read_dicom"]
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 """How the names of files end, if with anything."""
 
+# Of a file: frames, pixels, and pixels a byte where there are more.
+_MOST_FRAMES, _MOST_PIXELS, _MOST_PACKED = 65536, 2**28, 1000
 _NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # an orientation, where none is said
 
 
@@ -131,7 +133,14 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
         return
     if dataset.get("SamplesPerPixel", 1) != 1:
         raise FileError(f"{file} is a DICOM image in colour; only grey ones are read")
-    for index in range(int(dataset.get("NumberOfFrames") or 1)):
+    size = int(dataset.Rows), int(dataset.Columns)
+    count = int(dataset.get("NumberOfFrames") or 1)
+    most = max(_MOST_PIXELS, _MOST_PACKED * file.stat().st_size)
+    if count > _MOST_FRAMES or count * size[0] * size[1] > most:
+        raise FileError(
+            f"{file} cannot hold the {count} frames of {size} pixels that it speaks of"
+        )
+    for index in range(count):
         find = _finder(dataset, index)
         orientation = tuple(map(float, find("ImageOrientationPatient", _NOWHERE)))
         along, down = np.array(orientation).reshape(2, 3)
@@ -149,7 +158,6 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
             geometry = _geometry((along, down, normal), steps, position)
         series = int(find("SeriesNumber", 0)), str(find("SeriesInstanceUID", ""))
         kinds = tuple(map(str, find("ImageType", ())))
-        size = int(dataset.Rows), int(dataset.Columns)
         rounded = tuple(round(x, 3) for x in orientation)
         time = find("TriggerTime", find("NominalCardiacTriggerDelayTime"))
         name = find("SeriesDescription", "no description")

@@ -35,7 +35,7 @@ class Geometry:
 
     def __str__(self) -> str:
         width, height, _ = np.linalg.norm(self.affine[:3, :3], axis=0)
-        corner = ", ".join(f"{x:.1f}" for x in self.affine[:3, 3])
+        corner = ", ".join(f"{round(x, 1) + 0.0:.1f}" for x in self.affine[:3, 3])
         time = f", {1000 * self.seconds:.4g} ms a frame" if self.seconds else ""
         return f"pixels {height:.4g} x {width:.4g} mm, the first at ({corner}){time}"
 
