@@ -35,6 +35,7 @@ examples:
   svdinv data show chelsea --output chelsea.png
   svdinv data show cine --output heart.gif
   svdinv data inspect scan.h5
+  svdinv data inspect dicom/
   svdinv data write cine --coils 4 --mask vista --output heart.h5
   svdinv data write scan.mat --time-axis 2 --output scan.h5
   svdinv data write coffee --rate 0.1 --output coffee.h5

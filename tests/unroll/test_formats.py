@@ -13,9 +13,7 @@ from test_ismrmrd import write as write_ismrmrd
 
 from svdinv.unroll.data import dicom
 from svdinv.unroll.data.bart import read_bart, read_cfl, save_cfl
-from svdinv.unroll.data.fastmri import read_fastmri_slice
 from svdinv.unroll.data.formats import FORMATS, format_of
-from svdinv.unroll.data.ismrmrd import read_ismrmrd_slice
 from svdinv.unroll.data.measurements import read_mask
 from svdinv.unroll.data.nifti import read_nifti, save_nifti
 from svdinv.unroll.data.scans import Geometry, SeveralSlices
@@ -473,14 +471,14 @@ def test_oversampling_and_mask_of_fastmri(tmp_path, rng):
         mask=mask,
         ismrmrd_header=header(16, 36, oversampling=2),
     )
-    scan = read_fastmri_slice(path)
+    scan = format_of(path).read(path)
     assert scan.array.shape == (1, 2, 18, 16)
     np.testing.assert_array_equal(scan.mask, np.broadcast_to(mask, (1, 18, 16)))
     with h5py.File(path, "r+") as file:
         del file["ismrmrd_header"]
         file["ismrmrd_header"] = header(16, 40, oversampling=2)
     with pytest.raises(ValueError, match="the header says 40 samples"):
-        read_fastmri_slice(path)
+        format_of(path).read(path)
 
 
 def test_ismrmrd_is_measured(tmp_path, rng):
@@ -489,7 +487,7 @@ def test_ismrmrd_is_measured(tmp_path, rng):
     path = write_ismrmrd(tmp_path / "a.h5", header(16, 18, centre=8), readouts)
     assert format_of(path).name == "ISMRMRD"
     with pytest.raises(SeveralSlices, match="0 to 1"):
-        read_ismrmrd_slice(path)
+        read_input(path)
     task, problem = read_input(path, slice=1)
     assert (task.kind, problem.y.shape) == ("cine", (3, 16, 18))
     np.testing.assert_allclose(

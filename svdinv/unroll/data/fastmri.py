@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data._files import FileError, is_numeric, open_hdf5, to_complex
-from svdinv.unroll.data.ismrmrd import cropped_readout
-from svdinv.unroll.data.measurements import Datasets
-from svdinv.unroll.data.scans import Scan, chosen
 
-__all__ = ["FastMRI", "holds_fastmri", "read_fastmri", "read_fastmri_slice"]
+__all__ = ["FastMRI", "holds_fastmri", "read_fastmri"]
 
 # Of several coils, of one, as the field has named them.
 _IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
@@ -100,58 +97,8 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
 
 
 def holds_fastmri(file: Any) -> bool:
-    """Tell files of fastMRI from others with a dataset ``kspace``.
-
-    Parameters
-    ----------
-    file : h5py.File
-        An open file.
-
-    Returns
-    -------
-    bool
-        Whether the header, or a reference, of fastMRI is beside it.
-    """
+    """Tell an open HDF5 file of fastMRI from others with a dataset ``kspace``."""
     return "kspace" in file and any(n in file for n in (*_IMAGES, "ismrmrd_header"))
-
-
-def read_fastmri_slice(path: str | Path, *, slice: int | None = None) -> Scan:
-    """Read one slice of a volume of fastMRI as a series of one frame.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    slice : int, optional
-        Which slice to take, of several.
-
-    Returns
-    -------
-    Scan
-        k-space (1, C, H, W) and its mask: that of the file, or else where some coil is
-        not 0. The oversampling along H is cropped, if the file has a header.
-
-    Raises
-    ------
-    ValueError
-        As `read_fastmri`; if there are several slices and none is chosen.
-    ImportError
-        If h5py is missing.
-    """
-    with open_hdf5(path, "an HDF5 file of fastMRI") as file:
-        datasets = Datasets(file, path)
-        count, *_ = datasets.shape("kspace", "(slices, C, H, W)", (3, 4))
-        for name in (*_IMAGES, "mask", "ismrmrd_header"):
-            if name in datasets:
-                datasets.dataset(name)
-    number = chosen(path, slice, [""] * count)
-    volume = read_fastmri(path, slices=np.s_[number : number + 1])
-    kspace, mask = volume.kspace, (volume.kspace != 0).any(axis=1)
-    if volume.mask is not None:
-        mask = np.array(np.broadcast_to(volume.mask, mask.shape))
-    if volume.header:
-        kspace, mask = cropped_readout(kspace, mask, volume.header, path, axis=-2)
-    return Scan(kspace, mask)
 
 
 def _image(

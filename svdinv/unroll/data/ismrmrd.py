@@ -16,16 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data._files import FileError, open_hdf5
-from svdinv.unroll.data.measurements import Datasets
-from svdinv.unroll.data.scans import Scan, chosen
 
-__all__ = [
-    "Acquisitions",
-    "cropped_readout",
-    "ismrmrd_group",
-    "read_ismrmrd",
-    "read_ismrmrd_slice",
-]
+__all__ = ["Acquisitions", "cropped_readout", "of_images", "read_ismrmrd"]
 
 # Flags of readouts, numbered from 1 as in the standard, that belong to no image.
 _ASIDE = {
@@ -138,7 +130,7 @@ def read_ismrmrd(
         records = file[f"{group}/data"][()]
         _check_fields(records, path)
         encoding = _encoding(header, path)
-        records = records[_imaging(records["head"])]
+        records = records[of_images(records["head"])]
         if not len(records):
             raise FileError(f"{path} has no readout of an image")
         records = _selected(records, select, path)
@@ -150,72 +142,13 @@ def read_ismrmrd(
     return Acquisitions(kspace, mask, header)
 
 
-def ismrmrd_group(file: Any) -> str | None:
-    """Find the group of the acquisitions.
-
-    Parameters
-    ----------
-    file : h5py.File
-        An open file.
-
-    Returns
-    -------
-    str or None
-        The first with a header and data; links to other files are not followed.
-    """
-    for name in file:
-        if type(file.get(name, getlink=True)).__name__ != "HardLink":
-            continue
-        held = file[name] if hasattr(file[name], "keys") else ()
-        if "xml" in held and "data" in held:
-            return name
-    return None
-
-
-def read_ismrmrd_slice(path: str | Path, *, slice: int | None = None) -> Scan:
-    """Read the acquisitions of one slice, as `read_ismrmrd` does.
-
-    Parameters
-    ----------
-    path : str or Path
-        The HDF5 file.
-    slice : int, optional
-        Which slice to take, of several, in the order of their counter.
-
-    Returns
-    -------
-    Scan
-        k-space (T, C, H, W) and its mask.
-
-    Raises
-    ------
-    ValueError
-        As `read_ismrmrd`; if there are several slices and none is chosen.
-    ImportError
-        If h5py is missing.
-    """
-    with open_hdf5(path, "an ISMRMRD file") as file:
-        group = ismrmrd_group(file) or "dataset"
-        for name in ("xml", "data"):
-            dataset = Datasets(file, path).dataset(f"{group}/{name}")
-        _check_fields(dataset, path)
-        head = dataset["head"]
-    values = np.unique(head["idx"]["slice"][_imaging(head)])
-    number = chosen(path, slice, [""] * max(1, len(values)))
-    select = {"slice": int(values[number])} if len(values) else None
-    found = read_ismrmrd(path, group=group, select=select)
-    return Scan(found.kspace, found.mask)
-
-
 def cropped_readout(
     kspace: NDArray[np.complex64],
     mask: NDArray[np.bool_],
     header: str,
     path: str | Path,
-    *,
-    axis: int = -1,
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
-    """Crop the image along the readout to the field of view of the reconstruction.
+    """Crop the image along W to the field of view of the reconstruction.
 
     Parameters
     ----------
@@ -227,8 +160,6 @@ def cropped_readout(
         The XML header.
     path : str or Path
         The file, for messages.
-    axis : int
-        The readout: -1 or -2.
 
     Returns
     -------
@@ -241,19 +172,14 @@ def cropped_readout(
         If the header is damaged, or of another width.
     """
     encoding = _encoding(header, path)
-    if encoding.width != kspace.shape[axis]:
+    if encoding.width != kspace.shape[-1]:
         raise FileError(
             f"{path}: the header says {encoding.width} samples a readout, and there "
-            f"are {kspace.shape[axis]}"
+            f"are {kspace.shape[-1]}"
         )
     if encoding.columns == encoding.width:
         return kspace, mask
-    last = np.swapaxes(kspace, axis, -1), np.swapaxes(mask, axis, -1)
-    kspace, mask = _crop(*last, encoding.columns)
-    return (
-        np.ascontiguousarray(np.swapaxes(kspace, axis, -1)),
-        np.ascontiguousarray(np.swapaxes(mask, axis, -1)),
-    )
+    return _crop(kspace, mask, encoding.columns)
 
 
 def _text(dataset: Any) -> str:
@@ -313,7 +239,8 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
     return _Encoding(height, width, int(centre), columns)
 
 
-def _imaging(head: NDArray[Any]) -> NDArray[np.bool_]:
+def of_images(head: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which readouts belong to an image, by their heads."""
     aside = sum(1 << (number - 1) for number in _ASIDE)
     keep = (head["flags"].astype(np.uint64) & np.uint64(aside)) == 0
     if "encoding_space_ref" in (head.dtype.names or ()):
