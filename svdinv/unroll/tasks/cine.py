@@ -160,7 +160,7 @@ _SOON = 3e-4  # L+S comes nearer to the truth where it does not converge
 _BLOCK = 8
 # Measured: memory for each value of a series and of its data, and time on one core of
 # all classical methods, for each value of the data and each weight.
-_BYTES, _BYTES_OF_DATA, _SECONDS = 800, 40, 2.5e-5
+_BYTES, _BYTES_OF_DATA, _SECONDS = 650, 25, 2.5e-5
 _SMALL, _SMALL_FRAMES = 48, 8  # what a network is timed on
 
 
