@@ -35,6 +35,7 @@ examples:
   svdinv data show chelsea --output chelsea.png
   svdinv data show cine --output heart.gif
   svdinv data inspect scan.h5
+  svdinv data inspect dicom/
   svdinv data write cine --coils 4 --mask vista --output heart.h5
   svdinv data write scan.mat --time-axis 2 --output scan.h5
   svdinv data write coffee --rate 0.1 --output coffee.h5
@@ -215,26 +216,48 @@ def _show(arguments: argparse.Namespace) -> None:
 def _inspect(arguments: argparse.Namespace) -> None:
     need(arguments.parser, ("numpy",), "train")
 
+    from svdinv.unroll.data.formats import format_of
+    from svdinv.unroll.data.scans import SeveralSlices
     from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import read, task_of_file
+    from svdinv.unroll.tasks.reading import (
+        fitting,
+        holds_measurement,
+        read,
+        task_of_file,
+    )
 
     source = arguments.file
     task = task_of_file(source)
+    own = holds_measurement(source)
+    format = None if own else format_of(source)
+    head = f"{source}: {f'{format.name}, ' if format else ''}task {task.kind}, "
     options = task_options(arguments, task, f"{source} is one of {task.images}")
-    with naming_flags(arguments, task):
-        given = read(source, task, options)
-    print(f"{source}: task {task.kind}, one of {task.images}")
+    try:
+        with naming_flags(arguments, task):
+            given = read(source, task, options)
+    except SeveralSlices as several:
+        print(f"{head}{len(several.slices)} slices")
+        for number, what in enumerate(several.slices):
+            print(f"  {number:<10} {what}".rstrip())
+        print("  options    --slice, to choose one")
+        return
+    fit = fitting(source, task, given)
+    if isinstance(given, Problem):
+        refuse_options(arguments, task, f"{source} is measured already", but=fit)
+    names = " ".join(f"--{name.replace('_', '-')}" for name in fit)
+    print(f"{head}one of {task.images}")
+    if given.note is not None:
+        print(f"  geometry   {given.note}")
     if isinstance(given, Problem):
         print(f"  {task.describe(given)}, measured: {_shape(given.y)}")
         for name, array in task.measured(given).items():
             share = f", {array.mean():.1%} sampled" if array.dtype == bool else ""
             print(f"  {name:<10} {array.dtype} {_shape(array)}{share}")
         print(f"  truth      {'known' if given.truth is not None else 'not known'}")
-        print("  options    none: it is measured already")
+        print(f"  options    {names or 'none'}, as it is measured already")
         return
     image = given.image
     print(f"  image      {image.dtype} {_shape(image)}, divided by {given.scale:g}")
-    names = " ".join(f"--{name.replace('_', '-')}" for name in task.options.names())
     print(f"  options    {names}")
 
 
@@ -247,7 +270,13 @@ def _write(arguments: argparse.Namespace) -> None:
     need(parser, _FILES, "mri")
 
     from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import read, task_of_file, write_problem
+    from svdinv.unroll.tasks.reading import (
+        fitting,
+        holds_measurement,
+        read,
+        task_of_file,
+        write_problem,
+    )
 
     if arguments.output.suffix.lower() not in (".h5", ".hdf5"):
         parser.error(f"argument --output: must end in .h5, got {arguments.output}")
@@ -257,10 +286,15 @@ def _write(arguments: argparse.Namespace) -> None:
         parser.error(f"argument --output: would replace {source}")
     with naming_flags(arguments, task):
         given = read(source, task, options)
-    if isinstance(given, Problem):
+    if holds_measurement(source):
         raise ValueError(f"argument INPUT: {source} is measured already")
-    with naming_flags(arguments, task):
-        problem = task.measure(given, options)
+    if isinstance(given, Problem):
+        fit = fitting(source, task, given)
+        refuse_options(arguments, task, f"{source} is measured already", but=fit)
+        problem = given
+    else:
+        with naming_flags(arguments, task):
+            problem = task.measure(given, options)
     writable_folder(parser, "--output", arguments.output.parent)
     told = {name: getattr(options, name) for name in ("seed", *task.options.names())}
     told = {

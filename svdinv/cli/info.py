@@ -1,4 +1,4 @@
-"""``svdinv info``: versions, frameworks, kernels, threads and devices."""
+"""``svdinv info``: versions, frameworks, kernels, threads, devices and weights."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def add(commands: Subparsers) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "info",
-        help="versions, frameworks, kernels, threads and devices",
+        help="versions, frameworks, kernels, threads, devices and weights",
         description=(
             "Show which versions are installed, which kernels decompose small matrices "
-            "and why, and what PyTorch finds to run on. For bug reports."
+            "and why, what PyTorch finds to run on, and which trained networks come "
+            "with svdinv. For bug reports."
         ),
     )
     parser.set_defaults(run=run)
@@ -49,9 +50,30 @@ def run(arguments: argparse.Namespace) -> int:
         lines[name] = next(filter(None, map(_version, packages)), "not installed")
     if lines["torch"] != "not installed":
         lines["device"] = _device()
-    for name, text in lines.items():
+    for name, text in (*lines.items(), *_weights()):
         print(f"{name:<17} {text}")
     return 0
+
+
+def _weights() -> list[tuple[str, str]]:
+    """Describe the weights that come with svdinv."""
+    try:
+        from svdinv.unroll import pretrained
+        from svdinv.unroll.networks.weights import read
+        from svdinv.unroll.tasks import task_of
+
+        found = []
+        for name in pretrained.names():
+            path = pretrained.path(name)
+            recipe, arrays = read(path)
+            axes, channels = (getattr(recipe, n, None) for n in ("axes", "channels"))
+            numbers = sum(array.size for array in arrays.values())
+            size, task = path.stat().st_size / 1e6, task_of(axes, channels)
+            what = f"{type(recipe).__name__} with {numbers:,} weights, {size:.2f} MB"
+            found.append((f"weights {name}", f"{what}, for {task.kind}"))
+    except (ImportError, ValueError) as error:
+        return [("weights", f"cannot be read: {error}")]
+    return found
 
 
 def _version(package: str) -> str | None:

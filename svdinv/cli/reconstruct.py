@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdinv.cli.arguments import (
     NETWORKS,
@@ -42,15 +43,20 @@ examples:
   svdinv reconstruct scan.npz --mask vista --coils 8
   svdinv reconstruct scan.mat --key images --time-axis 2
   svdinv reconstruct raw.h5 --output out.npz     k-space, as svdinv data writes it
+  svdinv reconstruct dicom/ --slice 3 --output out.nii.gz
+  svdinv reconstruct ksp.cfl --output out.cfl    k-space of BART
   svdinv reconstruct *.h5 --output results       each of several files
 
 A picture or a series is sampled first, then reconstructed, so that the result can be
-compared with the truth. An .h5 file with kspace, mask and perhaps maps is taken as it
-was measured. Nothing is downloaded: the weights come with svdinv.
+compared with the truth. k-space is taken as it was measured, and coil maps that are
+missing are estimated: an .h5 file with kspace, mask and perhaps maps, ISMRMRD, fastMRI,
+or BART. 'svdinv data inspect' says what is in a file. Nothing is downloaded: the
+weights come with svdinv.
 
 Written are the reconstruction (.png; .npz for series), a picture that compares it with
-classical methods and the truth, and an animation (.gif) of series. Ctrl-C ends the
-work once the method in hand is done.
+classical methods and the truth, and an animation (.gif) of series. A .nii file keeps
+the place of a DICOM or NIfTI series, and holds magnitudes. Ctrl-C ends the work once
+the method in hand is done.
 """
 
 
@@ -73,7 +79,8 @@ def add(commands: Subparsers) -> None:
         nargs="+",
         type=filled,
         help="picture (.png, .jpg, ...), name of a built-in photograph, series (.npz, "
-        ".npy, .mat, .h5; complex or magnitudes), or measured data (.h5)",
+        ".npy, .mat, .h5, .nii, .cfl, DICOM file or folder; complex or magnitudes), or "
+        "measured data (.h5, .cfl)",
     )
     add_task_options(reconstruct, several=False)
     reconstruct.add_argument(
@@ -100,10 +107,26 @@ def add(commands: Subparsers) -> None:
         type=folder,
         default=Path("svdinv-output"),
         metavar="PATH",
-        help="folder, or file of the reconstruction (.png, or .npz, .npy, .h5); the "
-        "others lie beside it (default svdinv-output)",
+        help="folder, or file of the reconstruction (.png, or .npz, .npy, .h5, .nii, "
+        ".nii.gz, .cfl); the others lie beside it (default svdinv-output)",
+    )
+    reconstruct.add_argument(
+        "--movie",
+        choices=("gif", "mp4"),
+        help="how the animation of a series is written (default gif); mp4 needs the "
+        "program ffmpeg",
     )
     add_computing(reconstruct)
+
+
+class _Work(NamedTuple):
+    """An input, ready to be reconstructed."""
+
+    task: Task
+    problem: Problem
+    network: Any
+    written: Files
+    memory: float
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -113,67 +136,99 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
+    from svdinv.unroll.data.formats import ending
     from svdinv.unroll.evaluation.inference import device_of, open_network
-    from svdinv.unroll.evaluation.reconstruction import reconstruct
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
+    if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
+        parser.error("argument --movie: mp4 needs the program ffmpeg, not found here")
+    several = len(arguments.inputs) > 1
+    every: list[Files] = []
+    work: _Work | None = None
     try:
         device = device_of(arguments.device)
-        opened = functools.cache(open_network)
-        work = [
-            _prepared(arguments, source, lambda weights: opened(weights, device))
-            for source in arguments.inputs
-        ]
-        _check_apart(arguments.inputs, [written for *_, written in work])
+        opened = functools.cache(lambda weights: open_network(weights, device))
+        for source in arguments.inputs:
+            work = _prepared(arguments, source, opened, device)
+            every.append(work.written)
+            if several:  # read again when it is its turn: all may not fit into memory
+                work = None
+        _check_apart(arguments.inputs, every)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
-    for *_, written in work:
-        if written.image.suffix.lower() in (".h5", ".hdf5"):
+    for written in every:
+        if ending(written.image, (".h5", ".hdf5")):
             need(parser, ("h5py",), "mri")
+        if ending(written.image, (".nii", ".nii.gz")):
+            need(parser, ("nibabel",), "mri")
         writable_folder(parser, "--output", written.image.parent)
-    for number, (task, problem, network, written) in enumerate(work):
-        baselines = arguments.baselines
-        if baselines is None:
-            height, width = problem.y.shape[-2:]
-            baselines = task.moving or height * width <= _MOST_PIXELS
-        print(
-            f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
-            f"{arguments.seed}\n",
-            flush=True,
-        )
-        done = reconstruct(
-            task,
-            problem,
-            network,
-            written,
-            baselines=baselines,
-            ensemble=arguments.ensemble,
-            device=device,
-        )
+    for number, source in enumerate(arguments.inputs):
+        try:
+            current = work or _prepared(arguments, source, opened, device)
+        except (ValueError, ImportError) as error:
+            parser.error(str(error))
+        done = _reconstructed(arguments, current, device)
+        del current  # before the next is read
         if not done:
-            others = f" of {problem.name}; {number} before it" if number else ""
+            others = f" of {source}; {number} before it" if number else ""
             print(f"Interrupted: nothing was written{others}.")
             return 130
-        print("\n" + "\n".join(f"Written: {path}" for path in written if path))
     return 0
 
 
+def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> bool:
+    """Reconstruct an input, and say so; False if Ctrl-C ended it."""
+    from svdinv.unroll.evaluation.forecast import forecast
+    from svdinv.unroll.evaluation.reconstruction import reconstruct
+
+    task, problem, network, written, memory = work
+    baselines = arguments.baselines
+    if baselines is None:
+        height, width = problem.y.shape[-2:]
+        baselines = task.moving or height * width <= _MOST_PIXELS
+    print(
+        f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
+        f"{arguments.seed}\n",
+        flush=True,
+    )
+    how: dict[str, Any] = {
+        "baselines": baselines,
+        "ensemble": arguments.ensemble,
+        "device": device,
+    }
+    expected = forecast(network, task, problem, needed=memory, **how)
+    if expected:
+        print(f"{expected}\n", flush=True)
+    if not reconstruct(task, problem, network, written, **how):
+        return False
+    print("\n" + "\n".join(f"Written: {path}" for path in written if path))
+    return True
+
+
 def _prepared(
-    arguments: argparse.Namespace, source: str, opened: Callable[[Any], Any]
-) -> tuple[Task, Problem, Any, Files]:
-    """Check an input and the options against each other."""
+    arguments: argparse.Namespace,
+    source: str,
+    opened: Callable[[Any], Any],
+    device: str,
+) -> _Work:
+    """Read an input, and check it and the options against each other."""
+    from svdinv.unroll.evaluation.forecast import check_memory
     from svdinv.unroll.evaluation.inference import task_of_network
     from svdinv.unroll.evaluation.reconstruction import files
     from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import read, task_of_file
+    from svdinv.unroll.tasks.reading import fitting, read, task_of_file
 
     task = task_of_file(source)
     options = task_options(arguments, task, f"{source} is one of {task.images}")
+    if arguments.movie and not task.moving:
+        raise ValueError(f"argument --movie: has no use, for {task.images}")
     with naming_flags(arguments, task):
         given = read(source, task, options)
+    memory = check_memory(task, given, options, device)
     if isinstance(given, Problem):
-        refuse_options(arguments, task, f"{source} is measured already")
+        fit = fitting(source, task, given)
+        refuse_options(arguments, task, f"{source} is measured already", but=fit)
         problem = given
     else:
         with naming_flags(arguments, task):
@@ -188,8 +243,9 @@ def _prepared(
     file = arguments.output.suffix[1:2].isalpha() and not arguments.output.is_dir()
     if len(arguments.inputs) > 1 and file:
         raise ValueError("argument --output: must be a folder for several inputs")
-    written = files(arguments.output, task, problem.name)
-    return task, problem, network, written
+    movie = f".{arguments.movie or 'gif'}"
+    written = files(arguments.output, task, problem.name, movie)
+    return _Work(task, problem, network, written, memory)
 
 
 def _check_apart(sources: list[str], every: list[Files]) -> None:

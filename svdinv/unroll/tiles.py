@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Tile", "tiles"]
+__all__ = ["Tile", "middle", "tiles"]
 
 Window = tuple[slice, slice]
 
@@ -53,6 +53,26 @@ def tiles(height: int, width: int, size: int, margin: int) -> Iterator[Tile]:
                 (inside_rows, inside_columns),
                 (rows, columns),
             )
+
+
+def middle(length: int, most: int) -> slice:
+    """Give the middle part of an axis, whose own middle is that of the axis.
+
+    Parameters
+    ----------
+    length : int
+        Of the axis.
+    most : int
+        Of the part, if the axis is so long.
+
+    Returns
+    -------
+    slice
+        The part: index ``length // 2`` becomes half of its length.
+    """
+    size = min(length, most)
+    first = length // 2 - size // 2
+    return slice(first, first + size)
 
 
 def _cuts(length: int, size: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from svdinv.unroll import metrics
 from svdinv.unroll.metrics import COLOUR, SERIES, nmse, psnr, snr, ssim, summary
 
 SHAPES = [(40, 37), (32, 50, 3), (11, 11)]
@@ -192,3 +193,12 @@ def test_a_nan_is_not_perfect(metric, rng):
     image = truth.copy()
     image[10, 10] = np.nan
     assert math.isnan(metric(truth, image))
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_ssim_of_large_images_goes_by_rows(rng, monkeypatch, frames):
+    truth = rng.random((3, 40, 30) if frames else (40, 30, 3))
+    image = truth + 0.1 * rng.standard_normal(truth.shape)
+    whole = ssim(truth, image, frames=frames)
+    monkeypatch.setattr(metrics, "_AT_ONCE", 700)  # seven rows
+    assert ssim(truth, image, frames=frames) == pytest.approx(whole, rel=1e-12)

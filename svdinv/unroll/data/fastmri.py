@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.data._files import FileError, is_numeric, open_hdf5, to_complex
 
-__all__ = ["FastMRI", "read_fastmri"]
+__all__ = ["FastMRI", "holds_fastmri", "read_fastmri"]
 
 # Of several coils, of one, as the field has named them.
 _IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
@@ -94,6 +94,11 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
             dict(file.attrs),
             header.decode() if isinstance(header, bytes) else str(header),
         )
+
+
+def holds_fastmri(file: Any) -> bool:
+    """Tell an open HDF5 file of fastMRI from others with a dataset ``kspace``."""
+    return "kspace" in file and any(n in file for n in (*_IMAGES, "ismrmrd_header"))
 
 
 def _image(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.data._files import FileError, open_hdf5
 
-__all__ = ["Acquisitions", "read_ismrmrd"]
+__all__ = ["Acquisitions", "cropped_readout", "of_images", "read_ismrmrd"]
 
 # Flags of readouts, numbered from 1 as in the standard, that belong to no image.
 _ASIDE = {
@@ -130,16 +130,56 @@ def read_ismrmrd(
         records = file[f"{group}/data"][()]
         _check_fields(records, path)
         encoding = _encoding(header, path)
-        records = records[_imaging(records["head"])]
+        records = records[of_images(records["head"])]
         if not len(records):
             raise FileError(f"{path} has no readout of an image")
         records = _selected(records, select, path)
         counter = time or _counting(records["head"]["idx"], select, path)
         _check_rest(records["head"]["idx"], counter, path)
         kspace, mask = _place(records, counter, encoding, path)
-    if crop_readout and encoding.columns < encoding.width:
-        kspace, mask = _crop(kspace, mask, encoding.columns)
+    if crop_readout:
+        kspace, mask = cropped_readout(kspace, mask, header, path)
     return Acquisitions(kspace, mask, header)
+
+
+def cropped_readout(
+    kspace: NDArray[np.complex64],
+    mask: NDArray[np.bool_],
+    header: str,
+    path: str | Path,
+) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+    """Crop the image along W to the field of view of the reconstruction.
+
+    Parameters
+    ----------
+    kspace : ndarray of complex64, shape (T, C, H, W)
+        k-space, its centre at ``(H // 2, W // 2)``.
+    mask : ndarray of bool, shape (T, H, W)
+        True where sampled.
+    header : str
+        The XML header.
+    path : str or Path
+        The file, for messages.
+
+    Returns
+    -------
+    kspace, mask : ndarray
+        Without the oversampling.
+
+    Raises
+    ------
+    ValueError
+        If the header is damaged, or of another width.
+    """
+    encoding = _encoding(header, path)
+    if encoding.width != kspace.shape[-1]:
+        raise FileError(
+            f"{path}: the header says {encoding.width} samples a readout, and there "
+            f"are {kspace.shape[-1]}"
+        )
+    if encoding.columns == encoding.width:
+        return kspace, mask
+    return _crop(kspace, mask, encoding.columns)
 
 
 def _text(dataset: Any) -> str:
@@ -199,7 +239,8 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
     return _Encoding(height, width, int(centre), columns)
 
 
-def _imaging(head: NDArray[Any]) -> NDArray[np.bool_]:
+def of_images(head: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which readouts belong to an image, by their heads."""
     aside = sum(1 << (number - 1) for number in _ASIDE)
     keep = (head["flags"].astype(np.uint64) & np.uint64(aside)) == 0
     if "encoding_space_ref" in (head.dtype.names or ()):

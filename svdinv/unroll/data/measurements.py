@@ -118,7 +118,7 @@ def read_mask(
     ----------
     path : str or Path
         ``.npy``, ``.npz``, ``.mat`` or ``.h5`` file with an array of bool, or of 0
-        and 1.
+        and 1. Of several arrays the one called ``mask`` is taken.
     key, time_axis
         As for `svdinv.unroll.data.read_series`.
 
@@ -132,7 +132,8 @@ def read_mask(
     ValueError
         If the file cannot be read, holds other numbers, or samples nothing.
     """
-    return as_mask(read_series(path, key, time_axis=time_axis), f"{path}: the mask")
+    array = read_series(path, key, time_axis=time_axis, usual="mask")
+    return as_mask(array, f"{path}: the mask")
 
 
 class Datasets:
@@ -153,13 +154,13 @@ class Datasets:
         """Tell whether there is a dataset of that name, or a link to one."""
         return self.file.get(name, getlink=True) is not None
 
-    def shape(self, name: str, said: str, axes: Sequence[int]) -> tuple[int, ...]:
-        """Give the shape of a dataset of numbers, of so many axes.
+    def dataset(self, name: str) -> Any:
+        """Give a dataset, unread.
 
         Raises
         ------
         ValueError
-            If it is missing, or something else.
+            If it is missing, or lies in another file.
         """
         link = self.file.get(name, getlink=True) if name in self else None
         dataset: Any = None
@@ -170,10 +171,23 @@ class Datasets:
         # A symbolic link may lead through another one into another file.
         if dataset is None or dataset.file.filename != self.file.file.filename:
             raise self.error(name, "lies in another file, which is not read")
-        if not hasattr(dataset, "shape") or not is_numeric(dataset.dtype):
+        if not hasattr(dataset, "shape"):
             raise self.error(name, "must be an array of numbers")
         if dataset.external or dataset.is_virtual:
             raise self.error(name, "lies in another file, which is not read")
+        return dataset
+
+    def shape(self, name: str, said: str, axes: Sequence[int]) -> tuple[int, ...]:
+        """Give the shape of a dataset of numbers, of so many axes.
+
+        Raises
+        ------
+        ValueError
+            If it is missing, or something else.
+        """
+        dataset = self.dataset(name)
+        if not is_numeric(dataset.dtype):
+            raise self.error(name, "must be an array of numbers")
         shape = tuple(dataset.shape or ())
         if len(shape) not in axes or 0 in shape:
             raise self.error(name, f"must have the shape {said}, got {shape}")

@@ -32,7 +32,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def read_series(
-    path: str | Path, key: str | None = None, *, time_axis: int = -3
+    path: str | Path,
+    key: str | None = None,
+    *,
+    time_axis: int = -3,
+    usual: str = "",
 ) -> NDArray[np.complex64]:
     """Read an image series from an array file.
 
@@ -49,6 +53,8 @@ def read_series(
     time_axis : int
         Which axis of the array is time, if it has more than two; it is moved to the
         third place from behind. MATLAB's (H, W, T), for one, is ``time_axis=2``.
+    usual : str
+        Array to take where there are several and `key` is left out.
 
     Returns
     -------
@@ -63,13 +69,13 @@ def read_series(
     ImportError
         If SciPy or h5py is needed and missing.
     """
-    readers: dict[str, Callable[[Path, str | None], NDArray[Any]]]
+    readers: dict[str, Callable[[Path, str | None, str], NDArray[Any]]]
     readers = {".npy": _read_npy, ".npz": _read_npz, ".mat": _read_mat}
     readers |= dict.fromkeys(HDF5_SUFFIXES, _read_hdf5)
     file = Path(path)
     if file.suffix.lower() not in readers:
         raise ValueError(f"{path} must end in one of {', '.join(readers)}")
-    array = readers[file.suffix.lower()](file, key)
+    array = readers[file.suffix.lower()](file, key, usual)
     if array.ndim < 2 or not array.size:
         raise FileError(
             f"{path} must hold an array of two axes or more that is not empty, got "
@@ -131,7 +137,7 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
             np.savez(file, **named)
 
 
-def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
+def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     with naming(path, "an array in NumPy's format"):
         array = np.lib.format.open_memmap(path, mode="r")
         if not is_numeric(array.dtype):
@@ -139,7 +145,7 @@ def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
         return array
 
 
-def _read_npz(path: Path, key: str | None) -> NDArray[Any]:
+def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     # np.load would leave open a damaged file that it opened itself.
     with naming(path, "an archive of NumPy arrays"), path.open("rb") as file:
         archive = np.load(file, allow_pickle=False)
@@ -150,7 +156,7 @@ def _read_npz(path: Path, key: str | None) -> NDArray[Any]:
         shapes = {
             k: shape for k, (shape, dtype) in headers.items() if is_numeric(dtype)
         }
-        name = _choose(path, key, shapes, names)
+        name = _choose(path, key, usual, shapes, names)
         if name not in shapes:
             raise FileError(f"{path}: {name} is not an array of numbers")
         return archive[name]
@@ -170,7 +176,7 @@ def _npz_header(archive: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]
 _read_header = np.lib.format.read_array_header_2_0
 
 
-def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
+def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     try:
         import scipy.io
     except ModuleNotFoundError as error:
@@ -180,18 +186,18 @@ def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
             start = file.read(520)
         # HDF5 after MATLAB's header of 512 bytes.
         if b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:]):
-            return _read_hdf5(path, key).T
+            return _read_hdf5(path, key, usual).T
         numeric = ("double", "single", "logical", "int", "uint")
         listed = scipy.io.whosmat(path)
         shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
-        name = _choose(path, key, shapes, [k for k, _, _ in listed])
+        name = _choose(path, key, usual, shapes, [k for k, _, _ in listed])
         array = scipy.io.loadmat(path, variable_names=[name])[name]
         if not isinstance(array, np.ndarray) or not is_numeric(array.dtype):
             raise FileError(f"{path}: {name} is not an array of numbers")
         return array
 
 
-def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
+def _read_hdf5(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     with open_hdf5(path, "an HDF5 file") as file:
         shapes: dict[str, tuple[int, ...]] = {}
         every: list[str] = []
@@ -203,7 +209,7 @@ def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
                     shapes[name] = node.shape
 
         file.visititems(visit)
-        name = _choose(path, key, shapes, every)
+        name = _choose(path, key, usual, shapes, every)
         if name not in shapes:
             raise FileError(f"{path}: {name} is not an array of numbers")
         dataset = file[name]
@@ -212,8 +218,10 @@ def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
         return dataset[()]
 
 
-def _choose(path: Path, key: str | None, shapes: Shapes, every: list[str]) -> str:
-    """Take the array asked for, or the only one there is to take."""
+def _choose(
+    path: Path, key: str | None, usual: str, shapes: Shapes, every: list[str]
+) -> str:
+    """Take the array asked for, or the only one there is to take, or the usual one."""
     described = ", ".join(
         f"{k} {shapes[k]}" if k in shapes else k for k in sorted(every)
     )
@@ -223,9 +231,10 @@ def _choose(path: Path, key: str | None, shapes: Shapes, every: list[str]) -> st
             raise FileError(f"{path} has no {key!r}; it has {described or 'nothing'}")
         return name
     fitting = [k for k, shape in shapes.items() if len(shape) >= 2]
+    if len(fitting) != 1 and usual in fitting:
+        return usual
     if len(fitting) != 1:
         many = "several arrays" if fitting else "no array of two axes or more"
-        raise FileError(
-            f"{path} has {many}; name one by key, of {described or 'nothing'}"
-        )
+        how = f"none called {usual}" if usual else "name one by key"
+        raise FileError(f"{path} has {many}; {how}, of {described or 'nothing'}")
     return fitting[0]

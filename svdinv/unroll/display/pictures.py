@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import explain_missing
-from svdinv.unroll.files import replacing
+from svdinv.unroll.files import replacing, replacing_all
 
 __all__ = ["contact_sheet", "save_animation", "save_picture"]
 
@@ -43,12 +44,13 @@ def save_picture(path: str | Path, image: NDArray[Any]) -> None:
 def save_animation(
     path: str | Path, frames: Iterable[NDArray[Any]], *, seconds: float
 ) -> None:
-    """Write a GIF file that repeats for ever.
+    """Write a GIF file that repeats for ever, or an MP4 file.
 
     Parameters
     ----------
     path : str or Path
-        The file; an existing one is replaced, and only by a complete one.
+        The file; an existing one is replaced, and only by a complete one. One that
+        ends in ``.mp4`` is made by the program ffmpeg.
     frames : iterable of ndarray, shape (H, W)
         Grey pictures in [0, 1], one at least; values outside are clipped.
     seconds : float
@@ -60,9 +62,12 @@ def save_animation(
     ImportError
         If Pillow is missing.
     OSError
-        If the file cannot be written.
+        If the file cannot be written, or ffmpeg is missing.
     """
     first, *others = _pictures(frames)
+    if Path(path).suffix.lower() == ".mp4":
+        _save_mp4(Path(path), [first, *others], seconds)
+        return
     with replacing(path) as stream:
         first.save(
             stream,
@@ -96,6 +101,21 @@ def contact_sheet(frames: NDArray[Any]) -> NDArray[np.float32]:
         top, left = i // columns * down, i % columns * right
         sheet[top : top + height, left : left + width] = frame
     return sheet
+
+
+def _save_mp4(path: Path, pictures: list[Any], seconds: float) -> None:
+    width, height = pictures[0].size
+    words = f"""-loglevel error -f rawvideo -pixel_format gray
+        -video_size {width}x{height} -framerate {1 / seconds:g} -i -
+        -vf pad=ceil(iw/2)*2:ceil(ih/2)*2 -pix_fmt yuv420p -f mp4"""
+    content = b"".join(picture.tobytes() for picture in pictures)
+    with replacing_all([path]) as (draft,):
+        # Without the protocol, a colon in a name would begin one.
+        command = ["ffmpeg", *words.split(), f"file:{draft}"]
+        done = subprocess.run(command, input=content, capture_output=True, check=False)
+        if done.returncode:
+            said = done.stderr.decode("utf-8", "replace").strip() or "no reason given"
+            raise OSError(f"ffmpeg cannot write {path}: {said}")
 
 
 def _pictures(images: Iterable[NDArray[Any]]) -> list[Any]:

@@ -11,6 +11,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from svdinv.unroll.data.formats import ending
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.evaluation.evaluation import (
@@ -44,7 +45,7 @@ class Files(NamedTuple):
     animation: Path | None
 
 
-def files(output: Path, task: Task, name: str) -> Files:
+def files(output: Path, task: Task, name: str, movie: str = ".gif") -> Files:
     """Name what is written.
 
     Parameters
@@ -56,6 +57,8 @@ def files(output: Path, task: Task, name: str) -> Files:
         Of what is reconstructed.
     name : str
         What that is called.
+    movie : str
+        Suffix of the animation of a series.
 
     Returns
     -------
@@ -69,18 +72,18 @@ def files(output: Path, task: Task, name: str) -> Files:
     """
     endings = task.endings
     if output.suffix[1:2].isalpha() and not output.is_dir():
-        if output.suffix.lower() not in endings:
+        suffix = ending(output, endings)
+        if not suffix:
             raise ValueError(
                 f"{output} must be a folder or end in {', '.join(endings)}"
             )
-        base, image = output.with_suffix(""), output
+        base, image = output.with_name(output.name[: -len(suffix)]), output
     else:
         base = output / Path(name).name
         image = base.with_name(f"{base.name}-reconstruction{endings[0]}")
     panel = base.with_name(f"{base.name}-panel.png")
-    moving = task.moving
-    animation = base.with_name(f"{base.name}-animation.gif") if moving else None
-    return Files(image, panel, animation)
+    animation = base.with_name(f"{base.name}-animation{movie}")
+    return Files(image, panel, animation if task.moving else None)
 
 
 def reconstruct(

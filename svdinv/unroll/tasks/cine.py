@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.algorithms import Solution, solve
-from svdinv.unroll.data import TEST, Image, read_series, save_series
+from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.data.bart import HOLDS
 from svdinv.unroll.data.coils import estimate_maps
+from svdinv.unroll.data.formats import SUFFIXES, WRITERS, ending, format_of
 from svdinv.unroll.data.hearts import (
     HEARTS,
     cropped_series,
@@ -38,7 +40,7 @@ from svdinv.unroll.data.moving import (
 from svdinv.unroll.data.noise import generator, noisy, white_noise
 from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
-from svdinv.unroll.data.series import SERIES_SUFFIXES
+from svdinv.unroll.data.scans import Geometry
 from svdinv.unroll.display.panels import save_series_animation, save_series_panel
 from svdinv.unroll.display.pictures import (
     contact_sheet,
@@ -51,6 +53,7 @@ from svdinv.unroll.priors import Casorati, LocalLowRank, Sparse
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.colour import fitted_mask
 from svdinv.unroll.tasks.task import (
+    Effort,
     Estimate,
     Given,
     Method,
@@ -60,6 +63,7 @@ from svdinv.unroll.tasks.task import (
     option,
     register,
 )
+from svdinv.unroll.tiles import middle
 
 __all__ = [
     "MASKS",
@@ -131,6 +135,7 @@ PHANTOMS = {
 """Phantoms by name, and what they are."""
 
 _FRAMES, _SIZE = 18, 128  # of phantoms
+_SIZES = ("frames", "size")  # options of what is made
 _SERIES = 8  # to evaluate on
 _SMALLEST = 16  # pixels a side
 _CALIBRATION = 24  # rows and columns that unknown maps are estimated from, at most
@@ -153,6 +158,10 @@ _LOW_RANK_WEIGHTS = (0.1, 0.3, 0.03)  # of L+S
 _ITERATIONS, _RTOL = 200, 1e-4
 _SOON = 3e-4  # L+S comes nearer to the truth where it does not converge
 _BLOCK = 8
+# Measured: memory for each value of a series and of its data, and time on one core of
+# all classical methods, for each value of the data and each weight.
+_BYTES, _BYTES_OF_DATA, _SECONDS = 650, 25, 2.5e-5
+_SMALL, _SMALL_FRAMES = 48, 8  # what a network is timed on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,19 +194,40 @@ class CineOptions(Options):
         high=10,
     )
     key: str | None = option(
-        None, "which array of the file holds the series, if there are several"
+        None,
+        "which array of the file holds the series, if there are several",
+        reads=True,
+    )
+    slice: int | None = option(
+        None,
+        "which slice to take, from 0, of a DICOM folder, NIfTI or raw file of several",
+        low=0,
+        high=65535,
+        reads=True,
+    )
+    holds: str | None = option(
+        None,
+        f"what a BART file holds, {' or '.join(HOLDS)} (default: kspace, if of several "
+        "coils)",
+        reads=True,
     )
     frames: int | None = option(
-        None, "frames of a phantom (default 18)", low=1, high=1000
+        None, "frames of a phantom (default 18)", low=1, high=1000, reads=True
     )
     size: int | None = option(
-        None, "rows and columns of a phantom in pixels (default 128)", low=32, high=1024
+        None,
+        "rows and columns of a phantom in pixels (default 128)",
+        low=32,
+        high=1024,
+        reads=True,
     )
     time_axis: int | None = option(
         None,
-        "which axis of that array is time (default -3; MATLAB's H x W x T: 2)",
+        "which axis of that array is time (default -3; MATLAB's H x W x T: 2; NIfTI's "
+        "x, y, time: 2)",
         low=-32,
         high=32,
+        reads=True,
     )
 
     def __post_init__(self) -> None:
@@ -232,11 +262,11 @@ class Cine(Task):
     kind: ClassVar[str] = "cine"
     axes: ClassVar[str] = "B T H W"
     images: ClassVar[str] = "series"
-    reads: ClassVar[str] = f"a series ({', '.join(SERIES_SUFFIXES)})"
+    reads: ClassVar[str] = f"a series ({', '.join(SUFFIXES)}, a folder of DICOM files)"
     sampled: ClassVar[str] = "kspace"
     options: ClassVar[type[Options]] = CineOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
-    endings: ClassVar[tuple[str, ...]] = (".npz", ".npy", ".h5", ".hdf5")
+    endings: ClassVar[tuple[str, ...]] = tuple(WRITERS)
     moving: ClassVar[bool] = True
 
     series: int = option(64, "series of the phantom to train on")
@@ -367,38 +397,50 @@ class Cine(Task):
         return origin
 
     def recognises(self, path: Path) -> bool:
-        """Tell files of arrays, and the names of hearts and phantoms."""
+        """Tell files of a known format, and the names of hearts and phantoms."""
         named = str(path) in PHANTOMS or str(path) in HEARTS
-        return named or path.suffix.lower() in SERIES_SUFFIXES
+        return named or format_of(path) is not None
 
     def files(self, folder: Path) -> list[Path]:
-        """List the files of arrays in a folder."""
-        files = sorted(folder.iterdir())
-        files = [f for f in files if f.suffix.lower() in SERIES_SUFFIXES]
+        """List the files of a known format in a folder."""
+        files = [f for f in sorted(folder.iterdir()) if ending(f, SUFFIXES)]
         if not files:
-            raise ValueError(
-                f"no series in {folder}; looked for {', '.join(SERIES_SUFFIXES)}"
-            )
+            raise ValueError(f"no series in {folder}; looked for {', '.join(SUFFIXES)}")
         return files
 
-    def read(self, source: str | Path, options: Any) -> Given:
-        """Read a series (T, H, W), complex or magnitudes, and scale it to 1."""
-        path, name = Path(source), str(source)
-        if name in PHANTOMS or name in HEARTS:
-            if options.key is not None:
-                raise ValueError(f"key: is for files, and {source} is built in")
-            if options.time_axis is not None and options.mask in (None, *PATTERNS):
-                raise ValueError(f"time_axis: is for files, and {source} is built in")
-        if name in PHANTOMS:
-            frames, size = options.frames or _FRAMES, options.size or _SIZE
-            made = heart(frames, size, size, seed=options.seed, contrast=name)
-            return Given(f"{name} {options.seed}", made.series)
-        for given in ("frames", "size"):
-            if getattr(options, given) is not None:
-                raise ValueError(f"{given}: is for phantoms, and not for {source}")
-        if name in HEARTS:
-            return Given(name, heart_series(name).astype(np.complex64))
-        series = read_series(path, options.key, time_axis=options.axis)
+    def takes(self, source: str | Path) -> tuple[str, ...]:
+        """Name what makes a phantom, or what the format of a file wants to know."""
+        if str(source) in PHANTOMS:
+            return _SIZES
+        format = None if str(source) in HEARTS else format_of(source)
+        return format.takes if format else ()
+
+    def read(self, source: str | Path, options: Any) -> Given | Problem:
+        """Read a series (T, H, W), complex or magnitudes, and scale it to 1.
+
+        Or k-space that was measured, of the formats that hold such.
+        """
+        path, takes = Path(source), self.takes(source)
+        for given in options.reading():
+            said = getattr(options, given) is not None and given not in takes
+            # That of a mask may be meant.
+            mask = given == "time_axis" and options.mask not in (None, *PATTERNS)
+            if said and not mask:
+                raise ValueError(f"{given}: has no use, for {source}")
+        if str(source) in (*PHANTOMS, *HEARTS):
+            return _built_in(str(source), options)
+        format = format_of(path)
+        if format is None:
+            raise ValueError(f"{source} is not {self.reads}")
+        scan = format.read(path, **{given: getattr(options, given) for given in takes})
+        name = path.resolve().name if path.is_dir() else path.name
+        name = name[: len(name) - len(ending(path, format.suffixes))]
+        if scan.mask is not None:
+            problem = _from_kspace(path, scan.array, scan.mask, None, None)
+            return replace(
+                problem, name=name, setting="as measured", note=scan.geometry
+            )
+        series = scan.array
         while series.ndim > 3 and len(series) == 1:
             series = series[0]
         if series.ndim != 3 or min(series.shape[-2:]) < _SMALLEST:
@@ -409,7 +451,7 @@ class Cine(Task):
         scale = float(np.abs(series).max())
         if scale == 0:
             raise ValueError(f"{path} is zero everywhere")
-        return Given(path.stem, _divided(series, scale), scale)
+        return Given(name, _divided(series, scale), scale, scan.geometry)
 
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``kspace``, ``mask``, and ``maps`` and ``truth``, if they are there.
@@ -439,7 +481,7 @@ class Cine(Task):
         mask = np.array(np.broadcast_to(file.mask(), (T, H, W)))
         maps = file.complex("maps") if mapped else None
         truth = file.complex("truth") if known else None
-        return _from_kspace(file, file.complex("kspace"), mask, maps, truth)
+        return _from_kspace(file.path, file.complex("kspace"), mask, maps, truth)
 
     def measured(self, problem: Problem) -> dict[str, Any]:
         """Give ``kspace``, ``mask`` and, with coils, ``maps``."""
@@ -449,8 +491,8 @@ class Cine(Task):
 
     def examples(self, options: Any) -> list[Given]:
         """Give eight series of the phantom."""
-        for name in ("key", "time_axis"):
-            if getattr(options, name) is not None:
+        for name in options.reading():
+            if name not in _SIZES and getattr(options, name) is not None:
                 raise ValueError(f"{name}: is for files, and none is given")
         shape = options.frames or 12, options.size or 128
         return [Given(f"heart {i}", unseen_series(i, *shape)) for i in range(_SERIES)]
@@ -467,8 +509,7 @@ class Cine(Task):
         """Name the sizes of what is made, and the acceleration of a mask."""
         if name in HEARTS:
             return ()
-        sizes = ("frames", "size")
-        return (*sizes, "acceleration") if name in PATTERNS else sizes
+        return (*_SIZES, "acceleration") if name in PATTERNS else _SIZES
 
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a series or a mask as an animation, or as a sheet of its frames."""
@@ -479,7 +520,7 @@ class Cine(Task):
             rate = options.acceleration or _ACCELERATION
             shown = sampling(name, (frames, size, size), rng, rate).astype(np.float32)
         else:
-            shown = np.abs(self.read(name, options).image)
+            shown = np.abs(_built_in(name, options).image)
             shown = shown / shown.max()
             seconds = 0.05  # a beat is slow to watch
         if path.suffix.lower() == ".gif":
@@ -556,6 +597,28 @@ class Cine(Task):
                 view = replace(problem, y=y, A=turned, fidelity=fidelity, truth=None)
                 yield view, change
 
+    def memory(self, given: Given | Problem, options: Any) -> float:
+        """Give the bytes that a reconstruction will take."""
+        if isinstance(given, Problem):
+            values, data = _mri(given).mask.size, given.y.size
+        else:
+            values = given.image.size
+            data = values * (options.coils or 1)
+        return _BYTES * values + _BYTES_OF_DATA * data
+
+    def effort(self, problem: Problem) -> Effort:
+        """Tell how long a reconstruction will take."""
+        A, y = _mri(problem), problem.y
+        rows, columns = (middle(n, _SMALL) for n in y.shape[-2:])
+        some = slice(_SMALL_FRAMES)
+        maps = None if A.maps is None else A.maps[..., rows, columns]
+        small = Problem(
+            y[some, ..., rows, columns], MRI(A.mask[some, rows, columns], maps)
+        )
+        weights = len(_WEIGHTS) if problem.truth is not None else 1
+        classical = _SECONDS * weights * y.size
+        return Effort(classical, small, y.size / small.y.size)
+
     def decibels(self, problem: Problem, image: Any) -> float:
         """Give the PSNR of magnitudes, relative to the largest."""
         return psnr(np.abs(problem.truth), np.abs(image), peak="max")
@@ -563,11 +626,14 @@ class Cine(Task):
     def describe(self, problem: Problem) -> str:
         """Give the number of frames, and their size."""
         size = "x".join(map(str, problem.y.shape[-2:]))
-        return f"{problem.y.shape[0]} frames of {size} pixels"
+        frames = len(problem.y)
+        return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels"
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
-        """Write the series, in the scale of what was read."""
-        save_series(path, image * np.float32(problem.scale))
+        """Write the series, in the scale and at the place of what was read."""
+        place = problem.note if isinstance(problem.note, Geometry) else None
+        suffix = ending(path, self.endings)
+        WRITERS[suffix](path, image * np.float32(problem.scale), place)
 
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
@@ -935,6 +1001,15 @@ def _described(weights: Weights) -> str:
     return f"{word} {', '.join(f'{w:g}' for w in weights)}"
 
 
+def _built_in(name: str, options: Any) -> Given:
+    """Make a phantom, or read a heart."""
+    if name in HEARTS:
+        return Given(name, heart_series(name).astype(np.complex64))
+    frames, size = options.frames or _FRAMES, options.size or _SIZE
+    made = heart(frames, size, size, seed=options.seed, contrast=name)
+    return Given(f"{name} {options.seed}", made.series)
+
+
 def _mri(problem: Problem) -> MRI:
     if not isinstance(problem.A, MRI):
         raise TypeError(f"series are measured by MRI, not by {problem.A!r}")
@@ -973,7 +1048,7 @@ def _check_centred(mask: NDArray[np.bool_], what: str) -> None:
 
 
 def _from_kspace(
-    file: Datasets,
+    path: str | Path,
     kspace: Any,
     mask: NDArray[np.bool_],
     maps: Any,
@@ -983,22 +1058,21 @@ def _from_kspace(
     size = mask.shape[-2:]
     if min(size) < _SMALLEST:
         raise ValueError(
-            f"{file.path}: frames must have {_SMALLEST} pixels a side or more, got "
-            f"{size}"
+            f"{path}: frames must have {_SMALLEST} pixels a side or more, got {size}"
         )
     if truth is not None and not truth.any():
-        raise file.error("truth", "is zero everywhere")
-    _check_centred(mask, f"{file.path}: mask")
+        raise ValueError(f"{path}: truth is zero everywhere")
+    _check_centred(mask, f"{path}: mask")
     estimated = False
     if kspace.ndim == 4 and maps is None:
         if kspace.shape[1] == 1:
             kspace = kspace[:, 0]
         else:
-            maps, estimated = _estimated(file, kspace, mask), True
+            maps, estimated = _estimated(path, kspace, mask), True
     energy = 1.0 if maps is None else float((np.abs(maps) ** 2).sum(axis=0).max())
     if energy > _UNIT_ENERGY:
         raise ValueError(
-            f"{file.path}: the squared magnitudes of the maps must add up to 1, or to "
+            f"{path}: the squared magnitudes of the maps must add up to 1, or to "
             f"0 where there is no signal, and reach {energy:.3g}"
         )
     A = MRI(mask, maps)
@@ -1012,7 +1086,7 @@ def _from_kspace(
     else:
         scale = float(np.abs(truth).max())
     if scale == 0:
-        raise ValueError(f"{file.path}: kspace is zero wherever it is sampled")
+        raise ValueError(f"{path}: kspace is zero wherever it is sampled")
     return Problem(
         _divided(kspace, scale),
         A,
@@ -1022,11 +1096,11 @@ def _from_kspace(
     )
 
 
-def _estimated(file: Datasets, kspace: Any, mask: NDArray[np.bool_]) -> Any:
+def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:
     calibration = _known_square(mask)
     if calibration < _LEAST_CALIBRATION:
         raise ValueError(
-            f"{file.path} has no maps, and they cannot be estimated: all frames "
+            f"{path} has no maps, and they cannot be estimated: all frames "
             f"together sample the middle {calibration} x {calibration} points of "
             f"k-space, and {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} are needed"
         )
@@ -1034,6 +1108,6 @@ def _estimated(file: Datasets, kspace: Any, mask: NDArray[np.bool_]) -> Any:
         return estimate_maps(kspace, mask=mask, calibration=calibration)
     except ValueError as error:
         raise ValueError(
-            f"{file.path} has no maps, and they cannot be estimated from the "
+            f"{path} has no maps, and they cannot be estimated from the "
             f"{calibration} x {calibration} points in the middle of k-space: {error}"
         ) from error

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from svdinv.unroll.data._files import FileError, open_hdf5
+from svdinv.unroll.data.fastmri import holds_fastmri
 from svdinv.unroll.data.measurements import Datasets, text, write_measurement
+from svdinv.unroll.data.scans import Geometry
 from svdinv.unroll.data.series import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Given, Options, Task, recognise, tasks
 
 __all__ = [
     "files_of",
+    "fitting",
     "holds_measurement",
     "read",
     "read_all",
@@ -66,6 +69,9 @@ def write_problem(
     if problem.scale != 1:
         for name in {task.sampled, "truth"} & set(arrays):
             arrays[name] = arrays[name] * np.float32(problem.scale)
+    if isinstance(problem.note, Geometry):
+        arrays["affine"] = problem.note.affine
+        options = {**(options or {}), "frame_seconds": problem.note.seconds}
     write_measurement(
         path,
         arrays,
@@ -77,17 +83,18 @@ def write_problem(
 
 
 def holds_measurement(path: str | Path) -> bool:
-    """Tell files of measured data from others, such as files of whole series.
+    """Tell files in the layout of `write_problem` from all others.
 
     Parameters
     ----------
     path : str or Path
-        An HDF5 file.
+        A file, or the name of something built in.
 
     Returns
     -------
     bool
-        Whether it has the dataset of a task, such as ``kspace`` or ``samples``.
+        Whether it is an HDF5 file with the dataset of a task, such as ``kspace`` or
+        ``samples``, and none of fastMRI.
 
     Raises
     ------
@@ -96,8 +103,11 @@ def holds_measurement(path: str | Path) -> bool:
     ImportError
         If h5py is missing.
     """
+    if Path(path).suffix.lower() not in HDF5_SUFFIXES:
+        return False
     with open_hdf5(path, "an HDF5 file") as file:
-        return any(cls.sampled in Datasets(file, path) for cls in tasks().values())
+        own = any(cls.sampled in Datasets(file, path) for cls in tasks().values())
+        return own and ("kind" in file.attrs or not holds_fastmri(file))
 
 
 def read_measurement(path: str | Path) -> tuple[Task, Problem]:
@@ -130,7 +140,13 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
     """
     with open_hdf5(path, "undersampled data in HDF5") as file:
         task = _kind(file, path)
-        problem = task.read_measured(Datasets(file, path))
+        datasets = Datasets(file, path)
+        problem = task.read_measured(datasets)
+        if "affine" in datasets:
+            datasets.same("affine", (4, 4), "of a matrix")
+            affine = datasets.real("affine").astype(np.float64)
+            seconds = float(file.attrs.get("frame_seconds", 0))
+            problem = replace(problem, note=Geometry(affine, seconds))
         name = text(file.attrs.get("name", "")) or Path(path).stem
         setting = text(file.attrs.get("setting", ""))
     return task, replace(problem, name=name, setting=setting)
@@ -154,10 +170,9 @@ def task_of_file(source: str | Path) -> Task:
     ValueError
         If there is none for it, or it cannot be read.
     """
-    path = Path(source)
-    if path.suffix.lower() in HDF5_SUFFIXES and holds_measurement(path):
-        with open_hdf5(path, "undersampled data in HDF5") as file:
-            return _kind(file, path)
+    if holds_measurement(source):
+        with open_hdf5(source, "undersampled data in HDF5") as file:
+            return _kind(file, source)
     return recognise(source)
 
 
@@ -186,11 +201,32 @@ def read(source: str | Path, task: Task, options: Options) -> Given | Problem:
     ImportError
         If what reads such files is missing.
     """
-    path = Path(source)
-    if path.suffix.lower() in HDF5_SUFFIXES and holds_measurement(path):
-        _, problem = read_measurement(path)
-        return replace(problem, name=path.stem, setting="as measured")
+    if holds_measurement(source):
+        _, problem = read_measurement(source)
+        return replace(problem, name=Path(source).stem, setting="as measured")
     return task.read(source, options)
+
+
+def fitting(source: str | Path, task: Task, given: Given | Problem) -> tuple[str, ...]:
+    """Name the options that fit what was read.
+
+    Parameters
+    ----------
+    source, task
+        As for `read`.
+    given : Given or Problem
+        What it gave.
+
+    Returns
+    -------
+    tuple of str
+        Those of its file, and of an image those that say how to measure it.
+    """
+    takes = () if holds_measurement(source) else task.takes(source)
+    if isinstance(given, Problem):
+        return takes
+    reading = task.options.reading()
+    return (*takes, *(n for n in task.options.names() if n not in reading))
 
 
 def read_all(
@@ -253,7 +289,7 @@ def files_of(places: Iterable[str | Path], task: Task) -> list[str | Path]:
     """
     found: list[str | Path] = []
     for place in places:
-        if Path(place).is_dir():
+        if Path(place).is_dir() and not task.recognises(Path(place)):
             found += task.files(Path(place))
         else:
             found.append(place)

@@ -21,6 +21,7 @@ from svdinv.unroll.imports import imported
 from svdinv.unroll.problem import Problem
 
 __all__ = [
+    "Effort",
     "Estimate",
     "Given",
     "Method",
@@ -59,6 +60,24 @@ class Estimate(NamedTuple):
     note: str = ""
 
 
+class Effort(NamedTuple):
+    """What tells how long a reconstruction will take.
+
+    Attributes
+    ----------
+    classical : float
+        Seconds for all classical methods, roughly.
+    small : Problem
+        A small problem of the same kind, to time a network on.
+    times : float
+        How many times as much work the whole is.
+    """
+
+    classical: float
+    small: Problem
+    times: float
+
+
 Method: TypeAlias = Callable[[Problem], Estimate]
 """From a problem to an image."""
 
@@ -70,6 +89,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     plural: str | None = None,
+    reads: bool = False,
 ) -> _T:
     """Declare an option of a configuration or of the command line.
 
@@ -83,6 +103,8 @@ def option(
         The range of a number, or of each of several, both ends included.
     plural : str, optional
         What ``svdinv evaluate`` calls it, which takes several values.
+    reads : bool
+        Whether it says how a file is read, not how an image is measured.
 
     Returns
     -------
@@ -90,7 +112,7 @@ def option(
         A dataclass field, which type checkers take for the default.
     """
     metadata = {"help": help, "low": low, "high": high, "plural": plural}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"reads": reads})
 
 
 def check_ranges(options: Any) -> None:
@@ -147,6 +169,11 @@ class Options:
     def names(cls) -> list[str]:
         """List the options but for the seed, which all tasks have."""
         return [f.name for f in dataclasses.fields(cls) if f.name != "seed"]
+
+    @classmethod
+    def reading(cls) -> list[str]:
+        """List those that say how files are read."""
+        return [f.name for f in dataclasses.fields(cls) if f.metadata["reads"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,8 +304,12 @@ class Task:
         """
         raise NotImplementedError
 
-    def read(self, source: str | Path, options: Any) -> Given:
-        """Read an image.
+    def takes(self, source: str | Path) -> tuple[str, ...]:
+        """Name the options of `Options.reading` that fit a file."""
+        return ()
+
+    def read(self, source: str | Path, options: Any) -> Given | Problem:
+        """Read an image, or what was measured of one.
 
         Raises
         ------
@@ -356,6 +387,14 @@ class Task:
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
         """Give the problem of a tile, where `tiled`."""
         raise NotImplementedError
+
+    def memory(self, given: Given | Problem, options: Any) -> float:
+        """Give the bytes that a reconstruction will take; 0 if nobody knows."""
+        return 0.0
+
+    def effort(self, problem: Problem) -> Effort | None:
+        """Tell how long a reconstruction will take, if that is known."""
+        return None
 
     def finished(self, image: Arrays) -> Arrays:
         """Give an image as it is judged and shown, such as clipped."""

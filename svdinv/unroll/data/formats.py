@@ -1,0 +1,188 @@
+"""The file formats of series and of their k-space, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.data._files import open_hdf5
+from svdinv.unroll.data.bart import read_bart, save_cfl
+from svdinv.unroll.data.dicom import DICOM_SUFFIXES, holds_dicom, read_dicom
+from svdinv.unroll.data.fastmri import holds_fastmri, read_fastmri
+from svdinv.unroll.data.ismrmrd import cropped_readout, of_images, read_ismrmrd
+from svdinv.unroll.data.measurements import Datasets
+from svdinv.unroll.data.nifti import read_nifti, save_nifti
+from svdinv.unroll.data.scans import Geometry, Scan, chosen
+from svdinv.unroll.data.series import (
+    HDF5_SUFFIXES,
+    SERIES_SUFFIXES,
+    read_series,
+    save_series,
+)
+
+__all__ = ["FORMATS", "SUFFIXES", "WRITERS", "Format", "ending", "format_of"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    suffixes : tuple of str
+        How names of its files end.
+    read : callable
+        From a path, and the options of `takes`, to a `Scan`. What is not said is None.
+    takes : tuple of str
+        Options of `read`, by the names that they have on the command line.
+    holds : callable or None
+        Tells by the content whether a path is of this format; None: the suffix does.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[..., Scan]
+    takes: tuple[str, ...]
+    holds: Callable[[Path], bool] | None = None
+
+    def recognises(self, path: Path) -> bool:
+        """Tell whether a path is of this format."""
+        if self.holds is not None:
+            return self.holds(path)
+        return bool(ending(path, self.suffixes))
+
+
+def ending(path: Path, suffixes: tuple[str, ...]) -> str:
+    """Give the suffix that a name ends with, such as ``.nii.gz``; or nothing."""
+    name = path.name.lower()
+    return next((suffix for suffix in suffixes if name.endswith(suffix)), "")
+
+
+def _in_hdf5(test: Callable[[Any], Any]) -> Callable[[Path], bool]:
+    """Make a test of open HDF5 files one of paths."""
+
+    def holds(path: Path) -> bool:
+        if not ending(path, (*HDF5_SUFFIXES, ".mrd")):
+            return False
+        with open_hdf5(path, "an HDF5 file") as file:
+            return bool(test(file))
+
+    return holds
+
+
+def _acquisitions(file: Any) -> str:
+    """Name the group of ISMRMRD's acquisitions, or none; other files are not opened."""
+    for name in file:
+        if type(file.get(name, getlink=True)).__name__ == "HardLink":
+            held = file[name] if hasattr(file[name], "keys") else ()
+            if "xml" in held and "data" in held:
+                return str(name)
+    return ""
+
+
+def _read_ismrmrd(path: Path, *, slice: int | None = None) -> Scan:
+    with open_hdf5(path, "an ISMRMRD file") as file:
+        group = _acquisitions(file)
+        for name in ("xml", "data"):
+            dataset = Datasets(file, path).dataset(f"{group}/{name}")
+        fields = dataset.dtype.names or ()
+        head = dataset["head"] if "head" in fields else None
+    select = None
+    if head is not None:  # else what reads all of it complains
+        slices = np.unique(head["idx"]["slice"][of_images(head)])
+        number = chosen(path, slice, [""] * max(1, len(slices)))
+        select = {"slice": int(slices[number])} if len(slices) else None
+    found = read_ismrmrd(path, group=group, select=select)
+    return Scan(found.kspace, found.mask)
+
+
+def _read_fastmri(path: Path, *, slice: int | None = None) -> Scan:
+    """Read a slice as a series of one frame, without the oversampled readout."""
+    with open_hdf5(path, "an HDF5 file of fastMRI") as file:
+        datasets = Datasets(file, path)
+        count, *_ = datasets.shape("kspace", "(slices, C, H, W)", (3, 4))
+        for name in file:
+            if name in ("mask", "ismrmrd_header") or name.startswith("reconstruction"):
+                datasets.dataset(name)
+    number = chosen(path, slice, [""] * count)
+    volume = read_fastmri(path, slices=np.s_[number : number + 1])
+    kspace, mask = volume.kspace, (volume.kspace != 0).any(axis=1)
+    if volume.mask is not None:
+        mask = np.array(np.broadcast_to(volume.mask, mask.shape))
+    if not volume.header:
+        return Scan(kspace, mask)
+    turned = kspace.swapaxes(-1, -2), mask.swapaxes(-1, -2)  # the readout last
+    kspace, mask = cropped_readout(*turned, volume.header, path)
+    return Scan(
+        np.ascontiguousarray(kspace.swapaxes(-1, -2)),
+        np.ascontiguousarray(mask.swapaxes(-1, -2)),
+    )
+
+
+def _read_array(
+    path: Path, *, key: str | None = None, time_axis: int | None = None
+) -> Scan:
+    axis = -3 if time_axis is None else time_axis
+    return Scan(read_series(path, key, time_axis=axis))
+
+
+_SLICE = ("slice",)
+
+# A format is a line here, and nothing elsewhere.  The first that recognises a file
+# reads it.
+FORMATS: tuple[Format, ...] = (
+    Format("DICOM", DICOM_SUFFIXES, read_dicom, _SLICE, holds_dicom),
+    Format("NIfTI", (".nii", ".nii.gz"), read_nifti, ("slice", "time_axis")),
+    Format("BART", (".cfl",), read_bart, ("slice", "holds")),
+    Format("ISMRMRD", (".h5", ".mrd"), _read_ismrmrd, _SLICE, _in_hdf5(_acquisitions)),
+    Format("fastMRI", (".h5",), _read_fastmri, _SLICE, _in_hdf5(holds_fastmri)),
+    Format("array", SERIES_SUFFIXES, _read_array, ("key", "time_axis")),
+)
+"""What is read."""
+
+SUFFIXES = tuple(dict.fromkeys(s for each in FORMATS for s in each.suffixes))
+"""How the names of all these files end."""
+
+Writer = Callable[[Path, NDArray[Any], Geometry | None], None]
+
+WRITERS: Mapping[str, Writer] = {
+    **dict.fromkeys(
+        (".npz", ".npy", ".h5", ".hdf5"), lambda path, x, _: save_series(path, x)
+    ),
+    # Programs that show NIfTI files know no complex numbers.
+    **dict.fromkeys(
+        (".nii", ".nii.gz"), lambda path, x, place: save_nifti(path, np.abs(x), place)
+    ),
+    ".cfl": lambda path, x, _: save_cfl(path, x),
+}
+"""What writes a series (T, H, W), by the suffix of the file."""
+
+
+def format_of(path: str | Path) -> Format | None:
+    """Find the format of a file, or of a folder of files.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    Format or None
+        The first that recognises it.
+
+    Raises
+    ------
+    ValueError
+        If it is an HDF5 file that is missing or damaged.
+    ImportError
+        If it is one, and h5py is missing.
+    """
+    return next((each for each in FORMATS if each.recognises(Path(path))), None)

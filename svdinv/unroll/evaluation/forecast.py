@@ -1,0 +1,154 @@
+"""What a reconstruction will take, told before it is begun."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from svdinv.unroll.evaluation.inference import VIEWS
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.task import Given, Options, Task
+from svdinv.unroll.torch import Network
+from svdinv.unroll.training.run import reconstruct
+
+__all__ = ["available_memory", "check_memory", "forecast"]
+
+# Worth a word: seconds, and bytes.
+_LONG, _MUCH = 60.0, 2e9
+_WORTH = 8  # times a small problem, from which on a network is timed
+
+
+def available_memory(device: str = "cpu") -> float:
+    """Tell how much memory there is to take.
+
+    Parameters
+    ----------
+    device : str
+        Where a network computes.
+
+    Returns
+    -------
+    float
+        Bytes: of a GPU, those that are free; of Linux, those that can be had without
+        swapping, within the limit of a container; of other systems all; infinity
+        where that is not known.
+    """
+    if torch.device(device).type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    found = [math.inf]
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found.append(float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        words = Path("/proc/meminfo").read_text().partition("MemAvailable:")[2]
+        found.append(1024.0 * int(words.split()[0]))
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        folder = Path("/sys/fs/cgroup")
+        taken = (folder / "memory.stat").read_text().partition("anon ")[2]
+        limit = int((folder / "memory.max").read_text())  # or the word max
+        found.append(max(0.0, float(limit - int(taken.split()[0]))))
+    return min(found)
+
+
+def check_memory(
+    task: Task, given: Given | Problem, options: Options, device: str = "cpu"
+) -> float:
+    """Refuse what would not fit into memory.
+
+    Parameters
+    ----------
+    task : Task
+        Of what is reconstructed.
+    given : Given or Problem
+        What that is; an image is not measured yet.
+    options : Options
+        How it will be.
+    device : str
+        Where the network computes.
+
+    Returns
+    -------
+    float
+        The bytes that it takes.
+
+    Raises
+    ------
+    ValueError
+        If there is less.
+    """
+    needed, there = task.memory(given, options), available_memory(device)
+    if needed > there:
+        crop = " by --crop" if "crop" in task.options.reading() else ""
+        raise ValueError(
+            f"{given.name} would take about {_gigabytes(needed)} of memory, and there "
+            f"are {_gigabytes(there)}: reconstruct a smaller part of it{crop}, or on a "
+            "larger machine"
+        )
+    return needed
+
+
+def forecast(
+    network: Network,
+    task: Task,
+    problem: Problem,
+    *,
+    needed: float = 0.0,
+    baselines: bool = True,
+    ensemble: bool = False,
+    device: str = "cpu",
+) -> str:
+    """Say how long a reconstruction will take, and how much memory.
+
+    Parameters
+    ----------
+    network : Network
+        On `device`; for large images it is timed on a small part.
+    task : Task
+        Of the problem.
+    problem : Problem
+        What to reconstruct.
+    needed : float
+        Bytes, of `check_memory`.
+    baselines, ensemble, device
+        As for `svdinv.unroll.evaluation.reconstruction.reconstruct`.
+
+    Returns
+    -------
+    str
+        A line, with what makes it faster; empty if it is not worth a word.
+    """
+    effort = task.effort(problem)
+    classical = learned = 0.0
+    if effort is not None:
+        classical = effort.classical if baselines else 0.0
+        if effort.times > _WORTH:
+            began = time.monotonic()
+            reconstruct(network, effort.small, device)
+            learned = (time.monotonic() - began) * effort.times
+            learned *= VIEWS if ensemble else 1
+    if classical + learned <= _LONG and needed <= _MUCH:
+        return ""
+    line = f"This takes about {_span(classical + learned)} and {_gigabytes(needed)}"
+    faster = {
+        "--no-baselines": classical,
+        "no --ensemble": learned * (1 - 1 / VIEWS) if ensemble else 0.0,
+    }
+    name = max(faster, key=lambda each: faster[each])
+    if faster[name] > _LONG / 2:
+        line += f"; with {name} {_span(classical + learned - faster[name])}"
+    return f"{line}."
+
+
+def _gigabytes(count: float) -> str:
+    return f"{max(count, 1e8) / 1e9:.1f} GB"
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} seconds"

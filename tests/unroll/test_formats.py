@@ -1,0 +1,561 @@
+"""Series and k-space in the files of scanners and of other programs."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+
+import h5py
+import numpy as np
+import pytest
+from test_ismrmrd import header, lines
+from test_ismrmrd import write as write_ismrmrd
+
+from svdinv.unroll.data import dicom
+from svdinv.unroll.data.bart import read_bart, read_cfl, save_cfl
+from svdinv.unroll.data.formats import FORMATS, format_of
+from svdinv.unroll.data.measurements import read_mask
+from svdinv.unroll.data.nifti import read_nifti, save_nifti
+from svdinv.unroll.data.scans import Geometry, SeveralSlices
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.reading import fitting, read, task_of_file
+
+pydicom = pytest.importorskip("pydicom")
+nibabel = pytest.importorskip("nibabel")
+
+SIZE = (4, 18, 22)
+
+
+def read_input(path, **options):
+    task = task_of_file(path)
+    return task, read(path, task, task.options(**options))
+
+
+@pytest.fixture
+def series(rng):
+    return rng.integers(0, 1000, SIZE).astype(np.uint16)
+
+
+# DICOM
+
+
+def dicom_dataset(pixels, **values):
+    """A frame, or the frames of one file."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = MRImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = Dataset()
+    dataset.file_meta, dataset.preamble = meta, b"\0" * 128
+    dataset.SOPClassUID = MRImageStorage
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    dataset.SeriesInstanceUID = "1.2.3"
+    dataset.SeriesNumber = 7
+    dataset.SeriesDescription = "cine"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "M"]
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
+    if pixels.ndim == 3:
+        dataset.NumberOfFrames = len(pixels)
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation = 15, 0
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    dataset.ImagePositionPatient = [-100.0, -120.0, 30.0]
+    dataset.PixelSpacing = [1.5, 1.25]  # between rows, between columns
+    dataset.SliceThickness = 8
+    dataset.PixelData = np.ascontiguousarray(pixels, "<u2").tobytes()
+    for name, value in values.items():
+        if value is None:
+            delattr(dataset, name)
+        else:
+            setattr(dataset, name, value)
+    return dataset
+
+
+def dicom_folder(folder, series, names=None, **values):
+    """Frames in files whose names are in no order that helps."""
+    folder.mkdir(exist_ok=True)
+    order = np.random.default_rng(0).permutation(len(series))
+    for t, frame in enumerate(series):
+        own = {"TriggerTime": 40.0 * t, "InstanceNumber": t + 1, **values}
+        dataset = dicom_dataset(frame, **own)
+        prefix = names or "IM"
+        dataset.save_as(folder / f"{prefix}{order[t]}")
+    return folder
+
+
+def test_a_dicom_folder_is_sorted_by_trigger_time(tmp_path, series):
+    folder = dicom_folder(tmp_path / "scan", series, InstanceNumber=1)
+    (folder / "notes.txt").write_text("no image")
+    (folder / "empty").touch()
+    (folder / "sub").mkdir()
+    scan = dicom.read_dicom(folder)
+    np.testing.assert_array_equal(scan.array, series)
+    assert scan.array.dtype == np.complex64
+    assert scan.geometry.seconds == pytest.approx(0.04)
+    task, given = read_input(folder)
+    assert (task.kind, given.name, given.scale) == ("cine", "scan", series.max())
+    assert given.note.seconds == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("times", ["missing", "equal"])
+def test_without_trigger_times_by_instance_number(tmp_path, series, times):
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    for t, name in zip(range(4), "dbca", strict=True):
+        values = {"InstanceNumber": 10 * t}
+        if times == "equal":
+            values["TriggerTime"] = 0.0
+        elif t:  # one alone has it
+            values["TriggerTime"] = -40.0 * t
+        dicom_dataset(series[t], **values).save_as(folder / name)
+    np.testing.assert_array_equal(dicom.read_dicom(folder).array, series)
+
+
+def test_several_slices_are_listed(tmp_path, series):
+    folder = tmp_path / "scan"
+    for i, z in enumerate((50.0, 30.0)):
+        place = [-100.0, -120.0, z]
+        dicom_folder(folder, series + i, f"s{i}-", ImagePositionPatient=place)
+    with pytest.raises(SeveralSlices, match="choose one by slice, 0 to 1") as error:
+        dicom.read_dicom(folder)
+    assert "at 30.0 mm, 4 frames" in error.value.slices[0]
+    assert "at 50.0 mm" in error.value.slices[1]
+    np.testing.assert_array_equal(dicom.read_dicom(folder, slice=1).array, series)
+    assert dicom.read_dicom(folder, slice=1).geometry.affine[2, 3] == 50
+    with pytest.raises(ValueError, match=r"slice: must lie in \[0, 1\]"):
+        dicom.read_dicom(folder, slice=2)
+
+
+def test_phases_and_magnitudes_are_apart(tmp_path, series):
+    folder = dicom_folder(tmp_path / "scan", series)
+    dicom_folder(folder, series + 1, "p", ImageType=["ORIGINAL", "PRIMARY", "P"])
+    with pytest.raises(SeveralSlices):
+        dicom.read_dicom(folder)
+
+
+def test_rescaled_values(tmp_path, series):
+    dataset = dicom_dataset(series[0], RescaleSlope=0.5, RescaleIntercept=-3)
+    dataset.save_as(tmp_path / "a.dcm")
+    scan = dicom.read_dicom(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(scan.array, series[:1] * 0.5 - 3)
+
+
+def test_the_affine_is_that_of_ras(tmp_path, series):
+    """DICOM's x and y grow to the left and to the back."""
+    values = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
+    dicom_dataset(series[0], **values).save_as(tmp_path / "a.dcm")
+    affine = dicom.read_dicom(tmp_path / "a.dcm").geometry.affine
+    row, column = 3, 5
+    lps = np.array([-100, -120 + 1.25 * column, 30 - 1.5 * row])
+    found = affine @ [column, row, 0, 1]
+    np.testing.assert_allclose(found, [-lps[0], -lps[1], lps[2], 1])
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, 2]), 8)
+    assert np.linalg.det(affine[:3, :3]) > 0  # from LPS to RAS is a turn
+
+
+def test_a_file_of_several_frames(tmp_path, series):
+    """As of enhanced MR: what frames have of their own is in groups of their own."""
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    dataset = dicom_dataset(
+        series, ImagePositionPatient=None, PixelSpacing=None, SliceThickness=None
+    )
+    shared, measures = Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [1.5, 1.25], 8
+    shared.PixelMeasuresSequence = Sequence([measures])
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    groups = []
+    for t in range(len(series)):
+        group, place, beat, scale = Dataset(), Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = [0.0, 0.0, 10.0]
+        beat.NominalCardiacTriggerDelayTime = 30.0 * (3 - t)
+        scale.RescaleSlope, scale.RescaleIntercept = t + 1, 0
+        group.PlanePositionSequence = Sequence([place])
+        group.CardiacSynchronizationSequence = Sequence([beat])
+        group.PixelValueTransformationSequence = Sequence([scale])
+        groups.append(group)
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dataset.save_as(tmp_path / "many.dcm")
+    scan = dicom.read_dicom(tmp_path / "many.dcm")
+    factors = np.arange(1, 5)[:, None, None]
+    np.testing.assert_array_equal(scan.array, (series * factors)[::-1])
+    assert scan.geometry.seconds == pytest.approx(0.03)
+    np.testing.assert_allclose(scan.geometry.affine[:3, 3], [0, 0, 10])
+
+
+def test_big_endian_is_read(tmp_path, series):
+    from pydicom.uid import ExplicitVRBigEndian
+
+    dataset = dicom_dataset(series[0])
+    dataset.PixelData = series[0].astype(">u2").tobytes()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.save_as(tmp_path / "a.dcm")
+    scan = dicom.read_dicom(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(scan.array, series[:1])
+
+
+def test_dicom_that_cannot_be_read(tmp_path, series):
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGLSLossless
+
+    dataset = dicom_dataset(series[0])
+    dataset.PixelData = encapsulate([b"\0" * 64])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+    dataset.save_as(tmp_path / "packed.dcm")
+    cut = dicom_dataset(series[0])
+    cut.PixelData = cut.PixelData[:-100]
+    cut.save_as(tmp_path / "cut.dcm")
+    huge = dicom_dataset(series[0], Rows=65535, Columns=65535)
+    huge.save_as(tmp_path / "huge.dcm")
+    endless = dicom_dataset(series[0], NumberOfFrames=2_000_000_000)
+    endless.save_as(tmp_path / "endless.dcm")
+    colour = dicom_dataset(series[0], SamplesPerPixel=3)
+    colour.save_as(tmp_path / "colour.dcm")
+    (tmp_path / "none.dcm").write_bytes(b"no image at all" * 20)
+    report = dicom_dataset(series[0], Rows=None)
+    report.save_as(tmp_path / "report.dcm")
+    for name, complaint in (
+        ("packed", "cannot read .*packed.dcm as a DICOM file"),
+        ("cut", "cannot read .*cut.dcm as a DICOM file"),
+        ("huge", "huge.dcm cannot hold the 1 frames"),
+        ("endless", "endless.dcm cannot hold"),
+        ("colour", "in colour"),
+        ("none", "cannot read .*none.dcm"),
+        ("report", "holds no DICOM image"),
+        ("missing", "there is no file"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            read_input(tmp_path / f"{name}.dcm")
+
+
+def test_a_dicom_file_without_a_place(tmp_path, series):
+    values = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient"))
+    dicom_dataset(series[0], **values).save_as(tmp_path / "a")
+    assert dicom.read_dicom(tmp_path / "a").geometry is None
+
+
+# NIfTI
+
+AFFINE = np.array([[-1.5, 0, 0, 90], [0, 2, 0.5, -126], [0, 0, 8, -72], [0, 0, 0, 1.0]])
+
+
+def write_nifti(path, array, affine=AFFINE, **values):
+    image = nibabel.Nifti1Image(array, affine)
+    for name, value in values.items():
+        image.header[name] = value
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti(tmp_path, rng, suffix):
+    array = rng.integers(0, 99, (20, 16, 3, 5)).astype(np.int16)
+    path = write_nifti(tmp_path / f"a{suffix}", array)
+    with pytest.raises(SeveralSlices, match="3 slices; choose one by slice, 0 to 2"):
+        read_nifti(path)
+    scan = read_nifti(path, slice=2)
+    np.testing.assert_array_equal(scan.array, array[:, :, 2].T)
+    corner = scan.geometry.affine @ [4, 3, 0, 1]
+    np.testing.assert_allclose(corner, AFFINE @ [4, 3, 2, 1])
+    task, given = read_input(path, slice=1)
+    assert (task.kind, given.name) == ("cine", "a")
+    np.testing.assert_allclose(given.image * given.scale, array[:, :, 1].T, rtol=1e-6)
+
+
+def test_nifti_is_scaled_as_its_header_says(tmp_path, rng):
+    array = rng.integers(0, 99, (20, 16, 1, 5)).astype(np.int16)
+    path = write_nifti(tmp_path / "a.nii", array)
+    content = bytearray(path.read_bytes())
+    content[112:120] = struct.pack("<ff", 0.5, 3.0)  # scl_slope, scl_inter
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_nifti(path).array, array[:, :, 0].T * 0.5 + 3)
+
+
+def test_nifti_of_three_axes(tmp_path, rng):
+    array = rng.random((20, 16, 5)).astype(np.float32)
+    path = write_nifti(tmp_path / "a.nii", array)
+    assert read_nifti(path, slice=4).array.shape == (1, 16, 20)
+    found = read_nifti(path, time_axis=2).array
+    np.testing.assert_array_equal(found, array.T)
+    with pytest.raises(ValueError, match="time_axis: must be 3, or 2"):
+        read_nifti(path, time_axis=0)
+    flat = write_nifti(tmp_path / "b.nii", array[..., 0])
+    np.testing.assert_array_equal(read_nifti(flat).array[0], array[..., 0].T)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_nifti_there_and_back(tmp_path, rng, suffix, dtype):
+    series = rng.standard_normal(SIZE).astype(dtype)
+    path = tmp_path / f"a{suffix}"
+    save_nifti(path, series, Geometry(AFFINE, 0.05))
+    scan = read_nifti(path)
+    np.testing.assert_array_equal(scan.array, series)
+    np.testing.assert_allclose(scan.geometry.affine, AFFINE, atol=1e-5)
+    assert scan.geometry.seconds == pytest.approx(0.05)
+    first = path.read_bytes()
+    save_nifti(path, series, Geometry(AFFINE, 0.05))
+    assert path.read_bytes() == first
+    save_nifti(path, series)
+    assert int(nibabel.load(path).header["sform_code"]) == 0
+    with pytest.raises(ValueError, match=r"\(T, H, W\)"):
+        save_nifti(path, series[0])
+
+
+def test_nifti_that_cannot_be_true(tmp_path):
+    array = np.zeros((16, 16, 1, 3), np.float32)
+    path = write_nifti(tmp_path / "a.nii", array)
+    whole = path.read_bytes()
+
+    def changed(place, *values):
+        content = bytearray(whole)
+        form = f"<{len(values)}h"
+        content[place : place + struct.calcsize(form)] = struct.pack(form, *values)
+        return bytes(content)
+
+    huge = changed(40, 4, 32767, 32767, 1, 32767)
+    for name, content, complaint in (
+        ("a.nii", huge, "too small to hold"),
+        ("a.nii.gz", gzip.compress(huge), "too small to hold"),
+        ("a.nii", whole[:-1000], "too small to hold"),
+        ("a.nii", whole[:-10], "cannot read"),
+        ("a.nii", whole[:100], "cannot read"),
+        ("a.nii", changed(40, 4, 16, 16, 1, -3), "a.nii"),
+        ("a.nii", changed(40, 5, 16, 16, 1, 1, 3), r"\(x, y, slice, time\)"),
+        ("a.nii", changed(70, 128, 24), "dtype"),  # colours
+        ("a.nii", b"", "cannot read"),
+        ("a.nii.gz", b"no archive", "cannot read"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=complaint):
+            read_nifti(tmp_path / name)
+
+
+# BART
+
+
+def write_bart(path, array, *sizes):
+    array.astype("<c8").ravel(order="F").tofile(path)
+    text = " ".join(map(str, sizes or array.shape))
+    path.with_suffix(".hdr").write_text(f"# Dimensions\n{text}\n# Command\nphantom\n")
+    return path
+
+
+def complex_array(rng, *shape):
+    parts = rng.standard_normal((2, *shape)).astype(np.float32)
+    return parts[0] + 1j * parts[1]
+
+
+def bart_shape(width, height, partitions=1, coils=1, frames=1, slices=1):
+    return (width, height, partitions, coils, *[1] * 6, frames, 1, 1, slices, 1, 1)
+
+
+def test_k_space_of_bart(tmp_path, rng):
+    array = complex_array(rng, *bart_shape(20, 16, 1, 3, 4, 2))
+    array[:, ::3, ..., 1, :, :, :, :, :] = 0
+    path = write_bart(tmp_path / "ksp.cfl", array)
+    np.testing.assert_array_equal(read_cfl(path), array)
+    with pytest.raises(SeveralSlices, match="2 slices"):
+        read_bart(path)
+    scan = read_bart(path, slice=1)
+    expected = array[:, :, 0, :, 0, 0, 0, 0, 0, 0, :, 0, 0, 1, 0, 0]
+    np.testing.assert_array_equal(scan.array, np.transpose(expected, (3, 2, 1, 0)))
+    assert not scan.mask[1, ::3].any()
+    assert scan.mask.mean() == pytest.approx(1 - 6 / 64)
+
+
+def test_images_of_bart(tmp_path, rng):
+    array = complex_array(rng, *bart_shape(20, 16, 1, 1, 4))
+    path = write_bart(tmp_path / "img.cfl", array)
+    expected = np.squeeze(array).T
+    scan = read_bart(path)
+    np.testing.assert_array_equal(scan.array, expected)
+    assert scan.mask is None
+    task, given = read_input(path)
+    assert (task.kind, given.name, given.image.shape) == ("cine", "img", (4, 16, 20))
+    _, problem = read_input(path, holds="kspace")
+    assert isinstance(problem, Problem)
+    assert problem.y.shape == (4, 16, 20)
+    volume = complex_array(rng, *bart_shape(20, 16, 3))
+    scan = read_bart(write_bart(tmp_path / "v.cfl", volume), slice=2)
+    np.testing.assert_array_equal(scan.array, np.squeeze(volume)[..., 2].T[None])
+
+
+def test_bart_there_and_back(tmp_path, rng):
+    series = complex_array(rng, *SIZE)
+    save_cfl(tmp_path / "a.cfl", series)
+    np.testing.assert_array_equal(read_bart(tmp_path / "a.cfl").array, series)
+    assert read_cfl(tmp_path / "a.cfl").shape == bart_shape(22, 18, frames=4)
+    with pytest.raises(ValueError, match=r"\(T, H, W\)"):
+        save_cfl(tmp_path / "a.cfl", series[0])
+
+
+def test_bart_that_cannot_be_true(tmp_path, rng):
+    array = complex_array(rng, *bart_shape(20, 16, 1, 3, 4))
+    path = write_bart(tmp_path / "a.cfl", array)
+    for text, complaint in (
+        ("# Dimensions\n20 16 1 3 1 1 1 1 1 1 5\n", "bytes, and 20 x 16"),
+        (f"# Dimensions\n{' '.join(['999999999'] * 16)}\n", "has 30720 bytes"),
+        (f"# Dimensions\n{'9' * 5000}\n", "cannot read"),
+        ("# Dimensions\n20 -16\n", "1 to 16 dimensions"),
+        ("# Dimensions\n20 16.5\n", "cannot read"),
+        (f"# Dimensions\n{'1 ' * 17}\n", "1 to 16 dimensions"),
+        ("# Dimensions\n", "1 to 16 dimensions"),
+        ("", "1 to 16 dimensions"),
+        ("20 16 1 3 4\n", "dimension 4 is 4"),
+        ("20 16 12\n", "images of one coil"),
+    ):
+        path.with_suffix(".hdr").write_text(text)
+        match = complaint
+        if text.endswith(" 12\n"):
+            with pytest.raises(ValueError, match="three dimensions"):
+                read_bart(path, holds="kspace")
+            assert read_bart(path, slice=11).array.shape == (1, 16, 20)
+            continue
+        with pytest.raises(ValueError, match=match):
+            read_bart(path)
+    write_bart(path, array)
+    with pytest.raises(ValueError, match="holds: must be one of kspace, image"):
+        read_bart(path, holds="maps")
+    with pytest.raises(ValueError, match="one coil"):
+        read_bart(path, holds="image")
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="30712 bytes"):
+        read_bart(path)
+    path.with_suffix(".hdr").unlink()
+    with pytest.raises(ValueError, match=r"no file .*a\.hdr"):
+        read_bart(path)
+
+
+# fastMRI and ISMRMRD
+
+
+def write_fastmri(path, **datasets):
+    with h5py.File(path, "w") as file:
+        for name, array in datasets.items():
+            file[name] = array
+    return path
+
+
+def test_a_slice_of_fastmri_is_a_frame(tmp_path, rng):
+    kspace = complex_array(rng, 3, 18, 16)
+    kspace[..., 12:] = 0
+    path = write_fastmri(
+        tmp_path / "a.h5", kspace=kspace, reconstruction_esc=np.ones((3, 9, 9))
+    )
+    assert format_of(path).name == "fastMRI"
+    with pytest.raises(SeveralSlices):
+        read_input(path)
+    task, problem = read_input(path, slice=1)
+    assert (task.kind, problem.setting) == ("cine", "as measured")
+    assert problem.y.shape == (1, 18, 16)  # of one coil
+    assert problem.truth is None
+    np.testing.assert_array_equal(problem.A.mask[0], kspace[1] != 0)
+    np.testing.assert_allclose(problem.y[0] * problem.scale, kspace[1], rtol=1e-5)
+    assert fitting(path, task, problem) == ("slice",)
+
+
+def test_oversampling_and_mask_of_fastmri(tmp_path, rng):
+    kspace = complex_array(rng, 1, 2, 36, 16)
+    mask = np.arange(16) % 2 == 0
+    path = write_fastmri(
+        tmp_path / "a.h5",
+        kspace=kspace * mask,
+        mask=mask,
+        ismrmrd_header=header(16, 36, oversampling=2),
+    )
+    scan = format_of(path).read(path)
+    assert scan.array.shape == (1, 2, 18, 16)
+    np.testing.assert_array_equal(scan.mask, np.broadcast_to(mask, (1, 18, 16)))
+    with h5py.File(path, "r+") as file:
+        del file["ismrmrd_header"]
+        file["ismrmrd_header"] = header(16, 40, oversampling=2)
+    with pytest.raises(ValueError, match="the header says 40 samples"):
+        format_of(path).read(path)
+
+
+def test_ismrmrd_is_measured(tmp_path, rng):
+    kspace = complex_array(rng, 3, 1, 16, 18)
+    readouts = [*lines(kspace, slice=2), *lines(2 * kspace, slice=5)]
+    path = write_ismrmrd(tmp_path / "a.h5", header(16, 18, centre=8), readouts)
+    assert format_of(path).name == "ISMRMRD"
+    with pytest.raises(SeveralSlices, match="0 to 1"):
+        read_input(path)
+    task, problem = read_input(path, slice=1)
+    assert (task.kind, problem.y.shape) == ("cine", (3, 16, 18))
+    np.testing.assert_allclose(
+        problem.y * problem.scale, 2 * kspace[:, 0], rtol=1e-5, atol=1e-5
+    )
+    named = write_ismrmrd(
+        tmp_path / "b.h5", header(16, 18, centre=8), lines(kspace), group="scan"
+    )
+    assert read_input(named)[1].A.mask.all()
+
+
+@pytest.mark.parametrize("name", ["kspace", "mask"])
+def test_links_of_fastmri_to_other_files_are_not_followed(tmp_path, rng, name):
+    write_fastmri(tmp_path / "b.h5", x=np.ones((2, 18, 16)))
+    kspace = complex_array(rng, 2, 18, 16)
+    path = write_fastmri(tmp_path / "a.h5", kspace=kspace, reconstruction=kspace.real)
+    with h5py.File(path, "r+") as file:
+        if name in file:
+            del file[name]
+        file[name] = h5py.ExternalLink("b.h5", "x")
+    with pytest.raises(ValueError, match="lies in another file"):
+        read_input(path, slice=0)
+
+
+# All of them
+
+
+def test_options_of_another_format_are_refused(tmp_path, series):
+    save_nifti(tmp_path / "a.nii", series)
+    np.save(tmp_path / "a.npy", series)
+    np.save(tmp_path / "m.npy", np.ones((18, 22, 4)))
+    for path, options in (
+        (tmp_path / "a.nii", {"key": "x"}),
+        (tmp_path / "a.nii", {"holds": "image"}),
+        (tmp_path / "a.npy", {"slice": 0}),
+        ("cine", {"slice": 0}),
+    ):
+        (name,) = options
+        with pytest.raises(ValueError, match=f"{name}: has no use"):
+            read_input(path, **options)
+    # The axis of a mask.
+    assert read_input("cine", time_axis=2, mask=str(tmp_path / "m.npy"))
+
+
+def test_every_format_names_options_that_there_are():
+    from svdinv.unroll.tasks.cine import CineOptions
+
+    for each in FORMATS:
+        assert set(each.takes) <= set(CineOptions.reading())
+
+
+def test_masks_of_files_with_several_arrays(tmp_path):
+    mask = np.eye(20) > 0
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["kspace"], file["mask"] = np.ones((20, 20)), mask
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.h5"), mask)
+    np.savez(tmp_path / "m.npz", a=mask, b=mask)
+    with pytest.raises(ValueError, match="none called mask, of a"):
+        read_mask(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("a.nii", "nibabel"), ("a.dcm", "pydicom")]
+)
+def test_missing_packages_are_named(tmp_path, name, module, monkeypatch, series):
+    import sys
+
+    (tmp_path / name).touch()
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"{module} .*svdinv\[mri\]"):
+        read_input(tmp_path / name)
