@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from svdinv import __version__
-from svdinv.cli import compare, data, demo, evaluate, info, reconstruct, train
+from svdinv.cli import compare, data, demo, evaluate, fit, info, reconstruct, train
 from svdinv.cli.arguments import Parser, complain
 
 __all__ = ["main"]
@@ -100,6 +100,6 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="command", parser_class=Parser
     )
-    for command in (demo, reconstruct, train, evaluate, compare, data, info):
+    for command in (demo, reconstruct, fit, train, evaluate, compare, data, info):
         command.add(commands)
     return parser

@@ -26,12 +26,13 @@ __all__ = [
     "add_computing",
     "add_task_options",
     "complain",
-    "duration",
     "filled",
     "naming_flags",
     "natural",
     "need",
+    "not_negative",
     "positive",
+    "positive_number",
     "rate",
     "refuse_options",
     "same_file",
@@ -350,11 +351,19 @@ def rate(text: str) -> float:
     return value
 
 
-def duration(text: str) -> float:
-    """Read a length of time."""
+def positive_number(text: str) -> float:
+    """Read a number that is positive, such as a length of time."""
     value = _number(text)
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """Read a number that is not negative."""
+    value = _number(text)
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
     return value
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from svdinv.cli.arguments import (
     NETWORKS,
     Subparsers,
-    duration,
     folder,
     natural,
     need,
     positive,
+    positive_number,
     rate,
     writable_folder,
 )
@@ -58,7 +58,7 @@ def add(commands: Subparsers) -> None:
     )
     demo.add_argument(
         "--minutes",
-        type=duration,
+        type=positive_number,
         default=2.0,
         help="wall-clock cap of each of the two trainings, should the machine be slow",
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -22,11 +23,11 @@ from svdinv.unroll.evaluation.evaluation import (
 )
 from svdinv.unroll.evaluation.inference import NAMES, apply, parts, start
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Task
+from svdinv.unroll.tasks.task import Method, Task
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.run import interrupts
 
-__all__ = ["Files", "files", "reconstruct"]
+__all__ = ["Files", "Watch", "compare", "files", "reconstruct"]
 
 
 class Files(NamedTuple):
@@ -129,7 +130,66 @@ def reconstruct(
     if baselines:
         methods |= start(network, device)
     steps = len(methods) + parts(network, task, problem, ensemble=ensemble)
-    width = 2 + max(18, *map(len, task.baselines()))
+    options: Any = {"ensemble": ensemble, "device": device}
+
+    def last(watch: Watch) -> Method:
+        return partial(apply, network, task, on_part=watch.advance, **options)
+
+    return compare(task, problem, methods, {NAMES[ensemble]: last}, written, steps)
+
+
+class Watch(NamedTuple):
+    """What a method that takes long is given.
+
+    Attributes
+    ----------
+    advance : callable
+        To be called after each part of the work; raises KeyboardInterrupt when the
+        user wants an end.
+    interrupted : callable
+        Tells whether the user does.
+    """
+
+    advance: Callable[[], None]
+    interrupted: Callable[[], bool]
+
+
+def compare(
+    task: Task,
+    problem: Problem,
+    methods: Mapping[str, Method],
+    last: Mapping[str, Callable[[Watch], Method]],
+    written: Files,
+    steps: int,
+) -> bool:
+    """Apply methods, print how they did, and write the image of the last one.
+
+    Parameters
+    ----------
+    task : Task
+        Of the problem.
+    problem : Problem
+        What to reconstruct.
+    methods : mapping of str to callable
+        What it is compared with.
+    last : mapping of str to callable
+        One method by its name, made of a `Watch`.
+    written : Files
+        Where to.
+    steps : int
+        Parts of the work: one for each of `methods`, and those of the last.
+
+    Returns
+    -------
+    bool
+        False if Ctrl-C ended it; nothing is written then.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    """
+    width = 2 + max(18, *map(len, [*task.baselines(), *last]))
     entries: list[Entry] = []
     with (
         interrupts() as interrupted,
@@ -142,12 +202,10 @@ def reconstruct(
             if interrupted():
                 raise KeyboardInterrupt
 
-        last = NAMES[ensemble]
-        methods[last] = partial(
-            apply, network, task, ensemble=ensemble, device=device, on_part=advance
-        )
+        watch = Watch(advance, interrupted)
+        every = {**methods, **{name: make(watch) for name, make in last.items()}}
         try:
-            for name, method in methods.items():
+            for name, method in every.items():
                 bar.set_description(name)
                 row, entry = applied(name, method, task, problem)
                 if not entries:
@@ -155,7 +213,7 @@ def reconstruct(
                     bar.write(head, file=sys.stdout)
                 bar.write(_told(row, width), file=sys.stdout)
                 entries.append(entry)
-                if name != last:
+                if name not in last:
                     advance()
         except KeyboardInterrupt:
             return False

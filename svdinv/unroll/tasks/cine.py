@@ -48,6 +48,7 @@ from svdinv.unroll.display.pictures import (
     save_picture,
 )
 from svdinv.unroll.metrics import SERIES, psnr, snr
+from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI, TemporalFourier
 from svdinv.unroll.priors import Casorati, LocalLowRank, Sparse
 from svdinv.unroll.problem import Problem
@@ -569,6 +570,11 @@ class Cine(Task):
             "L+S": low_rank_plus_sparse,
             "local low-rank": local_low_rank,
         }
+
+    def begun(self, problem: Problem) -> Any:
+        """Give what low rank in blocks makes of it: the start of an LLS-Net."""
+        recipe = LLS(static=12, start=(20, 60))
+        return np.asarray(recipe.begin(problem.single())["x"][0])
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror a series along its rows, its columns and in time, in all eight ways.

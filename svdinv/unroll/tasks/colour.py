@@ -82,9 +82,9 @@ class ColourOptions(Options):
     rate: float | None = option(
         None,
         "sampling rate, the part of the values of a picture that is sampled "
-        "(default 0.4)",
+        "(default 0.4; 1 for all, such as with noise)",
         low=0.01,
-        high=0.99,
+        high=1.0,
         plural="rates",
     )
     mask: str | None = option(
@@ -322,7 +322,10 @@ class Colour(Task):
         else:
             rate = 0.4 if options.rate is None else options.rate
             rng = np.random.default_rng(options.seed)
-            mask = channels_first(uniform_mask((height, width, channels), rate, rng))
+            mask = np.ones(truth.shape, bool)
+            if rate < 1:
+                drawn = uniform_mask((height, width, channels), rate, rng)
+                mask = channels_first(drawn)
             setting = f"rate {rate:g}"
         samples = np.where(mask, truth, np.float32(0))
         problem = Problem(
@@ -339,6 +342,12 @@ class Colour(Task):
             "SVT completion": svt_completion,
             "biharmonic": biharmonic,
         }
+
+    def unsampled(self, options: Any) -> Any:
+        """Sample all of a picture where only noise was asked for: denoising."""
+        given = options.rate, options.mask
+        alone = options.noise and given == (None, None)
+        return replace(options, rate=1.0) if alone else options
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror and turn a colour image in all eight ways.

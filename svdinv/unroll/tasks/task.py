@@ -376,6 +376,17 @@ class Task:
         """Give the classical methods by name, the cheapest first."""
         raise NotImplementedError
 
+    def unsampled(self, options: Any) -> Any:
+        """Give the options of an image that is fitted where only noise was asked for.
+
+        By default as they are.
+        """
+        return options
+
+    def begun(self, problem: Problem) -> Arrays | None:
+        """Give an image for `svdinv fit` to begin with, or None for nothing."""
+        return None
+
     def views(self, problem: Problem) -> Iterator[View]:
         """Give eight equivalent problems, mirrored for example."""
         raise NotImplementedError

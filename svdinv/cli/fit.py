@@ -1,0 +1,263 @@
+"""``svdinv fit``: pictures or series by an untrained network, fitted to the one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svdinv.cli.arguments import (
+    NETWORKS,
+    Subparsers,
+    add_computing,
+    add_task_options,
+    filled,
+    folder,
+    naming_flags,
+    need,
+    not_negative,
+    positive,
+    positive_number,
+    refuse_options,
+    same_file,
+    task_options,
+    writable_folder,
+)
+
+if TYPE_CHECKING:
+    from svdinv.unroll.problem import Problem
+    from svdinv.unroll.tasks.task import Task
+    from svdinv.unroll.untrained import Options
+
+__all__ = ["add", "run"]
+
+_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
+_PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
+_RULES = ("held-out", "variance", "discrepancy", "sure", "none")
+
+_EPILOG = """\
+examples:
+  svdinv fit coffee --rate 0.1                 a tenth of the values of a photograph
+  svdinv fit cat.jpg --noise 0.1               all of them, with noise
+  svdinv fit cat.jpg --noise 0.1 --tv 0.02 --prior deep-decoder
+  svdinv fit scan.npz --mask radial --prior bilinear
+  svdinv fit raw.h5 --stop held-out            k-space as it was measured
+
+The image is what a network makes of noise; its weights are fitted to this one
+measurement, and no other image is used. --prior says which network, --stop how the fit
+knows when it has begun to fit noise. Written are the reconstruction, a picture that
+compares, an animation of series, and a table of the fit (.csv). Ctrl-C keeps the best
+so far. With --checkpoint the same command goes on where it was killed.
+"""
+
+
+def add(commands: Subparsers) -> None:
+    """Declare the command."""
+    fit = commands.add_parser(
+        "fit",
+        help="reconstruct with an untrained network, fitted to the one image",
+        description=(
+            "Reconstruct a picture or a series with a network that has never seen\n"
+            "another: its weights are fitted to this measurement alone."
+        ),
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fit.set_defaults(parser=fit, run=run)
+    fit.add_argument(
+        "input",
+        metavar="INPUT",
+        type=filled,
+        help="as for 'svdinv reconstruct'",
+    )
+    fit.add_argument(
+        "--prior",
+        type=filled,
+        default="dip",
+        help=f"the network: {', '.join(_PRIORS)} (default dip; the last two for "
+        "series), or package.module:Class",
+    )
+    add_task_options(fit, several=False)
+    fit.add_argument(
+        "--stop",
+        choices=_RULES,
+        default="held-out",
+        help="when to end: least error of a twentieth of the data that is held out "
+        "(default); least variance of the iterates; data fitted as well as the noise "
+        "allows; least risk by Stein's estimate, in twice the time; at the end",
+    )
+    fit.add_argument(
+        "--deviation",
+        type=positive_number,
+        help="standard deviation of the noise in the data, for --stop discrepancy and "
+        "sure (default: --noise)",
+    )
+    fit.add_argument(
+        "--iterations", type=positive, default=2000, help="at most (default 2000)"
+    )
+    fit.add_argument(
+        "--learning-rate", type=positive_number, default=0.01, help="(default 0.01)"
+    )
+    fit.add_argument(
+        "--tv",
+        type=not_negative,
+        default=0.0,
+        metavar="WEIGHT",
+        help="weight of the total variation, as beside half the squared distance "
+        "(default 0)",
+    )
+    fit.add_argument(
+        "--low-rank",
+        type=not_negative,
+        default=0.0,
+        metavar="WEIGHT",
+        help="weight of the nuclear norm, frames x pixels, of series (default 0)",
+    )
+    fit.add_argument(
+        "--start",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="add the network to a classical reconstruction, for series (default yes)",
+    )
+    fit.add_argument(
+        "--baselines",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="compare with classical methods (default: with the simplest alone)",
+    )
+    fit.add_argument(
+        "--checkpoint",
+        type=folder,
+        metavar="FILE",
+        help="write the state of the fit to it every minute, and go on from it",
+    )
+    fit.add_argument(
+        "--output",
+        type=folder,
+        default=Path("svdinv-output"),
+        metavar="PATH",
+        help="as for 'svdinv reconstruct' (default svdinv-output)",
+    )
+    add_computing(fit)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check all that can be checked, then fit."""
+    parser = arguments.parser
+    need(parser, _NEEDS, "train")
+
+    import torch
+
+    from svdinv.unroll.evaluation.fitting import fitted
+    from svdinv.unroll.evaluation.inference import device_of
+    from svdinv.unroll.evaluation.reconstruction import files
+    from svdinv.unroll.problem import Problem
+    from svdinv.unroll.tasks.reading import fitting, read, task_of_file
+    from svdinv.unroll.untrained.presets import generator_for
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    source = arguments.input
+    try:
+        device = device_of(arguments.device)
+        task = task_of_file(source)
+        settings = task_options(arguments, task, f"{source} is one of {task.images}")
+        with naming_flags(arguments, task):
+            given = read(source, task, settings)
+        measured = isinstance(given, Problem)
+        if isinstance(given, Problem):
+            but = fitting(source, task, given)
+            refuse_options(arguments, task, f"{source} is measured already", but=but)
+            problem = given
+        else:
+            with naming_flags(arguments, task):
+                problem = task.measure(given, task.unsampled(settings))
+        try:
+            generator = generator_for(arguments.prior, problem)
+        except ValueError as error:
+            raise ValueError(f"argument --prior: {error}") from error
+        noise = None if measured else getattr(settings, "noise", None)
+        options = _options(arguments, task, problem, noise)
+        written = files(arguments.output, task, problem.name)
+        table = written.panel.with_name(
+            written.panel.name.replace("-panel.png", "-fit.csv")
+        )
+        for path in (*written, table):
+            if path is not None and same_file(path, source):
+                raise ValueError(f"argument --output: would replace {path}")
+        exact = not measured and not noise and problem.A.tight
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        parser.error(str(error))
+    writable_folder(parser, "--output", written.image.parent)
+    if arguments.checkpoint is not None:
+        writable_folder(parser, "--checkpoint", arguments.checkpoint.parent)
+    print(
+        f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
+        f"{arguments.seed}\n",
+        flush=True,
+    )
+    try:
+        done = fitted(
+            task,
+            problem,
+            generator,
+            options,
+            written,
+            table,
+            start=arguments.start,
+            exact=exact,
+            baselines=arguments.baselines,
+            checkpoint=arguments.checkpoint,
+            device=device,
+        )
+    except (ValueError, FloatingPointError) as error:
+        parser.error(str(error))
+    if not done:
+        print("Interrupted: nothing was written.")
+        return 130
+    print("\n" + "\n".join(f"Written: {path}" for path in (*written, table) if path))
+    return 0
+
+
+def _options(
+    arguments: argparse.Namespace, task: Task, problem: Problem, noise: Any
+) -> Options:
+    """Make options of the fit of those of the command line."""
+    from svdinv.unroll.priors import Casorati, HuberVariation
+    from svdinv.unroll.untrained import (
+        SURE,
+        Discrepancy,
+        HeldOut,
+        MovingVariance,
+        Options,
+    )
+
+    deviation = arguments.deviation or noise
+    if arguments.stop in ("discrepancy", "sure"):
+        if not deviation:
+            raise ValueError(f"argument --stop: {arguments.stop} needs --deviation")
+        kind = Discrepancy if arguments.stop == "discrepancy" else SURE
+        rule: Any = kind(deviation=deviation)
+    else:
+        if arguments.deviation:
+            raise ValueError(
+                f"argument --deviation: has no use, for --stop {arguments.stop}"
+            )
+        rule = {"held-out": HeldOut(), "variance": MovingVariance(), "none": None}
+        rule = rule[arguments.stop]
+    if arguments.low_rank and not task.moving:
+        raise ValueError(f"argument --low-rank: has no use, for {task.images}")
+    if arguments.low_rank and arguments.tv:
+        raise ValueError("argument --low-rank: not allowed with --tv")
+    prior: Any = None
+    if arguments.tv:
+        prior = HuberVariation(arguments.tv, 0.01)
+    elif arguments.low_rank:
+        prior = Casorati(arguments.low_rank)
+    return Options(
+        iterations=arguments.iterations,
+        rate=arguments.learning_rate,
+        rule=rule,
+        prior=prior,
+        seed=arguments.seed % 2**31,
+    )

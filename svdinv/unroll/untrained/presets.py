@@ -1,0 +1,94 @@
+"""Untrained priors by name, of a size that fits a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from svdinv.unroll.arrays import is_complex, namespace
+from svdinv.unroll.networks import (
+    Bilinear,
+    Decoder,
+    Generator,
+    LowRankAndSparse,
+    Recipe,
+    Skip,
+)
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.task import named
+
+__all__ = ["PRIORS", "generator_for"]
+
+_SCALES = 5
+
+
+def _dip(common: dict[str, Any], scales: int) -> Recipe:
+    return Skip(features=(32,) * scales, skips=(4,) * scales, **common)
+
+
+def _deep_decoder(common: dict[str, Any], scales: int) -> Recipe:
+    return Decoder(features=(64,) * scales, depth=64, **common)
+
+
+def _conv_decoder(common: dict[str, Any], scales: int) -> Recipe:
+    return Decoder(features=(64,) * scales, depth=64, side=3, **common)
+
+
+def _bilinear(common: dict[str, Any], scales: int) -> Recipe:
+    space = Decoder(features=(64,) * scales)
+    return Bilinear(space=space, rank=8, depth=64, **common)
+
+
+def _low_rank_and_sparse(common: dict[str, Any], scales: int) -> Recipe:
+    low_rank = Bilinear(space=Decoder(features=(64,) * scales), rank=4)
+    sparse = Decoder(features=(32,) * scales)
+    return LowRankAndSparse(low_rank=low_rank, sparse=sparse, depth=64, **common)
+
+
+PRIORS: dict[str, Callable[[dict[str, Any], int], Recipe]] = {
+    "dip": _dip,
+    "deep-decoder": _deep_decoder,
+    "conv-decoder": _conv_decoder,
+    "bilinear": _bilinear,
+    "low-rank-and-sparse": _low_rank_and_sparse,
+}
+"""Generators by the names of the command line; the last two are of series."""
+
+
+def generator_for(name: str, problem: Problem) -> Recipe:
+    """Make a generator for a problem.
+
+    Parameters
+    ----------
+    name : str
+        One of `PRIORS`, or ``package.module:Class`` of a `Generator` of one's own,
+        which is given `images` and `channels`.
+    problem : Problem
+        Of one image, (C, H, W) real or (T, H, W) complex.
+
+    Returns
+    -------
+    Recipe
+        With as many scales as the image has room for.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, or it is not for such images.
+    """
+    x = problem.adjoint()
+    if len(x.shape) != 3:
+        raise ValueError(f"the image must have three axes, got {tuple(x.shape)}")
+    series = is_complex(x, namespace(x))
+    channels, H, W = x.shape
+    common: dict[str, Any] = {"channels": int(channels)}
+    common["images"] = "series" if series else "image"
+    scales = 1
+    while scales < _SCALES and min(H, W) >= 8 * 2**scales:
+        scales += 1
+    if name not in PRIORS:
+        found: Recipe = named(name, Generator, dict.fromkeys(PRIORS, Skip))(**common)
+        return found
+    if not series and name in ("bilinear", "low-rank-and-sparse"):
+        raise ValueError(f"{name} is for series, not for images with channels")
+    return PRIORS[name](common, scales)
