@@ -40,6 +40,7 @@ class _Namespace:
         eigh = staticmethod(jax_kernels.eigh)
 
     decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
+    mapped = staticmethod(jax.vmap)
 
     @property
     def double_precision(self) -> bool:
