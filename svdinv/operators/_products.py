@@ -59,7 +59,8 @@ class Products:
         """Give A^H Y for Y of shape (m, l)."""
         if self.as_matrix:
             return self._checked(self.A.rmatmat(cast(Y, self.given, self.xp)))
-        X = self._applied(1, Y, self.data_shape or (Y.shape[0],))
+        shape = (Y.shape[0],) if self.data_shape is None else self.data_shape
+        X = self._applied(1, Y, shape)
         if tuple(X.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"the adjoint must give the shape of like, {self.image_shape}, got "

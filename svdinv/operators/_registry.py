@@ -64,6 +64,41 @@ Raises
 ------
 TypeError, ValueError
     As `hermitian_map`""",
+    "jacobian_svd": """\
+rank : int
+    Number r of triplets, from 1 to min(m, n).
+oversampling : int, optional
+    Further columns of the random matrix.
+power : int, optional
+    Number of iterations: 2 power + 2 products with each of l = rank + oversampling
+    vectors leave an error of s_j of (s_(l+1) / s_j)^(4 power + 2), relative to it.
+seed : optional
+    As for `svd_lowrank`.
+chunk : int, optional
+    Products to be computed at once, all by default: a bound on the memory.
+
+Returns
+-------
+SVDResult
+    Named tuple ``(U, S, Vh)`` of J = df / dtheta with shapes (m, r), (r,), (r, n),
+    for the m elements of ``f(theta)`` and the n of `theta`, one behind the other.
+
+Raises
+------
+TypeError
+    If `theta` or ``f(theta)`` is not real floating point of one dtype.
+ValueError
+    If `rank` is above min(m, n), or `oversampling` or `power` is negative.
+
+See Also
+--------
+Jacobian : The products, for `svd_residual`, which bounds the error.
+
+Notes
+-----
+The Jacobian is never formed. `svd_lowrank` takes products with it and its
+transpose, by forward and reverse mode: exact, unlike differences. Nothing is
+differentiated through the result.""",
     # Of the functions `svd` of the frameworks.
     "full_matrices": """\
 full_matrices : bool, optional
