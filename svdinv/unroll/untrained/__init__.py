@@ -1,0 +1,1 @@
+"""Untrained priors: an image as the output of a network that is fitted to its data."""
