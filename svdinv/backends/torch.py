@@ -19,7 +19,7 @@ from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, in_front, padded, some
 from svdinv.kernels import operations
 
-__all__ = ["Jacobian", "TorchBackend", "without_autocast"]
+__all__ = ["Jacobian", "TorchBackend", "as_vector", "leaves_of", "without_autocast"]
 
 # LAPACK and cuSOLVER have no half precision.
 _COMPUTED_IN = {
@@ -235,6 +235,23 @@ class TorchBackend(Backend):
         return None if inner is None else (inner, torch.finfo(dtype).eps)
 
 
+def leaves_of(theta: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
+    """Give the tensors of parameters, and what makes such parameters of others."""
+    if isinstance(theta, Tensor):
+        return [theta], lambda leaves: leaves[0]
+    if isinstance(theta, Mapping):
+        names = list(theta)
+        return list(theta.values()), lambda leaves: dict(
+            zip(names, leaves, strict=True)
+        )
+    return list(theta), list
+
+
+def as_vector(leaves: list[Tensor]) -> Tensor:
+    """Put tensors one behind the other, without their derivatives."""
+    return torch.cat([t.detach().reshape(-1) for t in leaves])
+
+
 class Jacobian:
     """Products with the Jacobian of a function, of batches of vectors at once.
 
@@ -264,15 +281,7 @@ class Jacobian:
         self, f: Callable[[Any], Tensor], theta: Any, chunk: int | None = None
     ) -> None:
         self._f, self._chunk = f, chunk
-        if isinstance(theta, Tensor):
-            leaves = [theta]
-            self._rebuilt = lambda parts: parts[0]
-        elif isinstance(theta, Mapping):
-            names, leaves = list(theta), list(theta.values())
-            self._rebuilt = lambda parts: dict(zip(names, parts, strict=True))
-        else:
-            leaves = list(theta)
-            self._rebuilt = list
+        leaves, self._rebuilt = leaves_of(theta)
         kinds = {(t.dtype, t.device) for t in leaves}
         if len(kinds) != 1 or not leaves[0].is_floating_point():
             raise TypeError(
@@ -280,7 +289,7 @@ class Jacobian:
                 f"device, got {sorted(map(str, kinds))}"
             )
         self._shapes = [t.shape for t in leaves]
-        self.at = torch.cat([t.detach().reshape(-1) for t in leaves])
+        self.at = as_vector(leaves)
         with torch.no_grad():
             self.value, self._pull = torch.func.vjp(self._flat, self.at)
 
