@@ -293,11 +293,11 @@ class Jacobian:
         _, self._pull = jax.vjp(flat, self.at)
 
     def forward(self, V: Any) -> Any:
-        """J v for each of (l, n)."""
+        """Give J v for each of a block of v, shape (l, n)."""
         return _each(self._push, V, self._chunk)
 
     def adjoint(self, U: Any) -> Any:
-        """J^T u for each of (l, *the shape of f)."""
+        """Give the transpose of J times u, for each of a block of u."""
         return _each(self._pull, U, self._chunk)[0]
 
 

@@ -305,11 +305,11 @@ class Jacobian:
         return y
 
     def forward(self, V: Tensor) -> Tensor:
-        """J v for each of (l, n)."""
+        """Give J v for each of a block of v, shape (l, n)."""
         return self._each(lambda v: torch.func.jvp(self._flat, (self.at,), (v,))[1], V)
 
     def adjoint(self, U: Tensor) -> Tensor:
-        """J^T u for each of (l, *the shape of f)."""
+        """Give the transpose of J times u, for each of a block of u."""
         return self._each(lambda u: self._pull(u)[0], U)
 
     def _each(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:

@@ -155,9 +155,9 @@ def svd_residual(
 ) -> Array:
     """Bounds on the errors of singular values, from the residuals of their triplets.
 
-    For unit vectors, A has a singular value within
+    For unit vectors, A has a singular value within ::
 
-        sqrt((|A v_j - s_j u_j|^2 + |A^H u_j - s_j v_j|^2) / 2)
+        sqrt((norm(A v_j - s_j u_j)^2 + norm(A^H u_j - s_j v_j)^2) / 2)
 
     of s_j, whatever the triplet was computed by [1]_; 0 counts as one of a matrix that
     is not square. For orthonormal U and V, all r of them are matched at once, within

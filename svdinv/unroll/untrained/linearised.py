@@ -2,21 +2,18 @@
 
 Around fitted parameters theta*, images are x(theta) = x* + J (theta - theta*), with the
 Jacobian J of the network. A Gaussian prior on theta makes one of images, and Gaussian
-noise a posterior in closed form [1]_. With J = U S V^T of low rank, all that is needed
-lives in r dimensions: the prior of x is that of mu + U S c for c ~ N(0, I / precision),
-and for data y = A x + noise the posterior of c is Gaussian with the covariance
+noise a posterior in closed form (J. Antorán, R. Barbano, J. Leuschner, J. M. Hernández-
+Lobato and B. Jin, "Uncertainty estimation for computed tomography with a linearised
+deep image prior", Transactions on Machine Learning Research, 2023). With J = U S V^T
+of low rank, all that is needed lives in r dimensions: the prior of x is that of
+mu + U S c for c ~ N(0, I / precision), and for data y = A x + noise the posterior of c
+is Gaussian with the covariance ::
 
     (precision I + K^T K / noise^2)^-1,    K = A U S.
 
 What the truncation neglects is the variance of the prior along the discarded singular
 vectors: what data say of these is not used, and standard deviations are too small by
 that part. `Linearised.neglected` estimates how much it is.
-
-References
-----------
-.. [1] J. Antorán, R. Barbano, J. Leuschner, J. M. Hernández-Lobato and B. Jin,
-   "Uncertainty estimation for computed tomography with a linearised deep image prior",
-   Transactions on Machine Learning Research, 2023.
 """
 
 from __future__ import annotations
@@ -97,8 +94,8 @@ class Linearised:
 
         Returns
         -------
-        Tensor, shape (count, *image.shape)
-            Independent.
+        Tensor
+            Independent, one along the first axis.
         """
         shape = (self.S.shape[0], count)
         device = self.S.device

@@ -1,32 +1,28 @@
 """Why an untrained convolutional generator prefers smooth signals.
 
-The two-layer generator of Heckel and Soltanolkotabi [1]_ [2]_ makes a signal of n
-samples from coefficients C, shape (n, k), of which alone it is a function:
+The two-layer generator of Heckel and Soltanolkotabi ("Denoising and regularization via
+exploiting the structural bias of convolutional generators", ICLR 2020; "Compressive
+sensing with un-trained neural networks: gradient descent finds a smooth
+approximation", ICML 2020) makes a signal of n samples from coefficients C, shape
+(n, k), of which alone it is a function::
 
     G(C) = ReLU(U C) v,    v = (1, ..., 1, -1, ..., -1) / sqrt(k).
 
 U is a circular convolution with a fixed kernel u. With D = [U C > 0], the Jacobian J of
-G in C has
+G in C has ::
 
     J J^T = (D D^T / k) * (U U^T)    (elementwise product),
 
 because the column of C with the index l moves G along v_l diag(D_l) U. For a Gaussian
 C, entries of D D^T / k are means over k columns of the event that two Gaussians with
-the correlation rho_ij = <u_i, u_j> / |u|^2 are both positive, whose probability is
+the correlation rho_ij = <u_i, u_j> / <u, u> are both positive, whose probability is
 (1 - arccos(rho_ij) / pi) / 2 (W. F. Sheppard, 1899; the arc-cosine kernel of degree 0
-of Cho and Saul, NIPS 2009). So
+of Cho and Saul, NIPS 2009). So ::
 
-    E J J^T = |u|^2 g(rho),    g(t) = (1 - arccos(t) / pi) t / 2,
+    E J J^T = <u, u> g(rho),    g(t) = (1 - arccos(t) / pi) t / 2,
 
 a circulant matrix: its eigenvectors are the trigonometric basis, and its eigenvalues
 the discrete Fourier transform of its first row.
-
-References
-----------
-.. [1] R. Heckel and M. Soltanolkotabi, "Denoising and regularization via exploiting
-   the structural bias of convolutional generators", ICLR 2020.
-.. [2] R. Heckel and M. Soltanolkotabi, "Compressive sensing with un-trained neural
-   networks: gradient descent finds a smooth approximation", ICML 2020.
 """
 
 from __future__ import annotations
@@ -150,8 +146,8 @@ def trigonometric_basis(n: int) -> Real:
 def expected_values(kernel: Real) -> Real:
     """Singular values of the expected Jacobian of the generator, by their formula.
 
-    The roots of the eigenvalues of E J J^T: |u| sqrt(F g(u * u / |u|^2)), with the
-    autocorrelation of the kernel, see the module.
+    The roots of the eigenvalues of E J J^T, which are <u, u> times the Fourier
+    transform of g of the autocorrelation of the kernel, see the module.
 
     Parameters
     ----------
@@ -200,10 +196,10 @@ def error_bound(J: Real, A: Real, x: Real) -> float:
     """Bound the error of `smoothest` for noiseless measurements of a signal.
 
     With the singular vectors w_i and values s_i of J, the signal is J c for a c of
-    norm^2 sum_i <w_i, x>^2 / s_i^2. The error is -J P c, P the projection onto the
-    null space of A J, and so at most |J P| |c|. For Gaussian A the square of the first
-    factor is of the order of the mean over m of the s_i^2 behind the first m or so, as
-    in [2]_ of the module: the bound is small where x is smooth, and the values decay.
+    squared norm sum_i <w_i, x>^2 / s_i^2. The error is -J P c, P the projection onto
+    the null space of A J, and so at most norm(J P) norm(c). For Gaussian A the square
+    of the first factor is of the order of 1 / m times the sum of the s_i^2 behind the
+    first of about m: the bound is small where x is smooth, and the values decay.
 
     Parameters
     ----------
