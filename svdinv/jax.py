@@ -16,12 +16,12 @@ try:
 except ImportError as error:
     raise explain_missing("jax", "jax") from error
 
-from svdinv.backends.jax import JAXBackend
+from svdinv.backends.jax import Jacobian, JAXBackend
 from svdinv.core.gauge import Gauge
 from svdinv.core.svd import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions, documented
 
-__all__ = ["svd", *sorted(OPERATORS)]
+__all__ = ["Jacobian", "jacobian_svd", "svd", *sorted(OPERATORS)]
 
 _backend = JAXBackend()
 globals().update(bind(lambda *_: _backend, __name__))
@@ -84,6 +84,44 @@ def svd(
     """
     outputs = decompositions.svd(_backend, a, "a", full_matrices, repeated, rtol, gauge)
     return outputs if compute_uv else outputs.S
+
+
+@documented
+def jacobian_svd(
+    f: Callable[[Any], jax.Array],
+    theta: Any,
+    rank: int,
+    *,
+    oversampling: int = 10,
+    power: int = 10,
+    seed: Any = None,
+    chunk: int | None = None,
+) -> SVDResult:
+    """Leading singular triplets of the Jacobian of a function.
+
+    Parameters
+    ----------
+    f : callable
+        From `theta` to one array of any shape: an image from the parameters of a
+        network, say.
+    theta : pytree of Array
+        Where to take the Jacobian.
+    {jacobian_svd}
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, svdinv.jax
+    >>> def image(theta):
+    ...     return jnp.tanh(theta["W"] @ jnp.arange(3.0) + theta["b"])
+    >>> theta = {"W": jnp.ones((16, 3)), "b": jnp.zeros(16)}
+    >>> U, S, Vh = svdinv.jax.jacobian_svd(image, theta, rank=4)
+    >>> U.shape, S.shape, Vh.shape
+    ((16, 4), (4,), (4, 64))
+    """
+    J = Jacobian(f, theta, chunk)
+    return decompositions.svd_lowrank(
+        _backend, J, rank, oversampling=oversampling, power=power, seed=seed, like=J.at
+    )
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

@@ -226,6 +226,7 @@ def test_accuracy_study(tmp_path, monkeypatch):
         "results-",
         "speed",
         "study",
+        "untrained-",
     )
     assert all(name.startswith(elsewhere) for name in others)
 
@@ -254,6 +255,20 @@ def test_data_gallery(tmp_path, monkeypatch):
     script.main()
     assert written(tmp_path) == {"masks.png", "phantom.webp"} <= written(FIGURES)
     assert (FIGURES / "phantom.webp").stat().st_size < 700_000
+
+
+def test_untrained_theory(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    script = load(ROOT / "benchmarks" / "untrained_theory.py")
+    monkeypatch.setattr(script, "STEPS", 5)
+    monkeypatch.setattr(script, "WIDTH", 8)
+    monkeypatch.setattr(script, "WIDTHS", (4, 8))
+    arguments = ["untrained_theory.py", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    script.main()
+    page = (ROOT / "docs" / "untrained-theory.md").read_text(encoding="utf-8")
+    assert written(tmp_path) == set(re.findall(r"figures/(untrained-.*png)", page))
+    assert written(tmp_path) <= written(FIGURES)
 
 
 def written(folder, prefix=""):

@@ -116,6 +116,7 @@ def test_cases_cover_the_operators():
         "hermitian_map",
         "spectral_operator",
         "svd_lowrank",
+        "svd_residual",
     }
     assert set(svdinv.mlx.__all__) == {"svd", *OPERATORS}
 

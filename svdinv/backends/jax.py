@@ -17,13 +17,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.extend.core import Primitive
+from jax.flatten_util import ravel_pytree
 from jax.interpreters import ad, batching, mlir
 
 from svdinv.backends import jax_kernels
 from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, filled, in_front, padded, present
 
-__all__ = ["JAXBackend"]
+__all__ = ["JAXBackend", "Jacobian"]
 
 
 class _Namespace:
@@ -40,6 +41,7 @@ class _Namespace:
         eigh = staticmethod(jax_kernels.eigh)
 
     decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
+    mapped = staticmethod(jax.vmap)
 
     @property
     def double_precision(self) -> bool:
@@ -240,3 +242,66 @@ class JAXBackend(Backend):
 
     def slope(self, f: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1]
+
+
+class Jacobian:
+    """Products with the Jacobian of a function, of batches of vectors at once.
+
+    Parameters
+    ----------
+    f : callable
+        From `theta` to one array.
+    theta : pytree of Array
+        Where to take it: real, of one dtype.
+    chunk : int, optional
+        At most so many products at once.
+
+    Attributes
+    ----------
+    at : Array
+        `theta`, as `jax.flatten_util.ravel_pytree` orders it, shape (n,).
+    value : Array
+        ``f(theta)``.
+
+    Raises
+    ------
+    TypeError
+        If `theta` or ``f(theta)`` is not real floating point of one dtype.
+    """
+
+    def __init__(
+        self, f: Callable[[Any], Any], theta: Any, chunk: int | None = None
+    ) -> None:
+        self._chunk = chunk
+        kinds = {jnp.result_type(t) for t in jax.tree.leaves(theta)}
+        if len(kinds) != 1 or not jnp.issubdtype(next(iter(kinds)), jnp.floating):
+            raise TypeError(
+                "theta must be arrays of one real floating point dtype, got "
+                f"{sorted(map(str, kinds))}"
+            )
+        self.at, rebuilt = ravel_pytree(theta)
+
+        def flat(x: Any) -> Any:
+            return f(rebuilt(x))
+
+        self.value, self._push = jax.linearize(flat, self.at)
+        if getattr(self.value, "dtype", None) != self.at.dtype:
+            raise TypeError(
+                f"f must return an array of the dtype of theta, {self.at.dtype}, got "
+                f"{getattr(self.value, 'dtype', type(self.value))}"
+            )
+        _, self._pull = jax.vjp(flat, self.at)
+
+    def forward(self, V: Any) -> Any:
+        """Give J v for each of a block of v, shape (l, n)."""
+        return _each(self._push, V, self._chunk)
+
+    def adjoint(self, U: Any) -> Any:
+        """Give the transpose of J times u, for each of a block of u."""
+        return _each(self._pull, U, self._chunk)[0]
+
+
+# The functions are pytrees of what they keep of the point: compiled once for all.
+@partial(jax.jit, static_argnums=2)
+def _each(product: Callable[[Any], Any], X: Any, chunk: int | None) -> Any:
+    return lax.map(product, X, batch_size=chunk or X.shape[0])

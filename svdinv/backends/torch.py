@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from numbers import Integral
@@ -19,7 +19,7 @@ from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, in_front, padded, some
 from svdinv.kernels import operations
 
-__all__ = ["TorchBackend", "without_autocast"]
+__all__ = ["Jacobian", "TorchBackend", "as_vector", "leaves_of", "without_autocast"]
 
 # LAPACK and cuSOLVER have no half precision.
 _COMPUTED_IN = {
@@ -233,3 +233,85 @@ class TorchBackend(Backend):
     def half_precision(self, dtype: torch.dtype) -> tuple[torch.dtype, float] | None:
         inner = _COMPUTED_IN.get(dtype)
         return None if inner is None else (inner, torch.finfo(dtype).eps)
+
+
+def leaves_of(theta: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
+    """Give the tensors of parameters, and what makes such parameters of others."""
+    if isinstance(theta, Tensor):
+        return [theta], lambda leaves: leaves[0]
+    if isinstance(theta, Mapping):
+        names = list(theta)
+        return list(theta.values()), lambda leaves: dict(
+            zip(names, leaves, strict=True)
+        )
+    return list(theta), list
+
+
+def as_vector(leaves: list[Tensor]) -> Tensor:
+    """Put tensors one behind the other, without their derivatives."""
+    return torch.cat([t.detach().reshape(-1) for t in leaves])
+
+
+class Jacobian:
+    """Products with the Jacobian of a function, of batches of vectors at once.
+
+    Parameters
+    ----------
+    f : callable
+        From `theta` to one tensor.
+    theta : Tensor, or mapping or sequence of Tensor
+        Where to take it: real, of one dtype and on one device.
+    chunk : int, optional
+        At most so many products at once.
+
+    Attributes
+    ----------
+    at : Tensor
+        `theta`, one behind the other, shape (n,).
+    value : Tensor
+        ``f(theta)``.
+
+    Raises
+    ------
+    TypeError
+        If `theta` or ``f(theta)`` is not real floating point of one dtype.
+    """
+
+    def __init__(
+        self, f: Callable[[Any], Tensor], theta: Any, chunk: int | None = None
+    ) -> None:
+        self._f, self._chunk = f, chunk
+        leaves, self._rebuilt = leaves_of(theta)
+        kinds = {(t.dtype, t.device) for t in leaves}
+        if len(kinds) != 1 or not leaves[0].is_floating_point():
+            raise TypeError(
+                "theta must be tensors of one real floating point dtype on one "
+                f"device, got {sorted(map(str, kinds))}"
+            )
+        self._shapes = [t.shape for t in leaves]
+        self.at = as_vector(leaves)
+        with torch.no_grad():
+            self.value, self._pull = torch.func.vjp(self._flat, self.at)
+
+    def _flat(self, vector: Tensor) -> Tensor:
+        parts = vector.split([shape.numel() for shape in self._shapes])
+        pairs = zip(parts, self._shapes, strict=True)
+        y = self._f(self._rebuilt([part.reshape(shape) for part, shape in pairs]))
+        if not isinstance(y, Tensor) or y.dtype != vector.dtype:
+            raise TypeError(
+                f"f must return a tensor of the dtype of theta, {vector.dtype}, got "
+                f"{getattr(y, 'dtype', type(y))}; split a complex one by view_as_real"
+            )
+        return y
+
+    def forward(self, V: Tensor) -> Tensor:
+        """Give J v for each of a block of v, shape (l, n)."""
+        return self._each(lambda v: torch.func.jvp(self._flat, (self.at,), (v,))[1], V)
+
+    def adjoint(self, U: Tensor) -> Tensor:
+        """Give the transpose of J times u, for each of a block of u."""
+        return self._each(lambda u: self._pull(u)[0], U)
+
+    def _each(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.func.vmap(product, chunk_size=self._chunk)(X)

@@ -200,6 +200,14 @@ def while_loop(
     return state
 
 
+def each(f: Callable[[Array], Array], x: Array, xp: Namespace) -> Array:
+    """Apply a function to all x[i], at once where the namespace can."""
+    mapped = getattr(xp, "mapped", None)
+    if mapped is not None:
+        return mapped(f)(x)
+    return xp.stack([f(x[i, ...]) for i in range(x.shape[0])])
+
+
 def on_host(report: Callable[[Array], None], x: Array, xp: Namespace) -> None:
     """Call `report` with `x`, as soon as that has a value."""
     call = getattr(xp, "on_host", None)

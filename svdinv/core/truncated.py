@@ -72,21 +72,60 @@ def svd_lowrank(
     that of a singular value by the square of it.
 
     Every factorization is a QR of a matrix with l columns, but for an SVD of l x l:
-    tall and wide matrices cost the same. Each iterate is orthonormalised, on either
-    side (Algorithm 4.4 of Halko, Martinsson and Tropp), so that nothing is lost by
-    squaring singular values.
+    tall and wide matrices cost the same.
     """
     xp = array_namespace(A, sketch) if xp is None else xp
-    Q, _ = xp.linalg.qr(A @ sketch)
+    factors = subspace_iteration(
+        lambda X: A @ X,
+        lambda X: adjoint_product(A, X, xp),
+        A @ sketch,
+        power=power,
+        xp=xp,
+    )
+    return leading(factors, rank)
+
+
+def subspace_iteration(
+    times: Product, adjoint_times: Product, image: Array, *, power: int, xp: Namespace
+) -> SVDResult:
+    """All l triplets that block subspace iteration finds from the products with A.
+
+    `image` is A times a random matrix, shape (..., m, l). Each iterate is
+    orthonormalised, on either side (Algorithm 4.4 of Halko, Martinsson and Tropp), so
+    that nothing is lost by squaring singular values. All l columns take part in the
+    small SVD: it is its leading triplets alone that oversampling makes accurate. Its
+    singular values are those of Q Q^H A and hence no larger than those of A.
+    """
+    Q, _ = xp.linalg.qr(image)
     for _ in range(power):
-        W, _ = xp.linalg.qr(_adjoint_times(A, Q, xp))
-        Q, _ = xp.linalg.qr(A @ W)
-    W, R = xp.linalg.qr(_adjoint_times(A, Q, xp))
+        W, _ = xp.linalg.qr(adjoint_times(Q))
+        Q, _ = xp.linalg.qr(times(W))
+    W, R = xp.linalg.qr(adjoint_times(Q))
     # A is close to Q Q^H A = Q R^H W^H.
     U, S, Vh = svd(adjoint(R, xp), xp=xp)
-    return SVDResult(
-        Q @ U[..., :rank], S[..., :rank], Vh[..., :rank, :] @ adjoint(W, xp)
-    )
+    return SVDResult(Q @ U, S, Vh @ adjoint(W, xp))
+
+
+def leading(factors: SVDResult, rank: int | None) -> SVDResult:
+    """Give the first `rank` triplets."""
+    U, S, Vh = factors
+    return SVDResult(U[..., :rank], S[..., :rank], Vh[..., :rank, :])
+
+
+def triplet_residual(
+    times: Product, adjoint_times: Product, factors: SVDResult, *, xp: Namespace
+) -> Array:
+    """Residuals of the triplets as eigenvectors of [[0, A], [A^H, 0]], (..., r).
+
+    The vectors are (u_j, v_j) / sqrt(2). As that matrix is Hermitian, with the
+    eigenvalues +-s_i, and 0 if A is not square, one of these lies within the residual
+    of s_j (B. N. Parlett, The Symmetric Eigenvalue Problem, 1980, theorem 4.5.1).
+    """
+    U, S, Vh = factors
+    V, s = adjoint(Vh, xp), cast(S, U, xp)[..., None, :]
+    left, right = times(V) - U * s, adjoint_times(U) - V * s
+    sides = (xp.abs(left) ** 2, xp.abs(right) ** 2)
+    return xp.sqrt(0.5 * sum(xp.sum(side, axis=-2) for side in sides))
 
 
 def svd_lowrank_pullback(
@@ -167,7 +206,7 @@ def svd_lowrank_pushforward(
     if whole or known_equal(r, 0):
         return svd_pushforward(U, S, Vh, dA, xp=xp)
     V = adjoint(Vh, xp)
-    AV, AU = dA @ V, _adjoint_times(dA, U, xp)
+    AV, AU = dA @ V, adjoint_product(dA, U, xp)
     P = adjoint(U, xp) @ AV
     eye = identity_like(P, xp)
     omega, dS, psi = svd_pushforward(eye, S, eye, P, xp=xp)
@@ -178,8 +217,8 @@ def svd_lowrank_pushforward(
     return SVDResult(U @ omega + X, dS, adjoint(V @ adjoint(psi, xp) + Y, xp))
 
 
-def _adjoint_times(A: Array, X: Array, xp: Namespace) -> Array:
-    """A^H X, without the copy of A that its conjugate may be."""
+def adjoint_product(A: Array, X: Array, xp: Namespace) -> Array:
+    """Give A^H X, without the copy of A that its conjugate may be."""
     return adjoint(adjoint(X, xp) @ A, xp)
 
 
@@ -212,11 +251,11 @@ def _outside(
     floor = xp.minimum(2 * rounding_rtol(s, xp) * inverse, 0.5 * xp.ones_like(s))
 
     def times(x: Array) -> Array:
-        x = _adjoint_times(A, x, xp) if swapped else A @ x
+        x = adjoint_product(A, x, xp) if swapped else A @ x
         return (x - U @ (adjoint(U, xp) @ x)) * coupling
 
     def adjoint_times(x: Array) -> Array:
-        x = A @ x if swapped else _adjoint_times(A, x, xp)
+        x = A @ x if swapped else adjoint_product(A, x, xp)
         return (x - V @ (adjoint(V, xp) @ x)) * coupling
 
     right_side = right + adjoint_times(left)

@@ -20,6 +20,15 @@ _COMMON = {
     "A": """\
 A : array
     Matrices, shape (..., m, n), real or complex.""",
+    "products": """\
+Or what multiplies a vector: a pair of functions, of v to A v and of u to A^H u;
+    an object with such methods ``forward`` and ``adjoint`` of a whole batch of
+    vectors, the new axis in front, as a `svdinv.unroll.operators.Operator` has; or
+    a `LinearOperator` of SciPy or CuPy. Vectors may have any shape.""",
+    "like": """\
+like : array, optional
+    For products, an array of the shape, dtype and device of v; its values do not
+    matter. A `LinearOperator` says them itself.""",
     "hermitian": """\
 A : array
     Shape (..., n, n), real or complex; the lower triangle is read.""",
@@ -55,6 +64,41 @@ Raises
 ------
 TypeError, ValueError
     As `hermitian_map`""",
+    "jacobian_svd": """\
+rank : int
+    Number r of triplets, from 1 to min(m, n).
+oversampling : int, optional
+    Further columns of the random matrix.
+power : int, optional
+    Number of iterations: 2 power + 2 products with each of l = rank + oversampling
+    vectors leave an error of s_j of (s_(l+1) / s_j)^(4 power + 2), relative to it.
+seed : optional
+    As for `svd_lowrank`.
+chunk : int, optional
+    Products to be computed at once, all by default: a bound on the memory.
+
+Returns
+-------
+SVDResult
+    Named tuple ``(U, S, Vh)`` of J = df / dtheta with shapes (m, r), (r,), (r, n),
+    for the m elements of ``f(theta)`` and the n of `theta`, one behind the other.
+
+Raises
+------
+TypeError
+    If `theta` or ``f(theta)`` is not real floating point of one dtype.
+ValueError
+    If `rank` is above min(m, n), or `oversampling` or `power` is negative.
+
+See Also
+--------
+Jacobian : The products, for `svd_residual`, which bounds the error.
+
+Notes
+-----
+The Jacobian is never formed. `svd_lowrank` takes products with it and its
+transpose, by forward and reverse mode: exact, unlike differences. Nothing is
+differentiated through the result.""",
     # Of the functions `svd` of the frameworks.
     "full_matrices": """\
 full_matrices : bool, optional

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from svdinv.core.backend import Backend
 from svdinv.core.gauge import Gauge
-from svdinv.core.namespace import Array, sizes
+from svdinv.core.namespace import Array, adjoint, cast, real, sizes
 from svdinv.core.svd import SVDResult
 from svdinv.core.svd_operations import SVD, LowRankSVD
+from svdinv.core.truncated import (
+    adjoint_product,
+    leading,
+    subspace_iteration,
+    triplet_residual,
+)
 from svdinv.operators._arguments import as_integer, in_precision, shorter
+from svdinv.operators._products import Products, is_product
 from svdinv.operators._registry import operator
 
 
@@ -55,12 +63,13 @@ def svdvals(backend: Backend, A: Any) -> Array:
 @operator
 def svd_lowrank(
     backend: Backend,
-    A: Array,
+    A: Any,
     rank: int,
     *,
     oversampling: int = 10,
     power: int = 2,
     seed: Any = None,
+    like: Any = None,
 ) -> SVDResult:
     """Leading singular triplets, randomized, with the derivative of the exact ones.
 
@@ -72,27 +81,33 @@ def svd_lowrank(
     Parameters
     ----------
     {A}
+        {products}
     rank : int
         Number r of triplets, from 1 to min(m, n).
     oversampling : int, optional
         Further columns of the random matrix.
     power : int, optional
-        Number of power iterations; more, if the singular values decay slowly.
+        Number of power iterations; more, if the singular values decay slowly: a
+        relative error of s_j falls by (s_{l+1} / s_j)^4 with each, for l columns.
     seed : optional
         An integer or the framework's own source of random numbers: a generator
         in PyTorch, NumPy and CuPy, a key in JAX. By default the framework's
         global one, and in JAX, which has none, always the same.
+    {like}
 
     Returns
     -------
     SVDResult
         Named tuple ``(U, S, Vh)`` with shapes (..., m, r), (..., r), (..., r, n);
-        in this order on every framework, TensorFlow included.
+        in this order on every framework, TensorFlow included. Of products, m and n are
+        the numbers of elements of what they give and take.
 
-    {raises}, and if `rank`, `oversampling` or `power` is out of range.
+    {raises}, and if `rank`, `oversampling` or `power` is out of range; of products, if
+    they give something of another dtype, or are seen not to be adjoint to each other.
 
     See Also
     --------
+    svd_residual : How far off the triplets are.
     svdinv.core.truncated.svd_lowrank_pullback : The formulas and their limits.
 
     Notes
@@ -101,7 +116,10 @@ def svd_lowrank(
     there is no derivative, and a finite substitute is taken. If the triplets are
     inexact, so is the derivative, by their error over s_r - s_{r+1}. Second derivatives
     are those of the iterative solution: in JAX by forward over reverse mode alone,
-    because its loops have no reverse mode twice.
+    because its loops have no reverse mode twice. Nothing is differentiated through
+    products: of these the triplets have no derivative.
+
+    S is never larger than the singular values of A, but for rounding.
 
     References
     ----------
@@ -111,18 +129,98 @@ def svd_lowrank(
        differentiation of tensor network algorithms", Phys. Rev. Research 7,
        013237, 2025.
     """
-    xp = backend.xp
-    A, restore = backend.matrices(A, "A")
-    short = shorter(A.shape)
     rank = as_integer(rank, "rank", 1)
     oversampling = as_integer(oversampling, "oversampling", 0)
     power = as_integer(power, "power", 0)
+    if is_product(A):
+        return _lowrank_by_products(
+            Products(backend, A, like), rank, oversampling, power, seed
+        )
+    xp = backend.xp
+    A, restore = backend.matrices(A, "A")
+    short = shorter(A.shape)
     if short is None:
         raise backend.shape_error("A must have known numbers of rows and columns")
-    if rank > short:
-        raise ValueError(f"rank must be at most min(m, n) = {short}, got {rank}")
+    _check_rank(rank, short)
     *batch, _, n = sizes(A, xp)
     columns = min(rank + oversampling, short)
     sketch = backend.normal((*batch, n, columns), backend.stop_gradient(A), seed)
     U, S, Vh = backend.call(LowRankSVD(rank, power), A, sketch)
     return SVDResult(restore(U), restore(S), restore(Vh))
+
+
+@operator
+def svd_residual(
+    backend: Backend, A: Any, U: Array, S: Array, Vh: Array, *, like: Any = None
+) -> Array:
+    """Bounds on the errors of singular values, from the residuals of their triplets.
+
+    For unit vectors, A has a singular value within ::
+
+        sqrt((norm(A v_j - s_j u_j)^2 + norm(A^H u_j - s_j v_j)^2) / 2)
+
+    of s_j, whatever the triplet was computed by [1]_; 0 counts as one of a matrix that
+    is not square. For orthonormal U and V, all r of them are matched at once, within
+    the root of the sum of squares of the bounds.
+
+    Parameters
+    ----------
+    {A}
+        {products}
+    U, S, Vh : array
+        Triplets, shapes (..., m, r), (..., r), (..., r, n), as of `svd_lowrank`.
+    {like}
+
+    Returns
+    -------
+    array
+        Real, shape (..., r).
+
+    {raises}.
+
+    Notes
+    -----
+    It takes two products with r vectors. The bound is a theorem, up to rounding; for
+    singular values away from others the error is far smaller, of the order of its
+    square over the gap. That s_j is close to the j-th singular value, and none was
+    missed, no few products can prove: a random start misses one with probability 0.
+
+    References
+    ----------
+    .. [1] B. N. Parlett, "The Symmetric Eigenvalue Problem", 1980, theorem 4.5.1, for
+       the Hermitian matrix [[0, A], [A^H, 0]].
+    """
+    xp = backend.xp
+    if is_product(A):
+        products = Products(backend, A, like)
+        times, adjoint_times = products.times, products.adjoint_times
+        example, restore = products.like, products.restore
+    else:
+        example, restore = backend.matrices(A, "A")
+        times = example.__matmul__
+        adjoint_times = partial(adjoint_product, example, xp=xp)
+    kinds = {"U": example, "S": real(example, xp), "Vh": example}
+    given = (backend.asarray(x, n) for x, n in zip((U, S, Vh), kinds, strict=True))
+    factors = map(lambda x, kind: cast(x, kind, xp), given, kinds.values())
+    return restore(triplet_residual(times, adjoint_times, SVDResult(*factors), xp=xp))
+
+
+def _check_rank(rank: int, short: int) -> None:
+    if rank > short:
+        raise ValueError(f"rank must be at most min(m, n) = {short}, got {rank}")
+
+
+def _lowrank_by_products(
+    A: Products, rank: int, oversampling: int, power: int, seed: Any
+) -> SVDResult:
+    backend, xp, n = A.backend, A.backend.xp, A.columns
+    _check_rank(rank, n)
+    sketch = backend.normal((n, min(rank + oversampling, n)), A.like, seed)
+    image = A.times(sketch)
+    m, columns = image.shape
+    _check_rank(rank, min(m, n))
+    start = image[:, : min(m, columns)]
+    found = subspace_iteration(A.times, A.adjoint_times, start, power=power, xp=xp)
+    U, S, Vh = leading(found, rank)
+    A.check_adjoint(adjoint(U, xp) @ image, cast(S, U, xp)[:, None] * (Vh @ sketch))
+    return SVDResult(A.restore(U), A.restore(S), A.restore(Vh))

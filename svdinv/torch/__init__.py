@@ -16,12 +16,12 @@ try:
 except ImportError as error:
     raise explain_missing("torch", "torch") from error
 
-from svdinv.backends.torch import TorchBackend
+from svdinv.backends.torch import Jacobian, TorchBackend
 from svdinv.core.gauge import Gauge
 from svdinv.core.svd import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions, documented
 
-__all__ = ["nn", "svd", *sorted(OPERATORS)]
+__all__ = ["Jacobian", "jacobian_svd", "nn", "svd", *sorted(OPERATORS)]
 
 _backend = TorchBackend()
 globals().update(bind(lambda *_: _backend, __name__))
@@ -85,6 +85,49 @@ def svd(
     True
     """
     return decompositions.svd(_backend, A, "A", full_matrices, repeated, rtol, gauge)
+
+
+@documented
+def jacobian_svd(
+    f: Callable[[Any], torch.Tensor],
+    theta: Any,
+    rank: int,
+    *,
+    oversampling: int = 10,
+    power: int = 10,
+    seed: Any = None,
+    chunk: int | None = None,
+) -> SVDResult:
+    """Leading singular triplets of the Jacobian of a function.
+
+    Parameters
+    ----------
+    f : callable
+        From `theta` to one tensor of any shape: an image from the parameters of a
+        network, say.
+    theta : Tensor, or mapping or sequence of Tensor
+        Where to take the Jacobian: for a module ``dict(module.named_parameters())``.
+    {jacobian_svd}
+    A module that changes its buffers, as batch normalisation does in training, cannot
+    be differentiated in forward mode: set it to evaluation, or let it track no
+    statistics.
+
+    Examples
+    --------
+    >>> import torch, svdinv.torch
+    >>> module = torch.nn.Sequential(
+    ...     torch.nn.Linear(3, 40), torch.nn.ReLU(), torch.nn.Linear(40, 16))
+    >>> z, theta = torch.randn(3), dict(module.named_parameters())
+    >>> def image(theta):
+    ...     return torch.func.functional_call(module, theta, (z,))
+    >>> U, S, Vh = svdinv.torch.jacobian_svd(image, theta, rank=4)
+    >>> U.shape, S.shape, Vh.shape
+    (torch.Size([16, 4]), torch.Size([4]), torch.Size([4, 816]))
+    """
+    J = Jacobian(f, theta, chunk)
+    return decompositions.svd_lowrank(
+        _backend, J, rank, oversampling=oversampling, power=power, seed=seed, like=J.at
+    )
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

@@ -37,6 +37,8 @@ ALLOWED = {
     "metrics": set(),
     "data.phantom": set(),
     "torch": {"torch"},
+    "untrained.linearised": {"torch"},
+    "untrained.theory": set(),
 }
 
 

@@ -96,7 +96,8 @@ def save_panel(
     for column, entry in enumerate(columns):
         sheet.head(column, entry)
         whole = sheet.axes(0, column)
-        whole.imshow(_reduced(entry.image), interpolation="antialiased", extent=extent)
+        shown = np.clip(_reduced(entry.image), 0, 1)  # samples with noise
+        whole.imshow(shown, interpolation="antialiased", extent=extent)
         whole.add_patch(
             Rectangle((left, top), side, side, fill=False, edgecolor=_MARK, lw=1.4)
         )

@@ -1,6 +1,7 @@
 """Untrained priors: images as what a network can make, fitted to one measurement."""
 
 from svdinv.unroll.untrained.fitting import Fit, Fitting, Options, Record, fit
+from svdinv.unroll.untrained.linearised import Linearised, linearise
 from svdinv.unroll.untrained.stopping import (
     SURE,
     Discrepancy,
@@ -16,6 +17,7 @@ __all__ = [
     "Fit",
     "Fitting",
     "HeldOut",
+    "Linearised",
     "MovingVariance",
     "Options",
     "Record",
@@ -23,4 +25,5 @@ __all__ = [
     "directions",
     "fit",
     "fit_in_subspace",
+    "linearise",
 ]

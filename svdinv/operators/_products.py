@@ -1,0 +1,104 @@
+"""Matrices that are known by their products with vectors alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from svdinv.core.backend import Backend
+from svdinv.core.namespace import Array, any_on_host, cast, each, norm
+
+# Rounding, single precision and the usual mismatch of projectors are well below.
+MISMATCH = 0.05
+
+
+def is_product(A: Any) -> bool:
+    """Tell whether `A` is no array, but what multiplies one."""
+    pair = isinstance(A, tuple | list) and len(A) == 2 and all(map(callable, A))
+    return pair or _has(A, "forward", "adjoint") or _has(A, "matmat", "rmatmat")
+
+
+def _has(A: Any, *methods: str) -> bool:
+    return all(callable(getattr(A, method, None)) for method in methods)
+
+
+class Products:
+    """A linear map of arrays shaped as `like`, as products with matrices of columns."""
+
+    def __init__(self, backend: Backend, A: Any, like: Any) -> None:
+        xp = self.xp = backend.xp
+        self.backend, self.A = backend, A
+        self.as_matrix = _has(A, "matmat", "rmatmat")
+        if like is None:
+            if not self.as_matrix:
+                raise TypeError(
+                    "like must be given: an array of the shape and dtype of what A "
+                    "is applied to"
+                )
+            like = xp.zeros((A.shape[1],), dtype=getattr(xp, str(A.dtype)))
+        self.given = backend.stop_gradient(backend.asarray(like, "like"))
+        self.like, self.restore = backend.matrices(self.given, "like", ndim=0)
+        self.image_shape = tuple(self.given.shape)
+        self.data_shape: tuple[int, ...] | None = None
+        self.columns = math.prod(self.image_shape)
+        if self.as_matrix and A.shape[1] != self.columns:
+            raise ValueError(
+                f"like must have the {A.shape[1]} elements of a row of A, got shape "
+                f"{self.image_shape}"
+            )
+
+    def times(self, X: Array) -> Array:
+        """Give A X for X of shape (n, l)."""
+        if self.as_matrix:
+            return self._checked(self.A.matmat(cast(X, self.given, self.xp)))
+        Y = self._applied(0, X, self.image_shape)
+        self.data_shape = tuple(Y.shape[1:])
+        return self._as_columns(Y)
+
+    def adjoint_times(self, Y: Array) -> Array:
+        """Give A^H Y for Y of shape (m, l)."""
+        if self.as_matrix:
+            return self._checked(self.A.rmatmat(cast(Y, self.given, self.xp)))
+        shape = (Y.shape[0],) if self.data_shape is None else self.data_shape
+        X = self._applied(1, Y, shape)
+        if tuple(X.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"the adjoint must give the shape of like, {self.image_shape}, got "
+                f"{tuple(X.shape[1:])}"
+            )
+        return self._as_columns(X)
+
+    def check_adjoint(self, one: Array, other: Array) -> None:
+        """Refuse functions of which U^H (A X) and (A^H U)^H X are not the same."""
+        xp = self.xp
+        if any_on_host(norm(one - other, xp) > MISMATCH * norm(one, xp), xp):
+            raise ValueError("the second function must be the adjoint of the first")
+
+    def _applied(self, which: int, X: Array, shape: tuple[int, ...]) -> Array:
+        """Apply one of both functions to the columns of X, in front in the result."""
+        xp, count = self.xp, X.shape[1]
+        X = cast(X, self.given, xp)
+        block = xp.reshape(xp.matrix_transpose(X), (count, *shape))
+        if isinstance(self.A, tuple | list):
+            return self._checked(each(self.A[which], block, xp))
+        method = self.A.adjoint if which else self.A.forward
+        Y = self._checked(method(block))
+        if Y.shape[0] != count:
+            raise ValueError(
+                f"A must keep the batch axis in front, of length {count}, got shape "
+                f"{tuple(Y.shape)}"
+            )
+        return Y
+
+    def _checked(self, Y: Any) -> Array:
+        Y = self.backend.stop_gradient(self.backend.asarray(Y, "what A gives"))
+        if Y.dtype != self.given.dtype:
+            raise TypeError(
+                f"A and its adjoint must keep the dtype of like, {self.given.dtype}, "
+                f"got {Y.dtype}"
+            )
+        return cast(Y, self.like, self.xp)
+
+    def _as_columns(self, Y: Array) -> Array:
+        flat = self.xp.reshape(Y, (Y.shape[0], math.prod(Y.shape[1:])))
+        return self.xp.matrix_transpose(flat)
