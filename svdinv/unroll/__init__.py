@@ -18,6 +18,7 @@ arrays of any, or on NumPy's alone.
 ``metrics``             SNR, normalised error, PSNR and SSIM
 ``tasks``               one file for each kind of reconstruction
 ``training`` (torch)    configurations, the loop, losses and checkpoints
+``untrained`` (torch)   networks fitted to one measurement, and when to stop
 ``evaluation`` (torch)  networks and classical methods at work, and how well they do
 ``display``             pictures, panels, animations and tables
 ``arrays``              the functions that fit an array, of whatever framework

@@ -96,12 +96,12 @@ def save_panel(
     for column, entry in enumerate(columns):
         sheet.head(column, entry)
         whole = sheet.axes(0, column)
-        shown = np.clip(_reduced(entry.image), 0, 1)  # samples with noise
-        whole.imshow(shown, interpolation="antialiased", extent=extent)
+        clipped = np.clip(entry.image, 0, 1)  # samples may have noise
+        whole.imshow(_reduced(clipped), interpolation="antialiased", extent=extent)
         whole.add_patch(
             Rectangle((left, top), side, side, fill=False, edgecolor=_MARK, lw=1.4)
         )
-        window = entry.image[top : top + side, left : left + side]
+        window = clipped[top : top + side, left : left + side]
         sheet.axes(1, column, framed=True).imshow(window, interpolation="nearest")
     if truth:
         known = _reduced(truth.image)
