@@ -366,7 +366,7 @@ class _Cell(keras.layers.Layer):
 
     def named(self) -> dict[str, Any]:
         """Give the weights under the names of the files."""
-        named = {}
+        named: dict[str, Any] = {}
         for name, part in self.parts.items():
             if isinstance(part, _Chain):
                 named |= {f"{name}.{own}": x for own, x in part.weights_by_name.items()}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -344,7 +344,7 @@ class Decoder(Generator):
     side: Literal[1, 3] = 1
     depth: int = 64
 
-    source: Literal["noise"] = "noise"  # type: ignore[assignment]
+    source: Literal["noise"] = "noise"
 
     def __post_init__(self) -> None:
         """Refuse what makes no generator.
@@ -535,7 +535,8 @@ class LowRankAndSparse(Generator):
             part = getattr(self, name)
             if not isinstance(part, kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {part!r}")
-            own = {"channels": self.channels, "depth": self.depth, "images": "series"}
+            own: dict[str, Any] = {"channels": self.channels, "images": "series"}
+            own["depth"] = self.depth
             object.__setattr__(self, name, replace(part, **own))
         sizes_ = [g.noise_shape(2**20, 2**20) for g in (self.low_rank, self.sparse)]
         if sizes_[0] != sizes_[1]:

@@ -114,9 +114,8 @@ class Options:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
-        names = ("input_noise", "weight_decay", "splitting", "guidance", "penalty")
-        names = (*names, "snapshots")
-        for name in names:
+        least = ("input_noise", "weight_decay", "splitting", "guidance", "penalty")
+        for name in (*least, "snapshots"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} must not be negative, got {getattr(self, name)!r}"
@@ -266,9 +265,9 @@ class Fitting:
         count = int(self.measured.sum())
         if not count:
             raise ValueError("problem: nothing is measured")
-        self.chosen = (
-            rule.choose(self.problem, self.measured, options.seed) if rule else None
-        )
+        self.chosen: Any = None
+        if rule is not None:
+            self.chosen = rule.choose(self.problem, self.measured, options.seed)
         self.left_out = self.chosen if rule is not None and rule.withholds else None
         if self.left_out is not None:
             count -= int(self.left_out.sum())
@@ -307,7 +306,8 @@ class Fitting:
         self.iteration += 1
         self.optimiser.zero_grad(set_to_none=True)
         total: Any = 0
-        images, measured, data, loss = [], [], [], []
+        images: list[Tensor] = []
+        measured, data, loss = [], [], []
         for target, model in zip(self.targets, self.models, strict=True):
             image, state, z = model(self.state, target, self._noise())
             if self.around is not None:
@@ -408,7 +408,11 @@ class Fitting:
         found.restore(self.models, self.kept, self.optimiser)
         try:
             told = json.loads(found.origin["trajectory"])
-            self.trajectory = [Record(*row) for row in told]
+            names = [f.name for f in fields(Record)]
+            rows: list[dict[str, Any]] = [
+                dict(zip(names, row, strict=True)) for row in told
+            ]
+            self.trajectory = [Record(**row) for row in rows]
             self.rollbacks = [int(i) for i in json.loads(found.origin["rollbacks"])]
             self._recent.extend(map(float, json.loads(found.origin["recent"])))
             best, value = json.loads(found.origin["best"])

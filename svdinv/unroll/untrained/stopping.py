@@ -189,7 +189,7 @@ class MovingVariance(Rule):
         places = torch.arange(window.shape[1], device=flat.device)
         # Spread over the image, the same in every iteration.
         window[count % self.window] = flat[places * flat.numel() // window.shape[1]]
-        own["count"] += 1
+        own["count"].add_(1)
         if count + 1 < self.window:
             return math.inf
         return float(window.var(dim=0, correction=0).mean())
