@@ -475,7 +475,8 @@ class Fitting:
         decibels = math.nan
         if self.measure is not None:
             decibels = self.measure(kept.average[0].cpu().numpy())
-        record = Record(self.iteration, *told, criterion, decibels)
+        loss, data = told
+        record = Record(self.iteration, loss, data, criterion, decibels)
         self.trajectory.append(record)
         return record
 
