@@ -482,7 +482,9 @@ class Fitting:
 
     def _broken(self, data: float) -> bool:
         """Go back to sound weights where the fit has broken down."""
-        usual = sorted(self._recent)[len(self._recent) // 2] if self._recent else data
+        usual = math.inf
+        if len(self._recent) == _WINDOW:  # before that it may rise, from a good start
+            usual = sorted(self._recent)[_WINDOW // 2]
         if math.isfinite(data) and not data > _DROP * usual:
             self._recent.append(data)
             return False

@@ -1,0 +1,128 @@
+"""``svdinv fit``: what it writes, refuses, and goes on from."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from svdinv.cli import main
+
+SHORT = ("--iterations", "20", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    ramp = np.linspace(0, 255, 32)[:, None, None] * np.ones((1, 33, 3))
+    Image.fromarray(ramp.astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    path = tmp_path_factory.mktemp("series") / "beat.npy"
+    frames = np.linspace(0.5, 1, 4)[:, None, None] * np.ones((4, 32, 32))
+    frames[:, 8:18, 10:24] *= 2
+    np.save(path, frames)
+    return path
+
+
+def run(*arguments):
+    return main(["fit", *map(str, arguments)])
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_photograph(photo, tmp_path, capsys):
+    assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"photo-reconstruction.png", "photo-panel.png", "photo-fit.csv"}
+    out = capsys.readouterr().out
+    assert "zero-filled" in out
+    assert "fit" in out
+    assert [row["iteration"] for row in rows(tmp_path / "photo-fit.csv")] == ["10", "20"]
+    with Image.open(tmp_path / "photo-reconstruction.png") as found:
+        assert found.size == (33, 32)
+
+
+def test_exact_samples_are_put_back(photo, tmp_path):
+    from svdinv.unroll.tasks.colour import Colour, ColourOptions
+
+    assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 0
+    options = ColourOptions(rate=0.5)
+    problem = Colour().measure(Colour().read(photo, options), options)
+    found = np.asarray(Image.open(tmp_path / "photo-reconstruction.png")) / 255
+    away = np.abs(found.transpose(2, 0, 1) - problem.y)[problem.A.mask]
+    assert away.max() < 1 / 255
+
+
+def test_noise_alone_is_denoising(photo, tmp_path, capsys):
+    arguments = ("--noise", 0.1, *SHORT, "--output", tmp_path)
+    assert run(photo, *arguments, "--stop", "sure", "--tv", 0.01) == 0
+    assert "rate 1" in capsys.readouterr().out
+    values = [float(row["criterion"]) for row in rows(tmp_path / "photo-fit.csv")]
+    assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("prior", ["dip", "bilinear", "low-rank-and-sparse"])
+def test_a_series(prior, series, tmp_path):
+    options = ("--mask", "radial", "--prior", prior, "--low-rank", 0.01)
+    assert run(series, *options, *SHORT, "--output", tmp_path) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "beat-reconstruction.npz",
+        "beat-panel.png",
+        "beat-animation.gif",
+        "beat-fit.csv",
+    }
+
+
+def test_it_goes_on_from_a_checkpoint(photo, tmp_path):
+    fixed = (photo, "--rate", 0.5, "--threads", 1, "--iterations", 50)
+    state = tmp_path / "state.safetensors"
+    for name in ("one", "two"):
+        assert run(*fixed, "--checkpoint", state, "--output", tmp_path / name) == 0
+    one, two = (tmp_path / n / "photo-reconstruction.png" for n in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_generator_of_ones_own(photo, tmp_path):
+    prior = "svdinv.unroll.networks:Skip"
+    assert run(photo, "--prior", prior, *SHORT, "--output", tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prior", "magic"), "argument --prior: must be one of"),
+        (("--prior", "bilinear"), "bilinear is for series"),
+        (("--prior", "os.path:join"), "is no Generator"),
+        (("--low-rank", "1"), "argument --low-rank: has no use"),
+        (("--stop", "discrepancy"), "needs --deviation"),
+        (("--deviation", "0.1"), "argument --deviation: has no use"),
+        (("--iterations", "0"), "must be at least 1"),
+        (("--tv", "-1"), "must not be negative"),
+        (("--learning-rate", "0"), "must be a positive number"),
+        (("--mask", "radial"), "argument --mask"),
+    ],
+)
+def test_refusals(arguments, message, photo, tmp_path, capsys):
+    assert run(photo, *arguments, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_fit(photo, tmp_path, capsys):
+    state = tmp_path / "state.safetensors"
+    state.write_bytes(b"nothing")
+    arguments = (*SHORT, "--checkpoint", state, "--output", tmp_path / "out")
+    assert run(photo, *arguments) == 2
+    assert "no checkpoint" in capsys.readouterr().err
