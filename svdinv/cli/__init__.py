@@ -16,7 +16,17 @@ from contextlib import suppress
 from typing import Any
 
 from svdinv import __version__
-from svdinv.cli import compare, data, demo, evaluate, fit, info, reconstruct, train
+from svdinv.cli import (
+    compare,
+    data,
+    demo,
+    evaluate,
+    fit,
+    info,
+    reconstruct,
+    stability,
+    train,
+)
 from svdinv.cli.arguments import Parser, complain
 
 __all__ = ["main"]
@@ -100,6 +110,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="command", parser_class=Parser
     )
-    for command in (demo, reconstruct, fit, train, evaluate, compare, data, info):
+    every = (demo, reconstruct, fit, train, evaluate, stability, compare, data, info)
+    for command in every:
         command.add(commands)
     return parser

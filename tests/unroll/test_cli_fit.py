@@ -46,7 +46,10 @@ def test_a_photograph(photo, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "zero-filled" in out
     assert "fit" in out
-    assert [row["iteration"] for row in rows(tmp_path / "photo-fit.csv")] == ["10", "20"]
+    assert [row["iteration"] for row in rows(tmp_path / "photo-fit.csv")] == [
+        "10",
+        "20",
+    ]
     with Image.open(tmp_path / "photo-reconstruction.png") as found:
         assert found.size == (33, 32)
 

@@ -1,0 +1,242 @@
+"""``svdinv stability``: how a reconstruction answers to the worst small errors."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svdinv.cli.arguments import (
+    NETWORKS,
+    Subparsers,
+    add_computing,
+    add_task_options,
+    filled,
+    folder,
+    naming_flags,
+    need,
+    positive,
+    positive_number,
+    task_options,
+    writable_folder,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from svdinv.unroll.evaluation.stability import Answer
+    from svdinv.unroll.problem import Problem
+
+__all__ = ["add", "run"]
+
+_NEEDS = (*NETWORKS, "matplotlib", "PIL")
+_WEIGHTS = (0.001, 0.003, 0.01, 0.03)
+
+_EPILOG = """\
+examples:
+  svdinv stability coffee --crop 128 --rate 0.4
+  svdinv stability scan.npz --mask radial --sizes 0.01 0.03 0.1
+  svdinv stability coffee --crop 96 --prior dip --iterations 500
+
+For each size, relative to the data, the perturbation that moves the image most is found
+by gradient ascent through the network, and another through total variation. Every method
+then meets both, and random noise of that size. An untrained prior, which has no
+gradient, meets those of the others. Written are a table (.csv) and a plot (.png).
+"""
+
+
+def add(commands: Subparsers) -> None:
+    """Declare the command."""
+    stability = commands.add_parser(
+        "stability",
+        help="find the worst small errors of the data, for a network and others",
+        description="Measure how errors of the data, random or the worst, are answered.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    stability.set_defaults(parser=stability, run=run)
+    stability.add_argument(
+        "input", metavar="INPUT", type=filled, help="as for 'svdinv reconstruct'"
+    )
+    add_task_options(stability, several=False)
+    stability.add_argument(
+        "--weights",
+        type=folder,
+        metavar="PATH",
+        help="as for 'svdinv reconstruct'",
+    )
+    stability.add_argument(
+        "--prior",
+        type=filled,
+        help="an untrained prior beside the network, as for 'svdinv fit'",
+    )
+    stability.add_argument(
+        "--iterations",
+        type=positive,
+        default=1000,
+        help="of the untrained prior (default 1000)",
+    )
+    stability.add_argument(
+        "--sizes",
+        type=positive_number,
+        nargs="+",
+        default=[0.01, 0.03, 0.1],
+        help="of the perturbations, relative to the data (default 0.01 0.03 0.1)",
+    )
+    stability.add_argument(
+        "--steps",
+        type=positive,
+        default=10,
+        help="gradients for each perturbation (default 10)",
+    )
+    stability.add_argument(
+        "--output",
+        type=folder,
+        default=Path("svdinv-output"),
+        metavar="DIR",
+        help="folder (default svdinv-output)",
+    )
+    add_computing(stability)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check all that can be checked, then measure."""
+    parser = arguments.parser
+    need(parser, _NEEDS, "train")
+
+    import torch
+    from tqdm import tqdm
+
+    from svdinv.unroll.evaluation.inference import open_network, task_of_network
+    from svdinv.unroll.evaluation.stability import (
+        network_method,
+        stability,
+        total_variation,
+        untrained_method,
+    )
+    from svdinv.unroll.problem import Problem
+    from svdinv.unroll.tasks.reading import read, task_of_file
+    from svdinv.unroll.untrained import Options
+    from svdinv.unroll.untrained.presets import generator_for
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    source = arguments.input
+    others: dict[str, Any] = {}
+    try:
+        if arguments.device not in ("auto", "cpu"):
+            raise ValueError("argument --device: only cpu, for now")
+        task = task_of_file(source)
+        options = task_options(arguments, task, f"{source} is one of {task.images}")
+        with naming_flags(arguments, task):
+            given = read(source, task, options)
+            if isinstance(given, Problem):
+                problem = given
+            else:
+                problem = task.measure(given, options)
+        if problem.truth is None:
+            raise ValueError(f"argument INPUT: the truth of {source} is not known")
+        network = open_network(arguments.weights or task.kind)
+        own = task_of_network(network)
+        if own.kind != task.kind:
+            raise ValueError(f"argument --weights: these are for {own.kind}")
+        if arguments.prior:
+            generator = generator_for(arguments.prior, problem)
+            settings = Options(
+                iterations=arguments.iterations, seed=arguments.seed % 2**31
+            )
+            others[arguments.prior] = untrained_method(generator, settings, task.begun)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        parser.error(str(error))
+    output = writable_folder(parser, "--output", arguments.output)
+    weight = _best_weight(problem)
+    methods = {"network": network_method(network), "TV": total_variation(weight)}
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    sizes = sorted(arguments.sizes)
+    searches = len(sizes) * len(methods)
+    every = searches * arguments.steps
+    every += (len(methods) + len(others)) * (1 + len(sizes) + searches)
+    print(f"{problem.name}: {task.describe(problem)}, {problem.setting}", flush=True)
+    with tqdm(total=every, leave=False, file=sys.stderr) as bar:
+        answers = stability(
+            problem,
+            methods,
+            others,
+            sizes,
+            steps=arguments.steps,
+            seed=arguments.seed % 2**31,
+            callback=bar.update,
+        )
+    print(_text(answers))
+    stem = Path(problem.name).name
+    table, plot = (output / f"{stem}-stability{end}" for end in (".csv", ".png"))
+    _write(answers, table, plot, problem)
+    print(f"\nWritten: {table}\nWritten: {plot}")
+    return 0
+
+
+def _best_weight(problem: Problem) -> float:
+    """Choose the weight of total variation with the truth."""
+    import numpy as np
+
+    from svdinv.unroll.algorithms import solve
+    from svdinv.unroll.priors import TotalVariation
+
+    def error(weight: float) -> float:
+        prior = TotalVariation(weight)
+        found = solve(problem, prior, iterations=150, rtol=1e-4, objective=False)
+        return float(np.linalg.norm(found.image - problem.truth))
+
+    return min(_WEIGHTS, key=error)
+
+
+def _text(answers: Sequence[Answer]) -> str:
+    """Give the errors as a table: perturbations down, methods across."""
+    methods = list(dict.fromkeys(a.method for a in answers))
+    rows = list(dict.fromkeys((a.perturbation, a.size) for a in answers))
+    found = {(a.method, a.perturbation, a.size): a.error for a in answers}
+    lines = [
+        f"{'relative error of the image':<34}" + "".join(f"{m:>14}" for m in methods)
+    ]
+    for what, size in rows:
+        head = f"  {what}" + (f", {size:g}" if size else "")
+        values = "".join(f"{found[m, what, size]:>14.4f}" for m in methods)
+        lines.append(f"{head:<34}{values}")
+    return "\n".join(lines)
+
+
+def _write(
+    answers: Sequence[Answer], table: Path, plot: Path, problem: Problem
+) -> None:
+    import dataclasses
+
+    from svdinv.unroll.display.curves import save_curves
+    from svdinv.unroll.evaluation.stability import Answer
+    from svdinv.unroll.files import replacing
+
+    stream = io.StringIO()
+    rows = csv.writer(stream)
+    names = [f.name for f in dataclasses.fields(Answer)]
+    rows.writerow(names)
+    rows.writerows([getattr(a, n) for n in names] for a in answers)
+    with replacing(table) as file:
+        file.write(stream.getvalue().encode())
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for a in answers:
+        own = a.perturbation in ("random", f"worst for {a.method}")
+        untrained = f"worst for {a.method}" not in {b.perturbation for b in answers}
+        if a.perturbation != "none" and (own or untrained):
+            curves.setdefault(f"{a.method}, {a.perturbation}", []).append(
+                (a.size, a.error)
+            )
+    save_curves(
+        plot,
+        curves,
+        x="size of the perturbation, relative to the data",
+        y="relative error of the image",
+        title=f"{problem.name}, {problem.setting}",
+    )

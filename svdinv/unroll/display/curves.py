@@ -1,0 +1,56 @@
+"""Curves on logarithmic axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.files import replacing
+
+__all__ = ["save_curves"]
+
+
+def save_curves(
+    path: Path,
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    title: str,
+) -> None:
+    """Write a PNG with curves, both axes logarithmic.
+
+    Parameters
+    ----------
+    path : Path
+        Where to write; an existing file is replaced, and only by a complete one.
+    curves : mapping of str to sequence of (float, float)
+        Points by name; dashed where the name ends in "random".
+    x, y, title : str
+        Captions.
+
+    Raises
+    ------
+    ImportError
+        If Matplotlib is missing.
+    OSError
+        If the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise explain_missing("matplotlib", "train") from error
+
+    figure = Figure(figsize=(6.4, 4.4), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        style = "--" if name.endswith("random") else "-"
+        axes.plot(*zip(*points, strict=True), style, marker="o", ms=3.5, label=name)
+    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y, title=title)
+    axes.grid(True, which="both", alpha=0.25)
+    axes.legend(fontsize="small", frameon=False)
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=120)
