@@ -41,10 +41,10 @@ examples:
   svdinv stability scan.npz --mask radial --sizes 0.01 0.03 0.1
   svdinv stability coffee --crop 96 --prior dip --iterations 500
 
-For each size, relative to the data, the perturbation that moves the image most is found
-by gradient ascent through the network, and another through total variation. Every method
-then meets both, and random noise of that size. An untrained prior, which has no
-gradient, meets those of the others. Written are a table (.csv) and a plot (.png).
+For each size, relative to the data, the perturbation that moves the image most is
+found by gradient ascent through the network, and another through total variation.
+Every method then meets both, and random noise of that size. An untrained prior, which
+has no gradient, meets those of the others. Written are a table (.csv) and a plot (.png).
 """
 
 
@@ -53,7 +53,7 @@ def add(commands: Subparsers) -> None:
     stability = commands.add_parser(
         "stability",
         help="find the worst small errors of the data, for a network and others",
-        description="Measure how errors of the data, random or the worst, are answered.",
+        description="Measure how methods answer to errors of the data, at their worst.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
