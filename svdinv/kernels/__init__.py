@@ -1,8 +1,8 @@
 """Batches of small matrices on the CPU: one matrix in each lane of its vectors.
 
-`decompositions.c`, `derivatives.c` and `consistent.c` hold the algorithms, `batch.c`
-the threads and the choice of an instruction set, and `build.py` compiles all into one
-library without a trace of Python in it. Where that library is missing, `suits` says no
+`decompositions.c`, `derivatives.c`, `consistent.c` and `alignment.c` hold the
+algorithms, `batch.c` the threads and the choice of an instruction set, and `build.py`
+compiles all into one library without a trace of Python in it. Where that library is missing, `suits` says no
 to everything.
 """
 
@@ -29,7 +29,10 @@ __all__ = [
     "xla_handler",
 ]
 
-KINDS = ("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull")
+KINDS = (
+    *("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull"),
+    *("align", "align_pull"),
+)
 """What the kernels do, in the order of `batch.c`."""
 
 _KIND = {kind: index for index, kind in enumerate(KINDS)}

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from svdinv import kernels
+from svdinv.core.alignment import AlignPull, FindMotion, Motion
 from svdinv.core.hermitian_operations import Eigh
-from svdinv.core.namespace import Array, Namespace
+from svdinv.core.namespace import Array, Namespace, decomposes_in_double
 from svdinv.core.operation import Operation
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Map, Pull, Push
@@ -98,6 +99,10 @@ class _Run:
         x, layout = self.memory.flat(x, 1)
         self.alive.append(x)
         return layout
+
+    def number(self, x: Array | None) -> Layout | None:
+        """Layout of an array with the batch axes alone."""
+        return self.values(None if x is None else x[..., None])
 
     def new(self, *shape: int, real: bool = False) -> Array:
         """Give an array for a result, with the batch axes."""
@@ -301,9 +306,64 @@ def _eigh_pull(rule: Eigh, x: Any, memory: Memory, xp: Namespace) -> Any:
     return (gA,)
 
 
+def _points(P: Array, Q: Array, w: Array, memory: Memory, xp: Namespace) -> Any:
+    """Begin a call with two matrices of points; None where the kernels do not suit."""
+    *batch, m, n = P.shape
+    dtype, count = memory.dtype(P), _count(batch)
+    if (
+        dtype not in ("float32", "float64")
+        or m == 0
+        or P.dtype != Q.dtype
+        or P.dtype != w.dtype
+        or not kernels.suits(dtype, count, n, n)
+        or not kernels.differentiates(dtype, count, m, n)
+        # A second derivative finds the same signs in the same singular vectors.
+        or (decomposes_in_double(xp) and dtype != "float64")
+    ):
+        return None
+    run = _Run(memory, P, P.shape)
+    run.turned, run.shape = False, (count, m, n)  # points are rows, however few
+    return run, (run.matrices(P), run.matrices(Q), run.values(w))
+
+
+def _find_motion(operation: FindMotion, x: Any, memory: Memory, xp: Namespace) -> Any:
+    begun = _points(*x, memory, xp)
+    if begun is None:
+        return None
+    run, given = begun
+    n = run.shape[-1]
+    C, Uh, Vh, R = (run.new(n, n) for _ in range(4))
+    S, t, signs = (run.new(n) for _ in range(3))
+    rmsd = run.new()
+    factors = run.matrices(C), run.matrices(Uh), run.values(S), run.matrices(Vh)
+    results = run.matrices(R), run.values(t), run.number(rmsd), run.values(signs)
+    if run("align", (*given, *factors, *results), failed=run.failures()):
+        return None
+    return Motion(R, t, rmsd, C, Uh.mT, S, Vh, signs)
+
+
+def _align_pull(operation: AlignPull, x: Any, memory: Memory, xp: Namespace) -> Any:
+    P, Q, w, *motion, gR, gt, grmsd, gC = x
+    begun = None if gC is not None else _points(P, Q, w, memory, xp)
+    if begun is None:
+        return None
+    run, given = begun
+    m, n = run.shape[1:]
+    *_, U, S, Vh, _ = motion
+    factors = run.matrices(U).transposed(), run.values(S), run.matrices(Vh)
+    cotangents = run.matrices(gR), run.values(gt), run.number(grmsd)
+    gP, gQ = run.new(m, n), run.new(m, n)
+    gw = run.new(m) if operation.weighted else None
+    results = run.matrices(gP), run.matrices(gQ), run.values(gw)
+    run("align_pull", (*given, *factors, *cotangents, *results))
+    return gP, gQ, gw
+
+
 _RULES: dict[type, Callable[..., Any]] = {
     Map: _map,
     Push: _push,
     Pull: _pull,
     Pullback: _pullback,
+    FindMotion: _find_motion,
+    AlignPull: _align_pull,
 }
