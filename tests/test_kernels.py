@@ -20,7 +20,9 @@ if kernels.variants():
     from svdinv.backends import numpy_namespace as xp
     from svdinv.backends.numpy_memory import NumPyMemory
     from svdinv.core.alignment import AlignPull, FindMotion
+    from svdinv.core.functions import ProperRotation
     from svdinv.core.hermitian_operations import Eigh
+    from svdinv.core.spectral_operations import Map
     from svdinv.core.svd_operations import SVD, Pullback
     from svdinv.kernels import operations
 
@@ -261,6 +263,9 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
     """Maps, derivatives and pullbacks against the same without kernels for them."""
     torch = pytest.importorskip("torch")
     import svdinv.torch as st
+    from svdinv.backends.torch import TorchBackend
+
+    xp, call = TorchBackend.xp, TorchBackend.call
 
     def reduced(A):
         U, S, Vh = st.svd(A)
@@ -274,13 +279,24 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
         tau = A.abs().mean(dim=(-2, -1))
         return st.svt(A, tau)
 
-    functions = [reduced, hermitian, by_tau, lambda A: st.svt(A, 0.0)]
+    def rotation(A):  # one reflection or the other
+        function = ProperRotation()
+        factors = xp.linalg.svd(A.detach(), full_matrices=False)
+        signs = torch.ones_like(factors[1])
+        signs[::2, ..., -1] = -1
+        return call(Map(function), A, signs, *factors)[0]
+
+    functions = [reduced, hermitian, by_tau, lambda A: st.svt(A, 0.0), st.polar]
+    functions.append(rotation)
     shapes = [(7, 5, 5), (3, 4, 9, 6), (20, 6, 9), (5, 1, 4), (5, 4, 1), (70, 16, 16)]
     for dtype in (torch.float64, torch.complex64, torch.float32, torch.complex128):
         for shape in shapes:
             torch.manual_seed(7)
             A, G = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
             A[0] = 0  # all values alike
+            if shape[-1] > 3:
+                A[1, ..., -2:] = A[1, ..., :2]
+                A[2, ..., -1] = A[2, ..., 0]
 
             def both(f, A=A, G=G):
                 A = A.clone().requires_grad_()
@@ -486,7 +502,8 @@ def test_alignment_agrees_with_its_array_functions(variant, shape, monkeypatch):
 
 def test_alignment_in_any_company():
     rng = np.random.default_rng(12)
-    P, Q = rng.standard_normal((2, 37, 5, 3)) * 10.0 ** rng.integers(-90, 90, (37, 1, 1))
+    size = 10.0 ** rng.integers(-90, 90, (37, 1, 1))
+    P, Q = rng.standard_normal((2, 37, 5, 3)) * size
     P[3], P[4, :, 2], Q[5] = 0, 0, P[5]
     w = rng.random((37, 5))
     cotangents = [rng.standard_normal(s) for s in ((37, 3, 3), (37, 3), (37,))]

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from svdinv import kernels
 from svdinv.core.alignment import AlignPull, FindMotion, Motion
+from svdinv.core.functions import Polar, ProperRotation
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import Array, Namespace, decomposes_in_double
 from svdinv.core.operation import Operation
@@ -24,6 +25,7 @@ from svdinv.kernels import Layout
 __all__ = [
     "Memory",
     "by_kernel",
+    "derives",
     "eigh",
     "has_kernel",
     "knows",
@@ -36,6 +38,7 @@ __all__ = [
 
 
 _SOFT = Soft()
+_STEPS = Polar(), ProperRotation()
 
 
 class Memory(Protocol):
@@ -190,6 +193,13 @@ def knows(function: Any, A: Array, tau: Any) -> bool:
     return function == _SOFT and tuple(tau.shape) == (*A.shape[:-2], 1)
 
 
+def derives(function: Any, A: Array, tau: Any) -> tuple[float, float] | None:
+    """Numbers for the kernel that has the derivative of a function, if one has."""
+    if function in _STEPS:
+        return 0.0, 1.0
+    return (float(not function.needs_unitary), 0.0) if knows(function, A, tau) else None
+
+
 def _map(operation: Map, x: Any, memory: Memory, xp: Namespace) -> Any:
     A, tau, *factors = x
     if not _is_svd(operation, A, memory):
@@ -216,14 +226,15 @@ def _derivative(
     factors: Any,
     memory: Memory,
 ) -> Any:
-    function = operation.function
-    if not (_is_svd(operation, A, memory) and knows(function, A, tau)):
+    numbers = derives(operation.function, A, tau)
+    if numbers is None or not _is_svd(operation, A, memory):
         return None
     if dtau is not None and (dtau.shape != tau.shape or dtau.dtype != tau.dtype):
         return None
     U, S, Vh = factors
     run = _Run(memory, A, A.shape)
-    result, gtau = run.new(*A.shape[-2:]), run.new(1, real=True)
+    result = run.new(*A.shape[-2:])
+    gtau = None if operation.function in _STEPS else run.new(1, real=True)
     left, right = run.matrices(U), run.matrices(Vh)
     if run.turned:
         left, right = right, left
@@ -231,7 +242,7 @@ def _derivative(
     run(
         "derivative",
         (left, right, run.matrices(X), *values, run.matrices(result), run.values(gtau)),
-        numbers=(float(not function.needs_unitary), 0.0),
+        numbers=numbers,
         adjoint=run.turned,
     )
     return result, gtau
