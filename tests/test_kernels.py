@@ -177,7 +177,7 @@ def test_what_is_not_finite_stays_in_its_matrix(variant, bad):
     A[11, 2, 3] = bad
     assert svd(A) is None  # the framework's own then says what it always says
     memory = Threads(1)
-    failed, address = memory.integers(30)
+    failed = np.empty(30, np.int32)
     U, S, V = (
         np.empty((30, 5, 5), "f"),
         np.empty((30, 5), "f"),
@@ -185,7 +185,7 @@ def test_what_is_not_finite_stays_in_its_matrix(variant, bad):
     )
     layouts = [memory.flat(x, 2)[1] for x in (A, U, V)]
     arrays = layouts[0], memory.flat(S, 1)[1], *layouts[1:]
-    count = kernels.run("svd", "float32", (30, 5, 5), arrays, failed=address, threads=1)
+    count = kernels.run("svd", "float32", (30, 5, 5), arrays, failed=failed.ctypes.data, threads=1)
     assert count == 1
     assert failed.nonzero()[0] == [11]
     assert np.isnan(S[11]).all()
@@ -289,6 +289,7 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
     functions = [reduced, hermitian, by_tau, lambda A: st.svt(A, 0.0), st.polar]
     functions.append(rotation)
     shapes = [(7, 5, 5), (3, 4, 9, 6), (20, 6, 9), (5, 1, 4), (5, 4, 1), (70, 16, 16)]
+    shapes += [(2, 300, 40), (2, 40, 300)]
     for dtype in (torch.float64, torch.complex64, torch.float32, torch.complex128):
         for shape in shapes:
             torch.manual_seed(7)

@@ -29,6 +29,7 @@ from svdinv.core.namespace import (
     herm,
     identity_like,
     is_complex,
+    middle_factor,
     real,
     safe_divide,
     skew,
@@ -110,6 +111,10 @@ def vector_block(
         block = block + herm(W * M + xp.matrix_transpose(W) * NH, xp)
         return block + diagonal_matrices(gS, M, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
+    near = neighbour_rtol(rtol, epsilon)
+    block = middle_factor(s, M, NH, gS, near, epsilon, xp)
+    if block is not None:
+        return block
     rule = partial(consistent_block, xp, rtol, epsilon)
     distinct = partial(_distinct_block, xp)
     adjacent, negligible = adjacent_values(s, rtol, epsilon), s <= rounding_rtol(s, xp)

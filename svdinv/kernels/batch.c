@@ -216,8 +216,8 @@ static void run(Job *job, int helpers) {
 
 /* Run a kernel, `kind`, over a batch of matrices, shape (m, n) with m >= n.
  *
- * `type` is 0 to 3 for f32, f64, c64 and c128.  Returns the number of matrices that
- * task->failed names, or -1 if there is no memory. */
+ * `type` is 0 to 3 for f32, f64, c64 and c128.  Returns the number of matrices that were
+ * not decomposed, which task->failed tells if there is one, or -1 without memory. */
 PUBLIC int svdinv_run(int kind, int variant, int type, int most_threads, int64_t batch,
                       const Task *task) {
   if (batch == 0 || task->n == 0) return 0;
@@ -236,6 +236,13 @@ PUBLIC int svdinv_run(int kind, int variant, int type, int most_threads, int64_t
   int64_t helpers = (int64_t)(chunks * each / 150e3);
   if (helpers > chunks - 1) helpers = chunks - 1;
   if (helpers > most_threads - 1) helpers = most_threads - 1;
+  Task own = *task;
+  if (!task->failed && (decomposes || kind == ALIGN)) {
+    own.failed = malloc((size_t)batch * sizeof *own.failed);
+    if (!own.failed) return -1;
+    job.task = &own;
+  }
   run(&job, (int)helpers);
+  if (own.failed != task->failed) free(own.failed);
   return atomic_load(&job.failures);
 }
