@@ -1,6 +1,6 @@
 /* Rigid motions between points, from memory to memory.
  *
- * The formulas are those of svdinv/core/alignment.py, and the derivative of the rotation
+ * The formulas are those of svdinv/core/alignment_operations.py, and the derivative of the rotation
  * that of spectral.py.  Matrices of points are (m, n): m points in n dimensions.
  */
 #include "consistent.h"

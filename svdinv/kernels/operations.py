@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from svdinv import kernels
-from svdinv.core.alignment import AlignPull, FindMotion, Motion
+from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
 from svdinv.core.functions import Polar, ProperRotation
 from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import Array, Namespace, decomposes_in_double
@@ -354,8 +354,9 @@ def _eigh_pull(rule: Eigh, x: Any, memory: Memory, xp: Namespace) -> Any:
     return (gA,)
 
 
-def _points(P: Array, Q: Array, w: Array, memory: Memory, xp: Namespace) -> Any:
-    """Begin a call with two matrices of points; None where the kernels do not suit."""
+def _points(x: Any, memory: Memory, xp: Namespace) -> Any:
+    """Begin a call with points P, Q, weights; None where the kernels do not suit."""
+    P, Q, w = x
     *batch, m, n = P.shape
     dtype, count = memory.dtype(P), _count(batch)
     if (
@@ -375,7 +376,7 @@ def _points(P: Array, Q: Array, w: Array, memory: Memory, xp: Namespace) -> Any:
 
 
 def _find_motion(operation: FindMotion, x: Any, memory: Memory, xp: Namespace) -> Any:
-    begun = _points(*x, memory, xp)
+    begun = _points(x, memory, xp)
     if begun is None:
         return None
     run, given = begun
@@ -390,7 +391,7 @@ def _find_motion(operation: FindMotion, x: Any, memory: Memory, xp: Namespace) -
 
 def _align_pull(operation: AlignPull, x: Any, memory: Memory, xp: Namespace) -> Any:
     P, Q, w, *motion, gR, gt, grmsd, gC = x
-    begun = None if gC is not None else _points(P, Q, w, memory, xp)
+    begun = None if gC is not None else _points((P, Q, w), memory, xp)
     if begun is None:
         return None
     run, given = begun

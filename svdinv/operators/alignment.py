@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from svdinv.core.alignment import Align, FindMotion
+from svdinv.core.alignment_operations import Align, FindMotion
 from svdinv.core.backend import Backend
 from svdinv.core.functions import Polar
 from svdinv.core.namespace import Array, adjoint, is_complex

@@ -78,7 +78,8 @@ class FindMotion(Operation):
 
     def value(self, x, xp):
         P, Q, w = x
-        points = unit, _, share, p, q, X, Y = centred(P, Q, w, xp)
+        points = centred(P, Q, w, xp)
+        unit, _, share, p, q, X, Y = points
         C = xp.matrix_transpose(share * Y) @ X
         U, S, Vh = factorise(C, _ROTATION, None, method="svd", xp=xp)
         # The differences are as inexact as the points: what that leaves of singular
@@ -130,7 +131,8 @@ class _AlignPush(Operation):
         P, Q, w, *motion, dP, dQ, dw = x
         *_, U, S, Vh, signs = motion
         R, _, rmsd, C = call(Align(), P, Q, w, *motion)
-        points = unit, mass, share, p, _, X, Y = centred(P, Q, w, xp)
+        points = centred(P, Q, w, xp)
+        unit, mass, share, p, _, X, Y = points
         dP = xp.zeros_like(P) if dP is None else dP
         dQ = xp.zeros_like(Q) if dQ is None else dQ
         turned = xp.matrix_transpose(R)
@@ -168,7 +170,8 @@ class AlignPull(Operation):
         P, Q, w, *motion, gR, gt, grmsd, gC = x
         *_, U, S, Vh, signs = motion
         R, _, rmsd, C = call(Align(), P, Q, w, *motion)
-        points = unit, mass, share, p, _, X, Y = centred(P, Q, w, xp)
+        points = centred(P, Q, w, xp)
+        unit, mass, share, p, _, X, Y = points
         h: Any = 0.0
         if gt is not None:
             gt = gt[..., None, :]
