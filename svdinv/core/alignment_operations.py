@@ -18,11 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from svdinv.core.factors import factorise
 from svdinv.core.functions import ProperRotation, proper_signs
 from svdinv.core.namespace import Array, Namespace, abs_max, binary_scale, safe_divide
 from svdinv.core.operation import Call, Operation, add
-from svdinv.core.spectral_operations import Pull, Push
+from svdinv.core.spectral_operations import Factorise, Pull, Push
 from svdinv.core.tolerances import rounding_rtol
 
 _ROTATION = ProperRotation()
@@ -81,7 +80,7 @@ class FindMotion(Operation):
         points = centred(P, Q, w, xp)
         unit, _, share, p, q, X, Y = points
         C = xp.matrix_transpose(share * Y) @ X
-        U, S, Vh = factorise(C, _ROTATION, None, method="svd", xp=xp)
+        U, S, Vh = Factorise(_ROTATION, method="svd").value((C, None), xp)
         # The differences are as inexact as the points: what that leaves of singular
         # values that are 0 is no value to divide by.
         noise = abs_max(P, xp) / unit * abs_max(Y, xp)
