@@ -19,7 +19,10 @@ pytestmark = pytest.mark.skipif(
 if kernels.variants():
     from svdinv.backends import numpy_namespace as xp
     from svdinv.backends.numpy_memory import NumPyMemory
+    from svdinv.core.alignment_operations import AlignPull, FindMotion
+    from svdinv.core.functions import ProperRotation
     from svdinv.core.hermitian_operations import Eigh
+    from svdinv.core.spectral_operations import Map
     from svdinv.core.svd_operations import SVD, Pullback
     from svdinv.kernels import operations
 
@@ -174,7 +177,7 @@ def test_what_is_not_finite_stays_in_its_matrix(variant, bad):
     A[11, 2, 3] = bad
     assert svd(A) is None  # the framework's own then says what it always says
     memory = Threads(1)
-    failed, address = memory.integers(30)
+    failed = np.empty(30, np.int32)
     U, S, V = (
         np.empty((30, 5, 5), "f"),
         np.empty((30, 5), "f"),
@@ -182,6 +185,7 @@ def test_what_is_not_finite_stays_in_its_matrix(variant, bad):
     )
     layouts = [memory.flat(x, 2)[1] for x in (A, U, V)]
     arrays = layouts[0], memory.flat(S, 1)[1], *layouts[1:]
+    address = failed.ctypes.data
     count = kernels.run("svd", "float32", (30, 5, 5), arrays, failed=address, threads=1)
     assert count == 1
     assert failed.nonzero()[0] == [11]
@@ -260,6 +264,9 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
     """Maps, derivatives and pullbacks against the same without kernels for them."""
     torch = pytest.importorskip("torch")
     import svdinv.torch as st
+    from svdinv.backends.torch import TorchBackend
+
+    xp, call = TorchBackend.xp, TorchBackend.call
 
     def reduced(A):
         U, S, Vh = st.svd(A)
@@ -273,13 +280,25 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
         tau = A.abs().mean(dim=(-2, -1))
         return st.svt(A, tau)
 
-    functions = [reduced, hermitian, by_tau, lambda A: st.svt(A, 0.0)]
+    def rotation(A):  # one reflection or the other
+        function = ProperRotation()
+        factors = xp.linalg.svd(A.detach(), full_matrices=False)
+        signs = torch.ones_like(factors[1])
+        signs[::2, ..., -1] = -1
+        return call(Map(function), A, signs, *factors)[0]
+
+    functions = [reduced, hermitian, by_tau, lambda A: st.svt(A, 0.0), st.polar]
+    functions.append(rotation)
     shapes = [(7, 5, 5), (3, 4, 9, 6), (20, 6, 9), (5, 1, 4), (5, 4, 1), (70, 16, 16)]
+    shapes += [(2, 300, 40), (2, 40, 300)]
     for dtype in (torch.float64, torch.complex64, torch.float32, torch.complex128):
         for shape in shapes:
             torch.manual_seed(7)
             A, G = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
             A[0] = 0  # all values alike
+            if shape[-1] > 3:
+                A[1, ..., -2:] = A[1, ..., :2]
+                A[-1, ..., -1] = A[-1, ..., 0]
 
             def both(f, A=A, G=G):
                 A = A.clone().requires_grad_()
@@ -446,6 +465,67 @@ def test_pullbacks_of_any_company_and_scale():
             assert alone.tobytes() == together[i : i + 1].tobytes()
 
 
+POINTS = [(40, 8, 3), (5, 7, 6, 3), (21, 4, 2), (30, 5, 1), (20, 1, 3), (6, 3)]
+
+
+@pytest.mark.parametrize("shape", [*POINTS, (12, 40, 9), (9, 2, 3), (4, 2, 20)])
+def test_alignment_agrees_with_its_array_functions(variant, shape, monkeypatch):
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    for dtype in (torch.float64, torch.float32):
+        eps = torch.finfo(dtype).eps
+        torch.manual_seed(3)
+        P, Q = torch.randn(2, *shape, dtype=dtype)
+        if len(shape) > 2:
+            P[0], P[1, ..., -1], Q[2] = 0, 0, P[2]  # the last has a distance of 0
+            Q[3] = P[3] * torch.tensor([*[1] * (shape[-1] - 1), -1])
+            P[-1], Q[-1] = P[-1] * eps**8, Q[-1] * eps**8
+        w = torch.rand(shape[:-1], dtype=dtype)
+        G = [torch.randn(n, dtype=dtype) for n in (shape[-1], shape[-1], 1)]
+
+        def results(which, P=P, Q=Q, w=w, G=G):
+            x = [t.clone().requires_grad_() for t in (P, Q, w)]
+            y = st.kabsch(*x)
+            loss = sum((y[i] * G[i]).sum() for i in which)
+            # Of points on a line only the distance is known.
+            known = y if shape[-2] > 2 or shape[-1] < 3 else y[2:]
+            return [*known, *torch.autograd.grad(loss, x, allow_unused=True)]
+
+        undetermined = 2 == shape[-2] < shape[-1]
+        for which in [(2,)] if undetermined else [(0, 1, 2), (0,), (1,), (2,)]:
+            kernel = results(which)
+            with monkeypatch.context() as patch:
+                patch.setattr(operations, "_RULES", {})
+                plain = results(which)
+            for x, y in zip(kernel, plain, strict=True):
+                assert (x - y).abs().max() <= 100 * eps * y.abs().max(), which
+
+
+def test_alignment_in_any_company():
+    rng = np.random.default_rng(12)
+    size = 10.0 ** rng.integers(-90, 90, (37, 1, 1))
+    P, Q = rng.standard_normal((2, 37, 5, 3)) * size
+    P[3], P[4, :, 2], Q[5] = 0, 0, P[5]
+    w = rng.random((37, 5))
+    cotangents = [rng.standard_normal(s) for s in ((37, 3, 3), (37, 3), (37,))]
+
+    def run(which, threads):
+        x = P[which], Q[which], w[which]
+        motion = operations.by_kernel(FindMotion(), x, Threads(threads), xp)
+        g = [t[which] for t in cotangents]
+        pull = AlignPull(True), (*x, *motion, *g, None)
+        return *motion, *operations.by_kernel(*pull, Threads(threads), xp)
+
+    together = run(slice(None), 2)
+    for i in range(37):
+        for one, all_of_them in zip(run(slice(i, i + 1), 1), together, strict=True):
+            assert one.tobytes() == all_of_them[i : i + 1].tobytes()
+            assert np.isfinite(one).all()
+    P[7, 1, 1] = np.nan
+    assert operations.by_kernel(FindMotion(), (P, Q, w), Threads(1), xp) is None
+
+
 def test_jax_by_a_custom_call(monkeypatch):
     jax = pytest.importorskip("jax")
     import svdinv.jax as sj
@@ -535,6 +615,9 @@ for dtype in (np.float32, np.float64, np.complex64, np.complex128):
             back((U, S, Vh))
             y, back = svdinv.numpy.vjp(svdinv.numpy.svt, x, 0.1)
             back(y)
+            if x.dtype == np.float64 and x.shape[-1] < 9:
+                motion, back = svdinv.numpy.vjp(svdinv.numpy.kabsch, x, x[::-1])
+                back(motion)
             if x.shape[-1] == x.shape[-2]:
                 (w, V), back = svdinv.numpy.vjp(svdinv.numpy.eigh, x)
                 back((w, V))

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from array_api_compat import numpy as compat
 from frameworks import FRAMEWORKS
 from oracle import FUNCTIONS, adjoint, draw, relative_error
 
+from svdinv.backends.arrays import _Extended
 from svdinv.core import svd_pullback, svd_pushforward
-from svdinv.core.degenerate import REPEATED_RULES
+from svdinv.core.clusters import find_windows
+from svdinv.core.degenerate import REPEATED_RULES, vector_block
 from svdinv.numpy import svd_jvp, svd_vjp
 
 SHAPES = ((6, 6), (9, 6), (6, 11))
@@ -249,3 +252,27 @@ def test_gauge_dependent_losses_stay_bounded_in_a_cluster(spectrum, dtype):
     gA = svd_pullback(U, S, Vh, *cotangents)
     size = sum(np.linalg.norm(g.reshape(3000, -1), axis=-1) for g in cotangents)
     assert np.all(np.linalg.norm(gA, axis=(-2, -1)) < 4 * size / S[..., -1])
+
+
+@pytest.mark.parametrize("name", ["even", "uneven", "to zero"])
+def test_the_rule_in_windows_along_a_long_cluster(name):
+    """As over whole matrices, up to the rounding error of the plain quotient."""
+    rng, k = np.random.default_rng(0), 120
+    reach = np.finfo(float).eps ** 0.5
+    s = {
+        "even": 1 - 0.3 * reach * np.arange(k),
+        "uneven": 1 - reach * np.cumsum(1.2 * rng.random(k)),
+        "to zero": np.r_[1, 0.5, 0.4 * reach * np.arange(k - 2)[::-1]],
+    }[name]
+    s = np.stack([s, np.linspace(1, 0.1, k)])
+    K, f = rng.standard_normal((2, k, k)), np.tanh(s)
+    gS = np.diagonal(K, axis1=1, axis2=2) / np.cosh(s) ** 2
+    arrays = s, K * f[:, None, :], f[:, :, None] * K, gS
+    adjacent = np.abs(np.diff(s)) <= reach
+    windows = find_windows(s, reach, adjacent, s <= 64 * reach**2, compat)
+    assert windows.index.shape[-1] < 40
+    known, unknown = (
+        vector_block(*arrays, "consistent", None, None, xp)
+        for xp in (_Extended(compat, True), compat)
+    )
+    assert np.abs(known - unknown).max() <= reach * np.abs(unknown).max()

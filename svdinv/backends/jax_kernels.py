@@ -133,8 +133,9 @@ def value(operation: Operation, x: Any, xp: Any) -> Any:
         if isinstance(operation, Map) and quick:
             return _on_cpu(partial(_map, function, xp), _plain(operation, xp), *x)
         known = isinstance(operation, Pull) or x[2] is not None
-        if quick and known and operations.knows(function, A, x[1]):
-            kernel = partial(_derivative, operation)
+        numbers = operations.derives(function, A, x[1]) if quick and known else None
+        if numbers is not None:
+            kernel = partial(_derivative, operation, numbers)
             return _on_cpu(kernel, _plain(operation, xp), *x)
     if (
         isinstance(operation, Pullback)
@@ -222,11 +223,16 @@ def _map(function: Any, xp: Any, A: Any, tau: Any, U: Any, S: Any, Vh: Any) -> A
     return tuple(_call("map", A, arrays, [(A.shape[-2:], A.dtype)], adjoint=wide))
 
 
-def _derivative(operation: Any, *x: Any) -> Any:
+def _derivative(operation: Any, numbers: tuple[float, float], *x: Any) -> Any:
     A, tau, X, *dtau, U, S, Vh = x
     wide, left, right = _sides(A, U, Vh)
     given = [left, right, X, S, tau, dtau[0] if dtau else None]
-    sizes = [(A.shape[-2:], A.dtype), ((1,), S.dtype)]
-    numbers = float(not operation.function.needs_unitary), 0.0
+    sizes = [(A.shape[-2:], A.dtype)]
+    if not (steps := not operations.knows(operation.function, A, tau)):
+        sizes.append(((1,), S.dtype))
     found = _call("derivative", A, given, sizes, adjoint=wide, numbers=numbers)
-    return tuple(found[:1] if isinstance(operation, Push) else found)
+    if isinstance(operation, Push):
+        return tuple(found[:1])
+    if steps:  # which have no derivative in tau
+        found.append(None if tau is None else jnp.zeros_like(tau))
+    return tuple(found)

@@ -29,15 +29,12 @@ class NumPyMemory:
         if any(step % size for step in x.strides):  # a field of a record, say
             x = x.copy()
         matrix, *steps = (step // size for step in x.strides)
-        return x, Layout(x.ctypes.data, matrix, steps[0] * (axes - 1), steps[-1])
+        return x, (x.ctypes.data, matrix, steps[0] * (axes - 1), steps[-1])
 
     def empty(
         self, shape: tuple[int, ...], like: NDArray[Any], *, real: bool = False
-    ) -> NDArray[Any]:
-        return np.empty(shape, like.real.dtype if real else like.dtype)
-
-    def integers(self, count: int) -> tuple[NDArray[Any], int]:
-        x = np.empty(count, np.int32)
+    ) -> tuple[NDArray[Any], int]:
+        x = np.empty(shape, like.real.dtype if real else like.dtype)
         return x, x.ctypes.data
 
     def threads(self) -> int:

@@ -145,13 +145,17 @@ _NOT_ORTHONORMAL = 1000
 _DOUBLE = {tf.float32: tf.float64, tf.complex64: tf.complex128}
 
 
+# Eager decompositions keep their precision, unlike NumPy's.
+_arrays = SimpleNamespace(**{**vars(numpy_namespace), "decomposes_in_double": False})
+
+
 def by_kernel(operation: Operation, x: Any) -> tuple[tf.Tensor | None, ...] | None:
     """Compute an operation by a kernel; None in graphs, and where none suits."""
     if not (tf.executing_eagerly() and operations.has_kernel(operation)):
         return None
     if not all(t is None or (hasattr(t, "numpy") and "CPU" in t.device) for t in x):
         return None
-    y = operations.by_kernel(operation, tuple(map(_shared, x)), memory, numpy_namespace)
+    y = operations.by_kernel(operation, tuple(map(_shared, x)), memory, _arrays)
     return y and tuple(None if t is None else tf.convert_to_tensor(t) for t in y)
 
 

@@ -69,15 +69,12 @@ class TorchMemory:
         if x.is_complex():
             matrix, steps = 2 * matrix, [2 * step for step in steps]
         row = steps[-2] if axes == 2 else 0
-        return x, Layout(x.data_ptr(), matrix, row, steps[-1])
+        return x, (x.data_ptr(), matrix, row, steps[-1])
 
     def empty(
         self, shape: tuple[int, ...], like: Tensor, *, real: bool = False
-    ) -> Tensor:
-        return torch.empty(shape, dtype=_REAL[like.dtype] if real else like.dtype)
-
-    def integers(self, count: int) -> tuple[Tensor, int]:
-        x = torch.empty(count, dtype=torch.int32)
+    ) -> tuple[Tensor, int]:
+        x = torch.empty(shape, dtype=_REAL[like.dtype] if real else like.dtype)
         return x, x.data_ptr()
 
     def threads(self) -> int:

@@ -1,7 +1,7 @@
 """Clusters of singular values, gathered from a batch of matrices into a small one.
 
-The values are sorted downwards, so that a cluster is a run of them and its pairs are
-a square on the diagonal of a k x k array.
+The values are sorted, so that a cluster is a run of them, and the pairs within reach
+of each other are a band along the diagonal of a k x k array.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from svdinv.core.namespace import Array, Namespace, any_on_host, is_writable
 
 
 class Windows(NamedTuple):
-    """Windows of one width along the singular values, one around each cluster."""
+    """Windows of one width along the singular values, which cover the clusters."""
 
     matrix: Array
     """Which matrix of the batch each window lies in, shape (w, 1)."""
     index: Array
     """The singular values in each window, shape (w, c)."""
-    inside: Array
-    """Which pairs of a window lie in its cluster, boolean, shape (w, c, c)."""
     mask: Array
-    """Which pairs of the batch these are, boolean, shape (b, k, k)."""
+    """Which pairs of the batch are the rule's, boolean, shape (b, k, k)."""
+    place: tuple[Array, Array, Array]
+    """Where each of them, in the order of `mask`, is in the windows (w, c, c)."""
 
     def values(self, x: Array) -> Array:
         """Elements of `x`, shape (b, k), in the windows: (w, c)."""
@@ -31,15 +31,16 @@ class Windows(NamedTuple):
 
     def pairs(self, X: Array) -> Array:
         """Elements of `X`, shape (b, k, k), in the windows: (w, c, c)."""
-        return X[_pairs(self.matrix, self.index)]
+        matrix, index = self.matrix, self.index
+        return X[matrix[:, :, None], index[:, :, None], index[:, None, :]]
 
     def fill(self, X: Array, part: Array | float) -> None:
-        """Put `part`, shape (w, c, c) or a number, into the clusters' pairs of `X`."""
-        X[self.mask] = part if isinstance(part, float) else part[self.inside]
+        """Put `part`, shape (w, c, c) or a number, into the rule's pairs of `X`."""
+        X[self.mask] = part if isinstance(part, float) else part[self.place]
 
 
 def in_clusters(
-    adjacent: Array,
+    reach: float,
     singleton: Array,
     distinct: Callable[..., Array],
     rule: Callable[..., Array],
@@ -48,10 +49,14 @@ def in_clusters(
 ) -> Array:
     """Compute `rule(*arrays, windows)` within clusters, and `distinct` elsewhere.
 
-    Only pairs within a cluster need the rule, and few pairs lie in one. `adjacent` and
-    `singleton` are those of `find_windows`, with any batch; `windows` are None where
-    the arrays are whole, as they are for the rule where nobody can look at them.
+    The first array holds the values, (..., k), sorted. A cluster is a run of values of
+    which each is within `reach` of the next, or a value by itself where `singleton`
+    holds. Only pairs within reach of each other need the rule, and it asks only for
+    values within reach of both. `windows` are None where the arrays are whole, as they
+    are for the rule where nobody can look at them.
     """
+    s = arrays[0]
+    adjacent = abs(s[..., 1:] - s[..., :-1]) <= reach
     found = any_on_host(xp.concat([adjacent, singleton], axis=-1), xp)
     if found is None or (found and not is_writable(xp)):
         return rule(*arrays, None)
@@ -63,41 +68,68 @@ def in_clusters(
     adjacent, singleton, *flat = (
         xp.reshape(x, (batch, *x.shape[ndim:])) for x in (adjacent, singleton, *arrays)
     )
-    windows = find_windows(adjacent, singleton, xp)
+    windows = find_windows(flat[0], reach, adjacent, singleton, xp)
     block = distinct(*flat, windows)
     windows.fill(block, rule(*flat, windows))
     return xp.reshape(block, (*shape, shape[-1]))
 
 
-def find_windows(adjacent: Array, singleton: Array, xp: Namespace) -> Windows:
-    """Find the windows around all clusters of a batch, whose values can be looked at.
+def find_windows(
+    s: Array, reach: float, adjacent: Array, singleton: Array, xp: Namespace
+) -> Windows:
+    """Find windows that cover all clusters of a batch, whose values can be looked at.
 
-    `adjacent` tells whether a singular value and the next are in one cluster, shape
-    (b, k - 1), `singleton` which are one even by themselves, (b, k). Windows are as
-    wide as the largest cluster; whole matrices if these are smaller in all.
+    `adjacent` tells whether a value and the next are in one cluster, shape (b, k - 1).
+    Of the three ways to cover them, each with windows of one width, the one with the
+    fewest pairs is taken: whole matrices, one window for each cluster, or, where
+    values far from each other are in one, several that overlap.
     """
-    k = singleton.shape[-1]
+    k = s.shape[-1]
     edge = xp.zeros_like(singleton[:, :1])
     before = xp.concat([edge, adjacent], axis=1)
-    after = xp.concat([adjacent, edge], axis=1)
-    matrix, first = xp.nonzero(~before & (after | singleton))
-    _, last = xp.nonzero(~after & (before | singleton))
-    width = int(xp.max(last - first)) + 1
-    if width < k:
-        (whole,) = xp.nonzero(xp.any(before | singleton, axis=1))
-        if whole.shape[0] * k * k <= matrix.shape[0] * width * width:
-            matrix, first, last, width = whole, 0 * whole, 0 * whole + k - 1, k
-    start = xp.minimum(first, xp.full_like(first, k - width))
+    clustered = before | xp.concat([adjacent, edge], axis=1) | singleton
+    counter = xp.arange(k, device=adjacent.device)
+    _, first = xp.nonzero(~before)
+    run = _count(~before, xp)
+    position = counter - first[run]
+    most = int(xp.max(xp.where(clustered, position, 0 * position))) + 1
+    near = _farthest(s, reach, most, xp)
+
+    whole = (counter == 0) & xp.any(clustered, axis=1)[:, None]
+    each = clustered & (position == 0)
+    # With all values within reach of those in the middle, from `near` on to 3 `near`.
+    several = clustered & (position % near == 0)
+    ways = ((whole, k, 0), (each, most, 0), (several, min(4 * near, k), near))
+    anchor, width, margin = min(ways, key=lambda way: _size(way[0], xp) * way[1] ** 2)
+
+    matrix, at = xp.nonzero(anchor)
+    start = xp.minimum(xp.maximum(at - margin, 0 * at), 0 * at + k - width)
     index = start[:, None] + xp.arange(width, device=adjacent.device)
-    matrix = matrix[:, None]
-    within = (index >= first[:, None]) & (index <= last[:, None])
-    which = xp.cumulative_sum(xp.astype(~before, xp.int64), axis=1)
-    clustered = before | after | singleton
-    mask = (which[:, :, None] == which[:, None, :]) & clustered[:, :, None]
-    inside = mask[_pairs(matrix, index)] & within[:, :, None] & within[:, None, :]
-    # In the same order as the mask's elements, because the windows are.
-    return Windows(matrix, index, inside, mask)
+    same = (run[:, :, None] == run[:, None, :]) & clustered[:, :, None]
+    mask = same & (xp.abs(counter[:, None] - counter) <= near)
+    rows, i, j = xp.nonzero(mask)
+    window = _count(anchor, xp)[rows, xp.minimum(i, j)]
+    place = window, i - start[window], j - start[window]
+    return Windows(matrix[:, None], index, mask, place)
 
 
-def _pairs(matrix: Array, index: Array) -> tuple[Array, Array, Array]:
-    return matrix[:, :, None], index[:, :, None], index[:, None, :]
+def _size(mask: Array, xp: Namespace) -> int:
+    return int(xp.sum(xp.astype(mask, xp.int64)))
+
+
+def _count(mask: Array, xp: Namespace) -> Array:
+    """Count, from 0, the last place where a mask (b, k) holds at or before each."""
+    flat = xp.reshape(xp.astype(mask, xp.int64), (-1,))
+    return xp.reshape(xp.cumulative_sum(flat) - 1, mask.shape)
+
+
+def _farthest(s: Array, reach: float, most: int, xp: Namespace) -> int:
+    """Largest distance in place, at least 1, of values within reach, below `most`."""
+    low, high = 1, max(most - 1, 1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if xp.any(abs(s[:, middle:] - s[:, :-middle]) <= reach):
+            low = middle
+        else:
+            high = middle - 1
+    return low

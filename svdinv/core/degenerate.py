@@ -29,6 +29,7 @@ from svdinv.core.namespace import (
     herm,
     identity_like,
     is_complex,
+    middle_factor,
     real,
     safe_divide,
     skew,
@@ -110,16 +111,19 @@ def vector_block(
         block = block + herm(W * M + xp.matrix_transpose(W) * NH, xp)
         return block + diagonal_matrices(gS, M, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
+    near = neighbour_rtol(rtol, epsilon)
+    block = middle_factor(s, M, NH, gS, near, epsilon, xp)
+    if block is not None:
+        return block
     rule = partial(consistent_block, xp, rtol, epsilon)
     distinct = partial(_distinct_block, xp)
-    adjacent, negligible = adjacent_values(s, rtol, epsilon), s <= rounding_rtol(s, xp)
-    return in_clusters(adjacent, negligible, distinct, rule, (s, M, NH, gS), xp)
+    reach, negligible = reach_of_rule(rtol, epsilon), s <= rounding_rtol(s, xp)
+    return in_clusters(reach, negligible, distinct, rule, (s, M, NH, gS), xp)
 
 
-def adjacent_values(s: Array, rtol: float | None, epsilon: float) -> Array:
-    """Whether each value is so close to the next that it is a rule's."""
-    reach = max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
-    return abs(s[..., 1:] - s[..., :-1]) <= reach
+def reach_of_rule(rtol: float | None, epsilon: float) -> float:
+    """Gap up to which the rule has a say in two values."""
+    return max(neighbour_rtol(rtol, epsilon), neighbour_rtol(None, epsilon))
 
 
 def _distinct_block(
@@ -131,11 +135,11 @@ def _distinct_block(
     """
     si, sj = _pairs(s)
     # In place where nothing is lost: new memory costs more than arithmetic.
-    left, right = M - adjoint(M, xp), NH - adjoint(NH, xp)
-    left *= cast(sj, M, xp)
+    block, right = M - adjoint(M, xp), NH - adjoint(NH, xp)
+    block *= cast(sj, M, xp)
     right *= cast(si, M, xp)
-    block = left - right
-    del left, right
+    block -= right
+    del right
     eye = xp.eye(s.shape[-1], dtype=s.dtype, device=getattr(s, "device", None))
     gap = sj - si
     gap *= sj + si
@@ -149,7 +153,8 @@ def _distinct_block(
         phase = xp.linalg.diagonal(M) + xp.linalg.diagonal(NH)
         phase = 0.5 * (phase - conj(phase, xp)) * cast(reciprocal(s, xp), M, xp)
         diagonal = diagonal + 0.5 * phase - xp.linalg.diagonal(block)
-    return block + cast(eye, M, xp) * diagonal[..., None]
+    block += cast(eye, M, xp) * diagonal[..., None]
+    return block
 
 
 def linear_rule(

@@ -17,12 +17,12 @@ from typing import NamedTuple
 from svdinv.core.clusters import Windows, in_clusters
 from svdinv.core.degenerate import (
     Values,
-    adjacent_values,
     check_repeated,
     cluster_part,
     cotangent_values,
     linear_rule,
     log_derivative,
+    reach_of_rule,
 )
 from svdinv.core.gauge import root_ratio, squared
 from svdinv.core.namespace import (
@@ -100,10 +100,10 @@ def eigh_pullback(
         return herm((V * cast(gw, V, xp)[..., None, :]) @ adjoint(V, xp), xp)
     s, top = scaled(w, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
-    adjacent = adjacent_values(s, rtol, epsilon)
+    reach = reach_of_rule(rtol, epsilon)
     rule, distinct = partial(_consistent, xp, rtol, epsilon), partial(_distinct, xp)
     arrays = s, adjoint(V, xp) @ gV, gw * top
-    block = in_clusters(adjacent, s != s, distinct, rule, arrays, xp)
+    block = in_clusters(reach, s != s, distinct, rule, arrays, xp)
     return herm((V * cast(1 / top, V, xp)[..., None]) @ block @ adjoint(V, xp), xp)
 
 

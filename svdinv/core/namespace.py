@@ -167,6 +167,23 @@ def decomposes_quickly(A: Array, xp: Namespace) -> bool:
     return ask is not None and ask(A)
 
 
+def middle_factor(
+    s: Array,
+    M: Array,
+    NH: Array,
+    gS: Array,
+    near: float,
+    epsilon: float,
+    xp: Namespace,
+) -> Array | None:
+    """Compute the consistent rule of `svdinv.core.degenerate` by kernels, or None.
+
+    For small s of large matrices, whose other products are the framework's.
+    """
+    compute = getattr(xp, "middle_factor", None)
+    return None if compute is None else compute(s, M, NH, gS, near, epsilon)
+
+
 def decomposes_in_double(xp: Namespace) -> bool:
     """Tell whether `linalg` computes single precision in double, and rounds once."""
     return getattr(xp, "decomposes_in_double", False)

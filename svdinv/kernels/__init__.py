@@ -1,9 +1,9 @@
 """Batches of small matrices on the CPU: one matrix in each lane of its vectors.
 
-`decompositions.c`, `derivatives.c` and `consistent.c` hold the algorithms, `batch.c`
-the threads and the choice of an instruction set, and `build.py` compiles all into one
-library without a trace of Python in it. Where that library is missing, `suits` says no
-to everything.
+`decompositions.c`, `derivatives.c`, `consistent.c` and `alignment.c` hold the
+algorithms, `batch.c` the threads and the choice of an instruction set, and `build.py`
+compiles all into one library without a trace of Python in it. Where that library is
+missing, `suits` says no to everything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 __all__ = [
     "DECOMPOSITIONS",
@@ -29,7 +29,10 @@ __all__ = [
     "xla_handler",
 ]
 
-KINDS = ("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull")
+KINDS = (
+    *("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull"),
+    *("align", "align_pull"),
+)
 """What the kernels do, in the order of `batch.c`."""
 
 _KIND = {kind: index for index, kind in enumerate(KINDS)}
@@ -55,17 +58,11 @@ _TASKS = [struct.Struct(f"{4 * n}q{32 * (12 - n)}x2dP3q") for n in range(13)]
 _ABSENT = (0, 0, 0, 0)
 
 
-class Layout(NamedTuple):
-    """Matrices in memory: an address, and strides counted in real numbers."""
+Layout: TypeAlias = tuple[int, int, int, int]
+"""Matrices in memory: an address, and the strides of a matrix, a row and a column.
 
-    address: int
-    matrix: int
-    row: int
-    column: int
-
-    def transposed(self) -> Layout:
-        """Exchange rows and columns."""
-        return Layout(self.address, self.matrix, self.column, self.row)
+These are counted in real numbers.
+"""
 
 
 class _Kernels:
@@ -169,7 +166,7 @@ def run(
     arrays : sequence of Layout or None
         Arrays of the batch; None for one that is absent.
     failed : int, optional
-        Address of b numbers of type int32, which tell where the kernel gave up.
+        Address of b numbers of type int32, which tell where a decomposition gave up.
     numbers : tuple of float, optional
         Tolerances.
     adjoint : bool, optional

@@ -27,24 +27,32 @@ typedef struct {
 typedef void Run(const Task *, int64_t, int64_t, void *);
 typedef int64_t Memory(int, int);
 
-enum { DECOMPOSITIONS = 2, KINDS = 6 };
+enum { DECOMPOSITIONS = 2, ALIGN = 6, ALIGN_PULL, KINDS };
 typedef struct {
   Run *run[KINDS];
-  Memory *decomposition, *derivative;
+  Memory *decomposition, *derivative, *alignment;
   const int *lanes;
 } Kernel;
 
 /* The order of the kinds is also in svdinv/kernels/__init__.py. */
 #define DECLARE(type, isa)                                                        \
   extern Run svd_##type##_##isa, eigh_##type##_##isa, map_##type##_##isa,         \
-      derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa; \
-  extern Memory decomposition_memory_##type##_##isa, derivative_memory_##type##_##isa; \
+      derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
+      align_##type##_##isa, align_pull_##type##_##isa;                            \
+  extern Memory decomposition_memory_##type##_##isa, derivative_memory_##type##_##isa, \
+      alignment_memory_##type##_##isa;                                            \
   extern const int lanes_##type##_##isa;
 #define KERNEL(type, isa)                                                         \
   {{svd_##type##_##isa, eigh_##type##_##isa, map_##type##_##isa,                  \
-    derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa}, \
+    derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
+    OF_REAL_##type(align_##type##_##isa), OF_REAL_##type(align_pull_##type##_##isa)}, \
    decomposition_memory_##type##_##isa, derivative_memory_##type##_##isa,         \
-   &lanes_##type##_##isa}
+   OF_REAL_##type(alignment_memory_##type##_##isa), &lanes_##type##_##isa}
+/* Points are real. */
+#define OF_REAL_f32(x) x
+#define OF_REAL_f64(x) x
+#define OF_REAL_c64(x) 0
+#define OF_REAL_c128(x) 0
 #define TYPES(X, isa) X(f32, isa) X(f64, isa) X(c64, isa) X(c128, isa)
 #define KERNELS(isa)                                                              \
   {#isa, {KERNEL(f32, isa), KERNEL(f64, isa), KERNEL(c64, isa), KERNEL(c128, isa)}}
@@ -208,23 +216,33 @@ static void run(Job *job, int helpers) {
 
 /* Run a kernel, `kind`, over a batch of matrices, shape (m, n) with m >= n.
  *
- * `type` is 0 to 3 for f32, f64, c64 and c128.  Returns the number of matrices that
- * task->failed names, or -1 if there is no memory. */
+ * `type` is 0 to 3 for f32, f64, c64 and c128.  Returns the number of matrices that were
+ * not decomposed, which task->failed tells if there is one, or -1 without memory. */
 PUBLIC int svdinv_run(int kind, int variant, int type, int most_threads, int64_t batch,
                       const Task *task) {
   if (batch == 0 || task->n == 0) return 0;
   const Kernel *kernel = &variants[variant].kernels[type];
   const int m = (int)task->m, n = (int)task->n;
-  const int decomposes = kind < DECOMPOSITIONS;
+  const int decomposes = kind < DECOMPOSITIONS, aligns = kind >= ALIGN;
   Job job = {.task = task, .run = kernel->run[kind], .batch = batch};
   job.chunk = *kernel->lanes;
-  job.memory = (size_t)(decomposes ? kernel->decomposition : kernel->derivative)(m, n);
+  job.memory = (size_t)(decomposes ? kernel->decomposition
+                        : aligns   ? kernel->alignment
+                                   : kernel->derivative)(m, n);
   /* A thread more for each 50 microseconds or so, in which one wakes. */
   const int64_t chunks = (batch + job.chunk - 1) / job.chunk;
-  const double each = (decomposes ? 30.0 : 8.0) * m * n * n + 3000.0 * n + 5000;
+  const double each = (decomposes ? 30.0 : 8.0) * m * n * n +
+                      (kind == ALIGN ? 30.0 * n * n * n : 0) + 3000.0 * n + 5000;
   int64_t helpers = (int64_t)(chunks * each / 150e3);
   if (helpers > chunks - 1) helpers = chunks - 1;
   if (helpers > most_threads - 1) helpers = most_threads - 1;
+  Task own = *task;
+  if (!task->failed && (decomposes || kind == ALIGN)) {
+    own.failed = malloc((size_t)batch * sizeof *own.failed);
+    if (!own.failed) return -1;
+    job.task = &own;
+  }
   run(&job, (int)helpers);
+  if (own.failed != task->failed) free(own.failed);
   return atomic_load(&job.failures);
 }

@@ -445,14 +445,6 @@ static void tridiagonalise(E *restrict A, int n, V *restrict d, V *restrict e,
 
 /* ---- scale ------------------------------------------------------------------------ */
 
-/* 2^k as a number, for |k| < BIAS. */
-INLINE T power_of_two(int k) {
-  Int bits = (Int)(k + BIAS) << MANTISSA;
-  T x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 static int exponent(T x) {
   int k = 0;
   if (x == 0) return 0;

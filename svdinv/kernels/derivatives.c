@@ -115,14 +115,39 @@ static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, 
   }
 }
 
+/* The same for y = f(s) = 1 or -1, for signs that are given; `s` becomes 0 where it is
+ * nothing to divide by.  As `coefficients` in spectral.py for functions with a jump. */
+static void step_differences(V *minus, V *plus, V *phi, V *s, const V *y, int closed,
+                             int n) {
+  const V least = (T)ROUNDING * s[0];
+  I number = {0};
+  for (int i = 0; i < n; i++) number -= s[i] <= least;
+  const I single = closed ? number == 1 : (I){0}; /* added to a larger one */
+  for (int i = 0; i < n; i++) {
+    const I small = s[i] <= least, zero = small & ~single;
+    s[i] = SELECT(zero, (V){0}, s[i]);
+    phi[i] = safe_quotient(y[i], s[i], s[i] > (V){0});
+    for (int j = 0; j <= i; j++) {
+      const V both = s[i] + s[j], gap = s[j] - s[i];
+      const I apart = magnitude(gap) > (T)ROUNDING * greater(s[i], s[j]);
+      V less = safe_quotient(y[j] - y[i], gap, apart);
+      V more = SELECT(both > (V){0}, safe_quotient(y[i] + y[j], both, both > (V){0}), less);
+      if (i == j) more = COMPLEX ? SELECT(small & ~zero, less, more) : less;
+      minus[i * n + j] = minus[j * n + i] = less;
+      plus[i * n + j] = plus[j * n + i] = more;
+    }
+  }
+}
+
 /* Derivative of the soft threshold of matrices, which is its own transpose:
  *
  *   U [D- o herm(K) + D+ o skew(K) - diag(dtau where y > 0)] V^H
  *       + (X V - U K) diag(phi) V^H
  *
  * with K = U^H X V, the last term where something may lie outside the range of U: where
- * m > n, and with number[0] = 1 for a square U that may not be unitary.  Arrays: 0 U,
- * 1 V^H, 2 X, 3 s, 4 tau, 5 dtau or none, 6 result, 7 cotangent of tau. */
+ * m > n, and with number[0] = 1 for a square U that may not be unitary.  With number[1] =
+ * 1 that of U diag(tau) V^H for signs tau, which are all 1 where there are none.  Arrays:
+ * 0 U, 1 V^H, 2 X, 3 s, 4 tau, 5 dtau or none, 6 result, 7 cotangent of tau or none. */
 void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
   const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
@@ -136,8 +161,14 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
     load(Vh, n, &in[1], begin, end, n, n, turn);
     load(X, n, &in[2], begin, end, m, n, turn);
     load_reals(s, &in[3], begin, end, n);
-    soft_threshold(y, s, &in[4], begin, end, n);
-    soft_differences(minus, plus, phi, s, y, n);
+    if (task->number[1] > 0) {
+      for (int i = 0; i < n; i++) y[i] = fill(1);
+      if (in[4].data) load_reals(y, &in[4], begin, end, n);
+      step_differences(minus, plus, phi, s, y, m == n, n);
+    } else {
+      soft_threshold(y, s, &in[4], begin, end, n);
+      soft_differences(minus, plus, phi, s, y, n);
+    }
     V dtau = {0}, gtau = {0};
     if (in[5].data) load_reals(&dtau, &in[5], begin, end, 1);
     /* V = (V^H)^H, and X V = conj(conj(X) (V^H)^T) */
@@ -156,7 +187,7 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
         B[i * n + j].part[0] -= SELECT(kept, dtau, (V){0});
         gtau -= SELECT(kept, K[i * n + j].part[0], (V){0});
       }
-    unload_reals(&gtau, &in[7], begin, end, 1);
+    if (in[7].data) unload_reals(&gtau, &in[7], begin, end, 1);
     product(X, PLAIN(U, n), PLAIN(B, n), m, n, n);
     if (outside)
       for (int i = 0; i < m; i++)

@@ -55,6 +55,14 @@ typedef struct { V part[PARTS]; } E;
 INLINE V fill(T x) { return (V){0} + x; }
 INLINE I fill_int(Int x) { return (I){0} + x; }
 
+/* 2^k as a number, for |k| < BIAS. */
+INLINE T power_of_two(int k) {
+  Int bits = (Int)(k + BIAS) << MANTISSA;
+  T x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 INLINE V root(V x) {
   V r;
   for (int t = 0; t < LANES; t++) r[t] = SQRT(x[t]);

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from svdinv import kernels
+from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
+from svdinv.core.functions import Polar, ProperRotation
 from svdinv.core.hermitian_operations import Eigh
-from svdinv.core.namespace import Array, Namespace
+from svdinv.core.namespace import Array, Namespace, decomposes_in_double
 from svdinv.core.operation import Operation
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Map, Pull, Push
@@ -23,6 +25,7 @@ from svdinv.kernels import Layout
 __all__ = [
     "Memory",
     "by_kernel",
+    "derives",
     "eigh",
     "has_kernel",
     "knows",
@@ -35,6 +38,7 @@ __all__ = [
 
 
 _SOFT = Soft()
+_STEPS = Polar(), ProperRotation()
 
 
 class Memory(Protocol):
@@ -49,11 +53,10 @@ class Memory(Protocol):
     def flat(self, x: Array, axes: int) -> tuple[Array, Layout]:
         """Give x with one batch axis and `axes` more, and its layout; may copy."""
 
-    def empty(self, shape: tuple[int, ...], like: Array, *, real: bool = False) -> Any:
-        """Uninitialised memory, in the real dtype of `like` if `real`."""
-
-    def integers(self, count: int) -> tuple[Array, int]:
-        """Uninitialised 32-bit integers and their address."""
+    def empty(
+        self, shape: tuple[int, ...], like: Array, *, real: bool = False
+    ) -> tuple[Any, int]:
+        """Uninitialised memory, in the real dtype of `like` if `real`, and where."""
 
     def threads(self) -> int:
         """Give the number of threads that may be used."""
@@ -72,15 +75,19 @@ def _count(batch: Any) -> int:
     return count
 
 
+def _turned(layout: Layout | None) -> Layout | None:
+    """Exchange rows and columns."""
+    return layout and (*layout[:2], layout[3], layout[2])
+
+
 class _Run:
     """The arguments of one call, and what keeps their memory alive."""
 
     def __init__(self, memory: Memory, like: Array, shape: tuple[int, ...]) -> None:
         *self.batch, m, n = shape
-        self.memory, self.like = memory, like
+        self.memory, self.like, self.dtype = memory, like, memory.dtype(like)
         self.turned = m < n
-        self.count = _count(self.batch)
-        self.shape = self.count, max(m, n), min(m, n)
+        self.shape = _count(self.batch), max(m, n), min(m, n)
         self.alive: list[Any] = []
 
     def matrices(self, x: Array | None) -> Layout | None:
@@ -89,7 +96,7 @@ class _Run:
             return None
         x, layout = self.memory.flat(x, 2)
         self.alive.append(x)
-        return layout.transposed() if self.turned else layout
+        return _turned(layout) if self.turned else layout
 
     def values(self, x: Array | None) -> Layout | None:
         """Layout of an array with one number, or some, for each matrix."""
@@ -99,23 +106,28 @@ class _Run:
         self.alive.append(x)
         return layout
 
-    def new(self, *shape: int, real: bool = False) -> Array:
-        """Give an array for a result, with the batch axes."""
-        return self.memory.empty((*self.batch, *shape), self.like, real=real)
+    def number(self, x: Array | None) -> Layout | None:
+        """Layout of an array with the batch axes alone."""
+        return self.values(None if x is None else x[..., None])
 
-    def failures(self) -> int:
-        """Give the address of a number for each matrix, which are then in `flags`."""
-        self.flags, address = self.memory.integers(self.count)
-        return address
+    def new(self, *shape: int, real: bool = False) -> tuple[Array, Layout]:
+        """Give an array for a result, with the batch axes, and its plain layout."""
+        x, address = self.memory.empty((*self.batch, *shape), self.like, real=real)
+        parts = 1 if real or self.dtype[0] == "f" else 2
+        row = parts * shape[-1] if shape else parts
+        if len(shape) == 2:
+            return x, (address, shape[0] * row, row, parts)
+        return x, (address, row, 0, parts)
+
+    def result(self, m: int, n: int) -> tuple[Array, Layout | None]:
+        """Give matrices for a result, which are adjoints as those in `matrices`."""
+        x, layout = self.new(m, n)
+        return x, _turned(layout) if self.turned else layout
 
     def __call__(self, kind: str, arrays: Any, **options: Any) -> int:
+        threads = self.memory.threads()
         return kernels.run(
-            kind,
-            self.memory.dtype(self.like),
-            self.shape,
-            arrays,
-            threads=self.memory.threads(),
-            **options,
+            kind, self.dtype, self.shape, arrays, threads=threads, **options
         )
 
 
@@ -134,14 +146,13 @@ def svd(A: Array, memory: Memory) -> tuple[Array, Array, Array] | None:
     run = _Run(memory, A, A.shape)
     m, n = A.shape[-2:]
     k = min(m, n)
-    Uh, S, Vh = run.new(k, m), run.new(k, real=True), run.new(k, n)
+    Uh, left = run.new(k, m)
+    S, values = run.new(k, real=True)
+    Vh, right = run.new(k, n)
     # Vectors are rows to the kernel. A wide matrix is A^T = conj(V) S U^T.
-    source = run.matrices(A)
-    turned, run.turned = run.turned, False
-    left, right = run.matrices(Uh), run.matrices(Vh)
-    if turned:
+    if run.turned:
         left, right = right, left
-    if run("svd", (source, run.values(S), left, right), failed=run.failures()):
+    if run("svd", (run.matrices(A), values, left, right)):
         return None
     return Uh.mT, S, Vh
 
@@ -152,9 +163,9 @@ def eigh(A: Array, memory: Memory) -> tuple[Array, Array] | None:
         return None
     run = _Run(memory, A, A.shape)
     n = A.shape[-1]
-    w, Vt = run.new(n, real=True), run.new(n, n)
-    arrays = run.matrices(A), run.values(w), run.matrices(Vt)
-    return None if run("eigh", arrays, failed=run.failures()) else (w, Vt.mT)
+    w, values = run.new(n, real=True)
+    Vt, vectors = run.new(n, n)
+    return None if run("eigh", (run.matrices(A), values, vectors)) else (w, Vt.mT)
 
 
 def has_kernel(operation: Operation) -> bool:
@@ -185,6 +196,13 @@ def knows(function: Any, A: Array, tau: Any) -> bool:
     return function == _SOFT and tuple(tau.shape) == (*A.shape[:-2], 1)
 
 
+def derives(function: Any, A: Array, tau: Any) -> tuple[float, float] | None:
+    """Numbers for the kernel that has the derivative of a function, if one has."""
+    if function in _STEPS:
+        return 0.0, 1.0
+    return (float(not function.needs_unitary), 0.0) if knows(function, A, tau) else None
+
+
 def _map(operation: Map, x: Any, memory: Memory, xp: Namespace) -> Any:
     A, tau, *factors = x
     if not _is_svd(operation, A, memory):
@@ -193,12 +211,12 @@ def _map(operation: Map, x: Any, memory: Memory, xp: Namespace) -> Any:
     known = knows(operation.function, A, tau)
     y = S if known else operation.function.value(S, tau, xp)
     run = _Run(memory, A, A.shape)
-    F = run.new(*A.shape[-2:])
+    F, result = run.result(*A.shape[-2:])
     left, right = run.matrices(U), run.matrices(Vh)
     if run.turned:
         left, right = right, left
     level = run.values(tau) if known else None
-    run("map", (left, run.values(y), right, level, run.matrices(F)), adjoint=run.turned)
+    run("map", (left, run.values(y), right, level, result), adjoint=run.turned)
     return (F,)
 
 
@@ -211,25 +229,28 @@ def _derivative(
     factors: Any,
     memory: Memory,
 ) -> Any:
-    function = operation.function
-    if not (_is_svd(operation, A, memory) and knows(function, A, tau)):
+    numbers = derives(operation.function, A, tau)
+    if numbers is None or not _is_svd(operation, A, memory):
         return None
     if dtau is not None and (dtau.shape != tau.shape or dtau.dtype != tau.dtype):
         return None
     U, S, Vh = factors
     run = _Run(memory, A, A.shape)
-    result, gtau = run.new(*A.shape[-2:]), run.new(1, real=True)
+    found, result = run.result(*A.shape[-2:])
+    gtau, slope = None, None
+    if operation.function not in _STEPS:
+        gtau, slope = run.new(1, real=True)
     left, right = run.matrices(U), run.matrices(Vh)
     if run.turned:
         left, right = right, left
     values = run.values(S), run.values(tau), run.values(dtau)
     run(
         "derivative",
-        (left, right, run.matrices(X), *values, run.matrices(result), run.values(gtau)),
-        numbers=(float(not function.needs_unitary), 0.0),
+        (left, right, run.matrices(X), *values, result, slope),
+        numbers=numbers,
         adjoint=run.turned,
     )
-    return result, gtau
+    return found, gtau
 
 
 def _push(operation: Push, x: Any, memory: Memory, xp: Namespace) -> Any:
@@ -270,7 +291,8 @@ def pulls(rule: Any, x: Any, dtype: Callable[[Array], str]) -> bool:
 def _pullback(operation: Pullback, x: Any, memory: Memory, xp: Namespace) -> Any:
     rule: Any = operation.rule
     if not pulls(rule, x, memory.dtype):
-        return None
+        thin = _is_thin(rule, x, memory)
+        return (rule.pull(x, _WithMiddle(xp, memory)),) if thin else None
     return (_svd_pull if isinstance(rule, SVD) else _eigh_pull)(rule, x, memory, xp)
 
 
@@ -278,27 +300,109 @@ def _svd_pull(rule: SVD, x: Any, memory: Memory, xp: Namespace) -> Any:
     U, S, Vh, gU, gS, gVh = x
     m, n = U.shape[-2], Vh.shape[-1]
     run = _Run(memory, U, (*S.shape[:-1], m, n))
-    gA = run.new(m, n)
+    gA, result = run.result(m, n)
     left, right, gleft, gright = (run.matrices(z) for z in (U, Vh, gU, gVh))
     if run.turned:
         left, right, gleft, gright = right, left, gright, gleft
     given = (left, run.values(S), right, gleft, run.values(gS), gright)
     run(
         "svd_pull",
-        (*given, run.matrices(gA)),
+        (*given, result),
         numbers=precision(rule, S, xp),
         adjoint=run.turned,
     )
     return (gA,)
 
 
+class _WithMiddle:
+    """A namespace, and kernels for the middle factor of the pullback of the SVD."""
+
+    def __init__(self, xp: Namespace, memory: Memory) -> None:
+        self._xp, self._memory = xp, memory
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._xp, name)
+
+    def middle_factor(
+        self, s: Array, M: Array, NH: Array, gS: Array, near: float, epsilon: float
+    ) -> Array:
+        """Compute the pullback with U and V the identity."""
+        run = _Run(self._memory, M, M.shape)
+        block, result = run.new(*M.shape[-2:])
+        one, identity = run.new(*M.shape[-2:])
+        one[...] = self._xp.eye(M.shape[-1], dtype=M.dtype)
+        cotangents = run.matrices(M), run.values(gS), run.matrices(NH)
+        arrays = identity, run.values(s), identity, *cotangents, result
+        run("svd_pull", arrays, numbers=(near, epsilon))
+        return block
+
+
+def _is_thin(rule: Any, x: Any, memory: Memory) -> bool:
+    """Tell whether k x k matrices are small, where the larger ones are not."""
+    if not isinstance(rule, SVD) or rule.repeated != "consistent":
+        return False
+    S, k = x[1], x[1].shape[-1]
+    return kernels.differentiates(memory.dtype(x[0]), _count(S.shape[:-1]), k, k)
+
+
 def _eigh_pull(rule: Eigh, x: Any, memory: Memory, xp: Namespace) -> Any:
     w, V, gw, gV = x
     run = _Run(memory, V, V.shape)
-    gA = run.new(*V.shape[-2:])
+    gA, result = run.new(*V.shape[-2:])
     given = run.matrices(V), run.values(w), run.values(gw), run.matrices(gV)
-    run("eigh_pull", (*given, run.matrices(gA)), numbers=precision(rule, w, xp))
+    run("eigh_pull", (*given, result), numbers=precision(rule, w, xp))
     return (gA,)
+
+
+def _points(x: Any, memory: Memory, xp: Namespace) -> Any:
+    """Begin a call with points P, Q, weights; None where the kernels do not suit."""
+    P, Q, w = x
+    *batch, m, n = P.shape
+    dtype, count = memory.dtype(P), _count(batch)
+    if (
+        dtype not in ("float32", "float64")
+        or m == 0
+        or P.dtype != Q.dtype
+        or P.dtype != w.dtype
+        or not kernels.suits(dtype, count, n, n)
+        or not kernels.differentiates(dtype, count, m, n)
+        # A second derivative finds the same signs in the same singular vectors.
+        or (decomposes_in_double(xp) and dtype != "float64")
+    ):
+        return None
+    run = _Run(memory, P, P.shape)
+    run.turned, run.shape = False, (count, m, n)  # points are rows, however few
+    return run, (run.matrices(P), run.matrices(Q), run.values(w))
+
+
+def _find_motion(operation: FindMotion, x: Any, memory: Memory, xp: Namespace) -> Any:
+    begun = _points(x, memory, xp)
+    if begun is None:
+        return None
+    run, given = begun
+    n = run.shape[-1]
+    shapes: Any = ((n, n), (n, n), (n,), (n, n), (n, n), (n,), (), (n,))
+    results, layouts = zip(*(run.new(*shape) for shape in shapes), strict=True)
+    if run("align", (*given, *layouts)):
+        return None
+    C, Uh, S, Vh, R, t, rmsd, signs = results
+    return Motion(R, t, rmsd, C, Uh.mT, S, Vh, signs)
+
+
+def _align_pull(operation: AlignPull, x: Any, memory: Memory, xp: Namespace) -> Any:
+    P, Q, w, *motion, gR, gt, grmsd, gC = x
+    begun = None if gC is not None else _points((P, Q, w), memory, xp)
+    if begun is None:
+        return None
+    run, given = begun
+    m, n = run.shape[1:]
+    *_, U, S, Vh, _ = motion
+    factors = _turned(run.matrices(U)), run.values(S), run.matrices(Vh)
+    cotangents = run.matrices(gR), run.values(gt), run.number(grmsd)
+    (gP, toP), (gQ, toQ) = run.new(m, n), run.new(m, n)
+    gw, tow = run.new(m) if operation.weighted else (None, None)
+    run("align_pull", (*given, *factors, *cotangents, toP, toQ, tow))
+    return gP, gQ, gw
 
 
 _RULES: dict[type, Callable[..., Any]] = {
@@ -306,4 +410,6 @@ _RULES: dict[type, Callable[..., Any]] = {
     Push: _push,
     Pull: _pull,
     Pullback: _pullback,
+    FindMotion: _find_motion,
+    AlignPull: _align_pull,
 }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from svdinv.core.alignment_operations import Align, FindMotion
 from svdinv.core.backend import Backend
-from svdinv.core.functions import Polar, ProperRotation, proper_signs
-from svdinv.core.namespace import Array, abs_max, adjoint, binary_scale, is_complex
+from svdinv.core.functions import Polar
+from svdinv.core.namespace import Array, adjoint, is_complex
 from svdinv.core.spectral_operations import Factorise, Map
-from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import broadcasts, check_compatible
 from svdinv.operators._maps import without_tau
 from svdinv.operators._registry import operator
@@ -141,8 +141,10 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
         raise backend.shape_error(
             f"P and Q must have at least one coordinate, got shape {tuple(P.shape)}"
         )
-    # Both in the batch shape of both, by adding zeros.
-    P, Q = P + xp.zeros_like(Q[..., :1, :1]), Q + xp.zeros_like(P[..., :1, :1])
+    shape = tuple(P.shape)
+    if None in shape or shape != tuple(Q.shape):
+        # Both in the batch shape of both, by adding zeros.
+        P, Q = P + xp.zeros_like(Q[..., :1, :1]), Q + xp.zeros_like(P[..., :1, :1])
     w = xp.ones_like(P[..., 0])
     if weights is not None:
         given = backend.parameter(weights, P, "weights")
@@ -152,33 +154,6 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
                 f"{tuple(given.shape)}"
             )
         w = w * given
-    size = backend.stop_gradient(xp.maximum(abs_max(P, xp), abs_max(Q, xp)))
-    unit = binary_scale(size, xp)
-    P, Q = P / unit, Q / unit
-    mass = xp.sum(w, axis=-1)
-    mass = xp.where(mass == 0, xp.ones_like(mass), mass)
-    share = (w / mass[..., None])[..., None]
-    p = xp.sum(share * P, axis=-2, keepdims=True)
-    q = xp.sum(share * Q, axis=-2, keepdims=True)
-    C = xp.matrix_transpose(share * (Q - q)) @ (P - p)
-    U, S, Vh = backend.evaluate(Factorise(ProperRotation(), method="svd"), C, None)
-    # The differences are as inexact as the points: what that leaves of singular
-    # values that are 0 is no value to divide by.
-    noise = abs_max(P, xp) * abs_max(Q - q, xp) + abs_max(Q, xp) * abs_max(P - p, xp)
-    noise = backend.stop_gradient(rounding_rtol(noise, xp) * noise[..., 0])
-    # One such value alone is always added to a larger one, and does no harm.
-    lost = ~(noise < S[..., -2:][..., :1])
-    kept = xp.where((noise < S) | ~lost, S, xp.zeros_like(S))
-    signs = backend.stop_gradient(proper_signs(U, S, Vh, xp))
-    (R,) = backend.call(Map(ProperRotation()), C, signs, U, kept, Vh)
-    turned = xp.matrix_transpose(R)
-    t = q - p @ turned
-    residual = (P - p) @ turned - (Q - q)
-    square = xp.sum(share * residual * residual, axis=(-2, -1))
-    size = xp.sum(share * ((P - p) ** 2 + (Q - q) ** 2), axis=(-2, -1))
-    positive = ~(square <= rounding_rtol(square, xp) ** 2 * size)  # NaN included
-    rmsd = xp.sqrt(xp.where(positive, square, xp.ones_like(square)))
-    rmsd = xp.where(positive, rmsd, xp.zeros_like(rmsd))
-    unit = unit[..., 0]
-    t, rmsd = t[..., 0, :] * unit, rmsd * unit[..., 0]
+    motion = backend.evaluate(FindMotion(), P, Q, w)
+    R, t, rmsd, _ = backend.call(Align(), P, Q, w, *motion)
     return Alignment(restore(R), restore(t), restore(rmsd))

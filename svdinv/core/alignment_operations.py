@@ -1,0 +1,202 @@
+"""Rigid motions between points: the operations that `kabsch` is made of.
+
+With shares w_i of all weight, W = diag(w), the centroids p and q, X = P - p and
+Y = Q - q: C = Y^T W X, R is the rotation nearest to C, t = q - R p, and rmsd^2 =
+sum_i w_i |R x_i - y_i|^2 is least for this R and these centroids, so that none of them
+is differentiated in it. As w^T X = w^T Y = 0,
+
+    dC = dQ^T W X + Y^T W dP,
+
+and with gC, which `svdinv.core.spectral` pulls back from the cotangent gR - gt p^T of
+R, with h = g_rmsd / rmsd and B = gC - h R,
+
+    gP = W (Y B + h X - 1 gt^T R)        gQ = W (X B^T + h Y + 1 gt^T).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from svdinv.core.functions import ProperRotation, proper_signs
+from svdinv.core.namespace import Array, Namespace, abs_max, binary_scale, safe_divide
+from svdinv.core.operation import Call, Operation, add
+from svdinv.core.spectral_operations import Factorise, Pull, Push
+from svdinv.core.tolerances import rounding_rtol
+
+_ROTATION = ProperRotation()
+
+
+class Motion(NamedTuple):
+    """Motion x -> R x + t of matrices of points, and what its derivatives need."""
+
+    R: Array
+    t: Array
+    rmsd: Array
+    C: Array
+    """Covariance of the points over `Points.unit`, shape (..., d, d)."""
+    U: Array
+    S: Array
+    """Singular values of C, 0 where that is all that is known of them."""
+    Vh: Array
+    signs: Array
+    """R = U diag(signs) Vh."""
+
+
+class Points(NamedTuple):
+    """Points without their centroids, over `unit`, shape (..., 1, 1)."""
+
+    unit: Array
+    mass: Array
+    share: Array
+    """Weights of sum 1, shape (..., N, 1)."""
+    p: Array
+    q: Array
+    X: Array
+    Y: Array
+
+
+def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
+    """Take the centroids off two matrices of points."""
+    unit = binary_scale(xp.maximum(abs_max(P, xp), abs_max(Q, xp)), xp)
+    P, Q = P / unit, Q / unit
+    mass = xp.sum(w, axis=-1, keepdims=True)
+    mass = xp.where(mass == 0, xp.ones_like(mass), mass)
+    share = (w / mass)[..., None]
+    p = xp.sum(share * P, axis=-2, keepdims=True)
+    q = xp.sum(share * Q, axis=-2, keepdims=True)
+    return Points(unit, mass, share, p, q, P - p, Q - q)
+
+
+def _residual(points: Points, R: Array, xp: Namespace) -> Array:
+    return points.X @ xp.matrix_transpose(R) - points.Y
+
+
+class FindMotion(Operation):
+    """(P, Q, w) -> `Motion` from P to Q; it has no derivative."""
+
+    def value(self, x, xp):
+        P, Q, w = x
+        points = centred(P, Q, w, xp)
+        unit, _, share, p, q, X, Y = points
+        C = xp.matrix_transpose(share * Y) @ X
+        U, S, Vh = Factorise(_ROTATION, method="svd").value((C, None), xp)
+        # The differences are as inexact as the points: what that leaves of singular
+        # values that are 0 is no value to divide by.
+        noise = abs_max(P, xp) / unit * abs_max(Y, xp)
+        noise = noise + abs_max(Q, xp) / unit * abs_max(X, xp)
+        noise = rounding_rtol(noise, xp) * noise[..., 0]
+        # One such value alone is always added to a larger one, and does no harm.
+        lost = ~(noise < S[..., -2:][..., :1])
+        kept = xp.where((noise < S) | ~lost, S, xp.zeros_like(S))
+        signs = proper_signs(U, S, Vh, xp)
+        R = (U * signs[..., None, :]) @ Vh
+        t = (q - p @ xp.matrix_transpose(R)) * unit
+        residual = _residual(points, R, xp)
+        square = xp.sum(share * residual * residual, axis=(-2, -1))
+        size = xp.sum(share * (X**2 + Y**2), axis=(-2, -1))
+        rounding = square <= rounding_rtol(square, xp) ** 2 * size  # not of NaN
+        rmsd = xp.where(rounding, xp.zeros_like(square), xp.sqrt(square))
+        rmsd = rmsd * unit[..., 0, 0]
+        return Motion(R, t[..., 0, :], rmsd, C, U, kept, Vh, signs)
+
+
+class Align(Operation):
+    """(P, Q, w, motion from P to Q) -> R, t, rmsd and C of that motion."""
+
+    def value(self, x, xp):
+        return tuple(t + 0 for t in Motion(*x[3:])[:4])
+
+    def tangent(self, x, y, dx, call, xp):
+        return call(_AlignPush(), *x, *dx[:3])
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        return call(AlignPull(wanted[2]), *x, *g)
+
+
+def _direct(xp: Namespace) -> Call:
+    return lambda operation, *x: operation.value(x, xp)
+
+
+class _AlignPush(Operation):
+    """(P, Q, w, motion, dP, dQ, dw) -> tangents of R, t, rmsd and C."""
+
+    transparent = True
+
+    def value(self, x, xp):
+        return self.composed(x, _direct(xp), xp)
+
+    def composed(self, x, call, xp):
+        P, Q, w, *motion, dP, dQ, dw = x
+        *_, U, S, Vh, signs = motion
+        R, _, rmsd, C = call(Align(), P, Q, w, *motion)
+        points = centred(P, Q, w, xp)
+        unit, mass, share, p, _, X, Y = points
+        dP = xp.zeros_like(P) if dP is None else dP
+        dQ = xp.zeros_like(Q) if dQ is None else dQ
+        turned = xp.matrix_transpose(R)
+        inverse = _inverse(rmsd, unit, xp)
+        residual = _residual(points, R, xp)
+        dC = xp.matrix_transpose(share * dQ) @ X + xp.matrix_transpose(share * Y) @ dP
+        dC = dC / unit
+        dp, dq = (xp.sum(share * d, axis=-2, keepdims=True) for d in (dP, dQ))
+        square = share * residual * (dP @ turned - dQ)
+        if dw is not None:
+            dw = (dw[..., None] - share * xp.sum(dw, axis=-1)[..., None, None]) / (
+                mass[..., None]
+            )
+            dC = dC + xp.matrix_transpose(dw * Y) @ X
+            dp = dp + unit * xp.sum(dw * X, axis=-2, keepdims=True)
+            dq = dq + unit * xp.sum(dw * Y, axis=-2, keepdims=True)
+            square = square + 0.5 * unit * dw * residual**2
+        (dR,) = call(Push(_ROTATION), C, signs, dC, None, U, S, Vh)
+        dt = dq - unit * p @ xp.matrix_transpose(dR) - dp @ turned
+        drmsd = inverse[..., 0, 0] * xp.sum(square, axis=(-2, -1))
+        return dR, dt[..., 0, :], drmsd, dC
+
+
+@dataclass(frozen=True)
+class AlignPull(Operation):
+    """(P, Q, w, motion, gR, gt, g_rmsd, gC) -> cotangents of P and Q, and of w."""
+
+    weighted: bool
+    transparent = True
+
+    def value(self, x, xp):
+        return self.composed(x, _direct(xp), xp)
+
+    def composed(self, x, call, xp):
+        P, Q, w, *motion, gR, gt, grmsd, gC = x
+        *_, U, S, Vh, signs = motion
+        R, _, rmsd, C = call(Align(), P, Q, w, *motion)
+        points = centred(P, Q, w, xp)
+        unit, mass, share, p, _, X, Y = points
+        h: Any = 0.0
+        if gt is not None:
+            gt = gt[..., None, :]
+            gR = add(gR, -xp.matrix_transpose(gt) * (unit * p))
+        if gR is not None:
+            gC = add(gC, call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0])
+        B = xp.zeros_like(C) if gC is None else gC / unit
+        if self.weighted:
+            gw = xp.sum((Y @ B) * X, axis=-1)
+        if grmsd is not None:
+            h = grmsd[..., None, None] * _inverse(rmsd, unit, xp)
+            B = B - h * R
+        gP, gQ = Y @ B + h * X, X @ xp.matrix_transpose(B) + h * Y
+        if gt is not None:
+            gP, gQ = gP - gt @ R, gQ + gt
+        if not self.weighted:
+            return share * gP, share * gQ, None
+        residual = _residual(points, R, xp)
+        gw = gw + 0.5 * xp.sum(h * residual**2, axis=-1)
+        if gt is not None:
+            gw = gw - xp.sum(gt * residual, axis=-1)
+        gw = gw - xp.sum(share[..., 0] * gw, axis=-1, keepdims=True)
+        return share * gP, share * gQ, unit[..., 0] * gw / mass
+
+
+def _inverse(rmsd: Array, unit: Array, xp: Namespace) -> Array:
+    """Reciprocal of rmsd / unit, and 0 where that is 0, shape (..., 1, 1)."""
+    rmsd = rmsd[..., None, None] / unit
+    return safe_divide(xp.ones_like(rmsd), rmsd, ~(rmsd == 0), xp)
