@@ -18,6 +18,7 @@ from frameworks import params
 from oracle import POLAR, SPECTRA, TANH, WITH_ZEROS, adjoint, draw, relative_error
 
 from svdinv import kernels
+from svdinv.core import hermitian_operations
 from svdinv.core.hermitian import Exponential
 from svdinv.core.thresholds import Firm
 
@@ -163,11 +164,21 @@ def check_hermitian_draws(framework, spectrum, precision):
 @pytest.mark.parametrize("name", ["expm", "logm", "sqrtm", "inv_sqrtm"])
 @pytest.mark.parametrize("framework", params("torch", "tensorflow"), indirect=True)
 def test_lapack_of_single_precision_is_repaired(framework, name, monkeypatch):
+    """How far LAPACK's own factors lead off differs between processors."""
     monkeypatch.setattr(kernels, "suits", lambda *_: False)
+
+    def gradient(A, G):
+        return framework.vjp(operator(framework, name), A)[1](G)[0]
+
     for dtype in PRECISIONS["single"]:
         arrays = drawn(name, "distinct", None, dtype, 60)
-        # From LAPACK's own factors the gradients are off by 0.9e-6 to 1.8e-6.
-        check(framework, name, dtype, arrays, (8e-7, 1.5e-6))
+        check(framework, name, dtype, arrays, (1.2e-6, 1.5e-6))
+        A, G, _, expected = arrays
+        repaired = relative_error(gradient(A, G), expected)
+        with monkeypatch.context() as patch:
+            patch.setattr(hermitian_operations, "MOST_REPAIRED", 0)
+            plain = relative_error(gradient(A, G), expected)
+        assert np.median(repaired) < 0.8 * np.median(plain)
 
 
 @functools.cache

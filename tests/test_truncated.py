@@ -478,8 +478,8 @@ def test_pytorch_differentiates_the_iteration_not_the_result(case):
     U = U.detach().numpy()
     projector = full[0][:, :RANK] @ full[0][:, :RANK].T
     assert np.abs(U @ U.T - projector).max() < 1e-9  # the value is right
-    # By how much is a matter of rounding errors. NaN is wrong, too.
-    assert not relative_error(theirs.grad.numpy(), exact) < 0.1
+    # By how much is a matter of rounding errors, 0.025 to NaN on several machines.
+    assert not relative_error(theirs.grad.numpy(), exact) < 1e-3
 
     sketch = np.random.default_rng(12).standard_normal((40, 15))
     factors = svd_lowrank(A, sketch, rank=RANK, power=30)
