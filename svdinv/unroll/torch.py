@@ -400,13 +400,17 @@ def save(network: Network, path: str | Path) -> None:
     files.write(path, network.recipe, {k: v.numpy() for k, v in tensors.items()})
 
 
-def load(path: str | Path, **options: Any) -> Network:
+def load(
+    path: str | Path, *, dtype: torch.dtype | None = None, **options: Any
+) -> Network:
     """Make a network of a file that `save` wrote, in whatever framework.
 
     Parameters
     ----------
     path : str or Path
         The safetensors file.
+    dtype : torch.dtype, optional
+        Precision of the network; that of the file by default.
     **options
         `svd`, `operator` and `checkpoint` of the `Network`.
 
@@ -431,6 +435,6 @@ def load(path: str | Path, **options: Any) -> Network:
         files.check(arrays, expected)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if tensors:
-        network.to(next(iter(tensors.values())).dtype)
+        network.to(dtype or next(iter(tensors.values())).dtype)
     network.load_state_dict(tensors)
     return network.eval()

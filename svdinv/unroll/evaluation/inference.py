@@ -78,7 +78,7 @@ def open_network(weights: str | Path, device: str = "cpu") -> Network:
         weights = pretrained.path(str(weights))
     if Path(weights).exists():  # else PyTorch says that there is none
         check_regular(weights)
-    network: Network = load(weights)
+    network = load(weights, dtype=torch.float32)  # of the data
     return network.to(device)
 
 

@@ -56,7 +56,8 @@ def load(name: str, **options: Any) -> Network:
     name : str
         One of `names`.
     **options
-        `svd`, `operator` and `checkpoint` of `svdinv.unroll.torch.Network`.
+        `svd`, `operator` and `checkpoint` of `svdinv.unroll.torch.Network`, and
+        `dtype` of `svdinv.unroll.torch.load`: float32 by default, whatever the file.
 
     Returns
     -------
@@ -68,6 +69,8 @@ def load(name: str, **options: Any) -> Network:
     ValueError
         If there are none of that name, or the file is damaged.
     """
+    import torch as framework
+
     from svdinv.unroll import torch
 
-    return torch.load(path(name), **options)
+    return torch.load(path(name), **{"dtype": framework.float32, **options})
