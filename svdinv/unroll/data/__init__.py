@@ -6,6 +6,7 @@ it should be, gives a ValueError that names it.
 
 from svdinv.unroll.data.cifar import Cifar, read_cifar
 from svdinv.unroll.data.fastmri import FastMRI, read_fastmri
+from svdinv.unroll.data.hearts import HEARTS, heart_series, read_hearts
 from svdinv.unroll.data.ismrmrd import Acquisitions, read_ismrmrd
 from svdinv.unroll.data.photographs import (
     HELD_OUT,
@@ -25,6 +26,7 @@ from svdinv.unroll.data.pictures import (
 from svdinv.unroll.data.series import read_series, save_series
 
 __all__ = [
+    "HEARTS",
     "HELD_OUT",
     "PHOTOS",
     "SUFFIXES",
@@ -34,11 +36,13 @@ __all__ = [
     "FastMRI",
     "Image",
     "centre_crop",
+    "heart_series",
     "patches",
     "photograph",
     "read_cifar",
     "read_fastmri",
     "read_folder",
+    "read_hearts",
     "read_ismrmrd",
     "read_picture",
     "read_series",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -11,7 +11,6 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.algorithms import Solution, solve
 from svdinv.unroll.data import TEST, Image, read_series, save_series
 from svdinv.unroll.data.coils import estimate_maps
 from svdinv.unroll.data.hearts import (
@@ -45,13 +44,17 @@ from svdinv.unroll.display.pictures import (
     save_animation,
     save_picture,
 )
-from svdinv.unroll.metrics import SERIES, psnr, snr
-from svdinv.unroll.operators import MRI, TemporalFourier
-from svdinv.unroll.priors import Casorati, LocalLowRank, Sparse
+from svdinv.unroll.metrics import SERIES, psnr
+from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.cine_baselines import (
+    local_low_rank,
+    low_rank,
+    low_rank_plus_sparse,
+    zero_filled,
+)
 from svdinv.unroll.tasks.colour import fitted_mask
 from svdinv.unroll.tasks.task import (
-    Estimate,
     Given,
     Method,
     Options,
@@ -67,13 +70,9 @@ __all__ = [
     "Cine",
     "CineOptions",
     "Hearts",
-    "local_low_rank",
-    "low_rank",
-    "low_rank_plus_sparse",
     "measured",
     "sampled",
     "sampling",
-    "zero_filled",
 ]
 
 Pattern: TypeAlias = Callable[
@@ -137,22 +136,6 @@ _CALIBRATION = 24  # rows and columns that unknown maps are estimated from, at m
 _LEAST_CALIBRATION = 8  # twice the side of the kernels of ESPIRiT, and more
 _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
 _TINY = 1e-30  # magnitudes that single precision does not divide by
-
-Weights: TypeAlias = tuple[float, ...]
-
-# Relative weights for problems without a truth, which leave some room for noise.
-_FIXED: Mapping[str, Weights] = {
-    "low-rank": (0.01,),
-    "L+S": (0.1, 0.01),
-    "local low-rank": (0.01,),
-}
-# Relative to the largest singular value; the best ones of the phantom lie inside, or
-# what lies beyond changes hundredths of a decibel.
-_WEIGHTS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-_LOW_RANK_WEIGHTS = (0.1, 0.3, 0.03)  # of L+S
-_ITERATIONS, _RTOL = 200, 1e-4
-_SOON = 3e-4  # L+S comes nearer to the truth where it does not converge
-_BLOCK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -778,161 +761,6 @@ def sampled(
     """
     A = MRI(mask, maps)
     return Problem(measured(series, mask, maps), A, truth=series, name=name)
-
-
-def zero_filled(problem: Problem) -> Estimate:
-    """Give A^H y, the image of the k-space with zeros where it is not sampled.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
-    """
-    return Estimate(problem.adjoint())
-
-
-def low_rank(problem: Problem) -> Estimate:
-    """Reconstruct a series of low rank, by the nuclear norm of its Casorati matrix.
-
-    Liang, Proc. IEEE ISBI 2007; weights are relative to the largest singular value of
-    the zero-filled series.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series, and which weight was taken.
-    """
-    top = _largest_singular_value(problem)
-    path = [(w,) for w in _WEIGHTS]
-    return _best(problem, "low-rank", lambda w: Casorati(w * top), path)
-
-
-def low_rank_plus_sparse(problem: Problem) -> Estimate:
-    """Reconstruct a series as one of low rank plus one with few temporal frequencies.
-
-    Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
-    largest singular value, and to the largest magnitude, of the zero-filled series; the
-    second is chosen first.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series, and which weights were taken.
-    """
-    top = _largest_singular_value(problem)
-    peak = float(np.abs(zero_filled(problem).image).max())
-
-    def both(low: float, sparse: float) -> Any:
-        return Casorati(low * top), Sparse(sparse * peak, TemporalFourier())
-
-    first, *others = _LOW_RANK_WEIGHTS
-    path = [(first, sparse) for sparse in _WEIGHTS]
-
-    def again(best: Weights) -> list[Weights]:
-        return [(low, best[1]) for low in others]
-
-    return _best(problem, "L+S", both, path, again, rtol=_SOON)
-
-
-def local_low_rank(problem: Problem) -> Estimate:
-    """Reconstruct a series of which every block is of low rank.
-
-    Trzasko & Manduca, Proc. ISMRM 19, 2011, with blocks of 8 x 8 pixels that overlap by
-    half. Weights are relative to what the largest singular value of a block would be
-    were that of the zero-filled series spread evenly.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series, and which weight was taken.
-    """
-    height, width = problem.y.shape[-2:]
-    top = _largest_singular_value(problem) * _BLOCK / (height * width) ** 0.5
-
-    def blocks(weight: float) -> LocalLowRank:
-        return LocalLowRank(weight * top, _BLOCK, stride=_BLOCK // 2)
-
-    return _best(problem, "local low-rank", blocks, [(w,) for w in _WEIGHTS])
-
-
-def _largest_singular_value(problem: Problem) -> float:
-    series = zero_filled(problem).image
-    value = float(np.linalg.norm(series.reshape(len(series), -1), 2))
-    return value or 1.0  # weights of nothing matter to nothing
-
-
-def _best(
-    problem: Problem,
-    name: str,
-    prior: Callable[..., Any],
-    path: Iterable[Weights],
-    others: Callable[[Weights], Iterable[Weights]] = lambda best: (),
-    rtol: float = _RTOL,
-) -> Estimate:
-    """Solve with each weight of a path in turn, and take the best.
-
-    Then with others, that depend on the best. Without a truth, with the fixed ones.
-    """
-    truth = problem.truth
-    clean = replace(problem, y=problem.A.measured(problem.y))
-
-    def solution(weights: Weights, state: Any = None) -> Solution:
-        solved = solve(
-            clean,
-            prior(*weights),
-            iterations=_ITERATIONS,
-            rtol=rtol,
-            state=state,
-            objective=False,
-        )
-        if solved.stopped == "interrupted":  # half a solution is none to judge
-            raise KeyboardInterrupt
-        return solved
-
-    if truth is None:
-        fixed = _FIXED[name]
-        return Estimate(solution(fixed).image, _described(fixed))
-    found: list[tuple[float, Weights, Solution]] = []
-
-    def best() -> tuple[float, Weights, Solution]:
-        return max(found, key=lambda each: each[0])
-
-    def follow(path: Iterable[Weights], state: Any = None) -> None:
-        for weights in path:
-            solved = solution(weights, state)
-            state = solved.state  # a good start for the next
-            found.append((snr(*problem.compared(solved.image)), weights, solved))
-
-    follow(path)
-    _, weights, solved = best()
-    follow(others(weights), solved.state)
-    _, weights, solved = best()
-    return Estimate(solved.image, f"best {_described(weights)}")
-
-
-def _described(weights: Weights) -> str:
-    word = "weight" if len(weights) == 1 else "weights"
-    return f"{word} {', '.join(f'{w:g}' for w in weights)}"
 
 
 def _mri(problem: Problem) -> MRI:
