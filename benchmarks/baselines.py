@@ -33,8 +33,8 @@ from svdinv.unroll.operators import TemporalFourier
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, Sparse
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import Cine, Colour
-from svdinv.unroll.tasks.cine import sampled as sampled_series
-from svdinv.unroll.tasks.cine import sampling
+from svdinv.unroll.tasks.cine_sampling import sampled as sampled_series
+from svdinv.unroll.tasks.cine_sampling import sampling
 from svdinv.unroll.tasks.colour import sampled as sampled_photograph
 
 WEIGHTS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)

@@ -12,7 +12,7 @@ from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import Casorati, LocalLowRank
 from svdinv.unroll.tasks import Cine, Colour, cine, cine_baselines, colour
-from svdinv.unroll.tasks.cine import sampling
+from svdinv.unroll.tasks.cine_sampling import sampling
 
 BASELINES = {task.kind: task.baselines() for task in (Colour(), Cine())}
 FIXED = {"SVT completion": (colour._FIXED_THRESHOLD,), **cine_baselines.FIXED}

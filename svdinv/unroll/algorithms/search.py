@@ -115,7 +115,7 @@ def largest(
     By steps of a factor from `first`, downwards and, if that is no better, upwards,
     until a score is clearly worse than the best or two in a row are no better; then by
     golden sections of the logarithm (Kiefer, Proc. AMS 4, 1953) beside the best, until
-    a parabola through it and its neighbours promises no more.
+    a parabola through it and its neighbours promises hardly more.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def largest(
         left = max((x for x in found if x < middle), default=middle)
         right = min((x for x in found if x > middle), default=middle)
         points = [(math.log(x / middle), found[x]) for x in (left, middle, right)]
-        if _promise(*points) <= tolerance:
+        if _promise(*points) <= 2 * tolerance:
             break
         wider = max(left, right, key=lambda x: abs(math.log(x / middle)))
         x = middle * (wider / middle) ** _GOLDEN
@@ -250,7 +250,7 @@ def best_solution(
             scores.append(score(state["x"]))
             rest = _rest(scores[-3:])
             if near is None:  # far from the solution it can turn soon
-                rest = max(rest, _rest(scores[-4:-1]))
+                rest = max(rest, _rest(scores[-4:-1]) / _CLEARLY)
             return rest <= tolerance
 
         solution = solve(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,26 +14,15 @@ from svdinv.unroll.data import TEST, Image, read_series, save_series
 from svdinv.unroll.data.coils import estimate_maps
 from svdinv.unroll.data.hearts import (
     HEARTS,
-    cropped_series,
     heart_series,
     hearts_fingerprint,
     read_hearts,
-    smooth_phase,
-)
-from svdinv.unroll.data.masks import (
-    equispaced_mask,
-    radial_mask,
-    variable_density_mask,
-    vista_like_mask,
 )
 from svdinv.unroll.data.measurements import Datasets, read_mask
 from svdinv.unroll.data.moving import (
-    in_the_middle,
-    moving_photograph,
-    phantom_series,
     unseen_series,
 )
-from svdinv.unroll.data.noise import generator, noisy, white_noise
+from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.series import SERIES_SUFFIXES
@@ -53,6 +41,14 @@ from svdinv.unroll.tasks.cine_baselines import (
     low_rank_plus_sparse,
     zero_filled,
 )
+from svdinv.unroll.tasks.cine_sampling import (
+    ACCELERATION,
+    MASKS,
+    PATTERNS,
+    sampled,
+    sampling,
+)
+from svdinv.unroll.tasks.cine_training import Hearts
 from svdinv.unroll.tasks.colour import fitted_mask
 from svdinv.unroll.tasks.task import (
     Given,
@@ -64,64 +60,10 @@ from svdinv.unroll.tasks.task import (
     register,
 )
 
-__all__ = [
-    "MASKS",
-    "PATTERNS",
-    "Cine",
-    "CineOptions",
-    "Hearts",
-    "measured",
-    "sampled",
-    "sampling",
-]
+__all__ = ["Cine", "CineOptions"]
 
-Pattern: TypeAlias = Callable[
-    [tuple[int, int, int], float, np.random.Generator], NDArray[np.bool_]
-]
-"""From the shape (T, H, W), the acceleration and randomness to a mask."""
-
-
-def _radial(
-    shape: tuple[int, int, int], acceleration: float, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    lines = max(1, round(sum(shape[1:]) / 2 / acceleration))
-    return radial_mask(shape, lines, rng=rng)
-
-
-# A pattern is a line here, and nothing elsewhere.
-_SAMPLED: Mapping[str, tuple[str, Pattern]] = {
-    "radial": (
-        "golden-angle lines in each frame, an eighth of its rows: 16 of 128",
-        _radial,
-    ),
-    "variable-density": (
-        "1/8 of the points, most of them near the centre",
-        lambda shape, rate, rng: variable_density_mask(shape, 1 / rate, rng),
-    ),
-    "vista": (
-        "1/8 of the phase-encode lines, spread over k-space and time",
-        lambda shape, rate, rng: vista_like_mask(shape, rate, rng),
-    ),
-    "equispaced": (
-        "1/8 of the phase-encode lines at equal distances, moved each frame",
-        lambda shape, rate, rng: equispaced_mask(shape, rate, rng=rng),
-    ),
-}
-
-PATTERNS: Mapping[str, str] = {name: what for name, (what, _) in _SAMPLED.items()}
-"""Names of the sampling patterns, and what they are."""
-
-MASKS = ("radial", "variable-density", "vista")
-"""Those that are evaluated, and trained on unless a configuration says more."""
-
-_ACCELERATION = 8
 _MOST_ACCELERATED = 16
 _QUIETEST = 80.0  # dB
-# Series that are not trained on begin here, so that no number of them collides.
-_FIRST_VALIDATION = 2_000_000
-# Number of no item, for what those of a step have in common: without a third number
-# NumPy would give the randomness of item 0.
-_COMMON = 2**32 - 1
 _LONGEST = 1024  # side of a photograph in pixels
 PHANTOMS = {
     "cine": "a beating heart, 20 frames a second, blood bright",
@@ -459,7 +401,7 @@ class Cine(Task):
         if name in PATTERNS:
             frames, size = options.frames or _FRAMES, options.size or _SIZE
             rng = np.random.default_rng(options.seed)
-            rate = options.acceleration or _ACCELERATION
+            rate = options.acceleration or ACCELERATION
             shown = sampling(name, (frames, size, size), rng, rate).astype(np.float32)
         else:
             shown = np.abs(self.read(name, options).image)
@@ -481,10 +423,10 @@ class Cine(Task):
         series = given.image
         pattern = options.mask or "radial"
         if pattern in PATTERNS:
-            rate = options.acceleration or _ACCELERATION
+            rate = options.acceleration or ACCELERATION
             rng = np.random.default_rng(options.seed)
             mask = sampling(pattern, series.shape, rng, rate)
-            setting = pattern if rate == _ACCELERATION else f"{pattern}, {rate:g} x"
+            setting = pattern if rate == ACCELERATION else f"{pattern}, {rate:g} x"
         else:
             read = read_mask(pattern, key=None, time_axis=options.axis)
             mask, setting = fitted_mask(read, series.shape), "own mask"
@@ -561,206 +503,6 @@ class Cine(Task):
     def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
         """Write an animation that compares them."""
         save_series_animation(path, truth, entries)
-
-
-class Hearts:
-    """Series of the phantom to train on and to validate with.
-
-    Parameters
-    ----------
-    task : Cine
-        The options.
-    photos : list of ndarray of float32, shape (H, W, 3)
-        Photographs for `moving_photograph`.
-    real : dict of str to ndarray of float32, shape (T, H, W), optional
-        Magnitudes of real series, also of those held out.
-    """
-
-    def __init__(
-        self,
-        task: Cine,
-        photos: list[Image],
-        real: Mapping[str, NDArray[np.float32]] | None = None,
-    ) -> None:
-        self.task, self.photos = task, photos
-        real = real or {}
-        self._aside = {name: real[name] for name in task.held_out}
-        self._real = [real[name] for name in real if name not in self._aside]
-        kept = task.series + task.validation
-        self._series = functools.lru_cache(maxsize=kept)(self._make)
-        self._maps = functools.lru_cache(maxsize=64)(
-            lambda coils, seed: coil_maps(coils, task.size, task.size, seed=seed)
-        )
-
-    def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw series and masks.
-
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            k-space (B, T, H, W), or with coils (B, T, C, H, W); what sampled it; series
-            (B, T, H, W).
-        """
-        task = self.task
-        common = generator(seed, step, _COMMON)
-        coils = int(common.choice(task.coils))
-        frames = int(common.integers((2 * task.frames + 2) // 3, task.frames + 1))
-        drawn = [
-            self._item(generator(seed, step, item), coils, frames) for item in items
-        ]
-        kspace, masks, maps, truth = zip(*drawn, strict=True)
-        own = np.stack(maps)[:, None] if coils else None
-        A = MRI(np.stack(masks), own)
-        return Problem(np.stack(kspace), A, truth=np.stack(truth))
-
-    def validation(self) -> list[Problem]:
-        """Give other series, one for each pattern in turn."""
-        task = self.task
-        problems = []
-        for i, (name, magnitude) in enumerate(self._aside.items()):
-            series = in_the_middle(magnitude, task.frames, int(1.5 * task.size))
-            mask = task.masks[i % len(task.masks)]
-            problems.append(self._case(name, series, mask, i))
-        if problems:
-            return problems
-        for i in range(task.validation):
-            series = self._series(_FIRST_VALIDATION + i)
-            mask = task.masks[i % len(task.masks)]
-            problems.append(self._case(f"heart {i}", series, mask, i))
-        return problems
-
-    def _item(
-        self, rng: np.random.Generator, coils: int, frames: int
-    ) -> tuple[Any, ...]:
-        task = self.task
-        if self._real and rng.random() < task.real_share:
-            real = self._real[int(rng.integers(len(self._real)))]
-            part = cropped_series(real, frames, task.size, rng)
-            series = part * smooth_phase(frames, task.size, rng)
-        elif rng.random() < task.textures:
-            photo = self.photos[int(rng.integers(len(self.photos)))]
-            series = moving_photograph(photo, frames, task.size, rng)
-        else:
-            series = self._series(int(rng.integers(task.series)))[:frames]
-        for axis in (-1, -2):
-            if rng.integers(2):
-                series = np.flip(series, axis)
-        if rng.integers(2):
-            series = np.swapaxes(series, -1, -2)
-        if rng.integers(2):
-            series = series[::-1]
-        shift = tuple(rng.integers(-task.size // 8, task.size // 8 + 1, 2))
-        series = np.roll(series, shift, (-2, -1))
-        series = series * np.exp(2j * np.pi * rng.random(), dtype=np.complex64)
-        pattern = str(rng.choice(task.masks))
-        # Nothing is drawn of one, so that older configurations give the same.
-        several = len(task.accelerations) > 1
-        rate = task.accelerations[
-            rng.integers(len(task.accelerations)) if several else 0
-        ]
-        mask = sampling(pattern, series.shape, rng, rate)
-        maps = self._maps(coils, int(rng.integers(16))) if coils else None
-        kspace = measured(series, mask, maps)
-        if task.noise:  # also where nothing is sampled: nobody looks there
-            deviation = np.float32(task.noise * rng.random())
-            noise = white_noise(kspace.shape, kspace.dtype, rng)
-            kspace = kspace + deviation * noise
-        if task.snr and rng.random() < task.noisy:
-            ratio = rng.uniform(task.snr[0], task.snr[1])
-            power = np.mean(np.abs(series) ** 2) / 10 ** (ratio / 10)
-            noise = white_noise(kspace.shape, kspace.dtype, rng)
-            kspace = kspace + np.float32(np.sqrt(power)) * noise
-        # Noise where nothing is sampled is no data.
-        kspace = MRI(mask, maps).measured(kspace)
-        return kspace, mask, maps, np.ascontiguousarray(series)
-
-    def _case(self, name: str, series: Any, mask: str, seed: int) -> Problem:
-        options = CineOptions(mask=mask, seed=seed)
-        return self.task.measure(Given(name, series), options)
-
-    def _make(self, index: int) -> NDArray[np.complex64]:
-        task = self.task
-        return phantom_series(index, task.frames, task.size, perfusion=task.perfusion)
-
-
-def sampling(
-    name: str,
-    shape: tuple[int, ...],
-    rng: np.random.Generator,
-    acceleration: float = _ACCELERATION,
-) -> NDArray[np.bool_]:
-    """Draw a sampling pattern of `PATTERNS`.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    shape : tuple of int
-        (T, H, W).
-    rng : numpy.random.Generator
-        Source of the randomness.
-    acceleration : float
-        One part in this many of k-space is sampled; of radial lines as many are taken
-        as that is of the rows.
-
-    Returns
-    -------
-    ndarray of bool, shape (T, H, W)
-        True where sampled.
-
-    Raises
-    ------
-    ValueError
-        If there is no such pattern, or nothing would be left.
-    """
-    if name in _SAMPLED:
-        frames, height, width = shape
-        return _SAMPLED[name][1]((frames, height, width), acceleration, rng)
-    raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
-
-
-def measured(
-    series: NDArray[np.complex64],
-    mask: NDArray[np.bool_],
-    maps: NDArray[np.complex64] | None = None,
-) -> NDArray[np.complex64]:
-    """Give the k-space of a series, (T, H, W) or (T, C, H, W), 0 off the mask."""
-    return MRI(mask, maps)(series).astype(np.complex64)
-
-
-def sampled(
-    name: str,
-    series: NDArray[np.complex64],
-    mask: NDArray[np.bool_],
-    maps: NDArray[np.complex64] | None = None,
-) -> Problem:
-    """Sample the k-space of a series.
-
-    Parameters
-    ----------
-    name : str
-        What to call it.
-    series : ndarray of complex64, shape (T, H, W)
-        The series.
-    mask : ndarray of bool, shape (T, H, W)
-        True where sampled.
-    maps : ndarray of complex64, shape (C, H, W), optional
-        Coil maps.
-
-    Returns
-    -------
-    Problem
-        With k-space (T, H, W), or (T, C, H, W) with maps.
-    """
-    A = MRI(mask, maps)
-    return Problem(measured(series, mask, maps), A, truth=series, name=name)
 
 
 def _mri(problem: Problem) -> MRI:
