@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,7 +18,6 @@ from svdinv.unroll.algorithms.iterations import (
     ADMM,
     Algorithm,
     Parameters,
-    Prox,
     State,
 )
 from svdinv.unroll.algorithms.solver import Solution, solve
@@ -79,7 +78,7 @@ class DouglasRachford(ADMM):
         return {"x": x, "mean": x, "turn": np.zeros((), np.float32), **copies}
 
     def iterate(
-        self, state: State, problem: Problem, prox: Sequence[Prox], p: Parameters
+        self, state: State, problem: Problem, prox: Any, p: Parameters
     ) -> State:
         """Explain the measurements, and denoise one copy."""
         rho, xp = p["penalty"], namespace(state["x"])

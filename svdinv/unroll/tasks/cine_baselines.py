@@ -124,7 +124,7 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
         algorithm=LowRankPlusSparse(),
         rtol=_SOON,
     )
-    sparse, found = search(lambda w: prior(low, w), first=0.1, low=_LEAST, high=_MOST)
+    sparse, found = search(lambda w: prior(low, w), first=0.095, low=_LEAST, high=_MOST)
     low, found = search(
         lambda w: prior(w, sparse), first=low, low=0.03, high=_MOST, state=found.state
     )
@@ -163,6 +163,7 @@ def local_low_rank(problem: Problem) -> Estimate:
         lambda w: tuple(_Blocks(w * top, _BLOCK, shift=shift) for shift in _SHIFTS),
         top,
         blocks * min(T, _BLOCK**2),
+        1e-4,
     )
 
 
@@ -184,6 +185,7 @@ def _best(
     priors: Callable[[float], tuple[Prior, ...]],
     top: float,
     count: int,
+    least: float = _LEAST,
 ) -> Estimate:
     """Solve with the best weight, by Douglas-Rachford splitting.
 
@@ -202,7 +204,7 @@ def _best(
         _score(problem),
         algorithm=DouglasRachford(cg_iterations=_STEPS),
         first=_FIRST,
-        low=_LEAST,
+        low=least,
         high=_MOST,
         parameters=lambda w: {"penalty": w / threshold, "relaxation": _RELAXATION},
     )

@@ -150,8 +150,8 @@ class Hearts:
         return kspace, mask, maps, np.ascontiguousarray(series)
 
     def _case(self, name: str, series: Any, mask: str, seed: int) -> Problem:
-        options = self.task.options(mask=mask, seed=seed)
-        return self.task.measure(Given(name, series), options)
+        kind: Any = self.task.options
+        return self.task.measure(Given(name, series), kind(mask=mask, seed=seed))
 
     def _make(self, index: int) -> NDArray[np.complex64]:
         task = self.task
