@@ -11,7 +11,7 @@ from svdinv.unroll.data import TEST, photograph
 from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.evaluation.evaluation import Evaluation, Row
-from svdinv.unroll.tasks import Cine, Colour, cine
+from svdinv.unroll.tasks import Cine, Colour, cine_training
 from svdinv.unroll.tasks.cine import CineOptions
 from svdinv.unroll.tasks.cine_sampling import measured
 from svdinv.unroll.tasks.colour import ColourOptions
@@ -96,7 +96,7 @@ def test_default_series_are_never_trained_on(monkeypatch):
         seen.append(index)
         return made
 
-    monkeypatch.setattr(cine, "phantom_series", note)
+    monkeypatch.setattr(cine_training, "phantom_series", note)
     monkeypatch.setattr("svdinv.unroll.data.moving.phantom_series", note)
     Cine().examples(CineOptions())
     unseen = set(seen)
