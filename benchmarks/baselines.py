@@ -141,7 +141,8 @@ def main() -> int:
                 f" {before / after:6.1f} {new - old:+8.2f}",
                 flush=True,
             )
-            sums = total.setdefault(name, [0.0, 0.0])
+            of = f"{name}, coils" if "coils" in problem.setting else name
+            sums = total.setdefault(of, [0.0, 0.0])
             sums[0] += before
             sums[1] += after
     for name, (before, after) in total.items():
