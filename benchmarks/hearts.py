@@ -31,7 +31,8 @@ from svdinv.unroll.data.noise import white_noise
 from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import PATTERNS, Cine, sampled, sampling
+from svdinv.unroll.tasks.cine import Cine
+from svdinv.unroll.tasks.cine_sampling import PATTERNS, sampled, sampling
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.run import reconstruct
 

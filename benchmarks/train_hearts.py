@@ -32,7 +32,7 @@ from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.recipe import register
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import Hearts
+from svdinv.unroll.tasks.cine_training import Hearts
 from svdinv.unroll.training.command import RunningMean, processes
 from svdinv.unroll.training.config import WEIGHTS, changed, preset, write
 from svdinv.unroll.training.run import CONFIG, Run, interrupts, to_resume

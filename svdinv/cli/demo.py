@@ -19,6 +19,8 @@ from svdinv.cli.arguments import (
 
 __all__ = ["add", "run"]
 
+# Options that one of the demonstrations has alone.
+_OF = {"colour": ("rate", "photo", "steps", "minutes"), "cine": ("heart",)}
 _NEEDS = (*NETWORKS, "matplotlib", "threadpoolctl", "tomlkit")
 
 
@@ -26,16 +28,31 @@ def add(commands: Subparsers) -> None:
     """Declare the command."""
     demo = commands.add_parser(
         "demo",
-        help="the first thing to run: reconstruct a photograph, and train a little",
+        help="the first thing to run: reconstruct a photograph, and train a little; or "
+        "reconstruct a beating heart",
         description=(
             "Reconstruct a photograph from a part of its samples, with the network "
             "that comes with svdinv and by classical methods; then train that network "
             "a little further, first through torch.linalg.svd, then through "
-            "svdinv.torch.svt. Nothing is downloaded."
+            "svdinv.torch.svt. Or reconstruct a real beating heart from an eighth of "
+            "its k-space. Nothing is downloaded."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.set_defaults(parser=demo, run=run)
+    demo.add_argument(
+        "task",
+        nargs="?",
+        choices=("colour", "cine"),
+        default="colour",
+        help="a photograph, or a beating heart",
+    )
+    demo.add_argument(
+        "--heart",
+        default="short-axis",
+        metavar="NAME",
+        help="series to reconstruct, of those that svdinv data lists",
+    )
     demo.add_argument(
         "--rate",
         type=rate,
@@ -74,12 +91,13 @@ def add(commands: Subparsers) -> None:
         type=folder,
         default=Path("demo-output"),
         metavar="DIR",
-        help="folder for the picture",
+        help="folder for the pictures",
     )
     demo.add_argument(
         "--quick",
         action="store_true",
-        help="seconds instead of minutes: a part of the picture, few steps",
+        help="seconds, not minutes: a part of the picture, few steps; of a heart, "
+        "the network alone",
     )
 
 
@@ -87,6 +105,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Check all that can be checked, then run the demonstration."""
     parser = arguments.parser
     need(parser, _NEEDS, "demo")
+    other = "colour" if arguments.task == "cine" else "cine"
+    for name in _OF[other]:
+        if getattr(arguments, name) != parser.get_default(name):
+            parser.error(f"argument --{name}: is for svdinv demo {other}")
+    if arguments.task == "cine":
+        return _cine(arguments)
 
     from svdinv.unroll.data import PHOTOS, TEST, read_picture
 
@@ -119,4 +143,24 @@ def run(arguments: argparse.Namespace) -> int:
     )
     return demonstrate(
         config.quick() if arguments.quick else config, pretrained.load("colour")
+    )
+
+
+def _cine(arguments: argparse.Namespace) -> int:
+    parser = arguments.parser
+
+    from svdinv.unroll.data import HEARTS
+
+    if arguments.heart not in HEARTS:
+        parser.error(f"argument --heart: must be one of {', '.join(HEARTS)}")
+    writable_folder(parser, "--output", arguments.output)
+
+    from svdinv.unroll.demo import run_cine
+
+    return run_cine(
+        arguments.heart,
+        arguments.output,
+        seed=arguments.seed,
+        threads=arguments.threads,
+        quick=arguments.quick,
     )

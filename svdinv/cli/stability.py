@@ -44,7 +44,7 @@ examples:
 For each size, relative to the data, the perturbation that moves the image most is
 found by gradient ascent through the network, and another through total variation.
 Every method then meets both, and random noise of that size. An untrained prior, which
-has no gradient, meets those of the others. Written are a table (.csv) and a plot (.png).
+has no gradient, meets those of the others. Written are a table and a plot (.csv, .png).
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 
 import numpy as np
@@ -77,9 +78,12 @@ def small_methods(small_weights, monkeypatch):
     Gives the folder of the weights.
     """
     from svdinv.unroll import pretrained
-    from svdinv.unroll.tasks import cine, colour
+    from svdinv.unroll.algorithms.search import best_solution
+    from svdinv.unroll.tasks import cine_baselines, colour
 
     monkeypatch.setattr(pretrained, "_FOLDER", small_weights)
-    monkeypatch.setattr(cine, "_ITERATIONS", 3)
-    monkeypatch.setattr(colour, "_THRESHOLDS", (0.1, 0.01))
+    monkeypatch.setattr(cine_baselines, "_ITERATIONS", 3)
+    early = functools.partial(best_solution, iterations=3, tolerance=1)
+    for module in (cine_baselines, colour):
+        monkeypatch.setattr(module, "best_solution", early)
     return small_weights

@@ -10,16 +10,12 @@ from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import Sampling
-from svdinv.unroll.tasks import Cine, Colour, cine, colour
-from svdinv.unroll.tasks.cine import sampling
+from svdinv.unroll.priors import Casorati, LocalLowRank
+from svdinv.unroll.tasks import Cine, Colour, cine, cine_baselines, colour
+from svdinv.unroll.tasks.cine_sampling import sampling
 
 BASELINES = {task.kind: task.baselines() for task in (Colour(), Cine())}
-FIXED = {"SVT completion": (colour._FIXED_THRESHOLD,), **cine._FIXED}
-
-
-@pytest.fixture(autouse=True)
-def _few_iterations(monkeypatch):
-    monkeypatch.setattr(cine, "_ITERATIONS", 40)
+FIXED = {"SVT completion": (colour._FIXED_THRESHOLD,), **cine_baselines.FIXED}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +76,7 @@ def test_colour_methods_keep_the_samples_and_look_at_nothing_else(photo, rng):
 
 
 def test_zero_filling_is_the_adjoint(series):
-    image = cine.zero_filled(series).image
+    image = cine_baselines.zero_filled(series).image
     expected = series.A.H(series.y)
     np.testing.assert_array_equal(image, expected)
 
@@ -107,7 +103,7 @@ def test_a_tile_without_samples_stays_black(photo, monkeypatch):
 
 
 def test_ctrl_c_in_a_solver_is_not_taken_for_a_solution(series, monkeypatch):
-    iterate = cine.Casorati.prox
+    iterate = Casorati.prox
 
     def press(self, x, step):
         if press.calls == 3:
@@ -116,6 +112,32 @@ def test_ctrl_c_in_a_solver_is_not_taken_for_a_solution(series, monkeypatch):
         return iterate(self, x, step)
 
     press.calls = 0
-    monkeypatch.setattr(cine.Casorati, "prox", press)
+    monkeypatch.setattr(Casorati, "prox", press)
     with pytest.raises(KeyboardInterrupt):
-        cine.low_rank(series)
+        cine_baselines.low_rank(series)
+
+
+def test_blocks_are_thresholded_as_by_the_svd(rng):
+    x = rng.standard_normal((2, 5, 19, 21)).astype(np.float32)
+    x = (x[0] + 1j * x[1]).astype(np.complex64)
+    for shift in cine_baselines._SHIFTS:
+        found = cine_baselines._Blocks(3.0, 8, shift=shift).prox(x, 0.7)
+        expected = LocalLowRank(3.0, 8, shift=shift).prox(x, 0.7)
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_array_equal(
+            cine_baselines._Blocks(1e3, 8, shift=shift).prox(0 * x, 1.0), 0 * x
+        )
+
+
+@pytest.mark.parametrize("name", ["low-rank", "L+S", "local low-rank"])
+def test_a_series_of_zeros_is_reconstructed_as_one(name, series):
+    zeros = replace(series, y=0 * series.y, truth=series.truth)
+    image = BASELINES["cine"][name](zeros).image
+    assert not image.any()
+
+
+def test_fully_sampled_colours_stay_as_they_are(photo):
+    whole = np.ones_like(photo.A.mask)
+    given = replace(photo, y=photo.truth, A=Sampling(whole))
+    np.testing.assert_array_equal(colour.svt_completion(given).image, photo.truth)

@@ -11,8 +11,9 @@ from svdinv.unroll.data import TEST, photograph
 from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.evaluation.evaluation import Evaluation, Row
-from svdinv.unroll.tasks import Cine, Colour, cine
+from svdinv.unroll.tasks import Cine, Colour, cine_training
 from svdinv.unroll.tasks.cine import CineOptions
+from svdinv.unroll.tasks.cine_sampling import measured
 from svdinv.unroll.tasks.colour import ColourOptions
 
 pytestmark = pytest.mark.usefixtures("small_methods")
@@ -95,7 +96,7 @@ def test_default_series_are_never_trained_on(monkeypatch):
         seen.append(index)
         return made
 
-    monkeypatch.setattr(cine, "phantom_series", note)
+    monkeypatch.setattr(cine_training, "phantom_series", note)
     monkeypatch.setattr("svdinv.unroll.data.moving.phantom_series", note)
     Cine().examples(CineOptions())
     unseen = set(seen)
@@ -152,7 +153,7 @@ def test_measured_files_are_taken_as_they_are_and_once(tmp_path, capsys, one_lin
     series = unseen_series(2, 3, 32)
     mask = np.ones(series.shape, bool)
     with h5py.File(tmp_path / "raw.h5", "w") as file:
-        file["kspace"], file["mask"] = cine.measured(series, mask), mask
+        file["kspace"], file["mask"] = measured(series, mask), mask
         file["truth"] = series
     options = ["--no-baselines", "--no-ensemble", "--output", tmp_path / "out"]
     assert run("cine", "--images", tmp_path / "raw.h5", *options) == 0

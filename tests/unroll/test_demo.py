@@ -109,3 +109,34 @@ def test_says_what_happened_and_no_more():
     assert "did not get as far" in demo._compared(broken, short)
     assert "stopped early" in demo._compared(broken, short)
     assert "No difference" in demo._compared(fine, fine)
+
+
+def test_a_beating_heart(tmp_path, capsys):
+    options = ["--quick", "--heart", "base", "--output", str(tmp_path)]
+    assert main(["demo", "cine", *options]) == 0
+    printed = capsys.readouterr().out
+    found = re.search(r"^  network +(\d+\.\d\d) ", printed, re.M)
+    zero = re.search(r"^  zero-filled +(\d+\.\d\d) ", printed, re.M)
+    assert float(found[1]) > float(zero[1]) + 5
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {
+        "svdinv-demo-base-reconstruction.npz",
+        "svdinv-demo-base-panel.png",
+        "svdinv-demo-base-animation.gif",
+    }
+    assert all(name in printed for name in names)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cine", "--heart", "left"], "--heart: must be one of short-axis, "),
+        (["cine", "--rate", "0.3"], "--rate: is for svdinv demo colour"),
+        (["--heart", "base"], "--heart: is for svdinv demo cine"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(words, said, tmp_path, capsys):
+    output = tmp_path / "new"
+    assert main(["demo", *words, "--output", str(output)]) == 2
+    assert said in capsys.readouterr().err
+    assert not output.exists()

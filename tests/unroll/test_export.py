@@ -16,7 +16,7 @@ from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks import Cine, Colour, cine, colour
-from svdinv.unroll.tasks.cine import sampling
+from svdinv.unroll.tasks.cine_sampling import sampling
 from svdinv.unroll.tasks.reading import (
     holds_measurement,
     read_measurement,

@@ -18,7 +18,8 @@ from svdinv.unroll.data.hearts import (
 )
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.networks import weights as files
-from svdinv.unroll.tasks.cine import PATTERNS, Cine, sampling
+from svdinv.unroll.tasks.cine import Cine
+from svdinv.unroll.tasks.cine_sampling import PATTERNS, sampling
 from svdinv.unroll.torch import Network
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -13,7 +13,8 @@ from svdinv.unroll.evaluation.inference import VIEWS, apply, parts, task_of_netw
 from svdinv.unroll.metrics import psnr, snr, ssim
 from svdinv.unroll.networks import LLS, LS, TLR
 from svdinv.unroll.tasks import Cine, Colour, cine, colour
-from svdinv.unroll.tasks.cine import sampling, zero_filled
+from svdinv.unroll.tasks.cine_baselines import zero_filled
+from svdinv.unroll.tasks.cine_sampling import sampling
 from svdinv.unroll.torch import Network, save
 
 COLOUR, CINE = Colour(), Cine()

@@ -13,7 +13,7 @@ from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.networks import LLS, from_json, to_json
 from svdinv.unroll.operators import MRI, Identity
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import sampling
+from svdinv.unroll.tasks.cine_sampling import sampling
 from svdinv.unroll.torch import Network
 
 B, T, C = 2, 6, 3

@@ -11,7 +11,9 @@ from svdinv.unroll.evaluation import inference
 from svdinv.unroll.evaluation.inference import apply
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR
-from svdinv.unroll.tasks.cine import MASKS, Cine, CineOptions, zero_filled
+from svdinv.unroll.tasks.cine import Cine, CineOptions
+from svdinv.unroll.tasks.cine_baselines import zero_filled
+from svdinv.unroll.tasks.cine_sampling import MASKS
 from svdinv.unroll.tasks.task import Given
 from svdinv.unroll.torch import Network, save
 

@@ -354,6 +354,46 @@ def test_functions_of_the_frameworks_own_arrays():
     assert all(seen)
 
 
+@pytest.mark.parametrize("arrays", ["numpy", "own"])
+def test_half_precision_and_nothing_at_all(arrays):
+    def forward(x):
+        return 2.0 * x[0]
+
+    def adjoint(y):
+        return 2 * (np.stack if arrays == "numpy" else torch.stack)([y, 0 * y])
+
+    A = Wrapped(forward, adjoint, (2, 3), (3,), arrays=arrays)
+    x = torch.ones(4, 2, 3, dtype=torch.bfloat16, requires_grad=True)
+    y = A(x)
+    assert (y.dtype, y.shape) == (torch.bfloat16, (4, 3))
+    y.sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    assert (x.grad == torch.tensor([[2.0] * 3, [0.0] * 3])).all()
+    none = torch.ones(0, 5, 2, 3, requires_grad=True)
+    assert A(none).shape == (0, 5, 3)
+    A(none).sum().backward()
+    assert none.grad.shape == none.shape
+
+
+def test_a_function_of_own_arrays_may_be_of_another_precision():
+    A = Wrapped(torch.Tensor.double, torch.Tensor.double, (3,), (3,), arrays="own")
+    x = torch.ones(2, 3, requires_grad=True)
+    assert A(x).dtype == torch.float32
+    A(x).sum().backward()
+    assert (x.grad == 1).all()
+    twisted = Wrapped(lambda x: 1j * x, abs, (3,), (3,), arrays="own")
+    with pytest.raises(TypeError, match="complex data of real images"):
+        twisted(x)
+
+
+@pytest.mark.parametrize("algorithm", [ADMM(), PDHG()], ids=["ADMM", "PDHG"])
+def test_operators_that_are_not_linear_are_refused_by_name(algorithm):
+    problem = Problem(np.ones(3), Square())
+    said = f"{type(algorithm).__name__} takes linear operators, .* ISTA, FISTA"
+    with pytest.raises(TypeError, match=said):
+        solve(problem, Tikhonov(0.1), algorithm=algorithm, x0=np.ones(3))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

@@ -20,11 +20,8 @@ from svdinv.unroll.data.photographs import (
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators import MRI, Identity
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import (
-    MASKS,
-    Cine,
-    sampling,
-)
+from svdinv.unroll.tasks.cine import Cine
+from svdinv.unroll.tasks.cine_sampling import MASKS, sampling
 from svdinv.unroll.tasks.colour import (
     Colour,
     channels_first,

@@ -330,8 +330,9 @@ class ADMM(Algorithm):
         ValueError
             If the data are to be exact and A is not tight.
         TypeError
-            If the data fidelity is another than `L2`.
+            If the data fidelity is another than `L2`, or A is not linear.
         """
+        _check_linear(self, problem)
         if self.exact_data and not problem.A.tight:
             raise ValueError(f"exact_data needs a tight operator, not {problem.A!r}")
         if not (self.exact_data or isinstance(problem.fidelity, L2)):
@@ -411,7 +412,14 @@ class PDHG(Algorithm):
             raise TypeError(f"transform must be an Operator, got {self.transform!r}")
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Add the point ahead and the dual variables."""
+        """Add the point ahead and the dual variables.
+
+        Raises
+        ------
+        TypeError
+            If A is not linear.
+        """
+        _check_linear(self, problem)
         x = super().start(problem, x)["x"]
         state = {"x": x, "ahead": x, "dual": _zeros_of(problem.A.forward(x))}
         if self.transform is not None:
@@ -610,6 +618,14 @@ def _squared_norm(A: Operator, x: Array) -> float:
 def _check_count(name: str, count: int, least: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {count}")
+
+
+def _check_linear(algorithm: Algorithm, problem: Problem) -> None:
+    if not problem.A.linear:
+        raise TypeError(
+            f"{type(algorithm).__name__} takes linear operators, not {problem.A!r}: "
+            "take GradientDescent, ISTA, FISTA or LowRankPlusSparse"
+        )
 
 
 def _zeros_of(x: Array) -> Array:

@@ -8,6 +8,7 @@ from svdinv.unroll.data.bart import read_bart, read_cfl, save_cfl
 from svdinv.unroll.data.cifar import Cifar, read_cifar
 from svdinv.unroll.data.dicom import read_dicom
 from svdinv.unroll.data.fastmri import FastMRI, read_fastmri
+from svdinv.unroll.data.hearts import HEARTS, heart_series, read_hearts
 from svdinv.unroll.data.ismrmrd import Acquisitions, read_ismrmrd
 from svdinv.unroll.data.nifti import read_nifti, save_nifti
 from svdinv.unroll.data.photographs import (
@@ -29,6 +30,7 @@ from svdinv.unroll.data.scans import Geometry, Scan
 from svdinv.unroll.data.series import read_series, save_series
 
 __all__ = [
+    "HEARTS",
     "HELD_OUT",
     "PHOTOS",
     "SUFFIXES",
@@ -40,6 +42,7 @@ __all__ = [
     "Image",
     "Scan",
     "centre_crop",
+    "heart_series",
     "patches",
     "photograph",
     "read_bart",
@@ -48,6 +51,7 @@ __all__ = [
     "read_dicom",
     "read_fastmri",
     "read_folder",
+    "read_hearts",
     "read_ismrmrd",
     "read_nifti",
     "read_picture",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,30 @@ def check_regular(path: str | Path) -> None:
     if Path(path).exists():
         raise FileError(f"{path} is no regular file")
     raise FileError(f"there is no file {path}")
+
+
+def listed(
+    places: Sequence[str], inside: Callable[[Path], Iterable[Path]], prefix: str = ""
+) -> Iterator[Path]:
+    """List files, and those inside of folders, each of them once."""
+    seen = set()
+    for place in map(Path, places):
+        if not place.exists():
+            raise ValueError(f"{prefix}there is no {place.absolute()}")
+        for file in inside(place) if place.is_dir() else [place]:
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                yield file
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Sum up names, order and content of files by SHA-256, in hexadecimal digits."""
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        whole.update(os.fsencode(file.name) + b"\0")
+    return whole.hexdigest()
 
 
 @contextlib.contextmanager

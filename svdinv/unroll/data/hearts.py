@@ -9,9 +9,7 @@ pixels around the heart; the phase is not theirs, because the files have none.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data._files import FileError, naming
+from svdinv.unroll.data._files import FileError, fingerprint, listed, naming
 
 __all__ = [
     "HEARTS",
@@ -93,7 +91,7 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
         If a file is missing or damaged, or holds what is no series.
     """
     found: dict[str, Series] = {}
-    for file in _files(places):
+    for file in _archives(places):
         with naming(file, "real series"):
             for key, array in _arrays(file):
                 if array.dtype.kind not in "iufc":
@@ -220,29 +218,14 @@ def hearts_fingerprint(places: Sequence[str]) -> str:
     str
         SHA-256 in hexadecimal digits.
     """
-    whole = hashlib.sha256()
-    for file in _files(places):
-        with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-        whole.update(os.fsencode(file.name) + b"\0")
-    return whole.hexdigest()
+    return fingerprint(_archives(places))
 
 
-def _files(places: Sequence[str]) -> Iterator[Path]:
-    """List the files of series, each of them once."""
-    seen = set()
-    for place in map(Path, places):
-        if not place.exists():
-            raise ValueError(f"there is no {place.absolute()}")
-        inside = (
-            sorted(p for p in place.iterdir() if p.suffix in (".npy", ".npz"))
-            if place.is_dir()
-            else [place]
-        )
-        for file in inside:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                yield file
+def _archives(places: Sequence[str]) -> Iterator[Path]:
+    def inside(folder: Path) -> list[Path]:
+        return sorted(p for p in folder.iterdir() if p.suffix in (".npy", ".npz"))
+
+    return listed(places, inside)
 
 
 def _arrays(file: Path) -> Iterator[tuple[str, NDArray[Any]]]:

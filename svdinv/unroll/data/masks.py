@@ -223,8 +223,7 @@ def radial_mask(
         If an argument is out of range.
     """
     frames, height, width = _frames(shape)
-    if rng is not None:
-        _check_rng(rng)
+    _check_rng(rng, optional=True)
     if not _is_integer(spokes) or spokes < 1:
         raise ValueError(f"spokes must be a positive integer, got {spokes!r}")
     degrees = _spoke_angles(frames, spokes, angle)
@@ -299,9 +298,7 @@ def vista_like_mask(
     ValueError
         If an argument is out of range.
     """
-    frames, *grid = _frames(shape)
-    if len(shape) != 3:
-        raise ValueError(f"shape must be (T, H, W), got {shape}")
+    frames, *grid = _frames(shape, series=True)
     _check_rng(rng)
     _check_power(power)
     if not _is_integer(sweeps) or sweeps < 0:
@@ -361,17 +358,11 @@ def equispaced_mask(
     ValueError
         If an argument is out of range.
     """
-    frames, *grid = _frames(shape)
-    if len(shape) != 3:
-        raise ValueError(f"shape must be (T, H, W), got {shape}")
-    if rng is not None:
-        _check_rng(rng)
+    frames, *grid = _frames(shape, series=True)
+    _check_rng(rng, optional=True)
     lines = grid[_check_axis(axis)]
     count = _line_count(lines, acceleration)
-    if not _is_integer(calibration) or not 0 <= calibration <= lines:
-        raise ValueError(
-            f"calibration must be an integer of 0 to {lines}, got {calibration!r}"
-        )
+    _check_calibration(calibration, lines, least=0)
     first = 0.0 if rng is None else rng.random()
     moved = (first + np.arange(frames) * (math.sqrt(5) - 1) / 2) % 1
     places = (np.arange(count) + moved[:, None]) * (lines / count)
@@ -508,11 +499,13 @@ def _line_count(lines: int, acceleration: float) -> int:
     return count
 
 
-def _frames(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def _frames(shape: tuple[int, ...], series: bool = False) -> tuple[int, int, int]:
     if len(shape) not in (2, 3) or not all(_is_integer(n) and n > 0 for n in shape):
         raise ValueError(
             f"shape must be (H, W) or (T, H, W) of positive integers, got {shape}"
         )
+    if series and len(shape) != 3:
+        raise ValueError(f"shape must be (T, H, W), got {shape}")
     height, width = shape[-2:]
     return (shape[0] if len(shape) == 3 else 1), height, width
 
@@ -521,8 +514,8 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _check_rng(rng: object) -> None:
-    if not isinstance(rng, np.random.Generator):
+def _check_rng(rng: object, optional: bool = False) -> None:
+    if not (optional and rng is None) and not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng must be a numpy.random.Generator, got {type(rng)}")
 
 
@@ -531,10 +524,11 @@ def _check_power(power: float) -> None:
         raise ValueError(f"power must be at least 0, got {power}")
 
 
-def _check_calibration(calibration: int, largest: int) -> None:
-    if not _is_integer(calibration) or not 1 <= calibration <= largest:
+def _check_calibration(calibration: int, largest: int, least: int = 1) -> None:
+    if not _is_integer(calibration) or not least <= calibration <= largest:
         raise ValueError(
-            f"calibration must be an integer of 1 to {largest}, got {calibration!r}"
+            f"calibration must be an integer of {least} to {largest}, got "
+            f"{calibration!r}"
         )
 
 

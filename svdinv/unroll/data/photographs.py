@@ -5,13 +5,12 @@ Nothing is downloaded: every picture named here lies in the wheel of its package
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from svdinv.unroll.data import _files
 from svdinv.unroll.data.pictures import (
     Image,
     from_bytes,
@@ -145,7 +144,7 @@ def training_photographs(
     names = split(*held_out) if held_out else PHOTOS
     # Scaled down one by one: all of them at their full size could fill the memory.
     images = {name: shrunk(photograph(name), longest) for name in names}
-    for file in _files(places):
+    for file in _pictures(places):
         name = str(file) if file.stem in images else file.stem
         images[name] = shrunk(read_picture(file, largest=None), longest)
     return images
@@ -164,24 +163,11 @@ def fingerprint(places: Sequence[str]) -> str:
     str
         SHA-256 in hexadecimal digits.
     """
-    whole = hashlib.sha256()
-    for file in _files(places):
-        with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-        whole.update(os.fsencode(file.name) + b"\0")
-    return whole.hexdigest()
+    return _files.fingerprint(_pictures(places))
 
 
-def _files(places: Sequence[str]) -> Iterator[Path]:
-    """List the pictures, each of them once."""
-    seen = set()
-    for place in map(Path, places):
-        if not place.exists():
-            raise ValueError(f"task.photographs: there is no {place.absolute()}")
-        for file in picture_files(place) if place.is_dir() else [place]:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                yield file
+def _pictures(places: Sequence[str]) -> Iterator[Path]:
+    return _files.listed(places, picture_files, "task.photographs: ")
 
 
 def shrunk(image: Image, longest: int) -> Image:

@@ -15,13 +15,22 @@ from typing import Any, Literal
 import array_api_compat as compat
 import numpy as np
 
+from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
-from svdinv.unroll.arrays import Array, backend, is_tensorflow, namespace
+from svdinv.unroll.arrays import (
+    Array,
+    backend,
+    is_complex,
+    is_tensorflow,
+    namespace,
+)
 from svdinv.unroll.operators.linear import Operator
 
 __all__ = ["Wrapped", "from_matrix"]
 
 Function = Callable[[Any], Any]
+
+_COMPLEX = "an operator's function gives complex data of real images"
 
 
 class Wrapped(Operator):
@@ -176,9 +185,11 @@ class _Side:
         """Apply it to NumPy arrays (..., *given)."""
         x = np.asarray(x)
         batch = x.shape[: x.ndim - len(self.given)]
-        made = [np.asarray(y) for y in self(x.reshape(-1, *self.given))]
+        # SciPy knows no bfloat16, nor do many functions.
+        wide = x.astype(np.float32) if x.dtype.name == "bfloat16" else x
+        made = [np.asarray(y) for y in self(wide.reshape(-1, *self.given))]
         if x.dtype.kind != "c" and any(y.dtype.kind == "c" for y in made):
-            raise TypeError("an operator's function gives complex data of real images")
+            raise TypeError(_COMPLEX)
         whole = np.stack(made) if made else np.empty((0, *self.made))
         return np.ascontiguousarray(whole.reshape(*batch, *self.made), dtype=x.dtype)
 
@@ -201,8 +212,13 @@ class _Outside(Operation):
         if self.in_numpy:
             return (_on_host(self.there, x),)
         batch = tuple(x.shape)[: len(x.shape) - len(self.there.given)]
-        made = self.there(xp.reshape(x, (-1, *self.there.given)))
-        return (xp.reshape(xp.stack(made), (*batch, *self.there.made)),)
+        shape = (*batch, *self.there.made)
+        if 0 in batch:
+            return (xp.reshape(x, shape),)
+        made = xp.stack(self.there(xp.reshape(x, (-1, *self.there.given))))
+        if is_complex(made, xp) and not is_complex(x, xp):
+            raise TypeError(_COMPLEX)
+        return (cast(xp.reshape(made, shape), x, xp),)
 
     def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
         return call(self, dx[0])
@@ -230,8 +246,10 @@ def _on_host(side: _Side, x: Any) -> Any:
         return side.on_host(x)
     if compat.is_torch_array(x):
         torch = sys.modules["torch"]
-        made = torch.from_numpy(side.on_host(x.detach().cpu().resolve_conj().numpy()))
-        return made.to(x.device)
+        there = x.detach().cpu().resolve_conj()
+        # NumPy has no bfloat16.
+        there = there.float() if x.dtype == torch.bfloat16 else there
+        return torch.from_numpy(side.on_host(there.numpy())).to(x)
     if compat.is_jax_array(x):
         jax = sys.modules["jax"]
         like = jax.ShapeDtypeStruct(shape, x.dtype)

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.algorithms import Solution, solve
 from svdinv.unroll.data import TEST, Image
 from svdinv.unroll.data.bart import HOLDS
 from svdinv.unroll.data.coils import estimate_maps
 from svdinv.unroll.data.formats import SUFFIXES, WRITERS, ending, format_of
 from svdinv.unroll.data.hearts import (
     HEARTS,
-    cropped_series,
     heart_series,
     hearts_fingerprint,
     read_hearts,
-    smooth_phase,
-)
-from svdinv.unroll.data.masks import (
-    equispaced_mask,
-    radial_mask,
-    variable_density_mask,
-    vista_like_mask,
 )
 from svdinv.unroll.data.measurements import Datasets, read_mask
 from svdinv.unroll.data.moving import (
-    in_the_middle,
-    moving_photograph,
-    phantom_series,
     unseen_series,
 )
-from svdinv.unroll.data.noise import generator, noisy, white_noise
+from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.scans import Geometry
@@ -47,15 +34,27 @@ from svdinv.unroll.display.pictures import (
     save_animation,
     save_picture,
 )
-from svdinv.unroll.metrics import SERIES, psnr, snr
+from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.networks import LLS
-from svdinv.unroll.operators import MRI, TemporalFourier
-from svdinv.unroll.priors import Casorati, LocalLowRank, Sparse
+from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.cine_baselines import (
+    local_low_rank,
+    low_rank,
+    low_rank_plus_sparse,
+    zero_filled,
+)
+from svdinv.unroll.tasks.cine_sampling import (
+    ACCELERATION,
+    MASKS,
+    PATTERNS,
+    sampled,
+    sampling,
+)
+from svdinv.unroll.tasks.cine_training import Hearts
 from svdinv.unroll.tasks.colour import fitted_mask
 from svdinv.unroll.tasks.task import (
     Effort,
-    Estimate,
     Given,
     Method,
     Options,
@@ -66,68 +65,10 @@ from svdinv.unroll.tasks.task import (
 )
 from svdinv.unroll.tiles import middle
 
-__all__ = [
-    "MASKS",
-    "PATTERNS",
-    "Cine",
-    "CineOptions",
-    "Hearts",
-    "local_low_rank",
-    "low_rank",
-    "low_rank_plus_sparse",
-    "measured",
-    "sampled",
-    "sampling",
-    "zero_filled",
-]
+__all__ = ["Cine", "CineOptions"]
 
-Pattern: TypeAlias = Callable[
-    [tuple[int, int, int], float, np.random.Generator], NDArray[np.bool_]
-]
-"""From the shape (T, H, W), the acceleration and randomness to a mask."""
-
-
-def _radial(
-    shape: tuple[int, int, int], acceleration: float, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    lines = max(1, round(sum(shape[1:]) / 2 / acceleration))
-    return radial_mask(shape, lines, rng=rng)
-
-
-# A pattern is a line here, and nothing elsewhere.
-_SAMPLED: Mapping[str, tuple[str, Pattern]] = {
-    "radial": (
-        "golden-angle lines in each frame, an eighth of its rows: 16 of 128",
-        _radial,
-    ),
-    "variable-density": (
-        "1/8 of the points, most of them near the centre",
-        lambda shape, rate, rng: variable_density_mask(shape, 1 / rate, rng),
-    ),
-    "vista": (
-        "1/8 of the phase-encode lines, spread over k-space and time",
-        lambda shape, rate, rng: vista_like_mask(shape, rate, rng),
-    ),
-    "equispaced": (
-        "1/8 of the phase-encode lines at equal distances, moved each frame",
-        lambda shape, rate, rng: equispaced_mask(shape, rate, rng=rng),
-    ),
-}
-
-PATTERNS: Mapping[str, str] = {name: what for name, (what, _) in _SAMPLED.items()}
-"""Names of the sampling patterns, and what they are."""
-
-MASKS = ("radial", "variable-density", "vista")
-"""Those that are evaluated, and trained on unless a configuration says more."""
-
-_ACCELERATION = 8
 _MOST_ACCELERATED = 16
 _QUIETEST = 80.0  # dB
-# Series that are not trained on begin here, so that no number of them collides.
-_FIRST_VALIDATION = 2_000_000
-# Number of no item, for what those of a step have in common: without a third number
-# NumPy would give the randomness of item 0.
-_COMMON = 2**32 - 1
 _LONGEST = 1024  # side of a photograph in pixels
 PHANTOMS = {
     "cine": "a beating heart, 20 frames a second, blood bright",
@@ -144,24 +85,9 @@ _LEAST_CALIBRATION = 8  # twice the side of the kernels of ESPIRiT, and more
 _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
 _TINY = 1e-30  # magnitudes that single precision does not divide by
 
-Weights: TypeAlias = tuple[float, ...]
-
-# Relative weights for problems without a truth, which leave some room for noise.
-_FIXED: Mapping[str, Weights] = {
-    "low-rank": (0.01,),
-    "L+S": (0.1, 0.01),
-    "local low-rank": (0.01,),
-}
-# Relative to the largest singular value; the best ones of the phantom lie inside, or
-# what lies beyond changes hundredths of a decibel.
-_WEIGHTS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
-_LOW_RANK_WEIGHTS = (0.1, 0.3, 0.03)  # of L+S
-_ITERATIONS, _RTOL = 200, 1e-4
-_SOON = 3e-4  # L+S comes nearer to the truth where it does not converge
-_BLOCK = 8
 # Measured: memory for each value of a series and of its data, and time on one core of
-# all classical methods, for each value of the data and each weight.
-_BYTES, _BYTES_OF_DATA, _SECONDS = 650, 25, 2.5e-5
+# all classical methods, for each value of the data and each weight that is tried.
+_BYTES, _BYTES_OF_DATA, _SECONDS, _TRIED = 650, 25, 2.5e-5, 7
 _SMALL, _SMALL_FRAMES = 48, 8  # what a network is timed on
 
 
@@ -518,7 +444,7 @@ class Cine(Task):
         if name in PATTERNS:
             frames, size = options.frames or _FRAMES, options.size or _SIZE
             rng = np.random.default_rng(options.seed)
-            rate = options.acceleration or _ACCELERATION
+            rate = options.acceleration or ACCELERATION
             shown = sampling(name, (frames, size, size), rng, rate).astype(np.float32)
         else:
             shown = np.abs(_built_in(name, options).image)
@@ -540,10 +466,10 @@ class Cine(Task):
         series = given.image
         pattern = options.mask or "radial"
         if pattern in PATTERNS:
-            rate = options.acceleration or _ACCELERATION
+            rate = options.acceleration or ACCELERATION
             rng = np.random.default_rng(options.seed)
             mask = sampling(pattern, series.shape, rng, rate)
-            setting = pattern if rate == _ACCELERATION else f"{pattern}, {rate:g} x"
+            setting = pattern if rate == ACCELERATION else f"{pattern}, {rate:g} x"
         else:
             read = read_mask(pattern, key=None, time_axis=options.axis)
             mask, setting = fitted_mask(read, series.shape), "own mask"
@@ -621,7 +547,7 @@ class Cine(Task):
         small = Problem(
             y[some, ..., rows, columns], MRI(A.mask[some, rows, columns], maps)
         )
-        weights = len(_WEIGHTS) if problem.truth is not None else 1
+        weights = _TRIED if problem.truth is not None else 1
         classical = _SECONDS * weights * y.size
         return Effort(classical, small, y.size / small.y.size)
 
@@ -650,361 +576,6 @@ class Cine(Task):
     def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
         """Write an animation that compares them."""
         save_series_animation(path, truth, entries)
-
-
-class Hearts:
-    """Series of the phantom to train on and to validate with.
-
-    Parameters
-    ----------
-    task : Cine
-        The options.
-    photos : list of ndarray of float32, shape (H, W, 3)
-        Photographs for `moving_photograph`.
-    real : dict of str to ndarray of float32, shape (T, H, W), optional
-        Magnitudes of real series, also of those held out.
-    """
-
-    def __init__(
-        self,
-        task: Cine,
-        photos: list[Image],
-        real: Mapping[str, NDArray[np.float32]] | None = None,
-    ) -> None:
-        self.task, self.photos = task, photos
-        real = real or {}
-        self._aside = {name: real[name] for name in task.held_out}
-        self._real = [real[name] for name in real if name not in self._aside]
-        kept = task.series + task.validation
-        self._series = functools.lru_cache(maxsize=kept)(self._make)
-        self._maps = functools.lru_cache(maxsize=64)(
-            lambda coils, seed: coil_maps(coils, task.size, task.size, seed=seed)
-        )
-
-    def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw series and masks.
-
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            k-space (B, T, H, W), or with coils (B, T, C, H, W); what sampled it; series
-            (B, T, H, W).
-        """
-        task = self.task
-        common = generator(seed, step, _COMMON)
-        coils = int(common.choice(task.coils))
-        frames = int(common.integers((2 * task.frames + 2) // 3, task.frames + 1))
-        drawn = [
-            self._item(generator(seed, step, item), coils, frames) for item in items
-        ]
-        kspace, masks, maps, truth = zip(*drawn, strict=True)
-        own = np.stack(maps)[:, None] if coils else None
-        A = MRI(np.stack(masks), own)
-        return Problem(np.stack(kspace), A, truth=np.stack(truth))
-
-    def validation(self) -> list[Problem]:
-        """Give other series, one for each pattern in turn."""
-        task = self.task
-        problems = []
-        for i, (name, magnitude) in enumerate(self._aside.items()):
-            series = in_the_middle(magnitude, task.frames, int(1.5 * task.size))
-            mask = task.masks[i % len(task.masks)]
-            problems.append(self._case(name, series, mask, i))
-        if problems:
-            return problems
-        for i in range(task.validation):
-            series = self._series(_FIRST_VALIDATION + i)
-            mask = task.masks[i % len(task.masks)]
-            problems.append(self._case(f"heart {i}", series, mask, i))
-        return problems
-
-    def _item(
-        self, rng: np.random.Generator, coils: int, frames: int
-    ) -> tuple[Any, ...]:
-        task = self.task
-        if self._real and rng.random() < task.real_share:
-            real = self._real[int(rng.integers(len(self._real)))]
-            part = cropped_series(real, frames, task.size, rng)
-            series = part * smooth_phase(frames, task.size, rng)
-        elif rng.random() < task.textures:
-            photo = self.photos[int(rng.integers(len(self.photos)))]
-            series = moving_photograph(photo, frames, task.size, rng)
-        else:
-            series = self._series(int(rng.integers(task.series)))[:frames]
-        for axis in (-1, -2):
-            if rng.integers(2):
-                series = np.flip(series, axis)
-        if rng.integers(2):
-            series = np.swapaxes(series, -1, -2)
-        if rng.integers(2):
-            series = series[::-1]
-        shift = tuple(rng.integers(-task.size // 8, task.size // 8 + 1, 2))
-        series = np.roll(series, shift, (-2, -1))
-        series = series * np.exp(2j * np.pi * rng.random(), dtype=np.complex64)
-        pattern = str(rng.choice(task.masks))
-        # Nothing is drawn of one, so that older configurations give the same.
-        several = len(task.accelerations) > 1
-        rate = task.accelerations[
-            rng.integers(len(task.accelerations)) if several else 0
-        ]
-        mask = sampling(pattern, series.shape, rng, rate)
-        maps = self._maps(coils, int(rng.integers(16))) if coils else None
-        kspace = measured(series, mask, maps)
-        if task.noise:  # also where nothing is sampled: nobody looks there
-            deviation = np.float32(task.noise * rng.random())
-            noise = white_noise(kspace.shape, kspace.dtype, rng)
-            kspace = kspace + deviation * noise
-        if task.snr and rng.random() < task.noisy:
-            ratio = rng.uniform(task.snr[0], task.snr[1])
-            power = np.mean(np.abs(series) ** 2) / 10 ** (ratio / 10)
-            noise = white_noise(kspace.shape, kspace.dtype, rng)
-            kspace = kspace + np.float32(np.sqrt(power)) * noise
-        # Noise where nothing is sampled is no data.
-        kspace = MRI(mask, maps).measured(kspace)
-        return kspace, mask, maps, np.ascontiguousarray(series)
-
-    def _case(self, name: str, series: Any, mask: str, seed: int) -> Problem:
-        options = CineOptions(mask=mask, seed=seed)
-        return self.task.measure(Given(name, series), options)
-
-    def _make(self, index: int) -> NDArray[np.complex64]:
-        task = self.task
-        return phantom_series(index, task.frames, task.size, perfusion=task.perfusion)
-
-
-def sampling(
-    name: str,
-    shape: tuple[int, ...],
-    rng: np.random.Generator,
-    acceleration: float = _ACCELERATION,
-) -> NDArray[np.bool_]:
-    """Draw a sampling pattern of `PATTERNS`.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    shape : tuple of int
-        (T, H, W).
-    rng : numpy.random.Generator
-        Source of the randomness.
-    acceleration : float
-        One part in this many of k-space is sampled; of radial lines as many are taken
-        as that is of the rows.
-
-    Returns
-    -------
-    ndarray of bool, shape (T, H, W)
-        True where sampled.
-
-    Raises
-    ------
-    ValueError
-        If there is no such pattern, or nothing would be left.
-    """
-    if name in _SAMPLED:
-        frames, height, width = shape
-        return _SAMPLED[name][1]((frames, height, width), acceleration, rng)
-    raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
-
-
-def measured(
-    series: NDArray[np.complex64],
-    mask: NDArray[np.bool_],
-    maps: NDArray[np.complex64] | None = None,
-) -> NDArray[np.complex64]:
-    """Give the k-space of a series, (T, H, W) or (T, C, H, W), 0 off the mask."""
-    return MRI(mask, maps)(series).astype(np.complex64)
-
-
-def sampled(
-    name: str,
-    series: NDArray[np.complex64],
-    mask: NDArray[np.bool_],
-    maps: NDArray[np.complex64] | None = None,
-) -> Problem:
-    """Sample the k-space of a series.
-
-    Parameters
-    ----------
-    name : str
-        What to call it.
-    series : ndarray of complex64, shape (T, H, W)
-        The series.
-    mask : ndarray of bool, shape (T, H, W)
-        True where sampled.
-    maps : ndarray of complex64, shape (C, H, W), optional
-        Coil maps.
-
-    Returns
-    -------
-    Problem
-        With k-space (T, H, W), or (T, C, H, W) with maps.
-    """
-    A = MRI(mask, maps)
-    return Problem(measured(series, mask, maps), A, truth=series, name=name)
-
-
-def zero_filled(problem: Problem) -> Estimate:
-    """Give A^H y, the image of the k-space with zeros where it is not sampled.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
-    """
-    return Estimate(problem.adjoint())
-
-
-def low_rank(problem: Problem) -> Estimate:
-    """Reconstruct a series of low rank, by the nuclear norm of its Casorati matrix.
-
-    Liang, Proc. IEEE ISBI 2007; weights are relative to the largest singular value of
-    the zero-filled series.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series, and which weight was taken.
-    """
-    top = _largest_singular_value(problem)
-    path = [(w,) for w in _WEIGHTS]
-    return _best(problem, "low-rank", lambda w: Casorati(w * top), path)
-
-
-def low_rank_plus_sparse(problem: Problem) -> Estimate:
-    """Reconstruct a series as one of low rank plus one with few temporal frequencies.
-
-    Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
-    largest singular value, and to the largest magnitude, of the zero-filled series; the
-    second is chosen first.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series, and which weights were taken.
-    """
-    top = _largest_singular_value(problem)
-    peak = float(np.abs(zero_filled(problem).image).max())
-
-    def both(low: float, sparse: float) -> Any:
-        return Casorati(low * top), Sparse(sparse * peak, TemporalFourier())
-
-    first, *others = _LOW_RANK_WEIGHTS
-    path = [(first, sparse) for sparse in _WEIGHTS]
-
-    def again(best: Weights) -> list[Weights]:
-        return [(low, best[1]) for low in others]
-
-    return _best(problem, "L+S", both, path, again, rtol=_SOON)
-
-
-def local_low_rank(problem: Problem) -> Estimate:
-    """Reconstruct a series of which every block is of low rank.
-
-    Trzasko & Manduca, Proc. ISMRM 19, 2011, with blocks of 8 x 8 pixels that overlap by
-    half. Weights are relative to what the largest singular value of a block would be
-    were that of the zero-filled series spread evenly.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series, and which weight was taken.
-    """
-    height, width = problem.y.shape[-2:]
-    top = _largest_singular_value(problem) * _BLOCK / (height * width) ** 0.5
-
-    def blocks(weight: float) -> LocalLowRank:
-        return LocalLowRank(weight * top, _BLOCK, stride=_BLOCK // 2)
-
-    return _best(problem, "local low-rank", blocks, [(w,) for w in _WEIGHTS])
-
-
-def _largest_singular_value(problem: Problem) -> float:
-    series = zero_filled(problem).image
-    value = float(np.linalg.norm(series.reshape(len(series), -1), 2))
-    return value or 1.0  # weights of nothing matter to nothing
-
-
-def _best(
-    problem: Problem,
-    name: str,
-    prior: Callable[..., Any],
-    path: Iterable[Weights],
-    others: Callable[[Weights], Iterable[Weights]] = lambda best: (),
-    rtol: float = _RTOL,
-) -> Estimate:
-    """Solve with each weight of a path in turn, and take the best.
-
-    Then with others, that depend on the best. Without a truth, with the fixed ones.
-    """
-    truth = problem.truth
-    clean = replace(problem, y=problem.A.measured(problem.y))
-
-    def solution(weights: Weights, state: Any = None) -> Solution:
-        solved = solve(
-            clean,
-            prior(*weights),
-            iterations=_ITERATIONS,
-            rtol=rtol,
-            state=state,
-            objective=False,
-        )
-        if solved.stopped == "interrupted":  # half a solution is none to judge
-            raise KeyboardInterrupt
-        return solved
-
-    if truth is None:
-        fixed = _FIXED[name]
-        return Estimate(solution(fixed).image, _described(fixed))
-    found: list[tuple[float, Weights, Solution]] = []
-
-    def best() -> tuple[float, Weights, Solution]:
-        return max(found, key=lambda each: each[0])
-
-    def follow(path: Iterable[Weights], state: Any = None) -> None:
-        for weights in path:
-            solved = solution(weights, state)
-            state = solved.state  # a good start for the next
-            found.append((snr(*problem.compared(solved.image)), weights, solved))
-
-    follow(path)
-    _, weights, solved = best()
-    follow(others(weights), solved.state)
-    _, weights, solved = best()
-    return Estimate(solved.image, f"best {_described(weights)}")
-
-
-def _described(weights: Weights) -> str:
-    word = "weight" if len(weights) == 1 else "weights"
-    return f"{word} {', '.join(f'{w:g}' for w in weights)}"
 
 
 def _built_in(name: str, options: Any) -> Given:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from svdinv.unroll.imports import imported
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.training.config import LOSSES
 
-__all__ = ["LOSSES", "Loss", "loss_of"]
+__all__ = ["Loss", "loss_of"]
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Problem], Tensor]
 
@@ -50,14 +51,7 @@ def _logarithm(error: Tensor, least: float = _LEAST_ERROR) -> Tensor:
     return torch.log(error.flatten(1).mean(1) + least).mean()
 
 
-LOSSES: dict[str, Loss] = {
-    "l1": _l1,
-    "mse": _mse,
-    "log-l1": _log_l1,
-    "log-mse": _log_mse,
-    "measurement": _measurement,
-}
-"""Losses by name."""
+_FUNCTIONS: tuple[Loss, ...] = (_l1, _mse, _log_l1, _log_mse, _measurement)
 
 
 def loss_of(name: str) -> Loss:
@@ -66,7 +60,7 @@ def loss_of(name: str) -> Loss:
     Parameters
     ----------
     name : str
-        One of `LOSSES`, or ``package.module:function``.
+        One of `svdinv.unroll.training.config.LOSSES`, or ``package.module:function``.
 
     Returns
     -------
@@ -79,7 +73,7 @@ def loss_of(name: str) -> Loss:
         If there is none.
     """
     if name in LOSSES:
-        return LOSSES[name]
+        return dict(zip(LOSSES, _FUNCTIONS, strict=True))[name]
     try:
         loss: Loss = imported(name)
     except ValueError as error:

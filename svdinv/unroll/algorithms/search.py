@@ -1,0 +1,283 @@
+"""The weight of a prior with which a reconstruction comes nearest to a known truth.
+
+It shows the best that a classical method can do: an advantage over every method that
+has to do without the truth.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from svdinv.unroll.algorithms.iterations import (
+    ADMM,
+    Algorithm,
+    Parameters,
+    State,
+)
+from svdinv.unroll.algorithms.solver import Solution, solve
+from svdinv.unroll.arrays import Array, namespace, times
+from svdinv.unroll.problem import Problem
+
+__all__ = ["DouglasRachford", "best_solution", "largest"]
+
+_FACTOR = 10**0.5  # of neighbouring numbers, before the best is between two of them
+_GOLDEN = (3 - 5**0.5) / 2
+_CLEARLY = 5  # tolerances
+_PERIOD = 4  # iterations between two scores
+_TURN = 4
+_SLOWEST = 0.9  # share of the last change of a score that the next one is taken to be
+
+
+@dataclass(frozen=True)
+class DouglasRachford(ADMM):
+    """Douglas-Rachford splitting, with several priors in turn.
+
+    For R that is the mean of n priors, each with a copy s_i of the image; in an
+    iteration one of them moves (Combettes & Pesquet, SIAM J. Optim. 25, 2015)::
+
+        x <- argmin |A x - y|^2 / 2 + penalty |x - mean of s|^2 / 2
+        s_i <- s_i + relaxation (prox_i(2 x - s_i, 1 / penalty) - x)
+
+    Converges for a relaxation below 2. With one prior and relaxation 1 it is ADMM. For
+    NumPy.
+
+    Parameters
+    ----------
+    cg_iterations, batch_axes, exact_data
+        As for `ADMM`.
+    copies : int
+        Number of priors; `solve` takes that of those it is given.
+
+    Raises
+    ------
+    ValueError
+        As `ADMM`.
+    """
+
+    copies: int = 1
+
+    parameters: ClassVar[dict[str, float]] = {"penalty": 1.0, "relaxation": 1.5}
+    idle_at_last: ClassVar[tuple[str, ...]] = ("relaxation",)
+    watched: ClassVar[tuple[str, ...]] = ("mean",)
+
+    def bind(self, prior: Any) -> tuple[Algorithm, Any]:
+        """Give the algorithm and the proximal operators of all priors."""
+        algorithm = replace(self, copies=len(prior))
+        return algorithm, tuple(part.prox for part in prior)
+
+    def start(self, problem: Problem, x: Array | None = None) -> State:
+        """Add the copies, their mean, and whose turn it is."""
+        x = super().start(problem, x)["x"]
+        copies = {f"copy {i}": x for i in range(self.copies)}
+        return {"x": x, "mean": x, "turn": np.zeros((), np.float32), **copies}
+
+    def iterate(
+        self, state: State, problem: Problem, prox: Any, p: Parameters
+    ) -> State:
+        """Explain the measurements, and denoise one copy."""
+        rho, xp = p["penalty"], namespace(state["x"])
+        turn = int(state["turn"])
+        copy = state[f"copy {turn}"]
+        x = self._explain(state["mean"], state["x"], problem, rho)
+        moved = times(p["relaxation"], prox[turn](2 * x - copy, 1 / rho) - x, xp)
+        return {
+            **state,
+            "x": x,
+            "mean": state["mean"] + moved / self.copies,
+            "turn": np.asarray((turn + 1) % self.copies, np.float32),
+            f"copy {turn}": copy + moved,
+        }
+
+    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+        """Give the penalty ``|A|^2``, and the relaxation 1.5."""
+        penalty = super().suited(problem, x, prior)["penalty"]
+        return {"penalty": penalty, "relaxation": 1.5}
+
+
+def largest(
+    score: Callable[[float], float],
+    first: float,
+    *,
+    low: float,
+    high: float,
+    tolerance: float = 0.01,
+    refinements: int = 4,
+) -> float:
+    """Find the positive number that scores best.
+
+    By steps of a factor from `first`, downwards and, if that is no better, upwards,
+    until a score is clearly worse than the best or two in a row are no better; then by
+    golden sections of the logarithm (Kiefer, Proc. AMS 4, 1953) beside the best, until
+    a parabola through it and its neighbours promises hardly more.
+
+    Parameters
+    ----------
+    score : callable
+        Takes a number, gives a number: the larger, the better.
+    first : float
+        Where to begin.
+    low, high : float
+        Smallest and largest number to try.
+    tolerance : float
+        Difference of scores that does not matter.
+    refinements : int
+        Most golden sections.
+
+    Returns
+    -------
+    float
+        The best of all that were tried.
+
+    Raises
+    ------
+    ValueError
+        Unless ``0 < low <= first <= high``.
+    """
+    if not 0 < low <= first <= high:
+        raise ValueError(f"first must lie in [low, high], got {first}, {low}, {high}")
+    found = {first: score(first)}
+
+    def best() -> float:
+        return max(found, key=lambda x: found[x])
+
+    for factor in (1 / _FACTOR, _FACTOR):
+        x, idle = first, 0
+        while idle < 2 and low <= x * factor <= high:
+            x, before = x * factor, found[best()]
+            found[x] = score(x)
+            gain = found[x] - before
+            idle += 2 if gain < -_CLEARLY * tolerance else gain <= tolerance
+        if best() < first:
+            break
+    for _ in range(refinements):
+        middle = best()
+        left = max((x for x in found if x < middle), default=middle)
+        right = min((x for x in found if x > middle), default=middle)
+        points = [(math.log(x / middle), found[x]) for x in (left, middle, right)]
+        if _promise(*points) <= 2 * tolerance:
+            break
+        wider = max(left, right, key=lambda x: abs(math.log(x / middle)))
+        x = middle * (wider / middle) ** _GOLDEN
+        found[x] = score(x)
+    return best()
+
+
+def _promise(*points: tuple[float, float]) -> float:
+    """How far the parabola through three points rises above that in the middle."""
+    (a, fa), (b, fb), (c, fc) = points
+    if a == b or b == c:
+        return abs(fc - fa) / 8  # the end of the range
+    left, right = (fb - fa) / (b - a), (fc - fb) / (c - b)
+    slope = (left * (c - b) + right * (b - a)) / (c - a)
+    bend = 2 * (left - right) / (c - a)
+    return slope**2 / (2 * bend) if bend > 0 else 0.0
+
+
+def best_solution(
+    problem: Problem,
+    prior: Callable[[float], Any],
+    score: Callable[[Array], float],
+    *,
+    algorithm: Algorithm,
+    first: float,
+    low: float,
+    high: float,
+    parameters: Callable[[float], Mapping[str, Any]] = lambda weight: {},
+    state: State | None = None,
+    iterations: int = 200,
+    rtol: float | None = None,
+    tolerance: float = 0.01,
+) -> tuple[float, Solution]:
+    """Reconstruct with the weight that scores best.
+
+    Each weight starts from the solution with the nearest weight so far, and ends when
+    the score has settled.
+
+    Parameters
+    ----------
+    problem : Problem
+        What was measured, by what.
+    prior : callable
+        From a weight to a prior, or a pair of them.
+    score : callable
+        Takes an image, gives decibels.
+    algorithm : Algorithm
+        Algorithm, whose state suits every weight.
+    first, low, high, tolerance
+        As for `largest`, of the weight.
+    parameters : callable
+        From a weight to parameters of the algorithm.
+    state : dict of str to array, optional
+        Where to start with the first weight.
+    iterations : int
+        Most iterations with one weight.
+    rtol : float, optional
+        Stop as `solve` does, and not when the score has settled.
+
+    Returns
+    -------
+    float
+        The best weight.
+    Solution
+        That with this weight.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C: half a solution is none to judge.
+    ValueError
+        As `largest` and `solve`.
+    """
+    found: dict[float, tuple[float, Solution]] = {}
+
+    def solved(weight: float) -> float:
+        near = min(found, key=lambda w: abs(math.log(w / weight)), default=None)
+        start: State | None = state
+        scores: list[float] = []
+        if near is not None:
+            scores, start = [found[near][0]], found[near][1].state
+
+        def settled(iteration: int, state: State) -> bool:
+            if iteration % _PERIOD:
+                return False
+            scores.append(score(state["x"]))
+            rest = _rest(scores[-3:])
+            if near is None:  # far from the solution it can turn soon
+                rest = max(rest, _rest(scores[-4:-1]) / _CLEARLY)
+            return rest <= tolerance
+
+        solution = solve(
+            problem,
+            prior(weight),
+            algorithm=algorithm,
+            iterations=iterations,
+            rtol=rtol or 0,
+            state=start,
+            parameters=parameters(weight),
+            callback=settled if rtol is None else None,
+            objective=False,
+        )
+        if solution.stopped == "interrupted":
+            raise KeyboardInterrupt
+        found[weight] = score(solution.image), solution
+        return found[weight][0]
+
+    weight = largest(solved, first, low=low, high=high, tolerance=tolerance)
+    return weight, found[weight][1]
+
+
+def _rest(scores: list[float]) -> float:
+    """Estimate what comes, were the changes of the score a geometric series."""
+    if len(scores) < 3:
+        return math.inf
+    before, last = (b - a for a, b in itertools.pairwise(scores))
+    if before * last < 0:  # a turn, where changes are small for a moment
+        return _TURN * max(abs(before), abs(last))
+    share = min(abs(last / before), _SLOWEST) if before else _SLOWEST
+    return abs(last) * max(1, share / (1 - share))

@@ -1,0 +1,251 @@
+"""Classical reconstructions of series: low rank, low rank plus sparse, local low rank.
+
+Each has weights: the best ones where the truth is known, and fixed ones where not.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.core.tensors import tilings
+from svdinv.numpy import eigh
+from svdinv.unroll.algorithms import LowRankPlusSparse, solve
+from svdinv.unroll.algorithms.search import DouglasRachford, best_solution
+from svdinv.unroll.arrays import namespace
+from svdinv.unroll.operators import TemporalFourier
+from svdinv.unroll.priors import Casorati, LocalLowRank, Prior, Sparse
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.task import Estimate
+
+__all__ = ["local_low_rank", "low_rank", "low_rank_plus_sparse", "zero_filled"]
+
+Arrays = NDArray[Any]
+
+# Relative weights for problems without a truth, which leave some room for noise.
+FIXED: Mapping[str, tuple[float, ...]] = {
+    "low-rank": (0.01,),
+    "L+S": (0.1, 0.01),
+    "local low-rank": (0.01,),
+}
+# Where the search for the best weight begins and ends. What lies beyond changes
+# hundredths of a decibel.
+_FIRST, _LEAST, _MOST = 1e-3, 3e-5, 0.3
+_ITERATIONS, _RTOL = 200, 1e-4
+_SOON = 3e-4  # L+S comes nearer to the truth where it does not converge
+_BLOCK = 8
+_SHIFTS = ((0, 0), (4, 4), (0, 4), (4, 0))  # of the tilings, with blocks that overlap
+_STEPS = 3  # of conjugate gradients, each time from the last image
+_RELAXATION = 1.7
+_LEAST_THRESHOLD = 1e-3  # relative to the largest singular value
+
+
+def zero_filled(problem: Problem) -> Estimate:
+    """Give A^H y, the image of the k-space with zeros where it is not sampled.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The image.
+    """
+    return Estimate(problem.adjoint())
+
+
+def low_rank(problem: Problem) -> Estimate:
+    """Reconstruct a series of low rank, by the nuclear norm of its Casorati matrix.
+
+    Liang, Proc. IEEE ISBI 2007; weights are relative to the largest singular value of
+    the zero-filled series.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The series, and which weight was taken.
+    """
+    top = _largest_singular_value(problem)
+
+    def prior(weight: float) -> Casorati:
+        return Casorati(weight * top)
+
+    if problem.truth is None:
+        return _fixed(problem, "low-rank", prior)
+    shape = problem.truth.shape
+    count = min(shape[0], math.prod(shape[1:]))
+    return _best(problem, lambda weight: (prior(weight),), top, count)
+
+
+def low_rank_plus_sparse(problem: Problem) -> Estimate:
+    """Reconstruct a series as one of low rank plus one with few temporal frequencies.
+
+    Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
+    largest singular value, and to the largest magnitude, of the zero-filled series; the
+    second is chosen first.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The series, and which weights were taken.
+    """
+    top = _largest_singular_value(problem)
+    peak = float(np.abs(zero_filled(problem).image).max())
+
+    def prior(low: float, sparse: float) -> tuple[Casorati, Sparse]:
+        return Casorati(low * top), Sparse(sparse * peak, TemporalFourier())
+
+    if problem.truth is None:
+        return _fixed(problem, "L+S", prior)
+    low, _ = FIXED["L+S"]
+    problem = _measured(problem)
+    search = functools.partial(
+        best_solution,
+        problem,
+        score=_score(problem),
+        algorithm=LowRankPlusSparse(),
+        rtol=_SOON,
+    )
+    sparse, found = search(lambda w: prior(low, w), first=0.095, low=_LEAST, high=_MOST)
+    low, found = search(
+        lambda w: prior(w, sparse), first=low, low=0.03, high=_MOST, state=found.state
+    )
+    return Estimate(found.image, f"best {_described((low, sparse))}")
+
+
+def local_low_rank(problem: Problem) -> Estimate:
+    """Reconstruct a series of which every block is of low rank.
+
+    Trzasko & Manduca, Proc. ISMRM 19, 2011, with blocks of 8 x 8 pixels that overlap by
+    half. Weights are relative to what the largest singular value of a block would be
+    were that of the zero-filled series spread evenly.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The series, and which weight was taken.
+    """
+    T, height, width = problem.adjoint().shape
+    top = _largest_singular_value(problem) * _BLOCK / (height * width) ** 0.5
+    if problem.truth is None:
+        stride = _BLOCK // 2
+        return _fixed(
+            problem,
+            "local low-rank",
+            lambda weight: LocalLowRank(weight * top, _BLOCK, stride=stride),
+        )
+    blocks = math.ceil(height / _BLOCK) * math.ceil(width / _BLOCK)
+    return _best(
+        problem,
+        lambda w: tuple(_Blocks(w * top, _BLOCK, shift=shift) for shift in _SHIFTS),
+        top,
+        blocks * min(T, _BLOCK**2),
+        1e-4,
+    )
+
+
+class _Blocks(LocalLowRank):
+    """Of blocks that do not overlap: the prox by a cheaper way than the SVD."""
+
+    def prox(self, x: Arrays, step: Any) -> Arrays:
+        # The threshold is large enough for the Gram matrix.
+        xp, tau = namespace(x), np.float32(step * self.weight)
+        (tiling,) = tilings(x.shape[-2:], self.block, self.stride, self.shift)
+        matrices = tiling.cut(x, xp)
+        squares, V = eigh(matrices.conj().mT @ matrices)
+        kept = 1 - tau / np.sqrt(np.maximum(squares, tau**2))
+        return tiling.join(matrices @ ((V * kept[..., None, :]) @ V.conj().mT), xp)
+
+
+def _best(
+    problem: Problem,
+    priors: Callable[[float], tuple[Prior, ...]],
+    top: float,
+    count: int,
+    least: float = _LEAST,
+) -> Estimate:
+    """Solve with the best weight, by Douglas-Rachford splitting.
+
+    The bound of the error after some iterations is least where the penalty is the ratio
+    of two distances from the start to the solution (He & Yuan, SIAM J. Numer. Anal. 50,
+    2012): that of the image, which is known here, and that of the dual variable, at
+    most the weight times the root of the number of singular values.
+    """
+    problem = _measured(problem)
+    truth, image = problem.compared(zero_filled(problem).image)
+    distance = float(np.linalg.norm(truth - image)) / top
+    threshold = max(distance / count**0.5, _LEAST_THRESHOLD)
+    weight, solution = best_solution(
+        problem,
+        priors,
+        _score(problem),
+        algorithm=DouglasRachford(cg_iterations=_STEPS),
+        first=_FIRST,
+        low=least,
+        high=_MOST,
+        parameters=lambda w: {"penalty": w / threshold, "relaxation": _RELAXATION},
+    )
+    return Estimate(solution.image, f"best {_described((weight,))}")
+
+
+def _fixed(problem: Problem, name: str, prior: Callable[..., Any]) -> Estimate:
+    """Solve with fixed weights, without a truth."""
+    weights = FIXED[name]
+    solution = solve(
+        _measured(problem),
+        prior(*weights),
+        iterations=_ITERATIONS,
+        rtol=_RTOL,
+        objective=False,
+    )
+    if solution.stopped == "interrupted":  # half a solution is none
+        raise KeyboardInterrupt
+    return Estimate(solution.image, _described(weights))
+
+
+def _measured(problem: Problem) -> Problem:
+    return replace(problem, y=problem.A.measured(problem.y))
+
+
+def _score(problem: Problem) -> Callable[[Arrays], float]:
+    """Give the SNR, up to a constant: faster than `svdinv.unroll.metrics.snr`."""
+
+    def score(image: Arrays) -> float:
+        truth, image = problem.compared(image)
+        return -20 * math.log10(float(np.linalg.norm(truth - image)) or 1e-30)
+
+    return score
+
+
+def _largest_singular_value(problem: Problem) -> float:
+    series = zero_filled(problem).image
+    value = float(np.linalg.norm(series.reshape(len(series), -1), 2))
+    return value or 1.0  # weights of nothing matter to nothing
+
+
+def _described(weights: tuple[float, ...]) -> str:
+    word = "weight" if len(weights) == 1 else "weights"
+    return f"{word} {', '.join(f'{w:.2g}' for w in weights)}"

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from svdinv.unroll.algorithms import FISTA, solve
+from svdinv.unroll.algorithms.search import DouglasRachford, best_solution, largest
+from svdinv.unroll.data.masks import uniform_mask
+from svdinv.unroll.metrics import snr
+from svdinv.unroll.operators import MRI, Sampling
+from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear
+from svdinv.unroll.problem import Problem
+
+
+def _curve(best, width=1.0):
+    calls = []
+
+    def score(x):
+        calls.append(x)
+        return 30 - (math.log10(x / best) / width) ** 2
+
+    return score, calls
+
+
+@pytest.mark.parametrize("best", [0.0017, 0.01, 0.03, 0.2])
+def test_the_best_of_a_smooth_curve(best):
+    score, calls = _curve(best)
+    found = largest(score, 0.01, low=1e-4, high=2.0)
+    assert score(found) > 30 - 0.02
+    assert len(calls) <= 10
+
+
+def test_a_flat_curve_takes_few_trials():
+    score, calls = _curve(0.01, width=100)
+    largest(score, 0.01, low=1e-6, high=1.0)
+    assert len(calls) == 5  # two in a row to either side
+
+
+def test_a_dent_does_not_end_the_search():
+    def score(x):
+        decades = -math.log10(x)
+        return decades - (0.02 if 2.4 < decades < 2.6 else 0)
+
+    assert largest(score, 10**-2.0, low=1e-4, high=1.0) < 2e-4
+
+
+def test_the_range_is_kept():
+    tried = []
+
+    def score(x):
+        tried.append(x)
+        return -x
+
+    assert largest(score, 0.5, low=0.04, high=0.6) == pytest.approx(0.05)
+    assert min(tried) >= 0.04
+    with pytest.raises(ValueError, match="first must lie"):
+        largest(score, 0.5, low=0.6, high=1)
+
+
+def _matrix(rng, shape=(30, 24), rank=2):
+    left, right = rng.standard_normal((shape[0], rank)), rng.standard_normal((rank, 24))
+    return left @ right + 0.2 * rng.standard_normal(shape)
+
+
+def test_the_weight_is_that_of_a_fine_grid(rng):
+    truth = _matrix(rng)
+    mask = uniform_mask(truth.shape, 0.6, rng)
+    problem = Problem(mask * truth, Sampling(mask))
+
+    def score(x):
+        return snr(truth, x)
+
+    weight, solution = best_solution(
+        problem,
+        lambda w: (Nuclear(w),),
+        score,
+        algorithm=DouglasRachford(),
+        first=1.0,
+        low=0.01,
+        high=100.0,
+        parameters=lambda w: {"penalty": w / 2, "relaxation": 1.5},
+    )
+    grid = [
+        solve(problem, Nuclear(w), iterations=2000, rtol=1e-7).image
+        for w in np.geomspace(0.1, 10, 21)
+    ]
+    assert score(solution.image) > max(map(score, grid)) - 0.02
+    again = solve(problem, Nuclear(weight), iterations=2000, rtol=1e-8).image
+    assert score(solution.image) == pytest.approx(score(again), abs=0.02)
+
+
+def test_ctrl_c_is_not_taken_for_a_solution(rng):
+    def press(x):
+        raise KeyboardInterrupt
+
+    problem = Problem(rng.standard_normal((5, 4)), Sampling(np.ones((5, 4)) > 0))
+    with pytest.raises(KeyboardInterrupt):
+        best_solution(
+            problem,
+            lambda w: (Nuclear(w),),
+            press,
+            algorithm=DouglasRachford(),
+            first=1.0,
+            low=0.1,
+            high=10.0,
+        )
+
+
+@pytest.mark.parametrize("penalty", [0.1, 2.0])
+def test_douglas_rachford_finds_what_fista_finds(rng, penalty):
+    truth = _matrix(rng)
+    mask = uniform_mask(truth.shape, 0.6, rng)
+    problem = Problem(mask * truth, Sampling(mask))
+    expected = solve(problem, Nuclear(1.5), algorithm=FISTA(), iterations=1000, rtol=0)
+    given = {"penalty": penalty, "relaxation": 1.5}
+    found = solve(
+        problem,
+        (Nuclear(1.5),),
+        algorithm=DouglasRachford(),
+        iterations=400,
+        rtol=0,
+        parameters=given,
+        objective=False,
+    )
+    np.testing.assert_allclose(found.image, expected.image, atol=1e-6)
+
+
+def test_priors_in_turn_share_one_image(rng):
+    """At the end every copy gives the image, and its subgradients explain the slope."""
+    x = rng.standard_normal((4, 2)) @ rng.standard_normal((2, 64)) + 0j
+    x = x.reshape(4, 8, 8)
+    mask = rng.random(x.shape) < 0.6
+    problem = Problem(MRI(mask)(x), MRI(mask))
+    priors = [LocalLowRank(0.3, 4, shift=shift) for shift in (0, 2)] + [Casorati(0.1)]
+    given = {"penalty": 0.5, "relaxation": 1.5}
+    found = solve(
+        problem,
+        priors,
+        algorithm=DouglasRachford(),
+        iterations=600,
+        rtol=0,
+        parameters=given,
+        objective=False,
+    )
+    image = found.image
+    total = 0
+    for i, prior in enumerate(priors):
+        copy = found.state[f"copy {i}"]
+        np.testing.assert_allclose(prior.prox(2 * image - copy, 2.0), image, atol=1e-3)
+        total = total + (image - copy) * 0.5 / len(priors)
+    np.testing.assert_allclose(total, -problem.gradient(image), atol=1e-3)
