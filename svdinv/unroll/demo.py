@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ from svdinv.unroll.data import (
     PHOTOS,
     Image,
     centre_crop,
+    heart_series,
     photograph,
     split,
 )
@@ -46,7 +48,7 @@ from svdinv.unroll.tasks.colour import (
     svt_completion,
     zero_filled,
 )
-from svdinv.unroll.tasks.task import Estimate
+from svdinv.unroll.tasks.task import Estimate, Given
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.command import RunningMean
 from svdinv.unroll.training.config import Config, Training
@@ -204,7 +206,8 @@ def run_cine(
     torch.set_num_threads(threads)
     task = Cine()
     options = CineOptions(seed=seed)
-    problem = task.measure(task.read(heart, options), options)
+    given = Given(heart, heart_series(heart).astype(np.complex64))
+    problem = task.measure(given, options)
     network = pretrained.load("cine")
     print(
         f"{heart}, {HEARTS[heart]}:\n{task.describe(problem)}, from an eighth of "

@@ -26,7 +26,6 @@ from svdinv.unroll.algorithms import (
 from svdinv.unroll.networks import (
     LLS,
     LS,
-    MLR,
     SLR,
     T2LR,
     TLR,
@@ -54,10 +53,6 @@ PUBLISHED = {
     ),
     "TLR, folded": TLR(
         **SMALL, fold=2, side="samples", slope=0.1, first_weights="residual"
-    ),
-    "MLR": MLR(cells=2, features=(3, 4), low_rank_maps=(2, 1), block=2),
-    "MLR, adjoint, one scale": MLR(
-        cells=2, features=(3,), low_rank_maps=(0,), fold=1, start="adjoint"
     ),
     "SLR": SLR(**SMALL, sparsity=0.0),
     "LS": LS(**SMALL),

@@ -24,7 +24,6 @@ from svdinv.unroll.algorithms import (
 from svdinv.unroll.networks import (
     LLS,
     LS,
-    MLR,
     SLR,
     T2LR,
     TLR,
@@ -44,7 +43,6 @@ SCRIPT = Path(__file__).with_name("unroll_keras_checks.py")
 SMALL = {"cells": 2, "features": 4}
 
 CASES = {
-    "MLR": MLR(cells=2, features=(3, 4), low_rank_maps=(2, 1), block=2),
     "TLR": TLR(**SMALL, block=4),
     "TLR, fill": TLR(**SMALL, start="fill", side="mask", bypass_maps=1),
     "TLR, folded": TLR(

@@ -20,7 +20,6 @@ from svdinv.unroll import files
 from svdinv.unroll.algorithms import ADMM, FISTA, PDHG, LowRankPlusSparse
 from svdinv.unroll.networks import (
     LS,
-    MLR,
     SLR,
     T2LR,
     TLR,
@@ -41,7 +40,6 @@ from svdinv.unroll.torch import LSNet, Network, TLRNet, load, save
 
 RECIPES = {
     "TLR": TLR(cells=2, features=3, block=4, start="fill", side="mask"),
-    "MLR": MLR(cells=2, features=(3, 4), low_rank_maps=(0, 1), block=4),
     "SLR": SLR(cells=2, features=3),
     "LS": LS(cells=2, features=3, step=0.3),
     "T2LR": T2LR(cells=2, features=3),

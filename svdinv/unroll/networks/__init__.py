@@ -9,7 +9,6 @@ from svdinv.unroll.networks.generators import (
 )
 from svdinv.unroll.networks.lls import LLS
 from svdinv.unroll.networks.ls import LS
-from svdinv.unroll.networks.mlr import MLR
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -35,7 +34,6 @@ from svdinv.unroll.networks.unrolled import (
 __all__ = [
     "LLS",
     "LS",
-    "MLR",
     "SLR",
     "T2LR",
     "TLR",
