@@ -245,7 +245,10 @@ def test_batches_that_do_not_go_together():
     "path", sorted(WRITTEN.glob("*.safetensors")), ids=lambda p: p.stem
 )
 def test_networks_of_older_files_give_the_same_images(path):
-    """Weights and images were written when networks took masks and maps alone."""
+    """Weights and images were written when networks took masks and maps alone.
+
+    On another processor, where the last bits of each iteration are others.
+    """
     outputs, network = np.load(WRITTEN / "outputs.npz"), load(path)
 
     def image(truth, *measurement):
@@ -259,9 +262,9 @@ def test_networks_of_older_files_give_the_same_images(path):
         found = image(outputs["series"], outputs["smask"])
         both = image(outputs["series"], outputs["smask"], outputs["maps"])
         expected = outputs[f"{path.stem}, coils"]
-        np.testing.assert_allclose(both, expected, atol=2e-6 * abs(expected).max())
+        np.testing.assert_allclose(both, expected, atol=1e-5 * abs(expected).max())
     expected = outputs[path.stem]
-    np.testing.assert_allclose(found, expected, atol=2e-6 * abs(expected).max())
+    np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
 
 
 # Operators of other libraries
