@@ -25,8 +25,10 @@ from svdinv.cli.arguments import (
 )
 
 if TYPE_CHECKING:
+    from svdinv.unroll.networks import Recipe
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Task
+    from svdinv.unroll.torch import Network
     from svdinv.unroll.untrained import Options
 
 __all__ = ["add", "run"]
@@ -73,9 +75,22 @@ def add(commands: Subparsers) -> None:
     fit.add_argument(
         "--prior",
         type=filled,
-        default="dip",
         help=f"the network: {', '.join(_PRIORS)} (default dip; the last two for "
         "series), or package.module:Class",
+    )
+    fit.add_argument(
+        "--weights",
+        type=folder,
+        metavar="PATH",
+        help="begin with a generator that svdinv train has trained, in place of "
+        "--prior: its weights.safetensors, or the folder with it",
+    )
+    fit.add_argument(
+        "--trained",
+        choices=("all", "decoder", "singular-values"),
+        default="all",
+        help="what is fitted: all weights (default); those of no encoder; of each "
+        "convolution as a matrix the singular values alone",
     )
     add_task_options(fit, several=False)
     fit.add_argument(
@@ -153,7 +168,6 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.evaluation.reconstruction import files
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.reading import fitting, read, task_of_file
-    from svdinv.unroll.untrained.presets import generator_for
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -172,10 +186,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             with naming_flags(arguments, task):
                 problem = task.measure(given, task.unsampled(settings))
-        try:
-            generator = generator_for(arguments.prior, problem)
-        except ValueError as error:
-            raise ValueError(f"argument --prior: {error}") from error
+        generator, network = _generator(arguments, problem, device)
         noise = None if measured else getattr(settings, "noise", None)
         options = _options(arguments, task, problem, noise)
         written = files(arguments.output, task, problem.name)
@@ -204,6 +215,7 @@ def run(arguments: argparse.Namespace) -> int:
             options,
             written,
             table,
+            weights=network,
             start=arguments.start,
             exact=exact,
             baselines=arguments.baselines,
@@ -217,6 +229,29 @@ def run(arguments: argparse.Namespace) -> int:
         return 130
     print("\n" + "\n".join(f"Written: {path}" for path in (*written, table) if path))
     return 0
+
+
+def _generator(
+    arguments: argparse.Namespace, problem: Problem, device: str
+) -> tuple[Recipe, Network | None]:
+    """Give the generator, and its weights where there are some."""
+    from svdinv.unroll.evaluation.inference import open_network
+    from svdinv.unroll.networks import Generator
+    from svdinv.unroll.untrained.presets import generator_for
+
+    if arguments.weights is None:
+        try:
+            return generator_for(arguments.prior or "dip", problem), None
+        except ValueError as error:
+            raise ValueError(f"argument --prior: {error}") from error
+    if arguments.prior is not None:
+        raise ValueError("argument --prior: not allowed with --weights")
+    network = open_network(arguments.weights, device)
+    if not isinstance(network.recipe, Generator):
+        raise ValueError(
+            f"argument --weights: {type(network.recipe).__name__} is no generator"
+        )
+    return network.recipe, network
 
 
 def _options(
@@ -259,5 +294,6 @@ def _options(
         rate=arguments.learning_rate,
         rule=rule,
         prior=prior,
+        trained=arguments.trained.replace("-", " "),
         seed=arguments.seed % 2**31,
     )

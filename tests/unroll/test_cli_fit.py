@@ -95,6 +95,27 @@ def test_it_goes_on_from_a_checkpoint(photo, tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_an_educated_prior(photo, tmp_path, capsys):
+    """Trained as any network, then fitted."""
+    weights = tmp_path / "educated"
+    network = {"kind": "Skip", "source": "adjoint", "bounded": "false"}
+    small = {"features": "[4, 4]", "skips": "[2, 0]"}
+    changes = [f"network.{k}={v}" for k, v in {**network, **small}.items()]
+    changes += ["task.patch=16", "training.batch=1", "task.validation=1"]
+    flags = [flag for change in changes for flag in ("--set", change)]
+    assert (
+        main(["train", "colour", "--steps", "2", "--output", str(weights), *flags]) == 0
+    )
+    for trained in ("all", "decoder", "singular-values"):
+        options = ("--weights", weights, "--trained", trained, "--output", tmp_path)
+        assert run(photo, *options, *SHORT) == 0
+    capsys.readouterr()
+    assert run(photo, "--weights", weights, "--prior", "dip") == 2
+    assert "not allowed with --weights" in capsys.readouterr().err
+    assert run(photo, "--weights", "colour") == 2
+    assert "TLR is no generator" in capsys.readouterr().err
+
+
 def test_a_generator_of_ones_own(photo, tmp_path):
     prior = "svdinv.unroll.networks:Skip"
     assert run(photo, "--prior", prior, *SHORT, "--output", tmp_path) == 0

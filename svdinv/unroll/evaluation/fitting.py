@@ -17,6 +17,7 @@ from svdinv.unroll.files import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate, Method, Task
+from svdinv.unroll.torch import Network
 from svdinv.unroll.untrained import Fit, Options, Record, fit
 
 __all__ = ["fitted"]
@@ -30,6 +31,7 @@ def fitted(
     written: Files,
     table: Path,
     *,
+    weights: Network | None = None,
     start: bool = True,
     exact: bool = False,
     baselines: bool = False,
@@ -52,6 +54,8 @@ def fitted(
         Where to.
     table : Path
         Where the trajectory goes, as CSV.
+    weights : Network, optional
+        To begin with.
     start : bool
         Whether to fit around what `Task.begun` gives.
     exact : bool
@@ -80,12 +84,16 @@ def fitted(
     if around is not None:
         methods["start of the fit"] = lambda problem: Estimate(task.finished(around))
     found: list[Fit] = []
+    how: dict[str, Any] = {
+        "around": around,
+        "weights": weights,
+        "checkpoint": checkpoint,
+        "device": device,
+    }
 
     def last(watch: Watch) -> Method:
-        return partial(
-            _fit, task, generator, options, around, exact, checkpoint, device, watch,
-            found,
-        )  # fmt: skip
+        how["stop"] = watch.interrupted
+        return partial(_fit, task, generator, options, exact, how, found)
 
     steps = len(methods) + 1
     if not compare(task, problem, methods, {"fit": last}, written, steps):
@@ -105,11 +113,8 @@ def _fit(
     task: Task,
     generator: Recipe,
     options: Options,
-    around: Any,
     exact: bool,
-    checkpoint: Path | None,
-    device: str,
-    watch: Watch,
+    how: dict[str, Any],
     found: list[Fit],
     problem: Problem,
 ) -> Estimate:
@@ -125,16 +130,7 @@ def _fit(
         def measure(image: Any) -> float:
             return task.decibels(problem, finished(image))
 
-    done = fit(
-        problem,
-        generator,
-        options,
-        around=around,
-        measure=measure,
-        checkpoint=checkpoint,
-        stop=watch.interrupted,
-        device=device,
-    )
+    done = fit(problem, generator, options, measure=measure, **how)
     found.append(done)
     why = {"rule": "stopped by its rule", "iterations": "all iterations done"}
     note = f"iteration {done.best} of {done.iterations}"
