@@ -132,7 +132,7 @@ def add(commands: Subparsers) -> None:
         "--start",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="add the network to a classical reconstruction, for series (default yes)",
+        help="add the network to the mean of the frames of a series (default yes)",
     )
     fit.add_argument(
         "--baselines",
