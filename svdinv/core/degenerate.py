@@ -149,7 +149,7 @@ def _distinct_block(
         phase = xp.linalg.diagonal(M) + xp.linalg.diagonal(NH)
         phase = 0.5 * (phase - conj(phase, xp)) * cast(reciprocal(s, xp), M, xp)
         diagonal = diagonal + 0.5 * phase - xp.linalg.diagonal(block)
-    return block + cast(eye, M, xp) * diagonal[..., None]
+    return block + diagonal[..., None] * cast(eye, M, xp)
 
 
 def linear_rule(
