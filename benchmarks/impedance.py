@@ -15,13 +15,18 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from scipy.optimize import least_squares
-from scipy.sparse import diags_array, vstack
+from scipy.sparse import csc_array, diags_array, vstack
+from scipy.sparse.linalg import splu
 
 from svdinv.unroll.algorithms.nonlinear import gauss_newton, truncated_svd
 from svdinv.unroll.data.tank import SIDE, read_mesh, read_tank, score, segment
+from svdinv.unroll.operators import Wrapped
 from svdinv.unroll.operators.impedance import Impedance, neighbours
 
 TARGETS = (1, 2, 3, 4)
+METHODS = ("TSVD, discrepancy", "TSVD, SURE", "Tikhonov", "TV", "TV, Gauss-Newton")
+TUNED = ("Tikhonov", "TV")
+WEIGHTS = 10.0 ** np.arange(-4, 1)
 PIXELS = 256
 
 
@@ -63,13 +68,17 @@ def methods(A, x0, L, y, noise, weights):
     """Give the change of the conductivity by each method, as functions."""
     D, V0, zero = A.derivative(x0), A.forward(x0), np.zeros_like(x0)
     noise, exact = noise  # with the errors of the linear model, and without
-    cells = 1 / np.sqrt(A.mesh.areas)
     little = 0.02 * x0[0]
 
     def truncated(keep):
-        return truncated_svd(
-            D, y, x0, rank=60, noise=noise, keep=keep, scale=cells
-        ).image
+        """In standard form: x = C w, of the smallest w = L x."""
+        solve = splu(csc_array(L.T @ L)).solve
+        C = Wrapped(
+            lambda w: solve(L.T @ w), lambda x: L @ solve(x), L.shape[:1], x0.shape
+        )
+        like = np.zeros(len(L @ x0))
+        found = truncated_svd(D * C, y, like, rank=60, noise=noise, keep=keep)
+        return C.forward(found.image)
 
     def linear(name, **options):
         return gauss_newton(D, y, zero, L, weight=weights[name], noise=noise, **options)
@@ -81,13 +90,14 @@ def methods(A, x0, L, y, noise, weights):
         )  # fmt: skip
         return found - x0
 
-    return {
-        "TSVD, discrepancy": lambda: truncated("discrepancy"),
-        "TSVD, SURE": lambda: truncated("sure"),
-        "Tikhonov": lambda: linear("Tikhonov", iterations=1),
-        "TV": lambda: linear("TV", variation=little, iterations=5),
-        "TV, Gauss-Newton": newton,
-    }
+    functions = (
+        lambda: truncated("discrepancy"),
+        lambda: truncated("sure"),
+        lambda: linear("Tikhonov", iterations=1),
+        lambda: linear("TV", variation=little, iterations=5),
+        newton,
+    )
+    return dict(zip(METHODS, functions, strict=True))
 
 
 def simulated(A, x0, seed):
@@ -132,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 3, 5, 7])
-    parser.add_argument("--newton", action="store_true", help="also Gauss-Newton steps")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     options = parser.parse_args()
     mesh = read_mesh(options.folder / "Mesh_sparse.mat")
     L, draw = penalties(mesh), picture(mesh)
@@ -144,9 +154,9 @@ def main() -> None:
     print(f"water {x0[0]:.3f}, contact {A.contact[0]:.2e}, misfit {fit:.2%}")
     error, V0 = model_error(A, x0), A.forward(x0)
     weights = {}
-    for name in ("Tikhonov", "TV"):
+    for name in TUNED if {*METHODS[2:]} & {*options.methods} else ():
         found = {}
-        for w in 10.0 ** np.arange(-4, 1):
+        for w in WEIGHTS:
             found[w] = 0.0
             for seed in range(2):
                 kind, _, y = simulated(A, x0, seed)
@@ -161,11 +171,10 @@ def main() -> None:
             tank = read_tank(options.folder / f"level_{level}", target)
             y = tank.data - tank.reference
             noise = deviations(tank.reference, y, error, fit)
-            for name, method in methods(A, x0, L, y, noise, weights).items():
-                if "Newton" in name and not options.newton:
-                    continue
+            there = methods(A, x0, L, y, noise, weights)
+            for name in options.methods:
                 begin = time.perf_counter()
-                found = score(segment(draw(method())), truth)
+                found = score(segment(draw(there[name]())), truth)
                 rows.setdefault(name, []).append((found, time.perf_counter() - begin))
         for name, results in rows.items():
             scores, seconds = np.transpose(results)

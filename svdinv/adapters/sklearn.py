@@ -22,7 +22,7 @@ _PATH = 2.0 ** -np.arange(0.5, 8)  # thresholds to choose among, over the norm o
 class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fill in missing values of a table by a matrix of low rank.
 
-    Soft-impute [1]_: with the mean of each column taken off, it minimises
+    Soft-impute [1]_: with the mean of each column taken off, it minimises ::
 
         |mask * (X - Z)|_F^2 / 2 + tau |Z|_*
 

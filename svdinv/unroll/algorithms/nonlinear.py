@@ -73,7 +73,7 @@ def truncated_svd(
     keep : {"discrepancy", "sure"} or int, optional
         How many to keep: the fewest whose residual is no larger than the noise
         (Morozov, Soviet Math. Dokl. 1966), those of least estimated risk of the data,
-        |residual|^2 + 2 kept (Stein, Ann. Statist. 1981), or a number.
+        ``|residual|^2 + 2 kept`` (Stein, Ann. Statist. 1981), or a number.
     scale : float or array, optional
         Typical size of each element of the image, such as the root of the area of a
         cell: the solution is the smallest one relative to it.
@@ -133,12 +133,13 @@ def gauss_newton(
     rtol: float = 1e-3,
     callback: Callable[[int, float], Any] | None = None,
 ) -> Floats:
-    """Minimise |(A(x) - y) / noise|^2 / 2 + weight R(x - start) by Gauss-Newton.
+    """Minimise a misfit and a sparse penalty by Gauss-Newton steps.
 
-    R is |L x|^2 / 2, or the total variation sum sqrt((L x)^2 + variation^2) by lagged
-    diffusivity (Vogel & Oman, SIAM J. Sci. Comput. 1996). Each step is solved by
-    conjugate gradients on products with the derivative, preconditioned by the penalty,
-    and is halved until the objective falls.
+    The objective is ``|(A(x) - y) / noise|^2 / 2 + weight R(x - start)``, where R is
+    ``|L x|^2 / 2`` or the total variation ``sum sqrt((L x)^2 + variation^2)``, by
+    lagged diffusivity (Vogel & Oman, SIAM J. Sci. Comput. 1996). Each step is solved
+    by conjugate gradients on products with the derivative, preconditioned by the
+    penalty, and is halved until the objective falls.
 
     Parameters
     ----------

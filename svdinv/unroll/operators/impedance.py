@@ -194,25 +194,23 @@ class Impedance(WrappedNonlinear):
         """Give voltages, and gradients of u_p and w_m, (2, triangles, patterns)."""
         x = np.asarray(x, np.float64)
         key = x.tobytes()
-        if self._last[0] != key:
-            if not (x > 0).all() or not np.isfinite(x).all():
-                raise ValueError("conductivities must be positive")
-            G, (nodes, count) = (
-                self._gradient,
-                (len(self.mesh.nodes), len(self.contact)),
-            )
-            weights = np.tile(self.mesh.areas * x, 2)
-            K = (G.T * weights) @ G
-            K.resize(self._rest.shape)
-            # Unit currents in all electrodes but the last, which is grounded.
-            unit = np.zeros((nodes + count - 1, count - 1))
-            unit[nodes:] = np.eye(count - 1)
-            found = splu(csc_array(K + self._rest)).solve(unit)
-            fields = (G @ found[:nodes]).reshape(2, -1, count - 1)
-            I, M = self.currents[:-1], self.voltages[:-1]
-            voltages = I.T @ found[nodes:].T @ M
-            self._last = key, voltages, fields @ I, fields @ M
-        return self._last[1:]
+        last = self._last  # another thread may replace it meanwhile
+        if last[0] == key:
+            return last[1:]
+        if not (x > 0).all() or not np.isfinite(x).all():
+            raise ValueError("conductivities must be positive")
+        G, nodes, count = self._gradient, len(self.mesh.nodes), len(self.contact)
+        K = (G.T * np.tile(self.mesh.areas * x, 2)) @ G
+        K.resize(self._rest.shape)
+        # Unit currents in all electrodes but the last, which is grounded.
+        unit = np.zeros((nodes + count - 1, count - 1))
+        unit[nodes:] = np.eye(count - 1)
+        found = splu(csc_array(K + self._rest)).solve(unit)
+        gradients = (G @ found[:nodes]).reshape(2, -1, count - 1)
+        I, M = self.currents[:-1], self.voltages[:-1]
+        fields = I.T @ found[nodes:].T @ M, gradients @ I, gradients @ M
+        self._last = key, *fields
+        return fields
 
     def extra_repr(self) -> str:
         """Give the sizes."""
