@@ -125,6 +125,14 @@ def values(A):
     return np.linalg.svd(A, compute_uv=False)
 
 
+def null_vector(A):
+    v = np.conj(np.linalg.svd(A)[2][..., -1, :])
+    size = np.abs(v)
+    first = np.argmax(size > size.max(-1, keepdims=True) / 2, axis=-1)
+    pivot = np.take_along_axis(v, first[..., None], axis=-1)
+    return v * np.conj(pivot) / np.abs(pivot)
+
+
 def procrustes(A, B):
     # min |A R - B|
     return recomposed(adjoint(A) @ B, np.ones_like)
@@ -356,6 +364,13 @@ _CASES = {
     "svdvals": _case(
         lambda f, A: f.svdvals(A), values, _tall, repeated=False
     ),
+    "null_vector": _case(
+        lambda f, A: f.null_vector(A), null_vector, _tall, repeated=False,
+    ),
+    "null_vector, wide": _case(
+        lambda f, A: f.null_vector(A), null_vector, _anything((2, 2, 3)),
+        repeated=False,
+    ),
     "procrustes": _case(lambda f, A, B: f.procrustes(A, B), procrustes, _pairs),
     "tsvt": _case(
         lambda f, A, t: f.tsvt(A, t, axis=-2),
@@ -418,7 +433,7 @@ _CASES = {
     ),
 }  # fmt: skip
 # Where a formula differs for complex matrices.
-COMPLEX = ("svt", "polar", "schatten_norm, 1.5", "procrustes", "tsvt",
+COMPLEX = ("svt", "polar", "null_vector", "schatten_norm, 1.5", "procrustes", "tsvt",
            "spectral_map", "sure", "sqrtm", "eigh")  # fmt: skip
 _REAL = {
     "kabsch": _case(

@@ -18,7 +18,16 @@ ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TUTORIALS = tuple((ROOT / "docs").glob("tutorial-*.md"))  # Sphinx runs these
-FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "cupy", "array_api_strict")
+FRAMEWORKS = (
+    "torch",
+    "tensorflow",
+    "keras",
+    "jax",
+    "cupy",
+    "array_api_strict",
+    "sigpy",
+    "sklearn",
+)
 
 # A Python block, and the output that follows it, if the page shows one.
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)

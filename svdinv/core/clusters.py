@@ -10,7 +10,14 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from svdinv.core.namespace import Array, Namespace, any_on_host, is_writable
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    any_on_host,
+    first,
+    is_writable,
+)
+from svdinv.core.tolerances import rounding_rtol
 
 
 class Windows(NamedTuple):
@@ -72,6 +79,21 @@ def in_clusters(
     block = distinct(*flat, windows)
     windows.fill(block, rule(*flat, windows))
     return xp.reshape(block, (*shape, shape[-1]))
+
+
+def whole_multiplets(s: Array, rank: int, rtol: float, xp: Namespace) -> Array:
+    """Which of the `rank` largest singular values belong to no multiplet cut in two.
+
+    In one multiplet are neighbours whose gap is at most `rtol` of the larger, or a
+    rounding error of the largest of all.
+    """
+    index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
+    top = first(s)
+    following = xp.concat([s[..., 1:], -top], axis=-1)
+    gap = s - following
+    ends = (gap > rtol * s + rounding_rtol(s, xp) * top) & (index <= rank)
+    last = xp.max(xp.where(ends, index, xp.zeros_like(s)), axis=-1, keepdims=True)
+    return index <= last
 
 
 def find_windows(

@@ -153,7 +153,7 @@ def _distinct_block(
         phase = xp.linalg.diagonal(M) + xp.linalg.diagonal(NH)
         phase = 0.5 * (phase - conj(phase, xp)) * cast(reciprocal(s, xp), M, xp)
         diagonal = diagonal + 0.5 * phase - xp.linalg.diagonal(block)
-    block += cast(eye, M, xp) * diagonal[..., None]
+    block += diagonal[..., None] * cast(eye, M, xp)
     return block
 
 

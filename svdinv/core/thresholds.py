@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from svdinv.core.clusters import whole_multiplets
 from svdinv.core.functions import (
     Threshold,
     distinct_extreme,
@@ -97,11 +98,18 @@ class Hard(_Above):
 
 @dataclass(frozen=True)
 class Rank(Threshold):
-    """The `rank` largest singular values: the best approximation of that rank."""
+    """The `rank` largest singular values: the best approximation of that rank.
+
+    With `multiplet_rtol`, without those of a multiplet that the rank cuts in two.
+    """
 
     rank: int
+    multiplet_rtol: float | None = None
 
     def kept(self, s, tau, xp):
+        if self.multiplet_rtol is not None:
+            rtol = self.multiplet_rtol
+            return whole_multiplets(s, self.rank, rtol, xp) & (s > 0)
         index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
         return (index <= self.rank) & (s > 0)
 

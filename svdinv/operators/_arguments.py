@@ -131,6 +131,16 @@ def as_number(value: Any, name: str, above: int | None = None) -> float:
     return number
 
 
+def as_multiplet_rtol(value: Any) -> float | None:
+    """Give the gap within a multiplet, None where multiplets may be cut."""
+    if isinstance(value, bool):
+        return 0.0 if value else None
+    rtol = as_number(value, "multiplets")
+    if not 0 <= rtol < 1:
+        raise ValueError(f"multiplets must be a bool or lie in [0, 1), got {rtol}")
+    return rtol
+
+
 def as_integer(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")

@@ -42,6 +42,13 @@ relative : bool, optional
     "method": """\
 method : {"auto", "svd", "gram", "matmul"}, optional
     As for `svt`.""",
+    "multiplets": """\
+multiplets : bool or float, optional
+    Whether to keep multiplets whole, that is repeated singular values: one that
+    the rank would cut in two is left out, so that the rank may be lower, and the
+    result and its derivative do not depend on the basis of the multiplet. A
+    number is the largest gap within a multiplet, relative to the larger value;
+    True stands for gaps that are rounding errors.""",
     "like_A": """\
 Returns
 -------

@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any
 
 from svdinv.core.backend import Backend
+from svdinv.core.clusters import whole_multiplets
 from svdinv.core.gauge import Gauge
-from svdinv.core.namespace import Array, adjoint, cast, real, sizes
+from svdinv.core.namespace import Array, adjoint, cast, conj, real, sizes
 from svdinv.core.svd import SVDResult
 from svdinv.core.svd_operations import SVD, LowRankSVD
 from svdinv.core.truncated import (
@@ -16,7 +17,12 @@ from svdinv.core.truncated import (
     subspace_iteration,
     triplet_residual,
 )
-from svdinv.operators._arguments import as_integer, in_precision, shorter
+from svdinv.operators._arguments import (
+    as_integer,
+    as_multiplet_rtol,
+    in_precision,
+    shorter,
+)
 from svdinv.operators._products import Products, is_product
 from svdinv.operators._registry import operator
 
@@ -69,6 +75,7 @@ def svd_lowrank(
     oversampling: int = 10,
     power: int = 2,
     seed: Any = None,
+    multiplets: bool | float = False,
     like: Any = None,
 ) -> SVDResult:
     """Leading singular triplets, randomized, with the derivative of the exact ones.
@@ -93,6 +100,8 @@ def svd_lowrank(
         An integer or the framework's own source of random numbers: a generator
         in PyTorch, NumPy and CuPy, a key in JAX. By default the framework's
         global one, and in JAX, which has none, always the same.
+    {multiplets}
+        The triplets left out are 0. Gaps are known up to the error of the values.
     {like}
 
     Returns
@@ -102,8 +111,9 @@ def svd_lowrank(
         in this order on every framework, TensorFlow included. Of products, m and n are
         the numbers of elements of what they give and take.
 
-    {raises}, and if `rank`, `oversampling` or `power` is out of range; of products, if
-    they give something of another dtype, or are seen not to be adjoint to each other.
+    {raises}, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
+    products, if they give something of another dtype, or are seen not to be adjoint to
+    each other.
 
     See Also
     --------
@@ -132,9 +142,10 @@ def svd_lowrank(
     rank = as_integer(rank, "rank", 1)
     oversampling = as_integer(oversampling, "oversampling", 0)
     power = as_integer(power, "power", 0)
+    rtol = as_multiplet_rtol(multiplets)
     if is_product(A):
         return _lowrank_by_products(
-            Products(backend, A, like), rank, oversampling, power, seed
+            Products(backend, A, like), rank, oversampling, power, seed, rtol
         )
     xp = backend.xp
     A, restore = backend.matrices(A, "A")
@@ -143,10 +154,66 @@ def svd_lowrank(
         raise backend.shape_error("A must have known numbers of rows and columns")
     _check_rank(rank, short)
     *batch, _, n = sizes(A, xp)
-    columns = min(rank + oversampling, short)
+    found = min(_beyond(rank, rtol), short)
+    columns = min(max(rank + oversampling, found), short)
     sketch = backend.normal((*batch, n, columns), backend.stop_gradient(A), seed)
-    U, S, Vh = backend.call(LowRankSVD(rank, power), A, sketch)
-    return SVDResult(restore(U), restore(S), restore(Vh))
+    factors = SVDResult(*backend.call(LowRankSVD(found, power), A, sketch))
+    return SVDResult(*map(restore, _whole(backend, factors, rank, rtol)))
+
+
+@operator
+def null_vector(backend: Backend, A: Any, *, gauge: Gauge = "ignore") -> Array:
+    r"""Right singular vector of the smallest singular value, which A nearly maps to 0.
+
+    The minimiser v of \|A v\| over unit vectors, as the eight-point and five-point
+    algorithms and the direct linear transform need it [1]_, with the derivative ::
+
+        dv = (s_n^2 - A^H A)^+ (dA^H A + A^H dA) v
+
+    for m >= n and, for m = n - 1, where A v = 0, dv = -A^+ dA v.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n) with m >= n - 1, real or complex.
+    {gauge}
+
+    Returns
+    -------
+    array
+        Shape (..., n). Of its elements above half the largest in magnitude, the first
+        is real and positive.
+
+    {raises}, and if m < n - 1, where the null space is no line.
+
+    Notes
+    -----
+    Repeated values among the others do no harm, but to second derivatives. Where the
+    smallest one is repeated, v is some vector of its space, and has no derivative: a
+    finite one is taken, and `gauge` tells of it.
+
+    References
+    ----------
+    .. [1] R. Hartley and A. Zisserman, "Multiple View Geometry in Computer Vision",
+       2nd edition, 2004, algorithm A5.4.
+    """
+    shape = tuple(backend.matrices(A, "A", any_rank=True)[0].shape)
+    m, n = shape[-2:]
+    if m is None or n is None or not 1 <= n <= m + 1:
+        raise backend.shape_error(
+            f"A must have at least one column, and at most one more than rows, got "
+            f"shape {shape}"
+        )
+    xp = backend.xp
+    v = conj(svd(backend, A, "A", full_matrices=m < n, gauge=gauge).Vh[..., -1, :], xp)
+    size = backend.stop_gradient(xp.abs(v))
+    one, zero = xp.ones_like(size), xp.zeros_like(size)
+    large = xp.where(size > xp.max(size, axis=-1, keepdims=True) / 2, one, zero)
+    first = (large > 0) & (xp.cumulative_sum(large, axis=-1) == 1)
+    pivot = xp.sum(xp.where(first, v, xp.zeros_like(v)), axis=-1, keepdims=True)
+    # Not abs: that of complex numbers has a wrong second derivative in MLX.
+    length = xp.sqrt(real(conj(pivot, xp) * pivot, xp))
+    return v * (conj(pivot, xp) / cast(length, v, xp))
 
 
 @operator
@@ -210,12 +277,39 @@ def _check_rank(rank: int, short: int) -> None:
         raise ValueError(f"rank must be at most min(m, n) = {short}, got {rank}")
 
 
+def _beyond(rank: int, rtol: float | None) -> int:
+    """How many triplets tell where the last multiplet ends."""
+    return rank if rtol is None else rank + 1
+
+
+def _whole(
+    backend: Backend, factors: SVDResult, rank: int, rtol: float | None
+) -> SVDResult:
+    """First triplets, with zeros for a multiplet that the rank cuts in two."""
+    if rtol is None:
+        return factors
+    xp, (U, S, Vh) = backend.xp, leading(factors, rank)
+    values = backend.stop_gradient(factors.S)
+    kept = whole_multiplets(values, rank, rtol, xp)[..., :rank]
+    return SVDResult(
+        xp.where(kept[..., None, :], U, xp.zeros_like(U)),
+        xp.where(kept, S, xp.zeros_like(S)),
+        xp.where(kept[..., None], Vh, xp.zeros_like(Vh)),
+    )
+
+
 def _lowrank_by_products(
-    A: Products, rank: int, oversampling: int, power: int, seed: Any
+    A: Products,
+    rank: int,
+    oversampling: int,
+    power: int,
+    seed: Any,
+    rtol: float | None,
 ) -> SVDResult:
     backend, xp, n = A.backend, A.backend.xp, A.columns
     _check_rank(rank, n)
-    sketch = backend.normal((n, min(rank + oversampling, n)), A.like, seed)
+    columns = min(max(rank + oversampling, _beyond(rank, rtol)), n)
+    sketch = backend.normal((n, columns), A.like, seed)
     image = A.times(sketch)
     m, columns = image.shape
     _check_rank(rank, min(m, n))
@@ -223,4 +317,6 @@ def _lowrank_by_products(
     found = subspace_iteration(A.times, A.adjoint_times, start, power=power, xp=xp)
     U, S, Vh = leading(found, rank)
     A.check_adjoint(adjoint(U, xp) @ image, cast(S, U, xp)[:, None] * (Vh @ sketch))
+    found = leading(found, _beyond(rank, rtol))
+    U, S, Vh = _whole(backend, found, rank, rtol)
     return SVDResult(A.restore(U), A.restore(S), A.restore(Vh))

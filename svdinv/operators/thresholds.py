@@ -20,7 +20,13 @@ from svdinv.core.thresholds import (
     Schatten,
     Soft,
 )
-from svdinv.operators._arguments import as_integer, as_number, broadcasts, per_batch
+from svdinv.operators._arguments import (
+    as_integer,
+    as_multiplet_rtol,
+    as_number,
+    broadcasts,
+    per_batch,
+)
 from svdinv.operators._maps import threshold, without_tau
 from svdinv.operators._registry import operator
 
@@ -257,7 +263,14 @@ def huber_threshold(
 
 
 @operator
-def low_rank(backend: Backend, A: Array, rank: int, *, method: str = "auto") -> Array:
+def low_rank(
+    backend: Backend,
+    A: Array,
+    rank: int,
+    *,
+    multiplets: bool | float = False,
+    method: str = "auto",
+) -> Array:
     """Best approximation of a given rank (Eckart and Young).
 
     Parameters
@@ -265,18 +278,21 @@ def low_rank(backend: Backend, A: Array, rank: int, *, method: str = "auto") -> 
     {A}
     rank : int
         Number of singular values to keep, >= 0; all from min(m, n) on.
+    {multiplets}
     {method}
 
     {like_A}
-    {raises}, and if `rank` is not an integer >= 0.
+    {raises}, and if `rank` is not an integer >= 0, or `multiplets` is a number
+    outside [0, 1).
 
     Notes
     -----
     The derivative contains 1 / (s_r - s_{r+1}): where these are equal, there is
-    none, and that term is left out.
+    none, and that term is left out; with `multiplets` they are never equal.
     """
     rank = as_integer(rank, "rank", 0)
-    return without_tau(backend, A, Rank(rank), method)
+    rtol = as_multiplet_rtol(multiplets)
+    return without_tau(backend, A, Rank(rank, rtol), method)
 
 
 @operator

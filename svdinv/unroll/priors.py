@@ -17,12 +17,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from svdinv.core.tensors import fourier_slices, tilings
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
     as_complex,
     casorati,
+    fitted,
     from_casorati,
     inner,
     is_complex,
@@ -39,10 +42,12 @@ __all__ = [
     "LocalLowRank",
     "Nuclear",
     "Prior",
+    "Schatten",
     "Sparse",
     "TensorNuclear",
     "Tikhonov",
     "TotalVariation",
+    "WeightedNuclear",
     "shrink",
 ]
 
@@ -130,6 +135,94 @@ class Nuclear(Prior):
     def prox(self, x: Array, step: Any) -> Array:
         """Soft-threshold the singular values."""
         return operators(x).svt(x, step * self.weight)
+
+
+@dataclass(frozen=True)
+class WeightedNuclear(Prior):
+    """Sum of ``weights[i] s_i`` over the singular values s of each image, as a matrix.
+
+    Weights that rise shrink large singular values less (Gu, Zhang, Zuo & Feng, CVPR
+    2014). It is not convex then; its prox is still the soft threshold with one
+    threshold for each singular value.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    weights : sequence of float
+        One for each singular value, min(H, W) of them; >= 0 and not falling.
+
+    Raises
+    ------
+    ValueError
+        If the weights fall or are negative, or `weight` is a negative number.
+    """
+
+    weights: Sequence[float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = tuple(float(w) for w in self.weights)
+        object.__setattr__(self, "weights", weights)
+        pairs = zip((0.0, *weights), weights, strict=False)
+        if not weights or any(not low <= high for low, high in pairs):
+            raise ValueError(
+                f"weights must be >= 0 and must not fall, got {self.weights}"
+            )
+
+    def value(self, x: Array) -> Array:
+        """Give the weighted sum of the singular values."""
+        values, xp = operators(x).svdvals(x), namespace(x)
+        return times(self.weight, xp.sum(self._fitted(values) * values), xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Soft-threshold the singular values, each by its own weight."""
+        xp = namespace(x)
+        tau = self._fitted(xp.real(x) if is_complex(x, xp) else x)
+        tau = xp.reshape(tau, (1,) * (len(x.shape) - 2) + (len(self.weights),))
+        return operators(x).svt(x, times(step * self.weight, tau, xp))
+
+    def _fitted(self, x: Array) -> Array:
+        return fitted(np.asarray(self.weights), x, namespace(x))
+
+
+@dataclass(frozen=True)
+class Schatten(Prior):
+    """Sum of ``s^p`` over the singular values s of each image, as a matrix.
+
+    For p below 1 it is nearer to the rank than the nuclear norm, and not convex.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    p : float
+        1/2, 2/3, 1 or 2, as for `svdinv.numpy.schatten_prox`.
+
+    Raises
+    ------
+    ValueError
+        If p is none of these, or `weight` a negative number.
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not any(abs(self.p - q) < 1e-6 for q in (1 / 2, 2 / 3, 1, 2)):
+            raise ValueError(f"p must be 1/2, 2/3, 1 or 2, got {self.p}")
+
+    def value(self, x: Array) -> Array:
+        """Give the weighted sum of powers."""
+        xp, norms = namespace(x), operators(x).schatten_norm(x, self.p)
+        some = norms > 0
+        powers = xp.where(some, norms, xp.ones_like(norms)) ** self.p
+        total = xp.sum(xp.where(some, powers, xp.zeros_like(norms)))
+        return times(self.weight, total, xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Shrink the singular values."""
+        return operators(x).schatten_prox(x, step * self.weight, self.p)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from svdinv.unroll.priors import (
     LocalLowRank,
     Nuclear,
     Prior,
+    Schatten,
     Sparse,
     TensorNuclear,
     Tikhonov,
     TotalVariation,
+    WeightedNuclear,
     shrink,
 )
 
@@ -28,6 +30,8 @@ NORMS = {
     "local": LocalLowRank(WEIGHT, (3, 2), shift=1),
     "tensor": TensorNuclear(WEIGHT),
     "tensor, last": TensorNuclear(WEIGHT, -1),
+    "weighted, equal": WeightedNuclear(WEIGHT, (1.3,) * 5),
+    "schatten 1": Schatten(WEIGHT, 1),
     "sparse": Sparse(WEIGHT),
     "sparse, temporal": Sparse(WEIGHT, TemporalFourier()),
     "variation": TotalVariation(WEIGHT, iterations=3000),
@@ -41,6 +45,12 @@ SMOOTH = {
     "tikhonov, differences": Tikhonov(WEIGHT, Gradient()),
     "huber": HuberVariation(WEIGHT, 0.8),
     "huber, in time": HuberVariation(WEIGHT, 0.8, axes=(-3,), boundary="periodic"),
+}
+
+NOT_CONVEX = {
+    "weighted": WeightedNuclear(WEIGHT, (0, 0.5, 1, 1, 2)),
+    "schatten 1/2": Schatten(WEIGHT, 1 / 2),
+    "schatten 2/3": Schatten(WEIGHT, 2 / 3),
 }
 
 
@@ -85,6 +95,45 @@ def test_prox_is_the_minimiser(name, dtype, rng):
         for _ in range(10):
             d = size * draw(dtype, rng)
             assert objective(z + d) >= objective(z) + dot(d, d) / 2 - slack
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("name", NOT_CONVEX)
+def test_prox_of_what_is_not_convex_is_the_best_of_many(name, dtype, rng):
+    """Beside moves of any direction, those of the singular values alone, the worst."""
+    R, x = NOT_CONVEX[name], draw(dtype, rng)
+    z = R.prox(x, STEP)
+    assert z.dtype == x.dtype
+    U, S, Vh = np.linalg.svd(z, full_matrices=False)
+    others = [(U * np.maximum(S + d, 0)[..., None, :]) @ Vh
+              for d in 0.3 * rng.standard_normal((30, *S.shape))]  # fmt: skip
+    others += [z + size * draw(dtype, rng) for size in (1e-4, 1e-2, 1) for _ in "123"]
+
+    def objective(z):
+        return STEP * float(R.value(z)) + dot(z - x, z - x) / 2
+
+    for other in (*others, x, 0 * x):
+        assert objective(other) >= objective(z) - 1e-9
+
+
+def test_schatten_has_a_finite_gradient_at_zero():
+    torch = pytest.importorskip("torch")
+    x = torch.zeros(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    value = Schatten(WEIGHT, 1 / 2).value(x)
+    value.backward()
+    assert value == 0
+    assert not x.grad.any()
+
+
+@pytest.mark.parametrize("weights", [(), (2, 1), (-1, 1), (0, float("nan"))])
+def test_weights_that_fall_are_refused(weights):
+    with pytest.raises(ValueError, match="weights must be >= 0"):
+        WeightedNuclear(1.0, weights)
+
+
+def test_a_schatten_power_without_a_prox_is_refused():
+    with pytest.raises(ValueError, match="p must be"):
+        Schatten(1.0, 0.7)
 
 
 @pytest.mark.parametrize("name", [*NORMS, "tikhonov"])

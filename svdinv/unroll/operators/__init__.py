@@ -16,7 +16,7 @@ from svdinv.unroll.operators.linear import (
     operator_norm,
 )
 from svdinv.unroll.operators.transforms import Fourier, Gradient, TemporalFourier
-from svdinv.unroll.operators.wrapped import Wrapped, from_matrix
+from svdinv.unroll.operators.wrapped import Wrapped, WrappedNonlinear, from_matrix
 
 __all__ = [
     "MRI",
@@ -31,6 +31,7 @@ __all__ = [
     "Stack",
     "TemporalFourier",
     "Wrapped",
+    "WrappedNonlinear",
     "dot_test",
     "from_matrix",
     "gaussian_sensing",

@@ -26,7 +26,7 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators.linear import Operator
 
-__all__ = ["Wrapped", "from_matrix"]
+__all__ = ["Wrapped", "WrappedNonlinear", "from_matrix"]
 
 Function = Callable[[Any], Any]
 
@@ -98,6 +98,101 @@ class Wrapped(Operator):
     def adjoint(self, y: Array) -> Array:
         """From data to images."""
         return _called(self._adjoint, y, "data")
+
+    def data_length(self, axis: int) -> int | None:
+        """As `data_shape` tells."""
+        if -axis > len(self.data_shape):
+            raise NotImplementedError
+        return self.data_shape[axis]
+
+    def extra_repr(self) -> str:
+        """Give the shapes."""
+        return f"image_shape={self.image_shape}, data_shape={self.data_shape}"
+
+
+class WrappedNonlinear(Operator):
+    """An operator that is not linear, made of functions of NumPy arrays.
+
+    Every framework differentiates through it once: in forward mode by `tangent`, in
+    reverse mode by `cotangent`.
+
+    Parameters
+    ----------
+    forward : callable
+        ``forward(x)`` from one real image to its data.
+    tangent : callable
+        ``tangent(x, dx)``, the derivative at x along dx.
+    cotangent : callable
+        ``cotangent(x, y)``, its adjoint at x, of data y.
+    image_shape, data_shape : sequence of int
+        Shapes of one image and of its data, without a batch.
+
+    Raises
+    ------
+    TypeError
+        If one of the three is no function.
+    ValueError
+        If a shape is empty.
+    """
+
+    linear = False
+
+    def __init__(
+        self,
+        forward: Function,
+        tangent: Callable[[Any, Any], Any],
+        cotangent: Callable[[Any, Any], Any],
+        image_shape: Sequence[int],
+        data_shape: Sequence[int],
+    ) -> None:
+        functions = {"forward": forward, "tangent": tangent, "cotangent": cotangent}
+        for name, function in functions.items():
+            if not callable(function):
+                raise TypeError(f"{name} must be a function, got {function!r}")
+        self.image_shape = tuple(int(n) for n in image_shape)
+        self.data_shape = tuple(int(n) for n in data_shape)
+        if not (self.image_shape and self.data_shape):
+            raise ValueError("image_shape and data_shape must have at least one axis")
+        image, data = self.image_shape, self.data_shape
+        push = _Side(_Pair(tangent, image, image), _flat(image, image), data)
+        pull = _Side(_Pair(cotangent, image, data), _flat(image, data), image)
+        self._operation = _Curved(_Side(forward, image, data), push, pull)
+        self._tangent, self._cotangent = tangent, cotangent
+
+    def forward(self, x: Array) -> Array:
+        """From real images (..., *image_shape) to data (..., *data_shape)."""
+        return _called(self._operation, x, "images", real=True)
+
+    def derivative(self, x: Array) -> Operator:
+        """Give the derivative at one image, for arrays of any framework.
+
+        Parameters
+        ----------
+        x : array, shape image_shape
+            Where; nothing is differentiated with respect to it.
+
+        Returns
+        -------
+        Wrapped
+            The derivative.
+
+        Raises
+        ------
+        ValueError
+            If `x` has another shape.
+        """
+        if tuple(x.shape) != self.image_shape:
+            raise ValueError(
+                f"x must have the shape {self.image_shape}, got {tuple(x.shape)}"
+            )
+        at = x.detach().cpu() if compat.is_torch_array(x) else x
+        at = np.asarray(at.get() if compat.is_cupy_array(at) else at)
+        return Wrapped(
+            lambda dx: self._tangent(at, dx),
+            lambda y: self._cotangent(at, y),
+            self.image_shape,
+            self.data_shape,
+        )
 
     def data_length(self, axis: int) -> int | None:
         """As `data_shape` tells."""
@@ -229,12 +324,89 @@ class _Outside(Operation):
         return call(self.reversed(), g[0])
 
 
-def _called(operation: _Outside, x: Array, what: str) -> Array:
+@dataclass(frozen=True)
+class _Pair:
+    """A function of two arrays, as one of both, flattened, one behind the other."""
+
+    function: Callable[[Any, Any], Any]
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+
+    def __call__(self, z: Any) -> Any:
+        cut = math.prod(self.first)
+        x, y = z[:cut].reshape(self.first), z[cut:].reshape(self.second)
+        return self.function(x, y)
+
+
+@dataclass(frozen=True)
+class _Derivative(Operation):
+    """(x, v) -> A'(x) v, or the adjoint of it."""
+
+    there: _Side
+    back: _Side
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]  # of x and v
+
+    def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
+        shape, _ = self.shapes
+        batch = tuple(x[0].shape)[: len(x[0].shape) - len(shape)]
+        flat = [
+            xp.reshape(part, (*batch, math.prod(shape)))
+            for part, shape in zip(x, self.shapes, strict=True)
+        ]
+        return (_on_host(self.there, xp.concat(flat, axis=-1)),)
+
+    def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
+        self._refuse(dx[0] is not None)
+        return call(self, x[0], dx[1])
+
+    def cotangent(
+        self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
+    ) -> tuple[Any, ...]:
+        self._refuse(wanted[0])
+        shapes = (self.shapes[0], self.there.made)
+        return None, *call(_Derivative(self.back, self.there, shapes), x[0], g[0])
+
+    def _refuse(self, asked: bool) -> None:
+        if asked:
+            raise NotImplementedError("a WrappedNonlinear has one derivative, not two")
+
+
+@dataclass(frozen=True)
+class _Curved(Operation):
+    """x -> A(x) for an A that no framework sees into."""
+
+    there: _Side
+    push: _Side
+    pull: _Side
+
+    def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
+        return (_on_host(self.there, x[0]),)
+
+    def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
+        shape = self.there.given
+        return call(_Derivative(self.push, self.pull, (shape, shape)), x[0], dx[0])
+
+    def cotangent(
+        self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
+    ) -> tuple[Any, ...]:
+        shapes = (self.there.given, self.there.made)
+        return call(_Derivative(self.pull, self.push, shapes), x[0], g[0])
+
+
+def _flat(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    return (sum(map(math.prod, shapes)),)
+
+
+def _called(
+    operation: _Outside | _Curved, x: Array, what: str, real: bool = False
+) -> Array:
     shape, due = tuple(x.shape), operation.there.given
     if shape[len(shape) - len(due) :] != due:
         raise ValueError(f"{what} must be (..., {str(due)[1:]}, got {shape}")
-    if not namespace(x).isdtype(x.dtype, ("real floating", "complex floating")):
-        raise TypeError(f"{what} must be floating point or complex, got {x.dtype}")
+    kinds = ("real floating",) if real else ("real floating", "complex floating")
+    if not namespace(x).isdtype(x.dtype, kinds):
+        wanted = "real floating point" if real else "floating point or complex"
+        raise TypeError(f"{what} must be {wanted}, got {x.dtype}")
     return backend(x).call(operation, x)[0]
 
 

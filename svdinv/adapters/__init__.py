@@ -1,0 +1,1 @@
+"""svdinv's priors and operators as objects of other libraries, one module for each."""

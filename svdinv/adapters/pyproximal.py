@@ -1,0 +1,52 @@
+"""svdinv's priors as proximal operators of PyProximal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyproximal
+
+from svdinv.unroll.arrays import Array, as_float
+from svdinv.unroll.priors import Prior
+
+__all__ = ["Prox"]
+
+
+class Prox(pyproximal.ProxOperator):
+    """A prior of svdinv with its proximal operator, of batches and complex images too.
+
+    Parameters
+    ----------
+    prior : svdinv.unroll.priors.Prior
+        The prior.
+    dims : sequence of int
+        Shape of the image, or of a batch, that the vectors of PyProximal stand for.
+    """
+
+    def __init__(self, prior: Prior, dims: Sequence[int]) -> None:
+        super().__init__(None, False)
+        self.prior = prior
+        self.dims = tuple(dims)
+
+    def __call__(self, x: Array) -> float:
+        """Give the value of the prior."""
+        return as_float(self.prior.value(self._image(x)))
+
+    def prox(self, x: Array, tau: float, **options: Any) -> Array:
+        """Apply the proximal operator of tau times the prior to a vector.
+
+        Raises
+        ------
+        ValueError
+            If `tau` is not positive, or `x` has not as many elements as `dims`.
+        """
+        if not tau > 0:
+            raise ValueError(f"tau must be positive, got {tau}")
+        return self.prior.prox(self._image(x), tau).reshape(-1)
+
+    def _image(self, x: Array) -> Array:
+        if x.size != math.prod(self.dims):
+            raise ValueError(f"x must have the elements of {self.dims}, got {x.shape}")
+        return x.reshape(self.dims)

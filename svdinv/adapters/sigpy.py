@@ -1,0 +1,32 @@
+"""svdinv's priors as proximal operators of SigPy, for its apps and algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sigpy.prox
+
+from svdinv.unroll.arrays import Array
+from svdinv.unroll.priors import Prior
+
+__all__ = ["Prox"]
+
+
+class Prox(sigpy.prox.Prox):
+    """The proximal operator of a prior of svdinv, on NumPy's and CuPy's arrays.
+
+    Parameters
+    ----------
+    prior : svdinv.unroll.priors.Prior
+        The prior.
+    shape : sequence of int
+        Shape of an image.
+    """
+
+    def __init__(self, prior: Prior, shape: Sequence[int]) -> None:
+        super().__init__(shape, repr_str=type(prior).__name__)
+        self.prior = prior
+
+    def _prox(self, alpha: Any, input: Array) -> Array:
+        return self.prior.prox(input, alpha)

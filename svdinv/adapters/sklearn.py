@@ -1,0 +1,226 @@
+"""Low-rank imputation as a transformer of scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from svdinv.unroll.algorithms.completion import soft_impute
+
+__all__ = ["LowRankImputer"]
+
+Floats = NDArray[np.floating]
+
+_PATH = 2.0 ** -np.arange(0.5, 8)  # thresholds to choose among, over the norm of X
+
+
+class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Fill in missing values of a table by a matrix of low rank.
+
+    Soft-impute [1]_: with the mean of each column taken off, it minimises ::
+
+        |mask * (X - Z)|_F^2 / 2 + tau |Z|_*
+
+    over Z. Written as Z = A B^T, with B of the singular vectors and values that `fit`
+    finds, this is a ridge regression for each row of A. `transform` solves that for
+    rows of any table, so that for the rows of `fit` it gives back Z.
+
+    Parameters
+    ----------
+    tau : {"cv", "sure"} or float, optional
+        Threshold of the singular values, in units of X. ``"cv"`` takes that which
+        predicts values best that were left out, ``"sure"`` that of least estimated
+        error by Stein's formula, its divergence from one random probe [2]_, and needs
+        `noise`.
+    noise : float, optional
+        Standard deviation of the noise in X, for ``tau="sure"``.
+    folds : int, optional
+        Parts of the cross-validation, each left out once.
+    iterations : int, optional
+        Most iterations, for each threshold.
+    rtol : float, optional
+        Stop once an iteration changes Z by less than this, relatively.
+    random_state : int or RandomState, optional
+        Source of the parts and of the probe.
+
+    Attributes
+    ----------
+    tau_ : float
+        The threshold.
+    components_ : ndarray, shape (rank, n_features)
+        Right singular vectors of Z.
+    singular_values_ : ndarray, shape (rank,)
+        Singular values of Z.
+    mean_ : ndarray, shape (n_features,)
+        Mean of the values that are there, 0 for a column without any.
+    n_features_in_ : int
+        Number of columns.
+
+    References
+    ----------
+    .. [1] R. Mazumder, T. Hastie and R. Tibshirani, "Spectral regularization
+       algorithms for learning large incomplete matrices", JMLR 11, 2010.
+    .. [2] S. Ramani, T. Blu and M. Unser, "Monte-Carlo SURE", IEEE Trans. Image
+       Process. 17(9), 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdinv.adapters.sklearn import LowRankImputer
+    >>> X = np.outer([1.0, 2, 3, 4], [1.0, 2, 3])
+    >>> X[1, 2] = np.nan
+    >>> LowRankImputer(0.01).fit_transform(X)[1].round(1)
+    array([2., 4., 6.])
+    """
+
+    def __init__(
+        self,
+        tau: float | str = "cv",
+        *,
+        noise: float | None = None,
+        folds: int = 5,
+        iterations: int = 500,
+        rtol: float = 1e-5,
+        random_state: Any = None,
+    ) -> None:
+        self.tau = tau
+        self.noise = noise
+        self.folds = folds
+        self.iterations = iterations
+        self.rtol = rtol
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: Any = None) -> LowRankImputer:
+        """Learn the means, the threshold and the row space.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, n_features)
+            Table; NaN where a value is missing.
+        y : optional
+            Not looked at.
+
+        Returns
+        -------
+        LowRankImputer
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If X has infinite values, or an option is out of range.
+        """
+        values = self._checked(X, reset=True)
+        mask = ~np.isnan(values)
+        count = mask.sum(axis=0)
+        zero = np.zeros((), values.dtype)
+        total = np.where(mask, values, zero).sum(axis=0)
+        self.mean_ = total / np.maximum(count, 1).astype(values.dtype)
+        samples = np.where(mask, values - self.mean_, zero)
+        self.tau_ = self._threshold(samples, mask)
+        _, S, Vh = np.linalg.svd(
+            self._completed(samples, mask, self.tau_), full_matrices=False
+        )
+        rank = int((S.max(initial=0) * 1e-7 < S).sum())
+        self.singular_values_, self.components_ = S[:rank], Vh[:rank]
+        return self
+
+    def transform(self, X: ArrayLike) -> Floats:
+        """Fill in what is missing; what is there stays as it is.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, n_features)
+            Table; NaN where a value is missing.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_features)
+            Without NaN.
+        """
+        check_is_fitted(self)
+        values = self._checked(X, reset=False).copy()
+        mask = ~np.isnan(values)
+        rows = np.flatnonzero(~mask.all(axis=1))
+        B = self.components_.T * np.sqrt(self.singular_values_)
+        here = mask[rows].astype(B.dtype)
+        given = np.where(mask[rows], values[rows] - self.mean_, 0)
+        normal = np.einsum("in,nr,ns->irs", here, B, B, optimize=True)
+        normal += self.tau_ * np.eye(B.shape[1], dtype=B.dtype)
+        # Of no threshold at all, the smallest solution.
+        inverse = np.linalg.pinv(normal, hermitian=True)
+        found = (inverse @ (given @ B)[..., None])[..., 0] @ B.T + self.mean_
+        values[rows] = np.where(mask[rows], values[rows], found)
+        return values
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _checked(self, X: ArrayLike, *, reset: bool) -> Floats:
+        return validate_data(
+            self, X, reset=reset, dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+        )  # fmt: skip
+
+    def _completed(
+        self, samples: Floats, mask: NDArray[np.bool_], tau: float, start: Any = None
+    ) -> Floats:
+        return soft_impute(
+            samples, mask, tau, start=start, iterations=self.iterations, rtol=self.rtol
+        )
+
+    def _threshold(self, samples: Floats, mask: NDArray[np.bool_]) -> float:
+        if not isinstance(self.tau, str):
+            if not self.tau >= 0:
+                raise ValueError(f"tau must be >= 0, got {self.tau}")
+            return float(self.tau)
+        if self.tau not in ("cv", "sure"):
+            raise ValueError(f"tau must be 'cv', 'sure' or a number, got {self.tau!r}")
+        rng = check_random_state(self.random_state)
+        path = _PATH * np.linalg.norm(samples, 2)
+        score = self._left_out if self.tau == "cv" else self._risk
+        return float(path[np.argmin(score(samples, mask, path, rng))])
+
+    def _left_out(
+        self, samples: Floats, mask: NDArray[np.bool_], path: Floats, rng: Any
+    ) -> Floats:
+        """Squared errors of values that were left out, for each threshold."""
+        if not self.folds >= 2:
+            raise ValueError(f"folds must be at least 2, got {self.folds}")
+        part = rng.randint(self.folds, size=mask.shape)
+        errors = np.zeros(len(path))
+        for fold in range(self.folds):
+            kept, out = mask & (part != fold), mask & (part == fold)
+            z = np.zeros_like(samples)
+            for i, tau in enumerate(path):
+                z = self._completed(samples, kept, tau, z)
+                errors[i] += np.sum((z - samples)[out] ** 2)
+        return errors
+
+    def _risk(
+        self, samples: Floats, mask: NDArray[np.bool_], path: Floats, rng: Any
+    ) -> Floats:
+        """Stein's estimate of the squared error of the values that are there."""
+        if self.noise is None or not self.noise > 0:
+            raise ValueError(
+                f"noise must be positive for tau='sure', got {self.noise!r}"
+            )
+        probe = np.where(mask, rng.standard_normal(mask.shape), 0)
+        shift = 0.1 * self.noise  # far above what the iterations leave
+        moved = samples + (shift * probe).astype(samples.dtype)
+        z, w = np.zeros_like(samples), np.zeros_like(samples)
+        risks = np.zeros(len(path))
+        for i, tau in enumerate(path):
+            z = self._completed(samples, mask, tau, z)
+            w = self._completed(moved, mask, tau, w)
+            divergence = np.sum(probe * (w - z)) / shift
+            residual = np.sum(np.where(mask, z - samples, 0) ** 2)
+            risks[i] = residual + 2 * self.noise**2 * divergence
+        return risks

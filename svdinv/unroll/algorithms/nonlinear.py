@@ -1,0 +1,262 @@
+"""Few data, many unknowns: truncated SVD, and Gauss-Newton with sparse penalties."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdinv._missing import explain_missing
+from svdinv.numpy import svd_lowrank
+from svdinv.unroll.operators import Operator
+
+try:
+    from scipy.sparse import csc_array, diags_array
+    from scipy.sparse.linalg import splu
+except ImportError as error:
+    raise explain_missing("scipy", "mri") from error
+
+__all__ = ["TruncatedSVD", "gauss_newton", "truncated_svd"]
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class TruncatedSVD:
+    """What `truncated_svd` found.
+
+    Attributes
+    ----------
+    image : ndarray
+        The image.
+    kept : int
+        Number of singular values kept.
+    values : ndarray, shape (rank,)
+        All that were computed.
+    """
+
+    image: Floats
+    kept: int
+    values: Floats
+
+
+def truncated_svd(
+    A: Operator,
+    y: ArrayLike,
+    like: Floats,
+    *,
+    rank: int,
+    noise: ArrayLike = 1.0,
+    keep: int | Literal["discrepancy", "sure"] = "discrepancy",
+    scale: ArrayLike = 1.0,
+    seed: int = 0,
+) -> TruncatedSVD:
+    """Solve a linear problem by the leading singular triplets of its operator.
+
+    Parameters
+    ----------
+    A : Operator
+        Linear, real; its products alone are taken, by `svdinv.numpy.svd_lowrank`.
+    y : array
+        Data. What is not finite is left out.
+    like : ndarray
+        An image; its shape and dtype matter.
+    rank : int
+        Triplets to compute: the most that can be kept.
+    noise : float or array, optional
+        Standard deviation of the data, broadcasting to y; the data are divided by it.
+        For infinite ones nothing was measured.
+    keep : {"discrepancy", "sure"} or int, optional
+        How many to keep: the fewest whose residual is no larger than the noise
+        (Morozov, Soviet Math. Dokl. 1966), those of least estimated risk of the data,
+        ``|residual|^2 + 2 kept`` (Stein, Ann. Statist. 1981), or a number.
+    scale : float or array, optional
+        Typical size of each element of the image, such as the root of the area of a
+        cell: the solution is the smallest one relative to it.
+    seed : int, optional
+        Of the random start.
+
+    Returns
+    -------
+    TruncatedSVD
+        The image, and what was kept.
+
+    Raises
+    ------
+    ValueError
+        If `keep` is none of these, or a number outside 0 to `rank`.
+    """
+    if not (keep in ("discrepancy", "sure") or keep in range(rank + 1)):
+        raise ValueError(
+            f"keep must be 'discrepancy', 'sure' or from 0 to {rank}, got {keep!r}"
+        )
+    data, weight = _whitened(y, noise)
+    scale = np.asarray(scale, like.dtype)
+
+    def forward(v: Floats) -> Floats:
+        return weight * A.forward(scale * v)
+
+    def adjoint(u: Floats) -> Floats:
+        return scale * A.adjoint(weight * u)
+
+    U, S, Vh = svd_lowrank((forward, adjoint), rank, seed=seed, like=like)
+    U, Vh = U.reshape(-1, rank), Vh.reshape(rank, -1)
+    coefficients = U.T @ data.ravel()
+    left = np.sum(data**2) - np.cumsum(np.r_[0, coefficients**2])
+    if keep == "sure":
+        kept = int(np.argmin(left + 2 * np.arange(rank + 1)))
+    elif keep == "discrepancy":
+        enough = np.flatnonzero(left <= np.count_nonzero(weight))
+        kept = int(enough[0]) if len(enough) else rank
+    else:
+        kept = int(keep)
+    kept = min(kept, int(np.count_nonzero(S > 0)))
+    found = (coefficients[:kept] / S[:kept]) @ Vh[:kept]
+    return TruncatedSVD(scale * found.reshape(like.shape), kept, S)
+
+
+def gauss_newton(
+    A: Operator,
+    y: ArrayLike,
+    start: Floats,
+    penalty: Any,
+    *,
+    weight: float,
+    noise: ArrayLike = 1.0,
+    variation: float | None = None,
+    lower: float = -math.inf,
+    iterations: int = 10,
+    rtol: float = 1e-3,
+    callback: Callable[[int, float], Any] | None = None,
+) -> Floats:
+    """Minimise a misfit and a sparse penalty by Gauss-Newton steps.
+
+    The objective is ``|(A(x) - y) / noise|^2 / 2 + weight R(x - start)``, where R is
+    ``|L x|^2 / 2`` or the total variation ``sum sqrt((L x)^2 + variation^2)``, by
+    lagged diffusivity (Vogel & Oman, SIAM J. Sci. Comput. 1996). Each step is solved
+    by conjugate gradients on products with the derivative, preconditioned by the
+    penalty, and is halved until the objective falls.
+
+    Parameters
+    ----------
+    A : Operator
+        Real, linear or with a `derivative`.
+    y : array
+        Data. What is not finite is left out.
+    start : ndarray, shape (n,)
+        First image, and that which the penalty draws to.
+    penalty : sparse array, shape (p, n)
+        L, of full column rank.
+    weight : float
+        Of the penalty, positive.
+    noise : float or array, optional
+        Standard deviation of the data, broadcasting to y.
+    variation : float, optional
+        Differences below which the total variation is smoothed, positive; by default
+        the penalty is quadratic.
+    lower : float, optional
+        Smallest value of an element.
+    iterations : int, optional
+        Most steps. One is all that a linear operator with a quadratic penalty needs.
+    rtol : float, optional
+        Stop once a step lowers the objective by less than this, relatively.
+    callback : callable, optional
+        Called after each step with its number and the objective.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        The image.
+
+    Raises
+    ------
+    ValueError
+        If `weight` or `variation` is not positive, or shapes do not go together.
+    """
+    if not weight > 0 or not (variation is None or variation > 0):
+        raise ValueError(
+            f"weight and variation must be positive, got {weight} and {variation}"
+        )
+    if start.ndim != 1 or penalty.shape[1:] != start.shape:
+        raise ValueError(
+            f"start must be (n,) and penalty (p, n), got {start.shape} and "
+            f"{penalty.shape}"
+        )
+    data, whiten = _whitened(y, noise)
+    L, x = csc_array(penalty), start.astype(np.float64)
+
+    def residual(x: Floats) -> Floats:
+        return whiten * A.forward(x) - data
+
+    def cost(x: Floats, r: Floats) -> float:
+        d = L @ (x - start)
+        size = d**2 / 2 if variation is None else np.hypot(d, variation)
+        return float(np.sum(r**2) / 2 + weight * np.sum(size))
+
+    r = residual(x)
+    value = cost(x, r)
+    for step in range(iterations):
+        D = A.derivative(x)
+        d = L @ (x - start)
+        lag = np.ones_like(d) if variation is None else 1 / np.hypot(d, variation)
+        P = csc_array(weight * (L.T @ diags_array(lag) @ L))
+        slope = D.adjoint(whiten * r) + P @ (x - start)
+
+        def normal(v: Floats, D: Operator = D, P: Any = P) -> Floats:
+            return D.adjoint(whiten**2 * D.forward(v)) + P @ v
+
+        move = _conjugate_gradients(normal, -slope, splu(P).solve)
+        length = 1.0
+        while length > 1e-3:
+            trial = np.maximum(x + length * move, lower)
+            trial_r = residual(trial)
+            if (trial_value := cost(trial, trial_r)) < value:
+                break
+            length /= 2
+        else:
+            break
+        gain = value - trial_value
+        x, r, value = trial, trial_r, trial_value
+        if callback is not None:
+            callback(step + 1, value)
+        if gain < rtol * value:
+            break
+    return x
+
+
+def _whitened(y: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
+    """Divide data by their noise; 0 for what was not measured. Give 1 / noise, too."""
+    y = np.asarray(y, np.float64)
+    noise = np.broadcast_to(np.asarray(noise, np.float64), y.shape)
+    if not (noise > 0).all():
+        raise ValueError("noise must be positive")
+    there = np.isfinite(y)
+    weight = np.where(there, 1 / noise, 0)
+    return np.where(there, y, 0) * weight, weight
+
+
+def _conjugate_gradients(
+    normal: Callable[[Floats], Floats],
+    b: Floats,
+    precondition: Callable[[Floats], Floats],
+    iterations: int = 100,
+    rtol: float = 1e-2,
+) -> Floats:
+    x, r = np.zeros_like(b), b
+    z = precondition(r)
+    p, energy = z, float(r @ z)
+    first = energy
+    for _ in range(iterations):
+        if energy <= rtol**2 * first:
+            break
+        q = normal(p)
+        step = energy / float(p @ q)
+        x, r = x + step * p, r - step * q
+        z = precondition(r)
+        before, energy = energy, float(r @ z)
+        p = z + energy / before * p
+    return x

@@ -1,0 +1,187 @@
+"""Measurements of the Kuopio Tomography Challenge 2023, and the challenge's score.
+
+Räsänen et al., "Kuopio Tomography Challenge 2023", Zenodo 2023: a water tank with 32
+electrodes, measured without and with resistive and conductive things in it. The files
+are MATLAB's; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.operators.impedance import Mesh
+
+__all__ = ["SIDE", "Tank", "read_mesh", "read_tank", "score", "segment"]
+
+SIDE = 0.23
+"""Side of the square of the pictures, in metres."""
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Tank:
+    """One measurement.
+
+    Attributes
+    ----------
+    currents : ndarray, shape (32, patterns)
+        Currents into the electrodes, in milliamperes.
+    voltages : ndarray, shape (32, measurements)
+        Weights of the potentials in each measurement.
+    data, reference : ndarray, shape (patterns, measurements)
+        Voltages with and without things in the water; NaN where none was measured.
+    """
+
+    currents: Floats
+    voltages: Floats
+    data: Floats
+    reference: Floats
+
+
+def read_tank(folder: str | Path, target: int) -> Tank:
+    """Read the measurement of a target, and that of the water alone beside it.
+
+    Parameters
+    ----------
+    folder : path
+        That of a level, with ``ref.mat`` and ``data1.mat`` to ``data4.mat``.
+    target : int
+        Number of the target.
+
+    Returns
+    -------
+    Tank
+        The measurement.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is not there.
+    ValueError
+        If it is none of the challenge's.
+    """
+    path = Path(folder) / f"data{target}.mat"
+    found = _read(path, "Inj", "Mpat", "Uel")
+    empty = _read(Path(folder) / "ref.mat", "Uelref")
+    currents, voltages = (found[name].astype(float) for name in ("Inj", "Mpat"))
+    shape = (currents.shape[1], voltages.shape[1])
+    y, reference = found["Uel"], empty["Uelref"]
+    if not y.size == reference.size == shape[0] * shape[1]:
+        raise ValueError(f"{path}: Uel and Uelref must have {shape} elements")
+    # MATLAB's order: measurements of one pattern are neighbours.
+    return Tank(currents, voltages, y.reshape(shape), reference.reshape(shape))
+
+
+def read_mesh(path: str | Path) -> Mesh:
+    """Read a mesh of the challenge, ``Mesh_sparse.mat`` or ``Mesh_dense.mat``.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    Mesh
+        In metres.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    ValueError
+        If it is no such mesh.
+    """
+    found = _read(Path(path), "g", "H", "elfaces")
+    triangles = found["H"].astype(int)
+    first = triangles.min(initial=1)  # 0, or 1 as MATLAB counts
+    edges = [face.astype(int) - first for face in found["elfaces"].ravel()]
+    return Mesh(found["g"], triangles - first, tuple(edges))
+
+
+def segment(image: Floats) -> NDArray[np.uint8]:
+    """Tell water from what resists and what conducts, by two thresholds (Otsu).
+
+    Parameters
+    ----------
+    image : ndarray
+        Conductivities, or their change.
+
+    Returns
+    -------
+    ndarray of uint8
+        0 in the class with most pixels, the water; 1 in classes below it, 2 in those
+        above.
+    """
+    from skimage.filters import threshold_multiotsu
+
+    if len(np.unique(image)) < 3:
+        return np.zeros(image.shape, np.uint8)
+    classes = np.digitize(image, threshold_multiotsu(image, 3))
+    water = np.argmax(np.bincount(classes.ravel(), minlength=3))
+    return (1 * (classes < water) + 2 * (classes > water)).astype(np.uint8)
+
+
+def score(segmented: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Score a segmentation as the challenge does.
+
+    Parameters
+    ----------
+    segmented, truth : ndarray, shape (H, W)
+        0 water, 1 resistive, 2 conductive.
+
+    Returns
+    -------
+    float
+        Mean of the structural similarities of the two classes' indicators, 1 if equal.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    if segmented.shape != truth.shape:
+        raise ValueError(
+            f"segmented must have the shape {truth.shape}, got {segmented.shape}"
+        )
+    return sum(_similarity(segmented == k, truth == k) for k in (1, 2)) / 2
+
+
+def _similarity(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Mean structural similarity, by a Gaussian window of 80 pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    def mean(x: Floats) -> Floats:
+        return gaussian_filter(x, 80, truncate=2, mode="constant") / inside
+
+    a, b = a.astype(float), b.astype(float)
+    inside: Any = 1.0
+    inside = mean(np.ones_like(a))
+    ma, mb = mean(a), mean(b)
+    va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
+    c1, c2 = 1e-4, 9e-4
+    top = (2 * ma * mb + c1) * (2 * cov + c2)
+    return float(np.mean(top / ((ma**2 + mb**2 + c1) * (va + vb + c2))))
+
+
+def _read(path: Path, *names: str) -> dict[str, Any]:
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise explain_missing("scipy", "mri") from error
+    content = BytesIO(path.read_bytes())
+    try:
+        found = loadmat(content, variable_names=names)
+    except Exception as error:  # whatever a damaged file makes it raise
+        raise ValueError(f"{path} is no file of MATLAB: {error}") from error
+    if missing := [name for name in names if name not in found]:
+        raise ValueError(f"{path} has no {', '.join(missing)}")
+    return found
