@@ -35,6 +35,7 @@ __all__ = ["add", "run"]
 
 _NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
+_PENALTY = 0.01
 _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 
 _EPILOG = """\
@@ -129,9 +130,14 @@ def add(commands: Subparsers) -> None:
         help="weight of the nuclear norm, frames x pixels, of series (default 0)",
     )
     fit.add_argument(
+        "--penalty",
+        type=not_negative,
+        metavar="WEIGHT",
+        help="weight of the sparse part of low-rank-and-sparse (default 0.01)",
+    )
+    fit.add_argument(
         "--start",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="add the network to the mean of the frames of a series (default yes)",
     )
     fit.add_argument(
@@ -188,7 +194,7 @@ def run(arguments: argparse.Namespace) -> int:
                 problem = task.measure(given, task.unsampled(settings))
         generator, network = _generator(arguments, problem, device)
         noise = None if measured else getattr(settings, "noise", None)
-        options = _options(arguments, task, problem, noise)
+        options = _options(arguments, task, problem, generator, noise)
         written = files(arguments.output, task, problem.name)
         table = written.panel.with_name(
             written.panel.name.replace("-panel.png", "-fit.csv")
@@ -196,6 +202,8 @@ def run(arguments: argparse.Namespace) -> int:
         for path in (*written, table):
             if path is not None and same_file(path, source):
                 raise ValueError(f"argument --output: would replace {path}")
+            if arguments.checkpoint is not None and path == arguments.checkpoint:
+                raise ValueError(f"argument --checkpoint: would replace {path}")
         exact = not measured and not noise and problem.A.tight
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
@@ -216,13 +224,13 @@ def run(arguments: argparse.Namespace) -> int:
             written,
             table,
             weights=network,
-            start=arguments.start,
+            start=arguments.start is not False,
             exact=exact,
             baselines=arguments.baselines,
             checkpoint=arguments.checkpoint,
             device=device,
         )
-    except (ValueError, FloatingPointError) as error:
+    except ValueError as error:
         parser.error(str(error))
     if not done:
         print("Interrupted: nothing was written.")
@@ -255,7 +263,11 @@ def _generator(
 
 
 def _options(
-    arguments: argparse.Namespace, task: Task, problem: Problem, noise: Any
+    arguments: argparse.Namespace,
+    task: Task,
+    problem: Problem,
+    generator: Recipe,
+    noise: Any,
 ) -> Options:
     """Make options of the fit of those of the command line."""
     from svdinv.unroll.priors import Casorati, HuberVariation
@@ -267,14 +279,27 @@ def _options(
         Options,
     )
 
-    deviation = arguments.deviation or noise
+    if arguments.start is not None and not task.moving:
+        raise ValueError(f"argument --start: has no use, for {task.images}")
+    if arguments.trained == "singular-values" and arguments.weights is None:
+        raise ValueError("argument --trained: singular-values needs --weights")
+    encoder = any(name.startswith("encoder_") for name in generator.layers(True))
+    if arguments.trained == "decoder" and not encoder:
+        raise ValueError("argument --trained: this network has no encoder to keep")
+    if arguments.penalty is not None and not generator.has_penalty:
+        raise ValueError("argument --penalty: this network has none")
+    penalty = _PENALTY if arguments.penalty is None else arguments.penalty
+    # Data are in the units of the image, which was divided by the scale.
+    deviation = noise
+    if arguments.deviation is not None:
+        deviation = arguments.deviation / problem.scale
     if arguments.stop in ("discrepancy", "sure"):
         if not deviation:
             raise ValueError(f"argument --stop: {arguments.stop} needs --deviation")
         kind = Discrepancy if arguments.stop == "discrepancy" else SURE
         rule: Any = kind(deviation=deviation)
     else:
-        if arguments.deviation:
+        if arguments.deviation is not None:
             raise ValueError(
                 f"argument --deviation: has no use, for --stop {arguments.stop}"
             )
@@ -294,6 +319,7 @@ def _options(
         rate=arguments.learning_rate,
         rule=rule,
         prior=prior,
+        penalty=penalty if generator.has_penalty else 0.0,
         trained=arguments.trained.replace("-", " "),
         seed=arguments.seed % 2**31,
     )

@@ -67,7 +67,9 @@ def test_worst_is_worse_than_random():
     problem = pixels()
     methods = {"TV": total_variation(0.05, 30)}
     generator = Skip(features=(2,), skips=(1,), depth=2, channels=1)
-    dip = untrained_method(generator, Options(iterations=5), lambda problem: None)
+    dip = untrained_method(
+        generator, Options(iterations=5, rule=None), lambda problem: None
+    )
     answers = stability(problem, methods, {"dip": dip}, [0.05, 0.2], steps=5)
     found = {(a.method, a.perturbation, a.size): a.error for a in answers}
     assert len(found) == len(answers) == 2 * (1 + 2 * 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.networks import (
     Bilinear,
     Decoder,
@@ -111,14 +112,24 @@ def test_the_average_is_one():
 
 
 class TestRules:
-    def test_held_out_data_are_not_fitted(self):
+    @pytest.mark.parametrize("case", ["noise", "adjoint", "around", "unbounded"])
+    def test_held_out_data_are_not_fitted(self, case):
+        """Nor seen, nor added, nor is a scale taken from them."""
         problem = sampled()
         rule = HeldOut(share=0.3)
-        one = Fitting(problem, GENERATOR, Options(rule=rule))
-        moved = problem.y + np.where(one.chosen[0].numpy(), 5.0, 0.0)
-        other = Fitting(
-            replace(problem, y=moved.astype(np.float32)), GENERATOR, Options(rule=rule)
+        generator = replace(
+            GENERATOR,
+            source="adjoint" if case == "adjoint" else "noise",
+            bounded=case in ("noise", "adjoint"),
         )
+        around = (lambda problem: problem.adjoint()) if case == "around" else None
+
+        def begun(problem):
+            return Fitting(problem, generator, Options(rule=rule), around=around)
+
+        one = begun(problem)
+        moved = problem.y + np.where(one.chosen[0].numpy(), 5.0, 0.0)
+        other = begun(replace(problem, y=moved.astype(np.float32)))
         for _ in range(5):
             one.step()
             other.step()
@@ -193,6 +204,49 @@ class TestRules:
             expected = (c - 1) ** 2 + c**2 * 0.25
             assert rule.value(seen, {}) == pytest.approx(expected, abs=0.01)
 
+    @pytest.mark.parametrize("part", ["real", "imag"])
+    def test_sure_of_complex_data(self, part):
+        """One part kept, the other set to 0: the error of a half of the noise."""
+        rng = np.random.default_rng(0)
+        noise = rng.standard_normal((2, 1, 300, 300)) * 0.5 / math.sqrt(2)
+        y = torch.from_numpy(1.0 + noise[0] + 1j * noise[1])
+        rule = SURE(deviation=0.5)
+        signs = rule.choose(Problem(y, Identity()), torch.ones_like(y.real) > 0, 0)
+        assert (signs.abs() - 1).abs().max() < 1e-12
+
+        def kept(y):
+            return y.real + 0j if part == "real" else 1j * y.imag
+
+        seen = Seen(kept(y), kept(y + rule.probes * signs), y, signs != 0, signs, y)
+        expected = 0.125 + (part == "imag")
+        assert rule.value(seen, {}) == pytest.approx(expected, abs=0.01)
+
+    def test_sure_sees_how_the_input_depends_on_the_data(self):
+        problem = noisy(0.1)
+        generator = Skip(**SMALL, source="adjoint")
+        found = run(problem, generator, rule=SURE(deviation=0.1), iterations=60)
+        true = error(problem, found.last)
+        assert found.trajectory[-1].criterion == pytest.approx(true, abs=4e-3)
+        unbounded = replace(GENERATOR, bounded=False)
+        with pytest.raises(ValueError, match="give a function"):
+            run(problem, unbounded, rule=SURE(deviation=0.1), around=problem.y)
+
+    @pytest.mark.parametrize("rule", [SURE(deviation=0.1), Discrepancy(deviation=0.1)])
+    def test_other_noise_is_refused(self, rule):
+        for fidelity in (PoissonKL(), L2(2.0)):
+            with pytest.raises(ValueError, match="white Gaussian noise"):
+                run(replace(noisy(), fidelity=fidelity), rule=rule)
+
+    def test_too_few_data_to_hold_out(self):
+        problem = noisy()
+        mask = np.zeros(problem.y.shape, bool)
+        mask.flat[:19] = True
+        with pytest.raises(ValueError, match="at least 20 data, got 19"):
+            run(replace(problem, A=Sampling(mask)))
+        mask.flat[:20] = True
+        fitting = Fitting(replace(problem, A=Sampling(mask)), GENERATOR, Options())
+        assert fitting.chosen.sum() == 1
+
     def test_sure_fits_a_second_network_to_other_data(self):
         problem = noisy(0.1)
         found = run(problem, rule=SURE(deviation=0.1), iterations=60)
@@ -255,7 +309,7 @@ class TestRegularisation:
         )
         found = [
             run(problem, generator, penalty=p, iterations=120, rule=None)
-            for p in (0.0, 1e4)
+            for p in (0.0, 3.0)
         ]
         given = map(torch.from_numpy, (problem.y[None], problem.A.mask[None]))
         y, mask = given
@@ -309,7 +363,42 @@ def test_around_an_image():
     found = run(problem, generator, around=problem.truth, iterations=1, rule=None)
     assert error(problem, found.image) < 0.02
     with pytest.raises(ValueError, match="around must have shape"):
-        run(problem, around=problem.truth[:, 1:])
+        run(problem, generator, around=problem.truth[:, 1:])
+    with pytest.raises(ValueError, match="bounded=False"):
+        run(problem, around=problem.truth)
+
+
+def test_double_precision():
+    problem = sampled()
+    A = Sampling(problem.A.mask)
+    found = run(Problem(problem.y.astype(np.float64), A), iterations=2, rule=None)
+    assert found.image.dtype == np.float64
+
+
+def test_what_lies_outside_the_mask_is_no_data():
+    problem = sampled()
+    found = run(problem, iterations=5)
+    dirty = np.where(problem.A.mask, problem.y, np.nan).astype(np.float32)
+    same = run(replace(problem, y=dirty), iterations=5)
+    np.testing.assert_array_equal(found.image, same.image)
+    with pytest.raises(ValueError, match="data must be finite"):
+        run(replace(problem, y=np.full_like(problem.y, np.nan)))
+
+
+def test_the_network_given_back_can_be_trained():
+    first = Network(GENERATOR, seed=5)
+    found = run(noisy(), weights=first, trained="decoder", iterations=2)
+    assert all(p.requires_grad for p in found.network.parameters())
+    decoder = Decoder(features=(4,), depth=4)
+    with pytest.raises(ValueError, match="has no encoder"):
+        run(noisy(), decoder, trained="decoder")
+
+
+def test_the_example_in_the_docstring():
+    from svdinv.unroll.untrained import fitting
+
+    assert doctest.testmod(fitting).attempted > 5
+    assert doctest.testmod(fitting).failed == 0
 
 
 class TestGoingOn:
@@ -368,11 +457,44 @@ class TestGoingOn:
         assert found.rollbacks == [61]
         assert error(noisy(), found.last) < 0.05
 
-    def test_a_fit_that_breaks_down_at_once_says_so(self):
-        problem = noisy()
-        bad = replace(problem, y=np.full_like(problem.y, np.nan))
-        with pytest.raises(FloatingPointError, match="smaller learning rate"):
-            run(bad)
+    def test_a_fit_without_noise_is_not_taken_for_broken(self):
+        found = run(sampled(), iterations=600, input_noise=0.0, rule=None)
+        assert found.ending == "iterations"
+        assert found.trajectory[-1].data < 1e-3 * found.trajectory[0].data
+        assert len(found.rollbacks) < 3
+
+    def test_a_fit_that_breaks_down_again_and_again_gives_the_best(self):
+        fitting = Fitting(noisy(), GENERATOR, Options(every=1))
+        for _ in range(60):
+            fitting.step()
+        before = fitting.kept.best.clone()
+        for _ in range(25):
+            with torch.no_grad():
+                fitting.models[0].network.cells[0].image[0].shift += 20
+            fitting.step()
+            if fitting.ended():
+                break
+        assert fitting.ended() == "broken"
+        found = fitting.result("broken", 0.0)
+        assert len(found.rollbacks) == 21
+        np.testing.assert_array_equal(found.image, before.numpy())
+
+    def test_it_may_go_on_for_longer(self, tmp_path):
+        path = tmp_path / "fit.safetensors"
+        run(noisy(), iterations=35, checkpoint=path)
+        longer = run(noisy(), iterations=60, checkpoint=path)
+        whole = run(noisy(), iterations=60)
+        np.testing.assert_array_equal(longer.last, whole.last)
+
+    def test_a_checkpoint_of_other_weights_or_another_likelihood(self, tmp_path):
+        path = tmp_path / "fit.safetensors"
+        first, other = (Network(GENERATOR, seed=s) for s in (7, 8))
+        run(noisy(), iterations=10, weights=first, checkpoint=path)
+        with pytest.raises(ValueError, match="of other weights"):
+            run(noisy(), iterations=10, weights=other, checkpoint=path)
+        problem = replace(noisy(), fidelity=L2(2.0))
+        with pytest.raises(ValueError, match="of other weights"):
+            run(problem, iterations=10, weights=first, checkpoint=path)
 
 
 class TestSubspace:

@@ -18,7 +18,7 @@ from svdinv.unroll.networks import Recipe
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate, Method, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.untrained import Fit, Options, Record, fit
+from svdinv.unroll.untrained import Fit, Fitting, Options, Record, fit
 
 __all__ = ["fitted"]
 
@@ -77,19 +77,23 @@ def fitted(
     OSError
         If a file cannot be written.
     ValueError
-        If the checkpoint is of another fit.
+        If the options do not fit the problem, or the checkpoint is of another fit.
     """
     methods = dict(classical(task, slow=baselines))
-    around = task.begun(problem) if start else None
-    if around is not None:
-        methods["start of the fit"] = lambda problem: Estimate(task.finished(around))
+    begun = task.begun(problem) if start else None
+    if begun is not None:
+        methods["start of the fit"] = lambda problem: Estimate(task.finished(begun))
     found: list[Fit] = []
     how: dict[str, Any] = {
-        "around": around,
+        "around": None if begun is None else task.begun,
         "weights": weights,
-        "checkpoint": checkpoint,
         "device": device,
     }
+    fitting = Fitting(problem, generator, options, **how)
+    if checkpoint is not None and checkpoint.exists():  # before anything takes long
+        fitting.load(checkpoint)
+    del fitting
+    how["checkpoint"] = checkpoint
 
     def last(watch: Watch) -> Method:
         how["stop"] = watch.interrupted
@@ -132,7 +136,11 @@ def _fit(
 
     done = fit(problem, generator, options, measure=measure, **how)
     found.append(done)
-    why = {"rule": "stopped by its rule", "iterations": "all iterations done"}
+    why = {
+        "rule": "stopped by its rule",
+        "iterations": "all iterations done",
+        "broken": "broke down again and again",
+    }
     note = f"iteration {done.best} of {done.iterations}"
     note += f", {why.get(done.ending, 'interrupted')}"
     if done.rollbacks:

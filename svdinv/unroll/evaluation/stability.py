@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recompute
 
 from svdinv.unroll.algorithms import PDHG, solve
 from svdinv.unroll.networks import Recipe
@@ -179,7 +180,7 @@ def stability(
     if problem.truth is None:
         raise ValueError("problem: the truth must be known")
     y, truth = np.asarray(problem.y), np.asarray(problem.truth)
-    scale = np.linalg.norm(y)
+    scale = np.linalg.norm(np.asarray(problem.A.measured(y)))
     rng = np.random.default_rng([seed, 3])
     noise = rng.standard_normal(y.shape) + 0 * y
     if np.iscomplexobj(y):
@@ -216,18 +217,36 @@ def total_variation(weight: float, iterations: int = 150) -> Differentiable:
     """Give total variation, by so many iterations of PDHG, as a method."""
     prior = TotalVariation(weight)
 
-    def reconstruct(problem: Problem) -> Tensor:
+    def some(problem: Problem, y: Tensor, state: Any, parameters: Any) -> Any:
         done = solve(
-            problem,
+            replace(problem, y=y),
             prior,
             algorithm=PDHG(),
-            iterations=iterations,
+            iterations=_BLOCK,
             rtol=0.0,
+            state=state,
+            parameters=parameters,
             objective=False,
         )
-        return done.image
+        return done.state, done.parameters
+
+    def reconstruct(problem: Problem) -> Tensor:
+        with torch.no_grad():  # for the steps alone
+            _, parameters = some(problem, problem.y, None, None)
+        state = None
+        for _ in range(-(-iterations // _BLOCK)):
+            if torch.is_grad_enabled():  # keeps the memory of one block
+                state, _ = recompute(
+                    some, problem, problem.y, state, parameters, use_reentrant=False
+                )
+            else:
+                state, _ = some(problem, problem.y, state, parameters)
+        return state["x"]
 
     return reconstruct
+
+
+_BLOCK = 15  # iterations
 
 
 def untrained_method(

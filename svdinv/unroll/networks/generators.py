@@ -83,7 +83,8 @@ class Generator(Recipe):
     seed : int
         Seed of the noise.
     bounded : bool
-        Whether real images are brought to (0, 1) by a sigmoid.
+        Whether real images are brought to (0, 1) by a sigmoid: for photographs in
+        [0, 1]; others need False.
     slope : float
         Slope of the ReLUs below zero.
     """
@@ -195,9 +196,13 @@ class Generator(Recipe):
             raise ValueError(
                 f"the network is for {self.channels} frames, got shape {(B, T, H, W)}"
             )
-        energy = xp.mean(inner(x, x, axis=(2, 3)), axis=1) / (H * W)
-        scale = root(energy, xp)
-        scale = xp.where(scale > 0, scale, xp.ones_like(scale))[:, None, None, None]
+        y = problem.A.forward(x)
+        square = inner(x, x, axis=(1, 2, 3))
+        seen = inner(y, y, axis=tuple(range(1, len(y.shape))))
+        one = xp.ones_like(square)
+        # Of the best multiple of A^H y, whatever the norm of A.
+        scale = root(square / (T * H * W), xp) * square / xp.where(seen > 0, seen, one)
+        scale = xp.where(scale > 0, scale, one)[:, None, None, None]
         if self.source == "adjoint":
             return {"x": x, "scale": scale, "z": self.as_maps(times(1 / scale, x, xp))}
         rng = np.random.default_rng(self.seed)
@@ -205,7 +210,8 @@ class Generator(Recipe):
         drawn = rng.uniform(0, _LARGEST, (1, self.depth, *shape))
         z = like(fitted(drawn, scale, xp), scale, xp)
         # Of every item the same.
-        return {"x": x, "scale": scale, "z": z + xp.zeros_like(scale)}
+        each = xp.reshape(xp.zeros_like(scale), (-1, *[1] * (len(z.shape) - 1)))
+        return {"x": x, "scale": scale, "z": z + each}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Generate."""
@@ -503,8 +509,9 @@ class Bilinear(Generator):
 class LowRankAndSparse(Generator):
     """The sum of two generators, the second held small by a penalty.
 
-    The penalty is the mean magnitude of the second relative to A^H y: what does not
-    fit into the first is to be rare.
+    The penalty is the sum of the magnitudes of the second, times the root mean square
+    of the image, as half the squared distance is a sum of squares: what does not fit
+    into the first is to be rare.
 
     Attributes
     ----------
@@ -570,5 +577,6 @@ class LowRankAndSparse(Generator):
         )
         new = {"x": low_rank + sparse, "low_rank": low_rank, "sparse": sparse}
         if "penalty" in state:
-            new["penalty"] = state["penalty"] + xp.mean(xp.abs(sparse)) / xp.mean(scale)
+            size = xp.sum(times(scale, xp.abs(sparse), xp))
+            new["penalty"] = state["penalty"] + size
         return state | new

@@ -176,7 +176,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ValueError,
         RecursionError,
     ) as error:
-        raise ValueError(f"{path} is no checkpoint of a training: {error}") from error
+        raise ValueError(f"{path} is no checkpoint: {error}") from error
 
 
 def _weights(network: nn.Module, mean: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -7,6 +7,7 @@ exponential average of the iterates, as that was where the rule is least.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -170,8 +171,8 @@ class Fit:
         Iteration of `image`.
     iterations : int
         Iterations done.
-    ending : {"rule", "iterations", "stopped"}
-        Why it ended.
+    ending : {"rule", "iterations", "stopped", "broken"}
+        Why it ended; "broken" where it broke down again and again.
     trajectory : list of Record
         One for each look at the rule.
     rollbacks : list of int
@@ -189,7 +190,7 @@ class Fit:
     last: Any
     best: int
     iterations: int
-    ending: Literal["rule", "iterations", "stopped"]
+    ending: Literal["rule", "iterations", "stopped", "broken"]
     trajectory: list[Record]
     rollbacks: list[int]
     network: Network
@@ -211,9 +212,8 @@ class Fitting:
         Of one cell whose state has ``"z"``, what the network sees.
     options : Options
         How.
-    around : array, optional
-        An image to which what is generated is added, such as a classical
-        reconstruction.
+    around : array or callable, optional
+        As for `fit`.
     weights : Network, optional
         A network of the same recipe to begin with.
     measure : callable, optional
@@ -242,26 +242,19 @@ class Fitting:
             raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
         self.options, self.recipe, self.measure = options, generator, measure
         self.device = torch.device(device)
+        self._check()
         convert = partial(tensor, device=self.device)
         single = replace(problem, truth=None).single()
-        self.problem = single.replace_arrays(convert)
-        with torch.no_grad():
-            self.state = generator.begin(self.problem)
-        if "z" not in self.state or generator.cells != 1:
-            raise TypeError(f"{type(generator).__name__} is no generator")
-        if options.guidance and getattr(generator, "source", "") != "adjoint":
-            raise ValueError("guidance needs a generator whose source is 'adjoint'")
-        if options.penalty:
-            self.state["penalty"] = generator.no_penalty(self.state["x"])
-        self.around = None if around is None else convert(around)[None]
-        shape = tuple(self.state["x"].shape)
-        if self.around is not None and tuple(self.around.shape) != shape:
-            raise ValueError(
-                f"around must have shape {shape[1:]}, got {tuple(around.shape)}"
-            )
+        single = single.replace_arrays(convert)
+        self.measured = single.A.measured(torch.ones_like(single.y)) != 0
+        # What lies where nothing is measured is no data.
+        y = torch.where(self.measured, single.y, torch.zeros_like(single.y))
+        if not bool(y.isfinite().all()):
+            raise ValueError("problem: the data must be finite")
+        self.problem = replace(single, y=y)
         rule = options.rule
-        y = self.problem.y
-        self.measured = self.problem.A.measured(torch.ones_like(y)) != 0
+        if rule is not None:
+            rule.check(self.problem)
         count = int(self.measured.sum())
         if not count:
             raise ValueError("problem: nothing is measured")
@@ -271,25 +264,45 @@ class Fitting:
         self.left_out = self.chosen if rule is not None and rule.withholds else None
         if self.left_out is not None:
             count -= int(self.left_out.sum())
-            if not count:
-                raise ValueError("rule: nothing would be left to fit")
         self.count = count
         self.targets = [self.problem]
         if rule is not None and rule.probes:
             moved = replace(self.problem, y=y + rule.probes * self.chosen)
             self.targets.append(moved)
+        # What a network sees, or is added to, may know what is fitted and no more.
+        self.states, self.arounds = [], []
+        for target in self.targets:
+            known = target
+            if self.left_out is not None:
+                kept = torch.where(self.left_out, torch.zeros_like(y), target.y)
+                known = replace(target, y=kept)
+            with torch.no_grad():
+                self.states.append(generator.begin(known))
+            self.arounds.append(self._around(around, known, convert))
+        self.state = self.states[0]
+        if "z" not in self.state or generator.cells != 1:
+            raise TypeError(f"{type(generator).__name__} is no generator")
+        if options.penalty:
+            for state in self.states:
+                state["penalty"] = generator.no_penalty(state["x"])
         self.models = nn.ModuleList(
-            _Model(generator, options, weights, self.state["z"]) for _ in self.targets
+            _Model(generator, options, weights, state) for state in self.states
         ).to(self.device)
+        inputs = [p for n, p in self.models.named_parameters() if n.endswith(".z")]
+        others = [p for n, p in self.models.named_parameters() if not n.endswith(".z")]
+        groups = [
+            {"params": [p for p in others if p.requires_grad]},
+            {"params": inputs, "weight_decay": 0.0},
+        ]
         self.optimiser = torch.optim.Adam(
-            [p for p in self.models.parameters() if p.requires_grad],
-            lr=options.rate,
-            weight_decay=options.weight_decay,
+            groups, lr=options.rate, weight_decay=options.weight_decay
         )
+        self._identity = self._data()
         self.kept = _Kept(self.state["x"], y, len(self.targets), options)
         self.iteration, self.best, self.best_value = 0, 0, math.inf
         self.trajectory: list[Record] = []
         self.rollbacks: list[int] = []
+        self._first = math.nan
         self._snapshots: list[dict[str, Tensor]] = []
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._sound: tuple[dict[str, Any], dict[str, Any]] | None = None
@@ -308,10 +321,13 @@ class Fitting:
         total: Any = 0
         images: list[Tensor] = []
         measured, data, loss = [], [], []
-        for target, model in zip(self.targets, self.models, strict=True):
-            image, state, z = model(self.state, target, self._noise())
-            if self.around is not None:
-                image = image + self.around
+        every = zip(self.targets, self.models, self.states, self.arounds, strict=True)
+        for target, model, begun, around in every:
+            image, state, z = model(begun, target, self._noise())
+            if around is not None:
+                image = image + around
+            if options.splitting and self.iteration == 1:
+                kept.split[len(images)].copy_(image.detach()[0])
             Ax = target.A.forward(image)
             fitted = Ax
             if self.left_out is not None:
@@ -325,8 +341,17 @@ class Fitting:
             loss.append(own.detach() / self.count)
         total.backward()
         told = torch.stack([loss[0], data[0]]).tolist()
+        if self.iteration == 1:
+            self._first = told[1]
+            if not all(map(math.isfinite, told)):
+                raise ValueError(
+                    "problem: the data fidelity or the prior of the first image is not "
+                    f"finite, {told}"
+                )
         if self._broken(told[1]):
             return None
+        for group in self.optimiser.param_groups:
+            group["lr"] = options.rate * _SLOWER ** len(self.rollbacks)
         self.optimiser.step()
         if self.iteration % REMEMBER == 0:
             self._remember()
@@ -345,9 +370,11 @@ class Fitting:
             return None
         return self._look(told, images[0])
 
-    def ended(self) -> Literal["rule", "iterations", ""]:
+    def ended(self) -> Literal["rule", "iterations", "broken", ""]:
         """Tell whether, and why, there is nothing left to do."""
         rule = self.options.rule
+        if self._lost:
+            return "broken"
         if rule is not None and self.trajectory:
             if rule.reached(self.trajectory[-1].criterion):
                 return "rule"
@@ -367,7 +394,7 @@ class Fitting:
             ending,
             list(self.trajectory),
             list(self.rollbacks),
-            self.models[0].weights(),
+            copy.deepcopy(self.models[0].weights()).requires_grad_(True),
             seconds,
             list(self._snapshots),
         )
@@ -385,8 +412,8 @@ class Fitting:
             "trajectory": json.dumps(told),
             "rollbacks": json.dumps(self.rollbacks),
             "recent": json.dumps(list(self._recent)),
-            "best": json.dumps([self.best, self.best_value]),
-            "data": self._data(),
+            "best": json.dumps([self.best, self.best_value, self._first]),
+            "data": self._identity,
             "svdinv": __version__,
         }
         parts = (self.models, self.kept, self.optimiser)
@@ -403,8 +430,8 @@ class Fitting:
         found: Checkpoint = read_checkpoint(path)
         if found.config != self._described():
             raise ValueError(f"{path} is of a fit with other options")
-        if found.origin.get("data") != self._data():
-            raise ValueError(f"{path} is of a fit to other data")
+        if found.origin.get("data") != self._identity:
+            raise ValueError(f"{path} is of a fit to other data, or of other weights")
         found.restore(self.models, self.kept, self.optimiser)
         try:
             told = json.loads(found.origin["trajectory"])
@@ -415,13 +442,13 @@ class Fitting:
             self.trajectory = [Record(**row) for row in rows]
             self.rollbacks = [int(i) for i in json.loads(found.origin["rollbacks"])]
             self._recent.extend(map(float, json.loads(found.origin["recent"])))
-            best, value = json.loads(found.origin["best"])
+            best, value, first = json.loads(found.origin["best"])
             self.best, self.best_value = int(best), float(value)
+            self._first = float(first)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no checkpoint of a fit: {error}") from error
         self.iteration = found.step
-        if self.iteration % REMEMBER == 0:
-            self._remember()
+        self._remember()
 
     def _noise(self) -> Tensor | float:
         """Noise of this iteration, whatever came before."""
@@ -480,25 +507,66 @@ class Fitting:
         self.trajectory.append(record)
         return record
 
+    @property
+    def _lost(self) -> bool:
+        """Whether there is no way to go on."""
+        broken = bool(self.rollbacks) and self.rollbacks[-1] == self.iteration
+        return broken and (self._sound is None or len(self.rollbacks) > _MOST_ROLLBACKS)
+
     def _broken(self, data: float) -> bool:
         """Go back to sound weights where the fit has broken down."""
         usual = math.inf
         if len(self._recent) == _WINDOW:  # before that it may rise, from a good start
             usual = sorted(self._recent)[_WINDOW // 2]
-        if math.isfinite(data) and not data > _DROP * usual:
+        # What is nearly nothing may well be four times as much.
+        if math.isfinite(data) and not data > max(
+            _DROP * usual, _NOTHING * self._first
+        ):
             self._recent.append(data)
             return False
         self.rollbacks.append(self.iteration)
-        if self._sound is None or len(self.rollbacks) > _MOST_ROLLBACKS:
-            raise FloatingPointError(
-                f"the fit broke down at iteration {self.iteration}: try a smaller "
-                f"learning rate than {self.options.rate:g}"
-            )
+        if self._lost or self._sound is None:
+            return True
         models, moments = self._sound
         self.models.load_state_dict(models)
         for k, v in _moments(self.optimiser).items():
             v.copy_(moments[k])
         return True
+
+    def _check(self) -> None:
+        """Refuse what does not go together."""
+        options, generator = self.options, self.recipe
+        names = list(generator.layers(True))
+        if options.trained == "decoder" and not any(
+            name.startswith("encoder_") for name in names
+        ):
+            raise ValueError(
+                f"trained: {type(generator).__name__} has no encoder to keep"
+            )
+        if options.guidance and getattr(generator, "source", "") != "adjoint":
+            raise ValueError("guidance needs a generator whose source is 'adjoint'")
+
+    def _around(self, around: Any, known: Problem, convert: Any) -> Any:
+        """Give the image to which what is generated is added."""
+        rule, shape = self.options.rule, tuple(self.states[-1]["x"].shape)
+        if around is None:
+            return None
+        if getattr(self.recipe, "images", "") == "image" and self.recipe.bounded:  # type: ignore[attr-defined]
+            raise ValueError("around: needs a generator with bounded=False")
+        if callable(around):
+            one = replace(known, y=known.y[0].cpu()).replace_arrays(_array)
+            around = around(one)
+        elif rule is not None and rule.probes:
+            raise ValueError(
+                "around: this rule asks how it depends on the data; give a function "
+                "of a problem"
+            )
+        given = convert(around)[None].to(self.states[-1]["x"].dtype)
+        if tuple(given.shape) != shape:
+            raise ValueError(
+                f"around must have shape {shape[1:]}, got {tuple(around.shape)}"
+            )
+        return given
 
     def _remember(self) -> None:
         models = {k: v.clone() for k, v in self.models.state_dict().items()}
@@ -506,16 +574,19 @@ class Fitting:
         self._sound = models, moments
 
     def _described(self) -> str:
-        recipe = to_json(self.recipe) if isinstance(self.recipe, Recipe) else ""
-        return f"{recipe}\n{self.options!r}"
+        # A fit that has ended may go on for longer.
+        options = replace(self.options, iterations=1)
+        return f"{to_json(self.recipe)}\n{options!r}"
 
     def _data(self) -> str:
-        """Sum up data and operator by what they give."""
-        whole = hashlib.sha256()
-        for x in (self.problem.y, self.problem.adjoint(), self.around):
+        """Sum up the data, the operator by what it gives, and the first weights."""
+        whole = hashlib.sha256(repr(self.problem.fidelity).encode())
+        own = [x for x in vars(self.problem.fidelity).values() if hasattr(x, "dtype")]
+        arrays = [self.problem.y, self.problem.adjoint(), *self.arounds, *own]
+        for x in (*arrays, *self.models.state_dict().values()):
             if x is not None:
                 real = torch.view_as_real(x) if x.is_complex() else x
-                whole.update(real.cpu().contiguous().numpy().tobytes())
+                whole.update(real.detach().cpu().contiguous().numpy().tobytes())
         return whole.hexdigest()
 
 
@@ -544,9 +615,10 @@ def fit(
         Such as `svdinv.unroll.networks.Skip`.
     options : Options, optional
         How; the defaults are for photographs.
-    around : array, optional
-        An image to which what is generated is added, such as a classical
-        reconstruction.
+    around : array or callable, optional
+        An image to which what is generated is added, such as the mean of the frames of
+        a series; or a function that gives it of a problem of NumPy arrays, which is
+        asked with the data that are fitted alone.
     weights : Network, optional
         A network of the same recipe to begin with: an educated prior.
     measure : callable, optional
@@ -573,8 +645,6 @@ def fit(
     ------
     TypeError, ValueError
         If these do not go together; before the first iteration.
-    FloatingPointError
-        If the fit breaks down again and again.
     OSError
         If the checkpoint cannot be written.
 
@@ -631,8 +701,8 @@ def fit(
             if not ending and (asked or stop()):
                 ending = "stopped"
             sound = fitting.iteration % REMEMBER == 0
-            due = ending or time.monotonic() - saved > _SAVE_EVERY
-            if path is not None and sound and due:
+            due = sound and time.monotonic() - saved > _SAVE_EVERY
+            if path is not None and ending != "broken" and (ending or due):
                 fitting.save(path)
                 saved = time.monotonic()
     return fitting.result(ending, time.monotonic() - began)
@@ -642,6 +712,8 @@ _SAVE_EVERY = 60.0  # seconds
 
 # Where the residual is this many times what it usually was, the fit has broken down.
 _DROP = 4.0
+_NOTHING = 1e-3  # of the first residual
+_SLOWER = 0.5  # learning rate after each time that it broke down
 _WINDOW = 50
 REMEMBER = 50
 """Iterations between two sets of weights to go back to."""
@@ -686,12 +758,14 @@ class _Model(nn.Module):
         recipe: Recipe,
         options: Options,
         weights: Network | None,
-        z: Tensor,
+        state: Any,
     ) -> None:
         super().__init__()
         self.network = Network(recipe, seed=options.seed)
         if weights is not None:
             self.network.load_state_dict(weights.state_dict())
+        self.network.to(state["x"].real.dtype)
+        z = state["z"]
         self.z = nn.Parameter(z.clone()) if options.guidance else None
         self.values = nn.ParameterDict()
         cell = self.network.cells[0]
@@ -741,11 +815,16 @@ class _Model(nn.Module):
 def _moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Give the arrays of an optimiser, by number of the parameter and name."""
     found = {}
-    for i, parameter in enumerate(optimiser.param_groups[0]["params"]):
+    every = [p for group in optimiser.param_groups for p in group["params"]]
+    for i, parameter in enumerate(every):
         for name, x in optimiser.state[parameter].items():
             if isinstance(x, Tensor):
                 found[f"{i}/{name}"] = x
     return found
+
+
+def _array(x: Any) -> Any:
+    return x.cpu().numpy() if isinstance(x, Tensor) else x
 
 
 def tensor(x: Any, device: torch.device) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
 __all__ = ["SURE", "Discrepancy", "HeldOut", "MovingVariance", "Rule", "Seen"]
@@ -77,6 +78,15 @@ class Rule:
         if self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}")
 
+    def check(self, problem: Problem) -> None:
+        """Refuse a problem that the rule is not for.
+
+        Raises
+        ------
+        ValueError
+            If it is none of its kind.
+        """
+
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
         """Draw an array of the shape of the data, or nothing."""
         return None
@@ -137,9 +147,23 @@ class HeldOut(Rule):
             raise ValueError(f"share must lie in (0, 1), got {self.share}")
 
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
-        """Draw them, evenly."""
-        drawn = np.random.default_rng([seed, 1]).random(tuple(problem.y.shape))
-        return torch.from_numpy(drawn < self.share).to(measured.device) & measured
+        """Draw them, evenly.
+
+        Raises
+        ------
+        ValueError
+            If there are too few data to leave some out.
+        """
+        places = measured.flatten().nonzero()[:, 0].cpu().numpy()
+        if len(places) < _LEAST:
+            raise ValueError(
+                f"rule: HeldOut needs at least {_LEAST} data, got {len(places)}"
+            )
+        rng = np.random.default_rng([seed, 1])
+        count = max(1, round(self.share * len(places)))
+        held = np.zeros(measured.numel(), bool)
+        held[rng.permutation(places)[:count]] = True
+        return torch.from_numpy(held).reshape(measured.shape).to(measured.device)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
         """Give the mean squared error of what was left out."""
@@ -230,6 +254,10 @@ class Discrepancy(Rule):
                     f"{name} must be positive, got {getattr(self, name)!r}"
                 )
 
+    def check(self, problem: Problem) -> None:
+        """Refuse noise that is not white and Gaussian."""
+        _check_gaussian("Discrepancy", problem)
+
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
         """Give what the residual is above the noise, in units of its energy."""
         error = float((seen.z - seen.y)[seen.measured].abs().square().mean())
@@ -280,19 +308,36 @@ class SURE(Rule):
         """How far the data of the second fit are moved."""
         return self.probe * self.deviation
 
+    def check(self, problem: Problem) -> None:
+        """Refuse noise that is not white and Gaussian."""
+        _check_gaussian("SURE", problem)
+
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
-        """Draw signs."""
+        """Draw signs, of complex data in both parts, of magnitude 1."""
         rng = np.random.default_rng([seed, 2])
-        signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=tuple(problem.y.shape)))
-        return torch.where(measured, signs.to(problem.y), 0)
+        signs = rng.choice([-1.0, 1.0], size=(2, *problem.y.shape))
+        drawn = signs[0]
+        if problem.y.is_complex():
+            drawn = (signs[0] + 1j * signs[1]) / math.sqrt(2)
+        return torch.where(measured, torch.from_numpy(drawn).to(problem.y), 0)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
         """Give the estimate of the mean squared error as measured."""
         count = int(seen.measured.sum())
         error = float((seen.z - seen.y)[seen.measured].abs().square().sum())
-        moved = (seen.chosen * (seen.moved - seen.z)).real
+        moved = (seen.chosen.conj() * (seen.moved - seen.z)).real
         trace = float(moved.sum()) / self.probes
         return (error + 2 * self.deviation**2 * trace) / count - self.deviation**2
 
 
 _MOST = 2**15  # numbers of an image that a window keeps
+_LEAST = 20  # data
+
+
+def _check_gaussian(rule: str, problem: Problem) -> None:
+    fidelity = problem.fidelity
+    if not (isinstance(fidelity, L2) and fidelity.weight is None):
+        raise ValueError(
+            f"rule: {rule} is for white Gaussian noise, an L2 fidelity without "
+            f"weights, got {fidelity}"
+        )

@@ -44,18 +44,18 @@ def directions(snapshots: Sequence[Snapshot], rank: int) -> dict[str, Tensor]:
     -------
     dict of str to Tensor
         For each weight (rank, *shape): together the leading left singular vectors of
-        the snapshots less their mean, orthonormal, by `svdinv.torch.svd_lowrank` of
-        all of them.
+        the snapshots less their mean, orthonormal.
 
     Raises
     ------
     ValueError
         If there are too few snapshots, or they are of different networks.
     """
-    if not 1 <= rank < len(snapshots):
+    count = sum(x.numel() for x in snapshots[0].values()) if snapshots else 0
+    if not 1 <= rank <= min(len(snapshots) - 1, count):
         raise ValueError(
             f"rank must be from 1 to {len(snapshots) - 1}, one less than there are "
-            f"snapshots, got {rank}"
+            f"snapshots, and not above the number of weights, {count}; got {rank}"
         )
     shapes = {name: tuple(x.shape) for name, x in snapshots[0].items()}
     for other in snapshots[1:]:
@@ -77,6 +77,7 @@ def fit_in_subspace(
     steps: int = 20,
     damping: float = 1e-3,
     rtol: float = 1e-4,
+    around: Any = None,
     measure: Any = None,
     device: torch.device | str = "cpu",
 ) -> Fit:
@@ -84,7 +85,8 @@ def fit_in_subspace(
 
     With ``weights = weights_0 + Q c`` the residual is linearised in c, J c, and
     ``(J^T J + mu I) dc = -J^T r`` solved; a step that does not lower the residual is
-    taken back and the damping mu raised (Marquardt, J. SIAM 1963).
+    taken back and the damping mu raised (Marquardt, J. SIAM 1963). No rule stops it:
+    the few directions are what keeps it from fitting noise.
 
     Parameters
     ----------
@@ -100,6 +102,8 @@ def fit_in_subspace(
         First mu, relative to the mean diagonal of J^T J.
     rtol : float
         The fit ends when a step lowers the squared residual by less than this part.
+    around : array, optional
+        An image to which what is generated is added, as it was in the fit before.
     measure : callable, optional
         From an image to decibels, for the trajectory alone.
     device : device
@@ -129,20 +133,22 @@ def fit_in_subspace(
     state = network.recipe.begin(single)
     first = {name: x.detach() for name, x in network.state_dict().items()}
     prefix = "cells.0."
-    start = {name.removeprefix(prefix): x for name, x in first.items()}
+    start = {name.removeprefix(prefix): convert(x) for name, x in first.items()}
+    added = 0.0 if around is None else convert(around)[None]
     Q = {name.removeprefix(prefix): convert(x) for name, x in basis.items()}
     rank = len(next(iter(Q.values())))
 
     def images(c: Tensor) -> Tensor:
         moved = {n: x + torch.tensordot(c, Q[n], dims=1) for n, x in start.items()}
-        return functional_call(network.cells[0], moved, (state, single))["x"]
+        made = functional_call(network.cells[0], moved, (state, single))["x"]
+        return made + added
 
     def residual(c: Tensor) -> Tensor:
         r = single.A.measured(single.A.forward(images(c)) - single.y)
         return torch.view_as_real(r).flatten() if r.is_complex() else r.flatten()
 
-    c = torch.zeros(rank, dtype=torch.float32, device=device)
-    identity = torch.eye(rank, device=device)
+    c = torch.zeros(rank, dtype=state["x"].real.dtype, device=device)
+    identity = torch.eye(rank, dtype=c.dtype, device=device)
     trajectory: list[Record] = []
     count = max(int((single.A.measured(torch.ones_like(single.y)) != 0).sum()), 1)
     with torch.no_grad(), warnings.catch_warnings():
@@ -178,7 +184,7 @@ def fit_in_subspace(
                 break
         image = images(c)[0].cpu().numpy()
         fitted = {
-            n: x + torch.tensordot(c, Q[n.removeprefix(prefix)], dims=1)
+            n: convert(x) + torch.tensordot(c, Q[n.removeprefix(prefix)], dims=1)
             for n, x in first.items()
         }
     result = Network(network.recipe, seed=0).to(device)
