@@ -32,7 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["add", "run"]
 
 _NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
-_PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
+_PRIORS = (
+    "dip",
+    "edip",
+    "deep-decoder",
+    "conv-decoder",
+    "bilinear",
+    "low-rank-and-sparse",
+)
 _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 
 _EPILOG = """\
@@ -42,6 +49,8 @@ examples:
   svdinv fit cat.jpg --noise 0.1 --tv 0.02 --prior deep-decoder
   svdinv fit scan.npz --mask radial --prior bilinear
   svdinv fit raw.h5 --stop held-out            k-space as it was measured
+  svdinv fit walnut-1 --views 30 --noise 0.01 --tv 1e-4           a tomogram
+  svdinv fit sinogram.h5 --prior edip --weights runs/ct --learning-rate 3e-4
 
 The image is what a network makes of noise; its weights are fitted to this one
 measurement, and no other image is used. --prior says which network, --stop how the fit
@@ -76,6 +85,20 @@ def add(commands: Subparsers) -> None:
         default="dip",
         help=f"the network: {', '.join(_PRIORS)} (default dip; the last two for "
         "series), or package.module:Class",
+    )
+    fit.add_argument(
+        "--weights",
+        type=filled,
+        metavar="FILE",
+        help="for --prior edip: a generator of 'svdinv train', to fit from there; a "
+        "file, or the folder of the training",
+    )
+    fit.add_argument(
+        "--trained",
+        choices=("all", "decoder", "singular-values"),
+        default="all",
+        help="which weights are fitted: all (default), those of no encoder, or the "
+        "singular values of the convolutions alone",
     )
     add_task_options(fit, several=False)
     fit.add_argument(
@@ -172,11 +195,15 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             with naming_flags(arguments, task):
                 problem = task.measure(given, task.unsampled(settings))
+        weights = _educated(arguments, task, device)
         try:
-            generator = generator_for(arguments.prior, problem)
+            if weights is None:
+                generator = generator_for(arguments.prior, problem)
+            else:
+                generator = weights.recipe
         except ValueError as error:
             raise ValueError(f"argument --prior: {error}") from error
-        noise = None if measured else getattr(settings, "noise", None)
+        noise = None if measured else task.deviation(problem, settings)
         options = _options(arguments, task, problem, noise)
         written = files(arguments.output, task, problem.name)
         table = written.panel.with_name(
@@ -205,6 +232,7 @@ def run(arguments: argparse.Namespace) -> int:
             written,
             table,
             start=arguments.start,
+            weights=weights,
             exact=exact,
             baselines=arguments.baselines,
             checkpoint=arguments.checkpoint,
@@ -217,6 +245,28 @@ def run(arguments: argparse.Namespace) -> int:
         return 130
     print("\n" + "\n".join(f"Written: {path}" for path in (*written, table) if path))
     return 0
+
+
+def _educated(arguments: argparse.Namespace, task: Task, device: str) -> Any:
+    """Give the network that the weights are of, or None for an untrained one."""
+    from svdinv.unroll.evaluation.inference import open_network, task_of_network
+    from svdinv.unroll.networks import Generator
+
+    if arguments.prior != "edip":
+        if arguments.weights is not None:
+            raise ValueError("argument --weights: has no use, but for --prior edip")
+        return None
+    if arguments.weights is None:
+        raise ValueError(
+            f"argument --prior: edip needs --weights, of 'svdinv train {task.kind}'"
+        )
+    network = open_network(arguments.weights, device)
+    if not isinstance(network.recipe, Generator):
+        kind = type(network.recipe).__name__
+        raise ValueError(f"argument --weights: {kind} is no generator, such as Skip")
+    if task_of_network(network).kind != task.kind:
+        raise ValueError(f"argument --weights: are not for {task.images}")
+    return network
 
 
 def _options(
@@ -259,5 +309,6 @@ def _options(
         rate=arguments.learning_rate,
         rule=rule,
         prior=prior,
+        trained=arguments.trained.replace("-", " "),
         seed=arguments.seed % 2**31,
     )

@@ -17,6 +17,7 @@ from svdinv.unroll.files import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate, Method, Task
+from svdinv.unroll.torch import Network
 from svdinv.unroll.untrained import Fit, Options, Record, fit
 
 __all__ = ["fitted"]
@@ -31,6 +32,7 @@ def fitted(
     table: Path,
     *,
     start: bool = True,
+    weights: Network | None = None,
     exact: bool = False,
     baselines: bool = False,
     checkpoint: Path | None = None,
@@ -54,6 +56,8 @@ def fitted(
         Where the trajectory goes, as CSV.
     start : bool
         Whether to fit around what `Task.begun` gives.
+    weights : Network, optional
+        As for `svdinv.unroll.untrained.fit`.
     exact : bool
         Whether the data are without noise, and are put back into the image.
     baselines : bool
@@ -83,8 +87,8 @@ def fitted(
 
     def last(watch: Watch) -> Method:
         return partial(
-            _fit, task, generator, options, around, exact, checkpoint, device, watch,
-            found,
+            _fit, task, generator, options, around, weights, exact, checkpoint, device,
+            watch, found,
         )  # fmt: skip
 
     steps = len(methods) + 1
@@ -106,6 +110,7 @@ def _fit(
     generator: Recipe,
     options: Options,
     around: Any,
+    weights: Network | None,
     exact: bool,
     checkpoint: Path | None,
     device: str,
@@ -130,6 +135,7 @@ def _fit(
         generator,
         options,
         around=around,
+        weights=weights,
         measure=measure,
         checkpoint=checkpoint,
         stop=watch.interrupted,

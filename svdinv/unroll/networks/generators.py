@@ -77,7 +77,8 @@ class Generator(Recipe):
     along_time : bool
         Whether the convolutions run along the frames of a series, too; T is free then.
     source : {"noise", "adjoint"}
-        What it sees: uniform noise in [0, 0.1], or A^H y.
+        What it sees: uniform noise in [0, 0.1]; or A^H y, or what the operator knows
+        better, such as the filtered back-projection.
     depth : int
         Channels of the noise.
     seed : int
@@ -188,6 +189,8 @@ class Generator(Recipe):
             x = zero_filled(problem)
         else:
             x = problem.adjoint()
+            if self.source == "adjoint":
+                x = problem.A.approximate_inverse(problem.y)
             check_channels(x, self.axes, self.channels, namespace(x))
         xp = namespace(x)
         B, T, H, W = sizes(x, xp)

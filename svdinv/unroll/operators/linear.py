@@ -298,6 +298,11 @@ class _Product(Operator):
             y = factor.adjoint(y)
         return y
 
+    def approximate_inverse(self, y: Array) -> Array:
+        for factor in self.factors:
+            y = factor.approximate_inverse(y)
+        return y
+
     def derivative(self, x: Array) -> Operator:
         if self.linear:
             return self
