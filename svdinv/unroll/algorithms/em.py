@@ -49,6 +49,8 @@ class EM(Algorithm):
     def start(self, problem: Problem, x: Array | None = None) -> State:
         """Begin with a positive image, and add the sensitivities of the subsets.
 
+        By default the image is flat, and has as many counts as there are.
+
         Raises
         ------
         TypeError
@@ -60,13 +62,17 @@ class EM(Algorithm):
             raise TypeError(
                 f"EM is for the data fidelity PoissonKL, not {problem.fidelity!r}"
             )
-        x = super().start(problem, x)["x"]
-        xp = namespace(x)
+        like_x = problem.adjoint() if x is None else x
+        xp = namespace(like_x)
         if bool(xp.any(problem.y < 0)):
             raise ValueError("y must hold no negative counts")
-        least = _LEAST * xp.mean(x) * xp.ones_like(x)
-        seen = [A.adjoint(xp.ones_like(y)) for A, y, _ in _subsets(problem, x)]
-        return {"x": xp.where(x > least, x, least), "sensitivity": xp.stack(seen)}
+        subsets = _subsets(problem, like_x)
+        seen = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in subsets])
+        one = xp.ones_like(like_x)
+        if x is None:
+            x = xp.sum(problem.y) / xp.sum(seen) * one
+        least = _LEAST * xp.mean(x) * one
+        return {"x": xp.where(x > least, x, least), "sensitivity": seen}
 
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters

@@ -243,7 +243,7 @@ def _first_state(
     state: State | None,
 ) -> State:
     xp = namespace(zero_filled)
-    x = zero_filled if x0 is None else fitted(x0, zero_filled, xp)
+    x = None if x0 is None else fitted(x0, zero_filled, xp)
     start = algorithm.start(problem, x)
     if state is None:
         return start

@@ -97,7 +97,10 @@ def _operator(
     }
     A: ParallelBeam | FanBeam
     if geometry.source:
-        lengths = {"source": geometry.source, "distance": geometry.distance}
+        lengths: dict[str, Any] = {
+            "source": geometry.source,
+            "distance": geometry.distance,
+        }
         A = FanBeam(shape, angles, **lengths, **common)
     else:
         A = ParallelBeam(shape, angles, **common)
@@ -217,12 +220,12 @@ class Ct(Task):
             image = density(name, options.size or 128, seed=options.seed)
             return Given(name, image[None])
         if name.startswith(_PREFIX):
-            place = name.removeprefix(_PREFIX)
-            built_in = place in PHOTOS
-            image = photograph(place) if built_in else read_picture(place, largest=None)
+            file = name.removeprefix(_PREFIX)
+            built_in = file in PHOTOS
+            image = photograph(file) if built_in else read_picture(file, largest=None)
             image = centre_crop(image, options.crop) if options.crop else image
             grey = image.mean(axis=-1, dtype=np.float32)
-            return Given(Path(place).stem, np.ascontiguousarray(grey[None]))
+            return Given(Path(file).stem, np.ascontiguousarray(grey[None]))
         held = read_htc(source)
         size = options.size or _PIXELS
         place = Geometry(
