@@ -61,7 +61,7 @@ def plasma(minutes: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def two_tissues(
-    rates: Sequence[float], frames: Sequence[float] = FRAMES
+    rates: Sequence[float] | NDArray[np.floating], frames: Sequence[float] = FRAMES
 ) -> NDArray[np.float64]:
     """Give the mean activity of a tissue in each frame.
 

@@ -101,7 +101,7 @@ def counted(
     ndarray
         Of the same dtype; what would be no photon at all counts as one.
     """
-    counts = rng.poisson(photons * np.exp(-integrals.astype(np.float64)))
-    counts = counts + electronic * rng.standard_normal(counts.shape)
+    mean = photons * np.exp(-integrals.astype(np.float64))
+    counts = rng.poisson(mean) + electronic * rng.standard_normal(mean.shape)
     measured: Arrays = -np.log(np.maximum(counts, 1) / photons)
     return measured.astype(integrals.dtype)
