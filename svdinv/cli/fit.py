@@ -35,6 +35,7 @@ __all__ = ["add", "run"]
 
 _NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
+_EDUCATED = "edip"
 _PENALTY = 0.01
 _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 
@@ -45,6 +46,8 @@ examples:
   svdinv fit cat.jpg --noise 0.1 --tv 0.02 --prior deep-decoder
   svdinv fit scan.npz --mask radial --prior bilinear
   svdinv fit raw.h5 --stop held-out            k-space as it was measured
+  svdinv fit walnut-1 --views 30 --noise 0.01 --tv 1e-4           a tomogram
+  svdinv fit sinogram.h5 --prior edip --weights runs/ct --learning-rate 3e-4
 
 The image is what a network makes of noise; its weights are fitted to this one
 measurement, and no other image is used. --prior says which network, --stop how the fit
@@ -77,14 +80,14 @@ def add(commands: Subparsers) -> None:
         "--prior",
         type=filled,
         help=f"the network: {', '.join(_PRIORS)} (default dip; the last two for "
-        "series), or package.module:Class",
+        f"series), {_EDUCATED} with --weights, or package.module:Class",
     )
     fit.add_argument(
         "--weights",
         type=folder,
         metavar="PATH",
-        help="begin with a generator that svdinv train has trained, in place of "
-        "--prior: its weights.safetensors, or the folder with it",
+        help="begin with a generator that svdinv train has trained (educated deep "
+        "image prior): its weights.safetensors, or the folder with it",
     )
     fit.add_argument(
         "--trained",
@@ -192,8 +195,8 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             with naming_flags(arguments, task):
                 problem = task.measure(given, task.unsampled(settings))
-        generator, network = _generator(arguments, problem, device)
-        noise = None if measured else getattr(settings, "noise", None)
+        generator, network = _generator(arguments, task, problem, device)
+        noise = None if measured else task.deviation(problem, settings)
         options = _options(arguments, task, problem, generator, noise)
         written = files(arguments.output, task, problem.name)
         table = written.panel.with_name(
@@ -240,25 +243,33 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _generator(
-    arguments: argparse.Namespace, problem: Problem, device: str
+    arguments: argparse.Namespace, task: Task, problem: Problem, device: str
 ) -> tuple[Recipe, Network | None]:
     """Give the generator, and its weights where there are some."""
-    from svdinv.unroll.evaluation.inference import open_network
+    from svdinv.unroll.evaluation.inference import open_network, task_of_network
     from svdinv.unroll.networks import Generator
     from svdinv.unroll.untrained.presets import generator_for
 
+    prior = arguments.prior
     if arguments.weights is None:
+        if prior == _EDUCATED:
+            raise ValueError(
+                f"argument --prior: {prior} needs --weights, of 'svdinv train "
+                f"{task.kind}'"
+            )
         try:
-            return generator_for(arguments.prior or "dip", problem), None
+            return generator_for(prior or "dip", problem), None
         except ValueError as error:
             raise ValueError(f"argument --prior: {error}") from error
-    if arguments.prior is not None:
-        raise ValueError("argument --prior: not allowed with --weights")
+    if prior not in (None, _EDUCATED):
+        raise ValueError(f"argument --weights: has no use, for --prior {prior}")
     network = open_network(arguments.weights, device)
     if not isinstance(network.recipe, Generator):
         raise ValueError(
             f"argument --weights: {type(network.recipe).__name__} is no generator"
         )
+    if task_of_network(network).kind != task.kind:
+        raise ValueError(f"argument --weights: are not for {task.images}")
     return network.recipe, network
 
 

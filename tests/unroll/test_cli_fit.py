@@ -111,7 +111,7 @@ def test_an_educated_prior(photo, tmp_path, capsys):
         assert run(photo, *options, *SHORT) == 0
     capsys.readouterr()
     assert run(photo, "--weights", weights, "--prior", "dip") == 2
-    assert "not allowed with --weights" in capsys.readouterr().err
+    assert "has no use, for --prior dip" in capsys.readouterr().err
     assert run(photo, "--weights", "colour") == 2
     assert "TLR is no generator" in capsys.readouterr().err
 

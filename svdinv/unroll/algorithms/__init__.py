@@ -1,5 +1,6 @@
 """Iterative algorithms: their iterations, and reconstruction by them."""
 
+from svdinv.unroll.algorithms.em import EM
 from svdinv.unroll.algorithms.iterations import (
     ADMM,
     FISTA,
@@ -14,6 +15,7 @@ from svdinv.unroll.algorithms.solver import Solution, objective_value, solve
 
 __all__ = [
     "ADMM",
+    "EM",
     "FISTA",
     "ISTA",
     "PDHG",

@@ -104,9 +104,9 @@ def solve(
     ----------
     problem : Problem
         What was measured, by what, and its data fidelity D.
-    prior : Prior or pair of them
-        R; for `LowRankPlusSparse` those of the low-rank and of the sparse part.
-        Anything with ``value(x)`` and ``prox(x, step)`` does.
+    prior : Prior, pair of them or None
+        R; for `LowRankPlusSparse` those of the low-rank and of the sparse part, for
+        `EM` also None. Anything else with ``value(x)`` and ``prox(x, step)`` does.
     algorithm : Algorithm, optional
         Algorithm. By default `LowRankPlusSparse` for a pair, `PDHG` for
         `TotalVariation`, `GradientDescent` where there is a gradient, and `FISTA` with
@@ -202,6 +202,8 @@ def objective_value(state: State, problem: Problem, prior: Any) -> Array:
         Real, 0-d.
     """
     data = problem.value(state["x"])
+    if prior is None:
+        return data
     if isinstance(prior, Sequence):
         low_rank, sparse = prior
         parts = low_rank.value(state["low_rank"]) + sparse.value(state["sparse"])
@@ -241,7 +243,7 @@ def _first_state(
     state: State | None,
 ) -> State:
     xp = namespace(zero_filled)
-    x = zero_filled if x0 is None else fitted(x0, zero_filled, xp)
+    x = None if x0 is None else fitted(x0, zero_filled, xp)
     start = algorithm.start(problem, x)
     if state is None:
         return start

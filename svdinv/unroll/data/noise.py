@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from svdinv.unroll.problem import Problem
 
-__all__ = ["generator", "noisy", "white_noise"]
+__all__ = ["counted", "generator", "noisy", "white_noise"]
 
 Arrays = NDArray[Any]
 
@@ -70,3 +70,38 @@ def noisy(problem: Problem, deviation: float, *, seed: int) -> Problem:
         scale *= float(np.abs(problem.truth).max())
     noise = white_noise(y.shape, y.dtype, np.random.default_rng([seed, 1]))
     return replace(problem, y=y + problem.A.measured(np.float32(scale) * noise))
+
+
+def counted(
+    integrals: Arrays,
+    photons: float,
+    rng: np.random.Generator,
+    *,
+    electronic: float = 5.0,
+) -> Arrays:
+    """Give line integrals of attenuation as they are measured by counting photons.
+
+    Counts are Poisson variables of mean ``photons * exp(-integral)``, plus Gaussian
+    noise of the electronics (Lasio, Whiting & Williamson, Phys. Med. Biol. 2007). All
+    photons have one energy: there is no beam hardening.
+
+    Parameters
+    ----------
+    integrals : ndarray
+        Without noise.
+    photons : float
+        Photons that a detector counts without anything in the way.
+    rng : numpy.random.Generator
+        Draws the noise.
+    electronic : float
+        Standard deviation of the electronics' noise, in photons.
+
+    Returns
+    -------
+    ndarray
+        Of the same dtype; what would be no photon at all counts as one.
+    """
+    mean = photons * np.exp(-integrals.astype(np.float64))
+    counts = rng.poisson(mean) + electronic * rng.standard_normal(mean.shape)
+    measured: Arrays = -np.log(np.maximum(counts, 1) / photons)
+    return measured.astype(integrals.dtype)

@@ -77,7 +77,8 @@ class Generator(Recipe):
     along_time : bool
         Whether the convolutions run along the frames of a series, too; T is free then.
     source : {"noise", "adjoint"}
-        What it sees: uniform noise in [0, 0.1], or A^H y.
+        What it sees: uniform noise in [0, 0.1]; or A^H y, or what the operator knows
+        better, such as the filtered back-projection.
     depth : int
         Channels of the noise.
     seed : int
@@ -189,6 +190,8 @@ class Generator(Recipe):
             x = zero_filled(problem)
         else:
             x = problem.adjoint()
+            if self.source == "adjoint":
+                x = problem.A.approximate_inverse(problem.y)
             check_channels(x, self.axes, self.channels, namespace(x))
         xp = namespace(x)
         B, T, H, W = sizes(x, xp)
@@ -196,12 +199,14 @@ class Generator(Recipe):
             raise ValueError(
                 f"the network is for {self.channels} frames, got shape {(B, T, H, W)}"
             )
-        y = problem.A.forward(x)
-        square = inner(x, x, axis=(1, 2, 3))
-        seen = inner(y, y, axis=tuple(range(1, len(y.shape))))
+        Ax = problem.A.forward(x)
+        inside = tuple(range(1, len(Ax.shape)))
+        square, seen = inner(x, x, axis=(1, 2, 3)), inner(Ax, Ax, axis=inside)
         one = xp.ones_like(square)
-        # Of the best multiple of A^H y, whatever the norm of A.
-        scale = root(square / (T * H * W), xp) * square / xp.where(seen > 0, seen, one)
+        # Of the multiple of x that is nearest to the data, whatever the norm of A.
+        factor = inner(Ax, problem.A.measured(problem.y), axis=inside)
+        factor = factor / xp.where(seen > 0, seen, one)
+        scale = root(square / (T * H * W), xp) * factor
         scale = xp.where(scale > 0, scale, one)[:, None, None, None]
         if self.source == "adjoint":
             return {"x": x, "scale": scale, "z": self.as_maps(times(1 / scale, x, xp))}

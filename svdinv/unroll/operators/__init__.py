@@ -15,6 +15,7 @@ from svdinv.unroll.operators.linear import (
     dot_test,
     operator_norm,
 )
+from svdinv.unroll.operators.tomography import FanBeam, ParallelBeam
 from svdinv.unroll.operators.transforms import Fourier, Gradient, TemporalFourier
 from svdinv.unroll.operators.wrapped import Wrapped, WrappedNonlinear, from_matrix
 
@@ -23,10 +24,12 @@ __all__ = [
     "Blur",
     "Coils",
     "Dense",
+    "FanBeam",
     "Fourier",
     "Gradient",
     "Identity",
     "Operator",
+    "ParallelBeam",
     "Sampling",
     "Stack",
     "TemporalFourier",

@@ -61,6 +61,22 @@ class Operator:
         """Apply the adjoint of a linear operator."""
         raise NotImplementedError(f"{self!r} has no adjoint: take derivative(x).H")
 
+    def approximate_inverse(self, y: Array) -> Array:
+        """Give an image that explains data roughly, for a network to begin with.
+
+        Parameters
+        ----------
+        y : array
+            Measurements.
+
+        Returns
+        -------
+        array
+            ``A^H y``, unless a subclass knows better: tomography gives the filtered
+            back-projection.
+        """
+        return self.adjoint(y)
+
     def derivative(self, x: Array) -> Operator:
         """Give the derivative at an image, a linear operator.
 
@@ -282,6 +298,11 @@ class _Product(Operator):
             y = factor.adjoint(y)
         return y
 
+    def approximate_inverse(self, y: Array) -> Array:
+        for factor in self.factors:
+            y = factor.approximate_inverse(y)
+        return y
+
     def derivative(self, x: Array) -> Operator:
         if self.linear:
             return self
@@ -364,6 +385,15 @@ class _Multiple(Operator):
 
     def adjoint(self, y: Array) -> Array:
         return _times(self.scalar.conjugate(), self.operator.adjoint(y))
+
+    def approximate_inverse(self, y: Array) -> Array:
+        return self.operator.approximate_inverse(_times(1 / self.scalar, y))
+
+    def __getattr__(self, name: str) -> Any:
+        # A bound on the norm, where the operator has one.
+        if name != "norm_bound":
+            raise AttributeError(name)
+        return abs(self.scalar) * self.operator.norm_bound  # type: ignore[attr-defined]
 
     def derivative(self, x: Array) -> Operator:
         return (

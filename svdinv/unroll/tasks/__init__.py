@@ -2,6 +2,7 @@
 
 from svdinv.unroll.tasks.cine import Cine
 from svdinv.unroll.tasks.colour import Colour
+from svdinv.unroll.tasks.ct import Ct
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -16,6 +17,7 @@ from svdinv.unroll.tasks.task import (
 __all__ = [
     "Cine",
     "Colour",
+    "Ct",
     "Estimate",
     "Given",
     "Options",

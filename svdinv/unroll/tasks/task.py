@@ -383,6 +383,10 @@ class Task:
         """
         return options
 
+    def deviation(self, problem: Problem, options: Any) -> float | None:
+        """Give the standard deviation of the noise in the data that `measure` added."""
+        return getattr(options, "noise", None)
+
     def begun(self, problem: Problem) -> Arrays | None:
         """Give an image for `svdinv fit` to begin with, or None for nothing."""
         return None
@@ -562,14 +566,16 @@ def recognise(source: str | Path) -> Task:
     Returns
     -------
     Task
-        The first that recognises it.
+        The last registered that recognises it.
 
     Raises
     ------
     ValueError
         If none does.
     """
-    for cls in tasks().values():
+    # A task that knows its files by what is in them comes before one that takes all
+    # of a suffix, and one of the user's own before all others.
+    for cls in reversed(tasks().values()):
         if cls().recognises(Path(source)):
             return cls()
     if Path(source).is_dir():

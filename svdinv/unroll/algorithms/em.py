@@ -1,0 +1,132 @@
+"""Expectation maximisation for counts, as in emission tomography.
+
+Counts are Poisson variables of mean A x + b: the data fidelity is
+`svdinv.unroll.fidelity.PoissonKL` with the background b. A has no negative entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from svdinv.core.namespace import safe_divide
+from svdinv.unroll.algorithms.iterations import Algorithm, Parameters, State
+from svdinv.unroll.arrays import Array, fitted, like, namespace, times
+from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.operators import Operator, Stack
+from svdinv.unroll.problem import Problem
+
+__all__ = ["EM"]
+
+_LEAST = 1e-3  # of the mean of the first image: what is 0 would stay so
+
+
+@dataclass(frozen=True)
+class EM(Algorithm):
+    """Expectation maximisation, alone or with a prior.
+
+    With ``s = A^T 1`` and ``e = x A^T(y / (A x + b))``:
+
+    - without a prior ``x <- e / s`` (MLEM: Shepp & Vardi, IEEE TMI 1982). No step
+      lowers the likelihood, and without background the counts are kept,
+      ``sum(s x) = sum(y)``;
+    - a prior with a gradient g and curvature L is replaced by the quadratic function
+      above it that touches it at x (De Pierro, IEEE TMI 1995): x becomes the positive
+      root of ``L u^2 + (s + g - L x) u = e``. No step raises the objective;
+    - one with a proximal operator alone, such as one of low rank, is denoised by after
+      each step, ``x <- prox(e / s, step mean(x) / mean(s))`` (as EM-TV: Sawatzky et
+      al., IEEE NSS 2008, with one weight for all pixels). That has a fixed point near
+      the largest posterior, not on it.
+
+    The operators of a `svdinv.unroll.operators.Stack` are subsets, stepped by one
+    after the other (OSEM: Hudson & Larkin, IEEE TMI 1994): faster by their number, and
+    without convergence.
+    """
+
+    parameters: ClassVar[dict[str, float]] = {"step": 1.0}
+
+    def start(self, problem: Problem, x: Array | None = None) -> State:
+        """Begin with a positive image, and add the sensitivities of the subsets.
+
+        By default the image is flat, and has as many counts as there are.
+
+        Raises
+        ------
+        TypeError
+            If the data fidelity is another than `PoissonKL`.
+        ValueError
+            If counts are negative.
+        """
+        if not isinstance(problem.fidelity, PoissonKL):
+            raise TypeError(
+                f"EM is for the data fidelity PoissonKL, not {problem.fidelity!r}"
+            )
+        like_x = problem.adjoint() if x is None else x
+        xp = namespace(like_x)
+        if bool(xp.any(problem.y < 0)):
+            raise ValueError("y must hold no negative counts")
+        subsets = _subsets(problem, like_x)
+        seen = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in subsets])
+        one = xp.ones_like(like_x)
+        if x is None:
+            x = xp.sum(problem.y) / xp.sum(seen) * one
+        least = _LEAST * xp.mean(x) * one
+        return {"x": xp.where(x > least, x, least), "sensitivity": seen}
+
+    def iterate(
+        self, state: State, problem: Problem, prox: Any, p: Parameters
+    ) -> State:
+        """Step by each subset, and denoise."""
+        x, seen = state["x"], state["sensitivity"]
+        xp, count = namespace(x), seen.shape[0]
+        for k, (A, y, background) in enumerate(_subsets(problem, x)):
+            mean = A.forward(x) + background
+            ratio = safe_divide(like(y, mean, xp), mean, mean > 0, xp)
+            e, s = x * A.adjoint(ratio), seen[k, ...]
+            if hasattr(prox, "gradient"):
+                x = _surrogate(x, e, s, prox, count, xp)
+            else:
+                x = safe_divide(e, s, s > 0, xp)
+        if callable(prox):
+            step = p["step"] * xp.mean(x) / xp.mean(xp.sum(seen, axis=0))
+            x = prox(x, step)
+            x = xp.where(x > 0, x, xp.zeros_like(x))
+        return {"x": x, "sensitivity": seen}
+
+    def bind(self, prior: Any) -> tuple[Algorithm, Any]:
+        """Give the prior itself where it has a gradient, else its proximal operator."""
+        if prior is None or hasattr(prior, "gradient"):
+            return self, prior
+        return self, prior.prox
+
+    def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
+        """Give the step 1."""
+        return {"step": 1.0}
+
+
+def _subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]:
+    """Give each operator with its counts and background."""
+    A, y, b = problem.A, problem.y, problem.fidelity.background  # type: ignore[attr-defined]
+    if hasattr(b, "dtype"):
+        b = fitted(b, x, namespace(x)) + namespace(x).zeros_like(
+            like(y, x, namespace(x))
+        )
+    if not isinstance(A, Stack):
+        yield A, y, b
+        return
+    parts = A.split(b) if hasattr(b, "dtype") else [b] * len(A.operators)
+    yield from zip(A.operators, A.split(y), parts, strict=True)
+
+
+def _surrogate(x: Array, e: Array, s: Array, prior: Any, count: int, xp: Any) -> Array:
+    """Maximise the surrogate of a subset, with its share of the prior."""
+    L = prior.curvature(x) / count
+    linear = s + times(1 / count, prior.gradient(x), xp) - times(L, x, xp)
+    root = xp.sqrt(linear**2 + 4 * times(L, e, xp))
+    # Of both forms the one without cancellation.
+    positive = linear > 0
+    one = xp.ones_like(x)
+    down = safe_divide(2 * e, linear + root, positive, xp)
+    up = (root - linear) / (2 * L if L else one)
+    return xp.where(positive, down, up if L else 0 * one)

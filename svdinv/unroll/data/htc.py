@@ -1,0 +1,115 @@
+"""Fan-beam sinograms of the Helsinki Tomography Challenge 2022.
+
+Meaney, Silva de Moura & Siltanen, Helsinki Tomography Challenge 2022 open tomographic
+dataset, Zenodo. The ``.mat`` files hold a struct with the sinogram and the geometry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.data._files import FileError, naming
+
+__all__ = ["HTC", "holds_htc", "read_htc"]
+
+_STRUCTS = ("CtDataLimited", "CtDataFull")
+
+
+@dataclass(frozen=True, eq=False)
+class HTC:
+    """A measurement of the challenge.
+
+    Attributes
+    ----------
+    sinogram : ndarray of float32, shape (views, detectors)
+        Line integrals of the attenuation.
+    angles : ndarray of float64, shape (views,)
+        In degrees.
+    source, distance : float
+        Of the source from the centre of rotation and from the detector, in mm.
+    spacing : float
+        Of the detectors, in mm.
+    """
+
+    sinogram: NDArray[np.float32]
+    angles: NDArray[np.float64]
+    source: float
+    distance: float
+    spacing: float
+
+
+def holds_htc(path: str | Path) -> bool:
+    """Tell whether a file is of the challenge, by the names in it.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file.
+
+    Returns
+    -------
+    bool
+        False for files that cannot be read.
+    """
+    if Path(path).suffix.lower() != ".mat" or not Path(path).is_file():
+        return False
+    try:
+        from scipy.io import whosmat
+
+        return any(name in _STRUCTS for name, *_ in whosmat(path))
+    except Exception:  # damaged, or of another version: it has other readers
+        return False
+
+
+def read_htc(path: str | Path) -> HTC:
+    """Read a file of the challenge.
+
+    Parameters
+    ----------
+    path : str or Path
+        The ``.mat`` file.
+
+    Returns
+    -------
+    HTC
+        The sinogram and its geometry.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, damaged or of another form.
+    ImportError
+        If SciPy is missing.
+    """
+    try:
+        from scipy.io import loadmat
+    except ModuleNotFoundError as error:
+        raise explain_missing("scipy", "train") from error
+    with naming(path, "a sinogram of the Helsinki challenge"):
+        held: Any = loadmat(path, simplify_cells=True, variable_names=_STRUCTS)
+        data = next(held[name] for name in _STRUCTS if name in held)
+        given = data["parameters"]
+        sinogram = np.asarray(data["sinogram"], np.float32)
+        angles = np.atleast_1d(np.asarray(given["angles"], np.float64))
+        numbers = [
+            float(given[name])
+            for name in (
+                "distanceSourceOrigin",
+                "distanceSourceDetector",
+                "pixelSizePost",
+            )
+        ]
+    if sinogram.ndim != 2 or angles.shape != sinogram.shape[:1]:
+        raise FileError(
+            f"{path}: the sinogram must have a row for each of {angles.size} angles, "
+            f"got {sinogram.shape}"
+        )
+    if not np.isfinite(sinogram).all():
+        raise FileError(f"{path}: the sinogram has numbers that are not finite")
+    return HTC(sinogram, angles, *numbers)

@@ -1,0 +1,514 @@
+"""Computed tomography in two dimensions: line integrals along parallel or fan beams.
+
+Lengths are in one unit, whichever, and the centre of rotation is that of the image. At
+the angle t the detector lies along ``(cos t, sin t)`` and rays run along
+``(-sin t, cos t)``, with x to the right and y up: parallel beams are those of
+scikit-image's ``radon``.
+
+Rays are integrated by Joseph's method (IEEE TMI 1982): along the axis that it is
+nearer to, a ray is sampled once in each row or column, between two pixels. The adjoint
+is the exact one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdinv._missing import explain_missing
+from svdinv.unroll.arrays import Array
+from svdinv.unroll.operators.wrapped import Wrapped
+
+__all__ = ["FanBeam", "ParallelBeam", "Window"]
+
+Window = Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
+
+_WINDOWS: dict[str, Callable[[Any], Any]] = {
+    "ram-lak": np.ones_like,
+    "shepp-logan": lambda f: np.sinc(f / 2),
+    "cosine": lambda f: np.cos(np.pi * f / 2),
+    "hamming": lambda f: 0.54 + 0.46 * np.cos(np.pi * f),
+    "hann": lambda f: 0.5 + 0.5 * np.cos(np.pi * f),
+}
+"""Windows of the ramp filter, of the frequency relative to the highest."""
+
+# A gap between neighbouring angles that is this many times the usual one is no
+# sampling: the angles are limited.
+_GAP = 4
+
+
+class _Views:
+    """A matrix by blocks of rows, one for each view, kept or made when it is needed."""
+
+    def __init__(self, count: int, block: Callable[[int], Any], kept: bool) -> None:
+        self.count, self.block, self.kept = count, block, kept
+        self._made: dict[tuple[str, bool], Any] = {}
+
+    def forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        """From (n,) to (views, detectors)."""
+        if self.kept:
+            return (self._matrix(x.dtype, False) @ x).reshape(self.count, -1)
+        return np.stack([block.astype(x.dtype) @ x for block in self._blocks()])
+
+    def adjoint(self, y: NDArray[Any]) -> NDArray[Any]:
+        """From (views, detectors) to (n,)."""
+        if self.kept:
+            return self._matrix(y.dtype, True) @ y.reshape(-1)
+        pairs = zip(self._blocks(), y, strict=True)
+        return sum(block.T.astype(y.dtype) @ view for block, view in pairs)
+
+    def _blocks(self) -> Iterator[Any]:
+        return (self.block(k) for k in range(self.count))
+
+    def _matrix(self, dtype: Any, turned: bool) -> Any:
+        """Give the matrix or its transpose, by rows: so it multiplies fastest."""
+        dtype = np.finfo(dtype).dtype
+        key = (dtype.name, turned)
+        if key not in self._made:
+            if turned:
+                made = self._matrix(dtype, False).T.tocsr()
+            else:
+                blocks = [block.astype(dtype) for block in self._blocks()]
+                made = _scipy().vstack(blocks, format="csr")
+            self._made[key] = made
+        return self._made[key]
+
+
+class _Beam(Wrapped):
+    """What both geometries share; they say where the rays run."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        angles: ArrayLike,
+        detectors: int | None,
+        spacing: float | None,
+        offset: float,
+        pixel: float,
+        matrix: bool,
+    ) -> None:
+        shape = tuple(int(n) for n in image_shape)
+        if len(shape) != 2 or min(shape) < 1:
+            raise ValueError(f"image_shape must be (H, W), got {tuple(image_shape)}")
+        degrees = np.array(angles, dtype=np.float64)
+        if degrees.ndim != 1 or not degrees.size or not np.isfinite(degrees).all():
+            raise ValueError(
+                f"angles must be a list of numbers, in degrees, got {angles!r}"
+            )
+        if not 0 < pixel < math.inf:
+            raise ValueError(f"pixel must be positive, got {pixel}")
+        if spacing is not None and not 0 < spacing < math.inf:
+            raise ValueError(f"spacing must be positive, got {spacing}")
+        if not math.isfinite(offset):
+            raise ValueError(f"offset must be finite, got {offset}")
+        self.angles = degrees
+        self.pixel, self.offset = float(pixel), float(offset)
+        self.radius = self.pixel * math.hypot(*shape) / 2
+        self.spacing = self.pixel * self.magnification
+        if spacing is not None:
+            self.spacing = float(spacing)
+        if detectors is None:
+            seen = 2 * (self._shadow() + abs(self.offset))
+            detectors = math.ceil(round(seen / self.spacing, 9))
+        if detectors < 1:
+            raise ValueError(f"detectors must be at least 1, got {detectors}")
+        self.detectors, self.matrix = int(detectors), bool(matrix)
+        where = np.arange(self.detectors) - (self.detectors - 1) / 2
+        self._where = where * self.spacing + self.offset
+        count = len(degrees)
+        self._rays = _Views(count, lambda k: self._block(shape, k), self.matrix)
+        self._interpolations: dict[str, Any] = {}
+        super().__init__(
+            lambda x: self._rays.forward(x.reshape(-1)),
+            lambda y: self._rays.adjoint(y).reshape(shape),
+            shape,
+            (count, self.detectors),
+        )
+
+    @property
+    def magnification(self) -> float:
+        """How many times as large as at the centre something is on the detector."""
+        return 1.0
+
+    @property
+    def norm_bound(self) -> float:
+        """Bound on the norm, the root of the largest row sum times column sum.
+
+        Schur's test, of a matrix without negative entries; found by one projection and
+        one back-projection.
+        """
+        rows = self.forward(np.ones(self.image_shape, np.float32)).max()
+        columns = self.adjoint(np.ones(self.data_shape, np.float32)).max()
+        return math.sqrt(float(rows) * float(columns))
+
+    def filtered_back_projection(self, y: Array, window: Window = "ram-lak") -> Array:
+        """Invert by the ramp filter and back-projection between detectors.
+
+        Angles at any distances count by the angle that they stand for, and views that
+        are missing as nothing.
+
+        Parameters
+        ----------
+        y : array, shape (..., views, detectors)
+            Line integrals.
+        window : {"ram-lak", "shepp-logan", "cosine", "hamming", "hann"}
+            Window of the filter; the first is the ramp alone.
+
+        Returns
+        -------
+        array, shape (..., H, W)
+            The image; linear in `y`, and differentiable.
+
+        Raises
+        ------
+        ValueError
+            If `window` is none of these.
+        """
+        if window not in _WINDOWS:
+            raise ValueError(f"window must be one of {list(_WINDOWS)}, got {window!r}")
+        spacing = self.spacing / self.magnification
+        response = _ramp(self.detectors, spacing, window)
+        before, after = self._ray_weights(), self._view_weights()[:, None]
+
+        def invert(y: NDArray[Any]) -> NDArray[Any]:
+            filtered = after * _filtered(before * y, response)
+            return self._spread(filtered.astype(y.dtype)).reshape(self.image_shape)
+
+        def turned(x: NDArray[Any]) -> NDArray[Any]:
+            gathered = self._gathered(x.reshape(-1))
+            return before * _filtered(after * gathered, response)
+
+        return Wrapped(invert, turned, self.data_shape, self.image_shape).forward(y)
+
+    def approximate_inverse(self, y: Array) -> Array:
+        """Give the filtered back-projection."""
+        return self.filtered_back_projection(y)
+
+    def _shadow(self) -> float:
+        """Half the width of the image on the detector, at most."""
+        raise NotImplementedError
+
+    def _lines(self, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Give a point of each ray of a view and its direction, (detectors, 2)."""
+        raise NotImplementedError
+
+    def _hits(self, k: int, x: Any, y: Any) -> tuple[Any, Any]:
+        """Give where on the detector points are seen in a view, and with what weight.
+
+        The weight is that of back-projection.
+        """
+        raise NotImplementedError
+
+    def _ray_weights(self) -> NDArray[Any]:
+        """Weights of line integrals before they are filtered."""
+        raise NotImplementedError
+
+    def _view_weights(self) -> NDArray[Any]:
+        """Weights of views after they are filtered, (views,)."""
+        raise NotImplementedError
+
+    def _block(self, shape: tuple[int, int], k: int) -> Any:
+        """Weights of pixels in the line integrals of a view: Joseph's method."""
+        H, W = shape
+        point, direction = (a / self.pixel for a in self._lines(k))
+        # In pixels, rows and columns, from the first one.
+        column = point[:, 0] + (W - 1) / 2
+        row = (H - 1) / 2 - point[:, 1]
+        right, down = direction[:, 0], -direction[:, 1]
+        steep = np.abs(down) >= np.abs(right)
+        along, across = np.where(steep, down, right), np.where(steep, right, down)
+        length = self.pixel * np.hypot(along, across) / np.abs(along)
+        slope = across / along
+        first, second = np.where(steep, row, column), np.where(steep, column, row)
+        step = np.arange(max(H, W))
+        place = (second - slope * first)[:, None] + slope[:, None] * step
+        low = np.floor(place)
+        part = place - low
+        near = low.astype(np.int64)[..., None] + np.arange(2)
+        weight = np.stack([1 - part, part], axis=-1) * length[:, None, None]
+        steep_, step_ = steep[:, None, None], step[None, :, None]
+        inside = (near >= 0) & (near < np.where(steep_, W, H))
+        inside &= (step_ < np.where(steep_, H, W)) & (weight > 0)
+        index = np.where(steep_, step_ * W + near, near * W + step_)
+        ends = np.concatenate([[0], inside.sum(axis=(1, 2)).cumsum()])
+        return _scipy().csr_array(
+            (weight[inside], index[inside].astype(np.int32), ends.astype(np.int32)),
+            shape=(self.detectors, H * W),
+        )
+
+    def _spread(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Back-project between detectors, from (views, detectors) to (H W,)."""
+        pairs = zip(self._between(y.dtype), y, strict=True)
+        return sum(block @ view for block, view in pairs)
+
+    def _gathered(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Apply the adjoint of `_spread`."""
+        return np.stack([block.T @ x for block in self._between(x.dtype)])
+
+    def _between(self, dtype: Any) -> Iterable[Any]:
+        """Give the matrices of `_spread`, (H W, detectors), one for each view."""
+        name = np.finfo(dtype).dtype.name
+        if name in self._interpolations:
+            return self._interpolations[name]
+        every = (self._seen(k).astype(name) for k in range(len(self.angles)))
+        if not self.matrix:
+            return every
+        self._interpolations[name] = list(every)
+        return self._interpolations[name]
+
+    def _seen(self, k: int) -> Any:
+        """Weights of the two detectors in a view that each pixel lies between."""
+        H, W = self.image_shape
+        x = (np.arange(W) - (W - 1) / 2) * self.pixel
+        y = ((H - 1) / 2 - np.arange(H)) * self.pixel
+        hit, share = self._hits(k, x, y[:, None])
+        place = ((hit - self._where[0]) / self.spacing).reshape(-1, 1)
+        low = np.floor(place)
+        near = low.astype(np.int32) + np.arange(2, dtype=np.int32)
+        weight = np.concatenate([low + 1 - place, place - low], axis=1)
+        weight *= share.reshape(-1, 1)
+        weight[(near < 0) | (near >= self.detectors)] = 0
+        near = near.clip(0, self.detectors - 1).reshape(-1)
+        ends = np.arange(0, 2 * H * W + 1, 2, dtype=np.int32)
+        shape = (H * W, self.detectors)
+        return _scipy().csr_array((weight.reshape(-1), near, ends), shape=shape)
+
+
+class ParallelBeam(_Beam):
+    """Line integrals along parallel rays: the Radon transform, sampled.
+
+    Parameters
+    ----------
+    image_shape : sequence of int
+        (H, W).
+    angles : array_like, shape (views,)
+        In degrees, any.
+    detectors : int, optional
+        Detectors of a view; by default as many as see all of the image.
+    spacing : float, optional
+        Distance of neighbouring detectors; by default `pixel`.
+    offset : float
+        Where the middle of the detector lies, along it, from the projection of the
+        centre of rotation.
+    pixel : float
+        Side of a pixel.
+    matrix : bool
+        Whether to keep the matrix, built when it is first needed: about
+        ``1.5 * 8 * views * detectors * max(H, W)`` bytes in single precision, and as
+        many for the adjoint. Without, each view is computed when it is applied, which
+        takes longer by far and hardly any memory.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or `image_shape` is not of two axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdinv.unroll.operators import ParallelBeam
+    >>> A = ParallelBeam((5, 5), [0, 90])
+    >>> A(np.eye(5)).shape
+    (2, 8)
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        angles: ArrayLike,
+        *,
+        detectors: int | None = None,
+        spacing: float | None = None,
+        offset: float = 0.0,
+        pixel: float = 1.0,
+        matrix: bool = True,
+    ) -> None:
+        super().__init__(image_shape, angles, detectors, spacing, offset, pixel, matrix)
+
+    def _shadow(self) -> float:
+        return self.radius
+
+    def _lines(self, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        along, beam = _axes(self.angles[k])
+        point = self._where[:, None] * along
+        return point, np.broadcast_to(beam, point.shape)
+
+    def _hits(self, k: int, x: Any, y: Any) -> tuple[Any, Any]:
+        along, _ = _axes(self.angles[k])
+        hit = along[0] * x + along[1] * y
+        return hit, np.ones_like(hit)
+
+    def _ray_weights(self) -> NDArray[Any]:
+        return np.ones((1, 1))
+
+    def _view_weights(self) -> NDArray[Any]:
+        return _arcs(self.angles, 180.0)[0]
+
+
+class FanBeam(_Beam):
+    """Line integrals along rays from a point to a flat detector.
+
+    At the angle t the source is at ``source (sin t, -cos t)``, and the detector
+    opposite, at right angles to the line through the centre of rotation.
+
+    Parameters
+    ----------
+    image_shape : sequence of int
+        (H, W).
+    angles : array_like, shape (views,)
+        In degrees, any.
+    source : float
+        Distance of the source from the centre of rotation, beyond the image.
+    distance : float
+        Distance of the source from the detector.
+    detectors, offset, pixel, matrix
+        As of `ParallelBeam`.
+    spacing : float, optional
+        Distance of neighbouring detectors, on the detector; by default that on which a
+        pixel in the centre is seen.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or the source lies within the image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdinv.unroll.operators import FanBeam
+    >>> A = FanBeam((16, 16), np.arange(0, 360, 10), source=40, distance=80)
+    >>> A.filtered_back_projection(A(np.ones((16, 16)))).shape
+    (16, 16)
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        angles: ArrayLike,
+        *,
+        source: float,
+        distance: float,
+        detectors: int | None = None,
+        spacing: float | None = None,
+        offset: float = 0.0,
+        pixel: float = 1.0,
+        matrix: bool = True,
+    ) -> None:
+        self.source, self.distance = float(source), float(distance)
+        for name in ("source", "distance"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        super().__init__(image_shape, angles, detectors, spacing, offset, pixel, matrix)
+
+    @property
+    def magnification(self) -> float:
+        """How many times as large as at the centre something is on the detector."""
+        return self.distance / self.source
+
+    def _shadow(self) -> float:
+        if self.source <= self.radius:
+            raise ValueError(
+                f"source must lie beyond the image, whose corners are {self.radius:g} "
+                f"from its centre, got {self.source:g}"
+            )
+        return self.distance * self.radius / math.sqrt(self.source**2 - self.radius**2)
+
+    def _lines(self, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        along, beam = _axes(self.angles[k])
+        direction = self.distance * beam + self._where[:, None] * along
+        return np.broadcast_to(-self.source * beam, direction.shape), direction
+
+    def _hits(self, k: int, x: Any, y: Any) -> tuple[Any, Any]:
+        along, beam = _axes(self.angles[k])
+        depth = self.source + beam[0] * x + beam[1] * y
+        hit = self.distance * (along[0] * x + along[1] * y) / depth
+        return hit, (self.source / depth) ** 2
+
+    def _ray_weights(self) -> NDArray[Any]:
+        """Cosines of the rays, and how much each counts that is measured twice."""
+        cosine = self.distance / np.hypot(self.distance, self._where)
+        fan = np.arctan(-self._where / self.distance)
+        return cosine * _redundancy(self.angles, fan)
+
+    def _view_weights(self) -> NDArray[Any]:
+        return _arcs(self.angles, 360.0)[0]
+
+
+def _scipy() -> Any:
+    """Give SciPy's sparse matrices, imported when they are needed."""
+    try:
+        import scipy.sparse
+    except ModuleNotFoundError as error:
+        raise explain_missing("scipy", "train") from error
+    return scipy.sparse
+
+
+def _axes(degrees: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Give the directions of the detector and of the beam."""
+    t = math.radians(degrees)
+    return np.array([math.cos(t), math.sin(t)]), np.array([-math.sin(t), math.cos(t)])
+
+
+def _arcs(angles: NDArray[Any], period: float) -> tuple[NDArray[Any], float, float]:
+    """Give the arc that each angle stands for, where all begin, and how far they go.
+
+    In radians; angles that are there several times share their arc.
+    """
+    turned = np.round(angles % period, 9) % period
+    known, place, counts = np.unique(turned, return_inverse=True, return_counts=True)
+    gaps = np.diff(known, append=known[0] + period)
+    usual, largest = float(np.median(gaps)), int(gaps.argmax())
+    begin, span = known[(largest + 1) % len(known)], period - gaps[largest] + usual
+    gaps = np.where(gaps > _GAP * usual, usual, gaps)
+    arcs = (gaps + np.roll(gaps, 1)) / 2 / counts
+    return (
+        np.radians(arcs)[place],
+        math.radians(begin),
+        math.radians(min(span, period)),
+    )
+
+
+def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
+    """Weights (views, detectors) of rays of which some are measured from both ends.
+
+    Both together count once. Between half a turn with the fan and a whole turn by
+    Parker (Med. Phys. 1982), smoothly, in the form for any such arc of Silver (Med.
+    Phys. 2000); below that each ray counts whole, in a whole turn half.
+    """
+    _, begin, span = _arcs(angles, 360.0)
+    if span > 2 * math.pi - 1e-6:
+        return np.full((1, 1), 0.5)
+    half = (span - math.pi) / 2
+    if half < np.abs(fan).max():
+        return np.ones((1, 1))
+    b = ((np.radians(angles) - begin) % (2 * math.pi))[:, None]
+    # A ray of the fan angle g is met again after half a turn and 2 g.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rising = np.sin(math.pi / 4 * b / (half - fan)) ** 2
+        falling = np.sin(math.pi / 4 * (span - b) / (half + fan)) ** 2
+    weights = np.where(b < 2 * (half - fan), rising, 1.0)
+    return np.where(b > math.pi - 2 * fan, falling, weights)
+
+
+def _ramp(detectors: int, spacing: float, window: Window) -> NDArray[Any]:
+    """Give the frequency response of the ramp filter, sampled in space.
+
+    That keeps the mean right (Ramachandran & Lakshminarayanan, Proc. Natl. Acad. Sci.
+    1971).
+    """
+    size = 2 ** math.ceil(math.log2(2 * detectors))
+    n = np.fft.fftfreq(size, 1 / size)
+    odd = n % 2 == 1
+    kernel = np.where(odd, -1 / (np.pi * np.where(odd, n, 1)) ** 2, 0.0)
+    kernel[0] = 0.25
+    response = np.fft.rfft(kernel).real / spacing
+    return response * _WINDOWS[window](np.linspace(0, 1, len(response)))
+
+
+def _filtered(y: NDArray[Any], response: NDArray[Any]) -> NDArray[Any]:
+    size = 2 * (len(response) - 1)
+    return np.fft.irfft(np.fft.rfft(y, size) * response, size)[..., : y.shape[-1]]

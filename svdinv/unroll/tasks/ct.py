@@ -1,0 +1,603 @@
+"""Computed tomography: densities from line integrals along few or limited angles."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from svdinv.unroll.algorithms import FISTA, solve
+from svdinv.unroll.arrays import namespace
+from svdinv.unroll.data import centre_crop, photograph, read_picture
+from svdinv.unroll.data.densities import NAMES, density, random_ellipses
+from svdinv.unroll.data.htc import holds_htc, read_htc
+from svdinv.unroll.data.measurements import Datasets
+from svdinv.unroll.data.noise import counted, generator, white_noise
+from svdinv.unroll.data.photographs import PHOTOS
+from svdinv.unroll.data.pictures import picture_files
+from svdinv.unroll.display.panels import save_panel
+from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.metrics import COLOUR, psnr
+from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
+from svdinv.unroll.priors import TotalVariation
+from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.tasks.task import (
+    Estimate,
+    Given,
+    Method,
+    Options,
+    Task,
+    View,
+    option,
+    register,
+)
+
+__all__ = ["Ct", "CtOptions", "Densities", "Geometry", "fbp", "nnls", "sirt", "tv"]
+
+_PREFIX = "density:"  # a picture that is to be a density
+_BEAMS = ("parallel", "fan")
+_VIEWS = 60
+_ATTENUATION = 4.0  # of density 1 along a side of the image
+_SOURCE, _DISTANCE = 2.0, 3.0  # of a fan, in sides of the image
+_WIDTH = 68.0  # of the challenge's images, in mm
+_PIXELS = 512  # and their pixels a side
+_WINDOWS = ("ram-lak", "cosine", "hann")
+_WEIGHTS = (*np.geomspace(1e-2, 3e-5, 6),)  # of TV, for data of an A of norm 1
+_FIXED_WEIGHT = 1e-3  # where the truth is not known
+_ITERATIONS = 100
+_USUAL = (0.1, 4.0)  # twice the mean along the densest ray
+
+
+class Geometry(NamedTuple):
+    """How a sinogram was measured, as `measured` writes it.
+
+    Attributes
+    ----------
+    rows, columns : int
+        Of the image.
+    pixel, spacing, offset : float
+        As of `svdinv.unroll.operators.ParallelBeam`.
+    source, distance : float
+        As of `svdinv.unroll.operators.FanBeam`; 0 for parallel beams.
+    """
+
+    rows: int
+    columns: int
+    pixel: float
+    spacing: float
+    offset: float = 0.0
+    source: float = 0.0
+    distance: float = 0.0
+
+    def operator(self, angles: tuple[float, ...], detectors: int | None) -> Operator:
+        """Give the projector, divided by a bound on its norm.
+
+        Raises
+        ------
+        ValueError
+            If the geometry makes no sense.
+        """
+        return _operator(self, angles, detectors)
+
+
+@functools.lru_cache(maxsize=4)
+def _operator(
+    geometry: Geometry, angles: tuple[float, ...], detectors: int | None
+) -> Operator:
+    shape = (geometry.rows, geometry.columns)
+    common: dict[str, Any] = {
+        "detectors": detectors,
+        "spacing": geometry.spacing,
+        "offset": geometry.offset,
+        "pixel": geometry.pixel,
+    }
+    A: ParallelBeam | FanBeam
+    if geometry.source:
+        lengths: dict[str, Any] = {
+            "source": geometry.source,
+            "distance": geometry.distance,
+        }
+        A = FanBeam(shape, angles, **lengths, **common)
+    else:
+        A = ParallelBeam(shape, angles, **common)
+    return A / A.norm_bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtOptions(Options):
+    """How densities are read and projected."""
+
+    views: int | None = option(
+        None, f"views of a tomogram (default {_VIEWS})", low=1, high=10_000
+    )
+    arc: float | None = option(
+        None,
+        "degrees that the views of a tomogram lie in (default 180 of parallel beams, "
+        "360 of a fan)",
+        low=1,
+        high=360,
+    )
+    beam: str | None = option(
+        None, f"rays of a tomogram: {' or '.join(_BEAMS)} (default parallel)"
+    )
+    photons: float | None = option(
+        None,
+        "photons that a detector of a tomogram counts without anything in the way "
+        "(default: no such noise)",
+        low=10,
+        high=1_000_000_000,
+    )
+    noise: float | None = option(
+        None,
+        "of a sinogram relative to its mean (default 0)",
+        low=0,
+        high=10,
+    )
+    size: int | None = option(
+        None,
+        "rows and columns of a phantom in pixels (default 128)",
+        low=11,
+        high=4096,
+        reads=True,
+    )
+    crop: int | None = option(
+        None,
+        "crop a picture around its middle to this many pixels a side, at least 32; 0: "
+        "not at all",
+        low=0,
+        high=100_000,
+        reads=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        super().__post_init__()
+        if self.beam is not None and self.beam not in _BEAMS:
+            raise ValueError(f"beam must be {' or '.join(_BEAMS)}, got {self.beam!r}")
+        if self.crop and self.crop < 32:
+            raise ValueError(f"crop must be 0 or at least 32, got {self.crop}")
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Ct(Task):
+    """Densities, of which line integrals along few or limited angles are known."""
+
+    kind: ClassVar[str] = "ct"
+    axes: ClassVar[str] = "B C H W"
+    channels: ClassVar[int | None] = 1
+    images: ClassVar[str] = "densities"
+    reads: ClassVar[str] = (
+        f"a phantom of tomography ({', '.join(NAMES)}), nor a picture as one "
+        f"({_PREFIX}FILE), nor a sinogram of the Helsinki challenge (.mat)"
+    )
+    sampled: ClassVar[str] = "sinogram"
+    options: ClassVar[type[Options]] = CtOptions
+    metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
+    endings: ClassVar[tuple[str, ...]] = (".png",)
+
+    size: int = option(128, "rows and columns of what is trained on", low=16)
+    projections: int = option(_VIEWS, "views of each", low=1)
+    arc: float = option(0.0, "degrees that they lie in; 0: all", low=0, high=360)
+    beam: str = option("parallel", " or ".join(_BEAMS))
+    noise: float = option(0.01, "noise relative to the mean of a sinogram", low=0)
+    validation: int = option(4, "phantoms to watch the training by", low=1)
+
+    def load(self) -> Densities:
+        """Give phantoms of ellipses, drawn as they are asked for."""
+        return Densities(self)
+
+    def recognises(self, path: Path) -> bool:
+        """Tell a phantom, a picture with the prefix, or a file of the challenge."""
+        named = str(path) in NAMES or str(path).startswith(_PREFIX)
+        return named or holds_htc(path)
+
+    def files(self, folder: Path) -> list[Path]:
+        """List the sinograms of a folder, or else its pictures, as densities."""
+        found = [path for path in sorted(folder.iterdir()) if holds_htc(path)]
+        return found or [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
+
+    def takes(self, source: str | Path) -> tuple[str, ...]:
+        """Name the size of a phantom, or the crop of a picture."""
+        if str(source).startswith(_PREFIX):
+            return ("crop",)
+        return ("size",)
+
+    def read(self, source: str | Path, options: Any) -> Given | Problem:
+        """Give a phantom, a picture as a density, or a sinogram of the challenge."""
+        name = str(source)
+        if name in NAMES:
+            image = density(name, options.size or 128, seed=options.seed)
+            return Given(name, image[None])
+        if name.startswith(_PREFIX):
+            file = name.removeprefix(_PREFIX)
+            built_in = file in PHOTOS
+            image = photograph(file) if built_in else read_picture(file, largest=None)
+            image = centre_crop(image, options.crop) if options.crop else image
+            grey = image.mean(axis=-1, dtype=np.float32)
+            return Given(Path(file).stem, np.ascontiguousarray(grey[None]))
+        held = read_htc(source)
+        size = options.size or _PIXELS
+        place = Geometry(
+            size,
+            size,
+            _WIDTH / size,
+            held.spacing,
+            0.0,
+            held.source,
+            held.distance,
+        )
+        problem = _problem(held.sinogram, place, held.angles)
+        return replace(problem, name=Path(source).stem, setting="as measured")
+
+    def read_measured(self, file: Datasets) -> Problem:
+        """Read ``sinogram``, (views, detectors), ``angles`` and ``geometry``.
+
+        Angles are in degrees; ``geometry`` holds the seven numbers of `Geometry`;
+        ``truth`` is (1, H, W).
+        """
+        shape = file.shape("sinogram", "(views, detectors)", (2,))
+        file.same("angles", shape[:1], "of one angle for each view")
+        file.same("geometry", (7,), "of seven numbers")
+        numbers = file.real("geometry").astype(np.float64)
+        rows, columns = (int(n) for n in numbers[:2])
+        if min(rows, columns) < 11:
+            raise file.error(
+                "geometry", f"must have 11 pixels a side or more, got {rows}x{columns}"
+            )
+        place = Geometry(rows, columns, *(float(n) for n in numbers[2:]))
+        angles = file.real("angles").astype(np.float64)
+        try:
+            problem = _problem(file.real("sinogram"), place, angles)
+        except ValueError as error:
+            raise file.error("geometry", f"makes no sense: {error}") from error
+        if "truth" not in file:
+            return problem
+        file.same("truth", (1, rows, columns), "of the image")
+        return replace(problem, truth=file.real("truth") / np.float32(problem.scale))
+
+    def measured(self, problem: Problem) -> dict[str, Any]:
+        """Give ``sinogram``, ``angles`` and ``geometry``."""
+        place, angles, unit = problem.note
+        return {
+            "sinogram": problem.y[0] * np.float32(unit),
+            "angles": np.asarray(angles, np.float32),
+            "geometry": np.asarray(place, np.float32),
+        }
+
+    def examples(self, options: Any) -> list[Given]:
+        """Give phantoms of other kinds than those of the training."""
+        names = ("shepp-logan", "head-1", "walnut-1", "walnut-2")
+        found = [self.read(name, options) for name in names]
+        return [given for given in found if isinstance(given, Given)]
+
+    def built_in(self) -> dict[str, dict[str, str]]:
+        """List the phantoms."""
+        return {"phantoms of tomography": NAMES}
+
+    def shows(self, name: str) -> tuple[str, ...]:
+        """Name the size."""
+        return ("size",)
+
+    def show(self, name: str, options: Any, path: Path) -> None:
+        """Write a phantom as a PNG."""
+        save_picture(path, density(name, options.size or 128, seed=options.seed))
+
+    def settings(self, options: Any) -> list[Any]:
+        """Give few views and limited ones, unless the options say more."""
+        if options.views is not None or options.arc is not None:
+            return [options]
+        return [replace(options, views=60), replace(options, views=60, arc=90.0)]
+
+    def measure(self, given: Given, options: Any) -> Problem:
+        """Project a density, and add noise."""
+        rows, columns = given.image.shape[-2:]
+        fan = options.beam == "fan"
+        views, whole = options.views or _VIEWS, 360.0 if fan else 180.0
+        arc = options.arc or whole
+        angles = tuple(float(k * arc / views) for k in range(views))
+        pixel = _ATTENUATION / max(rows, columns)
+        place = Geometry(rows, columns, pixel, pixel)
+        if fan:
+            grown = _DISTANCE / _SOURCE
+            side = _ATTENUATION
+            place = Geometry(
+                rows, columns, pixel, pixel * grown, 0.0, _SOURCE * side,
+                _DISTANCE * side,
+            )  # fmt: skip
+        A = place.operator(angles, None)
+        y, unit = A(given.image), _unit(A)
+        rng = np.random.default_rng([options.seed, 1])
+        if options.photons:
+            y = counted(y * unit, options.photons, rng) / unit
+        if options.noise:
+            deviation = np.float32(options.noise * float(np.abs(y).mean()))
+            y = y + deviation * white_noise(y.shape, y.dtype, rng)
+        setting = f"{views} views in {arc:g} degrees, {options.beam or _BEAMS[0]} beam"
+        return Problem(
+            y.astype(np.float32),
+            A,
+            truth=given.image,
+            name=given.name,
+            setting=setting,
+            note=_Note(place, angles, unit),
+        )
+
+    def deviation(self, problem: Problem, options: Any) -> float | None:
+        """Give the noise relative to the mean of the sinogram in the data's unit."""
+        if not options.noise or options.photons:
+            return None
+        return float(options.noise) * float(np.abs(problem.y).mean())
+
+    def baselines(self) -> Mapping[str, Method]:
+        """Give the methods without learning."""
+        return {"FBP": fbp, "SIRT": sirt, "NNLS": nnls, "TV": tv}
+
+    def views(self, problem: Problem) -> Iterator[View]:
+        """Mirror and turn the image in all eight ways, and project it turned back."""
+        for transposed in (False, True):
+            for axes in ((), (-1,), (-2,), (-2, -1)):
+                turned = _Turned(transposed, axes)
+                view = replace(problem, A=problem.A * turned, truth=None)
+                yield view, turned.forward
+
+    def finished(self, image: Any) -> Any:
+        """Set negative densities to 0."""
+        return np.maximum(image, 0)
+
+    def decibels(self, problem: Problem, image: Any) -> float:
+        """Give the PSNR."""
+        return psnr(problem.truth, np.maximum(image, 0))
+
+    def describe(self, problem: Problem) -> str:
+        """Give the size."""
+        place = problem.note.geometry
+        return f"{place.rows}x{place.columns} pixels"
+
+    def shown(self, image: Any) -> Any:
+        """Put the channel last, as often as a picture has colours."""
+        return np.repeat(np.moveaxis(image, 0, -1), 3, axis=-1)
+
+    def save(self, path: Path, image: Any, problem: Problem) -> None:
+        """Write a PNG."""
+        save_picture(path, image)
+
+    def save_panel(
+        self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
+    ) -> None:
+        """Write a picture that compares reconstructions."""
+        save_panel(path, truth, entries, title=title)
+
+
+class _Note(NamedTuple):
+    """What belongs to a sinogram: its geometry, angles, and the unit of its data."""
+
+    geometry: Geometry
+    angles: tuple[float, ...]
+    unit: float
+
+    def __str__(self) -> str:
+        kind = "fan" if self.geometry.source else "parallel"
+        return f"{len(self.angles)} views of a {kind} beam"
+
+
+@dataclass(frozen=True)
+class Densities:
+    """Phantoms of ellipses and their projections, to train on.
+
+    Attributes
+    ----------
+    task : Ct
+        The options.
+    """
+
+    task: Ct
+
+    def _problem(self, *key: int) -> Problem:
+        task, rng = self.task, generator(*key)
+        image = random_ellipses(task.size, rng)
+        options = CtOptions(
+            views=task.projections,
+            arc=task.arc or None,
+            beam=task.beam,
+            noise=task.noise,
+            seed=int(rng.integers(2**31)),
+        )
+        return task.measure(Given("ellipses", image[None]), options)
+
+    def batch(self, seed: int, step: int, items: range) -> Problem:
+        """Draw phantoms and project them.
+
+        Parameters
+        ----------
+        seed, step : int
+            Draw them.
+        items : range
+            Which items of the step.
+
+        Returns
+        -------
+        Problem
+            Sinograms (B, 1, views, detectors), and the phantoms.
+        """
+        return batch([self._problem(seed, step, item) for item in items])
+
+    def validation(self) -> list[Problem]:
+        """Give phantoms that no step draws."""
+        return [self._problem(2**63, i) for i in range(self.task.validation)]
+
+
+class _Turned(Operator):
+    """Turn and mirror an image: one of the eight symmetries of a square."""
+
+    tight = True
+    unitary = True
+
+    def __init__(self, transposed: bool, axes: tuple[int, ...]) -> None:
+        self.transposed, self.axes = transposed, axes
+
+    def forward(self, x: Any) -> Any:
+        """Transpose, then flip."""
+        xp = namespace(x)
+        x = xp.matrix_transpose(x) if self.transposed else x
+        return xp.flip(x, axis=self.axes) if self.axes else x
+
+    def adjoint(self, y: Any) -> Any:
+        """Flip, then transpose."""
+        xp = namespace(y)
+        y = xp.flip(y, axis=self.axes) if self.axes else y
+        return xp.matrix_transpose(y) if self.transposed else y
+
+
+def _unit(A: Operator) -> float:
+    """Give what the integrals of a projector were divided by."""
+    return 1 / float(A.scalar)  # type: ignore[attr-defined]
+
+
+def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
+    """Make a problem of measured line integrals, of densities of about 1."""
+    A = place.operator(tuple(map(float, angles)), sinogram.shape[1])
+    shape = (1, place.rows, place.columns)
+    unit = _unit(A)
+    longest = float(A(np.ones(shape, np.float32)).max()) * unit
+    scale = 2 * float(sinogram.max()) / longest
+    if not scale > 0:
+        raise ValueError("the sinogram must have positive line integrals")
+    if _USUAL[0] < scale < _USUAL[1]:  # densities such as svdinv's own
+        scale = 1.0
+    y = sinogram[None] / np.float32(unit * scale)
+    return Problem(y, A, scale=scale, note=_Note(place, tuple(angles), unit))
+
+
+def _best(problem: Problem, every: Mapping[str, Any], fixed: str) -> Estimate:
+    """Take what comes nearest to the truth, or what is fixed where it is not known."""
+    if problem.truth is None:
+        return Estimate(every[fixed](), fixed)
+    found = {name: np.maximum(make(), 0) for name, make in every.items()}
+    name = max(found, key=lambda name: psnr(problem.truth, found[name]))
+    return Estimate(found[name], f"best {name}")
+
+
+def fbp(problem: Problem) -> Estimate:
+    """Invert by filtered back-projection.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The image, and the window of the filter.
+    """
+    A, unit = problem.A, problem.note.unit
+    projector: Any = A.operator  # type: ignore[attr-defined]
+
+    def invert(window: str) -> Any:
+        found = projector.filtered_back_projection(unit * problem.y, window)
+        return np.maximum(found, 0)
+
+    every = {w: functools.partial(invert, w) for w in _WINDOWS}
+    return _best(problem, every, "hann")
+
+
+def sirt(problem: Problem) -> Estimate:
+    """Simultaneous iterative reconstruction, without negative densities.
+
+    ``x <- max(x + C A^T R (y - A x), 0)`` with the inverse sums of rows R and of
+    columns C (Gregor & Benson, IEEE TMI 2008).
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The image.
+    """
+    A, y = problem.A, problem.y
+    x = np.zeros_like(A.adjoint(y))
+    rows, columns = A(np.ones_like(x)), A.adjoint(np.ones_like(y))
+    R, C = (
+        np.where(s > 1e-6 * s.max(), 1 / np.maximum(s, 1e-30), 0)
+        for s in (rows, columns)
+    )
+    for _ in range(_ITERATIONS):
+        x = np.maximum(x + C * A.adjoint(R * (y - A(x))), 0).astype(y.dtype)
+    return Estimate(x, f"{_ITERATIONS} iterations")
+
+
+class _NotNegative:
+    """No pixel is negative."""
+
+    def value(self, x: Any) -> float:
+        return 0.0
+
+    def prox(self, x: Any, step: Any) -> Any:
+        return np.maximum(x, 0)
+
+
+def nnls(problem: Problem) -> Estimate:
+    """Least squares without negative densities.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The image.
+    """
+    found = solve(
+        problem,
+        _NotNegative(),
+        algorithm=FISTA(restart=True),
+        iterations=_ITERATIONS,
+        x0=np.zeros_like(problem.adjoint()),
+        objective=False,
+    )
+    return Estimate(found.image, f"{found.iterations} iterations")
+
+
+def tv(problem: Problem) -> Estimate:
+    """Total variation, by the primal-dual method.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The image, and its weight: the best of a grid where the truth is known.
+    """
+
+    def at(weight: float) -> Any:
+        found = solve(
+            problem,
+            TotalVariation(weight, axes=(-2, -1)),
+            iterations=2 * _ITERATIONS,
+            x0=np.maximum(problem.A.approximate_inverse(problem.y), 0),
+            objective=False,
+        )
+        return np.maximum(found.image, 0)
+
+    every = {f"weight {w:.1e}": functools.partial(at, w) for w in _WEIGHTS}
+    fixed = f"weight {_FIXED_WEIGHT:.1e}"
+    return _best(problem, {**every, fixed: functools.partial(at, _FIXED_WEIGHT)}, fixed)

@@ -1,0 +1,223 @@
+"""The task of computed tomography, through the command line and from files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from svdinv.cli import main
+from svdinv.unroll.data.htc import read_htc
+from svdinv.unroll.data.noise import counted
+from svdinv.unroll.networks import Skip
+from svdinv.unroll.operators import dot_test
+from svdinv.unroll.tasks.ct import Ct, CtOptions
+from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
+from svdinv.unroll.torch import Network
+from svdinv.unroll.training.config import preset
+
+SMALL = CtOptions(views=12, noise=0.01, size=24)
+
+
+def problem(options=SMALL, name="walnut-1"):
+    task = Ct()
+    return task.measure(task.read(name, options), options)
+
+
+def challenge(path, **changes):
+    """A file such as those of the challenge, with a disc in the centre."""
+    where = (np.arange(56) - 27.5) * 2.0
+    distance = 410.66 * np.abs(where) / np.hypot(where, 553.74)
+    row = 2 * np.sqrt(np.maximum(25.0**2 - distance**2, 0)) * 0.04
+    parameters = {
+        "angles": np.arange(0, 360, 6.0),
+        "distanceSourceOrigin": 410.66,
+        "distanceSourceDetector": 553.74,
+        "pixelSizePost": 2.0,
+        **changes,
+    }
+    data = {"sinogram": np.tile(row, (60, 1)), "parameters": parameters}
+    scipy.io.savemat(path, {"CtDataLimited": data})
+    return path
+
+
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_baselines_come_near_and_in_order(beam):
+    task = Ct()
+    made = problem(CtOptions(views=24, noise=0.01, size=32, beam=beam))
+    assert made.y.shape[:2] == (1, 24)
+    found = {
+        name: task.judge(made, task.finished(method(made).image))["PSNR / dB"]
+        for name, method in task.baselines().items()
+    }
+    assert found["TV"] > found["FBP"] + 3
+    assert found["NNLS"] > found["SIRT"] > 18
+    assert dot_test(made.A, made.truth) < 1e-6
+
+
+def test_noise_is_as_told():
+    clean, noisy = (problem(replace(SMALL, noise=n)) for n in (0.0, 0.05))
+    found = (noisy.y - clean.y).std() / clean.y.mean()
+    np.testing.assert_allclose(found, 0.05, rtol=0.15)
+    deviation = Ct().deviation(noisy, replace(SMALL, noise=0.05))
+    np.testing.assert_allclose((noisy.y - clean.y).std(), deviation, rtol=0.15)
+    assert Ct().deviation(clean, replace(SMALL, noise=None)) is None
+
+
+def test_few_photons_are_noisier(rng):
+    integrals = np.full(20000, 1.5)
+    for photons in (1e3, 1e5):
+        found = counted(integrals, photons, rng)
+        counts = photons * np.exp(-1.5)
+        due = np.sqrt(counts + 25) / counts  # first order
+        np.testing.assert_allclose(found.std(), due, rtol=0.05)
+    assert np.isfinite(counted(np.full(9, 50.0), 10, rng)).all()
+
+
+def test_equivalent_problems_have_the_same_solution():
+    task, made = Ct(), problem()
+    first = task.baselines()["FBP"](made).image
+    views = list(task.views(made))
+    assert len(views) == 8
+    for view, undone in views:
+        found = undone(view.A.approximate_inverse(view.y))
+        np.testing.assert_allclose(np.maximum(found, 0), first, atol=1e-3)
+        assert dot_test(view.A, made.truth) < 1e-6
+    turned = views[5][0].A
+    assert turned.approximate_inverse(made.y).shape == made.truth.shape
+
+
+def test_items_depend_on_their_key_alone():
+    source = Ct(size=16, projections=5).load()
+    whole = source.batch(3, 5, range(3))
+    assert whole.y.shape[:3] == (3, 1, 5)
+    part = source.batch(3, 5, range(2, 3))
+    np.testing.assert_array_equal(part.y[0], whole.y[2])
+    np.testing.assert_array_equal(part.truth[0], whole.truth[2])
+    assert not np.array_equal(whole.truth[0], source.batch(3, 6, range(1)).truth[0])
+    assert len(source.validation()) == 4
+
+
+def test_a_generator_sees_the_filtered_back_projection():
+    made = problem().single()
+    recipe = Skip(
+        channels=1, source="adjoint", bounded=False, features=(4,), skips=(2,)
+    )
+    state = recipe.begin(made)
+    due = made.A.approximate_inverse(made.y)
+    np.testing.assert_allclose(state["x"], due)
+    assert abs(np.corrcoef(due.ravel(), made.truth.ravel())[0, 1]) > 0.8
+    assert Network(recipe, seed=0) is not None
+
+
+def test_measured_sinograms_are_written_and_read(tmp_path):
+    pytest.importorskip("h5py")
+    for beam in ("parallel", "fan"):
+        made = problem(replace(SMALL, beam=beam))
+        path = tmp_path / f"{beam}.h5"
+        write_problem(path, Ct(), made)
+        task, found = read_measurement(path)
+        assert task.kind == "ct"
+        np.testing.assert_allclose(found.y, made.y, rtol=1e-5)
+        np.testing.assert_array_equal(found.truth, made.truth)
+        np.testing.assert_allclose(found.A(made.truth), made.A(made.truth), rtol=1e-4)
+
+
+def test_the_challenge_is_read(tmp_path):
+    path = challenge(tmp_path / "ta.mat")
+    assert task_of_file(path).kind == "ct"
+    task = Ct()
+    found = task.read(path, CtOptions(size=32))
+    image = task.baselines()["FBP"](found).image[0] * found.scale
+    y, x = (np.mgrid[:32, :32] - 15.5) * 68 / 32
+    inside = np.hypot(x, y) < 20
+    np.testing.assert_allclose(image[inside].mean(), 0.04, rtol=0.05)
+    assert abs(image[np.hypot(x, y) > 30].mean()) < 0.004
+    assert task.files(tmp_path) == [path]
+
+
+def test_pictures_are_densities(tmp_path):
+    pixels = np.arange(40 * 36 * 3, dtype=np.uint8).reshape(40, 36, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    task = Ct()
+    (place,) = task.files(tmp_path)
+    given = task.read(place, CtOptions())
+    assert (given.name, given.image.shape) == ("a", (1, 40, 36))
+    assert task_of_file(str(place)).kind == "ct"
+    assert task_of_file(str(tmp_path / "a.png")).kind == "colour"
+
+
+def test_damaged_files_are_refused(tmp_path):
+    path = challenge(tmp_path / "a.mat", angles=np.arange(7.0))
+    with pytest.raises(ValueError, match="must have a row for each of 7 angles"):
+        read_htc(path)
+    with pytest.raises(ValueError, match="there is no file"):
+        read_htc(Path(tmp_path / "b.mat"))
+    (tmp_path / "c.mat").write_bytes(b"nothing")
+    assert not Ct().recognises(tmp_path / "c.mat")
+    h5py = pytest.importorskip("h5py")
+    made = Ct().measured(problem())
+    for name, value, message in (
+        ("geometry", np.ones(3), "geometry must have the shape"),
+        ("geometry", np.r_[made["geometry"][:2], np.zeros(5)], "makes no sense"),
+        ("angles", np.ones(3), "angles must have the shape"),
+        ("sinogram", np.zeros((12, 34)), "positive line integrals"),
+    ):
+        with h5py.File(tmp_path / "d.h5", "w") as file:
+            for key, array in {**made, name: value}.items():
+                file[key] = array
+        with pytest.raises(ValueError, match=message):
+            read_measurement(tmp_path / "d.h5")
+
+
+def test_the_preset_is_a_generator_of_the_filtered_back_projection():
+    config = preset("ct")
+    assert config.task.kind == "ct"
+    assert config.network.source == "adjoint"
+
+
+def test_an_educated_prior_is_trained_and_fitted(tmp_path, capsys):
+    """Trained for a moment it is nearer than an untrained one from the start."""
+    tiny = ["task.size=24", "task.projections=12", "task.validation=1"]
+    tiny += ["network.features=[8,8]", "network.skips=[2,2]"]
+    sets = [word for text in tiny for word in ("--set", text)]
+    weights = tmp_path / "run"
+    train = ["train", "ct", "--steps", "30", "--device", "cpu", *sets]
+    assert main([*train, "--output", str(weights)]) == 0
+    common = ["--size", "24", "--views", "12", "--noise", "0.01", "--stop", "none"]
+    common += ["--iterations", "20", "--learning-rate", "1e-3", "--device", "cpu"]
+    first = {}
+    for name, more in (
+        ("dip", []),
+        ("edip", ["--weights", str(weights)]),
+        ("edip", ["--weights", str(weights), "--trained", "singular-values"]),
+    ):
+        folder = tmp_path / f"{name}{len(more)}"
+        fit = ["fit", "walnut-1", "--prior", name, *more, *common]
+        assert main([*fit, "--output", str(folder)]) == 0
+        rows = (folder / "walnut-1-fit.csv").read_text().splitlines()
+        first[folder.name] = float(rows[1].split(",")[-1])
+        assert (folder / "walnut-1-reconstruction.png").exists()
+    assert first["edip2"] > first["dip0"] + 1.5
+    assert first["edip4"] > first["dip0"] + 1.5
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--prior", "edip"], "argument --prior: edip needs --weights"),
+        (["--weights", "x.safetensors"], "argument --weights: has no use"),
+        (["--prior", "edip", "--weights", "colour"], "argument --weights: TLR is no"),
+        (["--beam", "cone"], "argument --beam: must be parallel or fan"),
+        (["--views", "0"], "argument --views: must lie in"),
+        (["--photons", "1"], "argument --photons: must lie in"),
+    ],
+)
+def test_what_will_not_do_is_said_in_one_line(more, message, one_line):
+    assert main(["fit", "walnut-1", "--size", "24", "--device", "cpu", *more]) == 2
+    assert message in one_line()

@@ -1,0 +1,273 @@
+"""Projectors of tomography against closed forms, matrices and scikit-image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from array_frameworks import Framework
+
+from svdinv.unroll.algorithms import conjugate_gradients
+from svdinv.unroll.data.densities import (
+    NAMES,
+    SHEPP_LOGAN,
+    Ellipse,
+    density,
+    drawn,
+    line_integrals,
+    random_shapes,
+)
+from svdinv.unroll.operators import (
+    FanBeam,
+    ParallelBeam,
+    Stack,
+    dot_test,
+    operator_norm,
+)
+
+ELLIPSES = (
+    Ellipse(0.5, 0.6, 0.4, 0.1, -0.1, 20),
+    Ellipse(0.4, 0.2, 0.3, -0.1, 0.2, -50),
+    Ellipse(-0.3, 0.1, 0.25, 0.3, -0.1, 70),
+)
+ANGLES = (0, 17, 45, 90, 133, 180, 222.5, 301)
+FAN = {"source": 2.2, "distance": 3.5}
+
+
+def beams(size, angles=ANGLES, **options):
+    """Both geometries on the square [-1, 1]^2, with an offset."""
+    options = {"pixel": 2 / size, "offset": 0.013, **options}
+    yield ParallelBeam((size, size), angles, **options)
+    yield FanBeam((size, size), angles, **FAN, **options)
+
+
+def exact(A, shapes):
+    """The integrals of shapes along the rays of A."""
+    i = np.arange(A.data_shape[1]) - (A.data_shape[1] - 1) / 2
+    u, t = i * A.spacing + A.offset, A.angles[:, None]
+    if isinstance(A, ParallelBeam):
+        return line_integrals(shapes, u, t)
+    turned = np.degrees(np.arctan(u / A.distance))
+    # From the source to the line through the centre at right angles to the ray.
+    return line_integrals(shapes, A.source * np.sin(np.radians(turned)), t - turned)
+
+
+def error(found, due):
+    return np.linalg.norm(found - due) / np.linalg.norm(due)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_projections_of_ellipses_are_those_of_the_closed_form(which):
+    """And the finer the pixels, the nearer."""
+    errors = []
+    for size in (32, 128):
+        A = list(beams(size))[which]
+        errors.append(
+            error(A(drawn(ELLIPSES, size).astype(np.float64)), exact(A, ELLIPSES))
+        )
+    assert errors[0] < 0.04
+    assert errors[1] < errors[0] / 3
+
+
+def test_parallel_beams_are_those_of_scikit_image():
+    radon = pytest.importorskip("skimage.transform").radon
+    size, angles = 65, np.arange(0, 180, 15.0)
+    y, x = np.mgrid[:size, :size] - size // 2
+    image = np.exp(-((x - 8) ** 2 + (y + 5) ** 2) / 60.0)
+    image[np.hypot(x, y) > 31] = 0
+    theirs = radon(image, angles, circle=True).T
+    ours = ParallelBeam((size, size), angles, detectors=size)(image)
+    assert error(ours, theirs) < 0.005
+
+
+@pytest.mark.parametrize("matrix", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+def test_the_adjoint_is_exact(matrix, dtype):
+    for A in beams(13, matrix=matrix):
+        assert dot_test(A, np.zeros((2, 13, 13), dtype)) < 1e-6
+        assert A(np.ones((13, 13), dtype)).dtype == dtype
+
+
+def test_the_matrix_is_what_is_computed_without_it(rng):
+    image, fan = rng.random((12, 9)), {"source": 20, "distance": 30}
+    for kind, options in ((ParallelBeam, {}), (FanBeam, fan)):
+        kept, free = (kind((12, 9), ANGLES, matrix=m, **options) for m in (True, False))
+        y = kept(image)
+        np.testing.assert_allclose(free(image), y, rtol=1e-12)
+        np.testing.assert_allclose(free.adjoint(y), kept.adjoint(y), rtol=1e-12)
+        np.testing.assert_allclose(
+            free.approximate_inverse(y), kept.approximate_inverse(y), rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "tensorflow", "jax"])
+def test_every_framework_projects_and_inverts_alike(name, rng):
+    framework = Framework(name)
+    image = rng.random((2, 10, 8)).astype(np.float32)
+    A = ParallelBeam((10, 8), ANGLES)
+    y = A(framework.array(image))
+    assert framework.owns(y)
+    np.testing.assert_allclose(framework.numpy(y), A(image), rtol=1e-6)
+    x = A.approximate_inverse(y)
+    assert framework.owns(x)
+    np.testing.assert_allclose(
+        framework.numpy(x), A.filtered_back_projection(A(image)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_ray_through_a_row_sums_it(rng):
+    """Whatever the framework of rounding: along the axes there is no interpolation."""
+    image = rng.random((6, 4))
+    A = ParallelBeam((6, 4), [0, 90], detectors=4, pixel=0.5)
+    np.testing.assert_allclose(A(image)[0], 0.5 * image.sum(axis=0))
+    A = ParallelBeam((6, 4), [90, -90, 270], detectors=6, pixel=0.5)
+    rows = 0.5 * image.sum(axis=1)[::-1]
+    np.testing.assert_allclose(A(image), [rows, rows[::-1], rows[::-1]], rtol=1e-12)
+
+
+def test_one_pixel_and_one_ray():
+    A = ParallelBeam((1, 1), [30], detectors=1)
+    np.testing.assert_allclose(A(np.ones((1, 1))), [[2 / np.sqrt(3)]])
+    assert A.filtered_back_projection(np.ones((1, 1))).shape == (1, 1)
+
+
+def test_distant_sources_have_parallel_beams(rng):
+    image = rng.random((9, 9))
+    far = FanBeam((9, 9), ANGLES, source=1e7, distance=1e7, detectors=13)
+    near = ParallelBeam((9, 9), ANGLES, detectors=13)
+    np.testing.assert_allclose(far(image), near(image), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("angles", "fan"),
+    [
+        (np.arange(0, 180, 2.0), False),
+        (np.arange(0, 360, 3.0), False),
+        (np.arange(0, 360, 3.0), True),
+        (np.arange(40, 40 + 280, 2.0), True),  # Parker's weights
+        (-np.arange(0, 280, 2.0), True),
+    ],
+)
+@pytest.mark.parametrize("window", ["ram-lak", "hann"])
+def test_filtered_back_projection_inverts(angles, fan, window):
+    size = 64
+    A = list(beams(size, angles))[fan]
+    found = A.filtered_back_projection(exact(A, ELLIPSES), window)
+    truth = drawn(ELLIPSES, size)
+    inner = drawn([Ellipse(1.0, 0.04, 0.06, 0.45, 0.1)], size) == 1
+    np.testing.assert_allclose(found[inner].mean(), truth[inner].mean(), rtol=0.01)
+    assert error(found, truth) < 0.16
+    assert abs(found[:4].mean()) < 0.01
+
+
+def test_limited_angles_count_as_they_are():
+    """The mean along the rays that there are is right, not spread over half a turn."""
+    A = ParallelBeam((32, 32), np.arange(0, 60, 2.0))
+    B = ParallelBeam((32, 32), np.repeat(np.arange(0, 60, 2.0), 2))
+    y = A(drawn(ELLIPSES, 32))
+    once = A.filtered_back_projection(y)
+    np.testing.assert_allclose(
+        once, B.filtered_back_projection(np.repeat(y, 2, axis=0)), atol=1e-5
+    )
+    whole = ParallelBeam((32, 32), np.arange(0, 180, 2.0))
+    full = whole.filtered_back_projection(whole(drawn(ELLIPSES, 32)))
+    assert 0.25 < np.linalg.norm(once) / np.linalg.norm(full) < 1
+
+
+def test_filtered_back_projection_is_differentiated(rng):
+    torch = pytest.importorskip("torch")
+    for matrix in (True, False):
+        for A in beams(7, matrix=matrix):
+            y = torch.randn(A.data_shape, dtype=torch.float64, requires_grad=True)
+            assert torch.autograd.gradcheck(A.filtered_back_projection, (y,))
+
+
+def test_bounds_on_the_norm():
+    for A in beams(16):
+        norm = operator_norm(A, np.zeros((16, 16)))
+        assert norm <= A.norm_bound < 1.6 * norm
+        assert (A / 4).norm_bound == pytest.approx(A.norm_bound / 4)
+        image = A.approximate_inverse(A(drawn(ELLIPSES, 16)))
+        half = (A * 0.5).approximate_inverse(0.5 * A(drawn(ELLIPSES, 16)))
+        np.testing.assert_allclose(half, image, atol=1e-5)
+
+
+def test_subsets_are_stacked(rng):
+    angles = np.arange(0, 180, 10.0)
+    whole = ParallelBeam((8, 8), angles)
+    parts = Stack([ParallelBeam((8, 8), angles[k::3]) for k in range(3)], axis=-2)
+    image = rng.random((8, 8))
+    np.testing.assert_allclose(
+        parts(image), np.concatenate([whole(image)[k::3] for k in range(3)])
+    )
+
+
+def test_data_that_suffice_are_solved():
+    """The projector and its adjoint are good enough for conjugate gradients."""
+    A = ParallelBeam((16, 16), np.arange(0, 180, 5.0))
+    truth = drawn(ELLIPSES, 16).astype(np.float64)
+    right = A.adjoint(A(truth))
+    found = conjugate_gradients(
+        lambda x: A.adjoint(A(x)), right, np.zeros_like(right), 150
+    )
+    assert error(found, truth) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ParallelBeam((4,), [0]), "image_shape must be"),
+        (lambda: ParallelBeam((4, 4), []), "angles must be a list"),
+        (lambda: ParallelBeam((4, 4), [np.nan]), "angles must be a list"),
+        (lambda: ParallelBeam((4, 4), [0], detectors=0), "detectors must be at least"),
+        (lambda: ParallelBeam((4, 4), [0], spacing=0), "spacing must be positive"),
+        (lambda: ParallelBeam((4, 4), [0], pixel=-1), "pixel must be positive"),
+        (lambda: ParallelBeam((4, 4), [0], offset=np.inf), "offset must be finite"),
+        (lambda: FanBeam((4, 4), [0], source=2, distance=9), "source must lie beyond"),
+        (lambda: FanBeam((4, 4), [0], source=9, distance=0), "distance must be"),
+        (
+            lambda: ParallelBeam((4, 4), [0]).filtered_back_projection(
+                np.ones((1, 6)), "box"
+            ),
+            "window must be one of",
+        ),
+        (lambda: ParallelBeam((4, 4), [0])(np.ones((3, 4))), "images must be"),
+    ],
+)
+def test_bad_geometry_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# Phantoms
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_phantoms_are_densities(name):
+    image = density(name, 48, seed=3)
+    assert image.shape == (48, 48)
+    assert image.dtype == np.float32
+    assert image.min() >= 0
+    assert 0.3 < image.max() <= 1
+    # They lie within the disc that every view sees.
+    y, x = np.mgrid[:48, :48] - 23.5
+    assert not image[np.hypot(x, y) > 24].any()
+    np.testing.assert_array_equal(image, density(name, 48, seed=3))
+    again = density(name, 48, seed=4)
+    assert np.array_equal(image, again) == (name not in ("ellipses", "shapes"))
+
+
+def test_a_phantom_of_ellipses_has_their_area():
+    image = drawn([Ellipse(0.5, 0.6, 0.3, 0.1, 0.2, 33)], 64)
+    np.testing.assert_allclose(
+        image.sum() * (2 / 64) ** 2, 0.5 * np.pi * 0.6 * 0.3, rtol=2e-3
+    )
+    assert drawn(SHEPP_LOGAN, 64).max() == 1
+
+
+def test_unknown_phantoms_are_refused():
+    with pytest.raises(ValueError, match="there is no phantom 'egg'"):
+        density("egg", 8)
+    with pytest.raises(ValueError, match="must hold no rectangle"):
+        line_integrals([Ellipse(1, 1, 1, rectangle=True)], np.zeros(1), np.zeros(1))
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        random_shapes(0, np.random.default_rng(0))
