@@ -10,7 +10,10 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from svdinv.unroll.algorithms.completion import soft_impute
+from svdinv.unroll.algorithms import FISTA, solve
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.priors import Nuclear
+from svdinv.unroll.problem import Problem
 
 __all__ = ["LowRankImputer"]
 
@@ -172,9 +175,17 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _completed(
         self, samples: Floats, mask: NDArray[np.bool_], tau: float, start: Any = None
     ) -> Floats:
-        return soft_impute(
-            samples, mask, tau, start=start, iterations=self.iterations, rtol=self.rtol
-        )
+        measured = np.where(mask, samples, np.zeros((), samples.dtype))
+        return solve(
+            Problem(measured, Sampling(mask)),
+            Nuclear(tau),
+            algorithm=FISTA(restart=True),
+            iterations=self.iterations,
+            rtol=self.rtol,
+            x0=np.zeros_like(measured) if start is None else start,
+            parameters={"step": 1.0},
+            objective=False,
+        ).image
 
     def _threshold(self, samples: Floats, mask: NDArray[np.bool_]) -> float:
         if not isinstance(self.tau, str):

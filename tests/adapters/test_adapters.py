@@ -95,7 +95,8 @@ class TestDeepInverse:
     def test_its_own_optimiser_completes_a_matrix(self, ours):
         """By proximal gradients; and svdinv's own algorithm finds the same image."""
         torch = pytest.importorskip("torch")
-        from svdinv.unroll.algorithms.completion import soft_impute
+        from svdinv.unroll.algorithms import solve
+        from svdinv.unroll.problem import Problem
 
         deepinv = importlib.import_module("deepinv")
         rng = np.random.default_rng(0)
@@ -111,7 +112,8 @@ class TestDeepInverse:
             max_iter=500,
         )
         found = model(y, physics)[0, 0]
-        expected = soft_impute(image, mask, 0.1, iterations=2000, rtol=1e-9)
+        problem = Problem(np.where(mask, image, 0.0), Sampling(mask))
+        expected = solve(problem, Nuclear(0.1), iterations=2000, rtol=1e-9).image
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
     def test_an_unfolded_network_learns_its_threshold(self, ours):

@@ -233,7 +233,7 @@ def total_variation(weight: float, iterations: int = 150) -> Differentiable:
     def reconstruct(problem: Problem) -> Tensor:
         with torch.no_grad():  # for the steps alone
             _, parameters = some(problem, problem.y, None, None)
-        state = None
+        state: Any = None
         for _ in range(-(-iterations // _BLOCK)):
             if torch.is_grad_enabled():  # keeps the memory of one block
                 state, _ = recompute(
