@@ -40,8 +40,9 @@ ALLOWED = {
     "metrics": set(),
     "data.phantom": set(),
     "torch": {"torch"},
-    "untrained.linearised": {"torch"},
-    "untrained.theory": set(),
+    "networks.generators": set(),
+    "operators.tomography": {"scipy"},
+    "untrained": {"torch", "safetensors", "tqdm"},
 }
 
 
