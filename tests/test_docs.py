@@ -76,6 +76,22 @@ def test_block_runs(code, output):
         assert printed.getvalue().strip() == output.strip()
 
 
+def test_links_of_the_readme():  # Sphinx checks those of the other pages
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]*)\)", text) if ":" not in link]
+    assert links
+    for link in links:
+        name, _, anchor = link.partition("#")
+        page = ROOT / (name or "README.md")
+        assert page.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.M)
+            slugs = [
+                re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings
+            ]
+            assert anchor in slugs, link
+
+
 class TestTutorials:
     """What Sphinx runs, and that it notices what fails."""
 
