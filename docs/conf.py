@@ -20,6 +20,8 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # MathJax itself, so that no page asks the network for it
+    "sphinx_design",
     "tutorials",
 ]
 exclude_patterns = ["_build"]
@@ -36,6 +38,8 @@ numpydoc_show_class_members = False
 
 html_theme = "furo"
 html_title = "svdinv"
+html_static_path = ["static"]
+html_css_files = ["svdinv.css"]
 
 
 def skip_field_alias(

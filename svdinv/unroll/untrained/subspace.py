@@ -43,8 +43,8 @@ def directions(snapshots: Sequence[Snapshot], rank: int) -> dict[str, Tensor]:
     Returns
     -------
     dict of str to Tensor
-        For each weight (rank, *shape): together the leading left singular vectors of
-        the snapshots less their mean, orthonormal.
+        For each weight one of shape (rank, ...): together the leading left singular
+        vectors of the snapshots less their mean, orthonormal.
 
     Raises
     ------
