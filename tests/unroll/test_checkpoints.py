@@ -132,7 +132,7 @@ def test_what_is_damaged_is_refused_by_name(path):
 )
 def test_other_files_are_refused(path, note):
     save_file({"a": torch.zeros(2)}, path, note)
-    with pytest.raises(ValueError, match="is no checkpoint of a training"):
+    with pytest.raises(ValueError, match="is no checkpoint"):
         read_checkpoint(path)
 
 

@@ -36,10 +36,12 @@ def with_line(section, line):
 
 
 def test_presets_are_complete_configurations():
-    assert presets() == ["cine", "colour"]
+    assert presets() == ["cine", "colour", "ct"]
     assert isinstance(preset("colour").task, Colour)
     assert isinstance(preset("cine").task, Cine)
-    with pytest.raises(ValueError, match="no preset 'color'; there are cine, colour"):
+    with pytest.raises(
+        ValueError, match="no preset 'color'; there are cine, colour, ct"
+    ):
         preset("color")
 
 

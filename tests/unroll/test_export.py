@@ -410,7 +410,7 @@ def test_photographs_are_written(tmp_path, rng):
         (["write", "cine", "--output", "a.h5", "--key", "x"], "--key"),
         (["write", "no.npy", "--output", "a.h5"], "no.npy"),
         (["write", "n.npy", "--output", "a.h5", "--size", "64"], "--size"),
-        (["write", "coffee", "--output", "a.h5", "--rate", "1"], "--rate"),
+        (["write", "coffee", "--output", "a.h5", "--rate", "1.5"], "--rate"),
         (["write", "coffee", "--output", "a.h5", "--coils", "2"], "--coils"),
         (["write", "cine", "--output", "a.h5", "--rate", "0.3"], "--rate"),
         (["write", "coffee", "--output", ""], "--output"),

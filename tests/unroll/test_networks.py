@@ -689,9 +689,13 @@ def test_gradients_are_finite_where_singular_values_are_equal(name, kind, dtype)
     assert y.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["black", "repeated", "constant", "dot"])
+@pytest.mark.parametrize("kind", ["black", "dot"])
 def test_torch_gives_nan_there(kind):
-    """What the test above guards against does happen."""
+    """What the test above guards against does happen.
+
+    Of images that are repeated, or constant, LAPACK's rounding on some processors
+    tells the singular values apart.
+    """
     recipe = RECIPES["image, ISTA, LowRank"]
     net = network(recipe, svd=torch.linalg.svd)
     y, mask = degenerate(recipe, kind, torch.float64)
