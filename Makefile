@@ -18,7 +18,7 @@ find-python = for python in python3.11 python3.12 python3.13 python3 python; do 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs bench lock clean
+.PHONY: help demo test lint docs bench dist lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 8
@@ -48,6 +48,11 @@ bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
 	$(TEST)/python benchmarks/kernels.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/networks.py $(filter --quick,$(BENCH_ARGS))
 
+dist: .venv-dist/.packages ## build the source archive and this platform's wheel, and check them
+	rm -rf dist
+	SVDINV_KERNELS=require .venv-dist/bin/python -m build
+	.venv-dist/bin/twine check --strict dist/*
+
 # The pinned files hold for all supported versions if locked with the oldest.
 # The local version (+cpu) and the CUDA libraries of a torch build are left to
 # pip, which takes those that the build it finds asks for.
@@ -56,6 +61,7 @@ lock: .venv-lock/.ready ## pin requirements/*.txt anew, keeping pins that still 
 	    || { echo 'make lock needs Python 3.11: make lock PYTHON=python3.11'; exit 1; }
 	$(call pin,test,)
 	$(call pin,demo,--constraint requirements/test.txt)
+	$(call pin,dist,--constraint requirements/test.txt)
 
 define pin
 .venv-lock/bin/pip-compile --quiet --strip-extras --allow-unsafe --no-annotate \
@@ -96,6 +102,6 @@ fi; echo "$$python -m venv $(@D)"; "$$python" -m venv $(@D)
 endef
 
 clean: ## remove everything that these targets made
-	rm -rf .venv-test .venv-demo .venv-lock build dist docs/_build demo-output \
+	rm -rf .venv-test .venv-demo .venv-dist .venv-lock build dist docs/_build demo-output \
 	    .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find svdinv tests docs -name __pycache__ -prune -exec rm -rf {} +

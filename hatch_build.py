@@ -1,7 +1,8 @@
 """Build hook: the kernels are compiled where there is a C compiler.
 
-Without one the package is pure Python, and slower; SVDINV_KERNELS=require makes that an
-error, and SVDINV_KERNELS=skip leaves them out.
+Without one the package is pure Python, and slower. SVDINV_KERNELS=require, for wheels
+to publish, makes that an error and brings the headers for JAX. SVDINV_KERNELS=skip
+leaves the kernels out.
 """
 
 import os
@@ -28,10 +29,15 @@ class KernelHook(BuildHookInterface):
     """Compile the kernels into a wheel for the platform, of any Python."""
 
     def dependencies(self) -> list[str]:
-        """Give the compiler to install where there is none."""
-        if os.environ.get("SVDINV_KERNELS") == "skip":
+        """Give the compiler to install where there is none, and JAX's headers."""
+        wish = os.environ.get("SVDINV_KERNELS", "")
+        if wish == "skip":
             return []
-        return [] if _kernels(self.root).compiler() else ["ziglang>=0.13"]
+        needed = [] if _kernels(self.root).compiler() else ["ziglang>=0.13"]
+        if wish == "require":
+            # The oldest: jaxlib calls what an older one's headers describe.
+            needed.append("jaxlib==0.5.0")
+        return needed
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before the files of the wheel are collected."""

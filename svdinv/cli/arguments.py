@@ -182,7 +182,7 @@ def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Option
     Raises
     ------
     ValueError
-        If an option is of another task, or has a value that will not do.
+        If an option is of another task, or has an invalid value.
     """
     (options,) = task_settings(arguments, task, what)
     return options
@@ -218,7 +218,7 @@ def task_settings(
     for name, value in said.items():
         if name not in fields:
             flag = _flag(name, isinstance(value, list), task)
-            raise ValueError(f"argument {flag}: has no use, for {what}")
+            raise ValueError(f"argument {flag}: does not apply: {what}")
         several = value if isinstance(value, list) else [value]
         if len({str(each) for each in several}) < len(several):
             flag = _flag(name, True, task)
@@ -272,7 +272,7 @@ def refuse_options(
     task : Task
         The task.
     why : str
-        What they have no use for.
+        Why they do not apply.
     but : tuple of str
         Options that are allowed.
 
@@ -285,7 +285,7 @@ def refuse_options(
         value = getattr(arguments, name)
         if value is not None and name not in but:
             flag = _flag(name, isinstance(value, list), task)
-            raise ValueError(f"argument {flag}: has no use, for {why}")
+            raise ValueError(f"argument {flag}: does not apply: {why}")
 
 
 def _flag(name: str, several: bool, task: Task) -> str:

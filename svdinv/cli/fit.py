@@ -262,7 +262,7 @@ def _generator(
         except ValueError as error:
             raise ValueError(f"argument --prior: {error}") from error
     if prior not in (None, _EDUCATED):
-        raise ValueError(f"argument --weights: has no use, for --prior {prior}")
+        raise ValueError(f"argument --weights: does not apply to --prior {prior}")
     network = open_network(arguments.weights, device)
     if not isinstance(network.recipe, Generator):
         raise ValueError(
@@ -291,7 +291,7 @@ def _options(
     )
 
     if arguments.start is not None and not task.moving:
-        raise ValueError(f"argument --start: has no use, for {task.images}")
+        raise ValueError(f"argument --start: does not apply to {task.images}")
     if arguments.trained == "singular-values" and arguments.weights is None:
         raise ValueError("argument --trained: singular-values needs --weights")
     encoder = any(name.startswith("encoder_") for name in generator.layers(True))
@@ -312,12 +312,12 @@ def _options(
     else:
         if arguments.deviation is not None:
             raise ValueError(
-                f"argument --deviation: has no use, for --stop {arguments.stop}"
+                f"argument --deviation: does not apply to --stop {arguments.stop}"
             )
         rule = {"held-out": HeldOut(), "variance": MovingVariance(), "none": None}
         rule = rule[arguments.stop]
     if arguments.low_rank and not task.moving:
-        raise ValueError(f"argument --low-rank: has no use, for {task.images}")
+        raise ValueError(f"argument --low-rank: does not apply to {task.images}")
     if arguments.low_rank and arguments.tv:
         raise ValueError("argument --low-rank: not allowed with --tv")
     prior: Any = None

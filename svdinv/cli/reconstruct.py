@@ -222,7 +222,7 @@ def _prepared(
     task = task_of_file(source)
     options = task_options(arguments, task, f"{source} is one of {task.images}")
     if arguments.movie and not task.moving:
-        raise ValueError(f"argument --movie: has no use, for {task.images}")
+        raise ValueError(f"argument --movie: does not apply to {task.images}")
     with naming_flags(arguments, task):
         given = read(source, task, options)
     memory = check_memory(task, given, options, device)

@@ -38,8 +38,8 @@ examples:
 In the output folder: config.toml, log.csv, validation.csv, TensorBoard's events,
 checkpoint.safetensors to resume from and weights.safetensors to use.
 
-Exit codes: 0, all steps done; 1, a loss or gradient was not finite; 2, arguments or
-files that will not do, as one line says; 130, interrupted by Ctrl-C or SIGTERM.
+Exit codes: 0, all steps done; 1, a loss or gradient was not finite; 2, invalid
+arguments or files, as one line says; 130, interrupted by Ctrl-C or SIGTERM.
 """
 
 
@@ -88,13 +88,17 @@ def add(commands: Subparsers) -> None:
     train.add_argument(
         "--steps",
         type=positive,
-        help="short for training.steps (default: as the configuration says)",
+        help="short for training.steps (default: from the configuration)",
     )
     train.add_argument(
-        "--seed", type=seed, help="seed of weights and data (default: likewise)"
+        "--seed",
+        type=seed,
+        help="seed of weights and data (default: from the configuration)",
     )
     train.add_argument(
-        "--threads", type=threads, help="threads of each process (default: likewise)"
+        "--threads",
+        type=threads,
+        help="threads of each process (default: from the configuration)",
     )
     train.add_argument(
         "--weights",

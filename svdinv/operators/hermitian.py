@@ -58,7 +58,7 @@ def eigh(
     Returns
     -------
     EighResult
-        Named tuple ``(w, V)`` with shapes (..., n), real and sorted upwards, and
+        Named tuple ``(w, V)`` with shapes (..., n), real and in ascending order, and
         (..., n, n).
 
     Raises

@@ -94,7 +94,7 @@ def test_an_option_of_another_task_is_refused_by_its_flag(one_line):
         (["data", "show", "coffee", "--frames", "3", "--output", "a.png"], "--frames"),
     ):
         assert main(words) == 2
-        assert f"argument {flag}: has no use" in one_line()
+        assert f"argument {flag}: does not apply" in one_line()
 
 
 def test_version(capsys):

@@ -111,7 +111,7 @@ def test_an_educated_prior(photo, tmp_path, capsys):
         assert run(photo, *options, *SHORT) == 0
     capsys.readouterr()
     assert run(photo, "--weights", weights, "--prior", "dip") == 2
-    assert "has no use, for --prior dip" in capsys.readouterr().err
+    assert "does not apply to --prior dip" in capsys.readouterr().err
     assert run(photo, "--weights", "colour") == 2
     assert "TLR is no generator" in capsys.readouterr().err
 
@@ -127,10 +127,10 @@ def test_a_generator_of_ones_own(photo, tmp_path):
         (("--prior", "magic"), "argument --prior: must be one of"),
         (("--prior", "bilinear"), "bilinear is for series"),
         (("--prior", "os.path:join"), "is no Generator"),
-        (("--low-rank", "1"), "argument --low-rank: has no use"),
+        (("--low-rank", "1"), "argument --low-rank: does not apply"),
         (("--stop", "discrepancy"), "needs --deviation"),
-        (("--deviation", "0.1"), "argument --deviation: has no use"),
-        (("--no-start",), "argument --start: has no use"),
+        (("--deviation", "0.1"), "argument --deviation: does not apply"),
+        (("--no-start",), "argument --start: does not apply"),
         (("--penalty", "1"), "argument --penalty"),
         (("--trained", "singular-values"), "needs --weights"),
         (("--prior", "deep-decoder", "--trained", "decoder"), "has no encoder"),

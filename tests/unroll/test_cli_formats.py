@@ -137,7 +137,7 @@ def test_measured_k_space_of_scanners(tmp_path, raw, capsys):
         assert read_series(tmp_path / "out.npy").shape == (frames, SIZE, SIZE)
         for words in (["--mask", "vista"], ["--coils", 2], ["--time-axis", 2]):
             assert reconstruct(path, *words) == 2
-            assert f"{words[0]}: has no use" in capsys.readouterr().err
+            assert f"{words[0]}: does not apply" in capsys.readouterr().err
         assert run("data", "write", path, "--output", tmp_path / "w.h5") == 0
         capsys.readouterr()
         _, problem = read_measurement(tmp_path / "w.h5")
@@ -177,12 +177,12 @@ def test_what_is_no_scan_is_refused_in_one_line(tmp_path, hearts, one_line):
         ([tmp_path / "a.cfl"], "no file"),
         ([tmp_path / "a.dcm"], "as a DICOM file"),
         ([tmp_path / "none"], "is a folder"),
-        ([tmp_path / "a.nii", "--key", "x"], "--key: has no use"),
+        ([tmp_path / "a.nii", "--key", "x"], "--key: does not apply"),
         ([tmp_path / "a.nii", "--time-axis", "1"], "--time-axis: must be 3, or 2"),
         ([tmp_path / "a.nii", "--slice", "-1"], "--slice: must lie in [0, 65535]"),
         ([tmp_path / "a.nii", "--output", tmp_path / "b.gz"], ".nii.gz"),
-        (["cine", "--holds", "image"], "--holds: has no use"),
-        (["coffee", "--movie", "gif"], "--movie: has no use"),
+        (["cine", "--holds", "image"], "--holds: does not apply"),
+        (["coffee", "--movie", "gif"], "--movie: does not apply"),
     ):
         assert reconstruct(*words) == 2, words
         assert complaint in one_line(), words

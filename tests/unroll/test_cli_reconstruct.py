@@ -169,11 +169,11 @@ def test_bad_arguments_end_in_one_line(
         ([picture, "--rate", "2"], "--rate"),
         ([picture, "--rate", "0.3", "--mask", tmp_path / "mask.npy"], "--rate"),
         ([picture, "--mask", "radial"], "--mask: 'radial' is no file"),
-        ([picture, "--coils", "2"], "--coils: has no use"),
+        ([picture, "--coils", "2"], "--coils: does not apply"),
         ([picture, "--coils", "2"], "one of photographs"),
-        ([picture, "--acceleration", "4"], "--acceleration: has no use"),
+        ([picture, "--acceleration", "4"], "--acceleration: does not apply"),
         ([picture, "--mask", tmp_path / "mask.npy"], "(48, 64)"),
-        ([scan, "--rate", "0.3"], "--rate: has no use"),
+        ([scan, "--rate", "0.3"], "--rate: does not apply"),
         ([scan, "--rate", "0.3"], "one of series"),
         ([scan, "--crop", "40"], "--crop"),
         ([scan, "--acceleration", "17"], "--acceleration"),
@@ -285,10 +285,10 @@ def test_options_of_sampling_have_no_use_for_what_is_measured(tmp_path, one_line
     for words in (["--noise", "0.1"], ["--mask", "vista"], ["--acceleration", "4"]):
         assert run(tmp_path / "raw.h5", *words) == 2
         said = one_line()
-        assert f"{words[0]}: has no use" in said
+        assert f"{words[0]}: does not apply" in said
         assert "measured already" in said
     assert run(tmp_path / "raw.h5", "--rate", "0.1") == 2
-    assert "--rate: has no use" in one_line()
+    assert "--rate: does not apply" in one_line()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

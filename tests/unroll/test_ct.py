@@ -211,7 +211,7 @@ def test_an_educated_prior_is_trained_and_fitted(tmp_path, capsys):
     ("more", "message"),
     [
         (["--prior", "edip"], "argument --prior: edip needs --weights"),
-        (["--prior", "dip", "--weights", "x"], "argument --weights: has no use"),
+        (["--prior", "dip", "--weights", "x"], "argument --weights: does not apply"),
         (["--prior", "edip", "--weights", "colour"], "argument --weights: TLR is no"),
         (["--beam", "cone"], "argument --beam: must be parallel or fan"),
         (["--views", "0"], "argument --views: must lie in"),

@@ -526,7 +526,7 @@ def test_options_of_another_format_are_refused(tmp_path, series):
         ("cine", {"slice": 0}),
     ):
         (name,) = options
-        with pytest.raises(ValueError, match=f"{name}: has no use"):
+        with pytest.raises(ValueError, match=f"{name}: does not apply"):
             read_input(path, **options)
     # The axis of a mask.
     assert read_input("cine", time_axis=2, mask=str(tmp_path / "m.npy"))

@@ -219,7 +219,7 @@ def test_accelerations(series):
     problem = sample(given, mask="vista", acceleration=4)
     assert problem.setting == "vista, 4 x"
     assert problem.A.mask.mean() == pytest.approx(1 / 4, abs=0.05)
-    with pytest.raises(ValueError, match="acceleration: has no use"):
+    with pytest.raises(ValueError, match="acceleration: does not apply"):
         CineOptions(mask="m.npy", acceleration=4)
     with pytest.raises(ValueError, match=r"acceleration must lie in \[1, 16\]"):
         CineOptions(acceleration=0.5)

@@ -173,7 +173,7 @@ class CineOptions(Options):
                 f"mask: {self.mask!r} is none of {', '.join(PATTERNS)}, nor a file"
             )
         if self.acceleration is not None:
-            raise ValueError("acceleration: has no use with a mask from a file")
+            raise ValueError("acceleration: does not apply to a mask from a file")
 
     @property
     def axis(self) -> int:
@@ -353,7 +353,7 @@ class Cine(Task):
             # That of a mask may be meant.
             mask = given == "time_axis" and options.mask not in (None, *PATTERNS)
             if said and not mask:
-                raise ValueError(f"{given}: has no use, for {source}")
+                raise ValueError(f"{given}: does not apply to {source}")
         if str(source) in (*PHANTOMS, *HEARTS):
             return _built_in(str(source), options)
         format = format_of(path)
