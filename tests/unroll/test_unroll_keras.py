@@ -55,13 +55,9 @@ CASES = {
     "LLS, coils": LLS(**SMALL, block=3),
     "LLS, noise, coils": LLS(**SMALL, block=3, noise=True),
     "Skip": Skip(features=(3, 4), skips=(1, 0), depth=2),
-    "Skip, adjoint, coils": Skip(
-        features=(3,), skips=(1,), images="series", along_time=True, source="adjoint"
-    ),
-    "Bilinear": Bilinear(channels=3, rank=2, space=Decoder(features=(3, 4)), depth=2),
     "LowRankAndSparse": LowRankAndSparse(
         channels=3,
-        low_rank=Bilinear(rank=2, space=Decoder(features=(3,)), time="free"),
+        low_rank=Bilinear(rank=2, space=Decoder(features=(3,))),
         sparse=Decoder(features=(3,), side=3),
         depth=2,
     ),
