@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +110,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     from svdinv.unroll.evaluation.inference import open_network, task_of_network
     from svdinv.unroll.evaluation.stability import (
-        network_method,
         stability,
         total_variation,
         untrained_method,
@@ -153,7 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
     weight = _best_weight(problem)
-    methods = {"network": network_method(network), "TV": total_variation(weight)}
+    methods: dict[str, Any] = {"network": network, "TV": total_variation(weight)}
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     sizes = sorted(arguments.sizes)
@@ -215,16 +212,13 @@ def _write(
     import dataclasses
 
     from svdinv.unroll.display.curves import save_curves
+    from svdinv.unroll.display.tables import comma_separated
     from svdinv.unroll.evaluation.stability import Answer
     from svdinv.unroll.files import replacing
 
-    stream = io.StringIO()
-    rows = csv.writer(stream)
     names = [f.name for f in dataclasses.fields(Answer)]
-    rows.writerow(names)
-    rows.writerows([getattr(a, n) for n in names] for a in answers)
     with replacing(table) as file:
-        file.write(stream.getvalue().encode())
+        file.write(comma_separated(names, map(dataclasses.astuple, answers)))
     curves: dict[str, list[tuple[float, float]]] = {}
     for a in answers:
         own = a.perturbation in ("random", f"worst for {a.method}")

@@ -374,6 +374,11 @@ def _arranged(x: Any, y: Tensor) -> Any:
     return x
 
 
+def tensor(x: Any, device: torch.device) -> Tensor:
+    """Give an array of NumPy or PyTorch as a tensor on a device."""
+    return (torch.from_numpy(x) if isinstance(x, np.ndarray) else x).to(device)
+
+
 def save(network: Network, path: str | Path) -> None:
     """Write the weights and the recipe of a network to a safetensors file.
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import fields
-from functools import partial
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.evaluation.evaluation import classical
 from svdinv.unroll.evaluation.reconstruction import Files, Watch, compare
 from svdinv.unroll.files import replacing
@@ -18,7 +16,7 @@ from svdinv.unroll.networks import Recipe
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate, Method, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.untrained import Fit, Fitting, Options, Record, fit
+from svdinv.unroll.untrained import Fit, Fitting, Options, Record
 
 __all__ = ["fitted"]
 
@@ -79,50 +77,6 @@ def fitted(
     ValueError
         If the options do not fit the problem, or the checkpoint is of another fit.
     """
-    methods = dict(classical(task, slow=baselines))
-    begun = task.begun(problem) if start else None
-    if begun is not None:
-        methods["start of the fit"] = lambda problem: Estimate(task.finished(begun))
-    found: list[Fit] = []
-    how: dict[str, Any] = {
-        "around": None if begun is None else task.begun,
-        "weights": weights,
-        "device": device,
-    }
-    fitting = Fitting(problem, generator, options, **how)
-    if checkpoint is not None and checkpoint.exists():  # before anything takes long
-        fitting.load(checkpoint)
-    del fitting
-    how["checkpoint"] = checkpoint
-
-    def last(watch: Watch) -> Method:
-        how["stop"] = watch.interrupted
-        return partial(_fit, task, generator, options, exact, how, found)
-
-    steps = len(methods) + 1
-    if not compare(task, problem, methods, {"fit": last}, written, steps):
-        return False
-    (done,) = found
-    stream = io.StringIO()
-    rows = csv.writer(stream)
-    rows.writerow([f.name for f in fields(Record)])
-    for record in done.trajectory:
-        rows.writerow([getattr(record, f.name) for f in fields(Record)])
-    with replacing(table) as file:
-        file.write(stream.getvalue().encode())
-    return True
-
-
-def _fit(
-    task: Task,
-    generator: Recipe,
-    options: Options,
-    exact: bool,
-    how: dict[str, Any],
-    found: list[Fit],
-    problem: Problem,
-) -> Estimate:
-    """Fit one problem; what there is more than the image goes to `found`."""
 
     def finished(image: Any) -> Any:
         image = problem.A.consistent(image, problem.y) if exact else image
@@ -134,8 +88,43 @@ def _fit(
         def measure(image: Any) -> float:
             return task.decibels(problem, finished(image))
 
-    done = fit(problem, generator, options, measure=measure, **how)
-    found.append(done)
+    fitting = Fitting(
+        problem,
+        generator,
+        options,
+        around=task.begun if start else None,
+        weights=weights,
+        measure=measure,
+        device=device,
+    )
+    if checkpoint is not None and checkpoint.exists():  # before anything takes long
+        fitting.load(checkpoint)
+    methods = dict(classical(task, slow=baselines))
+    around = fitting.arounds[0]
+    if around is not None:
+        begun = around[0].cpu().numpy()
+        methods["start of the fit"] = lambda problem: Estimate(task.finished(begun))
+    found: list[Fit] = []
+
+    def last(watch: Watch) -> Method:
+        def method(problem: Problem) -> Estimate:
+            found.append(fitting.run(checkpoint, stop=watch.interrupted))
+            return Estimate(finished(found[0].image), _told(found[0]))
+
+        return method
+
+    steps = len(methods) + 1
+    if not compare(task, problem, methods, {"fit": last}, written, steps):
+        return False
+    (done,) = found
+    names = [f.name for f in fields(Record)]
+    with replacing(table) as file:
+        file.write(comma_separated(names, map(astuple, done.trajectory)))
+    return True
+
+
+def _told(done: Fit) -> str:
+    """Say how a fit ended."""
     why = {
         "rule": "stopped by its rule",
         "iterations": "all iterations done",
@@ -145,4 +134,4 @@ def _fit(
     note += f", {why.get(done.ending, 'interrupted')}"
     if done.rollbacks:
         note += f", {len(done.rollbacks)} times gone back"
-    return Estimate(finished(done.image), note)
+    return note

@@ -22,13 +22,11 @@ from svdinv.unroll.algorithms import PDHG, solve
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.priors import TotalVariation
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.torch import Network
+from svdinv.unroll.torch import tensor
 from svdinv.unroll.untrained import Options, fit
-from svdinv.unroll.untrained.fitting import tensor
 
 __all__ = [
     "Answer",
-    "network_method",
     "stability",
     "total_variation",
     "untrained_method",
@@ -208,11 +206,6 @@ def stability(
     return answers
 
 
-def network_method(network: Network) -> Differentiable:
-    """Give a trained network as a method of `stability`."""
-    return lambda problem: network(problem)
-
-
 def total_variation(weight: float, iterations: int = 150) -> Differentiable:
     """Give total variation, by so many iterations of PDHG, as a method."""
     prior = TotalVariation(weight)
@@ -255,9 +248,9 @@ def untrained_method(
     """Give an untrained prior as a method, which has no derivative."""
 
     def reconstruct(problem: Problem) -> Tensor:
-        one = replace(problem, y=problem.y[0], A=problem.A)
+        one = replace(problem, y=problem.y[0])
         with torch.enable_grad():
-            done = fit(one, generator, options, around=around(one), progress=False)
+            done = fit(one, generator, options, around=around, progress=False)
         return torch.from_numpy(done.image)[None]
 
     return reconstruct

@@ -25,7 +25,7 @@ from svdinv.unroll.files import replacing_all
 from svdinv.unroll.imports import imported
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Source
-from svdinv.unroll.torch import SVD, Network, save
+from svdinv.unroll.torch import SVD, Network, save, tensor
 from svdinv.unroll.training.checkpoints import (
     Checkpoint,
     read_checkpoint,
@@ -375,7 +375,7 @@ class Run:
         return loss_value, length_value
 
     def _loss(self, network: nn.Module, batch: Problem) -> Tensor:
-        batch = batch.replace_arrays(partial(_tensor, device=self.device))
+        batch = batch.replace_arrays(partial(tensor, device=self.device))
         penalty = self.config.training.penalty
         low = self.config.training.precision == "bfloat16"
         # Autocast leaves complex numbers, and all of svdinv's steps, as they are.
@@ -524,10 +524,6 @@ def _optimiser(name: str) -> Any:
     return cls
 
 
-def _tensor(x: Any, device: torch.device) -> Tensor:
-    return (torch.from_numpy(x) if isinstance(x, np.ndarray) else x).to(device)
-
-
 class _Loss(nn.Module):
     """The loss of a network; NaN, as its gradients, where a decomposition fails.
 
@@ -618,7 +614,7 @@ def reconstruct(
 ) -> np.ndarray:
     """Reconstruct one problem of NumPy arrays, as it comes from the network."""
     given = replace(problem, truth=None).single()
-    given = given.replace_arrays(partial(_tensor, device=torch.device(device)))
+    given = given.replace_arrays(partial(tensor, device=torch.device(device)))
     return network(given)[0].cpu().contiguous().numpy()
 
 

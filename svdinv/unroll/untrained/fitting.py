@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -31,7 +30,7 @@ from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import to_json
 from svdinv.unroll.priors import Prior
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.torch import Network
+from svdinv.unroll.torch import Network, tensor
 from svdinv.unroll.training.checkpoints import (
     Checkpoint,
     read_checkpoint,
@@ -307,6 +306,60 @@ class Fitting:
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._sound: tuple[dict[str, Any], dict[str, Any]] | None = None
 
+    def run(
+        self,
+        checkpoint: Path | None = None,
+        *,
+        callback: Callable[[Record], bool | None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        progress: bool = True,
+    ) -> Fit:
+        """Iterate until it ends.
+
+        Parameters
+        ----------
+        checkpoint : Path, optional
+            File to write to every minute, and at the end.
+        callback, stop, progress
+            As for `fit`.
+
+        Returns
+        -------
+        Fit
+            The image, and how it went.
+
+        Raises
+        ------
+        OSError
+            If the checkpoint cannot be written.
+        """
+        began = saved = time.monotonic()
+        ending: Any = self.ended()
+        with tqdm(
+            total=self.options.iterations,
+            initial=self.iteration,
+            desc="fit",
+            disable=not progress,
+        ) as bar:
+            while not ending:
+                record = self.step()
+                bar.update()
+                if record is not None:
+                    told = f"data {record.data:.3g}"
+                    if math.isfinite(record.decibels):
+                        told += f", {record.decibels:.2f} dB"
+                    bar.set_postfix_str(told)
+                asked = record is not None and callback is not None and callback(record)
+                ending = self.ended()
+                if not ending and (asked or stop()):
+                    ending = "stopped"
+                sound = self.iteration % REMEMBER == 0
+                due = sound and time.monotonic() - saved > _SAVE_EVERY
+                if checkpoint is not None and ending != "broken" and (ending or due):
+                    self.save(checkpoint)
+                    saved = time.monotonic()
+        return self.result(ending, time.monotonic() - began)
+
     def step(self) -> Record | None:
         """Iterate once.
 
@@ -525,12 +578,10 @@ class Fitting:
             self._recent.append(data)
             return False
         self.rollbacks.append(self.iteration)
-        if self._lost or self._sound is None:
-            return True
-        models, moments = self._sound
-        self.models.load_state_dict(models)
-        for k, v in _moments(self.optimiser).items():
-            v.copy_(moments[k])
+        if not self._lost and self._sound is not None:
+            models, moments = self._sound
+            self.models.load_state_dict(models)
+            self.optimiser.load_state_dict(copy.deepcopy(moments))
         return True
 
     def _check(self) -> None:
@@ -551,16 +602,17 @@ class Fitting:
         rule, shape = self.options.rule, tuple(self.states[-1]["x"].shape)
         if around is None:
             return None
-        if getattr(self.recipe, "images", "") == "image" and self.recipe.bounded:  # type: ignore[attr-defined]
-            raise ValueError("around: needs a generator with bounded=False")
         if callable(around):
-            one = replace(known, y=known.y[0].cpu()).replace_arrays(_array)
-            around = around(one)
+            around = around(replace(known, y=known.y[0]).replace_arrays(_array))
+            if around is None:
+                return None
         elif rule is not None and rule.probes:
             raise ValueError(
                 "around: this rule asks how it depends on the data; give a function "
                 "of a problem"
             )
+        if getattr(self.recipe, "images", "") == "image" and self.recipe.bounded:  # type: ignore[attr-defined]
+            raise ValueError("around: needs a generator with bounded=False")
         given = convert(around)[None].to(self.states[-1]["x"].dtype)
         if tuple(given.shape) != shape:
             raise ValueError(
@@ -569,9 +621,8 @@ class Fitting:
         return given
 
     def _remember(self) -> None:
-        models = {k: v.clone() for k, v in self.models.state_dict().items()}
-        moments = {k: v.clone() for k, v in _moments(self.optimiser).items()}
-        self._sound = models, moments
+        both = self.models.state_dict(), self.optimiser.state_dict()
+        self._sound = copy.deepcopy(both)
 
     def _described(self) -> str:
         # A fit that has ended may go on for longer.
@@ -677,35 +728,7 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         fitting.load(path)
-    began = saved = time.monotonic()
-    ending: Any = fitting.ended()
-    with tqdm(
-        total=options.iterations,
-        initial=fitting.iteration,
-        desc="fit",
-        disable=not progress,
-    ) as bar:
-        while not ending:
-            record = fitting.step()
-            bar.update()
-            if record is not None:
-                told = f"{record.data:.3g}"
-                decibels = math.isfinite(record.decibels)
-                bar.set_postfix_str(
-                    f"data {told}, {record.decibels:.2f} dB"
-                    if decibels
-                    else f"data {told}"
-                )
-            asked = record is not None and callback is not None and callback(record)
-            ending = fitting.ended()
-            if not ending and (asked or stop()):
-                ending = "stopped"
-            sound = fitting.iteration % REMEMBER == 0
-            due = sound and time.monotonic() - saved > _SAVE_EVERY
-            if path is not None and ending != "broken" and (ending or due):
-                fitting.save(path)
-                saved = time.monotonic()
-    return fitting.result(ending, time.monotonic() - began)
+    return fitting.run(path, callback=callback, stop=stop, progress=progress)
 
 
 _SAVE_EVERY = 60.0  # seconds
@@ -812,22 +835,5 @@ class _Model(nn.Module):
         return kernels
 
 
-def _moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Give the arrays of an optimiser, by number of the parameter and name."""
-    found = {}
-    every = [p for group in optimiser.param_groups for p in group["params"]]
-    for i, parameter in enumerate(every):
-        for name, x in optimiser.state[parameter].items():
-            if isinstance(x, Tensor):
-                found[f"{i}/{name}"] = x
-    return found
-
-
 def _array(x: Any) -> Any:
     return x.cpu().numpy() if isinstance(x, Tensor) else x
-
-
-def tensor(x: Any, device: torch.device) -> Tensor:
-    """Give an array of NumPy or PyTorch as a tensor on a device."""
-    x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-    return x.to(device)

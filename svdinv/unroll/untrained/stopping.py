@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -225,19 +225,16 @@ class MovingVariance(Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Discrepancy(Rule):
-    """End where the data are fitted as well as the noise allows (Morozov, 1966).
+class GaussianRule(Rule):
+    """A rule that knows the level of white Gaussian noise.
 
     Attributes
     ----------
     deviation : float
         Standard deviation of the noise; of complex data, of both parts together.
-    factor : float
-        What the root mean square of the residual may be in units of that.
     """
 
     deviation: float
-    factor: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what makes no rule.
@@ -248,15 +245,38 @@ class Discrepancy(Rule):
             Naming the attribute.
         """
         super().__post_init__()
-        for name in ("deviation", "factor"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be positive, got {getattr(self, name)!r}"
-                )
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name != "patience" and not 0 < value < math.inf:
+                raise ValueError(f"{entry.name} must be positive, got {value!r}")
 
     def check(self, problem: Problem) -> None:
-        """Refuse noise that is not white and Gaussian."""
-        _check_gaussian("Discrepancy", problem)
+        """Refuse other noise.
+
+        Raises
+        ------
+        ValueError
+            If the data fidelity is another than `L2`, or has weights.
+        """
+        fidelity = problem.fidelity
+        if not (isinstance(fidelity, L2) and fidelity.weight is None):
+            raise ValueError(
+                f"rule: {type(self).__name__} is for white Gaussian noise, an L2 "
+                f"fidelity without weights, got {fidelity}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discrepancy(GaussianRule):
+    """End where the data are fitted as well as the noise allows (Morozov, 1966).
+
+    Attributes
+    ----------
+    factor : float
+        What the root mean square of the residual may be in units of `deviation`.
+    """
+
+    factor: float = 1.0
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
         """Give what the residual is above the noise, in units of its energy."""
@@ -269,7 +289,7 @@ class Discrepancy(Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SURE(Rule):
+class SURE(GaussianRule):
     """Stein's unbiased estimate of the predictive risk (Stein, Ann. Stat. 1981).
 
     ``|z - y|^2 - m s^2 + 2 s^2 tr(dz/dy)`` with z = A f, the trace by Monte Carlo
@@ -279,38 +299,16 @@ class SURE(Rule):
 
     Attributes
     ----------
-    deviation : float
-        Standard deviation s of the noise; of complex data, of both parts together.
     probe : float
         Size of that little noise, in units of `deviation`.
     """
 
-    deviation: float
     probe: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no rule.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
-        super().__post_init__()
-        for name in ("deviation", "probe"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be positive, got {getattr(self, name)!r}"
-                )
 
     @property
     def probes(self) -> float:  # type: ignore[override]
         """How far the data of the second fit are moved."""
         return self.probe * self.deviation
-
-    def check(self, problem: Problem) -> None:
-        """Refuse noise that is not white and Gaussian."""
-        _check_gaussian("SURE", problem)
 
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
         """Draw signs, of complex data in both parts, of magnitude 1."""
@@ -332,12 +330,3 @@ class SURE(Rule):
 
 _MOST = 2**15  # numbers of an image that a window keeps
 _LEAST = 20  # data
-
-
-def _check_gaussian(rule: str, problem: Problem) -> None:
-    fidelity = problem.fidelity
-    if not (isinstance(fidelity, L2) and fidelity.weight is None):
-        raise ValueError(
-            f"rule: {rule} is for white Gaussian noise, an L2 fidelity without "
-            f"weights, got {fidelity}"
-        )

@@ -22,8 +22,8 @@ from torch.func import functional_call, jvp
 import svdinv.torch
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.torch import Network
-from svdinv.unroll.untrained.fitting import Fit, Record, tensor
+from svdinv.unroll.torch import Network, tensor
+from svdinv.unroll.untrained.fitting import Fit, Record
 
 __all__ = ["directions", "fit_in_subspace"]
 
