@@ -14,13 +14,12 @@ from svdinv.cli.arguments import (
     add_task_options,
     filled,
     folder,
-    naming_flags,
     need,
     positive,
     positive_number,
-    task_options,
     writable_folder,
 )
+from svdinv.cli.inputs import check_network, read_input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,14 +107,12 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from svdinv.unroll.evaluation.inference import open_network, task_of_network
+    from svdinv.unroll.evaluation.inference import open_network
     from svdinv.unroll.evaluation.stability import (
         stability,
         total_variation,
         untrained_method,
     )
-    from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import read, task_of_file
     from svdinv.unroll.untrained import Options
     from svdinv.unroll.untrained.presets import generator_for
 
@@ -126,20 +123,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.device not in ("auto", "cpu"):
             raise ValueError("argument --device: only cpu, for now")
-        task = task_of_file(source)
-        options = task_options(arguments, task, f"{source} is one of {task.images}")
-        with naming_flags(arguments, task):
-            given = read(source, task, options)
-            if isinstance(given, Problem):
-                problem = given
-            else:
-                problem = task.measure(given, options)
+        task, problem, *_ = read_input(arguments, source)
         if problem.truth is None:
             raise ValueError(f"argument INPUT: the truth of {source} is not known")
         network = open_network(arguments.weights or task.kind)
-        own = task_of_network(network)
-        if own.kind != task.kind:
-            raise ValueError(f"argument --weights: these are for {own.kind}")
+        check_network(network, task, source)
         if arguments.prior:
             generator = generator_for(arguments.prior, problem)
             settings = Options(
