@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["add", "run"]
 
 _NEEDS = (*NETWORKS, "matplotlib", "PIL")
-_WEIGHTS = (0.001, 0.003, 0.01, 0.03)
+_WEIGHTS: dict[str, Any] = {"first": 0.01, "low": 1e-5, "high": 1.0}
 
 _EPILOG = """\
 examples:
@@ -168,15 +169,18 @@ def _best_weight(problem: Problem) -> float:
     """Choose the weight of total variation with the truth."""
     import numpy as np
 
-    from svdinv.unroll.algorithms import solve
+    from svdinv.unroll.algorithms import PDHG
+    from svdinv.unroll.algorithms.search import best_solution
     from svdinv.unroll.priors import TotalVariation
 
-    def error(weight: float) -> float:
-        prior = TotalVariation(weight)
-        found = solve(problem, prior, iterations=150, rtol=1e-4, objective=False)
-        return float(np.linalg.norm(found.image - problem.truth))
+    def score(image: Any) -> float:
+        return -20 * math.log10(np.linalg.norm(image - problem.truth))
 
-    return min(_WEIGHTS, key=error)
+    weight, _ = best_solution(
+        problem, TotalVariation, score, algorithm=PDHG(), iterations=150, rtol=1e-4,
+        **_WEIGHTS,
+    )  # fmt: skip
+    return weight
 
 
 def _text(answers: Sequence[Answer]) -> str:
