@@ -52,7 +52,6 @@ def main(results):
     for name, f in {
         "svt": partial(o.svt, tau=20.0, method="gram"),
         "nuclear norm": partial(o.nuclear_norm, method="gram"),
-        "low rank": partial(o.low_rank, rank=3, method="gram"),
     }.items():
         value = jax.value_and_grad(lambda A, f=f: jnp.sum(f(A) ** 2))
         compiled = jax.jit(value)
@@ -61,7 +60,6 @@ def main(results):
             "value": error(Y, np.asarray(y)),
             "gradient": error(G, np.asarray(g)),
             "kept": G.sharding.is_equivalent_to(ROWS, 2),
-            "forward": collectives(f, many),
             "both": collectives(value, many),
         }
     # Outside jit, "auto" knows how the matrix lies.
