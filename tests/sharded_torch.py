@@ -23,7 +23,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 import svdinv.torch
 
 DEVICES = 4
-ROWS, BATCHED, LAST = [Shard(0)], [Shard(1)], [Shard(-1)]
+ROWS, BATCHED, LAST, BOTH = [Shard(0)], [Shard(1)], [Shard(-1)], [Shard(0), Shard(1)]
 
 
 def spectrum(shape, values, dtype=torch.float64):
@@ -52,6 +52,7 @@ def cases():
     yield "svt, wide", lambda A: o.svt(A, 3.0), A.mT.contiguous(), LAST
     yield "svt, batch", lambda A: o.svt(A, taus), batch, BATCHED, taus
     yield "svt, over the batch", lambda A: o.svt(A, 2.0), batch.repeat(2, 1, 1), ROWS
+    yield "svt, mesh", lambda A: o.svt(A, 2.0), batch[:2], BOTH
     yield "nuclear norm", o.nuclear_norm, A, ROWS
     yield "low rank", lambda A: o.low_rank(A, 2), A, ROWS
 
@@ -60,8 +61,9 @@ def sent(comm):
     return {str(name).split(".")[-1]: n for name, n in comm.get_comm_counts().items()}
 
 
-def compare(mesh, f, A, placements, *free):
+def compare(meshes, f, A, placements, *free):
     """Give errors beside one device, placements, and the collectives."""
+    mesh = meshes[len(placements) - 1]
     one = A.clone().requires_grad_()
     y = f(one)
     weights = torch.linspace(1, 2, y.numel(), dtype=y.real.dtype).reshape(y.shape)
@@ -70,7 +72,7 @@ def compare(mesh, f, A, placements, *free):
     many = distribute_tensor(A, mesh, placements).requires_grad_()
     with CommDebugMode() as forward:
         Y = f(many)
-    whole = [Replicate()]
+    whole = [Replicate()] * mesh.ndim
     spread = distribute_tensor(weights, mesh, Y.placements)
     total = (Y.abs() ** 2 * spread).sum().redistribute(placements=whole)
     with CommDebugMode() as backward:
@@ -119,7 +121,8 @@ def work(rank, path, results):
         "gloo", init_method=f"file://{path}", rank=rank, world_size=DEVICES
     )
     mesh = init_device_mesh("cpu", (DEVICES,))
-    compared = {name: compare(mesh, f, *given) for name, f, *given in cases()}
+    meshes = mesh, init_device_mesh("cpu", (2, DEVICES // 2))
+    compared = {name: compare(meshes, f, *given) for name, f, *given in cases()}
     found = {"cases": compared, "refused": refused(mesh)}
     if rank == 0:
         Path(results).write_text(json.dumps(found))
