@@ -66,6 +66,7 @@ class TestTorch:
         assert all(text.startswith("ValueError: ") for text in said.values()), said
         assert "whole matrices on each device" in said["svd"]
         assert "whole matrices on each device" in said["method svd"]
+        assert "whole matrices on each device" in said["square"]
         assert "longer side alone, Shard(1)" in said["rows of a wide matrix"]
         assert "Shard or Replicate" in said["partial"]
 

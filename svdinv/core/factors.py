@@ -103,15 +103,15 @@ def factorise(
         return iteration_factors(function, A, tau, relative, xp)
     single = eps(A, xp) > SINGLE
     wide = single and has_double_precision(xp)
+    unitary = function.needs_unitary and known_equal(A.shape[-2], A.shape[-1])
     if method == "gram" and 0 not in A.shape:
         gram = gram_matrix(A, wide, xp)
         if gram is not None:
             factors = from_gram(gram, A, xp)
-            square = known_equal(A.shape[-2], A.shape[-1])
-            if square and isinstance(factors, SVDFactors) and function.needs_unitary:
+            if unitary and isinstance(factors, SVDFactors):
                 return factors._replace(U=completed(factors.U, xp))
             return factors
-    if method == "auto" and 0 not in A.shape and is_spread(A, xp):
+    if method == "auto" and 0 not in A.shape and is_spread(A, xp) and not unitary:
         return _of_spread(A, function, tau, relative, wide, xp)
     quick = decomposes_quickly(A, xp)
     known = None not in A.shape and 0 not in A.shape
