@@ -244,7 +244,7 @@ def _prepared(
     if len(arguments.inputs) > 1 and file:
         raise ValueError("argument --output: must be a folder for several inputs")
     movie = f".{arguments.movie or 'gif'}"
-    written = files(arguments.output, task, problem.name, movie)
+    written = files(arguments.output, task, problem, movie)
     return _Work(task, problem, network, written, memory)
 
 

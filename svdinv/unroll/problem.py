@@ -9,7 +9,6 @@ from typing import Any
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
-from svdinv.unroll.operators.linear import alike
 
 __all__ = ["Problem", "batch"]
 
@@ -136,7 +135,7 @@ def batch(problems: Sequence[Problem]) -> Problem:
     ----------
     problems : sequence of Problem
         Of NumPy or PyTorch, all with their truth or none, with one operator or with
-        operators of one class that define `Operator.stacked`, and with one fidelity.
+        operators of one class that define `Operator.stacked`, and so of fidelities.
 
     Returns
     -------
@@ -156,12 +155,11 @@ def batch(problems: Sequence[Problem]) -> Problem:
         raise ValueError(f"data of a batch must have one shape, got {shapes}")
     if len({problem.truth is None for problem in problems}) > 1:
         raise ValueError("of a batch, all must have their truth or none")
-    if not all(alike(problem.fidelity, first.fidelity) for problem in others):
-        raise ValueError("problems of a batch must share one data fidelity")
     xp = namespace(first.y)
     y = xp.stack([problem.y for problem in problems])
     truth = None
     if first.truth is not None:
         truth = xp.stack([problem.truth for problem in problems])
     A = first.A.stacked([problem.A for problem in others], first.y)
-    return Problem(y, A, first.fidelity, truth)
+    fidelities = [problem.fidelity for problem in others]
+    return Problem(y, A, first.fidelity.stacked(fidelities, first.y), truth)

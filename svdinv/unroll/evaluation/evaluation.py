@@ -377,7 +377,7 @@ def evaluate(
             if pictured.setdefault(problem.setting, 0) < panels:
                 both = f"{problem.setting} {problem.name}"
                 slug = re.sub(r"[^\w.]+", "-", both).strip("-")
-                gif = output / f"animation-{slug}.gif" if task.moving else None
+                gif = output / f"animation-{slug}.gif" if task.moves(problem) else None
                 panel = output / f"panel-{slug}.png"
                 save_pictures(panel, gif, task, problem, entries)
                 pictured[problem.setting] += 1

@@ -3,6 +3,7 @@
 from svdinv.unroll.tasks.cine import Cine
 from svdinv.unroll.tasks.colour import Colour
 from svdinv.unroll.tasks.ct import Ct
+from svdinv.unroll.tasks.pet import Pet
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -21,6 +22,7 @@ __all__ = [
     "Estimate",
     "Given",
     "Options",
+    "Pet",
     "Task",
     "option",
     "register",
