@@ -213,6 +213,7 @@ def _prepared(
     device: str,
 ) -> _Work:
     """Read an input, and check it and the options against each other."""
+    from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.forecast import check_memory
     from svdinv.unroll.evaluation.inference import task_of_network
     from svdinv.unroll.evaluation.reconstruction import files
@@ -233,12 +234,19 @@ def _prepared(
     else:
         with naming_flags(arguments, task):
             problem = task.measure(given, options)
-    network = opened(arguments.weights or task.kind)
-    own = task_of_network(network)
-    if own.kind != task.kind:
+    network = None
+    if arguments.weights or task.kind in pretrained.names():
+        network = opened(arguments.weights or task.kind)
+        own = task_of_network(network)
+        if own.kind != task.kind:
+            raise ValueError(
+                f"argument --weights: these are for {own.kind}, but {source} is of the "
+                f"kind {task.kind}"
+            )
+    elif arguments.ensemble:
         raise ValueError(
-            f"argument --weights: these are for {own.kind}, but {source} is of the "
-            f"kind {task.kind}"
+            f"argument --ensemble: needs --weights, none for {task.kind} come with "
+            "svdinv"
         )
     file = arguments.output.suffix[1:2].isalpha() and not arguments.output.is_dir()
     if len(arguments.inputs) > 1 and file:

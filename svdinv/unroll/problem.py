@@ -88,8 +88,12 @@ class Problem:
         return self.fidelity.gradient(x, self.y, self.A)
 
     def adjoint(self) -> Array:
-        """Give ``A^H y``: for sampled k-space the zero-filled image."""
-        return self.A.adjoint(self.y)
+        """Give ``A^H y``: for sampled k-space the zero-filled image.
+
+        Of an operator that is not linear, its `Operator.approximate_inverse`.
+        """
+        linear = self.A.linear
+        return (self.A.adjoint if linear else self.A.approximate_inverse)(self.y)
 
     def compared(self, image: Array) -> tuple[Array, Array]:
         """Give the truth and an image as they can be compared.

@@ -90,7 +90,7 @@ def files(output: Path, task: Task, problem: Problem, movie: str = ".gif") -> Fi
 def reconstruct(
     task: Task,
     problem: Problem,
-    network: Network,
+    network: Network | None,
     written: Files,
     *,
     baselines: bool = True,
@@ -105,8 +105,9 @@ def reconstruct(
         Of the problem.
     problem : Problem
         What to reconstruct.
-    network : Network
-        Of that kind, on `device`.
+    network : Network or None
+        Of that kind, on `device`; without one the last classical method is what is
+        reconstructed.
     written : Files
         Where to.
     baselines : bool
@@ -127,6 +128,10 @@ def reconstruct(
         If a file cannot be written.
     """
     methods = classical(task, slow=baselines)
+    if network is None:
+        name, chosen = methods.popitem()
+        only = {name: lambda watch: chosen}
+        return compare(task, problem, methods, only, written, len(methods))
     if baselines:
         methods |= start(network, device)
     steps = len(methods) + parts(network, task, problem, ensemble=ensemble)

@@ -3,6 +3,7 @@
 from svdinv.unroll.tasks.cine import Cine
 from svdinv.unroll.tasks.colour import Colour
 from svdinv.unroll.tasks.ct import Ct
+from svdinv.unroll.tasks.eit import Eit
 from svdinv.unroll.tasks.pet import Pet
 from svdinv.unroll.tasks.task import (
     Estimate,
@@ -19,6 +20,7 @@ __all__ = [
     "Cine",
     "Colour",
     "Ct",
+    "Eit",
     "Estimate",
     "Given",
     "Options",

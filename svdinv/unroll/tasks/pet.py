@@ -605,9 +605,8 @@ def _background(problem: Problem) -> Any:
 
 def _grey(entry: Entry, top: float) -> Entry:
     """Give a frame as a picture, as often as that has colours."""
-    return entry._replace(
-        image=np.repeat(np.moveaxis(entry.image, 0, -1) / np.float32(top), 3, axis=-1)
-    )
+    image = np.moveaxis(entry.image, 0, -1) / np.float32(top)
+    return replace(entry, image=np.repeat(image, 3, axis=-1))
 
 
 def _whole(problem: Problem) -> Problem:
