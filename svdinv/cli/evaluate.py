@@ -66,9 +66,9 @@ def add(commands: Subparsers) -> None:
         type=filled,
         default="colour",
         metavar="NAME|PATH",
-        help="weights that come with svdinv (default colour), a file of others, or the "
-        "folder of a training; of a task without weights, such as ct, classical methods "
-        "are compared",
+        help="weights that come with svdinv (default colour), a file of others, or "
+        "the folder of a training; of a task without weights, such as ct, classical "
+        "methods are compared",
     )
     evaluate.add_argument(
         "--images",

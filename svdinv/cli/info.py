@@ -68,7 +68,8 @@ def _weights() -> list[tuple[str, str]]:
             recipe, arrays = weights.read(path)
             axes, channels = (getattr(recipe, n, None) for n in ("axes", "channels"))
             numbers = sum(array.size for array in arrays.values())
-            size, task = path.stat().st_size / 1e6, task_of(axes, channels, weights.task_of(path))
+            task = task_of(axes, channels, weights.task_of(path))
+            size = path.stat().st_size / 1e6
             what = f"{type(recipe).__name__} with {numbers:,} weights, {size:.2f} MB"
             found.append((f"weights {name}", f"{what}, for {task.kind}"))
     except (ImportError, ValueError) as error:

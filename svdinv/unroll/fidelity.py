@@ -361,8 +361,10 @@ class PoissonKL(DataFidelity):
 def _stack(every: Sequence[Any], name: str, data: Array) -> Any:
     """Stack arrays of fidelities of one class for a batch; None if one has none."""
     arrays = [getattr(each, name, None) for each in every]
-    if not all(hasattr(x, "dtype") and type(e) is type(every[0])
-               for x, e in zip(arrays, every, strict=True)):
+    if not all(
+        hasattr(x, "dtype") and type(e) is type(every[0])
+        for x, e in zip(arrays, every, strict=True)
+    ):
         return None
     xp, axes = namespace(arrays[0]), len(data.shape)
     shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in arrays]

@@ -86,8 +86,9 @@ def test_frames_and_items_do_not_depend_on_each_other():
     np.testing.assert_allclose(both[1], alone[0], atol=1e-5)
     task, scan = Pet(), series.note
     for k in range(3):
-        beside = (task.measured(series)["factors"], series.fidelity.background)
-        one = scan.problem(*(x[k : k + 1] for x in (series.y, *beside)))
+        held = task.measured(series)
+        y, background = (held[n][k : k + 1] for n in ("counts", "background"))
+        one = scan.problem(y, held["factors"], background)
         with torch.no_grad():
             found = network(batched(one)).numpy()[0, 0]
         np.testing.assert_allclose(found, frames[k], atol=1e-5)

@@ -23,7 +23,7 @@ from svdinv.unroll.data.noise import generator
 from svdinv.unroll.display.panels import save_panel
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import snr, ssim
-from svdinv.unroll.operators import Wrapped, WrappedNonlinear
+from svdinv.unroll.operators import Operator, Wrapped, WrappedNonlinear
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.task import (
     Estimate,
@@ -36,7 +36,17 @@ from svdinv.unroll.tasks.task import (
     register,
 )
 
-__all__ = ["Eit", "EitOptions", "Picture", "Tanks", "Voltages", "problem_of"]
+__all__ = [
+    "Eit",
+    "EitOptions",
+    "Picture",
+    "Tanks",
+    "Voltages",
+    "logarithmic",
+    "penalties",
+    "problem_of",
+    "smooth",
+]
 
 NAMES: dict[str, str] = {
     "tank": "things in water that resist and conduct, by --seed",
@@ -61,7 +71,7 @@ _WEIGHTS = {
 }
 _FIXED = {"Tikhonov": 0.1, "TV": 0.1, "Gauss-Newton": 1.0}
 _JUDGED = 256  # pixels of the challenge's pictures
-_CLEAR = 0.02  # from the water in a picture, for a class of its own
+_CLEAR = 0.1  # from the water in a picture, for a class of its own
 
 Floats = NDArray[Any]
 
@@ -195,7 +205,8 @@ class Picture(WrappedNonlinear):
         rows, columns, values = [], [], []
         for down in (0, 1):
             for right in (0, 1):
-                w = [s if d else 1 - s for s, d in zip(share, (down, right), strict=True)]
+                pairs = zip(share, (down, right), strict=True)
+                w = [s if d else 1 - s for s, d in pairs]
                 index = (low[0] + down) * size + low[1] + right
                 columns.append(index.astype(int).ravel())
                 values.append((w[0] * w[1] / each).ravel())
@@ -395,7 +406,7 @@ class Eit(Task):
             np.column_stack([pairs, np.full(len(pairs), k)])
             for k, pairs in enumerate(mesh.electrodes)
         ]
-        return {
+        held = {
             "voltages": problem.y * deviation,
             "deviation": deviation,
             "currents": model.currents,
@@ -406,6 +417,7 @@ class Eit(Task):
             "triangles": mesh.triangles,
             "edges": np.concatenate(edges),
         }
+        return {name: np.asarray(x, np.float32) for name, x in held.items()}
 
     def examples(self, options: Any) -> list[Given]:
         """Give tanks of other seeds than those of the training."""
@@ -445,7 +457,9 @@ class Eit(Task):
         noise = 1e-6 if options.noise is None else options.noise
         count, missing = options.electrodes or _ELECTRODES, options.missing or 0
         if count - missing < 4:
-            raise ValueError(f"missing must leave 4 of {count} electrodes, got {missing}")
+            raise ValueError(
+                f"missing must leave 4 of {count} electrodes, got {missing}"
+            )
         model = _model(count)
         reference = model.forward(np.ones(model.image_shape))
         usual = float(np.abs(reference).mean())
@@ -495,9 +509,9 @@ class Eit(Task):
     def describe(self, problem: Problem) -> str:
         """Give the size of the picture, of the mesh and of the data."""
         voltages = problem.note.voltages
-        mesh, count = voltages.model.mesh, int((voltages.weight > 0).sum())
-        size = problem.note.picture.size
-        return f"{size}x{size} pixels, {len(mesh.triangles)} triangles, {count} voltages"
+        count, size = int((voltages.weight > 0).sum()), problem.note.picture.size
+        triangles = len(voltages.model.mesh.triangles)
+        return f"{size}x{size} pixels, {triangles} triangles, {count} voltages"
 
     def shown(self, image: Any) -> Any:
         """Put the channel last, as often as a picture has colours."""
@@ -662,6 +676,14 @@ def smooth(mesh: Any) -> Wrapped:
     )
 
 
+def logarithmic(voltages: Voltages) -> Operator:
+    """Give the operator of the logarithm of conductivities, which are positive so."""
+    shape = voltages.image_shape
+    return voltages * WrappedNonlinear(
+        np.exp, lambda x, dx: np.exp(x) * dx, lambda x, y: np.exp(x) * y, shape, shape
+    )
+
+
 def _deviation(y: Floats, error: float) -> float:
     """Give the noise, 1, with what the model gets wrong."""
     some = y[y != 0]
@@ -729,13 +751,7 @@ def penalised(problem: Problem, *, name: str) -> Estimate:
 
     voltages, y = problem.note.voltages, _data(problem)
     L, one = penalties(voltages.model.mesh), np.ones(voltages.image_shape)
-    A = voltages * WrappedNonlinear(
-        np.exp,
-        lambda x, dx: np.exp(x) * dx,
-        lambda x, y: np.exp(x) * y,
-        one.shape,
-        one.shape,
-    )
+    A = logarithmic(voltages)
 
     def at(weight: float) -> Floats:
         if name == "Gauss-Newton":
@@ -775,7 +791,8 @@ def _challenge(path: Path, size: int) -> Problem:
         mesh = read_mesh(above / "Mesh_sparse.mat")
         tank = read_tank(path.parent, int(number))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} needs {error.filename}, which is not there") from error
+        due = f"{path} needs {error.filename}, which is not there"
+        raise ValueError(due) from error
     model, water, misfit = calibrated(mesh, tank)
     y = tank.data - tank.reference
     deviation = deviations(tank.reference, y, misfit)

@@ -1,4 +1,4 @@
-"""Emission tomography: activities from counts of pairs of photons, at rest or moving."""
+"""Emission tomography: activities from counts, of one image or of frames."""
 
 from __future__ import annotations
 
@@ -290,15 +290,17 @@ class Pet(Task):
         if not counts.any():
             raise file.error("counts", "must not be all 0")
         angles = file.real("angles").astype(np.float64)
-        order = _order(len(angles))
+        order = np.argsort(angles % 180, kind="stable")[_order(len(angles))]
         try:
             scan = _Scan(ring, tuple(map(float, angles[order])), shape[-1])
             if "factors" not in file:
                 beside["factors"] *= _usual_factor(scan, counts, beside["background"])
-            problem = scan.problem(*(
-                np.ascontiguousarray(x[:, order])
-                for x in (counts, beside["factors"], beside["background"])
-            ))
+            problem = scan.problem(
+                *(
+                    np.ascontiguousarray(x[:, order])
+                    for x in (counts, beside["factors"], beside["background"])
+                )
+            )
         except ValueError as error:
             raise file.error("geometry", f"makes no sense: {error}") from error
         if "truth" not in file:
@@ -485,9 +487,7 @@ class _Scan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=32)
-def _beam(
-    ring: Ring, angles: tuple[float, ...], detectors: int | None
-) -> ParallelBeam:
+def _beam(ring: Ring, angles: tuple[float, ...], detectors: int | None) -> ParallelBeam:
     # In sides of the image, so that its activity has integrals of about 1.
     pixel = 1 / max(ring.rows, ring.columns)
     return ParallelBeam(

@@ -162,8 +162,8 @@ class Config:
         if self.network.axes != self.task.axes:
             raise ValueError(
                 f"network.kind: {kind_of(self.network)} reconstructs images "
-                f"({self.network.axes}), but those of the task {kind_of(self.task)} are "
-                f"({self.task.axes})"
+                f"({self.network.axes}), but those of the task {kind_of(self.task)} "
+                f"are ({self.task.axes})"
             )
         due = self.task.channels
         channels = getattr(self.network, "channels", due)
