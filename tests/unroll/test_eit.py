@@ -33,9 +33,11 @@ SMALL = EitOptions(size=16, electrodes=8, noise=1e-5, seed=2)
 def _coarse(monkeypatch):
     """A mesh of 150 triangles."""
     monkeypatch.setattr(eit, "_RINGS", 5)
-    eit._model.cache_clear()
+    for cache in (eit._model, eit._tank):
+        cache.cache_clear()
     yield
-    eit._model.cache_clear()
+    for cache in (eit._model, eit._tank):
+        cache.cache_clear()
 
 
 def problem(options=SMALL, name="tank"):

@@ -3,8 +3,6 @@
 from svdinv.unroll.tasks.cine import Cine
 from svdinv.unroll.tasks.colour import Colour
 from svdinv.unroll.tasks.ct import Ct
-from svdinv.unroll.tasks.eit import Eit
-from svdinv.unroll.tasks.pet import Pet
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -20,11 +18,9 @@ __all__ = [
     "Cine",
     "Colour",
     "Ct",
-    "Eit",
     "Estimate",
     "Given",
     "Options",
-    "Pet",
     "Task",
     "option",
     "register",

@@ -460,15 +460,7 @@ class Eit(Task):
             raise ValueError(
                 f"missing must leave 4 of {count} electrodes, got {missing}"
             )
-        model = _model(count)
-        reference = model.forward(np.ones(model.image_shape))
-        usual = float(np.abs(reference).mean())
-        deviation = np.full(model.data_shape, max(noise, _LEAST) * usual)
-        gone = np.arange(count) >= count - missing
-        deviation[(model.currents[gone] != 0).any(axis=0)] = np.inf
-        deviation[:, (model.voltages[gone] != 0).any(axis=0)] = np.inf
-        size = given.image.shape[-1]
-        found = problem_of(model, 1.0, np.zeros(model.data_shape), deviation, size)
+        found = _tank(count, missing, max(noise, _LEAST), given.image.shape[-1])
         y = found.A(given.image.astype(np.float64))
         rng = np.random.default_rng([options.seed, 1])
         share = noise / max(noise, _LEAST)
@@ -586,9 +578,7 @@ class Tanks:
         Problem
             Data (B, patterns, measurements), and the pictures.
         """
-        every = [self._problem(seed, step, item) for item in items]
-        first = every[0]  # all have one operator, made anew for each
-        return batch([replace(problem, A=first.A) for problem in every])
+        return batch([self._problem(seed, step, item) for item in items])
 
     def validation(self) -> list[Problem]:
         """Give tanks that no step draws."""
@@ -637,6 +627,18 @@ def _model(electrodes: int) -> Any:
 
     pairs = adjacent(electrodes)
     return Impedance(disc(_RINGS, electrodes), pairs, pairs, _CONTACT)
+
+
+@functools.lru_cache(maxsize=4)
+def _tank(electrodes: int, missing: int, noise: float, size: int) -> Problem:
+    """Give the problem of water alone, whose operator is that of all tanks."""
+    model = _model(electrodes)
+    reference = model.forward(np.ones(model.image_shape))
+    deviation = np.full(model.data_shape, noise * float(np.abs(reference).mean()))
+    gone = np.arange(electrodes) >= electrodes - missing
+    deviation[(model.currents[gone] != 0).any(axis=0)] = np.inf
+    deviation[:, (model.voltages[gone] != 0).any(axis=0)] = np.inf
+    return problem_of(model, 1.0, np.zeros(model.data_shape), deviation, size)
 
 
 _PICTURES: dict[tuple[int, int], Picture] = {}

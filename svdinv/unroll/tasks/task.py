@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -493,8 +494,10 @@ def register(cls: _Class) -> _Class:
 
 def tasks() -> dict[str, type[Task]]:
     """Give the tasks that are registered, by name."""
-    # They register themselves as they are imported.
-    importlib.import_module("svdinv.unroll.tasks")
+    # They register themselves as they are imported: whatever lies beside this file.
+    package = importlib.import_module("svdinv.unroll.tasks")
+    for found in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{found.name}")
     return dict(_TASKS)
 
 
