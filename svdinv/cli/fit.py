@@ -183,7 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
         generator, network = _generator(arguments, task, problem, device)
         noise = None if measured else task.deviation(problem, settings)
         options = _options(arguments, task, problem, generator, noise)
-        written = files(arguments.output, task, problem.name)
+        written = files(arguments.output, task, problem)
         table = written.panel.with_name(
             written.panel.name.replace("-panel.png", "-fit.csv")
         )

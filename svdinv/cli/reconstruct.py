@@ -211,6 +211,7 @@ def _prepared(
     device: str,
 ) -> _Work:
     """Read an input, and check it and the options against each other."""
+    from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.forecast import check_memory
     from svdinv.unroll.evaluation.reconstruction import files
 
@@ -223,13 +224,20 @@ def _prepared(
         memory = check_memory(task, given, options, device)
 
     task, problem, *_ = read_input(arguments, source, check=check)
-    network = opened(arguments.weights or task.kind)
-    check_network(network, task, source)
+    network = None
+    if arguments.weights or task.kind in pretrained.names():
+        network = opened(arguments.weights or task.kind)
+        check_network(network, task, source)
+    elif arguments.ensemble:
+        raise ValueError(
+            f"argument --ensemble: needs --weights, none for {task.kind} come with "
+            "svdinv"
+        )
     file = arguments.output.suffix[1:2].isalpha() and not arguments.output.is_dir()
     if len(arguments.inputs) > 1 and file:
         raise ValueError("argument --output: must be a folder for several inputs")
     movie = f".{arguments.movie or 'gif'}"
-    written = files(arguments.output, task, problem.name, movie)
+    written = files(arguments.output, task, problem, movie)
     return _Work(task, problem, network, written, memory)
 
 

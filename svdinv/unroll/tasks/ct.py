@@ -12,7 +12,6 @@ import numpy as np
 
 from svdinv.unroll.algorithms import FISTA, PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
-from svdinv.unroll.arrays import namespace
 from svdinv.unroll.data import centre_crop, photograph, read_picture
 from svdinv.unroll.data.densities import NAMES, density, random_ellipses
 from svdinv.unroll.data.htc import holds_htc, read_htc
@@ -24,6 +23,7 @@ from svdinv.unroll.display.panels import save_panel
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
+from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.priors import TotalVariation
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.task import (
@@ -351,11 +351,9 @@ class Ct(Task):
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror and turn the image in all eight ways, and project it turned back."""
-        for transposed in (False, True):
-            for axes in ((), (-1,), (-2,), (-2, -1)):
-                turned = _Turned(transposed, axes)
-                view = replace(problem, A=problem.A * turned, truth=None)
-                yield view, turned.forward
+        for turned in turns():
+            view = replace(problem, A=problem.A * turned, truth=None)
+            yield view, turned.forward
 
     def finished(self, image: Any) -> Any:
         """Set negative densities to 0."""
@@ -441,28 +439,6 @@ class Densities:
     def validation(self) -> list[Problem]:
         """Give phantoms that no step draws."""
         return [self._problem(2**63, i) for i in range(self.task.validation)]
-
-
-class _Turned(Operator):
-    """Turn and mirror an image: one of the eight symmetries of a square."""
-
-    tight = True
-    unitary = True
-
-    def __init__(self, transposed: bool, axes: tuple[int, ...]) -> None:
-        self.transposed, self.axes = transposed, axes
-
-    def forward(self, x: Any) -> Any:
-        """Transpose, then flip."""
-        xp = namespace(x)
-        x = xp.matrix_transpose(x) if self.transposed else x
-        return xp.flip(x, axis=self.axes) if self.axes else x
-
-    def adjoint(self, y: Any) -> Any:
-        """Flip, then transpose."""
-        xp = namespace(y)
-        y = xp.flip(y, axis=self.axes) if self.axes else y
-        return xp.matrix_transpose(y) if self.transposed else y
 
 
 def _unit(A: Operator) -> float:

@@ -389,7 +389,7 @@ class Fitting:
             own = distance + self._regularised(image, state, z, len(images))
             total = total + own / self.count
             images.append(image.detach())
-            measured.append(Ax.detach())
+            measured.append(target.fidelity.expected(Ax.detach()))
             data.append(distance.detach() / self.count)
             loss.append(own.detach() / self.count)
         total.backward()
