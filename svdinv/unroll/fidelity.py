@@ -360,7 +360,7 @@ class PoissonKL(DataFidelity):
 
 def _stack(every: Sequence[Any], name: str, data: Array) -> Any:
     """Stack arrays of fidelities of one class for a batch; None if one has none."""
-    arrays = [getattr(each, name, None) for each in every]
+    arrays: list[Any] = [getattr(each, name, None) for each in every]
     if not all(
         hasattr(x, "dtype") and type(e) is type(every[0])
         for x, e in zip(arrays, every, strict=True)
