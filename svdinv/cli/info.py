@@ -18,6 +18,7 @@ _FRAMEWORKS = {
     "tensorflow": ("tensorflow", "tensorflow-cpu"),
     "jax": ("jax",),
     "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+    "dask": ("dask",),
     "mlx": ("mlx",),
     "keras": ("keras",),
     "array-api-compat": ("array-api-compat",),

@@ -47,7 +47,6 @@ SCRIPT = Path(__file__).with_name("unroll_keras_checks.py")
 SMALL = {"cells": 2, "features": 4}
 
 CASES = {
-    "TLR": TLR(**SMALL, block=4),
     "TLR, fill": TLR(**SMALL, start="fill", side="mask", bypass_maps=1),
     "TLR, folded": TLR(
         **SMALL, fold=2, side="samples", slope=0.1, first_weights="residual"
@@ -56,7 +55,6 @@ CASES = {
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
     "LLS": LLS(**SMALL, block=4, static=1, start=(1, 2)),
-    "LLS, coils": LLS(**SMALL, block=3),
     "LLS, noise, coils": LLS(**SMALL, block=3, noise=True),
     "Skip": Skip(features=(3, 4), skips=(1, 0), depth=2),
     "LowRankAndSparse": LowRankAndSparse(

@@ -562,7 +562,7 @@ def _lengths(frames: int | None) -> tuple[float, ...]:
     """Give the lengths of frames in minutes, short ones first."""
     if frames in (None, len(FRAMES)):
         return FRAMES
-    ends = sum(FRAMES) * (np.arange(frames + 1) / frames) ** 2  # type: ignore[operator]
+    ends = sum(FRAMES) * (np.arange(frames + 1) / frames) ** 2
     return tuple(float(x) for x in np.diff(ends))
 
 
