@@ -20,6 +20,7 @@ from svdinv.unroll.networks.recipe import (
     register,
     to_json,
 )
+from svdinv.unroll.networks.refined import Refined
 from svdinv.unroll.networks.slr import SLR
 from svdinv.unroll.networks.t2lr import T2LR
 from svdinv.unroll.networks.tlr import TLR
@@ -49,6 +50,7 @@ __all__ = [
     "LowRankAndSparse",
     "Number",
     "Recipe",
+    "Refined",
     "Skip",
     "Sparse",
     "State",
