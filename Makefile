@@ -55,13 +55,14 @@ dist: .venv-dist/.packages ## build the source archive and this platform's wheel
 
 # The pinned files hold for all supported versions if locked with the oldest.
 # The local version (+cpu) and the CUDA libraries of a torch build are left to
-# pip, which takes those that the build it finds asks for.
+# pip, which takes those that the build it finds asks for; so only dist.txt, without
+# torch, can have hashes, which pip wants of all packages or of none.
 lock: .venv-lock/.ready ## pin requirements/*.txt anew, keeping pins that still fit
 	.venv-lock/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	    || { echo 'make lock needs Python 3.11: make lock PYTHON=python3.11'; exit 1; }
 	$(call pin,test,)
 	$(call pin,demo,--constraint requirements/test.txt)
-	$(call pin,dist,--constraint requirements/test.txt)
+	$(call pin,dist,--constraint requirements/test.txt --generate-hashes)
 
 define pin
 .venv-lock/bin/pip-compile --quiet --strip-extras --allow-unsafe --no-annotate \

@@ -9,50 +9,42 @@ weights are chosen on simulated tanks, not on the targets.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from pathlib import Path
 
 import numpy as np
 import scipy.io
-from scipy.optimize import least_squares
-from scipy.sparse import csc_array, diags_array, vstack
-from scipy.sparse.linalg import splu
+from scipy.ndimage import zoom
 
 from svdinv.unroll.algorithms.nonlinear import gauss_newton, truncated_svd
-from svdinv.unroll.data.tank import SIDE, read_mesh, read_tank, score, segment
-from svdinv.unroll.operators import Wrapped
-from svdinv.unroll.operators.impedance import Impedance, neighbours
+from svdinv.unroll.data.tank import (
+    SIDE,
+    calibrated,
+    deviations,
+    read_mesh,
+    read_tank,
+    score,
+    segment,
+)
+from svdinv.unroll.tasks.eit import (
+    Voltages,
+    logarithmic,
+    penalties,
+    problem_of,
+    smooth,
+)
+from svdinv.unroll.untrained import HeldOut, Options, fit
+from svdinv.unroll.untrained.presets import generator_for
 
 TARGETS = (1, 2, 3, 4)
-METHODS = ("TSVD, discrepancy", "TSVD, SURE", "Tikhonov", "TV", "TV, Gauss-Newton")
-TUNED = ("Tikhonov", "TV")
-WEIGHTS = 10.0 ** np.arange(-4, 1)
+UNTRAINED = {"DIP": "dip", "deep decoder": "deep-decoder"}
+CLASSICAL = ("TSVD, discrepancy", "TSVD, SURE", "Tikhonov", "TV", "TV, Gauss-Newton")
+METHODS = (*CLASSICAL, *UNTRAINED)
+SIZE, ITERATIONS = 64, 300  # of what untrained networks make
+TUNED = ("Tikhonov", "TV", "TV, Gauss-Newton")
+WEIGHTS = 10.0 ** np.arange(-4, 2)
 PIXELS = 256
-
-
-def calibrated(mesh, tank):
-    """Conductivity of the water and one contact impedance, from the reference."""
-    there = np.isfinite(tank.reference)
-    ones = np.ones(len(mesh.triangles))
-
-    def model(p):
-        A = Impedance(mesh, tank.currents, tank.voltages, np.exp(p[1]))
-        return A, A.forward(np.exp(p[0]) * ones)
-
-    def off(p):
-        return (model(p)[1] - tank.reference)[there]
-
-    p = least_squares(off, np.log([1.0, 1e-3]), diff_step=1e-3, max_nfev=20).x
-    A, V = model(p)
-    fit = np.linalg.norm((V - tank.reference)[there]) / np.linalg.norm(V[there])
-    return A, np.exp(p[0]) * ones, fit
-
-
-def penalties(mesh):
-    """Differences between triangles, and a little of the image itself."""
-    area = np.sqrt(mesh.areas)
-    size = area / area.mean()
-    return vstack([neighbours(mesh) / area.mean(), 0.1 * diags_array(size)])
 
 
 def picture(mesh):
@@ -66,16 +58,13 @@ def picture(mesh):
 
 def methods(A, x0, L, y, noise, weights):
     """Give the change of the conductivity by each method, as functions."""
-    D, V0, zero = A.derivative(x0), A.forward(x0), np.zeros_like(x0)
+    D, zero = A.derivative(x0), np.zeros_like(x0)
     noise, exact = noise  # with the errors of the linear model, and without
     little = 0.02 * x0[0]
+    C = smooth(A.mesh)
 
     def truncated(keep):
         """In standard form: x = C w, of the smallest w = L x."""
-        solve = splu(csc_array(L.T @ L)).solve
-        C = Wrapped(
-            lambda w: solve(L.T @ w), lambda x: L @ solve(x), L.shape[:1], x0.shape
-        )
         like = np.zeros(len(L @ x0))
         found = truncated_svd(D * C, y, like, rank=60, noise=noise, keep=keep)
         return C.forward(found.image)
@@ -84,11 +73,12 @@ def methods(A, x0, L, y, noise, weights):
         return gauss_newton(D, y, zero, L, weight=weights[name], noise=noise, **options)
 
     def newton():
-        found = gauss_newton(
-            A, V0 + y, x0, L, weight=weights["TV"], noise=exact, variation=little,
-            lower=little, iterations=5,
-        )  # fmt: skip
-        return found - x0
+        there = np.where(np.isfinite(y), exact, np.inf)
+        steps = logarithmic(Voltages(A, x0[0], there))
+        weight = weights["TV, Gauss-Newton"]
+        return gauss_newton(
+            steps, y / exact, zero, L, weight=weight, variation=0.02, iterations=5
+        )
 
     functions = (
         lambda: truncated("discrepancy"),
@@ -97,7 +87,10 @@ def methods(A, x0, L, y, noise, weights):
         lambda: linear("TV", variation=little, iterations=5),
         newton,
     )
-    return dict(zip(METHODS, functions, strict=True))
+    found = dict(zip(CLASSICAL, functions, strict=True))
+    for name, prior in UNTRAINED.items():
+        found[name] = functools.partial(fitted, A, x0, y, exact, prior)
+    return found
 
 
 def simulated(A, x0, seed):
@@ -126,15 +119,17 @@ def model_error(A, x0, count=20):
     return np.sqrt(squares)
 
 
-def deviations(reference, y, error, fit):
-    """Give standard deviations for linear methods, and for others.
+def fitted(A, x0, y, noise, name):
+    """Fit an untrained network to the data; give its picture, of the challenge's size.
 
-    What the model of the water alone misfits, `fit`, it will misfit of others.
+    Stopped by data that are held out.
     """
-    reference = np.nan_to_num(np.abs(reference))
-    measured = 5e-4 * reference + 1e-4 * reference.max()
-    exact = measured + fit * np.sqrt(np.nanmean(y**2))
-    return np.hypot(exact, error), exact
+    problem = problem_of(A, x0[0], y, noise, SIZE)
+    generator = generator_for(name, problem)
+    options = Options(iterations=ITERATIONS, rule=HeldOut(), input_noise=0.03)
+    found = fit(problem, generator, options, progress=False)
+    image = zoom(found.image[0], PIXELS / SIZE, order=1, grid_mode=True, mode="nearest")
+    return image - 0.5
 
 
 def main() -> None:
@@ -150,17 +145,19 @@ def main() -> None:
         scipy.io.loadmat(options.folder / f"true{t}.mat")["truth"] for t in TARGETS
     ]
     first = read_tank(options.folder / "level_1", 1)
-    A, x0, fit = calibrated(mesh, first)
-    print(f"water {x0[0]:.3f}, contact {A.contact[0]:.2e}, misfit {fit:.2%}")
+    A, water, misfit = calibrated(mesh, first)
+    x0 = np.full(len(mesh.triangles), water)
+    print(f"water {water:.3f}, contact {A.contact[0]:.2e}, misfit {misfit:.2%}")
     error, V0 = model_error(A, x0), A.forward(x0)
     weights = {}
-    for name in TUNED if {*METHODS[2:]} & {*options.methods} else ():
+    for name in (name for name in TUNED if name in options.methods):
         found = {}
         for w in WEIGHTS:
             found[w] = 0.0
             for seed in range(2):
                 kind, _, y = simulated(A, x0, seed)
-                noise = deviations(V0, y, error, fit)
+                exact = deviations(V0, y, misfit)
+                noise = np.hypot(exact, error), exact
                 x = methods(A, x0, L, y, noise, {name: w})[name]()
                 found[w] += score(segment(draw(x)), draw(kind).astype(int)) / 2
         weights[name] = max(found, key=found.get)
@@ -170,11 +167,13 @@ def main() -> None:
         for target, truth in zip(TARGETS, truths, strict=True):
             tank = read_tank(options.folder / f"level_{level}", target)
             y = tank.data - tank.reference
-            noise = deviations(tank.reference, y, error, fit)
+            exact = deviations(tank.reference, y, misfit)
+            noise = np.hypot(exact, error), exact
             there = methods(A, x0, L, y, noise, weights)
             for name in options.methods:
                 begin = time.perf_counter()
-                found = score(segment(draw(there[name]())), truth)
+                x = there[name]()
+                found = score(segment(x if x.ndim == 2 else draw(x)), truth)
                 rows.setdefault(name, []).append((found, time.perf_counter() - begin))
         for name, results in rows.items():
             scores, seconds = np.transpose(results)

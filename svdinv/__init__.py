@@ -2,8 +2,8 @@
 
 Importing ``svdinv`` imports no framework. Each framework has its own module,
 imported by name: ``svdinv.torch``, ``svdinv.tf``, ``svdinv.jax``, ``svdinv.numpy``,
-``svdinv.cupy`` and ``svdinv.mlx``; `for_namespace` makes the same for any other
-namespace of the array API. Layers for networks are in ``svdinv.torch.nn`` and
+``svdinv.cupy``, ``svdinv.dask`` and ``svdinv.mlx``; `for_namespace` makes the same for
+any other namespace of the array API. Layers for networks are in ``svdinv.torch.nn`` and
 ``svdinv.keras``.
 """
 
@@ -17,7 +17,7 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-_MODULES = ("torch", "tf", "jax", "numpy", "cupy", "mlx", "keras")
+_MODULES = ("torch", "tf", "jax", "numpy", "cupy", "dask", "mlx", "keras")
 
 
 def __getattr__(name: str) -> Any:

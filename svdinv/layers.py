@@ -313,13 +313,19 @@ class LowRank(Layer):
     ----------
     rank : int
         Number of singular values to keep.
+    multiplets : bool or float, optional
+        Whether to leave out a multiplet, that is repeated singular values, that the
+        rank would cut in two; as for `low_rank`.
     {method}{see_also}
     """
 
-    _operator, _arguments = "low_rank", ("rank",)
+    _operator, _arguments = "low_rank", ("rank", "multiplets")
 
-    def __init__(self, rank: int, *, method: str = "auto", **options: Any) -> None:
+    def __init__(
+        self, rank: int, *, multiplets: bool | float = False, method: str = "auto",
+        **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**options)
-        self.rank, self.method = rank, method
+        self.rank, self.multiplets, self.method = rank, multiplets, method
         self._try()
         check_method(method)

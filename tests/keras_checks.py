@@ -37,7 +37,7 @@ CASES = {
         lambda: layers.LocalLowRank((4, 2), 0.3, stride=2, channels=2, **FIRST),
         (2, 3, 7, 6),
     ),
-    "LowRank": (lambda: layers.LowRank(2), (6, 5)),
+    "LowRank": (lambda: layers.LowRank(2, multiplets=0.1), (6, 5)),
     "Casorati": (
         lambda: layers.Casorati(layers.SingularValueThreshold(0.3)),
         (4, 3, 5),

@@ -24,6 +24,7 @@ FRAMEWORKS = (
     "keras",
     "jax",
     "cupy",
+    "dask",
     "array_api_strict",
     "sigpy",
     "sklearn",

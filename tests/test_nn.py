@@ -137,6 +137,11 @@ def test_modules_call_the_operators():
             ),
         ),
         (nn.LowRank(2), A, svdinv.torch.low_rank(A, 2)),
+        (
+            nn.LowRank(2, multiplets=True),
+            torch.diag(torch.tensor([3.0, 2, 2, 1])),
+            torch.diag(torch.tensor([3.0, 0, 0, 0])),
+        ),
         (nn.NuclearNorm(reduction="none"), A, svdinv.torch.nuclear_norm(A)),
         (nn.NuclearNorm(), A, svdinv.torch.nuclear_norm(A).mean()),
         (
@@ -229,6 +234,7 @@ def test_casorati_matrices_are_pixels_by_frames():
         (lambda: nn.FirmThreshold([0.1, 0.2]), "broadcast"),
         (lambda: nn.LocalLowRank(4, shift="no"), "shift"),
         (lambda: nn.NuclearNorm(reduction="max"), "reduction"),
+        (lambda: nn.LowRank(2, multiplets=1.5), "multiplets"),
     ],
 )
 def test_what_is_refused(make, words):

@@ -20,6 +20,7 @@ MODULES = {
     "svdinv.operators": None,
     "svdinv.numpy": "numpy",
     "svdinv.cupy": "cupy",
+    "svdinv.dask": "dask.array",
     "svdinv.jax": "jax",
     "svdinv.mlx": "mlx.core",
     "svdinv.tf": "tensorflow",

@@ -56,6 +56,13 @@ class _Namespace:
         return bool(mask.any())
 
     @staticmethod
+    def is_spread(A: Any) -> bool:
+        if isinstance(A, jax.core.Tracer):
+            return False
+        axis = -2 if A.shape[-2] > A.shape[-1] else -1
+        return A.sharding.shard_shape(A.shape)[axis] < A.shape[axis]
+
+    @staticmethod
     def iterate_while(step: Any, running: Any, state: Any, steps: int) -> Any:
         def going(carry: Any) -> Any:
             return (carry[0] < steps) & jnp.any(running(carry[1]))

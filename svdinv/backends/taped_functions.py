@@ -14,6 +14,8 @@ from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
+from array_api_compat import device
+
 from svdinv.backends.tape import Traced, innermost, is_moving, sum_to, untraced
 from svdinv.core.namespace import Array, Namespace, adjoint, conj, is_complex
 
@@ -88,7 +90,7 @@ def _of_sum(
 
 def _of_diagonal(xp: Namespace, a: Array) -> Any:
     def back(g: Array) -> Array:
-        whole = xp.zeros(a.shape, dtype=g.dtype, device=g.device)
+        whole = xp.zeros(a.shape, dtype=g.dtype, device=device(g))
         for i in range(g.shape[-1]):
             whole[..., i, i] = g[..., i]
         return whole
@@ -102,7 +104,7 @@ def _weighted(xp: Namespace, x: Array, axis: int, length: int, weight: float) ->
     weights = [weight if 0 < 2 * i < length else 1.0 for i in range(count)]
     shape = [1] * x.ndim
     shape[axis] = count
-    row = xp.asarray(weights, dtype=x.dtype, device=x.device)
+    row = xp.asarray(weights, dtype=x.dtype, device=device(x))
     return x * xp.reshape(row, tuple(shape))
 
 
@@ -456,7 +458,7 @@ class TapedNamespace:
         kept = tuple(k for k in key if k is not None)
 
         def back(g):
-            whole = base.zeros(shape, dtype=g.dtype, device=g.device)
+            whole = base.zeros(shape, dtype=g.dtype, device=device(g))
             whole[kept] = g
             return whole
 

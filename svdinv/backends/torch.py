@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_kernels import memory
+from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
 from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, in_front, padded, some
 from svdinv.kernels import operations
@@ -197,16 +198,24 @@ class TorchBackend(Backend):
         if isinstance(value, Tensor):
             if value.dtype.is_complex:
                 raise TypeError(f"{name} must be real, got {value.dtype}")
-            return value.to(like.device, like.real.dtype)
+            return replicated(value.to(like.device, like.real.dtype), like)
         try:
-            return torch.as_tensor(value, dtype=like.real.dtype, device=like.device)
+            tensor = torch.as_tensor(value, dtype=like.real.dtype, device=like.device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{name} must be a number or a tensor") from error
+        return replicated(tensor, like)
+
+    def matrices(self, A: Any, name: str, *args: Any, **options: Any) -> Any:
+        A, restore = super().matrices(A, name, *args, **options)
+        check_placements(A, name)
+        return A, restore
 
     def stop_gradient(self, x: Tensor) -> Tensor:
         return x.detach()
 
     def normal(self, shape: tuple[int, ...], like: Tensor, seed: Any) -> Tensor:
+        if is_sharded(like):
+            raise ValueError("A must be no DTensor: each device would draw anew")
         if like.device.type == "meta":
             seed = None  # there are no values to draw
         elif isinstance(seed, Integral) and torch.compiler.is_compiling():

@@ -11,15 +11,18 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
+from array_api_compat import torch as compat
 from array_api_compat.torch import *  # noqa: F403
 from array_api_compat.torch import fft, finfo, isdtype
 from torch import Tensor, any, conj, sum, where
 from torch import amax as max
 
 from svdinv.backends.torch_kernels import decomposes_quickly, eigh, is_eager_cpu, svd
+from svdinv.backends.torch_sharded import all_reduce, is_spread, on_each_device
 
 __all__ = [
     "add_product",
+    "all_reduce",
     "any",
     "any_on_host",
     "concat",
@@ -27,6 +30,7 @@ __all__ = [
     "decomposes_quickly",
     "fft",
     "finfo",
+    "is_spread",
     "isdtype",
     "linalg",
     "matrix_transpose",
@@ -34,6 +38,8 @@ __all__ = [
     "may_ask",
     "on_host",
     "sum",
+    "tril",
+    "triu",
     "where",
     "writable",
 ]
@@ -89,14 +95,17 @@ def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:
     return C
 
 
+tril, triu = on_each_device(compat.tril, "tril"), on_each_device(compat.triu, "triu")
+
+
 def _diagonal(x: Tensor) -> Tensor:
     return x.diagonal(dim1=-2, dim2=-1)
 
 
 linalg = SimpleNamespace(
     det=torch.linalg.det,
-    diagonal=_diagonal,
-    eigh=eigh,
-    qr=torch.linalg.qr,
-    svd=svd,
+    diagonal=on_each_device(_diagonal, "diagonal"),
+    eigh=on_each_device(eigh, "eigh"),
+    qr=on_each_device(torch.linalg.qr, "qr"),
+    svd=on_each_device(svd, "svd"),
 )

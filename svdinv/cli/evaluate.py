@@ -65,9 +65,10 @@ def add(commands: Subparsers) -> None:
         nargs="?",
         type=filled,
         default="colour",
-        metavar="colour|cine|PATH",
-        help="weights that come with svdinv (default colour), a file of others, or the "
-        "folder of a training",
+        metavar="NAME|PATH",
+        help="weights that come with svdinv (default colour), a file of others, or "
+        "the folder of a training; of a task without weights, such as ct, classical "
+        "methods are compared",
     )
     evaluate.add_argument(
         "--images",
@@ -121,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
+    from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.evaluation import (
         RESULTS,
         TABLE,
@@ -133,13 +135,18 @@ def run(arguments: argparse.Namespace) -> int:
         open_network,
         task_of_network,
     )
+    from svdinv.unroll.tasks import tasks
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     try:
         device = device_of(arguments.device)
-        network = open_network(arguments.weights, device)
-        task = task_of_network(network)
+        network = None
+        if arguments.weights in tasks() and arguments.weights not in pretrained.names():
+            task = tasks()[arguments.weights]()
+        else:
+            network = open_network(arguments.weights, device)
+            task = task_of_network(network)
         settings = _settings(arguments, task)
         with naming_flags(arguments, task):
             images = _images(arguments, task, settings[0])
@@ -159,10 +166,12 @@ def run(arguments: argparse.Namespace) -> int:
         ensemble=arguments.ensemble,
         device=device,
     )
-    weights = sum(p.numel() for p in network.parameters())
+    what = "classical methods"
+    if network is not None:
+        weights = sum(p.numel() for p in network.parameters())
+        what = f"{type(network.recipe).__name__} with {weights:,} weights"
     print(
-        f"{arguments.weights}: {type(network.recipe).__name__} with {weights:,} "
-        f"weights, on {len(images)} images, seed {arguments.seed}",
+        f"{arguments.weights}: {what}, on {len(images)} images, seed {arguments.seed}",
         flush=True,
     )
     evaluation = evaluate(

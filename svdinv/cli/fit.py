@@ -13,16 +13,14 @@ from svdinv.cli.arguments import (
     add_task_options,
     filled,
     folder,
-    naming_flags,
     need,
     not_negative,
     positive,
     positive_number,
-    refuse_options,
     same_file,
-    task_options,
     writable_folder,
 )
+from svdinv.cli.inputs import check_network, read_input
 
 if TYPE_CHECKING:
     from svdinv.unroll.networks import Recipe
@@ -175,30 +173,17 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.evaluation.fitting import fitted
     from svdinv.unroll.evaluation.inference import device_of
     from svdinv.unroll.evaluation.reconstruction import files
-    from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import fitting, read, task_of_file
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     source = arguments.input
     try:
         device = device_of(arguments.device)
-        task = task_of_file(source)
-        settings = task_options(arguments, task, f"{source} is one of {task.images}")
-        with naming_flags(arguments, task):
-            given = read(source, task, settings)
-        measured = isinstance(given, Problem)
-        if isinstance(given, Problem):
-            but = fitting(source, task, given)
-            refuse_options(arguments, task, f"{source} is measured already", but=but)
-            problem = given
-        else:
-            with naming_flags(arguments, task):
-                problem = task.measure(given, task.unsampled(settings))
+        task, problem, settings, measured = read_input(arguments, source, fitted=True)
         generator, network = _generator(arguments, task, problem, device)
         noise = None if measured else task.deviation(problem, settings)
         options = _options(arguments, task, problem, generator, noise)
-        written = files(arguments.output, task, problem.name)
+        written = files(arguments.output, task, problem)
         table = written.panel.with_name(
             written.panel.name.replace("-panel.png", "-fit.csv")
         )
@@ -246,7 +231,7 @@ def _generator(
     arguments: argparse.Namespace, task: Task, problem: Problem, device: str
 ) -> tuple[Recipe, Network | None]:
     """Give the generator, and its weights where there are some."""
-    from svdinv.unroll.evaluation.inference import open_network, task_of_network
+    from svdinv.unroll.evaluation.inference import open_network
     from svdinv.unroll.networks import Generator
     from svdinv.unroll.untrained.presets import generator_for
 
@@ -268,8 +253,7 @@ def _generator(
         raise ValueError(
             f"argument --weights: {type(network.recipe).__name__} is no generator"
         )
-    if task_of_network(network).kind != task.kind:
-        raise ValueError(f"argument --weights: are not for {task.images}")
+    check_network(network, task, arguments.input)
     return network.recipe, network
 
 

@@ -18,6 +18,7 @@ _FRAMEWORKS = {
     "tensorflow": ("tensorflow", "tensorflow-cpu"),
     "jax": ("jax",),
     "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+    "dask": ("dask",),
     "mlx": ("mlx",),
     "keras": ("keras",),
     "array-api-compat": ("array-api-compat",),
@@ -59,16 +60,17 @@ def _weights() -> list[tuple[str, str]]:
     """Describe the weights that come with svdinv."""
     try:
         from svdinv.unroll import pretrained
-        from svdinv.unroll.networks.weights import read
+        from svdinv.unroll.networks import weights
         from svdinv.unroll.tasks import task_of
 
         found = []
         for name in pretrained.names():
             path = pretrained.path(name)
-            recipe, arrays = read(path)
+            recipe, arrays = weights.read(path)
             axes, channels = (getattr(recipe, n, None) for n in ("axes", "channels"))
             numbers = sum(array.size for array in arrays.values())
-            size, task = path.stat().st_size / 1e6, task_of(axes, channels)
+            task = task_of(axes, channels, weights.task_of(path))
+            size = path.stat().st_size / 1e6
             what = f"{type(recipe).__name__} with {numbers:,} weights, {size:.2f} MB"
             found.append((f"weights {name}", f"{what}, for {task.kind}"))
     except (ImportError, ValueError) as error:

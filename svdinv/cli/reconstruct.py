@@ -16,18 +16,16 @@ from svdinv.cli.arguments import (
     add_task_options,
     filled,
     folder,
-    naming_flags,
     need,
-    refuse_options,
     same_file,
-    task_options,
     writable_folder,
 )
+from svdinv.cli.inputs import check_network, read_input
 
 if TYPE_CHECKING:
     from svdinv.unroll.evaluation.reconstruction import Files
     from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.task import Task
+    from svdinv.unroll.tasks.task import Options, Task
 
 __all__ = ["add", "run"]
 
@@ -213,38 +211,33 @@ def _prepared(
     device: str,
 ) -> _Work:
     """Read an input, and check it and the options against each other."""
+    from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.forecast import check_memory
-    from svdinv.unroll.evaluation.inference import task_of_network
     from svdinv.unroll.evaluation.reconstruction import files
-    from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import fitting, read, task_of_file
 
-    task = task_of_file(source)
-    options = task_options(arguments, task, f"{source} is one of {task.images}")
-    if arguments.movie and not task.moving:
-        raise ValueError(f"argument --movie: does not apply to {task.images}")
-    with naming_flags(arguments, task):
-        given = read(source, task, options)
-    memory = check_memory(task, given, options, device)
-    if isinstance(given, Problem):
-        fit = fitting(source, task, given)
-        refuse_options(arguments, task, f"{source} is measured already", but=fit)
-        problem = given
-    else:
-        with naming_flags(arguments, task):
-            problem = task.measure(given, options)
-    network = opened(arguments.weights or task.kind)
-    own = task_of_network(network)
-    if own.kind != task.kind:
+    memory = 0.0
+
+    def check(task: Task, given: Any, options: Options) -> None:
+        nonlocal memory
+        if arguments.movie and not task.moving:
+            raise ValueError(f"argument --movie: does not apply to {task.images}")
+        memory = check_memory(task, given, options, device)
+
+    task, problem, *_ = read_input(arguments, source, check=check)
+    network = None
+    if arguments.weights or task.kind in pretrained.names():
+        network = opened(arguments.weights or task.kind)
+        check_network(network, task, source)
+    elif arguments.ensemble:
         raise ValueError(
-            f"argument --weights: these are for {own.kind}, but {source} is of the "
-            f"kind {task.kind}"
+            f"argument --ensemble: needs --weights, none for {task.kind} come with "
+            "svdinv"
         )
     file = arguments.output.suffix[1:2].isalpha() and not arguments.output.is_dir()
     if len(arguments.inputs) > 1 and file:
         raise ValueError("argument --output: must be a folder for several inputs")
     movie = f".{arguments.movie or 'gif'}"
-    written = files(arguments.output, task, problem.name, movie)
+    written = files(arguments.output, task, problem, movie)
     return _Work(task, problem, network, written, memory)
 
 

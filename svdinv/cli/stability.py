@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,12 @@ from svdinv.cli.arguments import (
     add_task_options,
     filled,
     folder,
-    naming_flags,
     need,
     positive,
     positive_number,
-    task_options,
     writable_folder,
 )
+from svdinv.cli.inputs import check_network, read_input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["add", "run"]
 
 _NEEDS = (*NETWORKS, "matplotlib", "PIL")
-_WEIGHTS = (0.001, 0.003, 0.01, 0.03)
+_WEIGHTS: dict[str, Any] = {"first": 0.01, "low": 1e-5, "high": 1.0}
 
 _EPILOG = """\
 examples:
@@ -108,14 +108,12 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from svdinv.unroll.evaluation.inference import open_network, task_of_network
+    from svdinv.unroll.evaluation.inference import open_network
     from svdinv.unroll.evaluation.stability import (
         stability,
         total_variation,
         untrained_method,
     )
-    from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import read, task_of_file
     from svdinv.unroll.untrained import Options
     from svdinv.unroll.untrained.presets import generator_for
 
@@ -126,20 +124,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.device not in ("auto", "cpu"):
             raise ValueError("argument --device: only cpu, for now")
-        task = task_of_file(source)
-        options = task_options(arguments, task, f"{source} is one of {task.images}")
-        with naming_flags(arguments, task):
-            given = read(source, task, options)
-            if isinstance(given, Problem):
-                problem = given
-            else:
-                problem = task.measure(given, options)
+        task, problem, *_ = read_input(arguments, source)
         if problem.truth is None:
             raise ValueError(f"argument INPUT: the truth of {source} is not known")
         network = open_network(arguments.weights or task.kind)
-        own = task_of_network(network)
-        if own.kind != task.kind:
-            raise ValueError(f"argument --weights: these are for {own.kind}")
+        check_network(network, task, source)
         if arguments.prior:
             generator = generator_for(arguments.prior, problem)
             settings = Options(
@@ -180,15 +169,18 @@ def _best_weight(problem: Problem) -> float:
     """Choose the weight of total variation with the truth."""
     import numpy as np
 
-    from svdinv.unroll.algorithms import solve
+    from svdinv.unroll.algorithms import PDHG
+    from svdinv.unroll.algorithms.search import best_solution
     from svdinv.unroll.priors import TotalVariation
 
-    def error(weight: float) -> float:
-        prior = TotalVariation(weight)
-        found = solve(problem, prior, iterations=150, rtol=1e-4, objective=False)
-        return float(np.linalg.norm(found.image - problem.truth))
+    def score(image: Any) -> float:
+        return -20 * math.log10(np.linalg.norm(image - problem.truth))
 
-    return min(_WEIGHTS, key=error)
+    weight, _ = best_solution(
+        problem, TotalVariation, score, algorithm=PDHG(), iterations=150, rtol=1e-4,
+        **_WEIGHTS,
+    )  # fmt: skip
+    return weight
 
 
 def _text(answers: Sequence[Answer]) -> str:

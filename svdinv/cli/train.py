@@ -49,8 +49,8 @@ def add(commands: Subparsers) -> None:
         "train",
         help="train a network",
         description=(
-            "Train an unrolled low-rank network on photographs ('colour') or on\n"
-            "series of a beating heart ('cine'), or as a configuration file says."
+            "Train a network on photographs ('colour'), on series of a beating heart\n"
+            "('cine'), on tomograms ('ct'), or as a configuration file says."
         ),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,8 +59,9 @@ def add(commands: Subparsers) -> None:
     train.add_argument(
         "config",
         nargs="?",
-        metavar="colour|cine|FILE.toml",
-        help="what to train: a configuration that comes with svdinv, or a file",
+        metavar="NAME|FILE.toml",
+        help="what to train: a configuration that comes with svdinv (without this they "
+        "are listed), or a file",
     )
     place = train.add_mutually_exclusive_group()
     place.add_argument(

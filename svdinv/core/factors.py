@@ -19,6 +19,7 @@ from svdinv.core.gram import (
     from_gram,
     gram_matrix,
     orthonormal,
+    svd_by_gram,
 )
 from svdinv.core.namespace import (
     Array,
@@ -29,6 +30,7 @@ from svdinv.core.namespace import (
     conj,
     decomposes_quickly,
     has_double_precision,
+    is_spread,
     known_equal,
     may_ask,
     real,
@@ -84,7 +86,8 @@ def factorise(
         that is at hand; the caller must make sure that kept values exceed
         sqrt(eps) s_1. ``"auto"`` takes them where that is expected to be faster, in
         the precision of A if that is enough, and falls back to the SVD if a kept
-        singular value turns out too small, or where nothing can be asked for.
+        singular value turns out too small, or where nothing can be asked for; of A
+        that is spread over devices, to a second Gram matrix.
     xp : namespace
         Array namespace.
 
@@ -100,14 +103,16 @@ def factorise(
         return iteration_factors(function, A, tau, relative, xp)
     single = eps(A, xp) > SINGLE
     wide = single and has_double_precision(xp)
+    unitary = function.needs_unitary and known_equal(A.shape[-2], A.shape[-1])
     if method == "gram" and 0 not in A.shape:
         gram = gram_matrix(A, wide, xp)
         if gram is not None:
             factors = from_gram(gram, A, xp)
-            square = known_equal(A.shape[-2], A.shape[-1])
-            if square and isinstance(factors, SVDFactors) and function.needs_unitary:
+            if unitary and isinstance(factors, SVDFactors):
                 return factors._replace(U=completed(factors.U, xp))
             return factors
+    if method == "auto" and 0 not in A.shape and is_spread(A, xp) and not unitary:
+        return _of_spread(A, function, tau, relative, wide, xp)
     quick = decomposes_quickly(A, xp)
     known = None not in A.shape and 0 not in A.shape
     if method == "auto" and not quick and known and may_ask(xp):
@@ -121,6 +126,44 @@ def factorise(
     U, V = orthonormal(U, xp), orthonormal(adjoint(Vh, xp), xp)
     S = xp.sum(real(conj(U, xp) * (A @ V), xp), axis=-2)
     return SVDFactors(U, xp.maximum(S, xp.zeros_like(S)), adjoint(V, xp))
+
+
+def _of_spread(
+    A: Array,
+    function: SpectralFunction,
+    tau: Any,
+    relative: bool,
+    wide: bool,
+    xp: Namespace,
+) -> SVDFactors | GramFactors:
+    """Factors of spread matrices: by one Gram matrix if that is known to do, or two."""
+    gram: Any = gram_matrix(A, wide, xp)
+    if any_on_host(gram.N != gram.N, xp) is not None:
+        factors = from_gram(gram, A, xp)
+        floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
+        epsilon = eps(gram.N, xp)
+        if _trusted(factors, function, tau, relative, floor, epsilon, xp):
+            return factors
+    return svd_by_gram(gram, A, xp)
+
+
+def _trusted(
+    factors: SVDFactors | GramFactors,
+    function: SpectralFunction,
+    tau: Any,
+    relative: bool,
+    floor: float,
+    epsilon: float,
+    xp: Namespace,
+) -> bool:
+    """Tell whether all values that f keeps are above `floor` s_1."""
+    S = factors.S
+    top = S[..., :1]
+    # Lost values have no reliable size; assume the upper bound.
+    most = xp.maximum(S, 8 * (S.shape[-1] * epsilon) ** 0.5 * top)
+    y = function.value(most, tau * top if relative else tau, xp)
+    safe = (y <= 0) | (floor * top <= S)
+    return any_on_host(~safe, xp) is False
 
 
 def _cheaper(
@@ -140,17 +183,7 @@ def _cheaper(
         return None  # little to gain, or no value is known
     tall = long >= 2 * short
 
-    def trusted(
-        factors: SVDFactors | GramFactors, floor: float, epsilon: float
-    ) -> bool:
-        S = factors.S
-        top = S[..., :1]
-        # Lost values have no reliable size; assume the upper bound.
-        most = xp.maximum(S, 8 * (short * epsilon) ** 0.5 * top)
-        y = function.value(most, tau * top if relative else tau, xp)
-        safe = (y <= 0) | (floor * top <= S)
-        return any_on_host(~safe, xp) is False
-
+    known = function, tau, relative
     gram: Gram | None = None
     cutoff = function.cutoff(tau, xp)
     if cutoff is not None:
@@ -167,7 +200,7 @@ def _cheaper(
             top = xp.sqrt(trace) * norm * gram.scale
         if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * top), xp) is False:
             factors = from_gram(gram, A, xp)
-            if trusted(factors, GRAM_FLOOR, eps(A, xp)):
+            if _trusted(factors, *known, GRAM_FLOOR, eps(A, xp), xp):
                 return factors
     if not tall:  # an SVD costs hardly more than what is left
         return None
@@ -177,4 +210,5 @@ def _cheaper(
             return None
     factors = from_gram(gram, A, xp)
     floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
-    return factors if trusted(factors, floor, eps(gram.N, xp)) else None
+    accurate = _trusted(factors, *known, floor, eps(gram.N, xp), xp)
+    return factors if accurate else None

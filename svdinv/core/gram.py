@@ -6,7 +6,10 @@ For m >= n (a wide matrix is turned),
     DF(A)[X] = X h(N) + A V [h[s_i^2, s_j^2] o (Z + Z^H)] V^H,  Z = V^H A^H X V
 
 which needs no U, and no singular values that f sets to 0. Squaring loses singular
-values below sqrt(eps) s_1.
+values below sqrt(eps) s_1, and `svd_by_gram` finds them again by a second Gram matrix.
+
+All sums over the longer side are Gram matrices and the like: where that side is spread
+over devices, each of them is an all-reduce of n x n numbers, and nothing else is sent.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ from svdinv.core.namespace import (
     abs_max,
     add_product,
     adjoint,
+    all_reduce,
     any_on_host,
     cast,
     first,
     identity_like,
     is_complex,
+    is_spread,
     is_wide,
     real,
     safe_divide,
@@ -39,7 +44,13 @@ from svdinv.core.spectral import (
     to_tau,
     wider,
 )
-from svdinv.core.tolerances import ASPECT_LIMIT, eps, smallest, vanishing
+from svdinv.core.tolerances import (
+    ASPECT_LIMIT,
+    eps,
+    rounding_rtol,
+    smallest,
+    vanishing,
+)
 
 __all__ = [
     "Gram",
@@ -48,6 +59,7 @@ __all__ = [
     "from_gram",
     "gram_matrix",
     "orthonormal",
+    "svd_by_gram",
 ]
 
 
@@ -83,7 +95,7 @@ class GramFactors(NamedTuple):
         positive = S > 0
         phi = safe_divide(y, S, positive, xp)
         Vh = adjoint(V, xp)
-        Z = Vh @ (adjoint(A, xp) @ X) @ V
+        Z = Vh @ all_reduce(adjoint(A, xp) @ X, xp) @ V
         block = cast(_difference(function, S, y, phi, tau, xp), Z, xp) * (
             Z + adjoint(Z, xp)
         )
@@ -130,13 +142,16 @@ class Gram(NamedTuple):
 
 
 def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
-    """Gram matrix; None if A is not finite: the SVD then reports it."""
+    """Gram matrix; None if A is not finite: the SVD then reports it.
+
+    Of a spread A `eigh` does.
+    """
     if wide:
         A = xp.astype(A, xp.complex128 if is_complex(A, xp) else xp.float64)
 
     def product(A: Array) -> Array:
         Ah = adjoint(A, xp)
-        return A @ Ah if is_wide(A) else Ah @ A
+        return all_reduce(A @ Ah if is_wide(A) else Ah @ A, xp)
 
     # The squares of very small and very large elements are no numbers; their sum
     # tells that with one pass less than the largest.
@@ -146,7 +161,8 @@ def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
     if any_on_host(~((trace > least) & (trace < 1 / least)), xp) is False:
         return Gram(N, A, 1.0)
     size = abs_max(A, xp)
-    if any_on_host(~(size < float("inf")), xp) is True:
+    infinite = any_on_host(~(size < float("inf")), xp) is True
+    if infinite and not is_spread(A, xp):
         return None
     size = xp.where(size >= smallest(size, xp), size, xp.ones_like(size))
     A = A / cast(size, A, xp)
@@ -155,31 +171,68 @@ def gram_matrix(A: Array, wide: bool, xp: Namespace) -> Gram | None:
 
 def from_gram(gram: Gram, given: Array, xp: Namespace) -> SVDFactors | GramFactors:
     """Factors of the matrix `given` by the eigenvectors of its Gram matrix."""
-    # The lift changes no vector. Without it the diagonal of a sparse matrix of low rank
-    # ends in numbers too small for LAPACK's QR iteration, which then gives up.
-    trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1)[..., None]
-    lift = eps(gram.N, xp) * trace
-    first = gram.N[(*[slice(1)] * (len(gram.N.shape) - 2), ...)]  # one matrix, or none
-    lifted = gram.N + identity_like(first, xp) * cast(lift, gram.N, xp)[..., None]
-    # Negated, so that eigenvalues come in descending order.
-    eigenvalues, V = xp.linalg.eigh(-lifted)
-    V = orthonormal(V, xp)
+    eigenvalues, V = _descending(gram.N, xp)
     short, long = min(given.shape[-2:]), max(given.shape[-2:])
     usual = isinstance(gram.scale, float)
     if usual and V.dtype == given.dtype and long >= ASPECT_LIMIT * short:
-        S = xp.sqrt(xp.maximum(-eigenvalues - lift, xp.zeros_like(lift)))
+        S = xp.sqrt(xp.maximum(eigenvalues, xp.zeros_like(eigenvalues)))
         return GramFactors(S * gram.scale, V)
-    # U S = A V: more accurate than the eigenvalues, and with it go fewer products.
-    wide = is_wide(given)
-    image = (adjoint(gram.A, xp) if wide else gram.A) @ V
-    S = xp.sqrt(xp.sum(xp.abs(image) ** 2, axis=-2))
-    inverse = safe_divide(xp.ones_like(S), S, S > 0, xp)
-    image = cast(image * cast(inverse, image, xp)[..., None, :], given, xp)
-    V, S = cast(V, given, xp), S * gram.scale
-    S = cast(S, real(given[..., :1, :1], xp), xp)
-    if wide:
+    image, S = _image(gram, V, xp)
+    image, V, S = cast(image, given, xp), cast(V, given, xp), S * gram.scale
+    S = cast(S, real(V, xp), xp)
+    if is_wide(given):
         return SVDFactors(V, S, adjoint(image, xp))
     return SVDFactors(image, S, adjoint(V, xp))
+
+
+def svd_by_gram(gram: Gram, given: Array, xp: Namespace) -> SVDFactors:
+    """SVD of the matrix `given` by two Gram matrices, as accurate as one of itself.
+
+    That of A V, with unit columns, resolves what the first has lost, as in CholeskyQR2
+    (Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa and T. Fukaya, "Roundoff error analysis
+    of the CholeskyQR2 algorithm", ETNA 44, 2015). The vectors of the larger side that
+    belong to singular values at rounding level are 0, or nearly, not orthonormal.
+    """
+    _, V = _descending(gram.N, xp)
+    image, size = _image(gram, V, xp)
+    # A V = image diag(size), and image = Q root W^H with orthonormal Q.
+    w, W = _descending(all_reduce(adjoint(image, xp) @ image, xp), xp)
+    root = xp.sqrt(xp.maximum(w, xp.zeros_like(w)))
+    kept = w > rounding_rtol(w, xp)
+    inverse = safe_divide(xp.ones_like(root), root, kept, xp)
+    R = (W * cast(root, W, xp)[..., None, :]) * cast(size, W, xp)[..., :, None]
+    # Its conjugate transpose is the right factor.
+    right, S, lefth = xp.linalg.svd(R, full_matrices=False)
+    left = (W * cast(inverse, W, xp)[..., None, :]) @ adjoint(lefth, xp)
+    U, V = cast(image @ left, given, xp), cast(V @ right, given, xp)
+    S = cast(S * gram.scale, real(V, xp), xp)
+    if is_wide(given):
+        return SVDFactors(V, S, adjoint(U, xp))
+    return SVDFactors(U, S, adjoint(V, xp))
+
+
+def _descending(N: Array, xp: Namespace) -> tuple[Array, Array]:
+    """Eigenvalues, in descending order, and eigenvectors of a Gram matrix."""
+    # The lift changes no vector. Without it the diagonal of a sparse matrix of low rank
+    # ends in numbers too small for LAPACK's QR iteration, which then gives up.
+    trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)[..., None]
+    lift = eps(N, xp) * trace
+    first = N[(*[slice(1)] * (len(N.shape) - 2), ...)]  # one matrix, or none
+    lifted = N + identity_like(first, xp) * cast(lift, N, xp)[..., None]
+    # Negated, so that eigenvalues come in descending order.
+    eigenvalues, V = xp.linalg.eigh(-lifted)
+    return -eigenvalues - lift, orthonormal(V, xp)
+
+
+def _image(gram: Gram, V: Array, xp: Namespace) -> tuple[Array, Array]:
+    """Columns of A V, or A^H V, over their lengths, and these.
+
+    They are more accurate than the eigenvalues, and with U go fewer products.
+    """
+    image = (adjoint(gram.A, xp) if is_wide(gram.A) else gram.A) @ V
+    S = xp.sqrt(all_reduce(xp.sum(xp.abs(image) ** 2, axis=-2), xp))
+    inverse = safe_divide(xp.ones_like(S), S, S > 0, xp)
+    return image * cast(inverse, image, xp)[..., None, :], S
 
 
 def completed(U: Array, xp: Namespace) -> Array:

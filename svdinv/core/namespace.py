@@ -85,7 +85,7 @@ def identity_like(x: Array, xp: Namespace) -> Array:
 
 def inner(X: Array, Y: Array, xp: Namespace) -> Array:
     """Re tr(X^H Y) of each matrix, shape (...)."""
-    return xp.sum(real(conj(X, xp) * Y, xp), axis=(-2, -1))
+    return all_reduce(xp.sum(real(conj(X, xp) * Y, xp), axis=(-2, -1)), xp)
 
 
 def norm(X: Array, xp: Namespace) -> Array:
@@ -115,7 +115,8 @@ def abs_max(x: Array, xp: Namespace, axis: tuple[int, ...] = (-2, -1)) -> Array:
         part = xp.maximum(part, xp.abs(xp.imag(x)))
     # Of none there is no largest, but a sum.
     nothing = any(known_equal(x.shape[i], 0) for i in axis)
-    return (xp.sum if nothing else xp.max)(part, axis=axis, keepdims=True)
+    most = (xp.sum if nothing else xp.max)(part, axis=axis, keepdims=True)
+    return all_reduce(most, xp)
 
 
 def binary_scale(size: Array, xp: Namespace) -> Array:
@@ -151,6 +152,21 @@ def may_ask(xp: Namespace) -> bool:
     """Tell whether `any_on_host` may know: not while a framework traces."""
     ask = getattr(xp, "may_ask", None)
     return hasattr(xp, "any_on_host") if ask is None else ask()
+
+
+def is_spread(A: Array, xp: Namespace) -> bool:
+    """Tell whether each matrix is known to lie on several devices, or in chunks."""
+    ask = getattr(xp, "is_spread", None)
+    return ask is not None and ask(A)
+
+
+def all_reduce(x: Array, xp: Namespace) -> Array:
+    """Give all devices what was summed over an axis that is spread over them.
+
+    Where it is not left to the framework, which may divide a small array once more.
+    """
+    reduce = getattr(xp, "all_reduce", None)
+    return x if reduce is None else reduce(x)
 
 
 def is_writable(xp: Namespace) -> bool:

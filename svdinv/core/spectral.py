@@ -25,6 +25,7 @@ from svdinv.core.namespace import (
     Array,
     Namespace,
     adjoint,
+    all_reduce,
     cast,
     first,
     identity_like,
@@ -96,8 +97,8 @@ class SVDFactors(NamedTuple):
         tall, wide = outside_ranges(U, Vh, function.needs_unitary)
         closed, has_phase = not (tall or wide), is_complex(A, xp)
         c = coefficients(function, S, tau, closed, has_phase, xp)
-        XV = X @ adjoint(Vh, xp)
-        K = adjoint(U, xp) @ XV
+        XV = all_reduce(X @ adjoint(Vh, xp), xp)
+        K = all_reduce(adjoint(U, xp) @ XV, xp)
         slope = None if tau is None else function.tau_derivative(c.s, c.y, tau, xp)
         shift = None if d.dtau is None else slope * d.dtau
         gtau = None

@@ -215,7 +215,7 @@ def run_cine(
         "was not trained on this slice.\n",
         flush=True,
     )
-    written = files(output, task, f"svdinv-demo-{heart}")
+    written = files(output, task, replace(problem, name=f"svdinv-demo-{heart}"))
     done = reconstruct(
         task, problem, network, written, baselines=not quick, ensemble=not quick
     )

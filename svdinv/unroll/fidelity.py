@@ -10,7 +10,7 @@ their likelihood. Algorithms and networks take it from the problem
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from svdinv.unroll.arrays import (
     times,
 )
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.operators.linear import alike
 
 __all__ = ["L2", "DataFidelity", "PoissonKL"]
 
@@ -95,6 +96,45 @@ class DataFidelity:
             Infinite, where there is none.
         """
         return math.inf
+
+    def expected(self, z: Array) -> Array:
+        """Give the data that are expected of an image.
+
+        Parameters
+        ----------
+        z : array
+            What the image would give, ``A(x)``.
+
+        Returns
+        -------
+        array
+            z, unless there is something beside it, such as a background.
+        """
+        return z
+
+    def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
+        """Give one fidelity for a batch, of one for each item.
+
+        Parameters
+        ----------
+        others : sequence of DataFidelity
+            Those of the other items, behind this one.
+        data : array
+            What is measured of one: its number of axes matters.
+
+        Returns
+        -------
+        DataFidelity
+            For data with one more axis in front.
+
+        Raises
+        ------
+        ValueError
+            If they are not the same, and of no kind that can be stacked.
+        """
+        if all(alike(other, self) for other in others):
+            return self
+        raise ValueError("problems of a batch must share one data fidelity")
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
         """Give the same fidelity, of arrays that have been converted.
@@ -192,6 +232,11 @@ class L2(DataFidelity):
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
         """Convert the weight, if it is an array."""
         return L2(convert(self.weight)) if hasattr(self.weight, "dtype") else self
+
+    def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
+        """Stack the weights, if they are arrays."""
+        weights = _stack([self, *others], "weight", data)
+        return super().stacked(others, data) if weights is None else L2(weights)
 
     def curvature(self, y: Array) -> float:
         """Give the largest weight."""
@@ -297,8 +342,31 @@ class PoissonKL(DataFidelity):
             return self
         return PoissonKL(convert(self.background))
 
+    def expected(self, z: Array) -> Array:
+        """Give ``z + b``."""
+        return self._mean(z)
+
+    def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
+        """Stack the backgrounds, if they are arrays."""
+        every = _stack([self, *others], "background", data)
+        return super().stacked(others, data) if every is None else PoissonKL(every)
+
     def _mean(self, z: Array) -> Array:
         background = self.background
         if hasattr(background, "dtype"):
             background = fitted(background, z, namespace(z))
         return z + background
+
+
+def _stack(every: Sequence[Any], name: str, data: Array) -> Any:
+    """Stack arrays of fidelities of one class for a batch; None if one has none."""
+    arrays: list[Any] = [getattr(each, name, None) for each in every]
+    if not all(
+        hasattr(x, "dtype") and type(e) is type(every[0])
+        for x, e in zip(arrays, every, strict=True)
+    ):
+        return None
+    xp, axes = namespace(arrays[0]), len(data.shape)
+    shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in arrays]
+    whole = [xp.reshape(x, s) for x, s in zip(arrays, shapes, strict=True)]
+    return xp.stack(whole)

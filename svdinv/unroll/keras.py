@@ -144,7 +144,7 @@ class Network(keras.Model):
         def make(*measurement: Any) -> Operator:
             return forward_operator(self.recipe, self.operator, measurement)
 
-        problem = Problem(y, make(*measurement))
+        problem = Problem(y, make(*measurement), self.recipe.fidelity(*measurement))
         state = self.recipe.begin(problem)
         penalised = bool(self.penalty) and training
         if penalised:
@@ -357,9 +357,10 @@ class _Cell(keras.layers.Layer):
         # a gradient, because what is not given has none there.
         def step(*arrays: Array) -> tuple[Array, ...]:
             before = _joined(arrays, given)
-            A = make(*(before.pop(i, x) for i, x in parts.items()))
+            own = [before.pop(i, x) for i, x in parts.items()]
             y = before.pop("measured")
-            new = self.iterate(before, Problem(y, A))
+            problem = Problem(y, make(*own), self.recipe.fidelity(*own))
+            new = self.iterate(before, problem)
             return _split(new[name] for name in state)
 
         return _joined(keras.remat(step)(*_split(given.values())), state)

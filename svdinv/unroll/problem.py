@@ -9,7 +9,6 @@ from typing import Any
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
-from svdinv.unroll.operators.linear import alike
 
 __all__ = ["Problem", "batch"]
 
@@ -89,8 +88,12 @@ class Problem:
         return self.fidelity.gradient(x, self.y, self.A)
 
     def adjoint(self) -> Array:
-        """Give ``A^H y``: for sampled k-space the zero-filled image."""
-        return self.A.adjoint(self.y)
+        """Give ``A^H y``: for sampled k-space the zero-filled image.
+
+        Of an operator that is not linear, its `Operator.approximate_inverse`.
+        """
+        linear = self.A.linear
+        return (self.A.adjoint if linear else self.A.approximate_inverse)(self.y)
 
     def compared(self, image: Array) -> tuple[Array, Array]:
         """Give the truth and an image as they can be compared.
@@ -136,7 +139,7 @@ def batch(problems: Sequence[Problem]) -> Problem:
     ----------
     problems : sequence of Problem
         Of NumPy or PyTorch, all with their truth or none, with one operator or with
-        operators of one class that define `Operator.stacked`, and with one fidelity.
+        operators of one class that define `Operator.stacked`, and so of fidelities.
 
     Returns
     -------
@@ -156,12 +159,11 @@ def batch(problems: Sequence[Problem]) -> Problem:
         raise ValueError(f"data of a batch must have one shape, got {shapes}")
     if len({problem.truth is None for problem in problems}) > 1:
         raise ValueError("of a batch, all must have their truth or none")
-    if not all(alike(problem.fidelity, first.fidelity) for problem in others):
-        raise ValueError("problems of a batch must share one data fidelity")
     xp = namespace(first.y)
     y = xp.stack([problem.y for problem in problems])
     truth = None
     if first.truth is not None:
         truth = xp.stack([problem.truth for problem in problems])
     A = first.A.stacked([problem.A for problem in others], first.y)
-    return Problem(y, A, first.fidelity, truth)
+    fidelities = [problem.fidelity for problem in others]
+    return Problem(y, A, first.fidelity.stacked(fidelities, first.y), truth)

@@ -92,6 +92,7 @@ class Network(nn.Module):
             raise TypeError(f"svd must be a function, got {svd!r}")
         self.recipe = choose(recipe, self.recipe_type, options)
         self.operator = operator
+        self.task = ""  # that it was trained for, where that is known
         self.checkpoint = checkpoint
         self.cells = nn.ModuleList(
             [Cell(self.recipe, i, svd) for i in range(self.recipe.cells)]
@@ -402,7 +403,8 @@ def save(network: Network, path: str | Path) -> None:
     # NumPy has no bfloat16.
     short = torch.bfloat16
     tensors = {k: v.float() if v.dtype == short else v for k, v in tensors.items()}
-    files.write(path, network.recipe, {k: v.numpy() for k, v in tensors.items()})
+    arrays = {k: v.numpy() for k, v in tensors.items()}
+    files.write(path, network.recipe, arrays, network.task)
 
 
 def load(
@@ -441,5 +443,6 @@ def load(
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if tensors:
         network.to(dtype or next(iter(tensors.values())).dtype)
+    network.task = files.task_of(path)
     network.load_state_dict(tensors)
     return network.eval()

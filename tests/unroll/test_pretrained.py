@@ -47,9 +47,9 @@ def test_others_are_refused_with_a_list_of_what_there_is(folder, name):
 
 
 def test_what_comes_with_the_package_can_be_loaded():
-    assert pretrained.names() == ["cine", "colour", "tlr"]
+    assert pretrained.names() == ["cine", "colour", "pet", "tlr"]
     axes = [pretrained.load(name).recipe.axes for name in pretrained.names()]
-    assert axes == ["B T H W", "B C H W", "B C H W"]
+    assert axes == ["B T H W", *["B C H W"] * 3]
 
 
 def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():

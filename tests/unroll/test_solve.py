@@ -63,23 +63,29 @@ def measured(rng):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_every_framework_runs_every_algorithm(name, arrays, measured):
+def test_every_framework_runs_every_algorithm(name, arrays, measured, rng):
     algorithm, R = SCHEMES[name]
     y, A = measured
-    expected = solve(Problem(y, A), R, algorithm=algorithm, iterations=8)
-    found = solve(Problem(arrays.array(y), A), R, algorithm=algorithm, iterations=8)
+    # The start may be an array of NumPy.
+    options = {
+        "algorithm": algorithm,
+        "iterations": 4,
+        "x0": rng.standard_normal((T, H, W)),
+    }
+    expected = solve(Problem(y, A), R, **options)
+    found = solve(Problem(arrays.array(y), A), R, **options)
     assert arrays.owns(found.image)
     np.testing.assert_allclose(arrays.numpy(found.image), expected.image, atol=1e-9)
     np.testing.assert_allclose(found.objective, expected.objective, rtol=1e-9)
     assert all(type(value) is float for value in found.objective)
-    assert found.iterations == len(found.objective) == 8
+    assert found.iterations == len(found.objective) == 4
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_objective_becomes_smaller(name, measured):
     algorithm, R = SCHEMES[name]
     y, A = measured
-    found = solve(Problem(y, A), R, algorithm=algorithm, iterations=300, rtol=0)
+    found = solve(Problem(y, A), R, algorithm=algorithm, iterations=100, rtol=0)
     start = algorithm.bind(R)[0].start(Problem(y, A))
     assert found.objective[-1] < 0.99 * float(objective_value(start, Problem(y, A), R))
     assert found.objective[-1] <= min(found.objective) * (1 + 1e-3)
@@ -112,21 +118,14 @@ def test_a_state_survives_a_file(measured, tmp_path):
     np.testing.assert_array_equal(second.image, whole.image)
 
 
-@pytest.mark.parametrize("name", SCHEMES)
-def test_starts_may_be_of_numpy(name, arrays, measured, rng):
+@pytest.mark.parametrize("name", ["fista, restart", "admm", "pdhg"])
+def test_states_may_be_of_numpy(name, arrays, measured):
     algorithm, R = SCHEMES[name]
     y, A = measured
-    x0 = rng.standard_normal((T, H, W))
-    first = solve(Problem(y, A), R, algorithm=algorithm, iterations=3, x0=x0)
-    given = arrays.array(y)
-    same = solve(Problem(given, A), R, algorithm=algorithm, iterations=3, x0=x0)
-    np.testing.assert_allclose(arrays.numpy(same.image), first.image, atol=1e-10)
-    resumed = solve(
-        Problem(given, A), R, algorithm=algorithm, iterations=2, state=first.state
-    )
-    expected = solve(
-        Problem(y, A), R, algorithm=algorithm, iterations=2, state=first.state
-    )
+    first = solve(Problem(y, A), R, algorithm=algorithm, iterations=3)
+    options = {"algorithm": algorithm, "iterations": 2, "state": first.state}
+    resumed = solve(Problem(arrays.array(y), A), R, **options)
+    expected = solve(Problem(y, A), R, **options)
     assert arrays.owns(resumed.image)
     np.testing.assert_allclose(arrays.numpy(resumed.image), expected.image, atol=1e-10)
 

@@ -155,13 +155,14 @@ def test_the_benchmark_runs(tmp_path, monkeypatch, capsys):
         scipy_io.savemat(folder / "ref.mat", {**patterns, "Uelref": empty})
     monkeypatch.setattr(script, "WEIGHTS", (0.01,))
     arguments = ["impedance.py", str(tmp_path), "--levels", "1", "7"]
-    arguments += ["--methods", "TSVD, SURE", "TV"]
+    arguments += ["--methods", "TSVD, SURE", "TV", "TV, Gauss-Newton", "deep decoder"]
+    monkeypatch.setattr(script, "ITERATIONS", 3)
     monkeypatch.setattr("sys.argv", arguments)
     script.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("water 0.700, contact 1.00e-04")
     words = [line.split(" mean ")[0].rsplit(None, 1) for line in lines[3:]]
     found = {" ".join(name.split()): float(score) for name, score in words}
-    assert len(found) == 4
+    assert len(found) == 8
     assert found["level 1 TV"] > 0.6
     assert found["level 7 TV"] > 0.3

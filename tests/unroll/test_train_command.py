@@ -193,7 +193,7 @@ def longer(folder, tmp_path_factory):
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(longer, fork, tmp_path):
     rng = random.Random(4)
     arguments = [longer / "mine.toml", "--output", tmp_path]
-    for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
+    for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         begun = steps_saved(tmp_path)
         process = fork(*arguments)
         process.until(lambda begun=begun: steps_saved(tmp_path) > begun + 15)
@@ -229,7 +229,7 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(longer, tmp_path):
         ) as process,
     ):
         end = time.monotonic() + PATIENCE
-        while steps_saved(output) < 100:
+        while steps_saved(output) < 30:
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.01)

@@ -66,8 +66,8 @@ class EM(Algorithm):
         xp = namespace(like_x)
         if bool(xp.any(problem.y < 0)):
             raise ValueError("y must hold no negative counts")
-        subsets = _subsets(problem, like_x)
-        seen = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in subsets])
+        parts = subsets(problem, like_x)
+        seen = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in parts])
         one = xp.ones_like(like_x)
         if x is None:
             x = xp.sum(problem.y) / xp.sum(seen) * one
@@ -80,10 +80,8 @@ class EM(Algorithm):
         """Step by each subset, and denoise."""
         x, seen = state["x"], state["sensitivity"]
         xp, count = namespace(x), seen.shape[0]
-        for k, (A, y, background) in enumerate(_subsets(problem, x)):
-            mean = A.forward(x) + background
-            ratio = safe_divide(like(y, mean, xp), mean, mean > 0, xp)
-            e, s = x * A.adjoint(ratio), seen[k, ...]
+        for k, subset in enumerate(subsets(problem, x)):
+            e, s = expectation(x, *subset), seen[k, ...]
             if hasattr(prox, "gradient"):
                 x = _surrogate(x, e, s, prox, count, xp)
             else:
@@ -105,7 +103,14 @@ class EM(Algorithm):
         return {"step": 1.0}
 
 
-def _subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]:
+def expectation(x: Array, A: Operator, y: Array, background: Any) -> Array:
+    """Give ``x A^T(y / (A x + b))``: the counts of each pixel, as x explains them."""
+    xp = namespace(x)
+    mean = A.forward(x) + background
+    return x * A.adjoint(safe_divide(like(y, mean, xp), mean, mean > 0, xp))
+
+
+def subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]:
     """Give each operator with its counts and background."""
     A, y, b = problem.A, problem.y, problem.fidelity.background  # type: ignore[attr-defined]
     if hasattr(b, "dtype"):
@@ -123,10 +128,35 @@ def _surrogate(x: Array, e: Array, s: Array, prior: Any, count: int, xp: Any) ->
     """Maximise the surrogate of a subset, with its share of the prior."""
     L = prior.curvature(x) / count
     linear = s + times(1 / count, prior.gradient(x), xp) - times(L, x, xp)
-    root = xp.sqrt(linear**2 + 4 * times(L, e, xp))
+    return positive_root(L, linear, e, xp)
+
+
+def positive_root(L: Any, linear: Array, e: Array, xp: Any) -> Array:
+    """Solve ``L u^2 + linear u = e`` for u >= 0.
+
+    Parameters
+    ----------
+    L : number or array
+        Not negative; an array is positive, and broadcasts.
+    linear : array
+        Real.
+    e : array
+        Not negative.
+    xp : namespace
+        That of the arrays.
+
+    Returns
+    -------
+    array
+        u; 0 where a number L is 0 and `linear` is not positive.
+    """
+    one = xp.ones_like(linear)
+    square = linear**2 + 4 * times(L, e, xp)
+    some = square > 0
+    root = xp.where(some, xp.sqrt(xp.where(some, square, one)), 0 * one)
     # Of both forms the one without cancellation.
     positive = linear > 0
-    one = xp.ones_like(x)
     down = safe_divide(2 * e, linear + root, positive, xp)
-    up = (root - linear) / (2 * L if L else one)
-    return xp.where(positive, down, up if L else 0 * one)
+    if not hasattr(L, "dtype") and not L:
+        return xp.where(positive, down, 0 * one)
+    return xp.where(positive, down, times(1 / (2 * L), root - linear, xp))

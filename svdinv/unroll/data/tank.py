@@ -16,9 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import explain_missing
-from svdinv.unroll.operators.impedance import Mesh
+from svdinv.unroll.operators.impedance import Impedance, Mesh
 
-__all__ = ["SIDE", "Tank", "read_mesh", "read_tank", "score", "segment"]
+__all__ = [
+    "SIDE",
+    "Tank",
+    "calibrated",
+    "deviations",
+    "read_mesh",
+    "read_tank",
+    "score",
+    "segment",
+]
 
 SIDE = 0.23
 """Side of the square of the pictures, in metres."""
@@ -105,6 +114,71 @@ def read_mesh(path: str | Path) -> Mesh:
     first = triangles.min(initial=1)  # 0, or 1 as MATLAB counts
     edges = [face.astype(int) - first for face in found["elfaces"].ravel()]
     return Mesh(found["g"], triangles - first, tuple(edges))
+
+
+def calibrated(mesh: Mesh, tank: Tank) -> tuple[Impedance, float, float]:
+    """Fit the water's conductivity, and one contact impedance, to the reference.
+
+    Parameters
+    ----------
+    mesh : Mesh
+        The mesh.
+    tank : Tank
+        The measurement.
+
+    Returns
+    -------
+    model : Impedance
+        With that contact impedance at all electrodes.
+    water : float
+        The conductivity.
+    misfit : float
+        What is left of the reference, relative to it.
+
+    Raises
+    ------
+    ValueError
+        If the electrodes of the mesh are others, or nothing was measured.
+    """
+    from scipy.optimize import least_squares
+
+    there = np.isfinite(tank.reference)
+    if not there.any():
+        raise ValueError("the reference has no voltages")
+
+    def fitted(p: Floats) -> tuple[Impedance, Floats]:
+        A = Impedance(mesh, tank.currents, tank.voltages, np.exp(p[1]))
+        return A, A.forward(np.full(len(mesh.triangles), np.exp(p[0])))
+
+    def off(p: Floats) -> Floats:
+        return (fitted(p)[1] - tank.reference)[there]
+
+    p = least_squares(off, np.log([1.0, 1e-3]), diff_step=1e-3, max_nfev=20).x
+    A, V = fitted(p)
+    left = np.linalg.norm((V - tank.reference)[there])
+    return A, float(np.exp(p[0])), float(left / np.linalg.norm(V[there]))
+
+
+def deviations(reference: Floats, y: Floats, misfit: float) -> Floats:
+    """Give standard deviations of difference data, with what the model gets wrong.
+
+    What it misfits of the water it will misfit of others.
+
+    Parameters
+    ----------
+    reference, y : ndarray
+        Voltages of the water, and their changes.
+    misfit : float
+        Of `calibrated`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of the data.
+    """
+    size = np.nan_to_num(np.abs(reference))
+    noise = 5e-4 * size + 1e-4 * size.max()
+    return noise + misfit * np.sqrt(np.nanmean(y**2))
 
 
 def segment(image: Floats) -> NDArray[np.uint8]:

@@ -254,7 +254,7 @@ def sampled(
 
 
 def methods_of(
-    network: Network,
+    network: Network | None,
     task: Task,
     *,
     baselines: bool = True,
@@ -265,8 +265,8 @@ def methods_of(
 
     Parameters
     ----------
-    network : Network
-        The network, on `device`.
+    network : Network or None
+        The network, on `device`; without one there are classical methods alone.
     task : Task
         What it reconstructs.
     baselines : bool
@@ -281,7 +281,10 @@ def methods_of(
     dict of str to callable
         Methods by name.
     """
-    methods = classical(task, slow=baselines) | start(network, device)
+    methods = classical(task, slow=baselines)
+    if network is None:
+        return methods
+    methods |= start(network, device)
     for view in (False, True) if ensemble else (False,):
         methods[NAMES[view]] = partial(
             apply, network, task, device=device, ensemble=view
@@ -377,7 +380,7 @@ def evaluate(
             if pictured.setdefault(problem.setting, 0) < panels:
                 both = f"{problem.setting} {problem.name}"
                 slug = re.sub(r"[^\w.]+", "-", both).strip("-")
-                gif = output / f"animation-{slug}.gif" if task.moving else None
+                gif = output / f"animation-{slug}.gif" if task.moves(problem) else None
                 panel = output / f"panel-{slug}.png"
                 save_pictures(panel, gif, task, problem, entries)
                 pictured[problem.setting] += 1

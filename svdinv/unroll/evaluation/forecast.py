@@ -92,7 +92,7 @@ def check_memory(
 
 
 def forecast(
-    network: Network,
+    network: Network | None,
     task: Task,
     problem: Problem,
     *,
@@ -105,7 +105,7 @@ def forecast(
 
     Parameters
     ----------
-    network : Network
+    network : Network or None
         On `device`; for large images it is timed on a small part.
     task : Task
         Of the problem.
@@ -125,7 +125,7 @@ def forecast(
     classical = learned = 0.0
     if effort is not None:
         classical = effort.classical if baselines else 0.0
-        if effort.times > _WORTH:
+        if network is not None and effort.times > _WORTH:
             began = time.monotonic()
             reconstruct(network, effort.small, device)
             learned = (time.monotonic() - began) * effort.times

@@ -83,7 +83,7 @@ def open_network(weights: str | Path, device: str = "cpu") -> Network:
 
 
 def task_of_network(network: Network) -> Task:
-    """Tell which task a network is for, by its images.
+    """Tell which task a network is for: as its file says, or by its images.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def task_of_network(network: Network) -> Task:
     """
     recipe = network.recipe
     axes = getattr(recipe, "axes", None)
-    return task_of(axes, getattr(recipe, "channels", None))
+    return task_of(axes, getattr(recipe, "channels", None), network.task)
 
 
 def device_of(name: str) -> str:

@@ -46,7 +46,7 @@ class Files(NamedTuple):
     animation: Path | None
 
 
-def files(output: Path, task: Task, name: str, movie: str = ".gif") -> Files:
+def files(output: Path, task: Task, problem: Problem, movie: str = ".gif") -> Files:
     """Name what is written.
 
     Parameters
@@ -56,8 +56,8 @@ def files(output: Path, task: Task, name: str, movie: str = ".gif") -> Files:
         with a letter, unlike ``rate0.1``, and is no folder.
     task : Task
         Of what is reconstructed.
-    name : str
-        What that is called.
+    problem : Problem
+        What that is.
     movie : str
         Suffix of the animation of a series.
 
@@ -80,17 +80,17 @@ def files(output: Path, task: Task, name: str, movie: str = ".gif") -> Files:
             )
         base, image = output.with_name(output.name[: -len(suffix)]), output
     else:
-        base = output / Path(name).name
+        base = output / Path(problem.name).name
         image = base.with_name(f"{base.name}-reconstruction{endings[0]}")
     panel = base.with_name(f"{base.name}-panel.png")
     animation = base.with_name(f"{base.name}-animation{movie}")
-    return Files(image, panel, animation if task.moving else None)
+    return Files(image, panel, animation if task.moves(problem) else None)
 
 
 def reconstruct(
     task: Task,
     problem: Problem,
-    network: Network,
+    network: Network | None,
     written: Files,
     *,
     baselines: bool = True,
@@ -105,8 +105,9 @@ def reconstruct(
         Of the problem.
     problem : Problem
         What to reconstruct.
-    network : Network
-        Of that kind, on `device`.
+    network : Network or None
+        Of that kind, on `device`; without one the last classical method is what is
+        reconstructed.
     written : Files
         Where to.
     baselines : bool
@@ -127,6 +128,10 @@ def reconstruct(
         If a file cannot be written.
     """
     methods = classical(task, slow=baselines)
+    if network is None:
+        name, chosen = methods.popitem()
+        only = {name: lambda watch: chosen}
+        return compare(task, problem, methods, only, written, len(methods))
     if baselines:
         methods |= start(network, device)
     steps = len(methods) + parts(network, task, problem, ensemble=ensemble)

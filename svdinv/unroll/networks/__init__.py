@@ -1,5 +1,6 @@
 """The networks, before any framework; see `svdinv.unroll.networks.recipe`."""
 
+from svdinv.unroll.networks.em import EMNet
 from svdinv.unroll.networks.generators import (
     Bilinear,
     Decoder,
@@ -42,6 +43,7 @@ __all__ = [
     "Convolutions",
     "Convolved",
     "Decoder",
+    "EMNet",
     "Generator",
     "Layer",
     "Layers",

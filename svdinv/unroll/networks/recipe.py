@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from svdinv.core.namespace import real
 from svdinv.unroll.arrays import Array, namespace
+from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
@@ -266,6 +267,21 @@ class Recipe:
         """
         raise NotImplementedError
 
+    def fidelity(self, *measurement: Array) -> DataFidelity:
+        """Give the likelihood of data that come without a problem.
+
+        Parameters
+        ----------
+        *measurement : array
+            As for `operator`; nothing where an operator was given.
+
+        Returns
+        -------
+        DataFidelity
+            That of Gaussian noise, unless a subclass says otherwise.
+        """
+        return L2()
+
     def begin(self, problem: Problem) -> State:
         """Give the state before the first cell.
 
@@ -420,7 +436,18 @@ def given_problem(
         if measurement or named:
             raise TypeError("nothing goes beside a problem, which has its operator")
         return dataclasses.replace(y, truth=None)
-    return Problem(y, forward_operator(recipe, own, measurement, named))
+    A = forward_operator(recipe, own, measurement, named)
+    return Problem(y, A, recipe.fidelity(*_beside(recipe, measurement, named)))
+
+
+def _beside(
+    recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any] | None
+) -> tuple[Any, ...]:
+    """Give what is beside the data, but for an operator."""
+    if any(isinstance(each, Operator) for each in measurement):
+        return ()
+    known = {n: x for n, x in (named or {}).items() if n in recipe.measurement}
+    return in_order(recipe, measurement, known)
 
 
 def at_least(least: int, recipe: Any, *names: str) -> None:

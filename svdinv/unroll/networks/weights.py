@@ -38,6 +38,7 @@ __all__ = [
     "naming",
     "read",
     "shapes",
+    "task_of",
     "write",
 ]
 
@@ -45,7 +46,7 @@ Weights = dict[str, NDArray[Any]]
 """Arrays by name."""
 
 # Of the metadata, which safetensors keeps as strings.
-_KEY = "svdinv"
+_KEY, _TASK = "svdinv", "svdinv.task"
 # Cells of a network that has no weights.
 _MOST_WEIGHTLESS = 100
 
@@ -162,7 +163,9 @@ def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
     return drawn
 
 
-def write(path: str | Path, recipe: Recipe, weights: Mapping[str, Any]) -> None:
+def write(
+    path: str | Path, recipe: Recipe, weights: Mapping[str, Any], task: str = ""
+) -> None:
     """Write weights and recipe to a safetensors file.
 
     Parameters
@@ -173,6 +176,8 @@ def write(path: str | Path, recipe: Recipe, weights: Mapping[str, Any]) -> None:
         Of a class that `svdinv.unroll.networks.register` has seen.
     weights : mapping of str to array_like
         The weights by name.
+    task : str
+        The task that they were trained for, as a configuration names it.
 
     Raises
     ------
@@ -185,7 +190,8 @@ def write(path: str | Path, recipe: Recipe, weights: Mapping[str, Any]) -> None:
     """
     arrays = {name: np.array(array, order="C") for name, array in weights.items()}
     _check_numbers(arrays)
-    content = _safetensors().save(arrays, metadata={_KEY: to_json(recipe)})
+    metadata = {_KEY: to_json(recipe)} | ({_TASK: task} if task else {})
+    content = _safetensors().save(arrays, metadata=metadata)
     with replacing(path) as stream:
         stream.write(content)
 
@@ -240,6 +246,23 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
         if recipe.cells > max(len(weights), _MOST_WEIGHTLESS):
             raise ValueError(f"{recipe.cells} cells of {len(weights)} weights in all")
     return recipe, weights
+
+
+def task_of(path: str | Path) -> str:
+    """Give the task that weights were trained for.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that `read` can read.
+
+    Returns
+    -------
+    str
+        As `write` was told; empty if it was not.
+    """
+    with _safetensors("safetensors").safe_open(str(path), framework="numpy") as file:
+        return str((file.metadata() or {}).get(_TASK, ""))
 
 
 @contextlib.contextmanager

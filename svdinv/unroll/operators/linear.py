@@ -512,6 +512,15 @@ class Stack(Operator):
         parts = [operator.replace_arrays(convert) for operator in self.operators]
         return Stack(parts, self.axis, self.lengths)
 
+    def stacked(self, others: Sequence[Any], data: Array) -> Operator:
+        """Stack the operators of each part."""
+        same = [getattr(other, "operators", ()) for other in others]
+        if any(len(parts) != len(self.operators) for parts in same):
+            return super().stacked(others, data)
+        parts = zip(self.operators, *same, strict=True)
+        every = [first.stacked(rest, data) for first, *rest in parts]
+        return Stack(every, self.axis, self.lengths)
+
     def measured(self, y: Array) -> Array:
         """Set to 0 what is no measurement."""
         pairs = zip(self.operators, self.split(y), strict=True)

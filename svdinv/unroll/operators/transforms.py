@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from svdinv.unroll.arrays import (
@@ -16,7 +16,7 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators.linear import Operator
 
-__all__ = ["Fourier", "Gradient", "TemporalFourier"]
+__all__ = ["Fourier", "Gradient", "TemporalFourier", "Turned", "turns"]
 
 
 class Fourier(Operator):
@@ -161,6 +161,43 @@ class Gradient(Operator):
         steps = along(z, axis, slice(None, -1))
         before = xp.concat([zero, steps], axis=axis)
         return before - xp.concat([steps, zero], axis=axis)
+
+
+class Turned(Operator):
+    """Turn and mirror images: one of the eight symmetries of a square.
+
+    Parameters
+    ----------
+    transposed : bool
+        Whether to exchange rows and columns first.
+    axes : tuple of int
+        Axes to flip then, of the last two.
+    """
+
+    tight = True
+    unitary = True
+
+    def __init__(self, transposed: bool, axes: tuple[int, ...]) -> None:
+        self.transposed, self.axes = transposed, axes
+
+    def forward(self, x: Array) -> Array:
+        """Transpose, then flip."""
+        xp = namespace(x)
+        x = xp.matrix_transpose(x) if self.transposed else x
+        return xp.flip(x, axis=self.axes) if self.axes else x
+
+    def adjoint(self, y: Array) -> Array:
+        """Flip, then transpose."""
+        xp = namespace(y)
+        y = xp.flip(y, axis=self.axes) if self.axes else y
+        return xp.matrix_transpose(y) if self.transposed else y
+
+
+def turns() -> Iterator[Turned]:
+    """Give all eight."""
+    for transposed in (False, True):
+        for axes in ((), (-1,), (-2,), (-2, -1)):
+            yield Turned(transposed, axes)
 
 
 def _centred(x: Array, transform: str) -> Array:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from svdinv.unroll.algorithms import FISTA, solve
-from svdinv.unroll.arrays import namespace
+from svdinv.unroll.algorithms import FISTA, PDHG, solve
+from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import centre_crop, photograph, read_picture
 from svdinv.unroll.data.densities import NAMES, density, random_ellipses
 from svdinv.unroll.data.htc import holds_htc, read_htc
@@ -23,6 +23,7 @@ from svdinv.unroll.display.panels import save_panel
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
+from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.priors import TotalVariation
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.task import (
@@ -46,9 +47,14 @@ _SOURCE, _DISTANCE = 2.0, 3.0  # of a fan, in sides of the image
 _WIDTH = 68.0  # of the challenge's images, in mm
 _PIXELS = 512  # and their pixels a side
 _WINDOWS = ("ram-lak", "cosine", "hann")
-_WEIGHTS = (*np.geomspace(1e-2, 3e-5, 6),)  # of TV, for data of an A of norm 1
+_WEIGHTS: dict[str, Any] = {
+    "first": 1e-4,
+    "low": 1e-7,
+    "high": 0.1,
+}  # of TV, for an A of norm 1
 _FIXED_WEIGHT = 1e-3  # where the truth is not known
 _ITERATIONS = 100
+_CHANGE = 3e-4  # at which TV has converged
 _USUAL = (0.1, 4.0)  # twice the mean along the densest ray
 
 
@@ -345,11 +351,9 @@ class Ct(Task):
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror and turn the image in all eight ways, and project it turned back."""
-        for transposed in (False, True):
-            for axes in ((), (-1,), (-2,), (-2, -1)):
-                turned = _Turned(transposed, axes)
-                view = replace(problem, A=problem.A * turned, truth=None)
-                yield view, turned.forward
+        for turned in turns():
+            view = replace(problem, A=problem.A * turned, truth=None)
+            yield view, turned.forward
 
     def finished(self, image: Any) -> Any:
         """Set negative densities to 0."""
@@ -435,28 +439,6 @@ class Densities:
     def validation(self) -> list[Problem]:
         """Give phantoms that no step draws."""
         return [self._problem(2**63, i) for i in range(self.task.validation)]
-
-
-class _Turned(Operator):
-    """Turn and mirror an image: one of the eight symmetries of a square."""
-
-    tight = True
-    unitary = True
-
-    def __init__(self, transposed: bool, axes: tuple[int, ...]) -> None:
-        self.transposed, self.axes = transposed, axes
-
-    def forward(self, x: Any) -> Any:
-        """Transpose, then flip."""
-        xp = namespace(x)
-        x = xp.matrix_transpose(x) if self.transposed else x
-        return xp.flip(x, axis=self.axes) if self.axes else x
-
-    def adjoint(self, y: Any) -> Any:
-        """Flip, then transpose."""
-        xp = namespace(y)
-        y = xp.flip(y, axis=self.axes) if self.axes else y
-        return xp.matrix_transpose(y) if self.transposed else y
 
 
 def _unit(A: Operator) -> float:
@@ -585,19 +567,24 @@ def tv(problem: Problem) -> Estimate:
     Returns
     -------
     Estimate
-        The image, and its weight: the best of a grid where the truth is known.
+        The image, and its weight: the best where the truth is known.
     """
 
-    def at(weight: float) -> Any:
-        found = solve(
-            problem,
-            TotalVariation(weight, axes=(-2, -1)),
-            iterations=2 * _ITERATIONS,
-            x0=np.maximum(problem.A.approximate_inverse(problem.y), 0),
-            objective=False,
-        )
-        return np.maximum(found.image, 0)
+    def prior(weight: float) -> TotalVariation:
+        return TotalVariation(weight, axes=(-2, -1))
 
-    every = {f"weight {w:.1e}": functools.partial(at, w) for w in _WEIGHTS}
-    fixed = f"weight {_FIXED_WEIGHT:.1e}"
-    return _best(problem, {**every, fixed: functools.partial(at, _FIXED_WEIGHT)}, fixed)
+    def score(image: Any) -> float:
+        return psnr(problem.truth, np.maximum(image, 0))
+
+    weight = _FIXED_WEIGHT
+    how: dict[str, Any] = {
+        "iterations": 4 * _ITERATIONS,
+        "algorithm": PDHG(),
+        "rtol": _CHANGE,
+    }
+    if problem.truth is None:
+        x0 = np.maximum(problem.A.approximate_inverse(problem.y), 0)
+        found = solve(problem, prior(weight), x0=x0, objective=False, **how)
+    else:
+        weight, found = best_solution(problem, prior, score, **_WEIGHTS, **how)
+    return Estimate(np.maximum(found.image, 0), f"weight {weight:.1e}")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -248,7 +249,7 @@ class Task:
     endings : tuple of str
         Suffixes of files that `save` writes, the first by default.
     moving : bool
-        Whether there is an animation of its images.
+        Whether its images have frames.
     """
 
     kind: ClassVar[str]
@@ -460,8 +461,12 @@ class Task:
         """Write a picture that compares reconstructions."""
         raise NotImplementedError
 
+    def moves(self, problem: Problem) -> bool:
+        """Tell whether an animation of an image is worth while."""
+        return self.moving
+
     def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
-        """Write an animation that compares them, where `moving`."""
+        """Write an animation that compares them, where one `moves`."""
         raise NotImplementedError
 
 
@@ -489,8 +494,10 @@ def register(cls: _Class) -> _Class:
 
 def tasks() -> dict[str, type[Task]]:
     """Give the tasks that are registered, by name."""
-    # They register themselves as they are imported.
-    importlib.import_module("svdinv.unroll.tasks")
+    # They register themselves as they are imported: whatever lies beside this file.
+    package = importlib.import_module("svdinv.unroll.tasks")
+    for found in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{found.name}")
     return dict(_TASKS)
 
 
@@ -528,7 +535,7 @@ def named(name: str, base: type, known: Mapping[str, type]) -> type:
     return found
 
 
-def task_of(axes: str | None, channels: int | None = None) -> Task:
+def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Task:
     """Give the task whose images a network makes.
 
     Parameters
@@ -537,17 +544,21 @@ def task_of(axes: str | None, channels: int | None = None) -> Task:
         Axes of the images, as of a recipe.
     channels : int, optional
         Their channels, if the network has a number of them.
+    name : str
+        The task that its weights were trained for, where that is known.
 
     Returns
     -------
     Task
-        The first that has such images.
+        That of the name, or the first that has such images.
 
     Raises
     ------
     ValueError
         If there is none.
     """
+    if name:
+        return cast(Task, named(name, Task, tasks())())
     for cls in tasks().values():
         if cls.axes == axes and channels in (None, cls.channels):
             return cls()

@@ -166,15 +166,15 @@ class Config:
         check_ranges(self)
         if self.network.axes != self.task.axes:
             raise ValueError(
-                f"network.kind: {_kind(self.network)} reconstructs images "
-                f"({self.network.axes}), but those of the task {_kind(self.task)} are "
-                f"({self.task.axes})"
+                f"network.kind: {kind_of(self.network)} reconstructs images "
+                f"({self.network.axes}), but those of the task {kind_of(self.task)} "
+                f"are ({self.task.axes})"
             )
         due = self.task.channels
         channels = getattr(self.network, "channels", due)
         if due is not None and channels != due:
             raise ValueError(
-                f"network.channels must be {due} for the task {_kind(self.task)}, "
+                f"network.channels must be {due} for the task {kind_of(self.task)}, "
                 f"got {channels}"
             )
 
@@ -367,7 +367,7 @@ def to_toml(config: Config) -> str:
         section = getattr(config, name)
         table = tomlkit.table()
         if name != "training":
-            table.add("kind", _kind(section))
+            table.add("kind", kind_of(section))
         for field in fields(section):
             value = getattr(section, field.name)
             _add(table, field.name, value, _help(section, field.name))
@@ -397,7 +397,7 @@ def _plain(value: Any, name: str) -> Any:
     if not dataclasses.is_dataclass(value):
         return value
     table = tomlkit.inline_table()
-    table.add("kind", _kind(value))
+    table.add("kind", kind_of(value))
     for field in fields(value):
         inner = getattr(value, field.name)
         if inner is not None:
@@ -409,8 +409,8 @@ def _help(section: Any, name: str) -> str | None:
     return next(f.metadata.get("help") for f in fields(section) if f.name == name)
 
 
-def _kind(section: Any) -> str:
-    """Name a class: as it is registered, or as package.module:Class."""
+def kind_of(section: Any) -> str:
+    """Name the class of a section: as registered, or as package.module:Class."""
     cls = type(section)
     if isinstance(section, Task) and tasks().get(section.kind) is cls:
         return section.kind

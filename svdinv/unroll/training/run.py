@@ -38,6 +38,7 @@ from svdinv.unroll.training.config import (
     Config,
     differences,
     from_toml,
+    kind_of,
     read,
     to_toml,
     write,
@@ -142,6 +143,7 @@ class Run:
         svd = svd_of(config.training.svd)
         self.network = Network(config.network, svd=svd, seed=config.seed)
         self.mean = Network(config.network, svd=svd, seed=config.seed)
+        self.mean.task = kind_of(config.task)
         if weights is not None:
             own = self.network.state_dict() | weights
             self.network.load_state_dict(own)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import svdinv.torch
 from svdinv import __version__
+from svdinv.unroll.algorithms import conjugate_gradients
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import to_json
 from svdinv.unroll.priors import Prior
@@ -273,8 +274,7 @@ class Fitting:
         for target in self.targets:
             known = target
             if self.left_out is not None:
-                kept = torch.where(self.left_out, torch.zeros_like(y), target.y)
-                known = replace(target, y=kept)
+                known = _without(target, self.left_out)
             with torch.no_grad():
                 self.states.append(generator.begin(known))
             self.arounds.append(self._around(around, known, convert))
@@ -389,7 +389,7 @@ class Fitting:
             own = distance + self._regularised(image, state, z, len(images))
             total = total + own / self.count
             images.append(image.detach())
-            measured.append(Ax.detach())
+            measured.append(target.fidelity.expected(Ax.detach()))
             data.append(distance.detach() / self.count)
             loss.append(own.detach() / self.count)
         total.backward()
@@ -732,6 +732,7 @@ def fit(
 
 
 _SAVE_EVERY = 60.0  # seconds
+_STEPS = 10  # of conjugate gradients, in place of what is left out
 
 # Where the residual is this many times what it usually was, the fit has broken down.
 _DROP = 4.0
@@ -833,6 +834,27 @@ class _Model(nn.Module):
             left, right = (getattr(self, f"{k}/{label}") for k in ("left", "right"))
             kernels[name] = ((left * S) @ right).reshape(shape)
         return kernels
+
+
+def _without(problem: Problem, left_out: Tensor) -> Problem:
+    """Replace what is left out by what least squares make of the rest.
+
+    Zeros among line integrals would be streaks in the filtered back-projection.
+    """
+    A, zero = problem.A, torch.zeros_like(problem.y)
+    y = torch.where(left_out, zero, problem.y)
+    if A.linear:
+        with torch.no_grad():
+            right = A.adjoint(y)
+            x = conjugate_gradients(
+                lambda x: A.adjoint(torch.where(left_out, zero, A(x))),
+                right,
+                torch.zeros_like(right),
+                _STEPS,
+                batch_axes=1,
+            )
+            y = torch.where(left_out, A(x), y)
+    return replace(problem, y=y)
 
 
 def _array(x: Any) -> Any:

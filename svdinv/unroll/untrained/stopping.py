@@ -28,7 +28,7 @@ class Seen(NamedTuple):
     Attributes
     ----------
     z : Tensor
-        A of the averaged image.
+        What is expected to be measured of the averaged image.
     moved : Tensor
         The same of the fit to other data, for a rule that `probes`; else `z`.
     y : Tensor

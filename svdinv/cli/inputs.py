@@ -1,0 +1,101 @@
+"""What ``reconstruct``, ``fit`` and ``stability`` take: one input, and a network."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from svdinv.cli.arguments import naming_flags, refuse_options, task_options
+
+if TYPE_CHECKING:
+    from svdinv.unroll.problem import Problem
+    from svdinv.unroll.tasks.task import Options, Task
+
+__all__ = ["Input", "check_network", "read_input"]
+
+
+class Input(NamedTuple):
+    """An input, read and measured.
+
+    Attributes
+    ----------
+    task : Task
+        Of what.
+    problem : Problem
+        What was measured.
+    options : Options
+        The task's.
+    measured : bool
+        Whether it came as measured data.
+    """
+
+    task: Task
+    problem: Problem
+    options: Options
+    measured: bool
+
+
+def read_input(
+    arguments: argparse.Namespace,
+    source: str,
+    *,
+    check: Callable[[Task, Any, Options], Any] = lambda task, given, options: None,
+    fitted: bool = False,
+) -> Input:
+    """Read an input, and check it and the options of its task against each other.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        With the options of all tasks.
+    source : str
+        A file, or the name of something built in.
+    check : callable
+        Called with the task, what was read, and the options, before it is measured.
+    fitted : bool
+        Whether an image of which only noise was asked for is measured completely.
+
+    Returns
+    -------
+    Input
+        The input.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    from svdinv.unroll.problem import Problem
+    from svdinv.unroll.tasks.reading import fitting, read, task_of_file
+
+    task = task_of_file(source)
+    options = task_options(arguments, task, f"{source} is one of {task.images}")
+    with naming_flags(arguments, task):
+        given = read(source, task, options)
+    check(task, given, options)
+    if isinstance(given, Problem):
+        fit = fitting(source, task, given)
+        refuse_options(arguments, task, f"{source} is measured already", but=fit)
+        return Input(task, given, options, True)
+    with naming_flags(arguments, task):
+        asked = task.unsampled(options) if fitted else options
+        return Input(task, task.measure(given, asked), options, False)
+
+
+def check_network(network: Any, task: Task, source: str) -> None:
+    """Refuse a network for images of another task.
+
+    Raises
+    ------
+    ValueError
+        If it is one.
+    """
+    from svdinv.unroll.evaluation.inference import task_of_network
+
+    own = task_of_network(network)
+    if own.kind != task.kind:
+        raise ValueError(
+            f"argument --weights: these are for {own.kind}, but {source} is of the "
+            f"kind {task.kind}"
+        )

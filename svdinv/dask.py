@@ -1,0 +1,34 @@
+"""Low-rank operators for Dask arrays, of which each matrix may be in many chunks.
+
+Results are lazy. A matrix cut along its longer side is thresholded by its Gram matrix,
+which Dask sums over the chunks; nothing of the size of the matrix leaves its chunk.
+`vjp` and `jvp` give derivatives, as those of `svdinv.numpy`, and these are lazy, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from svdinv._missing import explain_missing
+
+try:
+    import dask.array  # noqa: F401
+except ImportError as error:
+    raise explain_missing("dask", "dask") from error
+
+from svdinv.backends.arrays import make_module
+from svdinv.backends.dask import DaskBackend
+
+_backend = DaskBackend()
+_functions = make_module(_backend, __name__)
+__all__ = sorted(_functions)
+globals().update(_functions)
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,190 @@
+"""EM-Net: expectation maximisation of counts, with what is learned in each step.
+
+Counts y are Poisson variables of mean A x + b, as in emission tomography. The network
+unrolls EM with a prior that draws to a learned image (Mehranian & Reader, IEEE TRPMS
+2021; Gong et al., IEEE TMI 2019). With ``s = A^T 1``, one cell is::
+
+    e = x A^T(y / (A x + b))                   what each pixel has of the counts
+    z = max(e / s + D(e / s, x), 0)            the image of EM, corrected
+    L u^2 + (s - L z) u = e                    u >= 0: EM with L |u - z|^2 / 2
+    x = u sum(e) / sum(s u)                    the counts are kept
+
+The third line maximises the surrogate of De Pierro (IEEE TMI 1995): it is positive, and
+lies between EM and z as far as the data of each pixel say. D is a chain of convolutions
+without bias, of each frame, in units of its mean activity; one more channel tells it
+how many counts a pixel has. Its first weights are so small that the network begins as
+EM.
+
+Where A is a `svdinv.unroll.operators.Stack`, each cell takes the next of its operators
+(ordered subsets).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from svdinv.core.namespace import safe_divide
+from svdinv.unroll.algorithms.em import expectation, positive_root, subsets
+from svdinv.unroll.arrays import Array, Namespace, namespace, sizes, times
+from svdinv.unroll.fidelity import DataFidelity, PoissonKL
+from svdinv.unroll.networks.functional import check_image, positive, residual_gains
+from svdinv.unroll.networks.recipe import (
+    Convolutions,
+    Layer,
+    Layers,
+    Number,
+    Recipe,
+    State,
+    at_least,
+    register,
+)
+from svdinv.unroll.operators import Operator
+from svdinv.unroll.problem import Problem
+
+__all__ = ["EMNet"]
+
+_PIXEL = (-2, -1)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class EMNet(Recipe):
+    """Structure of an EM-Net.
+
+    Images are real, (B, T, H, W), each frame on its own, and of any number of frames.
+    The data fidelity of a problem is `svdinv.unroll.fidelity.PoissonKL`; data without a
+    problem have no background, or that which is given beside them.
+
+    Attributes
+    ----------
+    cells : int
+        Number of unrolled iterations.
+    features : int
+        Width of the hidden convolutions.
+    convs : int
+        Convolutions of D.
+    start : int
+        Iterations of EM in front of the first cell, through all subsets.
+    weight : float
+        First value of L, in units of the mean of s over the mean activity.
+    slope : float
+        Slope of the ReLUs below zero.
+    """
+
+    cells: int = 6
+    features: int = 24
+    convs: int = 4
+    start: int = 1
+    weight: float = 1.0
+    slope: float = 0.1
+
+    axes: ClassVar[str] = "B C H W"
+    measurement: ClassVar[tuple[str, ...]] = ("background",)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        at_least(1, self, "features", "convs")
+        at_least(0, self, "start")
+        if not self.weight > 0:
+            raise ValueError(f"weight must be positive, got {self.weight}")
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        """Name the layers."""
+        widths = (3, *[self.features] * (self.convs - 1), 1)
+        gains = residual_gains(self.convs)
+        return {
+            "correction": Convolutions(widths, axes=2, slope=self.slope, gains=gains),
+            "log_weight": Number(math.log(self.weight)),
+        }
+
+    def operator(self, *measurement: Array) -> Operator:
+        """Refuse: what the scanner is has to be given.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError("EMNet needs a problem, or an operator of its own")
+
+    def fidelity(self, *measurement: Array) -> DataFidelity:
+        """Give the likelihood of counts, with the background if there is one."""
+        return PoissonKL(*measurement)
+
+    def begin(self, problem: Problem) -> State:
+        """Start from flat frames with the counts that there are, and some EM.
+
+        Raises
+        ------
+        TypeError
+            If the data fidelity is another than `PoissonKL`.
+        """
+        if not isinstance(problem.fidelity, PoissonKL):
+            raise TypeError(
+                f"EMNet is for the data fidelity PoissonKL, not {problem.fidelity!r}"
+            )
+        like_x = problem.adjoint()
+        xp = namespace(like_x)
+        check_image(like_x, self.axes, False, xp)
+        every = list(subsets(problem, like_x))
+        counts = sum(xp.sum(y, axis=_PIXEL, keepdims=True) for _, y, _ in every)
+        own = sum(
+            xp.sum(y - b * xp.ones_like(y), axis=_PIXEL, keepdims=True)
+            for _, y, b in every
+        )
+        # Of few counts the background may be all.
+        own = xp.where(own > 0.01 * counts, own, 0.01 * counts)
+        seen = xp.stack([A.adjoint(xp.ones_like(y)) for A, y, _ in every])
+        total = _total(xp.sum(seen, axis=0), xp)
+        unit = safe_divide(own, total, total > 0, xp)
+        # Noise-equivalent counts (Strother, Casey & Hoffman, IEEE TNS 1990).
+        pixels = xp.sum(xp.ones_like(like_x), axis=_PIXEL, keepdims=True)
+        level = xp.log(1 + safe_divide(own * own, counts, counts > 0, xp) / pixels)
+        x = unit * xp.ones_like(like_x)
+        for _ in range(self.start):
+            for k, subset in enumerate(every):
+                e, s = expectation(x, *subset), seen[k, ...]
+                x = safe_divide(e, s, s > 0, xp)
+        return {"x": x, "sensitivity": seen, "unit": unit, "level": level}
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        """Iterate once, as at the top of this module."""
+        x, unit = state["x"], state["unit"]
+        xp = namespace(x)
+        every = list(subsets(problem, x))
+        k = layers.index % len(every)
+        e, s = expectation(x, *every[k]), state["sensitivity"][k, ...]
+        em = safe_divide(e, s, s > 0, xp)
+        z = positive(em + self._correction(em, x, state, layers, xp), xp)
+        # Where nothing was counted, any L will do.
+        some = unit > 0
+        level = safe_divide(xp.mean(s, axis=_PIXEL, keepdims=True), unit, some, xp)
+        L = times(xp.exp(layers.log_weight), level + xp.where(some, 0 * unit, 1), xp)
+        u = positive_root(L, s - L * z, e, xp)
+        kept, got = _total(e, xp), _total(s * u, xp)
+        return state | {"x": u * safe_divide(kept, got, got > 0, xp)}
+
+    def _correction(
+        self, em: Array, x: Array, state: State, layers: Layers, xp: Namespace
+    ) -> Array:
+        """Apply D to each frame."""
+        B, T, H, W = sizes(x, xp)
+        unit = state["unit"]
+        maps = [safe_divide(v, unit, unit > 0, xp) for v in (em, x)]
+        maps.append(state["level"] * xp.ones_like(x))
+        frames = xp.reshape(xp.stack(maps, axis=2), (B * T, 3, H, W))
+        return unit * xp.reshape(layers.correction(frames), (B, T, H, W))
+
+
+def _total(x: Array, xp: Namespace) -> Array:
+    return xp.sum(x, axis=_PIXEL, keepdims=True)

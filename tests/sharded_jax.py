@@ -1,0 +1,77 @@
+"""What JAX makes of matrices on eight devices, as JSON: run by test_sharded.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+DEVICES = 8
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import svdinv.jax
+
+jax.config.update("jax_enable_x64", True)
+MESH = Mesh(np.array(jax.devices()), ("rows",))
+ROWS = NamedSharding(MESH, P("rows", None))
+COLLECTIVE = re.compile(
+    r"= (.*) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)\("
+)
+SHAPE = re.compile(r"f64\[([\d,]*)\]")
+
+
+def collectives(f, *x):
+    """Give the names of the collectives of a compiled function, and their numbers."""
+    text = jax.jit(f).lower(*x).compile().as_text()
+    return [
+        (name, int(np.prod([int(n) for n in shape.split(",") if n])))
+        for shapes, name in COLLECTIVE.findall(text)
+        for shape in SHAPE.findall(shapes)  # several may be sent as one
+    ]
+
+
+def error(X, x):
+    return float(abs(np.asarray(X) - x).max() / abs(x).max())
+
+
+def main(results):
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((4096, 12))
+    many = jax.device_put(A, ROWS)
+    o = svdinv.jax
+    found = {}
+    for name, f in {
+        "svt": partial(o.svt, tau=20.0, method="gram"),
+        "nuclear norm": partial(o.nuclear_norm, method="gram"),
+    }.items():
+        value = jax.value_and_grad(lambda A, f=f: jnp.sum(f(A) ** 2))
+        compiled = jax.jit(value)
+        (y, g), (Y, G) = compiled(A), compiled(many)
+        found[name] = {
+            "value": error(Y, np.asarray(y)),
+            "gradient": error(G, np.asarray(g)),
+            "kept": G.sharding.is_equivalent_to(ROWS, 2),
+            "both": collectives(value, many),
+        }
+    # Outside jit, "auto" knows how the matrix lies.
+    steep = rng.standard_normal((4096, 4)) * [1, 1e-4, 1e-9, 1e-10]
+    thin = jax.device_put(steep, ROWS)
+    Y = o.svt(thin, 1e-12)
+    found["auto"] = {
+        "value": error(Y, np.asarray(o.svt(steep, 1e-12))),
+        "kept": Y.sharding.is_equivalent_to(ROWS, 2),
+    }
+    Path(results).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,142 @@
+"""Matrices spread over devices: PyTorch's DTensors, JAX's shardings, Dask's chunks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from interpreters import run
+
+HERE = Path(__file__).parent
+
+
+def result(script, folder):
+    """Run a script that starts devices of its own; give what it wrote."""
+    done = run("-W", "error", HERE / script, folder / "found.json")
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def in_torch(tmp_path_factory):
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("PyTorch without Gloo")
+    return result("sharded_torch.py", tmp_path_factory.mktemp("torch"))
+
+
+@pytest.fixture(scope="module")
+def in_jax(tmp_path_factory):
+    pytest.importorskip("jax")
+    return result("sharded_jax.py", tmp_path_factory.mktemp("jax"))
+
+
+@pytest.fixture(scope="module")
+def da():
+    return pytest.importorskip("dask.array", reason="Dask is not installed")
+
+
+class TestTorch:
+    def test_numbers_are_those_of_one_device(self, in_torch):
+        for name, case in in_torch["cases"].items():
+            assert case["value"] < 30 * case["eps"], name
+            assert case["gradient"] < 60 * case["eps"], name
+
+    def test_placements_stay(self, in_torch):
+        for name, case in in_torch["cases"].items():
+            y, g = case["placements"]
+            assert g == case["given"], name
+            assert y == ("(Replicate(),)" if "norm" in name else g), name
+
+    def test_an_all_reduce_there_and_one_back(self, in_torch):
+        found, one = in_torch["cases"], {"all_reduce": 1}
+        for name in ("svt", "svt, repeated", "svt, wide", "svt, batch", "low rank"):
+            assert found[name]["forward"] == found[name]["backward"] == one, name
+        # The norms of U S, and a second Gram matrix.
+        assert found["svt, complex"]["forward"] == {"all_reduce": 2}
+        assert found["svt, small"]["forward"] == {"all_reduce": 3}
+        assert found["nuclear norm"]["backward"] == {}
+        batch = found["svt, over the batch"]
+        assert batch["forward"] == batch["backward"] == {}
+
+    def test_what_cannot_be_done_is_said(self, in_torch):
+        said = in_torch["refused"]
+        assert all(text.startswith("ValueError: ") for text in said.values()), said
+        assert "whole matrices on each device" in said["svd"]
+        assert "whole matrices on each device" in said["method svd"]
+        assert "whole matrices on each device" in said["square"]
+        assert "longer side alone, Shard(1)" in said["rows of a wide matrix"]
+        assert "Shard or Replicate" in said["partial"]
+
+
+class TestJAX:
+    @pytest.mark.parametrize("name", ["svt", "nuclear norm"])
+    def test_compiles_to_all_reduces_of_gram_matrices(self, in_jax, name):
+        case, n = in_jax[name], 12
+        assert {kind for kind, _ in case["both"]} == {"all-reduce"}
+        backward = 0 if name == "nuclear norm" else n * n
+        assert sum(size for _, size in case["both"]) < n * n + backward + 2 * n
+        assert case["kept"]
+        assert case["value"] < 1e-14
+        assert case["gradient"] < 1e-13
+
+    def test_auto_does_not_gather_where_it_knows(self, in_jax):
+        assert in_jax["auto"]["kept"]
+        assert in_jax["auto"]["value"] < 1e-13
+
+
+LAZY = {
+    "svt": lambda o, A, tau: o.svt(A, tau),
+    "gram": lambda o, A, tau: o.svt(A, tau, method="gram"),
+    "norm": lambda o, A, tau: tau * o.nuclear_norm(A),
+    "rank": lambda o, A, tau: tau * o.low_rank(A, 2),
+}
+
+
+class TestDask:
+    """Lazy, with the numbers of `svdinv.numpy`."""
+
+    @pytest.mark.parametrize("name", LAZY)
+    def test_value_and_gradient(self, da, name):
+        import svdinv.dask
+        import svdinv.numpy
+
+        f = LAZY[name]
+        rng = np.random.default_rng(1)
+        A = rng.standard_normal((40, 5))
+        if name == "svt":
+            A = A + 1j * rng.standard_normal((40, 5))
+        tau = np.asarray(2.0)
+        y, pull = svdinv.numpy.vjp(lambda A, t: f(svdinv.numpy, A, t), A, tau)
+        many = da.from_array(A, chunks=(13, -1))
+        Y, Pull = svdinv.dask.vjp(
+            lambda A, t: f(svdinv.dask, A, t), many, da.from_array(tau)
+        )
+        G = rng.standard_normal(y.shape)
+        found = Y, *Pull(da.from_array(G))
+        assert all(isinstance(x, da.Array) for x in found)
+        assert found[1].chunks == many.chunks
+        for x, exact in zip(da.compute(*found), (y, *pull(G)), strict=True):
+            np.testing.assert_allclose(x, exact, rtol=1e-12, atol=1e-13)
+
+    def test_small_values_are_not_lost(self, da):
+        import svdinv.dask
+        import svdinv.numpy
+
+        rng = np.random.default_rng(2)
+        A = rng.standard_normal((60, 4)) * [1, 1e-4, 1e-9, 1e-11]
+        many = da.from_array(A, chunks=(20, -1))
+        found = svdinv.dask.svt(many, 1e-12).compute()
+        exact = svdinv.numpy.svt(A, 1e-12, method="svd")
+        np.testing.assert_allclose(found, exact, atol=1e-14 * np.abs(A).max())
+
+    def test_chunks_that_cut_the_shorter_side_are_refused(self, da):
+        import svdinv.dask
+
+        A = da.ones((8, 6), chunks=(8, 3))
+        with pytest.raises(ValueError, match=r"A\.rechunk\(\{-1: -1\}\)"):
+            svdinv.dask.svt(A, 1.0)
+        with pytest.raises(ValueError, match="known shape"):
+            svdinv.dask.svt(A.rechunk((4, 6))[da.ones(8, chunks=4) > 0], 1.0)

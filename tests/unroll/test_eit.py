@@ -1,0 +1,251 @@
+"""The task of electrical impedance tomography."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+scipy_io = pytest.importorskip("scipy.io")
+
+from svdinv.cli import main
+from svdinv.unroll.data.tank import calibrated, deviations, read_tank
+from svdinv.unroll.networks import Skip
+from svdinv.unroll.operators import dot_test
+from svdinv.unroll.operators.impedance import Impedance, adjacent, disc
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import eit
+from svdinv.unroll.tasks.eit import Eit, EitOptions, Picture
+from svdinv.unroll.tasks.reading import (
+    read_measurement,
+    task_of_file,
+    write_problem,
+)
+from svdinv.unroll.training.config import preset
+from svdinv.unroll.untrained import fit
+from svdinv.unroll.untrained.presets import generator_for
+
+SMALL = EitOptions(size=16, electrodes=8, noise=1e-5, seed=2)
+
+
+@pytest.fixture(autouse=True)
+def _coarse(monkeypatch):
+    """A mesh of 150 triangles."""
+    monkeypatch.setattr(eit, "_RINGS", 5)
+    for cache in (eit._model, eit._tank):
+        cache.cache_clear()
+    yield
+    for cache in (eit._model, eit._tank):
+        cache.cache_clear()
+
+
+def problem(options=SMALL, name="tank"):
+    task = Eit()
+    return task.measure(task.read(name, options), options)
+
+
+def challenge(folder, *, broken=False):
+    """Files such as those of the challenge, of a tank with a thing that conducts."""
+    mesh = disc(5, 8, radius=0.115)
+    currents, pairs = adjacent(8)[:, :5], adjacent(8)
+    A = Impedance(mesh, currents, pairs, 2e-3)
+    water = np.full(len(mesh.triangles), 0.8)
+    inside = np.linalg.norm(mesh.centres - [0.04, 0.03], axis=1) < 0.035
+    level = folder / "level_1"
+    level.mkdir()
+    elements = np.empty((1, 8), object)
+    for k, edges in enumerate(mesh.electrodes):
+        elements[0, k] = edges + 1
+    triangles = mesh.triangles + 1
+    scipy_io.savemat(
+        folder / "Mesh_sparse.mat",
+        {"g": mesh.nodes, "H": triangles, "elfaces": elements[:, : 7 if broken else 8]},
+    )
+    shown = A(np.where(inside, 4.0, water))
+    shown[1, 2] = np.nan
+    Uel = {"Inj": currents, "Mpat": pairs, "Uel": shown.reshape(-1, 1)}
+    scipy_io.savemat(level / "data1.mat", Uel)
+    scipy_io.savemat(level / "ref.mat", {"Uelref": A(water).reshape(-1, 1)})
+    truth = np.zeros((256, 256), np.uint8)
+    truth[60:130, 140:210] = 2
+    scipy_io.savemat(folder / "true1.mat", {"truth": truth})
+    return level / "data1.mat"
+
+
+def test_the_derivative_is_that_of_the_voltages(rng):
+    made = problem()
+    x, dx = made.truth.astype(np.float64), rng.standard_normal(made.truth.shape)
+    D = made.A.derivative(x)
+    assert dot_test(D, x) < 1e-12
+    h = 1e-5
+    due = (made.A(x + h * dx) - made.A(x - h * dx)) / (2 * h)
+    np.testing.assert_allclose(D(dx), due, atol=1e-6 * np.abs(due).max())
+
+
+def test_pictures_of_water_are_water():
+    picture = Picture(disc(5, 8), 16)
+    water = np.full(picture.image_shape, 0.5)
+    np.testing.assert_allclose(picture(water), 1, rtol=1e-12)
+    np.testing.assert_allclose(picture(water + 0.25), 10**0.5, rtol=1e-12)
+    ramp = 0.5 + np.linspace(-0.2, 0.2, 16) * np.ones((1, 16, 16))
+    found = np.log10(picture(ramp)) / 2
+    inner = np.abs(picture.mesh.centres[:, 0]) < 0.8
+    due = picture.mesh.centres[:, 0] * 0.4 * 8 / 15
+    np.testing.assert_allclose(found[inner], due[inner], atol=1e-9)
+    np.testing.assert_allclose(
+        picture.approximate_inverse(picture(ramp))[0, 8, 4:12], ramp[0, 8, 4:12],
+        atol=0.06,
+    )  # fmt: skip
+
+
+def test_noise_is_as_told():
+    quiet, loud = (problem(replace(SMALL, noise=n)) for n in (0.0, 1e-2))
+    clean = loud.A(loud.truth.astype(np.float64))
+    np.testing.assert_allclose((loud.y - clean).std(), 1, rtol=0.25)
+    np.testing.assert_allclose(quiet.y, quiet.A(quiet.truth), rtol=1e-3, atol=1)
+    assert Eit().deviation(loud, replace(SMALL, noise=1e-2)) == 1
+    assert Eit().deviation(quiet, replace(SMALL, noise=0.0)) is None
+
+
+def test_missing_electrodes_measure_nothing():
+    made = problem(replace(SMALL, missing=2))
+    zero = (made.y == 0).sum()
+    assert made.y.size == 49
+    assert zero == 49 - 25
+    assert not made.A.measured(np.ones_like(made.y))[-2:].any()
+    task = Eit()
+    image = task.baselines()["TV"](made).image
+    assert task.judge(made, image)["SNR / dB"] > 1
+    with pytest.raises(ValueError, match="missing must leave 4 of 8 electrodes"):
+        problem(replace(SMALL, missing=5))
+
+
+def test_baselines_find_what_is_there():
+    task, made = Eit(), problem(replace(SMALL, electrodes=16), "lungs")
+    assert list(task.baselines())[:2] == ["TSVD, discrepancy", "TSVD, SURE"]
+    found = {}
+    for name, method in task.baselines().items():
+        estimate = method(made)
+        found[name] = task.judge(made, task.finished(estimate.image))["SNR / dB"]
+        assert ("kept" if "TSVD" in name else "best weight") in estimate.note
+    assert found["TV, Gauss-Newton"] > found["TV"] + 0.5
+    assert found["TV"] > found["Tikhonov"]
+    assert min(found.values()) > 2
+    blind = task.baselines()["TV"](replace(made, truth=None))
+    assert "best" not in blind.note
+
+
+def test_the_score_is_one_for_the_truth():
+    pytest.importorskip("skimage")
+    task, made = Eit(), problem(replace(SMALL, size=32))
+    perfect = task.judge(made, made.truth)
+    assert perfect["score"] > 0.95
+    water = task.judge(made, np.full_like(made.truth, 0.5))
+    assert water["score"] < 0.5
+    assert water["SNR / dB"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_generator_is_fitted_through_the_model():
+    made = problem(replace(SMALL, noise=1e-2))
+    generator = generator_for("deep-decoder", made)
+    found = fit(made, generator, iterations=150, progress=False, rule=None, average=0.9)
+    first, last = found.trajectory[0].data, found.trajectory[-1].data
+    print(first, last, Eit().decibels(made, found.last))
+    assert last < first / 4
+    assert Eit().decibels(made, found.last) > 1
+
+
+def test_a_network_sees_one_linear_step():
+    source = Eit(size=16, electrodes=8).load()
+    whole = source.batch(3, 5, range(2))
+    assert whole.truth.shape == (2, 1, 16, 16)
+    assert len(source.validation()) == 4
+    recipe = Skip(
+        channels=1, source="adjoint", bounded=False, features=(4,), skips=(2,)
+    )
+    state = recipe.begin(whole)
+    for x, truth in zip(state["x"], whole.truth, strict=True):
+        assert np.corrcoef(x.ravel(), truth.ravel())[0, 1] > 0.4
+    assert preset("eit").network.source == "adjoint"
+
+
+def test_measured_voltages_are_written_and_read(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    made = problem(replace(SMALL, missing=1))
+    write_problem(tmp_path / "a.h5", Eit(), made)
+    task, found = read_measurement(tmp_path / "a.h5")
+    assert task.kind == "eit"
+    np.testing.assert_allclose(found.y, made.y, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        found.A(made.truth), made.A(made.truth), rtol=1e-3, atol=1
+    )
+    held = Eit().measured(made)
+    for name, value, message in (
+        ("edges", held["edges"][2:-2], "electrode 0 is missing"),
+        ("currents", held["currents"][:-1], "do not fit"),
+        ("deviation", -held["deviation"], "deviation must not be negative"),
+        ("deviation", 0 * held["deviation"], "nothing is measured"),
+        ("water", np.zeros(1), "conductivities must be positive"),
+    ):
+        with h5py.File(tmp_path / "d.h5", "w") as file:
+            for key, array in {**held, name: value}.items():
+                file[key] = array
+        with pytest.raises(ValueError, match=message):
+            read_measurement(tmp_path / "d.h5")
+
+
+def test_the_challenge_is_read(tmp_path, capsys):
+    path = challenge(tmp_path)
+    assert task_of_file(path).kind == "eit"
+    task = Eit()
+    assert task.files(path.parent) == [path]
+    found = task.read(path, SMALL)
+    assert isinstance(found, Problem)
+    assert (found.y == 0).sum() == 1
+    assert found.truth.shape == (1, 16, 16)
+    voltages = found.note.voltages
+    assert voltages.water == pytest.approx(0.8, rel=0.01)
+    np.testing.assert_allclose(voltages.model.contact, 2e-3, rtol=0.1)
+    image = task.baselines()["TV"](found).image
+    assert task.decibels(found, image) > 1
+    assert main(["data", "inspect", str(path)]) == 0
+    assert "34 voltages" in capsys.readouterr().out
+    tank = read_tank(path.parent, 1)
+    _, _, misfit = calibrated(voltages.model.mesh, tank)
+    assert misfit < 1e-3
+    y = tank.data - tank.reference
+    assert (deviations(tank.reference, y, 0.1) > deviations(tank.reference, y, 0)).all()
+
+
+def test_what_will_not_do_is_said_in_one_line(tmp_path, one_line):
+    path = challenge(tmp_path, broken=True)
+    for words, message in (
+        (["tank", "--electrodes", "2"], "argument --electrodes: must lie in"),
+        (["tank", "--missing", "14"], "argument --missing: must leave 4 of 16"),
+        (["tank", "--views", "14"], "argument --views: does not apply"),
+        ([str(path)], "currents must be (7, patterns)"),
+    ):
+        assert main(["reconstruct", *words, "--device", "cpu"]) == 2
+        assert message in one_line()
+    (path.parent / "ref.mat").unlink()
+    assert main(["reconstruct", str(path), "--device", "cpu"]) == 2
+    assert "ref.mat, which is not there" in one_line()
+    assert main(["reconstruct", "tank", "--ensemble", "--device", "cpu"]) == 2
+    assert "argument --ensemble: needs --weights" in one_line()
+
+
+def test_without_weights_classical_methods_reconstruct(tmp_path, capsys):
+    small = ["--size", "16", "--electrodes", "8", "--device", "cpu"]
+    output = ["--output", str(tmp_path)]
+    assert main(["reconstruct", "lungs", *small, *output]) == 0
+    said = capsys.readouterr().out
+    assert said.index("Tikhonov") < said.index("Gauss-Newton")
+    assert (tmp_path / "lungs-reconstruction.png").exists()
+    evaluate = ["evaluate", "eit", "--images", "lungs", *small, "--noise", "1e-4"]
+    assert main([*evaluate, "--no-baselines", *output]) == 0
+    assert "classical methods, on 1 images" in capsys.readouterr().out
+    fitted = ["fit", "lungs", "--prior", "deep-decoder", "--iterations", "3"]
+    assert main([*fitted, *small, *output]) == 0
+    assert (tmp_path / "lungs-fit.csv").exists()
+    capsys.readouterr()

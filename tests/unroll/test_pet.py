@@ -1,0 +1,293 @@
+"""Emission tomography: the unrolled EM network, and the task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from array_frameworks import Framework
+
+from svdinv.cli import main
+from svdinv.unroll.algorithms import EM, solve
+from svdinv.unroll.evaluation.inference import open_network, task_of_network
+from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.networks import EMNet
+from svdinv.unroll.operators import ParallelBeam, Stack, dot_test
+from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.tasks.pet import Factors, Pet, PetOptions, map_em
+from svdinv.unroll.tasks.reading import read_measurement, write_problem
+from svdinv.unroll.torch import Network, save
+from svdinv.unroll.training.config import preset
+
+SMALL = PetOptions(views=16, counts=2e4, size=20, seed=3)
+
+
+def problem(options=SMALL, name="activity-ellipses"):
+    task = Pet()
+    return task.measure(task.read(name, options), options)
+
+
+def batched(*problems):
+    return batch(problems).replace_arrays(torch.as_tensor)
+
+
+# The network
+
+
+def without_learning(recipe):
+    network = Network(recipe, seed=0)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "correction" in name:
+                parameter.zero_()
+    return network
+
+
+def test_without_corrections_it_is_em():
+    made = problem()
+    count = len(made.A.operators)
+    network = without_learning(EMNet(cells=2 * count, features=2, start=1))
+    with torch.no_grad():
+        found = network(batched(made))[0].numpy()
+    flat = (made.y - made.fidelity.background).sum() / made.A.adjoint(
+        np.ones_like(made.y)
+    ).sum()
+    start = np.full(made.truth.shape, flat, np.float32)
+    due = solve(made, None, algorithm=EM(), iterations=3, x0=start, rtol=0).image
+    np.testing.assert_allclose(found, due, rtol=2e-3, atol=2e-4 * due.max())
+
+
+def test_counts_are_kept_and_images_positive(rng):
+    A = ParallelBeam((12, 12), np.arange(0, 180, 20.0))
+    y = rng.poisson(A(rng.random((2, 3, 12, 12)))).astype(np.float64)
+    network = Network(EMNet(cells=3, features=3, weight=5.0), seed=1).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        x = network(torch.from_numpy(y), A).numpy()
+    assert (x >= 0).all()
+    assert np.std(x) > 0
+    seen = A.adjoint(np.ones(A.data_shape))
+    np.testing.assert_allclose(
+        (seen * x).sum(axis=(-2, -1)), y.sum(axis=(-2, -1)), rtol=1e-10
+    )
+
+
+def test_frames_and_items_do_not_depend_on_each_other():
+    first, other = (problem(replace(SMALL, seed=s)) for s in (0, 1))
+    network = Network(EMNet(cells=2, features=3), seed=2)
+    with torch.no_grad():
+        both = network(batched(first, other)).numpy()
+        alone = network(batched(other)).numpy()
+        series = problem(replace(SMALL, frames=3), "kinetic")
+        frames = network(batched(series)).numpy()[0]
+    np.testing.assert_allclose(both[1], alone[0], atol=1e-5)
+    task, scan = Pet(), series.note
+    for k in range(3):
+        held = task.measured(series)
+        y, background = (held[n][k : k + 1] for n in ("counts", "background"))
+        one = scan.problem(y, held["factors"], background)
+        with torch.no_grad():
+            found = network(batched(one)).numpy()[0, 0]
+        np.testing.assert_allclose(found, frames[k], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["jax", "tensorflow", "array_api_strict"])
+def test_every_framework_begins_alike(name):
+    framework, made = Framework(name), problem().single()
+    recipe = EMNet(cells=1, start=2)
+    due = recipe.begin(made)["x"]
+    found = recipe.begin(made.replace_arrays(framework.array))["x"]
+    np.testing.assert_allclose(framework.numpy(found), due, rtol=1e-4)
+
+
+def test_no_counts_at_all_have_finite_gradients():
+    made = problem()
+    empty = replace(made, y=0 * made.y, fidelity=PoissonKL(0.0))
+    network = Network(EMNet(cells=2, features=2), seed=0)
+    image = network(batched(empty))
+    image.square().sum().backward()
+    assert not image.detach().any()
+    assert all(bool(p.grad.isfinite().all()) for p in network.parameters())
+
+
+def test_the_network_refuses_what_it_cannot_do():
+    network, y = Network(EMNet(cells=1, features=2)), torch.ones(1, 1, 9, 17)
+    with pytest.raises(TypeError, match="EMNet needs a problem, or an operator"):
+        network(y)
+    A = ParallelBeam((12, 12), np.arange(0, 180, 20.0))
+    with pytest.raises(TypeError, match="EMNet is for the data fidelity PoissonKL"):
+        network(Problem(y, A))
+    for name, value in (("weight", 0.0), ("convs", 0), ("start", -1)):
+        with pytest.raises(ValueError, match=name):
+            EMNet(**{name: value})
+
+
+# The task
+
+
+def test_counts_and_background_are_as_told():
+    made = problem(replace(SMALL, counts=1e6, background=0.3))
+    np.testing.assert_allclose(made.y.sum(), 1e6, rtol=0.01)
+    np.testing.assert_allclose(made.fidelity.background.sum(), 3e5, rtol=0.01)
+    mean = made.A(made.truth) + made.fidelity.background
+    np.testing.assert_allclose(((made.y - mean) ** 2 / mean).mean(), 1, atol=0.15)
+    assert dot_test(made.A, made.truth) < 1e-6
+    free = problem(replace(SMALL, counts=1e6, background=0.0, attenuation=0.0))
+    assert not free.fidelity.background.any()
+    assert np.ptp(Pet().measured(free)["factors"]) == 0
+
+
+def test_baselines_come_in_order():
+    task, made = Pet(), problem(replace(SMALL, counts=1e5, size=32))
+    found = {}
+    for name, method in task.baselines().items():
+        estimate = method(made)
+        assert estimate.note.startswith("best ")
+        found[name] = task.judge(made, task.finished(estimate.image))["SNR / dB"]
+    assert found["OSEM, filtered"] > found["OSEM"]
+    assert found["MAP-EM, TV"] > found["MLEM"] + 0.5
+    blind = replace(made, truth=None)
+    for name, method in task.baselines().items():
+        estimate = method(blind)
+        assert "best" not in estimate.note
+        assert task.judge(made, estimate.image)["SNR / dB"] > found[name] - 6
+
+
+def test_low_rank_helps_frames():
+    options = PetOptions(size=24, frames=8, views=16, counts=2e4)
+    task, made = Pet(), problem(options, "kinetic")
+    assert made.y.shape[0] == 8
+    alone = task.baselines()["OSEM, filtered"](made).image
+    joint = map_em(made)
+    assert task.decibels(made, joint.image) > task.decibels(made, alone)
+    assert joint.note.startswith(("best Casorati", "best blocks"))
+    assert task.moves(made)
+    assert not task.moves(problem())
+
+
+def test_equivalent_problems_have_the_same_solution():
+    task, made = Pet(), problem()
+    first = task.baselines()["OSEM"](replace(made, truth=None)).image
+    views = list(task.views(made))
+    assert len(views) == 8
+    for view, undone in views:
+        assert isinstance(view.A, Stack)
+        found = undone(task.baselines()["OSEM"](view).image)
+        np.testing.assert_allclose(found, first, atol=1e-4)
+
+
+def test_items_depend_on_their_key_alone():
+    source = Pet(size=16, projections=8).load()
+    whole = source.batch(3, 5, range(3))
+    assert whole.y.shape[:3] == (3, 1, 8)
+    part = source.batch(3, 5, range(2, 3))
+    np.testing.assert_array_equal(part.y[0], whole.y[2])
+    np.testing.assert_allclose(part.A(part.truth)[0], whole.A(whole.truth)[2])
+    np.testing.assert_array_equal(
+        part.fidelity.background[0], whole.fidelity.background[2]
+    )
+    assert not np.array_equal(whole.truth[0], source.batch(3, 6, range(1)).truth[0])
+
+
+def test_measured_counts_are_written_and_read(tmp_path):
+    pytest.importorskip("h5py")
+    made = problem(replace(SMALL, frames=3, views=14), "kinetic")
+    write_problem(tmp_path / "a.h5", Pet(), made)
+    task, found = read_measurement(tmp_path / "a.h5")
+    assert task.kind == "pet"
+    np.testing.assert_array_equal(found.truth, made.truth)
+    np.testing.assert_allclose(found.value(made.truth), made.value(made.truth))
+    again = task.baselines()["OSEM"](found).image
+    np.testing.assert_allclose(again, task.baselines()["OSEM"](made).image, rtol=1e-3)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    made = Pet().measured(problem())
+    negative = made["counts"].copy()
+    negative[0, 2, 3] = -1
+    for name, value, message in (
+        ("geometry", np.ones(3), "geometry must have the shape"),
+        ("geometry", np.r_[20.0, 20, -1, 0], "makes no sense"),
+        ("angles", np.ones(3), "angles must have the shape"),
+        ("counts", negative, "counts must be finite, and not negative"),
+        ("counts", 0 * negative, "counts must not be all 0"),
+        ("background", np.ones((3, 2)), "background must broadcast"),
+        ("factors", -np.ones(1), "factors must be finite, and not negative"),
+    ):
+        with h5py.File(tmp_path / "d.h5", "w") as file:
+            for key, array in {**made, name: value}.items():
+                file[key] = array
+        with pytest.raises(ValueError, match=message):
+            read_measurement(tmp_path / "d.h5")
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        for key in ("counts", "angles", "geometry"):
+            file[key] = made[key]
+    _, found = read_measurement(tmp_path / "d.h5")
+    image = Pet().baselines()["OSEM"](found).image
+    assert 0.3 < image.max() < 30  # without factors the unit is chosen
+
+
+def test_factors_of_a_batch_are_stacked(rng):
+    one, other = (Factors(rng.random((4, 5))) for _ in range(2))
+    both = one.stacked([other], np.ones((2, 4, 5)))
+    x = rng.random((2, 2, 4, 5))
+    np.testing.assert_allclose(both(x)[1], other(x[1]))
+    with pytest.raises(ValueError, match="cannot be one batch"):
+        one.stacked([ParallelBeam((4, 4), [0])], x)
+
+
+def test_weights_know_their_task(tmp_path):
+    config = preset("pet")
+    assert config.task.kind == "pet"
+    assert isinstance(config.network, EMNet)
+    network = Network(EMNet(cells=1, features=2), seed=0)
+    assert task_of_network(network).kind != "pet"  # by its images alone
+    network.task = "pet"
+    save(network, tmp_path / "weights.safetensors")
+    assert task_of_network(open_network(tmp_path)).kind == "pet"
+
+
+def test_it_is_trained_and_reconstructs(tmp_path, capsys):
+    pytest.importorskip("h5py")
+    tiny = ["task.size=16", "task.projections=8", "task.validation=1"]
+    tiny += ["network.features=2", "network.cells=2"]
+    sets = [word for text in tiny for word in ("--set", text)]
+    run = str(tmp_path / "run")
+    train = ["train", "pet", "--steps", "2", "--device", "cpu", *sets]
+    assert main([*train, "--output", run]) == 0
+    scan = str(tmp_path / "scan.h5")
+    small = ["--size", "16", "--views", "8", "--frames", "3"]
+    assert main(["data", "write", "kinetic", *small, "--output", scan]) == 0
+    assert main(["data", "inspect", scan]) == 0
+    assert "3 frames of 16x16 pixels" in capsys.readouterr().out
+    common = ["--weights", run, "--device", "cpu", "--output", str(tmp_path)]
+    assert main(["reconstruct", scan, "--no-baselines", *common]) == 0
+    assert np.load(tmp_path / "scan-reconstruction.npz")["series"].shape == (3, 16, 16)
+    assert (tmp_path / "scan-animation.gif").exists()
+    still = ["reconstruct", "kinetic-sum", "--size", "16", "--no-baselines", *common]
+    assert main(still) == 0
+    assert not list(tmp_path.glob("*sum*.gif"))
+    assert list(tmp_path.glob("*sum*-panel.png"))
+    fit = ["fit", scan, "--prior", "deep-decoder", "--iterations", "3"]
+    assert main([*fit, "--device", "cpu", "--output", str(tmp_path)]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--counts", "1"], "argument --counts: must lie in"),
+        (["--views", "1"], "argument --views: must lie in"),
+        (["--background", "1"], "argument --background: must lie in"),
+        (["--photons", "100"], "argument --photons: does not apply"),
+        (["--stop", "sure", "--deviation", "1"], "rule: SURE is for white Gaussian"),
+    ],
+)
+def test_what_will_not_do_is_said_in_one_line(words, message, capsys):
+    fit = ["fit", "kinetic-sum", "--size", "16", "--device", "cpu", *words]
+    assert main(fit) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
