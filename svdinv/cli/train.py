@@ -105,8 +105,8 @@ def add(commands: Subparsers) -> None:
         "--weights",
         type=folder,
         metavar="FILE",
-        help="begin with the weights in this file, of the same network (default: such "
-        "as the seed draws)",
+        help="begin with the weights in this file, of the same network or of the one "
+        "that it refines (default: such as the seed draws)",
     )
     train.add_argument(
         "--device",

@@ -34,6 +34,7 @@ from svdinv.unroll.networks import (
     LowRank,
     Number,
     Recipe,
+    Refined,
     Sparse,
     Unrolled,
     register,
@@ -54,6 +55,7 @@ PUBLISHED = {
     "TLR, folded": TLR(
         **SMALL, fold=2, side="samples", slope=0.1, first_weights="residual"
     ),
+    "TLR, refined": Refined(network=TLR(**SMALL), features=(3, 4)),
     "SLR": SLR(**SMALL, sparsity=0.0),
     "LS": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
@@ -127,6 +129,8 @@ def network(recipe, *, dtype=torch.float64, **options):
         for parameter in net.parameters():
             if parameter.ndim == 0:
                 parameter += 0.05 * (1 + rng.random())
+            elif not parameter.any():
+                parameter += torch.from_numpy(rng.uniform(-0.5, 0.5, parameter.shape))
     return net
 
 
@@ -608,7 +612,8 @@ def test_images_of_a_batch_are_independent(name):
 HOMOGENEOUS = [
     name
     for name, recipe in RECIPES.items()
-    if not isinstance(recipe, SLR)  # which thresholds at a learned size
+    # Of which the first thresholds at a learned size, the other knows what is flat.
+    if not isinstance(recipe, SLR | Refined)
 ]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from svdinv.unroll import pretrained
+from svdinv.unroll.data import centre_crop, photograph
 from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.evaluation import inference
 from svdinv.unroll.evaluation.inference import apply
@@ -14,6 +15,7 @@ from svdinv.unroll.networks import TLR
 from svdinv.unroll.tasks.cine import Cine, CineOptions
 from svdinv.unroll.tasks.cine_baselines import zero_filled
 from svdinv.unroll.tasks.cine_sampling import MASKS
+from svdinv.unroll.tasks.colour import Colour, sampled
 from svdinv.unroll.tasks.task import Given
 from svdinv.unroll.torch import Network, save
 
@@ -45,9 +47,20 @@ def test_others_are_refused_with_a_list_of_what_there_is(folder, name):
 
 
 def test_what_comes_with_the_package_can_be_loaded():
-    assert pretrained.names() == ["cine", "colour", "pet"]
+    assert pretrained.names() == ["cine", "colour", "pet", "tlr"]
     axes = [pretrained.load(name).recipe.axes for name in pretrained.names()]
-    assert axes == ["B T H W", "B C H W", "B C H W"]
+    assert axes == ["B T H W", *["B C H W"] * 3]
+
+
+def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
+    """On a photograph that neither saw."""
+    image = centre_crop(photograph("coffee"), 96)
+    case = sampled("coffee", image, 0.3, seed=0)
+    one, other = (
+        Colour().decibels(case, apply(pretrained.load(name), Colour(), case).image)
+        for name in ("tlr", "colour")
+    )
+    assert other > one + 0.2
 
 
 @pytest.mark.parametrize("mask", MASKS)

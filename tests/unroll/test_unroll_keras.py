@@ -34,6 +34,7 @@ from svdinv.unroll.networks import (
     EMNet,
     LowRank,
     LowRankAndSparse,
+    Refined,
     Skip,
     Sparse,
     Unrolled,
@@ -51,6 +52,7 @@ CASES = {
     "TLR, folded": TLR(
         **SMALL, fold=2, side="samples", slope=0.1, first_weights="residual"
     ),
+    "TLR, refined": Refined(network=TLR(cells=1, features=4), features=(4, 5)),
     "SLR": SLR(**SMALL, sparsity=0.01),
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
@@ -107,9 +109,9 @@ def cases(tmp_path_factory):
     for name, recipe in CASES.items():
         arrays = problem(name)
         net = Network(recipe, seed=1)
-        with torch.no_grad():  # away from steps of 1, at which terms vanish
+        with torch.no_grad():  # away from steps of 1 and zeros, where terms vanish
             for parameter in net.parameters():
-                if parameter.ndim == 0:
+                if parameter.ndim == 0 or not parameter.any():
                     parameter += 0.05
         save(net, folder / f"{name}.safetensors")
         given = [

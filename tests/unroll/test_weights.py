@@ -28,6 +28,7 @@ from svdinv.unroll.networks import (
     LowRank,
     Number,
     Recipe,
+    Refined,
     Sparse,
     Unrolled,
     from_json,
@@ -40,6 +41,7 @@ from svdinv.unroll.torch import LSNet, Network, TLRNet, load, save
 
 RECIPES = {
     "TLR": TLR(cells=2, features=3, block=4, start="fill", side="mask"),
+    "Refined": Refined(network=TLR(cells=2, features=3), features=(2, 3), fold=1),
     "SLR": SLR(cells=2, features=3),
     "LS": LS(cells=2, features=3, step=0.3),
     "T2LR": T2LR(cells=2, features=3),

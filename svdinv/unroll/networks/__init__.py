@@ -21,6 +21,7 @@ from svdinv.unroll.networks.recipe import (
     register,
     to_json,
 )
+from svdinv.unroll.networks.refined import Refined
 from svdinv.unroll.networks.slr import SLR
 from svdinv.unroll.networks.t2lr import T2LR
 from svdinv.unroll.networks.tlr import TLR
@@ -51,6 +52,7 @@ __all__ = [
     "LowRankAndSparse",
     "Number",
     "Recipe",
+    "Refined",
     "Skip",
     "Sparse",
     "State",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from svdinv.unroll.arrays import Array, Namespace, count_up, namespace, sizes
 
-__all__ = ["SCALES", "normalised_fill"]
+__all__ = ["SCALES", "blur", "normalised_fill"]
 
 SCALES = (6.0, 2.0, 0.8)
 """Widths of the Gaussians in pixels, coarsest first: holes, then detail."""
@@ -42,16 +42,30 @@ def normalised_fill(
     measured = mask * samples
     filled = xp.zeros_like(samples)
     for rank, scale in enumerate(scales):
-        weight = _blur(mask, scale, xp)
+        weight = blur(mask, scale)
         tiny = xp.finfo(weight.dtype).smallest_normal
-        local = _blur(measured, scale, xp) / xp.where(weight > tiny, weight, tiny)
+        local = blur(measured, scale) / xp.where(weight > tiny, weight, tiny)
         trust = weight / (weight + _ENOUGH) if rank else 1.0
         filled = filled + trust * (local - filled)
     return measured + (1 - mask) * filled
 
 
-def _blur(images: Array, width: float, xp: Namespace) -> Array:
-    """Gaussian blur with zeros around the image; an impulse becomes a bell of sum 1."""
+def blur(images: Array, width: float) -> Array:
+    """Blur by a Gaussian, with zeros around the image.
+
+    Parameters
+    ----------
+    images : array, shape (..., H, W)
+        Real.
+    width : float
+        Standard deviation in pixels.
+
+    Returns
+    -------
+    array, shape (..., H, W)
+        An impulse becomes a bell of sum 1, cut off at three standard deviations.
+    """
+    xp = namespace(images)
     rows, columns = (_bells(n, width, images, xp) for n in sizes(images, xp)[-2:])
     return rows @ images @ columns
 

@@ -144,10 +144,11 @@ def doubled(maps: Array) -> Array:
 def _between(size: int, like: Array, xp: Namespace) -> Array:
     """Matrix (2 size, size) of the linear interpolation along an axis."""
     place = (count_up(2 * size, like, xp) - 0.5) / 2
+    known = count_up(size, like, xp)
     # Nothing is known beyond the edge.
     place = xp.where(place > 0, place, xp.zeros_like(place))
-    place = xp.where(place < size - 1, place, (size - 1) * xp.ones_like(place))
-    distance = xp.abs(place[:, None] - count_up(size, like, xp)[None, :])
+    place = xp.where(place < known[-1], place, known[-1])
+    distance = xp.abs(place[:, None] - known[None, :])
     return xp.where(distance < 1, 1 - distance, xp.zeros_like(distance))
 
 

@@ -50,6 +50,7 @@ from svdinv.unroll.networks.recipe import (
     Recipe,
     State,
     at_least,
+    check_features,
     check_measurement,
     register,
 )
@@ -257,14 +258,6 @@ class Generator(Recipe):
         )
 
 
-def _checked(features: tuple[int, ...], name: str, least: int) -> None:
-    whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
-    if not (features and whole):
-        raise ValueError(
-            f"{name} must be integers from {least} to {2**14}, got {features!r}"
-        )
-
-
 @register
 @dataclass(frozen=True, kw_only=True)
 class Skip(Generator):
@@ -293,8 +286,8 @@ class Skip(Generator):
             Naming the attribute.
         """
         super().__post_init__()
-        _checked(self.features, "features", 1)
-        _checked(self.skips, "skips", 0)
+        check_features(self.features, "features", 1)
+        check_features(self.skips, "skips", 0)
         if len(self.skips) != len(self.features):
             raise ValueError(f"skips must be one for each scale, got {self.skips!r}")
 
@@ -366,7 +359,7 @@ class Decoder(Generator):
             Naming the attribute.
         """
         super().__post_init__()
-        _checked(self.features, "features", 1)
+        check_features(self.features, "features", 1)
         if self.source != "noise":
             raise ValueError(f"source must be 'noise', got {self.source!r}")
         self._chain(1, 1, side=self.side)

@@ -469,6 +469,21 @@ def at_least(least: int, recipe: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at most {_MOST}, got {value}")
 
 
+def check_features(features: tuple[int, ...], name: str, least: int) -> None:
+    """Check the channels at each scale of an encoder or decoder.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one is no integer, too small or too large.
+    """
+    whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
+    if not (features and whole):
+        raise ValueError(
+            f"{name} must be integers from {least} to {2**14}, got {features!r}"
+        )
+
+
 def check_floats(recipe: Any) -> None:
     """Check the attributes declared as float, and make them Python's.
 

@@ -54,7 +54,7 @@ def train(
     resume : bool
         Go on from the checkpoint in it.
     weights : Path, optional
-        File with the first weights.
+        File with the first weights, of the network or of the network in it.
     device : str
         Where to compute: "cpu", "cuda", such as "cuda:1", or "auto".
     overwrite : bool
@@ -289,7 +289,9 @@ def _train(
 
 def _weights(path: Path, config: Config) -> dict[str, Tensor]:
     network = load(path)
-    if network.recipe != config.network:
+    # That of which a part of the names, and those alone, are names here too.
+    inside = getattr(config.network, "network", None)
+    if network.recipe not in (config.network, inside):
         raise ValueError(
             f"{path} holds weights of another network than the configuration names: "
             f"{network.recipe}"

@@ -64,6 +64,11 @@ class Training:
         "items of its logarithm, as decibels weigh them; measurement: the data "
         "fidelity, without any truth; or package.module:function",
     )
+    learned: tuple[str, ...] = option(
+        (),
+        "parts of the names of the weights that are learned, such as refinement, where "
+        "the rest is to stay as it begins",
+    )
     penalty: float = option(
         0.0, "weight of the network's own penalty, such as SLR-Net's", low=0, high=1e6
     )

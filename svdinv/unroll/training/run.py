@@ -109,7 +109,7 @@ class Run:
     resume : bool
         Go on from the checkpoint in `output`.
     weights : dict of str to Tensor, optional
-        First weights, instead of those the seed draws.
+        First weights of all layers or of some, instead of those the seed draws.
     device : device, optional
         Where to compute.
 
@@ -145,8 +145,9 @@ class Run:
         self.mean = Network(config.network, svd=svd, seed=config.seed)
         self.mean.task = kind_of(config.task)
         if weights is not None:
-            self.network.load_state_dict(weights)
-            self.mean.load_state_dict(weights)
+            own = self.network.state_dict() | weights
+            self.network.load_state_dict(own)
+            self.mean.load_state_dict(own)
         self.network.to(self.device)
         self.mean.to(self.device).eval()
         self._own_loss = loss_of(config.training.loss)
@@ -155,7 +156,8 @@ class Run:
                 f"training.penalty: {type(config.network).__name__} has none"
             )
         optimiser = _optimiser(config.training.optimiser)
-        self.optimiser = optimiser(self.network.parameters(), lr=1e-3)
+        learned = _learned(self.network, config.training.learned)
+        self.optimiser = optimiser(learned, lr=1e-3)
         self.resumed = resume
         self.strange: list[str] = []
         self._aside: list[tuple[Path, Path]] = []
@@ -499,6 +501,20 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 2 * (1 - progress),
     "constant": lambda progress: 2.0,
 }
+
+
+def _learned(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Parameter]:
+    """Let the weights be as they are whose names have none of the parts, if any."""
+    named = dict(network.named_parameters())
+    for part in parts:
+        if not any(part in name for name in named):
+            raise ValueError(
+                f"training.learned: no weights are named {part!r}; there are such as "
+                f"{', '.join(list(named)[:3])}"
+            )
+    for name, parameter in named.items():
+        parameter.requires_grad_(not parts or any(part in name for part in parts))
+    return [parameter for parameter in named.values() if parameter.requires_grad]
 
 
 def _optimiser(name: str) -> Any:

@@ -1,0 +1,226 @@
+"""A network, refined by an encoder and decoder that sees several scales at once.
+
+Cells of small convolutions see little of a picture, and a cell has few weights. Behind
+the last cell of any network that samples pixels comes a U-Net (Ronneberger, Fischer &
+Brox, MICCAI 2015) that adds what the cells have missed:
+
+    d = x - G x,   s^2 = G mean over channels of d^2 + 1e-5
+    x = x + s U(d / s, mask d / s, mask)         refinement
+    x = x - A^H (A x - y)                        data consistency, exact
+
+G is a local mean, of Gaussian weight within the image. So U sees detail of contrast
+one whatever the brightness and the contrast of the place, and what it adds is as large
+as the detail there. Its last convolution is zero at first: a network whose refinement
+has not been trained gives the image of the network inside, bit for bit where that ends
+in data consistency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from svdinv.unroll.arrays import Array, namespace, sizes
+from svdinv.unroll.networks.fill import blur
+from svdinv.unroll.networks.functional import (
+    folded,
+    halved,
+    sampled_where,
+    unfolded,
+)
+from svdinv.unroll.networks.recipe import (
+    Convolutions,
+    Layer,
+    Layers,
+    Part,
+    Recipe,
+    State,
+    at_least,
+    check_features,
+    register,
+)
+from svdinv.unroll.networks.tlr import TLR
+from svdinv.unroll.operators import Operator
+from svdinv.unroll.problem import Problem
+
+__all__ = ["Refined"]
+
+_WIDTH = 4.0  # of the local mean, in pixels
+_VARIANCE = 1e-5  # that counts as flat, of images in [0, 1]
+_LABEL = "refinement_"
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Refined(Recipe):
+    """A network with a refinement behind its last cell.
+
+    Images are real, (B, C, H, W), of any size, and A samples their pixels. The layers
+    of the network inside keep their names, so that its weights go into this one.
+
+    Attributes
+    ----------
+    cells : int
+        Those of `network`; 0, the default, is filled in.
+    network : Recipe
+        What is refined: of real images, with `channels`.
+    features : tuple of int
+        Channels of the refinement at each scale, finest first.
+    fold : int
+        Side of the squares of pixels that are channels of one pixel at its finest
+        scale, as in `TLR`.
+    slope : float
+        Slope of its ReLUs below zero.
+    """
+
+    cells: int = 0
+    network: Recipe = field(default_factory=TLR)
+    features: tuple[int, ...] = (48, 96, 128)
+    fold: int = 2
+    slope: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the attribute.
+        """
+        if not isinstance(self.network, Recipe):
+            raise TypeError(f"network must be a Recipe, got {self.network!r}")
+        if self.cells == 0:
+            object.__setattr__(self, "cells", self.network.cells)
+        super().__post_init__()
+        if self.cells != self.network.cells:
+            raise ValueError(
+                f"cells must be 0 or {self.network.cells}, as of network, got "
+                f"{self.cells}"
+            )
+        fits = self.network.axes == "B C H W" and hasattr(self.network, "channels")
+        if not fits:
+            raise ValueError(
+                f"network must be of images B C H W with channels, got {self.network!r}"
+            )
+        at_least(1, self, "fold")
+        check_features(self.features, "features", 1)
+
+    @property
+    def axes(self) -> str:  # type: ignore[override]
+        """Axes of the images."""
+        return self.network.axes
+
+    @property
+    def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of what `operator` takes."""
+        return self.network.measurement
+
+    @property
+    def has_penalty(self) -> bool:  # type: ignore[override]
+        """Whether the network has one."""
+        return self.network.has_penalty
+
+    @property
+    def channels(self) -> int:
+        """Channels of the image."""
+        network: Any = self.network
+        channels: int = network.channels
+        return channels
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        """Name the layers of a cell of the network; the last has the refinement."""
+        layers = dict(self.network.layers(last))
+        if last:
+            layers |= {_LABEL + name: own for name, own in self._chains().items()}
+        return layers
+
+    def operator(self, *measurement: Array) -> Operator:
+        """Make the operator of the network."""
+        return self.network.operator(*measurement)
+
+    def begin(self, problem: Problem) -> State:
+        """Start as the network does."""
+        return self.network.begin(problem)
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        """Iterate once, and refine behind the last cell."""
+        state = self.network.cell(state, problem, layers)
+        if layers.index < self.cells - 1:
+            return state
+        refined = self.refine(state["x"], problem, Part(layers, _LABEL))
+        return state | {"x": refined}
+
+    def refine(self, x: Array, problem: Problem, layers: Layers) -> Array:
+        """Refine an estimate, as at the top of this module.
+
+        Parameters
+        ----------
+        x : array, shape (B, C, H, W)
+            What the network gives.
+        problem : Problem
+            As for `begin`.
+        layers : Layers
+            Those of the refinement.
+
+        Returns
+        -------
+        array, shape (B, C, H, W)
+            The refined image.
+        """
+        xp = namespace(x)
+        mask = sampled_where(problem.A, x, "Refined")
+        detail = x - _mean(x, xp)
+        variance = _mean(xp.mean(detail * detail, axis=1, keepdims=True), xp)
+        contrast = xp.sqrt(variance + _VARIANCE)
+        seen = detail / contrast
+        change = self._maps(xp.concat([seen, mask * seen, mask], axis=1), layers)
+        return problem.A.consistent(x + contrast * change, problem.y)
+
+    def _chains(self) -> dict[str, Convolutions]:
+        """Name the convolutions of the encoder and the decoder."""
+        features, coarsest = self.features, len(self.features) - 1
+        pixels = self.fold**2
+        chains = {}
+        before = 3 * self.channels * pixels
+        for scale, width in enumerate(features):
+            # The coarsest hands on no more maps than the skip beside it has.
+            after = features[scale - 1] if scale == coarsest and scale else width
+            chains[f"encoder_{scale}"] = self._chain(before, width, after)
+            before = width
+        for scale in reversed(range(coarsest)):
+            width, after = features[scale], features[max(scale - 1, 0)]
+            chains[f"decoder_{scale}"] = self._chain(2 * width, width, after)
+        chains["image"] = Convolutions(
+            (features[0], self.channels * pixels), axes=2, gains=(0.0,)
+        )
+        return chains
+
+    def _chain(self, *widths: int) -> Convolutions:
+        gains = (1.0,) * (len(widths) - 1)
+        return Convolutions(widths, axes=2, slope=self.slope, last=True, gains=gains)
+
+    def _maps(self, seen: Array, layers: Layers) -> Array:
+        """Apply the encoder and the decoder."""
+        xp = namespace(seen)
+        maps = folded(seen, self.fold, xp) if self.fold > 1 else seen
+        maps, passed = layers.encoder_0(maps), []
+        for scale in range(1, len(self.features)):
+            passed.append(maps)
+            maps = getattr(layers, f"encoder_{scale}")(halved(maps, xp))
+        for scale in reversed(range(len(self.features) - 1)):
+            past = passed[scale]
+            rows, columns = sizes(past, xp)[-2:]
+            maps = layers.doubled(maps)[..., :rows, :columns]
+            maps = xp.concat([maps, past], axis=1)
+            maps = getattr(layers, f"decoder_{scale}")(maps)
+        change = layers.image(maps)
+        if self.fold == 1:
+            return change
+        return unfolded(change, seen, self.fold, xp)
+
+
+def _mean(x: Array, xp: Any) -> Array:
+    """Local mean within the image."""
+    inside = blur(xp.ones_like(x[:1, :1]), _WIDTH)
+    return blur(x, _WIDTH) / inside
