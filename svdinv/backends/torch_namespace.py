@@ -16,7 +16,14 @@ from array_api_compat.torch import fft, finfo, isdtype
 from torch import Tensor, any, conj, sum, where
 from torch import amax as max
 
-from svdinv.backends.torch_kernels import decomposes_quickly, eigh, is_eager_cpu, svd
+from svdinv.backends.torch_kernels import (
+    decomposes_quickly,
+    eigh,
+    is_eager_cpu,
+    svd,
+    tall_values,
+    tall_vectors,
+)
 
 __all__ = [
     "add_product",
@@ -34,6 +41,8 @@ __all__ = [
     "may_ask",
     "on_host",
     "sum",
+    "tall_values",
+    "tall_vectors",
     "where",
     "writable",
 ]

@@ -29,13 +29,17 @@ from svdinv.core.namespace import (
     conj,
     decomposes_quickly,
     has_double_precision,
+    is_wide,
     known_equal,
     may_ask,
     real,
+    tall_values,
 )
 from svdinv.core.polynomial_iteration import IterationFactors, iteration_factors
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.tolerances import (
+    ASPECT_LIMIT,
+    DOUBLE_EPS,
     GRAM_FLOOR,
     MIN_GRAM_WORK,
     SINGLE,
@@ -140,10 +144,7 @@ def _cheaper(
         return None  # little to gain, or no value is known
     tall = long >= 2 * short
 
-    def trusted(
-        factors: SVDFactors | GramFactors, floor: float, epsilon: float
-    ) -> bool:
-        S = factors.S
+    def trusted(S: Array, floor: float, epsilon: float) -> bool:
         top = S[..., :1]
         # Lost values have no reliable size; assume the upper bound.
         most = xp.maximum(S, 8 * (short * epsilon) ** 0.5 * top)
@@ -151,6 +152,15 @@ def _cheaper(
         safe = (y <= 0) | (floor * top <= S)
         return any_on_host(~safe, xp) is False
 
+    values = tall_values(A, xp) if tall else None
+    if values is not None:
+        S, V, W = values
+        if long >= ASPECT_LIMIT * short and trusted(S, GRAM_FLOOR, DOUBLE_EPS):
+            return GramFactors(S, V)
+        if not trusted(S, WIDE_GRAM_FLOOR, DOUBLE_EPS):
+            return None
+        image, Vh = xp.tall_vectors(A, W), adjoint(V, xp)
+        return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
     gram: Gram | None = None
     cutoff = function.cutoff(tau, xp)
     if cutoff is not None:
@@ -167,7 +177,7 @@ def _cheaper(
             top = xp.sqrt(trace) * norm * gram.scale
         if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * top), xp) is False:
             factors = from_gram(gram, A, xp)
-            if trusted(factors, GRAM_FLOOR, eps(A, xp)):
+            if trusted(factors.S, GRAM_FLOOR, eps(A, xp)):
                 return factors
     if not tall:  # an SVD costs hardly more than what is left
         return None
@@ -177,4 +187,4 @@ def _cheaper(
             return None
     factors = from_gram(gram, A, xp)
     floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
-    return factors if trusted(factors, floor, eps(gram.N, xp)) else None
+    return factors if trusted(factors.S, floor, eps(gram.N, xp)) else None
