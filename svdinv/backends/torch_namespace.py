@@ -85,9 +85,8 @@ def concat(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Add A B to C in place, without an array for the product."""
-    simple = (
-        is_eager_cpu(A, B, C) and A.ndim == B.ndim == C.ndim > 1 and C.is_contiguous()
-    )
+    simple = is_eager_cpu(A, B, C) and A.ndim == B.ndim == C.ndim > 1
+    simple = simple and C.is_contiguous() and C.numel() > 0
     if not simple:
         return C + A @ B
     if C.ndim == 2:

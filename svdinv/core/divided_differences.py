@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svdinv.core.functions import quotient
-from svdinv.core.namespace import Array, Namespace, adjoint, identity_like, safe_divide
+from svdinv.core.namespace import Array, Namespace, identity_like, safe_divide
 from svdinv.core.spectral import (
     Coefficients,
     SVDFactors,

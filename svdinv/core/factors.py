@@ -45,6 +45,7 @@ from svdinv.core.tolerances import (
     SINGLE,
     WIDE_GRAM_FLOOR,
     eps,
+    vanishing,
 )
 
 __all__ = ["METHODS", "Factors", "check_method", "factorise"]
@@ -152,30 +153,33 @@ def _cheaper(
         safe = (y <= 0) | (floor * top <= S)
         return any_on_host(~safe, xp) is False
 
+    cutoff = function.cutoff(tau, xp)
     values = tall_values(A, xp) if tall else None
     if values is not None:
         S, V, W = values
-        if long >= ASPECT_LIMIT * short and trusted(S, GRAM_FLOOR, DOUBLE_EPS):
-            return GramFactors(S, V)
+        if cutoff is not None and long >= ASPECT_LIMIT * short:
+            top, least = S[..., :1], vanishing(S, xp)  # squares must be numbers
+            usual = any_on_host(~((top > least) & (top < 1 / least)), xp) is False
+            if usual and trusted(S, GRAM_FLOOR, DOUBLE_EPS):
+                return GramFactors(S, V)
         if not trusted(S, WIDE_GRAM_FLOOR, DOUBLE_EPS):
             return None
         image, Vh = xp.tall_vectors(A, W), adjoint(V, xp)
         return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
     gram: Gram | None = None
-    cutoff = function.cutoff(tau, xp)
     if cutoff is not None:
         gram = gram_matrix(A, False, xp)
         if gram is None:
             return None
-        top: Any = 1.0
+        bound: Any = 1.0
         if not relative:  # bound s_1^2 by a norm that is at most k^(1/4) times it
             trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1)[..., None]
             one = xp.ones_like(trace)
             unit = xp.where(trace > 0, trace, one)
             N = gram.N / cast(unit[..., None], gram.N, xp)
             norm = xp.sum(xp.abs(N @ N) ** 2, axis=(-2, -1))[..., None] ** 0.125
-            top = xp.sqrt(trace) * norm * gram.scale
-        if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * top), xp) is False:
+            bound = xp.sqrt(trace) * norm * gram.scale
+        if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * bound), xp) is False:
             factors = from_gram(gram, A, xp)
             if trusted(factors.S, GRAM_FLOOR, eps(A, xp)):
                 return factors

@@ -196,7 +196,7 @@ def tall_values(A: Array, memory: Memory) -> tuple[Array, Array, Array] | None:
 
 
 def tall_vectors(A: Array, W: Array, memory: Memory) -> Array:
-    """A W, or (A^H W)^H of a wide A, for W of `tall_values`."""
+    """Compute A W, or (A^H W)^H of a wide A, for W of `tall_values`."""
     run = _Run(memory, A, A.shape)
     image, result = run.result(*A.shape[-2:])
     W, layout = memory.flat(W, 2)
