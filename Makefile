@@ -37,7 +37,7 @@ lint: .venv-test/.ready ## ruff, mypy and the import contracts
 	$(TEST)/lint-imports
 
 docs: .venv-test/.ready ## build the documentation, warnings as errors
-	$(TEST)/python -m sphinx -W --keep-going -q -E -b html \
+	$(TEST)/python -m sphinx -W --keep-going -q -E -j auto -b html \
 	    -d docs/_build/doctrees docs docs/_build/html
 
 bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
@@ -103,6 +103,6 @@ fi; echo "$$python -m venv $(@D)"; "$$python" -m venv $(@D)
 endef
 
 clean: ## remove everything that these targets made
-	rm -rf .venv-test .venv-demo .venv-dist .venv-lock build dist docs/_build demo-output \
+	rm -rf .venv-test .venv-demo .venv-dist .venv-lock build dist docs/_build docs/auto_examples demo-output \
 	    .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find svdinv tests docs -name __pycache__ -prune -exec rm -rf {} +

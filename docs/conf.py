@@ -22,9 +22,23 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",  # MathJax itself, so that no page asks the network for it
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
     "tutorials",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "image_scrapers": ("matplotlib",),
+    "matplotlib_animations": False,
+    "abort_on_example_error": True,
+    "capture_repr": (),
+    "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "remove_config_comments": True,
+}
 default_role = "py:obj"  # a `name` links where it can
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]

@@ -529,6 +529,114 @@ def test_alignment_in_any_company():
     assert operations.by_kernel(FindMotion(), (P, Q, w), Threads(1), xp) is None
 
 
+TALL = [(1, 40, 1), (3, 1023, 3), (2, 1024, 18), (2, 2500, 7), (1, 200, 64), (4, 3, 90)]
+
+
+def by_gram_matrix(A, threads=1):
+    memory = Threads(threads)
+    S, V, W = operations.tall_values(A, memory)
+    image = operations.tall_vectors(A, W, memory)
+    wide = A.shape[-2] < A.shape[-1]
+    return (V, S, image) if wide else (image, S, V.conj().mT)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_tall_matrices_by_their_gram_matrix(variant, dtype):
+    """As accurate as an SVD down to 1e-4 of the largest, in any memory and company."""
+    rng = np.random.default_rng(15)
+    eps = np.finfo(dtype).eps
+    for batch, m, n in TALL:
+        k = min(m, n)
+        for s in (None, np.ones(k), 10.0 ** -np.linspace(0, 4, k)):
+            A = normal(rng, (batch, m, n), dtype)
+            if s is not None:
+                U, _, Vh = np.linalg.svd(*double(A), full_matrices=False)
+                A = ((U * s) @ Vh).astype(dtype)
+            A *= np.float32(rng.choice([1, 1e-15, 1e15]))
+            factors = by_gram_matrix(A)
+            U, S, Vh = double(*factors)
+            (exact,) = double(A)
+            top = S[:, :1, None]
+            assert (np.diff(S) <= 0).all()
+            assert np.abs((U * S[:, None, :]) @ Vh - exact).max() < 5 * eps * top.max()
+            assert np.abs(U.conj().mT @ U - np.eye(k)).max() < 10 * eps
+            assert np.abs(Vh @ Vh.conj().mT - np.eye(k)).max() < 10 * eps
+            values = np.linalg.svd(exact, compute_uv=False)
+            assert (np.abs(values - S) / top[..., 0]).max() < 2 * eps
+            step = np.zeros((batch, 2 * m, 3 * n), dtype)[:, ::2, 3 * n - 1 :: -3]
+            step[...] = A
+            for other in (
+                by_gram_matrix(A, threads=3),
+                by_gram_matrix(step),
+                by_gram_matrix(A.mT.copy().mT),
+                [np.concatenate([x, x])[batch:] for x in factors],
+                [x[batch:] for x in by_gram_matrix(np.concatenate([0 * A, A]))],
+            ):
+                for x, y in zip(factors, other, strict=True):
+                    np.testing.assert_array_equal(x, y)
+
+
+def test_tall_matrices_at_the_edges(variant):
+    A = normal(np.random.default_rng(16), (3, 1500, 5), np.float32)
+    A[0], A[1, 7, 2] = 0, np.nan
+    U, S, Vh = by_gram_matrix(A)
+    assert not U[0].any()
+    assert not S[0].any()
+    np.testing.assert_array_equal(Vh[0] @ Vh[0].T, np.eye(5))
+    assert np.isnan(S[1]).all()
+    np.testing.assert_array_equal(S[2], by_gram_matrix(A[2:])[1][0])
+    low = A[2:, :, [0, 1, 1, 0, 0]]  # what is lost neither overflows nor is it noise
+    U, S, Vh = by_gram_matrix(low)
+    assert (S[0, 2:] < 1e-6 * S[0, 0]).all()
+    assert (np.abs(U) <= 1).all()
+    for refused in (A.astype(np.float64), A[:0], A[:, :9], A[..., :0], A[:, :0]):
+        assert operations.tall_values(refused, Threads(1)) is None
+
+
+@pytest.mark.parametrize(
+    "shape", [(3000, 18), (18, 3000), (11, 12000, 2), (5, 150, 64)]
+)
+def test_svt_takes_the_gram_matrix_of_tall_matrices(shape):
+    """The gradient is that of double precision, whatever is kept."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+    from svdinv.core.factors import factorise
+    from svdinv.core.gram import GramFactors
+    from svdinv.core.spectral import SVDFactors
+    from svdinv.core.thresholds import Soft
+
+    rng = np.random.default_rng(17)
+    for dtype in (np.float32, np.complex64):
+        A = normal(rng, shape, dtype)
+        k = min(shape[-2:])
+        U, _, Vh = np.linalg.svd(A.astype(complex), full_matrices=False)
+        for smallest, tau in ((0.3, 0.15), (2e-3, 1e-3), (1e-6, 1e-10), (0, 0.4)):
+            s = np.linspace(1, smallest, k)
+            A = (U * s) @ Vh
+            A = torch.from_numpy(A.real if dtype == np.float32 else A)
+            G = torch.from_numpy(normal(rng, shape, dtype))
+            small = A.to(G.dtype)
+            tau_like = torch.full((*shape[:-2], 1), tau)
+            found = factorise(small, Soft(), tau_like, xp=st._backend.xp)
+            kinds = {0.3: GramFactors, 2e-3: SVDFactors}
+            if shape[-1] == 64:
+                kinds[0.3] = SVDFactors  # not that tall
+            assert type(found) is kinds.get(smallest, type(found))
+            if smallest == 2e-3:
+                last = found.S.amin() / found.S.amax()
+                assert last == pytest.approx(smallest, rel=1e-5)
+            results = []
+            # Where the Gram matrix does not do, the SVD is as good as it is.
+            exact = small if smallest == 1e-6 else small.to(A.dtype)
+            for x, method in ((small, "auto"), (exact, "svd")):
+                t = torch.tensor(tau, dtype=x.real.dtype, requires_grad=True)
+                x = x.clone().requires_grad_()
+                y = st.svt(x, t, method=method)
+                results.append((y, *torch.autograd.grad(y, (x, t), G.to(x.dtype))))
+            for x, y in zip(*results, strict=True):
+                assert (x - y).abs().max() <= 1e-5 * max(1, y.abs().max())
+
+
 def test_jax_by_a_custom_call(monkeypatch):
     jax = pytest.importorskip("jax")
     import svdinv.jax as sj
@@ -628,6 +736,12 @@ for dtype in (np.float32, np.float64, np.complex64, np.complex128):
         from svdinv.backends import numpy_namespace as xp
         from svdinv.kernels import operations
         assert operations.svd(A, xp.memory) is None  # one is not finite
+    for shape in ((2, 1500, 5), (3, 18, 40), (1, 9, 1)):
+        A = rng.standard_normal(shape).astype(dtype)
+        for x in (A, A.mT, A.repeat(2, axis=-1)[..., 1::2]):
+            found = operations.tall_values(x, xp.memory)
+            if dtype in (np.float32, np.complex64):
+                operations.tall_vectors(x, found[2], xp.memory)
 print("sound")
 """
 

@@ -32,9 +32,9 @@ class NumPyMemory:
         return x, (x.ctypes.data, matrix, steps[0] * (axes - 1), steps[-1])
 
     def empty(
-        self, shape: tuple[int, ...], like: NDArray[Any], *, real: bool = False
+        self, shape: tuple[int, ...], dtype: str, *, real: bool = False
     ) -> tuple[NDArray[Any], int]:
-        x = np.empty(shape, like.real.dtype if real else like.dtype)
+        x = np.empty(shape, np.dtype(dtype).type(0).real.dtype if real else dtype)
         return x, x.ctypes.data
 
     def threads(self) -> int:

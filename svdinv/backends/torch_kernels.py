@@ -9,7 +9,15 @@ from torch import Tensor
 
 from svdinv.kernels import Layout, operations, variants
 
-__all__ = ["TorchMemory", "decomposes_quickly", "eigh", "is_eager_cpu", "svd"]
+__all__ = [
+    "TorchMemory",
+    "decomposes_quickly",
+    "eigh",
+    "is_eager_cpu",
+    "svd",
+    "tall_values",
+    "tall_vectors",
+]
 
 
 def is_eager_cpu(*x: Tensor | None) -> bool:
@@ -72,9 +80,9 @@ class TorchMemory:
         return x, (x.data_ptr(), matrix, row, steps[-1])
 
     def empty(
-        self, shape: tuple[int, ...], like: Tensor, *, real: bool = False
+        self, shape: tuple[int, ...], dtype: str, *, real: bool = False
     ) -> tuple[Tensor, int]:
-        x = torch.empty(shape, dtype=_REAL[like.dtype] if real else like.dtype)
+        x = torch.empty(shape, dtype=(_REALS if real else _DTYPES)[dtype])
         return x, x.data_ptr()
 
     def threads(self) -> int:
@@ -93,6 +101,8 @@ _REAL = {
     torch.complex64: torch.float32,
     torch.complex128: torch.float64,
 }
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_REALS = {name: _REAL[dtype] for dtype, name in _NAMES.items()}
 memory = TorchMemory()
 
 
@@ -104,6 +114,16 @@ def decomposes_quickly(A: Tensor) -> bool:
 def _aligned(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Give factors the strides that the kernels give them."""
     return U.mT.contiguous().mT, S, Vh.contiguous()
+
+
+def tall_values(A: Tensor) -> tuple[Tensor, ...] | None:
+    """See `svdinv.core.namespace`."""
+    return operations.tall_values(A, memory)
+
+
+def tall_vectors(A: Tensor, W: Tensor) -> Tensor:
+    """See `svdinv.kernels.operations`."""
+    return operations.tall_vectors(A, W, memory)
 
 
 @torch.library.custom_op("svdinv::svd", mutates_args=())

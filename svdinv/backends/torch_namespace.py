@@ -17,7 +17,14 @@ from array_api_compat.torch import fft, finfo, isdtype
 from torch import Tensor, any, conj, sum, where
 from torch import amax as max
 
-from svdinv.backends.torch_kernels import decomposes_quickly, eigh, is_eager_cpu, svd
+from svdinv.backends.torch_kernels import (
+    decomposes_quickly,
+    eigh,
+    is_eager_cpu,
+    svd,
+    tall_values,
+    tall_vectors,
+)
 from svdinv.backends.torch_sharded import all_reduce, is_spread, on_each_device
 
 __all__ = [
@@ -38,6 +45,8 @@ __all__ = [
     "may_ask",
     "on_host",
     "sum",
+    "tall_values",
+    "tall_vectors",
     "tril",
     "triu",
     "where",
@@ -82,9 +91,8 @@ def concat(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Add A B to C in place, without an array for the product."""
-    simple = (
-        is_eager_cpu(A, B, C) and A.ndim == B.ndim == C.ndim > 1 and C.is_contiguous()
-    )
+    simple = is_eager_cpu(A, B, C) and A.ndim == B.ndim == C.ndim > 1
+    simple = simple and C.is_contiguous() and C.numel() > 0
     if not simple:
         return C + A @ B
     if C.ndim == 2:

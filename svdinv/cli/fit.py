@@ -35,6 +35,7 @@ _NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
 _EDUCATED = "edip"
 _PENALTY = 0.01
+_RATE, _EDUCATED_RATE = 0.01, 3e-4
 _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 
 _EPILOG = """\
@@ -45,7 +46,7 @@ examples:
   svdinv fit scan.npz --mask radial --prior bilinear
   svdinv fit raw.h5 --stop held-out            k-space as it was measured
   svdinv fit walnut-1 --views 30 --noise 0.01 --tv 1e-4           a tomogram
-  svdinv fit sinogram.h5 --prior edip --weights runs/ct --learning-rate 3e-4
+  svdinv fit sinogram.h5 --prior edip --weights runs/ct
 
 The image is what a network makes of noise; its weights are fitted to this one
 measurement, and no other image is used. --prior says which network, --stop how the fit
@@ -113,7 +114,10 @@ def add(commands: Subparsers) -> None:
         "--iterations", type=positive, default=2000, help="at most (default 2000)"
     )
     fit.add_argument(
-        "--learning-rate", type=positive_number, default=0.01, help="(default 0.01)"
+        "--learning-rate",
+        type=positive_number,
+        help=f"(default {_RATE}, and {_EDUCATED_RATE} with --weights: larger steps "
+        "undo the training)",
     )
     fit.add_argument(
         "--tv",
@@ -309,9 +313,10 @@ def _options(
         prior = HuberVariation(arguments.tv, 0.01)
     elif arguments.low_rank:
         prior = Casorati(arguments.low_rank)
+    usual = _RATE if arguments.weights is None else _EDUCATED_RATE
     return Options(
         iterations=arguments.iterations,
-        rate=arguments.learning_rate,
+        rate=arguments.learning_rate or usual,
         rule=rule,
         prior=prior,
         penalty=penalty if generator.has_penalty else 0.0,

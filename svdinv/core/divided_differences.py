@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svdinv.core.functions import quotient
-from svdinv.core.namespace import Array, Namespace, adjoint, identity_like, safe_divide
+from svdinv.core.namespace import Array, Namespace, identity_like, safe_divide
 from svdinv.core.spectral import (
     Coefficients,
     SVDFactors,
@@ -60,8 +60,7 @@ def sampled_derivative(
     shape (..., k, k), is the cotangent of y. `minus` are the divided differences of f.
     """
     U, S, Vh = factors
-    XV = X @ adjoint(Vh, xp)
-    K = adjoint(U, xp) @ XV
+    XV, K = factors.projected(X, xp)
     a, b = pair(S, y)
     total = a.s + b.s
     plus = safe_divide(a.y + b.y, total, total > 0, xp, minus)

@@ -31,18 +31,23 @@ from svdinv.core.namespace import (
     decomposes_quickly,
     has_double_precision,
     is_spread,
+    is_wide,
     known_equal,
     may_ask,
     real,
+    tall_values,
 )
 from svdinv.core.polynomial_iteration import IterationFactors, iteration_factors
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.tolerances import (
+    ASPECT_LIMIT,
+    DOUBLE_EPS,
     GRAM_FLOOR,
     MIN_GRAM_WORK,
     SINGLE,
     WIDE_GRAM_FLOOR,
     eps,
+    vanishing,
 )
 
 __all__ = ["METHODS", "Factors", "check_method", "factorise"]
@@ -142,13 +147,13 @@ def _of_spread(
         factors = from_gram(gram, A, xp)
         floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
         epsilon = eps(gram.N, xp)
-        if _trusted(factors, function, tau, relative, floor, epsilon, xp):
+        if _trusted(factors.S, function, tau, relative, floor, epsilon, xp):
             return factors
     return svd_by_gram(gram, A, xp)
 
 
 def _trusted(
-    factors: SVDFactors | GramFactors,
+    S: Array,
     function: SpectralFunction,
     tau: Any,
     relative: bool,
@@ -157,7 +162,6 @@ def _trusted(
     xp: Namespace,
 ) -> bool:
     """Tell whether all values that f keeps are above `floor` s_1."""
-    S = factors.S
     top = S[..., :1]
     # Lost values have no reliable size; assume the upper bound.
     most = xp.maximum(S, 8 * (S.shape[-1] * epsilon) ** 0.5 * top)
@@ -184,23 +188,35 @@ def _cheaper(
     tall = long >= 2 * short
 
     known = function, tau, relative
-    gram: Gram | None = None
     cutoff = function.cutoff(tau, xp)
+    values = tall_values(A, xp) if tall else None
+    if values is not None:
+        S, V, W = values
+        if cutoff is not None and long >= ASPECT_LIMIT * short:
+            top, least = S[..., :1], vanishing(S, xp)  # squares must be numbers
+            usual = any_on_host(~((top > least) & (top < 1 / least)), xp) is False
+            if usual and _trusted(S, *known, GRAM_FLOOR, DOUBLE_EPS, xp):
+                return GramFactors(S, V)
+        if not _trusted(S, *known, WIDE_GRAM_FLOOR, DOUBLE_EPS, xp):
+            return None
+        image, Vh = xp.tall_vectors(A, W), adjoint(V, xp)
+        return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
+    gram: Gram | None = None
     if cutoff is not None:
         gram = gram_matrix(A, False, xp)
         if gram is None:
             return None
-        top: Any = 1.0
+        bound: Any = 1.0
         if not relative:  # bound s_1^2 by a norm that is at most k^(1/4) times it
             trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1)[..., None]
             one = xp.ones_like(trace)
             unit = xp.where(trace > 0, trace, one)
             N = gram.N / cast(unit[..., None], gram.N, xp)
             norm = xp.sum(xp.abs(N @ N) ** 2, axis=(-2, -1))[..., None] ** 0.125
-            top = xp.sqrt(trace) * norm * gram.scale
-        if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * top), xp) is False:
+            bound = xp.sqrt(trace) * norm * gram.scale
+        if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * bound), xp) is False:
             factors = from_gram(gram, A, xp)
-            if _trusted(factors, *known, GRAM_FLOOR, eps(A, xp), xp):
+            if _trusted(factors.S, *known, GRAM_FLOOR, eps(A, xp), xp):
                 return factors
     if not tall:  # an SVD costs hardly more than what is left
         return None
@@ -210,5 +226,5 @@ def _cheaper(
             return None
     factors = from_gram(gram, A, xp)
     floor = WIDE_GRAM_FLOOR if wide else GRAM_FLOOR
-    accurate = _trusted(factors, *known, floor, eps(gram.N, xp), xp)
+    accurate = _trusted(factors.S, *known, floor, eps(gram.N, xp), xp)
     return factors if accurate else None

@@ -200,6 +200,16 @@ def middle_factor(
     return None if compute is None else compute(s, M, NH, gS, near, epsilon)
 
 
+def tall_values(A: Array, xp: Namespace) -> tuple[Array, Array, Array] | None:
+    """Singular values of tall or wide A in single precision by kernels, or None.
+
+    From its Gram matrix in double precision: S, the eigenvectors V of the smaller side,
+    and V diag(1 / S) in double precision, with a lower bound for S, for `tall_vectors`.
+    """
+    compute = getattr(xp, "tall_values", None)
+    return None if compute is None else compute(A)
+
+
 def decomposes_in_double(xp: Namespace) -> bool:
     """Tell whether `linalg` computes single precision in double, and rounds once."""
     return getattr(xp, "decomposes_in_double", False)

@@ -24,6 +24,7 @@ from svdinv.core.functions import Sample, SpectralFunction, TopSubgradient
 from svdinv.core.namespace import (
     Array,
     Namespace,
+    add_product,
     adjoint,
     all_reduce,
     cast,
@@ -34,7 +35,7 @@ from svdinv.core.namespace import (
     real,
     safe_divide,
 )
-from svdinv.core.tolerances import eps, neighbour_rtol, rounding_rtol
+from svdinv.core.tolerances import ASPECT_LIMIT, eps, neighbour_rtol, rounding_rtol
 
 
 class Direction(NamedTuple):
@@ -83,7 +84,11 @@ class SVDFactors(NamedTuple):
 
     def composed(self, y: Array, xp: Namespace) -> Array:
         """Compute U diag(y) V^H, shape (..., m, n)."""
-        return (self.U * cast(y, self.U, xp)[..., None, :]) @ self.Vh
+        U, _, Vh = self
+        y = cast(y, U, xp)
+        if _is_slender(U, Vh):
+            return U @ (y[..., :, None] * Vh)
+        return (U * y[..., None, :]) @ Vh
 
     def derivative(self, A: Array, d: Direction, xp: Namespace) -> tuple[Array, Any]:
         """Apply the derivative of the map, which is its own transpose.
@@ -97,8 +102,7 @@ class SVDFactors(NamedTuple):
         tall, wide = outside_ranges(U, Vh, function.needs_unitary)
         closed, has_phase = not (tall or wide), is_complex(A, xp)
         c = coefficients(function, S, tau, closed, has_phase, xp)
-        XV = all_reduce(X @ adjoint(Vh, xp), xp)
-        K = all_reduce(adjoint(U, xp) @ XV, xp)
+        XV, K = self.projected(X, xp)
         slope = None if tau is None else function.tau_derivative(c.s, c.y, tau, xp)
         shift = None if d.dtau is None else slope * d.dtau
         gtau = None
@@ -108,17 +112,25 @@ class SVDFactors(NamedTuple):
             shift, gtau = through_largest(d.ratio, gtau, S, xp)
         return self.recomposed(c, X, XV, K, shift, (tall, wide), xp), gtau
 
+    def projected(self, X: Array, xp: Namespace) -> tuple[Array | None, Array]:
+        """X V, where it is needed, and U^H X V."""
+        U, _, Vh = self
+        if _is_slender(U, Vh):
+            return None, all_reduce((adjoint(U, xp) @ X) @ adjoint(Vh, xp), xp)
+        XV = all_reduce(X @ adjoint(Vh, xp), xp)
+        return XV, all_reduce(adjoint(U, xp) @ XV, xp)
+
     def recomposed(
         self,
         c: Coefficients,
         X: Array,
-        XV: Array,
+        XV: Array | None,
         K: Array,
         shift: Array | None,
         sides: tuple[bool, bool],
         xp: Namespace,
     ) -> Array:
-        """DF(A)[X] + U diag(shift) V^H, from K = U^H X V and `outside_ranges`."""
+        """DF(A)[X] + U diag(shift) V^H, from `projected` and `outside_ranges`."""
         U, _, Vh = self
         tall, wide = sides
         # D- o herm(K) + D+ o skew(K) - K diag(phi) - diag(phi) K, in few passes
@@ -128,15 +140,19 @@ class SVDFactors(NamedTuple):
             even = even - 2 * c.phi[..., None, :]
         if wide:
             even = even - 2 * c.phi[..., :, None]
-        left = U @ (cast(even, K, xp) * half + cast(odd, K, xp) * adjoint(half, xp))
+        middle = cast(even, K, xp) * half + cast(odd, K, xp) * adjoint(half, xp)
+        if shift is not None:
+            middle = middle + diagonal_matrices(shift, K, xp)
+        if XV is None:  # two passes over large matrices
+            outer = (adjoint(Vh, xp) * phi[..., None, :]) @ Vh
+            return add_product(X @ outer, U, middle @ Vh, xp)
+        left = U @ middle
         if tall:
             left = left + XV * phi[..., None, :]
-        if shift is not None:
-            left = left + U * cast(shift, K, xp)[..., None, :]
-        result = left @ Vh
-        if wide:
-            result = result + (U * phi[..., None, :]) @ (adjoint(U, xp) @ X)
-        return result
+        if not wide:
+            return left @ Vh
+        outer = (U * phi[..., None, :]) @ adjoint(U, xp)
+        return add_product(outer @ X, left, Vh, xp)
 
 
 class Coefficients(NamedTuple):
@@ -229,6 +245,12 @@ def diagonal_matrices(d: Array, like: Array, xp: Namespace) -> Array:
 def real_diagonal(K: Array, xp: Namespace) -> Array:
     """Real part of the diagonal."""
     return real(xp.linalg.diagonal(K), xp)
+
+
+def _is_slender(U: Array, Vh: Array) -> bool:
+    """Tell whether products of U cost more than some of small matrices."""
+    m, n = U.shape[-2], Vh.shape[-1]
+    return isinstance(m, int) and isinstance(n, int) and m >= ASPECT_LIMIT * n
 
 
 def outside_ranges(U: Array, Vh: Array, unitary: bool) -> tuple[bool, bool]:

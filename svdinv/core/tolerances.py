@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from svdinv.core.namespace import Array, Namespace
 
+DOUBLE_EPS = 2.0**-52
+"""The eps of double precision, where no array has it."""
+
 SINGLE = 1e-10
 """An eps above this is that of single precision."""
 

@@ -25,13 +25,15 @@ __all__ = [
     "run",
     "status",
     "suits",
+    "suits_tall",
+    "tall_blocks",
     "variants",
     "xla_handler",
 ]
 
 KINDS = (
     *("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull"),
-    *("align", "align_pull"),
+    *("align", "align_pull", "tall_eigen", "tall_gram", "tall_product"),
 )
 """What the kernels do, in the order of `batch.c`."""
 
@@ -51,6 +53,8 @@ _NARROW_FROM = 41
 _NARROW_LANES = (8, 4, 8, 4)
 
 _TYPES = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
+# Kernels with rows of one matrix in their lanes, and so many rows in one block.
+_BY_ROWS, _TALL_ROWS = KINDS[-2:], 1024
 
 
 # struct Task in lanes.h, by the number of arrays that there are.
@@ -127,7 +131,26 @@ def differentiates(dtype: str, batch: int, m: int, n: int) -> bool:
     )
 
 
-def _variant(dtype: str, batch: int, n: int) -> int:
+def suits_tall(dtype: str, batch: int, m: int, n: int) -> bool:
+    """Tell whether the kernels have the Gram matrix of a tall or wide batch."""
+    short, long = min(m, n), max(m, n)
+    return (
+        bool(_kernels.indices)
+        and dtype in ("float32", "complex64")
+        and 0 < short <= _LARGEST
+        and long >= 2 * short
+        and batch > 0
+    )
+
+
+def tall_blocks(m: int) -> int:
+    """Give the number of blocks of rows of a tall matrix."""
+    return -(-m // _TALL_ROWS)
+
+
+def _variant(kind: str, dtype: str, batch: int, n: int) -> int:
+    if kind in _BY_ROWS:
+        return _kernels.wide
     narrow = n >= _NARROW_FROM or batch <= _NARROW_LANES[_TYPES[dtype]]
     return _kernels.narrow if narrow else _kernels.wide
 
@@ -189,7 +212,7 @@ def run(
     for layout in arrays:
         flat += layout or _ABSENT
     task = _TASKS[len(arrays)].pack(*flat, *numbers, failed or 0, m, n, adjoint)
-    variant = _variant(dtype, batch, n)
+    variant = _variant(kind, dtype, batch, n)
     count = _kernels.run(_KIND[kind], variant, _TYPES[dtype], threads, batch, task)
     if count < 0:
         raise MemoryError("no memory for the kernels of small matrices")
@@ -206,7 +229,7 @@ def plan(
     numbers: tuple[float, float],
 ) -> list[int]:
     """First numbers of the plan in `xla.c`: all but the arrays."""
-    variant = _variant(dtype, batch, n)
+    variant = _variant(kind, dtype, batch, n)
     head = [_KIND[kind], variant, _TYPES[dtype], default_threads()]
     bits = struct.unpack("2q", struct.pack("2d", *numbers))
     return [*head, batch, m, n, int(adjoint), -1, *bits]

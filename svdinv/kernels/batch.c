@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tall.h"
+
 #define PUBLIC __attribute__((visibility("default")))
 
 typedef struct {
@@ -27,10 +29,18 @@ typedef struct {
 typedef void Run(const Task *, int64_t, int64_t, void *);
 typedef int64_t Memory(int, int);
 
-enum { DECOMPOSITIONS = 2, ALIGN = 6, ALIGN_PULL, KINDS };
+enum {
+  DECOMPOSITIONS = 2,
+  ALIGN = 6,
+  ALIGN_PULL,
+  TALL_EIGEN,
+  TALL_GRAM, /* these two work on blocks of rows */
+  TALL_PRODUCT,
+  KINDS
+};
 typedef struct {
   Run *run[KINDS];
-  Memory *decomposition, *derivative, *alignment;
+  Memory *decomposition, *derivative, *alignment, *tall;
   const int *lanes;
 } Kernel;
 
@@ -38,21 +48,31 @@ typedef struct {
 #define DECLARE(type, isa)                                                        \
   extern Run svd_##type##_##isa, eigh_##type##_##isa, map_##type##_##isa,         \
       derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
-      align_##type##_##isa, align_pull_##type##_##isa;                            \
+      align_##type##_##isa, align_pull_##type##_##isa, tall_eigen_##type##_##isa, \
+      tall_gram_##type##_##isa, tall_product_##type##_##isa;                      \
   extern Memory decomposition_memory_##type##_##isa, derivative_memory_##type##_##isa, \
-      alignment_memory_##type##_##isa;                                            \
+      alignment_memory_##type##_##isa, tall_memory_##type##_##isa;                \
   extern const int lanes_##type##_##isa;
 #define KERNEL(type, isa)                                                         \
   {{svd_##type##_##isa, eigh_##type##_##isa, map_##type##_##isa,                  \
     derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
-    OF_REAL_##type(align_##type##_##isa), OF_REAL_##type(align_pull_##type##_##isa)}, \
+    OF_REAL_##type(align_##type##_##isa), OF_REAL_##type(align_pull_##type##_##isa), \
+    OF_DOUBLE_##type(tall_eigen_##type##_##isa),                                  \
+    OF_DOUBLE_##type(tall_gram_##type##_##isa),                                   \
+    OF_DOUBLE_##type(tall_product_##type##_##isa)},                               \
    decomposition_memory_##type##_##isa, derivative_memory_##type##_##isa,         \
-   OF_REAL_##type(alignment_memory_##type##_##isa), &lanes_##type##_##isa}
+   OF_REAL_##type(alignment_memory_##type##_##isa),                               \
+   OF_DOUBLE_##type(tall_memory_##type##_##isa), &lanes_##type##_##isa}
 /* Points are real. */
 #define OF_REAL_f32(x) x
 #define OF_REAL_f64(x) x
 #define OF_REAL_c64(x) 0
 #define OF_REAL_c128(x) 0
+/* What reads single precision and computes in double. */
+#define OF_DOUBLE_f32(x) 0
+#define OF_DOUBLE_f64(x) x
+#define OF_DOUBLE_c64(x) 0
+#define OF_DOUBLE_c128(x) x
 #define TYPES(X, isa) X(f32, isa) X(f64, isa) X(c64, isa) X(c128, isa)
 #define KERNELS(isa)                                                              \
   {#isa, {KERNEL(f32, isa), KERNEL(f64, isa), KERNEL(c64, isa), KERNEL(c128, isa)}}
@@ -223,16 +243,22 @@ PUBLIC int svdinv_run(int kind, int variant, int type, int most_threads, int64_t
   if (batch == 0 || task->n == 0) return 0;
   const Kernel *kernel = &variants[variant].kernels[type];
   const int m = (int)task->m, n = (int)task->n;
-  const int decomposes = kind < DECOMPOSITIONS, aligns = kind >= ALIGN;
+  const int decomposes = kind < DECOMPOSITIONS, tall = kind >= TALL_EIGEN;
+  const int aligns = kind >= ALIGN && !tall, by_blocks = kind >= TALL_GRAM;
   Job job = {.task = task, .run = kernel->run[kind], .batch = batch};
   job.chunk = *kernel->lanes;
   job.memory = (size_t)(decomposes ? kernel->decomposition
                         : aligns   ? kernel->alignment
+                        : tall     ? kernel->tall
                                    : kernel->derivative)(m, n);
+  if (by_blocks) job.chunk = 1, job.batch *= TALL_BLOCKS(task->m);
   /* A thread more for each 50 microseconds or so, in which one wakes. */
-  const int64_t chunks = (batch + job.chunk - 1) / job.chunk;
-  const double each = (decomposes ? 30.0 : 8.0) * m * n * n +
-                      (kind == ALIGN ? 30.0 * n * n * n : 0) + 3000.0 * n + 5000;
+  const int64_t chunks = (job.batch + job.chunk - 1) / job.chunk;
+  const double cube = (double)n * n * n;
+  const double each = by_blocks ? 0.3 * TALL_ROWS * n * n
+                      : tall    ? 30 * cube
+                                : (decomposes ? 30.0 : 8.0) * m * n * n +
+                                      (kind == ALIGN ? 30 * cube : 0) + 3000.0 * n + 5000;
   int64_t helpers = (int64_t)(chunks * each / 150e3);
   if (helpers > chunks - 1) helpers = chunks - 1;
   if (helpers > most_threads - 1) helpers = most_threads - 1;

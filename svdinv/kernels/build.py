@@ -43,6 +43,7 @@ SOURCES: dict[str, list[str]] = {
     "derivatives.c": [],
     "consistent.c": ["-ffp-contract=off"],
     "alignment.c": [],
+    "tall.c": [],
 }
 TYPES = {"f32": (0, 0), "f64": (1, 0), "c64": (0, 1), "c128": (1, 1)}
 FLAGS = [

@@ -114,11 +114,13 @@ INLINE E times(E x, E y) {
 #endif
 }
 
-/* s += conj(x) y */
+/* s += conj(x) y, in as many fused operations as there are products. */
 INLINE void add_inner(E *s, E x, E y) {
 #if COMPLEX
-  s->part[0] += x.part[0] * y.part[0] + x.part[1] * y.part[1];
-  s->part[1] += x.part[0] * y.part[1] - x.part[1] * y.part[0];
+  s->part[0] += x.part[0] * y.part[0];
+  s->part[0] += x.part[1] * y.part[1];
+  s->part[1] += x.part[0] * y.part[1];
+  s->part[1] -= x.part[1] * y.part[0];
 #else
   s->part[0] += x.part[0] * y.part[0];
 #endif
@@ -127,8 +129,10 @@ INLINE void add_inner(E *s, E x, E y) {
 /* s -= x y */
 INLINE void subtract(E *s, E x, E y) {
 #if COMPLEX
-  s->part[0] -= x.part[0] * y.part[0] - x.part[1] * y.part[1];
-  s->part[1] -= x.part[0] * y.part[1] + x.part[1] * y.part[0];
+  s->part[0] -= x.part[0] * y.part[0];
+  s->part[0] += x.part[1] * y.part[1];
+  s->part[1] -= x.part[0] * y.part[1];
+  s->part[1] -= x.part[1] * y.part[0];
 #else
   s->part[0] -= x.part[0] * y.part[0];
 #endif

@@ -33,10 +33,13 @@ __all__ = [
     "pulls",
     "svd",
     "takes",
+    "tall_values",
+    "tall_vectors",
     "value",
 ]
 
 
+_DOUBLE = {"float32": "float64", "complex64": "complex128"}
 _SOFT = Soft()
 _STEPS = Polar(), ProperRotation()
 
@@ -54,9 +57,9 @@ class Memory(Protocol):
         """Give x with one batch axis and `axes` more, and its layout; may copy."""
 
     def empty(
-        self, shape: tuple[int, ...], like: Array, *, real: bool = False
+        self, shape: tuple[int, ...], dtype: str, *, real: bool = False
     ) -> tuple[Any, int]:
-        """Uninitialised memory, in the real dtype of `like` if `real`, and where."""
+        """Uninitialised memory, in the real dtype of `dtype` if `real`, and where."""
 
     def threads(self) -> int:
         """Give the number of threads that may be used."""
@@ -85,7 +88,7 @@ class _Run:
 
     def __init__(self, memory: Memory, like: Array, shape: tuple[int, ...]) -> None:
         *self.batch, m, n = shape
-        self.memory, self.like, self.dtype = memory, like, memory.dtype(like)
+        self.memory, self.dtype = memory, memory.dtype(like)
         self.turned = m < n
         self.shape = _count(self.batch), max(m, n), min(m, n)
         self.alive: list[Any] = []
@@ -110,13 +113,16 @@ class _Run:
         """Layout of an array with the batch axes alone."""
         return self.values(None if x is None else x[..., None])
 
-    def new(self, *shape: int, real: bool = False) -> tuple[Array, Layout]:
+    def new(
+        self, *shape: int, real: bool = False, double: bool = False
+    ) -> tuple[Array, Layout]:
         """Give an array for a result, with the batch axes, and its plain layout."""
-        x, address = self.memory.empty((*self.batch, *shape), self.like, real=real)
+        dtype = _DOUBLE[self.dtype] if double else self.dtype
+        x, address = self.memory.empty((*self.batch, *shape), dtype, real=real)
         parts = 1 if real or self.dtype[0] == "f" else 2
         row = parts * shape[-1] if shape else parts
-        if len(shape) == 2:
-            return x, (address, shape[0] * row, row, parts)
+        if len(shape) > 1:  # with another axis in front, matrices of a longer batch
+            return x, (address, shape[-2] * row, row, parts)
         return x, (address, row, 0, parts)
 
     def result(self, m: int, n: int) -> tuple[Array, Layout | None]:
@@ -124,11 +130,12 @@ class _Run:
         x, layout = self.new(m, n)
         return x, _turned(layout) if self.turned else layout
 
-    def __call__(self, kind: str, arrays: Any, **options: Any) -> int:
+    def __call__(
+        self, kind: str, arrays: Any, *, double: bool = False, **options: Any
+    ) -> int:
         threads = self.memory.threads()
-        return kernels.run(
-            kind, self.dtype, self.shape, arrays, threads=threads, **options
-        )
+        dtype = _DOUBLE[self.dtype] if double else self.dtype
+        return kernels.run(kind, dtype, self.shape, arrays, threads=threads, **options)
 
 
 def takes(A: Array, memory: Memory) -> bool:
@@ -166,6 +173,36 @@ def eigh(A: Array, memory: Memory) -> tuple[Array, Array] | None:
     w, values = run.new(n, real=True)
     Vt, vectors = run.new(n, n)
     return None if run("eigh", (run.matrices(A), values, vectors)) else (w, Vt.mT)
+
+
+def tall_values(A: Array, memory: Memory) -> tuple[Array, Array, Array] | None:
+    """See `svdinv.core.namespace`."""
+    if not memory.suits(A):
+        return None
+    *batch, m, n = A.shape
+    dtype = memory.dtype(A)
+    if not kernels.suits_tall(dtype, _count(batch), m, n):
+        return None
+    run = _Run(memory, A, A.shape)
+    _, m, n = run.shape
+    sums, products = run.new(kernels.tall_blocks(m), n, n, double=True)
+    run.alive.append(sums)
+    S, values = run.new(n, real=True)
+    V, vectors = run.new(n, n)
+    W, scaled = run.new(n, n, double=True)
+    run("tall_gram", (run.matrices(A), products), double=True, adjoint=run.turned)
+    run("tall_eigen", (products, values, vectors, scaled), double=True)
+    return S, V, W
+
+
+def tall_vectors(A: Array, W: Array, memory: Memory) -> Array:
+    """Compute A W, or (A^H W)^H of a wide A, for W of `tall_values`."""
+    run = _Run(memory, A, A.shape)
+    image, result = run.result(*A.shape[-2:])
+    W, layout = memory.flat(W, 2)
+    arrays = run.matrices(A), layout, result
+    run("tall_product", arrays, double=True, adjoint=run.turned)
+    return image
 
 
 def has_kernel(operation: Operation) -> bool:

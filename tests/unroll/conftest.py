@@ -27,6 +27,8 @@ def arrays(request):
 @pytest.fixture(autouse=True)
 def _one_thread():
     """More threads than cores, as with pytest-xdist, are slower by far than one."""
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(1)  # a command may have set another number
 
 

@@ -113,7 +113,7 @@ def test_an_educated_prior(photo, tmp_path, capsys):
     assert run(photo, "--weights", weights, "--prior", "dip") == 2
     assert "does not apply to --prior dip" in capsys.readouterr().err
     assert run(photo, "--weights", "colour") == 2
-    assert "TLR is no generator" in capsys.readouterr().err
+    assert "Refined is no generator" in capsys.readouterr().err
 
 
 def test_a_generator_of_ones_own(photo, tmp_path):

@@ -227,7 +227,7 @@ def test_an_educated_prior_is_trained_and_fitted(tmp_path, capsys):
     [
         (["--prior", "edip"], "argument --prior: edip needs --weights"),
         (["--prior", "dip", "--weights", "x"], "argument --weights: does not apply"),
-        (["--prior", "edip", "--weights", "colour"], "argument --weights: TLR is no"),
+        (["--prior", "edip", "--weights", "colour"], "--weights: Refined is no gen"),
         (["--beam", "cone"], "argument --beam: must be parallel or fan"),
         (["--views", "0"], "argument --views: must lie in"),
         (["--photons", "1"], "argument --photons: must lie in"),

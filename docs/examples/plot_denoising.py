@@ -1,21 +1,26 @@
-# Example: a threshold learned with and without the truth
+r"""
+A threshold learned with and without the truth
+==============================================
 
 A camera pans slowly over a photograph, and each of its 12 frames is noisy. In a small
 block of pixels the frames are nearly alike, so that the block, written as a matrix of
-pixels by frames, has nearly low rank. `local_low_rank` soft-thresholds the singular values
-of each block. One number is to be chosen, the threshold $\tau$. Below it is learned by
-gradient descent twice:
+pixels by frames, has nearly low rank. ``local_low_rank`` soft-thresholds the singular
+values of each block. One number is to be chosen, the threshold :math:`\tau`. It is
+learned by gradient descent twice:
 
-- **without the truth**, by Stein's unbiased estimate of the squared error, `sure`, on the
-  noisy series itself, whose noise level $\sigma$ is known;
+- **without the truth**, by Stein's unbiased estimate of the squared error, ``sure``, on
+  the noisy series itself, whose noise level :math:`\sigma` is known;
 - **with the truth**, by the squared error on another photograph.
 
-Both photographs come with scikit-image.
+Both photographs come with scikit-image. A learned threshold has to stay positive: here
+its logarithm is learned.
+"""
 
-```python
+import matplotlib.pyplot as plt
 import numpy as np
 import skimage.data
 import torch
+
 import svdinv.torch
 
 SIGMA, BLOCK, FRAMES, SIZE = 0.1, 16, 12, 128
@@ -24,26 +29,23 @@ SIGMA, BLOCK, FRAMES, SIZE = 0.1, 16, 12, 128
 def series(photograph, top, left):
     """Give a pan of one pixel a frame, shape (FRAMES, SIZE, SIZE)."""
     grey = photograph.mean(axis=-1) / 255
-    return np.stack(
-        [
-            grey[top + t : top + t + SIZE, left + t : left + t + SIZE]
-            for t in range(FRAMES)
-        ]
-    )
+    places = [(top + t, left + t) for t in range(FRAMES)]
+    return np.stack([grey[y : y + SIZE, x : x + SIZE] for y, x in places])
 
 
 def casorati(x):
-    """Blocks of a series as matrices of pixels by frames."""
+    """Give blocks of a series as matrices of pixels by frames."""
     blocks = x.unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK)
     return blocks.permute(1, 2, 3, 4, 0).flatten(2, 3)
 
 
 def psnr(x, truth):
+    """Compare two series with values from 0 to 1."""
     return float(-10 * (x - truth).square().mean().log10())
 
 
 def learn(loss):
-    """Find the threshold, in multiples of SIGMA."""
+    """Find the threshold with the least loss."""
     level = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([level], lr=0.2)
     for _ in range(40):
@@ -60,6 +62,14 @@ noisy, other_noisy = (
     x + SIGMA * torch.tensor(rng.standard_normal(x.shape)) for x in (truth, other)
 )
 
+# %%
+# Two thresholds
+# --------------
+#
+# The gradient in :math:`\tau` goes through ``svt`` and ``sure`` alike. Where it is
+# asked for in the matrices as well, as in a network in front of the threshold, it is
+# exact too: flat blocks, whose singular values are zero or repeated, do no harm.
+
 blocks = casorati(noisy)
 without = learn(lambda tau: svdinv.torch.sure(blocks, tau, SIGMA).sum())
 other_blocks, other_truth = casorati(other_noisy), casorati(other)
@@ -68,10 +78,10 @@ supervised = learn(
 )
 
 levels = SIGMA * torch.arange(2.0, 40.0, dtype=torch.float64)
-errors = [
-    (svdinv.torch.svt(blocks, t) - casorati(truth)).square().sum() for t in levels
-]
-best = levels[int(torch.stack(errors).argmin())]
+errors = torch.stack(
+    [(svdinv.torch.svt(blocks, t) - casorati(truth)).square().sum() for t in levels]
+)
+best = levels[int(errors.argmin())]
 
 print(f"noisy: {psnr(noisy, truth):.2f} dB")
 print(f"mean of the frames: {psnr(noisy.mean(0).expand_as(truth), truth):.2f} dB")
@@ -86,23 +96,22 @@ for name, tau in (
         f"{name}: tau = {float(tau) / SIGMA:.1f} sigma, {psnr(once, truth):.2f} dB, "
         f"with overlapping blocks {psnr(overlapping, truth):.2f} dB"
     )
-```
+    assert psnr(once, truth) > psnr(noisy, truth) + 4
 
-It prints, in about three seconds on one core,
+# %%
+# The threshold found without the truth costs less than 0.1 dB against the best one.
+# ``sure`` holds for independent matrices with Gaussian noise of known :math:`\sigma`,
+# so for blocks that do not overlap. For the average over overlapping ones the threshold
+# is simply taken over.
 
-```text
-noisy: 19.99 dB
-mean of the frames: 21.71 dB
-without the truth: tau = 11.8 sigma, 24.50 dB, with overlapping blocks 24.60 dB
-from another photograph: tau = 12.3 sigma, 24.54 dB, with overlapping blocks 24.65 dB
-the best, with the truth: tau = 13.0 sigma, 24.56 dB, with overlapping blocks 24.69 dB
-```
-
-- The threshold found without the truth costs less than 0.1 dB against the best one.
-- `sure` is an estimate for `svt` of independent matrices with Gaussian noise of known
-  $\sigma$. It holds for blocks that do not overlap. For the average over overlapping ones
-  it is none, and the threshold is simply taken over.
-- The gradient in $\tau$ goes through `svt` and `sure` alike. Where it is asked for in
-  `A` as well, as in a network in front of the threshold, it is exact too: flat blocks,
-  whose singular values are zero or repeated, do no harm.
-- A learned threshold has to stay positive. Here its logarithm is learned.
+images = {
+    "truth": truth,
+    "noisy": noisy,
+    "threshold learned without the truth": overlapping,
+}
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
+for axis, (name, image) in zip(axes, images.items(), strict=True):
+    axis.imshow(image[0], cmap="gray", vmin=0, vmax=1)
+    axis.set_title(name, fontsize="medium")
+    axis.axis("off")
+plt.show()
