@@ -41,6 +41,7 @@ class _Namespace:
         eigh = staticmethod(jax_kernels.eigh)
 
     decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
+    tall_svd = staticmethod(jax_kernels.tall_svd)
     mapped = staticmethod(jax.vmap)
 
     @property

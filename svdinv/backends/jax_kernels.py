@@ -15,13 +15,22 @@ from jax.custom_batching import custom_vmap
 from svdinv import kernels
 from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
 from svdinv.core.hermitian_operations import Eigh
+from svdinv.core.namespace import adjoint as adjoint_of
 from svdinv.core.operation import Operation, filled, in_front, present
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
 from svdinv.kernels import operations
 
-__all__ = ["decomposes_quickly", "eigh", "has_pull", "pullback", "svd", "value"]
+__all__ = [
+    "decomposes_quickly",
+    "eigh",
+    "has_pull",
+    "pullback",
+    "svd",
+    "tall_svd",
+    "value",
+]
 
 _TARGET = "svdinv_kernels"
 _handler = kernels.xla_handler()
@@ -50,12 +59,14 @@ def _call(
     *,
     adjoint: bool = False,
     numbers: tuple[float, float] = (0.0, 0.0),
+    doubles: tuple[int, ...] = (),
 ) -> list[Any]:
     """Run a kernel.
 
     `like` has the shape of the matrices, which turned are tall with `adjoint`, or of
     points. Arrays are given and `results`, shapes without batch axes and dtypes,
-    follow; None is absent.
+    follow; None is absent. Those counted in `doubles` are in double precision, as pairs
+    of numbers, which JAX may not have; then that is what the kernel computes in.
     """
     *batch, m, n = like.shape
     points = kind in kernels.OF_POINTS
@@ -65,20 +76,20 @@ def _call(
         *(None if x is None else (x.shape[len(batch) :], x.dtype) for x in arrays),
         *results,
     ]
-    plan = kernels.plan(
-        kind, like.dtype.name, prod(batch), tall, short, adjoint, numbers
-    )
+    dtype = operations.DOUBLE[like.dtype.name] if doubles else like.dtype.name
+    plan = kernels.plan(kind, dtype, prod(batch), tall, short, adjoint, numbers)
     count = 0
-    for shape in shapes:
+    for index, shape in enumerate(shapes):
         if shape is None:
             plan += [-1, 0, 0, 0]
             continue
         (*rows, last), dtype = shape
+        last //= 2 if index in doubles else 1
         parts = 2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1
         row, column = (last * parts if rows else 0), parts
-        if adjoint and rows:
+        if adjoint and rows and index not in doubles:
             row, column = column, row
-        plan += [count, prod((*rows, last)) * parts, row, column]
+        plan += [count, prod((*rows[-1:], last)) * parts, row, column]
         count += 1
     plan += [-1, 0, 0, 0] * (12 - len(shapes))
     structs = [
@@ -114,6 +125,38 @@ def svd(A: Any, *, full_matrices: bool = True) -> Any:
         return jnp.matrix_transpose(Uh), S, Vh
 
     return _on_cpu(partial(_in_batch, kernel), lambda A: tuple(own(A)), A)
+
+
+def tall_svd(A: Any, tau: Any, safe: Any, otherwise: Any) -> Any:
+    """SVD of tall or wide matrices in single precision; None where kernels do not suit.
+
+    By the Gram matrix if `safe` says so of all singular values and tau, else as
+    `otherwise` decomposes A. That is decided where there are values.
+    """
+    if not _fits(kernels.suits_tall, A):
+        return None
+    m, n = A.shape[-2:]
+    wide, k = m < n, min(m, n)
+    there = present((tau,))
+
+    def own(A: Any, *_: Any) -> Any:
+        return tuple(otherwise(A))
+
+    def by_gram(A: Any, S: Any, V: Any, W: Any) -> Any:
+        size = [(A.shape[-2:], A.dtype)]
+        (image,) = _call("tall_product", A, [A, W], size, adjoint=wide, doubles=(1,))
+        return (V, S, image) if wide else (image, S, adjoint_of(V, jnp))
+
+    def kernel(A: Any, *tau: Any) -> Any:
+        blocks, square = kernels.tall_blocks(max(m, n)), ((k, 2 * k), A.dtype)
+        sums = [((blocks, k, 2 * k), A.dtype)]
+        (N,) = _call("tall_gram", A, [A], sums, adjoint=wide, doubles=(1,))
+        sizes = [((k,), jnp.finfo(A.dtype).dtype), ((k, k), A.dtype), square]
+        S, V, W = _call("tall_eigen", A, [N], sizes, doubles=(0, 3))
+        good = jnp.all(safe(S, *filled(tau, there)))
+        return lax.cond(good, by_gram, own, A, S, V, W)
+
+    return _on_cpu(partial(_in_batch, kernel), own, A, *_there((tau,)))
 
 
 def eigh(A: Any) -> Any:
