@@ -37,7 +37,7 @@ lint: .venv-test/.ready ## ruff, mypy and the import contracts
 	$(TEST)/lint-imports
 
 docs: .venv-test/.ready ## build the documentation, warnings as errors
-	$(TEST)/python -m sphinx -W --keep-going -q -E -j auto -b html \
+	$(TEST)/python -m sphinx -W --keep-going -q -E -b html \
 	    -d docs/_build/doctrees docs docs/_build/html
 
 bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs

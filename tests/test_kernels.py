@@ -666,6 +666,114 @@ def test_jax_by_a_custom_call(monkeypatch):
             np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-4)
 
 
+def test_jax_aligns_by_a_custom_call(monkeypatch):
+    """Jitted, mapped, with weights, few points, one NaN; twice differentiated too."""
+    jax = pytest.importorskip("jax")
+    import svdinv.jax as sj
+    import svdinv.numpy
+    from svdinv.backends import jax_kernels
+
+    if jax_kernels._handler is None:
+        pytest.skip("compiled without the headers of jaxlib")
+    rng = np.random.default_rng(18)
+    batch, m, n = 5, 7, 3
+    P, Q = rng.standard_normal((2, batch, m, n)).astype(np.float32)
+    P[0], P[1], w = 0, Q[1], rng.random((batch, m)).astype(np.float32)
+    GR, Gt, Gr = (
+        rng.standard_normal(size).astype(np.float32)
+        for size in ((batch, n, n), (batch, n), (batch,))
+    )
+
+    def loss(P, Q, w):
+        R, t, rmsd = sj.kabsch(P, Q, w)
+        return (R * GR).sum() + (t * Gt).sum() + (rmsd * Gr).sum()
+
+    def one(P, Q, w):
+        R, t, rmsd = sj.kabsch(P, Q, w)
+        return (R * GR[0]).sum() + (t * Gt[0]).sum() + rmsd
+
+    def bent(P, Q, w):
+        return (jax.grad(loss)(P, Q, w) ** 2).sum()
+
+    def everything():
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+        mapped = jax.jit(jax.vmap(jax.grad(one, argnums=(0, 1, 2))))
+        bad = P.copy()
+        bad[2, 0, 0] = np.nan
+        return (
+            jax.tree.leaves(jax.jit(sj.kabsch)(P, Q, w)),
+            gradient(P, Q, w),
+            mapped(P, Q, w),
+            jax.jit(jax.grad(bent))(P, Q, w),
+            [np.delete(x, 2, 0) for x in gradient(bad, Q, w)],
+            np.isnan(gradient(bad, Q, w)[0][2]),
+        )
+
+    text = jax.jit(jax.grad(loss)).lower(P, Q, w).as_text()
+    assert text.count("custom_call @svdinv_kernels") >= 2
+    found = everything()
+    with monkeypatch.context() as patch:
+        patch.setattr(jax_kernels, "_handler", None)
+        jax.clear_caches()
+        plain = everything()
+    jax.clear_caches()
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+        size = max(1, np.abs(np.asarray(y, np.float64)).max(initial=0))
+        np.testing.assert_allclose(x, y, rtol=0, atol=2e-5 * size)
+    P, Q = rng.standard_normal((2, 4, 2, 5)).astype(np.float32)  # few points
+    rmsd = sj.kabsch(P, Q).rmsd
+    np.testing.assert_allclose(rmsd, svdinv.numpy.kabsch(P, Q).rmsd, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3000, 14), (2, 40, 400)])
+def test_jax_takes_the_gram_matrix_of_tall_matrices_under_jit(shape):
+    """Where it does, and the SVD where a kept value is too small for it."""
+    jax = pytest.importorskip("jax")
+    import svdinv.jax as sj
+    import svdinv.numpy
+    from svdinv.backends import jax_kernels
+
+    if jax_kernels._handler is None:
+        pytest.skip("compiled without the headers of jaxlib")
+    rng = np.random.default_rng(19)
+    dtype, k = np.complex64, min(shape[-2:])
+    A, G = normal(rng, shape, dtype), normal(rng, shape, dtype)
+    U, _, Vh = np.linalg.svd(A.astype(complex), full_matrices=False)
+
+    def pulled(method):
+        def both(A, tau):
+            y, back = jax.vjp(lambda A, t: sj.svt(A, t, method=method), A, tau)
+            return y, *back(G.conj())
+
+        return jax.jit(both)
+
+    auto, plain = pulled("auto"), pulled("svd")
+    assert "svdinv_kernels" in auto.lower(A, 0.5).as_text()
+    for smallest, tau in ((0.3, 0.15), (2e-3, 1e-3), (1e-6, 1e-10), (0, 0.4)):
+        A = ((U * np.linspace(1, smallest, k)) @ Vh).astype(dtype)
+        found = auto(A, np.float32(tau))
+        if smallest == 1e-6:
+            expected = plain(A, np.float32(tau))
+            limit = 1e-6
+        else:
+            exact = partial(svdinv.numpy.svt, method="svd")
+            given = A.astype(complex), np.float64(tau)
+            y, back = svdinv.numpy.vjp(exact, *given)
+            gA, gtau = back(G.astype(complex))
+            expected, limit = (y, gA.conj(), gtau), 1e-5
+        for x, y in zip(found, expected, strict=True):
+            assert np.abs(x - y).max() <= limit * max(1, np.abs(y).max())
+    A[..., 0, 0] = np.nan
+    assert np.isnan(auto(A, np.float32(0.1))[0]).any()
+    # Mapped, it is decided for all matrices together.
+    two = np.zeros((2, *shape), dtype)
+    two[0] = normal(rng, shape, dtype)
+    mapped = jax.jit(jax.vmap(lambda A: sj.svt(A, np.float32(2.0))))(two)
+    for x, y in zip(mapped, two, strict=True):
+        expected = svdinv.numpy.svt(y.astype(complex), 2.0)
+        assert np.abs(x - expected).max() < 2e-5 * max(1, np.abs(expected).max())
+
+
 def test_info_names_the_kernels(capsys):
     from svdinv.cli import main
 

@@ -41,6 +41,7 @@ class _Namespace:
         eigh = staticmethod(jax_kernels.eigh)
 
     decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
+    tall_svd = staticmethod(jax_kernels.tall_svd)
     mapped = staticmethod(jax.vmap)
 
     @property
@@ -124,7 +125,13 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if not operation.transparent or kind.cotangent is not Operation.cotangent:
         return _bind(operation, *x)
     if kind.composed is not Operation.composed:
-        return operation.composed(x, _call, xp)
+
+        def composed(x: Any) -> Any:
+            return operation.composed(x, _call, xp)
+
+        if jax_kernels.has_pull(operation, x):
+            return jax_kernels.pullback(operation, x, composed, xp)
+        return composed(x)
     return _value(operation, *x)
 
 
@@ -145,7 +152,9 @@ def _jvp(
     moved = [None if isinstance(t, ad.Zero) else t for t in tangents]
     x, dx = filled(primals, there), filled(moved, there)
     y = _bind(operation, *x)
-    if operation.transparent:
+    if type(operation).composed is not Operation.composed:
+        dy = _composed_tangent(operation, x, dx)
+    elif operation.transparent:
         dy = _transparent_tangent(operation, x, dx)
     else:
         dy = operation.tangent(x, y, dx, _call, xp)
@@ -153,6 +162,18 @@ def _jvp(
     return [t for t, _ in pairs], [
         ad.Zero.from_primal_value(t) if dt is None else dt for t, dt in pairs
     ]
+
+
+def _composed_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ...]:
+    """Differentiate an operation by what it is composed of."""
+    there = present(x)
+
+    def composed(*t: Any) -> tuple[Any, ...]:
+        return operation.composed(filled(t, there), _call, xp)
+
+    pairs = [(t, dt) for t, dt in zip(x, dx, strict=True) if t is not None]
+    moved = [jnp.zeros_like(t) if dt is None else dt for t, dt in pairs]
+    return jax.jvp(composed, tuple(t for t, _ in pairs), tuple(moved))[1]
 
 
 def _transparent_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ...]:

@@ -13,14 +13,24 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from svdinv import kernels
+from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
 from svdinv.core.hermitian_operations import Eigh
+from svdinv.core.namespace import adjoint as adjoint_of
 from svdinv.core.operation import Operation, filled, in_front, present
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
 from svdinv.kernels import operations
 
-__all__ = ["decomposes_quickly", "eigh", "svd", "value"]
+__all__ = [
+    "decomposes_quickly",
+    "eigh",
+    "has_pull",
+    "pullback",
+    "svd",
+    "tall_svd",
+    "value",
+]
 
 _TARGET = "svdinv_kernels"
 _handler = kernels.xla_handler()
@@ -49,42 +59,49 @@ def _call(
     *,
     adjoint: bool = False,
     numbers: tuple[float, float] = (0.0, 0.0),
+    doubles: tuple[int, ...] = (),
 ) -> list[Any]:
     """Run a kernel.
 
-    `like` has the shape of the matrices, which turned are tall with `adjoint`. Arrays
-    are given and `results`, shapes without batch axes and dtypes, follow; None is
-    absent.
+    `like` has the shape of the matrices, which turned are tall with `adjoint`, or of
+    points. Arrays are given and `results`, shapes without batch axes and dtypes,
+    follow; None is absent. Those counted in `doubles` are in double precision, as pairs
+    of numbers, which JAX may not have; then that is what the kernel computes in.
     """
     *batch, m, n = like.shape
-    tall, short = max(m, n), min(m, n)
+    points = kind in kernels.OF_POINTS
+    tall, short = (m, n) if points else (max(m, n), min(m, n))
     operands = [x for x in arrays if x is not None]
     shapes = [
         *(None if x is None else (x.shape[len(batch) :], x.dtype) for x in arrays),
         *results,
     ]
-    plan = kernels.plan(
-        kind, like.dtype.name, prod(batch), tall, short, adjoint, numbers
-    )
+    dtype = operations.DOUBLE[like.dtype.name] if doubles else like.dtype.name
+    plan = kernels.plan(kind, dtype, prod(batch), tall, short, adjoint, numbers)
     count = 0
-    for shape in shapes:
+    for index, shape in enumerate(shapes):
         if shape is None:
             plan += [-1, 0, 0, 0]
             continue
         (*rows, last), dtype = shape
+        last //= 2 if index in doubles else 1
         parts = 2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1
         row, column = (last * parts if rows else 0), parts
-        if adjoint and rows:
+        if adjoint and rows and index not in doubles:
             row, column = column, row
-        plan += [count, prod((*rows, last)) * parts, row, column]
+        plan += [count, prod((*rows[-1:], last)) * parts, row, column]
         count += 1
     plan += [-1, 0, 0, 0] * (12 - len(shapes))
-    structs = [jax.ShapeDtypeStruct((*batch, *size), dtype) for size, dtype in results]
+    structs = [
+        jax.ShapeDtypeStruct((*batch, *size), dtype)
+        for size, dtype in (result for result in results if result is not None)
+    ]
     if kind in kernels.DECOMPOSITIONS:
         structs.append(jax.ShapeDtypeStruct((prod(batch),), jnp.int32))
         plan[8] = count
     call = jax.ffi.ffi_call(_TARGET, structs)
-    return call(*operands, plan=np.asarray(plan, np.int64))[: len(results)]
+    found = call(*operands, plan=np.asarray(plan, np.int64))
+    return list(filled(found, present(results)))
 
 
 def _on_cpu(kernel: Any, other: Any, *x: Any) -> Any:
@@ -108,6 +125,38 @@ def svd(A: Any, *, full_matrices: bool = True) -> Any:
         return jnp.matrix_transpose(Uh), S, Vh
 
     return _on_cpu(partial(_in_batch, kernel), lambda A: tuple(own(A)), A)
+
+
+def tall_svd(A: Any, tau: Any, safe: Any, otherwise: Any) -> Any:
+    """SVD of tall or wide matrices in single precision; None where kernels do not suit.
+
+    By the Gram matrix if `safe` says so of all singular values and tau, else as
+    `otherwise` decomposes A. That is decided where there are values.
+    """
+    if not _fits(kernels.suits_tall, A):
+        return None
+    m, n = A.shape[-2:]
+    wide, k = m < n, min(m, n)
+    there = present((tau,))
+
+    def own(A: Any, *_: Any) -> Any:
+        return tuple(otherwise(A))
+
+    def by_gram(A: Any, S: Any, V: Any, W: Any) -> Any:
+        size = [(A.shape[-2:], A.dtype)]
+        (image,) = _call("tall_product", A, [A, W], size, adjoint=wide, doubles=(1,))
+        return (V, S, image) if wide else (image, S, adjoint_of(V, jnp))
+
+    def kernel(A: Any, *tau: Any) -> Any:
+        blocks, square = kernels.tall_blocks(max(m, n)), ((k, 2 * k), A.dtype)
+        sums = [((blocks, k, 2 * k), A.dtype)]
+        (N,) = _call("tall_gram", A, [A], sums, adjoint=wide, doubles=(1,))
+        sizes = [((k,), jnp.finfo(A.dtype).dtype), ((k, k), A.dtype), square]
+        S, V, W = _call("tall_eigen", A, [N], sizes, doubles=(0, 3))
+        good = jnp.all(safe(S, *filled(tau, there)))
+        return lax.cond(good, by_gram, own, A, S, V, W)
+
+    return _on_cpu(partial(_in_batch, kernel), own, A, *_there((tau,)))
 
 
 def eigh(A: Any) -> Any:
@@ -137,40 +186,94 @@ def value(operation: Operation, x: Any, xp: Any) -> Any:
         if numbers is not None:
             kernel = partial(_derivative, operation, numbers)
             return _on_cpu(kernel, _plain(operation, xp), *x)
-    if (
+    if isinstance(operation, FindMotion) and _aligns(*x):
+        kernel = partial(_in_batch, _find_motion)
+        return Motion(*_on_cpu(kernel, _plain(operation, xp), *x))
+    if isinstance(operation, Pullback | AlignPull) and has_pull(operation, x):
+        return pullback(operation, x, lambda x: operation.value(x, xp), xp)
+    return operation.value(x, xp)
+
+
+def has_pull(operation: Operation, x: Any) -> bool:
+    """Tell whether a kernel knows the cotangents of a decomposition or of a motion."""
+    if isinstance(operation, AlignPull):
+        return x[-1] is None and _aligns(*x[:3])
+    return (
         isinstance(operation, Pullback)
         and _handler is not None
         and jax.default_backend() == "cpu"
         and operations.pulls(operation.rule, x, lambda t: t.dtype.name)
-    ):
-        return _pullback(operation, x, xp)
-    return operation.value(x, xp)
+    )
+
+
+def _aligns(P: Any, Q: Any, w: Any) -> bool:
+    """Tell whether the kernels suit points and their weights."""
+    n = P.shape[-1]
+    return (
+        P.dtype.name in ("float32", "float64")
+        and P.shape[-2] > 0
+        and P.dtype == Q.dtype == w.dtype
+        and _fits(kernels.differentiates, P)
+        and _fits(kernels.suits, jax.ShapeDtypeStruct((*P.shape[:-2], n, n), P.dtype))
+    )
+
+
+def _find_motion(P: Any, Q: Any, w: Any) -> Any:
+    n, real = P.shape[-1], P.dtype
+    sizes: Any = [(n, n), (n, n), (n,), (n, n), (n, n), (n,), (1,), (n,)]
+    results = [(size, real) for size in sizes]
+    C, Uh, S, Vh, R, t, rmsd, signs = _call("align", P, [P, Q, w], results)
+    U = jnp.matrix_transpose(Uh)
+    return tuple(Motion(R, t, rmsd[..., 0], C, U, S, Vh, signs))
+
+
+def _align_pull(operation: AlignPull, *x: Any) -> Any:
+    P, Q, w, *motion, gR, gt, grmsd, _ = x
+    *_, U, S, Vh, _ = motion
+    grmsd = None if grmsd is None else grmsd[..., None]
+    given = [P, Q, w, jnp.matrix_transpose(U), S, Vh, gR, gt, grmsd]
+    points = P.shape[-2:], P.dtype
+    weights = (w.shape[-1:], w.dtype) if operation.weighted else None
+    return tuple(_call("align_pull", P, given, [points, points, weights]))
 
 
 def _plain(operation: Operation, xp: Any) -> Any:
     return lambda *x: tuple(operation.value(x, xp))
 
 
-def _pullback(operation: Pullback, x: Any, xp: Any) -> Any:
-    """Pull by a kernel; its derivatives are those of the array functions."""
+def pullback(operation: Any, x: Any, composed: Any, xp: Any) -> Any:
+    """Pull by a kernel; its derivatives are those of `composed`, array functions."""
     there = present(x)
-    rule: Any = operation.rule
-    kernel = partial(_svd_pull if isinstance(rule, SVD) else _eigh_pull, rule, xp)
+    wanted: tuple[bool, ...]
+    if isinstance(operation, AlignPull):
+        kernel, wanted = (
+            partial(_align_pull, operation),
+            (True, True, operation.weighted),
+        )
+    else:
+        wanted = (True,)
+        rule = operation.rule
+        kernel = partial(_svd_pull if isinstance(rule, SVD) else _eigh_pull, rule, xp)
 
     def plain(*t: Any) -> Any:
-        return tuple(operation.value(filled(t, there), xp))
+        return _there(composed(filled(t, there)))
+
+    def by_kernel(*t: Any) -> Any:
+        return _there(kernel(*filled(t, there)))
 
     @jax.custom_jvp
     def pull(*t: Any) -> Any:
-        return _on_cpu(
-            partial(_in_batch, lambda *t: kernel(*filled(t, there))), plain, *t
-        )
+        return _on_cpu(partial(_in_batch, by_kernel), plain, *t)
 
     @pull.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         return jax.jvp(plain, primals, tangents)
 
-    return pull(*(t for t in x if t is not None))
+    return filled(pull(*_there(x)), wanted)
+
+
+def _there(x: Any) -> tuple[Any, ...]:
+    return tuple(t for t in x if t is not None)
 
 
 def _in_batch(function: Any, *x: Any) -> Any:

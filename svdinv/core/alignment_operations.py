@@ -154,6 +154,10 @@ class _AlignPush(Operation):
         drmsd = inverse[..., 0, 0] * xp.sum(square, axis=(-2, -1))
         return dR, dt[..., 0, :], drmsd, dC
 
+    def cotangent(self, x, y, g, wanted, call, xp):
+        *at, _, _, _ = x
+        return *(None for _ in at), *call(AlignPull(wanted[-1]), *at, *g)
+
 
 @dataclass(frozen=True)
 class AlignPull(Operation):

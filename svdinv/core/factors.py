@@ -124,8 +124,13 @@ def factorise(
         found = _cheaper(A, function, tau, relative, wide, xp)
         if found is not None:
             return found
+    return _decomposed(A, quick, xp)
+
+
+def _decomposed(A: Array, quick: bool, xp: Namespace) -> SVDFactors:
+    """Factors by an SVD, by kernels if `quick`."""
     U, S, Vh = xp.linalg.svd(A, full_matrices=False)
-    if quick or not single or 0 in A.shape:
+    if quick or eps(A, xp) <= SINGLE or 0 in A.shape:
         return SVDFactors(U, S, Vh)
     # LAPACK's and Eigen's single precision leaves several eps in each factor.
     U, V = orthonormal(U, xp), orthonormal(adjoint(Vh, xp), xp)
@@ -152,6 +157,23 @@ def _of_spread(
     return svd_by_gram(gram, A, xp)
 
 
+def _safe(
+    S: Array,
+    function: SpectralFunction,
+    tau: Any,
+    relative: bool,
+    floor: float,
+    epsilon: float,
+    xp: Namespace,
+) -> Array:
+    """Which singular values are above `floor` s_1, or not kept by f."""
+    top = S[..., :1]
+    # Lost values have no reliable size; assume the upper bound.
+    most = xp.maximum(S, 8 * (S.shape[-1] * epsilon) ** 0.5 * top)
+    y = function.value(most, tau * top if relative else tau, xp)
+    return (y <= 0) | (floor * top <= S)
+
+
 def _trusted(
     S: Array,
     function: SpectralFunction,
@@ -162,12 +184,27 @@ def _trusted(
     xp: Namespace,
 ) -> bool:
     """Tell whether all values that f keeps are above `floor` s_1."""
-    top = S[..., :1]
-    # Lost values have no reliable size; assume the upper bound.
-    most = xp.maximum(S, 8 * (S.shape[-1] * epsilon) ** 0.5 * top)
-    y = function.value(most, tau * top if relative else tau, xp)
-    safe = (y <= 0) | (floor * top <= S)
+    safe = _safe(S, function, tau, relative, floor, epsilon, xp)
     return any_on_host(~safe, xp) is False
+
+
+def _cheaper_unseen(
+    A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
+) -> SVDFactors | None:
+    """Factors of tall A, where a traced graph decides between the two ways."""
+    decompose = getattr(xp, "tall_svd", None)
+    if decompose is None:
+        return None
+
+    def safe(S: Array, tau: Any = None) -> Array:
+        floor, epsilon = WIDE_GRAM_FLOOR, DOUBLE_EPS
+        return _safe(S, function, tau, relative, floor, epsilon, xp)
+
+    def otherwise(A: Array) -> SVDFactors:
+        return _decomposed(A, False, xp)
+
+    factors = decompose(A, tau, safe, otherwise)
+    return factors and SVDFactors(*factors)
 
 
 def _cheaper(
@@ -180,11 +217,10 @@ def _cheaper(
 ) -> SVDFactors | GramFactors | None:
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
-    if (
-        math.prod(A.shape) * short < MIN_GRAM_WORK
-        or any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None
-    ):
-        return None  # little to gain, or no value is known
+    if math.prod(A.shape) * short < MIN_GRAM_WORK:
+        return None  # little to gain
+    if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
+        return _cheaper_unseen(A, function, tau, relative, xp)
     tall = long >= 2 * short
 
     known = function, tau, relative

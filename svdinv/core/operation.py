@@ -34,8 +34,8 @@ class Operation:
         where keeping it would cost memory.
     transparent : bool
         Whether `composed`, made of array functions and calls, is what to
-        differentiate. Such an operation has no rules, or but a `cotangent` of its
-        last argument, in which it is linear, that is not the transpose.
+        differentiate. Such an operation has no rules, or but a `cotangent` of what it
+        is linear in: its last argument, or more of them where it has `composed`.
     host : bool
         Whether `value` asks for the values of arrays, where it may.
     """

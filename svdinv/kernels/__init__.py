@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 __all__ = [
     "DECOMPOSITIONS",
     "KINDS",
+    "OF_POINTS",
     "Layout",
     "default_threads",
     "differentiates",
@@ -38,6 +39,9 @@ KINDS = (
 """What the kernels do, in the order of `batch.c`."""
 
 _KIND = {kind: index for index, kind in enumerate(KINDS)}
+
+OF_POINTS = KINDS[6:8]
+"""Those whose matrices are points, of which there may be fewer than dimensions."""
 
 DECOMPOSITIONS = KINDS[:2]
 """Those that may fail."""

@@ -23,6 +23,7 @@ from svdinv.core.tolerances import eps, neighbour_rtol
 from svdinv.kernels import Layout
 
 __all__ = [
+    "DOUBLE",
     "Memory",
     "by_kernel",
     "derives",
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 
-_DOUBLE = {"float32": "float64", "complex64": "complex128"}
+DOUBLE = {"float32": "float64", "complex64": "complex128"}
 _SOFT = Soft()
 _STEPS = Polar(), ProperRotation()
 
@@ -117,7 +118,7 @@ class _Run:
         self, *shape: int, real: bool = False, double: bool = False
     ) -> tuple[Array, Layout]:
         """Give an array for a result, with the batch axes, and its plain layout."""
-        dtype = _DOUBLE[self.dtype] if double else self.dtype
+        dtype = DOUBLE[self.dtype] if double else self.dtype
         x, address = self.memory.empty((*self.batch, *shape), dtype, real=real)
         parts = 1 if real or self.dtype[0] == "f" else 2
         row = parts * shape[-1] if shape else parts
@@ -134,7 +135,7 @@ class _Run:
         self, kind: str, arrays: Any, *, double: bool = False, **options: Any
     ) -> int:
         threads = self.memory.threads()
-        dtype = _DOUBLE[self.dtype] if double else self.dtype
+        dtype = DOUBLE[self.dtype] if double else self.dtype
         return kernels.run(kind, dtype, self.shape, arrays, threads=threads, **options)
 
 
