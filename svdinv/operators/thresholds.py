@@ -75,7 +75,7 @@ def svt(
         products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
         is faster and, judged by its singular values, accurate, and the SVD
         elsewhere: for small inputs, on GPUs, and in traced or compiled functions,
-        where nothing can be judged.
+        where nothing can be judged, but for tall matrices in JAX's on the CPU.
 
     Returns
     -------
