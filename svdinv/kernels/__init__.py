@@ -1,6 +1,6 @@
 """Batches of small matrices on the CPU: one matrix in each lane of its vectors.
 
-`decompositions.c`, `derivatives.c`, `consistent.c` and `alignment.c` hold the
+`decompositions.c`, `derivatives.c`, `consistent.c`, `alignment.c` and `tall.c` hold the
 algorithms, `batch.c` the threads and the choice of an instruction set, and `build.py`
 compiles all into one library without a trace of Python in it. Where that library is
 missing, `suits` says no to everything.

@@ -75,8 +75,9 @@ def svt(
         products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
         is faster and, judged by its singular values, accurate, and the SVD
         elsewhere: for small inputs, on GPUs, and in traced or compiled functions,
-        where nothing can be judged. Of matrices known to be spread over devices it
-        takes two Gram matrices where one does not do.
+        where nothing can be judged, but for tall matrices in JAX's on the CPU. Of
+        matrices known to be spread over devices it takes two Gram matrices where one
+        does not do.
 
     Returns
     -------
