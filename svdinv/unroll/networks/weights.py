@@ -8,6 +8,7 @@ as ``cells.0.analysis.1.weight``, and so are the shapes: a convolution is
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -191,9 +192,19 @@ def write(
     arrays = {name: np.array(array, order="C") for name, array in weights.items()}
     _check_numbers(arrays)
     metadata = {_KEY: to_json(recipe)} | ({_TASK: task} if task else {})
-    content = _safetensors().save(arrays, metadata=metadata)
+    content = _in_order(_safetensors().save(arrays, metadata=metadata))
     with replacing(path) as stream:
         stream.write(content)
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the metadata, whose order safetensors draws anew in each process."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that arrays are aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read(path: str | Path) -> tuple[Recipe, Weights]:
