@@ -206,10 +206,14 @@ def test_bad_arguments_end_in_one_line(
         assert complaint in one_line(), arguments
 
 
-def test_weights_that_are_missing(picture, tmp_path, monkeypatch, capsys):
+def test_without_weights_classical_methods_reconstruct(
+    picture, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(pretrained, "_FOLDER", tmp_path)
-    assert run(picture) == 2
-    assert "no weights 'colour'" in capsys.readouterr().err
+    assert run(picture, "--output", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "biharmonic" in shown
+    assert "network" not in shown
 
 
 def test_help_has_examples(capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_trainings import NETWORK, TRAINING, Given, batch_of, cine, colour, noise
 
-from svdinv.unroll.networks import LLS, EMNet, Generator, Recipe
+from svdinv.unroll.networks import LLS, TLR, EMNet, Generator, Recipe, Refined
 from svdinv.unroll.networks.recipe import registered
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
@@ -145,7 +145,8 @@ DECOMPOSING = [
 
 @pytest.mark.parametrize("recipe", DECOMPOSING)
 def test_in_every_network_the_matrix_is_found_that_cannot_be_decomposed(recipe):
-    recipe = recipe(cells=2)
+    inside = {"network": TLR(cells=2)} if recipe is Refined else {"cells": 2}
+    recipe = recipe(**inside)
     rng = np.random.default_rng(2)
     shape = (2, 3, 16, 16)
     truth = rng.standard_normal(shape).astype(np.float32)
