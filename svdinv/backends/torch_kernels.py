@@ -6,6 +6,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from svdinv.kernels import Layout, operations, variants
 
@@ -35,7 +36,7 @@ def is_eager_cpu(*x: Tensor | None) -> bool:
     recorded = torch.is_grad_enabled()
     for t in x:
         if t is not None and (
-            type(t) is not Tensor
+            type(t) not in (Tensor, Parameter)
             or not t.is_cpu
             or t.layout is not torch.strided
             or (recorded and t.requires_grad)
@@ -51,12 +52,10 @@ class TorchMemory:
         if not is_eager_cpu(*x):
             return False
         try:
-            for t in x:
-                if t is not None:
-                    t.data_ptr()
+            # PyTorch's zero tensors, and storage that was freed, have no address.
+            return all(t is None or t.data_ptr() for t in x)
         except RuntimeError:  # batched by the older vmap of is_grads_batched
             return False
-        return True
 
     def dtype(self, x: Tensor) -> str:
         return _NAMES.get(x.dtype, "")
