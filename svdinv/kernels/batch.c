@@ -174,10 +174,7 @@ static void *scratch(size_t size) {
 
 static void work(Job *job) {
   void *memory = scratch(job->memory);
-  if (!memory) {
-    atomic_store(&job->failures, -1);
-    return;
-  }
+  if (!memory) return; /* the others do it all, if they have some */
   int failures = 0;
   for (;;) {
     int64_t begin = atomic_fetch_add(&job->next, job->chunk);
@@ -270,5 +267,5 @@ PUBLIC int svdinv_run(int kind, int variant, int type, int most_threads, int64_t
   }
   run(&job, (int)helpers);
   if (own.failed != task->failed) free(own.failed);
-  return atomic_load(&job.failures);
+  return atomic_load(&job.next) < job.batch ? -1 : atomic_load(&job.failures);
 }
