@@ -166,12 +166,15 @@ def _safe(
     epsilon: float,
     xp: Namespace,
 ) -> Array:
-    """Which singular values are above `floor` s_1, or not kept by f."""
+    """Which singular values are above `floor` s_1, or not kept by f; never NaN.
+
+    Of a zero matrix the Gram matrix gives no vectors: those that f keeps are not safe.
+    """
     top = S[..., :1]
     # Lost values have no reliable size; assume the upper bound.
     most = xp.maximum(S, 8 * (S.shape[-1] * epsilon) ** 0.5 * top)
     y = function.value(most, tau * top if relative else tau, xp)
-    return (y <= 0) | (floor * top <= S)
+    return ((y <= 0) & (S == S)) | ((floor * top <= S) & (S > 0))
 
 
 def _trusted(
@@ -217,12 +220,12 @@ def _cheaper(
 ) -> SVDFactors | GramFactors | None:
     """Factors by way of the Gram matrix, if that is faster and accurate enough."""
     short, long = min(A.shape[-2:]), max(A.shape[-2:])
-    if math.prod(A.shape) * short < MIN_GRAM_WORK:
+    tall = long >= 2 * short
+    small = math.prod(A.shape) * short < MIN_GRAM_WORK
+    if small and not tall:
         return None  # little to gain
     if any_on_host(A[..., :1, :1] != A[..., :1, :1], xp) is None:
         return _cheaper_unseen(A, function, tau, relative, xp)
-    tall = long >= 2 * short
-
     known = function, tau, relative
     cutoff = function.cutoff(tau, xp)
     values = tall_values(A, xp) if tall else None
@@ -237,6 +240,8 @@ def _cheaper(
             return None
         image, Vh = xp.tall_vectors(A, W), adjoint(V, xp)
         return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
+    if small:
+        return None
     gram: Gram | None = None
     if cutoff is not None:
         gram = gram_matrix(A, False, xp)

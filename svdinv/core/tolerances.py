@@ -30,7 +30,10 @@ ASPECT_LIMIT = 3
 """Ratio of the sides from which products with U cost more than they save."""
 
 MIN_GRAM_WORK = 2**19
-"""Size of a decomposition, batch m n min(m, n), from which a cheaper one is sought."""
+"""Size of a decomposition, batch m n min(m, n), from which a cheaper one is sought.
+
+The kernels' Gram matrix of tall matrices pays for smaller ones too.
+"""
 
 
 def eps(x: Array, xp: Namespace) -> float:
