@@ -250,6 +250,43 @@ def test_threads_of_the_caller_and_forks():
         subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
+WITHOUT_MEMORY = """
+import resource, numpy as np
+from svdinv import kernels
+from svdinv.backends.numpy_memory import memory
+A = np.ones((99, 64, 64))
+results = [np.empty((99, 64)), np.empty_like(A), np.empty_like(A)]
+layouts = [memory.flat(x, x.ndim - 1)[1] for x in (A, *results)]
+def run(batch, n, threads):
+    return kernels.run("svd", "float64", (batch, n, n), layouts, threads=threads)
+run(99, 2, 2)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limits = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (size, limits[1]))
+try:
+    run(99, 64, 2)
+except MemoryError:
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+    print(run(99, 64, 2))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_missing_memory_is_an_error_and_not_the_end():
+    run = partial(subprocess.run, capture_output=True, text=True, check=True)
+    assert run([sys.executable, "-c", WITHOUT_MEMORY]).stdout == "0\n"
+
+
+# A matrix, and how many: those that LAPACK decomposes in less than half the time.
+WASTE = [(1, 33, 33), (3, 64, 64), (1, 4096, 2), (4, 512, 16), (100, 4096, 2)]
+
+
+@pytest.mark.parametrize("shape", [*WASTE, (1, 2, 4096)])
+def test_lapack_decomposes_what_would_leave_lanes_empty(shape):
+    for dtype in DTYPES:
+        assert svd(normal(np.random.default_rng(20), shape, dtype)) is None
+
+
 @pytest.mark.parametrize("name", ["none", "sse9"])
 def test_environment_variable(name):
     code = (
@@ -529,7 +566,7 @@ def test_alignment_in_any_company():
     assert operations.by_kernel(FindMotion(), (P, Q, w), Threads(1), xp) is None
 
 
-TALL = [(1, 40, 1), (3, 1023, 3), (2, 1024, 18), (2, 2500, 7), (1, 200, 64), (4, 3, 90)]
+TALL = [(1, 40, 1), (3, 1023, 3), (2, 1024, 18), (2, 2500, 7), (4, 200, 64), (4, 3, 90)]
 
 
 def by_gram_matrix(A, threads=1):
@@ -574,6 +611,38 @@ def test_tall_matrices_by_their_gram_matrix(variant, dtype):
             ):
                 for x, y in zip(factors, other, strict=True):
                     np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("function", ["svt", "polar"])
+def test_what_the_gram_matrix_cannot_tell_is_left_to_the_svd(function):
+    """NaN is told of, and a zero matrix has a polar factor with orthonormal columns."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    f = partial(st.svt, tau=0.5) if function == "svt" else st.polar
+    A = torch.randn(2, 3000, 14)
+    A[0] = 0
+    F = f(A)[0]
+    gram = torch.eye(14) if function == "polar" else torch.zeros(14, 14)
+    assert (F.mT @ F - gram).abs().max() < 1e-5
+    A[1, 5, 3] = torch.nan
+    with pytest.raises(torch.linalg.LinAlgError):
+        f(A)
+
+
+def test_parameters_and_tensors_without_memory():
+    """A torch.nn.Parameter goes to the kernels; what has no address does not."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+    from svdinv.backends import torch_kernels
+
+    A = torch.nn.Parameter(torch.randn(6, 5, 4))
+    with torch.no_grad():
+        assert torch_kernels.decomposes_quickly(A)
+    assert torch.equal(st.svt(A, 0.5), st.svt(A.detach(), 0.5))
+    nothing = torch._efficientzerotensor((6, 5, 4))
+    assert not st.svd(nothing).S.any()
+    assert not st.svt(nothing, 0.5).any()
 
 
 def test_tall_matrices_at_the_edges(variant):

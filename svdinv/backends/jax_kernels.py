@@ -178,7 +178,8 @@ def value(operation: Operation, x: Any, xp: Any) -> Any:
     """Compute an operation by a kernel, or else by its own array functions."""
     if isinstance(operation, Map | Push | Pull):
         function, A = operation.function, x[0]
-        quick = operation.kind is SVDFactors and _fits(kernels.differentiates, A)
+        rule = kernels.maps if isinstance(operation, Map) else kernels.derives
+        quick = operation.kind is SVDFactors and _fits(rule, A)
         if isinstance(operation, Map) and quick:
             return _on_cpu(partial(_map, function, xp), _plain(operation, xp), *x)
         known = isinstance(operation, Pull) or x[2] is not None
@@ -213,7 +214,7 @@ def _aligns(P: Any, Q: Any, w: Any) -> bool:
         P.dtype.name in ("float32", "float64")
         and P.shape[-2] > 0
         and P.dtype == Q.dtype == w.dtype
-        and _fits(kernels.differentiates, P)
+        and _fits(kernels.handles, P)
         and _fits(kernels.suits, jax.ShapeDtypeStruct((*P.shape[:-2], n, n), P.dtype))
     )
 

@@ -21,8 +21,11 @@ __all__ = [
     "OF_POINTS",
     "Layout",
     "default_threads",
-    "differentiates",
+    "derives",
+    "handles",
+    "maps",
     "plan",
+    "pulls",
     "run",
     "status",
     "suits",
@@ -49,8 +52,16 @@ DECOMPOSITIONS = KINDS[:2]
 _LIBRARY = Path(__file__).parent / "libsvdinv.so"
 # Beyond these sizes LAPACK's blocks are faster, or the lanes leave the caches.
 _LARGEST, _MOST_ELEMENTS = 64, 8192
-# Fewer matrices than this leave most lanes empty, which pays for the smallest only.
-_LEAST_BATCH, _SMALL = 4, 32
+# Fewer matrices leave most lanes empty, which pays for those of few elements only.
+_LEAST_BATCH, _FEW_ELEMENTS = 4, 1024
+# LAPACK reduces long matrices to short ones first. Beyond this ratio of the sides that
+# is faster, and for a small batch beyond a smaller one.
+_MOST_SLENDER = 64
+# Elements from which products by a BLAS are faster, whatever the batch.
+_MOST_MAPPED = 256
+# Elements, for each matrix of a batch, up to which a derivative in lanes is faster than
+# array functions; a pullback of a decomposition takes more of these.
+_DERIVED, _PULLED = 1024, 4096
 # From here on, vectors of full length leave the second cache.
 _NARROW_FROM = 41
 # As many numbers as a narrow vector has: fewer matrices leave half of a long one empty.
@@ -59,6 +70,8 @@ _NARROW_LANES = (8, 4, 8, 4)
 _TYPES = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
 # Kernels with rows of one matrix in their lanes, and so many rows in one block.
 _BY_ROWS, _TALL_ROWS = KINDS[-2:], 1024
+# Shorter sides, and ratios of the sides, for which one matrix alone is worth it.
+_ONE_SHORT, _ONE_LONG = 32, 32
 
 
 # struct Task in lanes.h, by the number of arrays that there are.
@@ -118,14 +131,8 @@ class _Kernels:
 _kernels = _Kernels()
 
 
-def suits(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether the kernels decompose a batch faster than LAPACK."""
-    few = batch < _LEAST_BATCH and min(m, n) > _SMALL
-    return not few and differentiates(dtype, batch, m, n)
-
-
-def differentiates(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether the kernels' derivatives are faster than array functions."""
+def handles(dtype: str, batch: int, m: int, n: int) -> bool:
+    """Tell whether the kernels take such matrices at all."""
     return (
         bool(_kernels.indices)
         and dtype in _TYPES
@@ -135,8 +142,30 @@ def differentiates(dtype: str, batch: int, m: int, n: int) -> bool:
     )
 
 
+def suits(dtype: str, batch: int, m: int, n: int) -> bool:
+    """Tell whether the kernels decompose a batch faster than LAPACK."""
+    slender = max(m, n) > min(batch, _MOST_SLENDER) * min(m, n)
+    many = batch >= _LEAST_BATCH and not slender
+    return (many or m * n <= _FEW_ELEMENTS) and handles(dtype, batch, m, n)
+
+
+def maps(dtype: str, batch: int, m: int, n: int) -> bool:
+    """Tell whether the kernels compute U diag(y) V^H faster than array functions."""
+    return m * n <= _MOST_MAPPED and handles(dtype, batch, m, n)
+
+
+def derives(dtype: str, batch: int, m: int, n: int) -> bool:
+    """Tell whether the kernels are faster with the derivative of such a map."""
+    return m * n <= _DERIVED * batch and handles(dtype, batch, m, n)
+
+
+def pulls(dtype: str, batch: int, m: int, n: int) -> bool:
+    """Tell whether they are with the pullback of a decomposition."""
+    return m * n <= _PULLED * batch and handles(dtype, batch, m, n)
+
+
 def suits_tall(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether the kernels have the Gram matrix of a tall or wide batch."""
+    """Tell whether Gram matrices of a tall or wide batch are faster by the kernels."""
     short, long = min(m, n), max(m, n)
     return (
         bool(_kernels.indices)
@@ -144,6 +173,8 @@ def suits_tall(dtype: str, batch: int, m: int, n: int) -> bool:
         and 0 < short <= _LARGEST
         and long >= 2 * short
         and batch > 0
+        # Eigenvectors of one matrix, in one lane, may cost as much as an SVD by LAPACK.
+        and (batch > 1 or short <= _ONE_SHORT or long >= _ONE_LONG * short)
     )
 
 
@@ -180,7 +211,7 @@ def run(
     adjoint: bool = False,
     threads: int,
 ) -> int:
-    """Run a kernel over a batch of tall matrices.
+    """Run a kernel over a batch.
 
     Parameters
     ----------
@@ -189,7 +220,7 @@ def run(
     dtype : str
         Name of one of the four floating point dtypes.
     shape : tuple of int
-        b, m and n, with m >= n.
+        b, m and n: m >= n but for points.
     arrays : sequence of Layout or None
         Arrays of the batch; None for one that is absent.
     failed : int, optional

@@ -66,10 +66,10 @@ class Memory(Protocol):
         """Give the number of threads that may be used."""
 
 
-def _fits(A: Array, memory: Memory) -> bool:
-    """Tell whether the kernels' derivatives suit matrices of the shape of A."""
+def _fits(suits: Callable[..., bool], A: Array, memory: Memory) -> bool:
+    """Ask a rule of `svdinv.kernels` about the shape of A."""
     *batch, m, n = A.shape
-    return kernels.differentiates(memory.dtype(A), _count(batch), m, n)
+    return suits(memory.dtype(A), _count(batch), m, n)
 
 
 def _count(batch: Any) -> int:
@@ -141,10 +141,7 @@ class _Run:
 
 def takes(A: Array, memory: Memory) -> bool:
     """Tell whether the kernels decompose A."""
-    if A.ndim < 2 or not memory.suits(A):
-        return False
-    *batch, m, n = A.shape
-    return kernels.suits(memory.dtype(A), _count(batch), m, n)
+    return A.ndim > 1 and memory.suits(A) and _fits(kernels.suits, A, memory)
 
 
 def svd(A: Array, memory: Memory) -> tuple[Array, Array, Array] | None:
@@ -178,16 +175,11 @@ def eigh(A: Array, memory: Memory) -> tuple[Array, Array] | None:
 
 def tall_values(A: Array, memory: Memory) -> tuple[Array, Array, Array] | None:
     """See `svdinv.core.namespace`."""
-    if not memory.suits(A):
-        return None
-    *batch, m, n = A.shape
-    dtype = memory.dtype(A)
-    if not kernels.suits_tall(dtype, _count(batch), m, n):
+    if not (memory.suits(A) and _fits(kernels.suits_tall, A, memory)):
         return None
     run = _Run(memory, A, A.shape)
     _, m, n = run.shape
-    sums, products = run.new(kernels.tall_blocks(m), n, n, double=True)
-    run.alive.append(sums)
+    _sums, products = run.new(kernels.tall_blocks(m), n, n, double=True)
     S, values = run.new(n, real=True)
     V, vectors = run.new(n, n)
     W, scaled = run.new(n, n, double=True)
@@ -225,10 +217,6 @@ def value(operation: Operation, x: Any, memory: Memory | None, xp: Namespace) ->
     return operation.value(x, xp) if y is None else y
 
 
-def _is_svd(operation: Any, A: Array, memory: Memory) -> bool:
-    return operation.kind is SVDFactors and _fits(A, memory)
-
-
 def knows(function: Any, A: Array, tau: Any) -> bool:
     """Tell whether the kernels know a function by themselves: the soft threshold."""
     return function == _SOFT and tuple(tau.shape) == (*A.shape[:-2], 1)
@@ -243,7 +231,7 @@ def derives(function: Any, A: Array, tau: Any) -> tuple[float, float] | None:
 
 def _map(operation: Map, x: Any, memory: Memory, xp: Namespace) -> Any:
     A, tau, *factors = x
-    if not _is_svd(operation, A, memory):
+    if operation.kind is not SVDFactors or not _fits(kernels.maps, A, memory):
         return None
     U, S, Vh = factors
     known = knows(operation.function, A, tau)
@@ -268,7 +256,8 @@ def _derivative(
     memory: Memory,
 ) -> Any:
     numbers = derives(operation.function, A, tau)
-    if numbers is None or not _is_svd(operation, A, memory):
+    fits = operation.kind is SVDFactors and _fits(kernels.derives, A, memory)
+    if numbers is None or not fits:
         return None
     if dtau is not None and (dtau.shape != tau.shape or dtau.dtype != tau.dtype):
         return None
@@ -317,13 +306,11 @@ def pulls(rule: Any, x: Any, dtype: Callable[[Array], str]) -> bool:
         thin = U.shape[-1] == S.shape[-1] == Vh.shape[-2]
         if rule.repeated != "consistent" or not thin or (gU is None and gVh is None):
             return False
-        return kernels.differentiates(
-            dtype(U), _count(S.shape[:-1]), U.shape[-2], Vh.shape[-1]
-        )
+        return kernels.pulls(dtype(U), _count(S.shape[:-1]), U.shape[-2], Vh.shape[-1])
     if not isinstance(rule, Eigh) or x[3] is None:
         return False
     V = x[1]
-    return kernels.differentiates(dtype(V), _count(V.shape[:-2]), *V.shape[-2:])
+    return kernels.pulls(dtype(V), _count(V.shape[:-2]), *V.shape[-2:])
 
 
 def _pullback(operation: Pullback, x: Any, memory: Memory, xp: Namespace) -> Any:
@@ -380,7 +367,7 @@ def _is_thin(rule: Any, x: Any, memory: Memory) -> bool:
     if not isinstance(rule, SVD) or rule.repeated != "consistent":
         return False
     S, k = x[1], x[1].shape[-1]
-    return kernels.differentiates(memory.dtype(x[0]), _count(S.shape[:-1]), k, k)
+    return kernels.handles(memory.dtype(x[0]), _count(S.shape[:-1]), k, k)
 
 
 def _eigh_pull(rule: Eigh, x: Any, memory: Memory, xp: Namespace) -> Any:
@@ -403,7 +390,7 @@ def _points(x: Any, memory: Memory, xp: Namespace) -> Any:
         or P.dtype != Q.dtype
         or P.dtype != w.dtype
         or not kernels.suits(dtype, count, n, n)
-        or not kernels.differentiates(dtype, count, m, n)
+        or not kernels.handles(dtype, count, m, n)
         # A second derivative finds the same signs in the same singular vectors.
         or (decomposes_in_double(xp) and dtype != "float64")
     ):

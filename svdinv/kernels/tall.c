@@ -76,11 +76,16 @@ INLINE void joined(V *r, E x) {
 #endif
 }
 
+/* Whether rows are read and written as runs: a few numbers are faster one by one. */
+INLINE int in_runs(const Array *A, ptrdiff_t count) {
+  return A->column == PARTS && count >= LANES / 2;
+}
+
 /* Read `rows` rows, of which the first begins at number `at`; lanes that are left become
  * zero. */
 static void read_rows(E *to, const Array *A, int64_t at, int64_t rows, const Panel *p) {
   const ptrdiff_t count = (ptrdiff_t)p->n * PARTS, whole = p->lead * PARTS;
-  if (A->column == PARTS) {
+  if (in_runs(A, count)) {
     const T *from[LANES];
     for (int t = 0; t < LANES; t++) {
       from[t] = t < rows ? p->buffer + t * whole : 0;
@@ -103,7 +108,7 @@ static void read_rows(E *to, const Array *A, int64_t at, int64_t rows, const Pan
 
 static void write_rows(const E *x, const Array *A, int64_t at, int64_t rows, const Panel *p) {
   const ptrdiff_t count = (ptrdiff_t)p->n * PARTS, whole = p->lead * PARTS;
-  if (A->column == PARTS) {
+  if (in_runs(A, count)) {
     T *to[LANES];
     for (int t = 0; t < LANES; t++) to[t] = p->buffer + t * whole;
     unload_run(x, 1, to, whole, p->conj, (V){0});
