@@ -74,7 +74,7 @@ _BY_ROWS, _TALL_ROWS = KINDS[-2:], 1024
 _ONE_SHORT, _ONE_LONG = 32, 32
 
 
-# struct Task in lanes.h, by the number of arrays that there are.
+# struct Task in task.h, by the number of arrays that there are.
 _TASKS = [struct.Struct(f"{4 * n}q{32 * (12 - n)}x2dP3q") for n in range(13)]
 _ABSENT = (0, 0, 0, 0)
 

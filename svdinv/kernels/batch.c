@@ -14,17 +14,8 @@
 
 #define PUBLIC __attribute__((visibility("default")))
 
-typedef struct {
-  void *data;
-  int64_t matrix, row, column;
-} Array;
-
-typedef struct {
-  Array array[12];
-  double number[2];
-  int32_t *failed;
-  int64_t m, n, adjoint;
-} Task;
+typedef void T;
+#include "task.h"
 
 typedef void Run(const Task *, int64_t, int64_t, void *);
 typedef int64_t Memory(int, int);

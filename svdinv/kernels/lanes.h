@@ -184,19 +184,7 @@ INLINE V absolute(E x) {
 
 /* ---- in and out of the lanes ------------------------------------------------------- */
 
-/* Matrices of a batch in memory: strides in elements of T (complex ones are pairs). */
-typedef struct {
-  T *data;
-  int64_t matrix, row, column;
-} Array;
-
-/* What a kernel works on; which array is which is said at each of them. */
-typedef struct {
-  Array array[12];
-  double number[2];
-  int32_t *failed; /* a number for each matrix */
-  int64_t m, n, adjoint; /* with `adjoint`, matrices are read and written as adjoints */
-} Task;
+#include "task.h"
 
 /* Transpose LANES vectors: blocks off the diagonal change places, the largest first. */
 #define UPPER(t, d) ((t) & (d) ? LANES + (t) - (d) : (t))

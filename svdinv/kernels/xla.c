@@ -10,17 +10,8 @@
 
 #include "xla/ffi/api/c_api.h"
 
-typedef struct {
-  void *data;
-  int64_t matrix, row, column;
-} Array;
-
-typedef struct {
-  Array array[12];
-  double number[2];
-  int32_t *failed;
-  int64_t m, n, adjoint;
-} Task;
+typedef void T;
+#include "task.h"
 
 int svdinv_run(int kind, int variant, int type, int most_threads, int64_t batch,
                const Task *task);

@@ -1,0 +1,18 @@
+#pragma once
+/* What Python and XLA hand to a kernel, as `_TASKS` of svdinv/kernels/__init__.py packs it.
+ * T is the real type, or void where nothing is read. */
+#include <stdint.h>
+
+/* Matrices of a batch in memory: strides in elements of T (complex ones are pairs). */
+typedef struct {
+  T *data;
+  int64_t matrix, row, column;
+} Array;
+
+/* What a kernel works on; which array is which is said at each of them. */
+typedef struct {
+  Array array[12];
+  double number[2];
+  int32_t *failed; /* a number for each matrix */
+  int64_t m, n, adjoint; /* with `adjoint`, matrices are read and written as adjoints */
+} Task;
