@@ -13,7 +13,7 @@ from PIL import Image
 from svdinv.cli import main
 from svdinv.unroll.data.htc import read_htc
 from svdinv.unroll.data.noise import counted
-from svdinv.unroll.networks import Skip
+from svdinv.unroll.networks import PrimalDual, Skip
 from svdinv.unroll.operators import dot_test
 from svdinv.unroll.tasks.ct import Ct, CtOptions
 from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
@@ -94,7 +94,7 @@ def test_equivalent_problems_have_the_same_solution():
 
 
 def test_items_depend_on_their_key_alone():
-    source = Ct(size=16, projections=5).load()
+    source = Ct(size=16, projections=(5,)).load()
     whole = source.batch(3, 5, range(3))
     assert whole.y.shape[:3] == (3, 1, 5)
     part = source.batch(3, 5, range(2, 3))
@@ -102,6 +102,27 @@ def test_items_depend_on_their_key_alone():
     np.testing.assert_array_equal(part.truth[0], whole.truth[2])
     assert not np.array_equal(whole.truth[0], source.batch(3, 6, range(1)).truth[0])
     assert len(source.validation()) == 4
+
+
+def test_items_have_views_and_noise_as_asked():
+    """One number of views for a step, and noise between two levels for each item."""
+    task = Ct(size=16, projections=(4, 7), noise=(0.0, 0.2), validation=3)
+    steps = [task.load().batch(0, step, range(4)) for step in range(8)]
+    assert {made.y.shape[2] for made in steps} == {4, 7}
+    relative = [
+        float(np.abs(made.y - made.A(made.truth))[i].mean() / np.abs(made.y[i]).mean())
+        for made in steps
+        for i in range(4)
+    ]
+    assert min(relative) < 0.03 < 0.12 < max(relative) < 0.2
+    assert [made.y.shape[1] for made in task.load().validation()] == [4, 7, 4]
+    corners = Ct(size=32, projections=(4,), rectangles=1.0).load().batch(0, 0, range(1))
+    round_ = Ct(size=32, projections=(4,)).load().batch(0, 0, range(1))
+    assert not np.array_equal(corners.truth, round_.truth)
+    with pytest.raises(ValueError, match="projections must have"):
+        Ct(projections=())
+    with pytest.raises(ValueError, match="noise must not fall"):
+        Ct(noise=(0.1, 0.0))
 
 
 def test_a_generator_sees_the_filtered_back_projection():
@@ -190,18 +211,19 @@ def test_damaged_files_are_refused(tmp_path):
 
 
 def test_the_preset_is_a_generator_of_the_filtered_back_projection():
-    config = preset("ct")
+    config = preset("ct-edip")
     assert config.task.kind == "ct"
     assert config.network.source == "adjoint"
+    assert isinstance(preset("ct").network, PrimalDual)
 
 
 def test_an_educated_prior_is_trained_and_fitted(tmp_path, capsys):
     """Trained for a moment it is nearer than an untrained one from the start."""
-    tiny = ["task.size=24", "task.projections=12", "task.validation=1"]
+    tiny = ["task.size=24", "task.projections=[12]", "task.validation=1"]
     tiny += ["network.features=[8,8]", "network.skips=[2,2]"]
     sets = [word for text in tiny for word in ("--set", text)]
     weights = tmp_path / "run"
-    train = ["train", "ct", "--steps", "30", "--device", "cpu", *sets]
+    train = ["train", "ct-edip", "--steps", "30", "--device", "cpu", *sets]
     assert main([*train, "--output", str(weights)]) == 0
     common = ["--size", "24", "--views", "12", "--noise", "0.01", "--stop", "none"]
     common += ["--iterations", "20", "--learning-rate", "1e-3", "--device", "cpu"]

@@ -207,20 +207,24 @@ def random_ellipses(size: int, rng: np.random.Generator) -> Image:
     return _random(size, rng, 0.0)
 
 
-def random_shapes(size: int, rng: np.random.Generator) -> Image:
+def random_shapes(
+    size: int, rng: np.random.Generator, rectangles: float = 0.5
+) -> Image:
     """Draw an image of ellipses and rectangles within a disc.
 
     Parameters
     ----------
     size, rng
         As for `random_ellipses`.
+    rectangles : float
+        How likely each is a rectangle.
 
     Returns
     -------
     ndarray of float32, shape (size, size)
         In [0, 1].
     """
-    return _random(size, rng, 0.5)
+    return _random(size, rng, rectangles)
 
 
 def walnut(size: int, rng: np.random.Generator) -> Image:

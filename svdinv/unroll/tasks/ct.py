@@ -13,7 +13,7 @@ import numpy as np
 from svdinv.unroll.algorithms import FISTA, PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import centre_crop, photograph, read_picture
-from svdinv.unroll.data.densities import NAMES, density, random_ellipses
+from svdinv.unroll.data.densities import NAMES, density, random_shapes
 from svdinv.unroll.data.htc import holds_htc, read_htc
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import counted, generator, white_noise
@@ -90,7 +90,7 @@ class Geometry(NamedTuple):
         return _operator(self, angles, detectors)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _operator(
     geometry: Geometry, angles: tuple[float, ...], detectors: int | None
 ) -> Operator:
@@ -193,11 +193,35 @@ class Ct(Task):
     endings: ClassVar[tuple[str, ...]] = (".png",)
 
     size: int = option(128, "rows and columns of what is trained on", low=16)
-    projections: int = option(_VIEWS, "views of each", low=1)
+    projections: tuple[int, ...] = option(
+        (_VIEWS,), "views of each: a step takes one of these", low=1
+    )
     arc: float = option(0.0, "degrees that they lie in; 0: all", low=0, high=360)
     beam: str = option("parallel", " or ".join(_BEAMS))
-    noise: float = option(0.01, "noise relative to the mean of a sinogram", low=0)
+    noise: tuple[float, float] = option(
+        (0.01, 0.01),
+        "least and most noise relative to the mean of a sinogram, between which each "
+        "item has some",
+        low=0,
+    )
+    rectangles: float = option(
+        0.0, "share of rectangles among the ellipses", low=0, high=1
+    )
     validation: int = option(4, "phantoms to watch the training by", low=1)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        super().__post_init__()
+        if not self.projections:
+            raise ValueError("projections must have at least one number of views")
+        if not self.noise[0] <= self.noise[1]:
+            raise ValueError(f"noise must not fall, got {self.noise}")
 
     def load(self) -> Densities:
         """Give phantoms of ellipses, drawn as they are asked for."""
@@ -407,17 +431,17 @@ class Densities:
 
     task: Ct
 
-    def _problem(self, *key: int) -> Problem:
+    def _problem(self, views: int, *key: int) -> Problem:
         task, rng = self.task, generator(*key)
-        image = random_ellipses(task.size, rng)
+        image = random_shapes(task.size, rng, task.rectangles)
         options = CtOptions(
-            views=task.projections,
+            views=views,
             arc=task.arc or None,
             beam=task.beam,
-            noise=task.noise,
+            noise=rng.uniform(*task.noise),
             seed=int(rng.integers(2**31)),
         )
-        return task.measure(Given("ellipses", image[None]), options)
+        return task.measure(Given("shapes", image[None]), options)
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw phantoms and project them.
@@ -434,11 +458,15 @@ class Densities:
         Problem
             Sinograms (B, 1, views, detectors), and the phantoms.
         """
-        return batch([self._problem(seed, step, item) for item in items])
+        every = self.task.projections
+        views = every[int(generator(seed, step).integers(len(every)))]
+        return batch([self._problem(views, seed, step, item) for item in items])
 
     def validation(self) -> list[Problem]:
-        """Give phantoms that no step draws."""
-        return [self._problem(2**63, i) for i in range(self.task.validation)]
+        """Give phantoms that no step draws, with each number of views in turn."""
+        every = self.task.projections
+        count = range(self.task.validation)
+        return [self._problem(every[i % len(every)], 2**63, i) for i in count]
 
 
 def _unit(A: Operator) -> float:
