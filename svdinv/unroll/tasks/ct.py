@@ -13,7 +13,7 @@ import numpy as np
 from svdinv.unroll.algorithms import FISTA, PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import centre_crop, photograph, read_picture
-from svdinv.unroll.data.densities import NAMES, density, random_shapes
+from svdinv.unroll.data.densities import NAMES, density, random_shapes, textured
 from svdinv.unroll.data.htc import holds_htc, read_htc
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import counted, generator, white_noise
@@ -206,6 +206,10 @@ class Ct(Task):
     )
     rectangles: float = option(
         0.0, "share of rectangles among the ellipses", low=0, high=1
+    )
+    hollow: float = option(0.0, "share of both that are shells", low=0, high=1)
+    textures: float = option(
+        0.0, "share of the phantoms that have a texture", low=0, high=1
     )
     validation: int = option(4, "phantoms to watch the training by", low=1)
 
@@ -433,7 +437,9 @@ class Densities:
 
     def _problem(self, views: int, *key: int) -> Problem:
         task, rng = self.task, generator(*key)
-        image = random_shapes(task.size, rng, task.rectangles)
+        image = random_shapes(task.size, rng, task.rectangles, task.hollow)
+        if task.textures and rng.random() < task.textures:
+            image = textured(image, rng)
         options = CtOptions(
             views=views,
             arc=task.arc or None,
