@@ -29,10 +29,8 @@ from svdinv.unroll.networks.recipe import (
     Recipe,
     State,
     at_least,
-    check_measurement,
     register,
 )
-from svdinv.unroll.operators import Operator, Sampling
 from svdinv.unroll.problem import Problem
 
 __all__ = ["PrimalDual"]
@@ -93,11 +91,6 @@ class PrimalDual(Recipe):
         widths = (first * self.channels, *hidden, after * self.channels)
         gains = residual_gains(self.convs)
         return Convolutions(widths, axes=2, slope=self.slope, gains=gains)
-
-    def operator(self, *measurement: Array) -> Operator:
-        """Make the operator of a mask; others are given."""
-        check_measurement(self, measurement)
-        return Sampling(*measurement)
 
     def begin(self, problem: Problem) -> State:
         """Start from an approximate inverse of the operator.
