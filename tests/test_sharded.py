@@ -132,6 +132,29 @@ class TestDask:
         exact = svdinv.numpy.svt(A, 1e-12, method="svd")
         np.testing.assert_allclose(found, exact, atol=1e-14 * np.abs(A).max())
 
+    @pytest.mark.parametrize(
+        "f",
+        [
+            lambda da, A: da.sum(A),
+            lambda da, A: da.mean(A),
+            lambda da, A: da.where(A > 0, A, 0.0),
+            lambda da, A: da.matmul(A, da.ones((5, 2))),
+            lambda da, A: da.concatenate([A, A]),
+            lambda da, A: da.transpose(A),
+            lambda da, A: da.map_blocks(np.square, A),
+        ],
+    )
+    def test_functions_of_dask_do_not_lose_the_derivative(self, da, f):
+        """They would make a graph in which the tape is not seen."""
+        import svdinv.dask
+
+        A = da.ones((40, 5), chunks=(13, -1))
+        with pytest.raises(TypeError, match="would lose its derivative; take Python's"):
+            svdinv.dask.vjp(lambda A: f(da, A), A)
+        _, pull = svdinv.dask.vjp(lambda A: np.mean(A, axis=0), A)
+        gA = pull(da.ones(5))[0].compute()
+        np.testing.assert_allclose(gA, 1 / 40)
+
     def test_chunks_that_cut_the_shorter_side_are_refused(self, da):
         import svdinv.dask
 
