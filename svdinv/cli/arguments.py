@@ -27,6 +27,7 @@ __all__ = [
     "add_task_options",
     "complain",
     "filled",
+    "naming",
     "naming_flags",
     "natural",
     "need",
@@ -230,6 +231,26 @@ def task_settings(
         with naming_flags(arguments, task):
             settings.append(task.options(seed=arguments.seed, **chosen))
     return settings
+
+
+@contextlib.contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Let errors begin with the argument that they are about.
+
+    Parameters
+    ----------
+    flag : str
+        Such as "--prior".
+
+    Raises
+    ------
+    ValueError
+        Whatever was raised within, or that there is no file, so named.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"argument {flag}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from svdinv.cli.arguments import (
     add_task_options,
     filled,
     folder,
+    naming,
     need,
     not_negative,
     positive,
@@ -174,6 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
+    from svdinv.unroll.data._files import check_regular
     from svdinv.unroll.evaluation.fitting import fitted
     from svdinv.unroll.evaluation.inference import device_of
     from svdinv.unroll.evaluation.reconstruction import files
@@ -181,7 +183,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     source = arguments.input
+    state: Path | None = arguments.checkpoint
     try:
+        if state is not None and state.exists():
+            with naming("--checkpoint"):
+                check_regular(state)
         device = device_of(arguments.device)
         task, problem, settings, measured = read_input(arguments, source, fitted=True)
         generator, network = _generator(arguments, task, problem, device)
@@ -194,14 +200,14 @@ def run(arguments: argparse.Namespace) -> int:
         for path in (*written, table):
             if path is not None and same_file(path, source):
                 raise ValueError(f"argument --output: would replace {path}")
-            if arguments.checkpoint is not None and path == arguments.checkpoint:
+            if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")
         exact = not measured and not noise and problem.A.tight
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     writable_folder(parser, "--output", written.image.parent)
-    if arguments.checkpoint is not None:
-        writable_folder(parser, "--checkpoint", arguments.checkpoint.parent)
+    if state is not None:
+        writable_folder(parser, "--checkpoint", state.parent)
     print(
         f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
         f"{arguments.seed}\n",
@@ -219,15 +225,22 @@ def run(arguments: argparse.Namespace) -> int:
             start=arguments.start is not False,
             exact=exact,
             baselines=arguments.baselines,
-            checkpoint=arguments.checkpoint,
+            checkpoint=state,
             device=device,
         )
     except ValueError as error:
         parser.error(str(error))
-    if not done:
+    if done is None:
         print("Interrupted: nothing was written.")
         return 130
     print("\n" + "\n".join(f"Written: {path}" for path in (*written, table) if path))
+    kept = f"at iteration {done.iterations}: this is the best so far"
+    if done.ending == "stopped":
+        print(f"Interrupted {kept}.")
+        return 130
+    if done.ending == "broken":
+        print(f"Broken down {kept}; try a smaller --learning-rate.")
+        return 1
     return 0
 
 
@@ -246,13 +259,13 @@ def _generator(
                 f"argument --prior: {prior} needs --weights, of 'svdinv train "
                 f"{task.kind}'"
             )
-        try:
-            return generator_for(prior or "dip", problem), None
-        except ValueError as error:
-            raise ValueError(f"argument --prior: {error}") from error
+        with naming("--prior"):
+            generator = generator_for(prior or "dip", problem)
+        return generator, None
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")
-    network = open_network(arguments.weights, device)
+    with naming("--weights"):
+        network = open_network(arguments.weights, device)
     if not isinstance(network.recipe, Generator):
         raise ValueError(
             f"argument --weights: {type(network.recipe).__name__} is no generator"
@@ -297,6 +310,8 @@ def _options(
             raise ValueError(f"argument --stop: {arguments.stop} needs --deviation")
         kind = Discrepancy if arguments.stop == "discrepancy" else SURE
         rule: Any = kind(deviation=deviation)
+        with naming("--stop"):
+            rule.check(problem)
     else:
         if arguments.deviation is not None:
             raise ValueError(

@@ -15,6 +15,7 @@ from svdinv.cli.arguments import (
     add_task_options,
     filled,
     folder,
+    naming,
     need,
     positive,
     positive_number,
@@ -127,7 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
         task, problem, *_ = read_input(arguments, source)
         if problem.truth is None:
             raise ValueError(f"argument INPUT: the truth of {source} is not known")
-        network = open_network(arguments.weights or task.kind)
+        with naming("--weights"):
+            network = open_network(arguments.weights or task.kind)
         check_network(network, task, source)
         if arguments.prior:
             generator = generator_for(arguments.prior, problem)
