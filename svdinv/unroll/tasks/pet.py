@@ -61,6 +61,7 @@ _ATTENUATION = 2.0  # along a side of the image, were it all water
 _BODY = 0.02  # of the largest activity: what is less is air
 _WIDTH = 0.08  # of the detector: how far scatter reaches
 _SUBSETS, _LEAST_VIEWS = 6, 4
+_MOST = 4096  # pixels a side
 _MLEM, _OSEM, _MAP, _EVERY = 60, 12, 30, 3  # iterations
 _FIXED = 4  # iterations of OSEM where the truth is not known
 _BLUR = (0.0, *np.geomspace(0.4, 2.4, 9))  # widths of the filter, in pixels
@@ -165,7 +166,7 @@ class PetOptions(Options):
     )
     size: int | None = option(
         None, f"rows and columns of a phantom in pixels (default {_SIZE})", low=16,
-        high=4096, reads=True,
+        high=_MOST, reads=True,
     )  # fmt: skip
     frames: int | None = option(
         None, "frames of a dynamic scan (default 24)", low=2, high=1000, reads=True
@@ -270,10 +271,9 @@ class Pet(Task):
         file.same("geometry", (4,), "of four numbers")
         numbers = file.real("geometry").astype(np.float64)
         rows, columns = (int(n) for n in numbers[:2])
-        if min(rows, columns) < 11:
-            raise file.error(
-                "geometry", f"must have 11 pixels a side or more, got {rows}x{columns}"
-            )
+        if min(rows, columns) < 11 or max(rows, columns) > _MOST:
+            due = f"must have 11 to {_MOST} pixels a side, got {rows}x{columns}"
+            raise file.error("geometry", due)
         ring = Ring(rows, columns, *(float(n) for n in numbers[2:]))
         counts = file.real("counts").reshape(-1, *shape[-2:])
         beside: dict[str, Any] = {}
@@ -285,37 +285,37 @@ class Pet(Task):
                 due = f"must broadcast to {counts.shape}, got {found.shape}"
                 raise file.error(name, due) from error
         for name, array in {"counts": counts, **beside}.items():
-            if not (np.isfinite(array).all() and (array >= 0).all()):
-                raise file.error(name, "must be finite, and not negative")
+            if (array < 0).any():
+                raise file.error(name, "must not be negative")
         if not counts.any():
             raise file.error("counts", "must not be all 0")
         angles = file.real("angles").astype(np.float64)
         order = np.argsort(angles % 180, kind="stable")[_order(len(angles))]
+        held = [np.ascontiguousarray(x[:, order]) for x in (counts, *beside.values())]
         try:
             scan = _Scan(ring, tuple(map(float, angles[order])), shape[-1])
-            if "factors" not in file:
-                beside["factors"] *= _usual_factor(scan, counts, beside["background"])
-            problem = scan.problem(
-                *(
-                    np.ascontiguousarray(x[:, order])
-                    for x in (counts, beside["factors"], beside["background"])
-                )
-            )
+            problem = scan.problem(*held)
         except ValueError as error:
             raise file.error("geometry", f"makes no sense: {error}") from error
-        if "truth" not in file:
-            return problem
-        file.same("truth", (len(counts), rows, columns), "of the frames")
-        return replace(problem, truth=file.real("truth"))
+        if not problem.adjoint().any():
+            raise file.error("counts", "must lie on lines through the image")
+        # Activities of about 1 at most, which networks are for.
+        scale = np.float32(_iterates(problem, 1)[0].max())
+        problem = scan.problem(held[0], scale * held[1], held[2])
+        truth = None
+        if "truth" in file:
+            file.same("truth", (len(counts), rows, columns), "of the frames")
+            truth = file.real("truth") / scale
+        return replace(problem, truth=truth, scale=float(scale))
 
     def measured(self, problem: Problem) -> dict[str, Any]:
         """Give ``counts``, ``angles``, ``geometry``, ``factors``, ``background``."""
-        scan = problem.note
+        scan, scale = problem.note, np.float32(problem.scale)
         return {
-            "counts": problem.y,
+            "counts": problem.y / scale,  # of all tasks in the scale of the image
             "angles": np.asarray(scan.angles, np.float32),
             "geometry": np.asarray(scan.ring, np.float32),
-            "factors": scan.factors(problem.A),
+            "factors": scan.factors(problem.A) / scale,
             "background": _background(problem),
         }
 
@@ -403,12 +403,6 @@ class Pet(Task):
     def finished(self, image: Any) -> Any:
         """Set negative activities to 0."""
         return np.maximum(image, 0)
-
-    def judge(self, problem: Problem, image: Any) -> dict[str, float]:
-        """Measure how near the frames come to the true ones."""
-        if problem.truth is None:
-            return {}
-        return {name: m(problem.truth, image) for name, m in self.metrics.items()}
 
     def decibels(self, problem: Problem, image: Any) -> float:
         """Give the PSNR, relative to the largest activity."""
@@ -590,13 +584,6 @@ def _scattered(trues: Any) -> Any:
     total, own = (x.sum(axis=(-2, -1), keepdims=True) for x in (trues, wide))
     scatter = wide * total / np.maximum(own, 1e-30)
     return scatter / 2 + flat * total / (2 * trues[0].size)
-
-
-def _usual_factor(scan: _Scan, counts: Any, background: Any) -> np.float32:
-    """Give the factor with which activities are about 1 at most."""
-    flat = scan.beam(slice(None))(np.ones((1, *scan.ring[:2]), np.float32))
-    own = max(float((counts - background).sum()), 0.01 * float(counts.sum()))
-    return np.float32(4 * own / (len(counts) * float(flat.sum())))
 
 
 def _background(problem: Problem) -> Any:
