@@ -16,6 +16,7 @@ from svdinv.cli.arguments import (
     add_task_options,
     filled,
     folder,
+    naming,
     need,
     same_file,
     writable_folder,
@@ -221,12 +222,15 @@ def _prepared(
         nonlocal memory
         if arguments.movie and not task.moving:
             raise ValueError(f"argument --movie: does not apply to {task.images}")
+        if arguments.ensemble and not task.has_views:
+            raise ValueError(f"argument --ensemble: does not apply to {task.images}")
         memory = check_memory(task, given, options, device)
 
     task, problem, *_ = read_input(arguments, source, check=check)
     network = None
     if arguments.weights or task.kind in pretrained.names():
-        network = opened(arguments.weights or task.kind)
+        with naming("--weights"):
+            network = opened(arguments.weights or task.kind)
         check_network(network, task, source)
     elif arguments.ensemble:
         raise ValueError(

@@ -18,6 +18,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.data.formats import WRITERS, ending
+from svdinv.unroll.display import panels
+from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.imports import imported
 from svdinv.unroll.problem import Problem
 
@@ -250,6 +253,8 @@ class Task:
         Suffixes of files that `save` writes, the first by default.
     moving : bool
         Whether its images have frames.
+    has_views : bool
+        Whether there are equivalent problems, as `views` gives them.
     """
 
     kind: ClassVar[str]
@@ -260,8 +265,9 @@ class Task:
     sampled: ClassVar[str]
     options: ClassVar[type[Options]]
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
-    endings: ClassVar[tuple[str, ...]]
+    endings: ClassVar[tuple[str, ...]] = (".png", *WRITERS)
     moving: ClassVar[bool] = False
+    has_views: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse what is out of range.
@@ -448,18 +454,31 @@ class Task:
         raise NotImplementedError
 
     def shown(self, image: Arrays) -> Arrays:
-        """Give an image as pictures of it take it."""
-        return image
+        """Give an image as pictures of it take it.
+
+        By default, of a known number of channels, with these behind: three of one.
+        """
+        if self.channels is None:
+            return image
+        return np.repeat(np.moveaxis(image, 0, -1), 3 // self.channels, axis=-1)
 
     def save(self, path: Path, image: Arrays, problem: Problem) -> None:
-        """Write a reconstruction, as `shown` gives it, to a file of `endings`."""
-        raise NotImplementedError
+        """Write a reconstruction, as `shown` gives it, to a file of `endings`.
+
+        By default as a picture, or as numbers (C, H, W) in the scale of what was read.
+        """
+        suffix = ending(path, self.endings)
+        if suffix == ".png":
+            save_picture(path, image)
+        else:
+            channels = np.moveaxis(image[..., : self.channels], -1, 0)
+            WRITERS[suffix](path, channels * np.float32(problem.scale), None)
 
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
     ) -> None:
         """Write a picture that compares reconstructions."""
-        raise NotImplementedError
+        panels.save_panel(path, truth, entries, title=title)
 
     def moves(self, problem: Problem) -> bool:
         """Tell whether an animation of an image is worth while."""
