@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +178,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from svdinv.unroll.data._files import check_regular
     from svdinv.unroll.evaluation.fitting import fitted
+    from svdinv.unroll.evaluation.forecast import check_memory
     from svdinv.unroll.evaluation.inference import device_of
     from svdinv.unroll.evaluation.reconstruction import files
 
@@ -189,7 +191,10 @@ def run(arguments: argparse.Namespace) -> int:
             with naming("--checkpoint"):
                 check_regular(state)
         device = device_of(arguments.device)
-        task, problem, settings, measured = read_input(arguments, source, fitted=True)
+        enough = functools.partial(check_memory, device=device, fitted=True)
+        task, problem, settings, measured = read_input(
+            arguments, source, check=enough, fitted=True
+        )
         generator, network = _generator(arguments, task, problem, device)
         noise = None if measured else task.deviation(problem, settings)
         options = _options(arguments, task, problem, generator, noise)

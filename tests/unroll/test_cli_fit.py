@@ -113,6 +113,17 @@ def test_ctrl_c_keeps_the_best_so_far(photo, tmp_path, monkeypatch, capsys):
     assert names == {"photo-reconstruction.png", "photo-panel.png", "photo-fit.csv"}
 
 
+def test_what_would_not_fit_into_memory_is_refused(
+    photo, tmp_path, monkeypatch, one_line
+):
+    from svdinv.unroll.evaluation import forecast
+
+    monkeypatch.setattr(forecast, "available_memory", lambda device: 1e6)
+    assert run(photo, *SHORT, "--output", tmp_path / "out") == 2
+    assert "photo would take about 0.1 GB of memory" in one_line()
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_fit_that_breaks_down_says_so(photo, tmp_path, capsys):
     broken = ("--learning-rate", 1e30, "--output", tmp_path)
     assert run(photo, *SHORT, *broken) == 1

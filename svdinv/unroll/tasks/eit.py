@@ -23,12 +23,13 @@ from svdinv.unroll.data.noise import generator
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import snr, ssim
 from svdinv.unroll.operators import Operator, Wrapped, WrappedNonlinear
-from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
     Method,
     Options,
+    Simulated,
     Task,
     option,
     register,
@@ -528,7 +529,7 @@ class _Note(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tanks:
+class Tanks(Simulated):
     """Tanks with things in them and their voltages, to train on.
 
     Attributes
@@ -539,34 +540,14 @@ class Tanks:
 
     task: Eit
 
-    def _problem(self, *key: int) -> Problem:
+    def problem(self, *key: int) -> Problem:
+        """Draw one, and measure it."""
         task, rng = self.task, generator(*key)
         image = _things(task.size, rng)
         options = EitOptions(
             electrodes=task.electrodes, noise=task.noise, seed=int(rng.integers(2**31))
         )
         return task.measure(Given("tank", image), options)
-
-    def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw tanks and measure them.
-
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            Data (B, patterns, measurements), and the pictures.
-        """
-        return batch([self._problem(seed, step, item) for item in items])
-
-    def validation(self) -> list[Problem]:
-        """Give tanks that no step draws."""
-        return [self._problem(2**63, i) for i in range(self.task.validation)]
 
 
 def problem_of(

@@ -34,12 +34,13 @@ from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
 from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
-from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
     Method,
     Options,
+    Simulated,
     Task,
     View,
     option,
@@ -506,7 +507,7 @@ def _order(views: int) -> Any:
 
 
 @dataclass(frozen=True)
-class Activities:
+class Activities(Simulated):
     """Phantoms of ellipses and their counts, to train on.
 
     Attributes
@@ -517,7 +518,8 @@ class Activities:
 
     task: Pet
 
-    def _problem(self, *key: int) -> Problem:
+    def problem(self, *key: int) -> Problem:
+        """Draw one, and measure it."""
         task, rng = self.task, generator(*key)
         image = _positive("ellipses", random_ellipses(task.size, rng))
         low, high = np.log(task.counts)
@@ -529,27 +531,6 @@ class Activities:
             seed=int(rng.integers(2**31)),
         )
         return task.measure(Given("ellipses", image[None]), options)
-
-    def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw phantoms and count.
-
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            Counts (B, 1, views, detectors), and the phantoms.
-        """
-        return batch([self._problem(seed, step, item) for item in items])
-
-    def validation(self) -> list[Problem]:
-        """Give phantoms that no step draws."""
-        return [self._problem(2**63, i) for i in range(self.task.validation)]
 
 
 def _lengths(frames: int | None) -> tuple[float, ...]:

@@ -22,7 +22,7 @@ from svdinv.unroll.data.formats import WRITERS, ending
 from svdinv.unroll.display import panels
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.imports import imported
-from svdinv.unroll.problem import Problem
+from svdinv.unroll.problem import Problem, batch
 
 __all__ = [
     "Effort",
@@ -30,6 +30,7 @@ __all__ = [
     "Given",
     "Method",
     "Options",
+    "Simulated",
     "Source",
     "Task",
     "View",
@@ -225,6 +226,31 @@ class Source(Protocol):
     def validation(self) -> list[Problem]:
         """Give problems that are not trained on, each with its truth."""
         ...
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A source of problems that are made as they are asked for; subclasses say how.
+
+    Attributes
+    ----------
+    task : Task
+        With the number of problems for validation, `validation`.
+    """
+
+    task: Any
+
+    def problem(self, *key: int) -> Problem:
+        """Draw one: the same of the same numbers."""
+        raise NotImplementedError
+
+    def batch(self, seed: int, step: int, items: range) -> Problem:
+        """Draw items of a step, as of `Source`."""
+        return batch([self.problem(seed, step, item) for item in items])
+
+    def validation(self) -> list[Problem]:
+        """Give problems that no step draws."""
+        return [self.problem(2**63, i) for i in range(self.task.validation)]
 
 
 @dataclass(frozen=True, kw_only=True)
