@@ -128,6 +128,11 @@ def run(arguments: argparse.Namespace) -> int:
         task, problem, *_ = read_input(arguments, source)
         if problem.truth is None:
             raise ValueError(f"argument INPUT: the truth of {source} is not known")
+        if not problem.A.linear:
+            raise ValueError(
+                f"argument INPUT: {source} is measured by an operator that is not "
+                "linear, and total variation is for linear ones"
+            )
         with naming("--weights"):
             network = open_network(arguments.weights or task.kind)
         check_network(network, task, source)

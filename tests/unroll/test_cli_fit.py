@@ -125,8 +125,8 @@ def test_what_would_not_fit_into_memory_is_refused(
 
 
 def test_a_fit_that_breaks_down_says_so(photo, tmp_path, capsys):
-    broken = ("--learning-rate", 1e30, "--output", tmp_path)
-    assert run(photo, *SHORT, *broken) == 1
+    broken = ("--learning-rate", 1e30, "--iterations", 60, "--threads", 1)
+    assert run(photo, *broken, "--output", tmp_path) == 1
     assert "Broken down at iteration" in capsys.readouterr().out
 
 

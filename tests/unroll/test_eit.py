@@ -158,6 +158,18 @@ def test_a_generator_is_fitted_through_the_model():
     assert Eit().decibels(made, found.last) > 2
 
 
+def test_a_fit_steps_back_from_conductivities_without_voltages():
+    made = problem(replace(SMALL, noise=1e-2))
+    sizes = {"features": (4,), "skips": (2,), "depth": 4}
+    generator = Skip(channels=1, bounded=False, **sizes)
+    options = {"iterations": 60, "progress": False, "rule": None}
+    found = fit(made, generator, rate=1e30, **options)
+    assert found.ending == "broken"
+    assert np.isfinite(found.image).all()
+    with pytest.raises(ValueError, match="must be positive"):
+        made.note.voltages.model(np.full(made.note.voltages.image_shape, -1.0))
+
+
 def test_a_network_sees_one_linear_step():
     source = Eit(size=16, electrodes=8).load()
     whole = source.batch(3, 5, range(2))

@@ -166,7 +166,10 @@ class Voltages(WrappedNonlinear):
         return self.water * np.asarray(s, np.float64)
 
     def _model(self, s: Floats) -> Floats:
-        return self.model.forward(self._wide(s))
+        s = self._wide(s)
+        if not (s > 0).all():  # for a fit or a line search to step back from
+            return np.full(self.data_shape, np.nan)
+        return self.model.forward(s)
 
     def _slope(self, s: Floats) -> Any:
         return self.model.derivative(self._wide(s))
@@ -252,7 +255,8 @@ class Picture(WrappedNonlinear):
         return 0.5 + A.forward(xp.log(y) / (2 * _DECADE))
 
     def _value(self, x: Floats) -> Floats:
-        return np.exp(_DECADE * (2 * self._mixed(x) - 1))
+        # Single precision has no numbers beyond.
+        return np.exp(np.clip(_DECADE * (2 * self._mixed(x) - 1), -80, 80))
 
     def _mixed(self, x: Floats) -> Floats:
         return self._mean @ np.asarray(x, np.float64).ravel()
