@@ -25,6 +25,7 @@ __all__ = [
     "Subparsers",
     "add_computing",
     "add_task_options",
+    "begin",
     "complain",
     "filled",
     "naming",
@@ -120,6 +121,22 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
         help="where the network computes: cpu, cuda, or auto, a GPU if there is one "
         "(default auto)",
     )
+
+
+def begin(arguments: argparse.Namespace) -> None:
+    """Begin a reconstruction: see that all it needs is installed, and set the threads.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of a command with the arguments of `add_computing`.
+    """
+    need(arguments.parser, (*NETWORKS, "matplotlib", "PIL", "threadpoolctl"), "train")
+
+    import torch
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
 
 
 def add_task_options(parser: Parser, *, several: bool) -> None:

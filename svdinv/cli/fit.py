@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
-    NETWORKS,
     Subparsers,
     add_computing,
     add_task_options,
+    begin,
     filled,
     folder,
     naming,
-    need,
     not_negative,
     positive,
     positive_number,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
 _EDUCATED = "edip"
 _PENALTY = 0.01
@@ -172,9 +170,7 @@ def add(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check all that can be checked, then fit."""
     parser = arguments.parser
-    need(parser, _NEEDS, "train")
-
-    import torch
+    begin(arguments)
 
     from svdinv.unroll.data._files import check_regular
     from svdinv.unroll.evaluation.fitting import fitted
@@ -182,8 +178,6 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.evaluation.inference import device_of
     from svdinv.unroll.evaluation.reconstruction import files
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     source = arguments.input
     state: Path | None = arguments.checkpoint
     try:

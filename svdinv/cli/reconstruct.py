@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdinv.cli.arguments import (
-    NETWORKS,
     Subparsers,
     add_computing,
     add_task_options,
+    begin,
     filled,
     folder,
     naming,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 # Classical methods take minutes on larger pictures.
 _MOST_PIXELS = 1_000_000
 
@@ -131,15 +130,11 @@ class _Work(NamedTuple):
 def run(arguments: argparse.Namespace) -> int:
     """Check all that can be checked, then reconstruct."""
     parser = arguments.parser
-    need(parser, _NEEDS, "train")
-
-    import torch
+    begin(arguments)
 
     from svdinv.unroll.data.formats import ending
     from svdinv.unroll.evaluation.inference import device_of, open_network
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
         parser.error("argument --movie: mp4 needs the program ffmpeg, not found here")
     several = len(arguments.inputs) > 1

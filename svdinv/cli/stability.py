@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
-    NETWORKS,
     Subparsers,
     add_computing,
     add_task_options,
+    begin,
     filled,
     folder,
     naming,
-    need,
     positive,
     positive_number,
     writable_folder,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = (*NETWORKS, "matplotlib", "PIL")
 _WEIGHTS: dict[str, Any] = {"first": 0.01, "low": 1e-5, "high": 1.0}
 
 _EPILOG = """\
@@ -104,9 +102,7 @@ def add(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check all that can be checked, then measure."""
     parser = arguments.parser
-    need(parser, _NEEDS, "train")
-
-    import torch
+    begin(arguments)
     from tqdm import tqdm
 
     from svdinv.unroll.evaluation.inference import open_network
@@ -118,8 +114,6 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.untrained import Options
     from svdinv.unroll.untrained.presets import generator_for
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     source = arguments.input
     others: dict[str, Any] = {}
     try:

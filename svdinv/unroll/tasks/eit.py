@@ -439,10 +439,6 @@ class Eit(Task):
         """List the phantoms."""
         return {"phantoms of impedance tomography": NAMES}
 
-    def shows(self, name: str) -> tuple[str, ...]:
-        """Name the size."""
-        return ("size",)
-
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a phantom as a PNG."""
         save_picture(path, _phantom(name, options.size or _SIZE, options.seed)[0])

@@ -339,10 +339,6 @@ class Pet(Task):
         """List the phantoms."""
         return {"phantoms of emission tomography": NAMES}
 
-    def shows(self, name: str) -> tuple[str, ...]:
-        """Name the size, and the frames of what has some."""
-        return self.takes(name)
-
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a phantom as a PNG, or a series as an animation."""
         given = self.read(name, options)

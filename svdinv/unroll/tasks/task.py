@@ -382,8 +382,11 @@ class Task:
         raise NotImplementedError
 
     def shows(self, name: str) -> tuple[str, ...]:
-        """Name the options that `show` takes for something built in."""
-        return ()
+        """Name the options that `show` takes for something built in.
+
+        By default those that `read` takes.
+        """
+        return self.takes(name)
 
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a picture of something built in."""
