@@ -1,6 +1,6 @@
 """Educated deep image prior for CT, beside an uneducated one and total variation.
 
-    svdinv train ct --output runs/ct
+    svdinv train ct-edip --output runs/ct
     python benchmarks/edip.py runs/ct --size 128
 
 Phantoms of other kinds than the ellipses of the training. Total variation has its best
@@ -53,7 +53,7 @@ KEPT, STEPS = 60, 25  # directions of the subspace, and steps in it
 def main() -> None:
     """Print the lines, and the means."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights", help="folder of svdinv train ct")
+    parser.add_argument("weights", help="folder of svdinv train ct-edip")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--views", type=int, default=60)
     parser.add_argument("--noise", type=float, default=0.01)

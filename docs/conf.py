@@ -1,10 +1,12 @@
 """Sphinx configuration; needs no network."""
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 
 from svdinv import __version__
 
@@ -64,6 +66,19 @@ def skip_field_alias(
     return True if doc.startswith("Alias for field number") else None
 
 
+def own_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, given: Any, result: Any
+) -> tuple[str, None] | None:
+    """Show the arguments of `__init__` where a class is made by a foreign one."""
+    if what != "class" or given != "(*args, **kwargs)":
+        return None
+    signature = inspect.signature(obj.__init__)
+    _, *parameters = signature.parameters.values()
+    signature = signature.replace(parameters=parameters)
+    return stringify_signature(signature, show_annotation=False), None
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the function above."""
+    """Connect the functions above."""
     app.connect("autodoc-skip-member", skip_field_alias)
+    app.connect("autodoc-process-signature", own_signature)

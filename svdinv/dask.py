@@ -2,7 +2,8 @@
 
 Results are lazy. A matrix cut along its longer side is thresholded by its Gram matrix,
 which Dask sums over the chunks; nothing of the size of the matrix leaves its chunk.
-`vjp` and `jvp` give derivatives, as those of `svdinv.numpy`, and these are lazy, too.
+`vjp` and `jvp` give derivatives, as those of `svdinv.numpy`, and these are lazy, too;
+in the functions that they are given, take NumPy's functions instead of Dask's.
 """
 
 from __future__ import annotations

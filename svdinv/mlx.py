@@ -77,6 +77,8 @@ def svd(
     svdinv.GaugeError
         In the backward pass, with ``gauge="error"``.
 
+    {svd_formulas}
+
     Examples
     --------
     >>> import mlx.core as mx, svdinv.mlx

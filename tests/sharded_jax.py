@@ -66,10 +66,18 @@ def main(results):
     steep = rng.standard_normal((4096, 4)) * [1, 1e-4, 1e-9, 1e-10]
     thin = jax.device_put(steep, ROWS)
     Y = o.svt(thin, 1e-12)
+    G = jax.grad(lambda A: jnp.sum(o.svt(A, 20.0) ** 2))(many)
+    exact = jax.grad(lambda A: jnp.sum(o.svt(A, 20.0, method="svd") ** 2))(A)
     found["auto"] = {
         "value": error(Y, np.asarray(o.svt(steep, 1e-12))),
-        "kept": Y.sharding.is_equivalent_to(ROWS, 2),
+        "gradient": error(G, np.asarray(exact)),
+        "kept": Y.sharding.is_equivalent_to(ROWS, 2)
+        and G.sharding.is_equivalent_to(ROWS, 2),
     }
+    # Rows that are no multiple of the devices, filled up with zeros.
+    filled = np.concatenate([A[:-6], np.zeros((6, 12))])
+    Y = jax.jit(partial(o.svt, tau=20.0, method="gram"))(jax.device_put(filled, ROWS))
+    found["filled"] = error(Y[:-6], np.asarray(o.svt(A[:-6], 20.0)))
     Path(results).write_text(json.dumps(found))
 
 

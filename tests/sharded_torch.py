@@ -55,6 +55,9 @@ def cases():
     yield "svt, mesh", lambda A: o.svt(A, 2.0), batch[:2], BOTH
     yield "nuclear norm", o.nuclear_norm, A, ROWS
     yield "low rank", lambda A: o.low_rank(A, 2), A, ROWS
+    # The loss below sees no more of an orthogonal matrix than that.
+    yield "procrustes", lambda A: 1 + o.procrustes(A, A * A), A, ROWS
+    yield "kabsch", lambda A: 1 + o.kabsch(A, A * A).rotation, A, ROWS
 
 
 def sent(comm):

@@ -73,6 +73,7 @@ ARRAY_FUNCTIONS = {
     "matmul": lambda xp, a, b: a @ b[..., None, :, :].mT[..., 0, :, :],
     "sum": lambda xp, a, b: xp.sum(a, axis=-1) + xp.sum(b, axis=(0, 2))[None, :],
     "sum of all": lambda xp, a, b: xp.sum(a * b),
+    "sum in a dtype": lambda xp, a, b: xp.sum(a, axis=0, dtype=xp.complex128) + b,
     "mean": lambda xp, a, b: xp.mean(a, axis=0),
     "max": lambda xp, a, b: xp.max(xp.real(a), axis=-1),
     "reshape": lambda xp, a, b: xp.reshape(a, (6, 3)) * 2.0,
@@ -144,6 +145,8 @@ def test_functions_of_numpy_and_methods_on_traced_arrays():
         svn.vjp(np.linalg.qr, A)
     with pytest.raises(TypeError, match="no derivative of"):
         svn.vjp(lambda A: np.sort(A), A)
+    with pytest.raises(AttributeError, match="no 'flatten'; take Python's operators"):
+        svn.vjp(lambda A: A.flatten(), A)
 
 
 class Pair(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = ["LowRankImputer"]
 
 Floats = NDArray[np.floating]
 
+_MATRICES = 2**20  # elements of the matrices of the rows that are solved for at once
 _PATH = 2.0 ** -np.arange(0.5, 8)  # thresholds to choose among, over the norm of X
 
 
@@ -151,19 +153,31 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         mask = ~np.isnan(values)
         rows = np.flatnonzero(~mask.all(axis=1))
         B = self.components_.T * np.sqrt(self.singular_values_)
-        here = mask[rows].astype(B.dtype)
-        given = np.where(mask[rows], values[rows] - self.mean_, 0)
+        size = max(1, _MATRICES // max(1, B.shape[1] ** 2))
+        for i in range(0, len(rows), size):
+            part = rows[i : i + size]
+            found = self._predicted(values[part], mask[part], B)
+            values[part] = np.where(mask[part], values[part], found)
+        return values
+
+    def _predicted(self, values: Floats, mask: NDArray[np.bool_], B: Floats) -> Floats:
+        """Solve the ridge regression of each row."""
+        here, given = mask.astype(B.dtype), np.where(mask, values - self.mean_, 0)
         normal = np.einsum("in,nr,ns->irs", here, B, B, optimize=True)
         normal += self.tau_ * np.eye(B.shape[1], dtype=B.dtype)
-        # Of no threshold at all, the smallest solution.
-        inverse = np.linalg.pinv(normal, hermitian=True)
-        found = (inverse @ (given @ B)[..., None])[..., 0] @ B.T + self.mean_
-        values[rows] = np.where(mask[rows], values[rows], found)
-        return values
+        right = (given @ B)[..., None]
+        # The eigenvalues are between tau and s_1 + tau.
+        least = np.finfo(B.dtype).eps ** 0.5 * self.singular_values_.max(initial=0)
+        if self.tau_ > least:
+            A = np.linalg.solve(normal, right)
+        else:  # of no threshold at all, the smallest solution
+            A = np.linalg.pinv(normal, hermitian=True) @ right
+        return A[..., 0] @ B.T + self.mean_
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> Floats:
@@ -188,15 +202,16 @@ class LowRankImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ).image
 
     def _threshold(self, samples: Floats, mask: NDArray[np.bool_]) -> float:
-        if not isinstance(self.tau, str):
-            if not self.tau >= 0:
-                raise ValueError(f"tau must be >= 0, got {self.tau}")
-            return float(self.tau)
-        if self.tau not in ("cv", "sure"):
-            raise ValueError(f"tau must be 'cv', 'sure' or a number, got {self.tau!r}")
+        tau: Any = self.tau
+        if isinstance(tau, numbers.Real):
+            if not float(tau) >= 0:
+                raise ValueError(f"tau must be >= 0, got {tau}")
+            return float(tau)
+        if not isinstance(tau, str) or tau not in ("cv", "sure"):
+            raise ValueError(f"tau must be 'cv', 'sure' or a number, got {tau!r}")
         rng = check_random_state(self.random_state)
         path = _PATH * np.linalg.norm(samples, 2)
-        score = self._left_out if self.tau == "cv" else self._risk
+        score = self._left_out if tau == "cv" else self._risk
         return float(path[np.argmin(score(samples, mask, path, rng))])
 
     def _left_out(

@@ -30,6 +30,10 @@ __all__ = [
 
 Rule: TypeAlias = Callable[[tuple[Any, ...]], Sequence[Any]]
 
+# What to do instead, in messages.
+_STACK = "put elements together with stack or concat"
+_COMPOSE = "take Python's operators, and functions of NumPy or of its namespace"
+
 # Of tapes within tapes the later one is the inner one, whatever a function closes over.
 _levels = itertools.count()
 
@@ -194,12 +198,19 @@ class Traced:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return self._known("an array of NumPy").__array__(dtype)
 
-    def _known(self, name: str) -> Array:
+    def __dask_tokenize__(self) -> Any:
+        # Whatever Dask puts into a graph it asks for this.
+        return self._known("a part of a graph of Dask", _COMPOSE)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a traced array has no {name!r}; {_COMPOSE}")
+
+    def _known(self, name: str, instead: str = _STACK) -> Array:
         """Give the value as what has no derivative."""
         if is_moving(self):
             raise TypeError(
                 f"a traced array cannot become {name}, which would lose its "
-                "derivative; put elements together with stack or concat"
+                f"derivative; {instead}"
             )
         return untraced(self)
 

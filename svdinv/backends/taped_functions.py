@@ -145,7 +145,6 @@ _TRANSPOSES: dict[str, Callable[..., Callable[[Array], Array]]] = {
     "real": lambda xp, a: lambda g: xp.astype(g, a.dtype),
     "reshape": lambda xp, a, shape: lambda g: xp.reshape(g, tuple(a.shape)),
     "roll": _of_roll,
-    "sum": _of_sum,
     "tril": lambda xp, a, *k, **given: lambda g: xp.tril(g, *k, **given),
     "triu": lambda xp, a, *k, **given: lambda g: xp.triu(g, *k, **given),
     "linalg.diagonal": _of_diagonal,
@@ -405,6 +404,10 @@ class TapedNamespace:
         return self._record(
             lambda *x: self.base.matmul(*self._same_kind(*x)), push, pull, a, b
         )
+
+    def sum(self, a, axis=None, *, dtype=None, keepdims=False):
+        a = a if dtype is None else self.astype(a, dtype)
+        return self._moving(self.base.sum, _of_sum, a, axis=axis, keepdims=keepdims)
 
     def mean(self, a, axis=None, *, keepdims=False):
         total = self.sum(a, axis=axis, keepdims=keepdims)

@@ -93,6 +93,7 @@ def on_each_device(function: Callable[..., Any], name: str) -> Callable[..., Any
     def call(A: Any, **options: Any) -> Any:
         if not is_sharded(A):
             return function(A, **options)
+        A = all_reduce(A)  # of summands nothing is known
         if _divided(A):
             raise ValueError(
                 f"{name} needs whole matrices on each device, got placements "

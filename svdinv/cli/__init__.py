@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit code: 0 on success; 2 for arguments that make no sense, files that
-        cannot be read and files that cannot be written; 1 where a training broke
-        down; 130 where it was interrupted.
+        cannot be read and files that cannot be written; 1 where a training or a fit
+        broke down; 130 where it was interrupted.
     """
     parser = _parser()
     before = _ending_on_sigterm()

@@ -25,8 +25,10 @@ __all__ = [
     "Subparsers",
     "add_computing",
     "add_task_options",
+    "begin",
     "complain",
     "filled",
+    "naming",
     "naming_flags",
     "natural",
     "need",
@@ -119,6 +121,22 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
         help="where the network computes: cpu, cuda, or auto, a GPU if there is one "
         "(default auto)",
     )
+
+
+def begin(arguments: argparse.Namespace) -> None:
+    """Begin a reconstruction: see that all it needs is installed, and set the threads.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of a command with the arguments of `add_computing`.
+    """
+    need(arguments.parser, (*NETWORKS, "matplotlib", "PIL", "threadpoolctl"), "train")
+
+    import torch
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
 
 
 def add_task_options(parser: Parser, *, several: bool) -> None:
@@ -230,6 +248,26 @@ def task_settings(
         with naming_flags(arguments, task):
             settings.append(task.options(seed=arguments.seed, **chosen))
     return settings
+
+
+@contextlib.contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Let errors begin with the argument that they are about.
+
+    Parameters
+    ----------
+    flag : str
+        Such as "--prior".
+
+    Raises
+    ------
+    ValueError
+        Whatever was raised within, or that there is no file, so named.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"argument {flag}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -52,6 +52,8 @@ the version of svdinv.
                              frequency is at (H // 2, W // 2)
                     mask     bool (T, H, W), true where sampled
                     maps     complex64 (C, H, W), sensitivities of the coils
+  kind = "ct", "pet", "eit"  as 'svdinv data inspect FILE' lists, and the pages of the
+                             documentation on tomography say
 
 examples:
   svdinv data write cine --output heart.h5

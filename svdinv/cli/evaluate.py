@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
-    NETWORKS,
     Subparsers,
     add_computing,
     add_task_options,
+    begin,
     filled,
     folder,
     naming_flags,
     natural,
-    need,
     refuse_options,
     task_settings,
     writable_folder,
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 _CROP = 256
 
 _EPILOG = """\
@@ -118,9 +116,7 @@ def add(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check all that can be checked, then evaluate."""
     parser = arguments.parser
-    need(parser, _NEEDS, "train")
-
-    import torch
+    begin(arguments)
 
     from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.evaluation import (
@@ -137,8 +133,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from svdinv.unroll.tasks import tasks
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     try:
         device = device_of(arguments.device)
         network = None

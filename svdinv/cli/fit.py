@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
-    NETWORKS,
     Subparsers,
     add_computing,
     add_task_options,
+    begin,
     filled,
     folder,
-    need,
+    naming,
     not_negative,
     positive,
     positive_number,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
 _EDUCATED = "edip"
 _PENALTY = 0.01
@@ -170,20 +170,25 @@ def add(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check all that can be checked, then fit."""
     parser = arguments.parser
-    need(parser, _NEEDS, "train")
+    begin(arguments)
 
-    import torch
-
+    from svdinv.unroll.data._files import check_regular
     from svdinv.unroll.evaluation.fitting import fitted
+    from svdinv.unroll.evaluation.forecast import check_memory
     from svdinv.unroll.evaluation.inference import device_of
     from svdinv.unroll.evaluation.reconstruction import files
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     source = arguments.input
+    state: Path | None = arguments.checkpoint
     try:
+        if state is not None and state.exists():
+            with naming("--checkpoint"):
+                check_regular(state)
         device = device_of(arguments.device)
-        task, problem, settings, measured = read_input(arguments, source, fitted=True)
+        enough = functools.partial(check_memory, device=device, fitted=True)
+        task, problem, settings, measured = read_input(
+            arguments, source, check=enough, fitted=True
+        )
         generator, network = _generator(arguments, task, problem, device)
         noise = None if measured else task.deviation(problem, settings)
         options = _options(arguments, task, problem, generator, noise)
@@ -194,14 +199,14 @@ def run(arguments: argparse.Namespace) -> int:
         for path in (*written, table):
             if path is not None and same_file(path, source):
                 raise ValueError(f"argument --output: would replace {path}")
-            if arguments.checkpoint is not None and path == arguments.checkpoint:
+            if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")
         exact = not measured and not noise and problem.A.tight
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     writable_folder(parser, "--output", written.image.parent)
-    if arguments.checkpoint is not None:
-        writable_folder(parser, "--checkpoint", arguments.checkpoint.parent)
+    if state is not None:
+        writable_folder(parser, "--checkpoint", state.parent)
     print(
         f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
         f"{arguments.seed}\n",
@@ -219,15 +224,22 @@ def run(arguments: argparse.Namespace) -> int:
             start=arguments.start is not False,
             exact=exact,
             baselines=arguments.baselines,
-            checkpoint=arguments.checkpoint,
+            checkpoint=state,
             device=device,
         )
     except ValueError as error:
         parser.error(str(error))
-    if not done:
+    if done is None:
         print("Interrupted: nothing was written.")
         return 130
     print("\n" + "\n".join(f"Written: {path}" for path in (*written, table) if path))
+    kept = f"at iteration {done.iterations}: this is the best so far"
+    if done.ending == "stopped":
+        print(f"Interrupted {kept}.")
+        return 130
+    if done.ending == "broken":
+        print(f"Broken down {kept}; try a smaller --learning-rate.")
+        return 1
     return 0
 
 
@@ -246,13 +258,13 @@ def _generator(
                 f"argument --prior: {prior} needs --weights, of 'svdinv train "
                 f"{task.kind}'"
             )
-        try:
-            return generator_for(prior or "dip", problem), None
-        except ValueError as error:
-            raise ValueError(f"argument --prior: {error}") from error
+        with naming("--prior"):
+            generator = generator_for(prior or "dip", problem)
+        return generator, None
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")
-    network = open_network(arguments.weights, device)
+    with naming("--weights"):
+        network = open_network(arguments.weights, device)
     if not isinstance(network.recipe, Generator):
         raise ValueError(
             f"argument --weights: {type(network.recipe).__name__} is no generator"
@@ -297,6 +309,8 @@ def _options(
             raise ValueError(f"argument --stop: {arguments.stop} needs --deviation")
         kind = Discrepancy if arguments.stop == "discrepancy" else SURE
         rule: Any = kind(deviation=deviation)
+        with naming("--stop"):
+            rule.check(problem)
     else:
         if arguments.deviation is not None:
             raise ValueError(

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svdinv.cli.arguments import (
-    NETWORKS,
     Subparsers,
     add_computing,
     add_task_options,
+    begin,
     filled,
     folder,
+    naming,
     need,
     same_file,
     writable_folder,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = (*NETWORKS, "matplotlib", "PIL", "threadpoolctl")
 # Classical methods take minutes on larger pictures.
 _MOST_PIXELS = 1_000_000
 
@@ -130,15 +130,11 @@ class _Work(NamedTuple):
 def run(arguments: argparse.Namespace) -> int:
     """Check all that can be checked, then reconstruct."""
     parser = arguments.parser
-    need(parser, _NEEDS, "train")
-
-    import torch
+    begin(arguments)
 
     from svdinv.unroll.data.formats import ending
     from svdinv.unroll.evaluation.inference import device_of, open_network
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
         parser.error("argument --movie: mp4 needs the program ffmpeg, not found here")
     several = len(arguments.inputs) > 1
@@ -221,12 +217,15 @@ def _prepared(
         nonlocal memory
         if arguments.movie and not task.moving:
             raise ValueError(f"argument --movie: does not apply to {task.images}")
+        if arguments.ensemble and not task.has_views:
+            raise ValueError(f"argument --ensemble: does not apply to {task.images}")
         memory = check_memory(task, given, options, device)
 
     task, problem, *_ = read_input(arguments, source, check=check)
     network = None
     if arguments.weights or task.kind in pretrained.names():
-        network = opened(arguments.weights or task.kind)
+        with naming("--weights"):
+            network = opened(arguments.weights or task.kind)
         check_network(network, task, source)
     elif arguments.ensemble:
         raise ValueError(

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
-    NETWORKS,
     Subparsers,
     add_computing,
     add_task_options,
+    begin,
     filled,
     folder,
-    need,
+    naming,
     positive,
     positive_number,
     writable_folder,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_NEEDS = (*NETWORKS, "matplotlib", "PIL")
 _WEIGHTS: dict[str, Any] = {"first": 0.01, "low": 1e-5, "high": 1.0}
 
 _EPILOG = """\
@@ -103,9 +102,7 @@ def add(commands: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check all that can be checked, then measure."""
     parser = arguments.parser
-    need(parser, _NEEDS, "train")
-
-    import torch
+    begin(arguments)
     from tqdm import tqdm
 
     from svdinv.unroll.evaluation.inference import open_network
@@ -117,8 +114,6 @@ def run(arguments: argparse.Namespace) -> int:
     from svdinv.unroll.untrained import Options
     from svdinv.unroll.untrained.presets import generator_for
 
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
     source = arguments.input
     others: dict[str, Any] = {}
     try:
@@ -127,7 +122,13 @@ def run(arguments: argparse.Namespace) -> int:
         task, problem, *_ = read_input(arguments, source)
         if problem.truth is None:
             raise ValueError(f"argument INPUT: the truth of {source} is not known")
-        network = open_network(arguments.weights or task.kind)
+        if not problem.A.linear:
+            raise ValueError(
+                f"argument INPUT: {source} is measured by an operator that is not "
+                "linear, and total variation is for linear ones"
+            )
+        with naming("--weights"):
+            network = open_network(arguments.weights or task.kind)
         check_network(network, task, source)
         if arguments.prior:
             generator = generator_for(arguments.prior, problem)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -95,6 +96,23 @@ def test_single_precision_stays():
     assert LowRankImputer(1.0).fit_transform(X.astype(np.float32)).dtype == np.float32
 
 
+def test_memory_does_not_grow_with_the_rows():
+    """Beyond a few copies of the table: of each row there is a matrix to solve for."""
+    rows, rank = 20_000, 40
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((rows, rank))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    imputer = LowRankImputer(0.5, iterations=2).fit(X[:200])
+    assert len(imputer.components_) == rank
+    tracemalloc.start()
+    filled = imputer.transform(X)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.isfinite(filled).all()
+    assert peak < 8 * rows * rank**2 / 3
+    np.testing.assert_allclose(filled[-100:], imputer.transform(X[-100:]), rtol=1e-9)
+
+
 def test_in_a_pipeline():
     _, X = table()
     made = make_pipeline(LowRankImputer(1.0), StandardScaler()).fit_transform(X)
@@ -106,6 +124,8 @@ def test_in_a_pipeline():
     [
         ({"tau": -1.0}, "tau must be >= 0"),
         ({"tau": "best"}, "tau must be 'cv', 'sure' or a number"),
+        ({"tau": None}, "tau must be 'cv', 'sure' or a number"),
+        ({"tau": np.ones(2)}, "tau must be 'cv', 'sure' or a number"),
         ({"tau": "sure"}, "noise must be positive"),
         ({"folds": 1}, "folds must be at least 2"),
     ],

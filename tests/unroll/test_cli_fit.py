@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 
 import numpy as np
 import pytest
@@ -95,6 +96,40 @@ def test_it_goes_on_from_a_checkpoint(photo, tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_ctrl_c_keeps_the_best_so_far(photo, tmp_path, monkeypatch, capsys):
+    from svdinv.unroll.untrained import Fitting
+
+    step = Fitting.step
+
+    def press(self):
+        if self.iteration == 14:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Fitting, "step", press)
+    assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
+    assert "Interrupted at iteration 15: this is the best so" in capsys.readouterr().out
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"photo-reconstruction.png", "photo-panel.png", "photo-fit.csv"}
+
+
+def test_what_would_not_fit_into_memory_is_refused(
+    photo, tmp_path, monkeypatch, one_line
+):
+    from svdinv.unroll.evaluation import forecast
+
+    monkeypatch.setattr(forecast, "available_memory", lambda device: 1e6)
+    assert run(photo, *SHORT, "--output", tmp_path / "out") == 2
+    assert "photo would take about 0.1 GB of memory" in one_line()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fit_that_breaks_down_says_so(photo, tmp_path, capsys):
+    broken = ("--learning-rate", 1e30, "--iterations", 60, "--threads", 1)
+    assert run(photo, *broken, "--output", tmp_path) == 1
+    assert "Broken down at iteration" in capsys.readouterr().out
+
+
 def test_an_educated_prior(photo, tmp_path, capsys):
     """Trained as any network, then fitted."""
     weights = tmp_path / "educated"
@@ -138,10 +173,12 @@ def test_a_generator_of_ones_own(photo, tmp_path):
         (("--tv", "-1"), "must not be negative"),
         (("--learning-rate", "0"), "must be a positive number"),
         (("--mask", "radial"), "argument --mask"),
+        (("--checkpoint", "."), "argument --checkpoint: . is a folder"),
+        (("--output", "image.tiff"), "argument --output: must be a folder or end in"),
     ],
 )
 def test_refusals(arguments, message, photo, tmp_path, capsys):
-    assert run(photo, *arguments, "--output", tmp_path / "out") == 2
+    assert run(photo, "--output", tmp_path / "out", *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

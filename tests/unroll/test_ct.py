@@ -13,9 +13,9 @@ from PIL import Image
 from svdinv.cli import main
 from svdinv.unroll.data.htc import read_htc
 from svdinv.unroll.data.noise import counted
-from svdinv.unroll.networks import Skip
+from svdinv.unroll.networks import PrimalDual, Skip
 from svdinv.unroll.operators import dot_test
-from svdinv.unroll.tasks.ct import Ct, CtOptions
+from svdinv.unroll.tasks.ct import Ct, CtOptions, fbp
 from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.config import preset
@@ -94,7 +94,7 @@ def test_equivalent_problems_have_the_same_solution():
 
 
 def test_items_depend_on_their_key_alone():
-    source = Ct(size=16, projections=5).load()
+    source = Ct(size=16, projections=(5,)).load()
     whole = source.batch(3, 5, range(3))
     assert whole.y.shape[:3] == (3, 1, 5)
     part = source.batch(3, 5, range(2, 3))
@@ -102,6 +102,27 @@ def test_items_depend_on_their_key_alone():
     np.testing.assert_array_equal(part.truth[0], whole.truth[2])
     assert not np.array_equal(whole.truth[0], source.batch(3, 6, range(1)).truth[0])
     assert len(source.validation()) == 4
+
+
+def test_items_have_views_and_noise_as_asked():
+    """One number of views for a step, and noise between two levels for each item."""
+    task = Ct(size=16, projections=(4, 7), noise=(0.0, 0.2), validation=3)
+    steps = [task.load().batch(0, step, range(4)) for step in range(8)]
+    assert {made.y.shape[2] for made in steps} == {4, 7}
+    relative = [
+        float(np.abs(made.y - made.A(made.truth))[i].mean() / np.abs(made.y[i]).mean())
+        for made in steps
+        for i in range(4)
+    ]
+    assert min(relative) < 0.03 < 0.12 < max(relative) < 0.2
+    assert [made.y.shape[1] for made in task.load().validation()] == [4, 7, 4]
+    corners = Ct(size=32, projections=(4,), rectangles=1.0).load().batch(0, 0, range(1))
+    round_ = Ct(size=32, projections=(4,)).load().batch(0, 0, range(1))
+    assert not np.array_equal(corners.truth, round_.truth)
+    with pytest.raises(ValueError, match="projections must have"):
+        Ct(projections=())
+    with pytest.raises(ValueError, match="noise must not fall"):
+        Ct(noise=(0.1, 0.0))
 
 
 def test_a_generator_sees_the_filtered_back_projection():
@@ -142,6 +163,54 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
         np.testing.assert_allclose(found.A(made.truth), made.A(made.truth), rtol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [30.0, 3.0, 1.0, 1e-3])
+def test_densities_of_any_unit_are_of_about_one(tmp_path, factor):
+    """What generators are bounded by; the file's own unit comes back."""
+    h5py = pytest.importorskip("h5py")
+    task, made = Ct(), problem(replace(SMALL, views=24, noise=0.0, size=32))
+    held = {k: np.array(v) for k, v in task.measured(made).items()}
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["sinogram"] = np.float32(factor) * held["sinogram"]
+        file["angles"], file["geometry"] = held["angles"], held["geometry"]
+        file["truth"] = np.float32(factor) * made.truth
+    _, found = read_measurement(tmp_path / "a.h5")
+    assert (found.scale == 1) == (factor == 1)
+    assert 0.4 < found.truth.max() <= 1
+    image = found.scale * task.finished(fbp(found).image)
+    error = np.linalg.norm(image - factor * made.truth)
+    assert error < 0.4 * factor * np.linalg.norm(made.truth)
+
+
+def test_images_are_written_as_numbers(tmp_path):
+    task, made = Ct(), replace(problem(), scale=3.0)
+    shown = task.shown(made.truth)
+    assert shown.shape == (24, 24, 3)
+    for name in ("a.npy", "b.png", "c.npz"):
+        task.save(tmp_path / name, shown, made)
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), 3 * made.truth, rtol=1e-6)
+    with Image.open(tmp_path / "b.png") as picture:
+        assert picture.size == (24, 24)
+
+
+def test_noise_is_known_from_what_was_measured():
+    options = replace(SMALL, views=60, size=48, noise=0.3)
+    task, made = Ct(), problem(options)
+    noise = made.y - made.A(made.truth)
+    assert abs(task.deviation(made, options) / noise.std() - 1) < 0.05
+
+
+def test_memory_is_that_of_the_matrices():
+    given, views = Ct().read("walnut-1", SMALL), 12
+    made = problem()
+    made.A.adjoint(made.A(made.truth))
+    fbp(made)
+    projector = made.A.operator
+    kept = [*projector._rays._made.values(), *projector._interpolations["float32"]]
+    bytes_ = sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in kept)
+    for each in (given, made):
+        assert 0.7 < Ct().memory(each, replace(SMALL, views=views)) / bytes_ < 1.7
+
+
 def test_the_challenge_is_read(tmp_path):
     path = challenge(tmp_path / "ta.mat")
     assert task_of_file(path).kind == "ct"
@@ -179,6 +248,8 @@ def test_damaged_files_are_refused(tmp_path):
     for name, value, message in (
         ("geometry", np.ones(3), "geometry must have the shape"),
         ("geometry", np.r_[made["geometry"][:2], np.zeros(5)], "makes no sense"),
+        ("geometry", np.r_[1e12, made["geometry"][1:]], "must have 11 to 4096 pixels"),
+        ("geometry", np.r_[made["geometry"][:4], 1e3, 0, 0], "no ray runs through"),
         ("angles", np.ones(3), "angles must have the shape"),
         ("sinogram", np.zeros((12, 34)), "positive line integrals"),
     ):
@@ -190,18 +261,19 @@ def test_damaged_files_are_refused(tmp_path):
 
 
 def test_the_preset_is_a_generator_of_the_filtered_back_projection():
-    config = preset("ct")
+    config = preset("ct-edip")
     assert config.task.kind == "ct"
     assert config.network.source == "adjoint"
+    assert isinstance(preset("ct").network, PrimalDual)
 
 
 def test_an_educated_prior_is_trained_and_fitted(tmp_path, capsys):
     """Trained for a moment it is nearer than an untrained one from the start."""
-    tiny = ["task.size=24", "task.projections=12", "task.validation=1"]
+    tiny = ["task.size=24", "task.projections=[12]", "task.validation=1"]
     tiny += ["network.features=[8,8]", "network.skips=[2,2]"]
     sets = [word for text in tiny for word in ("--set", text)]
     weights = tmp_path / "run"
-    train = ["train", "ct", "--steps", "30", "--device", "cpu", *sets]
+    train = ["train", "ct-edip", "--steps", "30", "--device", "cpu", *sets]
     assert main([*train, "--output", str(weights)]) == 0
     common = ["--size", "24", "--views", "12", "--noise", "0.01", "--stop", "none"]
     common += ["--iterations", "20", "--learning-rate", "1e-3", "--device", "cpu"]

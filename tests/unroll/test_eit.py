@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 scipy_io = pytest.importorskip("scipy.io")
 
@@ -157,6 +158,18 @@ def test_a_generator_is_fitted_through_the_model():
     assert Eit().decibels(made, found.last) > 2
 
 
+def test_a_fit_steps_back_from_conductivities_without_voltages():
+    made = problem(replace(SMALL, noise=1e-2))
+    sizes = {"features": (4,), "skips": (2,), "depth": 4}
+    generator = Skip(channels=1, bounded=False, **sizes)
+    options = {"iterations": 60, "progress": False, "rule": None}
+    found = fit(made, generator, rate=1e30, **options)
+    assert found.ending == "broken"
+    assert np.isfinite(found.image).all()
+    with pytest.raises(ValueError, match="must be positive"):
+        made.note.voltages.model(np.full(made.note.voltages.image_shape, -1.0))
+
+
 def test_a_network_sees_one_linear_step():
     source = Eit(size=16, electrodes=8).load()
     whole = source.batch(3, 5, range(2))
@@ -188,12 +201,24 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("deviation", -held["deviation"], "deviation must not be negative"),
         ("deviation", 0 * held["deviation"], "nothing is measured"),
         ("water", np.zeros(1), "conductivities must be positive"),
+        ("edges", held["edges"] - [[0, 0, 1]], "electrode 7 is missing"),
+        ("edges", np.r_[held["edges"], [[0, 1, 8]]], "electrodes from 0 to 7"),
+        ("edges", held["edges"][:, :2], "edges must have the shape"),
+        ("currents", np.ones(()), "currents must have the shape"),
+        ("contact", None, "contact is missing"),
     ):
         with h5py.File(tmp_path / "d.h5", "w") as file:
             for key, array in {**held, name: value}.items():
-                file[key] = array
+                if array is not None:
+                    file[key] = array
         with pytest.raises(ValueError, match=message):
             read_measurement(tmp_path / "d.h5")
+    whole = {name: held[name].astype(np.int32) for name in ("triangles", "edges")}
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        for key, array in {**held, **whole}.items():
+            file[key] = array
+    _, again = read_measurement(tmp_path / "e.h5")
+    np.testing.assert_array_equal(again.y, found.y)
 
 
 def test_the_challenge_is_read(tmp_path, capsys):
@@ -233,7 +258,7 @@ def test_what_will_not_do_is_said_in_one_line(tmp_path, one_line):
     assert main(["reconstruct", str(path), "--device", "cpu"]) == 2
     assert "ref.mat, which is not there" in one_line()
     assert main(["reconstruct", "tank", "--ensemble", "--device", "cpu"]) == 2
-    assert "argument --ensemble: needs --weights" in one_line()
+    assert "argument --ensemble: does not apply to conductivities" in one_line()
 
 
 def test_without_weights_classical_methods_reconstruct(tmp_path, capsys):
@@ -249,4 +274,11 @@ def test_without_weights_classical_methods_reconstruct(tmp_path, capsys):
     fitted = ["fit", "lungs", "--prior", "deep-decoder", "--iterations", "3"]
     assert main([*fitted, *small, *output]) == 0
     assert (tmp_path / "lungs-fit.csv").exists()
+    with Image.open(tmp_path / "lungs-reconstruction.png") as picture:
+        assert picture.size == (16, 16)
+    numbers = ["--output", str(tmp_path / "lungs.npy")]
+    assert main([*fitted, *small, *numbers]) == 0
+    found = np.load(tmp_path / "lungs.npy")
+    assert found.shape == (1, 16, 16)
+    assert np.ptp(found) > 0
     capsys.readouterr()

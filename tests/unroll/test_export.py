@@ -241,7 +241,7 @@ NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
         ("cine", {**CINE, "kspace": np.bytes_("abc")}, "kspace must be an array"),
         ("colour", {"mask": COLOUR["mask"]}, "samples is missing"),
         ("colour", {**COLOUR, "mask": np.ones((14, 15), bool)}, "mask must have"),
-        ("colour", {**COLOUR, "samples": np.ones((3, 14, 15), int)}, "samples must be"),
+        ("colour", {**COLOUR, "samples": np.full((3, 14, 15), 99)}, "samples must be"),
         (
             "colour",
             {**COLOUR, "samples": np.full((3, 14, 15), np.inf)},

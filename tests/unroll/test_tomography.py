@@ -7,6 +7,7 @@ import pytest
 from array_frameworks import Framework
 
 from svdinv.unroll.algorithms import conjugate_gradients
+from svdinv.unroll.data import densities
 from svdinv.unroll.data.densities import (
     NAMES,
     SHEPP_LOGAN,
@@ -15,6 +16,7 @@ from svdinv.unroll.data.densities import (
     drawn,
     line_integrals,
     random_shapes,
+    textured,
 )
 from svdinv.unroll.operators import (
     FanBeam,
@@ -240,6 +242,8 @@ def test_bad_geometry_is_refused(make, message):
 
 # Phantoms
 
+BODY = drawn([Ellipse(0.5, 0.5, 0.5)], 64)
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_phantoms_are_densities(name):
@@ -262,6 +266,38 @@ def test_a_phantom_of_ellipses_has_their_area():
         image.sum() * (2 / 64) ** 2, 0.5 * np.pi * 0.6 * 0.3, rtol=2e-3
     )
     assert drawn(SHEPP_LOGAN, 64).max() == 1
+
+
+def test_shells_are_hollow(monkeypatch):
+    """Each shape has another inside it, of the opposite sign and smaller."""
+    seen = []
+    monkeypatch.setattr(
+        densities, "drawn", lambda shapes, n: seen.extend(shapes) or BODY
+    )
+    random_shapes(64, np.random.default_rng(1), 0.5, 1.0)
+    _, *every = seen  # the first is the body
+    assert len(every) >= 10
+    for outer, inner in zip(every[::2], every[1::2], strict=True):
+        ratio = inner.a / outer.a
+        assert 0.75 <= ratio <= 0.97
+        np.testing.assert_allclose(inner.b, ratio * outer.b)
+        assert inner[3:] == outer[3:]  # the place, the angle, and what it is
+        assert inner.density * outer.density <= 0
+
+
+def test_textures_are_within_a_body_or_everywhere():
+    outside, spread = [], []
+    for seed in range(12):
+        image = textured(BODY, np.random.default_rng(seed))
+        assert image.dtype == np.float32
+        assert 0 <= image.min() <= image.max() <= 1
+        outside.append(float(image[BODY == 0].mean()))
+        spread.append(float(image[BODY == 0.5].std()))
+    assert 0 in outside
+    assert max(outside) > 0.1
+    assert min(spread) > 0.02
+    blank = textured(np.zeros((9, 6), np.float32), np.random.default_rng(0))
+    assert np.isfinite(blank).all()
 
 
 def test_unknown_phantoms_are_refused():

@@ -34,6 +34,7 @@ from svdinv.unroll.networks import (
     EMNet,
     LowRank,
     LowRankAndSparse,
+    PrimalDual,
     Refined,
     Skip,
     Sparse,
@@ -58,6 +59,7 @@ CASES = {
     "T2LR": T2LR(**SMALL),
     "LLS": LLS(**SMALL, block=4, static=1, start=(1, 2)),
     "LLS, noise, coils": LLS(**SMALL, block=3, noise=True),
+    "PrimalDual": PrimalDual(cells=2, features=3, memory=2, channels=3),
     "Skip": Skip(features=(3, 4), skips=(1, 0), depth=2),
     "LowRankAndSparse": LowRankAndSparse(
         channels=3,

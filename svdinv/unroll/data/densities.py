@@ -22,6 +22,7 @@ __all__ = [
     "line_integrals",
     "random_ellipses",
     "random_shapes",
+    "textured",
     "walnut",
 ]
 
@@ -207,20 +208,58 @@ def random_ellipses(size: int, rng: np.random.Generator) -> Image:
     return _random(size, rng, 0.0)
 
 
-def random_shapes(size: int, rng: np.random.Generator) -> Image:
+def random_shapes(
+    size: int, rng: np.random.Generator, rectangles: float = 0.5, hollow: float = 0.0
+) -> Image:
     """Draw an image of ellipses and rectangles within a disc.
 
     Parameters
     ----------
     size, rng
         As for `random_ellipses`.
+    rectangles : float
+        How likely each is a rectangle.
+    hollow : float
+        How likely each is a shell, around something of another density.
 
     Returns
     -------
     ndarray of float32, shape (size, size)
         In [0, 1].
     """
-    return _random(size, rng, 0.5)
+    return _random(size, rng, rectangles, hollow)
+
+
+def textured(image: Image, rng: np.random.Generator) -> Image:
+    """Give an image a texture: where it has some density, or everywhere.
+
+    Gaussian, of a spectrum that falls by a power of the frequency between 1 and 2, as
+    that of photographs does (Field, J. Opt. Soc. Am. A 1987).
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (H, W)
+        An image.
+    rng : numpy.random.Generator
+        Draws the texture, its contrast, and where it is.
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W)
+        In [0, 1].
+    """
+    down, right = (np.fft.fftfreq(n)[:, None] for n in image.shape)
+    frequency = np.hypot(down, right.T)
+    frequency[0, 0] = np.inf
+    white = np.fft.fft2(rng.standard_normal(image.shape))
+    field = np.fft.ifft2(white * frequency ** -rng.uniform(1, 2)).real
+    field *= rng.uniform(0.03, 0.2) / field.std()
+    if rng.random() < 0.5:
+        found = image + field * (image > 0)
+    else:
+        found = image + field + rng.uniform(0, 0.4)
+    found = np.maximum(found, 0)
+    return (found / max(float(found.max()), 1.0)).astype(np.float32)
 
 
 def walnut(size: int, rng: np.random.Generator) -> Image:
@@ -254,7 +293,9 @@ def walnut(size: int, rng: np.random.Generator) -> Image:
     return _coarser(image.astype(np.float32)).clip(0, 1)
 
 
-def _random(size: int, rng: np.random.Generator, rectangles: float) -> Image:
+def _random(
+    size: int, rng: np.random.Generator, rectangles: float, hollow: float = 0.0
+) -> Image:
     """Draw a body and what is in it, and the largest density in [0.5, 1]."""
     shapes = [
         Ellipse(
@@ -279,6 +320,11 @@ def _random(size: int, rng: np.random.Generator, rectangles: float) -> Image:
                 rng.random() < rectangles,
             )
         )
+        if hollow and rng.random() < hollow:
+            outer, inner = shapes[-1], rng.uniform(0.75, 0.97)
+            less = -outer.density * rng.uniform(0.3, 1.2)
+            within = outer._replace(density=less, a=inner * a, b=inner * b)
+            shapes.append(within)
     image = drawn(shapes, size)
     return image * np.float32(rng.uniform(0.5, 1) / max(float(image.max()), 1e-3))
 

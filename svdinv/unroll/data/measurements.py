@@ -217,19 +217,18 @@ class Datasets:
         return dtype.kind == "c" or dtype.names is not None
 
     def real(self, name: str) -> Arrays:
-        """Read floating point numbers: float32.
+        """Read real numbers, of floating point or whole: float32.
 
         Raises
         ------
         ValueError
-            If they are something else, or not finite.
+            If it is missing, of something else, or not finite.
         """
-        if self.file[name].dtype.kind != "f":
-            raise self.error(
-                name, f"must be of floating point, got {self.file[name].dtype}"
-            )
+        dataset = self.dataset(name)
+        if dataset.dtype.kind not in "fiu":
+            raise self.error(name, f"must be of real numbers, got {dataset.dtype}")
         with np.errstate(over="ignore"):
-            array: Arrays = self.file[name][()].astype(np.float32)
+            array: Arrays = dataset[()].astype(np.float32)
         if not np.isfinite(array).all():
             raise self.error(
                 name, "has numbers that are not finite in single precision"

@@ -272,7 +272,8 @@ def methods_of(
     baselines : bool
         Whether the classical methods are among them; the first always is.
     ensemble : bool
-        Whether the network is applied to equivalent views of each problem as well.
+        Whether the network is applied to equivalent views of each problem as well,
+        where the task has such.
     device : str
         Where the network is.
 
@@ -285,7 +286,7 @@ def methods_of(
     if network is None:
         return methods
     methods |= start(network, device)
-    for view in (False, True) if ensemble else (False,):
+    for view in (False, True) if ensemble and task.has_views else (False,):
         methods[NAMES[view]] = partial(
             apply, network, task, device=device, ensemble=view
         )

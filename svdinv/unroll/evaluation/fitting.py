@@ -35,7 +35,7 @@ def fitted(
     baselines: bool = False,
     checkpoint: Path | None = None,
     device: str = "cpu",
-) -> bool:
+) -> Fit | None:
     """Fit, compare, print and write.
 
     Parameters
@@ -67,8 +67,9 @@ def fitted(
 
     Returns
     -------
-    bool
-        False if Ctrl-C ended it before the fit; nothing is written then.
+    Fit or None
+        How it went, also where Ctrl-C ended the fit; None where it came before the fit:
+        nothing is written then.
 
     Raises
     ------
@@ -98,7 +99,10 @@ def fitted(
         device=device,
     )
     if checkpoint is not None and checkpoint.exists():  # before anything takes long
-        fitting.load(checkpoint)
+        try:
+            fitting.load(checkpoint)
+        except ValueError as error:
+            raise ValueError(f"argument --checkpoint: {error}") from error
     methods = dict(classical(task, slow=baselines))
     around = fitting.arounds[0]
     if around is not None:
@@ -115,12 +119,12 @@ def fitted(
 
     steps = len(methods) + 1
     if not compare(task, problem, methods, {"fit": last}, written, steps):
-        return False
+        return None
     (done,) = found
     names = [f.name for f in fields(Record)]
     with replacing(table) as file:
         file.write(comma_separated(names, map(astuple, done.trajectory)))
-    return True
+    return done
 
 
 def _told(done: Fit) -> str:

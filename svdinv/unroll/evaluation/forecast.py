@@ -20,6 +20,7 @@ __all__ = ["available_memory", "check_memory", "forecast"]
 
 # Worth a word: seconds, and bytes.
 _LONG, _MUCH = 60.0, 2e9
+_OF_FIT = 2200.0  # bytes for each pixel, measured of all untrained priors
 _WORTH = 8  # times a small problem, from which on a network is timed
 
 
@@ -55,7 +56,12 @@ def available_memory(device: str = "cpu") -> float:
 
 
 def check_memory(
-    task: Task, given: Given | Problem, options: Options, device: str = "cpu"
+    task: Task,
+    given: Given | Problem,
+    options: Options,
+    device: str = "cpu",
+    *,
+    fitted: bool = False,
 ) -> float:
     """Refuse what would not fit into memory.
 
@@ -69,6 +75,8 @@ def check_memory(
         How it will be.
     device : str
         Where the network computes.
+    fitted : bool
+        Whether an untrained network is fitted to it.
 
     Returns
     -------
@@ -81,6 +89,9 @@ def check_memory(
         If there is less.
     """
     needed, there = task.memory(given, options), available_memory(device)
+    if fitted:
+        pixels = given.y if isinstance(given, Problem) else given.image
+        needed = max(needed, _OF_FIT * math.prod(pixels.shape[-2:]))
     if needed > there:
         crop = " by --crop" if "crop" in task.options.reading() else ""
         raise ValueError(

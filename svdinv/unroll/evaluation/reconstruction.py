@@ -76,7 +76,8 @@ def files(output: Path, task: Task, problem: Problem, movie: str = ".gif") -> Fi
         suffix = ending(output, endings)
         if not suffix:
             raise ValueError(
-                f"{output} must be a folder or end in {', '.join(endings)}"
+                f"argument --output: must be a folder or end in {', '.join(endings)}, "
+                f"got {output}"
             )
         base, image = output.with_name(output.name[: -len(suffix)]), output
     else:

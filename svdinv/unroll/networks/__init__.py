@@ -10,6 +10,7 @@ from svdinv.unroll.networks.generators import (
 )
 from svdinv.unroll.networks.lls import LLS
 from svdinv.unroll.networks.ls import LS
+from svdinv.unroll.networks.primal_dual import PrimalDual
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -51,6 +52,7 @@ __all__ = [
     "LowRank",
     "LowRankAndSparse",
     "Number",
+    "PrimalDual",
     "Recipe",
     "Refined",
     "Skip",

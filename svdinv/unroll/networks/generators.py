@@ -47,15 +47,12 @@ from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
     Part,
-    Recipe,
     State,
     at_least,
     check_features,
-    check_measurement,
     register,
 )
-from svdinv.unroll.networks.series import SeriesRecipe, mri, zero_filled
-from svdinv.unroll.operators import Operator, Sampling
+from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
 from svdinv.unroll.problem import Problem
 
 __all__ = ["Bilinear", "Decoder", "Generator", "LowRankAndSparse", "Skip"]
@@ -64,7 +61,7 @@ _LARGEST = 0.1  # of the noise at the input
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generator(Recipe):
+class Generator(ImageOrSeriesRecipe):
     """A network that makes an image of noise: subclasses say how.
 
     Attributes
@@ -114,26 +111,12 @@ class Generator(Recipe):
         at_least(0, self, "seed")
         if self.cells != 1:
             raise ValueError(f"cells must be 1, got {self.cells}")
-        for name, known in (
-            ("images", ("image", "series")),
-            ("source", ("noise", "adjoint")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {known}, got {getattr(self, name)!r}"
-                )
+        if self.source not in ("noise", "adjoint"):
+            raise ValueError(
+                f"source must be 'noise' or 'adjoint', got {self.source!r}"
+            )
         if self.along_time and self.images != "series":
             raise ValueError("along_time is for series")
-
-    @property
-    def axes(self) -> str:  # type: ignore[override]
-        """Axes of the images."""
-        return SeriesRecipe.axes if self.images == "series" else "B C H W"
-
-    @property
-    def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of what `operator` takes."""
-        return SeriesRecipe.measurement if self.images == "series" else ("mask",)
 
     @property
     def outputs(self) -> int:
@@ -177,13 +160,6 @@ class Generator(Recipe):
             The image as maps.
         """
         raise NotImplementedError
-
-    def operator(self, *measurement: Array) -> Operator:
-        """Make the operator: for series that of MRI, for images a sampling."""
-        if self.images == "series":
-            return mri(self, measurement)
-        check_measurement(self, measurement)
-        return Sampling(*measurement)
 
     def begin(self, problem: Problem) -> State:
         """Give A^H y, its root mean square, and what the network sees, ``"z"``."""

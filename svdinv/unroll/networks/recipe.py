@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 from svdinv.core.namespace import real
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.fidelity import L2, DataFidelity
-from svdinv.unroll.operators import Operator
+from svdinv.unroll.operators import Operator, Sampling
 from svdinv.unroll.problem import Problem
 
 __all__ = [
@@ -258,14 +258,20 @@ class Recipe:
         Parameters
         ----------
         *measurement : array
-            Such as a mask and coil maps.
+            What `measurement` names: a mask, unless a subclass says otherwise.
 
         Returns
         -------
         Operator
-            The forward operator.
+            The forward operator; of a mask the sampling of pixels.
+
+        Raises
+        ------
+        TypeError
+            If there are too few or too many.
         """
-        raise NotImplementedError
+        check_measurement(self, measurement)
+        return Sampling(*measurement)
 
     def fidelity(self, *measurement: Array) -> DataFidelity:
         """Give the likelihood of data that come without a problem.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from svdinv.unroll.arrays import Array, casorati, from_casorati, is_complex, namespace
 from svdinv.unroll.networks.functional import check_image, fraction
@@ -16,7 +16,13 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.operators import MRI, Operator
 from svdinv.unroll.problem import Problem
 
-__all__ = ["SeriesRecipe", "low_rank_series", "mri", "zero_filled"]
+__all__ = [
+    "ImageOrSeriesRecipe",
+    "SeriesRecipe",
+    "low_rank_series",
+    "mri",
+    "zero_filled",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,50 @@ class SeriesRecipe(Recipe):
             If the shapes do not go together.
         """
         return mri(self, measurement)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOrSeriesRecipe(Recipe):
+    """A network of real images (B, C, H, W), or of complex series (B, T, H, W).
+
+    Attributes
+    ----------
+    cells : int
+        Number of unrolled iterations.
+    images : {"image", "series"}
+        Images sampled by a mask, or series measured by MRI, from mask and coil maps.
+        With an operator of one's own only real or complex matters.
+    """
+
+    images: Literal["image", "series"]
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        if self.images not in ("image", "series"):
+            raise ValueError(f"images must be 'image' or 'series', got {self.images!r}")
+
+    @property
+    def axes(self) -> str:  # type: ignore[override]
+        """Axes of the images."""
+        return SeriesRecipe.axes if self.images == "series" else "B C H W"
+
+    @property
+    def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of what `operator` takes."""
+        return (SeriesRecipe if self.images == "series" else Recipe).measurement
+
+    def operator(self, *measurement: Array) -> Operator:
+        """Make the operator: for series that of MRI, for images a sampling."""
+        if self.images == "series":
+            return mri(self, measurement)
+        return super().operator(*measurement)
 
 
 def mri(recipe: Recipe, measurement: tuple[Any, ...]) -> Operator:

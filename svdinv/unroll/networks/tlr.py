@@ -40,10 +40,8 @@ from svdinv.unroll.networks.recipe import (
     Recipe,
     State,
     at_least,
-    check_measurement,
     register,
 )
-from svdinv.unroll.operators import Operator, Sampling
 from svdinv.unroll.problem import Problem
 
 __all__ = ["TLR"]
@@ -159,11 +157,6 @@ class TLR(Recipe):
             "synthesis": self._chain(maps, given, self.convs_after, residual=True),
             "eta": None if last else Number(self.step),
         }
-
-    def operator(self, *measurement: Array) -> Operator:
-        """Sample the pixels of a mask, (B, C, H, W)."""
-        check_measurement(self, measurement)
-        return Sampling(*measurement)
 
     def begin(self, problem: Problem) -> State:
         """Start from A^H y, or from the samples with their gaps filled."""

@@ -44,15 +44,13 @@ from svdinv.unroll.networks.recipe import (
     Layers,
     Number,
     Part,
-    Recipe,
     State,
     at_least,
     check_floats,
-    check_measurement,
     register,
 )
-from svdinv.unroll.networks.series import SeriesRecipe, mri, zero_filled
-from svdinv.unroll.operators import Operator, Sampling, TemporalFourier
+from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
+from svdinv.unroll.operators import TemporalFourier
 from svdinv.unroll.problem import Problem
 
 __all__ = ["Convolved", "LearnedPrior", "LowRank", "Sparse", "Unrolled"]
@@ -242,7 +240,7 @@ class Convolved(LearnedPrior):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Unrolled(Recipe):
+class Unrolled(ImageOrSeriesRecipe):
     """A classical algorithm, unrolled.
 
     Attributes
@@ -264,7 +262,7 @@ class Unrolled(Recipe):
 
     algorithm: Algorithm = field(default_factory=ISTA)
     prior: LearnedPrior | tuple[LearnedPrior, ...] = field(default_factory=LowRank)
-    images: Literal["series", "image"] = "series"
+    images: Literal["image", "series"] = "series"
 
     def __post_init__(self) -> None:
         """Refuse what makes no network.
@@ -275,8 +273,6 @@ class Unrolled(Recipe):
             Naming the attribute.
         """
         super().__post_init__()
-        if self.images not in ("series", "image"):
-            raise ValueError(f"images must be 'series' or 'image', got {self.images!r}")
         if not isinstance(self.algorithm, Algorithm):
             raise TypeError(f"algorithm must be an Algorithm, got {self.algorithm!r}")
         if getattr(self.algorithm, "batch_axes", 1) != 1:
@@ -293,16 +289,6 @@ class Unrolled(Recipe):
             raise ValueError(
                 f"{type(self.algorithm).__name__} takes {number}, got {self.prior!r}"
             )
-
-    @property
-    def axes(self) -> str:  # type: ignore[override]
-        """Axes of the images."""
-        return SeriesRecipe.axes if self.images == "series" else "B C H W"
-
-    @property
-    def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of what `operator` takes."""
-        return SeriesRecipe.measurement if self.images == "series" else ("mask",)
 
     @property
     def priors(self) -> tuple[LearnedPrior, ...]:
@@ -322,13 +308,6 @@ class Unrolled(Recipe):
             for name, layer in prior.layers(self.axes).items():
                 layers[label + name] = layer
         return layers
-
-    def operator(self, *measurement: Array) -> Operator:
-        """Make the operator: for series that of MRI, for images a sampling."""
-        if self.images == "series":
-            return mri(self, measurement)
-        check_measurement(self, measurement)
-        return Sampling(*measurement)
 
     def begin(self, problem: Problem) -> State:
         """Start as the algorithm does, from A^H y."""

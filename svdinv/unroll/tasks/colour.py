@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +28,6 @@ from svdinv.unroll.data.measurements import Datasets, read_mask
 from svdinv.unroll.data.noise import generator, noisy
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.pictures import patches, picture_files
-from svdinv.unroll.display.panels import save_panel
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import Sampling
@@ -410,20 +409,6 @@ class Colour(Task):
     def describe(self, problem: Problem) -> str:
         """Give the size."""
         return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
-
-    def shown(self, image: Any) -> Any:
-        """Put channels last."""
-        return channels_last(image)
-
-    def save(self, path: Path, image: Any, problem: Problem) -> None:
-        """Write a PNG."""
-        save_picture(path, image)
-
-    def save_panel(
-        self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
-    ) -> None:
-        """Write a picture that compares reconstructions."""
-        save_panel(path, truth, entries, title=title)
 
 
 @dataclass(frozen=True)

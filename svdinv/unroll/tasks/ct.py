@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -13,16 +13,16 @@ import numpy as np
 from svdinv.unroll.algorithms import FISTA, PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import centre_crop, photograph, read_picture
-from svdinv.unroll.data.densities import NAMES, density, random_ellipses
+from svdinv.unroll.data.densities import NAMES, density, random_shapes, textured
 from svdinv.unroll.data.htc import holds_htc, read_htc
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import counted, generator, white_noise
 from svdinv.unroll.data.photographs import PHOTOS
 from svdinv.unroll.data.pictures import picture_files
-from svdinv.unroll.display.panels import save_panel
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
+from svdinv.unroll.operators.tomography import Window
 from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.priors import TotalVariation
 from svdinv.unroll.problem import Problem, batch
@@ -46,7 +46,7 @@ _ATTENUATION = 4.0  # of density 1 along a side of the image
 _SOURCE, _DISTANCE = 2.0, 3.0  # of a fan, in sides of the image
 _WIDTH = 68.0  # of the challenge's images, in mm
 _PIXELS = 512  # and their pixels a side
-_WINDOWS = ("ram-lak", "cosine", "hann")
+_WINDOWS: tuple[Window, ...] = ("ram-lak", "cosine", "hann")
 _WEIGHTS: dict[str, Any] = {
     "first": 1e-4,
     "low": 1e-7,
@@ -55,7 +55,10 @@ _WEIGHTS: dict[str, Any] = {
 _FIXED_WEIGHT = 1e-3  # where the truth is not known
 _ITERATIONS = 100
 _CHANGE = 3e-4  # at which TV has converged
-_USUAL = (0.1, 4.0)  # twice the mean along the densest ray
+_USUAL = (0.25, 1.5)  # highest densities that need no other unit, with their noise
+_HIGHEST = 99.9  # per cent of the pixels are below what counts as highest
+_MARGIN = 1.3  # for what is as thin as a pixel
+_MOST = 4096  # rows and columns
 
 
 class Geometry(NamedTuple):
@@ -90,7 +93,7 @@ class Geometry(NamedTuple):
         return _operator(self, angles, detectors)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _operator(
     geometry: Geometry, angles: tuple[float, ...], detectors: int | None
 ) -> Operator:
@@ -110,7 +113,10 @@ def _operator(
         A = FanBeam(shape, angles, **lengths, **common)
     else:
         A = ParallelBeam(shape, angles, **common)
-    return A / A.norm_bound
+    bound = A.norm_bound
+    if not bound:
+        raise ValueError("no ray runs through the image")
+    return A / bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +153,7 @@ class CtOptions(Options):
         None,
         "rows and columns of a phantom in pixels (default 128)",
         low=11,
-        high=4096,
+        high=_MOST,
         reads=True,
     )
     crop: int | None = option(
@@ -190,14 +196,41 @@ class Ct(Task):
     sampled: ClassVar[str] = "sinogram"
     options: ClassVar[type[Options]] = CtOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
-    endings: ClassVar[tuple[str, ...]] = (".png",)
 
     size: int = option(128, "rows and columns of what is trained on", low=16)
-    projections: int = option(_VIEWS, "views of each", low=1)
+    projections: tuple[int, ...] = option(
+        (_VIEWS,), "views of each: a step takes one of these", low=1
+    )
     arc: float = option(0.0, "degrees that they lie in; 0: all", low=0, high=360)
     beam: str = option("parallel", " or ".join(_BEAMS))
-    noise: float = option(0.01, "noise relative to the mean of a sinogram", low=0)
+    noise: tuple[float, float] = option(
+        (0.01, 0.01),
+        "least and most noise relative to the mean of a sinogram, between which each "
+        "item has some",
+        low=0,
+    )
+    rectangles: float = option(
+        0.0, "share of rectangles among the ellipses", low=0, high=1
+    )
+    hollow: float = option(0.0, "share of both that are shells", low=0, high=1)
+    textures: float = option(
+        0.0, "share of the phantoms that have a texture", low=0, high=1
+    )
     validation: int = option(4, "phantoms to watch the training by", low=1)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises
+        ------
+        ValueError
+            Naming the option.
+        """
+        super().__post_init__()
+        if not self.projections:
+            raise ValueError("projections must have at least one number of views")
+        if not self.noise[0] <= self.noise[1]:
+            raise ValueError(f"noise must not fall, got {self.noise}")
 
     def load(self) -> Densities:
         """Give phantoms of ellipses, drawn as they are asked for."""
@@ -257,10 +290,9 @@ class Ct(Task):
         file.same("geometry", (7,), "of seven numbers")
         numbers = file.real("geometry").astype(np.float64)
         rows, columns = (int(n) for n in numbers[:2])
-        if min(rows, columns) < 11:
-            raise file.error(
-                "geometry", f"must have 11 pixels a side or more, got {rows}x{columns}"
-            )
+        if min(rows, columns) < 11 or max(rows, columns) > _MOST:
+            due = f"must have 11 to {_MOST} pixels a side, got {rows}x{columns}"
+            raise file.error("geometry", due)
         place = Geometry(rows, columns, *(float(n) for n in numbers[2:]))
         angles = file.real("angles").astype(np.float64)
         try:
@@ -290,10 +322,6 @@ class Ct(Task):
     def built_in(self) -> dict[str, dict[str, str]]:
         """List the phantoms."""
         return {"phantoms of tomography": NAMES}
-
-    def shows(self, name: str) -> tuple[str, ...]:
-        """Name the size."""
-        return ("size",)
 
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a phantom as a PNG."""
@@ -339,11 +367,21 @@ class Ct(Task):
             note=_Note(place, angles, unit),
         )
 
+    def memory(self, given: Given | Problem, options: Any) -> float:
+        """Count what is kept: projector, adjoint and filtered back-projection."""
+        if isinstance(given, Problem):
+            views, detectors = given.y.shape[-2:]
+            side = max(given.note.geometry[:2])
+        else:
+            views, side = options.views or _VIEWS, max(given.image.shape[-2:])
+            detectors = 2**0.5 * side
+        return (24.0 * detectors + 16 * side) * views * side
+
     def deviation(self, problem: Problem, options: Any) -> float | None:
         """Give the noise relative to the mean of the sinogram in the data's unit."""
         if not options.noise or options.photons:
             return None
-        return float(options.noise) * float(np.abs(problem.y).mean())
+        return float(options.noise) * float(problem.y.mean())
 
     def baselines(self) -> Mapping[str, Method]:
         """Give the methods without learning."""
@@ -367,20 +405,6 @@ class Ct(Task):
         """Give the size."""
         place = problem.note.geometry
         return f"{place.rows}x{place.columns} pixels"
-
-    def shown(self, image: Any) -> Any:
-        """Put the channel last, as often as a picture has colours."""
-        return np.repeat(np.moveaxis(image, 0, -1), 3, axis=-1)
-
-    def save(self, path: Path, image: Any, problem: Problem) -> None:
-        """Write a PNG."""
-        save_picture(path, image)
-
-    def save_panel(
-        self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
-    ) -> None:
-        """Write a picture that compares reconstructions."""
-        save_panel(path, truth, entries, title=title)
 
 
 class _Note(NamedTuple):
@@ -407,17 +431,19 @@ class Densities:
 
     task: Ct
 
-    def _problem(self, *key: int) -> Problem:
+    def _problem(self, views: int, *key: int) -> Problem:
         task, rng = self.task, generator(*key)
-        image = random_ellipses(task.size, rng)
+        image = random_shapes(task.size, rng, task.rectangles, task.hollow)
+        if task.textures and rng.random() < task.textures:
+            image = textured(image, rng)
         options = CtOptions(
-            views=task.projections,
+            views=views,
             arc=task.arc or None,
             beam=task.beam,
-            noise=task.noise,
+            noise=rng.uniform(*task.noise),
             seed=int(rng.integers(2**31)),
         )
-        return task.measure(Given("ellipses", image[None]), options)
+        return task.measure(Given("shapes", image[None]), options)
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw phantoms and project them.
@@ -434,11 +460,15 @@ class Densities:
         Problem
             Sinograms (B, 1, views, detectors), and the phantoms.
         """
-        return batch([self._problem(seed, step, item) for item in items])
+        every = self.task.projections
+        views = every[int(generator(seed, step).integers(len(every)))]
+        return batch([self._problem(views, seed, step, item) for item in items])
 
     def validation(self) -> list[Problem]:
-        """Give phantoms that no step draws."""
-        return [self._problem(2**63, i) for i in range(self.task.validation)]
+        """Give phantoms that no step draws, with each number of views in turn."""
+        every = self.task.projections
+        count = range(self.task.validation)
+        return [self._problem(every[i % len(every)], 2**63, i) for i in count]
 
 
 def _unit(A: Operator) -> float:
@@ -447,18 +477,24 @@ def _unit(A: Operator) -> float:
 
 
 def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
-    """Make a problem of measured line integrals, of densities of about 1."""
+    """Make a problem of measured line integrals, of densities of about 1 at most."""
     A = place.operator(tuple(map(float, angles)), sinogram.shape[1])
-    shape = (1, place.rows, place.columns)
-    unit = _unit(A)
-    longest = float(A(np.ones(shape, np.float32)).max()) * unit
-    scale = 2 * float(sinogram.max()) / longest
-    if not scale > 0:
+    note = _Note(place, tuple(angles), _unit(A))
+    problem = Problem(sinogram[None] / np.float32(note.unit), A, note=note)
+    highest = float(np.percentile(_inverted(problem, "ram-lak"), _HIGHEST))
+    if not highest > 0:
         raise ValueError("the sinogram must have positive line integrals")
-    if _USUAL[0] < scale < _USUAL[1]:  # densities such as svdinv's own
-        scale = 1.0
-    y = sinogram[None] / np.float32(unit * scale)
-    return Problem(y, A, scale=scale, note=_Note(place, tuple(angles), unit))
+    if _USUAL[0] < highest < _USUAL[1]:  # such as svdinv's own
+        return problem
+    scale = _MARGIN * highest
+    return replace(problem, y=problem.y / np.float32(scale), scale=scale)
+
+
+def _inverted(problem: Problem, window: Window) -> Any:
+    """Give the filtered back-projection, without negative densities."""
+    projector: Any = problem.A.operator  # type: ignore[attr-defined]
+    y = problem.note.unit * problem.y
+    return np.maximum(projector.filtered_back_projection(y, window), 0)
 
 
 def _best(problem: Problem, every: Mapping[str, Any], fixed: str) -> Estimate:
@@ -483,14 +519,9 @@ def fbp(problem: Problem) -> Estimate:
     Estimate
         The image, and the window of the filter.
     """
-    A, unit = problem.A, problem.note.unit
-    projector: Any = A.operator  # type: ignore[attr-defined]
-
-    def invert(window: str) -> Any:
-        found = projector.filtered_back_projection(unit * problem.y, window)
-        return np.maximum(found, 0)
-
-    every = {w: functools.partial(invert, w) for w in _WINDOWS}
+    every: dict[str, Any] = {
+        window: functools.partial(_inverted, problem, window) for window in _WINDOWS
+    }
     return _best(problem, every, "hann")
 
 

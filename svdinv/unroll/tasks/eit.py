@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -20,18 +20,17 @@ from svdinv.numpy import svd_lowrank
 from svdinv.unroll.arrays import Array, fitted, namespace
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.display.panels import save_panel
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import snr, ssim
 from svdinv.unroll.operators import Operator, Wrapped, WrappedNonlinear
-from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
     Method,
     Options,
+    Simulated,
     Task,
-    View,
     option,
     register,
 )
@@ -167,7 +166,10 @@ class Voltages(WrappedNonlinear):
         return self.water * np.asarray(s, np.float64)
 
     def _model(self, s: Floats) -> Floats:
-        return self.model.forward(self._wide(s))
+        s = self._wide(s)
+        if not (s > 0).all():  # for a fit or a line search to step back from
+            return np.full(self.data_shape, np.nan)
+        return self.model.forward(s)
 
     def _slope(self, s: Floats) -> Any:
         return self.model.derivative(self._wide(s))
@@ -253,7 +255,8 @@ class Picture(WrappedNonlinear):
         return 0.5 + A.forward(xp.log(y) / (2 * _DECADE))
 
     def _value(self, x: Floats) -> Floats:
-        return np.exp(_DECADE * (2 * self._mixed(x) - 1))
+        # Single precision has no numbers beyond.
+        return np.exp(np.clip(_DECADE * (2 * self._mixed(x) - 1), -80, 80))
 
     def _mixed(self, x: Floats) -> Floats:
         return self._mean @ np.asarray(x, np.float64).ravel()
@@ -302,13 +305,13 @@ class Eit(Task):
     axes: ClassVar[str] = "B C H W"
     channels: ClassVar[int | None] = 1
     images: ClassVar[str] = "conductivities"
+    has_views: ClassVar[bool] = False  # electrodes and mesh have no symmetry in general
     reads: ClassVar[str] = (
         f"a phantom of impedance tomography ({', '.join(NAMES)}), nor a measurement of "
         "the Kuopio challenge (data1.mat in the folder of a level)"
     )
     sampled: ClassVar[str] = "voltages"
     options: ClassVar[type[Options]] = EitOptions
-    endings: ClassVar[tuple[str, ...]] = (".png",)
 
     size: int = option(_SIZE, "rows and columns of what is trained on", low=16)
     electrodes: int = option(_ELECTRODES, "electrodes around each tank", low=4)
@@ -368,21 +371,25 @@ class Eit(Task):
         shape = file.shape("voltages", "(patterns, measurements)", (2,))
         file.same("deviation", shape, "of the voltages")
         file.same("water", (1,), "of one number")
+        number, _ = file.shape("currents", "(electrodes, patterns)", (2,))
+        edges = file.shape("edges", "(edges, 3)", (2,))
+        file.same("edges", (edges[0], 3), "(edges, 3)")
         held = {name: file.real(name).astype(np.float64) for name in _HELD}
         size = _SIZE
         if "truth" in file:
             size = file.shape("truth", "(1, H, W)", (3,))[-1]
             file.same("truth", (1, size, size), "of a square picture")
-        edges = held["edges"].reshape(-1, 3).astype(int)
-        number = held["currents"].shape[0]
         deviation = held["deviation"]
         if (deviation < 0).any():
             raise file.error("deviation", "must not be negative")
         deviation[deviation == 0] = np.inf
         try:
-            under = tuple(edges[edges[:, 2] == k, :2] for k in range(number))
+            ends, above = np.split(held["edges"].astype(int), [2], axis=1)
+            under = tuple(ends[above[:, 0] == k] for k in range(number))
             if missing := [k for k, each in enumerate(under) if not len(each)]:
                 raise ValueError(f"electrode {missing[0]} is missing in edges")
+            if sum(map(len, under)) < len(ends):
+                raise ValueError(f"edges must name electrodes from 0 to {number - 1}")
             mesh = Mesh(held["nodes"], held["triangles"].astype(int), under)
             model = Impedance(
                 mesh, held["currents"], held["pairs"], held["contact"].ravel()
@@ -390,7 +397,7 @@ class Eit(Task):
             problem = problem_of(
                 model, float(held["water"][0]), held["voltages"], deviation, size
             )
-        except (ValueError, IndexError) as error:
+        except ValueError as error:
             raise file.error("voltages", f"do not fit: {error}") from error
         if "truth" not in file:
             return problem
@@ -431,10 +438,6 @@ class Eit(Task):
     def built_in(self) -> dict[str, dict[str, str]]:
         """List the phantoms."""
         return {"phantoms of impedance tomography": NAMES}
-
-    def shows(self, name: str) -> tuple[str, ...]:
-        """Name the size."""
-        return ("size",)
 
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a phantom as a PNG."""
@@ -486,10 +489,6 @@ class Eit(Task):
             "TV, Gauss-Newton": functools.partial(penalised, name="Gauss-Newton"),
         }
 
-    def views(self, problem: Problem) -> Iterator[View]:
-        """Give the problem itself: electrodes and mesh have no symmetry in general."""
-        yield replace(problem, truth=None), lambda image: image
-
     def finished(self, image: Any) -> Any:
         """Clip to a decade on both sides of the water."""
         return np.clip(image, 0, 1)
@@ -505,23 +504,9 @@ class Eit(Task):
         triangles = len(voltages.model.mesh.triangles)
         return f"{size}x{size} pixels, {triangles} triangles, {count} voltages"
 
-    def shown(self, image: Any) -> Any:
-        """Put the channel last, as often as a picture has colours."""
-        return np.repeat(np.moveaxis(image, 0, -1), 3, axis=-1)
-
-    def save(self, path: Path, image: Any, problem: Problem) -> None:
-        """Write a PNG."""
-        save_picture(path, image[0])
-
-    def save_panel(
-        self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
-    ) -> None:
-        """Write a picture that compares reconstructions."""
-        save_panel(path, truth, entries, title=title)
-
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = {
         "SNR / dB": lambda truth, image: snr(truth - 0.5, image - 0.5),
-        "SSIM": lambda truth, image: ssim(truth, image),
+        "SSIM": ssim,
         "score": lambda truth, image: _score(truth[..., 0], image[..., 0]),
     }
 
@@ -544,7 +529,7 @@ class _Note(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tanks:
+class Tanks(Simulated):
     """Tanks with things in them and their voltages, to train on.
 
     Attributes
@@ -555,34 +540,14 @@ class Tanks:
 
     task: Eit
 
-    def _problem(self, *key: int) -> Problem:
+    def problem(self, *key: int) -> Problem:
+        """Draw one, and measure it."""
         task, rng = self.task, generator(*key)
         image = _things(task.size, rng)
         options = EitOptions(
             electrodes=task.electrodes, noise=task.noise, seed=int(rng.integers(2**31))
         )
         return task.measure(Given("tank", image), options)
-
-    def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw tanks and measure them.
-
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            Data (B, patterns, measurements), and the pictures.
-        """
-        return batch([self._problem(seed, step, item) for item in items])
-
-    def validation(self) -> list[Problem]:
-        """Give tanks that no step draws."""
-        return [self._problem(2**63, i) for i in range(self.task.validation)]
 
 
 def problem_of(
@@ -641,18 +606,8 @@ def _tank(electrodes: int, missing: int, noise: float, size: int) -> Problem:
     return problem_of(model, 1.0, np.zeros(model.data_shape), deviation, size)
 
 
-_PICTURES: dict[tuple[int, int], Picture] = {}
-
-
-def _picture(mesh: Any, size: int) -> Picture:
-    """Give the picture of a mesh: once, as long as the mesh is in use."""
-    key = (id(mesh), size)
-    found = _PICTURES.get(key)
-    if found is None or found.mesh is not mesh:
-        if len(_PICTURES) > 3:
-            _PICTURES.clear()
-        found = _PICTURES[key] = Picture(mesh, size)
-    return found
+_picture = functools.lru_cache(maxsize=4)(Picture)
+"""The picture of a mesh: once, as long as the mesh is in use."""
 
 
 def penalties(mesh: Any) -> Any:

@@ -34,12 +34,13 @@ from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
 from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
-from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
     Method,
     Options,
+    Simulated,
     Task,
     View,
     option,
@@ -61,6 +62,7 @@ _ATTENUATION = 2.0  # along a side of the image, were it all water
 _BODY = 0.02  # of the largest activity: what is less is air
 _WIDTH = 0.08  # of the detector: how far scatter reaches
 _SUBSETS, _LEAST_VIEWS = 6, 4
+_MOST = 4096  # pixels a side
 _MLEM, _OSEM, _MAP, _EVERY = 60, 12, 30, 3  # iterations
 _FIXED = 4  # iterations of OSEM where the truth is not known
 _BLUR = (0.0, *np.geomspace(0.4, 2.4, 9))  # widths of the filter, in pixels
@@ -165,7 +167,7 @@ class PetOptions(Options):
     )
     size: int | None = option(
         None, f"rows and columns of a phantom in pixels (default {_SIZE})", low=16,
-        high=4096, reads=True,
+        high=_MOST, reads=True,
     )  # fmt: skip
     frames: int | None = option(
         None, "frames of a dynamic scan (default 24)", low=2, high=1000, reads=True
@@ -270,10 +272,9 @@ class Pet(Task):
         file.same("geometry", (4,), "of four numbers")
         numbers = file.real("geometry").astype(np.float64)
         rows, columns = (int(n) for n in numbers[:2])
-        if min(rows, columns) < 11:
-            raise file.error(
-                "geometry", f"must have 11 pixels a side or more, got {rows}x{columns}"
-            )
+        if min(rows, columns) < 11 or max(rows, columns) > _MOST:
+            due = f"must have 11 to {_MOST} pixels a side, got {rows}x{columns}"
+            raise file.error("geometry", due)
         ring = Ring(rows, columns, *(float(n) for n in numbers[2:]))
         counts = file.real("counts").reshape(-1, *shape[-2:])
         beside: dict[str, Any] = {}
@@ -285,37 +286,37 @@ class Pet(Task):
                 due = f"must broadcast to {counts.shape}, got {found.shape}"
                 raise file.error(name, due) from error
         for name, array in {"counts": counts, **beside}.items():
-            if not (np.isfinite(array).all() and (array >= 0).all()):
-                raise file.error(name, "must be finite, and not negative")
+            if (array < 0).any():
+                raise file.error(name, "must not be negative")
         if not counts.any():
             raise file.error("counts", "must not be all 0")
         angles = file.real("angles").astype(np.float64)
         order = np.argsort(angles % 180, kind="stable")[_order(len(angles))]
+        held = [np.ascontiguousarray(x[:, order]) for x in (counts, *beside.values())]
         try:
             scan = _Scan(ring, tuple(map(float, angles[order])), shape[-1])
-            if "factors" not in file:
-                beside["factors"] *= _usual_factor(scan, counts, beside["background"])
-            problem = scan.problem(
-                *(
-                    np.ascontiguousarray(x[:, order])
-                    for x in (counts, beside["factors"], beside["background"])
-                )
-            )
+            problem = scan.problem(*held)
         except ValueError as error:
             raise file.error("geometry", f"makes no sense: {error}") from error
-        if "truth" not in file:
-            return problem
-        file.same("truth", (len(counts), rows, columns), "of the frames")
-        return replace(problem, truth=file.real("truth"))
+        if not problem.adjoint().any():
+            raise file.error("counts", "must lie on lines through the image")
+        # Activities of about 1 at most, which networks are for.
+        scale = np.float32(_iterates(problem, 1)[0].max())
+        problem = scan.problem(held[0], scale * held[1], held[2])
+        truth = None
+        if "truth" in file:
+            file.same("truth", (len(counts), rows, columns), "of the frames")
+            truth = file.real("truth") / scale
+        return replace(problem, truth=truth, scale=float(scale))
 
     def measured(self, problem: Problem) -> dict[str, Any]:
         """Give ``counts``, ``angles``, ``geometry``, ``factors``, ``background``."""
-        scan = problem.note
+        scan, scale = problem.note, np.float32(problem.scale)
         return {
-            "counts": problem.y,
+            "counts": problem.y / scale,  # of all tasks in the scale of the image
             "angles": np.asarray(scan.angles, np.float32),
             "geometry": np.asarray(scan.ring, np.float32),
-            "factors": scan.factors(problem.A),
+            "factors": scan.factors(problem.A) / scale,
             "background": _background(problem),
         }
 
@@ -337,10 +338,6 @@ class Pet(Task):
     def built_in(self) -> dict[str, dict[str, str]]:
         """List the phantoms."""
         return {"phantoms of emission tomography": NAMES}
-
-    def shows(self, name: str) -> tuple[str, ...]:
-        """Name the size, and the frames of what has some."""
-        return self.takes(name)
 
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a phantom as a PNG, or a series as an animation."""
@@ -403,12 +400,6 @@ class Pet(Task):
     def finished(self, image: Any) -> Any:
         """Set negative activities to 0."""
         return np.maximum(image, 0)
-
-    def judge(self, problem: Problem, image: Any) -> dict[str, float]:
-        """Measure how near the frames come to the true ones."""
-        if problem.truth is None:
-            return {}
-        return {name: m(problem.truth, image) for name, m in self.metrics.items()}
 
     def decibels(self, problem: Problem, image: Any) -> float:
         """Give the PSNR, relative to the largest activity."""
@@ -512,7 +503,7 @@ def _order(views: int) -> Any:
 
 
 @dataclass(frozen=True)
-class Activities:
+class Activities(Simulated):
     """Phantoms of ellipses and their counts, to train on.
 
     Attributes
@@ -523,7 +514,8 @@ class Activities:
 
     task: Pet
 
-    def _problem(self, *key: int) -> Problem:
+    def problem(self, *key: int) -> Problem:
+        """Draw one, and measure it."""
         task, rng = self.task, generator(*key)
         image = _positive("ellipses", random_ellipses(task.size, rng))
         low, high = np.log(task.counts)
@@ -535,27 +527,6 @@ class Activities:
             seed=int(rng.integers(2**31)),
         )
         return task.measure(Given("ellipses", image[None]), options)
-
-    def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw phantoms and count.
-
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            Counts (B, 1, views, detectors), and the phantoms.
-        """
-        return batch([self._problem(seed, step, item) for item in items])
-
-    def validation(self) -> list[Problem]:
-        """Give phantoms that no step draws."""
-        return [self._problem(2**63, i) for i in range(self.task.validation)]
 
 
 def _lengths(frames: int | None) -> tuple[float, ...]:
@@ -590,13 +561,6 @@ def _scattered(trues: Any) -> Any:
     total, own = (x.sum(axis=(-2, -1), keepdims=True) for x in (trues, wide))
     scatter = wide * total / np.maximum(own, 1e-30)
     return scatter / 2 + flat * total / (2 * trues[0].size)
-
-
-def _usual_factor(scan: _Scan, counts: Any, background: Any) -> np.float32:
-    """Give the factor with which activities are about 1 at most."""
-    flat = scan.beam(slice(None))(np.ones((1, *scan.ring[:2]), np.float32))
-    own = max(float((counts - background).sum()), 0.01 * float(counts.sum()))
-    return np.float32(4 * own / (len(counts) * float(flat.sum())))
 
 
 def _background(problem: Problem) -> Any:

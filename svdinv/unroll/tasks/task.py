@@ -18,8 +18,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.data.formats import WRITERS, ending
+from svdinv.unroll.display import panels
+from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.imports import imported
-from svdinv.unroll.problem import Problem
+from svdinv.unroll.problem import Problem, batch
 
 __all__ = [
     "Effort",
@@ -27,6 +30,7 @@ __all__ = [
     "Given",
     "Method",
     "Options",
+    "Simulated",
     "Source",
     "Task",
     "View",
@@ -224,6 +228,31 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Simulated:
+    """A source of problems that are made as they are asked for; subclasses say how.
+
+    Attributes
+    ----------
+    task : Task
+        With the number of problems for validation, `validation`.
+    """
+
+    task: Any
+
+    def problem(self, *key: int) -> Problem:
+        """Draw one: the same of the same numbers."""
+        raise NotImplementedError
+
+    def batch(self, seed: int, step: int, items: range) -> Problem:
+        """Draw items of a step, as of `Source`."""
+        return batch([self.problem(seed, step, item) for item in items])
+
+    def validation(self) -> list[Problem]:
+        """Give problems that no step draws."""
+        return [self.problem(2**63, i) for i in range(self.task.validation)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A kind of reconstruction; its fields are the options of training for it.
@@ -250,6 +279,8 @@ class Task:
         Suffixes of files that `save` writes, the first by default.
     moving : bool
         Whether its images have frames.
+    has_views : bool
+        Whether there are equivalent problems, as `views` gives them.
     """
 
     kind: ClassVar[str]
@@ -260,8 +291,9 @@ class Task:
     sampled: ClassVar[str]
     options: ClassVar[type[Options]]
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
-    endings: ClassVar[tuple[str, ...]]
+    endings: ClassVar[tuple[str, ...]] = (".png", *WRITERS)
     moving: ClassVar[bool] = False
+    has_views: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse what is out of range.
@@ -350,8 +382,11 @@ class Task:
         raise NotImplementedError
 
     def shows(self, name: str) -> tuple[str, ...]:
-        """Name the options that `show` takes for something built in."""
-        return ()
+        """Name the options that `show` takes for something built in.
+
+        By default those that `read` takes.
+        """
+        return self.takes(name)
 
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write a picture of something built in."""
@@ -448,18 +483,31 @@ class Task:
         raise NotImplementedError
 
     def shown(self, image: Arrays) -> Arrays:
-        """Give an image as pictures of it take it."""
-        return image
+        """Give an image as pictures of it take it.
+
+        By default, of a known number of channels, with these behind: three of one.
+        """
+        if self.channels is None:
+            return image
+        return np.repeat(np.moveaxis(image, 0, -1), 3 // self.channels, axis=-1)
 
     def save(self, path: Path, image: Arrays, problem: Problem) -> None:
-        """Write a reconstruction, as `shown` gives it, to a file of `endings`."""
-        raise NotImplementedError
+        """Write a reconstruction, as `shown` gives it, to a file of `endings`.
+
+        By default as a picture, or as numbers (C, H, W) in the scale of what was read.
+        """
+        suffix = ending(path, self.endings)
+        if suffix == ".png":
+            save_picture(path, image)
+        else:
+            channels = np.moveaxis(image[..., : self.channels], -1, 0)
+            WRITERS[suffix](path, channels * np.float32(problem.scale), None)
 
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
     ) -> None:
         """Write a picture that compares reconstructions."""
-        raise NotImplementedError
+        panels.save_panel(path, truth, entries, title=title)
 
     def moves(self, problem: Problem) -> bool:
         """Tell whether an animation of an image is worth while."""

@@ -304,7 +304,7 @@ class Fitting:
         self._first = math.nan
         self._snapshots: list[dict[str, Tensor]] = []
         self._recent: deque[float] = deque(maxlen=_WINDOW)
-        self._sound: tuple[dict[str, Any], dict[str, Any]] | None = None
+        self._remember()
 
     def run(
         self,
@@ -392,7 +392,6 @@ class Fitting:
             measured.append(target.fidelity.expected(Ax.detach()))
             data.append(distance.detach() / self.count)
             loss.append(own.detach() / self.count)
-        total.backward()
         told = torch.stack([loss[0], data[0]]).tolist()
         if self.iteration == 1:
             self._first = told[1]
@@ -403,6 +402,7 @@ class Fitting:
                 )
         if self._broken(told[1]):
             return None
+        total.backward()
         for group in self.optimiser.param_groups:
             group["lr"] = options.rate * _SLOWER ** len(self.rollbacks)
         self.optimiser.step()
@@ -564,7 +564,7 @@ class Fitting:
     def _lost(self) -> bool:
         """Whether there is no way to go on."""
         broken = bool(self.rollbacks) and self.rollbacks[-1] == self.iteration
-        return broken and (self._sound is None or len(self.rollbacks) > _MOST_ROLLBACKS)
+        return broken and len(self.rollbacks) > _MOST_ROLLBACKS
 
     def _broken(self, data: float) -> bool:
         """Go back to sound weights where the fit has broken down."""
@@ -578,7 +578,7 @@ class Fitting:
             self._recent.append(data)
             return False
         self.rollbacks.append(self.iteration)
-        if not self._lost and self._sound is not None:
+        if not self._lost:
             models, moments = self._sound
             self.models.load_state_dict(models)
             self.optimiser.load_state_dict(copy.deepcopy(moments))

@@ -157,7 +157,7 @@ class HeldOut(Rule):
         places = measured.flatten().nonzero()[:, 0].cpu().numpy()
         if len(places) < _LEAST:
             raise ValueError(
-                f"rule: HeldOut needs at least {_LEAST} data, got {len(places)}"
+                f"rule HeldOut needs at least {_LEAST} data, got {len(places)}"
             )
         rng = np.random.default_rng([seed, 1])
         count = max(1, round(self.share * len(places)))
@@ -261,8 +261,8 @@ class GaussianRule(Rule):
         fidelity = problem.fidelity
         if not (isinstance(fidelity, L2) and fidelity.weight is None):
             raise ValueError(
-                f"rule: {type(self).__name__} is for white Gaussian noise, an L2 "
-                f"fidelity without weights, got {fidelity}"
+                f"rule {type(self).__name__} is for white Gaussian noise, an L2 "
+                f"fidelity without weights, got {type(fidelity).__name__}"
             )
 
 

@@ -1,0 +1,129 @@
+"""Learned primal-dual reconstruction, of any linear operator.
+
+The primal-dual hybrid gradient method with both of its proximal operators learned
+(Adler & Öktem, IEEE TMI 2018). An image is carried by several maps, of which the first
+is the estimate, and so are the data. With [ ] for what is put together as channels, one
+cell is::
+
+    h = h + D([h, A x_1, y])       dual: where the data are
+    x = x + P([x, A^H h_1])        primal: where the image is
+
+D and P are chains of convolutions without bias, so that an image of twice the density
+is reconstructed as twice the image. The last convolutions are small at first: the
+network begins near `svdinv.unroll.operators.Operator.approximate_inverse`, which for
+line integrals is filtered back-projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from svdinv.unroll.arrays import Array, Namespace, namespace
+from svdinv.unroll.networks.functional import check_channels, residual_gains
+from svdinv.unroll.networks.recipe import (
+    Convolutions,
+    Layer,
+    Layers,
+    Recipe,
+    State,
+    at_least,
+    register,
+)
+from svdinv.unroll.problem import Problem
+
+__all__ = ["PrimalDual"]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class PrimalDual(Recipe):
+    """Structure of a learned primal-dual network.
+
+    Images are real, (B, C, H, W), and so are the data, with two axes behind the
+    channels. The operator is linear, a mask or one of a problem. Scaled to a norm near
+    1, as those of the tasks are, one network suits several geometries.
+
+    Attributes
+    ----------
+    cells : int
+        Number of unrolled iterations.
+    features : int
+        Width of the hidden convolutions.
+    convs : int
+        Convolutions of each chain.
+    memory : int
+        Maps that carry each channel of the image, and of the data.
+    channels : int
+        Channels of the image.
+    slope : float
+        Slope of the ReLUs below zero.
+    """
+
+    cells: int = 8
+    features: int = 32
+    convs: int = 3
+    memory: int = 5
+    channels: int = 1
+    slope: float = 0.1
+
+    axes: ClassVar[str] = "B C H W"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no network.
+
+        Raises
+        ------
+        ValueError
+            Naming the attribute.
+        """
+        super().__post_init__()
+        at_least(1, self, "features", "convs", "memory", "channels")
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        """Name both chains."""
+        return {"dual": self._chain(2), "primal": self._chain(1)}
+
+    def _chain(self, more: int) -> Convolutions:
+        hidden = [self.features] * (self.convs - 1)
+        first, after = self.memory + more, self.memory
+        widths = (first * self.channels, *hidden, after * self.channels)
+        gains = residual_gains(self.convs)
+        return Convolutions(widths, axes=2, slope=self.slope, gains=gains)
+
+    def begin(self, problem: Problem) -> State:
+        """Start from an approximate inverse of the operator.
+
+        Raises
+        ------
+        TypeError
+            If the operator is not linear.
+        ValueError
+            If the image or the data do not have two axes behind the channels.
+        """
+        if not problem.A.linear:
+            raise TypeError("PrimalDual needs a linear operator")
+        x = problem.A.approximate_inverse(problem.y)
+        xp = namespace(x)
+        check_channels(x, self.axes, self.channels, xp)
+        if len(problem.y.shape) != 4:
+            raise ValueError(
+                "the data must have two axes behind the channels, got shape "
+                f"{tuple(problem.y.shape)}"
+            )
+        image, data = self._carried(x, xp), self._carried(problem.y, xp)
+        return {"x": x, "primal": image, "dual": xp.zeros_like(data)}
+
+    def _carried(self, x: Array, xp: Namespace) -> Array:
+        """Give an array and zeros, as the maps that carry it."""
+        return xp.concat([x, *[xp.zeros_like(x)] * (self.memory - 1)], axis=1)
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        """Iterate once, as at the top of this module."""
+        primal, dual, y = state["primal"], state["dual"], problem.y
+        xp, C = namespace(y), self.channels
+        dual = dual + layers.dual(xp.concat([dual, problem.A(state["x"]), y], axis=1))
+        back = problem.A.adjoint(dual[:, :C])
+        primal = primal + layers.primal(xp.concat([primal, back], axis=1))
+        return {"x": primal[:, :C], "primal": primal, "dual": dual}

@@ -1,0 +1,148 @@
+"""The learned primal-dual network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from array_frameworks import Framework
+
+from svdinv.cli import main
+from svdinv.unroll.networks import PrimalDual
+from svdinv.unroll.operators import MRI, FanBeam, ParallelBeam, Sampling
+from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.tasks.ct import Ct, CtOptions
+from svdinv.unroll.torch import Network
+
+SMALL = CtOptions(views=12, noise=0.01, size=24)
+
+
+def problem(**options):
+    task = Ct()
+    options = replace(SMALL, **options)
+    return task.measure(task.read("walnut-1", options), options)
+
+
+def batched(*problems):
+    return batch(problems).replace_arrays(torch.as_tensor)
+
+
+def test_without_learning_it_is_filtered_back_projection():
+    network = Network(PrimalDual(cells=3, features=2), seed=0)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "2.weight" in name:  # the last convolution of each chain
+                parameter.zero_()
+    for beam in ("parallel", "fan"):
+        made = problem(beam=beam)
+        with torch.no_grad():
+            found = network(batched(made))[0].numpy()
+        projector, unit = made.A.operator, made.note.unit
+        due = projector.filtered_back_projection(unit * made.y)
+        np.testing.assert_allclose(found, due, rtol=1e-5, atol=1e-5)
+
+
+def test_one_tap_is_the_classical_iteration(rng):
+    """Chains of one convolution that looks at no neighbour, and nothing carried."""
+    A = 0.1 * ParallelBeam((9, 8), np.arange(0, 180, 20.0))
+    y = rng.standard_normal((2, 1, 9, 13))
+    recipe = PrimalDual(cells=3, convs=1, memory=1)
+    network = Network(recipe, seed=0).double()
+    sigma, tau = 0.7, 0.4
+    with torch.no_grad():
+        for parameter in network.parameters():
+            taps = {3: [-0.3, sigma, -sigma], 2: [0.0, -tau]}[parameter.shape[1]]
+            parameter.zero_()
+            parameter[0, :, 1, 1] = torch.tensor(taps, dtype=torch.float64)
+        found = network(torch.from_numpy(y), A).numpy()
+    x, h = A.approximate_inverse(y), np.zeros_like(y)
+    for _ in range(3):
+        h = 0.7 * h + sigma * (A(x) - y)
+        x = x - tau * A.adjoint(h)
+    np.testing.assert_allclose(found, x, rtol=1e-10, atol=1e-12)
+
+
+def test_twice_the_data_are_twice_the_image():
+    made = problem()
+    network = Network(PrimalDual(cells=2, features=4), seed=1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+        once, twice = (
+            network(batched(replace(made, y=k * made.y))) for k in (1.0, 2.0)
+        )
+    torch.testing.assert_close(twice, 2 * once, rtol=1e-4, atol=1e-4)
+
+
+def test_items_do_not_depend_on_each_other():
+    first, other = problem(), problem(seed=5)
+    network = Network(PrimalDual(cells=2, features=4), seed=1)
+    with torch.no_grad():
+        both = network(batched(first, other))
+        alone = network(batched(other))
+    torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["jax", "tensorflow"])
+def test_every_framework_begins_alike(name):
+    framework, made = Framework(name), problem().single()
+    due = PrimalDual().begin(made)
+    found = PrimalDual().begin(made.replace_arrays(framework.array))
+    for key, array in due.items():
+        np.testing.assert_allclose(framework.numpy(found[key]), array, atol=1e-5)
+
+
+def test_zeros_have_finite_gradients():
+    made = problem()
+    network = Network(PrimalDual(cells=2, features=2), seed=0)
+    image = network(batched(replace(made, y=0 * made.y)))
+    image.square().sum().backward()
+    assert not image.detach().any()
+    assert all(bool(p.grad.isfinite().all()) for p in network.parameters())
+
+
+def test_it_refuses_what_it_cannot_do():
+    network = Network(PrimalDual(cells=1, features=2))
+    A = FanBeam((12, 12), np.arange(0, 360, 30.0), source=30, distance=40)
+    with pytest.raises(ValueError, match="must have 1 channels"):
+        network(torch.ones(1, 2, *A.data_shape), A)
+    with pytest.raises(ValueError, match="axes B C H W"):
+        network(torch.ones(1, *A.data_shape), A)
+    mask = torch.ones(1, 3, 4, 4, dtype=torch.bool)
+    with pytest.raises(TypeError, match="real and floating point"):
+        network(torch.ones(1, 3, 4, 4, dtype=torch.complex64), MRI(mask))
+    with pytest.raises(TypeError, match="needs beside the measured values: mask"):
+        network(torch.ones(1, 1, 4, 4))
+    with pytest.raises(ValueError, match="two axes behind"):
+        PrimalDual().begin(Problem(np.ones((1, 1, 3, 4, 4)), _Sum()))
+    for name in ("cells", "features", "convs", "memory", "channels"):
+        with pytest.raises(ValueError, match=name):
+            PrimalDual(**{name: 0})
+
+
+class _Sum(Sampling):
+    """Measures several copies of an image."""
+
+    def __init__(self):
+        super().__init__(np.ones(1, bool))
+
+    def adjoint(self, y):
+        return y.sum(axis=2)
+
+    approximate_inverse = adjoint
+
+
+def test_it_is_trained_and_reconstructs(tmp_path, capsys):
+    tiny = ["task.size=24", "task.projections=[6,8]", "task.validation=2"]
+    tiny += ["network.features=2", "network.cells=2"]
+    sets = [word for text in tiny for word in ("--set", text)]
+    run = str(tmp_path / "run")
+    train = ["train", "ct", "--steps", "3", "--device", "cpu", *sets]
+    assert main([*train, "--output", run]) == 0
+    words = ["walnut-1", "--size", "24", "--views", "8", "--beam", "fan"]
+    words += ["--no-baselines", "--weights", run, "--device", "cpu"]
+    assert main(["reconstruct", *words, "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "walnut-1-reconstruction.png").exists()
+    capsys.readouterr()
