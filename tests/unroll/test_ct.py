@@ -94,7 +94,7 @@ def test_equivalent_problems_have_the_same_solution():
 
 
 def test_items_depend_on_their_key_alone():
-    source = Ct(size=16, projections=(5,)).load()
+    source = Ct(size=(16,), projections=(5,)).load()
     whole = source.batch(3, 5, range(3))
     assert whole.y.shape[:3] == (3, 1, 5)
     part = source.batch(3, 5, range(2, 3))
@@ -105,22 +105,35 @@ def test_items_depend_on_their_key_alone():
 
 
 def test_items_have_views_and_noise_as_asked():
-    """One number of views for a step, and noise between two levels for each item."""
-    task = Ct(size=16, projections=(4, 7), noise=(0.0, 0.2), validation=3)
-    steps = [task.load().batch(0, step, range(4)) for step in range(8)]
-    assert {made.y.shape[2] for made in steps} == {4, 7}
+    """One setting for a step, and noise between two levels for each item."""
+    task = Ct(
+        size=(16, 20),
+        projections=(4, 7),
+        beam=("parallel", "fan"),
+        noise=(0.0, 0.2),
+        validation=8,
+    )
+    steps = [task.load().batch(0, step, range(4)) for step in range(40)]
+    seen = {(made.truth.shape[-1], *made.y.shape[2:]) for made in steps}
+    assert len(seen) == 8  # the beams differ by their detectors
     relative = [
         float(np.abs(made.y - made.A(made.truth))[i].mean() / np.abs(made.y[i]).mean())
         for made in steps
         for i in range(4)
     ]
     assert min(relative) < 0.03 < 0.12 < max(relative) < 0.2
-    assert [made.y.shape[1] for made in task.load().validation()] == [4, 7, 4]
-    corners = Ct(size=32, projections=(4,), rectangles=1.0).load().batch(0, 0, range(1))
-    round_ = Ct(size=32, projections=(4,)).load().batch(0, 0, range(1))
+    every = {(m.truth.shape[-1], *m.y.shape[1:]) for m in task.load().validation()}
+    assert every == seen
+    corners = (
+        Ct(size=(32,), projections=(4,), rectangles=1.0).load().batch(0, 0, range(1))
+    )
+    round_ = Ct(size=(32,), projections=(4,)).load().batch(0, 0, range(1))
     assert not np.array_equal(corners.truth, round_.truth)
-    with pytest.raises(ValueError, match="projections must have"):
-        Ct(projections=())
+    for name in ("size", "projections", "beam"):
+        with pytest.raises(ValueError, match=f"{name} must have at least one"):
+            Ct(**{name: ()})
+    with pytest.raises(ValueError, match="beam must be parallel or fan, or both"):
+        Ct(beam=("cone",))
     with pytest.raises(ValueError, match="noise must not fall"):
         Ct(noise=(0.1, 0.0))
 
@@ -269,7 +282,7 @@ def test_the_preset_is_a_generator_of_the_filtered_back_projection():
 
 def test_an_educated_prior_is_trained_and_fitted(tmp_path, capsys):
     """Trained for a moment it is nearer than an untrained one from the start."""
-    tiny = ["task.size=24", "task.projections=[12]", "task.validation=1"]
+    tiny = ["task.size=[24]", "task.projections=[12]", "task.validation=1"]
     tiny += ["network.features=[8,8]", "network.skips=[2,2]"]
     sets = [word for text in tiny for word in ("--set", text)]
     weights = tmp_path / "run"

@@ -16,6 +16,7 @@ from svdinv.unroll.tasks.cine import Cine, CineOptions
 from svdinv.unroll.tasks.cine_baselines import zero_filled
 from svdinv.unroll.tasks.cine_sampling import MASKS
 from svdinv.unroll.tasks.colour import Colour, sampled
+from svdinv.unroll.tasks.ct import Ct, CtOptions, tv
 from svdinv.unroll.tasks.task import Given
 from svdinv.unroll.torch import Network, save
 
@@ -47,9 +48,9 @@ def test_others_are_refused_with_a_list_of_what_there_is(folder, name):
 
 
 def test_what_comes_with_the_package_can_be_loaded():
-    assert pretrained.names() == ["cine", "colour", "pet", "tlr"]
+    assert pretrained.names() == ["cine", "colour", "ct", "pet", "tlr"]
     axes = [pretrained.load(name).recipe.axes for name in pretrained.names()]
-    assert axes == ["B T H W", *["B C H W"] * 3]
+    assert axes == ["B T H W", *["B C H W"] * 4]
 
 
 def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
@@ -61,6 +62,16 @@ def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
         for name in ("tlr", "colour")
     )
     assert other > one + 0.2
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_the_weights_for_tomography_are_ahead_of_total_variation(size, beam):
+    """On a kind of phantom that they never saw, whose best weight TV is told."""
+    task, options = Ct(), CtOptions(views=60, noise=0.01, size=size, beam=beam)
+    case = task.measure(task.read("walnut-1", options), options)
+    image = apply(pretrained.load("ct"), task, case).image
+    assert task.decibels(case, image) > task.decibels(case, tv(case).image) + 0.5
 
 
 @pytest.mark.parametrize("mask", MASKS)

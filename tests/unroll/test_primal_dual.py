@@ -135,7 +135,7 @@ class _Sum(Sampling):
 
 
 def test_it_is_trained_and_reconstructs(tmp_path, capsys):
-    tiny = ["task.size=24", "task.projections=[6,8]", "task.validation=2"]
+    tiny = ["task.size=[24]", "task.projections=[6,8]", "task.validation=2"]
     tiny += ["network.features=2", "network.cells=2"]
     sets = [word for text in tiny for word in ("--set", text)]
     run = str(tmp_path / "run")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -93,7 +94,7 @@ class Geometry(NamedTuple):
         return _operator(self, angles, detectors)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _operator(
     geometry: Geometry, angles: tuple[float, ...], detectors: int | None
 ) -> Operator:
@@ -197,12 +198,15 @@ class Ct(Task):
     options: ClassVar[type[Options]] = CtOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
 
-    size: int = option(128, "rows and columns of what is trained on", low=16)
-    projections: tuple[int, ...] = option(
-        (_VIEWS,), "views of each: a step takes one of these", low=1
-    )
+    size: tuple[int, ...] = option(
+        (128,), "rows and columns of what is trained on: a step takes one of these",
+        low=16,
+    )  # fmt: skip
+    projections: tuple[int, ...] = option((_VIEWS,), "views of each, likewise", low=1)
     arc: float = option(0.0, "degrees that they lie in; 0: all", low=0, high=360)
-    beam: str = option("parallel", " or ".join(_BEAMS))
+    beam: tuple[str, ...] = option(
+        _BEAMS[:1], f"{' or '.join(_BEAMS)}, or both, likewise"
+    )
     noise: tuple[float, float] = option(
         (0.01, 0.01),
         "least and most noise relative to the mean of a sinogram, between which each "
@@ -227,8 +231,12 @@ class Ct(Task):
             Naming the option.
         """
         super().__post_init__()
-        if not self.projections:
-            raise ValueError("projections must have at least one number of views")
+        for name in ("size", "projections", "beam"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must have at least one value")
+        if not set(self.beam) <= set(_BEAMS):
+            due = " or ".join(_BEAMS)
+            raise ValueError(f"beam must be {due}, or both, got {self.beam}")
         if not self.noise[0] <= self.noise[1]:
             raise ValueError(f"noise must not fall, got {self.noise}")
 
@@ -419,6 +427,9 @@ class _Note(NamedTuple):
         return f"{len(self.angles)} views of a {kind} beam"
 
 
+_Setting: TypeAlias = tuple[int, int, str]  # size, views and beam of a step
+
+
 @dataclass(frozen=True)
 class Densities:
     """Phantoms of ellipses and their projections, to train on.
@@ -431,19 +442,23 @@ class Densities:
 
     task: Ct
 
-    def _problem(self, views: int, *key: int) -> Problem:
-        task, rng = self.task, generator(*key)
-        image = random_shapes(task.size, rng, task.rectangles, task.hollow)
+    def _problem(self, setting: _Setting, *key: int) -> Problem:
+        task, rng, (size, views, beam) = self.task, generator(*key), setting
+        image = random_shapes(size, rng, task.rectangles, task.hollow)
         if task.textures and rng.random() < task.textures:
             image = textured(image, rng)
         options = CtOptions(
             views=views,
             arc=task.arc or None,
-            beam=task.beam,
+            beam=beam,
             noise=rng.uniform(*task.noise),
             seed=int(rng.integers(2**31)),
         )
         return task.measure(Given("shapes", image[None]), options)
+
+    def _settings(self) -> list[_Setting]:
+        task = self.task
+        return list(itertools.product(task.size, task.projections, task.beam))
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw phantoms and project them.
@@ -460,15 +475,17 @@ class Densities:
         Problem
             Sinograms (B, 1, views, detectors), and the phantoms.
         """
-        every = self.task.projections
-        views = every[int(generator(seed, step).integers(len(every)))]
-        return batch([self._problem(views, seed, step, item) for item in items])
+        every = self._settings()
+        setting = every[int(generator(seed, step).integers(len(every)))]
+        return batch([self._problem(setting, seed, step, item) for item in items])
 
     def validation(self) -> list[Problem]:
-        """Give phantoms that no step draws, with each number of views in turn."""
-        every = self.task.projections
-        count = range(self.task.validation)
-        return [self._problem(every[i % len(every)], 2**63, i) for i in count]
+        """Give phantoms that no step draws, of settings at even distances."""
+        every, count = self._settings(), self.task.validation
+        return [
+            self._problem(every[i * len(every) // count], 2**63, i)
+            for i in range(count)
+        ]
 
 
 def _unit(A: Operator) -> float:
