@@ -38,7 +38,7 @@ examples:
 Every image is sampled, reconstructed from the samples, and compared with the original.
 In the output folder: results.csv with a row for each image, setting and method,
 results.md with the means, and pictures of the first image of each setting.
-Classical methods get, for every image, the regularisation weight of a grid that comes
+Classical methods get, for every image, the regularisation weight that comes
 nearest to the truth; networks never see the truth.
 Ctrl-C ends the work once the method in hand is done; the tables hold what came before.
 """

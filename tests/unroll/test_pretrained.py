@@ -64,11 +64,9 @@ def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
     assert other > one + 0.2
 
 
-@pytest.mark.parametrize("size", [64, 128])
-@pytest.mark.parametrize("beam", ["parallel", "fan"])
-def test_the_weights_for_tomography_are_ahead_of_total_variation(size, beam):
+def test_the_weights_for_tomography_are_ahead_of_total_variation():
     """On a kind of phantom that they never saw, whose best weight TV is told."""
-    task, options = Ct(), CtOptions(views=60, noise=0.01, size=size, beam=beam)
+    task, options = Ct(), CtOptions(views=60, noise=0.01, size=128)
     case = task.measure(task.read("walnut-1", options), options)
     image = apply(pretrained.load("ct"), task, case).image
     assert task.decibels(case, image) > task.decibels(case, tv(case).image) + 0.5

@@ -43,8 +43,8 @@ RESULTS = "results.csv"
 TABLE = "results.md"
 
 _FOOTNOTE = (
-    "Classical methods take, for every image, the regularisation weight of a grid that "
-    "comes nearest to the truth; the network never sees the truth."
+    "Classical methods take, for every image, the regularisation weight that comes "
+    "nearest to the truth; the network never sees the truth."
 )
 
 
