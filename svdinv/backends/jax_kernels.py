@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _TARGET = "svdinv_kernels"
+# Elements from which XLA is faster with the product U diag(y) V^H.
+_MOST_MAPPED = 256
 _handler = kernels.xla_handler()
 if _handler is not None:
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
@@ -178,9 +180,10 @@ def value(operation: Operation, x: Any, xp: Any) -> Any:
     """Compute an operation by a kernel, or else by its own array functions."""
     if isinstance(operation, Map | Push | Pull):
         function, A = operation.function, x[0]
-        rule = kernels.maps if isinstance(operation, Map) else kernels.derives
-        quick = operation.kind is SVDFactors and _fits(rule, A)
-        if isinstance(operation, Map) and quick:
+        quick = operation.kind is SVDFactors and _fits(kernels.derives, A)
+        if isinstance(operation, Map):
+            if not quick or prod(A.shape[-2:]) > _MOST_MAPPED:
+                return operation.value(x, xp)
             return _on_cpu(partial(_map, function, xp), _plain(operation, xp), *x)
         known = isinstance(operation, Pull) or x[2] is not None
         numbers = operations.derives(function, A, x[1]) if quick and known else None

@@ -23,7 +23,6 @@ __all__ = [
     "default_threads",
     "derives",
     "handles",
-    "maps",
     "plan",
     "pulls",
     "run",
@@ -57,9 +56,7 @@ _LEAST_BATCH, _FEW_ELEMENTS = 4, 1024
 # LAPACK reduces long matrices to short ones first. Beyond this ratio of the sides that
 # is faster, and for a small batch beyond a smaller one.
 _MOST_SLENDER = 64
-# Elements from which products by a BLAS are faster, whatever the batch.
-_MOST_MAPPED = 256
-# Elements, for each matrix of a batch, up to which a derivative in lanes is faster than
+# Elements, for each matrix of a batch, up to which products in lanes are faster than
 # array functions; a pullback of a decomposition takes more of these.
 _DERIVED, _PULLED = 1024, 4096
 # From here on, vectors of full length leave the second cache.
@@ -149,13 +146,8 @@ def suits(dtype: str, batch: int, m: int, n: int) -> bool:
     return (many or m * n <= _FEW_ELEMENTS) and handles(dtype, batch, m, n)
 
 
-def maps(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether the kernels compute U diag(y) V^H faster than array functions."""
-    return m * n <= _MOST_MAPPED and handles(dtype, batch, m, n)
-
-
 def derives(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether the kernels are faster with the derivative of such a map."""
+    """Tell whether the kernels are faster with U diag(y) V^H, and its derivative."""
     return m * n <= _DERIVED * batch and handles(dtype, batch, m, n)
 
 

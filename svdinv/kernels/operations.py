@@ -231,7 +231,7 @@ def derives(function: Any, A: Array, tau: Any) -> tuple[float, float] | None:
 
 def _map(operation: Map, x: Any, memory: Memory, xp: Namespace) -> Any:
     A, tau, *factors = x
-    if operation.kind is not SVDFactors or not _fits(kernels.maps, A, memory):
+    if operation.kind is not SVDFactors or not _fits(kernels.derives, A, memory):
         return None
     U, S, Vh = factors
     known = knows(operation.function, A, tau)
