@@ -205,13 +205,15 @@ def random_ellipses(size: int, rng: np.random.Generator) -> Image:
     ndarray of float32, shape (size, size)
         In [0, 1].
     """
-    return _random(size, rng, 0.0)
+    return random_shapes(size, rng, 0.0)
 
 
 def random_shapes(
     size: int, rng: np.random.Generator, rectangles: float = 0.5, hollow: float = 0.0
 ) -> Image:
     """Draw an image of ellipses and rectangles within a disc.
+
+    The first is a body, the others are in it.
 
     Parameters
     ----------
@@ -225,9 +227,38 @@ def random_shapes(
     Returns
     -------
     ndarray of float32, shape (size, size)
-        In [0, 1].
+        In [0, 1], with a largest density of at least 0.5.
     """
-    return _random(size, rng, rectangles, hollow)
+    shapes = [
+        Ellipse(
+            rng.uniform(0.1, 0.4),
+            rng.uniform(0.5, 0.85),
+            rng.uniform(0.5, 0.85),
+            degrees=rng.uniform(0, 180),
+        )
+    ]
+    for _ in range(int(rng.integers(5, 40))):
+        far, at = 0.75 * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi)
+        most = 0.9 - far  # so that it lies within the disc
+        a, b = most * np.exp(rng.uniform(np.log(0.08), 0, 2)) * 0.7
+        shapes.append(
+            Ellipse(
+                rng.uniform(-0.4, 0.5),
+                a,
+                b,
+                far * math.cos(at),
+                far * math.sin(at),
+                rng.uniform(0, 180),
+                rng.random() < rectangles,
+            )
+        )
+        if hollow and rng.random() < hollow:
+            outer, inner = shapes[-1], rng.uniform(0.75, 0.97)
+            less = -outer.density * rng.uniform(0.3, 1.2)
+            within = outer._replace(density=less, a=inner * a, b=inner * b)
+            shapes.append(within)
+    image = drawn(shapes, size)
+    return image * np.float32(rng.uniform(0.5, 1) / max(float(image.max()), 1e-3))
 
 
 def textured(image: Image, rng: np.random.Generator) -> Image:
@@ -291,42 +322,6 @@ def walnut(size: int, rng: np.random.Generator) -> Image:
         middle = 0.79 * np.array([np.cos(at), np.sin(at)])
         image[np.hypot(x - middle[0], y - middle[1]) < wide] = 0.0
     return _coarser(image.astype(np.float32)).clip(0, 1)
-
-
-def _random(
-    size: int, rng: np.random.Generator, rectangles: float, hollow: float = 0.0
-) -> Image:
-    """Draw a body and what is in it, and the largest density in [0.5, 1]."""
-    shapes = [
-        Ellipse(
-            rng.uniform(0.1, 0.4),
-            rng.uniform(0.5, 0.85),
-            rng.uniform(0.5, 0.85),
-            degrees=rng.uniform(0, 180),
-        )
-    ]
-    for _ in range(int(rng.integers(5, 40))):
-        far, at = 0.75 * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi)
-        most = 0.9 - far  # so that it lies within the disc
-        a, b = most * np.exp(rng.uniform(np.log(0.08), 0, 2)) * 0.7
-        shapes.append(
-            Ellipse(
-                rng.uniform(-0.4, 0.5),
-                a,
-                b,
-                far * math.cos(at),
-                far * math.sin(at),
-                rng.uniform(0, 180),
-                rng.random() < rectangles,
-            )
-        )
-        if hollow and rng.random() < hollow:
-            outer, inner = shapes[-1], rng.uniform(0.75, 0.97)
-            less = -outer.density * rng.uniform(0.3, 1.2)
-            within = outer._replace(density=less, a=inner * a, b=inner * b)
-            shapes.append(within)
-    image = drawn(shapes, size)
-    return image * np.float32(rng.uniform(0.5, 1) / max(float(image.max()), 1e-3))
 
 
 def _varied(shapes: Sequence[Ellipse], rng: np.random.Generator) -> list[Ellipse]:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from svdinv.unroll.arrays import Array, Namespace, namespace
+from svdinv.unroll.arrays import namespace
 from svdinv.unroll.networks.functional import check_channels, residual_gains
 from svdinv.unroll.networks.recipe import (
     Convolutions,
@@ -112,12 +112,9 @@ class PrimalDual(Recipe):
                 "the data must have two axes behind the channels, got shape "
                 f"{tuple(problem.y.shape)}"
             )
-        image, data = self._carried(x, xp), self._carried(problem.y, xp)
-        return {"x": x, "primal": image, "dual": xp.zeros_like(data)}
-
-    def _carried(self, x: Array, xp: Namespace) -> Array:
-        """Give an array and zeros, as the maps that carry it."""
-        return xp.concat([x, *[xp.zeros_like(x)] * (self.memory - 1)], axis=1)
+        memory = [xp.zeros_like(x)] * (self.memory - 1)
+        dual = xp.concat([xp.zeros_like(problem.y)] * self.memory, axis=1)
+        return {"x": x, "primal": xp.concat([x, *memory], axis=1), "dual": dual}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
         """Iterate once, as at the top of this module."""

@@ -241,7 +241,7 @@ class Ct(Task):
             raise ValueError(f"noise must not fall, got {self.noise}")
 
     def load(self) -> Densities:
-        """Give phantoms of ellipses, drawn as they are asked for."""
+        """Give phantoms, drawn as they are asked for."""
         return Densities(self)
 
     def recognises(self, path: Path) -> bool:
@@ -432,7 +432,7 @@ _Setting: TypeAlias = tuple[int, int, str]  # size, views and beam of a step
 
 @dataclass(frozen=True)
 class Densities:
-    """Phantoms of ellipses and their projections, to train on.
+    """Random phantoms and their projections, to train on.
 
     Attributes
     ----------
