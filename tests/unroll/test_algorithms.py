@@ -248,6 +248,20 @@ def test_conjugate_gradients_solve_in_as_many_steps_as_unknowns(rng):
     )
 
 
+@pytest.mark.parametrize("size", [8, 96])
+def test_conjugate_gradients_stay_at_the_solution_of_a_singular_system(rng, size):
+    """Rounding leaves a residual where N is 0, and no step must follow it."""
+    A = MRI(rng.random((size, size)) < 0.3)
+    image = complex_normal(rng, 2, size, size).astype(np.complex64)
+    image[1] *= 1e-6  # each with its own rounding
+    b = A.adjoint(A(image))
+    found = conjugate_gradients(
+        lambda x: A.adjoint(A(x)), b, np.zeros_like(b), 60, batch_axes=1
+    )
+    away = np.linalg.norm(found - b, axis=(1, 2))
+    assert (away < 1e-5 * np.linalg.norm(b, axis=(1, 2))).all()
+
+
 def test_batch_axes_keep_images_apart(rng):
     """One image's steps do not depend on the others, and without the axes they do."""
     maps = complex_normal(rng, C, H, W)

@@ -137,6 +137,18 @@ class TestRules:
         assert 0.2 < one.chosen.sum() / one.measured.sum() < 0.4
         assert not (one.chosen & ~one.measured).any()
 
+    def test_held_out_samples_of_one_coil_leave_an_image_to_begin_with(self):
+        """Least squares of the rest is singular there, and must not grow."""
+        rng = np.random.default_rng(0)
+        image = rng.random((1, 96, 96)).astype(np.complex64)
+        A = MRI(rng.random((1, 96, 96)) < 0.4)
+        problem = Problem(A(image), A)
+        generator = replace(GENERATOR, images="series", channels=1)
+        fitting = Fitting(problem, generator, Options(rule=HeldOut(share=0.1)))
+        found = float(fitting.state["scale"].max())
+        whole = Fitting(problem, generator, Options(rule=None)).state["scale"]
+        assert 0.5 < found / float(whole.max()) < 2
+
     def test_held_out_error_is_that_of_the_average(self):
         problem = noisy()
         fitting = Fitting(problem, GENERATOR, Options(every=1))

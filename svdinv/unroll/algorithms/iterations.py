@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 from svdinv.core.namespace import safe_divide
+from svdinv.core.tolerances import eps
 from svdinv.unroll.arrays import Array, as_float, inner, like, namespace, norm, times
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.operators import Identity, Operator, operator_norm
@@ -45,6 +46,7 @@ Parameters: TypeAlias = Mapping[str, Any]
 
 # The norm that is found is too small by less than this.
 _MARGIN = 1.01
+_ROUNDING = 16.0  # times eps: of a residual, relative to the right side
 # Of the two steps of PDHG.
 _LARGEST_RATIO = 1e4
 
@@ -549,10 +551,11 @@ def conjugate_gradients(
     *,
     batch_axes: int = 0,
 ) -> Array:
-    """Solve N x = b for a Hermitian positive definite N, by conjugate gradients.
+    """Solve N x = b for a Hermitian N >= 0 with b in its range, by conjugate gradients.
 
-    Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 1952. What is solved exactly stays
-    as it is, without a division by zero.
+    Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 1952. What is solved up to rounding
+    stays as it is: where N is singular, rounding leaves a residual that no step
+    removes, and steps along it would grow without bound.
 
     Parameters
     ----------
@@ -575,15 +578,18 @@ def conjugate_gradients(
     xp = namespace(right)
     axes = tuple(range(batch_axes, len(right.shape)))
 
-    def ratio(a: Array, b: Array) -> Array:
-        return like(safe_divide(a, b, b > 0, xp), right, xp)
+    def ratio(a: Array, b: Array, least: Any = 0.0) -> Array:
+        return like(safe_divide(a, b, (b > 0) & (a > least), xp), right, xp)
 
     residual = right - normal(x)
     direction = residual
     power = inner(residual, residual, axes, keepdims=True)
+    rounding = (_ROUNDING * eps(right, xp)) ** 2
+    rounding = rounding * inner(right, right, axes, keepdims=True)
     for _ in range(iterations):
         image = normal(direction)
-        length = ratio(power, inner(direction, image, axes, keepdims=True))
+        curvature = inner(direction, image, axes, keepdims=True)
+        length = ratio(power, curvature, rounding)
         x = x + length * direction
         residual = residual - length * image
         before, power = power, inner(residual, residual, axes, keepdims=True)
