@@ -137,6 +137,28 @@ class TestRules:
         assert 0.2 < one.chosen.sum() / one.measured.sum() < 0.4
         assert not (one.chosen & ~one.measured).any()
 
+    def test_the_middle_of_k_space_is_never_held_out(self):
+        """It holds nearly all of the energy: its error would be all that is seen."""
+        rng = np.random.default_rng(0)
+        image = 1 + 0.1 * rng.random((1, 32, 32))
+        A = MRI(rng.random((1, 32, 32)) < 0.5)
+        A.mask[0, 16, 16] = True
+        y = torch.from_numpy(A(image.astype(np.complex64)))
+        measured = torch.from_numpy(A.mask)
+        few = [
+            HeldOut(share=0.5).choose(Problem(y, A), measured, seed)
+            for seed in range(8)
+        ]
+        assert not any(chosen[0, 16, 16] for chosen in few)
+        assert all(int(x.sum()) > 0.45 * int(measured.sum()) for x in few)
+        # Data of about one size are all drawn from.
+        flat = torch.from_numpy(image.astype(np.float32))
+        every = [
+            HeldOut(share=0.5).choose(Problem(flat, A), torch.ones_like(flat) > 0, seed)
+            for seed in range(40)
+        ]
+        assert torch.stack(every).any(dim=0).all()
+
     def test_held_out_samples_of_one_coil_leave_an_image_to_begin_with(self):
         """Least squares of the rest is singular there, and must not grow."""
         rng = np.random.default_rng(0)
