@@ -33,19 +33,11 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line on `argv`, by default what the program was given.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the name of the program; `sys.argv` by default.
-
-    Returns
-    -------
-    int
-        Exit code: 0 on success; 2 for arguments that make no sense, files that
-        cannot be read and files that cannot be written; 1 where a training or a fit
-        broke down; 130 where it was interrupted.
+    Gives the exit code: 0 on success; 2 for arguments that make no sense, files that
+    cannot be read and files that cannot be written; 1 where a training or a fit broke
+    down; 130 where it was interrupted.
     """
     parser = _parser()
     before = _ending_on_sigterm()

@@ -54,10 +54,7 @@ _PACKAGES = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-lear
 class Parser(argparse.ArgumentParser):
     """Argument parser that complains in one line.
 
-    Attributes
-    ----------
-    late : callable or None
-        Declares the arguments that are dear to import, once this parser is at work.
+    `late` declares the arguments that are dear to import, once this parser is at work.
     """
 
     late: Callable[[Parser], None] | None = None
@@ -85,17 +82,7 @@ def complain(message: str) -> None:
 
 
 def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
-    """Refuse to go on where packages are missing.
-
-    Parameters
-    ----------
-    parser : Parser
-        Of the command.
-    modules : iterable of str
-        Modules to import.
-    extra : str
-        The extra of svdinv that installs them.
-    """
+    """Refuse to go on where modules are missing, which an extra of svdinv installs."""
     missing = [_PACKAGES.get(name, name) for name in modules if not find_spec(name)]
     if missing:
         parser.error(
@@ -124,13 +111,7 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
 
 
 def begin(arguments: argparse.Namespace) -> None:
-    """Begin a reconstruction: see that all it needs is installed, and set the threads.
-
-    Parameters
-    ----------
-    arguments : Namespace
-        Of a command with the arguments of `add_computing`.
-    """
+    """Begin a reconstruction: see that its packages are there, and set the threads."""
     need(arguments.parser, (*NETWORKS, "matplotlib", "PIL", "threadpoolctl"), "train")
 
     import torch
@@ -142,12 +123,8 @@ def begin(arguments: argparse.Namespace) -> None:
 def add_task_options(parser: Parser, *, several: bool) -> None:
     """Declare the options of all tasks: how their images are read and measured.
 
-    Parameters
-    ----------
-    parser : Parser
-        Of the command, which does so when it is at work: tasks take long to import.
-    several : bool
-        Whether those that have a plural take several values, under that name.
+    Only when the parser is at work: tasks take long to import. With `several` those
+    that have a plural take several values, under that name.
     """
     parser.late = partial(_declare, several=several)
 
@@ -181,26 +158,9 @@ def _declare(parser: Parser, *, several: bool) -> None:
 
 
 def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Options:
-    """Give the options of a task, and refuse those of others.
+    """Give the options of a task, and refuse those of others by a ValueError.
 
-    Parameters
-    ----------
-    arguments : Namespace
-        Of the command line.
-    task : Task
-        The task.
-    what : str
-        What the options are for, for messages, such as "cat.png is a picture".
-
-    Returns
-    -------
-    Options
-        The task's.
-
-    Raises
-    ------
-    ValueError
-        If an option is of another task, or has an invalid value.
+    `what` is what the options are for, such as "cat.png is a picture".
     """
     (options,) = task_settings(arguments, task, what)
     return options
@@ -209,23 +169,7 @@ def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Option
 def task_settings(
     arguments: argparse.Namespace, task: Task, what: str
 ) -> list[Options]:
-    """Give the options of a task for all that several values of them make.
-
-    Parameters
-    ----------
-    arguments, task, what
-        As for `task_options`.
-
-    Returns
-    -------
-    list of Options
-        One for every combination.
-
-    Raises
-    ------
-    ValueError
-        As `task_options`.
-    """
+    """Give, as `task_options`, one for every combination of several values."""
     from svdinv.unroll.tasks import tasks
 
     every = {name for cls in tasks().values() for name in cls.options.names()}
@@ -252,18 +196,7 @@ def task_settings(
 
 @contextlib.contextmanager
 def naming(flag: str) -> Iterator[None]:
-    """Let errors begin with the argument that they are about.
-
-    Parameters
-    ----------
-    flag : str
-        Such as "--prior".
-
-    Raises
-    ------
-    ValueError
-        Whatever was raised within, or that there is no file, so named.
-    """
+    """Let a ValueError, or that there is no file, begin with its argument's flag."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
@@ -272,20 +205,7 @@ def naming(flag: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
-    """Let errors that begin with the name of an option begin with its flag.
-
-    Parameters
-    ----------
-    arguments : Namespace
-        Of the command line.
-    task : Task
-        Whose options they are.
-
-    Raises
-    ------
-    ValueError
-        Whatever was raised within, so renamed.
-    """
+    """Let a ValueError that begins with the name of an option begin with its flag."""
     try:
         yield
     except ValueError as error:
@@ -301,24 +221,7 @@ def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
 def refuse_options(
     arguments: argparse.Namespace, task: Task, why: str, *, but: tuple[str, ...] = ()
 ) -> None:
-    """Refuse all options of a task that are given, but for some.
-
-    Parameters
-    ----------
-    arguments : Namespace
-        Of the command line.
-    task : Task
-        The task.
-    why : str
-        Why they do not apply.
-    but : tuple of str
-        Options that are allowed.
-
-    Raises
-    ------
-    ValueError
-        Naming the first.
-    """
+    """Refuse, by a ValueError, options of a task that are given, but for some."""
     for name in task.options.names():
         value = getattr(arguments, name)
         if value is not None and name not in but:

@@ -16,19 +16,7 @@ __all__ = ["Input", "check_network", "read_input"]
 
 
 class Input(NamedTuple):
-    """An input, read and measured.
-
-    Attributes
-    ----------
-    task : Task
-        Of what.
-    problem : Problem
-        What was measured.
-    options : Options
-        The task's.
-    measured : bool
-        Whether it came as measured data.
-    """
+    """An input, read and measured; `measured` if it came as measured data."""
 
     task: Task
     problem: Problem
@@ -45,26 +33,9 @@ def read_input(
 ) -> Input:
     """Read an input, and check it and the options of its task against each other.
 
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        With the options of all tasks.
-    source : str
-        A file, or the name of something built in.
-    check : callable
-        Called with the task, what was read, and the options, before it is measured.
-    fitted : bool
-        Whether an image of which only noise was asked for is measured completely.
-
-    Returns
-    -------
-    Input
-        The input.
-
-    Raises
-    ------
-    ValueError
-        Naming the argument.
+    `check` is called with the task, what was read, and the options, before it is
+    measured. With `fitted` an image of which only noise was asked for is measured
+    completely. A ValueError names the argument.
     """
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.reading import fitting, read, task_of_file
@@ -84,13 +55,7 @@ def read_input(
 
 
 def check_network(network: Any, task: Task, source: str) -> None:
-    """Refuse a network for images of another task.
-
-    Raises
-    ------
-    ValueError
-        If it is one.
-    """
+    """Refuse, by a ValueError, a network for images of another task."""
     from svdinv.unroll.evaluation.inference import task_of_network
 
     own = task_of_network(network)

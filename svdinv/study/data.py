@@ -32,24 +32,10 @@ _VALIDATION_ITEMS = 4
 
 
 def pool(photographs: Sequence[str], patch: int) -> list[Image]:
-    """Read the photographs to train on.
+    """Give the built-in photographs that are not for tests, and those that are named.
 
-    Parameters
-    ----------
-    photographs : sequence of str
-        Folders and files of pictures besides those built in.
-    patch : int
-        Side of a patch, which every photograph must hold.
-
-    Returns
-    -------
-    list of ndarray of float32, shape (H, W, 3)
-        The built-in photographs that are not for tests, and those named.
-
-    Raises
-    ------
-    ValueError
-        If a file or folder is missing, is no picture or is too small.
+    Float32, (H, W, 3). Raises ValueError if a file or folder is missing, is no picture,
+    or too small for a patch.
     """
     task = Colour(
         photographs=tuple(photographs), held_out=TEST, patch=patch, validation=1
@@ -83,20 +69,7 @@ class Patches:
     size: int = 32
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw patches and masks.
-
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            Samples (B, 3, H, W), what sampled them, and the patches.
-        """
+        """Draw samples (B, 3, H, W), what sampled them, and the patches themselves."""
         drawn = [self._item(generator(seed, step, item)) for item in items]
         truth = np.stack([patch for patch, _ in drawn])
         mask = np.stack([mask for _, mask in drawn])
@@ -197,12 +170,7 @@ def _copies(
 class TestCrops:
     """Crops of the test photographs, as tiles of the size that was trained on.
 
-    Parameters
-    ----------
-    crop : int
-        Side of the crops in pixels, a multiple of `size`.
-    size : int
-        Side of the tiles.
+    `crop` is the side of the crops in pixels, a multiple of `size`, that of the tiles.
     """
 
     __test__ = False  # pytest would take it for a test
@@ -213,17 +181,9 @@ class TestCrops:
         self.truths = channels_first(np.stack(crops))
 
     def batch(self, rate: float) -> Problem:
-        """Sample all tiles, those of one crop after those of another.
+        """Sample all tiles, (B, 3, size, size), one crop after the other.
 
-        Parameters
-        ----------
-        rate : float
-            Sampling rate; the masks depend on nothing else.
-
-        Returns
-        -------
-        Problem
-            Samples (B, 3, size, size), what sampled them, and the tiles.
+        The masks depend on the rate alone.
         """
         masks = [
             uniform_mask(truth.shape, rate, generator(_TEST, i))

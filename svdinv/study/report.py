@@ -29,22 +29,7 @@ _RED = "#a50f15"
 
 
 def write_report(study: Study, rows: Sequence[Row], output: Path) -> None:
-    """Write `CSV`, `TABLE` and `PLOT`.
-
-    Parameters
-    ----------
-    study : Study
-        What was compared.
-    rows : sequence of Row
-        What came of it, or of a part of it.
-    output : Path
-        Existing folder; files that are there are replaced.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written.
-    """
+    """Write `CSV`, `TABLE` and `PLOT` into an existing folder."""
     with replacing(output / CSV) as stream:
         stream.write(_csv(rows))
     with replacing(output / TABLE) as stream:
@@ -53,18 +38,7 @@ def write_report(study: Study, rows: Sequence[Row], output: Path) -> None:
 
 
 def command(study: Study) -> str:
-    """Give the command line of a study, but for its folder.
-
-    Parameters
-    ----------
-    study : Study
-        The study.
-
-    Returns
-    -------
-    str
-        ``svdinv compare`` with all that differs from the defaults.
-    """
+    """Give ``svdinv compare`` with what differs from the defaults, but the folder."""
     words = ["svdinv compare"]
     default = Study()
     if study == default.quick():
@@ -81,20 +55,7 @@ def command(study: Study) -> str:
 
 
 def summary(study: Study, rows: Sequence[Row]) -> str:
-    """Say in a few lines what broke, for the terminal.
-
-    Parameters
-    ----------
-    study : Study
-        What was compared.
-    rows : sequence of Row
-        What came of it.
-
-    Returns
-    -------
-    str
-        A line for each method and kind of data.
-    """
+    """Say what broke, for the terminal: a line for each method and kind of data."""
     lines = [_line("data", "method", "broken", "PSNR - svt's", "time, svt 1")]
     for data in study.data:
         for method in study.methods:
@@ -108,20 +69,7 @@ def summary(study: Study, rows: Sequence[Row]) -> str:
 
 
 def table(study: Study, rows: Sequence[Row]) -> str:
-    """Make the tables, headed by how the runs were made.
-
-    Parameters
-    ----------
-    study : Study
-        What was compared.
-    rows : sequence of Row
-        What came of it.
-
-    Returns
-    -------
-    str
-        Markdown without headings, to be included in a page.
-    """
+    """Make the tables in Markdown, without headings, after how the runs were made."""
     done, planned = len(rows), len(study.plans())
     machines = sorted({row.machine for row in rows})
     head = [

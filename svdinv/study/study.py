@@ -106,13 +106,6 @@ class Study:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what makes no study.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         for name, known in (("methods", METHODS), ("data", tuple(DATA))):
             given = getattr(self, name)
             unknown = [x for x in given if x not in known]
@@ -228,24 +221,8 @@ class Row:
 def begin(study: Study, output: Path) -> list[Row]:
     """Write down what is studied, or see that it is what was studied before.
 
-    Parameters
-    ----------
-    study : Study
-        The study.
-    output : Path
-        Existing folder.
-
-    Returns
-    -------
-    list of Row
-        What came of the runs that are done already.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds another study or a damaged file.
-    OSError
-        If it cannot be written to.
+    Gives what came of the runs that are done already. Raises ValueError if the existing
+    folder holds another study or a damaged file.
     """
     path = output / _STUDY
     wanted = json.loads(json.dumps(asdict(study)))
@@ -274,28 +251,9 @@ def compare(
 ) -> tuple[list[Row], bool]:
     """Do the runs of a study that are not done yet, each written when it is.
 
-    Parameters
-    ----------
-    study : Study
-        What to compare.
-    photographs : sequence of ndarray of float32, shape (H, W, 3)
-        What the patches come from, as `svdinv.study.data.pool` gives it.
-    output : Path
-        Existing folder; runs of the same study that are in it are not repeated.
-
-    Returns
-    -------
-    list of Row
-        What came of the runs that are done, in the order of `Study.plans`.
-    bool
-        Whether that is all of them; otherwise Ctrl-C came first.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds another study or a damaged file.
-    OSError
-        If a file cannot be written.
+    `photographs` are those of `svdinv.study.data.pool`. Gives what came of the runs
+    that are done, in the order of `Study.plans`, and whether that is all of them;
+    otherwise Ctrl-C came first. Raises ValueError as `begin`.
     """
     rows = {_plan(row): row for row in begin(study, output)}
     plans = study.plans()
@@ -324,26 +282,7 @@ def measure(
     test: TestCrops,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Row | None:
-    """Do one run.
-
-    Parameters
-    ----------
-    study : Study
-        Steps, batch and network.
-    plan : Plan
-        The run.
-    photographs : sequence of ndarray of float32, shape (H, W, 3)
-        What the patches come from.
-    test : TestCrops
-        What to judge by.
-    interrupted : callable
-        Asked after each step whether to give up.
-
-    Returns
-    -------
-    Row or None
-        What came of it; None if it was given up.
-    """
+    """Do one run; None if `interrupted`, asked after each step, has ended it."""
     source = Patches(list(photographs), plan.data, plan.rate, study.patch)
     run = Run(_config(study, plan), source)
     watch = _Watch()
@@ -402,23 +341,7 @@ def machine() -> str:
 
 
 def read_rows(output: Path) -> list[Row]:
-    """Read the rows of a study.
-
-    Parameters
-    ----------
-    output : Path
-        Its folder.
-
-    Returns
-    -------
-    list of Row
-        Those that are there.
-
-    Raises
-    ------
-    ValueError
-        If a file is damaged.
-    """
+    """Read the rows in the folder of a study; ValueError if a file is damaged."""
     return [_row(path) for path in sorted((output / _ROWS).glob("*.json"))]
 
 

@@ -23,20 +23,7 @@ _LOCK = ".lock"
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Open a file to write that takes its name only when it is complete.
 
-    Parameters
-    ----------
-    path : str or Path
-        Where to write; an existing file is replaced.
-
-    Yields
-    ------
-    BinaryIO
-        The stream to write to.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written; what was there before is left as it was.
+    Raises OSError if it cannot be written; what was there before is left as it was.
     """
     path = Path(path)
     draft = _draft(path)
@@ -61,22 +48,9 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Give names to write files to, which take their own when all are complete.
+    """Give names to write to; the files take their own, in order, when all are there.
 
-    Parameters
-    ----------
-    paths : sequence of Path
-        Where to write; existing files are replaced, in this order.
-
-    Yields
-    ------
-    list of Path
-        Where to write meanwhile, to files that are not there yet.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written; what was there before is left as it was.
+    Raises OSError as `replacing`.
     """
     drafts = [_draft(path) for path in paths]
     try:
@@ -91,13 +65,7 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def remove_drafts(path: Path) -> None:
-    """Remove what processes that were killed left of a file that was not complete.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    """
+    """Remove what processes that were killed left of a file that was not complete."""
     # A draft may have been written by a draft of its own.
     draft = re.compile(rf"\.+{re.escape(path.name)}(\.[0-9a-f]{{16}})+")
     for file in path.parent.iterdir():
@@ -107,25 +75,10 @@ def remove_drafts(path: Path) -> None:
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same out of a folder.
+    """Keep other processes that ask for the same out of a folder, by a file ``.lock``.
 
-    Where the system, or the file system, has no locks, nothing is kept out.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder; it holds a file ``.lock`` meanwhile.
-
-    Yields
-    ------
-    None
-
-    Raises
-    ------
-    BlockingIOError
-        If another process is in it.
-    OSError
-        If nothing can be written there.
+    Where the system, or the file system, has no locks, nothing is kept out. Raises
+    BlockingIOError if another process is in it.
     """
     if sys.platform == "win32":
         yield

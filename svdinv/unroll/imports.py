@@ -11,22 +11,9 @@ __all__ = ["imported"]
 
 
 def imported(name: str) -> Any:
-    """Import an object; modules in the current folder are found, too.
+    """Import ``package.module:name``; modules in the current folder are found, too.
 
-    Parameters
-    ----------
-    name : str
-        ``package.module:name``.
-
-    Returns
-    -------
-    object
-        What has that name.
-
-    Raises
-    ------
-    ValueError
-        If it is no such name, or there is nothing of it.
+    Raises ValueError if it is no such name, or there is nothing of it.
     """
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):

@@ -11,16 +11,10 @@ Window = tuple[slice, slice]
 
 
 class Tile(NamedTuple):
-    """A part of an image.
+    """A part of an image: rows and columns.
 
-    Attributes
-    ----------
-    seen : (slice, slice)
-        Rows and columns to work on: the tile and a margin around it.
-    inside : (slice, slice)
-        The tile itself, in what is made of these.
-    kept : (slice, slice)
-        The tile itself, in the image.
+    Those to work on, the tile and a margin around it, are `seen`; the tile itself is
+    `inside` of what is made of these, and is `kept` in the image.
     """
 
     seen: Window
@@ -29,22 +23,10 @@ class Tile(NamedTuple):
 
 
 def tiles(height: int, width: int, size: int, margin: int) -> Iterator[Tile]:
-    """Cut an image into tiles, each with a margin as far as the image reaches.
+    """Cut an image into tiles by rows, each with a margin as far as the image reaches.
 
-    Parameters
-    ----------
-    height, width : int
-        Of the image, in pixels.
-    size : int
-        Most pixels a side of what is kept of a tile.
-    margin : int
-        Pixels seen around it.
-
-    Yields
-    ------
-    Tile
-        By rows. What they keep covers the image, every pixel once; they see from
-        multiples of the greatest common divisor of `size` and `margin` on.
+    What they keep, at most `size` pixels a side, covers the image, every pixel once;
+    they see from multiples of the greatest common divisor of `size` and `margin` on.
     """
     for seen_rows, inside_rows, rows in _cuts(height, size, margin):
         for seen_columns, inside_columns, columns in _cuts(width, size, margin):
@@ -56,20 +38,7 @@ def tiles(height: int, width: int, size: int, margin: int) -> Iterator[Tile]:
 
 
 def middle(length: int, most: int) -> slice:
-    """Give the middle part of an axis, whose own middle is that of the axis.
-
-    Parameters
-    ----------
-    length : int
-        Of the axis.
-    most : int
-        Of the part, if the axis is so long.
-
-    Returns
-    -------
-    slice
-        The part: index ``length // 2`` becomes half of its length.
-    """
+    """Give the middle part of an axis; ``length // 2`` becomes half of its length."""
     size = min(length, most)
     first = length // 2 - size // 2
     return slice(first, first + size)

@@ -19,23 +19,9 @@ def save_curves(
     y: str,
     title: str,
 ) -> None:
-    """Write a PNG with curves, both axes logarithmic.
+    """Write a PNG with curves of points, both axes logarithmic.
 
-    Parameters
-    ----------
-    path : Path
-        Where to write; an existing file is replaced, and only by a complete one.
-    curves : mapping of str to sequence of (float, float)
-        Points by name; dashed where the name ends in "random".
-    x, y, title : str
-        Captions.
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is missing.
-    OSError
-        If the file cannot be written.
+    Dashed where the name ends in "random". Raises ImportError without Matplotlib.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

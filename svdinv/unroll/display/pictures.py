@@ -20,21 +20,9 @@ _GAP = 2  # pixels between the frames of a sheet
 
 
 def save_picture(path: str | Path, image: NDArray[Any]) -> None:
-    """Write a PNG file with 8 bits a channel.
+    """Write (H, W) or (H, W, 3), clipped to [0, 1], as a PNG with 8 bits a channel.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file; an existing one is replaced, and only by a complete one.
-    image : ndarray, shape (H, W) or (H, W, 3)
-        Grey or colour picture in [0, 1]; values outside are clipped.
-
-    Raises
-    ------
-    ImportError
-        If Pillow is missing.
-    OSError
-        If the file cannot be written.
+    Raises ImportError without Pillow.
     """
     (picture,) = _pictures([image])
     with replacing(path) as stream:
@@ -44,25 +32,12 @@ def save_picture(path: str | Path, image: NDArray[Any]) -> None:
 def save_animation(
     path: str | Path, frames: Iterable[NDArray[Any]], *, seconds: float
 ) -> None:
-    """Write a GIF file that repeats for ever, or an MP4 file.
+    """Write a GIF that repeats for ever, or, where the name ends in ``.mp4``, an MP4.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file; an existing one is replaced, and only by a complete one. One that
-        ends in ``.mp4`` is made by the program ffmpeg.
-    frames : iterable of ndarray, shape (H, W)
-        Grey pictures in [0, 1], one at least; values outside are clipped.
-    seconds : float
-        Time of a frame. GIF counts in hundredths of a second, and browsers slow down
-        what is faster than two of them, which is therefore the least.
-
-    Raises
-    ------
-    ImportError
-        If Pillow is missing.
-    OSError
-        If the file cannot be written, or ffmpeg is missing.
+    Of grey frames (H, W), one at least, clipped to [0, 1]. `seconds` is the time of a
+    frame: GIF counts in hundredths of a second, and browsers slow down what is faster
+    than two of them, which is therefore the least. Raises ImportError without Pillow,
+    and OSError without the program ffmpeg.
     """
     first, *others = _pictures(frames)
     if Path(path).suffix.lower() == ".mp4":
@@ -80,18 +55,7 @@ def save_animation(
 
 
 def contact_sheet(frames: NDArray[Any]) -> NDArray[np.float32]:
-    """Put the frames of a series beside and below each other, in one picture.
-
-    Parameters
-    ----------
-    frames : ndarray, shape (T, H, W)
-        Grey pictures in [0, 1].
-
-    Returns
-    -------
-    ndarray of float32, shape (H', W')
-        The frames by rows, with grey lines between them.
-    """
+    """Put grey frames (T, H, W) in rows into one picture, with grey lines between."""
     count, height, width = frames.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -25,19 +25,11 @@ _WORTH = 8  # times a small problem, from which on a network is timed
 
 
 def available_memory(device: str = "cpu") -> float:
-    """Tell how much memory there is to take.
+    """Tell how many bytes of memory there are to take.
 
-    Parameters
-    ----------
-    device : str
-        Where a network computes.
-
-    Returns
-    -------
-    float
-        Bytes: of a GPU, those that are free; of Linux, those that can be had without
-        swapping, within the limit of a container; of other systems all; infinity
-        where that is not known.
+    Of a GPU, those that are free; of Linux, those that can be had without swapping,
+    within the limit of a container; of other systems all; infinity where that is not
+    known.
     """
     if torch.device(device).type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
@@ -63,30 +55,9 @@ def check_memory(
     *,
     fitted: bool = False,
 ) -> float:
-    """Refuse what would not fit into memory.
+    """Give the bytes that a reconstruction, or a fit, takes.
 
-    Parameters
-    ----------
-    task : Task
-        Of what is reconstructed.
-    given : Given or Problem
-        What that is; an image is not measured yet.
-    options : Options
-        How it will be.
-    device : str
-        Where the network computes.
-    fitted : bool
-        Whether an untrained network is fitted to it.
-
-    Returns
-    -------
-    float
-        The bytes that it takes.
-
-    Raises
-    ------
-    ValueError
-        If there is less.
+    Raises ValueError if there are less.
     """
     needed, there = task.memory(given, options), available_memory(device)
     if fitted:
@@ -112,25 +83,10 @@ def forecast(
     ensemble: bool = False,
     device: str = "cpu",
 ) -> str:
-    """Say how long a reconstruction will take, and how much memory.
+    """Say how long a reconstruction will take, how much memory, and what is faster.
 
-    Parameters
-    ----------
-    network : Network or None
-        On `device`; for large images it is timed on a small part.
-    task : Task
-        Of the problem.
-    problem : Problem
-        What to reconstruct.
-    needed : float
-        Bytes, of `check_memory`.
-    baselines, ensemble, device
-        As for `svdinv.unroll.evaluation.reconstruction.reconstruct`.
-
-    Returns
-    -------
-    str
-        A line, with what makes it faster; empty if it is not worth a word.
+    `needed` is in bytes, of `check_memory`. The network, on `device`, is timed on a
+    small part of a large image. Empty if it is not worth a word.
     """
     effort = task.effort(problem)
     classical = learned = 0.0

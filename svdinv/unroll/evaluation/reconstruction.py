@@ -31,15 +31,7 @@ __all__ = ["Files", "Watch", "compare", "files", "reconstruct"]
 
 
 class Files(NamedTuple):
-    """Where a reconstruction goes.
-
-    Attributes
-    ----------
-    image, panel : Path
-        The picture or series itself, and the picture that compares.
-    animation : Path or None
-        Of a series.
-    """
+    """Where a reconstruction goes, a picture that compares, and a series' animation."""
 
     image: Path
     panel: Path
@@ -47,29 +39,11 @@ class Files(NamedTuple):
 
 
 def files(output: Path, task: Task, problem: Problem, movie: str = ".gif") -> Files:
-    """Name what is written.
+    """Name what is written, side by side.
 
-    Parameters
-    ----------
-    output : Path
-        Folder, or the file of the reconstruction: whatever has a suffix that begins
-        with a letter, unlike ``rate0.1``, and is no folder.
-    task : Task
-        Of what is reconstructed.
-    problem : Problem
-        What that is.
-    movie : str
-        Suffix of the animation of a series.
-
-    Returns
-    -------
-    Files
-        The files, side by side.
-
-    Raises
-    ------
-    ValueError
-        If a reconstruction cannot be written to a file of that suffix.
+    `output` is a folder, or the file of the reconstruction: whatever has a suffix that
+    begins with a letter, unlike ``rate0.1``, and is no folder. Raises ValueError if
+    a reconstruction cannot be written to a file of that suffix.
     """
     endings = task.endings
     if output.suffix[1:2].isalpha() and not output.is_dir():
@@ -98,35 +72,10 @@ def reconstruct(
     ensemble: bool = False,
     device: str = "cpu",
 ) -> bool:
-    """Reconstruct, compare, print and write.
+    """Reconstruct, compare, print and write; False if Ctrl-C ended it.
 
-    Parameters
-    ----------
-    task : Task
-        Of the problem.
-    problem : Problem
-        What to reconstruct.
-    network : Network or None
-        Of that kind, on `device`; without one the last classical method is what is
-        reconstructed.
-    written : Files
-        Where to.
-    baselines : bool
-        Whether to apply the classical methods too.
-    ensemble : bool
-        As for `svdinv.unroll.evaluation.inference.apply`.
-    device : str
-        Where the network is.
-
-    Returns
-    -------
-    bool
-        False if Ctrl-C ended it; nothing is written then.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written.
+    Nothing is written then. Without a network the last classical method is what is
+    reconstructed. Otherwise as `svdinv.unroll.evaluation.inference.apply`.
     """
     methods = classical(task, slow=baselines)
     if network is None:
@@ -147,13 +96,8 @@ def reconstruct(
 class Watch(NamedTuple):
     """What a method that takes long is given.
 
-    Attributes
-    ----------
-    advance : callable
-        To be called after each part of the work; raises KeyboardInterrupt when the
-        user wants an end.
-    interrupted : callable
-        Tells whether the user does.
+    `advance` is to be called after each part of the work, and raises KeyboardInterrupt
+    when the user wants an end; `interrupted` tells whether the user does.
     """
 
     advance: Callable[[], None]
@@ -170,30 +114,8 @@ def compare(
 ) -> bool:
     """Apply methods, print how they did, and write the image of the last one.
 
-    Parameters
-    ----------
-    task : Task
-        Of the problem.
-    problem : Problem
-        What to reconstruct.
-    methods : mapping of str to callable
-        What it is compared with.
-    last : mapping of str to callable
-        One method by its name, made of a `Watch`.
-    written : Files
-        Where to.
-    steps : int
-        Parts of the work: one for each of `methods`, and those of the last.
-
-    Returns
-    -------
-    bool
-        False if Ctrl-C ended it; nothing is written then.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written.
+    The last is made of a `Watch`. `steps` counts the parts of the work: one for each of
+    `methods`, and those of the last. False if Ctrl-C ended it; nothing is written then.
     """
     width = 2 + max(18, *map(len, [*task.baselines(), *last]))
     entries: list[Entry] = []

@@ -85,13 +85,6 @@ class EMNet(Recipe):
     measurement: ClassVar[tuple[str, ...]] = ("background",)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         at_least(1, self, "features", "convs")
         at_least(0, self, "start")

@@ -99,13 +99,6 @@ class Generator(ImageOrSeriesRecipe):
     slope: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse what makes no generator.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         at_least(1, self, "channels", "depth")
         at_least(0, self, "seed")
@@ -254,13 +247,6 @@ class Skip(Generator):
     skips: tuple[int, ...] = (4, 4, 4, 4, 4)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no generator.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         check_features(self.features, "features", 1)
         check_features(self.skips, "skips", 0)
@@ -327,13 +313,6 @@ class Decoder(Generator):
     source: Literal["noise"] = "noise"
 
     def __post_init__(self) -> None:
-        """Refuse what makes no generator.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         check_features(self.features, "features", 1)
         if self.source != "noise":
@@ -405,13 +384,6 @@ class Bilinear(Generator):
     images: Literal["image", "series"] = "series"
 
     def __post_init__(self) -> None:
-        """Refuse what makes no generator.
-
-        Raises
-        ------
-        ValueError, TypeError
-            Naming the attribute.
-        """
         super().__post_init__()
         at_least(1, self, "rank", "harmonics", "hidden")
         if self.images != "series" or self.along_time or self.source != "noise":
@@ -502,13 +474,6 @@ class LowRankAndSparse(Generator):
     has_penalty: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse what makes no generator.
-
-        Raises
-        ------
-        ValueError, TypeError
-            Naming the attribute.
-        """
         super().__post_init__()
         if self.images != "series" or self.along_time or self.source != "noise":
             raise ValueError("images must be 'series', of noise, not along_time")

@@ -142,13 +142,6 @@ class LLS(SeriesRecipe):
     noise: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         at_least(1, self, "convs", "block", "fold")
         at_least(1, self, "start_block")

@@ -71,13 +71,6 @@ class PrimalDual(Recipe):
     axes: ClassVar[str] = "B C H W"
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         at_least(1, self, "features", "convs", "memory", "channels")
 

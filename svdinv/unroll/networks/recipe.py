@@ -59,7 +59,7 @@ class Convolutions:
     axes : int
         2 for images, 3 for series.
     slope : float
-        Slope of the ReLU below zero (a leaky ReLU).
+        Slope of the ReLU below zero (a leaky ReLU), not negative.
     last : bool
         Whether a ReLU follows the last convolution too.
     gains : tuple of float
@@ -84,14 +84,6 @@ class Convolutions:
     normalised: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a slope that no framework differentiates, and gains of other chains.
-
-        Raises
-        ------
-        ValueError
-            If the slope is negative, the gains are not one for each convolution, or
-            the side is neither 1 nor 3.
-        """
         if self.side not in (1, 3):
             raise ValueError(f"side must be 1 or 3, got {self.side!r}")
         if not self.slope >= 0:
@@ -213,6 +205,11 @@ class Recipe:
     ----------
     cells : int
         Number of unrolled iterations.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an attribute makes no network, which is named.
     """
 
     cells: int = 10
@@ -227,13 +224,6 @@ class Recipe:
     """Whether ``"penalty"``, where it is in the state, is added to."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Naming the attribute.
-        """
         check_floats(self)
         at_least(1, self, "cells")
 
@@ -348,13 +338,7 @@ class Recipe:
 
 
 def choose(recipe: Recipe | None, kind: type[Recipe] | None, options: Any) -> Recipe:
-    """Give the recipe of a network: as given, or of its own kind with options.
-
-    Raises
-    ------
-    TypeError
-        If it is none, or not of that kind.
-    """
+    """Give the recipe of a network: as given, or of its own kind with options."""
     if recipe is None and kind is not None:
         return kind(**options)
     if not isinstance(recipe, kind or Recipe):
@@ -373,26 +357,9 @@ def forward_operator(
 ) -> Operator:
     """Give the forward operator for a call of a network.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        The network.
-    own : Operator or callable or None
-        The network's own operator, or what makes one.
-    measurement : tuple
-        What the network was given behind the measured values.
-    named : mapping of str to object, optional
-        What it was given by name.
-
-    Returns
-    -------
-    Operator
-        One that is given comes before the network's own.
-
-    Raises
-    ------
-    TypeError
-        If the arguments do not make one.
+    One that is given comes before the network's own, which is an operator, what makes
+    one, or None for that of the recipe. Raises TypeError if the arguments behind the
+    measured values do not make one.
     """
     named = named or {}
     if len(measurement) == 1 and not named and isinstance(measurement[0], Operator):
@@ -419,24 +386,9 @@ def given_problem(
     measurement: tuple[Any, ...],
     named: Mapping[str, Any] | None = None,
 ) -> Problem:
-    """Give the problem for a call of a network.
+    """Give the problem for a call of a network, without the truth, which none may see.
 
-    Parameters
-    ----------
-    recipe, own, measurement, named
-        As for `forward_operator`.
-    y : array or Problem
-        Data, or the problem itself.
-
-    Returns
-    -------
-    Problem
-        Without its truth, which no network may see.
-
-    Raises
-    ------
-    TypeError
-        If the arguments do not make one.
+    Of data, or a problem itself; the rest as for `forward_operator`.
     """
     if isinstance(y, Problem):
         if measurement or named:
@@ -457,13 +409,7 @@ def _beside(
 
 
 def at_least(least: int, recipe: Any, *names: str) -> None:
-    """Check attributes that count something.
-
-    Raises
-    ------
-    ValueError
-        Naming the first that is no integer, or less than `least`.
-    """
+    """Check attributes that count something; ValueError names the first wrong one."""
     for name in names:
         value = getattr(recipe, name)
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -476,13 +422,7 @@ def at_least(least: int, recipe: Any, *names: str) -> None:
 
 
 def check_features(features: tuple[int, ...], name: str, least: int) -> None:
-    """Check the channels at each scale of an encoder or decoder.
-
-    Raises
-    ------
-    ValueError
-        If there are none, or one is no integer, too small or too large.
-    """
+    """Check the channels at each scale of an encoder or decoder."""
     whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
     if not (features and whole):
         raise ValueError(
@@ -491,15 +431,7 @@ def check_features(features: tuple[int, ...], name: str, least: int) -> None:
 
 
 def check_floats(recipe: Any) -> None:
-    """Check the attributes declared as float, and make them Python's.
-
-    Raises
-    ------
-    TypeError
-        Naming the first that is no real number.
-    ValueError
-        Naming the first that is not finite.
-    """
+    """Check the attributes declared as float, and make them Python's."""
     for entry in dataclasses.fields(recipe):
         if entry.type not in ("float", float):
             continue
@@ -514,26 +446,9 @@ def check_floats(recipe: Any) -> None:
 def in_order(
     recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[Any, ...]:
-    """Put what is given by name behind what is given by place.
+    """Put what is given by name behind what is given by place, None for what is not.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        The network, whose `measurement` has the names.
-    measurement : tuple
-        Arguments by place.
-    named : mapping of str to array
-        Arguments by name.
-
-    Returns
-    -------
-    tuple
-        All of them, by place; None for one that is missing before another.
-
-    Raises
-    ------
-    TypeError
-        If a name is unknown, or given twice.
+    Raises TypeError if a name is unknown, or given twice.
     """
     names = recipe.measurement
     for name in named:
@@ -551,21 +466,9 @@ def in_order(
 def check_measurement(
     recipe: Recipe, measurement: tuple[Any, ...], optional: int = 0
 ) -> None:
-    """Check how many arguments there are behind the measured values.
+    """Check how many arguments there are behind the data; the last few are optional.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        The network, whose `measurement` names them.
-    measurement : tuple
-        The arguments.
-    optional : int
-        How many of them, the last, may be missing.
-
-    Raises
-    ------
-    TypeError
-        If there are too few or too many.
+    Raises TypeError if there are too few or too many.
     """
     names = recipe.measurement
     if len(names) - optional <= len(measurement) <= len(names):
@@ -624,18 +527,7 @@ def register(cls: _Class) -> _Class:
 
 
 def registered(base: type = object) -> dict[str, type]:
-    """List what can be read from files.
-
-    Parameters
-    ----------
-    base : type
-        Subclasses of this one alone, such as `Recipe`.
-
-    Returns
-    -------
-    dict of str to type
-        The classes that `register` has seen, by name.
-    """
+    """List the classes that `register` has seen, by name, such as each `Recipe`."""
     return {name: cls for name, cls in _REGISTERED.items() if issubclass(cls, base)}
 
 

@@ -81,13 +81,6 @@ class Refined(Recipe):
     slope: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Naming the attribute.
-        """
         if not isinstance(self.network, Recipe):
             raise TypeError(f"network must be a Recipe, got {self.network!r}")
         if self.cells == 0:

@@ -27,17 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesRecipe(Recipe):
-    """A network from the k-space of complex series (B, T, H, W) to the series.
-
-    Attributes
-    ----------
-    cells : int
-        Number of unrolled iterations.
-    features : int
-        Width of the hidden convolutions.
-    threshold : float
-        First value of c, for low-rank thresholds ``sigmoid(c) * s_1``.
-    """
+    """A network from the k-space of complex series (B, T, H, W) to the series."""
 
     features: int = 16
     threshold: float = -2.0
@@ -46,35 +36,16 @@ class SeriesRecipe(Recipe):
     measurement: ClassVar[tuple[str, ...]] = ("mask", "maps")
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         at_least(1, self, "features")
 
     def operator(self, *measurement: Array) -> Operator:
         """Sample the k-space of each frame, of every coil.
 
-        Parameters
-        ----------
-        *measurement : array
-            A mask (B, T, H, W), and for several coils maps (B, C, H, W), or None.
-
-        Returns
-        -------
-        Operator
-            From (B, T, H, W) to (B, T, H, W), or with maps to (B, T, C, H, W).
-
-        Raises
-        ------
-        TypeError
-            If `mask` is missing, or no array of bool.
-        ValueError
-            If the shapes do not go together.
+        Of a mask (B, T, H, W), and for several coils maps (B, C, H, W), or None: from
+        (B, T, H, W) to (B, T, H, W), or with maps to (B, T, C, H, W). Raises TypeError
+        if the mask is missing, or no array of bool, ValueError if shapes do not go
+        together.
         """
         return mri(self, measurement)
 
@@ -83,25 +54,12 @@ class SeriesRecipe(Recipe):
 class ImageOrSeriesRecipe(Recipe):
     """A network of real images (B, C, H, W), or of complex series (B, T, H, W).
 
-    Attributes
-    ----------
-    cells : int
-        Number of unrolled iterations.
-    images : {"image", "series"}
-        Images sampled by a mask, or series measured by MRI, from mask and coil maps.
-        With an operator of one's own only real or complex matters.
+    With an operator of one's own `images` tells only whether they are real or complex.
     """
 
     images: Literal["image", "series"]
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         if self.images not in ("image", "series"):
             raise ValueError(f"images must be 'image' or 'series', got {self.images!r}")
@@ -135,13 +93,7 @@ def mri(recipe: Recipe, measurement: tuple[Any, ...]) -> Operator:
 
 
 def zero_filled(problem: Problem) -> Array:
-    """Give A^H y, checked to be complex series.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If it is none, or the k-space is real.
-    """
+    """Give A^H y, checked to be complex series, of complex k-space."""
     y = problem.y
     xp = namespace(y)
     if isinstance(problem.A, MRI) and not is_complex(y, xp):

@@ -114,13 +114,6 @@ class TLR(Recipe):
     axes: ClassVar[str] = "B C H W"
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         at_least(1, self, "features", "channels", "low_rank_maps", "fold")
         at_least(0, self, "bypass_maps", "convs_before", "convs_after")

@@ -72,18 +72,16 @@ class LearnedPrior:
     uses_step : bool
         Whether `prox` depends on the step. Where no prior does, what would only set
         the step is not learned.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an attribute makes no network, which is named.
     """
 
     uses_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Naming the attribute.
-        """
         check_floats(self)
 
     def layers(self, axes: str) -> Mapping[str, Layer]:
@@ -206,13 +204,6 @@ class Convolved(LearnedPrior):
     uses_step: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         at_least(1, self, "features", "channels")
 
@@ -265,13 +256,6 @@ class Unrolled(ImageOrSeriesRecipe):
     images: Literal["image", "series"] = "series"
 
     def __post_init__(self) -> None:
-        """Refuse what makes no network.
-
-        Raises
-        ------
-        ValueError, TypeError
-            Naming the attribute.
-        """
         super().__post_init__()
         if not isinstance(self.algorithm, Algorithm):
             raise TypeError(f"algorithm must be an Algorithm, got {self.algorithm!r}")

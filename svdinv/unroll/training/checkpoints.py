@@ -47,17 +47,8 @@ class Checkpoint:
     ) -> None:
         """Put a training back to where it was.
 
-        Parameters
-        ----------
-        network, mean : Module
-            The network, and that with the means of its weights.
-        optimiser : Optimizer
-            Of the parameters of the network.
-
-        Raises
-        ------
-        ValueError
-            If the tensors are not those of such a training, or not finite.
+        Raises ValueError if the tensors are not those of such a network, of the mean of
+        its weights and of an optimiser of its parameters, or not finite.
         """
         expected = dict(_weights(network, mean))
         shapes = {name: tuple(x.shape) for name, x in expected.items()}
@@ -103,28 +94,7 @@ def write_checkpoint(
     optimiser: torch.optim.Optimizer,
     origin: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a checkpoint: complete, or not there at all.
-
-    Parameters
-    ----------
-    path : Path
-        The file, in the format of safetensors; an existing one is replaced.
-    step : int
-        Steps that were done.
-    config : str
-        The configuration, as TOML.
-    network, mean : Module
-        The network, and that with the means of its weights.
-    optimiser : Optimizer
-        Of the parameters of the network.
-    origin : mapping of str to str, optional
-        What else the bits depend on.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
-    """
+    """Write a checkpoint, as safetensors: complete, or not there at all."""
     tensors = {
         name: x.detach().cpu().contiguous()
         for name, x in (*_weights(network, mean), *_moments(network, optimiser))
@@ -137,22 +107,9 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+    """Read what `write_checkpoint` wrote.
 
-    Parameters
-    ----------
-    path : Path
-        A file that `write_checkpoint` wrote.
-
-    Returns
-    -------
-    Checkpoint
-        What is in it.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, damaged or something else.
+    Raises ValueError if the file is missing, damaged or something else.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -45,33 +45,11 @@ def train(
 ) -> int:
     """Train, with a progress bar and a line or two of conclusion.
 
-    Parameters
-    ----------
-    config : Config
-        What to train, how.
-    output : Path
-        Existing folder for all that is written.
-    resume : bool
-        Go on from the checkpoint in it.
-    weights : Path, optional
-        File with the first weights, of the network or of the network in it.
-    device : str
-        Where to compute: "cpu", "cuda", such as "cuda:1", or "auto".
-    overwrite : bool
-        Whether to begin anew where the folder holds a training.
-
-    Returns
-    -------
-    int
-        Exit code: 0, 130 after Ctrl-C or SIGTERM, or 1 if the training broke down.
-
-    Raises
-    ------
-    Refused
-        If the data, weights or checkpoint cannot be read or do not belong together;
-        if another process trains in that folder; if the memory is too small.
-    OSError
-        If a file cannot be written.
+    `output` is an existing folder, `weights` a file with the first weights, of the
+    network or of the network in it, and `device` as for `processes`. Gives the exit
+    code: 0, 130 after Ctrl-C or SIGTERM, or 1 if the training broke down. Raises
+    `Refused` if the data, weights or checkpoint cannot be read or do not belong
+    together, another process trains in that folder, or the memory is too small.
     """
     with ExitStack() as held, processes(device) as (rank, place):
 
@@ -118,18 +96,7 @@ def _alone(output: Path) -> Iterator[None]:
 
 
 def holds_training(output: Path) -> str:
-    """Name the first file of a training in a folder, if there is one.
-
-    Parameters
-    ----------
-    output : Path
-        The folder.
-
-    Returns
-    -------
-    str
-        Empty, if there is none.
-    """
+    """Name the first file of a training in a folder; empty if there is none."""
     names = (CHECKPOINT, CONFIG, WEIGHTS, LOG, VALIDATION, EVENTS)
     return next((path.name for name in names for path in output.glob(name)), "")
 
@@ -205,23 +172,9 @@ def _out_of_memory(error: Exception) -> str:
 def processes(device: str) -> Iterator[tuple[int, torch.device]]:
     """Join the other processes that torchrun started, if it did.
 
-    Parameters
-    ----------
-    device : str
-        "cpu" or "cuda", which gives each process a GPU of its own, "cuda:1", or
-        "auto" for either of the first two.
-
-    Yields
-    ------
-    rank : int
-        The number of this process, 0 for the first or only one.
-    device : device
-        Where it is to compute.
-
-    Raises
-    ------
-    Refused
-        If there is no such device.
+    `device` is "cpu" or "cuda", which gives each process a GPU of its own, "cuda:1", or
+    "auto" for either of the first two. Yields the number of this process, 0 for the
+    first or only one, and its device. Raises `Refused` if there is no such device.
     """
     place = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
@@ -300,13 +253,7 @@ def _weights(path: Path, config: Config) -> dict[str, Tensor]:
 
 
 class RunningMean:
-    """Exponential running mean without the bias of its start.
-
-    Parameters
-    ----------
-    decay : float
-        What is left of a value after one more.
-    """
+    """Exponential running mean without the bias of its start."""
 
     def __init__(self, decay: float) -> None:
         self.decay, self.total, self.weight = decay, 0.0, 0.0

@@ -104,13 +104,6 @@ class Training:
     validate_every: int = option(500, "steps between two validations", low=1)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no training.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         check_ranges(self)
         if ":" not in self.loss and self.loss not in LOSSES:
             raise ValueError(
@@ -156,13 +149,6 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         check_ranges(self)
         if self.network.axes != self.task.axes:
             raise ValueError(

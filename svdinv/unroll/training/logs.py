@@ -31,20 +31,10 @@ _COLUMNS = {
 
 
 class Logs:
-    """What is written down while a training runs.
+    """What is written down in a folder, if there is one, while a training runs.
 
-    Parameters
-    ----------
-    output : Path or None
-        Folder of the logs; None writes nothing.
-    step : int
-        Step from which the training goes on: later rows of a log that is there are
-        dropped, for they will come again.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written, here or in any of the methods.
+    `step` is that from which the training goes on: later rows of a log that is there
+    are dropped, for they will come again.
     """
 
     def __init__(self, output: Path | None, step: int) -> None:
@@ -161,22 +151,9 @@ class _Board:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """Read a log.
+    """Read the complete rows of a log of `Logs`; none where there is no such file.
 
-    Parameters
-    ----------
-    path : Path
-        A CSV file that `Logs` wrote.
-
-    Returns
-    -------
-    list of dict of str to float
-        Its complete rows, by column; none where there is no such file.
-
-    Raises
-    ------
-    ValueError
-        If it is something else.
+    Raises ValueError if it is something else.
     """
     if not path.exists():
         return []

@@ -103,13 +103,6 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what makes no fit.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         for name in ("iterations", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(

@@ -68,13 +68,6 @@ class Rule:
     """Other than 0, a second fit is to data moved by so much of what it chooses."""
 
     def __post_init__(self) -> None:
-        """Refuse what makes no rule.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         if self.patience < 1:
             raise ValueError(f"patience must be at least 1, got {self.patience}")
 
@@ -137,13 +130,6 @@ class HeldOut(Rule):
     withholds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse what makes no rule.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         if not 0 < self.share < 1:
             raise ValueError(f"share must lie in (0, 1), got {self.share}")
@@ -192,13 +178,6 @@ class MovingVariance(Rule):
     window: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse what makes no rule.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         if self.window < 2:
             raise ValueError(f"window must be at least 2, got {self.window}")
@@ -242,13 +221,6 @@ class GaussianRule(Rule):
     deviation: float
 
     def __post_init__(self) -> None:
-        """Refuse what makes no rule.
-
-        Raises
-        ------
-        ValueError
-            Naming the attribute.
-        """
         super().__post_init__()
         for entry in fields(self):
             value = getattr(self, entry.name)

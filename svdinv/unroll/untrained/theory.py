@@ -243,7 +243,6 @@ class TwoLayer:
     width: int
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not give as many signs of either kind."""
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width must be even and positive, got {self.width}")
 
