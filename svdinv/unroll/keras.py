@@ -618,8 +618,6 @@ def load(path: str | Path, **options: Any) -> Network:
         If the file is damaged, or does not hold the weights of a network.
     """
     recipe, weights = files.read(path)
-    with files.naming(path):
-        files.check_recipe(weights, recipe)  # before a large one takes the memory
     model = Network(recipe, **options)
     with files.naming(path):
         model.set_arrays(weights)

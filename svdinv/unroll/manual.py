@@ -27,6 +27,7 @@ from svdinv.unroll.arrays import (
     real_dtype,
 )
 from svdinv.unroll.networks import weights as files
+from svdinv.unroll.networks.functional import svt
 from svdinv.unroll.networks.recipe import Recipe, State, given_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
@@ -115,7 +116,7 @@ class Solver:
             Images, with the axes that ``recipe.axes`` names.
         """
         problem = given_problem(self.recipe, self.operator, y, measurement, named)
-        return self._run(problem, operators(problem.y), self.numbers)
+        return self._run(problem, self.numbers)
 
     def vjp(
         self, y: Array | Problem, *measurement: Any, **named: Any
@@ -144,7 +145,7 @@ class Solver:
 
         def run(y: Array, *values: Array) -> Array:
             taped = replace(problem, y=y, A=A)
-            return self._run(taped, functions, dict(zip(names, values, strict=True)))
+            return self._run(taped, dict(zip(names, values, strict=True)))
 
         dtype = real_dtype(problem.y, xp)
         values = [xp.asarray(self.numbers[name], dtype=dtype) for name in names]
@@ -158,14 +159,12 @@ class Solver:
 
         return x, pullback
 
-    def _run(
-        self, problem: Problem, functions: Any, numbers: Mapping[str, Any]
-    ) -> Array:
+    def _run(self, problem: Problem, numbers: Mapping[str, Any]) -> Array:
         state: State = self.recipe.begin(problem)
         for i in range(self.recipe.cells):
             names = self.recipe.layers(i == self.recipe.cells - 1)
             own = {name: numbers.get(f"cells.{i}.{name}") for name in names}
-            layers = _Layers(i, own, state["x"], functions)
+            layers = _Layers(i, own, state["x"])
             state = self.recipe.cell(state, problem, layers)
         return state["x"]
 
@@ -302,10 +301,8 @@ class Solver:
 class _Layers:
     """The numbers of one cell, as arrays that go with the images."""
 
-    def __init__(
-        self, index: int, numbers: Mapping[str, Any], x: Array, functions: Any
-    ) -> None:
-        self.index, self._functions = index, functions
+    def __init__(self, index: int, numbers: Mapping[str, Any], x: Array) -> None:
+        self.index = index
         xp = namespace(x)
         dtype = real_dtype(x, xp)
         self._numbers = {
@@ -316,12 +313,7 @@ class _Layers:
     def __getattr__(self, name: str) -> Any:
         return self._numbers[name]
 
-    def svt(
-        self, matrices: Array, fraction: Array, scale: Array | None = None
-    ) -> Array:
-        if scale is None:
-            return self._functions.svt(matrices, fraction, relative=True)
-        return self._functions.svt(matrices, fraction * scale)
+    svt = staticmethod(svt)
 
 
 class _Recorded(Operator):

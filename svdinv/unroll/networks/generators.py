@@ -50,6 +50,7 @@ from svdinv.unroll.networks.recipe import (
     State,
     at_least,
     check_features,
+    one_of,
     register,
 )
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
@@ -104,10 +105,7 @@ class Generator(ImageOrSeriesRecipe):
         at_least(0, self, "seed")
         if self.cells != 1:
             raise ValueError(f"cells must be 1, got {self.cells}")
-        if self.source not in ("noise", "adjoint"):
-            raise ValueError(
-                f"source must be 'noise' or 'adjoint', got {self.source!r}"
-            )
+        one_of(("noise", "adjoint"), self, "source")
         if self.along_time and self.images != "series":
             raise ValueError("along_time is for series")
 
@@ -390,8 +388,7 @@ class Bilinear(Generator):
             raise ValueError("images must be 'series', of noise, not along_time")
         if not isinstance(self.space, Decoder):
             raise TypeError(f"space must be a Decoder, got {self.space!r}")
-        if self.time not in ("network", "free"):
-            raise ValueError(f"time must be 'network' or 'free', got {self.time!r}")
+        one_of(("network", "free"), self, "time")
         own = replace(self.space, images="series", channels=self.rank, depth=self.depth)
         object.__setattr__(self, "space", own)
 

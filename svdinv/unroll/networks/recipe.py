@@ -421,6 +421,15 @@ def at_least(least: int, recipe: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at most {_MOST}, got {value}")
 
 
+def one_of(choices: tuple[str, ...], recipe: Any, name: str) -> None:
+    """Check an attribute that is one of several names; ValueError lists them."""
+    value = getattr(recipe, name)
+    if value not in choices:
+        *others, last = map(repr, choices)
+        known = f"{', '.join(others)} or {last}"
+        raise ValueError(f"{name} must be {known}, got {value!r}")
+
+
 def check_features(features: tuple[int, ...], name: str, least: int) -> None:
     """Check the channels at each scale of an encoder or decoder."""
     whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)

@@ -12,6 +12,7 @@ from svdinv.unroll.networks.recipe import (
     Recipe,
     at_least,
     check_measurement,
+    one_of,
 )
 from svdinv.unroll.operators import MRI, Operator
 from svdinv.unroll.problem import Problem
@@ -61,8 +62,7 @@ class ImageOrSeriesRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.images not in ("image", "series"):
-            raise ValueError(f"images must be 'image' or 'series', got {self.images!r}")
+        one_of(("image", "series"), self, "images")
 
     @property
     def axes(self) -> str:  # type: ignore[override]

@@ -40,6 +40,7 @@ from svdinv.unroll.networks.recipe import (
     Recipe,
     State,
     at_least,
+    one_of,
     register,
 )
 from svdinv.unroll.problem import Problem
@@ -119,17 +120,9 @@ class TLR(Recipe):
         at_least(0, self, "bypass_maps", "convs_before", "convs_after")
         if self.block is not None:
             at_least(1, self, "block")
-        if self.start not in ("adjoint", "fill"):
-            raise ValueError(f"start must be 'adjoint' or 'fill', got {self.start!r}")
-        if self.side not in ("none", "samples", "mask"):
-            raise ValueError(
-                f"side must be 'none', 'samples' or 'mask', got {self.side!r}"
-            )
-        if self.first_weights not in ("released", "residual"):
-            raise ValueError(
-                "first_weights must be 'released' or 'residual', got "
-                f"{self.first_weights!r}"
-            )
+        one_of(("adjoint", "fill"), self, "start")
+        one_of(("none", "samples", "mask"), self, "side")
+        one_of(("released", "residual"), self, "first_weights")
         folded = self.channels * self.fold**2
         plain = (self.low_rank_maps, self.bypass_maps) == (folded, 0)
         if 0 in (self.convs_before, self.convs_after) and not plain:

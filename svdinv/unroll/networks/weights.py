@@ -32,7 +32,6 @@ from svdinv.unroll.networks.recipe import (
 __all__ = [
     "Weights",
     "check",
-    "check_recipe",
     "first_kernel",
     "first_weights",
     "initial",
@@ -70,13 +69,10 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     TypeError
         If a layer is a framework's own.
     """
-    found: dict[str, tuple[int, ...]] = {}
     for prefix, layer in _layers(recipe):
-        if isinstance(layer, Number | Convolutions):
-            found |= _shapes(prefix, layer)
-        elif layer is not None:
+        if not (layer is None or isinstance(layer, Number | Convolutions)):
             raise TypeError(f"{prefix} is a layer of one framework only")
-    return found
+    return _named_shapes(recipe)
 
 
 def first_kernel(
@@ -227,8 +223,9 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, was not written by svdinv, or holds what is no finite
-        floating-point number; the message names the file.
+        If the file is damaged, was not written by svdinv, holds what is no finite
+        floating-point number, or lacks weights of its network; the message names the
+        file.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no file {path}")
@@ -256,6 +253,9 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
         # Before a network of that many cells is made.
         if recipe.cells > max(len(weights), _MOST_WEIGHTLESS):
             raise ValueError(f"{recipe.cells} cells of {len(weights)} weights in all")
+        # Layers of a framework's own are left to it.
+        expected = _named_shapes(recipe)
+        check({n: weights[n] for n in expected if n in weights}, expected)
     return recipe, weights
 
 
@@ -328,45 +328,20 @@ def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -
             )
 
 
-def check_recipe(weights: Mapping[str, Any], recipe: Recipe) -> None:
-    """Check weights against a recipe, whose network is not made yet.
-
-    Parameters
-    ----------
-    weights : mapping of str to array
-        The weights by name.
-    recipe : Recipe
-        The recipe.
-
-    Raises
-    ------
-    ValueError
-        As `check`; layers of a framework's own are left to it.
-    """
-    expected: dict[str, tuple[int, ...]] = {}
-    for prefix, layer in _layers(recipe):
-        if isinstance(layer, Number | Convolutions):
-            expected |= _shapes(prefix, layer)
-    for name, shape in expected.items():
-        if name in weights and tuple(weights[name].shape) != shape:
-            raise ValueError(
-                f"{name} must have shape {shape}, got {tuple(weights[name].shape)}"
-            )
-    missing = [name for name in expected if name not in weights]
-    if missing:
-        check(weights, expected)
-
-
 def _layers(recipe: Recipe) -> Iterator[tuple[str, Layer]]:
     for i in range(recipe.cells):
         for name, layer in recipe.layers(i == recipe.cells - 1).items():
             yield f"cells.{i}.{name}", layer
 
 
-def _shapes(prefix: str, layer: Number | Convolutions) -> dict[str, tuple[int, ...]]:
-    if isinstance(layer, Number):
-        return {prefix: ()}
-    return {f"{prefix}.{name}": shape for name, shape in layer.shapes().items()}
+def _named_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for prefix, layer in _layers(recipe):
+        if isinstance(layer, Number):
+            found[prefix] = ()
+        elif isinstance(layer, Convolutions):
+            found |= {f"{prefix}.{name}": n for name, n in layer.shapes().items()}
+    return found
 
 
 def _check_numbers(weights: Weights) -> None:
