@@ -20,6 +20,7 @@ from svdinv.cli.arguments import (
     task_options,
     writable_folder,
 )
+from svdinv.cli.inputs import read_input
 
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Task
@@ -271,32 +272,18 @@ def _write(arguments: argparse.Namespace) -> None:
     parser, source = arguments.parser, arguments.source
     need(parser, _FILES, "mri")
 
-    from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import (
-        fitting,
-        holds_measurement,
-        read,
-        task_of_file,
-        write_problem,
-    )
+    from svdinv.unroll.tasks.reading import holds_measurement, write_problem
 
     if arguments.output.suffix.lower() not in (".h5", ".hdf5"):
         parser.error(f"argument --output: must end in .h5, got {arguments.output}")
-    task = task_of_file(source)
-    options = task_options(arguments, task, f"{source} is one of {task.images}")
     if same_file(arguments.output, source):
         parser.error(f"argument --output: would replace {source}")
-    with naming_flags(arguments, task):
-        given = read(source, task, options)
-    if holds_measurement(source):
-        raise ValueError(f"argument INPUT: {source} is measured already")
-    if isinstance(given, Problem):
-        fit = fitting(source, task, given)
-        refuse_options(arguments, task, f"{source} is measured already", but=fit)
-        problem = given
-    else:
-        with naming_flags(arguments, task):
-            problem = task.measure(given, options)
+
+    def check(*read: Any) -> None:
+        if holds_measurement(source):
+            raise ValueError(f"argument INPUT: {source} is measured already")
+
+    task, problem, options, _ = read_input(arguments, source, check=check)
     writable_folder(parser, "--output", arguments.output.parent)
     told = {name: getattr(options, name) for name in ("seed", *task.options.names())}
     told = {

@@ -53,15 +53,8 @@ __all__ = [
 def namespace(x: Array) -> Namespace:
     """Give the array functions for `x`, in the array API.
 
-    Parameters
-    ----------
-    x : array
-        Of NumPy, CuPy, PyTorch, JAX, TensorFlow, or any array-API library.
-
-    Returns
-    -------
-    namespace
-        Its functions, differentiable where the framework differentiates.
+    `x` is of NumPy, CuPy, PyTorch, JAX, TensorFlow, or any array-API library. They are
+    differentiable where the framework differentiates.
     """
     if is_tensorflow(x):
         return import_module("svdinv.backends.tensorflow_namespace")
@@ -69,18 +62,10 @@ def namespace(x: Array) -> Namespace:
 
 
 def operators(x: Array) -> Any:
-    """Give the low-rank operators for `x`: the face of its framework.
+    """Give the low-rank operators for `x`: the module of its framework.
 
-    Parameters
-    ----------
-    x : array
-        As for `namespace`.
-
-    Returns
-    -------
-    module or object
-        `svdinv.torch`, `svdinv.tf`, `svdinv.jax`, `svdinv.numpy` or `svdinv.cupy`;
-        for another array-API library the same functions without derivatives.
+    `svdinv.torch`, `svdinv.tf`, `svdinv.jax`, `svdinv.numpy` or `svdinv.cupy`; for
+    another array-API library the same functions without derivatives.
     """
     if is_tensorflow(x):
         return import_module("svdinv.tf")
@@ -93,15 +78,7 @@ def operators(x: Array) -> Any:
 def backend(x: Array) -> Any:
     """Give what makes a call of an operation differentiable for `x`.
 
-    Parameters
-    ----------
-    x : array
-        As for `namespace`; it may be on a tape of `svdinv.numpy.vjp`.
-
-    Returns
-    -------
-    Backend
-        That of its framework.
+    `x` may be on a tape of `svdinv.numpy.vjp`.
     """
     return operators(x)._backend
 
@@ -135,22 +112,10 @@ def on_device(x: Array) -> dict[str, Any]:
 
 
 def fitted(value: Array, x: Array, xp: Namespace) -> Array:
-    """Give a parameter of an operator for use with `x`.
+    """Give a parameter of an operator, bool, real or complex, for use with data `x`.
 
-    Parameters
-    ----------
-    value : array
-        Of NumPy, or of the framework of `x`; bool, real or complex.
-    x : array
-        Data.
-    xp : namespace
-        That of `x`.
-
-    Returns
-    -------
-    array
-        Of the framework and the precision of `x`, complex if one of the two is; bool
-        remains bool. A NumPy array moves to the device of `x`.
+    Of the framework and the precision of `x`, complex if one of the two is; bool
+    remains bool. A NumPy array moves to the device of `x`.
     """
     if compat.is_numpy_array(value) and not compat.is_numpy_array(x):
         value = xp.asarray(value, **on_device(x))
@@ -182,22 +147,7 @@ def times(factor: Any, x: Array, xp: Namespace) -> Array:
 
 
 def inner(x: Array, y: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
-    """Re <x, y>, summed over all axes or over some.
-
-    Parameters
-    ----------
-    x, y : array
-        Real or complex, of the same shape.
-    axis : int or tuple of int, optional
-        Axes to sum over.
-    keepdims : bool, optional
-        Whether to keep them, with length 1.
-
-    Returns
-    -------
-    array
-        Real.
-    """
+    """Re <x, y>, real, summed over all axes or over some."""
     xp = namespace(x)
     return xp.sum(real(conj(x, xp) * y, xp), axis=axis, keepdims=keepdims)
 

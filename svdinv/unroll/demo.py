@@ -118,22 +118,8 @@ class DemoConfig:
 def run(config: DemoConfig, network: Network) -> int:
     """Run the demonstration, and print what it finds.
 
-    Parameters
-    ----------
-    config : DemoConfig
-        What to do.
-    network : Network
-        The network, trained on colour images at many sampling rates.
-
-    Returns
-    -------
-    int
-        Exit code: 0, or 1 if the training through svdinv broke down.
-
-    Raises
-    ------
-    OSError
-        If the panel cannot be written.
+    The network was trained on colour images at many sampling rates. Gives the exit
+    code: 0, or 1 if the training through svdinv broke down.
     """
     began = time.monotonic()
     torch.set_num_threads(config.threads)
@@ -178,30 +164,11 @@ def run(config: DemoConfig, network: Network) -> int:
 def run_cine(
     heart: str, output: Path, *, seed: int = 0, threads: int = 1, quick: bool = False
 ) -> int:
-    """Reconstruct a real beating heart from an eighth of its k-space.
+    """Reconstruct a real beating heart of `HEARTS` from an eighth of its k-space.
 
-    Parameters
-    ----------
-    heart : str
-        A name of `svdinv.unroll.data.HEARTS`.
-    output : Path
-        Existing folder for the series, a picture and an animation.
-    seed : int
-        Seed of the sampling.
-    threads : int
-        Threads of PyTorch.
-    quick : bool
-        Whether to leave the classical methods and the mirrored versions away.
-
-    Returns
-    -------
-    int
-        Exit code: 0, or 130 after Ctrl-C, when nothing is written.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written.
+    Writes the series, a picture and an animation to an existing folder. With `quick`
+    the classical methods and the mirrored versions are left away. Gives the exit code:
+    0, or 130 after Ctrl-C, when nothing is written.
     """
     torch.set_num_threads(threads)
     task = Cine()

@@ -392,19 +392,8 @@ def _counted(first: int, last: int, progress: bool) -> Iterator[int]:
 def save(solver: Solver, path: str | Path) -> None:
     """Write the numbers and the recipe of a solver to a safetensors file.
 
-    Parameters
-    ----------
-    solver : Solver
-        The solver.
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-
-    Raises
-    ------
-    ValueError
-        If a weight is not finite.
-    OSError
-        If the file cannot be written.
+    An existing file is replaced, and only by a complete one. Raises ValueError if
+    a number is not finite, OSError if the file cannot be written.
     """
     files.write(path, solver.recipe, solver.numbers)
 
@@ -412,26 +401,9 @@ def save(solver: Solver, path: str | Path) -> None:
 def load(path: str | Path, **options: Any) -> Solver:
     """Make a solver of a safetensors file, written in whatever framework.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    **options
-        `operator` of the `Solver`.
-
-    Returns
-    -------
-    Solver
-        The solver.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, or does not hold the weights of a network.
-    TypeError
-        If its network has convolutions.
+    `options` are those of the `Solver`, such as `operator`. Raises FileNotFoundError if
+    there is no such file, ValueError if it is damaged or does not hold the weights of
+    a network, TypeError if its network has convolutions.
     """
     recipe, weights = files.read(path)
     solver = Solver(recipe, **options)

@@ -60,19 +60,18 @@ def save_panel(
     """Write a PNG: pictures, a magnified window, and maps of the error.
 
     The window lies where the truth has most contrast; the errors, averaged over the
-    channels, share one scale. The file is complete or not there at all: it is written
-    under another name and then moved.
+    channels, share one scale.
 
     Parameters
     ----------
     path : str or Path
-        Where to write; an existing file is replaced.
+        Where to write; an existing file is replaced, and only by a complete one.
     truth : Entry or None
-        The photograph itself; without it there are no errors to show, and the last
-        entry tells where the window lies.
+        The image itself; without it there are no errors to show, and the last entry
+        tells what to look at.
     entries : sequence of Entry
-        What is compared to it, of the same shape. The first, the samples, does not
-        count for the scale of the errors.
+        What is compared to it, of the same shape. The first, the zero-filled image,
+        does not count for the scale of the errors.
     title : str
         Title of the panel.
 
@@ -126,27 +125,7 @@ def save_series_panel(
     The window lies where most moves, and the frame is the one that differs most there
     from the mean over time. The profile shows the row through the middle of the window
     in all frames, from the first at its top to the last. Magnitudes share one scale,
-    and so do the errors.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-    truth : Entry or None
-        The series itself; without it there are no errors to show, and the last entry
-        tells what to look at.
-    entries : sequence of Entry
-        What is compared to it, of the same shape. The first, the zero-filled series,
-        does not count for the scale of the errors.
-    title : str
-        Title of the panel.
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is missing.
-    OSError
-        If the file cannot be written.
+    and so do the errors. Parameters and errors are those of `save_panel`.
     """
     from matplotlib.patches import Rectangle
 
@@ -198,23 +177,8 @@ def save_series_animation(
 ) -> None:
     """Write a GIF: the magnitudes of series, side by side, repeated for ever.
 
-    Parameters
-    ----------
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-    truth : Entry or None
-        The series itself, if it is known.
-    entries : sequence of Entry
-        Others of the same shape.
-    seconds : float
-        Time of a frame, as for `svdinv.unroll.display.pictures.save_animation`.
-
-    Raises
-    ------
-    ImportError
-        If Pillow is missing.
-    OSError
-        If the file cannot be written.
+    `seconds` is the time of a frame. Raises ImportError without Pillow, and OSError if
+    the file cannot be written.
     """
     try:
         from PIL import Image as pillow

@@ -50,18 +50,9 @@ _FOOTNOTE = (
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a problem.
+    """A method on a problem: names, metrics by name, and seconds of wall-clock time.
 
-    Attributes
-    ----------
-    image, setting, method : str
-        Names.
-    values : dict of str to float
-        Metrics by name.
-    seconds : float
-        Wall-clock time of the reconstruction.
-    note : str
-        What the method chose, such as a weight; may be empty.
+    `note` is what the method chose, such as a weight; it may be empty.
     """
 
     image: str
@@ -76,12 +67,7 @@ class Row:
 class Problems:
     """Problems that are measured one by one: all together may not fit into memory.
 
-    Attributes
-    ----------
-    task : Task
-        Of all.
-    pairs : list of (Options, Given or Problem)
-        What becomes a problem, and how; a problem is one already.
+    `pairs` holds how, and what, becomes a problem; a problem is one already.
     """
 
     task: Task
@@ -100,18 +86,9 @@ class Problems:
 
 @dataclass
 class Evaluation:
-    """Methods on problems.
+    """Methods on problems: a row for each, in the order of the work.
 
-    Attributes
-    ----------
-    task : Task
-        Of all problems.
-    title : str
-        What was evaluated.
-    rows : list of Row
-        In the order of the work.
-    complete : bool
-        Whether all problems were done.
+    `complete` tells whether all problems were done.
     """
 
     task: Task
@@ -125,21 +102,10 @@ class Evaluation:
         return list(self.task.metrics)
 
     def means(self, setting: str) -> Iterator[tuple[str, int, list[float]]]:
-        """Average over the images.
+        """Average over the images of a setting.
 
-        Parameters
-        ----------
-        setting : str
-            Of which rows.
-
-        Yields
-        ------
-        method : str
-            Its name, in the order of the work.
-        count : int
-            Number of images.
-        values : list of float
-            Mean of each metric, and of the seconds.
+        Yields the name of each method, in the order of the work, the number of images,
+        and the means of each metric and of the seconds.
         """
         rows = [row for row in self.rows if row.setting == setting]
         for method in dict.fromkeys(row.method for row in rows):
@@ -186,18 +152,7 @@ class Evaluation:
         return "\n\n".join(blocks) + "\n"
 
     def write(self, output: Path) -> None:
-        """Write the rows, and the table of their means.
-
-        Parameters
-        ----------
-        output : Path
-            Existing folder, for `RESULTS` and `TABLE`.
-
-        Raises
-        ------
-        OSError
-            If a file cannot be written.
-        """
+        """Write the rows, and the table of their means, to `RESULTS` and `TABLE`."""
         columns = [name.lower().replace(" / ", "_") for name in self._columns]
         header = ["image", "setting", "method", *columns, "note"]
         rows = [
@@ -228,21 +183,10 @@ def sampled(
     images: Sequence[Given | Problem],
     settings: Sequence[Options],
 ) -> Problems:
-    """Measure every image in every way, when it is needed.
+    """Measure every image in every way, when it is needed, one way after the other.
 
-    Parameters
-    ----------
-    task : Task
-        Of the images.
-    images : sequence of Given or Problem
-        Images with their truth. What is measured already is taken as it is, once.
-    settings : sequence of Options
-        The ways; for each image another seed is taken, counted on from theirs.
-
-    Returns
-    -------
-    Problems
-        One setting after the other.
+    For each image another seed is taken, counted on from that of the way. What is
+    measured already is taken as it is, once.
     """
     pairs = [
         (replace(options, seed=options.seed + number), image)
@@ -261,26 +205,11 @@ def methods_of(
     ensemble: bool = True,
     device: str = "cpu",
 ) -> dict[str, Method]:
-    """List what is compared.
+    """List what is compared, by name.
 
-    Parameters
-    ----------
-    network : Network or None
-        The network, on `device`; without one there are classical methods alone.
-    task : Task
-        What it reconstructs.
-    baselines : bool
-        Whether the classical methods are among them; the first always is.
-    ensemble : bool
-        Whether the network is applied to equivalent views of each problem as well,
-        where the task has such.
-    device : str
-        Where the network is.
-
-    Returns
-    -------
-    dict of str to callable
-        Methods by name.
+    Without a network, which is on `device`, the classical methods alone. With
+    `baselines` all of these, else the first. With `ensemble` the network is applied to
+    equivalent views of each problem as well, where the task has such.
     """
     methods = classical(task, slow=baselines)
     if network is None:
@@ -294,20 +223,7 @@ def methods_of(
 
 
 def classical(task: Task, *, slow: bool = True) -> dict[str, Method]:
-    """Choose methods that a network is compared with.
-
-    Parameters
-    ----------
-    task : Task
-        The task.
-    slow : bool
-        Whether to take those that iterate, or solve equations, too: all but the first.
-
-    Returns
-    -------
-    dict of str to callable
-        Methods by name.
-    """
+    """Give the classical methods by name; if not the slow ones, the first alone."""
     methods = dict(task.baselines())
     return methods if slow else dict([next(iter(methods.items()))])
 
@@ -343,11 +259,6 @@ def evaluate(
     -------
     Evaluation
         The results; not complete after Ctrl-C.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written.
     """
     evaluation = Evaluation(task, title)
     pictured: dict[str, int] = {}
@@ -394,23 +305,8 @@ def applied(
 ) -> tuple[Row, Entry]:
     """Apply a method to a problem.
 
-    Parameters
-    ----------
-    name : str
-        What the method is called.
-    method : callable
-        The method.
-    task : Task
-        Of the problem.
-    problem : Problem
-        What to reconstruct.
-
-    Returns
-    -------
-    Row
-        How well it did, in what time; without values where the truth is not known.
-    Entry
-        The image, for panels.
+    Gives how well it did, without values where the truth is not known, and the image
+    for panels.
     """
     began = time.monotonic()
     estimate = method(problem)
@@ -421,18 +317,7 @@ def applied(
 
 
 def label(values: Mapping[str, float]) -> str:
-    """Say in a few words how good an image is.
-
-    Parameters
-    ----------
-    values : mapping of str to float
-        Its metrics.
-
-    Returns
-    -------
-    str
-        The first of them, and SSIM.
-    """
+    """Say in a few words how good an image is: its first metric, and SSIM."""
     if not values:
         return ""
     name, first = next(iter(values.items()))
@@ -447,24 +332,7 @@ def save_pictures(
     problem: Problem,
     entries: Sequence[Entry],
 ) -> None:
-    """Write a panel of reconstructions, and perhaps an animation too.
-
-    Parameters
-    ----------
-    panel, animation : Path
-        Where to.
-    task : Task
-        Of the problem.
-    problem : Problem
-        What was reconstructed.
-    entries : sequence of Entry
-        The reconstructions.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be written.
-    """
+    """Write a panel of reconstructions, and perhaps an animation too."""
     title, truth = f"{problem.name}, {problem.setting}", None
     if problem.truth is not None:
         truth = Entry("truth", task.shown(problem.truth), "")

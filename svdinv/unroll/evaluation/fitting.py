@@ -40,14 +40,8 @@ def fitted(
 
     Parameters
     ----------
-    task : Task
-        Of the problem.
-    problem : Problem
-        What to reconstruct.
-    generator : Recipe
-        Whose weights are fitted.
-    options : Options
-        How.
+    task, problem, generator, options
+        What to reconstruct, by which network, and how.
     written : Files
         Where to.
     table : Path
@@ -60,10 +54,8 @@ def fitted(
         Whether the data are without noise, and are put back into the image.
     baselines : bool
         Whether to apply the classical methods too.
-    checkpoint : Path, optional
+    checkpoint, device
         As for `svdinv.unroll.untrained.fit`.
-    device : str
-        Where to compute.
 
     Returns
     -------
@@ -73,8 +65,6 @@ def fitted(
 
     Raises
     ------
-    OSError
-        If a file cannot be written.
     ValueError
         If the options do not fit the problem, or the checkpoint is of another fit.
     """

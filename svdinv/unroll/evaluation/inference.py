@@ -50,27 +50,11 @@ _LARGEST, _TILE, _MARGIN = 1024, 768, 96
 
 
 def open_network(weights: str | Path, device: str = "cpu") -> Network:
-    """Make a network of weights.
+    """Make a network of weights, in evaluation mode.
 
-    Parameters
-    ----------
-    weights : str or Path
-        Name of weights that come with the package; a safetensors file; or the folder
-        of a training.
-    device : str
-        Where to compute.
-
-    Returns
-    -------
-    Network
-        In evaluation mode.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If there are no weights of that name, or the file is damaged.
+    They are the name of those that come with the package, a safetensors file, or the
+    folder of a training. Raises FileNotFoundError if there is no such file, ValueError
+    if there are none of that name or the file is damaged.
     """
     if Path(weights).is_dir():
         weights = Path(weights) / WEIGHTS
@@ -85,20 +69,7 @@ def open_network(weights: str | Path, device: str = "cpu") -> Network:
 def task_of_network(network: Network) -> Task:
     """Tell which task a network is for: as its file says, or by its images.
 
-    Parameters
-    ----------
-    network : Network
-        The network.
-
-    Returns
-    -------
-    Task
-        The task.
-
-    Raises
-    ------
-    ValueError
-        If there is none for such images.
+    Raises ValueError if there is none for such images.
     """
     recipe = network.recipe
     axes = getattr(recipe, "axes", None)
@@ -106,22 +77,9 @@ def task_of_network(network: Network) -> Task:
 
 
 def device_of(name: str) -> str:
-    """Choose a device, and check that PyTorch can compute on it.
+    """Choose a device, "auto" for a GPU if there is one.
 
-    Parameters
-    ----------
-    name : str
-        Such as "cpu" or "cuda:0"; "auto" for a GPU if there is one.
-
-    Returns
-    -------
-    str
-        The device.
-
-    Raises
-    ------
-    ValueError
-        If it cannot.
+    Raises ValueError if PyTorch cannot compute on it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -136,24 +94,7 @@ def device_of(name: str) -> str:
 def parts(
     network: Network, task: Task, problem: Problem, *, ensemble: bool = False
 ) -> int:
-    """Count the parts in which `apply` does its work.
-
-    Parameters
-    ----------
-    network : Network
-        The network.
-    task : Task
-        Of the problem.
-    problem : Problem
-        What to reconstruct.
-    ensemble : bool
-        As for `apply`.
-
-    Returns
-    -------
-    int
-        How often it calls `on_part`.
-    """
+    """Count how often `apply` calls `on_part`."""
     if not ensemble:
         return len(_tiles(network, task, problem)) or 1
     return sum(len(_tiles(network, task, view)) or 1 for view, _ in task.views(problem))
@@ -208,22 +149,11 @@ def _unchanged(image: Arrays) -> Arrays:
 
 
 def start(network: Network, device: str = "cpu") -> dict[str, Method]:
-    """Give what a network makes of a problem before its first cell, as a method.
+    """Give what a network, on `device`, makes of a problem before its first cell.
 
-    Beside it one sees what the weights bring.
-
-    Parameters
-    ----------
-    network : Network
-        On `device`.
-    device : str
-        Where the network is.
-
-    Returns
-    -------
-    dict of str to callable
-        The method by its name, `START`; nothing for a network that begins with the
-        zero-filled image, or as one of pictures with a fill that is no rival.
+    Beside it one sees what the weights bring. It is a method by its name, `START`;
+    there is none for a network that begins with the zero-filled image, or as one of
+    pictures with a fill that is no rival.
     """
     recipe = network.recipe
     if not (isinstance(recipe, LLS) and (recipe.static or any(recipe.start))):

@@ -52,22 +52,9 @@ _MOST_WEIGHTLESS = 100
 
 
 def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
-    """Name the weights of a network and give their shapes.
+    """Name the weights of a network and give their shapes, by cells and their layers.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        The network, made of `Convolutions` and `Number` alone.
-
-    Returns
-    -------
-    dict of str to tuple of int
-        Shapes by name, in the order of the cells and their layers.
-
-    Raises
-    ------
-    TypeError
-        If a layer is a framework's own.
+    Raises TypeError if a layer is a framework's own, no `Convolutions` or `Number`.
     """
     for prefix, layer in _layers(recipe):
         if not (layer is None or isinstance(layer, Number | Convolutions)):
@@ -114,19 +101,7 @@ def first_weights(
 ) -> NDArray[np.float32]:
     """Give the first value of one of `Convolutions.shapes`.
 
-    Parameters
-    ----------
-    layer : Convolutions
-        The convolutions.
-    name, shape
-        As `Convolutions.shapes` gives them.
-    rng : numpy.random.Generator
-        Source of the randomness, of kernels alone.
-
-    Returns
-    -------
-    ndarray of float32
-        A kernel as `first_kernel` draws it, a scale of 1, or a shift of 0.
+    A kernel as `first_kernel` draws it, a scale of 1, or a shift of 0.
     """
     index, _, kind = name.partition(".")
     if kind == "weight":
@@ -135,20 +110,10 @@ def first_weights(
 
 
 def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
-    """Draw the first weights of a network.
+    """Draw the first weights of a network, by name and in float32.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        The network. Layers of a framework's own are left to it.
-    rng : numpy.random.Generator
-        Source of the randomness; the same state gives the same weights, whatever
-        the framework.
-
-    Returns
-    -------
-    dict of str to ndarray of float32
-        The weights.
+    The same state of the generator gives the same weights, whatever the framework.
+    Layers of a framework's own are left to it.
     """
     drawn: Weights = {}
     for prefix, layer in _layers(recipe):
@@ -260,40 +225,14 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
 
 
 def task_of(path: str | Path) -> str:
-    """Give the task that weights were trained for.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file that `read` can read.
-
-    Returns
-    -------
-    str
-        As `write` was told; empty if it was not.
-    """
+    """Give the task that weights were trained for, as `write` was told; else ""."""
     with _safetensors("safetensors").safe_open(str(path), framework="numpy") as file:
         return str((file.metadata() or {}).get(_TASK, ""))
 
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Name the file whose content is found wrong within.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Yields
-    ------
-    None
-
-    Raises
-    ------
-    ValueError
-        In the place of a TypeError or ValueError, with its message.
-    """
+    """Raise a ValueError that names the file, for a TypeError or ValueError within."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -301,19 +240,9 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Check names and shapes of weights.
+    """Check names and shapes of weights, expected as `shapes` gives them.
 
-    Parameters
-    ----------
-    weights : mapping of str to array
-        The weights by name.
-    expected : mapping of str to tuple of int
-        Their shapes, as of `shapes`.
-
-    Raises
-    ------
-    ValueError
-        Naming what is missing, too many, or misshapen.
+    Raises ValueError naming what is missing, too many, or misshapen.
     """
     missing = [name for name in expected if name not in weights]
     surplus = [name for name in weights if name not in expected]

@@ -166,22 +166,9 @@ class Config:
 
 
 def read(path: str | Path) -> Config:
-    """Read a configuration.
+    """Read a configuration from a TOML file; what it does not name has its default.
 
-    Parameters
-    ----------
-    path : str or Path
-        A TOML file.
-
-    Returns
-    -------
-    Config
-        What it says, and the defaults of what it does not name.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, is no TOML, or an option in it is unknown or wrong.
+    Raises ValueError if it is missing, is no TOML, or an option is unknown or wrong.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -194,34 +181,12 @@ def read(path: str | Path) -> Config:
 
 
 def presets() -> list[str]:
-    """List the configurations that come with the package.
-
-    Returns
-    -------
-    list of str
-        Their names, for `preset`.
-    """
+    """List the configurations that come with the package, for `preset`."""
     return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
 def preset(name: str) -> Config:
-    """Read a configuration that comes with the package.
-
-    Parameters
-    ----------
-    name : str
-        One of `presets`.
-
-    Returns
-    -------
-    Config
-        The configuration.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
-    """
+    """Read a configuration that comes with the package; ValueError if there is none."""
     if name not in presets():
         raise ValueError(f"no preset {name!r}; there are {', '.join(presets())}")
     return read(_PRESETS / f"{name}.toml")
@@ -230,20 +195,7 @@ def preset(name: str) -> Config:
 def from_toml(text: str) -> Config:
     """Make a configuration of the text of a TOML file.
 
-    Parameters
-    ----------
-    text : str
-        The text.
-
-    Returns
-    -------
-    Config
-        The configuration.
-
-    Raises
-    ------
-    ValueError
-        If it is no TOML, or an option in it is unknown or wrong.
+    Raises ValueError if it is no TOML, or an option in it is unknown or wrong.
     """
     try:
         tables: dict[str, Any] = tomllib.loads(text)
@@ -253,41 +205,15 @@ def from_toml(text: str) -> Config:
 
 
 def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """Change options of a configuration.
+    """Change options by their dotted names, such as ``{"training.steps": 100}``.
 
-    Parameters
-    ----------
-    config : Config
-        The configuration.
-    overrides : mapping of str to object
-        New values by dotted name, such as ``{"training.steps": 100}``.
-
-    Returns
-    -------
-    Config
-        With the new values.
-
-    Raises
-    ------
-    ValueError
-        If an option is unknown or its value wrong.
+    Raises ValueError if an option is unknown or its value wrong.
     """
     return _config(_merged(tomllib.loads(to_toml(config)), overrides))
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """Name the options in which two configurations differ.
-
-    Parameters
-    ----------
-    one, other : Config
-        The configurations.
-
-    Returns
-    -------
-    list of str
-        Such as "training.steps is 100, not 200"; empty where they are equal.
-    """
+    """Name options that differ, such as "training.steps is 100, not 200"."""
     first, second = (_flat(tomllib.loads(to_toml(c))) for c in (one, other))
     return [
         f"{name} is {first.get(name)!r}, not {second.get(name)!r}"
@@ -305,41 +231,15 @@ def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(config: Config, path: str | Path) -> None:
-    """Write a configuration to a TOML file, with a line of help for each option.
-
-    Parameters
-    ----------
-    config : Config
-        The configuration.
-    path : str or Path
-        Where to; an existing file is replaced.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
-    """
+    """Write a configuration to a TOML file, with a line of help for each option."""
     with replacing(path) as stream:
         stream.write(to_toml(config).encode())
 
 
 def to_toml(config: Config) -> str:
-    """Write a configuration as the text of a TOML file.
+    """Write a configuration as text, from which `from_toml` makes an equal one.
 
-    Parameters
-    ----------
-    config : Config
-        The configuration.
-
-    Returns
-    -------
-    str
-        The text, from which `from_toml` makes an equal one.
-
-    Raises
-    ------
-    ImportError
-        If tomlkit is missing.
+    Raises ImportError without tomlkit.
     """
     try:
         import tomlkit

@@ -94,21 +94,8 @@ def diagnose(
 ) -> Breakdown:
     """Repeat a step that broke down, and look where.
 
-    Parameters
-    ----------
-    network : Network
-        With the weights from before the step.
-    step : int
-        Its number.
-    batch : Problem
-        Its data.
-    loss : callable
-        From network and batch to the loss.
-
-    Returns
-    -------
-    Breakdown
-        What was found.
+    `network` has the weights from before the step, and `loss` is a function of it and
+    of the batch.
     """
     finite: list[bool] = []
 

@@ -55,22 +55,10 @@ _FUNCTIONS: tuple[Loss, ...] = (_l1, _mse, _log_l1, _log_mse, _measurement)
 
 
 def loss_of(name: str) -> Loss:
-    """Give a loss by its name.
+    """Give a loss, ``loss(estimate, truth, problem)``, by its name.
 
-    Parameters
-    ----------
-    name : str
-        One of `svdinv.unroll.training.config.LOSSES`, or ``package.module:function``.
-
-    Returns
-    -------
-    callable
-        ``loss(estimate, truth, problem)``.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
+    One of `svdinv.unroll.training.config.LOSSES`, or ``package.module:function``.
+    Raises ValueError if there is none.
     """
     if name in LOSSES:
         return dict(zip(LOSSES, _FUNCTIONS, strict=True))[name]

@@ -275,13 +275,10 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Reconstruct the validation cases with the mean weights.
+        """Give the mean PSNR of the validation cases, by the mean weights.
 
-        Returns
-        -------
-        float
-            Mean PSNR in dB, of magnitudes relative to the largest for complex images;
-            NaN if there are no cases, or one cannot be reconstructed.
+        In dB, of magnitudes relative to the largest for complex images; NaN if there
+        are no cases, or one cannot be reconstructed.
         """
         values = []
         for problem in self.source.validation():
@@ -564,20 +561,8 @@ class _Loss(nn.Module):
 def to_resume(folder: Path) -> Config:
     """Read the configuration of the training in a folder.
 
-    Parameters
-    ----------
-    folder : Path
-        Output of a training.
-
-    Returns
-    -------
-    Config
-        What its ``config.toml`` says or, where that is missing, its checkpoint.
-
-    Raises
-    ------
-    ValueError
-        If there is no training, or the files are damaged.
+    That of its ``config.toml`` or, where it is missing, of its checkpoint. Raises
+    ValueError if there is no training, or the files are damaged.
     """
     path = folder / CONFIG
     if path.exists():

@@ -63,11 +63,6 @@ class Ahead:
     """Make the next batch of a source in a thread while the last is trained on.
 
     The batches are those of the source, bit by bit.
-
-    Parameters
-    ----------
-    source : Source
-        The source.
     """
 
     def __init__(self, source: Source) -> None:

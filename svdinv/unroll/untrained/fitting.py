@@ -192,32 +192,11 @@ class Fit:
 
 
 class Fitting:
-    """A fit, step by step; `fit` does all of it.
+    """A fit, step by step; `fit` does all of it, and has the same parameters.
 
     The same seed gives the same bits on one machine with one number of threads, also
-    where it was interrupted and resumed.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of one image, of NumPy or PyTorch.
-    generator : Generator or Recipe
-        Of one cell whose state has ``"z"``, what the network sees.
-    options : Options
-        How.
-    around : array or callable, optional
-        As for `fit`.
-    weights : Network, optional
-        A network of the same recipe to begin with.
-    measure : callable, optional
-        From an image to decibels, for the trajectory alone.
-    device : device
-        Where to compute.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If these do not go together.
+    where it was interrupted and resumed. Raises TypeError or ValueError if what it is
+    given does not go together.
     """
 
     def __init__(
@@ -307,24 +286,9 @@ class Fitting:
         stop: Callable[[], bool] = lambda: False,
         progress: bool = True,
     ) -> Fit:
-        """Iterate until it ends.
+        """Iterate until it ends, with the parameters of `fit`, and give what it found.
 
-        Parameters
-        ----------
-        checkpoint : Path, optional
-            File to write to every minute, and at the end.
-        callback, stop, progress
-            As for `fit`.
-
-        Returns
-        -------
-        Fit
-            The image, and how it went.
-
-        Raises
-        ------
-        OSError
-            If the checkpoint cannot be written.
+        Raises OSError if the checkpoint cannot be written.
         """
         began = saved = time.monotonic()
         ending: Any = self.ended()
@@ -354,13 +318,7 @@ class Fitting:
         return self.result(ending, time.monotonic() - began)
 
     def step(self) -> Record | None:
-        """Iterate once.
-
-        Returns
-        -------
-        Record or None
-            Where the rule was looked at.
-        """
+        """Iterate once; a record where the rule was looked at."""
         options, kept = self.options, self.kept
         self.iteration += 1
         self.optimiser.zero_grad(set_to_none=True)
@@ -446,13 +404,7 @@ class Fitting:
         )
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, complete or not at all.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
+        """Write a checkpoint, complete or not at all."""
         told = [[getattr(r, f.name) for f in fields(Record)] for r in self.trajectory]
         note = {
             "trajectory": json.dumps(told),
@@ -466,13 +418,7 @@ class Fitting:
         write_checkpoint(path, self.iteration, self._described(), *parts, note)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises
-        ------
-        ValueError
-            If it is damaged, or of another fit.
-        """
+        """Go on from a checkpoint; ValueError if it is damaged, or of another fit."""
         found: Checkpoint = read_checkpoint(path)
         if found.config != self._described():
             raise ValueError(f"{path} is of a fit with other options")

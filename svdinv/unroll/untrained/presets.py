@@ -56,25 +56,12 @@ PRIORS: dict[str, Callable[[dict[str, Any], int], Recipe]] = {
 
 
 def generator_for(name: str, problem: Problem) -> Recipe:
-    """Make a generator for a problem.
+    """Make a generator for a problem of one image, (C, H, W) real or (T, H, W) complex.
 
-    Parameters
-    ----------
-    name : str
-        One of `PRIORS`, or ``package.module:Class`` of a `Generator` of one's own,
-        which is given `images` and `channels`.
-    problem : Problem
-        Of one image, (C, H, W) real or (T, H, W) complex.
-
-    Returns
-    -------
-    Recipe
-        With as many scales as the image has room for.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name, or it is not for such images.
+    `name` is one of `PRIORS`, or ``package.module:Class`` of a `Generator` of one's
+    own, which is given `images` and `channels`. It has as many scales as the image has
+    room for. Raises ValueError if there is none of that name, or it is not for such
+    images.
     """
     x = problem.adjoint()
     if len(x.shape) != 3:
