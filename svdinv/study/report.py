@@ -218,27 +218,16 @@ def _plot(study: Study, rows: Sequence[Row], path: Path) -> None:
         fontweight="bold",
         color=_INK,
     )
+    heading = {"fontsize": 11.5, "fontweight": "bold", "color": _INK}
     limit = _limit(rows)
     for column, data in enumerate(study.data):
         x = _LEFT + column * (_WIDTH + _BETWEEN)
         lower = _BOTTOM + _SCATTER + _GAP
-        write(
-            x,
-            lower + grid + 0.12,
-            f"{data} patches: runs that broke down",
-            fontsize=11.5,
-            fontweight="bold",
-            color=_INK,
-        )
+        broken = f"{data} patches: runs that broke down"
+        write(x, lower + grid + 0.12, broken, **heading)
         _draw_broken(axes(column, lower, grid), study, data, rows, column == 0)
-        write(
-            x,
-            _BOTTOM + _SCATTER + 0.12,
-            "PSNR of the others relative to svt's of the same seed",
-            fontsize=11.5,
-            fontweight="bold",
-            color=_INK,
-        )
+        relative = "PSNR of the others relative to svt's of the same seed"
+        write(x, _BOTTOM + _SCATTER + 0.12, relative, **heading)
         _draw_differences(
             axes(column, _BOTTOM, _SCATTER), study, data, rows, limit, column == 0
         )

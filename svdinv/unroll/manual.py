@@ -19,6 +19,7 @@ from svdinv._missing import explain_missing
 from svdinv.core.operation import Operation
 from svdinv.unroll.arrays import (
     Array,
+    backend,
     inner,
     is_complex,
     like,
@@ -141,7 +142,7 @@ class Solver:
         xp = namespace(problem.y)
         if not xp.isdtype(problem.y.dtype, ("real floating", "complex floating")):
             self.recipe.begin(problem)  # says what it needs
-        A = _Recorded(problem.A, functions)
+        A = _Recorded(problem.A)
 
         def run(y: Array, *values: Array) -> Array:
             taped = replace(problem, y=y, A=A)
@@ -319,22 +320,22 @@ class _Layers:
 class _Recorded(Operator):
     """An operator that a tape goes through by the adjoint, whatever it is made of."""
 
-    def __init__(self, operator: Operator, functions: Any) -> None:
-        self.operator, self._functions = operator, functions
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
         self.tight, self.unitary = operator.tight, operator.unitary
 
     def forward(self, x: Array) -> Array:
-        return self._functions._backend.call(_Applied(self.operator), x)[0]
+        return backend(x).call(_Applied(self.operator), x)[0]
 
     def adjoint(self, y: Array) -> Array:
-        return self._functions._backend.call(_Applied(self.operator.H), y)[0]
+        return backend(y).call(_Applied(self.operator.H), y)[0]
 
     def consistent(self, x: Array, y: Array) -> Array:
         return x - self.adjoint(self.forward(x) - y)
 
     def measured(self, y: Array) -> Array:
         # A projection is its own adjoint.
-        return self._functions._backend.call(_Applied(_Projection(self.operator)), y)[0]
+        return backend(y).call(_Applied(_Projection(self.operator)), y)[0]
 
 
 class _Projection(Operator):
@@ -392,8 +393,19 @@ def _counted(first: int, last: int, progress: bool) -> Iterator[int]:
 def save(solver: Solver, path: str | Path) -> None:
     """Write the numbers and the recipe of a solver to a safetensors file.
 
-    An existing file is replaced, and only by a complete one. Raises ValueError if
-    a number is not finite, OSError if the file cannot be written.
+    Parameters
+    ----------
+    solver : Solver
+        The solver.
+    path : str or Path
+        Where to write; an existing file is replaced, and only by a complete one.
+
+    Raises
+    ------
+    ValueError
+        If a weight is not finite.
+    OSError
+        If the file cannot be written.
     """
     files.write(path, solver.recipe, solver.numbers)
 
@@ -401,9 +413,26 @@ def save(solver: Solver, path: str | Path) -> None:
 def load(path: str | Path, **options: Any) -> Solver:
     """Make a solver of a safetensors file, written in whatever framework.
 
-    `options` are those of the `Solver`, such as `operator`. Raises FileNotFoundError if
-    there is no such file, ValueError if it is damaged or does not hold the weights of
-    a network, TypeError if its network has convolutions.
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    **options
+        `operator` of the `Solver`.
+
+    Returns
+    -------
+    Solver
+        The solver.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, or does not hold the weights of a network.
+    TypeError
+        If its network has convolutions.
     """
     recipe, weights = files.read(path)
     solver = Solver(recipe, **options)

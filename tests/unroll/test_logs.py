@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import closing
 from importlib.util import find_spec
 
 import pytest
@@ -19,7 +20,7 @@ def values(step):
 
 
 def written(folder, first, last, at=0):
-    with Logs(folder, at) as logs:
+    with closing(Logs(folder, at)) as logs:
         for step in range(first, last + 1):
             logs.step(step, *values(step))
             if step % 4 == 0:
@@ -75,7 +76,7 @@ def test_from_the_beginning_an_old_log_is_gone(tmp_path):
 
 
 def test_what_is_not_finite_is_written_and_read(tmp_path):
-    with Logs(tmp_path, 0) as logs:
+    with closing(Logs(tmp_path, 0)) as logs:
         logs.step(1, math.inf, 0.0, math.nan)
         logs.validation(1, math.inf)
     written(tmp_path, 2, 3, at=1)
@@ -93,7 +94,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 def test_flushed_is_on_the_disk(tmp_path):
     pytest.importorskip("tensorboardX")
-    with Logs(tmp_path, 0) as logs:
+    with closing(Logs(tmp_path, 0)) as logs:
         logs.step(10, *values(10))
         logs.validation(10, 25.0)
         logs.flush()
@@ -105,7 +106,7 @@ def test_flushed_is_on_the_disk(tmp_path):
 def test_after_a_while_and_after_a_validation_rows_are_seen(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("svdinv.unroll.training.logs.time.monotonic", lambda: now[0])
-    with Logs(tmp_path, 0) as logs:
+    with closing(Logs(tmp_path, 0)) as logs:
         logs.step(1, *values(1))
         assert read_log(tmp_path / LOG) == []
         now[0] = 6.0
@@ -119,7 +120,7 @@ def test_after_a_while_and_after_a_validation_rows_are_seen(tmp_path, monkeypatc
 
 
 def test_rows_are_brought_to_the_disk(tmp_path, monkeypatch):
-    with Logs(tmp_path, 0) as logs:
+    with closing(Logs(tmp_path, 0)) as logs:
         logs.step(1, *values(1))
         logs.validation(1, 20.0)
         synced = []
@@ -167,8 +168,10 @@ def test_tensorboard_is_imported_without_a_warning():
     code = (
         "import tempfile; from pathlib import Path\n"
         "from svdinv.unroll.training.logs import EVENTS, Logs\n"
-        "with tempfile.TemporaryDirectory() as folder, Logs(Path(folder), 0) as logs:\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    logs = Logs(Path(folder), 0)\n"
         "    logs.step(10, 1.0, 1.0, 1.0)\n"
+        "    logs.close()\n"
         "    print(len(list(Path(folder).glob(EVENTS))))\n"
     )
     done = subprocess.run(
@@ -187,7 +190,7 @@ def test_a_full_disk_is_an_error_at_once_or_when_flushed(tmp_path, size):
     """And every file is closed: none is left to complain of when it is collected."""
 
     def fill():
-        with Logs(tmp_path, 0) as logs:
+        with closing(Logs(tmp_path, 0)) as logs:
             for step in range(1, 1000):
                 logs.step(step, *values(step))
             logs.flush()

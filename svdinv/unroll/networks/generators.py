@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -108,6 +108,10 @@ class Generator(ImageOrSeriesRecipe):
         one_of(("noise", "adjoint"), self, "source")
         if self.along_time and self.images != "series":
             raise ValueError("along_time is for series")
+
+    def _only_series_of_noise(self) -> None:
+        if self.images != "series" or self.along_time or self.source != "noise":
+            raise ValueError("images must be 'series', of noise, not along_time")
 
     @property
     def outputs(self) -> int:
@@ -384,8 +388,7 @@ class Bilinear(Generator):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "rank", "harmonics", "hidden")
-        if self.images != "series" or self.along_time or self.source != "noise":
-            raise ValueError("images must be 'series', of noise, not along_time")
+        self._only_series_of_noise()
         if not isinstance(self.space, Decoder):
             raise TypeError(f"space must be a Decoder, got {self.space!r}")
         one_of(("network", "free"), self, "time")
@@ -472,15 +475,15 @@ class LowRankAndSparse(Generator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.images != "series" or self.along_time or self.source != "noise":
-            raise ValueError("images must be 'series', of noise, not along_time")
+        self._only_series_of_noise()
         for name, kind in (("low_rank", Bilinear), ("sparse", Decoder)):
             part = getattr(self, name)
             if not isinstance(part, kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {part!r}")
-            own: dict[str, Any] = {"channels": self.channels, "images": "series"}
-            own["depth"] = self.depth
-            object.__setattr__(self, name, replace(part, **own))
+            own = replace(
+                part, channels=self.channels, images="series", depth=self.depth
+            )
+            object.__setattr__(self, name, own)
         sizes_ = [g.noise_shape(2**20, 2**20) for g in (self.low_rank, self.sparse)]
         if sizes_[0] != sizes_[1]:
             raise ValueError("low_rank and sparse must have as many scales")

@@ -143,8 +143,7 @@ class LLS(SeriesRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "convs", "block", "fold")
-        at_least(1, self, "start_block")
+        at_least(1, self, "convs", "block", "fold", "start_block")
         at_least(0, self, "static")
         whole = [isinstance(n, int) and n >= 0 for n in self.start]
         if whole != [True, True]:

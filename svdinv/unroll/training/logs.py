@@ -10,7 +10,6 @@ import time
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from svdinv.unroll.files import replacing
@@ -56,19 +55,6 @@ class Logs:
                 self._board = _Board(output, step)
                 self._opened.callback(self._board.close)
             self._opened = self._opened.pop_all()
-
-    def __enter__(self) -> Logs:
-        """Give itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the files."""
-        self.close()
 
     def close(self) -> None:
         """Close the files, all of them even if one cannot be written to the end."""

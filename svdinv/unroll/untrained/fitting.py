@@ -85,6 +85,11 @@ class Options:
         Iterations from one look at the rule to the next.
     seed : int
         Of first weights, of the noise and of what the rule draws.
+
+    Raises
+    ------
+    ValueError
+        If an attribute makes no fit, which is named.
     """
 
     iterations: int = 2000
@@ -192,11 +197,21 @@ class Fit:
 
 
 class Fitting:
-    """A fit, step by step; `fit` does all of it, and has the same parameters.
+    """A fit, step by step; `fit` does all of it.
 
     The same seed gives the same bits on one machine with one number of threads, also
-    where it was interrupted and resumed. Raises TypeError or ValueError if what it is
-    given does not go together.
+    where it was interrupted and resumed.
+
+    Parameters
+    ----------
+    problem, generator, options, around, weights, measure, device
+        As for `fit`; the generator is of one cell, whose state has ``"z"``, what the
+        network sees.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If these do not go together.
     """
 
     def __init__(
@@ -286,9 +301,22 @@ class Fitting:
         stop: Callable[[], bool] = lambda: False,
         progress: bool = True,
     ) -> Fit:
-        """Iterate until it ends, with the parameters of `fit`, and give what it found.
+        """Iterate until it ends.
 
-        Raises OSError if the checkpoint cannot be written.
+        Parameters
+        ----------
+        checkpoint, callback, stop, progress
+            As for `fit`; the file is written to every minute, and at the end.
+
+        Returns
+        -------
+        Fit
+            The image, and how it went.
+
+        Raises
+        ------
+        OSError
+            If the checkpoint cannot be written.
         """
         began = saved = time.monotonic()
         ending: Any = self.ended()

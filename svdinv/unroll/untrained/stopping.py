@@ -57,6 +57,11 @@ class Rule:
     ----------
     patience : int
         Iterations without a smaller value after which the fit ends.
+
+    Raises
+    ------
+    ValueError
+        If an attribute makes no rule, which is named.
     """
 
     patience: int = 400
