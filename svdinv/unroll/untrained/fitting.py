@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -239,21 +239,17 @@ class Fitting:
         if not bool(y.isfinite().all()):
             raise ValueError("problem: the data must be finite")
         self.problem = replace(single, y=y)
-        rule = options.rule
-        if rule is not None:
-            rule.check(self.problem)
-        count = int(self.measured.sum())
-        if not count:
+        self.rule = rule = options.rule or _NoRule()
+        rule.check(self.problem)
+        self.count = int(self.measured.sum())
+        if not self.count:
             raise ValueError("problem: nothing is measured")
-        self.chosen: Any = None
-        if rule is not None:
-            self.chosen = rule.choose(self.problem, self.measured, options.seed)
-        self.left_out = self.chosen if rule is not None and rule.withholds else None
+        self.chosen = rule.choose(self.problem, self.measured, options.seed)
+        self.left_out = self.chosen if rule.withholds else None
         if self.left_out is not None:
-            count -= int(self.left_out.sum())
-        self.count = count
+            self.count -= int(self.left_out.sum())
         self.targets = [self.problem]
-        if rule is not None and rule.probes:
+        if rule.probes:
             moved = replace(self.problem, y=y + rule.probes * self.chosen)
             self.targets.append(moved)
         # What a network sees, or is added to, may know what is fitted and no more.
@@ -284,7 +280,8 @@ class Fitting:
             groups, lr=options.rate, weight_decay=options.weight_decay
         )
         self._identity = self._data()
-        self.kept = _Kept(self.state["x"], y, len(self.targets), options)
+        x = self.state["x"]
+        self.kept = _Kept(x, y, len(self.targets), rule, bool(options.splitting))
         self.iteration, self.best, self.best_value = 0, 0, math.inf
         self.trajectory: list[Record] = []
         self.rollbacks: list[int] = []
@@ -350,28 +347,9 @@ class Fitting:
         options, kept = self.options, self.kept
         self.iteration += 1
         self.optimiser.zero_grad(set_to_none=True)
-        total: Any = 0
-        images: list[Tensor] = []
-        measured, data, loss = [], [], []
-        every = zip(self.targets, self.models, self.states, self.arounds, strict=True)
-        for target, model, begun, around in every:
-            image, state, z = model(begun, target, self._noise())
-            if around is not None:
-                image = image + around
-            if options.splitting and self.iteration == 1:
-                kept.split[len(images)].copy_(image.detach()[0])
-            Ax = target.A.forward(image)
-            fitted = Ax
-            if self.left_out is not None:
-                fitted = torch.where(self.left_out, target.y, Ax)
-            distance = target.fidelity.distance(fitted, target.y)
-            own = distance + self._regularised(image, state, z, len(images))
-            total = total + own / self.count
-            images.append(image.detach())
-            measured.append(target.fidelity.expected(Ax.detach()))
-            data.append(distance.detach() / self.count)
-            loss.append(own.detach() / self.count)
-        told = torch.stack([loss[0], data[0]]).tolist()
+        found = [self._evaluated(i) for i in range(len(self.targets))]
+        images, measured, losses, data = zip(*found, strict=True)
+        told = torch.stack([losses[0].detach(), data[0]]).tolist()
         if self.iteration == 1:
             self._first = told[1]
             if not all(map(math.isfinite, told)):
@@ -381,7 +359,7 @@ class Fitting:
                 )
         if self._broken(told[1]):
             return None
-        total.backward()
+        sum(losses).backward()
         for group in self.optimiser.param_groups:
             group["lr"] = options.rate * _SLOWER ** len(self.rollbacks)
         self.optimiser.step()
@@ -404,14 +382,13 @@ class Fitting:
 
     def ended(self) -> Literal["rule", "iterations", "broken", ""]:
         """Tell whether, and why, there is nothing left to do."""
-        rule = self.options.rule
         if self._lost:
             return "broken"
-        if rule is not None and self.trajectory:
-            if rule.reached(self.trajectory[-1].criterion):
+        if self.trajectory:
+            if self.rule.reached(self.trajectory[-1].criterion):
                 return "rule"
             waited = self.iteration - self.best
-            if math.isfinite(self.best_value) and waited >= rule.patience:
+            if math.isfinite(self.best_value) and waited >= self.rule.patience:
                 return "rule"
         return "iterations" if self.iteration >= self.options.iterations else ""
 
@@ -470,6 +447,24 @@ class Fitting:
         self.iteration = found.step
         self._remember()
 
+    def _evaluated(self, index: int) -> tuple[Tensor, ...]:
+        """Give image, what is measured of it, loss and data fidelity of one target."""
+        target, around = self.targets[index], self.arounds[index]
+        image, state, z = self.models[index](self.states[index], target, self._noise())
+        if around is not None:
+            image = image + around
+        if self.options.splitting and self.iteration == 1:
+            self.kept.split[index].copy_(image.detach()[0])
+        Ax = target.A.forward(image)
+        fitted = Ax
+        if self.left_out is not None:
+            fitted = torch.where(self.left_out, target.y, Ax)
+        distance = target.fidelity.distance(fitted, target.y)
+        loss = distance + self._regularised(image, state, z, index)
+        measured = target.fidelity.expected(Ax.detach())
+        data = distance.detach() / self.count
+        return image.detach(), measured, loss / self.count, data
+
     def _noise(self) -> Tensor | float:
         """Noise of this iteration, whatever came before."""
         z, size = self.state["z"], self.options.input_noise
@@ -498,7 +493,7 @@ class Fitting:
         return total
 
     @torch.no_grad()
-    def _split(self, images: list[Tensor]) -> None:
+    def _split(self, images: Sequence[Tensor]) -> None:
         prior: Any = self.options.prior
         for i, image in enumerate(images):
             dual, split = self.kept.dual[i], self.kept.split[i]
@@ -508,14 +503,10 @@ class Fitting:
 
     @torch.no_grad()
     def _look(self, told: list[float], image: Tensor) -> Record:
-        rule, kept = self.options.rule, self.kept
-        criterion = math.inf
-        if rule is not None:
-            z = kept.measured
-            seen = Seen(
-                z[:1], z[-1:], self.problem.y, self.measured, self.chosen, image
-            )
-            criterion = rule.value(seen, kept.rule)
+        kept, y = self.kept, self.problem.y
+        z, moved = kept.measured[:1], kept.measured[-1:]
+        seen = Seen(z, moved, y, self.measured, self.chosen, image)
+        criterion = self.rule.value(seen, kept.rule)
         if criterion < self.best_value:
             self.best, self.best_value = self.iteration, criterion
             kept.best.copy_(kept.average[0])
@@ -566,14 +557,14 @@ class Fitting:
 
     def _around(self, around: Any, known: Problem, convert: Any) -> Any:
         """Give the image to which what is generated is added."""
-        rule, shape = self.options.rule, tuple(self.states[-1]["x"].shape)
+        shape = tuple(self.states[-1]["x"].shape)
         if around is None:
             return None
         if callable(around):
             around = around(replace(known, y=known.y[0]).replace_arrays(_array))
             if around is None:
                 return None
-        elif rule is not None and rule.probes:
+        elif self.rule.probes:
             raise ValueError(
                 "around: this rule asks how it depends on the data; give a function "
                 "of a problem"
@@ -712,6 +703,13 @@ _MOST_ROLLBACKS = 20
 _SPLIT = 10  # iterations of Adam for one of the multipliers
 
 
+class _NoRule(Rule):
+    """Fit to the end."""
+
+    def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
+        return math.inf
+
+
 class _Kept(nn.Module):
     """What a fit keeps beside weights: averages, the best image, the rule's arrays."""
 
@@ -721,16 +719,18 @@ class _Kept(nn.Module):
     split: Tensor
     dual: Tensor
 
-    def __init__(self, x: Tensor, y: Tensor, count: int, options: Options) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, count: int, rule: Rule, splitting: bool
+    ) -> None:
         super().__init__()
         zero, data = torch.zeros_like(x), torch.zeros_like(y)
         self.register_buffer("average", torch.cat([zero] * count))
         self.register_buffer("measured", torch.cat([data] * count))
         self.register_buffer("best", torch.zeros_like(x[0]))
-        if options.splitting:
+        if splitting:
             self.register_buffer("split", torch.cat([zero] * count))
             self.register_buffer("dual", torch.cat([zero] * count))
-        own = options.rule.buffers(x) if options.rule is not None else {}
+        own = rule.buffers(x)
         self._names = list(own)
         for name, buffer in own.items():
             self.register_buffer(f"rule_{name}", buffer)
