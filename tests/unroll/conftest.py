@@ -55,6 +55,15 @@ def one_line(capsys):
     return said
 
 
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory):
+    """Start ``svdinv train``, or some code, in processes that need no imports."""
+    from forks import forking
+
+    with forking(tmp_path_factory.mktemp("forks")) as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory):
     """A folder with weights of small networks, by the names of those in the package."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
-from forks import PATIENCE, forking
+from forks import PATIENCE
 from PIL import Image
 from small_trainings import (
     NETWORK,
@@ -81,12 +81,6 @@ def ended(processes):
     """Exit codes of all, and what was printed and complained of by all."""
     codes = [process.wait() for process in processes]
     return codes, "".join(p.out for p in processes), "".join(p.err for p in processes)
-
-
-@pytest.fixture(scope="module")
-def fork(tmp_path_factory):
-    with forking(tmp_path_factory.mktemp("forks")) as start:
-        yield start
 
 
 @pytest.fixture(scope="module")

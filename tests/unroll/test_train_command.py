@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forks import PATIENCE, forking, heeding_ctrl_c
+from forks import PATIENCE, heeding_ctrl_c
 from small_trainings import (
     NETWORK,
     RESULTS,
@@ -53,12 +53,6 @@ from svdinv.unroll.training.run import (
 
 
 @pytest.fixture(scope="module")
-def fork(tmp_path_factory):
-    with forking(tmp_path_factory.mktemp("forks")) as start:
-        yield start
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return pictures(tmp_path_factory.mktemp("data") / "pictures")
 
@@ -85,14 +79,6 @@ def whole(config, tmp_path_factory):
 
 def train(*arguments):
     return main(["train", *map(str, arguments)])
-
-
-def one_line(capsys):
-    """What was complained of, which has to be one line."""
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
 
 
 # The whole of it
@@ -303,20 +289,20 @@ def test_an_older_file_of_the_same_options_is_gone_on_with(config, whole, tmp_pa
     assert results(tmp_path) == results(whole)
 
 
-def test_a_changed_configuration_is_another_training(config, tmp_path, capsys):
+def test_a_changed_configuration_is_another_training(config, tmp_path, one_line):
     Run(config, None, tmp_path).train(stop=lambda: True)
     before = (tmp_path / CHECKPOINT).read_bytes()
     new = replace(config, seed=4, training=replace(TRAINING, steps=30))
     write(new, tmp_path / CONFIG)
     assert train("--resume", tmp_path) == 2
-    complaint = one_line(capsys)
+    complaint = one_line()
     assert "resumed as it was begun" in complaint
     assert "training.steps is 20, not 30" in complaint
     assert "seed is 0, not 4" in complaint
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
-def test_photographs_that_changed_make_another_training(tmp_path, capsys):
+def test_photographs_that_changed_make_another_training(tmp_path, one_line):
     folder = pictures(tmp_path / "pictures")
     output = tmp_path / "run"
     output.mkdir()
@@ -324,7 +310,7 @@ def test_photographs_that_changed_make_another_training(tmp_path, capsys):
     before = results(output)
     shutil.copy(folder / "0.png", folder / "new.png")
     assert train("--resume", output) == 2
-    assert "task.photographs are other files now" in one_line(capsys)
+    assert "task.photographs are other files now" in one_line()
     assert results(output) == before
 
 
@@ -385,48 +371,48 @@ def test_says_how_to_go_on_as_it_was_run(count, device, command):
         ["--seed", "0"],
     ],
 )
-def test_other_options_beside_resume_are_refused(whole, more, capsys):
+def test_other_options_beside_resume_are_refused(whole, more, one_line):
     assert train("--resume", whole, *more) == 2
-    assert "argument --resume" in one_line(capsys)
+    assert "argument --resume" in one_line()
 
 
-def test_output_beside_resume_is_refused(whole, tmp_path, capsys):
+def test_output_beside_resume_is_refused(whole, tmp_path, one_line):
     assert train("--resume", whole, "--output", tmp_path) == 2
-    assert "not allowed with argument" in one_line(capsys)
+    assert "not allowed with argument" in one_line()
 
 
 # What there is already
 
 
-def test_a_training_is_not_overwritten_by_accident(file, whole, tmp_path, capsys):
+def test_a_training_is_not_overwritten_by_accident(file, whole, tmp_path, one_line):
     before = results(whole)
     assert train(file, "--output", whole) == 2
-    complaint = one_line(capsys)
+    complaint = one_line()
     assert "--resume" in complaint
     assert "--overwrite" in complaint
     assert results(whole) == before
     (tmp_path / LOG).touch()
     assert train(file, "--output", tmp_path) == 2
-    assert LOG in one_line(capsys)
+    assert LOG in one_line()
 
 
-def test_files_of_others_are_left_alone(file, tmp_path, capsys):
+def test_files_of_others_are_left_alone(file, tmp_path, one_line):
     board, swap = "events.out.tfevents.1.host.0", ".config.toml.swp"
     for name in (board, swap):
         (tmp_path / name).write_text("of someone else")
     assert train(file, "--output", tmp_path) == 2
-    assert board in one_line(capsys)
+    assert board in one_line()
     assert (tmp_path / board).read_text() == "of someone else"
     assert train(file, "--output", tmp_path, "--overwrite", "--steps", 1) == 0
     assert (tmp_path / swap).read_text() == "of someone else"
 
 
-def test_two_trainings_in_one_folder_are_refused(file, tmp_path, capsys):
+def test_two_trainings_in_one_folder_are_refused(file, tmp_path, one_line):
     draft = tmp_path / f".{WEIGHTS}.0123456789abcdef"
     draft.touch()
     with holding(tmp_path):
         assert train(file, "--output", tmp_path) == 2
-        assert f"another training writes to {tmp_path}" in one_line(capsys)
+        assert f"another training writes to {tmp_path}" in one_line()
         assert draft.exists()
     assert list(tmp_path.iterdir()) == [draft]
     assert train(file, "--output", tmp_path, "--steps", 1) == 0
@@ -518,10 +504,12 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
         (["colour", "--output", "x", "--set", 'task.photographs=["no.png"]'], "no.png"),
     ],
 )
-def test_bad_arguments_end_in_one_line(arguments, word, capsys, tmp_path, monkeypatch):
+def test_bad_arguments_end_in_one_line(
+    arguments, word, one_line, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *arguments]) == 2
-    assert word in one_line(capsys)
+    assert word in one_line()
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
@@ -598,14 +586,14 @@ def test_too_few_gpus_are_seen_by_every_process(device, message, rank, monkeypat
         pass
 
 
-def test_bad_files_end_in_one_line(tmp_path, capsys):
+def test_bad_files_end_in_one_line(tmp_path, one_line):
     bad = tmp_path / "bad.toml"
     bad.write_text("seed = [")
     assert train(bad, "--output", tmp_path / "out") == 2
-    assert "bad.toml: not TOML" in one_line(capsys)
+    assert "bad.toml: not TOML" in one_line()
     (tmp_path / CHECKPOINT).write_bytes(b"?")
     assert train("--resume", tmp_path) == 2
-    assert "is no checkpoint" in one_line(capsys)
+    assert "is no checkpoint" in one_line()
     assert not (tmp_path / "out").exists()
 
 
@@ -632,11 +620,11 @@ def test_begins_with_weights_that_are_given(config, file, tmp_path):
     assert loss != Run(config).train(stop=lambda: True).losses[0]
 
 
-def test_weights_of_another_network_are_refused(file, tmp_path, capsys):
+def test_weights_of_another_network_are_refused(file, tmp_path, one_line):
     save(Network(TLR(cells=1, features=3)), tmp_path / "other.safetensors")
     arguments = (file, "--output", tmp_path, "--weights")
     assert train(*arguments, tmp_path / "other.safetensors") == 2
-    complaint = one_line(capsys)
+    complaint = one_line()
     assert "weights of another network" in complaint
     assert "cells=1, features=3" in complaint
 

@@ -96,11 +96,6 @@ class Evaluation:
     rows: list[Row] = field(default_factory=list)
     complete: bool = False
 
-    @property
-    def metrics(self) -> list[str]:
-        """Names of the metrics."""
-        return list(self.task.metrics)
-
     def means(self, setting: str) -> Iterator[tuple[str, int, list[float]]]:
         """Average over the images of a setting.
 
@@ -158,7 +153,7 @@ class Evaluation:
         rows = [
             (
                 *(row.image, row.setting, row.method),
-                *(f"{row.values[name]:.6g}" for name in self.metrics),
+                *(f"{row.values[name]:.6g}" for name in self.task.metrics),
                 *(f"{row.seconds:.3f}", row.note),
             )
             for row in self.rows
@@ -172,7 +167,7 @@ class Evaluation:
 
     @property
     def _columns(self) -> list[str]:
-        return [*self.metrics, "seconds"]
+        return [*self.task.metrics, "seconds"]
 
     def _cells(self, values: Sequence[float]) -> list[str]:
         return cells(dict(zip(self._columns, values, strict=True)))
