@@ -1041,21 +1041,6 @@ REFUSED = {
         TypeError,
         "mask must be an array of bool, .* got torch.float64",
     ),
-    "no mask": (
-        series_call(lambda y, m: (y,)),
-        TypeError,
-        r"LS needs beside the measured values: mask\[, maps\]",
-    ),
-    "too many": (
-        series_call(lambda y, m: (y, m, y, y)),
-        TypeError,
-        "got 3 arguments",
-    ),
-    "precision": (
-        series_call(lambda y, m: (y.to(torch.complex64), m)),
-        TypeError,
-        "one precision, got images torch.complex64 and weights torch.float64",
-    ),
     "real series": (
         lambda: network(RECIPES["LS"])(draw(1, 3, H, W), Blur(np.ones((1, 1)))),
         TypeError,
@@ -1085,11 +1070,6 @@ REFUSED = {
         image_call(lambda y, m: (y[:, :1], m[:, :1])),
         ValueError,
         r"3 channels, got shape \(2, 1, 5, 4\)",
-    ),
-    "image without a mask": (
-        image_call(lambda y, m: (y,)),
-        TypeError,
-        "TLR needs beside the measured values: mask",
     ),
     "penalty": (
         lambda: network(RECIPES["LS"])(*_flat(problem(RECIPES["LS"])), penalty=True),
@@ -1124,7 +1104,6 @@ REFUSED = {
     "no recipe": (lambda: Network(cells=3), TypeError, "recipe must be .*, got None"),
     "text": (lambda: LS(threshold="a"), TypeError, "threshold must be a real number"),
     "NaN": (lambda: LS(step=math.nan), ValueError, "step must be finite, got nan"),
-    "prior": (lambda: Unrolled(prior=3), TypeError, "prior must be a LearnedPrior"),
     "prior, infinite": (
         lambda: LowRank(math.inf),
         ValueError,
