@@ -46,6 +46,15 @@ def test_help_of_the_demo_lists_its_options(capsys):
 
 
 @pytest.mark.parametrize(
+    "example",
+    ["compare --quick", "evaluate colour", "fit coffee", "reconstruct coffee"],
+)
+def test_help_has_examples(example, capsys):
+    assert main([example.partition(" ")[0], "--help"]) == 0
+    assert f"examples:\n  svdinv {example}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("command", "several"), [("reconstruct", False), ("evaluate", True)]
 )
 def test_commands_have_the_options_of_all_tasks(command, several, capsys):

@@ -184,16 +184,6 @@ def test_results_are_replaced_only_where_that_is_said(
     assert {row["setting"] for row in read(out / "results.csv")} == {"rate 0.2"}
 
 
-def test_weights_may_be_the_folder_of_a_training(pictures, small_weights, tmp_path):
-    folder, out = tmp_path / "mine", tmp_path / "out"
-    folder.mkdir()
-    content = (small_weights / "colour.safetensors").read_bytes()
-    (folder / "weights.safetensors").write_bytes(content)
-    options = ["--no-baselines", "--no-ensemble", "--rates", "0.5", "--output", out]
-    assert run(folder, "--images", pictures, *options) == 0
-    assert len(read(out / "results.csv")) == 4
-
-
 def test_noise_accelerations_and_masks_of_files(tmp_path):
     np.savez(tmp_path / "scan.npz", series=unseen_series(1, 3, 32))
     mask = np.zeros((32, 32), bool)
@@ -246,10 +236,3 @@ def test_bad_arguments_end_in_one_line(pictures, tmp_path, one_line):
     ):
         assert run(*arguments) == 2, arguments
         assert complaint in one_line(), arguments
-
-
-def test_help_has_examples(capsys):
-    assert run("--help") == 0
-    shown = capsys.readouterr().out
-    assert "examples:" in shown
-    assert "svdinv evaluate colour" in shown

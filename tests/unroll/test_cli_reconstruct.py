@@ -216,13 +216,6 @@ def test_without_weights_classical_methods_reconstruct(
     assert "network" not in shown
 
 
-def test_help_has_examples(capsys):
-    assert run("--help") == 0
-    shown = capsys.readouterr().out
-    assert "examples:" in shown
-    assert "svdinv reconstruct coffee" in shown
-
-
 def test_several_inputs(picture, scan, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(picture, scan, "--noise", "0.01", "--output", out) == 0
