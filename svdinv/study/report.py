@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.study.study import METHODS, Row, Study
+from svdinv.unroll.display.pictures import new_figure
 from svdinv.unroll.display.tables import comma_separated, markdown
 from svdinv.unroll.files import replacing
 
@@ -189,17 +190,12 @@ def _word(value: Any) -> str:
 
 def _plot(study: Study, rows: Sequence[Row], path: Path) -> None:
     """Draw which runs broke, and how far the others are from `svt`, for each data."""
-    # The object interface of matplotlib: no window, no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count = len(study.methods)
     grid = _ROW * count
     panels = len(study.data)
     width = _LEFT + panels * _WIDTH + (panels - 1) * _BETWEEN + _RIGHT
     height = _HEAD + grid + _GAP + _SCATTER + _BOTTOM
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure((width, height))
 
     def axes(column: int, bottom: float, tall: float) -> Axes:
         x = _LEFT + column * (_WIDTH + _BETWEEN)

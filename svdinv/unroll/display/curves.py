@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from svdinv._missing import explain_missing
+from svdinv.unroll.display.pictures import new_figure
 from svdinv.unroll.files import replacing
 
 __all__ = ["save_curves"]
@@ -23,14 +23,7 @@ def save_curves(
 
     Dashed where the name ends in "random". Raises ImportError without Matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise explain_missing("matplotlib", "train") from error
-
-    figure = Figure(figsize=(6.4, 4.4), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((6.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for name, points in curves.items():
         style = "--" if name.endswith("random") else "-"

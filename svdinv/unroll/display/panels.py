@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from svdinv._missing import explain_missing
 from svdinv.unroll.data import Image
-from svdinv.unroll.display.pictures import save_animation
+from svdinv.unroll.display.pictures import new_figure, save_animation
 from svdinv.unroll.files import replacing
 
 if TYPE_CHECKING:
@@ -217,21 +217,13 @@ class _Sheet:
     def __init__(
         self, columns: int, heights: Sequence[float], title: str, side: float = 0.0
     ) -> None:
-        try:
-            # The object interface of matplotlib: no window, no global state.
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ModuleNotFoundError as error:
-            raise explain_missing("matplotlib", "train") from error
-
         self.columns, self.heights, self.left = columns, heights, _MARGIN + side
         below = [sum(heights[i + 1 :]) for i in range(len(heights))]
         gaps = range(len(heights) - 1, -1, -1)
         self.rows = [_BOTTOM + h + n * _GAP for h, n in zip(below, gaps, strict=True)]
         self.width = self.left + columns * (_WIDTH + _GAP) + _BAR
         self.height = self.rows[0] + heights[0] + _HEAD
-        self.figure = Figure(figsize=(self.width, self.height), facecolor="white")
-        FigureCanvasAgg(self.figure)
+        self.figure = new_figure((self.width, self.height))
         self._write(0, 0.78, title, 15, _INK, "bold")
 
     def axes(
@@ -240,7 +232,7 @@ class _Sheet:
         x = self.left + column * (_WIDTH + _GAP)
         size = (wide / self.width, self.heights[row] / self.height)
         corner = (x / self.width, self.rows[row] / self.height)
-        placed = self.figure.add_axes((*corner, *size))
+        placed: Axes = self.figure.add_axes((*corner, *size))
         placed.set_xticks([])
         placed.set_yticks([])
         for spine in placed.spines.values():

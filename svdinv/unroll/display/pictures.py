@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from svdinv._missing import explain_missing
 from svdinv.unroll.files import replacing, replacing_all
 
-__all__ = ["contact_sheet", "save_animation", "save_picture"]
+__all__ = ["contact_sheet", "new_figure", "save_animation", "save_picture"]
 
 _GAP = 2  # pixels between the frames of a sheet
 
@@ -65,6 +65,19 @@ def contact_sheet(frames: NDArray[Any]) -> NDArray[np.float32]:
         top, left = i // columns * down, i % columns * right
         sheet[top : top + height, left : left + width] = frame
     return sheet
+
+
+def new_figure(size: tuple[float, float], **options: Any) -> Any:
+    """Make a white figure of Matplotlib, in inches: no window, no global state."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise explain_missing("matplotlib", "train") from error
+
+    figure = Figure(figsize=size, facecolor="white", **options)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _save_mp4(path: Path, pictures: list[Any], seconds: float) -> None:

@@ -30,9 +30,8 @@ from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.em import expectation, positive_root, subsets
 from svdinv.unroll.arrays import Array, Namespace, namespace, sizes, times
 from svdinv.unroll.fidelity import DataFidelity, PoissonKL
-from svdinv.unroll.networks.functional import check_image, positive, residual_gains
+from svdinv.unroll.networks.functional import check_image, positive
 from svdinv.unroll.networks.recipe import (
-    Convolutions,
     Layer,
     Layers,
     Number,
@@ -40,6 +39,7 @@ from svdinv.unroll.networks.recipe import (
     State,
     at_least,
     register,
+    residual_chain,
 )
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
@@ -93,10 +93,8 @@ class EMNet(Recipe):
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name the layers."""
-        widths = (3, *[self.features] * (self.convs - 1), 1)
-        gains = residual_gains(self.convs)
         return {
-            "correction": Convolutions(widths, axes=2, slope=self.slope, gains=gains),
+            "correction": residual_chain(self, 3, 1, axes=2),
             "log_weight": Number(math.log(self.weight)),
         }
 

@@ -51,7 +51,6 @@ from svdinv.unroll.networks.functional import (
     folded,
     fraction,
     from_blocks,
-    residual_gains,
     root,
     to_blocks,
     to_channels,
@@ -59,13 +58,13 @@ from svdinv.unroll.networks.functional import (
     unfolded,
 )
 from svdinv.unroll.networks.recipe import (
-    Convolutions,
     Layer,
     Layers,
     Number,
     State,
     at_least,
     register,
+    residual_chain,
 )
 from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
 from svdinv.unroll.operators import MRI, Operator
@@ -164,12 +163,10 @@ class LLS(SeriesRecipe):
         """Name the layers of a cell."""
         pixels = self.fold**2
         inputs = 5 if self.noise else 4
-        widths = (inputs * pixels, *[self.features] * (self.convs - 1), 2 * pixels)
-        gains = residual_gains(self.convs)
         layers: dict[str, Layer] = {
             "momentum": Number(self.momentum),
             "threshold": Number(self.threshold),
-            "correction": Convolutions(widths, axes=3, slope=self.slope, gains=gains),
+            "correction": residual_chain(self, inputs * pixels, 2 * pixels, axes=3),
             "gamma": Number(self.step),
         }
         if self.noise:

@@ -21,15 +21,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from svdinv.unroll.arrays import namespace
-from svdinv.unroll.networks.functional import check_channels, residual_gains
+from svdinv.unroll.networks.functional import check_channels
 from svdinv.unroll.networks.recipe import (
-    Convolutions,
     Layer,
     Layers,
     Recipe,
     State,
     at_least,
     register,
+    residual_chain,
 )
 from svdinv.unroll.problem import Problem
 
@@ -76,14 +76,11 @@ class PrimalDual(Recipe):
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
         """Name both chains."""
-        return {"dual": self._chain(2), "primal": self._chain(1)}
-
-    def _chain(self, more: int) -> Convolutions:
-        hidden = [self.features] * (self.convs - 1)
-        first, after = self.memory + more, self.memory
-        widths = (first * self.channels, *hidden, after * self.channels)
-        gains = residual_gains(self.convs)
-        return Convolutions(widths, axes=2, slope=self.slope, gains=gains)
+        maps = self.memory * self.channels
+        return {
+            "dual": residual_chain(self, maps + 2 * self.channels, maps, axes=2),
+            "primal": residual_chain(self, maps + self.channels, maps, axes=2),
+        }
 
     def begin(self, problem: Problem) -> State:
         """Start from an approximate inverse of the operator.

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 from svdinv.core.namespace import real
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.fidelity import L2, DataFidelity
+from svdinv.unroll.networks.functional import residual_gains
 from svdinv.unroll.operators import Operator, Sampling
 from svdinv.unroll.problem import Problem
 
@@ -335,6 +336,13 @@ class Recipe:
             The next state, with the same names; ``"x"`` is the next estimate.
         """
         raise NotImplementedError
+
+
+def residual_chain(recipe: Any, inputs: int, outputs: int, axes: int) -> Convolutions:
+    """Give `convs` convolutions, `features` wide, whose result is to be added."""
+    widths = (inputs, *[recipe.features] * (recipe.convs - 1), outputs)
+    gains = residual_gains(recipe.convs)
+    return Convolutions(widths, axes=axes, slope=recipe.slope, gains=gains)
 
 
 def choose(recipe: Recipe | None, kind: type[Recipe] | None, options: Any) -> Recipe:
