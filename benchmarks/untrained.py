@@ -2,11 +2,14 @@
 
     python benchmarks/untrained.py denoising --crop 128
     python benchmarks/untrained.py sampling --crop 128
+    python benchmarks/untrained.py mri
 
-Photographs of `svdinv.unroll.data.TEST`, cropped around their middle. Every classical
-method has its best weight, chosen with the truth; the fit is stopped by its rule, which
-does not know it. Beside it the best that the average of the same fit ever was. A line
-is printed as soon as it is known, then the means.
+Photographs of `svdinv.unroll.data.TEST`, cropped around their middle; for `mri` the
+first frames of the hearts of the package, made complex by a smooth phase, and of four
+phantoms, a quarter of k-space with noise. Every classical method has its best weight,
+chosen with the truth; the fit is stopped by its rule, which does not know it. Beside it
+the best that the average of the same fit ever was. A line is printed as soon as it is
+known, then the means.
 """
 
 from __future__ import annotations
@@ -23,45 +26,63 @@ from skimage.restoration import (
     estimate_sigma,
 )
 
+from svdinv.unroll.algorithms import PDHG
+from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import TEST
+from svdinv.unroll.data.hearts import HEARTS, heart_series, smooth_phase
+from svdinv.unroll.data.phantom import heart
 from svdinv.unroll.operators import Sampling
+from svdinv.unroll.priors import HuberVariation, TotalVariation
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.cine import Cine, CineOptions
 from svdinv.unroll.tasks.colour import Colour, ColourOptions, biharmonic
+from svdinv.unroll.tasks.task import Given
 from svdinv.unroll.untrained import HeldOut, fit
 from svdinv.unroll.untrained.presets import generator_for
 
-TASK = Colour()
-DEVIATIONS = (15 / 255, 25 / 255, 50 / 255)
-RATES = (0.4, 0.1)
+LEVELS = {
+    "denoising": (15 / 255, 25 / 255, 50 / 255),
+    "sampling": (0.4, 0.1),
+    "mri": (
+        "radial",
+        "radial, 8 coils",
+        "variable-density",
+        "variable-density, 8 coils",
+    ),
+}
+PHANTOMS = ("phantom-0", "phantom-1", "phantom-2", "phantom-3")
+SIZE = 96  # of a heart
+MRI_NOISE = 0.01  # relative to the largest magnitude
 
 
 def main() -> None:
     """Print the lines, and the means."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("denoising", "sampling"))
+    parser.add_argument("what", choices=tuple(LEVELS))
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--prior", default="dip")
-    parser.add_argument("--images", nargs="+", default=TEST)
+    parser.add_argument("--images", nargs="+")
+    parser.add_argument("--levels", nargs="+", help="some of those of mri")
+    parser.add_argument("--tv", type=float, default=0.0, help="in the fits of mri")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    names = options.images or ((*HEARTS, *PHANTOMS) if options.what == "mri" else TEST)
     rows = defaultdict(list)
     for seed in range(options.seeds):
-        for name in options.images:
-            read = TASK.read(name, ColourOptions(crop=options.crop))
-            levels = DEVIATIONS if options.what == "denoising" else RATES
-            for level in levels:
-                problem = measured(options.what, read.image, level, seed)
-                found = compared(options, problem, seed)
+        for name in names:
+            for level in options.levels or LEVELS[options.what]:
+                found = compared(options, *measured(options, name, level, seed), seed)
                 told = "  ".join(f"{k} {v:.2f}" for k, v in found.items())
-                print(f"{name}, seed {seed}, {level:.3f}: {told}", flush=True)
-                rows[level].append(found)
+                label = level if isinstance(level, str) else f"{level:.3f}"
+                print(f"{name}, seed {seed}, {label}: {told}", flush=True)
+                rows[label].append(found)
     for level, found in rows.items():
         means = {k: np.mean([row[k] for row in found]) for k in found[0]}
         told = "  ".join(f"{k} {v:.2f}" for k, v in means.items())
-        print(f"mean of {len(found)}, {level:.3f}: {told}")
+        print(f"mean of {len(found)}, {level}: {told}")
     lost = [row["best"] - row["fit"] for found in rows.values() for row in found]
     print(
         f"the rule loses at most 0.5 dB in {sum(x <= 0.5 for x in lost)} of {len(lost)}"
@@ -69,27 +90,54 @@ def main() -> None:
     )
 
 
-def measured(what: str, image: np.ndarray, level: float, seed: int) -> Problem:
-    """Add noise, or sample."""
+def measured(options: argparse.Namespace, name: str, level, seed: int):
+    """Give a task and a problem: with noise, sampled, or both."""
+    if options.what == "mri":
+        return Cine(), sampled_heart(name, level, seed)
+    task = Colour()
+    image = task.read(name, ColourOptions(crop=options.crop)).image
     rng = np.random.default_rng(seed)
-    if what == "denoising":
+    if options.what == "denoising":
         y = image + level * rng.standard_normal(image.shape)
         A = Sampling(np.ones(image.shape, bool))
-        return Problem(y.astype(np.float32), A, truth=image)
+        return task, Problem(y.astype(np.float32), A, truth=image)
     A = Sampling(rng.random(image.shape) < level)
-    return Problem(A(image), A, truth=image)
+    return task, Problem(A(image), A, truth=image)
 
 
-def compared(options: argparse.Namespace, problem: Problem, seed: int) -> dict:
+def sampled_heart(name: str, level: str, seed: int) -> Problem:
+    """Sample a quarter of the k-space of one frame, with noise."""
+    if name in HEARTS:
+        phase = smooth_phase(1, SIZE, np.random.default_rng(seed))
+        image = (heart_series(name)[:1] * phase).astype(np.complex64)
+    else:
+        image = heart(1, SIZE, SIZE, seed=1000 + PHANTOMS.index(name)).series
+    mask, *several = level.split(", ")
+    asked = CineOptions(
+        mask=mask,
+        acceleration=4,
+        coils=8 if several else None,
+        noise=MRI_NOISE,
+        seed=seed,
+    )
+    return Cine().measure(Given(name, image), asked)
+
+
+def compared(options: argparse.Namespace, task, problem: Problem, seed: int) -> dict:
     """Give decibels by method, and the time of the fit."""
 
     def decibels(image: np.ndarray) -> float:
         if options.what == "sampling":  # exact samples are put back
             image = problem.A.consistent(image, problem.y)
-        return TASK.decibels(problem, image)
+        return task.decibels(problem, image)
 
+    prior = None
     if options.what == "denoising":
         found = denoised(problem, decibels)
+    elif options.what == "mri":
+        top = float(np.abs(problem.adjoint()).max())
+        found = {"TV": total_variation(problem, decibels, top)}
+        prior = HuberVariation(options.tv * top, 0.003) if options.tv else None
     else:
         found = {"biharmonic": decibels(biharmonic(problem).image)}
     began = time.monotonic()
@@ -97,7 +145,8 @@ def compared(options: argparse.Namespace, problem: Problem, seed: int) -> dict:
         problem,
         generator_for(options.prior, problem),
         iterations=options.iterations,
-        rule=HeldOut() if options.what == "denoising" else None,
+        rule=None if options.what == "sampling" else HeldOut(),
+        prior=prior,
         seed=seed,
         measure=decibels,
         progress=False,
@@ -107,6 +156,22 @@ def compared(options: argparse.Namespace, problem: Problem, seed: int) -> dict:
     found["iterations"] = done.iterations
     found["seconds"] = time.monotonic() - began
     return found
+
+
+def total_variation(problem: Problem, decibels, top: float) -> float:
+    """Give what total variation reaches at its best weight."""
+    _, solution = best_solution(
+        problem,
+        lambda weight: TotalVariation(weight * top),
+        decibels,
+        algorithm=PDHG(),
+        first=3e-3,
+        low=1e-5,
+        high=0.3,
+        iterations=400,
+        rtol=1e-4,
+    )
+    return decibels(solution.image)
 
 
 def denoised(problem: Problem, decibels) -> dict:
