@@ -412,6 +412,10 @@ class Task:
         """Give the classical methods by name, the cheapest first."""
         raise NotImplementedError
 
+    def suits(self, method: str, problem: Problem) -> bool:
+        """Tell whether a problem is one that a classical method is made for."""
+        return True
+
     def unsampled(self, options: Any) -> Any:
         """Give the options of an image that is fitted where only noise was asked for.
 
