@@ -318,3 +318,33 @@ def test_what_will_not_do_is_said_in_one_line(words, message, capsys):
     fit = ["fit", "kinetic-sum", "--size", "16", "--device", "cpu", *words]
     assert main(fit) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["kinetic", "kinetic-sum"])
+def test_memory_is_that_of_the_projectors_and_the_images(name):
+    task, options = Pet(), replace(SMALL, size=48, views=24)
+    given = task.read(name, options)
+    made = task.measure(given, options)
+    made.A.adjoint(made.A(made.truth))
+    whole = made.note.beam(slice(None))
+    whole.adjoint(whole(made.truth))
+    beams = [whole, *(part.factors[1] for part in made.A.operators)]
+    kept = [matrix for beam in beams for matrix in beam._rays._made.values()]
+    bytes_ = sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in kept)
+    bytes_ += 4 * 12 * 11 * made.truth.size  # of OSEM, filtered
+    for each in (given, made):
+        assert 0.7 < task.memory(each, options) / bytes_ < 1.7
+
+
+def test_turned_subsets_are_subsets():
+    task, made = Pet(), problem()
+    for view, undone in task.views(made):
+        assert len(view.A.operators) == len(made.A.operators)
+        found = undone(view.A.adjoint(view.y))
+        np.testing.assert_allclose(found, made.adjoint(), rtol=1e-3)
+
+
+def test_a_weight_that_leaves_nothing_is_one_to_choose_from():
+    """EM ends early there: every image is zero."""
+    made = problem(replace(SMALL, size=24, counts=1e5, seed=0))
+    assert "weight 1," in map_em(made, priors=("image",)).note

@@ -31,6 +31,7 @@ from svdinv.unroll.tasks.task import (
     Options,
     Simulated,
     Task,
+    best_of,
     option,
     register,
 )
@@ -732,11 +733,8 @@ def penalised(problem: Problem, *, name: str) -> Estimate:
         )  # fmt: skip
         return _told(problem, found)
 
-    if problem.truth is None:
-        return Estimate(at(_FIXED[name]), f"weight {_FIXED[name]:g}")
-    found = {weight: at(weight) for weight in _WEIGHTS[name]}
-    best = max(found, key=lambda w: snr(problem.truth - 0.5, found[w] - 0.5))
-    return Estimate(found[best], f"best weight {best:g}")
+    weights, usual = _WEIGHTS[name], _FIXED[name]
+    return best_of(Eit(), problem, at, weights, usual, "weight {:g}")
 
 
 def direct(problem: Problem) -> Estimate:
