@@ -16,6 +16,7 @@ from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.networks import EMNet
 from svdinv.unroll.operators import ParallelBeam, Stack, dot_test
 from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.tasks import pet
 from svdinv.unroll.tasks.pet import Factors, Pet, PetOptions, map_em
 from svdinv.unroll.tasks.reading import read_measurement, write_problem
 from svdinv.unroll.torch import Network, save
@@ -344,7 +345,16 @@ def test_turned_subsets_are_subsets():
         np.testing.assert_allclose(found, made.adjoint(), rtol=1e-3)
 
 
-def test_a_weight_that_leaves_nothing_is_one_to_choose_from():
-    """EM ends early there: every image is zero."""
+def test_weights_are_looked_for_as_far_as_they_help(monkeypatch):
+    """A weight that leaves nothing of the image ends EM early, and loses."""
     made = problem(replace(SMALL, size=24, counts=1e5, seed=0))
-    assert "weight 1," in map_em(made, priors=("image",)).note
+    scores = []
+    for usual in (0.1, 0.3):
+        monkeypatch.setitem(pet._FIXED_WEIGHT, "image", usual)
+        estimate = map_em(made, priors=("image",))
+        scores.append(Pet().decibels(made, estimate.image))
+    assert abs(scores[0] - scores[1]) < 0.2
+    mlem = Pet().baselines()["MLEM"](made).image
+    assert min(scores) > Pet().decibels(made, mlem) - 0.2
+    monkeypatch.setitem(pet._FIXED_WEIGHT, "image", 100.0)
+    assert not map_em(replace(made, truth=None), priors=("image",)).image.any()

@@ -60,18 +60,13 @@ _ATTENUATION = 2.0  # along a side of the image, were it all water
 _BODY = 0.02  # of the largest activity: what is less is air
 _WIDTH = 0.08  # of the detector: how far scatter reaches
 _SUBSETS, _LEAST_VIEWS = 6, 4
-_MLEM, _OSEM, _MAP, _EVERY = 60, 12, 30, 3  # iterations
-_FIXED = 4  # iterations of OSEM where the truth is not known
+_MLEM, _OSEM = 60, 12  # iterations
+_FIXED, _MAP = 4, 30  # of OSEM and of low rank where the truth is not known
 _BLUR = (0.0, *np.geomspace(0.4, 2.4, 9))  # widths of the filter, in pixels
 _FIXED_BLUR = 0.8
 # Of priors, in units of the mean sensitivity.
-_WEIGHTS = {
-    "TV": tuple(np.geomspace(0.03, 1.0, 7)),
-    "Casorati": tuple(np.geomspace(1.0, 30.0, 7)),
-    "blocks": tuple(np.geomspace(0.5, 8.0, 5)),
-    "image": tuple(np.geomspace(1.0, 30.0, 7)),
-}
-_FIXED_WEIGHT = {"TV": 0.3, "Casorati": 3.0, "blocks": 2.0, "image": 5.0}
+_FIXED_WEIGHT = {"TV": 0.3, "Casorati": 3.0, "blocks": 2.0, "image": 0.3}
+_WEIGHTS = np.geomspace(0.01, 10.0, 13)  # to choose from, relative to these
 _BLOCK = 8
 
 
@@ -661,15 +656,22 @@ def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Estimate:
     names = priors or (("Casorati", "blocks") if len(problem.y) > 1 else ("image",))
     # Relative to the sensitivity, so that they hold for any number of counts.
     unit = float(problem.A.adjoint(np.ones_like(problem.y)).mean())
-    found: dict[str, Any] = {}
-    for name in names if problem.truth is not None else names[:1]:
-        known = problem.truth is not None
-        steps, count = (problem, _OSEM) if name == "TV" else (_whole(problem), _MAP)
-        for weight in _WEIGHTS[name] if known else (_FIXED_WEIGHT[name],):
-            images = _iterates(steps, count, _PRIORS[name](weight * unit))
-            for k in range(count, 0, -_EVERY):
-                found[f"{name}, weight {weight:.2g}, iteration {k}"] = images[k - 1]
-    return best_of(Pet(), problem, found.__getitem__, found, next(iter(found)))
+
+    def at(name: str, weight: float) -> Estimate:
+        steps, most, usual = _whole(problem), _MLEM, _MAP
+        if name == "TV":
+            steps, most, usual = problem, _OSEM, _OSEM
+        count = usual if problem.truth is None else most
+        images = _iterates(steps, count, _PRIORS[name](weight * unit))
+        said = f"{name}, weight {weight:.2g}, iteration {{}}"
+        every = range(1, count + 1)
+        return best_of(Pet(), problem, lambda k: images[k - 1], every, usual, said)
+
+    if problem.truth is None:
+        return at(names[0], _FIXED_WEIGHT[names[0]])
+    # All of them: there may be several maxima, with iterations to choose from.
+    found = [at(name, w * _FIXED_WEIGHT[name]) for name in names for w in _WEIGHTS]
+    return max(found, key=lambda each: Pet().decibels(problem, each.image))
 
 
 _PRIORS: dict[str, Callable[[float], Any]] = {
