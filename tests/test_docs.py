@@ -28,6 +28,7 @@ FRAMEWORKS = (
     "array_api_strict",
     "sigpy",
     "sklearn",
+    "astra",
 )
 
 # A Python block, and the output that follows it, if the page shows one.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["add", "run"]
 
 _WEIGHTS: dict[str, Any] = {"first": 0.01, "low": 1e-5, "high": 1.0}
+_MOST, _CHANGE = 600, 3e-4  # iterations, and the change at which they have converged
 
 _EPILOG = """\
 examples:
@@ -41,7 +42,8 @@ examples:
 For each size, relative to the data, the perturbation that moves the image most is
 found by gradient ascent through the network, and another through total variation.
 Every method then meets both, and random noise of that size. An untrained prior, which
-has no gradient, meets those of the others. Written are a table and a plot (.csv, .png).
+has no gradient, meets those of the others. Where there are no weights for a task, total
+variation is alone; counts have none. Written are a table and a plot (.csv, .png).
 """
 
 
@@ -105,16 +107,15 @@ def run(arguments: argparse.Namespace) -> int:
     begin(arguments)
     from tqdm import tqdm
 
+    from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.inference import open_network
-    from svdinv.unroll.evaluation.stability import (
-        stability,
-        total_variation,
-        untrained_method,
-    )
+    from svdinv.unroll.evaluation.stability import stability, untrained_method
+    from svdinv.unroll.fidelity import L2
     from svdinv.unroll.untrained import Options
     from svdinv.unroll.untrained.presets import generator_for
 
     source = arguments.input
+    methods: dict[str, Any] = {}
     others: dict[str, Any] = {}
     try:
         if arguments.device not in ("auto", "cpu"):
@@ -127,9 +128,17 @@ def run(arguments: argparse.Namespace) -> int:
                 f"argument INPUT: {source} is measured by an operator that is not "
                 "linear, and total variation is for linear ones"
             )
-        with naming("--weights"):
-            network = open_network(arguments.weights or task.kind)
-        check_network(network, task, source)
+        if arguments.weights or task.kind in pretrained.names():
+            with naming("--weights"):
+                network = open_network(arguments.weights or task.kind)
+            check_network(network, task, source)
+            methods["network"] = network.requires_grad_(False)
+        squares = isinstance(problem.fidelity, L2)
+        if not (methods or squares):
+            raise ValueError(
+                f"argument --weights: must be given, for none for {task.kind} come "
+                "with svdinv, and total variation is not for counts"
+            )
         if arguments.prior:
             generator = generator_for(arguments.prior, problem)
             settings = Options(
@@ -139,10 +148,8 @@ def run(arguments: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
-    weight = _best_weight(problem)
-    methods: dict[str, Any] = {"network": network, "TV": total_variation(weight)}
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
+    if squares:
+        methods["TV"] = _total_variation(problem)
     sizes = sorted(arguments.sizes)
     searches = len(sizes) * len(methods)
     every = searches * arguments.steps
@@ -166,12 +173,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _best_weight(problem: Problem) -> float:
-    """Choose the weight of total variation with the truth."""
+def _total_variation(problem: Problem) -> Any:
+    """Give total variation with the weight that is best for the truth."""
     import numpy as np
 
-    from svdinv.unroll.algorithms import PDHG
+    from svdinv.unroll.algorithms import PDHG, solve
     from svdinv.unroll.algorithms.search import best_solution
+    from svdinv.unroll.evaluation.stability import total_variation
     from svdinv.unroll.priors import TotalVariation
 
     def score(image: Any) -> float:
@@ -181,7 +189,12 @@ def _best_weight(problem: Problem) -> float:
         problem, TotalVariation, score, algorithm=PDHG(), iterations=150, rtol=1e-4,
         **_WEIGHTS,
     )  # fmt: skip
-    return weight
+    # Its derivative is that of as many iterations: enough, from the beginning.
+    found = solve(
+        problem, TotalVariation(weight), algorithm=PDHG(), iterations=_MOST,
+        rtol=_CHANGE, objective=False,
+    )  # fmt: skip
+    return total_variation(weight, found.iterations)
 
 
 def _text(answers: Sequence[Answer]) -> str:

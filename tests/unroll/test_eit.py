@@ -12,6 +12,7 @@ scipy_io = pytest.importorskip("scipy.io")
 
 from svdinv.cli import main
 from svdinv.unroll.data.tank import calibrated, deviations, read_tank
+from svdinv.unroll.evaluation.evaluation import classical
 from svdinv.unroll.networks import Skip
 from svdinv.unroll.operators import dot_test
 from svdinv.unroll.operators.impedance import Impedance, adjacent, disc
@@ -111,6 +112,25 @@ def test_noise_is_as_told():
     assert Eit().deviation(quiet, replace(SMALL, noise=0.0)) is None
 
 
+def test_dbar_finds_things_where_they_are():
+    """And has nothing to say of tanks of which not all of the boundary is known."""
+    task, made = Eit(), problem(EitOptions(size=24, electrodes=8, noise=1e-6), "lungs")
+    found, truth = task.baselines()["D-bar"](made).image[0], made.truth[0]
+    turned = (found, found[::-1], found.T, found[::-1].T)
+    likeness = [np.corrcoef(x.ravel(), truth.ravel())[0, 1] for x in turned]
+    assert likeness[0] > max(0.6, *likeness[1:])
+    blind = task.baselines()["D-bar"](replace(made, truth=None))
+    assert blind.note.startswith("cutoff ")
+    fewer = problem(replace(SMALL, missing=1))
+    every, some = (list(classical(task, each)) for each in (made, fewer))
+    assert some == [name for name in every if name != "D-bar"] != every
+    with pytest.raises(ValueError, match="D-bar needs electrodes all around"):
+        task.baselines()["D-bar"](fewer)
+    voltages = made.note.voltages  # as of a conductor without any resistance
+    useless = replace(made, y=-voltages.weight * voltages.reference)
+    assert (task.baselines()["D-bar"](useless).image == 0.5).all()
+
+
 def test_missing_electrodes_measure_nothing():
     made = problem(replace(SMALL, missing=2))
     zero = (made.y == 0).sum()
@@ -131,7 +151,8 @@ def test_baselines_find_what_is_there():
     for name, method in task.baselines().items():
         estimate = method(made)
         found[name] = task.judge(made, task.finished(estimate.image))["SNR / dB"]
-        assert ("kept" if "TSVD" in name else "best weight") in estimate.note
+        chosen = {"TSVD": "kept", "D-ba": "best cutoff"}.get(name[:4], "best weight")
+        assert chosen in estimate.note
     assert found["TV, Gauss-Newton"] > found["TV"] + 0.5
     assert found["TV"] > found["Tikhonov"]
     assert min(found.values()) > 2
@@ -266,11 +287,15 @@ def test_without_weights_classical_methods_reconstruct(tmp_path, capsys):
     output = ["--output", str(tmp_path)]
     assert main(["reconstruct", "lungs", *small, *output]) == 0
     said = capsys.readouterr().out
-    assert said.index("Tikhonov") < said.index("Gauss-Newton")
+    assert said.index("D-bar") < said.index("Tikhonov") < said.index("Gauss-Newton")
     assert (tmp_path / "lungs-reconstruction.png").exists()
     evaluate = ["evaluate", "eit", "--images", "lungs", *small, "--noise", "1e-4"]
     assert main([*evaluate, "--no-baselines", *output]) == 0
     assert "classical methods, on 1 images" in capsys.readouterr().out
+    assert main([*evaluate, "--missing", "1", "--overwrite", *output]) == 0
+    said = capsys.readouterr().out
+    assert "D-bar" not in said
+    assert "Tikhonov" in said
     fitted = ["fit", "lungs", "--prior", "deep-decoder", "--iterations", "3"]
     assert main([*fitted, *small, *output]) == 0
     assert (tmp_path / "lungs-fit.csv").exists()

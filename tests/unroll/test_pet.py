@@ -16,6 +16,7 @@ from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.networks import EMNet
 from svdinv.unroll.operators import ParallelBeam, Stack, dot_test
 from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.tasks import pet
 from svdinv.unroll.tasks.pet import Factors, Pet, PetOptions, map_em
 from svdinv.unroll.tasks.reading import read_measurement, write_problem
 from svdinv.unroll.torch import Network, save
@@ -318,3 +319,42 @@ def test_what_will_not_do_is_said_in_one_line(words, message, capsys):
     fit = ["fit", "kinetic-sum", "--size", "16", "--device", "cpu", *words]
     assert main(fit) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["kinetic", "kinetic-sum"])
+def test_memory_is_that_of_the_projectors_and_the_images(name):
+    task, options = Pet(), replace(SMALL, size=48, views=24)
+    given = task.read(name, options)
+    made = task.measure(given, options)
+    made.A.adjoint(made.A(made.truth))
+    whole = made.note.beam(slice(None))
+    whole.adjoint(whole(made.truth))
+    beams = [whole, *(part.factors[1] for part in made.A.operators)]
+    kept = [matrix for beam in beams for matrix in beam._rays._made.values()]
+    bytes_ = sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in kept)
+    bytes_ += 4 * 12 * 11 * made.truth.size  # of OSEM, filtered
+    for each in (given, made):
+        assert 0.7 < task.memory(each, options) / bytes_ < 1.7
+
+
+def test_turned_subsets_are_subsets():
+    task, made = Pet(), problem()
+    for view, undone in task.views(made):
+        assert len(view.A.operators) == len(made.A.operators)
+        found = undone(view.A.adjoint(view.y))
+        np.testing.assert_allclose(found, made.adjoint(), rtol=1e-3)
+
+
+def test_weights_are_looked_for_as_far_as_they_help(monkeypatch):
+    """A weight that leaves nothing of the image ends EM early, and loses."""
+    made = problem(replace(SMALL, size=24, counts=1e5, seed=0))
+    scores = []
+    for usual in (0.1, 0.3):
+        monkeypatch.setitem(pet._FIXED_WEIGHT, "image", usual)
+        estimate = map_em(made, priors=("image",))
+        scores.append(Pet().decibels(made, estimate.image))
+    assert abs(scores[0] - scores[1]) < 0.2
+    mlem = Pet().baselines()["MLEM"](made).image
+    assert min(scores) > Pet().decibels(made, mlem) - 0.2
+    monkeypatch.setitem(pet._FIXED_WEIGHT, "image", 100.0)
+    assert not map_em(replace(made, truth=None), priors=("image",)).image.any()

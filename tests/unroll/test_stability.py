@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from svdinv.cli import main
+from svdinv.unroll import pretrained
 from svdinv.unroll.evaluation.stability import (
     stability,
     total_variation,
@@ -99,3 +100,22 @@ def test_the_command(tmp_path, capsys):
     assert {row["method"] for row in table} == {"network", "TV"}
     assert main([*arguments, "0", *options[1:]]) == 2
     assert "must be a positive number" in capsys.readouterr().err
+
+
+def test_the_command_without_a_network_or_total_variation(
+    tmp_path, capsys, monkeypatch
+):
+    """Counts have no least squares, and a task may have no weights."""
+    sizes = ("--sizes", "0.1", "--steps", "1", "--output", str(tmp_path))
+    command = ["stability", "activity-ellipses", "--size", "16", "--views", "6"]
+    assert main([*command, *sizes]) == 0
+    said = capsys.readouterr().out
+    assert "worst for network" in said
+    assert "TV" not in said
+    monkeypatch.setattr(pretrained, "names", lambda: [])
+    assert main([*command, *sizes]) == 2
+    assert "--weights: must be given" in capsys.readouterr().err
+    assert main(["stability", "walnut-1", *command[2:], *sizes]) == 0
+    said = capsys.readouterr().out
+    assert "worst for TV" in said
+    assert "network" not in said

@@ -217,9 +217,16 @@ def methods_of(
     return methods
 
 
-def classical(task: Task, *, slow: bool = True) -> dict[str, Method]:
-    """Give the classical methods by name; if not the slow ones, the first alone."""
+def classical(
+    task: Task, problem: Problem | None = None, *, slow: bool = True
+) -> dict[str, Method]:
+    """Give the classical methods by name; if not the slow ones, the first alone.
+
+    Those that do not suit a problem are left away.
+    """
     methods = dict(task.baselines())
+    if problem is not None:
+        methods = {k: m for k, m in methods.items() if task.suits(k, problem)}
     return methods if slow else dict([next(iter(methods.items()))])
 
 
@@ -271,7 +278,9 @@ def evaluate(
         for problem in problems:
             entries: list[Entry] = []
             rows = []
-            for name, method in methods.items():
+            every = {k: m for k, m in methods.items() if task.suits(k, problem)}
+            bar.update(len(methods) - len(every))
+            for name, method in every.items():
                 bar.set_description(f"{problem.name}, {problem.setting}, {name}")
                 row, entry = applied(name, method, task, problem)
                 rows.append(row)
@@ -279,7 +288,7 @@ def evaluate(
                 bar.update()
                 if interrupted():
                     break
-            if len(rows) == len(methods):
+            if len(rows) == len(every):
                 evaluation.rows += rows
                 evaluation.write(output)
             if interrupted():

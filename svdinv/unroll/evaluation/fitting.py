@@ -93,7 +93,7 @@ def fitted(
             fitting.load(checkpoint)
         except ValueError as error:
             raise ValueError(f"argument --checkpoint: {error}") from error
-    methods = dict(classical(task, slow=baselines))
+    methods = dict(classical(task, problem, slow=baselines))
     around = fitting.arounds[0]
     if around is not None:
         begun = around[0].cpu().numpy()

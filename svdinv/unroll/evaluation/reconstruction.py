@@ -77,7 +77,7 @@ def reconstruct(
     Nothing is written then. Without a network the last classical method is what is
     reconstructed. Otherwise as `svdinv.unroll.evaluation.inference.apply`.
     """
-    methods = classical(task, slow=baselines)
+    methods = classical(task, problem, slow=baselines)
     if network is None:
         name, chosen = methods.popitem()
         only = {name: lambda watch: chosen}

@@ -500,6 +500,13 @@ class Stack(Operator):
             begin += length
         return parts
 
+    def __mul__(self, other: Any) -> Operator:
+        """Multiply each operator: what there is of subsets stays."""
+        if not isinstance(other, Operator):
+            return super().__mul__(other)
+        parts = [operator * other for operator in self.operators]
+        return Stack(parts, self.axis, self.lengths)
+
     def derivative(self, x: Array) -> Operator:
         """Stack the derivatives."""
         if self.linear:

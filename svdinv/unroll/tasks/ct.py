@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -13,27 +13,27 @@ import numpy as np
 
 from svdinv.unroll.algorithms import FISTA, PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
-from svdinv.unroll.data import centre_crop, photograph, read_picture
+from svdinv.unroll.data import centre_crop
 from svdinv.unroll.data.densities import NAMES, density, random_shapes, textured
 from svdinv.unroll.data.htc import holds_htc, read_htc
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import counted, generator, white_noise
-from svdinv.unroll.data.photographs import PHOTOS
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
 from svdinv.unroll.operators.tomography import Window
-from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.priors import TotalVariation
-from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.sinograms import LEAST, MOST, grey_picture, read_geometry
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
     Method,
     Options,
+    Simulated,
     Task,
-    View,
+    best_of,
     option,
     register,
 )
@@ -59,7 +59,6 @@ _CHANGE = 3e-4  # at which TV has converged
 _USUAL = (0.25, 1.5)  # highest densities that need no other unit, with their noise
 _HIGHEST = 99.9  # per cent of the pixels are below what counts as highest
 _MARGIN = 1.3  # for what is as thin as a pixel
-_MOST = 4096  # rows and columns
 
 
 class Geometry(NamedTuple):
@@ -153,8 +152,8 @@ class CtOptions(Options):
     size: int | None = option(
         None,
         "rows and columns of a phantom in pixels (default 128)",
-        low=11,
-        high=_MOST,
+        low=LEAST,
+        high=MOST,
         reads=True,
     )
     crop: int | None = option(
@@ -268,21 +267,13 @@ class Ct(Task):
             return Given(name, image[None])
         if name.startswith(_PREFIX):
             file = name.removeprefix(_PREFIX)
-            built_in = file in PHOTOS
-            image = photograph(file) if built_in else read_picture(file, largest=None)
-            image = centre_crop(image, options.crop) if options.crop else image
-            grey = image.mean(axis=-1, dtype=np.float32)
+            grey = grey_picture(file)
+            grey = centre_crop(grey, options.crop) if options.crop else grey
             return Given(Path(file).stem, np.ascontiguousarray(grey[None]))
         held = read_htc(source)
         size = options.size or _PIXELS
         place = Geometry(
-            size,
-            size,
-            _WIDTH / size,
-            held.spacing,
-            0.0,
-            held.source,
-            held.distance,
+            size, size, _WIDTH / size, held.spacing, 0.0, held.source, held.distance
         )
         problem = _problem(held.sinogram, place, held.angles)
         return replace(problem, name=Path(source).stem, setting="as measured")
@@ -294,22 +285,14 @@ class Ct(Task):
         ``truth`` is (1, H, W).
         """
         shape = file.shape("sinogram", "(views, detectors)", (2,))
-        file.same("angles", shape[:1], "of one angle for each view")
-        file.same("geometry", (7,), "of seven numbers")
-        numbers = file.real("geometry").astype(np.float64)
-        rows, columns = (int(n) for n in numbers[:2])
-        if min(rows, columns) < 11 or max(rows, columns) > _MOST:
-            due = f"must have 11 to {_MOST} pixels a side, got {rows}x{columns}"
-            raise file.error("geometry", due)
-        place = Geometry(rows, columns, *(float(n) for n in numbers[2:]))
-        angles = file.real("angles").astype(np.float64)
+        place, angles = read_geometry(file, Geometry, shape[0])
         try:
             problem = _problem(file.real("sinogram"), place, angles)
         except ValueError as error:
             raise file.error("geometry", f"makes no sense: {error}") from error
         if "truth" not in file:
             return problem
-        file.same("truth", (1, rows, columns), "of the image")
+        file.same("truth", (1, *place[:2]), "of the image")
         return replace(problem, truth=file.real("truth") / np.float32(problem.scale))
 
     def measured(self, problem: Problem) -> dict[str, Any]:
@@ -395,12 +378,6 @@ class Ct(Task):
         """Give the methods without learning."""
         return {"FBP": fbp, "SIRT": sirt, "NNLS": nnls, "TV": tv}
 
-    def views(self, problem: Problem) -> Iterator[View]:
-        """Mirror and turn the image in all eight ways, and project it turned back."""
-        for turned in turns():
-            view = replace(problem, A=problem.A * turned, truth=None)
-            yield view, turned.forward
-
     def finished(self, image: Any) -> Any:
         """Set negative densities to 0."""
         return np.maximum(image, 0)
@@ -431,7 +408,7 @@ _Setting: TypeAlias = tuple[int, int, str]  # size, views and beam of a step
 
 
 @dataclass(frozen=True)
-class Densities:
+class Densities(Simulated):
     """Random phantoms and their projections, to train on.
 
     Attributes
@@ -442,8 +419,13 @@ class Densities:
 
     task: Ct
 
-    def _problem(self, setting: _Setting, *key: int) -> Problem:
-        task, rng, (size, views, beam) = self.task, generator(*key), setting
+    def problem(self, *key: int, setting: _Setting | None = None) -> Problem:
+        """Draw one, of the same setting as the others of its step."""
+        task, rng = self.task, generator(*key)
+        if setting is None:
+            every = self._settings()
+            setting = every[int(generator(*key[:-1]).integers(len(every)))]
+        size, views, beam = setting
         image = random_shapes(size, rng, task.rectangles, task.hollow)
         if task.textures and rng.random() < task.textures:
             image = textured(image, rng)
@@ -456,36 +438,17 @@ class Densities:
         )
         return task.measure(Given("shapes", image[None]), options)
 
+    def validation(self) -> list[Problem]:
+        """Give problems that no step draws, of settings at even distances."""
+        every, count = self._settings(), self.task.validation
+        return [
+            self.problem(2**63, i, setting=every[i * len(every) // count])
+            for i in range(count)
+        ]
+
     def _settings(self) -> list[_Setting]:
         task = self.task
         return list(itertools.product(task.size, task.projections, task.beam))
-
-    def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw phantoms and project them.
-
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            Sinograms (B, 1, views, detectors), and the phantoms.
-        """
-        every = self._settings()
-        setting = every[int(generator(seed, step).integers(len(every)))]
-        return batch([self._problem(setting, seed, step, item) for item in items])
-
-    def validation(self) -> list[Problem]:
-        """Give phantoms that no step draws, of settings at even distances."""
-        every, count = self._settings(), self.task.validation
-        return [
-            self._problem(every[i * len(every) // count], 2**63, i)
-            for i in range(count)
-        ]
 
 
 def _unit(A: Operator) -> float:
@@ -514,15 +477,6 @@ def _inverted(problem: Problem, window: Window) -> Any:
     return np.maximum(projector.filtered_back_projection(y, window), 0)
 
 
-def _best(problem: Problem, every: Mapping[str, Any], fixed: str) -> Estimate:
-    """Take what comes nearest to the truth, or what is fixed where it is not known."""
-    if problem.truth is None:
-        return Estimate(every[fixed](), fixed)
-    found = {name: np.maximum(make(), 0) for name, make in every.items()}
-    name = max(found, key=lambda name: psnr(problem.truth, found[name]))
-    return Estimate(found[name], f"best {name}")
-
-
 def fbp(problem: Problem) -> Estimate:
     """Invert by filtered back-projection.
 
@@ -536,10 +490,8 @@ def fbp(problem: Problem) -> Estimate:
     Estimate
         The image, and the window of the filter.
     """
-    every: dict[str, Any] = {
-        window: functools.partial(_inverted, problem, window) for window in _WINDOWS
-    }
-    return _best(problem, every, "hann")
+    make = functools.partial(_inverted, problem)
+    return best_of(Ct(), problem, make, _WINDOWS, "hann")
 
 
 def sirt(problem: Problem) -> Estimate:

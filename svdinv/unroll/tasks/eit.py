@@ -31,6 +31,7 @@ from svdinv.unroll.tasks.task import (
     Options,
     Simulated,
     Task,
+    best_of,
     option,
     register,
 )
@@ -69,6 +70,8 @@ _WEIGHTS = {
     "Gauss-Newton": (0.1, 1.0, 10.0),
 }
 _FIXED = {"Tikhonov": 0.1, "TV": 0.1, "Gauss-Newton": 1.0}
+_DBAR = "D-bar"
+_CUTOFFS = (5.0, 4.5, 4.0, 3.5, 3.0, 2.5, 2.0, 1.5)
 _JUDGED = 256  # pixels of the challenge's pictures
 _CLEAR = 0.1  # from the water in a picture, for a class of its own
 
@@ -480,14 +483,19 @@ class Eit(Task):
         return None if options.noise == 0 else 1.0
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give linear steps by truncated SVD, Tikhonov and TV, and Gauss-Newton."""
+        """Give linear steps by truncated SVD, Tikhonov and TV, D-bar, Gauss-Newton."""
         return {
             "TSVD, discrepancy": functools.partial(tsvd, keep="discrepancy"),
             "TSVD, SURE": functools.partial(tsvd, keep="sure"),
+            _DBAR: direct,
             "Tikhonov": functools.partial(penalised, name="Tikhonov"),
             "TV": functools.partial(penalised, name="TV"),
             "TV, Gauss-Newton": functools.partial(penalised, name="Gauss-Newton"),
         }
+
+    def suits(self, method: str, problem: Problem) -> bool:
+        """Tell whether a problem has all of the boundary, as D-bar needs."""
+        return method != _DBAR or _angles(problem.note.voltages) is not None
 
     def finished(self, image: Any) -> Any:
         """Clip to a decade on both sides of the water."""
@@ -725,11 +733,70 @@ def penalised(problem: Problem, *, name: str) -> Estimate:
         )  # fmt: skip
         return _told(problem, found)
 
-    if problem.truth is None:
-        return Estimate(at(_FIXED[name]), f"weight {_FIXED[name]:g}")
-    found = {weight: at(weight) for weight in _WEIGHTS[name]}
-    best = max(found, key=lambda w: snr(problem.truth - 0.5, found[w] - 0.5))
-    return Estimate(found[best], f"best weight {best:g}")
+    weights, usual = _WEIGHTS[name], _FIXED[name]
+    return best_of(Eit(), problem, at, weights, usual, "weight {:g}")
+
+
+def direct(problem: Problem) -> Estimate:
+    """Reconstruct a disc by the D-bar method, from its Dirichlet-to-Neumann map.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task, with electrodes all around a disc.
+
+    Returns
+    -------
+    Estimate
+        The picture, and the cutoff of the low-pass: the best where the truth is known,
+        otherwise the largest at which the method converges. Water if there is none.
+
+    Raises
+    ------
+    ValueError
+        If there are not all electrodes of a disc.
+    """
+    from svdinv.unroll.algorithms.dbar import boundary_map, dbar
+
+    voltages = problem.note.voltages
+    model, angles = voltages.model, _angles(voltages)
+    if angles is None:
+        raise ValueError("D-bar needs electrodes all around a disc, and all voltages")
+    y = problem.y.astype(np.float64) / voltages.weight
+    into, between = (np.linalg.pinv(w) for w in (model.currents.T, model.voltages))
+    boundary = boundary_map(voltages.water * into @ y @ between, angles)
+    points = model.mesh.centres / np.linalg.norm(model.mesh.nodes, axis=1).max()
+    found: dict[float, Floats] = {}
+    for cutoff in _CUTOFFS:
+        try:
+            change = np.log(np.clip(dbar(boundary, points, cutoff), 0.01, 100))
+        except ValueError:  # the noise is too much for details as small
+            continue
+        found[cutoff] = _told(problem, change)
+        if problem.truth is None:
+            return Estimate(found[cutoff], f"cutoff {cutoff:g}")
+    if not found:
+        return Estimate(_told(problem, 0 * points[:, 0]), "no cutoff is low enough")
+    best = max(found, key=lambda k: snr(problem.truth - 0.5, found[k] - 0.5))
+    return Estimate(found[best], f"best cutoff {best:g}")
+
+
+def _angles(voltages: Voltages) -> Floats | None:
+    """Give where electrodes are that leave no part of a disc's boundary unknown."""
+    model, mesh = voltages.model, voltages.model.mesh
+    count = len(mesh.electrodes)
+    middles = np.stack([mesh.nodes[e].mean(axis=(0, 1)) for e in mesh.electrodes])
+    angles = np.arctan2(middles[:, 1], middles[:, 0])
+    gaps = np.diff(np.unwrap(np.sort(angles)), append=np.min(angles) + 2 * np.pi)
+    radius = np.linalg.norm(mesh.nodes, axis=1).max()
+    ranks = (np.linalg.matrix_rank(w) for w in (model.currents, model.voltages))
+    whole = (
+        np.allclose(gaps, 2 * np.pi / count, rtol=0.05)
+        and abs(mesh.areas.sum() / (np.pi * radius**2) - 1) < 0.02
+        and (voltages.weight > 0).all()
+        and all(rank == count - 1 for rank in ranks)
+    )
+    return angles if whole else None
 
 
 def _challenge(path: Path, size: int) -> Problem:

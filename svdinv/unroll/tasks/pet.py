@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -13,14 +13,12 @@ import numpy as np
 
 from svdinv.unroll.algorithms import EM, solve
 from svdinv.unroll.arrays import Array, fitted, namespace
-from svdinv.unroll.data import photograph, read_picture
 from svdinv.unroll.data.densities import NAMES as DENSITIES
 from svdinv.unroll.data.densities import density, random_ellipses
 from svdinv.unroll.data.formats import WRITERS, ending
 from svdinv.unroll.data.kinetics import FRAMES, kinetic_phantom
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.data.photographs import PHOTOS
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import (
     Entry,
@@ -32,9 +30,9 @@ from svdinv.unroll.display.pictures import contact_sheet, save_animation, save_p
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
-from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.sinograms import MOST, grey_picture, read_geometry
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -42,7 +40,7 @@ from svdinv.unroll.tasks.task import (
     Options,
     Simulated,
     Task,
-    View,
+    best_of,
     option,
     register,
 )
@@ -62,19 +60,13 @@ _ATTENUATION = 2.0  # along a side of the image, were it all water
 _BODY = 0.02  # of the largest activity: what is less is air
 _WIDTH = 0.08  # of the detector: how far scatter reaches
 _SUBSETS, _LEAST_VIEWS = 6, 4
-_MOST = 4096  # pixels a side
-_MLEM, _OSEM, _MAP, _EVERY = 60, 12, 30, 3  # iterations
-_FIXED = 4  # iterations of OSEM where the truth is not known
+_MLEM, _OSEM = 60, 12  # iterations
+_FIXED, _MAP = 4, 30  # of OSEM and of low rank where the truth is not known
 _BLUR = (0.0, *np.geomspace(0.4, 2.4, 9))  # widths of the filter, in pixels
 _FIXED_BLUR = 0.8
 # Of priors, in units of the mean sensitivity.
-_WEIGHTS = {
-    "TV": tuple(np.geomspace(0.03, 1.0, 7)),
-    "Casorati": tuple(np.geomspace(1.0, 30.0, 7)),
-    "blocks": tuple(np.geomspace(0.5, 8.0, 5)),
-    "image": tuple(np.geomspace(1.0, 30.0, 7)),
-}
-_FIXED_WEIGHT = {"TV": 0.3, "Casorati": 3.0, "blocks": 2.0, "image": 5.0}
+_FIXED_WEIGHT = {"TV": 0.3, "Casorati": 3.0, "blocks": 2.0, "image": 0.3}
+_WEIGHTS = np.geomspace(0.01, 10.0, 13)  # to choose from, relative to these
 _BLOCK = 8
 
 
@@ -167,7 +159,7 @@ class PetOptions(Options):
     )
     size: int | None = option(
         None, f"rows and columns of a phantom in pixels (default {_SIZE})", low=16,
-        high=_MOST, reads=True,
+        high=MOST, reads=True,
     )  # fmt: skip
     frames: int | None = option(
         None, "frames of a dynamic scan (default 24)", low=2, high=1000, reads=True
@@ -254,9 +246,8 @@ class Pet(Task):
         if name in DENSITIES:
             image = density(name, size, seed=options.seed)
             return Given(name, _positive(name, image)[None])
-        picture = photograph(name) if name in PHOTOS else read_picture(name)
-        grey = picture.mean(axis=-1, dtype=np.float32)
-        return Given(Path(name).stem, _positive(name, np.ascontiguousarray(grey))[None])
+        grey = grey_picture(name, 512)
+        return Given(Path(name).stem, _positive(name, grey)[None])
 
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``counts``, ``angles`` and what is known of the scan.
@@ -268,14 +259,7 @@ class Pet(Task):
         randoms; both broadcast to the counts. ``truth`` is (T, H, W).
         """
         shape = file.shape("counts", "(views, detectors), or with frames", (2, 3))
-        file.same("angles", shape[-2:-1], "of one angle for each view")
-        file.same("geometry", (4,), "of four numbers")
-        numbers = file.real("geometry").astype(np.float64)
-        rows, columns = (int(n) for n in numbers[:2])
-        if min(rows, columns) < 11 or max(rows, columns) > _MOST:
-            due = f"must have 11 to {_MOST} pixels a side, got {rows}x{columns}"
-            raise file.error("geometry", due)
-        ring = Ring(rows, columns, *(float(n) for n in numbers[2:]))
+        ring, angles = read_geometry(file, Ring, shape[-2])
         counts = file.real("counts").reshape(-1, *shape[-2:])
         beside: dict[str, Any] = {}
         for name, usual in (("factors", 1.0), ("background", 0.0)):
@@ -290,7 +274,6 @@ class Pet(Task):
                 raise file.error(name, "must not be negative")
         if not counts.any():
             raise file.error("counts", "must not be all 0")
-        angles = file.real("angles").astype(np.float64)
         order = np.argsort(angles % 180, kind="stable")[_order(len(angles))]
         held = [np.ascontiguousarray(x[:, order]) for x in (counts, *beside.values())]
         try:
@@ -305,7 +288,7 @@ class Pet(Task):
         problem = scan.problem(held[0], scale * held[1], held[2])
         truth = None
         if "truth" in file:
-            file.same("truth", (len(counts), rows, columns), "of the frames")
+            file.same("truth", (len(counts), *ring[:2]), "of the frames")
             truth = file.real("truth") / scale
         return replace(problem, truth=truth, scale=float(scale))
 
@@ -375,6 +358,18 @@ class Pet(Task):
             scale=given.scale,
         )  # fmt: skip
 
+    def memory(self, given: Given | Problem, options: Any) -> float:
+        """Count projectors, whole and in subsets, and the images to choose from."""
+        if isinstance(given, Problem):
+            frames, views, detectors = given.y.shape
+            side = max(given.note.ring[:2])
+        else:
+            frames, *shape = given.image.shape
+            views, side = options.views or _VIEWS, max(shape)
+            detectors = 2**0.5 * side
+        rays = views * detectors
+        return 48.0 * rays * side + frames * (40 * rays + 600 * side**2)
+
     def deviation(self, problem: Problem, options: Any) -> float | None:
         """Give None: the noise is Poisson's."""
         return None
@@ -388,14 +383,6 @@ class Pet(Task):
             "MAP-EM, TV": functools.partial(map_em, priors=("TV",)),
             "MAP-EM, low rank": map_em,
         }
-
-    def views(self, problem: Problem) -> Iterator[View]:
-        """Mirror and turn the image in all eight ways, and project it turned back."""
-        A: Any = problem.A
-        for turned in turns():
-            parts = [part * turned for part in A.operators]
-            view = replace(problem, A=Stack(parts, A.axis), truth=None)
-            yield view, turned.forward
 
     def finished(self, image: Any) -> Any:
         """Set negative activities to 0."""
@@ -587,16 +574,7 @@ def _iterates(problem: Problem, count: int, prior: Any = None) -> list[Any]:
         problem, prior, algorithm=EM(), iterations=count, rtol=0, objective=False,
         callback=lambda k, state: found.append(state["x"]),
     )  # fmt: skip
-    return found
-
-
-def _nearest(problem: Problem, images: Mapping[str, Any], fixed: str) -> Estimate:
-    """Take what comes nearest to the truth, or what is fixed where it is not known."""
-    if problem.truth is None:
-        return Estimate(images[fixed], fixed)
-    top = {k: psnr(problem.truth, x, peak="max") for k, x in images.items()}
-    name = max(top, key=lambda k: top[k])
-    return Estimate(images[name], f"best {name}")
+    return found + found[-1:] * (count - len(found))  # it ends where nothing changes
 
 
 def mlem(problem: Problem) -> Estimate:
@@ -614,7 +592,9 @@ def mlem(problem: Problem) -> Estimate:
     """
     found = _iterates(_whole(problem), _MLEM)
     every = {f"iteration {k}": x for k, x in enumerate(found, 1)}
-    return _nearest(problem, every, f"iteration {_SUBSETS * _FIXED}")
+    return best_of(
+        Pet(), problem, every.__getitem__, every, f"iteration {_SUBSETS * _FIXED}"
+    )
 
 
 def osem(problem: Problem, *, filtered: bool = False) -> Estimate:
@@ -637,13 +617,19 @@ def osem(problem: Problem, *, filtered: bool = False) -> Estimate:
     found = {f"iteration {k}": x for k, x in enumerate(_iterates(problem, _OSEM), 1)}
     fixed = f"iteration {_FIXED}"
     if not filtered:
-        return _nearest(problem, found, fixed)
+        return best_of(Pet(), problem, found.__getitem__, found, fixed)
     blurred = {
         f"{name}, {width:.2g} pixels": gaussian_filter(x, (0, width, width))
         for name, x in found.items()
         for width in (*_BLUR, _FIXED_BLUR)
     }
-    return _nearest(problem, blurred, f"{fixed}, {_FIXED_BLUR:.2g} pixels")
+    return best_of(
+        Pet(),
+        problem,
+        blurred.__getitem__,
+        blurred,
+        f"{fixed}, {_FIXED_BLUR:.2g} pixels",
+    )
 
 
 def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Estimate:
@@ -670,15 +656,22 @@ def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Estimate:
     names = priors or (("Casorati", "blocks") if len(problem.y) > 1 else ("image",))
     # Relative to the sensitivity, so that they hold for any number of counts.
     unit = float(problem.A.adjoint(np.ones_like(problem.y)).mean())
-    found: dict[str, Any] = {}
-    for name in names if problem.truth is not None else names[:1]:
-        known = problem.truth is not None
-        steps, count = (problem, _OSEM) if name == "TV" else (_whole(problem), _MAP)
-        for weight in _WEIGHTS[name] if known else (_FIXED_WEIGHT[name],):
-            images = _iterates(steps, count, _PRIORS[name](weight * unit))
-            for k in range(count, 0, -_EVERY):
-                found[f"{name}, weight {weight:.2g}, iteration {k}"] = images[k - 1]
-    return _nearest(problem, found, next(iter(found)))
+
+    def at(name: str, weight: float) -> Estimate:
+        steps, most, usual = _whole(problem), _MLEM, _MAP
+        if name == "TV":
+            steps, most, usual = problem, _OSEM, _OSEM
+        count = usual if problem.truth is None else most
+        images = _iterates(steps, count, _PRIORS[name](weight * unit))
+        said = f"{name}, weight {weight:.2g}, iteration {{}}"
+        every = range(1, count + 1)
+        return best_of(Pet(), problem, lambda k: images[k - 1], every, usual, said)
+
+    if problem.truth is None:
+        return at(names[0], _FIXED_WEIGHT[names[0]])
+    # All of them: there may be several maxima, with iterations to choose from.
+    found = [at(name, w * _FIXED_WEIGHT[name]) for name in names for w in _WEIGHTS]
+    return max(found, key=lambda each: Pet().decibels(problem, each.image))
 
 
 _PRIORS: dict[str, Callable[[float], Any]] = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
@@ -22,6 +22,7 @@ from svdinv.unroll.data.formats import WRITERS, ending
 from svdinv.unroll.display import panels
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.imports import imported
+from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.problem import Problem, batch
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Source",
     "Task",
     "View",
+    "best_of",
     "named",
     "option",
     "recognise",
@@ -85,6 +87,43 @@ class Effort(NamedTuple):
 
 Method: TypeAlias = Callable[[Problem], Estimate]
 """From a problem to an image."""
+
+
+def best_of(
+    task: Task,
+    problem: Problem,
+    make: Callable[[_T], Arrays],
+    choices: Iterable[_T],
+    usual: _T,
+    said: str = "{}",
+) -> Estimate:
+    """Take of several images the one that comes nearest to the truth.
+
+    Parameters
+    ----------
+    task : Task
+        Tells how near, by its `decibels`.
+    problem : Problem
+        Of the task.
+    make : callable
+        From a choice, such as a weight, to an image.
+    choices : iterable
+        Among which.
+    usual : object
+        The choice where the truth is not known; no other image is made.
+    said : str
+        Format of a choice, in the note.
+
+    Returns
+    -------
+    Estimate
+        The image, and the choice.
+    """
+    if problem.truth is None:
+        return Estimate(make(usual), said.format(usual))
+    found = {choice: make(choice) for choice in choices}
+    best = max(found, key=lambda choice: task.decibels(problem, found[choice]))
+    return Estimate(found[best], f"best {said.format(best)}")
 
 
 def option(
@@ -412,6 +451,10 @@ class Task:
         """Give the classical methods by name, the cheapest first."""
         raise NotImplementedError
 
+    def suits(self, method: str, problem: Problem) -> bool:
+        """Tell whether a problem is one that a classical method is made for."""
+        return True
+
     def unsampled(self, options: Any) -> Any:
         """Give the options of an image that is fitted where only noise was asked for.
 
@@ -428,8 +471,13 @@ class Task:
         return None
 
     def views(self, problem: Problem) -> Iterator[View]:
-        """Give eight equivalent problems, mirrored for example."""
-        raise NotImplementedError
+        """Give eight equivalent problems.
+
+        By default the image is mirrored and turned, and measured turned back.
+        """
+        for turned in turns():
+            view = replace(problem, A=problem.A * turned, truth=None)
+            yield view, turned.forward
 
     def tiled(self, problem: Problem) -> bool:
         """Tell whether large images may be reconstructed tile by tile."""

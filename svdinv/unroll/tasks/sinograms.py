@@ -1,0 +1,61 @@
+"""What tasks of sinograms share: how their geometry and their pictures are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.data import photograph, read_picture
+from svdinv.unroll.data.measurements import Datasets
+from svdinv.unroll.data.photographs import PHOTOS
+
+__all__ = ["LEAST", "MOST", "grey_picture", "read_geometry"]
+
+LEAST, MOST = 11, 4096
+"""Rows and columns of an image."""
+
+
+def read_geometry(
+    file: Datasets, kind: Any, views: int
+) -> tuple[Any, NDArray[np.float64]]:
+    """Read ``geometry``, numbers of which the first two are rows and columns.
+
+    Parameters
+    ----------
+    file : Datasets
+        With ``angles``, too, one for each view.
+    kind : type
+        A named tuple of these numbers.
+    views : int
+        How many there are.
+
+    Returns
+    -------
+    geometry : kind
+        The geometry.
+    angles : ndarray
+        In degrees.
+
+    Raises
+    ------
+    ValueError
+        If their number is another, or the image too small or too large.
+    """
+    count = len(kind._fields)
+    file.same("angles", (views,), "of one angle for each view")
+    file.same("geometry", (count,), f"of {count} numbers")
+    numbers = file.real("geometry").astype(np.float64).tolist()
+    rows, columns = map(int, numbers[:2])
+    if min(rows, columns) < LEAST or max(rows, columns) > MOST:
+        due = f"must have {LEAST} to {MOST} pixels a side, got {rows}x{columns}"
+        raise file.error("geometry", due)
+    angles = file.real("angles").astype(np.float64)
+    return kind(rows, columns, *numbers[2:]), angles
+
+
+def grey_picture(name: str, largest: int | None = None) -> NDArray[np.float32]:
+    """Give a photograph of the package, or a picture file as of `read_picture`."""
+    image = photograph(name) if name in PHOTOS else read_picture(name, largest=largest)
+    return np.ascontiguousarray(image.mean(axis=-1, dtype=np.float32))
