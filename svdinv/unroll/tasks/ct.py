@@ -202,7 +202,9 @@ class Ct(Task):
         low=16,
     )  # fmt: skip
     projections: tuple[int, ...] = option((_VIEWS,), "views of each, likewise", low=1)
-    arc: float = option(0.0, "degrees that they lie in; 0: all", low=0, high=360)
+    arc: tuple[float, ...] = option(
+        (0.0,), "degrees that they lie in, likewise; 0: all", low=0, high=360
+    )
     beam: tuple[str, ...] = option(
         _BEAMS[:1], f"{' or '.join(_BEAMS)}, or both, likewise"
     )
@@ -230,7 +232,7 @@ class Ct(Task):
             Naming the option.
         """
         super().__post_init__()
-        for name in ("size", "projections", "beam"):
+        for name in ("size", "projections", "arc", "beam"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must have at least one value")
         if not set(self.beam) <= set(_BEAMS):
@@ -404,7 +406,7 @@ class _Note(NamedTuple):
         return f"{len(self.angles)} views of a {kind} beam"
 
 
-_Setting: TypeAlias = tuple[int, int, str]  # size, views and beam of a step
+_Setting: TypeAlias = tuple[int, int, float, str]  # size, views, arc and beam
 
 
 @dataclass(frozen=True)
@@ -425,13 +427,13 @@ class Densities(Simulated):
         if setting is None:
             every = self._settings()
             setting = every[int(generator(*key[:-1]).integers(len(every)))]
-        size, views, beam = setting
+        size, views, arc, beam = setting
         image = random_shapes(size, rng, task.rectangles, task.hollow)
         if task.textures and rng.random() < task.textures:
             image = textured(image, rng)
         options = CtOptions(
             views=views,
-            arc=task.arc or None,
+            arc=arc or None,
             beam=beam,
             noise=rng.uniform(*task.noise),
             seed=int(rng.integers(2**31)),
@@ -448,7 +450,8 @@ class Densities(Simulated):
 
     def _settings(self) -> list[_Setting]:
         task = self.task
-        return list(itertools.product(task.size, task.projections, task.beam))
+        choices = task.size, task.projections, task.arc, task.beam
+        return list(itertools.product(*choices))
 
 
 def _unit(A: Operator) -> float:
