@@ -191,7 +191,7 @@ def best_solution(
     iterations: int = 200,
     rtol: float | None = None,
     early: bool = False,
-    tolerance: float = 0.005,
+    tolerance: float = 0.01,
 ) -> tuple[float, Solution]:
     """Reconstruct with the weight that scores best.
 

@@ -38,6 +38,7 @@ FIXED: Mapping[str, tuple[float, ...]] = {
 # hundredths of a decibel.
 _FIRST, _LEAST, _MOST = 1e-3, 3e-6, 0.3
 _ITERATIONS, _RTOL = 200, 1e-4
+_TOLERANCE = 0.005  # dB, of what is to come; of a weight twice as much
 _SOON = 3e-4  # L+S comes nearer to the truth where it does not converge
 _BLOCK = 8
 _SHIFTS = ((0, 0), (4, 4), (0, 4), (4, 0))  # of the tilings, with blocks that overlap
@@ -101,7 +102,7 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
     Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
     largest singular value, and to the largest magnitude, of the zero-filled series. The
     best image may be one that the iterations pass; with the weight of the first that is
-    best alone they start from its image, and get no worse.
+    best alone they start from its image.
 
     Parameters
     ----------
@@ -137,6 +138,7 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
         first=0.095,
         low=_LEAST,
         high=_MOST,
+        tolerance=_TOLERANCE,
     )
     found = []
     # Two hills, one of them near to low rank alone.
@@ -223,6 +225,7 @@ def _best(
         first=_FIRST,
         low=least,
         high=_MOST,
+        tolerance=_TOLERANCE,
         x0=start,
         parameters=lambda w: {"penalty": w / threshold, "relaxation": _RELAXATION},
     )
