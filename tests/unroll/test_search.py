@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from svdinv.unroll.algorithms import FISTA, solve
+from svdinv.unroll.algorithms import FISTA, ISTA, solve
+from svdinv.unroll.algorithms.iterations import Algorithm
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution, largest
 from svdinv.unroll.data.masks import uniform_mask
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.operators import MRI, Sampling
-from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear
+from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, Tikhonov
 from svdinv.unroll.problem import Problem
 
 
@@ -89,6 +90,65 @@ def test_the_weight_is_that_of_a_fine_grid(rng):
     assert score(solution.image) > max(map(score, grid)) - 0.02
     again = solve(problem, Nuclear(weight), iterations=2000, rtol=1e-8).image
     assert score(solution.image) == pytest.approx(score(again), abs=0.02)
+
+
+def test_slow_iterations_go_on_until_the_score_has_settled():
+    """A change is 0.98 of the last one: small long before the end."""
+    problem = Problem(np.zeros((5, 4)), Sampling(np.ones((5, 4)) > 0))
+
+    class Creeping(Algorithm):
+        def iterate(self, state, problem, prox, p):
+            return {"x": 1 + 0.98 * (state["x"] - 1)}
+
+        def completed(self, given, problem, x, prior):
+            return {}
+
+    def score(x):
+        return float(x[0, 0])
+
+    _, solution = best_solution(
+        problem,
+        Nuclear,
+        score,
+        algorithm=Creeping(),
+        first=1.0,
+        low=1.0,
+        high=1.0,
+        iterations=1000,
+    )
+    assert score(solution.image) == pytest.approx(1, abs=0.011)
+    assert 100 < solution.iterations < 300
+
+
+def test_the_best_image_on_the_way_counts_if_asked_for():
+    problem = Problem(np.ones((5, 4)), Sampling(np.ones((5, 4)) > 0))
+
+    def score(x):
+        return -float(np.abs(x - 0.6).max())
+
+    how = {"first": 2.0, "low": 2.0, "high": 2.0, "algorithm": ISTA()}
+    how |= {"parameters": lambda w: {"step": 0.02}, "rtol": 1e-3}
+    *_, last = best_solution(problem, Tikhonov, score, x0=problem.y, **how)
+    *_, best = best_solution(problem, Tikhonov, score, x0=problem.y, early=True, **how)
+    assert score(best.image) > -0.02 > -0.2 > score(last.image)
+
+
+def test_the_first_image_is_where_the_first_weight_starts():
+    problem = Problem(np.zeros((5, 4)), Sampling(np.ones((5, 4)) > 0))
+    found = []
+
+    def score(x):
+        found.append(x)
+        return 0.0
+
+    how = {"first": 1.0, "low": 1.0, "high": 1.0, "algorithm": DouglasRachford()}
+    start = np.full((5, 4), 3.0)
+    best_solution(
+        problem, lambda w: (Nuclear(0.0),), score, x0=start, iterations=4, **how
+    )
+    best_solution(problem, lambda w: (Nuclear(0.0),), score, iterations=4, **how)
+    assert np.abs(found[0]).min() > 0
+    assert not found[-1].any()
 
 
 def test_ctrl_c_is_not_taken_for_a_solution(rng):

@@ -6,7 +6,6 @@ has to do without the truth.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from svdinv.unroll.algorithms.iterations import (
     State,
 )
 from svdinv.unroll.algorithms.solver import Solution, solve
-from svdinv.unroll.arrays import Array, namespace, times
+from svdinv.unroll.arrays import Array, as_float, namespace, norm, times
 from svdinv.unroll.problem import Problem
 
 __all__ = ["DouglasRachford", "best_solution", "largest"]
@@ -30,8 +29,6 @@ _FACTOR = 10**0.5  # of neighbouring numbers, before the best is between two of 
 _GOLDEN = (3 - 5**0.5) / 2
 _CLEARLY = 5  # tolerances
 _PERIOD = 4  # iterations between two scores
-_TURN = 4
-_SLOWEST = 0.9  # share of the last change of a score that the next one is taken to be
 
 
 @dataclass(frozen=True)
@@ -190,8 +187,10 @@ def best_solution(
     high: float,
     parameters: Callable[[float], Mapping[str, Any]] = lambda weight: {},
     state: State | None = None,
+    x0: Array | None = None,
     iterations: int = 200,
     rtol: float | None = None,
+    early: bool = False,
     tolerance: float = 0.01,
 ) -> tuple[float, Solution]:
     """Reconstruct with the weight that scores best.
@@ -215,10 +214,14 @@ def best_solution(
         From a weight to parameters of the algorithm.
     state : dict of str to array, optional
         Where to start with the first weight.
+    x0 : array, optional
+        First image, where there is no state; A^H y by default.
     iterations : int
         Most iterations with one weight.
     rtol : float, optional
         Stop as `solve` does, and not when the score has settled.
+    early : bool
+        With `rtol`, whether the best image on the way counts, not the last one.
 
     Returns
     -------
@@ -238,19 +241,25 @@ def best_solution(
 
     def solved(weight: float) -> float:
         near = min(found, key=lambda w: abs(math.log(w / weight)), default=None)
-        start: State | None = state
-        scores: list[float] = []
-        if near is not None:
-            scores, start = [found[near][0]], found[near][1].state
+        start = state if near is None else found[near][1].state
+        points: list[tuple[float, State]] = []
+        changes: list[tuple[float, float]] = []  # of the score, and of the state
+        passed: list[tuple[float, Array]] = []
 
         def settled(iteration: int, state: State) -> bool:
             if iteration % _PERIOD:
                 return False
-            scores.append(score(state["x"]))
-            rest = _rest(scores[-3:])
-            if near is None:  # far from the solution it can turn soon
-                rest = max(rest, _rest(scores[-4:-1]) / _CLEARLY)
-            return rest <= tolerance
+            points.append((score(state["x"]), state))
+            if len(points) > 1:
+                (before, old), (now, new) = points.pop(0), points[-1]
+                moves = [as_float(norm(new[n] - old[n])) for n in algorithm.watched]
+                changes.append((abs(now - before), math.hypot(*moves)))
+            return len(changes) > 2 and _rest(changes[-3:]) <= tolerance
+
+        def keep(iteration: int, state: State) -> None:
+            now = score(state["x"])
+            if not passed or now > passed[0][0]:
+                passed[:] = [(now, state["x"])]
 
         solution = solve(
             problem,
@@ -259,12 +268,15 @@ def best_solution(
             iterations=iterations,
             rtol=rtol or 0,
             state=start,
+            x0=x0 if start is None else None,
             parameters=parameters(weight),
-            callback=settled if rtol is None else None,
+            callback=settled if rtol is None else keep if early else None,
             objective=False,
         )
         if solution.stopped == "interrupted":
             raise KeyboardInterrupt
+        if passed:
+            solution = replace(solution, image=passed[0][1])
         found[weight] = score(solution.image), solution
         return found[weight][0]
 
@@ -272,12 +284,11 @@ def best_solution(
     return weight, found[weight][1]
 
 
-def _rest(scores: list[float]) -> float:
-    """Estimate what comes, were the changes of the score a geometric series."""
-    if len(scores) < 3:
-        return math.inf
-    before, last = (b - a for a, b in itertools.pairwise(scores))
-    if before * last < 0:  # a turn, where changes are small for a moment
-        return _TURN * max(abs(before), abs(last))
-    share = min(abs(last / before), _SLOWEST) if before else _SLOWEST
-    return abs(last) * max(1, share / (1 - share))
+def _rest(changes: list[tuple[float, float]]) -> float:
+    """Estimate what comes, were the changes of the state a geometric series.
+
+    Those of the score are none: where it turns, they are small for a moment.
+    """
+    first, last = changes[0][1], changes[-1][1]
+    share = (last / first) ** (1 / (len(changes) - 1)) if first else 0.0
+    return max(score for score, _ in changes) / (1 - share) if share < 1 else math.inf

@@ -19,7 +19,7 @@ from svdinv.numpy import eigh
 from svdinv.unroll.algorithms import LowRankPlusSparse, solve
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution
 from svdinv.unroll.arrays import namespace
-from svdinv.unroll.operators import TemporalFourier
+from svdinv.unroll.operators import MRI, TemporalFourier
 from svdinv.unroll.priors import Casorati, LocalLowRank, Prior, Sparse
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate
@@ -36,8 +36,9 @@ FIXED: Mapping[str, tuple[float, ...]] = {
 }
 # Where the search for the best weight begins and ends. What lies beyond changes
 # hundredths of a decibel.
-_FIRST, _LEAST, _MOST = 1e-3, 3e-5, 0.3
+_FIRST, _LEAST, _MOST = 1e-3, 3e-6, 0.3
 _ITERATIONS, _RTOL = 200, 1e-4
+_TOLERANCE = 0.005  # dB, of what is to come; of a weight twice as much
 _SOON = 3e-4  # L+S comes nearer to the truth where it does not converge
 _BLOCK = 8
 _SHIFTS = ((0, 0), (4, 4), (0, 4), (4, 0))  # of the tilings, with blocks that overlap
@@ -85,17 +86,23 @@ def low_rank(problem: Problem) -> Estimate:
 
     if problem.truth is None:
         return _fixed(problem, "low-rank", prior)
-    shape = problem.truth.shape
-    count = min(shape[0], math.prod(shape[1:]))
-    return _best(problem, lambda weight: (prior(weight),), top, count)
+    weight, image = _best_low_rank(problem, top)
+    return Estimate(image, f"best {_described((weight,))}")
+
+
+def _best_low_rank(problem: Problem, top: float) -> tuple[float, Arrays]:
+    frames, height, width = problem.truth.shape
+    count = min(frames, height * width)
+    return _best(problem, lambda weight: (Casorati(weight * top),), top, count)
 
 
 def low_rank_plus_sparse(problem: Problem) -> Estimate:
     """Reconstruct a series as one of low rank plus one with few temporal frequencies.
 
     Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
-    largest singular value, and to the largest magnitude, of the zero-filled series; the
-    second is chosen first.
+    largest singular value, and to the largest magnitude, of the zero-filled series. The
+    best image may be one that the iterations pass; with the weight of the first that is
+    best alone they start from its image.
 
     Parameters
     ----------
@@ -115,20 +122,31 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
 
     if problem.truth is None:
         return _fixed(problem, "L+S", prior)
-    low, _ = FIXED["L+S"]
     problem = _measured(problem)
+    score = _score(problem)
+    # One norm for all weights: with coils it costs as much as many iterations.
+    algorithm = LowRankPlusSparse()
+    step = algorithm.suited(problem, problem.adjoint(), None)
     search = functools.partial(
         best_solution,
         problem,
-        score=_score(problem),
-        algorithm=LowRankPlusSparse(),
+        score=score,
+        algorithm=algorithm,
+        parameters=lambda weight: step,
         rtol=_SOON,
+        early=True,
+        first=0.095,
+        low=_LEAST,
+        high=_MOST,
+        tolerance=_TOLERANCE,
     )
-    sparse, found = search(lambda w: prior(low, w), first=0.095, low=_LEAST, high=_MOST)
-    low, found = search(
-        lambda w: prior(w, sparse), first=low, low=0.03, high=_MOST, state=found.state
-    )
-    return Estimate(found.image, f"best {_described((low, sparse))}")
+    found = []
+    # Two hills, one of them near to low rank alone.
+    for low, x0 in ((FIXED["L+S"][0], None), _best_low_rank(problem, top)):
+        sparse, solution = search(functools.partial(prior, low), x0=x0)
+        found.append((score(solution.image), (low, sparse), solution.image))
+    _, weights, image = max(found, key=lambda each: each[0])
+    return Estimate(image, f"best {_described(weights)}")
 
 
 def local_low_rank(problem: Problem) -> Estimate:
@@ -158,13 +176,14 @@ def local_low_rank(problem: Problem) -> Estimate:
             lambda weight: LocalLowRank(weight * top, _BLOCK, stride=stride),
         )
     blocks = math.ceil(height / _BLOCK) * math.ceil(width / _BLOCK)
-    return _best(
+    weight, image = _best(
         problem,
         lambda w: tuple(_Blocks(w * top, _BLOCK, shift=shift) for shift in _SHIFTS),
         top,
         blocks * min(T, _BLOCK**2),
         1e-4,
     )
+    return Estimate(image, f"best {_described((weight,))}")
 
 
 class _Blocks(LocalLowRank):
@@ -186,7 +205,7 @@ def _best(
     top: float,
     count: int,
     least: float = _LEAST,
-) -> Estimate:
+) -> tuple[float, Arrays]:
     """Solve with the best weight, by Douglas-Rachford splitting.
 
     The bound of the error after some iterations is least where the penalty is the ratio
@@ -194,10 +213,10 @@ def _best(
     2012): that of the image, which is known here, and that of the dual variable, at
     most the weight times the root of the number of singular values.
     """
-    problem = _measured(problem)
-    truth, image = problem.compared(zero_filled(problem).image)
-    distance = float(np.linalg.norm(truth - image)) / top
+    start = _view_shared(problem)
+    distance = _distance(problem, start) / top
     threshold = max(distance / count**0.5, _LEAST_THRESHOLD)
+    problem = _measured(problem)
     weight, solution = best_solution(
         problem,
         priors,
@@ -206,9 +225,11 @@ def _best(
         first=_FIRST,
         low=least,
         high=_MOST,
+        tolerance=_TOLERANCE,
+        x0=start,
         parameters=lambda w: {"penalty": w / threshold, "relaxation": _RELAXATION},
     )
-    return Estimate(solution.image, f"best {_described((weight,))}")
+    return weight, solution.image
 
 
 def _fixed(problem: Problem, name: str, prior: Callable[..., Any]) -> Estimate:
@@ -226,6 +247,28 @@ def _fixed(problem: Problem, name: str, prior: Callable[..., Any]) -> Estimate:
     return Estimate(solution.image, _described(weights))
 
 
+def _view_shared(problem: Problem) -> Arrays:
+    """Fill in what a frame does not sample by the mean of the frames that do.
+
+    Near to series that change little. Of few lines in each frame the best image is
+    not unique, and far worse ones lie next to the zero-filled series.
+    """
+    A, y = problem.A, problem.A.measured(problem.y)
+    zero_filled = problem.adjoint()
+    if not isinstance(A, MRI):
+        return zero_filled
+    mask = np.broadcast_to(A.mask, zero_filled.shape)
+    sampled = mask if A.maps is None else mask[:, None]
+    mean = (y.sum(0) / np.maximum(sampled.sum(0), 1)).astype(y.dtype)
+    filled = np.where(sampled, y, mean)
+    return MRI(np.ones_like(mask), A.maps).adjoint(filled)
+
+
+def _distance(problem: Problem, image: Arrays) -> float:
+    truth, image = problem.compared(image)
+    return max(float(np.linalg.norm(truth - image)), 1e-30)
+
+
 def _measured(problem: Problem) -> Problem:
     return replace(problem, y=problem.A.measured(problem.y))
 
@@ -234,8 +277,7 @@ def _score(problem: Problem) -> Callable[[Arrays], float]:
     """Give the SNR, up to a constant: faster than `svdinv.unroll.metrics.snr`."""
 
     def score(image: Arrays) -> float:
-        truth, image = problem.compared(image)
-        return -20 * math.log10(float(np.linalg.norm(truth - image)) or 1e-30)
+        return -20 * math.log10(_distance(problem, image))
 
     return score
 
