@@ -129,7 +129,7 @@ def main() -> int:
     for problem in problems(options.size):
         task = Cine() if np.iscomplexobj(problem.y) else Colour()
         for name, method in task.baselines().items():
-            if name in ("zero-filled", "biharmonic"):
+            if name in ("zero-filled", "view sharing", "biharmonic"):
                 continue
             if options.methods and name not in options.methods:
                 continue

@@ -96,7 +96,8 @@ def test_a_series(scan, tmp_path, capsys):
     table = rows(printed)
     assert "vista, 2 coils, seed 3" in printed
     assert "3 frames of 32x32" in printed
-    expected = ["zero-filled", "low-rank", "L+S", "local low-rank", "network"]
+    expected = ["zero-filled", "view sharing", "low-rank", "L+S"]
+    expected += ["local low-rank", "network"]
     assert list(table) == expected
     assert all(len(cells) == 4 for cells in table.values())
     image = read_series(tmp_path / "out" / "scan-reconstruction.npz")
@@ -118,6 +119,7 @@ def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
     table = rows(printed)
     assert list(table) == [
         "zero-filled",
+        "view sharing",
         "low-rank",
         "L+S",
         "local low-rank",

@@ -254,7 +254,8 @@ def best_solution(
                 (before, old), (now, new) = points.pop(0), points[-1]
                 moves = [as_float(norm(new[n] - old[n])) for n in algorithm.watched]
                 changes.append((abs(now - before), math.hypot(*moves)))
-            return len(changes) > 2 and _rest(changes[-3:]) <= tolerance
+            few = 2 if near is None else 1  # beside a solution nothing turns
+            return len(changes) > few and _rest(changes[-3:]) <= tolerance
 
         def keep(iteration: int, state: State) -> None:
             now = score(state["x"])

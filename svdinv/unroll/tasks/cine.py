@@ -42,6 +42,7 @@ from svdinv.unroll.tasks.cine_baselines import (
     local_low_rank,
     low_rank,
     low_rank_plus_sparse,
+    view_sharing,
     zero_filled,
 )
 from svdinv.unroll.tasks.cine_sampling import (
@@ -489,9 +490,10 @@ class Cine(Task):
         return problem
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give zero-filling and three methods of low rank."""
+        """Give zero-filling, view sharing and three methods of low rank."""
         return {
             "zero-filled": zero_filled,
+            "view sharing": view_sharing,
             "low-rank": low_rank,
             "L+S": low_rank_plus_sparse,
             "local low-rank": local_low_rank,

@@ -24,7 +24,13 @@ from svdinv.unroll.priors import Casorati, LocalLowRank, Prior, Sparse
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate
 
-__all__ = ["local_low_rank", "low_rank", "low_rank_plus_sparse", "zero_filled"]
+__all__ = [
+    "local_low_rank",
+    "low_rank",
+    "low_rank_plus_sparse",
+    "view_sharing",
+    "zero_filled",
+]
 
 Arrays = NDArray[Any]
 
@@ -61,6 +67,32 @@ def zero_filled(problem: Problem) -> Estimate:
         The image.
     """
     return Estimate(problem.adjoint())
+
+
+def view_sharing(problem: Problem) -> Estimate:
+    """Fill in what a frame does not sample by the mean of the frames that do.
+
+    Riederer et al., "MR fluoroscopy", MRM 8, 1988, with all frames as neighbours.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of the task.
+
+    Returns
+    -------
+    Estimate
+        The series; zero-filled where the operator is not `MRI`.
+    """
+    A, y = problem.A, problem.A.measured(problem.y)
+    image = problem.adjoint()
+    if not isinstance(A, MRI):
+        return Estimate(image)
+    mask = np.broadcast_to(A.mask, image.shape)
+    sampled = mask if A.maps is None else mask[:, None]
+    mean = (y.sum(0) / np.maximum(sampled.sum(0), 1)).astype(y.dtype)
+    filled = np.where(sampled, y, mean)
+    return Estimate(MRI(np.ones_like(mask), A.maps).adjoint(filled))
 
 
 def low_rank(problem: Problem) -> Estimate:
@@ -213,7 +245,9 @@ def _best(
     2012): that of the image, which is known here, and that of the dual variable, at
     most the weight times the root of the number of singular values.
     """
-    start = _view_shared(problem)
+    # Of few lines in each frame the best image is not unique: one that changes little
+    # is near to the truth, and one next to the zero-filled series far away.
+    start = view_sharing(problem).image
     distance = _distance(problem, start) / top
     threshold = max(distance / count**0.5, _LEAST_THRESHOLD)
     problem = _measured(problem)
@@ -245,23 +279,6 @@ def _fixed(problem: Problem, name: str, prior: Callable[..., Any]) -> Estimate:
     if solution.stopped == "interrupted":  # half a solution is none
         raise KeyboardInterrupt
     return Estimate(solution.image, _described(weights))
-
-
-def _view_shared(problem: Problem) -> Arrays:
-    """Fill in what a frame does not sample by the mean of the frames that do.
-
-    Near to series that change little. Of few lines in each frame the best image is
-    not unique, and far worse ones lie next to the zero-filled series.
-    """
-    A, y = problem.A, problem.A.measured(problem.y)
-    zero_filled = problem.adjoint()
-    if not isinstance(A, MRI):
-        return zero_filled
-    mask = np.broadcast_to(A.mask, zero_filled.shape)
-    sampled = mask if A.maps is None else mask[:, None]
-    mean = (y.sum(0) / np.maximum(sampled.sum(0), 1)).astype(y.dtype)
-    filled = np.where(sampled, y, mean)
-    return MRI(np.ones_like(mask), A.maps).adjoint(filled)
 
 
 def _distance(problem: Problem, image: Arrays) -> float:
