@@ -159,13 +159,6 @@ class CineOptions(Options):
     )
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         super().__post_init__()
         if self.mask is None or self.mask in PATTERNS:
             return
@@ -237,13 +230,6 @@ class Cine(Task):
     )
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         super().__post_init__()
         for name in ("series", "frames", "validation"):
             if getattr(self, name) < 1:
