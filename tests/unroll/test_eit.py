@@ -227,6 +227,8 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("edges", held["edges"][:, :2], "edges must have the shape"),
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
+        ("contact", held["contact"][:-1], "contact must have 8 numbers"),
+        ("triangles", held["triangles"] + 0.4, "triangles must be of whole numbers"),
     ):
         with h5py.File(tmp_path / "d.h5", "w") as file:
             for key, array in {**held, name: value}.items():
