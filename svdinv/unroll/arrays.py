@@ -147,7 +147,10 @@ def times(factor: Any, x: Array, xp: Namespace) -> Array:
 
 
 def inner(x: Array, y: Array, axis: Any = None, *, keepdims: bool = False) -> Array:
-    """Re <x, y>, real, summed over all axes or over some."""
+    """Re <x, y> of arrays of one shape, summed over all axes or over `axis`.
+
+    With `keepdims` these remain, of length 1.
+    """
     xp = namespace(x)
     return xp.sum(real(conj(x, xp) * y, xp), axis=axis, keepdims=keepdims)
 

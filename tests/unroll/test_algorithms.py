@@ -262,6 +262,16 @@ def test_conjugate_gradients_stay_at_the_solution_of_a_singular_system(rng, size
     assert (away < 1e-5 * np.linalg.norm(b, axis=(1, 2))).all()
 
 
+def test_conjugate_gradients_stay_where_they_came_to_from_far_away(rng):
+    """Rounding is then that of the first residual, far above that of b."""
+    maps = complex_normal(rng, 3, 16, 16).astype(np.complex64)
+    A = MRI(rng.random((16, 16)) < 0.2, maps / np.linalg.norm(maps, axis=0))
+    far = complex_normal(rng, 16, 16).astype(np.complex64)
+    for b in (np.zeros_like(far), A.adjoint(A(1e-4 * far[::-1]))):
+        found = conjugate_gradients(lambda x: A.adjoint(A(x)), b, far, 600)
+        assert np.linalg.norm(found) < 1.01 * np.linalg.norm(far)
+
+
 def test_batch_axes_keep_images_apart(rng):
     """One image's steps do not depend on the others, and without the axes they do."""
     maps = complex_normal(rng, C, H, W)

@@ -11,8 +11,9 @@ from svdinv.unroll.data import photograph
 from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.phantom import coil_maps
+from svdinv.unroll.evaluation.evaluation import classical
 from svdinv.unroll.metrics import psnr, snr
-from svdinv.unroll.operators import Fourier, Sampling
+from svdinv.unroll.operators import Fourier, Identity, Sampling
 from svdinv.unroll.priors import Casorati, LocalLowRank
 from svdinv.unroll.tasks import Cine, Colour, cine, cine_baselines, colour
 from svdinv.unroll.tasks.cine_sampling import sampling
@@ -164,6 +165,13 @@ def test_low_rank_plus_sparse_is_no_worse_than_low_rank_alone():
     alone = cine_baselines.low_rank(problem).image
     both = cine_baselines.low_rank_plus_sparse(problem).image
     assert _score(problem, both) > _score(problem, alone) - 0.02
+
+
+def test_views_are_shared_in_k_space_alone(series):
+    """Of another operator it would be the zero-filled series by another name."""
+    other = replace(series, A=Identity() * series.A)
+    every, some = (list(classical(Cine(), each)) for each in (series, other))
+    assert some == [name for name in every if name != "view sharing"] != every
 
 
 def test_no_singular_value_of_an_operator_is_sought_twice(series, monkeypatch):

@@ -55,3 +55,6 @@ def test_a_concentric_inclusion_is_measured_by_electrodes():
 def test_cutoffs_at_which_nothing_converges_are_refused():
     with pytest.raises(ValueError, match="cutoff must be smaller for such data, got 9"):
         dbar(concentric(10.0, 0.8), POINTS, 9)
+    for cutoff in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="cutoff must be positive, got"):
+            dbar(concentric(2.0, 0.5), POINTS, cutoff)

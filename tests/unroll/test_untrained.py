@@ -159,6 +159,15 @@ class TestRules:
         ]
         assert torch.stack(every).any(dim=0).all()
 
+    def test_a_bright_object_on_a_dark_ground_is_held_out_too(self):
+        """Not so few data are large there: the ground alone would end the fit."""
+        rng = np.random.default_rng(0)
+        image = 0.02 * torch.from_numpy(rng.random((1, 32, 32), np.float32))
+        image[0, 10:19, 10:19] += 1  # of 8 %
+        problem = Problem(image, Identity())
+        chosen = HeldOut(share=0.5).choose(problem, image > -1, 0)
+        assert 0.3 < chosen[0, 10:19, 10:19].float().mean() < 0.6
+
     def test_held_out_samples_of_one_coil_leave_an_image_to_begin_with(self):
         """Least squares of the rest is singular there, and must not grow."""
         rng = np.random.default_rng(0)

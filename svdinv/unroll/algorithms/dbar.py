@@ -68,9 +68,11 @@ def dbar(boundary: ArrayLike, points: ArrayLike, cutoff: float) -> NDArray[np.fl
     Raises
     ------
     ValueError
-        If the iteration does not converge fast: the scattering transform is too large
-        up to such a cutoff, by noise or by contrast.
+        If the cutoff is not positive, or the iteration does not converge fast: the
+        scattering transform is too large up to it, by noise or by contrast.
     """
+    if not cutoff > 0:
+        raise ValueError(f"cutoff must be positive, got {cutoff:g}")
     points = np.asarray(points, np.float64)
     z = (points[..., 0] + 1j * points[..., 1]).reshape(-1, 1)
     line = np.linspace(-cutoff, cutoff, _ACROSS)

@@ -46,7 +46,7 @@ Parameters: TypeAlias = Mapping[str, Any]
 
 # The norm that is found is too small by less than this.
 _MARGIN = 1.01
-_ROUNDING = 16.0  # times eps: of a residual, relative to the right side
+_ROUNDING = 16.0  # times eps: of a residual, relative to right side and first one
 # Of the two steps of PDHG.
 _LARGEST_RATIO = 1e4
 
@@ -585,7 +585,7 @@ def conjugate_gradients(
     direction = residual
     power = inner(residual, residual, axes, keepdims=True)
     rounding = (_ROUNDING * eps(right, xp)) ** 2
-    rounding = rounding * inner(right, right, axes, keepdims=True)
+    rounding = rounding * (inner(right, right, axes, keepdims=True) + power)
     for _ in range(iterations):
         image = normal(direction)
         curvature = inner(direction, image, axes, keepdims=True)

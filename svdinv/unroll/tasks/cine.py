@@ -160,13 +160,6 @@ class CineOptions(Options):
     )
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         super().__post_init__()
         if self.mask is None or self.mask in PATTERNS:
             return
@@ -238,13 +231,6 @@ class Cine(Task):
     )
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         super().__post_init__()
         for name in ("series", "frames", "validation"):
             if getattr(self, name) < 1:
@@ -507,6 +493,10 @@ class Cine(Task):
         """
         series = np.asarray(LLS(static=12).begin(problem.single())["x"][0])
         return np.broadcast_to(series.mean(axis=0), series.shape).copy()
+
+    def suits(self, method: str, problem: Problem) -> bool:
+        """Tell whether there is a k-space whose samples frames can share."""
+        return method != "view sharing" or isinstance(problem.A, MRI)
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror a series along its rows, its columns and in time, in all eight ways.

@@ -106,13 +106,6 @@ class ColourOptions(Options):
     )
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         super().__post_init__()
         if self.crop and self.crop < _SMALLEST:
             raise ValueError(f"crop must be 0 or at least {_SMALLEST}, got {self.crop}")
@@ -156,13 +149,6 @@ class Colour(Task):
     )
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         super().__post_init__()
         low, high = self.rates
         if not 0.01 <= low <= high <= 0.99:

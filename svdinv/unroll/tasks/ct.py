@@ -166,13 +166,6 @@ class CtOptions(Options):
     )
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         super().__post_init__()
         if self.beam is not None and self.beam not in _BEAMS:
             raise ValueError(f"beam must be {' or '.join(_BEAMS)}, got {self.beam!r}")
@@ -224,13 +217,6 @@ class Ct(Task):
     validation: int = option(4, "phantoms to watch the training by", low=1)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         super().__post_init__()
         for name in ("size", "projections", "arc", "beam"):
             if not getattr(self, name):

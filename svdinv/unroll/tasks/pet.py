@@ -195,13 +195,6 @@ class Pet(Task):
     validation: int = option(4, "phantoms to watch the training by", low=1)
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         super().__post_init__()
         if not self.counts[0] <= self.counts[1]:
             raise ValueError(f"counts must not fall, got {self.counts}")

@@ -196,18 +196,16 @@ class Options:
     ----------
     seed : int
         Draws whatever is random.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of its range, which is named.
     """
 
     seed: int = option(0, "seed of the sampling", low=0, high=2**63 - 1)
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         check_ranges(self)
 
     @classmethod
@@ -321,6 +319,11 @@ class Task:
         Whether its images have frames.
     has_views : bool
         Whether there are equivalent problems, as `views` gives them.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of its range, which is named.
     """
 
     kind: ClassVar[str]
@@ -336,13 +339,6 @@ class Task:
     has_views: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range.
-
-        Raises
-        ------
-        ValueError
-            Naming the option.
-        """
         check_ranges(self)
 
     # Training.

@@ -153,8 +153,9 @@ class HeldOut(Rule):
                 f"rule HeldOut needs at least {_LEAST} data, got {len(places)}"
             )
         sizes = problem.y.abs().flatten().cpu().numpy()[places]
-        usual = np.quantile(sizes, 0.9) or np.inf  # nearly all are zero
-        places = places[sizes <= _LARGE * usual]
+        usual, most = np.quantile(sizes, [0.9, 1 - _FEW])
+        # Without the second, all of a bright object on a dark ground would be fitted.
+        places = places[sizes <= max(_LARGE * (usual or np.inf), most)]
         rng = np.random.default_rng([seed, 1])
         count = max(1, round(self.share * len(places)))
         held = np.zeros(measured.numel(), bool)
@@ -313,3 +314,4 @@ class SURE(GaussianRule):
 _MOST = 2**15  # numbers of an image that a window keeps
 _LEAST = 20  # data
 _LARGE = 3.0  # times the 90th percentile
+_FEW = 0.03  # share of the data that may be too large to be left out
