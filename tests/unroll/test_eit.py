@@ -293,7 +293,7 @@ def test_without_weights_classical_methods_reconstruct(tmp_path, capsys):
     assert (tmp_path / "lungs-reconstruction.png").exists()
     evaluate = ["evaluate", "eit", "--images", "lungs", *small, "--noise", "1e-4"]
     assert main([*evaluate, "--no-baselines", *output]) == 0
-    assert "classical methods, on 1 images" in capsys.readouterr().out
+    assert "classical methods, on 1 image, " in capsys.readouterr().out
     assert main([*evaluate, "--missing", "1", "--overwrite", *output]) == 0
     said = capsys.readouterr().out
     assert "D-bar" not in said
