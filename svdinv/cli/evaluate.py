@@ -141,6 +141,11 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             network = open_network(arguments.weights, device)
             task = task_of_network(network)
+        if not hasattr(task, "options"):
+            raise ValueError(
+                f"argument NAME|PATH: these are for {task.kind}, which has no options "
+                "of its images, so that it can only be trained"
+            )
         settings = _settings(arguments, task)
         with naming_flags(arguments, task):
             images = _images(arguments, task, settings[0])
@@ -160,12 +165,13 @@ def run(arguments: argparse.Namespace) -> int:
         ensemble=arguments.ensemble,
         device=device,
     )
-    what = "classical methods"
+    what, count = "classical methods", len(images)
     if network is not None:
         weights = sum(p.numel() for p in network.parameters())
         what = f"{type(network.recipe).__name__} with {weights:,} weights"
     print(
-        f"{arguments.weights}: {what}, on {len(images)} images, seed {arguments.seed}",
+        f"{arguments.weights}: {what}, on {count} image{'s' * (count != 1)}, "
+        f"seed {arguments.seed}",
         flush=True,
     )
     evaluation = evaluate(

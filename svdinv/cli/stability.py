@@ -58,7 +58,10 @@ def add(commands: Subparsers) -> None:
     )
     stability.set_defaults(parser=stability, run=run)
     stability.add_argument(
-        "input", metavar="INPUT", type=filled, help="as for 'svdinv reconstruct'"
+        "input",
+        metavar="INPUT",
+        type=filled,
+        help="as for 'svdinv reconstruct', of known truth and a linear operator",
     )
     add_task_options(stability, several=False)
     stability.add_argument(

@@ -270,7 +270,7 @@ def test_evaluate_takes_a_folder_of_dicom_for_one_series(tmp_path, hearts, capsy
     folder = dicom_folder(tmp_path / "scan", hearts)
     words = ["evaluate", "cine", "--images", folder, "--masks", "radial"]
     assert run(*words, "--no-baselines", "--output", tmp_path / "out") == 0
-    assert "on 1 images" in capsys.readouterr().out
+    assert "on 1 image, " in capsys.readouterr().out
 
 
 def test_info_lists_the_weights(capsys):

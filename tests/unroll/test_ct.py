@@ -266,7 +266,13 @@ def test_damaged_files_are_refused(tmp_path):
         ("geometry", np.r_[made["geometry"][:2], np.zeros(5)], "makes no sense"),
         ("geometry", np.r_[1e12, made["geometry"][1:]], "must have 11 to 4096 pixels"),
         ("geometry", np.r_[made["geometry"][:4], 1e3, 0, 0], "no ray runs through"),
+        ("geometry", np.r_[made["geometry"][:5], 1, 9], "source must lie beyond"),
         ("angles", np.ones(3), "angles must have the shape"),
+        (
+            "sinogram",
+            np.full((12, 34), np.nan),
+            "^(?!.*geometry).*sinogram has numbers",
+        ),
         ("sinogram", np.zeros((12, 34)), "positive line integrals"),
     ):
         with h5py.File(tmp_path / "d.h5", "w") as file:

@@ -227,6 +227,8 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("edges", held["edges"][:, :2], "edges must have the shape"),
         ("currents", np.ones(()), "currents must have the shape"),
         ("contact", None, "contact is missing"),
+        ("contact", held["contact"][:-1], "contact must have 8 numbers"),
+        ("triangles", held["triangles"] + 0.4, "triangles must be of whole numbers"),
     ):
         with h5py.File(tmp_path / "d.h5", "w") as file:
             for key, array in {**held, name: value}.items():
@@ -291,7 +293,7 @@ def test_without_weights_classical_methods_reconstruct(tmp_path, capsys):
     assert (tmp_path / "lungs-reconstruction.png").exists()
     evaluate = ["evaluate", "eit", "--images", "lungs", *small, "--noise", "1e-4"]
     assert main([*evaluate, "--no-baselines", *output]) == 0
-    assert "classical methods, on 1 images" in capsys.readouterr().out
+    assert "classical methods, on 1 image, " in capsys.readouterr().out
     assert main([*evaluate, "--missing", "1", "--overwrite", *output]) == 0
     said = capsys.readouterr().out
     assert "D-bar" not in said

@@ -1,23 +1,34 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import importlib
+import sys
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
+from svdinv.cli import main
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.evaluation import inference
 from svdinv.unroll.evaluation.inference import VIEWS, apply, parts, task_of_network
 from svdinv.unroll.metrics import psnr, snr, ssim
 from svdinv.unroll.networks import LLS, LS, TLR
-from svdinv.unroll.tasks import Cine, Colour, cine, colour
+from svdinv.unroll.tasks import Cine, Colour, Task, cine, colour
 from svdinv.unroll.tasks.cine_baselines import zero_filled
 from svdinv.unroll.tasks.cine_sampling import sampling
 from svdinv.unroll.torch import Network, save
 
 COLOUR, CINE = Colour(), Cine()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlyTrained(Task):
+    """A task without the options of reading and measuring."""
+
+    kind: ClassVar[str] = "only-trained"
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +165,37 @@ def test_networks_that_start_from_nothing_of_their_own_have_no_such_row(network)
     assert inference.start(network) == {}
     assert inference.start(Network(LLS(cells=1, features=2), seed=0)) == {}
     assert inference.start(Network(LS(cells=1, features=2), seed=0)) == {}
+
+
+def test_a_file_of_weights_imports_nothing(tmp_path, network, monkeypatch):
+    """Not even the module of its task; with that imported the task is found."""
+    (tmp_path / "stranger.py").write_text(
+        "from pathlib import Path\n"
+        "from svdinv.unroll.tasks import Colour\n"
+        "class Mine(Colour):\n"
+        "    kind = 'mine'\n"
+        "Path(__file__).with_name('was-run').touch()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(network, "task", "stranger:Mine")
+    save(network, tmp_path / "a.safetensors")
+    opened = inference.open_network(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="import stranger before"):
+        task_of_network(opened)
+    assert not (tmp_path / "was-run").exists()
+    try:
+        importlib.import_module("stranger")
+        assert task_of_network(opened).kind == "mine"
+    finally:
+        sys.modules.pop("stranger", None)
+
+
+def test_a_task_that_can_only_be_trained_is_not_evaluated(
+    tmp_path, network, capsys, monkeypatch
+):
+    monkeypatch.setattr(network, "task", f"{__name__}:OnlyTrained")
+    save(network, tmp_path / "weights.safetensors")
+    assert main(["evaluate", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "no options of its images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

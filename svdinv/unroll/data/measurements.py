@@ -235,6 +235,19 @@ class Datasets:
             )
         return array
 
+    def whole(self, name: str) -> Arrays:
+        """Read whole numbers, of any type: int64.
+
+        Raises
+        ------
+        ValueError
+            If they are missing, or not whole.
+        """
+        numbers = self.real(name)
+        if (numbers != np.round(numbers)).any():
+            raise self.error(name, "must be of whole numbers")
+        return numbers.astype(np.int64)
+
     def mask(self) -> NDArray[np.bool_]:
         """Read the dataset ``mask``."""
         return as_mask(self.file["mask"][()], f"{self.path}: mask")

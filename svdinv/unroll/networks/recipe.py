@@ -619,7 +619,10 @@ def _object(value: Any) -> Any:
         fields = {name: _object(item) for name, item in value.items()}
         name = fields.pop("class")
         if name not in _REGISTERED:
-            raise ValueError(f"no network or part of one is named {name!r}")
+            raise ValueError(
+                f"no network or part of one is named {name!r}; import the module that "
+                "registers it, if it is your own"
+            )
         renamed = {_RENAMED.get((name, key), key): x for key, x in fields.items()}
         return _REGISTERED[name](**renamed)
     return tuple(map(_object, value)) if isinstance(value, list) else value

@@ -403,18 +403,22 @@ class FanBeam(_Beam):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         super().__init__(image_shape, angles, detectors, spacing, offset, pixel, matrix)
+        self._check_source()
 
     @property
     def magnification(self) -> float:
         """How many times as large as at the centre something is on the detector."""
         return self.distance / self.source
 
-    def _shadow(self) -> float:
+    def _check_source(self) -> None:
         if self.source <= self.radius:
             raise ValueError(
                 f"source must lie beyond the image, whose corners are {self.radius:g} "
                 f"from its centre, got {self.source:g}"
             )
+
+    def _shadow(self) -> float:
+        self._check_source()  # before the square root below
         return self.distance * self.radius / math.sqrt(self.source**2 - self.radius**2)
 
     def _lines(self, k: int) -> tuple[NDArray[Any], NDArray[Any]]:

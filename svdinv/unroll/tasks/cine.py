@@ -104,7 +104,8 @@ class CineOptions(Options):
     )
     acceleration: float | None = option(
         None,
-        "part of the k-space that is left out: 8, the default, samples an eighth",
+        "by how much fewer samples there are: 8, the default, samples an eighth of "
+        "the k-space",
         low=1,
         high=_MOST_ACCELERATED,
     )

@@ -274,8 +274,9 @@ class Ct(Task):
         """
         shape = file.shape("sinogram", "(views, detectors)", (2,))
         place, angles = read_geometry(file, Geometry, shape[0])
+        sinogram = file.real("sinogram")
         try:
-            problem = _problem(file.real("sinogram"), place, angles)
+            problem = _problem(sinogram, place, angles)
         except ValueError as error:
             raise file.error("geometry", f"makes no sense: {error}") from error
         if "truth" not in file:

@@ -378,6 +378,7 @@ class Eit(Task):
         edges = file.shape("edges", "(edges, 3)", (2,))
         file.same("edges", (edges[0], 3), "(edges, 3)")
         held = {name: file.real(name).astype(np.float64) for name in _HELD}
+        numbered, triangles = file.whole("edges"), file.whole("triangles")
         size = _SIZE
         if "truth" in file:
             size = file.shape("truth", "(1, H, W)", (3,))[-1]
@@ -387,13 +388,16 @@ class Eit(Task):
             raise file.error("deviation", "must not be negative")
         deviation[deviation == 0] = np.inf
         try:
-            ends, above = np.split(held["edges"].astype(int), [2], axis=1)
+            if held["contact"].size not in (1, number):
+                due = f"contact must have {number} numbers, one for each electrode"
+                raise ValueError(f"{due}, got {held['contact'].size}")
+            ends, above = np.split(numbered, [2], axis=1)
             under = tuple(ends[above[:, 0] == k] for k in range(number))
             if missing := [k for k, each in enumerate(under) if not len(each)]:
                 raise ValueError(f"electrode {missing[0]} is missing in edges")
             if sum(map(len, under)) < len(ends):
                 raise ValueError(f"edges must name electrodes from 0 to {number - 1}")
-            mesh = Mesh(held["nodes"], held["triangles"].astype(int), under)
+            mesh = Mesh(held["nodes"], triangles, under)
             model = Impedance(
                 mesh, held["currents"], held["pairs"], held["contact"].ravel()
             )
@@ -519,10 +523,7 @@ class Eit(Task):
     }
 
 
-_HELD = (
-    *("voltages", "deviation", "currents", "pairs", "contact", "water"),
-    *("nodes", "triangles", "edges"),
-)
+_HELD = "voltages", "deviation", "currents", "pairs", "contact", "water", "nodes"
 
 
 class _Note(NamedTuple):

@@ -41,13 +41,17 @@ def read_geometry(
     Raises
     ------
     ValueError
-        If their number is another, or the image too small or too large.
+        If their number is another, or the image too small, too large or not of whole
+        pixels.
     """
     count = len(kind._fields)
     file.same("angles", (views,), "of one angle for each view")
     file.same("geometry", (count,), f"of {count} numbers")
     numbers = file.real("geometry").astype(np.float64).tolist()
     rows, columns = map(int, numbers[:2])
+    if [rows, columns] != numbers[:2]:
+        due = f"must begin with whole rows and columns, got {numbers[:2]}"
+        raise file.error("geometry", due)
     if min(rows, columns) < LEAST or max(rows, columns) > MOST:
         due = f"must have {LEAST} to {MOST} pixels a side, got {rows}x{columns}"
         raise file.error("geometry", due)

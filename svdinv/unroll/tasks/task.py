@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -647,8 +648,15 @@ def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Ta
     Raises
     ------
     ValueError
-        If there is none.
+        If there is none, or `name` is of a module that has not been imported.
     """
+    module, colon, _ = name.partition(":")
+    if colon and module not in sys.modules:
+        # The name comes from a file of weights, which must not run code.
+        raise ValueError(
+            f"the weights are for {name}: import {module} before, since no file of "
+            "weights makes svdinv do so"
+        )
     if name:
         return cast(Task, named(name, Task, tasks())())
     for cls in tasks().values():
