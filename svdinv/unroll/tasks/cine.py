@@ -87,8 +87,10 @@ _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
 _TINY = 1e-30  # magnitudes that single precision does not divide by
 
 # Measured: memory for each value of a series and of its data, and time on one core of
-# all classical methods, for each value of the data and each weight that is tried.
+# all classical methods, for each value of the data and each weight that is tried; with
+# maps there are systems of equations to solve.
 _BYTES, _BYTES_OF_DATA, _SECONDS, _TRIED = 650, 25, 2.5e-5, 7
+_WITH_MAPS = 3
 _SMALL, _SMALL_FRAMES = 48, 8  # what a network is timed on
 
 
@@ -544,7 +546,7 @@ class Cine(Task):
             y[some, ..., rows, columns], MRI(A.mask[some, rows, columns], maps)
         )
         weights = _TRIED if problem.truth is not None else 1
-        classical = _SECONDS * weights * y.size
+        classical = _SECONDS * weights * y.size * (1 if maps is None else _WITH_MAPS)
         return Effort(classical, small, y.size / small.y.size)
 
     def decibels(self, problem: Problem, image: Any) -> float:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,10 @@ _SHIFTS = ((0, 0), (4, 4), (0, 4), (4, 0))  # of the tilings, with blocks that o
 _STEPS = 3  # of conjugate gradients, each time from the last image
 _RELAXATION = 1.7
 _LEAST_THRESHOLD = 1e-3  # relative to the largest singular value
+
+# Low rank at its best weight, as long as the problem lives: low rank plus sparse, which
+# comes next, begins there.
+_KEPT: WeakKeyDictionary[Problem, tuple[float, Arrays]] = WeakKeyDictionary()
 
 
 def zero_filled(problem: Problem) -> Estimate:
@@ -118,14 +123,18 @@ def low_rank(problem: Problem) -> Estimate:
 
     if problem.truth is None:
         return _fixed(problem, "low-rank", prior)
-    weight, image = _best_low_rank(problem, top)
+    weight, image = _best_low_rank(problem)
     return Estimate(image, f"best {_described((weight,))}")
 
 
-def _best_low_rank(problem: Problem, top: float) -> tuple[float, Arrays]:
-    frames, height, width = problem.truth.shape
-    count = min(frames, height * width)
-    return _best(problem, lambda weight: (Casorati(weight * top),), top, count)
+def _best_low_rank(problem: Problem) -> tuple[float, Arrays]:
+    if problem not in _KEPT:
+        top = _largest_singular_value(problem)
+        frames, height, width = problem.truth.shape
+        count = min(frames, height * width)
+        found = _best(problem, lambda weight: (Casorati(weight * top),), top, count)
+        _KEPT[problem] = found
+    return _KEPT[problem]
 
 
 def low_rank_plus_sparse(problem: Problem) -> Estimate:
@@ -154,6 +163,7 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
 
     if problem.truth is None:
         return _fixed(problem, "L+S", prior)
+    alone = _best_low_rank(problem)
     problem = _measured(problem)
     score = _score(problem)
     # One norm for all weights: with coils it costs as much as many iterations.
@@ -174,7 +184,7 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
     )
     found = []
     # Two hills, one of them near to low rank alone.
-    for low, x0 in ((FIXED["L+S"][0], None), _best_low_rank(problem, top)):
+    for low, x0 in ((FIXED["L+S"][0], None), alone):
         sparse, solution = search(functools.partial(prior, low), x0=x0)
         found.append((score(solution.image), (low, sparse), solution.image))
     _, weights, image = max(found, key=lambda each: each[0])
