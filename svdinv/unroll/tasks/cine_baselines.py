@@ -223,7 +223,6 @@ def local_low_rank(problem: Problem) -> Estimate:
         lambda w: tuple(_Blocks(w * top, _BLOCK, shift=shift) for shift in _SHIFTS),
         top,
         blocks * min(T, _BLOCK**2),
-        1e-4,
     )
     return Estimate(image, f"best {_described((weight,))}")
 
@@ -246,7 +245,6 @@ def _best(
     priors: Callable[[float], tuple[Prior, ...]],
     top: float,
     count: int,
-    least: float = _LEAST,
 ) -> tuple[float, Arrays]:
     """Solve with the best weight, by Douglas-Rachford splitting.
 
@@ -267,7 +265,7 @@ def _best(
         _score(problem),
         algorithm=DouglasRachford(cg_iterations=_STEPS),
         first=_FIRST,
-        low=least,
+        low=_LEAST,
         high=_MOST,
         tolerance=_TOLERANCE,
         x0=start,
