@@ -226,8 +226,14 @@ def classical(
     """
     methods = dict(task.baselines())
     if problem is not None:
-        methods = {k: m for k, m in methods.items() if task.suits(k, problem)}
+        methods = _suited(methods, task, problem)
     return methods if slow else dict([next(iter(methods.items()))])
+
+
+def _suited(
+    methods: Mapping[str, Method], task: Task, problem: Problem
+) -> dict[str, Method]:
+    return {name: m for name, m in methods.items() if task.suits(name, problem)}
 
 
 def evaluate(
@@ -278,7 +284,7 @@ def evaluate(
         for problem in problems:
             entries: list[Entry] = []
             rows = []
-            every = {k: m for k, m in methods.items() if task.suits(k, problem)}
+            every = _suited(methods, task, problem)
             bar.update(len(methods) - len(every))
             for name, method in every.items():
                 bar.set_description(f"{problem.name}, {problem.setting}, {name}")

@@ -116,13 +116,9 @@ def low_rank(problem: Problem) -> Estimate:
     Estimate
         The series, and which weight was taken.
     """
-    top = _largest_singular_value(problem)
-
-    def prior(weight: float) -> Casorati:
-        return Casorati(weight * top)
-
     if problem.truth is None:
-        return _fixed(problem, "low-rank", prior)
+        top = _largest_singular_value(problem)
+        return _fixed(problem, "low-rank", lambda weight: Casorati(weight * top))
     weight, image = _best_low_rank(problem)
     return Estimate(image, f"best {_described((weight,))}")
 

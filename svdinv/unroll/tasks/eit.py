@@ -775,11 +775,11 @@ def direct(problem: Problem) -> Estimate:
             continue
         found[cutoff] = _told(problem, change)
         if problem.truth is None:
-            return Estimate(found[cutoff], f"cutoff {cutoff:g}")
+            break
     if not found:
         return Estimate(_told(problem, 0 * points[:, 0]), "no cutoff is low enough")
-    best = max(found, key=lambda k: snr(problem.truth - 0.5, found[k] - 0.5))
-    return Estimate(found[best], f"best cutoff {best:g}")
+    make, usual = found.__getitem__, max(found)
+    return best_of(Eit(), problem, make, found, usual, "cutoff {:g}")
 
 
 def _angles(voltages: Voltages) -> Floats | None:

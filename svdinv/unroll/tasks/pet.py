@@ -649,9 +649,10 @@ def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Estimate:
     names = priors or (("Casorati", "blocks") if len(problem.y) > 1 else ("image",))
     # Relative to the sensitivity, so that they hold for any number of counts.
     unit = float(problem.A.adjoint(np.ones_like(problem.y)).mean())
+    whole = _whole(problem)
 
     def at(name: str, weight: float) -> Estimate:
-        steps, most, usual = _whole(problem), _MLEM, _MAP
+        steps, most, usual = whole, _MLEM, _MAP
         if name == "TV":
             steps, most, usual = problem, _OSEM, _OSEM
         count = usual if problem.truth is None else most
