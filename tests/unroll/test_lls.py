@@ -91,7 +91,7 @@ def low_rank(v, block, index, tau, threshold=soft):
     return result
 
 
-def classical(recipe, y, mask, maps):
+def classical(recipe, y, mask, maps, cells=None):
     """Iterate as the network without its corrections, on one series."""
     A, AH = operators(mask, maps)
     x = AH(y)
@@ -107,6 +107,14 @@ def classical(recipe, y, mask, maps):
 
     # In front of the first cell: thresholds fall, and momentum is begun anew.
     (coarse, fine), (first, middle, last) = recipe.start, recipe.start_thresholds
+    least = 0.0
+    if maps is not None:
+        factor, deviations = recipe.start_coils
+        last *= factor
+        measured = Problem(y[None], MRI(mask[None], maps[None, None]))
+        told = replace(recipe, noise=True, static=0, start=(0, 0))
+        deviation = told.begin(measured)["deviation"][0]
+        least = deviations * deviation**2 / (deviation + 0.004 * unit)
     before, age = x, 0
     for i in range(coarse + fine):
         if i < coarse:
@@ -117,14 +125,14 @@ def classical(recipe, y, mask, maps):
         share = np.exp((1 - progress) * np.log(ends[0]) + progress * np.log(ends[1]))
         age = 0 if share > last * (1 + 1e-9) and i % 10 == 0 else age + 1
         v = x + age / (age + 3) * (x - before)
-        L = low_rank(v, block, i, share * block * unit, log_sum)
+        L = low_rank(v, block, i, max(share * block * unit, least), log_sum)
         before, x = x, L - AH(A(L) - y)
 
     beta = 1 / (1 + np.exp(-recipe.momentum))
     share = 1 / (1 + np.exp(-recipe.threshold))
     if coarse + fine == 0:
         before = x
-    for i in range(recipe.cells):
+    for i in range(recipe.cells if cells is None else cells):
         v = x + beta * (x - before)
         L = low_rank(v, recipe.block, i, share * recipe.block * unit)
         before, x = x, L - recipe.step * AH(A(L) - y)
@@ -157,6 +165,23 @@ def test_without_corrections_it_is_the_classical_iteration(static, start, size, 
         zero_filled = operators(mask[i], given[2])[1](kspace[i])
         change = np.linalg.norm(expected - zero_filled)
         assert change > 0.05 * np.linalg.norm(zero_filled)
+
+
+@pytest.mark.parametrize("deviations", [0.0, 0.5, 3.0])
+def test_of_several_coils_thresholds_fall_farther_but_not_below_the_noise(deviations):
+    steps = {"start": (6, 9), "start_coils": (0.25, deviations)}
+    recipe = LLS(**SMALL, block=4, **steps)
+    kspace, mask, maps = problem((10, 7), coils=True)
+    state = recipe.begin(Problem(kspace, MRI(mask, maps[:, None])))
+    usual = replace(recipe, start_coils=(1.0, 0.0))
+    differs = usual.begin(Problem(kspace, MRI(mask, maps[:, None])))["x"]
+    for i in range(B):
+        expected = classical(recipe, kspace[i], mask[i], maps[i], cells=0)
+        np.testing.assert_allclose(state["x"][i], expected, atol=1e-11)
+    assert np.abs(state["x"] - differs).max() > 1e-3
+    alone = recipe.begin(Problem(kspace[:, :, 0], MRI(mask)))["x"]
+    same = usual.begin(Problem(kspace[:, :, 0], MRI(mask)))["x"]
+    np.testing.assert_array_equal(alone, same)
 
 
 def test_odd_blocks():
@@ -351,6 +376,7 @@ def test_weights():
 
 def test_described_and_read_again():
     steps = {"static": 3, "start": (7, 2), "start_thresholds": (0.2, 0.1, 0.01)}
+    steps["start_coils"] = (0.5, 2.0)
     recipe = LLS(cells=2, **steps, slope=0.0, fold=3)
     assert from_json(to_json(recipe)) == recipe
 
@@ -372,6 +398,11 @@ def test_described_and_read_again():
         ({"start_thresholds": (0.1, 0.1, 0.0)}, "must be three falling positive"),
         ({"start_thresholds": (float("nan"), 0.1, 0.1)}, "three falling positive"),
         ({"start_thresholds": (0.2, 0.1)}, "must be three falling positive"),
+        ({"start_coils": (0.0, 1.0)}, r"start_coils must be a number in \(0, 1\]"),
+        ({"start_coils": (1.5, 1.0)}, "start_coils must be a number in"),
+        ({"start_coils": (1.0, -1.0)}, "start_coils must be a number in"),
+        ({"start_coils": (1.0, float("nan"))}, "start_coils must be a number in"),
+        ({"start_coils": (1.0,)}, "start_coils must be a number in"),
     ],
     ids=str,
 )

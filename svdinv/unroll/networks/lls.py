@@ -29,13 +29,14 @@ large ones; thresholds fall, and blocks lie elsewhere each time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from svdinv.core.namespace import real
+from svdinv.core.namespace import real, safe_divide
 from svdinv.unroll.algorithms.loops import iterate
 from svdinv.unroll.arrays import (
     Array,
@@ -78,6 +79,8 @@ _RESTART = 10  # iterations
 _CONCAVE = 1.5  # where the penalty turns from linear to logarithmic, in thresholds
 # Noise relative to the series that is told from none: about 50 dB below it.
 _FAINT = 0.003
+# Noise relative to the root of the energy of a pixel, of which half is taken for edges.
+_EDGES = 0.004
 _EULER = 0.5772156649  # Euler's constant
 
 
@@ -121,6 +124,10 @@ class LLS(SeriesRecipe):
     start_thresholds : (float, float, float)
         Their first threshold, that at the change of blocks, and the last, in the unit
         of the others.
+    start_coils : (float, float)
+        For k-space of several coils: a factor of the last of these thresholds, and
+        below how many standard deviations of the noise none falls. Coils let a series
+        explain noise, of which a single one leaves most of k-space free.
     noise : bool
         Whether the cells know the noise, as estimated from the k-space. With another
         operator than `MRI` they take it to be 0.
@@ -138,6 +145,7 @@ class LLS(SeriesRecipe):
     start: tuple[int, int] = (0, 0)
     start_block: int = 16
     start_thresholds: tuple[float, float, float] = (0.2, 0.02, 0.004)
+    start_coils: tuple[float, float] = (1.0, 0.0)
     noise: bool = False
 
     def __post_init__(self) -> None:
@@ -155,6 +163,14 @@ class LLS(SeriesRecipe):
             raise ValueError(
                 "start_thresholds must be three falling positive numbers, got "
                 f"{self.start_thresholds!r}"
+            )
+        two = len(self.start_coils) == 2
+        if not (
+            two and 0 < self.start_coils[0] <= 1 and 0 <= self.start_coils[1] < math.inf
+        ):
+            raise ValueError(
+                "start_coils must be a number in (0, 1] and one of at least 0, got "
+                f"{self.start_coils!r}"
             )
         if not isinstance(self.noise, bool):
             raise TypeError(f"noise must be true or false, got {self.noise!r}")
@@ -232,22 +248,41 @@ class LLS(SeriesRecipe):
             v = x + times(beta, x - before, xp)
             return towards(xp.zeros_like(v) + xp.mean(v, axis=1, keepdims=True), x)
 
+        factor, least = self._of_coils(problem, scale)
+
         def low_rank(
             block: int, x: Array, before: Array, beta: Any, share: Any, *shift: Any
         ) -> tuple[Array, Array]:
             v = x + times(beta, x - before, xp)
-            tau = share * block * scale[:, None, None]
+            tau = (share * block * scale)[:, None, None]
+            if least is not None:
+                tau = xp.maximum(tau, least[:, None, None])
             return towards(_by_blocks(v, block, shift, partial(_log_sum, tau=tau)), x)
 
         state = iterate(still, (x, x), [(i / (i + 3),) for i in range(self.static)])
         state = (state[0], state[0])
-        coarse, fine = self._schedule()
+        coarse, fine = self._schedule(factor)
         state = iterate(partial(low_rank, self.start_block), state, coarse)
         return iterate(partial(low_rank, self.block), state, fine)
 
-    def _schedule(self) -> tuple[list[_Row], list[_Row]]:
+    def _of_coils(self, problem: Problem, scale: Array) -> tuple[float, Array | None]:
+        """Give the factor of the last threshold, and the least one of each series."""
+        factor, deviations = self.start_coils
+        if not isinstance(problem.A, MRI) or problem.A.maps is None:
+            return 1.0, None
+        if deviations == 0:
+            return factor, None
+        xp = namespace(scale)
+        deviation = _deviation(problem.y, problem.A, scale)
+        # An estimate of little noise is mostly of the edges in the series.
+        both = deviation + _EDGES * scale
+        share = safe_divide(deviation, both, both > 0, xp)
+        return factor, deviations * share * deviation
+
+    def _schedule(self, factor: float) -> tuple[list[_Row], list[_Row]]:
         """Give momentum, threshold and shift of the iterations with either block."""
         (coarse, fine), (first, middle, last) = self.start, self.start_thresholds
+        last = factor * last
         # Two thirds of the fine ones are at the last threshold.
         falling = [first * (middle / first) ** (i / coarse) for i in range(coarse)]
         falling += [middle * (last / middle) ** (3 * i / fine) for i in range(fine)]
