@@ -120,6 +120,13 @@ def add(commands: Subparsers) -> None:
         "undo the training)",
     )
     fit.add_argument(
+        "--input-noise",
+        type=not_negative,
+        metavar="DEVIATION",
+        help="noise that the network sees anew in each iteration: the more, the "
+        "smoother the image (default 0.03, of k-space 0.01)",
+    )
+    fit.add_argument(
         "--tv",
         type=not_negative,
         default=0.0,
@@ -328,8 +335,10 @@ def _options(
     elif arguments.low_rank:
         prior = Casorati(arguments.low_rank)
     usual = _RATE if arguments.weights is None else _EDUCATED_RATE
+    input_noise = arguments.input_noise
     return Options(
         iterations=arguments.iterations,
+        input_noise=task.input_noise if input_noise is None else input_noise,
         rate=arguments.learning_rate or usual,
         rule=rule,
         prior=prior,

@@ -66,6 +66,21 @@ def test_exact_samples_are_put_back(photo, tmp_path):
     assert away.max() < 1 / 255
 
 
+def test_noise_at_the_input(photo, series, tmp_path):
+    def losses(source, *options):
+        assert run(source, *options, *SHORT, "--output", tmp_path) == 0
+        (table,) = tmp_path.glob(f"{source.stem}*.csv")
+        return [row["loss"] for row in rows(table)]
+
+    for source, usual, option in (
+        (photo, 0.03, ("--rate", 0.5)),
+        (series, 0.01, ("--mask", "radial", "--prior", "dip")),
+    ):
+        first = losses(source, *option)
+        assert losses(source, *option, "--input-noise", usual) == first
+        assert losses(source, *option, "--input-noise", 0) != first
+
+
 def test_noise_alone_is_denoising(photo, tmp_path, capsys):
     arguments = ("--noise", 0.1, *SHORT, "--output", tmp_path)
     assert run(photo, *arguments, "--stop", "sure", "--tv", 0.01) == 0
@@ -172,6 +187,7 @@ def test_a_generator_of_ones_own(photo, tmp_path):
         (("--iterations", "0"), "must be at least 1"),
         (("--tv", "-1"), "must not be negative"),
         (("--learning-rate", "0"), "must be a positive number"),
+        (("--input-noise", "-1"), "must not be negative"),
         (("--mask", "radial"), "argument --mask"),
         (("--checkpoint", "."), "argument --checkpoint: . is a folder"),
         (("--output", "image.tiff"), "argument --output: must be a folder or end in"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from svdinv.unroll.algorithms import ADMM, conjugate_gradients
 from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.networks import (
     Bilinear,
@@ -32,6 +33,7 @@ from svdinv.unroll.untrained import (
     directions,
     fit,
     fit_in_subspace,
+    fitting,
 )
 from svdinv.unroll.untrained.stopping import Seen
 
@@ -299,6 +301,65 @@ class TestRules:
         assert all(math.isfinite(v) for v in values)
         true = error(problem, found.last)
         assert values[-1] == pytest.approx(true, abs=3e-3)
+
+
+class TestStepTowardsData:
+    """The average, and the data, as far as held-out ones allow."""
+
+    generator = Skip(**SMALL, images="series", channels=2)
+
+    def coils(self, deviation=0.0):
+        truth = series(2).truth.astype(np.complex128)
+        rng = np.random.default_rng(3)
+
+        def complex_normal(*shape):
+            return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+        maps = complex_normal(6, 16, 16)
+        A = MRI(rng.random(truth.shape) < 0.5, maps / np.linalg.norm(maps, axis=0))
+        y = A(truth)
+        y = A.measured(y + deviation * complex_normal(*y.shape))
+        return Problem(y, A, truth=truth)
+
+    @pytest.mark.parametrize("weight", [1.0, 0.01])
+    def test_it_is_the_least_of_both_distances(self, weight, monkeypatch):
+        problem = self.coils()
+        monkeypatch.setattr(fitting, "_WEIGHTS", (weight,))
+        monkeypatch.setattr(fitting, "_STEPS", 50)
+        found = run(problem, self.generator)
+        gradient = problem.gradient(found.image)
+        x = torch.from_numpy(problem.truth)
+        norm = ADMM().suited(problem.replace_arrays(torch.from_numpy), x, None)
+        away = weight * norm["penalty"] * (found.image - found.average)
+        np.testing.assert_allclose(gradient, -away, atol=1e-6 * np.abs(away).max())
+
+    def test_without_noise_several_coils_tell_all(self):
+        problem = self.coils()
+        found = run(problem, self.generator)
+        assert error(problem, found.image) < 0.01 * error(problem, found.average)
+
+    def test_with_noise_it_ends_between(self):
+        problem = self.coils(deviation=0.3)
+        found = run(problem, self.generator, iterations=150)
+        A, right = problem.A, problem.adjoint()
+        explained = conjugate_gradients(
+            lambda x: A.adjoint(A(x)), right, np.zeros_like(right), 100
+        )
+        assert error(problem, found.image) < error(problem, explained)
+        assert error(problem, found.image) < 1.02 * error(problem, found.average)
+
+    @pytest.mark.parametrize("options", [{"rule": None}, {"consistent": False}])
+    def test_where_nobody_asks_it_stays(self, options):
+        found = run(self.coils(), self.generator, **options)
+        np.testing.assert_array_equal(found.image, found.average)
+
+    def test_where_no_datum_says_anything_of_another_it_stays(self):
+        for problem, generator in (
+            (noisy(), GENERATOR),
+            (series(2), self.generator),
+        ):
+            found = run(problem, generator)
+            np.testing.assert_array_equal(found.image, found.average)
 
 
 class TestRegularisation:

@@ -189,6 +189,7 @@ class Cine(Task):
     reads: ClassVar[str] = f"a series ({', '.join(SUFFIXES)}, a folder of DICOM files)"
     sampled: ClassVar[str] = "kspace"
     options: ClassVar[type[Options]] = CineOptions
+    input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
     endings: ClassVar[tuple[str, ...]] = tuple(WRITERS)
     moving: ClassVar[bool] = True

@@ -319,6 +319,8 @@ class Task:
         Whether its images have frames.
     has_views : bool
         Whether there are equivalent problems, as `views` gives them.
+    input_noise : float
+        Noise that an untrained network sees at its input, unless another is asked for.
 
     Raises
     ------
@@ -337,6 +339,7 @@ class Task:
     endings: ClassVar[tuple[str, ...]] = (".png", *WRITERS)
     moving: ClassVar[bool] = False
     has_views: ClassVar[bool] = True
+    input_noise: ClassVar[float] = 0.03
 
     def __post_init__(self) -> None:
         check_ranges(self)

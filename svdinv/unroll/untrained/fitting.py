@@ -2,7 +2,13 @@
 
 ``weights = argmin of D(A f(z), y) + R(f(z))`` by Adam (Ulyanov, Vedaldi & Lempitsky,
 CVPR 2018), ended by a rule that does not know the truth. What it gives is the
-exponential average of the iterates, as that was where the rule is least.
+exponential average of the iterates, as that was where the rule is least, and from there
+a step towards the data, as far as data that are held out allow:
+
+    image = argmin of |A x - y|^2 + weight |x - average|^2
+
+A network learns the last of an image slowly. Where A sees most of it, as several coils
+do, the data know it better.
 """
 
 from __future__ import annotations
@@ -26,7 +32,8 @@ from tqdm import tqdm
 
 import svdinv.torch
 from svdinv import __version__
-from svdinv.unroll.algorithms import conjugate_gradients
+from svdinv.unroll.algorithms import ADMM, conjugate_gradients
+from svdinv.unroll.fidelity import L2
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import to_json
 from svdinv.unroll.priors import Prior
@@ -81,6 +88,10 @@ class Options:
     trained : {"all", "decoder", "singular values"}
         What is fitted: all weights; those of no encoder; or of each convolution as a
         matrix the singular values alone (Nittscher et al., SVD-DIP, PMLR 227).
+    consistent : bool
+        Whether the average takes a step towards the data at the end. Only with
+        `HeldOut`, whose data say how far, a linear operator and `L2`; else it is left
+        as it is.
     every : int
         Iterations from one look at the rule to the next.
     seed : int
@@ -104,6 +115,7 @@ class Options:
     penalty: float = 0.0
     snapshots: int = 0
     trained: Trained = "all"
+    consistent: bool = True
     every: int = 10
     seed: int = 0
 
@@ -162,7 +174,10 @@ class Fit:
     Attributes
     ----------
     image : ndarray
-        The average of the iterates where the rule was least.
+        The average of the iterates where the rule was least, or what the step towards
+        the data makes of it.
+    average : ndarray
+        That average.
     last : ndarray
         The average of the iterates at the end.
     best : int
@@ -185,6 +200,7 @@ class Fit:
     """
 
     image: Any
+    average: Any
     last: Any
     best: int
     iterations: int
@@ -396,6 +412,7 @@ class Fitting:
         """Give what there is."""
         best = self.kept.best if self.best else self.kept.average[0]
         return Fit(
+            self._towards_data(best).cpu().numpy().copy(),
             best.cpu().numpy().copy(),
             self.kept.average[0].cpu().numpy().copy(),
             self.best or self.iteration,
@@ -517,6 +534,32 @@ class Fitting:
         record = Record(self.iteration, loss, data, criterion, decibels)
         self.trajectory.append(record)
         return record
+
+    @torch.no_grad()
+    def _towards_data(self, average: Tensor) -> Tensor:
+        """Take the step towards the data that the held-out ones like best."""
+        problem, held = self.problem, self.left_out
+        usable = problem.A.linear and isinstance(problem.fidelity, L2)
+        if not (self.options.consistent and usable) or held is None:
+            return average
+        x = average[None]
+        norm = ADMM().suited(problem, x, None)["penalty"]
+
+        def error(image: Tensor) -> float:
+            seen = (problem.A.forward(image) - problem.y)[held]
+            return float(seen.abs().square().sum())
+
+        best, least, change = math.inf, error(x), torch.zeros_like(x)
+        for weight in _WEIGHTS:
+            change = _change(problem, x, weight * norm, change, held)
+            value = error(x + change)
+            # Of data that say nothing of one another only rounding changes.
+            if value < (1 - _CLEARLY) * least:
+                best, least = weight, value
+        if best == math.inf:
+            return average
+        none = torch.zeros_like(x)
+        return (x + _change(problem, x, best * norm, none, None))[0]
 
     @property
     def _lost(self) -> bool:
@@ -689,6 +732,10 @@ def fit(
     return fitting.run(path, callback=callback, stop=stop, progress=progress)
 
 
+# Of the distance from the average in the step towards the data, relative to |A|^2.
+_WEIGHTS = tuple(10 ** (1 - i / 3) for i in range(13))
+_CLEARLY = 1e-4
+
 _SAVE_EVERY = 60.0  # seconds
 _STEPS = 10  # of conjugate gradients, in place of what is left out
 
@@ -822,6 +869,27 @@ def _without(problem: Problem, left_out: Tensor) -> Problem:
             )
             y = torch.where(left_out, A(x), y)
     return replace(problem, y=y)
+
+
+def _change(
+    problem: Problem, x: Tensor, weight: float, first: Tensor, left_out: Tensor | None
+) -> Tensor:
+    """Give the d of least ``D(A (x + d), y) + weight |d|^2 / 2``, for `L2`."""
+    A, slope = problem.A, problem.fidelity.slope
+    zero = torch.zeros_like(problem.y)
+
+    def explained(slopes: Tensor) -> Tensor:
+        return A.adjoint(
+            slopes if left_out is None else torch.where(left_out, zero, slopes)
+        )
+
+    return conjugate_gradients(
+        lambda d: explained(slope(A.forward(d), zero)) + weight * d,
+        -explained(slope(A.forward(x), problem.y)),
+        first,
+        2 * _STEPS,
+        batch_axes=1,
+    )
 
 
 def _array(x: Any) -> Any:

@@ -192,7 +192,7 @@ def fit_in_subspace(
     done = len(trajectory)
     ending: Any = "iterations" if done == steps else "rule"
     seconds = time.monotonic() - began
-    return Fit(image, image, done, done, ending, trajectory, [], result, seconds)
+    return Fit(image, image, image, done, done, ending, trajectory, [], result, seconds)
 
 
 _TRIES = 8  # of a larger damping
