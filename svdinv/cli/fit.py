@@ -124,7 +124,7 @@ def add(commands: Subparsers) -> None:
         type=not_negative,
         metavar="DEVIATION",
         help="noise that the network sees anew in each iteration: the more, the "
-        "smoother the image (default 0.03, of k-space 0.01)",
+        "smoother the image (default 0.03, of k-space and sinograms 0.01)",
     )
     fit.add_argument(
         "--tv",

@@ -188,6 +188,7 @@ class Ct(Task):
     )
     sampled: ClassVar[str] = "sinogram"
     options: ClassVar[type[Options]] = CtOptions
+    input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
 
     size: tuple[int, ...] = option(
