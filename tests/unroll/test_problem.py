@@ -500,6 +500,19 @@ def test_a_stack_measures_one_image_several_times(rng):
         Stack([Diagonal(np.ones(6)), parts[0]], lengths=(4, 4))(x)
 
 
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy, jnp.asarray])
+def test_a_problem_is_described_without_its_values(convert):
+    x = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    A = Sampling(x > 5)
+    problem = Problem(A(x), A, L2(x + 1), name="steps", note=x).replace_arrays(convert)
+    array = f"{convert(x).dtype} (1, 3, 4)"
+    assert repr(problem) == (
+        f"Problem(y={array}, A=Sampling(mask (1, 3, 4)), fidelity=L2(weight={array}), "
+        "truth=None, name='steps', setting='', scale=1.0, phase_known=True)"
+    )
+    assert repr(PoissonKL(np.float32(2))) == "PoissonKL(background=np.float32(2.0))"
+
+
 class Counted(Diagonal):
     """A diagonal that counts how often it is applied."""
 
