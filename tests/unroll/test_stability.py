@@ -93,7 +93,10 @@ def test_the_command(tmp_path, capsys):
     arguments = ("stability", "coffee", "--crop", "32", "--rate", "0.5", "--sizes")
     options = ("0.1", "--steps", "1", "--threads", "1", "--output", str(tmp_path))
     assert main([*arguments, *options]) == 0
-    assert "worst for network, 0.1" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "worst for network, 0.1" in shown.out
+    bars = [line.partition(":")[0] for line in shown.err.split("\r")]
+    assert {"weight of TV", "network", "TV"} <= set(bars)
     assert (tmp_path / "coffee-stability.png").stat().st_size > 1000
     with open(tmp_path / "coffee-stability.csv", newline="") as file:
         table = list(csv.DictReader(file))
