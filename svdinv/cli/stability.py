@@ -20,6 +20,7 @@ from svdinv.cli.arguments import (
     positive_number,
     writable_folder,
 )
+from svdinv.cli.fit import PENALTY
 from svdinv.cli.inputs import check_network, read_input
 
 if TYPE_CHECKING:
@@ -145,7 +146,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.prior:
             generator = generator_for(arguments.prior, problem)
             settings = Options(
-                iterations=arguments.iterations, seed=arguments.seed % 2**31
+                iterations=arguments.iterations,
+                input_noise=task.input_noise,
+                penalty=PENALTY if generator.has_penalty else 0.0,
+                seed=arguments.seed % 2**31,
             )
             others[arguments.prior] = untrained_method(generator, settings, task.begun)
     except (ValueError, FileNotFoundError, ImportError) as error:

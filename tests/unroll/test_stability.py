@@ -105,6 +105,28 @@ def test_the_command(tmp_path, capsys):
     assert "must be a positive number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "prior"),
+    [("coffee --crop 32", "dip"), ("cine --size 32", "low-rank-and-sparse")],
+)
+def test_an_untrained_prior_is_fitted_as_by_svdinv_fit(
+    source, prior, monkeypatch, tmp_path
+):
+    given = []
+
+    def refuse(*arguments, **options):
+        given.extend(a for a in arguments if isinstance(a, Options))
+        raise ValueError("seen enough")
+
+    for name in ("stability.untrained_method", "fitting.fitted"):
+        monkeypatch.setattr(f"svdinv.unroll.evaluation.{name}", refuse)
+    options = ("--prior", prior, "--iterations", "1000", "--output", str(tmp_path))
+    for command in ("stability", "fit"):
+        assert main([command, *source.split(), *options]) == 2
+    one, other = given
+    assert one == other
+
+
 def test_the_command_without_a_network_or_total_variation(
     tmp_path, capsys, monkeypatch
 ):
