@@ -1,8 +1,9 @@
 """Build hook: the kernels are compiled where there is a C compiler.
 
-Without one the package is pure Python, and slower. SVDINV_KERNELS=require, for wheels
-to publish, makes that an error and brings the headers for JAX. SVDINV_KERNELS=skip
-leaves the kernels out.
+Without one the package is pure Python, and slower. A library that is up to date stays:
+where JAX is not installed, a new one would lack JAX's part. SVDINV_KERNELS=require, for
+wheels to publish, makes it an error that there is no compiler, compiles anew and brings
+the headers for JAX. SVDINV_KERNELS=skip leaves the kernels out.
 """
 
 import os
@@ -45,8 +46,10 @@ class KernelHook(BuildHookInterface):
         if self.target_name != "wheel" or wish == "skip":
             return
         build = _kernels(self.root)
+        # A release is compiled anew, with the headers that it is to have.
+        kept = wish != "require" and build.up_to_date()
         try:
-            library = build.build()
+            library = build.LIBRARY if kept else build.build()
         except build.BuildError as error:
             if wish == "require":
                 raise

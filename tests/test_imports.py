@@ -51,6 +51,11 @@ def test_missing_framework_names_the_extra(face, module, extra):
     assert f"pip install 'svdinv[{extra}]'" in said
 
 
+def test_the_compiler_of_pytorch_is_not_imported():
+    # It takes as long as PyTorch itself.
+    assert imported("import svdinv.torch", {"torch._dynamo"}, "import torch") == set()
+
+
 def test_version_is_the_installed_one():
     from importlib.metadata import version
 

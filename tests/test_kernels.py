@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -941,6 +942,51 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
     env = os.environ | around | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "2"}
     done = run([sys.executable, str(script), str(library)], env=env)
     assert done.stdout == "sound\n", done.stderr[-4000:]
+
+
+@pytest.mark.parametrize(
+    ("xla", "headers", "age", "wish", "kept"),
+    [
+        (True, False, 1, "", True),  # which an environment without JAX made poorer
+        (True, True, 1, "", True),
+        (False, False, 1, "", True),
+        (False, True, 1, "", False),
+        (True, False, -1, "", False),
+        (True, True, 1, "require", False),
+    ],
+)
+def test_a_library_that_is_up_to_date_stays(
+    tmp_path, monkeypatch, xla, headers, age, wish, kept
+):
+    pytest.importorskip("hatchling")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    import hatch_build
+    from svdinv.kernels import build
+
+    if (command := build.compiler()) is None:
+        pytest.skip("there is no compiler")
+    source, library = tmp_path / "batch.c", tmp_path / "libsvdinv.so"
+    header = tmp_path / build._XLA
+    header.parent.mkdir(parents=True)
+    for path in (header, tmp_path / "build.py"):
+        path.touch()
+    source.write_text("int svdinv_xla;" if xla else "int other;")
+    build._run([*command, "-shared", "-fPIC", str(source), "-o", str(library)])
+    made = library.stat().st_mtime
+    os.utime(source, (made - age, made - age))
+    for name, value in {
+        "HERE": tmp_path,
+        "LIBRARY": library,
+        "build": lambda: tmp_path / "anew.so",
+        "_xla_headers": lambda: tmp_path if headers else None,
+    }.items():
+        monkeypatch.setattr(build, name, value)
+    monkeypatch.setattr(hatch_build, "_kernels", lambda root: build)
+    monkeypatch.setenv("SVDINV_KERNELS", wish)
+    data = {"artifacts": []}
+    hook = hatch_build.KernelHook(str(tmp_path), {}, None, None, "", "wheel")
+    hook.initialize("editable", data)
+    assert data["artifacts"] == ["libsvdinv.so" if kept else "anew.so"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import svdinv.torch
 from svdinv import kernels
 from svdinv.backends import torch_namespace
+from svdinv.backends.torch import _constant
 from svdinv.core.thresholds import Firm
 from svdinv.torch import svd, svdvals
 
@@ -136,6 +137,11 @@ def test_compile_without_a_graph_break(compiler, dynamic):
         A.requires_grad_()
         (gA,) = torch.autograd.grad(compiled(A), A)
         torch.testing.assert_close(gA, expected)
+
+
+def test_constants_of_a_graph_are_marked_as_pytorch_marks_them():
+    own, theirs = _constant(lambda: 0), torch.compiler.assume_constant_result(lambda: 0)
+    assert vars(own) == vars(theirs) != {}
 
 
 def test_compile_with_a_functorch_transform_inside():

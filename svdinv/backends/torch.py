@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from svdinv.kernels import operations
 
 __all__ = ["Jacobian", "TorchBackend", "as_vector", "leaves_of", "without_autocast"]
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
 # LAPACK and cuSOLVER have no half precision.
 _COMPUTED_IN = {
     torch.float16: torch.float32,
@@ -30,7 +32,16 @@ _COMPUTED_IN = {
 }
 
 
-@torch.compiler.assume_constant_result
+def _constant(f: _F) -> _F:
+    """Mark a constant of a traced graph, as `torch.compiler.assume_constant_result`.
+
+    That would import Dynamo now, which takes as long as to import PyTorch.
+    """
+    f._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return f
+
+
+@_constant
 def _inside_transform() -> bool:
     """Tell whether torch.func or forward mode is active; constant for one trace."""
     transform = torch._C._functorch.peek_interpreter_stack() is not None
@@ -168,9 +179,9 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return (_Compiled.apply if wanted else _Compiled.forward)(operation, *x)
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _constant_normal(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: Any
 ) -> Tensor:
     """Draw a constant of the traced graph; Dynamo traces no generators."""
     generator = torch.Generator(device).manual_seed(seed)

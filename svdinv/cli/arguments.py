@@ -134,19 +134,18 @@ def _declare(parser: Parser, *, several: bool) -> None:
         from svdinv.unroll.tasks import tasks
     except ImportError:  # what is missing is said by the command
         return
-    found: dict[str, tuple[Any, type, list[str]]] = {}
+    found: dict[str, tuple[Any, type, dict[str, list[str]]]] = {}
     for cls in tasks().values():
         hints = get_type_hints(cls.options)
         for entry in dataclasses.fields(cls.options):
             if entry.name == "seed":
                 continue
             inner = [h for h in get_args(hints[entry.name]) if h is not type(None)]
-            known = found.setdefault(entry.name, (entry, inner[0], []))
-            if entry.metadata["help"] not in known[2]:
-                known[2].append(entry.metadata["help"])
+            _, _, helps = found.setdefault(entry.name, (entry, inner[0], {}))
+            helps.setdefault(entry.metadata["help"], []).append(cls.kind)
     for name, (entry, kind, helps) in found.items():
         plural = entry.metadata.get("plural") if several else None
-        text = "; ".join(helps)
+        text = "; ".join(f"{', '.join(k)}: {help}" for help, k in helps.items())
         parser.add_argument(
             f"--{(plural or name).replace('_', '-')}",
             dest=name,

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from svdinv.unroll.torch import Network
     from svdinv.unroll.untrained import Options
 
-__all__ = ["add", "run"]
+__all__ = ["PENALTY", "add", "run"]
 
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
 _EDUCATED = "edip"
-_PENALTY = 0.01
+PENALTY = 0.01
 _RATE, _EDUCATED_RATE = 0.01, 3e-4
 _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 
@@ -306,7 +306,7 @@ def _options(
         raise ValueError("argument --trained: this network has no encoder to keep")
     if arguments.penalty is not None and not generator.has_penalty:
         raise ValueError("argument --penalty: this network has none")
-    penalty = _PENALTY if arguments.penalty is None else arguments.penalty
+    penalty = PENALTY if arguments.penalty is None else arguments.penalty
     # Data are in the units of the image, which was divided by the scale.
     deviation = noise
     if arguments.deviation is not None:

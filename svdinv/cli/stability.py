@@ -20,6 +20,7 @@ from svdinv.cli.arguments import (
     positive_number,
     writable_folder,
 )
+from svdinv.cli.fit import PENALTY
 from svdinv.cli.inputs import check_network, read_input
 
 if TYPE_CHECKING:
@@ -145,24 +146,29 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.prior:
             generator = generator_for(arguments.prior, problem)
             settings = Options(
-                iterations=arguments.iterations, seed=arguments.seed % 2**31
+                iterations=arguments.iterations,
+                input_noise=task.input_noise,
+                penalty=PENALTY if generator.has_penalty else 0.0,
+                seed=arguments.seed % 2**31,
             )
             others[arguments.prior] = untrained_method(generator, settings, task.begun)
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
-    if squares:
-        methods["TV"] = _total_variation(problem)
     sizes = sorted(arguments.sizes)
-    searches = len(sizes) * len(methods)
+    count = len(methods) + squares
+    searches = len(sizes) * count
     every = searches * arguments.steps
-    every += (len(methods) + len(others)) * (1 + len(sizes) + searches)
+    every += (count + len(others)) * (1 + len(sizes) + searches)
     print(f"{problem.name}: {task.describe(problem)}, {problem.setting}", flush=True)
     with tqdm(total=every, leave=False, file=sys.stderr) as bar:
+        if squares:
+            bar.set_description("weight of TV")
+            methods["TV"] = _total_variation(problem)
         answers = stability(
             problem,
-            methods,
-            others,
+            {name: _shown(bar, name, method) for name, method in methods.items()},
+            {name: _shown(bar, name, method) for name, method in others.items()},
             sizes,
             steps=arguments.steps,
             seed=arguments.seed % 2**31,
@@ -174,6 +180,16 @@ def run(arguments: argparse.Namespace) -> int:
     _write(answers, table, plot, problem)
     print(f"\nWritten: {table}\nWritten: {plot}")
     return 0
+
+
+def _shown(bar: Any, name: str, method: Any) -> Any:
+    """Let the progress bar name a method while it is at work."""
+
+    def apply(problem: Problem) -> Any:
+        bar.set_description(name)
+        return method(problem)
+
+    return apply
 
 
 def _total_variation(problem: Problem) -> Any:

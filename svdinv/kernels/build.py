@@ -5,6 +5,7 @@ Run by the build hook of the package, and by hand as ``python -m svdinv.kernels.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -15,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-__all__ = ["LIBRARY", "BuildError", "build", "compiler"]
+__all__ = ["LIBRARY", "BuildError", "build", "compiler", "up_to_date"]
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libsvdinv.so"
@@ -151,13 +152,34 @@ def build(
     return to
 
 
+def up_to_date() -> bool:
+    """Tell whether there is a library that compiling anew would not make better.
+
+    It loads here, is newer than what it is made of, and has the part for JAX, or could
+    not have it here.
+    """
+    headers = _xla_headers()
+    sources = [HERE / "build.py", *HERE.glob("*.[ch]")]
+    sources += [headers / _XLA] if headers else []
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        made = LIBRARY.stat().st_mtime
+    except OSError:
+        return False
+    newer = all(source.stat().st_mtime < made for source in sources)
+    return newer and (headers is None or hasattr(library, "svdinv_xla"))
+
+
+_XLA = "xla/ffi/api/c_api.h"
+
+
 def _xla_headers() -> Path | None:
     """Headers that jaxlib brings, if it is installed where this is compiled."""
     found = importlib.util.find_spec("jaxlib")
     if found is None or not found.submodule_search_locations:
         return None
     folder = Path(found.submodule_search_locations[0]) / "include"
-    return folder if (folder / "xla/ffi/api/c_api.h").exists() else None
+    return folder if (folder / _XLA).exists() else None
 
 
 def _run(command: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from importlib import import_module
 from typing import Any
@@ -44,6 +45,7 @@ __all__ = [
     "on_device",
     "operators",
     "real_dtype",
+    "short_repr",
     "sizes",
     "times",
     "zero_padded",
@@ -163,6 +165,17 @@ def norm(x: Array) -> Array:
 def as_float(x: Any) -> float:
     """Give a number, or a 0-d array, as a Python float, without its derivative."""
     return float(x.detach() if hasattr(x, "detach") else x)
+
+
+def short_repr(fields: Any) -> str:
+    """Describe a dataclass as its ``repr``, but of arrays the dtype and the shape."""
+    told = []
+    for field in dataclasses.fields(fields):
+        value = getattr(fields, field.name)
+        shape = getattr(value, "shape", ())
+        said = f"{value.dtype} {tuple(shape)}" if shape else repr(value)
+        told += [f"{field.name}={said}"] if field.repr else []
+    return f"{type(fields).__name__}({', '.join(told)})"
 
 
 def casorati(series: Array, xp: Namespace) -> Array:

@@ -22,6 +22,7 @@ from svdinv.unroll.arrays import (
     inner,
     like,
     namespace,
+    short_repr,
     times,
 )
 from svdinv.unroll.operators import Operator
@@ -209,6 +210,8 @@ class L2(DataFidelity):
 
     weight: Any = None
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         if isinstance(self.weight, int | float) and not self.weight > 0:
             raise ValueError(f"weight must be positive, got {self.weight}")
@@ -293,6 +296,8 @@ class PoissonKL(DataFidelity):
     """
 
     background: Any = 0.0
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if isinstance(self.background, int | float) and not self.background >= 0:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from svdinv.unroll.arrays import Array, namespace
+from svdinv.unroll.arrays import Array, namespace, short_repr
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
 
@@ -67,7 +67,7 @@ class Problem:
     setting: str = ""
     scale: float = 1.0
     phase_known: bool = True
-    note: Any = None
+    note: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, kind, what in (
@@ -78,6 +78,8 @@ class Problem:
             if not isinstance(value, kind):
                 got = type(value).__name__
                 raise TypeError(f"{name} must be {what}, got {got}")
+
+    __repr__ = short_repr
 
     def value(self, x: Array) -> Array:
         """Give the data fidelity of an image, real and 0-d."""

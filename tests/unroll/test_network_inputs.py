@@ -19,7 +19,8 @@ from svdinv.unroll.networks import (
     register,
 )
 from svdinv.unroll.networks.weights import initial, shapes
-from svdinv.unroll.operators import MRI
+from svdinv.unroll.operators import MRI, Sampling
+from svdinv.unroll.problem import Problem
 
 
 @register
@@ -75,6 +76,21 @@ def test_prior_must_be_one(prior):
 def test_number_of_arguments(recipe, message, count):
     with pytest.raises(TypeError, match=f"{message}.* got {count} arguments"):
         recipe.operator(*[np.ones((1, 2, 8, 8), dtype=bool)] * count)
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((1, 8, 8), r"give an image of \(H, W\) as \(1, H, W\)"),
+        ((1, 2, 3, 8, 8), "maps"),
+    ],
+)
+@pytest.mark.parametrize("recipe", [TLR(), Unrolled(images="image"), LS()], ids=type)
+def test_images_of_other_axes_are_refused_with_a_hint(recipe, shape, hint):
+    A = Sampling(np.ones(shape, dtype=bool))
+    problem = Problem(np.ones(shape, complex), A)
+    with pytest.raises(ValueError, match=rf"axes B \w H W, .*{hint}"):
+        recipe.begin(problem)
 
 
 def test_torch_names_the_precision():

@@ -500,6 +500,56 @@ def test_a_stack_measures_one_image_several_times(rng):
         Stack([Diagonal(np.ones(6)), parts[0]], lengths=(4, 4))(x)
 
 
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy, jnp.asarray])
+def test_a_problem_is_described_without_its_values(convert):
+    x = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    A = Sampling(x > 5)
+    problem = Problem(A(x), A, L2(x + 1), name="steps", note=x).replace_arrays(convert)
+    array = f"{convert(x).dtype} (1, 3, 4)"
+    assert repr(problem) == (
+        f"Problem(y={array}, A=Sampling(mask (1, 3, 4)), fidelity=L2(weight={array}), "
+        "truth=None, name='steps', setting='', scale=1.0, phase_known=True)"
+    )
+    assert repr(PoissonKL(np.float32(2))) == "PoissonKL(background=np.float32(2.0))"
+
+
+class Counted(Diagonal):
+    """A diagonal that counts how often it is applied."""
+
+    def __init__(self, d):
+        super().__init__(d)
+        self.count = 0
+
+    def forward(self, x):
+        self.count += 1
+        return super().forward(x)
+
+    def adjoint(self, y):
+        self.count += 1
+        return super().adjoint(y)
+
+
+def test_what_a_stack_is_composed_with_is_applied_once(rng):
+    stack = Stack([Dense(rng.standard_normal((n, 6)), (6,)) for n in (2, 5, 3)])
+    B, C = Counted(rng.standard_normal(6)), Square()
+    x, y = rng.standard_normal((3, 6)), rng.standard_normal((3, 10))
+    A = stack * B
+    np.testing.assert_allclose(A(x), stack(B.d * x))
+    np.testing.assert_allclose(A.H(y), B.d * stack.H(y))
+    assert B.count == 2
+    for part, (begin, end) in zip(A.operators, [(0, 2), (2, 7), (7, 10)], strict=True):
+        np.testing.assert_allclose(part(x), A(x)[:, begin:end])
+    J, B.count = (A * C).derivative(x[0]), 0
+    np.testing.assert_allclose(J(x[1]), stack(B.d * 2 * x[0] * x[1]))
+    assert B.count == 1
+    assert isinstance(J, Stack)
+    several = A.stacked([Stack(stack.operators) * B], A(x[0]))
+    np.testing.assert_allclose(several(x[:2]), A(x[:2]))
+    tensors = A.replace_arrays(torch.from_numpy)
+    B.d = torch.from_numpy(B.d)
+    np.testing.assert_allclose(tensors(torch.from_numpy(x)), stack(B.d.numpy() * x))
+
+
 def test_a_stack_of_masks_of_any_size(rng):
     masks = rng.random((2, 8, 8)) < 0.5
     A = Stack([Sampling(mask) for mask in masks], axis=-2)

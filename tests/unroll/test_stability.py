@@ -93,13 +93,38 @@ def test_the_command(tmp_path, capsys):
     arguments = ("stability", "coffee", "--crop", "32", "--rate", "0.5", "--sizes")
     options = ("0.1", "--steps", "1", "--threads", "1", "--output", str(tmp_path))
     assert main([*arguments, *options]) == 0
-    assert "worst for network, 0.1" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "worst for network, 0.1" in shown.out
+    bars = [line.partition(":")[0] for line in shown.err.split("\r")]
+    assert {"weight of TV", "network", "TV"} <= set(bars)
     assert (tmp_path / "coffee-stability.png").stat().st_size > 1000
     with open(tmp_path / "coffee-stability.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert {row["method"] for row in table} == {"network", "TV"}
     assert main([*arguments, "0", *options[1:]]) == 2
     assert "must be a positive number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "prior"),
+    [("coffee --crop 32", "dip"), ("cine --size 32", "low-rank-and-sparse")],
+)
+def test_an_untrained_prior_is_fitted_as_by_svdinv_fit(
+    source, prior, monkeypatch, tmp_path
+):
+    given = []
+
+    def refuse(*arguments, **options):
+        given.extend(a for a in arguments if isinstance(a, Options))
+        raise ValueError("seen enough")
+
+    for name in ("stability.untrained_method", "fitting.fitted"):
+        monkeypatch.setattr(f"svdinv.unroll.evaluation.{name}", refuse)
+    options = ("--prior", prior, "--iterations", "1000", "--output", str(tmp_path))
+    for command in ("stability", "fit"):
+        assert main([command, *source.split(), *options]) == 2
+    one, other = given
+    assert one == other
 
 
 def test_the_command_without_a_network_or_total_variation(

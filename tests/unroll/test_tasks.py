@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -29,6 +29,8 @@ from svdinv.unroll.tasks.colour import (
     parted,
     sampled,
 )
+from svdinv.unroll.tasks.ct import Ct
+from svdinv.unroll.tasks.pet import Pet
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.config import read
 from svdinv.unroll.training.run import CONFIG, WEIGHTS
@@ -64,6 +66,15 @@ def same(one, other):
 def item(batch, i):
     given = tuple(x[i : i + 1] for x in measurement_of(batch))
     return batch_of(batch.y[i : i + 1], given, batch.truth[i : i + 1])
+
+
+@pytest.mark.parametrize("task", [Cine, Colour, Ct, Pet])
+def test_one_value_is_refused_where_a_task_takes_several(task):
+    names = [f.name for f in fields(task) if isinstance(f.default, tuple)]
+    assert names
+    for name in names:
+        with pytest.raises(TypeError, match=f"{name} must be a tuple, got 90.0"):
+            task(**{name: 90.0})
 
 
 @pytest.fixture(scope="module")

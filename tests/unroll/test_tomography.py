@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from array_frameworks import Framework
@@ -238,6 +240,14 @@ def test_bounds_on_the_norm():
         image = A.approximate_inverse(A(drawn(ELLIPSES, 16)))
         half = (A * 0.5).approximate_inverse(0.5 * A(drawn(ELLIPSES, 16)))
         np.testing.assert_allclose(half, image, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(18, 22), (18,), (2, 22, 18)])
+def test_sinograms_of_another_shape_are_refused_as_such(shape):
+    A = ParallelBeam((16, 16), np.arange(0, 180, 10.0))
+    due = rf"data must be \(\.\.\., 18, {A.detectors}\), got {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=due):
+        A.filtered_back_projection(np.ones(shape))
 
 
 def test_subsets_are_stacked(rng):

@@ -210,10 +210,14 @@ def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:
     TypeError
         If it is real and should be complex, the other way round, or of integers.
     """
-    if len(x.shape) != len(axes.split()):
+    missing = len(axes.split()) - len(x.shape)
+    if missing:
+        hint = (
+            "give an image of (H, W) as (1, H, W)" if missing > 0 else "coils need maps"
+        )
         raise ValueError(
             f"the image must have the axes {axes}, got shape {tuple(x.shape)} from "
-            "the measured values (coils need maps)"
+            f"the measured values ({hint})"
         )
     kind = "complex" if complex_ else "real"
     if not xp.isdtype(x.dtype, f"{kind} floating"):

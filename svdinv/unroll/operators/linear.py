@@ -504,8 +504,7 @@ class Stack(Operator):
         """Multiply each operator: what there is of subsets stays."""
         if not isinstance(other, Operator):
             return super().__mul__(other)
-        parts = [operator * other for operator in self.operators]
-        return Stack(parts, self.axis, self.lengths)
+        return _StackProduct(_Product([self, *_factors(other)]))
 
     def derivative(self, x: Array) -> Operator:
         """Stack the derivatives."""
@@ -550,6 +549,35 @@ class Stack(Operator):
             )
         cut = [share if length is None else length for length in self.lengths]
         return [int(length) for length in cut]
+
+
+class _StackProduct(Stack):
+    """A stack behind other operators, which are applied once for all of it."""
+
+    def __init__(self, product: Any) -> None:
+        stack, *inner = product.factors
+        parts = [operator * _Product(inner) for operator in stack.operators]
+        super().__init__(parts, stack.axis, stack.lengths)
+        self.product = product
+
+    def forward(self, x: Array) -> Array:
+        return self.product.forward(x)
+
+    def adjoint(self, y: Array) -> Array:
+        return self.product.adjoint(y)
+
+    def derivative(self, x: Array) -> Operator:
+        return self if self.linear else _StackProduct(self.product.derivative(x))
+
+    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
+        return _StackProduct(self.product.replace_arrays(convert))
+
+    def stacked(self, others: Sequence[Any], data: Array) -> Operator:
+        same = [getattr(other, "product", other) for other in others]
+        return _StackProduct(self.product.stacked(same, data))
+
+    def __repr__(self) -> str:
+        return repr(self.product)
 
 
 def _length(operator: Operator, axis: int) -> int | None:

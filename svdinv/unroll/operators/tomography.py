@@ -166,7 +166,7 @@ class _Beam(Wrapped):
         Raises
         ------
         ValueError
-            If `window` is none of these.
+            If `window` is none of these, or `y` has another shape.
         """
         if window not in _WINDOWS:
             raise ValueError(f"window must be one of {list(_WINDOWS)}, got {window!r}")
@@ -182,7 +182,8 @@ class _Beam(Wrapped):
             gathered = self._gathered(x.reshape(-1))
             return before * _filtered(after * gathered, response)
 
-        return Wrapped(invert, turned, self.data_shape, self.image_shape).forward(y)
+        # The adjoint of one that takes images, and so refuses what are no data.
+        return Wrapped(turned, invert, self.image_shape, self.data_shape).adjoint(y)
 
     def approximate_inverse(self, y: Array) -> Array:
         """Give the filtered back-projection."""

@@ -167,11 +167,16 @@ def check_ranges(options: Any) -> None:
     ------
     ValueError
         Naming the first that is out of its range.
+    TypeError
+        Naming the first that should be several values and is one.
     """
     for entry in dataclasses.fields(options):
         low, high = entry.metadata.get("low"), entry.metadata.get("high")
         value = getattr(options, entry.name)
-        every = value if isinstance(value, tuple) else (value,)
+        several = isinstance(value, tuple | list)
+        if isinstance(entry.default, tuple) and not several:
+            raise TypeError(f"{entry.name} must be a tuple, got {value!r}")
+        every = value if several else (value,)
         for each in every:
             if isinstance(each, bool) or not isinstance(each, int | float):
                 continue
