@@ -268,7 +268,8 @@ class LLS(SeriesRecipe):
     def _of_coils(self, problem: Problem, scale: Array) -> tuple[float, Array | None]:
         """Give the factor of the last threshold, and the least one of each series."""
         factor, deviations = self.start_coils
-        if not isinstance(problem.A, MRI) or problem.A.maps is None:
+        maps = problem.A.maps if isinstance(problem.A, MRI) else None
+        if maps is None or maps.shape[-3] == 1:
             return 1.0, None
         if deviations == 0:
             return factor, None

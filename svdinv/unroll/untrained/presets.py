@@ -65,7 +65,10 @@ def generator_for(name: str, problem: Problem) -> Recipe:
     """
     x = problem.adjoint()
     if len(x.shape) != 3:
-        raise ValueError(f"the image must have three axes, got {tuple(x.shape)}")
+        raise ValueError(
+            f"the image must have three axes, got {tuple(x.shape)} (give one of (H, W) "
+            "as (1, H, W))"
+        )
     series = is_complex(x, namespace(x))
     channels, H, W = x.shape
     common: dict[str, Any] = {"channels": int(channels)}
