@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.core.operation import Operation
 from svdinv.unroll.arrays import (
     Array,
@@ -383,10 +383,8 @@ def _counted(first: int, last: int, progress: bool) -> Iterator[int]:
     if not progress:
         yield from counted
         return
-    try:
+    with needing("tqdm", "unroll"):
         from tqdm import tqdm
-    except ImportError as error:
-        raise explain_missing("tqdm", "unroll") from error
     yield from tqdm(counted, initial=first - 1, total=last, desc="fit", unit="step")
 
 

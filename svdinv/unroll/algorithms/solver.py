@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.algorithms.iterations import (
     FISTA,
     PDHG,
@@ -331,10 +331,8 @@ def _bar(total: int, shown: bool) -> Iterator[Callable[[list[float]], None]]:
     if not shown:
         yield lambda history: None
         return
-    try:
+    with needing("tqdm", "unroll"):
         from tqdm import tqdm
-    except ImportError as error:
-        raise explain_missing("tqdm", "unroll") from error
     with tqdm(total=total, unit="it") as bar:
 
         def advance(history: list[float]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 
 # Names of the two parts of complex numbers in files that have no type for them.
 _PARTS = ({"r", "i"}, {"re", "im"}, {"real", "imag"})
@@ -81,10 +81,8 @@ def fingerprint(files: Iterable[Path]) -> str:
 @contextlib.contextmanager
 def open_hdf5(path: str | Path, expected: str) -> Iterator[Any]:
     """Open an HDF5 file to read, with errors that name it."""
-    try:
+    with needing("h5py", "mri"):
         import h5py
-    except ModuleNotFoundError as error:
-        raise explain_missing("h5py", "mri") from error
     with naming(path, expected), h5py.File(path, "r") as file:
         yield file
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.data._files import FileError, naming
 
 __all__ = ["HTC", "holds_htc", "read_htc"]
@@ -87,10 +87,8 @@ def read_htc(path: str | Path) -> HTC:
     ImportError
         If SciPy is missing.
     """
-    try:
+    with needing("scipy", "train"):
         from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise explain_missing("scipy", "train") from error
     with naming(path, "a sinogram of the Helsinki challenge"):
         held: Any = loadmat(path, simplify_cells=True, variable_names=_STRUCTS)
         data = next(held[name] for name in _STRUCTS if name in held)

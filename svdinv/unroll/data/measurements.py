@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv import __version__
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.data._files import FileError, is_numeric, to_complex
 from svdinv.unroll.data.series import read_series
 from svdinv.unroll.files import replacing
@@ -61,10 +61,8 @@ def write_measurement(
     OSError
         If the file cannot be written.
     """
-    try:
+    with needing("h5py", "mri"):
         import h5py
-    except ModuleNotFoundError as error:
-        raise explain_missing("h5py", "mri") from error
 
     given = dict(options or {})
     taken = [name for name in given if name in _OWN]

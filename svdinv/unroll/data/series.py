@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.data._files import (
     FileError,
     is_numeric,
@@ -118,10 +118,8 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
     if suffix not in (".npy", ".npz", *HDF5_SUFFIXES):
         raise ValueError(f"{path} must end in .npy, .npz or .h5")
     if suffix in HDF5_SUFFIXES:
-        try:
+        with needing("h5py", "mri"):
             import h5py
-        except ModuleNotFoundError as error:
-            raise explain_missing("h5py", "mri") from error
         # In memory: HDF5 does not survive that a file cannot be written to the end.
         content = io.BytesIO()
         with h5py.File(content, "w") as hdf5:
@@ -177,10 +175,8 @@ _read_header = np.lib.format.read_array_header_2_0
 
 
 def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    try:
+    with needing("scipy", "mri"):
         import scipy.io
-    except ModuleNotFoundError as error:
-        raise explain_missing("scipy", "mri") from error
     with naming(path, "a MATLAB file"):
         with path.open("rb") as file:
             start = file.read(520)

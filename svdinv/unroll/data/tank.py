@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.operators.impedance import Impedance, Mesh
 
 __all__ = [
@@ -247,10 +247,8 @@ def _similarity(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _read(path: Path, *names: str) -> dict[str, Any]:
-    try:
+    with needing("scipy", "mri"):
         from scipy.io import loadmat
-    except ImportError as error:
-        raise explain_missing("scipy", "mri") from error
     content = BytesIO(path.read_bytes())
     try:
         found = loadmat(content, variable_names=names)

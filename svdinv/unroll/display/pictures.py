@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.files import replacing, replacing_all
 
 __all__ = ["contact_sheet", "new_figure", "save_animation", "save_picture"]
@@ -69,11 +69,9 @@ def contact_sheet(frames: NDArray[Any]) -> NDArray[np.float32]:
 
 def new_figure(size: tuple[float, float], **options: Any) -> Any:
     """Make a white figure of Matplotlib, in inches: no window, no global state."""
-    try:
+    with needing("matplotlib", "train"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise explain_missing("matplotlib", "train") from error
 
     figure = Figure(figsize=size, facecolor="white", **options)
     FigureCanvasAgg(figure)
@@ -96,10 +94,8 @@ def _save_mp4(path: Path, pictures: list[Any], seconds: float) -> None:
 
 
 def _pictures(images: Iterable[NDArray[Any]]) -> list[Any]:
-    try:
+    with needing("PIL", "train"):
         from PIL import Image as pillow
-    except ModuleNotFoundError as error:
-        raise explain_missing("PIL", "train") from error
     return [
         pillow.fromarray(np.uint8(np.rint(255 * np.clip(image, 0, 1))))
         for image in images

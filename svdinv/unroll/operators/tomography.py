@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.arrays import Array
 from svdinv.unroll.operators.wrapped import Wrapped
 
@@ -445,10 +445,8 @@ class FanBeam(_Beam):
 
 def _scipy() -> Any:
     """Give SciPy's sparse matrices, imported when they are needed."""
-    try:
+    with needing("scipy", "train"):
         import scipy.sparse
-    except ModuleNotFoundError as error:
-        raise explain_missing("scipy", "train") from error
     return scipy.sparse
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.algorithms import solve
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution
 from svdinv.unroll.data import (
@@ -604,10 +604,8 @@ def biharmonic(problem: Problem) -> Estimate:
 
 
 def _inpainted(samples: Any, known: Any) -> Any:
-    try:
+    with needing("skimage", "train"):
         from skimage.restoration import inpaint_biharmonic
-    except ModuleNotFoundError as error:
-        raise explain_missing("skimage", "train") from error
 
     image = samples.astype(np.float64)
     height, width = samples.shape

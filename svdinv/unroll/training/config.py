@@ -16,7 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.files import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
@@ -241,10 +241,8 @@ def to_toml(config: Config) -> str:
 
     Raises ImportError without tomlkit.
     """
-    try:
+    with needing("tomlkit", "train"):
         import tomlkit
-    except ModuleNotFoundError as error:
-        raise explain_missing("tomlkit", "train") from error
 
     document = tomlkit.document()
     for name in ("seed", "threads"):
