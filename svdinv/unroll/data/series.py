@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from svdinv.unroll.data._files import (
     naming,
     open_hdf5,
     to_complex,
+    writing_hdf5,
 )
 from svdinv.unroll.files import replacing
 
@@ -118,14 +118,8 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
     if suffix not in (".npy", ".npz", *HDF5_SUFFIXES):
         raise ValueError(f"{path} must end in .npy, .npz or .h5")
     if suffix in HDF5_SUFFIXES:
-        with needing("h5py", "mri"):
-            import h5py
-        # In memory: HDF5 does not survive that a file cannot be written to the end.
-        content = io.BytesIO()
-        with h5py.File(content, "w") as hdf5:
+        with writing_hdf5(path) as hdf5:
             hdf5[key] = array
-        with replacing(path) as file:
-            file.write(content.getbuffer())
         return
     with replacing(path) as file:
         if suffix == ".npy":

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from svdinv.numpy import svd_lowrank
 from svdinv.unroll.arrays import Array, fitted, namespace
+from svdinv.unroll.data._files import matlab_names
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.display.pictures import save_picture
@@ -55,7 +56,6 @@ NAMES: dict[str, str] = {
 }
 """Phantoms by name."""
 
-_LEVELS = (1, 3, 5, 7)
 _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
 _DECADE = math.log(10)
 _LEAST = 1e-7  # of the mean voltage: what rounding errors leave, at least
@@ -834,15 +834,7 @@ def _challenge(path: Path, size: int) -> Problem:
 def _holds_tank(path: Path) -> bool:
     """Tell whether a file is a measurement of the challenge, by the names in it."""
     number = path.stem.removeprefix("data")
-    if path.suffix.lower() != ".mat" or not number.isdigit() or not path.is_file():
-        return False
-    try:
-        from scipy.io import whosmat
-
-        held = {name for name, *_ in whosmat(path)}
-    except Exception:  # damaged, or of another version: it has other readers
-        return False
-    return {"Inj", "Mpat", "Uel"} <= held
+    return number.isdigit() and {"Inj", "Mpat", "Uel"} <= matlab_names(path)
 
 
 def _reduced(image: Floats, size: int) -> NDArray[np.float32]:
