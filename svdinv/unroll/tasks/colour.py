@@ -29,7 +29,7 @@ from svdinv.unroll.data.noise import generator, noisy
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.pictures import patches, picture_files
 from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.metrics import COLOUR, psnr
+from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
@@ -141,9 +141,11 @@ class Colour(Task):
     )
     longest: int = option(1024, "pictures with longer sides are scaled down to this")
     validation: int = option(
-        4, "photographs to watch the training by; quarters of them where there are few"
+        4,
+        "photographs to watch the training by; quarters of them where there are few",
+        low=1,
     )
-    patch: int = option(64, "side of the patches in pixels")
+    patch: int = option(64, "side of the patches in pixels", low=8)
     rates: tuple[float, float] = option(
         (0.04, 0.5), "lowest and highest sampling rate; validation takes both"
     )
@@ -155,12 +157,8 @@ class Colour(Task):
             raise ValueError(
                 f"rates must be two ascending numbers in [0.01, 0.99], got {self.rates}"
             )
-        if self.patch < 8:
-            raise ValueError(f"patch must be at least 8, got {self.patch}")
         if self.longest < self.patch:
             raise ValueError(f"longest must be at least patch, got {self.longest}")
-        if self.validation < 1:
-            raise ValueError(f"validation must be at least 1, got {self.validation}")
         unknown = [name for name in self.held_out if name not in PHOTOS]
         if unknown:
             raise ValueError(
@@ -387,10 +385,6 @@ class Colour(Task):
     def finished(self, image: Any) -> Any:
         """Clip to [0, 1]."""
         return np.clip(image, 0, 1)
-
-    def decibels(self, problem: Problem, image: Any) -> float:
-        """Give the PSNR."""
-        return psnr(problem.truth, np.clip(image, 0, 1))
 
     def describe(self, problem: Problem) -> str:
         """Give the size."""

@@ -97,22 +97,13 @@ class Geometry(NamedTuple):
 def _operator(
     geometry: Geometry, angles: tuple[float, ...], detectors: int | None
 ) -> Operator:
-    shape = (geometry.rows, geometry.columns)
-    common: dict[str, Any] = {
-        "detectors": detectors,
-        "spacing": geometry.spacing,
-        "offset": geometry.offset,
-        "pixel": geometry.pixel,
-    }
-    A: ParallelBeam | FanBeam
-    if geometry.source:
-        lengths: dict[str, Any] = {
-            "source": geometry.source,
-            "distance": geometry.distance,
-        }
-        A = FanBeam(shape, angles, **lengths, **common)
-    else:
-        A = ParallelBeam(shape, angles, **common)
+    rows, columns, pixel, spacing, offset, source, distance = geometry
+    fan = {"source": source, "distance": distance} if source else {}
+    kind: Any = FanBeam if fan else ParallelBeam
+    A = kind(
+        (rows, columns), angles, detectors=detectors, spacing=spacing, offset=offset,
+        pixel=pixel, **fan,
+    )  # fmt: skip
     bound = A.norm_bound
     if not bound:
         raise ValueError("no ray runs through the image")
@@ -371,10 +362,6 @@ class Ct(Task):
     def finished(self, image: Any) -> Any:
         """Set negative densities to 0."""
         return np.maximum(image, 0)
-
-    def decibels(self, problem: Problem, image: Any) -> float:
-        """Give the PSNR."""
-        return psnr(problem.truth, np.maximum(image, 0))
 
     def describe(self, problem: Problem) -> str:
         """Give the size."""

@@ -20,15 +20,10 @@ from svdinv.unroll.data.kinetics import FRAMES, kinetic_phantom
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import picture_files
-from svdinv.unroll.display.panels import (
-    Entry,
-    save_panel,
-    save_series_animation,
-    save_series_panel,
-)
+from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.pictures import contact_sheet, save_animation, save_picture
 from svdinv.unroll.fidelity import PoissonKL
-from svdinv.unroll.metrics import SERIES, psnr
+from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
 from svdinv.unroll.problem import Problem
@@ -182,7 +177,9 @@ class Pet(Task):
     options: ClassVar[type[Options]] = PetOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
     endings: ClassVar[tuple[str, ...]] = (*WRITERS, ".png")
+    peak: ClassVar[float | str] = "max"
     moving: ClassVar[bool] = True
+    seconds: ClassVar[float] = 0.2
 
     size: int = option(_SIZE, "rows and columns of what is trained on", low=16)
     projections: int = option(_VIEWS, "angles of each", low=4)
@@ -381,10 +378,6 @@ class Pet(Task):
         """Set negative activities to 0."""
         return np.maximum(image, 0)
 
-    def decibels(self, problem: Problem, image: Any) -> float:
-        """Give the PSNR, relative to the largest activity."""
-        return psnr(problem.truth, np.maximum(image, 0), peak="max")
-
     def describe(self, problem: Problem) -> str:
         """Give the number of frames, and their size."""
         ring, frames = problem.note.ring, len(problem.y)
@@ -408,7 +401,7 @@ class Pet(Task):
     ) -> None:
         """Write a picture that compares reconstructions."""
         if len(entries[-1].image) > 1:
-            save_series_panel(path, truth, entries, title=title)
+            super().save_panel(path, truth, entries, title=title)
             return
         top = float((truth or entries[-1]).image.max()) or 1.0
         save_panel(
@@ -417,10 +410,6 @@ class Pet(Task):
             [_grey(entry, top) for entry in entries],
             title=title,
         )
-
-    def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
-        """Write an animation that compares them."""
-        save_series_animation(path, truth, entries, seconds=0.2)
 
 
 class _Scan(NamedTuple):
@@ -584,10 +573,8 @@ def mlem(problem: Problem) -> Estimate:
         The image, and after how many iterations.
     """
     found = _iterates(_whole(problem), _MLEM)
-    every = {f"iteration {k}": x for k, x in enumerate(found, 1)}
-    return best_of(
-        Pet(), problem, every.__getitem__, every, f"iteration {_SUBSETS * _FIXED}"
-    )
+    usual, every = _SUBSETS * _FIXED, range(1, _MLEM + 1)
+    return best_of(Pet(), problem, lambda k: found[k - 1], every, usual, "iteration {}")
 
 
 def osem(problem: Problem, *, filtered: bool = False) -> Estimate:
@@ -607,21 +594,18 @@ def osem(problem: Problem, *, filtered: bool = False) -> Estimate:
     """
     from scipy.ndimage import gaussian_filter
 
-    found = {f"iteration {k}": x for k, x in enumerate(_iterates(problem, _OSEM), 1)}
-    fixed = f"iteration {_FIXED}"
-    if not filtered:
-        return best_of(Pet(), problem, found.__getitem__, found, fixed)
-    blurred = {
-        f"{name}, {width:.2g} pixels": gaussian_filter(x, (0, width, width))
-        for name, x in found.items()
-        for width in (*_BLUR, _FIXED_BLUR)
-    }
+    found, said = _iterates(problem, _OSEM), "iteration {0[0]}"
+    widths, usual = (0.0,), 0.0
+    if filtered:
+        said += ", {0[1]:.2g} pixels"
+        widths, usual = (*_BLUR, _FIXED_BLUR), _FIXED_BLUR
     return best_of(
         Pet(),
         problem,
-        blurred.__getitem__,
-        blurred,
-        f"{fixed}, {_FIXED_BLUR:.2g} pixels",
+        lambda at: gaussian_filter(found[at[0] - 1], (0, at[1], at[1])),
+        itertools.product(range(1, _OSEM + 1), widths),
+        (_FIXED, usual),
+        said,
     )
 
 
