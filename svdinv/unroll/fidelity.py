@@ -23,6 +23,7 @@ from svdinv.unroll.arrays import (
     like,
     namespace,
     short_repr,
+    stacked,
     times,
 )
 from svdinv.unroll.operators import Operator
@@ -371,7 +372,4 @@ def _stack(every: Sequence[Any], name: str, data: Array) -> Any:
         for x, e in zip(arrays, every, strict=True)
     ):
         return None
-    xp, axes = namespace(arrays[0]), len(data.shape)
-    shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in arrays]
-    whole = [xp.reshape(x, s) for x, s in zip(arrays, shapes, strict=True)]
-    return xp.stack(whole)
+    return stacked(arrays, len(data.shape))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from svdinv.unroll.algorithms import EM, solve
-from svdinv.unroll.arrays import Array, fitted, namespace
+from svdinv.unroll.arrays import Array, fitted, namespace, stacked
 from svdinv.unroll.data.densities import NAMES as DENSITIES
 from svdinv.unroll.data.densities import density, random_ellipses
 from svdinv.unroll.data.formats import WRITERS, ending
@@ -91,6 +91,9 @@ class Factors(Operator):
         Not negative; broadcasts to the data.
     """
 
+    keeps_size = True
+    arrays = ("factors",)
+
     def __init__(self, factors: Array) -> None:
         self.factors = factors
 
@@ -102,27 +105,12 @@ class Factors(Operator):
         """Multiply."""
         return self.forward(y)
 
-    def data_length(self, axis: int) -> int | None:
-        """Give None: it is that of the image."""
-        return None
-
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Convert the factors."""
-        return Factors(convert(self.factors))
-
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         """Stack the factors of a batch."""
         if not all(isinstance(other, Factors) for other in others):
             return super().stacked(others, data)
-        xp, axes = namespace(self.factors), len(data.shape)
         every = [each.factors for each in (self, *others)]
-        shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in every]
-        whole = [xp.reshape(x, s) for x, s in zip(every, shapes, strict=True)]
-        return Factors(xp.stack(whole))
-
-    def extra_repr(self) -> str:
-        """Give the shape."""
-        return f"{tuple(self.factors.shape)}"
+        return Factors(stacked(every, len(data.shape)))
 
 
 @dataclass(frozen=True, kw_only=True)
