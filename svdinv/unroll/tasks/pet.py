@@ -278,7 +278,7 @@ class Pet(Task):
             "angles": np.asarray(scan.angles, np.float32),
             "geometry": np.asarray(scan.ring, np.float32),
             "factors": scan.factors(problem.A) / scale,
-            "background": _background(problem),
+            "background": problem.fidelity.background,  # type: ignore[attr-defined]
         }
 
     def examples(self, options: Any) -> list[Given]:
@@ -518,10 +518,6 @@ def _scattered(trues: Any) -> Any:
     total, own = (x.sum(axis=(-2, -1), keepdims=True) for x in (trues, wide))
     scatter = wide * total / np.maximum(own, 1e-30)
     return scatter / 2 + flat * total / (2 * trues[0].size)
-
-
-def _background(problem: Problem) -> Any:
-    return problem.fidelity.background  # type: ignore[attr-defined]
 
 
 def _grey(entry: Entry, top: float) -> Entry:
