@@ -493,18 +493,7 @@ def _mask(problem: Problem) -> Any:
 
 
 def zero_filled(problem: Problem) -> Estimate:
-    """Give the samples with zeros between them.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
-    """
+    """Give the samples with zeros between them."""
     return Estimate(problem.A.measured(problem.y))
 
 
@@ -515,15 +504,7 @@ def svt_completion(problem: Problem) -> Estimate:
     does (Mazumder, Hastie & Tibshirani, JMLR 2010), and puts back the samples. The
     threshold is relative to the largest singular value of the samples.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image, and which threshold was taken.
+    The note tells which threshold was taken.
     """
     truth, mask = problem.truth, _mask(problem)
     problem = replace(problem, y=problem.A.measured(problem.y))
@@ -576,20 +557,7 @@ def biharmonic(problem: Problem) -> Estimate:
     The solution of the biharmonic equation between the samples (Damelin & Hoang, Int.
     J. Math. Math. Sci. 2018), as scikit-image computes it; there is no weight.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
-
-    Raises
-    ------
-    ImportError
-        If scikit-image is missing.
+    Raises ImportError without scikit-image.
     """
     mask, samples = _mask(problem), problem.A.measured(problem.y)
     pairs = zip(samples, mask, strict=True)

@@ -458,15 +458,7 @@ def _inverted(problem: Problem, window: Window) -> Any:
 def fbp(problem: Problem) -> Estimate:
     """Invert by filtered back-projection.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image, and the window of the filter.
+    The note tells the window of the filter.
     """
     make = functools.partial(_inverted, problem)
     return best_of(Ct(), problem, make, _WINDOWS, "hann")
@@ -477,16 +469,6 @@ def sirt(problem: Problem) -> Estimate:
 
     ``x <- max(x + C A^T R (y - A x), 0)`` with the inverse sums of rows R and of
     columns C (Gregor & Benson, IEEE TMI 2008).
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
     """
     A, y = problem.A, problem.y
     x = np.zeros_like(A.adjoint(y))
@@ -511,18 +493,7 @@ class _NotNegative:
 
 
 def nnls(problem: Problem) -> Estimate:
-    """Least squares without negative densities.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
-    """
+    """Least squares without negative densities."""
     found = solve(
         problem,
         _NotNegative(),
@@ -537,15 +508,7 @@ def nnls(problem: Problem) -> Estimate:
 def tv(problem: Problem) -> Estimate:
     """Total variation, by the primal-dual method.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image, and its weight: the best where the truth is known.
+    The note tells its weight, the best where the truth is known.
     """
 
     def prior(weight: float) -> TotalVariation:

@@ -546,15 +546,7 @@ def _iterates(problem: Problem, count: int, prior: Any = None) -> list[Any]:
 def mlem(problem: Problem) -> Estimate:
     """Maximise the likelihood, and stop early (Shepp & Vardi, IEEE TMI 1982).
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image, and after how many iterations.
+    The note tells after how many iterations.
     """
     found = _iterates(_whole(problem), _MLEM)
     usual, every = _SUBSETS * _FIXED, range(1, _MLEM + 1)

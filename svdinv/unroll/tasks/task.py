@@ -88,7 +88,7 @@ class Effort(NamedTuple):
 
 
 Method: TypeAlias = Callable[[Problem], Estimate]
-"""From a problem to an image."""
+"""From a problem of the task to an image, and what was chosen for it."""
 
 
 def best_of(
