@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.files import replacing, replacing_all
 
-__all__ = ["contact_sheet", "new_figure", "save_animation", "save_picture"]
+__all__ = [
+    "contact_sheet",
+    "new_figure",
+    "save_animation",
+    "save_frames",
+    "save_picture",
+]
 
 _GAP = 2  # pixels between the frames of a sheet
 
@@ -65,6 +71,14 @@ def contact_sheet(frames: NDArray[Any]) -> NDArray[np.float32]:
         top, left = i // columns * down, i % columns * right
         sheet[top : top + height, left : left + width] = frame
     return sheet
+
+
+def save_frames(path: Path, frames: NDArray[Any], *, seconds: float) -> None:
+    """Write grey frames as a GIF, where the name ends so, or else as one sheet."""
+    if path.suffix.lower() == ".gif":
+        save_animation(path, frames, seconds=seconds)
+    else:
+        save_picture(path, contact_sheet(frames))
 
 
 def new_figure(size: tuple[float, float], **options: Any) -> Any:

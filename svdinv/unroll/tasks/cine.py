@@ -28,11 +28,7 @@ from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.scans import Geometry
-from svdinv.unroll.display.pictures import (
-    contact_sheet,
-    save_animation,
-    save_picture,
-)
+from svdinv.unroll.display.pictures import save_frames
 from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
@@ -444,10 +440,7 @@ class Cine(Task):
             shown = np.abs(_built_in(name, options).image)
             shown = shown / shown.max()
             seconds = 0.05  # a beat is slow to watch
-        if path.suffix.lower() == ".gif":
-            save_animation(path, shown, seconds=seconds)
-        else:
-            save_picture(path, contact_sheet(shown))
+        save_frames(path, shown, seconds=seconds)
 
     def settings(self, options: Any) -> list[Any]:
         """Give sampling by each of three patterns, unless the options name one."""

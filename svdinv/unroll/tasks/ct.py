@@ -19,7 +19,6 @@ from svdinv.unroll.data.htc import holds_htc, read_htc
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import counted, generator, white_noise
 from svdinv.unroll.data.pictures import picture_files
-from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
 from svdinv.unroll.operators.tomography import Window
@@ -294,10 +293,6 @@ class Ct(Task):
     def built_in(self) -> dict[str, dict[str, str]]:
         """List the phantoms."""
         return {"phantoms of tomography": NAMES}
-
-    def show(self, name: str, options: Any, path: Path) -> None:
-        """Write a phantom as a PNG."""
-        save_picture(path, density(name, options.size or 128, seed=options.seed))
 
     def settings(self, options: Any) -> list[Any]:
         """Give few views and limited ones, unless the options say more."""

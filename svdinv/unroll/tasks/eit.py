@@ -21,7 +21,6 @@ from svdinv.unroll.arrays import Array, fitted, namespace
 from svdinv.unroll.data._files import matlab_names
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import snr, ssim
 from svdinv.unroll.operators import Operator, Wrapped, WrappedNonlinear
 from svdinv.unroll.problem import Problem
@@ -445,10 +444,6 @@ class Eit(Task):
     def built_in(self) -> dict[str, dict[str, str]]:
         """List the phantoms."""
         return {"phantoms of impedance tomography": NAMES}
-
-    def show(self, name: str, options: Any, path: Path) -> None:
-        """Write a phantom as a PNG."""
-        save_picture(path, _phantom(name, options.size or _SIZE, options.seed)[0])
 
     def settings(self, options: Any) -> list[Any]:
         """Give four levels of noise, unless the options name one."""

@@ -21,7 +21,7 @@ from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import Entry, save_panel
-from svdinv.unroll.display.pictures import contact_sheet, save_animation, save_picture
+from svdinv.unroll.display.pictures import contact_sheet, save_picture
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
@@ -299,15 +299,6 @@ class Pet(Task):
     def built_in(self) -> dict[str, dict[str, str]]:
         """List the phantoms."""
         return {"phantoms of emission tomography": NAMES}
-
-    def show(self, name: str, options: Any, path: Path) -> None:
-        """Write a phantom as a PNG, or a series as an animation."""
-        given = self.read(name, options)
-        image = np.asarray(given.truth if isinstance(given, Problem) else given.image)
-        if path.suffix.lower() == ".gif":
-            save_animation(path, image, seconds=0.2)
-        else:
-            save_picture(path, contact_sheet(image))
 
     def measure(self, given: Given, options: Any) -> Problem:
         """Count along lines of response, with scatter and randoms."""

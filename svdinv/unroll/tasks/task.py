@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.data.formats import WRITERS, ending
 from svdinv.unroll.display import panels
-from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.display.pictures import save_frames, save_picture
 from svdinv.unroll.imports import imported
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators.transforms import turns
@@ -440,8 +440,12 @@ class Task:
         return self.takes(name)
 
     def show(self, name: str, options: Any, path: Path) -> None:
-        """Write a picture of something built in."""
-        raise NotImplementedError
+        """Write a picture, or an animation, of something built in.
+
+        By default of the grey image or frames that `read` gives.
+        """
+        given: Any = self.read(name, options)
+        save_frames(path, given.image, seconds=self.seconds)
 
     def settings(self, options: Any) -> list[Any]:
         """Give what `svdinv evaluate` compares: several of `options`."""
