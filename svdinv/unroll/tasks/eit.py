@@ -712,20 +712,15 @@ def penalised(problem: Problem, *, name: str) -> Estimate:
 
     voltages, y = problem.note.voltages, _data(problem)
     L, one = penalties(voltages.model.mesh), np.ones(voltages.image_shape)
-    A = logarithmic(voltages)
+    whole = name == "Gauss-Newton"
+    A = logarithmic(voltages) if whole else voltages.derivative(one)
 
     def at(weight: float) -> Floats:
-        if name == "Gauss-Newton":
-            found = gauss_newton(
-                A, y, 0 * one, L, weight=weight, variation=_LITTLE,
-                noise=_deviation(problem.y, _MODEL_ERROR), iterations=8,
-            )  # fmt: skip
-            return _told(problem, found)
         found = gauss_newton(
-            voltages.derivative(one), y, 0 * one, L, weight=weight,
-            noise=_deviation(problem.y, _LINEAR_ERROR),
+            A, y, 0 * one, L, weight=weight,
+            noise=_deviation(problem.y, _MODEL_ERROR if whole else _LINEAR_ERROR),
             variation=None if name == "Tikhonov" else _LITTLE,
-            iterations=1 if name == "Tikhonov" else 5,
+            iterations={"Tikhonov": 1, "TV": 5}.get(name, 8),
         )  # fmt: skip
         return _told(problem, found)
 
