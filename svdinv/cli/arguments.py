@@ -239,23 +239,6 @@ def _flag(name: str, several: bool, task: Task) -> str:
     return "--" + ((plural if several else None) or name).replace("_", "-")
 
 
-def seed(text: str) -> int:
-    """Read a seed."""
-    return _within(text, 0, 2**63 - 1)
-
-
-def threads(text: str) -> int:
-    """Read a number of threads."""
-    return _within(text, 1, 1024)
-
-
-def _within(text: str, low: int, high: int) -> int:
-    value = _whole(text)
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"must lie in [{low}, {high}], got {text}")
-    return value
-
-
 def filled(text: str) -> str:
     """Read a name; an empty one, as of a variable that is not set, is refused."""
     if not text.strip():
@@ -283,60 +266,34 @@ def same_file(path: Path, source: str | Path) -> bool:
     return path.exists() and Path(source).exists() and path.samefile(source)
 
 
-def rate(text: str) -> float:
-    """Read a sampling rate."""
-    value = _number(text)
-    if not 0.01 <= value <= 0.99:  # a patch of 32 x 32 needs some samples
-        raise argparse.ArgumentTypeError(f"must lie in [0.01, 0.99], got {text}")
-    return value
+def _reader(
+    kind: type, fits: Callable[[Any], bool] = lambda number: True, due: str = ""
+) -> Callable[[str], Any]:
+    """Give what reads a number of a kind, and refuses those that do not fit."""
+
+    def read(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            message = f"must be {what}, got {text!r}"
+            raise argparse.ArgumentTypeError(message) from None
+        if not fits(number):
+            raise argparse.ArgumentTypeError(f"{due}, got {text}")
+        return number
+
+    return read
 
 
-def positive_number(text: str) -> float:
-    """Read a number that is positive, such as a length of time."""
-    value = _number(text)
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return value
+seed = _reader(int, lambda n: 0 <= n < 2**63, f"must lie in [0, {2**63 - 1}]")
+threads = _reader(int, lambda n: 1 <= n <= 1024, "must lie in [1, 1024]")
+natural = _reader(int, lambda n: n >= 0, "must not be negative")
+positive = _reader(int, lambda n: n >= 1, "must be at least 1")
+# A sampling rate: a patch of 32 x 32 needs some samples.
+rate = _reader(float, lambda x: 0.01 <= x <= 0.99, "must lie in [0.01, 0.99]")
+positive_number = _reader(
+    float, lambda x: 0 < x < math.inf, "must be a positive number"
+)
+not_negative = _reader(float, lambda x: 0 <= x < math.inf, "must not be negative")
 
-
-def not_negative(text: str) -> float:
-    """Read a number that is not negative."""
-    value = _number(text)
-    if not (value >= 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
-    return value
-
-
-def natural(text: str) -> int:
-    """Read a whole number, 0 or more."""
-    value = _whole(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
-    return value
-
-
-def positive(text: str) -> int:
-    """Read a whole number, 1 or more."""
-    value = _whole(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number, got {text!r}"
-        ) from None
-
-
-_READERS: dict[type, Callable[[str], Any]] = {int: _whole, float: _number, str: filled}
+_READERS = {int: _reader(int), float: _reader(float), str: filled}

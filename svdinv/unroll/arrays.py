@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -47,6 +48,7 @@ __all__ = [
     "real_dtype",
     "short_repr",
     "sizes",
+    "stacked",
     "times",
     "zero_padded",
 ]
@@ -127,6 +129,13 @@ def fitted(value: Array, x: Array, xp: Namespace) -> Array:
         return like(value, x, xp)
     dtype = _complex_dtype(x, xp)
     return value if value.dtype == dtype else xp.astype(value, dtype)
+
+
+def stacked(arrays: Sequence[Array], axes: int) -> Array:
+    """Stack arrays, with axes of length 1 in front of those that have fewer."""
+    xp = namespace(arrays[0])
+    shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in arrays]
+    return xp.stack([xp.reshape(x, s) for x, s in zip(arrays, shapes, strict=True)])
 
 
 def is_bool(x: Array) -> bool:

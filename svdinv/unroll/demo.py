@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from svdinv.unroll import pretrained
@@ -33,7 +35,7 @@ from svdinv.unroll.data import (
 )
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.tables import cells, line
-from svdinv.unroll.evaluation.evaluation import label
+from svdinv.unroll.evaluation.evaluation import applied
 from svdinv.unroll.evaluation.inference import apply
 from svdinv.unroll.evaluation.reconstruction import files, reconstruct
 from svdinv.unroll.metrics import COLOUR
@@ -43,12 +45,11 @@ from svdinv.unroll.tasks.colour import (
     Colour,
     Photographs,
     biharmonic,
-    channels_last,
     sampled,
     svt_completion,
     zero_filled,
 )
-from svdinv.unroll.tasks.task import Estimate, Given
+from svdinv.unroll.tasks.task import Given, Method
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.command import RunningMean
 from svdinv.unroll.training.config import Config, Training
@@ -134,9 +135,13 @@ def run(config: DemoConfig, network: Network) -> int:
         "photographs.\n"
     )
     table = _Table(given, truth)
-    for name, estimate in _reconstructions(given):
-        table.add(name, estimate)
-    table.add("unrolled network", apply(network, Colour(), given, ensemble=True))
+    # BLAS threads gain little on matrices of this size, and lose several times over
+    # where other work shares the cores: they spin while they wait.
+    with threadpool_limits(1, user_api="blas"):
+        table.add("samples, zero-filled", zero_filled)
+        table.add("SVT completion", svt_completion)
+        table.add("biharmonic inpainting", biharmonic)
+    table.add("unrolled network", _ensemble(network))
     table.conclude()
     _save(config, table)
     print(f"Picture: {config.output / PANEL} ({time.monotonic() - began:.0f} s)")
@@ -153,9 +158,7 @@ def run(config: DemoConfig, network: Network) -> int:
     if ours.breakdown is not None:
         return 1
     print()
-    table.add(
-        "unrolled network, trained on", apply(tuned, Colour(), given, ensemble=True)
-    )
+    table.add("unrolled network, trained on", _ensemble(tuned))
     _save(config, table)
     print(f"Picture: {config.output / PANEL}\nTime: {time.monotonic() - began:.0f} s")
     return 0
@@ -202,13 +205,12 @@ class _Table:
         self.decibels: list[float] = []
         print(line("", COLOUR, _WIDTH))
 
-    def add(self, name: str, estimate: Estimate) -> None:
-        values = Colour().judge(self.given, estimate.image)
-        full = f"{name}, {estimate.note}" if estimate.note else name
-        print(line(f"  {full}", cells(values), _WIDTH), flush=True)
-        image = channels_last(estimate.image)
-        self.entries.append(Entry(name, image, label(values)))
-        self.decibels.append(next(iter(values.values())))
+    def add(self, name: str, method: Method) -> None:
+        row, entry = applied(name, method, Colour(), self.given)
+        full = f"{name}, {row.note}" if row.note else name
+        print(line(f"  {full}", cells(row.values), _WIDTH), flush=True)
+        self.entries.append(entry)
+        self.decibels.append(next(iter(row.values.values())))
 
     def conclude(self) -> None:
         *_, completion, smooth, network = self.decibels
@@ -218,16 +220,8 @@ class _Table:
         )
 
 
-def _reconstructions(given: Problem) -> Iterator[tuple[str, Estimate]]:
-    """Reconstruct by the classical methods."""
-    from threadpoolctl import threadpool_limits
-
-    yield "samples, zero-filled", zero_filled(given)
-    # BLAS threads gain little on matrices of this size, and lose several times over
-    # where other work shares the cores: they spin while they wait.
-    with threadpool_limits(1, user_api="blas"):
-        yield "SVT completion", svt_completion(given)
-        yield "biharmonic inpainting", biharmonic(given)
+def _ensemble(network: Network) -> Method:
+    return partial(apply, network, Colour(), ensemble=True)
 
 
 def _save(config: DemoConfig, table: _Table) -> None:

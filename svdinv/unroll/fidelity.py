@@ -23,6 +23,7 @@ from svdinv.unroll.arrays import (
     like,
     namespace,
     short_repr,
+    stacked,
     times,
 )
 from svdinv.unroll.operators import Operator
@@ -228,7 +229,9 @@ class L2(DataFidelity):
     def prox(self, z: Array, y: Array, step: Any) -> Array:
         """Give ``(z + step w y) / (1 + step w)``."""
         xp = namespace(z)
-        share = times(step, self._weight(z), xp)
+        one = xp.ones_like(real(z, xp))
+        weight = one if self.weight is None else one * self._own(z)
+        share = times(step, weight, xp)
         share = share / (1 + share)
         return z + times(share, y - z, xp)
 
@@ -256,13 +259,8 @@ class L2(DataFidelity):
         xp = namespace(z)
         # The derivative by sigma sees the difference, where A^H does not hide it.
         moved = dual + times(sigma, A.measured(z - y), xp)
-        return times(1 / (1 + self._over(sigma, z)), moved, xp)
-
-    def _weight(self, z: Array) -> Array:
-        """Give the weight as a real array of the framework of `z`."""
-        xp = namespace(z)
-        one = xp.ones_like(real(z, xp))
-        return one if self.weight is None else one * self._own(z)
+        over = sigma if self.weight is None else sigma / self._own(z)
+        return times(1 / (1 + over), moved, xp)
 
     def _own(self, z: Array) -> Any:
         if not hasattr(self.weight, "dtype"):
@@ -272,9 +270,6 @@ class L2(DataFidelity):
 
     def _weighted(self, z: Array) -> Array:
         return z if self.weight is None else times(self._own(z), z, namespace(z))
-
-    def _over(self, sigma: Any, z: Array) -> Any:
-        return sigma if self.weight is None else sigma / self._own(z)
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,7 +366,4 @@ def _stack(every: Sequence[Any], name: str, data: Array) -> Any:
         for x, e in zip(arrays, every, strict=True)
     ):
         return None
-    xp, axes = namespace(arrays[0]), len(data.shape)
-    shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in arrays]
-    whole = [xp.reshape(x, s) for x, s in zip(arrays, shapes, strict=True)]
-    return xp.stack(whole)
+    return stacked(arrays, len(data.shape))

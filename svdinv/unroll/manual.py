@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.core.operation import Operation
 from svdinv.unroll.arrays import (
     Array,
@@ -325,39 +325,29 @@ class _Recorded(Operator):
         self.tight, self.unitary = operator.tight, operator.unitary
 
     def forward(self, x: Array) -> Array:
-        return backend(x).call(_Applied(self.operator), x)[0]
+        A = self.operator
+        return backend(x).call(_Applied(A.forward, A.adjoint), x)[0]
 
     def adjoint(self, y: Array) -> Array:
-        return backend(y).call(_Applied(self.operator.H), y)[0]
-
-    def consistent(self, x: Array, y: Array) -> Array:
-        return x - self.adjoint(self.forward(x) - y)
+        A = self.operator
+        return backend(y).call(_Applied(A.adjoint, A.forward), y)[0]
 
     def measured(self, y: Array) -> Array:
         # A projection is its own adjoint.
-        return backend(y).call(_Applied(_Projection(self.operator)), y)[0]
-
-
-class _Projection(Operator):
-    def __init__(self, operator: Operator) -> None:
-        self.operator = operator
-
-    def forward(self, x: Array) -> Array:
-        return self.operator.measured(x)
-
-    def adjoint(self, y: Array) -> Array:
-        return self.operator.measured(y)
+        A = self.operator
+        return backend(y).call(_Applied(A.measured, A.measured), y)[0]
 
 
 @dataclass(frozen=True, eq=False)
 class _Applied(Operation):
     """x -> A x."""
 
-    operator: Operator
+    forward: Callable[[Array], Array]
+    adjoint: Callable[[Array], Array]
     saves_inputs = False
 
     def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
-        return (self.operator.forward(x[0]),)
+        return (self.forward(x[0]),)
 
     def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
         return call(self, dx[0])
@@ -365,7 +355,7 @@ class _Applied(Operation):
     def cotangent(
         self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
     ) -> tuple[Any, ...]:
-        return call(_Applied(self.operator.H), g[0])
+        return call(_Applied(self.adjoint, self.forward), g[0])
 
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
@@ -383,10 +373,8 @@ def _counted(first: int, last: int, progress: bool) -> Iterator[int]:
     if not progress:
         yield from counted
         return
-    try:
+    with needing("tqdm", "unroll"):
         from tqdm import tqdm
-    except ImportError as error:
-        raise explain_missing("tqdm", "unroll") from error
     yield from tqdm(counted, initial=first - 1, total=last, desc="fit", unit="step")
 
 

@@ -155,16 +155,21 @@ def ssim(
     total, count = 0.0, 0
     for first in range(0, windows, step):
         rows = slice(first, min(first + step, windows) + 2 * _RADIUS)
-        index = _similarity(a[rows], b[rows], top)
+        index = similarity(a[rows], b[rows], top, _window_mean)
         total, count = total + float(index.sum()), count + index.size
     return total / count
 
 
-def _similarity(a: NDArray[Any], b: NDArray[Any], top: float) -> NDArray[Any]:
-    mean_a, mean_b = _window_mean(a), _window_mean(b)
-    var_a = _window_mean(a * a) - mean_a**2
-    var_b = _window_mean(b * b) - mean_b**2
-    covariance = _window_mean(a * b) - mean_a * mean_b
+def similarity(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    top: float,
+    mean: Callable[[NDArray[Any]], NDArray[Any]],
+) -> NDArray[Any]:
+    """Give the index of `ssim` at each pixel, by whatever local mean."""
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
+    covariance = mean(a * b) - mean_a * mean_b
     c1, c2 = (_K1 * top) ** 2, (_K2 * top) ** 2
     return ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
         (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)

@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 
-try:
+with needing("torch", "torch"):
     import torch
-except ImportError as error:
-    raise explain_missing("torch", "torch") from error
 
 import numpy as np
 from torch import Tensor, nn

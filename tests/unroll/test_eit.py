@@ -131,6 +131,13 @@ def test_dbar_finds_things_where_they_are():
     assert (task.baselines()["D-bar"](useless).image == 0.5).all()
 
 
+def test_a_phantom_is_shown_as_it_is_read(tmp_path):
+    path, options = tmp_path / "a.png", EitOptions(size=16)
+    Eit().show("tank-1", options, path)
+    shown = np.asarray(Image.open(path)) / 255
+    assert np.abs(shown - Eit().read("tank-1", options).image[0]).max() < 0.01
+
+
 def test_missing_electrodes_measure_nothing():
     made = problem(replace(SMALL, missing=2))
     zero = (made.y == 0).sum()

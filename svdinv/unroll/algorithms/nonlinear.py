@@ -10,15 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.numpy import svd_lowrank
 from svdinv.unroll.operators import Operator
 
-try:
+with needing("scipy", "mri"):
     from scipy.sparse import csc_array, diags_array
     from scipy.sparse.linalg import splu
-except ImportError as error:
-    raise explain_missing("scipy", "mri") from error
 
 __all__ = ["TruncatedSVD", "gauss_newton", "truncated_svd"]
 

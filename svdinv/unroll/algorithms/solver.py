@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.algorithms.iterations import (
     FISTA,
     PDHG,
@@ -156,7 +156,9 @@ def solve(
     _check_options(iterations, rtol, x0, state)
     _check_data(problem)
     algorithm, prox = (algorithm or _usual_algorithm(problem, prior)).bind(prior)
-    like = problem.adjoint() if problem.A.linear else _started(problem, x0)
+    if x0 is None and not problem.A.linear:
+        raise ValueError(f"x0 must be given where A is not linear: {problem.A!r}")
+    like = problem.adjoint() if problem.A.linear else x0
     _check_shapes(problem, like, x0)
     present = _first_state(algorithm, problem, like, x0, state)
     p = _parameters(algorithm, problem, like, prior, parameters)
@@ -226,13 +228,6 @@ def _usual_algorithm(problem: Problem, prior: Any) -> Algorithm:
     if isinstance(prior, TotalVariation) or steep:
         return PDHG()
     return GradientDescent() if hasattr(prior, "gradient") else FISTA(restart=True)
-
-
-def _started(problem: Problem, x0: Array | None) -> Array:
-    """Give the first image of an operator that is not linear."""
-    if x0 is None:
-        raise ValueError(f"x0 must be given where A is not linear: {problem.A!r}")
-    return x0
 
 
 def _first_state(
@@ -331,10 +326,8 @@ def _bar(total: int, shown: bool) -> Iterator[Callable[[list[float]], None]]:
     if not shown:
         yield lambda history: None
         return
-    try:
+    with needing("tqdm", "unroll"):
         from tqdm import tqdm
-    except ImportError as error:
-        raise explain_missing("tqdm", "unroll") from error
     with tqdm(total=total, unit="it") as bar:
 
         def advance(history: list[float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
+from svdinv.unroll.files import replacing
 
 # Names of the two parts of complex numbers in files that have no type for them.
 _PARTS = ({"r", "i"}, {"re", "im"}, {"real", "imag"})
@@ -81,12 +83,35 @@ def fingerprint(files: Iterable[Path]) -> str:
 @contextlib.contextmanager
 def open_hdf5(path: str | Path, expected: str) -> Iterator[Any]:
     """Open an HDF5 file to read, with errors that name it."""
-    try:
+    with needing("h5py", "mri"):
         import h5py
-    except ModuleNotFoundError as error:
-        raise explain_missing("h5py", "mri") from error
     with naming(path, expected), h5py.File(path, "r") as file:
         yield file
+
+
+@contextlib.contextmanager
+def writing_hdf5(path: str | Path) -> Iterator[Any]:
+    """Open an HDF5 file to write; it is complete or not there at all."""
+    with needing("h5py", "mri"):
+        import h5py
+    # In memory: HDF5 does not survive that a file cannot be written to the end.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    with replacing(path) as stream:
+        stream.write(content.getbuffer())
+
+
+def matlab_names(path: str | Path) -> set[str]:
+    """Name the variables of a file of MATLAB; none of what cannot be read as such."""
+    if Path(path).suffix.lower() != ".mat" or not Path(path).is_file():
+        return set()
+    try:
+        from scipy.io import whosmat
+
+        return {name for name, *_ in whosmat(path)}
+    except Exception:  # damaged, or of another version: it has other readers
+        return set()
 
 
 def is_numeric(dtype: np.dtype[Any]) -> bool:

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 
 __all__ = ["estimate_maps"]
 
@@ -98,10 +98,8 @@ def estimate_maps(
     with warnings.catch_warnings():
         # Importing SigPy imports CuPy, if there is one, which may warn of CUDA.
         warnings.simplefilter("ignore")
-        try:
+        with needing("sigpy", "mri"):
             from sigpy.mri.app import EspiritCalib
-        except ModuleNotFoundError as error:
-            raise explain_missing("sigpy", "mri") from error
         maps = EspiritCalib(
             centre / scale,
             calib_width=calibration,

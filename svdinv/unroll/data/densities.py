@@ -1,7 +1,6 @@
 """Phantoms of tomography: densities in [0, 1], drawn by a seed or known by name.
 
-Pixels hold the mean of the shapes over their area, sampled on a finer grid, and those
-made of ellipses have line integrals in closed form.
+Pixels hold the mean of the shapes over their area, sampled on a finer grid.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ __all__ = [
     "Ellipse",
     "density",
     "drawn",
-    "line_integrals",
     "random_ellipses",
     "random_shapes",
     "textured",
@@ -150,42 +148,6 @@ def drawn(shapes: Sequence[Ellipse], size: int) -> Image:
         inside = np.maximum(abs(u), abs(v)) < 1 if shape.rectangle else u**2 + v**2 < 1
         image[window] += np.float32(shape.density) * inside
     return _coarser(image).clip(0, 1)
-
-
-def line_integrals(
-    ellipses: Sequence[Ellipse], s: NDArray[np.floating], degrees: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """Give the line integrals of ellipses in closed form.
-
-    Parameters
-    ----------
-    ellipses : sequence of Ellipse
-        None of them a rectangle.
-    s, degrees : ndarray
-        The lines ``x cos t + y sin t = s``; the shapes broadcast.
-
-    Returns
-    -------
-    ndarray of float64
-        In units of half the side of the image; of shapes that `drawn` clips, those
-        before it does.
-
-    Raises
-    ------
-    ValueError
-        If one is a rectangle.
-    """
-    t = np.radians(degrees)
-    total = np.zeros(np.broadcast_shapes(np.shape(s), np.shape(degrees)))
-    for e in ellipses:
-        if e.rectangle:
-            raise ValueError("ellipses must hold no rectangle")
-        turned = t - math.radians(e.degrees)
-        width = (e.a * np.cos(turned)) ** 2 + (e.b * np.sin(turned)) ** 2
-        off = s - e.x * np.cos(t) - e.y * np.sin(t)
-        half = np.sqrt(np.maximum(width - off**2, 0))
-        total += 2 * e.density * e.a * e.b * half / width
-    return total
 
 
 def random_ellipses(size: int, rng: np.random.Generator) -> Image:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.data._files import FileError, naming, to_complex
 from svdinv.unroll.data.scans import Geometry, Scan, chosen
 
@@ -84,10 +84,8 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     ImportError
         If pydicom is missing.
     """
-    try:
+    with needing("pydicom", "mri"):
         import pydicom
-    except ModuleNotFoundError as error:
-        raise explain_missing("pydicom", "mri") from error
 
     path = Path(path)
     files = [path]

@@ -139,8 +139,7 @@ def cropped_series(
 
     T, *grid = series.shape
     taken = int(rng.integers(T)) + int(rng.integers(1, 3)) * np.arange(frames)
-    taken %= 2 * T - 2
-    part = series[np.where(taken < T, taken, 2 * T - 2 - taken)]
+    part = series[_mirrored(taken, T)]
     # The heart is usually near the middle.
     centre = [(n - 1) / 2 + rng.normal() * n / 8 for n in grid]
     if rng.random() < 0.5:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
-from svdinv.unroll.data._files import FileError, naming
+from svdinv._missing import needing
+from svdinv.unroll.data._files import FileError, matlab_names, naming
 
 __all__ = ["HTC", "holds_htc", "read_htc"]
 
@@ -57,14 +57,7 @@ def holds_htc(path: str | Path) -> bool:
     bool
         False for files that cannot be read.
     """
-    if Path(path).suffix.lower() != ".mat" or not Path(path).is_file():
-        return False
-    try:
-        from scipy.io import whosmat
-
-        return any(name in _STRUCTS for name, *_ in whosmat(path))
-    except Exception:  # damaged, or of another version: it has other readers
-        return False
+    return not matlab_names(path).isdisjoint(_STRUCTS)
 
 
 def read_htc(path: str | Path) -> HTC:
@@ -87,10 +80,8 @@ def read_htc(path: str | Path) -> HTC:
     ImportError
         If SciPy is missing.
     """
-    try:
+    with needing("scipy", "train"):
         from scipy.io import loadmat
-    except ModuleNotFoundError as error:
-        raise explain_missing("scipy", "train") from error
     with naming(path, "a sinogram of the Helsinki challenge"):
         held: Any = loadmat(path, simplify_cells=True, variable_names=_STRUCTS)
         data = next(held[name] for name in _STRUCTS if name in held)

@@ -6,7 +6,6 @@ datasets; as attributes ``kind``, the task, and optionally ``name`` and ``settin
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv import __version__
-from svdinv._missing import explain_missing
-from svdinv.unroll.data._files import FileError, is_numeric, to_complex
+from svdinv.unroll.data._files import (
+    FileError,
+    is_numeric,
+    to_complex,
+    writing_hdf5,
+)
 from svdinv.unroll.data.series import read_series
-from svdinv.unroll.files import replacing
 
 __all__ = ["Datasets", "as_mask", "read_mask", "text", "write_measurement"]
 
@@ -61,24 +63,15 @@ def write_measurement(
     OSError
         If the file cannot be written.
     """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise explain_missing("h5py", "mri") from error
-
     given = dict(options or {})
     taken = [name for name in given if name in _OWN]
     if taken:
         raise ValueError(f"options must not be called {taken[0]!r}: that name is taken")
     own = (kind, name, setting, __version__)
-    # In memory: HDF5 does not survive that a file cannot be written to the end.
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
+    with writing_hdf5(path) as file:
         file.attrs.update(given | dict(zip(_OWN, own, strict=True)))
         for dataset, array in arrays.items():
             file.create_dataset(dataset, data=array, compression="gzip", shuffle=True)
-    with replacing(path) as stream:
-        stream.write(content.getbuffer())
 
 
 def as_mask(values: Arrays, what: str) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.data._files import FileError, is_numeric, naming, to_complex
 from svdinv.unroll.data.scans import Geometry, Scan, chosen
 from svdinv.unroll.files import replacing
@@ -137,8 +137,6 @@ def _shape(path: str | Path, image: Any, time_axis: int | None) -> tuple[int, ..
 
 
 def _nibabel() -> Any:
-    try:
+    with needing("nibabel", "mri"):
         import nibabel
-    except ModuleNotFoundError as error:
-        raise explain_missing("nibabel", "mri") from error
     return nibabel

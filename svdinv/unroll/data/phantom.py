@@ -167,7 +167,9 @@ def heart(
     breath = breathing * np.sin(np.pi * cycle) ** 4
     x, y = _grid(height, width)
     tissue_x, tissue_y = body.tissue_at(x, y, _frames(squeeze), _frames(breath))
-    signal = _first_pass(times) if perfusion else _steady(frames)
+    level = np.ones((frames, 1, 1), dtype=np.float32)
+    steady = {name: value * level for name, value in _CINE.items()}
+    signal = _first_pass(times) if perfusion else steady
     for name in _CINE:  # scanners and people differ
         factor = np.float32(levels.uniform(0.85, 1.15))
         for tissue in (name, "defect") if name == "myocardium" else (name,):
@@ -550,11 +552,6 @@ def _paint_abdomen(
     canvas.paint(signal["right"], cava)
     gullet = _Form(disc[0] + 0.03, disc[1] - 0.15, (0.04, 0.025))
     canvas.paint(signal["muscle"], gullet)
-
-
-def _steady(frames: int) -> dict[str, Array]:
-    level = np.ones((frames, 1, 1), dtype=np.float32)
-    return {name: value * level for name, value in _CINE.items()}
 
 
 def _first_pass(times: Array) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.data._files import check_regular
 
 __all__ = [
@@ -63,11 +63,9 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
         If the file is missing, is not a picture, holds numbers without a known range
         (32 bits), or is smaller than 32x32 pixels.
     """
-    try:
+    with needing("PIL", "demo"):
         from PIL import Image as pillow
         from PIL import ImageOps
-    except ModuleNotFoundError as error:
-        raise explain_missing("PIL", "demo") from error
 
     try:
         check_regular(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.data._files import (
     FileError,
     is_numeric,
     naming,
     open_hdf5,
     to_complex,
+    writing_hdf5,
 )
 from svdinv.unroll.files import replacing
 
@@ -118,16 +118,8 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
     if suffix not in (".npy", ".npz", *HDF5_SUFFIXES):
         raise ValueError(f"{path} must end in .npy, .npz or .h5")
     if suffix in HDF5_SUFFIXES:
-        try:
-            import h5py
-        except ModuleNotFoundError as error:
-            raise explain_missing("h5py", "mri") from error
-        # In memory: HDF5 does not survive that a file cannot be written to the end.
-        content = io.BytesIO()
-        with h5py.File(content, "w") as hdf5:
+        with writing_hdf5(path) as hdf5:
             hdf5[key] = array
-        with replacing(path) as file:
-            file.write(content.getbuffer())
         return
     with replacing(path) as file:
         if suffix == ".npy":
@@ -177,10 +169,8 @@ _read_header = np.lib.format.read_array_header_2_0
 
 
 def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    try:
+    with needing("scipy", "mri"):
         import scipy.io
-    except ModuleNotFoundError as error:
-        raise explain_missing("scipy", "mri") from error
     with naming(path, "a MATLAB file"):
         with path.open("rb") as file:
             start = file.read(520)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
+from svdinv.unroll.metrics import similarity
 from svdinv.unroll.operators.impedance import Impedance, Mesh
 
 __all__ = [
@@ -236,21 +237,14 @@ def _similarity(a: NDArray[Any], b: NDArray[Any]) -> float:
     def mean(x: Floats) -> Floats:
         return gaussian_filter(x, 80, truncate=2, mode="constant") / inside
 
-    a, b = a.astype(float), b.astype(float)
     inside: Any = 1.0
-    inside = mean(np.ones_like(a))
-    ma, mb = mean(a), mean(b)
-    va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
-    c1, c2 = 1e-4, 9e-4
-    top = (2 * ma * mb + c1) * (2 * cov + c2)
-    return float(np.mean(top / ((ma**2 + mb**2 + c1) * (va + vb + c2))))
+    inside = mean(np.ones(a.shape))
+    return float(np.mean(similarity(a.astype(float), b.astype(float), 1.0, mean)))
 
 
 def _read(path: Path, *names: str) -> dict[str, Any]:
-    try:
+    with needing("scipy", "mri"):
         from scipy.io import loadmat
-    except ImportError as error:
-        raise explain_missing("scipy", "mri") from error
     content = BytesIO(path.read_bytes())
     try:
         found = loadmat(content, variable_names=names)

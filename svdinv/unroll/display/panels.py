@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.data import Image
 from svdinv.unroll.display.pictures import new_figure, save_animation
 from svdinv.unroll.files import replacing
@@ -180,11 +180,9 @@ def save_series_animation(
     `seconds` is the time of a frame. Raises ImportError without Pillow, and OSError if
     the file cannot be written.
     """
-    try:
+    with needing("PIL", "train"):
         from PIL import Image as pillow
         from PIL import ImageDraw, ImageFont
-    except ModuleNotFoundError as error:
-        raise explain_missing("PIL", "train") from error
 
     columns = [*_known(truth), *entries]
     magnitudes = [np.abs(entry.image) for entry in columns]

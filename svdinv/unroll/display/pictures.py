@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.files import replacing, replacing_all
 
-__all__ = ["contact_sheet", "new_figure", "save_animation", "save_picture"]
+__all__ = [
+    "contact_sheet",
+    "new_figure",
+    "save_animation",
+    "save_frames",
+    "save_picture",
+]
 
 _GAP = 2  # pixels between the frames of a sheet
 
@@ -67,13 +73,19 @@ def contact_sheet(frames: NDArray[Any]) -> NDArray[np.float32]:
     return sheet
 
 
+def save_frames(path: Path, frames: NDArray[Any], *, seconds: float) -> None:
+    """Write grey frames as a GIF, where the name ends so, or else as one sheet."""
+    if path.suffix.lower() == ".gif":
+        save_animation(path, frames, seconds=seconds)
+    else:
+        save_picture(path, contact_sheet(frames))
+
+
 def new_figure(size: tuple[float, float], **options: Any) -> Any:
     """Make a white figure of Matplotlib, in inches: no window, no global state."""
-    try:
+    with needing("matplotlib", "train"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise explain_missing("matplotlib", "train") from error
 
     figure = Figure(figsize=size, facecolor="white", **options)
     FigureCanvasAgg(figure)
@@ -96,10 +108,8 @@ def _save_mp4(path: Path, pictures: list[Any], seconds: float) -> None:
 
 
 def _pictures(images: Iterable[NDArray[Any]]) -> list[Any]:
-    try:
+    with needing("PIL", "train"):
         from PIL import Image as pillow
-    except ModuleNotFoundError as error:
-        raise explain_missing("PIL", "train") from error
     return [
         pillow.fromarray(np.uint8(np.rint(255 * np.clip(image, 0, 1))))
         for image in images

@@ -135,17 +135,13 @@ def apply(
     Estimate
         The image, finished as the task wants it.
     """
-    views = task.views(problem) if ensemble else [(problem, _unchanged)]
+    views = task.views(problem) if ensemble else [(problem, np.asarray)]
     total: Any = 0
     count = 0
     for view, undone in views:  # one at a time: they are as large as the image
         total = total + undone(_tiled(network, task, view, device, on_part))
         count += 1
     return Estimate(task.finished(np.ascontiguousarray(total / count)))
-
-
-def _unchanged(image: Arrays) -> Arrays:
-    return image
 
 
 def start(network: Network, device: str = "cpu") -> dict[str, Method]:

@@ -182,19 +182,13 @@ class Part:
 
     def __init__(self, layers: Layers, label: str) -> None:
         self._layers, self._label = layers, label
-        self.index = layers.index
+        self.index, self.svt = layers.index, layers.svt
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layers, self._label + name)
 
-    def svt(
-        self, matrices: Array, fraction: Array, scale: Array | None = None
-    ) -> Array:
-        """Soft-threshold singular values, as `Layers.svt`."""
-        return self._layers.svt(matrices, fraction, scale)
-
     def doubled(self, maps: Array) -> Array:
-        """Double the size of maps, as `Layers.doubled`."""
+        """Double the size of maps, as `Layers.doubled`, which not all layers have."""
         return self._layers.doubled(maps)
 
 

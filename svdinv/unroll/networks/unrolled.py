@@ -338,13 +338,10 @@ def _soft(z: Array, c: Array) -> Array:
     """Soft threshold at exp(c) times the root mean square of each image, (B, ...)."""
     xp = namespace(z)
     square = real(conj(z, xp) * z, xp)
-    tau = xp.exp(c) * root(xp.mean(square, axis=_inside(z), keepdims=True), xp)
+    inside = tuple(range(1, len(z.shape)))
+    tau = xp.exp(c) * root(xp.mean(square, axis=inside, keepdims=True), xp)
     size = root(square, xp)
     kept = size > tau
     inverse = safe_divide(xp.ones_like(size), size, kept, xp)
     gain = xp.where(kept, 1 - tau * inverse, xp.zeros_like(size))
     return times(gain, z, xp)
-
-
-def _inside(z: Array) -> tuple[int, ...]:
-    return tuple(range(1, len(z.shape)))

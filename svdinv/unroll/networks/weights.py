@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.files import replacing
 from svdinv.unroll.networks.recipe import (
     Convolutions,
@@ -282,7 +282,5 @@ def _check_numbers(weights: Weights) -> None:
 
 
 def _safetensors(module: str = "safetensors.numpy") -> Any:
-    try:
+    with needing("safetensors", "unroll"):
         return import_module(module)
-    except ImportError as error:
-        raise explain_missing("safetensors", "unroll") from error

@@ -25,6 +25,7 @@ from svdinv.unroll.arrays import (
     is_complex,
     namespace,
     sizes,
+    stacked,
     zero_padded,
 )
 from svdinv.unroll.operators.linear import Operator
@@ -50,6 +51,8 @@ class Sampling(Operator):
     """
 
     tight = True
+    keeps_size = True
+    arrays = ("mask",)
 
     def __init__(self, mask: Array) -> None:
         if not is_bool(mask):
@@ -78,22 +81,10 @@ class Sampling(Operator):
         """Set what is not sampled to 0."""
         return self.forward(y)
 
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Convert the mask."""
-        return Sampling(convert(self.mask))
-
-    def data_length(self, axis: int) -> int | None:
-        """Give None: it is that of the image."""
-        return None
-
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         """Stack the masks, each with all axes of the data."""
         every = _of_one_class(self, others)
-        return Sampling(_stack([each.mask for each in every], len(data.shape)))
-
-    def extra_repr(self) -> str:
-        """Give the shape of the mask."""
-        return f"mask {tuple(self.mask.shape)}"
+        return Sampling(stacked([each.mask for each in every], len(data.shape)))
 
     def _mask(self, x: Array, xp: Namespace) -> Array:
         _check_broadcast("mask", self.mask.shape, x.shape)
@@ -113,6 +104,8 @@ class Coils(Operator):
     ValueError
         If `maps` has fewer than three axes.
     """
+
+    arrays = ("maps",)
 
     def __init__(self, maps: Array) -> None:
         if len(maps.shape) < 3:
@@ -136,14 +129,6 @@ class Coils(Operator):
         """Give that of the coils, or None: it is that of the image."""
         return int(self.maps.shape[-3]) if axis == -3 else None
 
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Convert the maps."""
-        return Coils(convert(self.maps))
-
-    def extra_repr(self) -> str:
-        """Give the shape of the maps."""
-        return f"maps {tuple(self.maps.shape)}"
-
 
 class MRI(Operator):
     """Undersampled Cartesian magnetic resonance imaging.
@@ -166,6 +151,8 @@ class MRI(Operator):
     ValueError
         If the shapes of `mask` and `maps` do not go together.
     """
+
+    arrays = ("mask", "maps")
 
     def __init__(self, mask: Array, maps: Array | None = None) -> None:
         self.mask, self.maps = mask, maps
@@ -194,11 +181,6 @@ class MRI(Operator):
         """Set what is not sampled to 0."""
         return self._chain.measured(y)
 
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Convert mask and maps."""
-        maps = None if self.maps is None else convert(self.maps)
-        return MRI(convert(self.mask), maps)
-
     def data_length(self, axis: int) -> int | None:
         """Give that of the coils, or None: it is that of the image."""
         if self.maps is not None and axis == -3:
@@ -209,18 +191,13 @@ class MRI(Operator):
         """Stack the masks, (B, T, H, W), and the maps, (B, 1, C, H, W)."""
         every = _of_one_class(self, others)
         axes = len(data.shape)
-        mask = _stack([each.mask for each in every], axes - (self.maps is not None))
+        mask = stacked([each.mask for each in every], axes - (self.maps is not None))
         maps = [each.maps for each in every]
         if any((m is None) != (maps[0] is None) for m in maps):
             raise ValueError("of a batch, all have coil maps or none has")
         if maps[0] is None:
             return MRI(mask)
-        return MRI(mask, _stack(maps, axes))
-
-    def extra_repr(self) -> str:
-        """Give the shapes of the mask and the maps."""
-        maps = "" if self.maps is None else f", maps {tuple(self.maps.shape)}"
-        return f"mask {tuple(self.mask.shape)}{maps}"
+        return MRI(mask, stacked(maps, axes))
 
 
 class Blur(Operator):
@@ -238,6 +215,9 @@ class Blur(Operator):
         If `kernel` has fewer than two axes.
     """
 
+    keeps_size = True
+    arrays = ("kernel",)
+
     def __init__(self, kernel: Array) -> None:
         if len(kernel.shape) < 2:
             raise ValueError(f"kernel must be (..., h, w), got {tuple(kernel.shape)}")
@@ -250,18 +230,6 @@ class Blur(Operator):
     def adjoint(self, y: Array) -> Array:
         """Correlate with the kernel."""
         return self._filter(y, adjoint=True)
-
-    def data_length(self, axis: int) -> int | None:
-        """Give None: it is that of the image."""
-        return None
-
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Convert the kernel."""
-        return Blur(convert(self.kernel))
-
-    def extra_repr(self) -> str:
-        """Give the shape of the kernel."""
-        return f"kernel {tuple(self.kernel.shape)}"
 
     def _filter(self, x: Array, *, adjoint: bool) -> Array:
         xp, axes = namespace(x), (-2, -1)
@@ -414,13 +382,6 @@ def _of_one_class(first: Operator, others: Sequence[Any]) -> list[Any]:
         kinds = ", ".join(sorted({type(each).__name__ for each in every}))
         raise ValueError(f"operators of a batch must be of one class, got {kinds}")
     return every
-
-
-def _stack(arrays: Sequence[Array], axes: int) -> Array:
-    """Stack arrays, with axes of length 1 in front of those that have fewer."""
-    xp = namespace(arrays[0])
-    shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in arrays]
-    return xp.stack([xp.reshape(x, s) for x, s in zip(arrays, shapes, strict=True)])
 
 
 def _product(weight: Array, x: Array, xp: Namespace) -> Array:

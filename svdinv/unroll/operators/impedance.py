@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.operators.wrapped import WrappedNonlinear
 
-try:
+with needing("scipy", "mri"):
     from scipy.sparse import csc_array, csr_array
     from scipy.sparse.linalg import splu
     from scipy.spatial import Delaunay
-except ImportError as error:
-    raise explain_missing("scipy", "mri") from error
 
 __all__ = ["Impedance", "Mesh", "adjacent", "disc", "neighbours"]
 

@@ -44,11 +44,18 @@ class Operator:
         ``x - A^H(A x - y)`` is the image nearest to x that explains y.
     unitary : bool
         Whether ``A^H`` is the inverse of A.
+    keeps_size : bool
+        Whether the data have the size of the image.
+    arrays : tuple of str
+        Names of the arguments of the class, if they are arrays or None, and kept under
+        these names.
     """
 
     linear = True
     tight = False
     unitary = False
+    keeps_size = False
+    arrays: tuple[str, ...] = ()
 
     # A NumPy number on the left then leaves the multiplication to __rmul__.
     __array_ufunc__ = None
@@ -108,7 +115,11 @@ class Operator:
         Operator
             A new one; this one, where it holds no arrays that it tells of.
         """
-        return self
+        if not self.arrays:
+            return self
+        held = (getattr(self, name) for name in self.arrays)
+        made: Any = type(self)
+        return made(*(None if x is None else convert(x) for x in held))
 
     def data_length(self, axis: int) -> int | None:
         """Give the length of an axis of the data, as `Stack` has to know it.
@@ -123,6 +134,8 @@ class Operator:
         int or None
             None where it is that of the image.
         """
+        if self.keeps_size:
+            return None
         raise NotImplementedError
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
@@ -233,8 +246,10 @@ class Operator:
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        """Describe the parameters, for ``repr``."""
-        return ""
+        """Describe the parameters, for ``repr``: by default the shapes of arrays."""
+        held = {name: getattr(self, name) for name in self.arrays}
+        shapes = {name: tuple(x.shape) for name, x in held.items() if x is not None}
+        return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
 
 
 class Identity(Operator):
@@ -242,10 +257,7 @@ class Identity(Operator):
 
     tight = True
     unitary = True
-
-    def data_length(self, axis: int) -> int | None:
-        """Give None: it is that of the image."""
-        return None
+    keeps_size = True
 
     def forward(self, x: Array) -> Array:
         """Give `x`."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.arrays import Array
 from svdinv.unroll.operators.wrapped import Wrapped
 
@@ -80,6 +80,8 @@ class _Views:
 
 class _Beam(Wrapped):
     """What both geometries share; they say where the rays run."""
+
+    _period = 180.0  # degrees, after which views are the same
 
     def __init__(
         self,
@@ -172,7 +174,8 @@ class _Beam(Wrapped):
             raise ValueError(f"window must be one of {list(_WINDOWS)}, got {window!r}")
         spacing = self.spacing / self.magnification
         response = _ramp(self.detectors, spacing, window)
-        before, after = self._ray_weights(), self._view_weights()[:, None]
+        before, (arcs, *_) = self._ray_weights(), _arcs(self.angles, self._period)
+        after = arcs[:, None]  # the weights of views, after they are filtered
 
         def invert(y: NDArray[Any]) -> NDArray[Any]:
             filtered = after * _filtered(before * y, response)
@@ -206,10 +209,6 @@ class _Beam(Wrapped):
 
     def _ray_weights(self) -> NDArray[Any]:
         """Weights of line integrals before they are filtered."""
-        raise NotImplementedError
-
-    def _view_weights(self) -> NDArray[Any]:
-        """Weights of views after they are filtered, (views,)."""
         raise NotImplementedError
 
     def _block(self, shape: tuple[int, int], k: int) -> Any:
@@ -346,9 +345,6 @@ class ParallelBeam(_Beam):
     def _ray_weights(self) -> NDArray[Any]:
         return np.ones((1, 1))
 
-    def _view_weights(self) -> NDArray[Any]:
-        return _arcs(self.angles, 180.0)[0]
-
 
 class FanBeam(_Beam):
     """Line integrals along rays from a point to a flat detector.
@@ -385,6 +381,8 @@ class FanBeam(_Beam):
     >>> A.filtered_back_projection(A(np.ones((16, 16)))).shape
     (16, 16)
     """
+
+    _period = 360.0
 
     def __init__(
         self,
@@ -439,16 +437,11 @@ class FanBeam(_Beam):
         fan = np.arctan(-self._where / self.distance)
         return cosine * _redundancy(self.angles, fan)
 
-    def _view_weights(self) -> NDArray[Any]:
-        return _arcs(self.angles, 360.0)[0]
-
 
 def _scipy() -> Any:
     """Give SciPy's sparse matrices, imported when they are needed."""
-    try:
+    with needing("scipy", "train"):
         import scipy.sparse
-    except ModuleNotFoundError as error:
-        raise explain_missing("scipy", "train") from error
     return scipy.sparse
 
 

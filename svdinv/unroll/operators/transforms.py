@@ -28,10 +28,7 @@ class Fourier(Operator):
 
     tight = True
     unitary = True
-
-    def data_length(self, axis: int) -> int | None:
-        """Give None: it is that of the image."""
-        return None
+    keeps_size = True
 
     def forward(self, x: Array) -> Array:
         """From an image to its k-space."""
@@ -61,15 +58,12 @@ class TemporalFourier(Operator):
 
     tight = True
     unitary = True
+    keeps_size = True
 
     def __init__(self, axis: int = -3) -> None:
         if axis >= 0:
             raise ValueError(f"axis must be negative, got {axis}")
         self.axis = axis
-
-    def data_length(self, axis: int) -> int | None:
-        """Give None: it is that of the image."""
-        return None
 
     def forward(self, x: Array) -> Array:
         """From a series to its temporal spectrum, which is complex."""

@@ -33,7 +33,35 @@ Function = Callable[[Any], Any]
 _COMPLEX = "an operator's function gives complex data of real images"
 
 
-class Wrapped(Operator):
+class _OfFunctions(Operator):
+    """What is made of functions, for one image at a time: they and its shapes."""
+
+    def __init__(
+        self,
+        functions: dict[str, Any],
+        image_shape: Sequence[int],
+        data_shape: Sequence[int],
+    ) -> None:
+        for name, function in functions.items():
+            if not callable(function):
+                raise TypeError(f"{name} must be a function, got {function!r}")
+        self.image_shape = tuple(int(n) for n in image_shape)
+        self.data_shape = tuple(int(n) for n in data_shape)
+        if not (self.image_shape and self.data_shape):
+            raise ValueError("image_shape and data_shape must have at least one axis")
+
+    def data_length(self, axis: int) -> int | None:
+        """As `data_shape` tells."""
+        if -axis > len(self.data_shape):
+            raise NotImplementedError
+        return self.data_shape[axis]
+
+    def extra_repr(self) -> str:
+        """Give the shapes."""
+        return f"image_shape={self.image_shape}, data_shape={self.data_shape}"
+
+
+class Wrapped(_OfFunctions):
     """A linear operator made of two functions, A and its adjoint.
 
     Parameters
@@ -77,15 +105,10 @@ class Wrapped(Operator):
         *,
         arrays: Literal["numpy", "own"] = "numpy",
     ) -> None:
-        for name, function in (("forward", forward), ("adjoint", adjoint)):
-            if not callable(function):
-                raise TypeError(f"{name} must be a function, got {function!r}")
+        functions = {"forward": forward, "adjoint": adjoint}
+        super().__init__(functions, image_shape, data_shape)
         if arrays not in ("numpy", "own"):
             raise ValueError(f"arrays must be 'numpy' or 'own', got {arrays!r}")
-        self.image_shape = tuple(int(n) for n in image_shape)
-        self.data_shape = tuple(int(n) for n in data_shape)
-        if not (self.image_shape and self.data_shape):
-            raise ValueError("image_shape and data_shape must have at least one axis")
         there = _Side(forward, self.image_shape, self.data_shape)
         back = _Side(adjoint, self.data_shape, self.image_shape)
         self._forward = _Outside(there, back, arrays == "numpy")
@@ -99,18 +122,8 @@ class Wrapped(Operator):
         """From data to images."""
         return _called(self._adjoint, y, "data")
 
-    def data_length(self, axis: int) -> int | None:
-        """As `data_shape` tells."""
-        if -axis > len(self.data_shape):
-            raise NotImplementedError
-        return self.data_shape[axis]
 
-    def extra_repr(self) -> str:
-        """Give the shapes."""
-        return f"image_shape={self.image_shape}, data_shape={self.data_shape}"
-
-
-class WrappedNonlinear(Operator):
+class WrappedNonlinear(_OfFunctions):
     """An operator that is not linear, made of functions of NumPy arrays.
 
     Every framework differentiates through it once: in forward mode by `tangent`, in
@@ -146,13 +159,7 @@ class WrappedNonlinear(Operator):
         data_shape: Sequence[int],
     ) -> None:
         functions = {"forward": forward, "tangent": tangent, "cotangent": cotangent}
-        for name, function in functions.items():
-            if not callable(function):
-                raise TypeError(f"{name} must be a function, got {function!r}")
-        self.image_shape = tuple(int(n) for n in image_shape)
-        self.data_shape = tuple(int(n) for n in data_shape)
-        if not (self.image_shape and self.data_shape):
-            raise ValueError("image_shape and data_shape must have at least one axis")
+        super().__init__(functions, image_shape, data_shape)
         image, data = self.image_shape, self.data_shape
         push = _Side(_Pair(tangent, image, image), _flat(image, image), data)
         pull = _Side(_Pair(cotangent, image, data), _flat(image, data), image)
@@ -193,16 +200,6 @@ class WrappedNonlinear(Operator):
             self.image_shape,
             self.data_shape,
         )
-
-    def data_length(self, axis: int) -> int | None:
-        """As `data_shape` tells."""
-        if -axis > len(self.data_shape):
-            raise NotImplementedError
-        return self.data_shape[axis]
-
-    def extra_repr(self) -> str:
-        """Give the shapes."""
-        return f"image_shape={self.image_shape}, data_shape={self.data_shape}"
 
 
 def from_matrix(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,12 +28,7 @@ from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.scans import Geometry
-from svdinv.unroll.display.panels import save_series_animation, save_series_panel
-from svdinv.unroll.display.pictures import (
-    contact_sheet,
-    save_animation,
-    save_picture,
-)
+from svdinv.unroll.display.pictures import save_frames
 from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
@@ -194,54 +189,63 @@ class Cine(Task):
     endings: ClassVar[tuple[str, ...]] = tuple(WRITERS)
     moving: ClassVar[bool] = True
 
-    series: int = option(64, "series of the phantom to train on")
-    frames: int = option(12, "frames of each; a step may take a third less")
-    size: int = option(128, "rows and columns in pixels")
+    series: int = option(64, "series of the phantom to train on", low=1)
+    frames: int = option(12, "frames of each; a step may take a third less", low=1)
+    size: int = option(128, "rows and columns in pixels", low=32)
     masks: tuple[str, ...] = option(MASKS, f"of {', '.join(PATTERNS)}")
     accelerations: tuple[float, ...] = option(
-        (8.0,), "of which each item draws one: 8 is an eighth of k-space"
+        (8.0,),
+        "of which each item draws one: 8 is an eighth of k-space",
+        low=1,
+        high=_MOST_ACCELERATED,
     )
     coils: tuple[int, ...] = option(
         (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
     )
     perfusion: float = option(
-        0.4, "share of the phantoms that show first-pass perfusion, not cine"
+        0.4,
+        "share of the phantoms that show first-pass perfusion, not cine",
+        low=0,
+        high=1,
     )
     textures: float = option(
-        0.5, "share of the series that are made of photographs, not of the phantom"
+        0.5,
+        "share of the series that are made of photographs, not of the phantom",
+        low=0,
+        high=1,
     )
     photographs: tuple[str, ...] = option(
         (), "folders and files of pictures for these, besides those built in"
     )
     noise: float = option(
-        0.0, "largest standard deviation of noise, the largest magnitude being 1"
+        0.0,
+        "largest standard deviation of noise, the largest magnitude being 1",
+        low=0,
+        high=1,
     )
     snr: tuple[float, ...] = option(
         (),
         "lowest and highest signal-to-noise ratio in dB, of the series to the noise in "
         "it were all of k-space sampled; empty: no such noise",
     )
-    noisy: float = option(0.5, "share of the items that have noise of such a ratio")
+    noisy: float = option(
+        0.5, "share of the items that have noise of such a ratio", low=0, high=1
+    )
     real: tuple[str, ...] = option(
         (), "files .npz and .npy of real series, and folders of them"
     )
-    real_share: float = option(0.5, "share of the items that are made of these")
+    real_share: float = option(
+        0.5, "share of the items that are made of these", low=0, high=1
+    )
     held_out: tuple[str, ...] = option(
         (), "names of real series that are not trained on; they validate instead"
     )
     validation: int = option(
-        3, "series to watch the training by; held_out series take their place"
+        3, "series to watch the training by; held_out series take their place", low=1
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("series", "frames", "validation"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
-                )
-        if self.size < 32:
-            raise ValueError(f"size must be at least 32, got {self.size}")
         for mask in self.masks:
             if mask not in PATTERNS:
                 raise ValueError(
@@ -251,14 +255,9 @@ class Cine(Task):
             raise ValueError("masks must name at least one")
         if not self.coils or min(self.coils) < 0:
             raise ValueError(f"coils must be 0 or more, got {self.coils}")
-        for name in ("perfusion", "textures", "noise", "noisy", "real_share"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {value}")
-        rates = self.accelerations
-        if not rates or not all(1 <= rate <= _MOST_ACCELERATED for rate in rates):
+        if not self.accelerations:
             raise ValueError(
-                f"accelerations must lie in [1, {_MOST_ACCELERATED}], got {rates}"
+                f"accelerations must lie in [1, {_MOST_ACCELERATED}], got ()"
             )
         if self.snr:
             low, high = self.snr if len(self.snr) == 2 else (1.0, 0.0)
@@ -441,10 +440,7 @@ class Cine(Task):
             shown = np.abs(_built_in(name, options).image)
             shown = shown / shown.max()
             seconds = 0.05  # a beat is slow to watch
-        if path.suffix.lower() == ".gif":
-            save_animation(path, shown, seconds=seconds)
-        else:
-            save_picture(path, contact_sheet(shown))
+        save_frames(path, shown, seconds=seconds)
 
     def settings(self, options: Any) -> list[Any]:
         """Give sampling by each of three patterns, unless the options name one."""
@@ -565,16 +561,6 @@ class Cine(Task):
         place = problem.note if isinstance(problem.note, Geometry) else None
         suffix = ending(path, self.endings)
         WRITERS[suffix](path, image * np.float32(problem.scale), place)
-
-    def save_panel(
-        self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
-    ) -> None:
-        """Write a picture that compares reconstructions."""
-        save_series_panel(path, truth, entries, title=title)
-
-    def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
-        """Write an animation that compares them."""
-        save_series_animation(path, truth, entries)
 
 
 def _built_in(name: str, options: Any) -> Given:

@@ -59,18 +59,7 @@ _KEPT: WeakKeyDictionary[Problem, tuple[float, Arrays]] = WeakKeyDictionary()
 
 
 def zero_filled(problem: Problem) -> Estimate:
-    """Give A^H y, the image of the k-space with zeros where it is not sampled.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
-    """
+    """Give A^H y, the image of the k-space with zeros where it is not sampled."""
     return Estimate(problem.adjoint())
 
 
@@ -79,15 +68,7 @@ def view_sharing(problem: Problem) -> Estimate:
 
     Riederer et al., "MR fluoroscopy", MRM 8, 1988, with all frames as neighbours.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series; zero-filled where the operator is not `MRI`.
+    Where the operator is not `MRI`, the series is the zero-filled one.
     """
     A, y = problem.A, problem.A.measured(problem.y)
     image = problem.adjoint()
@@ -106,15 +87,7 @@ def low_rank(problem: Problem) -> Estimate:
     Liang, Proc. IEEE ISBI 2007; weights are relative to the largest singular value of
     the zero-filled series.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series, and which weight was taken.
+    The note tells which weight was taken.
     """
     if problem.truth is None:
         top = _largest_singular_value(problem)
@@ -141,15 +114,7 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
     best image may be one that the iterations pass; with the weight of the first that is
     best alone they start from its image.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series, and which weights were taken.
+    The note tells which weights were taken.
     """
     top = _largest_singular_value(problem)
     peak = float(np.abs(zero_filled(problem).image).max())
@@ -194,15 +159,7 @@ def local_low_rank(problem: Problem) -> Estimate:
     half. Weights are relative to what the largest singular value of a block would be
     were that of the zero-filled series spread evenly.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The series, and which weight was taken.
+    The note tells which weight was taken.
     """
     T, height, width = problem.adjoint().shape
     top = _largest_singular_value(problem) * _BLOCK / (height * width) ** 0.5

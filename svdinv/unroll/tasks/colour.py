@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.algorithms import solve
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution
 from svdinv.unroll.data import (
@@ -29,7 +29,7 @@ from svdinv.unroll.data.noise import generator, noisy
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.pictures import patches, picture_files
 from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.metrics import COLOUR, psnr
+from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
@@ -141,9 +141,11 @@ class Colour(Task):
     )
     longest: int = option(1024, "pictures with longer sides are scaled down to this")
     validation: int = option(
-        4, "photographs to watch the training by; quarters of them where there are few"
+        4,
+        "photographs to watch the training by; quarters of them where there are few",
+        low=1,
     )
-    patch: int = option(64, "side of the patches in pixels")
+    patch: int = option(64, "side of the patches in pixels", low=8)
     rates: tuple[float, float] = option(
         (0.04, 0.5), "lowest and highest sampling rate; validation takes both"
     )
@@ -155,12 +157,8 @@ class Colour(Task):
             raise ValueError(
                 f"rates must be two ascending numbers in [0.01, 0.99], got {self.rates}"
             )
-        if self.patch < 8:
-            raise ValueError(f"patch must be at least 8, got {self.patch}")
         if self.longest < self.patch:
             raise ValueError(f"longest must be at least patch, got {self.longest}")
-        if self.validation < 1:
-            raise ValueError(f"validation must be at least 1, got {self.validation}")
         unknown = [name for name in self.held_out if name not in PHOTOS]
         if unknown:
             raise ValueError(
@@ -388,10 +386,6 @@ class Colour(Task):
         """Clip to [0, 1]."""
         return np.clip(image, 0, 1)
 
-    def decibels(self, problem: Problem, image: Any) -> float:
-        """Give the PSNR."""
-        return psnr(problem.truth, np.clip(image, 0, 1))
-
     def describe(self, problem: Problem) -> str:
         """Give the size."""
         return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
@@ -499,18 +493,7 @@ def _mask(problem: Problem) -> Any:
 
 
 def zero_filled(problem: Problem) -> Estimate:
-    """Give the samples with zeros between them.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
-    """
+    """Give the samples with zeros between them."""
     return Estimate(problem.A.measured(problem.y))
 
 
@@ -521,15 +504,7 @@ def svt_completion(problem: Problem) -> Estimate:
     does (Mazumder, Hastie & Tibshirani, JMLR 2010), and puts back the samples. The
     threshold is relative to the largest singular value of the samples.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image, and which threshold was taken.
+    The note tells which threshold was taken.
     """
     truth, mask = problem.truth, _mask(problem)
     problem = replace(problem, y=problem.A.measured(problem.y))
@@ -582,20 +557,7 @@ def biharmonic(problem: Problem) -> Estimate:
     The solution of the biharmonic equation between the samples (Damelin & Hoang, Int.
     J. Math. Math. Sci. 2018), as scikit-image computes it; there is no weight.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
-
-    Raises
-    ------
-    ImportError
-        If scikit-image is missing.
+    Raises ImportError without scikit-image.
     """
     mask, samples = _mask(problem), problem.A.measured(problem.y)
     pairs = zip(samples, mask, strict=True)
@@ -604,10 +566,8 @@ def biharmonic(problem: Problem) -> Estimate:
 
 
 def _inpainted(samples: Any, known: Any) -> Any:
-    try:
+    with needing("skimage", "train"):
         from skimage.restoration import inpaint_biharmonic
-    except ModuleNotFoundError as error:
-        raise explain_missing("skimage", "train") from error
 
     image = samples.astype(np.float64)
     height, width = samples.shape

@@ -19,7 +19,6 @@ from svdinv.unroll.data.htc import holds_htc, read_htc
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import counted, generator, white_noise
 from svdinv.unroll.data.pictures import picture_files
-from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
 from svdinv.unroll.operators.tomography import Window
@@ -97,22 +96,13 @@ class Geometry(NamedTuple):
 def _operator(
     geometry: Geometry, angles: tuple[float, ...], detectors: int | None
 ) -> Operator:
-    shape = (geometry.rows, geometry.columns)
-    common: dict[str, Any] = {
-        "detectors": detectors,
-        "spacing": geometry.spacing,
-        "offset": geometry.offset,
-        "pixel": geometry.pixel,
-    }
-    A: ParallelBeam | FanBeam
-    if geometry.source:
-        lengths: dict[str, Any] = {
-            "source": geometry.source,
-            "distance": geometry.distance,
-        }
-        A = FanBeam(shape, angles, **lengths, **common)
-    else:
-        A = ParallelBeam(shape, angles, **common)
+    rows, columns, pixel, spacing, offset, source, distance = geometry
+    fan = {"source": source, "distance": distance} if source else {}
+    kind: Any = FanBeam if fan else ParallelBeam
+    A = kind(
+        (rows, columns), angles, detectors=detectors, spacing=spacing, offset=offset,
+        pixel=pixel, **fan,
+    )  # fmt: skip
     bound = A.norm_bound
     if not bound:
         raise ValueError("no ray runs through the image")
@@ -304,10 +294,6 @@ class Ct(Task):
         """List the phantoms."""
         return {"phantoms of tomography": NAMES}
 
-    def show(self, name: str, options: Any, path: Path) -> None:
-        """Write a phantom as a PNG."""
-        save_picture(path, density(name, options.size or 128, seed=options.seed))
-
     def settings(self, options: Any) -> list[Any]:
         """Give few views and limited ones, unless the options say more."""
         if options.views is not None or options.arc is not None:
@@ -371,10 +357,6 @@ class Ct(Task):
     def finished(self, image: Any) -> Any:
         """Set negative densities to 0."""
         return np.maximum(image, 0)
-
-    def decibels(self, problem: Problem, image: Any) -> float:
-        """Give the PSNR."""
-        return psnr(problem.truth, np.maximum(image, 0))
 
     def describe(self, problem: Problem) -> str:
         """Give the size."""
@@ -471,15 +453,7 @@ def _inverted(problem: Problem, window: Window) -> Any:
 def fbp(problem: Problem) -> Estimate:
     """Invert by filtered back-projection.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image, and the window of the filter.
+    The note tells the window of the filter.
     """
     make = functools.partial(_inverted, problem)
     return best_of(Ct(), problem, make, _WINDOWS, "hann")
@@ -490,16 +464,6 @@ def sirt(problem: Problem) -> Estimate:
 
     ``x <- max(x + C A^T R (y - A x), 0)`` with the inverse sums of rows R and of
     columns C (Gregor & Benson, IEEE TMI 2008).
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
     """
     A, y = problem.A, problem.y
     x = np.zeros_like(A.adjoint(y))
@@ -524,18 +488,7 @@ class _NotNegative:
 
 
 def nnls(problem: Problem) -> Estimate:
-    """Least squares without negative densities.
-
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image.
-    """
+    """Least squares without negative densities."""
     found = solve(
         problem,
         _NotNegative(),
@@ -550,15 +503,7 @@ def nnls(problem: Problem) -> Estimate:
 def tv(problem: Problem) -> Estimate:
     """Total variation, by the primal-dual method.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image, and its weight: the best where the truth is known.
+    The note tells its weight, the best where the truth is known.
     """
 
     def prior(weight: float) -> TotalVariation:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from svdinv.numpy import svd_lowrank
 from svdinv.unroll.arrays import Array, fitted, namespace
+from svdinv.unroll.data._files import matlab_names
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import snr, ssim
 from svdinv.unroll.operators import Operator, Wrapped, WrappedNonlinear
 from svdinv.unroll.problem import Problem
@@ -55,7 +55,6 @@ NAMES: dict[str, str] = {
 }
 """Phantoms by name."""
 
-_LEVELS = (1, 3, 5, 7)
 _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
 _DECADE = math.log(10)
 _LEAST = 1e-7  # of the mean voltage: what rounding errors leave, at least
@@ -446,10 +445,6 @@ class Eit(Task):
         """List the phantoms."""
         return {"phantoms of impedance tomography": NAMES}
 
-    def show(self, name: str, options: Any, path: Path) -> None:
-        """Write a phantom as a PNG."""
-        save_picture(path, _phantom(name, options.size or _SIZE, options.seed)[0])
-
     def settings(self, options: Any) -> list[Any]:
         """Give four levels of noise, unless the options name one."""
         if options.noise is not None:
@@ -717,20 +712,15 @@ def penalised(problem: Problem, *, name: str) -> Estimate:
 
     voltages, y = problem.note.voltages, _data(problem)
     L, one = penalties(voltages.model.mesh), np.ones(voltages.image_shape)
-    A = logarithmic(voltages)
+    whole = name == "Gauss-Newton"
+    A = logarithmic(voltages) if whole else voltages.derivative(one)
 
     def at(weight: float) -> Floats:
-        if name == "Gauss-Newton":
-            found = gauss_newton(
-                A, y, 0 * one, L, weight=weight, variation=_LITTLE,
-                noise=_deviation(problem.y, _MODEL_ERROR), iterations=8,
-            )  # fmt: skip
-            return _told(problem, found)
         found = gauss_newton(
-            voltages.derivative(one), y, 0 * one, L, weight=weight,
-            noise=_deviation(problem.y, _LINEAR_ERROR),
+            A, y, 0 * one, L, weight=weight,
+            noise=_deviation(problem.y, _MODEL_ERROR if whole else _LINEAR_ERROR),
             variation=None if name == "Tikhonov" else _LITTLE,
-            iterations=1 if name == "Tikhonov" else 5,
+            iterations={"Tikhonov": 1, "TV": 5}.get(name, 8),
         )  # fmt: skip
         return _told(problem, found)
 
@@ -834,15 +824,7 @@ def _challenge(path: Path, size: int) -> Problem:
 def _holds_tank(path: Path) -> bool:
     """Tell whether a file is a measurement of the challenge, by the names in it."""
     number = path.stem.removeprefix("data")
-    if path.suffix.lower() != ".mat" or not number.isdigit() or not path.is_file():
-        return False
-    try:
-        from scipy.io import whosmat
-
-        held = {name for name, *_ in whosmat(path)}
-    except Exception:  # damaged, or of another version: it has other readers
-        return False
-    return {"Inj", "Mpat", "Uel"} <= held
+    return number.isdigit() and {"Inj", "Mpat", "Uel"} <= matlab_names(path)
 
 
 def _reduced(image: Floats, size: int) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from svdinv.unroll.algorithms import EM, solve
-from svdinv.unroll.arrays import Array, fitted, namespace
+from svdinv.unroll.arrays import Array, fitted, namespace, stacked
 from svdinv.unroll.data.densities import NAMES as DENSITIES
 from svdinv.unroll.data.densities import density, random_ellipses
 from svdinv.unroll.data.formats import WRITERS, ending
@@ -20,15 +20,10 @@ from svdinv.unroll.data.kinetics import FRAMES, kinetic_phantom
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import picture_files
-from svdinv.unroll.display.panels import (
-    Entry,
-    save_panel,
-    save_series_animation,
-    save_series_panel,
-)
-from svdinv.unroll.display.pictures import contact_sheet, save_animation, save_picture
+from svdinv.unroll.display.panels import Entry, save_panel
+from svdinv.unroll.display.pictures import contact_sheet, save_picture
 from svdinv.unroll.fidelity import PoissonKL
-from svdinv.unroll.metrics import SERIES, psnr
+from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
 from svdinv.unroll.problem import Problem
@@ -96,6 +91,9 @@ class Factors(Operator):
         Not negative; broadcasts to the data.
     """
 
+    keeps_size = True
+    arrays = ("factors",)
+
     def __init__(self, factors: Array) -> None:
         self.factors = factors
 
@@ -107,27 +105,12 @@ class Factors(Operator):
         """Multiply."""
         return self.forward(y)
 
-    def data_length(self, axis: int) -> int | None:
-        """Give None: it is that of the image."""
-        return None
-
-    def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Convert the factors."""
-        return Factors(convert(self.factors))
-
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         """Stack the factors of a batch."""
         if not all(isinstance(other, Factors) for other in others):
             return super().stacked(others, data)
-        xp, axes = namespace(self.factors), len(data.shape)
         every = [each.factors for each in (self, *others)]
-        shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in every]
-        whole = [xp.reshape(x, s) for x, s in zip(every, shapes, strict=True)]
-        return Factors(xp.stack(whole))
-
-    def extra_repr(self) -> str:
-        """Give the shape."""
-        return f"{tuple(self.factors.shape)}"
+        return Factors(stacked(every, len(data.shape)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +165,9 @@ class Pet(Task):
     options: ClassVar[type[Options]] = PetOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
     endings: ClassVar[tuple[str, ...]] = (*WRITERS, ".png")
+    peak: ClassVar[float | str] = "max"
     moving: ClassVar[bool] = True
+    seconds: ClassVar[float] = 0.2
 
     size: int = option(_SIZE, "rows and columns of what is trained on", low=16)
     projections: int = option(_VIEWS, "angles of each", low=4)
@@ -293,7 +278,7 @@ class Pet(Task):
             "angles": np.asarray(scan.angles, np.float32),
             "geometry": np.asarray(scan.ring, np.float32),
             "factors": scan.factors(problem.A) / scale,
-            "background": _background(problem),
+            "background": problem.fidelity.background,  # type: ignore[attr-defined]
         }
 
     def examples(self, options: Any) -> list[Given]:
@@ -314,15 +299,6 @@ class Pet(Task):
     def built_in(self) -> dict[str, dict[str, str]]:
         """List the phantoms."""
         return {"phantoms of emission tomography": NAMES}
-
-    def show(self, name: str, options: Any, path: Path) -> None:
-        """Write a phantom as a PNG, or a series as an animation."""
-        given = self.read(name, options)
-        image = np.asarray(given.truth if isinstance(given, Problem) else given.image)
-        if path.suffix.lower() == ".gif":
-            save_animation(path, image, seconds=0.2)
-        else:
-            save_picture(path, contact_sheet(image))
 
     def measure(self, given: Given, options: Any) -> Problem:
         """Count along lines of response, with scatter and randoms."""
@@ -381,10 +357,6 @@ class Pet(Task):
         """Set negative activities to 0."""
         return np.maximum(image, 0)
 
-    def decibels(self, problem: Problem, image: Any) -> float:
-        """Give the PSNR, relative to the largest activity."""
-        return psnr(problem.truth, np.maximum(image, 0), peak="max")
-
     def describe(self, problem: Problem) -> str:
         """Give the number of frames, and their size."""
         ring, frames = problem.note.ring, len(problem.y)
@@ -408,7 +380,7 @@ class Pet(Task):
     ) -> None:
         """Write a picture that compares reconstructions."""
         if len(entries[-1].image) > 1:
-            save_series_panel(path, truth, entries, title=title)
+            super().save_panel(path, truth, entries, title=title)
             return
         top = float((truth or entries[-1]).image.max()) or 1.0
         save_panel(
@@ -417,10 +389,6 @@ class Pet(Task):
             [_grey(entry, top) for entry in entries],
             title=title,
         )
-
-    def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
-        """Write an animation that compares them."""
-        save_series_animation(path, truth, entries, seconds=0.2)
 
 
 class _Scan(NamedTuple):
@@ -543,10 +511,6 @@ def _scattered(trues: Any) -> Any:
     return scatter / 2 + flat * total / (2 * trues[0].size)
 
 
-def _background(problem: Problem) -> Any:
-    return problem.fidelity.background  # type: ignore[attr-defined]
-
-
 def _grey(entry: Entry, top: float) -> Entry:
     """Give a frame as a picture, as often as that has colours."""
     image = np.moveaxis(entry.image, 0, -1) / np.float32(top)
@@ -573,21 +537,11 @@ def _iterates(problem: Problem, count: int, prior: Any = None) -> list[Any]:
 def mlem(problem: Problem) -> Estimate:
     """Maximise the likelihood, and stop early (Shepp & Vardi, IEEE TMI 1982).
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-
-    Returns
-    -------
-    Estimate
-        The image, and after how many iterations.
+    The note tells after how many iterations.
     """
     found = _iterates(_whole(problem), _MLEM)
-    every = {f"iteration {k}": x for k, x in enumerate(found, 1)}
-    return best_of(
-        Pet(), problem, every.__getitem__, every, f"iteration {_SUBSETS * _FIXED}"
-    )
+    usual, every = _SUBSETS * _FIXED, range(1, _MLEM + 1)
+    return best_of(Pet(), problem, lambda k: found[k - 1], every, usual, "iteration {}")
 
 
 def osem(problem: Problem, *, filtered: bool = False) -> Estimate:
@@ -607,21 +561,18 @@ def osem(problem: Problem, *, filtered: bool = False) -> Estimate:
     """
     from scipy.ndimage import gaussian_filter
 
-    found = {f"iteration {k}": x for k, x in enumerate(_iterates(problem, _OSEM), 1)}
-    fixed = f"iteration {_FIXED}"
-    if not filtered:
-        return best_of(Pet(), problem, found.__getitem__, found, fixed)
-    blurred = {
-        f"{name}, {width:.2g} pixels": gaussian_filter(x, (0, width, width))
-        for name, x in found.items()
-        for width in (*_BLUR, _FIXED_BLUR)
-    }
+    found, said = _iterates(problem, _OSEM), "iteration {0[0]}"
+    widths, usual = (0.0,), 0.0
+    if filtered:
+        said += ", {0[1]:.2g} pixels"
+        widths, usual = (*_BLUR, _FIXED_BLUR), _FIXED_BLUR
     return best_of(
         Pet(),
         problem,
-        blurred.__getitem__,
-        blurred,
-        f"{fixed}, {_FIXED_BLUR:.2g} pixels",
+        lambda at: gaussian_filter(found[at[0] - 1], (0, at[1], at[1])),
+        itertools.product(range(1, _OSEM + 1), widths),
+        (_FIXED, usual),
+        said,
     )
 
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.data.formats import WRITERS, ending
 from svdinv.unroll.display import panels
-from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.display.pictures import save_frames, save_picture
 from svdinv.unroll.imports import imported
+from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.problem import Problem, batch
 
@@ -87,7 +88,7 @@ class Effort(NamedTuple):
 
 
 Method: TypeAlias = Callable[[Problem], Estimate]
-"""From a problem to an image."""
+"""From a problem of the task to an image, and what was chosen for it."""
 
 
 def best_of(
@@ -320,8 +321,12 @@ class Task:
         ``metric(truth, image)`` by name; the first is shown first.
     endings : tuple of str
         Suffixes of files that `save` writes, the first by default.
+    peak : float or "max"
+        Largest value of an image, as of `svdinv.unroll.metrics.psnr`.
     moving : bool
         Whether its images have frames.
+    seconds : float
+        Of a frame, in an animation.
     has_views : bool
         Whether there are equivalent problems, as `views` gives them.
     input_noise : float
@@ -342,7 +347,9 @@ class Task:
     options: ClassVar[type[Options]]
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
     endings: ClassVar[tuple[str, ...]] = (".png", *WRITERS)
+    peak: ClassVar[float | str] = 1.0
     moving: ClassVar[bool] = False
+    seconds: ClassVar[float] = 0.1
     has_views: ClassVar[bool] = True
     input_noise: ClassVar[float] = 0.03
 
@@ -433,8 +440,12 @@ class Task:
         return self.takes(name)
 
     def show(self, name: str, options: Any, path: Path) -> None:
-        """Write a picture of something built in."""
-        raise NotImplementedError
+        """Write a picture, or an animation, of something built in.
+
+        By default of the grey image or frames that `read` gives.
+        """
+        given: Any = self.read(name, options)
+        save_frames(path, given.image, seconds=self.seconds)
 
     def settings(self, options: Any) -> list[Any]:
         """Give what `svdinv evaluate` compares: several of `options`."""
@@ -528,8 +539,11 @@ class Task:
         return {name: metric(truth, image) for name, metric in self.metrics.items()}
 
     def decibels(self, problem: Problem, image: Arrays) -> float:
-        """Give the number in dB that a training is watched by."""
-        raise NotImplementedError
+        """Give the number in dB that a training is watched by.
+
+        By default the PSNR of what is `finished`.
+        """
+        return psnr(problem.truth, self.finished(image), peak=self.peak)
 
     def describe(self, problem: Problem) -> str:
         """Say what an image is, such as its size."""
@@ -560,7 +574,8 @@ class Task:
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
     ) -> None:
         """Write a picture that compares reconstructions."""
-        panels.save_panel(path, truth, entries, title=title)
+        save = panels.save_series_panel if self.moving else panels.save_panel
+        save(path, truth, entries, title=title)
 
     def moves(self, problem: Problem) -> bool:
         """Tell whether an animation of an image is worth while."""
@@ -568,7 +583,7 @@ class Task:
 
     def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
         """Write an animation that compares them, where one `moves`."""
-        raise NotImplementedError
+        panels.save_series_animation(path, truth, entries, seconds=self.seconds)
 
 
 _TASKS: dict[str, type[Task]] = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 from svdinv.unroll.files import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
@@ -241,45 +241,43 @@ def to_toml(config: Config) -> str:
 
     Raises ImportError without tomlkit.
     """
-    try:
+    with needing("tomlkit", "train"):
         import tomlkit
-    except ModuleNotFoundError as error:
-        raise explain_missing("tomlkit", "train") from error
 
     document = tomlkit.document()
-    for name in ("seed", "threads"):
-        _add(document, name, getattr(config, name), _help(config, name))
+    for field in fields(config):
+        if field.name in ("seed", "threads"):
+            _add(document, field, getattr(config, field.name))
     for name in ("task", "network", "training"):
         section = getattr(config, name)
         table = tomlkit.table()
         if name != "training":
             table.add("kind", kind_of(section))
         for field in fields(section):
-            value = getattr(section, field.name)
-            _add(table, field.name, value, _help(section, field.name))
+            _add(table, field, getattr(section, field.name))
         document.add(tomlkit.nl())
         document.add(name, table)
     return tomlkit.dumps(document)
 
 
-def _add(table: Any, name: str, value: Any, help: str | None) -> None:
+def _add(table: Any, field: dataclasses.Field[Any], value: Any) -> None:
     """Add an option; TOML has no None, so what is None stays away."""
     import tomlkit
 
     if value is None:
         return
-    item = tomlkit.item(_plain(value, name))
-    if help:
+    item = tomlkit.item(_plain(value))
+    if help := field.metadata.get("help"):
         item.comment(help)
-    table.add(name, item)
+    table.add(field.name, item)
 
 
-def _plain(value: Any, name: str) -> Any:
+def _plain(value: Any) -> Any:
     """Give a value as TOML has it; a part of a network as an inline table."""
     import tomlkit
 
     if isinstance(value, tuple):
-        return [_plain(each, name) for each in value]
+        return [_plain(each) for each in value]
     if not dataclasses.is_dataclass(value):
         return value
     table = tomlkit.inline_table()
@@ -287,12 +285,8 @@ def _plain(value: Any, name: str) -> Any:
     for field in fields(value):
         inner = getattr(value, field.name)
         if inner is not None:
-            table.add(field.name, _plain(inner, f"{name}.{field.name}"))
+            table.add(field.name, _plain(inner))
     return table
-
-
-def _help(section: Any, name: str) -> str | None:
-    return next(f.metadata.get("help") for f in fields(section) if f.name == name)
 
 
 def kind_of(section: Any) -> str:
@@ -384,11 +378,6 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
 
 
-def _sample(parts: Sequence[Any]) -> str:
-    """Show how a list is written."""
-    return '["a", "b"]' if parts[0] is str else "[1, 2]"
-
-
 def _typed(value: Any, hint: Any, name: str) -> Any:
     """Check a value from TOML against the type of a field; lists become tuples."""
     origin, parts = get_origin(hint), get_args(hint)
@@ -406,9 +395,8 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ValueError(
-                f"{name} must be a list, such as {_sample(parts)}, got {value!r}"
-            )
+            sample = '["a", "b"]' if parts[0] is str else "[1, 2]"
+            raise ValueError(f"{name} must be a list, such as {sample}, got {value!r}")
         every = parts[0] if parts[-1] is Ellipsis else None
         if every is None and len(value) != len(parts):
             raise ValueError(f"{name} must have {len(parts)} elements, got {value!r}")

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.files import replacing
 
 __all__ = ["EVENTS", "LOG", "VALIDATION", "Logs", "read_log"]
@@ -165,12 +166,9 @@ def read_log(path: Path) -> list[dict[str, float]]:
 def _cut(path: Path, columns: tuple[str, ...], step: int) -> None:
     """Begin a log, or drop the rows behind a step."""
     kept = [row for row in read_log(path) if row["step"] <= step] if step else []
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(columns)
-    rows.writerows([_number(row[name]) for name in columns] for row in kept)
+    rows = [[_number(row[name]) for name in columns] for row in kept]
     with replacing(path) as stream:
-        stream.write(text.getvalue().encode())
+        stream.write(comma_separated(columns, rows))
 
 
 def _number(value: float) -> str:

@@ -24,34 +24,19 @@ Loss: TypeAlias = Callable[[Tensor, Tensor, Problem], Tensor]
 _LEAST_ERROR = 1e-7
 
 
-def _l1(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
-    return torch.mean(torch.abs(estimate - truth))
-
-
-def _mse(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
-    return torch.mean(torch.abs(estimate - truth) ** 2)
-
-
-def _log_l1(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
-    return _logarithm(torch.abs(estimate - truth))
-
-
-def _log_mse(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
-    return _logarithm(torch.abs(estimate - truth) ** 2, _LEAST_ERROR**2)
-
-
-def _measurement(estimate: Tensor, truth: Tensor, problem: Problem) -> Tensor:
-    """Give the data fidelity of the estimate, per datum: no truth is needed."""
-    return problem.value(estimate) / problem.y.numel()
-
-
-def _logarithm(error: Tensor, least: float = _LEAST_ERROR) -> Tensor:
+def _logarithm(error: Tensor, least: float) -> Tensor:
     """Mean over the items of the logarithm of their mean error."""
     # An item of zeros, reconstructed as such, has no logarithm to improve.
     return torch.log(error.flatten(1).mean(1) + least).mean()
 
 
-_FUNCTIONS: tuple[Loss, ...] = (_l1, _mse, _log_l1, _log_mse, _measurement)
+_FUNCTIONS: tuple[Loss, ...] = (
+    lambda x, truth, problem: torch.mean(torch.abs(x - truth)),
+    lambda x, truth, problem: torch.mean(torch.abs(x - truth) ** 2),
+    lambda x, truth, problem: _logarithm(torch.abs(x - truth), _LEAST_ERROR),
+    lambda x, truth, problem: _logarithm(torch.abs(x - truth) ** 2, _LEAST_ERROR**2),
+    lambda x, truth, problem: problem.value(x) / problem.y.numel(),  # needs no truth
+)
 
 
 def loss_of(name: str) -> Loss:

@@ -290,10 +290,6 @@ class Run:
                 values.append(self.config.task.decibels(problem, image))
         return float(np.mean(values)) if values else math.nan
 
-    @property
-    def _writes(self) -> bool:
-        return self.output is not None and self.rank == 0
-
     def _file(self, name: str) -> Path:
         if self.output is None:
             raise ValueError("a training without an output folder has no files")
@@ -434,7 +430,8 @@ class Run:
 
         Raised here, it would leave the other processes waiting for this one.
         """
-        if self._writes and self._failure is None:
+        writes = self.output is not None and self.rank == 0
+        if writes and self._failure is None:
             try:
                 write(*arguments)
             except Exception as error:
