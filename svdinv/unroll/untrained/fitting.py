@@ -3,7 +3,7 @@
 ``weights = argmin of D(A f(z), y) + R(f(z))`` by Adam (Ulyanov, Vedaldi & Lempitsky,
 CVPR 2018), ended by a rule that does not know the truth. What it gives is the
 exponential average of the iterates, as that was where the rule is least, and from there
-a step towards the data, as far as data that are held out allow:
+a step towards the data, as far as data that are held out allow::
 
     image = argmin of |A x - y|^2 + weight |x - average|^2
 
