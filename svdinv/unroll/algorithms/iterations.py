@@ -352,14 +352,15 @@ class ADMM(Algorithm):
         x, l, rho = state["x"], state["multiplier"], p["penalty"]
         xp = namespace(x)
         z = prox(x + l, 1 / rho)
-        x = self._explain(z - l, x, problem, rho)
+        x = self.explain(z - l, x, problem, rho)
         return {"x": x, "multiplier": l + times(p["dual_step"], x - z, xp)}
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
         """Give the penalty ``|A|^2``, the curvature of the data term."""
         return {"penalty": _curvature(problem, x), "dual_step": 1.0}
 
-    def _explain(self, v: Array, x: Array, problem: Problem, rho: Any) -> Array:
+    def explain(self, v: Array, x: Array, problem: Problem, rho: Any) -> Array:
+        """Give the least of ``D(A x, y) + rho |x - v|^2 / 2``, beginning at `x`."""
         xp, A, fidelity = namespace(v), problem.A, problem.fidelity
         if self.exact_data:
             return A.consistent(v, problem.y)

@@ -81,7 +81,7 @@ class DouglasRachford(ADMM):
         rho, xp = p["penalty"], namespace(state["x"])
         turn = int(state["turn"])
         copy = state[f"copy {turn}"]
-        x = self._explain(state["mean"], state["x"], problem, rho)
+        x = self.explain(state["mean"], state["x"], problem, rho)
         moved = times(p["relaxation"], prox[turn](2 * x - copy, 1 / rho) - x, xp)
         return {
             **state,

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 import svdinv.torch
 from svdinv import __version__
-from svdinv.unroll.algorithms import ADMM, conjugate_gradients
+from svdinv.unroll.algorithms import ADMM
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import to_json
@@ -542,24 +542,25 @@ class Fitting:
         usable = problem.A.linear and isinstance(problem.fidelity, L2)
         if not (self.options.consistent and usable) or held is None:
             return average
-        x = average[None]
-        norm = ADMM().suited(problem, x, None)["penalty"]
+        x = image = average[None]
+        admm = ADMM(cg_iterations=2 * _STEPS, batch_axes=1)
+        norm = admm.suited(problem, x, None)["penalty"]
+        known = _fitted_alone(problem, held, problem.fidelity.weight)  # type: ignore[attr-defined]
 
         def error(image: Tensor) -> float:
             seen = (problem.A.forward(image) - problem.y)[held]
             return float(seen.abs().square().sum())
 
-        best, least, change = math.inf, error(x), torch.zeros_like(x)
+        best, least = math.inf, error(x)
         for weight in _WEIGHTS:
-            change = _change(problem, x, weight * norm, change, held)
-            value = error(x + change)
+            image = admm.explain(x, image, known, weight * norm)
+            value = error(image)
             # Of data that say nothing of one another only rounding changes.
             if value < (1 - _CLEARLY) * least:
                 best, least = weight, value
         if best == math.inf:
             return average
-        none = torch.zeros_like(x)
-        return (x + _change(problem, x, best * norm, none, None))[0]
+        return admm.explain(x, x, problem, best * norm)[0]
 
     @property
     def _lost(self) -> bool:
@@ -850,46 +851,27 @@ class _Model(nn.Module):
         return kernels
 
 
+def _fitted_alone(problem: Problem, left_out: Tensor, weight: Any = None) -> Problem:
+    """Give least squares of a problem without what is left out."""
+    kept = (~left_out).to(problem.y.real.dtype)
+    return replace(problem, fidelity=L2(kept if weight is None else weight * kept))
+
+
 def _without(problem: Problem, left_out: Tensor) -> Problem:
     """Replace what is left out by what least squares make of the rest.
 
     Zeros among line integrals would be streaks in the filtered back-projection.
     """
-    A, zero = problem.A, torch.zeros_like(problem.y)
-    y = torch.where(left_out, zero, problem.y)
+    A = problem.A
+    y = torch.where(left_out, torch.zeros_like(problem.y), problem.y)
     if A.linear:
         with torch.no_grad():
-            right = A.adjoint(y)
-            x = conjugate_gradients(
-                lambda x: A.adjoint(torch.where(left_out, zero, A(x))),
-                right,
-                torch.zeros_like(right),
-                _STEPS,
-                batch_axes=1,
-            )
+            known = _fitted_alone(replace(problem, y=y), left_out)
+            nothing = torch.zeros_like(A.adjoint(y))
+            least_squares = ADMM(cg_iterations=_STEPS, batch_axes=1)
+            x = least_squares.explain(nothing, nothing, known, 0.0)
             y = torch.where(left_out, A(x), y)
     return replace(problem, y=y)
-
-
-def _change(
-    problem: Problem, x: Tensor, weight: float, first: Tensor, left_out: Tensor | None
-) -> Tensor:
-    """Give the d of least ``D(A (x + d), y) + weight |d|^2 / 2``, for `L2`."""
-    A, slope = problem.A, problem.fidelity.slope
-    zero = torch.zeros_like(problem.y)
-
-    def explained(slopes: Tensor) -> Tensor:
-        return A.adjoint(
-            slopes if left_out is None else torch.where(left_out, zero, slopes)
-        )
-
-    return conjugate_gradients(
-        lambda d: explained(slope(A.forward(d), zero)) + weight * d,
-        -explained(slope(A.forward(x), problem.y)),
-        first,
-        2 * _STEPS,
-        batch_axes=1,
-    )
 
 
 def _array(x: Any) -> Any:

@@ -23,12 +23,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from svdinv._missing import explain_missing
+from svdinv._missing import needing
 
-try:
+with needing("torch", "torch"):
     import torch
-except ImportError as error:
-    raise explain_missing("torch", "torch") from error
 
 from torch import Tensor
 
