@@ -74,7 +74,7 @@ def test_the_weights_for_tomography_are_ahead_of_total_variation():
 
 @pytest.mark.parametrize("name", ["short-axis", "long-axis"])
 def test_lines_of_a_real_heart_are_ahead_of_view_sharing(name):
-    """The best classical method there, of a slice that moves little."""
+    """It has no weight, and is hard to beat where little moves."""
     task, options = Cine(), CineOptions(mask="vista")
     case = task.measure(task.read(name, options), options)
     image = apply(pretrained.load("cine"), task, case).image
