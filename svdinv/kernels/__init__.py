@@ -203,36 +203,14 @@ def run(
     adjoint: bool = False,
     threads: int,
 ) -> int:
-    """Run a kernel over a batch.
+    """Run a kernel, one of `KINDS`, over a batch; give how many matrices failed.
 
-    Parameters
-    ----------
-    kind : str
-        One of `KINDS`. What its arrays are is said at the kernel.
-    dtype : str
-        Name of one of the four floating point dtypes.
-    shape : tuple of int
-        b, m and n: m >= n but for points.
-    arrays : sequence of Layout or None
-        Arrays of the batch; None for one that is absent.
-    failed : int, optional
-        Address of b numbers of type int32, which tell where a decomposition gave up.
-    numbers : tuple of float, optional
-        Tolerances.
-    adjoint : bool, optional
-        Whether the matrices in memory are the adjoints of those of the kernel.
-    threads : int
-        At most so many are used.
-
-    Returns
-    -------
-    int
-        Number of matrices that failed.
-
-    Raises
-    ------
-    MemoryError
-        If there is none for the work.
+    What its arrays are, None for one that is absent, is said at the kernel. The shape
+    is b, m and n, with m >= n but for points. `failed` is the address of b numbers of
+    type int32, which tell where a decomposition gave up; `numbers` are tolerances;
+    `adjoint` tells whether the matrices in memory are the adjoints of those of the
+    kernel. At most so many threads are used. Raises MemoryError if there is none for
+    the work.
     """
     batch, m, n = shape
     flat: list[int] = []

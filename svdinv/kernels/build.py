@@ -75,26 +75,10 @@ def compiler() -> list[str] | None:
 def build(
     to: Path = LIBRARY, extra: tuple[str, ...] = (), names: tuple[str, ...] = ()
 ) -> Path:
-    """Compile every instruction set and type, and link them.
+    """Compile every instruction set and type, or those named, and link them.
 
-    Parameters
-    ----------
-    to : Path, optional
-        The library to write; replaced in one step.
-    extra : tuple of str, optional
-        Further flags, such as ``-fsanitize=address``.
-    names : tuple of str, optional
-        Instruction sets to compile; all by default.
-
-    Returns
-    -------
-    Path
-        The library.
-
-    Raises
-    ------
-    BuildError
-        If there is no compiler, or it fails.
+    The library is replaced in one step. `extra` are further flags, such as
+    ``-fsanitize=address``. Raises BuildError if there is no compiler, or it fails.
     """
     command = compiler()
     if command is None:

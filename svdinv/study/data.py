@@ -46,21 +46,10 @@ def pool(photographs: Sequence[str], patch: int) -> list[Image]:
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches to train on.
+    """Patches to train on, with sides of a multiple of 8 pixels.
 
-    Items of one seed, step and number are the same part of the same photograph for
-    both kinds of data and for all rates.
-
-    Attributes
-    ----------
-    photographs : list of ndarray of float32, shape (H, W, 3)
-        Where they come from.
-    kind : str
-        A name of `DATA`.
-    rate : float
-        Sampling rate, in (0, 1).
-    size : int
-        Side of the patches in pixels, a multiple of 8.
+    Items of one seed, step and number are the same part of the same photograph for both
+    kinds of `DATA` and for all sampling rates.
     """
 
     photographs: list[Image]

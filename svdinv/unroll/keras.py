@@ -541,10 +541,8 @@ def _is_complex(x: Array) -> bool:
 def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
     """Give both as tensors of one shape and dtype.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If they have not one shape, or the truth is complex and the image is not.
+    Raises ValueError if they have not one shape, TypeError if the truth is complex and
+    the image is not.
     """
     truth, image = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
     shapes = tuple(truth.shape), tuple(image.shape)

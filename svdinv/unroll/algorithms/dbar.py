@@ -22,19 +22,11 @@ _CHANGE = 1e-4  # of the solution, at which it has converged
 def boundary_map(change: ArrayLike, angles: ArrayLike) -> NDArray[Any]:
     """Give the Dirichlet-to-Neumann map of the unit disc, less that of conductivity 1.
 
-    Parameters
-    ----------
-    change : array_like, shape (electrodes, electrodes)
-        Potentials of the electrodes for a unit of current into each, less those of
-        conductivity 1; what is constant over the electrodes does not count.
-    angles : array_like, shape (electrodes,)
-        Where the middles of the electrodes lie, at equal distances.
-
-    Returns
-    -------
-    ndarray of complex, shape (order, order)
-        Of ``exp(i n theta)``, n = 1, 2, ..., as many as the electrodes tell apart, and
-        10 at most: the scattering transform divides the others by n!.
+    From potentials (electrodes, electrodes) for a unit of current into each electrode,
+    less those of conductivity 1, where what is constant over the electrodes does not
+    count; and from the angles of their middles, at equal distances. Of ``exp(i n
+    theta)``, n = 1, 2, ..., as many as the electrodes tell apart, and 10 at most: the
+    scattering transform divides the others by n!.
     """
     angles = np.asarray(angles)
     count = len(angles)
@@ -50,26 +42,11 @@ def boundary_map(change: ArrayLike, angles: ArrayLike) -> NDArray[Any]:
 def dbar(boundary: ArrayLike, points: ArrayLike, cutoff: float) -> NDArray[np.float64]:
     """Reconstruct the conductivity of the unit disc, which is 1 near its boundary.
 
-    Parameters
-    ----------
-    boundary : array_like, shape (order, order)
-        As of `boundary_map`.
-    points : array_like, shape (..., 2)
-        Where to; each on its own.
-    cutoff : float
-        Largest magnitude of k, positive: waves of length ``pi / cutoff`` are the
-        shortest of what is found.
-
-    Returns
-    -------
-    ndarray, shape (...)
-        Conductivities.
-
-    Raises
-    ------
-    ValueError
-        If the cutoff is not positive, or the iteration does not converge fast: the
-        scattering transform is too large up to it, by noise or by contrast.
+    From a `boundary_map` to points (..., 2), each on its own. `cutoff` is the largest
+    magnitude of k, positive: waves of length ``pi / cutoff`` are the shortest of what
+    is found. Raises ValueError if it is not positive, or the iteration does not
+    converge fast: the scattering transform is too large up to it, by noise or by
+    contrast.
     """
     if not cutoff > 0:
         raise ValueError(f"cutoff must be positive, got {cutoff:g}")

@@ -132,23 +132,10 @@ def _surrogate(x: Array, e: Array, s: Array, prior: Any, count: int, xp: Any) ->
 
 
 def positive_root(L: Any, linear: Array, e: Array, xp: Any) -> Array:
-    """Solve ``L u^2 + linear u = e`` for u >= 0.
+    """Solve ``L u^2 + linear u = e`` for u >= 0, with e >= 0.
 
-    Parameters
-    ----------
-    L : number or array
-        Not negative; an array is positive, and broadcasts.
-    linear : array
-        Real.
-    e : array
-        Not negative.
-    xp : namespace
-        That of the arrays.
-
-    Returns
-    -------
-    array
-        u; 0 where a number L is 0 and `linear` is not positive.
+    L is a number >= 0 or a positive array, which broadcasts. u is 0 where a number L is
+    0 and `linear` is not positive.
     """
     one = xp.ones_like(linear)
     square = linear**2 + 4 * times(L, e, xp)

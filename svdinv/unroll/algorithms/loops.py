@@ -18,26 +18,12 @@ def iterate(
     state: tuple[Array, ...],
     rows: Sequence[tuple[float, ...]],
 ) -> tuple[Array, ...]:
-    """Make ``state = body(*state, *row)`` for each row in turn.
+    """Make ``state = body(*state, *row)`` for each row in turn; give the last state.
 
     As a loop of Python; but in JAX, and in a graph of TensorFlow, as one of theirs:
     they would compile each iteration anew, which takes minutes for some dozens of
-    singular value decompositions.
-
-    Parameters
-    ----------
-    body : callable
-        Takes the arrays of the state and the numbers of a row, which in these loops
-        are arrays without axes; gives arrays of the same shapes and dtypes.
-    state : tuple of array
-        The first state.
-    rows : sequence of tuple of numbers
-        What differs between the iterations; in a column all are int, or all float.
-
-    Returns
-    -------
-    tuple of array
-        The last state.
+    singular value decompositions. There the numbers of a row are arrays without axes;
+    in a column all are int, or all float. `body` keeps shapes and dtypes.
     """
     if len(rows) > 1 and compat.is_jax_array(state[0]):
         return _in_jax(body, state, rows)

@@ -25,17 +25,7 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class TruncatedSVD:
-    """What `truncated_svd` found.
-
-    Attributes
-    ----------
-    image : ndarray
-        The image.
-    kept : int
-        Number of singular values kept.
-    values : ndarray, shape (rank,)
-        All that were computed.
-    """
+    """What `truncated_svd` found: image, number of values kept, and all values."""
 
     image: Floats
     kept: int

@@ -41,20 +41,8 @@ class DouglasRachford(ADMM):
         x <- argmin |A x - y|^2 / 2 + penalty |x - mean of s|^2 / 2
         s_i <- s_i + relaxation (prox_i(2 x - s_i, 1 / penalty) - x)
 
-    Converges for a relaxation below 2. With one prior and relaxation 1 it is ADMM. For
-    NumPy.
-
-    Parameters
-    ----------
-    cg_iterations, batch_axes, exact_data
-        As for `ADMM`.
-    copies : int
-        Number of priors; `solve` takes that of those it is given.
-
-    Raises
-    ------
-    ValueError
-        As `ADMM`.
+    Converges for a relaxation below 2. With one prior and relaxation 1 it is ADMM,
+    whose options it has. For NumPy. `solve` sets the number of copies.
     """
 
     copies: int = 1
@@ -106,35 +94,14 @@ def largest(
     tolerance: float = 0.01,
     refinements: int = 4,
 ) -> float:
-    """Find the positive number that scores best.
+    """Find the positive number that scores best, of all that are tried.
 
     By steps of a factor from `first`, downwards and, if that is no better, upwards,
-    until a score is clearly worse than the best or two in a row are no better; then by
-    golden sections of the logarithm (Kiefer, Proc. AMS 4, 1953) beside the best, until
-    a parabola through it and its neighbours promises hardly more.
-
-    Parameters
-    ----------
-    score : callable
-        Takes a number, gives a number: the larger, the better.
-    first : float
-        Where to begin.
-    low, high : float
-        Smallest and largest number to try.
-    tolerance : float
-        Difference of scores that does not matter.
-    refinements : int
-        Most golden sections.
-
-    Returns
-    -------
-    float
-        The best of all that were tried.
-
-    Raises
-    ------
-    ValueError
-        Unless ``0 < low <= first <= high``.
+    between `low` and `high`, until a score is clearly worse than the best or two in a
+    row are no better; then by as many golden sections of the logarithm as `refinements`
+    (Kiefer, Proc. AMS 4, 1953) beside the best, until a parabola through it and its
+    neighbours promises hardly more. A difference of `tolerance` does not matter. Raises
+    ValueError unless ``0 < low <= first <= high``.
     """
     if not 0 < low <= first <= high:
         raise ValueError(f"first must lie in [low, high], got {first}, {low}, {high}")

@@ -40,13 +40,7 @@ def naming(path: str | Path, expected: str) -> Iterator[None]:
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuse what is no regular file: to open a pipe might wait forever.
-
-    Raises
-    ------
-    ValueError
-        If it is something else, or there is nothing.
-    """
+    """Refuse what is no regular file by ValueError: a pipe might wait for ever."""
     if Path(path).is_file():
         return
     if Path(path).is_dir():

@@ -40,18 +40,7 @@ class _Frame:
 
 
 def holds_dicom(path: Path) -> bool:
-    """Tell DICOM files, and folders that hold some.
-
-    Parameters
-    ----------
-    path : Path
-        File, folder, or a name of neither.
-
-    Returns
-    -------
-    bool
-        By the preamble, or the suffix, of the file or of one in the folder.
-    """
+    """Tell DICOM files, by preamble or suffix, and folders that hold one."""
     if path.is_dir():
         return any(map(_has_preamble, path.iterdir()))
     return path.suffix.lower() in DICOM_SUFFIXES or _has_preamble(path)

@@ -166,23 +166,9 @@ WRITERS: Mapping[str, Writer] = {
 
 
 def format_of(path: str | Path) -> Format | None:
-    """Find the format of a file, or of a folder of files.
+    """Find the format of a file, or of a folder of files: the first that recognises it.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    Format or None
-        The first that recognises it.
-
-    Raises
-    ------
-    ValueError
-        If it is an HDF5 file that is missing or damaged.
-    ImportError
-        If it is one, and h5py is missing.
+    Raises ValueError if it is an HDF5 file that is missing or damaged, ImportError if
+    it is one, and h5py is missing.
     """
     return next((each for each in FORMATS if each.recognises(Path(path))), None)

@@ -118,22 +118,8 @@ def cropped_series(
 
     Half of the parts are of pixels as they are; the others are turned, and finer or
     coarser by up to 1.6. Every frame is taken, or every other one; where the series
-    ends, it runs back.
-
-    Parameters
-    ----------
-    series : ndarray of float32, shape (T, H, W)
-        Magnitudes.
-    frames, size : int
-        Frames, and rows and columns of the part; where the series has fewer, it is
-        mirrored at its borders.
-    rng : numpy.random.Generator
-        Draws the part.
-
-    Returns
-    -------
-    ndarray of float32, shape (frames, size, size)
-        Magnitudes; the largest is 1, unless all are 0.
+    ends, it runs back, and where it has fewer rows or columns than `size`, it is
+    mirrored at its borders. The largest magnitude is 1, unless all are 0.
     """
     from scipy.ndimage import affine_transform, gaussian_filter
 
@@ -170,17 +156,7 @@ def smooth_phase(
 ) -> NDArray[np.complex64]:
     """Make up a phase, smooth in space, that turns a little in time.
 
-    Parameters
-    ----------
-    frames, size : int
-        T, and H = W.
-    rng : numpy.random.Generator
-        Draws it.
-
-    Returns
-    -------
-    ndarray of complex64, shape (T, H, W)
-        Numbers of magnitude 1.
+    Numbers of magnitude 1, complex64 (frames, size, size).
     """
     y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
     waves = rng.normal(0, 1.2, 8)
@@ -205,18 +181,7 @@ def _scaled(magnitude: NDArray[Any]) -> Series:
 
 
 def hearts_fingerprint(places: Sequence[str]) -> str:
-    """Sum up files of series that are trained on: their names, order and content.
-
-    Parameters
-    ----------
-    places : sequence of str
-        As for `read_hearts`.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal digits.
-    """
+    """Sum up the files of `read_hearts` by SHA-256: their names, order and content."""
     return fingerprint(_archives(places))
 
 

@@ -25,16 +25,9 @@ _STRUCTS = ("CtDataLimited", "CtDataFull")
 class HTC:
     """A measurement of the challenge.
 
-    Attributes
-    ----------
-    sinogram : ndarray of float32, shape (views, detectors)
-        Line integrals of the attenuation.
-    angles : ndarray of float64, shape (views,)
-        In degrees.
-    source, distance : float
-        Of the source from the centre of rotation and from the detector, in mm.
-    spacing : float
-        Of the detectors, in mm.
+    Line integrals of the attenuation, (views, detectors); angles in degrees; distances
+    of the source from the centre of rotation and from the detector, and the spacing of
+    the detectors, in mm.
     """
 
     sinogram: NDArray[np.float32]
@@ -45,40 +38,15 @@ class HTC:
 
 
 def holds_htc(path: str | Path) -> bool:
-    """Tell whether a file is of the challenge, by the names in it.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file.
-
-    Returns
-    -------
-    bool
-        False for files that cannot be read.
-    """
+    """Tell whether a file is of the challenge, by the names in it."""
     return not matlab_names(path).isdisjoint(_STRUCTS)
 
 
 def read_htc(path: str | Path) -> HTC:
-    """Read a file of the challenge.
+    """Read a ``.mat`` file of the challenge.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.mat`` file.
-
-    Returns
-    -------
-    HTC
-        The sinogram and its geometry.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, damaged or of another form.
-    ImportError
-        If SciPy is missing.
+    Raises ValueError if it is missing, damaged or of another form, ImportError without
+    SciPy.
     """
     with needing("scipy", "train"):
         from scipy.io import loadmat

@@ -150,26 +150,8 @@ def cropped_readout(
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
     """Crop the image along W to the field of view of the reconstruction.
 
-    Parameters
-    ----------
-    kspace : ndarray of complex64, shape (T, C, H, W)
-        k-space, its centre at ``(H // 2, W // 2)``.
-    mask : ndarray of bool, shape (T, H, W)
-        True where sampled.
-    header : str
-        The XML header.
-    path : str or Path
-        The file, for messages.
-
-    Returns
-    -------
-    kspace, mask : ndarray
-        Without the oversampling.
-
-    Raises
-    ------
-    ValueError
-        If the header is damaged, or of another width.
+    Of k-space (T, C, H, W), its mask (T, H, W), and the XML header; the path is for
+    messages. Raises ValueError if the header is damaged, or of another width.
     """
     encoding = _encoding(header, path)
     if encoding.width != kspace.shape[-1]:

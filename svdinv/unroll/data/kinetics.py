@@ -39,20 +39,10 @@ _REGIONS = (
 
 
 def plasma(minutes: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Give the activity of the plasma after an injection.
+    """Give the activity of the plasma after an injection, relative to that of FDG.
 
     ``(a1 t - a2 - a3) exp(-l1 t) + a2 exp(-l2 t) + a3 exp(-l3 t)`` (Feng, Huang & Wang,
     Int. J. Biomed. Comput. 1993).
-
-    Parameters
-    ----------
-    minutes : ndarray
-        Times, 0 or more.
-
-    Returns
-    -------
-    ndarray of float64
-        Relative to that of FDG of these authors.
     """
     (a1, a2, a3), (l1, l2, l3) = _AMPLITUDES, _DECAYS
     t = np.asarray(minutes, np.float64)
@@ -66,24 +56,9 @@ def two_tissues(
     """Give the mean activity of a tissue in each frame.
 
     The convolution of `plasma` with the response of two compartments (Huang et al., Am.
-    J. Physiol. 1980), and a share of blood.
-
-    Parameters
-    ----------
-    rates : sequence of float
-        K1, k2, k3, k4 per minute, and the share of blood in [0, 1].
-    frames : sequence of float
-        Lengths of the frames in minutes, from the injection on.
-
-    Returns
-    -------
-    ndarray of float64, shape (frames,)
-        Activities.
-
-    Raises
-    ------
-    ValueError
-        If a length is not positive, or a rate negative.
+    J. Physiol. 1980), and a share of blood. The rates are K1, k2, k3, k4 per minute,
+    and that share; the frames, lengths in minutes from the injection on. Raises
+    ValueError if a length is not positive, or a rate negative.
     """
     lengths = np.asarray(frames, np.float64)
     if lengths.ndim != 1 or not lengths.size or not (lengths > 0).all():
@@ -119,19 +94,9 @@ def kinetic_phantom(
 ) -> NDArray[np.float32]:
     """Give a slice of a head whose regions take up a tracer, each at its own rates.
 
-    Parameters
-    ----------
-    size : int
-        Rows and columns.
-    frames : sequence of float
-        As for `two_tissues`.
-    seed : int
-        Draws rates around those of the literature, which vary slowly within regions.
-
-    Returns
-    -------
-    ndarray of float32, shape (frames, size, size)
-        Activities, the largest of which is 1; without those of the vessels.
+    Float32 (frames, size, size), the largest of which is 1; without the vessels. The
+    frames are as for `two_tissues`; the seed draws rates around those of the
+    literature, which vary slowly within regions.
     """
     rng = np.random.default_rng(seed)
     series = np.zeros((len(frames), size, size))

@@ -32,27 +32,9 @@ def uniform_mask(
 ) -> NDArray[np.bool_]:
     """Draw a mask that samples every entry independently with the same chance.
 
-    Every channel of a colour image therefore gets a mask of its own, as in the
-    colour compressed sensing of Zhang & Hu (arXiv 2411.14141).
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the mask, channels included.
-    rate : float
-        Chance of an entry to be sampled, in (0, 1).
-    rng : numpy.random.Generator
-        Source of the randomness; the same state gives the same mask.
-
-    Returns
-    -------
-    ndarray of bool, shape `shape`
-        True where sampled.
-
-    Raises
-    ------
-    ValueError
-        If `rate` is outside (0, 1).
+    Every channel of a colour image therefore gets a mask of its own, as in the colour
+    compressed sensing of Zhang & Hu (arXiv 2411.14141). Raises ValueError if `rate`,
+    the chance, is outside (0, 1).
     """
     if not 0 < rate < 1:
         raise ValueError(f"rate must lie in (0, 1), got {rate}")
@@ -70,37 +52,15 @@ def variable_density_mask(
     """Draw points of k-space with a density that falls off towards its border.
 
     The polynomial density of Lustig, Donoho & Pauly (MRM 58, 2007): a point at the
-    distance r from the centre, 1 being that of the corner, has the chance
-    ``min(1, (1 - r)**power + offset)``, with the offset that meets the rate, found by
-    bisection. Where even an offset of zero gives too many points, the density is
-    scaled down instead. The points themselves are drawn by systematic sampling in
-    random order (Madow 1949), which keeps these chances and fixes the number.
+    distance r from the centre, 1 being that of the corner, has the chance ``min(1, (1 -
+    r)**power + offset)``, with the offset that meets the rate, found by bisection.
+    Where even an offset of zero gives too many points, the density is scaled down
+    instead. The points themselves are drawn by systematic sampling in random order
+    (Madow 1949), which keeps these chances and fixes the number.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) or (T, H, W); every frame is drawn anew.
-    rate : float
-        Share of the points that are sampled, in (0, 1]. Every frame has
-        ``round(rate * H * W)``.
-    rng : numpy.random.Generator
-        Source of the randomness; the same state gives the same mask.
-    power : float
-        How steeply the density falls, at least 0.
-    calibration : int
-        Side of the square around the centre that is sampled fully, at least 1.
-
-    Returns
-    -------
-    ndarray of bool, shape `shape`
-        True where sampled.
-
-    Raises
-    ------
-    TypeError
-        If `rng` is not a Generator.
-    ValueError
-        If an argument is out of range, or the square alone exceeds the rate.
+    Every frame of (H, W) or (T, H, W) is drawn anew and has ``round(rate * H * W)``
+    points, with a square of `calibration` points a side around the centre. Raises
+    ValueError if an argument is out of range, or the square alone exceeds the rate.
     """
     frames, height, width = _frames(shape)
     _check_rng(rng)
@@ -133,36 +93,11 @@ def cartesian_mask(
 ) -> NDArray[np.bool_]:
     """Draw whole phase-encode lines, most of them near the centre of k-space.
 
-    The density over the lines is that of `variable_density_mask` in one dimension.
-    Each frame has its own lines, and the same number of them.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) or (T, H, W).
-    acceleration : float
-        At least 1. Of N lines, ``round(N / acceleration)`` are sampled.
-    rng : numpy.random.Generator
-        Source of the randomness; the same state gives the same mask.
-    axis : int
-        The phase-encode axis, -2 for H or -1 for W: the lines are chosen along this
-        axis and run along the other, the readout.
-    calibration : int
-        Number of lines around the centre that every frame has, at least 1.
-    power : float
-        How steeply the density falls, at least 0.
-
-    Returns
-    -------
-    ndarray of bool, shape `shape`
-        True where sampled.
-
-    Raises
-    ------
-    TypeError
-        If `rng` is not a Generator.
-    ValueError
-        If an argument is out of range, or there are fewer lines than `calibration`.
+    The density over the lines is that of `variable_density_mask` in one dimension. Each
+    frame of (H, W) or (T, H, W) has its own lines, ``round(N / acceleration)`` of N,
+    and `calibration` around the centre among them. They are chosen along `axis`, -2 for
+    H or -1 for W, and run along the other, the readout. Raises ValueError if an
+    argument is out of range, or there are fewer lines than `calibration`.
     """
     frames, *grid = _frames(shape)
     _check_rng(rng)
@@ -191,36 +126,17 @@ def radial_mask(
 ) -> NDArray[np.bool_]:
     """Make pseudo-radial lines through the centre, on the Cartesian grid.
 
-    A spoke takes, in each column (each row, if it is steep), the grid point nearest
-    to it, from border to border; so it needs no gridding. Between frames the spokes
-    turn. With the golden angle (Winkelmann et al., IEEE TMI 26, 2007) any run of
-    frames covers k-space nearly evenly. Dynamic MRI is commonly simulated with 16 or
-    30 lines a frame.
+    A spoke takes, in each column (each row, if it is steep), the grid point nearest to
+    it, from border to border; so it needs no gridding. Between frames the spokes turn.
+    With the golden angle (Winkelmann et al., IEEE TMI 26, 2007) any run of frames
+    covers k-space nearly evenly. Dynamic MRI is commonly simulated with 16 or 30 lines
+    a frame.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        (H, W) or (T, H, W).
-    spokes : int
-        Number of lines in each frame, at least 1.
-    angle : {"golden", "uniform"} or float
-        Degrees from each spoke to the next, counted on from frame to frame. "golden"
-        is `GOLDEN_ANGLE`. "uniform" spaces the spokes of a frame evenly, and turns
-        each frame by the golden angle against the one before.
-    rng : numpy.random.Generator, optional
-        Draws the angle of the first spoke, which is otherwise 0: along W.
-
-    Returns
-    -------
-    ndarray of bool, shape `shape`
-        True where sampled; the centre always is.
-
-    Raises
-    ------
-    TypeError
-        If `rng` is neither a Generator nor None.
-    ValueError
-        If an argument is out of range.
+    `angle` is in degrees from each spoke to the next, counted on from frame to frame,
+    and "golden" is `GOLDEN_ANGLE`; "uniform" spaces the spokes of a frame evenly, and
+    turns each frame by the golden angle against the one before. `rng` draws the angle
+    of the first spoke, which is otherwise 0: along W. Raises ValueError if an argument
+    is out of range.
     """
     frames, height, width = _frames(shape)
     _check_rng(rng, optional=True)
@@ -261,42 +177,17 @@ def vista_like_mask(
     """Draw phase-encode lines that keep their distance in k-space and time.
 
     After VISTA (Ahmad et al., MRM 74, 2015), which minimises a Riesz energy of the
-    samples in the k-t plane, but not that algorithm. Here the lines start from a
-    random draw, and each in turn moves to the free line of its frame where the energy
-    ``sum(1 / distance**2)`` to the others is least. Distances in k are measured by
-    the share of the wanted density ``(1 - |k|)**power + 0.1`` between two lines, so
-    that lines end up closer in the centre. There, one line is worth one frame.
+    samples in the k-t plane, but not that algorithm. Here the lines start from a random
+    draw, and each in turn moves, `sweeps` times at most, to the free line of its frame
+    where the energy ``sum(1 / distance**2)`` to the others is least. Distances in k are
+    measured by the share of the wanted density ``(1 - |k|)**power + 0.1`` between two
+    lines, so that lines end up closer in the centre. There, one line is worth one
+    frame.
 
-    Unlike in `cartesian_mask` no line is in every frame, not the central one either:
-    no two adjacent frames have a line in common if the acceleration is 2 or more, and
-    as few as can be if it is less.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (T, H, W).
-    acceleration : float
-        At least 1. Of N lines, ``round(N / acceleration)`` are sampled in each frame.
-    rng : numpy.random.Generator
-        Source of the randomness; the same state gives the same mask.
-    axis : int
-        The phase-encode axis, -2 for H or -1 for W.
-    power : float
-        How steeply the density falls, at least 0.
-    sweeps : int
-        How many times each line may move.
-
-    Returns
-    -------
-    ndarray of bool, shape `shape`
-        True where sampled.
-
-    Raises
-    ------
-    TypeError
-        If `rng` is not a Generator.
-    ValueError
-        If an argument is out of range.
+    Of (T, H, W), with lines, `axis` and `acceleration` as for `cartesian_mask`; but no
+    line is in every frame, not the central one either: no two adjacent frames have a
+    line in common if the acceleration is 2 or more, and as few as can be if it is less.
+    Raises ValueError if an argument is out of range.
     """
     frames, *grid = _frames(shape, series=True)
     _check_rng(rng)
@@ -332,31 +223,10 @@ def equispaced_mask(
     Here each frame is moved by the golden section of the distance against the one
     before, so that any run of frames covers k-space nearly evenly.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        (T, H, W).
-    acceleration : float
-        At least 1. Of N lines, ``round(N / acceleration)`` are taken in each frame,
-        at distances that differ by 1 where they cannot be equal.
-    axis : int
-        The phase-encode axis, -2 for H or -1 for W.
-    calibration : int
-        Number of lines around the centre that every frame has besides these.
-    rng : numpy.random.Generator, optional
-        Draws where the lines of the first frame lie, which otherwise begin at 0.
-
-    Returns
-    -------
-    ndarray of bool, shape (T, H, W)
-        True where sampled.
-
-    Raises
-    ------
-    TypeError
-        If `rng` is neither a Generator nor None.
-    ValueError
-        If an argument is out of range.
+    Of (T, H, W), with `axis` and `acceleration` as for `cartesian_mask`, at distances
+    that differ by 1 where they cannot be equal, and `calibration` lines around the
+    centre besides these. `rng` draws where the lines of the first frame lie, which
+    otherwise begin at 0. Raises ValueError if an argument is out of range.
     """
     frames, *grid = _frames(shape, series=True)
     _check_rng(rng, optional=True)

@@ -41,27 +41,10 @@ def write_measurement(
 ) -> None:
     """Write measured data to an HDF5 file; it is complete or not there at all.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file; an existing one is replaced.
-    arrays : mapping of str to ndarray
-        The datasets, such as ``kspace``, ``mask`` and ``truth``.
-    kind : str
-        The task.
-    name, setting : str
-        What it is of, and how it was measured.
-    options : mapping of str to str, int or float, optional
-        How the data were made, written as attributes.
-
-    Raises
-    ------
-    ValueError
-        If an option has a name that is taken.
-    ImportError
-        If h5py is missing.
-    OSError
-        If the file cannot be written.
+    The datasets, such as ``kspace``, ``mask`` and ``truth``, by name; the task as
+    `kind`, what it is of, how it was measured, and as attributes how the data were
+    made. Raises ValueError if an option has a name that is taken, ImportError without
+    h5py.
     """
     given = dict(options or {})
     taken = [name for name in given if name in _OWN]
@@ -75,24 +58,9 @@ def write_measurement(
 
 
 def as_mask(values: Arrays, what: str) -> NDArray[np.bool_]:
-    """Convert a sampling mask to bool.
+    """Convert a sampling mask, of bool or of numbers that are 0 or 1, to bool.
 
-    Parameters
-    ----------
-    values : ndarray
-        Of bool, or of numbers of any type that are 0 or 1.
-    what : str
-        What to call it in errors.
-
-    Returns
-    -------
-    ndarray of bool
-        True where sampled.
-
-    Raises
-    ------
-    ValueError
-        If it holds other numbers, or samples nothing.
+    Raises ValueError, calling it `what`, if it holds other numbers, or samples nothing.
     """
     if not ((values == 0) | (values == 1)).all():
         raise FileError(f"{what} must hold 0 and 1, or true and false, alone")
@@ -105,39 +73,21 @@ def as_mask(values: Arrays, what: str) -> NDArray[np.bool_]:
 def read_mask(
     path: str | Path, *, key: str | None = None, time_axis: int = -3
 ) -> NDArray[np.bool_]:
-    """Read a sampling mask from an array file.
+    """Read a sampling mask (..., H, W) from a file of an array of bool, or of 0 and 1.
 
-    Parameters
-    ----------
-    path : str or Path
-        ``.npy``, ``.npz``, ``.mat`` or ``.h5`` file with an array of bool, or of 0
-        and 1. Of several arrays the one called ``mask`` is taken.
-    key, time_axis
-        As for `svdinv.unroll.data.read_series`.
-
-    Returns
-    -------
-    ndarray of bool, shape (..., H, W)
-        True where sampled.
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be read, holds other numbers, or samples nothing.
+    With `key` and `time_axis` as for `svdinv.unroll.data.read_series`; of several
+    arrays the one called ``mask`` is taken. Raises ValueError if the file cannot be
+    read, holds other numbers, or samples nothing.
     """
     array = read_series(path, key, time_axis=time_axis, usual="mask")
     return as_mask(array, f"{path}: the mask")
 
 
 class Datasets:
-    """The datasets of an open file, each checked before it is read.
+    """The datasets of an open file of h5py, each checked before it is read.
 
-    Parameters
-    ----------
-    file : h5py.File
-        The file, open.
-    path : str or Path
-        Its name, for messages.
+    The path is its name in messages. What is missing, or not as it should be, raises
+    ValueError.
     """
 
     def __init__(self, file: Any, path: str | Path) -> None:
@@ -148,13 +98,7 @@ class Datasets:
         return self.file.get(name, getlink=True) is not None
 
     def dataset(self, name: str) -> Any:
-        """Give a dataset, unread.
-
-        Raises
-        ------
-        ValueError
-            If it is missing, or lies in another file.
-        """
+        """Give a dataset, unread, which must not lie in another file."""
         link = self.file.get(name, getlink=True) if name in self else None
         dataset: Any = None
         if type(link).__name__ != "ExternalLink":
@@ -171,13 +115,7 @@ class Datasets:
         return dataset
 
     def shape(self, name: str, said: str, axes: Sequence[int]) -> tuple[int, ...]:
-        """Give the shape of a dataset of numbers, of so many axes.
-
-        Raises
-        ------
-        ValueError
-            If it is missing, or something else.
-        """
+        """Give the shape of a dataset of numbers, of so many axes."""
         dataset = self.dataset(name)
         if not is_numeric(dataset.dtype):
             raise self.error(name, "must be an array of numbers")
@@ -187,13 +125,7 @@ class Datasets:
         return shape
 
     def same(self, name: str, expected: tuple[int, ...], said: str) -> None:
-        """Check that a dataset has a shape.
-
-        Raises
-        ------
-        ValueError
-            If it has another.
-        """
+        """Check that a dataset has a shape."""
         shape = self.shape(name, said, range(8))
         if shape != expected:
             raise self.error(
@@ -210,13 +142,7 @@ class Datasets:
         return dtype.kind == "c" or dtype.names is not None
 
     def real(self, name: str) -> Arrays:
-        """Read real numbers, of floating point or whole: float32.
-
-        Raises
-        ------
-        ValueError
-            If it is missing, of something else, or not finite.
-        """
+        """Read real numbers, of floating point or whole, all finite: float32."""
         dataset = self.dataset(name)
         if dataset.dtype.kind not in "fiu":
             raise self.error(name, f"must be of real numbers, got {dataset.dtype}")
@@ -229,13 +155,7 @@ class Datasets:
         return array
 
     def whole(self, name: str) -> Arrays:
-        """Read whole numbers, of any type: int64.
-
-        Raises
-        ------
-        ValueError
-            If they are missing, or not whole.
-        """
+        """Read whole numbers, of any type: int64."""
         numbers = self.real(name)
         if (numbers != np.round(numbers)).any():
             raise self.error(name, "must be of whole numbers")

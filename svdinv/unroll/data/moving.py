@@ -28,19 +28,8 @@ def phantom_series(
 ) -> NDArray[np.complex64]:
     """Make a series of the phantom, each index another patient and another scan.
 
-    Parameters
-    ----------
-    index : int
-        Which one.
-    frames, size : int
-        T, and H = W.
-    perfusion : float
-        Share of the indices that show first-pass perfusion.
-
-    Returns
-    -------
-    ndarray of complex64, shape (T, H, W)
-        The series; the largest magnitude is 1.
+    Complex64, (frames, size, size), of largest magnitude 1; a share `perfusion` of the
+    indices shows first-pass perfusion.
     """
     rng = generator(3, index)
     return heart(
@@ -66,19 +55,8 @@ def moving_photograph(
     there, from frame to frame or, where heartbeats lie between frames, at random. It
     has a smooth phase, and a grain of its own in every frame.
 
-    Parameters
-    ----------
-    photo : ndarray of float32, shape (H, W, 3)
-        A photograph in [0, 1], of at least `size` pixels a side.
-    frames, size : int
-        T, and the rows and columns of the series.
-    rng : numpy.random.Generator
-        Draws the part of the photograph, and all else.
-
-    Returns
-    -------
-    ndarray of complex64, shape (T, H, W)
-        The series; the largest magnitude is 1.
+    From float32 (H, W, 3) in [0, 1], of at least `size` pixels a side, to complex64
+    (frames, size, size), of largest magnitude 1.
     """
     # From details as they are to those of a picture that has been scaled down.
     least = min(photo.shape[:2]) // size
@@ -127,22 +105,11 @@ def warped(
     shares: NDArray[np.float64],
     displacement: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Move what a series shows.
+    """Move what a series of magnitudes (T, H, W) shows.
 
-    Parameters
-    ----------
-    series : ndarray, shape (T, H, W)
-        Magnitudes.
-    shares : ndarray, shape (T,)
-        What each frame is moved by, as a part of `displacement`.
-    displacement : ndarray, shape (2, H, W)
-        Down and to the right, in pixels.
-
-    Returns
-    -------
-    ndarray, shape (T, H, W)
-        ``series[t](p - shares[t] * displacement(p))`` by cubic splines, mirrored at
-        the borders; no magnitude is negative.
+    By a share for each frame of a displacement (2, H, W), down and to the right, in
+    pixels: ``series[t](p - shares[t] * displacement(p))`` by cubic splines, mirrored at
+    the borders. No magnitude is negative.
     """
     from scipy.ndimage import map_coordinates
 
@@ -171,16 +138,6 @@ def unseen_series(
 ) -> NDArray[np.complex64]:
     """Make a series of the phantom that no training and no validation has seen.
 
-    Parameters
-    ----------
-    index : int
-        Which one, from 0.
-    frames, size : int
-        T, and H = W.
-
-    Returns
-    -------
-    ndarray of complex64, shape (T, H, W)
-        The series; the largest magnitude is 1.
+    As `phantom_series`; the index counts from 0.
     """
     return phantom_series(_FIRST_TEST + index, frames, size)

@@ -24,21 +24,9 @@ def generator(*key: int) -> np.random.Generator:
 def white_noise(
     shape: tuple[int, ...], dtype: DTypeLike, rng: np.random.Generator
 ) -> Arrays:
-    """Draw white Gaussian noise of variance 1.
+    """Draw white Gaussian noise of variance 1: float32, or complex64, circular.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the noise.
-    dtype : dtype
-        float32 or complex64, which is circular: E|n|**2 is 1 then.
-    rng : numpy.random.Generator
-        Draws it.
-
-    Returns
-    -------
-    ndarray
-        The noise.
+    Of complex noise n, E|n|**2 is 1.
     """
     if np.dtype(dtype).kind != "c":
         return rng.standard_normal(shape, dtype=np.float32)
@@ -47,23 +35,11 @@ def white_noise(
 
 
 def noisy(problem: Problem, deviation: float, *, seed: int) -> Problem:
-    """Add white Gaussian noise to what was measured.
+    """Add white Gaussian noise to what was measured, of NumPy arrays.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of NumPy arrays.
-    deviation : float
-        Standard deviation, sqrt(E|n|**2) of complex noise n, relative to the largest
-        value that an image can have: 1 for real ones, the largest magnitude of the
-        truth for complex ones.
-    seed : int
-        Draws the noise.
-
-    Returns
-    -------
-    Problem
-        The same with other data.
+    `deviation`, sqrt(E|n|**2) of complex noise n, is relative to the largest value that
+    an image can have: 1 for real ones, the largest magnitude of the truth for complex
+    ones.
     """
     y, scale = problem.y, deviation
     if np.iscomplexobj(y):
@@ -81,25 +57,11 @@ def counted(
 ) -> Arrays:
     """Give line integrals of attenuation as they are measured by counting photons.
 
-    Counts are Poisson variables of mean ``photons * exp(-integral)``, plus Gaussian
-    noise of the electronics (Lasio, Whiting & Williamson, Phys. Med. Biol. 2007). All
-    photons have one energy: there is no beam hardening.
-
-    Parameters
-    ----------
-    integrals : ndarray
-        Without noise.
-    photons : float
-        Photons that a detector counts without anything in the way.
-    rng : numpy.random.Generator
-        Draws the noise.
-    electronic : float
-        Standard deviation of the electronics' noise, in photons.
-
-    Returns
-    -------
-    ndarray
-        Of the same dtype; what would be no photon at all counts as one.
+    Counts are Poisson variables of mean ``photons * exp(-integral)``, where a detector
+    counts so many photons without anything in the way, plus Gaussian noise of the
+    electronics, of a standard deviation in photons (Lasio, Whiting & Williamson, Phys.
+    Med. Biol. 2007). All photons have one energy: there is no beam hardening. What
+    would be no photon at all counts as one.
     """
     mean = photons * np.exp(-integrals.astype(np.float64))
     counts = rng.poisson(mean) + electronic * rng.standard_normal(mean.shape)

@@ -189,27 +189,13 @@ def heart(
 def coil_maps(
     coils: int, height: int, width: int, *, seed: int
 ) -> NDArray[np.complex64]:
-    """Compute sensitivities of loop coils on a belt around the chest.
+    """Compute sensitivities of loop coils on a belt around the chest, (C, H, W).
 
     By the law of Biot and Savart, in the static approximation: the sensitivity is the
-    transverse field of a unit current in the loop, ``B_x - i B_y`` (Hoult 2000).
-
-    Parameters
-    ----------
-    coils, height, width : int
-        C >= 1, and H and W of 16 or more.
-    seed : int
-        Draws where the belt begins, and a phase for every coil.
-
-    Returns
-    -------
-    ndarray of complex64, shape (C, H, W)
-        The maps; the sum of their squared magnitudes is 1 at every pixel.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+    transverse field of a unit current in the loop, ``B_x - i B_y`` (Hoult 2000). The
+    sum of the squared magnitudes is 1 at every pixel. The seed draws where the belt
+    begins, and a phase for every coil. Raises ValueError unless C >= 1, and H and W are
+    16 or more.
     """
     _check_size(1, height, width)
     if not _is_integer(coils) or coils < 1:

@@ -120,26 +120,11 @@ def photograph(name: str) -> Image:
 def training_photographs(
     places: Sequence[str], held_out: Sequence[str], longest: int
 ) -> dict[str, Image]:
-    """Read photographs to train on.
+    """Read photographs to train on, by name: float32 (H, W, 3) in [0, 1].
 
-    Parameters
-    ----------
-    places : sequence of str
-        Folders and files of pictures, besides the built-in ones.
-    held_out : sequence of str
-        Built-in photographs to leave out.
-    longest : int
-        Pictures with longer sides are scaled down to this.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (H, W, 3)
-        Photographs in [0, 1], by name.
-
-    Raises
-    ------
-    ValueError
-        If a file or folder is missing or is no picture.
+    Those in folders and files, and the built-in ones that are not held out; with longer
+    sides than `longest` they are scaled down. Raises ValueError if a file or folder is
+    missing or is no picture.
     """
     names = split(*held_out) if held_out else PHOTOS
     # Scaled down one by one: all of them at their full size could fill the memory.
@@ -151,18 +136,7 @@ def training_photographs(
 
 
 def fingerprint(places: Sequence[str]) -> str:
-    """Sum up pictures that are trained on: their names, order and content.
-
-    Parameters
-    ----------
-    places : sequence of str
-        Folders and files of pictures.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal digits.
-    """
+    """Sum up pictures in folders and files by SHA-256: names, order and content."""
     return _files.fingerprint(_pictures(places))
 
 

@@ -115,23 +115,10 @@ def read_folder(path: str | Path, *, largest: int | None = 512) -> list[Image]:
 
 
 def picture_files(path: str | Path) -> list[Path]:
-    """List the picture files of a folder.
+    """List the picture files of a folder, by name.
 
-    Parameters
-    ----------
-    path : str or Path
-        The folder.
-
-    Returns
-    -------
-    list of Path
-        The files in it, not in its subfolders, whose names end as in `SUFFIXES`,
-        whatever the case, by name.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder, or no picture in it.
+    Those in it, not in its subfolders, whose names end as in `SUFFIXES`, whatever the
+    case. Raises ValueError if there is no such folder, or no picture in it.
     """
     folder = Path(path)
     if not folder.is_dir():

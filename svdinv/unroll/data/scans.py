@@ -60,15 +60,7 @@ class Scan:
 
 
 class SeveralSlices(FileError):
-    """A file holds several slices, and none was chosen.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    slices : sequence of str
-        What they are, in their order.
-    """
+    """A file holds several slices, described in their order, and none was chosen."""
 
     def __init__(self, path: str | Path, slices: Sequence[str]) -> None:
         self.slices = tuple(slices)
@@ -82,26 +74,10 @@ class SeveralSlices(FileError):
 
 
 def chosen(path: str | Path, number: int | None, slices: Sequence[str]) -> int:
-    """Give the slice to read: the one asked for, or the only one.
+    """Give the number of the slice to read: the one asked for, or the only one.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    number : int or None
-        What was asked for.
-    slices : sequence of str
-        What there is; texts may be empty.
-
-    Returns
-    -------
-    int
-        Its place in `slices`.
-
-    Raises
-    ------
-    ValueError
-        If there are several and none was asked for, or there is no such one.
+    `slices` describes what there is; texts may be empty. Raises ValueError if there are
+    several and none was asked for, or there is no such one.
     """
     if number is None and len(slices) > 1:
         raise SeveralSlices(path, slices)

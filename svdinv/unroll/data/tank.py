@@ -38,16 +38,11 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Tank:
-    """One measurement.
+    """One measurement, of 32 electrodes.
 
-    Attributes
-    ----------
-    currents : ndarray, shape (32, patterns)
-        Currents into the electrodes, in milliamperes.
-    voltages : ndarray, shape (32, measurements)
-        Weights of the potentials in each measurement.
-    data, reference : ndarray, shape (patterns, measurements)
-        Voltages with and without things in the water; NaN where none was measured.
+    Currents into them in milliamperes, (32, patterns); weights of their potentials in
+    each measurement, (32, measurements); and with and without things in the water the
+    voltages, (patterns, measurements), NaN where none was measured.
     """
 
     currents: Floats
@@ -59,24 +54,9 @@ class Tank:
 def read_tank(folder: str | Path, target: int) -> Tank:
     """Read the measurement of a target, and that of the water alone beside it.
 
-    Parameters
-    ----------
-    folder : path
-        That of a level, with ``ref.mat`` and ``data1.mat`` to ``data4.mat``.
-    target : int
-        Number of the target.
-
-    Returns
-    -------
-    Tank
-        The measurement.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a file is not there.
-    ValueError
-        If it is none of the challenge's.
+    From the folder of a level, with ``ref.mat`` and ``data1.mat`` to ``data4.mat``.
+    Raises FileNotFoundError if a file is not there, ValueError if it is none of the
+    challenge's.
     """
     path = Path(folder) / f"data{target}.mat"
     found = _read(path, "Inj", "Mpat", "Uel")
@@ -91,24 +71,9 @@ def read_tank(folder: str | Path, target: int) -> Tank:
 
 
 def read_mesh(path: str | Path) -> Mesh:
-    """Read a mesh of the challenge, ``Mesh_sparse.mat`` or ``Mesh_dense.mat``.
+    """Read a mesh in metres, ``Mesh_sparse.mat`` or ``Mesh_dense.mat``.
 
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Returns
-    -------
-    Mesh
-        In metres.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not there.
-    ValueError
-        If it is no such mesh.
+    Raises FileNotFoundError if it is not there, ValueError if it is no such mesh.
     """
     found = _read(Path(path), "g", "H", "elfaces")
     triangles = found["H"].astype(int)
@@ -120,26 +85,9 @@ def read_mesh(path: str | Path) -> Mesh:
 def calibrated(mesh: Mesh, tank: Tank) -> tuple[Impedance, float, float]:
     """Fit the water's conductivity, and one contact impedance, to the reference.
 
-    Parameters
-    ----------
-    mesh : Mesh
-        The mesh.
-    tank : Tank
-        The measurement.
-
-    Returns
-    -------
-    model : Impedance
-        With that contact impedance at all electrodes.
-    water : float
-        The conductivity.
-    misfit : float
-        What is left of the reference, relative to it.
-
-    Raises
-    ------
-    ValueError
-        If the electrodes of the mesh are others, or nothing was measured.
+    Gives the model with that impedance at all electrodes, the conductivity, and what is
+    left of the reference, relative to it. Raises ValueError if the electrodes of the
+    mesh are others, or nothing was measured.
     """
     from scipy.optimize import least_squares
 
@@ -163,19 +111,8 @@ def calibrated(mesh: Mesh, tank: Tank) -> tuple[Impedance, float, float]:
 def deviations(reference: Floats, y: Floats, misfit: float) -> Floats:
     """Give standard deviations of difference data, with what the model gets wrong.
 
-    What it misfits of the water it will misfit of others.
-
-    Parameters
-    ----------
-    reference, y : ndarray
-        Voltages of the water, and their changes.
-    misfit : float
-        Of `calibrated`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape of the data.
+    Of voltages of the water, their changes, and the misfit of `calibrated`: what it
+    misfits of the water it will misfit of others.
     """
     size = np.nan_to_num(np.abs(reference))
     noise = 5e-4 * size + 1e-4 * size.max()
@@ -185,16 +122,8 @@ def deviations(reference: Floats, y: Floats, misfit: float) -> Floats:
 def segment(image: Floats) -> NDArray[np.uint8]:
     """Tell water from what resists and what conducts, by two thresholds (Otsu).
 
-    Parameters
-    ----------
-    image : ndarray
-        Conductivities, or their change.
-
-    Returns
-    -------
-    ndarray of uint8
-        0 in the class with most pixels, the water; 1 in classes below it, 2 in those
-        above.
+    Of conductivities or their change: 0 in the class with most pixels, the water; 1 in
+    classes below it, 2 in those above.
     """
     from skimage.filters import threshold_multiotsu
 
@@ -206,22 +135,10 @@ def segment(image: Floats) -> NDArray[np.uint8]:
 
 
 def score(segmented: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Score a segmentation as the challenge does.
+    """Score a segmentation as the challenge does, 1 if it equals the truth.
 
-    Parameters
-    ----------
-    segmented, truth : ndarray, shape (H, W)
-        0 water, 1 resistive, 2 conductive.
-
-    Returns
-    -------
-    float
-        Mean of the structural similarities of the two classes' indicators, 1 if equal.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
+    Both hold 0 for water, 1 resistive, 2 conductive; it is the mean of the structural
+    similarities of the two classes' indicators. Raises ValueError if the shapes differ.
     """
     if segmented.shape != truth.shape:
         raise ValueError(

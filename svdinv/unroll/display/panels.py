@@ -37,16 +37,10 @@ _COLUMN, _SPACE, _LINE, _BLACK, _TEXT, _SUBTEXT = 240, 8, 20, 12, 240, 150
 
 @dataclass(frozen=True)
 class Entry:
-    """One column of the panel.
+    """One column of the panel: a heading, an image, and a line under the heading.
 
-    Attributes
-    ----------
-    name : str
-        Heading.
-    image : ndarray
-        Picture in [0, 1], (H, W, 3); or series, complex or magnitudes, (T, H, W).
-    label : str
-        Line under the heading, such as the PSNR.
+    The image is a picture in [0, 1], (H, W, 3), or a series, complex or magnitudes, (T,
+    H, W).
     """
 
     name: str
@@ -60,27 +54,9 @@ def save_panel(
     """Write a PNG: pictures, a magnified window, and maps of the error.
 
     The window lies where the truth has most contrast; the errors, averaged over the
-    channels, share one scale.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-    truth : Entry or None
-        The image itself; without it there are no errors to show, and the last entry
-        tells what to look at.
-    entries : sequence of Entry
-        What is compared to it, of the same shape. The first, the zero-filled image,
-        does not count for the scale of the errors.
-    title : str
-        Title of the panel.
-
-    Raises
-    ------
-    ImportError
-        If Matplotlib is missing.
-    OSError
-        If the file cannot be written.
+    channels, share one scale. Without a truth there are no errors to show, and the last
+    entry tells what to look at. The first entry, the zero-filled image, does not count
+    for the scale of the errors. Raises ImportError without Matplotlib.
     """
     from matplotlib.patches import Rectangle
 

@@ -245,28 +245,11 @@ def evaluate(
     title: str,
     panels: int = 1,
 ) -> Evaluation:
-    """Apply methods to problems, and write down how well they did.
+    """Apply methods to problems with known truth, and write down how well they did.
 
-    Parameters
-    ----------
-    problems : Problems or collection of Problem
-        All with their truth.
-    methods : mapping of str to callable
-        Methods by name.
-    output : Path
-        Existing folder for `RESULTS`, `TABLE` and pictures. The tables are complete
-        after each problem, whatever ends the work.
-    task : Task
-        Of the problems.
-    title : str
-        Of the table.
-    panels : int
-        For how many images of each setting to make pictures.
-
-    Returns
-    -------
-    Evaluation
-        The results; not complete after Ctrl-C.
+    To `RESULTS`, `TABLE` and, for so many images of each setting, pictures, in an
+    existing folder; the tables are complete after each problem, whatever ends the work.
+    What it gives is not complete after Ctrl-C.
     """
     evaluation = Evaluation(task, title)
     pictured: dict[str, int] = {}

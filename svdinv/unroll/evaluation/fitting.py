@@ -36,37 +36,16 @@ def fitted(
     checkpoint: Path | None = None,
     device: str = "cpu",
 ) -> Fit | None:
-    """Fit, compare, print and write.
+    """Fit, compare, print and write, with the trajectory as CSV in a `table`.
 
-    Parameters
-    ----------
-    task, problem, generator, options
-        What to reconstruct, by which network, and how.
-    written : Files
-        Where to.
-    table : Path
-        Where the trajectory goes, as CSV.
-    weights : Network, optional
-        To begin with.
-    start : bool
-        Whether to fit around what `Task.begun` gives.
-    exact : bool
-        Whether the data are without noise, and are put back into the image.
-    baselines : bool
-        Whether to apply the classical methods too.
-    checkpoint, device
-        As for `svdinv.unroll.untrained.fit`.
+    The fit begins with the `weights`, if there are some, and with `start` is around
+    what `Task.begun` gives. With `exact` the data are without noise, and are put back
+    into the image. `baselines` applies the classical methods too; `checkpoint` and
+    `device` are as for `svdinv.unroll.untrained.fit`.
 
-    Returns
-    -------
-    Fit or None
-        How it went, also where Ctrl-C ended the fit; None where it came before the fit:
-        nothing is written then.
-
-    Raises
-    ------
-    ValueError
-        If the options do not fit the problem, or the checkpoint is of another fit.
+    Gives how it went, also where Ctrl-C ended the fit; None where that came before the
+    fit: nothing is written then. Raises ValueError if the options do not fit the
+    problem, or the checkpoint is of another fit.
     """
 
     def finished(image: Any) -> Any:

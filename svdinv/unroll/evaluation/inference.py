@@ -109,31 +109,12 @@ def apply(
     device: str = "cpu",
     on_part: Callable[[], Any] = lambda: None,
 ) -> Estimate:
-    """Reconstruct with a network.
+    """Reconstruct, finished as the task wants it, with a network on a device.
 
     A network that thresholds the singular values of blocks sees large images in
     overlapping tiles, where the task allows it; one that thresholds those of whole
-    images sees them whole.
-
-    Parameters
-    ----------
-    network : Network
-        On `device`.
-    task : Task
-        Of the problem.
-    problem : Problem
-        Of NumPy arrays.
-    ensemble : bool
-        Average over the equivalent versions of the problem that the task knows.
-    device : str
-        Where the network is.
-    on_part : callable
-        Called after each of `parts`.
-
-    Returns
-    -------
-    Estimate
-        The image, finished as the task wants it.
+    images sees them whole. `ensemble` averages over the equivalent versions of the
+    problem that the task knows; `on_part` is called after each of `parts`.
     """
     views = task.views(problem) if ensemble else [(problem, np.asarray)]
     total: Any = 0

@@ -46,35 +46,12 @@ def worst_case(
     seed: int = 0,
     callback: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Look for the perturbation of the data that moves an image most.
+    """Look for the perturbation of the data of an image that moves it most.
 
-    ``max |f(y + e) - f(y)|`` over ``|e| = size |y|`` where there are data, by
-    ``e <- size |y| g / |g|`` with g the gradient of half the square.
-
-    Parameters
-    ----------
-    reconstruct : callable
-        f.
-    problem : Problem
-        Of one image, of NumPy or PyTorch.
-    size : float
-        Relative to the data, positive.
-    steps : int
-        Gradients.
-    seed : int
-        Of the first e.
-    callback : callable
-        Called after each step.
-
-    Returns
-    -------
-    ndarray
-        e, of the shape of the data: the one that moved the image most.
-
-    Raises
-    ------
-    ValueError
-        If an option is out of range.
+    ``max |f(y + e) - f(y)|`` over ``|e| = size |y|`` where there are data, by so many
+    steps ``e <- size |y| g / |g|`` with g the gradient of half the square, from a
+    random e. Gives the e that moved the image most. Raises ValueError if an option is
+    out of range.
     """
     if not size > 0 or steps < 1:
         raise ValueError(
@@ -117,18 +94,10 @@ def worst_case(
 
 @dataclass(frozen=True)
 class Answer:
-    """Error of a method with perturbed data.
+    """Error of a method, ``|image - truth| / |truth|``, with perturbed data.
 
-    Attributes
-    ----------
-    method : str
-        Its name.
-    perturbation : str
-        "none", "random", or "worst for" and the name of a method.
-    size : float
-        Of the perturbation, relative to the data.
-    error : float
-        ``|image - truth| / |truth|``.
+    The perturbation is "none", "random", or "worst for" and the name of a method; its
+    size is relative to the data.
     """
 
     method: str
@@ -149,31 +118,10 @@ def stability(
 ) -> list[Answer]:
     """Measure how the error of methods grows with errors of the data.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of one image, with its truth.
-    methods : mapping of str to callable
-        Differentiable methods: each meets random noise and what is worst for each.
-    others : mapping of str to callable
-        Methods that cannot be differentiated, which meet the same: what is worst for
-        another method is not the worst for them.
-    sizes : sequence of float
-        Of the perturbations, relative to the data.
-    steps, seed
-        As for `worst_case`.
-    callback : callable
-        Called after each step and each reconstruction.
-
-    Returns
-    -------
-    list of Answer
-        Of every method, perturbation and size.
-
-    Raises
-    ------
-    ValueError
-        If the truth is not known.
+    Differentiable methods each meet random noise and what is worst for each, of `sizes`
+    relative to the data. Others meet the same: what is worst for another method is not
+    the worst for them. `callback` is called after each step and each reconstruction.
+    Raises ValueError if the truth is not known.
     """
     if problem.truth is None:
         raise ValueError("problem: the truth must be known")

@@ -22,21 +22,10 @@ def normalised_fill(
     """Fill the gaps between samples with Gaussian means of the samples around them.
 
     Normalised convolution, ``blur(mask * y) / blur(mask)`` (Knutsson & Westin, CVPR
-    1993), at several widths: each finer mean replaces the coarser one as far as there
-    are samples near enough to carry it. Linear in the samples, so black stays black.
-
-    Parameters
-    ----------
-    samples, mask : array, shape (..., H, W)
-        Measured values and the mask, 1 where measured; channels are filled
-        separately.
-    scales : sequence of float
-        Widths of the Gaussians in pixels, coarsest first.
-
-    Returns
-    -------
-    array, shape (..., H, W)
-        The filled image; it equals `samples` where measured.
+    1993), at several widths in pixels, coarsest first: each finer mean replaces the
+    coarser one as far as there are samples near enough to carry it. Linear in the
+    samples, which stay as they are, so black stays black. Of (..., H, W), each channel
+    on its own; the mask is 1 where measured.
     """
     xp = namespace(samples)
     measured = mask * samples
@@ -51,19 +40,10 @@ def normalised_fill(
 
 
 def blur(images: Array, width: float) -> Array:
-    """Blur by a Gaussian, with zeros around the image.
+    """Blur real images (..., H, W) by a Gaussian, with zeros around them.
 
-    Parameters
-    ----------
-    images : array, shape (..., H, W)
-        Real.
-    width : float
-        Standard deviation in pixels.
-
-    Returns
-    -------
-    array, shape (..., H, W)
-        An impulse becomes a bell of sum 1, cut off at three standard deviations.
+    An impulse becomes a bell of sum 1, cut off at three of the standard deviations in
+    pixels, `width`.
     """
     xp = namespace(images)
     rows, columns = (_bells(n, width, images, xp) for n in sizes(images, xp)[-2:])

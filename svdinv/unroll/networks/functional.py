@@ -163,10 +163,7 @@ def low_rank(maps: Array, share: Array, block: int | None, layers: Any) -> Array
 def sampled_where(A: Operator, x: Array, what: str) -> Array:
     """Give 1 where a pixel is measured and 0 elsewhere, for `what` needs to know it.
 
-    Raises
-    ------
-    TypeError
-        If A does not sample pixels.
+    Raises TypeError if A does not sample pixels.
     """
     if not isinstance(A, Sampling):
         raise TypeError(
@@ -185,13 +182,7 @@ def residual_gains(count: int) -> tuple[float, ...]:
 
 
 def check_channels(x: Array, axes: str, channels: int, xp: Namespace) -> None:
-    """Check a first estimate as `check_image` does, and its number of channels.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `check_image`.
-    """
+    """Check a first estimate as `check_image` does, and its number of channels."""
     check_image(x, axes, False, xp)
     if x.shape[1] not in (channels, None):
         raise ValueError(
@@ -203,12 +194,8 @@ def check_channels(x: Array, axes: str, channels: int, xp: Namespace) -> None:
 def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:
     """Check the first estimate, and with it the measured values and the operator.
 
-    Raises
-    ------
-    ValueError
-        If it does not have the axes that the network works on.
-    TypeError
-        If it is real and should be complex, the other way round, or of integers.
+    Raises ValueError if it does not have the axes that the network works on, TypeError
+    if it is real and should be complex, the other way round, or of integers.
     """
     missing = len(axes.split()) - len(x.shape)
     if missing:

@@ -65,26 +65,12 @@ def shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
 def first_kernel(
     shape: tuple[int, ...], rng: np.random.Generator, gain: float | None = None
 ) -> NDArray[np.float32]:
-    """Draw the kernel of a convolution, uniform.
+    """Draw the kernel of a convolution (out, in, ...), uniform.
 
     With a gain, within ``gain * sqrt(6 / fan_in)`` (He et al., ICCV 2015). Otherwise as
-    the released networks had it: for images, as by PyTorch's default, within
-    ``1 / sqrt(fan_in)``; for series, as by Keras's, within
-    ``sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio, AISTATS 2010).
-
-    Parameters
-    ----------
-    shape : tuple of int
-        (out, in, ...).
-    rng : numpy.random.Generator
-        Source of the randomness.
-    gain : float, optional
-        As for `svdinv.unroll.networks.Convolutions`.
-
-    Returns
-    -------
-    ndarray of float32
-        The kernel.
+    the released networks had it: for images, as by PyTorch's default, within ``1 /
+    sqrt(fan_in)``; for series, as by Keras's, within ``sqrt(6 / (fan_in + fan_out))``
+    (Glorot & Bengio, AISTATS 2010).
     """
     outputs, inputs, *sides = shape
     taps = int(np.prod(sides))
@@ -128,27 +114,12 @@ def initial(recipe: Recipe, rng: np.random.Generator) -> Weights:
 def write(
     path: str | Path, recipe: Recipe, weights: Mapping[str, Any], task: str = ""
 ) -> None:
-    """Write weights and recipe to a safetensors file.
+    """Write weights by name, and their recipe, to a safetensors file.
 
-    Parameters
-    ----------
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-    recipe : Recipe
-        Of a class that `svdinv.unroll.networks.register` has seen.
-    weights : mapping of str to array_like
-        The weights by name.
-    task : str
-        The task that they were trained for, as a configuration names it.
-
-    Raises
-    ------
-    TypeError
-        If the recipe is not registered, or a weight is no floating-point number.
-    ValueError
-        If a weight is not finite.
-    OSError
-        If the file cannot be written.
+    An existing file is replaced, and only by a complete one. The task that they were
+    trained for is as a configuration names it. Raises TypeError if the recipe is not
+    registered, or a weight is no floating-point number; ValueError if one is not
+    finite.
     """
     arrays = {name: np.array(array, order="C") for name, array in weights.items()}
     _check_numbers(arrays)
@@ -169,28 +140,11 @@ def _in_order(content: bytes) -> bytes:
 
 
 def read(path: str | Path) -> tuple[Recipe, Weights]:
-    """Read what `write` wrote.
+    """Read the recipe and the weights that `write` wrote; nothing in the file is run.
 
-    Parameters
-    ----------
-    path : str or Path
-        The safetensors file. Nothing in it is run.
-
-    Returns
-    -------
-    recipe : Recipe
-        The network.
-    weights : dict of str to ndarray
-        Its weights.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, was not written by svdinv, holds what is no finite
-        floating-point number, or lacks weights of its network; the message names the
-        file.
+    Raises FileNotFoundError if there is no such file; ValueError, naming it, if it is
+    damaged, was not written by svdinv, holds what is no finite floating-point number,
+    or lacks weights of its network.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no file {path}")

@@ -160,18 +160,7 @@ class Impedance(WrappedNonlinear):
         )
 
     def jacobian(self, x: Floats) -> Floats:
-        """Give the derivative as a matrix.
-
-        Parameters
-        ----------
-        x : ndarray, shape (triangles,)
-            Conductivities.
-
-        Returns
-        -------
-        ndarray, shape (patterns * measurements, triangles)
-            Derivative of the flattened voltages.
-        """
+        """Give the derivative as a matrix, (patterns * measurements, triangles)."""
         _, u, w = self._fields(x)
         J = -np.einsum("dtp,dtm,t->pmt", u, w, self.mesh.areas, optimize=True)
         return J.reshape(-1, len(self.mesh.triangles))
@@ -222,28 +211,11 @@ def disc(
     coverage: float = 0.5,
     radius: float = 1.0,
 ) -> Mesh:
-    """Mesh a disc with electrodes of equal length around it.
+    """Mesh a disc with electrodes of equal length around it, the first from angle 0.
 
-    Parameters
-    ----------
-    rings : int
-        Rings of nodes around the centre.
-    electrodes : int
-        Number of electrodes; the first begins at angle 0.
-    coverage : float
-        Part of the boundary under electrodes, above 0 and up to 1.
-    radius : float
-        Of the disc.
-
-    Returns
-    -------
-    Mesh
-        About 6 rings^2 triangles, with at least two edges under each electrode.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
+    About 6 rings^2 triangles, with at least two edges under each electrode. `coverage`
+    is the part of the boundary under electrodes, above 0 and up to 1. Raises ValueError
+    if a number is out of range.
     """
     if rings < 2 or electrodes < 2 or not 0 < coverage <= 1 or not radius > 0:
         raise ValueError(
@@ -273,15 +245,8 @@ def disc(
 def adjacent(electrodes: int) -> Floats:
     """Patterns between neighbouring electrodes, 1 at l and -1 at l + 1.
 
-    Parameters
-    ----------
-    electrodes : int
-        Their number.
-
-    Returns
-    -------
-    ndarray, shape (electrodes, electrodes - 1)
-        For `currents` or `voltages` of `Impedance`: all that are independent.
+    All that are independent, (electrodes, electrodes - 1), for `currents` or `voltages`
+    of `Impedance`.
     """
     eye = np.eye(electrodes)
     return eye[:, :-1] - eye[:, 1:]
@@ -290,15 +255,8 @@ def adjacent(electrodes: int) -> Floats:
 def neighbours(mesh: Mesh) -> Any:
     """Differences across the edges between triangles, times the length of the edge.
 
-    Parameters
-    ----------
-    mesh : Mesh
-        The mesh.
-
-    Returns
-    -------
-    scipy.sparse.csr_array, shape (inner edges, triangles)
-        The sum of magnitudes of what it makes of an image is its total variation.
+    A sparse array (inner edges, triangles): the sum of magnitudes of what it makes of
+    an image is its total variation.
     """
     sides = np.sort(mesh.triangles[:, [[0, 1], [1, 2], [2, 0]]], axis=-1).reshape(-1, 2)
     order = np.lexsort(sides.T)

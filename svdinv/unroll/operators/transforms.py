@@ -160,12 +160,7 @@ class Gradient(Operator):
 class Turned(Operator):
     """Turn and mirror images: one of the eight symmetries of a square.
 
-    Parameters
-    ----------
-    transposed : bool
-        Whether to exchange rows and columns first.
-    axes : tuple of int
-        Axes to flip then, of the last two.
+    Rows and columns are exchanged first, if wanted, then axes are flipped.
     """
 
     tight = True

@@ -166,19 +166,11 @@ class Colour(Task):
             )
 
     def load(self) -> Photographs:
-        """Read the photographs.
+        """Read the photographs, those to train on and those to validate with.
 
-        Returns
-        -------
-        Photographs
-            Those to train on, and those to validate with: `validation` whole ones, or
-            where there are not more than that, a quarter of each, which is then cut
-            off the part to train on.
-
-        Raises
-        ------
-        ValueError
-            If a file or folder is missing or is no picture, or one is too small.
+        The latter are `validation` whole ones, or where there are not more than that, a
+        quarter of each, which is then cut off the part to train on. Raises ValueError
+        if a file or folder is missing or is no picture, or one is too small.
         """
         images = training_photographs(self.photographs, self.held_out, self.longest)
         if not images:
@@ -410,20 +402,7 @@ class Photographs:
     aside: dict[str, Image]
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw patches and masks.
-
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            Samples (B, 3, H, W), what sampled them, and the patches.
-        """
+        """Draw patches (B, 3, H, W) and masks for items of a step."""
         low, high = map(math.log, self.task.rates)
         images, masks = [], []
         for item in items:
@@ -448,36 +427,17 @@ class Photographs:
 
 
 def sampled(name: str, image: Image, rate: float, *, seed: int) -> Problem:
-    """Sample a photograph.
+    """Sample a photograph, (H, W, 3) in [0, 1], at a rate in [0.01, 0.99].
 
-    Parameters
-    ----------
-    name : str
-        What to call it.
-    image : ndarray of float32, shape (H, W, 3)
-        The photograph, in [0, 1].
-    rate : float
-        Sampling rate: the part of the values that is sampled, in [0.01, 0.99].
-    seed : int
-        Draws the mask.
-
-    Returns
-    -------
-    Problem
-        With channels first; its data are 0 where nothing is sampled.
+    The problem has channels first, and is 0 where nothing is sampled; `seed` draws the
+    mask.
     """
     given = Given(name, channels_first(image))
     return Colour().measure(given, ColourOptions(rate=rate, seed=seed))
 
 
 def fitted_mask(mask: Any, shape: tuple[int, ...]) -> Any:
-    """Repeat a mask (H, W) for all frames or channels.
-
-    Raises
-    ------
-    ValueError
-        If it has another shape.
-    """
+    """Repeat a mask (H, W) for all frames or channels; ValueError for other shapes."""
     if mask.shape not in (shape, shape[-2:]):
         raise ValueError(
             f"the mask must have the shape {shape}, or {shape[-2:]} for all alike, got "
@@ -591,10 +551,7 @@ def channels_last(images: np.ndarray) -> np.ndarray:
 def parted(image: Image, least: int) -> tuple[Image, Image]:
     """Cut a quarter off, across the longer side, at least `least` pixels wide.
 
-    Raises
-    ------
-    ValueError
-        If less than that would be left.
+    Raises ValueError if less than that would be left.
     """
     H, W = image.shape[:2]
     cut = max(H, W) - max(max(H, W) // 4, least)

@@ -80,21 +80,10 @@ Floats = NDArray[Any]
 class Voltages(WrappedNonlinear):
     """From conductivities of triangles, relative to the water, to voltages.
 
-    To the difference of those of the water, in units of the noise.
-
-    Parameters
-    ----------
-    model : svdinv.unroll.operators.impedance.Impedance
-        The complete electrode model.
-    water : float
-        Conductivity of the water.
-    deviation : ndarray, shape (patterns, measurements)
-        Standard deviations of the data; infinite where nothing is measured.
-
-    Raises
-    ------
-    ValueError
-        If `deviation` has another shape or is not positive, or nothing is measured.
+    To the difference of those of the water, in units of the noise: of an `Impedance`,
+    the conductivity of the water, and the standard deviations of the data, (patterns,
+    measurements), infinite where nothing is measured. Raises ValueError if these have
+    another shape or are not positive, or nothing is measured.
     """
 
     def __init__(self, model: Any, water: float, deviation: Floats) -> None:
@@ -128,15 +117,8 @@ class Voltages(WrappedNonlinear):
     def approximate_inverse(self, y: Array) -> Array:
         """Give conductivities by the leading singular values of the derivative.
 
-        Parameters
-        ----------
-        y : array, shape (..., patterns, measurements)
-            Data.
-
-        Returns
-        -------
-        array, shape (..., triangles)
-            Relative to the water, by one linear step.
+        From (..., patterns, measurements) to (..., triangles), relative to the water,
+        by one linear step.
         """
         U, gains, V = self._leading()
         shape = self.data_shape
@@ -180,15 +162,9 @@ class Voltages(WrappedNonlinear):
 class Picture(WrappedNonlinear):
     """From pictures to conductivities of triangles, relative to the water.
 
-    ``10^(2 x - 1)``, of the mean logarithm in each triangle.
-
-    Parameters
-    ----------
-    mesh : svdinv.unroll.operators.impedance.Mesh
-        The mesh, around the origin.
-    size : int
-        Rows and columns of the picture, whose side is twice the largest distance of a
-        node from the origin.
+    ``10^(2 x - 1)``, of the mean logarithm in each triangle of the mesh, which lies
+    around the origin. The side of the picture is twice the largest distance of a node
+    from there.
     """
 
     def __init__(self, mesh: Any, size: int) -> None:
@@ -239,15 +215,7 @@ class Picture(WrappedNonlinear):
     def approximate_inverse(self, y: Array) -> Array:
         """Give the picture of conductivities, those at a distance of a decade at most.
 
-        Parameters
-        ----------
-        y : array, shape (..., triangles)
-            Relative to the water.
-
-        Returns
-        -------
-        array, shape (..., 1, size, size)
-            The picture.
+        From (..., triangles), relative to the water, to (..., 1, size, size).
         """
         xp = namespace(y)
         one = xp.ones_like(y)
@@ -329,13 +297,7 @@ class Eit(Task):
         return str(path) in NAMES or _holds_tank(path)
 
     def files(self, folder: Path) -> list[Path]:
-        """List the measurements of a level.
-
-        Raises
-        ------
-        ValueError
-            If there are none.
-        """
+        """List the measurements of a level; ValueError if there are none."""
         found = [path for path in sorted(folder.iterdir()) if _holds_tank(path)]
         if not found:
             raise ValueError(f"{folder} holds no measurements of the Kuopio challenge")
@@ -454,10 +416,7 @@ class Eit(Task):
     def measure(self, given: Given, options: Any) -> Problem:
         """Measure with currents and voltages between neighbouring electrodes.
 
-        Raises
-        ------
-        ValueError
-            If less than two pairs of electrodes are left.
+        Raises ValueError if less than two pairs of electrodes are left.
         """
         noise = 1e-6 if options.noise is None else options.noise
         count, missing = options.electrodes or _ELECTRODES, options.missing or 0
@@ -534,13 +493,7 @@ class _Note(NamedTuple):
 
 @dataclass(frozen=True)
 class Tanks(Simulated):
-    """Tanks with things in them and their voltages, to train on.
-
-    Attributes
-    ----------
-    task : Eit
-        The options.
-    """
+    """Tanks with things in them and their voltages, to train on."""
 
     task: Eit
 
@@ -557,30 +510,11 @@ class Tanks(Simulated):
 def problem_of(
     model: Any, water: float, y: Floats, deviation: Floats, size: int
 ) -> Problem:
-    """Give the problem of a picture of a tank.
+    """Give the problem of a picture of a tank, with `size` rows, of an `Impedance`.
 
-    Parameters
-    ----------
-    model : svdinv.unroll.operators.impedance.Impedance
-        The complete electrode model.
-    water : float
-        Conductivity of the water.
-    y : ndarray, shape (patterns, measurements)
-        Voltages less those of the water; what is not finite was not measured.
-    deviation : ndarray, the same shape
-        Standard deviations.
-    size : int
-        Rows and columns of the picture.
-
-    Returns
-    -------
-    Problem
-        Of data in units of their noise.
-
-    Raises
-    ------
-    ValueError
-        As `Voltages`.
+    `y` holds voltages less those of the water, (patterns, measurements), and
+    `deviation` their standard deviations; what is not finite was not measured. The data
+    of the problem are in units of their noise. Raises ValueError as `Voltages`.
     """
     there = np.isfinite(y) & np.isfinite(deviation)
     voltages = Voltages(model, water, np.where(there, deviation, np.inf))
@@ -666,17 +600,8 @@ def _data(problem: Problem) -> Floats:
 def tsvd(problem: Problem, *, keep: Any) -> Estimate:
     """Make one linear step, of the leading singular values.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-    keep : {"discrepancy", "sure"} or int
-        As for `svdinv.unroll.algorithms.nonlinear.truncated_svd`.
-
-    Returns
-    -------
-    Estimate
-        The picture, and how many were kept.
+    How many, `keep` says, as for `svdinv.unroll.algorithms.nonlinear.truncated_svd`,
+    and so does the note.
     """
     from svdinv.unroll.algorithms.nonlinear import truncated_svd
 
@@ -696,17 +621,9 @@ def tsvd(problem: Problem, *, keep: Any) -> Estimate:
 def penalised(problem: Problem, *, name: str) -> Estimate:
     """Make one linear step with a penalty, or as many as are needed.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-    name : {"Tikhonov", "TV", "Gauss-Newton"}
-        The square of differences, their magnitudes, or these with Gauss-Newton steps.
-
-    Returns
-    -------
-    Estimate
-        The picture, and the weight: the best of a grid where the truth is known.
+    "Tikhonov" penalises the square of differences, "TV" their magnitudes, and so does
+    "Gauss-Newton", with Gauss-Newton steps. The weight, which the note tells, is the
+    best of a grid where the truth is known.
     """
     from svdinv.unroll.algorithms.nonlinear import gauss_newton
 
@@ -731,21 +648,9 @@ def penalised(problem: Problem, *, name: str) -> Estimate:
 def direct(problem: Problem) -> Estimate:
     """Reconstruct a disc by the D-bar method, from its Dirichlet-to-Neumann map.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task, with electrodes all around a disc.
-
-    Returns
-    -------
-    Estimate
-        The picture, and the cutoff of the low-pass: the best where the truth is known,
-        otherwise the largest at which the method converges. Water if there is none.
-
-    Raises
-    ------
-    ValueError
-        If there are not all electrodes of a disc.
+    The cutoff of the low-pass, which the note tells, is the best where the truth is
+    known, otherwise the largest at which the method converges; water if there is none.
+    Raises ValueError if there are not all electrodes of a disc.
     """
     from svdinv.unroll.algorithms.dbar import boundary_map, dbar
 

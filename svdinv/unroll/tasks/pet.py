@@ -68,12 +68,8 @@ _BLOCK = 8
 class Ring(NamedTuple):
     """Where lines of response run: parallel ones at each angle.
 
-    Attributes
-    ----------
-    rows, columns : int
-        Of the image.
-    spacing, offset : float
-        As of `svdinv.unroll.operators.ParallelBeam`, in sides of a pixel.
+    Of an image of so many rows and columns; spacing and offset, in sides of a pixel,
+    are as of `svdinv.unroll.operators.ParallelBeam`.
     """
 
     rows: int
@@ -85,10 +81,7 @@ class Ring(NamedTuple):
 class Factors(Operator):
     """Multiply data by factors: attenuation, efficiencies, and the time of a frame.
 
-    Parameters
-    ----------
-    factors : array
-        Not negative; broadcasts to the data.
+    They are not negative, and broadcast to the data.
     """
 
     keeps_size = True
@@ -452,13 +445,7 @@ def _order(views: int) -> Any:
 
 @dataclass(frozen=True)
 class Activities(Simulated):
-    """Phantoms of ellipses and their counts, to train on.
-
-    Attributes
-    ----------
-    task : Pet
-        The options.
-    """
+    """Phantoms of ellipses and their counts, to train on."""
 
     task: Pet
 
@@ -547,17 +534,8 @@ def mlem(problem: Problem) -> Estimate:
 def osem(problem: Problem, *, filtered: bool = False) -> Estimate:
     """Step by subsets in turn, and stop early (Hudson & Larkin, IEEE TMI 1994).
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-    filtered : bool
-        Whether to blur what was found by a Gaussian.
-
-    Returns
-    -------
-    Estimate
-        The image, after how many iterations, and the width of the Gaussian.
+    With `filtered` what was found is blurred by a Gaussian. The note tells after how
+    many iterations, and the width.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -582,20 +560,11 @@ def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Estimate:
     Of OSEM for total variation; for low rank of MLEM, so that noise has less time to
     grow between two thresholds.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of the task.
-    priors : sequence of str
-        "TV", total variation of each frame; "Casorati" and "blocks", low rank of
-        frames x pixels, whole or in blocks; "image", low rank of an image as a matrix.
-        By default those of low rank that suit the number of frames.
-
-    Returns
-    -------
-    Estimate
-        The image, the prior, its weight and the iteration, the best of all where the
-        truth is known.
+    The priors are "TV", total variation of each frame; "Casorati" and "blocks", low
+    rank of frames x pixels, whole or in blocks; "image", low rank of an image as a
+    matrix; by default those of low rank that suit the number of frames. Prior, weight
+    and iteration, of which the note tells, are the best of all where the truth is
+    known.
     """
     names = priors or (("Casorati", "blocks") if len(problem.y) > 1 else ("image",))
     # Relative to the sensitivity, so that they hold for any number of counts.

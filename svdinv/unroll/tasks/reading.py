@@ -39,29 +39,10 @@ def write_problem(
 ) -> None:
     """Write a problem to an HDF5 file that `read_measurement` reads.
 
-    In the scale of what was read, not in that of the problem.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; an existing one is replaced, and only by a complete one.
-    task : Task
-        Of the problem.
-    problem : Problem
-        The data.
-    truth : bool
-        Whether to write the truth, where it is known.
-    options : dict, optional
-        How the data were made, written as attributes.
-
-    Raises
-    ------
-    ValueError
-        If an option has a name that is taken.
-    ImportError
-        If h5py is missing.
-    OSError
-        If the file cannot be written.
+    In the scale of what was read, not in that of the problem; with the truth, if wanted
+    and known. An existing file is replaced, and only by a complete one. `options`, how
+    the data were made, are written as attributes. Raises ValueError if one has a name
+    that is taken, ImportError without h5py.
     """
     arrays = dict(task.measured(problem))
     if truth and problem.truth is not None:
@@ -83,25 +64,11 @@ def write_problem(
 
 
 def holds_measurement(path: str | Path) -> bool:
-    """Tell files in the layout of `write_problem` from all others.
+    """Tell files in the layout of `write_problem` from all others, and from names.
 
-    Parameters
-    ----------
-    path : str or Path
-        A file, or the name of something built in.
-
-    Returns
-    -------
-    bool
-        Whether it is an HDF5 file with the dataset of a task, such as ``kspace`` or
-        ``samples``, and none of fastMRI.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing or damaged.
-    ImportError
-        If h5py is missing.
+    Those are HDF5 files with the dataset of a task, such as ``kspace`` or ``samples``,
+    and none of fastMRI. Raises ValueError if such a file is missing or damaged,
+    ImportError without h5py.
     """
     if Path(path).suffix.lower() not in HDF5_SUFFIXES:
         return False
@@ -111,32 +78,15 @@ def holds_measurement(path: str | Path) -> bool:
 
 
 def read_measurement(path: str | Path) -> tuple[Task, Problem]:
-    """Read measured data, of `write_problem` or in the same layout.
+    """Read measured data, of `write_problem` or in the same layout, and their task.
 
     The attribute ``kind`` names the task; without it, that is told by the dataset of
-    the data, such as ``kspace`` or ``samples``. The attributes ``name`` and
-    ``setting`` may be missing. What the datasets are is said at the tasks'
-    `read_measured`.
+    the data, such as ``kspace`` or ``samples``. The attributes ``name`` and ``setting``
+    may be missing. What the datasets are is said at the tasks' `read_measured`.
 
-    Parameters
-    ----------
-    path : str or Path
-        An HDF5 file.
-
-    Returns
-    -------
-    task : Task
-        Of what.
-    problem : Problem
-        The data.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, damaged or of another form; the message names the
-        dataset. All shapes are checked before any array is read.
-    ImportError
-        If h5py is missing.
+    Raises ValueError, naming the dataset, if the file is missing, damaged or of another
+    form; all shapes are checked before any array is read. Raises ImportError without
+    h5py.
     """
     with open_hdf5(path, "undersampled data in HDF5") as file:
         task = _kind(file, path)
@@ -155,20 +105,8 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
 def task_of_file(source: str | Path) -> Task:
     """Tell which task a file is of, by its name and, of HDF5, what is in it.
 
-    Parameters
-    ----------
-    source : str or Path
-        The file, or the name of something built in.
-
-    Returns
-    -------
-    Task
-        The task.
-
-    Raises
-    ------
-    ValueError
-        If there is none for it, or it cannot be read.
+    Takes names of what is built in, too. Raises ValueError if there is none for it, or
+    it cannot be read.
     """
     if holds_measurement(source):
         with open_hdf5(source, "undersampled data in HDF5") as file:
@@ -177,29 +115,11 @@ def task_of_file(source: str | Path) -> Task:
 
 
 def read(source: str | Path, task: Task, options: Options) -> Given | Problem:
-    """Read an image of a task, or measured data.
+    """Read an image of a task, or measured data, which are named after the file.
 
-    Parameters
-    ----------
-    source : str or Path
-        What `task_of_file` took.
-    task : Task
-        What it gave.
-    options : Options
-        The task's.
-
-    Returns
-    -------
-    Given or Problem
-        An image that is yet to be measured, or what was measured, named after the
-        file.
-
-    Raises
-    ------
-    ValueError
-        If it is missing, damaged or of the wrong shape; the message names it.
-    ImportError
-        If what reads such files is missing.
+    The source is one of this task, by `task_of_file`. Raises ValueError, naming it, if
+    it is missing, damaged or of the wrong shape; ImportError if what reads such files
+    is missing.
     """
     if holds_measurement(source):
         _, problem = read_measurement(source)
@@ -208,19 +128,9 @@ def read(source: str | Path, task: Task, options: Options) -> Given | Problem:
 
 
 def fitting(source: str | Path, task: Task, given: Given | Problem) -> tuple[str, ...]:
-    """Name the options that fit what was read.
+    """Name the options that fit what `read` gave.
 
-    Parameters
-    ----------
-    source, task
-        As for `read`.
-    given : Given or Problem
-        What it gave.
-
-    Returns
-    -------
-    tuple of str
-        Those of its file, and of an image those that say how to measure it.
+    Those of its file, and of an image those that say how to measure it.
     """
     takes = () if holds_measurement(source) else task.takes(source)
     if isinstance(given, Problem):
@@ -234,22 +144,8 @@ def read_all(
 ) -> list[Given | Problem]:
     """Read several files of one task, and call each by its own name.
 
-    Parameters
-    ----------
-    sources : sequence of str or Path
-        As for `read`.
-    task, options
-        As for `read`.
-
-    Returns
-    -------
-    list of Given or Problem
-        In the same order. Files with one name are called by their paths.
-
-    Raises
-    ------
-    ValueError
-        As `read`, and if one is of another task.
+    In the same order; files with one name are called by their paths. Raises ValueError
+    as `read`, and if one is of another task.
     """
     found = []
     for source in sources:
@@ -268,24 +164,10 @@ def read_all(
 
 
 def files_of(places: Iterable[str | Path], task: Task) -> list[str | Path]:
-    """List what is named, and what is in the folders that are named.
+    """List what is named, and what of a task is in the folders that are named.
 
-    Parameters
-    ----------
-    places : iterable of str or Path
-        Files, folders, and names of what is built in.
-    task : Task
-        Whose files of the folders to take.
-
-    Returns
-    -------
-    list of str or Path
-        For `read`; of folders by name.
-
-    Raises
-    ------
-    ValueError
-        If a folder has nothing of that task.
+    For `read`; of folders by name. Raises ValueError if a folder has nothing of that
+    task.
     """
     found: list[str | Path] = []
     for place in places:

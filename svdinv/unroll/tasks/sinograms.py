@@ -22,27 +22,9 @@ def read_geometry(
 ) -> tuple[Any, NDArray[np.float64]]:
     """Read ``geometry``, numbers of which the first two are rows and columns.
 
-    Parameters
-    ----------
-    file : Datasets
-        With ``angles``, too, one for each view.
-    kind : type
-        A named tuple of these numbers.
-    views : int
-        How many there are.
-
-    Returns
-    -------
-    geometry : kind
-        The geometry.
-    angles : ndarray
-        In degrees.
-
-    Raises
-    ------
-    ValueError
-        If their number is another, or the image too small, too large or not of whole
-        pixels.
+    Gives it as the named tuple `kind` of these numbers, and with it ``angles``, one in
+    degrees for each of the views. Raises ValueError if their number is another, or the
+    image too small, too large or not of whole pixels.
     """
     count = len(kind._fields)
     file.same("angles", (views,), "of one angle for each view")

@@ -55,15 +55,7 @@ _T = TypeVar("_T")
 
 
 class Estimate(NamedTuple):
-    """What a method makes of a problem.
-
-    Attributes
-    ----------
-    image : ndarray
-        The image.
-    note : str
-        What the method chose, such as a weight; may be empty.
-    """
+    """What a method makes of a problem: an image, and what it chose, as a weight."""
 
     image: Arrays
     note: str = ""
@@ -72,14 +64,8 @@ class Estimate(NamedTuple):
 class Effort(NamedTuple):
     """What tells how long a reconstruction will take.
 
-    Attributes
-    ----------
-    classical : float
-        Seconds for all classical methods, roughly.
-    small : Problem
-        A small problem of the same kind, to time a network on.
-    times : float
-        How many times as much work the whole is.
+    Seconds for all classical methods, roughly; a small problem of the same kind, to
+    time a network on; and how many times as much work the whole is.
     """
 
     classical: float
@@ -101,25 +87,9 @@ def best_of(
 ) -> Estimate:
     """Take of several images the one that comes nearest to the truth.
 
-    Parameters
-    ----------
-    task : Task
-        Tells how near, by its `decibels`.
-    problem : Problem
-        Of the task.
-    make : callable
-        From a choice, such as a weight, to an image.
-    choices : iterable
-        Among which.
-    usual : object
-        The choice where the truth is not known; no other image is made.
-    said : str
-        Format of a choice, in the note.
-
-    Returns
-    -------
-    Estimate
-        The image, and the choice.
+    `make` gives the image of a choice, such as a weight. How near it comes, the task
+    tells by its `decibels`. Where the truth is not known, only the image of the `usual`
+    choice is made. `said` formats a choice for the note.
     """
     if problem.truth is None:
         return Estimate(make(usual), said.format(usual))
@@ -137,25 +107,12 @@ def option(
     plural: str | None = None,
     reads: bool = False,
 ) -> _T:
-    """Declare an option of a configuration or of the command line.
+    """Declare an option of a configuration or of the command line, with a line of help.
 
-    Parameters
-    ----------
-    default : immutable
-        Its value where nothing is said.
-    help : str
-        A line of explanation.
-    low, high : float, optional
-        The range of a number, or of each of several, both ends included.
-    plural : str, optional
-        What ``svdinv evaluate`` calls it, which takes several values.
-    reads : bool
-        Whether it says how a file is read, not how an image is measured.
-
-    Returns
-    -------
-    object
-        A dataclass field, which type checkers take for the default.
+    `low` and `high` are the range of a number, or of each of several, both ends
+    included. `plural` is what ``svdinv evaluate`` calls it, which takes several values.
+    `reads` tells whether it says how a file is read, not how an image is measured.
+    Gives a dataclass field, which type checkers take for the default.
     """
     metadata = {"help": help, "low": low, "high": high, "plural": plural}
     return dataclasses.field(default=default, metadata=metadata | {"reads": reads})
@@ -164,12 +121,8 @@ def option(
 def check_ranges(options: Any) -> None:
     """Check the numbers of a dataclass against the ranges of its options.
 
-    Raises
-    ------
-    ValueError
-        Naming the first that is out of its range.
-    TypeError
-        Naming the first that should be several values and is one.
+    Raises ValueError for one that is out of its range, TypeError for one value where
+    there should be several; the message names the option.
     """
     for entry in dataclasses.fields(options):
         low, high = entry.metadata.get("low"), entry.metadata.get("high")
@@ -229,16 +182,8 @@ class Options:
 class Given:
     """An image that is to be measured before it is reconstructed.
 
-    Attributes
-    ----------
-    name : str
-        What to call it.
-    image : ndarray
-        The truth.
-    scale : float
-        What it was divided by.
-    note : object
-        As of `Problem`.
+    It has been divided by its scale; the note is as that of `Problem`. Raises TypeError
+    if the image is a masked array, whose values would be taken as if they were not.
     """
 
     name: str
@@ -247,13 +192,7 @@ class Given:
     note: Any = None
 
     def __post_init__(self) -> None:
-        """Refuse values that are masked, which would be taken as if they were not.
-
-        Raises
-        ------
-        TypeError
-            If the image is a masked array.
-        """
+        """Refuse values that are masked."""
         if isinstance(self.image, np.ma.MaskedArray):
             raise TypeError(
                 "image must not be a masked array; give what is sampled as a mask"
@@ -276,10 +215,7 @@ class Source(Protocol):
 class Simulated:
     """A source of problems that are made as they are asked for; subclasses say how.
 
-    Attributes
-    ----------
-    task : Task
-        With the number of problems for validation, `validation`.
+    The task has the number of problems for validation, `validation`.
     """
 
     task: Any
@@ -359,13 +295,7 @@ class Task:
     # Training.
 
     def load(self) -> Source:
-        """Give the problems to train on.
-
-        Raises
-        ------
-        ValueError
-            If data are missing or damaged.
-        """
+        """Give the problems to train on; ValueError if data are missing or damaged."""
         raise NotImplementedError
 
     def origin(self) -> dict[str, str]:
@@ -379,13 +309,7 @@ class Task:
         raise NotImplementedError
 
     def files(self, folder: Path) -> list[Path]:
-        """List the files of a folder that are of this task.
-
-        Raises
-        ------
-        ValueError
-            If there are none.
-        """
+        """List the files of this task in a folder; ValueError if there are none."""
         raise NotImplementedError
 
     def takes(self, source: str | Path) -> tuple[str, ...]:
@@ -395,25 +319,15 @@ class Task:
     def read(self, source: str | Path, options: Any) -> Given | Problem:
         """Read an image, or what was measured of one.
 
-        Raises
-        ------
-        ValueError
-            If it is missing, damaged or of the wrong shape; the message names it.
+        Raises ValueError, naming the file, if it is missing, damaged or of the wrong
+        shape.
         """
         raise NotImplementedError
 
     def read_measured(self, file: Any) -> Problem:
-        """Read measured data from an open HDF5 file.
+        """Read measured data from the `Datasets` of an open HDF5 file.
 
-        Parameters
-        ----------
-        file : svdinv.unroll.data.measurements.Datasets
-            The datasets of the file.
-
-        Raises
-        ------
-        ValueError
-            If they are of the wrong shape, or cannot be reconstructed.
+        Raises ValueError if they are of the wrong shape, or cannot be reconstructed.
         """
         raise NotImplementedError
 
@@ -452,13 +366,7 @@ class Task:
         return [options]
 
     def measure(self, given: Given, options: Any) -> Problem:
-        """Measure an image.
-
-        Raises
-        ------
-        ValueError
-            If the options do not fit the image.
-        """
+        """Measure an image; ValueError if the options do not fit it."""
         raise NotImplementedError
 
     # Methods.
@@ -518,19 +426,9 @@ class Task:
     # Judging and showing.
 
     def judge(self, problem: Problem, image: Arrays) -> dict[str, float]:
-        """Measure how near an image comes to the truth.
+        """Measure how near an image, of the shape of the truth, comes to it.
 
-        Parameters
-        ----------
-        problem : Problem
-            What was reconstructed.
-        image : ndarray
-            What was found, of the shape of the truth.
-
-        Returns
-        -------
-        dict of str to float
-            The `metrics`; none where the truth is not known.
+        Gives the `metrics` by name; none where the truth is not known.
         """
         if problem.truth is None:
             return {}
@@ -592,18 +490,7 @@ _Class = TypeVar("_Class", bound=type[Task])
 
 
 def register(cls: _Class) -> _Class:
-    """Let the command line know a task by its `kind`.
-
-    Parameters
-    ----------
-    cls : type
-        A frozen dataclass, subclass of `Task`.
-
-    Returns
-    -------
-    type
-        The same class: this is a decorator.
-    """
+    """Let the command line know a task, a frozen dataclass, by its `kind`."""
     _TASKS[cls.kind] = cls
     return cls
 
@@ -620,24 +507,7 @@ def tasks() -> dict[str, type[Task]]:
 def named(name: str, base: type, known: Mapping[str, type]) -> type:
     """Find a class by its name, or import it as ``package.module:Class``.
 
-    Parameters
-    ----------
-    name : str
-        As a configuration has it.
-    base : type
-        What it must be a subclass of.
-    known : mapping of str to type
-        Classes by name.
-
-    Returns
-    -------
-    type
-        The class.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or it is something else.
+    Raises ValueError if there is none, or it is no subclass of `base`.
     """
     if name in known:
         return known[name]
@@ -652,26 +522,11 @@ def named(name: str, base: type, known: Mapping[str, type]) -> type:
 
 
 def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Task:
-    """Give the task whose images a network makes.
+    """Give the task whose images, of these axes and channels, a network makes.
 
-    Parameters
-    ----------
-    axes : str or None
-        Axes of the images, as of a recipe.
-    channels : int, optional
-        Their channels, if the network has a number of them.
-    name : str
-        The task that its weights were trained for, where that is known.
-
-    Returns
-    -------
-    Task
-        That of the name, or the first that has such images.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or `name` is of a module that has not been imported.
+    That of the `name` for which its weights were trained, where that is known, or else
+    the first that has such images. Raises ValueError if there is none, or the name is
+    of a module that has not been imported.
     """
     module, colon, _ = name.partition(":")
     if colon and module not in sys.modules:
@@ -692,20 +547,7 @@ def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Ta
 def recognise(source: str | Path) -> Task:
     """Tell which task a file is of, or the name of something built in.
 
-    Parameters
-    ----------
-    source : str or Path
-        The file, or the name.
-
-    Returns
-    -------
-    Task
-        The last registered that recognises it.
-
-    Raises
-    ------
-    ValueError
-        If none does.
+    The last registered that recognises it; ValueError if none does.
     """
     # A task that knows its files by what is in them comes before one that takes all
     # of a suffix, and one of the user's own before all others.

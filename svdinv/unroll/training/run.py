@@ -201,29 +201,15 @@ class Run:
     ) -> Outcome:
         """Train to the end, or until told to stop.
 
-        Parameters
-        ----------
-        stop : callable
-            Asked after each step.
-        on_step : callable
-            Told the number of each step, from 1, and its loss.
-        on_validation : callable
-            Told the number of the step, and the PSNR of each validation in dB.
-        on_gradient : callable
-            Told the number of each step before its update, and the length of the
-            gradient before it is clipped, if both this and the loss are finite.
+        `stop` is asked after each step. `on_step` is told the number of each step, from
+        1, and its loss; `on_validation` that number, and the PSNR of each validation in
+        dB; `on_gradient`, before the update, that number and the length of the gradient
+        before it is clipped, if both this and the loss are finite.
 
-        Returns
-        -------
-        Outcome
-            How it went. Wherever it ended, the output folder holds a checkpoint of
-            the last good weights: where they led to numbers that are not finite, the
-            last regular one.
-
-        Raises
-        ------
-        OSError
-            If a file cannot be written. What was saved before is still there.
+        Wherever it ended, the output folder holds a checkpoint of the last good
+        weights: where they led to numbers that are not finite, the last regular one.
+        Raises OSError if a file cannot be written; what was saved before is still
+        there.
         """
         training, began = self.config.training, time.monotonic()
         outcome = Outcome("finished", self.step, self.step)
@@ -622,10 +608,7 @@ def reconstruct(
 def interrupts() -> Iterator[Callable[[], bool]]:
     """Note the first Ctrl-C or SIGTERM; the second ends the program as usual.
 
-    Yields
-    ------
-    callable
-        Tells whether there was one.
+    Yields what tells whether there was one.
     """
     first: list[float] = []
     if threading.current_thread() is not threading.main_thread():

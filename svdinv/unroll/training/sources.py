@@ -17,18 +17,9 @@ __all__ = ["Ahead", "FromDataset"]
 class FromDataset:
     """Problems of a dataset, such as a `torch.utils.data.Dataset`, shuffled.
 
-    Parameters
-    ----------
-    dataset : sequence of Problem
-        With ``len(dataset)`` and ``dataset[i]``, each with its truth, without a batch
-        axis, of one size; of NumPy or PyTorch.
-    validation : sequence of Problem
-        To watch the training by.
-
-    Raises
-    ------
-    ValueError
-        If the dataset is empty.
+    Of ``len(dataset)`` and ``dataset[i]``, each with its truth, without a batch axis,
+    of one size; of NumPy or PyTorch. With others to watch the training by. Raises
+    ValueError if the dataset is empty.
     """
 
     def __init__(self, dataset: Any, validation: Sequence[Problem] = ()) -> None:
