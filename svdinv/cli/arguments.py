@@ -24,6 +24,7 @@ __all__ = [
     "Parser",
     "Subparsers",
     "add_computing",
+    "add_fields",
     "add_task_options",
     "begin",
     "complain",
@@ -58,6 +59,12 @@ class Parser(argparse.ArgumentParser):
     """
 
     late: Callable[[Parser], None] | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        if options.get("epilog"):  # which, as the description, is written in lines
+            options["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(*arguments, **options)
+        self.set_defaults(parser=self)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Declare what is left to declare, then parse."""
@@ -154,6 +161,22 @@ def _declare(parser: Parser, *, several: bool) -> None:
             metavar=None if kind is int else name.upper(),
             help=text.replace("%", "%%"),
         )
+
+
+def add_fields(parser: Parser, cls: type) -> None:
+    """Declare the options of a dataclass, its fields that have a line of help."""
+    hints = get_type_hints(cls)
+    for entry in dataclasses.fields(cls):
+        if help := entry.metadata.get("help"):
+            kinds = get_args(hints[entry.name])
+            kind = kinds[0] if kinds else hints[entry.name]
+            parser.add_argument(
+                f"--{entry.name}",
+                type=_READERS[kind],
+                nargs="+" if kinds else None,
+                metavar="N" if kind is int else entry.name.upper().removesuffix("S"),
+                help=help,
+            )
 
 
 def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Options:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svdinv.cli.arguments import (
     NETWORKS,
+    Parser,
     Subparsers,
+    add_fields,
     folder,
     need,
-    positive,
-    rate,
     writable_folder,
 )
 
 if TYPE_CHECKING:
-    from svdinv.study.study import Study
+    from svdinv.study.plans import Study
 
 __all__ = ["add", "run"]
 
@@ -67,9 +67,8 @@ def add(commands: Subparsers) -> None:
         help="train one network through every derivative of the SVD, and compare",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    compare.set_defaults(parser=compare, run=run)
+    compare.set_defaults(run=run)
     compare.add_argument(
         "--output",
         type=folder,
@@ -84,52 +83,16 @@ def add(commands: Subparsers) -> None:
         help="half a minute instead of 40: 2 rates, 1 seed, 30 steps and 3 cells where "
         "no other option says otherwise",
     )
-    compare.add_argument(
-        "--methods", nargs="+", metavar="NAME", help="of those below (default: all)"
-    )
-    compare.add_argument(
-        "--data", nargs="+", metavar="NAME", help="ordinary, flat (default: both)"
-    )
-    compare.add_argument(
-        "--rates",
-        nargs="+",
-        type=rate,
-        metavar="RATE",
-        help="sampling rates, from 0.01 to 0.99 (default: 0.04 0.1 0.3 0.4 0.5)",
-    )
-    compare.add_argument(
-        "--seeds",
-        type=positive,
-        metavar="N",
-        help="number of seeds, 0 to N - 1, of first weights and batches (default: 3)",
-    )
-    compare.add_argument(
-        "--steps",
-        type=positive,
-        metavar="N",
-        help="steps of each training (default: 100, which keeps all within 40 minutes)",
-    )
-    compare.add_argument(
-        "--batch",
-        type=positive,
-        metavar="N",
-        help="patches of 32 x 32 in a step (default: 4, for the same reason)",
-    )
-    compare.add_argument(
-        "--cells",
-        type=positive,
-        metavar="N",
-        help="cells of the network (default: 10, as published)",
-    )
-    compare.add_argument(
-        "--photographs",
-        nargs="+",
-        metavar="PATH",
-        help="folders and files of pictures to train on besides those built in",
-    )
-    compare.add_argument(
-        "--threads", type=positive, metavar="N", help="threads of PyTorch (default: 1)"
-    )
+    compare.late = _add_study
+
+
+def _add_study(compare: Parser) -> None:
+    """Declare the options of a study, which takes long to import."""
+    try:
+        from svdinv.study.plans import Study
+    except ImportError:  # what is missing is said by the command
+        return
+    add_fields(compare, Study)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -172,14 +135,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> Study:
-    from svdinv.study.study import Study
+    from svdinv.study.plans import Study
 
-    several = ("methods", "data", "rates", "photographs")
-    single = ("seeds", "steps", "batch", "cells", "threads")
     given: dict[str, Any] = {
-        name: tuple(value) if name in several else value
-        for name in (*several, *single)
-        if (value := getattr(arguments, name)) is not None
+        field.name: tuple(value) if isinstance(value, list) else value
+        for field in dataclasses.fields(Study)
+        if (value := getattr(arguments, field.name, None)) is not None
     }
     study = Study()
-    return replace(study.quick() if arguments.quick else study, **given)
+    return dataclasses.replace(study.quick() if arguments.quick else study, **given)

@@ -76,9 +76,8 @@ def add(commands: Subparsers) -> None:
             "writes undersampled data to files."
         ),
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    data.set_defaults(parser=data, run=run, perform=None)
+    data.set_defaults(run=run, perform=None)
     actions = data.add_subparsers(
         dest="action", title="subcommands", metavar="subcommand", parser_class=Parser
     )
@@ -106,7 +105,7 @@ def _add_list(actions: Subparsers) -> None:
         help="list all there is",
         description="List what comes with svdinv: images and sampling masks.",
     )
-    listing.set_defaults(parser=listing, perform=_list)
+    listing.set_defaults(perform=_list)
 
 
 def _add_show(actions: Subparsers) -> None:
@@ -119,7 +118,7 @@ def _add_show(actions: Subparsers) -> None:
             "white where they sample."
         ),
     )
-    show.set_defaults(parser=show, perform=_show)
+    show.set_defaults(perform=_show)
     show.add_argument("name", metavar="NAME", help="a name of 'svdinv data list'")
     _add_output(show, "a .png or .gif file")
     add_task_options(show, several=False)
@@ -131,7 +130,7 @@ def _add_inspect(actions: Subparsers) -> None:
         help="say what is in a file, and which options fit",
         description="Say what is in a file, and which options fit.",
     )
-    inspect.set_defaults(parser=inspect, perform=_inspect)
+    inspect.set_defaults(perform=_inspect)
     inspect.add_argument(
         "file", type=filled, metavar="FILE", help="a file, or a built-in name"
     )
@@ -150,9 +149,8 @@ def _add_write(actions: Subparsers) -> None:
             "a file of your own, and write the data."
         ),
         epilog=_WRITTEN,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    write.set_defaults(parser=write, perform=_write)
+    write.set_defaults(perform=_write)
     write.add_argument(
         "source",
         type=filled,

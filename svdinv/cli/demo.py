@@ -39,7 +39,7 @@ def add(commands: Subparsers) -> None:
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.set_defaults(parser=demo, run=run)
+    demo.set_defaults(run=run)
     demo.add_argument(
         "task",
         nargs="?",

@@ -55,9 +55,8 @@ def add(commands: Subparsers) -> None:
             "and SSIM of series of a beating heart."
         ),
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    evaluate.set_defaults(parser=evaluate, run=run)
+    evaluate.set_defaults(run=run)
     evaluate.add_argument(
         "weights",
         nargs="?",

@@ -66,9 +66,8 @@ def add(commands: Subparsers) -> None:
             "another: its weights are fitted to this measurement alone."
         ),
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    fit.set_defaults(parser=fit, run=run)
+    fit.set_defaults(run=run)
     fit.add_argument(
         "input",
         metavar="INPUT",

@@ -68,9 +68,8 @@ def add(commands: Subparsers) -> None:
             "the heart from a part of its k-space, with a trained network."
         ),
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    reconstruct.set_defaults(parser=reconstruct, run=run)
+    reconstruct.set_defaults(run=run)
     reconstruct.add_argument(
         "inputs",
         metavar="INPUT",

@@ -55,9 +55,8 @@ def add(commands: Subparsers) -> None:
         help="find the worst small errors of the data, for a network and others",
         description="Measure how methods answer to errors of the data, at their worst.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    stability.set_defaults(parser=stability, run=run)
+    stability.set_defaults(run=run)
     stability.add_argument(
         "input",
         metavar="INPUT",

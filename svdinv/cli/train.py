@@ -53,9 +53,8 @@ def add(commands: Subparsers) -> None:
             "('cine'), on tomograms ('ct'), or as a configuration file says."
         ),
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.set_defaults(parser=train, run=run)
+    train.set_defaults(run=run)
     train.add_argument(
         "config",
         nargs="?",

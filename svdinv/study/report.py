@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdinv.study.study import METHODS, Row, Study
+from svdinv.study.plans import METHODS, Study
+from svdinv.study.study import Row
 from svdinv.unroll.display.pictures import new_figure
 from svdinv.unroll.display.tables import comma_separated, markdown
 from svdinv.unroll.files import replacing

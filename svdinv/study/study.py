@@ -14,10 +14,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import svdinv
-from svdinv.study.data import DATA, Patches, TestCrops
+from svdinv.study.data import Patches, TestCrops
+from svdinv.study.plans import METHODS, Plan, Study
 from svdinv.unroll.data import TEST, Image
 from svdinv.unroll.files import replacing
 from svdinv.unroll.metrics import psnr, ssim
@@ -51,9 +52,6 @@ __all__ = [
     "read_rows",
 ]
 
-METHODS: tuple[str, ...] = get_args(get_type_hints(Training)["svd"])
-"""Ways to differentiate the low-rank step; the others are compared to the first."""
-
 LONGEST = 1e3
 """Norm of the gradient, before it is clipped, from which a training is broken.
 
@@ -66,100 +64,6 @@ COLLAPSE = 10.0
 _STUDY, _ROWS = "study.json", "runs"
 _VALIDATIONS = 4
 _PAIRS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """What is compared.
-
-    Attributes
-    ----------
-    methods : tuple of str
-        Of `METHODS`.
-    data : tuple of str
-        Of `svdinv.study.data.DATA`.
-    rates : tuple of float
-        Sampling rates, in (0, 1).
-    seeds : int
-        Each of 0, 1, ..., seeds - 1 draws first weights and batches.
-    steps, batch, cells : int
-        Of each training, and cells of the network.
-    patch, crop : int
-        Sides of the patches, a multiple of 8, and of the crops of test photographs, a
-        multiple of `patch`; in pixels.
-    photographs : tuple of str
-        Folders and files of pictures to train on besides those built in.
-    threads : int
-        Threads of PyTorch.
-    """
-
-    methods: tuple[str, ...] = METHODS
-    data: tuple[str, ...] = tuple(DATA)
-    rates: tuple[float, ...] = (0.04, 0.1, 0.3, 0.4, 0.5)
-    seeds: int = 3
-    steps: int = 100
-    batch: int = 4
-    cells: int = 10
-    patch: int = 32
-    crop: int = 96
-    photographs: tuple[str, ...] = ()
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        for name, known in (("methods", METHODS), ("data", tuple(DATA))):
-            given = getattr(self, name)
-            unknown = [x for x in given if x not in known]
-            if unknown:
-                raise ValueError(
-                    f"{name} must be of {', '.join(known)}, got {unknown[0]!r}"
-                )
-        for name in ("methods", "data", "rates"):
-            given = getattr(self, name)
-            if not given or len(set(given)) < len(given):
-                raise ValueError(f"{name} must name at least one, and none twice")
-        if not all(0.01 <= rate <= 0.99 for rate in self.rates):
-            raise ValueError(f"rates must lie in [0.01, 0.99], got {self.rates}")
-        for name in ("seeds", "steps", "batch", "cells", "threads", "crop"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
-                )
-        if self.patch < 16 or self.patch % 8 or self.crop % self.patch:
-            raise ValueError(
-                "patch must be a multiple of 8 from 16 on, and crop a multiple of it, "
-                f"got {self.patch} and {self.crop}"
-            )
-
-    def plans(self) -> list[Plan]:
-        """List the runs: all methods of a setting, then the next; seeds last."""
-        return [
-            Plan(data, rate, method, seed)
-            for seed in range(self.seeds)
-            for rate in self.rates
-            for data in self.data
-            for method in self.methods
-        ]
-
-    def quick(self) -> Study:
-        """Make it small: two rates, one seed, a few steps of a shallow network."""
-        return replace(
-            self, rates=(0.04, 0.4), seeds=1, steps=30, batch=4, cells=3, crop=32
-        )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One run of a study."""
-
-    data: str
-    rate: float
-    method: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name, which is that of its file too."""
-        return f"{self.data}-{self.rate!r}-{self.method}-{self.seed}"
 
 
 @dataclass(frozen=True)
