@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
+import pkgutil
 import re
 import shlex
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -76,6 +79,36 @@ def test_block_runs(code, output):
         exec(program, {"__name__": "__main__"})
     if output is not None:
         assert printed.getvalue().strip() == output.strip()
+
+
+PACKAGES = ("algorithms", "fidelity", "networks", "operators", "priors", "tasks")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_methods_are_documented_where_they_are_declared(name):
+    """Overrides may inherit the docstring, which a linter does not see."""
+    package = importlib.import_module(f"svdinv.unroll.{name}")
+    below = pkgutil.iter_modules(getattr(package, "__path__", ()), f"{name}.")
+    found = [
+        package,
+        *(importlib.import_module(f"svdinv.unroll.{m.name}") for m in below),
+    ]
+    classes = {
+        cls
+        for module in found
+        for cls in vars(module).values()
+        if isinstance(cls, type) and cls.__module__.startswith("svdinv.unroll")
+    }
+    bare = [
+        f"{cls.__qualname__}.{method}"
+        for cls in classes
+        if not cls.__name__.startswith("_")
+        for method, value in vars(cls).items()
+        if not method.startswith("_") and isinstance(value, FunctionType | property)
+        if not inspect.getdoc(getattr(cls, method))
+    ]
+    assert classes
+    assert bare == []
 
 
 def test_links_of_the_readme():  # Sphinx checks those of the other pages

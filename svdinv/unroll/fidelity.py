@@ -218,7 +218,6 @@ class L2(DataFidelity):
             raise ValueError(f"weight must be positive, got {self.weight}")
 
     def distance(self, z: Array, y: Array) -> Array:
-        """Give half the weighted squared distance."""
         difference = z - y
         return inner(difference, self._weighted(difference)) / 2
 
@@ -236,16 +235,13 @@ class L2(DataFidelity):
         return z + times(share, y - z, xp)
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
-        """Convert the weight, if it is an array."""
         return L2(convert(self.weight)) if hasattr(self.weight, "dtype") else self
 
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
-        """Stack the weights, if they are arrays."""
         weights = _stack([self, *others], "weight", data)
         return super().stacked(others, data) if weights is None else L2(weights)
 
     def curvature(self, y: Array) -> float:
-        """Give the largest weight."""
         if self.weight is None:
             return 1.0
         if not hasattr(self.weight, "dtype"):
@@ -337,7 +333,6 @@ class PoissonKL(DataFidelity):
         return z + (mean - self._mean(z))
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
-        """Convert the background, if it is an array."""
         if not hasattr(self.background, "dtype"):
             return self
         return PoissonKL(convert(self.background))
@@ -347,7 +342,6 @@ class PoissonKL(DataFidelity):
         return self._mean(z)
 
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
-        """Stack the backgrounds, if they are arrays."""
         every = _stack([self, *others], "background", data)
         return super().stacked(others, data) if every is None else PoissonKL(every)
 

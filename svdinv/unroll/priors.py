@@ -111,11 +111,9 @@ class Casorati(Prior):
     """
 
     def value(self, x: Array) -> Array:
-        """Give the weighted sum of the singular values."""
         return _nuclear(casorati(x, namespace(x)), self.weight)
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Soft-threshold the singular values of the Casorati matrix."""
         xp = namespace(x)
         matrices = operators(x).svt(casorati(x, xp), step * self.weight)
         return from_casorati(matrices, x, xp)
@@ -129,11 +127,9 @@ class Nuclear(Prior):
     """
 
     def value(self, x: Array) -> Array:
-        """Give the weighted sum of the singular values."""
         return _nuclear(x, self.weight)
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Soft-threshold the singular values."""
         return operators(x).svt(x, step * self.weight)
 
 
@@ -171,12 +167,10 @@ class WeightedNuclear(Prior):
             )
 
     def value(self, x: Array) -> Array:
-        """Give the weighted sum of the singular values."""
         values, xp = operators(x).svdvals(x), namespace(x)
         return times(self.weight, xp.sum(self._fitted(values) * values), xp)
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Soft-threshold the singular values, each by its own weight."""
         xp = namespace(x)
         tau = self._fitted(xp.real(x) if is_complex(x, xp) else x)
         tau = xp.reshape(tau, (1,) * (len(x.shape) - 2) + (len(self.weights),))
@@ -213,7 +207,6 @@ class Schatten(Prior):
             raise ValueError(f"p must be 1/2, 2/3, 1 or 2, got {self.p}")
 
     def value(self, x: Array) -> Array:
-        """Give the weighted sum of powers."""
         xp, norms = namespace(x), operators(x).schatten_norm(x, self.p)
         some = norms > 0
         powers = xp.where(some, norms, xp.ones_like(norms)) ** self.p
@@ -221,7 +214,6 @@ class Schatten(Prior):
         return times(self.weight, total, xp)
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Shrink the singular values."""
         return operators(x).schatten_prox(x, step * self.weight, self.p)
 
 
@@ -263,7 +255,6 @@ class LocalLowRank(Prior):
         tilings((1, 1), self.block, self.stride, self.shift)
 
     def value(self, x: Array) -> Array:
-        """Give the weighted sum of the singular values of all blocks."""
         xp = namespace(x)
         size = tuple(x.shape[-2:])
         parts = [
@@ -273,7 +264,6 @@ class LocalLowRank(Prior):
         return sum(parts[1:], parts[0]) / len(parts)
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Soft-threshold the singular values of every block."""
         return operators(x).local_low_rank(
             x, step * self.weight, self.block, stride=self.stride, shift=self.shift
         )
@@ -308,13 +298,11 @@ class TensorNuclear(Prior):
             raise ValueError(f"axis must be -3, -2 or -1, got {self.axis}")
 
     def value(self, x: Array) -> Array:
-        """Give the weighted tensor nuclear norm."""
         xp = namespace(x)
         slices, _ = fourier_slices(as_complex(x, xp), self.axis, xp)
         return _nuclear(slices, self.weight) / x.shape[self.axis]
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Soft-threshold the tensor's singular values."""
         return operators(x).tsvt(x, step * self.weight, self.axis)
 
 
@@ -345,13 +333,11 @@ class Sparse(Prior):
             raise ValueError(f"transform must be unitary, got {self.transform!r}")
 
     def value(self, x: Array) -> Array:
-        """Give the weighted sum of magnitudes."""
         coefficients = self.transform.forward(x)
         xp = namespace(coefficients)
         return times(self.weight, xp.sum(xp.abs(coefficients)), xp)
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Soft-threshold the coefficients, with their phases kept."""
         xp = namespace(x)
         coefficients = self.transform.forward(x)
         z = self.transform.adjoint(shrink(coefficients, step * self.weight))
@@ -406,13 +392,11 @@ class TotalVariation(Prior):
         return Gradient(self.axes, self.boundary)
 
     def value(self, x: Array) -> Array:
-        """Give the weighted total variation."""
         d = self.differences.forward(x)
         xp = namespace(x)
         return times(self.weight, xp.sum(_size(d, self._joint, xp)), xp)
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Denoise by a fixed number of dual steps."""
         xp, D, tau = namespace(x), self.differences, step * self.weight
         slope = 1 / D.norm_bound**2
         dual = ahead = xp.zeros_like(D.forward(x))
@@ -451,7 +435,6 @@ class Tikhonov(Prior):
     transform: Operator = field(default_factory=Identity)
 
     def value(self, x: Array) -> Array:
-        """Give ``weight |T x|^2 / 2``."""
         z = self.transform.forward(x)
         return times(self.weight, inner(z, z) / 2, namespace(x))
 
@@ -516,7 +499,6 @@ class HuberVariation(Prior):
         return Gradient(self.axes, self.boundary)
 
     def value(self, x: Array) -> Array:
-        """Give the weighted sum of Huber's function."""
         xp, delta = namespace(x), self.delta
         s = _size(self.differences.forward(x), 0, xp)
         penalty = xp.where(s > delta, s - delta / 2, s * s / (2 * delta))

@@ -77,7 +77,6 @@ class EM(Algorithm):
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
     ) -> State:
-        """Step by each subset, and denoise."""
         x, seen = state["x"], state["sensitivity"]
         xp, count = namespace(x), seen.shape[0]
         for k, subset in enumerate(subsets(problem, x)):
@@ -99,7 +98,6 @@ class EM(Algorithm):
         return self, prior.prox
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Give the step 1."""
         return {"step": 1.0}
 
 

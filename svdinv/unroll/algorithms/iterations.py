@@ -175,7 +175,6 @@ class GradientDescent(Algorithm):
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
     ) -> State:
-        """Go down the gradient."""
         x = state["x"]
         slope = problem.gradient(x) + prox(x)
         return {"x": x - times(p["step"], slope, namespace(x))}
@@ -213,7 +212,6 @@ class ISTA(Algorithm):
     def iterate(
         self, state: State, problem: Problem, prox: Prox, p: Parameters
     ) -> State:
-        """Go down the gradient of the data term, then apply the proximal operator."""
         return {"x": _forward_backward(state["x"], problem, prox, p["step"])}
 
 
@@ -248,7 +246,6 @@ class FISTA(Algorithm):
         _check_count("batch_axes", self.batch_axes, 0)
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Add the point to step from, and the momentum of each image."""
         x = super().start(problem, x)["x"]
         momentum = namespace(x).ones_like(self._inner(x, x))
         return {"x": x, "ahead": x, "momentum": momentum}
@@ -256,7 +253,6 @@ class FISTA(Algorithm):
     def iterate(
         self, state: State, problem: Problem, prox: Prox, p: Parameters
     ) -> State:
-        """Take a proximal gradient step from the point ahead."""
         x, ahead, t = state["x"], state["ahead"], state["momentum"]
         xp = namespace(x)
         new = _forward_backward(ahead, problem, prox, p["step"])
@@ -348,7 +344,6 @@ class ADMM(Algorithm):
     def iterate(
         self, state: State, problem: Problem, prox: Prox, p: Parameters
     ) -> State:
-        """Denoise, explain the measurements, and add up the difference."""
         x, l, rho = state["x"], state["multiplier"], p["penalty"]
         xp = namespace(x)
         z = prox(x + l, 1 / rho)
@@ -432,7 +427,6 @@ class PDHG(Algorithm):
     def iterate(
         self, state: State, problem: Problem, prox: Prox, p: Parameters
     ) -> State:
-        """Step up in the dual variables, then down in the image."""
         x, ahead, step, sigma = state["x"], state["ahead"], p["step"], p["dual_step"]
         xp, K, A = namespace(x), self.transform, problem.A
         z, y = A.forward(ahead), problem.y
@@ -510,14 +504,12 @@ class LowRankPlusSparse(Algorithm):
     watched: ClassVar[tuple[str, ...]] = ("low_rank", "sparse")
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Take the whole image as L."""
         x = super().start(problem, x)["x"]
         return {"x": x, "low_rank": x, "sparse": namespace(x).zeros_like(x)}
 
     def iterate(
         self, state: State, problem: Problem, prox: Sequence[Prox], p: Parameters
     ) -> State:
-        """Move both parts, and apply to each its proximal operator."""
         x, step = state["x"], p["step"]
         move = times(step, problem.gradient(x), namespace(x))
         low_rank = prox[0](state["low_rank"] - move, step)

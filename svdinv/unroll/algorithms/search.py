@@ -52,12 +52,10 @@ class DouglasRachford(ADMM):
     watched: ClassVar[tuple[str, ...]] = ("mean",)
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Give the algorithm and the proximal operators of all priors."""
         algorithm = replace(self, copies=len(prior))
         return algorithm, tuple(part.prox for part in prior)
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Add the copies, their mean, and whose turn it is."""
         x = super().start(problem, x)["x"]
         copies = {f"copy {i}": x for i in range(self.copies)}
         return {"x": x, "mean": x, "turn": np.zeros((), np.float32), **copies}
@@ -65,7 +63,6 @@ class DouglasRachford(ADMM):
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
     ) -> State:
-        """Explain the measurements, and denoise one copy."""
         rho, xp = p["penalty"], namespace(state["x"])
         turn = int(state["turn"])
         copy = state[f"copy {turn}"]
@@ -80,7 +77,6 @@ class DouglasRachford(ADMM):
         }
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Give the penalty ``|A|^2``, and the relaxation 1.5."""
         penalty = super().suited(problem, x, prior)["penalty"]
         return {"penalty": penalty, "relaxation": 1.5}
 

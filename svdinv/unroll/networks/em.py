@@ -92,7 +92,6 @@ class EMNet(Recipe):
             raise ValueError(f"weight must be positive, got {self.weight}")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers."""
         return {
             "correction": residual_chain(self, 3, 1, axes=2),
             "log_weight": Number(math.log(self.weight)),
@@ -109,7 +108,6 @@ class EMNet(Recipe):
         raise TypeError("EMNet needs a problem, or an operator of its own")
 
     def fidelity(self, *measurement: Array) -> DataFidelity:
-        """Give the likelihood of counts, with the background if there is one."""
         return PoissonKL(*measurement)
 
     def begin(self, problem: Problem) -> State:
@@ -149,7 +147,6 @@ class EMNet(Recipe):
         return {"x": x, "sensitivity": seen, "unit": unit, "level": level}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, as at the top of this module."""
         x, unit = state["x"], state["unit"]
         xp = namespace(x)
         every = list(subsets(problem, x))

@@ -59,7 +59,6 @@ class LS(SeriesRecipe):
     slope: float = 0.3
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers of a cell."""
         n = self.features
         return {
             "threshold": Number(self.threshold),
@@ -68,13 +67,11 @@ class LS(SeriesRecipe):
         }
 
     def begin(self, problem: Problem) -> State:
-        """Start from the zero-filled series, with nothing split off."""
         x = zero_filled(problem)
         zero = namespace(x).zeros_like(x)
         return {"x": x, "low_rank": zero, "sparse": zero}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, as at the top of this module."""
         M = state["x"]
         xp = namespace(M)
         L = low_rank_series(M, layers)

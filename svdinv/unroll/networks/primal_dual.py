@@ -75,7 +75,6 @@ class PrimalDual(Recipe):
         at_least(1, self, "features", "convs", "memory", "channels")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name both chains."""
         maps = self.memory * self.channels
         return {
             "dual": residual_chain(self, maps + 2 * self.channels, maps, axes=2),
@@ -107,7 +106,6 @@ class PrimalDual(Recipe):
         return {"x": x, "primal": xp.concat([x, *memory], axis=1), "dual": dual}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, as at the top of this module."""
         primal, dual, y = state["primal"], state["dual"], problem.y
         xp, C = namespace(y), self.channels
         dual = dual + layers.dual(xp.concat([dual, problem.A(state["x"]), y], axis=1))

@@ -106,12 +106,10 @@ class Refined(Recipe):
 
     @property
     def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of what `operator` takes."""
         return self.network.measurement
 
     @property
     def has_penalty(self) -> bool:  # type: ignore[override]
-        """Whether the network has one."""
         return self.network.has_penalty
 
     @property
@@ -122,22 +120,18 @@ class Refined(Recipe):
         return channels
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers of a cell of the network; the last has the refinement."""
         layers = dict(self.network.layers(last))
         if last:
             layers |= {_LABEL + name: own for name, own in self._chains().items()}
         return layers
 
     def operator(self, *measurement: Array) -> Operator:
-        """Make the operator of the network."""
         return self.network.operator(*measurement)
 
     def begin(self, problem: Problem) -> State:
-        """Start as the network does."""
         return self.network.begin(problem)
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, and refine behind the last cell."""
         state = self.network.cell(state, problem, layers)
         if layers.index < self.cells - 1:
             return state

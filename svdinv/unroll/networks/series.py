@@ -71,11 +71,9 @@ class ImageOrSeriesRecipe(Recipe):
 
     @property
     def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of what `operator` takes."""
         return (SeriesRecipe if self.images == "series" else Recipe).measurement
 
     def operator(self, *measurement: Array) -> Operator:
-        """Make the operator: for series that of MRI, for images a sampling."""
         if self.images == "series":
             return mri(self, measurement)
         return super().operator(*measurement)

@@ -66,7 +66,6 @@ class SLR(SeriesRecipe):
     has_penalty: ClassVar[bool] = True
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers of a cell; the last needs no multiplier."""
         n = self.features
         return {
             "analysis": Convolutions((2, n, n, n), axes=3),
@@ -79,12 +78,10 @@ class SLR(SeriesRecipe):
         }
 
     def begin(self, problem: Problem) -> State:
-        """Start from the zero-filled series."""
         x = zero_filled(problem)
         return {"x": x, "b": namespace(x).zeros_like(x)}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, as at the top of this module."""
         x, b = state["x"], state["b"]
         xp = namespace(x)
         t = low_rank_series(x, layers)

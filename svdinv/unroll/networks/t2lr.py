@@ -67,7 +67,6 @@ class T2LR(SeriesRecipe):
     multiplier: float = 1.0
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers of a cell; the last needs no multiplier."""
         n = self.features
         return {
             "analysis": Convolutions((2, n, n, 2), axes=3),
@@ -78,12 +77,10 @@ class T2LR(SeriesRecipe):
         }
 
     def begin(self, problem: Problem) -> State:
-        """Start from the zero-filled series."""
         x = zero_filled(problem)
         return {"x": x, "l": namespace(x).zeros_like(x)}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, as at the top of this module."""
         x, l = state["x"], state["l"]
         xp = namespace(x)
         v = x + l

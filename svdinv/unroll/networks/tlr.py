@@ -132,7 +132,6 @@ class TLR(Recipe):
             )
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers of a cell; the last needs no multiplier."""
         maps = self.low_rank_maps + self.bypass_maps
         beside = 0 if self.side == "none" else self.channels
         pixels = self.fold**2
@@ -145,7 +144,6 @@ class TLR(Recipe):
         }
 
     def begin(self, problem: Problem) -> State:
-        """Start from A^H y, or from the samples with their gaps filled."""
         x = problem.adjoint()
         xp = namespace(x)
         check_channels(x, self.axes, self.channels, xp)
@@ -162,7 +160,6 @@ class TLR(Recipe):
         return {"x": x, **state}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, as at the top of this module."""
         x, l = state["x"], state["l"]
         v = x + l
         z = v + self._transformed(v, state, layers)

@@ -139,11 +139,9 @@ class LowRank(LearnedPrior):
     uses_step: ClassVar[bool] = False
 
     def layers(self, axes: str) -> Mapping[str, Layer]:
-        """Name the threshold."""
         return {"threshold": Number(self.threshold)}
 
     def prox(self, v: Array, step: Any, layers: Layers) -> Array:
-        """Threshold."""
         xp = namespace(v)
         share = fraction(layers.threshold, xp)
         if not is_complex(v, xp):
@@ -170,11 +168,9 @@ class Sparse(LearnedPrior):
     uses_step: ClassVar[bool] = False
 
     def layers(self, axes: str) -> Mapping[str, Layer]:
-        """Name the threshold."""
         return {"threshold": Number(self.threshold)}
 
     def prox(self, v: Array, step: Any, layers: Layers) -> Array:
-        """Threshold."""
         if not is_complex(v, namespace(v)):
             return _soft(v, layers.threshold)
         return _FOURIER.H(_soft(_FOURIER(v), layers.threshold))
@@ -208,7 +204,6 @@ class Convolved(LearnedPrior):
         at_least(1, self, "features", "channels")
 
     def layers(self, axes: str) -> Mapping[str, Layer]:
-        """Name both transforms and the threshold."""
         series = "T" in axes
         outer, hidden = 2 if series else self.channels, self.features
         chain = Convolutions((outer, hidden, hidden, outer), axes=3 if series else 2)
@@ -219,7 +214,6 @@ class Convolved(LearnedPrior):
         }
 
     def prox(self, v: Array, step: Any, layers: Layers) -> Array:
-        """Transform, threshold, transform back, add."""
         xp = namespace(v)
         share = fraction(layers.threshold, xp)
         if not is_complex(v, xp):
@@ -280,7 +274,6 @@ class Unrolled(ImageOrSeriesRecipe):
         return self.prior if isinstance(self.prior, tuple) else (self.prior,)
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the numbers of the algorithm and the layers of the priors."""
         idle = set(self.algorithm.idle_at_last if last else ())
         if not any(prior.uses_step for prior in self.priors):
             idle.update(self.algorithm.only_for_prox)
@@ -294,7 +287,6 @@ class Unrolled(ImageOrSeriesRecipe):
         return layers
 
     def begin(self, problem: Problem) -> State:
-        """Start as the algorithm does, from A^H y."""
         if self.images == "series":
             return self.algorithm.start(problem, zero_filled(problem))
         x = problem.adjoint()
@@ -302,7 +294,6 @@ class Unrolled(ImageOrSeriesRecipe):
         return self.algorithm.start(problem, x)
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once."""
         xp = namespace(state["x"])
         names = self.algorithm.parameters
         numbers = {name: getattr(layers, f"log_{name}") for name in names}

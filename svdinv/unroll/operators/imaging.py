@@ -63,13 +63,11 @@ class Sampling(Operator):
         self.mask = mask
 
     def forward(self, x: Array) -> Array:
-        """Set what is not sampled to 0."""
         xp = namespace(x)
         zero = xp.zeros_like(x[..., :1])
         return xp.where(self._mask(x, xp), x, zero)
 
     def adjoint(self, y: Array) -> Array:
-        """Set what is not sampled to 0."""
         return self.forward(y)
 
     def consistent(self, x: Array, y: Array) -> Array:
@@ -78,11 +76,9 @@ class Sampling(Operator):
         return xp.where(self._mask(x, xp), y, x)
 
     def measured(self, y: Array) -> Array:
-        """Set what is not sampled to 0."""
         return self.forward(y)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        """Stack the masks, each with all axes of the data."""
         every = _of_one_class(self, others)
         return Sampling(stacked([each.mask for each in every], len(data.shape)))
 
@@ -120,7 +116,6 @@ class Coils(Operator):
         return _product(fitted(self.maps, x, xp), x[..., None, :, :], xp)
 
     def adjoint(self, y: Array) -> Array:
-        """Add up the coil images, each weighted by its conjugate map."""
         _check_broadcast("maps", self.maps.shape, y.shape)
         xp = namespace(y)
         return xp.sum(_product(conj(fitted(self.maps, y, xp), xp), y, xp), axis=-3)
@@ -174,21 +169,17 @@ class MRI(Operator):
         return self._chain.forward(x)
 
     def adjoint(self, y: Array) -> Array:
-        """From a k-space to the zero-filled image."""
         return self._chain.adjoint(y)
 
     def measured(self, y: Array) -> Array:
-        """Set what is not sampled to 0."""
         return self._chain.measured(y)
 
     def data_length(self, axis: int) -> int | None:
-        """Give that of the coils, or None: it is that of the image."""
         if self.maps is not None and axis == -3:
             return int(self.maps.shape[-3])
         return None
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        """Stack the masks, (B, T, H, W), and the maps, (B, 1, C, H, W)."""
         every = _of_one_class(self, others)
         axes = len(data.shape)
         mask = stacked([each.mask for each in every], axes - (self.maps is not None))
@@ -228,7 +219,6 @@ class Blur(Operator):
         return self._filter(x, adjoint=False)
 
     def adjoint(self, y: Array) -> Array:
-        """Correlate with the kernel."""
         return self._filter(y, adjoint=True)
 
     def _filter(self, x: Array, *, adjoint: bool) -> Array:
@@ -300,7 +290,6 @@ class Dense(Operator):
         return self._multiply(xp.matrix_transpose(fitted(self.matrix, x, xp)), flat, xp)
 
     def adjoint(self, y: Array) -> Array:
-        """From measurements to images."""
         xp, count = namespace(y), self.matrix.shape[0]
         if not len(y.shape) or y.shape[-1] not in (count, None):
             raise ValueError(
@@ -310,17 +299,14 @@ class Dense(Operator):
         return xp.reshape(flat, (*sizes(y, xp)[:-1], *self.image_shape))
 
     def data_length(self, axis: int) -> int | None:
-        """Give the number of rows, along the last axis."""
         if axis != -1:
             raise NotImplementedError
         return int(self.matrix.shape[0])
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Convert the matrix."""
         return Dense(convert(self.matrix), self.image_shape)
 
     def extra_repr(self) -> str:
-        """Give the shapes."""
         return f"matrix {tuple(self.matrix.shape)}, image_shape={self.image_shape}"
 
     def _multiply(self, right: Array, rows: Array, xp: Namespace) -> Array:

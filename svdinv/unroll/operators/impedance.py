@@ -200,7 +200,6 @@ class Impedance(WrappedNonlinear):
         return fields
 
     def extra_repr(self) -> str:
-        """Give the sizes."""
         return f"{len(self.mesh.triangles)} triangles, {len(self.contact)} electrodes"
 
 

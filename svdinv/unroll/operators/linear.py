@@ -260,11 +260,9 @@ class Identity(Operator):
     keeps_size = True
 
     def forward(self, x: Array) -> Array:
-        """Give `x`."""
         return x
 
     def adjoint(self, y: Array) -> Array:
-        """Give `y`."""
         return y
 
 
@@ -474,7 +472,6 @@ class Stack(Operator):
             )
 
     def forward(self, x: Array) -> Array:
-        """Measure the image by each operator."""
         parts = [operator.forward(x) for operator in self.operators]
         found = [part.shape[self.axis] for part in parts]
         due = self._cut(sum(found))
@@ -483,7 +480,6 @@ class Stack(Operator):
         return namespace(x).concat(parts, axis=self.axis)
 
     def adjoint(self, y: Array) -> Array:
-        """Add up what the adjoints make of each part."""
         pairs = zip(self.operators, self.split(y), strict=True)
         images = [operator.adjoint(part) for operator, part in pairs]
         return sum(images[1:], images[0])
@@ -519,19 +515,16 @@ class Stack(Operator):
         return _StackProduct(_Product([self, *_factors(other)]))
 
     def derivative(self, x: Array) -> Operator:
-        """Stack the derivatives."""
         if self.linear:
             return self
         parts = [operator.derivative(x) for operator in self.operators]
         return Stack(parts, self.axis, self.lengths)
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Convert the arrays of each operator."""
         parts = [operator.replace_arrays(convert) for operator in self.operators]
         return Stack(parts, self.axis, self.lengths)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        """Stack the operators of each part."""
         same = [getattr(other, "operators", ()) for other in others]
         if any(len(parts) != len(self.operators) for parts in same):
             return super().stacked(others, data)
@@ -540,13 +533,11 @@ class Stack(Operator):
         return Stack(every, self.axis, self.lengths)
 
     def measured(self, y: Array) -> Array:
-        """Set to 0 what is no measurement."""
         pairs = zip(self.operators, self.split(y), strict=True)
         parts = [operator.measured(part) for operator, part in pairs]
         return namespace(y).concat(parts, axis=self.axis)
 
     def extra_repr(self) -> str:
-        """List the operators."""
         return f"[{', '.join(map(repr, self.operators))}], axis={self.axis}"
 
     def _cut(self, total: int) -> list[int]:

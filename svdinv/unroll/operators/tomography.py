@@ -189,7 +189,6 @@ class _Beam(Wrapped):
         return Wrapped(turned, invert, self.image_shape, self.data_shape).adjoint(y)
 
     def approximate_inverse(self, y: Array) -> Array:
-        """Give the filtered back-projection."""
         return self.filtered_back_projection(y)
 
     def _shadow(self) -> float:
@@ -406,7 +405,6 @@ class FanBeam(_Beam):
 
     @property
     def magnification(self) -> float:
-        """How many times as large as at the centre something is on the detector."""
         return self.distance / self.source
 
     def _check_source(self) -> None:

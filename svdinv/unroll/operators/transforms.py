@@ -35,7 +35,6 @@ class Fourier(Operator):
         return _centred(x, "fftn")
 
     def adjoint(self, y: Array) -> Array:
-        """From a k-space to its image."""
         return _centred(y, "ifftn")
 
 
@@ -70,11 +69,9 @@ class TemporalFourier(Operator):
         return self._transform(x, "fft")
 
     def adjoint(self, y: Array) -> Array:
-        """From a temporal spectrum to its series, which is complex."""
         return self._transform(y, "ifft")
 
     def extra_repr(self) -> str:
-        """Give the axis."""
         return f"axis={self.axis}"
 
     def _transform(self, x: Array, name: str) -> Array:
@@ -138,7 +135,6 @@ class Gradient(Operator):
         return sum(parts[1:], parts[0])
 
     def extra_repr(self) -> str:
-        """Give the axes and the boundary."""
         return f"axes={self.axes}, boundary={self.boundary!r}"
 
     def _difference(self, x: Array, axis: int, xp: Namespace) -> Array:
@@ -170,13 +166,11 @@ class Turned(Operator):
         self.transposed, self.axes = transposed, axes
 
     def forward(self, x: Array) -> Array:
-        """Transpose, then flip."""
         xp = namespace(x)
         x = xp.matrix_transpose(x) if self.transposed else x
         return xp.flip(x, axis=self.axes) if self.axes else x
 
     def adjoint(self, y: Array) -> Array:
-        """Flip, then transpose."""
         xp = namespace(y)
         y = xp.flip(y, axis=self.axes) if self.axes else y
         return xp.matrix_transpose(y) if self.transposed else y

@@ -51,13 +51,11 @@ class _OfFunctions(Operator):
             raise ValueError("image_shape and data_shape must have at least one axis")
 
     def data_length(self, axis: int) -> int | None:
-        """As `data_shape` tells."""
         if -axis > len(self.data_shape):
             raise NotImplementedError
         return self.data_shape[axis]
 
     def extra_repr(self) -> str:
-        """Give the shapes."""
         return f"image_shape={self.image_shape}, data_shape={self.data_shape}"
 
 
@@ -119,7 +117,6 @@ class Wrapped(_OfFunctions):
         return _called(self._forward, x, "images")
 
     def adjoint(self, y: Array) -> Array:
-        """From data to images."""
         return _called(self._adjoint, y, "data")
 
 

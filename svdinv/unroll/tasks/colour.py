@@ -195,7 +195,6 @@ class Colour(Task):
         )
 
     def origin(self) -> dict[str, str]:
-        """Sum up the user's photographs."""
         if not self.photographs:
             return {}
         return {"photographs": fingerprint(self.photographs)}
@@ -205,11 +204,9 @@ class Colour(Task):
         return str(path) in PHOTOS or path.suffix.lower() in SUFFIXES
 
     def files(self, folder: Path) -> list[Path]:
-        """List the pictures of a folder."""
         return list(picture_files(folder))
 
     def takes(self, source: str | Path) -> tuple[str, ...]:
-        """Name the crop."""
         return ("crop",)
 
     def read(self, source: str | Path, options: Any) -> Given:
@@ -250,7 +247,6 @@ class Colour(Task):
         return Problem(samples, Sampling(mask), truth=truth)
 
     def measured(self, problem: Problem) -> dict[str, Any]:
-        """Give ``samples`` and ``mask``."""
         return {"samples": problem.y, "mask": _mask(problem)}
 
     def examples(self, options: Any) -> list[Given]:
@@ -258,7 +254,6 @@ class Colour(Task):
         return [self.read(name, options) for name in TEST]
 
     def built_in(self) -> dict[str, dict[str, str]]:
-        """List the photographs, and the mask."""
         training, sizes = split(*TEST), {}
         for name in PHOTOS:
             height, width, _ = photograph(name).shape
@@ -315,7 +310,6 @@ class Colour(Task):
         return problem
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give zero-filling, SVT completion and biharmonic inpainting."""
         return {
             "zero-filled": zero_filled,
             "SVT completion": svt_completion,
@@ -349,11 +343,9 @@ class Colour(Task):
                 yield replace(problem, y=y, A=A, fidelity=fidelity, truth=None), undo
 
     def tiled(self, problem: Problem) -> bool:
-        """Tell whether the samples of a tile are all that its image depends on."""
         return isinstance(problem.A, Sampling)
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
-        """Cut out a window."""
 
         def cut(x: Any) -> Any:
             return np.ascontiguousarray(x[..., *window])
@@ -363,23 +355,19 @@ class Colour(Task):
         return replace(problem, y=y, A=A, fidelity=fidelity, truth=None)
 
     def memory(self, given: Given | Problem, options: Any) -> float:
-        """Give the bytes that a reconstruction will take."""
         image = given.y if isinstance(given, Problem) else given.image
         return _BYTES * image.size
 
     def effort(self, problem: Problem) -> Effort:
-        """Tell how long a reconstruction will take."""
         rows, columns = (middle(n, _SMALL) for n in problem.y.shape[-2:])
         small = self.part(problem, (rows, columns))
         classical = _SECONDS * problem.y.size
         return Effort(classical, small, problem.y.size / small.y.size)
 
     def finished(self, image: Any) -> Any:
-        """Clip to [0, 1]."""
         return np.clip(image, 0, 1)
 
     def describe(self, problem: Problem) -> str:
-        """Give the size."""
         return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
 
 

@@ -110,7 +110,6 @@ class Voltages(WrappedNonlinear):
         )  # fmt: skip
 
     def measured(self, y: Array) -> Array:
-        """Set to 0 what was not measured."""
         xp = namespace(y)
         return xp.where(fitted(self.weight > 0, y, xp), y, xp.zeros_like(y))
 
@@ -289,7 +288,6 @@ class Eit(Task):
     validation: int = option(4, "tanks to watch the training by", low=1)
 
     def load(self) -> Tanks:
-        """Give tanks, drawn as they are asked for."""
         return Tanks(self)
 
     def recognises(self, path: Path) -> bool:
@@ -304,7 +302,6 @@ class Eit(Task):
         return found
 
     def takes(self, source: str | Path) -> tuple[str, ...]:
-        """Name the size of the picture."""
         return ("size",)
 
     def read(self, source: str | Path, options: Any) -> Given | Problem:
@@ -372,7 +369,6 @@ class Eit(Task):
         return replace(problem, truth=file.real("truth"))
 
     def measured(self, problem: Problem) -> dict[str, Any]:
-        """Give what `read_measured` reads."""
         voltages: Voltages = problem.note.voltages
         model, mesh = voltages.model, voltages.model.mesh
         there = voltages.weight > 0
@@ -404,7 +400,6 @@ class Eit(Task):
         return [given for given in found if isinstance(given, Given)]
 
     def built_in(self) -> dict[str, dict[str, str]]:
-        """List the phantoms."""
         return {"phantoms of impedance tomography": NAMES}
 
     def settings(self, options: Any) -> list[Any]:
@@ -464,7 +459,6 @@ class Eit(Task):
         return snr(problem.truth - 0.5, np.clip(image, 0, 1) - 0.5)
 
     def describe(self, problem: Problem) -> str:
-        """Give the size of the picture, of the mesh and of the data."""
         voltages = problem.note.voltages
         count, size = int((voltages.weight > 0).sum()), problem.note.picture.size
         triangles = len(voltages.model.mesh.triangles)

@@ -91,15 +91,12 @@ class Factors(Operator):
         self.factors = factors
 
     def forward(self, x: Array) -> Array:
-        """Multiply."""
         return fitted(self.factors, x, namespace(x)) * x
 
     def adjoint(self, y: Array) -> Array:
-        """Multiply."""
         return self.forward(y)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        """Stack the factors of a batch."""
         if not all(isinstance(other, Factors) for other in others):
             return super().stacked(others, data)
         every = [each.factors for each in (self, *others)]
@@ -178,7 +175,6 @@ class Pet(Task):
             raise ValueError(f"counts must not fall, got {self.counts}")
 
     def load(self) -> Activities:
-        """Give phantoms of ellipses, drawn as they are asked for."""
         return Activities(self)
 
     def recognises(self, path: Path) -> bool:
@@ -186,7 +182,6 @@ class Pet(Task):
         return str(path) in NAMES or str(path).startswith(_PREFIX)
 
     def files(self, folder: Path) -> list[Path]:
-        """List the pictures of a folder, as activities."""
         return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
     def takes(self, source: str | Path) -> tuple[str, ...]:
@@ -264,7 +259,6 @@ class Pet(Task):
         return replace(problem, truth=truth, scale=float(scale))
 
     def measured(self, problem: Problem) -> dict[str, Any]:
-        """Give ``counts``, ``angles``, ``geometry``, ``factors``, ``background``."""
         scan, scale = problem.note, np.float32(problem.scale)
         return {
             "counts": problem.y / scale,  # of all tasks in the scale of the image
@@ -290,7 +284,6 @@ class Pet(Task):
         return [given for given in found if isinstance(given, Given)]
 
     def built_in(self) -> dict[str, dict[str, str]]:
-        """List the phantoms."""
         return {"phantoms of emission tomography": NAMES}
 
     def measure(self, given: Given, options: Any) -> Problem:
@@ -347,17 +340,14 @@ class Pet(Task):
         }
 
     def finished(self, image: Any) -> Any:
-        """Set negative activities to 0."""
         return np.maximum(image, 0)
 
     def describe(self, problem: Problem) -> str:
-        """Give the number of frames, and their size."""
         ring, frames = problem.note.ring, len(problem.y)
         many = f"{frames} frames of " if frames > 1 else ""
         return f"{many}{ring.rows}x{ring.columns} pixels"
 
     def moves(self, problem: Problem) -> bool:
-        """Tell whether there are frames."""
         return len(problem.y) > 1
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
@@ -371,7 +361,6 @@ class Pet(Task):
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
     ) -> None:
-        """Write a picture that compares reconstructions."""
         if len(entries[-1].image) > 1:
             super().save_panel(path, truth, entries, title=title)
             return
