@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from svdinv._missing import needing
-from svdinv.core.operation import Operation
 from svdinv.unroll.arrays import (
     Array,
     backend,
@@ -31,6 +30,7 @@ from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import svt
 from svdinv.unroll.networks.recipe import Recipe, State, given_problem
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.operators.wrapped import Linear
 from svdinv.unroll.problem import Problem
 
 __all__ = ["Fit", "Solver", "load", "save"]
@@ -326,36 +326,16 @@ class _Recorded(Operator):
 
     def forward(self, x: Array) -> Array:
         A = self.operator
-        return backend(x).call(_Applied(A.forward, A.adjoint), x)[0]
+        return backend(x).call(Linear(A.forward, A.adjoint), x)[0]
 
     def adjoint(self, y: Array) -> Array:
         A = self.operator
-        return backend(y).call(_Applied(A.adjoint, A.forward), y)[0]
+        return backend(y).call(Linear(A.adjoint, A.forward), y)[0]
 
     def measured(self, y: Array) -> Array:
         # A projection is its own adjoint.
         A = self.operator
-        return backend(y).call(_Applied(A.measured, A.measured), y)[0]
-
-
-@dataclass(frozen=True, eq=False)
-class _Applied(Operation):
-    """x -> A x."""
-
-    forward: Callable[[Array], Array]
-    adjoint: Callable[[Array], Array]
-    saves_inputs = False
-
-    def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
-        return (self.forward(x[0]),)
-
-    def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
-        return call(self, dx[0])
-
-    def cotangent(
-        self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
-    ) -> tuple[Any, ...]:
-        return call(_Applied(self.adjoint, self.forward), g[0])
+        return backend(y).call(Linear(A.measured, A.measured), y)[0]
 
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8

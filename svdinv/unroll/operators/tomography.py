@@ -87,11 +87,12 @@ class _Beam(Wrapped):
         self,
         image_shape: Sequence[int],
         angles: ArrayLike,
-        detectors: int | None,
-        spacing: float | None,
-        offset: float,
-        pixel: float,
-        matrix: bool,
+        *,
+        detectors: int | None = None,
+        spacing: float | None = None,
+        offset: float = 0.0,
+        pixel: float = 1.0,
+        matrix: bool = True,
     ) -> None:
         shape = tuple(int(n) for n in image_shape)
         if len(shape) != 2 or min(shape) < 1:
@@ -315,19 +316,6 @@ class ParallelBeam(_Beam):
     (2, 8)
     """
 
-    def __init__(
-        self,
-        image_shape: Sequence[int],
-        angles: ArrayLike,
-        *,
-        detectors: int | None = None,
-        spacing: float | None = None,
-        offset: float = 0.0,
-        pixel: float = 1.0,
-        matrix: bool = True,
-    ) -> None:
-        super().__init__(image_shape, angles, detectors, spacing, offset, pixel, matrix)
-
     def _shadow(self) -> float:
         return self.radius
 
@@ -400,7 +388,15 @@ class FanBeam(_Beam):
         for name in ("source", "distance"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        super().__init__(image_shape, angles, detectors, spacing, offset, pixel, matrix)
+        super().__init__(
+            image_shape,
+            angles,
+            detectors=detectors,
+            spacing=spacing,
+            offset=offset,
+            pixel=pixel,
+            matrix=matrix,
+        )
         self._check_source()
 
     @property

@@ -109,15 +109,15 @@ class Wrapped(_OfFunctions):
             raise ValueError(f"arrays must be 'numpy' or 'own', got {arrays!r}")
         there = _Side(forward, self.image_shape, self.data_shape)
         back = _Side(adjoint, self.data_shape, self.image_shape)
-        self._forward = _Outside(there, back, arrays == "numpy")
-        self._adjoint = self._forward.reversed()
+        outside = [_Outside(side, arrays == "numpy") for side in (there, back)]
+        self._forward, self._adjoint = Linear(*outside), Linear(*outside[::-1])
 
     def forward(self, x: Array) -> Array:
         """From images (..., *image_shape) to data (..., *data_shape)."""
-        return _called(self._forward, x, "images")
+        return _called(self._forward, self.image_shape, x, "images")
 
     def adjoint(self, y: Array) -> Array:
-        return _called(self._adjoint, y, "data")
+        return _called(self._adjoint, self.data_shape, y, "data")
 
 
 class WrappedNonlinear(_OfFunctions):
@@ -165,7 +165,7 @@ class WrappedNonlinear(_OfFunctions):
 
     def forward(self, x: Array) -> Array:
         """From real images (..., *image_shape) to data (..., *data_shape)."""
-        return _called(self._operation, x, "images", real=True)
+        return _called(self._operation, self.image_shape, x, "images", real=True)
 
     def derivative(self, x: Array) -> Operator:
         """Give the derivative at one image, for arrays of any framework.
@@ -284,30 +284,15 @@ class _Side:
 
 
 @dataclass(frozen=True)
-class _Outside(Operation):
-    """x -> A x for an A that no framework sees into."""
+class Linear(Operation):
+    """x -> A x, of an A that no framework sees into, and of its adjoint."""
 
-    there: _Side
-    back: _Side
-    in_numpy: bool
+    forward: Function
+    adjoint: Function
     saves_inputs = False
 
-    def reversed(self) -> _Outside:
-        """Give the operation of the adjoint."""
-        return _Outside(self.back, self.there, self.in_numpy)
-
     def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
-        (x,) = x
-        if self.in_numpy:
-            return (_on_host(self.there, x),)
-        batch = tuple(x.shape)[: len(x.shape) - len(self.there.given)]
-        shape = (*batch, *self.there.made)
-        if 0 in batch:
-            return (xp.reshape(x, shape),)
-        made = xp.stack(self.there(xp.reshape(x, (-1, *self.there.given))))
-        if is_complex(made, xp) and not is_complex(x, xp):
-            raise TypeError(_COMPLEX)
-        return (cast(xp.reshape(made, shape), x, xp),)
+        return (self.forward(x[0]),)
 
     def tangent(self, x: Any, y: Any, dx: Any, call: Any, xp: Any) -> tuple[Any, ...]:
         return call(self, dx[0])
@@ -315,7 +300,28 @@ class _Outside(Operation):
     def cotangent(
         self, x: Any, y: Any, g: Any, wanted: Any, call: Any, xp: Any
     ) -> tuple[Any, ...]:
-        return call(self.reversed(), g[0])
+        return call(Linear(self.adjoint, self.forward), g[0])
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """One of both functions, of arrays of any framework, or as one of NumPy's."""
+
+    side: _Side
+    in_numpy: bool
+
+    def __call__(self, x: Any) -> Any:
+        if self.in_numpy:
+            return _on_host(self.side, x)
+        xp, given = namespace(x), self.side.given
+        batch = tuple(x.shape)[: len(x.shape) - len(given)]
+        shape = (*batch, *self.side.made)
+        if 0 in batch:
+            return xp.reshape(x, shape)
+        made = xp.stack(self.side(xp.reshape(x, (-1, *given))))
+        if is_complex(made, xp) and not is_complex(x, xp):
+            raise TypeError(_COMPLEX)
+        return cast(xp.reshape(made, shape), x, xp)
 
 
 @dataclass(frozen=True)
@@ -392,9 +398,9 @@ def _flat(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _called(
-    operation: _Outside | _Curved, x: Array, what: str, real: bool = False
+    operation: Operation, due: tuple[int, ...], x: Array, what: str, real: bool = False
 ) -> Array:
-    shape, due = tuple(x.shape), operation.there.given
+    shape = tuple(x.shape)
     if shape[len(shape) - len(due) :] != due:
         raise ValueError(f"{what} must be (..., {str(due)[1:]}, got {shape}")
     kinds = ("real floating",) if real else ("real floating", "complex floating")
