@@ -68,53 +68,26 @@ _PAIRS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a run.
-
-    Attributes
-    ----------
-    data, rate, method, seed
-        The run, as in `Plan`.
-    cause : str
-        Why it counts as broken; empty if it does not.
-    step : int or None
-        The step at which it broke, from 1.
-    layer : str
-        Where, as in `svdinv.unroll.training.diagnosis.Breakdown`; empty if not known.
-    spectrum : tuple of float
-        Singular values of the matrix that caused it, if the low-rank step did.
-    steps : int
-        Steps that were done.
-    longest_gradient : float or None
-        Largest norm of a gradient before it was clipped, of those that were finite.
-    validation : float or None
-        Last validation PSNR, dB.
-    psnr, ssim : float or None
-        Means over the test photographs, PSNR in dB.
-    milliseconds : float or None
-        Median CPU time of a training step.
-    relative : float or None
-        CPU time of a gradient as a multiple of that of `METHODS[0]`, both taken
-        in turns, with the weights of this run.
-    machine : str
-        Where it ran.
-    """
+    """What came of a run, named as in `Plan`."""
 
     data: str
     rate: float
     method: str
     seed: int
-    cause: str
-    step: int | None
-    layer: str
-    spectrum: tuple[float, ...]
-    steps: int
-    longest_gradient: float | None
-    validation: float | None
-    psnr: float | None
+    cause: str  # why it counts as broken; empty if it does not
+    step: int | None  # at which it broke, from 1
+    layer: str  # where, as in `Breakdown`; empty if not known
+    spectrum: tuple[float, ...]  # that caused it, if the low-rank step did
+    steps: int  # that were done
+    longest_gradient: float | None  # before it was clipped, of those that were finite
+    validation: float | None  # last PSNR, dB
+    psnr: float | None  # mean over the test photographs, dB
     ssim: float | None
-    milliseconds: float | None
+    milliseconds: float | None  # median CPU time of a training step
+    # CPU time of a gradient as a multiple of that of `METHODS[0]`, both taken in turns,
+    # with the weights of this run.
     relative: float | None
-    machine: str
+    machine: str  # where it ran
 
     @property
     def broken(self) -> bool:

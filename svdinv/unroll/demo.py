@@ -65,44 +65,19 @@ _WIDTH = 48  # characters of a name in the table
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What the demonstration does.
+    """What the demonstration does."""
 
-    Attributes
-    ----------
-    rate : float
-        Sampling rate, in (0, 1).
-    photo : str
-        Photograph to reconstruct: a name of `svdinv.unroll.data.PHOTOS` or, with
-        `picture`, whatever to call it.
-    picture : ndarray of float32, shape (H, W, 3), optional
-        A picture of one's own, in [0, 1].
-    output : Path
-        Existing folder for the panel.
-    seed : int
-        Seed of everything random.
-    steps : int
-        Training steps; 0 leaves the training away.
-    minutes : float
-        Wall-clock cap of each of the two trainings.
-    threads : int
-        Threads of PyTorch.
-    crop : int
-        Most pixels a side of the photograph to reconstruct.
-    batch, patch : int
-        Patches in a training step, and their side.
-    """
-
-    rate: float
-    photo: str
-    output: Path
-    picture: Image | None = None
+    rate: float  # of the sampling, in (0, 1)
+    photo: str  # of `PHOTOS` or, with a picture, whatever to call it
+    output: Path  # an existing folder
+    picture: Image | None = None  # of one's own, in [0, 1]
     seed: int = 0
-    steps: int = 200
-    minutes: float = 2.0
+    steps: int = 200  # of the training; 0 leaves it away
+    minutes: float = 2.0  # of wall-clock time at most, for each of the two trainings
     threads: int = 1
-    crop: int = 512
-    batch: int = 8
-    patch: int = 64
+    crop: int = 512  # most pixels a side of the photograph to reconstruct
+    batch: int = 8  # patches in a training step
+    patch: int = 64  # their side
 
     def quick(self) -> DemoConfig:
         """Make it small: everything is run, in seconds."""

@@ -45,38 +45,17 @@ def truncated_svd(
 ) -> TruncatedSVD:
     """Solve a linear problem by the leading singular triplets of its operator.
 
-    Parameters
-    ----------
-    A : Operator
-        Linear, real; its products alone are taken, by `svdinv.numpy.svd_lowrank`.
-    y : array
-        Data. What is not finite is left out.
-    like : ndarray
-        An image; its shape and dtype matter.
-    rank : int
-        Triplets to compute: the most that can be kept.
-    noise : float or array, optional
-        Standard deviation of the data, broadcasting to y; the data are divided by it.
-        For infinite ones nothing was measured.
-    keep : {"discrepancy", "sure"} or int, optional
-        How many to keep: the fewest whose residual is no larger than the noise
-        (Morozov, Soviet Math. Dokl. 1966), those of least estimated risk of the data,
-        ``|residual|^2 + 2 kept`` (Stein, Ann. Statist. 1981), or a number.
-    scale : float or array, optional
-        Typical size of each element of the image, such as the root of the area of a
-        cell: the solution is the smallest one relative to it.
-    seed : int, optional
-        Of the random start.
+    Of a real operator the products alone are taken, by `svdinv.numpy.svd_lowrank`, for
+    images of the shape and dtype of `like`. `rank` triplets are computed, the most that
+    can be kept. The data are divided by their standard deviation, `noise`, which
+    broadcasts to them; what is not finite, or has an infinite one, is left out. The
+    solution is the smallest one relative to the typical size of each element, `scale`,
+    such as the root of the area of a cell.
 
-    Returns
-    -------
-    TruncatedSVD
-        The image, and what was kept.
-
-    Raises
-    ------
-    ValueError
-        If `keep` is none of these, or a number outside 0 to `rank`.
+    "discrepancy" keeps the fewest whose residual is no larger than the noise (Morozov,
+    Soviet Math. Dokl. 1966), "sure" those of least estimated risk of the data,
+    ``|residual|^2 + 2 kept`` (Stein, Ann. Statist. 1981). Raises ValueError if `keep`
+    is none of these, and no number from 0 to `rank`.
     """
     if not (keep in ("discrepancy", "sure") or keep in range(rank + 1)):
         raise ValueError(
@@ -125,45 +104,17 @@ def gauss_newton(
 
     The objective is ``|(A(x) - y) / noise|^2 / 2 + weight R(x - start)``, where R is
     ``|L x|^2 / 2`` or the total variation ``sum sqrt((L x)^2 + variation^2)``, by
-    lagged diffusivity (Vogel & Oman, SIAM J. Sci. Comput. 1996). Each step is solved
-    by conjugate gradients on products with the derivative, preconditioned by the
-    penalty, and is halved until the objective falls.
+    lagged diffusivity (Vogel & Oman, SIAM J. Sci. Comput. 1996). Each step is solved by
+    conjugate gradients on products with the derivative, preconditioned by the penalty,
+    and is halved until the objective falls.
 
-    Parameters
-    ----------
-    A : Operator
-        Real, linear or with a `derivative`.
-    y : array
-        Data. What is not finite is left out.
-    start : ndarray, shape (n,)
-        First image, and that which the penalty draws to.
-    penalty : sparse array, shape (p, n)
-        L, of full column rank.
-    weight : float
-        Of the penalty, positive.
-    noise : float or array, optional
-        Standard deviation of the data, broadcasting to y.
-    variation : float, optional
-        Differences below which the total variation is smoothed, positive; by default
-        the penalty is quadratic.
-    lower : float, optional
-        Smallest value of an element.
-    iterations : int, optional
-        Most steps. One is all that a linear operator with a quadratic penalty needs.
-    rtol : float, optional
-        Stop once a step lowers the objective by less than this, relatively.
-    callback : callable, optional
-        Called after each step with its number and the objective.
-
-    Returns
-    -------
-    ndarray, shape (n,)
-        The image.
-
-    Raises
-    ------
-    ValueError
-        If `weight` or `variation` is not positive, or shapes do not go together.
+    A is real, linear or with a `derivative`; images have the shape (n,), and L,
+    `penalty`, is sparse, (p, n), of full column rank. Data that are not finite are left
+    out. No element becomes less than `lower`. It stops after `iterations`, of which a
+    linear operator with a quadratic penalty needs one, or once a step lowers the
+    objective by less than `rtol`, relatively. `callback` is told the number of each
+    step, and the objective. Raises ValueError if `weight` or `variation` is not
+    positive, or shapes do not go together.
     """
     if not weight > 0 or not (variation is None or variation > 0):
         raise ValueError(

@@ -156,49 +156,17 @@ def best_solution(
     early: bool = False,
     tolerance: float = 0.01,
 ) -> tuple[float, Solution]:
-    """Reconstruct with the weight that scores best.
+    """Reconstruct with the weight that scores best, and give both.
 
-    Each weight starts from the solution with the nearest weight so far, and ends when
-    the score has settled.
+    Each weight makes a prior, or a pair of them, and parameters of the algorithm. The
+    search for it is that of `largest`, with its options. Each starts from the solution
+    with the nearest weight so far, the first from `state`, or else `x0`, and ends after
+    `iterations` or when the score, in decibels of an image, has settled. With `rtol` it
+    stops as `solve` does instead; with `early`, too, the best image on the way counts,
+    not the last one.
 
-    Parameters
-    ----------
-    problem : Problem
-        What was measured, by what.
-    prior : callable
-        From a weight to a prior, or a pair of them.
-    score : callable
-        Takes an image, gives decibels.
-    algorithm : Algorithm
-        Algorithm, whose state suits every weight.
-    first, low, high, tolerance
-        As for `largest`, of the weight.
-    parameters : callable
-        From a weight to parameters of the algorithm.
-    state : dict of str to array, optional
-        Where to start with the first weight.
-    x0 : array, optional
-        First image, where there is no state; A^H y by default.
-    iterations : int
-        Most iterations with one weight.
-    rtol : float, optional
-        Stop as `solve` does, and not when the score has settled.
-    early : bool
-        With `rtol`, whether the best image on the way counts, not the last one.
-
-    Returns
-    -------
-    float
-        The best weight.
-    Solution
-        That with this weight.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        On Ctrl-C: half a solution is none to judge.
-    ValueError
-        As `largest` and `solve`.
+    Raises KeyboardInterrupt on Ctrl-C, for half a solution is none to judge; ValueError
+    as `largest` and `solve`.
     """
     found: dict[float, tuple[float, Solution]] = {}
 

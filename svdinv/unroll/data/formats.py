@@ -32,18 +32,9 @@ __all__ = ["FORMATS", "SUFFIXES", "WRITERS", "Format", "ending", "format_of"]
 class Format:
     """A file format.
 
-    Attributes
-    ----------
-    name : str
-        What it is called.
-    suffixes : tuple of str
-        How names of its files end.
-    read : callable
-        From a path, and the options of `takes`, to a `Scan`. What is not said is None.
-    takes : tuple of str
-        Options of `read`, by the names that they have on the command line.
-    holds : callable or None
-        Tells by the content whether a path is of this format; None: the suffix does.
+    `read` takes a path, and the options in `takes` by the names that they have on the
+    command line, where what is not said is None. Where there is no `holds`, which tells
+    by the content whether a path is of this format, the suffix does.
     """
 
     name: str

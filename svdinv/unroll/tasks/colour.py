@@ -373,17 +373,7 @@ class Colour(Task):
 
 @dataclass(frozen=True)
 class Photographs:
-    """Photographs to train on and to validate with.
-
-    Attributes
-    ----------
-    task : Colour
-        The options.
-    training : list of ndarray of float32, shape (H, W, 3)
-        Photographs in [0, 1].
-    aside : dict of str to ndarray
-        Those for validation.
-    """
+    """Photographs, (H, W, 3) in [0, 1], to train on and, by name, to validate with."""
 
     task: Colour
     training: list[Image]

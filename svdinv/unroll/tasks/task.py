@@ -237,56 +237,26 @@ class Simulated:
 class Task:
     """A kind of reconstruction; its fields are the options of training for it.
 
-    Attributes
-    ----------
-    kind : str
-        Its name, in configurations and on the command line.
-    axes : str
-        Axes of its images, as of a recipe.
-    channels : int or None
-        Channels of its images, if their number is fixed.
-    images : str
-        What its images are called, in messages.
-    reads : str
-        What it reads, in messages.
-    sampled : str
-        Name of the data in measured HDF5 files.
-    options : type
-        How they are read and measured: a subclass of `Options`.
-    metrics : mapping of str to callable
-        ``metric(truth, image)`` by name; the first is shown first.
-    endings : tuple of str
-        Suffixes of files that `save` writes, the first by default.
-    peak : float or "max"
-        Largest value of an image, as of `svdinv.unroll.metrics.psnr`.
-    moving : bool
-        Whether its images have frames.
-    seconds : float
-        Of a frame, in an animation.
-    has_views : bool
-        Whether there are equivalent problems, as `views` gives them.
-    input_noise : float
-        Noise that an untrained network sees at its input, unless another is asked for.
-
-    Raises
-    ------
-    ValueError
-        If an option is out of its range, which is named.
+    Raises ValueError for an option that is out of its range.
     """
 
-    kind: ClassVar[str]
-    axes: ClassVar[str]
-    channels: ClassVar[int | None] = None
-    images: ClassVar[str]
-    reads: ClassVar[str]
-    sampled: ClassVar[str]
-    options: ClassVar[type[Options]]
+    kind: ClassVar[str]  # its name, in configurations and on the command line
+    axes: ClassVar[str]  # of its images, as of a recipe
+    channels: ClassVar[int | None] = None  # of its images, if their number is fixed
+    images: ClassVar[str]  # what its images are called, in messages
+    reads: ClassVar[str]  # what it reads, in messages
+    sampled: ClassVar[str]  # name of the data in measured HDF5 files
+    options: ClassVar[type[Options]]  # how images are read and measured
+    # ``metric(truth, image)`` by name; the first is shown first.
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
+    # Suffixes of files that `save` writes, the first by default.
     endings: ClassVar[tuple[str, ...]] = (".png", *WRITERS)
+    # Largest value of an image, or "max", as of `svdinv.unroll.metrics.psnr`.
     peak: ClassVar[float | str] = 1.0
-    moving: ClassVar[bool] = False
-    seconds: ClassVar[float] = 0.1
-    has_views: ClassVar[bool] = True
+    moving: ClassVar[bool] = False  # whether its images have frames
+    seconds: ClassVar[float] = 0.1  # of a frame, in an animation
+    has_views: ClassVar[bool] = True  # whether `views` gives equivalent problems
+    # That an untrained network sees at its input, unless another is asked for.
     input_noise: ClassVar[float] = 0.03
 
     def __post_init__(self) -> None:

@@ -23,23 +23,12 @@ _KEY = "svdinv.training"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a training was when the file was written.
+    """What a training was when the file was written."""
 
-    Attributes
-    ----------
-    step : int
-        Steps that were done.
-    config : str
-        The configuration, as TOML.
-    tensors : dict of str to Tensor
-        Weights, their means and what the optimiser keeps, by name.
-    origin : dict of str to str
-        What else the bits depend on, such as versions; empty in older files.
-    """
-
-    step: int
-    config: str
-    tensors: dict[str, Tensor]
+    step: int  # steps that were done
+    config: str  # as TOML
+    tensors: dict[str, Tensor]  # weights, means, what the optimiser keeps, by name
+    # What else the bits depend on, such as versions; empty in older files.
     origin: dict[str, str] = field(default_factory=dict)
 
     def restore(

@@ -122,21 +122,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All that a training depends on.
-
-    Attributes
-    ----------
-    task : Task
-        What is reconstructed, from what.
-    network : Recipe
-        Structure of the network.
-    training : Training
-        How it is trained.
-    seed : int
-        Seed of the first weights and of all data.
-    threads : int
-        Threads of each process; another number rounds differently.
-    """
+    """All that a training depends on: what to reconstruct, by which network, how."""
 
     task: Task
     network: Recipe

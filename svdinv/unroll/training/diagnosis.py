@@ -29,26 +29,17 @@ _NOWHERE, _UNKNOWN = "nowhere", "unknown"
 class Breakdown:
     """A step whose loss or gradient was not finite.
 
-    Attributes
-    ----------
-    step : int
-        The step, from 1; its update was not made.
-    layer : str
-        The first layer with something not finite behind it, such as "cells.2.svt";
-        "data" or the name of a weight, if that is not finite itself; "start", if what
-        the first cell is given is not; "loss" or the name of a weight, if all layers
-        are innocent; "nowhere", if the step went well when it was repeated; "unknown",
-        if the search failed.
-    pass_ : {"forward", "backward"}
-        In which direction.
-    spectrum : ndarray or None
-        Singular values, largest first, of the matrix that caused it, if it was the
-        low-rank step.
+    The layer is the first with something not finite behind it, such as "cells.2.svt";
+    "data" or the name of a weight, if that is not finite itself; "start", if what the
+    first cell is given is not; "loss" or the name of a weight, if all layers are
+    innocent; "nowhere", if the step went well when it was repeated; "unknown", if the
+    search failed.
     """
 
-    step: int
+    step: int  # from 1; its update was not made
     layer: str
     pass_: Literal["forward", "backward"]
+    # Of the matrix that caused it, if it was the low-rank step, the largest first.
     spectrum: np.ndarray | None = None
 
     @property

@@ -67,27 +67,15 @@ Ending = Literal["finished", "stopped", "broken"]
 class Outcome:
     """How a training, or a part of it, ended.
 
-    Attributes
-    ----------
-    ending : {"finished", "stopped", "broken"}
-        All steps done; stopped from outside; or a loss or gradient was not finite.
-    step : int
-        Steps done.
-    saved : int
-        Step that the checkpoint and the weights in the output folder are of.
-    losses : list of float
-        Of the steps of this part.
-    seconds : float
-        Wall-clock time of this part.
-    breakdown : Breakdown or None
-        What was not finite, and where it came from.
+    All steps were done; or it was stopped from outside; or a loss or gradient was not
+    finite.
     """
 
     ending: Ending
-    step: int
-    saved: int
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+    step: int  # steps done
+    saved: int  # that the checkpoint and the weights in the output folder are of
+    losses: list[float] = field(default_factory=list)  # of the steps of this part
+    seconds: float = 0.0  # of wall-clock time, of this part
     breakdown: Breakdown | None = None
 
 
