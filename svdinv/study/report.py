@@ -24,8 +24,7 @@ CSV, TABLE, PLOT = "study.csv", "study.md", "study.png"
 
 _NONE = "–"
 # For reading, in inches and colours.
-_WIDTH, _ROW, _HEAD, _SCATTER, _GAP = 5.6, 0.34, 1.05, 2.3, 1.0
-_LEFT, _RIGHT, _BOTTOM, _BETWEEN = 1.45, 0.9, 1.35, 0.5
+_WIDTH, _ROW, _SCATTER = 5.6, 0.34, 2.3
 _INK, _MUTED, _FAINT = "#1a1a1a", "#6b6b6b", "#d8d8d8"
 _RED = "#a50f15"
 
@@ -191,62 +190,38 @@ def _word(value: Any) -> str:
 
 def _plot(study: Study, rows: Sequence[Row], path: Path) -> None:
     """Draw which runs broke, and how far the others are from `svt`, for each data."""
-    count = len(study.methods)
-    grid = _ROW * count
-    panels = len(study.data)
-    width = _LEFT + panels * _WIDTH + (panels - 1) * _BETWEEN + _RIGHT
-    height = _HEAD + grid + _GAP + _SCATTER + _BOTTOM
-    figure = new_figure((width, height))
-
-    def axes(column: int, bottom: float, tall: float) -> Axes:
-        x = _LEFT + column * (_WIDTH + _BETWEEN)
-        return figure.add_axes(
-            (x / width, bottom / height, _WIDTH / width, tall / height)
-        )
-
-    def write(x: float, y: float, text: str, **style: Any) -> None:
-        figure.text(x / width, y / height, text, **style)
-
-    write(
-        _LEFT,
-        height - 0.42,
-        "Ways to differentiate the low-rank step",
-        fontsize=14,
-        fontweight="bold",
-        color=_INK,
+    tall = _ROW * len(study.methods)
+    size = (1.8 + _WIDTH * len(study.data), tall + _SCATTER + 2.2)
+    figure = new_figure(size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    heading: dict[str, Any] = {"fontweight": "bold", "color": _INK}
+    title = "Ways to differentiate the low-rank step"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14, **heading)
+    heading |= {"loc": "left", "fontsize": 11.5}
+    grid = figure.subplots(
+        2, len(study.data), squeeze=False, sharey="row", height_ratios=(tall, _SCATTER)
     )
-    heading = {"fontsize": 11.5, "fontweight": "bold", "color": _INK}
-    limit = _limit(rows)
-    for column, data in enumerate(study.data):
-        x = _LEFT + column * (_WIDTH + _BETWEEN)
-        lower = _BOTTOM + _SCATTER + _GAP
-        broken = f"{data} patches: runs that broke down"
-        write(x, lower + grid + 0.12, broken, **heading)
-        _draw_broken(axes(column, lower, grid), study, data, rows, column == 0)
-        relative = "PSNR of the others relative to svt's of the same seed"
-        write(x, _BOTTOM + _SCATTER + 0.12, relative, **heading)
-        _draw_differences(
-            axes(column, _BOTTOM, _SCATTER), study, data, rows, limit, column == 0
+    for (above, below), data in zip(grid.T, study.data, strict=True):
+        above.set_title(f"{data} patches: runs that broke down", **heading)
+        _draw_broken(above, study, data, rows)
+        below.set_title(
+            "PSNR of the others relative to svt's of the same seed", **heading
         )
-    handles, labels = figure.axes[1].get_legend_handles_labels()
+        _draw_differences(below, study, data, rows)
+        below.label_outer()
+    limit = _limit(rows)
+    grid[1, 0].set_ylim(-limit, limit)
+    handles, labels = grid[1, 0].get_legend_handles_labels()
     if handles:
         figure.legend(
-            handles,
-            labels,
-            title="rate",
-            loc="center right",
-            bbox_to_anchor=(1 - 0.08 / width, (_BOTTOM + _SCATTER / 2) / height),
-            frameon=False,
-            fontsize=8.5,
-            title_fontsize=9,
-        )
+            handles, labels, title="rate", loc="outside right lower", frameon=False,
+            fontsize=8.5, title_fontsize=9,
+        )  # fmt: skip
     with replacing(path) as stream:
         figure.savefig(stream, format="png", dpi=110)
 
 
-def _draw_broken(
-    axes: Axes, study: Study, data: str, rows: Sequence[Row], names: bool
-) -> None:
+def _draw_broken(axes: Axes, study: Study, data: str, rows: Sequence[Row]) -> None:
     """Draw a cell for each method and rate, dark as far as runs broke."""
     shares = []
     for i, method in enumerate(study.methods):
@@ -268,7 +243,7 @@ def _draw_broken(
         shares.append(line)
     axes.imshow(shares, vmin=0, vmax=1.25, cmap="Reds", aspect="auto")
     axes.set_xticks(range(len(study.rates)), [f"{rate:g}" for rate in study.rates])
-    axes.set_yticks(range(len(study.methods)), study.methods if names else ())
+    axes.set_yticks(range(len(study.methods)), study.methods)
     axes.set_xlabel("sampling rate", fontsize=9.5, color=_MUTED)
     # White lines between the cells.
     axes.set_xticks([j + 0.5 for j in range(len(study.rates) - 1)], minor=True)
@@ -277,14 +252,7 @@ def _draw_broken(
     _style(axes)
 
 
-def _draw_differences(
-    axes: Axes,
-    study: Study,
-    data: str,
-    rows: Sequence[Row],
-    limit: float,
-    names: bool,
-) -> None:
+def _draw_differences(axes: Axes, study: Study, data: str, rows: Sequence[Row]) -> None:
     """Draw a dot for each run that did not break."""
     from matplotlib import colormaps
 
@@ -325,14 +293,10 @@ def _draw_differences(
                 color=_RED,
             )
     axes.set_xlim(-0.6, len(study.methods) - 0.4)
-    axes.set_ylim(-limit, limit)
     axes.set_xticks(range(len(study.methods)), study.methods, rotation=35, ha="right")
     _style(axes)
     axes.tick_params(axis="both", length=3)
-    if names:
-        axes.set_ylabel("dB", fontsize=9.5, color=_MUTED)
-    else:
-        axes.tick_params(axis="y", labelleft=False, length=0)
+    axes.set_ylabel("dB", fontsize=9.5, color=_MUTED)
 
 
 def _seeds(study: Study, data: str, rows: Sequence[Row]) -> float:
