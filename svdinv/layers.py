@@ -24,10 +24,7 @@ T = TypeVar("T", bound="Layer")
 def described(texts: Mapping[str, str]) -> Callable[[type[T]], type[T]]:
     """Make the decorator that gives a framework's class its docstring and signature.
 
-    Parameters
-    ----------
-    texts : mapping
-        Fill the gaps in docstrings; ``{operator}`` in them is the operator's name.
+    The texts fill gaps in docstrings; ``{operator}`` in them is the operator's name.
     """
 
     def describe(layer: type[T]) -> type[T]:

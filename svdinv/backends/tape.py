@@ -48,14 +48,9 @@ class _Step(NamedTuple):
 
 
 class Tape:
-    """The steps of one evaluation.
+    """The steps of one evaluation, by array functions that know traced arrays.
 
-    Attributes
-    ----------
-    xp : namespace
-        Array functions that know traced arrays.
-    level : int
-        Of tapes within tapes, the innermost has the highest.
+    Of tapes within tapes, the innermost has the highest level.
     """
 
     def __init__(self, xp: Namespace) -> None:
@@ -131,16 +126,8 @@ class Tape:
 class Traced:
     """An array on a tape, which operators and array functions leave steps for.
 
-    It has the attributes and methods that arrays have in NumPy.
-
-    Attributes
-    ----------
-    tape : Tape
-        Where.
-    value : array
-        What it stands for: an array, or a traced array of an outer tape.
-    position : int or None
-        Its place on the tape; None for a constant.
+    It has the attributes and methods that arrays have in NumPy. Its value may be a
+    traced array of an outer tape. A constant has no place on the tape.
     """
 
     shape: tuple[int, ...]

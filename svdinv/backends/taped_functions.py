@@ -160,13 +160,7 @@ _TRANSPOSES: dict[str, Callable[..., Callable[[Array], Array]]] = {
 
 
 class TapedNamespace:
-    """An array-API namespace whose functions take traced arrays as well.
-
-    Parameters
-    ----------
-    base : namespace
-        What computes.
-    """
+    """An array-API namespace whose functions take traced arrays as well."""
 
     writable = False  # values may be traced by another tape
 

@@ -93,16 +93,9 @@ def vector_block(
 ) -> Array:
     """Middle factor of the pullback by any rule, shape (..., k, k).
 
-    Parameters
-    ----------
-    s : array
-        Scaled singular values, sorted downwards, shape (..., k).
-    M, NH : array
-        U^H gU and (V^H gV)^H, shape (..., k, k).
-    gS : array
-        Cotangent of the scaled singular values, real, shape (..., k).
-    repeated, rtol, epsilon, xp
-        As for `svdinv.core.svd_pullback`.
+    Of scaled singular values, sorted downwards, shape (..., k); U^H gU and (V^H gV)^H,
+    shape (..., k, k); and the cotangent of these values, real. The rest is as for
+    `svdinv.core.svd_pullback`.
     """
     if repeated != "consistent":
         E, W = (cast(x, M, xp) for x in linear_rule(s, repeated, rtol, xp))

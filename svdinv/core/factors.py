@@ -76,31 +76,15 @@ def factorise(
 ) -> SVDFactors | GramFactors | IterationFactors:
     """Factors of A for the spectral map of a function.
 
-    Parameters
-    ----------
-    A : array
-        Matrices, shape (..., m, n).
-    function : SpectralFunction
-        Decides which singular values matter.
-    tau : array or None
-        Its parameter, shape (..., 1) or (..., k).
-    relative : bool, optional
-        Whether tau is meant as a multiple of the largest singular value.
-    method : {"auto", "svd", "gram", "matmul"}, optional
-        ``"gram"`` takes the eigenvectors of the Gram matrix, in double precision where
-        that is at hand; the caller must make sure that kept values exceed
-        sqrt(eps) s_1. ``"auto"`` takes them where that is expected to be faster, in
-        the precision of A if that is enough, and falls back to the SVD if a kept
-        singular value turns out too small, or where nothing can be asked for; of A
-        that is spread over devices, to a second Gram matrix.
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    SVDFactors, GramFactors or IterationFactors
-        By way of the Gram matrix, the vectors of the larger side that belong to very
-        small singular values are not orthogonal.
+    Which singular values matter, the function and tau, of shape (..., 1) or (..., k),
+    decide; with `relative` tau is meant as a multiple of the largest. ``"gram"`` takes
+    the eigenvectors of the Gram matrix, in double precision where that is at hand; the
+    caller must make sure that kept values exceed sqrt(eps) s_1. ``"auto"`` takes them
+    where that is expected to be faster, in the precision of A if that is enough, and
+    falls back to the SVD if a kept singular value turns out too small, or where nothing
+    can be asked for; of A that is spread over devices, to a second Gram matrix. By way
+    of the Gram matrix, the vectors of the larger side that belong to very small
+    singular values are not orthogonal.
     """
     if None in tuple(A.shape[-2:]):
         method = "svd"  # which side of the Gram matrix is smaller is not known

@@ -18,19 +18,8 @@ __all__ = ["qr"]
 def qr(A: Array, xp: Namespace) -> tuple[Array, Array]:
     """Reduced QR decomposition by Householder's reflections, one a column.
 
-    Parameters
-    ----------
-    A : array
-        Real or complex floating point, shape (..., m, n) of known lengths.
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    array
-        Q, shape (..., m, k) with k = min(m, n) orthonormal columns, of any rank of A.
-    array
-        R, upper triangular, shape (..., k, n).
+    Of A of known lengths, (..., m, n), and of any rank: Q, shape (..., m, k), has k =
+    min(m, n) orthonormal columns, and R is upper triangular, (..., k, n).
     """
     k = min(A.shape[-2:])
     if 0 in A.shape:

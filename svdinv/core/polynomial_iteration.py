@@ -388,11 +388,8 @@ def _positive(x: Array, xp: Namespace) -> Array:
 class IterationFactors(NamedTuple):
     """What the products leave behind: no factors of A, but of the map.
 
-    Attributes
-    ----------
-    stack : array
-        The result, the step W and, of a tau relative to s_1, the gradient of s_1;
-        shape (..., 1 to 3, m, n).
+    Stacked, (..., 1 to 3, m, n), the result, the step W and, of a tau relative to s_1,
+    the gradient of s_1.
     """
 
     stack: Array

@@ -60,28 +60,13 @@ def spectral_second_derivative(
 ) -> tuple[Array, Array | None]:
     """Apply the second derivative of the spectral map, which is symmetric.
 
-    Parameters
-    ----------
-    A : array
-        Matrices, shape (..., m, n).
-    factors : SVDFactors
-        From an SVD: all vectors have to be orthonormal.
-    d : Direction
-        Cotangent G of the result, or one tangent of A and of tau.
-    X, dtau : array
-        Tangent of A, shape (..., m, n), and of tau, of its shape, or None.
-    xp : namespace
-        Array namespace.
-
-    Returns
-    -------
-    array
-        Shape (..., m, n). With `d` and (X, dtau) as tangents, the second
-        derivative of the map along both. With G as a cotangent, the tangent of
-        the cotangent of A along (X, dtau), and so also the cotangent of A that
-        belongs to (X, dtau) as a cotangent of the pullback's results.
-    array or None
-        The same for the cotangent of tau, of its shape, if f has one.
+    The factors are from an SVD: all vectors have to be orthonormal. `d` is the
+    cotangent G of the result, or one tangent of A and of tau; X and `dtau`, which may
+    be None, are such a tangent. With both as tangents, it gives the second derivative
+    of the map along both. With G as a cotangent, it gives the tangent of the cotangent
+    of A along (X, dtau), and so also the cotangent of A that belongs to (X, dtau) as a
+    cotangent of the pullback's results; and the same for the cotangent of tau, of its
+    shape, if f has one, else None.
     """
     function, tau, G = d.function, d.tau, d.X
     U, S, Vh = factors

@@ -39,30 +39,14 @@ from svdinv.core.tolerances import ASPECT_LIMIT, eps, neighbour_rtol, rounding_r
 
 
 class Direction(NamedTuple):
-    """A derivative of a spectral map that is asked for.
-
-    Attributes
-    ----------
-    function : SpectralFunction
-        f and its divided differences.
-    tau : array or None
-        Parameter of f, shape (..., 1), or (..., k) if f is `weighted`.
-    X : array
-        Tangent of A, or cotangent of the result, shape (..., m, n).
-    dtau : array, optional
-        Tangent of tau, of its shape.
-    transposed : bool, optional
-        Whether to compute the cotangent of tau.
-    ratio : array, optional
-        tau / s_1, of the shape of tau, if that is the parameter, with `transposed`.
-    """
+    """A derivative of a spectral map that is asked for."""
 
     function: SpectralFunction
-    tau: Any
-    X: Array
-    dtau: Any = None
-    transposed: bool = False
-    ratio: Any = None
+    tau: Any  # None, or (..., 1), or (..., k) if the function is `weighted`
+    X: Array  # tangent of A, or cotangent of the result, (..., m, n)
+    dtau: Any = None  # tangent of tau, of its shape
+    transposed: bool = False  # whether to compute the cotangent of tau
+    ratio: Any = None  # tau / s_1, if that is the parameter, with `transposed`
 
 
 class SVDFactors(NamedTuple):

@@ -84,34 +84,16 @@ class Run:
 
     What it does depends on the configuration alone: interrupted anywhere and resumed,
     it ends with the same bits on a CPU. One process alone may write to an output
-    folder: see `svdinv.unroll.files.holding`.
+    folder, which is for checkpoints, weights and logs: see
+    `svdinv.unroll.files.holding`.
 
-    Parameters
-    ----------
-    config : Config
-        What to train, how.
-    source : Source
-        The data; of `config.task` by default.
-    output : Path, optional
-        Folder for checkpoints, weights and logs; nothing is written without one.
-    resume : bool
-        Go on from the checkpoint in `output`.
-    weights : dict of str to Tensor, optional
-        First weights of all layers or of some, instead of those the seed draws.
-    device : device, optional
-        Where to compute.
+    The source of the data is that of `config.task` by default. `resume` goes on from
+    the checkpoint in the folder; then `strange` lists in what the training differs from
+    what was begun, where only the last bits depend on it. `weights` are the first ones
+    of all layers or of some, instead of those the seed draws.
 
-    Raises
-    ------
-    ValueError
-        If there is nothing to resume, or it is of another configuration or of other
-        data; if the data cannot be read; if the processes cannot share a batch.
-
-    Attributes
-    ----------
-    strange : list of str
-        In what a resumed training differs from what was begun, where only the last
-        bits depend on it.
+    Raises ValueError if there is nothing to resume, or it is of another configuration
+    or of other data; if the data cannot be read; if the processes cannot share a batch.
     """
 
     def __init__(
