@@ -70,14 +70,14 @@ def save_panel(
     sheet = _Sheet(len(columns), [tall, _WIDTH, *([tall] if truth else [])], title)
     for column, entry in enumerate(columns):
         sheet.head(column, entry)
-        whole = sheet.axes(0, column)
+        whole = sheet.axes[0, column]
         clipped = np.clip(entry.image, 0, 1)  # samples may have noise
         whole.imshow(_reduced(clipped), interpolation="antialiased", extent=extent)
         whole.add_patch(
             Rectangle((left, top), side, side, fill=False, edgecolor=_MARK, lw=1.4)
         )
         window = clipped[top : top + side, left : left + side]
-        sheet.axes(1, column, framed=True).imshow(window, interpolation="nearest")
+        sheet.framed(1, column).imshow(window, interpolation="nearest")
     if truth:
         known = _reduced(truth.image)
         errors = [
@@ -118,17 +118,17 @@ def save_series_panel(
     for column, (entry, series) in enumerate(zip(columns, magnitudes, strict=True)):
         sheet.head(column, entry)
         frame = series[view.frame]
-        whole = sheet.axes(0, column)
+        whole = sheet.axes[0, column]
         whole.imshow(frame, interpolation="antialiased", **grey)
         corner, side = (view.left - 0.5, view.top - 0.5), view.side
         whole.add_patch(
             Rectangle(corner, side, side, fill=False, edgecolor=_MARK, lw=1.4)
         )
-        zoomed = sheet.axes(1, column, framed=True)
+        zoomed = sheet.framed(1, column)
         zoomed.imshow(frame[window], interpolation="nearest", **grey)
         middle = view.row - view.top
         zoomed.plot([0, side - 1], [middle] * 2, color=_MARK, lw=0.8, ls=(0, (4, 4)))
-        profile = sheet.axes(2, column)
+        profile = sheet.axes[2, column]
         profile.imshow(
             series[:, view.row, window[1]],
             aspect="auto",
@@ -186,34 +186,33 @@ def save_series_animation(
 
 
 class _Sheet:
-    """A figure with columns and rows placed by inches, so that they meet exactly."""
+    """A figure of pictures of one width, in columns and rows of given heights."""
 
     def __init__(
         self, columns: int, heights: Sequence[float], title: str, side: float = 0.0
     ) -> None:
-        self.columns, self.heights, self.left = columns, heights, _MARGIN + side
-        below = [sum(heights[i + 1 :]) for i in range(len(heights))]
-        gaps = range(len(heights) - 1, -1, -1)
-        self.rows = [_BOTTOM + h + n * _GAP for h, n in zip(below, gaps, strict=True)]
-        self.width = self.left + columns * (_WIDTH + _GAP) + _BAR
-        self.height = self.rows[0] + heights[0] + _HEAD
-        self.figure = new_figure((self.width, self.height))
+        count, total, left = len(heights), sum(heights), _MARGIN + side
+        width = left + columns * (_WIDTH + _GAP) + _BAR
+        height = _BOTTOM + total + (count - 1) * _GAP + _HEAD
+        self.figure = new_figure((width, height))
+        self.axes = self.figure.subplots(
+            count, columns, squeeze=False, height_ratios=heights,
+            gridspec_kw={
+                "left": left / width, "right": 1 - (_GAP + _BAR) / width,
+                "bottom": _BOTTOM / height, "top": 1 - _HEAD / height,
+                "wspace": _GAP / _WIDTH, "hspace": _GAP * count / total,
+            },
+        )  # fmt: skip
+        for axes in self.axes.flat:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
         self._write(0, 0.78, title, 15, _INK, "bold")
 
-    def axes(
-        self, row: int, column: float, wide: float = _WIDTH, *, framed: bool = False
-    ) -> Axes:
-        x = self.left + column * (_WIDTH + _GAP)
-        size = (wide / self.width, self.heights[row] / self.height)
-        corner = (x / self.width, self.rows[row] / self.height)
-        placed: Axes = self.figure.add_axes((*corner, *size))
-        placed.set_xticks([])
-        placed.set_yticks([])
-        for spine in placed.spines.values():
-            spine.set_visible(framed)
-            spine.set_color(_MARK)
-            spine.set_linewidth(1.6)
-        return placed
+    def framed(self, row: int, column: int) -> Axes:
+        """Give axes with a frame around them."""
+        axes: Axes = self.axes[row, column]
+        axes.spines[:].set(visible=True, color=_MARK, linewidth=1.6)
+        return axes
 
     def head(self, column: int, entry: Entry) -> None:
         self._write(column, 0.33, entry.name, 12, _INK, "bold")
@@ -221,30 +220,22 @@ class _Sheet:
 
     def caption(self, row: int, text: str) -> None:
         """Write along the left of a row."""
-        self.figure.text(
-            (self.left - 0.1) / self.width,
-            (self.rows[row] + self.heights[row] / 2) / self.height,
-            text,
-            rotation=90,
-            ha="right",
-            va="center",
-            fontsize=10.5,
-            color=_MUTED,
-            parse_math=False,
+        self.axes[row, 0].set_ylabel(
+            text, fontsize=10.5, color=_MUTED, labelpad=72 * _GAP
         )
 
     def errors(self, row: int, errors: Sequence[NDArray[Any]], meaning: str) -> None:
         """Draw maps of the error, from the second column on, and their scale."""
         # The samples miss whole pixels: they would drown the scale of all others.
         scale = float(np.quantile(np.stack(errors[1:] or errors), 0.995)) or 1.0
-        self.axes(row, 0).text(
+        first, *others = self.axes[row]
+        first.text(
             0.97, 0.5, meaning, ha="right", va="center", fontsize=10.5, color=_MUTED
         )
-        for column, error in enumerate(errors, start=1):
-            drawn = self.axes(row, column).imshow(
-                error, vmin=0, vmax=scale, cmap="magma"
-            )
-        bar = self.figure.colorbar(drawn, cax=self.axes(row, self.columns, _BAR_WIDTH))
+        for axes, error in zip(others, errors, strict=True):
+            drawn = axes.imshow(error, vmin=0, vmax=scale, cmap="magma")
+        place = (1 + _GAP / _WIDTH, 0, _BAR_WIDTH / _WIDTH, 1)
+        bar = self.figure.colorbar(drawn, cax=axes.inset_axes(place))
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, colors=_MUTED, length=2)
 
@@ -256,17 +247,11 @@ class _Sheet:
         self, column: int, rise: float, text: str, size: float, color: str, weight: str
     ) -> None:
         """Write above a column, `rise` inches over its first picture."""
-        x = self.left + column * (_WIDTH + _GAP)
-        y = self.rows[0] + self.heights[0] + rise
-        self.figure.text(
-            x / self.width,
-            y / self.height,
-            text,
-            fontsize=size,
-            color=color,
-            fontweight=weight,
+        self.axes[0, column].annotate(
+            text, (0, 1), (0, 72 * rise), xycoords="axes fraction",
+            textcoords="offset points", fontsize=size, color=color, fontweight=weight,
             parse_math=False,  # names of files
-        )
+        )  # fmt: skip
 
 
 class _View(NamedTuple):
