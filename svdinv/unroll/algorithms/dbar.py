@@ -24,9 +24,9 @@ def boundary_map(change: ArrayLike, angles: ArrayLike) -> NDArray[Any]:
 
     From potentials (electrodes, electrodes) for a unit of current into each electrode,
     less those of conductivity 1, where what is constant over the electrodes does not
-    count; and from the angles of their middles, at equal distances. Of ``exp(i n
-    theta)``, n = 1, 2, ..., as many as the electrodes tell apart, and 10 at most: the
-    scattering transform divides the others by n!.
+    count; and from the angles of their middles, at equal distances. Of
+    ``exp(i n theta)``, n = 1, 2, ..., as many as the electrodes tell apart, and 10 at
+    most: the scattering transform divides the others by n!.
     """
     angles = np.asarray(angles)
     count = len(angles)

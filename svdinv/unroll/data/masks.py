@@ -52,10 +52,10 @@ def variable_density_mask(
     """Draw points of k-space with a density that falls off towards its border.
 
     The polynomial density of Lustig, Donoho & Pauly (MRM 58, 2007): a point at the
-    distance r from the centre, 1 being that of the corner, has the chance ``min(1, (1 -
-    r)**power + offset)``, with the offset that meets the rate, found by bisection.
-    Where even an offset of zero gives too many points, the density is scaled down
-    instead. The points themselves are drawn by systematic sampling in random order
+    distance r from the centre, 1 being that of the corner, has the chance
+    ``min(1, (1 - r)**power + offset)``, with the offset that meets the rate, found by
+    bisection. Where even an offset of zero gives too many points, the density is scaled
+    down instead. The points themselves are drawn by systematic sampling in random order
     (Madow 1949), which keeps these chances and fixes the number.
 
     Every frame of (H, W) or (T, H, W) is drawn anew and has ``round(rate * H * W)``

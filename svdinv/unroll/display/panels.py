@@ -39,8 +39,8 @@ _COLUMN, _SPACE, _LINE, _BLACK, _TEXT, _SUBTEXT = 240, 8, 20, 12, 240, 150
 class Entry:
     """One column of the panel: a heading, an image, and a line under the heading.
 
-    The image is a picture in [0, 1], (H, W, 3), or a series, complex or magnitudes, (T,
-    H, W).
+    The image is a picture in [0, 1], (H, W, 3), or a series, complex or magnitudes,
+    (T, H, W).
     """
 
     name: str

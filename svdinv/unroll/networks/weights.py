@@ -68,9 +68,9 @@ def first_kernel(
     """Draw the kernel of a convolution (out, in, ...), uniform.
 
     With a gain, within ``gain * sqrt(6 / fan_in)`` (He et al., ICCV 2015). Otherwise as
-    the released networks had it: for images, as by PyTorch's default, within ``1 /
-    sqrt(fan_in)``; for series, as by Keras's, within ``sqrt(6 / (fan_in + fan_out))``
-    (Glorot & Bengio, AISTATS 2010).
+    the released networks had it: for images, as by PyTorch's default, within
+    ``1 / sqrt(fan_in)``; for series, as by Keras's, within
+    ``sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio, AISTATS 2010).
     """
     outputs, inputs, *sides = shape
     taps = int(np.prod(sides))

@@ -81,9 +81,9 @@ class Voltages(WrappedNonlinear):
     """From conductivities of triangles, relative to the water, to voltages.
 
     To the difference of those of the water, in units of the noise: of an `Impedance`,
-    the conductivity of the water, and the standard deviations of the data, (patterns,
-    measurements), infinite where nothing is measured. Raises ValueError if these have
-    another shape or are not positive, or nothing is measured.
+    the conductivity of the water, and the standard deviations of the data,
+    (patterns, measurements), infinite where nothing is measured. Raises ValueError if
+    these have another shape or are not positive, or nothing is measured.
     """
 
     def __init__(self, model: Any, water: float, deviation: Floats) -> None:
