@@ -202,11 +202,6 @@ class Network(keras.Model):
         """Give the weights under the names, and in the shapes, of the files.
 
         Those of `Convolutions` and `Number`: layers of Keras's own have no such names.
-
-        Returns
-        -------
-        dict of str to ndarray
-            As `svdinv.unroll.networks.weights.write` takes them.
         """
         return {
             name: _to_file(_copied(variable.value))
@@ -214,17 +209,9 @@ class Network(keras.Model):
         }
 
     def set_arrays(self, weights: files.Weights) -> None:
-        """Set the weights.
+        """Set the weights, as `arrays` gives them.
 
-        Parameters
-        ----------
-        weights : dict of str to ndarray
-            As `arrays` gives them.
-
-        Raises
-        ------
-        ValueError
-            If names or shapes are not those of this network.
+        Raises ValueError if names or shapes are not those of this network.
         """
         named = self._named()
         expected = {name: _file_shape(variable) for name, variable in named.items()}

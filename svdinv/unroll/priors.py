@@ -93,12 +93,7 @@ class Prior:
     def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
         """Give K and the proximal operator of Q for R(x) = Q(K x), K = 1 if simplest.
 
-        Returns
-        -------
-        Operator
-            K.
-        callable
-            ``prox(z, step)`` of Q.
+        An operator, and a function ``prox(z, step)``.
         """
         return Identity(), self.prox
 
@@ -244,13 +239,7 @@ class LocalLowRank(Prior):
     shift: int | tuple[int, int] = 0
 
     def __post_init__(self) -> None:
-        """Refuse blocks that do not fit together.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `svdinv.numpy.local_low_rank`, and if `weight` is a negative number.
-        """
+        """Refuse blocks that do not fit together, as `svdinv.numpy.local_low_rank`."""
         super().__post_init__()
         tilings((1, 1), self.block, self.stride, self.shift)
 
@@ -448,13 +437,7 @@ class Tikhonov(Prior):
         return self.weight * operator_norm(self.transform, x) ** 2
 
     def prox(self, x: Array, step: Any) -> Array:
-        """Shrink the image.
-
-        Raises
-        ------
-        ValueError
-            If the transform is not unitary.
-        """
+        """Shrink the image; ValueError if the transform is not unitary."""
         if not self.transform.unitary:
             raise ValueError(f"prox needs a unitary transform, not {self.transform!r}")
         return times(1 / (1 + step * self.weight), x, namespace(x))

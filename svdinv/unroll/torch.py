@@ -98,13 +98,7 @@ class Network(nn.Module):
         self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
-        """Draw the weights anew.
-
-        Parameters
-        ----------
-        seed : int, optional
-            As for the network.
-        """
+        """Draw the weights anew, from a seed as for the network."""
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu"))
         rng = np.random.default_rng(seed)

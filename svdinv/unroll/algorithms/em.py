@@ -49,14 +49,9 @@ class EM(Algorithm):
     def start(self, problem: Problem, x: Array | None = None) -> State:
         """Begin with a positive image, and add the sensitivities of the subsets.
 
-        By default the image is flat, and has as many counts as there are.
-
-        Raises
-        ------
-        TypeError
-            If the data fidelity is another than `PoissonKL`.
-        ValueError
-            If counts are negative.
+        By default the image is flat, and has as many counts as there are. Raises
+        TypeError if the data fidelity is another than `PoissonKL`, ValueError if counts
+        are negative.
         """
         if not isinstance(problem.fidelity, PoissonKL):
             raise TypeError(

@@ -143,20 +143,7 @@ class Algorithm:
     def completed(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
     ) -> dict[str, Any]:
-        """Give all parameters: those given, and others that suit them.
-
-        Parameters
-        ----------
-        given : mapping of str to number or 0-d array
-            Some of the parameters.
-        problem, x, prior
-            As for `suited`.
-
-        Returns
-        -------
-        dict of str to number or 0-d array
-            One for each name in `parameters`.
-        """
+        """Give all parameters: those given, and others that suit them, of `suited`."""
         if set(given) == set(self.parameters):
             return dict(given)
         return {**self.suited(problem, x, prior), **given}
@@ -180,13 +167,7 @@ class GradientDescent(Algorithm):
         return {"x": x - times(p["step"], slope, namespace(x))}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Give the algorithm and the gradient of R.
-
-        Raises
-        ------
-        TypeError
-            If `prior` has no gradient.
-        """
+        """Give the algorithm and the gradient of R; TypeError if `prior` has none."""
         if not hasattr(prior, "gradient"):
             raise TypeError(
                 f"GradientDescent needs a prior with a gradient, which "
@@ -323,12 +304,8 @@ class ADMM(Algorithm):
     def start(self, problem: Problem, x: Array | None = None) -> State:
         """Add the multiplier.
 
-        Raises
-        ------
-        ValueError
-            If the data are to be exact and A is not tight.
-        TypeError
-            If the data fidelity is another than `L2`, or A is not linear.
+        Raises ValueError if the data are to be exact and A is not tight, TypeError if
+        the data fidelity is another than `L2`, or A is not linear.
         """
         _check_linear(self, problem)
         if self.exact_data and not problem.A.tight:
@@ -410,13 +387,7 @@ class PDHG(Algorithm):
             raise TypeError(f"transform must be an Operator, got {self.transform!r}")
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Add the point ahead and the dual variables.
-
-        Raises
-        ------
-        TypeError
-            If A is not linear.
-        """
+        """Add the point ahead and the dual variables; TypeError if A is not linear."""
         _check_linear(self, problem)
         x = super().start(problem, x)["x"]
         state = {"x": x, "ahead": x, "dual": _zeros_of(problem.A.forward(x))}
@@ -446,10 +417,7 @@ class PDHG(Algorithm):
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
         """Give the algorithm with the prior's K, and the proximal operator of Q.
 
-        Raises
-        ------
-        TypeError
-            If there is a `transform`, and `prior` does not tell K from Q.
+        Raises TypeError if there is a `transform`, and `prior` does not tell K from Q.
         """
         if hasattr(prior, "split"):
             K, prox = prior.split()
@@ -517,13 +485,7 @@ class LowRankPlusSparse(Algorithm):
         return {"x": low_rank + sparse, "low_rank": low_rank, "sparse": sparse}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Give the algorithm and both proximal operators.
-
-        Raises
-        ------
-        TypeError
-            If `prior` is not a pair.
-        """
+        """Give the algorithm and both proximal operators; TypeError if not a pair."""
         if not isinstance(prior, Sequence) or len(prior) != 2:
             raise TypeError(
                 "LowRankPlusSparse needs two priors, of the low-rank and of the "

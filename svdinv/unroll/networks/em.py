@@ -98,13 +98,7 @@ class EMNet(Recipe):
         }
 
     def operator(self, *measurement: Array) -> Operator:
-        """Refuse: what the scanner is has to be given.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
+        """Refuse by TypeError: what the scanner is has to be given."""
         raise TypeError("EMNet needs a problem, or an operator of its own")
 
     def fidelity(self, *measurement: Array) -> DataFidelity:
@@ -113,10 +107,7 @@ class EMNet(Recipe):
     def begin(self, problem: Problem) -> State:
         """Start from flat frames with the counts that there are, and some EM.
 
-        Raises
-        ------
-        TypeError
-            If the data fidelity is another than `PoissonKL`.
+        Raises TypeError if the data fidelity is another than `PoissonKL`.
         """
         if not isinstance(problem.fidelity, PoissonKL):
             raise TypeError(

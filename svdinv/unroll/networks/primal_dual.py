@@ -84,12 +84,8 @@ class PrimalDual(Recipe):
     def begin(self, problem: Problem) -> State:
         """Start from an approximate inverse of the operator.
 
-        Raises
-        ------
-        TypeError
-            If the operator is not linear.
-        ValueError
-            If the image or the data do not have two axes behind the channels.
+        Raises TypeError if that is not linear, ValueError if the image or the data do
+        not have two axes behind the channels.
         """
         if not problem.A.linear:
             raise TypeError("PrimalDual needs a linear operator")

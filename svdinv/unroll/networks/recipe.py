@@ -290,22 +290,9 @@ class Recipe:
         raise NotImplementedError
 
     def no_penalty(self, x: Array) -> Array:
-        """Give the penalty before the first cell, for a recipe that has one.
+        """Give the penalty before the first cell, 0, like a first estimate.
 
-        Parameters
-        ----------
-        x : array
-            First estimate.
-
-        Returns
-        -------
-        array, shape ()
-            Zero.
-
-        Raises
-        ------
-        ValueError
-            If this recipe has no penalty.
+        Raises ValueError if this recipe has no penalty.
         """
         if not self.has_penalty:
             raise ValueError(f"penalty: {type(self).__name__} has none")

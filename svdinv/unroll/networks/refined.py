@@ -139,21 +139,9 @@ class Refined(Recipe):
         return state | {"x": refined}
 
     def refine(self, x: Array, problem: Problem, layers: Layers) -> Array:
-        """Refine an estimate, as at the top of this module.
+        """Refine what the network gives, (B, C, H, W), as at the top of this module.
 
-        Parameters
-        ----------
-        x : array, shape (B, C, H, W)
-            What the network gives.
-        problem : Problem
-            As for `begin`.
-        layers : Layers
-            Those of the refinement.
-
-        Returns
-        -------
-        array, shape (B, C, H, W)
-            The refined image.
+        The layers are those of the refinement.
         """
         xp = namespace(x)
         mask = sampled_where(problem.A, x, "Refined")

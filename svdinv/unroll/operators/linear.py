@@ -485,22 +485,9 @@ class Stack(Operator):
         return sum(images[1:], images[0])
 
     def split(self, y: Array) -> list[Array]:
-        """Cut measurements into those of each operator.
+        """Cut measurements, as `forward` gives them, into those of each operator.
 
-        Parameters
-        ----------
-        y : array
-            Measurements, as `forward` gives them.
-
-        Returns
-        -------
-        list of array
-            One for each operator.
-
-        Raises
-        ------
-        ValueError
-            If they have another length.
+        Raises ValueError if they have another length.
         """
         parts, begin = [], 0
         for length in self._cut(y.shape[self.axis]):

@@ -151,25 +151,11 @@ class _Beam(Wrapped):
     def filtered_back_projection(self, y: Array, window: Window = "ram-lak") -> Array:
         """Invert by the ramp filter and back-projection between detectors.
 
-        Angles at any distances count by the angle that they stand for, and views that
-        are missing as nothing.
-
-        Parameters
-        ----------
-        y : array, shape (..., views, detectors)
-            Line integrals.
-        window : {"ram-lak", "shepp-logan", "cosine", "hamming", "hann"}
-            Window of the filter; the first is the ramp alone.
-
-        Returns
-        -------
-        array, shape (..., H, W)
-            The image; linear in `y`, and differentiable.
-
-        Raises
-        ------
-        ValueError
-            If `window` is none of these, or `y` has another shape.
+        From line integrals (..., views, detectors) to images (..., H, W), linear and
+        differentiable. Angles at any distances count by the angle that they stand for,
+        and views that are missing as nothing. The window of the filter is "ram-lak",
+        the ramp alone, "shepp-logan", "cosine", "hamming" or "hann". Raises ValueError
+        if it is none of these, or the data have another shape.
         """
         if window not in _WINDOWS:
             raise ValueError(f"window must be one of {list(_WINDOWS)}, got {window!r}")

@@ -170,20 +170,8 @@ class WrappedNonlinear(_OfFunctions):
     def derivative(self, x: Array) -> Operator:
         """Give the derivative at one image, for arrays of any framework.
 
-        Parameters
-        ----------
-        x : array, shape image_shape
-            Where; nothing is differentiated with respect to it.
-
-        Returns
-        -------
-        Wrapped
-            The derivative.
-
-        Raises
-        ------
-        ValueError
-            If `x` has another shape.
+        Nothing is differentiated with respect to that image. Raises ValueError if it
+        has another shape than `image_shape`.
         """
         if tuple(x.shape) != self.image_shape:
             raise ValueError(
