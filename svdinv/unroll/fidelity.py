@@ -36,39 +36,103 @@ class DataFidelity:
     """A function D(z, y): subclasses define `distance`, `slope` and perhaps `prox`."""
 
     def distance(self, z: Array, y: Array) -> Array:
-        """Give D(z, y), real and 0-d: summed over everything.
+        """Give D.
 
-        z is what the image would give, ``A(x)``, and y what was measured.
+        Parameters
+        ----------
+        z : array
+            What the image would give, ``A(x)``.
+        y : array
+            What was measured.
+
+        Returns
+        -------
+        array
+            Real, 0-d: summed over everything.
         """
         raise NotImplementedError
 
     def slope(self, z: Array, y: Array) -> Array:
-        """Give the gradient of D in z, of its shape."""
+        """Give the gradient of D in z.
+
+        Parameters
+        ----------
+        z, y : array
+            As for `distance`.
+
+        Returns
+        -------
+        array
+            Of the shape of `z`.
+        """
         raise NotImplementedError
 
     def prox(self, z: Array, y: Array, step: Any) -> Array:
-        """Apply the proximal operator of step D, of a positive number or 0-d array.
+        """Apply the proximal operator of step D.
 
-        ``argmin over w of step D(w, y) + |w - z|^2 / 2``.
+        Parameters
+        ----------
+        z, y : array
+            As for `distance`.
+        step : number or 0-d array
+            Positive.
+
+        Returns
+        -------
+        array
+            ``argmin over w of  step D(w, y) + |w - z|^2 / 2``.
         """
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
     def curvature(self, y: Array) -> float:
-        """Give the Lipschitz constant of `slope`, infinite where there is none."""
+        """Give the Lipschitz constant of `slope`, which steps depend on.
+
+        Parameters
+        ----------
+        y : array
+            What was measured.
+
+        Returns
+        -------
+        float
+            Infinite, where there is none.
+        """
         return math.inf
 
     def expected(self, z: Array) -> Array:
-        """Give the data that are expected of an image that would give z.
+        """Give the data that are expected of an image.
 
-        z, unless there is something beside it, such as a background.
+        Parameters
+        ----------
+        z : array
+            What the image would give, ``A(x)``.
+
+        Returns
+        -------
+        array
+            z, unless there is something beside it, such as a background.
         """
         return z
 
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
-        """Give one fidelity for a batch, of this one and those of the other items.
+        """Give one fidelity for a batch, of one for each item.
 
-        `data` is what is measured of one: its number of axes matters. Raises ValueError
-        if they are not the same, and of no kind that can be stacked.
+        Parameters
+        ----------
+        others : sequence of DataFidelity
+            Those of the other items, behind this one.
+        data : array
+            What is measured of one: its number of axes matters.
+
+        Returns
+        -------
+        DataFidelity
+            For data with one more axis in front.
+
+        Raises
+        ------
+        ValueError
+            If they are not the same, and of no kind that can be stacked.
         """
         if all(alike(other, self) for other in others):
             return self
@@ -77,9 +141,16 @@ class DataFidelity:
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
         """Give the same fidelity, of arrays that have been converted.
 
-        `convert` is applied to every array that it is made of, such as a weight: moves
-        it to a framework or a device, or turns it with the data. Where there are none,
-        it is this one.
+        Parameters
+        ----------
+        convert : callable
+            Applied to every array that it is made of, such as a weight: moves it to a
+            framework or a device, or turns it with the data.
+
+        Returns
+        -------
+        DataFidelity
+            A new one; this one, where it holds no arrays that it tells of.
         """
         return self
 
@@ -88,8 +159,23 @@ class DataFidelity:
     ) -> Array:
         """Apply the proximal operator of sigma D*, at ``dual + sigma z``.
 
-        By that of D (Moreau, Bull. Soc. Math. France 1965). A tells by `measured` what
-        in y is data. Gives the next dual variable.
+        By that of D (Moreau, Bull. Soc. Math. France 1965).
+
+        Parameters
+        ----------
+        dual : array
+            Dual variable.
+        z, y : array
+            As for `distance`.
+        sigma : number or 0-d array
+            Positive.
+        A : Operator
+            Which tells by `measured` what in `y` is data.
+
+        Returns
+        -------
+        array
+            The next dual variable.
         """
         xp = namespace(z)
         v = dual + times(sigma, z, xp)

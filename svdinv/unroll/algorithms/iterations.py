@@ -77,17 +77,43 @@ class Algorithm:
         return ()
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Make the first state, of a first image or, by default, of A^H y."""
+        """Make the first state.
+
+        Parameters
+        ----------
+        problem : Problem
+            What was measured, by what.
+        x : array, optional
+            First image; A^H y by default.
+
+        Returns
+        -------
+        dict of str to array
+            The state.
+        """
         return {"x": problem.adjoint() if x is None else x}
 
     def iterate(
         self, state: State, problem: Problem, prox: Any, p: Parameters
     ) -> State:
-        """Iterate once, from a state that is not changed.
+        """Iterate once.
 
-        ``prox(v, step)`` is the proximal operator of step R, or a network in its place;
-        see the algorithm for others that it takes. `p` has values for the names in
-        `parameters`, numbers or 0-d arrays. The next state has the same structure.
+        Parameters
+        ----------
+        state : dict of str to array
+            From `start` or an iteration; not changed.
+        problem : Problem
+            What was measured, by what.
+        prox : callable
+            ``prox(v, step)``, the proximal operator of step R, or a network in its
+            place. See the algorithm for others that it takes.
+        p : mapping of str to number or 0-d array
+            Values for the names in `parameters`.
+
+        Returns
+        -------
+        dict of str to array
+            The next state, of the same structure.
         """
         raise NotImplementedError
 
@@ -96,10 +122,21 @@ class Algorithm:
         return self, prior.prox
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Give parameters with which the algorithm converges, one number for each name.
+        """Give parameters with which the algorithm converges.
 
-        Of the image the shape, dtype and framework matter; the prior is as for
-        `svdinv.unroll.algorithms.solve`.
+        Parameters
+        ----------
+        problem : Problem
+            What was measured, by what.
+        x : array
+            An image: its shape, dtype and framework matter.
+        prior : object
+            As for `svdinv.unroll.algorithms.solve`.
+
+        Returns
+        -------
+        dict of str to float
+            One number for each name in `parameters`.
         """
         return {"step": 1 / _curvature(problem, x)}
 

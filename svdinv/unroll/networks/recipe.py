@@ -155,10 +155,22 @@ class Layers(Protocol):
     def svt(
         self, matrices: Array, fraction: Array, scale: Array | None = None
     ) -> Array:
-        """Soft-threshold singular values, ``U max(S - fraction * scale, 0) V^H``.
+        """Soft-threshold singular values.
 
-        Of real or complex matrices (..., m, n), by a fraction in (0, 1), 0-d, of a
-        scale (...), by default the largest singular value of each matrix.
+        Parameters
+        ----------
+        matrices : array, shape (..., m, n)
+            Real or complex.
+        fraction : array, shape ()
+            In (0, 1).
+        scale : array, shape (...), optional
+            What `fraction` is a fraction of; the largest singular value of each
+            matrix by default.
+
+        Returns
+        -------
+        array, shape (..., m, n)
+            ``U max(S - fraction * scale, 0) V^H``.
         """
 
     def doubled(self, maps: Array) -> Array:
@@ -211,14 +223,37 @@ class Recipe:
         at_least(1, self, "cells")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers of a cell, in their order; the last cell may need fewer."""
+        """Name the layers of a cell.
+
+        Parameters
+        ----------
+        last : bool
+            Whether it is the last cell, which may need fewer.
+
+        Returns
+        -------
+        mapping of str to Layer
+            The layers, in the order in which they are listed.
+        """
         raise NotImplementedError
 
     def operator(self, *measurement: Array) -> Operator:
         """Make the forward operator of what is given beside the measured values.
 
-        Of what `measurement` names: of a mask the sampling of pixels, unless a subclass
-        says otherwise. Raises TypeError if there are too few or too many.
+        Parameters
+        ----------
+        *measurement : array
+            What `measurement` names: a mask, unless a subclass says otherwise.
+
+        Returns
+        -------
+        Operator
+            The forward operator; of a mask the sampling of pixels.
+
+        Raises
+        ------
+        TypeError
+            If there are too few or too many.
         """
         check_measurement(self, measurement)
         return Sampling(*measurement)
@@ -226,16 +261,31 @@ class Recipe:
     def fidelity(self, *measurement: Array) -> DataFidelity:
         """Give the likelihood of data that come without a problem.
 
-        That of Gaussian noise, unless a subclass says otherwise. The arguments are
-        those of `operator`, and none where an operator was given.
+        Parameters
+        ----------
+        *measurement : array
+            As for `operator`; nothing where an operator was given.
+
+        Returns
+        -------
+        DataFidelity
+            That of Gaussian noise, unless a subclass says otherwise.
         """
         return L2()
 
     def begin(self, problem: Problem) -> State:
-        """Give the state before the first cell; ``"x"`` is the first estimate.
+        """Give the state before the first cell.
 
-        The problem says what was measured, by what, and how well an image explains it:
-        of the batch, with the batch axis in front.
+        Parameters
+        ----------
+        problem : Problem
+            What was measured, by what, and how well an image explains it: of the
+            batch, with the batch axis in front.
+
+        Returns
+        -------
+        dict of str to array
+            The state; ``"x"`` is the first estimate.
         """
         raise NotImplementedError
 
@@ -250,10 +300,21 @@ class Recipe:
         return xp.sum(xp.zeros_like(real(x, xp)))
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Iterate once, with the layers of this cell.
+        """Iterate once.
 
-        The state is not changed; the next one has the same names, and ``"x"`` is the
-        next estimate.
+        Parameters
+        ----------
+        state : dict of str to array
+            The state; it is not changed.
+        problem : Problem
+            As for `begin`.
+        layers : Layers
+            The layers of this cell.
+
+        Returns
+        -------
+        dict of str to array
+            The next state, with the same names; ``"x"`` is the next estimate.
         """
         raise NotImplementedError
 

@@ -87,16 +87,35 @@ class LearnedPrior:
     def layers(self, axes: str) -> Mapping[str, Layer]:
         """Name the layers that a cell has for it.
 
-        `Convolutions`, `Number`, or functions that make a layer of the user's
-        framework, for images of the axes "B C H W", real, or "B T H W", complex.
+        Parameters
+        ----------
+        axes : str
+            "B C H W" or "B T H W": axes of the images, real or complex.
+
+        Returns
+        -------
+        mapping of str to Layer
+            `Convolutions`, `Number`, or a function that makes a layer of the user's
+            framework.
         """
         raise NotImplementedError
 
     def prox(self, v: Array, step: Any, layers: Layers) -> Array:
-        """Stand for the proximal operator, of what the algorithm gives to one.
+        """Stand for the proximal operator.
 
-        The step is that of the algorithm, for priors that depend on it, and the layers
-        are those that `layers` named. The result has the shape of `v`.
+        Parameters
+        ----------
+        v : array
+            What the algorithm gives to a proximal operator.
+        step : number or 0-d array
+            The step of the algorithm, for priors that depend on it.
+        layers : Layers
+            Those that `layers` named.
+
+        Returns
+        -------
+        array
+            Of the shape of `v`.
         """
         raise NotImplementedError
 

@@ -71,15 +71,31 @@ class Operator:
     def approximate_inverse(self, y: Array) -> Array:
         """Give an image that explains data roughly, for a network to begin with.
 
-        ``A^H y``, unless a subclass knows better: tomography gives the filtered
-        back-projection.
+        Parameters
+        ----------
+        y : array
+            Measurements.
+
+        Returns
+        -------
+        array
+            ``A^H y``, unless a subclass knows better: tomography gives the filtered
+            back-projection.
         """
         return self.adjoint(y)
 
     def derivative(self, x: Array) -> Operator:
-        """Give the derivative ``A'(x)`` at an image, a linear operator.
+        """Give the derivative at an image, a linear operator.
 
-        That is the operator itself if it is linear.
+        Parameters
+        ----------
+        x : array
+            The image.
+
+        Returns
+        -------
+        Operator
+            ``A'(x)``; the operator itself if it is linear.
         """
         if self.linear:
             return self
@@ -88,9 +104,16 @@ class Operator:
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         """Give the same operator, of arrays that have been converted.
 
-        `convert` is applied to every array that the operator is made of, such as a
-        mask: moves it to a framework or a device. Where there are none that it tells
-        of, it is this one.
+        Parameters
+        ----------
+        convert : callable
+            Applied to every array that the operator is made of, such as a mask: moves
+            it to a framework or a device.
+
+        Returns
+        -------
+        Operator
+            A new one; this one, where it holds no arrays that it tells of.
         """
         if not self.arrays:
             return self
@@ -99,9 +122,17 @@ class Operator:
         return made(*(None if x is None else convert(x) for x in held))
 
     def data_length(self, axis: int) -> int | None:
-        """Give the length of an axis of the data, negative, as `Stack` has to know it.
+        """Give the length of an axis of the data, as `Stack` has to know it.
 
-        None where it is that of the image.
+        Parameters
+        ----------
+        axis : int
+            Negative.
+
+        Returns
+        -------
+        int or None
+            None where it is that of the image.
         """
         if self.keeps_size:
             return None
@@ -110,9 +141,22 @@ class Operator:
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         """Give one operator for a batch of images, of one operator for each.
 
-        Of this one and others behind it, for images with one more axis in front. `data`
-        is what one of them measures: its number of axes matters. Raises ValueError if
-        they are not of one kind, or this kind cannot be stacked.
+        Parameters
+        ----------
+        others : sequence of Operator
+            The operators of the other images, behind this one.
+        data : array
+            What one of them measures: its number of axes matters.
+
+        Returns
+        -------
+        Operator
+            For images with one more axis in front.
+
+        Raises
+        ------
+        ValueError
+            If they are not of one kind, or this kind cannot be stacked.
         """
         if all(alike(other, self) for other in others):
             return self
@@ -135,12 +179,33 @@ class Operator:
     def consistent(self, x: Array, y: Array) -> Array:
         """Project `x` onto the images that explain `y`, of a tight operator.
 
-        ``x - A^H(A x - y)``.
+        Parameters
+        ----------
+        x : array
+            An image.
+        y : array
+            Measurements.
+
+        Returns
+        -------
+        array
+            ``x - A^H(A x - y)``.
         """
         return x - self.adjoint(self.forward(x) - y)
 
     def measured(self, y: Array) -> Array:
-        """Set to 0 what is no measurement in an array of them, such as NaN."""
+        """Set to 0 what is no measurement in an array of them, such as NaN.
+
+        Parameters
+        ----------
+        y : array
+            Measurements.
+
+        Returns
+        -------
+        array
+            The same, where `y` is measured; here everywhere.
+        """
         return y
 
     def __mul__(self, other: Any) -> Operator:
