@@ -49,9 +49,9 @@ _CHOICE = 2**32 - 3
 class BegunLLS(LLS):
     """An LLS-Net that is handed what its classical iterations give."""
 
-    def _classical(self, x: Any, problem: Problem, scale: Any) -> Any:
+    def _classical(self, x: Any, problem: Problem, known: Any) -> Any:
         # What was kept comes as a note of the problem.
-        return problem.note or super()._classical(x, problem, scale)
+        return problem.note or super()._classical(x, problem, known)
 
 
 class Kept:

@@ -185,6 +185,55 @@ def test_of_several_coils_thresholds_fall_farther_but_not_below_the_noise(deviat
         np.testing.assert_array_equal(alone, same)
 
 
+def finished(recipe, x, y, mask, maps, deviation):
+    """Iterate behind the last cell, on one series."""
+    A, AH = operators(mask, maps)
+    network, before = x, x
+    relative = min(1, deviation / np.sqrt(np.mean(np.abs(network) ** 2)))
+    trust = 1 / (1 + (relative / recipe.finish_noise[maps is not None]) ** 4)
+    tau = recipe.finish_threshold * np.linalg.norm(network)
+    for i in range(recipe.finish):
+        v = (x + i / (i + 3) * (x - before)).reshape(len(x), -1)
+        u, s, vh = np.linalg.svd(v, full_matrices=False)
+        L = ((u * log_sum(s, tau)) @ vh).reshape(x.shape)
+        data = L - AH(A(L) - y)
+        before, x = x, trust * data + (1 - trust) * network
+    return x
+
+
+@pytest.mark.parametrize("coils", [False, True], ids=["one coil", "coils"])
+@pytest.mark.parametrize("noise", [False, True])
+def test_behind_the_last_cell_it_iterates_near_the_network(coils, noise):
+    recipe = LLS(**SMALL, noise=noise, step=0.75)
+    # Levels of noise at which both the samples and the network count.
+    steps = {"finish": 7, "finish_threshold": 0.05, "finish_noise": (0.8, 1.2)}
+    kspace, mask, maps = problem((10, 7), coils)
+    net = Network(recipe, seed=0).double()
+    more = Network(replace(recipe, **steps), seed=0).double()
+    before = reconstruct(net, kspace, mask, maps)
+    found = reconstruct(more, kspace, mask, maps)
+    known = Problem(kspace, more.recipe.operator(mask, maps))
+    deviation = more.recipe.begin(known)["deviation"]
+    for i in range(B):
+        given = kspace[i], mask[i], None if maps is None else maps[i]
+        expected = finished(more.recipe, before[i], *given, deviation[i])
+        np.testing.assert_allclose(found[i], expected, atol=1e-11)
+        change = np.linalg.norm(expected - before[i]) / np.linalg.norm(before[i])
+        assert change > 0.005
+
+
+def test_with_much_noise_the_last_iterations_leave_the_network_alone():
+    """Also where the network gives nothing, and nothing was measured."""
+    kspace, mask, maps = problem((10, 7), coils=True)
+    recipe = LLS(**SMALL, finish=5, finish_noise=(1e-3, 1e-3))
+    net = Network(recipe, seed=0).double()
+    alone = Network(replace(recipe, finish=0), seed=0).double()
+    found, expected = (reconstruct(n, kspace, mask, maps) for n in (net, alone))
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+    nothing = reconstruct(net, 0 * kspace, mask, maps)
+    np.testing.assert_array_equal(nothing, np.zeros_like(nothing))
+
+
 def test_odd_blocks():
     recipe = LLS(**SMALL, block=5, start=(2, 3), start_block=7)
     net = without_corrections(Network(recipe, seed=0).double())
@@ -260,7 +309,7 @@ def test_everything_sampled_and_no_threshold_is_the_inverse_transform():
 @pytest.mark.parametrize("factor", [2.0, 1e-6, 1e6])
 def test_homogeneous(factor, noise):
     """Also with the iterations in front, and at the scale of any scanner."""
-    steps = {"static": 3, "start": (2, 3)}
+    steps = {"static": 3, "start": (2, 3), "finish": 4, "finish_noise": (1.0, 1.0)}
     net = Network(LLS(**SMALL, block=4, **steps, fold=2, noise=noise), seed=0).double()
     with torch.no_grad():
         for name, number in net.named_parameters():
@@ -278,7 +327,7 @@ def test_the_first_iterations_learn_nothing_and_pass_gradients_on():
     sampled = torch.from_numpy(mask[:1, :3])
     few = {"cells": 1, "features": 2, "block": 4}
     one = LLS(**few)
-    other = LLS(**few, static=3, start=(4, 8), start_block=6)
+    other = LLS(**few, static=3, start=(4, 8), start_block=6, finish=3)
     names = [[k for k, _ in Network(r).named_parameters()] for r in (one, other)]
     assert names[0] == names[1]
     net = Network(other, seed=0).double()
@@ -356,6 +405,23 @@ def test_the_noise_is_estimated_from_the_outer_samples(pattern, coils):
     np.testing.assert_allclose(found, 1, atol=0.1)
 
 
+@pytest.mark.parametrize("deviation", [0.0, 0.02])
+def test_what_all_coils_see_of_a_series_is_not_taken_for_noise(deviation):
+    """A series with noise of its own, which is not that of the measurement."""
+    rng = np.random.default_rng(0)
+    series = 1 + 0.05 * gauss(rng, 6, 64, 64)
+    mask = sampling("radial", series.shape, rng)[None]
+    maps = coil_maps(4, 64, 64, seed=5)[None]
+    A = LLS().operator(mask, maps)
+    clean = A(series[None])
+    noise = gauss(rng, *clean.shape) / np.sqrt(2)
+    recipe = LLS(noise=True)
+    state = recipe.begin(Problem(clean + deviation * noise, A))
+    alone = Problem(clean[:, :, 0] + deviation * noise[:, :, 0], MRI(mask))
+    found, one = float(state["deviation"][0]), recipe.begin(alone)["deviation"][0]
+    assert abs(found - deviation) < 0.45 * abs(one - deviation)
+
+
 def test_other_operators_leave_the_noise_unknown():
     y = gauss(np.random.default_rng(0), 2, 4, 8, 8)
     state = LLS(noise=True).begin(Problem(y, Identity()))
@@ -377,7 +443,7 @@ def test_weights():
 
 def test_described_and_read_again():
     steps = {"static": 3, "start": (7, 2), "start_thresholds": (0.2, 0.1, 0.01)}
-    steps["start_coils"] = (0.5, 2.0)
+    steps |= {"start_coils": (0.5, 2.0), "finish": 3, "finish_noise": (0.2, 0.1)}
     recipe = LLS(cells=2, **steps, slope=0.0, fold=3)
     assert from_json(to_json(recipe)) == recipe
 
@@ -404,6 +470,10 @@ def test_described_and_read_again():
         ({"start_coils": (1.0, -1.0)}, "start_coils must be a number in"),
         ({"start_coils": (1.0, float("nan"))}, "start_coils must be a number in"),
         ({"start_coils": (1.0,)}, "start_coils must be a number in"),
+        ({"finish": -1}, "finish must be an integer of at least 0, got -1"),
+        ({"finish_threshold": 0.0}, "finish_threshold must be a positive number"),
+        ({"finish_noise": (0.1, 0.0)}, "finish_noise must be two positive numbers"),
+        ({"finish_noise": (0.1,)}, "finish_noise must be two positive numbers"),
     ],
     ids=str,
 )

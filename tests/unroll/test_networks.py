@@ -60,7 +60,7 @@ PUBLISHED = {
     "LS": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
     "LLS": LLS(**SMALL, block=3, static=1, start=(1, 1), start_block=5),
-    "LLS, noise": LLS(**SMALL, block=3, static=1, start=(1, 1), noise=True),
+    "LLS, noise": LLS(**SMALL, block=3, static=1, start=(1, 1), finish=2, noise=True),
 }
 
 SCHEMES = {

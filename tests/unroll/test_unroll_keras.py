@@ -58,7 +58,7 @@ CASES = {
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),
     "LLS": LLS(**SMALL, block=4, static=1, start=(1, 2)),
-    "LLS, noise, coils": LLS(**SMALL, block=3, noise=True),
+    "LLS, noise, coils": LLS(**SMALL, block=3, noise=True, finish=3),
     "PrimalDual": PrimalDual(cells=2, features=3, memory=2, channels=3),
     "Skip": Skip(features=(3, 4), skips=(1, 0), depth=2),
     "LowRankAndSparse": LowRankAndSparse(

@@ -25,6 +25,10 @@ explains the samples of all frames, because frames fill up each other's gaps; th
 large blocks; then with those of the cells. Their penalty is the sum of the logarithms
 of singular values (Candes, Wakin & Boyd, J. Fourier Anal. Appl. 2008), which spares
 large ones; thresholds fall, and blocks lie elsewhere each time.
+
+Behind the last cell a few more, of low rank of the series as a whole, take what the
+samples of several coils still tell: one step in each cell explains them too little. How
+far they may go from the network depends on the noise.
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ from svdinv.unroll.algorithms.loops import iterate
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
+    casorati,
     count_up,
+    from_casorati,
     like,
     namespace,
     operators,
@@ -82,6 +88,8 @@ _FAINT = 0.003
 # Noise relative to the root of the energy of a pixel, of which half is taken for edges.
 _EDGES = 0.004
 _EULER = 0.5772156649  # Euler's constant
+_LEAST = 1e-3  # energy relative to the largest that is told from none
+_SHRUNK = 0.1  # of the square of the mean, added to the variance
 
 
 @register
@@ -128,6 +136,16 @@ class LLS(SeriesRecipe):
         For k-space of several coils: a factor of the last of these thresholds, and
         below how many standard deviations of the noise none falls. Coils let a series
         explain noise, of which a single one leaves most of k-space free.
+    finish : int
+        Iterations behind the last cell, of low rank of the whole series.
+    finish_threshold : float
+        Their threshold, relative to what the largest singular value of the series
+        would be were all of it of rank 1.
+    finish_noise : (float, float)
+        For one coil and for several, the noise relative to the series at which they
+        stay as close to the network as to the samples; more of it holds them back, by
+        its fourth power. One coil leaves most of k-space to the network, several let
+        noise come back everywhere.
     noise : bool
         Whether the cells know the noise, as estimated from the k-space. With another
         operator than `MRI` they take it to be 0.
@@ -146,12 +164,15 @@ class LLS(SeriesRecipe):
     start_block: int = 16
     start_thresholds: tuple[float, float, float] = (0.2, 0.02, 0.004)
     start_coils: tuple[float, float] = (1.0, 0.0)
+    finish: int = 0
+    finish_threshold: float = 3e-4
+    finish_noise: tuple[float, float] = (0.06, 0.035)
     noise: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "convs", "block", "fold", "start_block")
-        at_least(0, self, "static")
+        at_least(0, self, "static", "finish")
         whole = [isinstance(n, int) and n >= 0 for n in self.start]
         if whole != [True, True]:
             raise ValueError(
@@ -171,6 +192,16 @@ class LLS(SeriesRecipe):
             raise ValueError(
                 "start_coils must be a number in (0, 1] and one of at least 0, got "
                 f"{self.start_coils!r}"
+            )
+        if not 0 < self.finish_threshold < math.inf:
+            raise ValueError(
+                "finish_threshold must be a positive number, got "
+                f"{self.finish_threshold!r}"
+            )
+        levels = self.finish_noise
+        if len(levels) != 2 or not all(0 < level < math.inf for level in levels):
+            raise ValueError(
+                f"finish_noise must be two positive numbers, got {levels!r}"
             )
         if not isinstance(self.noise, bool):
             raise TypeError(f"noise must be true or false, got {self.noise!r}")
@@ -199,9 +230,9 @@ class LLS(SeriesRecipe):
         energy = xp.sum(square, axis=(-3, -2, -1))
         scale = root(energy / pixels, xp)
         known: State = {"scale": scale}
-        if self.noise:
+        if self.noise or self.finish or self.start_coils[1] > 0:
             known["deviation"] = _deviation(problem.y, problem.A, scale)
-        x, before = self._classical(x, problem, scale)
+        x, before = self._classical(x, problem, known)
         return {"x": x, "before": before} | known
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
@@ -212,9 +243,8 @@ class LLS(SeriesRecipe):
         v = x + beta * (x - state["before"])
         share = fraction(layers.threshold, xp)
         scale, gamma = state["scale"], layers.gamma
-        known = {"scale": scale}
         if self.noise:
-            known["deviation"] = deviation = state["deviation"]
+            deviation = state["deviation"]
             level = _level(deviation, scale, v, xp)
             scale = scale * xp.exp(layers.threshold_noise * level)
             gamma = gamma * xp.exp(layers.gamma_noise * level)[:, None, None, None]
@@ -233,13 +263,16 @@ class LLS(SeriesRecipe):
             change = unfolded(change, v, self.fold, xp)
         z = L + to_complex(change, v, xp)
         new = z - like(gamma, x, xp) * problem.gradient(z)
-        return {"x": new, "before": x} | known
+        if self.finish and layers.index == self.cells - 1:
+            new = self._finished(new, problem, state["deviation"])
+        return state | {"x": new, "before": x}
 
     def _classical(
-        self, x: Array, problem: Problem, scale: Array
+        self, x: Array, problem: Problem, known: State
     ) -> tuple[Array, Array]:
         """Iterate without anything learned; give the last series, and that before."""
         xp = namespace(x)
+        scale = known["scale"]
 
         def towards(L: Array, x: Array) -> tuple[Array, Array]:
             return L - problem.gradient(L), x
@@ -248,7 +281,7 @@ class LLS(SeriesRecipe):
             v = x + times(beta, x - before, xp)
             return towards(xp.zeros_like(v) + xp.mean(v, axis=1, keepdims=True), x)
 
-        factor, least = self._of_coils(problem, scale)
+        factor, least = self._of_coils(problem, known)
 
         def low_rank(
             block: int, x: Array, before: Array, beta: Any, share: Any, *shift: Any
@@ -265,16 +298,36 @@ class LLS(SeriesRecipe):
         state = iterate(partial(low_rank, self.start_block), state, coarse)
         return iterate(partial(low_rank, self.block), state, fine)
 
-    def _of_coils(self, problem: Problem, scale: Array) -> tuple[float, Array | None]:
+    def _finished(self, network: Array, problem: Problem, deviation: Array) -> Array:
+        """Iterate once more without anything learned, not far from the network."""
+        xp = namespace(network)
+        matrices = casorati(network, xp)
+        size = _norm(matrices, xp)
+        tau = self.finish_threshold * size
+        # The deviation is that of one pixel of one frame, `size` is of all of them.
+        noise = deviation * _norm(xp.ones_like(matrices), xp)
+        level = safe_divide(noise, size, size > noise, xp, xp.ones_like(size))
+        held = (level / self.finish_noise[_coils(problem.A) > 1]) ** 4
+        held = (held / (1 + held))[:, None, None, None]
+
+        def low_rank(x: Array, before: Array, beta: Any) -> tuple[Array, Array]:
+            v = x + times(beta, x - before, xp)
+            L = from_casorati(_log_sum(casorati(v, xp), tau), v, xp)
+            new = L - problem.gradient(L)
+            return new + like(held, x, xp) * (network - new), x
+
+        rows = [(i / (i + 3),) for i in range(self.finish)]
+        return iterate(low_rank, (network, network), rows)[0]
+
+    def _of_coils(self, problem: Problem, known: State) -> tuple[float, Array | None]:
         """Give the factor of the last threshold, and the least one of each series."""
         factor, deviations = self.start_coils
-        maps = problem.A.maps if isinstance(problem.A, MRI) else None
-        if maps is None or maps.shape[-3] == 1:
+        if _coils(problem.A) == 1:
             return 1.0, None
         if deviations == 0:
             return factor, None
+        scale, deviation = known["scale"], known["deviation"]
         xp = namespace(scale)
-        deviation = _deviation(problem.y, problem.A, scale)
         # An estimate of little noise is mostly of the edges in the series.
         both = deviation + _EDGES * scale
         share = safe_divide(deviation, both, both > 0, xp)
@@ -298,18 +351,40 @@ class LLS(SeriesRecipe):
         return rows[:coarse], rows[coarse:]
 
 
+def _coils(A: Operator) -> int:
+    maps = A.maps if isinstance(A, MRI) else None
+    return 1 if maps is None else int(maps.shape[-3])
+
+
 def _deviation(y: Array, A: Operator, scale: Array) -> Array:
     """Estimate the standard deviation of the noise of each series, (B,).
 
-    By the geometric mean of the sampled energies, most of the weight on the corners
-    of k-space: the few large ones there, of edges, hardly raise it.
+    It is the same in every combination of the coils. Of the series some see more than
+    others, so a line through what they measure tells how much there is without it.
     """
     xp = namespace(y)
     if not isinstance(A, MRI):
         return xp.zeros_like(scale)
     y = A.measured(y)
+    if A.maps is None:
+        return root(_outer_energy(y[:, :, None], xp)[:, 0], xp)
+    seen, vectors = operators(y).eigh(_gram(A.maps))
+    *first, C, H, W = sizes(y, xp)
+    weights = like(xp.matrix_transpose(vectors), y, xp)
+    combined = weights @ xp.reshape(y, (*first, C, H * W))
+    energy = _outer_energy(xp.reshape(combined, (*first, C, H, W)), xp)
+    seen = like(xp.reshape(seen, (-1, C)), energy, xp)
+    return root(_at_zero(seen, energy, xp), xp)
+
+
+def _outer_energy(y: Array, xp: Namespace) -> Array:
+    """Give the mean energy of the outer samples of each coil, (B, C).
+
+    By the geometric mean, most of the weight on the corners of k-space: the few large
+    ones there, of edges, hardly raise it.
+    """
     energy = real(xp.conj(y) * y, xp)
-    axes = tuple(range(1, len(energy.shape)))
+    axes = (1, 3, 4)
     sampled = energy > 0
     taken = xp.where(sampled, xp.ones_like(energy), xp.zeros_like(energy))
     H, W = sizes(energy, xp)[-2:]
@@ -317,10 +392,43 @@ def _deviation(y: Array, A: Operator, scale: Array) -> Array:
     logarithm = xp.log(xp.where(sampled, energy, xp.ones_like(energy)))
     total = xp.sum(weight, axis=axes)
     some = total > 0
-    mean = xp.sum(weight * logarithm, axis=axes) / xp.where(some, total, 1 + 0 * total)
+    mean = safe_divide(xp.sum(weight * logarithm, axis=axes), total, some, xp)
     # The mean logarithm of noise is less than that of its mean energy by _EULER.
-    deviation = xp.exp((mean + _EULER) / 2)
-    return xp.where(some, deviation, xp.zeros_like(deviation))
+    return xp.where(some, xp.exp(mean + _EULER), xp.zeros_like(mean))
+
+
+def _gram(maps: Array) -> Array:
+    """Inner products of the maps of coils, over the pixels, and frames if any."""
+    xp = namespace(maps)
+    rows = xp.reshape(maps, (*sizes(maps, xp)[:-2], -1))
+    gram = xp.conj(rows) @ xp.matrix_transpose(rows)
+    return xp.sum(gram, axis=1, keepdims=True) if len(gram.shape) == 4 else gram
+
+
+def _at_zero(x: Array, y: Array, xp: Namespace) -> Array:
+    """Give what a line through the last axis has where x is 0, for y >= 0.
+
+    For equal relative errors of y. The slope is taken to be rather too small: of alike
+    x it would come from the errors alone.
+    """
+    largest = xp.max(y, axis=-1, keepdims=True)
+    some = largest > 0
+    weight = safe_divide(largest, y + _LEAST * largest, some, xp) ** 2
+
+    def mean(values: Array) -> Array:
+        total = xp.sum(weight, axis=-1)
+        return safe_divide(xp.sum(weight * values, axis=-1), total, total > 0, xp)
+
+    x_mean, y_mean = mean(x), mean(y)
+    x_off = x - x_mean[..., None]
+    spread = mean(x_off * x_off) + _SHRUNK * x_mean * x_mean
+    slope = safe_divide(mean(x_off * y), spread, spread > 0, xp)
+    return xp.where(slope > 0, y_mean - slope * x_mean, y_mean)
+
+
+def _norm(matrices: Array, xp: Namespace) -> Array:
+    square = real(xp.conj(matrices) * matrices, xp)
+    return root(xp.sum(square, axis=(-2, -1)), xp)
 
 
 def _outer(size: Any, like: Array, xp: Namespace) -> Array:
