@@ -629,7 +629,7 @@ class TestGoingOn:
         assert fitting.ended() == "broken"
         found = fitting.result("broken", 0.0)
         assert len(found.rollbacks) == 21
-        np.testing.assert_array_equal(found.image, before.numpy())
+        np.testing.assert_array_equal(found.average, before.numpy())
 
     def test_it_may_go_on_for_longer(self, tmp_path):
         path = tmp_path / "fit.safetensors"
