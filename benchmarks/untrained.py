@@ -3,10 +3,12 @@
     python benchmarks/untrained.py denoising --crop 128
     python benchmarks/untrained.py sampling --crop 128
     python benchmarks/untrained.py mri
+    python benchmarks/untrained.py series
 
 Photographs of `svdinv.unroll.data.TEST`, cropped around their middle; for `mri` the
 first frames of the hearts of the package, made complex by a smooth phase, and of four
-phantoms, a quarter of k-space with noise. Every classical method has its best weight,
+phantoms, a quarter of k-space with noise; for `series` all frames of the hearts, an
+eighth of k-space along radial lines. Every classical method has its best weight,
 chosen with the truth; the fit is stopped by its rule, which does not know it. Beside it
 the best that the average of the same fit ever was. A line is printed as soon as it is
 known, then the means.
@@ -49,6 +51,7 @@ LEVELS = {
         "variable-density",
         "variable-density, 8 coils",
     ),
+    "series": ("radial",),
 }
 PHANTOMS = ("phantom-0", "phantom-1", "phantom-2", "phantom-3")
 SIZE = 96  # of a heart
@@ -63,20 +66,23 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--prior", default="dip")
     parser.add_argument("--images", nargs="+")
-    parser.add_argument("--levels", nargs="+", help="some of those of mri")
+    parser.add_argument("--levels", nargs="+", help="some of those that are printed")
     parser.add_argument("--tv", type=float, default=0.0, help="in the fits of mri")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    names = options.images or ((*HEARTS, *PHANTOMS) if options.what == "mri" else TEST)
+    usual = {"mri": (*HEARTS, *PHANTOMS), "series": tuple(HEARTS)}
+    names = options.images or usual.get(options.what, TEST)
     rows = defaultdict(list)
     for seed in range(options.seeds):
         for name in names:
-            for level in options.levels or LEVELS[options.what]:
+            for level in LEVELS[options.what]:
+                label = level if isinstance(level, str) else f"{level:.3f}"
+                if options.levels and label not in options.levels:
+                    continue
                 found = compared(options, *measured(options, name, level, seed), seed)
                 told = "  ".join(f"{k} {v:.2f}" for k, v in found.items())
-                label = level if isinstance(level, str) else f"{level:.3f}"
                 print(f"{name}, seed {seed}, {label}: {told}", flush=True)
                 rows[label].append(found)
     for level, found in rows.items():
@@ -94,6 +100,9 @@ def measured(options: argparse.Namespace, name: str, level, seed: int):
     """Give a task and a problem: with noise, sampled, or both."""
     if options.what == "mri":
         return Cine(), sampled_heart(name, level, seed)
+    if options.what == "series":
+        asked = CineOptions(mask=level, acceleration=8, seed=seed)
+        return Cine(), Cine().measure(Cine().read(name, asked), asked)
     task = Colour()
     image = task.read(name, ColourOptions(crop=options.crop)).image
     rng = np.random.default_rng(seed)
@@ -127,7 +136,7 @@ def compared(options: argparse.Namespace, task, problem: Problem, seed: int) -> 
     """Give decibels by method, and the time of the fit."""
 
     def decibels(image: np.ndarray) -> float:
-        if options.what == "sampling":  # exact samples are put back
+        if options.what in ("sampling", "series"):  # exact samples are put back
             image = problem.A.consistent(image, problem.y)
         return task.decibels(problem, image)
 
@@ -138,12 +147,17 @@ def compared(options: argparse.Namespace, task, problem: Problem, seed: int) -> 
         top = float(np.abs(problem.adjoint()).max())
         found = {"TV": total_variation(problem, decibels, top)}
         prior = HuberVariation(options.tv * top, 0.003) if options.tv else None
+    elif options.what == "series":
+        names = ("view sharing", "low-rank", "local low-rank")
+        methods = {name: task.baselines()[name] for name in names}
+        found = {k: decibels(method(problem).image) for k, method in methods.items()}
     else:
         found = {"biharmonic": decibels(biharmonic(problem).image)}
     began = time.monotonic()
     done = fit(
         problem,
         generator_for(options.prior, problem),
+        around=task.begun if options.what == "series" else None,
         iterations=options.iterations,
         input_noise=task.input_noise,
         rule=HeldOut(),

@@ -38,8 +38,8 @@ GENERATORS = {
     "deep decoder": Decoder(**SMALL),
     "ConvDecoder": Decoder(**SMALL, side=3),
     "bilinear": Bilinear(channels=T, rank=2, depth=2, space=Decoder(**SMALL)),
-    "bilinear, free": Bilinear(
-        channels=T, rank=3, depth=2, time="free", space=Decoder(**SMALL)
+    "bilinear, skip": Bilinear(
+        channels=T, rank=3, depth=2, space=Skip(**SMALL, skips=(1, 0))
     ),
     "bilinear, rank 1": Bilinear(
         channels=T, rank=1, depth=2, space=Decoder(**SMALL, side=3)
@@ -199,7 +199,7 @@ def test_number_of_weights_of_a_deep_decoder():
         (lambda: Decoder(source="adjoint"), "source must be 'noise'"),
         (lambda: Bilinear(rank=0), "rank must be"),
         (lambda: Bilinear(images="image"), "images must be 'series'"),
-        (lambda: Bilinear(time="slow"), "time must be"),
+        (lambda: Bilinear(space=Skip(source="adjoint")), "of noise"),
         (
             lambda: LowRankAndSparse(sparse=Decoder(features=(4,))),
             "must have as many scales",

@@ -356,65 +356,44 @@ class Decoder(Generator):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Bilinear(Generator):
-    """A series of low rank: images from a decoder times functions of time.
+    """A series of low rank: images from a network times functions of time.
 
     ``x_t = sum over r of U_r v_r(t)`` with `rank` complex images U_r that `space`
-    makes, and v_0 = 1 for what does not move. The other functions are free numbers, or
-    made by a network of one code for each frame (Yoo et al., IEEE TMI 2021; Ahmed et
-    al., arXiv 2106.15785).
+    makes, and v_0 = 1 for what does not move. The other functions are free numbers
+    (with a network of time as well: Ahmed et al., arXiv 2106.15785).
 
     Attributes
     ----------
     rank : int
         Images.
-    space : Decoder
+    space : Decoder or Skip
         Makes the images; its own `images` and `channels` are replaced.
-    time : {"network", "free"}
-        Where the functions of time come from.
-    harmonics : int
-        Codes of a frame are the cosines and sines of so many lowest frequencies of the
-        series.
-    hidden : int
-        Width of the network of time.
     """
 
     rank: int = 6
-    space: Decoder = field(default_factory=Decoder)
-    time: Literal["network", "free"] = "network"
-    harmonics: int = 6
-    hidden: int = 32
+    space: Decoder | Skip = field(default_factory=Skip)
     images: Literal["image", "series"] = "series"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "rank", "harmonics", "hidden")
+        at_least(1, self, "rank")
         self._only_series_of_noise()
-        if not isinstance(self.space, Decoder):
-            raise TypeError(f"space must be a Decoder, got {self.space!r}")
-        one_of(("network", "free"), self, "time")
+        if not isinstance(self.space, (Decoder, Skip)):
+            raise TypeError(f"space must be a Decoder or a Skip, got {self.space!r}")
         own = replace(self.space, images="series", channels=self.rank, depth=self.depth)
+        own._only_series_of_noise()
         object.__setattr__(self, "space", own)
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Give the size at the coarsest scale."""
+        """Give the size of what `space` sees."""
         return self.space.noise_shape(rows, columns)
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
         """Name the layers of the images, and those of time."""
         layers = dict(self.space.parts(inputs, self.space.outputs))
-        given = 2 * (self.rank - 1)
-        codes = 2 * self.harmonics if self.time == "network" else self.channels
-        if given and self.time == "network":
-            layers["time"] = Convolutions(
-                (codes, self.hidden, self.hidden, given),
-                axes=2,
-                slope=self.slope,
-                gains=(1.0, 1.0, 1.0),
-                side=1,
-                normalised=True,
-            )
-        elif given:
-            layers["time"] = Convolutions((codes, given), axes=2, gains=(1.0,), side=1)
+        if self.rank > 1:
+            widths = self.channels, 2 * (self.rank - 1)
+            layers["time"] = Convolutions(widths, axes=2, gains=(1.0,), side=1)
         return layers
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
@@ -428,8 +407,10 @@ class Bilinear(Generator):
             xp.concat([still[:, k] + (1 - k)] * self.channels, axis=2) for k in range(2)
         )
         if self.rank > 1:
-            codes = fitted(self._codes(), z, xp) + xp.zeros_like(z[:, :1, :1, :1])
-            drawn = layers.time(codes)
+            # One number for each frame and function: those of a unit matrix.
+            frames = np.eye(self.channels, dtype=np.float32)[None, ..., None]
+            frames = fitted(frames, z, xp) + xp.zeros_like(z[:, :1, :1, :1])
+            drawn = layers.time(frames)
             drawn = xp.reshape(drawn, (B, 2, self.rank - 1, self.channels))
             real = xp.concat([real, drawn[:, 0]], axis=1)
             imaginary = xp.concat([imaginary, drawn[:, 1]], axis=1)
@@ -437,17 +418,6 @@ class Bilinear(Generator):
         u, v = parts[:, 0], parts[:, 1]
         series = xp.stack([a @ u - b @ v, a @ v + b @ u], axis=1)
         return xp.reshape(series, (B, 2 * self.channels, H, W))
-
-    def _codes(self) -> np.ndarray:
-        """Codes of the frames, (1, codes, T, 1)."""
-        T = self.channels
-        if self.time == "free":
-            codes = np.eye(T)
-        else:
-            angles = 2 * np.pi * np.arange(1, self.harmonics + 1)[:, None]
-            angles = angles * np.arange(T) / T
-            codes = np.concatenate([np.cos(angles), np.sin(angles)])
-        return codes[None, ..., None].astype(np.float32)
 
 
 @register
@@ -467,7 +437,7 @@ class LowRankAndSparse(Generator):
         The second; its `images` and `channels` are replaced.
     """
 
-    low_rank: Bilinear = field(default_factory=Bilinear)
+    low_rank: Bilinear = field(default_factory=lambda: Bilinear(space=Decoder()))
     sparse: Decoder = field(default_factory=Decoder)
     images: Literal["image", "series"] = "series"
 

@@ -8,7 +8,8 @@ a step towards the data, as far as data that are held out allow::
     image = argmin of |A x - y|^2 + weight |x - average|^2
 
 A network learns the last of an image slowly. Where A sees most of it, as several coils
-do, the data know it better.
+do, the data know it better. Where each datum is the value of a pixel, a part of the
+residual is brought back, and `svdinv.unroll.untrained.residual` takes the noise out.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from svdinv.unroll.algorithms import ADMM
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import to_json
+from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import Prior
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, tensor
@@ -44,6 +46,7 @@ from svdinv.unroll.training.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from svdinv.unroll.untrained.residual import cleaned, denoiser
 from svdinv.unroll.untrained.stopping import HeldOut, Rule, Seen
 
 __all__ = ["Fit", "Fitting", "Options", "Record", "fit"]
@@ -91,7 +94,8 @@ class Options:
     consistent : bool
         Whether the average takes a step towards the data at the end. Only with
         `HeldOut`, whose data say how far, a linear operator and `L2`; else it is left
-        as it is.
+        as it is. Of real images of which `Sampling` takes values, non-local means
+        take out the noise of the step; that needs scikit-image.
     every : int
         Iterations from one look at the rule to the next.
     seed : int
@@ -280,6 +284,8 @@ class Fitting:
         self.state = self.states[0]
         if "z" not in self.state or generator.cells != 1:
             raise TypeError(f"{type(generator).__name__} is no generator")
+        if options.consistent and self.left_out is not None and self._filtered:
+            denoiser()  # before it takes long: scikit-image may be missing
         if options.penalty:
             for state in self.states:
                 state["penalty"] = generator.no_penalty(state["x"])
@@ -542,6 +548,10 @@ class Fitting:
         usable = problem.A.linear and isinstance(problem.fidelity, L2)
         if not (self.options.consistent and usable) or held is None:
             return average
+        if self._filtered:
+            given = (average, problem.y[0], self.measured[0], held[0])
+            found = cleaned(*(array.cpu().numpy() for array in given))
+            return torch.from_numpy(found).to(average)
         x = image = average[None]
         admm = ADMM(cg_iterations=2 * _STEPS, batch_axes=1)
         norm = admm.suited(problem, x, None)["penalty"]
@@ -561,6 +571,13 @@ class Fitting:
         if best == math.inf:
             return average
         return admm.explain(x, x, problem, best * norm)[0]
+
+    @property
+    def _filtered(self) -> bool:
+        """Whether each datum is the value of a pixel, all with the same noise."""
+        x, fidelity = self.state["x"], self.problem.fidelity
+        values = isinstance(self.problem.A, Sampling) and not x.is_complex()
+        return values and isinstance(fidelity, L2) and fidelity.weight is None
 
     @property
     def _lost(self) -> bool:

@@ -35,8 +35,8 @@ def _conv_decoder(common: dict[str, Any], scales: int) -> Recipe:
 
 
 def _bilinear(common: dict[str, Any], scales: int) -> Recipe:
-    space = Decoder(features=(64,) * scales)
-    return Bilinear(space=space, rank=8, depth=64, **common)
+    space = Skip(features=(32,) * scales, skips=(4,) * scales)
+    return Bilinear(space=space, rank=8, **common)
 
 
 def _low_rank_and_sparse(common: dict[str, Any], scales: int) -> Recipe:
