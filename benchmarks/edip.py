@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "EDIP-FE": {"trained": "decoder"},
     "SVD-DIP": {"trained": "singular values", "rate": 1e-3},
 }
+EVERY = ("TV", "DIP", *VARIANTS, "subspace")
 COLUMNS = ("start", "best", "stopped", "iterations", "rise", "as DIP", "seconds")
 # Of the subspace: fits to phantoms of the training, weights kept of each, iterations
 # between them, directions, and steps along these.
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=1000, help="of DIP")
     parser.add_argument("--educated", type=int, default=100, help="iterations of EDIP")
     parser.add_argument("--phantoms", nargs="+", default=PHANTOMS)
-    parser.add_argument("--variants", nargs="+", default=["DIP", *VARIANTS, "subspace"])
+    parser.add_argument("--variants", nargs="+", default=EVERY)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--courses", type=Path, default=Path("runs/edip"), help="folder for CSV files"
@@ -126,13 +127,15 @@ def compared(
     def decibels(image: np.ndarray) -> float:
         return TASK.decibels(problem, TASK.finished(image))
 
-    began = time.monotonic()
-    baseline = decibels(tv(problem).image)
-    seconds = time.monotonic() - began
-    yield "TV", {"stopped": baseline, "seconds": seconds}, [(0, baseline)]
     reached = None
     start = decibels(reconstruct(network, problem))
     for what in options.variants:
+        if what == "TV":
+            began = time.monotonic()
+            level = decibels(tv(problem).image)
+            seconds = time.monotonic() - began
+            yield what, {"stopped": level, "seconds": seconds}, [(0, level)]
+            continue
         if what == "DIP":
             done = fit(
                 problem,
@@ -210,8 +213,7 @@ def write(path: Path, course: Sequence[tuple[int, float]]) -> None:
 
 def draw(path: Path, folder: Path) -> None:
     """Draw the mean PSNR over iterations, of the phantoms that have every course."""
-    kinds = ("TV", "DIP", *VARIANTS, "subspace")
-    found = {kind: sorted(folder.glob(f"*, {kind}.csv")) for kind in kinds}
+    found = {kind: sorted(folder.glob(f"*, {kind}.csv")) for kind in EVERY}
     found = {kind: files for kind, files in found.items() if files}
     names = [{file.name.rsplit(", ")[0] for file in files} for files in found.values()]
     shared = set.intersection(*names)

@@ -330,7 +330,12 @@ def test_the_weights_of_the_package_are_fitted(tmp_path, capsys):
     assert estimated == pytest.approx(0.01, rel=0.3)
     begun = Ct().decibels(made, reconstruct(network, made))
     assert found > begun + 0.4
-    capsys.readouterr()
+    pytest.importorskip("h5py")
+    path = tmp_path / "sinogram.h5"
+    write_problem(path, Ct(), replace(made, truth=None))
+    short = ["--iterations", "2", "--device", "cpu", "--output", str(tmp_path)]
+    assert main(["fit", str(path), "--prior", "edip", *short]) == 0
+    assert "iteration 2 of 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -748,6 +748,23 @@ class TestSubspace:
             again = found.network(y, mask)[0].numpy()
         np.testing.assert_allclose(again, found.image, atol=1e-5)
 
+    def test_networks_of_several_cells(self):
+        problem = noisy()
+        recipe = PrimalDual(cells=2, features=4, memory=2, channels=3)
+        first = Network(recipe, seed=1)
+        how = {"weights": first, "recorrupted": 0.1, "snapshots": 2, "rule": None}
+        begun = run(problem, recipe, iterations=12, **how)
+        basis = directions(begun.snapshots, 3)
+        found = fit_in_subspace(problem, first, basis, steps=3)
+        values = [r.data for r in found.trajectory]
+        assert values == sorted(values, reverse=True)
+        with torch.no_grad():
+            image = first(torch.from_numpy(problem.y[None]), problem.A)[0].numpy()
+            again = found.network(torch.from_numpy(problem.y[None]), problem.A)[0]
+        rest = np.sum((image - problem.y) ** 2) / 2 / problem.y.size
+        assert values[0] < 0.99 * rest
+        np.testing.assert_allclose(again.numpy(), found.image, atol=1e-5)
+
     def test_other_likelihoods_are_refused(self):
         problem = replace(noisy(), fidelity=PoissonKL())
         with pytest.raises(TypeError, match="L2 fidelity"):

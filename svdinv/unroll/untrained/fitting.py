@@ -324,8 +324,8 @@ class Fitting:
         if not isinstance(problem, Problem):
             raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
         self.options, self.recipe, self.measure = options, generator, measure
-        self.device, self.fidelity = torch.device(device), problem.fidelity
-        self._check()
+        self.device = torch.device(device)
+        self._check(problem)
         convert = partial(tensor, device=self.device)
         single = replace(problem, truth=None).single()
         single = single.replace_arrays(convert)
@@ -685,14 +685,14 @@ class Fitting:
             self.optimiser.load_state_dict(copy.deepcopy(moments))
         return True
 
-    def _check(self) -> None:
+    def _check(self, problem: Problem) -> None:
         """Refuse what does not go together."""
         options, generator = self.options, self.recipe
         if options.trained == "decoder" and not has_encoder(generator):
             raise ValueError(
                 f"trained: {type(generator).__name__} has no encoder to keep"
             )
-        fidelity: Any = self.fidelity
+        fidelity = problem.fidelity
         white = isinstance(fidelity, L2) and fidelity.weight is None
         for name in ("recorrupted", "preconditioned"):
             if getattr(options, name) and not white:
