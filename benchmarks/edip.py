@@ -212,13 +212,16 @@ def write(path: Path, course: Sequence[tuple[int, float]]) -> None:
 
 
 def draw(path: Path, folder: Path) -> None:
-    """Draw the mean PSNR over iterations, of the phantoms that have every course."""
+    """Draw the mean PSNR over iterations, of the phantoms that have every course.
+
+    Left all, right what begins with a trained network.
+    """
     found = {kind: sorted(folder.glob(f"*, {kind}.csv")) for kind in EVERY}
     found = {kind: files for kind, files in found.items() if files}
     names = [{file.name.rsplit(", ")[0] for file in files} for files in found.values()]
     shared = set.intersection(*names)
-    figure = Figure((6, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure((9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for kind, files in found.items():
         courses = [
             np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2)
@@ -227,14 +230,19 @@ def draw(path: Path, folder: Path) -> None:
         ]
         if kind == "TV":
             level = np.mean([course[0, 1] for course in courses])
-            axes.axhline(level, color="black", ls=":", label="TV, best weight")
+            for axes in (left, right):
+                axes.axhline(level, color="black", ls=":", label="TV, best weight")
             continue
         # A fit that has ended stays as it is.
         steps = max(courses, key=len)[:, 0]
         values = [np.interp(steps, *course.T) for course in courses]
-        axes.plot(steps + 1, np.mean(values, axis=0), label=kind)
-    axes.set(xscale="log", xlabel="iteration + 1", ylabel="mean PSNR in dB")
-    axes.legend(frameon=False, fontsize="small")
+        mean, color = np.mean(values, axis=0), f"C{EVERY.index(kind)}"
+        left.plot(steps + 1, mean, color=color, label=kind)
+        if kind != "DIP":
+            right.plot(steps, mean, color=color, label=kind)
+    left.set(xscale="log", xlabel="iteration + 1", ylabel="mean PSNR in dB")
+    right.set(xlabel="iteration")
+    left.legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=110)
 
 
