@@ -1,14 +1,14 @@
 """Educated deep image prior for CT, beside an uneducated one and total variation.
 
-    svdinv train ct-edip --output runs/ct
-    python benchmarks/edip.py runs/ct --size 128
+    python benchmarks/edip.py --courses runs/edip --figure docs/figures/edip.png
 
-Phantoms of other kinds than the ellipses of the training. Total variation has its best
-weight, chosen with the truth; every fit is stopped by its rule, which does not know it.
-For each variant: PSNR at the start, at the best of its averaged iterates, and where the
-rule stopped; iterations up to there, up to 0.1 dB below the best (rise), and up to the
-PSNR at which the uneducated prior was stopped; seconds. A line is printed as soon as it
-is known, then the means.
+Phantoms of other kinds than those of the training. Total variation has its best weight,
+chosen with the truth; the uneducated prior is stopped by held-out data, and the others
+after a number of iterations that is the same for all. For each: PSNR at the start, at
+the best of its averaged iterates, and where it was stopped; iterations up to there, up
+to 0.1 dB below the best (rise), and up to the PSNR at which the uneducated prior was
+stopped; seconds. A line is printed as soon as it is known, then the means. The figure
+shows the means of the courses in the folder, where other runs may have left some.
 """
 
 from __future__ import annotations
@@ -17,16 +17,27 @@ import argparse
 import csv
 import time
 from collections import defaultdict
-from dataclasses import astuple
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from svdinv.unroll.evaluation.inference import open_network
-from svdinv.unroll.priors import HuberVariation
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.ct import Ct, CtOptions, tv
-from svdinv.unroll.untrained import Options, directions, fit, fit_in_subspace
+from svdinv.unroll.torch import Network
+from svdinv.unroll.training.run import reconstruct
+from svdinv.unroll.untrained import (
+    Fit,
+    directions,
+    educated,
+    fit,
+    fit_in_subspace,
+)
+from svdinv.unroll.untrained.presets import generator_for
 
 TASK = Ct()
 PHANTOMS = (
@@ -39,142 +50,200 @@ PHANTOMS = (
     "density:chelsea",
     "density:flower",
 )
-# What is fitted, whether from the weights of the training, and how fast.
-VARIANTS = {
-    "DIP": ("all", False, 1e-2),
-    "EDIP": ("all", True, 3e-4),
-    "EDIP-FE": ("decoder", True, 3e-4),
-    "SVD-DIP": ("singular values", True, 1e-3),
+# What is fitted, and how fast.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "EDIP": {"trained": "all"},
+    "EDIP-FE": {"trained": "decoder"},
+    "SVD-DIP": {"trained": "singular values", "rate": 1e-3},
 }
+EVERY = ("TV", "DIP", *VARIANTS, "subspace")
 COLUMNS = ("start", "best", "stopped", "iterations", "rise", "as DIP", "seconds")
-KEPT, STEPS = 60, 25  # directions of the subspace, and steps in it
+# Of the subspace: fits to phantoms of the training, weights kept of each, iterations
+# between them, directions, and steps along these.
+FITS, KEPT, BETWEEN, RANK, STEPS = 3, 4, 8, 6, 4
 
 
 def main() -> None:
     """Print the lines, and the means."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights", help="folder of svdinv train ct-edip")
+    parser.add_argument("--weights", default="ct", help="of a trained network")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--views", type=int, default=60)
     parser.add_argument("--noise", type=float, default=0.01)
-    parser.add_argument("--tv", type=float, default=0.0, help="weight in every fit")
-    parser.add_argument("--iterations", type=int, default=2500, help="of DIP")
-    parser.add_argument("--educated", type=int, default=1000, help="iterations of EDIP")
+    parser.add_argument("--iterations", type=int, default=1000, help="of DIP")
+    parser.add_argument("--educated", type=int, default=100, help="iterations of EDIP")
     parser.add_argument("--phantoms", nargs="+", default=PHANTOMS)
-    parser.add_argument("--variants", nargs="+", default=[*VARIANTS, "subspace"])
+    parser.add_argument("--variants", nargs="+", default=EVERY)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--csv", type=Path, help="folder for the trajectories")
+    parser.add_argument(
+        "--courses", type=Path, default=Path("runs/edip"), help="folder for CSV files"
+    )
+    parser.add_argument("--figure", type=Path, help="of the mean PSNR over iterations")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     network = open_network(options.weights)
+    basis = None
+    if "subspace" in options.variants:
+        basis = moved(options, network)
     every = defaultdict(list)
     for name in options.phantoms:
-        for what, found in compared(options, network, name).items():
+        problem = measured(options, name)
+        for what, found, course in compared(options, network, basis, problem):
             every[what].append(found)
             print(f"{name}, {what}: {told(found)}", flush=True)
+            write(options.courses / f"{problem.name}, {what}.csv", course)
     for what, rows in every.items():
         means = {k: np.mean([row[k] for row in rows if k in row]) for k in rows[0]}
         print(f"mean of {len(rows)}, {what}: {told(means)}")
+    if options.figure:
+        draw(options.figure, options.courses)
 
 
-def told(found: dict) -> str:
+def measured(options: argparse.Namespace, name: str, seed: int = 0) -> Problem:
+    """Measure a phantom."""
+    picture = name.startswith("density:")
+    asked = CtOptions(
+        size=None if picture else options.size,
+        crop=options.size if picture else None,
+        views=options.views,
+        noise=options.noise,
+        seed=seed,
+    )
+    return TASK.measure(TASK.read(name, asked), asked)
+
+
+def told(found: Mapping[str, float]) -> str:
     """Say numbers in a line."""
     return "  ".join(
         f"{k} {v:.0f}" if k in COLUMNS[3:] else f"{k} {v:.2f}" for k, v in found.items()
     )
 
 
-def compared(options: argparse.Namespace, network, name: str) -> dict:
-    """Give the numbers of each method, for one phantom."""
-    density = name.startswith("density:")
-    asked = CtOptions(
-        size=None if density else options.size,
-        crop=options.size if density else None,
-        views=options.views,
-        noise=options.noise,
-    )
-    problem = TASK.measure(TASK.read(name, asked), asked)
+def compared(
+    options: argparse.Namespace, network: Network, basis: Any, problem: Problem
+) -> Any:
+    """Give the name, the numbers and the course of each method."""
 
     def decibels(image: np.ndarray) -> float:
-        return TASK.decibels(problem, image)
+        return TASK.decibels(problem, TASK.finished(image))
 
-    began = time.monotonic()
-    baseline = decibels(tv(problem).image)
-    found = {"TV": {"stopped": baseline, "seconds": time.monotonic() - began}}
     reached = None
+    start = decibels(reconstruct(network, problem))
     for what in options.variants:
-        if what == "subspace":
-            trajectory, seconds = in_subspace(problem, network, decibels)
-            stopped = trajectory[-1]
-        else:
-            trained, educated, rate = VARIANTS[what]
-            recipe = network.recipe
+        if what == "TV":
+            began = time.monotonic()
+            level = decibels(tv(problem).image)
+            seconds = time.monotonic() - began
+            yield what, {"stopped": level, "seconds": seconds}, [(0, level)]
+            continue
+        if what == "DIP":
             done = fit(
                 problem,
-                recipe if educated else uneducated(recipe),
-                Options(
-                    iterations=options.educated if educated else options.iterations,
-                    rate=rate,
-                    trained=trained,
-                    prior=HuberVariation(options.tv, 0.01) if options.tv else None,
-                ),
-                weights=network if educated else None,
+                generator_for("dip", problem),
+                iterations=options.iterations,
+                input_noise=TASK.input_noise,
                 measure=decibels,
                 progress=False,
             )
-            trajectory, seconds = done.trajectory, done.seconds
-            stopped = next(r for r in trajectory if r.iteration >= done.best)
-        if what == "DIP":
-            reached = stopped.decibels
-        best = max(r.decibels for r in trajectory)
+            reached = decibels(done.image)
+        elif what == "subspace":
+            done = fit_in_subspace(
+                problem, network, basis, steps=STEPS, measure=decibels
+            )
+        else:
+            done = fitted(options, network, problem, decibels, **VARIANTS[what])
+        records = done.trajectory
+        course = [(0, start)] if what != "DIP" else []
+        course += [(r.iteration, r.decibels) for r in records]
+        best = max(x for _, x in course)
         row = {
-            "start": trajectory[0].decibels,
+            "start": course[0][1],
             "best": best,
-            "stopped": stopped.decibels,
-            "iterations": stopped.iteration,
-            "rise": first(trajectory, best - 0.1),
-            "seconds": seconds,
+            "stopped": decibels(done.image),
+            "iterations": done.best,
+            "rise": first(course, best - 0.1),
+            "seconds": done.seconds,
         }
-        if reached is not None and best >= reached:
-            row["as DIP"] = first(trajectory, reached)
-        found[what] = row
-        if options.csv:
-            options.csv.mkdir(parents=True, exist_ok=True)
-            stem = f"{name.replace(':', '-')}-{what}.csv"
-            with (options.csv / stem).open("w", newline="") as file:
-                csv.writer(file).writerows(map(astuple, trajectory))
-    return found
+        if reached is not None and what != "DIP":
+            row["as DIP"] = first(course, reached)
+        yield what, row, course
 
 
-def uneducated(recipe):
-    """Give the recipe with noise at its input."""
-    return type(recipe)(
-        **{**vars(recipe), "source": "noise", "depth": type(recipe).depth}
-    )
-
-
-def first(trajectory: list, decibels: float) -> int:
-    """Give the iteration that is first as good."""
-    return next(r.iteration for r in trajectory if r.decibels >= decibels)
-
-
-def in_subspace(problem, network, decibels) -> tuple[list, float]:
-    """Fit in directions of the beginning of a fit of the educated network."""
-    begun = fit(
+def fitted(
+    options: argparse.Namespace,
+    network: Network,
+    problem: Problem,
+    decibels: Any = None,
+    **changes: Any,
+) -> Fit:
+    """Fit the trained network to a problem, as svdinv fit --prior edip does."""
+    how = educated(problem, network, iterations=options.educated)
+    return fit(
         problem,
         network.recipe,
-        Options(iterations=2 * KEPT, rate=3e-4, rule=None, snapshots=2),
+        how,
         weights=network,
-        progress=False,
-    )
-    done = fit_in_subspace(
-        problem,
-        network,
-        directions(begun.snapshots, KEPT // 2),
-        steps=STEPS,
         measure=decibels,
+        progress=False,
+        **changes,
     )
-    return done.trajectory, begun.seconds + done.seconds
+
+
+def moved(options: argparse.Namespace, network: Network) -> Any:
+    """Find directions along which the weights move in fits to other phantoms."""
+    snapshots: list[Any] = []
+    for seed in range(1, FITS + 1):
+        problem = measured(options, "shapes", seed)
+        changes = {"iterations": KEPT * BETWEEN, "snapshots": BETWEEN}
+        snapshots += fitted(options, network, problem, **changes).snapshots
+    return directions(snapshots, RANK)
+
+
+def first(course: Sequence[tuple[int, float]], decibels: float) -> float:
+    """Give the iteration that is first as good."""
+    return next((i for i, x in course if x >= decibels), np.nan)
+
+
+def write(path: Path, course: Sequence[tuple[int, float]]) -> None:
+    """Write the PSNR after so many iterations."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("iteration", "PSNR / dB"), *course])
+
+
+def draw(path: Path, folder: Path) -> None:
+    """Draw the mean PSNR over iterations, of the phantoms that have every course.
+
+    Left all, right what begins with a trained network.
+    """
+    found = {kind: sorted(folder.glob(f"*, {kind}.csv")) for kind in EVERY}
+    found = {kind: files for kind, files in found.items() if files}
+    names = [{file.name.rsplit(", ")[0] for file in files} for files in found.values()]
+    shared = set.intersection(*names)
+    figure = Figure((9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for kind, files in found.items():
+        courses = [
+            np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2)
+            for file in files
+            if file.name.rsplit(", ")[0] in shared
+        ]
+        if kind == "TV":
+            level = np.mean([course[0, 1] for course in courses])
+            for axes in (left, right):
+                axes.axhline(level, color="black", ls=":", label="TV, best weight")
+            continue
+        # A fit that has ended stays as it is.
+        steps = max(courses, key=len)[:, 0]
+        values = [np.interp(steps, *course.T) for course in courses]
+        mean, color = np.mean(values, axis=0), f"C{EVERY.index(kind)}"
+        left.plot(steps + 1, mean, color=color, label=kind)
+        if kind != "DIP":
+            right.plot(steps, mean, color=color, label=kind)
+    left.set(xscale="log", xlabel="iteration + 1", ylabel="mean PSNR in dB")
+    right.set(xlabel="iteration")
+    left.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

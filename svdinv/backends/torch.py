@@ -152,7 +152,7 @@ class _Eager(_Compiled):
             for t in ctx.saved_tensors
         )
         x, y = _split(ctx, saved)
-        with without_autocast(_first(saved)):
+        with without_autocast(_first((*saved, *dx))):
             tangents = ctx.operation.tangent(x, y, dx, _call, xp)
         return tuple(None if t is None else t.resolve_conj() for t in tangents)
 

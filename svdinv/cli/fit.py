@@ -35,7 +35,7 @@ __all__ = ["PENALTY", "add", "run"]
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
 _EDUCATED = "edip"
 PENALTY = 0.01
-_RATE, _EDUCATED_RATE = 0.01, 3e-4
+_ITERATIONS, _RATE, _EDUCATED_RATE = 2000, 0.01, 3e-4
 _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 
 _EPILOG = """\
@@ -46,13 +46,15 @@ examples:
   svdinv fit scan.npz --mask radial --prior bilinear
   svdinv fit raw.h5 --stop held-out            k-space as it was measured
   svdinv fit walnut-1 --views 30 --noise 0.01 --tv 1e-4           a tomogram
-  svdinv fit sinogram.h5 --prior edip --weights runs/ct
+  svdinv fit sinogram.h5 --prior edip          from the weights of svdinv reconstruct
 
 The image is what a network makes of noise; its weights are fitted to this one
 measurement, and no other image is used. --prior says which network, --stop how the fit
-knows when it has begun to fit noise. Written are the reconstruction, a picture that
-compares, an animation of series, and a table of the fit (.csv). Ctrl-C keeps the best
-so far. With --checkpoint the same command goes on where it was killed.
+knows when it has begun to fit noise. A trained network (edip) that sees the data learns
+to predict them from data with more noise, for --iterations. Written are the
+reconstruction, a picture that compares, an animation of series, and a table of the fit
+(.csv). Ctrl-C keeps the best so far. With --checkpoint the same command goes on where
+it was killed.
 """
 
 
@@ -78,45 +80,50 @@ def add(commands: Subparsers) -> None:
         "--prior",
         type=filled,
         help=f"the network: {', '.join(_PRIORS)} (default dip; the last two for "
-        f"series), {_EDUCATED} with --weights, or package.module:Class",
+        f"series), {_EDUCATED} (a trained network), or package.module:Class",
     )
     fit.add_argument(
         "--weights",
         type=folder,
         metavar="PATH",
-        help="begin with a generator that svdinv train has trained (educated deep "
-        "image prior): its weights.safetensors, or the folder with it",
+        help="begin with a network that svdinv train has trained (educated deep image "
+        "prior): its weights.safetensors, or the folder with it (default with "
+        f"--prior {_EDUCATED}: those that come with svdinv)",
     )
     fit.add_argument(
         "--trained",
         choices=("all", "decoder", "singular-values"),
         default="all",
-        help="what is fitted: all weights (default); those of no encoder; of each "
-        "convolution as a matrix the singular values alone",
+        help="what is fitted: all weights (default); those of no encoder, which of an "
+        "unrolled network is the first half; of each convolution as a matrix the "
+        "singular values alone",
     )
     add_task_options(fit, several=False)
     fit.add_argument(
         "--stop",
         choices=_RULES,
-        default="held-out",
         help="when to end: least error of a twentieth of the data that is held out "
         "(default); least variance of the iterates; data fitted as well as the noise "
-        "allows; least risk by Stein's estimate, in twice the time; at the end",
+        "allows; least risk by Stein's estimate, in twice the time; at the end "
+        f"(default with {_EDUCATED})",
     )
     fit.add_argument(
         "--deviation",
         type=positive_number,
         help="standard deviation of the noise in the data, for --stop discrepancy and "
-        "sure (default: --noise)",
+        f"sure, and for {_EDUCATED} (default: --noise; for {_EDUCATED} what the "
+        "network leaves of measured data)",
     )
     fit.add_argument(
-        "--iterations", type=positive, default=2000, help="at most (default 2000)"
+        "--iterations",
+        type=positive,
+        help=f"at most (default {_ITERATIONS}, with {_EDUCATED} 100)",
     )
     fit.add_argument(
         "--learning-rate",
         type=positive_number,
-        help=f"(default {_RATE}, and {_EDUCATED_RATE} with --weights: larger steps "
-        "undo the training)",
+        help=f"(default {_RATE}; with {_EDUCATED} {_EDUCATED_RATE}, and 1e-4 of an "
+        "unrolled network: larger steps undo the training)",
     )
     fit.add_argument(
         "--input-noise",
@@ -197,7 +204,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
         generator, network = _generator(arguments, task, problem, device)
         noise = None if measured else task.deviation(problem, settings)
-        options = _options(arguments, task, problem, generator, noise)
+        predicts = _predicts(generator, network, measured or noise)
+        learned = network if predicts else None
+        options = _options(arguments, task, problem, generator, noise, learned)
         written = files(arguments.output, task, problem)
         table = written.panel.with_name(
             written.panel.name.replace("-panel.png", "-fit.csv")
@@ -227,7 +236,7 @@ def run(arguments: argparse.Namespace) -> int:
             written,
             table,
             weights=network,
-            start=arguments.start is not False,
+            start=not predicts and arguments.start is not False,
             exact=exact,
             baselines=arguments.baselines,
             checkpoint=state,
@@ -253,30 +262,39 @@ def _generator(
     arguments: argparse.Namespace, task: Task, problem: Problem, device: str
 ) -> tuple[Recipe, Network | None]:
     """Give the generator, and its weights where there are some."""
+    from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.inference import open_network
-    from svdinv.unroll.networks import Generator
     from svdinv.unroll.untrained.presets import generator_for
 
-    prior = arguments.prior
-    if arguments.weights is None:
-        if prior == _EDUCATED:
-            raise ValueError(
-                f"argument --prior: {prior} needs --weights, of 'svdinv train "
-                f"{task.kind}'"
-            )
+    prior, weights = arguments.prior, arguments.weights
+    if weights is None and prior != _EDUCATED:
         with naming("--prior"):
             generator = generator_for(prior or "dip", problem)
         return generator, None
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")
-    with naming("--weights"):
-        network = open_network(arguments.weights, device)
-    if not isinstance(network.recipe, Generator):
+    if weights is None and task.kind not in pretrained.names():
         raise ValueError(
-            f"argument --weights: {type(network.recipe).__name__} is no generator"
+            f"argument --prior: {prior} needs --weights, none for {task.kind} come "
+            "with svdinv"
         )
+    with naming("--weights"):
+        network = open_network(weights or task.kind, device)
     check_network(network, task, arguments.input)
     return network.recipe, network
+
+
+def _predicts(generator: Recipe, network: Network | None, noise: Any) -> bool:
+    """Tell whether a network is fitted by what it predicts of data with more noise.
+
+    A generator that has never seen noise, as where pixels are sampled, is fitted as
+    those that have not been trained.
+    """
+    from svdinv.unroll.networks import Generator
+
+    if not isinstance(generator, Generator):
+        return True
+    return network is not None and generator.source == "adjoint" and bool(noise)
 
 
 def _options(
@@ -285,8 +303,12 @@ def _options(
     problem: Problem,
     generator: Recipe,
     noise: Any,
+    network: Network | None,
 ) -> Options:
-    """Make options of the fit of those of the command line."""
+    """Make options of the fit of those of the command line.
+
+    `network` is one that is fitted by what it predicts.
+    """
     from svdinv.unroll.priors import Casorati, HuberVariation
     from svdinv.unroll.untrained import (
         SURE,
@@ -294,14 +316,16 @@ def _options(
         HeldOut,
         MovingVariance,
         Options,
+        educated,
     )
+    from svdinv.unroll.untrained.fitting import has_encoder
 
     if arguments.start is not None and not task.moving:
         raise ValueError(f"argument --start: does not apply to {task.images}")
-    if arguments.trained == "singular-values" and arguments.weights is None:
+    trained = network is not None or arguments.weights is not None
+    if arguments.trained == "singular-values" and not trained:
         raise ValueError("argument --trained: singular-values needs --weights")
-    encoder = any(name.startswith("encoder_") for name in generator.layers(True))
-    if arguments.trained == "decoder" and not encoder:
+    if arguments.trained == "decoder" and not has_encoder(generator):
         raise ValueError("argument --trained: this network has no encoder to keep")
     if arguments.penalty is not None and not generator.has_penalty:
         raise ValueError("argument --penalty: this network has none")
@@ -310,20 +334,21 @@ def _options(
     deviation = noise
     if arguments.deviation is not None:
         deviation = arguments.deviation / problem.scale
-    if arguments.stop in ("discrepancy", "sure"):
+    stop = arguments.stop or ("none" if network else "held-out")
+    if network and stop == "held-out":
+        raise ValueError("argument --stop: held-out would spoil what this network sees")
+    if stop in ("discrepancy", "sure"):
         if not deviation:
-            raise ValueError(f"argument --stop: {arguments.stop} needs --deviation")
-        kind = Discrepancy if arguments.stop == "discrepancy" else SURE
+            raise ValueError(f"argument --stop: {stop} needs --deviation")
+        kind = Discrepancy if stop == "discrepancy" else SURE
         rule: Any = kind(deviation=deviation)
         with naming("--stop"):
             rule.check(problem)
     else:
-        if arguments.deviation is not None:
-            raise ValueError(
-                f"argument --deviation: does not apply to --stop {arguments.stop}"
-            )
+        if arguments.deviation is not None and not network:
+            raise ValueError(f"argument --deviation: does not apply to --stop {stop}")
         rule = {"held-out": HeldOut(), "variance": MovingVariance(), "none": None}
-        rule = rule[arguments.stop]
+        rule = rule[stop]
     if arguments.low_rank and not task.moving:
         raise ValueError(f"argument --low-rank: does not apply to {task.images}")
     if arguments.low_rank and arguments.tv:
@@ -333,15 +358,24 @@ def _options(
         prior = HuberVariation(arguments.tv, 0.01)
     elif arguments.low_rank:
         prior = Casorati(arguments.low_rank)
-    usual = _RATE if arguments.weights is None else _EDUCATED_RATE
+    how = {
+        "iterations": arguments.iterations,
+        "rate": arguments.learning_rate,
+        "rule": rule,
+        "prior": prior,
+        "penalty": penalty if generator.has_penalty else 0.0,
+        "trained": arguments.trained.replace("-", " "),
+        "seed": arguments.seed % 2**31,
+    }
     input_noise = arguments.input_noise
-    return Options(
-        iterations=arguments.iterations,
-        input_noise=task.input_noise if input_noise is None else input_noise,
-        rate=arguments.learning_rate or usual,
-        rule=rule,
-        prior=prior,
-        penalty=penalty if generator.has_penalty else 0.0,
-        trained=arguments.trained.replace("-", " "),
-        seed=arguments.seed % 2**31,
-    )
+    if network:
+        if input_noise is not None:
+            raise ValueError("argument --input-noise: does not apply to this network")
+        with naming("--prior"):
+            asked = {name: value for name, value in how.items() if value is not None}
+            return educated(problem, network, deviation or None, **asked)
+    usual = _RATE if arguments.weights is None else _EDUCATED_RATE
+    how["iterations"] = arguments.iterations or _ITERATIONS
+    how["rate"] = arguments.learning_rate or usual
+    how["input_noise"] = task.input_noise if input_noise is None else input_noise
+    return Options(**how)

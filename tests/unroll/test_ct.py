@@ -11,6 +11,7 @@ import scipy.io
 from PIL import Image
 
 from svdinv.cli import main
+from svdinv.unroll import pretrained
 from svdinv.unroll.data.htc import read_htc
 from svdinv.unroll.data.noise import counted
 from svdinv.unroll.networks import PrimalDual, Skip
@@ -19,7 +20,8 @@ from svdinv.unroll.tasks.ct import Ct, CtOptions, fbp
 from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.config import preset
-from svdinv.unroll.untrained import Fitting, HeldOut
+from svdinv.unroll.training.run import reconstruct
+from svdinv.unroll.untrained import Fitting, HeldOut, educated
 from svdinv.unroll.untrained import Options as Untrained
 
 SMALL = CtOptions(views=12, noise=0.01, size=24)
@@ -316,12 +318,33 @@ def test_an_educated_prior_is_trained_and_fitted(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_the_weights_of_the_package_are_fitted(tmp_path, capsys):
+    common = ["--size", "48", "--noise", "0.01", "--device", "cpu"]
+    fit = ["fit", "walnut-1", "--prior", "edip", *common, "--iterations", "10"]
+    assert main([*fit, "--output", str(tmp_path)]) == 0
+    rows = (tmp_path / "walnut-1-fit.csv").read_text().splitlines()
+    found = float(rows[-1].split(",")[-1])
+    made = problem(replace(SMALL, size=48, views=60))
+    network = pretrained.load("ct")
+    estimated = educated(made, network).recorrupted / float(made.y.mean())
+    assert estimated == pytest.approx(0.01, rel=0.3)
+    begun = Ct().decibels(made, reconstruct(network, made))
+    assert found > begun + 0.4
+    pytest.importorskip("h5py")
+    path = tmp_path / "sinogram.h5"
+    write_problem(path, Ct(), replace(made, truth=None))
+    short = ["--iterations", "2", "--device", "cpu", "--output", str(tmp_path)]
+    assert main(["fit", str(path), "--prior", "edip", *short]) == 0
+    assert "iteration 2 of 2" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--prior", "edip"], "argument --prior: edip needs --weights"),
+        (["--stop", "held-out", "--prior", "edip"], "--stop: held-out would spoil"),
+        (["--input-noise", "0.1", "--prior", "edip"], "--input-noise: does not apply"),
         (["--prior", "dip", "--weights", "x"], "argument --weights: does not apply"),
-        (["--prior", "edip", "--weights", "colour"], "--weights: Refined is no gen"),
+        (["--prior", "edip", "--weights", "colour"], "--weights: these are for colour"),
         (["--beam", "cone"], "argument --beam: must be parallel or fan"),
         (["--views", "0"], "argument --views: must lie in"),
         (["--photons", "1"], "argument --photons: must lie in"),

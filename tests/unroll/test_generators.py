@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,9 @@ GENERATORS = {
     "skip": Skip(**SMALL, skips=(1, 0)),
     "skip, unbounded, adjoint": Skip(
         **SMALL, skips=(2, 1), bounded=False, source="adjoint"
+    ),
+    "skip, residual": Skip(
+        **SMALL, skips=(2, 1), bounded=False, source="adjoint", residual=True
     ),
     "skip, one pixel below": Skip(features=(2,) * 5, skips=(1,) * 5, depth=2),
     "skip, series": Skip(**SMALL, skips=(1, 1), images="series", channels=T),
@@ -136,6 +140,15 @@ def test_files_and_text(name, tmp_path):
     assert {k: v.shape for k, v in drawn.items()} == shapes(recipe)
 
 
+def test_a_residual_is_added_to_what_is_seen():
+    recipe = GENERATORS["skip, residual"]
+    y, mask = map(torch.from_numpy, measured(recipe))
+    net = network(recipe)
+    whole = Network(replace(recipe, residual=False), seed=1)
+    whole.load_state_dict(net.state_dict())
+    torch.testing.assert_close(net(y, mask), torch.where(mask, y, 0) + whole(y, mask))
+
+
 def test_rank_of_a_bilinear_series():
     recipe = GENERATORS["bilinear"]
     y, mask = map(torch.from_numpy, measured(recipe))
@@ -195,6 +208,7 @@ def test_number_of_weights_of_a_deep_decoder():
         (lambda: Skip(source="else"), "source must be 'noise' or"),
         (lambda: Skip(images="film"), "images must be 'image' or"),
         (lambda: Skip(along_time=True), "along_time is for series"),
+        (lambda: Skip(residual=True), "residual needs source .adjoint. and"),
         (lambda: Decoder(side=5), "side must be 1 or 3"),
         (lambda: Decoder(source="adjoint"), "source must be 'noise'"),
         (lambda: Bilinear(rank=0), "rank must be"),

@@ -22,6 +22,7 @@ from svdinv.unroll.data.densities import (
 from svdinv.unroll.operators import (
     FanBeam,
     ParallelBeam,
+    Sampling,
     Stack,
     dot_test,
     from_matrix,
@@ -242,6 +243,38 @@ def test_filtered_back_projection_is_differentiated(rng):
         for A in beams(7, matrix=matrix):
             y = torch.randn(A.data_shape, dtype=torch.float64, requires_grad=True)
             assert torch.autograd.gradcheck(A.filtered_back_projection, (y,))
+
+
+@pytest.mark.parametrize("fan", [False, True])
+def test_preconditioned_residuals_make_descent_fast(fan, rng):
+    A = list(beams(12, np.arange(0, 180, 5.0)))[fan]
+    y, z = rng.standard_normal((2, 50, *A.data_shape))
+    M = A.preconditioned
+    np.testing.assert_allclose((M(y) * z).sum(), (y * M(z)).sum())
+    assert ((M(y) * y).sum(axis=(1, 2)) > 0).all()
+    np.testing.assert_allclose((M(y) * y).mean(), (y * y).mean(), rtol=0.02)
+    pixels = np.eye(144).reshape(144, 12, 12)
+
+    def spread(weigh):
+        """Largest eigenvalue of A^H M A relative to the median."""
+        normal = A.adjoint(weigh(A(pixels))).reshape(144, 144)
+        values = np.linalg.eigvals(normal).real
+        return values.max() / np.median(values)
+
+    assert spread(M) < spread(lambda y: y) / 5
+    half = Sampling(np.ones((12, 12), bool))
+    np.testing.assert_array_equal((3 * A * half).preconditioned(y), M(y))
+    np.testing.assert_array_equal(half.preconditioned(pixels), pixels)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")
+def test_forward_mode_goes_through_projections(rng):
+    torch = pytest.importorskip("torch")
+    A = ParallelBeam((5, 4), ANGLES)
+    x, dx = torch.from_numpy(rng.standard_normal((2, 5, 4)))
+    for f in (A, lambda x: A.adjoint(A.preconditioned(A(x)))):
+        _, found = torch.func.jvp(f, (x,), (dx,))
+        torch.testing.assert_close(found, f(dx))
 
 
 def test_bounds_on_the_norm():

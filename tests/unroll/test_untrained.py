@@ -18,9 +18,10 @@ from svdinv.unroll.networks import (
     Bilinear,
     Decoder,
     LowRankAndSparse,
+    PrimalDual,
     Skip,
 )
-from svdinv.unroll.operators import MRI, Identity, Sampling
+from svdinv.unroll.operators import MRI, Identity, ParallelBeam, Sampling
 from svdinv.unroll.priors import Casorati, HuberVariation, TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network
@@ -32,6 +33,7 @@ from svdinv.unroll.untrained import (
     MovingVariance,
     Options,
     directions,
+    educated,
     fit,
     fit_in_subspace,
     fitting,
@@ -509,6 +511,109 @@ class TestWhatIsTrained:
             assert torch.equal(weight, before[name])
 
 
+class TestRecorrupted:
+    """Fits of networks that see the data."""
+
+    educated = Skip(**SMALL, source="adjoint", bounded=False, residual=True)
+
+    def test_they_learn_to_predict_and_not_to_repeat(self):
+        problem = noisy(0.2, 32)
+        sees = {"source": "adjoint", "bounded": False}
+        recipe = Skip(features=(8, 8), skips=(4, 0), **sees)
+        options = {"iterations": 300, "rule": None, "input_noise": 0.0}
+        plain = run(problem, recipe, **options)
+        found = run(problem, recipe, recorrupted=0.2, **options)
+        assert error(problem, plain.image) > 0.5 * 0.2**2
+        assert error(problem, found.image) < 0.15 * 0.2**2
+
+    def test_what_is_seen_and_what_is_fitted(self):
+        problem = noisy()
+        options = Options(recorrupted=0.3, every=1, rule=None)
+        fitting = Fitting(problem, self.educated, options)
+        seen = []
+        begin = Skip.begin
+
+        def spy(recipe, given):
+            seen.append(given.y)
+            return begin(recipe, given)
+
+        first = fitting.models[0].network
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Skip, "begin", spy)
+            record = fitting.step()
+        y = fitting.problem.y
+        noise = 2 * (seen[0] - y)
+        assert float(noise.std()) == pytest.approx(0.3, rel=0.1)
+        again = Fitting(problem, self.educated, options).models[0].network
+        assert first is not again
+        with torch.no_grad():
+            rest = again(replace(fitting.problem, y=seen[0])) - (y - 2 * noise)
+        expected = float(rest.square().mean()) / 2
+        assert record.loss == pytest.approx(expected, rel=1e-4)
+
+    @pytest.mark.parametrize("trained", ["all", "decoder", "singular values"])
+    def test_any_network_will_do(self, trained):
+        problem = noisy()
+        recipe = PrimalDual(cells=2, features=4, memory=2, channels=3)
+        first = Network(recipe, seed=1)
+        options = {"trained": trained, "rule": None, "iterations": 2}
+        found = run(problem, recipe, weights=first, recorrupted=0.1, **options)
+        after = found.network.state_dict()
+        same = {k: torch.equal(x, after[k]) for k, x in first.state_dict().items()}
+        early = {k: x for k, x in same.items() if k.startswith("cells.0.")}
+        assert all(early.values()) == (trained == "decoder")
+        assert not all(same.values())
+        with pytest.raises(TypeError, match="PrimalDual is no generator"):
+            run(problem, recipe, weights=first, rule=None)
+
+    def test_options_that_suit_a_network(self):
+        problem = noisy()
+        network = Network(self.educated, seed=0)
+        with torch.no_grad():
+            image = network(torch.from_numpy(problem.y[None]), problem.A)
+        rest = image[0].numpy() - problem.y
+        found = educated(problem, network, iterations=7)
+        assert found.recorrupted == pytest.approx(float(np.sqrt(np.mean(rest**2))))
+        assert found.iterations == 7
+        assert educated(problem, network, 0.3).recorrupted == 0.3
+        nothing = replace(problem, y=np.zeros_like(problem.y))
+        with pytest.raises(ValueError, match="which have no noise"):
+            educated(nothing, Network(PrimalDual(cells=1, channels=3), seed=0))
+
+    def test_what_does_not_go_with_them(self):
+        for options, message in (
+            ({"rule": HeldOut()}, "HeldOut leaves data out"),
+            ({"rule": None, "guidance": 1.0}, "does not go with guidance"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                Options(recorrupted=0.1, **options)
+        weighted = replace(noisy(), fidelity=L2(2.0))
+        for name in ("recorrupted", "preconditioned"):
+            with pytest.raises(ValueError, match=f"{name} needs an L2"):
+                run(weighted, rule=None, **{name: 1})
+
+
+def test_residuals_are_preconditioned():
+    A = ParallelBeam((16, 16), range(0, 180, 12))
+    A = A / A.norm_bound
+    problem = Problem(A(picture()[:1]), A)
+    recipe = Skip(**SMALL, channels=1)
+    records = []
+    for preconditioned in (False, True):
+        options = Options(preconditioned=preconditioned, rule=None, every=1)
+        fitting = Fitting(problem, recipe, options)
+        records.append(fitting.step())
+    model = Fitting(problem, recipe, Options(rule=None, every=1))
+    with torch.no_grad():
+        model.iteration = 1
+        image = model.models[0](model.state, model.problem, model._noise())[0]
+        rest = model.problem.A(image) - model.problem.y
+        expected = (rest * A.preconditioned(rest)).sum() / 2 / rest.numel()
+    assert records[0].loss == records[0].data == pytest.approx(records[1].data)
+    assert records[1].loss == pytest.approx(float(expected), rel=1e-5)
+    assert records[1].loss < 0.5 * records[1].data  # most is of low frequency
+
+
 def test_around_an_image():
     problem = sampled()
     generator = replace(GENERATOR, bounded=False)
@@ -562,6 +667,7 @@ class TestGoingOn:
             {"rule": SURE(deviation=0.1)},
             {"prior": TotalVariation(0.1), "splitting": 1.0},
             {"trained": "singular values", "rule": None},
+            {"recorrupted": 0.1, "rule": None},
         ],
     )
     def test_the_same_bits(self, options, tmp_path):
@@ -690,6 +796,23 @@ class TestSubspace:
             again = found.network(y, mask)[0].numpy()
         np.testing.assert_allclose(again, found.image, atol=1e-5)
 
+    def test_networks_of_several_cells(self):
+        problem = noisy()
+        recipe = PrimalDual(cells=2, features=4, memory=2, channels=3)
+        first = Network(recipe, seed=1)
+        how = {"weights": first, "recorrupted": 0.1, "snapshots": 2, "rule": None}
+        begun = run(problem, recipe, iterations=12, **how)
+        basis = directions(begun.snapshots, 3)
+        found = fit_in_subspace(problem, first, basis, steps=3)
+        values = [r.data for r in found.trajectory]
+        assert values == sorted(values, reverse=True)
+        with torch.no_grad():
+            image = first(torch.from_numpy(problem.y[None]), problem.A)[0].numpy()
+            again = found.network(torch.from_numpy(problem.y[None]), problem.A)[0]
+        rest = np.sum((image - problem.y) ** 2) / 2 / problem.y.size
+        assert values[0] < 0.99 * rest
+        np.testing.assert_allclose(again.numpy(), found.image, atol=1e-5)
+
     def test_other_likelihoods_are_refused(self):
         problem = replace(noisy(), fidelity=PoissonKL())
         with pytest.raises(TypeError, match="L2 fidelity"):
@@ -713,6 +836,7 @@ def test_the_trajectory_is_plain_numbers():
         ({"input_noise": -1.0}, "input_noise must not"),
         ({"trained": "nothing"}, "trained must be one of"),
         ({"splitting": 1.0}, "splitting needs a prior"),
+        ({"recorrupted": -1.0}, "recorrupted must not"),
     ],
 )
 def test_bad_options(options, message):

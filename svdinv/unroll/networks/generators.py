@@ -243,10 +243,14 @@ class Skip(Generator):
         Channels at each scale, finest first.
     skips : tuple of int
         Channels that go past the coarser scales, from each scale; 0 for none.
+    residual : bool
+        Whether the image is what it sees and what it adds to that: for `source`
+        "adjoint", not `bounded`.
     """
 
     features: tuple[int, ...] = (32, 32, 32, 32, 32)
     skips: tuple[int, ...] = (4, 4, 4, 4, 4)
+    residual: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -254,6 +258,9 @@ class Skip(Generator):
         check_features(self.skips, "skips", 0)
         if len(self.skips) != len(self.features):
             raise ValueError(f"skips must be one for each scale, got {self.skips!r}")
+        bounded = self.images == "image" and self.bounded
+        if self.residual and (self.source != "adjoint" or bounded):
+            raise ValueError("residual needs source 'adjoint' and bounded=False")
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
         """Name the layers."""
@@ -289,6 +296,11 @@ class Skip(Generator):
                 maps = xp.concat([maps, past], axis=1)
             maps = getattr(layers, f"decoder_{scale}")(maps)
         return layers.image(maps)
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        """Generate, or correct what is seen."""
+        new = super().cell(state, problem, layers)
+        return new | {"x": state["x"] + new["x"]} if self.residual else new
 
 
 @register

@@ -84,6 +84,23 @@ class Operator:
         """
         return self.adjoint(y)
 
+    def preconditioned(self, y: Array) -> Array:
+        """Weight data so that a descent on what remains of them is fast.
+
+        Parameters
+        ----------
+        y : array
+            Measurements, or what is left of them.
+
+        Returns
+        -------
+        array
+            ``M y``, with M symmetric, positive, and ``A^H M A`` nearer to a multiple of
+            the identity than ``A^H A``: y, unless a subclass knows better; tomography
+            gives the ramp filter, of mean 1.
+        """
+        return y
+
     def derivative(self, x: Array) -> Operator:
         """Give the derivative at an image, a linear operator.
 
@@ -313,6 +330,9 @@ class _Product(Operator):
             y = factor.approximate_inverse(y)
         return y
 
+    def preconditioned(self, y: Array) -> Array:
+        return self.factors[0].preconditioned(y)
+
     def derivative(self, x: Array) -> Operator:
         if self.linear:
             return self
@@ -398,6 +418,9 @@ class _Multiple(Operator):
 
     def approximate_inverse(self, y: Array) -> Array:
         return self.operator.approximate_inverse(_times(1 / self.scalar, y))
+
+    def preconditioned(self, y: Array) -> Array:
+        return self.operator.preconditioned(y)
 
     def __getattr__(self, name: str) -> Any:
         # A bound on the norm, where the operator has one.

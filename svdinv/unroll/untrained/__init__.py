@@ -1,6 +1,13 @@
 """Untrained priors: images as what a network can make, fitted to one measurement."""
 
-from svdinv.unroll.untrained.fitting import Fit, Fitting, Options, Record, fit
+from svdinv.unroll.untrained.fitting import (
+    Fit,
+    Fitting,
+    Options,
+    Record,
+    educated,
+    fit,
+)
 from svdinv.unroll.untrained.linearised import Linearised, linearise
 from svdinv.unroll.untrained.stopping import (
     SURE,
@@ -23,6 +30,7 @@ __all__ = [
     "Record",
     "Rule",
     "directions",
+    "educated",
     "fit",
     "fit_in_subspace",
     "linearise",

@@ -10,6 +10,15 @@ a step towards the data, as far as data that are held out allow::
 A network learns the last of an image slowly. Where A sees most of it, as several coils
 do, the data know it better. Where each datum is the value of a pixel, a part of the
 residual is brought back, and `svdinv.unroll.untrained.residual` takes the noise out.
+
+A trained network that sees the data needs another loss: it soon repeats their noise,
+and leaving some of them out spoils what it sees. In each iteration it is given data
+with more noise, and has to predict others, whose noise is independent of that::
+
+    D(A f(y + n / 2), y - 2 n),  n of the covariance of the noise
+
+Its expectation is that of data without noise, and a constant (Recorrupted-to-
+Recorrupted, Pang, Zheng, Quan & Ji, CVPR 2021).
 """
 
 from __future__ import annotations
@@ -35,7 +44,7 @@ import svdinv.torch
 from svdinv import __version__
 from svdinv.unroll.algorithms import ADMM
 from svdinv.unroll.fidelity import L2
-from svdinv.unroll.networks import Recipe
+from svdinv.unroll.networks import Generator, Recipe
 from svdinv.unroll.networks.recipe import to_json
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import Prior
@@ -49,7 +58,7 @@ from svdinv.unroll.training.checkpoints import (
 from svdinv.unroll.untrained.residual import cleaned, denoiser
 from svdinv.unroll.untrained.stopping import HeldOut, Rule, Seen
 
-__all__ = ["Fit", "Fitting", "Options", "Record", "fit"]
+__all__ = ["Fit", "Fitting", "Options", "Record", "educated", "fit"]
 
 Trained = Literal["all", "decoder", "singular values"]
 
@@ -89,8 +98,17 @@ class Options:
         Iterations from one set of weights kept for `Fit.snapshots` to the next; 0
         keeps none.
     trained : {"all", "decoder", "singular values"}
-        What is fitted: all weights; those of no encoder; or of each convolution as a
-        matrix the singular values alone (Nittscher et al., SVD-DIP, PMLR 227).
+        What is fitted: all weights; those of no encoder, which of an unrolled network
+        is the first half of the cells; or of each convolution as a matrix the singular
+        values alone (Nittscher et al., SVD-DIP, PMLR 227).
+    recorrupted : float
+        Standard deviation of the noise in the data, Gaussian and white. Other than 0,
+        the network sees data with more noise and is fitted to others, as at the top of
+        this module, in place of `input_noise`; any trained network will do then, and no
+        rule that leaves data out.
+    preconditioned : bool
+        Whether the residual is weighted as
+        `svdinv.unroll.operators.Operator.preconditioned` tells.
     consistent : bool
         Whether the average takes a step towards the data at the end. Only with
         `HeldOut`, whose data say how far, a linear operator and `L2`; else it is left
@@ -119,6 +137,8 @@ class Options:
     penalty: float = 0.0
     snapshots: int = 0
     trained: Trained = "all"
+    recorrupted: float = 0.0
+    preconditioned: bool = False
     consistent: bool = True
     every: int = 10
     seed: int = 0
@@ -130,7 +150,7 @@ class Options:
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
         least = ("input_noise", "weight_decay", "splitting", "guidance", "penalty")
-        for name in (*least, "snapshots"):
+        for name in (*least, "snapshots", "recorrupted"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} must not be negative, got {getattr(self, name)!r}"
@@ -144,6 +164,66 @@ class Options:
             raise ValueError(f"trained must be one of {known}, got {self.trained!r}")
         if self.splitting and self.prior is None:
             raise ValueError("splitting needs a prior")
+        if self.recorrupted and self.guidance:
+            raise ValueError("recorrupted does not go with guidance")
+        if self.recorrupted and self.rule is not None and self.rule.withholds:
+            raise ValueError(
+                f"recorrupted: {type(self.rule).__name__} leaves data out; rule must "
+                "be None or another"
+            )
+
+
+def educated(
+    problem: Problem,
+    network: Network,
+    deviation: float | None = None,
+    **changes: Any,
+) -> Options:
+    """Give options that suit the fit of a trained network that sees the data.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of one image, as for `fit`.
+    network : Network
+        The trained network.
+    deviation : float, optional
+        Standard deviation of the noise in the data; by default the root mean square of
+        what the network leaves of them.
+    **changes
+        Attributes to change.
+
+    Returns
+    -------
+    Options
+        Of a hundred iterations, to recorrupted data and with preconditioned residuals.
+        The learning rate is 1e-4, and 3e-4 of a generator.
+
+    Raises
+    ------
+    ValueError
+        If the network explains the data exactly, so that there is no noise.
+    """
+    if deviation is None:
+        device = next(network.parameters()).device
+        single = replace(problem, truth=None).single()
+        single = single.replace_arrays(partial(tensor, device=device))
+        with torch.no_grad():
+            rest = single.A.measured(single.A.forward(network(single)) - single.y)
+            count = (single.A.measured(torch.ones_like(rest)) != 0).sum()
+            deviation = float((rest.abs().square().sum() / count).sqrt())
+            exact = deviation <= _EXACT * float(single.y.abs().square().mean().sqrt())
+        if exact:
+            raise ValueError("the network explains the data, which have no noise")
+    usual: dict[str, Any] = {
+        "iterations": 100,
+        "rate": 3e-4 if isinstance(network.recipe, Generator) else 1e-4,
+        "average": 0.95,
+        "rule": None,
+        "recorrupted": deviation,
+        "preconditioned": True,
+    }
+    return Options(**usual | changes)
 
 
 @dataclass(frozen=True)
@@ -226,7 +306,7 @@ class Fitting:
     ----------
     problem, generator, options, around, weights, measure, device
         As for `fit`; the generator is of one cell, whose state has ``"z"``, what the
-        network sees.
+        network sees. To recorrupted data any network is fitted.
 
     Raises
     ------
@@ -249,7 +329,7 @@ class Fitting:
             raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
         self.options, self.recipe, self.measure = options, generator, measure
         self.device = torch.device(device)
-        self._check()
+        self._check(problem)
         convert = partial(tensor, device=self.device)
         single = replace(problem, truth=None).single()
         single = single.replace_arrays(convert)
@@ -282,7 +362,8 @@ class Fitting:
                 self.states.append(generator.begin(known))
             self.arounds.append(self._around(around, known, convert))
         self.state = self.states[0]
-        if "z" not in self.state or generator.cells != 1:
+        generates = "z" in self.state and generator.cells == 1
+        if not (generates or options.recorrupted):
             raise TypeError(f"{type(generator).__name__} is no generator")
         if options.consistent and self.left_out is not None and self._filtered:
             denoiser()  # before it takes long: scikit-image may be missing
@@ -473,7 +554,14 @@ class Fitting:
     def _evaluated(self, index: int) -> tuple[Tensor, ...]:
         """Give image, what is measured of it, loss and data fidelity of one target."""
         target, around = self.targets[index], self.arounds[index]
-        image, state, z = self.models[index](self.states[index], target, self._noise())
+        seen, aim, state = target, target.y, self.states[index]
+        if self.options.recorrupted:
+            more = self._drawn(self.options.recorrupted, target.y)
+            more = torch.where(self.measured, more, torch.zeros_like(more))
+            seen = replace(target, y=aim + more / _LESS)
+            aim = aim - _LESS * more
+            state = self.recipe.begin(seen)
+        image, state, z = self.models[index](state, seen, self._noise())
         if around is not None:
             image = image + around
         if self.options.splitting and self.iteration == 1:
@@ -483,20 +571,31 @@ class Fitting:
         if self.left_out is not None:
             fitted = torch.where(self.left_out, target.y, Ax)
         distance = target.fidelity.distance(fitted, target.y)
-        loss = distance + self._regularised(image, state, z, index)
+        loss = distance
+        if self.options.recorrupted or self.options.preconditioned:
+            rest = target.A.measured(fitted - aim)
+            weighted = rest
+            if self.options.preconditioned:
+                weighted = target.A.preconditioned(rest)
+            loss = (rest.conj() * weighted).real.sum() / 2
+        loss = loss + self._regularised(image, state, z, index)
         measured = target.fidelity.expected(Ax.detach())
         data = distance.detach() / self.count
         return image.detach(), measured, loss / self.count, data
 
     def _noise(self) -> Tensor | float:
-        """Noise of this iteration, whatever came before."""
-        z, size = self.state["z"], self.options.input_noise
-        if not size:
+        """Noise at the input in this iteration."""
+        if self.options.recorrupted or not self.options.input_noise:
             return 0.0
+        return self._drawn(self.options.input_noise, self.state["z"])
+
+    def _drawn(self, size: float, like: Tensor) -> Tensor:
+        """Draw noise for this iteration, whatever came before."""
         rng = torch.Generator().manual_seed(
             self.options.seed * 1_000_003 + self.iteration
         )
-        return (size * torch.randn(z.shape, generator=rng)).to(z)
+        kind = torch.complex64 if like.is_complex() else torch.float32
+        return (size * torch.randn(like.shape, generator=rng, dtype=kind)).to(like)
 
     def _regularised(self, image: Tensor, state: Any, z: Tensor, index: int) -> Any:
         """Give all that is minimised beside the data fidelity."""
@@ -603,16 +702,18 @@ class Fitting:
             self.optimiser.load_state_dict(copy.deepcopy(moments))
         return True
 
-    def _check(self) -> None:
+    def _check(self, problem: Problem) -> None:
         """Refuse what does not go together."""
         options, generator = self.options, self.recipe
-        names = list(generator.layers(True))
-        if options.trained == "decoder" and not any(
-            name.startswith("encoder_") for name in names
-        ):
+        if options.trained == "decoder" and not has_encoder(generator):
             raise ValueError(
                 f"trained: {type(generator).__name__} has no encoder to keep"
             )
+        fidelity = problem.fidelity
+        white = isinstance(fidelity, L2) and fidelity.weight is None
+        for name in ("recorrupted", "preconditioned"):
+            if getattr(options, name) and not white:
+                raise ValueError(f"{name} needs an L2 fidelity without weights")
         if options.guidance and getattr(generator, "source", "") != "adjoint":
             raise ValueError("guidance needs a generator whose source is 'adjoint'")
 
@@ -681,8 +782,9 @@ def fit(
     ----------
     problem : Problem
         Of one image, of NumPy or PyTorch; its truth is not looked at.
-    generator : Generator
-        Such as `svdinv.unroll.networks.Skip`.
+    generator : Recipe
+        A generator such as `svdinv.unroll.networks.Skip`; with `recorrupted` any
+        network.
     options : Options, optional
         How; the defaults are for photographs.
     around : array or callable, optional
@@ -757,6 +859,9 @@ _CLEARLY = 1e-4
 _SAVE_EVERY = 60.0  # seconds
 _STEPS = 10  # of conjugate gradients, in place of what is left out
 
+_EXACT = 1e-5  # relative to the data
+_LESS = 2  # the noise is added by its part of this, and taken away as many times
+
 # Where the residual is this many times what it usually was, the fit has broken down.
 _DROP = 4.0
 _NOTHING = 1e-3  # of the first residual
@@ -821,32 +926,36 @@ class _Model(nn.Module):
         if weights is not None:
             self.network.load_state_dict(weights.state_dict())
         self.network.to(state["x"].real.dtype)
-        z = state["z"]
+        z = state.get("z")
         self.z = nn.Parameter(z.clone()) if options.guidance else None
         self.values = nn.ParameterDict()
-        cell = self.network.cells[0]
         if options.trained == "decoder":
-            for name, parameter in cell.named_parameters():
-                parameter.requires_grad_(not name.startswith("encoder_"))
+            for index, cell in enumerate(self.network.cells):
+                for name, parameter in cell.named_parameters():
+                    kept = name.startswith("encoder_") or index < recipe.cells // 2
+                    parameter.requires_grad_(not kept)
         elif options.trained == "singular values":
-            self._factorise(cell)
+            self._factorise()
 
     def forward(self, state: Any, problem: Problem, noise: Any) -> Any:
         """Give the image, the state, and what the network saw but for the noise."""
-        z = state["z"] if self.z is None else self.z
-        given = {**state, "z": z + noise}
-        made = functional_call(self.network.cells[0], self._kernels(), (given, problem))
+        z = state.get("z") if self.z is None else self.z
+        made = state if z is None else {**state, "z": z + noise}
+        kernels = self._kernels()
+        for index, cell in enumerate(self.network.cells):
+            made = functional_call(cell, kernels[index], (made, problem))
         return made["x"], made, z
 
     def weights(self) -> Network:
         """Give the network with the weights as they are now."""
         with torch.no_grad():
-            for name, kernel in self._kernels().items():
-                self.network.cells[0].get_parameter(name).copy_(kernel)
+            for cell, kernels in zip(self.network.cells, self._kernels(), strict=True):
+                for name, kernel in kernels.items():
+                    cell.get_parameter(name).copy_(kernel)
         return self.network
 
-    def _factorise(self, cell: nn.Module) -> None:
-        for name, parameter in cell.named_parameters():
+    def _factorise(self) -> None:
+        for name, parameter in self.network.cells.named_parameters():
             parameter.requires_grad_(False)
             if parameter.ndim < 2:
                 continue
@@ -857,15 +966,21 @@ class _Model(nn.Module):
             self.register_buffer(f"right/{label}", Vh.contiguous())
             self.values[label] = nn.Parameter(S.clone())
 
-    def _kernels(self) -> dict[str, Tensor]:
-        """Give the kernels that are made of singular values."""
-        kernels = {}
+    def _kernels(self) -> list[dict[str, Tensor]]:
+        """Give the kernels of each cell that are made of singular values."""
+        kernels: list[dict[str, Tensor]] = [{} for _ in self.network.cells]
         for label, S in self.values.items():
-            name = label.replace("/", ".")
-            shape = self.network.cells[0].get_parameter(name).shape
+            index, name = label.replace("/", ".").split(".", 1)
+            shape = self.network.cells[int(index)].get_parameter(name).shape
             left, right = (getattr(self, f"{k}/{label}") for k in ("left", "right"))
-            kernels[name] = ((left * S) @ right).reshape(shape)
+            kernels[int(index)][name] = ((left * S) @ right).reshape(shape)
         return kernels
+
+
+def has_encoder(recipe: Recipe) -> bool:
+    """Tell whether a network has an encoder that can be kept."""
+    named = any(name.startswith("encoder_") for name in recipe.layers(True))
+    return named or recipe.cells > 1
 
 
 def _fitted_alone(problem: Problem, left_out: Tensor, weight: Any = None) -> Problem:

@@ -132,16 +132,19 @@ def fit_in_subspace(
     single = replace(problem, truth=None).single().replace_arrays(convert)
     state = network.recipe.begin(single)
     first = {name: x.detach() for name, x in network.state_dict().items()}
-    prefix = "cells.0."
-    start = {name.removeprefix(prefix): convert(x) for name, x in first.items()}
+    start = {name: convert(x) for name, x in first.items()}
     added = 0.0 if around is None else convert(around)[None]
-    Q = {name.removeprefix(prefix): convert(x) for name, x in basis.items()}
+    Q = {name: convert(x) for name, x in basis.items()}
     rank = len(next(iter(Q.values())))
 
     def images(c: Tensor) -> Tensor:
         moved = {n: x + torch.tensordot(c, Q[n], dims=1) for n, x in start.items()}
-        made = functional_call(network.cells[0], moved, (state, single))["x"]
-        return made + added
+        made = state
+        for index, cell in enumerate(network.cells):
+            label = f"cells.{index}."
+            own = {n.removeprefix(label): w for n, w in moved.items() if label in n}
+            made = functional_call(cell, own, (made, single))
+        return made["x"] + added
 
     def residual(c: Tensor) -> Tensor:
         r = single.A.measured(single.A.forward(images(c)) - single.y)
@@ -184,8 +187,7 @@ def fit_in_subspace(
                 break
         image = images(c)[0].cpu().numpy()
         fitted = {
-            n: convert(x) + torch.tensordot(c, Q[n.removeprefix(prefix)], dims=1)
-            for n, x in first.items()
+            n: convert(x) + torch.tensordot(c, Q[n], dims=1) for n, x in first.items()
         }
     result = Network(network.recipe, seed=0).to(device)
     result.load_state_dict(fitted)
