@@ -165,7 +165,7 @@ class LLS(SeriesRecipe):
     start_thresholds: tuple[float, float, float] = (0.2, 0.02, 0.004)
     start_coils: tuple[float, float] = (1.0, 0.0)
     finish: int = 0
-    finish_threshold: float = 3e-4
+    finish_threshold: float = 2.5e-4
     finish_noise: tuple[float, float] = (0.06, 0.035)
     noise: bool = False
 
