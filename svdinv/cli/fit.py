@@ -187,9 +187,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from svdinv.unroll.data._files import check_regular
     from svdinv.unroll.evaluation.fitting import fitted
-    from svdinv.unroll.evaluation.forecast import check_memory
+    from svdinv.unroll.evaluation.forecast import check_memory, check_unrolled
     from svdinv.unroll.evaluation.inference import device_of
     from svdinv.unroll.evaluation.reconstruction import files
+    from svdinv.unroll.networks import Generator
 
     source = arguments.input
     state: Path | None = arguments.checkpoint
@@ -203,6 +204,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments, source, check=enough, fitted=True
         )
         generator, network = _generator(arguments, task, problem, device)
+        if not isinstance(generator, Generator):
+            check_unrolled(task, problem, device)
         noise = None if measured else task.deviation(problem, settings)
         predicts = _predicts(generator, network, measured or noise)
         learned = network if predicts else None

@@ -136,6 +136,10 @@ def test_what_would_not_fit_into_memory_is_refused(
     monkeypatch.setattr(forecast, "available_memory", lambda device: 1e6)
     assert run(photo, *SHORT, "--output", tmp_path / "out") == 2
     assert "photo would take about 0.1 GB of memory" in one_line()
+    # All cells of an unrolled network take more than a generator.
+    monkeypatch.setattr(forecast, "available_memory", lambda device: 15e6)
+    assert run(photo, "--prior", "edip", "--output", tmp_path / "out") == 2
+    assert "photo would take about 0.1 GB of memory" in one_line()
     assert not (tmp_path / "out").exists()
 
 

@@ -213,7 +213,7 @@ def test_number_of_weights_of_a_deep_decoder():
         (lambda: Decoder(source="adjoint"), "source must be 'noise'"),
         (lambda: Bilinear(rank=0), "rank must be"),
         (lambda: Bilinear(images="image"), "images must be 'series'"),
-        (lambda: Bilinear(space=Skip(source="adjoint")), "of noise"),
+        (lambda: Bilinear(space=Skip(source="adjoint")), "space must see noise"),
         (
             lambda: LowRankAndSparse(sparse=Decoder(features=(4,))),
             "must have as many scales",

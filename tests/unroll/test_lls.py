@@ -422,6 +422,40 @@ def test_what_all_coils_see_of_a_series_is_not_taken_for_noise(deviation):
     assert abs(found - deviation) < 0.45 * abs(one - deviation)
 
 
+def measured(maps):
+    """Noisy k-space of a series by given maps, and its operator, all of NumPy."""
+    rng = np.random.default_rng(0)
+    series = 1 + 0.05 * gauss(rng, 2, 6, 16, 16)
+    A = MRI(rng.random((6, 16, 16)) < 0.5, maps)
+    clean = A(series)
+    return Problem(clean + 0.02 * A.measured(gauss(rng, *clean.shape)), A)
+
+
+def noise_of(problem):
+    return np.asarray(LLS(noise=True).begin(problem)["deviation"])
+
+
+def test_a_coil_that_is_switched_off_says_nothing_of_the_noise():
+    maps = coil_maps(4, 16, 16, seed=0)
+    off = np.arange(4) == 2
+    known = measured(np.where(off[:, None, None], 0, maps))
+    y = np.where(off[:, None, None], 0, known.y)
+    others = Problem(y[:, :, ~off], MRI(known.A.mask, maps[~off]))
+    found = noise_of(replace(known, y=y))
+    np.testing.assert_allclose(found, noise_of(others), rtol=1e-6)
+
+
+def test_maps_of_numpy_and_of_each_frame_go_with_data_of_pytorch():
+    maps = coil_maps(3, 16, 16, seed=0)
+    known = measured(np.stack([maps] * 6))
+    y = torch.from_numpy(known.y)
+    expected = noise_of(Problem(known.y, MRI(known.A.mask, maps)))
+    assert expected.shape == (2,)
+    for given in (maps, known.A.maps):
+        found = noise_of(Problem(y, MRI(known.A.mask, given)))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_other_operators_leave_the_noise_unknown():
     y = gauss(np.random.default_rng(0), 2, 4, 8, 8)
     state = LLS(noise=True).begin(Problem(y, Identity()))

@@ -15,6 +15,7 @@ import torch
 from svdinv.unroll.algorithms import ADMM, conjugate_gradients
 from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.networks import (
+    SLR,
     Bilinear,
     Decoder,
     LowRankAndSparse,
@@ -389,6 +390,16 @@ class TestResidual:
             cleaned(problem.y, problem.y, measured, held), problem.y
         )
 
+    def test_an_image_of_one_channel_keeps_its_axes(self):
+        problem = self.striped()
+        truth, y = problem.truth[:1, :20], problem.y[:1, :20]
+        held = np.random.default_rng(1).random(y.shape) < 0.3
+        average = 0.6 * truth + np.float32(0.2)  # less contrast
+        found = cleaned(average, y, np.ones(y.shape, bool), held)
+        assert found.shape == (1, 20, 32)
+        assert found.dtype == np.float32
+        assert np.mean((found - truth) ** 2) < 0.5 * np.mean((average - truth) ** 2)
+
     def test_what_is_not_measured_is_no_residual(self):
         problem = self.striped()
         measured = np.random.default_rng(1).random(problem.y.shape) < 0.7
@@ -573,12 +584,45 @@ class TestRecorrupted:
             image = network(torch.from_numpy(problem.y[None]), problem.A)
         rest = image[0].numpy() - problem.y
         found = educated(problem, network, iterations=7)
-        assert found.recorrupted == pytest.approx(float(np.sqrt(np.mean(rest**2))))
+        assert found.recorrupted == float(f"{np.sqrt(np.mean(rest**2)):.4g}")
         assert found.iterations == 7
         assert educated(problem, network, 0.3).recorrupted == 0.3
         nothing = replace(problem, y=np.zeros_like(problem.y))
-        with pytest.raises(ValueError, match="which have no noise"):
+        with pytest.raises(ValueError, match="deviation must be given"):
             educated(nothing, Network(PrimalDual(cells=1, channels=3), seed=0))
+        with pytest.raises(ValueError, match="deviation must be positive, got 0"):
+            educated(problem, network, 0.0)
+        with pytest.raises(ValueError, match="must have an L2 fidelity"):
+            educated(replace(problem, fidelity=PoissonKL()), network)
+
+    def test_data_of_double_precision(self):
+        problem = noisy()
+        network = Network(self.educated, seed=0)
+        double = replace(problem, y=problem.y.astype(np.float64))
+        found = educated(double, network).recorrupted
+        expected = educated(problem, network).recorrupted
+        assert found == pytest.approx(expected, rel=1e-4)
+        assert next(network.parameters()).dtype == torch.float32
+
+    def test_the_penalty_of_a_network(self):
+        problem = series()
+        recipe = SLR(cells=2, features=2)
+        network = Network(recipe, seed=0)
+        changes = {"iterations": 1, "every": 1, "preconditioned": False}
+        how = educated(problem, network, 0.1, **changes)
+        free, held = (
+            fit(problem, recipe, how, weights=network, penalty=p, progress=False)
+            for p in (0.0, 1.0)
+        )
+        y = torch.from_numpy(problem.y[None])
+        noise = Fitting(problem, recipe, how)
+        noise.iteration = 1
+        seen = y + noise._drawn(0.1, y) * torch.from_numpy(problem.A.mask) / 2
+        with torch.no_grad():
+            known = replace(noise.problem, y=seen)
+            _, penalty = network(known, penalty=True)
+        more = held.trajectory[0].loss - free.trajectory[0].loss
+        assert more == pytest.approx(float(penalty) / problem.A.mask.sum(), rel=1e-3)
 
     def test_what_does_not_go_with_them(self):
         for options, message in (

@@ -392,8 +392,9 @@ class Bilinear(Generator):
         self._only_series_of_noise()
         if not isinstance(self.space, (Decoder, Skip)):
             raise TypeError(f"space must be a Decoder or a Skip, got {self.space!r}")
+        if self.space.along_time or self.space.source != "noise":
+            raise ValueError("space must see noise, and not be along_time")
         own = replace(self.space, images="series", channels=self.rank, depth=self.depth)
-        own._only_series_of_noise()
         object.__setattr__(self, "space", own)
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:

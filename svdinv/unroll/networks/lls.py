@@ -47,6 +47,7 @@ from svdinv.unroll.arrays import (
     Namespace,
     casorati,
     count_up,
+    fitted,
     from_casorati,
     like,
     namespace,
@@ -89,6 +90,7 @@ _FAINT = 0.003
 _EDGES = 0.004
 _EULER = 0.5772156649  # Euler's constant
 _LEAST = 1e-3  # energy relative to the largest that is told from none
+_ROUNDED = 10  # units of rounding, relative to the root of the largest energy
 _SHRUNK = 0.1  # of the square of the mean, added to the variance
 
 
@@ -307,7 +309,7 @@ class LLS(SeriesRecipe):
         # The deviation is that of one pixel of one frame, `size` is of all of them.
         noise = deviation * _norm(xp.ones_like(matrices), xp)
         level = safe_divide(noise, size, size > noise, xp, xp.ones_like(size))
-        held = (level / self.finish_noise[_coils(problem.A) > 1]) ** 4
+        held = (level / self.finish_noise[_several_coils(problem.A)]) ** 4
         held = (held / (1 + held))[:, None, None, None]
 
         def low_rank(x: Array, before: Array, beta: Any) -> tuple[Array, Array]:
@@ -322,7 +324,7 @@ class LLS(SeriesRecipe):
     def _of_coils(self, problem: Problem, known: State) -> tuple[float, Array | None]:
         """Give the factor of the last threshold, and the least one of each series."""
         factor, deviations = self.start_coils
-        if _coils(problem.A) == 1:
+        if not _several_coils(problem.A):
             return 1.0, None
         if deviations == 0:
             return factor, None
@@ -351,9 +353,9 @@ class LLS(SeriesRecipe):
         return rows[:coarse], rows[coarse:]
 
 
-def _coils(A: Operator) -> int:
-    maps = A.maps if isinstance(A, MRI) else None
-    return 1 if maps is None else int(maps.shape[-3])
+def _several_coils(A: Operator) -> bool:
+    # A graph of TensorFlow that does not know their number is made for several.
+    return isinstance(A, MRI) and A.maps is not None and A.maps.shape[-3] != 1
 
 
 def _deviation(y: Array, A: Operator, scale: Array) -> Array:
@@ -368,7 +370,7 @@ def _deviation(y: Array, A: Operator, scale: Array) -> Array:
     y = A.measured(y)
     if A.maps is None:
         return root(_outer_energy(y[:, :, None], xp)[:, 0], xp)
-    seen, vectors = operators(y).eigh(_gram(A.maps))
+    seen, vectors = operators(y).eigh(_gram(fitted(A.maps, y, xp)))
     *first, C, H, W = sizes(y, xp)
     weights = like(xp.matrix_transpose(vectors), y, xp)
     combined = weights @ xp.reshape(y, (*first, C, H * W))
@@ -402,18 +404,19 @@ def _gram(maps: Array) -> Array:
     xp = namespace(maps)
     rows = xp.reshape(maps, (*sizes(maps, xp)[:-2], -1))
     gram = xp.conj(rows) @ xp.matrix_transpose(rows)
-    return xp.sum(gram, axis=1, keepdims=True) if len(gram.shape) == 4 else gram
+    return xp.sum(gram, axis=-3, keepdims=True) if len(gram.shape) > 2 else gram
 
 
 def _at_zero(x: Array, y: Array, xp: Namespace) -> Array:
     """Give what a line through the last axis has where x is 0, for y >= 0.
 
-    For equal relative errors of y. The slope is taken to be rather too small: of alike
-    x it would come from the errors alone.
+    For equal relative errors of y; what is only rounding says nothing, as of a coil
+    that is switched off. The slope is taken to be rather too small: of alike x it would
+    come from the errors alone.
     """
     largest = xp.max(y, axis=-1, keepdims=True)
-    some = largest > 0
-    weight = safe_divide(largest, y + _LEAST * largest, some, xp) ** 2
+    known = y > (_ROUNDED * float(xp.finfo(y.dtype).eps)) ** 2 * largest
+    weight = safe_divide(largest, y + _LEAST * largest, known, xp) ** 2
 
     def mean(values: Array) -> Array:
         total = xp.sum(weight, axis=-1)

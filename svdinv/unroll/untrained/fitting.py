@@ -102,10 +102,11 @@ class Options:
         is the first half of the cells; or of each convolution as a matrix the singular
         values alone (Nittscher et al., SVD-DIP, PMLR 227).
     recorrupted : float
-        Standard deviation of the noise in the data, Gaussian and white. Other than 0,
-        the network sees data with more noise and is fitted to others, as at the top of
-        this module, in place of `input_noise`; any trained network will do then, and no
-        rule that leaves data out.
+        Standard deviation of the noise in the data, Gaussian and white; of complex
+        data, of both parts together. Other than 0, the network sees data with more
+        noise and is fitted to others, as at the top of this module, in place of
+        `input_noise`; any trained network will do then, and no rule that leaves data
+        out.
     preconditioned : bool
         Whether the residual is weighted as
         `svdinv.unroll.operators.Operator.preconditioned` tells.
@@ -202,19 +203,30 @@ def educated(
     Raises
     ------
     ValueError
-        If the network explains the data exactly, so that there is no noise.
+        If the fidelity is none of white Gaussian noise, `deviation` is not positive,
+        or none is given and the network explains the data exactly, noise and all.
     """
+    if not _white(problem):
+        raise ValueError("problem must have an L2 fidelity without weights")
     if deviation is None:
         device = next(network.parameters()).device
         single = replace(problem, truth=None).single()
         single = single.replace_arrays(partial(tensor, device=device))
+        network = copy.deepcopy(network).to(single.y.real.dtype)
         with torch.no_grad():
             rest = single.A.measured(single.A.forward(network(single)) - single.y)
-            count = (single.A.measured(torch.ones_like(rest)) != 0).sum()
+            count = (single.A.measured(torch.ones_like(rest)) != 0).sum().clamp(min=1)
             deviation = float((rest.abs().square().sum() / count).sqrt())
             exact = deviation <= _EXACT * float(single.y.abs().square().mean().sqrt())
         if exact:
-            raise ValueError("the network explains the data, which have no noise")
+            raise ValueError(
+                "the network explains the data exactly, so that it does not tell their "
+                "noise: deviation must be given"
+            )
+        # A fit goes on from its checkpoint where the last bits are others, as on a GPU.
+        deviation = float(f"{deviation:.4g}")
+    elif not 0 < deviation < math.inf:
+        raise ValueError(f"deviation must be positive, got {deviation!r}")
     usual: dict[str, Any] = {
         "iterations": 100,
         "rate": 3e-4 if isinstance(network.recipe, Generator) else 1e-4,
@@ -312,6 +324,8 @@ class Fitting:
     ------
     TypeError, ValueError
         If these do not go together.
+    ImportError
+        If `Options.consistent` needs scikit-image, which is missing.
     """
 
     def __init__(
@@ -359,7 +373,7 @@ class Fitting:
             if self.left_out is not None:
                 known = _without(target, self.left_out)
             with torch.no_grad():
-                self.states.append(generator.begin(known))
+                self.states.append(self._begun(known))
             self.arounds.append(self._around(around, known, convert))
         self.state = self.states[0]
         generates = "z" in self.state and generator.cells == 1
@@ -367,9 +381,6 @@ class Fitting:
             raise TypeError(f"{type(generator).__name__} is no generator")
         if options.consistent and self.left_out is not None and self._filtered:
             denoiser()  # before it takes long: scikit-image may be missing
-        if options.penalty:
-            for state in self.states:
-                state["penalty"] = generator.no_penalty(state["x"])
         self.models = nn.ModuleList(
             _Model(generator, options, weights, state) for state in self.states
         ).to(self.device)
@@ -560,7 +571,7 @@ class Fitting:
             more = torch.where(self.measured, more, torch.zeros_like(more))
             seen = replace(target, y=aim + more / _LESS)
             aim = aim - _LESS * more
-            state = self.recipe.begin(seen)
+            state = self._begun(seen)
         image, state, z = self.models[index](state, seen, self._noise())
         if around is not None:
             image = image + around
@@ -582,6 +593,13 @@ class Fitting:
         measured = target.fidelity.expected(Ax.detach())
         data = distance.detach() / self.count
         return image.detach(), measured, loss / self.count, data
+
+    def _begun(self, seen: Problem) -> Any:
+        """Give the first state of the network, from the data that it sees."""
+        state = self.recipe.begin(seen)
+        if self.options.penalty:
+            state["penalty"] = self.recipe.no_penalty(state["x"])
+        return state
 
     def _noise(self) -> Tensor | float:
         """Noise at the input in this iteration."""
@@ -674,9 +692,8 @@ class Fitting:
     @property
     def _filtered(self) -> bool:
         """Whether each datum is the value of a pixel, all with the same noise."""
-        x, fidelity = self.state["x"], self.problem.fidelity
-        values = isinstance(self.problem.A, Sampling) and not x.is_complex()
-        return values and isinstance(fidelity, L2) and fidelity.weight is None
+        values = isinstance(self.problem.A, Sampling)
+        return values and not self.state["x"].is_complex() and _white(self.problem)
 
     @property
     def _lost(self) -> bool:
@@ -709,10 +726,8 @@ class Fitting:
             raise ValueError(
                 f"trained: {type(generator).__name__} has no encoder to keep"
             )
-        fidelity = problem.fidelity
-        white = isinstance(fidelity, L2) and fidelity.weight is None
         for name in ("recorrupted", "preconditioned"):
-            if getattr(options, name) and not white:
+            if getattr(options, name) and not _white(problem):
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
         if options.guidance and getattr(generator, "source", "") != "adjoint":
             raise ValueError("guidance needs a generator whose source is 'adjoint'")
@@ -817,6 +832,8 @@ def fit(
     ------
     TypeError, ValueError
         If these do not go together; before the first iteration.
+    ImportError
+        If the step at the end needs scikit-image, which is missing; likewise.
     OSError
         If the checkpoint cannot be written.
 
@@ -965,6 +982,10 @@ class _Model(nn.Module):
             self.register_buffer(f"left/{label}", U.contiguous())
             self.register_buffer(f"right/{label}", Vh.contiguous())
             self.values[label] = nn.Parameter(S.clone())
+        if not self.values:
+            raise ValueError(
+                f"trained: {type(self.network.recipe).__name__} has no convolutions"
+            )
 
     def _kernels(self) -> list[dict[str, Tensor]]:
         """Give the kernels of each cell that are made of singular values."""
@@ -981,6 +1002,11 @@ def has_encoder(recipe: Recipe) -> bool:
     """Tell whether a network has an encoder that can be kept."""
     named = any(name.startswith("encoder_") for name in recipe.layers(True))
     return named or recipe.cells > 1
+
+
+def _white(problem: Problem) -> bool:
+    """Tell whether the fidelity is that of white Gaussian noise."""
+    return isinstance(problem.fidelity, L2) and problem.fidelity.weight is None
 
 
 def _fitted_alone(problem: Problem, left_out: Tensor, weight: Any = None) -> Problem:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,7 @@ def cleaned(average: Image, y: Image, measured: Image, held: Image) -> Image:
 
     def image(part: float, residual: Image) -> Image:
         sigma = part * math.sqrt(variance)
-        noisy = average + part * residual
-        return filtered(noisy, sigma=sigma, h=_STRENGTH * sigma).astype(average.dtype)
+        return filtered(average + part * residual, sigma).astype(average.dtype)
 
     best, least = 0.0, variance
     for part in _PARTS if variance else ():
@@ -58,13 +57,20 @@ def cleaned(average: Image, y: Image, measured: Image, held: Image) -> Image:
     return image(best, residual) if best else average
 
 
-def denoiser() -> Any:
+def denoiser() -> Callable[[Image, float], Image]:
     """Give the non-local means of scikit-image (Buades, Coll & Morel, CVPR 2005).
 
+    From an image (C, H, W) and the deviation of its noise to the image without.
     Raises ImportError without scikit-image.
     """
     with needing("skimage", "train"):
         from skimage.restoration import denoise_nl_means
-    return functools.partial(
-        denoise_nl_means, patch_size=5, patch_distance=6, channel_axis=0
-    )
+
+    def filtered(image: Image, sigma: float) -> Image:
+        last = np.moveaxis(image, 0, -1)
+        size = {"patch_size": 5, "patch_distance": 6, "channel_axis": -1}
+        found = denoise_nl_means(last, sigma=sigma, h=_STRENGTH * sigma, **size)
+        # It drops the axis of a single channel.
+        return np.moveaxis(found.reshape(last.shape), -1, 0)
+
+    return filtered

@@ -142,7 +142,11 @@ def fit_in_subspace(
         made = state
         for index, cell in enumerate(network.cells):
             label = f"cells.{index}."
-            own = {n.removeprefix(label): w for n, w in moved.items() if label in n}
+            own = {
+                n.removeprefix(label): w
+                for n, w in moved.items()
+                if n.startswith(label)
+            }
             made = functional_call(cell, own, (made, single))
         return made["x"] + added
 
