@@ -11,7 +11,7 @@ import torch
 from svdinv.unroll.data.masks import radial_mask
 from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.networks import LLS, from_json, to_json
-from svdinv.unroll.operators import MRI, Identity
+from svdinv.unroll.operators import MRI, Identity, Wrapped
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine_sampling import sampling
 from svdinv.unroll.torch import Network
@@ -220,6 +220,19 @@ def test_behind_the_last_cell_it_iterates_near_the_network(coils, noise):
         np.testing.assert_allclose(found[i], expected, atol=1e-11)
         change = np.linalg.norm(expected - before[i]) / np.linalg.norm(before[i])
         assert change > 0.005
+
+
+def test_where_the_noise_is_not_known_there_are_no_last_iterations():
+    kspace, mask, _ = problem((10, 7), coils=False)
+    A, AH = operators(mask[0], None)
+    measured = Problem(torch.from_numpy(kspace[:1]), MRI(torch.from_numpy(mask[:1])))
+    other = replace(measured, A=Wrapped(A, AH, (T, 10, 7), (T, 10, 7)))
+    recipe = LLS(**SMALL, step=0.75)
+    finished = replace(recipe, finish=5, finish_noise=(1.0, 1.0))
+    net, more = (Network(r, seed=0).double() for r in (recipe, finished))
+    with torch.no_grad():
+        torch.testing.assert_close(more(other), net(other), rtol=0, atol=0)
+        assert (more(measured) - net(measured)).abs().max() > 1e-3
 
 
 def test_with_much_noise_the_last_iterations_leave_the_network_alone():

@@ -139,7 +139,8 @@ class LLS(SeriesRecipe):
         below how many standard deviations of the noise none falls. Coils let a series
         explain noise, of which a single one leaves most of k-space free.
     finish : int
-        Iterations behind the last cell, of low rank of the whole series.
+        Iterations behind the last cell, of low rank of the whole series; none with
+        another operator than `MRI`, of which the noise is not known.
     finish_threshold : float
         Their threshold, relative to what the largest singular value of the series
         would be were all of it of rank 1.
@@ -265,7 +266,8 @@ class LLS(SeriesRecipe):
             change = unfolded(change, v, self.fold, xp)
         z = L + to_complex(change, v, xp)
         new = z - like(gamma, x, xp) * problem.gradient(z)
-        if self.finish and layers.index == self.cells - 1:
+        told = isinstance(problem.A, MRI)  # the noise
+        if self.finish and told and layers.index == self.cells - 1:
             new = self._finished(new, problem, state["deviation"])
         return state | {"x": new, "before": x}
 
