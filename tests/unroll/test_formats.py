@@ -454,8 +454,8 @@ def test_a_slice_of_fastmri_is_a_frame(tmp_path, rng):
     with pytest.raises(SeveralSlices):
         read_input(path)
     task, problem = read_input(path, slice=1)
-    assert (task.kind, problem.setting) == ("cine", "as measured")
-    assert problem.y.shape == (1, 18, 16)  # of one coil
+    assert (task.kind, problem.setting) == ("cine", "as measured")  # of one coil
+    assert problem.y.shape == (1, 18, 16)
     assert problem.truth is None
     np.testing.assert_array_equal(problem.A.mask[0], kspace[1] != 0)
     np.testing.assert_allclose(problem.y[0] * problem.scale, kspace[1], rtol=1e-5)

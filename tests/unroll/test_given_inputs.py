@@ -108,6 +108,7 @@ def test_maps_are_estimated_where_there_are_none(tmp_path):
     maps, mask = coil_maps(3, 32, 32, seed=1), np.ones(x.shape, bool)
     path = write(tmp_path / "raw.h5", kspace=MRI(mask, maps)(x), mask=mask)
     problem = measured(path)
+    assert problem.setting == "as measured, maps estimated"
     found = problem.A.maps
     assert found.shape == maps.shape
     image = MRI(mask, found).H(problem.y) * problem.scale

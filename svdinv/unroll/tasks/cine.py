@@ -56,6 +56,7 @@ from svdinv.unroll.tasks.task import (
     Options,
     Task,
     View,
+    as_measured,
     option,
     register,
 )
@@ -354,9 +355,8 @@ class Cine(Task):
         name = name[: len(name) - len(ending(path, format.suffixes))]
         if scan.mask is not None:
             problem = _from_kspace(path, scan.array, scan.mask, None, None)
-            return replace(
-                problem, name=name, setting="as measured", note=scan.geometry
-            )
+            setting = as_measured(problem)
+            return replace(problem, name=name, setting=setting, note=scan.geometry)
         series = scan.array
         while series.ndim > 3 and len(series) == 1:
             series = series[0]

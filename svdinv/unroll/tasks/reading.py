@@ -15,7 +15,14 @@ from svdinv.unroll.data.measurements import Datasets, text, write_measurement
 from svdinv.unroll.data.scans import Geometry
 from svdinv.unroll.data.series import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Given, Options, Task, recognise, tasks
+from svdinv.unroll.tasks.task import (
+    Given,
+    Options,
+    Task,
+    as_measured,
+    recognise,
+    tasks,
+)
 
 __all__ = [
     "files_of",
@@ -123,7 +130,7 @@ def read(source: str | Path, task: Task, options: Options) -> Given | Problem:
     """
     if holds_measurement(source):
         _, problem = read_measurement(source)
-        return replace(problem, name=Path(source).stem, setting="as measured")
+        return replace(problem, name=Path(source).stem, setting=as_measured(problem))
     return task.read(source, options)
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "Source",
     "Task",
     "View",
+    "as_measured",
     "best_of",
     "named",
     "option",
@@ -512,6 +513,12 @@ def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Ta
             return cls()
     kinds = " or ".join(cls.images for cls in tasks().values())
     raise ValueError(f"a network of {kinds} is needed, not of images ({axes})")
+
+
+def as_measured(problem: Problem) -> str:
+    """Say that data came as they were measured, and what of coils was estimated."""
+    known = problem.phase_known  # not that of maps which were estimated
+    return "as measured" if known else "as measured, maps estimated"
 
 
 def recognise(source: str | Path) -> Task:
