@@ -539,8 +539,9 @@ def test_alignment_agrees_with_its_array_functions(variant, shape, monkeypatch):
             with monkeypatch.context() as patch:
                 patch.setattr(operations, "_RULES", {})
                 plain = results(which)
+            allowed = max(100, 30 * shape[-1]) * eps  # rounding grows with the size
             for x, y in zip(kernel, plain, strict=True):
-                assert (x - y).abs().max() <= 100 * eps * y.abs().max(), which
+                assert (x - y).abs().max() <= allowed * y.abs().max(), which
 
 
 def test_alignment_in_any_company():
@@ -703,8 +704,11 @@ def test_svt_takes_the_gram_matrix_of_tall_matrices(shape):
                 x = x.clone().requires_grad_()
                 y = st.svt(x, t, method=method)
                 results.append((y, *torch.autograd.grad(y, (x, t), G.to(x.dtype))))
-            for x, y in zip(*results, strict=True):
-                assert (x - y).abs().max() <= 1e-5 * max(1, y.abs().max())
+            # That by tau is a sum over all of G, and may be far less than its terms.
+            eps = torch.finfo(torch.float32).eps
+            rounding = (0, 0, eps * k**0.5 * float(G.abs().square().sum()) ** 0.5)
+            for x, y, least in zip(*results, rounding, strict=True):
+                assert (x - y).abs().max() <= max(1e-5 * max(1, y.abs().max()), least)
 
 
 def test_jax_by_a_custom_call(monkeypatch):

@@ -258,7 +258,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         print(f"  options    {names or 'none'}, as it is measured already")
         return
     image = given.image
-    print(f"  image      {image.dtype} {_shape(image)}, divided by {given.scale:g}")
+    unit = f", divided by {given.scale:g}" if given.scale != 1 else ""
+    print(f"  image      {image.dtype} {_shape(image)}{unit}")
     print(f"  options    {names}")
 
 

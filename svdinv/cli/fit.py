@@ -207,7 +207,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not isinstance(generator, Generator):
             check_unrolled(task, problem, device)
         noise = None if measured else task.deviation(problem, settings)
-        predicts = _predicts(generator, network, measured or noise)
+        predicts = _predicts(problem, generator, network, noise)
         learned = network if predicts else None
         options = _options(arguments, task, problem, generator, noise, learned)
         written = files(arguments.output, task, problem)
@@ -219,7 +219,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"argument --output: would replace {path}")
             if state is not None and path == state:
                 raise ValueError(f"argument --checkpoint: would replace {path}")
-        exact = not measured and not noise and problem.A.tight
+        exact = noise == 0 and problem.A.tight
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     writable_folder(parser, "--output", written.image.parent)
@@ -287,17 +287,22 @@ def _generator(
     return network.recipe, network
 
 
-def _predicts(generator: Recipe, network: Network | None, noise: Any) -> bool:
+def _predicts(
+    problem: Problem, generator: Recipe, network: Network | None, noise: float | None
+) -> bool:
     """Tell whether a network is fitted by what it predicts of data with more noise.
 
-    A generator that has never seen noise, as where pixels are sampled, is fitted as
-    those that have not been trained.
+    A generator that has never seen noise, as where pixels are sampled, or noise of
+    another kind, is fitted as those that have not been trained.
     """
+    from svdinv.unroll.fidelity import L2
     from svdinv.unroll.networks import Generator
 
     if not isinstance(generator, Generator):
         return True
-    return network is not None and generator.source == "adjoint" and bool(noise)
+    if network is None or generator.source != "adjoint":
+        return False
+    return noise != 0 and isinstance(problem.fidelity, L2)
 
 
 def _options(
@@ -305,7 +310,7 @@ def _options(
     task: Task,
     problem: Problem,
     generator: Recipe,
-    noise: Any,
+    noise: float | None,
     network: Network | None,
 ) -> Options:
     """Make options of the fit of those of the command line.

@@ -43,6 +43,7 @@ examples:
   svdinv reconstruct raw.h5 --output out.npz     k-space, as svdinv data writes it
   svdinv reconstruct dicom/ --slice 3 --output out.nii.gz
   svdinv reconstruct ksp.cfl --output out.cfl    k-space of BART
+  svdinv reconstruct walnut-1 --views 30 --noise 0.01 --output out.npy
   svdinv reconstruct *.h5 --output results       each of several files
 
 A picture or a series is sampled first, then reconstructed, so that the result can be
@@ -51,10 +52,10 @@ missing are estimated: an .h5 file with kspace, mask and perhaps maps, ISMRMRD, 
 or BART. 'svdinv data inspect' says what is in a file. Nothing is downloaded: the
 weights come with svdinv.
 
-Written are the reconstruction (.png; .npz for series), a picture that compares it with
-classical methods and the truth, and an animation (.gif) of series. A .nii file keeps
-the place of a DICOM or NIfTI series, and holds magnitudes. Ctrl-C ends the work once
-the method in hand is done.
+Written are the reconstruction (.png of pictures, else .npz), a picture that compares it
+with classical methods and the truth, and an animation (.gif) of series. A .nii file
+keeps the place of a DICOM or NIfTI series, and holds magnitudes. Ctrl-C ends the work
+once the method in hand is done.
 """
 
 
@@ -64,8 +65,9 @@ def add(commands: Subparsers) -> None:
         "reconstruct",
         help="reconstruct a picture or a series of your own",
         description=(
-            "Reconstruct a picture from a part of its colour values, or a series of\n"
-            "the heart from a part of its k-space, with a trained network."
+            "Reconstruct a picture from a part of its colour values, a series of the\n"
+            "heart from a part of its k-space, a tomogram from few views, or PET,\n"
+            "with a trained network; impedance tomography by classical methods."
         ),
         epilog=_EPILOG,
     )
@@ -75,9 +77,9 @@ def add(commands: Subparsers) -> None:
         metavar="INPUT",
         nargs="+",
         type=filled,
-        help="picture (.png, .jpg, ...), name of a built-in photograph, series (.npz, "
-        ".npy, .mat, .h5, .nii, .cfl, DICOM file or folder; complex or magnitudes), or "
-        "measured data (.h5, .cfl)",
+        help="picture (.png, .jpg, ...), series (.npz, .npy, .mat, .h5, .nii, .cfl, "
+        "DICOM file or folder; complex or magnitudes), measured data (.h5, .cfl, the "
+        ".mat of a challenge), or the name of what is built in, by 'svdinv data list'",
     )
     add_task_options(reconstruct, several=False)
     reconstruct.add_argument(

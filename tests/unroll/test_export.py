@@ -180,9 +180,10 @@ def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_c
     mask = np.ones_like(with_coils.A.mask)
     mask[:, ::7] = False
     mask[:, 12:20, 16:24] = True  # which maps are estimated from
+    measured = MRI(mask, with_coils.A.maps)(with_coils.truth)
     with h5py.File(tmp_path / "a.h5", "a") as file:
-        del file["maps"], file["mask"]
-        file["mask"] = mask.astype(float)
+        del file["maps"], file["mask"], file["kspace"]
+        file["mask"], file["kspace"] = mask.astype(float), measured
     _, problem = read_measurement(tmp_path / "a.h5")
     assert problem.y.shape == (3, 2, 32, 40)
     assert problem.A.mask.dtype == bool
@@ -486,14 +487,14 @@ def test_inspect_says_what_is_in_a_file(tmp_path, with_coils, rng, capsys):
     save_series(tmp_path / "scan.npy", 3 * with_coils.truth)
     assert main(["data", "inspect", str(tmp_path / "scan.npy")]) == 0
     shown = capsys.readouterr().out
-    assert "complex64 3 x 32 x 40, divided by 3" in shown
+    assert "complex64 3 x 32 x 40, divided by 3\n" in shown
     assert "--time-axis" in shown
     assert "--rate" not in shown
     save_picture(tmp_path / "cup.png", rng.random((40, 50, 3)))
     assert main(["data", "inspect", str(tmp_path / "cup.png")]) == 0
     shown = capsys.readouterr().out
     assert "task colour" in shown
-    assert "3 x 40 x 50" in shown
+    assert "3 x 40 x 50\n" in shown
     assert "--rate" in shown
 
 

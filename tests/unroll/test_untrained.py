@@ -514,6 +514,11 @@ class TestWhatIsTrained:
                 )
                 assert (core.diagonal() - S).abs().max() > 1e-4
 
+    def test_it_must_be_of_the_same_recipe(self):
+        other = Network(replace(GENERATOR, depth=GENERATOR.depth + 1))
+        with pytest.raises(ValueError, match=r"weights: must be .* got those of Skip"):
+            run(noisy(), weights=other)
+
     def test_the_network_given_is_not_changed(self):
         first = Network(GENERATOR, seed=5)
         before = {k: v.clone() for k, v in first.state_dict().items()}

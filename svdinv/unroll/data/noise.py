@@ -39,13 +39,15 @@ def noisy(problem: Problem, deviation: float, *, seed: int) -> Problem:
 
     `deviation`, sqrt(E|n|**2) of complex noise n, is relative to the largest value that
     an image can have: 1 for real ones, the largest magnitude of the truth for complex
-    ones.
+    ones. The setting of the problem says so.
     """
     y, scale = problem.y, deviation
     if np.iscomplexobj(y):
         scale *= float(np.abs(problem.truth).max())
     noise = white_noise(y.shape, y.dtype, np.random.default_rng([seed, 1]))
-    return replace(problem, y=y + problem.A.measured(np.float32(scale) * noise))
+    y = y + problem.A.measured(np.float32(scale) * noise)
+    setting = ", ".join(filter(None, (problem.setting, f"noise {deviation:g}")))
+    return replace(problem, y=y, setting=setting)
 
 
 def counted(

@@ -83,7 +83,9 @@ def save_panel(
         errors = [
             np.abs(_reduced(entry.image) - known).mean(axis=-1) for entry in entries
         ]
-        sheet.errors(2, errors, "mean absolute error\nover the channels")
+        grey = (known == known[..., :1]).all()
+        meaning = "absolute error" if grey else "mean absolute error\nover the channels"
+        sheet.errors(2, errors, meaning)
     sheet.save(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.evaluation.evaluation import classical
+from svdinv.unroll.evaluation.inference import NAMES, apply
 from svdinv.unroll.evaluation.reconstruction import Files, Watch, compare
 from svdinv.unroll.files import replacing
 from svdinv.unroll.networks import Recipe
@@ -38,10 +40,11 @@ def fitted(
 ) -> Fit | None:
     """Fit, compare, print and write, with the trajectory as CSV in a `table`.
 
-    The fit begins with the `weights`, if there are some, and with `start` is around
-    what `Task.begun` gives. With `exact` the data are without noise, and are put back
-    into the image. `baselines` applies the classical methods too; `checkpoint` and
-    `device` are as for `svdinv.unroll.untrained.fit`.
+    The fit begins with the `weights`, if there are some, whose own image is a row where
+    they see the data; with `start` it is around what `Task.begun` gives. With `exact`
+    the data are without noise, and are put back into the image. `baselines` applies the
+    classical methods too; `checkpoint` and `device` are as for
+    `svdinv.unroll.untrained.fit`.
 
     Gives how it went, also where Ctrl-C ended the fit; None where that came before the
     fit: nothing is written then. Raises ValueError if the options do not fit the
@@ -73,6 +76,9 @@ def fitted(
         except ValueError as error:
             raise ValueError(f"argument --checkpoint: {error}") from error
     methods = dict(classical(task, problem, slow=baselines))
+    sees = getattr(generator, "source", "adjoint") == "adjoint"  # the data
+    if weights is not None and sees:
+        methods[NAMES[False]] = partial(apply, weights, task, device=device)
     around = fitting.arounds[0]
     if around is not None:
         begun = around[0].cpu().numpy()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.data._files import FileError
 from svdinv.unroll.data.bart import HOLDS
 from svdinv.unroll.data.coils import estimate_maps
 from svdinv.unroll.data.formats import SUFFIXES, WRITERS, ending, format_of
@@ -80,6 +81,9 @@ _SMALLEST = 16  # pixels a side
 _CALIBRATION = 24  # rows and columns that unknown maps are estimated from, at most
 _LEAST_CALIBRATION = 8  # twice the side of the kernels of ESPIRiT, and more
 _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
+_NEAR = 2  # points of k-space from its centre that its largest value may be
+_OUT_OF_ORDER = 1e3  # times the energy there: that of the largest elsewhere
+_ZEROS = 0.5  # share of measured values that may be 0
 _TINY = 1e-30  # magnitudes that single precision does not divide by
 
 # Measured: memory for each value of a series and of its data, and time on one core of
@@ -603,9 +607,41 @@ def _check_centred(mask: NDArray[np.bool_], what: str) -> None:
         return
     rows, columns = (slice(n // 2 - 1, n // 2 + 2) for n in (height, width))
     if mask[:, 0, 0].all() and not mask[:, rows, columns].any():
-        raise ValueError(
+        raise FileError(
             f"{what} samples the corners of k-space and not its centre, which must be "
             "at (H // 2, W // 2): numpy.fft.fftshift it, over the last two axes"
+        )
+
+
+def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> None:
+    """Refuse k-space as FFTs order it, and zeros where it should be measured."""
+    height, width = mask.shape[-2:]
+    size = np.abs(kspace)
+    unit = float(size.max()) or 1.0
+    energy = np.square(size / unit).reshape(-1, height, width).sum(axis=0)
+    peak = np.unravel_index(int(energy.argmax()), energy.shape)
+    # How far it lies from where it would be of each axis that is not in order.
+    wrapped = [
+        axis
+        for axis, at, n in zip((-2, -1), peak, (height, width), strict=True)
+        if min(at, n - at) <= _NEAR
+    ]
+    middle = np.s_[
+        height // 2 - _NEAR : height // 2 + _NEAR + 1,
+        width // 2 - _NEAR : width // 2 + _NEAR + 1,
+    ]
+    if wrapped and energy[peak] > _OUT_OF_ORDER * energy[middle].max():
+        raise FileError(
+            f"{path}: kspace is largest at ({peak[0]}, {peak[1]}), and not in its "
+            f"centre, which must be at (H // 2, W // 2): numpy.fft.fftshift it and the "
+            f"mask, over axes {tuple(wrapped)}"
+        )
+    known = kspace.reshape(len(mask), -1, height, width).any(axis=1)
+    zero = 1 - float(known[mask].mean())
+    if _ZEROS < zero < 1:
+        raise FileError(
+            f"{path}: {zero:.0%} of what is measured, by the mask, is exactly 0; mask "
+            "must be false where nothing is measured"
         )
 
 
@@ -619,12 +655,13 @@ def _from_kspace(
     """Check measured k-space, and scale it as the networks want it."""
     size = mask.shape[-2:]
     if min(size) < _SMALLEST:
-        raise ValueError(
+        raise FileError(
             f"{path}: frames must have {_SMALLEST} pixels a side or more, got {size}"
         )
     if truth is not None and not truth.any():
-        raise ValueError(f"{path}: truth is zero everywhere")
+        raise FileError(f"{path}: truth is zero everywhere")
     _check_centred(mask, f"{path}: mask")
+    _check_kspace(path, kspace, mask)
     estimated = False
     if kspace.ndim == 4 and maps is None:
         if kspace.shape[1] == 1:
@@ -633,9 +670,10 @@ def _from_kspace(
             maps, estimated = _estimated(path, kspace, mask), True
     energy = 1.0 if maps is None else float((np.abs(maps) ** 2).sum(axis=0).max())
     if energy > _UNIT_ENERGY:
-        raise ValueError(
+        raise FileError(
             f"{path}: the squared magnitudes of the maps must add up to 1, or to "
-            f"0 where there is no signal, and reach {energy:.3g}"
+            f"0 where there is no signal, and reach {energy:.3g}: divide them by "
+            f"{energy**0.5:.3g}, or in each pixel by the root of their sum"
         )
     A = MRI(mask, maps)
     kspace = A.measured(kspace)
@@ -648,7 +686,7 @@ def _from_kspace(
     else:
         scale = float(np.abs(truth).max())
     if scale == 0:
-        raise ValueError(f"{path}: kspace is zero wherever it is sampled")
+        raise FileError(f"{path}: kspace is zero wherever it is sampled")
     return Problem(
         _divided(kspace, scale),
         A,
@@ -661,7 +699,7 @@ def _from_kspace(
 def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:
     calibration = _known_square(mask)
     if calibration < _LEAST_CALIBRATION:
-        raise ValueError(
+        raise FileError(
             f"{path} has no maps, and they cannot be estimated: all frames "
             f"together sample the middle {calibration} x {calibration} points of "
             f"k-space, and {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} are needed"
@@ -669,7 +707,7 @@ def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:
     try:
         return estimate_maps(kspace, mask=mask, calibration=calibration)
     except ValueError as error:
-        raise ValueError(
+        raise FileError(
             f"{path} has no maps, and they cannot be estimated from the "
             f"{calibration} x {calibration} points in the middle of k-space: {error}"
         ) from error

@@ -325,6 +325,10 @@ class Ct(Task):
             deviation = np.float32(options.noise * float(np.abs(y).mean()))
             y = y + deviation * white_noise(y.shape, y.dtype, rng)
         setting = f"{views} views in {arc:g} degrees, {options.beam or _BEAMS[0]} beam"
+        if options.photons:
+            setting += f", {options.photons:g} photons"
+        if options.noise:
+            setting += f", noise {options.noise:g}"
         return Problem(
             y.astype(np.float32),
             A,
@@ -346,9 +350,9 @@ class Ct(Task):
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
         """Give the noise relative to the mean of the sinogram in the data's unit."""
-        if not options.noise or options.photons:
+        if options.photons:
             return None
-        return float(options.noise) * float(problem.y.mean())
+        return float(options.noise or 0) * float(problem.y.mean())
 
     def baselines(self) -> Mapping[str, Method]:
         """Give the methods without learning."""

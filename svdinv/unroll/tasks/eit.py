@@ -433,7 +433,7 @@ class Eit(Task):
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
         """Give 1: data are in units of their noise."""
-        return None if options.noise == 0 else 1.0
+        return 0.0 if options.noise == 0 else 1.0
 
     def baselines(self) -> Mapping[str, Method]:
         """Give linear steps by truncated SVD, Tikhonov and TV, D-bar, Gauss-Newton."""

@@ -154,7 +154,6 @@ class Pet(Task):
     sampled: ClassVar[str] = "counts"
     options: ClassVar[type[Options]] = PetOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
-    endings: ClassVar[tuple[str, ...]] = (*WRITERS, ".png")
     peak: ClassVar[float | str] = "max"
     moving: ClassVar[bool] = True
     seconds: ClassVar[float] = 0.2

@@ -251,7 +251,7 @@ class Task:
     # ``metric(truth, image)`` by name; the first is shown first.
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
     # Suffixes of files that `save` writes, the first by default.
-    endings: ClassVar[tuple[str, ...]] = (".png", *WRITERS)
+    endings: ClassVar[tuple[str, ...]] = (*WRITERS, ".png")
     # Largest value of an image, or "max", as of `svdinv.unroll.metrics.psnr`.
     peak: ClassVar[float | str] = 1.0
     moving: ClassVar[bool] = False  # whether its images have frames
@@ -358,8 +358,11 @@ class Task:
         return options
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Give the standard deviation of the noise in the data that `measure` added."""
-        return getattr(options, "noise", None)
+        """Give the standard deviation of the noise in the data that `measure` added.
+
+        0 is for none, None for noise that is not known or is not of one deviation.
+        """
+        return getattr(options, "noise", None) or 0.0
 
     def begun(self, problem: Problem) -> Arrays | None:
         """Give an image for `svdinv fit` to begin with, or None for nothing."""

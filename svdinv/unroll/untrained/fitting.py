@@ -941,7 +941,13 @@ class _Model(nn.Module):
         super().__init__()
         self.network = Network(recipe, seed=options.seed)
         if weights is not None:
-            self.network.load_state_dict(weights.state_dict())
+            given, own = weights.state_dict(), self.network.state_dict()
+            if _shapes(given) != _shapes(own):
+                raise ValueError(
+                    "weights: must be of the generator's recipe, got those of "
+                    f"{weights.recipe!r}"
+                )
+            self.network.load_state_dict(given)
         self.network.to(state["x"].real.dtype)
         z = state.get("z")
         self.z = nn.Parameter(z.clone()) if options.guidance else None
@@ -1002,6 +1008,10 @@ def has_encoder(recipe: Recipe) -> bool:
     """Tell whether a network has an encoder that can be kept."""
     named = any(name.startswith("encoder_") for name in recipe.layers(True))
     return named or recipe.cells > 1
+
+
+def _shapes(arrays: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def _white(problem: Problem) -> bool:
