@@ -6,8 +6,8 @@ FOLDER has sinograms such as ta_category7.mat and beside each its truth, a pictu
 512 x 512 pixels of 0 and 1, ta_category7_truth.png. An image is cut in two at Otsu's
 threshold and judged by Matthews' correlation, as in the challenge. The weight of total
 variation is the same for all discs, that of the best mean score: with so few, this
-favours it a little. An untrained network is stopped by its rule; `--weights`, a folder
-of ``svdinv train ct-edip``, adds an educated one.
+favours it a little. An untrained network is stopped by its rule; the network of the
+package, or that of `--weights`, is taken as it is and as an educated prior.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from svdinv.unroll.algorithms import PDHG, solve
 from svdinv.unroll.evaluation.inference import apply, open_network
 from svdinv.unroll.priors import TotalVariation
 from svdinv.unroll.tasks.ct import Ct, CtOptions, fbp, nnls
-from svdinv.unroll.untrained import Options, fit
+from svdinv.unroll.untrained import educated, fit
 from svdinv.unroll.untrained.presets import generator_for
 
 PIXELS = 512  # of the truths
@@ -62,12 +62,16 @@ def tv(problem, weight: float) -> np.ndarray:
     return found.image
 
 
-def untrained(problem, iterations: int, network=None) -> np.ndarray:
-    """Fit a network, from noise or from a training."""
-    rate = 1e-2 if network is None else 3e-4
-    recipe = generator_for("dip", problem) if network is None else network.recipe
-    options = Options(iterations=iterations, rate=rate)
-    return fit(problem, recipe, options, weights=network, progress=False).image
+def untrained(problem, iterations: int) -> np.ndarray:
+    """Fit a network from noise."""
+    how = {"iterations": iterations, "input_noise": Ct.input_noise}
+    return fit(problem, generator_for("dip", problem), progress=False, **how).image
+
+
+def taught(problem, network) -> np.ndarray:
+    """Fit a network from its training."""
+    how = educated(problem, network)
+    return fit(problem, network.recipe, how, weights=network, progress=False).image
 
 
 def main() -> None:
@@ -76,7 +80,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256, 512))
     parser.add_argument("--iterations", type=int, default=1500, help="of the fits")
-    parser.add_argument("--weights", help="folder of svdinv train ct-edip")
+    parser.add_argument("--weights", default="ct", help="of a trained network")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -85,18 +89,14 @@ def main() -> None:
         truth = np.asarray(Image.open(path.with_name(f"{path.stem}_truth.png"))) > 0
         problem = task.read(path, CtOptions(size=options.size))
         measured[path.stem] = problem, truth
-    network = open_network("ct")
+    network = open_network(options.weights)
     methods = {
         "FBP": lambda problem: fbp(problem).image,
         "NNLS": lambda problem: nnls(problem).image,
-        "primal-dual network": lambda problem: apply(network, task, problem).image,
+        "network": lambda problem: apply(network, task, problem).image,
+        "EDIP": lambda problem: taught(problem, network),
         "DIP": lambda problem: untrained(problem, options.iterations),
     }
-    if options.weights:
-        educated = open_network(options.weights)
-        methods["EDIP"] = lambda problem: untrained(
-            problem, options.iterations, educated
-        )
     tried = defaultdict(list)
     for weight in WEIGHTS:
         for problem, truth in measured.values():
