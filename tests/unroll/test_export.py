@@ -514,7 +514,7 @@ def test_accelerations_and_noise_are_written(tmp_path, series):
     assert main([*write, *options]) == 0
     _, problem = read_measurement(path)
     assert problem.A.mask.mean() == pytest.approx(1 / 4, abs=0.05)
-    assert problem.setting == "vista, 4 x"
+    assert problem.setting == "vista, 4 x, noise 0.01"
     with h5py.File(path) as file:
         assert (file.attrs["acceleration"], file.attrs["noise"]) == (4, 0.01)
         assert file.attrs["option_mask"] == "vista"

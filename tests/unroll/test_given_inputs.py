@@ -329,7 +329,8 @@ def test_measured_files_that_make_no_sense(tmp_path, changes, complaint):
 
 @pytest.mark.parametrize("axes", [(-2,), (-1,), (-2, -1)])
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_k_space_as_ffts_order_it(tmp_path, series, rng, axes, share):
+def test_k_space_as_ffts_order_it(tmp_path, rng, axes, share):
+    series = unseen_series(0, SIZE[0], 32)[:, :24, :20]
     whole = MRI(rng.random(SIZE) <= share)
     shifted = np.fft.ifftshift(whole(series), axes)
     mask = np.fft.ifftshift(whole.mask, axes)
@@ -338,16 +339,17 @@ def test_k_space_as_ffts_order_it(tmp_path, series, rng, axes, share):
         read_input(path)
     back = np.fft.fftshift(shifted, axes)
     path = write(tmp_path / "raw.h5", kspace=back, mask=np.fft.fftshift(mask, axes))
-    np.testing.assert_array_equal(read_input(path).A.mask, whole.mask)
+    np.testing.assert_array_equal(read_input(path)[1].A.mask, whole.mask)
 
 
-def test_k_space_of_noise_and_without_a_centre_is_taken(tmp_path, series, rng):
+def test_k_space_of_noise_and_without_a_centre_is_taken(tmp_path, rng):
     for _ in range(20):
         noise = rng.standard_normal(SIZE) + 1j * rng.standard_normal(SIZE)
         path = write(tmp_path / "raw.h5", kspace=noise, mask=np.ones(SIZE))
         read_input(path)
+    series = unseen_series(0, SIZE[0], 32)[:, :24, :20]
     mask = np.ones(SIZE, bool)
-    mask[:, 8:16] = False
+    mask[:, ::2] = False
     read_input(write(tmp_path / "raw.h5", kspace=MRI(mask)(series), mask=mask))
 
 
