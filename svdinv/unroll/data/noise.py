@@ -50,7 +50,7 @@ def noisy(problem: Problem, deviation: float, *, seed: int) -> Problem:
 
 def counted(
     integrals: Arrays,
-    photons: float,
+    photons: float | Arrays,
     rng: np.random.Generator,
     *,
     electronic: float = 5.0,
