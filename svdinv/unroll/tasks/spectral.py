@@ -42,7 +42,7 @@ _SIDE = 10.0  # of an image, in cm
 _BLOCK = 8
 _BRIGHT = 0.98  # quantile that is white in a picture
 # Where the truth is not known: of TV, of the Casorati matrix, of blocks, of TNV.
-_USUAL = (1e-4, 1e-2, 1e-3, 1e-4)
+_USUAL = (1e-5, 1e-3, 3e-4, 3e-5)
 
 # Density in g/cm^3, or concentration, and mass attenuation in cm^2/g by energy in keV
 # (Hubbell & Seltzer, NIST Standard Reference Database 126): soft tissue and cortical
