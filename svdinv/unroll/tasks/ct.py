@@ -429,7 +429,8 @@ class Densities(Simulated):
         image = random_shapes(size, rng, task.rectangles, task.hollow)
         if task.textures and rng.random() < task.textures:
             image = textured(image, rng)
-        options = task.options(
+        kind: Any = task.options
+        options = kind(
             views=views,
             arc=arc or None,
             beam=beam,
@@ -540,7 +541,7 @@ def penalised(
     problem: Problem,
     prior: Callable[[float], Any],
     usual: float = _FIXED_WEIGHT,
-    algorithm: PDHG = PDHG(),  # noqa: B008
+    nonnegative: bool = False,
 ) -> Estimate:
     """Minimise with a prior of some weight, by the primal-dual method.
 
@@ -552,7 +553,7 @@ def penalised(
 
     how: dict[str, Any] = {
         "iterations": 4 * _ITERATIONS,
-        "algorithm": algorithm,
+        "algorithm": PDHG(nonnegative=nonnegative),
         "rtol": _CHANGE,
     }
     weight = usual

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.algorithms import PDHG
 from svdinv.unroll.data.densities import NAMES, Ellipse, drawn
 from svdinv.unroll.data.formats import WRITERS
 from svdinv.unroll.data.measurements import Datasets
@@ -39,10 +38,12 @@ _RANGE = (30.0, 110.0)  # of the bins, in keV
 _VOLTAGE = 120.0  # of the tube, in kV
 _FINER = 1024  # energies in each bin
 _SIDE = 10.0  # of an image, in cm
+_SPOT = (  # least and most density, semi-axes, centre and angle
+    (0.3, 0.04, 0.04, -0.5, -0.5, 0.0),
+    (1.0, 0.2, 0.2, 0.5, 0.5, 180.0),
+)
 _BLOCK = 8
 _BRIGHT = 0.98  # quantile that is white in a picture
-# Where the truth is not known: of TV, of the Casorati matrix, of blocks, of TNV.
-_USUAL = (1e-5, 1e-3, 3e-4, 3e-5)
 
 # Density in g/cm^3, or concentration, and mass attenuation in cm^2/g by energy in keV
 # (Hubbell & Seltzer, NIST Standard Reference Database 126): soft tissue and cortical
@@ -58,8 +59,9 @@ _MATERIALS: dict[str, tuple[float, dict[float, float]]] = {
                            150: 1.100}),
 }  # fmt: skip
 _FILTER = 0.5 * 2.699  # g/cm^2 of it
-_ALUMINIUM = {30: 1.128, 40: 0.5685, 50: 0.3681, 60: 0.2778, 80: 0.2018, 100: 0.1704,
-              150: 0.1378}  # fmt: skip
+_ALUMINIUM: dict[float, float] = {
+    30: 1.128, 40: 0.5685, 50: 0.3681, 60: 0.2778, 80: 0.2018, 100: 0.1704, 150: 0.1378,
+}  # fmt: skip
 
 
 def bins_of(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -171,18 +173,13 @@ class SpectralCt(Ct):
         tissue = np.minimum(2 * image, 2 - 2 * image)
         rng = np.random.default_rng([options.seed, 2])
         spots = [
-            Ellipse(
-                rng.uniform(0.3, 1), *rng.uniform(0.04, 0.2, 2),
-                *rng.uniform(-0.5, 0.5, 2), rng.uniform(0, 180),
-            )
+            Ellipse(*rng.uniform(*_SPOT).tolist())
             for _ in range(int(rng.integers(3, 9)))
-        ]  # fmt: skip
+        ]
         rows, columns = image.shape
         taken_up = drawn(spots, max(image.shape))[:rows, :columns] * tissue
-        _, attenuation = bins_of(options.bins or _BINS)
-        maps = np.stack([tissue, bone, taken_up])
-        found = np.tensordot(attenuation.T.astype(np.float32), maps, 1)
-        return Given(name, found)
+        mixing = bins_of(options.bins or _BINS)[1].T.astype(np.float32)
+        return Given(name, np.tensordot(mixing, np.stack([tissue, bone, taken_up]), 1))
 
     def built_in(self) -> dict[str, dict[str, str]]:
         """List the phantoms."""
@@ -206,14 +203,13 @@ class SpectralCt(Ct):
         The weights of least squares are the counts, the inverse variance of their
         logarithm (Sauer & Bouman, IEEE Trans. Signal Process. 1993).
         """
-        problem = super().measure(given, options)
-        photons = _photons(options)
-        setting = f"{problem.setting}, {len(given.image)} bins"
-        if not photons:
+        problem, bins = super().measure(given, options), len(given.image)
+        setting = f"{problem.setting}, {bins} bins"
+        if not (photons := _photons(options)):
             return replace(problem, setting=setting)
+        fidelity = _weighted(problem, bins_of(bins)[0])
         setting += f", {photons:.3g} photons"
-        share, _ = bins_of(len(given.image))
-        return replace(problem, setting=setting, fidelity=_weighted(problem, share))
+        return replace(problem, setting=setting, fidelity=fidelity)
 
     def detected(
         self, y: Any, unit: float, options: Any, rng: np.random.Generator
@@ -256,24 +252,16 @@ class SpectralCt(Ct):
 
     def baselines(self) -> Mapping[str, Method]:
         """Give what takes each bin alone, and what takes them together."""
-        blocks = functools.partial(LocalLowRank, block=_BLOCK, stride=_BLOCK // 2)
-        _, *usual = _USUAL
-        joint = {"low rank": Casorati, "local low rank": blocks, "TNV": _nuclear}
-        found = {
+        return {"FBP": fbp, "TV": tv} | {
             name: functools.partial(
-                penalised, prior=prior, usual=weight, algorithm=_POSITIVE
+                penalised, prior=prior, usual=usual, nonnegative=True
             )
-            for (name, prior), weight in zip(joint.items(), usual, strict=True)
+            for name, (prior, usual) in _JOINT.items()
         }
-        return {"FBP": fbp, "TV": tv, **found}
 
     def describe(self, problem: Problem) -> str:
         """Give the bins and the size."""
         return f"{len(problem.y)} bins of {super().describe(problem)}"
-
-    def shown(self, image: Any) -> Any:
-        """Give the bins as they are."""
-        return image
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
         """Write the bins, or a PNG with them side by side."""
@@ -311,8 +299,13 @@ def _thirds(image: Any) -> Any:
     return np.stack(parts, axis=-1)
 
 
-_POSITIVE = PDHG(nonnegative=True)
-_nuclear = functools.partial(TotalVariation, channels=-3)
+# Priors of all bins together, with weights where the truth is not known.
+_JOINT: dict[str, tuple[Callable[[float], Any], float]] = {
+    "low rank": (Casorati, 1e-3),
+    "local low rank": (lambda w: LocalLowRank(w, _BLOCK, stride=_BLOCK // 2), 3e-4),
+    "TNV": (lambda w: TotalVariation(w, channels=-3), 3e-5),
+}
+_USUAL = 1e-5  # of TV, likewise
 
 
 def tv(problem: Problem) -> Estimate:
@@ -330,6 +323,6 @@ def tv(problem: Problem) -> Estimate:
             truth=None if problem.truth is None else problem.truth[bin_],
             fidelity=L2(None if weight is None else weight[bin_]),
         )
-        found.append(penalised(one, TotalVariation, _USUAL[0], _POSITIVE))
+        found.append(penalised(one, TotalVariation, _USUAL, True))
     notes = ", ".join(each.note.removeprefix("weight ") for each in found)
     return Estimate(np.concatenate([x.image for x in found]), f"weights {notes}")
