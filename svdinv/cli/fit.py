@@ -284,7 +284,7 @@ def _generator(
         )
     with naming("--weights"):
         network = open_network(weights or task.kind, device)
-    check_network(network, task, arguments.input)
+    check_network(network, task, arguments.input, problem)
     return network.recipe, network
 
 

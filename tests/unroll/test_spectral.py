@@ -87,7 +87,7 @@ def test_noise_without_photons_is_white():
 
 
 def test_what_takes_bins_together_is_ahead():
-    task, made = SpectralCt(), problem(replace(SMALL, views=24))
+    task, made = SpectralCt(), problem(replace(SMALL, views=24, bins=4))
     found = {}
     for name, method in task.baselines().items():
         estimate = method(made)
@@ -197,6 +197,16 @@ def test_it_is_trained_and_reconstructs(tmp_path, capsys):
     with Image.open(tmp_path / "scan-panel.png") as panel:
         colours = np.asarray(panel.convert("RGB"), int)
     assert np.ptp(colours, axis=-1).max() > 20
+    more = ["spectral:walnut-1", *small[:4], "--bins", "5", "--device", "cpu"]
+    for words in (
+        ["reconstruct", *more, "--weights", run],
+        ["fit", *more, "--weights", run],
+        ["evaluate", run, "--images", *more],
+    ):
+        assert main([*words, "--output", str(tmp_path / "other")]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "these are for images of 4 channels, but" in said
+        assert "walnut-1 has 5" in said
     show = ["data", "show", "spectral:head-1", *small[:2], "--output"]
     assert main([*show, str(tmp_path / "bins.png")]) == 0
     fit = ["fit", scan, "--prior", "dip", "--iterations", "3", "--device", "cpu"]
