@@ -19,6 +19,7 @@ from svdinv.cli.arguments import (
     task_settings,
     writable_folder,
 )
+from svdinv.cli.inputs import check_network
 
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Options, Task
@@ -149,6 +150,8 @@ def run(arguments: argparse.Namespace) -> int:
         with naming_flags(arguments, task):
             images = _images(arguments, task, settings[0])
             _check_measured(task, images, settings)
+        for given in images if network else ():
+            check_network(network, task, given.name, given, "NAME|PATH")
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)

@@ -145,7 +145,8 @@ def add(commands: Subparsers) -> None:
         type=not_negative,
         default=0.0,
         metavar="WEIGHT",
-        help="weight of the nuclear norm, frames x pixels, of series (default 0)",
+        help="weight of the nuclear norm, frames x pixels, of series, or bins x pixels "
+        "(default 0)",
     )
     fit.add_argument(
         "--penalty",
@@ -283,7 +284,7 @@ def _generator(
         )
     with naming("--weights"):
         network = open_network(weights or task.kind, device)
-    check_network(network, task, arguments.input)
+    check_network(network, task, arguments.input, problem)
     return network.recipe, network
 
 
@@ -357,7 +358,7 @@ def _options(
             raise ValueError(f"argument --deviation: does not apply to --stop {stop}")
         rule = {"held-out": HeldOut(), "variance": MovingVariance(), "none": None}
         rule = rule[stop]
-    if arguments.low_rank and not task.moving:
+    if arguments.low_rank and task.channels is not None:
         raise ValueError(f"argument --low-rank: does not apply to {task.images}")
     if arguments.low_rank and arguments.tv:
         raise ValueError("argument --low-rank: not allowed with --tv")

@@ -54,13 +54,25 @@ def read_input(
         return Input(task, task.measure(given, asked), options, False)
 
 
-def check_network(network: Any, task: Task, source: str) -> None:
-    """Refuse, by a ValueError, a network for images of another task."""
+def check_network(
+    network: Any, task: Task, source: str, given: Any, argument: str = "--weights"
+) -> None:
+    """Refuse, by a ValueError, a network for images of another task, or channels."""
     from svdinv.unroll.evaluation.inference import task_of_network
 
     own = task_of_network(network)
     if own.kind != task.kind:
         raise ValueError(
-            f"argument --weights: these are for {own.kind}, but {source} is of the "
+            f"argument {argument}: these are for {own.kind}, but {source} is of the "
             f"kind {task.kind}"
+        )
+    channels = getattr(network.recipe, "channels", None)
+    if channels is None or task.channels is not None:
+        return
+    image = getattr(given, "image", None)
+    found = (given.adjoint() if image is None else image).shape[-3]
+    if found != channels:
+        raise ValueError(
+            f"argument {argument}: these are for images of {channels} channels, but "
+            f"{source} has {found}"
         )

@@ -227,7 +227,7 @@ def _prepared(
     if arguments.weights or task.kind in pretrained.names():
         with naming("--weights"):
             network = opened(arguments.weights or task.kind)
-        check_network(network, task, source)
+        check_network(network, task, source, problem)
     elif arguments.ensemble:
         raise ValueError(
             f"argument --ensemble: needs --weights, none for {task.kind} come with "

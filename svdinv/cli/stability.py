@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.weights or task.kind in pretrained.names():
             with naming("--weights"):
                 network = open_network(arguments.weights or task.kind)
-            check_network(network, task, source)
+            check_network(network, task, source, problem)
             methods["network"] = network.requires_grad_(False)
         squares = isinstance(problem.fidelity, L2)
         if not (methods or squares):

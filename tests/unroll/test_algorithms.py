@@ -248,6 +248,39 @@ def test_conjugate_gradients_solve_in_as_many_steps_as_unknowns(rng):
     )
 
 
+def test_frameworks_agree_without_negative_values(arrays, rng):
+    y, prior = rng.standard_normal((3, 4, 5)), TotalVariation(0.1, channels=-3)
+
+    def image(y):
+        how = {"algorithm": PDHG(nonnegative=True), "iterations": 20}
+        return solve(Problem(y, Identity()), prior, objective=False, **how).image
+
+    found = arrays.numpy(image(arrays.array(y)))
+    assert (found == 0).any()
+    np.testing.assert_allclose(found, image(y), atol=1e-10)
+
+
+@pytest.mark.parametrize("prior", [Casorati(1.0), TotalVariation(0.2, channels=-3)])
+def test_pdhg_without_negative_values(prior, rng):
+    """Optimality: what the slope of the data lacks to -R'(x) points into x >= 0."""
+    A = Dense(rng.standard_normal((240, T * H * W)) / 15, (T, H, W))
+    x = np.maximum(rng.standard_normal((T, 1, 1)) * rng.standard_normal((H, W)), 0)
+    problem = Problem(A(x) + 0.3 * rng.standard_normal(240), A)
+    how = {"iterations": 4000, "rtol": 1e-10, "objective": False}
+    found = solve(problem, prior, algorithm=PDHG(nonnegative=True), **how)
+    x, K = found.image, prior.split()[0]
+    assert (x >= 0).all()
+    assert 0 < np.count_nonzero(x) < x.size
+    subgradient = found.state["transform_dual"]
+    slope = problem.gradient(x) + K.adjoint(subgradient)
+    assert slope.min() > -1e-6
+    np.testing.assert_allclose(slope * x, 0, atol=1e-6)
+    assert np.vdot(subgradient, K(x)) == pytest.approx(float(prior.value(x)), rel=1e-6)
+    assert (prior.split()[1](subgradient, 1 - 1e-6) ** 2).sum() < 1e-9
+    free = solve(problem, prior, algorithm=PDHG(), iterations=2000, objective=False)
+    assert free.image.min() < -0.01
+
+
 @pytest.mark.parametrize("size", [8, 96])
 def test_conjugate_gradients_stay_at_the_solution_of_a_singular_system(rng, size):
     """Rounding leaves a residual where N is 0, and no step must follow it."""

@@ -36,7 +36,7 @@ def with_line(section, line):
 
 
 def test_presets_are_complete_configurations():
-    assert presets() == ["cine", "colour", "ct", "ct-edip", "eit", "pet"]
+    assert presets() == ["cine", "colour", "ct", "ct-edip", "eit", "pet", "spectral-ct"]
     assert isinstance(preset("colour").task, Colour)
     assert isinstance(preset("cine").task, Cine)
     with pytest.raises(

@@ -39,6 +39,7 @@ NORMS = {
     "variation, in time": TotalVariation(
         WEIGHT, axes=(-3, -2, -1), boundary="periodic", iterations=3000
     ),
+    "variation, nuclear": TotalVariation(WEIGHT, channels=-3, iterations=3000),
 }
 SMOOTH = {
     "tikhonov": Tikhonov(WEIGHT),
@@ -181,6 +182,34 @@ def test_values_by_their_definitions(rng):
     assert float(NORMS["variation, anisotropic"].value(x)) == pytest.approx(
         WEIGHT * (np.abs(down).sum() + np.abs(right).sum())
     )
+    jacobians = [
+        np.stack([down[:, i, j], right[:, i, j]], axis=1)
+        for i in range(H)
+        for j in range(W)
+    ]
+    assert float(NORMS["variation, nuclear"].value(x)) == pytest.approx(
+        WEIGHT * sum(map(nuclear, jacobians))
+    )
+
+
+def test_one_channel_has_the_usual_variation(rng):
+    """A nuclear norm of one row is its length; of channels that are equal, its root."""
+    x = draw("float64", rng)[:, :1]
+    usual, nuclear = TotalVariation(WEIGHT), TotalVariation(WEIGHT, channels=-3)
+    assert float(nuclear.value(x)) == pytest.approx(float(usual.value(x)))
+    np.testing.assert_allclose(nuclear.prox(x, STEP), usual.prox(x, STEP), atol=1e-12)
+    same = np.repeat(x, 4, axis=1)
+    assert float(nuclear.value(same)) == pytest.approx(2 * float(usual.value(x)))
+    # The axis of the channels may be any without differences.
+    turned, last = (
+        np.moveaxis(draw("float64", rng), 1, 0),
+        replace(nuclear, channels=-4),
+    )
+    given = np.moveaxis(turned, 0, 1)
+    np.testing.assert_allclose(
+        last.prox(turned, STEP), np.moveaxis(nuclear.prox(given, STEP), 1, 0),
+        atol=1e-12,
+    )  # fmt: skip
 
 
 def test_value_of_blocks(rng):
@@ -250,6 +279,13 @@ def test_split_is_the_same_function(rng):
             np.testing.assert_array_equal(z, R.prox(x, STEP))
         else:
             weight = WEIGHT * STEP
+            if R.channels is not None:
+                matrices = np.moveaxis(Kx, (0, R.channels), (-1, -2))
+                u, s, v = np.linalg.svd(matrices, full_matrices=False)
+                due = (u * np.maximum(s - weight, 0)[..., None, :]) @ v
+                due = np.moveaxis(due, (-1, -2), (0, R.channels))
+                np.testing.assert_allclose(z, due, atol=1e-12)
+                continue
             joint = 0 if R.isotropic else None
             np.testing.assert_allclose(z, shrink(Kx, weight, joint), atol=1e-14)
 
@@ -329,6 +365,13 @@ def test_torch_differentiates(name, rng):
         (lambda: Sparse(1, Gradient()), ValueError, "unitary"),
         (lambda: TotalVariation(1, iterations=0), ValueError, "iterations"),
         (lambda: TotalVariation(1, axes=(1,)), ValueError, "axes"),
+        (lambda: TotalVariation(1, channels=-1), ValueError, "channels must be a neg"),
+        (lambda: TotalVariation(1, channels=0), ValueError, "channels must be a neg"),
+        (
+            lambda: TotalVariation(1, channels=-3, isotropic=False),
+            ValueError,
+            "channels must be None",
+        ),
         (lambda: HuberVariation(1, 0), ValueError, "delta"),
         (lambda: HuberVariation(1, 1, boundary="no"), ValueError, "boundary"),
         (lambda: Tikhonov(1, Gradient()).prox(np.ones(3), 1), ValueError, "unitary"),

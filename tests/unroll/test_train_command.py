@@ -474,7 +474,7 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ([], "what to train? cine, colour, ct, ct-edip, eit, pet or a file"),
+        ([], "what to train? cine, colour, ct, ct-edip, eit, pet, spectral-ct or a"),
         (["colour"], "needs --output"),
         (["color", "--output", "x"], "cannot read color"),
         (["colour", "--set", "steps"], "argument --set: NAME=VALUE expected"),

@@ -370,6 +370,10 @@ class PDHG(Algorithm):
     transform : Operator, optional
         K, such as `svdinv.unroll.operators.Gradient` for the total variation; `solve`
         takes that of the prior.
+    nonnegative : bool
+        Whether x, which is real, must not be negative: what the third line gives is
+        projected. `solve` then takes K = 1 where a prior has no other, since R and the
+        constraint have no joint proximal operator.
 
     Raises
     ------
@@ -378,6 +382,7 @@ class PDHG(Algorithm):
     """
 
     transform: Operator | None = None
+    nonnegative: bool = False
 
     parameters: ClassVar[dict[str, float]] = {"step": 0.5, "dual_step": 0.5}
     watched: ClassVar[tuple[str, ...]] = ("x", "dual")
@@ -412,6 +417,8 @@ class PDHG(Algorithm):
             w = w - times(sigma, prox(times(1 / sigma, w, xp), 1 / sigma), xp)
             following["transform_dual"] = w
             new = x - times(step, slope + K.adjoint(w), xp)
+        if self.nonnegative:
+            new = xp.where(new > 0, new, xp.zeros_like(new))
         return {"x": new, "ahead": 2 * new - x, **following}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
@@ -421,7 +428,8 @@ class PDHG(Algorithm):
         """
         if hasattr(prior, "split"):
             K, prox = prior.split()
-            return replace(self, transform=None if isinstance(K, Identity) else K), prox
+            needless = isinstance(K, Identity) and not self.nonnegative
+            return replace(self, transform=None if needless else K), prox
         if self.transform is not None:
             raise TypeError(f"{self!r} needs a prior with split()")
         return self, prior.prox

@@ -52,7 +52,7 @@ def noisy(problem: Problem, deviation: float, *, seed: int) -> Problem:
 
 def counted(
     integrals: Arrays,
-    photons: float,
+    photons: float | Arrays,
     rng: np.random.Generator,
     *,
     electronic: float = 5.0,
@@ -60,10 +60,10 @@ def counted(
     """Give line integrals of attenuation as they are measured by counting photons.
 
     Counts are Poisson variables of mean ``photons * exp(-integral)``, where a detector
-    counts so many photons without anything in the way, plus Gaussian noise of the
-    electronics, of a standard deviation in photons (Lasio, Whiting & Williamson, Phys.
-    Med. Biol. 2007). All photons have one energy: there is no beam hardening. What
-    would be no photon at all counts as one.
+    counts so many photons (numbers that broadcast) without anything in the way, plus
+    Gaussian noise of the electronics, of a standard deviation in photons (Lasio,
+    Whiting & Williamson, Phys. Med. Biol. 2007). All photons of an integral have one
+    energy: there is no beam hardening. What would be no photon at all counts as one.
     """
     mean = photons * np.exp(-integrals.astype(np.float64))
     counts = rng.poisson(mean) + electronic * rng.standard_normal(mean.shape)

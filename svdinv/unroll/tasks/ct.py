@@ -37,7 +37,17 @@ from svdinv.unroll.tasks.task import (
     register,
 )
 
-__all__ = ["Ct", "CtOptions", "Densities", "Geometry", "fbp", "nnls", "sirt", "tv"]
+__all__ = [
+    "Ct",
+    "CtOptions",
+    "Densities",
+    "Geometry",
+    "fbp",
+    "nnls",
+    "penalised",
+    "sirt",
+    "tv",
+]
 
 _PREFIX = "density:"  # a picture that is to be a density
 _BEAMS = ("parallel", "fan")
@@ -180,6 +190,8 @@ class Ct(Task):
     options: ClassVar[type[Options]] = CtOptions
     input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
+    layout: ClassVar[str] = "(views, detectors)"  # of a measured sinogram
+    side: ClassVar[float] = _ATTENUATION  # length of an image's side
 
     size: tuple[int, ...] = option(
         (128,), "rows and columns of what is trained on: a step takes one of these",
@@ -243,43 +255,49 @@ class Ct(Task):
         name = str(source)
         if name in NAMES:
             image = density(name, options.size or 128, seed=options.seed)
-            return Given(name, image[None])
+            return self.given(name, image, options)
         if name.startswith(_PREFIX):
             file = name.removeprefix(_PREFIX)
             grey = grey_picture(file)
             grey = centre_crop(grey, options.crop) if options.crop else grey
-            return Given(Path(file).stem, np.ascontiguousarray(grey[None]))
+            return self.given(Path(file).stem, np.ascontiguousarray(grey), options)
         held = read_htc(source)
         size = options.size or _PIXELS
         place = Geometry(
             size, size, _WIDTH / size, held.spacing, 0.0, held.source, held.distance
         )
-        problem = _problem(held.sinogram, place, held.angles)
+        problem = _problem(held.sinogram[None], place, held.angles)
         return replace(problem, name=Path(source).stem, setting="as measured")
 
+    def given(self, name: str, image: Any, options: Any) -> Given:
+        """Make of a density (H, W) an image that is to be measured."""
+        return Given(name, image[None])
+
     def read_measured(self, file: Datasets) -> Problem:
-        """Read ``sinogram``, (views, detectors), ``angles`` and ``geometry``.
+        """Read ``sinogram``, of the `layout`, ``angles`` and ``geometry``.
 
         Angles are in degrees; ``geometry`` holds the seven numbers of `Geometry`;
-        ``truth`` is (1, H, W).
+        ``truth`` is (C, H, W), with one channel unless the layout has more.
         """
-        shape = file.shape("sinogram", "(views, detectors)", (2,))
-        place, angles = read_geometry(file, Geometry, shape[0])
-        sinogram = file.real("sinogram")
+        axes = self.layout.count(",") + 1
+        shape = file.shape("sinogram", self.layout, (axes,))
+        place, angles = read_geometry(file, Geometry, shape[-2])
+        sinogram = file.real("sinogram").reshape(-1, *shape[-2:])
         try:
             problem = _problem(sinogram, place, angles)
         except ValueError as error:
             raise file.error("geometry", f"makes no sense: {error}") from error
         if "truth" not in file:
             return problem
-        file.same("truth", (1, *place[:2]), "of the image")
+        file.same("truth", (len(sinogram), *place[:2]), "of the image")
         return replace(problem, truth=file.real("truth") / np.float32(problem.scale))
 
     def measured(self, problem: Problem) -> dict[str, Any]:
         """Give ``sinogram``, ``angles`` and ``geometry``."""
         place, angles, unit = problem.note
+        y = problem.y * np.float32(unit)
         return {
-            "sinogram": problem.y[0] * np.float32(unit),
+            "sinogram": y.reshape(y.shape[-self.layout.count(",") - 1 :]),
             "angles": np.asarray(angles, np.float32),
             "geometry": np.asarray(place, np.float32),
         }
@@ -307,20 +325,18 @@ class Ct(Task):
         views, whole = options.views or _VIEWS, 360.0 if fan else 180.0
         arc = options.arc or whole
         angles = tuple(float(k * arc / views) for k in range(views))
-        pixel = _ATTENUATION / max(rows, columns)
+        pixel = self.side / max(rows, columns)
         place = Geometry(rows, columns, pixel, pixel)
         if fan:
             grown = _DISTANCE / _SOURCE
-            side = _ATTENUATION
             place = Geometry(
-                rows, columns, pixel, pixel * grown, 0.0, _SOURCE * side,
-                _DISTANCE * side,
+                rows, columns, pixel, pixel * grown, 0.0, _SOURCE * self.side,
+                _DISTANCE * self.side,
             )  # fmt: skip
         A = place.operator(angles, None)
         y, unit = A(given.image), _unit(A)
         rng = np.random.default_rng([options.seed, 1])
-        if options.photons:
-            y = counted(y * unit, options.photons, rng) / unit
+        y = self.detected(y, unit, options, rng)
         if options.noise:
             deviation = np.float32(options.noise * float(np.abs(y).mean()))
             y = y + deviation * white_noise(y.shape, y.dtype, rng)
@@ -337,6 +353,18 @@ class Ct(Task):
             setting=setting,
             note=_Note(place, angles, unit),
         )
+
+    def detected(
+        self, y: Any, unit: float, options: Any, rng: np.random.Generator
+    ) -> Any:
+        """Give data as they are counted, of line integrals ``unit * y``."""
+        if not options.photons:
+            return y
+        return counted(y * unit, options.photons, rng) / unit
+
+    def noisy(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw the options that differ between items of a training."""
+        return {"noise": rng.uniform(*self.noise)}
 
     def memory(self, given: Given | Problem, options: Any) -> float:
         """Count what is kept: projector, adjoint and filtered back-projection."""
@@ -405,14 +433,15 @@ class Densities(Simulated):
         image = random_shapes(size, rng, task.rectangles, task.hollow)
         if task.textures and rng.random() < task.textures:
             image = textured(image, rng)
-        options = CtOptions(
+        kind: Any = task.options
+        options = kind(
             views=views,
             arc=arc or None,
             beam=beam,
-            noise=rng.uniform(*task.noise),
+            **task.noisy(rng),
             seed=int(rng.integers(2**31)),
         )
-        return task.measure(Given("shapes", image[None]), options)
+        return task.measure(task.given("shapes", image, options), options)
 
     def validation(self) -> list[Problem]:
         """Give problems that no step draws, of settings at even distances."""
@@ -435,9 +464,9 @@ def _unit(A: Operator) -> float:
 
 def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
     """Make a problem of measured line integrals, of densities of about 1 at most."""
-    A = place.operator(tuple(map(float, angles)), sinogram.shape[1])
+    A = place.operator(tuple(map(float, angles)), sinogram.shape[-1])
     note = _Note(place, tuple(angles), _unit(A))
-    problem = Problem(sinogram[None] / np.float32(note.unit), A, note=note)
+    problem = Problem(sinogram / np.float32(note.unit), A, note=note)
     highest = float(np.percentile(_inverted(problem, "ram-lak"), _HIGHEST))
     if not highest > 0:
         raise ValueError("the sinogram must have positive line integrals")
@@ -509,19 +538,29 @@ def tv(problem: Problem) -> Estimate:
 
     The note tells its weight, the best where the truth is known.
     """
+    return penalised(problem, TotalVariation)
 
-    def prior(weight: float) -> TotalVariation:
-        return TotalVariation(weight, axes=(-2, -1))
+
+def penalised(
+    problem: Problem,
+    prior: Callable[[float], Any],
+    usual: float = _FIXED_WEIGHT,
+    nonnegative: bool = False,
+) -> Estimate:
+    """Minimise with a prior of some weight, by the primal-dual method.
+
+    The weight is the best where the truth is known, or else the `usual` one.
+    """
 
     def score(image: Any) -> float:
         return psnr(problem.truth, np.maximum(image, 0))
 
-    weight = _FIXED_WEIGHT
     how: dict[str, Any] = {
         "iterations": 4 * _ITERATIONS,
-        "algorithm": PDHG(),
+        "algorithm": PDHG(nonnegative=nonnegative),
         "rtol": _CHANGE,
     }
+    weight = usual
     if problem.truth is None:
         x0 = np.maximum(problem.A.approximate_inverse(problem.y), 0)
         found = solve(problem, prior(weight), x0=x0, objective=False, **how)

@@ -15,19 +15,23 @@ from svdinv.unroll.algorithms import EM, solve
 from svdinv.unroll.arrays import Array, fitted, namespace, stacked
 from svdinv.unroll.data.densities import NAMES as DENSITIES
 from svdinv.unroll.data.densities import density, random_ellipses
-from svdinv.unroll.data.formats import WRITERS, ending
+from svdinv.unroll.data.formats import WRITERS
 from svdinv.unroll.data.kinetics import FRAMES, kinetic_phantom
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import Entry, save_panel
-from svdinv.unroll.display.pictures import contact_sheet, save_picture
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.sinograms import MOST, grey_picture, read_geometry
+from svdinv.unroll.tasks.sinograms import (
+    MOST,
+    grey_picture,
+    read_geometry,
+    save_channels,
+)
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -351,11 +355,7 @@ class Pet(Task):
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
         """Write the frames, or a PNG with them side by side."""
-        suffix = ending(path, self.endings)
-        if suffix == ".png":
-            save_picture(path, contact_sheet(image / max(float(image.max()), 1e-30)))
-        else:
-            WRITERS[suffix](path, image * np.float32(problem.scale), None)
+        save_channels(path, image, problem, self.endings)
 
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
