@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from svdinv.cli import main
-from svdinv.unroll.networks import PrimalDual
+from svdinv.unroll.algorithms import ISTA
+from svdinv.unroll.networks import LowRank, PrimalDual, Unrolled
+from svdinv.unroll.networks.functional import svt
 from svdinv.unroll.operators import dot_test
 from svdinv.unroll.tasks.ct import Ct
 from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
 from svdinv.unroll.tasks.spectral import SpectralCt, SpectralOptions, bins_of
+from svdinv.unroll.torch import Network
 from svdinv.unroll.training.config import preset
 
 SMALL = SpectralOptions(views=16, size=24, bins=5, photons=3e4)
@@ -161,6 +166,23 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
     _, found = read_measurement(tmp_path / "a.h5")
     due = np.exp(-made.note.unit * made.y)  # of as many photons in each bin
     np.testing.assert_allclose(found.fidelity.weight, due / due.max(), rtol=1e-4)
+
+
+def test_low_rank_over_the_bins_is_learned(rng):
+    recipe = Unrolled(
+        cells=2, algorithm=ISTA(), prior=LowRank(joint=True), images="image"
+    )
+    x = rng.standard_normal((2, 5, 8, 8)).astype(np.float32)
+    network = Network(recipe, seed=0)
+    layers = SimpleNamespace(threshold=torch.tensor(-2.0), svt=svt)
+    found = recipe.prior.prox(torch.from_numpy(x), 1.0, layers)
+    for image, before in zip(found.numpy(), x, strict=True):
+        U, s, Vh = np.linalg.svd(before.reshape(5, 64), full_matrices=False)
+        s = np.maximum(s - s[0] / (1 + np.exp(2)), 0)
+        np.testing.assert_allclose(image.reshape(5, 64), (U * s) @ Vh, atol=1e-5)
+    made = problem(SMALL).single().replace_arrays(torch.from_numpy)
+    network(made).sum().backward()
+    assert all(p.grad.abs() > 0 for p in network.parameters())
 
 
 def test_pictures_are_materials_too(tmp_path):

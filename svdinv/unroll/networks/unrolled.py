@@ -132,9 +132,13 @@ class LowRank(LearnedPrior):
     ----------
     threshold : float
         First value.
+    joint : bool
+        Whether the channels of an image are one matrix, channels x pixels, as the
+        frames of a series are: bins of energy, or frames of real numbers.
     """
 
     threshold: float = -2.0
+    joint: bool = False
 
     uses_step: ClassVar[bool] = False
 
@@ -144,7 +148,7 @@ class LowRank(LearnedPrior):
     def prox(self, v: Array, step: Any, layers: Layers) -> Array:
         xp = namespace(v)
         share = fraction(layers.threshold, xp)
-        if not is_complex(v, xp):
+        if not (self.joint or is_complex(v, xp)):
             return layers.svt(v, share)
         return from_casorati(layers.svt(casorati(v, xp), share), v, xp)
 

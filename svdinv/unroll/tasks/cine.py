@@ -82,7 +82,7 @@ _CALIBRATION = 24  # rows and columns that unknown maps are estimated from, at m
 _LEAST_CALIBRATION = 8  # twice the side of the kernels of ESPIRiT, and more
 _UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
 _NEAR = 2  # points of k-space from its centre that its largest value may be
-_OUT_OF_ORDER = 1e3  # times the energy there: that of the largest elsewhere
+_OUT_OF_ORDER = 100  # times the energy there: that of the largest elsewhere
 _ZEROS = 0.5  # share of measured values that may be 0
 _TINY = 1e-30  # magnitudes that single precision does not divide by
 

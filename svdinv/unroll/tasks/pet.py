@@ -15,7 +15,6 @@ from svdinv.unroll.algorithms import EM, solve
 from svdinv.unroll.arrays import Array, fitted, namespace, stacked
 from svdinv.unroll.data.densities import NAMES as DENSITIES
 from svdinv.unroll.data.densities import density, random_ellipses
-from svdinv.unroll.data.formats import WRITERS
 from svdinv.unroll.data.kinetics import FRAMES, kinetic_phantom
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
