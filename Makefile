@@ -27,7 +27,8 @@ help: ## show this list
 demo: .venv-demo/.ready ## install what the demonstration needs and run it
 	$(DEMO)/svdinv demo $(DEMO_ARGS)
 
-test: lint docs ## install every framework; run the checks, the docs build, pytest
+test: .venv-test/.ready ## install every framework; run the checks, the docs build, pytest
+	$(MAKE) -j 2 lint docs
 	$(TEST)/python -m pytest -n 2 --timeout 600 $(PYTEST_ARGS)
 
 lint: .venv-test/.ready ## ruff, mypy and the import contracts
@@ -37,7 +38,7 @@ lint: .venv-test/.ready ## ruff, mypy and the import contracts
 	$(TEST)/lint-imports
 
 docs: .venv-test/.ready ## build the documentation, warnings as errors
-	$(TEST)/python -m sphinx -W --keep-going -q -E -b html \
+	$(TEST)/python -m sphinx -W --keep-going -q -E -j 2 -b html \
 	    -d docs/_build/doctrees docs docs/_build/html
 
 bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs

@@ -80,5 +80,7 @@ def own_signature(
 
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
+    # It adds files to the pages, and does not say that these may be read in parallel.
+    app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True
     app.connect("autodoc-skip-member", skip_field_alias)
     app.connect("autodoc-process-signature", own_signature)

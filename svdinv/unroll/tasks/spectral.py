@@ -203,21 +203,20 @@ class SpectralCt(Ct):
         The weights of least squares are the counts, the inverse variance of their
         logarithm (Sauer & Bouman, IEEE Trans. Signal Process. 1993).
         """
-        problem, bins = super().measure(given, options), len(given.image)
-        setting = f"{problem.setting}, {bins} bins"
-        if not (photons := _photons(options)):
-            return replace(problem, setting=setting)
-        fidelity = _weighted(problem, bins_of(bins)[0])
-        setting += f", {photons:.3g} photons"
-        return replace(problem, setting=setting, fidelity=fidelity)
+        photons, bins = _photons(options), len(given.image)
+        problem = super().measure(given, replace(options, photons=photons or None))
+        problem = replace(problem, setting=f"{problem.setting}, {bins} bins")
+        if not photons:
+            return problem
+        return replace(problem, fidelity=_weighted(problem, bins_of(bins)[0]))
 
     def detected(
         self, y: Any, unit: float, options: Any, rng: np.random.Generator
     ) -> Any:
         """Count the photons of each bin, without noise of the electronics."""
-        if not (photons := _photons(options)):
+        if not options.photons:
             return y
-        each = photons * bins_of(len(y))[0][:, None, None]
+        each = options.photons * bins_of(len(y))[0][:, None, None]
         return counted(y * unit, each, rng, electronic=0) / unit
 
     def noisy(self, rng: np.random.Generator) -> dict[str, Any]:
