@@ -88,7 +88,7 @@ def test_noise_without_photons_is_white():
     deviation = SpectralCt().deviation(made, options)
     np.testing.assert_allclose((made.y - clean.y).std(), deviation, rtol=0.1)
     assert "photons" not in made.setting
-    assert "1e+05 photons" in problem(replace(SMALL, photons=None)).setting
+    assert "100000 photons" in problem(replace(SMALL, photons=None)).setting
 
 
 def test_what_takes_bins_together_is_ahead():
