@@ -194,7 +194,7 @@ class TestRules:
             record = fitting.step()
         held = fitting.chosen
         away = (fitting.kept.average - fitting.problem.y)[held]
-        assert record.criterion == pytest.approx(float(away.square().mean()), rel=1e-5)
+        assert record.criterion == pytest.approx(float(away.abs().mean()), rel=1e-5)
 
     def test_it_stops_early_on_noise(self):
         """Nothing but noise: whatever is fitted beyond the mean is too much."""

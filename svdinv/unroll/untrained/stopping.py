@@ -119,10 +119,11 @@ class Rule:
 class HeldOut(Rule):
     """Leave a part of the data out of the fit, and watch the error there.
 
-    Its expectation is the error of the image as measured, and the variance of the
-    noise, which is the same in every iteration. Needs no noise level. The few data that
-    are far larger than the others, such as the middle of k-space, are always fitted:
-    without them the image is another one, and they alone would be the error.
+    Noise is the same in every iteration, so that the error is least where the image as
+    measured is nearest to the truth. Needs no noise level. The few data that are far
+    larger than the others, such as the middle of k-space, are always fitted: without
+    them the image is another one, and they alone would be the error. Nor are errors
+    squared: of few samples some at edges would decide.
 
     Attributes
     ----------
@@ -163,9 +164,9 @@ class HeldOut(Rule):
         return torch.from_numpy(held).reshape(measured.shape).to(measured.device)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Give the mean squared error of what was left out."""
+        """Give the mean absolute error of what was left out."""
         error = (seen.z - seen.y)[seen.chosen]
-        return float(error.abs().square().mean()) if error.numel() else math.inf
+        return float(error.abs().mean()) if error.numel() else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
