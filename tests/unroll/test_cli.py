@@ -65,7 +65,7 @@ def test_commands_have_the_options_of_all_tasks(command, several, capsys):
             name = (entry.metadata["plural"] if several else None) or entry.name
             assert f"--{name.replace('_', '-')} " in shown
     flat = " ".join(shown.split())
-    assert "--size SIZE cine, ct: rows and columns of a phantom" in flat
+    assert "--size SIZE cine, ct, spectral-ct: rows and columns of a phantom" in flat
     assert "; eit: rows and columns of a picture of a tank" in flat
     assert "default auto" in shown
 
