@@ -620,7 +620,7 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
     unit = float(size.max()) or 1.0
     energy = np.square(size / unit).reshape(-1, height, width).sum(axis=0)
     peak = np.unravel_index(int(energy.argmax()), energy.shape)
-    # How far it lies from where it would be of each axis that is not in order.
+    # Axes along which it lies where FFTs have it.
     wrapped = [
         axis
         for axis, at, n in zip((-2, -1), peak, (height, width), strict=True)
