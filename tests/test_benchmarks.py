@@ -26,7 +26,7 @@ def test_speed_study(tmp_path, monkeypatch):
     monkeypatch.setattr(
         speed.Study, "memory", lambda self, item, names: memory(self, item, names[-1:])
     )
-    few, small = speed.inputs(quick=True)[1:2], speed.small_batches(quick=True)[:1]
+    few, small = speed.inputs(quick=True)[1:], speed.small_batches(quick=True)[:1]
     monkeypatch.setattr(speed, "inputs", lambda quick: few)
     monkeypatch.setattr(speed, "small_batches", lambda quick: small)
     monkeypatch.setattr(

@@ -279,7 +279,7 @@ class Ct(Task):
         Angles are in degrees; ``geometry`` holds the seven numbers of `Geometry`;
         ``truth`` is (C, H, W), with one channel unless the layout has more.
         """
-        axes = self.layout.count(",") + 1
+        axes = 2 if self.channels else 3
         shape = file.shape("sinogram", self.layout, (axes,))
         place, angles = read_geometry(file, Geometry, shape[-2])
         sinogram = file.real("sinogram").reshape(-1, *shape[-2:])
@@ -297,7 +297,7 @@ class Ct(Task):
         place, angles, unit = problem.note
         y = problem.y * np.float32(unit)
         return {
-            "sinogram": y.reshape(y.shape[-self.layout.count(",") - 1 :]),
+            "sinogram": y[0] if self.channels else y,
             "angles": np.asarray(angles, np.float32),
             "geometry": np.asarray(place, np.float32),
         }

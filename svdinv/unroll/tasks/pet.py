@@ -25,12 +25,7 @@ from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.sinograms import (
-    MOST,
-    grey_picture,
-    read_geometry,
-    save_channels,
-)
+from svdinv.unroll.tasks.sinograms import MOST, grey_picture, read_geometry
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -351,10 +346,6 @@ class Pet(Task):
 
     def moves(self, problem: Problem) -> bool:
         return len(problem.y) > 1
-
-    def save(self, path: Path, image: Any, problem: Problem) -> None:
-        """Write the frames, or a PNG with them side by side."""
-        save_channels(path, image, problem, self.endings)
 
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import photograph, read_picture
-from svdinv.unroll.data.formats import WRITERS, ending
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.photographs import PHOTOS
-from svdinv.unroll.display.pictures import contact_sheet, save_picture
-from svdinv.unroll.problem import Problem
 
-__all__ = ["LEAST", "MOST", "grey_picture", "read_geometry", "save_channels"]
+__all__ = ["LEAST", "MOST", "grey_picture", "read_geometry"]
 
 LEAST, MOST = 11, 4096
 """Rows and columns of an image."""
@@ -50,14 +45,3 @@ def grey_picture(name: str, largest: int | None = None) -> NDArray[np.float32]:
     """Give a photograph of the package, or a picture file as of `read_picture`."""
     image = photograph(name) if name in PHOTOS else read_picture(name, largest=largest)
     return np.ascontiguousarray(image.mean(axis=-1, dtype=np.float32))
-
-
-def save_channels(
-    path: Path, image: NDArray[Any], problem: Problem, endings: Sequence[str]
-) -> None:
-    """Write (C, H, W) in the scale of what was read, or a PNG of all side by side."""
-    suffix = ending(path, tuple(endings))
-    if suffix == ".png":
-        save_picture(path, contact_sheet(image / max(float(image.max()), 1e-30)))
-    else:
-        WRITERS[suffix](path, image * np.float32(problem.scale), None)

@@ -7,6 +7,7 @@ a matrix of low rank; and their edges lie at the same places in all bins.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data.densities import NAMES, Ellipse, drawn
-from svdinv.unroll.data.formats import WRITERS
 from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import counted
 from svdinv.unroll.data.pictures import picture_files
@@ -27,7 +27,6 @@ from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.priors import Casorati, LocalLowRank, TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.ct import Ct, CtOptions, fbp, penalised
-from svdinv.unroll.tasks.sinograms import save_channels
 from svdinv.unroll.tasks.task import Estimate, Given, Method, Options, option, register
 
 __all__ = ["SpectralCt", "SpectralOptions", "bins_of"]
@@ -126,7 +125,6 @@ class SpectralCt(Ct):
     )
     options: ClassVar[type[Options]] = SpectralOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
-    endings: ClassVar[tuple[str, ...]] = (*WRITERS, ".png")
     peak: ClassVar[float | str] = "max"
     layout: ClassVar[str] = "(bins, views, detectors)"
     side: ClassVar[float] = _SIDE
@@ -262,10 +260,6 @@ class SpectralCt(Ct):
         """Give the bins and the size."""
         return f"{len(problem.y)} bins of {super().describe(problem)}"
 
-    def save(self, path: Path, image: Any, problem: Problem) -> None:
-        """Write the bins, or a PNG with them side by side."""
-        save_channels(path, image, problem, self.endings)
-
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
     ) -> None:
@@ -314,14 +308,13 @@ def tv(problem: Problem) -> Estimate:
     """
     found = []
     for k in range(len(problem.y)):
-        bin_ = np.s_[k : k + 1]
-        weight = getattr(problem.fidelity, "weight", None)
+        bin_ = operator.itemgetter(np.s_[k : k + 1])
         one = replace(
             problem,
-            y=problem.y[bin_],
-            truth=None if problem.truth is None else problem.truth[bin_],
-            fidelity=L2(None if weight is None else weight[bin_]),
+            y=bin_(problem.y),
+            truth=None if problem.truth is None else bin_(problem.truth),
+            fidelity=problem.fidelity.replace_arrays(bin_),
         )
-        found.append(penalised(one, TotalVariation, _USUAL, True))
+        found.append(penalised(one, TotalVariation, _USUAL, nonnegative=True))
     notes = ", ".join(each.note.removeprefix("weight ") for each in found)
     return Estimate(np.concatenate([x.image for x in found]), f"weights {notes}")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.data.formats import WRITERS, ending
 from svdinv.unroll.display import panels
-from svdinv.unroll.display.pictures import save_frames, save_picture
+from svdinv.unroll.display.pictures import contact_sheet, save_frames, save_picture
 from svdinv.unroll.imports import imported
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators.transforms import turns
@@ -433,14 +433,19 @@ class Task:
     def save(self, path: Path, image: Arrays, problem: Problem) -> None:
         """Write a reconstruction, as `shown` gives it, to a file of `endings`.
 
-        By default as a picture, or as numbers (C, H, W) in the scale of what was read.
+        By default as a picture, of a free number of channels with these side by side;
+        or as numbers (C, H, W) in the scale of what was read.
         """
-        suffix = ending(path, self.endings)
-        if suffix == ".png":
-            save_picture(path, image)
+        suffix, free = ending(path, self.endings), self.channels is None
+        if suffix != ".png":
+            numbers = image
+            if not free:
+                numbers = np.moveaxis(image[..., : self.channels], -1, 0)
+            WRITERS[suffix](path, numbers * np.float32(problem.scale), None)
+        elif free:
+            save_picture(path, contact_sheet(image / max(float(image.max()), 1e-30)))
         else:
-            channels = np.moveaxis(image[..., : self.channels], -1, 0)
-            WRITERS[suffix](path, channels * np.float32(problem.scale), None)
+            save_picture(path, image)
 
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
