@@ -50,6 +50,7 @@ roll = tf.roll
 sqrt = tf.sqrt
 stack = tf.stack
 sum = tf.reduce_sum
+take = tf.gather
 where = tf.where
 zeros_like = tf.zeros_like
 

@@ -50,6 +50,7 @@ __all__ = [
     "sizes",
     "stacked",
     "times",
+    "to_numpy",
     "zero_padded",
 ]
 
@@ -174,6 +175,14 @@ def norm(x: Array) -> Array:
 def as_float(x: Any) -> float:
     """Give a number, or a 0-d array, as a Python float, without its derivative."""
     return float(x.detach() if hasattr(x, "detach") else x)
+
+
+def to_numpy(x: Any) -> np.ndarray[Any, Any]:
+    """Give an array of any framework as one of NumPy, without its derivative."""
+    x = x.detach() if hasattr(x, "detach") else x
+    for move in ("cpu", "get"):  # of PyTorch and of CuPy
+        x = getattr(x, move)() if hasattr(x, move) else x
+    return np.asarray(x)
 
 
 def short_repr(fields: Any) -> str:

@@ -24,6 +24,7 @@ from svdinv.unroll.arrays import (
     Array,
     Namespace,
     as_complex,
+    as_float,
     casorati,
     fitted,
     from_casorati,
@@ -32,14 +33,17 @@ from svdinv.unroll.arrays import (
     like,
     namespace,
     operators,
+    short_repr,
     times,
 )
+from svdinv.unroll.groups import Groups
 from svdinv.unroll.operators import Gradient, Identity, Operator, operator_norm
 
 __all__ = [
     "Casorati",
     "HuberVariation",
     "LocalLowRank",
+    "NonLocalLowRank",
     "Nuclear",
     "Prior",
     "Schatten",
@@ -50,6 +54,9 @@ __all__ = [
     "WeightedNuclear",
     "shrink",
 ]
+
+
+_NEARLY_NOTHING = 1e-3  # of the largest magnitude
 
 
 @dataclass(frozen=True)
@@ -255,6 +262,77 @@ class LocalLowRank(Prior):
     def prox(self, x: Array, step: Any) -> Array:
         return operators(x).local_low_rank(
             x, step * self.weight, self.block, stride=self.stride, shift=self.shift
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NonLocalLowRank(Prior):
+    """Low rank of the groups of patches of an image that look alike.
+
+    The patches of a group, as the rows of a matrix, are nearly combinations of a few
+    (Dong, Shi, Li, Ma & Huang, "Compressive sensing via nonlocal low-rank
+    regularization", IEEE TIP 2014). Its singular values s are penalised by the sum of
+    ``log(1 + s / epsilon)``, which shrinks large ones hardly. Groups overlap: `value`
+    is their sum by the mean number of patches that hold a pixel, and `prox` the mean,
+    at each pixel, of what the proximal operators of its patches' groups make of it.
+
+    Which patches look alike is seen in `guide`, once: in iterations, a new guide makes
+    a new prior.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0, in units of the image squared. `prox` takes singular values below
+        ``2 sqrt(step weight)`` away.
+    guide : array, shape (C, H, W)
+        Image like those that are to come, real or complex, of any framework. A batch
+        (..., C, H, W) shares its groups.
+    patch, stride, count, reach : int
+        As for `svdinv.unroll.groups.Groups`.
+    epsilon : float, optional
+        Where the penalty turns logarithmic; by default a thousandth of the largest
+        magnitude in `guide`.
+
+    Raises
+    ------
+    ValueError
+        As `Groups`, if `epsilon` is not positive, or `weight` a negative number.
+    """
+
+    guide: Array
+    _: KW_ONLY
+    patch: int = 4
+    stride: int = 4
+    count: int = 64
+    reach: int = 10
+    epsilon: float | None = None
+    groups: Groups = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers = {
+            name: getattr(self, name) for name in ("patch", "stride", "count", "reach")
+        }
+        object.__setattr__(self, "groups", Groups(self.guide, **numbers))
+        if self.epsilon is None:
+            xp = namespace(self.guide)
+            largest = as_float(xp.max(xp.abs(self.guide)))
+            object.__setattr__(self, "epsilon", _NEARLY_NOTHING * (largest or 1.0))
+        elif not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+
+    __repr__ = short_repr
+
+    def value(self, x: Array) -> Array:
+        xp = namespace(x)
+        values = operators(x).svdvals(self.groups.cut(x))
+        total = xp.sum(xp.log(1 + values / self.epsilon))
+        return times(self.weight, total / self.groups.overlap, xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        groups, tau = self.groups.cut(x), step * self.weight
+        return self.groups.join(
+            operators(x).log_sum_threshold(groups, tau, self.epsilon)
         )
 
 

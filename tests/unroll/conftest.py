@@ -84,9 +84,11 @@ def small_methods(small_weights, monkeypatch):
     Gives the folder of the weights.
     """
     from svdinv.unroll import pretrained
+    from svdinv.unroll.algorithms import non_local
     from svdinv.unroll.algorithms.search import best_solution
     from svdinv.unroll.tasks import cine_baselines, colour
 
+    monkeypatch.setattr(non_local, "DEVIATIONS", (0.1, 0.01))
     monkeypatch.setattr(pretrained, "_FOLDER", small_weights)
     monkeypatch.setattr(cine_baselines, "_ITERATIONS", 3)
     early = functools.partial(best_solution, iterations=3, tolerance=1)

@@ -15,6 +15,7 @@ from svdinv.unroll.tasks import Cine, Colour, cine_training
 from svdinv.unroll.tasks.cine import CineOptions
 from svdinv.unroll.tasks.cine_sampling import measured
 from svdinv.unroll.tasks.colour import ColourOptions
+from svdinv.unroll.tasks.non_local import NAME
 
 pytestmark = pytest.mark.usefixtures("small_methods")
 
@@ -44,14 +45,14 @@ def test_pictures(pictures, tmp_path, capsys):
     assert run("colour", *options) == 0
     captured = capsys.readouterr()
     rows = read(out / "results.csv")
-    methods = ["zero-filled", "SVT completion", "biharmonic", "network"]
+    methods = ["zero-filled", "SVT completion", "biharmonic", NAME, "network"]
     methods.append("network, 8 views")
     assert [row["method"] for row in rows] == 4 * methods
-    assert [row["image"] for row in rows[::5]] == ["0", "1", "0", "1"]
-    assert [row["setting"] for row in rows[::10]] == ["rate 0.5", "rate 0.2"]
+    assert [row["image"] for row in rows[::6]] == ["0", "1", "0", "1"]
+    assert [row["setting"] for row in rows[::12]] == ["rate 0.5", "rate 0.2"]
     assert list(rows[0])[3:] == ["psnr_db", "ssim", "seconds", "note"]
     assert "best threshold" in rows[1]["note"]
-    mean = np.mean([float(rows[i]["psnr_db"]) for i in (3, 8)])
+    mean = np.mean([float(rows[i]["psnr_db"]) for i in (4, 10)])
     table = (out / "results.md").read_text()
     for text in (captured.out, table):
         assert f"{mean:.2f}" in text

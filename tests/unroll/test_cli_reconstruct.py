@@ -15,6 +15,7 @@ from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.evaluation import reconstruction
 from svdinv.unroll.operators import MRI
+from svdinv.unroll.tasks.non_local import NAME
 
 pytestmark = pytest.mark.usefixtures("small_methods")
 
@@ -50,7 +51,13 @@ def test_a_picture(picture, tmp_path, capsys):
     assert run(picture, "--rate", "0.5", "--output", out) == 0
     captured = capsys.readouterr()
     table = rows(captured.out)
-    assert list(table) == ["zero-filled", "SVT completion", "biharmonic", "network"]
+    assert list(table) == [
+        "zero-filled",
+        "SVT completion",
+        "biharmonic",
+        NAME,
+        "network",
+    ]
     assert all(len(cells) == 3 for cells in table.values())
     assert table["network"][0] > table["zero-filled"][0] + 5
     assert "rate 0.5" in captured.out
@@ -138,7 +145,7 @@ def test_large_pictures_go_without_slow_methods(picture, tmp_path, monkeypatch, 
     assert run(picture, "--output", tmp_path / "a") == 0
     assert list(rows(capsys.readouterr().out)) == ["zero-filled", "network"]
     assert run(picture, "--baselines", "--output", tmp_path / "a") == 0
-    assert len(rows(capsys.readouterr().out)) == 4
+    assert len(rows(capsys.readouterr().out)) == 5
 
 
 def test_ctrl_c_writes_nothing(picture, tmp_path, monkeypatch, capsys):

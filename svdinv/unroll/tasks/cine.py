@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +51,8 @@ from svdinv.unroll.tasks.cine_sampling import (
 )
 from svdinv.unroll.tasks.cine_training import Hearts
 from svdinv.unroll.tasks.colour import fitted_mask
+from svdinv.unroll.tasks.non_local import NAME as NON_LOCAL
+from svdinv.unroll.tasks.non_local import non_local
 from svdinv.unroll.tasks.task import (
     Effort,
     Given,
@@ -480,13 +483,14 @@ class Cine(Task):
         return problem
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give zero-filling, view sharing and three methods of low rank."""
+        """Give zero-filling, view sharing and four methods of low rank."""
         return {
             "zero-filled": zero_filled,
             "view sharing": view_sharing,
             "low-rank": low_rank,
             "L+S": low_rank_plus_sparse,
             "local low-rank": local_low_rank,
+            NON_LOCAL: partial(non_local, self),
         }
 
     def begun(self, problem: Problem) -> Any:
@@ -498,7 +502,12 @@ class Cine(Task):
         return np.broadcast_to(series.mean(axis=0), series.shape).copy()
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether there is a k-space whose samples frames can share."""
+        """Tell whether there is a k-space whose samples frames can share, or one frame.
+
+        Patches that look alike are looked for in single images.
+        """
+        if method == NON_LOCAL:
+            return problem.y.shape[0] == 1
         return method != "view sharing" or isinstance(problem.A, MRI)
 
     def views(self, problem: Problem) -> Iterator[View]:

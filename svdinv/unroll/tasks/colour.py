@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +34,8 @@ from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.non_local import NAME as NON_LOCAL
+from svdinv.unroll.tasks.non_local import non_local
 from svdinv.unroll.tasks.task import (
     Effort,
     Estimate,
@@ -67,6 +70,7 @@ _LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
 _FIRST_THRESHOLD, _LEAST_THRESHOLD, _MOST_THRESHOLD = 0.006, 0.0005, 0.2
 _FIXED_THRESHOLD = 0.01  # where the truth is not known: leaves some room for noise
 _RTOL = 1e-4
+_MOST_GROUPED = 512**2  # pixels: a minute for each 256 x 256
 # Threshold of an iteration, relative to the largest singular value: large enough for
 # the Gram matrix to serve in the place of an SVD, and few iterations.
 _STEP = 0.12
@@ -314,7 +318,12 @@ class Colour(Task):
             "zero-filled": zero_filled,
             "SVT completion": svt_completion,
             "biharmonic": biharmonic,
+            NON_LOCAL: partial(non_local, self),
         }
+
+    def suits(self, method: str, problem: Problem) -> bool:
+        """Tell whether a picture is small enough: groups of patches take time."""
+        return method != NON_LOCAL or math.prod(problem.y.shape[-2:]) <= _MOST_GROUPED
 
     def unsampled(self, options: Any) -> Any:
         """Sample all of a picture where only noise was asked for: denoising."""

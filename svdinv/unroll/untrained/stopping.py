@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svdinv.unroll.algorithms.non_local import held_out
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
@@ -148,20 +149,9 @@ class HeldOut(Rule):
         ValueError
             If there are too few data to leave some out.
         """
-        places = measured.flatten().nonzero()[:, 0].cpu().numpy()
-        if len(places) < _LEAST:
-            raise ValueError(
-                f"rule HeldOut needs at least {_LEAST} data, got {len(places)}"
-            )
-        sizes = problem.y.abs().flatten().cpu().numpy()[places]
-        usual, most = np.quantile(sizes, [0.9, 1 - _FEW])
-        # Without the second, all of a bright object on a dark ground would be fitted.
-        places = places[sizes <= max(_LARGE * (usual or np.inf), most)]
-        rng = np.random.default_rng([seed, 1])
-        count = max(1, round(self.share * len(places)))
-        held = np.zeros(measured.numel(), bool)
-        held[rng.permutation(places)[:count]] = True
-        return torch.from_numpy(held).reshape(measured.shape).to(measured.device)
+        y, known = problem.y.cpu().numpy(), measured.cpu().numpy()
+        held = held_out(y, known, self.share, seed)
+        return torch.from_numpy(held).to(measured.device)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
         """Give the mean absolute error of what was left out."""
@@ -313,6 +303,3 @@ class SURE(GaussianRule):
 
 
 _MOST = 2**15  # numbers of an image that a window keeps
-_LEAST = 20  # data
-_LARGE = 3.0  # times the 90th percentile
-_FEW = 0.03  # share of the data that may be too large to be left out

@@ -1,0 +1,186 @@
+"""Reconstruction by low rank of patches that look alike, found anew as it improves.
+
+Dong, Shi, Li, Ma & Huang, "Compressive sensing via nonlocal low-rank regularization",
+IEEE TIP 2014, with the alternating direction method of multipliers: strong
+regularisation first, of patches that are hardly known, then less of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from svdinv.unroll.algorithms.iterations import ADMM
+from svdinv.unroll.arrays import Array, as_float, fitted, namespace, to_numpy
+from svdinv.unroll.fidelity import L2
+from svdinv.unroll.priors import NonLocalLowRank
+from svdinv.unroll.problem import Problem
+
+__all__ = ["DEVIATIONS", "best_non_local", "held_out", "non_local_low_rank"]
+
+DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.04, 0.02, 0.01, 0.005)
+"""What is taken for noise in turn, relative to the largest magnitude."""
+
+_PENALTY = 0.1  # in units of |A|^2
+
+_LEAST = 20  # data
+_LARGE = 3.0  # times the 90th percentile
+_FEW = 0.03  # share of the data that may be too large to be left out
+
+
+def non_local_low_rank(
+    problem: Problem,
+    x0: Array | None = None,
+    *,
+    deviations: Sequence[float] = DEVIATIONS,
+    iterations: int = 8,
+    cg_iterations: int = 10,
+    **groups: Any,
+) -> Iterator[Array]:
+    """Reconstruct an image with less and less regularisation.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of an image (C, H, W), or of a batch of one, with an `L2` fidelity and a linear
+        operator.
+    x0 : array, optional
+        First image; by default that of `Operator.approximate_inverse`.
+    deviations : sequence of float
+        What is taken for noise in the image before each proximal operator, relative to
+        the largest magnitude in the first image: singular values that such noise has
+        are taken away. Larger ones first.
+    iterations : int
+        Iterations with each of them, and with the same groups.
+    cg_iterations : int
+        As for `ADMM`.
+    **groups
+        `patch`, `stride`, `count` and `reach` of `NonLocalLowRank`.
+
+    Yields
+    ------
+    array
+        The image after the iterations with each of the deviations. Whoever has enough
+        of them asks for no more.
+
+    Raises
+    ------
+    TypeError
+        If the fidelity is none, or the operator not linear.
+    ValueError
+        As `Groups`.
+    """
+    x = problem.A.approximate_inverse(problem.y) if x0 is None else x0
+    xp = namespace(x)
+    admm = ADMM(cg_iterations=cg_iterations, batch_axes=len(x.shape) - 3)
+    state = admm.start(problem, x)
+    penalty = _PENALTY * as_float(admm.suited(problem, x, None)["penalty"])
+    steps = {"penalty": penalty, "dual_step": 1.0}
+    largest = as_float(xp.max(xp.abs(x)))
+    for deviation in deviations:
+        guide = state["x"] if len(x.shape) == 3 else state["x"][0]
+        prior = NonLocalLowRank(1.0, guide, **groups)
+        values = prior.patch**2 * guide.shape[0]
+        # The largest singular value of noise (Davidson & Szarek, 2001) is 2 sqrt(tau).
+        noise = math.sqrt(values) + math.sqrt(prior.groups.count)
+        tau = (deviation * largest * noise / 2) ** 2
+        for _ in range(iterations):
+            state = admm.iterate(state, problem, partial(_prox, prior, tau), steps)
+        yield state["x"]
+
+
+def _prox(prior: NonLocalLowRank, tau: float, x: Array, step: Any) -> Array:
+    """Apply the proximal operator, whatever the step of the algorithm."""
+    return prior.prox(x, tau)
+
+
+def best_non_local(
+    problem: Problem,
+    score: Callable[[Array], float] | None = None,
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[Array, float]:
+    """Give the image of the deviation that is best.
+
+    Parameters
+    ----------
+    problem : Problem
+        As for `non_local_low_rank`.
+    score : callable, optional
+        What is to be large, of an image. Without it the deviation is that with which a
+        twentieth of the data, left out at first, is predicted with the least absolute
+        error.
+    seed : int
+        Of what is left out.
+    **options
+        Of `non_local_low_rank`.
+
+    Returns
+    -------
+    image : array
+        The image.
+    deviation : float
+        As in `deviations`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `non_local_low_rank`, and if there are too few data to leave some out.
+    """
+    deviations = tuple(options.pop("deviations", DEVIATIONS))
+    if score is not None:
+        images = non_local_low_rank(problem, deviations=deviations, **options)
+        scored = [(score(x), i, x) for i, x in enumerate(images)]
+        _, best, image = max(scored, key=lambda entry: entry[:2])
+        return image, deviations[best]
+    y, A = to_numpy(problem.y), problem.A
+    xp = namespace(problem.y)
+    measured = to_numpy(A.measured(xp.ones_like(problem.y))) != 0
+    held = held_out(y, measured, 0.05, seed)
+    weight = getattr(problem.fidelity, "weight", None)
+    kept = fitted((~held).astype(y.real.dtype), xp.real(problem.y), xp)
+    known = replace(
+        problem,
+        y=problem.y * kept,
+        fidelity=L2(kept if weight is None else kept * weight),
+    )
+
+    def error(x: Array) -> float:
+        return float(np.abs(to_numpy(A.forward(x)) - y)[held].mean())
+
+    errors = [
+        error(x) for x in non_local_low_rank(known, deviations=deviations, **options)
+    ]
+    end = int(np.argmin(errors)) + 1
+    *_, image = non_local_low_rank(problem, deviations=deviations[:end], **options)
+    return image, deviations[end - 1]
+
+
+def held_out(
+    y: np.ndarray[Any, Any], measured: np.ndarray[Any, Any], share: float, seed: int
+) -> np.ndarray[Any, Any]:
+    """Draw data that are left out of a reconstruction, to judge it by.
+
+    Evenly of those that are measured, but for the few that are far larger than the
+    others, such as the middle of k-space: without them the image is another one, and
+    they alone would be the error. Raises ValueError if there are too few.
+    """
+    places = np.flatnonzero(measured)
+    if len(places) < _LEAST:
+        raise ValueError(
+            f"at least {_LEAST} data are needed to leave some out, got {len(places)}"
+        )
+    sizes = np.abs(y).reshape(-1)[places]
+    usual, most = np.quantile(sizes, [0.9, 1 - _FEW])
+    # Without the second, all of a bright object on a dark ground would be fitted.
+    places = places[sizes <= max(_LARGE * (usual or np.inf), most)]
+    rng = np.random.default_rng([seed, 1])
+    held = np.zeros(measured.size, bool)
+    held[rng.permutation(places)[: max(1, round(share * len(places)))]] = True
+    return held.reshape(measured.shape)

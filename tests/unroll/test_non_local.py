@@ -1,0 +1,230 @@
+"""Groups of patches that look alike, their prior, and reconstruction by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from svdinv.numpy import log_sum_threshold
+from svdinv.unroll.algorithms.non_local import (
+    best_non_local,
+    held_out,
+    non_local_low_rank,
+)
+from svdinv.unroll.data import photograph
+from svdinv.unroll.data.noise import noisy
+from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.groups import Groups
+from svdinv.unroll.metrics import psnr, snr
+from svdinv.unroll.operators import MRI, Identity, Sampling
+from svdinv.unroll.priors import NonLocalLowRank
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import Cine, Colour
+from svdinv.unroll.tasks.cine import CineOptions
+from svdinv.unroll.tasks.colour import ColourOptions, biharmonic
+from svdinv.unroll.tasks.non_local import NAME, non_local
+from svdinv.unroll.tasks.task import Given
+
+SMALL = {"patch": 3, "stride": 2, "count": 5, "reach": 3}
+
+
+def draw(dtype, rng, *shape):
+    x = rng.standard_normal(shape)
+    if np.dtype(dtype).kind == "c":
+        x = x + 1j * rng.standard_normal(shape)
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 11), (1, 3, 3), (1, 3, 20), (3, 4, 8)])
+def test_groups_are_cut_and_joined(shape, rng):
+    """Each pixel lies in a group; what is joined is the mean of what was cut."""
+    groups = Groups(draw("complex128", rng, *shape), **SMALL)
+    x = draw("complex128", rng, 2, *shape)
+    cut = groups.cut(x)
+    assert cut.shape == (2, *groups._index.shape, shape[0] * 9)
+    np.testing.assert_allclose(groups.join(cut), x, atol=1e-14)
+    other = draw("complex128", rng, *cut.shape)
+    adjoint = groups._summed(other)
+    np.testing.assert_allclose(np.vdot(cut, other), np.vdot(x, adjoint))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_a_group_holds_the_nearest_patches(dtype, rng):
+    guide = draw(dtype, rng, 2, 8, 9)
+    groups = Groups(guide, **SMALL)
+    rows = {(y, x): guide[:, y : y + 3, x : x + 3] for y in range(6) for x in range(7)}
+    references = [(y, x) for y in (0, 2, 4, 5) for x in (0, 2, 4, 6)]
+    assert len(groups._index) == len(references)
+    for reference, found in zip(references, groups._index, strict=True):
+        near = {
+            place: np.linalg.norm(patch - rows[reference])
+            for place, patch in rows.items()
+            if max(abs(np.subtract(place, reference))) <= SMALL["reach"]
+        }
+        expected = sorted(near, key=near.get)[: SMALL["count"]]
+        assert {(i // 7, i % 7) for i in found} == set(expected)
+
+
+def test_a_flat_guide_has_each_patch_in_its_own_group():
+    groups = Groups(np.zeros((1, 30, 30)), patch=4, stride=4, count=3, reach=10)
+    corners = [0, 4, 8, 12, 16, 20, 24, 26]
+    own = [y * 27 + x for y in corners for x in corners]
+    assert all(i in group for i, group in zip(own, groups._index, strict=True))
+
+
+def test_of_one_patch_the_prox_is_exact(rng):
+    x = draw("complex128", rng, 2, 3, 3)
+    R = NonLocalLowRank(0.7, x, **SMALL, epsilon=0.1)
+    size = np.linalg.norm(x)
+    assert float(R.value(x)) == pytest.approx(0.7 * np.log(1 + size / 0.1))
+    expected = log_sum_threshold(x.reshape(1, -1), 0.9 * 0.7, 0.1)
+    np.testing.assert_allclose(R.prox(x, 0.9), expected.reshape(x.shape), atol=1e-12)
+    np.testing.assert_array_equal(R.prox(x, size**2), 0 * x)
+
+
+def test_value_is_that_of_the_groups(rng):
+    x = draw("float64", rng, 2, 9, 8)
+    R = NonLocalLowRank(0.7, x, **SMALL)
+    assert R.epsilon == pytest.approx(1e-3 * abs(x).max())
+    s = np.linalg.svd(R.groups.cut(x), compute_uv=False)
+    mean = R.groups._index.size * 9 / 72
+    expected = 0.7 * np.log1p(s / R.epsilon).sum() / mean
+    assert float(R.value(x)) == pytest.approx(expected)
+    both = np.stack([x, 2 * x])
+    assert float(R.value(both)) == pytest.approx(expected + float(R.value(2 * x)))
+    np.testing.assert_allclose(R.prox(both, 0.3)[1], R.prox(2 * x, 0.3), atol=1e-12)
+    assert "float64 (2, 9, 8)" in repr(R)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_frameworks_agree(dtype, arrays, rng):
+    x = draw(dtype, rng, 2, 9, 8)
+    given = arrays.array(x)
+    R, expected = (NonLocalLowRank(0.1, guide, **SMALL) for guide in (given, x))
+    np.testing.assert_array_equal(R.groups._index, expected.groups._index)
+    found = R.prox(given, 0.9)
+    assert arrays.owns(found)
+    assert arrays.numpy(found).dtype == dtype
+    np.testing.assert_allclose(arrays.numpy(found), expected.prox(x, 0.9), atol=3e-5)
+    value = float(R.value(given))
+    assert value == pytest.approx(float(expected.value(x)), rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_torch_differentiates(dtype, rng):
+    torch = pytest.importorskip("torch")
+    x = torch.tensor(draw(dtype, rng, 1, 7, 6), requires_grad=True)
+    step = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    R = NonLocalLowRank(0.7, x, **SMALL, epsilon=0.2)
+
+    def loss(x, step):
+        z = R.prox(x, step)
+        return (z * z.conj()).real.sum() + R.value(z + 0.1)
+
+    assert torch.autograd.gradcheck(loss, (x, step), fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": -1}, "weight"),
+        ({"guide": np.ones((8, 8))}, r"guide must be \(C, H, W\)"),
+        ({"guide": np.ones((1, 3, 8))}, "at least patch, 4, got shape"),
+        ({"patch": 0}, "patch must be a positive integer"),
+        ({"stride": 5}, "stride must be at most patch"),
+        ({"count": 1.5}, "count must be a positive integer"),
+        ({"reach": -1}, "reach must be a positive integer"),
+        ({"epsilon": 0.0}, "epsilon must be positive"),
+    ],
+)
+def test_bad_input_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        NonLocalLowRank(**{"weight": 1.0, "guide": np.ones((1, 8, 8)), **changes})
+
+
+@pytest.fixture(scope="module")
+def photo():
+    task, options = Colour(), ColourOptions(rate=0.3, seed=0)
+    picture = np.moveaxis(photograph("coffee")[100:148, 200:248], -1, 0)
+    return task.measure(Given("cup", picture.astype(np.float32)), options)
+
+
+def test_a_photograph_is_completed(photo):
+    """Without the truth hardly worse, and the samples are kept."""
+    task = Colour()
+    known = non_local(task, photo)
+    blind = non_local(task, replace(photo, truth=None))
+    assert known.note.startswith("best deviation 0.0")
+    assert "best" not in blind.note
+    smooth = task.decibels(photo, biharmonic(photo).image)
+    best, found = (task.decibels(photo, e.image) for e in (known, blind))
+    assert best > smooth + 2
+    assert found > best - 0.5
+    assert known.image.dtype == photo.truth.dtype
+    mask = photo.A.mask
+    np.testing.assert_allclose(known.image[mask], photo.truth[mask], atol=1e-6)
+
+
+def test_noise_ends_it_early(photo):
+    """All of a picture, with noise: what is taken for noise is about what there is."""
+    A = Sampling(np.ones(photo.truth.shape, bool))
+    given = noisy(Problem(A(photo.truth), A, truth=photo.truth), 0.1, seed=0)
+    image, deviation = best_non_local(replace(given, truth=None))
+    assert 0.01 < deviation < 0.3
+    assert psnr(photo.truth, image) > psnr(photo.truth, given.y) + 5
+
+
+@pytest.mark.parametrize("coils", [None, 4])
+def test_one_frame_of_mri(coils, rng):
+    """Ahead of the zero-filled image, and the best of the stages is what is given."""
+    task = Cine()
+    options = CineOptions(size=48, frames=1, coils=coils, noise=0.01, acceleration=3)
+    problem = task.measure(task.read("cine", options), options)
+    assert task.suits(NAME, problem)
+    first = snr(problem.truth, problem.adjoint())
+    found = snr(problem.truth, non_local(task, problem).image)
+    assert found > first + 6
+    stages = [snr(problem.truth, x) for x in non_local_low_rank(problem)]
+    assert found > max(stages) - 0.1
+    blind, _ = best_non_local(replace(problem, truth=None))
+    assert snr(problem.truth, blind) > found - 1
+
+
+def test_series_and_large_pictures_do_not_suit(photo):
+    series = Problem(np.zeros((2, 8, 8), complex), MRI(np.ones((2, 8, 8), bool)))
+    assert not Cine().suits(NAME, series)
+    assert Colour().suits(NAME, photo)
+    large = np.broadcast_to(np.float32(0), (3, 600, 600))
+    assert not Colour().suits(NAME, Problem(large, Identity()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_nothing_at_all_stays_nothing(dtype):
+    mask = np.random.default_rng(0).random((1, 12, 12)) < 0.5
+    problem = Problem(np.zeros((1, 12, 12), dtype), Sampling(mask))
+    image, _ = best_non_local(problem)
+    assert image.dtype == dtype
+    assert not image.any()
+
+
+def test_torch_and_a_batch_of_one(photo):
+    """The same stages as with NumPy."""
+    torch = pytest.importorskip("torch")
+    how = {"deviations": (0.2, 0.05), "iterations": 2}
+    single = replace(photo, truth=None).single().replace_arrays(torch.from_numpy)
+    for expected, found in zip(
+        non_local_low_rank(photo, **how),
+        non_local_low_rank(single, **how),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-3)
+
+
+def test_another_fidelity_is_refused(photo):
+    given = replace(photo, fidelity=PoissonKL())
+    with pytest.raises(TypeError, match="ADMM solves for the data fidelity L2"):
+        next(non_local_low_rank(given))
+    with pytest.raises(ValueError, match="at least 20 data"):
+        held_out(np.ones(19), np.ones(19, bool), 0.05, 0)
