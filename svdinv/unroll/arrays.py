@@ -45,6 +45,7 @@ __all__ = [
     "norm",
     "on_device",
     "operators",
+    "real",
     "real_dtype",
     "short_repr",
     "sizes",

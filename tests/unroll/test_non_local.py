@@ -10,13 +10,13 @@ import pytest
 from svdinv.numpy import log_sum_threshold
 from svdinv.unroll.algorithms.non_local import (
     best_non_local,
-    held_out,
     non_local_low_rank,
 )
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.groups import Groups
+from svdinv.unroll.held_out import held_out
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI, Identity, Sampling
 from svdinv.unroll.priors import NonLocalLowRank
@@ -225,6 +225,12 @@ def test_torch_and_a_batch_of_one(photo):
 def test_another_fidelity_is_refused(photo):
     given = replace(photo, fidelity=PoissonKL())
     with pytest.raises(TypeError, match="ADMM solves for the data fidelity L2"):
-        next(non_local_low_rank(given))
+        non_local_low_rank(given)
+    for changes in ({"deviations": ()}, {"iterations": 0}):
+        with pytest.raises(ValueError, match="deviations must be some numbers"):
+            non_local_low_rank(photo, **changes)
+    several = replace(photo, y=np.stack([photo.y, photo.y]))
+    with pytest.raises(ValueError, match="of one image"):
+        non_local_low_rank(several)
     with pytest.raises(ValueError, match="at least 20 data"):
         held_out(np.ones(19), np.ones(19, bool), 0.05, 0)

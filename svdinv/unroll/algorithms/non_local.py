@@ -8,29 +8,34 @@ regularisation first, of patches that are hardly known, then less of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from svdinv.unroll.algorithms.iterations import ADMM
-from svdinv.unroll.arrays import Array, as_float, fitted, namespace, to_numpy
-from svdinv.unroll.fidelity import L2
+from svdinv.unroll.algorithms.iterations import ADMM, State
+from svdinv.unroll.arrays import (
+    Array,
+    as_float,
+    fitted,
+    namespace,
+    real,
+    times,
+    to_numpy,
+)
+from svdinv.unroll.held_out import fitted_alone, held_out
 from svdinv.unroll.priors import NonLocalLowRank
 from svdinv.unroll.problem import Problem
 
-__all__ = ["DEVIATIONS", "best_non_local", "held_out", "non_local_low_rank"]
+__all__ = ["DEVIATIONS", "best_non_local", "non_local_low_rank"]
 
 DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.04, 0.02, 0.01, 0.005)
 """What is taken for noise in turn, relative to the largest magnitude."""
 
 _PENALTY = 0.1  # in units of |A|^2
-
-_LEAST = 20  # data
-_LARGE = 3.0  # times the 90th percentile
-_FEW = 0.03  # share of the data that may be too large to be left out
+_SHARE = 0.05  # of the data
 
 
 def non_local_low_rank(
@@ -62,23 +67,45 @@ def non_local_low_rank(
     **groups
         `patch`, `stride`, `count` and `reach` of `NonLocalLowRank`.
 
-    Yields
-    ------
-    array
+    Returns
+    -------
+    iterator of array
         The image after the iterations with each of the deviations. Whoever has enough
         of them asks for no more.
 
     Raises
     ------
     TypeError
-        If the fidelity is none, or the operator not linear.
+        If the fidelity is another, or the operator not linear.
     ValueError
-        As `Groups`.
+        If it is of several images, there are no deviations or iterations, or as
+        `svdinv.unroll.groups.Groups`.
     """
+    if not deviations or iterations < 1:
+        raise ValueError(
+            "deviations must be some numbers, and iterations at least 1, got "
+            f"{tuple(deviations)} and {iterations}"
+        )
     x = problem.A.approximate_inverse(problem.y) if x0 is None else x0
-    xp = namespace(x)
+    shape = tuple(x.shape)
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1):
+        raise ValueError(f"problem must be of one image (C, H, W), got shape {shape}")
     admm = ADMM(cg_iterations=cg_iterations, batch_axes=len(x.shape) - 3)
     state = admm.start(problem, x)
+    return _stages(admm, state, problem, tuple(deviations), iterations, groups)
+
+
+def _stages(
+    admm: ADMM,
+    state: State,
+    problem: Problem,
+    deviations: Sequence[float],
+    iterations: int,
+    groups: Mapping[str, Any],
+) -> Iterator[Array]:
+    """Give the image after the iterations with each of the deviations."""
+    x = state["x"]
+    xp = namespace(x)
     penalty = _PENALTY * as_float(admm.suited(problem, x, None)["penalty"])
     steps = {"penalty": penalty, "dual_step": 1.0}
     largest = as_float(xp.max(xp.abs(x)))
@@ -142,14 +169,10 @@ def best_non_local(
     y, A = to_numpy(problem.y), problem.A
     xp = namespace(problem.y)
     measured = to_numpy(A.measured(xp.ones_like(problem.y))) != 0
-    held = held_out(y, measured, 0.05, seed)
+    held = held_out(y, measured, _SHARE, seed)
+    kept = fitted((~held).astype(y.real.dtype), real(problem.y, xp), xp)
     weight = getattr(problem.fidelity, "weight", None)
-    kept = fitted((~held).astype(y.real.dtype), xp.real(problem.y), xp)
-    known = replace(
-        problem,
-        y=problem.y * kept,
-        fidelity=L2(kept if weight is None else kept * weight),
-    )
+    known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
 
     def error(x: Array) -> float:
         return float(np.abs(to_numpy(A.forward(x)) - y)[held].mean())
@@ -160,27 +183,3 @@ def best_non_local(
     end = int(np.argmin(errors)) + 1
     *_, image = non_local_low_rank(problem, deviations=deviations[:end], **options)
     return image, deviations[end - 1]
-
-
-def held_out(
-    y: np.ndarray[Any, Any], measured: np.ndarray[Any, Any], share: float, seed: int
-) -> np.ndarray[Any, Any]:
-    """Draw data that are left out of a reconstruction, to judge it by.
-
-    Evenly of those that are measured, but for the few that are far larger than the
-    others, such as the middle of k-space: without them the image is another one, and
-    they alone would be the error. Raises ValueError if there are too few.
-    """
-    places = np.flatnonzero(measured)
-    if len(places) < _LEAST:
-        raise ValueError(
-            f"at least {_LEAST} data are needed to leave some out, got {len(places)}"
-        )
-    sizes = np.abs(y).reshape(-1)[places]
-    usual, most = np.quantile(sizes, [0.9, 1 - _FEW])
-    # Without the second, all of a bright object on a dark ground would be fitted.
-    places = places[sizes <= max(_LARGE * (usual or np.inf), most)]
-    rng = np.random.default_rng([seed, 1])
-    held = np.zeros(measured.size, bool)
-    held[rng.permutation(places)[: max(1, round(share * len(places)))]] = True
-    return held.reshape(measured.shape)

@@ -44,6 +44,7 @@ import svdinv.torch
 from svdinv import __version__
 from svdinv.unroll.algorithms import ADMM
 from svdinv.unroll.fidelity import L2
+from svdinv.unroll.held_out import fitted_alone
 from svdinv.unroll.networks import Generator, Recipe
 from svdinv.unroll.networks.recipe import to_json
 from svdinv.unroll.operators import Sampling
@@ -672,7 +673,8 @@ class Fitting:
         x = image = average[None]
         admm = ADMM(cg_iterations=2 * _STEPS, batch_axes=1)
         norm = admm.suited(problem, x, None)["penalty"]
-        known = _fitted_alone(problem, held, problem.fidelity.weight)  # type: ignore[attr-defined]
+        kept, fidelity = (~held).to(problem.y.real.dtype), problem.fidelity
+        known = fitted_alone(problem, kept, fidelity.weight)  # type: ignore[attr-defined]
 
         def error(image: Tensor) -> float:
             seen = (problem.A.forward(image) - problem.y)[held]
@@ -1019,12 +1021,6 @@ def _white(problem: Problem) -> bool:
     return isinstance(problem.fidelity, L2) and problem.fidelity.weight is None
 
 
-def _fitted_alone(problem: Problem, left_out: Tensor, weight: Any = None) -> Problem:
-    """Give least squares of a problem without what is left out."""
-    kept = (~left_out).to(problem.y.real.dtype)
-    return replace(problem, fidelity=L2(kept if weight is None else weight * kept))
-
-
 def _without(problem: Problem, left_out: Tensor) -> Problem:
     """Replace what is left out by what least squares make of the rest.
 
@@ -1034,7 +1030,7 @@ def _without(problem: Problem, left_out: Tensor) -> Problem:
     y = torch.where(left_out, torch.zeros_like(problem.y), problem.y)
     if A.linear:
         with torch.no_grad():
-            known = _fitted_alone(replace(problem, y=y), left_out)
+            known = fitted_alone(replace(problem, y=y), (~left_out).to(y.real.dtype))
             nothing = torch.zeros_like(A.adjoint(y))
             least_squares = ADMM(cg_iterations=_STEPS, batch_axes=1)
             x = least_squares.explain(nothing, nothing, known, 0.0)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svdinv.unroll.algorithms.non_local import held_out
 from svdinv.unroll.fidelity import L2
+from svdinv.unroll.held_out import held_out
 from svdinv.unroll.problem import Problem
 
 __all__ = ["SURE", "Discrepancy", "HeldOut", "MovingVariance", "Rule", "Seen"]
