@@ -5,9 +5,22 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+
+PINS = Path(__file__).parents[1] / "requirements" / "test.txt"
+
+
+def pinned(package):
+    """Whether a package is installed as test.txt pins it, or not at all."""
+    try:
+        found = f"{package}=={version(package).partition('+')[0]}"
+    except PackageNotFoundError:
+        return True
+    return found in PINS.read_text(encoding="utf-8").split()
+
 
 # Before they are imported: TensorFlow's C++ side logs about the processor, of a test in
 # JAX nearly all of the time is that of compiling, and OpenMP's threads spin after every
@@ -15,7 +28,17 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# XLA's fusions are compiled by way of MLIR, which takes as long again as all the rest.
+# A flag that a version does not know ends the process, so they are for the pinned ones.
+if all(map(pinned, ("jaxlib", "tensorflow", "tensorflow-cpu"))):
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    )
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Collecting the tests imports and makes much, and leaves no garbage worth the search.
+gc.disable()
 
 from frameworks import params
 
@@ -32,6 +55,7 @@ def pytest_collection_finish():
     """Let the garbage collector no longer go through all modules and tests."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 # MLX has single precision alone: tests that mind the dtype name it.

@@ -10,7 +10,10 @@ from functools import partial
 from pathlib import Path
 
 DEVICES = 8
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + f" --xla_force_host_platform_device_count={DEVICES}"
+)
 
 import jax
 import jax.numpy as jnp

@@ -132,17 +132,22 @@ def _preimage(c: Coefficients, y: float, low: float, high: float) -> float:
 _CENTRE = _preimage((_SHARPEN[0] - 1, *_SHARPEN[1:]), 0.0, 0.5, 0.6)
 
 
-def _levels(accuracy: float) -> list[float]:
-    """Thresholds that _AMPLIFY moves to _CENTRE in 0, 1, ... steps.
-
-    As many as take a distance `accuracy` from the threshold to 0.15.
-    """
+def _steps(accuracy: float) -> int:
+    """Count the steps of _AMPLIFY that take `accuracy` from the threshold to 0.15."""
     # The slope is 4; the scaling to the next level loses a factor of 5.6 at most.
-    steps = max(math.ceil(math.log(0.15 * 5.6 / accuracy) / math.log(4.0)), 1)
+    return max(math.ceil(math.log(0.15 * 5.6 / accuracy) / math.log(4.0)), 1)
+
+
+def _thresholds(steps: int) -> list[float]:
+    """Thresholds that _AMPLIFY moves to _CENTRE in 0, 1, ... steps."""
     levels = [_CENTRE]
     for _ in range(steps):
         levels.append(_preimage(_AMPLIFY, levels[-1], 0.0, 0.25 * levels[-1]))
     return levels
+
+
+# Once for all: traced by torch.compile, bisections took longer than all the rest.
+_LEVELS = _thresholds(_steps(_RESOLVED * 2.0**-52))
 
 
 def _on_tall(function: Callable[..., tuple[Array, ...]]) -> Callable[..., Any]:
@@ -272,7 +277,7 @@ def _step(scaled: _Scaled, xp: Namespace) -> _Step:
 def _plan(scaled: _Scaled, xp: Namespace) -> tuple[Array, list[tuple[Array, ...]]]:
     """Factor that moves the threshold of A to a level, and the polynomials to apply."""
     A = scaled.A
-    levels = _levels(_RESOLVED * eps(A, xp))
+    levels = _LEVELS[: _steps(_RESOLVED * eps(A, xp)) + 1]
     t = scaled.tau / scaled.bound
     one = xp.ones_like(t)
     t = xp.maximum(t, levels[-1] * one)

@@ -51,6 +51,12 @@ def close(found, expected, tolerance=1e-5, message=""):
     )
 
 
+def predicted(model, inputs):
+    """Give images: on JAX by one program, not by hundreds of one operation each."""
+    found = model.predict_on_batch(inputs) if BACKEND == "jax" else model(inputs)
+    return numpy(found)
+
+
 def stepped(model, inputs, truth, **options):
     """Take a step of gradient descent; give the loss."""
     model.compile(keras.optimizers.SGD(1.0), models.MeanSquaredError(), **options)
@@ -64,9 +70,7 @@ def check_images_and_a_training_step_are_those_of_pytorch(folder):
         path, inputs, expected = case(folder, name)
         penalty = 0.5 if "penalised" in expected else 0.0
         model = models.load(path, penalty=penalty)
-        # One by one, JAX compiles operations for half a minute.
-        found = model.predict_on_batch(inputs) if BACKEND == "jax" else model(inputs)
-        close(numpy(found), expected["image"], message=name)
+        close(predicted(model, inputs), expected["image"], message=name)
         before = model.arrays()
         loss = stepped(model, inputs, expected["truth"])
         assert abs(loss - expected["loss"]) < 1e-5 * abs(expected["loss"]), name
@@ -96,7 +100,7 @@ def check_counts(folder):
             operator=lambda *background: A,
             checkpoint=checkpoint,
         )
-        close(numpy(model(inputs)), held["image"])
+        close(predicted(model, inputs), held["image"])
         before = model.arrays()
         stepped(model, inputs, held["truth"])
         for key, weight in model.arrays().items():
@@ -107,7 +111,7 @@ def check_recomputed_cells(folder):
     for name in ("LS, coils", "TLR, fill"):
         path, inputs, expected = case(folder, name)
         one, other = (models.load(path, checkpoint=c) for c in (False, True))
-        close(numpy(other(inputs)), numpy(one(inputs)), 1e-6)
+        close(predicted(other, inputs), predicted(one, inputs), 1e-6)
         losses = [stepped(m, inputs, expected["truth"]) for m in (one, other)]
         assert abs(losses[0] - losses[1]) < 1e-6 * losses[0]
         for key, weight in one.arrays().items():
@@ -129,7 +133,8 @@ def derivatives(function, *arrays):
     if BACKEND == "jax":
         import jax
 
-        found = jax.grad(function, argnums=tuple(range(len(arrays))))(*arrays)
+        by = tuple(range(len(arrays)))
+        found = jax.jit(jax.grad(function, argnums=by))(*arrays)
         return [np.array(g) for g in found]
     import torch
 
