@@ -18,7 +18,7 @@ from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.groups import Groups
 from svdinv.unroll.held_out import held_out
 from svdinv.unroll.metrics import psnr, snr
-from svdinv.unroll.operators import MRI, Identity, Sampling
+from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.priors import NonLocalLowRank
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import Cine, Colour
@@ -192,12 +192,14 @@ def test_one_frame_of_mri(coils, rng):
     assert snr(problem.truth, blind) > found - 1
 
 
-def test_series_and_large_pictures_do_not_suit(photo):
+def test_what_does_not_suit(photo):
     series = Problem(np.zeros((2, 8, 8), complex), MRI(np.ones((2, 8, 8), bool)))
     assert not Cine().suits(NAME, series)
     assert Colour().suits(NAME, photo)
-    large = np.broadcast_to(np.float32(0), (3, 600, 600))
-    assert not Colour().suits(NAME, Problem(large, Identity()))
+    for size, rate in ((600, 0.5), (40, 1.1)):  # too large; nothing is missing
+        mask = np.random.default_rng(0).random((3, size, size)) < rate
+        other = Problem(mask.astype(np.float32), Sampling(mask))
+        assert not Colour().suits(NAME, other)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])

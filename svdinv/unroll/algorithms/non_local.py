@@ -35,6 +35,7 @@ DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.04, 0.02, 0.01, 0.005)
 """What is taken for noise in turn, relative to the largest magnitude."""
 
 _PENALTY = 0.1  # in units of |A|^2
+_ONE_CHANNEL = {"patch": 6, "count": 32}  # as many values as 4 x 4 pixels of colours
 _SHARE = 0.05  # of the data
 
 
@@ -65,7 +66,8 @@ def non_local_low_rank(
     cg_iterations : int
         As for `ADMM`.
     **groups
-        `patch`, `stride`, `count` and `reach` of `NonLocalLowRank`.
+        `patch`, `stride`, `count` and `reach` of `NonLocalLowRank`. Of one channel
+        the default is 6 pixels and 32 patches.
 
     Returns
     -------
@@ -90,7 +92,9 @@ def non_local_low_rank(
     shape = tuple(x.shape)
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1):
         raise ValueError(f"problem must be of one image (C, H, W), got shape {shape}")
-    admm = ADMM(cg_iterations=cg_iterations, batch_axes=len(x.shape) - 3)
+    if shape[-3] == 1:
+        groups = _ONE_CHANNEL | groups
+    admm = ADMM(cg_iterations=cg_iterations, batch_axes=len(shape) - 3)
     state = admm.start(problem, x)
     return _stages(admm, state, problem, tuple(deviations), iterations, groups)
 

@@ -322,8 +322,14 @@ class Colour(Task):
         }
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether a picture is small enough: groups of patches take time."""
-        return method != NON_LOCAL or math.prod(problem.y.shape[-2:]) <= _MOST_GROUPED
+        """Tell whether patches that look alike help: values are missing, and not many.
+
+        Noise alone hides which are alike; and in large pictures they take long.
+        """
+        if method != NON_LOCAL:
+            return True
+        small = math.prod(problem.y.shape[-2:]) <= _MOST_GROUPED
+        return small and not _mask(problem).all()
 
     def unsampled(self, options: Any) -> Any:
         """Sample all of a picture where only noise was asked for: denoising."""
