@@ -226,8 +226,9 @@ def test_torch_and_a_batch_of_one(photo):
 
 def test_another_fidelity_is_refused(photo):
     given = replace(photo, fidelity=PoissonKL())
-    with pytest.raises(TypeError, match="ADMM solves for the data fidelity L2"):
-        non_local_low_rank(given)
+    for reconstruct in (non_local_low_rank, best_non_local):
+        with pytest.raises(TypeError, match="ADMM solves for the data fidelity L2"):
+            reconstruct(given)
     for changes in ({"deviations": ()}, {"iterations": 0}):
         with pytest.raises(ValueError, match="deviations must be some numbers"):
             non_local_low_rank(photo, **changes)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from svdinv.unroll.problem import Problem
 
 __all__ = ["DEVIATIONS", "best_non_local", "non_local_low_rank"]
 
-DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.04, 0.02, 0.01, 0.005)
+DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.045, 0.03, 0.02, 0.013, 0.008, 0.005)
 """What is taken for noise in turn, relative to the largest magnitude."""
 
 _PENALTY = 0.1  # in units of |A|^2
@@ -165,8 +166,8 @@ def best_non_local(
         As `non_local_low_rank`, and if there are too few data to leave some out.
     """
     deviations = tuple(options.pop("deviations", DEVIATIONS))
+    images = non_local_low_rank(problem, deviations=deviations, **options)
     if score is not None:
-        images = non_local_low_rank(problem, deviations=deviations, **options)
         scored = [(score(x), i, x) for i, x in enumerate(images)]
         _, best, image = max(scored, key=lambda entry: entry[:2])
         return image, deviations[best]
@@ -181,9 +182,10 @@ def best_non_local(
     def error(x: Array) -> float:
         return float(np.abs(to_numpy(A.forward(x)) - y)[held].mean())
 
-    errors = [
-        error(x) for x in non_local_low_rank(known, deviations=deviations, **options)
-    ]
-    end = int(np.argmin(errors)) + 1
-    *_, image = non_local_low_rank(problem, deviations=deviations[:end], **options)
-    return image, deviations[end - 1]
+    errors: list[float] = []
+    for x in non_local_low_rank(known, deviations=deviations, **options):
+        errors.append(error(x))
+        end = int(np.argmin(errors)) + 1
+        if len(errors) > end + 1:  # twice no better: from now on it fits the noise
+            break
+    return next(islice(images, end - 1, None)), deviations[end - 1]
