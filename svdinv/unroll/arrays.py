@@ -180,8 +180,8 @@ def as_float(x: Any) -> float:
 
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     """Give an array of any framework as one of NumPy, without its derivative."""
-    x = x.detach() if hasattr(x, "detach") else x
-    for move in ("cpu", "get"):  # of PyTorch and of CuPy
+    # Of PyTorch, where a conjugate may be a mark alone, and of CuPy.
+    for move in ("detach", "resolve_conj", "resolve_neg", "cpu", "get"):
         x = getattr(x, move)() if hasattr(x, move) else x
     return np.asarray(x)
 

@@ -31,7 +31,7 @@ class Groups:
     Parameters
     ----------
     guide : array, shape (C, H, W)
-        Image, real or complex, of any framework.
+        Image, real or complex, of any framework, whose values are known.
     patch : int
         Height and width of a patch.
     stride : int
@@ -45,7 +45,7 @@ class Groups:
     ------
     ValueError
         If a number is no positive integer, `stride` is larger than `patch`, or `guide`
-        has other axes or is smaller than a patch.
+        has other axes, is smaller than a patch or not finite.
     """
 
     def __init__(
@@ -66,7 +66,12 @@ class Groups:
         image = to_numpy(guide)
         if np.iscomplexobj(image):
             image = np.concatenate([image.real, image.imag])
-        self.patch = patch
+        if not np.isfinite(image).all():
+            raise ValueError("guide must be finite")
+        # Its scale is of no account, but squares of single precision end somewhere.
+        image = image - image.mean(axis=(-2, -1), keepdims=True)
+        image = image / (np.abs(image).max() or 1)
+        self.patch = int(patch)
         self._corners = shape[1] - patch + 1, shape[2] - patch + 1
         self._index = _alike(image.astype(np.float32), patch, stride, count, reach)
         self._levels, self._ranks = _summands(self._index, self._corners)

@@ -275,6 +275,8 @@ class NonLocalLowRank(Prior):
     ``log(1 + s / epsilon)``, which shrinks large ones hardly. Groups overlap: `value`
     is their sum by the mean number of patches that hold a pixel, and `prox` the mean,
     at each pixel, of what the proximal operators of its patches' groups make of it.
+    That is a denoiser, and the proximal operator of a function only where all pixels
+    lie in equally many patches.
 
     Which patches look alike is seen in `guide`, once: in iterations, a new guide makes
     a new prior.
@@ -282,8 +284,9 @@ class NonLocalLowRank(Prior):
     Parameters
     ----------
     weight : float or 0-d array
-        Factor >= 0, in units of the image squared. `prox` takes singular values below
-        ``2 sqrt(step weight)`` away.
+        Factor >= 0, in units of the image squared. `prox` takes singular values away
+        below ``2 sqrt(step weight)``, and up to about twice that where `epsilon` is
+        small.
     guide : array, shape (C, H, W)
         Image like those that are to come, real or complex, of any framework. A batch
         (..., C, H, W) shares its groups.

@@ -14,7 +14,7 @@ from svdinv.unroll.algorithms.non_local import (
 )
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.groups import Groups
 from svdinv.unroll.held_out import held_out
 from svdinv.unroll.metrics import psnr, snr
@@ -65,6 +65,14 @@ def test_a_group_holds_the_nearest_patches(dtype, rng):
         }
         expected = sorted(near, key=near.get)[: SMALL["count"]]
         assert {(i // 7, i % 7) for i in found} == set(expected)
+
+
+def test_the_scale_of_a_guide_is_of_no_account(rng):
+    """Squares of single precision would be 0, or infinite."""
+    guide = draw("complex128", rng, 2, 8, 9)
+    expected = Groups(guide, **SMALL)._index
+    for factor in (1e-30, 1e30):
+        np.testing.assert_array_equal(Groups(factor * guide, **SMALL)._index, expected)
 
 
 def test_a_flat_guide_has_each_patch_in_its_own_group():
@@ -137,6 +145,7 @@ def test_torch_differentiates(dtype, rng):
         ({"count": 1.5}, "count must be a positive integer"),
         ({"reach": -1}, "reach must be a positive integer"),
         ({"epsilon": 0.0}, "epsilon must be positive"),
+        ({"guide": np.full((1, 8, 8), np.nan)}, "guide must be finite"),
     ],
 )
 def test_bad_input_is_refused(changes, message):
@@ -174,6 +183,28 @@ def test_noise_ends_it_early(photo):
     image, deviation = best_non_local(replace(given, truth=None))
     assert 0.01 < deviation < 0.3
     assert psnr(photo.truth, image) > psnr(photo.truth, given.y) + 5
+
+
+def test_the_norm_of_the_operator_is_of_no_account(photo):
+    """Neither of the operator, nor of a first image."""
+    how = {"deviations": (0.2, 0.05), "iterations": 2}
+    *_, expected = non_local_low_rank(photo, **how)
+    for factor in (0.1, 10):
+        scaled = replace(photo, y=np.float32(factor) * photo.y, A=factor * photo.A)
+        *_, found = non_local_low_rank(scaled, **how)
+        # The penalty goes by the norm of A, of which only a bound is known.
+        assert psnr(expected, found) > 40
+    *_, found = non_local_low_rank(photo, np.zeros_like(photo.y), **how)
+    assert psnr(photo.truth, found) > psnr(photo.truth, photo.y) + 3
+
+
+def test_weighted_data_count_by_their_weights(photo, rng):
+    """What is of no weight may be anything."""
+    kept = rng.random(photo.y.shape) < 0.8
+    y = np.where(kept, photo.y, 9).astype(np.float32)
+    weighted = replace(photo, y=y, truth=None, fidelity=L2(kept.astype(np.float32)))
+    image, _ = best_non_local(weighted, deviations=(0.3, 0.1, 0.05))
+    assert psnr(photo.truth, image) > psnr(photo.truth, photo.y) + 10
 
 
 @pytest.mark.parametrize("coils", [None, 4])
@@ -229,9 +260,17 @@ def test_another_fidelity_is_refused(photo):
     for reconstruct in (non_local_low_rank, best_non_local):
         with pytest.raises(TypeError, match="ADMM solves for the data fidelity L2"):
             reconstruct(given)
-    for changes in ({"deviations": ()}, {"iterations": 0}):
-        with pytest.raises(ValueError, match="deviations must be some numbers"):
-            non_local_low_rank(photo, **changes)
+    for name, value in (
+        ("deviations", ()),
+        ("deviations", (0.1, -0.1)),
+        ("iterations", 0),
+        ("patch", 0),
+        ("patch", 49),
+    ):
+        with pytest.raises(ValueError, match=f"{name}"):
+            non_local_low_rank(photo, **{name: value})
+    with pytest.raises(ValueError, match="x0 must be None without a score"):
+        best_non_local(photo, x0=photo.y)
     several = replace(photo, y=np.stack([photo.y, photo.y]))
     with pytest.raises(ValueError, match="of one image"):
         non_local_low_rank(several)

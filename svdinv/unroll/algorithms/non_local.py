@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from svdinv.unroll.algorithms.iterations import ADMM, State
+from svdinv.unroll.algorithms.iterations import ADMM, State, _check_count
 from svdinv.unroll.arrays import (
     Array,
     as_float,
     fitted,
+    inner,
     namespace,
     real,
     times,
@@ -57,11 +58,12 @@ def non_local_low_rank(
         Of an image (C, H, W), or of a batch of one, with an `L2` fidelity and a linear
         operator.
     x0 : array, optional
-        First image; by default that of `Operator.approximate_inverse`.
+        First image; by default that of `Operator.approximate_inverse`, or the
+        multiple of it that is nearest to the data.
     deviations : sequence of float
-        What is taken for noise in the image before each proximal operator, relative to
-        the largest magnitude in the first image: singular values that such noise has
-        are taken away. Larger ones first.
+        What is taken for noise in the image before each proximal operator, at the
+        least, relative to the largest magnitude of an image that explains the data
+        roughly: singular values that such noise has are taken away. Larger ones first.
     iterations : int
         Iterations with each of them, and with the same groups.
     cg_iterations : int
@@ -81,49 +83,49 @@ def non_local_low_rank(
     TypeError
         If the fidelity is another, or the operator not linear.
     ValueError
-        If it is of several images, there are no deviations or iterations, or as
-        `svdinv.unroll.groups.Groups`.
+        If it is of several images, deviations or iterations are none, or as
+        `NonLocalLowRank`.
     """
-    if not deviations or iterations < 1:
-        raise ValueError(
-            "deviations must be some numbers, and iterations at least 1, got "
-            f"{tuple(deviations)} and {iterations}"
-        )
-    x = problem.A.approximate_inverse(problem.y) if x0 is None else x0
-    shape = tuple(x.shape)
+    given = tuple(float(deviation) for deviation in deviations)
+    if not given or not all(0 < deviation < math.inf for deviation in given):
+        raise ValueError(f"deviations must be positive numbers, got {deviations!r}")
+    _check_count("iterations", iterations, 1)
+    start = problem.A.approximate_inverse(problem.y)
+    shape, xp = tuple(start.shape), namespace(start)
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1):
         raise ValueError(f"problem must be of one image (C, H, W), got shape {shape}")
+    admm = ADMM(cg_iterations=cg_iterations, batch_axes=len(shape) - 3)
+    state = admm.start(problem, start if x0 is None else x0)
+    # The multiple that is nearest to the data, whatever the norm of A.
+    seen = problem.A.forward(start)
+    energy = as_float(inner(seen, seen))
+    scale = as_float(inner(seen, problem.A.measured(problem.y))) / (energy or 1.0)
+    largest = scale * as_float(xp.max(xp.abs(start)))
+    if x0 is None:
+        state["x"] = times(scale, start, xp)
     if shape[-3] == 1:
         groups = _ONE_CHANNEL | groups
-    admm = ADMM(cg_iterations=cg_iterations, batch_axes=len(shape) - 3)
-    state = admm.start(problem, x)
-    return _stages(admm, state, problem, tuple(deviations), iterations, groups)
-
-
-def _stages(
-    admm: ADMM,
-    state: State,
-    problem: Problem,
-    deviations: Sequence[float],
-    iterations: int,
-    groups: Mapping[str, Any],
-) -> Iterator[Array]:
-    """Give the image after the iterations with each of the deviations."""
-    x = state["x"]
-    xp = namespace(x)
-    penalty = _PENALTY * as_float(admm.suited(problem, x, None)["penalty"])
+    first = _grouped(state["x"], groups)
+    penalty = _PENALTY * as_float(admm.suited(problem, start, None)["penalty"])
     steps = {"penalty": penalty, "dual_step": 1.0}
-    largest = as_float(xp.max(xp.abs(x)))
-    for deviation in deviations:
-        guide = state["x"] if len(x.shape) == 3 else state["x"][0]
-        prior = NonLocalLowRank(1.0, guide, **groups)
-        values = prior.patch**2 * guide.shape[0]
-        # The largest singular value of noise (Davidson & Szarek, 2001) is 2 sqrt(tau).
+
+    def stages(state: State, prior: NonLocalLowRank) -> Iterator[Array]:
+        values = prior.patch**2 * shape[-3]
         noise = math.sqrt(values) + math.sqrt(prior.groups.count)
-        tau = (deviation * largest * noise / 2) ** 2
-        for _ in range(iterations):
-            state = admm.iterate(state, problem, partial(_prox, prior, tau), steps)
-        yield state["x"]
+        for number, deviation in enumerate(given):
+            prior = prior if number == 0 else _grouped(state["x"], groups)
+            # The largest singular value of noise (Davidson & Szarek, 2001) is
+            # 2 sqrt(tau), below which there is nothing left.
+            tau = (deviation * largest * noise / 2) ** 2
+            for _ in range(iterations):
+                state = admm.iterate(state, problem, partial(_prox, prior, tau), steps)
+            yield state["x"]
+
+    return stages(state, first)
+
+
+def _grouped(x: Array, groups: Mapping[str, Any]) -> NonLocalLowRank:
+    return NonLocalLowRank(1.0, x if len(x.shape) == 3 else x[0], **groups)
 
 
 def _prox(prior: NonLocalLowRank, tau: float, x: Array, step: Any) -> Array:
@@ -163,9 +165,12 @@ def best_non_local(
     Raises
     ------
     TypeError, ValueError
-        As `non_local_low_rank`, and if there are too few data to leave some out.
+        As `non_local_low_rank`, if there are too few data to leave some out, or `x0`
+        is given without a score: it may know what is left out.
     """
     deviations = tuple(options.pop("deviations", DEVIATIONS))
+    if score is None and options.get("x0") is not None:
+        raise ValueError("x0 must be None without a score: it may know all data")
     images = non_local_low_rank(problem, deviations=deviations, **options)
     if score is not None:
         scored = [(score(x), i, x) for i, x in enumerate(images)]
@@ -179,13 +184,15 @@ def best_non_local(
     weight = getattr(problem.fidelity, "weight", None)
     known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
 
-    def error(x: Array) -> float:
-        return float(np.abs(to_numpy(A.forward(x)) - y)[held].mean())
+    relative = 1.0 if weight is None else np.sqrt(to_numpy(weight))
 
-    errors: list[float] = []
-    for x in non_local_low_rank(known, deviations=deviations, **options):
-        errors.append(error(x))
-        end = int(np.argmin(errors)) + 1
-        if len(errors) > end + 1:  # twice no better: from now on it fits the noise
-            break
+    def error(x: Array) -> float:
+        rest = np.abs(to_numpy(A.forward(x)) - y) * relative
+        return float(rest[held].mean())
+
+    # To the end: on the way the error may rise, and fall again.
+    errors = [
+        error(x) for x in non_local_low_rank(known, deviations=deviations, **options)
+    ]
+    end = int(np.argmin(errors)) + 1
     return next(islice(images, end - 1, None)), deviations[end - 1]

@@ -35,6 +35,7 @@ from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.cine_baselines import (
     local_low_rank,
     low_rank,
@@ -51,8 +52,6 @@ from svdinv.unroll.tasks.cine_sampling import (
 )
 from svdinv.unroll.tasks.cine_training import Hearts
 from svdinv.unroll.tasks.colour import fitted_mask
-from svdinv.unroll.tasks.non_local import NAME as NON_LOCAL
-from svdinv.unroll.tasks.non_local import non_local
 from svdinv.unroll.tasks.task import (
     Effort,
     Given,
@@ -490,7 +489,7 @@ class Cine(Task):
             "low-rank": low_rank,
             "L+S": low_rank_plus_sparse,
             "local low-rank": local_low_rank,
-            NON_LOCAL: partial(non_local, self),
+            non_local.NAME: partial(non_local.non_local, self),
         }
 
     def begun(self, problem: Problem) -> Any:
@@ -506,8 +505,8 @@ class Cine(Task):
 
         Patches that look alike are looked for in single images.
         """
-        if method == NON_LOCAL:
-            return problem.y.shape[0] == 1
+        if method == non_local.NAME:
+            return problem.y.shape[0] == 1 and non_local.suits(problem)
         return method != "view sharing" or isinstance(problem.A, MRI)
 
     def views(self, problem: Problem) -> Iterator[View]:
@@ -557,6 +556,8 @@ class Cine(Task):
         )
         weights = _TRIED if problem.truth is not None else 1
         classical = _SECONDS * weights * y.size * (1 if maps is None else _WITH_MAPS)
+        if self.suits(non_local.NAME, problem):
+            classical += non_local.effort(problem)
         return Effort(classical, small, y.size / small.y.size)
 
     def decibels(self, problem: Problem, image: Any) -> float:

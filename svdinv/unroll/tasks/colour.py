@@ -34,8 +34,7 @@ from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.non_local import NAME as NON_LOCAL
-from svdinv.unroll.tasks.non_local import non_local
+from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.task import (
     Effort,
     Estimate,
@@ -70,14 +69,13 @@ _LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
 _FIRST_THRESHOLD, _LEAST_THRESHOLD, _MOST_THRESHOLD = 0.006, 0.0005, 0.2
 _FIXED_THRESHOLD = 0.01  # where the truth is not known: leaves some room for noise
 _RTOL = 1e-4
-_MOST_GROUPED = 512**2  # pixels: a minute for each 256 x 256
 # Threshold of an iteration, relative to the largest singular value: large enough for
 # the Gram matrix to serve in the place of an SVD, and few iterations.
 _STEP = 0.12
 # Of pictures too large for one sparse system of equations: the solution of the
 # biharmonic equation hardly depends on samples this far away.
 _TILE, _MARGIN = 384, 32
-# Measured: memory, and time of all classical methods on one core, for each value.
+# Measured: memory, and time of the other classical methods on one core, for each value.
 _BYTES, _SECONDS = 90, 1.2e-4
 _SMALL = 128  # pixels a side that a network is timed on
 
@@ -318,18 +316,12 @@ class Colour(Task):
             "zero-filled": zero_filled,
             "SVT completion": svt_completion,
             "biharmonic": biharmonic,
-            NON_LOCAL: partial(non_local, self),
+            non_local.NAME: partial(non_local.non_local, self),
         }
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether patches that look alike help: values are missing, and not many.
-
-        Noise alone hides which are alike; and in large pictures they take long.
-        """
-        if method != NON_LOCAL:
-            return True
-        small = math.prod(problem.y.shape[-2:]) <= _MOST_GROUPED
-        return small and not _mask(problem).all()
+        """Tell whether a method takes such samples, and not too long."""
+        return method != non_local.NAME or non_local.suits(problem)
 
     def unsampled(self, options: Any) -> Any:
         """Sample all of a picture where only noise was asked for: denoising."""
@@ -371,12 +363,15 @@ class Colour(Task):
 
     def memory(self, given: Given | Problem, options: Any) -> float:
         image = given.y if isinstance(given, Problem) else given.image
-        return _BYTES * image.size
+        grouped = non_local.memory(image.size, math.prod(image.shape[-2:]))
+        return _BYTES * image.size + grouped
 
     def effort(self, problem: Problem) -> Effort:
         rows, columns = (middle(n, _SMALL) for n in problem.y.shape[-2:])
         small = self.part(problem, (rows, columns))
         classical = _SECONDS * problem.y.size
+        if non_local.suits(problem):
+            classical += non_local.effort(problem)
         return Effort(classical, small, problem.y.size / small.y.size)
 
     def finished(self, image: Any) -> Any:

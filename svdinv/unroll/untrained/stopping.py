@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.held_out import held_out
 from svdinv.unroll.problem import Problem
@@ -149,7 +150,7 @@ class HeldOut(Rule):
         ValueError
             If there are too few data to leave some out.
         """
-        y, known = problem.y.cpu().numpy(), measured.cpu().numpy()
+        y, known = to_numpy(problem.y), to_numpy(measured)
         held = held_out(y, known, self.share, seed)
         return torch.from_numpy(held).to(measured.device)
 
