@@ -363,8 +363,7 @@ class Colour(Task):
 
     def memory(self, given: Given | Problem, options: Any) -> float:
         image = given.y if isinstance(given, Problem) else given.image
-        grouped = non_local.memory(image.size, math.prod(image.shape[-2:]))
-        return _BYTES * image.size + grouped
+        return _BYTES * image.size
 
     def effort(self, problem: Problem) -> Effort:
         rows, columns = (middle(n, _SMALL) for n in problem.y.shape[-2:])

@@ -11,14 +11,14 @@ from svdinv.unroll.algorithms.non_local import best_non_local
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Estimate, Task
 
-__all__ = ["NAME", "effort", "memory", "non_local", "suits"]
+__all__ = ["NAME", "effort", "non_local", "suits"]
 
 NAME = "non-local low rank"
 
 _EXACT = 0.01  # relative to the largest magnitude
 _LEAST, _MOST = 20, 0.95  # data; part of them
 _LARGEST = 512**2  # pixels
-_BYTES, _SECONDS = 1100, 2.8e-4  # measured, of each value
+_BYTES, _SECONDS = 2500, 2.8e-4  # measured, of each value
 
 
 def non_local(task: Task, problem: Problem) -> Estimate:
@@ -46,21 +46,19 @@ def non_local(task: Task, problem: Problem) -> Estimate:
 
 
 def suits(problem: Problem) -> bool:
-    """Tell whether patches that look alike help, and do not take too long.
+    """Tell whether patches that look alike help, and do not take too much.
 
     Something is missing, as noise alone hides which are alike; there are data enough to
-    leave some out; and the image is not large.
+    leave some out; and the image is not large, nor the memory small.
     """
+    from svdinv.unroll.evaluation.forecast import available_memory
+
     measured = problem.A.measured(np.ones_like(problem.y)) != 0
     enough = np.count_nonzero(measured) >= _LEAST and measured.mean() < _MOST
-    return bool(enough) and math.prod(problem.y.shape[-2:]) <= _LARGEST
+    small = math.prod(problem.y.shape[-2:]) <= _LARGEST
+    return bool(enough and small) and _BYTES * problem.y.size < available_memory("cpu")
 
 
 def effort(problem: Problem) -> float:
     """Give the seconds that it takes on one core; without the truth twice as many."""
     return _SECONDS * problem.y.size * (1 + (problem.truth is None))
-
-
-def memory(values: int, pixels: int) -> float:
-    """Give the bytes that it takes for an image of so many values and pixels."""
-    return _BYTES * values if pixels <= _LARGEST else 0.0
