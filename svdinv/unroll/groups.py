@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from svdinv.unroll.arrays import (
 )
 
 __all__ = ["Groups"]
+
+_VALUES = 2**21  # of groups at a time
 
 
 class Groups:
@@ -93,17 +96,24 @@ class Groups:
 
         Shape (..., groups, patches, C patch^2).
         """
+        return namespace(x).concat(list(self.parts(x)), axis=-3)
+
+    def parts(self, x: Array) -> Iterator[Array]:
+        """Give the same some groups at a time, which takes less memory."""
         xp, p, (rows, columns) = namespace(x), self.patch, self._corners
-        parts = [
+        moved = [
             x[..., i : i + rows, j : j + columns] for i in range(p) for j in range(p)
         ]
-        patches = xp.stack(parts, axis=-1)
+        patches = xp.stack(moved, axis=-1)
         *batch, C, _, _, _ = sizes(patches, xp)
-        n = len(batch)
+        n, size = len(batch), int(x.shape[-3]) * p * p
         patches = xp.permute_dims(patches, (*range(n), n + 1, n + 2, n, n + 3))
         patches = xp.reshape(patches, (*batch, rows * columns, C * p * p))
-        found = _taken(patches, self._index.reshape(-1), xp)
-        return xp.reshape(found, (*batch, *self._index.shape, C * p * p))
+        some = max(1, _VALUES // (self.count * size))
+        for first in range(0, len(self._index), some):
+            index = self._index[first : first + some]
+            found = _taken(patches, index.reshape(-1), xp)
+            yield xp.reshape(found, (*batch, *index.shape, C * p * p))
 
     def join(self, groups: Array) -> Array:
         """Give the image in which a pixel is the mean of what its patches hold."""

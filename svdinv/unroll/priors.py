@@ -333,10 +333,9 @@ class NonLocalLowRank(Prior):
         return times(self.weight, total / self.groups.overlap, xp)
 
     def prox(self, x: Array, step: Any) -> Array:
-        groups, tau = self.groups.cut(x), step * self.weight
-        return self.groups.join(
-            operators(x).log_sum_threshold(groups, tau, self.epsilon)
-        )
+        threshold, tau = operators(x).log_sum_threshold, step * self.weight
+        parts = [threshold(part, tau, self.epsilon) for part in self.groups.parts(x)]
+        return self.groups.join(namespace(x).concat(parts, axis=-3))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from svdinv.numpy import log_sum_threshold
+from svdinv.unroll import groups
 from svdinv.unroll.algorithms.non_local import (
     best_non_local,
     non_local_low_rank,
@@ -40,24 +41,24 @@ def draw(dtype, rng, *shape):
 @pytest.mark.parametrize("shape", [(2, 9, 11), (1, 3, 3), (1, 3, 20), (3, 4, 8)])
 def test_groups_are_cut_and_joined(shape, rng):
     """Each pixel lies in a group; what is joined is the mean of what was cut."""
-    groups = Groups(draw("complex128", rng, *shape), **SMALL)
+    made = Groups(draw("complex128", rng, *shape), **SMALL)
     x = draw("complex128", rng, 2, *shape)
-    cut = groups.cut(x)
-    assert cut.shape == (2, *groups._index.shape, shape[0] * 9)
-    np.testing.assert_allclose(groups.join(cut), x, atol=1e-14)
+    cut = made.cut(x)
+    assert cut.shape == (2, *made._index.shape, shape[0] * 9)
+    np.testing.assert_allclose(made.join(cut), x, atol=1e-14)
     other = draw("complex128", rng, *cut.shape)
-    adjoint = groups._summed(other)
+    adjoint = made._summed(other)
     np.testing.assert_allclose(np.vdot(cut, other), np.vdot(x, adjoint))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_a_group_holds_the_nearest_patches(dtype, rng):
     guide = draw(dtype, rng, 2, 8, 9)
-    groups = Groups(guide, **SMALL)
+    made = Groups(guide, **SMALL)
     rows = {(y, x): guide[:, y : y + 3, x : x + 3] for y in range(6) for x in range(7)}
     references = [(y, x) for y in (0, 2, 4, 5) for x in (0, 2, 4, 6)]
-    assert len(groups._index) == len(references)
-    for reference, found in zip(references, groups._index, strict=True):
+    assert len(made._index) == len(references)
+    for reference, found in zip(references, made._index, strict=True):
         near = {
             place: np.linalg.norm(patch - rows[reference])
             for place, patch in rows.items()
@@ -76,10 +77,10 @@ def test_the_scale_of_a_guide_is_of_no_account(rng):
 
 
 def test_a_flat_guide_has_each_patch_in_its_own_group():
-    groups = Groups(np.zeros((1, 30, 30)), patch=4, stride=4, count=3, reach=10)
+    made = Groups(np.zeros((1, 30, 30)), patch=4, stride=4, count=3, reach=10)
     corners = [0, 4, 8, 12, 16, 20, 24, 26]
     own = [y * 27 + x for y in corners for x in corners]
-    assert all(i in group for i, group in zip(own, groups._index, strict=True))
+    assert all(i in group for i, group in zip(own, made._index, strict=True))
 
 
 def test_of_one_patch_the_prox_is_exact(rng):
@@ -104,6 +105,16 @@ def test_value_is_that_of_the_groups(rng):
     assert float(R.value(both)) == pytest.approx(expected + float(R.value(2 * x)))
     np.testing.assert_allclose(R.prox(both, 0.3)[1], R.prox(2 * x, 0.3), atol=1e-12)
     assert "float64 (2, 9, 8)" in repr(R)
+
+
+def test_some_groups_at_a_time_give_the_same(monkeypatch, rng):
+    x = draw("complex128", rng, 2, 3, 9, 8)
+    R = NonLocalLowRank(0.7, x[0], **SMALL)
+    expected = R.prox(x, 0.9), R.value(x)
+    monkeypatch.setattr(groups, "_VALUES", 3 * 5 * 27)
+    assert [part.shape[1] for part in R.groups.parts(x)] == [3] * 5 + [1]
+    np.testing.assert_array_equal(R.prox(x, 0.9), expected[0])
+    assert R.value(x) == expected[1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
