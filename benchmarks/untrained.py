@@ -10,9 +10,8 @@ first frames of the hearts of the package, made complex by a smooth phase, and o
 phantoms, a quarter of k-space with noise; for `series` all frames of the hearts, an
 eighth of k-space along radial lines. Every classical method has its best weight,
 chosen with the truth, but for non-local low rank; that and the fit are stopped by data
-that are held out. Beside it
-the best that the average of the same fit ever was. A line is printed as soon as it is
-known, then the means.
+that are held out. Beside the fit the best that its average ever was. A line is printed
+as soon as it is known, then the means.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,12 +75,14 @@ class Groups:
         # Its scale is of no account, but squares of single precision end somewhere.
         image = image - image.mean(axis=(-2, -1), keepdims=True)
         image = image / (np.abs(image).max() or 1)
-        self.patch = int(patch)
+        self.patch, self._shape = patch, shape
         self._corners = shape[1] - patch + 1, shape[2] - patch + 1
         self._index = _alike(image.astype(np.float32), patch, stride, count, reach)
-        self._levels, self._ranks = _summands(self._index, self._corners)
+        places = math.prod(self._corners)
+        counts = np.bincount(self._index.reshape(-1), minlength=places)
+        self._levels, self._ranks = _summands(self._index.reshape(-1), counts)
         # How many patches hold each pixel: not 0, as the references hold all.
-        self._times = self._summed(np.ones((*self._index.shape, patch**2)))
+        self._times = self._folded(np.repeat(counts[:, None] * 1.0, patch**2, axis=1))
 
     @property
     def count(self) -> int:
@@ -99,21 +102,30 @@ class Groups:
         return namespace(x).concat(list(self.parts(x)), axis=-3)
 
     def parts(self, x: Array) -> Iterator[Array]:
-        """Give the same some groups at a time, which takes less memory."""
+        """Give the same some groups at a time, which takes less memory.
+
+        Raises ValueError if the image has another shape than the guide.
+        """
+        shape = tuple(x.shape)
+        pairs = zip(shape[-3:], self._shape, strict=False)
+        if len(shape) < 3 or any(n not in (None, own) for n, own in pairs):
+            raise ValueError(
+                f"x must end in the guide's shape {self._shape}, got {shape}"
+            )
         xp, p, (rows, columns) = namespace(x), self.patch, self._corners
         moved = [
             x[..., i : i + rows, j : j + columns] for i in range(p) for j in range(p)
         ]
         patches = xp.stack(moved, axis=-1)
-        *batch, C, _, _, _ = sizes(patches, xp)
-        n, size = len(batch), int(x.shape[-3]) * p * p
+        *batch, _, _, _, _ = sizes(patches, xp)
+        n, size = len(batch), self._shape[0] * p * p
         patches = xp.permute_dims(patches, (*range(n), n + 1, n + 2, n, n + 3))
-        patches = xp.reshape(patches, (*batch, rows * columns, C * p * p))
+        patches = xp.reshape(patches, (*batch, rows * columns, size))
         some = max(1, _VALUES // (self.count * size))
         for first in range(0, len(self._index), some):
             index = self._index[first : first + some]
             found = _taken(patches, index.reshape(-1), xp)
-            yield xp.reshape(found, (*batch, *index.shape, C * p * p))
+            yield xp.reshape(found, (*batch, *index.shape, size))
 
     def join(self, groups: Array) -> Array:
         """Give the image in which a pixel is the mean of what its patches hold."""
@@ -121,7 +133,7 @@ class Groups:
 
     def _summed(self, groups: Array) -> Array:
         """Add the patches up where they lie."""
-        xp, p, (rows, columns) = namespace(groups), self.patch, self._corners
+        xp = namespace(groups)
         *batch, _, _, size = sizes(groups, xp)
         entries = xp.reshape(groups, (*batch, self._index.size, size))
         patches = _taken(entries, self._levels[-1], xp)
@@ -131,7 +143,12 @@ class Groups:
             found = _taken(entries, longer, xp)
             both = found[..., : len(level), :] + patches
             patches = xp.concat([both, found[..., len(level) :, :]], axis=-2)
-        patches = _taken(zero_padded(patches, 1, -2, xp), self._ranks, xp)
+        return self._folded(_taken(zero_padded(patches, 1, -2, xp), self._ranks, xp))
+
+    def _folded(self, patches: Array) -> Array:
+        """Add up patches (..., places, values), one at each place."""
+        xp, p, (rows, columns) = namespace(patches), self.patch, self._corners
+        *batch, _, size = sizes(patches, xp)
         n = len(batch)
         x = xp.reshape(patches, (*batch, rows, columns, size // (p * p), p, p))
         x = xp.permute_dims(x, (*range(n), n + 2, n + 3, n + 4, n, n + 1))
@@ -186,17 +203,16 @@ def _overlap(image: NDArray[Any], a: int, b: int) -> NDArray[Any]:
 
 
 def _summands(
-    index: NDArray[Any], corners: tuple[int, int]
+    index: NDArray[Any], counts: NDArray[Any]
 ) -> tuple[list[NDArray[Any]], NDArray[Any]]:
     """Tell which entries add up at each place, as rows to take: no scatter is needed.
 
+    Of the places of the entries, and how many lie at each.
     In the first array is one entry of each place that has any, those with most of them
     first; in the second, which is shorter, a second entry of each that has two. The
     last tells the line of each place there; places without entries come after all.
     """
-    flat = index.reshape(-1)
-    counts = np.bincount(flat, minlength=corners[0] * corners[1])
-    entries = np.argsort(flat, kind="stable")
+    entries = np.argsort(index, kind="stable")
     first = np.cumsum(counts) - counts
     places = np.argsort(-counts, kind="stable")
     levels = [

@@ -12,9 +12,11 @@ from svdinv.unroll.arrays import Array
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
-__all__ = ["fitted_alone", "held_out"]
+__all__ = ["LEAST", "fitted_alone", "held_out"]
 
-_LEAST = 20  # data
+LEAST = 20
+"""Data of which some can be left out."""
+
 _LARGE = 3.0  # times the 90th percentile
 _FEW = 0.03  # share of the data that may be too large to be left out
 
@@ -49,9 +51,9 @@ def held_out(
         If there are too few data.
     """
     places = np.flatnonzero(measured)
-    if len(places) < _LEAST:
+    if len(places) < LEAST:
         raise ValueError(
-            f"to leave some out takes at least {_LEAST} data, got {len(places)}"
+            f"to leave some out takes at least {LEAST} data, got {len(places)}"
         )
     sizes = np.abs(y).reshape(-1)[places]
     usual, most = np.quantile(sizes, [0.9, 1 - _FEW])

@@ -97,6 +97,10 @@ class Problem:
         linear = self.A.linear
         return (self.A.adjoint if linear else self.A.approximate_inverse)(self.y)
 
+    def measured(self) -> Array:
+        """Tell where there are data, in an array of bool of the shape of `y`."""
+        return self.A.measured(namespace(self.y).ones_like(self.y)) != 0
+
     def compared(self, image: Array) -> tuple[Array, Array]:
         """Give the truth and an image as they can be compared.
 

@@ -164,6 +164,14 @@ def test_bad_input_is_refused(changes, message):
         NonLocalLowRank(**{"weight": 1.0, "guide": np.ones((1, 8, 8)), **changes})
 
 
+def test_an_image_of_another_shape_is_refused():
+    """Of a larger one a part alone would come back."""
+    R = NonLocalLowRank(1.0, np.ones((1, 8, 8)))
+    for shape in ((1, 8, 9), (2, 8, 8), (8, 8)):
+        with pytest.raises(ValueError, match="must end in the guide's shape"):
+            R.prox(np.ones(shape), 1.0)
+
+
 @pytest.fixture(scope="module")
 def photo():
     task, options = Colour(), ColourOptions(rate=0.3, seed=0)

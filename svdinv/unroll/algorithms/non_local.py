@@ -178,12 +178,10 @@ def best_non_local(
         return image, deviations[best]
     y, A = to_numpy(problem.y), problem.A
     xp = namespace(problem.y)
-    measured = to_numpy(A.measured(xp.ones_like(problem.y))) != 0
-    held = held_out(y, measured, _SHARE, seed)
+    held = held_out(y, to_numpy(problem.measured()), _SHARE, seed)
     kept = fitted((~held).astype(y.real.dtype), real(problem.y, xp), xp)
     weight = getattr(problem.fidelity, "weight", None)
     known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
-
     relative = 1.0 if weight is None else np.sqrt(to_numpy(weight))
 
     def error(x: Array) -> float:

@@ -23,6 +23,7 @@ from svdinv.unroll.arrays import (
     is_complex,
     is_tensorflow,
     namespace,
+    to_numpy,
 )
 from svdinv.unroll.operators.linear import Operator
 
@@ -177,8 +178,7 @@ class WrappedNonlinear(_OfFunctions):
             raise ValueError(
                 f"x must have the shape {self.image_shape}, got {tuple(x.shape)}"
             )
-        at = x.detach().cpu() if compat.is_torch_array(x) else x
-        at = np.asarray(at.get() if compat.is_cupy_array(at) else at)
+        at = to_numpy(x)
         return Wrapped(
             lambda dx: self._tangent(at, dx),
             lambda y: self._cotangent(at, y),

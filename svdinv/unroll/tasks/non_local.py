@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from svdinv.unroll.algorithms.non_local import best_non_local
+from svdinv.unroll.held_out import LEAST
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Estimate, Task
 
@@ -16,7 +17,7 @@ __all__ = ["NAME", "effort", "non_local", "suits"]
 NAME = "non-local low rank"
 
 _EXACT = 0.01  # relative to the largest magnitude
-_LEAST, _MOST = 20, 0.95  # data; part of them
+_MOST = 0.95  # of the data
 _LARGEST = 512**2  # pixels
 _SECONDS = 2.8e-4  # measured, of each value
 
@@ -51,9 +52,10 @@ def suits(problem: Problem) -> bool:
     Something is missing, as noise alone hides which are alike; there are data enough to
     leave some out; and the image is not large.
     """
-    measured = problem.A.measured(np.ones_like(problem.y)) != 0
-    enough = np.count_nonzero(measured) >= _LEAST and measured.mean() < _MOST
-    return bool(enough) and math.prod(problem.y.shape[-2:]) <= _LARGEST
+    if math.prod(problem.y.shape[-2:]) > _LARGEST:
+        return False
+    count = np.count_nonzero(problem.measured())
+    return LEAST <= count < _MOST * problem.y.size
 
 
 def effort(problem: Problem) -> float:

@@ -43,6 +43,7 @@ from tqdm import tqdm
 import svdinv.torch
 from svdinv import __version__
 from svdinv.unroll.algorithms import ADMM
+from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.held_out import fitted_alone
 from svdinv.unroll.networks import Generator, Recipe
@@ -216,7 +217,7 @@ def educated(
         network = copy.deepcopy(network).to(single.y.real.dtype)
         with torch.no_grad():
             rest = single.A.measured(single.A.forward(network(single)) - single.y)
-            count = (single.A.measured(torch.ones_like(rest)) != 0).sum().clamp(min=1)
+            count = single.measured().sum().clamp(min=1)
             deviation = float((rest.abs().square().sum() / count).sqrt())
             exact = deviation <= _EXACT * float(single.y.abs().square().mean().sqrt())
         if exact:
@@ -348,7 +349,7 @@ class Fitting:
         convert = partial(tensor, device=self.device)
         single = replace(problem, truth=None).single()
         single = single.replace_arrays(convert)
-        self.measured = single.A.measured(torch.ones_like(single.y)) != 0
+        self.measured = single.measured()
         # What lies where nothing is measured is no data.
         y = torch.where(self.measured, single.y, torch.zeros_like(single.y))
         if not bool(y.isfinite().all()):
@@ -740,7 +741,7 @@ class Fitting:
         if around is None:
             return None
         if callable(around):
-            around = around(replace(known, y=known.y[0]).replace_arrays(_array))
+            around = around(replace(known, y=known.y[0]).replace_arrays(to_numpy))
             if around is None:
                 return None
         elif self.rule.probes:
@@ -1036,7 +1037,3 @@ def _without(problem: Problem, left_out: Tensor) -> Problem:
             x = least_squares.explain(nothing, nothing, known, 0.0)
             y = torch.where(left_out, A(x), y)
     return replace(problem, y=y)
-
-
-def _array(x: Any) -> Any:
-    return x.cpu().numpy() if isinstance(x, Tensor) else x

@@ -157,7 +157,7 @@ def fit_in_subspace(
     c = torch.zeros(rank, dtype=state["x"].real.dtype, device=device)
     identity = torch.eye(rank, dtype=c.dtype, device=device)
     trajectory: list[Record] = []
-    count = max(int((single.A.measured(torch.ones_like(single.y)) != 0).sum()), 1)
+    count = max(int(single.measured().sum()), 1)
     with torch.no_grad(), warnings.catch_warnings():
         # Forward mode through a norm compiles a decomposition in the old way.
         warnings.simplefilter("ignore", DeprecationWarning)
