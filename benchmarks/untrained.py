@@ -30,7 +30,7 @@ from skimage.restoration import (
 )
 
 from svdinv.unroll.algorithms import PDHG
-from svdinv.unroll.algorithms.non_local import best_non_local
+from svdinv.unroll.algorithms.non_local import best_non_local, denoise_non_local
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import TEST
 from svdinv.unroll.data.hearts import HEARTS, heart_series, smooth_phase
@@ -158,9 +158,12 @@ def compared(options: argparse.Namespace, task, problem: Problem, seed: int) -> 
         found = {k: decibels(method(problem).image) for k, method in methods.items()}
     else:
         found = {"biharmonic": decibels(biharmonic(problem).image)}
-    if options.what in ("mri", "sampling"):
+    if options.what in ("denoising", "mri", "sampling"):
         began = time.monotonic()
-        image, _ = best_non_local(replace(problem, truth=None), seed=seed)
+        if options.what == "denoising":
+            image = denoise_non_local(problem.y)
+        else:
+            image = best_non_local(replace(problem, truth=None), seed=seed).image
         found["non-local low rank"] = decibels(image)
         found["its seconds"] = time.monotonic() - began
     if not options.fit:

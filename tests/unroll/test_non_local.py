@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import skimage.restoration
 
 from svdinv.numpy import log_sum_threshold
 from svdinv.unroll import groups
+from svdinv.unroll.algorithms import non_local as algorithm
 from svdinv.unroll.algorithms.non_local import (
+    DEVIATIONS,
     best_non_local,
+    denoise_non_local,
+    noise_deviation,
     non_local_low_rank,
 )
 from svdinv.unroll.data import photograph
@@ -195,13 +201,21 @@ def test_a_photograph_is_completed(photo):
     np.testing.assert_allclose(known.image[mask], photo.truth[mask], atol=1e-6)
 
 
-def test_noise_ends_it_early(photo):
-    """All of a picture, with noise: what is taken for noise is about what there is."""
-    A = Sampling(np.ones(photo.truth.shape, bool))
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_noise_is_told_by_what_is_left_out(photo, rate, rng):
+    """Where it is known the last image is as good as any, else nearly so."""
+    A = Sampling(rng.random(photo.truth.shape) < rate)
     given = noisy(Problem(A(photo.truth), A, truth=photo.truth), 0.1, seed=0)
-    image, deviation = best_non_local(replace(given, truth=None))
-    assert 0.01 < deviation < 0.3
-    assert psnr(photo.truth, image) > psnr(photo.truth, given.y) + 5
+    blind = best_non_local(replace(given, truth=None))
+    assert blind.noise == pytest.approx(0.1, rel=0.4)
+    *_, without = (psnr(photo.truth, x) for x in non_local_low_rank(given))
+    *others, last = (psnr(photo.truth, x) for x in non_local_low_rank(given, noise=0.1))
+    assert last > max(others) - 0.5
+    assert last > without + 4
+    assert psnr(photo.truth, blind.image) > last - 1
+    known = best_non_local(given, noise=0.1)
+    assert psnr(photo.truth, known.image) == pytest.approx(last)
+    assert (known.deviation, known.noise) == (DEVIATIONS[-1], 0.1)
 
 
 def test_the_norm_of_the_operator_is_of_no_account(photo):
@@ -222,7 +236,7 @@ def test_weighted_data_count_by_their_weights(photo, rng):
     kept = rng.random(photo.y.shape) < 0.8
     y = np.where(kept, photo.y, 9).astype(np.float32)
     weighted = replace(photo, y=y, truth=None, fidelity=L2(kept.astype(np.float32)))
-    image, _ = best_non_local(weighted, deviations=(0.3, 0.1, 0.05))
+    image = best_non_local(weighted, deviations=(0.3, 0.1, 0.05)).image
     assert psnr(photo.truth, image) > psnr(photo.truth, photo.y) + 10
 
 
@@ -237,16 +251,30 @@ def test_one_frame_of_mri(coils, rng):
     found = snr(problem.truth, non_local(task, problem).image)
     assert found > first + 6
     stages = [snr(problem.truth, x) for x in non_local_low_rank(problem)]
-    assert found > max(stages) - 0.1
-    blind, _ = best_non_local(replace(problem, truth=None))
+    assert found > max(stages) - 0.5  # they are not told the noise
+    blind = best_non_local(replace(problem, truth=None)).image
     assert snr(problem.truth, blind) > found - 1
+
+
+def test_noise_is_not_put_back(photo):
+    """Where samples have noise they are not what the image should have there."""
+    task = Colour()
+    for rate in (0.5, 1.0):
+        options = ColourOptions(rate=rate, noise=0.1)
+        given = task.measure(Given("cup", photo.truth), options)
+        known = non_local(task, given)
+        blind = non_local(task, replace(given, truth=None))
+        first = task.decibels(given, biharmonic(given).image)
+        best, found = (task.decibels(given, e.image) for e in (known, blind))
+        assert min(best, found) > first + 5
+        assert found > best - 1
 
 
 def test_what_does_not_suit(photo):
     series = Problem(np.zeros((2, 8, 8), complex), MRI(np.ones((2, 8, 8), bool)))
     assert not Cine().suits(NAME, series)
     assert Colour().suits(NAME, photo)
-    for size, rate in ((600, 0.5), (40, 1.1)):  # too large; nothing is missing
+    for size, rate in ((600, 0.5), (31, 1.1)):  # too large; too small to tell the noise
         mask = np.random.default_rng(0).random((3, size, size)) < rate
         other = Problem(mask.astype(np.float32), Sampling(mask))
         assert not Colour().suits(NAME, other)
@@ -256,7 +284,7 @@ def test_what_does_not_suit(photo):
 def test_nothing_at_all_stays_nothing(dtype):
     mask = np.random.default_rng(0).random((1, 12, 12)) < 0.5
     problem = Problem(np.zeros((1, 12, 12), dtype), Sampling(mask))
-    image, _ = best_non_local(problem)
+    image = best_non_local(problem).image
     assert image.dtype == dtype
     assert not image.any()
 
@@ -283,15 +311,101 @@ def test_another_fidelity_is_refused(photo):
         ("deviations", ()),
         ("deviations", (0.1, -0.1)),
         ("iterations", 0),
+        ("noise", -0.1),
+        ("noise", math.inf),
         ("patch", 0),
         ("patch", 49),
     ):
         with pytest.raises(ValueError, match=f"{name}"):
             non_local_low_rank(photo, **{name: value})
-    with pytest.raises(ValueError, match="x0 must be None without a score"):
+    with pytest.raises(ValueError, match="x0 must be None without a score and noise"):
         best_non_local(photo, x0=photo.y)
     several = replace(photo, y=np.stack([photo.y, photo.y]))
     with pytest.raises(ValueError, match="of one image"):
         non_local_low_rank(several)
     with pytest.raises(ValueError, match="at least 20 data"):
         held_out(np.ones(19), np.ones(19, bool), 0.05, 0)
+
+
+class TestDenoising:
+    """Weighted nuclear norm minimisation of groups."""
+
+    @pytest.fixture
+    def truth(self):
+        return np.moveaxis(photograph("coffee")[100:164, 200:264], -1, 0)
+
+    def noisy(self, truth, deviation, dtype="float32"):
+        noise = draw(dtype, np.random.default_rng(0), *truth.shape)
+        noise = noise / np.sqrt(1 + (np.dtype(dtype).kind == "c"))
+        return (truth + deviation * noise).astype(dtype)
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("dtype", ["float32", "complex64"])
+    @pytest.mark.parametrize("deviation", [0.04, 0.1, 0.2])
+    def test_of_an_image(self, truth, deviation, dtype, channels):
+        """Ahead of non-local means at their best strength."""
+        truth = truth[:channels]
+        y = self.noisy(truth, deviation, dtype)
+        found = denoise_non_local(y)
+        assert found.dtype == y.dtype
+
+        def means(h):
+            how = {"sigma": deviation, "h": h * deviation, "channel_axis": 0}
+            parts = [y.real, y.imag] if dtype == "complex64" else [y]
+            both = [skimage.restoration.denoise_nl_means(x, **how) for x in parts]
+            found = both[0] + 1j * both[1] if len(both) == 2 else both[0]
+            return found.reshape(y.shape)
+
+        best = max(snr(truth, means(h)) for h in (0.4, 0.6, 0.8, 1.0))
+        assert snr(truth, found) > best + 0.3
+
+    @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    def test_the_noise_is_told(self, truth, dtype, scale):
+        for deviation in (0.05, 0.1, 0.5):
+            y = scale * self.noisy(truth, deviation, dtype)
+            assert noise_deviation(y) == pytest.approx(scale * deviation, rel=0.1)
+        assert noise_deviation(scale * truth) < scale * 0.02
+
+    def test_without_noise_it_stays(self, truth):
+        np.testing.assert_allclose(denoise_non_local(truth, 0.0), truth, atol=1e-6)
+        for flat in (np.zeros((3, 20, 20)), np.full((1, 20, 20), 3.0)):
+            assert noise_deviation(flat) < 1e-12
+            np.testing.assert_allclose(denoise_non_local(flat), flat, atol=1e-12)
+
+    def test_of_small_images(self, rng):
+        """Also of one pixel, if the noise is known."""
+        for shape in ((1, 1, 1), (3, 1, 9), (2, 3, 3), (1, 5, 40)):
+            truth = np.ones(shape)
+            y = truth + 0.1 * rng.standard_normal(shape)
+            found = denoise_non_local(y, 0.1)
+            assert np.abs(found - truth).max() <= 0.3
+
+    def test_tiles_hardly_change_it(self, truth, monkeypatch):
+        y = self.noisy(truth, 0.1)
+        whole = denoise_non_local(y, 0.1)
+        monkeypatch.setattr(algorithm, "_TILE", 24)
+        tiled = denoise_non_local(y, 0.1)
+        assert psnr(whole, tiled) > 40
+        assert psnr(truth, tiled) > psnr(truth, whole) - 0.1
+
+    def test_frameworks_agree(self, arrays, truth):
+        y = self.noisy(truth[:, :24, :24], 0.1)
+        given = arrays.array(y)
+        found = denoise_non_local(given, 0.1, iterations=1)
+        assert arrays.owns(found)
+        expected = denoise_non_local(y, 0.1, iterations=1)
+        np.testing.assert_allclose(arrays.numpy(found), expected, atol=1e-4)
+
+    def test_bad_input_is_refused(self, truth):
+        for y, options, message in (
+            (truth[0], {}, r"y must be \(C, H, W\)"),
+            (np.full_like(truth, np.nan), {}, "y must be finite"),
+            (truth[:, :8, :8], {}, "too small to tell its noise"),
+            (truth[:, :3], {}, "too small to tell its noise"),
+            (truth, {"deviation": -1.0}, "deviation must be a number >= 0"),
+            (truth, {"iterations": 0}, "iterations must be"),
+            (truth, {"count": 0}, "count must be"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                denoise_non_local(y, **options)

@@ -57,7 +57,7 @@ from svdinv.unroll.training.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from svdinv.unroll.untrained.residual import cleaned, denoiser
+from svdinv.unroll.untrained.residual import cleaned
 from svdinv.unroll.untrained.stopping import HeldOut, Rule, Seen
 
 __all__ = ["Fit", "Fitting", "Options", "Record", "educated", "fit"]
@@ -115,8 +115,8 @@ class Options:
     consistent : bool
         Whether the average takes a step towards the data at the end. Only with
         `HeldOut`, whose data say how far, a linear operator and `L2`; else it is left
-        as it is. Of real images of which `Sampling` takes values, non-local means
-        take out the noise of the step; that needs scikit-image.
+        as it is. Of real images of which `Sampling` takes values, low rank of patches
+        that look alike takes out the noise of the step.
     every : int
         Iterations from one look at the rule to the next.
     seed : int
@@ -326,8 +326,6 @@ class Fitting:
     ------
     TypeError, ValueError
         If these do not go together.
-    ImportError
-        If `Options.consistent` needs scikit-image, which is missing.
     """
 
     def __init__(
@@ -381,8 +379,6 @@ class Fitting:
         generates = "z" in self.state and generator.cells == 1
         if not (generates or options.recorrupted):
             raise TypeError(f"{type(generator).__name__} is no generator")
-        if options.consistent and self.left_out is not None and self._filtered:
-            denoiser()  # before it takes long: scikit-image may be missing
         self.models = nn.ModuleList(
             _Model(generator, options, weights, state) for state in self.states
         ).to(self.device)
@@ -835,8 +831,6 @@ def fit(
     ------
     TypeError, ValueError
         If these do not go together; before the first iteration.
-    ImportError
-        If the step at the end needs scikit-image, which is missing; likewise.
     OSError
         If the checkpoint cannot be written.
 
