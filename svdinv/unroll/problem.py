@@ -97,6 +97,11 @@ class Problem:
         linear = self.A.linear
         return (self.A.adjoint if linear else self.A.approximate_inverse)(self.y)
 
+    @property
+    def white(self) -> bool:
+        """Whether the fidelity is that of white Gaussian noise: L2 without weights."""
+        return isinstance(self.fidelity, L2) and self.fidelity.weight is None
+
     def measured(self) -> Array:
         """Tell where there are data, in an array of bool of the shape of `y`."""
         return self.A.measured(namespace(self.y).ones_like(self.y)) != 0

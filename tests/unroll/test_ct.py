@@ -17,6 +17,7 @@ from svdinv.unroll.data.noise import counted
 from svdinv.unroll.networks import PrimalDual, Skip
 from svdinv.unroll.operators import dot_test
 from svdinv.unroll.tasks.ct import Ct, CtOptions, fbp
+from svdinv.unroll.tasks.non_local import NAME
 from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.config import preset
@@ -60,6 +61,7 @@ def test_baselines_come_near_and_in_order(beam):
     }
     assert found["TV"] > found["FBP"] + 3
     assert found["NNLS"] > found["SIRT"] > 18
+    assert found[NAME] > found["TV"] - 1
     assert dot_test(made.A, made.truth) < 1e-6
 
 

@@ -13,7 +13,6 @@ from svdinv.numpy import log_sum_threshold
 from svdinv.unroll import groups
 from svdinv.unroll.algorithms import non_local as algorithm
 from svdinv.unroll.algorithms.non_local import (
-    DEVIATIONS,
     best_non_local,
     denoise_non_local,
     noise_deviation,
@@ -213,9 +212,11 @@ def test_noise_is_told_by_what_is_left_out(photo, rate, rng):
     assert last > max(others) - 0.5
     assert last > without + 4
     assert psnr(photo.truth, blind.image) > last - 1
-    known = best_non_local(given, noise=0.1)
-    assert psnr(photo.truth, known.image) == pytest.approx(last)
-    assert (known.deviation, known.noise) == (DEVIATIONS[-1], 0.1)
+    few = {"deviations": (0.2, 0.05), "iterations": 2, "noise": 0.1}
+    known = best_non_local(given, **few)
+    *_, expected = non_local_low_rank(given, **few)
+    np.testing.assert_array_equal(known.image, expected)
+    assert (known.deviation, known.noise) == (0.05, 0.1)
 
 
 def test_the_norm_of_the_operator_is_of_no_account(photo):
@@ -254,6 +255,34 @@ def test_one_frame_of_mri(coils, rng):
     assert found > max(stages) - 0.5  # they are not told the noise
     blind = best_non_local(replace(problem, truth=None)).image
     assert snr(problem.truth, blind) > found - 1
+
+
+def test_noise_is_told_of_the_data_that_count(photo, rng):
+    """In units of data of weight one, whatever there is where the weight is none."""
+    counts = rng.random(photo.truth.shape) < 0.5
+    for weight in (1.0, 4.0):
+        noise = 0.1 / np.sqrt(weight)
+        y = photo.truth + noise * rng.standard_normal(counts.shape)
+        y = np.where(counts, y, 9).astype(np.float32)
+        fidelity = L2((weight * counts).astype(np.float32))
+        given = Problem(y, Sampling(np.ones_like(counts)), fidelity)
+        blind = best_non_local(given)
+        assert blind.noise == pytest.approx(0.1, rel=0.3)
+        assert psnr(photo.truth, blind.image) > 27
+
+
+def test_the_phase_of_estimated_maps_is_no_noise(rng):
+    """Where the phase of an object is not known the truth does not tell the noise."""
+    task = Cine()
+    options = CineOptions(size=48, frames=1, coils=4, noise=0.01, acceleration=3)
+    problem = task.measure(task.read("cine", options), options)
+    A = MRI(problem.A.mask, 1j * problem.A.maps)
+    turned = replace(problem, A=A, phase_known=False)
+    found = [
+        task.decibels(given, non_local(task, given).image)
+        for given in (problem, turned)
+    ]
+    assert found[1] > found[0] - 1
 
 
 def test_noise_is_not_put_back(photo):
@@ -368,7 +397,7 @@ class TestDenoising:
         assert noise_deviation(scale * truth) < scale * 0.02
 
     def test_without_noise_it_stays(self, truth):
-        np.testing.assert_allclose(denoise_non_local(truth, 0.0), truth, atol=1e-6)
+        assert denoise_non_local(truth, 0.0) is truth
         for flat in (np.zeros((3, 20, 20)), np.full((1, 20, 20), 3.0)):
             assert noise_deviation(flat) < 1e-12
             np.testing.assert_allclose(denoise_non_local(flat), flat, atol=1e-12)
@@ -381,6 +410,21 @@ class TestDenoising:
             found = denoise_non_local(y, 0.1)
             assert np.abs(found - truth).max() <= 0.3
 
+    def test_scale_and_offset_are_of_no_account(self, truth):
+        """Nor is the precision, as long as it has the numbers."""
+        y = self.noisy(truth, 0.1)[:, :32, :32]
+        expected = denoise_non_local(y, 0.1)
+        for scale in (1e-30, 1e19, 1e30):
+            scale = np.float32(scale)
+            found = denoise_non_local(scale * y, 0.1 * scale) / scale
+            np.testing.assert_allclose(found, expected, atol=1e-3)
+        part = truth[:, :32, :32]
+        best = psnr(part, expected)
+        found = denoise_non_local(y.astype(np.float64) + 1000, 0.1) - 1000
+        assert psnr(part, found) == pytest.approx(best, abs=0.5)
+        found = denoise_non_local((255 * y).astype(np.float16), 25.5) / 255
+        assert psnr(part, found.astype(np.float32)) == pytest.approx(best, abs=0.2)
+
     def test_tiles_hardly_change_it(self, truth, monkeypatch):
         y = self.noisy(truth, 0.1)
         whole = denoise_non_local(y, 0.1)
@@ -388,6 +432,12 @@ class TestDenoising:
         tiled = denoise_non_local(y, 0.1)
         assert psnr(whole, tiled) > 40
         assert psnr(truth, tiled) > psnr(truth, whole) - 0.1
+
+    def test_a_small_patch_has_a_small_stride(self, truth):
+        y = self.noisy(truth[:, :20, :20], 0.1)
+        assert denoise_non_local(y, 0.1, patch=2).shape == y.shape
+        with pytest.raises(ValueError, match="at least patch, 30"):
+            denoise_non_local(y, 0.1, patch=30)
 
     def test_frameworks_agree(self, arrays, truth):
         y = self.noisy(truth[:, :24, :24], 0.1)
@@ -398,7 +448,10 @@ class TestDenoising:
         np.testing.assert_allclose(arrays.numpy(found), expected, atol=1e-4)
 
     def test_bad_input_is_refused(self, truth):
+        with pytest.raises(TypeError, match="y must be floating point or complex"):
+            denoise_non_local(np.ones((3, 32, 32), np.uint8))
         for y, options, message in (
+            (truth[:, :0], {}, r"y must be \(C, H, W\)"),
             (truth[0], {}, r"y must be \(C, H, W\)"),
             (np.full_like(truth, np.nan), {}, "y must be finite"),
             (truth[:, :8, :8], {}, "too small to tell its noise"),

@@ -24,6 +24,7 @@ from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
 from svdinv.unroll.operators.tomography import Window
 from svdinv.unroll.priors import TotalVariation
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.sinograms import LEAST, MOST, grey_picture, read_geometry
 from svdinv.unroll.tasks.task import (
     Estimate,
@@ -56,6 +57,7 @@ _ATTENUATION = 4.0  # of density 1 along a side of the image
 _SOURCE, _DISTANCE = 2.0, 3.0  # of a fan, in sides of the image
 _WIDTH = 68.0  # of the challenge's images, in mm
 _PIXELS = 512  # and their pixels a side
+_LARGEST = 256**2  # pixels that low rank of patches does not take too long for
 _WINDOWS: tuple[Window, ...] = ("ram-lak", "cosine", "hann")
 _WEIGHTS: dict[str, Any] = {
     "first": 1e-4,
@@ -384,7 +386,17 @@ class Ct(Task):
 
     def baselines(self) -> Mapping[str, Method]:
         """Give the methods without learning."""
-        return {"FBP": fbp, "SIRT": sirt, "NNLS": nnls, "TV": tv}
+        return {
+            "FBP": fbp,
+            "SIRT": sirt,
+            "NNLS": nnls,
+            "TV": tv,
+            non_local.NAME: functools.partial(non_local.non_local, self),
+        }
+
+    def suits(self, method: str, problem: Problem) -> bool:
+        """Tell whether a method does not take too long."""
+        return method != non_local.NAME or non_local.suits(problem, _LARGEST)
 
     def finished(self, image: Any) -> Any:
         """Set negative densities to 0."""

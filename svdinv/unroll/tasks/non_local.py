@@ -12,6 +12,7 @@ from svdinv.unroll.algorithms.non_local import (
     denoise_non_local,
     noise_deviation,
 )
+from svdinv.unroll.fidelity import L2
 from svdinv.unroll.held_out import LEAST
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
@@ -22,7 +23,6 @@ __all__ = ["NAME", "effort", "non_local", "suits"]
 NAME = "non-local low rank"
 
 _EXACT = 0.01  # relative to the largest magnitude
-_MOST = 0.95  # of the data
 _LARGEST = 512**2  # pixels
 _SMALLEST = 32  # pixels a side, to tell the noise
 _FACTORS = (0.7, 1.0, 1.4)  # of the noise that there is, where the truth may choose
@@ -32,11 +32,11 @@ _SECONDS, _SECONDS_ALONE = 2.8e-4, 4e-5  # measured, of each value
 def non_local(task: Task, problem: Problem) -> Estimate:
     """Reconstruct an image by low rank of its patches that look alike.
 
-    Dong et al., IEEE TIP 2014: `svdinv.unroll.algorithms.non_local_low_rank`, ended
-    where it comes nearest to the truth; or where that is not known, to data that are
-    left out first. Where a hundredth or less is taken for noise, data are put back,
-    unless the truth is nearer to the image without. Of noise alone `denoise_non_local`,
-    by the deviation that is best, or that the image tells.
+    Dong et al., IEEE TIP 2014: `svdinv.unroll.algorithms.non_local_low_rank`, told the
+    noise, and ended where it comes nearest to the truth; where that is not known,
+    `best_non_local`. Data of an exact image are put back, unless the truth is nearer to
+    the image without. Of noise alone `denoise_non_local`, by the deviation that is
+    best, or that the image tells.
 
     The note tells what was taken for noise at last, relative to the largest magnitude
     where something is missing.
@@ -48,14 +48,18 @@ def non_local(task: Task, problem: Problem) -> Estimate:
     given = replace(problem, y=problem.A.measured(problem.y))
     known = problem.truth is not None
     said = "best " if known else ""
-    if _noise_alone(problem):
-        deviations = [noise_deviation(given.y)]
-        if known:
-            deviations = [factor * _noise(problem) for factor in _FACTORS]
-        found = [(denoise_non_local(given.y, level), level) for level in deviations]
-        image, deviation = max(found, key=lambda one: score(one[0]) if known else 0.0)
-        return Estimate(task.finished(image), f"{said}deviation {deviation:.3g}")
     noise = _noise(problem) if known else None
+    if _noise_alone(problem):
+        if noise is None:
+            deviation = noise_deviation(given.y)
+            image = denoise_non_local(given.y, deviation)
+        else:
+            tried = [factor * noise for factor in _FACTORS]
+            images = [denoise_non_local(given.y, deviation) for deviation in tried]
+            image, deviation = max(
+                zip(images, tried, strict=True), key=lambda one: score(one[0])
+            )
+        return Estimate(task.finished(image), f"{said}deviation {deviation:.3g}")
     best = best_non_local(given, score if known else None, noise=noise)
     image, deviation = best.image, best.deviation
     exact = deviation <= _EXACT and (known or not best.noise)
@@ -65,19 +69,17 @@ def non_local(task: Task, problem: Problem) -> Estimate:
     return Estimate(task.finished(image), f"{said}deviation {deviation:g}")
 
 
-def suits(problem: Problem) -> bool:
-    """Tell whether patches that look alike help, and do not take too long.
+def suits(problem: Problem, largest: int = _LARGEST) -> bool:
+    """Tell whether there are data enough to leave some out, and the image is not large.
 
-    Something is missing, and there are data enough to leave some out, or each datum is
-    the value of a pixel; and the image is not large.
+    `largest` is in pixels. Of noise alone the image has to tell it.
     """
-    sides = problem.y.shape[-2:]
-    if math.prod(sides) > _LARGEST:
+    sides = problem.adjoint().shape[-2:]
+    if math.prod(sides) > largest or not isinstance(problem.fidelity, L2):
         return False
     if _noise_alone(problem):
         return min(sides) >= _SMALLEST
-    count = np.count_nonzero(problem.measured())
-    return LEAST <= count < _MOST * problem.y.size
+    return bool(np.count_nonzero(problem.measured()) >= LEAST)
 
 
 def effort(problem: Problem) -> float:
@@ -89,12 +91,19 @@ def effort(problem: Problem) -> float:
 
 
 def _noise_alone(problem: Problem) -> bool:
-    """Tell whether all values of an image are known, but for noise."""
-    return isinstance(problem.A, Sampling) and bool(problem.measured().all())
+    """Tell whether all values of an image are known, but for white noise."""
+    every = isinstance(problem.A, Sampling) and problem.white
+    return every and bool(problem.measured().all())
 
 
 def _noise(problem: Problem) -> float:
-    """Give the standard deviation of the noise, where the truth is known."""
-    measured = problem.measured()
-    rest = np.abs(problem.A.forward(problem.truth) - problem.y)[measured]
-    return float(np.sqrt(np.mean(rest**2)))
+    """Give the standard deviation of the noise, by the truth.
+
+    Data of an object of unknown phase do not tell it: 0.
+    """
+    if not problem.phase_known:
+        return 0.0
+    weight = getattr(problem.fidelity, "weight", None)
+    rest = np.abs(problem.A.forward(problem.truth) - problem.y)
+    rest = rest * (1.0 if weight is None else np.sqrt(weight))
+    return float(np.sqrt(np.mean(rest[problem.measured()] ** 2)))

@@ -208,7 +208,7 @@ def educated(
         If the fidelity is none of white Gaussian noise, `deviation` is not positive,
         or none is given and the network explains the data exactly, noise and all.
     """
-    if not _white(problem):
+    if not problem.white:
         raise ValueError("problem must have an L2 fidelity without weights")
     if deviation is None:
         device = next(network.parameters()).device
@@ -692,7 +692,7 @@ class Fitting:
     def _filtered(self) -> bool:
         """Whether each datum is the value of a pixel, all with the same noise."""
         values = isinstance(self.problem.A, Sampling)
-        return values and not self.state["x"].is_complex() and _white(self.problem)
+        return values and not self.state["x"].is_complex() and self.problem.white
 
     @property
     def _lost(self) -> bool:
@@ -726,7 +726,7 @@ class Fitting:
                 f"trained: {type(generator).__name__} has no encoder to keep"
             )
         for name in ("recorrupted", "preconditioned"):
-            if getattr(options, name) and not _white(problem):
+            if getattr(options, name) and not problem.white:
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
         if options.guidance and getattr(generator, "source", "") != "adjoint":
             raise ValueError("guidance needs a generator whose source is 'adjoint'")
@@ -1009,11 +1009,6 @@ def has_encoder(recipe: Recipe) -> bool:
 
 def _shapes(arrays: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(array.shape) for name, array in arrays.items()}
-
-
-def _white(problem: Problem) -> bool:
-    """Tell whether the fidelity is that of white Gaussian noise."""
-    return isinstance(problem.fidelity, L2) and problem.fidelity.weight is None
 
 
 def _without(problem: Problem, left_out: Tensor) -> Problem:

@@ -39,6 +39,8 @@ def cleaned(average: Image, y: Image, measured: Image, held: Image) -> Image:
         The image; the average itself where no part brings it nearer to what was held
         out.
     """
+    if not np.isfinite(average).all():
+        return average
     residual = np.where(measured, y - average, 0)
     variance = float(np.mean(residual[held] ** 2))
     known = np.where(held, 0, residual)
