@@ -303,7 +303,7 @@ def best_non_local(
     (least, rest), end, level = min(found), int(np.argmin(found, axis=0)[0]), 0.0
     if found[-1][0] > _RISES * least:
         *_, x = images(known, _OF_NOISE * rest)
-        if errors(x)[0] < _RISES * least:
+        if errors(x)[0] < least:  # else it was the image's error
             end, level = len(found) - 1, _OF_NOISE * rest
     image = next(islice(images(problem, level), end, None))
     return Best(image, deviations[end], level)
