@@ -250,9 +250,9 @@ def best_non_local(
         As for `non_local_low_rank`. Where it is known no score is needed, as the last
         image is the one.
         With neither, the deviation is that with which a twentieth of the data, left out
-        at first, is predicted with the least absolute error. Where that error rises
-        to the end again it tells the noise too, and how well the last image with that
-        predicts them is compared.
+        at first, is predicted with the least absolute error. Where that rises again to
+        the end it tells the noise too, and the last image that is told it is taken if
+        it predicts them better.
     seed : int
         Of what is left out.
     **options
