@@ -103,8 +103,13 @@ class Problem:
         return isinstance(self.fidelity, L2) and self.fidelity.weight is None
 
     def measured(self) -> Array:
-        """Tell where there are data, in an array of bool of the shape of `y`."""
-        return self.A.measured(namespace(self.y).ones_like(self.y)) != 0
+        """Tell where there are data, in an array of bool of the shape of `y`.
+
+        Where their weight is 0 there are none.
+        """
+        measured = self.A.measured(namespace(self.y).ones_like(self.y)) != 0
+        weight = getattr(self.fidelity, "weight", None)
+        return measured if weight is None else measured & (weight > 0)
 
     def compared(self, image: Array) -> tuple[Array, Array]:
         """Give the truth and an image as they can be compared.

@@ -143,6 +143,22 @@ class TestRules:
         assert 0.2 < one.chosen.sum() / one.measured.sum() < 0.4
         assert not (one.chosen & ~one.measured).any()
 
+    def test_data_of_weight_zero_are_none(self):
+        """They may be anything: neither held out, nor seen, nor counted."""
+        problem = sampled()
+        weight = (np.random.default_rng(3).random(problem.y.shape) < 0.8) * 1.0
+        weighted = replace(problem, fidelity=L2(weight.astype(np.float32)))
+        y = np.where(weight == 0, np.float32(np.nan), problem.y)
+
+        def begun(problem):
+            options = Options(rule=HeldOut(share=0.3), every=1)
+            return Fitting(problem, replace(GENERATOR, source="adjoint"), options)
+
+        one, other = begun(weighted), begun(replace(weighted, y=y))
+        for _ in range(3):
+            assert one.step() == other.step()
+        assert one.count + one.chosen.sum() == (problem.measured() & (weight > 0)).sum()
+
     def test_the_middle_of_k_space_is_never_held_out(self):
         """It holds nearly all of the energy: its error would be all that is seen."""
         rng = np.random.default_rng(0)

@@ -121,7 +121,7 @@ def non_local_low_rank(
         raise ValueError(f"deviations must be positive numbers, got {deviations!r}")
     _check_count("iterations", iterations, 1)
     xp = namespace(problem.y)
-    y = xp.where(_counted(problem), problem.y, xp.zeros_like(problem.y))
+    y = xp.where(problem.measured(), problem.y, xp.zeros_like(problem.y))
     problem = replace(problem, y=y)
     start = problem.A.approximate_inverse(y)
     shape = tuple(start.shape)
@@ -170,12 +170,6 @@ def _usual(
 
 def _grouped(x: Array, groups: Mapping[str, Any]) -> NonLocalLowRank:
     return NonLocalLowRank(1.0, x if len(x.shape) == 3 else x[0], **groups)
-
-
-def _counted(problem: Problem) -> Array:
-    """Tell where there are data whose weight is not 0."""
-    weight = getattr(problem.fidelity, "weight", None)
-    return problem.measured() if weight is None else problem.measured() & (weight > 0)
 
 
 def _mean_curvature(problem: Problem, x: Array) -> float:
@@ -288,7 +282,7 @@ def best_non_local(
     y, A = to_numpy(problem.y), problem.A
     xp = namespace(problem.y)
     weight = getattr(problem.fidelity, "weight", None)
-    held = held_out(y, to_numpy(_counted(problem)), _SHARE, seed)
+    held = held_out(y, to_numpy(problem.measured()), _SHARE, seed)
     kept = fitted((~held).astype(y.real.dtype), real(problem.y, xp), xp)
     known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
     relative = 1.0 if weight is None else np.sqrt(to_numpy(weight))
