@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from svdinv.unroll.arrays import to_numpy
-from svdinv.unroll.fidelity import L2
 from svdinv.unroll.held_out import held_out
 from svdinv.unroll.problem import Problem
 
@@ -233,11 +232,10 @@ class GaussianRule(Rule):
         ValueError
             If the data fidelity is another than `L2`, or has weights.
         """
-        fidelity = problem.fidelity
-        if not (isinstance(fidelity, L2) and fidelity.weight is None):
+        if not problem.white:
             raise ValueError(
                 f"rule {type(self).__name__} is for white Gaussian noise, an L2 "
-                f"fidelity without weights, got {type(fidelity).__name__}"
+                f"fidelity without weights, got {type(problem.fidelity).__name__}"
             )
 
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.func import functional_call, jvp
 
 import svdinv.torch
-from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, tensor
 from svdinv.unroll.untrained.fitting import Fit, Record
@@ -121,7 +120,7 @@ def fit_in_subspace(
     ValueError
         If an option is out of range.
     """
-    if not (isinstance(problem.fidelity, L2) and problem.fidelity.weight is None):
+    if not problem.white:
         raise TypeError(
             f"problem must have an L2 fidelity without weights, got {problem.fidelity}"
         )
