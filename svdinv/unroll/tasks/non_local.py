@@ -51,14 +51,12 @@ def non_local(task: Task, problem: Problem) -> Estimate:
     noise = _noise(problem) if known else None
     if _noise_alone(problem):
         if noise is None:
-            deviation = noise_deviation(given.y)
-            image = denoise_non_local(given.y, deviation)
+            tried = [noise_deviation(given.y)]
         else:
             tried = [factor * noise for factor in _FACTORS]
-            images = [denoise_non_local(given.y, deviation) for deviation in tried]
-            image, deviation = max(
-                zip(images, tried, strict=True), key=lambda one: score(one[0])
-            )
+        images = [denoise_non_local(given.y, deviation) for deviation in tried]
+        first = int(np.argmax([score(x) for x in images])) if known else 0
+        image, deviation = images[first], tried[first]
         return Estimate(task.finished(image), f"{said}deviation {deviation:.3g}")
     best = best_non_local(given, score if known else None, noise=noise)
     image, deviation = best.image, best.deviation
