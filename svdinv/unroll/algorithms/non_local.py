@@ -53,8 +53,8 @@ _SHARE = 0.05  # of the data
 # Noise that a proximal operator takes away, of what there is: where groups overlap
 # their mean takes the rest. Chosen on crops of three photographs, at 10 and 25 / 255.
 _BESIDE_DATA, _ALONE = 0.45, 0.5
-# The error of what is left out where noise is fitted, and the part of it that is noise.
-_RISES, _OF_NOISE = 1.05, 0.85
+# The error of what is left out where noise is fitted, and what is as good as the least.
+_RISES = 1.05
 # Of noise alone, the first two by Gu et al.: what is fed back, and what is left of the
 # noise after an iteration, in units of what the image does not show of it.
 _FED_BACK, _LEFT, _STRIDE = 0.1, 0.56, 3
@@ -245,8 +245,8 @@ def best_non_local(
         image is the one.
         With neither, the deviation is that with which a twentieth of the data, left out
         at first, is predicted with the least absolute error. Where that rises again to
-        the end it tells the noise too, and the last image that is told it is taken if
-        it predicts them better.
+        the end, it and that of what is fitted tell the noise, and the last image that
+        is told it is taken if it predicts them as well.
     seed : int
         Of what is left out.
     **options
@@ -282,23 +282,32 @@ def best_non_local(
     y, A = to_numpy(problem.y), problem.A
     xp = namespace(problem.y)
     weight = getattr(problem.fidelity, "weight", None)
-    held = held_out(y, to_numpy(problem.measured()), _SHARE, seed)
+    measured = to_numpy(problem.measured())
+    held = held_out(y, measured, _SHARE, seed)
     kept = fitted((~held).astype(y.real.dtype), real(problem.y, xp), xp)
     known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
     relative = 1.0 if weight is None else np.sqrt(to_numpy(weight))
 
     def errors(x: Array) -> tuple[float, float]:
-        """Give the mean absolute error, and the root of the mean square."""
-        rest = (np.abs(to_numpy(A.forward(x)) - y) * relative)[held]
-        return float(rest.mean()), float(np.sqrt(np.mean(rest**2)))
+        """Give the mean error of what is left out, and what it and the rest tell.
+
+        The error of the image adds to that of what is left out, and fitting takes from
+        that of the rest: what neither is, their geometric mean is nearly.
+        """
+        rest = np.abs(to_numpy(A.forward(x)) - y) * relative
+        seen = (np.sqrt(np.mean(rest[of] ** 2)) for of in (held, measured & ~held))
+        return float(rest[held].mean()), math.sqrt(math.prod(seen))
 
     # To the end: on the way the error may rise, and fall again.
     found = [errors(x) for x in images(known, 0.0)]
-    (least, rest), end, level = min(found), int(np.argmin(found, axis=0)[0]), 0.0
+    (least, _), end, level = min(found), int(np.argmin(found, axis=0)[0]), 0.0
     if found[-1][0] > _RISES * least:
-        *_, x = images(known, _OF_NOISE * rest)
-        if errors(x)[0] < least:  # else it was the image's error
-            end, level = len(found) - 1, _OF_NOISE * rest
+        # The first that is as good: later ones may have fitted noise by luck.
+        told = next(told for error, told in found if error <= _RISES * least)
+        *_, x = images(known, told)
+        error, again = errors(x)
+        if error <= _RISES * least:  # else it was the image's error
+            end, level = len(found) - 1, math.sqrt(told * again)
     image = next(islice(images(problem, level), end, None))
     return Best(image, deviations[end], level)
 
