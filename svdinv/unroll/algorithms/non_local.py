@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,7 @@ _SHARE = 0.05  # of the data
 _BESIDE_DATA, _ALONE = 0.45, 0.5
 # The error of what is left out where noise is fitted, and what is as good as the least.
 _RISES = 1.05
+_NEAR = 0.1  # the part of the data nearest to 0
 # Of noise alone, the first two by Gu et al.: what is fed back, and what is left of the
 # noise after an iteration, in units of what the image does not show of it.
 _FED_BACK, _LEFT, _STRIDE = 0.1, 0.56, 3
@@ -287,6 +289,7 @@ def best_non_local(
     kept = fitted((~held).astype(y.real.dtype), real(problem.y, xp), xp)
     known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
     relative = 1.0 if weight is None else np.sqrt(to_numpy(weight))
+    most = _most((y * relative)[measured])
 
     def errors(x: Array) -> tuple[float, float]:
         """Give the mean error of what is left out, and what it and the rest tell.
@@ -296,7 +299,7 @@ def best_non_local(
         """
         rest = np.abs(to_numpy(A.forward(x)) - y) * relative
         seen = (np.sqrt(np.mean(rest[of] ** 2)) for of in (held, measured & ~held))
-        return float(rest[held].mean()), math.sqrt(math.prod(seen))
+        return float(rest[held].mean()), min(most, math.sqrt(math.prod(seen)))
 
     # To the end: on the way the error may rise, and fall again.
     found = [errors(x) for x in images(known, 0.0)]
@@ -310,6 +313,22 @@ def best_non_local(
             end, level = len(found) - 1, math.sqrt(told * again)
     image = next(islice(images(problem, level), end, None))
     return Best(image, deviations[end], level)
+
+
+def _most(data: NDArray[Any]) -> float:
+    """Give what the standard deviation of noise in the data can be at most.
+
+    Whatever is under it, no more of it lies near 0 than without (Anderson, 1955). Data
+    of 0 are none of it, such as those of what was clipped.
+    """
+    sizes = np.abs(data[data != 0])
+    if not sizes.size:
+        return 0.0
+    if np.iscomplexobj(data):
+        one = math.sqrt(-math.log1p(-_NEAR))
+    else:
+        one = NormalDist().inv_cdf((1 + _NEAR) / 2)
+    return float(np.quantile(sizes, _NEAR)) / one
 
 
 def denoise_non_local(
