@@ -292,10 +292,11 @@ def best_non_local(
     most = _most((y * relative)[measured])
 
     def errors(x: Array) -> tuple[float, float]:
-        """Give the mean error of what is left out, and what it and the rest tell.
+        """Give the mean error of what is left out, and the noise as it and the rest tell.
 
-        The error of the image adds to that of what is left out, and fitting takes from
-        that of the rest: what neither is, their geometric mean is nearly.
+        With p the share of the data that the image uses up, what is left out has the
+        error of the rest over 1 - p, and the noise the variance of the rest over it
+        (Golub, Heath & Wahba, 1979): the product of both errors.
         """
         rest = np.abs(to_numpy(A.forward(x)) - y) * relative
         seen = (np.sqrt(np.mean(rest[of] ** 2)) for of in (held, measured & ~held))
