@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.arrays import Array
+from svdinv.unroll.arrays import Array, fitted, namespace
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
@@ -71,4 +71,6 @@ def fitted_alone(problem: Problem, kept: Array, weight: Any = None) -> Problem:
     `kept`, of the real dtype of the data, is 1 there and 0 elsewhere; `weight` is that
     of all data, if they have some.
     """
+    if hasattr(weight, "dtype"):
+        weight = fitted(weight, kept, namespace(kept))
     return replace(problem, fidelity=L2(kept if weight is None else weight * kept))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from svdinv.unroll.arrays import Array, namespace, short_repr
+from svdinv.unroll.arrays import Array, fitted, namespace, real, short_repr
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
 
@@ -109,7 +109,10 @@ class Problem:
         """
         measured = self.A.measured(namespace(self.y).ones_like(self.y)) != 0
         weight = getattr(self.fidelity, "weight", None)
-        return measured if weight is None else measured & (weight > 0)
+        if hasattr(weight, "dtype"):
+            xp = namespace(self.y)
+            measured = measured & (fitted(weight, real(self.y, xp), xp) > 0)
+        return measured
 
     def compared(self, image: Array) -> tuple[Array, Array]:
         """Give the truth and an image as they can be compared.

@@ -317,7 +317,7 @@ class _Chain(nn.ModuleList):
     def layout(self) -> torch.memory_format:
         """Where a CPU convolves few channels several times as fast.
 
-        Norms are so slow there that those of many are faster the usual way.
+        Norms are slow there: chains with norms are faster in the usual layout.
         """
         # Not an attribute: `torch.save` could not pickle it.
         if self.spec.normalised:
@@ -356,7 +356,7 @@ class _Chain(nn.ModuleList):
 def _arranged(x: Any, y: Tensor) -> Any:
     """Bring what is given to the device of y, once, and real images into the layout.
 
-    The layout is that of the convolutions, for what is done between them.
+    The layout is that of convolutions without norms, for what is done between them.
     """
     if isinstance(x, np.ndarray):
         x = torch.as_tensor(x, device=y.device)

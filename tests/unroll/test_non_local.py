@@ -272,6 +272,39 @@ def test_noise_is_told_of_the_data_that_count(photo, rng):
         assert psnr(photo.truth, blind.image) > 27
 
 
+def test_data_of_little_weight_do_not_tell_the_noise(photo, rng):
+    """They are near 0 for their weight alone; infinite ones of weight 0 are none."""
+    shape = photo.truth.shape
+    junk, counts = rng.random(shape) < 0.2, rng.random(shape) < 0.7
+    y = photo.truth + 0.1 * rng.standard_normal(shape)
+    y = np.where(junk, 3 * rng.random(shape), y).astype(np.float32)
+    y[0, 0, :3] = np.inf
+    weight = np.where(junk, 1e-4, 1).astype(np.float32) * counts
+    weight[0, 0, :3] = 0
+    given = Problem(y, Sampling(np.ones(shape, bool)), L2(weight))
+    blind = best_non_local(given)
+    assert blind.noise == pytest.approx(0.1, rel=0.3)
+    assert psnr(photo.truth, blind.image) > 29
+
+
+def test_data_of_weight_zero_are_not_put_back(photo, rng):
+    junk = rng.random(photo.truth.shape) < 0.2
+    y = np.where(junk, rng.random(junk.shape), photo.truth).astype(np.float32)
+    weight = (~junk).astype(np.float32)
+    given = Problem(y, Sampling(np.ones_like(junk)), L2(weight))
+    assert psnr(photo.truth, non_local(Colour(), given).image) > 35
+
+
+def test_weights_of_numpy_with_data_of_torch(photo, rng):
+    torch = pytest.importorskip("torch")
+    weight = (rng.random(photo.truth.shape) < 0.8).astype(np.float32)
+    few = {"deviations": (0.2, 0.05), "iterations": 2}
+    expected = best_non_local(replace(photo, fidelity=L2(weight)), **few)
+    given = replace(photo, truth=None, fidelity=L2(weight))
+    found = best_non_local(replace(given, y=torch.from_numpy(photo.y)), **few)
+    np.testing.assert_allclose(found.image.numpy(), expected.image, atol=1e-4)
+
+
 def test_the_error_of_an_image_is_hardly_taken_for_noise():
     """What is left out of one coil's k-space can hardly be predicted, noise or not."""
     frame = heart_series("long-axis")[:1, 24:72, 24:72].astype(np.complex64)

@@ -159,6 +159,27 @@ class TestRules:
             assert one.step() == other.step()
         assert one.count + one.chosen.sum() == (problem.measured() & (weight > 0)).sum()
 
+    @pytest.mark.parametrize("rule", [None, HeldOut()])
+    def test_data_of_weight_zero_are_no_zeros_to_begin_with(self, rule):
+        """Columns of zeros would be rings in the filtered back-projection."""
+        image = np.zeros((1, 32, 32), np.float32)
+        image[:, 8:24, 6:26] = 1
+        A = ParallelBeam((32, 32), range(0, 180, 3))
+        weight = np.ones(A(image).shape, np.float32)
+        weight[..., 14:17] = 0
+        problem = Problem(A(image), A, fidelity=L2(weight))
+        begun = []
+
+        def around(known):
+            begun.append(known.A.approximate_inverse(known.y))
+
+        grey = replace(GENERATOR, channels=1, bounded=False)
+        Fitting(problem, grey, Options(rule=rule), around=around)
+        plain = A.approximate_inverse(A(image))
+        zeros = A.approximate_inverse(np.where(weight == 0, np.float32(0), A(image)))
+        away, before = (np.square(x - plain).mean() for x in (begun[0], zeros))
+        assert away < 0.1 * before
+
     def test_the_middle_of_k_space_is_never_held_out(self):
         """It holds nearly all of the energy: its error would be all that is seen."""
         rng = np.random.default_rng(0)

@@ -281,22 +281,23 @@ def best_non_local(
         raise ValueError(
             "x0 must be None without a score and noise: it may know all data"
         )
-    y, A = to_numpy(problem.y), problem.A
-    xp = namespace(problem.y)
+    A, xp = problem.A, namespace(problem.y)
     weight = getattr(problem.fidelity, "weight", None)
     measured = to_numpy(problem.measured())
+    y = np.where(measured, to_numpy(problem.y), 0)
     held = held_out(y, measured, _SHARE, seed)
     kept = fitted((~held).astype(y.real.dtype), real(problem.y, xp), xp)
     known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
-    relative = 1.0 if weight is None else np.sqrt(to_numpy(weight))
-    most = _most((y * relative)[measured])
+    weights = np.broadcast_to(1.0 if weight is None else to_numpy(weight), y.shape)
+    relative = np.sqrt(weights)
+    most = _most((y * relative)[measured], weights[measured])
 
     def errors(x: Array) -> tuple[float, float]:
-        """Give the mean error of what is left out, and the noise as it and the rest tell.
+        """Give the mean error of what is left out, and the noise that all errors tell.
 
         With p the share of the data that the image uses up, what is left out has the
-        error of the rest over 1 - p, and the noise the variance of the rest over it
-        (Golub, Heath & Wahba, 1979): the product of both errors.
+        error of the rest over 1 - p (Golub, Heath & Wahba, 1979), and the noise the
+        variance of the rest over it (Wahba, 1983): the product of both errors.
         """
         rest = np.abs(to_numpy(A.forward(x)) - y) * relative
         seen = (np.sqrt(np.mean(rest[of] ** 2)) for of in (held, measured & ~held))
@@ -307,29 +308,32 @@ def best_non_local(
     (least, _), end, level = min(found), int(np.argmin(found, axis=0)[0]), 0.0
     if found[-1][0] > _RISES * least:
         # The first that is as good: later ones may have fitted noise by luck.
-        told = next(told for error, told in found if error <= _RISES * least)
+        told = next(level for error, level in found if error <= _RISES * least)
         *_, x = images(known, told)
-        error, again = errors(x)
-        if error <= _RISES * least:  # else it was the image's error
+        left, again = errors(x)
+        if left <= _RISES * least:  # else it was the image's error
             end, level = len(found) - 1, math.sqrt(told * again)
     image = next(islice(images(problem, level), end, None))
     return Best(image, deviations[end], level)
 
 
-def _most(data: NDArray[Any]) -> float:
-    """Give what the standard deviation of noise in the data can be at most.
+def _most(data: NDArray[Any], weights: NDArray[Any]) -> float:
+    """Give about what the standard deviation of normal noise can be at most.
 
-    Whatever is under it, no more of it lies near 0 than without (Anderson, 1955). Data
-    of 0 are none of it, such as those of what was clipped.
+    Of data that are multiplied by the roots of their weights. Whatever is under the
+    noise, no more of it lies near 0 than without (Anderson, 1955), but for what so
+    many draws differ. Data of 0 are none of it, such as those that were clipped.
     """
-    sizes = np.abs(data[data != 0])
+    some = data != 0
+    sizes, weights = np.abs(data[some]), weights[some]
     if not sizes.size:
         return 0.0
+    share = min(1.0, _NEAR + 2 * math.sqrt(_NEAR * (1 - _NEAR) / sizes.size))
+    # Data of little weight are near 0 for that alone.
+    near = np.quantile(sizes, share, weights=weights, method="inverted_cdf")
     if np.iscomplexobj(data):
-        one = math.sqrt(-math.log1p(-_NEAR))
-    else:
-        one = NormalDist().inv_cdf((1 + _NEAR) / 2)
-    return float(np.quantile(sizes, _NEAR)) / one
+        return float(near) / math.sqrt(-math.log1p(-_NEAR))
+    return float(near) / NormalDist().inv_cdf((1 + _NEAR) / 2)
 
 
 def denoise_non_local(

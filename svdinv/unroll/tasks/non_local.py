@@ -61,7 +61,7 @@ def non_local(task: Task, problem: Problem) -> Estimate:
     best = best_non_local(given, score if known else None, noise=noise)
     image, deviation = best.image, best.deviation
     exact = deviation <= _EXACT and (known or not best.noise)
-    if exact and problem.A.tight:
+    if exact and problem.A.tight and problem.white:
         restored = problem.A.consistent(image, given.y)
         image = max(image, restored, key=score) if known else restored
     return Estimate(task.finished(image), f"{said}deviation {deviation:g}")

@@ -367,11 +367,16 @@ class Fitting:
             moved = replace(self.problem, y=y + rule.probes * self.chosen)
             self.targets.append(moved)
         # What a network sees, or is added to, may know what is fitted and no more.
+        unknown = self.left_out
+        if hasattr(getattr(single.fidelity, "weight", None), "dtype"):
+            # Zeros in the place of data of weight 0 would be data.
+            gaps = ~self.measured
+            unknown = gaps if unknown is None else unknown | gaps
         self.states, self.arounds = [], []
         for target in self.targets:
             known = target
-            if self.left_out is not None:
-                known = _without(target, self.left_out)
+            if unknown is not None:
+                known = _without(target, unknown)
             with torch.no_grad():
                 self.states.append(self._begun(known))
             self.arounds.append(self._around(around, known, convert))
