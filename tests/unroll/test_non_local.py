@@ -287,6 +287,13 @@ def test_data_of_little_weight_do_not_tell_the_noise(photo, rng):
     assert psnr(photo.truth, blind.image) > 29
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_data_that_are_not_finite_are_refused(photo, bad):
+    y = np.where(np.arange(48) == 3, np.float32(bad), photo.y)
+    with pytest.raises(ValueError, match="data must be finite"):
+        best_non_local(replace(photo, y=y), noise=0.1)
+
+
 def test_data_of_weight_zero_are_not_put_back(photo, rng):
     junk = rng.random(photo.truth.shape) < 0.2
     y = np.where(junk, rng.random(junk.shape), photo.truth).astype(np.float32)

@@ -114,8 +114,8 @@ def non_local_low_rank(
     TypeError
         If the fidelity is another, or the operator not linear.
     ValueError
-        If it is of several images, deviations or iterations are none, `noise` is
-        negative, or as `NonLocalLowRank`.
+        If it is of several images, data are not finite, deviations or iterations are
+        none, `noise` is negative, or as `NonLocalLowRank`.
     """
     _check_deviation("noise", noise)
     given = tuple(float(deviation) for deviation in deviations)
@@ -124,6 +124,8 @@ def non_local_low_rank(
     _check_count("iterations", iterations, 1)
     xp = namespace(problem.y)
     y = xp.where(problem.measured(), problem.y, xp.zeros_like(problem.y))
+    if not as_float(xp.max(xp.abs(y))) < math.inf:
+        raise ValueError("problem: the data must be finite")
     problem = replace(problem, y=y)
     start = problem.A.approximate_inverse(y)
     shape = tuple(start.shape)
@@ -243,12 +245,13 @@ def best_non_local(
     score : callable, optional
         What is to be large, of an image.
     noise : float, optional
-        As for `non_local_low_rank`. Where it is known no score is needed, as the last
-        image is the one.
-        With neither, the deviation is that with which a twentieth of the data, left out
-        at first, is predicted with the least absolute error. Where that rises again to
-        the end, it and that of what is fitted tell the noise, and the last image that
-        is told it is taken if it predicts them as well.
+        Standard deviation of the noise in the data, where they have weight one: 1 if
+        the weights are inverse variances. Where it is known no score is needed, as the
+        last image is the one.
+        With neither, a twentieth of the data is left out at first, and the deviation is
+        that with which they are predicted with the least absolute error. If fitting
+        more makes that error larger again, the data have noise: it is estimated, and
+        the last image made with it is taken if it predicts as well.
     seed : int
         Of what is left out.
     **options
@@ -464,8 +467,9 @@ def noise_deviation(y: Array) -> float:
             break
     else:
         raise ValueError(
-            f"y of shape {image.shape} is too small to tell its noise: it must have "
-            f"{_ENOUGH * size} patches of {patch} x {patch} pixels or more"
+            f"y of shape {image.shape} is too small to tell its noise: it must be "
+            f"(C, H, W), with {_ENOUGH * size} patches of {patch} x {patch} pixels or "
+            "more"
         )
     patches = sliding_window_view(image, (patch, patch), axis=(1, 2))
     apart = math.ceil(math.sqrt(math.prod(corners) / _PLENTY))
