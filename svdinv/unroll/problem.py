@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from svdinv.unroll.arrays import Array, fitted, namespace, real, short_repr
+from svdinv.unroll.arrays import (
+    Array,
+    as_float,
+    fitted,
+    namespace,
+    real,
+    short_repr,
+)
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
 
@@ -113,6 +121,20 @@ class Problem:
             xp = namespace(self.y)
             measured = measured & (fitted(weight, real(self.y, xp), xp) > 0)
         return measured
+
+    def only_measured(self) -> Problem:
+        """Put 0 where there are no data, whatever lies there.
+
+        Raises
+        ------
+        ValueError
+            If some of the data are not finite.
+        """
+        xp = namespace(self.y)
+        y = xp.where(self.measured(), self.y, xp.zeros_like(self.y))
+        if not as_float(xp.max(xp.abs(y))) < math.inf:
+            raise ValueError("problem: the data must be finite")
+        return replace(self, y=y)
 
     def compared(self, image: Array) -> tuple[Array, Array]:
         """Give the truth and an image as they can be compared.

@@ -122,12 +122,9 @@ def non_local_low_rank(
     if not given or not all(0 < deviation < math.inf for deviation in given):
         raise ValueError(f"deviations must be positive numbers, got {deviations!r}")
     _check_count("iterations", iterations, 1)
+    problem = problem.only_measured()
     xp = namespace(problem.y)
-    y = xp.where(problem.measured(), problem.y, xp.zeros_like(problem.y))
-    if not as_float(xp.max(xp.abs(y))) < math.inf:
-        raise ValueError("problem: the data must be finite")
-    problem = replace(problem, y=y)
-    start = problem.A.approximate_inverse(y)
+    start = problem.A.approximate_inverse(problem.y)
     shape = tuple(start.shape)
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1):
         raise ValueError(f"problem must be of one image (C, H, W), got shape {shape}")
@@ -284,10 +281,10 @@ def best_non_local(
         raise ValueError(
             "x0 must be None without a score and noise: it may know all data"
         )
-    A, xp = problem.A, namespace(problem.y)
+    problem = problem.only_measured()
+    y, A, xp = to_numpy(problem.y), problem.A, namespace(problem.y)
     weight = getattr(problem.fidelity, "weight", None)
     measured = to_numpy(problem.measured())
-    y = np.where(measured, to_numpy(problem.y), 0)
     held = held_out(y, measured, _SHARE, seed)
     kept = fitted((~held).astype(y.real.dtype), real(problem.y, xp), xp)
     known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)

@@ -346,13 +346,8 @@ class Fitting:
         self._check(problem)
         convert = partial(tensor, device=self.device)
         single = replace(problem, truth=None).single()
-        single = single.replace_arrays(convert)
-        self.measured = single.measured()
-        # What lies where nothing is measured is no data.
-        y = torch.where(self.measured, single.y, torch.zeros_like(single.y))
-        if not bool(y.isfinite().all()):
-            raise ValueError("problem: the data must be finite")
-        self.problem = replace(single, y=y)
+        self.problem = single.replace_arrays(convert).only_measured()
+        self.measured, y = self.problem.measured(), self.problem.y
         self.rule = rule = options.rule or _NoRule()
         rule.check(self.problem)
         self.count = int(self.measured.sum())
@@ -368,7 +363,7 @@ class Fitting:
             self.targets.append(moved)
         # What a network sees, or is added to, may know what is fitted and no more.
         unknown = self.left_out
-        if hasattr(getattr(single.fidelity, "weight", None), "dtype"):
+        if hasattr(getattr(self.problem.fidelity, "weight", None), "dtype"):
             # Zeros in the place of data of weight 0 would be data.
             gaps = ~self.measured
             unknown = gaps if unknown is None else unknown | gaps
