@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +179,27 @@ def test_bad_options_are_said_once(pair):
     assert codes == [2, 2]
     assert out == ""
     assert err == "svdinv train: unknown option 'sed'; did you mean 'seed'?\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+@pytest.mark.parametrize("batch", [2, 3], ids=["trained", "refused"])
+def test_no_thread_of_theirs_outlives_the_training(folder, pair, tmp_path, batch):
+    # One that did ended the process, now and then, by SIGABRT in the place of its code.
+    training = replace(TRAINING, steps=2, batch=batch)
+    write(colour(folder, training=training), tmp_path / "mine.toml")
+    code = (
+        "import pathlib, sys\nfrom svdinv.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "for name in pathlib.Path('/proc/self/task').glob('*/comm'):\n"
+        "    print('thread', name.read_text().strip())\n"
+        "sys.exit(code)\n"
+    )
+    arguments = ("train", tmp_path / "mine.toml", "--output", tmp_path / "run")
+    codes, out, err = ended(pair(*arguments, code=code))
+    assert codes == ([0, 0] if batch == 2 else [2, 2]), err
+    threads = re.findall(r"^thread (.*)", out, re.MULTILINE)
+    assert len(threads) >= 2
+    assert not [name for name in threads if "gloo" in name or "store" in name]
 
 
 def test_what_only_one_of_them_misses_is_said_too(pair, tmp_path):

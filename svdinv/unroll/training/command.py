@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -180,6 +181,10 @@ def processes(device: str) -> Iterator[tuple[int, torch.device]]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield 0, place
         return
+    # Its functions have as a default the group that is there when it is imported, as
+    # the optimizers do in their first step: that would outlive its end here, and its
+    # threads would meet an interpreter that is going.
+    import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield dist.get_rank(), place
