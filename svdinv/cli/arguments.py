@@ -26,6 +26,7 @@ __all__ = [
     "add_computing",
     "add_fields",
     "add_task_options",
+    "add_truth",
     "begin",
     "complain",
     "filled",
@@ -114,6 +115,16 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where the network computes: cpu, cuda, or auto, a GPU if there is one "
         "(default auto)",
+    )
+
+
+def add_truth(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--no-truth``."""
+    parser.add_argument(
+        "--no-truth",
+        action="store_true",
+        help="the input is not the truth, such as a picture with noise: no method is "
+        "told it, or judged by it",
     )
 
 

@@ -11,6 +11,7 @@ from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
     add_task_options,
+    add_truth,
     begin,
     filled,
     folder,
@@ -21,7 +22,7 @@ from svdinv.cli.arguments import (
     same_file,
     writable_folder,
 )
-from svdinv.cli.inputs import check_network, read_input
+from svdinv.cli.inputs import check_network, check_open, read_input
 
 if TYPE_CHECKING:
     from svdinv.unroll.networks import Recipe
@@ -42,6 +43,7 @@ _EPILOG = """\
 examples:
   svdinv fit coffee --rate 0.1                 a tenth of the values of a photograph
   svdinv fit cat.jpg --noise 0.1               all of them, with noise
+  svdinv fit noisy.jpg --rate 1 --no-truth     with noise that it has already
   svdinv fit cat.jpg --noise 0.1 --tv 0.02 --prior deep-decoder
   svdinv fit scan.npz --mask radial --prior bilinear
   svdinv fit raw.h5 --stop held-out            k-space as it was measured
@@ -99,6 +101,7 @@ def add(commands: Subparsers) -> None:
         "singular values alone",
     )
     add_task_options(fit, several=False)
+    add_truth(fit)
     fit.add_argument(
         "--stop",
         choices=_RULES,
@@ -202,12 +205,14 @@ def run(arguments: argparse.Namespace) -> int:
         device = device_of(arguments.device)
         enough = functools.partial(check_memory, device=device, fitted=True)
         task, problem, settings, measured = read_input(
-            arguments, source, check=enough, fitted=True
+            arguments, source, check=enough, truth=not arguments.no_truth
         )
+        check_open(source, problem)
         generator, network = _generator(arguments, task, problem, device)
         if not isinstance(generator, Generator):
             check_unrolled(task, problem, device)
-        noise = None if measured else task.deviation(problem, settings)
+        unknown = measured or arguments.no_truth
+        noise = None if unknown else task.deviation(problem, settings)
         predicts = _predicts(problem, generator, network, noise)
         learned = network if predicts else None
         options = _options(arguments, task, problem, generator, noise, learned)

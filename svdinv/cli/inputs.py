@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Options, Task
 
-__all__ = ["Input", "check_network", "read_input"]
+__all__ = ["Input", "check_network", "check_open", "read_input"]
 
 
 class Input(NamedTuple):
@@ -29,13 +30,13 @@ def read_input(
     source: str,
     *,
     check: Callable[[Task, Any, Options], Any] = lambda task, given, options: None,
-    fitted: bool = False,
+    truth: bool = True,
 ) -> Input:
     """Read an input, and check it and the options of its task against each other.
 
     `check` is called with the task, what was read, and the options, before it is
-    measured. With `fitted` an image of which only noise was asked for is measured
-    completely. A ValueError names the argument.
+    measured; without `truth` what is read is not the truth, or is not to be known. A
+    ValueError names the argument.
     """
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.reading import fitting, read, task_of_file
@@ -48,10 +49,27 @@ def read_input(
     if isinstance(given, Problem):
         fit = fitting(source, task, given)
         refuse_options(arguments, task, f"{source} is measured already", but=fit)
-        return Input(task, given, options, True)
+        return Input(task, given if truth else _blind(given), options, True)
     with naming_flags(arguments, task):
-        asked = task.unsampled(options) if fitted else options
-        return Input(task, task.measure(given, asked), options, False)
+        problem = task.measure(given, options)
+    return Input(task, problem if truth else _blind(problem), options, False)
+
+
+def _blind(problem: Problem) -> Problem:
+    return dataclasses.replace(problem, truth=None)
+
+
+def check_open(source: str, problem: Problem) -> None:
+    """Refuse, by a ValueError, data that are the truth, which is to be found."""
+    import numpy as np
+
+    from svdinv.unroll.operators import Sampling
+
+    if isinstance(problem.A, Sampling) and np.array_equal(problem.y, problem.truth):
+        raise ValueError(
+            f"argument INPUT: all of {source} is sampled, without noise, which leaves "
+            "nothing to reconstruct; for noise that it has already: --rate 1 --no-truth"
+        )
 
 
 def check_network(

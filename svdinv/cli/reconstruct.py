@@ -13,6 +13,7 @@ from svdinv.cli.arguments import (
     Subparsers,
     add_computing,
     add_task_options,
+    add_truth,
     begin,
     filled,
     folder,
@@ -21,10 +22,10 @@ from svdinv.cli.arguments import (
     same_file,
     writable_folder,
 )
-from svdinv.cli.inputs import check_network, read_input
+from svdinv.cli.inputs import check_network, check_open, read_input
 
 if TYPE_CHECKING:
-    from svdinv.unroll.evaluation.reconstruction import Files
+    from svdinv.unroll.evaluation.reconstruction import Compared, Files
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Options, Task
 
@@ -32,12 +33,15 @@ __all__ = ["add", "run"]
 
 # Classical methods take minutes on larger pictures.
 _MOST_PIXELS = 1_000_000
+_WORTH = 0.1  # dB that another image is to be better by, to be told
 
 _EPILOG = """\
 examples:
   svdinv reconstruct coffee                      a photograph that comes with svdinv
   svdinv reconstruct cat.jpg --rate 0.1          from a tenth of its values
   svdinv reconstruct cat.jpg --mask known.npy    from those that you choose
+  svdinv reconstruct cat.jpg --noise 0.1         from all of them, with noise
+  svdinv reconstruct noisy.jpg --rate 1 --no-truth       noise that it has already
   svdinv reconstruct scan.npz --mask vista --coils 8
   svdinv reconstruct scan.mat --key images --time-axis 2
   svdinv reconstruct raw.h5 --output out.npz     k-space, as svdinv data writes it
@@ -54,8 +58,9 @@ weights come with svdinv.
 
 Written are the reconstruction (.png of pictures, else .npz), a picture that compares it
 with classical methods and the truth, and an animation (.gif) of series. A .nii file
-keeps the place of a DICOM or NIfTI series, and holds magnitudes. Ctrl-C ends the work
-once the method in hand is done.
+keeps the place of a DICOM or NIfTI series, and holds magnitudes. The image is that of
+the network, or of --method, and is made before the methods that it is compared with:
+Ctrl-C leaves these out.
 """
 
 
@@ -82,12 +87,21 @@ def add(commands: Subparsers) -> None:
         ".mat of a challenge), or the name of what is built in, by 'svdinv data list'",
     )
     add_task_options(reconstruct, several=False)
+    add_truth(reconstruct)
     reconstruct.add_argument(
         "--weights",
         type=folder,
         metavar="PATH",
         help="weights.safetensors of svdinv train, or the folder with it, instead "
         "of those that come with svdinv",
+    )
+    reconstruct.add_argument(
+        "--method",
+        type=filled,
+        metavar="NAME",
+        help="whose image is written: network (default, unless nothing but noise is to "
+        "be taken out), or a classical method by the name that it has in the table, "
+        "such as non-local-low-rank",
     )
     reconstruct.add_argument(
         "--ensemble",
@@ -124,6 +138,7 @@ class _Work(NamedTuple):
     task: Task
     problem: Problem
     network: Any
+    method: str
     written: Files
     memory: float
 
@@ -165,19 +180,22 @@ def run(arguments: argparse.Namespace) -> int:
             parser.error(str(error))
         done = _reconstructed(arguments, current, device)
         del current  # before the next is read
-        if not done:
+        if not done.written:
             others = f" of {source}; {number} before it" if number else ""
             print(f"Interrupted: nothing was written{others}.")
+            return 130
+        if not done.complete:
+            print("Interrupted: the other methods were left out.")
             return 130
     return 0
 
 
-def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> bool:
-    """Reconstruct an input, and say so; False if Ctrl-C ended it."""
+def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> Compared:
+    """Reconstruct an input, and say whose image was written."""
     from svdinv.unroll.evaluation.forecast import forecast
     from svdinv.unroll.evaluation.reconstruction import reconstruct
 
-    task, problem, network, written, memory = work
+    task, problem, network, method, written, memory = work
     baselines = arguments.baselines
     if baselines is None:
         height, width = problem.y.shape[-2:]
@@ -188,6 +206,7 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> b
         flush=True,
     )
     how: dict[str, Any] = {
+        "method": method,
         "baselines": baselines,
         "ensemble": arguments.ensemble,
         "device": device,
@@ -195,10 +214,30 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> b
     expected = forecast(network, task, problem, needed=memory, **how)
     if expected:
         print(f"{expected}\n", flush=True)
-    if not reconstruct(task, problem, network, written, **how):
-        return False
-    print("\n" + "\n".join(f"Written: {path}" for path in written if path))
-    return True
+    done = reconstruct(task, problem, network, written, **how)
+    if done.written:
+        print(f"\n{_whose(method, done)}")
+        print("\n".join(f"Written: {path}" for path in written if path), flush=True)
+    return done
+
+
+def _whose(method: str, done: Compared) -> str:
+    """Say which method made the image, and whether another came nearer to the truth."""
+    from svdinv.unroll.evaluation.evaluation import label
+    from svdinv.unroll.evaluation.reconstruction import slug
+
+    told = f"The image is that of the method: {method}."
+    own = next(row for row in done.rows if row.method == method)
+    if not own.values:
+        return told
+    metric = next(iter(own.values))
+    best = max(done.rows, key=lambda row: row.values[metric])
+    if best.values[metric] < own.values[metric] + _WORTH:
+        return told
+    return (
+        f"{told} Nearer to the truth came {best.method}, {label(best.values)}; "
+        f"--method {slug(best.method)} writes its image."
+    )
 
 
 def _prepared(
@@ -210,7 +249,8 @@ def _prepared(
     """Read an input, and check it and the options against each other."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.forecast import check_memory
-    from svdinv.unroll.evaluation.reconstruction import files
+    from svdinv.unroll.evaluation.inference import NAMES
+    from svdinv.unroll.evaluation.reconstruction import files, method_named
 
     memory = 0.0
 
@@ -222,23 +262,32 @@ def _prepared(
             raise ValueError(f"argument --ensemble: does not apply to {task.images}")
         memory = check_memory(task, given, options, device)
 
-    task, problem, *_ = read_input(arguments, source, check=check)
+    task, problem, *_ = read_input(
+        arguments, source, check=check, truth=not arguments.no_truth
+    )
+    check_open(source, problem)
     network = None
-    if arguments.weights or task.kind in pretrained.names():
+    ready = task.kind in pretrained.names() and task.learned(problem)
+    if arguments.weights or ready:
         with naming("--weights"):
             network = opened(arguments.weights or task.kind)
         check_network(network, task, source, problem)
     elif arguments.ensemble:
         raise ValueError(
-            f"argument --ensemble: needs --weights, none for {task.kind} come with "
-            "svdinv"
+            "argument --ensemble: needs --weights, as none for this come with svdinv"
         )
+    with naming("--method"):
+        method = method_named(
+            task, problem, network, arguments.method, ensemble=arguments.ensemble
+        )
+    if arguments.ensemble and method not in NAMES.values():
+        raise ValueError(f"argument --ensemble: does not apply to --method {method}")
     file = arguments.output.suffix[1:2].isalpha() and not arguments.output.is_dir()
     if len(arguments.inputs) > 1 and file:
         raise ValueError("argument --output: must be a folder for several inputs")
     movie = f".{arguments.movie or 'gif'}"
     written = files(arguments.output, task, problem, movie)
-    return _Work(task, problem, network, written, memory)
+    return _Work(task, problem, network, method, written, memory)
 
 
 def _check_apart(sources: list[str], every: list[Files]) -> None:

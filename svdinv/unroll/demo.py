@@ -36,7 +36,7 @@ from svdinv.unroll.data import (
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.evaluation.evaluation import applied
-from svdinv.unroll.evaluation.inference import apply
+from svdinv.unroll.evaluation.inference import NAMES, apply
 from svdinv.unroll.evaluation.reconstruction import files, reconstruct
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.problem import Problem
@@ -162,9 +162,15 @@ def run_cine(
     )
     written = files(output, task, replace(problem, name=f"svdinv-demo-{heart}"))
     done = reconstruct(
-        task, problem, network, written, baselines=not quick, ensemble=not quick
+        task,
+        problem,
+        network,
+        written,
+        method=NAMES[not quick],
+        baselines=not quick,
+        ensemble=not quick,
     )
-    if not done:
+    if not done.written:
         print("Interrupted: nothing was written.")
         return 130
     print("\n" + "\n".join(f"Written: {path}" for path in written if path))

@@ -89,6 +89,17 @@ def test_noise_alone_is_denoising(photo, tmp_path, capsys):
     assert np.isfinite(values).all()
 
 
+def test_a_picture_that_has_noise_is_not_put_back(photo, tmp_path, capsys):
+    options = ("--rate", 1, "--no-truth", *SHORT, "--output", tmp_path)
+    assert run(photo, *options) == 0
+    assert "PSNR" not in capsys.readouterr().out
+    with (
+        Image.open(photo) as given,
+        Image.open(tmp_path / "photo-reconstruction.png") as found,
+    ):
+        assert (np.asarray(given) != np.asarray(found)).any()
+
+
 @pytest.mark.parametrize("prior", ["dip", "bilinear", "low-rank-and-sparse"])
 def test_a_series(prior, series, tmp_path):
     options = ("--mask", "radial", "--prior", prior, "--low-rank", 0.01)

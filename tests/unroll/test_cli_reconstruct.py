@@ -14,8 +14,10 @@ from svdinv.unroll.data import photograph, read_series
 from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.evaluation import reconstruction
+from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks.non_local import NAME
+from svdinv.unroll.torch import Network, save
 
 pytestmark = pytest.mark.usefixtures("small_methods")
 
@@ -53,10 +55,10 @@ def test_a_picture(picture, tmp_path, capsys):
     table = rows(captured.out)
     assert list(table) == [
         "zero-filled",
+        "network",
         "SVT completion",
         "biharmonic",
         NAME,
-        "network",
     ]
     assert all(len(cells) == 3 for cells in table.values())
     assert table["network"][0] > table["zero-filled"][0] + 5
@@ -103,8 +105,8 @@ def test_a_series(scan, tmp_path, capsys):
     table = rows(printed)
     assert "vista, 2 coils, seed 3" in printed
     assert "3 frames of 32x32" in printed
-    expected = ["zero-filled", "view sharing", "low-rank", "L+S"]
-    expected += ["local low-rank", "network"]
+    expected = ["zero-filled", "network", "view sharing", "low-rank", "L+S"]
+    expected += ["local low-rank"]
     assert list(table) == expected
     assert all(len(cells) == 4 for cells in table.values())
     image = read_series(tmp_path / "out" / "scan-reconstruction.npz")
@@ -126,11 +128,11 @@ def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
     table = rows(printed)
     assert list(table) == [
         "zero-filled",
+        "network",
         "view sharing",
         "low-rank",
         "L+S",
         "local low-rank",
-        "network",
     ]
     assert all(len(cells) == 1 for cells in table.values())
     assert "as measured" in printed
@@ -163,6 +165,99 @@ def test_ctrl_c_writes_nothing(picture, tmp_path, monkeypatch, capsys):
     assert "nothing was written" in capsys.readouterr().out
     assert list((tmp_path / "out").iterdir()) == []
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_leaves_out_what_is_only_compared(
+    picture, tmp_path, monkeypatch, capsys
+):
+    import signal
+
+    from svdinv.unroll.tasks import colour
+
+    monkeypatch.setattr(
+        colour, "svt_completion", lambda problem: signal.raise_signal(signal.SIGINT)
+    )
+    assert run(picture, "--output", tmp_path / "out") == 130
+    printed = capsys.readouterr().out
+    assert list(rows(printed)) == ["zero-filled", "network"]
+    assert "Interrupted: the other methods were left out." in printed
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"cup-panel.png", "cup-reconstruction.png"}
+
+
+def decibels(path, truth):
+    with Image.open(path) as found, Image.open(truth) as known:
+        error = np.asarray(found, float) - np.asarray(known, float)
+    return 10 * np.log10(255**2 / np.mean(error**2))
+
+
+def test_the_image_of_another_method(picture, tmp_path, capsys):
+    options = [picture, "--rate", "0.5", "--noise", "0.2"]
+    out = tmp_path / "out.png"
+    assert run(*options, "--output", out) == 0
+    printed = capsys.readouterr().out
+    table = rows(printed)
+    best = max(table, key=lambda name: table[name][0])
+    assert best == NAME
+    assert "The image is that of the method: network." in printed
+    assert f"Nearer to the truth came {NAME}, PSNR {table[NAME][0]:.2f}" in printed
+    assert "--method non-local-low-rank writes its image" in printed
+    assert decibels(out, picture) == pytest.approx(table["network"][0], abs=0.1)
+
+    for name in ("non-local-low-rank", NAME.upper()):
+        own = ["--method", name, "--no-baselines", "--output", out]
+        assert run(*options, *own) == 0
+        printed = capsys.readouterr().out
+        assert list(rows(printed)) == ["zero-filled", NAME]
+        assert f"The image is that of the method: {NAME}.\n" in printed
+        assert decibels(out, picture) == pytest.approx(table[NAME][0], abs=0.1)
+
+
+def test_the_start_of_a_network_may_be_written(scan, tmp_path, capsys):
+    save(
+        Network(LLS(cells=1, features=2, static=1), seed=0),
+        tmp_path / "own.safetensors",
+    )
+    options = ["--method", "networks-start", "--no-baselines"]
+    options += ["--weights", tmp_path / "own.safetensors"]
+    assert run(scan, *options, "--output", tmp_path) == 0
+    assert list(rows(capsys.readouterr().out)) == ["zero-filled", "network's start"]
+
+
+def test_noise_alone_is_taken_out(picture, tmp_path, capsys):
+    """No network fills in what is not missing."""
+    assert run(picture, "--noise", "0.1", "--output", tmp_path / "out.png") == 0
+    printed = capsys.readouterr().out
+    table = rows(printed)
+    assert "rate 1, noise 0.1" in printed
+    assert list(table) == ["zero-filled", NAME]
+    found = decibels(tmp_path / "out.png", picture)
+    assert found == pytest.approx(table[NAME][0], abs=0.1)
+    assert found > table["zero-filled"][0] + 3
+
+
+def test_a_picture_that_has_noise(picture, tmp_path, capsys):
+    with Image.open(picture) as clean:
+        pixels = np.asarray(clean, float)
+    noise = 25 * np.random.default_rng(0).standard_normal(pixels.shape)
+    noisy = tmp_path / "noisy.png"
+    Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(noisy)
+    options = (noisy, "--rate", "1", "--output", tmp_path / "out.png")
+    assert run(*options, "--no-truth") == 0
+    printed = capsys.readouterr().out
+    assert "PSNR" not in printed
+    assert f"The image is that of the method: {NAME}.\n" in printed
+    assert decibels(tmp_path / "out.png", picture) > decibels(noisy, picture) + 3
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "fit"])
+def test_nothing_to_reconstruct_is_refused(picture, command, tmp_path, one_line):
+    x = np.full((3, 32, 32), 0.5, np.float32)
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        file["samples"], file["mask"], file["truth"] = x, np.ones(x.shape, bool), x
+    for words in ([str(picture), "--rate", "1"], [str(tmp_path / "whole.h5")]):
+        assert main([command, *words, "--output", str(tmp_path)]) == 2
+        assert "--rate 1 --no-truth" in one_line()
 
 
 def test_bad_arguments_end_in_one_line(
@@ -206,6 +301,11 @@ def test_bad_arguments_end_in_one_line(
         ([picture, "--weights", "none.safetensors"], "none.safetensors"),
         ([picture, "--weights", tmp_path / "damaged.safetensors"], "damaged"),
         ([picture, "--device", "abacus"], "abacus"),
+        ([picture, "--method", "abacus"], "--method: must be one of zero-filled, svt"),
+        ([scan, "--method", "biharmonic"], "l+s, local-low-rank, network for"),
+        ([picture, "--noise", "0.1", "--method", "network"], "--method: must be one"),
+        ([picture, "--noise", "0.1", "--ensemble"], "--ensemble: needs --weights"),
+        ([picture, "--method", "biharmonic", "--ensemble"], "--ensemble: does not"),
         ([picture, "--output", picture], "would replace"),
         ([picture, "--output", tmp_path / "out.npz"], ".png"),
         ([scan, "--output", tmp_path / "out.png"], ".npz"),

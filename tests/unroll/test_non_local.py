@@ -21,6 +21,7 @@ from svdinv.unroll.algorithms.non_local import (
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.hearts import heart_series
 from svdinv.unroll.data.noise import noisy
+from svdinv.unroll.evaluation.evaluation import classical
 from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.groups import Groups
 from svdinv.unroll.held_out import held_out
@@ -357,10 +358,19 @@ def test_what_does_not_suit(photo):
     series = Problem(np.zeros((2, 8, 8), complex), MRI(np.ones((2, 8, 8), bool)))
     assert not Cine().suits(NAME, series)
     assert Colour().suits(NAME, photo)
-    for size, rate in ((600, 0.5), (31, 1.1)):  # too large; too small to tell the noise
+    small = Problem(np.ones((3, 31, 31)), Sampling(np.ones((3, 31, 31), bool)))
+    assert not Colour().suits(NAME, small)  # to tell the noise
+
+
+def test_what_takes_long_has_to_be_asked_for():
+    for size, rate, slow in ((600, 0.5, True), (600, 1.1, False), (1100, 1.1, True)):
         mask = np.random.default_rng(0).random((3, size, size)) < rate
-        other = Problem(mask.astype(np.float32), Sampling(mask))
-        assert not Colour().suits(NAME, other)
+        problem = Problem(mask.astype(np.float32), Sampling(mask))
+        assert Colour().slow(NAME, problem) is slow
+        assert (NAME in classical(Colour(), problem)) is not slow
+        assert NAME in classical(Colour(), problem, asked=NAME)
+        seconds = [Colour().effort(problem, asked).classical for asked in ("", NAME)]
+        assert (seconds[0] < seconds[1]) is slow
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])

@@ -206,7 +206,9 @@ def methods_of(
     `baselines` all of these, else the first. With `ensemble` the network is applied to
     equivalent views of each problem as well, where the task has such.
     """
-    methods = classical(task, slow=baselines)
+    methods = dict(task.baselines())
+    if not baselines:
+        methods = dict([next(iter(methods.items()))])
     if network is None:
         return methods
     methods |= start(network, device)
@@ -218,22 +220,24 @@ def methods_of(
 
 
 def classical(
-    task: Task, problem: Problem | None = None, *, slow: bool = True
+    task: Task, problem: Problem, *, slow: bool = True, asked: str = ""
 ) -> dict[str, Method]:
     """Give the classical methods by name; if not the slow ones, the first alone.
 
-    Those that do not suit a problem are left away.
+    Those that do not suit a problem are left away, or take too long for it, but for the
+    one that is `asked` for.
     """
-    methods = dict(task.baselines())
-    if problem is not None:
-        methods = _suited(methods, task, problem)
-    return methods if slow else dict([next(iter(methods.items()))])
+    methods = task.baselines()
+    first = next(iter(methods))
+    return {
+        name: method
+        for name, method in methods.items()
+        if name in (first, asked) or (slow and _suits(task, name, problem))
+    }
 
 
-def _suited(
-    methods: Mapping[str, Method], task: Task, problem: Problem
-) -> dict[str, Method]:
-    return {name: m for name, m in methods.items() if task.suits(name, problem)}
+def _suits(task: Task, name: str, problem: Problem) -> bool:
+    return task.suits(name, problem) and not task.slow(name, problem)
 
 
 def evaluate(
@@ -267,7 +271,13 @@ def evaluate(
         for problem in problems:
             entries: list[Entry] = []
             rows = []
-            every = _suited(methods, task, problem)
+            # A network is applied to whatever it is evaluated on.
+            known = task.baselines()
+            every = {
+                name: method
+                for name, method in methods.items()
+                if name not in known or _suits(task, name, problem)
+            }
             bar.update(len(methods) - len(every))
             for name, method in every.items():
                 bar.set_description(f"{problem.name}, {problem.setting}, {name}")

@@ -12,12 +12,13 @@ import numpy as np
 from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.evaluation.evaluation import classical
 from svdinv.unroll.evaluation.inference import NAMES, apply
-from svdinv.unroll.evaluation.reconstruction import Files, Watch, compare
+from svdinv.unroll.evaluation.reconstruction import Files, compare
 from svdinv.unroll.files import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Estimate, Method, Task
+from svdinv.unroll.tasks.task import Estimate, Task
 from svdinv.unroll.torch import Network
+from svdinv.unroll.training.run import interrupts
 from svdinv.unroll.untrained import Fit, Fitting, Options, Record
 
 __all__ = ["fitted"]
@@ -75,7 +76,7 @@ def fitted(
             fitting.load(checkpoint)
         except ValueError as error:
             raise ValueError(f"argument --checkpoint: {error}") from error
-    methods = dict(classical(task, problem, slow=baselines))
+    methods = classical(task, problem, slow=baselines)
     sees = getattr(generator, "source", "adjoint") == "adjoint"  # the data
     if weights is not None and sees:
         methods[NAMES[False]] = partial(apply, weights, task, device=device)
@@ -85,21 +86,21 @@ def fitted(
         methods["start of the fit"] = lambda problem: Estimate(task.finished(begun))
     found: list[Fit] = []
 
-    def last(watch: Watch) -> Method:
-        def method(problem: Problem) -> Estimate:
-            found.append(fitting.run(checkpoint, stop=watch.interrupted))
-            return Estimate(finished(found[0].image), _told(found[0]))
+    def fit(problem: Problem) -> Estimate:
+        with interrupts() as interrupted:
+            found.append(fitting.run(checkpoint, stop=interrupted))
+        return Estimate(finished(found[0].image), _told(found[0]))
 
-        return method
+    def stopped() -> bool:
+        return any(done.ending == "stopped" for done in found)
 
-    steps = len(methods) + 1
-    if not compare(task, problem, methods, {"fit": last}, written, steps):
+    methods["fit"] = fit
+    if not compare(task, problem, methods, written, "fit", stopped=stopped).written:
         return None
-    (done,) = found
     names = [f.name for f in fields(Record)]
     with replacing(table) as file:
-        file.write(comma_separated(names, map(astuple, done.trajectory)))
-    return done
+        file.write(comma_separated(names, map(astuple, found[0].trajectory)))
+    return found[0]
 
 
 def _told(done: Fit) -> str:

@@ -95,6 +95,7 @@ def forecast(
     problem: Problem,
     *,
     needed: float = 0.0,
+    method: str = "",
     baselines: bool = True,
     ensemble: bool = False,
     device: str = "cpu",
@@ -104,10 +105,11 @@ def forecast(
     `needed` is in bytes, of `check_memory`. The network, on `device`, is timed on a
     small part of a large image. Empty if it is not worth a word.
     """
-    effort = task.effort(problem)
+    effort = task.effort(problem, method)
     classical = learned = 0.0
     if effort is not None:
-        classical = effort.classical if baselines else 0.0
+        asked = method in task.baselines()
+        classical = effort.classical if baselines or asked else 0.0
         if network is not None and effort.times > _WORTH:
             began = time.monotonic()
             reconstruct(network, effort.small, device)
@@ -117,7 +119,7 @@ def forecast(
         return ""
     line = f"This takes about {_span(classical + learned)} and {_gigabytes(needed)}"
     faster = {
-        "--no-baselines": classical,
+        "--no-baselines": 0.0 if method in task.baselines() else classical,
         "no --ensemble": learned * (1 - 1 / VIEWS) if ensemble else 0.0,
     }
     name = max(faster, key=lambda each: faster[each])

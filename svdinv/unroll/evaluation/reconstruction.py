@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -25,9 +27,18 @@ from svdinv.unroll.evaluation.inference import NAMES, apply, parts, start
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Method, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.run import interrupts
 
-__all__ = ["Files", "Watch", "compare", "files", "reconstruct"]
+__all__ = [
+    "Compared",
+    "Files",
+    "compare",
+    "files",
+    "method_named",
+    "reconstruct",
+    "slug",
+]
+
+Advance: TypeAlias = Callable[[], Any]
 
 
 class Files(NamedTuple):
@@ -62,92 +73,130 @@ def files(output: Path, task: Task, problem: Problem, movie: str = ".gif") -> Fi
     return Files(image, panel, animation if task.moves(problem) else None)
 
 
+class Compared(NamedTuple):
+    """How a comparison went: its rows, and whether Ctrl-C left some methods out.
+
+    `written` tells whether the image was made before that, and so was written.
+    """
+
+    rows: list[Row]
+    written: bool
+    complete: bool
+
+
+def method_named(
+    task: Task,
+    problem: Problem,
+    network: Network | None,
+    name: str | None = None,
+    *,
+    ensemble: bool = False,
+) -> str:
+    """Give the method that is asked for, as tables call it.
+
+    `name` is that, in whatever case and with hyphens for spaces; by default the network
+    is it, or without one the last classical method. Raises ValueError if there is no
+    such method for a problem.
+    """
+    names = [n for n in task.baselines() if task.suits(n, problem)]
+    if network is not None:
+        names += [*start(network), NAMES[False]]
+    slugs = {slug(each): each for each in names}
+    asked = slug(names[-1] if name is None else name)
+    if asked not in slugs:
+        raise ValueError(
+            f"must be one of {', '.join(slugs)} for {problem.name}, got {name!r}"
+        )
+    found = slugs[asked]
+    return NAMES[ensemble] if found == NAMES[False] else found
+
+
+def slug(name: str) -> str:
+    """Write the name of a method as the command line takes it."""
+    return re.sub(r"[^a-z0-9+]+", "-", name.lower().replace("'", "")).strip("-")
+
+
 def reconstruct(
     task: Task,
     problem: Problem,
     network: Network | None,
     written: Files,
     *,
+    method: str,
     baselines: bool = True,
     ensemble: bool = False,
     device: str = "cpu",
-) -> bool:
-    """Reconstruct, compare, print and write; False if Ctrl-C ended it.
+) -> Compared:
+    """Reconstruct by a method of `method_named`, compare, print and write.
 
-    Nothing is written then. Without a network the last classical method is what is
-    reconstructed. Otherwise as `svdinv.unroll.evaluation.inference.apply`.
+    Otherwise as `svdinv.unroll.evaluation.inference.apply`.
     """
-    methods = classical(task, problem, slow=baselines)
-    if network is None:
-        name, chosen = methods.popitem()
-        only = {name: lambda watch: chosen}
-        return compare(task, problem, methods, only, written, len(methods))
-    if baselines:
-        methods |= start(network, device)
-    steps = len(methods) + parts(network, task, problem, ensemble=ensemble)
-    options: Any = {"ensemble": ensemble, "device": device}
-
-    def last(watch: Watch) -> Method:
-        return partial(apply, network, task, on_part=watch.advance, **options)
-
-    return compare(task, problem, methods, {NAMES[ensemble]: last}, written, steps)
-
-
-class Watch(NamedTuple):
-    """What a method that takes long is given.
-
-    `advance` is to be called after each part of the work, and raises KeyboardInterrupt
-    when the user wants an end; `interrupted` tells whether the user does.
-    """
-
-    advance: Callable[[], None]
-    interrupted: Callable[[], bool]
+    methods = classical(task, problem, slow=baselines, asked=method)
+    followed: dict[str, Callable[[Advance], Method]] = {}
+    steps = 0
+    if network is not None:
+        begun = start(network, device)
+        if baselines or method in begun:
+            methods |= begun
+        if baselines or method == NAMES[ensemble]:
+            options: Any = {"ensemble": ensemble, "device": device}
+            steps = parts(network, task, problem, ensemble=ensemble)
+            followed[NAMES[ensemble]] = lambda advance: partial(
+                apply, network, task, on_part=advance, **options
+            )
+    return compare(task, problem, methods, written, method, followed, steps)
 
 
 def compare(
     task: Task,
     problem: Problem,
     methods: Mapping[str, Method],
-    last: Mapping[str, Callable[[Watch], Method]],
     written: Files,
-    steps: int,
-) -> bool:
-    """Apply methods, print how they did, and write the image of the last one.
+    chosen: str,
+    followed: Mapping[str, Callable[[Advance], Method]] = MappingProxyType({}),
+    steps: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Compared:
+    """Apply methods, print how they did, and write the image of the one `chosen`.
 
-    The last is made of a `Watch`. `steps` counts the parts of the work: one for each of
-    `methods`, and those of the last. False if Ctrl-C ended it; nothing is written then.
+    Those `followed` are made of what they call after each part of their work, `steps`
+    in all. The first is applied first, then the one that is chosen, so that Ctrl-C
+    after that leaves some out of the comparison, and no more; `stopped` tells whether
+    one of them took note of it.
     """
-    width = 2 + max(18, *map(len, [*task.baselines(), *last]))
-    entries: list[Entry] = []
+    width = 2 + max(18, *map(len, [*task.baselines(), *followed]))
+    rows: list[Row] = []
+    entries: dict[str, Entry] = {}
     with (
-        interrupts() as interrupted,
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
-        tqdm(total=steps, leave=False, smoothing=0, file=sys.stderr) as bar,
+        tqdm(
+            total=len(methods) + steps, leave=False, smoothing=0, file=sys.stderr
+        ) as bar,
     ):
-
-        def advance() -> None:
-            bar.update()
-            if interrupted():
-                raise KeyboardInterrupt
-
-        watch = Watch(advance, interrupted)
-        every = {**methods, **{name: make(watch) for name, make in last.items()}}
+        every = {**methods, **{n: make(bar.update) for n, make in followed.items()}}
+        order = [next(iter(every)), chosen, *every]
         try:
-            for name, method in every.items():
+            for name in dict.fromkeys(order):
                 bar.set_description(name)
-                row, entry = applied(name, method, task, problem)
-                if not entries:
+                row, entries[name] = applied(name, every[name], task, problem)
+                if not rows:
                     head = line("", [*row.values, "seconds"], width)
                     bar.write(head, file=sys.stdout)
                 bar.write(_told(row, width), file=sys.stdout)
-                entries.append(entry)
-                if name not in last:
-                    advance()
+                rows.append(row)
+                if name in methods:
+                    bar.update()
+                if stopped():
+                    break
         except KeyboardInterrupt:
-            return False
-    task.save(written.image, entries[-1].image, problem)
-    save_pictures(written.panel, written.animation, task, problem, entries)
-    return True
+            if chosen not in entries:
+                return Compared(rows, False, False)
+    # In the picture the one to look at is the last.
+    shown = [entries[n] for n in every if n in entries and n != chosen]
+    shown.append(entries[chosen])
+    task.save(written.image, entries[chosen].image, problem)
+    save_pictures(written.panel, written.animation, task, problem, shown)
+    return Compared(rows, True, len(rows) == len(every))
 
 
 def _told(row: Row, width: int) -> str:

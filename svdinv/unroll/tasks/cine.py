@@ -509,6 +509,9 @@ class Cine(Task):
             return problem.y.shape[0] == 1 and non_local.suits(problem)
         return method != "view sharing" or isinstance(problem.A, MRI)
 
+    def slow(self, method: str, problem: Problem) -> bool:
+        return method == non_local.NAME and non_local.slow(problem)
+
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror a series along its rows, its columns and in time, in all eight ways.
 
@@ -545,7 +548,7 @@ class Cine(Task):
             data = values * (options.coils or 1)
         return _BYTES * values + _BYTES_OF_DATA * data
 
-    def effort(self, problem: Problem) -> Effort:
+    def effort(self, problem: Problem, asked: str = "") -> Effort:
         """Tell how long a reconstruction will take."""
         A, y = _mri(problem), problem.y
         rows, columns = (middle(n, _SMALL) for n in y.shape[-2:])
@@ -557,7 +560,7 @@ class Cine(Task):
         weights = _TRIED if problem.truth is not None else 1
         classical = _SECONDS * weights * y.size * (1 if maps is None else _WITH_MAPS)
         if self.suits(non_local.NAME, problem):
-            classical += non_local.effort(problem)
+            classical += non_local.effort(problem, asked)
         return Effort(classical, small, y.size / small.y.size)
 
     def decibels(self, problem: Problem, image: Any) -> float:

@@ -62,6 +62,7 @@ __all__ = [
 
 _RATES = (0.4, 0.3, 0.1)  # of an evaluation
 _UNIFORM = "uniform"
+_FIRST = "zero-filled"
 _SMALLEST = 32  # pixels a side of a cropped picture
 _LEAST_MEASURED = 11  # pixels a side of what is measured, for SSIM
 _LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
@@ -87,7 +88,7 @@ class ColourOptions(Options):
     rate: float | None = option(
         None,
         "sampling rate, the part of the values of a picture that is sampled "
-        "(default 0.4; 1 for all, such as with noise)",
+        "(default 0.4, with noise alone 1 for all)",
         low=0.01,
         high=1.0,
         plural="rates",
@@ -296,7 +297,7 @@ class Colour(Task):
             mask = fitted_mask(read_mask(options.mask), truth.shape)
             setting = "own mask"
         else:
-            rate = 0.4 if options.rate is None else options.rate
+            rate = options.rate or (1.0 if options.noise else 0.4)
             rng = np.random.default_rng(options.seed)
             mask = np.ones(truth.shape, bool)
             if rate < 1:
@@ -313,21 +314,24 @@ class Colour(Task):
 
     def baselines(self) -> Mapping[str, Method]:
         return {
-            "zero-filled": zero_filled,
+            _FIRST: zero_filled,
             "SVT completion": svt_completion,
             "biharmonic": biharmonic,
             non_local.NAME: partial(non_local.non_local, self),
         }
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether a method takes such samples, and not too long."""
-        return method != non_local.NAME or non_local.suits(problem)
+        """Tell whether a method takes such samples; where all are known, none fills."""
+        if method == non_local.NAME:
+            return non_local.suits(problem)
+        return method == _FIRST or self.learned(problem)
 
-    def unsampled(self, options: Any) -> Any:
-        """Sample all of a picture where only noise was asked for: denoising."""
-        given = options.rate, options.mask
-        alone = options.noise and given == (None, None)
-        return replace(options, rate=1.0) if alone else options
+    def slow(self, method: str, problem: Problem) -> bool:
+        return method == non_local.NAME and non_local.slow(problem)
+
+    def learned(self, problem: Problem) -> bool:
+        """Tell whether there is something to fill in."""
+        return not _mask(problem).all()
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror and turn a colour image in all eight ways.
@@ -365,12 +369,11 @@ class Colour(Task):
         image = given.y if isinstance(given, Problem) else given.image
         return _BYTES * image.size
 
-    def effort(self, problem: Problem) -> Effort:
+    def effort(self, problem: Problem, asked: str = "") -> Effort:
         rows, columns = (middle(n, _SMALL) for n in problem.y.shape[-2:])
         small = self.part(problem, (rows, columns))
-        classical = _SECONDS * problem.y.size
-        if non_local.suits(problem):
-            classical += non_local.effort(problem)
+        classical = _SECONDS * problem.y.size if self.learned(problem) else 0.0
+        classical += non_local.effort(problem, asked)
         return Effort(classical, small, problem.y.size / small.y.size)
 
     def finished(self, image: Any) -> Any:

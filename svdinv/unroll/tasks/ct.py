@@ -395,8 +395,11 @@ class Ct(Task):
         }
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether a method does not take too long."""
-        return method != non_local.NAME or non_local.suits(problem, _LARGEST)
+        """Tell whether there are data enough for a method."""
+        return method != non_local.NAME or non_local.suits(problem)
+
+    def slow(self, method: str, problem: Problem) -> bool:
+        return method == non_local.NAME and non_local.slow(problem, _LARGEST)
 
     def finished(self, image: Any) -> Any:
         """Set negative densities to 0."""

@@ -18,12 +18,12 @@ from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Estimate, Task
 
-__all__ = ["NAME", "effort", "non_local", "suits"]
+__all__ = ["NAME", "effort", "non_local", "slow", "suits"]
 
 NAME = "non-local low rank"
 
 _EXACT = 0.01  # relative to the largest magnitude
-_LARGEST = 512**2  # pixels
+_LARGEST, _LARGEST_ALONE = 512**2, 1024**2  # pixels
 _SMALLEST = 32  # pixels a side, to tell the noise
 _FACTORS = (0.7, 1.0, 1.4)  # of the noise that there is, where the truth may choose
 _SECONDS, _SECONDS_ALONE = 2.8e-4, 4e-5  # measured, of each value
@@ -67,21 +67,29 @@ def non_local(task: Task, problem: Problem) -> Estimate:
     return Estimate(task.finished(image), f"{said}deviation {deviation:g}")
 
 
-def suits(problem: Problem, largest: int = _LARGEST) -> bool:
-    """Tell whether there are data enough to leave some out, and the image is not large.
+def suits(problem: Problem) -> bool:
+    """Tell whether there are data enough to leave some out.
 
-    `largest` is in pixels. Of noise alone the image has to tell it.
+    Of noise alone the image has to tell it.
     """
-    sides = problem.adjoint().shape[-2:]
-    if math.prod(sides) > largest or not isinstance(problem.fidelity, L2):
+    if not isinstance(problem.fidelity, L2):
         return False
     if _noise_alone(problem):
-        return min(sides) >= _SMALLEST
+        return min(problem.y.shape[-2:]) >= _SMALLEST
     return bool(np.count_nonzero(problem.measured()) >= LEAST)
 
 
-def effort(problem: Problem) -> float:
-    """Give the seconds that it takes on one core, at most."""
+def slow(problem: Problem, largest: int = _LARGEST) -> bool:
+    """Tell whether an image has more pixels than take some minutes."""
+    if _noise_alone(problem):
+        largest = _LARGEST_ALONE
+    return math.prod(problem.adjoint().shape[-2:]) > largest
+
+
+def effort(problem: Problem, asked: str = "") -> float:
+    """Give the seconds that it takes on one core, at most; 0 where it is left out."""
+    if not suits(problem) or (slow(problem) and asked != NAME):
+        return 0.0
     known = problem.truth is not None
     if _noise_alone(problem):
         return _SECONDS_ALONE * problem.y.size * (len(_FACTORS) if known else 1)

@@ -350,12 +350,13 @@ class Task:
         """Tell whether a problem is one that a classical method is made for."""
         return True
 
-    def unsampled(self, options: Any) -> Any:
-        """Give the options of an image that is fitted where only noise was asked for.
+    def slow(self, method: str, problem: Problem) -> bool:
+        """Tell whether a classical method takes so long that it has to be asked for."""
+        return False
 
-        By default as they are.
-        """
-        return options
+    def learned(self, problem: Problem) -> bool:
+        """Tell whether a problem is one that networks of this task are trained for."""
+        return True
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
         """Give the standard deviation of the noise in the data that `measure` added.
@@ -389,8 +390,11 @@ class Task:
         """Give the bytes that a reconstruction will take; 0 if nobody knows."""
         return 0.0
 
-    def effort(self, problem: Problem) -> Effort | None:
-        """Tell how long a reconstruction will take, if that is known."""
+    def effort(self, problem: Problem, asked: str = "") -> Effort | None:
+        """Tell how long a reconstruction will take, if that is known.
+
+        `asked` is a classical method that is applied even if it is `slow`.
+        """
         return None
 
     def finished(self, image: Arrays) -> Arrays:
