@@ -32,6 +32,7 @@ __all__ = [
     "as_float",
     "backend",
     "casorati",
+    "check_broadcast",
     "conj",
     "count_up",
     "fitted",
@@ -138,6 +139,17 @@ def stacked(arrays: Sequence[Array], axes: int) -> Array:
     xp = namespace(arrays[0])
     shapes = [(*[1] * (axes - len(x.shape)), *x.shape) for x in arrays]
     return xp.stack([xp.reshape(x, s) for x, s in zip(arrays, shapes, strict=True)])
+
+
+def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> None:
+    """Refuse a shape that does not broadcast to that of the data."""
+    shape, data = tuple(shape), tuple(data)
+    fits = len(shape) <= len(data) and all(
+        a in (1, b) or a is None or b is None
+        for a, b in zip(shape[::-1], data[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(f"{name} {shape} does not broadcast to data of shape {data}")
 
 
 def is_bool(x: Array) -> bool:

@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import array_api_compat as compat
+
 from svdinv.core.namespace import real
 from svdinv.unroll.arrays import (
     Array,
     as_float,
+    check_broadcast,
     fitted,
     inner,
     like,
@@ -98,6 +101,20 @@ class DataFidelity:
             Infinite, where there is none.
         """
         return math.inf
+
+    def check(self, y: Array) -> None:
+        """Check that it goes with data, before any work.
+
+        Parameters
+        ----------
+        y : array
+            What was measured.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If it does not, such as a weight of another shape.
+        """
 
     def expected(self, z: Array) -> Array:
         """Give the data that are expected of an image.
@@ -201,12 +218,14 @@ class L2(DataFidelity):
     ----------
     weight : float or array, optional
         w > 0, such as the inverse variance of the noise; an array has a shape that
-        broadcasts to that of the data. Without it, w is 1.
+        broadcasts to that of the data, and may be 0 where there are none. Without it, w
+        is 1.
 
     Raises
     ------
     ValueError
-        If `weight` is a number and not positive.
+        If `weight` is a number and not positive. What an array holds is looked at by
+        `check`, as algorithms do.
     """
 
     weight: Any = None
@@ -241,6 +260,11 @@ class L2(DataFidelity):
         weights = _stack([self, *others], "weight", data)
         return super().stacked(others, data) if weights is None else L2(weights)
 
+    def check(self, y: Array) -> None:
+        weights = hasattr(self.weight, "dtype")
+        if weights and not _largest("weight", self.weight, y):
+            raise ValueError("weight must be positive for some of the data")
+
     def curvature(self, y: Array) -> float:
         if self.weight is None:
             return 1.0
@@ -251,12 +275,12 @@ class L2(DataFidelity):
     def dual_step(
         self, dual: Array, z: Array, y: Array, sigma: Any, A: Operator
     ) -> Array:
-        """Give ``(dual + sigma (z - y)) / (1 + sigma / w)``."""
+        """Give ``(dual + sigma (z - y)) w / (w + sigma)``."""
         xp = namespace(z)
         # The derivative by sigma sees the difference, where A^H does not hide it.
         moved = dual + times(sigma, A.measured(z - y), xp)
-        over = sigma if self.weight is None else sigma / self._own(z)
-        return times(1 / (1 + over), moved, xp)
+        w = 1.0 if self.weight is None else self._own(z)
+        return times(w / (w + sigma), moved, xp)
 
     def _own(self, z: Array) -> Any:
         if not hasattr(self.weight, "dtype"):
@@ -283,7 +307,8 @@ class PoissonKL(DataFidelity):
     Raises
     ------
     ValueError
-        If `background` is a negative number.
+        If `background` is a negative number; what an array holds is looked at by
+        `check`, as algorithms do.
     """
 
     background: Any = 0.0
@@ -293,6 +318,10 @@ class PoissonKL(DataFidelity):
     def __post_init__(self) -> None:
         if isinstance(self.background, int | float) and not self.background >= 0:
             raise ValueError(f"background must not be negative, got {self.background}")
+
+    def check(self, y: Array) -> None:
+        if hasattr(self.background, "dtype"):
+            _largest("background", self.background, y)
 
     def distance(self, z: Array, y: Array) -> Array:
         """Give the divergence: infinite where counts have no mean."""
@@ -350,6 +379,21 @@ class PoissonKL(DataFidelity):
         if hasattr(background, "dtype"):
             background = fitted(background, z, namespace(z))
         return z + background
+
+
+def _largest(name: str, value: Array, y: Array) -> float:
+    """Give the largest of numbers, and see that they go with data."""
+    xp = namespace(value)
+    if not compat.is_numpy_array(value) and xp is not namespace(y):
+        raise TypeError(
+            f"{name} must be an array of NumPy, or of the framework of the data, got "
+            f"{type(value).__name__}"
+        )
+    check_broadcast(name, value.shape, y.shape)
+    lowest, highest = as_float(xp.min(value)), as_float(xp.max(value))
+    if not (lowest >= 0 and highest < math.inf):
+        raise ValueError(f"{name} must hold finite numbers >= 0")
+    return highest
 
 
 def _stack(every: Sequence[Any], name: str, data: Array) -> Any:

@@ -127,13 +127,19 @@ class Problem:
 
         Raises
         ------
+        TypeError
+            If the data are neither of floating point nor complex, or as
+            `DataFidelity.check`.
         ValueError
-            If some of the data are not finite.
+            If some of the data are not finite, or as `DataFidelity.check`.
         """
         xp = namespace(self.y)
+        if not xp.isdtype(self.y.dtype, ("real floating", "complex floating")):
+            raise TypeError(f"y must be floating point or complex, got {self.y.dtype}")
+        self.fidelity.check(self.y)
         y = xp.where(self.measured(), self.y, xp.zeros_like(self.y))
         if not as_float(xp.max(xp.abs(y))) < math.inf:
-            raise ValueError("problem: the data must be finite")
+            raise ValueError("y holds NaN or infinity where it was measured")
         return replace(self, y=y)
 
     def compared(self, image: Array) -> tuple[Array, Array]:

@@ -291,7 +291,7 @@ def test_data_of_little_weight_do_not_tell_the_noise(photo, rng):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_data_that_are_not_finite_are_refused(photo, bad):
     y = np.where(np.arange(48) == 3, np.float32(bad), photo.y)
-    with pytest.raises(ValueError, match="data must be finite"):
+    with pytest.raises(ValueError, match="y holds NaN or infinity where it was"):
         best_non_local(replace(photo, y=y), noise=0.1)
 
 
@@ -514,13 +514,18 @@ class TestDenoising:
     def test_bad_input_is_refused(self, truth):
         with pytest.raises(TypeError, match="y must be floating point or complex"):
             denoise_non_local(np.ones((3, 32, 32), np.uint8))
+        with pytest.raises(TypeError, match="y must be an array"):
+            denoise_non_local(truth.tolist())
+        with pytest.raises(TypeError, match="no option 'sigma'; groups have patch"):
+            denoise_non_local(truth, sigma=0.1)
         for y, options, message in (
             (truth[:, :0], {}, r"y must be \(C, H, W\)"),
             (truth[0], {}, r"y must be \(C, H, W\)"),
             (np.full_like(truth, np.nan), {}, "y must be finite"),
             (truth[:, :8, :8], {}, "too small to tell its noise"),
             (truth[:, :3], {}, "too small to tell its noise"),
-            (truth, {"deviation": -1.0}, "deviation must be a number >= 0"),
+            (np.moveaxis(truth, 0, -1), {"noise": 0.1}, "channels first, got shape"),
+            (truth, {"noise": -1.0}, "noise must be a number >= 0"),
             (truth, {"iterations": 0}, "iterations must be"),
             (truth, {"count": 0}, "count must be"),
         ):

@@ -139,17 +139,45 @@ def test_divergence_is_zero_where_the_mean_is_the_count():
     ("algorithm", "iterations"),
     [(ISTA(), 20000), (PDHG(), 20000), (ADMM(cg_iterations=20), 500)],
 )
-@pytest.mark.parametrize("weight", [0.25, np.linspace(0.2, 2, 7)])
+@pytest.mark.parametrize(
+    "weight", [0.25, np.linspace(0.2, 2, 7), np.array([1.0, 2, 0, 1, 1, 0.5, 2])]
+)
 def test_weighted_least_squares_by_every_algorithm(algorithm, iterations, weight, rng):
-    """Without a prior, x solves ``A^T W A x = A^T W y``."""
+    """Without a prior, x solves ``A^T W A x = A^T W y``; of no weight is no number."""
     matrix, y = rng.standard_normal((7, 4)), rng.standard_normal(7)
-    problem = Problem(y, Dense(matrix, (4,)), L2(weight))
+    given = np.where(np.broadcast_to(weight, 7) > 0, y, np.nan)
+    problem = Problem(given, Dense(matrix, (4,)), L2(weight))
     found = solve(
         problem, Nothing(), algorithm=algorithm, iterations=iterations, rtol=1e-12
     ).image
     W = np.diag(np.broadcast_to(weight, 7))
     expected = np.linalg.solve(matrix.T @ W @ matrix, matrix.T @ W @ y)
     np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "error", "message"),
+    [
+        (
+            L2(np.array([1.0, -1, 1])),
+            ValueError,
+            "weight must hold finite numbers >= 0",
+        ),
+        (L2(np.array([1.0, np.nan, 1])), ValueError, "weight must hold finite numbers"),
+        (L2(np.array([1.0, np.inf, 1])), ValueError, "weight must hold finite numbers"),
+        (L2(np.zeros(3)), ValueError, "weight must be positive for some of the data"),
+        (L2(np.ones(4)), ValueError, r"weight \(4,\) does not broadcast to data"),
+        (L2(torch.ones(3)), TypeError, "weight must be an array of NumPy, or of the"),
+        (PoissonKL(np.array([0.0, -1, 1])), ValueError, "background must hold finite"),
+        (PoissonKL(np.ones((2, 3))), ValueError, r"background \(2, 3\) does not"),
+    ],
+)
+def test_a_fidelity_that_does_not_go_with_the_data(fidelity, error, message):
+    problem = Problem(np.ones(3), Identity(), fidelity)
+    with pytest.raises(error, match=message):
+        problem.only_measured()
+    with pytest.raises(error, match=message):
+        solve(problem, Nothing())
 
 
 class Nothing:

@@ -49,6 +49,7 @@ DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.045, 0.03, 0.02, 0.013, 0.008, 0.005)
 """What is taken for noise in turn, relative to the largest magnitude."""
 
 _PENALTY = 0.25  # in units of the mean eigenvalue of A^H A
+_GROUPS = ("patch", "stride", "count", "reach")
 _ONE_CHANNEL = {"patch": 6, "count": 32}  # as many values as 4 x 4 pixels of colours
 _SHARE = 0.05  # of the data
 # Noise that a proximal operator takes away, of what there is: where groups overlap
@@ -61,6 +62,7 @@ _NEAR = 0.1  # the part of the data nearest to 0
 # noise after an iteration, in units of what the image does not show of it.
 _FED_BACK, _LEFT, _STRIDE = 0.1, 0.56, 3
 _EPSILON = 0.01  # where the penalty turns logarithmic, in units of the noise
+_COLOURS = 4  # channels at the most of a picture
 _TILE, _MARGIN = 256, 32  # of larger images, for the memory
 # Sides of the patches whose covariance tells the noise, and how many there are to be,
 # for each of its rows at the least, and in all at the most.
@@ -112,12 +114,13 @@ def non_local_low_rank(
     Raises
     ------
     TypeError
-        If the fidelity is another, or the operator not linear.
+        If the fidelity is another, the operator not linear, or groups have no such
+        option.
     ValueError
         If it is of several images, data are not finite, deviations or iterations are
         none, `noise` is negative, or as `NonLocalLowRank`.
     """
-    _check_deviation("noise", noise)
+    _check_noise(noise)
     given = tuple(float(deviation) for deviation in deviations)
     if not given or not all(0 < deviation < math.inf for deviation in given):
         raise ValueError(f"deviations must be positive numbers, got {deviations!r}")
@@ -126,8 +129,9 @@ def non_local_low_rank(
     xp = namespace(problem.y)
     start = problem.A.approximate_inverse(problem.y)
     shape = tuple(start.shape)
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[0] != 1):
+    if len(shape) == 4 and shape[0] != 1:
         raise ValueError(f"problem must be of one image (C, H, W), got shape {shape}")
+    _check_axes("the image of the problem", shape[-3:] if len(shape) == 4 else shape)
     admm = ADMM(cg_iterations=cg_iterations, batch_axes=len(shape) - 3)
     state = admm.start(problem, start if x0 is None else x0)
     # The multiple that is nearest to the data, whatever the norm of A.
@@ -162,6 +166,8 @@ def _usual(
     stride: int = NonLocalLowRank.stride,
 ) -> dict[str, Any]:
     """Give what suits groups of an image, and what was asked for in its place."""
+    if unknown := sorted(set(groups) - set(_GROUPS)):
+        raise TypeError(f"no option {unknown[0]!r}; groups have {', '.join(_GROUPS)}")
     own = _ONE_CHANNEL if shape[-3] == 1 else {"patch": NonLocalLowRank.patch}
     own = own | {"patch": min(own["patch"], *shape[-2:])} | dict(groups)
     if isinstance(own["patch"], int):
@@ -196,9 +202,17 @@ def _threshold(prior: NonLocalLowRank, deviation: float) -> float:
     return (deviation * (math.sqrt(values) + math.sqrt(prior.groups.count)) / 2) ** 2
 
 
-def _check_deviation(name: str, deviation: float) -> None:
-    if not 0 <= deviation < math.inf:
-        raise ValueError(f"{name} must be a number >= 0, got {deviation!r}")
+def _check_noise(noise: float) -> None:
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be a number >= 0, got {noise!r}")
+
+
+def _check_axes(name: str, shape: tuple[int, ...]) -> None:
+    """Refuse what is no image (C, H, W); of colours behind it nobody would be told."""
+    if len(shape) != 3 or 0 in shape:
+        raise ValueError(f"{name} must be (C, H, W), got shape {shape}")
+    if shape[0] > _COLOURS >= shape[2] > 1:
+        raise ValueError(f"{name} must be (C, H, W), channels first, got shape {shape}")
 
 
 def _prox(prior: NonLocalLowRank, tau: float, x: Array, step: Any) -> Array:
@@ -337,7 +351,7 @@ def _most(data: NDArray[Any], weights: NDArray[Any]) -> float:
 
 
 def denoise_non_local(
-    y: Array, deviation: float | None = None, *, iterations: int = 4, **groups: Any
+    y: Array, noise: float | None = None, *, iterations: int = 4, **groups: Any
 ) -> Array:
     """Take white noise out of an image, after Gu et al. (WNNM, CVPR 2014).
 
@@ -348,7 +362,7 @@ def denoise_non_local(
     ----------
     y : array, shape (C, H, W)
         Image with noise, real or complex, of any framework, whose values are known.
-    deviation : float, optional
+    noise : float, optional
         Standard deviation of the noise; of a complex image, of both parts together. By
         default that of `noise_deviation`.
     iterations : int
@@ -365,9 +379,9 @@ def denoise_non_local(
     Raises
     ------
     TypeError
-        If `y` is neither of floating point nor complex.
+        If `y` is neither of floating point nor complex, or groups have no such option.
     ValueError
-        If `y` has other axes or is not finite, `deviation` is negative, or as
+        If `y` has other axes or is not finite, `noise` is negative, or as
         `noise_deviation` and `NonLocalLowRank`.
 
     Examples
@@ -381,8 +395,8 @@ def denoise_non_local(
     True
     """
     _, H, W = shape = _finite(y).shape
-    deviation = noise_deviation(y) if deviation is None else as_float(deviation)
-    _check_deviation("deviation", deviation)
+    deviation = noise_deviation(y) if noise is None else as_float(noise)
+    _check_noise(deviation)
     _check_count("iterations", iterations, 1)
     groups = _usual(shape, groups, _STRIDE)
     if not deviation:
@@ -419,8 +433,9 @@ def _denoised(
 
 def _finite(y: Array) -> NDArray[Any]:
     """Give an image as NumPy has it, and refuse what is none."""
-    if len(y.shape) != 3 or 0 in y.shape:
-        raise ValueError(f"y must be (C, H, W), got shape {tuple(y.shape)}")
+    if not hasattr(y, "shape"):
+        raise TypeError(f"y must be an array (C, H, W), got {type(y).__name__}")
+    _check_axes("y", tuple(y.shape))
     image = to_numpy(y)
     if image.dtype.kind not in "fc":
         raise TypeError(f"y must be floating point or complex, got {image.dtype}")

@@ -154,7 +154,9 @@ def solve(
     iterations are recorded; `torch.no_grad` prevents that.
     """
     _check_options(iterations, rtol, x0, state)
-    _check_data(problem)
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
+    problem = problem.only_measured()
     algorithm, prox = (algorithm or _usual_algorithm(problem, prior)).bind(prior)
     if x0 is None and not problem.A.linear:
         raise ValueError(f"x0 must be given where A is not linear: {problem.A!r}")
@@ -291,17 +293,6 @@ def _check_options(
         raise ValueError(f"rtol must not be negative, got {rtol}")
     if x0 is not None and state is not None:
         raise ValueError("x0 and state are two ways to start: give one of them")
-
-
-def _check_data(problem: Problem) -> None:
-    if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be a Problem, got {type(problem).__name__}")
-    y = problem.y
-    xp = namespace(y)
-    if not xp.isdtype(y.dtype, ("real floating", "complex floating")):
-        raise TypeError(f"y must be floating point or complex, got {y.dtype}")
-    if bool(xp.any(~(xp.abs(y) < math.inf))):
-        raise ValueError("y holds NaN or infinity: set to 0 what was not measured")
 
 
 def _check_shapes(problem: Problem, image: Array, x0: Array | None) -> None:

@@ -19,6 +19,7 @@ from svdinv.unroll.arrays import (
     Array,
     Namespace,
     as_complex,
+    check_broadcast,
     conj,
     fitted,
     is_bool,
@@ -83,7 +84,7 @@ class Sampling(Operator):
         return Sampling(stacked([each.mask for each in every], len(data.shape)))
 
     def _mask(self, x: Array, xp: Namespace) -> Array:
-        _check_broadcast("mask", self.mask.shape, x.shape)
+        check_broadcast("mask", self.mask.shape, x.shape)
         return fitted(self.mask, x, xp)
 
 
@@ -111,12 +112,12 @@ class Coils(Operator):
     def forward(self, x: Array) -> Array:
         """From an image (..., H, W) to coil images (..., C, H, W)."""
         *batch, H, W = x.shape
-        _check_broadcast("maps", self.maps.shape, (*batch, self.maps.shape[-3], H, W))
+        check_broadcast("maps", self.maps.shape, (*batch, self.maps.shape[-3], H, W))
         xp = namespace(x)
         return _product(fitted(self.maps, x, xp), x[..., None, :, :], xp)
 
     def adjoint(self, y: Array) -> Array:
-        _check_broadcast("maps", self.maps.shape, y.shape)
+        check_broadcast("maps", self.maps.shape, y.shape)
         xp = namespace(y)
         return xp.sum(_product(conj(fitted(self.maps, y, xp), xp), y, xp), axis=-3)
 
@@ -379,17 +380,6 @@ def _root(count: Any, x: Array, xp: Namespace) -> Any:
     if isinstance(count, int):
         return math.sqrt(count)
     return xp.sqrt(xp.astype(count, x.dtype))
-
-
-def _check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> None:
-    """Refuse a shape that does not broadcast to that of the data."""
-    shape, data = tuple(shape), tuple(data)
-    fits = len(shape) <= len(data) and all(
-        a in (1, b) or a is None or b is None
-        for a, b in zip(shape[::-1], data[::-1], strict=False)
-    )
-    if not fits:
-        raise ValueError(f"{name} {shape} does not broadcast to data of shape {data}")
 
 
 def _check_pair(mask: Array, maps: Array) -> None:
