@@ -277,6 +277,11 @@ def _generator(
 
     prior, weights = arguments.prior, arguments.weights
     if weights is None and prior != _EDUCATED:
+        if prior is not None and prior not in _PRIORS and ":" not in prior:
+            raise ValueError(
+                f"argument --prior: must be one of {', '.join((*_PRIORS, _EDUCATED))}, "
+                f"or package.module:Class, got {prior!r}"
+            )
         with naming("--prior"):
             generator = generator_for(prior or "dip", problem)
         return generator, None

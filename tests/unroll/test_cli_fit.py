@@ -113,11 +113,13 @@ def test_a_series(prior, series, tmp_path):
     }
 
 
-def test_it_goes_on_from_a_checkpoint(photo, tmp_path):
+def test_it_goes_on_from_a_checkpoint(photo, tmp_path, capsys):
     fixed = (photo, "--rate", 0.5, "--threads", 1, "--iterations", 50)
     state = tmp_path / "state.safetensors"
     for name in ("one", "two"):
         assert run(*fixed, "--checkpoint", state, "--output", tmp_path / name) == 0
+        told = f"Goes on from iteration 50: {state}" in capsys.readouterr().out
+        assert told == (name == "two")
     one, two = (tmp_path / n / "photo-reconstruction.png" for n in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
@@ -189,7 +191,7 @@ def test_a_generator_of_ones_own(photo, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--prior", "magic"), "argument --prior: must be one of"),
+        (("--prior", "magic"), "low-rank-and-sparse, edip, or package.module:Class"),
         (("--prior", "bilinear"), "bilinear is for series"),
         (("--prior", "os.path:join"), "is no Generator"),
         (("--low-rank", "1"), "argument --low-rank: does not apply"),

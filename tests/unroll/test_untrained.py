@@ -368,6 +368,7 @@ class TestStepTowardsData:
         monkeypatch.setattr(fitting, "_WEIGHTS", (weight,))
         monkeypatch.setattr(fitting, "_STEPS", 50)
         found = run(problem, self.generator)
+        assert found.step == weight
         gradient = problem.gradient(found.image)
         x = torch.from_numpy(problem.truth)
         norm = ADMM().suited(problem.replace_arrays(torch.from_numpy), x, None)
@@ -378,6 +379,7 @@ class TestStepTowardsData:
         problem = self.coils()
         found = run(problem, self.generator)
         assert error(problem, found.image) < 0.01 * error(problem, found.average)
+        assert 0 < found.step < 1
 
     def test_with_noise_it_ends_between(self):
         problem = self.coils(deviation=0.3)
@@ -393,6 +395,7 @@ class TestStepTowardsData:
     def test_where_nobody_asks_it_stays(self, options):
         found = run(self.coils(), self.generator, **options)
         np.testing.assert_array_equal(found.image, found.average)
+        assert found.step == 0
 
     def test_where_no_datum_says_anything_of_another_it_stays(self):
         found = run(series(2), self.generator)
@@ -413,6 +416,7 @@ class TestResidual:
         problem = self.striped()
         found = run(problem, iterations=60)
         assert error(problem, found.image) < 0.5 * error(problem, found.average)
+        assert 0 < found.step <= 1
 
     def test_it_stays_where_what_was_held_out_is_no_nearer(self):
         problem = self.striped()
@@ -421,18 +425,18 @@ class TestResidual:
         # The residual of what was fitted misleads.
         wrong = np.where(held, problem.y, 1 - problem.truth)
         average = problem.truth
-        found = cleaned(average, wrong, measured, held)
-        np.testing.assert_array_equal(found, average)
-        np.testing.assert_array_equal(
-            cleaned(problem.y, problem.y, measured, held), problem.y
-        )
+        for given, data in ((average, wrong), (problem.y, problem.y)):
+            found, part = cleaned(given, data, measured, held)
+            np.testing.assert_array_equal(found, given)
+            assert part == 0
 
     def test_an_image_of_one_channel_keeps_its_axes(self):
         problem = self.striped()
         truth, y = problem.truth[:1, :20], problem.y[:1, :20]
         held = np.random.default_rng(1).random(y.shape) < 0.3
         average = 0.6 * truth + np.float32(0.2)  # less contrast
-        found = cleaned(average, y, np.ones(y.shape, bool), held)
+        found, part = cleaned(average, y, np.ones(y.shape, bool), held)
+        assert 0 < part <= 1
         assert found.shape == (1, 20, 32)
         assert found.dtype == np.float32
         assert np.mean((found - truth) ** 2) < 0.5 * np.mean((average - truth) ** 2)
@@ -442,9 +446,9 @@ class TestResidual:
         measured = np.random.default_rng(1).random(problem.y.shape) < 0.7
         held = measured & (np.random.default_rng(2).random(measured.shape) < 0.1)
         average = 0.8 * problem.truth + np.float32(0.1)  # less contrast
-        found = cleaned(average, problem.y, measured, held)
+        found, _ = cleaned(average, problem.y, measured, held)
         other = np.where(measured, problem.y, np.float32(9))
-        np.testing.assert_array_equal(cleaned(average, other, measured, held), found)
+        np.testing.assert_array_equal(cleaned(average, other, measured, held)[0], found)
         assert error(problem, found) < error(problem, average)
 
     def test_noise_of_another_kind_is_left(self):

@@ -76,6 +76,7 @@ def fitted(
             fitting.load(checkpoint)
         except ValueError as error:
             raise ValueError(f"argument --checkpoint: {error}") from error
+        print(f"Goes on from iteration {fitting.iteration}: {checkpoint}\n", flush=True)
     methods = classical(task, problem, slow=baselines)
     sees = getattr(generator, "source", "adjoint") == "adjoint"  # the data
     if weights is not None and sees:
@@ -112,6 +113,8 @@ def _told(done: Fit) -> str:
     }
     note = f"iteration {done.best} of {done.iterations}"
     note += f", {why.get(done.ending, 'interrupted')}"
+    if done.step:
+        note += f", step towards the data {done.step:g}"
     if done.rollbacks:
         note += f", {len(done.rollbacks)} times gone back"
     return note

@@ -169,8 +169,12 @@ def compare(
     entries: dict[str, Entry] = {}
     with (
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
+        # In percents it would contradict the bar of a fit.
         tqdm(
-            total=len(methods) + steps, leave=False, smoothing=0, file=sys.stderr
+            total=len(methods) + steps,
+            leave=False,
+            bar_format="{desc}{n_fmt} of {total_fmt} done, {elapsed}",
+            file=sys.stderr,
         ) as bar,
     ):
         every = {**methods, **{n: make(bar.update) for n, make in followed.items()}}

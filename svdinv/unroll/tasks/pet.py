@@ -344,9 +344,6 @@ class Pet(Task):
         many = f"{frames} frames of " if frames > 1 else ""
         return f"{many}{ring.rows}x{ring.columns} pixels"
 
-    def moves(self, problem: Problem) -> bool:
-        return len(problem.y) > 1
-
     def save_panel(
         self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
     ) -> None:

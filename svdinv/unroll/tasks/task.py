@@ -460,7 +460,7 @@ class Task:
 
     def moves(self, problem: Problem) -> bool:
         """Tell whether an animation of an image is worth while."""
-        return self.moving
+        return self.moving and len(problem.y) > 1
 
     def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
         """Write an animation that compares them, where one `moves`."""

@@ -295,6 +295,11 @@ class Fit:
     snapshots : list of dict of str to Tensor
         Weights at several times of this part, for
         `svdinv.unroll.untrained.directions`.
+    step : float
+        How large the step towards the data was: of values of pixels the part of what
+        was left that was brought back, in [0, 1]; else the penalty on leaving the
+        average, where that of `ADMM` is 1, so that less is more of a step. 0 where none
+        was taken.
     """
 
     image: Any
@@ -308,6 +313,7 @@ class Fit:
     network: Network
     seconds: float
     snapshots: list[dict[str, Tensor]] = field(default_factory=list)
+    step: float = 0.0
 
 
 class Fitting:
@@ -507,8 +513,9 @@ class Fitting:
     def result(self, ending: Any, seconds: float) -> Fit:
         """Give what there is."""
         best = self.kept.best if self.best else self.kept.average[0]
+        image, step = self._towards_data(best)
         return Fit(
-            self._towards_data(best).cpu().numpy().copy(),
+            image.cpu().numpy().copy(),
             best.cpu().numpy().copy(),
             self.kept.average[0].cpu().numpy().copy(),
             self.best or self.iteration,
@@ -519,6 +526,7 @@ class Fitting:
             copy.deepcopy(self.models[0].weights()).requires_grad_(True),
             seconds,
             list(self._snapshots),
+            step,
         )
 
     def save(self, path: Path) -> None:
@@ -657,16 +665,19 @@ class Fitting:
         return record
 
     @torch.no_grad()
-    def _towards_data(self, average: Tensor) -> Tensor:
-        """Take the step towards the data that the held-out ones like best."""
+    def _towards_data(self, average: Tensor) -> tuple[Tensor, float]:
+        """Take the step towards the data that the held-out ones like best.
+
+        Gives the image, and how large a step it was, as `Fit` tells it.
+        """
         problem, held = self.problem, self.left_out
         usable = problem.A.linear and isinstance(problem.fidelity, L2)
         if not (self.options.consistent and usable) or held is None:
-            return average
+            return average, 0.0
         if self._filtered:
             given = (average, problem.y[0], self.measured[0], held[0])
-            found = cleaned(*(array.cpu().numpy() for array in given))
-            return torch.from_numpy(found).to(average)
+            found, part = cleaned(*(array.cpu().numpy() for array in given))
+            return torch.from_numpy(found).to(average), part
         x = image = average[None]
         admm = ADMM(cg_iterations=2 * _STEPS, batch_axes=1)
         norm = admm.suited(problem, x, None)["penalty"]
@@ -677,16 +688,16 @@ class Fitting:
             seen = (problem.A.forward(image) - problem.y)[held]
             return float(seen.abs().square().sum())
 
-        best, least = math.inf, error(x)
+        best, least = 0.0, error(x)
         for weight in _WEIGHTS:
             image = admm.explain(x, image, known, weight * norm)
             value = error(image)
             # Of data that say nothing of one another only rounding changes.
             if value < (1 - _CLEARLY) * least:
                 best, least = weight, value
-        if best == math.inf:
-            return average
-        return admm.explain(x, x, problem, best * norm)[0]
+        if not best:
+            return average, 0.0
+        return admm.explain(x, x, problem, best * norm)[0], best
 
     @property
     def _filtered(self) -> bool:

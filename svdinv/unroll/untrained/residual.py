@@ -17,7 +17,9 @@ Image = NDArray[Any]
 _PARTS = (0.25, 0.5, 0.75, 1.0)
 
 
-def cleaned(average: Image, y: Image, measured: Image, held: Image) -> Image:
+def cleaned(
+    average: Image, y: Image, measured: Image, held: Image
+) -> tuple[Image, float]:
     """Bring back a part of the residual, and take its noise out by low rank of patches.
 
     Details come with the noise, and patches that look alike tell them apart: as the
@@ -38,9 +40,11 @@ def cleaned(average: Image, y: Image, measured: Image, held: Image) -> Image:
     ndarray, shape (C, H, W)
         The image; the average itself where no part brings it nearer to what was held
         out.
+    float
+        The part, in [0, 1].
     """
     if not np.isfinite(average).all():
-        return average
+        return average, 0.0
     residual = np.where(measured, y - average, 0)
     variance = float(np.mean(residual[held] ** 2))
     known = np.where(held, 0, residual)
@@ -55,4 +59,4 @@ def cleaned(average: Image, y: Image, measured: Image, held: Image) -> Image:
         error = float(np.mean((y - image(part, known))[held] ** 2))
         if error < least:
             best, least = part, error
-    return image(best, residual) if best else average
+    return (image(best, residual) if best else average), best
