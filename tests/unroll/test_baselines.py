@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,14 +14,15 @@ from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.evaluation.evaluation import classical
 from svdinv.unroll.metrics import psnr, snr
-from svdinv.unroll.operators import Fourier, Identity, Sampling
+from svdinv.unroll.operators import MRI, Fourier, Identity, Sampling
 from svdinv.unroll.priors import Casorati, LocalLowRank
+from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import Cine, Colour, cine, cine_baselines, colour
 from svdinv.unroll.tasks.cine_sampling import sampling
 
 BASELINES = {task.kind: task.baselines() for task in (Colour(), Cine())}
 GROUPED = "non-local low rank"  # which takes its best weight itself
-FIXED = {"SVT completion": (colour._FIXED_THRESHOLD,), **cine_baselines.FIXED}
+OF_SERIES = ("low-rank", "L+S", "local low-rank")
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +54,70 @@ def test_every_method_gains_on_the_zero_filled_image(kind, photo, series):
         assert image.shape == problem.truth.shape
         assert image.dtype == problem.truth.dtype
         scores[name] = _score(problem, image)
-        assert ("best" in note) == (name in FIXED or name == GROUPED)
+        weighted = ("SVT completion", GROUPED, *OF_SERIES)
+        assert ("best" in note) == (name in weighted)
     first, *others = scores.values()
     assert min(others) > first + 5
     assert next(iter(scores)) == "zero-filled"
 
 
-@pytest.mark.parametrize("name", FIXED)
-def test_a_known_truth_gives_a_method_its_best_weight(name, photo, series):
-    kind = next(kind for kind, methods in BASELINES.items() if name in methods)
-    problem = {"colour": photo, "cine": series}[kind]
-    method = BASELINES[kind][name]
-    fixed, note = method(replace(problem, truth=None))
-    assert f"{FIXED[name][-1]:g}" in note
-    assert "best" not in note
-    assert _score(problem, method(problem).image) >= _score(problem, fixed) - 0.01
-    assert (
-        _score(problem, fixed)
-        > _score(problem, BASELINES[kind]["zero-filled"](problem).image) + 5
+def test_without_a_truth_the_threshold_is_the_usual_one(photo):
+    method = BASELINES["colour"]["SVT completion"]
+    fixed, note = method(replace(photo, truth=None))
+    assert note == "threshold 0.01 s₁"
+    assert _score(photo, method(photo).image) >= _score(photo, fixed) - 0.01
+    assert _score(photo, fixed) > _score(photo, colour.zero_filled(photo).image) + 5
+
+
+@pytest.mark.parametrize("noise", [0, 0.02])
+@pytest.mark.parametrize("name", OF_SERIES)
+def test_samples_that_are_left_out_tell_the_weight(name, noise, series):
+    problem = noisy(series, noise, seed=0) if noise else series
+    method = BASELINES["cine"][name]
+    known, blind = method(problem), method(replace(problem, truth=None))
+    assert re.fullmatch(r"weights? .*, estimated error \d+\.\d%", blind.note)
+    reached = _score(problem, blind.image)
+    assert _score(problem, known.image) - 1 < reached
+    assert reached < _score(problem, known.image) + 0.05
+    assert reached > _score(problem, cine_baselines.zero_filled(problem).image) + 5
+
+
+def test_what_is_left_out_is_not_seen_and_tells_the_distance(rng):
+    truth = unseen_series(0, 8, 32)
+    mask = rng.random(truth.shape) < 0.4
+    mask[:, 14:18, 14:18] = True  # nothing to predict
+    problem = cine.sampled("heart", truth, mask, coil_maps(2, 32, 32, seed=0))
+    judge = cine_baselines._judge(replace(problem, truth=None))
+    held = np.asarray(problem.measured() & ~judge.problem.measured())
+    assert 0.04 < held.sum() / np.asarray(problem.measured()).sum() < 0.06
+    assert not held[:, :, 14:18, 14:18].any()
+    assert not judge.problem.y[held].any()
+    assert judge.distance(truth) < 1e-3
+    for seed in range(3):  # of an image that is wrong at all frequencies alike
+        error = np.random.default_rng(seed).standard_normal((2, *truth.shape))
+        wrong = truth + error[0] + 1j * error[1]
+        distance = np.linalg.norm(wrong - truth)
+        assert judge.distance(wrong) == pytest.approx(distance, rel=0.1)
+    middle = np.fft.ifft2(np.fft.ifftshift(mask.all(0)))  # which is fitted, and counts
+    assert judge.distance(truth + middle) == pytest.approx(
+        np.sqrt(8) * np.linalg.norm(middle), rel=0.1
     )
+
+
+@pytest.mark.parametrize("name", OF_SERIES)
+def test_weights_of_other_operators_and_of_few_samples(name, series, rng):
+    method, truth = BASELINES["cine"][name], series.truth
+    mask = rng.random(truth.shape) < 0.4
+    A = Sampling(mask) * Fourier()
+    found = method(Problem(A(truth), A))
+    same = method(Problem(A(truth), MRI(mask)))
+    # It begins at the zero-filled series, which no operator but MRI can fill in.
+    assert _score(series, found.image) > _score(series, same.image) - 0.5
+    few = np.zeros(mask.shape, bool)
+    few[:, 16, 15:18] = True
+    found = method(Problem(np.where(few, A(truth), 0), MRI(few)))
+    assert "estimated" not in found.note
+    assert np.isfinite(found.image).all()
 
 
 def test_colour_methods_keep_the_samples_and_look_at_nothing_else(photo, rng):

@@ -42,6 +42,9 @@ GENERATORS = {
     "deep decoder": Decoder(**SMALL),
     "ConvDecoder": Decoder(**SMALL, side=3),
     "bilinear": Bilinear(channels=T, rank=2, depth=2, space=Decoder(**SMALL)),
+    "bilinear, time": Bilinear(
+        channels=T, rank=3, depth=2, time=(3, 4), space=Decoder(**SMALL)
+    ),
     "bilinear, skip": Bilinear(
         channels=T, rank=3, depth=2, space=Skip(**SMALL, skips=(1, 0))
     ),
@@ -212,6 +215,7 @@ def test_number_of_weights_of_a_deep_decoder():
         (lambda: Decoder(side=5), "side must be 1 or 3"),
         (lambda: Decoder(source="adjoint"), "source must be 'noise'"),
         (lambda: Bilinear(rank=0), "rank must be"),
+        (lambda: Bilinear(time=(0,)), "time must be integers from 1"),
         (lambda: Bilinear(images="image"), "images must be 'series'"),
         (lambda: Bilinear(space=Skip(source="adjoint")), "space must see noise"),
         (

@@ -371,8 +371,9 @@ class Bilinear(Generator):
     """A series of low rank: images from a network times functions of time.
 
     ``x_t = sum over r of U_r v_r(t)`` with `rank` complex images U_r that `space`
-    makes, and v_0 = 1 for what does not move. The other functions are free numbers
-    (with a network of time as well: Ahmed et al., arXiv 2106.15785).
+    makes, and v_0 = 1 for what does not move. The other functions are free numbers, or
+    a small network makes them of a latent code of each frame, which is learned too
+    (Ahmed et al., arXiv 2106.15785).
 
     Attributes
     ----------
@@ -380,15 +381,21 @@ class Bilinear(Generator):
         Images.
     space : Decoder or Skip
         Makes the images; its own `images` and `channels` are replaced.
+    time : tuple of int
+        Widths of the network of time: numbers of a code, then of each hidden layer.
+        Without any, the functions are free.
     """
 
     rank: int = 6
     space: Decoder | Skip = field(default_factory=Skip)
+    time: tuple[int, ...] = ()
     images: Literal["image", "series"] = "series"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "rank")
+        if self.time:
+            check_features(self.time, "time", 1)
         self._only_series_of_noise()
         if not isinstance(self.space, (Decoder, Skip)):
             raise TypeError(f"space must be a Decoder or a Skip, got {self.space!r}")
@@ -405,8 +412,11 @@ class Bilinear(Generator):
         """Name the layers of the images, and those of time."""
         layers = dict(self.space.parts(inputs, self.space.outputs))
         if self.rank > 1:
-            widths = self.channels, 2 * (self.rank - 1)
-            layers["time"] = Convolutions(widths, axes=2, gains=(1.0,), side=1)
+            widths = (self.channels, *self.time, 2 * (self.rank - 1))
+            gains = (1.0,) * (len(widths) - 1)
+            layers["time"] = Convolutions(
+                widths, axes=2, slope=self.slope, gains=gains, side=1
+            )
         return layers
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
@@ -420,7 +430,7 @@ class Bilinear(Generator):
             xp.concat([still[:, k] + (1 - k)] * self.channels, axis=2) for k in range(2)
         )
         if self.rank > 1:
-            # One number for each frame and function: those of a unit matrix.
+            # What is made of a unit matrix: numbers, or a code, of each frame.
             frames = np.eye(self.channels, dtype=np.float32)[None, ..., None]
             frames = fitted(frames, z, xp) + xp.zeros_like(z[:, :1, :1, :1])
             drawn = layers.time(frames)

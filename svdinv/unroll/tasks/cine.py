@@ -557,8 +557,7 @@ class Cine(Task):
         small = Problem(
             y[some, ..., rows, columns], MRI(A.mask[some, rows, columns], maps)
         )
-        weights = _TRIED if problem.truth is not None else 1
-        classical = _SECONDS * weights * y.size * (1 if maps is None else _WITH_MAPS)
+        classical = _SECONDS * _TRIED * y.size * (1 if maps is None else _WITH_MAPS)
         if self.suits(non_local.NAME, problem):
             classical += non_local.effort(problem, asked)
         return Effort(classical, small, y.size / small.y.size)

@@ -1,15 +1,16 @@
 """Classical reconstructions of series: low rank, low rank plus sparse, local low rank.
 
-Each has weights: the best ones where the truth is known, and fixed ones where not.
+Each has weights: those whose image comes nearest to the truth, or where that is not
+known, to samples that were left out.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 
 from svdinv.core.tensors import tilings
 from svdinv.numpy import eigh
-from svdinv.unroll.algorithms import LowRankPlusSparse, solve
+from svdinv.unroll.algorithms import LowRankPlusSparse, Solution, solve
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution
 from svdinv.unroll.arrays import namespace
-from svdinv.unroll.operators import MRI, TemporalFourier
+from svdinv.unroll.held_out import LEAST
+from svdinv.unroll.operators import MRI, Operator, Sampling, TemporalFourier
 from svdinv.unroll.priors import Casorati, LocalLowRank, Prior, Sparse
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate
@@ -35,12 +37,10 @@ __all__ = [
 
 Arrays = NDArray[Any]
 
-# Relative weights for problems without a truth, which leave some room for noise.
-FIXED: Mapping[str, tuple[float, ...]] = {
-    "low-rank": (0.01,),
-    "L+S": (0.1, 0.01),
-    "local low-rank": (0.01,),
-}
+_SHARE = 0.05  # of the samples, left out where the truth is not known
+# Relative weights where there are too few samples to leave some out.
+_USUAL, _USUAL_SPARSE = 0.01, 0.01
+_LOW = 0.1  # of low rank, where low rank plus sparse begins
 # Where the search for the best weight begins and ends. What lies beyond changes
 # hundredths of a decibel.
 _FIRST, _LEAST, _MOST = 1e-3, 3e-6, 0.3
@@ -53,9 +53,19 @@ _STEPS = 3  # of conjugate gradients, each time from the last image
 _RELAXATION = 1.7
 _LEAST_THRESHOLD = 1e-3  # relative to the largest singular value
 
+
+class _Found(NamedTuple):
+    """The best weight, the image that it was judged by, and that of all samples."""
+
+    weight: float
+    judged: Arrays
+    image: Arrays
+    note: str
+
+
 # Low rank at its best weight, as long as the problem lives: low rank plus sparse, which
 # comes next, begins there.
-_KEPT: WeakKeyDictionary[Problem, tuple[float, Arrays]] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[Problem, _Found] = WeakKeyDictionary()
 
 
 def zero_filled(problem: Problem) -> Estimate:
@@ -89,17 +99,14 @@ def low_rank(problem: Problem) -> Estimate:
 
     The note tells which weight was taken.
     """
-    if problem.truth is None:
-        top = _largest_singular_value(problem)
-        return _fixed(problem, "low-rank", lambda weight: Casorati(weight * top))
-    weight, image = _best_low_rank(problem)
-    return Estimate(image, f"best {_described((weight,))}")
+    found = _best_low_rank(problem)
+    return Estimate(found.image, found.note)
 
 
-def _best_low_rank(problem: Problem) -> tuple[float, Arrays]:
+def _best_low_rank(problem: Problem) -> _Found:
     if problem not in _KEPT:
         top = _largest_singular_value(problem)
-        frames, height, width = problem.truth.shape
+        frames, height, width = problem.adjoint().shape
         count = min(frames, height * width)
         found = _best(problem, lambda weight: (Casorati(weight * top),), top, count)
         _KEPT[problem] = found
@@ -112,7 +119,8 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
     Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
     largest singular value, and to the largest magnitude, of the zero-filled series. The
     best image may be one that the iterations pass; with the weight of the first that is
-    best alone they start from its image.
+    best alone they start from its image. Where the truth is not known the second may be
+    infinite: low rank alone.
 
     The note tells which weights were taken.
     """
@@ -122,34 +130,49 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
     def prior(low: float, sparse: float) -> tuple[Casorati, Sparse]:
         return Casorati(low * top), Sparse(sparse * peak, TemporalFourier())
 
-    if problem.truth is None:
-        return _fixed(problem, "L+S", prior)
     alone = _best_low_rank(problem)
-    problem = _measured(problem)
-    score = _score(problem)
+    whole, judge = _measured(problem), _judge(problem)
     # One norm for all weights: with coils it costs as much as many iterations.
     algorithm = LowRankPlusSparse()
-    step = algorithm.suited(problem, problem.adjoint(), None)
-    search = functools.partial(
-        best_solution,
-        problem,
-        score=score,
-        algorithm=algorithm,
-        parameters=lambda weight: step,
-        rtol=_SOON,
-        early=True,
-        first=0.095,
-        low=_LEAST,
-        high=_MOST,
-        tolerance=_TOLERANCE,
-    )
-    found = []
+    step = algorithm.suited(whole, whole.adjoint(), None)
+
+    how: dict[str, Any] = {"algorithm": algorithm, "parameters": step, "rtol": _SOON}
+    if judge is None:
+        image = _finished(whole, prior(_LOW, _USUAL_SPARSE), **how)
+        return Estimate(image, _described(None, image, _LOW, _USUAL_SPARSE))
+    known = problem.truth is not None
+
+    def search(low: float, x0: Arrays | None) -> tuple[float, Solution]:
+        return best_solution(
+            judge.problem,
+            functools.partial(prior, low),
+            judge.score,
+            algorithm=algorithm,
+            parameters=lambda weight: step,
+            x0=x0,
+            rtol=_SOON,
+            early=known,  # which says nothing of the weight
+            first=0.095,
+            low=_LEAST,
+            high=_MOST,
+            tolerance=_TOLERANCE,
+        )
+
     # Two hills, one of them near to low rank alone.
-    for low, x0 in ((FIXED["L+S"][0], None), alone):
-        sparse, solution = search(functools.partial(prior, low), x0=x0)
-        found.append((score(solution.image), (low, sparse), solution.image))
-    _, weights, image = max(found, key=lambda each: each[0])
-    return Estimate(image, f"best {_described(weights)}")
+    low = _LOW
+    sparse, solution = search(low, None)
+    judged = solution.image
+    if known:
+        other, beside = search(alone.weight, alone.judged)
+        if judge.score(beside.image) > judge.score(judged):
+            low, sparse, judged = alone.weight, other, beside.image
+        image = judged
+    elif judge.score(alone.judged) > judge.score(judged):
+        low, sparse, judged, image = alone.weight, math.inf, alone.judged, alone.image
+    else:
+        # On from all of its state: from the image alone it would be another solution.
+        image = _finished(whole, prior(low, sparse), state=solution.state, **how)
+    return Estimate(image, _described(judge, judged, low, sparse))
 
 
 def local_low_rank(problem: Problem) -> Estimate:
@@ -163,21 +186,14 @@ def local_low_rank(problem: Problem) -> Estimate:
     """
     T, height, width = problem.adjoint().shape
     top = _largest_singular_value(problem) * _BLOCK / (height * width) ** 0.5
-    if problem.truth is None:
-        stride = _BLOCK // 2
-        return _fixed(
-            problem,
-            "local low-rank",
-            lambda weight: LocalLowRank(weight * top, _BLOCK, stride=stride),
-        )
     blocks = math.ceil(height / _BLOCK) * math.ceil(width / _BLOCK)
-    weight, image = _best(
+    found = _best(
         problem,
         lambda w: tuple(_Blocks(w * top, _BLOCK, shift=shift) for shift in _SHIFTS),
         top,
         blocks * min(T, _BLOCK**2),
     )
-    return Estimate(image, f"best {_described((weight,))}")
+    return Estimate(found.image, found.note)
 
 
 class _Blocks(LocalLowRank):
@@ -198,66 +214,117 @@ def _best(
     priors: Callable[[float], tuple[Prior, ...]],
     top: float,
     count: int,
-) -> tuple[float, Arrays]:
+) -> _Found:
     """Solve with the best weight, by Douglas-Rachford splitting.
 
     The bound of the error after some iterations is least where the penalty is the ratio
     of two distances from the start to the solution (He & Yuan, SIAM J. Numer. Anal. 50,
-    2012): that of the image, which is known here, and that of the dual variable, at
-    most the weight times the root of the number of singular values.
+    2012): that of the image, which is known here, or told by what was left out, and
+    that of the dual variable, at most the weight times the root of the number of
+    singular values.
     """
+    whole, judge = _measured(problem), _judge(problem)
     # Of few lines in each frame the best image is not unique: one that changes little
     # is near to the truth, and one next to the zero-filled series far away.
-    start = view_sharing(problem).image
-    distance = _distance(problem, start) / top
-    threshold = max(distance / count**0.5, _LEAST_THRESHOLD)
-    problem = _measured(problem)
-    weight, solution = best_solution(
-        problem,
-        priors,
-        _score(problem),
-        algorithm=DouglasRachford(cg_iterations=_STEPS),
-        first=_FIRST,
-        low=_LEAST,
-        high=_MOST,
-        tolerance=_TOLERANCE,
-        x0=start,
-        parameters=lambda w: {"penalty": w / threshold, "relaxation": _RELAXATION},
-    )
-    return weight, solution.image
+    start = view_sharing(problem if judge is None else judge.problem).image
+    threshold = _LEAST_THRESHOLD
+    if judge is not None:
+        threshold = max(judge.distance(start) / top / count**0.5, threshold)
+
+    def parameters(weight: float) -> dict[str, float]:
+        return {"penalty": weight / threshold, "relaxation": _RELAXATION}
+
+    algorithm = DouglasRachford(cg_iterations=_STEPS)
+    weight, judged = _USUAL, start
+    if judge is not None:
+        weight, solution = best_solution(
+            judge.problem,
+            priors,
+            judge.score,
+            algorithm=algorithm,
+            first=_FIRST,
+            low=_LEAST,
+            high=_MOST,
+            tolerance=_TOLERANCE,
+            x0=start,
+            parameters=parameters,
+        )
+        judged = solution.image
+    image = judged
+    if problem.truth is None:
+        image = _finished(
+            whole,
+            priors(weight),
+            x0=judged,
+            algorithm=algorithm,
+            parameters=parameters(weight),
+            rtol=_RTOL,
+        )
+    return _Found(weight, judged, image, _described(judge, judged, weight))
 
 
-def _fixed(problem: Problem, name: str, prior: Callable[..., Any]) -> Estimate:
-    """Solve with fixed weights, without a truth."""
-    weights = FIXED[name]
-    solution = solve(
-        _measured(problem),
-        prior(*weights),
-        iterations=_ITERATIONS,
-        rtol=_RTOL,
-        objective=False,
-    )
+class _Judge(NamedTuple):
+    """What tells how good an image is: the truth, or samples that were left out.
+
+    `problem` is what is solved meanwhile; `distance` is that of the truth from an
+    image, or an estimate of it.
+    """
+
+    problem: Problem
+    distance: Callable[[Arrays], float]
+
+    def score(self, image: Arrays) -> float:
+        """Give the SNR, up to a constant: faster than `svdinv.unroll.metrics.snr`."""
+        return -20 * math.log10(max(self.distance(image), 1e-30))
+
+
+def _judge(problem: Problem) -> _Judge | None:
+    """Give what judges images of a problem; None if there are too few samples."""
+    whole, A = _measured(problem), problem.A
+    if problem.truth is not None:
+        return _Judge(whole, functools.partial(_distance, problem))
+    known, coils = np.asarray(problem.measured()), tuple(range(1, whole.y.ndim - 2))
+    sampled = np.any(known, coils, keepdims=True)
+    often = np.mean(sampled, axis=0, keepdims=True)
+    places = np.flatnonzero(sampled & (often < 1))
+    if len(places) < LEAST:
+        return None
+    places = np.random.default_rng(0).permutation(places)[: round(_SHARE * len(places))]
+    held = np.zeros(sampled.shape, bool)
+    held.flat[places] = True
+    # As a mask: with weights each iteration would take conjugate gradients.
+    rest: Operator = Sampling(~(known & held)) * A
+    if isinstance(A, MRI):
+        rest = MRI(A.mask & ~held.squeeze(coils), A.maps)
+    part = replace(whole, y=rest.measured(whole.y), A=rest)
+    # Each stands for all at its frequency (Horvitz & Thompson, J. Amer. Statist. Assoc.
+    # 47, 1952); where every frame is sampled there is nothing to predict, and what is
+    # fitted tells.
+    seen = known & (held | (often == 1))
+    often = np.broadcast_to(np.where(often == 1, 1.0, _SHARE * often), seen.shape)[seen]
+    y, root = whole.y[seen], 1 / np.sqrt(often)
+
+    def distance(image: Arrays) -> float:
+        return float(np.linalg.norm(root * (A.forward(image)[seen] - y)))
+
+    return _Judge(part, distance)
+
+
+def _finished(problem: Problem, prior: Any, **how: Any) -> Arrays:
+    """Solve with all samples."""
+    solution = solve(problem, prior, iterations=_ITERATIONS, objective=False, **how)
     if solution.stopped == "interrupted":  # half a solution is none
         raise KeyboardInterrupt
-    return Estimate(solution.image, _described(weights))
+    return solution.image
 
 
 def _distance(problem: Problem, image: Arrays) -> float:
     truth, image = problem.compared(image)
-    return max(float(np.linalg.norm(truth - image)), 1e-30)
+    return float(np.linalg.norm(truth - image))
 
 
 def _measured(problem: Problem) -> Problem:
     return replace(problem, y=problem.A.measured(problem.y))
-
-
-def _score(problem: Problem) -> Callable[[Arrays], float]:
-    """Give the SNR, up to a constant: faster than `svdinv.unroll.metrics.snr`."""
-
-    def score(image: Arrays) -> float:
-        return -20 * math.log10(_distance(problem, image))
-
-    return score
 
 
 def _largest_singular_value(problem: Problem) -> float:
@@ -266,6 +333,13 @@ def _largest_singular_value(problem: Problem) -> float:
     return value or 1.0  # weights of nothing matter to nothing
 
 
-def _described(weights: tuple[float, ...]) -> str:
+def _described(judge: _Judge | None, image: Arrays, *weights: float) -> str:
+    """Say which weights were taken, and why."""
     word = "weight" if len(weights) == 1 else "weights"
-    return f"{word} {', '.join(f'{w:.2g}' for w in weights)}"
+    told = f"{word} {', '.join(f'{w:.2g}' for w in weights)}"
+    if judge is None:
+        return told
+    if judge.problem.truth is not None:
+        return f"best {told}"
+    share = judge.distance(image) / (judge.distance(np.zeros_like(image)) or 1.0)
+    return f"{told}, estimated error {share:.1%}"
