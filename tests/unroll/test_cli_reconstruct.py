@@ -118,6 +118,14 @@ def test_a_series(scan, tmp_path, capsys):
     assert (tmp_path / "out" / "scan-panel.png").exists()
 
 
+def test_one_frame_does_not_move(tmp_path):
+    np.save(tmp_path / "still.npy", unseen_series(0, 1, 32))
+    options = ["--mask", "radial", "--no-baselines", "--output", tmp_path / "out"]
+    assert run(tmp_path / "still.npy", *options) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"still-panel.png", "still-reconstruction.npz"}
+
+
 def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
     x = unseen_series(0, 3, 32)
     mask = rng.random(x.shape) < 0.6

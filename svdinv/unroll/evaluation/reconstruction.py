@@ -160,9 +160,9 @@ def compare(
     """Apply methods, print how they did, and write the image of the one `chosen`.
 
     Those `followed` are made of what they call after each part of their work, `steps`
-    in all. The first is applied first, then the one that is chosen, so that Ctrl-C
-    after that leaves some out of the comparison, and no more; `stopped` tells whether
-    one of them took note of it.
+    in all. The first is applied first, then the one that is chosen, whose image is
+    written at once: Ctrl-C after that leaves some out of the comparison, and no more.
+    `stopped` tells whether one of them took note of it.
     """
     width = 2 + max(18, *map(len, [*task.baselines(), *followed]))
     rows: list[Row] = []
@@ -188,6 +188,8 @@ def compare(
                     bar.write(head, file=sys.stdout)
                 bar.write(_told(row, width), file=sys.stdout)
                 rows.append(row)
+                if name == chosen:  # whatever ends the others
+                    task.save(written.image, entries[name].image, problem)
                 if name in methods:
                     bar.update()
                 if stopped():
@@ -198,7 +200,6 @@ def compare(
     # In the picture the one to look at is the last.
     shown = [entries[n] for n in every if n in entries and n != chosen]
     shown.append(entries[chosen])
-    task.save(written.image, entries[chosen].image, problem)
     save_pictures(written.panel, written.animation, task, problem, shown)
     return Compared(rows, True, len(rows) == len(every))
 
