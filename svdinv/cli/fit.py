@@ -43,7 +43,7 @@ _EPILOG = """\
 examples:
   svdinv fit coffee --rate 0.1                 a tenth of the values of a photograph
   svdinv fit cat.jpg --noise 0.1               all of them, with noise
-  svdinv fit noisy.jpg --rate 1 --no-truth     with noise that it has already
+  svdinv fit noisy.jpg --no-truth              with noise that it has already
   svdinv fit cat.jpg --noise 0.1 --tv 0.02 --prior deep-decoder
   svdinv fit scan.npz --mask radial --prior bilinear
   svdinv fit raw.h5 --stop held-out            k-space as it was measured
@@ -283,7 +283,7 @@ def _generator(
                 f"or package.module:Class, got {prior!r}"
             )
         with naming("--prior"):
-            generator = generator_for(prior or "dip", problem)
+            generator = generator_for(prior or "dip", task.plain(problem))
         return generator, None
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")

@@ -46,10 +46,13 @@ def read_input(
     with naming_flags(arguments, task):
         given = read(source, task, options)
     check(task, given, options)
+    measured, what = isinstance(given, Problem), f"{source} is one of {task.images}"
+    if measured:
+        what = f"{source} is measured already"
+    refuse_options(arguments, task, what, but=fitting(source, task, given))
     if isinstance(given, Problem):
-        fit = fitting(source, task, given)
-        refuse_options(arguments, task, f"{source} is measured already", but=fit)
-        return Input(task, given if truth else _blind(given), options, True)
+        return Input(task, given if truth else _blind(given), options, measured)
+    options = options if truth else task.untrue(options)
     with naming_flags(arguments, task):
         problem = task.measure(given, options)
     return Input(task, problem if truth else _blind(problem), options, False)
@@ -68,7 +71,7 @@ def check_open(source: str, problem: Problem) -> None:
     if isinstance(problem.A, Sampling) and np.array_equal(problem.y, problem.truth):
         raise ValueError(
             f"argument INPUT: all of {source} is sampled, without noise, which leaves "
-            "nothing to reconstruct; for noise that it has already: --rate 1 --no-truth"
+            "nothing to reconstruct; for noise that it has already: --no-truth"
         )
 
 

@@ -41,7 +41,7 @@ examples:
   svdinv reconstruct cat.jpg --rate 0.1          from a tenth of its values
   svdinv reconstruct cat.jpg --mask known.npy    from those that you choose
   svdinv reconstruct cat.jpg --noise 0.1         from all of them, with noise
-  svdinv reconstruct noisy.jpg --rate 1 --no-truth       noise that it has already
+  svdinv reconstruct noisy.jpg --no-truth        with noise that it has already
   svdinv reconstruct scan.npz --mask vista --coils 8
   svdinv reconstruct scan.mat --key images --time-axis 2
   svdinv reconstruct raw.h5 --output out.npz     k-space, as svdinv data writes it
@@ -185,7 +185,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"Interrupted: nothing was written{others}.")
             return 130
         if not done.complete:
-            print("Interrupted: the other methods were left out.")
+            rest = len(arguments.inputs) - number - 1
+            others = f", and {rest} of {len(arguments.inputs)} inputs" if rest else ""
+            print(f"Interrupted: other methods were left out{others}.")
             return 130
     return 0
 
@@ -274,7 +276,7 @@ def _prepared(
         check_network(network, task, source, problem)
     elif arguments.ensemble:
         raise ValueError(
-            "argument --ensemble: needs --weights, as none for this come with svdinv"
+            "argument --ensemble: does not apply, as no weights in svdinv are for this"
         )
     with naming("--method"):
         method = method_named(

@@ -16,7 +16,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from svdinv.core.namespace import real
+from svdinv.core.namespace import is_complex, real
 from svdinv.unroll.arrays import (
     Array,
     as_float,
@@ -233,6 +233,8 @@ class L2(DataFidelity):
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        if self.weight is not None:
+            _check_number("weight", self.weight)
         if isinstance(self.weight, int | float) and not self.weight > 0:
             raise ValueError(f"weight must be positive, got {self.weight}")
 
@@ -316,6 +318,7 @@ class PoissonKL(DataFidelity):
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        _check_number("background", self.background)
         if isinstance(self.background, int | float) and not self.background >= 0:
             raise ValueError(f"background must not be negative, got {self.background}")
 
@@ -381,6 +384,14 @@ class PoissonKL(DataFidelity):
         return z + background
 
 
+def _check_number(name: str, value: Any) -> None:
+    """Refuse what is neither a number nor an array, such as a list."""
+    if not isinstance(value, int | float) and not hasattr(value, "dtype"):
+        raise TypeError(
+            f"{name} must be a number or an array, got {type(value).__name__}"
+        )
+
+
 def _largest(name: str, value: Array, y: Array) -> float:
     """Give the largest of numbers, and see that they go with data."""
     xp = namespace(value)
@@ -389,6 +400,8 @@ def _largest(name: str, value: Array, y: Array) -> float:
             f"{name} must be an array of NumPy, or of the framework of the data, got "
             f"{type(value).__name__}"
         )
+    if is_complex(value, xp):
+        raise TypeError(f"{name} must be real, got {value.dtype}")
     check_broadcast(name, value.shape, y.shape)
     lowest, highest = as_float(xp.min(value)), as_float(xp.max(value))
     if not (lowest >= 0 and highest < math.inf):

@@ -90,7 +90,7 @@ def test_noise_alone_is_denoising(photo, tmp_path, capsys):
 
 
 def test_a_picture_that_has_noise_is_not_put_back(photo, tmp_path, capsys):
-    options = ("--rate", 1, "--no-truth", *SHORT, "--output", tmp_path)
+    options = ("--no-truth", *SHORT, "--output", tmp_path)
     assert run(photo, *options) == 0
     assert "PSNR" not in capsys.readouterr().out
     with (
@@ -139,6 +139,40 @@ def test_ctrl_c_keeps_the_best_so_far(photo, tmp_path, monkeypatch, capsys):
     assert "Interrupted at iteration 15: this is the best so" in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"photo-reconstruction.png", "photo-panel.png", "photo-fit.csv"}
+
+
+def test_ctrl_c_in_the_step_leaves_the_average(photo, tmp_path, monkeypatch, capsys):
+    from svdinv.unroll.untrained import Fitting
+
+    def press(self, average):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fitting, "_towards_data", press)
+    assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
+    assert "Interrupted at iteration 20" in capsys.readouterr().out
+    assert (tmp_path / "photo-reconstruction.png").exists()
+
+
+def test_a_grey_picture_is_fitted_in_one_channel(tmp_path, monkeypatch):
+    from svdinv.unroll.evaluation import fitting
+
+    seen = []
+
+    class Watched(fitting.Fitting):
+        def __init__(self, problem, generator, *rest, **options):
+            seen.append((problem.y.shape, generator.channels))
+            super().__init__(problem, generator, *rest, **options)
+
+    monkeypatch.setattr(fitting, "Fitting", Watched)
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 33)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "grey.png")
+    out = tmp_path / "out.png"
+    assert run(tmp_path / "grey.png", "--no-truth", *SHORT, "--output", out) == 0
+    assert seen == [((1, 32, 33), 1)]
+    with Image.open(out) as found:
+        colours = np.asarray(found.convert("RGB"))
+    assert colours.shape == (32, 33, 3)
+    assert (colours == colours[..., :1]).all()
 
 
 def test_what_would_not_fit_into_memory_is_refused(

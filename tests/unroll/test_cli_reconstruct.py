@@ -188,7 +188,7 @@ def test_ctrl_c_leaves_out_what_is_only_compared(
     assert run(picture, "--output", tmp_path / "out") == 130
     printed = capsys.readouterr().out
     assert list(rows(printed)) == ["zero-filled", "network"]
-    assert "Interrupted: the other methods were left out." in printed
+    assert "Interrupted: other methods were left out." in printed
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"cup-panel.png", "cup-reconstruction.png"}
 
@@ -244,18 +244,38 @@ def test_noise_alone_is_taken_out(picture, tmp_path, capsys):
     assert found > table["zero-filled"][0] + 3
 
 
-def test_a_picture_that_has_noise(picture, tmp_path, capsys):
+def test_a_picture_that_has_noise(picture, small_weights, tmp_path, capsys):
     with Image.open(picture) as clean:
         pixels = np.asarray(clean, float)
     noise = 25 * np.random.default_rng(0).standard_normal(pixels.shape)
     noisy = tmp_path / "noisy.png"
     Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(noisy)
-    options = (noisy, "--rate", "1", "--output", tmp_path / "out.png")
-    assert run(*options, "--no-truth") == 0
-    printed = capsys.readouterr().out
-    assert "PSNR" not in printed
-    assert f"The image is that of the method: {NAME}.\n" in printed
-    assert decibels(tmp_path / "out.png", picture) > decibels(noisy, picture) + 3
+    options = (noisy, "--no-truth", "--output", tmp_path / "out.png")
+    for words in ((), ("--weights", small_weights / "colour.safetensors")):
+        assert run(*options, *words) == 0
+        printed = capsys.readouterr().out
+        assert "PSNR" not in printed
+        assert f"The image is that of the method: {NAME}.\n" in printed
+        told = re.search(r"  noise ([\d.]+)\n", printed)
+        assert float(told[1]) == pytest.approx(25 / 255, rel=0.1)
+        assert decibels(tmp_path / "out.png", picture) > decibels(noisy, picture) + 3
+
+
+def test_a_grey_picture_has_one_channel(picture, tmp_path, capsys):
+    with Image.open(picture) as clean:
+        grey = np.asarray(clean.convert("L"), float)
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "grey.png")
+    noise = 25 * np.random.default_rng(0).standard_normal(grey.shape)
+    noisy = tmp_path / "noisy.png"
+    Image.fromarray(np.clip(grey + noise, 0, 255).astype(np.uint8)).save(noisy)
+    assert run(noisy, "--no-truth", "--output", tmp_path / "out.png") == 0
+    told = re.search(r"  noise ([\d.]+)\n", capsys.readouterr().out)
+    assert float(told[1]) == pytest.approx(25 / 255, rel=0.15)
+    with Image.open(tmp_path / "out.png") as found, Image.open(noisy) as given:
+        colours = np.asarray(found.convert("RGB"), float)
+        error = np.mean((colours[..., 0] - grey) ** 2)
+        assert (colours == colours[..., :1]).all()
+        assert error < np.mean((np.asarray(given, float) - grey) ** 2) / 2
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "fit"])
@@ -265,7 +285,7 @@ def test_nothing_to_reconstruct_is_refused(picture, command, tmp_path, one_line)
         file["samples"], file["mask"], file["truth"] = x, np.ones(x.shape, bool), x
     for words in ([str(picture), "--rate", "1"], [str(tmp_path / "whole.h5")]):
         assert main([command, *words, "--output", str(tmp_path)]) == 2
-        assert "--rate 1 --no-truth" in one_line()
+        assert "--no-truth" in one_line()
 
 
 def test_bad_arguments_end_in_one_line(
@@ -312,7 +332,8 @@ def test_bad_arguments_end_in_one_line(
         ([picture, "--method", "abacus"], "--method: must be one of zero-filled, svt"),
         ([scan, "--method", "biharmonic"], "l+s, local-low-rank, network for"),
         ([picture, "--noise", "0.1", "--method", "network"], "--method: must be one"),
-        ([picture, "--noise", "0.1", "--ensemble"], "--ensemble: needs --weights"),
+        ([picture, "--noise", "0.1", "--ensemble"], "--ensemble: does not apply"),
+        (["walnut-1", "--crop", "64"], "--crop: does not apply: walnut-1 is one of"),
         ([picture, "--method", "biharmonic", "--ensemble"], "--ensemble: does not"),
         ([picture, "--output", picture], "would replace"),
         ([picture, "--output", tmp_path / "out.npz"], ".png"),

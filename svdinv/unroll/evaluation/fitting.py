@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,13 @@ def fitted(
     fit: nothing is written then. Raises ValueError if the options do not fit the
     problem, or the checkpoint is of another fit.
     """
+    # A network that is given was trained for all channels.
+    plain = task.plain(problem) if weights is None else problem
 
     def finished(image: Any) -> Any:
-        image = problem.A.consistent(image, problem.y) if exact else image
+        image = plain.A.consistent(image, plain.y) if exact else image
+        if plain is not problem:
+            image = np.broadcast_to(image, problem.y.shape)
         return task.finished(np.ascontiguousarray(image))
 
     measure = None
@@ -63,7 +67,7 @@ def fitted(
             return task.decibels(problem, finished(image))
 
     fitting = Fitting(
-        problem,
+        plain,
         generator,
         options,
         around=task.begun if start else None,
@@ -89,7 +93,10 @@ def fitted(
 
     def fit(problem: Problem) -> Estimate:
         with interrupts() as interrupted:
-            found.append(fitting.run(checkpoint, stop=interrupted))
+            done = fitting.run(checkpoint, stop=interrupted)
+            # Too late for the iterations, it may still have ended the step behind them.
+            late = interrupted() and done.ending != "broken"
+            found.append(replace(done, ending="stopped") if late else done)
         return Estimate(finished(found[0].image), _told(found[0]))
 
     def stopped() -> bool:

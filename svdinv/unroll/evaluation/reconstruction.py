@@ -95,14 +95,16 @@ def method_named(
     """Give the method that is asked for, as tables call it.
 
     `name` is that, in whatever case and with hyphens for spaces; by default the network
-    is it, or without one the last classical method. Raises ValueError if there is no
-    such method for a problem.
+    is it, or without one that is for such problems the last classical method. Raises
+    ValueError if there is no such method for a problem.
     """
     names = [n for n in task.baselines() if task.suits(n, problem)]
+    usual = names[-1]
     if network is not None:
         names += [*start(network), NAMES[False]]
+        usual = NAMES[False] if task.learned(problem) else usual
     slugs = {slug(each): each for each in names}
-    asked = slug(names[-1] if name is None else name)
+    asked = slug(usual if name is None else name)
     if asked not in slugs:
         raise ValueError(
             f"must be one of {', '.join(slugs)} for {problem.name}, got {name!r}"

@@ -88,7 +88,7 @@ class ColourOptions(Options):
     rate: float | None = option(
         None,
         "sampling rate, the part of the values of a picture that is sampled "
-        "(default 0.4, with noise alone 1 for all)",
+        "(default 0.4; 1, for all, with noise alone and with --no-truth)",
         low=0.01,
         high=1.0,
         plural="rates",
@@ -332,6 +332,20 @@ class Colour(Task):
     def learned(self, problem: Problem) -> bool:
         """Tell whether there is something to fill in."""
         return not _mask(problem).all()
+
+    def untrue(self, options: Any) -> Any:
+        """Take all of a picture that has noise, unless something else is said."""
+        said = options.rate is not None or options.mask is not None
+        return options if said else replace(options, rate=1.0)
+
+    def plain(self, problem: Problem) -> Problem:
+        """Leave one of three channels that are the same, with their mask."""
+        every = [problem.y, _mask(problem), problem.truth]
+        alike = all(x is None or (x[1:] == x[:1]).all() for x in every)
+        if not (alike and problem.white and len(problem.y) > 1):
+            return problem
+        y, mask, truth = (x if x is None else x[:1] for x in every)
+        return replace(problem, y=y, A=Sampling(mask), truth=truth)
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror and turn a colour image in all eight ways.

@@ -581,4 +581,5 @@ def penalised(
         found = solve(problem, prior(weight), x0=x0, objective=False, **how)
     else:
         weight, found = best_solution(problem, prior, score, **_WEIGHTS, **how)
-    return Estimate(np.maximum(found.image, 0), f"weight {weight:.1e}")
+    best = "" if problem.truth is None else "best "
+    return Estimate(np.maximum(found.image, 0), f"{best}weight {weight:.1e}")

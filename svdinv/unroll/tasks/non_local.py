@@ -38,9 +38,15 @@ def non_local(task: Task, problem: Problem) -> Estimate:
     the image without. Of noise alone `denoise_non_local`, by the deviation that is
     best, or that the image tells.
 
-    The note tells what was taken for noise at last, relative to the largest magnitude
-    where something is missing.
+    The note tells the noise in the data, if there is some, and where something is
+    missing what was taken for noise in the image at last, relative to the largest
+    magnitude.
     """
+    plain = task.plain(problem)
+    if plain is not problem:  # noise is told by what differs
+        found = non_local(task, plain)
+        image = np.broadcast_to(found.image, problem.y.shape)
+        return found._replace(image=np.ascontiguousarray(image))
 
     def score(x: Arrays) -> float:
         return task.decibels(problem, x)
@@ -57,14 +63,15 @@ def non_local(task: Task, problem: Problem) -> Estimate:
         images = [denoise_non_local(given.y, deviation) for deviation in tried]
         first = int(np.argmax([score(x) for x in images])) if known else 0
         image, deviation = images[first], tried[first]
-        return Estimate(task.finished(image), f"{said}deviation {deviation:.3g}")
+        return Estimate(task.finished(image), f"{said}noise {deviation:.3g}")
     best = best_non_local(given, score if known else None, noise=noise)
     image, deviation = best.image, best.deviation
     exact = deviation <= _EXACT and (known or not best.noise)
     if exact and problem.A.tight and problem.white:
         restored = problem.A.consistent(image, given.y)
         image = max(image, restored, key=score) if known else restored
-    return Estimate(task.finished(image), f"{said}deviation {deviation:g}")
+    told = f", noise {best.noise:.3g}" if best.noise else ""
+    return Estimate(task.finished(image), f"{said}deviation {deviation:g}{told}")
 
 
 def suits(problem: Problem) -> bool:

@@ -358,6 +358,17 @@ class Task:
         """Tell whether a problem is one that networks of this task are trained for."""
         return True
 
+    def untrue(self, options: Any) -> Any:
+        """Give the options of an image that is no truth, but data: by default them."""
+        return options
+
+    def plain(self, problem: Problem) -> Problem:
+        """Leave out what a problem only repeats, as a grey picture its channels.
+
+        By default nothing.
+        """
+        return problem
+
     def deviation(self, problem: Problem, options: Any) -> float | None:
         """Give the standard deviation of the noise in the data that `measure` added.
 

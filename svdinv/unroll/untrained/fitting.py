@@ -513,7 +513,10 @@ class Fitting:
     def result(self, ending: Any, seconds: float) -> Fit:
         """Give what there is."""
         best = self.kept.best if self.best else self.kept.average[0]
-        image, step = self._towards_data(best)
+        try:
+            image, step = self._towards_data(best)
+        except KeyboardInterrupt:  # the average is what there is
+            image, step, ending = best, 0.0, "stopped"
         return Fit(
             image.cpu().numpy().copy(),
             best.cpu().numpy().copy(),
