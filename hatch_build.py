@@ -1,9 +1,8 @@
 """Build hook: the kernels are compiled where there is a C compiler.
 
-Without one the package is pure Python, and slower. A library that is up to date stays:
-where JAX is not installed, a new one would lack JAX's part. SVDINV_KERNELS=require, for
-wheels to publish, makes it an error that there is no compiler, compiles anew and brings
-the headers for JAX. SVDINV_KERNELS=skip leaves the kernels out.
+Without one the package is pure Python, and slower. Libraries that are up to date stay.
+SVDINV_KERNELS=require, for wheels to publish, makes it an error that there is no
+compiler, and compiles anew. SVDINV_KERNELS=skip leaves the kernels out.
 """
 
 import os
@@ -30,15 +29,10 @@ class KernelHook(BuildHookInterface):
     """Compile the kernels into a wheel for the platform, of any Python."""
 
     def dependencies(self) -> list[str]:
-        """Give the compiler to install where there is none, and JAX's headers."""
-        wish = os.environ.get("SVDINV_KERNELS", "")
-        if wish == "skip":
+        """Name the compiler to install where there is none."""
+        if os.environ.get("SVDINV_KERNELS", "") == "skip":
             return []
-        needed = [] if _kernels(self.root).compiler() else ["ziglang>=0.13"]
-        if wish == "require":
-            # The oldest: jaxlib calls what an older one's headers describe.
-            needed.append("jaxlib==0.5.0")
-        return needed
+        return [] if _kernels(self.root).compiler() else ["ziglang>=0.13"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before the files of the wheel are collected."""
@@ -46,16 +40,15 @@ class KernelHook(BuildHookInterface):
         if self.target_name != "wheel" or wish == "skip":
             return
         build = _kernels(self.root)
-        # A release is compiled anew, with the headers that it is to have.
         kept = wish != "require" and build.up_to_date()
         try:
-            library = build.LIBRARY if kept else build.build()
+            libraries = build.LIBRARIES if kept else build.build()
         except build.BuildError as error:
             if wish == "require":
                 raise
             self.app.display_warning(f"svdinv's kernels are left out: {error}")
             return
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["artifacts"].append(str(library.relative_to(self.root)))
+        build_data["artifacts"] += [str(x.relative_to(self.root)) for x in libraries]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"

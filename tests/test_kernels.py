@@ -6,14 +6,18 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from oracle import FUNCTIONS, Problem, random_unitary
 
 from svdinv import kernels
+from svdinv.core.functions import SpectralFunction
 
 pytestmark = pytest.mark.skipif(
     not kernels.variants(), reason=f"no kernels: {kernels.status()}"
@@ -26,7 +30,10 @@ if kernels.variants():
     from svdinv.core.hermitian_operations import Eigh
     from svdinv.core.spectral_operations import Map
     from svdinv.core.svd_operations import SVD, Pullback
-    from svdinv.kernels import operations
+    from svdinv.kernels import memory as by_memory
+    from svdinv.kernels.rules import Decompose, Tall
+
+    DECOMPOSITIONS = {kind: by_memory.RULES[kind] for kind in (Decompose, Tall)}
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
 
@@ -47,11 +54,11 @@ def variant(request):
 
 
 def svd(A, threads=1):
-    return operations.svd(A, Threads(threads))
+    return by_memory.decomposition("svd", A, Threads(threads))
 
 
 def eigh(A, threads=1):
-    return operations.eigh(A, Threads(threads))
+    return by_memory.decomposition("eigh", A, Threads(threads))
 
 
 def normal(rng, shape, dtype):
@@ -178,19 +185,12 @@ def test_what_is_not_finite_stays_in_its_matrix(variant, bad):
     sound = svd(A)
     A[11, 2, 3] = bad
     assert svd(A) is None  # the framework's own then says what it always says
-    memory = Threads(1)
-    failed = np.empty(30, np.int32)
-    U, S, V = (
-        np.empty((30, 5, 5), "f"),
-        np.empty((30, 5), "f"),
-        np.empty((30, 5, 5), "f"),
-    )
-    layouts = [memory.flat(x, 2)[1] for x in (A, U, V)]
-    arrays = layouts[0], memory.flat(S, 1)[1], *layouts[1:]
-    address = failed.ctypes.data
-    count = kernels.run("svd", "float32", (30, 5, 5), arrays, failed=address, threads=1)
-    assert count == 1
-    assert failed.nonzero()[0] == [11]
+    U, V = np.empty((2, 30, 5, 5), "f")
+    S = np.empty((30, 5), "f")
+    strides = [(25, 5, 1), (5, 0, 1), (25, 5, 1), (25, 5, 1), *[(0, 0, 0)] * 8]
+    call = kernels.packed("svd", "float32", (30, 5, 5), (0.0, 0.0), strides)
+    addresses = [x.ctypes.data for x in (A, S, U, V)] + [0] * 8
+    assert kernels.run(call, addresses, 1) == 1
     assert np.isnan(S[11]).all()
     assert np.isnan(U[11]).all()
     others = np.arange(30) != 11
@@ -254,12 +254,13 @@ def test_threads_of_the_caller_and_forks():
 WITHOUT_MEMORY = """
 import resource, numpy as np
 from svdinv import kernels
-from svdinv.backends.numpy_memory import memory
 A = np.ones((99, 64, 64))
-results = [np.empty((99, 64)), np.empty_like(A), np.empty_like(A)]
-layouts = [memory.flat(x, x.ndim - 1)[1] for x in (A, *results)]
+arrays = A, np.empty((99, 64)), np.empty_like(A), np.empty_like(A)
+strides = [(4096, 64, 1), (64, 0, 1), (4096, 64, 1), (4096, 64, 1), *[(0, 0, 0)] * 8]
+addresses = [x.ctypes.data for x in arrays] + [0] * 8
 def run(batch, n, threads):
-    return kernels.run("svd", "float64", (batch, n, n), layouts, threads=threads)
+    call = kernels.packed("svd", "float64", (batch, n, n), (0.0, 0.0), strides)
+    return kernels.run(call, addresses, threads)
 run(99, 2, 2)
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -348,7 +349,7 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
             for f in functions:
                 kernel = both(f)
                 with monkeypatch.context() as patch:
-                    patch.setattr(operations, "_RULES", {})
+                    patch.setattr(by_memory, "RULES", DECOMPOSITIONS)
                     plain = both(f)
                 for x, y in zip(kernel, plain, strict=True):
                     limit = 400 * torch.finfo(dtype).eps * y.abs().max()
@@ -439,7 +440,7 @@ def agree(operation, x, s, what):
     (plain,) = operation.value(x, xp)
     for name in kernels.variants():
         kernels._kernels.select(name)
-        (found,) = operations.by_kernel(operation, x, Threads(1), xp)
+        (found,) = by_memory.by_kernel(operation, x, Threads(1), xp)
         kernels._kernels.select("")
         assert close(found, plain, s), (name, what)
 
@@ -466,6 +467,52 @@ def test_consistent_rule_agrees_with_its_array_functions(dtype, shape):
                 agree(operation, x, s, (name, options, gone))
 
 
+def rank_deficient(k, rng):
+    """Singular values with every kind of zero that an SVD returns."""
+    for rank in sorted({1, 2, k // 2, k - 1} - {0, k}):
+        zeros = k - rank
+        for top in (np.ones(rank), np.linspace(1, 0.4, rank)):
+            for rest in (
+                np.zeros(zeros),
+                np.sort(rng.random(zeros) * 1e-16)[::-1],
+                10.0 ** -np.linspace(20, 300, zeros),
+                np.where(np.arange(zeros) < zeros // 2, 1e-17, 0),
+                np.full(zeros, 1e-9),
+            ):
+                yield np.concatenate([top, rest])
+
+
+@pytest.mark.parametrize("f", ["tanh", "cube", "identity", "soft threshold"])
+@pytest.mark.parametrize("shape", [(2, 2), (5, 5), (8, 4), (4, 9), (16, 12), (40, 16)])
+def test_zeros_have_one_gradient_with_kernels_and_without(shape, f):
+    """All of it, but for what passes through values of which nothing is left."""
+    m, n = shape
+    k, rng, f = min(shape), np.random.default_rng(12), FUNCTIONS[f]
+    for s, is_complex in product(rank_deficient(k, rng), (False, True)):
+        U, V = (random_unitary((3, size, k), rng, is_complex) for size in (m, n))
+        s = np.tile(s, (3, 1))
+        G = normal(rng, (3, m, n), U.dtype)
+        problem = Problem((U * s[:, None]) @ V.conj().mT, U, s, V, G)
+        factors = U, s, V.conj().mT
+        x = *factors, *problem.cotangents(factors, f)
+        (plain,) = Pullback(SVD()).value(x, xp)
+        lost = s[:, None] <= 3e-103  # `vanishing`
+        left, right = U * ~lost, V * ~lost
+        gone = G - left @ (left.conj().mT @ G)
+        gone -= gone @ right @ right.conj().mT
+        diagonal = np.linalg.diagonal(U.conj().mT @ G @ V).real * lost[:, 0]  # in gS
+        gone -= (U * diagonal[:, None]) @ V.conj().mT
+        exact = problem.exact_gradient(f)
+        expected = exact - f.derivative(np.zeros(1)) * gone
+        size = np.linalg.norm(exact)
+        for name in kernels.variants():
+            kernels._kernels.select(name)
+            (found,) = by_memory.by_kernel(Pullback(SVD()), x, Threads(1), xp)
+            kernels._kernels.select("")
+            assert np.linalg.norm(found - plain) <= 1e-14 * size, (name, s)
+        assert np.linalg.norm(plain - expected) <= 1e-13 * size, s
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_consistent_rule_of_eigenvalues(dtype):
     k = 6
@@ -489,20 +536,20 @@ def test_pullbacks_of_any_company_and_scale():
         g = [normal(rng, x.shape, x.dtype) for x in factors]
         x = (*factors, *g)
         operation = Pullback(SVD())
-        (together,) = operations.by_kernel(operation, x, Threads(2), xp)
+        (together,) = by_memory.by_kernel(operation, x, Threads(2), xp)
         for i in range(40):
             one = tuple(t[i : i + 1] for t in x)
-            (alone,) = operations.by_kernel(operation, one, Threads(1), xp)
+            (alone,) = by_memory.by_kernel(operation, one, Threads(1), xp)
             assert alone.tobytes() == together[i : i + 1].tobytes()
             assert np.isfinite(alone).all()
         A = A[:, :6]
         H = A + A.conj().mT
         w, V = eigh(H)
         x = w, V, g[1], normal(rng, V.shape, V.dtype)
-        (together,) = operations.by_kernel(Pullback(Eigh()), x, Threads(2), xp)
+        (together,) = by_memory.by_kernel(Pullback(Eigh()), x, Threads(2), xp)
         for i in range(40):
             one = tuple(t[i : i + 1] for t in x)
-            (alone,) = operations.by_kernel(Pullback(Eigh()), one, Threads(1), xp)
+            (alone,) = by_memory.by_kernel(Pullback(Eigh()), one, Threads(1), xp)
             assert alone.tobytes() == together[i : i + 1].tobytes()
 
 
@@ -537,7 +584,7 @@ def test_alignment_agrees_with_its_array_functions(variant, shape, monkeypatch):
         for which in [(2,)] if undetermined else [(0, 1, 2), (0,), (1,), (2,)]:
             kernel = results(which)
             with monkeypatch.context() as patch:
-                patch.setattr(operations, "_RULES", {})
+                patch.setattr(by_memory, "RULES", DECOMPOSITIONS)
                 plain = results(which)
             allowed = max(100, 30 * shape[-1]) * eps  # rounding grows with the size
             for x, y in zip(kernel, plain, strict=True):
@@ -554,10 +601,10 @@ def test_alignment_in_any_company():
 
     def run(which, threads):
         x = P[which], Q[which], w[which]
-        motion = operations.by_kernel(FindMotion(), x, Threads(threads), xp)
+        motion = by_memory.by_kernel(FindMotion(), x, Threads(threads), xp)
         g = [t[which] for t in cotangents]
         pull = AlignPull(True), (*x, *motion, *g, None)
-        return *motion, *operations.by_kernel(*pull, Threads(threads), xp)
+        return *motion, *by_memory.by_kernel(*pull, Threads(threads), xp)
 
     together = run(slice(None), 2)
     for i in range(37):
@@ -565,7 +612,7 @@ def test_alignment_in_any_company():
             assert one.tobytes() == all_of_them[i : i + 1].tobytes()
             assert np.isfinite(one).all()
     P[7, 1, 1] = np.nan
-    assert operations.by_kernel(FindMotion(), (P, Q, w), Threads(1), xp) is None
+    assert by_memory.by_kernel(FindMotion(), (P, Q, w), Threads(1), xp) is None
 
 
 TALL = [(1, 40, 1), (3, 1023, 3), (2, 1024, 18), (2, 2500, 7), (4, 200, 64), (4, 3, 90)]
@@ -573,8 +620,8 @@ TALL = [(1, 40, 1), (3, 1023, 3), (2, 1024, 18), (2, 2500, 7), (4, 200, 64), (4,
 
 def by_gram_matrix(A, threads=1):
     memory = Threads(threads)
-    S, V, W = operations.tall_values(A, memory)
-    image = operations.tall_vectors(A, W, memory)
+    S, V, W = by_memory.tall_values(A, memory)
+    image = by_memory.tall_vectors(A, W, memory)
     wide = A.shape[-2] < A.shape[-1]
     return (V, S, image) if wide else (image, S, V.conj().mT)
 
@@ -661,7 +708,7 @@ def test_tall_matrices_at_the_edges(variant):
     assert (S[0, 2:] < 1e-6 * S[0, 0]).all()
     assert (np.abs(U) <= 1).all()
     for refused in (A.astype(np.float64), A[:0], A[:, :9], A[..., :0], A[:, :0]):
-        assert operations.tall_values(refused, Threads(1)) is None
+        assert by_memory.tall_values(refused, Threads(1)) is None
 
 
 @pytest.mark.parametrize(
@@ -716,8 +763,6 @@ def test_jax_by_a_custom_call(monkeypatch):
     import svdinv.jax as sj
     from svdinv.backends import jax_kernels
 
-    if jax_kernels._handler is None:
-        pytest.skip("compiled without the headers of jaxlib")
     rng = np.random.default_rng(8)
     for shape in ((5, 4, 4), (2, 6, 4, 7), (40, 9, 3)):
         A, G = (jax.numpy.asarray(normal(rng, shape, np.complex64)) for _ in range(2))
@@ -747,8 +792,6 @@ def test_jax_aligns_by_a_custom_call(monkeypatch):
     import svdinv.numpy
     from svdinv.backends import jax_kernels
 
-    if jax_kernels._handler is None:
-        pytest.skip("compiled without the headers of jaxlib")
     rng = np.random.default_rng(18)
     batch, m, n = 5, 7, 3
     P, Q = rng.standard_normal((2, batch, m, n)).astype(np.float32)
@@ -805,10 +848,7 @@ def test_jax_takes_the_gram_matrix_of_tall_matrices_under_jit(shape):
     jax = pytest.importorskip("jax")
     import svdinv.jax as sj
     import svdinv.numpy
-    from svdinv.backends import jax_kernels
 
-    if jax_kernels._handler is None:
-        pytest.skip("compiled without the headers of jaxlib")
     rng = np.random.default_rng(19)
     dtype, k = np.complex64, min(shape[-2:])
     A, G = normal(rng, shape, dtype), normal(rng, shape, dtype)
@@ -916,14 +956,14 @@ for dtype in (np.float32, np.float64, np.complex64, np.complex128):
                 (w, V), back = svdinv.numpy.vjp(svdinv.numpy.eigh, x)
                 back((w, V))
         from svdinv.backends import numpy_namespace as xp
-        from svdinv.kernels import operations
-        assert operations.svd(A, xp.memory) is None  # one is not finite
+        from svdinv.kernels import memory as by_memory
+        assert by_memory.decomposition("svd", A, xp.memory) is None  # one is not finite
     for shape in ((2, 1500, 5), (3, 18, 40), (1, 9, 1)):
         A = rng.standard_normal(shape).astype(dtype)
         for x in (A, A.mT, A.repeat(2, axis=-1)[..., 1::2]):
-            found = operations.tall_values(x, xp.memory)
+            found = by_memory.tall_values(x, xp.memory)
             if dtype in (np.float32, np.complex64):
-                operations.tall_vectors(x, found[2], xp.memory)
+                by_memory.tall_vectors(x, found[2], xp.memory)
 print("sound")
 """
 
@@ -938,7 +978,7 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
     if not os.path.isabs(named):
         pytest.skip("the compiler has no AddressSanitizer")
     flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    library = build.build(tmp_path / "libsvdinv.so", flags, ("baseline",))
+    library, _ = build.build(tmp_path / "libsvdinv.so", flags, ("baseline",))
     script = tmp_path / "run.py"
     script.write_text(SANITIZED)
     # Python itself and NumPy leave memory to the system when they end.
@@ -949,19 +989,9 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("xla", "headers", "age", "wish", "kept"),
-    [
-        (True, False, 1, "", True),  # which an environment without JAX made poorer
-        (True, True, 1, "", True),
-        (False, False, 1, "", True),
-        (False, True, 1, "", False),
-        (True, False, -1, "", False),
-        (True, True, 1, "require", False),
-    ],
+    ("age", "wish", "kept"), [(1, "", True), (-1, "", False), (1, "require", False)]
 )
-def test_a_library_that_is_up_to_date_stays(
-    tmp_path, monkeypatch, xla, headers, age, wish, kept
-):
+def test_libraries_that_are_up_to_date_stay(tmp_path, monkeypatch, age, wish, kept):
     pytest.importorskip("hatchling")
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     import hatch_build
@@ -969,28 +999,103 @@ def test_a_library_that_is_up_to_date_stays(
 
     if (command := build.compiler()) is None:
         pytest.skip("there is no compiler")
-    source, library = tmp_path / "batch.c", tmp_path / "libsvdinv.so"
-    header = tmp_path / build._XLA
-    header.parent.mkdir(parents=True)
-    for path in (header, tmp_path / "build.py"):
-        path.touch()
-    source.write_text("int svdinv_xla;" if xla else "int other;")
-    build._run([*command, "-shared", "-fPIC", str(source), "-o", str(library)])
-    made = library.stat().st_mtime
-    os.utime(source, (made - age, made - age))
-    for name, value in {
-        "HERE": tmp_path,
-        "LIBRARY": library,
-        "build": lambda: tmp_path / "anew.so",
-        "_xla_headers": lambda: tmp_path if headers else None,
-    }.items():
-        monkeypatch.setattr(build, name, value)
+    source = tmp_path / "batch.c"
+    source.write_text("int any;")
+    (tmp_path / "build.py").touch()
+    libraries = [tmp_path / library.name for library in build.LIBRARIES]
+    for library in libraries:
+        build._run([*command, "-shared", "-fPIC", str(source), "-o", str(library)])
+    made = min(library.stat().st_mtime for library in libraries)
+    for path in (source, tmp_path / "build.py"):
+        os.utime(path, (made - age, made - age))
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(build, "LIBRARY", libraries[0])
+    monkeypatch.setattr(build, "LIBRARIES", tuple(libraries))
+    monkeypatch.setattr(build, "build", lambda: (tmp_path / "anew.so",))
     monkeypatch.setattr(hatch_build, "_kernels", lambda root: build)
     monkeypatch.setenv("SVDINV_KERNELS", wish)
     data = {"artifacts": []}
     hook = hatch_build.KernelHook(str(tmp_path), {}, None, None, "", "wheel")
     hook.initialize("editable", data)
-    assert data["artifacts"] == ["libsvdinv.so" if kept else "anew.so"]
+    names = [library.name for library in libraries]
+    assert data["artifacts"] == (names if kept else ["anew.so"])
+
+
+@pytest.mark.slow
+def test_pip_builds_kernels_for_every_framework(tmp_path):
+    """In isolation, where there is no framework whose headers could be compiled in."""
+    from svdinv.kernels import build
+
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    pip = [sys.executable, "-m", "pip", "--retries", "1", "--timeout", "20"]
+    root = Path(__file__).parents[1]
+    made = run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(root)])
+    if "No matching distribution found for hatchling" in made.stderr:
+        pytest.skip("pip cannot fetch hatchling, which builds the package")
+    assert made.returncode == 0, made.stderr
+    (wheel,) = tmp_path.glob("svdinv-*.whl")
+    unpacked = tmp_path / "unpacked"
+    with ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+    sources = {path.name for path in build.HERE.glob("*.[ch]")}
+    shipped = {path.name for path in (unpacked / "svdinv" / "kernels").iterdir()}
+    assert sources | {library.name for library in build.LIBRARIES} <= shipped
+    env = {**os.environ, "PYTHONPATH": str(unpacked), "SVDINV_ISA": ""}
+    done = run([sys.executable, "-m", "svdinv", "info"], env=env, cwd=unpacked)
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(None, 1) for line in done.stdout.splitlines())
+    for name in ("numpy", "torch", "tensorflow", "jax"):
+        if lines[name] != "not installed":
+            assert lines[name].endswith(f"kernels {kernels.variants()[-1]}"), name
+
+
+OFFSETS = """
+#include <stdio.h>
+#include "xla.h"
+#include "xla/ffi/api/c_api.h"
+#define SAME(a, x, b, y) \\
+  _Static_assert(offsetof(a, x) == offsetof(b, y) && \\
+                 sizeof(((a *)0)->x) == sizeof(((b *)0)->y), #b "." #y);
+SAME(XlaExtension, type, XLA_FFI_Extension_Base, type)
+SAME(XlaVersion, major_version, XLA_FFI_Api_Version, major_version)
+SAME(XlaVersion, minor_version, XLA_FFI_Api_Version, minor_version)
+SAME(XlaMetadata, api_version, XLA_FFI_Metadata, api_version)
+SAME(XlaMetadataExtension, metadata, XLA_FFI_Metadata_Extension, metadata)
+SAME(XlaBuffer, data, XLA_FFI_Buffer, data)
+SAME(XlaBuffer, rank, XLA_FFI_Buffer, rank)
+SAME(XlaBuffer, dims, XLA_FFI_Buffer, dims)
+SAME(XlaArray, size, XLA_FFI_Array, size)
+SAME(XlaArray, data, XLA_FFI_Array, data)
+SAME(XlaBuffers, size, XLA_FFI_Args, size)
+SAME(XlaBuffers, buffers, XLA_FFI_Args, args)
+SAME(XlaBuffers, buffers, XLA_FFI_Rets, rets)
+SAME(XlaAttrs, attrs, XLA_FFI_Attrs, attrs)
+SAME(XlaError, message, XLA_FFI_Error_Create_Args, message)
+SAME(XlaError, errc, XLA_FFI_Error_Create_Args, errc)
+SAME(XlaApi, error_create, XLA_FFI_Api, XLA_FFI_Error_Create)
+SAME(XlaCallFrame, extension_start, XLA_FFI_CallFrame, extension_start)
+SAME(XlaCallFrame, api, XLA_FFI_CallFrame, api)
+SAME(XlaCallFrame, args, XLA_FFI_CallFrame, args)
+SAME(XlaCallFrame, rets, XLA_FFI_CallFrame, rets)
+SAME(XlaCallFrame, attrs, XLA_FFI_CallFrame, attrs)
+_Static_assert(XLA_METADATA == XLA_FFI_Extension_Metadata, "metadata");
+_Static_assert(XLA_RESOURCE_EXHAUSTED == XLA_FFI_Error_Code_RESOURCE_EXHAUSTED, "code");
+_Static_assert(XLA_MAJOR == XLA_FFI_API_MAJOR && XLA_MINOR <= XLA_FFI_API_MINOR, "");
+"""
+
+
+def test_structures_of_xla_are_those_of_its_header(tmp_path):
+    jaxlib = pytest.importorskip("jaxlib")
+    from svdinv.kernels import build
+
+    folder = Path(jaxlib.__file__).parent / "include"
+    command = build.compiler()
+    if command is None or not (folder / "xla/ffi/api/c_api.h").exists():
+        pytest.skip("there is no compiler, or no header")
+    source = tmp_path / "offsets.c"
+    source.write_text(OFFSETS)
+    include = f"-I{build.HERE}", f"-isystem{folder}"
+    build._run([*command, *include, "-c", str(source), "-o", str(tmp_path / "o")])
 
 
 @pytest.mark.parametrize(
@@ -1009,3 +1114,75 @@ def test_the_same_tests_pass_without_kernels(file, chosen):
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert " passed" in done.stdout
+
+
+@dataclass(frozen=True)
+class Multiple(SpectralFunction):
+    """f(s) = c s, as a user may write it: in another precision, or as one number."""
+
+    factor: object
+    short: bool = False
+    needs_unitary = False
+    has_tau = False
+
+    def value(self, s, tau, xp):
+        return self.factor * (s[..., :1] if self.short else s)
+
+    difference = second_difference = value
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_values_of_any_precision_and_shape_go_to_the_kernels(short):
+    import svdinv.numpy
+
+    A = normal(np.random.default_rng(30), (8, 4, 3), np.float32)
+    U, S, Vh = np.linalg.svd(A, full_matrices=False)
+    y = 0.5 * (S[..., :1] if short else S) * np.ones_like(S)
+    found = svdinv.numpy.spectral_operator(A, Multiple(np.float64(0.5), short))
+    np.testing.assert_allclose(found, (U * y[..., None, :]) @ Vh, rtol=0, atol=1e-5)
+
+
+def test_a_function_that_has_no_hash_is_refused():
+    import svdinv.numpy
+
+    with pytest.raises(TypeError, match="function must be hashable"):
+        svdinv.numpy.spectral_operator(np.eye(3), Multiple([0.5]))
+
+
+@pytest.mark.parametrize("k", [33, 48, 64])
+def test_middle_factor_of_larger_matrices_is_a_kernel(k):
+    from svdinv.backends import numpy_namespace
+
+    rng = np.random.default_rng(31)
+    s, M = np.sort(rng.random((3, k)))[:, ::-1], normal(rng, (3, k, k), float)
+    assert numpy_namespace.middle_factor(s, M, M, s, 1e-8, 1e-16) is not None
+
+
+def test_limits_of_the_kernels():
+    assert kernels.supports("align", "float64", 8, 50, 3)
+    assert not kernels.supports("align", "float64", 8, 2, 100)
+    with pytest.raises(ValueError, match="no kernel 'eig'"):
+        kernels.supports("eig", "float64", 8, 3, 3)
+
+
+def test_tensorflow_refuses_the_plan_of_another_version():
+    tf = pytest.importorskip("tensorflow")
+    from svdinv.backends import tensorflow_kernels
+
+    numbers = kernels.plan(
+        "eigh", "float64", (0.0, 0.0), [(0, 0, 2, False, True, False)]
+    )
+    numbers[0] += 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="another version"):
+        tensorflow_kernels._operation(x=[tf.eye(3)], Tout=["float32"], plan=numbers)
+
+
+def test_parameters_of_functions_that_are_computed_without_a_gradient():
+    """The same whether a kernel serves or not: none of what a function holds."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    factor = torch.tensor(0.5, requires_grad=True)
+    for size in (4, 70):
+        y = st.spectral_operator(torch.eye(size), Multiple(factor))
+        assert not y.requires_grad

@@ -17,8 +17,7 @@ from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
 from svdinv.core.operation import Operation, rebuilt, some
 from svdinv.core.svd import SVDResult
-from svdinv.kernels import operations
-from svdinv.kernels.operations import Memory
+from svdinv.kernels.memory import Memory, value
 from svdinv.operators import bind, decompositions, documented, thresholds
 from svdinv.operators._arguments import checked
 
@@ -141,7 +140,7 @@ class ArrayBackend(Backend):
 
     def _value(self, operation: Operation, x: Any) -> Any:
         with self.quiet():  # a product that overflows is done again, scaled
-            return operations.value(operation, x, self.memory, self.plain)
+            return value(operation, x, self.memory, self.plain)
 
     def _constant(self, x: Array) -> Array:
         return x if self.tape is None else self.tape.constant(x)

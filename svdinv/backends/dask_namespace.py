@@ -79,6 +79,15 @@ def _eigh(A: Any) -> tuple[Any, ...]:
     return _by_blocks(lambda A: tuple(blocks.linalg.eigh(A)), A, *results)
 
 
+def _qr(A: Any) -> tuple[Any, ...]:
+    if A.ndim == 2:
+        return tuple(compat.linalg.qr(A))
+    # Dask's own takes no batch.
+    results = ("m,k", A.dtype), ("k,n", A.dtype)
+    qr = blocks.linalg.qr
+    return _by_blocks(lambda A: tuple(qr(A)), A, *results, k=min(A.shape[-2:]))
+
+
 def _det(A: Any) -> Any:
     return _by_blocks(blocks.linalg.det, A, ("", A.dtype))
 
@@ -94,5 +103,5 @@ def triu(A: Any, *, k: int = 0) -> Any:
 
 
 linalg = SimpleNamespace(
-    det=_det, diagonal=compat.linalg.diagonal, eigh=_eigh, qr=compat.linalg.qr, svd=_svd
+    det=_det, diagonal=compat.linalg.diagonal, eigh=_eigh, qr=_qr, svd=_svd
 )

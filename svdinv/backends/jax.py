@@ -22,26 +22,29 @@ from jax.interpreters import ad, batching, mlir
 
 from svdinv.backends import jax_kernels
 from svdinv.core.backend import Backend
-from svdinv.core.operation import Operation, filled, in_front, padded, present
+from svdinv.core.operation import (
+    Operation,
+    filled,
+    in_front,
+    padded,
+    present,
+    rebuilt,
+)
+from svdinv.kernels.rules import RULES
 
 __all__ = ["JAXBackend", "Jacobian"]
 
 
-class _Namespace:
+_typeof = getattr(jax, "typeof", None) or jax.core.get_aval  # before JAX 0.6
+
+
+def _is_on_cpu(x: Any) -> bool:
+    return all(device.platform == "cpu" for device in x.devices())
+
+
+class _Namespace(jax_kernels.Namespace):
     """`jax.numpy`, and what JAX has beyond the array API."""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jnp, name)
-
-    class linalg:
-        """`jax.numpy.linalg`, with an `eigh` that reads one triangle."""
-
-        diagonal, det = staticmethod(jnp.linalg.diagonal), staticmethod(jnp.linalg.det)
-        qr, svd = staticmethod(jnp.linalg.qr), staticmethod(jax_kernels.svd)
-        eigh = staticmethod(jax_kernels.eigh)
-
-    decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
-    tall_svd = staticmethod(jax_kernels.tall_svd)
     mapped = staticmethod(jax.vmap)
 
     @property
@@ -52,9 +55,7 @@ class _Namespace:
     def any_on_host(mask: Any) -> bool | None:
         if isinstance(mask, jax.core.Tracer):
             return None
-        if any(device.platform != "cpu" for device in mask.devices()):
-            return None
-        return bool(mask.any())
+        return bool(mask.any()) if _is_on_cpu(mask) else None
 
     @staticmethod
     def is_spread(A: Any) -> bool:
@@ -87,63 +88,134 @@ class _Namespace:
         call(x)
 
 
-xp = _Namespace()
+class _OnCPU(_Namespace):
+    """The same on the CPU, with the kernels' decompositions."""
+
+    class linalg(_Namespace.linalg):
+        """As `jax.numpy.linalg`."""
+
+        svd, eigh = staticmethod(jax_kernels.svd), staticmethod(jax_kernels.eigh)
+
+    decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
+    tall_svd = staticmethod(jax_kernels.tall_svd)
 
 
-# Compiled as one: outside jit, JAX would compile each of its steps by itself.
+xp, xp_on_cpu = _Namespace(), _OnCPU()
+
+
+# Compiled as one: outside jit, JAX would compile each step by itself, and inside it a
+# call that comes again is lowered once.
 @partial(jax.jit, static_argnums=0)
 def _compiled(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    return jax_kernels.value(operation, x, xp)
+    return operation.value(x, xp)
 
 
-def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    return _compiled(operation.anonymous(), *x)
+@partial(jax.jit, static_argnums=0)
+def _compiled_on_cpu(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    return jax_kernels.value(operation, x, xp_on_cpu)
 
 
-def _outputs(operation: Operation, there: tuple[bool, ...], x: Any) -> tuple[Any, ...]:
-    """Give the shapes of the outputs, None for those that are not there."""
-    shapes = tuple((t.shape, t.dtype) for t in x)
-    return _known_outputs(operation.anonymous(), there, shapes, xp.double_precision)
+@partial(jax.jit, static_argnums=(0, 1))
+def _bound(operation: Operation, there: tuple[bool, ...], *x: Any) -> Any:
+    return _call_p.bind(*x, operation=operation, there=there)
+
+
+def _outputs(
+    operation: Operation, there: tuple[bool, ...], avals: Any
+) -> tuple[Any, Any]:
+    """Abstract outputs, and their structure with None for those that are not there."""
+    return _known_outputs(
+        operation.anonymous(), there, tuple(avals), xp.double_precision
+    )
 
 
 @lru_cache(maxsize=1024)
 def _known_outputs(
-    operation: Operation, there: tuple[bool, ...], shapes: Any, double: bool
+    operation: Operation, there: tuple[bool, ...], avals: Any, double: bool
 ) -> Any:
-    structs = (jax.ShapeDtypeStruct(*shape) for shape in shapes)
-    return jax.eval_shape(partial(_compiled, operation), *filled(structs, there))
+    def value(*x: Any) -> Any:
+        return operation.value(filled(x, there), xp)
+
+    closed, structure = jax.make_jaxpr(value, return_shape=True)(*avals)
+    return closed.out_avals, structure
 
 
-def _bind(operation: Operation, *x: Any) -> tuple[Any, ...]:
-    there, kept = present(x), [t for t in x if t is not None]
+def _bind(operation: Operation, *x: Any) -> Any:
+    there, kept = present(x), _varying_alike([t for t in x if t is not None])
     y = _call_p.bind(*kept, operation=operation, there=there)
-    return filled(y, present(_outputs(operation, there, kept)))
+    _, structure = _outputs(operation, there, map(_typeof, kept))
+    return rebuilt(structure, filled(y, present(structure)))
+
+
+def _varying_alike(x: list[Any]) -> list[Any]:
+    """Let all arrays vary over those axes of a `shard_map` that one varies over."""
+    axes = [_varying(t) for t in x]
+    every: frozenset[Any] = frozenset().union(*axes)
+    if not every:
+        return x
+    return [
+        _vary(t, tuple(every - own)) if every - own else t
+        for t, own in zip(x, axes, strict=True)
+    ]
+
+
+def _vary(x: Any, axes: tuple[Any, ...]) -> Any:
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, axes, to="varying")
+    return lax.pvary(x, axes)  # before JAX 0.8
+
+
+def _varying(x: Any) -> frozenset[Any]:
+    aval = _typeof(x)
+    kind = getattr(aval, "manual_axis_type", None)
+    return getattr(aval, "vma", frozenset()) if kind is None else kind.varying
 
 
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    if _is_composed(operation) and type(operation) not in RULES:
+        return operation.composed(x, _call, xp)
+    return _bind(operation, *x)
+
+
+def _is_composed(operation: Operation) -> bool:
+    """Whether its derivatives are those of `composed`, and not rules of its own."""
     kind = type(operation)
-    if not operation.transparent or kind.cotangent is not Operation.cotangent:
-        return _bind(operation, *x)
-    if kind.composed is not Operation.composed:
-
-        def composed(x: Any) -> Any:
-            return operation.composed(x, _call, xp)
-
-        if jax_kernels.has_pull(operation, x):
-            return jax_kernels.pullback(operation, x, composed, xp)
-        return composed(x)
-    return _value(operation, *x)
+    own = kind.composed is not Operation.composed
+    return operation.transparent and (own or kind.cotangent is Operation.cotangent)
 
 
 def _implementation(
     *x: Any, operation: Operation, there: tuple[bool, ...]
 ) -> list[Any]:
-    return [t for t in _value(operation, *filled(x, there)) if t is not None]
+    return _bound(operation.anonymous(), there, *x)
 
 
-def _abstract(*avals: Any, operation: Operation, there: tuple[bool, ...]) -> list[Any]:
-    y = _outputs(operation, there, avals)
-    return [jax.core.ShapedArray(t.shape, t.dtype) for t in y if t is not None]
+def _abstract(*avals: Any, operation: Operation, there: tuple[bool, ...]) -> Any:
+    return _outputs(operation, there, avals)[0]
+
+
+def _lowered(compiled: Any) -> Any:
+    def values(*x: Any, operation: Operation, there: tuple[bool, ...]) -> list[Any]:
+        y = compiled(operation.anonymous(), *filled(x, there))
+        avals, structure = _outputs(operation, there, map(_typeof, x))
+        # A kernel leaves out what is zero.
+        pairs = [t for t, kept in zip(y, present(structure), strict=True) if kept]
+        return [
+            jnp.zeros(aval.shape, aval.dtype) if t is None else t
+            for t, aval in zip(pairs, avals, strict=True)
+        ]
+
+    return mlir.lower_fun(values, multiple_results=True)
+
+
+_lower, _lower_on_cpu = _lowered(_compiled), _lowered(_compiled_on_cpu)
+
+
+def _lower_for_cpu(ctx: Any, *x: Any, **parameters: Any) -> Any:
+    """Lower an operation by kernels, but not into a graph that is to run elsewhere."""
+    exported = ctx.module_context.lowering_parameters.for_export
+    by_kernels = jax_kernels.is_loaded() and not exported
+    return (_lower_on_cpu if by_kernels else _lower)(ctx, *x, **parameters)
 
 
 def _jvp(
@@ -152,7 +224,7 @@ def _jvp(
     moved = [None if isinstance(t, ad.Zero) else t for t in tangents]
     x, dx = filled(primals, there), filled(moved, there)
     y = _bind(operation, *x)
-    if type(operation).composed is not Operation.composed:
+    if _is_composed(operation):
         dy = _composed_tangent(operation, x, dx)
     elif operation.transparent:
         dy = _transparent_tangent(operation, x, dx)
@@ -176,6 +248,23 @@ def _composed_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ...]:
     return jax.jvp(composed, tuple(t for t, _ in pairs), tuple(moved))[1]
 
 
+def _composed_transpose(
+    cotangents: Any, x: Any, unknown: Any, operation: Operation, there: tuple[bool, ...]
+) -> list[Any]:
+    """Transpose an operation, linear in some arguments, by what it is made of."""
+
+    def linear(*moved: Any) -> Any:
+        rest = iter(moved)
+        given = [next(rest) if u else t for t, u in zip(x, unknown, strict=True)]
+        y = operation.composed(filled(given, there), _call, xp)
+        return [t for t in y if t is not None]
+
+    structs = [t.aval for t, u in zip(x, unknown, strict=True) if u]
+    g = [ad.instantiate_zeros(t) for t in cotangents]
+    found = iter(jax.linear_transpose(linear, *structs)(g))
+    return [next(found) if u else None for u in unknown]
+
+
 def _transparent_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ...]:
     """Differentiate what is linear in its last argument, by its value in the others."""
     (*fixed, last), (*moved, dlast) = x, dx
@@ -189,7 +278,7 @@ def _transparent_tangent(operation: Operation, x: Any, dx: Any) -> tuple[Any, ..
         ]
 
         def value(*t: Any) -> Any:
-            return _value(operation, *t, last)
+            return _compiled(operation.anonymous(), *t, last)
 
         terms.append(jax.jvp(value, tuple(fixed), tuple(moved))[1])
     return tuple(sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True))
@@ -199,12 +288,14 @@ def _transpose(
     cotangents: Any, *x: Any, operation: Operation, there: tuple[bool, ...]
 ) -> list[Any]:
     unknown = [ad.is_undefined_primal(t) for t in x]
-    avals = [t.aval if u else t for t, u in zip(x, unknown, strict=True)]
+    if _is_composed(operation):
+        return _composed_transpose(cotangents, x, unknown, operation, there)
+    avals = [t.aval if u else _typeof(t) for t, u in zip(x, unknown, strict=True)]
     # JAX's cotangents are the conjugates of those of the formulas.
     given = [None if isinstance(g, ad.Zero) else jnp.conj(g) for g in cotangents]
     if all(g is None for g in given):
         return [None] * len(x)
-    g = filled(given, present(_outputs(operation, there, avals)))
+    g = filled(given, present(_outputs(operation, there, avals)[1]))
     known = [None if u else t for t, u in zip(x, unknown, strict=True)]
     wanted = tuple(map(bool, filled(unknown, there)))
     found = operation.cotangent(filled(known, there), (), g, wanted, _call, xp)
@@ -226,7 +317,8 @@ _call_p = Primitive("svdinv_call")
 _call_p.multiple_results = True
 _call_p.def_impl(_implementation)
 _call_p.def_abstract_eval(_abstract)
-mlir.register_lowering(_call_p, mlir.lower_fun(_implementation, multiple_results=True))
+mlir.register_lowering(_call_p, _lower)
+mlir.register_lowering(_call_p, _lower_for_cpu, platform="cpu")
 ad.primitive_jvps[_call_p] = _jvp
 ad.primitive_transposes[_call_p] = _transpose
 batching.primitive_batchers[_call_p] = _batch
@@ -242,8 +334,9 @@ class JAXBackend(Backend):
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         x = tuple(None if t is None else lax.stop_gradient(t) for t in x)
         if operation.host and not any(isinstance(t, jax.core.Tracer) for t in x):
-            return operation.value(x, xp)
-        return _value(operation, *x)
+            on_cpu = all(t is None or _is_on_cpu(t) for t in x)
+            return operation.value(x, xp_on_cpu if on_cpu else xp)
+        return _bind(operation, *x)
 
     def asarray(self, x: Any, name: str) -> Any:
         try:
@@ -252,6 +345,9 @@ class JAXBackend(Backend):
             raise TypeError(f"{name} must be an array, got {x!r}") from error
 
     def parameter(self, value: Any, like: Any, name: str = "value") -> Any:
+        convert = getattr(value, "__jax_array__", None)  # None of a tracer
+        if convert is not None:  # such as a variable of Keras
+            value = convert()
         try:
             dtype = jnp.result_type(value)
         except (TypeError, ValueError) as error:

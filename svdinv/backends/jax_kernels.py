@@ -1,8 +1,13 @@
-"""JAX's small matrices on the CPU, by a custom call of XLA."""
+"""JAX's small matrices on the CPU, by a custom call of XLA.
+
+Which operations are computed by kernels is decided when JAX lowers a primitive for
+the CPU. There the batch may be divided among devices, and a mapped axis is one of the
+batch.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import Any
 
@@ -10,23 +15,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.custom_batching import custom_vmap
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+from jaxlib.mlir import ir
 
 from svdinv import kernels
-from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
-from svdinv.core.hermitian_operations import Eigh
-from svdinv.core.namespace import adjoint as adjoint_of
-from svdinv.core.operation import Operation, filled, in_front, present
-from svdinv.core.spectral import SVDFactors
-from svdinv.core.spectral_operations import Map, Pull, Push
-from svdinv.core.svd_operations import SVD, Pullback
-from svdinv.kernels import operations
+from svdinv.core.namespace import adjoint
+from svdinv.core.operation import Operation, filled, present
+from svdinv.core.spectral_operations import Map
+from svdinv.kernels.rules import Array, Decompose, Plan, Tall, plan
 
 __all__ = [
+    "Namespace",
+    "chosen",
     "decomposes_quickly",
     "eigh",
-    "has_pull",
-    "pullback",
+    "is_loaded",
     "svd",
     "tall_svd",
     "value",
@@ -38,95 +42,176 @@ _MOST_MAPPED = 256
 _handler = kernels.xla_handler()
 if _handler is not None:
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_handler), platform="cpu")
+# Of JAX 0.6 and later; before, a batch is gathered.
+_let_divide = getattr(jax.ffi, "register_ffi_target_as_batch_partitionable", None)
+if _handler is not None and _let_divide is not None:
+    _let_divide(_TARGET)
+
+
+class Namespace:
+    """`jax.numpy`, with an `eigh` that reads one triangle."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    class linalg:
+        """As `jax.numpy.linalg`."""
+
+        diagonal, det = staticmethod(jnp.linalg.diagonal), staticmethod(jnp.linalg.det)
+        qr, svd = staticmethod(jnp.linalg.qr), staticmethod(jnp.linalg.svd)
+        eigh = staticmethod(partial(jnp.linalg.eigh, symmetrize_input=False))
+
+
+def chosen() -> str:
+    """Which kernels serve JAX on the CPU, or why none."""
+    return kernels.chosen()
+
+
+def is_loaded() -> bool:
+    """Whether XLA may call the kernels."""
+    return _handler is not None and kernels.is_loaded()
+
+
+def value(operation: Operation, x: Any, xp: Any) -> Any:
+    """Compute an operation by a kernel, or else by its own array functions."""
+    arrays = [None if t is None else Array(t.shape, t.dtype.name) for t in x]
+    found = plan(operation, arrays) if is_loaded() else None
+    if isinstance(operation, Map) and found and found.m * found.n > _MOST_MAPPED:
+        found = None
+    return operation.value(x, xp) if found is None else _called(found, x, xp)
+
+
+def _called(plan: Plan, x: Any, xp: Any) -> Any:
+    """Call a kernel; an output that it does not compute is None."""
+    if plan.further is not None:
+        x = (*x, plan.further(x, xp))
+    arrays: list[Any] = []
+    for index, operand in enumerate(plan.operands):
+        real = not jnp.issubdtype(x[operand.source].dtype, jnp.complexfloating)
+        layout = operand.axes, operand.transposed, real, operand.double
+        arrays.append((operand.slot, index, *layout))
+    shapes: list[Any] = []
+    there = present(plan.results)
+    for result in plan.results:
+        if result is None:
+            continue
+        shape = [plan.length(letter) for letter in result.shape]
+        shape = shape[::-1] if result.transposed else shape
+        dtype = plan.dtype
+        if result.double:  # JAX may have no double precision: pairs of single
+            shape[-1] *= 2
+        elif result.real:
+            dtype = plan.result_dtype(result)
+        layout = len(shape), False, result.real, result.double
+        arrays.append((result.slot, len(plan.operands) + len(shapes), *layout))
+        shapes.append((tuple(shape), dtype))
+    numbers = kernels.plan(plan.kind, plan.computed_in, plan.numbers, arrays)
+    operands = [x[operand.source] for operand in plan.operands]
+    y = filled(
+        _kernel_p.bind(
+            *operands, plan=tuple(numbers), shapes=tuple(shapes), batch=plan.batch
+        ),
+        there,
+    )
+    return plan.outputs(
+        [
+            jnp.matrix_transpose(t) if result and result.transposed else t
+            for t, result in zip(y, plan.results, strict=True)
+        ]
+    )
+
+
+_kernel_p = Primitive("svdinv_kernel")
+_kernel_p.multiple_results = True
+
+
+@cache
+def _compiled(**parameters: Any) -> Any:
+    return jax.jit(partial(_kernel_p.bind, **parameters))
+
+
+@_kernel_p.def_impl
+def _(*x: Any, **parameters: Any) -> Any:
+    return _compiled(**parameters)(*x)
+
+
+@_kernel_p.def_abstract_eval
+def _(*x: Any, plan: Any, shapes: Any, batch: Any) -> Any:
+    def like(*x: Any) -> Any:
+        """Return arrays that depend on the operands as the results do."""
+        total = sum(
+            jnp.sum(jnp.real(t), axis=tuple(range(len(batch), t.ndim))) for t in x
+        )
+        return [
+            jnp.broadcast_to(
+                total.reshape(*batch, *(1 for _ in shape)), (*batch, *shape)
+            ).astype(dtype)
+            for shape, dtype in shapes
+        ]
+
+    # How they are divided among devices, JAX tells of arrays that it knows.
+    return jax.make_jaxpr(like)(*x).out_avals
+
+
+def _lowering(ctx: Any, *x: Any, plan: Any, shapes: Any, batch: Any) -> Any:
+    options = {}
+    if _let_divide is not None:
+        axes = ir.DictAttr.get({"num_batch_dims": ir.StringAttr.get(str(len(batch)))})
+        rule = _sharding_rule(len(batch), ctx.avals_in, ctx.avals_out)
+        options["extra_attributes"] = {
+            "mhlo.frontend_attributes": axes,
+            "sdy.sharding_rule": ir.Attribute.parse(rule),
+        }
+    lower = jax.ffi.ffi_lowering(_TARGET, **options)
+    return lower(ctx, *x, plan=np.asarray(plan, np.int64))
+
+
+def _sharding_rule(batch: int, operands: Any, results: Any) -> str:
+    """Shardy's rule: only axes of the batch are divided, those of all arrays alike."""
+    sizes: list[int] = list(operands[0].shape[:batch])
+
+    def axes(aval: Any) -> str:
+        first = len(sizes)
+        sizes.extend(aval.shape[batch:])
+        factors = [*range(batch), *range(first, len(sizes))]
+        return f"[{', '.join(map(_factor, factors))}]"
+
+    given, found = (", ".join(map(axes, avals)) for avals in (operands, results))
+    lengths = ", ".join(f"{_factor(i)}={size}" for i, size in enumerate(sizes))
+    whole = ", ".join(_factor(i) for i in range(batch, len(sizes)))
+    replicated = f" need_replication={{{whole}}}" if whole else ""
+    return (
+        f"#sdy.op_sharding_rule<({given})->({found}) {{{lengths}}}{replicated}, custom>"
+    )
+
+
+def _factor(index: int) -> str:
+    """Shardy's names of factors: i to z, and then z_1 and so on."""
+    return "ijklmnopqrstuvwxyz"[index] if index < 18 else f"z_{index - 17}"
+
+
+mlir.register_lowering(_kernel_p, _lowering, platform="cpu")
 
 
 def decomposes_quickly(A: Any) -> bool:
     """See `svdinv.core.namespace`."""
-    return A.ndim > 1 and _fits(kernels.suits, A)
+    return A.ndim > 1 and is_loaded() and _supports("svd", A)
 
 
-def _fits(suits: Any, A: Any) -> bool:
-    return (
-        _handler is not None
-        and jax.default_backend() == "cpu"
-        and suits(A.dtype.name, prod(A.shape[:-2]), *A.shape[-2:])
-    )
-
-
-def _call(
-    kind: str,
-    like: Any,
-    arrays: Any,
-    results: Any,
-    *,
-    adjoint: bool = False,
-    numbers: tuple[float, float] = (0.0, 0.0),
-    doubles: tuple[int, ...] = (),
-) -> list[Any]:
-    """Run a kernel.
-
-    `like` has the shape of the matrices, which turned are tall with `adjoint`, or of
-    points. Arrays are given and `results`, shapes without batch axes and dtypes,
-    follow; None is absent. Those counted in `doubles` are in double precision, as pairs
-    of numbers, which JAX may not have; then that is what the kernel computes in.
-    """
-    *batch, m, n = like.shape
-    points = kind in kernels.OF_POINTS
-    tall, short = (m, n) if points else (max(m, n), min(m, n))
-    operands = [x for x in arrays if x is not None]
-    shapes = [
-        *(None if x is None else (x.shape[len(batch) :], x.dtype) for x in arrays),
-        *results,
-    ]
-    dtype = operations.DOUBLE[like.dtype.name] if doubles else like.dtype.name
-    plan = kernels.plan(kind, dtype, prod(batch), tall, short, adjoint, numbers)
-    count = 0
-    for index, shape in enumerate(shapes):
-        if shape is None:
-            plan += [-1, 0, 0, 0]
-            continue
-        (*rows, last), dtype = shape
-        last //= 2 if index in doubles else 1
-        parts = 2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1
-        row, column = (last * parts if rows else 0), parts
-        if adjoint and rows and index not in doubles:
-            row, column = column, row
-        plan += [count, prod((*rows[-1:], last)) * parts, row, column]
-        count += 1
-    plan += [-1, 0, 0, 0] * (12 - len(shapes))
-    structs = [
-        jax.ShapeDtypeStruct((*batch, *size), dtype)
-        for size, dtype in (result for result in results if result is not None)
-    ]
-    if kind in kernels.DECOMPOSITIONS:
-        structs.append(jax.ShapeDtypeStruct((prod(batch),), jnp.int32))
-        plan[8] = count
-    call = jax.ffi.ffi_call(_TARGET, structs)
-    found = call(*operands, plan=np.asarray(plan, np.int64))
-    return list(filled(found, present(results)))
-
-
-def _on_cpu(kernel: Any, other: Any, *x: Any) -> Any:
-    return lax.platform_dependent(*x, cpu=kernel, default=other)
+def _supports(kind: str, A: Any) -> bool:
+    return kernels.supports(kind, A.dtype.name, prod(A.shape[:-2]), *A.shape[-2:])
 
 
 def svd(A: Any, *, full_matrices: bool = True) -> Any:
     """Singular value decomposition, as `jax.numpy.linalg.svd`."""
-    m, n = A.shape[-2:]
-    own = partial(jnp.linalg.svd, full_matrices=full_matrices)
-    if (full_matrices and m != n) or not decomposes_quickly(A):
-        return own(A)
+    if full_matrices and A.shape[-2] != A.shape[-1]:
+        return jnp.linalg.svd(A)
+    return value(Decompose("svd"), (A,), jnp)
 
-    def kernel(A: Any) -> Any:
-        wide = m < n
-        k, real = min(m, n), jnp.finfo(A.dtype).dtype
-        source = jnp.matrix_transpose(A) if wide else A
-        sizes = [((k,), real), ((k, max(m, n)), A.dtype), ((k, k), A.dtype)]
-        S, left, right = _call("svd", source, [source], sizes)
-        Uh, Vh = (right, left) if wide else (left, right)
-        return jnp.matrix_transpose(Uh), S, Vh
 
-    return _on_cpu(partial(_in_batch, kernel), lambda A: tuple(own(A)), A)
+def eigh(A: Any) -> Any:
+    """Eigendecomposition from the lower triangles."""
+    return value(Decompose("eigh"), (A,), Namespace())
 
 
 def tall_svd(A: Any, tau: Any, safe: Any, otherwise: Any) -> Any:
@@ -135,211 +220,18 @@ def tall_svd(A: Any, tau: Any, safe: Any, otherwise: Any) -> Any:
     By the Gram matrix if `safe` says so of all singular values and tau, else as
     `otherwise` decomposes A. That is decided where there are values.
     """
-    if not _fits(kernels.suits_tall, A):
+    if not is_loaded() or not _supports("tall_gram", A):
         return None
-    m, n = A.shape[-2:]
-    wide, k = m < n, min(m, n)
     there = present((tau,))
+    wide = A.shape[-2] < A.shape[-1]
 
     def own(A: Any, *_: Any) -> Any:
         return tuple(otherwise(A))
 
     def by_gram(A: Any, S: Any, V: Any, W: Any) -> Any:
-        size = [(A.shape[-2:], A.dtype)]
-        (image,) = _call("tall_product", A, [A, W], size, adjoint=wide, doubles=(1,))
-        return (V, S, image) if wide else (image, S, adjoint_of(V, jnp))
+        (image,) = value(Tall("product"), (A, W), jnp)
+        return (V, S, image) if wide else (image, S, adjoint(V, jnp))
 
-    def kernel(A: Any, *tau: Any) -> Any:
-        blocks, square = kernels.tall_blocks(max(m, n)), ((k, 2 * k), A.dtype)
-        sums = [((blocks, k, 2 * k), A.dtype)]
-        (N,) = _call("tall_gram", A, [A], sums, adjoint=wide, doubles=(1,))
-        sizes = [((k,), jnp.finfo(A.dtype).dtype), ((k, k), A.dtype), square]
-        S, V, W = _call("tall_eigen", A, [N], sizes, doubles=(0, 3))
-        good = jnp.all(safe(S, *filled(tau, there)))
-        return lax.cond(good, by_gram, own, A, S, V, W)
-
-    return _on_cpu(partial(_in_batch, kernel), own, A, *_there((tau,)))
-
-
-def eigh(A: Any) -> Any:
-    """Eigendecomposition from the lower triangles."""
-    own = partial(jnp.linalg.eigh, symmetrize_input=False)
-    if not decomposes_quickly(A):
-        return own(A)
-
-    def kernel(A: Any) -> Any:
-        n = A.shape[-1]
-        sizes = [((n,), jnp.finfo(A.dtype).dtype), ((n, n), A.dtype)]
-        w, Vt = _call("eigh", A, [A], sizes)
-        return w, jnp.matrix_transpose(Vt)
-
-    return _on_cpu(partial(_in_batch, kernel), lambda A: tuple(own(A)), A)
-
-
-def value(operation: Operation, x: Any, xp: Any) -> Any:
-    """Compute an operation by a kernel, or else by its own array functions."""
-    if isinstance(operation, Map | Push | Pull):
-        function, A = operation.function, x[0]
-        quick = operation.kind is SVDFactors and _fits(kernels.derives, A)
-        if isinstance(operation, Map):
-            if not quick or prod(A.shape[-2:]) > _MOST_MAPPED:
-                return operation.value(x, xp)
-            return _on_cpu(partial(_map, function, xp), _plain(operation, xp), *x)
-        known = isinstance(operation, Pull) or x[2] is not None
-        numbers = operations.derives(function, A, x[1]) if quick and known else None
-        if numbers is not None:
-            kernel = partial(_derivative, operation, numbers)
-            return _on_cpu(kernel, _plain(operation, xp), *x)
-    if isinstance(operation, FindMotion) and _aligns(*x):
-        kernel = partial(_in_batch, _find_motion)
-        return Motion(*_on_cpu(kernel, _plain(operation, xp), *x))
-    if isinstance(operation, Pullback | AlignPull) and has_pull(operation, x):
-        return pullback(operation, x, lambda x: operation.value(x, xp), xp)
-    return operation.value(x, xp)
-
-
-def has_pull(operation: Operation, x: Any) -> bool:
-    """Tell whether a kernel knows the cotangents of a decomposition or of a motion."""
-    if isinstance(operation, AlignPull):
-        return x[-1] is None and _aligns(*x[:3])
-    return (
-        isinstance(operation, Pullback)
-        and _handler is not None
-        and jax.default_backend() == "cpu"
-        and operations.pulls(operation.rule, x, lambda t: t.dtype.name)
-    )
-
-
-def _aligns(P: Any, Q: Any, w: Any) -> bool:
-    """Tell whether the kernels suit points and their weights."""
-    n = P.shape[-1]
-    return (
-        P.dtype.name in ("float32", "float64")
-        and P.shape[-2] > 0
-        and P.dtype == Q.dtype == w.dtype
-        and _fits(kernels.handles, P)
-        and _fits(kernels.suits, jax.ShapeDtypeStruct((*P.shape[:-2], n, n), P.dtype))
-    )
-
-
-def _find_motion(P: Any, Q: Any, w: Any) -> Any:
-    n, real = P.shape[-1], P.dtype
-    sizes: Any = [(n, n), (n, n), (n,), (n, n), (n, n), (n,), (1,), (n,)]
-    results = [(size, real) for size in sizes]
-    C, Uh, S, Vh, R, t, rmsd, signs = _call("align", P, [P, Q, w], results)
-    U = jnp.matrix_transpose(Uh)
-    return tuple(Motion(R, t, rmsd[..., 0], C, U, S, Vh, signs))
-
-
-def _align_pull(operation: AlignPull, *x: Any) -> Any:
-    P, Q, w, *motion, gR, gt, grmsd, _ = x
-    *_, U, S, Vh, _ = motion
-    grmsd = None if grmsd is None else grmsd[..., None]
-    given = [P, Q, w, jnp.matrix_transpose(U), S, Vh, gR, gt, grmsd]
-    points = P.shape[-2:], P.dtype
-    weights = (w.shape[-1:], w.dtype) if operation.weighted else None
-    return tuple(_call("align_pull", P, given, [points, points, weights]))
-
-
-def _plain(operation: Operation, xp: Any) -> Any:
-    return lambda *x: tuple(operation.value(x, xp))
-
-
-def pullback(operation: Any, x: Any, composed: Any, xp: Any) -> Any:
-    """Pull by a kernel; its derivatives are those of `composed`, array functions."""
-    there = present(x)
-    wanted: tuple[bool, ...]
-    if isinstance(operation, AlignPull):
-        kernel, wanted = (
-            partial(_align_pull, operation),
-            (True, True, operation.weighted),
-        )
-    else:
-        wanted = (True,)
-        rule = operation.rule
-        kernel = partial(_svd_pull if isinstance(rule, SVD) else _eigh_pull, rule, xp)
-
-    def plain(*t: Any) -> Any:
-        return _there(composed(filled(t, there)))
-
-    def by_kernel(*t: Any) -> Any:
-        return _there(kernel(*filled(t, there)))
-
-    @jax.custom_jvp
-    def pull(*t: Any) -> Any:
-        return _on_cpu(partial(_in_batch, by_kernel), plain, *t)
-
-    @pull.defjvp
-    def _(primals: Any, tangents: Any) -> Any:
-        return jax.jvp(plain, primals, tangents)
-
-    return filled(pull(*_there(x)), wanted)
-
-
-def _there(x: Any) -> tuple[Any, ...]:
-    return tuple(t for t in x if t is not None)
-
-
-def _in_batch(function: Any, *x: Any) -> Any:
-    """Call a function of the CPU, with further batch axes under vmap."""
-    call = custom_vmap(function)
-
-    @call.def_vmap
-    def _(size: int, batched: list[bool], *x: Any) -> Any:
-        axes = [0 if moved else None for moved in batched]
-        y = _in_batch(function, *in_front(x, axes, jnp))
-        return y, tuple(True for _ in y)
-
-    return call(*x)
-
-
-def _svd_pull(rule: SVD, xp: Any, *x: Any) -> Any:
-    U, S, Vh, gU, gS, gVh = x
-    like = jax.ShapeDtypeStruct((*S.shape[:-1], U.shape[-2], Vh.shape[-1]), U.dtype)
-    wide, left, right = _sides(like, U, Vh)
-    _, gleft, gright = _sides(like, gU, gVh)
-    return tuple(
-        _call(
-            "svd_pull",
-            like,
-            [left, S, right, gleft, gS, gright],
-            [(like.shape[-2:], U.dtype)],
-            adjoint=wide,
-            numbers=operations.precision(rule, S, xp),
-        )
-    )
-
-
-def _eigh_pull(rule: Eigh, xp: Any, *x: Any) -> Any:
-    w, V, gw, gV = x
-    size = [(V.shape[-2:], V.dtype)]
-    numbers = operations.precision(rule, w, xp)
-    return tuple(_call("eigh_pull", V, [V, w, gw, gV], size, numbers=numbers))
-
-
-def _sides(A: Any, U: Any, Vh: Any) -> tuple[bool, Any, Any]:
-    wide = A.shape[-2] < A.shape[-1]
-    return (True, Vh, U) if wide else (False, U, Vh)
-
-
-def _map(function: Any, xp: Any, A: Any, tau: Any, U: Any, S: Any, Vh: Any) -> Any:
-    wide, left, right = _sides(A, U, Vh)
-    known = operations.knows(function, A, tau)
-    y = S if known else function.value(S, tau, xp)
-    arrays = [left, y, right, tau if known else None]
-    return tuple(_call("map", A, arrays, [(A.shape[-2:], A.dtype)], adjoint=wide))
-
-
-def _derivative(operation: Any, numbers: tuple[float, float], *x: Any) -> Any:
-    A, tau, X, *dtau, U, S, Vh = x
-    wide, left, right = _sides(A, U, Vh)
-    given = [left, right, X, S, tau, dtau[0] if dtau else None]
-    sizes = [(A.shape[-2:], A.dtype)]
-    if not (steps := not operations.knows(operation.function, A, tau)):
-        sizes.append(((1,), S.dtype))
-    found = _call("derivative", A, given, sizes, adjoint=wide, numbers=numbers)
-    if isinstance(operation, Push):
-        return tuple(found[:1])
-    if steps:  # which have no derivative in tau
-        found.append(None if tau is None else jnp.zeros_like(tau))
-    return tuple(found)
+    S, V, W = value(Tall("eigen"), (A, *value(Tall("gram"), (A,), jnp)), jnp)
+    good = jnp.all(safe(S, *filled(() if tau is None else (tau,), there)))
+    return lax.cond(good, by_gram, own, A, S, V, W)

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.kernels import Layout, default_threads
+from svdinv.kernels import default_threads
 
 __all__ = ["NumPyMemory", "memory"]
 
 
 class NumPyMemory:
-    """See `svdinv.kernels.operations.Memory`."""
+    """See `svdinv.kernels.memory.Memory`."""
+
+    in_double = True
 
     def suits(self, *x: Any) -> bool:
         return all(t is None or type(t) is np.ndarray for t in x)
 
+    def key(self, x: NDArray[Any]) -> Hashable:
+        return x.dtype, x.shape, x.strides
+
     def dtype(self, x: NDArray[Any]) -> str:
         return x.dtype.name if x.dtype.isnative else ""
 
-    def flat(self, x: NDArray[Any], axes: int) -> tuple[NDArray[Any], Layout]:
-        if x.ndim != axes + 1:
-            x = x.reshape(prod(x.shape[: x.ndim - axes]), *x.shape[x.ndim - axes :])
+    def resolved(self, x: NDArray[Any]) -> NDArray[Any]:
+        return x
+
+    def contiguous(self, x: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(x)
+
+    def strides(self, x: NDArray[Any]) -> tuple[int, ...] | None:
         size = x.real.itemsize
         if any(step % size for step in x.strides):  # a field of a record, say
-            x = x.copy()
-        matrix, *steps = (step // size for step in x.strides)
-        return x, (x.ctypes.data, matrix, steps[0] * (axes - 1), steps[-1])
+            return None
+        return tuple(step // size for step in x.strides)
+
+    def address(self, x: NDArray[Any]) -> int:
+        return x.ctypes.data
 
     def empty(
-        self, shape: tuple[int, ...], dtype: str, *, real: bool = False
-    ) -> tuple[NDArray[Any], int]:
-        x = np.empty(shape, np.dtype(dtype).type(0).real.dtype if real else dtype)
-        return x, x.ctypes.data
+        self, shape: tuple[int, ...], dtype: str, transposed: bool
+    ) -> Callable[[], NDArray[Any]]:
+        if transposed:
+            *batch, m, n = shape
+            return lambda: np.empty((*batch, n, m), dtype).mT
+        return partial(np.empty, shape, dtype)
 
     def threads(self) -> int:
         return default_threads()

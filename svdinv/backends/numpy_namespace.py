@@ -10,9 +10,16 @@ from array_api_compat.numpy import *  # noqa: F403
 from numpy.typing import NDArray
 
 from svdinv.backends.numpy_memory import memory
-from svdinv.kernels import operations
+from svdinv.kernels.memory import decomposes, decomposition
+from svdinv.kernels.memory import middle_factor as by_kernel
 
-__all__ = ["decomposes_in_double", "decomposes_quickly", "linalg", "memory"]
+__all__ = [
+    "decomposes_in_double",
+    "decomposes_quickly",
+    "linalg",
+    "memory",
+    "middle_factor",
+]
 
 decomposes_in_double = True
 # As NumPy's own, which are LAPACK's of double precision whatever the dtype.
@@ -21,7 +28,12 @@ _COMPUTED_IN = {"float32": np.float64, "complex64": np.complex128}
 
 def decomposes_quickly(A: NDArray[Any]) -> bool:
     """See `svdinv.core.namespace`."""
-    return operations.takes(A, memory)
+    return decomposes(A, memory)
+
+
+def middle_factor(*x: Any) -> Any:
+    """See `svdinv.core.namespace`."""
+    return by_kernel(memory, np, *x)
 
 
 class _Linalg:
@@ -32,21 +44,35 @@ class _Linalg:
 
     def svd(self, A: NDArray[Any], *, full_matrices: bool = True) -> tuple[Any, ...]:
         if not full_matrices or A.shape[-2] == A.shape[-1]:
-            factors = _in_double(operations.svd, A)
+            factors = _in_double("svd", A)
             if factors is not None:
                 return factors
-        return compat.linalg.svd(A, full_matrices=full_matrices)
+        return _svd(A, full_matrices)
 
     def eigh(self, A: NDArray[Any]) -> tuple[Any, ...]:
-        factors = _in_double(operations.eigh, A)
+        factors = _in_double("eigh", A)
         return compat.linalg.eigh(A) if factors is None else factors
 
 
-def _in_double(decompose: Any, A: NDArray[Any]) -> tuple[Any, ...] | None:
+def _svd(A: NDArray[Any], full_matrices: bool) -> tuple[Any, ...]:
+    """LAPACK's, with NaN for infinite matrices, of which it may never return."""
+    infinite = np.isinf(A).any(axis=(-2, -1), keepdims=True)
+    if not infinite.any():
+        return compat.linalg.svd(A, full_matrices=full_matrices)
+    finite = np.where(infinite, A.dtype.type(0), A)
+    factors = compat.linalg.svd(finite, full_matrices=full_matrices)
+    kept = ~infinite
+    return tuple(
+        np.where(kept if x.ndim == A.ndim else kept[..., 0], x, x.dtype.type(np.nan))
+        for x in factors
+    )
+
+
+def _in_double(kind: str, A: NDArray[Any]) -> tuple[Any, ...] | None:
     if not decomposes_quickly(A):
         return None
     wide = A.astype(_COMPUTED_IN.get(A.dtype.name, A.dtype), copy=False)
-    factors = decompose(wide, memory)
+    factors = decomposition(kind, wide, memory)
     if factors is None or wide is A:
         return factors
     with np.errstate(over="ignore", under="ignore"):

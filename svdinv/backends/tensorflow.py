@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from svdinv.backends import tensorflow_namespace as xp
+from svdinv.backends.tensorflow_kernels import by_kernel, is_portable, suits
 from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, filled, padded, present, rebuilt
 
@@ -24,19 +26,19 @@ _plain = tf.autograph.experimental.do_not_convert
 @_plain
 def _evaluate(operation: Operation, *x: Any) -> Any:
     x = tuple(None if t is None else tf.stop_gradient(t) for t in x)
-    y: Any = xp.by_kernel(operation, x)
-    y = operation.value(x, xp) if y is None else y
+    y = by_kernel(operation, x, xp, lambda: operation.value(x, xp))
     stopped = (None if t is None else tf.stop_gradient(t) for t in y)
     return rebuilt(y, stopped)
 
 
 @_plain
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    if not tf.executing_eagerly() and _has_tangents(x):
+        return _call_as_function(operation, x)
     if operation.transparent:
-        y = xp.by_kernel(operation, x)
-        return (
-            operation.composed(x, _call, xp) if y is None else _linked(operation, x, y)
-        )
+        if suits(operation, x) is False:
+            return operation.composed(x, _call, xp)
+        return _linked(operation, x, _evaluate(operation, *x))
     values = _evaluate(operation, *x)
     there, outputs = present(x), present(values)
     count = sum(there)
@@ -46,10 +48,11 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     @tf.custom_gradient
     def link(*tensors: tf.Tensor) -> tuple[Any, Any]:
         def gradient(*g: tf.Tensor) -> list[tf.Tensor | None]:
-            inputs, y = filled(tensors, there), ()
+            here = tuple(map(tf.identity, tensors))  # in the graph of the gradient
+            inputs, y = filled(here, there), ()
             if operation.saves_outputs:
                 # Linked anew, so that a second derivative comes through here again.
-                y = filled(link(*tensors), outputs)
+                y = filled(link(*here), outputs)
             found = operation.cotangent(inputs, y, filled(g, outputs), there, _call, xp)
             pairs = zip(padded(found, len(there)), there, strict=True)
             kept = [t for t, is_there in pairs if is_there]
@@ -61,23 +64,63 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return filled(link(*map(tf.identity, kept)), outputs)
 
 
+def _has_tangents(x: Any) -> bool:
+    """Whether a forward accumulator watches, in a graph that is being traced."""
+    try:
+        from tensorflow.python.eager.forwardprop_util import pack_tangents
+    except ImportError:
+        return False
+    return bool(pack_tangents([t for t in x if t is not None]).tangents)
+
+
+def _call_as_function(operation: Operation, x: Any) -> tuple[Any, ...]:
+    """Call an operation in a graph of its own.
+
+    In the graph that is being traced, the tangents of a custom gradient would be 0:
+    TensorFlow takes them from the identity that it leaves in the graph.
+    """
+    there = present(x)
+    outputs: list[bool] = []
+
+    @tf.function(autograph=False)
+    def called(*kept: tf.Tensor) -> list[tf.Tensor]:
+        y = _call(operation, *filled(kept, there))
+        outputs[:] = present(y)
+        return [t for t in y if t is not None]
+
+    y = called(*(t for t in x if t is not None))
+    return filled(y, outputs)
+
+
 @_plain
 def _linked(operation: Operation, x: Any, y: Any) -> tuple[Any, ...]:
     """Link what a kernel computed to its arguments, by the array functions for it."""
     there, outputs = present(x), present(y)
+    pulled = _pulled(operation, there, is_portable())
 
     @tf.custom_gradient
     def link(*tensors: tf.Tensor) -> tuple[Any, Any]:
-        def gradient(*g: tf.Tensor) -> list[tf.Tensor | None]:
-            with tf.GradientTape() as tape:
-                tape.watch(tensors)
-                found = operation.composed(filled(tensors, there), _call, xp)
-            values = [t for t in found if t is not None]
-            return tape.gradient(values, tensors, output_gradients=g)
+        values = tuple(t for t in y if t is not None)
+        return values, lambda *g: pulled(tuple(map(tf.identity, tensors)), g)
 
-        return tuple(t for t in y if t is not None), gradient
+    return filled(link(*(tf.identity(t) for t in x if t is not None)), outputs)
 
-    return filled(link(*(t for t in x if t is not None)), outputs)
+
+@lru_cache(maxsize=256)
+def _pulled(operation: Operation, there: tuple[bool, ...], portable: bool) -> Any:
+    """Pull back through what an operation is composed of.
+
+    As a function of a graph: inside a custom gradient, a tape of its own would hide the
+    operations from forward accumulators.
+    """
+
+    @tf.function(autograph=False)
+    def pulled(x: Any, g: Any) -> Any:
+        y = operation.composed(filled(x, there), _call, xp)
+        values = [t for t in y if t is not None]
+        return tf.gradients(values, x, grad_ys=g, unconnected_gradients="zero")
+
+    return pulled
 
 
 class TensorFlowBackend(Backend):
@@ -99,7 +142,7 @@ class TensorFlowBackend(Backend):
                 raise TypeError(f"{name} must be a number or a tensor") from error
             if value.dtype.kind not in "biufc":
                 raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
-            value = tf.convert_to_tensor(value)
+        value = tf.convert_to_tensor(value)  # a variable, too, of Keras or TensorFlow
         if value.dtype.is_complex:
             raise TypeError(f"{name} must be real, got {value.dtype.name}")
         return tf.cast(value, like.dtype.real_dtype)

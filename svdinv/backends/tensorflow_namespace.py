@@ -6,18 +6,22 @@ traced; nothing here looks at one.
 
 from __future__ import annotations
 
-import math
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from svdinv import kernels
-from svdinv.backends import numpy_namespace
-from svdinv.backends.numpy_memory import memory
-from svdinv.core.operation import Operation
-from svdinv.kernels import operations
+from svdinv.backends.tensorflow_kernels import by_kernel, suits
+from svdinv.backends.tensorflow_kernels import tall_svd as tall_svd
+from svdinv.backends.tensorflow_kernels import tall_values as tall_values
+from svdinv.backends.tensorflow_kernels import tall_vectors as tall_vectors
+from svdinv.core.factors import repaired
+from svdinv.core.namespace import known_equal
+from svdinv.kernels.rules import Decompose
+
+_this = sys.modules[__name__]
 
 abs = tf.abs
 any = tf.reduce_any
@@ -46,7 +50,6 @@ minimum = tf.minimum
 ones_like = tf.ones_like
 permute_dims = tf.transpose
 real = tf.math.real
-roll = tf.roll
 sqrt = tf.sqrt
 stack = tf.stack
 sum = tf.reduce_sum
@@ -130,6 +133,13 @@ def reshape(x: tf.Tensor, shape: tuple[Any, ...]) -> tf.Tensor:
     return tf.reshape(x, tf.stack(shape))
 
 
+def roll(x: tf.Tensor, shift: Any, *, axis: Any) -> tf.Tensor:
+    """Roll along axes; along negative ones, `tf.vectorized_map` rolls others."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    positive = [a % len(x.shape) for a in axes]
+    return tf.roll(x, shift, positive[0] if isinstance(axis, int) else positive)
+
+
 def tril(x: tf.Tensor, *, k: int = 0) -> tf.Tensor:
     """Lower triangle of each matrix, with (k = 0) or without (k = -1) diagonal."""
     return x - triu(x) if k else tf.linalg.band_part(x, -1, 0)
@@ -146,47 +156,26 @@ _NOT_ORTHONORMAL = 1000
 _DOUBLE = {tf.float32: tf.float64, tf.complex64: tf.complex128}
 
 
-# Eager decompositions keep their precision, unlike NumPy's.
-_arrays = SimpleNamespace(**{**vars(numpy_namespace), "decomposes_in_double": False})
-
-
-def by_kernel(operation: Operation, x: Any) -> tuple[tf.Tensor | None, ...] | None:
-    """Compute an operation by a kernel; None in graphs, and where none suits."""
-    if not (tf.executing_eagerly() and operations.has_kernel(operation)):
-        return None
-    if not all(t is None or (hasattr(t, "numpy") and "CPU" in t.device) for t in x):
-        return None
-    y = operations.by_kernel(operation, tuple(map(_shared, x)), memory, _arrays)
-    return y and tuple(None if t is None else tf.convert_to_tensor(t) for t in y)
-
-
-def _shared(t: tf.Tensor | None) -> Any:
-    """Give a tensor's memory, not to be written to, as an array."""
-    return None if t is None else np.asarray(memoryview(t))
-
-
 def decomposes_quickly(A: tf.Tensor) -> bool:
-    """See `svdinv.core.namespace`; graphs have no values for the kernels."""
-    return (
-        tf.executing_eagerly()
-        and "CPU" in A.device
-        and A.shape.rank > 1
-        and kernels.suits(A.dtype.name, math.prod(A.shape[:-2]), *A.shape[-2:])
-    )
-
-
-def _by_kernel(decompose: Any, A: tf.Tensor) -> tuple[tf.Tensor, ...] | None:
-    if not decomposes_quickly(A):
-        return None
-    factors = decompose(_shared(A), memory)
-    return factors and tuple(map(tf.convert_to_tensor, factors))
+    """See `svdinv.core.namespace`; true where a graph may have to decide it."""
+    return suits(Decompose("svd"), (A,)) is not False
 
 
 def _svd(A: tf.Tensor, *, full_matrices: bool) -> tuple[tf.Tensor, ...]:
-    if not full_matrices or A.shape[-2] == A.shape[-1]:
-        factors = _by_kernel(operations.svd, A)
-        if factors is not None:
-            return factors
+    square = known_equal(A.shape[-2], A.shape[-1])
+    if full_matrices and not square:
+        return _own_svd(A, True)
+    decompose = Decompose("svd")
+
+    def own() -> tuple[tf.Tensor, ...]:
+        U, S, Vh = _own_svd(A, False)
+        undecided = suits(decompose, (A,)) is None
+        return repaired(A, U, S, Vh, _this) if undecided else (U, S, Vh)
+
+    return by_kernel(decompose, (A,), _this, own)
+
+
+def _own_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
     s, u, v = tf.linalg.svd(A, full_matrices=full_matrices)
     if A.dtype in _DOUBLE and "GPU" not in A.device:
         # On CPUs, vectors of zero singular values are at times far from orthonormal
@@ -199,9 +188,11 @@ def _svd(A: tf.Tensor, *, full_matrices: bool) -> tuple[tf.Tensor, ...]:
 
 
 def _orthonormal(Q: tf.Tensor) -> tf.Tensor:
-    """Whether all columns are; NaN passes."""
-    product = tf.matmul(Q, Q, adjoint_a=True)
-    excess = tf.linalg.set_diag(product, tf.linalg.diag_part(product) - 1)
+    """Whether all columns are, as far as random combinations tell; NaN passes."""
+    shape = tf.concat([tf.shape(Q)[-1:], [4]], 0)
+    signs = tf.random.stateless_uniform(shape, (1, 2), maxval=2, dtype=tf.int32)
+    x = tf.cast(2 * signs - 1, Q.dtype)
+    excess = tf.matmul(Q, tf.matmul(Q, x), adjoint_a=True) - x
     return ~tf.reduce_any(tf.abs(excess) > _NOT_ORTHONORMAL * finfo(Q.dtype).eps)
 
 
@@ -211,9 +202,10 @@ def _double_svd(A: tf.Tensor, full_matrices: bool) -> tuple[tf.Tensor, ...]:
 
 
 def _eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    factors = _by_kernel(operations.eigh, A)
-    if factors is not None:
-        return factors
+    return by_kernel(Decompose("eigh"), (A,), _this, lambda: _own_eigh(A))
+
+
+def _own_eigh(A: tf.Tensor) -> tuple[tf.Tensor, ...]:
     # TensorFlow raises for NaN and infinity, and for the whole batch.
     finite = tf.reduce_all(tf.math.is_finite(tf.abs(A)), (-2, -1), keepdims=True)
     eigenvalues, V = tf.linalg.eigh(tf.where(finite, A, tf.zeros_like(A)))

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
+from torch.overrides import is_tensor_like
 
 from svdinv.backends import torch_namespace as xp
 from svdinv.backends.torch_kernels import memory
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
 from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, in_front, padded, some
-from svdinv.kernels import operations
+from svdinv.kernels.memory import value
 
 __all__ = ["Jacobian", "TorchBackend", "as_vector", "leaves_of", "without_autocast"]
 
@@ -72,7 +73,12 @@ def _tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
 
 def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
     """Compute the value alone."""
-    return operations.value(operation, x, memory, xp)
+    return value(operation, x, memory, xp)
+
+
+def _is_recorded(x: Any) -> bool:
+    """Whether autograd has to know of what is computed from these tensors."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in x if t is not None)
 
 
 def _first(x: Any) -> Tensor:
@@ -121,15 +127,7 @@ class _Compiled(torch.autograd.Function):
         return _pull(ctx, g, _value)
 
 
-class _Eager(_Compiled):
-    @classmethod
-    def apply(cls, *x: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
-            return super().apply(*x)
-        # Without a signature to fill in, which takes as long as a small SVD.
-        plain: Any = super(torch.autograd.Function, cls)
-        return plain.apply(*unwrap_dead_wrappers(x))
-
+class _Transformed(_Compiled):
     # Dynamo refuses a Function that has its own jvp, hence two of them.
     @staticmethod
     def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
@@ -158,25 +156,48 @@ class _Eager(_Compiled):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, operation: Operation, *x: Any) -> Any:
-        y = _Eager.apply(operation, *in_front(x, in_dims[1:], torch))
+        y = _Transformed.apply(operation, *in_front(x, in_dims[1:], xp))
         return y, tuple(None if t is None else 0 for t in y)
+
+
+class _Plain(torch.autograd.Function):
+    """For reverse mode alone: what the transforms need takes as long as a small SVD."""
+
+    @staticmethod
+    def forward(ctx: Any, operation: Operation, *x: Any) -> tuple[Any, ...]:
+        y = _Compiled.forward(operation, *x)
+        ctx.operation, ctx.count = operation, len(x)
+        ctx.set_materialize_grads(False)
+        inputs = x if operation.saves_inputs else ()
+        ctx.save_for_backward(*inputs, *(y if operation.saves_outputs else ()))
+        return y
+
+    backward = _Transformed.backward
+
+    @classmethod
+    def apply(cls, *x: Any) -> Any:
+        # Without a signature to fill in.
+        plain: Any = super(torch.autograd.Function, cls)
+        return plain.apply(*unwrap_dead_wrappers(x))
 
 
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
         return operation.composed(x, _call, xp)
     if not torch.compiler.is_compiling():
-        return _Eager.apply(operation, *x)
+        if _inside_transform():
+            return _Transformed.apply(operation, *x)
+        if _is_recorded(x):
+            return _Plain.apply(operation, *x)
+        with torch.no_grad():
+            return _Compiled.forward(operation, *unwrap_dead_wrappers(x))
     # Dynamo 2.13 drops a Function's own derivatives inside a transform, without a
     # word (pytorch/pytorch#193279). What is raised while it traces makes it run the
     # caller eagerly, or fail with fullgraph=True.
     if _inside_transform():
         raise RuntimeError("torch.func or forward mode inside torch.compile")
     # It passes a Function that takes *x one too many if nothing is differentiated.
-    wanted = torch.is_grad_enabled() and any(
-        t.requires_grad for t in x if t is not None
-    )
-    return (_Compiled.apply if wanted else _Compiled.forward)(operation, *x)
+    return (_Compiled.apply if _is_recorded(x) else _Compiled.forward)(operation, *x)
 
 
 @_constant
@@ -188,6 +209,16 @@ def _constant_normal(
     return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
 
+def _represented(x: Any) -> Any:
+    """Tensor of an object that stands for one by `__torch_function__`, else `x`.
+
+    Such as a variable of Keras, of which the tensor is what is differentiated in.
+    """
+    if isinstance(x, Tensor) or not is_tensor_like(x):
+        return x
+    return torch.positive(x)  # x itself, by the protocol
+
+
 class TorchBackend(Backend):
     """PyTorch tensors."""
 
@@ -196,16 +227,18 @@ class TorchBackend(Backend):
     call = staticmethod(_call)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
-        with torch.no_grad(), without_autocast(_first(x)):
+        with torch.no_grad(), without_autocast(x[0]):
             return _value(operation, *(t if t is None else t.detach() for t in x))
 
     def asarray(self, x: Any, name: str) -> Tensor:
         """See `Backend`; nothing but a tensor is one."""
+        x = _represented(x)
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
         return x
 
     def parameter(self, value: Any, like: Tensor, name: str = "value") -> Tensor:
+        value = _represented(value)
         if isinstance(value, Tensor):
             if value.dtype.is_complex:
                 raise TypeError(f"{name} must be real, got {value.dtype}")
@@ -233,8 +266,14 @@ class TorchBackend(Backend):
             one = _constant_normal(shape[-2:], like.dtype, like.device, seed)
             return one.expand(shape)
         if isinstance(seed, Integral):
-            seed = torch.Generator(like.device).manual_seed(int(seed))
-        elif not (seed is None or isinstance(seed, torch.Generator)):
+            # The same for all matrices that a transform maps over, which may have no
+            # random numbers of its own.
+            generator = torch.Generator(like.device).manual_seed(int(seed))
+            with torch._C._DisableFuncTorch():
+                return torch.randn(
+                    shape, dtype=like.dtype, device=like.device, generator=generator
+                )
+        if not (seed is None or isinstance(seed, torch.Generator)):
             raise TypeError(f"seed must be an integer or a Generator, got {seed!r}")
         return torch.randn(shape, dtype=like.dtype, device=like.device, generator=seed)
 
@@ -242,8 +281,20 @@ class TorchBackend(Backend):
         """See `Backend`; by reverse mode, because forward mode does not nest."""
 
         def slope(x: Tensor) -> Tensor:
-            y, pullback = torch.func.vjp(f, x)
-            return pullback(torch.ones_like(y))[0]
+            if torch.compiler.is_compiling() or _inside_transform():
+                y, pullback = torch.func.vjp(f, x)
+                return pullback(torch.ones_like(y))[0]
+            # torch.func refuses hooks on what is saved, those of a checkpoint.
+            recorded = torch.is_grad_enabled()
+            with torch.enable_grad():
+                x = x if x.requires_grad else x.detach().requires_grad_()
+                y = f(x)
+                if not y.requires_grad:
+                    return torch.zeros_like(x)
+                (found,) = torch.autograd.grad(
+                    y.sum(), x, create_graph=recorded, materialize_grads=True
+                )
+                return found
 
         return slope
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from svdinv.kernels import Layout, operations, variants
+from svdinv.kernels import memory as by_memory
+from svdinv.kernels import variants
 
 __all__ = [
     "TorchMemory",
     "decomposes_quickly",
     "eigh",
     "is_eager_cpu",
+    "middle_factor",
     "svd",
     "tall_values",
     "tall_vectors",
@@ -46,7 +50,9 @@ def is_eager_cpu(*x: Tensor | None) -> bool:
 
 
 class TorchMemory:
-    """See `svdinv.kernels.operations.Memory`."""
+    """See `svdinv.kernels.memory.Memory`."""
+
+    in_double = False
 
     def suits(self, *x: Tensor | None) -> bool:
         if not is_eager_cpu(*x):
@@ -57,35 +63,38 @@ class TorchMemory:
         except RuntimeError:  # batched by the older vmap of is_grads_batched
             return False
 
+    def key(self, x: Tensor) -> Hashable:
+        return x.dtype, x.shape, x.stride(), x.is_conj(), x.is_neg()
+
     def dtype(self, x: Tensor) -> str:
         return _NAMES.get(x.dtype, "")
 
-    def flat(self, x: Tensor, axes: int) -> tuple[Tensor, Layout]:
-        if x.is_neg() or x.is_conj():
-            x = x.resolve_conj().resolve_neg()
-        steps = x.stride()
-        lead = len(steps) - axes
-        matrix = steps[lead - 1] if lead else 0
-        if lead > 1:
-            if not x.is_contiguous():
-                x = x.reshape(prod(x.shape[:lead]), *x.shape[lead:])
-                steps = x.stride()
-                matrix = steps[0]
-            else:  # where the step along an axis of length 1 may be any number
-                matrix = prod(x.shape[lead:])
-        if x.is_complex():
-            matrix, steps = 2 * matrix, [2 * step for step in steps]
-        row = steps[-2] if axes == 2 else 0
-        return x, (x.data_ptr(), matrix, row, steps[-1])
+    def resolved(self, x: Tensor) -> Tensor:
+        return x.resolve_conj().resolve_neg() if x.is_conj() or x.is_neg() else x
+
+    def contiguous(self, x: Tensor) -> Tensor:
+        return self.resolved(x).contiguous()
+
+    def strides(self, x: Tensor) -> tuple[int, ...]:
+        parts = 2 if x.is_complex() else 1
+        return tuple(parts * step for step in x.stride())
+
+    address = staticmethod(Tensor.data_ptr)
+    threads = staticmethod(torch.get_num_threads)
 
     def empty(
-        self, shape: tuple[int, ...], dtype: str, *, real: bool = False
-    ) -> tuple[Tensor, int]:
-        x = torch.empty(shape, dtype=(_REALS if real else _DTYPES)[dtype])
-        return x, x.data_ptr()
-
-    def threads(self) -> int:
-        return torch.get_num_threads()
+        self, shape: tuple[int, ...], dtype: str, transposed: bool
+    ) -> Callable[[], Tensor]:
+        if not transposed:
+            return partial(torch.empty, shape, dtype=_DTYPES[dtype])
+        *batch, m, n = shape
+        steps: list[int] = []
+        size = m * n
+        for length in reversed(batch):
+            steps.insert(0, size)
+            size *= length
+        steps += 1, m
+        return partial(torch.empty_strided, shape, steps, dtype=_DTYPES[dtype])
 
 
 _NAMES = {
@@ -94,41 +103,40 @@ _NAMES = {
     torch.complex64: "complex64",
     torch.complex128: "complex128",
 }
-_REAL = {
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-    torch.complex64: torch.float32,
-    torch.complex128: torch.float64,
-}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-_REALS = {name: _REAL[dtype] for dtype, name in _NAMES.items()}
+_REAL = {dtype: dtype.to_real() for dtype in _NAMES}
 memory = TorchMemory()
 
 
 def decomposes_quickly(A: Tensor) -> bool:
     """See `svdinv.core.namespace`."""
-    return operations.takes(A, memory)
+    return by_memory.decomposes(A, memory)
+
+
+def middle_factor(*x: Any) -> Tensor | None:
+    """See `svdinv.core.namespace`."""
+    return by_memory.middle_factor(memory, torch, *x)
 
 
 def _aligned(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give factors the strides that the kernels give them."""
+    """Factors with the strides that the kernels give them."""
     return U.mT.contiguous().mT, S, Vh.contiguous()
 
 
 def tall_values(A: Tensor) -> tuple[Tensor, ...] | None:
     """See `svdinv.core.namespace`."""
-    return operations.tall_values(A, memory)
+    return by_memory.tall_values(A, memory)
 
 
 def tall_vectors(A: Tensor, W: Tensor) -> Tensor:
-    """See `svdinv.kernels.operations`."""
-    return operations.tall_vectors(A, W, memory)
+    """See `svdinv.kernels.memory`."""
+    return by_memory.tall_vectors(A, W, memory)
 
 
 @torch.library.custom_op("svdinv::svd", mutates_args=())
 def _traced_svd(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Thin SVD as one node of a traced graph."""
-    return operations.svd(A, memory) or _aligned(
+    return by_memory.decomposition("svd", A, memory) or _aligned(
         *torch.linalg.svd(A, full_matrices=False)
     )
 
@@ -144,7 +152,7 @@ def _(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 @torch.library.custom_op("svdinv::eigh", mutates_args=())
 def _traced_eigh(A: Tensor) -> tuple[Tensor, Tensor]:
     """Eigendecomposition as one node of a traced graph."""
-    found = operations.eigh(A, memory)
+    found = by_memory.decomposition("eigh", A, memory)
     if found is None:
         w, V = torch.linalg.eigh(A)
         return w, V.mT.contiguous().mT
@@ -171,7 +179,7 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
     if not full_matrices and _traces(A):
         return _traced_svd(A)
     if not full_matrices or A.shape[-2] == A.shape[-1]:
-        factors = operations.svd(A, memory)
+        factors = by_memory.decomposition("svd", A, memory)
         if factors is not None:
             return factors
     # Which also says what is wrong with a matrix.
@@ -182,5 +190,5 @@ def eigh(A: Tensor) -> tuple[Tensor, ...]:
     """Eigendecomposition of Hermitian matrices, as `torch.linalg.eigh`."""
     if _traces(A):
         return _traced_eigh(A)
-    factors = operations.eigh(A, memory)
+    factors = by_memory.decomposition("eigh", A, memory)
     return torch.linalg.eigh(A) if factors is None else factors

@@ -16,11 +16,13 @@ from array_api_compat.torch import *  # noqa: F403
 from array_api_compat.torch import fft, finfo, isdtype
 from torch import Tensor, any, conj, sum, where
 from torch import amax as max
+from torch import movedim as moveaxis  # `torch.moveaxis` cannot be batched
 
 from svdinv.backends.torch_kernels import (
     decomposes_quickly,
     eigh,
     is_eager_cpu,
+    middle_factor,
     svd,
     tall_values,
     tall_vectors,
@@ -34,15 +36,19 @@ __all__ = [
     "any_on_host",
     "concat",
     "conj",
+    "cumulative_sum",
     "decomposes_quickly",
     "fft",
     "finfo",
+    "imag",
     "is_spread",
     "isdtype",
     "linalg",
     "matrix_transpose",
     "max",
     "may_ask",
+    "middle_factor",
+    "moveaxis",
     "on_host",
     "sum",
     "tall_values",
@@ -84,9 +90,22 @@ def matrix_transpose(x: Tensor) -> Tensor:
     return x.mT
 
 
+def imag(x: Tensor) -> Tensor:
+    """Imaginary part; of a conjugate, PyTorch's is a view that cannot be batched."""
+    return -x.conj().imag if x.is_conj() else x.imag
+
+
 def concat(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along an axis; `torch.concat` cannot be batched in forward mode."""
     return torch.cat(tuple(arrays), dim=axis)
+
+
+def cumulative_sum(x: Tensor, *, axis: int = 0) -> Tensor:
+    """Sum of the elements up to each one, along an axis.
+
+    Dynamo warns of a constant in array-api-compat's.
+    """
+    return torch.cumsum(x, axis)
 
 
 def add_product(C: Tensor, A: Tensor, B: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ from svdinv.core.namespace import (
     cast,
     conj,
     herm,
-    identity_like,
     is_complex,
     middle_factor,
+    off_diagonal,
     real,
     safe_divide,
     skew,
@@ -172,7 +172,7 @@ def linear_rule(
     # is constant), on one side alone where the other singular value is 0.
     positive = xp.astype(s > vanishing(s, xp), s.dtype, copy=False)
     pi, pj = _pairs(positive)
-    cluster = (identity_like(gap, xp) == 0) & (xp.abs(gap) <= tol)
+    cluster = off_diagonal(xp.abs(gap) <= tol, gap, xp)
     share = safe_divide(xp.ones_like(gap), pi + pj, cluster & (pi + pj > 0), xp)
     return E, share * reciprocal(sj, xp)
 
@@ -325,7 +325,7 @@ def cluster_part(
     si, sj = _pairs(v.s)
     gap = sj - si
     distance = xp.abs(gap)
-    near = near & (identity_like(gap, xp) == 0)
+    near = off_diagonal(near, gap, xp)
     # Rounding errors of M are relative to its columns, those of N^H to its rows.
     size_i, size_j = _pairs(v.size)
     noise = 2 * epsilon * (size_i + size_j)

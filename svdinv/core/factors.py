@@ -33,6 +33,7 @@ from svdinv.core.namespace import (
     is_spread,
     is_wide,
     known_equal,
+    known_shape,
     may_ask,
     real,
     tall_values,
@@ -50,7 +51,7 @@ from svdinv.core.tolerances import (
     vanishing,
 )
 
-__all__ = ["METHODS", "Factors", "check_method", "factorise"]
+__all__ = ["METHODS", "Factors", "check_method", "factorise", "repaired"]
 
 Factors: TypeAlias = Any
 """`SVDFactors`, `GramFactors` or `IterationFactors`."""
@@ -86,24 +87,25 @@ def factorise(
     of the Gram matrix, the vectors of the larger side that belong to very small
     singular values are not orthogonal.
     """
-    if None in tuple(A.shape[-2:]):
+    shape = known_shape(A)
+    if None in shape[-2:]:
         method = "svd"  # which side of the Gram matrix is smaller is not known
-    if method == "matmul" and 0 not in A.shape:
+    if method == "matmul" and 0 not in shape:
         return iteration_factors(function, A, tau, relative, xp)
     single = eps(A, xp) > SINGLE
     wide = single and has_double_precision(xp)
     unitary = function.needs_unitary and known_equal(A.shape[-2], A.shape[-1])
-    if method == "gram" and 0 not in A.shape:
+    if method == "gram" and 0 not in shape:
         gram = gram_matrix(A, wide, xp)
         if gram is not None:
             factors = from_gram(gram, A, xp)
             if unitary and isinstance(factors, SVDFactors):
                 return factors._replace(U=completed(factors.U, xp))
             return factors
-    if method == "auto" and 0 not in A.shape and is_spread(A, xp) and not unitary:
+    if method == "auto" and 0 not in shape and is_spread(A, xp) and not unitary:
         return _of_spread(A, function, tau, relative, wide, xp)
     quick = decomposes_quickly(A, xp)
-    known = None not in A.shape and 0 not in A.shape
+    known = None not in shape and 0 not in shape
     if method == "auto" and not quick and known and may_ask(xp):
         found = _cheaper(A, function, tau, relative, wide, xp)
         if found is not None:
@@ -114,9 +116,13 @@ def factorise(
 def _decomposed(A: Array, quick: bool, xp: Namespace) -> SVDFactors:
     """Factors by an SVD, by kernels if `quick`."""
     U, S, Vh = xp.linalg.svd(A, full_matrices=False)
-    if quick or eps(A, xp) <= SINGLE or 0 in A.shape:
+    if quick or eps(A, xp) <= SINGLE or 0 in known_shape(A):
         return SVDFactors(U, S, Vh)
-    # LAPACK's and Eigen's single precision leaves several eps in each factor.
+    return repaired(A, U, S, Vh, xp)
+
+
+def repaired(A: Array, U: Array, S: Array, Vh: Array, xp: Namespace) -> SVDFactors:
+    """More accurate factors: LAPACK and Eigen leave several eps of single precision."""
     U, V = orthonormal(U, xp), orthonormal(adjoint(Vh, xp), xp)
     S = xp.sum(real(conj(U, xp) * (A @ V), xp), axis=-2)
     return SVDFactors(U, xp.maximum(S, xp.zeros_like(S)), adjoint(V, xp))

@@ -22,13 +22,21 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from svdinv.core.namespace import Array, Namespace, first, known_equal, safe_divide
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    first,
+    known_equal,
+    known_shape,
+    safe_divide,
+)
 from svdinv.core.tolerances import eps, rounding_rtol
 
 __all__ = [
     "Polar",
     "Power",
     "ProperRotation",
+    "Reciprocal",
     "Sample",
     "SpectralFunction",
     "Threshold",
@@ -160,11 +168,10 @@ _SLICE = 2**21
 
 def middle_parts(d: Array) -> list[slice]:
     """Cut the middle index of a sum of second differences, with `d` the first."""
-    size = 0 if None in tuple(d.shape) else math.prod(d.shape)
-    if not size:
+    if None in known_shape(d) or 0 in d.shape:
         return [slice(None)]
     k = d.shape[-1]
-    step = max(1, min(k, _SLICE // size))
+    step = max(1, min(k, _SLICE // math.prod(d.shape)))
     return [slice(start, start + step) for start in range(0, k, step)]
 
 
@@ -364,6 +371,33 @@ class Power(SpectralFunction):
         near = (high - low <= eps(high, xp) ** (1 / 3) * high) & (low > 0)
         q, middle = self.exponent, xp.where(near, (a + b + c) / 3, xp.ones_like(high))
         return xp.where(near, 0.5 * q * (q - 1) * middle ** (q - 2), apart)
+
+
+@dataclass(frozen=True)
+class Reciprocal(SpectralFunction):
+    """1 / s, and 0 for s up to a cut-off relative to the largest: the pseudo-inverse.
+
+    A singular value at rounding level is always cut. Across the cut-off the divided
+    differences are those of the jump: the derivative at fixed rank.
+    """
+
+    rcond: float = 0.0
+    smooth_at_zero = False
+
+    def value(self, s, tau, xp):
+        cutoff = max(self.rcond, rounding_rtol(s, xp))
+        kept = ~(s <= cutoff * first(s))  # not NaN
+        return safe_divide(xp.ones_like(s), s, kept, xp)
+
+    def difference(self, a, b, tau, xp):
+        inside = -a.y * b.y
+        return xp.where(inside == 0, quotient(a.y, b.y, a.s, b.s, xp), inside)
+
+    def second_difference(self, points, d, tau, xp):
+        a, b, c = points
+        inside = a.y * b.y * c.y
+        apart = extreme_difference((a.s, b.s, c.s), d, xp)
+        return xp.where(inside == 0, apart, inside)
 
 
 @dataclass(frozen=True)

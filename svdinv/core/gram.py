@@ -27,7 +27,6 @@ from svdinv.core.namespace import (
     any_on_host,
     cast,
     first,
-    identity_like,
     is_complex,
     is_spread,
     is_wide,
@@ -215,10 +214,9 @@ def _descending(N: Array, xp: Namespace) -> tuple[Array, Array]:
     """Eigenvalues, in descending order, and eigenvectors of a Gram matrix."""
     # The lift changes no vector. Without it the diagonal of a sparse matrix of low rank
     # ends in numbers too small for LAPACK's QR iteration, which then gives up.
-    trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)[..., None]
-    lift = eps(N, xp) * trace
-    first = N[(*[slice(1)] * (len(N.shape) - 2), ...)]  # one matrix, or none
-    lifted = N + identity_like(first, xp) * cast(lift, N, xp)[..., None]
+    diagonal = real(xp.linalg.diagonal(N), xp)
+    lift = eps(N, xp) * xp.sum(diagonal, axis=-1)[..., None]
+    lifted = N + diagonal_matrices(lift * xp.ones_like(diagonal), N, xp)
     # Negated, so that eigenvalues come in descending order.
     eigenvalues, V = xp.linalg.eigh(-lifted)
     return -eigenvalues - lift, orthonormal(V, xp)

@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
 
 from svdinv.core.functions import Sample, Triple, extreme_difference, middle_parts
 from svdinv.core.namespace import (
     Array,
     Namespace,
     adjoint,
+    binary_scale,
     cast,
     herm,
     known_equal,
     safe_divide,
 )
+from svdinv.core.operation import refuse_third
 from svdinv.core.spectral import pair
 from svdinv.core.tolerances import rounding_rtol
 
@@ -38,6 +41,18 @@ class HermitianFunction(ABC):
     Differences are element by element: arguments broadcast against each other.
     Instances are frozen and hashable.
     """
+
+    has_parameter: ClassVar[bool] = False
+    degree: ClassVar[Any] = None
+    """p where f(c w) = c^p f(w) for c > 0, a number or an array of shape (...)."""
+
+    def at(self, parameter: Array) -> HermitianFunction:
+        """Set the parameter, an array in the batch shape of the matrices."""
+        raise NotImplementedError
+
+    def parameter_derivative(self) -> HermitianFunction:
+        """Differentiate in the parameter: a function of the same parameter."""
+        raise NotImplementedError
 
     def domain(self, w: Array, xp: Namespace) -> Array:
         """Eigenvalues as the derivatives take them: NaN where f has no value."""
@@ -111,18 +126,24 @@ class _Root(HermitianFunction):
             return w  # has no largest
         level = rounding_rtol(w, xp) * xp.max(xp.abs(w), axis=-1, keepdims=True)
         kept = xp.where(w > level, w, xp.zeros_like(w))
-        return xp.where(w < -level, xp.full_like(w, math.nan), kept)
+        return xp.where(w >= -level, kept, xp.full_like(w, math.nan))
 
 
 @dataclass(frozen=True)
 class SquareRoot(_Root):
     """sqrt(w); a rounding error below 0 counts as 0, other negative values as NaN.
 
-    Between two eigenvalues 0 the derivative is infinite, and 0 is taken.
+    Between two eigenvalues 0 the derivative is infinite, and 0 is taken. `cut` says
+    that positive values at rounding level count as 0 too.
     """
+
+    cut: bool = False
+    degree: ClassVar[float] = 0.5
 
     def value(self, w, xp):
         kept = self.domain(w, xp)
+        if self.cut:
+            return xp.sqrt(kept)
         # Positive values at rounding level have roots far above it.
         return xp.sqrt(xp.where(kept == 0, xp.maximum(w, xp.zeros_like(w)), kept))
 
@@ -144,6 +165,8 @@ class InverseSquareRoot(_Root):
     Clearly negative eigenvalues give NaN.
     """
 
+    degree: ClassVar[float] = -0.5
+
     def value(self, w, xp):
         root = xp.sqrt(self.domain(w, xp))
         return safe_divide(xp.ones_like(root), root, root != 0, xp)
@@ -164,6 +187,107 @@ class InverseSquareRoot(_Root):
         for total in (ra + rb, rb + rc, rc + ra):
             inside = safe_divide(inside, total, total != 0, xp)
         return xp.where(inside == 0, apart, inside)
+
+
+@dataclass(frozen=True)
+class Power(_Root):
+    """w^p, with the exponent p as the parameter; 0 stays 0, for p <= 0 too.
+
+    Between two eigenvalues of 0 the derivative is infinite for p < 1, and 0 is taken.
+    `logs` is the order of the derivative in p, w^p log(w)^logs, and `exponent` an array
+    in the batch shape of the matrices.
+    """
+
+    logs: int = 0
+    exponent: Any = None
+    has_parameter: ClassVar[bool] = True
+
+    @property
+    def degree(self) -> Any:
+        """See `HermitianFunction`."""
+        return self.exponent
+
+    def at(self, parameter: Array) -> Power:
+        return replace(self, exponent=parameter)
+
+    def parameter_derivative(self) -> Power:
+        return replace(self, logs=self.logs + 1)
+
+    def _exponent(self, like: Array) -> Array:
+        p = self.exponent
+        return p[(..., *[None] * (len(like.shape) - len(p.shape)))]
+
+    def value(self, w, xp):
+        p, s = self._exponent(w), self.domain(w, xp)
+        # Roots of positive values at rounding level are far above it.
+        kept = (s > 0) | ((s == 0) & (w > 0) & (p > 0))
+        base = xp.where(kept, w, xp.ones_like(w))
+        return xp.where(kept, base**p * xp.log(base) ** self.logs, 0 * s)
+
+    def difference(self, a, b, xp):
+        p, inside = self._exponent(a.s), xp.minimum(a.s, b.s) > 0
+        high = xp.maximum(a.s, b.s)
+        one = xp.ones_like(high)
+        # One of the two is 0; or both, where only w has a slope, other than 0.
+        slope = xp.where((p == 1) & (self.logs == 0), one, 0 * one)
+        across = safe_divide(a.y + b.y, high, high != 0, xp, slope)
+        bases = [xp.where(x.s > 0, x.s, xp.ones_like(x.s)) for x in (a, b)]
+        (la, lb), (pa, pb) = ([f(x) for x in bases] for f in (xp.log, lambda x: x**p))
+        # 1 - exp(-gap) is the gap of a and b over the larger of them.
+        gap, q = xp.abs(la - lb), xp.abs(p)
+        rise, fall, near = xp.expm1(-gap), xp.expm1(-q * gap), gap == 0
+        steep = safe_divide(fall, rise, ~near, xp, q * one)
+        high = xp.where(inside, high, one)
+        found = xp.where(p < 0, -one, one) * xp.maximum(pa, pb) / high * steep
+        if self.logs == 1:
+            top = xp.where(p > 0, xp.maximum(la, lb), xp.minimum(la, lb))
+            growth = safe_divide(-gap, rise, ~near, xp, one) / high
+            found = top * found + xp.minimum(pa, pb) * growth
+        elif self.logs:
+            refuse_third()
+        return xp.where(inside, found, across)
+
+    def second_difference(self, points, d, xp):
+        if self.logs:
+            refuse_third()
+        a, b, c = (point.s for point in points)
+        low = xp.minimum(a, xp.minimum(b, c))
+        p = self._exponent(low)
+        # No point is near where one of them is 0.
+        reach = xp.where(low > 0, low / (2 + xp.abs(p)), -xp.ones_like(low))
+        mean, offsets, near = _around_mean(points, reach, xp)
+        terms = [p * (p - 1) / 2]
+        for k in range(2, 26):
+            terms.append(terms[-1] * (p - k) / (k + 1))
+        series = _series(tuple(x / mean for x in offsets), terms) * mean ** (p - 2)
+        # w^2 has a second derivative between three eigenvalues of 0, too.
+        square = (a == 0) & (b == 0) & (c == 0) & (p == 2)
+        apart = xp.where(square, xp.ones_like(mean), _quotient(points, d, xp))
+        return xp.where(near, series, apart)
+
+
+@dataclass(frozen=True)
+class PositivePart(HermitianFunction):
+    """max(w, 0). At 0 it has a kink, and the slope 0 is taken, of 0 up to rounding."""
+
+    degree: ClassVar[float] = 1.0
+
+    def domain(self, w, xp):
+        if known_equal(w.shape[-1], 0):
+            return w  # has no largest
+        level = rounding_rtol(w, xp) * xp.max(xp.abs(w), axis=-1, keepdims=True)
+        return xp.where(xp.abs(w) <= level, xp.zeros_like(w), w)
+
+    def value(self, w, xp):
+        return xp.where(w > 0, w, 0 * w)
+
+    def difference(self, a, b, xp):
+        gap = a.s - b.s
+        apart = safe_divide(a.y - b.y, gap, gap != 0, xp)
+        return xp.where(xp.minimum(a.s, b.s) > 0, xp.ones_like(gap), apart)
+
+    def second_difference(self, points, d, xp):
+        return _quotient(points, d, xp)
 
 
 def _quotient(points: Triple, d: tuple[Array, ...], xp: Namespace) -> Array:
@@ -191,7 +315,7 @@ _EXP = tuple(1 / math.factorial(k) for k in range(2, 19))
 _LOG = tuple((-1) ** (k + 1) / k for k in range(2, 26))
 
 
-def _series(u: tuple[Array, ...], coefficients: tuple[float, ...]) -> Array:
+def _series(u: tuple[Array, ...], coefficients: Sequence[Any]) -> Array:
     """Sum of c_k h_k(u), h_k the complete homogeneous symmetric polynomials.
 
     The second divided difference of sum c_k x^(k + 2), for three values of sum 0.
@@ -236,8 +360,15 @@ def hermitian_second_derivative(
     tangent along Y of the cotangent of A. Shapes are (..., n, n).
     """
     w, V = factors
-    p, d = _differences(function, w, xp)
     X, Y = _in_basis(V, X, xp), _in_basis(V, Y, xp)
+    size = None
+    if function.degree is not None and not known_equal(w.shape[-1], 0):
+        # The coefficients may be no numbers where the result is one.
+        unit = binary_scale(xp.max(xp.abs(w), axis=-1, keepdims=True), xp)
+        inverse = cast(1 / unit, V, xp)[..., None]
+        size = cast(unit[..., 0] ** function.degree, V, xp)[..., None, None]
+        w, X, Y = w / unit, X * inverse, Y * inverse
+    p, d = _differences(function, w, xp)
     i = Sample(*(x[..., :, None, None] for x in p))
     j = Sample(*(x[..., None, None, :] for x in p))
 
@@ -250,7 +381,8 @@ def hermitian_second_derivative(
 
     block = sum(term(part) for part in middle_parts(d))
     # X and Y the other way round give the conjugate transpose.
-    return _recompose(V, 2 * block, xp)
+    result = _recompose(V, 2 * block, xp)
+    return result if size is None else size * result
 
 
 def _differences(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from svdinv.core.degenerate import check_repeated
 from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
@@ -18,9 +19,11 @@ from svdinv.core.namespace import (
     Array,
     Namespace,
     adjoint,
+    cast,
     conj,
     decomposes_in_double,
     decomposes_quickly,
+    inner,
     real,
 )
 from svdinv.core.operation import (
@@ -95,62 +98,92 @@ class FactoriseHermitian(Operation):
 
 @dataclass(frozen=True)
 class _OfFunction(Operation):
-    """What is told apart by a function."""
+    """What is told apart by a function; `at` gives the function of a parameter."""
 
     function: HermitianFunction
 
+    def at(self, p: Any) -> HermitianFunction:
+        return self.function if p is None else self.function.at(p)
+
+    def in_parameter(self) -> _OfFunction:
+        """Differentiate in the parameter: the operation of another function."""
+        return replace(self, function=self.function.parameter_derivative())
+
 
 class HermitianMap(_OfFunction):
-    """(A, w, V) -> f(A), with the factors as arrays without a derivative."""
+    """(A, p, w, V) -> f(A), with the factors as arrays without a derivative.
 
-    def value(self, x, xp):
-        return (hermitian_map(self.function, tuple(x[1:]), xp),)
-
-    def tangent(self, x, y, dx, call, xp):
-        return call(_Derivative(self.function), x[0], dx[0], *x[1:])
-
-    def cotangent(self, x, y, g, wanted, call, xp):
-        return call(_Derivative(self.function), x[0], g[0], *x[1:])
-
-
-class _Derivative(_OfFunction):
-    """(A, X, w, V) -> derivative of f along X, its own transpose."""
-
-    def value(self, x, xp):
-        return (hermitian_derivative(self.function, tuple(x[2:]), x[1], xp),)
-
-    def tangent(self, x, y, dx, call, xp):
-        A, X, *factors = x
-        along = when(some(dx[1]), call, self, A, dx[1], *factors)
-        second = _SecondDerivative(self.function)
-        bent = when_second(some(dx[0]), call, second, (A,), X, dx[0], *factors)
-        return (add(along[0], bent[0]),)
-
-    def cotangent(self, x, y, g, wanted, call, xp):
-        A, X, *factors = x
-        second = _SecondDerivative(self.function)
-        point = when_second(wanted[0], call, second, (A,), X, g[0], *factors)
-        return point[0], when(wanted[1], call, self, A, g[0], *factors)[0]
-
-
-class _SecondDerivative(_OfFunction):
-    """(A, X, Y, w, V) -> second derivative of f along X and Y, symmetric in all.
-
-    A comes through `RefuseThird`.
+    p is the parameter of f, of shape (...), or None.
     """
 
     def value(self, x, xp):
-        _, X, Y, *factors = x
-        return (hermitian_second_derivative(self.function, tuple(factors), X, Y, xp),)
+        _, p, *factors = x
+        return (hermitian_map(self.at(p), tuple(factors), xp),)
 
     def tangent(self, x, y, dx, call, xp):
-        A, X, Y, *factors = x
-        first = when(some(dx[1]), call, self, A, dx[1], Y, *factors)
-        second = when(some(dx[2]), call, self, A, X, dx[2], *factors)
+        A, p, *factors = x
+        derivative = _Derivative(self.function)
+        along = when(some(dx[0]), call, derivative, A, p, dx[0], *factors)
+        if dx[1] is None:
+            return along[:1]
+        (slope,) = call(self.in_parameter(), *x)
+        return (add(along[0], slope * cast(dx[1], slope, xp)[..., None, None]),)
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        A, p, *factors = x
+        derivative, gp = _Derivative(self.function), None
+        gA = when(wanted[0], call, derivative, A, p, g[0], *factors)[0]
+        if wanted[1] and p is not None:
+            gp = inner(call(self.in_parameter(), *x)[0], g[0], xp)
+        return gA, gp
+
+
+class _Derivative(_OfFunction):
+    """(A, p, X, w, V) -> derivative of f along X, its own transpose."""
+
+    def value(self, x, xp):
+        _, p, X, *factors = x
+        return (hermitian_derivative(self.at(p), tuple(factors), X, xp),)
+
+    def tangent(self, x, y, dx, call, xp):
+        A, p, X, *factors = x
+        along = when(some(dx[2]), call, self, A, p, dx[2], *factors)
+        second = _SecondDerivative(self.function)
+        bent = when_second(some(dx[0]), call, second, (A, p), X, dx[0], *factors)
+        moved = add(along[0], bent[0])
+        if dx[1] is None:
+            return (moved,)
+        (slope,) = call(self.in_parameter(), *x)
+        return (add(moved, slope * cast(dx[1], slope, xp)[..., None, None]),)
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        A, p, X, *factors = x
+        second, gp = _SecondDerivative(self.function), None
+        point = when_second(wanted[0], call, second, (A, p), X, g[0], *factors)
+        if wanted[1] and p is not None:
+            gp = inner(call(self.in_parameter(), *x)[0], g[0], xp)
+        return point[0], gp, when(wanted[2], call, self, A, p, g[0], *factors)[0]
+
+
+class _SecondDerivative(_OfFunction):
+    """(A, p, X, Y, w, V) -> second derivative of f along X and Y, symmetric in all.
+
+    A and p come through `RefuseThird`.
+    """
+
+    def value(self, x, xp):
+        _, p, X, Y, *factors = x
+        f = self.at(p)
+        return (hermitian_second_derivative(f, tuple(factors), X, Y, xp),)
+
+    def tangent(self, x, y, dx, call, xp):
+        A, p, X, Y, *factors = x
+        first = when(some(dx[2]), call, self, A, p, dx[2], Y, *factors)
+        second = when(some(dx[3]), call, self, A, p, X, dx[3], *factors)
         return (add(first[0], second[0]),)
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        A, X, Y, *factors = x
-        first = when(wanted[1], call, self, A, g[0], Y, *factors)
-        (at,) = zeros_where(wanted[:1], (A,), xp)
-        return at, first[0], when(wanted[2], call, self, A, X, g[0], *factors)[0]
+        A, p, X, Y, *factors = x
+        first = when(wanted[2], call, self, A, p, g[0], Y, *factors)
+        at = zeros_where(wanted[:2], (A, p), xp)
+        return *at, first[0], when(wanted[3], call, self, A, p, X, g[0], *factors)[0]

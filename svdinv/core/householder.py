@@ -24,13 +24,13 @@ def qr(A: Array, xp: Namespace) -> tuple[Array, Array]:
     k = min(A.shape[-2:])
     if 0 in A.shape:
         return xp.zeros_like(A[..., :k]), xp.zeros_like(A[..., :k, :])
-    size = abs_max(A, xp)  # so that no square of the largest elements overflows
-    size = cast(xp.where(size > 0, size, xp.ones_like(size)), A, xp)
-    R, normals = A / size, []
+    R, size = _over_size(A, xp)
+    normals = []
     identity = xp.triu(xp.tril(xp.ones_like(A[..., :k])))
     for j in range(k):
         x = xp.concat([xp.zeros_like(R[..., :j, j : j + 1]), R[..., j:, j : j + 1]], -2)
-        head = x[..., j : j + 1, :]
+        x, _ = _over_size(x, xp)  # each column: rows may differ by any factor
+        head, _ = _over_size(x[..., j : j + 1, :], xp)
         modulus = xp.abs(head)
         phase = safe_divide(head, modulus, modulus > 0, xp)
         phase = xp.where(modulus > 0, phase, xp.ones_like(phase))
@@ -42,6 +42,18 @@ def qr(A: Array, xp: Namespace) -> tuple[Array, Array]:
     for v in reversed(normals):
         Q = _reflected(Q, v, xp)
     return Q, xp.triu(R[..., :k, :]) * size
+
+
+def _over_size(X: Array, xp: Namespace) -> tuple[Array, Array]:
+    """X over its largest real or imaginary part, and that as (..., 1, 1); 1 for 0.
+
+    Where squares overflow, or some of them underflow, a norm is wrong, and the
+    reflection made with it not unitary.
+    """
+    size = abs_max(X, xp)
+    least = float(xp.finfo(size.dtype).smallest_normal)
+    size = cast(xp.where(size >= least, size, xp.ones_like(size)), X, xp)
+    return X / size, size
 
 
 def _reflected(X: Array, v: Array, xp: Namespace) -> Array:

@@ -72,6 +72,11 @@ def sizes(x: Array, xp: Namespace) -> tuple[Any, ...]:
     return tuple(traced[i] if n is None else n for i, n in enumerate(shape))
 
 
+def known_shape(x: Array) -> tuple[int | None, ...]:
+    """Shape of `x`, with None for lengths that are traced symbols or unknown."""
+    return tuple(n if isinstance(n, int) else None for n in x.shape)
+
+
 def known_equal(a: Any, b: Any) -> bool:
     """Tell whether two lengths are known to be equal."""
     return isinstance(a, int) and isinstance(b, int) and a == b
@@ -81,6 +86,12 @@ def identity_like(x: Array, xp: Namespace) -> Array:
     """Identity matrices in the shape, dtype and device of the square `x`."""
     # Built from x itself, because a traced shape may be unknown.
     return xp.triu(xp.tril(xp.ones_like(x)))
+
+
+def off_diagonal(mask: Array, like: Array, xp: Namespace) -> Array:
+    """Mask of square matrices without its diagonal; `like` is real, of its shape."""
+    # Not by `&`: under `mx.vmap`, MLX's reads other memory where it maps over one side.
+    return xp.where(identity_like(like, xp) == 0, mask, mask != mask)
 
 
 def inner(X: Array, Y: Array, xp: Namespace) -> Array:

@@ -157,9 +157,14 @@ class RefuseThird(Operation):
 
     def tangent(self, *_: Any, **__: Any) -> NoReturn:
         """Raise NotImplementedError."""
-        raise NotImplementedError("svdinv's operators have two derivatives, not three")
+        refuse_third()
 
     cotangent = tangent
+
+
+def refuse_third() -> NoReturn:
+    """Raise NotImplementedError."""
+    raise NotImplementedError("svdinv's operators have two derivatives, not three")
 
 
 def zeros_where(

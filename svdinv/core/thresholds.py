@@ -177,7 +177,13 @@ class LogSum(Threshold):
         less = total - double
         real = less > 0
         root = xp.sqrt(xp.where(real, less, xp.ones_like(less)))
-        return 0.5 * (s - self.epsilon + root * xp.sqrt(total + double)), real
+        root = root * xp.sqrt(total + double)
+        # Of s below epsilon the sum cancels: the product of both roots over the other.
+        below, epsilon = s < self.epsilon, max(self.epsilon, smallest(s, xp))
+        shift = s - self.epsilon
+        half = 0.5 * (xp.abs(shift) + root)
+        unit = xp.where(below, half / epsilon, xp.ones_like(s))
+        return xp.where(below, (s - tau / epsilon) / unit, half), real
 
     def q0(self, y, tau, xp):
         return 1 / (y + self.epsilon)
@@ -267,7 +273,7 @@ class Huber(Threshold):
         return s >= 0
 
     def solve(self, s, tau, xp):
-        return xp.maximum(s * (self.delta / (self.delta + tau)), s - tau)
+        return xp.maximum(s / (1 + tau / self.delta), s - tau)  # delta may be infinite
 
     # q(y) = min(y / delta, 1)
 

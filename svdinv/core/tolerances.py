@@ -7,6 +7,9 @@ from svdinv.core.namespace import Array, Namespace
 DOUBLE_EPS = 2.0**-52
 """The eps of double precision, where no array has it."""
 
+SINGLE_EPS = 2.0**-23
+"""The eps of single precision, likewise."""
+
 SINGLE = 1e-10
 """An eps above this is that of single precision."""
 

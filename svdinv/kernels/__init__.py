@@ -2,8 +2,11 @@
 
 `decompositions.c`, `derivatives.c`, `consistent.c`, `alignment.c` and `tall.c` hold the
 algorithms, `batch.c` the threads and the choice of an instruction set, and `build.py`
-compiles all into one library without a trace of Python in it. Where that library is
-missing, `suits` says no to everything.
+compiles all into one library without a trace of Python in it. `rules.py` states which
+operations the kernels compute, and with which arrays. Three modules make such a call:
+`memory.py` by addresses, `svdinv.backends.jax_kernels` through `xla.c`, and
+`svdinv.backends.tensorflow_kernels` through `tensorflow.c`. Where the library is
+missing, `supports` is False for everything.
 """
 
 from __future__ import annotations
@@ -11,24 +14,21 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 __all__ = [
-    "DECOMPOSITIONS",
+    "DOUBLE",
     "KINDS",
-    "OF_POINTS",
-    "Layout",
+    "chosen",
     "default_threads",
-    "derives",
-    "handles",
+    "is_loaded",
+    "packed",
     "plan",
-    "pulls",
     "run",
+    "run_address",
     "status",
-    "suits",
-    "suits_tall",
+    "supports",
     "tall_blocks",
     "variants",
     "xla_handler",
@@ -38,17 +38,18 @@ KINDS = (
     *("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull"),
     *("align", "align_pull", "tall_eigen", "tall_gram", "tall_product"),
 )
-"""What the kernels do, in the order of `batch.c`."""
+"""What the kernels do, in the order of `call.h`."""
+
+DOUBLE = {"float32": "float64", "complex64": "complex128"}
+"""The dtype of double precision of one of single precision."""
 
 _KIND = {kind: index for index, kind in enumerate(KINDS)}
-
-OF_POINTS = KINDS[6:8]
-"""Those whose matrices are points, of which there may be fewer than dimensions."""
-
-DECOMPOSITIONS = KINDS[:2]
-"""Those that may fail."""
+_TYPE = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
 
 _LIBRARY = Path(__file__).parent / "libsvdinv.so"
+TENSORFLOW_LIBRARY = _LIBRARY.with_name("libsvdinv_tensorflow.so")
+"""TensorFlow's operation."""
+
 # Beyond these sizes LAPACK's blocks are faster, or the lanes leave the caches.
 _LARGEST, _MOST_ELEMENTS = 64, 8192
 # Fewer matrices leave most lanes empty, which pays for those of few elements only.
@@ -58,29 +59,27 @@ _LEAST_BATCH, _FEW_ELEMENTS = 4, 1024
 _MOST_SLENDER = 64
 # Elements, for each matrix of a batch, up to which products in lanes are faster than
 # array functions; a pullback of a decomposition takes more of these.
-_DERIVED, _PULLED = 1024, 4096
-# From here on, vectors of full length leave the second cache.
-_NARROW_FROM = 41
-# As many numbers as a narrow vector has: fewer matrices leave half of a long one empty.
-_NARROW_LANES = (8, 4, 8, 4)
-
-_TYPES = {"float32": 0, "float64": 1, "complex64": 2, "complex128": 3}
-# Kernels with rows of one matrix in their lanes, and so many rows in one block.
-_BY_ROWS, _TALL_ROWS = KINDS[-2:], 1024
-# Shorter sides, and ratios of the sides, for which one matrix alone is worth it.
+_MOST_MAPPED, _MOST_PULLED = 1024, 4096
+# Shorter sides, and ratios of the sides, for which one tall matrix alone is worth it.
 _ONE_SHORT, _ONE_LONG = 32, 32
+_TALL_ROWS = 1024  # of one block, as in tall.h
+
+# struct Call in call.h: a kind, a type and a shape, numbers, and strides.
+_CALL = struct.Struct("5q2d36q")
+_ADDRESSES = struct.Struct("12P")
+# Of graph.h: what a saved graph is checked against, and flags.
+_PLAN_VERSION = 1
+_TRANSPOSED, _REAL, _PAIRS = 1, 2, 4
 
 
-# struct Task in task.h, by the number of arrays that there are.
-_TASKS = [struct.Struct(f"{4 * n}q{32 * (12 - n)}x2dP3q") for n in range(13)]
-_ABSENT = (0, 0, 0, 0)
-
-
-Layout: TypeAlias = tuple[int, int, int, int]
-"""Matrices in memory: an address, and the strides of a matrix, a row and a column.
-
-These are counted in real numbers.
-"""
+def default_threads() -> int:
+    """OMP_NUM_THREADS, or the number of processors that this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Kernels:
@@ -88,6 +87,7 @@ class _Kernels:
 
     def __init__(self) -> None:
         self.indices: dict[str, int] = {}
+        self.compiled: list[str] = []
         self.reason = ""
         try:
             library = ctypes.CDLL(str(_LIBRARY))
@@ -101,10 +101,11 @@ class _Kernels:
             name = library.svdinv_variant(index)
             if name is None:
                 break
+            self.compiled.append(name.decode())
             if library.svdinv_supported(index):
                 self.indices[name.decode()] = index
         self.run = library.svdinv_run
-        self.run.argtypes = [ctypes.c_int] * 4 + [ctypes.c_int64, ctypes.c_char_p]
+        self.run.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int]
         self.select(os.environ.get("SVDINV_ISA", ""))
 
     def select(self, name: str) -> None:
@@ -119,106 +120,87 @@ class _Kernels:
             )
             self.indices = {}
             return
-        self.wide = list(self.indices.values())[-1]
-        if name:
-            self.wide = self.indices[name]
-        self.narrow = min(self.wide, self.indices.get("avx2", self.wide))
+        self.wide = self.indices[name] if name else list(self.indices.values())[-1]
+        narrow = min(self.wide, self.indices.get("avx2", self.wide))
+        self.library.svdinv_select(self.wide, narrow, default_threads())
 
 
 _kernels = _Kernels()
 
 
-def handles(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether the kernels take such matrices at all."""
-    return (
-        bool(_kernels.indices)
-        and dtype in _TYPES
-        and 0 < min(m, n) <= _LARGEST
-        and batch > 0
-        and m * n <= _MOST_ELEMENTS
-    )
+def is_loaded() -> bool:
+    """Whether there are kernels for this processor."""
+    return bool(_kernels.indices)
 
 
-def suits(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether the kernels decompose a batch faster than LAPACK."""
-    slender = max(m, n) > min(batch, _MOST_SLENDER) * min(m, n)
-    many = batch >= _LEAST_BATCH and not slender
-    return (many or m * n <= _FEW_ELEMENTS) and handles(dtype, batch, m, n)
+def supports(
+    kind: str,
+    dtype: str,
+    batch: Any,
+    m: Any,
+    n: Any,
+    least: Any = min,
+    most: Any = max,
+) -> Any:
+    """Whether the kernels take such matrices and are faster than array functions.
 
-
-def derives(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether the kernels are faster with U diag(y) V^H, and its derivative."""
-    return m * n <= _DERIVED * batch and handles(dtype, batch, m, n)
-
-
-def pulls(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether they are with the pullback of a decomposition."""
-    return m * n <= _PULLED * batch and handles(dtype, batch, m, n)
-
-
-def suits_tall(dtype: str, batch: int, m: int, n: int) -> bool:
-    """Tell whether Gram matrices of a tall or wide batch are faster by the kernels."""
-    short, long = min(m, n), max(m, n)
-    return (
-        bool(_kernels.indices)
-        and dtype in ("float32", "complex64")
-        and 0 < short <= _LARGEST
-        and long >= 2 * short
-        and batch > 0
+    All limits of the kernels are here. The lengths may be scalar arrays, of which
+    `least` and `most` are the minimum and the maximum; then so is the result.
+    """
+    tall = kind.startswith("tall")
+    if not _kernels.indices or dtype not in (DOUBLE if tall else _TYPE):
+        return False
+    short, long = least(m, n), most(m, n)
+    if tall:
         # Eigenvectors of one matrix, in one lane, may cost as much as an SVD by LAPACK.
-        and (batch > 1 or short <= _ONE_SHORT or long >= _ONE_LONG * short)
-    )
+        one = (short <= _ONE_SHORT) | (long >= _ONE_LONG * short)
+        fits = (short > 0) & (short <= _LARGEST) & (long >= 2 * short)
+        return fits & (batch > 0) & ((batch > 1) | one)
+    fits = (short > 0) & (short <= _LARGEST) & (batch > 0) & (m * n <= _MOST_ELEMENTS)
+    if kind == "middle_factor":  # in the place of many passes over larger arrays
+        return fits
+    if kind in ("map", "derivative"):
+        return fits & (m * n <= _MOST_MAPPED * batch)
+    if kind in ("svd_pull", "eigh_pull"):
+        return fits & (m * n <= _MOST_PULLED * batch)
+    if kind.startswith("align"):  # whose decompositions are of n x n matrices
+        few = (batch >= _LEAST_BATCH) | (n * n <= _FEW_ELEMENTS)
+        return fits & (n <= _LARGEST) & few
+    if kind not in ("svd", "eigh"):
+        raise ValueError(f"there is no kernel {kind!r}")
+    many = (batch >= _LEAST_BATCH) & (long <= least(batch, _MOST_SLENDER) * short)
+    return fits & (many | (m * n <= _FEW_ELEMENTS))
 
 
 def tall_blocks(m: int) -> int:
-    """Give the number of blocks of rows of a tall matrix."""
+    """Count the blocks of rows of a tall matrix."""
     return -(-m // _TALL_ROWS)
 
 
-def _variant(kind: str, dtype: str, batch: int, n: int) -> int:
-    if kind in _BY_ROWS:
-        return _kernels.wide
-    narrow = n >= _NARROW_FROM or batch <= _NARROW_LANES[_TYPES[dtype]]
-    return _kernels.narrow if narrow else _kernels.wide
-
-
-def default_threads() -> int:
-    """OMP_NUM_THREADS, or the number of processors that this process may use."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def run(
+def packed(
     kind: str,
     dtype: str,
     shape: tuple[int, int, int],
-    arrays: Sequence[Layout | None],
-    *,
-    failed: int | None = None,
-    numbers: tuple[float, float] = (0.0, 0.0),
-    adjoint: bool = False,
-    threads: int,
-) -> int:
-    """Run a kernel, one of `KINDS`, over a batch; give how many matrices failed.
+    numbers: tuple[float, float],
+    strides: list[tuple[int, int, int]],
+) -> bytes:
+    """Pack what `run` needs besides addresses: the kind, dtype, shape and strides.
 
-    What its arrays are, None for one that is absent, is said at the kernel. The shape
-    is b, m and n, with m >= n but for points. `failed` is the address of b numbers of
-    type int32, which tell where a decomposition gave up; `numbers` are tolerances;
-    `adjoint` tells whether the matrices in memory are the adjoints of those of the
-    kernel. At most so many threads are used. Raises MemoryError if there is none for
-    the work.
+    The shape is b, m and n; strides, of a matrix, a row and a column of each of the
+    twelve arrays, are counted in real numbers; `numbers` are tolerances. Which array is
+    which is said at the kernel.
     """
-    batch, m, n = shape
-    flat: list[int] = []
-    for layout in arrays:
-        flat += layout or _ABSENT
-    task = _TASKS[len(arrays)].pack(*flat, *numbers, failed or 0, m, n, adjoint)
-    variant = _variant(kind, dtype, batch, n)
-    count = _kernels.run(_KIND[kind], variant, _TYPES[dtype], threads, batch, task)
+    flat = [step for steps in strides for step in steps]
+    return _CALL.pack(_KIND[kind], _TYPE[dtype], *shape, *numbers, *flat)
+
+
+def run(call: bytes, addresses: list[int], threads: int) -> int:
+    """Run a kernel on at most so many threads; the number of matrices that failed.
+
+    Of the twelve addresses, that of an absent array is 0. Raises MemoryError if there
+    is none for the work.
+    """
+    count = _kernels.run(call, _ADDRESSES.pack(*addresses), threads)
     if count < 0:
         raise MemoryError("no memory for the kernels of small matrices")
     return count
@@ -227,22 +209,31 @@ def run(
 def plan(
     kind: str,
     dtype: str,
-    batch: int,
-    m: int,
-    n: int,
-    adjoint: bool,
     numbers: tuple[float, float],
+    arrays: list[tuple[int, int, int, bool, bool, bool]],
 ) -> list[int]:
-    """First numbers of the plan in `xla.c`: all but the arrays."""
-    variant = _variant(kind, dtype, batch, n)
-    head = [_KIND[kind], variant, _TYPES[dtype], default_threads()]
+    """Make the plan of `graph.h`, for contiguous arrays of any batch.
+
+    `arrays` are tuples of slot, buffer, axes behind those of the batch, and whether the
+    array is transposed, real, and in pairs of numbers of single precision.
+    """
+    head = [_PLAN_VERSION, _KIND[kind], _TYPE[dtype]]
+    slots = [[-1, 0, 0] for _ in range(12)]
+    for slot, buffer, axes, transposed, real, pairs in arrays:
+        flags = transposed * _TRANSPOSED + real * _REAL + pairs * _PAIRS
+        slots[slot] = [buffer, axes, flags]
     bits = struct.unpack("2q", struct.pack("2d", *numbers))
-    return [*head, batch, m, n, int(adjoint), -1, *bits]
+    return [*head, *bits, *(number for slot in slots for number in slot)]
 
 
 def xla_handler() -> Any:
-    """Give the handler of XLA's custom call, or None where it was not compiled."""
-    return getattr(_kernels.library, "svdinv_xla", None) if _kernels.indices else None
+    """Return the handler of XLA's custom call, or None without kernels."""
+    return _kernels.library.svdinv_xla if _kernels.indices else None
+
+
+def run_address() -> Any:
+    """Address of the function that runs a kernel."""
+    return ctypes.cast(_kernels.run, ctypes.c_void_p)
 
 
 def variants() -> tuple[str, ...]:
@@ -250,9 +241,15 @@ def variants() -> tuple[str, ...]:
     return tuple(_kernels.indices)
 
 
-def status() -> str:
-    """Say which kernels are used, or why none are."""
+def chosen() -> str:
+    """Name the instruction set that is used, or why there are no kernels."""
     if not _kernels.indices:
         return f"none: {_kernels.reason}"
-    chosen = {index: name for name, index in _kernels.indices.items()}
-    return f"{chosen[_kernels.wide]} (of {', '.join(_kernels.indices)})"
+    return next(k for k, index in _kernels.indices.items() if index == _kernels.wide)
+
+
+def status() -> str:
+    """Which kernels are used, of those that were compiled, or why none are."""
+    if not _kernels.indices:
+        return chosen()
+    return f"{chosen()} (compiled: {', '.join(_kernels.compiled)})"

@@ -9,7 +9,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <cpuid.h>
+#endif
 
+#include "call.h"
 #include "tall.h"
 
 #define PUBLIC __attribute__((visibility("default")))
@@ -20,22 +24,12 @@ typedef void T;
 typedef void Run(const Task *, int64_t, int64_t, void *);
 typedef int64_t Memory(int, int);
 
-enum {
-  DECOMPOSITIONS = 2,
-  ALIGN = 6,
-  ALIGN_PULL,
-  TALL_EIGEN,
-  TALL_GRAM, /* these two work on blocks of rows */
-  TALL_PRODUCT,
-  KINDS
-};
 typedef struct {
   Run *run[KINDS];
   Memory *decomposition, *derivative, *alignment, *tall;
   const int *lanes;
 } Kernel;
 
-/* The order of the kinds is also in svdinv/kernels/__init__.py. */
 #define DECLARE(type, isa)                                                        \
   extern Run svd_##type##_##isa, eigh_##type##_##isa, map_##type##_##isa,         \
       derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
@@ -84,18 +78,29 @@ PUBLIC const char *svdinv_variant(int index) {
   return index < COUNT ? variants[index].name : 0;
 }
 
+#if defined(__x86_64__) || defined(__i386__)
+/* Asked of the processor itself: not every compiler brings what __builtin_cpu_supports
+ * looks at. */
+static int has_vectors(int with_512) {
+  unsigned a, b, c, d, state, high;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+  if (~c & (bit_FMA | bit_OSXSAVE | bit_AVX)) return 0;
+  __asm__("xgetbv" : "=a"(state), "=d"(high) : "c"(0));
+  const unsigned saved = with_512 ? 0xe6 : 6; /* registers that the system keeps */
+  if (~state & saved || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+  const unsigned needed =
+      with_512 ? bit_AVX512F | bit_AVX512VL | bit_AVX512DQ | bit_AVX512BW : bit_AVX2;
+  return !(~b & needed);
+}
+#endif
+
 /* Whether this processor runs a variant. */
 PUBLIC int svdinv_supported(int index) {
   if (index < 0 || index >= COUNT) return 0;
 #if defined(__x86_64__) || defined(__i386__)
   const char *name = variants[index].name;
-  __builtin_cpu_init();
-  if (!strcmp(name, "avx2"))
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (!strcmp(name, "avx512"))
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("fma");
+  if (!strcmp(name, "avx2")) return has_vectors(0);
+  if (!strcmp(name, "avx512")) return has_vectors(1);
 #endif
   return 1;
 }
@@ -222,24 +227,71 @@ static void run(Job *job, int helpers) {
 
 /* ---- entry ------------------------------------------------------------------------- */
 
-/* Run a kernel, `kind`, over a batch of matrices, shape (m, n) with m >= n.
- *
- * `type` is 0 to 3 for f32, f64, c64 and c128.  Returns the number of matrices that were
- * not decomposed, which task->failed tells if there is one, or -1 without memory. */
-PUBLIC int svdinv_run(int kind, int variant, int type, int most_threads, int64_t batch,
-                      const Task *task) {
-  if (batch == 0 || task->n == 0) return 0;
-  const Kernel *kernel = &variants[variant].kernels[type];
-  const int m = (int)task->m, n = (int)task->n;
-  const int decomposes = kind < DECOMPOSITIONS, tall = kind >= TALL_EIGEN;
+/* The instruction sets that are taken: most lanes, and fewer for what these are too many. */
+static int wide_variant, narrow_variant, default_threads;
+
+PUBLIC void svdinv_select(int wide, int narrow, int threads_of_graphs) {
+  wide_variant = wide;
+  narrow_variant = narrow;
+  default_threads = threads_of_graphs;
+}
+
+#define NARROW_FROM 41 /* columns: vectors of full length leave the second cache */
+/* As many numbers as a narrow vector has: fewer matrices leave half of a long one empty. */
+static const int narrow_lanes[4] = {8, 4, 8, 4};
+
+/* Kernels take tall matrices: of wide ones, the adjoints.  Of these, rows and columns of the
+ * arrays in `turned` change places, and so do the arrays of left and right vectors. */
+static const struct {
+  unsigned turned;
+  signed char exchanged[2][2];
+} adjoints[KINDS] = {
+    [SVD] = {1 << 0, {{2, 3}}},
+    [MAP] = {1 << 0 | 1 << 2 | 1 << 4, {{0, 2}}},
+    [DERIVATIVE] = {1 << 0 | 1 << 1 | 1 << 2 | 1 << 6, {{0, 1}}},
+    [SVD_PULL] = {1 << 0 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6, {{0, 2}, {3, 5}}},
+    [TALL_GRAM] = {1 << 0, {{0}}},
+    [TALL_PRODUCT] = {1 << 0 | 1 << 2, {{0}}},
+};
+
+static void take_adjoints(int kind, Task *task) {
+  const int64_t m = task->m;
+  task->m = task->n, task->n = m, task->adjoint = 1;
+  for (int i = 0; i < ARRAYS; i++)
+    if (adjoints[kind].turned >> i & 1) {
+      const int64_t row = task->array[i].row;
+      task->array[i].row = task->array[i].column, task->array[i].column = row;
+    }
+  for (int i = 0; i < 2; i++) {
+    Array *left = task->array + adjoints[kind].exchanged[i][0];
+    Array *right = task->array + adjoints[kind].exchanged[i][1];
+    const Array kept = *left;
+    *left = *right, *right = kept;
+  }
+}
+
+PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_threads) {
+  const int kind = (int)call->kind, type = (int)call->type;
+  const int decomposes = kind <= EIGH, tall = kind >= TALL_EIGEN;
   const int aligns = kind >= ALIGN && !tall, by_blocks = kind >= TALL_GRAM;
-  Job job = {.task = task, .run = kernel->run[kind], .batch = batch};
+  Task task = {.m = call->m, .n = call->n};
+  memcpy(task.number, call->number, sizeof task.number);
+  for (int i = 0; i < ARRAYS; i++)
+    task.array[i] = (Array){address[i], call->stride[i][0], call->stride[i][1],
+                            call->stride[i][2]};
+  if (task.m < task.n && !aligns) take_adjoints(kind, &task);
+  const int64_t batch = call->batch;
+  const int m = (int)task.m, n = (int)task.n;
+  if (batch == 0 || n == 0) return 0;
+  const int narrow = !by_blocks && (n >= NARROW_FROM || batch <= narrow_lanes[type]);
+  const Kernel *kernel = &variants[narrow ? narrow_variant : wide_variant].kernels[type];
+  Job job = {.task = &task, .run = kernel->run[kind], .batch = batch};
   job.chunk = *kernel->lanes;
   job.memory = (size_t)(decomposes ? kernel->decomposition
                         : aligns   ? kernel->alignment
                         : tall     ? kernel->tall
                                    : kernel->derivative)(m, n);
-  if (by_blocks) job.chunk = 1, job.batch *= TALL_BLOCKS(task->m);
+  if (by_blocks) job.chunk = 1, job.batch *= TALL_BLOCKS(task.m);
   /* A thread more for each 50 microseconds or so, in which one wakes. */
   const int64_t chunks = (job.batch + job.chunk - 1) / job.chunk;
   const double cube = (double)n * n * n;
@@ -247,16 +299,16 @@ PUBLIC int svdinv_run(int kind, int variant, int type, int most_threads, int64_t
                       : tall    ? 30 * cube
                                 : (decomposes ? 30.0 : 8.0) * m * n * n +
                                       (kind == ALIGN ? 30 * cube : 0) + 3000.0 * n + 5000;
+  if (most_threads == 0) most_threads = default_threads;
   int64_t helpers = (int64_t)(chunks * each / 150e3);
   if (helpers > chunks - 1) helpers = chunks - 1;
   if (helpers > most_threads - 1) helpers = most_threads - 1;
-  Task own = *task;
-  if (!task->failed && (decomposes || kind == ALIGN)) {
-    own.failed = malloc((size_t)batch * sizeof *own.failed);
-    if (!own.failed) return -1;
-    job.task = &own;
+  int32_t few[64];
+  if (decomposes || kind == ALIGN) {
+    task.failed = batch <= 64 ? few : malloc((size_t)batch * sizeof *few);
+    if (!task.failed) return -1;
   }
   run(&job, (int)helpers);
-  if (own.failed != task->failed) free(own.failed);
+  if (task.failed != few) free(task.failed);
   return atomic_load(&job.next) < job.batch ? -1 : atomic_load(&job.failures);
 }

@@ -1,4 +1,4 @@
-"""Compile the kernels into one shared library, with whatever compiler is at hand.
+"""Compile the kernels into shared libraries, with whatever compiler is at hand.
 
 Run by the build hook of the package, and by hand as ``python -m svdinv.kernels.build``.
 """
@@ -6,7 +6,6 @@ Run by the build hook of the package, and by hand as ``python -m svdinv.kernels.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import platform
 import shutil
@@ -16,10 +15,13 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-__all__ = ["LIBRARY", "BuildError", "build", "compiler", "up_to_date"]
+__all__ = ["LIBRARIES", "BuildError", "build", "compiler", "up_to_date"]
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libsvdinv.so"
+# TensorFlow's operation, in a library that TensorFlow loads.
+TENSORFLOW = HERE / "libsvdinv_tensorflow.so"
+LIBRARIES = LIBRARY, TENSORFLOW
 
 # Bytes of a vector, and the flags, of each instruction set; the widest last.
 X86 = {
@@ -74,11 +76,12 @@ def compiler() -> list[str] | None:
 
 def build(
     to: Path = LIBRARY, extra: tuple[str, ...] = (), names: tuple[str, ...] = ()
-) -> Path:
-    """Compile every instruction set and type, or those named, and link them.
+) -> tuple[Path, ...]:
+    """Compile every instruction set and type, or those named, and link the libraries.
 
-    The library is replaced in one step. `extra` are further flags, such as
-    ``-fsanitize=address``. Raises BuildError if there is no compiler, or it fails.
+    Each library is replaced in one step; the one with the kernels becomes `to`. `extra`
+    are further flags, such as ``-fsanitize=address``. Raises BuildError if there is no
+    compiler, or it fails.
     """
     command = compiler()
     if command is None:
@@ -105,12 +108,10 @@ def build(
             for kind, (double, pair) in TYPES.items()
             for source, options in SOURCES.items()
         ]
-        if (headers := _xla_headers()) is not None:
-            jobs.append(
-                (Path(folder) / "xla.o", [f"-isystem{headers}", str(HERE / "xla.c")])
-            )
         entry = [f"-DVARIANTS(X)={variants}", str(HERE / "batch.c")]
         jobs.append((Path(folder) / "batch.o", entry))
+        jobs.append((Path(folder) / "xla.o", [str(HERE / "xla.c")]))
+        jobs.append((Path(folder) / "tensorflow.o", [str(HERE / "tensorflow.c")]))
 
         def compiled(job: tuple[Path, list[str]]) -> str:
             target, arguments = job
@@ -119,51 +120,29 @@ def build(
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(compiled, jobs))
-        partial = to.with_suffix(f".{os.getpid()}.tmp")
-        _run(
-            [
-                *command,
-                "-shared",
-                "-pthread",
-                *extra,
-                *objects,
-                "-lm",
-                "-o",
-                str(partial),
-            ]
-        )
-        os.replace(partial, to)
-    return to
+        libraries = to, to.with_name(TENSORFLOW.name)
+        _link([*command, *extra], objects[:-1], libraries[0])
+        _link([*command, *extra], objects[-1:], libraries[1])
+    return libraries
+
+
+def _link(command: list[str], objects: list[str], to: Path) -> None:
+    partial = to.with_suffix(f".{os.getpid()}.tmp")
+    libraries = [] if sys.platform == "darwin" else ["-ldl"]
+    flags = ["-shared", "-pthread", *objects, "-lm", *libraries, "-o", str(partial)]
+    _run([*command, *flags])
+    os.replace(partial, to)
 
 
 def up_to_date() -> bool:
-    """Tell whether there is a library that compiling anew would not make better.
-
-    It loads here, is newer than what it is made of, and has the part for JAX, or could
-    not have it here.
-    """
-    headers = _xla_headers()
+    """Check whether the libraries load here and are newer than their sources."""
     sources = [HERE / "build.py", *HERE.glob("*.[ch]")]
-    sources += [headers / _XLA] if headers else []
     try:
-        library = ctypes.CDLL(str(LIBRARY))
-        made = LIBRARY.stat().st_mtime
+        ctypes.CDLL(str(LIBRARY))
+        made = min(library.stat().st_mtime for library in LIBRARIES)
     except OSError:
         return False
-    newer = all(source.stat().st_mtime < made for source in sources)
-    return newer and (headers is None or hasattr(library, "svdinv_xla"))
-
-
-_XLA = "xla/ffi/api/c_api.h"
-
-
-def _xla_headers() -> Path | None:
-    """Headers that jaxlib brings, if it is installed where this is compiled."""
-    found = importlib.util.find_spec("jaxlib")
-    if found is None or not found.submodule_search_locations:
-        return None
-    folder = Path(found.submodule_search_locations[0]) / "include"
-    return folder if (folder / _XLA).exists() else None
+    return all(source.stat().st_mtime < made for source in sources)
 
 
 def _run(command: list[str]) -> None:
@@ -176,4 +155,4 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    print(build(extra=tuple(sys.argv[1:])))
+    print(*build(extra=tuple(sys.argv[1:])))

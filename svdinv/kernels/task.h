@@ -1,5 +1,5 @@
 #pragma once
-/* What Python and XLA hand to a kernel, as `_TASKS` of svdinv/kernels/__init__.py packs it.
+/* What a kernel works on.
  * T is the real type, or void where nothing is read. */
 #include <stdint.h>
 

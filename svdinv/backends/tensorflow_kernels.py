@@ -1,0 +1,263 @@
+"""TensorFlow's small matrices on the CPU, by an operation of its graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from svdinv import kernels
+from svdinv.core.operation import Operation, filled, padded, present
+from svdinv.kernels.rules import RULES, Array, Plan, Tall, plan
+
+__all__ = [
+    "by_kernel",
+    "chosen",
+    "is_portable",
+    "portable",
+    "suits",
+    "tall_svd",
+    "tall_values",
+    "tall_vectors",
+]
+
+# Codes of lengths in tensorflow.c.
+_LENGTHS = {"m": -1, "n": -2, "k": -3, "b": -4}
+
+
+def _load() -> tuple[Any, str]:
+    """TensorFlow's Python function for the operation, or None and the reason."""
+    if not kernels.is_loaded():
+        return None, kernels.chosen()
+    library = str(kernels.TENSORFLOW_LIBRARY)
+    try:
+        function = tf.load_op_library(library).svdinv_kernel
+        ctypes.CDLL(library).svdinv_bind(kernels.run_address())
+    except (AttributeError, OSError, tf.errors.OpError) as error:
+        return None, f"none: {error}"
+    tf.no_gradient("Svdinv>Kernel")  # the operations have rules of their own
+    _map_over_batches()
+    return function, ""
+
+
+def _map_over_batches() -> None:
+    """Let `tf.vectorized_map` and `jacobian` add an axis to the batch.
+
+    Without it, where TensorFlow has moved what this imports, they loop.
+    """
+    try:
+        from tensorflow.python.ops.parallel_for.pfor import RegisterPFor, wrap
+    except ImportError:
+        return
+
+    @RegisterPFor("Svdinv>Kernel")
+    def _(mapped: Any) -> Any:
+        mapped.stack_inputs()
+        operands = [mapped.stacked_input(i) for i in range(mapped.num_inputs)]
+        types, numbers = mapped.get_attr("Tout"), mapped.get_attr("plan")
+        y = _operation(x=operands, Tout=types, plan=numbers)
+        return [wrap(t, True) for t in y]
+
+
+_operation, _reason = _load()
+_state = threading.local()
+
+
+def chosen() -> str:
+    """Which kernels TensorFlow's operation runs, or why none."""
+    return _reason or kernels.chosen()
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Trace functions with TensorFlow's own operations alone.
+
+    Within this context, what is traced has no operation of svdinv, and can be saved and
+    loaded where svdinv is not installed, or served. Its values and gradients are the
+    same up to rounding errors. What was traced before it stays as it is: trace within
+    it, or make a new `tf.function`. So does what was traced outside of XLA: from within
+    a function with ``jit_compile=True`` it can be called only if it was traced in this
+    context, or first from there. TFLite has no SVD and no eigendecomposition: it
+    converts operators with ``method="matmul"`` alone.
+
+    Examples
+    --------
+    >>> import tensorflow as tf, svdinv.tf
+    >>> module = tf.Module()
+    >>> module.threshold = tf.function(lambda A: svdinv.tf.svt(A, 0.5))
+    >>> with svdinv.tf.portable():
+    ...     concrete = module.threshold.get_concrete_function(
+    ...         tf.TensorSpec((None, 4, 4)))
+    >>> sorted(op.type for op in concrete.graph.get_operations() if "Sv" in op.type)
+    ['Svd']
+    """
+    before = is_portable()
+    _state.portable = True
+    try:
+        yield
+    finally:
+        _state.portable = before
+
+
+def is_portable() -> bool:
+    """Whether TensorFlow's own operations alone are to be used."""
+    return getattr(_state, "portable", False)
+
+
+def _has_gpu() -> bool:
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
+def _is_compiled() -> bool:
+    """Whether XLA is to compile what is traced, which knows no such operation."""
+    try:
+        from tensorflow.python.framework.ops import get_default_graph
+        from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+    except ImportError:
+        return True
+    return bool(GraphOrParentsInXlaContext(get_default_graph()))
+
+
+def _at_hand(x: Any) -> bool:
+    """Whether the operation may be used for these tensors."""
+    if _operation is None or is_portable() or not kernels.is_loaded():
+        return False
+    if tf.executing_eagerly():
+        return all(t is None or "CPU" in t.device for t in x)
+    return not (_has_gpu() or _is_compiled())
+
+
+def _array(x: tf.Tensor) -> Array:
+    return Array(tuple(x.shape), x.dtype.name)
+
+
+_MOST_KEPT = 512
+_plans: dict[Any, tuple[Plan | None, bool | None]] = {}
+
+
+def _plan(operation: Operation, x: Any) -> tuple[Plan | None, bool | None]:
+    """Plan a call; also, whether it suits: None if that depends on lengths."""
+    if type(operation) not in RULES or not _at_hand(x):
+        return None, False
+    if any(t is not None and t.shape.rank is None for t in x):
+        return None, False
+    arrays = tuple(None if t is None else _array(t) for t in x)
+    key = operation, arrays
+    known = _plans.get(key)
+    if known is None:
+        found = plan(operation, arrays)
+        known = found, found is not None and found.supports
+        if len(_plans) >= _MOST_KEPT:
+            _plans.clear()
+        _plans[key] = known
+    return known
+
+
+def by_kernel(operation: Operation, x: Any, xp: Any, otherwise: Any) -> Any:
+    """Compute an operation by a kernel; by `otherwise` where none suits.
+
+    Where that depends on lengths that are unknown while a graph is traced, the graph
+    decides.
+    """
+    plan, suits = _plan(operation, x)
+    if plan is None:
+        return otherwise()
+    if suits:
+        return plan.outputs(_called(plan, x, xp))
+    there = present(plan.results)
+
+    def kept(y: Any) -> list[Any]:
+        return [t for t, is_there in zip(y, there, strict=True) if is_there]
+
+    y = tf.cond(
+        _suits(plan, x),
+        lambda: kept(_called(plan, x, xp)),
+        lambda: kept(padded(otherwise(), len(there))),
+    )
+    return plan.outputs(list(filled(y, there)))
+
+
+def suits(operation: Operation, x: Any) -> bool | None:
+    """Whether a kernel computes an operation; None if that depends on lengths."""
+    return _plan(operation, x)[1]
+
+
+def _suits(plan: Plan, x: Any) -> tf.Tensor:
+    """Whether a kernel suits matrices of the lengths that a graph meets."""
+    rows, columns = (x[source] for source in plan.lengths_from)
+    shape = tf.shape(rows, out_type=tf.int64)
+    batch = tf.reduce_prod(shape[: len(plan.batch)])
+    m, n = shape[-2], tf.shape(columns, out_type=tf.int64)[-1]
+    return kernels.supports(plan.kind, plan.dtype, batch, m, n, tf.minimum, tf.maximum)
+
+
+def _called(plan: Plan, x: Any, xp: Any) -> list[Any]:
+    """Results of a kernel, None for those that it does not compute."""
+    if plan.further is not None:
+        x = (*x, plan.further(x, xp))
+    operands = [x[operand.source] for operand in plan.operands]
+    arrays = [
+        (o.slot, i, o.axes, o.transposed, not t.dtype.is_complex, False)
+        for i, (o, t) in enumerate(zip(plan.operands, operands, strict=True))
+    ]
+    written = [result for result in plan.results if result is not None]
+    tail: list[int] = []
+    for index, result in enumerate(written, len(operands)):
+        axes = len(result.shape)
+        arrays.append((result.slot, index, axes, False, result.real, False))
+        letters = result.shape[::-1] if result.transposed else result.shape
+        lengths = [_LENGTHS.get(letter, 1) for letter in letters]
+        tail += [axes, *lengths, *[0] * (3 - axes)]
+    numbers = kernels.plan(plan.kind, plan.computed_in, plan.numbers, arrays)
+    types = [plan.result_dtype(result) for result in written]
+    y = _operation(x=operands, Tout=types, plan=[*numbers, *tail])
+    found = iter(y)
+    results: list[Any] = []
+    for expected in plan.results:
+        if expected is None:
+            results.append(None)
+            continue
+        t = next(found)
+        t = tf.linalg.matrix_transpose(t) if expected.transposed else t
+        t.set_shape(plan.shape(expected))
+        results.append(t)
+    return results
+
+
+def tall_values(A: tf.Tensor) -> Any:
+    """See `svdinv.core.namespace`."""
+    sums = _computed(Tall("gram"), A)
+    return sums and _computed(Tall("eigen"), A, *sums)
+
+
+def tall_vectors(A: tf.Tensor, W: tf.Tensor) -> tf.Tensor:
+    """Compute A W, or (A^H W)^H of a wide A, for W of `tall_values`."""
+    return _computed(Tall("product"), A, W)[0]
+
+
+def _computed(operation: Operation, *x: tf.Tensor) -> Any:
+    plan, _ = _plan(operation, x)
+    return plan and plan.outputs(_called(plan, x, None))
+
+
+def tall_svd(A: tf.Tensor, tau: Any, safe: Any, otherwise: Any) -> Any:
+    """SVD of tall or wide matrices in single precision; None where kernels do not suit.
+
+    By the Gram matrix if `safe` says so of all singular values and tau, else as
+    `otherwise` decomposes A. That is decided when the graph runs.
+    """
+    values = tall_values(A)
+    if values is None:
+        return None
+    S, V, W = values
+
+    def by_gram() -> tuple[tf.Tensor, ...]:
+        image, Vh = tall_vectors(A, W), tf.linalg.adjoint(V)
+        return (V, S, image) if A.shape[-2] < A.shape[-1] else (image, S, Vh)
+
+    good = tf.reduce_all(safe(S) if tau is None else safe(S, tau))
+    return tf.cond(good, by_gram, lambda: tuple(otherwise(A)))

@@ -1,0 +1,256 @@
+"""Calls of the kernels by the addresses of arrays that have values now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from itertools import pairwise
+from math import prod
+from typing import Any, Protocol
+
+from svdinv import kernels
+from svdinv.core.alignment_operations import FindMotion
+from svdinv.core.namespace import Namespace
+from svdinv.core.operation import Operation
+from svdinv.kernels.rules import (
+    RULES,
+    Array,
+    Decompose,
+    MiddleFactor,
+    Operand,
+    Plan,
+    Tall,
+    plan,
+)
+
+__all__ = [
+    "Memory",
+    "by_kernel",
+    "decomposes",
+    "decomposition",
+    "middle_factor",
+    "tall_values",
+    "tall_vectors",
+    "value",
+]
+
+
+class Memory(Hashable, Protocol):
+    """Arrays of a framework as addresses.
+
+    Attributes
+    ----------
+    in_double : bool
+        Whether the framework's decompositions compute single precision in double.
+    """
+
+    in_double: bool
+
+    def suits(self, *x: Any) -> bool:
+        """Whether all arrays are on the CPU and have values now."""
+
+    def key(self, x: Any) -> Hashable:
+        """Dtype, shape and strides."""
+
+    def dtype(self, x: Any) -> str:
+        """Name of the dtype, "" for one of another byte order."""
+
+    def resolved(self, x: Any) -> Any:
+        """`x` with its values in memory, not those of which it is the conjugate."""
+
+    def contiguous(self, x: Any) -> Any:
+        """`x`, resolved, or a copy in the order of C."""
+
+    def strides(self, x: Any) -> tuple[int, ...] | None:
+        """Strides in real numbers, None if they are no whole numbers."""
+
+    def address(self, x: Any) -> int:
+        """Address of the first element."""
+
+    def empty(
+        self, shape: tuple[int, ...], dtype: str, transposed: bool
+    ) -> Callable[[], Any]:
+        """Return a maker of uninitialised arrays, or of transposes if `transposed`."""
+
+    def threads(self) -> int:
+        """Return the number of threads that may be used."""
+
+
+class _Prepared:
+    """A call for arguments of certain dtypes, shapes and strides."""
+
+    def __init__(self, plan: Plan, x: Any, memory: Memory) -> None:
+        strides: list[tuple[int, int, int]] = [(0, 0, 0)] * 12
+        self._operands: list[tuple[int, int, Any]] = []
+        for operand in plan.operands:
+            made: Any = memory.contiguous
+            if operand.source < len(x):
+                given = x[operand.source]
+                steps, copied = _strides(given, operand, memory)
+                if not copied:
+                    resolved = memory.resolved(given) is given
+                    made = None if resolved else memory.resolved
+            else:
+                steps = _contiguous(plan, operand)
+            strides[operand.slot] = steps
+            self._operands.append((operand.slot, operand.source, made))
+        self._results: list[tuple[int, Callable[[], Any]] | None] = []
+        for result in plan.results:
+            if result is None:
+                self._results.append(None)
+                continue
+            shape, dtype = plan.shape(result), plan.result_dtype(result)
+            written = shape[len(plan.batch) :]
+            written = written[::-1] if result.transposed else written
+            strides[result.slot] = _steps(written, dtype)
+            new = memory.empty(shape, dtype, result.transposed)
+            self._results.append((result.slot, new))
+        batch, dtype = prod(plan.batch), plan.computed_in
+        shape = batch, plan.m, plan.n
+        self._call = kernels.packed(plan.kind, dtype, shape, plan.numbers, strides)
+        self._further, self._outputs = plan.further, plan.outputs
+
+    def __call__(self, x: Any, memory: Memory, xp: Namespace) -> Any:
+        """Return the results, or None if a matrix could not be decomposed."""
+        if self._further is not None:
+            x = (*x, self._further(x, xp))
+        address, addresses = memory.address, [0] * 12
+        kept: list[Any] = []
+        y: list[Any] = []
+        for slot, source, made in self._operands:
+            t = x[source]
+            if made is not None:
+                t = made(t)
+                kept.append(t)  # until the kernel has read it
+            addresses[slot] = address(t)
+        for result in self._results:
+            if result is None:
+                y.append(None)
+                continue
+            slot, new = result
+            t = new()
+            addresses[slot] = address(t)
+            y.append(t)
+        if kernels.run(self._call, addresses, memory.threads()):
+            return None
+        return self._outputs(y)
+
+
+def _steps(shape: tuple[int, ...], dtype: str) -> tuple[int, int, int]:
+    """Strides of a matrix, a row and a column of contiguous arrays."""
+    parts = 2 if dtype[0] == "c" else 1
+    if not shape:
+        return parts, 0, parts
+    row = shape[-1] * parts
+    return (row, 0, parts) if len(shape) == 1 else (shape[-2] * row, row, parts)
+
+
+def _contiguous(plan: Plan, operand: Operand) -> tuple[int, int, int]:
+    """Strides of the further argument: singular values, or square matrices."""
+    if operand.axes == 1:
+        return _steps((plan.length("k"),), "float")
+    return _steps((plan.n, plan.n), plan.dtype)
+
+
+def _strides(
+    x: Any, operand: Operand, memory: Memory
+) -> tuple[tuple[int, int, int], bool]:
+    """Strides of a matrix, a row and a column, and whether x has to be copied."""
+    shape, steps = tuple(x.shape), memory.strides(memory.resolved(x))
+    lead = len(shape) - operand.axes
+    core = shape[lead:]
+    if steps is not None:
+        # One stride for the whole batch, whose axes of length 1 may have any.
+        axes = [
+            (n, step) for n, step in zip(shape[:lead], steps, strict=False) if n > 1
+        ]
+        uniform = all(outer == n * inner for (_, outer), (n, inner) in pairwise(axes))
+        if uniform:
+            matrix = axes[-1][1] if axes else 0
+            if operand.axes == 3:
+                matrix = steps[lead]
+            row = steps[-2] if operand.axes > 1 else 0
+            column = steps[-1] if operand.axes else 0
+            if operand.axes == 3 and matrix != core[-2] * row:
+                uniform = False
+        if uniform:
+            if operand.transposed:
+                row, column = column, row
+            return (matrix, row, column), False
+    matrix, row, column = _steps(core, memory.dtype(x))
+    if operand.transposed:
+        row, column = column, row
+    return (matrix, row, column), True
+
+
+_MOST_PREPARED = 512
+_prepared: dict[Any, _Prepared | None] = {}
+
+
+def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> Any:
+    """Compute an operation by a kernel; None where there is none for it.
+
+    Which kernel, and how it is called, is decided once for arguments of certain dtypes,
+    shapes and strides.
+    """
+    if type(operation) not in RULES or not kernels.is_loaded() or not memory.suits(*x):
+        return None
+    key = (
+        memory,
+        operation,
+        *[None if t is None else memory.key(t) for t in x],
+    )
+    try:
+        prepared = _prepared[key]
+    except KeyError:
+        arrays = [
+            None if t is None else Array(tuple(t.shape), memory.dtype(t)) for t in x
+        ]
+        found = plan(operation, arrays)
+        # A second derivative finds the same signs in the same singular vectors.
+        if isinstance(operation, FindMotion) and memory.in_double:
+            found = found and (found if found.dtype == "float64" else None)
+        prepared = found and _Prepared(found, x, memory)
+        if len(_prepared) >= _MOST_PREPARED:
+            _prepared.clear()
+        _prepared[key] = prepared
+    return prepared and prepared(x, memory, xp)
+
+
+def value(operation: Operation, x: Any, memory: Memory | None, xp: Namespace) -> Any:
+    """Compute an operation by a kernel, or else by its own array functions."""
+    y = None if memory is None else by_kernel(operation, x, memory, xp)
+    return operation.value(x, xp) if y is None else y
+
+
+def decomposes(A: Any, memory: Memory) -> bool:
+    """See `decomposes_quickly` in `svdinv.core.namespace`."""
+    if len(A.shape) < 2 or not memory.suits(A):
+        return False
+    *batch, m, n = A.shape
+    return kernels.supports("svd", memory.dtype(A), prod(batch), m, n)
+
+
+def decomposition(kind: str, A: Any, memory: Memory) -> Any:
+    """Thin SVD, or eigendecomposition from lower triangles, as `Decompose`.
+
+    None where the kernels do not suit, or not for every matrix.
+    """
+    return by_kernel(Decompose(kind), (A,), memory, None)
+
+
+def middle_factor(memory: Memory, xp: Namespace, *x: Any) -> Any:
+    """See `svdinv.core.namespace`; the last two arguments are numbers."""
+    *arrays, near, epsilon = x
+    found = by_kernel(MiddleFactor(near, epsilon), arrays, memory, xp)
+    return found and found[0]
+
+
+def tall_values(A: Any, memory: Memory) -> Any:
+    """See `svdinv.core.namespace`."""
+    sums = by_kernel(Tall("gram"), (A,), memory, None)
+    return sums and by_kernel(Tall("eigen"), (A, *sums), memory, None)
+
+
+def tall_vectors(A: Any, W: Any, memory: Memory) -> Any:
+    """Compute A W, or (A^H W)^H of a wide A, for W of `tall_values`."""
+    return by_kernel(Tall("product"), (A, W), memory, None)[0]

@@ -1,0 +1,397 @@
+"""Which operations the kernels compute: what is called, with which arrays.
+
+A rule reads the shapes and dtypes of the arguments of an operation and returns a
+`Plan`, or None where no kernel computes it, or not faster. Nothing here knows how a
+call is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+from svdinv import kernels
+from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
+from svdinv.core.functions import Polar, ProperRotation
+from svdinv.core.hermitian_operations import Eigh
+from svdinv.core.namespace import cast
+from svdinv.core.operation import Operation
+from svdinv.core.spectral import SVDFactors
+from svdinv.core.spectral_operations import Map, Pull, Push
+from svdinv.core.svd_operations import SVD, Pullback
+from svdinv.core.thresholds import Soft
+from svdinv.core.tolerances import DOUBLE_EPS, SINGLE_EPS, neighbour_rtol
+
+__all__ = [
+    "RULES",
+    "Array",
+    "Decompose",
+    "MiddleFactor",
+    "Operand",
+    "Plan",
+    "Result",
+    "Tall",
+    "knows",
+    "plan",
+]
+
+
+_REALS = {"complex64": "float32", "complex128": "float64"}
+
+
+class Array(NamedTuple):
+    """What a rule knows of an array; lengths that are unknown are None."""
+
+    shape: tuple[Any, ...]
+    dtype: str
+
+
+class Operand(NamedTuple):
+    """An argument of the operation, in the place of the kernel's array `slot`.
+
+    Its transpose, if `transposed`.
+    """
+
+    slot: int
+    source: int
+    axes: int = 2
+    transposed: bool = False
+    double: bool = False
+
+
+class Result(NamedTuple):
+    """An output of the operation, which the kernel writes to its array `slot`.
+
+    The shape, behind the batch axes, is of the letters m, n, k = min(m, n), b for the
+    number of blocks of rows, and 1. If `transposed`, the kernel writes its transpose.
+    """
+
+    slot: int
+    shape: str
+    real: bool = False
+    transposed: bool = False
+    double: bool = False
+
+
+class Plan(NamedTuple):
+    """One call of a kernel."""
+
+    kind: str
+    dtype: str
+    """Of the matrices."""
+    batch: tuple[Any, ...]
+    m: Any
+    n: Any
+    operands: tuple[Operand, ...]
+    results: tuple[Result | None, ...]
+    """For each output of the operation; None for one that is zero or absent."""
+    numbers: tuple[float, float] = (0.0, 0.0)
+    further: Callable[[Any, Any], Any] | None = None
+    """Makes, of the arguments and a namespace, one argument more."""
+    double: bool = False
+    """Whether the kernel computes in double precision."""
+    outputs: Callable[[Any], Any] = tuple
+    """Makes the outputs of the list of results."""
+    lengths_from: tuple[int, int] = (0, 0)
+    """Arguments that have m rows and n columns."""
+
+    @property
+    def computed_in(self) -> str:
+        """The dtype that the kernel is compiled for."""
+        return kernels.DOUBLE[self.dtype] if self.double else self.dtype
+
+    @property
+    def supports(self) -> bool | None:
+        """Whether the kernel suits; None if that depends on what is unknown."""
+        m, n = self.m, self.n
+        if self.kind.startswith("tall") and None in (*self.batch, m, n):
+            return False  # which would cost a decision more
+        if None in (m, n):
+            # Of what is known, a long batch and a square are what kernels suit best.
+            m, n = m or n or 1, n or m or 1
+            return None if self._suits(2**31, m, n) else False
+        if None not in self.batch:
+            return self._suits(prod(self.batch), m, n)
+        if self._suits(1, m, n):
+            return True
+        return None if self._suits(2**31, m, n) else False
+
+    def _suits(self, batch: int, m: int, n: int) -> bool:
+        return kernels.supports(self.kind, self.dtype, batch, m, n)
+
+    def length(self, letter: str) -> Any:
+        """Length of an axis of a `Result`, None if it is unknown."""
+        if letter == "1":
+            return 1
+        if letter == "b":
+            return kernels.tall_blocks(max(self.m, self.n))
+        if letter == "k":
+            return None if None in (self.m, self.n) else min(self.m, self.n)
+        return self.m if letter == "m" else self.n
+
+    def shape(self, result: Result) -> tuple[Any, ...]:
+        """Shape of an output."""
+        return *self.batch, *map(self.length, result.shape)
+
+    def result_dtype(self, result: Result) -> str:
+        """Dtype of an output."""
+        dtype = kernels.DOUBLE[self.dtype] if result.double else self.dtype
+        return _REALS.get(dtype, dtype) if result.real else dtype
+
+
+@dataclass(frozen=True)
+class Decompose(Operation):
+    """Matrices -> U, S and Vh, or w and V from lower triangles, by `linalg`."""
+
+    kind: str
+
+    def value(self, x: Any, xp: Any) -> tuple[Any, ...]:
+        """See `Operation`."""
+        if self.kind == "eigh":
+            return tuple(xp.linalg.eigh(x[0]))
+        return tuple(xp.linalg.svd(x[0], full_matrices=False))
+
+
+@dataclass(frozen=True)
+class MiddleFactor(Operation):
+    """(s, M, NH, gS) -> the consistent rule of `svdinv.core.degenerate`, by kernels."""
+
+    near: float
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Tall(Operation):
+    """A step of the SVD of tall matrices by their Gram matrices, by kernels.
+
+    ``"gram"``: A -> Gram matrices of blocks of rows. ``"eigen"``: these -> S, V and
+    V diag(1 / S). ``"product"``: A, such W -> A W, or (A^H W)^H of a wide A.
+    """
+
+    step: str
+
+
+def plan(operation: Operation, arrays: Any) -> Plan | None:
+    """Plan the call of a kernel that computes an operation; None where there is none.
+
+    `arrays` are those of the arguments, None for absent ones. Where lengths are
+    unknown, `supports` of the plan may be too.
+    """
+    rule = RULES.get(type(operation))
+    return rule and rule(operation, arrays)
+
+
+def _plan(
+    kind: str,
+    shape: tuple[Any, ...],
+    dtype: str,
+    operands: tuple[Operand, ...],
+    results: tuple[Result | None, ...],
+    **options: Any,
+) -> Plan | None:
+    """Make a plan; None where the kernels do not suit matrices of a shape."""
+    if len(shape) < 2:
+        return None
+    *batch, m, n = shape
+    plan = Plan(kind, dtype, tuple(batch), m, n, operands, results, **options)
+    return None if plan.supports is False else plan
+
+
+def _decompose(operation: Decompose, x: Any) -> Plan | None:
+    A, values = x[0], Result(1, "k", real=True)
+    results: tuple[Result, ...]
+    if operation.kind == "eigh":
+        if len(A.shape) < 2 or A.shape[-1] is None or A.shape[-1] != A.shape[-2]:
+            return None
+        results = values, Result(2, "nn", transposed=True)
+    else:
+        results = Result(2, "mk", transposed=True), values, Result(3, "kn")
+    return _plan(operation.kind, A.shape, A.dtype, (Operand(0, 0),), results)
+
+
+def knows(function: Any, A: Array, tau: Array | None) -> bool:
+    """Whether the kernels compute a function by themselves: the soft threshold."""
+    return (
+        function == _SOFT and tau is not None and _same(tau.shape, (*A.shape[:-2], 1))
+    )
+
+
+def _same(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether shapes are known to be the same, or unknown at the same axes."""
+    return len(shape) == len(other) and all(
+        a is b or a == b for a, b in zip(shape, other, strict=True)
+    )
+
+
+def _map(operation: Map, x: Any) -> Plan | None:
+    A, tau, *_ = x
+    if operation.kind is not SVDFactors:
+        return None
+    operands: tuple[Operand, ...]
+    left, right = Operand(0, 2), Operand(2, 4)
+    result = (Result(4, "mn"),)
+    if knows(operation.function, A, tau):
+        operands = left, Operand(1, 3, 1), right, Operand(3, 1, 1)
+        return _plan("map", A.shape, A.dtype, operands, result)
+
+    def values(x: Any, xp: Any) -> Any:
+        S = x[3]
+        y = cast(operation.function.value(S, x[1], xp), S, xp)
+        # A user's function may return one number for all values.
+        return y if _same(tuple(y.shape), tuple(S.shape)) else y * xp.ones_like(S)
+
+    operands = left, Operand(1, len(x), 1), right
+    return _plan("map", A.shape, A.dtype, operands, result, further=values)
+
+
+def _derivative(operation: Push | Pull, x: Any) -> Plan | None:
+    A, tau, X = x[:3]
+    dtau = x[3] if isinstance(operation, Push) else None
+    function, steps = operation.function, operation.function in _STEPS
+    if operation.kind is not SVDFactors or X is None:
+        return None
+    if not steps and not knows(function, A, tau):
+        return None
+    if dtau is not None and dtau != tau:
+        return None
+    U = len(x) - 3
+    operands = [Operand(0, U), Operand(1, U + 2), Operand(2, 2), Operand(3, U + 1, 1)]
+    operands += [Operand(4, 1, 1)] if tau is not None else []
+    operands += [Operand(5, 3, 1)] if dtau is not None else []
+    results: list[Result | None] = [Result(6, "mn")]
+    if isinstance(operation, Pull):
+        results.append(None if steps else Result(7, "1", real=True))
+    numbers = (0.0, 1.0) if steps else (float(not function.needs_unitary), 0.0)
+    return _plan(
+        "derivative", A.shape, A.dtype, tuple(operands), tuple(results), numbers=numbers
+    )
+
+
+def _precision(rule: SVD | Eigh, dtype: str) -> tuple[float, float]:
+    """Gap up to which the consistent rule acts, and precision of cotangents."""
+    epsilon = SINGLE_EPS if dtype in kernels.DOUBLE else DOUBLE_EPS
+    epsilon = epsilon if rule.epsilon is None else rule.epsilon
+    return neighbour_rtol(rule.rtol, epsilon), epsilon
+
+
+def _pullback(operation: Pullback, x: Any) -> Plan | None:
+    rule: Any = operation.rule
+    order: tuple[int, ...]
+    axes: tuple[int, ...]
+    if isinstance(rule, SVD):
+        U, S, Vh, gU, _, gVh = x
+        k = S.shape[-1]  # of unknown length, and then it may not be a thin SVD
+        thin = k is not None and U.shape[-1] == k == Vh.shape[-2]
+        if rule.repeated != "consistent" or not thin or (gU is None and gVh is None):
+            return None
+        kind, shape, axes = "svd_pull", (*U.shape[:-1], Vh.shape[-1]), (2, 1, 2) * 2
+        order, lengths = tuple(range(6)), (0, 2)
+    elif isinstance(rule, Eigh) and x[3] is not None:
+        w, U, *_ = x
+        x, order, lengths = (U, w, x[2], x[3]), (1, 0, 2, 3), (1, 1)
+        kind, shape, axes = "eigh_pull", U.shape, (2, 1, 1, 2)
+    else:
+        return None
+    operands = tuple(
+        Operand(slot, order[slot], axes[slot])
+        for slot in range(len(x))
+        if x[slot] is not None
+    )
+    result = (Result(len(x), "mn"),)
+    numbers = _precision(rule, U.dtype)
+    return _plan(
+        *(kind, shape, U.dtype, operands, result),
+        numbers=numbers,
+        lengths_from=lengths,
+    )
+
+
+def _middle_factor(operation: MiddleFactor, x: Any) -> Plan | None:
+    """Plan the pullback with U and V the identity."""
+    M = x[1]
+
+    def identity(x: Any, xp: Any) -> Any:
+        return xp.zeros_like(x[1]) + xp.eye(x[1].shape[-1], dtype=x[1].dtype)
+
+    left, right = Operand(0, len(x)), Operand(2, len(x))
+    cotangents = Operand(3, 1), Operand(4, 3, 1), Operand(5, 2)
+    operands = left, Operand(1, 0, 1), right, *cotangents
+    numbers = operation.near, operation.epsilon
+    result = (Result(6, "mn"),)
+    *batch, m, n = M.shape
+    if not kernels.supports("middle_factor", M.dtype, prod(batch), m, n):
+        return None
+    plan = Plan("svd_pull", M.dtype, tuple(batch), m, n, operands, result)
+    return plan._replace(numbers=numbers, further=identity)
+
+
+def _find_motion(operation: FindMotion, x: Any) -> Plan | None:
+    P = x[0]
+    if not _of_points(*x):
+        return None
+    operands = Operand(0, 0), Operand(1, 1), Operand(2, 2, 1)
+    results = (
+        *(Result(7, "nn"), Result(8, "n"), Result(9, ""), Result(3, "nn")),
+        *(Result(4, "nn", transposed=True), Result(5, "n"), Result(6, "nn")),
+        Result(10, "n"),
+    )
+    return _plan("align", P.shape, P.dtype, operands, results, outputs=Motion._make)
+
+
+def _align_pull(operation: AlignPull, x: Any) -> Plan | None:
+    P, Q, w, *_, gC = x
+    if gC is not None or not _of_points(P, Q, w):
+        return None
+    operands = (
+        *(Operand(0, 0), Operand(1, 1), Operand(2, 2, 1)),
+        *(Operand(3, 7, transposed=True), Operand(4, 8, 1), Operand(5, 9)),
+        *(Operand(6, 11), Operand(7, 12, 1), Operand(8, 13, 0)),
+    )
+    weights = Result(11, "m") if operation.weighted else None
+    return _plan(
+        "align_pull",
+        P.shape,
+        P.dtype,
+        tuple(operand for operand in operands if x[operand.source] is not None),
+        (Result(9, "mn"), Result(10, "mn"), weights),
+    )
+
+
+def _of_points(P: Array, Q: Array, w: Array) -> bool:
+    """Whether these are points, of the same real dtype, and their weights."""
+    return P.dtype in ("float32", "float64") and P.dtype == Q.dtype == w.dtype
+
+
+def _tall(operation: Tall, x: Any) -> Plan | None:
+    A, kind = x[0], f"tall_{operation.step}"
+    operands: tuple[Operand, ...]
+    results: tuple[Result, ...]
+    if operation.step == "gram":
+        operands, results = (Operand(0, 0),), (Result(1, "bkk", double=True),)
+    elif operation.step == "eigen":
+        operands = (Operand(0, 1, 3, double=True),)
+        square = Result(2, "kk"), Result(3, "kk", double=True)
+        results = Result(1, "k", real=True), *square
+    else:
+        operands = Operand(0, 0), Operand(1, 1, double=True)
+        results = (Result(2, "mn"),)
+    return _plan(kind, A.shape, A.dtype, operands, results, double=True)
+
+
+_SOFT = Soft()
+_STEPS = Polar(), ProperRotation()
+
+RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
+    Decompose: _decompose,
+    Map: _map,
+    Push: _derivative,
+    Pull: _derivative,
+    Pullback: _pullback,
+    MiddleFactor: _middle_factor,
+    FindMotion: _find_motion,
+    AlignPull: _align_pull,
+    Tall: _tall,
+}
+"""The rule of each operation that has one."""
