@@ -6,11 +6,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def command(extra: str) -> str:
+    """Make the command that installs an extra, from where svdinv itself came.
+
+    That is a folder, an archive or a repository if pip has noted one (PEP 610), or else
+    an index.
+    """
+    import json  # dear, and seldom needed
+    from importlib import metadata
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    try:
+        noted = metadata.distribution("svdinv").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        noted = None
+    origin = json.loads(noted or "{}")
+    url, vcs = origin.get("url", ""), origin.get("vcs_info", {}).get("vcs")
+    if "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"pip install {editable}'{url2pathname(urlsplit(url).path)}[{extra}]'"
+    place = f" @ {vcs}+{url}" if vcs else f" @ {url}" if url else ""
+    return f"pip install 'svdinv[{extra}]{place}'"
+
+
 def explain_missing(module: str, extra: str) -> ImportError:
     """Make the ImportError of a module that names the extra of svdinv to install."""
-    return ImportError(
-        f"svdinv needs {module} for this: pip install 'svdinv[{extra}]'", name=module
-    )
+    return ImportError(f"svdinv needs {module} for this: {command(extra)}", name=module)
 
 
 @contextmanager

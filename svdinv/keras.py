@@ -40,6 +40,7 @@ __all__ = [
     "SchattenProx",
     "SingularValueThreshold",
     "TensorSingularValueThreshold",
+    "Whitening",
 ]
 
 _FACES = {"tensorflow": "svdinv.tf", "jax": "svdinv.jax", "torch": "svdinv.torch"}
@@ -64,9 +65,17 @@ data_format : {"channels_last", "channels_first"}, optional
 >>> maps = keras.Input((None, None, 3))
 >>> svdinv.keras.SingularValueThreshold(0.2, channels=3)(maps).shape
 (None, None, None, 3)""",
+    "features": "",
     "fourier_axes": """from -3 to -1, of the three that are not those of batch and
     channels""",
     "method": f"{_OPTIONS}\n    As for `SingularValueThreshold`.",
+    "momentum": """momentum : float, optional
+    Weight of the running statistics, against that of a batch.
+data_format : {"channels_last", "channels_first"}, optional
+    Whether the last axis is that of the features, or the first behind that of the
+    batch. Default: `keras.config.image_data_format`.
+**kwargs
+    Of every layer: name, trainable, dtype.""",
     "options": _OPTIONS,
     "random": "and 0 otherwise",
     "see_also": "",
@@ -131,7 +140,7 @@ class _Layer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Give the arguments that make this layer."""
-        names = ("data_format", *self._arguments, *self._more, "method")
+        names = ("data_format", *self._arguments, *self._more, *self._options)
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -210,6 +219,55 @@ class LocalLowRank(layers.LocalLowRank, _Threshold):
 
 @_layer
 class LowRank(layers.LowRank, _Layer): ...
+
+
+@_layer
+class Whitening(layers.Whitening, _Layer):
+    _more = ("momentum",)
+
+    def __init__(self, *, momentum: float = 0.99, **options: Any) -> None:
+        super().__init__(**options)
+        self.momentum = momentum
+
+    @property
+    def _axis(self) -> int:
+        return 1 if self.data_format == "channels_first" else -1
+
+    def build(self, input_shape: Any) -> None:
+        """Make the running statistics."""
+        features = input_shape[self._axis]
+        if features is None:
+            raise ValueError(f"the number of features must be known, got {input_shape}")
+        kwargs = {"trainable": False, "autocast": False}
+        self.moving_mean = self.add_weight(
+            name="moving_mean", shape=(features,), initializer="zeros", **kwargs
+        )
+        self.moving_covariance = self.add_weight(
+            name="moving_covariance",
+            shape=(features, features),
+            initializer="identity",
+            **kwargs,
+        )
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Whiten a tensor."""
+        return self._map(x, training)
+
+    def _rows(self, x: Any) -> Any:
+        last = ops.moveaxis(x, self._axis, -1)
+        size = ops.shape(last)
+        rows = ops.reshape(last, (-1, self.moving_mean.shape[0]))
+        return rows, lambda y: ops.moveaxis(ops.reshape(y, size), -1, self._axis)
+
+    def _statistics(self) -> dict[str, Any]:
+        kept = {"mean": self.moving_mean, "covariance": self.moving_covariance}
+        return {name: ops.convert_to_tensor(x) for name, x in kept.items()}
+
+    def _follow(self, mean: Any, covariance: Any) -> None:
+        pairs = (self.moving_mean, mean), (self.moving_covariance, covariance)
+        for kept, new in pairs:
+            new = ops.cast(ops.stop_gradient(new), kept.dtype)
+            kept.assign(self.momentum * kept + (1 - self.momentum) * new)
 
 
 @_register

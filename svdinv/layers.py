@@ -57,6 +57,7 @@ class Layer:
 
     _operator: ClassVar[str]
     _arguments: ClassVar[tuple[str, ...]]  # of the operator, besides tau and method
+    _options: ClassVar[tuple[str, ...]] = ("method",)
     method: str
 
     _operators: Callable[[], ModuleType]  # module of the framework's operators
@@ -66,7 +67,7 @@ class Layer:
         return self._operate(x)
 
     def _operate(self, x: Any, *tau: Any, **changed: Any) -> Any:
-        names = (*self._arguments, "method")
+        names = (*self._arguments, *self._options)
         arguments = {name: getattr(self, name) for name in names} | changed
         return getattr(self._operators(), self._operator)(x, *tau, **arguments)
 
@@ -326,3 +327,52 @@ class LowRank(Layer):
         self.rank, self.multiplets, self.method = rank, multiplets, method
         self._try()
         check_method(method)
+
+
+class Whitening(Layer):
+    """Whiten features: decorrelated batch normalisation, with running statistics.
+
+    While training, samples are whitened by the mean and covariance of their batch, and
+    the running statistics follow these; in evaluation, by the running ones. Samples are
+    all elements of the batch and of the axes that are not that of the features.
+
+    Parameters
+    ----------
+    {features}epsilon : float, optional
+        What is added to the variances.
+    kind : {{"zca", "pca"}}, optional
+        As for `whiten`. Training wants ``"zca"``: the signs and the order of principal
+        components change from batch to batch.
+    {momentum}{see_also}
+
+    Notes
+    -----
+    The gradient goes through the statistics of the batch, and is exact where variances
+    are equal. As there are as many covariances as pairs of features, a batch should
+    hold several times as many samples as there are features.
+    """
+
+    _operator, _arguments = "whiten", ("epsilon", "kind")
+    _options = ()
+
+    _rows: Callable[[Any], tuple[Any, Callable[[Any], Any]]]  # samples, and their undo
+    _statistics: Callable[[], dict[str, Any]]  # running mean and covariance
+    _follow: Callable[[Any, Any], None]  # moves these towards those of a batch
+
+    def __init__(
+        self, *, epsilon: float = 1e-5, kind: str = "zca", **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.epsilon, self.kind = epsilon, kind
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon must be >= 0, got {epsilon}")
+        if kind not in ("zca", "pca"):
+            raise ValueError(f'kind must be "zca" or "pca", got {kind!r}')
+
+    def _map(self, x: Any, training: bool) -> Any:
+        rows, back = self._rows(x)
+        given = {} if training else self._statistics()
+        white, mean, covariance = self._operate(rows, **given)
+        if training:
+            self._follow(mean, covariance)
+        return back(white)

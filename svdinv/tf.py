@@ -17,10 +17,11 @@ except ImportError as error:
     raise explain_missing("tensorflow", "tensorflow") from error
 
 from svdinv.backends.tensorflow import TensorFlowBackend
+from svdinv.backends.tensorflow_kernels import portable
 from svdinv.core.gauge import Gauge
 from svdinv.operators import OPERATORS, bind, decompositions, documented
 
-__all__ = ["SUVResult", "svd", *sorted(OPERATORS)]
+__all__ = ["SUVResult", "portable", "svd", *sorted(OPERATORS)]
 
 _backend = TensorFlowBackend()
 globals().update(bind(lambda *_: _backend, __name__))

@@ -8,25 +8,37 @@ from svdinv.operators import (
     alignment,
     decompositions,
     hermitian,
+    least_squares,
     norms,
     risk,
+    robust,
+    statistics,
     tensors,
     thresholds,
 )
 from svdinv.operators._registry import OPERATORS, bind, documented, operator
-from svdinv.operators.alignment import Alignment
+from svdinv.operators.alignment import Alignment, Similarity
+from svdinv.operators.robust import LowRankAndSparse
+from svdinv.operators.statistics import Correlations, Whitened
 
 __all__ = [
     "OPERATORS",
     "Alignment",
+    "Correlations",
+    "LowRankAndSparse",
+    "Similarity",
+    "Whitened",
     "alignment",
     "bind",
     "decompositions",
     "documented",
     "hermitian",
+    "least_squares",
     "norms",
     "operator",
     "risk",
+    "robust",
+    "statistics",
     "tensors",
     "thresholds",
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from svdinv.core.backend import Backend
-from svdinv.core.namespace import Array, sizes
+from svdinv.core.namespace import Array, known_shape, sizes
 
 
 def threshold_values(backend: Backend, tau: Any, A: Array) -> tuple[Array, bool]:
@@ -61,7 +61,7 @@ def checked(backend: Backend, tau: Any, A: Array, name: str = "tau") -> Array:
 def lengths(backend: Backend, A: Array) -> tuple[Any, Any]:
     """Give m and n, as traced numbers in A's real dtype if one is unknown."""
     m, n = sizes(A, backend.xp)[-2:]
-    if None in tuple(A.shape[-2:]):
+    if None in known_shape(A)[-2:]:
         m, n = (backend.parameter(size, A) for size in (m, n))
     return m, n
 
@@ -107,9 +107,9 @@ def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> An
 
 
 def shorter(shape: Any) -> int | None:
-    """Give min(m, n), or None where one of them is unknown."""
+    """min(m, n), or None where one of them is a traced symbol or unknown."""
     m, n = shape[-2], shape[-1]
-    return None if m is None or n is None else min(m, n)
+    return min(m, n) if isinstance(m, int) and isinstance(n, int) else None
 
 
 def broadcasts(shape: Any, to: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -159,14 +160,16 @@ def bind(
     backend: Callable[..., Backend],
     module: str,
     functions: dict[str, Callable[..., Any]] = OPERATORS,
+    context: Callable[..., AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, Callable[..., Any]]:
     """Make the operators of one framework, to be found in `module`, by their names.
 
     They have the signatures and docstrings that they are defined with, but for the
-    backend, which `backend` gives for the arguments of a call.
+    backend, which `backend` gives for the arguments of a call, and run inside
+    `context` of the first of these.
     """
     return {
-        name: _bound(name, function, backend, module)
+        name: _bound(name, function, backend, module, context)
         for name, function in functions.items()
     }
 
@@ -176,10 +179,12 @@ def _bound(
     function: Callable[..., Any],
     backend: Callable[..., Backend],
     module: str,
+    context: Callable[..., AbstractContextManager[Any]],
 ) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        return function(backend(*args, *options.values()), *args, **options)
+        with context(*args[:1]):
+            return function(backend(*args, *options.values()), *args, **options)
 
     signature = inspect.signature(function)
     first, *parameters = signature.parameters.values()

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from svdinv.core.alignment_operations import Align, FindMotion
+from svdinv.core.alignment_operations import Align, FindMotion, Motion, centred
 from svdinv.core.backend import Backend
-from svdinv.core.functions import Polar
-from svdinv.core.namespace import Array, adjoint, is_complex
+from svdinv.core.functions import Polar, ProperRotation, proper_signs
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    adjoint,
+    is_complex,
+    safe_divide,
+)
 from svdinv.core.spectral_operations import Factorise, Map
+from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import broadcasts, check_compatible
 from svdinv.operators._maps import without_tau
 from svdinv.operators._registry import operator
@@ -22,27 +29,64 @@ class Alignment(NamedTuple):
     rmsd: Array
 
 
+class Similarity(NamedTuple):
+    """Similarity x -> c R x + t, and what distance it leaves."""
+
+    rotation: Array
+    translation: Array
+    rmsd: Array
+    scale: Array
+
+
 @operator
-def polar(backend: Backend, A: Array, *, method: str = "auto") -> Array:
+def polar(
+    backend: Backend, A: Array, *, special: bool = False, method: str = "auto"
+) -> Array:
     """Unitary polar factor U V^H: the nearest matrix with orthonormal columns.
 
-    Orthonormal rows, if m < n.
+    Orthonormal rows, if m < n. With `special`, the nearest rotation.
 
     Parameters
     ----------
     {A}
+    special : bool, optional
+        Whether the factor is to have the determinant 1, for real square A: where
+        U V^T is a reflection, the last column of U is turned [1]_.
     {method}
+        With `special`, ``"auto"`` or ``"svd"``.
 
     {like_A}
-    {raises}.
+    {raises}, and with `special` if A is complex or not square.
 
     Notes
     -----
     The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n: repeated
     singular values do no harm, and neither does a single zero in a square
     matrix. Where A does not determine the factor, such terms are left out.
+
+    With `special` and det A < 0, the last of the singular values counts as negative.
+    Then two equal values do no harm either, but for the last two: with s_(n-1) = s_n
+    the nearest rotation is not determined.
+
+    References
+    ----------
+    .. [1] S. Umeyama, "Least-squares estimation of transformation parameters
+       between two point patterns", IEEE TPAMI 13(4), 1991.
     """
-    return without_tau(backend, A, Polar(), method)
+    if not special:
+        return without_tau(backend, A, Polar(), method)
+    if method not in ("auto", "svd"):
+        raise ValueError(f'method must be "auto" or "svd", got {method!r}')
+    xp, rotation = backend.xp, ProperRotation()
+    A, restore = backend.matrices(A, "A")
+    m, n = A.shape[-2:]
+    if is_complex(A, xp):
+        raise TypeError("A must be real")
+    if n == 0 or (m is not None and n is not None and m != n):
+        raise backend.shape_error(f"A must be square, got shape {tuple(A.shape)}")
+    U, S, Vh = backend.evaluate(Factorise(rotation, method="svd"), A, None)
+    signs = proper_signs(U, S, Vh, xp)
+    return restore(backend.call(Map(rotation), A, signs, U, S, Vh)[0])
 
 
 @operator
@@ -85,11 +129,19 @@ def procrustes(backend: Backend, A: Array, B: Array) -> Array:
 
 
 @operator
-def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignment:
-    """Rigid motion that brings the points P nearest to the points Q.
+def kabsch(
+    backend: Backend,
+    P: Array,
+    Q: Array,
+    weights: Any = None,
+    *,
+    scale: bool = False,
+    reflection: bool = False,
+) -> Alignment | Similarity:
+    """Rigid motion, or similarity, that brings the points P nearest to the points Q.
 
-    Minimises ``sum_i w_i |R p_i + t - q_i|^2`` over proper rotations R, det +1,
-    and translations t [1]_ [2]_.
+    Minimises ``sum_i w_i |c R p_i + t - q_i|^2`` over rotations R with determinant 1,
+    translations t and, with `scale`, numbers c >= 0; without, c = 1 [1]_ [2]_.
 
     Parameters
     ----------
@@ -97,16 +149,23 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
         Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
         broadcast, as of one reference against many.
     weights : array, optional
-        Weights >= 0, shape (..., N); 1 each by default.
+        Weights >= 0, shape (..., N); 1 each by default. Points of weight 0 are left
+        out, and their coordinates may be NaN.
+    scale : bool, optional
+        Whether c is sought too.
+    reflection : bool, optional
+        Whether R may be a reflection, determinant -1, where that fits better.
 
     Returns
     -------
-    Alignment
+    Alignment or Similarity
         Named tuple ``(rotation, translation, rmsd)`` of shapes (..., d, d),
         (..., d) and (...): ``P @ rotation.T + translation`` is nearest to Q (of
         a batch, with the last two axes of the rotations swapped and the
         translations as (..., 1, d)), and rmsd the root of the weighted mean
-        squared distance left; 0 where that is a rounding error.
+        squared distance left; 0 where that is a rounding error. With `scale`,
+        ``(rotation, translation, rmsd, scale)``, the last of shape (...), and
+        ``scale * P @ rotation.T + translation`` is nearest.
 
     Raises
     ------
@@ -122,7 +181,10 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
     Perfect fits, planar points and repeated singular values are regular. What
     is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
     R is not determined, and such terms are left out. The rmsd of a perfect fit
-    has a kink: its gradient is 0 there.
+    has a kink: its gradient is 0 there. With `reflection`, all of the values count
+    as positive, and planar points, which a reflection fits no better, are turned. The
+    scale is regular wherever R is; of points that coincide it is 1, and of collinear
+    ones exact to first order.
 
     References
     ----------
@@ -154,6 +216,57 @@ def kabsch(backend: Backend, P: Array, Q: Array, weights: Any = None) -> Alignme
                 f"{tuple(given.shape)}"
             )
         w = w * given
+        P, Q = (_without_nan(x, w, xp) for x in (P, Q))
+    mirror = _mirror(backend, P, Q, w) if reflection else None
+    if mirror is not None:
+        P = P * mirror
     motion = backend.evaluate(FindMotion(), P, Q, w)
     R, t, rmsd, _ = backend.call(Align(), P, Q, w, *motion)
-    return Alignment(restore(R), restore(t), restore(rmsd))
+    c = None
+    if scale:
+        c, t, rmsd = _scaled(R, P, Q, w, xp)
+    if mirror is not None:
+        R = R * mirror
+    found = restore(R), restore(t), restore(rmsd)
+    return Alignment(*found) if c is None else Similarity(*found, restore(c))
+
+
+def _without_nan(P: Array, w: Array, xp: Namespace) -> Array:
+    """Points with 0 in place of what is not finite and has the weight 0."""
+    finite = xp.abs(P) < float("inf")
+    return xp.where((w[..., None] == 0) & ~finite, xp.zeros_like(P), P)
+
+
+def _mirror(backend: Backend, P: Array, Q: Array, w: Array) -> Array:
+    """Last coordinate turned, (..., 1, d), where a reflection brings P nearer to Q."""
+    xp = backend.xp
+    motion = Motion(*backend.evaluate(FindMotion(), P, Q, w))
+    S, signs = motion.S[..., None, :], motion.signs[..., None, :]
+    # Of points in a plane, nothing tells a reflection from a rotation.
+    planar = S[..., -1:] <= rounding_rtol(S, xp) * S[..., :1]
+    return xp.where(planar, xp.ones_like(signs), signs)
+
+
+def _scaled(
+    R: Array, P: Array, Q: Array, w: Array, xp: Namespace
+) -> tuple[Array, Array, Array]:
+    """Scale, translation and rmsd of a similarity, whose rotation is that of a motion.
+
+    The scale is tr(R^T C) over the variance of P, and 1 of points that coincide.
+    """
+    points = centred(P, Q, w, xp)
+    share, turned = points.share, points.X @ xp.matrix_transpose(R)
+    axes = (-2, -1)
+    variance = xp.sum(share * points.X**2, axis=axes)
+    c = xp.sum(share * turned * points.Y, axis=axes)
+    # Negative only of points on a line, d = 1, that R does not turn.
+    c = xp.where(c < 0, xp.zeros_like(c), c)
+    c = safe_divide(c, variance, variance != 0, xp, xp.ones_like(c))
+    wide = c[..., None, None]
+    square = xp.sum(share * (wide * turned - points.Y) ** 2, axis=axes)
+    spread = c**2 * variance + xp.sum(share * points.Y**2, axis=axes)
+    apart = ~(square <= rounding_rtol(square, xp) ** 2 * spread)  # not of NaN
+    rmsd = xp.sqrt(xp.where(apart, square, xp.ones_like(square)))
+    rmsd = xp.where(apart, rmsd, xp.zeros_like(rmsd))
+    t = points.q - wide * (points.p @ xp.matrix_transpose(R))
+    return c, (t * points.unit)[..., 0, :], rmsd * points.unit[..., 0, 0]

@@ -1,18 +1,22 @@
-"""Hermitian matrices: eigendecomposition, square roots, logarithm, exponential."""
+"""Hermitian matrices: eigendecomposition, powers, logarithm, exponential."""
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import replace
 from typing import Any
 
 from svdinv.core.backend import Backend
 from svdinv.core.eigh import EighResult
+from svdinv.core.functions import TopSubgradient
 from svdinv.core.gauge import Gauge
 from svdinv.core.hermitian import (
     Exponential,
     HermitianFunction,
     InverseSquareRoot,
     Logarithm,
+    PositivePart,
+    Power,
     SquareRoot,
 )
 from svdinv.core.hermitian_operations import (
@@ -21,9 +25,25 @@ from svdinv.core.hermitian_operations import (
     HermitianMap,
     from_triangle,
 )
-from svdinv.core.namespace import Array, herm
-from svdinv.operators._arguments import in_precision
+from svdinv.core.namespace import (
+    Array,
+    adjoint,
+    cast,
+    conj,
+    herm,
+    identity_like,
+    inner,
+    real,
+    sizes,
+)
+from svdinv.core.spectral import SVDFactors
+from svdinv.core.spectral_operations import Factorise, leading_sum
+from svdinv.core.tolerances import rounding_rtol
+from svdinv.operators._arguments import broadcasts, check_compatible, in_precision
 from svdinv.operators._registry import operator
+
+# Cases of the power with divided differences that take less time.
+_ROOTS: dict[float, HermitianFunction] = {0.5: SquareRoot(), -0.5: InverseSquareRoot()}
 
 
 @operator
@@ -97,6 +117,123 @@ def eigh(
 
 
 @operator
+def eigh_generalized(
+    backend: Backend,
+    A: Any,
+    B: Any,
+    *,
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> EighResult:
+    """Generalised eigendecomposition A v = w B v of Hermitian A, positive definite B.
+
+    The eigendecomposition of B^(-1/2) A B^(-1/2), whose gradient is that of `eigh`, in
+    A and in B.
+
+    Parameters
+    ----------
+    A, B : array
+        Hermitian matrices, shape (..., n, n), real or complex; batches broadcast. The
+        mean of both triangles is read.
+    rtol, gauge : optional
+        As for `eigh`.
+
+    Returns
+    -------
+    EighResult
+        Named tuple ``(w, V)`` with shapes (..., n), real and in ascending order, and
+        (..., n, n), with ``V^H B V = 1`` and ``V^H A V = diag(w)``. NaN for B with
+        eigenvalues that are clearly negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `eigh`, and if the shapes or dtypes of A and B differ.
+    svdinv.GaugeError
+        In the backward pass, with ``gauge="error"``.
+
+    Notes
+    -----
+    At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with any
+    function f, as density matrices are, and any penalty on w. Where B is singular, its
+    null space counts as eigenvectors of eigenvalue 0 with V = 0.
+    """
+    xp, given = backend.xp, backend.asarray(A, "A")
+    operation = in_precision(
+        backend, Eigh("L", rtol, gauge), given, _square(backend, given)[0]
+    )
+    A, restore = _square(backend, A)
+    B, _ = _square(backend, B, "B")
+    check_compatible(backend, A, B, "A", "B")
+    root = powm(backend, herm(B, xp), -0.5)
+    w, Y = backend.call(operation, herm(root @ herm(A, xp) @ root, xp))
+    return EighResult(restore(w), restore(root @ Y))
+
+
+@operator
+def bures_distance(backend: Backend, A: Any, B: Any, *, squared: bool = False) -> Array:
+    """Distance of Bures between covariances: Wasserstein's of centred Gaussians.
+
+    The root of tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2) [1]_. The Frechet distance
+    of Gaussians, as in the FID, is its square plus that of the means.
+
+    Parameters
+    ----------
+    A, B : array
+        Positive semidefinite Hermitian matrices, shape (..., n, n), real or complex;
+        batches broadcast. The mean of both triangles is read.
+    squared : bool, optional
+        Whether to return the square, which is smooth where A = B.
+
+    {numbers}
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hermitian_map`, and if the shapes or dtypes of A and B differ.
+
+    Notes
+    -----
+    The value is computed as the least distance of A^(1/2) to B^(1/2) Q over unitary Q,
+    in which nothing cancels where A is close to B. The distance itself has a kink at
+    A = B, and the gradient 0 is taken there.
+
+    Where A or B is singular, the derivative is exact for changes that keep its range;
+    for others the distance has an infinite slope, or a kink, and such terms are left
+    out.
+
+    References
+    ----------
+    .. [1] R. Bhatia, T. Jain and Y. Lim, "On the Bures-Wasserstein distance between
+       positive definite matrices", Expositiones Mathematicae 37(2), 2019.
+    """
+    xp = backend.xp
+    A, restore = _square(backend, A)
+    B, _ = _square(backend, B, "B")
+    check_compatible(backend, A, B, "A", "B")
+    A, B = herm(A, xp), herm(B, xp)
+    # Of rounding errors, roots would be taken for a range that is not there.
+    roots = [_map(backend, x, SquareRoot(cut=True)) for x in (A, B)]
+    product = roots[0] @ roots[1]
+    norm = TopSubgradient(None)
+    U, S, Vh = backend.evaluate(Factorise(norm, method="svd"), product, None)
+    fidelity = leading_sum(product, None, SVDFactors(U, S, Vh), backend.call, xp)
+    traces = inner(identity_like(A, xp), A + B, xp)
+    smooth = traces - 2 * fidelity
+    # The value from a difference of roots, and the derivative from that of the traces.
+    one, other = map(backend.stop_gradient, roots)
+    rest = one - other @ adjoint(U @ Vh, xp)
+    square = xp.sum(real(conj(rest, xp) * rest, xp), axis=(-2, -1))
+    square = square + (smooth - backend.stop_gradient(smooth))
+    if squared:
+        return restore(square)
+    level = rounding_rtol(square, xp) ** 2 * backend.stop_gradient(traces)
+    apart = ~(square <= level)  # not of NaN
+    zero = xp.zeros_like(square)
+    return restore(xp.where(apart, xp.sqrt(xp.where(apart, square, zero + 1)), zero))
+
+
+@operator
 def hermitian_map(backend: Backend, A: Any, function: HermitianFunction) -> Array:
     """Apply a function to Hermitian matrices, V f(w) V^H.
 
@@ -127,10 +264,47 @@ def hermitian_map(backend: Backend, A: Any, function: HermitianFunction) -> Arra
     """
     if not isinstance(function, HermitianFunction):
         raise TypeError(f"function must be a HermitianFunction, got {function!r}")
+    if function.has_parameter:
+        raise TypeError(f"function must have no parameter, got {function!r}")
     A, restore = _square(backend, A)
-    # V of the matrix that is differentiated: A itself, up to rounding.
-    factors = backend.evaluate(FactoriseHermitian(), A)
-    return restore(backend.call(HermitianMap(function), A, *factors)[0])
+    return restore(_map(backend, A, function))
+
+
+@operator
+def powm(backend: Backend, A: Any, p: Any) -> Array:
+    """Real power of positive semidefinite Hermitian matrices, V w^p V^H.
+
+    Parameters
+    ----------
+    {hermitian}
+    p : float or array
+        Exponent, of any sign, broadcasting to the batch shape (...).
+
+    Returns
+    -------
+    array
+        Positive semidefinite, of the shape and dtype of A. An eigenvalue of 0 stays 0,
+        for p <= 0 too, as in a pseudo-inverse; there, all up to 64 eps of the largest
+        count as 0. Clearly negative eigenvalues give NaN.
+
+    {raises_hermitian}, and if p is complex or does not broadcast.
+
+    See Also
+    --------
+    svdinv.core.hermitian.Power : The divided differences of the power.
+
+    Notes
+    -----
+    There is a gradient in p as well, V w^p log(w) V^H. Where eigenvalues are 0, that in
+    A is exact for changes that keep the rank; for p < 1 there is none between two
+    eigenvalues of 0, and that term is left out.
+    """
+    A, restore = _square(backend, A)
+    root = _ROOTS.get(float(p)) if isinstance(p, numbers.Real) else None
+    p = _per_matrix(backend, p, A, "p")
+    if root is not None:
+        return restore(_map(backend, A, root))
+    return restore(_map(backend, A, Power(), p))
 
 
 @operator
@@ -154,7 +328,7 @@ def sqrtm(backend: Backend, A: Any) -> Array:
     The derivative contains 1 / (sqrt(w_i) + sqrt(w_j)): between two eigenvalues of 0
     there is none, and that term is left out.
     """
-    return hermitian_map(backend, A, SquareRoot())
+    return powm(backend, A, 0.5)
 
 
 @operator
@@ -189,7 +363,46 @@ def inv_sqrtm(backend: Backend, A: Any) -> Array:
            [0., 1., 0.],
            [0., 0., 1.]])
     """
-    return hermitian_map(backend, A, InverseSquareRoot())
+    return powm(backend, A, -0.5)
+
+
+@operator
+def psd_project(backend: Backend, A: Any, floor: Any = 0.0) -> Array:
+    """Nearest Hermitian matrix with no eigenvalue below a floor, V max(w, floor) V^H.
+
+    For a floor of 0 the projection on positive semidefinite matrices [1]_; for a small
+    one the layer ReEig of SPDNet [2]_.
+
+    Parameters
+    ----------
+    {hermitian}
+    floor : float or array, optional
+        Least eigenvalue, in units of A, broadcasting to the batch shape (...).
+
+    Returns
+    -------
+    array
+        Hermitian, of the shape and dtype of A.
+
+    {raises_hermitian}, and if `floor` is complex or does not broadcast.
+
+    Notes
+    -----
+    There is a gradient in `floor` as well. Where an eigenvalue is equal to it there is
+    none, and that of an eigenvalue below is taken.
+
+    References
+    ----------
+    .. [1] N. J. Higham, "Computing a nearest symmetric positive semidefinite matrix",
+       Linear Algebra Appl. 103, 1988.
+    .. [2] Z. Huang and L. Van Gool, "A Riemannian network for SPD matrix learning",
+       AAAI 2017.
+    """
+    xp = backend.xp
+    A, restore = _square(backend, A)
+    least = _per_matrix(backend, floor, A, "floor")[..., None, None]
+    least = cast(least, A, xp) * identity_like(A, xp)
+    return restore(_map(backend, A - least, PositivePart()) + least)
 
 
 @operator
@@ -229,9 +442,28 @@ def expm(backend: Backend, A: Any) -> Array:
     return hermitian_map(backend, A, Exponential())
 
 
-def _square(backend: Backend, A: Any) -> tuple[Array, Any]:
-    A, restore = backend.matrices(A, "A")
+def _map(
+    backend: Backend, A: Array, function: HermitianFunction, p: Array | None = None
+) -> Array:
+    # V of the matrix that is differentiated: A itself, up to rounding.
+    factors = backend.evaluate(FactoriseHermitian(), A)
+    return backend.call(HermitianMap(function), A, p, *factors)[0]
+
+
+def _per_matrix(backend: Backend, value: Any, A: Array, name: str) -> Array:
+    """Real numbers of any sign in the batch shape of A."""
+    batch, numbers = tuple(A.shape[:-2]), backend.parameter(value, A, name)
+    if not broadcasts(numbers.shape, batch):
+        raise backend.shape_error(
+            f"{name} must broadcast to the batch shape {batch}, got shape "
+            f"{tuple(numbers.shape)}"
+        )
+    return backend.xp.broadcast_to(numbers, sizes(A, backend.xp)[: len(batch)])
+
+
+def _square(backend: Backend, A: Any, name: str = "A") -> tuple[Array, Any]:
+    A, restore = backend.matrices(A, name)
     m, n = A.shape[-2:]
     if m is not None and n is not None and m != n:
-        raise backend.shape_error(f"A must be square, got shape {tuple(A.shape)}")
+        raise backend.shape_error(f"{name} must be square, got shape {tuple(A.shape)}")
     return A, restore

@@ -90,11 +90,13 @@ def schatten_norm(
     {A}
     p : float
         Positive, or infinity for the spectral norm; 1 is the nuclear norm and 2
-        the Frobenius norm. Below 1 it is no norm, but a common penalty.
+        the Frobenius norm. Below 1 it is no norm, but a common penalty, of which the
+        size grows as r^(1/p) with the rank r: at least 1/128 in single precision and
+        1/1024 in double.
     {method}
 
     {numbers}
-    {raises}, and if p is not positive.
+    {raises}, and if p is not positive, or so small that 2^(1/p) overflows.
 
     Notes
     -----
@@ -107,6 +109,12 @@ def schatten_norm(
     check_method(method)
     xp = backend.xp
     A, restore = backend.matrices(A, "A")
+    _, bits = math.frexp(float(xp.finfo(A.dtype).max))
+    if p * bits < 1:
+        raise ValueError(
+            f"p must be at least 1/{bits} in this precision, where 2^(1/p) overflows, "
+            f"got {p}"
+        )
     power = Power(p - 1)
     factors = backend.evaluate(Factorise(power, method=method), A, None)
     # Over s_1, whose derivative cancels: powers of s over- and underflow.

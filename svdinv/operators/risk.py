@@ -73,7 +73,8 @@ def sure(backend: Backend, A: Array, tau: Any, sigma: Any) -> Array:
     Returns
     -------
     array
-        Real, shape (...). Being unbiased, it may be negative.
+        Real, shape (...), in units of A squared, which overflow from elements of
+        1e19 on in single precision. Being unbiased, it may be negative.
 
     {raises}.
 

@@ -121,10 +121,13 @@ def local_low_rank(
     size = tuple(x.shape[-2:])
     if None in size:
         raise backend.shape_error("the height and width of x must be known")
+    tiled = tilings(size, block, stride, shift)
+    if 0 in tuple(x.shape):  # there may be thousands
+        tiled = tiled[:1]
     parts = [
         tiling.join(
             soft_threshold(backend, tiling.cut(x, xp), tau, relative, method), xp
         )
-        for tiling in tilings(size, block, stride, shift)
+        for tiling in tiled
     ]
     return restore(sum(parts[1:], parts[0]) / len(parts))

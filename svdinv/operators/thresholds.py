@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,9 @@ _SCHATTEN: dict[float, SpectralFunction] = {
     2 / 3: Schatten(2 / 3),
     1: Soft(),
 }
+
+# More than any matrix has, and still an integer of single precision.
+_MOST_VALUES = 2**24
 
 
 @operator
@@ -154,7 +158,7 @@ def firm_threshold(
     {A}
     {tau}
     gamma : float, optional
-        Where shrinking ends, in multiples of tau; above 1.
+        Where shrinking ends, in multiples of tau; above 1. Infinity makes it `svt`.
     {relative}
     {method}
 
@@ -167,7 +171,8 @@ def firm_threshold(
        penalty", Annals of Statistics 38(2), 2010.
     """
     gamma = as_number(gamma, "gamma", above=1)
-    return threshold(backend, A, Firm(gamma), tau, relative, method)
+    function = Soft() if math.isinf(gamma) else Firm(gamma)
+    return threshold(backend, A, function, tau, relative, method)
 
 
 @operator
@@ -188,7 +193,7 @@ def log_sum_threshold(
     {method}
 
     {like_A}
-    {raises}, and if `epsilon` is not positive.
+    {raises}, and if `epsilon` is not positive and finite.
 
     References
     ----------
@@ -196,6 +201,8 @@ def log_sum_threshold(
        reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
     """
     epsilon = as_number(epsilon, "epsilon", above=0)
+    if math.isinf(epsilon):
+        raise ValueError("epsilon must be finite; without a penalty A is the result")
     return threshold(backend, A, LogSum(epsilon), tau, False, method)
 
 
@@ -250,7 +257,7 @@ def huber_threshold(
         Weight >= 0 of the penalty, in units of A, broadcasting to the batch shape.
     delta : float
         Where Huber's function turns from a parabola into a line, in units of A;
-        above 0.
+        above 0. With infinity the penalty is 0, and A is returned.
     {method}
 
     {like_A}
@@ -292,7 +299,7 @@ def low_rank(
     The derivative contains 1 / (s_r - s_{r+1}): where these are equal, there is
     none, and that term is left out; with `multiplets` they are never equal.
     """
-    rank = as_integer(rank, "rank", 0)
+    rank = min(as_integer(rank, "rank", 0), _MOST_VALUES)
     rtol = as_multiplet_rtol(multiplets)
     return without_tau(backend, A, Rank(rank, rtol), method)
 
@@ -324,6 +331,12 @@ def spectral_operator(
     {raises}, and if `function` is no spectral function, or tau is given to one
         without a parameter or missing for one with it.
     """
+    try:
+        hash(function)
+    except TypeError as error:
+        raise TypeError(
+            f"function must be hashable, such as a frozen dataclass, got {function!r}"
+        ) from error
     if not isinstance(function, SpectralFunction):
         raise TypeError(f"function must be a SpectralFunction, got {function!r}")
     if function.has_tau == (tau is None):

@@ -7,6 +7,7 @@ measure matrices by their singular values, without handing these out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from svdinv._missing import explain_missing
@@ -16,7 +17,7 @@ try:
 except ImportError as error:
     raise explain_missing("torch", "torch") from error
 
-from svdinv.backends.torch import Jacobian, TorchBackend
+from svdinv.backends.torch import Jacobian, TorchBackend, without_autocast
 from svdinv.core.gauge import Gauge
 from svdinv.core.svd import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions, documented
@@ -24,7 +25,14 @@ from svdinv.operators import OPERATORS, bind, decompositions, documented
 __all__ = ["Jacobian", "jacobian_svd", "nn", "svd", *sorted(OPERATORS)]
 
 _backend = TorchBackend()
-globals().update(bind(lambda *_: _backend, __name__))
+
+
+def _full_precision(A: Any = None) -> AbstractContextManager[Any]:
+    """Keep autocast from running an operator's products in half precision."""
+    return without_autocast(A) if isinstance(A, torch.Tensor) else nullcontext()
+
+
+globals().update(bind(lambda *_: _backend, __name__, context=_full_precision))
 
 from svdinv.torch import nn  # noqa: E402 - its modules call the operators
 

@@ -28,6 +28,7 @@ __all__ = [
     "SchattenProx",
     "SingularValueThreshold",
     "TensorSingularValueThreshold",
+    "Whitening",
 ]
 
 _REDUCTIONS = {"mean": torch.mean, "sum": torch.sum, "none": lambda x: x}
@@ -45,8 +46,15 @@ _TEXTS = {
     "example": """>>> import torch, svdinv.torch
 >>> svdinv.torch.nn.SingularValueThreshold(0.2, channels=3)
 SingularValueThreshold(threshold=[0.2, 0.2, 0.2], relative=True, channels=3)""",
+    "features": """num_features : int
+    Number of features.
+""",
     "fourier_axes": "one of the last three",
     "method": _METHOD,
+    "momentum": """momentum : float, optional
+    Weight of a batch in the running statistics.
+axis : int, optional
+    Axis of the features.""",
     "options": "trainable, method : optional",
     "random": """from the random
     numbers of the input's device (`torch.manual_seed`), and 0 in evaluation""",
@@ -164,6 +172,53 @@ class LocalLowRank(layers.LocalLowRank, _Threshold):
 
 @_described
 class LowRank(layers.LowRank, _Layer): ...
+
+
+@_described
+class Whitening(layers.Whitening, _Layer):
+    _more = ("momentum", "axis")
+    running_mean: Tensor
+    running_covariance: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        momentum: float = 0.1,
+        axis: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.num_features, self.momentum, self.axis = num_features, momentum, axis
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_covariance", torch.eye(num_features))
+
+    def _rows(self, x: Tensor) -> Any:
+        if x.shape[self.axis] != self.num_features:
+            raise RuntimeError(
+                f"expected {self.num_features} features along axis {self.axis}, got "
+                f"shape {tuple(x.shape)}"
+            )
+        last = x.movedim(self.axis, -1)
+        rows = last.reshape(-1, self.num_features)
+        return rows, lambda y: y.reshape(last.shape).movedim(-1, self.axis)
+
+    def _statistics(self) -> dict[str, Tensor]:
+        return {"mean": self.running_mean, "covariance": self.running_covariance}
+
+    def _follow(self, mean: Tensor, covariance: Tensor) -> None:
+        with torch.no_grad():
+            if mean.is_complex() and not self.running_mean.is_complex():
+                dtype = mean.dtype
+                self.running_mean = self.running_mean.to(dtype)
+                self.running_covariance = self.running_covariance.to(dtype)
+            kept = self.running_mean, self.running_covariance
+            for x, new in zip(kept, (mean, covariance), strict=True):
+                x.lerp_(new.to(x.dtype), self.momentum)
+
+    def extra_repr(self) -> str:
+        """Describe the module in a printed network."""
+        return f"{self.num_features}, {super().extra_repr()}"
 
 
 class Casorati(nn.Module):

@@ -1,0 +1,136 @@
+"""Pseudo-inverses and what is solved by them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svdinv.core.backend import Backend
+from svdinv.core.functions import Reciprocal
+from svdinv.core.namespace import (
+    Array,
+    abs_max,
+    adjoint,
+    binary_scale,
+    cast,
+    identity_like,
+)
+from svdinv.operators._arguments import as_number, broadcasts, per_batch
+from svdinv.operators._maps import without_tau
+from svdinv.operators._registry import operator
+
+
+@operator
+def pinv(backend: Backend, A: Array, rcond: float | None = None) -> Array:
+    """Pseudo-inverse of Moore and Penrose, V S^+ U^H.
+
+    Parameters
+    ----------
+    {A}
+    rcond : float, optional
+        Singular values up to this multiple of the largest count as 0; not below 64
+        eps, the default.
+
+    Returns
+    -------
+    array
+        Shape (..., n, m), dtype of A.
+
+    {raises}, and if `rcond` is not a number in [0, 1).
+
+    Notes
+    -----
+    The derivative is that at fixed rank [1]_, with P = A A^+ and Q = A^+ A ::
+
+        dA^+ = -A^+ dA A^+ + A^+ A^+H dA^H (1 - P) + (1 - Q) dA^H A^+H A^+
+
+    Where a change of A raises the rank, the pseudo-inverse jumps and has none. Of
+    singular values that `rcond` leaves out, though they are not 0, the derivative
+    contains 1 / (s_i - s_j) across the cut-off, as that of `low_rank`.
+
+    References
+    ----------
+    .. [1] G. H. Golub and V. Pereyra, "The differentiation of pseudo-inverses and
+       nonlinear least squares problems whose variables separate", SIAM J. Numer.
+       Anal. 10(2), 1973.
+    """
+    A, restore = backend.matrices(A, "A")
+    return restore(_pinv(backend, A, rcond))
+
+
+@operator
+def lstsq(
+    backend: Backend, A: Array, b: Array, rcond: float | None = None, damping: Any = 0
+) -> Array:
+    """Solution x of least norm of the least squares problem ``min |A x - b|``.
+
+    With damping, the minimiser of ``|A x - b|^2 + damping^2 |x|^2`` (Tikhonov).
+
+    Parameters
+    ----------
+    {A}
+    b : array
+        Right-hand sides: shape (..., m, k), whose batch broadcasts with that of A, or,
+        with one dimension less than A, vectors (..., m).
+    rcond : float, optional
+        As for `pinv`; with damping, of the singular values sqrt(s^2 + damping^2).
+    damping : float or array, optional
+        At least 0, in units of A, broadcasting to the batch shape of A.
+
+    Returns
+    -------
+    array
+        x, shape (..., n, k) or (..., n).
+
+    {raises}, and if `rcond` is out of range, or the shapes or dtypes of A and b differ.
+
+    Notes
+    -----
+    The derivative is that of `pinv`, at fixed rank; with damping above 0 it exists
+    everywhere, in `damping` too.
+    """
+    xp = backend.xp
+    A, restore = backend.matrices(A, "A")
+    b, _ = backend.matrices(b, "b", 1)
+    if A.dtype != b.dtype:
+        raise TypeError(
+            f"A and b must have the same dtype, got {A.dtype} and {b.dtype}"
+        )
+    vectors = len(b.shape) == len(A.shape) - 1
+    B = b[..., None] if vectors else b
+    pairs = zip(A.shape[:-2][::-1], B.shape[:-2][::-1], strict=False)
+    fits = all(None in (x, y) or 1 in (x, y) or x == y for x, y in pairs)
+    if len(B.shape) < 2 or not fits or not broadcasts(B.shape[-2:-1], A.shape[-2:-1]):
+        raise backend.shape_error(
+            f"b must have shape {(*A.shape[:-1], 'k')} or {tuple(A.shape[:-1])}, up to "
+            f"batches that broadcast, got {tuple(b.shape)}"
+        )
+    m, n = A.shape[-2:]
+    if not (isinstance(damping, int | float) and damping == 0):
+        tau = per_batch(backend, damping, A, 2, "damping")[..., None, None]
+        if m is None or n is None:
+            raise backend.shape_error("A must have known numbers of rows and columns")
+        # The problem without damping that has the same solution, by the shorter side.
+        wide, short = m < n, min(m, n)
+        square = A[..., :short, :short]
+        weight = cast(tau, A, xp) * identity_like(square, xp)
+        A = xp.concat([A, weight], axis=-1 if wide else -2)
+        if not wide:
+            # Of sums, because there may be no column.
+            rows = xp.zeros_like(xp.sum(weight, axis=-1, keepdims=True))
+            batch = xp.sum(rows, axis=-2, keepdims=True)
+            B = B + batch
+            zero = xp.zeros_like(xp.sum(B, axis=-2, keepdims=True))
+            B = xp.concat([B, rows + zero], axis=-2)
+    x = (_pinv(backend, A, rcond) @ B)[..., :n, :]
+    return restore(x[..., 0] if vectors else x)
+
+
+def _pinv(backend: Backend, A: Array, rcond: float | None) -> Array:
+    xp, rcond = backend.xp, 0.0 if rcond is None else as_number(rcond, "rcond")
+    if not 0 <= rcond < 1:
+        raise ValueError(f"rcond must be None or lie in [0, 1), got {rcond}")
+    # The second derivative contains the cube of the result.
+    unit = binary_scale(abs_max(backend.stop_gradient(A), xp), xp)
+    inverse = cast(1 / unit, A, xp)
+    found = without_tau(backend, A * inverse, Reciprocal(rcond), "auto")
+    return adjoint(found, xp) * inverse

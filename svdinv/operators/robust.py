@@ -1,0 +1,147 @@
+"""Low rank plus sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from svdinv.core.backend import Backend
+from svdinv.core.factors import check_method
+from svdinv.core.functions import TopSubgradient
+from svdinv.core.namespace import (
+    Array,
+    Namespace,
+    abs_max,
+    binary_scale,
+    cast,
+    conj,
+    norm,
+    real,
+    safe_divide,
+)
+from svdinv.core.spectral_operations import Factorise
+from svdinv.operators._arguments import as_integer, as_number, lengths, per_batch
+from svdinv.operators._maps import soft_threshold
+from svdinv.operators._registry import operator
+
+
+class LowRankAndSparse(NamedTuple):
+    """Matrices of low rank and sparse ones, whose sum is given."""
+
+    low_rank: Array
+    sparse: Array
+
+
+@operator
+def robust_pca(
+    backend: Backend,
+    A: Array,
+    weight: Any = None,
+    *,
+    iterations: int = 50,
+    penalty: Any = None,
+    growth: float = 1.5,
+    report: Callable[[int, Array], None] | None = None,
+    method: str = "auto",
+) -> LowRankAndSparse:
+    """Principal component pursuit: A as the sum of low rank and sparse matrices.
+
+    Minimises the nuclear norm of L plus `weight` times the sum of the magnitudes of S
+    with L + S = A [1]_, by augmented Lagrangians [2]_: a fixed number of iterations,
+    each a soft threshold of singular values and one of elements. It can be unrolled:
+    the gradient is that of the iterations, in A, `weight` and `penalty`.
+
+    Parameters
+    ----------
+    {A}
+    weight : float or array, optional
+        At least 0, broadcasting to the batch shape (...). Default: 1 / sqrt(max(m, n)).
+    iterations : int, optional
+        Number of iterations, all of which are made.
+    penalty : float or array, optional
+        Weight mu of the squared residual at first, in units of 1 / A, broadcasting to
+        the batch shape. Default: 1.25 / s_1, without its derivative.
+    growth : float, optional
+        What mu is multiplied by after each iteration, at least 1. Larger ones need
+        fewer iterations and end farther from the minimum.
+    report : callable, optional
+        Called after each iteration with its number, from 1, and the size of A - L - S
+        relative to that of A, shape (...).
+    {method}
+
+    Returns
+    -------
+    LowRankAndSparse
+        Named tuple ``(low_rank, sparse)`` of the shape and dtype of A.
+
+    {raises}, and if `iterations` is below 1 or `growth` below 1.
+
+    See Also
+    --------
+    svdinv.unroll.algorithms.LowRankPlusSparse : The same of noisy and of indirect data.
+
+    Notes
+    -----
+    Elements and singular values at a threshold have no derivative; the iterates are
+    continuous there.
+
+    References
+    ----------
+    .. [1] E. J. Candes, X. Li, Y. Ma and J. Wright, "Robust principal component
+       analysis?", J. ACM 58(3), 2011.
+    .. [2] Z. Lin, M. Chen and Y. Ma, "The augmented Lagrange multiplier method for
+       exact recovery of corrupted low-rank matrices", arXiv:1009.5055, 2010.
+    """
+    check_method(method)
+    iterations = as_integer(iterations, "iterations", 1)
+    growth = as_number(growth, "growth")
+    if not growth >= 1:
+        raise ValueError(f"growth must be at least 1, got {growth}")
+    xp = backend.xp
+    A, restore = backend.matrices(A, "A")
+    if weight is None:
+        m, n = lengths(backend, A)
+        known = isinstance(m, int) and isinstance(n, int)
+        weight = (max(m, n) if known else xp.maximum(m, n)) ** -0.5
+    weight = per_batch(backend, weight, A, 2, "weight")
+    # Squares of the elements are taken.
+    unit = binary_scale(abs_max(backend.stop_gradient(A), xp), xp)
+    A = A * cast(1 / unit, A, xp)
+    if penalty is None:
+        mu = _default_penalty(backend, A)
+    else:
+        mu = per_batch(backend, penalty, A, 2, "penalty") * unit[..., 0, 0]
+    sparse = dual = xp.zeros_like(A)
+    size = norm(backend.stop_gradient(A), xp)[..., 0, 0]
+    for k in range(1, iterations + 1):
+        scaled = dual * _wide(1 / mu, A, xp)
+        low_rank = soft_threshold(backend, A - sparse + scaled, 1 / mu, False, method)
+        sparse = _shrunk(A - low_rank + scaled, weight / mu, xp)
+        rest = A - low_rank - sparse
+        dual, mu = dual + rest * _wide(mu, A, xp), mu * growth
+        if report is not None:
+            left = norm(backend.stop_gradient(rest), xp)[..., 0, 0]
+            report(k, safe_divide(left, size, size > 0, xp))
+    low_rank, sparse = (x * cast(unit, A, xp) for x in (low_rank, sparse))
+    return LowRankAndSparse(restore(low_rank), restore(sparse))
+
+
+def _default_penalty(backend: Backend, A: Array) -> Array:
+    """1.25 / s_1, of matrices of 0 1."""
+    xp = backend.xp
+    factors = backend.evaluate(Factorise(TopSubgradient(1), method="svd"), A, None)
+    top = xp.sum(factors.largest(A, xp), axis=-1)
+    return 1.25 / xp.where(top > 0, top, xp.ones_like(top))
+
+
+def _wide(x: Array, A: Array, xp: Namespace) -> Array:
+    return cast(x, A, xp)[..., None, None]
+
+
+def _shrunk(x: Array, tau: Array, xp: Namespace) -> Array:
+    """Soft threshold of the magnitudes of the elements."""
+    tau, square = tau[..., None, None], real(conj(x, xp) * x, xp)
+    kept = square > tau * tau
+    one = xp.ones_like(square)
+    part = one - tau / xp.sqrt(xp.where(kept, square, one))
+    return x * cast(xp.where(kept, part, xp.zeros_like(one)), x, xp)

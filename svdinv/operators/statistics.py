@@ -1,0 +1,221 @@
+"""Whitening and canonical correlations of samples."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from svdinv.core.backend import Backend
+from svdinv.core.gauge import Gauge
+from svdinv.core.hermitian_operations import Eigh
+from svdinv.core.namespace import (
+    Array,
+    adjoint,
+    cast,
+    first,
+    identity_like,
+    safe_divide,
+)
+from svdinv.core.tolerances import rounding_rtol
+from svdinv.operators._arguments import (
+    as_integer,
+    broadcasts,
+    lengths,
+    per_batch,
+    shorter,
+)
+from svdinv.operators._registry import operator
+from svdinv.operators.decompositions import svd
+from svdinv.operators.hermitian import powm
+
+
+class Whitened(NamedTuple):
+    """Features of covariance 1, and the statistics that they were made with."""
+
+    white: Array
+    mean: Array
+    covariance: Array
+
+
+class Correlations(NamedTuple):
+    """Canonical correlations, and the weights of the features that have them."""
+
+    correlations: Array
+    x_weights: Array
+    y_weights: Array
+
+
+@operator
+def whiten(
+    backend: Backend,
+    X: Array,
+    epsilon: Any = 0.0,
+    *,
+    kind: str = "zca",
+    mean: Any = None,
+    covariance: Any = None,
+) -> Whitened:
+    """Whitening of features: a linear map after which their covariance is 1.
+
+    Parameters
+    ----------
+    X : array
+        Samples by features, shape (..., N, p), real or complex.
+    epsilon : float or array, optional
+        What is added to the variances, at least 0, in units of X squared, broadcasting
+        to the batch shape (...).
+    kind : {"zca", "pca"}, optional
+        ``"zca"`` multiplies by the inverse square root of the covariance, so that
+        features stay as near to what they were as can be [1]_; ``"pca"`` takes
+        principal components, the largest first, which have arbitrary signs.
+    mean, covariance : array, optional
+        Statistics to be used in place of those of X, shapes (..., p) and (..., p, p).
+
+    Returns
+    -------
+    Whitened
+        Named tuple ``(white, mean, covariance)`` of shapes (..., N, p), (..., p) and
+        (..., p, p). The covariance is X^H X / N of what is left without the mean.
+
+    {raises}, and if `kind` is not one of the accepted values, or the statistics do not
+    fit.
+
+    Notes
+    -----
+    The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
+    that do not depend on the signs, nor on the basis where variances are equal, as for
+    `eigh`. Without epsilon, features without variance, up to rounding, become 0, and
+    the derivative is that of changes which leave them so.
+
+    References
+    ----------
+    .. [1] A. Kessy, A. Lewin and K. Strimmer, "Optimal whitening and decorrelation",
+       The American Statistician 72(4), 2018.
+    """
+    if kind not in ("zca", "pca"):
+        raise ValueError(f'kind must be "zca" or "pca", got {kind!r}')
+    xp = backend.xp
+    X, restore = backend.matrices(X, "X")
+    p = X.shape[-1:]
+    given = []
+    for name, x, core in (("mean", mean, p), ("covariance", covariance, (*p, *p))):
+        x = x if x is None else backend.asarray(x, name)
+        shape = core if x is None else tuple(x.shape)
+        if len(shape) < len(core) or not broadcasts(shape[-len(core) :], core):
+            raise backend.shape_error(
+                f"{name} must have the last axes {tuple(core)}, got shape {shape}"
+            )
+        given.append(x if x is None else cast(x, X, xp))
+    m, C = given
+    m = _mean(backend, X) if m is None else m
+    centred = X - m[..., None, :]
+    C = _product(backend, centred, centred) if C is None else C
+    tau = per_batch(backend, epsilon, X, 2, "epsilon")
+    if kind == "zca":
+        W = powm(backend, _with_ridge(backend, C, tau), -0.5)
+    else:
+        w, V = backend.call(Eigh(), -C)  # the largest first
+        w = tau[..., None] - w
+        kept = w > rounding_rtol(w, xp) * first(w)
+        root = xp.sqrt(xp.where(kept, w, xp.ones_like(w)))
+        scale = safe_divide(xp.ones_like(root), root, kept, xp)
+        W = V * cast(scale, V, xp)[..., None, :]
+    return Whitened(restore(centred @ W), restore(m), restore(C))
+
+
+@operator
+def cca(
+    backend: Backend,
+    X: Array,
+    Y: Array,
+    rank: int | None = None,
+    *,
+    ridge: Any = 0.0,
+    gauge: Gauge = "ignore",
+) -> Correlations:
+    """Canonical correlation analysis of two sets of features of the same samples.
+
+    The singular values of Cxx^(-1/2) Cxy Cyy^(-1/2) [1]_. Their sum is the loss of deep
+    CCA [2]_.
+
+    Parameters
+    ----------
+    X, Y : array
+        Samples by features, shapes (..., N, p) and (..., N, q), real or complex;
+        batches broadcast.
+    rank : int, optional
+        Number of correlations, from 1 to min(p, q); all by default.
+    ridge : float or array, optional
+        What is added to the variances, at least 0, in units of X squared, broadcasting
+        to the batch shape of X.
+    gauge : optional
+        As for `eigh`.
+
+    Returns
+    -------
+    Correlations
+        Named tuple ``(correlations, x_weights, y_weights)`` of shapes (..., r), sorted
+        downwards, (..., p, r) and (..., q, r). The canonical variates, ``X @
+        x_weights`` without their mean, have the variance 1 without a ridge.
+
+    {raises}, and if `rank` is out of range, or the shapes or dtypes of X and Y differ.
+
+    Notes
+    -----
+    The gradient of the correlations is exact where variances are equal, and where
+    correlations are, for losses that treat these alike, such as their sum. That of the
+    weights is so for losses that depend neither on the signs nor on the basis of equal
+    correlations. With fewer samples than features, or features that depend on each
+    other, the null spaces of the covariances are left out.
+
+    References
+    ----------
+    .. [1] H. Hotelling, "Relations between two sets of variates", Biometrika 28, 1936.
+    .. [2] G. Andrew, R. Arora, J. Bilmes and K. Livescu, "Deep canonical correlation
+       analysis", ICML 2013.
+    """
+    xp = backend.xp
+    X, restore = backend.matrices(X, "X")
+    Y, _ = backend.matrices(Y, "Y")
+    if X.dtype != Y.dtype:
+        raise TypeError(
+            f"X and Y must have the same dtype, got {X.dtype} and {Y.dtype}"
+        )
+    fits = broadcasts(X.shape[-2:-1], Y.shape[-2:-1])
+    if not (fits and broadcasts(Y.shape[-2:-1], X.shape[-2:-1])):
+        raise backend.shape_error(
+            f"X and Y must have the same number of samples, got shapes "
+            f"{tuple(X.shape)} and {tuple(Y.shape)}"
+        )
+    short = shorter((X.shape[-1], Y.shape[-1]))
+    rank = short if rank is None else as_integer(rank, "rank", 1)
+    if short is not None and rank is not None and rank > short:
+        raise ValueError(f"rank must be at most min(p, q) = {short}, got {rank}")
+    tau = per_batch(backend, ridge, X, 2, "ridge")
+    X, Y = (x - _mean(backend, x)[..., None, :] for x in (X, Y))
+    roots = [
+        powm(backend, _with_ridge(backend, _product(backend, x, x), tau), -0.5)
+        for x in (X, Y)
+    ]
+    K = roots[0] @ _product(backend, X, Y) @ roots[1]
+    U, S, Vh = svd(backend, K, "X", gauge=gauge)
+    one, other = roots[0] @ U[..., :rank], roots[1] @ adjoint(Vh, xp)[..., :rank]
+    return Correlations(restore(S[..., :rank]), restore(one), restore(other))
+
+
+def _mean(backend: Backend, X: Array) -> Array:
+    return backend.xp.sum(X, axis=-2) / _count(backend, X)
+
+
+def _product(backend: Backend, X: Array, Y: Array) -> Array:
+    """X^H Y / N."""
+    return adjoint(X, backend.xp) @ Y / _count(backend, X)
+
+
+def _count(backend: Backend, X: Array) -> Any:
+    n = lengths(backend, X)[0]
+    return n if isinstance(n, int) else cast(n, X, backend.xp)
+
+
+def _with_ridge(backend: Backend, C: Array, tau: Array) -> Array:
+    ridge = cast(tau, C, backend.xp)[..., None, None]
+    return C + ridge * identity_like(C, backend.xp)

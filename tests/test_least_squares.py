@@ -1,0 +1,107 @@
+"""Pseudo-inverses and least squares where the rank is not full, by NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from frameworks import params
+from operator_cases import adjoint, matrices
+
+import svdinv.numpy as f
+
+SHAPES = ((6, 4), (4, 6), (4, 4))
+
+
+def of_rank(rank, shape, dtype=np.float64, seed=0):
+    m, n = shape
+    L, R = matrices((m, rank), dtype, seed), matrices((rank, n), dtype, seed + 1)
+    return L @ R
+
+
+def golub_pereyra(A, X):
+    """Derivative of the pseudo-inverse along X at fixed rank."""
+    I = np.linalg.pinv(A, rcond=1e-10)
+    P, Q = A @ I, I @ A
+    one, other = np.eye(len(P)) - P, np.eye(len(Q)) - Q
+    X = adjoint(X)
+    result = -I @ adjoint(X) @ I + I @ adjoint(I) @ X @ one
+    return result + other @ X @ adjoint(I) @ I
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_derivative_at_fixed_rank(rank, shape, dtype):
+    A, X = of_rank(rank, shape, dtype), matrices(shape, dtype, 5)
+    value, moved = f.jvp(f.pinv, (A,), (X,))
+    np.testing.assert_allclose(value, np.linalg.pinv(A, rcond=1e-10), atol=1e-12)
+    expected = golub_pereyra(A, X)
+    np.testing.assert_allclose(moved, expected, atol=1e-12 * (1 + abs(expected).max()))
+    G = matrices(shape[::-1], dtype, 6)
+    (gA,) = f.vjp(f.pinv, A)[1](G)
+    assert abs(np.sum(np.conj(gA) * X).real - np.sum(np.conj(G) * moved).real) < 1e-10
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_second_derivative_at_fixed_rank(shape):
+    """Along matrices of the same rank, of the derivative along any direction."""
+    m, n = shape
+    A, X = of_rank(2, shape), matrices(shape, seed=5)
+    left, right = matrices((m, m), seed=6), matrices((n, n), seed=7)
+
+    def moved(t):
+        return (np.eye(m) + t * left) @ A @ (np.eye(n) + t * right)
+
+    def slope(A):
+        return f.jvp(f.pinv, (A,), (X,))[1]
+
+    found = f.jvp(slope, (A,), (left @ A + A @ right,))[1]
+    h = 1e-4
+    up, down, far, back = (golub_pereyra(moved(t), X) for t in (h, -h, 2 * h, -2 * h))
+    expected = (8 * (up - down) - (far - back)) / (12 * h)
+    assert np.abs(found - expected).max() < 1e-7 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_damping_makes_every_matrix_regular(shape):
+    A, b = of_rank(1, shape), matrices(shape[:1], seed=4)
+    A[:, 1] = A[:, 0]
+    X, G = matrices(shape, seed=5), matrices(shape[1:], seed=6)
+
+    def solve(A, t):
+        return np.linalg.solve(A.T @ A + t**2 * np.eye(shape[1]), A.T @ b)
+
+    t = np.asarray(0.3)
+    x, pullback = f.vjp(lambda A, t: f.lstsq(A, b, damping=t), A, t)
+    np.testing.assert_allclose(x, solve(A, t), atol=1e-12)
+    gA, gt = pullback(G)
+    h = 1e-5
+    slope = (solve(A + h * X, t) - solve(A - h * X, t)) @ G / (2 * h)
+    np.testing.assert_allclose(np.sum(gA * X), slope, rtol=1e-7)
+    slope = (solve(A, t + h) - solve(A, t - h)) @ G / (2 * h)
+    np.testing.assert_allclose(gt, slope, rtol=1e-7)
+
+
+@pytest.mark.parametrize("framework", params("torch", "jax"), indirect=True)
+def test_one_matrix_and_many_right_hand_sides(framework):
+    A, b = matrices((5, 3)), matrices((4, 5, 2), seed=1)
+    G = matrices((4, 3, 2), seed=2)
+    (x,), pullback = framework.vjp(framework.module.lstsq, A, b)
+    gA, gb = pullback(G)
+    inverse = np.linalg.pinv(A)
+    np.testing.assert_allclose(x, inverse @ b, atol=1e-12)
+    np.testing.assert_allclose(gb, inverse.T @ G, atol=1e-12)
+    each = [
+        framework.vjp(framework.module.lstsq, A, y)[1](g)[0]
+        for y, g in zip(b, G, strict=True)
+    ]
+    np.testing.assert_allclose(gA, sum(each), atol=1e-12)
+
+
+def test_zero_matrices_and_single_columns():
+    for A in (np.zeros((3, 2)), np.ones((3, 1)), np.ones((1, 3)), np.zeros((3, 0))):
+        value, pullback = f.vjp(f.pinv, A)
+        np.testing.assert_allclose(value, np.linalg.pinv(A), atol=1e-15)
+        (gA,) = pullback(np.ones_like(value))
+        assert gA.shape == A.shape
+        assert np.isfinite(gA).all()

@@ -1,0 +1,70 @@
+"""Operators of matrices whose squares or cubes under- or overflow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from frameworks import as_tuple, params
+from operator_cases import inner, matrices
+
+
+def _definite(dtype):
+    X = matrices((5, 4, 4), dtype)
+    return X @ np.conj(np.swapaxes(X, -1, -2)) / 4 + 0.1 * np.eye(4)
+
+
+def _indefinite(dtype):
+    return _definite(dtype) - 0.8 * np.eye(4)
+
+
+def _two_definite(dtype):
+    return _definite(dtype), np.roll(_definite(dtype), 1, axis=0)
+
+
+# f(c A) = c^degree f(A), for the first argument or for all.
+HOMOGENEOUS = {
+    "sqrtm": (lambda f, A: f.sqrtm(A), 0.5, _definite),
+    "inv_sqrtm": (lambda f, A: f.inv_sqrtm(A), -0.5, _definite),
+    "powm": (lambda f, A: f.powm(A, -0.7), -0.7, _definite),
+    "psd_project": (lambda f, A: f.psd_project(A), 1, _indefinite),
+    "pinv": (lambda f, A: f.pinv(A), -1, lambda dtype: matrices((2, 5, 3), dtype)),
+    "polar": (lambda f, A: f.polar(A), 0, lambda dtype: matrices((2, 5, 3), dtype)),
+    "bures_distance": (lambda f, A, B: f.bures_distance(A, B), 0.5, _two_definite),
+    "bures_distance, squared": (
+        lambda f, A, B: f.bures_distance(A, B, squared=True), 1, _two_definite),
+    "eigh_generalized": (
+        lambda f, A, B: f.eigh_generalized(A, B).w, 0, _two_definite),
+    "robust_pca": (
+        lambda f, A: f.robust_pca(A, 0.6, iterations=3).low_rank, 1,
+        lambda dtype: matrices((2, 5, 3), dtype)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("name", HOMOGENEOUS)
+@pytest.mark.parametrize("framework", params("numpy", "torch"), indirect=True)
+def test_homogeneous_operators_at_any_scale(framework, name, dtype):
+    call, degree, draw = HOMOGENEOUS[name]
+    given = draw(dtype)
+    given = list(given) if isinstance(given, tuple) else [given]
+    X = [matrices(x.shape, x.dtype, 5 + i) for i, x in enumerate(given)]
+
+    def function(*x):
+        return call(framework.module, *x)
+
+    expected = None
+    for c in (1.0, 1e-150, 1e-60, 1e60, 1e150):
+        inputs, along = [c * x for x in given], [c * x for x in X]
+        values = framework.value(function, *inputs)
+        G = [matrices(y.shape, y.dtype, 9).reshape(y.shape) for y in values]
+        found = framework.derivatives(function, inputs, along, G)
+        # What a tangent and a gradient become, with the size of A left out.
+        sizes = (degree, degree - 1, degree, degree - 1)
+        found = [
+            [x / c**k for x in as_tuple(part)]
+            for k, part in zip(sizes, found, strict=True)
+        ]
+        expected = found if expected is None else expected
+        for part, other in zip(found, expected, strict=True):
+            error = [x - y for x, y in zip(part, other, strict=True)]
+            assert inner(error, error) < 1e-24 * inner(other, other)

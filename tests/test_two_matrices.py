@@ -1,0 +1,115 @@
+"""Generalised eigenvalues and distances of covariances at the edges."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import scipy.linalg
+from frameworks import params
+from operator_cases import adjoint, inner, matrices, unitary
+
+import svdinv.numpy as f
+
+
+def definite(n, dtype, seed):
+    X = matrices((n, n), dtype, seed)
+    return X @ adjoint(X) / n + np.eye(n)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+def test_eigenvectors_are_orthonormal_in_B(dtype):
+    A, B = definite(5, dtype, 0) - 2 * np.eye(5, dtype=dtype), definite(5, dtype, 1)
+    w, V = f.eigh_generalized(A, B)
+    tolerance = 100 * np.finfo(dtype).eps
+    np.testing.assert_allclose(adjoint(V) @ B @ V, np.eye(5), atol=tolerance)
+    np.testing.assert_allclose(A @ V, B @ V * w, atol=10 * tolerance)
+    np.testing.assert_allclose(w, scipy.linalg.eigh(A, B)[0], atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("w", [(1, 1, 2, 3), (0.5, 2, 2, 2), (2, 2, 2, 2)])
+@pytest.mark.parametrize("framework", params("torch", "jax"), indirect=True)
+def test_gradient_at_repeated_eigenvalues(framework, w, dtype):
+    """Of Re<G, V exp(w) V^H>, by the derivative of the exponential and of B^(-1/2)."""
+    B = definite(4, dtype, 0)
+    Y, G = unitary(4, dtype, 1), matrices((4, 4), dtype, 2)
+    half = f.sqrtm(B)
+    A = half @ ((Y * np.array(w)) @ adjoint(Y)) @ half
+
+    def smooth(A, B):
+        root = f.inv_sqrtm((B + adjoint(B)) / 2)
+        return root @ f.expm(root @ (A + adjoint(A)) / 2 @ root) @ root
+
+    _, pullback = f.vjp(smooth, A, B)
+    expected = pullback(G)
+    values, pullback = framework.vjp(framework.module.eigh_generalized, A, B)
+    w, V = values
+    H = (G + adjoint(G)) / 2
+    gV = 2 * (H @ V) * np.exp(w)
+    gw = np.exp(w) * np.sum(np.conj(V) * (H @ V), axis=-2).real
+    for found, exact in zip(pullback(gw, gV), expected, strict=True):
+        error = (found + adjoint(found)) / 2 - (exact + adjoint(exact)) / 2
+        assert np.abs(error).max() < 1e-12 * np.abs(exact).max()
+
+
+def low_rank(rank, dtype, seed=0, n=4):
+    X = matrices((n, rank), dtype, seed)
+    return X @ adjoint(X)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("rank", [0, 1, 2, 4])
+def test_distance_of_equal_covariances(rank, dtype):
+    A = low_rank(rank, dtype)
+    for squared in (False, True):
+        value, pullback = f.vjp(
+            functools.partial(f.bures_distance, squared=squared), A, A
+        )
+        assert value < 1e-15
+        for g in pullback(np.ones(())):
+            assert np.isfinite(g).all()
+            if not squared:
+                assert (g == 0).all()
+            if rank == 4:
+                assert np.abs(g).max() < 1e-12
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_distance_of_nearly_equal_covariances(distance):
+    A = definite(4, np.float64, 0)
+    B = (1 + distance) ** 2 * A
+    expected = distance * np.sqrt(np.trace(A))
+    found = f.bures_distance(A, B)
+    assert abs(found - expected) < 1e-14
+    square = f.bures_distance(A, B, squared=True)
+    assert abs(square - expected**2) < 4e-14 * expected + 1e-28
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize(("r", "s"), [(2, 2), (2, 3), (4, 2), (1, 1)])
+def test_distance_of_singular_covariances(r, s, dtype):
+    """Both derivatives along changes that keep the ranks."""
+    A, B = low_rank(r, dtype, 0), low_rank(s, dtype, 1)
+    C, D = matrices((4, 4), dtype, 2), matrices((4, 4), dtype, 3)
+    eye = np.eye(4)
+
+    def moved(t):
+        one, other = eye + t * C, eye + t * D
+        return one @ A @ adjoint(one), other @ B @ adjoint(other)
+
+    def square(A, B):
+        return f.bures_distance(A, B, squared=True)
+
+    tangents = C @ A + A @ adjoint(C), D @ B + B @ adjoint(D)
+    value, slope = f.jvp(square, (A, B), tangents)
+    _, pullback = f.vjp(square, A, B)
+    back = inner(pullback(1.0), tangents)
+    h = 1e-4
+    y = [square(*moved(k * h)) for k in (-2, -1, 1, 2)]
+    expected = (y[0] - 8 * y[1] + 8 * y[2] - y[3]) / (12 * h)
+    assert abs(slope - expected) < 1e-9 * (1 + abs(expected))
+    assert abs(back - expected) < 1e-9 * (1 + abs(expected))
+    exact = np.trace(A + B).real - 2 * np.sum(np.linalg.svd(f.sqrtm(A) @ f.sqrtm(B))[1])
+    assert abs(value - exact) < 1e-6
