@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv`, by default what the program was given.
 
     Gives the exit code: 0 on success; 2 for arguments that make no sense, files that
-    cannot be read and files that cannot be written; 1 where a training or a fit broke
-    down; 130 where it was interrupted.
+    cannot be read and files that cannot be written; 1 where a computation broke down;
+    130 where it was interrupted.
     """
     parser = _parser()
     before = _ending_on_sigterm()
@@ -58,6 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"svdinv: {error}")
         _give_up_output()
         return 2
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        # NumPy and PyTorch have a LinAlgError each, and PyTorch may not be there.
+        broken = isinstance(error, FloatingPointError)
+        if not (broken or type(error).__name__.endswith("LinAlgError")):
+            raise
+        complain(
+            "svdinv: broke down over numbers that are not finite, as of weights or "
+            f"data that are too large: {error}"
+        )
+        return 1
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)

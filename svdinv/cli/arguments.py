@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
+from svdinv._missing import command
+
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Options, Task
 
@@ -94,8 +96,7 @@ def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
     missing = [_PACKAGES.get(name, name) for name in modules if not find_spec(name)]
     if missing:
         parser.error(
-            f"needs {', '.join(missing)}, not installed here: "
-            f"pip install 'svdinv[{extra}]'"
+            f"needs {', '.join(missing)}, not installed here: {command(extra)}"
         )
 
 

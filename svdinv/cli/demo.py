@@ -77,7 +77,8 @@ def add(commands: Subparsers) -> None:
         "--minutes",
         type=positive_number,
         default=2.0,
-        help="wall-clock cap of each of the two trainings, should the machine be slow",
+        help="wall-clock cap of each of the two trainings: on a slow machine they make "
+        "fewer steps",
     )
     demo.add_argument(
         "--threads",

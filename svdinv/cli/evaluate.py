@@ -65,7 +65,7 @@ def add(commands: Subparsers) -> None:
         default="colour",
         metavar="NAME|PATH",
         help="weights that come with svdinv (default colour), a file of others, or "
-        "the folder of a training; of a task without weights, such as ct, classical "
+        "the folder of a training; of a task without weights, such as eit, classical "
         "methods are compared",
     )
     evaluate.add_argument(

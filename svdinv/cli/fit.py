@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["PENALTY", "add", "run"]
 
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
-_EDUCATED = "edip"
+_USUAL, _EDUCATED = "dip", "edip"
 PENALTY = 0.01
 _ITERATIONS, _RATE, _EDUCATED_RATE = 2000, 0.01, 3e-4
 _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
@@ -216,9 +216,10 @@ def run(arguments: argparse.Namespace) -> int:
         predicts = _predicts(problem, generator, network, noise)
         learned = network if predicts else None
         options = _options(arguments, task, problem, generator, noise, learned)
-        written = files(arguments.output, task, problem)
+        prior = arguments.prior or (_EDUCATED if arguments.weights else _USUAL)
+        written = files(arguments.output, task, problem, f"fit-{prior}")
         table = written.panel.with_name(
-            written.panel.name.replace("-panel.png", "-fit.csv")
+            f"{written.panel.name.removesuffix('-panel.png')}-iterations.csv"
         )
         for path in (*written, table):
             if path is not None and same_file(path, source):
@@ -283,7 +284,7 @@ def _generator(
                 f"or package.module:Class, got {prior!r}"
             )
         with naming("--prior"):
-            generator = generator_for(prior or "dip", task.plain(problem))
+            generator = generator_for(prior or _USUAL, task.plain(problem))
         return generator, None
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata as metadata
+import os
 import platform
 import sys
 
 from svdinv import __version__, kernels
+from svdinv._missing import command
 from svdinv.cli.arguments import Subparsers
 
 __all__ = ["add", "run"]
@@ -48,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
         "threads": str(kernels.default_threads()),
     }
     for name, packages in _FRAMEWORKS.items():
-        lines[name] = next(filter(None, map(_version, packages)), "not installed")
+        version = next(filter(None, map(_version, packages)), None)
+        lines[name] = "not installed" if version is None else version
+        if version is not None and name in (*_KERNELS, *_WITHOUT):
+            lines[name] += f", kernels {_WITHOUT.get(name) or _kernels(name)}"
     if lines["torch"] != "not installed":
         lines["device"] = _device()
     for name, text in (*lines.items(), *_weights()):
@@ -73,9 +79,39 @@ def _weights() -> list[tuple[str, str]]:
             size = path.stat().st_size / 1e6
             what = f"{type(recipe).__name__} with {numbers:,} weights, {size:.2f} MB"
             found.append((f"weights {name}", f"{what}, for {task.kind}"))
+    except ModuleNotFoundError as error:
+        return [("weights", f"cannot be read without {error.name}: {command('train')}")]
     except (ImportError, ValueError) as error:
         return [("weights", f"cannot be read: {error}")]
     return found
+
+
+_KERNELS = {
+    "numpy": "svdinv.kernels",
+    "torch": "svdinv.kernels",
+    "tensorflow": "svdinv.backends.tensorflow_kernels",
+    "jax": "svdinv.backends.jax_kernels",
+    "dask": "svdinv.kernels",
+}
+"""The modules that know whether kernels serve a framework."""
+
+_WITHOUT = {
+    "cupy": "none: they run on the CPU",
+    "mlx": "none: MLX's own decompositions are called",
+}
+
+
+def _kernels(framework: str) -> str:
+    """Which kernels serve a framework, or why none."""
+    for name, value in {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+    }.items():
+        os.environ.setdefault(name, value)  # TensorFlow says less while it is imported
+    try:
+        return importlib.import_module(_KERNELS[framework]).chosen()
+    except Exception as error:  # a broken installation is what one asks about
+        return f"none: {framework} cannot be imported: {error}"
 
 
 def _version(package: str) -> str | None:

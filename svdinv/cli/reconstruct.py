@@ -25,6 +25,7 @@ from svdinv.cli.arguments import (
 from svdinv.cli.inputs import check_network, check_open, read_input
 
 if TYPE_CHECKING:
+    from svdinv.unroll.evaluation.evaluation import Which
     from svdinv.unroll.evaluation.reconstruction import Compared, Files
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Options, Task
@@ -57,10 +58,10 @@ or BART. 'svdinv data inspect' says what is in a file. Nothing is downloaded: th
 weights come with svdinv.
 
 Written are the reconstruction (.png of pictures, else .npz), a picture that compares it
-with classical methods and the truth, and an animation (.gif) of series. A .nii file
-keeps the place of a DICOM or NIfTI series, and holds magnitudes. The image is that of
-the network, or of --method, and is made before the methods that it is compared with:
-Ctrl-C leaves these out.
+with classical methods and the truth, and an animation (.gif) of series; in a folder,
+under names that tell the method. A .nii file keeps the place of a DICOM or NIfTI
+series, and holds magnitudes. The image is that of the network, or of --method, and is
+made before the methods that it is compared with: Ctrl-C leaves these out.
 """
 
 
@@ -112,8 +113,9 @@ def add(commands: Subparsers) -> None:
     reconstruct.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
-        help="compare with classical methods (default: yes, unless the picture has "
-        f"more than {_MOST_PIXELS / 1e6:g} million pixels)",
+        help="compare with all classical methods, or with the simplest alone (default: "
+        "with those that take seconds, unless the picture has more than "
+        f"{_MOST_PIXELS / 1e6:g} million pixels)",
     )
     reconstruct.add_argument(
         "--output",
@@ -194,14 +196,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> Compared:
     """Reconstruct an input, and say whose image was written."""
+    from svdinv.unroll.evaluation.evaluation import classical
     from svdinv.unroll.evaluation.forecast import forecast
     from svdinv.unroll.evaluation.reconstruction import reconstruct
 
     task, problem, network, method, written, memory = work
-    baselines = arguments.baselines
-    if baselines is None:
+    which: Which = "all" if arguments.baselines else "first"
+    if arguments.baselines is None:
         height, width = problem.y.shape[-2:]
-        baselines = task.moving or height * width <= _MOST_PIXELS
+        if task.moving or height * width <= _MOST_PIXELS:
+            which = "quick"
     print(
         f"{problem.name}: {task.describe(problem)}, {problem.setting}, seed "
         f"{arguments.seed}\n",
@@ -209,7 +213,7 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
     )
     how: dict[str, Any] = {
         "method": method,
-        "baselines": baselines,
+        "which": which,
         "ensemble": arguments.ensemble,
         "device": device,
     }
@@ -219,6 +223,10 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
     done = reconstruct(task, problem, network, written, **how)
     if done.written:
         print(f"\n{_whose(method, done)}")
+        others = classical(task, problem).keys() - {row.method for row in done.rows}
+        if arguments.baselines is None and done.complete and others:
+            names = ", ".join(name for name in task.baselines() if name in others)
+            print(f"--baselines also compares with what takes longer: {names}.")
         print("\n".join(f"Written: {path}" for path in written if path), flush=True)
     return done
 
@@ -288,7 +296,7 @@ def _prepared(
     if len(arguments.inputs) > 1 and file:
         raise ValueError("argument --output: must be a folder for several inputs")
     movie = f".{arguments.movie or 'gif'}"
-    written = files(arguments.output, task, problem, movie)
+    written = files(arguments.output, task, problem, method, movie)
     return _Work(task, problem, network, method, written, memory)
 
 

@@ -111,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from svdinv.unroll import pretrained
+    from svdinv.unroll.evaluation.evaluation import file_stem
     from svdinv.unroll.evaluation.inference import open_network
     from svdinv.unroll.evaluation.stability import stability, untrained_method
     from svdinv.unroll.fidelity import L2
@@ -174,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
             callback=bar.update,
         )
     print(_text(answers))
-    stem = Path(problem.name).name
+    stem = file_stem(Path(problem.name).name)
     table, plot = (output / f"{stem}-stability{end}" for end in (".csv", ".png"))
     _write(answers, table, plot, problem)
     print(f"\nWritten: {table}\nWritten: {plot}")

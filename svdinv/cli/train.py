@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,6 +184,10 @@ def _config(arguments: argparse.Namespace) -> Config:
         if arguments.config is None:
             parser.error(f"what to train? {', '.join(presets())} or a file")
         known = arguments.config in presets()
+        if not known and not Path(arguments.config).exists():
+            near = difflib.get_close_matches(arguments.config, presets(), n=1)
+            meant = f"did you mean {near[0]}?" if near else f"or {', '.join(presets())}"
+            parser.error(f"there is no file {arguments.config}; {meant}")
         config = preset(arguments.config) if known else read(arguments.config)
         return changed(config, given) if given else config
     except ValueError as error:

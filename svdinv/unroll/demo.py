@@ -160,14 +160,16 @@ def run_cine(
         "was not trained on this slice.\n",
         flush=True,
     )
-    written = files(output, task, replace(problem, name=f"svdinv-demo-{heart}"))
+    method = NAMES[not quick]
+    named = replace(problem, name=f"svdinv-demo-{heart}")
+    written = files(output, task, named, method)
     done = reconstruct(
         task,
         problem,
         network,
         written,
-        method=NAMES[not quick],
-        baselines=not quick,
+        method=method,
+        which="first" if quick else "all",
         ensemble=not quick,
     )
     if not done.written:
@@ -248,6 +250,12 @@ def _tuned(config: DemoConfig, network: Network, svd: str) -> tuple[Outcome, Net
         outcome = job.train(
             stop=lambda: interrupted() or time.monotonic() > deadline,
             on_step=_shown_on(bar),
+        )
+    if outcome.ending == "stopped" and not interrupted():
+        print(
+            f"The {config.minutes:g} minutes are up after {outcome.step} of "
+            f"{config.steps} steps: how many it is depends on the machine. --minutes "
+            "gives more."
         )
     return outcome, job.mean
 

@@ -13,7 +13,8 @@ __all__ = ["imported"]
 def imported(name: str) -> Any:
     """Import ``package.module:name``; modules in the current folder are found, too.
 
-    Raises ValueError if it is no such name, or there is nothing of it.
+    Raises ValueError if it is no such name, there is nothing of it, or the module
+    raises or exits.
     """
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
@@ -25,3 +26,6 @@ def imported(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # the module is anybody's
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name}: importing {module} ended in {what}") from error

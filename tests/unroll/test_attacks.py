@@ -296,3 +296,94 @@ def test_a_training_by_any_optimiser_goes_on_to_the_same_bits(tmp_path):
         rest.train()
         pairs = zip(whole.mean.parameters(), rest.mean.parameters(), strict=True)
         assert all(torch.equal(*pair) for pair in pairs)
+
+
+# What is anybody's: weights, modules, geometries
+
+
+def test_finite_weights_that_are_too_large_are_one_line(tmp_path, capfd):
+    network = networks.Network(TLR(cells=1, features=2), seed=0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(1e38)
+    path = tmp_path / "large.safetensors"
+    networks.save(network, path)
+    words = ["reconstruct", "coffee", "--crop", "32", "--weights", str(path)]
+    assert main([*words, "--no-baselines", "--output", str(tmp_path / "out")]) == 1
+    said = capfd.readouterr().err
+    assert "svdinv: broke down over numbers that are not finite" in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("setting", "content", "message"),
+    [
+        ('training.svd={kind="own:A"}', "class A: ...", "training.svd must be one of"),
+        ('training.steps={kind="own:A"}', "class A: ...", "must be a whole number"),
+        (
+            'network={kind="Unrolled", prior={kind="own:A"}}',
+            "class A: ...",
+            "network.prior: A must be a dataclass",
+        ),
+        ('training.loss="own:f"', "raise RuntimeError('no')", "in RuntimeError: no"),
+        ('training.loss="own:f"', "raise SystemExit(3)", "ended in SystemExit: 3"),
+        ('network={kind="own:A"}', "1 / 0", "ended in ZeroDivisionError"),
+    ],
+)
+def test_modules_that_are_not_as_they_should_be(
+    setting, content, message, tmp_path, monkeypatch, capsys
+):
+    name = f"own{abs(hash((setting, content)))}"
+    (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["train", "colour", "--set", setting.replace("own:", f"{name}:")]
+    assert main([*words, "--output", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_geometries_that_cannot_be_are_refused(tmp_path):
+    from svdinv.unroll.data import Geometry
+    from svdinv.unroll.tasks.reading import read_measurement
+
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "scan.h5"
+    flat = np.diag([1.0, 0.0, 1.0, 1.0])
+    for affine, seconds, message in (
+        (np.eye(4), 0.03, ""),
+        (np.eye(4), np.nan, "seconds of a frame must be finite"),
+        (np.eye(4), -1.0, "seconds of a frame must be finite"),
+        (np.zeros((4, 4)), 0.03, "pixels an area"),
+        (flat, 0.03, "pixels an area"),
+        (np.full((4, 4), np.nan), 0.03, "finite"),
+    ):
+        with h5py.File(path, "w") as file:
+            file["kspace"] = np.ones((2, 16, 16), np.complex64)
+            file["mask"] = np.ones((2, 16, 16))
+            file["affine"] = affine
+            file.attrs["frame_seconds"] = seconds
+        if not message:
+            assert read_measurement(path)[1].note.seconds == seconds
+            continue
+        with pytest.raises(ValueError, match=rf"scan\.h5.*{message}"):
+            read_measurement(path)
+    with pytest.raises(ValueError, match="4 x 4"):
+        Geometry(np.eye(3))
+
+
+def test_a_refused_file_is_one_line(tmp_path, capfd):
+    """What NumPy, nibabel and Pillow say beside it is not shown."""
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(np.full((8, 8, 1, 2), 1e30), np.eye(4))
+    image.header["scl_slope"], image.header["scl_inter"] = 1e20, 0
+    content = bytearray(image.to_bytes())
+    content[112:116] = struct.pack("<f", 1e20)  # its slope
+    content[76:80] = struct.pack("<f", 5.0)  # its orientation, which is 1 or -1
+    (tmp_path / "a.nii").write_bytes(content)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    for name in ("a.nii", "a.png"):
+        assert main(["reconstruct", str(tmp_path / name)]) == 2
+        assert len(capfd.readouterr().err.splitlines()) == 1

@@ -11,6 +11,7 @@ import pytest
 from small_trainings import environment
 
 import svdinv
+from svdinv._missing import command as install
 from svdinv.cli import main
 from svdinv.unroll.tasks import tasks
 
@@ -168,7 +169,7 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch, capsys, tmp_path)
         assert main([*command, "--output", str(tmp_path / "new")]) == 2
         complaint = capsys.readouterr().err
         assert "torch" in complaint
-        assert f"pip install 'svdinv[{extra}]'" in complaint
+        assert f"not installed here: {install(extra)}" in complaint
     assert not (tmp_path / "new").exists()
 
 
@@ -206,3 +207,24 @@ def test_output_that_cannot_be_written_is_one_line(arguments):
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "No space left on device" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("color", "there is no file color; did you mean colour?"),
+        ("zzz", "there is no file zzz; or cine, colour, "),
+    ],
+)
+def test_a_misspelt_configuration(name, said, capsys, tmp_path):
+    assert main(["train", name, "--output", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_tasks_that_help_says_have_no_weights_have_none(capsys):
+    from svdinv.unroll import pretrained
+
+    assert main(["evaluate", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    (named,) = re.findall(r"task without weights, such as ([\w-]+),", said)
+    assert named not in pretrained.names()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,9 @@ def series(tmp_path_factory):
     return path
 
 
+PHOTO = {"photo-fit-dip" + e for e in (".png", "-panel.png", "-iterations.csv")}
+
+
 def run(*arguments):
     return main(["fit", *map(str, arguments)])
 
@@ -43,15 +47,17 @@ def rows(path):
 def test_a_photograph(photo, tmp_path, capsys):
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 0
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"photo-reconstruction.png", "photo-panel.png", "photo-fit.csv"}
+    assert names == PHOTO
     out = capsys.readouterr().out
     assert "zero-filled" in out
     assert "fit" in out
-    assert [row["iteration"] for row in rows(tmp_path / "photo-fit.csv")] == [
+    assert [
+        row["iteration"] for row in rows(tmp_path / "photo-fit-dip-iterations.csv")
+    ] == [
         "10",
         "20",
     ]
-    with Image.open(tmp_path / "photo-reconstruction.png") as found:
+    with Image.open(tmp_path / "photo-fit-dip.png") as found:
         assert found.size == (33, 32)
 
 
@@ -61,7 +67,7 @@ def test_exact_samples_are_put_back(photo, tmp_path):
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 0
     options = ColourOptions(rate=0.5)
     problem = Colour().measure(Colour().read(photo, options), options)
-    found = np.asarray(Image.open(tmp_path / "photo-reconstruction.png")) / 255
+    found = np.asarray(Image.open(tmp_path / "photo-fit-dip.png")) / 255
     away = np.abs(found.transpose(2, 0, 1) - problem.y)[problem.A.mask]
     assert away.max() < 1 / 255
 
@@ -85,7 +91,10 @@ def test_noise_alone_is_denoising(photo, tmp_path, capsys):
     arguments = ("--noise", 0.1, *SHORT, "--output", tmp_path)
     assert run(photo, *arguments, "--stop", "sure", "--tv", 0.01) == 0
     assert "rate 1" in capsys.readouterr().out
-    values = [float(row["criterion"]) for row in rows(tmp_path / "photo-fit.csv")]
+    values = [
+        float(row["criterion"])
+        for row in rows(tmp_path / "photo-fit-dip-iterations.csv")
+    ]
     assert np.isfinite(values).all()
 
 
@@ -95,7 +104,7 @@ def test_a_picture_that_has_noise_is_not_put_back(photo, tmp_path, capsys):
     assert "PSNR" not in capsys.readouterr().out
     with (
         Image.open(photo) as given,
-        Image.open(tmp_path / "photo-reconstruction.png") as found,
+        Image.open(tmp_path / "photo-fit-dip.png") as found,
     ):
         assert (np.asarray(given) != np.asarray(found)).any()
 
@@ -106,10 +115,8 @@ def test_a_series(prior, series, tmp_path):
     assert run(series, *options, *SHORT, "--output", tmp_path) == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "beat-reconstruction.npz",
-        "beat-panel.png",
-        "beat-animation.gif",
-        "beat-fit.csv",
+        f"beat-fit-{prior}{end}"
+        for end in (".npz", "-panel.png", "-animation.gif", "-iterations.csv")
     }
 
 
@@ -120,7 +127,7 @@ def test_it_goes_on_from_a_checkpoint(photo, tmp_path, capsys):
         assert run(*fixed, "--checkpoint", state, "--output", tmp_path / name) == 0
         told = f"Goes on from iteration 50: {state}" in capsys.readouterr().out
         assert told == (name == "two")
-    one, two = (tmp_path / n / "photo-reconstruction.png" for n in ("one", "two"))
+    one, two = (tmp_path / n / "photo-fit-dip.png" for n in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
 
@@ -138,7 +145,7 @@ def test_ctrl_c_keeps_the_best_so_far(photo, tmp_path, monkeypatch, capsys):
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
     assert "Interrupted at iteration 15: this is the best so" in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"photo-reconstruction.png", "photo-panel.png", "photo-fit.csv"}
+    assert names == PHOTO
 
 
 def test_ctrl_c_in_the_step_leaves_the_average(photo, tmp_path, monkeypatch, capsys):
@@ -150,7 +157,7 @@ def test_ctrl_c_in_the_step_leaves_the_average(photo, tmp_path, monkeypatch, cap
     monkeypatch.setattr(Fitting, "_towards_data", press)
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
     assert "Interrupted at iteration 20" in capsys.readouterr().out
-    assert (tmp_path / "photo-reconstruction.png").exists()
+    assert (tmp_path / "photo-fit-dip.png").exists()
 
 
 def test_a_grey_picture_is_fitted_in_one_channel(tmp_path, monkeypatch):
@@ -258,3 +265,23 @@ def test_a_checkpoint_of_another_fit(photo, tmp_path, capsys):
     arguments = (*SHORT, "--checkpoint", state, "--output", tmp_path / "out")
     assert run(photo, *arguments) == 2
     assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_nothing_of_another_command_is_replaced(photo, tmp_path, monkeypatch):
+    """All in the default folder, one after the other, and each under its own names."""
+    monkeypatch.chdir(tmp_path)
+    written = {}
+    for command in (
+        ["reconstruct", "--no-baselines"],
+        ["reconstruct", "--no-baselines", "--method", "zero-filled"],
+        ["fit", *SHORT],
+        ["fit", *SHORT, "--prior", "deep-decoder"],
+        ["stability", "--sizes", "0.1", "--steps", "1"],
+    ):
+        name, *options = map(str, command)
+        assert main([name, str(photo), "--rate", "0.5", *options]) == 0
+        found = {p.name: p.read_bytes() for p in Path("svdinv-output").iterdir()}
+        assert written.items() <= found.items()
+        assert len(found) > len(written)
+        written = found
+    assert "photo-zero-filled.png" in written

@@ -202,11 +202,11 @@ def test_an_mp4_needs_ffmpeg(tmp_path, hearts, monkeypatch, one_line, capsys):
     )
     program.chmod(0o755)
     assert reconstruct(*words) == 0
-    written = (tmp_path / "out" / "a-animation.mp4").read_bytes()
+    written = (tmp_path / "out" / "a-network-animation.mp4").read_bytes()
     said, _, pixels = written.partition(b"\n")
     width, height = map(int, said.split(b"-video_size ")[1].split()[0].split(b"x"))
     assert len(pixels) == 3 * width * height
-    assert not (tmp_path / "out" / "a-animation.gif").exists()
+    assert not (tmp_path / "out" / "a-network-animation.gif").exists()
     program.write_text('#!/bin/sh\necho "no such encoder" >&2\nexit 1\n')
     with pytest.raises(OSError, match="no such encoder"):
         save_animation(tmp_path / "b.mp4", np.zeros((2, 8, 8)), seconds=0.1)
@@ -234,13 +234,13 @@ def test_long_work_is_announced(tmp_path, monkeypatch, capsys):
     assert run(*words, "--no-baselines") == 0
     assert "This takes" not in capsys.readouterr().out
     monkeypatch.setattr(forecast, "_LONG", 1e-3)
-    assert run(*words) == 0
+    assert run(*words, "--baselines") == 0
     printed = capsys.readouterr().out
     # Of 76,800 values with seven weights, 13 seconds are expected.
     assert "This takes about 1" in printed
-    assert "; with --no-baselines" in printed
+    assert "; without --baselines" in printed
     assert run(*words, "--no-baselines", "--ensemble") == 0
-    assert "; with no --ensemble" in capsys.readouterr().out
+    assert "; without --ensemble" in capsys.readouterr().out
     monkeypatch.setattr(forecast, "_LONG", 60)
     monkeypatch.setattr(forecast, "_MUCH", 1e6)
     assert run(*words, "--no-baselines") == 0

@@ -16,6 +16,8 @@ from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.evaluation import reconstruction
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
+from svdinv.unroll.tasks.cine import Cine
+from svdinv.unroll.tasks.colour import Colour
 from svdinv.unroll.tasks.non_local import NAME
 from svdinv.unroll.torch import Network, save
 
@@ -56,15 +58,14 @@ def test_a_picture(picture, tmp_path, capsys):
     assert list(table) == [
         "zero-filled",
         "network",
-        "SVT completion",
         "biharmonic",
-        NAME,
     ]
+    assert f"takes longer: SVT completion, {NAME}.\n" in captured.out
     assert all(len(cells) == 3 for cells in table.values())
     assert table["network"][0] > table["zero-filled"][0] + 5
     assert "rate 0.5" in captured.out
     assert "network" in captured.err  # the bar
-    names = ["cup-panel.png", "cup-reconstruction.png"]
+    names = ["cup-network-panel.png", "cup-network.png"]
     assert sorted(p.name for p in out.iterdir()) == names
     assert all(str(out / name) in captured.out for name in names)
     with Image.open(picture) as truth, Image.open(out / names[1]) as found:
@@ -105,17 +106,16 @@ def test_a_series(scan, tmp_path, capsys):
     table = rows(printed)
     assert "vista, 2 coils, seed 3" in printed
     assert "3 frames of 32x32" in printed
-    expected = ["zero-filled", "network", "view sharing", "low-rank", "L+S"]
-    expected += ["local low-rank"]
+    expected = ["zero-filled", "network", "view sharing", "low-rank"]
     assert list(table) == expected
     assert all(len(cells) == 4 for cells in table.values())
-    image = read_series(tmp_path / "out" / "scan-reconstruction.npz")
+    image = read_series(tmp_path / "out" / "scan-network.npz")
     truth = read_series(scan)
     ratio = np.linalg.norm(truth) ** 2 / np.linalg.norm(truth - image) ** 2
     assert 10 * np.log10(ratio) == pytest.approx(table["network"][0], abs=0.01)
-    with Image.open(tmp_path / "out" / "scan-animation.gif") as animation:
+    with Image.open(tmp_path / "out" / "scan-network-animation.gif") as animation:
         assert animation.n_frames == 3
-    assert (tmp_path / "out" / "scan-panel.png").exists()
+    assert (tmp_path / "out" / "scan-network-panel.png").exists()
 
 
 def test_one_frame_does_not_move(tmp_path):
@@ -123,7 +123,7 @@ def test_one_frame_does_not_move(tmp_path):
     options = ["--mask", "radial", "--no-baselines", "--output", tmp_path / "out"]
     assert run(tmp_path / "still.npy", *options) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"still-panel.png", "still-reconstruction.npz"}
+    assert names == {"still-network-panel.png", "still-network.npz"}
 
 
 def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
@@ -139,8 +139,6 @@ def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
         "network",
         "view sharing",
         "low-rank",
-        "L+S",
-        "local low-rank",
     ]
     assert all(len(cells) == 1 for cells in table.values())
     assert "as measured" in printed
@@ -148,6 +146,23 @@ def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
     image = np.load(tmp_path / "out.npy")  # as L+S-Net ends, it explains the data
     np.testing.assert_allclose(MRI(mask)(image), 9 * MRI(mask)(x), atol=1e-4)
     assert (tmp_path / "out-animation.gif").exists()
+
+
+@pytest.mark.parametrize("given", ["picture", "scan"])
+def test_what_takes_long_is_compared_with_when_it_is_asked_for(
+    given, request, tmp_path, capsys
+):
+    path = request.getfixturevalue(given)
+    found = {}
+    for words in ([], ["--baselines"], ["--no-baselines"]):
+        assert run(path, *words, "--output", tmp_path) == 0
+        printed = capsys.readouterr().out
+        assert ("--baselines also compares with" in printed) == (not words)
+        found["".join(words)] = set(rows(printed))
+    task = {"picture": Colour, "scan": Cine}[given]
+    assert found["--no-baselines"] == {"zero-filled", "network"}
+    assert found[""] == found["--baselines"] - set(task.lengthy)
+    assert found["--no-baselines"] < found[""] < found["--baselines"]
 
 
 def test_large_pictures_go_without_slow_methods(picture, tmp_path, monkeypatch, capsys):
@@ -183,14 +198,14 @@ def test_ctrl_c_leaves_out_what_is_only_compared(
     from svdinv.unroll.tasks import colour
 
     monkeypatch.setattr(
-        colour, "svt_completion", lambda problem: signal.raise_signal(signal.SIGINT)
+        colour, "biharmonic", lambda problem: signal.raise_signal(signal.SIGINT)
     )
     assert run(picture, "--output", tmp_path / "out") == 130
     printed = capsys.readouterr().out
     assert list(rows(printed)) == ["zero-filled", "network"]
     assert "Interrupted: other methods were left out." in printed
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"cup-panel.png", "cup-reconstruction.png"}
+    assert names == {"cup-network-panel.png", "cup-network.png"}
 
 
 def decibels(path, truth):
@@ -200,7 +215,7 @@ def decibels(path, truth):
 
 
 def test_the_image_of_another_method(picture, tmp_path, capsys):
-    options = [picture, "--rate", "0.5", "--noise", "0.2"]
+    options = [picture, "--rate", "0.5", "--noise", "0.2", "--baselines"]
     out = tmp_path / "out.png"
     assert run(*options, "--output", out) == 0
     printed = capsys.readouterr().out
@@ -360,11 +375,11 @@ def test_several_inputs(picture, scan, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.index("cup: 48x64") < printed.index("scan: 3 frames")
     assert sorted(p.name for p in out.iterdir()) == [
-        "cup-panel.png",
-        "cup-reconstruction.png",
-        "scan-animation.gif",
-        "scan-panel.png",
-        "scan-reconstruction.npz",
+        "cup-non-local-low-rank-panel.png",
+        "cup-non-local-low-rank.png",
+        "scan-network-animation.gif",
+        "scan-network-panel.png",
+        "scan-network.npz",
     ]
 
 
@@ -373,11 +388,11 @@ def test_several_inputs_replace_neither_each_other_nor_what_is_read(
 ):
     (tmp_path / "b").mkdir()
     np.savez(tmp_path / "b" / "scan.npz", series=unseen_series(0, 3, 32))
-    other = tmp_path / "cup-reconstruction.png"
+    other = tmp_path / "cup-network.png"
     other.write_bytes(picture.read_bytes())
     before = sorted(tmp_path.rglob("*"))
     assert run(scan, tmp_path / "b" / "scan.npz", "--output", tmp_path / "out") == 2
-    assert "scan-reconstruction.npz" in one_line()
+    assert "scan-network.npz" in one_line()
     assert run(picture, other, "--output", tmp_path) == 2
     assert "would replace" in one_line()
     assert sorted(tmp_path.rglob("*")) == before

@@ -312,9 +312,9 @@ def test_an_educated_prior_is_trained_and_fitted(tmp_path, capsys):
         folder = tmp_path / f"{name}{len(more)}"
         fit = ["fit", "walnut-1", "--prior", name, *more, *common]
         assert main([*fit, "--output", str(folder)]) == 0
-        rows = (folder / "walnut-1-fit.csv").read_text().splitlines()
+        rows = (folder / f"walnut-1-fit-{name}-iterations.csv").read_text().splitlines()
         first[folder.name] = float(rows[1].split(",")[-1])
-        assert (folder / "walnut-1-reconstruction.npz").exists()
+        assert (folder / f"walnut-1-fit-{name}.npz").exists()
     assert first["edip2"] > first["dip0"] + 1.5
     assert first["edip4"] > first["dip0"] + 1.5
     capsys.readouterr()
@@ -324,7 +324,7 @@ def test_the_weights_of_the_package_are_fitted(tmp_path, capsys):
     common = ["--size", "48", "--noise", "0.01", "--device", "cpu"]
     fit = ["fit", "walnut-1", "--prior", "edip", *common, "--iterations", "10"]
     assert main([*fit, "--output", str(tmp_path)]) == 0
-    rows = (tmp_path / "walnut-1-fit.csv").read_text().splitlines()
+    rows = (tmp_path / "walnut-1-fit-edip-iterations.csv").read_text().splitlines()
     found = float(rows[-1].split(",")[-1])
     made = problem(replace(SMALL, size=48, views=60))
     network = pretrained.load("ct")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_ctrl_c_ends_the_training_only(small, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_says_when_the_time_is_up(small, capsys):
+    config, network = small
+    config = replace(config, steps=500, minutes=1e-6)
+    outcome, _ = demo._tuned(config, network, "svt")
+    assert outcome.ending == "stopped"
+    said = capsys.readouterr().out
+    assert f"minutes are up after {outcome.step} of 500 steps" in said
+
+
 def test_says_what_happened_and_no_more():
     nan = Breakdown(7, "cells.1.svt", "backward", np.array([1.0, 0.0, 0.0]))
     fine = Outcome("finished", 50, 50)
@@ -120,9 +130,9 @@ def test_a_beating_heart(tmp_path, capsys):
     assert float(found[1]) > float(zero[1]) + 5
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {
-        "svdinv-demo-base-reconstruction.npz",
-        "svdinv-demo-base-panel.png",
-        "svdinv-demo-base-animation.gif",
+        "svdinv-demo-base-network.npz",
+        "svdinv-demo-base-network-panel.png",
+        "svdinv-demo-base-network-animation.gif",
     }
     assert all(name in printed for name in names)
 

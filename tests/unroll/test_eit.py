@@ -299,7 +299,7 @@ def test_without_weights_classical_methods_reconstruct(tmp_path, capsys):
     # The last of them is what is written, and made before those it is compared with.
     assert said.index("Gauss-Newton") < said.index("D-bar") < said.index("Tikhonov")
     assert "The image is that of the method: TV, Gauss-Newton." in said
-    assert (tmp_path / "lungs-reconstruction.npz").exists()
+    assert (tmp_path / "lungs-tv-gauss-newton.npz").exists()
     evaluate = ["evaluate", "eit", "--images", "lungs", *small, "--noise", "1e-4"]
     assert main([*evaluate, "--no-baselines", *output]) == 0
     assert "classical methods, on 1 image, " in capsys.readouterr().out
@@ -310,7 +310,7 @@ def test_without_weights_classical_methods_reconstruct(tmp_path, capsys):
     fitted = ["fit", "lungs", "--prior", "deep-decoder", "--iterations", "3"]
     picture = str(tmp_path / "lungs.png")
     assert main([*fitted, *small, "--output", picture]) == 0
-    assert (tmp_path / "lungs-fit.csv").exists()
+    assert (tmp_path / "lungs-iterations.csv").exists()
     with Image.open(picture) as picture:
         assert picture.size == (16, 16)
     numbers = ["--output", str(tmp_path / "lungs.npy")]

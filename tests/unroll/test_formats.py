@@ -224,8 +224,8 @@ def test_dicom_that_cannot_be_read(tmp_path, series):
     for name, complaint in (
         ("packed", "cannot read .*packed.dcm as a DICOM file"),
         ("cut", "cannot read .*cut.dcm as a DICOM file"),
-        ("huge", "huge.dcm cannot hold the 1 frames"),
-        ("endless", "endless.dcm cannot hold"),
+        ("huge", "huge.dcm: the pixels would take 8.59e[+]09 bytes"),
+        ("endless", "endless.dcm speaks of 2000000000 frames"),
         ("colour", "in colour"),
         ("none", "cannot read .*none.dcm"),
         ("report", "holds no DICOM image"),
@@ -322,8 +322,8 @@ def test_nifti_that_cannot_be_true(tmp_path):
 
     huge = changed(40, 4, 32767, 32767, 1, 32767)
     for name, content, complaint in (
-        ("a.nii", huge, "too small to hold"),
-        ("a.nii.gz", gzip.compress(huge), "too small to hold"),
+        ("a.nii", huge, "array would take 1.407e[+]14 bytes"),
+        ("a.nii.gz", gzip.compress(huge), "array would take 1.407e[+]14 bytes"),
         ("a.nii", whole[:-1000], "too small to hold"),
         ("a.nii", whole[:-10], "cannot read"),
         ("a.nii", whole[:100], "cannot read"),
@@ -557,5 +557,5 @@ def test_missing_packages_are_named(tmp_path, name, module, monkeypatch, series)
 
     (tmp_path / name).touch()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"{module} .*svdinv\[mri\]"):
+    with pytest.raises(ImportError, match=rf"{module} .*\[mri\]"):
         read_input(tmp_path / name)

@@ -160,6 +160,16 @@ def test_samples_to_discard_are_discarded(tmp_path, kspace):
     np.testing.assert_array_equal(read.kspace[0], kspace[0] * read.mask[0])
 
 
+@pytest.mark.parametrize(("before", "after"), [(0, 10), (0, 8), (9, 0), (5, 3)])
+def test_a_readout_of_which_nothing_is_left_is_refused(tmp_path, kspace, before, after):
+    """More than all, too: a count from behind the first sample would wrap round."""
+    readouts = list(lines(kspace))
+    readouts[2].discard_pre, readouts[2].discard_post = before, after
+    path = write(tmp_path / "a.h5", header(6, 8, centre=3), readouts)
+    with pytest.raises(ValueError, match=r"readout 2 has 8 samples.*none is left"):
+        read_ismrmrd(path)
+
+
 def test_repeated_lines_are_averaged(tmp_path, kspace):
     twice = [readout(kspace[0, :, 2], 2), readout(kspace[1, :, 2], 2, average=1)]
     once = [readout(kspace[2, :, 4], 4)]

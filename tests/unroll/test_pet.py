@@ -295,8 +295,8 @@ def test_it_is_trained_and_reconstructs(tmp_path, capsys):
     assert "3 frames of 16x16 pixels" in capsys.readouterr().out
     common = ["--weights", run, "--device", "cpu", "--output", str(tmp_path)]
     assert main(["reconstruct", scan, "--no-baselines", *common]) == 0
-    assert np.load(tmp_path / "scan-reconstruction.npz")["series"].shape == (3, 16, 16)
-    assert (tmp_path / "scan-animation.gif").exists()
+    assert np.load(tmp_path / "scan-network.npz")["series"].shape == (3, 16, 16)
+    assert (tmp_path / "scan-network-animation.gif").exists()
     still = ["reconstruct", "kinetic-sum", "--size", "16", "--no-baselines", *common]
     assert main(still) == 0
     assert not list(tmp_path.glob("*sum*.gif"))

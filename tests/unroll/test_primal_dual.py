@@ -144,5 +144,5 @@ def test_it_is_trained_and_reconstructs(tmp_path, capsys):
     words = ["walnut-1", "--size", "24", "--views", "8", "--beam", "fan"]
     words += ["--no-baselines", "--weights", run, "--device", "cpu"]
     assert main(["reconstruct", *words, "--output", str(tmp_path)]) == 0
-    assert (tmp_path / "walnut-1-reconstruction.npz").exists()
+    assert (tmp_path / "walnut-1-network.npz").exists()
     capsys.readouterr()

@@ -226,10 +226,10 @@ def test_a_missing_package_is_named(tmp_path, series, monkeypatch, suffix, modul
     path = write(tmp_path / f"a{suffix if module != 'h5py' else '.h5'}", x=series)
     path = path.rename(tmp_path / f"b{suffix}")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"pip install 'svdinv\[mri\]'"):
+    with pytest.raises(ImportError, match=r"pip install .*\[mri\]'"):
         read_series(path)
     if suffix == ".h5":
-        with pytest.raises(ImportError, match=r"svdinv\[mri\]"):
+        with pytest.raises(ImportError, match=r"\[mri\]"):
             save_series(path, series)
 
 

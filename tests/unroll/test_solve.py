@@ -11,6 +11,7 @@ from svdinv.unroll.algorithms import (
     ISTA,
     PDHG,
     GradientDescent,
+    Interrupted,
     LowRankPlusSparse,
     objective_value,
     solve,
@@ -186,7 +187,7 @@ def test_ctrl_c_keeps_what_there_is(where, measured):
     y, A = measured
     calls = {"prox": 0, "value": 0}
 
-    class Interrupted(Casorati):
+    class Pressed(Casorati):
         def counted(self, name):
             calls[name] += 1
             if name == where and calls[name] == 4:
@@ -204,7 +205,9 @@ def test_ctrl_c_keeps_what_there_is(where, measured):
         if where == "callback" and iteration == 3:
             raise KeyboardInterrupt
 
-    found = solve(Problem(y, A), Interrupted(0.3), callback=callback, rtol=0)
+    with pytest.raises(Interrupted, match="after 3 iterations") as press:
+        solve(Problem(y, A), Pressed(0.3), callback=callback, rtol=0)
+    found = press.value.solution
     plain = solve(Problem(y, A), Casorati(0.3), iterations=3, rtol=0)
     assert (found.stopped, found.iterations) == ("interrupted", 3)
     np.testing.assert_array_equal(found.image, plain.image)
@@ -348,7 +351,7 @@ def test_progress_bar(measured, capsys):
 def test_a_missing_bar_is_explained(measured, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     y, A = measured
-    with pytest.raises(ImportError, match=r"svdinv\[unroll\]"):
+    with pytest.raises(ImportError, match=r"\[unroll\]"):
         solve(Problem(y, A), Casorati(0.3), progress=True)
 
 

@@ -214,9 +214,9 @@ def test_it_is_trained_and_reconstructs(tmp_path, capsys):
     assert "4 bins of 16x16 pixels" in capsys.readouterr().out
     common = ["--weights", run, "--device", "cpu", "--output", str(tmp_path)]
     assert main(["reconstruct", scan, "--no-baselines", *common]) == 0
-    found = np.load(tmp_path / "scan-reconstruction.npz")
+    found = np.load(tmp_path / "scan-network.npz")
     assert found["series"].shape == (4, 16, 16)
-    with Image.open(tmp_path / "scan-panel.png") as panel:
+    with Image.open(tmp_path / "scan-network-panel.png") as panel:
         colours = np.asarray(panel.convert("RGB"), int)
     assert np.ptp(colours, axis=-1).max() > 20
     more = ["spectral:walnut-1", *small[:4], "--bins", "5", "--device", "cpu"]

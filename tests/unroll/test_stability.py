@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from svdinv.cli import main
+from svdinv.cli import stability as cli
 from svdinv.unroll import pretrained
+from svdinv.unroll.algorithms import PDHG, search
 from svdinv.unroll.evaluation.stability import (
     stability,
     total_variation,
@@ -20,7 +23,7 @@ from svdinv.unroll.evaluation.stability import (
 from svdinv.unroll.networks import Skip
 from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.untrained import Options
+from svdinv.unroll.untrained import Fitting, Options
 
 
 def linear(matrix):
@@ -144,3 +147,40 @@ def test_the_command_without_a_network_or_total_variation(
     said = capsys.readouterr().out
     assert "worst for TV" in said
     assert "network" not in said
+
+
+@pytest.mark.parametrize("call", [3, 8])
+def test_ctrl_c_in_a_classical_method_ends_the_command(
+    call, tmp_path, capsys, monkeypatch
+):
+    """An unfinished image is in no table, nor do its iterations count."""
+    monkeypatch.setattr(cli, "_MOST", 5)
+    monkeypatch.setattr(search, "best_solution", lambda *_, **how: (0.01, None))
+    iterate, calls = PDHG.iterate, []
+
+    def press(self, *arguments):
+        calls.append(0)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return iterate(self, *arguments)
+
+    monkeypatch.setattr(PDHG, "iterate", press)
+    sizes = ("--sizes", "0.1", "--steps", "1", "--output", str(tmp_path))
+    assert main(["stability", "coffee", "--crop", "32", "--rate", "0.5", *sizes]) == 130
+    assert len(calls) == call
+    assert "interrupted" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_in_the_step_of_an_untrained_prior_is_no_answer(monkeypatch):
+    def press(self, average):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fitting, "_towards_data", press)
+    A = Sampling(np.ones((1, 8, 8), bool))
+    truth = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+    problem = Problem(truth, A, truth=truth)
+    generator = Skip(features=(2,), skips=(1,), depth=2, channels=1)
+    method = untrained_method(generator, Options(iterations=3), lambda problem: None)
+    with pytest.raises(KeyboardInterrupt):
+        stability(problem, {}, {"dip": method}, [0.1])

@@ -7,6 +7,8 @@ import importlib.metadata
 import pytest
 from interpreters import complaint, imported, run
 
+from svdinv._missing import command
+
 FOREIGN = {
     "PIL",
     "cupy",
@@ -87,7 +89,7 @@ def test_a_solver_learns_without_any_framework():
 )
 def test_what_is_missing_is_named(module, missing, extra):
     said = complaint(f"import svdinv.unroll.{module}", missing)
-    assert f"pip install 'svdinv[{extra}]'" in said
+    assert f"for this: {command(extra)}" in said
 
 
 def test_the_keras_networks_import_only_their_backend():

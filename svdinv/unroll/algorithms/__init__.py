@@ -11,7 +11,12 @@ from svdinv.unroll.algorithms.iterations import (
     LowRankPlusSparse,
     conjugate_gradients,
 )
-from svdinv.unroll.algorithms.solver import Solution, objective_value, solve
+from svdinv.unroll.algorithms.solver import (
+    Interrupted,
+    Solution,
+    objective_value,
+    solve,
+)
 
 __all__ = [
     "ADMM",
@@ -21,6 +26,7 @@ __all__ = [
     "PDHG",
     "Algorithm",
     "GradientDescent",
+    "Interrupted",
     "LowRankPlusSparse",
     "Solution",
     "conjugate_gradients",

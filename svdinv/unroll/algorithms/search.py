@@ -205,8 +205,6 @@ def best_solution(
             callback=settled if rtol is None else keep if early else None,
             objective=False,
         )
-        if solution.stopped == "interrupted":
-            raise KeyboardInterrupt
         if passed:
             solution = replace(solution, image=passed[0][1])
         found[weight] = score(solution.image), solution

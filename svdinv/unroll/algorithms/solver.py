@@ -33,7 +33,7 @@ from svdinv.unroll.fidelity import DataFidelity
 from svdinv.unroll.priors import Prior, TotalVariation
 from svdinv.unroll.problem import Problem
 
-__all__ = ["Solution", "objective_value", "solve"]
+__all__ = ["Interrupted", "Solution", "objective_value", "solve"]
 
 Stop: TypeAlias = Literal["converged", "iterations", "callback", "interrupted"]
 
@@ -51,7 +51,7 @@ class Solution:
     iterations : int
         Iterations made in this call.
     stopped : {"converged", "iterations", "callback", "interrupted"}
-        Why it ended.
+        Why it ended; "interrupted" in `Interrupted` alone.
     state : dict of str to array
         From which another call goes on as if there had been no end.
     parameters : dict of str to float
@@ -81,6 +81,21 @@ class Solution:
         return self.state.get("sparse")
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with what has been reached, which is never taken for a result unasked.
+
+    Attributes
+    ----------
+    solution : Solution or Fit
+        Of `solve`, after the last whole iteration, to go on from with its ``state``; of
+        `svdinv.unroll.untrained.fit`, without the step towards the data.
+    """
+
+    def __init__(self, solution: Any) -> None:
+        super().__init__(f"interrupted after {solution.iterations} iterations")
+        self.solution = solution
+
+
 def solve(
     problem: Problem,
     prior: Any,
@@ -97,8 +112,8 @@ def solve(
 ) -> Solution:
     """Reconstruct the image of a problem, ``min_x D(A x, y) + R(x)``.
 
-    Ctrl-C ends the iterations, not the program: what has been reached is returned,
-    and ``state=solution.state`` goes on from there.
+    Ctrl-C raises `Interrupted`, so that an unfinished image is never taken for a
+    finished one; its `solution` is what has been reached, to go on from.
 
     Parameters
     ----------
@@ -147,6 +162,8 @@ def solve(
         out of range.
     FloatingPointError
         If the image becomes NaN or infinite: a step is too large.
+    Interrupted
+        On Ctrl-C, a KeyboardInterrupt that carries what has been reached.
 
     Notes
     -----
@@ -183,8 +200,9 @@ def solve(
                 if small:
                     stopped = "converged"
                     break
-    except KeyboardInterrupt:
-        stopped, history = "interrupted", history[:done]
+    except KeyboardInterrupt as press:
+        whole = Solution(present["x"], history[:done], done, "interrupted", present, p)
+        raise Interrupted(whole) from press
     return Solution(present["x"], history, done, stopped, present, p)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv._missing import needing
-from svdinv.unroll.files import replacing
+from svdinv.unroll.data._budget import FileError
 
 # Names of the two parts of complex numbers in files that have no type for them.
 _PARTS = ({"r", "i"}, {"re", "im"}, {"real", "imag"})
-
-
-class FileError(ValueError):
-    """An error that names the file already."""
 
 
 @contextlib.contextmanager
 def naming(path: str | Path, expected: str) -> Iterator[None]:
     """Turn whatever goes wrong within into a ValueError that names the file.
 
-    Exceptions of every kind: a damaged header can lead a parser anywhere.
+    Exceptions of every kind: a damaged header can lead a parser anywhere. What parsers
+    warn of beside that is not shown.
     """
     try:
         check_regular(path)
-        yield
+        with quiet():
+            yield
     except (FileError, ImportError):
         raise
     except Exception as error:
         raise FileError(f"cannot read {path} as {expected}: {error}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings and logs from the terminal, those below an error included."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def check_regular(path: str | Path) -> None:
@@ -72,28 +83,6 @@ def fingerprint(files: Iterable[Path]) -> str:
             whole.update(hashlib.file_digest(stream, "sha256").digest())
         whole.update(os.fsencode(file.name) + b"\0")
     return whole.hexdigest()
-
-
-@contextlib.contextmanager
-def open_hdf5(path: str | Path, expected: str) -> Iterator[Any]:
-    """Open an HDF5 file to read, with errors that name it."""
-    with needing("h5py", "mri"):
-        import h5py
-    with naming(path, expected), h5py.File(path, "r") as file:
-        yield file
-
-
-@contextlib.contextmanager
-def writing_hdf5(path: str | Path) -> Iterator[Any]:
-    """Open an HDF5 file to write; it is complete or not there at all."""
-    with needing("h5py", "mri"):
-        import h5py
-    # In memory: HDF5 does not survive that a file cannot be written to the end.
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
-        yield file
-    with replacing(path) as stream:
-        stream.write(content.getbuffer())
 
 
 def matlab_names(path: str | Path) -> set[str]:

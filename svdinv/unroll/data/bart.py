@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data._files import FileError, check_regular, naming, to_complex
+from svdinv.unroll.data._budget import FileError
+from svdinv.unroll.data._files import check_regular, naming, to_complex
 from svdinv.unroll.data.scans import Scan, chosen
 from svdinv.unroll.files import replacing_all
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.data._files import FileError, naming, to_complex
+from svdinv.unroll.data._budget import FileError, check_bytes
+from svdinv.unroll.data._files import naming, to_complex
 from svdinv.unroll.data.scans import Geometry, Scan, chosen
 
 __all__ = ["DICOM_SUFFIXES", "holds_dicom", "read_dicom"]
@@ -20,8 +20,7 @@ __all__ = ["DICOM_SUFFIXES", "holds_dicom", "read_dicom"]
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 """How the names of files end, if with anything."""
 
-# Of a file: frames, pixels, and pixels a byte where there are more.
-_MOST_FRAMES, _MOST_PIXELS, _MOST_PACKED = 65536, 2**28, 1000
+_MOST_FRAMES = 65536  # of a file
 _NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # an orientation, where none is said
 
 
@@ -81,29 +80,27 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if _has_preamble(file))
     slices: dict[Any, list[_Frame]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that the standard does not allow
-        for file in files:
-            with naming(file, "a DICOM file"):
-                dataset = pydicom.dcmread(file, stop_before_pixels=True)
-                for frame in _frames(file, dataset):
-                    slices.setdefault(frame.slice, []).append(frame)
-        if not slices:
-            raise FileError(f"{path} holds no DICOM image")
-        every = [slices[key] for key in sorted(slices)]
-        told = [f"{frames[0].described}, {len(frames)} frames" for frames in every]
-        frames = _sorted(every[chosen(path, slice, told)])
-        series, last = [], None
-        pixels: NDArray[Any] = np.empty(0)
-        for frame in frames:
-            with naming(frame.file, "a DICOM file"):
-                if frame.file != last:
-                    dataset, last = pydicom.dcmread(frame.file), frame.file
-                    pixels = dataset.pixel_array
-                    pixels = pixels.reshape(-1, *pixels.shape[-2:])
-                slope, intercept = frame.scale
-                values = pixels[frame.index] * slope + intercept
-                series.append(to_complex(values, frame.file, "the frame"))
+    for file in files:
+        with naming(file, "a DICOM file"):
+            dataset = pydicom.dcmread(file, stop_before_pixels=True)
+            for frame in _frames(file, dataset):
+                slices.setdefault(frame.slice, []).append(frame)
+    if not slices:
+        raise FileError(f"{path} holds no DICOM image")
+    every = [slices[key] for key in sorted(slices)]
+    told = [f"{frames[0].described}, {len(frames)} frames" for frames in every]
+    frames = _sorted(every[chosen(path, slice, told)])
+    series, last = [], None
+    pixels: NDArray[Any] = np.empty(0)
+    for frame in frames:
+        with naming(frame.file, "a DICOM file"):
+            if frame.file != last:
+                dataset, last = pydicom.dcmread(frame.file), frame.file
+                pixels = dataset.pixel_array
+                pixels = pixels.reshape(-1, *pixels.shape[-2:])
+            slope, intercept = frame.scale
+            values = pixels[frame.index] * slope + intercept
+            series.append(to_complex(values, frame.file, "the frame"))
     return Scan(np.stack(series), geometry=_timed(frames))
 
 
@@ -122,11 +119,10 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
         raise FileError(f"{file} is a DICOM image in colour; only grey ones are read")
     size = int(dataset.Rows), int(dataset.Columns)
     count = int(dataset.get("NumberOfFrames") or 1)
-    most = max(_MOST_PIXELS, _MOST_PACKED * file.stat().st_size)
-    if count > _MOST_FRAMES or count * size[0] * size[1] > most:
-        raise FileError(
-            f"{file} cannot hold the {count} frames of {size} pixels that it speaks of"
-        )
+    if count > _MOST_FRAMES:
+        raise FileError(f"{file} speaks of {count} frames")
+    bits = int(dataset.get("BitsAllocated") or 16)
+    check_bytes(file, "the pixels", count, *size, -(-bits // 8))
     for index in range(count):
         find = _finder(dataset, index)
         orientation = tuple(map(float, find("ImageOrientationPatient", _NOWHERE)))

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data._files import FileError, is_numeric, open_hdf5, to_complex
+from svdinv.unroll.data._budget import FileError
+from svdinv.unroll.data._files import is_numeric, to_complex
+from svdinv.unroll.data._hdf5 import Datasets, open_hdf5
 
 __all__ = ["FastMRI", "holds_fastmri", "read_fastmri"]
 
@@ -71,7 +73,7 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
         if "kspace" not in file:
             held = ", ".join(file) or "nothing"
             raise FileError(f"{path} has no kspace; it has {held}")
-        dataset = file["kspace"]
+        dataset = file.dataset("kspace")
         if dataset.ndim not in (3, 4) or not is_numeric(dataset.dtype):
             raise FileError(
                 f"{path}: kspace must be numbers of shape (slices, C, H, W) or "
@@ -84,9 +86,11 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
         if kspace.ndim == 3:
             kspace = kspace[:, None]
         name = next((name for name in _IMAGES if name in file), None)
-        image = None if name is None else _image(file[name], dataset, chosen, path)
-        mask = _mask(file["mask"], kspace, path) if "mask" in file else None
-        header = file["ismrmrd_header"][()] if "ismrmrd_header" in file else b""
+        image = (
+            None if name is None else _image(file.dataset(name), dataset, chosen, path)
+        )
+        mask = _mask(file.read("mask"), kspace, path) if "mask" in file else None
+        header = file.read("ismrmrd_header") if "ismrmrd_header" in file else b""
         return FastMRI(
             kspace,
             mask,
@@ -96,7 +100,7 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
         )
 
 
-def holds_fastmri(file: Any) -> bool:
+def holds_fastmri(file: Datasets) -> bool:
     """Tell an open HDF5 file of fastMRI from others with a dataset ``kspace``."""
     return "kspace" in file and any(n in file for n in (*_IMAGES, "ismrmrd_header"))
 
@@ -115,8 +119,8 @@ def _image(
     return image
 
 
-def _mask(dataset: Any, kspace: NDArray[Any], path: str | Path) -> NDArray[np.bool_]:
-    mask = np.asarray(dataset[()]).astype(bool).reshape(-1)
+def _mask(held: Any, kspace: NDArray[Any], path: str | Path) -> NDArray[np.bool_]:
+    mask = np.asarray(held).astype(bool).reshape(-1)
     if len(mask) != kspace.shape[-1]:
         raise FileError(
             f"{path}: mask has {len(mask)} columns, kspace {kspace.shape[-1]}"

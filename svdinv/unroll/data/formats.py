@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data._files import open_hdf5
+from svdinv.unroll.data._hdf5 import Datasets, open_hdf5
 from svdinv.unroll.data.bart import read_bart, save_cfl
 from svdinv.unroll.data.dicom import DICOM_SUFFIXES, holds_dicom, read_dicom
 from svdinv.unroll.data.fastmri import holds_fastmri, read_fastmri
 from svdinv.unroll.data.ismrmrd import cropped_readout, of_images, read_ismrmrd
-from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.nifti import read_nifti, save_nifti
 from svdinv.unroll.data.scans import Geometry, Scan, chosen
 from svdinv.unroll.data.series import (
@@ -56,7 +55,7 @@ def ending(path: Path, suffixes: tuple[str, ...]) -> str:
     return next((suffix for suffix in suffixes if name.endswith(suffix)), "")
 
 
-def _in_hdf5(test: Callable[[Any], Any]) -> Callable[[Path], bool]:
+def _in_hdf5(test: Callable[[Datasets], Any]) -> Callable[[Path], bool]:
     """Make a test of open HDF5 files one of paths."""
 
     def holds(path: Path) -> bool:
@@ -68,21 +67,16 @@ def _in_hdf5(test: Callable[[Any], Any]) -> Callable[[Path], bool]:
     return holds
 
 
-def _acquisitions(file: Any) -> str:
-    """Name the group of ISMRMRD's acquisitions, or none; other files are not opened."""
-    for name in file:
-        if type(file.get(name, getlink=True)).__name__ == "HardLink":
-            held = file[name] if hasattr(file[name], "keys") else ()
-            if "xml" in held and "data" in held:
-                return str(name)
-    return ""
+def _acquisitions(file: Datasets) -> str:
+    """Name the group of ISMRMRD's acquisitions, or none."""
+    found = (name for name, held in file.groups() if {"xml", "data"} <= held)
+    return next(found, "")
 
 
 def _read_ismrmrd(path: Path, *, slice: int | None = None) -> Scan:
     with open_hdf5(path, "an ISMRMRD file") as file:
         group = _acquisitions(file)
-        for name in ("xml", "data"):
-            dataset = Datasets(file, path).dataset(f"{group}/{name}")
+        dataset = file.dataset(f"{group}/data")
         fields = dataset.dtype.names or ()
         head = dataset["head"] if "head" in fields else None
     select = None
@@ -97,11 +91,7 @@ def _read_ismrmrd(path: Path, *, slice: int | None = None) -> Scan:
 def _read_fastmri(path: Path, *, slice: int | None = None) -> Scan:
     """Read a slice as a series of one frame, without the oversampled readout."""
     with open_hdf5(path, "an HDF5 file of fastMRI") as file:
-        datasets = Datasets(file, path)
-        count, *_ = datasets.shape("kspace", "(slices, C, H, W)", (3, 4))
-        for name in file:
-            if name in ("mask", "ismrmrd_header") or name.startswith("reconstruction"):
-                datasets.dataset(name)
+        count, *_ = file.shape("kspace", "(slices, C, H, W)", (3, 4))
     number = chosen(path, slice, [""] * count)
     volume = read_fastmri(path, slices=np.s_[number : number + 1])
     kspace, mask = volume.kspace, (volume.kspace != 0).any(axis=1)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data._files import FileError, fingerprint, listed, naming
+from svdinv.unroll.data._budget import FileError
+from svdinv.unroll.data._files import fingerprint, listed, naming
 
 __all__ = [
     "HEARTS",

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.data._files import FileError, matlab_names, naming
+from svdinv.unroll.data._budget import FileError
+from svdinv.unroll.data._files import matlab_names, naming
 
 __all__ = ["HTC", "holds_htc", "read_htc"]
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data._files import FileError, open_hdf5
+from svdinv.unroll.data._budget import FileError, check_bytes, most_bytes
+from svdinv.unroll.data._hdf5 import open_hdf5
 
 __all__ = ["Acquisitions", "cropped_readout", "of_images", "read_ismrmrd"]
 
@@ -123,12 +124,13 @@ def read_ismrmrd(
     if time in select or set(_TIMES) <= set(select):
         raise ValueError("select must leave phase or repetition to be time")
     with open_hdf5(path, "an ISMRMRD file") as file:
-        for name in (group, f"{group}/xml", f"{group}/data"):
-            if name not in file:
-                raise FileError(f"{path} is no ISMRMRD file: it has no {name}")
-        header = _text(file[f"{group}/xml"])
-        records = file[f"{group}/data"][()]
-        _check_fields(records, path)
+        held = dict(file.groups()).get(group, set())
+        for name in sorted({"data", "xml"} - held):
+            raise FileError(f"{path} is no ISMRMRD file: it has no {group}/{name}")
+        header = _text(file.read(f"{group}/xml"))
+        dataset = file.dataset(f"{group}/data")
+        _check_fields(dataset, path)
+        records = _records(dataset, path)
         encoding = _encoding(header, path)
         records = records[of_images(records["head"])]
         if not len(records):
@@ -164,12 +166,28 @@ def cropped_readout(
     return _crop(kspace, mask, encoding.columns)
 
 
-def _text(dataset: Any) -> str:
-    value = np.asarray(dataset[()]).reshape(-1)[0]
+def _records(dataset: Any, path: str | Path) -> NDArray[Any]:
+    """Read all readouts, whose lengths are known no sooner.
+
+    Many may be the same bytes of the file: some are read at a time, and summed up.
+    """
+    size, held, parts = Path(path).stat().st_size, 0, []
+    some = max(1, most_bytes(path) // max(size, 1) // 4)
+    for first in range(0, len(dataset), some):
+        part = dataset[first : first + some]
+        names = [n for n in ("traj", "data") if n in part.dtype.names]
+        held += sum(each.nbytes for n in names for each in part[n].flat)
+        check_bytes(path, "all readouts together", held)
+        parts.append(part)
+    return np.concatenate(parts) if parts else dataset[()]
+
+
+def _text(held: Any) -> str:
+    value = np.asarray(held).reshape(-1)[0]
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _check_fields(records: NDArray[Any], path: str | Path) -> None:
+def _check_fields(records: Any, path: str | Path) -> None:
     names = records.dtype.names or ()
     if not {"head", "data"} <= set(names):
         raise FileError(
@@ -279,6 +297,7 @@ def _place(
     lines = heads["idx"]["kspace_encode_step_1"].astype(int)
     lines += encoding.height // 2 - encoding.centre
     shape = (int(frames.max()) + 1, encoding.height, encoding.width)
+    check_bytes(path, "k-space", 8 * channels + 4, *shape)
     counts = np.zeros(shape, dtype=np.int32)
     kspace = np.zeros((shape[0], channels, *shape[1:]), dtype=np.complex64)
     for k, (head, data) in enumerate(zip(heads, samples, strict=True)):
@@ -320,6 +339,11 @@ def _samples(
     names = head.dtype.names
     before = int(head["discard_pre"]) if "discard_pre" in names else 0
     after = int(head["discard_post"]) if "discard_post" in names else 0
+    if before + after >= number:
+        raise FileError(
+            f"{where} has {number} samples, of which {before} are to be discarded in "
+            f"front and {after} behind: none is left"
+        )
     values = values[:, before : number - after]
     # What fills the line has its place; some scanners leave center_sample at 0 then.
     start = 0 if number == width else width // 2 - int(head["center_sample"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.data._files import FileError, is_numeric, naming, to_complex
+from svdinv.unroll.data._budget import FileError, check_bytes
+from svdinv.unroll.data._files import is_numeric, naming, to_complex
 from svdinv.unroll.data.scans import Geometry, Scan, chosen
 from svdinv.unroll.files import replacing
 
 __all__ = ["read_nifti", "save_nifti"]
 
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
-_MOST_PACKED = 1100  # times that gzip can make a file smaller
 
 
 def read_nifti(
@@ -51,8 +50,7 @@ def read_nifti(
         If nibabel is missing.
     """
     nibabel = _nibabel()
-    with naming(path, "a NIfTI file"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what nibabel mends in a header
+    with naming(path, "a NIfTI file"):
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):
             raise FileError(f"{path} is no NIfTI file of one part")
@@ -127,10 +125,9 @@ def _shape(path: str | Path, image: Any, time_axis: int | None) -> tuple[int, ..
     dtype = image.get_data_dtype()
     if not is_numeric(dtype):
         raise FileError(f"{path} must hold numbers, got the dtype {dtype}")
-    size = Path(path).stat().st_size
-    if Path(path).suffix.lower() == ".gz":
-        size *= _MOST_PACKED
-    if math.prod(said) * dtype.itemsize > size:
+    check_bytes(path, "the array", dtype.itemsize, *said)
+    packed = Path(path).suffix.lower() == ".gz"
+    if not packed and math.prod(said) * dtype.itemsize > Path(path).stat().st_size:
         raise FileError(f"{path} is too small to hold an array of {said}")
     shape = shape[:4]
     return (*shape[:2], 1, shape[2]) if time_axis == 2 else shape

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.data._files import check_regular
+from svdinv.unroll.data._budget import check_bytes
+from svdinv.unroll.data._files import check_regular, quiet
 
 __all__ = [
     "SUFFIXES",
@@ -69,7 +70,8 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
 
     try:
         check_regular(path)
-        with pillow.open(path) as picture:
+        with quiet(), pillow.open(path) as picture:
+            check_bytes(path, "the picture", 12, *picture.size)
             upright = ImageOps.exif_transpose(picture)
             deep = upright.mode.startswith("I;16") or (
                 # In these formats Pillow scales to 16 bits what it holds in 32.

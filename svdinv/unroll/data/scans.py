@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data._files import FileError
+from svdinv.unroll.data._budget import FileError
 
 __all__ = ["Geometry", "Scan", "SeveralSlices", "chosen"]
 
@@ -28,10 +28,28 @@ class Geometry:
         head (RAS), as NIfTI has it.
     seconds : float
         From a frame to the next; 0 where that is not known.
+
+    Raises
+    ------
+    ValueError
+        If the affine is not finite or makes no pixels, or the time is no length.
     """
 
     affine: NDArray[np.float64]
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        affine = np.asarray(self.affine)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise ValueError("the affine must be 4 x 4 numbers, all finite")
+        # Slices may lie on one another: there is one.
+        if not np.cross(affine[:3, 0], affine[:3, 1]).any():
+            raise ValueError("the affine must give pixels an area")
+        if not 0 <= self.seconds < np.inf:
+            raise ValueError(
+                f"the seconds of a frame must be finite and not negative, got "
+                f"{self.seconds}"
+            )
 
     def __str__(self) -> str:
         width, height, _ = np.linalg.norm(self.affine[:3, :3], axis=0)

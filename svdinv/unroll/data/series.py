@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.data._files import (
-    FileError,
-    is_numeric,
-    naming,
-    open_hdf5,
-    to_complex,
-    writing_hdf5,
-)
+from svdinv.unroll.data._budget import FileError, check_bytes
+from svdinv.unroll.data._files import is_numeric, naming, to_complex
+from svdinv.unroll.data._hdf5 import open_hdf5, writing_hdf5
 from svdinv.unroll.files import replacing
 
 __all__ = ["HDF5_SUFFIXES", "SERIES_SUFFIXES", "read_series", "save_series"]
@@ -138,12 +134,12 @@ def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    # np.load would leave open a damaged file that it opened itself.
-    with naming(path, "an archive of NumPy arrays"), path.open("rb") as file:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FileError(f"{path} is not a .npz archive")
-        names = archive.files
+    with (
+        naming(path, "an archive of NumPy arrays"),
+        zipfile.ZipFile(path) as archive,
+    ):
+        ends = [n for n in archive.namelist() if n.endswith(".npy")]
+        names = [n.removesuffix(".npy") for n in dict.fromkeys(ends)]
         headers = {k: _npz_header(archive, k) for k in names}
         shapes = {
             k: shape for k, (shape, dtype) in headers.items() if is_numeric(dtype)
@@ -151,12 +147,18 @@ def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
         name = _choose(path, key, usual, shapes, names)
         if name not in shapes:
             raise FileError(f"{path}: {name} is not an array of numbers")
-        return archive[name]
+        shape, dtype = headers[name]
+        check_bytes(path, name, dtype.itemsize, *shape)
+        with archive.open(f"{name}.npy") as member:
+            array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+            return array
 
 
-def _npz_header(archive: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _npz_header(
+    archive: zipfile.ZipFile, name: str
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of an array in an archive, without its numbers."""
-    with archive.zip.open(f"{name}.npy") as file:
+    with archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         first = version == (1, 0)
         read = np.lib.format.read_array_header_1_0 if first else _read_header
@@ -181,6 +183,8 @@ def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
         listed = scipy.io.whosmat(path)
         shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
         name = _choose(path, key, usual, shapes, [k for k, _, _ in listed])
+        # The kind does not say whether numbers are complex, of twice 8 bytes.
+        check_bytes(path, name, 16, *shapes.get(name, ()))
         array = scipy.io.loadmat(path, variable_names=[name])[name]
         if not isinstance(array, np.ndarray) or not is_numeric(array.dtype):
             raise FileError(f"{path}: {name} is not an array of numbers")
@@ -189,23 +193,14 @@ def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 
 def _read_hdf5(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     with open_hdf5(path, "an HDF5 file") as file:
-        shapes: dict[str, tuple[int, ...]] = {}
-        every: list[str] = []
-
-        def visit(name: str, node: Any) -> None:
-            if hasattr(node, "shape"):  # a dataset, neither a group nor a type
-                every.append(name)
-                if is_numeric(node.dtype):
-                    shapes[name] = node.shape
-
-        file.visititems(visit)
-        name = _choose(path, key, usual, shapes, every)
+        held = file.shapes()
+        shapes = {n: shape for n, shape in held.items() if shape is not None}
+        name = _choose(path, key, usual, shapes, list(held))
         if name not in shapes:
+            file.dataset(name)  # which complains of one in another file
             raise FileError(f"{path}: {name} is not an array of numbers")
-        dataset = file[name]
-        if dataset.external or dataset.is_virtual:
-            raise FileError(f"{path}: {name} lies in another file, which is not read")
-        return dataset[()]
+        array: NDArray[Any] = file.read(name)
+        return array
 
 
 def _choose(

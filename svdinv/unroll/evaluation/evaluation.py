@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -30,14 +31,19 @@ __all__ = [
     "Evaluation",
     "Problems",
     "Row",
+    "Which",
     "applied",
     "classical",
     "evaluate",
+    "file_stem",
     "label",
     "methods_of",
     "sampled",
     "save_pictures",
 ]
+
+Which: TypeAlias = Literal["first", "quick", "all"]
+"""Of the classical methods, those that are compared with."""
 
 RESULTS = "results.csv"
 TABLE = "results.md"
@@ -220,20 +226,20 @@ def methods_of(
 
 
 def classical(
-    task: Task, problem: Problem, *, slow: bool = True, asked: str = ""
+    task: Task, problem: Problem, *, which: Which = "all", asked: str = ""
 ) -> dict[str, Method]:
-    """Give the classical methods by name; if not the slow ones, the first alone.
+    """Choose the classical methods to compare with, by name: the first always.
 
-    Those that do not suit a problem are left away, or take too long for it, but for the
-    one that is `asked` for.
+    Further "all" that suit a problem and do not take too long for it, or those of them
+    that are "quick", and in any case the one that is `asked` for.
     """
     methods = task.baselines()
-    first = next(iter(methods))
-    return {
-        name: method
-        for name, method in methods.items()
-        if name in (first, asked) or (slow and _suits(task, name, problem))
-    }
+    names = {next(iter(methods)), asked}
+    if which != "first":
+        names |= {name for name in methods if _suits(task, name, problem)}
+    if which == "quick":
+        names -= {*task.lengthy} - {asked}
+    return {name: method for name, method in methods.items() if name in names}
 
 
 def _suits(task: Task, name: str, problem: Problem) -> bool:
@@ -293,8 +299,7 @@ def evaluate(
             if interrupted():
                 return evaluation
             if pictured.setdefault(problem.setting, 0) < panels:
-                both = f"{problem.setting} {problem.name}"
-                slug = re.sub(r"[^\w.]+", "-", both).strip("-")
+                slug = file_stem(f"{problem.setting} {problem.name}")
                 gif = output / f"animation-{slug}.gif" if task.moves(problem) else None
                 panel = output / f"panel-{slug}.png"
                 save_pictures(panel, gif, task, problem, entries)
@@ -317,6 +322,11 @@ def applied(
     values = task.judge(problem, estimate.image)
     row = Row(problem.name, problem.setting, name, values, seconds, estimate.note)
     return row, Entry(name, task.shown(estimate.image), label(values))
+
+
+def file_stem(name: str) -> str:
+    """Make a name a part of that of a file, without spaces, commas and the like."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-")
 
 
 def label(values: Mapping[str, float]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from svdinv.unroll.algorithms import Interrupted
 from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.evaluation.evaluation import classical
 from svdinv.unroll.evaluation.inference import NAMES, apply
@@ -81,7 +82,7 @@ def fitted(
         except ValueError as error:
             raise ValueError(f"argument --checkpoint: {error}") from error
         print(f"Goes on from iteration {fitting.iteration}: {checkpoint}\n", flush=True)
-    methods = classical(task, problem, slow=baselines)
+    methods = classical(task, problem, which="all" if baselines else "first")
     sees = getattr(generator, "source", "adjoint") == "adjoint"  # the data
     if weights is not None and sees:
         methods[NAMES[False]] = partial(apply, weights, task, device=device)
@@ -93,7 +94,10 @@ def fitted(
 
     def fit(problem: Problem) -> Estimate:
         with interrupts() as interrupted:
-            done = fitting.run(checkpoint, stop=interrupted)
+            try:
+                done = fitting.run(checkpoint, stop=interrupted)
+            except Interrupted as press:  # what is without the step is worth keeping
+                done = press.solution
             # Too late for the iterations, it may still have ended the step behind them.
             late = interrupted() and done.ending != "broken"
             found.append(replace(done, ending="stopped") if late else done)

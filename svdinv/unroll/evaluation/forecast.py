@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from svdinv.unroll.evaluation.evaluation import Which
 from svdinv.unroll.evaluation.inference import VIEWS
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Given, Options, Task
@@ -96,7 +97,7 @@ def forecast(
     *,
     needed: float = 0.0,
     method: str = "",
-    baselines: bool = True,
+    which: Which = "all",
     ensemble: bool = False,
     device: str = "cpu",
 ) -> str:
@@ -109,7 +110,7 @@ def forecast(
     classical = learned = 0.0
     if effort is not None:
         asked = method in task.baselines()
-        classical = effort.classical if baselines or asked else 0.0
+        classical = effort.classical if which == "all" or asked else 0.0
         if network is not None and effort.times > _WORTH:
             began = time.monotonic()
             reconstruct(network, effort.small, device)
@@ -119,12 +120,12 @@ def forecast(
         return ""
     line = f"This takes about {_span(classical + learned)} and {_gigabytes(needed)}"
     faster = {
-        "--no-baselines": 0.0 if method in task.baselines() else classical,
-        "no --ensemble": learned * (1 - 1 / VIEWS) if ensemble else 0.0,
+        "without --baselines": 0.0 if method in task.baselines() else classical,
+        "without --ensemble": learned * (1 - 1 / VIEWS) if ensemble else 0.0,
     }
     name = max(faster, key=lambda each: faster[each])
     if faster[name] > _LONG / 2:
-        line += f"; with {name} {_span(classical + learned - faster[name])}"
+        line += f"; {name} {_span(classical + learned - faster[name])}"
     return f"{line}."
 
 

@@ -114,7 +114,8 @@ def apply(
     A network that thresholds the singular values of blocks sees large images in
     overlapping tiles, where the task allows it; one that thresholds those of whole
     images sees them whole. `ensemble` averages over the equivalent versions of the
-    problem that the task knows; `on_part` is called after each of `parts`.
+    problem that the task knows; `on_part` is called after each of `parts`. Raises
+    FloatingPointError if the image is not finite.
     """
     views = task.views(problem) if ensemble else [(problem, np.asarray)]
     total: Any = 0
@@ -122,6 +123,8 @@ def apply(
     for view, undone in views:  # one at a time: they are as large as the image
         total = total + undone(_tiled(network, task, view, device, on_part))
         count += 1
+    if not np.isfinite(total).all():
+        raise FloatingPointError("the image of the network is not finite")
     return Estimate(task.finished(np.ascontiguousarray(total / count)))
 
 

@@ -19,8 +19,10 @@ from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.evaluation.evaluation import (
     Row,
+    Which,
     applied,
     classical,
+    file_stem,
     save_pictures,
 )
 from svdinv.unroll.evaluation.inference import NAMES, apply, parts, start
@@ -49,11 +51,14 @@ class Files(NamedTuple):
     animation: Path | None
 
 
-def files(output: Path, task: Task, problem: Problem, movie: str = ".gif") -> Files:
+def files(
+    output: Path, task: Task, problem: Problem, method: str, movie: str = ".gif"
+) -> Files:
     """Name what is written, side by side.
 
     `output` is a folder, or the file of the reconstruction: whatever has a suffix that
-    begins with a letter, unlike ``rate0.1``, and is no folder. Raises ValueError if
+    begins with a letter, unlike ``rate0.1``, and is no folder. In a folder the names
+    tell the method, so that nothing of another one is replaced. Raises ValueError if
     a reconstruction cannot be written to a file of that suffix.
     """
     endings = task.endings
@@ -66,8 +71,8 @@ def files(output: Path, task: Task, problem: Problem, movie: str = ".gif") -> Fi
             )
         base, image = output.with_name(output.name[: -len(suffix)]), output
     else:
-        base = output / Path(problem.name).name
-        image = base.with_name(f"{base.name}-reconstruction{endings[0]}")
+        base = output / f"{file_stem(Path(problem.name).name)}-{slug(method)}"
+        image = base.with_name(f"{base.name}{endings[0]}")
     panel = base.with_name(f"{base.name}-panel.png")
     animation = base.with_name(f"{base.name}-animation{movie}")
     return Files(image, panel, animation if task.moves(problem) else None)
@@ -125,22 +130,23 @@ def reconstruct(
     written: Files,
     *,
     method: str,
-    baselines: bool = True,
+    which: Which = "all",
     ensemble: bool = False,
     device: str = "cpu",
 ) -> Compared:
     """Reconstruct by a method of `method_named`, compare, print and write.
 
-    Otherwise as `svdinv.unroll.evaluation.inference.apply`.
+    Compared with the classical methods that `which` says, as for `classical`. Otherwise
+    as `svdinv.unroll.evaluation.inference.apply`.
     """
-    methods = classical(task, problem, slow=baselines, asked=method)
+    methods = classical(task, problem, which=which, asked=method)
     followed: dict[str, Callable[[Advance], Method]] = {}
     steps = 0
     if network is not None:
         begun = start(network, device)
-        if baselines or method in begun:
+        if which != "first" or method in begun:
             methods |= begun
-        if baselines or method == NAMES[ensemble]:
+        if which != "first" or method == NAMES[ensemble]:
             options: Any = {"ensemble": ensemble, "device": device}
             steps = parts(network, task, problem, ensemble=ensemble)
             followed[NAMES[ensemble]] = lambda advance: partial(

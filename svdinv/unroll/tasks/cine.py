@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import TEST, Image
-from svdinv.unroll.data._files import FileError
+from svdinv.unroll.data._budget import FileError
+from svdinv.unroll.data._hdf5 import Datasets
 from svdinv.unroll.data.bart import HOLDS
 from svdinv.unroll.data.coils import estimate_maps
 from svdinv.unroll.data.formats import SUFFIXES, WRITERS, ending, format_of
@@ -22,7 +23,7 @@ from svdinv.unroll.data.hearts import (
     hearts_fingerprint,
     read_hearts,
 )
-from svdinv.unroll.data.measurements import Datasets, read_mask
+from svdinv.unroll.data.measurements import read_mask
 from svdinv.unroll.data.moving import (
     unseen_series,
 )
@@ -193,6 +194,7 @@ class Cine(Task):
     options: ClassVar[type[Options]] = CineOptions
     input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
+    lengthy: ClassVar[tuple[str, ...]] = ("L+S", "local low-rank", non_local.NAME)
     endings: ClassVar[tuple[str, ...]] = tuple(WRITERS)
     moving: ClassVar[bool] = True
 

@@ -119,8 +119,7 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
     Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
     largest singular value, and to the largest magnitude, of the zero-filled series. The
     best image may be one that the iterations pass; with the weight of the first that is
-    best alone they start from its image. Where the truth is not known the second may be
-    infinite: low rank alone.
+    best alone they start from its image. The second may be infinite: low rank alone.
 
     The note tells which weights were taken.
     """
@@ -165,7 +164,11 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
     if known:
         other, beside = search(alone.weight, alone.judged)
         if judge.score(beside.image) > judge.score(judged):
-            low, sparse, judged = alone.weight, other, beside.image
+            # Beside so little low rank such weights may leave nothing sparse. Smaller
+            # ones, which do, gain 0.05 dB at most, in seven times the time.
+            some = beside.sparse is not None and beside.sparse.any()
+            low, sparse = alone.weight, other if some else math.inf
+            judged = beside.image
         image = judged
     elif judge.score(alone.judged) > judge.score(judged):
         low, sparse, judged, image = alone.weight, math.inf, alone.judged, alone.image
@@ -313,8 +316,6 @@ def _judge(problem: Problem) -> _Judge | None:
 def _finished(problem: Problem, prior: Any, **how: Any) -> Arrays:
     """Solve with all samples."""
     solution = solve(problem, prior, iterations=_ITERATIONS, objective=False, **how)
-    if solution.stopped == "interrupted":  # half a solution is none
-        raise KeyboardInterrupt
     return solution.image
 
 
@@ -337,6 +338,8 @@ def _described(judge: _Judge | None, image: Arrays, *weights: float) -> str:
     """Say which weights were taken, and why."""
     word = "weight" if len(weights) == 1 else "weights"
     told = f"{word} {', '.join(f'{w:.2g}' for w in weights)}"
+    if math.inf in weights:
+        told = f"{told}: nothing is sparse"
     if judge is None:
         return told
     if judge.problem.truth is not None:

@@ -24,8 +24,9 @@ from svdinv.unroll.data import (
     read_picture,
     split,
 )
+from svdinv.unroll.data._hdf5 import Datasets
 from svdinv.unroll.data.masks import uniform_mask
-from svdinv.unroll.data.measurements import Datasets, read_mask
+from svdinv.unroll.data.measurements import read_mask
 from svdinv.unroll.data.noise import generator, noisy
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.pictures import patches, picture_files
@@ -134,6 +135,7 @@ class Colour(Task):
     sampled: ClassVar[str] = "samples"
     options: ClassVar[type[Options]] = ColourOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
+    lengthy: ClassVar[tuple[str, ...]] = ("SVT completion", non_local.NAME)
     endings: ClassVar[tuple[str, ...]] = (".png",)
 
     photographs: tuple[str, ...] = option(
@@ -499,8 +501,6 @@ def svt_completion(problem: Problem) -> Estimate:
             parameters=parameters(_FIXED_THRESHOLD),
             objective=False,
         )
-        if solution.stopped == "interrupted":  # half a solution is none
-            raise KeyboardInterrupt
         return Estimate(completed(solution.image), f"threshold {_FIXED_THRESHOLD} s₁")
     threshold, solution = best_solution(
         problem,

@@ -14,9 +14,9 @@ import numpy as np
 from svdinv.unroll.algorithms import FISTA, PDHG, solve
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import centre_crop
+from svdinv.unroll.data._hdf5 import Datasets
 from svdinv.unroll.data.densities import NAMES, density, random_shapes, textured
 from svdinv.unroll.data.htc import holds_htc, read_htc
-from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import counted, generator, white_noise
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.metrics import COLOUR, psnr
@@ -192,6 +192,7 @@ class Ct(Task):
     options: ClassVar[type[Options]] = CtOptions
     input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
+    lengthy: ClassVar[tuple[str, ...]] = ("TV", non_local.NAME)
     layout: ClassVar[str] = "(views, detectors)"  # of a measured sinogram
     side: ClassVar[float] = _ATTENUATION  # length of an image's side
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from svdinv.numpy import svd_lowrank
 from svdinv.unroll.arrays import Array, fitted, namespace
 from svdinv.unroll.data._files import matlab_names
-from svdinv.unroll.data.measurements import Datasets
+from svdinv.unroll.data._hdf5 import Datasets
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.metrics import snr, ssim
 from svdinv.unroll.operators import Operator, Wrapped, WrappedNonlinear

@@ -13,10 +13,10 @@ import numpy as np
 
 from svdinv.unroll.algorithms import EM, solve
 from svdinv.unroll.arrays import Array, fitted, namespace, stacked
+from svdinv.unroll.data._hdf5 import Datasets
 from svdinv.unroll.data.densities import NAMES as DENSITIES
 from svdinv.unroll.data.densities import density, random_ellipses
 from svdinv.unroll.data.kinetics import FRAMES, kinetic_phantom
-from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import Entry, save_panel
@@ -152,6 +152,7 @@ class Pet(Task):
     sampled: ClassVar[str] = "counts"
     options: ClassVar[type[Options]] = PetOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
+    lengthy: ClassVar[tuple[str, ...]] = ("MAP-EM, TV", "MAP-EM, low rank")
     peak: ClassVar[float | str] = "max"
     moving: ClassVar[bool] = True
     seconds: ClassVar[float] = 0.2

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from svdinv.unroll.data._files import FileError, open_hdf5
+from svdinv.unroll.data._budget import FileError
+from svdinv.unroll.data._hdf5 import Datasets, open_hdf5
 from svdinv.unroll.data.fastmri import holds_fastmri
-from svdinv.unroll.data.measurements import Datasets, text, write_measurement
+from svdinv.unroll.data.measurements import text, write_measurement
 from svdinv.unroll.data.scans import Geometry
 from svdinv.unroll.data.series import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
@@ -80,7 +81,7 @@ def holds_measurement(path: str | Path) -> bool:
     if Path(path).suffix.lower() not in HDF5_SUFFIXES:
         return False
     with open_hdf5(path, "an HDF5 file") as file:
-        own = any(cls.sampled in Datasets(file, path) for cls in tasks().values())
+        own = any(cls.sampled in file for cls in tasks().values())
         return own and ("kind" in file.attrs or not holds_fastmri(file))
 
 
@@ -97,11 +98,10 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
     """
     with open_hdf5(path, "undersampled data in HDF5") as file:
         task = _kind(file, path)
-        datasets = Datasets(file, path)
-        problem = task.read_measured(datasets)
-        if "affine" in datasets:
-            datasets.same("affine", (4, 4), "of a matrix")
-            affine = datasets.real("affine").astype(np.float64)
+        problem = task.read_measured(file)
+        if "affine" in file:
+            file.same("affine", (4, 4), "of a matrix")
+            affine = file.real("affine").astype(np.float64)
             seconds = float(file.attrs.get("frame_seconds", 0))
             problem = replace(problem, note=Geometry(affine, seconds))
         name = text(file.attrs.get("name", "")) or Path(path).stem
@@ -185,7 +185,7 @@ def files_of(places: Iterable[str | Path], task: Task) -> list[str | Path]:
     return found
 
 
-def _kind(file: Any, path: str | Path) -> Task:
+def _kind(file: Datasets, path: str | Path) -> Task:
     known = tasks()
     if "kind" in file.attrs:
         given = file.attrs["kind"]
@@ -196,7 +196,7 @@ def _kind(file: Any, path: str | Path) -> Task:
             f"{kind or given}"
         )
     for cls in known.values():
-        if cls.sampled in Datasets(file, path):
+        if cls.sampled in file:
             return cls()
     due = " nor ".join(cls.sampled for cls in known.values())
     raise FileError(f"{path} has neither a dataset {due}")

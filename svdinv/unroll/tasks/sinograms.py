@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import photograph, read_picture
-from svdinv.unroll.data.measurements import Datasets
+from svdinv.unroll.data._hdf5 import Datasets
 from svdinv.unroll.data.photographs import PHOTOS
 
 __all__ = ["LEAST", "MOST", "grey_picture", "read_geometry"]

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.data._hdf5 import Datasets
 from svdinv.unroll.data.densities import NAMES, Ellipse, drawn
-from svdinv.unroll.data.measurements import Datasets
 from svdinv.unroll.data.noise import counted
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import save_panel
@@ -126,6 +126,7 @@ class SpectralCt(Ct):
     options: ClassVar[type[Options]] = SpectralOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
     peak: ClassVar[float | str] = "max"
+    lengthy: ClassVar[tuple[str, ...]] = ("TV", "low rank", "local low rank", "TNV")
     layout: ClassVar[str] = "(bins, views, detectors)"
     side: ClassVar[float] = _SIDE
 

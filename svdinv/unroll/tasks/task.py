@@ -254,6 +254,8 @@ class Task:
     endings: ClassVar[tuple[str, ...]] = (*WRITERS, ".png")
     # Largest value of an image, or "max", as of `svdinv.unroll.metrics.psnr`.
     peak: ClassVar[float | str] = 1.0
+    # Classical methods that take more than some seconds: compared with if asked for.
+    lengthy: ClassVar[tuple[str, ...]] = ()
     moving: ClassVar[bool] = False  # whether its images have frames
     seconds: ClassVar[float] = 0.1  # of a frame, in an animation
     has_views: ClassVar[bool] = True  # whether `views` gives equivalent problems

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -346,6 +346,8 @@ def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _section(cls: type, name: str, table: Mapping[str, Any]) -> Any:
+    if not is_dataclass(cls):
+        raise ValueError(f"{name}: {cls.__name__} must be a dataclass")
     hints = get_type_hints(cls)
     known = [f.name for f in fields(cls)]
     given = {}
@@ -355,7 +357,7 @@ def _section(cls: type, name: str, table: Mapping[str, Any]) -> Any:
         given[key] = _typed(value, hints[key], f"{name}.{key}")
     try:
         return cls(**given)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of a class of anybody's
         raise ValueError(f"{name}: {error}") from error
 
 
@@ -364,10 +366,13 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
 
 
+_PLAIN = (bool, int, float, str)
+
+
 def _typed(value: Any, hint: Any, name: str) -> Any:
     """Check a value from TOML against the type of a field; lists become tuples."""
     origin, parts = get_origin(hint), get_args(hint)
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not (origin is Literal or hint in _PLAIN):
         # A part of a network: which classes fit, the class that has it checks.
         return _made(dict(value), name, object, registered())
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):

@@ -42,7 +42,7 @@ from tqdm import tqdm
 
 import svdinv.torch
 from svdinv import __version__
-from svdinv.unroll.algorithms import ADMM
+from svdinv.unroll.algorithms import ADMM, Interrupted
 from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.held_out import fitted_alone
@@ -432,6 +432,8 @@ class Fitting:
         ------
         OSError
             If the checkpoint cannot be written.
+        Interrupted
+            On Ctrl-C in the step towards the data, with the fit without it.
         """
         began = saved = time.monotonic()
         ending: Any = self.ended()
@@ -511,26 +513,30 @@ class Fitting:
         return "iterations" if self.iteration >= self.options.iterations else ""
 
     def result(self, ending: Any, seconds: float) -> Fit:
-        """Give what there is."""
+        """Take the step towards the data; `Interrupted` where Ctrl-C ends it."""
         best = self.kept.best if self.best else self.kept.average[0]
+
+        def found(image: Tensor, step: float, ending: Any) -> Fit:
+            return Fit(
+                image.cpu().numpy().copy(),
+                best.cpu().numpy().copy(),
+                self.kept.average[0].cpu().numpy().copy(),
+                self.best or self.iteration,
+                self.iteration,
+                ending,
+                list(self.trajectory),
+                list(self.rollbacks),
+                copy.deepcopy(self.models[0].weights()).requires_grad_(True),
+                seconds,
+                list(self._snapshots),
+                step,
+            )
+
         try:
             image, step = self._towards_data(best)
-        except KeyboardInterrupt:  # the average is what there is
-            image, step, ending = best, 0.0, "stopped"
-        return Fit(
-            image.cpu().numpy().copy(),
-            best.cpu().numpy().copy(),
-            self.kept.average[0].cpu().numpy().copy(),
-            self.best or self.iteration,
-            self.iteration,
-            ending,
-            list(self.trajectory),
-            list(self.rollbacks),
-            copy.deepcopy(self.models[0].weights()).requires_grad_(True),
-            seconds,
-            list(self._snapshots),
-            step,
-        )
+        except KeyboardInterrupt as press:
+            raise Interrupted(found(best, 0.0, "stopped")) from press
+        return found(image, step, ending)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, complete or not at all."""
@@ -847,6 +853,8 @@ def fit(
         If these do not go together; before the first iteration.
     OSError
         If the checkpoint cannot be written.
+    Interrupted
+        On Ctrl-C in the step towards the data, with the fit without it.
 
     Examples
     --------
