@@ -75,7 +75,8 @@ def _sorted(*values):
     return np.sort(np.stack(np.broadcast_arrays(*values)).astype(np.longdouble), axis=0)
 
 
-def _power(q):
+def power(q):
+    q = np.longdouble(q)
     return Function(
         f"power {q}",
         lambda w: w**q,
@@ -95,7 +96,7 @@ SHIFTED = Function(
     lambda w: -1 / (w + 3) ** 2,
     lambda w: 2 / (w + 3) ** 3,
 )
-SQRT, INVERSE_SQRT = _power(np.longdouble(0.5)), _power(np.longdouble(-0.5))
+SQRT, INVERSE_SQRT = power(0.5), power(-0.5)
 LOG = Function("log", np.log, lambda w: 1 / w, lambda w: -1 / w**2, positive=True)
 FUNCTIONS = (IDENTITY, CUBE, EXP, COS, SHIFTED, SQRT, LOG)
 

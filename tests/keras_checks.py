@@ -6,6 +6,9 @@ folder for the arrays that all backends must agree on.
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
+
 import keras
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ CASES = {
         lambda: layers.SingularValueThreshold([0.1, 0.3], channels=2, **FIRST),
         (2, 6, 5),
     ),
-    "weighted": (
+    "SingularValueThreshold, weighted": (
         lambda: layers.SingularValueThreshold(
             [[0.2, 0.1, 0.2, 0.3]], num_values=4, channels=3, relative=False, **LAST
         ),
@@ -36,6 +39,10 @@ CASES = {
     "LocalLowRank": (
         lambda: layers.LocalLowRank((4, 2), 0.3, stride=2, channels=2, **FIRST),
         (2, 3, 7, 6),
+    ),
+    "Whitening": (
+        lambda: layers.Whitening(momentum=0.9, epsilon=1e-2, **LAST),
+        (4, 3),
     ),
     "LowRank": (lambda: layers.LowRank(2, multiplets=0.1), (6, 5)),
     "Casorati": (
@@ -112,6 +119,63 @@ def check_a_model_trains_and_survives_a_file(folder):
     np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
 
 
+def operators_of(operators):
+    """Calls with a weight of a layer as every argument that takes an array."""
+    x = ops.convert_to_tensor(draw((2, 4, 6, 5), "float32"))
+    points = x[..., :3]
+    yield partial(operators.svt, x)
+    yield partial(operators.svht, x)
+    yield partial(operators.firm_threshold, x)
+    yield partial(operators.tsvt, x)
+    yield partial(operators.log_sum_threshold, x, epsilon=0.4)
+    yield partial(operators.huber_threshold, x, delta=0.4)
+    yield partial(operators.schatten_prox, x, p=0.5)
+    yield partial(operators.schatten_prox, x, p=2)
+    yield partial(operators.local_low_rank, x, block=3)
+    yield partial(operators.svt_divergence, x)
+    yield lambda w: operators.sure(x, w, w)
+    matrix = keras.Variable(x)
+    yield lambda w: operators.svt(matrix, w)
+    yield lambda w: operators.svdvals(matrix)
+    other = keras.Variable(points)
+    weights = keras.Variable(np.arange(1.0, 7), dtype="float32")
+    yield lambda w: operators.kabsch(other, points + 1, weights).translation
+
+
+def check_weights_of_layers_are_arguments_of_operators(folder):
+    operators = import_module(layers._FACES[keras.backend.backend()])
+    weight = keras.Variable(0.3, dtype="float32")
+    for call in operators_of(operators):
+        found = ops.convert_to_numpy(call(weight))
+        expected = ops.convert_to_numpy(call(ops.convert_to_tensor(weight)))
+        np.testing.assert_array_equal(found, expected)
+
+
+def check_weights_of_layers_are_learned_through_operators(folder):
+    operators = import_module(layers._FACES[keras.backend.backend()])
+
+    class Threshold(keras.layers.Layer):
+        def build(self, shape):
+            self.tau = self.add_weight(shape=(), initializer="ones")
+            self.weights_of_values = self.add_weight(shape=(1, 5), initializer="ones")
+
+        def call(self, x):
+            x = operators.svt(x, self.weights_of_values)
+            return operators.huber_threshold(x, self.tau, 0.2)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    x = draw((4, 6, 5), "float32")
+    model = keras.Sequential([keras.Input((6, 5)), Threshold()])
+    model.compile(keras.optimizers.SGD(0.1), loss="mse", jit_compile=False)
+    model.set_weights([np.float32(0.1), np.full((1, 5), 0.1, "f")])
+    before = weights(model)
+    model.fit(x, x, epochs=2, verbose=0)
+    for a, b in zip(weights(model), before, strict=True):
+        assert (a < b).all()
+
+
 def check_configurations(folder):
     for make, _ in CASES.values():
         layer = make()
@@ -157,6 +221,23 @@ def check_unknown_shapes(folder):
     assert model.output_shape == (None, None, None, None)
     x = draw((2, 3, 5, 4), "float32")
     np.testing.assert_allclose(model.predict(x, verbose=0), run(layer, x), atol=1e-6)
+
+
+def check_whitening(folder):
+    x = draw((30, 3, 4), "float32") * np.array([3, 2, 1])[:, None] + 1
+    layer = layers.Whitening(momentum=0.5, epsilon=0, **FIRST)
+    y = run(layer, x, training=True)
+    rows, white = (np.moveaxis(z, 1, -1).reshape(-1, 3) for z in (x, y))
+    np.testing.assert_allclose(white.T @ white / 120, np.eye(3), atol=1e-5)
+    centred = rows - rows.mean(0)
+    covariance = (centred.T @ centred / 120 + np.eye(3)) / 2
+    moved = [np.array(ops.convert_to_numpy(w)) for w in layer.non_trainable_weights]
+    np.testing.assert_allclose(moved[0], rows.mean(0) / 2, atol=1e-5)
+    np.testing.assert_allclose(moved[1], covariance, atol=1e-5)
+    w, V = np.linalg.eigh(covariance)
+    expected = (rows - rows.mean(0) / 2) @ ((V / w**0.5) @ V.T)
+    found = np.moveaxis(run(layer, x), 1, -1).reshape(-1, 3)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def check_random_shift(folder):

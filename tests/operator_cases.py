@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from frameworks import as_tuple
 
+from svdinv.core.hermitian import Exponential
+from svdinv.core.thresholds import Firm
+
 DTYPES = [np.float64, np.complex128]
 
 
@@ -133,9 +136,33 @@ def null_vector(A):
     return v * np.conj(pivot) / np.abs(pivot)
 
 
+def least_squares(A, b, damping=0):
+    t = np.asarray(damping)[..., None]
+    return adjoint(recomposed(A, lambda s: s / (s**2 + t**2))) @ b
+
+
 def procrustes(A, B):
     # min |A R - B|
     return recomposed(adjoint(A) @ B, np.ones_like)
+
+
+def nearest_rotation(A):
+    U, _, Vh = np.linalg.svd(A)
+    signs = np.ones(U.shape[:-1])
+    signs[..., -1] = np.sign(np.linalg.det(U @ Vh))
+    return (U * signs[..., None, :]) @ Vh
+
+
+def similarity(P, Q, weights=None, reflection=False):
+    w = np.ones(P.shape[:-1]) if weights is None else weights
+    w = (w / w.sum(-1, keepdims=True))[..., None]
+    p, q = ((w * x).sum(-2, keepdims=True) for x in (P, Q))
+    C = np.swapaxes(Q - q, -1, -2) @ (w * (P - p))
+    R = recomposed(C, np.ones_like) if reflection else nearest_rotation(C)
+    c = (R * C).sum((-2, -1)) / (w * (P - p) ** 2).sum((-2, -1))
+    t = q[..., 0, :] - np.einsum("...,...ij,...j->...i", c, R, p[..., 0, :])
+    moved = c[..., None, None] * P @ np.swapaxes(R, -1, -2) + t[..., None, :]
+    return R, t, np.sqrt((w * (moved - Q) ** 2).sum((-2, -1))), c
 
 
 def kabsch(P, Q, weights=None):
@@ -206,6 +233,58 @@ def hermitian(A, f):
     return (V * f(w)[..., None, :]) @ adjoint(V)
 
 
+def generalized(A, B):
+    A, B = (A + adjoint(A)) / 2, (B + adjoint(B)) / 2
+    L = np.linalg.inv(np.linalg.cholesky(B))
+    w, Y = np.linalg.eigh(L @ A @ adjoint(L))
+    return w, adjoint(L) @ Y
+
+
+def density(w, V):
+    """V w^2 V^T, in operators of arrays that all frameworks have."""
+    rows, columns = (V * (w * w)[..., None, :])[..., :, None, None, :], V[..., None]
+    return (rows @ columns[..., None, :, :, :])[..., 0, 0]
+
+
+def whiten(X, t=0.0):
+    m = X.mean(-2)
+    Y = X - m[..., None, :]
+    C = adjoint(Y) @ Y / X.shape[-2]
+    ridge = np.asarray(t)[..., None, None] * np.eye(X.shape[-1])
+    return Y @ hermitian(C + ridge, lambda w: w**-0.5), m, C
+
+
+def correlations(X, Y, t=0.0):
+    X, Y = (x - x.mean(-2, keepdims=True) for x in (X, Y))
+    ridge = np.asarray(t)[..., None, None]
+    one, other = (
+        hermitian(
+            adjoint(x) @ x / x.shape[-2] + ridge * np.eye(x.shape[-1]),
+            lambda w: w**-0.5,
+        )
+        for x in (X, Y)
+    )
+    return values(one @ adjoint(X) @ Y @ other / X.shape[-2])
+
+
+def robust_pca(A, weight, penalty, iterations, growth):
+    S = Y = np.zeros_like(A)
+    for _ in range(iterations):
+        mu = penalty[..., None, None]
+        L = soft(A - S + Y / mu, 1 / penalty)
+        X = A - L + Y / mu
+        S = X * np.maximum(1 - weight[..., None, None] / mu / np.abs(X), 0)
+        Y, penalty = Y + mu * (A - L - S), penalty * growth
+    return L, S
+
+
+def bures(A, B):
+    A, B = (A + adjoint(A)) / 2, (B + adjoint(B)) / 2
+    one, other = hermitian(A, np.sqrt), hermitian(B, np.sqrt)
+    Q = recomposed(other @ one, np.ones_like)
+    return (np.abs(one - other @ Q) ** 2).sum((-2, -1))
+
+
 # Inputs.
 
 # The largest is single: a relative threshold and the norm take it. Far from all kinks.
@@ -227,6 +306,29 @@ def _cut(*shapes):
         if spectrum == "distinct":
             return _anything(*shapes)(spectrum, dtype)
         return [with_values(TWICE, s, dtype, seed) for seed, s in enumerate(shapes)]
+
+    return draw
+
+
+def _samples(shape):
+    """Features of which, but for the mean, some have equal variances."""
+
+    def draw(spectrum, dtype):
+        if spectrum == "distinct":
+            return _anything(shape)(spectrum, dtype)
+        *batch, _, features = shape
+        Y = matrices(shape, dtype)
+        Y = np.linalg.qr(Y - Y.mean(-2, keepdims=True))[0]
+        Y = (Y * np.array([3.0, 2.0, 2.0])) @ unitary(features, dtype, 3, batch)
+        return [Y + 0.5]
+
+    return draw
+
+
+def _system(shape, columns):
+    def draw(spectrum, dtype):
+        (A,) = _anything(shape)(spectrum, dtype)
+        return [A, matrices((*shape[:-1], columns), dtype, 7)]
 
     return draw
 
@@ -267,6 +369,20 @@ def _definite(shape, values=(2.0, 2.0, 1.0, 0.5)):
         w = np.array(values[:n]) + (spectrum == "distinct") * 0.3 * np.arange(n)
         V = unitary(n, dtype, 3, shape[:-2])
         return [(V * w) @ adjoint(V)]
+
+    return draw
+
+
+def _two_definite(shape, size=1.0):
+    def draw(spectrum, dtype):
+        (B,) = _definite(shape)("distinct", dtype)
+        if spectrum == "distinct":
+            C = matrices(shape, dtype, 8) / 4
+            return [size * (B + C @ adjoint(C) + np.eye(shape[-1])), size * B]
+        L = np.linalg.cholesky(B)
+        w = np.array([2.0, 2.0, 0.7])
+        V = unitary(shape[-1], dtype, 9, shape[:-2])
+        return [size * L @ ((V * w) @ adjoint(V)) @ adjoint(L), size * B]
 
     return draw
 
@@ -371,6 +487,31 @@ _CASES = {
         lambda f, A: f.null_vector(A), null_vector, _anything((2, 2, 3)),
         repeated=False,
     ),
+    "pinv": _case(lambda f, A: f.pinv(A), np.linalg.pinv, _tall),
+    "pinv, wide": _case(lambda f, A: f.pinv(A), np.linalg.pinv, _wide),
+    "pinv, cut": _case(
+        lambda f, A: f.pinv(A, 0.4),
+        lambda A: adjoint(recomposed(A, lambda s: (s > 0.4 * s[..., :1]) / s)),
+        _cut((2, 4, 3)),
+    ),
+    "lstsq": _case(lambda f, A, b: f.lstsq(A, b), least_squares, _system((2, 4, 3), 2)),
+    "lstsq, vector": _case(
+        lambda f, A, b: f.lstsq(A, b[:, 0]),
+        lambda A, b: least_squares(A, b)[:, 0],
+        _system((3, 5), 1),
+    ),
+    "lstsq, damping": _case(
+        lambda f, A, b, t: f.lstsq(A, b, damping=t),
+        least_squares,
+        _system((2, 4, 3), 2),
+        _tau(2),
+    ),
+    "lstsq, damping, wide": _case(
+        lambda f, A, b, t: f.lstsq(A, b, damping=t),
+        least_squares,
+        _system((3, 5), 2),
+        _tau(),
+    ),
     "procrustes": _case(lambda f, A, B: f.procrustes(A, B), procrustes, _pairs),
     "tsvt": _case(
         lambda f, A, t: f.tsvt(A, t, axis=-2),
@@ -424,6 +565,36 @@ _CASES = {
             ("inv_sqrtm", lambda w: w**-0.5),
         )
     },
+    "powm": _case(
+        lambda f, A, p: f.powm(A, p),
+        lambda A, p: hermitian(A, lambda w: w ** p[..., None]),
+        _definite((2, 3, 3)),
+        np.array([-0.7, 1.3]),
+        hermitian=True,
+    ),
+    "psd_project": _case(
+        lambda f, A, t: f.psd_project(A, t),
+        lambda A, t: hermitian(A, lambda w: np.maximum(w, t[..., None])),
+        _definite((2, 4, 4), (1.0, 1.0, -0.4, -0.4)),
+        np.array([0.3, 0.0]),
+        hermitian=True,
+    ),
+    "eigh_generalized": _case(
+        lambda f, A, B: f.eigh_generalized(A, B)[0],
+        lambda A, B: generalized(A, B)[0],
+        _two_definite((2, 3, 3)),
+        repeated=False,
+        hermitian=True,
+    ),
+    **{
+        f"bures_distance{name}": _case(
+            lambda f, A, B, s=s: f.bures_distance(A, B, squared=s),
+            lambda A, B, p=p: bures(A, B) ** p,
+            _two_definite((2, 3, 3), 0.2),
+            hermitian=True,
+        )
+        for name, s, p in (("", False, 0.5), (", squared", True, 1))
+    },
     "eigh": _case(
         lambda f, A: f.eigh(A)[0],
         lambda A: np.linalg.eigvalsh(A),
@@ -434,10 +605,59 @@ _CASES = {
 }  # fmt: skip
 # Where a formula differs for complex matrices.
 COMPLEX = ("svt", "polar", "null_vector", "schatten_norm, 1.5", "procrustes", "tsvt",
-           "spectral_map", "sure", "sqrtm", "eigh")  # fmt: skip
+           "spectral_map", "sure", "pinv", "lstsq", "sqrtm", "powm", "bures",
+           "eigh")  # fmt: skip
 _REAL = {
     "kabsch": _case(
         lambda f, P, Q: tuple(f.kabsch(P, Q)), kabsch, _points((2, 6, 3))
+    ),
+    "eigh_generalized, function": _case(
+        lambda f, A, B: density(*f.eigh_generalized(A, B)),
+        lambda A, B: density(*generalized(A, B)),
+        _two_definite((2, 3, 3)),
+        repeated=False,  # forward mode leaves the rotation in a multiplet out
+        hermitian=True,
+    ),
+    "whiten": _case(
+        lambda f, X, t: tuple(f.whiten(X, t)), whiten, _samples((2, 8, 3)), _tau(2)
+    ),
+    "cca": _case(
+        lambda f, X, Y: f.cca(X, Y).correlations,
+        correlations,
+        _anything((9, 3), (9, 4)),
+        repeated=False,
+    ),
+    "cca, ridge": _case(
+        lambda f, X, Y, t: f.cca(X, Y, 2, ridge=t).correlations,
+        lambda X, Y, t: correlations(X, Y, t)[..., :2],
+        _anything((2, 6, 3), (2, 6, 2)),
+        _tau(2),
+        repeated=False,
+    ),
+    "robust_pca": _case(
+        lambda f, A, t, mu: tuple(
+            f.robust_pca(A, t, penalty=mu, iterations=3, growth=1.2)
+        ),
+        lambda A, t, mu: robust_pca(A, t, mu, 3, 1.2),
+        _anything((2, 4, 3)),
+        np.array([0.3, 0.35]),
+        np.array([0.7, 1.1]),
+        repeated=False,
+    ),
+    "polar, special": _case(
+        lambda f, A: f.polar(A, special=True), nearest_rotation, _anything((6, 3, 3)),
+    ),
+    "kabsch, scale": _case(
+        lambda f, P, Q: tuple(f.kabsch(P, Q, scale=True)),
+        similarity,
+        _points((2, 6, 3)),
+    ),
+    "kabsch, scale, reflection": _case(
+        lambda f, P, Q, w: tuple(f.kabsch(P, Q, w, scale=True, reflection=True)),
+        lambda P, Q, w: similarity(P, Q, w, True),
+        _points((4, 5, 3)),
+        _tau(4, 5),
+        repeated=False,
     ),
     "kabsch, weights": _case(
         lambda f, P, Q, w: tuple(f.kabsch(P, Q, w)),
@@ -454,11 +674,96 @@ CASES = {
 }
 
 
+def _product(f, U, S, Vh):
+    """U S^2 V^H by functions of a framework, of whose module is `f`."""
+    if f.__name__ == "svdinv.tf":
+        import tensorflow as tf
+
+        S = tf.cast(S, U.dtype)  # TensorFlow mixes no dtypes
+    return (U * S[..., None, :] ** 2) @ Vh
+
+
+def _adjoint(f, x):
+    if f.__name__ == "svdinv.tf":
+        import tensorflow as tf
+
+        return tf.linalg.adjoint(x)
+    if f.__name__ == "svdinv.mlx":
+        import mlx.core as mx
+
+        return mx.conj(mx.swapaxes(x, -1, -2))
+    if f.__name__ == "svdinv.torch":
+        return x.mH
+    return x.mT.conj() if f.__name__ == "svdinv.jax" else adjoint(x)
+
+
+def _squared(f, A):
+    if f.__name__ == "svdinv.tf":  # which returns V, and in another order
+        S, U, V = f.svd(A)
+        return _product(f, U, S, _adjoint(f, V))
+    return _product(f, *f.svd(A))
+
+
+def _eigh_squared(f, A):
+    w, V = f.eigh(A)
+    return _product(f, V, w, _adjoint(f, V))
+
+
+def residual(A, U, Vh, S):
+    V, u = adjoint(Vh), np.linalg.norm
+    left = u(A @ V - U * S[..., None, :], axis=-2)
+    right = u(adjoint(A) @ U - V * S[..., None, :], axis=-2)
+    return np.sqrt((left**2 + right**2) / 2)
+
+
+# What gives or takes vectors, or an object: tests of their own differentiate these.
+_FURTHER = {
+    "svd": _case(_squared, lambda A: recomposed(A, np.square), _tall),
+    "svd_lowrank": _case(
+        lambda f, A: _product(f, *f.svd_lowrank(A, 2, seed=0)),
+        lambda A: recomposed(leading(A, 2), np.square),
+        _cut((2, 4, 3)),
+    ),
+    "svd_residual": _case(
+        lambda f, A, U, Vh, S: f.svd_residual(A, U, S, Vh),
+        residual,
+        _anything((2, 4, 3), (2, 4, 2), (2, 2, 3)),
+        _tau(2, 2),
+    ),
+    "spectral_operator": _case(
+        lambda f, A, t: f.spectral_operator(A, Firm(2.5), t),
+        lambda A, t: firm(A, t, 2.5),
+        _tall,
+        _tau(2),
+    ),
+    "hermitian_map": _case(
+        lambda f, A: f.hermitian_map(A, Exponential()),
+        lambda A: hermitian(A, np.exp),
+        _definite((2, 3, 3)),
+        hermitian=True,
+    ),
+    "eigh, vectors": _case(
+        _eigh_squared,
+        lambda A: hermitian(A, np.square),
+        _definite((2, 4, 4)),
+        hermitian=True,
+    ),
+}
+FURTHER = {
+    f"{name}, {np.dtype(dtype).name}": (np.dtype(dtype), case)
+    for dtype in DTYPES
+    for name, case in _FURTHER.items()
+}
+ALL_CASES = CASES | FURTHER
+
+
 def direction(case, inputs, seed=10):
     """Direction of length 1 to move the inputs in: Hermitian, where they stay it."""
     found = [matrices(x.shape, x.dtype, seed + i) for i, x in enumerate(inputs)]
     if case.hermitian:
-        found[0] = (found[0] + adjoint(found[0])) / 2
+        found = [
+            (x + adjoint(x)) / 2 if x.shape[-1:] == x.shape[-2:-1] else x for x in found
+        ]
     length = inner(found, found) ** 0.5
     return [x / length for x in found]
 
@@ -474,7 +779,7 @@ def weights(results):
 @functools.cache
 def problem(name, spectrum="distinct"):
     """Inputs, directions and cotangents of a case."""
-    dtype, case = CASES[name]
+    dtype, case = ALL_CASES[name]
     inputs = [*case.draw(spectrum, dtype), *map(np.asarray, case.parameters)]
     results = as_tuple(case.reference(*inputs))
     return inputs, direction(case, inputs), weights(results)
@@ -483,7 +788,7 @@ def problem(name, spectrum="distinct"):
 @functools.cache
 def bound(name, framework):
     """The operator of a framework, the same function whenever it is asked for."""
-    _, case = CASES[name]
+    _, case = ALL_CASES[name]
     return functools.partial(case.call, framework.module)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from frameworks import params
 
 import svdinv.numpy
+from svdinv.core.tensors import Tiling
 
 EMPTY = [(0, 3), (3, 0), (2, 0, 3), (0, 4, 3), (0, 0)]
 OF_NOTHING = {
@@ -154,3 +156,92 @@ def test_tensorflow_takes_the_svd_where_the_smaller_side_is_unknown():
     )
     A = np.random.default_rng(0).standard_normal((2, 5, 3))
     np.testing.assert_allclose(blind(A), svdinv.numpy.svt(A, 0.5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("framework", params(), indirect=True)
+@pytest.mark.parametrize("rank", [2**31, 10**20, 10**400], ids=["31", "20", "400"])
+def test_rank_beyond_any_integer_of_the_framework_keeps_all(framework, rank):
+    A = np.random.default_rng(0).standard_normal((4, 3)).astype("f")
+    (found,) = framework.value(lambda A: framework.module.low_rank(A, rank), A)
+    np.testing.assert_allclose(found, A, atol=1e-6)
+
+
+@pytest.mark.parametrize("framework", params(), indirect=True)
+@pytest.mark.parametrize("tau", [0.0, 0.7])
+def test_infinite_parameters_are_their_limits(framework, tau):
+    A, X = np.random.default_rng(1).standard_normal((2, 5, 4)).astype("f")
+    W = np.random.default_rng(2).standard_normal((5, 4)).astype("f")
+    given = (A, np.float32(tau)), (X, np.float32(0.3)), (W,)
+    f = framework.module
+    pairs = [
+        (
+            lambda A, tau: f.huber_threshold(A, tau, np.inf),
+            lambda A, tau: f.svt(A, 0 * tau),
+        ),
+        (lambda A, tau: f.firm_threshold(A, tau, np.inf), lambda A, tau: f.svt(A, tau)),
+    ]
+    for one, other in pairs:
+        for found, expected in zip(
+            framework.derivatives(one, *given),
+            framework.derivatives(other, *given),
+            strict=True,
+        ):
+            for x, y in zip(found or (), expected or (), strict=True):
+                np.testing.assert_allclose(x, y, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex64])
+def test_schatten_norm_refuses_powers_whose_roots_overflow(dtype):
+    A = np.diag([2.0, 2.0, 0.0]).astype(dtype)
+    bits = 1024 if dtype == np.float64 else 128
+    for p in (0.9 / bits, 1e-300, 5e-324):
+        with pytest.raises(ValueError, match=f"p must be at least 1/{bits}"):
+            svdinv.numpy.schatten_norm(A, p)
+    p = 4 / bits
+    value, pullback = svdinv.numpy.vjp(lambda A: svdinv.numpy.schatten_norm(A, p), A)
+    assert np.isclose(value, 2 * 2 ** (1 / p), rtol=1e-4)
+    assert np.isfinite(pullback(np.ones_like(value))[0]).all()
+
+
+def test_blocks_of_an_empty_batch_are_not_gone_through(monkeypatch):
+    count, cut = [], Tiling.cut
+    monkeypatch.setattr(Tiling, "cut", lambda *x: count.append(1) or cut(*x))
+    x = np.zeros((0, 5, 64, 64))
+    value, pullback = svdinv.numpy.vjp(
+        lambda x, tau: svdinv.numpy.local_low_rank(x, tau, 16, stride=1), x, 0.5
+    )
+    assert [g.shape for g in pullback(value)] == [x.shape, ()]
+    assert len(count) == 1
+
+
+@pytest.mark.parametrize("shape", [(24, 4), (80, 70)])
+def test_lapack_sees_no_infinity_of_which_it_may_not_return(monkeypatch, shape):
+    def finite(A, original=np.linalg.svd, **options):
+        assert not np.isinf(A).any()
+        return original(A, **options)
+
+    monkeypatch.setattr(np.linalg, "svd", finite)
+    A = np.random.default_rng(3).standard_normal((3, *shape)).astype("F")
+    A[1, 8], A[1, 8, 0] = 0, np.inf
+    for full in (False, True):
+        factors = svdinv.numpy.svd(A, full_matrices=full)
+        assert all(np.isnan(x[1]).all() for x in factors)
+        values = svdinv.numpy.svdvals(A[::2])
+        np.testing.assert_allclose(factors.S[::2], values, rtol=1e-4)
+
+
+@pytest.mark.parametrize("framework", params(), indirect=True)
+@pytest.mark.parametrize("epsilon", [1e-3, 0.9, 1.1, 1e3, 1e6, 1e10, 1e16, 1e30])
+def test_log_sum_threshold_is_stationary_whatever_epsilon(framework, epsilon):
+    s, tau = np.float32([3, 1, 0.2]), 0.005
+    f = framework.module.log_sum_threshold
+    (found,) = framework.value(lambda A: f(A, tau, epsilon), np.diag(s))
+    y = np.diag(found).astype(float)
+    np.testing.assert_allclose(y[y > 0] + tau / (y[y > 0] + epsilon), s[y > 0], 1e-6)
+    assert (y[:2] > 0).all()
+    assert y[2] > 0 or epsilon < 0.01
+
+
+def test_log_sum_threshold_refuses_an_infinite_epsilon():
+    with pytest.raises(ValueError, match="epsilon must be finite"):
+        svdinv.numpy.log_sum_threshold(np.eye(3), 0.1, np.inf)

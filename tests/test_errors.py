@@ -7,6 +7,8 @@ import pytest
 from frameworks import params
 from operator_cases import matrices
 
+from svdinv.core.hermitian import Power
+
 A = matrices((2, 4, 3), np.float32)
 P = matrices((5, 3), np.float32)
 SHAPE = object()  # the framework's own error
@@ -62,6 +64,50 @@ REFUSED = {
                  "function must be a SpectralFunction"),
     "hermitian function": (lambda f, A: f.module.hermitian_map(A[:, :3, :], abs),
                            TypeError, "function must be a HermitianFunction"),
+    "function of a parameter": (
+        lambda f, A: f.module.hermitian_map(A[:, :3, :], Power()),
+        TypeError, "function must have no parameter"),
+    "p": (lambda f, A: f.module.powm(A[:, :3, :], 1j), TypeError, "p must be"),
+    "shape of p": (
+        lambda f, A: f.module.powm(A[:, :3, :], f.array(np.ones(3, np.float32))),
+        SHAPE, "p must broadcast"),
+    "shape of floor": (
+        lambda f, A: f.module.psd_project(A[:, :3, :], f.array(np.ones(3, "f4"))),
+        SHAPE, "floor must broadcast"),
+    "nearest rotation": (lambda f, A: f.module.polar(A, special=True), SHAPE,
+                         "A must be square"),
+    "method of the nearest rotation": (
+        lambda f, A: f.module.polar(A[:, :3, :], special=True, method="gram"),
+        ValueError, "method must be"),
+    "nearest rotation of complex numbers": (
+        lambda f, A: f.module.polar(f.array(np.eye(3) + 0j), special=True),
+        TypeError, "A must be real"),
+    "rcond": (lambda f, A: f.module.pinv(A, 1.0), ValueError, "rcond must be"),
+    "right-hand side": (lambda f, A: f.module.lstsq(A, A[:, :2, :]), SHAPE,
+                        "b must have shape"),
+    "batch of right-hand sides": (
+        lambda f, A: f.module.lstsq(A, f.array(np.ones((3, 4), np.float32))), SHAPE,
+        "b must have shape"),
+    "dtype of the right-hand side": (
+        lambda f, A: f.module.lstsq(A, f.array(np.ones((2, 4)) + 0j)), TypeError,
+        "same dtype"),
+    "B of another shape": (
+        lambda f, A: f.module.eigh_generalized(A[:, :3, :], A[:, :2, :2]),
+        SHAPE, "A and B must have the same shape"),
+    "B not square": (lambda f, A: f.module.bures_distance(A[:, :3, :], A), SHAPE,
+                     "B must be square"),
+    "kind of whitening": (lambda f, A: f.module.whiten(A, kind="chol"), ValueError,
+                          "kind must be"),
+    "mean": (lambda f, A: f.module.whiten(A, mean=A[0, 0, :2]), SHAPE,
+             "mean must have the last axes"),
+    "samples": (lambda f, A: f.module.cca(A, A[:, :2, :]), SHAPE,
+                "same number of samples"),
+    "rank of cca": (lambda f, A: f.module.cca(A, A, 4), ValueError,
+                    "rank must be at most"),
+    "growth": (lambda f, A: f.module.robust_pca(A, growth=0.5), ValueError,
+               "growth must be"),
+    "iterations": (lambda f, A: f.module.robust_pca(A, iterations=0), ValueError,
+                   "iterations must be"),
     "not square": (lambda f, A: f.module.expm(A), SHAPE, "A must be square"),
     "eigh of not square": (lambda f, A: f.module.eigh(A), SHAPE, "A must be square"),
     "UPLO": (lambda f, A: f.module.eigh(A[:, :3, :], UPLO="X"), ValueError,

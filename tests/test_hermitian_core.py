@@ -17,6 +17,8 @@ from svdinv.core.hermitian import (
     Exponential,
     InverseSquareRoot,
     Logarithm,
+    PositivePart,
+    Power,
     SquareRoot,
     hermitian_derivative,
     hermitian_map,
@@ -29,11 +31,26 @@ PRECISIONS = {
 }
 NAMESPACES = (np, array_api_strict)
 LOOKING = FRAMEWORKS["numpy"].namespace
+
+
+def power(p):
+    return Power(exponent=np.asarray(p))
+
+
+def bound(function, w, xp):
+    """A function with its exponent as an array of the namespace."""
+    if not function.has_parameter:
+        return function
+    return function.at(xp.asarray(np.asarray(function.exponent), dtype=w.dtype))
+
+
+POWERS = (0.5, -0.5, -4.0, -1.0, -1e-3, 0.25, 2.0, 3.5)
 FUNCTIONS = {
     "exp": (Exponential(), oracle.EXP),
     "sqrt": (SquareRoot(), oracle.SQRT),
     "inverse sqrt": (InverseSquareRoot(), oracle.INVERSE_SQRT),
     "log": (Logarithm(), oracle.LOG),
+    **{f"power {p}": (power(p), oracle.power(p)) for p in POWERS},
 }
 
 
@@ -222,6 +239,7 @@ def function_errors(name, problem, dtype, factors=None):
         w, V, x, y = (
             xp.asarray(z) for z in (*factors, X.astype(dtype), Y.astype(dtype))
         )
+        function = bound(function, w, xp)
         found = (
             hermitian_map(function, (w, V), xp),
             hermitian_derivative(function, (w, V), x, xp),
@@ -260,7 +278,10 @@ def test_function_of_an_ill_conditioned_matrix(name):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize(("name", "power"), [("sqrt", 0.5), ("inverse sqrt", -0.5)])
+@pytest.mark.parametrize(
+    ("name", "power"),
+    [("sqrt", 0.5), ("inverse sqrt", -0.5), ("power 0.5", 0.5), ("power -0.5", -0.5)],
+)
 def test_roots_at_zero_eigenvalues_keep_to_matrices_of_that_rank(name, power, dtype):
     function, f = FUNCTIONS[name]
     problem = draw("definite zeros", draws=5, dtype=dtype)
@@ -292,7 +313,10 @@ def test_roots_at_zero_eigenvalues_keep_to_matrices_of_that_rank(name, power, dt
     assert relative_error(second, (up - down) / (2 * h)).max() < 1e-6
 
 
-@pytest.mark.parametrize("function", [SquareRoot(), InverseSquareRoot(), Logarithm()])
+@pytest.mark.parametrize(
+    "function",
+    [SquareRoot(), InverseSquareRoot(), power(0.3), power(-1.5), Logarithm()],
+)
 def test_negative_eigenvalues_give_nan_and_no_warning(function):
     factors, X = np.linalg.eigh(np.diag([-1.0, 1, 2])), np.ones((3, 3))
     assert np.isnan(hermitian_map(function, factors, np)).all()
@@ -330,3 +354,67 @@ def test_functions_of_the_smallest_matrices(name, n):
     for result, exact in zip(results, (f.value, f.slope, f.bend), strict=True):
         expected = np.full((n, n), float(exact(np.longdouble(2))))
         np.testing.assert_allclose(result, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("spectrum", ["distinct", "pair", "gap 1e-04", "gap 1e-12"])
+def test_power_of_one_is_the_matrix(spectrum):
+    """Its second derivative is 0, to which no error is relative."""
+    problem = draw(spectrum, draws=8)
+    factors, X = np.linalg.eigh(problem.A), problem.G
+    found = hermitian_derivative(power(1.0), factors, X, np)
+    assert relative_error(found, oracle.herm(X)).max() < 2e-14
+    found = hermitian_second_derivative(power(1.0), factors, X, X, np)
+    assert np.abs(found).max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("p", "slope", "bend"), [(1, 1, 0), (1.5, 0, 0), (2, 0, 2), (3, 0, 0), (0, 0, 0)]
+)
+def test_powers_of_a_zero_matrix(p, slope, bend):
+    factors, X = (np.zeros(3), np.eye(3)), np.arange(9.0).reshape(3, 3)
+    H, f = oracle.herm(X), power(float(p))
+    np.testing.assert_array_equal(hermitian_map(f, factors, np), np.zeros((3, 3)))
+    np.testing.assert_allclose(hermitian_derivative(f, factors, X, np), slope * H)
+    found = hermitian_second_derivative(f, factors, X, X, np)
+    np.testing.assert_allclose(found, bend * H @ H)
+
+
+@pytest.mark.parametrize("p", [-1.5, -0.5, 0.0, 0.5, 1.0, 2.5])
+@pytest.mark.parametrize(
+    "spectrum", ["distinct", "pair", "gap 1e-08", "definite zeros"]
+)
+def test_derivative_in_the_exponent(spectrum, p):
+    """Divided differences of w^p log(w), by those of powers in extended precision."""
+    problem = draw(spectrum, draws=4)
+    factors, X = np.linalg.eigh(problem.A), problem.G
+    w = np.where(problem.w > 0, problem.w, 0).astype(np.longdouble)
+    w, one = w[..., None] + 0 * w[..., None, :], np.longdouble(1)
+    pairs = np.where(w > 0, w, one), np.where(w.mT > 0, w.mT, one)
+
+    def difference(q):
+        inside = oracle.power(q).difference(*pairs)
+        value = np.where(w > 0, pairs[0] ** q, 0) - np.where(w.mT > 0, pairs[1] ** q, 0)
+        apart = value / np.where(w == w.mT, 1, w - w.mT)
+        return np.where((w > 0) & (w.mT > 0), inside, apart)
+
+    h = np.longdouble(1e-4)
+    d = (difference(p + h) - difference(p - h)) * 8
+    d = (d - (difference(p + 2 * h) - difference(p - 2 * h))) / (12 * h)
+    V = problem.V
+    exact = V @ (d.astype(float) * (adjoint(V) @ oracle.herm(X) @ V)) @ adjoint(V)
+    moved = power(p).parameter_derivative()
+    found = hermitian_derivative(moved, factors, X, np)
+    assert relative_error(found, exact).max() < 1e-11
+
+
+def test_projection_at_its_kink():
+    """Eigenvalues of 0 up to rounding count as lying below."""
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    A, X = (Q * np.array([2.0, 1, 0, 0])) @ Q.T, np.ones((4, 4))
+    factors = np.linalg.eigh(A)
+    first = hermitian_derivative(PositivePart(), factors, X, np)
+    moved = Q.T @ X @ Q
+    moved[2:, 2:] = 0
+    np.testing.assert_allclose(first, Q @ moved @ Q.T, atol=1e-13)
+    second = hermitian_second_derivative(PositivePart(), factors, X, X, np)
+    assert np.abs(second).max() < 100

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from importlib import metadata
+
 import pytest
 from interpreters import complaint, imported, run
+
+from svdinv._missing import command
 
 FRAMEWORKS = {"torch", "tensorflow", "jax", "keras", "cupy", "numpy", "mlx"}
 
@@ -48,7 +53,7 @@ def test_only_the_framework_asked_for_is_imported(face, framework):
 )
 def test_missing_framework_names_the_extra(face, module, extra):
     said = complaint(f"import svdinv.{face}", module)
-    assert f"pip install 'svdinv[{extra}]'" in said
+    assert f"for this: {command(extra)}" in said
 
 
 def test_the_compiler_of_pytorch_is_not_imported():
@@ -68,3 +73,31 @@ def test_a_face_that_was_not_imported_says_how():
     done = run("-c", "import svdinv; svdinv.torch")
     assert "write 'import svdinv.torch' first" in done.stderr
     assert "no attribute 'svd'" in run("-c", "import svdinv; svdinv.svd").stderr
+
+
+@pytest.mark.parametrize(
+    ("noted", "said"),
+    [
+        (None, "'svdinv[mri]'"),
+        ({"dir_info": {}, "url": "file:///a%20b/svdinv"}, "'/a b/svdinv[mri]'"),
+        ({"dir_info": {"editable": True}, "url": "file:///c"}, "-e '/c[mri]'"),
+        (
+            {"vcs_info": {"vcs": "git"}, "url": "https://x.org/s.git"},
+            "'svdinv[mri] @ git+https://x.org/s.git'",
+        ),
+        (
+            {"archive_info": {}, "url": "file:///s.whl"},
+            "'svdinv[mri] @ file:///s.whl'",
+        ),
+    ],
+)
+def test_an_extra_is_installed_from_where_svdinv_came(noted, said, monkeypatch):
+    """Not from an index, where it may not be."""
+
+    class Distribution:
+        def read_text(self, name):
+            assert name == "direct_url.json"
+            return noted and json.dumps(noted)
+
+    monkeypatch.setattr(metadata, "distribution", lambda name: Distribution())
+    assert command("mri") == f"pip install {said}"

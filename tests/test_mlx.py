@@ -17,6 +17,7 @@ import svdinv.mlx
 import svdinv.numpy
 from svdinv.backends.mlx import xp
 from svdinv.core import householder
+from svdinv.core.namespace import adjoint
 from svdinv.core.thresholds import Firm
 from svdinv.operators import OPERATORS
 
@@ -358,6 +359,27 @@ def test_householder(shape, dtype, rank):
     gram = Q.conj().swapaxes(-1, -2) @ Q
     identity = np.broadcast_to(np.eye(min(m, n)), gram.shape)
     assert_close(gram, identity, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_of_any_scale(seed):
+    # Their squares differ by more than single precision has between its ends.
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((15, 17)) + 1j * rng.standard_normal((15, 17))
+    A = (rng.permutation(10.0 ** np.linspace(-17, 19, 15))[:, None] * A).astype("c8")
+    given = mx.array(A)
+    Q, _ = householder.qr(mx.array(A.conj().T), xp)
+    gram = np.asarray(adjoint(Q, xp) @ Q)
+    assert_close(gram, np.eye(15), TOLERANCE["complex64"])
+    expected = np.linalg.svd(A.astype("c16"), compute_uv=False)
+    U, S, Vh = svdinv.mlx.svd(given)
+    assert_close(S / expected[0], expected / expected[0], 1e-6)
+    scale = np.float32(1 / expected[0])
+    product = np.asarray((U * (S * scale).astype(U.dtype)) @ Vh)
+    assert_close(product, A * scale, 1e-5)
+    norm = float(svdinv.mlx.nuclear_norm(given))
+    # Singular values at rounding level, 64 eps s_1, are none.
+    assert abs(norm - expected.sum()) <= 1e-5 * expected.sum()
 
 
 def test_nan_stays_in_its_matrix():

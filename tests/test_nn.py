@@ -33,6 +33,7 @@ CASES = {
         (1, 2, 3, 7, 6),
     ),
     "LowRank": (lambda: nn.LowRank(2), (3, 6, 5)),
+    "Whitening": (lambda: nn.Whitening(3, epsilon=0.1), (20, 3, 2)),
     "Casorati": (lambda: nn.Casorati(nn.SingularValueThreshold()), (2, 3, 4, 5)),
     "NuclearNorm": (lambda: nn.NuclearNorm(), (3, 6, 5)),
     "SchattenNorm": (lambda: nn.SchattenNorm(1.5, reduction="sum"), (3, 6, 5)),
@@ -235,6 +236,8 @@ def test_casorati_matrices_are_pixels_by_frames():
         (lambda: nn.LocalLowRank(4, shift="no"), "shift"),
         (lambda: nn.NuclearNorm(reduction="max"), "reduction"),
         (lambda: nn.LowRank(2, multiplets=1.5), "multiplets"),
+        (lambda: nn.Whitening(2, kind="lu"), "kind"),
+        (lambda: nn.Whitening(2, epsilon=-1.0), "epsilon"),
     ],
 )
 def test_what_is_refused(make, words):
@@ -246,6 +249,38 @@ def test_what_is_refused(make, words):
 def test_wrong_channels_are_refused(shape):
     with pytest.raises(RuntimeError, match="expected 3 channels along axis -3"):
         nn.SingularValueThreshold(channels=3)(draw(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("kind", ["zca", "pca"])
+def test_whitening_with_running_statistics(kind, dtype):
+    module = nn.Whitening(3, epsilon=0, momentum=0.5, kind=kind).to(torch.float64)
+    x = draw((50, 3, 4), dtype) * torch.tensor([3.0, 2, 1])[:, None] + 2
+    rows = x.movedim(1, -1).reshape(-1, 3)
+    y = module(x).movedim(1, -1).reshape(-1, 3)
+    eye = torch.eye(3, dtype=dtype)
+    torch.testing.assert_close(y.mH @ y / 200, eye)
+    torch.testing.assert_close(y.mean(0), 0 * y[0], atol=1e-12, rtol=0)
+    centred = rows - rows.mean(0)
+    torch.testing.assert_close(module.running_mean, rows.mean(0) / 2)
+    expected = (centred.mH @ centred / 200 + eye) / 2
+    torch.testing.assert_close(module.running_covariance, expected)
+    module.eval()
+    for _ in range(2):  # nothing moves
+        one = module(x[:1])
+    white = svdinv.torch.whiten(
+        x[0].mT, kind=kind, mean=rows.mean(0) / 2, covariance=expected
+    ).white
+    torch.testing.assert_close(one[0].mT, white)
+
+
+def test_whitening_of_batches_too_small_for_their_features():
+    x = draw((3, 5), torch.float64).requires_grad_()
+    y = nn.Whitening(5, epsilon=0.0).double()(x)
+    (y * draw((3, 5), torch.float64, 1)).sum().backward()
+    assert x.grad.isfinite().all()
+    with pytest.raises(RuntimeError, match="expected 4 features along axis 1"):
+        nn.Whitening(4)(x)
 
 
 def test_printed():

@@ -341,7 +341,11 @@ def test_bad_tangents_and_arguments_are_named():
         svn.vjp(lambda A: A[[0, 1]], A)
 
 
-@pytest.mark.parametrize("name", [x for x in REAL if "gram" not in x])
+# Products of factors that a loss forms in half precision are no more exact than that.
+OF_ONE_CALL = [x for x in REAL if "gram" not in x and "function" not in x]
+
+
+@pytest.mark.parametrize("name", OF_ONE_CALL)
 def test_half_precision_is_computed_in_single(name):
     numpy = FRAMEWORKS["numpy"]
     function = bound(name, numpy)

@@ -190,6 +190,129 @@ def test_kabsch_is_a_minimum_and_proper(flatten):
         assert other >= found.rmsd - 1e-13
 
 
+@pytest.mark.parametrize("reflection", [False, True])
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+def test_kabsch_finds_the_similarity(d, reflection):
+    rng = np.random.default_rng(4)
+    P, R, t = rng.standard_normal((7, d)), rotation(d, rng), rng.standard_normal(d)
+    if reflection:
+        R = R * np.r_[np.ones(d - 1), -1]
+    found = f.kabsch(P, 0.3 * P @ R.T + t, scale=True, reflection=reflection)
+    np.testing.assert_allclose(found.rotation, R, atol=1e-13)
+    np.testing.assert_allclose(found.translation, t, atol=1e-13)
+    np.testing.assert_allclose(found.scale, 0.3, rtol=1e-13)
+    assert found.rmsd < 1e-13
+
+
+@pytest.mark.parametrize("reflection", [False, True])
+def test_similarity_is_a_minimum(reflection):
+    rng = np.random.default_rng(5)
+    P, Q = rng.standard_normal((2, 6, 3))
+    Q[:, 0] *= -1
+    found = f.kabsch(P, Q, scale=True, reflection=reflection)
+    moved = found.scale * P @ found.rotation.T + found.translation
+    assert abs(np.sqrt(((moved - Q) ** 2).sum(-1).mean()) - found.rmsd) < 1e-13
+    for _ in range(200):
+        R = rotation(3, rng) * (1, 1, rng.choice([-1, 1]) if reflection else 1)
+        c = found.scale * rng.uniform(0.5, 2)
+        t = Q.mean(0) - c * P.mean(0) @ R.T
+        other = np.sqrt(((c * P @ R.T + t - Q) ** 2).sum(-1).mean())
+        assert other >= found.rmsd - 1e-13
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_what_is_masked_does_not_leak(scale):
+    rng = np.random.default_rng(6)
+    P, Q = rng.standard_normal((2, 7, 3))
+    keep = np.array([True, True, False, True, True, False, True])
+    G = (np.ones((3, 3)), np.ones(3), np.ones(()), np.ones(()))[: 4 if scale else 3]
+    given = [np.where(keep[:, None], x, np.nan) for x in (P, Q)]
+    given[1][2] = np.inf, 1, np.nan
+
+    def motion(P, Q, w):
+        return f.kabsch(P, Q, w, scale=scale, reflection=True)
+
+    found, pullback = f.vjp(motion, *given, keep + 0.0)
+    expected, pull = f.vjp(motion, P[keep], Q[keep], np.ones(5))
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-13)
+    for g, h in zip(pullback(G), pull(G), strict=True):
+        np.testing.assert_allclose(g[keep], h, atol=1e-12)
+        assert np.isfinite(g).all()
+    for g in pullback(G)[:2]:
+        assert (g[~keep] == 0).all()
+
+
+@pytest.mark.parametrize("shape", ["plane", "line", "perfect", "perfect plane"])
+def test_scale_has_a_derivative_where_the_points_are_flat(shape):
+    rng = np.random.default_rng(7)
+    P, Q, X, Y = rng.standard_normal((4, 6, 3))
+    if "plane" in shape:
+        P[:, 2] = Q[:, 2] = 0
+    if shape == "line":
+        P[:, 1:] = Q[:, 1:] = 0
+    if "perfect" in shape:
+        Q = 0.7 * P @ rotation(3, rng).T
+
+    def scale(P, Q):
+        return f.kabsch(P, Q, scale=True).scale
+
+    _, pullback = f.vjp(scale, P, Q)
+    gP, gQ = pullback(np.ones(()))
+    h = 1e-5
+    slope = (scale(P + h * X, Q + h * Y) - scale(P - h * X, Q - h * Y)) / (2 * h)
+    assert abs(np.sum(gP * X) + np.sum(gQ * Y) - slope) < 1e-8
+
+
+def test_points_that_do_not_determine_the_motion():
+    P, Q = np.ones((4, 3)), np.random.default_rng(8).standard_normal((4, 3))
+    found = f.kabsch(P, Q, scale=True)
+    assert found.scale == 1
+    plane = Q * (1, 1, 0)
+    assert np.linalg.det(f.kabsch(plane, plane, reflection=True).rotation) > 0.99
+    many, pullback = f.vjp(lambda P: f.kabsch(P, Q, scale=True, reflection=True), P)
+    (gP,) = pullback(tuple(np.ones_like(x) for x in many))
+    assert np.isfinite(gP).all()
+
+
+def test_nearest_rotation():
+    rng = np.random.default_rng(9)
+    A = rng.standard_normal((20, 3, 3))
+    R = f.polar(A, special=True)
+    np.testing.assert_allclose(np.linalg.det(R), 1)
+    for _ in range(100):
+        other = np.linalg.norm(A - rotation(3, rng), axis=(-2, -1))
+        assert (other >= np.linalg.norm(A - R, axis=(-2, -1)) - 1e-13).all()
+    # Where it is not determined, the derivative is finite.
+    G = rng.standard_normal((3, 3))
+    for A in (-np.eye(3), np.zeros((3, 3)), np.diag([2.0, 1, -1]), np.eye(3)):
+        (gA,) = f.vjp(lambda A: f.polar(A, special=True), A)[1](G)
+        assert np.abs(gA).max() < 10
+    np.testing.assert_allclose(gA, (G - G.T) / 2, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_corrupted_low_rank_matrices_are_recovered(dtype):
+    rng = np.random.default_rng(10)
+    truth, _, _ = with_values((9.0, 6.0, 6.0), (60, 40), dtype)
+    errors = np.where(rng.random(truth.shape) < 0.05, 2 * rng.standard_normal(), 0)
+    residuals = []
+    L, S = f.robust_pca(
+        truth + errors, iterations=60, report=lambda k, r: residuals.append((k, r))
+    )
+    assert np.linalg.norm(L - truth) < 1e-5 * np.linalg.norm(truth)
+    assert np.linalg.norm(S - errors) < 1e-5 * np.linalg.norm(truth)
+    assert [k for k, _ in residuals] == list(range(1, 61))
+    assert residuals[-1][1] < 1e-8
+
+
+def test_pursuit_of_nothing():
+    for A in (np.zeros((3, 2)), np.ones((0, 2))):
+        (L, S), pullback = f.vjp(f.robust_pca, A)
+        np.testing.assert_array_equal(L + S, A)
+        assert np.isfinite(pullback((L + 1, S + 1))[0]).all()
+
+
 def test_one_reference_against_many():
     rng = np.random.default_rng(6)
     P, Q = rng.standard_normal((4, 6, 3)), rng.standard_normal((6, 3))

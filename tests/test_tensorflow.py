@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import json
 import pickle
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from frameworks import FRAMEWORKS, as_tuple
+from interpreters import run as run_python
 from operator_cases import bound, problem, weights
 from operator_cases import matrices as numbers
 from oracle import FUNCTIONS, draw, relative_error
@@ -17,6 +20,7 @@ tf = pytest.importorskip("tensorflow")
 
 import svdinv.tf
 import svdinv.tf as face
+from svdinv.backends import tensorflow_kernels
 from svdinv.core.spectral_operations import Factorise
 from svdinv.core.thresholds import Soft
 from svdinv.operators import OPERATORS
@@ -214,6 +218,123 @@ def test_gauge_inside_a_graph():
     assert np.asarray(monitor.last).item() > 1e-2
     with pytest.raises(tf.errors.OpError, match="in 1 of 1 matrices"):
         backward("error")
+
+
+with_kernels = pytest.mark.skipif(
+    tensorflow_kernels.chosen().startswith("none"),
+    reason=f"kernels {tensorflow_kernels.chosen()}",
+)
+
+
+def operations(graph):
+    """Types of the operations of a graph and of the functions that it calls."""
+    definition = graph.as_graph_def()
+    nodes = [definition.node, *(f.node_def for f in definition.library.function)]
+    return {node.op for part in nodes for node in part}
+
+
+@with_kernels
+@pytest.mark.parametrize("signature", [[None, 64, 64], [None, None, 64]])
+@pytest.mark.parametrize("function", [spectral, lambda A: face.svt(A, 3.0)])
+def test_graphs_decide_by_lengths_whether_kernels_serve(function, signature):
+    """One matrix of 64x64 leaves most lanes empty, forty of them do not."""
+
+    def derivatives(A):
+        return function(A), gradient(function)(A)
+
+    given = [tf.TensorSpec(signature, tf.float64)]
+    graph = tf.function(derivatives, input_signature=given)
+    found = operations(graph.get_concrete_function().graph)
+    assert {"Svdinv>Kernel", "Svd"} <= found
+    assert found & {"If", "StatelessIf"}
+    for batch in (1, 40):
+        A = tf.constant(matrices((batch, 64, 64)))
+        with face.portable():
+            expected = derivatives(A)
+        close(shown(graph(A)), shown(expected), 1e-11)
+
+
+LOADED = """
+import json, sys
+import numpy as np, tensorflow as tf
+folder, A = sys.argv[1], tf.constant(np.load(sys.argv[1] + "/A.npy"))
+
+def values(name):
+    module = tf.saved_model.load(f"{folder}/{name}")
+    if name.startswith("keras"):
+        return [module.serve(A).numpy().tolist()]
+    return [x.numpy().tolist() for x in module.threshold(A)]
+
+found, names = {}, sys.argv[2:]
+for name in names:
+    try:
+        found[name] = values(name)
+    except Exception as error:
+        found[name] = str(error)
+assert "svdinv" not in sys.modules
+import svdinv.tf
+for name in names:
+    found[name + " with svdinv"] = values(name)
+print(json.dumps(found))
+"""
+
+
+@with_kernels
+@pytest.mark.slow
+# Keras converts its own variables in NumPy's old way.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_saved_graphs_need_svdinv_unless_they_are_portable(tmp_path):
+    keras = pytest.importorskip("keras")
+    from svdinv.keras import SingularValueThreshold
+
+    def threshold(A):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            Y = face.svt(A, 0.5)
+            loss = tf.reduce_sum(tf.sin(Y))
+        return Y, tape.gradient(loss, A)
+
+    A = matrices((6, 4, 5), np.float32)
+    np.save(tmp_path / "A.npy", A)
+    model = keras.Sequential([keras.Input((4, 5)), SingularValueThreshold(0.3)])
+    expected = {
+        "module": shown(threshold(tf.constant(A))),
+        "keras": [keras.ops.convert_to_numpy(model(A))],
+    }
+    names = []
+    for way in (contextlib.nullcontext, face.portable):
+        module = tf.Module()
+        signature = [tf.TensorSpec([None, None, 5], tf.float32)]
+        module.threshold = tf.function(threshold, input_signature=signature)
+        names += [f"module-{way.__name__}", f"keras-{way.__name__}"]
+        with way():
+            tf.saved_model.save(module, str(tmp_path / names[-2]))
+            model.export(tmp_path / names[-1], verbose=False)
+    done = run_python("-c", LOADED, tmp_path, *names)
+    assert done.returncode == 0, done.stderr
+    for name, values in json.loads(done.stdout).items():
+        kind, _, way = name.partition("-")
+        if way == "nullcontext":
+            assert "Svdinv>Kernel" in values, name
+        else:
+            close([np.asarray(x) for x in values], expected[kind], 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+def test_tflite_converts_what_takes_products_alone():
+    def polar(A):
+        return face.polar(A, method="matmul")
+
+    A = tf.constant(matrices((4, 6, 5), np.float32))
+    with face.portable():
+        concrete = tf.function(polar).get_concrete_function(A)
+    content = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+    lite = tf.lite.Interpreter(model_content=content)
+    lite.allocate_tensors()
+    lite.set_tensor(lite.get_input_details()[0]["index"], A.numpy())
+    lite.invoke()
+    found = lite.get_tensor(lite.get_output_details()[0]["index"])
+    close([found], [polar(A).numpy()], 1e-5)
 
 
 def test_vectorized_map():
@@ -534,7 +655,7 @@ def test_variables_get_gradients():
 def test_the_same_operators_as_in_the_other_faces():
     torch = pytest.importorskip("svdinv.torch")
     own = {"nn", "Jacobian", "jacobian_svd"}
-    assert set(face.__all__) - {"SUVResult"} == set(torch.__all__) - own
+    assert set(face.__all__) - {"SUVResult", "portable"} == set(torch.__all__) - own
     for name in OPERATORS:
         assert inspect.signature(getattr(face, name)) == inspect.signature(
             getattr(torch, name)

@@ -484,6 +484,64 @@ def test_vmap_is_the_batch():
         assert (torch.func.grad(smooth)(a) - g).abs().max() < 1e-13
 
 
+def each(f, *arrays):
+    """`f` of every element along two leading axes, without vmap."""
+    rows = [
+        [as_tuple(f(*(x[i, j] for x in arrays))) for j in range(len(arrays[0][0]))]
+        for i in range(len(arrays[0]))
+    ]
+    return tuple(
+        torch.stack([torch.stack([y[k] for y in row]) for row in rows])
+        for k in range(len(rows[0][0]))
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_vmap_nests_around_values_and_derivatives(name):
+    inputs, _, _ = problem(name)
+    call, positions = CASES[name][1].call, tuple(range(len(inputs)))
+    arrays = [torch.tensor(x) for x in inputs]
+    many = [torch.stack([x, 1.1 * x, 1.2 * x, 1.3 * x]) for x in arrays]
+    many = [x.unflatten(0, (2, 2)) for x in many]
+
+    def values(*x):
+        return as_tuple(call(svdinv.torch, *x))
+
+    def loss(*x):
+        return sum((y * y.conj()).real.sum() for y in values(*x))
+
+    def hessians(*x):
+        rows = torch.func.hessian(loss, positions)(*x)
+        return tuple(product for row in rows for product in row)
+
+    functions = [values, torch.func.grad(loss, positions)]
+    if not any(x.is_complex() for x in arrays):
+        functions.append(hessians)  # PyTorch's own takes real arguments alone
+    for f in functions:
+        nested = torch.func.vmap(torch.func.vmap(f))(*many)
+        for y, expected in zip(nested, each(f, *many), strict=True):
+            torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-8)
+    inner = torch.func.vmap(torch.func.vmap(values, in_dims=1))  # batch axis second
+    swapped = [x.movedim(1, 2) if x.ndim > 2 else x for x in many]
+    if all(x.ndim > 2 for x in many):
+        for y, expected in zip(inner(*swapped), each(values, *many), strict=True):
+            torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("conjugated", [False, True])
+def test_vmap_of_gradients_through_complex_eigenvectors(conjugated):
+    A = matrices((3, 4, 4), torch.complex128)
+    H = (A + A.mH).conj() if conjugated else A + A.mH
+
+    def loss(H):
+        w, V = svdinv.torch.eigh(H)
+        return ((V * torch.cos(w)) @ V.mH).imag.square().sum()
+
+    gradient = torch.func.grad(loss)
+    expected = torch.stack([gradient(x) for x in H])
+    torch.testing.assert_close(torch.func.vmap(gradient)(H), expected)
+
+
 @pytest.mark.parametrize("relative", [False, True])
 def test_compiled_whole(relative):
     def call(A, tau):
@@ -539,6 +597,26 @@ def test_autocast_leaves_the_precision_of_operators_alone():
     expected = gradient()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (gradient() - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda A: svdinv.torch.procrustes(A, A.flip(0)),
+        lambda A: svdinv.torch.lstsq(A, A.flip(0)),
+        lambda A: svdinv.torch.whiten(A).white,
+    ],
+    ids=["procrustes", "lstsq", "whiten"],
+)
+def test_autocast_leaves_products_between_operations_alone(call):
+    A = torch.tensor(numbers((8, 3), np.float32)).requires_grad_()
+    expected = call(A)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = call(A)
+    pairs = [(found, expected)]
+    pairs.append([torch.autograd.grad(y[0].sum(), A)[0] for y in pairs[0]])
+    for x, y in pairs:
+        assert (x - y).abs().max() < 1e-5
 
 
 def test_functions_pickle_and_copy():
@@ -770,3 +848,29 @@ def test_any_step_along_an_axis_of_length_one(dtype):
         torch.testing.assert_close(*pulled, rtol=0, atol=0)
         for x, y in zip(svdinv.torch.svd(A), svdinv.torch.svd(copied), strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=0)
+
+
+def test_numbers_beside_a_mode_of_torch_function():
+    """Such modes, a default device and export, make every object look like a tensor."""
+    A = torch.randn(4, 3, dtype=torch.float64)
+    expected = svdinv.torch.svt(A, 0.3)
+    with torch.device("cpu"):
+        torch.testing.assert_close(svdinv.torch.svt(A, 0.3), expected)
+    program = torch.export.export(Thresholding(), (A,)).module()
+    torch.testing.assert_close(program(A), expected)
+
+
+class Thresholding(torch.nn.Module):
+    def forward(self, A):
+        return svdinv.torch.svt(A, 0.3)
+
+
+@pytest.mark.parametrize("f", [torch.square, torch.zeros_like])
+def test_slopes_of_functions_under_hooks_on_what_is_saved(f):
+    """As of a checkpoint, which torch.func refuses."""
+    A = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(svdinv.torch.spectral_map(A, f).sum(), A)
+    with torch.autograd.graph.save_on_cpu():
+        y = svdinv.torch.spectral_map(A, f)
+    (found,) = torch.autograd.grad(y.sum(), A)
+    torch.testing.assert_close(found, expected)

@@ -268,3 +268,20 @@ def test_mrpro(prior):
     np.testing.assert_allclose(back, given, atol=1e-12)
     with pytest.raises(ValueError, match="positive"):
         theirs.prox(given, -1.0)
+
+
+@priors
+@pytest.mark.parametrize("shape", [(3, 1, 1, 1), (2, 1, 1, 1, 1), (2, 3, 1, 1, 1)])
+def test_mrpro_with_a_step_for_each(prior, shape):
+    """Steps broadcast to the images, as those of MRpro's own functionals do."""
+    ours, torch = adapter("mrpro"), importlib.import_module("torch")
+    x = np.stack([series(), 2 * series()])
+    sigma = torch.linspace(0.3, 0.9, np.prod(shape), dtype=torch.float64)
+    sigma = sigma.reshape(shape)
+    (z,) = ours.Functional(prior).prox(torch.asarray(x), sigma)
+    steps = np.broadcast_to(sigma.numpy(), x.shape)[..., 0, 0, 0]
+    for place in np.ndindex(2, 3):
+        expected = prior.prox(x[place], steps[place])
+        np.testing.assert_allclose(z[place], expected, atol=1e-12)
+    with pytest.raises(ValueError, match="a step for each image at most"):
+        ours.Functional(prior).prox(torch.asarray(x), torch.ones(x.shape))
