@@ -298,6 +298,138 @@ def work(framework: str, quick: bool) -> None:
                     print(json.dumps({"map": True, **row}), flush=True)
 
 
+def copies() -> dict[str, tuple[Any, Any, tuple[Any, ...]]]:
+    """Operators as repositories copy them for PyTorch, svdinv's, and their inputs.
+
+    Batches of 10,000 small problems in single precision.
+    """
+    import torch
+
+    import svdinv.torch as ours
+
+    eigh, svd, eye = torch.linalg.eigh, torch.linalg.svd, torch.eye
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Any:
+        return torch.randn(10000, *shape, generator=generator)
+
+    def definite(n: int) -> Any:
+        X = normal(n, n)
+        return X @ X.mT + 0.3 * eye(n)
+
+    def of_values(A: Any, f: Any) -> Any:
+        w, V = eigh(A)
+        return (V * f(w)[..., None, :]) @ V.mT
+
+    def power(A: Any, p: float) -> Any:
+        return of_values(A, lambda w: w**p)
+
+    def rotation(A: Any) -> Any:
+        U, _, Vh = svd(A)
+        sign = torch.linalg.det(U @ Vh).sign()[..., None]
+        signs = torch.cat([torch.ones_like(A[..., 0, :-1]), sign], dim=-1)
+        return (U * signs[..., None, :]) @ Vh
+
+    def similarity(P: Any, Q: Any) -> Any:
+        p, q = P.mean(-2, keepdim=True), Q.mean(-2, keepdim=True)
+        X, Y = P - p, Q - q
+        C = Y.mT @ X
+        R = rotation(C)
+        c = (R * C).sum((-2, -1)) / X.square().sum((-2, -1))
+        return R, (q - c[..., None, None] * p @ R.mT)[..., 0, :], c
+
+    def our_similarity(P: Any, Q: Any) -> Any:
+        R, t, _, c = ours.kabsch(P, Q, scale=True)
+        return R, t, c
+
+    def pinv(A: Any) -> Any:
+        U, S, Vh = svd(A, full_matrices=False)
+        return (Vh.mT / S[..., None, :]) @ U.mT
+
+    def generalised(A: Any, B: Any) -> Any:
+        L = torch.linalg.inv(torch.linalg.cholesky(B))
+        w, Y = eigh(L @ A @ L.mT)
+        V = L.mT @ Y
+        return (V * (w * w)[..., None, :]) @ V.mT
+
+    def our_generalised(A: Any, B: Any) -> Any:
+        w, V = ours.eigh_generalized(A, B)
+        return (V * (w * w)[..., None, :]) @ V.mT
+
+    def bures(A: Any, B: Any) -> Any:
+        root = power(A, 0.5)
+        difference = A + B - 2 * power(root @ B @ root, 0.5)
+        return difference.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    def covariance(X: Any, Y: Any, ridge: float = 0.0) -> Any:
+        X, Y = (x - x.mean(-2, keepdim=True) for x in (X, Y))
+        return X.mT @ Y / X.shape[-2] + ridge * eye(X.shape[-1])
+
+    def whiten(X: Any) -> Any:
+        W = power(covariance(X, X, 1e-3), -0.5)
+        return (X - X.mean(-2, keepdim=True)) @ W
+
+    def cca(X: Any, Y: Any) -> Any:
+        one, other = (power(covariance(x, x, 1e-3), -0.5) for x in (X, Y))
+        return torch.linalg.svdvals(one @ covariance(X, Y) @ other).sum(-1)
+
+    pair, points = (definite(3), definite(3)), (normal(8, 3), normal(8, 3))
+    samples = normal(16, 4), normal(16, 4)
+    return {
+        "sqrtm 4×4": (lambda A: power(A, 0.5), ours.sqrtm, (definite(4),)),
+        "powm 4×4": (
+            lambda A: power(A, -0.3), lambda A: ours.powm(A, -0.3), (definite(4),)
+        ),
+        "psd_project 4×4": (
+            lambda A: of_values(A, lambda w: w.clamp(min=0.1)),
+            lambda A: ours.psd_project(A, 0.1),
+            (definite(4) - eye(4),),
+        ),
+        "polar, special 3×3": (
+            rotation, lambda A: ours.polar(A, special=True), (normal(3, 3),)
+        ),
+        "kabsch, scale 8×3": (similarity, our_similarity, points),
+        "pinv 6×4": (pinv, ours.pinv, (normal(6, 4),)),
+        "lstsq 6×4": (
+            lambda A, b: torch.linalg.lstsq(A, b)[0],
+            ours.lstsq,
+            (normal(6, 4), normal(6, 1)),
+        ),
+        "eigh_generalized 3×3": (generalised, our_generalised, pair),
+        "bures_distance 3×3": (
+            bures, lambda A, B: ours.bures_distance(A, B, squared=True), pair
+        ),
+        "whiten 16×4": (whiten, lambda X: ours.whiten(X, 1e-3).white, samples[:1]),
+        "cca 16×4": (
+            cca,
+            lambda X, Y: ours.cca(X, Y, ridge=1e-3).correlations.sum(-1),
+            samples,
+        ),
+    }  # fmt: skip
+
+
+def operators() -> None:
+    """Print the ratios of `copies`, forward and backward, on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    print("| 10,000 problems | copied | svdinv | ratio |\n|---|---|---|---|")
+    for name, (*pair, given) in copies().items():
+        x = [z.requires_grad_() for z in given]
+
+        def run(f: Any, x: Any = x) -> float:
+            start = time.perf_counter()
+            y = f(*x)
+            y = y if isinstance(y, tuple) else (y,)
+            torch.autograd.grad(y, x, [torch.ones_like(z) for z in y])
+            return time.perf_counter() - start
+
+        times = [[run(f) for f in pair] for _ in range(12)][2:]
+        # The least: other work on the machine only adds.
+        own, ours = (1000 * min(t) for t in zip(*times, strict=True))
+        print(f"| `{name}` | {own:.1f} ms | {ours:.1f} ms | {own / ours:.2g} |")
+
+
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Ratios of all rows, a column for each framework."""
     head = ["input", *(FRAMEWORKS[f] for f in results)]
@@ -344,7 +476,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worker", choices=FRAMEWORKS, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="two rows, no map")
+    parser.add_argument(
+        "--operators", action="store_true", help="what is copied for PyTorch, alone"
+    )
     arguments = parser.parse_args()
+    if arguments.operators:
+        operators()
+        return
     if arguments.worker:
         work(arguments.worker, arguments.quick)
         return
