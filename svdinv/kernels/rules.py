@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 from svdinv import kernels
 from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
 from svdinv.core.functions import Polar, ProperRotation
-from svdinv.core.hermitian_operations import Eigh
+from svdinv.core.hermitian_operations import Eigh, FactoriseHermitian
 from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
 from svdinv.core.spectral import SVDFactors
-from svdinv.core.spectral_operations import Map, Pull, Push
+from svdinv.core.spectral_operations import Factorise, Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
 from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import DOUBLE_EPS, SINGLE_EPS, neighbour_rtol
 
 __all__ = [
+    "DECOMPOSITIONS",
     "RULES",
     "Array",
     "Decompose",
@@ -380,6 +381,21 @@ def _tall(operation: Tall, x: Any) -> Plan | None:
     return _plan(kind, A.shape, A.dtype, operands, results, double=True)
 
 
+def _factors(operation: SVD | Eigh | Factorise | FactoriseHermitian, x: Any) -> Any:
+    """Plan an operation that is nothing but a decomposition."""
+    hermitian = isinstance(operation, Eigh | FactoriseHermitian)
+    if isinstance(operation, Eigh) and operation.triangle != "L":
+        return None
+    if isinstance(operation, SVD) and operation.full_matrices:
+        return None
+    if isinstance(operation, Factorise) and operation.method not in ("auto", "svd"):
+        return None
+    plan = _decompose(Decompose("eigh" if hermitian else "svd"), x)
+    if plan is None or not isinstance(operation, Factorise):
+        return plan
+    return plan._replace(outputs=SVDFactors._make)
+
+
 _SOFT = Soft()
 _STEPS = Polar(), ProperRotation()
 
@@ -395,3 +411,11 @@ RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Tall: _tall,
 }
 """The rule of each operation that has one."""
+
+DECOMPOSITIONS: dict[type, Callable[[Any, Any], Plan | None]] = {
+    SVD: _factors,
+    Eigh: _factors,
+    Factorise: _factors,
+    FactoriseHermitian: _factors,
+}
+"""Rules that save the way through `Decompose`, where arrays have values."""
