@@ -136,6 +136,27 @@ class Plan(NamedTuple):
         """Shape of an output."""
         return *self.batch, *map(self.length, result.shape)
 
+    @property
+    def written(self) -> list[Result]:
+        """What the kernel writes."""
+        return [result for result in self.results if result is not None]
+
+    def encoded(self, real: list[bool], pairs: bool = False) -> list[int]:
+        """Encode the call for a graph: operands in order, then what is written.
+
+        `real` says which operands are, and `pairs` whether double precision comes as
+        pairs of numbers of single precision.
+        """
+        arrays = [
+            (o.slot, index, o.axes, o.transposed, real[index], pairs and o.double)
+            for index, o in enumerate(self.operands)
+        ]
+        arrays += [
+            (r.slot, index, len(r.shape), False, r.real, pairs and r.double)
+            for index, r in enumerate(self.written, len(arrays))
+        ]
+        return kernels.plan(self.kind, self.computed_in, self.numbers, arrays)
+
     def result_dtype(self, result: Result) -> str:
         """Dtype of an output."""
         dtype = kernels.DOUBLE[self.dtype] if result.double else self.dtype
