@@ -347,7 +347,7 @@ def hermitian_derivative(
     X is a tangent of A, or a cotangent of f(A), shape (..., n, n).
     """
     w, V = factors
-    _, d = _differences(function, w, xp)
+    d = differences(function, w, xp)
     return _recompose(V, cast(d, V, xp) * _in_basis(V, X, xp), xp)
 
 
@@ -383,6 +383,11 @@ def hermitian_second_derivative(
     # X and Y the other way round give the conjugate transpose.
     result = _recompose(V, 2 * block, xp)
     return result if size is None else size * result
+
+
+def differences(function: HermitianFunction, w: Array, xp: Namespace) -> Array:
+    """First divided differences f[w_i, w_j], shape (..., n, n)."""
+    return _differences(function, w, xp)[1]
 
 
 def _differences(

@@ -153,7 +153,7 @@ def _contiguous(plan: Plan, operand: Operand) -> tuple[int, int, int]:
     """Strides of the further argument: singular values, or square matrices."""
     if operand.axes == 1:
         return _steps((plan.length("k"),), "float")
-    return _steps((plan.n, plan.n), plan.dtype)
+    return _steps((plan.n, plan.n), "float" if operand.real else plan.dtype)
 
 
 def _strides(

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 from svdinv import kernels
 from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
 from svdinv.core.functions import Polar, ProperRotation
-from svdinv.core.hermitian_operations import Eigh, FactoriseHermitian
+from svdinv.core.hermitian import differences
+from svdinv.core.hermitian_operations import (
+    Eigh,
+    FactoriseHermitian,
+    HermitianDerivative,
+    HermitianMap,
+)
 from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
 from svdinv.core.spectral import SVDFactors
@@ -52,7 +58,7 @@ class Array(NamedTuple):
 class Operand(NamedTuple):
     """An argument of the operation, in the place of the kernel's array `slot`.
 
-    Its transpose, if `transposed`.
+    Its transpose, if `transposed`; `real` is said of a matrix that `further` makes.
     """
 
     slot: int
@@ -60,6 +66,7 @@ class Operand(NamedTuple):
     axes: int = 2
     transposed: bool = False
     double: bool = False
+    real: bool = False
 
 
 class Result(NamedTuple):
@@ -362,6 +369,24 @@ def _find_motion(operation: FindMotion, x: Any) -> Plan | None:
     return _plan("align", P.shape, P.dtype, operands, results, outputs=Motion._make)
 
 
+def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | None:
+    """Plan V (D o V^H X V) V^H with divided differences D, or V diag(y) V^H."""
+    derivative = isinstance(operation, HermitianDerivative)
+    w, V = len(x) - 2, len(x) - 1
+
+    def values(x: Any, xp: Any) -> Any:
+        f = operation.at(x[1])
+        y = differences(f, x[w], xp) if derivative else f.value(x[w], xp)
+        return cast(y, x[w], xp)
+
+    further = Operand(1, len(x), 2 if derivative else 1, real=True)
+    operands = (Operand(0, V), further, *([Operand(2, 2)] if derivative else []))
+    if derivative and x[2].dtype != x[V].dtype:
+        return None
+    shape, dtype, result = x[V].shape, x[V].dtype, (Result(3, "nn"),)
+    return _plan("hermitian", shape, dtype, operands, result, further=values)
+
+
 def _align_pull(operation: AlignPull, x: Any) -> Plan | None:
     P, Q, w, *_, gC = x
     if gC is not None or not _of_points(P, Q, w):
@@ -427,6 +452,8 @@ RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Pull: _derivative,
     Pullback: _pullback,
     MiddleFactor: _middle_factor,
+    HermitianMap: _hermitian,
+    HermitianDerivative: _hermitian,
     FindMotion: _find_motion,
     AlignPull: _align_pull,
     Tall: _tall,
