@@ -22,6 +22,7 @@ from svdinv.core.namespace import (
     Array,
     Namespace,
     adjoint,
+    any_on_host,
     binary_scale,
     cast,
     herm,
@@ -173,6 +174,8 @@ class InverseSquareRoot(_Root):
 
     def difference(self, a, b, xp):
         total = xp.sqrt(a.s) + xp.sqrt(b.s)
+        if any_on_host(a.y == 0, xp) is False:
+            return -a.y * (b.y / total)
         inside = -a.y * safe_divide(b.y, total, total != 0, xp)
         high = xp.maximum(a.s, b.s)
         across = safe_divide(a.y + b.y, high, high != 0, xp)  # one of the two is 0
