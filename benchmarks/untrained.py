@@ -33,13 +33,13 @@ from svdinv.unroll.algorithms import PDHG
 from svdinv.unroll.algorithms.non_local import best_non_local, denoise_non_local
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import TEST
-from svdinv.unroll.data.hearts import HEARTS, heart_series, smooth_phase
-from svdinv.unroll.data.phantom import heart
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import HuberVariation, TotalVariation
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import Cine, CineOptions
-from svdinv.unroll.tasks.colour import Colour, ColourOptions, biharmonic
+from svdinv.unroll.tasks.cine.hearts import HEARTS, heart_series, smooth_phase
+from svdinv.unroll.tasks.cine.phantom import heart
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.colour.task import Colour, ColourOptions, biharmonic
 from svdinv.unroll.tasks.task import Given
 from svdinv.unroll.untrained import HeldOut, fit
 from svdinv.unroll.untrained.presets import generator_for

@@ -217,8 +217,8 @@ def _show(arguments: argparse.Namespace) -> None:
 def _inspect(arguments: argparse.Namespace) -> None:
     need(arguments.parser, ("numpy",), "train")
 
-    from svdinv.unroll.data.formats import format_of
-    from svdinv.unroll.data.scans import SeveralSlices
+    from svdinv.unroll.formats.scans import SeveralSlices
+    from svdinv.unroll.formats.table import format_of
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.reading import (
         fitting,

@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _cine(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
 
-    from svdinv.unroll.data import HEARTS
+    from svdinv.unroll.tasks.cine.hearts import HEARTS
 
     if arguments.heart not in HEARTS:
         parser.error(f"argument --heart: must be one of {', '.join(HEARTS)}")

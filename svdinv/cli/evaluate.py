@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         methods_of,
         sampled,
     )
-    from svdinv.unroll.evaluation.inference import (
+    from svdinv.unroll.inference import (
         device_of,
         open_network,
         task_of_network,

@@ -189,11 +189,11 @@ def run(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
     begin(arguments)
 
-    from svdinv.unroll.data._files import check_regular
     from svdinv.unroll.evaluation.fitting import fitted
     from svdinv.unroll.evaluation.forecast import check_memory, check_unrolled
-    from svdinv.unroll.evaluation.inference import device_of
     from svdinv.unroll.evaluation.reconstruction import files
+    from svdinv.unroll.formats.checks import check_regular
+    from svdinv.unroll.inference import device_of
     from svdinv.unroll.networks import Generator
 
     source = arguments.input
@@ -273,7 +273,7 @@ def _generator(
 ) -> tuple[Recipe, Network | None]:
     """Give the generator, and its weights where there are some."""
     from svdinv.unroll import pretrained
-    from svdinv.unroll.evaluation.inference import open_network
+    from svdinv.unroll.inference import open_network
     from svdinv.unroll.untrained.presets import generator_for
 
     prior, weights = arguments.prior, arguments.weights

@@ -79,7 +79,7 @@ def check_network(
     network: Any, task: Task, source: str, given: Any, argument: str = "--weights"
 ) -> None:
     """Refuse, by a ValueError, a network for images of another task, or channels."""
-    from svdinv.unroll.evaluation.inference import task_of_network
+    from svdinv.unroll.inference import task_of_network
 
     own = task_of_network(network)
     if own.kind != task.kind:

@@ -150,8 +150,8 @@ def run(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
     begin(arguments)
 
-    from svdinv.unroll.data.formats import ending
-    from svdinv.unroll.evaluation.inference import device_of, open_network
+    from svdinv.unroll.formats.table import ending
+    from svdinv.unroll.inference import device_of, open_network
 
     if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
         parser.error("argument --movie: mp4 needs the program ffmpeg, not found here")
@@ -259,8 +259,8 @@ def _prepared(
     """Read an input, and check it and the options against each other."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.forecast import check_memory
-    from svdinv.unroll.evaluation.inference import NAMES
     from svdinv.unroll.evaluation.reconstruction import files, method_named
+    from svdinv.unroll.inference import NAMES
 
     memory = 0.0
 

@@ -112,9 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.evaluation import file_stem
-    from svdinv.unroll.evaluation.inference import open_network
     from svdinv.unroll.evaluation.stability import stability, untrained_method
     from svdinv.unroll.fidelity import L2
+    from svdinv.unroll.inference import open_network
     from svdinv.unroll.untrained import Options
     from svdinv.unroll.untrained.presets import generator_for
 
@@ -239,7 +239,7 @@ def _write(
     from svdinv.unroll.display.curves import save_curves
     from svdinv.unroll.display.tables import comma_separated
     from svdinv.unroll.evaluation.stability import Answer
-    from svdinv.unroll.files import replacing
+    from svdinv.unroll.formats.atomic import replacing
 
     names = [f.name for f in dataclasses.fields(Answer)]
     with replacing(table) as file:

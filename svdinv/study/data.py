@@ -14,7 +14,7 @@ from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import patches
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.colour import Colour, channels_first
+from svdinv.unroll.tasks.colour.task import Colour, channels_first
 
 __all__ = ["DATA", "Patches", "TestCrops", "pool"]
 

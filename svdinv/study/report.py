@@ -13,7 +13,7 @@ from svdinv.study.plans import METHODS, Study
 from svdinv.study.study import Row
 from svdinv.unroll.display.pictures import new_figure
 from svdinv.unroll.display.tables import comma_separated, markdown
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

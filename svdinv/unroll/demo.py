@@ -23,25 +23,18 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from svdinv.unroll import pretrained
-from svdinv.unroll.data import (
-    HEARTS,
-    HELD_OUT,
-    PHOTOS,
-    Image,
-    centre_crop,
-    heart_series,
-    photograph,
-    split,
-)
+from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.evaluation.evaluation import applied
-from svdinv.unroll.evaluation.inference import NAMES, apply
 from svdinv.unroll.evaluation.reconstruction import files, reconstruct
+from svdinv.unroll.inference import NAMES, apply
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import Cine, CineOptions
-from svdinv.unroll.tasks.colour import (
+from svdinv.unroll.tasks.cine.hearts import HEARTS, heart_series
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.colour.task import (
     Colour,
     Photographs,
     biharmonic,
@@ -53,7 +46,7 @@ from svdinv.unroll.tasks.task import Given, Method
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.command import RunningMean
 from svdinv.unroll.training.config import Config, Training
-from svdinv.unroll.training.run import Outcome, Run, interrupts
+from svdinv.unroll.training.run import Outcome, Run
 
 __all__ = ["PANEL", "DemoConfig", "run", "run_cine"]
 

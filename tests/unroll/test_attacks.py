@@ -19,7 +19,7 @@ from small_trainings import TRAINING, Given, colour, noise
 
 from svdinv.cli import main
 from svdinv.unroll import torch as networks
-from svdinv.unroll.files import holding
+from svdinv.unroll.formats.atomic import holding
 from svdinv.unroll.networks import TLR, weights
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.training.checkpoints import read_checkpoint
@@ -346,7 +346,7 @@ def test_modules_that_are_not_as_they_should_be(
 
 
 def test_geometries_that_cannot_be_are_refused(tmp_path):
-    from svdinv.unroll.data import Geometry
+    from svdinv.unroll.formats.scans import Geometry
     from svdinv.unroll.tasks.reading import read_measurement
 
     h5py = pytest.importorskip("h5py")

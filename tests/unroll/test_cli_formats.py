@@ -14,16 +14,16 @@ from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
 
 from svdinv.cli import main
-from svdinv.unroll.data import read_series
-from svdinv.unroll.data.bart import read_bart
-from svdinv.unroll.data.moving import unseen_series
-from svdinv.unroll.data.nifti import read_nifti, save_nifti
-from svdinv.unroll.data.phantom import coil_maps
-from svdinv.unroll.data.scans import Geometry
 from svdinv.unroll.display.pictures import save_animation
 from svdinv.unroll.evaluation import forecast
+from svdinv.unroll.formats.bart import read_bart
+from svdinv.unroll.formats.nifti import read_nifti, save_nifti
+from svdinv.unroll.formats.scans import Geometry
+from svdinv.unroll.formats.series import read_series
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks import reading
+from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.phantom import coil_maps
 from svdinv.unroll.tasks.reading import read_measurement
 
 pytest.importorskip("pydicom")

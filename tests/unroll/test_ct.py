@@ -12,16 +12,16 @@ from PIL import Image
 
 from svdinv.cli import main
 from svdinv.unroll import pretrained
-from svdinv.unroll.data.htc import read_htc
 from svdinv.unroll.data.noise import counted
+from svdinv.unroll.inference import reconstruct
 from svdinv.unroll.networks import PrimalDual, Skip
 from svdinv.unroll.operators import dot_test
-from svdinv.unroll.tasks.ct import Ct, CtOptions, fbp
 from svdinv.unroll.tasks.non_local import NAME
 from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp
+from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.config import preset
-from svdinv.unroll.training.run import reconstruct
 from svdinv.unroll.untrained import Fitting, HeldOut, educated
 from svdinv.unroll.untrained import Options as Untrained
 

@@ -11,14 +11,14 @@ from PIL import Image
 scipy_io = pytest.importorskip("scipy.io")
 
 from svdinv.cli import main
-from svdinv.unroll.data.tank import calibrated, deviations, read_tank
 from svdinv.unroll.evaluation.evaluation import classical
 from svdinv.unroll.networks import Skip
 from svdinv.unroll.operators import dot_test
-from svdinv.unroll.operators.impedance import Impedance, adjacent, disc
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import eit
-from svdinv.unroll.tasks.eit import Eit, EitOptions, Picture
+from svdinv.unroll.tasks.impedance import eit
+from svdinv.unroll.tasks.impedance.eit import Eit, EitOptions, Picture
+from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc
+from svdinv.unroll.tasks.impedance.tank import calibrated, deviations, read_tank
 from svdinv.unroll.tasks.reading import (
     read_measurement,
     task_of_file,

@@ -10,13 +10,17 @@ import pytest
 from small_trainings import environment
 
 from svdinv.cli import main
-from svdinv.unroll.data import PHOTOS, save_series
+from svdinv.unroll.data import PHOTOS
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.formats.series import save_series
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.tasks import Cine, Colour, cine, colour
-from svdinv.unroll.tasks.cine_sampling import sampling
+from svdinv.unroll.tasks.cine import task as cine
+from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
+from svdinv.unroll.tasks.cine.sampling import sampling
+from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.colour import task as colour
+from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.tasks.reading import (
     holds_measurement,
     read_measurement,
@@ -54,10 +58,10 @@ FULL = """
 import sys
 import numpy as np
 from small_trainings import largest_file
-from svdinv.unroll.data import save_series
+from svdinv.unroll.formats.series import save_series
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import Colour
+from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.tasks.reading import write_problem
 
 image = np.random.default_rng(0).random((3, 200, 200), dtype=np.float32)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svdinv.unroll.data import patches, read_cifar, read_folder
+from svdinv.unroll.data import patches, read_folder
+from svdinv.unroll.data.cifar import read_cifar
 
 
 def save(path, pixels):

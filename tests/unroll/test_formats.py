@@ -11,12 +11,12 @@ import pytest
 from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
 
-from svdinv.unroll.data import dicom
-from svdinv.unroll.data.bart import read_bart, read_cfl, save_cfl
-from svdinv.unroll.data.formats import FORMATS, format_of
-from svdinv.unroll.data.measurements import read_mask
-from svdinv.unroll.data.nifti import read_nifti, save_nifti
-from svdinv.unroll.data.scans import Geometry, SeveralSlices
+from svdinv.unroll.formats import dicom
+from svdinv.unroll.formats.bart import read_bart, read_cfl, save_cfl
+from svdinv.unroll.formats.measurements import read_mask
+from svdinv.unroll.formats.nifti import read_nifti, save_nifti
+from svdinv.unroll.formats.scans import Geometry, SeveralSlices
+from svdinv.unroll.formats.table import FORMATS, format_of
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.reading import fitting, read, task_of_file
 
@@ -533,7 +533,7 @@ def test_options_of_another_format_are_refused(tmp_path, series):
 
 
 def test_every_format_names_options_that_there_are():
-    from svdinv.unroll.tasks.cine import CineOptions
+    from svdinv.unroll.tasks.cine.task import CineOptions
 
     for each in FORMATS:
         assert set(each.takes) <= set(CineOptions.reading())

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from svdinv.unroll.data import photograph
-from svdinv.unroll.data.measurements import read_mask
-from svdinv.unroll.data.moving import unseen_series
-from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.formats.measurements import read_mask
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import Cine, Colour, Given
-from svdinv.unroll.tasks.cine import CineOptions
-from svdinv.unroll.tasks.colour import ColourOptions
+from svdinv.unroll.tasks import Given
+from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.phantom import coil_maps
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
 from svdinv.unroll.tasks.reading import (
     files_of,
     read_all,

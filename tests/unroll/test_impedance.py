@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from svdinv.unroll.operators import WrappedNonlinear, dot_test
-from svdinv.unroll.operators.impedance import (
+from svdinv.unroll.tasks.impedance.operator import (
     Impedance,
     Mesh,
     adjacent,

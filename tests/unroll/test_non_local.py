@@ -10,8 +10,8 @@ import pytest
 import skimage.restoration
 
 from svdinv.numpy import log_sum_threshold
-from svdinv.unroll import groups
 from svdinv.unroll.algorithms import non_local as algorithm
+from svdinv.unroll.algorithms.cross_validation import held_out
 from svdinv.unroll.algorithms.non_local import (
     best_non_local,
     denoise_non_local,
@@ -19,19 +19,18 @@ from svdinv.unroll.algorithms.non_local import (
     non_local_low_rank,
 )
 from svdinv.unroll.data import photograph
-from svdinv.unroll.data.hearts import heart_series
 from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.evaluation.evaluation import classical
 from svdinv.unroll.fidelity import L2, PoissonKL
-from svdinv.unroll.groups import Groups
-from svdinv.unroll.held_out import held_out
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.priors import NonLocalLowRank
+from svdinv.unroll.priors import patch_matching as groups
+from svdinv.unroll.priors.patch_matching import Groups
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import Cine, Colour
-from svdinv.unroll.tasks.cine import CineOptions
-from svdinv.unroll.tasks.colour import ColourOptions, biharmonic
+from svdinv.unroll.tasks.cine.hearts import heart_series
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.colour.task import Colour, ColourOptions, biharmonic
 from svdinv.unroll.tasks.non_local import NAME, non_local
 from svdinv.unroll.tasks.task import Given
 

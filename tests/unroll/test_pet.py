@@ -11,14 +11,14 @@ from array_frameworks import Framework
 
 from svdinv.cli import main
 from svdinv.unroll.algorithms import EM, solve
-from svdinv.unroll.evaluation.inference import open_network, task_of_network
 from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.inference import open_network, task_of_network
 from svdinv.unroll.networks import EMNet
 from svdinv.unroll.operators import ParallelBeam, Stack, dot_test
 from svdinv.unroll.problem import Problem, batch
-from svdinv.unroll.tasks import pet
-from svdinv.unroll.tasks.pet import Factors, Pet, PetOptions, map_em
 from svdinv.unroll.tasks.reading import read_measurement, write_problem
+from svdinv.unroll.tasks.tomography import pet
+from svdinv.unroll.tasks.tomography.pet import Factors, Pet, PetOptions, map_em
 from svdinv.unroll.torch import Network, save
 from svdinv.unroll.training.config import preset
 

@@ -34,7 +34,8 @@ from small_trainings import (
 from svdinv import __version__
 from svdinv.cli import main
 from svdinv.cli import train as train_command
-from svdinv.unroll.files import holding, replacing
+from svdinv.unroll.formats.atomic import holding, replacing
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network, load, save
 from svdinv.unroll.training.checkpoints import read_checkpoint
@@ -42,14 +43,7 @@ from svdinv.unroll.training.command import command as go_on
 from svdinv.unroll.training.command import processes
 from svdinv.unroll.training.config import preset, read, to_toml, write
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION, read_log
-from svdinv.unroll.training.run import (
-    CHECKPOINT,
-    CONFIG,
-    WEIGHTS,
-    Run,
-    interrupts,
-    svd_of,
-)
+from svdinv.unroll.training.run import CHECKPOINT, CONFIG, WEIGHTS, Run, svd_of
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +232,7 @@ def test_a_finished_training_has_nothing_to_do(whole, tmp_path, capsys, monkeypa
     def load(task):
         raise AssertionError("nobody needs the photographs")
 
-    monkeypatch.setattr("svdinv.unroll.tasks.colour.Colour.load", load)
+    monkeypatch.setattr("svdinv.unroll.tasks.colour.task.Colour.load", load)
     assert train("--resume", output) == 0
     assert "Nothing to do: all 20 steps were done before" in capsys.readouterr().out
     assert results(output) == results(whole)
@@ -695,7 +689,7 @@ def test_killed_while_it_replaces_another_it_is_one_of_them(
         rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("svdinv.unroll.files.os.replace", replace_some)
+        patch.setattr("svdinv.unroll.formats.atomic.os.replace", replace_some)
         with pytest.raises(Killed):
             train(file, "--output", output, "--overwrite", "--seed", 2)
     assert train("--resume", output) == 0

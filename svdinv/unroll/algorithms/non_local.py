@@ -20,6 +20,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from svdinv.unroll.algorithms.cross_validation import fitted_alone, held_out
 from svdinv.unroll.algorithms.iterations import ADMM, State, _check_count
 from svdinv.unroll.arrays import (
     Array,
@@ -31,7 +32,6 @@ from svdinv.unroll.arrays import (
     times,
     to_numpy,
 )
-from svdinv.unroll.held_out import fitted_alone, held_out
 from svdinv.unroll.priors import NonLocalLowRank
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tiles import tiles

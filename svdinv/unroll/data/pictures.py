@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.data._budget import check_bytes
-from svdinv.unroll.data._files import check_regular, quiet
+from svdinv.unroll.formats.budget import check_bytes
+from svdinv.unroll.formats.checks import check_regular, quiet
 
 __all__ = [
     "SUFFIXES",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.data import Image
 from svdinv.unroll.display.pictures import new_figure, save_animation
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

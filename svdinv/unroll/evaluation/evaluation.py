@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, comma_separated, line, markdown
-from svdinv.unroll.evaluation.inference import NAMES, apply, start
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
+from svdinv.unroll.inference import NAMES, apply, start
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Given, Method, Options, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.run import interrupts
 
 __all__ = [
     "RESULTS",

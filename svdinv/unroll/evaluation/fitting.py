@@ -12,14 +12,14 @@ import numpy as np
 from svdinv.unroll.algorithms import Interrupted
 from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.evaluation.evaluation import classical
-from svdinv.unroll.evaluation.inference import NAMES, apply
 from svdinv.unroll.evaluation.reconstruction import Files, compare
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
+from svdinv.unroll.inference import NAMES, apply
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.run import interrupts
 from svdinv.unroll.untrained import Fit, Fitting, Options, Record
 
 __all__ = ["fitted"]

@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 
 from svdinv.unroll.evaluation.evaluation import Which
-from svdinv.unroll.evaluation.inference import VIEWS
+from svdinv.unroll.inference import VIEWS, reconstruct
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Given, Options, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.run import reconstruct
 
 __all__ = ["available_memory", "check_memory", "check_unrolled", "forecast"]
 

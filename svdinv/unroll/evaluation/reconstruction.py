@@ -14,7 +14,6 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from svdinv.unroll.data.formats import ending
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.evaluation.evaluation import (
@@ -25,7 +24,8 @@ from svdinv.unroll.evaluation.evaluation import (
     file_stem,
     save_pictures,
 )
-from svdinv.unroll.evaluation.inference import NAMES, apply, parts, start
+from svdinv.unroll.formats.table import ending
+from svdinv.unroll.inference import NAMES, apply, parts, start
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Method, Task
 from svdinv.unroll.torch import Network
@@ -137,7 +137,7 @@ def reconstruct(
     """Reconstruct by a method of `method_named`, compare, print and write.
 
     Compared with the classical methods that `which` says, as for `classical`. Otherwise
-    as `svdinv.unroll.evaluation.inference.apply`.
+    as `svdinv.unroll.inference.apply`.
     """
     methods = classical(task, problem, which=which, asked=method)
     followed: dict[str, Callable[[Advance], Method]] = {}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -30,6 +30,7 @@ from svdinv.unroll.networks.recipe import (
 )
 
 __all__ = [
+    "WEIGHTS",
     "Weights",
     "check",
     "first_kernel",
@@ -41,6 +42,9 @@ __all__ = [
     "task_of",
     "write",
 ]
+
+WEIGHTS = "weights.safetensors"
+"""Name of the file in the folder of a training."""
 
 Weights = dict[str, NDArray[Any]]
 """Arrays by name."""

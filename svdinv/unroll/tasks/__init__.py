@@ -1,8 +1,5 @@
-"""What is reconstructed, from what: one file for each task."""
+"""What is reconstructed, from what: one folder for each kind of data."""
 
-from svdinv.unroll.tasks.cine import Cine
-from svdinv.unroll.tasks.colour import Colour
-from svdinv.unroll.tasks.ct import Ct
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -15,9 +12,6 @@ from svdinv.unroll.tasks.task import (
 )
 
 __all__ = [
-    "Cine",
-    "Colour",
-    "Ct",
     "Estimate",
     "Given",
     "Options",

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from svdinv.unroll.algorithms.cross_validation import LEAST
 from svdinv.unroll.algorithms.non_local import (
     best_non_local,
     denoise_non_local,
     noise_deviation,
 )
 from svdinv.unroll.fidelity import L2
-from svdinv.unroll.held_out import LEAST
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Estimate, Task

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from svdinv.unroll.data._budget import FileError
-from svdinv.unroll.data._hdf5 import Datasets, open_hdf5
-from svdinv.unroll.data.fastmri import holds_fastmri
-from svdinv.unroll.data.measurements import text, write_measurement
-from svdinv.unroll.data.scans import Geometry
-from svdinv.unroll.data.series import HDF5_SUFFIXES
+from svdinv.unroll.formats.budget import FileError
+from svdinv.unroll.formats.fastmri import holds_fastmri
+from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
+from svdinv.unroll.formats.measurements import text, write_measurement
+from svdinv.unroll.formats.scans import Geometry
+from svdinv.unroll.formats.series import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import (
     Given,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +18,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data.formats import WRITERS, ending
 from svdinv.unroll.display import panels
 from svdinv.unroll.display.pictures import contact_sheet, save_frames, save_picture
-from svdinv.unroll.imports import imported
+from svdinv.unroll.formats.table import WRITERS, ending
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators.transforms import turns
+from svdinv.unroll.plugins import imported
 from svdinv.unroll.problem import Problem, batch
 
 __all__ = [
@@ -480,6 +479,14 @@ class Task:
         panels.save_series_animation(path, truth, entries, seconds=self.seconds)
 
 
+_MODULES = (
+    "colour.task",
+    "cine.task",
+    "tomography.ct",
+    "impedance.eit",
+    "tomography.pet",
+    "tomography.spectral",
+)
 _TASKS: dict[str, type[Task]] = {}
 
 _Class = TypeVar("_Class", bound=type[Task])
@@ -493,10 +500,9 @@ def register(cls: _Class) -> _Class:
 
 def tasks() -> dict[str, type[Task]]:
     """Give the tasks that are registered, by name."""
-    # They register themselves as they are imported: whatever lies beside this file.
-    package = importlib.import_module("svdinv.unroll.tasks")
-    for found in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{found.name}")
+    # They register themselves as they are imported.
+    for module in _MODULES:
+        importlib.import_module(f"svdinv.unroll.tasks.{module}")
     return dict(_TASKS)
 
 

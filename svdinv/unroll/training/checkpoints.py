@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 

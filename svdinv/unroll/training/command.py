@@ -15,11 +15,12 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from svdinv.unroll.files import holding, remove_drafts
+from svdinv.unroll.formats.atomic import holding, remove_drafts
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, Config
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
-from svdinv.unroll.training.run import WEIGHTS, Outcome, Run, interrupts
+from svdinv.unroll.training.run import WEIGHTS, Outcome, Run
 
 __all__ = [
     "Refused",

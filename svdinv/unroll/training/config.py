@@ -17,9 +17,10 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from svdinv._missing import needing
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
+from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.tasks.task import Task, check_ranges, named, option, tasks
 
 __all__ = [
@@ -44,7 +45,6 @@ LOSSES = ("l1", "mse", "log-l1", "log-mse", "measurement")
 
 CHECKPOINT = "checkpoint.safetensors"
 CONFIG = "config.toml"
-WEIGHTS = "weights.safetensors"
 
 _PRESETS = Path(__file__).parent / "presets"
 _DEEPEST = 8  # tables in tables

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from svdinv.unroll.display.tables import comma_separated
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 
 __all__ = ["EVENTS", "LOG", "VALIDATION", "Logs", "read_log"]
 

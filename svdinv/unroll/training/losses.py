@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from svdinv.unroll.imports import imported
+from svdinv.unroll.plugins import imported
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.training.config import LOSSES
 

@@ -43,9 +43,9 @@ from tqdm import tqdm
 import svdinv.torch
 from svdinv import __version__
 from svdinv.unroll.algorithms import ADMM, Interrupted
+from svdinv.unroll.algorithms.cross_validation import fitted_alone
 from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.fidelity import L2
-from svdinv.unroll.held_out import fitted_alone
 from svdinv.unroll.networks import Generator, Recipe
 from svdinv.unroll.networks.recipe import to_json
 from svdinv.unroll.operators import Sampling

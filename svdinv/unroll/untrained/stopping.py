@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svdinv.unroll.algorithms.cross_validation import held_out
 from svdinv.unroll.arrays import to_numpy
-from svdinv.unroll.held_out import held_out
 from svdinv.unroll.problem import Problem
 
 __all__ = ["SURE", "Discrepancy", "HeldOut", "MovingVariance", "Rule", "Seen"]

@@ -1,0 +1,1 @@
+"""Dynamic MRI: series of the heart from a part of their k-space."""

@@ -1,0 +1,1 @@
+"""Colour photographs from a part of their samples."""

@@ -1,0 +1,1 @@
+"""Tomography: CT, spectral CT and PET."""
