@@ -24,12 +24,11 @@ _OF = {"colour": ("rate", "photo", "steps", "minutes"), "cine": ("heart",)}
 _NEEDS = (*NETWORKS, "matplotlib", "threadpoolctl", "tomlkit")
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     demo = commands.add_parser(
         "demo",
-        help="the first thing to run: reconstruct a photograph, and train a little; or "
-        "reconstruct a beating heart",
+        help=help,
         description=(
             "Reconstruct a photograph from a part of its samples, with the network "
             "that comes with svdinv and by classical methods; then train that network "

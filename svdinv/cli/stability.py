@@ -38,21 +38,18 @@ _EPILOG = """\
 examples:
   svdinv stability coffee --crop 128 --rate 0.4
   svdinv stability scan.npz --mask radial --sizes 0.01 0.03 0.1
-  svdinv stability coffee --crop 96 --prior dip --iterations 500
 
-For each size, relative to the data, the perturbation that moves the image most is
-found by gradient ascent through the network, and another through total variation.
-Every method then meets both, and random noise of that size. An untrained prior, which
-has no gradient, meets those of the others. Where there are no weights for a task, total
-variation is alone; counts have none. Written are a table and a plot (.csv, .png).
+For each size the perturbation of the data that moves the image most is found, for the
+network and for total variation; every method meets both, and noise of that size.
+Written are a table and a plot (.csv, .png).
 """
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     stability = commands.add_parser(
         "stability",
-        help="find the worst small errors of the data, for a network and others",
+        help=help,
         description="Measure how methods answer to errors of the data, at their worst.",
         epilog=_EPILOG,
     )
@@ -111,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from svdinv.unroll import pretrained
-    from svdinv.unroll.evaluation.evaluation import file_stem
+    from svdinv.unroll.evaluation.methods import file_stem
     from svdinv.unroll.evaluation.stability import stability, untrained_method
     from svdinv.unroll.fidelity import L2
     from svdinv.unroll.inference import open_network

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from svdinv.unroll import pretrained
 from svdinv.unroll.formats.checks import check_regular
-from svdinv.unroll.networks import LLS
 from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Estimate, Method, Task, task_of
@@ -150,7 +149,7 @@ def start(network: Network, device: str = "cpu") -> dict[str, Method]:
     pictures with a fill that is no rival.
     """
     recipe = network.recipe
-    if not (isinstance(recipe, LLS) and (recipe.static or any(recipe.start))):
+    if not getattr(recipe, "has_start", False):
         return {}
 
     def begin(problem: Problem) -> torch.Tensor:

@@ -28,10 +28,6 @@ from keras import ops
 
 from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace
 from svdinv.unroll.networks import (
-    LS,
-    SLR,
-    T2LR,
-    TLR,
     Convolutions,
     Number,
     Recipe,
@@ -90,7 +86,7 @@ class Network(keras.Model):
         lower one.
     """
 
-    recipe_type: ClassVar[type[Recipe] | None] = None
+    recipe_name: ClassVar[str] = ""  # of its recipe, if it has always the same
 
     def __init__(
         self,
@@ -106,7 +102,7 @@ class Network(keras.Model):
         **options: Any,
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
-        self.recipe = choose(recipe, self.recipe_type, options)
+        self.recipe = choose(recipe, self.recipe_name, options)
         self.operator = operator
         self.penalty = penalty
         self.checkpoint = checkpoint
@@ -270,7 +266,7 @@ class TLRNet(Network):
     (B, C, H, W).
     """
 
-    recipe_type = TLR
+    recipe_name = "TLR"
 
 
 @_register
@@ -281,7 +277,7 @@ class SLRNet(Network):
     ``model((kspace, mask, maps))`` gives series (B, T, H, W).
     """
 
-    recipe_type = SLR
+    recipe_name = "SLR"
 
 
 @_register
@@ -292,7 +288,7 @@ class LSNet(Network):
     ``model((kspace, mask, maps))`` gives series (B, T, H, W).
     """
 
-    recipe_type = LS
+    recipe_name = "LS"
 
 
 @_register
@@ -303,7 +299,7 @@ class T2LRNet(Network):
     ``model((kspace, mask, maps))`` gives series (B, T, H, W).
     """
 
-    recipe_type = T2LR
+    recipe_name = "T2LR"
 
 
 class _Cell(keras.layers.Layer):

@@ -347,7 +347,7 @@ def test_modules_that_are_not_as_they_should_be(
 
 def test_geometries_that_cannot_be_are_refused(tmp_path):
     from svdinv.unroll.formats.scans import Geometry
-    from svdinv.unroll.tasks.reading import read_measurement
+    from svdinv.unroll.tasks.measured_files import read_measurement
 
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "scan.h5"

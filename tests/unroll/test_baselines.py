@@ -10,7 +10,7 @@ from svdinv.numpy import svt
 from svdinv.unroll.algorithms import iterations
 from svdinv.unroll.data import photograph
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.evaluation.evaluation import classical
+from svdinv.unroll.evaluation.methods import classical
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI, Fourier, Identity, Sampling
 from svdinv.unroll.priors import Casorati, LocalLowRank

@@ -9,7 +9,8 @@ import pytest
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph
 from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.evaluation.evaluation import Evaluation, Row
+from svdinv.unroll.evaluation.evaluation import Evaluation
+from svdinv.unroll.evaluation.methods import Row
 from svdinv.unroll.tasks.cine import training as cine_training
 from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.sampling import measured

@@ -16,8 +16,9 @@ from svdinv.unroll.data.noise import counted
 from svdinv.unroll.inference import reconstruct
 from svdinv.unroll.networks import PrimalDual, Skip
 from svdinv.unroll.operators import dot_test
+from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
 from svdinv.unroll.tasks.non_local import NAME
-from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
+from svdinv.unroll.tasks.reading import task_of_file
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp
 from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.torch import Network
@@ -262,7 +263,7 @@ def test_damaged_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no file"):
         read_htc(Path(tmp_path / "b.mat"))
     (tmp_path / "c.mat").write_bytes(b"nothing")
-    assert not Ct().recognises(tmp_path / "c.mat")
+    assert not Ct.entry.recognises(tmp_path / "c.mat")
     h5py = pytest.importorskip("h5py")
     made = Ct().measured(problem())
     for name, value, message in (

@@ -11,7 +11,7 @@ from PIL import Image
 scipy_io = pytest.importorskip("scipy.io")
 
 from svdinv.cli import main
-from svdinv.unroll.evaluation.evaluation import classical
+from svdinv.unroll.evaluation.methods import classical
 from svdinv.unroll.networks import Skip
 from svdinv.unroll.operators import dot_test
 from svdinv.unroll.problem import Problem
@@ -19,11 +19,8 @@ from svdinv.unroll.tasks.impedance import eit
 from svdinv.unroll.tasks.impedance.eit import Eit, EitOptions, Picture
 from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc
 from svdinv.unroll.tasks.impedance.tank import calibrated, deviations, read_tank
-from svdinv.unroll.tasks.reading import (
-    read_measurement,
-    task_of_file,
-    write_problem,
-)
+from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
+from svdinv.unroll.tasks.reading import task_of_file
 from svdinv.unroll.training.config import preset
 from svdinv.unroll.untrained import fit
 from svdinv.unroll.untrained.presets import generator_for

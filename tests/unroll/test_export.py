@@ -21,7 +21,7 @@ from svdinv.unroll.tasks.cine.sampling import sampling
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour import task as colour
 from svdinv.unroll.tasks.colour.task import Colour
-from svdinv.unroll.tasks.reading import (
+from svdinv.unroll.tasks.measured_files import (
     holds_measurement,
     read_measurement,
     write_problem,
@@ -62,7 +62,7 @@ from svdinv.unroll.formats.series import save_series
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.colour.task import Colour
-from svdinv.unroll.tasks.reading import write_problem
+from svdinv.unroll.tasks.measured_files import write_problem
 
 image = np.random.default_rng(0).random((3, 200, 200), dtype=np.float32)
 problem = Problem(image, Sampling(image < 0.5), name="a", setting="b")
@@ -164,7 +164,7 @@ def test_files_of_other_programs_may_have_other_types(tmp_path, series):
 
 def test_what_kind_of_data_it_is_need_not_be_said(tmp_path, with_coils, photo):
     for task, problem in ((Cine(), with_coils), (Colour(), photo)):
-        dataset = task.sampled
+        dataset = task.dataset
         path = tmp_path / f"{dataset}.h5"
         write_problem(path, task, problem)
         with h5py.File(path, "a") as file:

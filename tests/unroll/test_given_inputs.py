@@ -16,21 +16,16 @@ from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.phantom import coil_maps
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
-from svdinv.unroll.tasks.reading import (
-    files_of,
-    read_all,
-    read_measurement,
-    task_of_file,
-)
-from svdinv.unroll.tasks.reading import read as read_one
+from svdinv.unroll.tasks.measured_files import read_measurement
+from svdinv.unroll.tasks.reading import files_of, opened, read_all
 
 SIZE = (4, 24, 20)
 
 
 def read_input(path, **options):
     """The task of an input, and what is read."""
-    task = task_of_file(path)
-    return task, read_one(path, task, task.options(**options))
+    with opened(path) as source:
+        return source.task, source.read(source.task.options(**options))
 
 
 def measured(path):

@@ -16,7 +16,7 @@ from svdinv.unroll.inference import open_network, task_of_network
 from svdinv.unroll.networks import EMNet
 from svdinv.unroll.operators import ParallelBeam, Stack, dot_test
 from svdinv.unroll.problem import Problem, batch
-from svdinv.unroll.tasks.reading import read_measurement, write_problem
+from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
 from svdinv.unroll.tasks.tomography import pet
 from svdinv.unroll.tasks.tomography.pet import Factors, Pet, PetOptions, map_em
 from svdinv.unroll.torch import Network, save

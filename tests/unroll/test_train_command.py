@@ -756,7 +756,7 @@ def test_a_breakdown_is_told_with_its_cause(tmp_path, capsys):
 
 
 def test_the_first_signal_is_noted_and_the_second_is_as_usual(monkeypatch):
-    monkeypatch.setattr("svdinv.unroll.training.run._ONE_PRESS", 0.0)
+    monkeypatch.setattr("svdinv.unroll.interrupts._ONE_PRESS", 0.0)
     # Python ignores Ctrl-C where a shell began it in the background.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

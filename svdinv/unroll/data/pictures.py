@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.formats.budget import check_bytes
-from svdinv.unroll.formats.checks import check_regular, quiet
+from svdinv.unroll.formats.checks import check_bytes, check_regular, quiet
 
 __all__ = [
     "SUFFIXES",

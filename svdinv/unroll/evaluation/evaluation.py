@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +15,13 @@ from tqdm import tqdm
 
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, comma_separated, line, markdown
+from svdinv.unroll.evaluation.methods import (
+    Row,
+    applied,
+    file_stem,
+    is_quick,
+    save_pictures,
+)
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.inference import NAMES, apply, start
 from svdinv.unroll.interrupts import interrupts
@@ -30,20 +34,10 @@ __all__ = [
     "TABLE",
     "Evaluation",
     "Problems",
-    "Row",
-    "Which",
-    "applied",
-    "classical",
     "evaluate",
-    "file_stem",
-    "label",
     "methods_of",
     "sampled",
-    "save_pictures",
 ]
-
-Which: TypeAlias = Literal["first", "quick", "all"]
-"""Of the classical methods, those that are compared with."""
 
 RESULTS = "results.csv"
 TABLE = "results.md"
@@ -52,21 +46,6 @@ _FOOTNOTE = (
     "Classical methods take, for every image, the regularisation weight that comes "
     "nearest to the truth; the network never sees the truth."
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method on a problem: names, metrics by name, and seconds of wall-clock time.
-
-    `note` is what the method chose, such as a weight; it may be empty.
-    """
-
-    image: str
-    setting: str
-    method: str
-    values: dict[str, float]
-    seconds: float
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -225,27 +204,6 @@ def methods_of(
     return methods
 
 
-def classical(
-    task: Task, problem: Problem, *, which: Which = "all", asked: str = ""
-) -> dict[str, Method]:
-    """Choose the classical methods to compare with, by name: the first always.
-
-    Further "all" that suit a problem and do not take too long for it, or those of them
-    that are "quick", and in any case the one that is `asked` for.
-    """
-    methods = task.baselines()
-    names = {next(iter(methods)), asked}
-    if which != "first":
-        names |= {name for name in methods if _suits(task, name, problem)}
-    if which == "quick":
-        names -= {*task.lengthy} - {asked}
-    return {name: method for name, method in methods.items() if name in names}
-
-
-def _suits(task: Task, name: str, problem: Problem) -> bool:
-    return task.suits(name, problem) and not task.slow(name, problem)
-
-
 def evaluate(
     problems: Collection[Problem] | Problems,
     methods: Mapping[str, Method],
@@ -282,7 +240,7 @@ def evaluate(
             every = {
                 name: method
                 for name, method in methods.items()
-                if name not in known or _suits(task, name, problem)
+                if name not in known or is_quick(task, name, problem)
             }
             bar.update(len(methods) - len(every))
             for name, method in every.items():
@@ -306,52 +264,6 @@ def evaluate(
                 pictured[problem.setting] += 1
     evaluation.complete = True
     return evaluation
-
-
-def applied(
-    name: str, method: Method, task: Task, problem: Problem
-) -> tuple[Row, Entry]:
-    """Apply a method to a problem.
-
-    Gives how well it did, without values where the truth is not known, and the image
-    for panels.
-    """
-    began = time.monotonic()
-    estimate = method(problem)
-    seconds = time.monotonic() - began
-    values = task.judge(problem, estimate.image)
-    row = Row(problem.name, problem.setting, name, values, seconds, estimate.note)
-    return row, Entry(name, task.shown(estimate.image), label(values))
-
-
-def file_stem(name: str) -> str:
-    """Make a name a part of that of a file, without spaces, commas and the like."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-")
-
-
-def label(values: Mapping[str, float]) -> str:
-    """Say in a few words how good an image is: its first metric, and SSIM."""
-    if not values:
-        return ""
-    name, first = next(iter(values.items()))
-    decibels = f"{name.partition(' ')[0]} {first:.2f} dB"
-    return f"{decibels}, SSIM {values['SSIM']:.3f}" if "SSIM" in values else decibels
-
-
-def save_pictures(
-    panel: Path,
-    animation: Path | None,
-    task: Task,
-    problem: Problem,
-    entries: Sequence[Entry],
-) -> None:
-    """Write a panel of reconstructions, and perhaps an animation too."""
-    title, truth = f"{problem.name}, {problem.setting}", None
-    if problem.truth is not None:
-        truth = Entry("truth", task.shown(problem.truth), "")
-    task.save_panel(panel, truth, entries, title=title)
-    if animation is not None:
-        task.save_animation(animation, truth, entries)
 
 
 def _over(setting: str, count: int) -> str:

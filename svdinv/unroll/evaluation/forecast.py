@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from svdinv.unroll.evaluation.evaluation import Which
+from svdinv.unroll.evaluation.methods import Which
 from svdinv.unroll.inference import VIEWS, reconstruct
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Given, Options, Task

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, line
-from svdinv.unroll.evaluation.evaluation import (
+from svdinv.unroll.evaluation.methods import (
     Row,
     Which,
     applied,

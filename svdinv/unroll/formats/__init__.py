@@ -1,14 +1,40 @@
 """Files of arrays, scans and measured data: readers, writers, and their checks.
 
 Nothing is downloaded and nothing is unpickled. A file that is damaged, or is not what
-it should be, gives a ValueError that names it. What is exported here is imported when
-it is first used: no reader brings the others along.
+it should be, gives a ValueError that names it. A reader is imported when it is used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from svdinv.unroll.plugins import late_attributes
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.bart import read_bart, read_cfl, save_cfl
+    from svdinv.unroll.formats.dicom import read_dicom
+    from svdinv.unroll.formats.fastmri import FastMRI, read_fastmri
+    from svdinv.unroll.formats.ismrmrd import Acquisitions, read_ismrmrd
+    from svdinv.unroll.formats.nifti import read_nifti, save_nifti
+    from svdinv.unroll.formats.scans import Geometry, Scan
+    from svdinv.unroll.formats.series import read_series, save_series
+
+__all__ = [
+    "Acquisitions",
+    "FastMRI",
+    "Geometry",
+    "Scan",
+    "read_bart",
+    "read_cfl",
+    "read_dicom",
+    "read_fastmri",
+    "read_ismrmrd",
+    "read_nifti",
+    "read_series",
+    "save_cfl",
+    "save_nifti",
+    "save_series",
+]
 
 _MODULES = {
     "Acquisitions": "ismrmrd",
@@ -27,14 +53,4 @@ _MODULES = {
     "save_series": "series",
 }
 
-__all__ = list(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__ = late_attributes(__name__, _MODULES)

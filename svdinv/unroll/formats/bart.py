@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.formats.atomic import replacing_all
-from svdinv.unroll.formats.budget import FileError
-from svdinv.unroll.formats.checks import check_regular, naming, to_complex
+from svdinv.unroll.formats.checks import FileError, check_regular, naming, to_complex
 from svdinv.unroll.formats.scans import Scan, chosen
 
 __all__ = ["HOLDS", "read_bart", "read_cfl", "save_cfl"]
@@ -150,3 +149,8 @@ def save_cfl(path: str | Path, series: NDArray[Any]) -> None:
     with replacing_all([path, path.with_suffix(".hdr")]) as (numbers, header):
         array.tofile(numbers)
         header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n")
+
+
+def save_scan(path: Path, series: NDArray[Any], place: Any) -> None:
+    """Write a series as `save_cfl` does; its place is not kept."""
+    save_cfl(path, series)

@@ -11,14 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.formats.budget import FileError, check_bytes
-from svdinv.unroll.formats.checks import naming, to_complex
+from svdinv.unroll.formats.checks import FileError, check_bytes, naming, to_complex
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
+from svdinv.unroll.formats.table import DICOM_SUFFIXES
 
-__all__ = ["DICOM_SUFFIXES", "holds_dicom", "read_dicom"]
-
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-"""How the names of files end, if with anything."""
+__all__ = ["holds_dicom", "read_dicom"]
 
 _MOST_FRAMES = 65536  # of a file
 _NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # an orientation, where none is said

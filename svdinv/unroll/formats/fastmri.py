@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.formats.budget import FileError
-from svdinv.unroll.formats.checks import is_numeric, to_complex
+from svdinv.unroll.formats.checks import FileError, is_numeric, to_complex
 from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
+from svdinv.unroll.formats.ismrmrd import cropped_readout
+from svdinv.unroll.formats.scans import Scan, chosen
+from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
 
 __all__ = ["FastMRI", "holds_fastmri", "read_fastmri"]
 
@@ -103,6 +105,33 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
 def holds_fastmri(file: Datasets) -> bool:
     """Tell an open HDF5 file of fastMRI from others with a dataset ``kspace``."""
     return "kspace" in file and any(n in file for n in (*_IMAGES, "ismrmrd_header"))
+
+
+def path_holds_fastmri(path: Path) -> bool:
+    """Check whether a file is HDF5 of fastMRI."""
+    if not ending(path, (*HDF5_SUFFIXES, ".mrd")):
+        return False
+    with open_hdf5(path, "an HDF5 file") as file:
+        return holds_fastmri(file)
+
+
+def read_scan(path: Path, *, slice: int | None = None) -> Scan:
+    """Read a slice as a series of one frame, without the oversampled readout."""
+    with open_hdf5(path, "an HDF5 file of fastMRI") as file:
+        count, *_ = file.shape("kspace", "(slices, C, H, W)", (3, 4))
+    number = chosen(path, slice, [""] * count)
+    volume = read_fastmri(path, slices=np.s_[number : number + 1])
+    kspace, mask = volume.kspace, (volume.kspace != 0).any(axis=1)
+    if volume.mask is not None:
+        mask = np.array(np.broadcast_to(volume.mask, mask.shape))
+    if not volume.header:
+        return Scan(kspace, mask)
+    turned = kspace.swapaxes(-1, -2), mask.swapaxes(-1, -2)  # the readout last
+    kspace, mask = cropped_readout(*turned, volume.header, path)
+    return Scan(
+        np.ascontiguousarray(kspace.swapaxes(-1, -2)),
+        np.ascontiguousarray(mask.swapaxes(-1, -2)),
+    )
 
 
 def _image(

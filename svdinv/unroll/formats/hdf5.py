@@ -17,8 +17,13 @@ from numpy.typing import NDArray
 
 from svdinv._missing import needing
 from svdinv.unroll.formats.atomic import replacing
-from svdinv.unroll.formats.budget import FileError, check_bytes
-from svdinv.unroll.formats.checks import is_numeric, naming, to_complex
+from svdinv.unroll.formats.checks import (
+    FileError,
+    check_bytes,
+    is_numeric,
+    naming,
+    to_complex,
+)
 
 __all__ = ["Datasets", "as_mask", "open_hdf5", "writing_hdf5"]
 

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.formats.budget import FileError, check_bytes, most_bytes
-from svdinv.unroll.formats.hdf5 import open_hdf5
+from svdinv.unroll.formats.checks import FileError, check_bytes, most_bytes
+from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
+from svdinv.unroll.formats.scans import Scan, chosen
+from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
 
 __all__ = ["Acquisitions", "cropped_readout", "of_images", "read_ismrmrd"]
 
@@ -142,6 +144,36 @@ def read_ismrmrd(
     if crop_readout:
         kspace, mask = cropped_readout(kspace, mask, header, path)
     return Acquisitions(kspace, mask, header)
+
+
+def holds_ismrmrd(path: Path) -> bool:
+    """Check whether a file is HDF5 with acquisitions of ISMRMRD."""
+    if not ending(path, (*HDF5_SUFFIXES, ".mrd")):
+        return False
+    with open_hdf5(path, "an HDF5 file") as file:
+        return bool(_acquisitions(file))
+
+
+def _acquisitions(file: Datasets) -> str:
+    """Name the group of ISMRMRD's acquisitions, or none."""
+    found = (name for name, held in file.groups() if {"xml", "data"} <= held)
+    return next(found, "")
+
+
+def read_scan(path: Path, *, slice: int | None = None) -> Scan:
+    """Read a slice of a file that `holds_ismrmrd`; ValueError if it has several."""
+    with open_hdf5(path, "an ISMRMRD file") as file:
+        group = _acquisitions(file)
+        dataset = file.dataset(f"{group}/data")
+        fields = dataset.dtype.names or ()
+        head = dataset["head"] if "head" in fields else None
+    select = None
+    if head is not None:  # else what reads all of it complains
+        slices = np.unique(head["idx"]["slice"][of_images(head)])
+        number = chosen(path, slice, [""] * max(1, len(slices)))
+        select = {"slice": int(slices[number])} if len(slices) else None
+    found = read_ismrmrd(path, group=group, select=select)
+    return Scan(found.kspace, found.mask)
 
 
 def cropped_readout(

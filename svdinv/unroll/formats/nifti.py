@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 
 from svdinv._missing import needing
 from svdinv.unroll.formats.atomic import replacing
-from svdinv.unroll.formats.budget import FileError, check_bytes
-from svdinv.unroll.formats.checks import is_numeric, naming, to_complex
+from svdinv.unroll.formats.checks import (
+    FileError,
+    check_bytes,
+    is_numeric,
+    naming,
+    to_complex,
+)
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 
 __all__ = ["read_nifti", "save_nifti"]
@@ -107,6 +112,11 @@ def save_nifti(
         content = gzip.compress(content, mtime=0)  # the same, whenever it is written
     with replacing(path) as stream:
         stream.write(content)
+
+
+def save_magnitudes(path: Path, series: NDArray[Any], place: Geometry | None) -> None:
+    """Write the magnitudes of a series, and its place."""
+    save_nifti(path, np.abs(series), place)
 
 
 def _shape(path: str | Path, image: Any, time_axis: int | None) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.formats.budget import FileError
+from svdinv.unroll.formats.checks import FileError
 
 __all__ = ["Geometry", "Scan", "SeveralSlices", "chosen"]
 

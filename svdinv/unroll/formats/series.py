@@ -12,17 +12,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from svdinv._missing import needing
 from svdinv.unroll.formats.atomic import replacing
-from svdinv.unroll.formats.budget import FileError, check_bytes
-from svdinv.unroll.formats.checks import is_numeric, naming, to_complex
+from svdinv.unroll.formats.checks import (
+    FileError,
+    check_bytes,
+    is_numeric,
+    naming,
+    to_complex,
+)
 from svdinv.unroll.formats.hdf5 import open_hdf5, writing_hdf5
+from svdinv.unroll.formats.scans import Scan
+from svdinv.unroll.formats.table import HDF5_SUFFIXES
 
-__all__ = ["HDF5_SUFFIXES", "SERIES_SUFFIXES", "read_series", "save_series"]
-
-HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
-"""How the names of HDF5 files end."""
-
-SERIES_SUFFIXES = (".npy", ".npz", ".mat", *HDF5_SUFFIXES)
-"""How the names of the files end that `read_series` reads."""
+__all__ = ["read_scan", "read_series", "save_scan", "save_series"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -123,6 +124,19 @@ def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> 
         else:
             named: dict[str, Any] = {key: array}
             np.savez(file, **named)
+
+
+def read_scan(
+    path: Path, *, key: str | None = None, time_axis: int | None = None
+) -> Scan:
+    """Read a series as `read_series` does, with time on axis -3 by default."""
+    axis = -3 if time_axis is None else time_axis
+    return Scan(read_series(path, key, time_axis=axis))
+
+
+def save_scan(path: Path, series: NDArray[Any], place: Any) -> None:
+    """Write a series as `save_series` does; its place is not kept."""
+    save_series(path, series)
 
 
 def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:

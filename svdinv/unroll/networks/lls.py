@@ -223,6 +223,11 @@ class LLS(SeriesRecipe):
             layers |= {"threshold_noise": Number(0.0), "gamma_noise": Number(0.0)}
         return layers
 
+    @property
+    def has_start(self) -> bool:
+        """Whether iterations without weights come before the first cell."""
+        return bool(self.static or any(self.start))
+
     def begin(self, problem: Problem) -> State:
         """Start from the zero-filled series, or from the classical method's."""
         x = zero_filled(problem)

@@ -9,6 +9,7 @@ is read in one place, and a new one appears on every framework.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 import numbers
@@ -326,13 +327,15 @@ def residual_chain(recipe: Any, inputs: int, outputs: int, axes: int) -> Convolu
     return Convolutions(widths, axes=axes, slope=recipe.slope, gains=gains)
 
 
-def choose(recipe: Recipe | None, kind: type[Recipe] | None, options: Any) -> Recipe:
-    """Give the recipe of a network: as given, or of its own kind with options."""
-    if recipe is None and kind is not None:
-        return kind(**options)
-    if not isinstance(recipe, kind or Recipe):
-        name = (kind or Recipe).__name__
-        raise TypeError(f"recipe must be of the class {name}, got {recipe!r}")
+def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
+    """Return the recipe of a network: as given, or of the class `kind` with options."""
+    own: type[Recipe] = Recipe
+    if kind:
+        own = getattr(importlib.import_module("svdinv.unroll.networks"), kind)
+        if recipe is None:
+            return own(**options)
+    if not isinstance(recipe, own):
+        raise TypeError(f"recipe must be of the class {own.__name__}, got {recipe!r}")
     if options:
         raise TypeError(f"unexpected beside a recipe: {', '.join(options)}")
     return recipe
@@ -525,7 +528,13 @@ def register(cls: _Class) -> _Class:
 
 
 def registered(base: type = object) -> dict[str, type]:
-    """List the classes that `register` has seen, by name, such as each `Recipe`."""
+    """List the classes that `register` has seen, by name, such as each `Recipe`.
+
+    Those of svdinv are imported.
+    """
+    networks = importlib.import_module("svdinv.unroll.networks")
+    for name in networks.__all__:
+        getattr(networks, name)
     return {name: cls for name, cls in _REGISTERED.items() if issubclass(cls, base)}
 
 
@@ -599,6 +608,11 @@ def _object(value: Any) -> Any:
     if isinstance(value, dict):
         fields = {name: _object(item) for name, item in value.items()}
         name = fields.pop("class")
+        own = importlib.import_module("svdinv.unroll.networks")
+        if name in own.__all__:
+            getattr(own, name)
+        elif name not in _REGISTERED:  # a part of a network of svdinv
+            registered()
         if name not in _REGISTERED:
             raise ValueError(
                 f"no network or part of one is named {name!r}; import the module that "

@@ -1,23 +1,50 @@
-"""What is reconstructed, from what: one folder for each kind of data."""
+"""What is reconstructed, from what: one folder for each kind of data.
 
-from svdinv.unroll.tasks.task import (
-    Estimate,
-    Given,
-    Options,
-    Task,
-    option,
-    register,
-    task_of,
-    tasks,
-)
+`svdinv.unroll.tasks.registry` knows tasks without importing them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svdinv.unroll.plugins import late_attributes
+
+if TYPE_CHECKING:
+    from svdinv.unroll.tasks.registry import TaskEntry, add, entries
+    from svdinv.unroll.tasks.task import (
+        Estimate,
+        Given,
+        Options,
+        Task,
+        option,
+        task_named,
+        task_of,
+    )
 
 __all__ = [
     "Estimate",
     "Given",
     "Options",
     "Task",
+    "TaskEntry",
+    "add",
+    "entries",
     "option",
-    "register",
+    "task_named",
     "task_of",
-    "tasks",
 ]
+
+_MODULES = {
+    "Estimate": "task",
+    "Given": "task",
+    "Options": "task",
+    "Task": "task",
+    "TaskEntry": "registry",
+    "add": "registry",
+    "entries": "registry",
+    "option": "task",
+    "task_named": "task",
+    "task_of": "task",
+}
+
+__getattr__ = late_attributes(__name__, _MODULES)

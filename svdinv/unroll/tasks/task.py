@@ -1,14 +1,13 @@
 """What a task is: everything about what is reconstructed, from what.
 
-The command line, training and evaluation go through the methods of `Task` alone. A new
-task is one file with one subclass: named in a configuration as ``package.module:Class``
-it needs no change here, and with `register` the command line knows it as well.
+The command line, training and evaluation go through the methods of `Task` alone. A
+task is named by ``package.module:Class`` in a configuration and by ``--task``, or found
+by the entry-point group ``svdinv.tasks``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +19,13 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.display import panels
 from svdinv.unroll.display.pictures import contact_sheet, save_frames, save_picture
-from svdinv.unroll.formats.table import WRITERS, ending
+from svdinv.unroll.formats.table import WRITTEN, ending
+from svdinv.unroll.formats.table import save as save_series
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators.transforms import turns
-from svdinv.unroll.plugins import imported
+from svdinv.unroll.plugins import class_named
 from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
 
 __all__ = [
     "Effort",
@@ -38,12 +39,9 @@ __all__ = [
     "View",
     "as_measured",
     "best_of",
-    "named",
     "option",
-    "recognise",
-    "register",
+    "task_named",
     "task_of",
-    "tasks",
 ]
 
 Arrays: TypeAlias = NDArray[Any]
@@ -240,17 +238,17 @@ class Task:
     Raises ValueError for an option that is out of its range.
     """
 
-    kind: ClassVar[str]  # its name, in configurations and on the command line
-    axes: ClassVar[str]  # of its images, as of a recipe
-    channels: ClassVar[int | None] = None  # of its images, if their number is fixed
-    images: ClassVar[str]  # what its images are called, in messages
-    reads: ClassVar[str]  # what it reads, in messages
-    sampled: ClassVar[str]  # name of the data in measured HDF5 files
+    entry: ClassVar[TaskEntry]  # what the command line knows before it is imported
+    kind: ClassVar[str]  # these, of tasks without an entry, as of `TaskEntry`
+    axes: ClassVar[str]
+    channels: ClassVar[int | None] = None
+    images: ClassVar[str] = "images"
+    dataset: ClassVar[str] = ""
     options: ClassVar[type[Options]]  # how images are read and measured
     # ``metric(truth, image)`` by name; the first is shown first.
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
     # Suffixes of files that `save` writes, the first by default.
-    endings: ClassVar[tuple[str, ...]] = (*WRITERS, ".png")
+    endings: ClassVar[tuple[str, ...]] = (*WRITTEN, ".png")
     # Largest value of an image, or "max", as of `svdinv.unroll.metrics.psnr`.
     peak: ClassVar[float | str] = 1.0
     # Classical methods that take more than some seconds: compared with if asked for.
@@ -260,6 +258,31 @@ class Task:
     has_views: ClassVar[bool] = True  # whether `views` gives equivalent problems
     # That an untrained network sees at its input, unless another is asked for.
     input_noise: ClassVar[float] = 0.03
+
+    def __init_subclass__(cls) -> None:
+        """Take from the entry what it says."""
+        if "entry" in cls.__dict__:
+            for name in ("kind", "axes", "channels", "images", "dataset"):
+                setattr(cls, name, getattr(cls.entry, name))
+
+    @classmethod
+    def described(cls) -> TaskEntry:
+        """Return the entry, or one made of the class where it has none of its own."""
+        entry = cls.__dict__.get("entry")
+        if entry is not None:
+            return cast(TaskEntry, entry)
+        known = dataclasses.fields(cls.options) if hasattr(cls, "options") else ()
+        plurals = {f.name: f.metadata.get("plural") for f in known}
+        return TaskEntry(
+            kind=cls.kind,
+            location=f"{cls.__module__}:{cls.__qualname__}",
+            axes=cls.axes,
+            channels=cls.channels,
+            images=cls.images,
+            dataset=cls.dataset,
+            options=tuple(f.name for f in known if f.name != "seed"),
+            plurals={name: plural for name, plural in plurals.items() if plural},
+        )
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -276,13 +299,14 @@ class Task:
 
     # Reading and measuring.
 
-    def recognises(self, path: Path) -> bool:
-        """Tell whether a file, or a name of something built in, is of this task."""
-        raise NotImplementedError
-
     def files(self, folder: Path) -> list[Path]:
         """List the files of this task in a folder; ValueError if there are none."""
-        raise NotImplementedError
+        entry = self.described()
+        found = [path for path in sorted(folder.iterdir()) if entry.recognises(path)]
+        if not found:
+            looked = f"; looked for {', '.join(entry.suffixes)}" * bool(entry.suffixes)
+            raise ValueError(f"no {self.images} in {folder}{looked}")
+        return found
 
     def takes(self, source: str | Path) -> tuple[str, ...]:
         """Name the options of `Options.reading` that fit a file."""
@@ -308,15 +332,20 @@ class Task:
         raise NotImplementedError
 
     def examples(self, options: Any) -> list[Given]:
-        """Give images that no shipped weights were trained on, to evaluate with."""
-        raise NotImplementedError
+        """Return images that no shipped weights were trained on, to evaluate with.
+
+        By default all that are built in.
+        """
+        found = [self.read(name, options) for name in self.described().names]
+        return [given for given in found if isinstance(given, Given)]
 
     def built_in(self) -> dict[str, dict[str, str]]:
-        """Give what comes with svdinv: under headings, names and what they are.
+        """List what comes with svdinv: under headings, names and what they are.
 
         Those of images `read` takes; `show` takes all.
         """
-        raise NotImplementedError
+        entry = self.described()
+        return {entry.heading: dict(entry.names)} if entry.names else {}
 
     def shows(self, name: str) -> tuple[str, ...]:
         """Name the options that `show` takes for something built in.
@@ -434,8 +463,8 @@ class Task:
         return psnr(problem.truth, self.finished(image), peak=self.peak)
 
     def describe(self, problem: Problem) -> str:
-        """Say what an image is, such as its size."""
-        raise NotImplementedError
+        """Describe an image in a few words, such as its size, which is the default."""
+        return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
 
     def shown(self, image: Arrays) -> Arrays:
         """Give an image as pictures of it take it.
@@ -457,7 +486,7 @@ class Task:
             numbers = image
             if not free:
                 numbers = np.moveaxis(image[..., : self.channels], -1, 0)
-            WRITERS[suffix](path, numbers * np.float32(problem.scale), None)
+            save_series(path, numbers * np.float32(problem.scale))
         elif free:
             save_picture(path, contact_sheet(image / max(float(image.max()), 1e-30)))
         else:
@@ -479,90 +508,37 @@ class Task:
         panels.save_series_animation(path, truth, entries, seconds=self.seconds)
 
 
-_MODULES = (
-    "colour.task",
-    "cine.task",
-    "tomography.ct",
-    "impedance.eit",
-    "tomography.pet",
-    "tomography.spectral",
-)
-_TASKS: dict[str, type[Task]] = {}
+def task_named(name: str, *, imports: bool = True) -> type[Task]:
+    """Import the class of a task, by its kind or as ``package.module:Class``.
 
-_Class = TypeVar("_Class", bound=type[Task])
-
-
-def register(cls: _Class) -> _Class:
-    """Let the command line know a task, a frozen dataclass, by its `kind`."""
-    _TASKS[cls.kind] = cls
-    return cls
-
-
-def tasks() -> dict[str, type[Task]]:
-    """Give the tasks that are registered, by name."""
-    # They register themselves as they are imported.
-    for module in _MODULES:
-        importlib.import_module(f"svdinv.unroll.tasks.{module}")
-    return dict(_TASKS)
-
-
-def named(name: str, base: type, known: Mapping[str, type]) -> type:
-    """Find a class by its name, or import it as ``package.module:Class``.
-
-    Raises ValueError if there is none, or it is no subclass of `base`.
+    Raises ValueError if there is none or, without `imports`, as for names that come
+    from a file of weights, if its module has not been imported before.
     """
+    known = entries()
     if name in known:
-        return known[name]
-    if ":" not in name:
+        return cast(type[Task], known[name].load())
+    module, colon, _ = name.partition(":")
+    if colon and not imports and module not in sys.modules:
         raise ValueError(
-            f"must be one of {sorted(known)}, or package.module:Class, got {name!r}"
+            f"the weights are for {name}: import {module} before, or give --task "
+            f"{name}, since no file of weights makes svdinv import anything"
         )
-    found = imported(name)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ValueError(f"{name} is no {base.__name__}")
-    return found
+    return class_named(name, Task, dict.fromkeys(known, Task))
 
 
 def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Task:
-    """Give the task whose images, of these axes and channels, a network makes.
+    """Return the task whose images, of these axes and channels, a network makes.
 
     That of the `name` for which its weights were trained, where that is known, or else
     the first that has such images. Raises ValueError if there is none, or the name is
     of a module that has not been imported.
     """
-    module, colon, _ = name.partition(":")
-    if colon and module not in sys.modules:
-        # The name comes from a file of weights, which must not run code.
-        raise ValueError(
-            f"the weights are for {name}: import {module} before, since no file of "
-            "weights makes svdinv do so"
-        )
     if name:
-        return cast(Task, named(name, Task, tasks())())
-    for cls in tasks().values():
-        if cls.axes == axes and channels in (None, cls.channels):
-            return cls()
-    kinds = " or ".join(cls.images for cls in tasks().values())
-    raise ValueError(f"a network of {kinds} is needed, not of images ({axes})")
+        return task_named(name, imports=False)()
+    return cast(Task, entry_of_images(axes, channels).load()())
 
 
 def as_measured(problem: Problem) -> str:
-    """Say that data came as they were measured, and what of coils was estimated."""
+    """Describe data that came measured: whether maps of coils were estimated."""
     known = problem.phase_known  # not that of maps which were estimated
     return "as measured" if known else "as measured, maps estimated"
-
-
-def recognise(source: str | Path) -> Task:
-    """Tell which task a file is of, or the name of something built in.
-
-    The last registered that recognises it; ValueError if none does.
-    """
-    # A task that knows its files by what is in them comes before one that takes all
-    # of a suffix, and one of the user's own before all others.
-    for cls in reversed(tasks().values()):
-        if cls().recognises(Path(source)):
-            return cls()
-    if Path(source).is_dir():
-        raise ValueError(f"{source} is a folder, not a file")
-    what = ", nor ".join(cls.reads for cls in tasks().values())
-    raise ValueError(f"{source} is neither {what}")

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.formats.budget import FileError
-from svdinv.unroll.formats.checks import fingerprint, listed, naming
+from svdinv.unroll.formats.checks import FileError, fingerprint, listed, naming
+from svdinv.unroll.tasks.cine import HEARTS
 
 __all__ = [
     "HEARTS",
@@ -29,15 +29,6 @@ __all__ = [
     "read_hearts",
     "smooth_phase",
 ]
-
-HEARTS = {
-    "short-axis": "slice 10 of the short axis: both ventricles in their middle",
-    "base": "slice 19 of the short axis: the great vessels at the base",
-    "long-axis": "slice 7 of the long axis: atria and ventricles",
-    "edge": "slice 13 of the long axis, the outermost: the wall of a ventricle",
-}
-"""Names of the built-in series, and what they show. The weights that come with the
-package were not trained on these slices; but they were on others of the same heart."""
 
 Series = NDArray[np.float32]
 

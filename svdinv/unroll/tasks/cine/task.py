@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,17 @@ from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.display.pictures import save_frames
 from svdinv.unroll.formats.bart import HOLDS
-from svdinv.unroll.formats.budget import FileError
-from svdinv.unroll.formats.hdf5 import Datasets
+from svdinv.unroll.formats.checks import FileError
 from svdinv.unroll.formats.measurements import fitted_mask, read_mask
 from svdinv.unroll.formats.scans import Geometry
-from svdinv.unroll.formats.table import SUFFIXES, WRITERS, ending, format_of
+from svdinv.unroll.formats.table import WRITTEN, ending, format_of
+from svdinv.unroll.formats.table import save as save_series
 from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
+from svdinv.unroll.tasks.cine import CINE, HEARTS, PHANTOMS
 from svdinv.unroll.tasks.cine.baselines import (
     local_low_rank,
     low_rank,
@@ -35,7 +36,6 @@ from svdinv.unroll.tasks.cine.baselines import (
 )
 from svdinv.unroll.tasks.cine.coils import estimate_maps
 from svdinv.unroll.tasks.cine.hearts import (
-    HEARTS,
     heart_series,
     hearts_fingerprint,
     read_hearts,
@@ -52,6 +52,7 @@ from svdinv.unroll.tasks.cine.sampling import (
     sampling,
 )
 from svdinv.unroll.tasks.cine.training import Hearts
+from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Effort,
     Given,
@@ -61,21 +62,17 @@ from svdinv.unroll.tasks.task import (
     View,
     as_measured,
     option,
-    register,
 )
 from svdinv.unroll.tiles import middle
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
 
 __all__ = ["Cine", "CineOptions"]
 
 _MOST_ACCELERATED = 16
 _QUIETEST = 80.0  # dB
 _LONGEST = 1024  # side of a photograph in pixels
-PHANTOMS = {
-    "cine": "a beating heart, 20 frames a second, blood bright",
-    "perfusion": "the first pass of a contrast agent, one frame a beat",
-}
-"""Phantoms by name, and what they are."""
-
 _FRAMES, _SIZE = 18, 128  # of phantoms
 _SIZES = ("frames", "size")  # options of what is made
 _SERIES = 8  # to evaluate on
@@ -180,21 +177,16 @@ class CineOptions(Options):
         return -3 if self.time_axis is None else self.time_axis
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class Cine(Task):
     """Series of a beating heart from undersampled k-space."""
 
-    kind: ClassVar[str] = "cine"
-    axes: ClassVar[str] = "B T H W"
-    images: ClassVar[str] = "series"
-    reads: ClassVar[str] = f"a series ({', '.join(SUFFIXES)}, a folder of DICOM files)"
-    sampled: ClassVar[str] = "kspace"
+    entry: ClassVar[TaskEntry] = CINE
     options: ClassVar[type[Options]] = CineOptions
     input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
     lengthy: ClassVar[tuple[str, ...]] = ("L+S", "local low-rank", non_local.NAME)
-    endings: ClassVar[tuple[str, ...]] = tuple(WRITERS)
+    endings: ClassVar[tuple[str, ...]] = WRITTEN
     moving: ClassVar[bool] = True
 
     series: int = option(64, "series of the phantom to train on", low=1)
@@ -321,24 +313,12 @@ class Cine(Task):
             origin["real"] = hearts_fingerprint(self.real)
         return origin
 
-    def recognises(self, path: Path) -> bool:
-        """Tell files of a known format, and the names of hearts and phantoms."""
-        named = str(path) in PHANTOMS or str(path) in HEARTS
-        return named or format_of(path) is not None
-
-    def files(self, folder: Path) -> list[Path]:
-        """List the files of a known format in a folder."""
-        files = [f for f in sorted(folder.iterdir()) if ending(f, SUFFIXES)]
-        if not files:
-            raise ValueError(f"no series in {folder}; looked for {', '.join(SUFFIXES)}")
-        return files
-
     def takes(self, source: str | Path) -> tuple[str, ...]:
         """Name what makes a phantom, or what the format of a file wants to know."""
         if str(source) in PHANTOMS:
             return _SIZES
         format = None if str(source) in HEARTS else format_of(source)
-        return format.takes if format else ()
+        return format.options if format else ()
 
     def read(self, source: str | Path, options: Any) -> Given | Problem:
         """Read a series (T, H, W), complex or magnitudes, and scale it to 1.
@@ -356,7 +336,7 @@ class Cine(Task):
             return _built_in(str(source), options)
         format = format_of(path)
         if format is None:
-            raise ValueError(f"{source} is not {self.reads}")
+            raise ValueError(f"{source} is not {self.entry.inputs}")
         scan = format.read(path, **{given: getattr(options, given) for given in takes})
         name = path.resolve().name if path.is_dir() else path.name
         name = name[: len(name) - len(ending(path, format.suffixes))]
@@ -576,8 +556,7 @@ class Cine(Task):
     def save(self, path: Path, image: Any, problem: Problem) -> None:
         """Write the series, in the scale and at the place of what was read."""
         place = problem.note if isinstance(problem.note, Geometry) else None
-        suffix = ending(path, self.endings)
-        WRITERS[suffix](path, image * np.float32(problem.scale), place)
+        save_series(path, image * np.float32(problem.scale), place)
 
 
 def _built_in(name: str, options: Any) -> Given:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from svdinv.unroll.algorithms import solve
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution
 from svdinv.unroll.data import (
     PHOTOS,
-    SUFFIXES,
     TEST,
     Image,
     centre_crop,
@@ -29,13 +28,13 @@ from svdinv.unroll.data.noise import generator, noisy
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.data.pictures import patches, picture_files
 from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.formats.hdf5 import Datasets
-from svdinv.unroll.formats.measurements import fitted_mask, read_mask
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
+from svdinv.unroll.tasks.colour import COLOUR_TASK
+from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Effort,
     Estimate,
@@ -45,9 +44,11 @@ from svdinv.unroll.tasks.task import (
     Task,
     View,
     option,
-    register,
 )
 from svdinv.unroll.tiles import middle, tiles
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
 
 __all__ = [
     "Colour",
@@ -119,20 +120,11 @@ class ColourOptions(Options):
             raise ValueError(f"mask: {self.mask!r} is no file with a mask of a picture")
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class Colour(Task):
     """Photographs, of which each channel is sampled at random on its own."""
 
-    kind: ClassVar[str] = "colour"
-    axes: ClassVar[str] = "B C H W"
-    channels: ClassVar[int | None] = 3
-    images: ClassVar[str] = "photographs"
-    reads: ClassVar[str] = (
-        f"a picture ({', '.join(SUFFIXES)}), nor a photograph that comes with svdinv "
-        f"({', '.join(PHOTOS)})"
-    )
-    sampled: ClassVar[str] = "samples"
+    entry: ClassVar[TaskEntry] = COLOUR_TASK
     options: ClassVar[type[Options]] = ColourOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
     lengthy: ClassVar[tuple[str, ...]] = ("SVT completion", non_local.NAME)
@@ -203,10 +195,6 @@ class Colour(Task):
         if not self.photographs:
             return {}
         return {"photographs": fingerprint(self.photographs)}
-
-    def recognises(self, path: Path) -> bool:
-        """Tell a picture file, or the name of a built-in photograph."""
-        return str(path) in PHOTOS or path.suffix.lower() in SUFFIXES
 
     def files(self, folder: Path) -> list[Path]:
         return list(picture_files(folder))
@@ -296,6 +284,8 @@ class Colour(Task):
         truth = given.image
         channels, height, width = truth.shape
         if options.mask is not None:
+            from svdinv.unroll.formats.measurements import fitted_mask, read_mask
+
             mask = fitted_mask(read_mask(options.mask), truth.shape)
             setting = "own mask"
         else:
@@ -394,9 +384,6 @@ class Colour(Task):
 
     def finished(self, image: Any) -> Any:
         return np.clip(image, 0, 1)
-
-    def describe(self, problem: Problem) -> str:
-        return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
 
 
 @dataclass(frozen=True)

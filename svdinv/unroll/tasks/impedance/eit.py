@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from svdinv.numpy import svd_lowrank
 from svdinv.unroll.arrays import Array, fitted, namespace
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.formats.checks import matlab_names
-from svdinv.unroll.formats.hdf5 import Datasets
 from svdinv.unroll.metrics import snr, ssim
 from svdinv.unroll.operators import Operator, Wrapped, WrappedNonlinear
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.impedance import EIT, TANKS, holds_tank
+from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -33,8 +33,10 @@ from svdinv.unroll.tasks.task import (
     Task,
     best_of,
     option,
-    register,
 )
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
 
 __all__ = [
     "Eit",
@@ -47,13 +49,6 @@ __all__ = [
     "problem_of",
     "smooth",
 ]
-
-NAMES: dict[str, str] = {
-    "tank": "things in water that resist and conduct, by --seed",
-    "tank-1": "one of each",
-    "lungs": "two lungs that resist, and a heart that conducts",
-}
-"""Phantoms by name."""
 
 _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
 _DECADE = math.log(10)
@@ -265,21 +260,12 @@ class EitOptions(Options):
     )
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class Eit(Task):
     """Conductivities, of which voltages on the boundary are known."""
 
-    kind: ClassVar[str] = "eit"
-    axes: ClassVar[str] = "B C H W"
-    channels: ClassVar[int | None] = 1
-    images: ClassVar[str] = "conductivities"
+    entry: ClassVar[TaskEntry] = EIT
     has_views: ClassVar[bool] = False  # electrodes and mesh have no symmetry in general
-    reads: ClassVar[str] = (
-        f"a phantom of impedance tomography ({', '.join(NAMES)}), nor a measurement of "
-        "the Kuopio challenge (data1.mat in the folder of a level)"
-    )
-    sampled: ClassVar[str] = "voltages"
     options: ClassVar[type[Options]] = EitOptions
 
     size: int = option(_SIZE, "rows and columns of what is trained on", low=16)
@@ -290,13 +276,9 @@ class Eit(Task):
     def load(self) -> Tanks:
         return Tanks(self)
 
-    def recognises(self, path: Path) -> bool:
-        """Tell a phantom, or a measurement of the challenge."""
-        return str(path) in NAMES or _holds_tank(path)
-
     def files(self, folder: Path) -> list[Path]:
         """List the measurements of a level; ValueError if there are none."""
-        found = [path for path in sorted(folder.iterdir()) if _holds_tank(path)]
+        found = [path for path in sorted(folder.iterdir()) if holds_tank(path)]
         if not found:
             raise ValueError(f"{folder} holds no measurements of the Kuopio challenge")
         return found
@@ -311,7 +293,7 @@ class Eit(Task):
         folder above ``Mesh_sparse.mat``; ``true1.mat`` there is the truth.
         """
         name, size = str(source), options.size or _SIZE
-        if name in NAMES:
+        if name in TANKS:
             seed = 1 if name == "tank-1" else options.seed
             return Given(f"{name} {seed}" if name == "tank" else name,
                          _phantom(name, size, seed))  # fmt: skip
@@ -398,9 +380,6 @@ class Eit(Task):
         ]
         found.append(self.read("lungs", options))
         return [given for given in found if isinstance(given, Given)]
-
-    def built_in(self) -> dict[str, dict[str, str]]:
-        return {"phantoms of impedance tomography": NAMES}
 
     def settings(self, options: Any) -> list[Any]:
         """Give four levels of noise, unless the options name one."""
@@ -718,12 +697,6 @@ def _challenge(path: Path, size: int) -> Problem:
         truth = _reduced(np.array([0.5, 0.0, 1.0])[classes], size)[None]
     name, setting = f"{path.resolve().parent.name} {path.stem}", "as measured"
     return replace(problem, truth=truth, name=name, setting=setting)
-
-
-def _holds_tank(path: Path) -> bool:
-    """Tell whether a file is a measurement of the challenge, by the names in it."""
-    number = path.stem.removeprefix("data")
-    return number.isdigit() and {"Inj", "Mpat", "Uel"} <= matlab_names(path)
 
 
 def _reduced(image: Floats, size: int) -> NDArray[np.float32]:

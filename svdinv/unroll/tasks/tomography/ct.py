@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,13 +16,13 @@ from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import centre_crop
 from svdinv.unroll.data.noise import counted, generator, white_noise
 from svdinv.unroll.data.pictures import picture_files
-from svdinv.unroll.formats.hdf5 import Datasets
 from svdinv.unroll.metrics import COLOUR, psnr
 from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
 from svdinv.unroll.operators.tomography import Window
 from svdinv.unroll.priors import TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
+from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -32,10 +32,9 @@ from svdinv.unroll.tasks.task import (
     Task,
     best_of,
     option,
-    register,
 )
+from svdinv.unroll.tasks.tomography import CT, DENSITIES
 from svdinv.unroll.tasks.tomography.densities import (
-    NAMES,
     density,
     random_shapes,
     textured,
@@ -47,6 +46,9 @@ from svdinv.unroll.tasks.tomography.sinograms import (
     grey_picture,
     read_geometry,
 )
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
 
 __all__ = [
     "Ct",
@@ -185,20 +187,11 @@ class CtOptions(Options):
             raise ValueError(f"crop must be 0 or at least 32, got {self.crop}")
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class Ct(Task):
     """Densities, of which line integrals along few or limited angles are known."""
 
-    kind: ClassVar[str] = "ct"
-    axes: ClassVar[str] = "B C H W"
-    channels: ClassVar[int | None] = 1
-    images: ClassVar[str] = "densities"
-    reads: ClassVar[str] = (
-        f"a phantom of tomography ({', '.join(NAMES)}), nor a picture as one "
-        f"({_PREFIX}FILE), nor a sinogram of the Helsinki challenge (.mat)"
-    )
-    sampled: ClassVar[str] = "sinogram"
+    entry: ClassVar[TaskEntry] = CT
     options: ClassVar[type[Options]] = CtOptions
     input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
@@ -247,11 +240,6 @@ class Ct(Task):
         """Give phantoms, drawn as they are asked for."""
         return Densities(self)
 
-    def recognises(self, path: Path) -> bool:
-        """Tell a phantom, a picture with the prefix, or a file of the challenge."""
-        named = str(path) in NAMES or str(path).startswith(_PREFIX)
-        return named or holds_htc(path)
-
     def files(self, folder: Path) -> list[Path]:
         """List the sinograms of a folder, or else its pictures, as densities."""
         found = [path for path in sorted(folder.iterdir()) if holds_htc(path)]
@@ -266,7 +254,7 @@ class Ct(Task):
     def read(self, source: str | Path, options: Any) -> Given | Problem:
         """Give a phantom, a picture as a density, or a sinogram of the challenge."""
         name = str(source)
-        if name in NAMES:
+        if name in DENSITIES:
             image = density(name, options.size or 128, seed=options.seed)
             return self.given(name, image, options)
         if name.startswith(_PREFIX):
@@ -320,10 +308,6 @@ class Ct(Task):
         names = ("shepp-logan", "head-1", "walnut-1", "walnut-2")
         found = [self.read(name, options) for name in names]
         return [given for given in found if isinstance(given, Given)]
-
-    def built_in(self) -> dict[str, dict[str, str]]:
-        """List the phantoms."""
-        return {"phantoms of tomography": NAMES}
 
     def settings(self, options: Any) -> list[Any]:
         """Give few views and limited ones, unless the options say more."""

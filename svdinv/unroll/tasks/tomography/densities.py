@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.tasks.tomography import DENSITIES
+
 __all__ = [
-    "NAMES",
     "SHEPP_LOGAN",
     "Ellipse",
     "density",
@@ -70,17 +71,6 @@ SHEPP_LOGAN: tuple[Ellipse, ...] = (
 )
 """The head of Shepp & Logan (IEEE Trans. Nucl. Sci. 1974), with more contrast."""
 
-NAMES: dict[str, str] = {
-    "shepp-logan": "the head of Shepp and Logan, with more contrast",
-    "head-1": "the same with other proportions",
-    "head-2": "likewise",
-    "walnut-1": "a shell with a kernel in folds",
-    "walnut-2": "likewise",
-    "ellipses": "as networks are trained on, by --seed",
-    "shapes": "ellipses and rectangles, by --seed",
-}
-"""Phantoms by name."""
-
 
 def density(name: str, size: int, *, seed: int = 0) -> Image:
     """Give a phantom by name.
@@ -88,7 +78,7 @@ def density(name: str, size: int, *, seed: int = 0) -> Image:
     Parameters
     ----------
     name : str
-        One of `NAMES`.
+        One of `svdinv.unroll.tasks.tomography.DENSITIES`.
     size : int
         Rows and columns.
     seed : int
@@ -115,7 +105,7 @@ def density(name: str, size: int, *, seed: int = 0) -> Image:
         return random_ellipses(size, rng)
     if name == "shapes":
         return random_shapes(size, rng)
-    raise ValueError(f"there is no phantom {name!r}; there are {', '.join(NAMES)}")
+    raise ValueError(f"there is no phantom {name!r}; there are {', '.join(DENSITIES)}")
 
 
 def drawn(shapes: Sequence[Ellipse], size: int) -> Image:

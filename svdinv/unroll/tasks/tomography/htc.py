@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.formats.budget import FileError
-from svdinv.unroll.formats.checks import matlab_names, naming
+from svdinv.unroll.formats.checks import FileError, matlab_names, naming
 
 __all__ = ["HTC", "holds_htc", "read_htc"]
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,11 @@ from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.fidelity import PoissonKL
-from svdinv.unroll.formats.hdf5 import Datasets
 from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.operators import Operator, ParallelBeam, Stack
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
 from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
     Estimate,
     Given,
@@ -31,21 +31,16 @@ from svdinv.unroll.tasks.task import (
     Task,
     best_of,
     option,
-    register,
 )
-from svdinv.unroll.tasks.tomography.densities import NAMES as DENSITIES
+from svdinv.unroll.tasks.tomography import ACTIVITIES, DENSITIES, PET
 from svdinv.unroll.tasks.tomography.densities import density, random_ellipses
 from svdinv.unroll.tasks.tomography.kinetics import FRAMES, kinetic_phantom
 from svdinv.unroll.tasks.tomography.sinograms import MOST, grey_picture, read_geometry
 
-__all__ = ["Activities", "Factors", "Pet", "PetOptions", "Ring", "osem"]
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
 
-NAMES: dict[str, str] = {
-    "kinetic": "a slice of a head in frames, by --seed: each tissue with its curve",
-    "kinetic-sum": "the same over the whole scan, one image",
-    "activity-ellipses": "as networks are trained on, by --seed",
-}
-"""Phantoms by name."""
+__all__ = ["Activities", "Factors", "Pet", "PetOptions", "Ring", "osem"]
 
 _PREFIX = "activity:"  # a picture or a density that is to be an activity
 _VIEWS, _SIZE, _COUNTS, _BACKGROUND = 60, 64, 1e5, 0.2
@@ -137,19 +132,11 @@ class PetOptions(Options):
     )
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class Pet(Task):
     """Activities, of which counts along lines of response are known."""
 
-    kind: ClassVar[str] = "pet"
-    axes: ClassVar[str] = "B C H W"
-    images: ClassVar[str] = "activities"
-    reads: ClassVar[str] = (
-        f"a phantom of emission tomography ({', '.join(NAMES)}), nor a picture or a "
-        f"density as one ({_PREFIX}NAME)"
-    )
-    sampled: ClassVar[str] = "counts"
+    entry: ClassVar[TaskEntry] = PET
     options: ClassVar[type[Options]] = PetOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
     lengthy: ClassVar[tuple[str, ...]] = ("MAP-EM, TV", "MAP-EM, low rank")
@@ -175,10 +162,6 @@ class Pet(Task):
     def load(self) -> Activities:
         return Activities(self)
 
-    def recognises(self, path: Path) -> bool:
-        """Tell a phantom, or whatever has the prefix."""
-        return str(path) in NAMES or str(path).startswith(_PREFIX)
-
     def files(self, folder: Path) -> list[Path]:
         return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
@@ -187,7 +170,7 @@ class Pet(Task):
         if str(source) == "kinetic":
             return ("size", "frames")
         name = str(source).removeprefix(_PREFIX)
-        return ("size",) if name in NAMES or name in DENSITIES else ()
+        return ("size",) if name in ACTIVITIES or name in DENSITIES else ()
 
     def read(self, source: str | Path, options: Any) -> Given | Problem:
         """Give a phantom, or a picture as an activity."""
@@ -280,9 +263,6 @@ class Pet(Task):
             found.append(self.read("kinetic-sum", seeds[0]))
             found.append(self.read(f"{_PREFIX}head-1", options))
         return [given for given in found if isinstance(given, Given)]
-
-    def built_in(self) -> dict[str, dict[str, str]]:
-        return {"phantoms of emission tomography": NAMES}
 
     def measure(self, given: Given, options: Any) -> Problem:
         """Count along lines of response, with scatter and randoms."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import photograph, read_picture
 from svdinv.unroll.data.photographs import PHOTOS
-from svdinv.unroll.formats.hdf5 import Datasets
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
 
 __all__ = ["LEAST", "MOST", "grey_picture", "read_geometry"]
 

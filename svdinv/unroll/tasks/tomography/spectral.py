@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,17 @@ from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import save_panel
 from svdinv.unroll.display.pictures import save_frames
 from svdinv.unroll.fidelity import L2
-from svdinv.unroll.formats.hdf5 import Datasets
 from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.priors import Casorati, LocalLowRank, TotalVariation
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Estimate, Given, Method, Options, option, register
+from svdinv.unroll.tasks.registry import TaskEntry
+from svdinv.unroll.tasks.task import Estimate, Given, Method, Options, option
+from svdinv.unroll.tasks.tomography import DENSITIES, SPECTRAL
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp, penalised
-from svdinv.unroll.tasks.tomography.densities import NAMES, Ellipse, drawn
+from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
 
 __all__ = ["SpectralCt", "SpectralOptions", "bins_of"]
 
@@ -112,17 +116,11 @@ class SpectralOptions(CtOptions):
     )
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
 class SpectralCt(Ct):
     """Attenuation in 1/cm, in bins of energy, from line integrals of each."""
 
-    kind: ClassVar[str] = "spectral-ct"
-    channels: ClassVar[int | None] = None
-    images: ClassVar[str] = "attenuation in bins of energy"
-    reads: ClassVar[str] = (
-        f"a density or a picture as materials in bins of energy ({_PREFIX}NAME)"
-    )
+    entry: ClassVar[TaskEntry] = SPECTRAL
     options: ClassVar[type[Options]] = SpectralOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
     peak: ClassVar[float | str] = "max"
@@ -144,23 +142,19 @@ class SpectralCt(Ct):
         if not self.photons[0] <= self.photons[1]:
             raise ValueError(f"photons must not fall, got {self.photons}")
 
-    def recognises(self, path: Path) -> bool:
-        """Tell whatever has the prefix."""
-        return str(path).startswith(_PREFIX)
-
     def files(self, folder: Path) -> list[Path]:
         """List the pictures of a folder."""
         return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
     def takes(self, source: str | Path) -> tuple[str, ...]:
         """Name the bins, and the size of a phantom or the crop of a picture."""
-        named = str(source).removeprefix(_PREFIX) in NAMES
+        named = str(source).removeprefix(_PREFIX) in DENSITIES
         return ("size" if named else "crop", "bins")
 
     def read(self, source: str | Path, options: Any) -> Given | Problem:
         """Give a density, or a picture as one, as materials."""
         name = str(source).removeprefix(_PREFIX)
-        return super().read(name if name in NAMES else f"density:{name}", options)
+        return super().read(name if name in DENSITIES else f"density:{name}", options)
 
     def given(self, name: str, image: Any, options: Any) -> Given:
         """Make of a density (H, W) materials, and their attenuation (E, H, W).
@@ -179,11 +173,6 @@ class SpectralCt(Ct):
         taken_up = drawn(spots, max(image.shape))[:rows, :columns] * tissue
         mixing = bins_of(options.bins or _BINS)[1].T.astype(np.float32)
         return Given(name, np.tensordot(mixing, np.stack([tissue, bone, taken_up]), 1))
-
-    def built_in(self) -> dict[str, dict[str, str]]:
-        """List the phantoms."""
-        names = {f"{_PREFIX}{name}": said for name, said in NAMES.items()}
-        return {"phantoms of spectral tomography": names}
 
     def show(self, name: str, options: Any, path: Path) -> None:
         """Write the bins side by side."""
