@@ -12,7 +12,6 @@ from svdinv.unroll.data.pictures import (
     Image,
     centre_crop,
     patches,
-    read_folder,
     read_picture,
 )
 
@@ -25,7 +24,6 @@ __all__ = [
     "centre_crop",
     "patches",
     "photograph",
-    "read_folder",
     "read_picture",
     "split",
 ]

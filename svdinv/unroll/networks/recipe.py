@@ -487,12 +487,6 @@ _MOST = 2**20
 
 _REGISTERED: dict[str, type] = {}
 
-# Fields of files that were written under another name.
-_RENAMED = {
-    ("Unrolled", "scheme"): "algorithm",
-    ("Unrolled", "kind"): "images",
-}
-
 _Class = TypeVar("_Class", bound=type)
 
 
@@ -618,6 +612,5 @@ def _object(value: Any) -> Any:
                 f"no network or part of one is named {name!r}; import the module that "
                 "registers it, if it is your own"
             )
-        renamed = {_RENAMED.get((name, key), key): x for key, x in fields.items()}
-        return _REGISTERED[name](**renamed)
+        return _REGISTERED[name](**fields)
     return tuple(map(_object, value)) if isinstance(value, list) else value

@@ -29,7 +29,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -79,21 +79,11 @@ class Options:
         Standard deviation of the noise that is added to the input in each iteration.
     average : float
         Share that the average of the iterates keeps in an iteration, in [0, 1).
-    weight_decay : float
-        Of the weights, as of `torch.optim.Adam`.
     rule : Rule or None
         When to stop; None fits to the end, and keeps the last average.
     prior : Prior or None
-        R, weighted as beside the data fidelity in a classical method.
-    splitting : float
-        Without it R is in the loss, and has to be smooth or nearly so
-        (`HuberVariation` for total variation). With it R's proximal operator is taken
-        in an alternating direction method of multipliers whose penalty has this
-        weight.
-    guidance : float
-        Weight of ``|f(z + noise) - z|^2`` with z optimised too: self-guidance (Liang et
-        al., arXiv 2402.04097). The generator then needs as many channels at its input
-        as at its output.
+        R, weighted as beside the data fidelity in a classical method. It has to be
+        smooth or nearly so (`HuberVariation` for total variation).
     penalty : float
         Weight of the generator's own penalty.
     snapshots : int
@@ -132,11 +122,8 @@ class Options:
     rate: float = 1e-2
     input_noise: float = 0.03
     average: float = 0.99
-    weight_decay: float = 0.0
     rule: Rule | None = field(default_factory=HeldOut)
     prior: Prior | None = None
-    splitting: float = 0.0
-    guidance: float = 0.0
     penalty: float = 0.0
     snapshots: int = 0
     trained: Trained = "all"
@@ -152,8 +139,7 @@ class Options:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
-        least = ("input_noise", "weight_decay", "splitting", "guidance", "penalty")
-        for name in (*least, "snapshots", "recorrupted"):
+        for name in ("input_noise", "penalty", "snapshots", "recorrupted"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} must not be negative, got {getattr(self, name)!r}"
@@ -165,10 +151,6 @@ class Options:
         known = ("all", "decoder", "singular values")
         if self.trained not in known:
             raise ValueError(f"trained must be one of {known}, got {self.trained!r}")
-        if self.splitting and self.prior is None:
-            raise ValueError("splitting needs a prior")
-        if self.recorrupted and self.guidance:
-            raise ValueError("recorrupted does not go with guidance")
         if self.recorrupted and self.rule is not None and self.rule.withholds:
             raise ValueError(
                 f"recorrupted: {type(self.rule).__name__} leaves data out; rule must "
@@ -388,18 +370,11 @@ class Fitting:
         self.models = nn.ModuleList(
             _Model(generator, options, weights, state) for state in self.states
         ).to(self.device)
-        inputs = [p for n, p in self.models.named_parameters() if n.endswith(".z")]
-        others = [p for n, p in self.models.named_parameters() if not n.endswith(".z")]
-        groups = [
-            {"params": [p for p in others if p.requires_grad]},
-            {"params": inputs, "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.Adam(
-            groups, lr=options.rate, weight_decay=options.weight_decay
-        )
+        learned = [p for p in self.models.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(learned, lr=options.rate)
         self._identity = self._data()
         x = self.state["x"]
-        self.kept = _Kept(x, y, len(self.targets), rule, bool(options.splitting))
+        self.kept = _Kept(x, y, len(self.targets), rule)
         self.iteration, self.best, self.best_value = 0, 0, math.inf
         self.trajectory: list[Record] = []
         self.rollbacks: list[int] = []
@@ -493,8 +468,6 @@ class Fitting:
         for i, (image, Ax) in enumerate(zip(images, measured, strict=True)):
             kept.average[i].lerp_(image[0], share)
             kept.measured[i].lerp_(Ax[0], share)
-        if options.splitting and self.iteration % _SPLIT == 0:
-            self._split(images)
         last = self.iteration == options.iterations
         if self.iteration % options.every and not last:
             return None
@@ -587,11 +560,9 @@ class Fitting:
             seen = replace(target, y=aim + more / _LESS)
             aim = aim - _LESS * more
             state = self._begun(seen)
-        image, state, z = self.models[index](state, seen, self._noise())
+        image, state = self.models[index](state, seen, self._noise())
         if around is not None:
             image = image + around
-        if self.options.splitting and self.iteration == 1:
-            self.kept.split[index].copy_(image.detach()[0])
         Ax = target.A.forward(image)
         fitted = Ax
         if self.left_out is not None:
@@ -604,7 +575,7 @@ class Fitting:
             if self.options.preconditioned:
                 weighted = target.A.preconditioned(rest)
             loss = (rest.conj() * weighted).real.sum() / 2
-        loss = loss + self._regularised(image, state, z, index)
+        loss = loss + self._regularised(image, state)
         measured = target.fidelity.expected(Ax.detach())
         data = distance.detach() / self.count
         return image.detach(), measured, loss / self.count, data
@@ -630,31 +601,14 @@ class Fitting:
         kind = torch.complex64 if like.is_complex() else torch.float32
         return (size * torch.randn(like.shape, generator=rng, dtype=kind)).to(like)
 
-    def _regularised(self, image: Tensor, state: Any, z: Tensor, index: int) -> Any:
+    def _regularised(self, image: Tensor, state: Any) -> Any:
         """Give all that is minimised beside the data fidelity."""
         options, total = self.options, 0
-        if options.prior is not None and not options.splitting:
+        if options.prior is not None:
             total = total + options.prior.value(image)
-        elif options.splitting:
-            aim = self.kept.split[index] - self.kept.dual[index]
-            away = (image[0] - aim).abs().square().sum()
-            total = total + options.splitting / 2 * away
         if options.penalty:
             total = total + options.penalty * state["penalty"]
-        if options.guidance:
-            recipe: Any = self.recipe
-            maps = recipe.as_maps(image / state["scale"])
-            total = total + options.guidance * (maps - z).square().sum()
         return total
-
-    @torch.no_grad()
-    def _split(self, images: Sequence[Tensor]) -> None:
-        prior: Any = self.options.prior
-        for i, image in enumerate(images):
-            dual, split = self.kept.dual[i], self.kept.split[i]
-            near = prior.prox((image[0] + dual)[None], 1 / self.options.splitting)[0]
-            dual += image[0] - near
-            split.copy_(near)
 
     @torch.no_grad()
     def _look(self, told: list[float], image: Tensor) -> Record:
@@ -748,8 +702,6 @@ class Fitting:
         for name in ("recorrupted", "preconditioned"):
             if getattr(options, name) and not problem.white:
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
-        if options.guidance and getattr(generator, "source", "") != "adjoint":
-            raise ValueError("guidance needs a generator whose source is 'adjoint'")
 
     def _around(self, around: Any, known: Problem, convert: Any) -> Any:
         """Give the image to which what is generated is added."""
@@ -906,7 +858,6 @@ _WINDOW = 50
 REMEMBER = 50
 """Iterations between two sets of weights to go back to."""
 _MOST_ROLLBACKS = 20
-_SPLIT = 10  # iterations of Adam for one of the multipliers
 
 
 class _NoRule(Rule):
@@ -922,20 +873,13 @@ class _Kept(nn.Module):
     average: Tensor
     measured: Tensor
     best: Tensor
-    split: Tensor
-    dual: Tensor
 
-    def __init__(
-        self, x: Tensor, y: Tensor, count: int, rule: Rule, splitting: bool
-    ) -> None:
+    def __init__(self, x: Tensor, y: Tensor, count: int, rule: Rule) -> None:
         super().__init__()
         zero, data = torch.zeros_like(x), torch.zeros_like(y)
         self.register_buffer("average", torch.cat([zero] * count))
         self.register_buffer("measured", torch.cat([data] * count))
         self.register_buffer("best", torch.zeros_like(x[0]))
-        if splitting:
-            self.register_buffer("split", torch.cat([zero] * count))
-            self.register_buffer("dual", torch.cat([zero] * count))
         own = rule.buffers(x)
         self._names = list(own)
         for name, buffer in own.items():
@@ -968,8 +912,6 @@ class _Model(nn.Module):
                 )
             self.network.load_state_dict(given)
         self.network.to(state["x"].real.dtype)
-        z = state.get("z")
-        self.z = nn.Parameter(z.clone()) if options.guidance else None
         self.values = nn.ParameterDict()
         if options.trained == "decoder":
             for index, cell in enumerate(self.network.cells):
@@ -980,13 +922,12 @@ class _Model(nn.Module):
             self._factorise()
 
     def forward(self, state: Any, problem: Problem, noise: Any) -> Any:
-        """Give the image, the state, and what the network saw but for the noise."""
-        z = state.get("z") if self.z is None else self.z
-        made = state if z is None else {**state, "z": z + noise}
+        """Return the image and the state."""
+        made = {**state, "z": state["z"] + noise} if "z" in state else state
         kernels = self._kernels()
         for index, cell in enumerate(self.network.cells):
             made = functional_call(cell, kernels[index], (made, problem))
-        return made["x"], made, z
+        return made["x"], made
 
     def weights(self) -> Network:
         """Give the network with the weights as they are now."""

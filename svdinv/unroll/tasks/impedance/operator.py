@@ -159,12 +159,6 @@ class Impedance(WrappedNonlinear):
             (self.currents.shape[1], self.voltages.shape[1]),
         )
 
-    def jacobian(self, x: Floats) -> Floats:
-        """Give the derivative as a matrix, (patterns * measurements, triangles)."""
-        _, u, w = self._fields(x)
-        J = -np.einsum("dtp,dtm,t->pmt", u, w, self.mesh.areas, optimize=True)
-        return J.reshape(-1, len(self.mesh.triangles))
-
     def _solve(self, x: Floats) -> Floats:
         return self._fields(x)[0]
 

@@ -3,7 +3,7 @@
 Writes docs/figures/untrained-*.png; needs NumPy and Matplotlib, and half a minute on
 one core::
 
-    python benchmarks/untrained_theory.py
+    python examples/untrained_theory.py
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from svdinv.unroll.untrained.theory import (
+from decoder_theory import (
     TwoLayer,
     error_bound,
     expected_values,
@@ -24,6 +21,8 @@ from svdinv.unroll.untrained.theory import (
     triangular_kernel,
     trigonometric_basis,
 )
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 
