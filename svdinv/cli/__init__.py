@@ -38,7 +38,7 @@ _COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv`, by default what the program was given.
 
-    Gives the exit code: 0 on success; 2 for arguments that make no sense, files that
+    Returns the exit code: 0 on success; 2 for arguments that make no sense, files that
     cannot be read and files that cannot be written; 1 where a computation broke down;
     130 where it was interrupted.
     """
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ending_on_sigterm() -> Any:
-    """Let SIGTERM end the program as Ctrl-C does, also while it is importing.
+    """Make SIGTERM end the program as Ctrl-C does, also during imports.
 
     Returns what it did before, or None where that is not its usual way.
     """

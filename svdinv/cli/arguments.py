@@ -243,7 +243,7 @@ def add_fields(parser: Parser, cls: type) -> None:
 
 
 def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Options:
-    """Give the options of a task, and refuse those of others by a ValueError.
+    """Return the options of a task, and refuse those of others by a ValueError.
 
     `what` is what the options are for, such as "cat.png is a picture".
     """
@@ -297,7 +297,7 @@ def _typed(value: Any, hint: Any, flag: str) -> Any:
 
 @contextlib.contextmanager
 def naming(flag: str) -> Iterator[None]:
-    """Let a ValueError, or that there is no file, begin with its argument's flag."""
+    """Prefix a ValueError or FileNotFoundError with the flag of an argument."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
@@ -306,7 +306,7 @@ def naming(flag: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
-    """Let a ValueError that begins with the name of an option begin with its flag."""
+    """Replace the option name at the start of a ValueError by its flag."""
     try:
         yield
     except ValueError as error:
@@ -365,14 +365,14 @@ def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
 
 
 def same_file(path: Path, source: str | Path) -> bool:
-    """Tell whether what is to be written is what is read."""
+    """Return whether a path to be written is the file that is read."""
     return path.exists() and Path(source).exists() and path.samefile(source)
 
 
 def _reader(
     kind: type, fits: Callable[[Any], bool] = lambda number: True, due: str = ""
 ) -> Callable[[str], Any]:
-    """Give what reads a number of a kind, and refuses those that do not fit."""
+    """Return a parser for numbers of a type that rejects values out of range."""
 
     def read(text: str) -> Any:
         try:

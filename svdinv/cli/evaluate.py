@@ -44,6 +44,7 @@ def add(commands: Subparsers, help: str) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help=help,
+        usage="svdinv evaluate [NAME|PATH] [options]",
         description="Measure how well networks reconstruct, beside classical methods.",
         epilog=_EPILOG,
     )

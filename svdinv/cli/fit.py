@@ -53,6 +53,7 @@ def add(commands: Subparsers, help: str) -> None:
     fit = commands.add_parser(
         "fit",
         help=help,
+        usage="svdinv fit INPUT [options]",
         description="Reconstruct with a network fitted to this measurement alone.",
         epilog=_EPILOG,
     )
@@ -241,7 +242,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _generator(
     arguments: argparse.Namespace, task: Task, problem: Problem, device: str
 ) -> tuple[Recipe, Network | None]:
-    """Give the generator, and its weights where there are some."""
+    """Return the generator, and its weights where there are some."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.inference import open_network
     from svdinv.unroll.untrained.presets import generator_for
@@ -272,7 +273,7 @@ def _generator(
 def _predicts(
     problem: Problem, generator: Recipe, network: Network | None, noise: float | None
 ) -> bool:
-    """Tell whether a network is fitted by what it predicts of data with more noise.
+    """Return whether a network is fitted by predictions from recorrupted data.
 
     A generator that has never seen noise, as where pixels are sampled, or noise of
     another kind, is fitted as those that have not been trained.

@@ -56,6 +56,7 @@ def add(commands: Subparsers, help: str) -> None:
     reconstruct = commands.add_parser(
         "reconstruct",
         help=help,
+        usage="svdinv reconstruct INPUT [INPUT ...] [options]",
         description="Reconstruct images with a trained network or a classical method.",
         epilog=_EPILOG,
     )
@@ -207,7 +208,7 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
 
 
 def _whose(method: str, done: Compared) -> str:
-    """Say which method made the image, and whether another came nearer to the truth."""
+    """Report which method made the image, and whether another was better."""
     from svdinv.unroll.evaluation.methods import label
     from svdinv.unroll.evaluation.reconstruction import slug
 

@@ -50,6 +50,7 @@ def add(commands: Subparsers, help: str) -> None:
     stability = commands.add_parser(
         "stability",
         help=help,
+        usage="svdinv stability INPUT [options]",
         description="Measure how methods answer to errors of the data, at their worst.",
         epilog=_EPILOG,
     )
@@ -180,7 +181,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _shown(bar: Any, name: str, method: Any) -> Any:
-    """Let the progress bar name a method while it is at work."""
+    """Show the name of a method on the progress bar while it runs."""
 
     def apply(problem: Problem) -> Any:
         bar.set_description(name)
@@ -190,7 +191,7 @@ def _shown(bar: Any, name: str, method: Any) -> Any:
 
 
 def _total_variation(problem: Problem) -> Any:
-    """Give total variation with the weight that is best for the truth."""
+    """Return total variation with the weight that is best for the truth."""
     import numpy as np
 
     from svdinv.unroll.algorithms import PDHG, solve
@@ -214,7 +215,7 @@ def _total_variation(problem: Problem) -> Any:
 
 
 def _text(answers: Sequence[Answer]) -> str:
-    """Give the errors as a table: perturbations down, methods across."""
+    """Return the errors as a table: perturbations down, methods across."""
     methods = list(dict.fromkeys(a.method for a in answers))
     rows = list(dict.fromkeys((a.perturbation, a.size) for a in answers))
     found = {(a.method, a.perturbation, a.size): a.error for a in answers}

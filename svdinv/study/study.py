@@ -99,7 +99,7 @@ class Row:
 def begin(study: Study, output: Path) -> list[Row]:
     """Write down what is studied, or see that it is what was studied before.
 
-    Gives what came of the runs that are done already. Raises ValueError if the existing
+    Returns the rows of the runs that are done. Raises ValueError if the existing
     folder holds another study or a damaged file.
     """
     path = output / _STUDY

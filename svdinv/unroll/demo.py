@@ -264,7 +264,7 @@ def _shown_on(bar: tqdm) -> Callable[[int, float], None]:
 
 
 def _compared(theirs: Outcome, ours: Outcome) -> str:
-    """Say how the two trainings went, as far as they allow it."""
+    """Summarise how the two trainings ended."""
     lines = [
         f"  torch.linalg.svd: {_told(theirs)}",
         f"  svdinv.torch.svt: {_told(ours)}",

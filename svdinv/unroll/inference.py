@@ -68,7 +68,7 @@ def open_network(weights: str | Path, device: str = "cpu") -> Network:
 
 
 def task_of_network(network: Network) -> Task:
-    """Tell which task a network is for: as its file says, or by its images.
+    """Return the task of a network: as its file says, or by its images.
 
     Raises ValueError if there is none for such images.
     """
@@ -142,7 +142,7 @@ def apply(
 
 
 def start(network: Network, device: str = "cpu") -> dict[str, Method]:
-    """Give what a network, on `device`, makes of a problem before its first cell.
+    """Return a method for the image before the first cell of a network.
 
     Beside it one sees what the weights bring. It is a method by its name, `START`;
     there is none for a network that begins with the zero-filled image, or as one of

@@ -195,7 +195,7 @@ class Network(keras.Model):
         return keras.KerasTensor(shape, dtype=self._precision(y.dtype))
 
     def arrays(self) -> files.Weights:
-        """Give the weights under the names, and in the shapes, of the files.
+        """Return the weights under the names, and in the shapes, of the files.
 
         Those of `Convolutions` and `Number`: layers of Keras's own have no such names.
         """
@@ -239,7 +239,7 @@ class Network(keras.Model):
         return cls(from_json(config.pop("recipe")), **config)
 
     def _precision(self, dtype: Any) -> str:
-        """Give the dtype to compute in for data of a dtype, real or complex."""
+        """Return the dtype to compute in for data of a dtype, real or complex."""
         given = keras.backend.standardize_dtype(dtype)
         if given.startswith("complex"):
             return "complex128" if self.variable_dtype == "float64" else "complex64"
@@ -349,7 +349,7 @@ class _Cell(keras.layers.Layer):
         return _joined(keras.remat(step)(*_split(given.values())), state)
 
     def named(self) -> dict[str, Any]:
-        """Give the weights under the names of the files."""
+        """Return the weights under the names of the files."""
         named: dict[str, Any] = {}
         for name, part in self.parts.items():
             if isinstance(part, _Chain):
@@ -448,13 +448,13 @@ class MeanSquaredError(keras.losses.Loss):
         super().__init__(name=name, **options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Give the loss, weighted and reduced as Keras does it."""
+        """Return the loss, weighted and reduced as Keras does it."""
         truth, image = _alike(y_true, y_pred)
         error = _parts(image - truth)
         return super().__call__(ops.zeros_like(error), error, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Give the loss of each image, with real and imaginary parts in a last axis."""
+        """Return the loss of each image, real and imaginary parts in a last axis."""
         return _mean(ops.sum(ops.square(y_pred - y_true), axis=-1))
 
 
@@ -491,7 +491,7 @@ class PSNR(keras.metrics.Mean):
         self._direction = "up"
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Take a batch of images into the mean.
+        """Update the mean with a batch of images.
 
         Parameters
         ----------
@@ -522,7 +522,7 @@ def _is_complex(x: Array) -> bool:
 
 
 def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
-    """Give both as tensors of one shape and dtype.
+    """Return both as tensors of one shape and dtype.
 
     Raises ValueError if they have not one shape, TypeError if the truth is complex and
     the image is not.

@@ -242,7 +242,7 @@ class Solver:
         return done
 
     def _begin(self, start: Fit | None, rate: float | None, seed: int | None) -> Fit:
-        """Give a fit to go on with, and set the numbers that it has."""
+        """Return the state of a fit, restored from an earlier one if given."""
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError(f"rate must be positive and finite, got {rate}")
         if start is None:
@@ -441,7 +441,7 @@ class Fit:
     interrupted: bool = False
 
     def copy(self) -> Fit:
-        """Give a copy to go on from."""
+        """Return a copy of the state."""
         return replace(
             self,
             numbers=dict(self.numbers),

@@ -165,7 +165,7 @@ def similarity(
     top: float,
     mean: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Give the index of `ssim` at each pixel, by whatever local mean."""
+    """Return the index of `ssim` at each pixel, by whatever local mean."""
     mean_a, mean_b = mean(a), mean(b)
     var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
     covariance = mean(a * b) - mean_a * mean_b

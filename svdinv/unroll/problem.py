@@ -90,15 +90,15 @@ class Problem:
     __repr__ = short_repr
 
     def value(self, x: Array) -> Array:
-        """Give the data fidelity of an image, real and 0-d."""
+        """Return the data fidelity of an image, real and 0-d."""
         return self.fidelity.value(x, self.y, self.A)
 
     def gradient(self, x: Array) -> Array:
-        """Give the gradient of `value` in the image."""
+        """Return the gradient of `value` in the image."""
         return self.fidelity.gradient(x, self.y, self.A)
 
     def adjoint(self) -> Array:
-        """Give ``A^H y``: for sampled k-space the zero-filled image.
+        """Return ``A^H y``: for sampled k-space the zero-filled image.
 
         Of an operator that is not linear, its `Operator.approximate_inverse`.
         """
@@ -111,7 +111,7 @@ class Problem:
         return isinstance(self.fidelity, L2) and self.fidelity.weight is None
 
     def measured(self) -> Array:
-        """Tell where there are data, in an array of bool of the shape of `y`.
+        """Return where data were measured, as a bool array of the shape of `y`.
 
         Where their weight is 0 there are none.
         """
@@ -143,7 +143,7 @@ class Problem:
         return replace(self, y=y)
 
     def compared(self, image: Array) -> tuple[Array, Array]:
-        """Give the truth and an image as they can be compared.
+        """Return the truth and an image in comparable form.
 
         Parameters
         ----------
@@ -174,13 +174,13 @@ class Problem:
         return replace(self, y=convert(self.y), A=A, fidelity=fidelity, truth=truth)
 
     def single(self) -> Problem:
-        """Give the same problem as a batch of one."""
+        """Return the same problem as a batch of one."""
         truth = None if self.truth is None else self.truth[None]
         return replace(self, y=self.y[None], truth=truth)
 
 
 def batch(problems: Sequence[Problem]) -> Problem:
-    """Give one problem for several of the same size, with a batch axis in front.
+    """Combine several problems of one size into one with a batch axis in front.
 
     Parameters
     ----------

@@ -357,7 +357,7 @@ def _arranged(x: Any, y: Tensor) -> Any:
 
 
 def tensor(x: Any, device: torch.device) -> Tensor:
-    """Give an array of NumPy or PyTorch as a tensor on a device."""
+    """Return an array of NumPy or PyTorch as a tensor on a device."""
     return (torch.from_numpy(x) if isinstance(x, np.ndarray) else x).to(device)
 
 

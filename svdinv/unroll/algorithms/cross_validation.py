@@ -66,7 +66,7 @@ def held_out(
 
 
 def fitted_alone(problem: Problem, kept: Array, weight: Any = None) -> Problem:
-    """Give least squares of a problem with the data alone that are kept.
+    """Restrict a least-squares problem to the data that are kept.
 
     `kept`, of the real dtype of the data, is 1 there and 0 elsewhere; `weight` is that
     of all data, if they have some.

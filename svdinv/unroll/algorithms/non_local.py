@@ -165,7 +165,7 @@ def _usual(
     groups: Mapping[str, Any],
     stride: int = NonLocalLowRank.stride,
 ) -> dict[str, Any]:
-    """Give what suits groups of an image, and what was asked for in its place."""
+    """Return default grouping parameters for an image, overridden by those given."""
     if unknown := sorted(set(groups) - set(_GROUPS)):
         raise TypeError(f"no option {unknown[0]!r}; groups have {', '.join(_GROUPS)}")
     own = _ONE_CHANNEL if shape[-3] == 1 else {"patch": NonLocalLowRank.patch}
@@ -193,7 +193,7 @@ def _mean_curvature(problem: Problem, x: Array) -> float:
 
 
 def _threshold(prior: NonLocalLowRank, deviation: float) -> float:
-    """Give the tau of a proximal operator that takes noise away.
+    """Return the threshold tau that removes noise of a given deviation.
 
     The largest singular value of noise (Davidson & Szarek, 2001) is 2 sqrt(tau), below
     which there is nothing left.
@@ -247,7 +247,7 @@ def best_non_local(
     seed: int = 0,
     **options: Any,
 ) -> Best:
-    """Give the image of the deviation that is best.
+    """Reconstruct with the best deviation: by a score, known noise or left-out data.
 
     Parameters
     ----------
@@ -307,7 +307,7 @@ def best_non_local(
     most = _most((y * relative)[measured], weights[measured])
 
     def errors(x: Array) -> tuple[float, float]:
-        """Give the mean error of what is left out, and the noise that all errors tell.
+        """Return the mean error of left-out data, and a noise estimate from all data.
 
         With p the share of the data that the image uses up, what is left out has the
         error of the rest over 1 - p (Golub, Heath & Wahba, 1979), and the noise the
@@ -332,7 +332,7 @@ def best_non_local(
 
 
 def _most(data: NDArray[Any], weights: NDArray[Any]) -> float:
-    """Give about what the standard deviation of normal noise can be at most.
+    """Return an upper bound for the standard deviation of Gaussian noise.
 
     Of data that are multiplied by the roots of their weights. Whatever is under the
     noise, no more of it lies near 0 than without (Anderson, 1955), but for what so
@@ -353,7 +353,7 @@ def _most(data: NDArray[Any], weights: NDArray[Any]) -> float:
 def denoise_non_local(
     y: Array, noise: float | None = None, *, iterations: int = 4, **groups: Any
 ) -> Array:
-    """Take white noise out of an image, after Gu et al. (WNNM, CVPR 2014).
+    """Denoise an image with white noise, after Gu et al. (WNNM, CVPR 2014).
 
     Their weights are those of the logarithmic penalty of `NonLocalLowRank`, here of
     patches of all channels at once.
@@ -432,7 +432,7 @@ def _denoised(
 
 
 def _finite(y: Array) -> NDArray[Any]:
-    """Give an image as NumPy has it, and refuse what is none."""
+    """Convert an image to NumPy; raises an error if it is none."""
     if not hasattr(y, "shape"):
         raise TypeError(f"y must be an array (C, H, W), got {type(y).__name__}")
     _check_axes("y", tuple(y.shape))
@@ -445,7 +445,7 @@ def _finite(y: Array) -> NDArray[Any]:
 
 
 def noise_deviation(y: Array) -> float:
-    """Tell the standard deviation of white noise in an image.
+    """Estimate the standard deviation of white noise in an image.
 
     It must be the same in all pixels and channels, and independent: of a grey picture
     give one channel, and of one with an empty margin the rest. Of few pixels, some

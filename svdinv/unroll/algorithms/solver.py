@@ -207,7 +207,7 @@ def solve(
 
 
 def objective_value(state: State, problem: Problem, prior: Any) -> Array:
-    """Give ``D(A x, y) + R(x)``, or the sum over both parts of x.
+    """Return ``D(A x, y) + R(x)``, or the sum over both parts of x.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def _parameters(
 
 
 def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:
-    """Tell whether everything that is watched has settled."""
+    """Return whether all convergence variables have settled."""
     settled = True
     for name in algorithm.watched:
         size = as_float(norm(new[name]))
@@ -331,7 +331,7 @@ def _check_shapes(problem: Problem, image: Array, x0: Array | None) -> None:
 
 @contextmanager
 def _bar(total: int, shown: bool) -> Iterator[Callable[[list[float]], None]]:
-    """Give what moves a progress bar on, or nothing."""
+    """Return the function that advances a progress bar, or None."""
     if not shown:
         yield lambda history: None
         return

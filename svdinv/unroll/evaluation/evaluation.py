@@ -98,7 +98,7 @@ class Evaluation:
         return list(dict.fromkeys(row.setting for row in self.rows))
 
     def text(self) -> str:
-        """Give the means as tables for the terminal."""
+        """Return the means as tables for the terminal."""
         blocks = []
         width = 2 + max((len(row.method) for row in self.rows), default=0)
         for setting in self.settings:
@@ -112,7 +112,7 @@ class Evaluation:
         return "\n\n".join(blocks)
 
     def markdown(self) -> str:
-        """Give the means as tables in Markdown, with the best values in bold."""
+        """Return the means as tables in Markdown, with the best values in bold."""
         blocks = [f"# {self.title}"]
         for setting in self.settings:
             means = list(self.means(setting))

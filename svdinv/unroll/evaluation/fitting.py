@@ -48,7 +48,7 @@ def fitted(
     classical methods too; `checkpoint` and `device` are as for
     `svdinv.unroll.untrained.fit`.
 
-    Gives how it went, also where Ctrl-C ended the fit; None where that came before the
+    Returns the fit, also if Ctrl-C ended it; None where that came before the
     fit: nothing is written then. Raises ValueError if the options do not fit the
     problem, or the checkpoint is of another fit.
     """
@@ -116,7 +116,7 @@ def fitted(
 
 
 def _told(done: Fit) -> str:
-    """Say how a fit ended."""
+    """Describe how a fit ended."""
     why = {
         "rule": "stopped by its rule",
         "iterations": "all iterations done",

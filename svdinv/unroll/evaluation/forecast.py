@@ -27,7 +27,7 @@ _WORTH = 8  # times a small problem, from which on a network is timed
 
 
 def available_memory(device: str = "cpu") -> float:
-    """Tell how many bytes of memory there are to take.
+    """Return the number of bytes of available memory.
 
     Of a GPU, those that are free; of Linux, those that can be had without swapping,
     within the limit of a container; of other systems all; infinity where that is not
@@ -57,7 +57,7 @@ def check_memory(
     *,
     fitted: bool = False,
 ) -> float:
-    """Give the bytes that a reconstruction, or a fit, takes.
+    """Return the bytes that a reconstruction or a fit needs.
 
     Raises ValueError if there are less.
     """
@@ -100,7 +100,7 @@ def forecast(
     ensemble: bool = False,
     device: str = "cpu",
 ) -> str:
-    """Say how long a reconstruction will take, how much memory, and what is faster.
+    """Describe the time and memory of a reconstruction, and what is faster.
 
     `needed` is in bytes, of `check_memory`. The network, on `device`, is timed on a
     small part of a large image. Empty if it is not worth a word.

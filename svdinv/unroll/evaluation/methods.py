@@ -70,7 +70,7 @@ def applied(
 ) -> tuple[Row, Entry]:
     """Apply a method to a problem.
 
-    Gives how well it did, without values where the truth is not known, and the image
+    Returns how well it did, without values where the truth is not known, and the image
     for panels.
     """
     began = time.monotonic()
@@ -87,7 +87,7 @@ def file_stem(name: str) -> str:
 
 
 def label(values: Mapping[str, float]) -> str:
-    """Say in a few words how good an image is: its first metric, and SSIM."""
+    """Format the first metric of an image, and its SSIM."""
     if not values:
         return ""
     name, first = next(iter(values.items()))

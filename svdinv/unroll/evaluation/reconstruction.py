@@ -97,7 +97,7 @@ def method_named(
     *,
     ensemble: bool = False,
 ) -> str:
-    """Give the method that is asked for, as tables call it.
+    """Return the table name of the method that is asked for.
 
     `name` is that, in whatever case and with hyphens for spaces; by default the network
     is it, or without one that is for such problems the last classical method. Raises

@@ -46,7 +46,7 @@ def worst_case(
     seed: int = 0,
     callback: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Look for the perturbation of the data of an image that moves it most.
+    """Find the perturbation of the data that changes the image most.
 
     ``max |f(y + e) - f(y)|`` over ``|e| = size |y|`` where there are data, by so many
     steps ``e <- size |y| g / |g|`` with g the gradient of half the square, from a
@@ -155,7 +155,7 @@ def stability(
 
 
 def total_variation(weight: float, iterations: int = 150) -> Differentiable:
-    """Give total variation, by so many iterations of PDHG, as a method."""
+    """Return total variation by a fixed number of PDHG iterations, as a method."""
     prior = TotalVariation(weight)
 
     def some(problem: Problem, y: Tensor, state: Any, parameters: Any) -> Any:
@@ -193,7 +193,7 @@ _BLOCK = 15  # iterations
 def untrained_method(
     generator: Recipe, options: Options, around: Callable[[Problem], Any]
 ) -> Differentiable:
-    """Give an untrained prior as a method, which has no derivative."""
+    """Return an untrained prior as a method without derivative."""
 
     def reconstruct(problem: Problem) -> Tensor:
         one = replace(problem, y=problem.y[0])

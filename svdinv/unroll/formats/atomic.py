@@ -48,7 +48,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Give names to write to; the files take their own, in order, when all are there.
+    """Yield temporary names to write to; on success they replace the files.
 
     Raises OSError as `replacing`.
     """

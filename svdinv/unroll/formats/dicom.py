@@ -36,7 +36,7 @@ class _Frame:
 
 
 def holds_dicom(path: Path) -> bool:
-    """Tell DICOM files, by preamble or suffix, and folders that hold one."""
+    """Return whether a path is a DICOM file, or a folder that holds one."""
     if path.is_dir():
         return any(map(_has_preamble, path.iterdir()))
     return path.suffix.lower() in DICOM_SUFFIXES or _has_preamble(path)
@@ -154,7 +154,7 @@ def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
 
 
 def _finder(dataset: Any, index: int) -> Callable[..., Any]:
-    """Look values up for a frame: for it alone, for all of the file, in the file."""
+    """Look up values for a frame, from its own attributes to those of the file."""
     groups = []
     for name, place in (
         ("PerFrameFunctionalGroupsSequence", index),
@@ -189,7 +189,7 @@ def _sorted(frames: list[_Frame]) -> list[_Frame]:
 
 
 def _timed(frames: list[_Frame]) -> Geometry | None:
-    """Give the place of the first frame, with the usual time between two."""
+    """Return the place of the first frame, with the usual time between two."""
     first = frames[0].geometry
     times = [frame.time for frame in frames]
     if first is None or None in times or len(times) < 2:

@@ -103,7 +103,7 @@ def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
 
 
 def holds_fastmri(file: Datasets) -> bool:
-    """Tell an open HDF5 file of fastMRI from others with a dataset ``kspace``."""
+    """Return whether an open HDF5 file is of fastMRI."""
     return "kspace" in file and any(n in file for n in (*_IMAGES, "ismrmrd_header"))
 
 

@@ -25,7 +25,7 @@ from svdinv.unroll.formats.checks import (
     to_complex,
 )
 
-__all__ = ["Datasets", "as_mask", "open_hdf5", "writing_hdf5"]
+__all__ = ["Datasets", "as_mask", "held_hdf5", "open_hdf5", "writing_hdf5"]
 
 Arrays = NDArray[Any]
 
@@ -39,6 +39,14 @@ def open_hdf5(path: str | Path, expected: str) -> Iterator[Datasets]:
         import h5py
     with naming(path, expected), h5py.File(path, "r") as file:
         yield Datasets(file, path)
+
+
+def held_hdf5(path: str | Path, expected: str) -> Datasets:
+    """Open an HDF5 file to read, until its `Datasets.close` is called."""
+    with needing("h5py", "mri"):
+        import h5py
+    with naming(path, expected):
+        return Datasets(h5py.File(path, "r"), path)
 
 
 @contextlib.contextmanager
@@ -76,6 +84,10 @@ class Datasets:
 
     def __init__(self, file: Any, path: str | Path) -> None:
         self._file, self.path, self.attrs = file, path, file.attrs
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a dataset of that name at the top, or a link to one."""

@@ -272,7 +272,7 @@ def _encoding(header: str, path: str | Path) -> _Encoding:
 
 
 def of_images(head: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which readouts belong to an image, by their heads."""
+    """Return which readouts belong to an image, by their heads."""
     aside = sum(1 << (number - 1) for number in _ASIDE)
     keep = (head["flags"].astype(np.uint64) & np.uint64(aside)) == 0
     if "encoding_space_ref" in (head.dtype.names or ()):

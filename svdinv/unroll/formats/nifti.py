@@ -120,7 +120,7 @@ def save_magnitudes(path: Path, series: NDArray[Any], place: Geometry | None) ->
 
 
 def _shape(path: str | Path, image: Any, time_axis: int | None) -> tuple[int, ...]:
-    """Give the sizes along x, y, slices and time, and see that they can be true."""
+    """Return the sizes along x, y, slices and time, after checking them."""
     said = tuple(map(int, image.shape))
     shape = (*said, 1, 1)[: max(4, len(said))]
     if time_axis not in (None, 2, 3) or (time_axis == 2 and shape[3] > 1):

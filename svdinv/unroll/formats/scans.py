@@ -92,7 +92,7 @@ class SeveralSlices(FileError):
 
 
 def chosen(path: str | Path, number: int | None, slices: Sequence[str]) -> int:
-    """Give the number of the slice to read: the one asked for, or the only one.
+    """Return the number of the slice to read: the one asked for, or the only one.
 
     `slices` describes what there is; texts may be empty. Raises ValueError if there are
     several and none was asked for, or there is no such one.

@@ -220,7 +220,7 @@ def _read_hdf5(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 def _choose(
     path: Path, key: str | None, usual: str, shapes: Shapes, every: list[str]
 ) -> str:
-    """Take the array asked for, or the only one there is to take, or the usual one."""
+    """Return the name of the array to read: `key`, the only one, or `usual`."""
     described = ", ".join(
         f"{k} {shapes[k]}" if k in shapes else k for k in sorted(every)
     )

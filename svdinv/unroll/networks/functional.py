@@ -161,7 +161,7 @@ def low_rank(maps: Array, share: Array, block: int | None, layers: Any) -> Array
 
 
 def sampled_where(A: Operator, x: Array, what: str) -> Array:
-    """Give 1 where a pixel is measured and 0 elsewhere, for `what` needs to know it.
+    """Return 1 where a pixel is measured and 0 elsewhere, as `what` needs it.
 
     Raises TypeError if A does not sample pixels.
     """

@@ -134,7 +134,7 @@ class Generator(ImageOrSeriesRecipe):
         raise NotImplementedError
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Give height and width of the noise for an image of some size."""
+        """Return height and width of the noise for an image of some size."""
         return rows, columns
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
@@ -198,7 +198,7 @@ class Generator(ImageOrSeriesRecipe):
         return state | {"x": self._as_image(maps, x, state["scale"], xp)}
 
     def as_maps(self, x: Array) -> Array:
-        """Give an image as maps, (B, outputs, ..., H, W)."""
+        """Return an image as maps, (B, outputs, ..., H, W)."""
         xp = namespace(x)
         if self.images == "image":
             return x
@@ -334,7 +334,7 @@ class Decoder(Generator):
         self._chain(1, 1, side=self.side)
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Give the size at the coarsest scale."""
+        """Return the size at the coarsest scale."""
         return self._sizes(rows)[0], self._sizes(columns)[0]
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
@@ -405,7 +405,7 @@ class Bilinear(Generator):
         object.__setattr__(self, "space", own)
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Give the size of what `space` sees."""
+        """Return the size of what `space` sees."""
         return self.space.noise_shape(rows, columns)
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
@@ -482,7 +482,7 @@ class LowRankAndSparse(Generator):
             raise ValueError("low_rank and sparse must have as many scales")
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Give the size at the coarsest scale."""
+        """Return the size at the coarsest scale."""
         return self.sparse.noise_shape(rows, columns)
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:

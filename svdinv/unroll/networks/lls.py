@@ -329,7 +329,7 @@ class LLS(SeriesRecipe):
         return iterate(low_rank, (network, network), rows)[0]
 
     def _of_coils(self, problem: Problem, known: State) -> tuple[float, Array | None]:
-        """Give the factor of the last threshold, and the least one of each series."""
+        """Return the factor of the last threshold, and the smallest one per series."""
         factor, deviations = self.start_coils
         if not _several_coils(problem.A):
             return 1.0, None
@@ -343,7 +343,7 @@ class LLS(SeriesRecipe):
         return factor, deviations * share * deviation
 
     def _schedule(self, factor: float) -> tuple[list[_Row], list[_Row]]:
-        """Give momentum, threshold and shift of the iterations with either block."""
+        """Return momentum, threshold and shift of the iterations, by block size."""
         (coarse, fine), (first, middle, last) = self.start, self.start_thresholds
         last = factor * last
         # Two thirds of the fine ones are at the last threshold.
@@ -387,7 +387,7 @@ def _deviation(y: Array, A: Operator, scale: Array) -> Array:
 
 
 def _outer_energy(y: Array, xp: Namespace) -> Array:
-    """Give the mean energy of the outer samples of each coil, (B, C).
+    """Return the mean energy of the outer samples of each coil, (B, C).
 
     By the geometric mean, most of the weight on the corners of k-space: the few large
     ones there, of edges, hardly raise it.
@@ -415,7 +415,7 @@ def _gram(maps: Array) -> Array:
 
 
 def _at_zero(x: Array, y: Array, xp: Namespace) -> Array:
-    """Give what a line through the last axis has where x is 0, for y >= 0.
+    """Extrapolate a line along the last axis to x = 0, for y >= 0.
 
     For equal relative errors of y; what is only rounding says nothing, as of a coil
     that is switched off. The slope is taken to be rather too small: of alike x it would
@@ -442,7 +442,7 @@ def _norm(matrices: Array, xp: Namespace) -> Array:
 
 
 def _outer(size: Any, like: Array, xp: Namespace) -> Array:
-    """Give weights along an axis of k-space: 0 in the middle, 1 at the border."""
+    """Return weights along an axis of k-space: 0 in the middle, 1 at the border."""
     index = count_up(size, like, xp)
     # Counted, because a graph of TensorFlow need not know the size.
     middle = xp.sum(xp.ones_like(index)) / 2
@@ -451,7 +451,7 @@ def _outer(size: Any, like: Array, xp: Namespace) -> Array:
 
 
 def _level(deviation: Array, scale: Array, series: Array, xp: Namespace) -> Array:
-    """Give the noise relative to the series, 0 for none, in a logarithmic scale."""
+    """Return the noise relative to the series, 0 for none, in a logarithmic scale."""
     frames = xp.sum(xp.ones_like(real(series, xp)[:, :, 0, 0]), axis=1)
     one = xp.ones_like(scale)
     whole = xp.where(scale > 0, scale, one)
@@ -471,7 +471,7 @@ def _log_sum(matrices: Array, tau: Array) -> Array:
 
 
 def _shift(block: int, index: int) -> tuple[int, int]:
-    """Say where the blocks lie; steps that divide no usual side go everywhere."""
+    """Return the offsets of the blocks; odd steps lead to every offset in turn."""
     return 3 * index % block, 5 * index % block
 
 

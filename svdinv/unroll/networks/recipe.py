@@ -102,11 +102,11 @@ class Convolutions:
         return list(zip(self.widths[:-1], self.widths[1:], strict=True))
 
     def gain(self, index: int) -> float | None:
-        """Give the gain of a convolution, if it has one."""
+        """Return the gain of a convolution, if it has one."""
         return self.gains[index] if self.gains else None
 
     def active(self, index: int) -> bool:
-        """Tell whether a ReLU follows a convolution."""
+        """Return whether a ReLU follows a convolution."""
         return self.last or index < len(self.widths) - 2
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -151,7 +151,7 @@ class Layers(Protocol):
     index: int
 
     def __getattr__(self, name: str) -> Any:
-        """Give a `Convolutions` as a function, a `Number` as an array."""
+        """Return a `Convolutions` as a function, a `Number` as an array."""
 
     def svt(
         self, matrices: Array, fraction: Array, scale: Array | None = None
@@ -260,7 +260,7 @@ class Recipe:
         return Sampling(*measurement)
 
     def fidelity(self, *measurement: Array) -> DataFidelity:
-        """Give the likelihood of data that come without a problem.
+        """Return the data fidelity for data that are given without a problem.
 
         Parameters
         ----------
@@ -275,7 +275,7 @@ class Recipe:
         return L2()
 
     def begin(self, problem: Problem) -> State:
-        """Give the state before the first cell.
+        """Return the state before the first cell.
 
         Parameters
         ----------
@@ -291,7 +291,7 @@ class Recipe:
         raise NotImplementedError
 
     def no_penalty(self, x: Array) -> Array:
-        """Give the penalty before the first cell, 0, like a first estimate.
+        """Return the penalty before the first cell: 0, as an array like the image.
 
         Raises ValueError if this recipe has no penalty.
         """
@@ -321,7 +321,7 @@ class Recipe:
 
 
 def residual_chain(recipe: Any, inputs: int, outputs: int, axes: int) -> Convolutions:
-    """Give `convs` convolutions, `features` wide, whose result is to be added."""
+    """Return `convs` convolutions of width `features` for a residual branch."""
     widths = (inputs, *[recipe.features] * (recipe.convs - 1), outputs)
     gains = residual_gains(recipe.convs)
     return Convolutions(widths, axes=axes, slope=recipe.slope, gains=gains)
@@ -347,7 +347,7 @@ def forward_operator(
     measurement: tuple[Any, ...],
     named: Mapping[str, Any] | None = None,
 ) -> Operator:
-    """Give the forward operator for a call of a network.
+    """Return the forward operator for a call of a network.
 
     One that is given comes before the network's own, which is an operator, what makes
     one, or None for that of the recipe. Raises TypeError if the arguments behind the
@@ -378,7 +378,7 @@ def given_problem(
     measurement: tuple[Any, ...],
     named: Mapping[str, Any] | None = None,
 ) -> Problem:
-    """Give the problem for a call of a network, without the truth, which none may see.
+    """Return the problem for a call of a network, without the truth.
 
     Of data, or a problem itself; the rest as for `forward_operator`.
     """
@@ -393,7 +393,7 @@ def given_problem(
 def _beside(
     recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any] | None
 ) -> tuple[Any, ...]:
-    """Give what is beside the data, but for an operator."""
+    """Return the arguments beside the data, without the operator."""
     if any(isinstance(each, Operator) for each in measurement):
         return ()
     known = {n: x for n, x in (named or {}).items() if n in recipe.measurement}
@@ -491,7 +491,7 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def register(cls: _Class) -> _Class:
-    """Let a dataclass be written to files and read again, under its own name.
+    """Register a dataclass, so that it can be written to and read from files.
 
     Parameters
     ----------

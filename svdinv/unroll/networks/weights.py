@@ -89,7 +89,7 @@ def first_kernel(
 def first_weights(
     layer: Convolutions, name: str, shape: tuple[int, ...], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Give the first value of one of `Convolutions.shapes`.
+    """Return the initial value of one of `Convolutions.shapes`.
 
     A kernel as `first_kernel` draws it, a scale of 1, or a shift of 0.
     """

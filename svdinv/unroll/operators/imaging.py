@@ -122,7 +122,7 @@ class Coils(Operator):
         return xp.sum(_product(conj(fitted(self.maps, y, xp), xp), y, xp), axis=-3)
 
     def data_length(self, axis: int) -> int | None:
-        """Give that of the coils, or None: it is that of the image."""
+        """Return the number of coils, or None without coil maps."""
         return int(self.maps.shape[-3]) if axis == -3 else None
 
 

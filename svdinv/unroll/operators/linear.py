@@ -69,7 +69,7 @@ class Operator:
         raise NotImplementedError(f"{self!r} has no adjoint: take derivative(x).H")
 
     def approximate_inverse(self, y: Array) -> Array:
-        """Give an image that explains data roughly, for a network to begin with.
+        """Return a rough inverse of data, as the first image of a network.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ class Operator:
         return y
 
     def derivative(self, x: Array) -> Operator:
-        """Give the derivative at an image, a linear operator.
+        """Return the derivative at an image, a linear operator.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Operator:
         raise NotImplementedError(f"{type(self).__name__} must define derivative(x)")
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Give the same operator, of arrays that have been converted.
+        """Return the same operator with converted arrays.
 
         Parameters
         ----------
@@ -139,7 +139,7 @@ class Operator:
         return made(*(None if x is None else convert(x) for x in held))
 
     def data_length(self, axis: int) -> int | None:
-        """Give the length of an axis of the data, as `Stack` has to know it.
+        """Return the length of an axis of the data, which `Stack` needs.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class Operator:
         raise NotImplementedError
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        """Give one operator for a batch of images, of one operator for each.
+        """Combine operators of single images into one for a batch.
 
         Parameters
         ----------
@@ -226,37 +226,37 @@ class Operator:
         return y
 
     def __mul__(self, other: Any) -> Operator:
-        """Give A B, that is B first; or a multiple."""
+        """Return the product A B, or a multiple of A."""
         if isinstance(other, Operator):
             return _Product([*_factors(self), *_factors(other)])
         return self.__rmul__(other)
 
     def __rmul__(self, scalar: Any) -> Operator:
-        """Give a multiple."""
+        """Return a multiple."""
         if not isinstance(scalar, numbers.Number):
             return NotImplemented
         return _Multiple(scalar, self)
 
     def __truediv__(self, scalar: complex) -> Operator:
-        """Give a fraction."""
+        """Return a fraction."""
         if not isinstance(scalar, numbers.Number):
             return NotImplemented
         return (1 / scalar) * self
 
     def __add__(self, other: Operator) -> Operator:
-        """Give A + B."""
+        """Return A + B."""
         if not isinstance(other, Operator):
             return NotImplemented
         return _Sum(self, other)
 
     def __sub__(self, other: Operator) -> Operator:
-        """Give A - B."""
+        """Return A - B."""
         if not isinstance(other, Operator):
             return NotImplemented
         return self + (-1) * other
 
     def __neg__(self) -> Operator:
-        """Give -A."""
+        """Return -A."""
         return (-1) * self
 
     def __repr__(self) -> str:
@@ -603,7 +603,7 @@ def _length(operator: Operator, axis: int) -> int | None:
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Tell whether two objects are the same, or of one class with equal attributes.
+    """Return whether two objects are identical or equal in class and attributes.
 
     Those with arrays are alike only if they share them.
     """

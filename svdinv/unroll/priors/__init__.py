@@ -90,7 +90,7 @@ class Prior:
                 raise ValueError(f"weight must not be negative, got {self.weight}")
 
     def value(self, x: Array) -> Array:
-        """Give R(x), a real 0-d array."""
+        """Return R(x), a real 0-d array."""
         raise NotImplementedError
 
     def prox(self, x: Array, step: Any) -> Array:
@@ -98,7 +98,7 @@ class Prior:
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
     def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
-        """Give K and the proximal operator of Q for R(x) = Q(K x), K = 1 if simplest.
+        """Return K and the proximal operator of Q for R(x) = Q(K x); K = 1 by default.
 
         An operator, and a function ``prox(z, step)``.
         """
@@ -493,7 +493,7 @@ class TotalVariation(Prior):
         return x - D.adjoint(dual)
 
     def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
-        """Give the differences, and the soft threshold of their magnitudes."""
+        """Return the differences, and the soft threshold of their magnitudes."""
         return self.differences, lambda d, step: self._shrunk(d, step * self.weight)
 
     @property
@@ -509,7 +509,7 @@ class TotalVariation(Prior):
         return xp.permute_dims(matrices, tuple(map(order.index, range(len(order)))))
 
     def _jacobians(self, d: Array, xp: Namespace) -> Array:
-        """Give differences (axes, ..., C, ...) as matrices (..., C, axes)."""
+        """Return differences (axes, ..., C, ...) as matrices (..., C, axes)."""
         return xp.permute_dims(d, tuple(self._order(d)))
 
     def _order(self, d: Array) -> list[int]:
@@ -536,7 +536,7 @@ class Tikhonov(Prior):
         return times(self.weight, inner(z, z) / 2, namespace(x))
 
     def gradient(self, x: Array) -> Array:
-        """Give ``weight T^H T x``."""
+        """Return ``weight T^H T x``."""
         z = self.transform.adjoint(self.transform.forward(x))
         return times(self.weight, z, namespace(x))
 
@@ -596,7 +596,7 @@ class HuberVariation(Prior):
         return times(self.weight, xp.sum(penalty), xp)
 
     def gradient(self, x: Array) -> Array:
-        """Give ``weight D^H (D x / max(|D x|, delta))``."""
+        """Return ``weight D^H (D x / max(|D x|, delta))``."""
         xp, d = namespace(x), self.differences.forward(x)
         s = _size(d, 0, xp)
         larger = xp.where(s > self.delta, s, self.delta * xp.ones_like(s))

@@ -95,14 +95,14 @@ class Groups:
         return float(self._times.mean())
 
     def cut(self, x: Array) -> Array:
-        """Give the groups of an image (..., C, H, W) as matrices, a row for each patch.
+        """Cut an image (..., C, H, W) into groups, as matrices with a row per patch.
 
         Shape (..., groups, patches, C patch^2).
         """
         return namespace(x).concat(list(self.parts(x)), axis=-3)
 
     def parts(self, x: Array) -> Iterator[Array]:
-        """Give the same some groups at a time, which takes less memory.
+        """Yield the matrices of `cut` in parts, which takes less memory.
 
         Raises ValueError if the image has another shape than the guide.
         """
@@ -128,7 +128,7 @@ class Groups:
             yield xp.reshape(found, (*batch, *index.shape, size))
 
     def join(self, groups: Array) -> Array:
-        """Give the image in which a pixel is the mean of what its patches hold."""
+        """Assemble an image, each pixel the mean over the patches that hold it."""
         return self._summed(groups) / fitted(self._times, groups, namespace(groups))
 
     def _summed(self, groups: Array) -> Array:
@@ -159,14 +159,14 @@ class Groups:
 
 
 def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:
-    """Take rows of matrices."""
+    """Gather rows of matrices."""
     return xp.take(x, xp.asarray(index, **on_device(x)), axis=-2)
 
 
 def _alike(
     image: NDArray[Any], patch: int, stride: int, count: int, reach: int
 ) -> NDArray[Any]:
-    """Give, for each reference patch, the places of the patches nearest to it."""
+    """Return, for each reference patch, the positions of its nearest patches."""
     rows, columns = (size - patch + 1 for size in image.shape[1:])
     y, x = (
         np.unique([*range(0, places, stride), places - 1]) for places in (rows, columns)
@@ -197,7 +197,7 @@ def _alike(
 
 
 def _overlap(image: NDArray[Any], a: int, b: int) -> NDArray[Any]:
-    """Give the part of an image of which (a, b) further on there is another pixel."""
+    """Return the pixels of an image that have a neighbour at offset (a, b)."""
     _, H, W = image.shape
     return image[:, max(0, -a) : H - max(0, a), max(0, -b) : W - max(0, b)]
 
@@ -205,7 +205,7 @@ def _overlap(image: NDArray[Any], a: int, b: int) -> NDArray[Any]:
 def _summands(
     index: NDArray[Any], counts: NDArray[Any]
 ) -> tuple[list[NDArray[Any]], NDArray[Any]]:
-    """Tell which entries add up at each place, as rows to take: no scatter is needed.
+    """Return which entries add up at each position, to gather instead of scatter.
 
     Of the places of the entries, and how many lie at each.
     In the first array is one entry of each place that has any, those with most of them

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from svdinv.unroll.formats.checks import FileError
+from svdinv.unroll.formats.checks import FileError, naming
 from svdinv.unroll.formats.fastmri import holds_fastmri
-from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
+from svdinv.unroll.formats.hdf5 import Datasets, held_hdf5, open_hdf5
 from svdinv.unroll.formats.measurements import text, write_measurement
 from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
@@ -27,6 +27,8 @@ __all__ = [
     "read_measurement",
     "write_problem",
 ]
+
+_WHAT = "undersampled data in HDF5"
 
 
 def write_problem(
@@ -83,8 +85,10 @@ def open_measurement(path: str | Path) -> Iterator[tuple[TaskEntry, Datasets] | 
     Yields None for other files. Raises ValueError, naming it, if the file is missing or
     damaged, or its kind is unknown; ImportError without h5py.
     """
-    with open_hdf5(path, "undersampled data in HDF5") as file:
-        yield (_entry(file, path), file) if _is_own(file) else None
+    with contextlib.closing(held_hdf5(path, _WHAT)) as file:
+        with naming(path, _WHAT):
+            entry = _entry(file, path) if _is_own(file) else None
+        yield (entry, file) if entry else None
 
 
 def read_measurement(path: str | Path) -> tuple[Task, Problem]:
@@ -98,21 +102,22 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
     form; all shapes are checked before any array is read. Raises ImportError without
     h5py.
     """
-    with open_hdf5(path, "undersampled data in HDF5") as file:
+    with open_hdf5(path, _WHAT) as file:
         task: Task = _entry(file, path).load()()
         return task, problem_of(task, file)
 
 
 def problem_of(task: Task, file: Datasets) -> Problem:
     """Read the problem of a task from an open file, as `read_measurement`."""
-    problem = task.read_measured(file)
-    if "affine" in file:
-        file.same("affine", (4, 4), "of a matrix")
-        affine = file.real("affine").astype(np.float64)
-        seconds = float(file.attrs.get("frame_seconds", 0))
-        problem = replace(problem, note=Geometry(affine, seconds))
-    name = text(file.attrs.get("name", "")) or Path(file.path).stem
-    setting = text(file.attrs.get("setting", ""))
+    with naming(file.path, _WHAT):
+        problem = task.read_measured(file)
+        if "affine" in file:
+            file.same("affine", (4, 4), "of a matrix")
+            affine = file.real("affine").astype(np.float64)
+            seconds = float(file.attrs.get("frame_seconds", 0))
+            problem = replace(problem, note=Geometry(affine, seconds))
+        name = text(file.attrs.get("name", "")) or Path(file.path).stem
+        setting = text(file.attrs.get("setting", ""))
     return replace(problem, name=name, setting=setting)
 
 

@@ -75,7 +75,7 @@ def non_local(task: Task, problem: Problem) -> Estimate:
 
 
 def suits(problem: Problem) -> bool:
-    """Tell whether there are data enough to leave some out.
+    """Return whether there are data enough to leave some out.
 
     Of noise alone the image has to tell it.
     """
@@ -87,14 +87,14 @@ def suits(problem: Problem) -> bool:
 
 
 def slow(problem: Problem, largest: int = _LARGEST) -> bool:
-    """Tell whether an image has more pixels than take some minutes."""
+    """Return whether an image has more pixels than take some minutes."""
     if _noise_alone(problem):
         largest = _LARGEST_ALONE
     return math.prod(problem.adjoint().shape[-2:]) > largest
 
 
 def effort(problem: Problem, asked: str = "") -> float:
-    """Give the seconds that it takes on one core, at most; 0 where it is left out."""
+    """Return the seconds that it takes on one core, at most; 0 where it is left out."""
     if not suits(problem) or (slow(problem) and asked != NAME):
         return 0.0
     known = problem.truth is not None
@@ -104,13 +104,13 @@ def effort(problem: Problem, asked: str = "") -> float:
 
 
 def _noise_alone(problem: Problem) -> bool:
-    """Tell whether all values of an image are known, but for white noise."""
+    """Return whether all values of an image are known, but for white noise."""
     every = isinstance(problem.A, Sampling) and problem.white
     return every and bool(problem.measured().all())
 
 
 def _noise(problem: Problem) -> float:
-    """Give the standard deviation of the noise, by the truth.
+    """Return the standard deviation of the noise, by the truth.
 
     Data of an object of unknown phase do not tell it: 0.
     """

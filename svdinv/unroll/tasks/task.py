@@ -83,7 +83,7 @@ def best_of(
     usual: _T,
     said: str = "{}",
 ) -> Estimate:
-    """Take of several images the one that comes nearest to the truth.
+    """Return the image nearest to the truth, over a grid of choices.
 
     `make` gives the image of a choice, such as a weight. How near it comes, the task
     tells by its `decibels`. Where the truth is not known, only the image of the `usual`
@@ -110,7 +110,7 @@ def option(
     `low` and `high` are the range of a number, or of each of several, both ends
     included. `plural` is what ``svdinv evaluate`` calls it, which takes several values.
     `reads` tells whether it says how a file is read, not how an image is measured.
-    Gives a dataclass field, which type checkers take for the default.
+    Returns a dataclass field, which type checkers take for the default.
     """
     metadata = {"help": help, "low": low, "high": high, "plural": plural}
     return dataclasses.field(default=default, metadata=metadata | {"reads": reads})
@@ -205,7 +205,7 @@ class Source(Protocol):
         ...
 
     def validation(self) -> list[Problem]:
-        """Give problems that are not trained on, each with its truth."""
+        """Return problems that are not trained on, each with its truth."""
         ...
 
 
@@ -227,7 +227,7 @@ class Simulated:
         return batch([self.problem(seed, step, item) for item in items])
 
     def validation(self) -> list[Problem]:
-        """Give problems that no step draws."""
+        """Return problems that no step draws."""
         return [self.problem(2**63, i) for i in range(self.task.validation)]
 
 
@@ -260,7 +260,7 @@ class Task:
     input_noise: ClassVar[float] = 0.03
 
     def __init_subclass__(cls) -> None:
-        """Take from the entry what it says."""
+        """Copy the attributes that the entry declares."""
         if "entry" in cls.__dict__:
             for name in ("kind", "axes", "channels", "images", "dataset"):
                 setattr(cls, name, getattr(cls.entry, name))
@@ -290,7 +290,7 @@ class Task:
     # Training.
 
     def load(self) -> Source:
-        """Give the problems to train on; ValueError if data are missing or damaged."""
+        """Return the source of training problems; ValueError if data are damaged."""
         raise NotImplementedError
 
     def origin(self) -> dict[str, str]:
@@ -328,7 +328,7 @@ class Task:
         raise NotImplementedError
 
     def measured(self, problem: Problem) -> dict[str, Arrays]:
-        """Give the arrays that `read_measured` reads, by name, but for the truth."""
+        """Return the arrays that `read_measured` reads, by name, without the truth."""
         raise NotImplementedError
 
     def examples(self, options: Any) -> list[Given]:
@@ -363,7 +363,7 @@ class Task:
         save_frames(path, given.image, seconds=self.seconds)
 
     def settings(self, options: Any) -> list[Any]:
-        """Give what `svdinv evaluate` compares: several of `options`."""
+        """Return the settings that `svdinv evaluate` compares."""
         return [options]
 
     def measure(self, given: Given, options: Any) -> Problem:
@@ -373,23 +373,23 @@ class Task:
     # Methods.
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give the classical methods by name, the cheapest first."""
+        """Return the classical methods by name, the cheapest first."""
         raise NotImplementedError
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether a problem is one that a classical method is made for."""
+        """Return whether a classical method applies to a problem."""
         return True
 
     def slow(self, method: str, problem: Problem) -> bool:
-        """Tell whether a classical method takes so long that it has to be asked for."""
+        """Return whether a classical method is too slow to run unless asked for."""
         return False
 
     def learned(self, problem: Problem) -> bool:
-        """Tell whether a problem is one that networks of this task are trained for."""
+        """Return whether networks of this task are trained for such a problem."""
         return True
 
     def untrue(self, options: Any) -> Any:
-        """Give the options of an image that is no truth, but data: by default them."""
+        """Return the options for an image that is itself the data, not the truth."""
         return options
 
     def plain(self, problem: Problem) -> Problem:
@@ -400,18 +400,18 @@ class Task:
         return problem
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Give the standard deviation of the noise in the data that `measure` added.
+        """Return the standard deviation of the noise in the data that `measure` added.
 
         0 is for none, None for noise that is not known or is not of one deviation.
         """
         return getattr(options, "noise", None) or 0.0
 
     def begun(self, problem: Problem) -> Arrays | None:
-        """Give an image for `svdinv fit` to begin with, or None for nothing."""
+        """Return an image that `svdinv fit` adds the network to, or None."""
         return None
 
     def views(self, problem: Problem) -> Iterator[View]:
-        """Give eight equivalent problems.
+        """Return eight equivalent problems.
 
         By default the image is mirrored and turned, and measured turned back.
         """
@@ -420,26 +420,26 @@ class Task:
             yield view, turned.forward
 
     def tiled(self, problem: Problem) -> bool:
-        """Tell whether large images may be reconstructed tile by tile."""
+        """Return whether large images may be reconstructed tile by tile."""
         return False
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
-        """Give the problem of a tile, where `tiled`."""
+        """Return the problem of a tile, where `tiled`."""
         raise NotImplementedError
 
     def memory(self, given: Given | Problem, options: Any) -> float:
-        """Give the bytes that a reconstruction will take; 0 if nobody knows."""
+        """Return the bytes that a reconstruction needs; 0 if unknown."""
         return 0.0
 
     def effort(self, problem: Problem, asked: str = "") -> Effort | None:
-        """Tell how long a reconstruction will take, if that is known.
+        """Estimate how long a reconstruction takes; None if unknown.
 
         `asked` is a classical method that is applied even if it is `slow`.
         """
         return None
 
     def finished(self, image: Arrays) -> Arrays:
-        """Give an image as it is judged and shown, such as clipped."""
+        """Post-process an image before it is judged and shown, such as by clipping."""
         return image
 
     # Judging and showing.
@@ -447,7 +447,7 @@ class Task:
     def judge(self, problem: Problem, image: Arrays) -> dict[str, float]:
         """Measure how near an image, of the shape of the truth, comes to it.
 
-        Gives the `metrics` by name; none where the truth is not known.
+        Returns the `metrics` by name; none where the truth is not known.
         """
         if problem.truth is None:
             return {}
@@ -456,7 +456,7 @@ class Task:
         return {name: metric(truth, image) for name, metric in self.metrics.items()}
 
     def decibels(self, problem: Problem, image: Arrays) -> float:
-        """Give the number in dB that a training is watched by.
+        """Return the figure of merit in dB that validation and searches use.
 
         By default the PSNR of what is `finished`.
         """
@@ -467,7 +467,7 @@ class Task:
         return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
 
     def shown(self, image: Arrays) -> Arrays:
-        """Give an image as pictures of it take it.
+        """Convert an image to the layout that pictures and metrics use.
 
         By default, of a known number of channels, with these behind: three of one.
         """
@@ -500,7 +500,7 @@ class Task:
         save(path, truth, entries, title=title)
 
     def moves(self, problem: Problem) -> bool:
-        """Tell whether an animation of an image is worth while."""
+        """Return whether an image has frames to animate."""
         return self.moving and len(problem.y) > 1
 
     def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:

@@ -261,7 +261,7 @@ def _add(table: Any, field: dataclasses.Field[Any], value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Give a value as TOML has it; a part of a network as an inline table."""
+    """Return a value as TOML has it; a part of a network as an inline table."""
     import tomlkit
 
     if isinstance(value, tuple):

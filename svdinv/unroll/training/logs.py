@@ -79,7 +79,7 @@ class Logs:
         self.flush()
 
     def flush(self) -> None:
-        """Let others see what was written."""
+        """Flush the files, so that other programs can read them."""
         for file in self._files.values():
             file.flush()
         if self._board is not None:

@@ -227,7 +227,7 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Give the mean PSNR of the validation cases, by the mean weights.
+        """Return the mean PSNR of the validation cases, by the mean weights.
 
         In dB, of magnitudes relative to the largest for complex images; NaN if there
         are no cases, or one cannot be reconstructed.
@@ -276,7 +276,7 @@ class Run:
         return checkpoint
 
     def _origin_now(self, *, own: bool) -> dict[str, str]:
-        """Say what the bits depend on besides the configuration."""
+        """Return what the last bits depend on besides the configuration."""
         origin = {"svdinv": __version__, "torch": torch.__version__}
         origin |= {"numpy": np.__version__, "processes": str(self.processes)}
         return origin if own else origin | self.config.task.origin()
@@ -355,7 +355,7 @@ class Run:
             mean.lerp_(parameter, weight)
 
     def _diagnosed(self, batch: Problem) -> Breakdown:
-        """Look where it came from; the process whose items it was knows."""
+        """Diagnose the breakdown, in the process whose items it came from."""
         try:
             own = diagnose(self.network, self.step + 1, batch, self._loss)
         except Exception:  # there are weights to keep, and processes that wait
@@ -450,7 +450,7 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def _learned(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Parameter]:
-    """Let the weights be as they are whose names have none of the parts, if any."""
+    """Freeze the weights whose names contain none of the given parts."""
     named = dict(network.named_parameters())
     for part in parts:
         if not any(part in name for name in named):
@@ -520,7 +520,7 @@ def to_resume(folder: Path) -> Config:
 
 
 def svd_of(name: str) -> SVD | None:
-    """Give the decomposition that a configuration names; None for svt itself."""
+    """Return the decomposition that a configuration names; None for svt itself."""
     if name == "svt":
         return None
     if name == "torch.linalg.svd":

@@ -164,7 +164,7 @@ def educated(
     deviation: float | None = None,
     **changes: Any,
 ) -> Options:
-    """Give options that suit the fit of a trained network that sees the data.
+    """Return default `Options` to fine-tune a trained network on its own input.
 
     Parameters
     ----------
@@ -474,7 +474,7 @@ class Fitting:
         return self._look(told, images[0])
 
     def ended(self) -> Literal["rule", "iterations", "broken", ""]:
-        """Tell whether, and why, there is nothing left to do."""
+        """Return why the fit has ended, or an empty string."""
         if self._lost:
             return "broken"
         if self.trajectory:
@@ -486,7 +486,7 @@ class Fitting:
         return "iterations" if self.iteration >= self.options.iterations else ""
 
     def result(self, ending: Any, seconds: float) -> Fit:
-        """Take the step towards the data; `Interrupted` where Ctrl-C ends it."""
+        """Take the step towards the data; raises `Interrupted` on Ctrl-C."""
         best = self.kept.best if self.best else self.kept.average[0]
 
         def found(image: Tensor, step: float, ending: Any) -> Fit:
@@ -551,7 +551,7 @@ class Fitting:
         self._remember()
 
     def _evaluated(self, index: int) -> tuple[Tensor, ...]:
-        """Give image, what is measured of it, loss and data fidelity of one target."""
+        """Return image, predicted data, loss and data fidelity for one target."""
         target, around = self.targets[index], self.arounds[index]
         seen, aim, state = target, target.y, self.states[index]
         if self.options.recorrupted:
@@ -581,7 +581,7 @@ class Fitting:
         return image.detach(), measured, loss / self.count, data
 
     def _begun(self, seen: Problem) -> Any:
-        """Give the first state of the network, from the data that it sees."""
+        """Return the first state of the network, from the data that it sees."""
         state = self.recipe.begin(seen)
         if self.options.penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
@@ -602,7 +602,7 @@ class Fitting:
         return (size * torch.randn(like.shape, generator=rng, dtype=kind)).to(like)
 
     def _regularised(self, image: Tensor, state: Any) -> Any:
-        """Give all that is minimised beside the data fidelity."""
+        """Return the regularisation terms of the loss."""
         options, total = self.options, 0
         if options.prior is not None:
             total = total + options.prior.value(image)
@@ -629,9 +629,9 @@ class Fitting:
 
     @torch.no_grad()
     def _towards_data(self, average: Tensor) -> tuple[Tensor, float]:
-        """Take the step towards the data that the held-out ones like best.
+        """Take the step towards the data with the smallest error on held-out data.
 
-        Gives the image, and how large a step it was, as `Fit` tells it.
+        Returns the image, and how large a step it was, as `Fit` tells it.
         """
         problem, held = self.problem, self.left_out
         usable = problem.A.linear and isinstance(problem.fidelity, L2)
@@ -704,7 +704,7 @@ class Fitting:
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
 
     def _around(self, around: Any, known: Problem, convert: Any) -> Any:
-        """Give the image to which what is generated is added."""
+        """Return the image to which what is generated is added."""
         shape = tuple(self.states[-1]["x"].shape)
         if around is None:
             return None
@@ -930,7 +930,7 @@ class _Model(nn.Module):
         return made["x"], made
 
     def weights(self) -> Network:
-        """Give the network with the weights as they are now."""
+        """Return the network with the weights as they are now."""
         with torch.no_grad():
             for cell, kernels in zip(self.network.cells, self._kernels(), strict=True):
                 for name, kernel in kernels.items():
@@ -954,7 +954,7 @@ class _Model(nn.Module):
             )
 
     def _kernels(self) -> list[dict[str, Tensor]]:
-        """Give the kernels of each cell that are made of singular values."""
+        """Return the kernels of each cell that are made of singular values."""
         kernels: list[dict[str, Tensor]] = [{} for _ in self.network.cells]
         for label, S in self.values.items():
             index, name = label.replace("/", ".").split(".", 1)
@@ -965,7 +965,7 @@ class _Model(nn.Module):
 
 
 def has_encoder(recipe: Recipe) -> bool:
-    """Tell whether a network has an encoder that can be kept."""
+    """Return whether a network has an encoder, which can be frozen."""
     named = any(name.startswith("encoder_") for name in recipe.layers(True))
     return named or recipe.cells > 1
 

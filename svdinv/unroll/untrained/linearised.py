@@ -109,7 +109,7 @@ class Linearised:
         noise: float | None = None,
         precision: float | None = None,
     ) -> Linearised:
-        """Give the posterior for other data, from the same prior.
+        """Return the posterior for other data, with the same prior.
 
         Parameters
         ----------
@@ -315,7 +315,7 @@ def linearise(
 
 
 def _in_order(values: Any, theta: Any, name: str) -> list[Any]:
-    """Give one value for each of the tensors of `theta`, in their order."""
+    """Return one value for each of the tensors of `theta`, in their order."""
     if isinstance(theta, Tensor):
         return [values]
     if isinstance(theta, Mapping):
@@ -408,7 +408,7 @@ class _Evidence:
     def largest(
         self, precision: float | None, noise: float | None
     ) -> tuple[float, float]:
-        """Give both, those that are None by the largest evidence."""
+        """Return both hyperparameters, estimating missing ones by maximum evidence."""
         if precision is not None and noise is not None:
             return precision, noise
         if not float(self.square.sum()) > 0:

@@ -69,7 +69,7 @@ _KEPT: WeakKeyDictionary[Problem, _Found] = WeakKeyDictionary()
 
 
 def zero_filled(problem: Problem) -> Estimate:
-    """Give A^H y, the image of the k-space with zeros where it is not sampled."""
+    """Return A^H y, the image of the k-space with zeros where it is not sampled."""
     return Estimate(problem.adjoint())
 
 
@@ -277,12 +277,12 @@ class _Judge(NamedTuple):
     distance: Callable[[Arrays], float]
 
     def score(self, image: Arrays) -> float:
-        """Give the SNR, up to a constant: faster than `svdinv.unroll.metrics.snr`."""
+        """Return the SNR, up to a constant: faster than `svdinv.unroll.metrics.snr`."""
         return -20 * math.log10(max(self.distance(image), 1e-30))
 
 
 def _judge(problem: Problem) -> _Judge | None:
-    """Give what judges images of a problem; None if there are too few samples."""
+    """Return what judges images of a problem; None if there are too few samples."""
     whole, A = _measured(problem), problem.A
     if problem.truth is not None:
         return _Judge(whole, functools.partial(_distance, problem))
@@ -335,7 +335,7 @@ def _largest_singular_value(problem: Problem) -> float:
 
 
 def _described(judge: _Judge | None, image: Arrays, *weights: float) -> str:
-    """Say which weights were taken, and why."""
+    """Describe which weights were taken, and why."""
     word = "weight" if len(weights) == 1 else "weights"
     told = f"{word} {', '.join(f'{w:.2g}' for w in weights)}"
     if math.inf in weights:

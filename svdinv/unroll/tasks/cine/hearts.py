@@ -106,7 +106,7 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
 def cropped_series(
     series: Series, frames: int, size: int, rng: np.random.Generator
 ) -> Series:
-    """Take a part of a real series to train on: where, when and how fine, at random.
+    """Draw a random crop in space, time and scale of a real series for training.
 
     Half of the parts are of pixels as they are; the others are turned, and finer or
     coarser by up to 1.6. Every frame is taken, or every other one; where the series

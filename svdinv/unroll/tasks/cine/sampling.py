@@ -103,7 +103,7 @@ def measured(
     mask: NDArray[np.bool_],
     maps: NDArray[np.complex64] | None = None,
 ) -> NDArray[np.complex64]:
-    """Give the k-space of a series, (T, H, W) or (T, C, H, W), 0 off the mask."""
+    """Return the k-space of a series, (T, H, W) or (T, C, H, W), 0 off the mask."""
     return MRI(mask, maps)(series).astype(np.complex64)
 
 

@@ -388,13 +388,13 @@ class Cine(Task):
         return _from_kspace(file.path, file.complex("kspace"), mask, maps, truth)
 
     def measured(self, problem: Problem) -> dict[str, Any]:
-        """Give ``kspace``, ``mask`` and, with coils, ``maps``."""
+        """Return ``kspace``, ``mask`` and, with coils, ``maps``."""
         A = _mri(problem)
         maps = {} if A.maps is None else {"maps": A.maps}
         return {"kspace": problem.y, "mask": A.mask, **maps}
 
     def examples(self, options: Any) -> list[Given]:
-        """Give eight series of the phantom."""
+        """Return eight series of the phantom."""
         for name in options.reading():
             if name not in _SIZES and getattr(options, name) is not None:
                 raise ValueError(f"{name}: is for files, and none is given")
@@ -430,7 +430,7 @@ class Cine(Task):
         save_frames(path, shown, seconds=seconds)
 
     def settings(self, options: Any) -> list[Any]:
-        """Give sampling by each of three patterns, unless the options name one."""
+        """Return one setting per sampling pattern, unless the options name one."""
         if options.mask is not None:
             return [options]
         return [replace(options, mask=mask) for mask in MASKS]
@@ -463,7 +463,7 @@ class Cine(Task):
         return problem
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give zero-filling, view sharing and four methods of low rank."""
+        """Return zero-filling, view sharing and four methods of low rank."""
         return {
             "zero-filled": zero_filled,
             "view sharing": view_sharing,
@@ -474,7 +474,7 @@ class Cine(Task):
         }
 
     def begun(self, problem: Problem) -> Any:
-        """Give one image for all frames, the mean of a series that explains the data.
+        """Return the mean frame of a series that explains the data, repeated.
 
         What explains them in each frame would leave a fit nothing to learn.
         """
@@ -482,7 +482,7 @@ class Cine(Task):
         return np.broadcast_to(series.mean(axis=0), series.shape).copy()
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether there is a k-space whose samples frames can share, or one frame.
+        """Return whether a method applies: view sharing needs k-space of frames.
 
         Patches that look alike are looked for in single images.
         """
@@ -521,7 +521,7 @@ class Cine(Task):
                 yield view, change
 
     def memory(self, given: Given | Problem, options: Any) -> float:
-        """Give the bytes that a reconstruction will take."""
+        """Return the bytes that a reconstruction needs."""
         if isinstance(given, Problem):
             values, data = _mri(given).mask.size, given.y.size
         else:
@@ -530,7 +530,7 @@ class Cine(Task):
         return _BYTES * values + _BYTES_OF_DATA * data
 
     def effort(self, problem: Problem, asked: str = "") -> Effort:
-        """Tell how long a reconstruction will take."""
+        """Estimate how long a reconstruction takes."""
         A, y = _mri(problem), problem.y
         rows, columns = (middle(n, _SMALL) for n in y.shape[-2:])
         some = slice(_SMALL_FRAMES)
@@ -544,11 +544,11 @@ class Cine(Task):
         return Effort(classical, small, y.size / small.y.size)
 
     def decibels(self, problem: Problem, image: Any) -> float:
-        """Give the PSNR of magnitudes, relative to the largest."""
+        """Return the PSNR of magnitudes, relative to the largest."""
         return psnr(np.abs(problem.truth), np.abs(image), peak="max")
 
     def describe(self, problem: Problem) -> str:
-        """Give the number of frames, and their size."""
+        """Return the number of frames, and their size."""
         size = "x".join(map(str, problem.y.shape[-2:]))
         frames = len(problem.y)
         return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels"

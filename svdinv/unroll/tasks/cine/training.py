@@ -93,7 +93,7 @@ class Hearts:
         return Problem(np.stack(kspace), A, truth=np.stack(truth))
 
     def validation(self) -> list[Problem]:
-        """Give other series, one for each pattern in turn."""
+        """Return other series, one for each pattern in turn."""
         task = self.task
         problems = []
         for i, (name, magnitude) in enumerate(self._aside.items()):

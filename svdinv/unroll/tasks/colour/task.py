@@ -243,7 +243,7 @@ class Colour(Task):
         return {"samples": problem.y, "mask": _mask(problem)}
 
     def examples(self, options: Any) -> list[Given]:
-        """Give the photographs of `svdinv.unroll.data.TEST`."""
+        """Return the photographs of `svdinv.unroll.data.TEST`."""
         return [self.read(name, options) for name in TEST]
 
     def built_in(self) -> dict[str, dict[str, str]]:
@@ -274,7 +274,7 @@ class Colour(Task):
             save_picture(path, channels_last(self.read(name, options).image))
 
     def settings(self, options: Any) -> list[Any]:
-        """Give sampling at 0.4, 0.3 and 0.1, unless the options say more."""
+        """Return rates 0.4, 0.3 and 0.1, unless a rate or a mask is given."""
         if options.rate is not None or options.mask is not None:
             return [options]
         return [replace(options, rate=rate) for rate in _RATES]
@@ -313,7 +313,7 @@ class Colour(Task):
         }
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether a method takes such samples; where all are known, none fills."""
+        """Return whether a method applies; without gaps there is nothing to fill."""
         if method == non_local.NAME:
             return non_local.suits(problem)
         return method == _FIRST or self.learned(problem)
@@ -322,11 +322,11 @@ class Colour(Task):
         return method == non_local.NAME and non_local.slow(problem)
 
     def learned(self, problem: Problem) -> bool:
-        """Tell whether there is something to fill in."""
+        """Return whether some values are missing."""
         return not _mask(problem).all()
 
     def untrue(self, options: Any) -> Any:
-        """Take all of a picture that has noise, unless something else is said."""
+        """Sample all of a noisy picture, unless a rate or a mask is given."""
         said = options.rate is not None or options.mask is not None
         return options if said else replace(options, rate=1.0)
 
@@ -409,7 +409,7 @@ class Photographs:
         return Problem(samples, Sampling(mask), truth=truth)
 
     def validation(self) -> list[Problem]:
-        """Give crops of the photographs held aside: at both rates and between them."""
+        """Return crops of the validation photographs at three rates."""
         low, high = self.task.rates
         rates = sorted({low, math.sqrt(low * high), high})
         return [
@@ -436,7 +436,7 @@ def _mask(problem: Problem) -> Any:
 
 
 def zero_filled(problem: Problem) -> Estimate:
-    """Give the samples with zeros between them."""
+    """Return the samples, with zeros between them."""
     return Estimate(problem.A.measured(problem.y))
 
 
@@ -466,7 +466,7 @@ def svt_completion(problem: Problem) -> Estimate:
         return np.clip(np.where(mask, samples, x), 0, 1)
 
     def score(x: Any) -> float:
-        """Give the PSNR, up to a constant."""
+        """Return the PSNR, up to a constant."""
         return -20 * math.log10(float(np.linalg.norm(truth - completed(x))) or 1e-30)
 
     if truth is None:

@@ -20,7 +20,7 @@ _CHANGE = 1e-4  # of the solution, at which it has converged
 
 
 def boundary_map(change: ArrayLike, angles: ArrayLike) -> NDArray[Any]:
-    """Give the Dirichlet-to-Neumann map of the unit disc, less that of conductivity 1.
+    """Return the Dirichlet-to-Neumann map of the disc, less that of conductivity 1.
 
     From potentials (electrodes, electrodes) for a unit of current into each electrode,
     less those of conductivity 1, where what is constant over the electrodes does not
@@ -78,5 +78,5 @@ def _scattering(boundary: NDArray[Any], k: NDArray[Any]) -> NDArray[Any]:
 
 
 def _inverse(k: NDArray[Any]) -> NDArray[Any]:
-    """Give 1 / k, and 0 at 0: the integral over a cell around that pole."""
+    """Return 1 / k, and 0 at k = 0, the mean over a cell around the pole."""
     return k.conj() / np.maximum(np.abs(k) ** 2, 1e-12)

@@ -109,7 +109,7 @@ class Voltages(WrappedNonlinear):
         return xp.where(fitted(self.weight > 0, y, xp), y, xp.zeros_like(y))
 
     def approximate_inverse(self, y: Array) -> Array:
-        """Give conductivities by the leading singular values of the derivative.
+        """Return conductivities by the leading singular values of the derivative.
 
         From (..., patterns, measurements) to (..., triangles), relative to the water,
         by one linear step.
@@ -125,7 +125,7 @@ class Voltages(WrappedNonlinear):
         return 1 + A.forward(self.measured(y))
 
     def _leading(self) -> Any:
-        """Give singular vectors at the water, and what their coefficients become."""
+        """Return singular vectors at the water, and the filter of coefficients."""
         if self._factors is None:
             like = np.ones(self.image_shape)
             D, C = self.derivative(like), smooth(self.model.mesh)
@@ -207,7 +207,7 @@ class Picture(WrappedNonlinear):
         return np.where(self._inside, values[self._index], around)[None]
 
     def approximate_inverse(self, y: Array) -> Array:
-        """Give the picture of conductivities, those at a distance of a decade at most.
+        """Return the picture of conductivities, clipped to a decade around the water.
 
         From (..., triangles), relative to the water, to (..., 1, size, size).
         """
@@ -287,7 +287,7 @@ class Eit(Task):
         return ("size",)
 
     def read(self, source: str | Path, options: Any) -> Given | Problem:
-        """Give a phantom, or a measurement of the challenge.
+        """Return a phantom, or a measurement of the challenge.
 
         Beside ``level_1/data1.mat`` there has to be ``level_1/ref.mat``, and in the
         folder above ``Mesh_sparse.mat``; ``true1.mat`` there is the truth.
@@ -373,7 +373,7 @@ class Eit(Task):
         return {name: np.asarray(x, np.float32) for name, x in held.items()}
 
     def examples(self, options: Any) -> list[Given]:
-        """Give tanks of other seeds than those of the training."""
+        """Return tanks of other seeds than those of the training."""
         found = [
             self.read("tank", replace(options, seed=1000 + options.seed + k))
             for k in range(3)
@@ -382,7 +382,7 @@ class Eit(Task):
         return [given for given in found if isinstance(given, Given)]
 
     def settings(self, options: Any) -> list[Any]:
-        """Give four levels of noise, unless the options name one."""
+        """Return four levels of noise, unless the options name one."""
         if options.noise is not None:
             return [options]
         return [replace(options, noise=n) for n in (0.0, 1e-6, 5e-6, 0.01)]
@@ -411,11 +411,11 @@ class Eit(Task):
         )  # fmt: skip
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Give 1: data are in units of their noise."""
+        """Return 1, since data are in units of their noise."""
         return 0.0 if options.noise == 0 else 1.0
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give linear steps by truncated SVD, Tikhonov and TV, D-bar, Gauss-Newton."""
+        """Return truncated SVD, Tikhonov, TV, D-bar and Gauss-Newton by name."""
         return {
             "TSVD, discrepancy": functools.partial(tsvd, keep="discrepancy"),
             "TSVD, SURE": functools.partial(tsvd, keep="sure"),
@@ -426,7 +426,7 @@ class Eit(Task):
         }
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether a problem has all of the boundary, as D-bar needs."""
+        """Return whether a method applies: D-bar needs the whole boundary."""
         return method != _DBAR or _angles(problem.note.voltages) is not None
 
     def finished(self, image: Any) -> Any:
@@ -434,7 +434,7 @@ class Eit(Task):
         return np.clip(image, 0, 1)
 
     def decibels(self, problem: Problem, image: Any) -> float:
-        """Give the SNR of the change."""
+        """Return the SNR of the change."""
         return snr(problem.truth - 0.5, np.clip(image, 0, 1) - 0.5)
 
     def describe(self, problem: Problem) -> str:
@@ -483,7 +483,7 @@ class Tanks(Simulated):
 def problem_of(
     model: Any, water: float, y: Floats, deviation: Floats, size: int
 ) -> Problem:
-    """Give the problem of a picture of a tank, with `size` rows, of an `Impedance`.
+    """Return the problem of a picture of a tank, with `size` rows, of an `Impedance`.
 
     `y` holds voltages less those of the water, (patterns, measurements), and
     `deviation` their standard deviations; what is not finite was not measured. The data
@@ -507,7 +507,7 @@ def _model(electrodes: int) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _tank(electrodes: int, missing: int, noise: float, size: int) -> Problem:
-    """Give the problem of water alone, whose operator is that of all tanks."""
+    """Return the problem of water alone, whose operator all tanks share."""
     model = _model(electrodes)
     reference = model.forward(np.ones(model.image_shape))
     deviation = np.full(model.data_shape, noise * float(np.abs(reference).mean()))
@@ -522,7 +522,7 @@ _picture = functools.lru_cache(maxsize=4)(Picture)
 
 
 def penalties(mesh: Any) -> Any:
-    """Give differences between triangles, and a little of the image itself."""
+    """Return a matrix of differences between triangles and a small identity."""
     from scipy.sparse import diags_array, vstack
 
     from svdinv.unroll.tasks.impedance.operator import neighbours
@@ -533,7 +533,7 @@ def penalties(mesh: Any) -> Any:
 
 
 def smooth(mesh: Any) -> Wrapped:
-    """Give C, so that the smallest w of all with C w = x is ``L x`` of `penalties`."""
+    """Return C such that the minimum-norm w with C w = x is ``L x`` (`penalties`)."""
     from scipy.sparse import csc_array
     from scipy.sparse.linalg import splu
 
@@ -545,7 +545,7 @@ def smooth(mesh: Any) -> Wrapped:
 
 
 def logarithmic(voltages: Voltages) -> Operator:
-    """Give the operator of the logarithm of conductivities, which are positive so."""
+    """Return the operator on logarithms, which keeps conductivities positive."""
     shape = voltages.image_shape
     return voltages * WrappedNonlinear(
         np.exp, lambda x, dx: np.exp(x) * dx, lambda x, y: np.exp(x) * y, shape, shape
@@ -553,19 +553,19 @@ def logarithmic(voltages: Voltages) -> Operator:
 
 
 def _deviation(y: Floats, error: float) -> float:
-    """Give the noise, 1, with what the model gets wrong."""
+    """Return the standard deviation of the noise, 1, and of the model error."""
     some = y[y != 0]
     return math.hypot(1, error * math.sqrt(float(np.mean(some**2)))) if some.size else 1
 
 
 def _told(problem: Problem, change: Floats) -> Floats:
-    """Give the picture of a linear change of the logarithm of the conductivity."""
+    """Return the picture of a linear change of the logarithm of the conductivity."""
     drawn = problem.note.picture.draw(change / (2 * _DECADE))
     return np.clip(0.5 + drawn, 0, 1).astype(np.float32)
 
 
 def _data(problem: Problem) -> Floats:
-    """Give the data, and NaN where there are none."""
+    """Return the data, NaN where none were measured."""
     voltages = problem.note.voltages
     return np.where(voltages.weight > 0, problem.y.astype(np.float64), np.nan)
 
@@ -651,7 +651,7 @@ def direct(problem: Problem) -> Estimate:
 
 
 def _angles(voltages: Voltages) -> Floats | None:
-    """Give where electrodes are that leave no part of a disc's boundary unknown."""
+    """Return the angles of electrodes if they cover the boundary of a disc."""
     model, mesh = voltages.model, voltages.model.mesh
     count = len(mesh.electrodes)
     middles = np.stack([mesh.nodes[e].mean(axis=(0, 1)) for e in mesh.electrodes])
@@ -700,7 +700,7 @@ def _challenge(path: Path, size: int) -> Problem:
 
 
 def _reduced(image: Floats, size: int) -> NDArray[np.float32]:
-    """Give means of squares of pixels, or the nearest where they do not fit."""
+    """Downsample by block means, or by nearest pixels if sizes do not divide."""
     count = len(image)
     if count % size == 0:
         part = count // size

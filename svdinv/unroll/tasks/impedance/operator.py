@@ -172,7 +172,7 @@ class Impedance(WrappedNonlinear):
         return -self.mesh.areas * np.sum((u @ y) * w, axis=(0, 2))
 
     def _fields(self, x: Floats) -> tuple[Floats, Floats, Floats]:
-        """Give voltages, and gradients of u_p and w_m, (2, triangles, patterns)."""
+        """Return voltages, and gradients of u_p and w_m, (2, triangles, patterns)."""
         x = np.asarray(x, np.float64)
         key = x.tobytes()
         last = self._last  # another thread may replace it meanwhile

@@ -85,7 +85,7 @@ def read_mesh(path: str | Path) -> Mesh:
 def calibrated(mesh: Mesh, tank: Tank) -> tuple[Impedance, float, float]:
     """Fit the water's conductivity, and one contact impedance, to the reference.
 
-    Gives the model with that impedance at all electrodes, the conductivity, and what is
+    Returns the model with that impedance at all electrodes, the conductivity, what is
     left of the reference, relative to it. Raises ValueError if the electrodes of the
     mesh are others, or nothing was measured.
     """
@@ -109,7 +109,7 @@ def calibrated(mesh: Mesh, tank: Tank) -> tuple[Impedance, float, float]:
 
 
 def deviations(reference: Floats, y: Floats, misfit: float) -> Floats:
-    """Give standard deviations of difference data, with what the model gets wrong.
+    """Return standard deviations of difference data, with the model error.
 
     Of voltages of the water, their changes, and the misfit of `calibrated`: what it
     misfits of the water it will misfit of others.
@@ -120,7 +120,7 @@ def deviations(reference: Floats, y: Floats, misfit: float) -> Floats:
 
 
 def segment(image: Floats) -> NDArray[np.uint8]:
-    """Tell water from what resists and what conducts, by two thresholds (Otsu).
+    """Segment water, resistive and conductive inclusions by two Otsu thresholds.
 
     Of conductivities or their change: 0 in the class with most pixels, the water; 1 in
     classes below it, 2 in those above.

@@ -106,7 +106,7 @@ class Geometry(NamedTuple):
     distance: float = 0.0
 
     def operator(self, angles: tuple[float, ...], detectors: int | None) -> Operator:
-        """Give the projector, divided by a bound on its norm.
+        """Return the projector, divided by a bound on its norm.
 
         Raises
         ------
@@ -237,7 +237,7 @@ class Ct(Task):
             raise ValueError(f"noise must not fall, got {self.noise}")
 
     def load(self) -> Densities:
-        """Give phantoms, drawn as they are asked for."""
+        """Return phantoms, drawn as they are asked for."""
         return Densities(self)
 
     def files(self, folder: Path) -> list[Path]:
@@ -252,7 +252,7 @@ class Ct(Task):
         return ("size",)
 
     def read(self, source: str | Path, options: Any) -> Given | Problem:
-        """Give a phantom, a picture as a density, or a sinogram of the challenge."""
+        """Return a phantom, a picture as a density, or a sinogram of the challenge."""
         name = str(source)
         if name in DENSITIES:
             image = density(name, options.size or 128, seed=options.seed)
@@ -271,7 +271,7 @@ class Ct(Task):
         return replace(problem, name=Path(source).stem, setting="as measured")
 
     def given(self, name: str, image: Any, options: Any) -> Given:
-        """Make of a density (H, W) an image that is to be measured."""
+        """Convert a density (H, W) to an image that is to be measured."""
         return Given(name, image[None])
 
     def read_measured(self, file: Datasets) -> Problem:
@@ -294,7 +294,7 @@ class Ct(Task):
         return replace(problem, truth=file.real("truth") / np.float32(problem.scale))
 
     def measured(self, problem: Problem) -> dict[str, Any]:
-        """Give ``sinogram``, ``angles`` and ``geometry``."""
+        """Return ``sinogram``, ``angles`` and ``geometry``."""
         place, angles, unit = problem.note
         y = problem.y * np.float32(unit)
         return {
@@ -304,13 +304,13 @@ class Ct(Task):
         }
 
     def examples(self, options: Any) -> list[Given]:
-        """Give phantoms of other kinds than those of the training."""
+        """Return phantoms of other kinds than those of the training."""
         names = ("shepp-logan", "head-1", "walnut-1", "walnut-2")
         found = [self.read(name, options) for name in names]
         return [given for given in found if isinstance(given, Given)]
 
     def settings(self, options: Any) -> list[Any]:
-        """Give few views and limited ones, unless the options say more."""
+        """Return few views and a limited arc, unless the options give either."""
         if options.views is not None or options.arc is not None:
             return [options]
         return [replace(options, views=60), replace(options, views=60, arc=90.0)]
@@ -354,7 +354,7 @@ class Ct(Task):
     def detected(
         self, y: Any, unit: float, options: Any, rng: np.random.Generator
     ) -> Any:
-        """Give data as they are counted, of line integrals ``unit * y``."""
+        """Add photon noise to line integrals ``unit * y``."""
         if not options.photons:
             return y
         return counted(y * unit, options.photons, rng) / unit
@@ -374,13 +374,13 @@ class Ct(Task):
         return (24.0 * detectors + 16 * side) * views * side
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Give the noise relative to the mean of the sinogram in the data's unit."""
+        """Return the noise relative to the mean of the sinogram in the data's unit."""
         if options.photons:
             return None
         return float(options.noise or 0) * float(problem.y.mean())
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give the methods without learning."""
+        """Return the methods without learning."""
         return {
             "FBP": fbp,
             "SIRT": sirt,
@@ -390,7 +390,7 @@ class Ct(Task):
         }
 
     def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether there are data enough for a method."""
+        """Return whether there are enough data for a method."""
         return method != non_local.NAME or non_local.suits(problem)
 
     def slow(self, method: str, problem: Problem) -> bool:
@@ -401,7 +401,7 @@ class Ct(Task):
         return np.maximum(image, 0)
 
     def describe(self, problem: Problem) -> str:
-        """Give the size."""
+        """Return the size."""
         place = problem.note.geometry
         return f"{place.rows}x{place.columns} pixels"
 
@@ -454,7 +454,7 @@ class Densities(Simulated):
         return task.measure(task.given("shapes", image, options), options)
 
     def validation(self) -> list[Problem]:
-        """Give problems that no step draws, of settings at even distances."""
+        """Return problems that no step draws, of settings at even distances."""
         every, count = self._settings(), self.task.validation
         return [
             self.problem(2**63, i, setting=every[i * len(every) // count])
@@ -468,7 +468,7 @@ class Densities(Simulated):
 
 
 def _unit(A: Operator) -> float:
-    """Give what the integrals of a projector were divided by."""
+    """Return the factor by which a projector was divided."""
     return 1 / float(A.scalar)  # type: ignore[attr-defined]
 
 
@@ -487,7 +487,7 @@ def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
 
 
 def _inverted(problem: Problem, window: Window) -> Any:
-    """Give the filtered back-projection, without negative densities."""
+    """Return the filtered back-projection, without negative densities."""
     projector: Any = problem.A.operator  # type: ignore[attr-defined]
     y = problem.note.unit * problem.y
     return np.maximum(projector.filtered_back_projection(y, window), 0)

@@ -73,7 +73,7 @@ SHEPP_LOGAN: tuple[Ellipse, ...] = (
 
 
 def density(name: str, size: int, *, seed: int = 0) -> Image:
-    """Give a phantom by name.
+    """Return a phantom by name.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def random_shapes(
 
 
 def textured(image: Image, rng: np.random.Generator) -> Image:
-    """Give an image a texture: where it has some density, or everywhere.
+    """Return an image a texture: where it has some density, or everywhere.
 
     Gaussian, of a spectrum that falls by a power of the frequency between 1 and 2, as
     that of photographs does (Field, J. Opt. Soc. Am. A 1987).

@@ -38,7 +38,7 @@ class HTC:
 
 
 def holds_htc(path: str | Path) -> bool:
-    """Tell whether a file is of the challenge, by the names in it."""
+    """Return whether a file is of the challenge, by the names in it."""
     return not matlab_names(path).isdisjoint(_STRUCTS)
 
 

@@ -39,7 +39,7 @@ _REGIONS = (
 
 
 def plasma(minutes: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Give the activity of the plasma after an injection, relative to that of FDG.
+    """Return the activity of the plasma after an injection, relative to that of FDG.
 
     ``(a1 t - a2 - a3) exp(-l1 t) + a2 exp(-l2 t) + a3 exp(-l3 t)`` (Feng, Huang & Wang,
     Int. J. Biomed. Comput. 1993).
@@ -53,7 +53,7 @@ def plasma(minutes: NDArray[np.floating]) -> NDArray[np.float64]:
 def two_tissues(
     rates: Sequence[float] | NDArray[np.floating], frames: Sequence[float] = FRAMES
 ) -> NDArray[np.float64]:
-    """Give the mean activity of a tissue in each frame.
+    """Return the mean activity of a tissue in each frame.
 
     The convolution of `plasma` with the response of two compartments (Huang et al., Am.
     J. Physiol. 1980), and a share of blood. The rates are K1, k2, k3, k4 per minute,
@@ -92,7 +92,7 @@ def two_tissues(
 def kinetic_phantom(
     size: int, *, frames: Sequence[float] = FRAMES, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Give a slice of a head whose regions take up a tracer, each at its own rates.
+    """Return a slice of a head whose regions take up a tracer, each at its own rates.
 
     Float32 (frames, size, size), the largest of which is 1; without the vessels. The
     frames are as for `two_tissues`; the seed draws rates around those of the
@@ -119,7 +119,7 @@ def kinetic_phantom(
 
 
 def _convolved(x: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
-    """Give ``integral of x(u) exp(-rate (t - u)) du`` from 0 to t, on the grid."""
+    """Return ``integral of x(u) exp(-rate (t - u)) du`` from 0 to t, on the grid."""
     decay = math.exp(-rate * _GRID)
     total, found = 0.0, np.zeros_like(x)
     for i in range(1, len(x)):

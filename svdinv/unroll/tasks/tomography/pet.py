@@ -173,7 +173,7 @@ class Pet(Task):
         return ("size",) if name in ACTIVITIES or name in DENSITIES else ()
 
     def read(self, source: str | Path, options: Any) -> Given | Problem:
-        """Give a phantom, or a picture as an activity."""
+        """Return a phantom, or a picture as an activity."""
         name, size = str(source), options.size or _SIZE
         for given in ("size", "frames"):
             if getattr(options, given) and given not in self.takes(source):
@@ -250,7 +250,7 @@ class Pet(Task):
         }
 
     def examples(self, options: Any) -> list[Given]:
-        """Give phantoms of other seeds and kinds than those of the training.
+        """Return phantoms of other seeds and kinds than those of the training.
 
         With ``frames`` dynamic ones.
         """
@@ -304,11 +304,11 @@ class Pet(Task):
         return 48.0 * rays * side + frames * (40 * rays + 600 * side**2)
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Give None: the noise is Poisson's."""
+        """Return None: the noise is Poisson's."""
         return None
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give EM with and without subsets, filtered, and with priors."""
+        """Return EM with and without subsets, filtered, and with priors."""
         return {
             "MLEM": mlem,
             "OSEM": osem,
@@ -351,7 +351,7 @@ class _Scan(NamedTuple):
         return f"{len(self.angles)} views of a ring"
 
     def beam(self, part: slice) -> ParallelBeam:
-        """Give the projector of some of the views."""
+        """Return the projector of some of the views."""
         return _beam(self.ring, self.angles[part], self.detectors)
 
     def parts(self) -> list[slice]:
@@ -361,7 +361,7 @@ class _Scan(NamedTuple):
         return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
     def problem(self, counts: Any, factors: Any, background: Any) -> Problem:
-        """Give the problem of counts (T, views, detectors), subset by subset."""
+        """Return the problem of counts (T, views, detectors), subset by subset."""
         operators = [
             Factors(np.ascontiguousarray(factors[..., part, :])) * self.beam(part)
             for part in self.parts()
@@ -370,7 +370,7 @@ class _Scan(NamedTuple):
         return Problem(counts, A, PoissonKL(background), note=self)
 
     def factors(self, A: Any) -> Any:
-        """Give the factors of all views."""
+        """Return the factors of all views."""
         return np.concatenate([p.factors[0].factors for p in A.operators], axis=-2)
 
 
@@ -389,7 +389,7 @@ def _beam(ring: Ring, angles: tuple[float, ...], detectors: int | None) -> Paral
 
 
 def _interleaved(views: int) -> list[Any]:
-    """Give the views of each subset: far from each other, and so are the subsets."""
+    """Return the views of each subset: far from each other, and so are the subsets."""
     count = max(1, min(_SUBSETS, views // _LEAST_VIEWS))
     first = sorted(range(count), key=lambda k: int(f"{k:03b}"[::-1], 2))
     return [np.arange(views)[k::count] for k in first]
@@ -421,7 +421,7 @@ class Activities(Simulated):
 
 
 def _lengths(frames: int | None) -> tuple[float, ...]:
-    """Give the lengths of frames in minutes, short ones first."""
+    """Return the lengths of frames in minutes, short ones first."""
     if frames in (None, len(FRAMES)):
         return FRAMES
     ends = sum(FRAMES) * (np.arange(frames + 1) / frames) ** 2
@@ -435,7 +435,7 @@ def _positive(name: str, image: Any) -> Any:
 
 
 def _body(image: Any) -> Any:
-    """Give 1 where there is tissue: what has activity, and what it encloses."""
+    """Return 1 where there is tissue: what has activity, and what it encloses."""
     from scipy.ndimage import binary_closing, binary_fill_holes
 
     mean = image.mean(axis=0)
@@ -444,7 +444,7 @@ def _body(image: Any) -> Any:
 
 
 def _scattered(trues: Any) -> Any:
-    """Give scatter, a blurred sinogram, and randoms, everywhere the same."""
+    """Return scatter, a blurred sinogram, and randoms, everywhere the same."""
     from scipy.ndimage import gaussian_filter1d
 
     wide = gaussian_filter1d(trues, _WIDTH * trues.shape[-1], axis=-1)
@@ -455,20 +455,20 @@ def _scattered(trues: Any) -> Any:
 
 
 def _grey(entry: Entry, top: float) -> Entry:
-    """Give a frame as a picture, as often as that has colours."""
+    """Return a frame as a picture, as often as that has colours."""
     image = np.moveaxis(entry.image, 0, -1) / np.float32(top)
     return replace(entry, image=np.repeat(image, 3, axis=-1))
 
 
 def _whole(problem: Problem) -> Problem:
-    """Give the problem without subsets."""
+    """Return the problem without subsets."""
     scan = problem.note
     A = Factors(scan.factors(problem.A)) * scan.beam(slice(None))
     return replace(problem, A=A)
 
 
 def _iterates(problem: Problem, count: int, prior: Any = None) -> list[Any]:
-    """Give all images of EM, through the subsets if there are some."""
+    """Return all images of EM, through the subsets if there are some."""
     found: list[Any] = []
     solve(
         problem, prior, algorithm=EM(), iterations=count, rtol=0, objective=False,

@@ -24,7 +24,7 @@ def read_geometry(
 ) -> tuple[Any, NDArray[np.float64]]:
     """Read ``geometry``, numbers of which the first two are rows and columns.
 
-    Gives it as the named tuple `kind` of these numbers, and with it ``angles``, one in
+    Returns it as the named tuple `kind`, and with it ``angles``, one in
     degrees for each of the views. Raises ValueError if their number is another, or the
     image too small, too large or not of whole pixels.
     """
@@ -44,6 +44,6 @@ def read_geometry(
 
 
 def grey_picture(name: str, largest: int | None = None) -> NDArray[np.float32]:
-    """Give a photograph of the package, or a picture file as of `read_picture`."""
+    """Return a photograph of the package, or a picture file as of `read_picture`."""
     image = photograph(name) if name in PHOTOS else read_picture(name, largest=largest)
     return np.ascontiguousarray(image.mean(axis=-1, dtype=np.float32))

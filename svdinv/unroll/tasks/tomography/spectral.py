@@ -68,7 +68,7 @@ _ALUMINIUM: dict[float, float] = {
 
 
 def bins_of(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the photons in bins of one width, and how materials attenuate them.
+    """Return the photons in bins of one width, and how materials attenuate them.
 
     From 30 to 110 keV, of a tube of 120 kV: Kramers' law (Phil. Mag. 1923) behind 5 mm
     of aluminium. The attenuation in a bin is the mean over its photons.
@@ -152,7 +152,7 @@ class SpectralCt(Ct):
         return ("size" if named else "crop", "bins")
 
     def read(self, source: str | Path, options: Any) -> Given | Problem:
-        """Give a density, or a picture as one, as materials."""
+        """Return a density, or a picture as one, as materials."""
         name = str(source).removeprefix(_PREFIX)
         return super().read(name if name in DENSITIES else f"density:{name}", options)
 
@@ -180,7 +180,7 @@ class SpectralCt(Ct):
         save_frames(path, given.image / given.image.max(), seconds=self.seconds)
 
     def settings(self, options: Any) -> list[Any]:
-        """Give two numbers of photons, unless the options say more."""
+        """Return two numbers of photons, unless the options say more."""
         if options.photons is not None or options.noise is not None:
             return [options]
         return [replace(options, photons=n) for n in (_PHOTONS, _PHOTONS / 5)]
@@ -228,17 +228,17 @@ class SpectralCt(Ct):
         return replace(problem, fidelity=L2(weights / weights.max()))
 
     def measured(self, problem: Problem) -> dict[str, Any]:
-        """Give what `Ct` does, and ``weights``."""
+        """Return what `Ct` does, and ``weights``."""
         weight = getattr(problem.fidelity, "weight", None)
         weights = np.ones_like(problem.y) if weight is None else weight
         return {**super().measured(problem), "weights": weights}
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Give that of `Ct` where there is no noise of photons."""
+        """Return that of `Ct` where there is no noise of photons."""
         return None if _photons(options) else super().deviation(problem, options)
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give what takes each bin alone, and what takes them together."""
+        """Return what takes each bin alone, and what takes them together."""
         return {"FBP": fbp, "TV": tv} | {
             name: functools.partial(
                 penalised, prior=prior, usual=usual, nonnegative=True
@@ -247,7 +247,7 @@ class SpectralCt(Ct):
         }
 
     def describe(self, problem: Problem) -> str:
-        """Give the bins and the size."""
+        """Return the bins and the size."""
         return f"{len(problem.y)} bins of {super().describe(problem)}"
 
     def save_panel(
@@ -264,7 +264,7 @@ class SpectralCt(Ct):
 
 
 def _photons(options: Any) -> float:
-    """Give their number, or 0 where there is other noise alone."""
+    """Return their number, or 0 where there is other noise alone."""
     return float(options.photons or (0 if options.noise else _PHOTONS))
 
 
@@ -276,7 +276,7 @@ def _weighted(problem: Problem, share: Any) -> L2:
 
 
 def _thirds(image: Any) -> Any:
-    """Give the means over low, middle and high energies as colours, (H, W, 3)."""
+    """Return the means over low, middle and high energies as colours, (H, W, 3)."""
     n = len(image)
     parts = [image[k * n // 3 : (k + 1) * n // 3 + 1].mean(axis=0) for k in range(3)]
     return np.stack(parts, axis=-1)
