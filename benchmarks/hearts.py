@@ -80,7 +80,7 @@ def made(
         deviation = np.sqrt(np.mean(np.abs(series) ** 2) / 10 ** (options.snr / 10))
         noise = white_noise(problem.y.shape, problem.y.dtype, rng)
         noisy = problem.y + np.float32(deviation) * noise
-        problem = replace(problem, y=problem.A.measured(noisy))
+        problem = replace(problem, y=problem.A.project_to_samples(noisy))
     return replace(problem, setting=pattern)
 
 

@@ -207,10 +207,12 @@ def _show(arguments: argparse.Namespace) -> None:
             f"{arguments.output}"
         )
     options = task_options(arguments, task, f"{name} is one of {task.images}")
-    refuse_options(arguments, task, f"{name} is shown as it is", but=task.shows(name))
+    refuse_options(
+        arguments, task, f"{name} is shown as it is", but=task.picture_options(name)
+    )
     writable_folder(parser, "--output", arguments.output.parent)
     with naming_flags(arguments, task):
-        task.show(name, options, arguments.output)
+        task.save_picture_of(name, options, arguments.output)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -245,7 +247,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         print(f"  geometry   {given.note}")
     if isinstance(given, Problem):
         print(f"  {task.describe(given)}, measured: {_shape(given.y)}")
-        for name, array in task.measured(given).items():
+        for name, array in task.arrays_to_save(given).items():
             share = f", {array.mean():.1%} sampled" if array.dtype == bool else ""
             print(f"  {name:<10} {array.dtype} {_shape(array)}{share}")
         print(f"  truth      {'known' if given.truth is not None else 'not known'}")
@@ -292,6 +294,6 @@ def _write(arguments: argparse.Namespace) -> None:
         truth=not arguments.no_truth,
         options=told,
     )
-    sampled = task.measured(problem).get("mask")
+    sampled = task.arrays_to_save(problem).get("mask")
     share = "" if sampled is None else f", {sampled.mean():.1%} sampled"
     print(f"{arguments.output}: {problem.name}, {_shape(problem.y)}{share}")

@@ -189,9 +189,11 @@ def _settings(arguments: argparse.Namespace, task: Task) -> list[Options]:
 
 def _check_measured(task: Task, images: list[Any], settings: list[Options]) -> None:
     """See that masks and other options fit, by one image of each shape."""
-    from svdinv.unroll.tasks.task import Given
+    from svdinv.unroll.tasks.task import InputImage
 
-    shapes = {given.image.shape: given for given in images if isinstance(given, Given)}
+    shapes = {
+        given.image.shape: given for given in images if isinstance(given, InputImage)
+    }
     for options in settings:
         for given in shapes.values():
             task.measure(given, options)

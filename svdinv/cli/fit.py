@@ -255,7 +255,7 @@ def _generator(
                 f"or package.module:Class, got {prior!r}"
             )
         with naming("--prior"):
-            generator = generator_for(prior or _USUAL, task.plain(problem))
+            generator = generator_for(prior or _USUAL, task.without_repeats(problem))
         return generator, None
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")

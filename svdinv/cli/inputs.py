@@ -53,7 +53,7 @@ def read_input(
         refuse_options(arguments, task, what, but=found.applicable(given))
     if isinstance(given, Problem):
         return Input(task, given if truth else _blind(given), options, measured)
-    options = options if truth else task.untrue(options)
+    options = options if truth else task.options_without_truth(options)
     with naming_flags(arguments, task):
         problem = task.measure(given, options)
     return Input(task, problem if truth else _blind(problem), options, False)

@@ -253,7 +253,7 @@ def _prepared(
     )
     check_open(source, problem)
     network = None
-    ready = task.kind in pretrained.names() and task.learned(problem)
+    ready = task.kind in pretrained.names() and task.suits_networks(problem)
     if arguments.weights or ready:
         with naming("--weights"):
             network = opened(arguments.weights or task.kind)

@@ -149,7 +149,9 @@ def run(arguments: argparse.Namespace) -> int:
                 penalty=PENALTY if generator.has_penalty else 0.0,
                 seed=arguments.seed % 2**31,
             )
-            others[arguments.prior] = untrained_method(generator, settings, task.begun)
+            others[arguments.prior] = untrained_method(
+                generator, settings, task.initial_image
+            )
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)

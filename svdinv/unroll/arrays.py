@@ -32,10 +32,10 @@ __all__ = [
     "as_float",
     "backend",
     "casorati",
+    "cast_like",
     "check_broadcast",
     "conj",
     "count_up",
-    "fitted",
     "from_casorati",
     "inner",
     "is_bool",
@@ -118,7 +118,7 @@ def on_device(x: Array) -> dict[str, Any]:
     return {"device": x.device} if compat.is_torch_array(x) else {}
 
 
-def fitted(value: Array, x: Array, xp: Namespace) -> Array:
+def cast_like(value: Array, x: Array, xp: Namespace) -> Array:
     """Convert a parameter of an operator to the precision and device of `x`.
 
     Of the framework and the precision of `x`, complex if one of the two is; bool

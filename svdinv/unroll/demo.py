@@ -42,7 +42,7 @@ from svdinv.unroll.tasks.colour.task import (
     svt_completion,
     zero_filled,
 )
-from svdinv.unroll.tasks.task import Given, Method
+from svdinv.unroll.tasks.task import InputImage, Method
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.command import RunningMean
 from svdinv.unroll.training.config import Config, Training
@@ -144,7 +144,7 @@ def run_cine(
     torch.set_num_threads(threads)
     task = Cine()
     options = CineOptions(seed=seed)
-    given = Given(heart, heart_series(heart).astype(np.complex64))
+    given = InputImage(heart, heart_series(heart).astype(np.complex64))
     problem = task.measure(given, options)
     network = pretrained.load("cine")
     print(
@@ -266,8 +266,8 @@ def _shown_on(bar: tqdm) -> Callable[[int, float], None]:
 def _compared(theirs: Outcome, ours: Outcome) -> str:
     """Summarise how the two trainings ended."""
     lines = [
-        f"  torch.linalg.svd: {_told(theirs)}",
-        f"  svdinv.torch.svt: {_told(ours)}",
+        f"  torch.linalg.svd: {_describe_outcome(theirs)}",
+        f"  svdinv.torch.svt: {_describe_outcome(ours)}",
     ]
     if theirs.breakdown is None:
         lines.append("  No difference to be seen this time.")
@@ -278,7 +278,7 @@ def _compared(theirs: Outcome, ours: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _told(outcome: Outcome) -> str:
+def _describe_outcome(outcome: Outcome) -> str:
     if outcome.breakdown is not None:
         return str(outcome.breakdown).replace("\n", "\n  ")
     early = "" if outcome.ending == "finished" else ", stopped early"

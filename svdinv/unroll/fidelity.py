@@ -20,8 +20,8 @@ from svdinv.core.namespace import is_complex, real
 from svdinv.unroll.arrays import (
     Array,
     as_float,
+    cast_like,
     check_broadcast,
-    fitted,
     inner,
     like,
     namespace,
@@ -197,7 +197,7 @@ class DataFidelity:
         xp = namespace(z)
         v = dual + times(sigma, z, xp)
         nearest = self.prox(times(1 / sigma, v, xp), y, 1 / sigma)
-        return A.measured(v - times(sigma, nearest, xp))
+        return A.project_to_samples(v - times(sigma, nearest, xp))
 
     def value(self, x: Array, y: Array, A: Operator) -> Array:
         """Return D(A(x), y), real and 0-d, of an image x."""
@@ -280,7 +280,7 @@ class L2(DataFidelity):
         """Return ``(dual + sigma (z - y)) w / (w + sigma)``."""
         xp = namespace(z)
         # The derivative by sigma sees the difference, where A^H does not hide it.
-        moved = dual + times(sigma, A.measured(z - y), xp)
+        moved = dual + times(sigma, A.project_to_samples(z - y), xp)
         w = 1.0 if self.weight is None else self._own(z)
         return times(w / (w + sigma), moved, xp)
 
@@ -288,7 +288,7 @@ class L2(DataFidelity):
         if not hasattr(self.weight, "dtype"):
             return self.weight
         xp = namespace(z)
-        return fitted(self.weight, real(z, xp), xp)
+        return cast_like(self.weight, real(z, xp), xp)
 
     def _weighted(self, z: Array) -> Array:
         return z if self.weight is None else times(self._own(z), z, namespace(z))
@@ -380,7 +380,7 @@ class PoissonKL(DataFidelity):
     def _mean(self, z: Array) -> Array:
         background = self.background
         if hasattr(background, "dtype"):
-            background = fitted(background, z, namespace(z))
+            background = cast_like(background, z, namespace(z))
         return z + background
 
 

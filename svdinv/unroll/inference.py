@@ -17,7 +17,7 @@ from svdinv.unroll import pretrained
 from svdinv.unroll.formats.checks import check_regular
 from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Estimate, Method, Task, task_of
+from svdinv.unroll.tasks.task import Method, Reconstruction, Task, task_of
 from svdinv.unroll.tiles import Tile, tiles
 from svdinv.unroll.torch import Network, load, tensor
 
@@ -121,7 +121,7 @@ def apply(
     ensemble: bool = False,
     device: str = "cpu",
     on_part: Callable[[], Any] = lambda: None,
-) -> Estimate:
+) -> Reconstruction:
     """Reconstruct, finished as the task wants it, with a network on a device.
 
     A network that thresholds the singular values of blocks sees large images in
@@ -138,7 +138,7 @@ def apply(
         count += 1
     if not np.isfinite(total).all():
         raise FloatingPointError("the image of the network is not finite")
-    return Estimate(task.finished(np.ascontiguousarray(total / count)))
+    return Reconstruction(task.finished(np.ascontiguousarray(total / count)))
 
 
 def start(network: Network, device: str = "cpu") -> dict[str, Method]:
@@ -155,7 +155,7 @@ def start(network: Network, device: str = "cpu") -> dict[str, Method]:
     def begin(problem: Problem) -> torch.Tensor:
         return recipe.begin(problem)["x"]
 
-    return {START: lambda problem: Estimate(reconstruct(begin, problem, device))}
+    return {START: lambda problem: Reconstruction(reconstruct(begin, problem, device))}
 
 
 def _tiled(

@@ -332,10 +332,10 @@ class _Recorded(Operator):
         A = self.operator
         return backend(y).call(Linear(A.adjoint, A.forward), y)[0]
 
-    def measured(self, y: Array) -> Array:
+    def project_to_samples(self, y: Array) -> Array:
         # A projection is its own adjoint.
         A = self.operator
-        return backend(y).call(Linear(A.measured, A.measured), y)[0]
+        return backend(y).call(Linear(A.project_to_samples, A.project_to_samples), y)[0]
 
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8

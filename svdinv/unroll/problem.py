@@ -10,7 +10,7 @@ from typing import Any
 from svdinv.unroll.arrays import (
     Array,
     as_float,
-    fitted,
+    cast_like,
     namespace,
     real,
     short_repr,
@@ -106,20 +106,20 @@ class Problem:
         return (self.A.adjoint if linear else self.A.approximate_inverse)(self.y)
 
     @property
-    def white(self) -> bool:
+    def has_white_noise(self) -> bool:
         """Whether the fidelity is that of white Gaussian noise: L2 without weights."""
         return isinstance(self.fidelity, L2) and self.fidelity.weight is None
 
-    def measured(self) -> Array:
+    def sampled_mask(self) -> Array:
         """Return where data were measured, as a bool array of the shape of `y`.
 
         Where their weight is 0 there are none.
         """
-        measured = self.A.measured(namespace(self.y).ones_like(self.y)) != 0
+        measured = self.A.project_to_samples(namespace(self.y).ones_like(self.y)) != 0
         weight = getattr(self.fidelity, "weight", None)
         if hasattr(weight, "dtype"):
             xp = namespace(self.y)
-            measured = measured & (fitted(weight, real(self.y, xp), xp) > 0)
+            measured = measured & (cast_like(weight, real(self.y, xp), xp) > 0)
         return measured
 
     def only_measured(self) -> Problem:
@@ -137,7 +137,7 @@ class Problem:
         if not xp.isdtype(self.y.dtype, ("real floating", "complex floating")):
             raise TypeError(f"y must be floating point or complex, got {self.y.dtype}")
         self.fidelity.check(self.y)
-        y = xp.where(self.measured(), self.y, xp.zeros_like(self.y))
+        y = xp.where(self.sampled_mask(), self.y, xp.zeros_like(self.y))
         if not as_float(xp.max(xp.abs(y))) < math.inf:
             raise ValueError("y holds NaN or infinity where it was measured")
         return replace(self, y=y)

@@ -27,7 +27,7 @@ from svdinv.unroll.training.command import Refused
 from svdinv.unroll.training.command import train as run_training
 from svdinv.unroll.training.config import CHECKPOINT, WEIGHTS, from_toml, write
 from svdinv.unroll.training.run import Run
-from svdinv.unroll.training.sources import Ahead, FromDataset
+from svdinv.unroll.training.sources import FromDataset, Prefetcher
 
 
 def test_a_lock_is_not_written_through_a_link(tmp_path):
@@ -193,7 +193,7 @@ def test_batches_made_ahead_are_those_of_the_source():
             asked.append(step)
             return source.batch(seed, step, items)
 
-    ahead = Ahead(Watched())
+    ahead = Prefetcher(Watched())
     for step in range(1, 6):
         found = ahead.batch(3, step, range(2), 5)
         expected = source.batch(3, step, range(2))

@@ -53,7 +53,7 @@ def test_every_method_gains_on_the_zero_filled_image(kind, photo, series):
     scores = {}
     task = {"colour": Colour(), "cine": Cine()}[kind]
     for name, method in BASELINES[kind].items():
-        if not task.suits(name, problem):
+        if not task.applies(name, problem):
             continue
         image, note = method(problem)
         assert image.shape == problem.truth.shape
@@ -93,8 +93,8 @@ def test_what_is_left_out_is_not_seen_and_tells_the_distance(rng):
     mask[:, 14:18, 14:18] = True  # nothing to predict
     problem = cine.sampled("heart", truth, mask, coil_maps(2, 32, 32, seed=0))
     judge = cine_baselines._judge(replace(problem, truth=None))
-    held = np.asarray(problem.measured() & ~judge.problem.measured())
-    assert 0.04 < held.sum() / np.asarray(problem.measured()).sum() < 0.06
+    held = np.asarray(problem.sampled_mask() & ~judge.problem.sampled_mask())
+    assert 0.04 < held.sum() / np.asarray(problem.sampled_mask()).sum() < 0.06
     assert not held[:, :, 14:18, 14:18].any()
     assert not judge.problem.y[held].any()
     assert judge.distance(truth) < 1e-3
@@ -201,7 +201,7 @@ def test_low_rank_is_the_best_of_a_fine_grid(noise):
     mask = sampling("vista", truth.shape, np.random.default_rng(0), 4)
     problem = noisy(cine.sampled("heart", truth, mask), noise, seed=0)
     whole = Fourier().forward(truth)
-    y = problem.A.measured(problem.y).reshape(12, -1)
+    y = problem.A.project_to_samples(problem.y).reshape(12, -1)
     top = np.linalg.norm(y, 2)
     mask = mask.reshape(12, -1)
     copy, best = y, -np.inf

@@ -537,7 +537,7 @@ def test_every_format_names_options_that_there_are():
     from svdinv.unroll.tasks.cine.task import CineOptions
 
     for each in FORMATS:
-        assert set(each.options) <= set(CineOptions.reading())
+        assert set(each.options) <= set(CineOptions.of_files())
 
 
 def test_masks_of_files_with_several_arrays(tmp_path):

@@ -200,7 +200,7 @@ def test_noise_of_a_ratio():
         one, other = (source.batch(0, step, range(2)) for source in (quiet, loud))
         np.testing.assert_array_equal(one.truth, other.truth)
         for i in range(2):
-            sampled = one.A.measured(np.ones_like(one.y))[i] != 0
+            sampled = one.A.project_to_samples(np.ones_like(one.y))[i] != 0
             noise = np.mean(np.abs(other.y[i] - one.y[i])[sampled] ** 2)
             ratio = 10 * np.log10(np.mean(np.abs(one.truth[i]) ** 2) / noise)
             assert 18.5 < ratio < 21.5

@@ -441,7 +441,7 @@ def measured(maps):
     series = 1 + 0.05 * gauss(rng, 2, 6, 16, 16)
     A = MRI(rng.random((6, 16, 16)) < 0.5, maps)
     clean = A(series)
-    return Problem(clean + 0.02 * A.measured(gauss(rng, *clean.shape)), A)
+    return Problem(clean + 0.02 * A.project_to_samples(gauss(rng, *clean.shape)), A)
 
 
 def noise_of(problem):

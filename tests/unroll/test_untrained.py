@@ -157,7 +157,10 @@ class TestRules:
         one, other = begun(weighted), begun(replace(weighted, y=y))
         for _ in range(3):
             assert one.step() == other.step()
-        assert one.count + one.chosen.sum() == (problem.measured() & (weight > 0)).sum()
+        assert (
+            one.count + one.chosen.sum()
+            == (problem.sampled_mask() & (weight > 0)).sum()
+        )
 
     @pytest.mark.parametrize("rule", [None, HeldOut()])
     def test_data_of_weight_zero_are_no_zeros_to_begin_with(self, rule):
@@ -359,7 +362,7 @@ class TestStepTowardsData:
         maps = complex_normal(6, 16, 16)
         A = MRI(rng.random(truth.shape) < 0.5, maps / np.linalg.norm(maps, axis=0))
         y = A(truth)
-        y = A.measured(y + deviation * complex_normal(*y.shape))
+        y = A.project_to_samples(y + deviation * complex_normal(*y.shape))
         return Problem(y, A, truth=truth)
 
     @pytest.mark.parametrize("weight", [1.0, 0.01])

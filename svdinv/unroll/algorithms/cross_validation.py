@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.arrays import Array, fitted, namespace
+from svdinv.unroll.arrays import Array, cast_like, namespace
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
-__all__ = ["LEAST", "fitted_alone", "held_out"]
+__all__ = ["LEAST", "held_out", "restricted"]
 
 LEAST = 20
 """Data of which some can be left out."""
@@ -65,12 +65,12 @@ def held_out(
     return held.reshape(measured.shape)
 
 
-def fitted_alone(problem: Problem, kept: Array, weight: Any = None) -> Problem:
+def restricted(problem: Problem, kept: Array, weight: Any = None) -> Problem:
     """Restrict a least-squares problem to the data that are kept.
 
     `kept`, of the real dtype of the data, is 1 there and 0 elsewhere; `weight` is that
     of all data, if they have some.
     """
     if hasattr(weight, "dtype"):
-        weight = fitted(weight, kept, namespace(kept))
+        weight = cast_like(weight, kept, namespace(kept))
     return replace(problem, fidelity=L2(kept if weight is None else weight * kept))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.iterations import Algorithm, Parameters, State
-from svdinv.unroll.arrays import Array, fitted, like, namespace, times
+from svdinv.unroll.arrays import Array, cast_like, like, namespace, times
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
@@ -107,7 +107,7 @@ def subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]
     """Yield each operator with its counts and background."""
     A, y, b = problem.A, problem.y, problem.fidelity.background  # type: ignore[attr-defined]
     if hasattr(b, "dtype"):
-        b = fitted(b, x, namespace(x)) + namespace(x).zeros_like(
+        b = cast_like(b, x, namespace(x)) + namespace(x).zeros_like(
             like(y, x, namespace(x))
         )
     if not isinstance(A, Stack):

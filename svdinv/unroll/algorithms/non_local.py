@@ -20,12 +20,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from svdinv.unroll.algorithms.cross_validation import fitted_alone, held_out
+from svdinv.unroll.algorithms.cross_validation import held_out, restricted
 from svdinv.unroll.algorithms.iterations import ADMM, State, _check_count
 from svdinv.unroll.arrays import (
     Array,
     as_float,
-    fitted,
+    cast_like,
     inner,
     namespace,
     real,
@@ -137,7 +137,9 @@ def non_local_low_rank(
     # The multiple that is nearest to the data, whatever the norm of A.
     seen = problem.A.forward(start)
     energy = as_float(inner(seen, seen))
-    scale = as_float(inner(seen, problem.A.measured(problem.y))) / (energy or 1.0)
+    scale = as_float(inner(seen, problem.A.project_to_samples(problem.y))) / (
+        energy or 1.0
+    )
     largest = scale * as_float(xp.max(xp.abs(start)))
     if x0 is None:
         state["x"] = times(scale, start, xp)
@@ -186,7 +188,7 @@ def _mean_curvature(problem: Problem, x: Array) -> float:
     operators such as line integrals, of which most are a thousandth of it.
     """
     xp, rng = namespace(x), np.random.default_rng(0)
-    v = fitted(rng.choice([-1.0, 1.0], tuple(x.shape)), x, xp)
+    v = cast_like(rng.choice([-1.0, 1.0], tuple(x.shape)), x, xp)
     nothing = xp.zeros_like(problem.y)
     bent = problem.fidelity.gradient(v, nothing, problem.A)
     return as_float(inner(v, bent)) / math.prod(x.shape) or 1.0
@@ -298,10 +300,10 @@ def best_non_local(
     problem = problem.only_measured()
     y, A, xp = to_numpy(problem.y), problem.A, namespace(problem.y)
     weight = getattr(problem.fidelity, "weight", None)
-    measured = to_numpy(problem.measured())
+    measured = to_numpy(problem.sampled_mask())
     held = held_out(y, measured, _SHARE, seed)
-    kept = fitted((~held).astype(y.real.dtype), real(problem.y, xp), xp)
-    known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
+    kept = cast_like((~held).astype(y.real.dtype), real(problem.y, xp), xp)
+    known = restricted(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
     weights = np.broadcast_to(1.0 if weight is None else to_numpy(weight), y.shape)
     relative = np.sqrt(weights)
     most = _most((y * relative)[measured], weights[measured])

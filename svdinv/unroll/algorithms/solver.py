@@ -24,7 +24,7 @@ from svdinv.unroll.algorithms.iterations import (
 from svdinv.unroll.arrays import (
     Array,
     as_float,
-    fitted,
+    cast_like,
     is_complex,
     namespace,
     norm,
@@ -258,7 +258,7 @@ def _first_state(
     state: State | None,
 ) -> State:
     xp = namespace(zero_filled)
-    x = None if x0 is None else fitted(x0, zero_filled, xp)
+    x = None if x0 is None else cast_like(x0, zero_filled, xp)
     start = algorithm.start(problem, x)
     if state is None:
         return start
@@ -269,7 +269,7 @@ def _first_state(
             f"state must be that of {algorithm!r}, with the shapes {expected}, got "
             f"{got}"
         )
-    return {name: fitted(state[name], array, xp) for name, array in start.items()}
+    return {name: cast_like(state[name], array, xp) for name, array in start.items()}
 
 
 def _parameters(

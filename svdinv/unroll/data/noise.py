@@ -45,7 +45,7 @@ def noisy(problem: Problem, deviation: float, *, seed: int) -> Problem:
     if np.iscomplexobj(y):
         scale *= float(np.abs(problem.truth).max())
     noise = white_noise(y.shape, y.dtype, np.random.default_rng([seed, 1]))
-    y = y + problem.A.measured(np.float32(scale) * noise)
+    y = y + problem.A.project_to_samples(np.float32(scale) * noise)
     setting = ", ".join(filter(None, (problem.setting, f"noise {deviation:g}")))
     return replace(problem, y=y, setting=setting)
 

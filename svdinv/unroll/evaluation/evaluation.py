@@ -26,7 +26,7 @@ from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.inference import NAMES, apply, start
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Given, Method, Options, Task
+from svdinv.unroll.tasks.task import InputImage, Method, Options, Task
 from svdinv.unroll.torch import Network
 
 __all__ = [
@@ -56,7 +56,7 @@ class Problems:
     """
 
     task: Task
-    pairs: list[tuple[Options, Given | Problem]]
+    pairs: list[tuple[Options, InputImage | Problem]]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -160,7 +160,7 @@ class Evaluation:
 
 def sampled(
     task: Task,
-    images: Sequence[Given | Problem],
+    images: Sequence[InputImage | Problem],
     settings: Sequence[Options],
 ) -> Problems:
     """Measure every image in every way, when it is needed, one way after the other.
@@ -172,7 +172,7 @@ def sampled(
         (replace(options, seed=options.seed + number), image)
         for place, options in enumerate(settings)
         for number, image in enumerate(images)
-        if isinstance(image, Given) or place == 0
+        if isinstance(image, InputImage) or place == 0
     ]
     return Problems(task, pairs)
 

@@ -13,7 +13,7 @@ import torch
 from svdinv.unroll.evaluation.methods import Which
 from svdinv.unroll.inference import VIEWS, reconstruct
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Given, Options, Task
+from svdinv.unroll.tasks.task import InputImage, Options, Task
 from svdinv.unroll.torch import Network
 
 __all__ = ["available_memory", "check_memory", "check_unrolled", "forecast"]
@@ -51,7 +51,7 @@ def available_memory(device: str = "cpu") -> float:
 
 def check_memory(
     task: Task,
-    given: Given | Problem,
+    given: InputImage | Problem,
     options: Options,
     device: str = "cpu",
     *,
@@ -81,7 +81,7 @@ def check_unrolled(task: Task, problem: Problem, device: str = "cpu") -> None:
 def _check(task: Task, name: str, needed: float, device: str) -> None:
     there = available_memory(device)
     if needed > there:
-        crop = " by --crop" if "crop" in task.options.reading() else ""
+        crop = " by --crop" if "crop" in task.options.of_files() else ""
         raise ValueError(
             f"{name} would take about {_gigabytes(needed)} of memory, and there "
             f"are {_gigabytes(there)}: reconstruct a smaller part of it{crop}, or on a "

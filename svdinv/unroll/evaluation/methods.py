@@ -62,7 +62,7 @@ def classical(
 
 def is_quick(task: Task, name: str, problem: Problem) -> bool:
     """Check whether a classical method suits a problem, and takes not too long."""
-    return task.suits(name, problem) and not task.slow(name, problem)
+    return task.applies(name, problem) and not task.slow(name, problem)
 
 
 def applied(
@@ -78,7 +78,7 @@ def applied(
     seconds = time.monotonic() - began
     values = task.judge(problem, estimate.image)
     row = Row(problem.name, problem.setting, name, values, seconds, estimate.note)
-    return row, Entry(name, task.shown(estimate.image), label(values))
+    return row, Entry(name, task.for_display(estimate.image), label(values))
 
 
 def file_stem(name: str) -> str:
@@ -105,7 +105,7 @@ def save_pictures(
     """Write a panel of reconstructions, and perhaps an animation too."""
     title, truth = f"{problem.name}, {problem.setting}", None
     if problem.truth is not None:
-        truth = Entry("truth", task.shown(problem.truth), "")
+        truth = Entry("truth", task.for_display(problem.truth), "")
     task.save_panel(panel, truth, entries, title=title)
     if animation is not None:
         task.save_animation(animation, truth, entries)

@@ -103,11 +103,11 @@ def method_named(
     is it, or without one that is for such problems the last classical method. Raises
     ValueError if there is no such method for a problem.
     """
-    names = [n for n in task.baselines() if task.suits(n, problem)]
+    names = [n for n in task.baselines() if task.applies(n, problem)]
     usual = names[-1]
     if network is not None:
         names += [*start(network), NAMES[False]]
-        usual = NAMES[False] if task.learned(problem) else usual
+        usual = NAMES[False] if task.suits_networks(problem) else usual
     slugs = {slug(each): each for each in names}
     asked = slug(usual if name is None else name)
     if asked not in slugs:
@@ -194,7 +194,7 @@ def compare(
                 if not rows:
                     head = line("", [*row.values, "seconds"], width)
                     bar.write(head, file=sys.stdout)
-                bar.write(_told(row, width), file=sys.stdout)
+                bar.write(_format_row(row, width), file=sys.stdout)
                 rows.append(row)
                 if name == chosen:  # whatever ends the others
                     task.save(written.image, entries[name].image, problem)
@@ -212,6 +212,6 @@ def compare(
     return Compared(rows, True, len(rows) == len(every))
 
 
-def _told(row: Row, width: int) -> str:
+def _format_row(row: Row, width: int) -> str:
     numbers = cells({**row.values, "seconds": row.seconds})
     return f"{line(f'  {row.method}', numbers, width)}   {row.note}".rstrip()

@@ -17,7 +17,7 @@ from svdinv import __version__
 from svdinv.unroll.formats.hdf5 import as_mask, writing_hdf5
 from svdinv.unroll.formats.series import read_series
 
-__all__ = ["fitted_mask", "read_mask", "text", "write_measurement"]
+__all__ = ["broadcast_mask", "read_mask", "text", "write_measurement"]
 
 Value = str | int | float
 Arrays = NDArray[Any]
@@ -65,7 +65,7 @@ def read_mask(
     return as_mask(array, f"{path}: the mask")
 
 
-def fitted_mask(mask: Any, shape: tuple[int, ...]) -> Any:
+def broadcast_mask(mask: Any, shape: tuple[int, ...]) -> Any:
     """Repeat a mask (H, W) for all frames or channels; ValueError for other shapes."""
     if mask.shape not in (shape, shape[-2:]):
         raise ValueError(

@@ -26,7 +26,7 @@ import numpy as np
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
-    fitted,
+    cast_like,
     inner,
     like,
     namespace,
@@ -176,7 +176,7 @@ class Generator(ImageOrSeriesRecipe):
         square, seen = inner(x, x, axis=(1, 2, 3)), inner(Ax, Ax, axis=inside)
         one = xp.ones_like(square)
         # Of the multiple of x that is nearest to the data, whatever the norm of A.
-        factor = inner(Ax, problem.A.measured(problem.y), axis=inside)
+        factor = inner(Ax, problem.A.project_to_samples(problem.y), axis=inside)
         factor = factor / xp.where(seen > 0, seen, one)
         scale = root(square / (T * H * W), xp) * factor
         scale = xp.where(scale > 0, scale, one)[:, None, None, None]
@@ -185,7 +185,7 @@ class Generator(ImageOrSeriesRecipe):
         rng = np.random.default_rng(self.seed)
         shape = (*([T] if self.along_time else []), *self.noise_shape(H, W))
         drawn = rng.uniform(0, _LARGEST, (1, self.depth, *shape))
-        z = like(fitted(drawn, scale, xp), scale, xp)
+        z = like(cast_like(drawn, scale, xp), scale, xp)
         # Of every item the same.
         each = xp.reshape(xp.zeros_like(scale), (-1, *[1] * (len(z.shape) - 1)))
         return {"x": x, "scale": scale, "z": z + each}
@@ -432,7 +432,7 @@ class Bilinear(Generator):
         if self.rank > 1:
             # What is made of a unit matrix: numbers, or a code, of each frame.
             frames = np.eye(self.channels, dtype=np.float32)[None, ..., None]
-            frames = fitted(frames, z, xp) + xp.zeros_like(z[:, :1, :1, :1])
+            frames = cast_like(frames, z, xp) + xp.zeros_like(z[:, :1, :1, :1])
             drawn = layers.time(frames)
             drawn = xp.reshape(drawn, (B, 2, self.rank - 1, self.channels))
             real = xp.concat([real, drawn[:, 0]], axis=1)

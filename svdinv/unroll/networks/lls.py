@@ -46,8 +46,8 @@ from svdinv.unroll.arrays import (
     Array,
     Namespace,
     casorati,
+    cast_like,
     count_up,
-    fitted,
     from_casorati,
     like,
     namespace,
@@ -374,10 +374,10 @@ def _deviation(y: Array, A: Operator, scale: Array) -> Array:
     xp = namespace(y)
     if not isinstance(A, MRI):
         return xp.zeros_like(scale)
-    y = A.measured(y)
+    y = A.project_to_samples(y)
     if A.maps is None:
         return root(_outer_energy(y[:, :, None], xp)[:, 0], xp)
-    seen, vectors = operators(y).eigh(_gram(fitted(A.maps, y, xp)))
+    seen, vectors = operators(y).eigh(_gram(cast_like(A.maps, y, xp)))
     *first, C, H, W = sizes(y, xp)
     weights = like(xp.matrix_transpose(vectors), y, xp)
     combined = weights @ xp.reshape(y, (*first, C, H * W))

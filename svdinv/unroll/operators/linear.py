@@ -19,7 +19,7 @@ from svdinv.unroll.arrays import (
     along,
     as_complex,
     as_float,
-    fitted,
+    cast_like,
     inner,
     is_complex,
     namespace,
@@ -210,7 +210,7 @@ class Operator:
         """
         return x - self.adjoint(self.forward(x) - y)
 
-    def measured(self, y: Array) -> Array:
+    def project_to_samples(self, y: Array) -> Array:
         """Set to 0 what is no measurement in an array of them, such as NaN.
 
         Parameters
@@ -364,8 +364,8 @@ class _Product(Operator):
         outer = self.factors[0].stacked([other.factors[0] for other in others], data)
         return _Product([outer, *self.factors[1:]])
 
-    def measured(self, y: Array) -> Array:
-        return self.factors[0].measured(y)
+    def project_to_samples(self, y: Array) -> Array:
+        return self.factors[0].project_to_samples(y)
 
     def __repr__(self) -> str:
         return " * ".join(map(repr, self.factors))
@@ -445,8 +445,8 @@ class _Multiple(Operator):
         own = self.operator.stacked([other.operator for other in others], data)
         return _Multiple(self.scalar, own)
 
-    def measured(self, y: Array) -> Array:
-        return self.operator.measured(y)
+    def project_to_samples(self, y: Array) -> Array:
+        return self.operator.project_to_samples(y)
 
     def __repr__(self) -> str:
         return f"{self.scalar} * {self.operator!r}"
@@ -542,9 +542,9 @@ class Stack(Operator):
         every = [first.stacked(rest, data) for first, *rest in parts]
         return Stack(every, self.axis, self.lengths)
 
-    def measured(self, y: Array) -> Array:
+    def project_to_samples(self, y: Array) -> Array:
         pairs = zip(self.operators, self.split(y), strict=True)
-        parts = [operator.measured(part) for operator, part in pairs]
+        parts = [operator.project_to_samples(part) for operator, part in pairs]
         return namespace(y).concat(parts, axis=self.axis)
 
     def extra_repr(self) -> str:
@@ -668,7 +668,7 @@ def operator_norm(
     start = rng.standard_normal(shape)
     if is_complex(like, xp):
         start = start + 1j * rng.standard_normal(shape)
-    x = fitted(start, like, xp)
+    x = cast_like(start, like, xp)
     x = x / as_float(norm(x))
     before, off = xp.zeros_like(x), 0.0
     T = np.zeros((iterations, iterations))
@@ -717,7 +717,7 @@ def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) ->
         values = rng.standard_normal(shape)
         if is_complex(example, xp):
             values = values + 1j * rng.standard_normal(shape)
-        return fitted(values, example, xp)
+        return cast_like(values, example, xp)
 
     x = drawn(like)
     measured = A.forward(x)

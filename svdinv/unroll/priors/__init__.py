@@ -26,7 +26,7 @@ from svdinv.unroll.arrays import (
     as_complex,
     as_float,
     casorati,
-    fitted,
+    cast_like,
     from_casorati,
     inner,
     is_complex,
@@ -179,7 +179,7 @@ class WeightedNuclear(Prior):
         return operators(x).svt(x, times(step * self.weight, tau, xp))
 
     def _fitted(self, x: Array) -> Array:
-        return fitted(np.asarray(self.weights), x, namespace(x))
+        return cast_like(np.asarray(self.weights), x, namespace(x))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
-    fitted,
+    cast_like,
     namespace,
     on_device,
     sizes,
@@ -129,7 +129,7 @@ class Groups:
 
     def join(self, groups: Array) -> Array:
         """Assemble an image, each pixel the mean over the patches that hold it."""
-        return self._summed(groups) / fitted(self._times, groups, namespace(groups))
+        return self._summed(groups) / cast_like(self._times, groups, namespace(groups))
 
     def _summed(self, groups: Array) -> Array:
         """Add the patches up where they lie."""

@@ -12,9 +12,9 @@ from svdinv.unroll.plugins import late_attributes
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.registry import TaskEntry, add, entries
     from svdinv.unroll.tasks.task import (
-        Estimate,
-        Given,
+        InputImage,
         Options,
+        Reconstruction,
         Task,
         option,
         task_named,
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Estimate",
-    "Given",
+    "InputImage",
     "Options",
+    "Reconstruction",
     "Task",
     "TaskEntry",
     "add",
@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Estimate": "task",
-    "Given": "task",
+    "Reconstruction": "task",
+    "InputImage": "task",
     "Options": "task",
     "Task": "task",
     "TaskEntry": "registry",

@@ -46,7 +46,7 @@ def write_problem(
     the data were made, are written as attributes. Raises ValueError if one has a name
     that is taken, ImportError without h5py.
     """
-    arrays = dict(task.measured(problem))
+    arrays = dict(task.arrays_to_save(problem))
     if truth and problem.truth is not None:
         arrays["truth"] = problem.truth
     if problem.scale != 1:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry, entry_of_file
-from svdinv.unroll.tasks.task import Given, Options, Task, as_measured
+from svdinv.unroll.tasks.task import InputImage, Options, Task, as_measured
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
@@ -43,7 +43,7 @@ class Source:
         """The task, imported when it is first asked for."""
         return cast(Task, self.entry.load()())
 
-    def read(self, options: Options) -> Given | Problem:
+    def read(self, options: Options) -> InputImage | Problem:
         """Read the image or the measured data, which are named after the file.
 
         Raises ValueError, naming it, if it is missing, damaged or of the wrong shape;
@@ -57,16 +57,16 @@ class Source:
         name = Path(self.name).stem
         return replace(problem, name=name, setting=as_measured(problem))
 
-    def applicable(self, given: Given | Problem) -> tuple[str, ...]:
+    def applicable(self, given: InputImage | Problem) -> tuple[str, ...]:
         """Name the options that apply to what `read` returned.
 
         Those of its file, and of an image those that say how to measure it.
         """
-        of_file = () if self.file else self.task.takes(self.name)
+        of_file = () if self.file else self.task.file_options(self.name)
         if isinstance(given, Problem):
             return of_file
         options = self.task.options
-        return (*of_file, *(n for n in options.names() if n not in options.reading()))
+        return (*of_file, *(n for n in options.names() if n not in options.of_files()))
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def task_of_file(source: str | Path) -> Task:
 
 def read_all(
     sources: Sequence[str | Path], task: Task, options: Options
-) -> list[Given | Problem]:
+) -> list[InputImage | Problem]:
     """Read several files of one task, and call each by its own name.
 
     In the same order; files with one name are called by their paths. Raises ValueError

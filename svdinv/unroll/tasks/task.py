@@ -28,11 +28,11 @@ from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
 
 __all__ = [
-    "Effort",
-    "Estimate",
-    "Given",
+    "CostEstimate",
+    "InputImage",
     "Method",
     "Options",
+    "Reconstruction",
     "Simulated",
     "Source",
     "Task",
@@ -52,14 +52,14 @@ View: TypeAlias = tuple[Problem, Callable[[Arrays], Arrays]]
 _T = TypeVar("_T")
 
 
-class Estimate(NamedTuple):
+class Reconstruction(NamedTuple):
     """What a method makes of a problem: an image, and what it chose, as a weight."""
 
     image: Arrays
     note: str = ""
 
 
-class Effort(NamedTuple):
+class CostEstimate(NamedTuple):
     """What tells how long a reconstruction will take.
 
     Seconds for all classical methods, roughly; a small problem of the same kind, to
@@ -71,7 +71,7 @@ class Effort(NamedTuple):
     times: float
 
 
-Method: TypeAlias = Callable[[Problem], Estimate]
+Method: TypeAlias = Callable[[Problem], Reconstruction]
 """From a problem of the task to an image, and what was chosen for it."""
 
 
@@ -82,7 +82,7 @@ def best_of(
     choices: Iterable[_T],
     usual: _T,
     said: str = "{}",
-) -> Estimate:
+) -> Reconstruction:
     """Return the image nearest to the truth, over a grid of choices.
 
     `make` gives the image of a choice, such as a weight. How near it comes, the task
@@ -90,10 +90,10 @@ def best_of(
     choice is made. `said` formats a choice for the note.
     """
     if problem.truth is None:
-        return Estimate(make(usual), said.format(usual))
+        return Reconstruction(make(usual), said.format(usual))
     found = {choice: make(choice) for choice in choices}
     best = max(found, key=lambda choice: task.decibels(problem, found[choice]))
-    return Estimate(found[best], f"best {said.format(best)}")
+    return Reconstruction(found[best], f"best {said.format(best)}")
 
 
 def option(
@@ -103,17 +103,17 @@ def option(
     low: float | None = None,
     high: float | None = None,
     plural: str | None = None,
-    reads: bool = False,
+    of_file: bool = False,
 ) -> _T:
     """Declare an option of a configuration or of the command line, with a line of help.
 
     `low` and `high` are the range of a number, or of each of several, both ends
     included. `plural` is what ``svdinv evaluate`` calls it, which takes several values.
-    `reads` tells whether it says how a file is read, not how an image is measured.
+    `of_file` is for options of reading a file, not of measuring an image.
     Returns a dataclass field, which type checkers take for the default.
     """
     metadata = {"help": help, "low": low, "high": high, "plural": plural}
-    return dataclasses.field(default=default, metadata=metadata | {"reads": reads})
+    return dataclasses.field(default=default, metadata=metadata | {"of_file": of_file})
 
 
 def check_ranges(options: Any) -> None:
@@ -171,13 +171,13 @@ class Options:
         return [f.name for f in dataclasses.fields(cls) if f.name != "seed"]
 
     @classmethod
-    def reading(cls) -> list[str]:
+    def of_files(cls) -> list[str]:
         """List those that say how files are read."""
-        return [f.name for f in dataclasses.fields(cls) if f.metadata["reads"]]
+        return [f.name for f in dataclasses.fields(cls) if f.metadata["of_file"]]
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class InputImage:
     """An image that is to be measured before it is reconstructed.
 
     It has been divided by its scale; the note is as that of `Problem`. Raises TypeError
@@ -308,11 +308,11 @@ class Task:
             raise ValueError(f"no {self.images} in {folder}{looked}")
         return found
 
-    def takes(self, source: str | Path) -> tuple[str, ...]:
-        """Name the options of `Options.reading` that fit a file."""
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
+        """Name the options of `Options.of_files` that fit a file."""
         return ()
 
-    def read(self, source: str | Path, options: Any) -> Given | Problem:
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Read an image, or what was measured of one.
 
         Raises ValueError, naming the file, if it is missing, damaged or of the wrong
@@ -327,17 +327,17 @@ class Task:
         """
         raise NotImplementedError
 
-    def measured(self, problem: Problem) -> dict[str, Arrays]:
+    def arrays_to_save(self, problem: Problem) -> dict[str, Arrays]:
         """Return the arrays that `read_measured` reads, by name, without the truth."""
         raise NotImplementedError
 
-    def examples(self, options: Any) -> list[Given]:
+    def examples(self, options: Any) -> list[InputImage]:
         """Return images that no shipped weights were trained on, to evaluate with.
 
         By default all that are built in.
         """
         found = [self.read(name, options) for name in self.described().names]
-        return [given for given in found if isinstance(given, Given)]
+        return [given for given in found if isinstance(given, InputImage)]
 
     def built_in(self) -> dict[str, dict[str, str]]:
         """List what comes with svdinv: under headings, names and what they are.
@@ -347,14 +347,14 @@ class Task:
         entry = self.described()
         return {entry.heading: dict(entry.names)} if entry.names else {}
 
-    def shows(self, name: str) -> tuple[str, ...]:
+    def picture_options(self, name: str) -> tuple[str, ...]:
         """Name the options that `show` takes for something built in.
 
         By default those that `read` takes.
         """
-        return self.takes(name)
+        return self.file_options(name)
 
-    def show(self, name: str, options: Any, path: Path) -> None:
+    def save_picture_of(self, name: str, options: Any, path: Path) -> None:
         """Write a picture, or an animation, of something built in.
 
         By default of the grey image or frames that `read` gives.
@@ -366,7 +366,7 @@ class Task:
         """Return the settings that `svdinv evaluate` compares."""
         return [options]
 
-    def measure(self, given: Given, options: Any) -> Problem:
+    def measure(self, given: InputImage, options: Any) -> Problem:
         """Measure an image; ValueError if the options do not fit it."""
         raise NotImplementedError
 
@@ -376,7 +376,7 @@ class Task:
         """Return the classical methods by name, the cheapest first."""
         raise NotImplementedError
 
-    def suits(self, method: str, problem: Problem) -> bool:
+    def applies(self, method: str, problem: Problem) -> bool:
         """Return whether a classical method applies to a problem."""
         return True
 
@@ -384,15 +384,15 @@ class Task:
         """Return whether a classical method is too slow to run unless asked for."""
         return False
 
-    def learned(self, problem: Problem) -> bool:
+    def suits_networks(self, problem: Problem) -> bool:
         """Return whether networks of this task are trained for such a problem."""
         return True
 
-    def untrue(self, options: Any) -> Any:
+    def options_without_truth(self, options: Any) -> Any:
         """Return the options for an image that is itself the data, not the truth."""
         return options
 
-    def plain(self, problem: Problem) -> Problem:
+    def without_repeats(self, problem: Problem) -> Problem:
         """Leave out what a problem only repeats, as a grey picture its channels.
 
         By default nothing.
@@ -406,7 +406,7 @@ class Task:
         """
         return getattr(options, "noise", None) or 0.0
 
-    def begun(self, problem: Problem) -> Arrays | None:
+    def initial_image(self, problem: Problem) -> Arrays | None:
         """Return an image that `svdinv fit` adds the network to, or None."""
         return None
 
@@ -427,11 +427,11 @@ class Task:
         """Return the problem of a tile, where `tiled`."""
         raise NotImplementedError
 
-    def memory(self, given: Given | Problem, options: Any) -> float:
+    def memory(self, given: InputImage | Problem, options: Any) -> float:
         """Return the bytes that a reconstruction needs; 0 if unknown."""
         return 0.0
 
-    def effort(self, problem: Problem, asked: str = "") -> Effort | None:
+    def effort(self, problem: Problem, asked: str = "") -> CostEstimate | None:
         """Estimate how long a reconstruction takes; None if unknown.
 
         `asked` is a classical method that is applied even if it is `slow`.
@@ -452,7 +452,7 @@ class Task:
         if problem.truth is None:
             return {}
         truth, image = problem.compared(np.asarray(image))
-        truth, image = self.shown(truth), self.shown(image)
+        truth, image = self.for_display(truth), self.for_display(image)
         return {name: metric(truth, image) for name, metric in self.metrics.items()}
 
     def decibels(self, problem: Problem, image: Arrays) -> float:
@@ -466,7 +466,7 @@ class Task:
         """Describe an image in a few words, such as its size, which is the default."""
         return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
 
-    def shown(self, image: Arrays) -> Arrays:
+    def for_display(self, image: Arrays) -> Arrays:
         """Convert an image to the layout that pictures and metrics use.
 
         By default, of a known number of channels, with these behind: three of one.

@@ -44,7 +44,7 @@ from svdinv.unroll.training.config import (
 from svdinv.unroll.training.diagnosis import Breakdown, diagnose
 from svdinv.unroll.training.logs import LOG, VALIDATION, Logs, read_log
 from svdinv.unroll.training.losses import loss_of
-from svdinv.unroll.training.sources import Ahead, FromDataset
+from svdinv.unroll.training.sources import FromDataset, Prefetcher
 
 __all__ = [
     "CHECKPOINT",
@@ -150,7 +150,7 @@ class Run:
         self._logs = Logs(None, self.step)
         self._saved = self.step
         self._failure: Exception | None = None
-        self._ahead: Ahead | None = None
+        self._ahead: Prefetcher | None = None
 
     @cached_property
     def source(self) -> Source:
@@ -305,7 +305,7 @@ class Run:
         share = self.config.training.batch // self.processes
         items = range(self.rank * share, (self.rank + 1) * share)
         if self._ahead is None:
-            self._ahead = Ahead(self.source)
+            self._ahead = Prefetcher(self.source)
         last = self.config.training.steps
         return self._ahead.batch(self.config.seed, step, items, last)
 

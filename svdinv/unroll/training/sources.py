@@ -11,7 +11,7 @@ import numpy as np
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.task import Source
 
-__all__ = ["Ahead", "FromDataset"]
+__all__ = ["FromDataset", "Prefetcher"]
 
 
 class FromDataset:
@@ -50,7 +50,7 @@ class FromDataset:
         return self
 
 
-class Ahead:
+class Prefetcher:
     """Make the next batch of a source in a thread while the last is trained on.
 
     The batches are those of the source, bit by bit.

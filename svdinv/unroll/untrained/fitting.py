@@ -43,7 +43,7 @@ from tqdm import tqdm
 import svdinv.torch
 from svdinv import __version__
 from svdinv.unroll.algorithms import ADMM, Interrupted
-from svdinv.unroll.algorithms.cross_validation import fitted_alone
+from svdinv.unroll.algorithms.cross_validation import restricted
 from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.networks import Generator, Recipe
@@ -190,7 +190,7 @@ def educated(
         If the fidelity is none of white Gaussian noise, `deviation` is not positive,
         or none is given and the network explains the data exactly, noise and all.
     """
-    if not problem.white:
+    if not problem.has_white_noise:
         raise ValueError("problem must have an L2 fidelity without weights")
     if deviation is None:
         device = next(network.parameters()).device
@@ -198,8 +198,10 @@ def educated(
         single = single.replace_arrays(partial(tensor, device=device))
         network = copy.deepcopy(network).to(single.y.real.dtype)
         with torch.no_grad():
-            rest = single.A.measured(single.A.forward(network(single)) - single.y)
-            count = single.measured().sum().clamp(min=1)
+            rest = single.A.project_to_samples(
+                single.A.forward(network(single)) - single.y
+            )
+            count = single.sampled_mask().sum().clamp(min=1)
             deviation = float((rest.abs().square().sum() / count).sqrt())
             exact = deviation <= _EXACT * float(single.y.abs().square().mean().sqrt())
         if exact:
@@ -335,7 +337,7 @@ class Fitting:
         convert = partial(tensor, device=self.device)
         single = replace(problem, truth=None).single()
         self.problem = single.replace_arrays(convert).only_measured()
-        self.measured, y = self.problem.measured(), self.problem.y
+        self.measured, y = self.problem.sampled_mask(), self.problem.y
         self.rule = rule = options.rule or _NoRule()
         rule.check(self.problem)
         self.count = int(self.measured.sum())
@@ -570,7 +572,7 @@ class Fitting:
         distance = target.fidelity.distance(fitted, target.y)
         loss = distance
         if self.options.recorrupted or self.options.preconditioned:
-            rest = target.A.measured(fitted - aim)
+            rest = target.A.project_to_samples(fitted - aim)
             weighted = rest
             if self.options.preconditioned:
                 weighted = target.A.preconditioned(rest)
@@ -645,7 +647,7 @@ class Fitting:
         admm = ADMM(cg_iterations=2 * _STEPS, batch_axes=1)
         norm = admm.suited(problem, x, None)["penalty"]
         kept, fidelity = (~held).to(problem.y.real.dtype), problem.fidelity
-        known = fitted_alone(problem, kept, fidelity.weight)  # type: ignore[attr-defined]
+        known = restricted(problem, kept, fidelity.weight)  # type: ignore[attr-defined]
 
         def error(image: Tensor) -> float:
             seen = (problem.A.forward(image) - problem.y)[held]
@@ -666,7 +668,9 @@ class Fitting:
     def _filtered(self) -> bool:
         """Whether each datum is the value of a pixel, all with the same noise."""
         values = isinstance(self.problem.A, Sampling)
-        return values and not self.state["x"].is_complex() and self.problem.white
+        return (
+            values and not self.state["x"].is_complex() and self.problem.has_white_noise
+        )
 
     @property
     def _lost(self) -> bool:
@@ -700,7 +704,7 @@ class Fitting:
                 f"trained: {type(generator).__name__} has no encoder to keep"
             )
         for name in ("recorrupted", "preconditioned"):
-            if getattr(options, name) and not problem.white:
+            if getattr(options, name) and not problem.has_white_noise:
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
 
     def _around(self, around: Any, known: Problem, convert: Any) -> Any:
@@ -983,7 +987,7 @@ def _without(problem: Problem, left_out: Tensor) -> Problem:
     y = torch.where(left_out, torch.zeros_like(problem.y), problem.y)
     if A.linear:
         with torch.no_grad():
-            known = fitted_alone(replace(problem, y=y), (~left_out).to(y.real.dtype))
+            known = restricted(replace(problem, y=y), (~left_out).to(y.real.dtype))
             nothing = torch.zeros_like(A.adjoint(y))
             least_squares = ADMM(cg_iterations=_STEPS, batch_axes=1)
             x = least_squares.explain(nothing, nothing, known, 0.0)

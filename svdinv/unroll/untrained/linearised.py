@@ -352,7 +352,7 @@ def _posterior(
     precision = None if precision is None else _positive(precision, "precision")
     with torch.no_grad():
         rest = y - A.forward(mu[None])[0]
-        kept = A.measured(torch.ones_like(rest))
+        kept = A.project_to_samples(torch.ones_like(rest))
         if rest.is_complex():
             rest, kept = torch.view_as_real(rest), torch.view_as_real(kept)
             kept = kept[..., :1].expand(kept.shape)

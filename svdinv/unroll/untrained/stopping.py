@@ -232,7 +232,7 @@ class GaussianRule(Rule):
         ValueError
             If the data fidelity is another than `L2`, or has weights.
         """
-        if not problem.white:
+        if not problem.has_white_noise:
             raise ValueError(
                 f"rule {type(self).__name__} is for white Gaussian noise, an L2 "
                 f"fidelity without weights, got {type(problem.fidelity).__name__}"

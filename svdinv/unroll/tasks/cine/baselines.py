@@ -25,7 +25,7 @@ from svdinv.unroll.arrays import namespace
 from svdinv.unroll.operators import MRI, Operator, Sampling, TemporalFourier
 from svdinv.unroll.priors import Casorati, LocalLowRank, Prior, Sparse
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Estimate
+from svdinv.unroll.tasks.task import Reconstruction
 
 __all__ = [
     "local_low_rank",
@@ -68,30 +68,30 @@ class _Found(NamedTuple):
 _KEPT: WeakKeyDictionary[Problem, _Found] = WeakKeyDictionary()
 
 
-def zero_filled(problem: Problem) -> Estimate:
+def zero_filled(problem: Problem) -> Reconstruction:
     """Return A^H y, the image of the k-space with zeros where it is not sampled."""
-    return Estimate(problem.adjoint())
+    return Reconstruction(problem.adjoint())
 
 
-def view_sharing(problem: Problem) -> Estimate:
+def view_sharing(problem: Problem) -> Reconstruction:
     """Fill in what a frame does not sample by the mean of the frames that do.
 
     Riederer et al., "MR fluoroscopy", MRM 8, 1988, with all frames as neighbours.
 
     Where the operator is not `MRI`, the series is the zero-filled one.
     """
-    A, y = problem.A, problem.A.measured(problem.y)
+    A, y = problem.A, problem.A.project_to_samples(problem.y)
     image = problem.adjoint()
     if not isinstance(A, MRI):
-        return Estimate(image)
+        return Reconstruction(image)
     mask = np.broadcast_to(A.mask, image.shape)
     sampled = mask if A.maps is None else mask[:, None]
     mean = (y.sum(0) / np.maximum(sampled.sum(0), 1)).astype(y.dtype)
     filled = np.where(sampled, y, mean)
-    return Estimate(MRI(np.ones_like(mask), A.maps).adjoint(filled))
+    return Reconstruction(MRI(np.ones_like(mask), A.maps).adjoint(filled))
 
 
-def low_rank(problem: Problem) -> Estimate:
+def low_rank(problem: Problem) -> Reconstruction:
     """Reconstruct a series of low rank, by the nuclear norm of its Casorati matrix.
 
     Liang, Proc. IEEE ISBI 2007; weights are relative to the largest singular value of
@@ -100,7 +100,7 @@ def low_rank(problem: Problem) -> Estimate:
     The note tells which weight was taken.
     """
     found = _best_low_rank(problem)
-    return Estimate(found.image, found.note)
+    return Reconstruction(found.image, found.note)
 
 
 def _best_low_rank(problem: Problem) -> _Found:
@@ -113,7 +113,7 @@ def _best_low_rank(problem: Problem) -> _Found:
     return _KEPT[problem]
 
 
-def low_rank_plus_sparse(problem: Problem) -> Estimate:
+def low_rank_plus_sparse(problem: Problem) -> Reconstruction:
     """Reconstruct a series as one of low rank plus one with few temporal frequencies.
 
     Otazo, Candès & Sodickson, MRM 73, 2015. The weights of the two are relative to the
@@ -138,7 +138,7 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
     how: dict[str, Any] = {"algorithm": algorithm, "parameters": step, "rtol": _SOON}
     if judge is None:
         image = _finished(whole, prior(_LOW, _USUAL_SPARSE), **how)
-        return Estimate(image, _described(None, image, _LOW, _USUAL_SPARSE))
+        return Reconstruction(image, _described(None, image, _LOW, _USUAL_SPARSE))
     known = problem.truth is not None
 
     def search(low: float, x0: Arrays | None) -> tuple[float, Solution]:
@@ -175,10 +175,10 @@ def low_rank_plus_sparse(problem: Problem) -> Estimate:
     else:
         # On from all of its state: from the image alone it would be another solution.
         image = _finished(whole, prior(low, sparse), state=solution.state, **how)
-    return Estimate(image, _described(judge, judged, low, sparse))
+    return Reconstruction(image, _described(judge, judged, low, sparse))
 
 
-def local_low_rank(problem: Problem) -> Estimate:
+def local_low_rank(problem: Problem) -> Reconstruction:
     """Reconstruct a series of which every block is of low rank.
 
     Trzasko & Manduca, Proc. ISMRM 19, 2011, with blocks of 8 x 8 pixels that overlap by
@@ -196,7 +196,7 @@ def local_low_rank(problem: Problem) -> Estimate:
         top,
         blocks * min(T, _BLOCK**2),
     )
-    return Estimate(found.image, found.note)
+    return Reconstruction(found.image, found.note)
 
 
 class _Blocks(LocalLowRank):
@@ -286,7 +286,7 @@ def _judge(problem: Problem) -> _Judge | None:
     whole, A = _measured(problem), problem.A
     if problem.truth is not None:
         return _Judge(whole, functools.partial(_distance, problem))
-    known, coils = np.asarray(problem.measured()), tuple(range(1, whole.y.ndim - 2))
+    known, coils = np.asarray(problem.sampled_mask()), tuple(range(1, whole.y.ndim - 2))
     sampled = np.any(known, coils, keepdims=True)
     often = np.mean(sampled, axis=0, keepdims=True)
     places = np.flatnonzero(sampled & (often < 1))
@@ -299,7 +299,7 @@ def _judge(problem: Problem) -> _Judge | None:
     rest: Operator = Sampling(~(known & held)) * A
     if isinstance(A, MRI):
         rest = MRI(A.mask & ~held.squeeze(coils), A.maps)
-    part = replace(whole, y=rest.measured(whole.y), A=rest)
+    part = replace(whole, y=rest.project_to_samples(whole.y), A=rest)
     # Each stands for all at its frequency (Horvitz & Thompson, J. Amer. Statist. Assoc.
     # 47, 1952); where every frame is sampled there is nothing to predict, and what is
     # fitted tells.
@@ -325,7 +325,7 @@ def _distance(problem: Problem, image: Arrays) -> float:
 
 
 def _measured(problem: Problem) -> Problem:
-    return replace(problem, y=problem.A.measured(problem.y))
+    return replace(problem, y=problem.A.project_to_samples(problem.y))
 
 
 def _largest_singular_value(problem: Problem) -> float:

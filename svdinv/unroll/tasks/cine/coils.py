@@ -21,7 +21,7 @@ def estimate_maps(
     threshold: float = 0.02,
     crop: float = 0.0,
 ) -> NDArray[np.complex64]:
-    """Estimate sensitivity maps by ESPIRiT, from the centre of k-space.
+    """Reconstruction sensitivity maps by ESPIRiT, from the centre of k-space.
 
     ESPIRiT (Uecker et al., MRM 71, 2014) as SigPy computes it: the maps are the
     eigenvectors to the eigenvalue 1 of the projection onto the row space of the

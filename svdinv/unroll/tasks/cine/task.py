@@ -17,7 +17,7 @@ from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.display.pictures import save_frames
 from svdinv.unroll.formats.bart import HOLDS
 from svdinv.unroll.formats.checks import FileError
-from svdinv.unroll.formats.measurements import fitted_mask, read_mask
+from svdinv.unroll.formats.measurements import broadcast_mask, read_mask
 from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.formats.table import WRITTEN, ending, format_of
 from svdinv.unroll.formats.table import save as save_series
@@ -54,8 +54,8 @@ from svdinv.unroll.tasks.cine.sampling import (
 from svdinv.unroll.tasks.cine.training import Hearts
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
-    Effort,
-    Given,
+    CostEstimate,
+    InputImage,
     Method,
     Options,
     Task,
@@ -126,30 +126,30 @@ class CineOptions(Options):
     key: str | None = option(
         None,
         "which array of the file holds the series, if there are several",
-        reads=True,
+        of_file=True,
     )
     slice: int | None = option(
         None,
         "which slice to take, from 0, of a DICOM folder, NIfTI or raw file of several",
         low=0,
         high=65535,
-        reads=True,
+        of_file=True,
     )
     holds: str | None = option(
         None,
         f"what a BART file holds, {' or '.join(HOLDS)} (default: kspace, if of several "
         "coils)",
-        reads=True,
+        of_file=True,
     )
     frames: int | None = option(
-        None, "frames of a phantom (default 18)", low=1, high=1000, reads=True
+        None, "frames of a phantom (default 18)", low=1, high=1000, of_file=True
     )
     size: int | None = option(
         None,
         "rows and columns of a phantom in pixels (default 128)",
         low=32,
         high=1024,
-        reads=True,
+        of_file=True,
     )
     time_axis: int | None = option(
         None,
@@ -157,7 +157,7 @@ class CineOptions(Options):
         "x, y, time: 2)",
         low=-32,
         high=32,
-        reads=True,
+        of_file=True,
     )
 
     def __post_init__(self) -> None:
@@ -313,20 +313,20 @@ class Cine(Task):
             origin["real"] = hearts_fingerprint(self.real)
         return origin
 
-    def takes(self, source: str | Path) -> tuple[str, ...]:
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
         """Name what makes a phantom, or what the format of a file wants to know."""
         if str(source) in PHANTOMS:
             return _SIZES
         format = None if str(source) in HEARTS else format_of(source)
         return format.options if format else ()
 
-    def read(self, source: str | Path, options: Any) -> Given | Problem:
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Read a series (T, H, W), complex or magnitudes, and scale it to 1.
 
         Or k-space that was measured, of the formats that hold such.
         """
-        path, takes = Path(source), self.takes(source)
-        for given in options.reading():
+        path, takes = Path(source), self.file_options(source)
+        for given in options.of_files():
             said = getattr(options, given) is not None and given not in takes
             # That of a mask may be meant.
             mask = given == "time_axis" and options.mask not in (None, *PATTERNS)
@@ -355,7 +355,7 @@ class Cine(Task):
         scale = float(np.abs(series).max())
         if scale == 0:
             raise ValueError(f"{path} is zero everywhere")
-        return Given(name, _divided(series, scale), scale, scan.geometry)
+        return InputImage(name, _divided(series, scale), scale, scan.geometry)
 
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``kspace``, ``mask``, and ``maps`` and ``truth``, if they are there.
@@ -387,19 +387,21 @@ class Cine(Task):
         truth = file.complex("truth") if known else None
         return _from_kspace(file.path, file.complex("kspace"), mask, maps, truth)
 
-    def measured(self, problem: Problem) -> dict[str, Any]:
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         """Return ``kspace``, ``mask`` and, with coils, ``maps``."""
         A = _mri(problem)
         maps = {} if A.maps is None else {"maps": A.maps}
         return {"kspace": problem.y, "mask": A.mask, **maps}
 
-    def examples(self, options: Any) -> list[Given]:
+    def examples(self, options: Any) -> list[InputImage]:
         """Return eight series of the phantom."""
-        for name in options.reading():
+        for name in options.of_files():
             if name not in _SIZES and getattr(options, name) is not None:
                 raise ValueError(f"{name}: is for files, and none is given")
         shape = options.frames or 12, options.size or 128
-        return [Given(f"heart {i}", unseen_series(i, *shape)) for i in range(_SERIES)]
+        return [
+            InputImage(f"heart {i}", unseen_series(i, *shape)) for i in range(_SERIES)
+        ]
 
     def built_in(self) -> dict[str, dict[str, str]]:
         """List hearts, phantoms and masks."""
@@ -409,13 +411,13 @@ class Cine(Task):
             "masks of series, in k-space": dict(PATTERNS),
         }
 
-    def shows(self, name: str) -> tuple[str, ...]:
+    def picture_options(self, name: str) -> tuple[str, ...]:
         """Name the sizes of what is made, and the acceleration of a mask."""
         if name in HEARTS:
             return ()
         return (*_SIZES, "acceleration") if name in PATTERNS else _SIZES
 
-    def show(self, name: str, options: Any, path: Path) -> None:
+    def save_picture_of(self, name: str, options: Any, path: Path) -> None:
         """Write a series or a mask as an animation, or as a sheet of its frames."""
         seconds = 0.2
         if name in PATTERNS:
@@ -435,7 +437,7 @@ class Cine(Task):
             return [options]
         return [replace(options, mask=mask) for mask in MASKS]
 
-    def measure(self, given: Given, options: Any) -> Problem:
+    def measure(self, given: InputImage, options: Any) -> Problem:
         """Sample the k-space of a series."""
         series = given.image
         pattern = options.mask or "radial"
@@ -446,7 +448,7 @@ class Cine(Task):
             setting = pattern if rate == ACCELERATION else f"{pattern}, {rate:g} x"
         else:
             read = read_mask(pattern, key=None, time_axis=options.axis)
-            mask, setting = fitted_mask(read, series.shape), "own mask"
+            mask, setting = broadcast_mask(read, series.shape), "own mask"
             _check_centred(mask, "the mask")
         maps = None
         if options.coils:
@@ -473,7 +475,7 @@ class Cine(Task):
             non_local.NAME: partial(non_local.non_local, self),
         }
 
-    def begun(self, problem: Problem) -> Any:
+    def initial_image(self, problem: Problem) -> Any:
         """Return the mean frame of a series that explains the data, repeated.
 
         What explains them in each frame would leave a fit nothing to learn.
@@ -481,13 +483,13 @@ class Cine(Task):
         series = np.asarray(LLS(static=12).begin(problem.single())["x"][0])
         return np.broadcast_to(series.mean(axis=0), series.shape).copy()
 
-    def suits(self, method: str, problem: Problem) -> bool:
+    def applies(self, method: str, problem: Problem) -> bool:
         """Return whether a method applies: view sharing needs k-space of frames.
 
         Patches that look alike are looked for in single images.
         """
         if method == non_local.NAME:
-            return problem.y.shape[0] == 1 and non_local.suits(problem)
+            return problem.y.shape[0] == 1 and non_local.applies(problem)
         return method != "view sharing" or isinstance(problem.A, MRI)
 
     def slow(self, method: str, problem: Problem) -> bool:
@@ -520,7 +522,7 @@ class Cine(Task):
                 view = replace(problem, y=y, A=turned, fidelity=fidelity, truth=None)
                 yield view, change
 
-    def memory(self, given: Given | Problem, options: Any) -> float:
+    def memory(self, given: InputImage | Problem, options: Any) -> float:
         """Return the bytes that a reconstruction needs."""
         if isinstance(given, Problem):
             values, data = _mri(given).mask.size, given.y.size
@@ -529,7 +531,7 @@ class Cine(Task):
             data = values * (options.coils or 1)
         return _BYTES * values + _BYTES_OF_DATA * data
 
-    def effort(self, problem: Problem, asked: str = "") -> Effort:
+    def effort(self, problem: Problem, asked: str = "") -> CostEstimate:
         """Estimate how long a reconstruction takes."""
         A, y = _mri(problem), problem.y
         rows, columns = (middle(n, _SMALL) for n in y.shape[-2:])
@@ -539,9 +541,9 @@ class Cine(Task):
             y[some, ..., rows, columns], MRI(A.mask[some, rows, columns], maps)
         )
         classical = _SECONDS * _TRIED * y.size * (1 if maps is None else _WITH_MAPS)
-        if self.suits(non_local.NAME, problem):
+        if self.applies(non_local.NAME, problem):
             classical += non_local.effort(problem, asked)
-        return Effort(classical, small, y.size / small.y.size)
+        return CostEstimate(classical, small, y.size / small.y.size)
 
     def decibels(self, problem: Problem, image: Any) -> float:
         """Return the PSNR of magnitudes, relative to the largest."""
@@ -559,13 +561,13 @@ class Cine(Task):
         save_series(path, image * np.float32(problem.scale), place)
 
 
-def _built_in(name: str, options: Any) -> Given:
+def _built_in(name: str, options: Any) -> InputImage:
     """Make a phantom, or read a heart."""
     if name in HEARTS:
-        return Given(name, heart_series(name).astype(np.complex64))
+        return InputImage(name, heart_series(name).astype(np.complex64))
     frames, size = options.frames or _FRAMES, options.size or _SIZE
     made = heart(frames, size, size, seed=options.seed, contrast=name)
-    return Given(f"{name} {options.seed}", made.series)
+    return InputImage(f"{name} {options.seed}", made.series)
 
 
 def _mri(problem: Problem) -> MRI:
@@ -668,7 +670,7 @@ def _from_kspace(
             f"{energy**0.5:.3g}, or in each pixel by the root of their sum"
         )
     A = MRI(mask, maps)
-    kspace = A.measured(kspace)
+    kspace = A.project_to_samples(kspace)
     if truth is None:
         # Single precision transforms no numbers near the end of its range.
         unit = float(np.abs(kspace).max())

@@ -21,7 +21,7 @@ from svdinv.unroll.tasks.cine.moving import (
 )
 from svdinv.unroll.tasks.cine.phantom import coil_maps
 from svdinv.unroll.tasks.cine.sampling import measured, sampling
-from svdinv.unroll.tasks.task import Given
+from svdinv.unroll.tasks.task import InputImage
 
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.cine.task import Cine
@@ -150,12 +150,12 @@ class Hearts:
             noise = white_noise(kspace.shape, kspace.dtype, rng)
             kspace = kspace + np.float32(np.sqrt(power)) * noise
         # Noise where nothing is sampled is no data.
-        kspace = MRI(mask, maps).measured(kspace)
+        kspace = MRI(mask, maps).project_to_samples(kspace)
         return kspace, mask, maps, np.ascontiguousarray(series)
 
     def _case(self, name: str, series: Any, mask: str, seed: int) -> Problem:
         kind: Any = self.task.options
-        return self.task.measure(Given(name, series), kind(mask=mask, seed=seed))
+        return self.task.measure(InputImage(name, series), kind(mask=mask, seed=seed))
 
     def _make(self, index: int) -> NDArray[np.complex64]:
         task = self.task

@@ -36,11 +36,11 @@ from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.colour import COLOUR_TASK
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
-    Effort,
-    Estimate,
-    Given,
+    CostEstimate,
+    InputImage,
     Method,
     Options,
+    Reconstruction,
     Task,
     View,
     option,
@@ -107,7 +107,7 @@ class ColourOptions(Options):
         "not at all",
         low=0,
         high=100_000,
-        reads=True,
+        of_file=True,
     )
 
     def __post_init__(self) -> None:
@@ -199,10 +199,10 @@ class Colour(Task):
     def files(self, folder: Path) -> list[Path]:
         return list(picture_files(folder))
 
-    def takes(self, source: str | Path) -> tuple[str, ...]:
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
         return ("crop",)
 
-    def read(self, source: str | Path, options: Any) -> Given:
+    def read(self, source: str | Path, options: Any) -> InputImage:
         """Read a picture, or a built-in photograph; (C, H, W) in [0, 1]."""
         path = Path(source)
         built_in = str(source) in PHOTOS
@@ -210,7 +210,7 @@ class Colour(Task):
             photograph(str(source)) if built_in else read_picture(path, largest=None)
         )
         image = centre_crop(image, options.crop) if options.crop else image
-        return Given(path.stem, channels_first(image))
+        return InputImage(path.stem, channels_first(image))
 
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``samples`` and ``mask``, (3, H, W), and ``truth``, if it is there.
@@ -239,10 +239,10 @@ class Colour(Task):
             )
         return Problem(samples, Sampling(mask), truth=truth)
 
-    def measured(self, problem: Problem) -> dict[str, Any]:
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         return {"samples": problem.y, "mask": _mask(problem)}
 
-    def examples(self, options: Any) -> list[Given]:
+    def examples(self, options: Any) -> list[InputImage]:
         """Return the photographs of `svdinv.unroll.data.TEST`."""
         return [self.read(name, options) for name in TEST]
 
@@ -260,11 +260,11 @@ class Colour(Task):
             "mask of photographs": {_UNIFORM: what},
         }
 
-    def shows(self, name: str) -> tuple[str, ...]:
+    def picture_options(self, name: str) -> tuple[str, ...]:
         """Name the rate of the mask, and the crop of a photograph."""
         return ("rate",) if name == _UNIFORM else ("crop",)
 
-    def show(self, name: str, options: Any, path: Path) -> None:
+    def save_picture_of(self, name: str, options: Any, path: Path) -> None:
         """Write a photograph or a mask as a PNG."""
         if name == _UNIFORM:
             shape, rng = (128, 128, 3), np.random.default_rng(options.seed)
@@ -279,14 +279,14 @@ class Colour(Task):
             return [options]
         return [replace(options, rate=rate) for rate in _RATES]
 
-    def measure(self, given: Given, options: Any) -> Problem:
+    def measure(self, given: InputImage, options: Any) -> Problem:
         """Sample a picture."""
         truth = given.image
         channels, height, width = truth.shape
         if options.mask is not None:
-            from svdinv.unroll.formats.measurements import fitted_mask, read_mask
+            from svdinv.unroll.formats.measurements import broadcast_mask, read_mask
 
-            mask = fitted_mask(read_mask(options.mask), truth.shape)
+            mask = broadcast_mask(read_mask(options.mask), truth.shape)
             setting = "own mask"
         else:
             rate = options.rate or (1.0 if options.noise else 0.4)
@@ -312,29 +312,29 @@ class Colour(Task):
             non_local.NAME: partial(non_local.non_local, self),
         }
 
-    def suits(self, method: str, problem: Problem) -> bool:
+    def applies(self, method: str, problem: Problem) -> bool:
         """Return whether a method applies; without gaps there is nothing to fill."""
         if method == non_local.NAME:
-            return non_local.suits(problem)
-        return method == _FIRST or self.learned(problem)
+            return non_local.applies(problem)
+        return method == _FIRST or self.suits_networks(problem)
 
     def slow(self, method: str, problem: Problem) -> bool:
         return method == non_local.NAME and non_local.slow(problem)
 
-    def learned(self, problem: Problem) -> bool:
+    def suits_networks(self, problem: Problem) -> bool:
         """Return whether some values are missing."""
         return not _mask(problem).all()
 
-    def untrue(self, options: Any) -> Any:
+    def options_without_truth(self, options: Any) -> Any:
         """Sample all of a noisy picture, unless a rate or a mask is given."""
         said = options.rate is not None or options.mask is not None
         return options if said else replace(options, rate=1.0)
 
-    def plain(self, problem: Problem) -> Problem:
+    def without_repeats(self, problem: Problem) -> Problem:
         """Leave one of three channels that are the same, with their mask."""
         every = [problem.y, _mask(problem), problem.truth]
         alike = all(x is None or (x[1:] == x[:1]).all() for x in every)
-        if not (alike and problem.white and len(problem.y) > 1):
+        if not (alike and problem.has_white_noise and len(problem.y) > 1):
             return problem
         y, mask, truth = (x if x is None else x[:1] for x in every)
         return replace(problem, y=y, A=Sampling(mask), truth=truth)
@@ -371,16 +371,16 @@ class Colour(Task):
         y, A = cut(problem.y), Sampling(cut(_mask(problem)))
         return replace(problem, y=y, A=A, fidelity=fidelity, truth=None)
 
-    def memory(self, given: Given | Problem, options: Any) -> float:
+    def memory(self, given: InputImage | Problem, options: Any) -> float:
         image = given.y if isinstance(given, Problem) else given.image
         return _BYTES * image.size
 
-    def effort(self, problem: Problem, asked: str = "") -> Effort:
+    def effort(self, problem: Problem, asked: str = "") -> CostEstimate:
         rows, columns = (middle(n, _SMALL) for n in problem.y.shape[-2:])
         small = self.part(problem, (rows, columns))
-        classical = _SECONDS * problem.y.size if self.learned(problem) else 0.0
+        classical = _SECONDS * problem.y.size if self.suits_networks(problem) else 0.0
         classical += non_local.effort(problem, asked)
-        return Effort(classical, small, problem.y.size / small.y.size)
+        return CostEstimate(classical, small, problem.y.size / small.y.size)
 
     def finished(self, image: Any) -> Any:
         return np.clip(image, 0, 1)
@@ -425,7 +425,7 @@ def sampled(name: str, image: Image, rate: float, *, seed: int) -> Problem:
     The problem has channels first, and is 0 where nothing is sampled; `seed` draws the
     mask.
     """
-    given = Given(name, channels_first(image))
+    given = InputImage(name, channels_first(image))
     return Colour().measure(given, ColourOptions(rate=rate, seed=seed))
 
 
@@ -435,12 +435,12 @@ def _mask(problem: Problem) -> Any:
     return problem.A.mask
 
 
-def zero_filled(problem: Problem) -> Estimate:
+def zero_filled(problem: Problem) -> Reconstruction:
     """Return the samples, with zeros between them."""
-    return Estimate(problem.A.measured(problem.y))
+    return Reconstruction(problem.A.project_to_samples(problem.y))
 
 
-def svt_completion(problem: Problem) -> Estimate:
+def svt_completion(problem: Problem) -> Reconstruction:
     """Complete each channel of a colour image as a matrix of low rank.
 
     Minimises ``|mask * (x - samples)|_F^2 / 2 + threshold * |x|_*``, as soft-impute
@@ -450,7 +450,7 @@ def svt_completion(problem: Problem) -> Estimate:
     The note tells which threshold was taken.
     """
     truth, mask = problem.truth, _mask(problem)
-    problem = replace(problem, y=problem.A.measured(problem.y))
+    problem = replace(problem, y=problem.A.project_to_samples(problem.y))
     samples = problem.y
     top = float(np.linalg.norm(samples, ord=2, axis=(-2, -1)).max()) or 1.0
     whole = top / max(float(mask.mean()), 1 / mask.size)  # about that of the image
@@ -478,7 +478,9 @@ def svt_completion(problem: Problem) -> Estimate:
             parameters=parameters(_FIXED_THRESHOLD),
             objective=False,
         )
-        return Estimate(completed(solution.image), f"threshold {_FIXED_THRESHOLD} s₁")
+        return Reconstruction(
+            completed(solution.image), f"threshold {_FIXED_THRESHOLD} s₁"
+        )
     threshold, solution = best_solution(
         problem,
         prior,
@@ -489,10 +491,12 @@ def svt_completion(problem: Problem) -> Estimate:
         high=_MOST_THRESHOLD,
         parameters=parameters,
     )
-    return Estimate(completed(solution.image), f"best threshold {threshold:.2g} s₁")
+    return Reconstruction(
+        completed(solution.image), f"best threshold {threshold:.2g} s₁"
+    )
 
 
-def biharmonic(problem: Problem) -> Estimate:
+def biharmonic(problem: Problem) -> Reconstruction:
     """Fill each channel of a colour image by the smoothest surface.
 
     The solution of the biharmonic equation between the samples (Damelin & Hoang, Int.
@@ -500,10 +504,10 @@ def biharmonic(problem: Problem) -> Estimate:
 
     Raises ImportError without scikit-image.
     """
-    mask, samples = _mask(problem), problem.A.measured(problem.y)
+    mask, samples = _mask(problem), problem.A.project_to_samples(problem.y)
     pairs = zip(samples, mask, strict=True)
     image = np.stack([_inpainted(channel, known) for channel, known in pairs])
-    return Estimate(np.clip(image, 0, 1).astype(np.float32))
+    return Reconstruction(np.clip(image, 0, 1).astype(np.float32))
 
 
 def _inpainted(samples: Any, known: Any) -> Any:

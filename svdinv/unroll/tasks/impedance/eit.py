@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.numpy import svd_lowrank
-from svdinv.unroll.arrays import Array, fitted, namespace
+from svdinv.unroll.arrays import Array, cast_like, namespace
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.metrics import snr, ssim
 from svdinv.unroll.operators import Operator, Wrapped, WrappedNonlinear
@@ -25,10 +25,10 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.impedance import EIT, TANKS, holds_tank
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
-    Estimate,
-    Given,
+    InputImage,
     Method,
     Options,
+    Reconstruction,
     Simulated,
     Task,
     best_of,
@@ -104,9 +104,9 @@ class Voltages(WrappedNonlinear):
             shape,
         )  # fmt: skip
 
-    def measured(self, y: Array) -> Array:
+    def project_to_samples(self, y: Array) -> Array:
         xp = namespace(y)
-        return xp.where(fitted(self.weight > 0, y, xp), y, xp.zeros_like(y))
+        return xp.where(cast_like(self.weight > 0, y, xp), y, xp.zeros_like(y))
 
     def approximate_inverse(self, y: Array) -> Array:
         """Return conductivities by the leading singular values of the derivative.
@@ -122,7 +122,7 @@ class Voltages(WrappedNonlinear):
             shape,
             self.image_shape,
         )
-        return 1 + A.forward(self.measured(y))
+        return 1 + A.forward(self.project_to_samples(y))
 
     def _leading(self) -> Any:
         """Return singular vectors at the water, and the filter of coefficients."""
@@ -246,7 +246,6 @@ class EitOptions(Options):
         f"electrodes around a tank (default {_ELECTRODES})",
         low=4,
         high=256,
-        reads=False,
     )
     missing: int | None = option(
         None, "how many of them are missing, one beside the other", low=0, high=256
@@ -256,7 +255,7 @@ class EitOptions(Options):
         f"rows and columns of a picture of a tank (default {_SIZE})",
         low=16,
         high=1024,
-        reads=True,
+        of_file=True,
     )
 
 
@@ -283,10 +282,10 @@ class Eit(Task):
             raise ValueError(f"{folder} holds no measurements of the Kuopio challenge")
         return found
 
-    def takes(self, source: str | Path) -> tuple[str, ...]:
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
         return ("size",)
 
-    def read(self, source: str | Path, options: Any) -> Given | Problem:
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Return a phantom, or a measurement of the challenge.
 
         Beside ``level_1/data1.mat`` there has to be ``level_1/ref.mat``, and in the
@@ -295,7 +294,7 @@ class Eit(Task):
         name, size = str(source), options.size or _SIZE
         if name in TANKS:
             seed = 1 if name == "tank-1" else options.seed
-            return Given(f"{name} {seed}" if name == "tank" else name,
+            return InputImage(f"{name} {seed}" if name == "tank" else name,
                          _phantom(name, size, seed))  # fmt: skip
         return _challenge(Path(source), size)
 
@@ -350,7 +349,7 @@ class Eit(Task):
             return problem
         return replace(problem, truth=file.real("truth"))
 
-    def measured(self, problem: Problem) -> dict[str, Any]:
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         voltages: Voltages = problem.note.voltages
         model, mesh = voltages.model, voltages.model.mesh
         there = voltages.weight > 0
@@ -372,14 +371,14 @@ class Eit(Task):
         }
         return {name: np.asarray(x, np.float32) for name, x in held.items()}
 
-    def examples(self, options: Any) -> list[Given]:
+    def examples(self, options: Any) -> list[InputImage]:
         """Return tanks of other seeds than those of the training."""
         found = [
             self.read("tank", replace(options, seed=1000 + options.seed + k))
             for k in range(3)
         ]
         found.append(self.read("lungs", options))
-        return [given for given in found if isinstance(given, Given)]
+        return [given for given in found if isinstance(given, InputImage)]
 
     def settings(self, options: Any) -> list[Any]:
         """Return four levels of noise, unless the options name one."""
@@ -387,7 +386,7 @@ class Eit(Task):
             return [options]
         return [replace(options, noise=n) for n in (0.0, 1e-6, 5e-6, 0.01)]
 
-    def measure(self, given: Given, options: Any) -> Problem:
+    def measure(self, given: InputImage, options: Any) -> Problem:
         """Measure with currents and voltages between neighbouring electrodes.
 
         Raises ValueError if less than two pairs of electrodes are left.
@@ -402,7 +401,7 @@ class Eit(Task):
         y = found.A(given.image.astype(np.float64))
         rng = np.random.default_rng([options.seed, 1])
         share = noise / max(noise, _LEAST)
-        y = found.A.measured(y + share * rng.standard_normal(y.shape))
+        y = found.A.project_to_samples(y + share * rng.standard_normal(y.shape))
         setting = f"noise {noise:g}, {count} electrodes"
         setting += f", {missing} of them missing" if missing else ""
         return replace(
@@ -425,7 +424,7 @@ class Eit(Task):
             "TV, Gauss-Newton": functools.partial(penalised, name="Gauss-Newton"),
         }
 
-    def suits(self, method: str, problem: Problem) -> bool:
+    def applies(self, method: str, problem: Problem) -> bool:
         """Return whether a method applies: D-bar needs the whole boundary."""
         return method != _DBAR or _angles(problem.note.voltages) is not None
 
@@ -477,7 +476,7 @@ class Tanks(Simulated):
         options = EitOptions(
             electrodes=task.electrodes, noise=task.noise, seed=int(rng.integers(2**31))
         )
-        return task.measure(Given("tank", image), options)
+        return task.measure(InputImage("tank", image), options)
 
 
 def problem_of(
@@ -558,7 +557,7 @@ def _deviation(y: Floats, error: float) -> float:
     return math.hypot(1, error * math.sqrt(float(np.mean(some**2)))) if some.size else 1
 
 
-def _told(problem: Problem, change: Floats) -> Floats:
+def _as_picture(problem: Problem, change: Floats) -> Floats:
     """Return the picture of a linear change of the logarithm of the conductivity."""
     drawn = problem.note.picture.draw(change / (2 * _DECADE))
     return np.clip(0.5 + drawn, 0, 1).astype(np.float32)
@@ -570,7 +569,7 @@ def _data(problem: Problem) -> Floats:
     return np.where(voltages.weight > 0, problem.y.astype(np.float64), np.nan)
 
 
-def tsvd(problem: Problem, *, keep: Any) -> Estimate:
+def tsvd(problem: Problem, *, keep: Any) -> Reconstruction:
     """Make one linear step, of the leading singular values.
 
     How many, `keep` says, as for `svdinv.unroll.algorithms.nonlinear.truncated_svd`,
@@ -587,11 +586,11 @@ def tsvd(problem: Problem, *, keep: Any) -> Estimate:
         D * C, y, np.zeros(C.image_shape), rank=rank, keep=keep,
         noise=_deviation(problem.y, _LINEAR_ERROR),
     )  # fmt: skip
-    image = _told(problem, C.forward(found.image))
-    return Estimate(image, f"{found.kept} of {rank} kept")
+    image = _as_picture(problem, C.forward(found.image))
+    return Reconstruction(image, f"{found.kept} of {rank} kept")
 
 
-def penalised(problem: Problem, *, name: str) -> Estimate:
+def penalised(problem: Problem, *, name: str) -> Reconstruction:
     """Make one linear step with a penalty, or as many as are needed.
 
     "Tikhonov" penalises the square of differences, "TV" their magnitudes, and so does
@@ -612,13 +611,13 @@ def penalised(problem: Problem, *, name: str) -> Estimate:
             variation=None if name == "Tikhonov" else _LITTLE,
             iterations={"Tikhonov": 1, "TV": 5}.get(name, 8),
         )  # fmt: skip
-        return _told(problem, found)
+        return _as_picture(problem, found)
 
     weights, usual = _WEIGHTS[name], _FIXED[name]
     return best_of(Eit(), problem, at, weights, usual, "weight {:g}")
 
 
-def direct(problem: Problem) -> Estimate:
+def direct(problem: Problem) -> Reconstruction:
     """Reconstruct a disc by the D-bar method, from its Dirichlet-to-Neumann map.
 
     The cutoff of the low-pass, which the note tells, is the best where the truth is
@@ -641,11 +640,13 @@ def direct(problem: Problem) -> Estimate:
             change = np.log(np.clip(dbar(boundary, points, cutoff), 0.01, 100))
         except ValueError:  # the noise is too much for details as small
             continue
-        found[cutoff] = _told(problem, change)
+        found[cutoff] = _as_picture(problem, change)
         if problem.truth is None:
             break
     if not found:
-        return Estimate(_told(problem, 0 * points[:, 0]), "no cutoff is low enough")
+        return Reconstruction(
+            _as_picture(problem, 0 * points[:, 0]), "no cutoff is low enough"
+        )
     make, usual = found.__getitem__, max(found)
     return best_of(Eit(), problem, make, found, usual, "cutoff {:g}")
 

@@ -24,10 +24,10 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
-    Estimate,
-    Given,
+    InputImage,
     Method,
     Options,
+    Reconstruction,
     Simulated,
     Task,
     best_of,
@@ -85,7 +85,7 @@ _MARGIN = 1.3  # for what is as thin as a pixel
 
 
 class Geometry(NamedTuple):
-    """How a sinogram was measured, as `measured` writes it.
+    """How a sinogram was measured, as `arrays_to_save` writes it.
 
     Attributes
     ----------
@@ -168,7 +168,7 @@ class CtOptions(Options):
         "rows and columns of a phantom in pixels (default 128)",
         low=LEAST,
         high=MOST,
-        reads=True,
+        of_file=True,
     )
     crop: int | None = option(
         None,
@@ -176,7 +176,7 @@ class CtOptions(Options):
         "not at all",
         low=0,
         high=100_000,
-        reads=True,
+        of_file=True,
     )
 
     def __post_init__(self) -> None:
@@ -245,13 +245,13 @@ class Ct(Task):
         found = [path for path in sorted(folder.iterdir()) if holds_htc(path)]
         return found or [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
-    def takes(self, source: str | Path) -> tuple[str, ...]:
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
         """Name the size of a phantom, or the crop of a picture."""
         if str(source).startswith(_PREFIX):
             return ("crop",)
         return ("size",)
 
-    def read(self, source: str | Path, options: Any) -> Given | Problem:
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Return a phantom, a picture as a density, or a sinogram of the challenge."""
         name = str(source)
         if name in DENSITIES:
@@ -270,9 +270,9 @@ class Ct(Task):
         problem = _problem(held.sinogram[None], place, held.angles)
         return replace(problem, name=Path(source).stem, setting="as measured")
 
-    def given(self, name: str, image: Any, options: Any) -> Given:
+    def given(self, name: str, image: Any, options: Any) -> InputImage:
         """Convert a density (H, W) to an image that is to be measured."""
-        return Given(name, image[None])
+        return InputImage(name, image[None])
 
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``sinogram``, of the `layout`, ``angles`` and ``geometry``.
@@ -293,7 +293,7 @@ class Ct(Task):
         file.same("truth", (len(sinogram), *place[:2]), "of the image")
         return replace(problem, truth=file.real("truth") / np.float32(problem.scale))
 
-    def measured(self, problem: Problem) -> dict[str, Any]:
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         """Return ``sinogram``, ``angles`` and ``geometry``."""
         place, angles, unit = problem.note
         y = problem.y * np.float32(unit)
@@ -303,11 +303,11 @@ class Ct(Task):
             "geometry": np.asarray(place, np.float32),
         }
 
-    def examples(self, options: Any) -> list[Given]:
+    def examples(self, options: Any) -> list[InputImage]:
         """Return phantoms of other kinds than those of the training."""
         names = ("shepp-logan", "head-1", "walnut-1", "walnut-2")
         found = [self.read(name, options) for name in names]
-        return [given for given in found if isinstance(given, Given)]
+        return [given for given in found if isinstance(given, InputImage)]
 
     def settings(self, options: Any) -> list[Any]:
         """Return few views and a limited arc, unless the options give either."""
@@ -315,7 +315,7 @@ class Ct(Task):
             return [options]
         return [replace(options, views=60), replace(options, views=60, arc=90.0)]
 
-    def measure(self, given: Given, options: Any) -> Problem:
+    def measure(self, given: InputImage, options: Any) -> Problem:
         """Project a density, and add noise."""
         rows, columns = given.image.shape[-2:]
         fan = options.beam == "fan"
@@ -363,7 +363,7 @@ class Ct(Task):
         """Draw the options that differ between items of a training."""
         return {"noise": rng.uniform(*self.noise)}
 
-    def memory(self, given: Given | Problem, options: Any) -> float:
+    def memory(self, given: InputImage | Problem, options: Any) -> float:
         """Count what is kept: projector, adjoint and filtered back-projection."""
         if isinstance(given, Problem):
             views, detectors = given.y.shape[-2:]
@@ -389,9 +389,9 @@ class Ct(Task):
             non_local.NAME: functools.partial(non_local.non_local, self),
         }
 
-    def suits(self, method: str, problem: Problem) -> bool:
+    def applies(self, method: str, problem: Problem) -> bool:
         """Return whether there are enough data for a method."""
-        return method != non_local.NAME or non_local.suits(problem)
+        return method != non_local.NAME or non_local.applies(problem)
 
     def slow(self, method: str, problem: Problem) -> bool:
         return method == non_local.NAME and non_local.slow(problem, _LARGEST)
@@ -493,7 +493,7 @@ def _inverted(problem: Problem, window: Window) -> Any:
     return np.maximum(projector.filtered_back_projection(y, window), 0)
 
 
-def fbp(problem: Problem) -> Estimate:
+def fbp(problem: Problem) -> Reconstruction:
     """Invert by filtered back-projection.
 
     The note tells the window of the filter.
@@ -502,7 +502,7 @@ def fbp(problem: Problem) -> Estimate:
     return best_of(Ct(), problem, make, _WINDOWS, "hann")
 
 
-def sirt(problem: Problem) -> Estimate:
+def sirt(problem: Problem) -> Reconstruction:
     """Simultaneous iterative reconstruction, without negative densities.
 
     ``x <- max(x + C A^T R (y - A x), 0)`` with the inverse sums of rows R and of
@@ -517,7 +517,7 @@ def sirt(problem: Problem) -> Estimate:
     )
     for _ in range(_ITERATIONS):
         x = np.maximum(x + C * A.adjoint(R * (y - A(x))), 0).astype(y.dtype)
-    return Estimate(x, f"{_ITERATIONS} iterations")
+    return Reconstruction(x, f"{_ITERATIONS} iterations")
 
 
 class _NotNegative:
@@ -530,7 +530,7 @@ class _NotNegative:
         return np.maximum(x, 0)
 
 
-def nnls(problem: Problem) -> Estimate:
+def nnls(problem: Problem) -> Reconstruction:
     """Least squares without negative densities."""
     found = solve(
         problem,
@@ -540,10 +540,10 @@ def nnls(problem: Problem) -> Estimate:
         x0=np.zeros_like(problem.adjoint()),
         objective=False,
     )
-    return Estimate(found.image, f"{found.iterations} iterations")
+    return Reconstruction(found.image, f"{found.iterations} iterations")
 
 
-def tv(problem: Problem) -> Estimate:
+def tv(problem: Problem) -> Reconstruction:
     """Total variation, by the primal-dual method.
 
     The note tells its weight, the best where the truth is known.
@@ -556,7 +556,7 @@ def penalised(
     prior: Callable[[float], Any],
     usual: float = _FIXED_WEIGHT,
     nonnegative: bool = False,
-) -> Estimate:
+) -> Reconstruction:
     """Minimise with a prior of some weight, by the primal-dual method.
 
     The weight is the best where the truth is known, or else the `usual` one.
@@ -577,4 +577,4 @@ def penalised(
     else:
         weight, found = best_solution(problem, prior, score, **_WEIGHTS, **how)
     best = "" if problem.truth is None else "best "
-    return Estimate(np.maximum(found.image, 0), f"{best}weight {weight:.1e}")
+    return Reconstruction(np.maximum(found.image, 0), f"{best}weight {weight:.1e}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from svdinv.unroll.algorithms import EM, solve
-from svdinv.unroll.arrays import Array, fitted, namespace, stacked
+from svdinv.unroll.arrays import Array, cast_like, namespace, stacked
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import picture_files
 from svdinv.unroll.display.panels import Entry, save_panel
@@ -23,10 +23,10 @@ from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
-    Estimate,
-    Given,
+    InputImage,
     Method,
     Options,
+    Reconstruction,
     Simulated,
     Task,
     best_of,
@@ -84,7 +84,7 @@ class Factors(Operator):
         self.factors = factors
 
     def forward(self, x: Array) -> Array:
-        return fitted(self.factors, x, namespace(x)) * x
+        return cast_like(self.factors, x, namespace(x)) * x
 
     def adjoint(self, y: Array) -> Array:
         return self.forward(y)
@@ -125,10 +125,10 @@ class PetOptions(Options):
     )
     size: int | None = option(
         None, f"rows and columns of a phantom in pixels (default {_SIZE})", low=16,
-        high=MOST, reads=True,
+        high=MOST, of_file=True,
     )  # fmt: skip
     frames: int | None = option(
-        None, "frames of a dynamic scan (default 24)", low=2, high=1000, reads=True
+        None, "frames of a dynamic scan (default 24)", low=2, high=1000, of_file=True
     )
 
 
@@ -165,36 +165,36 @@ class Pet(Task):
     def files(self, folder: Path) -> list[Path]:
         return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
-    def takes(self, source: str | Path) -> tuple[str, ...]:
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
         """Name the size of a phantom, and the frames of one that has some."""
         if str(source) == "kinetic":
             return ("size", "frames")
         name = str(source).removeprefix(_PREFIX)
         return ("size",) if name in ACTIVITIES or name in DENSITIES else ()
 
-    def read(self, source: str | Path, options: Any) -> Given | Problem:
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Return a phantom, or a picture as an activity."""
         name, size = str(source), options.size or _SIZE
         for given in ("size", "frames"):
-            if getattr(options, given) and given not in self.takes(source):
+            if getattr(options, given) and given not in self.file_options(source):
                 raise ValueError(f"{given}: does not apply to {source}")
         if name == "kinetic":
             lengths = _lengths(options.frames)
             series = kinetic_phantom(size, frames=lengths, seed=options.seed)
-            return Given(f"{name} {options.seed}", series)
+            return InputImage(f"{name} {options.seed}", series)
         if name == "kinetic-sum":
             series = kinetic_phantom(size, seed=options.seed)
             image = np.tensordot(np.array(FRAMES, np.float32), series, 1)[None]
-            return Given(f"{name} {options.seed}", image / image.max())
+            return InputImage(f"{name} {options.seed}", image / image.max())
         if name == "activity-ellipses":
             image = random_ellipses(size, np.random.default_rng([options.seed, 7]))
-            return Given(f"ellipses {options.seed}", _positive(name, image)[None])
+            return InputImage(f"ellipses {options.seed}", _positive(name, image)[None])
         name = name.removeprefix(_PREFIX)
         if name in DENSITIES:
             image = density(name, size, seed=options.seed)
-            return Given(name, _positive(name, image)[None])
+            return InputImage(name, _positive(name, image)[None])
         grey = grey_picture(name, 512)
-        return Given(Path(name).stem, _positive(name, grey)[None])
+        return InputImage(Path(name).stem, _positive(name, grey)[None])
 
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``counts``, ``angles`` and what is known of the scan.
@@ -239,7 +239,7 @@ class Pet(Task):
             truth = file.real("truth") / scale
         return replace(problem, truth=truth, scale=float(scale))
 
-    def measured(self, problem: Problem) -> dict[str, Any]:
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         scan, scale = problem.note, np.float32(problem.scale)
         return {
             "counts": problem.y / scale,  # of all tasks in the scale of the image
@@ -249,7 +249,7 @@ class Pet(Task):
             "background": problem.fidelity.background,  # type: ignore[attr-defined]
         }
 
-    def examples(self, options: Any) -> list[Given]:
+    def examples(self, options: Any) -> list[InputImage]:
         """Return phantoms of other seeds and kinds than those of the training.
 
         With ``frames`` dynamic ones.
@@ -262,9 +262,9 @@ class Pet(Task):
             found = [self.read("activity-ellipses", each) for each in seeds]
             found.append(self.read("kinetic-sum", seeds[0]))
             found.append(self.read(f"{_PREFIX}head-1", options))
-        return [given for given in found if isinstance(given, Given)]
+        return [given for given in found if isinstance(given, InputImage)]
 
-    def measure(self, given: Given, options: Any) -> Problem:
+    def measure(self, given: InputImage, options: Any) -> Problem:
         """Count along lines of response, with scatter and randoms."""
         frames, rows, columns = given.image.shape
         views = options.views or _VIEWS
@@ -291,7 +291,7 @@ class Pet(Task):
             scale=given.scale,
         )  # fmt: skip
 
-    def memory(self, given: Given | Problem, options: Any) -> float:
+    def memory(self, given: InputImage | Problem, options: Any) -> float:
         """Count projectors, whole and in subsets, and the images to choose from."""
         if isinstance(given, Problem):
             frames, views, detectors = given.y.shape
@@ -417,7 +417,7 @@ class Activities(Simulated):
             attenuation=float(rng.uniform(0, 1.5 * _ATTENUATION)),
             seed=int(rng.integers(2**31)),
         )
-        return task.measure(Given("ellipses", image[None]), options)
+        return task.measure(InputImage("ellipses", image[None]), options)
 
 
 def _lengths(frames: int | None) -> tuple[float, ...]:
@@ -477,7 +477,7 @@ def _iterates(problem: Problem, count: int, prior: Any = None) -> list[Any]:
     return found + found[-1:] * (count - len(found))  # it ends where nothing changes
 
 
-def mlem(problem: Problem) -> Estimate:
+def mlem(problem: Problem) -> Reconstruction:
     """Maximise the likelihood, and stop early (Shepp & Vardi, IEEE TMI 1982).
 
     The note tells after how many iterations.
@@ -487,7 +487,7 @@ def mlem(problem: Problem) -> Estimate:
     return best_of(Pet(), problem, lambda k: found[k - 1], every, usual, "iteration {}")
 
 
-def osem(problem: Problem, *, filtered: bool = False) -> Estimate:
+def osem(problem: Problem, *, filtered: bool = False) -> Reconstruction:
     """Step by subsets in turn, and stop early (Hudson & Larkin, IEEE TMI 1994).
 
     With `filtered` what was found is blurred by a Gaussian. The note tells after how
@@ -510,7 +510,7 @@ def osem(problem: Problem, *, filtered: bool = False) -> Estimate:
     )
 
 
-def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Estimate:
+def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Reconstruction:
     """Denoise after each iteration (Sawatzky et al., IEEE NSS 2008).
 
     Of OSEM for total variation; for low rank of MLEM, so that noise has less time to
@@ -527,7 +527,7 @@ def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Estimate:
     unit = float(problem.A.adjoint(np.ones_like(problem.y)).mean())
     whole = _whole(problem)
 
-    def at(name: str, weight: float) -> Estimate:
+    def at(name: str, weight: float) -> Reconstruction:
         steps, most, usual = whole, _MLEM, _MAP
         if name == "TV":
             steps, most, usual = problem, _OSEM, _OSEM

@@ -25,7 +25,7 @@ from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.priors import Casorati, LocalLowRank, TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry
-from svdinv.unroll.tasks.task import Estimate, Given, Method, Options, option
+from svdinv.unroll.tasks.task import InputImage, Method, Options, Reconstruction, option
 from svdinv.unroll.tasks.tomography import DENSITIES, SPECTRAL
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp, penalised
 from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
@@ -112,7 +112,7 @@ class SpectralOptions(CtOptions):
         high=1_000_000_000,
     )
     bins: int | None = option(
-        None, f"bins of energy (default {_BINS})", low=2, high=80, reads=True
+        None, f"bins of energy (default {_BINS})", low=2, high=80, of_file=True
     )
 
 
@@ -146,17 +146,17 @@ class SpectralCt(Ct):
         """List the pictures of a folder."""
         return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
-    def takes(self, source: str | Path) -> tuple[str, ...]:
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
         """Name the bins, and the size of a phantom or the crop of a picture."""
         named = str(source).removeprefix(_PREFIX) in DENSITIES
         return ("size" if named else "crop", "bins")
 
-    def read(self, source: str | Path, options: Any) -> Given | Problem:
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Return a density, or a picture as one, as materials."""
         name = str(source).removeprefix(_PREFIX)
         return super().read(name if name in DENSITIES else f"density:{name}", options)
 
-    def given(self, name: str, image: Any, options: Any) -> Given:
+    def given(self, name: str, image: Any, options: Any) -> InputImage:
         """Make of a density (H, W) materials, and their attenuation (E, H, W).
 
         Tissue up to a density of 0.5, and from there more and more bone. Ellipses drawn
@@ -172,9 +172,11 @@ class SpectralCt(Ct):
         rows, columns = image.shape
         taken_up = drawn(spots, max(image.shape))[:rows, :columns] * tissue
         mixing = bins_of(options.bins or _BINS)[1].T.astype(np.float32)
-        return Given(name, np.tensordot(mixing, np.stack([tissue, bone, taken_up]), 1))
+        return InputImage(
+            name, np.tensordot(mixing, np.stack([tissue, bone, taken_up]), 1)
+        )
 
-    def show(self, name: str, options: Any, path: Path) -> None:
+    def save_picture_of(self, name: str, options: Any, path: Path) -> None:
         """Write the bins side by side."""
         given: Any = self.read(name, options)
         save_frames(path, given.image / given.image.max(), seconds=self.seconds)
@@ -185,7 +187,7 @@ class SpectralCt(Ct):
             return [options]
         return [replace(options, photons=n) for n in (_PHOTONS, _PHOTONS / 5)]
 
-    def measure(self, given: Given, options: Any) -> Problem:
+    def measure(self, given: InputImage, options: Any) -> Problem:
         """Project each bin, and count; what fewer photons tell has less weight.
 
         The weights of least squares are the counts, the inverse variance of their
@@ -227,11 +229,11 @@ class SpectralCt(Ct):
             raise file.error("weights", "must be positive")
         return replace(problem, fidelity=L2(weights / weights.max()))
 
-    def measured(self, problem: Problem) -> dict[str, Any]:
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         """Return what `Ct` does, and ``weights``."""
         weight = getattr(problem.fidelity, "weight", None)
         weights = np.ones_like(problem.y) if weight is None else weight
-        return {**super().measured(problem), "weights": weights}
+        return {**super().arrays_to_save(problem), "weights": weights}
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
         """Return that of `Ct` where there is no noise of photons."""
@@ -291,7 +293,7 @@ _JOINT: dict[str, tuple[Callable[[float], Any], float]] = {
 _USUAL = 1e-5  # of TV, likewise
 
 
-def tv(problem: Problem) -> Estimate:
+def tv(problem: Problem) -> Reconstruction:
     """Total variation of each bin, without negative attenuation.
 
     Each bin has a weight of its own, the best where the truth is known.
@@ -307,4 +309,4 @@ def tv(problem: Problem) -> Estimate:
         )
         found.append(penalised(one, TotalVariation, _USUAL, nonnegative=True))
     notes = ", ".join(each.note.removeprefix("weight ") for each in found)
-    return Estimate(np.concatenate([x.image for x in found]), f"weights {notes}")
+    return Reconstruction(np.concatenate([x.image for x in found]), f"weights {notes}")
