@@ -18,6 +18,7 @@ import pytest
 from svdinv.cli import _parser
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "examples"))  # as for programs that are run there
 FIGURES = ROOT / "docs" / "figures"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TUTORIALS = tuple((ROOT / "docs").glob("tutorial-*.md"))  # Sphinx runs these
@@ -311,7 +312,7 @@ def test_data_gallery(tmp_path, monkeypatch):
 
 def test_untrained_theory(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    script = load(ROOT / "benchmarks" / "untrained_theory.py")
+    script = load(ROOT / "examples" / "untrained_theory.py")
     monkeypatch.setattr(script, "STEPS", 5)
     monkeypatch.setattr(script, "WIDTH", 8)
     monkeypatch.setattr(script, "WIDTHS", (4, 8))
