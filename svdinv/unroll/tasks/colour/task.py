@@ -146,6 +146,13 @@ class Colour(Task):
     rates: tuple[float, float] = option(
         (0.04, 0.5), "lowest and highest sampling rate; validation takes both"
     )
+    noisy: float = option(0.0, "part of the patches that have noise", high=1)
+    complete: float = option(
+        0.4, "part of the noisy patches of which all values are sampled", high=1
+    )
+    noises: tuple[float, float] = option(
+        (0.01, 0.1), "least and largest standard deviation of that noise"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,6 +160,10 @@ class Colour(Task):
         if not 0.01 <= low <= high <= 0.99:
             raise ValueError(
                 f"rates must be two ascending numbers in [0.01, 0.99], got {self.rates}"
+            )
+        if not 0 < self.noises[0] <= self.noises[1] <= 1:
+            raise ValueError(
+                f"noises must be two ascending numbers in (0, 1], got {self.noises}"
             )
         if self.longest < self.patch:
             raise ValueError(f"longest must be at least patch, got {self.longest}")
@@ -397,15 +408,23 @@ class Photographs:
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw patches (B, 3, H, W) and masks for items of a step."""
         low, high = map(math.log, self.task.rates)
-        images, masks = [], []
+        images, masks, noise = [], [], []
         for item in items:
             rng = generator(seed, step, item)
             (patch,) = patches(self.training, 1, self.task.patch, rng)
             images.append(patch[..., rng.permutation(3)])
             rate = math.exp(rng.uniform(low, high))
             masks.append(uniform_mask(patch.shape, rate, rng))
+            noise.append(np.zeros_like(patch))
+            if self.task.noisy and rng.random() < self.task.noisy:
+                if rng.random() < self.task.complete:
+                    masks[-1] = np.ones_like(masks[-1])
+                deviation = math.exp(rng.uniform(*map(math.log, self.task.noises)))
+                drawn = rng.standard_normal(patch.shape, dtype=np.float32)
+                noise[-1] = np.float32(deviation) * drawn
         truth, mask = channels_first(np.stack(images)), channels_first(np.stack(masks))
-        samples = np.where(mask, truth, np.float32(0))
+        measured = truth + channels_first(np.stack(noise)) if self.task.noisy else truth
+        samples = np.where(mask, measured, np.float32(0))
         return Problem(samples, Sampling(mask), truth=truth)
 
     def validation(self) -> list[Problem]:
