@@ -37,6 +37,7 @@ from svdinv.unroll.arrays import (
     times,
 )
 from svdinv.unroll.operators import Gradient, Identity, Operator, operator_norm
+from svdinv.unroll.priors.gram_route import log_sum_by_gram
 from svdinv.unroll.priors.patch_matching import Groups
 
 __all__ = [
@@ -334,7 +335,12 @@ class NonLocalLowRank(Prior):
 
     def prox(self, x: Array, step: Any) -> Array:
         threshold, tau = operators(x).log_sum_threshold, step * self.weight
-        parts = [threshold(part, tau, self.epsilon) for part in self.groups.parts(x)]
+        quick = isinstance(tau, float | int)
+        parts = []
+        for part in self.groups.parts(x):
+            done = log_sum_by_gram(part, tau, self.epsilon) if quick else None
+            exact = done is None
+            parts.append(threshold(part, tau, self.epsilon) if exact else done)
         return self.groups.join(namespace(x).concat(parts, axis=-3))
 
 
