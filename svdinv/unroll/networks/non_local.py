@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from svdinv.backends.tape import untraced
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
@@ -36,8 +37,8 @@ from svdinv.unroll.arrays import (
     inner,
     is_complex,
     namespace,
+    on_device,
     real,
-    real_dtype,
     sizes,
     times,
 )
@@ -57,6 +58,7 @@ from svdinv.unroll.operators.wrapped import on_host
 from svdinv.unroll.priors.patch_matching import (
     alike,
     folded,
+    gathered,
     group_shape,
     patches_of,
     summed,
@@ -195,7 +197,9 @@ class NonLocal(Recipe):
             rest = problem.A.adjoint(problem.y - problem.A.forward(z))
             trust = fraction(own.trust + own.trust_noise * noise, xp)
             rest = times(trust[:, None, None, None], rest, xp)
-            x, u = z + rest, times(own.keep, u, xp) + times(own.gain, rest, xp)
+            x = z + rest
+            if step < self.rounds * self.steps - 1:
+                u = times(own.keep, u, xp) + times(own.gain, rest, xp)
         return x
 
     def _numbers(self, step: int) -> dict[str, float]:
@@ -209,7 +213,9 @@ class NonLocal(Recipe):
         numbers = {f"tau_{k}": math.log(largest * shape[k]) for k in range(values)}
         for name in _POWERS:
             numbers |= {name: 0.4 * (name == "noise"), f"{name}_tilt": 0.0}
-        return numbers | {"kept_power": 0.0, "taken_power": 0.0} | _FIRST
+        numbers |= {"kept_power": 0.0, "taken_power": 0.0} | _FIRST
+        idle = ("keep", "gain") if step == total - 1 else ()
+        return {name: x for name, x in numbers.items() if name not in idle}
 
     def _found(self, x: Array, xp: Namespace) -> Array:
         """Find the groups of each image: positions (B, groups, count)."""
@@ -220,12 +226,13 @@ class NonLocal(Recipe):
                 f"known size, got shape {tuple(x.shape)}"
             )
         options = self.patch, self.stride, self.count, self.reach
-        guide = backend(x).stop_gradient(x)
-        if is_complex(x, xp):
+        guide = untraced(backend(x).stop_gradient(x))
+        xp = namespace(guide)
+        if is_complex(guide, xp):
             guide = xp.concat([xp.real(guide), xp.imag(guide)], axis=1)
         find = partial(alike, patch=self.patch, stride=self.stride, count=self.count,
                        reach=self.reach)
-        channels = C * (1 + is_complex(x, xp))
+        channels = guide.shape[1]
         made = on_host(find, guide, (channels, H, W), group_shape((H, W), *options))
         return xp.astype(made, xp.int32)
 
@@ -233,15 +240,16 @@ class NonLocal(Recipe):
         """Yield groups, (some, count, C patch^2), and where they lie in the batch."""
         rows = patches_of(x, self.patch)
         B, places, size = sizes(rows, xp)
-        offset = xp.astype(count_up(B, real(x, xp), xp), xp.int32) * places
-        flat = xp.reshape(index + offset[:, None, None], (-1, index.shape[-1]))
+        whole = namespace(index)
+        batch = whole.arange(B, dtype=index.dtype, **on_device(index))
+        flat = whole.reshape(index + batch[:, None, None] * places, (-1, index.shape[-1]))
         rows = xp.reshape(rows, (B * places, size))
         total, count = flat.shape
         some = max(1, _VALUES // (count * size)) if total else 1
         for first in range(0, total or 1, some):
             where = flat[first : first + some] if total else flat
-            chosen = xp.reshape(where, (-1,))
-            found = xp.take(rows, chosen, axis=0)
+            chosen = whole.reshape(where, (-1,))
+            found = gathered(rows, chosen)
             yield xp.reshape(found, (-1, count, size)), chosen
 
     def _told(
@@ -311,6 +319,7 @@ def _squares(x: Array, xp: Namespace) -> Array:
 def _density(A: Operator, x: Array, xp: Namespace) -> Array:
     """Return 1 where a pixel is measured; everywhere, of what measures no pixels."""
     ones = xp.ones_like(real(x, xp))
+    A = getattr(A, "operator", A)  # of one that a tape records
     if not isinstance(A, Sampling):
         return ones
     return xp.where(cast_like(A.mask, ones, xp), ones, xp.zeros_like(ones))

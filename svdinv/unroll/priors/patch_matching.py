@@ -178,28 +178,45 @@ def folded(patches: Array, patch: int, corners: tuple[int, int]) -> Array:
     return x
 
 
-def summed(rows: Array, index: Array, places: Any) -> Array:
-    """Add up rows (n, values) at their places (n,), to shape (places, values).
+def gathered(rows: Array, index: Array) -> Array:
+    """Take rows of (places, values) by their places (n,), to shape (n, values)."""
+    if _differentiates(rows):
+        return namespace(rows).take(rows, index, axis=0)
+    places = rows.shape[0]
+    pair = Linear(lambda x: x[index], lambda g: _added(g, index, places))
+    return backend(rows).call(pair, rows)[0]
 
-    By the frameworks' own function, which they differentiate.
-    """
+
+def summed(rows: Array, index: Array, places: Any) -> Array:
+    """Add up rows (n, values) at their places (n,), to shape (places, values)."""
+    if not _differentiates(rows):
+        pair = Linear(lambda x: _added(x, index, places), lambda g: g[index])
+        return backend(rows).call(pair, rows)[0]
     if compat.is_torch_array(rows):
         return rows.new_zeros(places, rows.shape[1]).index_add(0, index, rows)
-    if compat.is_jax_array(rows):
-        return namespace(rows).zeros_like(rows, shape=(places, rows.shape[1])).at[index].add(rows)
     if is_tensorflow(rows):
-        return sys.modules["tensorflow"].math.unsorted_segment_sum(rows, index, places)
+        add = sys.modules["tensorflow"].math.unsorted_segment_sum
+        return add(rows, index, places)
+    zeros = namespace(rows).zeros((places, rows.shape[1]), dtype=rows.dtype)
+    return zeros.at[index].add(rows)
 
-    def scatter(rows: Array) -> Array:
-        xp = namespace(rows)
-        order = xp.argsort(index)
-        ordered, found = index[order], xp.zeros((places, rows.shape[1]), dtype=rows.dtype)
-        first = xp.nonzero(xp.concat([ordered[:1] >= 0, ordered[1:] != ordered[:-1]]))[0]
-        if len(first):
-            found[ordered[first]] = np.add.reduceat(rows[order], first, axis=0)
-        return found
 
-    return backend(rows).call(Linear(scatter, lambda g: g[index]), rows)[0]
+def _differentiates(x: Array) -> bool:
+    """Return whether the framework differentiates its own functions."""
+    return compat.is_torch_array(x) or compat.is_jax_array(x) or is_tensorflow(x)
+
+
+def _added(rows: Any, index: Any, places: int) -> Any:
+    """Add up rows at their places, of NumPy or CuPy."""
+    xp = namespace(rows)
+    total = xp.zeros((places, rows.shape[1]), dtype=rows.dtype)
+    if not compat.is_numpy_array(rows):
+        xp.add.at(total, index, rows)
+    elif len(index):  # sorted, as `add.at` takes several times as long
+        order = np.argsort(index, kind="stable")
+        first = np.flatnonzero(np.diff(index[order], prepend=-1))
+        total[index[order][first]] = np.add.reduceat(rows[order], first, axis=0)
+    return total
 
 
 def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:
