@@ -36,6 +36,7 @@ from svdinv.unroll.arrays import (
     count_up,
     inner,
     is_complex,
+    like,
     namespace,
     on_device,
     real,
@@ -73,7 +74,8 @@ _LEAST_DENSITY = 0.02
 # About the means over photographs: where a threshold is as its first value says.
 _DENSITY, _CONTRAST, _NOISE = -1.2, -3.0, -4.5
 _POWERS = ("density", "contrast", "noise")
-_FIRST = {"push": 0.1, "keep": 1.0, "gain": 0.5, "trust": 4.0, "trust_noise": -1.5}
+_FIRST = {"push": 0.1, "keep": 1.0, "gain": 0.5}
+_TRUST = {"trust": 4.0, "trust_noise": -1.5}
 
 
 @register
@@ -100,6 +102,9 @@ class NonLocal(Recipe):
         Steps with the same groups.
     patch, stride, count, reach : int
         As for `svdinv.unroll.priors.patch_matching.Groups`.
+    exact : bool
+        Whether the data have no noise: w is 1 at the top of this module. Otherwise it
+        is learned, and falls with the noise of the image.
     first, last : float
         Deviations of noise that the first values of the thresholds take away, in the
         first and the last step, of images in [0, 1].
@@ -114,6 +119,7 @@ class NonLocal(Recipe):
     stride: int = 4
     count: int = 64
     reach: int = 10
+    exact: bool = True
     first: float = 0.03
     last: float = 0.006
 
@@ -172,7 +178,9 @@ class NonLocal(Recipe):
             return self.network.begin(problem)
         x = problem.adjoint()
         if len(x.shape) != 4 or x.shape[1] not in (self.channels, None):
-            check_channels(real(x, namespace(x)), self.axes, self.channels, namespace(x))
+            check_channels(
+                real(x, namespace(x)), self.axes, self.channels, namespace(x)
+            )
         return {"x": x}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
@@ -195,8 +203,9 @@ class NonLocal(Recipe):
             z = self._low_rank(x + u, told, index, own, xp)
             z = z + times(own.push, z - x, xp)
             rest = problem.A.adjoint(problem.y - problem.A.forward(z))
-            trust = fraction(own.trust + own.trust_noise * noise, xp)
-            rest = times(trust[:, None, None, None], rest, xp)
+            if not self.exact:
+                trust = fraction(own.trust + own.trust_noise * noise, xp)
+                rest = times(trust[:, None, None, None], rest, xp)
             x = z + rest
             if step < self.rounds * self.steps - 1:
                 u = times(own.keep, u, xp) + times(own.gain, rest, xp)
@@ -212,8 +221,10 @@ class NonLocal(Recipe):
         shape = [0.35 + 0.65 * k / max(1, values - 1) for k in range(values)]
         numbers = {f"tau_{k}": math.log(largest * shape[k]) for k in range(values)}
         for name in _POWERS:
-            numbers |= {name: 0.4 * (name == "noise"), f"{name}_tilt": 0.0}
+            numbers |= {name: 0.0, f"{name}_tilt": 0.0}
         numbers |= {"kept_power": 0.0, "taken_power": 0.0} | _FIRST
+        if not self.exact:
+            numbers |= _TRUST | {"noise": 1.0}
         idle = ("keep", "gain") if step == total - 1 else ()
         return {name: x for name, x in numbers.items() if name not in idle}
 
@@ -230,8 +241,13 @@ class NonLocal(Recipe):
         xp = namespace(guide)
         if is_complex(guide, xp):
             guide = xp.concat([xp.real(guide), xp.imag(guide)], axis=1)
-        find = partial(alike, patch=self.patch, stride=self.stride, count=self.count,
-                       reach=self.reach)
+        find = partial(
+            alike,
+            patch=self.patch,
+            stride=self.stride,
+            count=self.count,
+            reach=self.reach,
+        )
         channels = guide.shape[1]
         made = on_host(find, guide, (channels, H, W), group_shape((H, W), *options))
         return xp.astype(made, xp.int32)
@@ -242,7 +258,9 @@ class NonLocal(Recipe):
         B, places, size = sizes(rows, xp)
         whole = namespace(index)
         batch = whole.arange(B, dtype=index.dtype, **on_device(index))
-        flat = whole.reshape(index + batch[:, None, None] * places, (-1, index.shape[-1]))
+        flat = whole.reshape(
+            index + batch[:, None, None] * places, (-1, index.shape[-1])
+        )
         rows = xp.reshape(rows, (B * places, size))
         total, count = flat.shape
         some = max(1, _VALUES // (count * size)) if total else 1
@@ -259,7 +277,9 @@ class NonLocal(Recipe):
         squares, known = [], []
         for part, _ in self._parts(x, index, xp):
             rest = part - xp.mean(part, axis=-2, keepdims=True)
-            squares.append(inner(rest, rest, (-2, -1)) / (part.shape[-2] * part.shape[-1]))
+            squares.append(
+                inner(rest, rest, (-2, -1)) / (part.shape[-2] * part.shape[-1])
+            )
         for part, _ in self._parts(density, index, xp):
             known.append(xp.mean(part, axis=(-2, -1)))
         square, part = xp.concat(squares, axis=0), xp.concat(known, axis=0)
@@ -268,8 +288,11 @@ class NonLocal(Recipe):
         # The harmonic mean goes by the least: flat groups, which hold noise alone.
         least = -xp.log(xp.mean(1 / (each + _LEAST), axis=-1)) / 2 - _NOISE
         noise = xp.reshape(least[:, None] + xp.zeros_like(each), (-1,))
-        told = [xp.log(part + _LEAST_DENSITY) - _DENSITY,
-                xp.log(square + _LEAST) / 2 - _CONTRAST, noise]
+        told = [
+            xp.log(part + _LEAST_DENSITY) - _DENSITY,
+            xp.log(square + _LEAST) / 2 - _CONTRAST,
+            noise,
+        ]
         return xp.stack(told, axis=-1), least
 
     def _low_rank(
@@ -277,13 +300,19 @@ class NonLocal(Recipe):
     ) -> Array:
         """Threshold the groups, and take the weighted mean of their patches."""
         values = min(index.shape[-1], self.channels * self.patch**2)
-        log_tau = xp.stack([getattr(own, f"tau_{k}") for k in range(values)])
+        numbers = xp.stack([getattr(own, f"tau_{k}") for k in range(values)])
+        log_tau = cast_like(numbers, told, xp)
         way = count_up(values, log_tau, xp) / max(1, values - 1)
-        powers = xp.stack([getattr(own, n) + getattr(own, f"{n}_tilt") * way
-                           for n in _POWERS])
-        one = xp.exp(xp.zeros_like(own.push))
-        B, _, H, W = sizes(x, xp)
-        places = (x.shape[-2] - self.patch + 1) * (x.shape[-1] - self.patch + 1)
+        powers = xp.stack(
+            [
+                like(getattr(own, n), told, xp)
+                + like(getattr(own, f"{n}_tilt"), told, xp) * way
+                for n in _POWERS
+            ]
+        )
+        one = xp.sum(xp.zeros_like(way)) + 1
+        B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
+        places = math.prod(corners)
         total, first = 0.0, 0
         for part, chosen in self._parts(x, index, xp):
             some = part.shape[0]
@@ -296,14 +325,16 @@ class NonLocal(Recipe):
             size, lost = part.shape[-1], centred - kept
             contrast = xp.mean(_squares(kept, xp), axis=(-2, -1), keepdims=True)
             taken = xp.mean(_squares(lost, xp), axis=-1, keepdims=True)
-            weight = xp.exp(-own.kept_power * xp.log(contrast + _LEAST)
-                            - own.taken_power * xp.log(taken + _LEAST))
-            both = xp.concat([times(weight, kept + mean, xp), cast_like(weight, part, xp)],
-                             axis=-1)
+            weight = xp.exp(
+                -own.kept_power * xp.log(contrast + _LEAST)
+                - own.taken_power * xp.log(taken + _LEAST)
+            )
+            both = xp.concat(
+                [times(weight, kept + mean, xp), cast_like(weight, part, xp)], axis=-1
+            )
             total = total + summed(xp.reshape(both, (-1, size + 1)), chosen, B * places)
         total = xp.reshape(total, (B, places, size + 1))
         weight = total[..., size:] + xp.zeros_like(total[..., : self.patch**2])
-        corners = x.shape[-2] - self.patch + 1, x.shape[-1] - self.patch + 1
         sums = folded(total[..., :size], self.patch, corners)
         return sums / folded(weight, self.patch, corners)
 

@@ -28,9 +28,7 @@ class _Single(NumPyMemory):
 _memory = _Single()
 
 
-def log_sum_by_gram(
-    A: Any, tau: float, epsilon: float
-) -> NDArray[Any] | None:
+def log_sum_by_gram(A: Any, tau: float, epsilon: float) -> NDArray[Any] | None:
     """Compute `svdinv.numpy.log_sum_threshold` by the Gram matrix, in half the time.
 
     Parameters
