@@ -34,7 +34,6 @@ from svdinv.unroll.arrays import (
     backend,
     cast_like,
     count_up,
-    inner,
     is_complex,
     like,
     namespace,
@@ -177,10 +176,8 @@ class NonLocal(Recipe):
         if self.network is not None:
             return self.network.begin(problem)
         x = problem.adjoint()
-        if len(x.shape) != 4 or x.shape[1] not in (self.channels, None):
-            check_channels(
-                real(x, namespace(x)), self.axes, self.channels, namespace(x)
-            )
+        xp = namespace(x)
+        check_channels(real(x, xp), self.axes, self.channels, xp)
         return {"x": x}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
@@ -230,7 +227,7 @@ class NonLocal(Recipe):
 
     def _found(self, x: Array, xp: Namespace) -> Array:
         """Find the groups of each image: positions (B, groups, count)."""
-        _, C, H, W = x.shape
+        H, W = x.shape[-2:]
         if H is None or W is None or min(H, W) < self.patch:
             raise ValueError(
                 f"images must be at least a patch, {self.patch}, high and wide, of a "
@@ -252,35 +249,34 @@ class NonLocal(Recipe):
         made = on_host(find, guide, (channels, H, W), group_shape((H, W), *options))
         return xp.astype(made, xp.int32)
 
-    def _parts(self, x: Array, index: Array, xp: Namespace) -> Iterator[Any]:
-        """Yield groups, (some, count, C patch^2), and where they lie in the batch."""
-        rows = patches_of(x, self.patch)
+    def _parts(self, rows: Array, index: Array, xp: Namespace) -> Iterator[Any]:
+        """Yield groups of rows (B, places, values) of patches, some at a time.
+
+        They are (some, count, values); and where they lie, in the whole batch.
+        """
         B, places, size = sizes(rows, xp)
-        whole = namespace(index)
-        batch = whole.arange(B, dtype=index.dtype, **on_device(index))
-        flat = whole.reshape(
-            index + batch[:, None, None] * places, (-1, index.shape[-1])
-        )
+        whole, count = namespace(index), index.shape[-1]
+        first = whole.arange(B, dtype=index.dtype, **on_device(index)) * places
+        where = whole.reshape(index + first[:, None, None], (-1,))
         rows = xp.reshape(rows, (B * places, size))
-        total, count = flat.shape
-        some = max(1, _VALUES // (count * size)) if total else 1
-        for first in range(0, total or 1, some):
-            where = flat[first : first + some] if total else flat
-            chosen = whole.reshape(where, (-1,))
-            found = gathered(rows, chosen)
-            yield xp.reshape(found, (-1, count, size)), chosen
+        total = where.shape[0]
+        step = total or 1  # of unknown length: all at once
+        if total:
+            step = max(1, _VALUES // (count * size)) * count
+        for begin in range(0, total or 1, step):
+            chosen = where[begin : begin + step] if total else where
+            yield xp.reshape(gathered(rows, chosen), (-1, count, size)), chosen
 
     def _told(
         self, x: Array, density: Array, index: Array, xp: Namespace
     ) -> tuple[Array, Array]:
         """Return what groups tell, (B groups, 3), and the noise of images, (B,)."""
         squares, known = [], []
-        for part, _ in self._parts(x, index, xp):
+        for part, _ in self._parts(patches_of(x, self.patch), index, xp):
             rest = part - xp.mean(part, axis=-2, keepdims=True)
-            squares.append(
-                inner(rest, rest, (-2, -1)) / (part.shape[-2] * part.shape[-1])
-            )
-        for part, _ in self._parts(density, index, xp):
+            squares.append(xp.mean(_squares(rest, xp), axis=(-2, -1)))
+        share = xp.mean(patches_of(density, self.patch), axis=-1, keepdims=True)
+        for part, _ in self._parts(share, index, xp):
             known.append(xp.mean(part, axis=(-2, -1)))
         square, part = xp.concat(squares, axis=0), xp.concat(known, axis=0)
         B, groups = sizes(index, xp)[:2]
@@ -314,7 +310,7 @@ class NonLocal(Recipe):
         B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
         places = math.prod(corners)
         total, first = 0.0, 0
-        for part, chosen in self._parts(x, index, xp):
+        for part, chosen in self._parts(patches_of(x, self.patch), index, xp):
             some = part.shape[0]
             facts = told if some is None else told[first : first + some]
             first += some or 0
@@ -329,9 +325,8 @@ class NonLocal(Recipe):
                 -own.kept_power * xp.log(contrast + _LEAST)
                 - own.taken_power * xp.log(taken + _LEAST)
             )
-            both = xp.concat(
-                [times(weight, kept + mean, xp), cast_like(weight, part, xp)], axis=-1
-            )
+            pair = times(weight, kept + mean, xp), cast_like(weight, part, xp)
+            both = xp.concat(pair, axis=-1)
             total = total + summed(xp.reshape(both, (-1, size + 1)), chosen, B * places)
         total = xp.reshape(total, (B, places, size + 1))
         weight = total[..., size:] + xp.zeros_like(total[..., : self.patch**2])

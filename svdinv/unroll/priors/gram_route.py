@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.backends import numpy_namespace as xp
 from svdinv.backends.numpy_memory import NumPyMemory
 from svdinv.core.thresholds import LogSum
 from svdinv.kernels.memory import decomposition
-from svdinv.numpy import xp
 
 __all__ = ["log_sum_by_gram"]
 
@@ -28,7 +28,7 @@ class _Single(NumPyMemory):
 _memory = _Single()
 
 
-def log_sum_by_gram(A: Any, tau: float, epsilon: float) -> NDArray[Any] | None:
+def log_sum_by_gram(A: Any, tau: float, epsilon: Any) -> NDArray[Any] | None:
     """Compute `svdinv.numpy.log_sum_threshold` by the Gram matrix, in half the time.
 
     Parameters

@@ -419,7 +419,8 @@ class Photographs:
             if self.task.noisy and rng.random() < self.task.noisy:
                 if rng.random() < self.task.complete:
                     masks[-1] = np.ones_like(masks[-1])
-                deviation = math.exp(rng.uniform(*map(math.log, self.task.noises)))
+                least, most = map(math.log, self.task.noises)
+                deviation = math.exp(rng.uniform(least, most))
                 drawn = rng.standard_normal(patch.shape, dtype=np.float32)
                 noise[-1] = np.float32(deviation) * drawn
         truth, mask = channels_first(np.stack(images)), channels_first(np.stack(masks))
