@@ -81,6 +81,7 @@ _TILE, _MARGIN = 384, 32
 # Measured: memory, and time of the other classical methods on one core, for each value.
 _BYTES, _SECONDS = 90, 1.2e-4
 _SMALL = 128  # pixels a side that a network is timed on
+_GROUPED = 512**2  # pixels up to which low rank of groups takes seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,6 +336,11 @@ class Colour(Task):
     def suits_networks(self, problem: Problem) -> bool:
         """Return whether some values are missing."""
         return not _mask(problem).all()
+
+    def weights_for(self, problem: Problem) -> str:
+        """Name those with low rank of groups, but of pictures that they take long of."""
+        alone = math.prod(problem.y.shape[-2:]) <= _GROUPED
+        return "colour-groups" if alone else self.kind
 
     def options_without_truth(self, options: Any) -> Any:
         """Sample all of a noisy picture, unless a rate or a mask is given."""
