@@ -338,7 +338,7 @@ class Colour(Task):
         return not _mask(problem).all()
 
     def weights_for(self, problem: Problem) -> str:
-        """Name those with low rank of groups, but of pictures that they take long of."""
+        """Name those with low rank of groups, but for pictures that take long."""
         alone = math.prod(problem.y.shape[-2:]) <= _GROUPED
         return "colour-groups" if alone else self.kind
 
@@ -435,7 +435,21 @@ class Photographs:
         return Problem(samples, Sampling(mask), truth=truth)
 
     def validation(self) -> list[Problem]:
-        """Return crops of the validation photographs at three rates."""
+        """Return crops of the validation photographs at three rates.
+
+        Where all that is trained on is complete and noisy, with the least noise and the
+        largest.
+        """
+        if self.task.noisy == self.task.complete == 1:
+            task = Colour()
+            return [
+                task.measure(
+                    InputImage(name, channels_first(centre_crop(image, 192))),
+                    ColourOptions(rate=1.0, noise=deviation, seed=i),
+                )
+                for i, (name, image) in enumerate(self.aside.items())
+                for deviation in self.task.noises
+            ]
         low, high = self.task.rates
         rates = sorted({low, math.sqrt(low * high), high})
         return [
