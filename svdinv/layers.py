@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from svdinv.core.factors import check_method
+from svdinv.core.namespace import Array
 from svdinv.core.tensors import pair, tilings
 
 Pair: TypeAlias = int | tuple[int, int]
@@ -58,7 +59,6 @@ class Layer:
     _operator: ClassVar[str]
     _arguments: ClassVar[tuple[str, ...]]  # of the operator, besides tau and method
     _options: ClassVar[tuple[str, ...]] = ("method",)
-    method: str
 
     _operators: Callable[[], ModuleType]  # module of the framework's operators
     _try: Callable[..., None]  # lets the operator refuse arguments, if that is cheap
@@ -117,7 +117,7 @@ class Threshold(Layer):
         return start + xp.log(-xp.expm1(-start))
 
     @property
-    def threshold(self) -> Any:
+    def threshold(self) -> Array:
         """Current threshold: one number, or of shape (channels,)."""
         functions = self._functions
         positive = functions.sigmoid if self.relative else functions.softplus

@@ -9,7 +9,7 @@ from svdinv.core.backend import Backend
 from svdinv.core.clusters import whole_multiplets
 from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, adjoint, cast, conj, real, sizes
-from svdinv.core.svd import SVDResult
+from svdinv.core.results import SVDResult
 from svdinv.core.svd_operations import SVD, LowRankSVD
 from svdinv.core.truncated import (
     adjoint_product,
@@ -49,7 +49,7 @@ def svd(
 
 
 @operator
-def svdvals(backend: Backend, A: Any) -> Array:
+def svdvals(backend: Backend, A: Array) -> Array:
     """Singular values, sorted downwards, with a finite gradient everywhere.
 
     Parameters
@@ -162,7 +162,7 @@ def svd_lowrank(
 
 
 @operator
-def null_vector(backend: Backend, A: Any, *, gauge: Gauge = "ignore") -> Array:
+def null_vector(backend: Backend, A: Array, *, gauge: Gauge = "ignore") -> Array:
     r"""Right singular vector of the smallest singular value, which A nearly maps to 0.
 
     The minimiser v of \|A v\| over unit vectors, as the eight-point and five-point

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from svdinv.core.backend import Backend
 from svdinv.core.divided_differences import difference_nodes, sampled_difference
@@ -45,7 +44,7 @@ _MOST_VALUES = 2**24
 def svt(
     backend: Backend,
     A: Array,
-    tau: Any,
+    tau: float | Array,
     *,
     relative: bool = False,
     method: str = "auto",
@@ -115,7 +114,7 @@ def svt(
 def svht(
     backend: Backend,
     A: Array,
-    tau: Any,
+    tau: float | Array,
     *,
     relative: bool = False,
     method: str = "auto",
@@ -142,7 +141,7 @@ def svht(
 def firm_threshold(
     backend: Backend,
     A: Array,
-    tau: Any,
+    tau: float | Array,
     gamma: float = 3.0,
     *,
     relative: bool = False,
@@ -177,7 +176,12 @@ def firm_threshold(
 
 @operator
 def log_sum_threshold(
-    backend: Backend, A: Array, tau: Any, epsilon: float, *, method: str = "auto"
+    backend: Backend,
+    A: Array,
+    tau: float | Array,
+    epsilon: float,
+    *,
+    method: str = "auto",
 ) -> Array:
     """Proximal operator of tau times the sum of log(1 + s / epsilon).
 
@@ -208,7 +212,7 @@ def log_sum_threshold(
 
 @operator
 def schatten_prox(
-    backend: Backend, A: Array, tau: Any, p: float, *, method: str = "auto"
+    backend: Backend, A: Array, tau: float | Array, p: float, *, method: str = "auto"
 ) -> Array:
     """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
 
@@ -243,7 +247,12 @@ def schatten_prox(
 
 @operator
 def huber_threshold(
-    backend: Backend, A: Array, tau: Any, delta: float, *, method: str = "auto"
+    backend: Backend,
+    A: Array,
+    tau: float | Array,
+    delta: float,
+    *,
+    method: str = "auto",
 ) -> Array:
     """Proximal operator of tau times the sum of Huber's function of s.
 
@@ -309,7 +318,7 @@ def spectral_operator(
     backend: Backend,
     A: Array,
     function: SpectralFunction,
-    tau: Any = None,
+    tau: float | Array | None = None,
     *,
     relative: bool = False,
     method: str = "auto",
@@ -350,7 +359,10 @@ def spectral_operator(
 
 @operator
 def spectral_map(
-    backend: Backend, A: Array, f: Callable[[Array], Array], df: Any = None
+    backend: Backend,
+    A: Array,
+    f: Callable[[Array], Array],
+    df: Callable[[Array], Array] | None = None,
 ) -> Array:
     """Apply any scalar function to the singular values, U f(S) V^H.
 
