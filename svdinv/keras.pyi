@@ -144,22 +144,24 @@ class LowRank(keras.layers.Layer):
     ----------
     rank : int
         Number of singular values to keep.
-    multiplets : bool or float, optional
-        Whether to leave out a multiplet, that is repeated singular values, that the
-        rank would cut in two; as for `low_rank`.
+    multiplets, max_rank : optional
+        Whether to leave out or keep a multiplet, that is repeated singular values, that
+        the rank would cut in two; as for `low_rank`.
     method, data_format, **kwargs
         As for `SingularValueThreshold`.
     """
 
     rank: int
-    multiplets: bool | float
+    multiplets: bool | float | Literal["keep"]
+    max_rank: int | None
     method: str
     data_format: str | None
     def __init__(
         self,
         rank: int,
         *,
-        multiplets: bool | float = False,
+        multiplets: bool | float | Literal["keep"] = False,
+        max_rank: int | None = None,
         method: str = "auto",
         data_format: str | None = None,
         **kwargs: Any,

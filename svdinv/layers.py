@@ -311,20 +311,21 @@ class LowRank(Layer):
     ----------
     rank : int
         Number of singular values to keep.
-    multiplets : bool or float, optional
-        Whether to leave out a multiplet, that is repeated singular values, that the
-        rank would cut in two; as for `low_rank`.
+    multiplets, max_rank : optional
+        Whether to leave out or keep a multiplet, that is repeated singular values, that
+        the rank would cut in two; as for `low_rank`.
     {method}{see_also}
     """
 
-    _operator, _arguments = "low_rank", ("rank", "multiplets")
+    _operator, _arguments = "low_rank", ("rank", "multiplets", "max_rank")
 
     def __init__(
-        self, rank: int, *, multiplets: bool | float = False, method: str = "auto",
-        **options: Any,
+        self, rank: int, *, multiplets: bool | float | Literal["keep"] = False,
+        max_rank: int | None = None, method: str = "auto", **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(**options)
         self.rank, self.multiplets, self.method = rank, multiplets, method
+        self.max_rank = max_rank
         self._try()
         check_method(method)
 

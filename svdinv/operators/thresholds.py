@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 from svdinv.core.backend import Backend
 from svdinv.core.divided_differences import difference_nodes, sampled_difference
@@ -21,8 +22,9 @@ from svdinv.core.thresholds import (
     Soft,
 )
 from svdinv.operators._arguments import (
+    MOST_VALUES,
     as_integer,
-    as_multiplet_rtol,
+    as_multiplets,
     as_number,
     broadcasts,
     per_batch,
@@ -35,9 +37,6 @@ _SCHATTEN: dict[float, SpectralFunction] = {
     2 / 3: Schatten(2 / 3),
     1: Soft(),
 }
-
-# More than any matrix has, and still an integer of single precision.
-_MOST_VALUES = 2**24
 
 
 @operator
@@ -286,7 +285,8 @@ def low_rank(
     A: Array,
     rank: int,
     *,
-    multiplets: bool | float = False,
+    multiplets: bool | float | Literal["keep"] = False,
+    max_rank: int | None = None,
     method: str = "auto",
 ) -> Array:
     """Best approximation of a given rank (Eckart and Young).
@@ -297,20 +297,21 @@ def low_rank(
     rank : int
         Number of singular values to keep, >= 0; all from min(m, n) on.
     {multiplets}
+    {max_rank}
     {method}
 
     {like_A}
-    {raises}, and if `rank` is not an integer >= 0, or `multiplets` is a number
-    outside [0, 1).
+    {raises}, and if `rank` is not an integer >= 0, `multiplets` is a number outside
+    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
     The derivative contains 1 / (s_r - s_{r+1}): where these are equal, there is
     none, and that term is left out; with `multiplets` they are never equal.
     """
-    rank = min(as_integer(rank, "rank", 0), _MOST_VALUES)
-    rtol = as_multiplet_rtol(multiplets)
-    return without_tau(backend, A, Rank(rank, rtol), method)
+    rank = min(as_integer(rank, "rank", 0), MOST_VALUES)
+    rtol, most = as_multiplets(multiplets, rank, max_rank)
+    return without_tau(backend, A, Rank(rank, rtol, most), method)
 
 
 @operator

@@ -734,7 +734,8 @@ def low_rank(
     A: torch.Tensor,
     rank: int,
     *,
-    multiplets: bool | float = False,
+    multiplets: bool | float | Literal["keep"] = False,
+    max_rank: int | None = None,
     method: str = "auto",
 ) -> torch.Tensor:
     """Best approximation of a given rank (Eckart and Young).
@@ -745,12 +746,17 @@ def low_rank(
         Matrices, shape (..., m, n), real or complex.
     rank : int
         Number of singular values to keep, >= 0; all from min(m, n) on.
-    multiplets : bool or float, optional
+    multiplets : bool, float or "keep", optional
         Whether to keep multiplets whole, that is repeated singular values: one that
         the rank would cut in two is left out, so that the rank may be lower, and the
         result and its derivative do not depend on the basis of the multiplet. A
         number is the largest gap within a multiplet, relative to the larger value;
-        True stands for gaps that are rounding errors.
+        True stands for gaps that are rounding errors, and so does ``"keep"``, by which
+        that multiplet is kept, so that the rank may be higher.
+    max_rank : int, optional
+        With `multiplets`, highest rank: a multiplet that the rank would cut is kept if
+        it ends there or before, and left out otherwise. Default: the rank, and with
+        ``"keep"`` min(m, n).
     method : {"auto", "svd", "gram", "matmul"}, optional
         As for `svt`.
 
@@ -762,8 +768,8 @@ def low_rank(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `rank` is not an integer >= 0, or `multiplets` is a number
-    outside [0, 1).
+        As `svt`, and if `rank` is not an integer >= 0, `multiplets` is a number outside
+    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
@@ -1359,7 +1365,8 @@ def svd_lowrank(
     oversampling: int = 10,
     power: int = 2,
     seed: Any = None,
-    multiplets: bool | float = False,
+    multiplets: bool | float | Literal["keep"] = False,
+    max_rank: int | None = None,
     like: Any = None,
 ) -> SVDResult[torch.Tensor]:
     """Leading singular triplets, randomized, with the derivative of the exact ones.
@@ -1388,13 +1395,19 @@ def svd_lowrank(
         An integer or the framework's own source of random numbers: a generator
         in PyTorch, NumPy and CuPy, a key in JAX. By default the framework's
         global one, and in JAX, which has none, always the same.
-    multiplets : bool or float, optional
+    multiplets : bool, float or "keep", optional
         Whether to keep multiplets whole, that is repeated singular values: one that
         the rank would cut in two is left out, so that the rank may be lower, and the
         result and its derivative do not depend on the basis of the multiplet. A
         number is the largest gap within a multiplet, relative to the larger value;
-        True stands for gaps that are rounding errors.
+        True stands for gaps that are rounding errors, and so does ``"keep"``, by which
+        that multiplet is kept, so that the rank may be higher.
         The triplets left out are 0. Gaps are known up to the error of the values.
+    max_rank : int, optional
+        With `multiplets`, highest rank: a multiplet that the rank would cut is kept if
+        it ends there or before, and left out otherwise. Default: the rank, and with
+        ``"keep"`` min(m, n).
+        It takes the place of r in the shapes of the results.
     like : array, optional
         For products, an array of the shape, dtype and device of v; its values do not
         matter. A `LinearOperator` says them itself.

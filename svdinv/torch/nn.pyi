@@ -138,9 +138,9 @@ class LowRank(nn.Module):
     ----------
     rank : int
         Number of singular values to keep.
-    multiplets : bool or float, optional
-        Whether to leave out a multiplet, that is repeated singular values, that the
-        rank would cut in two; as for `low_rank`.
+    multiplets, max_rank : optional
+        Whether to leave out or keep a multiplet, that is repeated singular values, that
+        the rank would cut in two; as for `low_rank`.
     method : optional
         As for `svdinv.torch.svt`.
 
@@ -150,10 +150,16 @@ class LowRank(nn.Module):
     """
 
     rank: int
-    multiplets: bool | float
+    multiplets: bool | float | Literal["keep"]
+    max_rank: int | None
     method: str
     def __init__(
-        self, rank: int, *, multiplets: bool | float = False, method: str = "auto"
+        self,
+        rank: int,
+        *,
+        multiplets: bool | float | Literal["keep"] = False,
+        max_rank: int | None = None,
+        method: str = "auto",
     ) -> None: ...
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
