@@ -24,18 +24,19 @@ import numpy as np
 
 from svdinv.unroll.algorithms import FISTA, LowRankPlusSparse, solve
 from svdinv.unroll.data import TEST, centre_crop, photograph
-from svdinv.unroll.data.hearts import heart_series
-from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import TemporalFourier
 from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, Sparse
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import Cine, Colour
-from svdinv.unroll.tasks.cine_sampling import sampled as sampled_series
-from svdinv.unroll.tasks.cine_sampling import sampling
-from svdinv.unroll.tasks.colour import sampled as sampled_photograph
+from svdinv.unroll.tasks.cine.hearts import heart_series
+from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.phantom import coil_maps
+from svdinv.unroll.tasks.cine.sampling import sampled as sampled_series
+from svdinv.unroll.tasks.cine.sampling import sampling
+from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.colour.task import Colour
+from svdinv.unroll.tasks.colour.task import sampled as sampled_photograph
 
 WEIGHTS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 THRESHOLDS = (*np.geomspace(0.2, 0.001, 10), 0.0005)

@@ -23,7 +23,7 @@ from svdinv.unroll.data.masks import (
     variable_density_mask,
     vista_like_mask,
 )
-from svdinv.unroll.data.phantom import heart
+from svdinv.unroll.tasks.cine.phantom import heart
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 

@@ -23,9 +23,9 @@ from PIL import Image
 from skimage.filters import threshold_otsu
 
 from svdinv.unroll.algorithms import PDHG, solve
-from svdinv.unroll.evaluation.inference import apply, open_network
+from svdinv.unroll.inference import apply, open_network
 from svdinv.unroll.priors import TotalVariation
-from svdinv.unroll.tasks.ct import Ct, CtOptions, fbp, nnls
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp, nnls
 from svdinv.unroll.untrained import educated, fit
 from svdinv.unroll.untrained.presets import generator_for
 

@@ -25,11 +25,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from svdinv.unroll.evaluation.inference import open_network
+from svdinv.unroll.inference import open_network, reconstruct
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.ct import Ct, CtOptions, tv
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, tv
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.run import reconstruct
 from svdinv.unroll.untrained import (
     Fit,
     directions,

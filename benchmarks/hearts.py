@@ -25,16 +25,21 @@ import numpy as np
 import torch
 
 from svdinv.unroll import pretrained
-from svdinv.unroll.data.hearts import HEARTS, heart_series, read_hearts, smooth_phase
-from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.data.noise import white_noise
-from svdinv.unroll.data.phantom import coil_maps
+from svdinv.unroll.inference import reconstruct
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import Cine
-from svdinv.unroll.tasks.cine_sampling import PATTERNS, sampled, sampling
+from svdinv.unroll.tasks.cine.hearts import (
+    HEARTS,
+    heart_series,
+    read_hearts,
+    smooth_phase,
+)
+from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.phantom import coil_maps
+from svdinv.unroll.tasks.cine.sampling import PATTERNS, sampled, sampling
+from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.torch import load
-from svdinv.unroll.training.run import reconstruct
 
 HELD_OUT = ("short_00", "short_10", "short_19", "long_00", "long_07", "long_13")
 THREE = ("radial", "variable-density", "vista")
@@ -75,7 +80,7 @@ def made(
         deviation = np.sqrt(np.mean(np.abs(series) ** 2) / 10 ** (options.snr / 10))
         noise = white_noise(problem.y.shape, problem.y.dtype, rng)
         noisy = problem.y + np.float32(deviation) * noise
-        problem = replace(problem, y=problem.A.measured(noisy))
+        problem = replace(problem, y=problem.A.project_to_samples(noisy))
     return replace(problem, setting=pattern)
 
 

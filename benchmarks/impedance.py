@@ -18,7 +18,14 @@ import scipy.io
 from scipy.ndimage import zoom
 
 from svdinv.unroll.algorithms.nonlinear import gauss_newton, truncated_svd
-from svdinv.unroll.data.tank import (
+from svdinv.unroll.tasks.impedance.eit import (
+    Voltages,
+    logarithmic,
+    penalties,
+    problem_of,
+    smooth,
+)
+from svdinv.unroll.tasks.impedance.tank import (
     SIDE,
     calibrated,
     deviations,
@@ -26,13 +33,6 @@ from svdinv.unroll.data.tank import (
     read_tank,
     score,
     segment,
-)
-from svdinv.unroll.tasks.eit import (
-    Voltages,
-    logarithmic,
-    penalties,
-    problem_of,
-    smooth,
 )
 from svdinv.unroll.untrained import HeldOut, Options, fit
 from svdinv.unroll.untrained.presets import generator_for

@@ -31,7 +31,7 @@ from svdinv.unroll.networks import Refined
 from svdinv.unroll.networks.recipe import Part
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.colour import Colour, channels_first, sampled
+from svdinv.unroll.tasks.colour.task import Colour, channels_first, sampled
 from svdinv.unroll.torch import Network, load, save
 
 CROP, PATCH = 192, 64  # pixels a side

@@ -33,14 +33,14 @@ from svdinv.unroll.algorithms import PDHG
 from svdinv.unroll.algorithms.non_local import best_non_local, denoise_non_local
 from svdinv.unroll.algorithms.search import best_solution
 from svdinv.unroll.data import TEST
-from svdinv.unroll.data.hearts import HEARTS, heart_series, smooth_phase
-from svdinv.unroll.data.phantom import heart
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.priors import HuberVariation, TotalVariation
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import Cine, CineOptions
-from svdinv.unroll.tasks.colour import Colour, ColourOptions, biharmonic
-from svdinv.unroll.tasks.task import Given
+from svdinv.unroll.tasks.cine.hearts import HEARTS, heart_series, smooth_phase
+from svdinv.unroll.tasks.cine.phantom import heart
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.colour.task import Colour, ColourOptions, biharmonic
+from svdinv.unroll.tasks.task import InputImage
 from svdinv.unroll.untrained import HeldOut, fit
 from svdinv.unroll.untrained.presets import generator_for
 
@@ -111,7 +111,7 @@ def measured(options: argparse.Namespace, name: str, level, seed: int):
         if name in HEARTS:
             given = Cine().read(name, asked)
         else:
-            given = Given(name, phantom(name, FRAMES))
+            given = InputImage(name, phantom(name, FRAMES))
         return Cine(), Cine().measure(given, asked)
     task = Colour()
     image = task.read(name, ColourOptions(crop=options.crop)).image
@@ -139,7 +139,7 @@ def sampled_heart(name: str, level: str, seed: int) -> Problem:
         noise=MRI_NOISE,
         seed=seed,
     )
-    return Cine().measure(Given(name, image), asked)
+    return Cine().measure(InputImage(name, image), asked)
 
 
 def phantom(name: str, frames: int) -> np.ndarray:
@@ -182,7 +182,7 @@ def compared(options: argparse.Namespace, task, problem: Problem, seed: int) -> 
     done = fit(
         problem,
         generator_for(options.prior, problem),
-        around=task.begun if options.what == "series" else None,
+        around=task.initial_image if options.what == "series" else None,
         iterations=options.iterations,
         input_noise=task.input_noise,
         rule=HeldOut(),

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.colour import Colour, ColourOptions
+from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
 from svdinv.unroll.untrained import (
     HeldOut,
     MovingVariance,

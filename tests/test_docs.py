@@ -18,6 +18,7 @@ import pytest
 from svdinv.cli import _parser
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "examples"))  # as for programs that are run there
 FIGURES = ROOT / "docs" / "figures"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TUTORIALS = tuple((ROOT / "docs").glob("tutorial-*.md"))  # Sphinx runs these
@@ -232,10 +233,10 @@ def commands():
 def test_commands_have_such_options(arguments):
     if arguments[-1:] == ["--help"]:
         with pytest.raises(SystemExit) as stop:
-            _parser().parse_args(arguments)
+            _parser(arguments).parse_args(arguments)
         assert stop.value.code == 0
     else:
-        assert _parser().parse_args(arguments).command == arguments[0]
+        assert _parser(arguments).parse_args(arguments).command == arguments[0]
 
 
 @pytest.mark.slow
@@ -312,7 +313,7 @@ def test_data_gallery(tmp_path, monkeypatch):
 
 def test_untrained_theory(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    script = load(ROOT / "benchmarks" / "untrained_theory.py")
+    script = load(ROOT / "examples" / "untrained_theory.py")
     monkeypatch.setattr(script, "STEPS", 5)
     monkeypatch.setattr(script, "WIDTH", 8)
     monkeypatch.setattr(script, "WIDTHS", (4, 8))

@@ -30,6 +30,7 @@ MODULES = {
     "svdinv.unroll.algorithms": "numpy",
     "svdinv.unroll.data": "numpy",
     "svdinv.unroll.fidelity": "numpy",
+    "svdinv.unroll.formats": "numpy",
     "svdinv.unroll.keras": "keras",
     "svdinv.unroll.manual": "numpy",
     "svdinv.unroll.metrics": "numpy",

@@ -14,7 +14,7 @@ import torch
 
 from svdinv.unroll import pretrained
 from svdinv.unroll.metrics import snr
-from svdinv.unroll.tasks.cine import Cine, CineOptions
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 
 task, options = Cine(), CineOptions(mask="radial")
 problem = task.measure(task.read("long-axis", options), options)

@@ -10,7 +10,7 @@ network can be trained through it, and an untrained one fitted to the one measur
 import matplotlib.pyplot as plt
 
 from svdinv.unroll.operators import dot_test
-from svdinv.unroll.tasks.ct import Ct, CtOptions, fbp, tv
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp, tv
 
 task, options = Ct(), CtOptions(size=96, views=30, noise=0.01)
 problem = task.measure(task.read("walnut-1", options), options)

@@ -7,6 +7,7 @@ needs it.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -16,33 +17,36 @@ from contextlib import suppress
 from typing import Any
 
 from svdinv import __version__
-from svdinv.cli import (
-    compare,
-    data,
-    demo,
-    evaluate,
-    fit,
-    info,
-    reconstruct,
-    stability,
-    train,
-)
 from svdinv.cli.arguments import Parser, complain
 
 __all__ = ["main"]
+
+_COMMANDS = {
+    "demo": "the first thing to run: reconstruct a photograph, and train a little; or "
+    "reconstruct a beating heart",
+    "reconstruct": "reconstruct a picture or a series of your own",
+    "fit": "reconstruct with an untrained network, fitted to the one image",
+    "train": "train a network",
+    "evaluate": "measure how well a network reconstructs",
+    "stability": "find the worst small errors of the data, for a network and others",
+    "compare": "train one network through every derivative of the SVD, and compare",
+    "data": "list, show, inspect and write images and measured data",
+    "info": "versions, frameworks, kernels, threads, devices and weights",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv`, by default what the program was given.
 
-    Gives the exit code: 0 on success; 2 for arguments that make no sense, files that
+    Returns the exit code: 0 on success; 2 for arguments that make no sense, files that
     cannot be read and files that cannot be written; 1 where a computation broke down;
     130 where it was interrupted.
     """
-    parser = _parser()
+    words = sys.argv[1:] if argv is None else argv
+    parser = _parser(words)
     before = _ending_on_sigterm()
     try:
-        arguments = parser.parse_args(argv)
+        arguments = parser.parse_args(words)
         if arguments.command is None:
             parser.print_help()
             return 0
@@ -74,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ending_on_sigterm() -> Any:
-    """Let SIGTERM end the program as Ctrl-C does, also while it is importing.
+    """Make SIGTERM end the program as Ctrl-C does, also during imports.
 
     Returns what it did before, or None where that is not its usual way.
     """
@@ -100,7 +104,7 @@ def _give_up_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> Parser:
+def _parser(words: Sequence[str]) -> Parser:
     parser = Parser(
         prog="svdinv",
         description=(
@@ -112,7 +116,9 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="command", parser_class=Parser
     )
-    every = (demo, reconstruct, fit, train, evaluate, stability, compare, data, info)
-    for command in every:
-        command.add(commands)
+    for name, help in _COMMANDS.items():
+        if name in words:  # the one that is meant, or a word among its arguments
+            importlib.import_module(f"svdinv.cli.{name}").add(commands, help)
+        else:
+            commands.add_parser(name, help=help)
     return parser

@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 from svdinv._missing import command
 
 if TYPE_CHECKING:
+    from svdinv.unroll.tasks.registry import TaskEntry
     from svdinv.unroll.tasks.task import Options, Task
 
 __all__ = [
@@ -49,7 +49,11 @@ __all__ = [
 
 
 NETWORKS = ("numpy", "torch", "safetensors", "skimage", "sklearn", "tqdm")
-"""Modules that every command with a network needs; two of them bring photographs."""
+"""Modules that a training needs; two of them bring photographs."""
+
+_RECONSTRUCTING = (
+    "numpy", "torch", "safetensors", "tqdm", "matplotlib", "PIL", "threadpoolctl",
+)  # fmt: skip
 
 # Packages that are not called as their modules are.
 _PACKAGES = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
@@ -58,10 +62,12 @@ _PACKAGES = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-lear
 class Parser(argparse.ArgumentParser):
     """Argument parser that complains in one line.
 
-    `late` declares the arguments that are dear to import, once this parser is at work.
+    With `several` true or false it also takes the options of all tasks: declared when
+    it is at work, shown with ``TASK --help``, and with `several` under their plurals,
+    for several values.
     """
 
-    late: Callable[[Parser], None] | None = None
+    several: bool | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         if options.get("epilog"):  # which, as the description, is written in lines
@@ -71,9 +77,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Declare what is left to declare, then parse."""
-        if self.late is not None:
-            declare, self.late = self.late, None
-            declare(self)
+        if self.several is not None:
+            several, self.several = self.several, None
+            _declare_tasks(self, list(args or ()), several)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -102,20 +108,10 @@ def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """Declare ``--seed``, ``--threads`` and ``--device`` of a reconstruction."""
+    parser.add_argument("--seed", type=seed, default=0, help="of sampling (default 0)")
+    parser.add_argument("--threads", type=threads, help="(default: PyTorch's)")
     parser.add_argument(
-        "--seed", type=seed, default=0, help="seed of the sampling (default 0)"
-    )
-    parser.add_argument(
-        "--threads",
-        type=threads,
-        default=None,
-        help="threads to compute with (default: those that PyTorch takes)",
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="where the network computes: cpu, cuda, or auto, a GPU if there is one "
-        "(default auto)",
+        "--device", default="auto", help="cpu, cuda, or auto (default auto)"
     )
 
 
@@ -124,14 +120,13 @@ def add_truth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-truth",
         action="store_true",
-        help="the input is not the truth, such as a picture with noise: no method is "
-        "told it, or judged by it",
+        help="the input is not the truth: it has noise",
     )
 
 
 def begin(arguments: argparse.Namespace) -> None:
     """Begin a reconstruction: see that its packages are there, and set the threads."""
-    need(arguments.parser, (*NETWORKS, "matplotlib", "PIL", "threadpoolctl"), "train")
+    need(arguments.parser, _RECONSTRUCTING, "train")
 
     import torch
 
@@ -140,39 +135,95 @@ def begin(arguments: argparse.Namespace) -> None:
 
 
 def add_task_options(parser: Parser, *, several: bool) -> None:
-    """Declare the options of all tasks: how their images are read and measured.
+    """Declare ``--task``, and the options of the tasks once the parser is at work.
 
-    Only when the parser is at work: tasks take long to import. With `several` those
-    that have a plural take several values, under that name.
+    With `several` those that have a plural take several values, under that name.
     """
-    parser.late = partial(_declare, several=several)
+    parser.several = several
+    parser.add_argument(
+        "--task",
+        type=filled,
+        metavar="MODULE:CLASS",
+        help="a task of your own, which is imported",
+    )
 
 
-def _declare(parser: Parser, *, several: bool) -> None:
+def _declare_tasks(parser: Parser, words: list[str], several: bool) -> None:
+    """Declare the options of all tasks, by their names alone; or show those of one."""
     try:
-        from svdinv.unroll.tasks import tasks
+        from svdinv.unroll.tasks.registry import entries
     except ImportError:  # what is missing is said by the command
         return
-    found: dict[str, tuple[Any, type, dict[str, list[str]]]] = {}
-    for cls in tasks().values():
-        hints = get_type_hints(cls.options)
-        for entry in dataclasses.fields(cls.options):
-            if entry.name == "seed":
-                continue
-            inner = [h for h in get_args(hints[entry.name]) if h is not type(None)]
-            _, _, helps = found.setdefault(entry.name, (entry, inner[0], {}))
-            helps.setdefault(entry.metadata["help"], []).append(cls.kind)
-    for name, (entry, kind, helps) in found.items():
-        plural = entry.metadata.get("plural") if several else None
-        text = "; ".join(f"{', '.join(k)}: {help}" for help, k in helps.items())
+    own = _value_of("--task", words)
+    if own:
+        _add_own_task(parser, own)
+    known = entries()
+    if {"-h", "--help"} & set(words):
+        asked = next((known[word] for word in words if word in known), None)
+        if asked is not None:
+            _show_options(parser, asked, several)
+        parser.add_argument_group(
+            "options of a task",
+            "  ".join([f"{parser.prog} TASK --help lists them:", *known]),
+        )
+    plurals: dict[str, str | None] = {}
+    for entry in known.values():
+        for name in entry.options:
+            plurals.setdefault(name, None)
+            plurals[name] = plurals[name] or entry.plurals.get(name)
+    for name, plural in plurals.items():
+        plural = plural if several else None
         parser.add_argument(
             f"--{(plural or name).replace('_', '-')}",
             dest=name,
-            type=_READERS[kind],
+            type=filled,
             nargs="+" if plural else None,
-            metavar=None if kind is int else name.upper(),
-            help=text.replace("%", "%%"),
+            help=argparse.SUPPRESS,
         )
+
+
+def _value_of(flag: str, words: list[str]) -> str | None:
+    """Return the value of an option before the command line is parsed."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _add_own_task(parser: Parser, name: str) -> None:
+    try:
+        from svdinv.unroll.tasks import add, task_named
+
+        with naming("--task"):
+            add(task_named(name))
+    except (ValueError, ImportError) as error:
+        parser.error(str(error))
+
+
+def _show_options(parser: Parser, entry: TaskEntry, several: bool) -> NoReturn:
+    """Print what concerns one task, and leave."""
+    shown = argparse.ArgumentParser(
+        usage=f"{parser.prog} INPUT [options]",
+        description=f"Options for {entry.images} (task {entry.kind}), beside those of "
+        f"{parser.prog} --help.",
+        add_help=False,
+    )
+    task = entry.load()
+    known = dataclasses.fields(task.options) if entry.options else ()
+    for field in known:
+        if field.name == "seed":
+            continue
+        plural = field.metadata["plural"] if several else None
+        shown.add_argument(
+            f"--{(plural or field.name).replace('_', '-')}",
+            nargs="+" if plural else None,
+            metavar=field.name.upper(),
+            help=field.metadata["help"].replace("%", "%%"),
+        )
+    shown.print_help()
+    parser.exit()
 
 
 def add_fields(parser: Parser, cls: type) -> None:
@@ -192,7 +243,7 @@ def add_fields(parser: Parser, cls: type) -> None:
 
 
 def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Options:
-    """Give the options of a task, and refuse those of others by a ValueError.
+    """Return the options of a task, and refuse those of others by a ValueError.
 
     `what` is what the options are for, such as "cat.png is a picture".
     """
@@ -203,21 +254,23 @@ def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Option
 def task_settings(
     arguments: argparse.Namespace, task: Task, what: str
 ) -> list[Options]:
-    """Give, as `task_options`, one for every combination of several values."""
-    from svdinv.unroll.tasks import tasks
+    """Return, as `task_options`, one for every combination of several values."""
+    from svdinv.unroll.tasks.registry import entries
 
-    every = {name for cls in tasks().values() for name in cls.options.names()}
+    every = {name for entry in entries().values() for name in entry.options}
     said = {name: getattr(arguments, name, None) for name in sorted(every)}
     said = {name: value for name, value in said.items() if value is not None}
-    fields = {f.name: f for f in dataclasses.fields(task.options)}
+    hints = get_type_hints(task.options)
     lists = {}
     for name, value in said.items():
-        if name not in fields:
-            flag = _flag(name, isinstance(value, list), task)
+        flag = _flag(name, isinstance(value, list))
+        if name not in hints:
             raise ValueError(f"argument {flag}: does not apply: {what}")
-        several = value if isinstance(value, list) else [value]
+        several = [
+            _typed(each, hints[name], flag)
+            for each in (value if isinstance(value, list) else [value])
+        ]
         if len({str(each) for each in several}) < len(several):
-            flag = _flag(name, True, task)
             raise ValueError(f"argument {flag}: names one twice")
         lists[name] = several
     settings = []
@@ -228,9 +281,23 @@ def task_settings(
     return settings
 
 
+def _typed(value: Any, hint: Any, flag: str) -> Any:
+    """Convert the text of an option to the type of its field; ValueError if it fails.
+
+    A command may have put a value of that type in its place already.
+    """
+    if not isinstance(value, str):
+        return value
+    (kind,) = (h for h in get_args(hint) or (hint,) if h is not type(None))
+    try:
+        return _READERS[kind](value)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"argument {flag}: {error}") from error
+
+
 @contextlib.contextmanager
 def naming(flag: str) -> Iterator[None]:
-    """Let a ValueError, or that there is no file, begin with its argument's flag."""
+    """Prefix a ValueError or FileNotFoundError with the flag of an argument."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
@@ -239,7 +306,7 @@ def naming(flag: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
-    """Let a ValueError that begins with the name of an option begin with its flag."""
+    """Replace the option name at the start of a ValueError by its flag."""
     try:
         yield
     except ValueError as error:
@@ -248,7 +315,7 @@ def naming_flags(arguments: argparse.Namespace, task: Task) -> Iterator[None]:
         value = getattr(arguments, bare, None)
         if bare not in task.options.names() or value is None:
             raise
-        flag = _flag(bare, isinstance(value, list), task)
+        flag = _flag(bare, isinstance(value, list))
         raise ValueError(f"argument {flag}: {rest}") from error
 
 
@@ -259,19 +326,20 @@ def refuse_options(
     for name in task.options.names():
         value = getattr(arguments, name)
         if value is not None and name not in but:
-            flag = _flag(name, isinstance(value, list), task)
+            flag = _flag(name, isinstance(value, list))
             raise ValueError(f"argument {flag}: does not apply: {why}")
 
 
-def _flag(name: str, several: bool, task: Task) -> str:
-    from svdinv.unroll.tasks import tasks
+def _flag(name: str, several: bool) -> str:
+    """Return the flag of an option, where it takes several values by its plural."""
+    from svdinv.unroll.tasks.registry import entries
 
-    plural = None
-    for cls in (type(task), *tasks().values()):
-        for entry in dataclasses.fields(cls.options):
-            if entry.name == name:
-                plural = plural or entry.metadata.get("plural")
-    return "--" + ((plural if several else None) or name).replace("_", "-")
+    plurals = {
+        plural
+        for entry in entries().values()
+        if several and (plural := entry.plurals.get(name))
+    }
+    return "--" + next(iter(plurals), name).replace("_", "-")
 
 
 def filled(text: str) -> str:
@@ -297,14 +365,14 @@ def writable_folder(parser: Parser, name: str, folder: Path) -> Path:
 
 
 def same_file(path: Path, source: str | Path) -> bool:
-    """Tell whether what is to be written is what is read."""
+    """Return whether a path to be written is the file that is read."""
     return path.exists() and Path(source).exists() and path.samefile(source)
 
 
 def _reader(
     kind: type, fits: Callable[[Any], bool] = lambda number: True, due: str = ""
 ) -> Callable[[str], Any]:
-    """Give what reads a number of a kind, and refuses those that do not fit."""
+    """Return a parser for numbers of a type that rejects values out of range."""
 
     def read(text: str) -> Any:
         try:

@@ -60,12 +60,11 @@ folder: study.csv (a row for each run), study.md (tables), study.png (plot), run
 """
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     compare = commands.add_parser(
         "compare",
-        help="train one network through every derivative of the SVD, and compare",
-        description=_DESCRIPTION,
+        help=help,
         epilog=_EPILOG,
     )
     compare.set_defaults(run=run)

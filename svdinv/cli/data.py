@@ -64,11 +64,11 @@ examples:
 """
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     data = commands.add_parser(
         "data",
-        help="list, show, inspect and write images and measured data",
+        help=help,
         description=(
             "What the other commands can use: photographs that come with\n"
             "scikit-image and scikit-learn, hearts and phantoms of them, and sampling\n"
@@ -176,11 +176,11 @@ def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
 def _list(arguments: argparse.Namespace) -> None:
     need(arguments.parser, _PICTURES, "train")
 
-    from svdinv.unroll.tasks import tasks
+    from svdinv.unroll.tasks.registry import entries
 
     blocks = []
-    for cls in tasks().values():
-        for heading, names in cls().built_in().items():
+    for entry in entries().values():
+        for heading, names in entry.load()().built_in().items():
             lines = [f"  {name:<22} {what}" for name, what in names.items()]
             blocks.append("\n".join([f"{heading}:", *lines]))
     print("\n\n".join(blocks))
@@ -190,17 +190,16 @@ def _show(arguments: argparse.Namespace) -> None:
     parser, name = arguments.parser, arguments.name
     need(parser, _PICTURES, "train")
 
-    from svdinv.unroll.tasks import tasks
+    from svdinv.unroll.tasks.registry import TaskEntry, entries
 
-    known: dict[str, Task] = {}
-    for cls in tasks().values():
-        for names in cls().built_in().values():
-            known |= dict.fromkeys(names, cls())
+    known: dict[str, TaskEntry] = {}
+    for entry in entries().values():
+        known |= dict.fromkeys((*entry.names, *entry.pictures), entry)
     if name not in known:
         parser.error(
             f"argument NAME: there is no {name!r}; there are {', '.join(known)}"
         )
-    task = known[name]
+    task: Task = known[name].load()()
     suffixes = (".png", ".gif") if task.moving else (".png",)
     if arguments.output.suffix.lower() not in suffixes:
         parser.error(
@@ -208,41 +207,38 @@ def _show(arguments: argparse.Namespace) -> None:
             f"{arguments.output}"
         )
     options = task_options(arguments, task, f"{name} is one of {task.images}")
-    refuse_options(arguments, task, f"{name} is shown as it is", but=task.shows(name))
+    refuse_options(
+        arguments, task, f"{name} is shown as it is", but=task.picture_options(name)
+    )
     writable_folder(parser, "--output", arguments.output.parent)
     with naming_flags(arguments, task):
-        task.show(name, options, arguments.output)
+        task.save_picture_of(name, options, arguments.output)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
     need(arguments.parser, ("numpy",), "train")
 
-    from svdinv.unroll.data.formats import format_of
-    from svdinv.unroll.data.scans import SeveralSlices
+    from svdinv.unroll.formats.scans import SeveralSlices
+    from svdinv.unroll.formats.table import format_of
     from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import (
-        fitting,
-        holds_measurement,
-        read,
-        task_of_file,
-    )
+    from svdinv.unroll.tasks.reading import opened
 
     source = arguments.file
-    task = task_of_file(source)
-    own = holds_measurement(source)
-    format = None if own else format_of(source)
-    head = f"{source}: {f'{format.name}, ' if format else ''}task {task.kind}, "
-    options = task_options(arguments, task, f"{source} is one of {task.images}")
-    try:
-        with naming_flags(arguments, task):
-            given = read(source, task, options)
-    except SeveralSlices as several:
-        print(f"{head}{len(several.slices)} slices")
-        for number, what in enumerate(several.slices):
-            print(f"  {number:<10} {what}".rstrip())
-        print("  options    --slice, to choose one")
-        return
-    fit = fitting(source, task, given)
+    with opened(source) as found:
+        task = found.task
+        format = None if found.file else format_of(source)
+        head = f"{source}: {f'{format.name}, ' if format else ''}task {task.kind}, "
+        options = task_options(arguments, task, f"{source} is one of {task.images}")
+        try:
+            with naming_flags(arguments, task):
+                given = found.read(options)
+        except SeveralSlices as several:
+            print(f"{head}{len(several.slices)} slices")
+            for number, what in enumerate(several.slices):
+                print(f"  {number:<10} {what}".rstrip())
+            print("  options    --slice, to choose one")
+            return
+        fit = found.applicable(given)
     if isinstance(given, Problem):
         refuse_options(arguments, task, f"{source} is measured already", but=fit)
     names = " ".join(f"--{name.replace('_', '-')}" for name in fit)
@@ -251,7 +247,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         print(f"  geometry   {given.note}")
     if isinstance(given, Problem):
         print(f"  {task.describe(given)}, measured: {_shape(given.y)}")
-        for name, array in task.measured(given).items():
+        for name, array in task.arrays_to_save(given).items():
             share = f", {array.mean():.1%} sampled" if array.dtype == bool else ""
             print(f"  {name:<10} {array.dtype} {_shape(array)}{share}")
         print(f"  truth      {'known' if given.truth is not None else 'not known'}")
@@ -271,7 +267,7 @@ def _write(arguments: argparse.Namespace) -> None:
     parser, source = arguments.parser, arguments.source
     need(parser, _FILES, "mri")
 
-    from svdinv.unroll.tasks.reading import holds_measurement, write_problem
+    from svdinv.unroll.tasks.measured_files import holds_measurement, write_problem
 
     if arguments.output.suffix.lower() not in (".h5", ".hdf5"):
         parser.error(f"argument --output: must end in .h5, got {arguments.output}")
@@ -298,6 +294,6 @@ def _write(arguments: argparse.Namespace) -> None:
         truth=not arguments.no_truth,
         options=told,
     )
-    sampled = task.measured(problem).get("mask")
+    sampled = task.arrays_to_save(problem).get("mask")
     share = "" if sampled is None else f", {sampled.mean():.1%} sampled"
     print(f"{arguments.output}: {problem.name}, {_shape(problem.y)}{share}")

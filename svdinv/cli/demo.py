@@ -24,12 +24,11 @@ _OF = {"colour": ("rate", "photo", "steps", "minutes"), "cine": ("heart",)}
 _NEEDS = (*NETWORKS, "matplotlib", "threadpoolctl", "tomlkit")
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     demo = commands.add_parser(
         "demo",
-        help="the first thing to run: reconstruct a photograph, and train a little; or "
-        "reconstruct a beating heart",
+        help=help,
         description=(
             "Reconstruct a photograph from a part of its samples, with the network "
             "that comes with svdinv and by classical methods; then train that network "
@@ -150,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _cine(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
 
-    from svdinv.unroll.data import HEARTS
+    from svdinv.unroll.tasks.cine.hearts import HEARTS
 
     if arguments.heart not in HEARTS:
         parser.error(f"argument --heart: must be one of {', '.join(HEARTS)}")

@@ -32,29 +32,20 @@ _EPILOG = """\
 examples:
   svdinv evaluate colour                         eight built-in photographs
   svdinv evaluate cine --masks radial --coils 4  eight series of the phantom
-  svdinv evaluate runs/mine/weights.safetensors  weights that you have trained
-  svdinv evaluate colour --images holidays/ cat.png --rates 0.2 --crop 0
-  svdinv evaluate cine --images scans/ --no-baselines --no-ensemble
+  svdinv evaluate runs/mine --images holidays/ cat.png --rates 0.2 --crop 0
 
-Every image is sampled, reconstructed from the samples, and compared with the original.
-In the output folder: results.csv with a row for each image, setting and method,
-results.md with the means, and pictures of the first image of each setting.
-Classical methods get, for every image, the regularisation weight that comes
-nearest to the truth; networks never see the truth.
-Ctrl-C ends the work once the method in hand is done; the tables hold what came before.
+Written are results.csv, results.md with the means, and pictures. Classical methods get
+the weight that comes nearest to the truth; networks never see the truth.
 """
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     evaluate = commands.add_parser(
         "evaluate",
-        help="measure how well a network reconstructs",
-        description=(
-            "Measure how well a network reconstructs images that it was not trained\n"
-            "on, beside classical methods: PSNR and SSIM of photographs; SNR, PSNR\n"
-            "and SSIM of series of a beating heart."
-        ),
+        help=help,
+        usage="svdinv evaluate [NAME|PATH] [options]",
+        description="Measure how well networks reconstruct, beside classical methods.",
         epilog=_EPILOG,
     )
     evaluate.set_defaults(run=run)
@@ -64,32 +55,29 @@ def add(commands: Subparsers) -> None:
         type=filled,
         default="colour",
         metavar="NAME|PATH",
-        help="weights that come with svdinv (default colour), a file of others, or "
-        "the folder of a training; of a task without weights, such as eit, classical "
-        "methods are compared",
+        help="weights that come with svdinv (default colour), a file, the folder of a "
+        "training, or a task without weights, such as eit",
     )
     evaluate.add_argument(
         "--images",
         nargs="+",
         type=filled,
         metavar="PATH",
-        help="pictures, names of built-in photographs, or series (.npy, .npz, .mat, "
-        ".h5), and folders of them, instead of the eight that no weights in svdinv "
-        "were trained on; give others if yours were",
+        help="files, folders and built-in names, instead of images that no weights in "
+        "svdinv were trained on",
     )
     add_task_options(evaluate, several=True)
     evaluate.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="apply classical methods too, which takes most of the time (default yes)",
+        help="apply classical methods too (default yes)",
     )
     evaluate.add_argument(
         "--ensemble",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also average the network over eight mirrored, turned or reversed "
-        "versions of each image (default yes)",
+        help="apply the network to eight versions of each image, too (default yes)",
     )
     evaluate.add_argument(
         "--panels",
@@ -103,12 +91,10 @@ def add(commands: Subparsers) -> None:
         type=folder,
         default=Path("svdinv-evaluation"),
         metavar="DIR",
-        help="folder for all that is written (default svdinv-evaluation)",
+        help="folder (default svdinv-evaluation)",
     )
     evaluate.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace an evaluation that the folder holds",
+        "--overwrite", action="store_true", help="replace an evaluation in the folder"
     )
     add_computing(evaluate)
 
@@ -126,18 +112,19 @@ def run(arguments: argparse.Namespace) -> int:
         methods_of,
         sampled,
     )
-    from svdinv.unroll.evaluation.inference import (
+    from svdinv.unroll.inference import (
         device_of,
         open_network,
         task_of_network,
     )
-    from svdinv.unroll.tasks import tasks
+    from svdinv.unroll.tasks.registry import entries
 
     try:
         device = device_of(arguments.device)
         network = None
-        if arguments.weights in tasks() and arguments.weights not in pretrained.names():
-            task = tasks()[arguments.weights]()
+        known = entries()
+        if arguments.weights in known and arguments.weights not in pretrained.names():
+            task: Task = known[arguments.weights].load()()
         else:
             network = open_network(arguments.weights, device)
             task = task_of_network(network)
@@ -202,9 +189,11 @@ def _settings(arguments: argparse.Namespace, task: Task) -> list[Options]:
 
 def _check_measured(task: Task, images: list[Any], settings: list[Options]) -> None:
     """See that masks and other options fit, by one image of each shape."""
-    from svdinv.unroll.tasks.task import Given
+    from svdinv.unroll.tasks.task import InputImage
 
-    shapes = {given.image.shape: given for given in images if isinstance(given, Given)}
+    shapes = {
+        given.image.shape: given for given in images if isinstance(given, InputImage)
+    }
     for options in settings:
         for given in shapes.values():
             task.measure(given, options)

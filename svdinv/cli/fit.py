@@ -42,144 +42,115 @@ _RULES = ("held-out", "variance", "discrepancy", "sure", "none")
 _EPILOG = """\
 examples:
   svdinv fit coffee --rate 0.1                 a tenth of the values of a photograph
-  svdinv fit cat.jpg --noise 0.1               all of them, with noise
   svdinv fit noisy.jpg --no-truth              with noise that it has already
-  svdinv fit cat.jpg --noise 0.1 --tv 0.02 --prior deep-decoder
   svdinv fit scan.npz --mask radial --prior bilinear
-  svdinv fit raw.h5 --stop held-out            k-space as it was measured
-  svdinv fit walnut-1 --views 30 --noise 0.01 --tv 1e-4           a tomogram
-  svdinv fit sinogram.h5 --prior edip          from the weights of svdinv reconstruct
-
-The image is what a network makes of noise; its weights are fitted to this one
-measurement, and no other image is used. --prior says which network, --stop how the fit
-knows when it has begun to fit noise. A trained network (edip) that sees the data learns
-to predict them from data with more noise, for --iterations. Written are the
-reconstruction, a picture that compares, an animation of series, and a table of the fit
-(.csv). Ctrl-C keeps the best so far. With --checkpoint the same command goes on where
-it was killed.
+  svdinv fit walnut-1 --views 30 --noise 0.01 --tv 1e-4
 """
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     fit = commands.add_parser(
         "fit",
-        help="reconstruct with an untrained network, fitted to the one image",
-        description=(
-            "Reconstruct a picture or a series with a network that has never seen\n"
-            "another: its weights are fitted to this measurement alone."
-        ),
+        help=help,
+        usage="svdinv fit INPUT [options]",
+        description="Reconstruct with a network fitted to this measurement alone.",
         epilog=_EPILOG,
     )
     fit.set_defaults(run=run)
     fit.add_argument(
-        "input",
-        metavar="INPUT",
-        type=filled,
-        help="as for 'svdinv reconstruct'",
+        "input", metavar="INPUT", type=filled, help="as for 'svdinv reconstruct'"
     )
     fit.add_argument(
         "--prior",
         type=filled,
-        help=f"the network: {', '.join(_PRIORS)} (default dip; the last two for "
-        f"series), {_EDUCATED} (a trained network), or package.module:Class",
+        help=f"the network: {', '.join(_PRIORS)}, {_EDUCATED} (a trained one), or "
+        "package.module:Class (default dip)",
     )
     fit.add_argument(
         "--weights",
         type=folder,
         metavar="PATH",
-        help="begin with a network that svdinv train has trained (educated deep image "
-        "prior): its weights.safetensors, or the folder with it (default with "
-        f"--prior {_EDUCATED}: those that come with svdinv)",
+        help=f"of a trained network (default with {_EDUCATED}: svdinv's own)",
     )
     fit.add_argument(
         "--trained",
         choices=("all", "decoder", "singular-values"),
         default="all",
-        help="what is fitted: all weights (default); those of no encoder, which of an "
-        "unrolled network is the first half; of each convolution as a matrix the "
-        "singular values alone",
+        help="which weights are fitted (default all)",
     )
     add_task_options(fit, several=False)
     add_truth(fit)
     fit.add_argument(
-        "--stop",
-        choices=_RULES,
-        help="when to end: least error of a twentieth of the data that is held out "
-        "(default); least variance of the iterates; data fitted as well as the noise "
-        "allows; least risk by Stein's estimate, in twice the time; at the end "
-        f"(default with {_EDUCATED})",
+        "--stop", choices=_RULES, help="rule that ends the fit (default held-out)"
     )
     fit.add_argument(
         "--deviation",
         type=positive_number,
-        help="standard deviation of the noise in the data, for --stop discrepancy and "
-        f"sure, and for {_EDUCATED} (default: --noise; for {_EDUCATED} what the "
-        "network leaves of measured data)",
+        metavar="D",
+        help="of the noise in the data (default: of --noise)",
     )
     fit.add_argument(
         "--iterations",
         type=positive,
+        metavar="N",
         help=f"at most (default {_ITERATIONS}, with {_EDUCATED} 100)",
     )
     fit.add_argument(
         "--learning-rate",
         type=positive_number,
-        help=f"(default {_RATE}; with {_EDUCATED} {_EDUCATED_RATE}, and 1e-4 of an "
-        "unrolled network: larger steps undo the training)",
+        metavar="R",
+        help=f"(default {_RATE}; {_EDUCATED} {_EDUCATED_RATE}, unrolled 1e-4)",
     )
     fit.add_argument(
         "--input-noise",
         type=not_negative,
-        metavar="DEVIATION",
-        help="noise that the network sees anew in each iteration: the more, the "
-        "smoother the image (default 0.03, of k-space and sinograms 0.01)",
+        metavar="D",
+        help="noise at the network's input (default by task)",
     )
     fit.add_argument(
         "--tv",
         type=not_negative,
         default=0.0,
         metavar="WEIGHT",
-        help="weight of the total variation, as beside half the squared distance "
-        "(default 0)",
+        help="weight of the total variation (default 0)",
     )
     fit.add_argument(
         "--low-rank",
         type=not_negative,
         default=0.0,
         metavar="WEIGHT",
-        help="weight of the nuclear norm, frames x pixels, of series, or bins x pixels "
-        "(default 0)",
+        help="weight of the nuclear norm of series (default 0)",
     )
     fit.add_argument(
         "--penalty",
         type=not_negative,
         metavar="WEIGHT",
-        help="weight of the sparse part of low-rank-and-sparse (default 0.01)",
+        help="of the sparse part of low-rank-and-sparse (default 0.01)",
     )
     fit.add_argument(
         "--start",
         action=argparse.BooleanOptionalAction,
-        help="add the network to the mean of the frames of a series (default yes)",
+        help="add it to the mean of the frames (default yes)",
     )
     fit.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="compare with classical methods (default: with the simplest alone)",
+        help="compare with all classical methods",
     )
     fit.add_argument(
         "--checkpoint",
         type=folder,
         metavar="FILE",
-        help="write the state of the fit to it every minute, and go on from it",
+        help="keep the state of the fit here, and go on from it",
     )
     fit.add_argument(
         "--output",
         type=folder,
         default=Path("svdinv-output"),
         metavar="PATH",
-        help="as for 'svdinv reconstruct' (default svdinv-output)",
+        help="as for 'svdinv reconstruct'",
     )
     add_computing(fit)
 
@@ -189,11 +160,11 @@ def run(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
     begin(arguments)
 
-    from svdinv.unroll.data._files import check_regular
     from svdinv.unroll.evaluation.fitting import fitted
     from svdinv.unroll.evaluation.forecast import check_memory, check_unrolled
-    from svdinv.unroll.evaluation.inference import device_of
     from svdinv.unroll.evaluation.reconstruction import files
+    from svdinv.unroll.formats.checks import check_regular
+    from svdinv.unroll.inference import device_of
     from svdinv.unroll.networks import Generator
 
     source = arguments.input
@@ -271,9 +242,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _generator(
     arguments: argparse.Namespace, task: Task, problem: Problem, device: str
 ) -> tuple[Recipe, Network | None]:
-    """Give the generator, and its weights where there are some."""
+    """Return the generator, and its weights where there are some."""
     from svdinv.unroll import pretrained
-    from svdinv.unroll.evaluation.inference import open_network
+    from svdinv.unroll.inference import open_network
     from svdinv.unroll.untrained.presets import generator_for
 
     prior, weights = arguments.prior, arguments.weights
@@ -284,7 +255,7 @@ def _generator(
                 f"or package.module:Class, got {prior!r}"
             )
         with naming("--prior"):
-            generator = generator_for(prior or _USUAL, task.plain(problem))
+            generator = generator_for(prior or _USUAL, task.without_repeats(problem))
         return generator, None
     if prior not in (None, _EDUCATED):
         raise ValueError(f"argument --weights: does not apply to --prior {prior}")
@@ -302,7 +273,7 @@ def _generator(
 def _predicts(
     problem: Problem, generator: Recipe, network: Network | None, noise: float | None
 ) -> bool:
-    """Tell whether a network is fitted by what it predicts of data with more noise.
+    """Return whether a network is fitted by predictions from recorrupted data.
 
     A generator that has never seen noise, as where pixels are sampled, or noise of
     another kind, is fitted as those that have not been trained.

@@ -28,11 +28,11 @@ _FRAMEWORKS = {
 }
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "info",
-        help="versions, frameworks, kernels, threads, devices and weights",
+        help=help,
         description=(
             "Show which versions are installed, which kernels decompose small matrices "
             "and why, what PyTorch finds to run on, and which trained networks come "

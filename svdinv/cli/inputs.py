@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from svdinv.cli.arguments import naming_flags, refuse_options, task_options
+from svdinv.cli.arguments import naming_flags, need, refuse_options, task_options
 
 if TYPE_CHECKING:
     from svdinv.unroll.problem import Problem
@@ -39,20 +39,21 @@ def read_input(
     ValueError names the argument.
     """
     from svdinv.unroll.problem import Problem
-    from svdinv.unroll.tasks.reading import fitting, read, task_of_file
+    from svdinv.unroll.tasks.reading import opened
 
-    task = task_of_file(source)
-    options = task_options(arguments, task, f"{source} is one of {task.images}")
-    with naming_flags(arguments, task):
-        given = read(source, task, options)
-    check(task, given, options)
-    measured, what = isinstance(given, Problem), f"{source} is one of {task.images}"
-    if measured:
-        what = f"{source} is measured already"
-    refuse_options(arguments, task, what, but=fitting(source, task, given))
+    with opened(source) as found:
+        task, what = found.task, f"{source} is one of {found.entry.images}"
+        need(arguments.parser, found.entry.needs, "train")
+        options = task_options(arguments, task, what)
+        with naming_flags(arguments, task):
+            given = found.read(options)
+        check(task, given, options)
+        measured = isinstance(given, Problem)
+        what = f"{source} is measured already" if measured else what
+        refuse_options(arguments, task, what, but=found.applicable(given))
     if isinstance(given, Problem):
         return Input(task, given if truth else _blind(given), options, measured)
-    options = options if truth else task.untrue(options)
+    options = options if truth else task.options_without_truth(options)
     with naming_flags(arguments, task):
         problem = task.measure(given, options)
     return Input(task, problem if truth else _blind(problem), options, False)
@@ -79,7 +80,7 @@ def check_network(
     network: Any, task: Task, source: str, given: Any, argument: str = "--weights"
 ) -> None:
     """Refuse, by a ValueError, a network for images of another task, or channels."""
-    from svdinv.unroll.evaluation.inference import task_of_network
+    from svdinv.unroll.inference import task_of_network
 
     own = task_of_network(network)
     if own.kind != task.kind:

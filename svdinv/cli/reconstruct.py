@@ -25,7 +25,7 @@ from svdinv.cli.arguments import (
 from svdinv.cli.inputs import check_network, check_open, read_input
 
 if TYPE_CHECKING:
-    from svdinv.unroll.evaluation.evaluation import Which
+    from svdinv.unroll.evaluation.methods import Which
     from svdinv.unroll.evaluation.reconstruction import Compared, Files
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Options, Task
@@ -40,41 +40,24 @@ _EPILOG = """\
 examples:
   svdinv reconstruct coffee                      a photograph that comes with svdinv
   svdinv reconstruct cat.jpg --rate 0.1          from a tenth of its values
-  svdinv reconstruct cat.jpg --mask known.npy    from those that you choose
-  svdinv reconstruct cat.jpg --noise 0.1         from all of them, with noise
   svdinv reconstruct noisy.jpg --no-truth        with noise that it has already
   svdinv reconstruct scan.npz --mask vista --coils 8
-  svdinv reconstruct scan.mat --key images --time-axis 2
-  svdinv reconstruct raw.h5 --output out.npz     k-space, as svdinv data writes it
-  svdinv reconstruct dicom/ --slice 3 --output out.nii.gz
-  svdinv reconstruct ksp.cfl --output out.cfl    k-space of BART
-  svdinv reconstruct walnut-1 --views 30 --noise 0.01 --output out.npy
-  svdinv reconstruct *.h5 --output results       each of several files
+  svdinv reconstruct raw.h5 --output out.npz     k-space as it was measured
+  svdinv reconstruct walnut-1 --views 30 --noise 0.01
 
-A picture or a series is sampled first, then reconstructed, so that the result can be
-compared with the truth. k-space is taken as it was measured, and coil maps that are
-missing are estimated: an .h5 file with kspace, mask and perhaps maps, ISMRMRD, fastMRI,
-or BART. 'svdinv data inspect' says what is in a file. Nothing is downloaded: the
-weights come with svdinv.
-
-Written are the reconstruction (.png of pictures, else .npz), a picture that compares it
-with classical methods and the truth, and an animation (.gif) of series; in a folder,
-under names that tell the method. A .nii file keeps the place of a DICOM or NIfTI
-series, and holds magnitudes. The image is that of the network, or of --method, and is
-made before the methods that it is compared with: Ctrl-C leaves these out.
+Images are sampled and then reconstructed, so that the result can be compared; data that
+were measured are taken as they are ('svdinv data inspect FILE' says what is in a file).
+Written are the reconstruction, a picture that compares it, and of series an animation.
 """
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     reconstruct = commands.add_parser(
         "reconstruct",
-        help="reconstruct a picture or a series of your own",
-        description=(
-            "Reconstruct a picture from a part of its colour values, a series of the\n"
-            "heart from a part of its k-space, a tomogram from few views, or PET,\n"
-            "with a trained network; impedance tomography by classical methods."
-        ),
+        help=help,
+        usage="svdinv reconstruct INPUT [INPUT ...] [options]",
+        description="Reconstruct images with a trained network or a classical method.",
         epilog=_EPILOG,
     )
     reconstruct.set_defaults(run=run)
@@ -83,9 +66,7 @@ def add(commands: Subparsers) -> None:
         metavar="INPUT",
         nargs="+",
         type=filled,
-        help="picture (.png, .jpg, ...), series (.npz, .npy, .mat, .h5, .nii, .cfl, "
-        "DICOM file or folder; complex or magnitudes), measured data (.h5, .cfl, the "
-        ".mat of a challenge), or the name of what is built in, by 'svdinv data list'",
+        help="picture, series, scan, measured data, or a name of 'svdinv data list'",
     )
     add_task_options(reconstruct, several=False)
     add_truth(reconstruct)
@@ -93,43 +74,38 @@ def add(commands: Subparsers) -> None:
         "--weights",
         type=folder,
         metavar="PATH",
-        help="weights.safetensors of svdinv train, or the folder with it, instead "
-        "of those that come with svdinv",
+        help="weights of svdinv train, or their folder (default: svdinv's own)",
     )
     reconstruct.add_argument(
         "--method",
         type=filled,
         metavar="NAME",
-        help="whose image is written: network (default, unless nothing but noise is to "
-        "be taken out), or a classical method by the name that it has in the table, "
-        "such as non-local-low-rank",
+        help="whose image is written: network, or a classical method by its name in "
+        "the table, such as non-local-low-rank",
     )
     reconstruct.add_argument(
         "--ensemble",
         action="store_true",
-        help="average over eight mirrored, turned or reversed versions: better, in "
-        "eight times the time",
+        help="average over eight mirrored, turned or reversed versions",
     )
     reconstruct.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
-        help="compare with all classical methods, or with the simplest alone (default: "
-        "with those that take seconds, unless the picture has more than "
-        f"{_MOST_PIXELS / 1e6:g} million pixels)",
+        help="compare with all classical methods, or the simplest alone (default: with "
+        f"those that take seconds, up to {_MOST_PIXELS / 1e6:g} million pixels)",
     )
     reconstruct.add_argument(
         "--output",
         type=folder,
         default=Path("svdinv-output"),
         metavar="PATH",
-        help="folder, or file of the reconstruction (.png, or .npz, .npy, .h5, .nii, "
-        ".nii.gz, .cfl); the others lie beside it (default svdinv-output)",
+        help="folder, or file of the reconstruction: .png, .npz, .npy, .h5, .nii, .cfl "
+        "(default svdinv-output)",
     )
     reconstruct.add_argument(
         "--movie",
         choices=("gif", "mp4"),
-        help="how the animation of a series is written (default gif); mp4 needs the "
-        "program ffmpeg",
+        help="the animation of a series (default gif); mp4 needs ffmpeg",
     )
     add_computing(reconstruct)
 
@@ -150,8 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
     parser = arguments.parser
     begin(arguments)
 
-    from svdinv.unroll.data.formats import ending
-    from svdinv.unroll.evaluation.inference import device_of, open_network
+    from svdinv.unroll.formats.table import ending
+    from svdinv.unroll.inference import device_of, open_network
 
     if arguments.movie == "mp4" and shutil.which("ffmpeg") is None:
         parser.error("argument --movie: mp4 needs the program ffmpeg, not found here")
@@ -196,8 +172,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> Compared:
     """Reconstruct an input, and say whose image was written."""
-    from svdinv.unroll.evaluation.evaluation import classical
     from svdinv.unroll.evaluation.forecast import forecast
+    from svdinv.unroll.evaluation.methods import classical
     from svdinv.unroll.evaluation.reconstruction import reconstruct
 
     task, problem, network, method, written, memory = work
@@ -232,8 +208,8 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
 
 
 def _whose(method: str, done: Compared) -> str:
-    """Say which method made the image, and whether another came nearer to the truth."""
-    from svdinv.unroll.evaluation.evaluation import label
+    """Report which method made the image, and whether another was better."""
+    from svdinv.unroll.evaluation.methods import label
     from svdinv.unroll.evaluation.reconstruction import slug
 
     told = f"The image is that of the method: {method}."
@@ -259,8 +235,8 @@ def _prepared(
     """Read an input, and check it and the options against each other."""
     from svdinv.unroll import pretrained
     from svdinv.unroll.evaluation.forecast import check_memory
-    from svdinv.unroll.evaluation.inference import NAMES
     from svdinv.unroll.evaluation.reconstruction import files, method_named
+    from svdinv.unroll.inference import NAMES
 
     memory = 0.0
 
@@ -277,7 +253,7 @@ def _prepared(
     )
     check_open(source, problem)
     network = None
-    ready = task.kind in pretrained.names() and task.learned(problem)
+    ready = task.kind in pretrained.names() and task.suits_networks(problem)
     if arguments.weights or ready:
         with naming("--weights"):
             network = opened(arguments.weights or task.kind)

@@ -38,21 +38,19 @@ _EPILOG = """\
 examples:
   svdinv stability coffee --crop 128 --rate 0.4
   svdinv stability scan.npz --mask radial --sizes 0.01 0.03 0.1
-  svdinv stability coffee --crop 96 --prior dip --iterations 500
 
-For each size, relative to the data, the perturbation that moves the image most is
-found by gradient ascent through the network, and another through total variation.
-Every method then meets both, and random noise of that size. An untrained prior, which
-has no gradient, meets those of the others. Where there are no weights for a task, total
-variation is alone; counts have none. Written are a table and a plot (.csv, .png).
+For each size the perturbation of the data that moves the image most is found, for the
+network and for total variation; every method meets both, and noise of that size.
+Written are a table and a plot (.csv, .png).
 """
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     stability = commands.add_parser(
         "stability",
-        help="find the worst small errors of the data, for a network and others",
+        help=help,
+        usage="svdinv stability INPUT [options]",
         description="Measure how methods answer to errors of the data, at their worst.",
         epilog=_EPILOG,
     )
@@ -111,10 +109,10 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from svdinv.unroll import pretrained
-    from svdinv.unroll.evaluation.evaluation import file_stem
-    from svdinv.unroll.evaluation.inference import open_network
+    from svdinv.unroll.evaluation.methods import file_stem
     from svdinv.unroll.evaluation.stability import stability, untrained_method
     from svdinv.unroll.fidelity import L2
+    from svdinv.unroll.inference import open_network
     from svdinv.unroll.untrained import Options
     from svdinv.unroll.untrained.presets import generator_for
 
@@ -151,7 +149,9 @@ def run(arguments: argparse.Namespace) -> int:
                 penalty=PENALTY if generator.has_penalty else 0.0,
                 seed=arguments.seed % 2**31,
             )
-            others[arguments.prior] = untrained_method(generator, settings, task.begun)
+            others[arguments.prior] = untrained_method(
+                generator, settings, task.initial_image
+            )
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     output = writable_folder(parser, "--output", arguments.output)
@@ -183,7 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _shown(bar: Any, name: str, method: Any) -> Any:
-    """Let the progress bar name a method while it is at work."""
+    """Show the name of a method on the progress bar while it runs."""
 
     def apply(problem: Problem) -> Any:
         bar.set_description(name)
@@ -193,7 +193,7 @@ def _shown(bar: Any, name: str, method: Any) -> Any:
 
 
 def _total_variation(problem: Problem) -> Any:
-    """Give total variation with the weight that is best for the truth."""
+    """Return total variation with the weight that is best for the truth."""
     import numpy as np
 
     from svdinv.unroll.algorithms import PDHG, solve
@@ -217,7 +217,7 @@ def _total_variation(problem: Problem) -> Any:
 
 
 def _text(answers: Sequence[Answer]) -> str:
-    """Give the errors as a table: perturbations down, methods across."""
+    """Return the errors as a table: perturbations down, methods across."""
     methods = list(dict.fromkeys(a.method for a in answers))
     rows = list(dict.fromkeys((a.perturbation, a.size) for a in answers))
     found = {(a.method, a.perturbation, a.size): a.error for a in answers}
@@ -239,7 +239,7 @@ def _write(
     from svdinv.unroll.display.curves import save_curves
     from svdinv.unroll.display.tables import comma_separated
     from svdinv.unroll.evaluation.stability import Answer
-    from svdinv.unroll.files import replacing
+    from svdinv.unroll.formats.atomic import replacing
 
     names = [f.name for f in dataclasses.fields(Answer)]
     with replacing(table) as file:

@@ -44,11 +44,11 @@ arguments or files, as one line says; 130, interrupted by Ctrl-C or SIGTERM.
 """
 
 
-def add(commands: Subparsers) -> None:
+def add(commands: Subparsers, help: str) -> None:
     """Declare the command."""
     train = commands.add_parser(
         "train",
-        help="train a network",
+        help=help,
         description=(
             "Train a network on photographs ('colour'), on series of a beating heart\n"
             "('cine'), on tomograms ('ct'), or as a configuration file says."

@@ -11,6 +11,7 @@ from svdinv.core.namespace import (
     adjoint,
     is_complex,
     safe_divide,
+    sizes,
 )
 from svdinv.core.results import Alignment, Similarity
 from svdinv.core.spectral_operations import Factorise, Map
@@ -189,7 +190,8 @@ def kabsch(
     if None in shape or shape != tuple(Q.shape):
         # Both in the batch shape of both, by adding zeros.
         P, Q = P + xp.zeros_like(Q[..., :1, :1]), Q + xp.zeros_like(P[..., :1, :1])
-    w = xp.ones_like(P[..., 0])
+    one = xp.ones_like(P[..., :1, 0])
+    w = xp.broadcast_to(one, sizes(P, xp)[:-1])
     if weights is not None:
         given = backend.parameter(weights, P, "weights")
         if not broadcasts(given.shape, P.shape[:-1]):
@@ -203,7 +205,7 @@ def kabsch(
     if mirror is not None:
         P = P * mirror
     motion = backend.evaluate(FindMotion(), P, Q, w)
-    R, t, rmsd, _ = backend.call(Align(), P, Q, w, *motion)
+    R, t, rmsd = backend.call(Align(), P, Q, w, *motion)
     c = None
     if scale:
         c, t, rmsd = _scaled(R, P, Q, w, xp)

@@ -166,7 +166,7 @@ def eigh_generalized(
     B, _ = _square(backend, B, "B")
     check_compatible(backend, A, B, "A", "B")
     root = powm(backend, herm(B, xp), -0.5)
-    w, Y = backend.call(operation, herm(root @ herm(A, xp) @ root, xp))
+    w, Y = backend.call(operation, root @ herm(A, xp) @ root)
     return EighResult(restore(w), restore(root @ Y))
 
 

@@ -14,7 +14,7 @@ from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.pictures import patches
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.colour import Colour, channels_first
+from svdinv.unroll.tasks.colour.task import Colour, channels_first
 
 __all__ = ["DATA", "Patches", "TestCrops", "pool"]
 
@@ -32,7 +32,7 @@ _VALIDATION_ITEMS = 4
 
 
 def pool(photographs: Sequence[str], patch: int) -> list[Image]:
-    """Give the built-in photographs that are not for tests, and those that are named.
+    """Return the built-in training photographs and those that are named.
 
     Float32, (H, W, 3). Raises ValueError if a file or folder is missing, is no picture,
     or too small for a patch.
@@ -66,7 +66,7 @@ class Patches:
         return Problem(samples, Sampling(mask), truth=truth)
 
     def validation(self) -> list[Problem]:
-        """Give other patches of the same photographs: these only show a collapse."""
+        """Return other patches of the same photographs, to detect a collapse."""
         given = self.batch(0, _VALIDATION, range(_VALIDATION_ITEMS))
         masks = given.A.mask  # type: ignore[attr-defined]
         return [

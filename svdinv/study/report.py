@@ -13,7 +13,7 @@ from svdinv.study.plans import METHODS, Study
 from svdinv.study.study import Row
 from svdinv.unroll.display.pictures import new_figure
 from svdinv.unroll.display.tables import comma_separated, markdown
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def write_report(study: Study, rows: Sequence[Row], output: Path) -> None:
 
 
 def command(study: Study) -> str:
-    """Give ``svdinv compare`` with what differs from the defaults, but the folder."""
+    """Return ``svdinv compare`` with what differs from the defaults, but the folder."""
     words = ["svdinv compare"]
     default = Study()
     if study == default.quick():
@@ -56,7 +56,7 @@ def command(study: Study) -> str:
 
 
 def summary(study: Study, rows: Sequence[Row]) -> str:
-    """Say what broke, for the terminal: a line for each method and kind of data."""
+    """Report breakdowns, a line for each method and kind of data."""
     lines = [_line("data", "method", "broken", "PSNR - svt's", "time, svt 1")]
     for data in study.data:
         for method in study.methods:

@@ -28,15 +28,16 @@ import svdinv
 from svdinv.study.data import Patches, TestCrops
 from svdinv.study.plans import METHODS, Plan, Study
 from svdinv.unroll.data import TEST, Image
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.metrics import psnr, ssim
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.colour import Colour, channels_last
+from svdinv.unroll.tasks.colour.task import Colour, channels_last
 from svdinv.unroll.torch import Cell, Network
 from svdinv.unroll.training.config import Config, Training
 from svdinv.unroll.training.diagnosis import Breakdown
-from svdinv.unroll.training.run import Run, interrupts
+from svdinv.unroll.training.run import Run
 
 __all__ = [
     "COLLAPSE",
@@ -98,7 +99,7 @@ class Row:
 def begin(study: Study, output: Path) -> list[Row]:
     """Write down what is studied, or see that it is what was studied before.
 
-    Gives what came of the runs that are done already. Raises ValueError if the existing
+    Returns the rows of the runs that are done. Raises ValueError if the existing
     folder holds another study or a damaged file.
     """
     path = output / _STUDY

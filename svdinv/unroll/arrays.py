@@ -32,10 +32,10 @@ __all__ = [
     "as_float",
     "backend",
     "casorati",
+    "cast_like",
     "check_broadcast",
     "conj",
     "count_up",
-    "fitted",
     "from_casorati",
     "inner",
     "is_bool",
@@ -58,7 +58,7 @@ __all__ = [
 
 
 def namespace(x: Array) -> Namespace:
-    """Give the array functions for `x`, in the array API.
+    """Return the array functions for `x`, in the array API.
 
     `x` is of NumPy, CuPy, PyTorch, JAX, TensorFlow, or any array-API library. They are
     differentiable where the framework differentiates.
@@ -69,7 +69,7 @@ def namespace(x: Array) -> Namespace:
 
 
 def operators(x: Array) -> Any:
-    """Give the low-rank operators for `x`: the module of its framework.
+    """Return the low-rank operators for `x`: the module of its framework.
 
     `svdinv.torch`, `svdinv.tf`, `svdinv.jax`, `svdinv.numpy` or `svdinv.cupy`; for
     another array-API library the same functions without derivatives.
@@ -83,7 +83,7 @@ def operators(x: Array) -> Any:
 
 
 def backend(x: Array) -> Any:
-    """Give what makes a call of an operation differentiable for `x`.
+    """Return the backend that makes calls of operations differentiable for `x`.
 
     `x` may be on a tape of `svdinv.numpy.vjp`.
     """
@@ -98,7 +98,7 @@ def like(x: Any, other: Array, xp: Namespace) -> Array:
 
 
 def real_dtype(x: Array, xp: Namespace) -> Any:
-    """Give the real dtype that goes with that of `x`."""
+    """Return the real dtype of the precision of `x`."""
     return xp.real(x).dtype if is_complex(x, xp) else x.dtype
 
 
@@ -118,8 +118,8 @@ def on_device(x: Array) -> dict[str, Any]:
     return {"device": x.device} if compat.is_torch_array(x) else {}
 
 
-def fitted(value: Array, x: Array, xp: Namespace) -> Array:
-    """Give a parameter of an operator, bool, real or complex, for use with data `x`.
+def cast_like(value: Array, x: Array, xp: Namespace) -> Array:
+    """Convert a parameter of an operator to the precision and device of `x`.
 
     Of the framework and the precision of `x`, complex if one of the two is; bool
     remains bool. A NumPy array moves to the device of `x`.
@@ -153,12 +153,12 @@ def check_broadcast(name: str, shape: Sequence[Any], data: Sequence[Any]) -> Non
 
 
 def is_bool(x: Array) -> bool:
-    """Tell whether `x`, of whatever framework, is an array of bool."""
+    """Return whether `x`, of any framework, is a bool array."""
     return "bool" in str(getattr(x, "dtype", ""))
 
 
 def is_tensorflow(x: Any) -> bool:
-    """Tell whether `x` is a tensor or a variable of TensorFlow."""
+    """Return whether `x` is a tensor or a variable of TensorFlow."""
     # Whoever holds a tensor has imported TensorFlow: nobody else should.
     tensorflow = sys.modules.get("tensorflow")
     return tensorflow is not None and isinstance(
@@ -186,12 +186,12 @@ def norm(x: Array) -> Array:
 
 
 def as_float(x: Any) -> float:
-    """Give a number, or a 0-d array, as a Python float, without its derivative."""
+    """Return a number, or a 0-d array, as a Python float, without its derivative."""
     return float(x.detach() if hasattr(x, "detach") else x)
 
 
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
-    """Give an array of any framework as one of NumPy, without its derivative."""
+    """Return an array of any framework as one of NumPy, without its derivative."""
     # Of PyTorch, where a conjugate may be a mark alone, and of CuPy.
     for move in ("detach", "resolve_conj", "resolve_neg", "cpu", "get"):
         x = getattr(x, move)() if hasattr(x, move) else x

@@ -23,25 +23,18 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from svdinv.unroll import pretrained
-from svdinv.unroll.data import (
-    HEARTS,
-    HELD_OUT,
-    PHOTOS,
-    Image,
-    centre_crop,
-    heart_series,
-    photograph,
-    split,
-)
+from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.tables import cells, line
-from svdinv.unroll.evaluation.evaluation import applied
-from svdinv.unroll.evaluation.inference import NAMES, apply
+from svdinv.unroll.evaluation.methods import applied
 from svdinv.unroll.evaluation.reconstruction import files, reconstruct
+from svdinv.unroll.inference import NAMES, apply
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import Cine, CineOptions
-from svdinv.unroll.tasks.colour import (
+from svdinv.unroll.tasks.cine.hearts import HEARTS, heart_series
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.colour.task import (
     Colour,
     Photographs,
     biharmonic,
@@ -49,11 +42,11 @@ from svdinv.unroll.tasks.colour import (
     svt_completion,
     zero_filled,
 )
-from svdinv.unroll.tasks.task import Given, Method
+from svdinv.unroll.tasks.task import InputImage, Method
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.command import RunningMean
 from svdinv.unroll.training.config import Config, Training
-from svdinv.unroll.training.run import Outcome, Run, interrupts
+from svdinv.unroll.training.run import Outcome, Run
 
 __all__ = ["PANEL", "DemoConfig", "run", "run_cine"]
 
@@ -151,7 +144,7 @@ def run_cine(
     torch.set_num_threads(threads)
     task = Cine()
     options = CineOptions(seed=seed)
-    given = Given(heart, heart_series(heart).astype(np.complex64))
+    given = InputImage(heart, heart_series(heart).astype(np.complex64))
     problem = task.measure(given, options)
     network = pretrained.load("cine")
     print(
@@ -271,10 +264,10 @@ def _shown_on(bar: tqdm) -> Callable[[int, float], None]:
 
 
 def _compared(theirs: Outcome, ours: Outcome) -> str:
-    """Say how the two trainings went, as far as they allow it."""
+    """Summarise how the two trainings ended."""
     lines = [
-        f"  torch.linalg.svd: {_told(theirs)}",
-        f"  svdinv.torch.svt: {_told(ours)}",
+        f"  torch.linalg.svd: {_describe_outcome(theirs)}",
+        f"  svdinv.torch.svt: {_describe_outcome(ours)}",
     ]
     if theirs.breakdown is None:
         lines.append("  No difference to be seen this time.")
@@ -285,7 +278,7 @@ def _compared(theirs: Outcome, ours: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _told(outcome: Outcome) -> str:
+def _describe_outcome(outcome: Outcome) -> str:
     if outcome.breakdown is not None:
         return str(outcome.breakdown).replace("\n", "\n  ")
     early = "" if outcome.ending == "finished" else ", stopped early"

@@ -20,8 +20,8 @@ from svdinv.core.namespace import is_complex, real
 from svdinv.unroll.arrays import (
     Array,
     as_float,
+    cast_like,
     check_broadcast,
-    fitted,
     inner,
     like,
     namespace,
@@ -39,7 +39,7 @@ class DataFidelity:
     """A function D(z, y): subclasses define `distance`, `slope` and perhaps `prox`."""
 
     def distance(self, z: Array, y: Array) -> Array:
-        """Give D.
+        """Return the divergence D.
 
         Parameters
         ----------
@@ -56,7 +56,7 @@ class DataFidelity:
         raise NotImplementedError
 
     def slope(self, z: Array, y: Array) -> Array:
-        """Give the gradient of D in z.
+        """Return the gradient of D in z.
 
         Parameters
         ----------
@@ -88,7 +88,7 @@ class DataFidelity:
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
     def curvature(self, y: Array) -> float:
-        """Give the Lipschitz constant of `slope`, which steps depend on.
+        """Return the Lipschitz constant of `slope`, which steps depend on.
 
         Parameters
         ----------
@@ -117,7 +117,7 @@ class DataFidelity:
         """
 
     def expected(self, z: Array) -> Array:
-        """Give the data that are expected of an image.
+        """Return the data that are expected of an image.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class DataFidelity:
         return z
 
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
-        """Give one fidelity for a batch, of one for each item.
+        """Return one fidelity for a batch, of one for each item.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class DataFidelity:
         raise ValueError("problems of a batch must share one data fidelity")
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
-        """Give the same fidelity, of arrays that have been converted.
+        """Return the same fidelity, of arrays that have been converted.
 
         Parameters
         ----------
@@ -197,14 +197,14 @@ class DataFidelity:
         xp = namespace(z)
         v = dual + times(sigma, z, xp)
         nearest = self.prox(times(1 / sigma, v, xp), y, 1 / sigma)
-        return A.measured(v - times(sigma, nearest, xp))
+        return A.project_to_samples(v - times(sigma, nearest, xp))
 
     def value(self, x: Array, y: Array, A: Operator) -> Array:
-        """Give D(A(x), y), real and 0-d, of an image x."""
+        """Return D(A(x), y), real and 0-d, of an image x."""
         return self.distance(A.forward(x), y)
 
     def gradient(self, x: Array, y: Array, A: Operator) -> Array:
-        """Give the gradient of D(A(x), y) in the image x, ``A'(x)^H D'(A(x), y)``."""
+        """Return the gradient of D(A(x), y) in the image x, ``A'(x)^H D'(A(x), y)``."""
         return A.derivative(x).adjoint(self.slope(A.forward(x), y))
 
 
@@ -243,11 +243,11 @@ class L2(DataFidelity):
         return inner(difference, self._weighted(difference)) / 2
 
     def slope(self, z: Array, y: Array) -> Array:
-        """Give ``w (z - y)``."""
+        """Return ``w (z - y)``."""
         return self._weighted(z - y)
 
     def prox(self, z: Array, y: Array, step: Any) -> Array:
-        """Give ``(z + step w y) / (1 + step w)``."""
+        """Return ``(z + step w y) / (1 + step w)``."""
         xp = namespace(z)
         one = xp.ones_like(real(z, xp))
         weight = one if self.weight is None else one * self._own(z)
@@ -277,10 +277,10 @@ class L2(DataFidelity):
     def dual_step(
         self, dual: Array, z: Array, y: Array, sigma: Any, A: Operator
     ) -> Array:
-        """Give ``(dual + sigma (z - y)) w / (w + sigma)``."""
+        """Return ``(dual + sigma (z - y)) w / (w + sigma)``."""
         xp = namespace(z)
         # The derivative by sigma sees the difference, where A^H does not hide it.
-        moved = dual + times(sigma, A.measured(z - y), xp)
+        moved = dual + times(sigma, A.project_to_samples(z - y), xp)
         w = 1.0 if self.weight is None else self._own(z)
         return times(w / (w + sigma), moved, xp)
 
@@ -288,7 +288,7 @@ class L2(DataFidelity):
         if not hasattr(self.weight, "dtype"):
             return self.weight
         xp = namespace(z)
-        return fitted(self.weight, real(z, xp), xp)
+        return cast_like(self.weight, real(z, xp), xp)
 
     def _weighted(self, z: Array) -> Array:
         return z if self.weight is None else times(self._own(z), z, namespace(z))
@@ -327,7 +327,7 @@ class PoissonKL(DataFidelity):
             _largest("background", self.background, y)
 
     def distance(self, z: Array, y: Array) -> Array:
-        """Give the divergence: infinite where counts have no mean."""
+        """Return the divergence: infinite where counts have no mean."""
         xp = namespace(z)
         mean, counted = self._mean(z), y > 0
         one = xp.ones_like(mean)
@@ -338,7 +338,7 @@ class PoissonKL(DataFidelity):
         return xp.sum(xp.where(impossible, math.inf * one, each))
 
     def slope(self, z: Array, y: Array) -> Array:
-        """Give ``1 - y / (z + b)``, and 1 where nothing was counted.
+        """Return ``1 - y / (z + b)``, and 1 where nothing was counted.
 
         Minus infinity where there are counts without a mean, which is impossible.
         """
@@ -370,7 +370,7 @@ class PoissonKL(DataFidelity):
         return PoissonKL(convert(self.background))
 
     def expected(self, z: Array) -> Array:
-        """Give ``z + b``."""
+        """Return ``z + b``."""
         return self._mean(z)
 
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
@@ -380,7 +380,7 @@ class PoissonKL(DataFidelity):
     def _mean(self, z: Array) -> Array:
         background = self.background
         if hasattr(background, "dtype"):
-            background = fitted(background, z, namespace(z))
+            background = cast_like(background, z, namespace(z))
         return z + background
 
 
@@ -393,7 +393,7 @@ def _check_number(name: str, value: Any) -> None:
 
 
 def _largest(name: str, value: Array, y: Array) -> float:
-    """Give the largest of numbers, and see that they go with data."""
+    """Return the largest weight, after checking that the shapes fit the data."""
     xp = namespace(value)
     if not compat.is_numpy_array(value) and xp is not namespace(y):
         raise TypeError(

@@ -28,10 +28,6 @@ from keras import ops
 
 from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace
 from svdinv.unroll.networks import (
-    LS,
-    SLR,
-    T2LR,
-    TLR,
     Convolutions,
     Number,
     Recipe,
@@ -90,7 +86,7 @@ class Network(keras.Model):
         lower one.
     """
 
-    recipe_type: ClassVar[type[Recipe] | None] = None
+    recipe_name: ClassVar[str] = ""  # of its recipe, if it has always the same
 
     def __init__(
         self,
@@ -106,7 +102,7 @@ class Network(keras.Model):
         **options: Any,
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
-        self.recipe = choose(recipe, self.recipe_type, options)
+        self.recipe = choose(recipe, self.recipe_name, options)
         self.operator = operator
         self.penalty = penalty
         self.checkpoint = checkpoint
@@ -199,7 +195,7 @@ class Network(keras.Model):
         return keras.KerasTensor(shape, dtype=self._precision(y.dtype))
 
     def arrays(self) -> files.Weights:
-        """Give the weights under the names, and in the shapes, of the files.
+        """Return the weights under the names, and in the shapes, of the files.
 
         Those of `Convolutions` and `Number`: layers of Keras's own have no such names.
         """
@@ -243,7 +239,7 @@ class Network(keras.Model):
         return cls(from_json(config.pop("recipe")), **config)
 
     def _precision(self, dtype: Any) -> str:
-        """Give the dtype to compute in for data of a dtype, real or complex."""
+        """Return the dtype to compute in for data of a dtype, real or complex."""
         given = keras.backend.standardize_dtype(dtype)
         if given.startswith("complex"):
             return "complex128" if self.variable_dtype == "float64" else "complex64"
@@ -270,7 +266,7 @@ class TLRNet(Network):
     (B, C, H, W).
     """
 
-    recipe_type = TLR
+    recipe_name = "TLR"
 
 
 @_register
@@ -281,7 +277,7 @@ class SLRNet(Network):
     ``model((kspace, mask, maps))`` gives series (B, T, H, W).
     """
 
-    recipe_type = SLR
+    recipe_name = "SLR"
 
 
 @_register
@@ -292,7 +288,7 @@ class LSNet(Network):
     ``model((kspace, mask, maps))`` gives series (B, T, H, W).
     """
 
-    recipe_type = LS
+    recipe_name = "LS"
 
 
 @_register
@@ -303,7 +299,7 @@ class T2LRNet(Network):
     ``model((kspace, mask, maps))`` gives series (B, T, H, W).
     """
 
-    recipe_type = T2LR
+    recipe_name = "T2LR"
 
 
 class _Cell(keras.layers.Layer):
@@ -353,7 +349,7 @@ class _Cell(keras.layers.Layer):
         return _joined(keras.remat(step)(*_split(given.values())), state)
 
     def named(self) -> dict[str, Any]:
-        """Give the weights under the names of the files."""
+        """Return the weights under the names of the files."""
         named: dict[str, Any] = {}
         for name, part in self.parts.items():
             if isinstance(part, _Chain):
@@ -452,13 +448,13 @@ class MeanSquaredError(keras.losses.Loss):
         super().__init__(name=name, **options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Give the loss, weighted and reduced as Keras does it."""
+        """Return the loss, weighted and reduced as Keras does it."""
         truth, image = _alike(y_true, y_pred)
         error = _parts(image - truth)
         return super().__call__(ops.zeros_like(error), error, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Give the loss of each image, with real and imaginary parts in a last axis."""
+        """Return the loss of each image, real and imaginary parts in a last axis."""
         return _mean(ops.sum(ops.square(y_pred - y_true), axis=-1))
 
 
@@ -495,7 +491,7 @@ class PSNR(keras.metrics.Mean):
         self._direction = "up"
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Take a batch of images into the mean.
+        """Update the mean with a batch of images.
 
         Parameters
         ----------
@@ -526,7 +522,7 @@ def _is_complex(x: Array) -> bool:
 
 
 def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
-    """Give both as tensors of one shape and dtype.
+    """Return both as tensors of one shape and dtype.
 
     Raises ValueError if they have not one shape, TypeError if the truth is complex and
     the image is not.

@@ -242,7 +242,7 @@ class Solver:
         return done
 
     def _begin(self, start: Fit | None, rate: float | None, seed: int | None) -> Fit:
-        """Give a fit to go on with, and set the numbers that it has."""
+        """Return the state of a fit, restored from an earlier one if given."""
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError(f"rate must be positive and finite, got {rate}")
         if start is None:
@@ -332,10 +332,10 @@ class _Recorded(Operator):
         A = self.operator
         return backend(y).call(Linear(A.adjoint, A.forward), y)[0]
 
-    def measured(self, y: Array) -> Array:
+    def project_to_samples(self, y: Array) -> Array:
         # A projection is its own adjoint.
         A = self.operator
-        return backend(y).call(Linear(A.measured, A.measured), y)[0]
+        return backend(y).call(Linear(A.project_to_samples, A.project_to_samples), y)[0]
 
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
@@ -441,7 +441,7 @@ class Fit:
     interrupted: bool = False
 
     def copy(self) -> Fit:
-        """Give a copy to go on from."""
+        """Return a copy of the state."""
         return replace(
             self,
             numbers=dict(self.numbers),

@@ -1,4 +1,4 @@
-"""Image quality: SNR, normalised error, PSNR and SSIM, and tables of them.
+"""Image quality: SNR, normalised error, PSNR and SSIM.
 
 `snr` and `nmse` compare complex images as they are. `psnr` and `ssim` compare
 magnitudes where either image is complex.
@@ -7,14 +7,13 @@ magnitudes where either image is complex.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["COLOUR", "SERIES", "Summary", "nmse", "psnr", "snr", "ssim", "summary"]
+__all__ = ["COLOUR", "SERIES", "nmse", "psnr", "snr", "ssim"]
 
 Metric = Callable[[ArrayLike, ArrayLike], float]
 
@@ -166,7 +165,7 @@ def similarity(
     top: float,
     mean: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> NDArray[Any]:
-    """Give the index of `ssim` at each pixel, by whatever local mean."""
+    """Return the index of `ssim` at each pixel, by whatever local mean."""
     mean_a, mean_b = mean(a), mean(b)
     var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
     covariance = mean(a * b) - mean_a * mean_b
@@ -185,82 +184,6 @@ SERIES: Mapping[str, Metric] = {
     "SSIM": functools.partial(ssim, peak="max", frames=True),
 }
 """What is reported of complex series (T, H, W): the peak is that of the true one."""
-
-
-@dataclass(frozen=True, eq=False)
-class Summary:
-    """Metrics of several images; ``str`` makes a table of it.
-
-    Attributes
-    ----------
-    values : dict of str to ndarray of float64, shape (images,)
-        For each metric its value for every image.
-    """
-
-    values: dict[str, NDArray[np.float64]]
-
-    @property
-    def mean(self) -> dict[str, float]:
-        """Mean of each metric over the images."""
-        return {name: float(np.mean(v)) for name, v in self.values.items()}
-
-    @property
-    def std(self) -> dict[str, float]:
-        """Sample standard deviation of each metric, NaN of a single image."""
-        return {
-            name: float(np.std(v, ddof=1))
-            if len(v) > 1 and np.isfinite(v).all()
-            else float("nan")
-            for name, v in self.values.items()
-        }
-
-    def __str__(self) -> str:
-        rows = [["image", *self.values]]
-        columns = [[f"{x:.4g}" for x in v] for v in self.values.values()]
-        rows += [[str(k), *row] for k, row in enumerate(zip(*columns, strict=True))]
-        rows.append(["mean", *(f"{x:.4g}" for x in self.mean.values())])
-        rows.append(["std", *(f"{x:.2g}" for x in self.std.values())])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(cell.rjust(n) for cell, n in zip(row, widths, strict=True))
-            for row in rows
-        )
-
-
-def summary(
-    truths: Iterable[ArrayLike],
-    images: Iterable[ArrayLike],
-    metrics: Mapping[str, Metric] = COLOUR,
-) -> Summary:
-    """Judge several images, or series, each against its truth.
-
-    Parameters
-    ----------
-    truths, images : iterable of array_like
-        As many of the one as of the other; sizes may differ from image to image.
-    metrics : mapping of str to callable
-        Names and functions ``metric(truth, image)``: `COLOUR`, `SERIES` or others.
-
-    Returns
-    -------
-    Summary
-        Values, mean and standard deviation of every metric.
-
-    Raises
-    ------
-    ValueError
-        If there is no image or no metric, the numbers of truths and images differ,
-        or a metric refuses an image.
-    """
-    pairs = list(zip(truths, images, strict=True))
-    if not pairs or not metrics:
-        raise ValueError("there must be an image and a metric at least")
-    return Summary(
-        {
-            name: np.array([metric(a, b) for a, b in pairs])
-            for name, metric in metrics.items()
-        }
-    )
 
 
 def _alike(truth: ArrayLike, image: ArrayLike) -> tuple[NDArray, NDArray]:

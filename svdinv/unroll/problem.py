@@ -10,7 +10,7 @@ from typing import Any
 from svdinv.unroll.arrays import (
     Array,
     as_float,
-    fitted,
+    cast_like,
     namespace,
     real,
     short_repr,
@@ -90,15 +90,15 @@ class Problem:
     __repr__ = short_repr
 
     def value(self, x: Array) -> Array:
-        """Give the data fidelity of an image, real and 0-d."""
+        """Return the data fidelity of an image, real and 0-d."""
         return self.fidelity.value(x, self.y, self.A)
 
     def gradient(self, x: Array) -> Array:
-        """Give the gradient of `value` in the image."""
+        """Return the gradient of `value` in the image."""
         return self.fidelity.gradient(x, self.y, self.A)
 
     def adjoint(self) -> Array:
-        """Give ``A^H y``: for sampled k-space the zero-filled image.
+        """Return ``A^H y``: for sampled k-space the zero-filled image.
 
         Of an operator that is not linear, its `Operator.approximate_inverse`.
         """
@@ -106,20 +106,20 @@ class Problem:
         return (self.A.adjoint if linear else self.A.approximate_inverse)(self.y)
 
     @property
-    def white(self) -> bool:
+    def has_white_noise(self) -> bool:
         """Whether the fidelity is that of white Gaussian noise: L2 without weights."""
         return isinstance(self.fidelity, L2) and self.fidelity.weight is None
 
-    def measured(self) -> Array:
-        """Tell where there are data, in an array of bool of the shape of `y`.
+    def sampled_mask(self) -> Array:
+        """Return where data were measured, as a bool array of the shape of `y`.
 
         Where their weight is 0 there are none.
         """
-        measured = self.A.measured(namespace(self.y).ones_like(self.y)) != 0
+        measured = self.A.project_to_samples(namespace(self.y).ones_like(self.y)) != 0
         weight = getattr(self.fidelity, "weight", None)
         if hasattr(weight, "dtype"):
             xp = namespace(self.y)
-            measured = measured & (fitted(weight, real(self.y, xp), xp) > 0)
+            measured = measured & (cast_like(weight, real(self.y, xp), xp) > 0)
         return measured
 
     def only_measured(self) -> Problem:
@@ -137,13 +137,13 @@ class Problem:
         if not xp.isdtype(self.y.dtype, ("real floating", "complex floating")):
             raise TypeError(f"y must be floating point or complex, got {self.y.dtype}")
         self.fidelity.check(self.y)
-        y = xp.where(self.measured(), self.y, xp.zeros_like(self.y))
+        y = xp.where(self.sampled_mask(), self.y, xp.zeros_like(self.y))
         if not as_float(xp.max(xp.abs(y))) < math.inf:
             raise ValueError("y holds NaN or infinity where it was measured")
         return replace(self, y=y)
 
     def compared(self, image: Array) -> tuple[Array, Array]:
-        """Give the truth and an image as they can be compared.
+        """Return the truth and an image in comparable form.
 
         Parameters
         ----------
@@ -174,13 +174,13 @@ class Problem:
         return replace(self, y=convert(self.y), A=A, fidelity=fidelity, truth=truth)
 
     def single(self) -> Problem:
-        """Give the same problem as a batch of one."""
+        """Return the same problem as a batch of one."""
         truth = None if self.truth is None else self.truth[None]
         return replace(self, y=self.y[None], truth=truth)
 
 
 def batch(problems: Sequence[Problem]) -> Problem:
-    """Give one problem for several of the same size, with a batch axis in front.
+    """Combine several problems of one size into one with a batch axis in front.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ def tiles(height: int, width: int, size: int, margin: int) -> Iterator[Tile]:
 
 
 def middle(length: int, most: int) -> slice:
-    """Give the middle part of an axis; ``length // 2`` becomes half of its length."""
+    """Return the middle part of an axis, centred on ``length // 2``."""
     size = min(length, most)
     first = length // 2 - size // 2
     return slice(first, first + size)

@@ -19,16 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 import svdinv.torch
 from svdinv.backends.torch import without_autocast
-from svdinv.unroll.networks import (
-    LS,
-    SLR,
-    T2LR,
-    TLR,
-    Convolutions,
-    Number,
-    Recipe,
-    State,
-)
+from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.recipe import EPSILON, choose, given_problem
 from svdinv.unroll.operators import Operator
@@ -73,7 +64,7 @@ class Network(nn.Module):
     torch.Size([1, 3, 48, 40])
     """
 
-    recipe_type: ClassVar[type[Recipe] | None] = None
+    recipe_name: ClassVar[str] = ""  # of its recipe, if it has always the same
 
     def __init__(
         self,
@@ -88,7 +79,7 @@ class Network(nn.Module):
         super().__init__()
         if svd is not None and not callable(svd):
             raise TypeError(f"svd must be a function, got {svd!r}")
-        self.recipe = choose(recipe, self.recipe_type, options)
+        self.recipe = choose(recipe, self.recipe_name, options)
         self.operator = operator
         self.task = ""  # that it was trained for, where that is known
         self.checkpoint = checkpoint
@@ -192,7 +183,7 @@ class TLRNet(Network):
     (B, C, H, W).
     """
 
-    recipe_type = TLR
+    recipe_name = "TLR"
 
 
 class SLRNet(Network):
@@ -202,7 +193,7 @@ class SLRNet(Network):
     ``network(kspace, mask, maps)`` gives series (B, T, H, W).
     """
 
-    recipe_type = SLR
+    recipe_name = "SLR"
 
 
 class LSNet(Network):
@@ -212,7 +203,7 @@ class LSNet(Network):
     ``network(kspace, mask, maps)`` gives series (B, T, H, W).
     """
 
-    recipe_type = LS
+    recipe_name = "LS"
 
 
 class T2LRNet(Network):
@@ -222,7 +213,7 @@ class T2LRNet(Network):
     ``network(kspace, mask, maps)`` gives series (B, T, H, W).
     """
 
-    recipe_type = T2LR
+    recipe_name = "T2LR"
 
 
 class Cell(nn.Module):
@@ -366,7 +357,7 @@ def _arranged(x: Any, y: Tensor) -> Any:
 
 
 def tensor(x: Any, device: torch.device) -> Tensor:
-    """Give an array of NumPy or PyTorch as a tensor on a device."""
+    """Return an array of NumPy or PyTorch as a tensor on a device."""
     return (torch.from_numpy(x) if isinstance(x, np.ndarray) else x).to(device)
 
 

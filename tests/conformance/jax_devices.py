@@ -14,11 +14,12 @@ os.environ["XLA_FLAGS"] = (
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import jax
-from examples import NAMES, batch, check, example, first
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from table import is_tried
 from test_jax_transforms import both_of, gradient_of, loss_of
+
+from examples import NAMES, batch, check, example, first
 
 jax.config.update("jax_enable_x64", True)
 MESH = Mesh(jax.devices(), ("d",))

@@ -16,13 +16,14 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import keras
 import numpy as np
-from examples import NAMES, SCALES, check, first
 from frameworks import FRAMEWORKS, as_tuple
 from keras import ops
 from keras_checks import CASES as LAYERS
 from keras_checks import draw
 from operator_cases import ALL_CASES, problem
 from table import TRANSFORMS, is_tried, limit
+
+from examples import NAMES, SCALES, check, first
 
 BACKEND = keras.backend.backend()
 COUNT = 3

@@ -7,11 +7,11 @@ import pytest
 da = pytest.importorskip("dask.array", reason="Dask is not installed")
 
 from cells import cells
-from examples import batch, check, example, first
 from frameworks import as_tuple
 from operator_cases import ALL_CASES
 
 import svdinv.dask
+from examples import batch, check, example, first
 
 
 def lazy(arrays):

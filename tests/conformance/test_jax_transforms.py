@@ -12,10 +12,11 @@ jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp
 from cells import cells
-from examples import batch, check, example, first, with_kernels  # noqa: F401
 from interpreters import run
 from jax import export, lax
 from table import ALL, is_tried, limit
+
+from examples import batch, check, example, first, with_kernels  # noqa: F401
 
 DEVICES = Path(__file__).with_name("jax_devices.py")
 

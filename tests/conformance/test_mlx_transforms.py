@@ -9,6 +9,7 @@ pytest.importorskip("svdinv.mlx")
 
 import mlx.core as mx
 from cells import cells
+
 from examples import batch, check, example, of_operator
 
 

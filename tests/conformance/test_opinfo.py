@@ -16,10 +16,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from examples import with_kernels  # noqa: F401 - a fixture
 from torch.autograd import gradcheck, gradgradcheck
 
 import svdinv.torch as st
+from examples import with_kernels  # noqa: F401 - a fixture
 
 pytestmark = [
     # Raised by PyTorch's own forward mode, on its first use.

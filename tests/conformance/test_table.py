@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from examples import NAMES, example, first
 from table import ALL, LAYERS, LIMITS, PAGE, REPRESENTATIVES, TRANSFORMS, page
 
+from examples import NAMES, example, first
 from svdinv.backends.arrays import ArrayBackend
 
 

@@ -8,6 +8,8 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 from cells import cells
+from table import REPRESENTATIVES
+
 from examples import (  # noqa: F401 - a fixture
     batch,
     check,
@@ -16,7 +18,6 @@ from examples import (  # noqa: F401 - a fixture
     of_operator,
     with_kernels,
 )
-from table import REPRESENTATIVES
 
 
 def loss_of(e):

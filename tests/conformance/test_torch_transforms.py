@@ -8,6 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cells import cells
+from table import REPRESENTATIVES
+from torch.autograd import forward_ad
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+
 from examples import (  # noqa: F401 - a fixture
     batch,
     check,
@@ -16,9 +20,6 @@ from examples import (  # noqa: F401 - a fixture
     of_operator,
     with_kernels,
 )
-from table import REPRESENTATIVES
-from torch.autograd import forward_ad
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 # Raised by PyTorch's own forward mode and code generation, on their first use.
 pytestmark = pytest.mark.filterwarnings(

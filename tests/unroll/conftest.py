@@ -86,7 +86,8 @@ def small_methods(small_weights, monkeypatch):
     from svdinv.unroll import pretrained
     from svdinv.unroll.algorithms import non_local
     from svdinv.unroll.algorithms.search import best_solution
-    from svdinv.unroll.tasks import cine_baselines, colour
+    from svdinv.unroll.tasks.cine import baselines as cine_baselines
+    from svdinv.unroll.tasks.colour import task as colour
 
     monkeypatch.setattr(non_local, "DEVIATIONS", (0.1, 0.01))
     monkeypatch.setattr(pretrained, "_FOLDER", small_weights)

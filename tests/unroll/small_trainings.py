@@ -15,8 +15,8 @@ from PIL import Image
 from svdinv.unroll.networks import LS, TLR
 from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import Cine
-from svdinv.unroll.tasks.colour import Colour
+from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, WEIGHTS, Config, Training
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
 

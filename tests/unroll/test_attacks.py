@@ -19,7 +19,7 @@ from small_trainings import TRAINING, Given, colour, noise
 
 from svdinv.cli import main
 from svdinv.unroll import torch as networks
-from svdinv.unroll.files import holding
+from svdinv.unroll.formats.atomic import holding
 from svdinv.unroll.networks import TLR, weights
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.training.checkpoints import read_checkpoint
@@ -27,7 +27,7 @@ from svdinv.unroll.training.command import Refused
 from svdinv.unroll.training.command import train as run_training
 from svdinv.unroll.training.config import CHECKPOINT, WEIGHTS, from_toml, write
 from svdinv.unroll.training.run import Run
-from svdinv.unroll.training.sources import Ahead, FromDataset
+from svdinv.unroll.training.sources import FromDataset, Prefetcher
 
 
 def test_a_lock_is_not_written_through_a_link(tmp_path):
@@ -193,7 +193,7 @@ def test_batches_made_ahead_are_those_of_the_source():
             asked.append(step)
             return source.batch(seed, step, items)
 
-    ahead = Ahead(Watched())
+    ahead = Prefetcher(Watched())
     for step in range(1, 6):
         found = ahead.batch(3, step, range(2), 5)
         expected = source.batch(3, step, range(2))
@@ -346,8 +346,8 @@ def test_modules_that_are_not_as_they_should_be(
 
 
 def test_geometries_that_cannot_be_are_refused(tmp_path):
-    from svdinv.unroll.data import Geometry
-    from svdinv.unroll.tasks.reading import read_measurement
+    from svdinv.unroll.formats.scans import Geometry
+    from svdinv.unroll.tasks.measured_files import read_measurement
 
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "scan.h5"

@@ -9,17 +9,21 @@ import pytest
 from svdinv.numpy import svt
 from svdinv.unroll.algorithms import iterations
 from svdinv.unroll.data import photograph
-from svdinv.unroll.data.hearts import heart_series
-from svdinv.unroll.data.moving import unseen_series
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.data.phantom import coil_maps
-from svdinv.unroll.evaluation.evaluation import classical
+from svdinv.unroll.evaluation.methods import classical
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI, Fourier, Identity, Sampling
 from svdinv.unroll.priors import Casorati, LocalLowRank
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import Cine, Colour, cine, cine_baselines, colour
-from svdinv.unroll.tasks.cine_sampling import sampling
+from svdinv.unroll.tasks.cine import baselines as cine_baselines
+from svdinv.unroll.tasks.cine import task as cine
+from svdinv.unroll.tasks.cine.hearts import heart_series
+from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.phantom import coil_maps
+from svdinv.unroll.tasks.cine.sampling import sampling
+from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.colour import task as colour
+from svdinv.unroll.tasks.colour.task import Colour
 
 BASELINES = {task.kind: task.baselines() for task in (Colour(), Cine())}
 GROUPED = "non-local low rank"  # which takes its best weight itself
@@ -49,7 +53,7 @@ def test_every_method_gains_on_the_zero_filled_image(kind, photo, series):
     scores = {}
     task = {"colour": Colour(), "cine": Cine()}[kind]
     for name, method in BASELINES[kind].items():
-        if not task.suits(name, problem):
+        if not task.applies(name, problem):
             continue
         image, note = method(problem)
         assert image.shape == problem.truth.shape
@@ -89,8 +93,8 @@ def test_what_is_left_out_is_not_seen_and_tells_the_distance(rng):
     mask[:, 14:18, 14:18] = True  # nothing to predict
     problem = cine.sampled("heart", truth, mask, coil_maps(2, 32, 32, seed=0))
     judge = cine_baselines._judge(replace(problem, truth=None))
-    held = np.asarray(problem.measured() & ~judge.problem.measured())
-    assert 0.04 < held.sum() / np.asarray(problem.measured()).sum() < 0.06
+    held = np.asarray(problem.sampled_mask() & ~judge.problem.sampled_mask())
+    assert 0.04 < held.sum() / np.asarray(problem.sampled_mask()).sum() < 0.06
     assert not held[:, :, 14:18, 14:18].any()
     assert not judge.problem.y[held].any()
     assert judge.distance(truth) < 1e-3
@@ -197,7 +201,7 @@ def test_low_rank_is_the_best_of_a_fine_grid(noise):
     mask = sampling("vista", truth.shape, np.random.default_rng(0), 4)
     problem = noisy(cine.sampled("heart", truth, mask), noise, seed=0)
     whole = Fourier().forward(truth)
-    y = problem.A.measured(problem.y).reshape(12, -1)
+    y = problem.A.project_to_samples(problem.y).reshape(12, -1)
     top = np.linalg.norm(y, 2)
     mask = mask.reshape(12, -1)
     copy, best = y, -np.inf

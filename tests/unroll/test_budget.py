@@ -11,16 +11,14 @@ import pytest
 from PIL import Image
 from test_ismrmrd import header, readout, write
 
-from svdinv.unroll.data import (
-    read_fastmri,
-    read_ismrmrd,
-    read_nifti,
-    read_picture,
-    read_series,
-)
-from svdinv.unroll.data._budget import VARIABLE, check_bytes
-from svdinv.unroll.data.formats import format_of
-from svdinv.unroll.tasks.reading import holds_measurement, read_measurement
+from svdinv.unroll.data import read_picture
+from svdinv.unroll.formats.checks import VARIABLE, check_bytes
+from svdinv.unroll.formats.fastmri import read_fastmri
+from svdinv.unroll.formats.ismrmrd import read_ismrmrd
+from svdinv.unroll.formats.nifti import read_nifti
+from svdinv.unroll.formats.series import read_series
+from svdinv.unroll.formats.table import format_of
+from svdinv.unroll.tasks.measured_files import holds_measurement, read_measurement
 
 resource = pytest.importorskip("resource")
 h5py = pytest.importorskip("h5py")

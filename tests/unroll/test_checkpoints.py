@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_the_old_one(path, monkeypatch):
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("svdinv.unroll.files.os.replace", full)
+    monkeypatch.setattr("svdinv.unroll.formats.atomic.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(path, 2, CONFIG, *made(2, 1))
     assert read_checkpoint(path).step == 1

@@ -62,7 +62,7 @@ def test_a_photograph(photo, tmp_path, capsys):
 
 
 def test_exact_samples_are_put_back(photo, tmp_path):
-    from svdinv.unroll.tasks.colour import Colour, ColourOptions
+    from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
 
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 0
     options = ColourOptions(rate=0.5)

@@ -14,17 +14,17 @@ from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
 
 from svdinv.cli import main
-from svdinv.unroll.data import read_series
-from svdinv.unroll.data.bart import read_bart
-from svdinv.unroll.data.moving import unseen_series
-from svdinv.unroll.data.nifti import read_nifti, save_nifti
-from svdinv.unroll.data.phantom import coil_maps
-from svdinv.unroll.data.scans import Geometry
 from svdinv.unroll.display.pictures import save_animation
 from svdinv.unroll.evaluation import forecast
+from svdinv.unroll.formats.bart import read_bart
+from svdinv.unroll.formats.nifti import read_nifti, save_nifti
+from svdinv.unroll.formats.scans import Geometry
+from svdinv.unroll.formats.series import read_series
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.tasks import reading
-from svdinv.unroll.tasks.reading import read_measurement
+from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.phantom import coil_maps
+from svdinv.unroll.tasks.measured_files import read_measurement
 
 pytest.importorskip("pydicom")
 pytest.importorskip("nibabel")
@@ -251,7 +251,7 @@ def test_of_several_inputs_one_is_in_memory(tmp_path, monkeypatch):
     for name in "abc":
         np.save(tmp_path / f"{name}.npy", unseen_series(0, 3, SIZE))
     before: list[weakref.ref] = []
-    inner = reading.read
+    inner = reading.Source.read
 
     def watched(*arguments):
         gc.collect()
@@ -260,7 +260,7 @@ def test_of_several_inputs_one_is_in_memory(tmp_path, monkeypatch):
         before.append(weakref.ref(given.image))
         return given
 
-    monkeypatch.setattr(reading, "read", watched)
+    monkeypatch.setattr(reading.Source, "read", watched)
     files = [tmp_path / f"{name}.npy" for name in "abc"]
     assert reconstruct(*files, "--output", tmp_path / "out") == 0
     assert len(before) == 6  # all are checked before the first is reconstructed

@@ -10,14 +10,15 @@ from PIL import Image
 
 from svdinv.cli import main
 from svdinv.unroll import pretrained
-from svdinv.unroll.data import photograph, read_series
-from svdinv.unroll.data.moving import unseen_series
+from svdinv.unroll.data import photograph
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.evaluation import reconstruction
+from svdinv.unroll.formats.series import read_series
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.tasks.cine import Cine
-from svdinv.unroll.tasks.colour import Colour
+from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.tasks.non_local import NAME
 from svdinv.unroll.torch import Network, save
 
@@ -195,7 +196,7 @@ def test_ctrl_c_leaves_out_what_is_only_compared(
 ):
     import signal
 
-    from svdinv.unroll.tasks import colour
+    from svdinv.unroll.tasks.colour import task as colour
 
     monkeypatch.setattr(
         colour, "biharmonic", lambda problem: signal.raise_signal(signal.SIGINT)

@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from svdinv.unroll.data.coils import estimate_maps
 from svdinv.unroll.data.masks import cartesian_mask, vista_like_mask
-from svdinv.unroll.data.phantom import heart
 from svdinv.unroll.metrics import snr
+from svdinv.unroll.tasks.cine.coils import estimate_maps
+from svdinv.unroll.tasks.cine.phantom import heart
 
 pytest.importorskip("sigpy")
 

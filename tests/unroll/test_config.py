@@ -8,8 +8,8 @@ from dataclasses import fields
 import pytest
 
 from svdinv.unroll.networks import LS, SLR, T2LR, TLR
-from svdinv.unroll.tasks.cine import Cine
-from svdinv.unroll.tasks.colour import Colour
+from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.training.config import (
     Config,
     Training,
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_the_old_file(monkeypatch, tmp_path):
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("svdinv.unroll.files.os.replace", full)
+    monkeypatch.setattr("svdinv.unroll.formats.atomic.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         write(preset("cine"), path)
     assert path.read_bytes() == before

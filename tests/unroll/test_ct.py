@@ -12,16 +12,17 @@ from PIL import Image
 
 from svdinv.cli import main
 from svdinv.unroll import pretrained
-from svdinv.unroll.data.htc import read_htc
 from svdinv.unroll.data.noise import counted
+from svdinv.unroll.inference import reconstruct
 from svdinv.unroll.networks import PrimalDual, Skip
 from svdinv.unroll.operators import dot_test
-from svdinv.unroll.tasks.ct import Ct, CtOptions, fbp
+from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
 from svdinv.unroll.tasks.non_local import NAME
-from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
+from svdinv.unroll.tasks.reading import task_of_file
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp
+from svdinv.unroll.tasks.tomography.htc import read_htc
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.config import preset
-from svdinv.unroll.training.run import reconstruct
 from svdinv.unroll.untrained import Fitting, HeldOut, educated
 from svdinv.unroll.untrained import Options as Untrained
 
@@ -188,7 +189,7 @@ def test_densities_of_any_unit_are_of_about_one(tmp_path, factor):
     """What generators are bounded by; the file's own unit comes back."""
     h5py = pytest.importorskip("h5py")
     task, made = Ct(), problem(replace(SMALL, views=24, noise=0.0, size=32))
-    held = {k: np.array(v) for k, v in task.measured(made).items()}
+    held = {k: np.array(v) for k, v in task.arrays_to_save(made).items()}
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["sinogram"] = np.float32(factor) * held["sinogram"]
         file["angles"], file["geometry"] = held["angles"], held["geometry"]
@@ -203,7 +204,7 @@ def test_densities_of_any_unit_are_of_about_one(tmp_path, factor):
 
 def test_images_are_written_as_numbers(tmp_path):
     task, made = Ct(), replace(problem(), scale=3.0)
-    shown = task.shown(made.truth)
+    shown = task.for_display(made.truth)
     assert shown.shape == (24, 24, 3)
     for name in ("a.npy", "b.png", "c.npz"):
         task.save(tmp_path / name, shown, made)
@@ -262,9 +263,9 @@ def test_damaged_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no file"):
         read_htc(Path(tmp_path / "b.mat"))
     (tmp_path / "c.mat").write_bytes(b"nothing")
-    assert not Ct().recognises(tmp_path / "c.mat")
+    assert not Ct.entry.recognises(tmp_path / "c.mat")
     h5py = pytest.importorskip("h5py")
-    made = Ct().measured(problem())
+    made = Ct().arrays_to_save(problem())
     for name, value, message in (
         ("geometry", np.ones(3), "geometry must have the shape"),
         ("geometry", np.r_[made["geometry"][:2], np.zeros(5)], "makes no sense"),

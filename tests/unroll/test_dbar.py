@@ -7,8 +7,8 @@ import pytest
 
 special = pytest.importorskip("scipy.special")
 
-from svdinv.unroll.algorithms.dbar import boundary_map, dbar
-from svdinv.unroll.operators.impedance import Impedance, adjacent, disc
+from svdinv.unroll.tasks.impedance.dbar import boundary_map, dbar
+from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc
 
 RADII = np.linspace(0, 0.9, 10)
 POINTS = np.stack([RADII, 0 * RADII], axis=-1)

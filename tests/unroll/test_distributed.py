@@ -205,7 +205,7 @@ def test_no_thread_of_theirs_outlives_the_training(folder, pair, tmp_path, batch
 def test_what_only_one_of_them_misses_is_said_too(pair, tmp_path):
     code = (
         "import os, sys\nfrom svdinv.cli import main\n"
-        "from svdinv.unroll.tasks.colour import Colour\n"
+        "from svdinv.unroll.tasks.colour.task import Colour\n"
         "def load(self):\n"
         "    if os.environ['RANK'] == '1': raise ValueError('no photographs here')\n"
         "Colour.load = load\n"

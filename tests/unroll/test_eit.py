@@ -11,19 +11,16 @@ from PIL import Image
 scipy_io = pytest.importorskip("scipy.io")
 
 from svdinv.cli import main
-from svdinv.unroll.data.tank import calibrated, deviations, read_tank
-from svdinv.unroll.evaluation.evaluation import classical
+from svdinv.unroll.evaluation.methods import classical
 from svdinv.unroll.networks import Skip
 from svdinv.unroll.operators import dot_test
-from svdinv.unroll.operators.impedance import Impedance, adjacent, disc
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import eit
-from svdinv.unroll.tasks.eit import Eit, EitOptions, Picture
-from svdinv.unroll.tasks.reading import (
-    read_measurement,
-    task_of_file,
-    write_problem,
-)
+from svdinv.unroll.tasks.impedance import eit
+from svdinv.unroll.tasks.impedance.eit import Eit, EitOptions, Picture
+from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc
+from svdinv.unroll.tasks.impedance.tank import calibrated, deviations, read_tank
+from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
+from svdinv.unroll.tasks.reading import task_of_file
 from svdinv.unroll.training.config import preset
 from svdinv.unroll.untrained import fit
 from svdinv.unroll.untrained.presets import generator_for
@@ -133,7 +130,7 @@ def test_dbar_finds_things_where_they_are():
 
 def test_a_phantom_is_shown_as_it_is_read(tmp_path):
     path, options = tmp_path / "a.png", EitOptions(size=16)
-    Eit().show("tank-1", options, path)
+    Eit().save_picture_of("tank-1", options, path)
     shown = np.asarray(Image.open(path)) / 255
     assert np.abs(shown - Eit().read("tank-1", options).image[0]).max() < 0.01
 
@@ -143,7 +140,7 @@ def test_missing_electrodes_measure_nothing():
     zero = (made.y == 0).sum()
     assert made.y.size == 49
     assert zero == 49 - 25
-    assert not made.A.measured(np.ones_like(made.y))[-2:].any()
+    assert not made.A.project_to_samples(np.ones_like(made.y))[-2:].any()
     task = Eit()
     image = task.baselines()["TV"](made).image
     assert task.judge(made, image)["SNR / dB"] > 1
@@ -222,7 +219,7 @@ def test_measured_voltages_are_written_and_read(tmp_path):
     np.testing.assert_allclose(
         found.A(made.truth), made.A(made.truth), rtol=1e-3, atol=1
     )
-    held = Eit().measured(made)
+    held = Eit().arrays_to_save(made)
     for name, value, message in (
         ("edges", held["edges"][2:-2], "electrode 0 is missing"),
         ("currents", held["currents"][:-1], "do not fit"),

@@ -8,17 +8,17 @@ from array_frameworks import Framework
 from scipy.integrate import quad
 
 from svdinv.unroll.algorithms import EM, solve
-from svdinv.unroll.data.densities import density
-from svdinv.unroll.data.kinetics import (
+from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.operators import Dense, ParallelBeam, Stack
+from svdinv.unroll.priors import Casorati, HuberVariation, Tikhonov
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.tomography.densities import density
+from svdinv.unroll.tasks.tomography.kinetics import (
     FRAMES,
     kinetic_phantom,
     plasma,
     two_tissues,
 )
-from svdinv.unroll.fidelity import PoissonKL
-from svdinv.unroll.operators import Dense, ParallelBeam, Stack
-from svdinv.unroll.priors import Casorati, HuberVariation, Tikhonov
-from svdinv.unroll.problem import Problem
 
 ANGLES = np.arange(0, 180, 10.0)
 

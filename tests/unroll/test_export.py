@@ -10,14 +10,18 @@ import pytest
 from small_trainings import environment
 
 from svdinv.cli import main
-from svdinv.unroll.data import PHOTOS, save_series
+from svdinv.unroll.data import PHOTOS
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.formats.series import save_series
 from svdinv.unroll.operators import MRI
-from svdinv.unroll.tasks import Cine, Colour, cine, colour
-from svdinv.unroll.tasks.cine_sampling import sampling
-from svdinv.unroll.tasks.reading import (
+from svdinv.unroll.tasks.cine import task as cine
+from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
+from svdinv.unroll.tasks.cine.sampling import sampling
+from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.colour import task as colour
+from svdinv.unroll.tasks.colour.task import Colour
+from svdinv.unroll.tasks.measured_files import (
     holds_measurement,
     read_measurement,
     write_problem,
@@ -54,11 +58,11 @@ FULL = """
 import sys
 import numpy as np
 from small_trainings import largest_file
-from svdinv.unroll.data import save_series
+from svdinv.unroll.formats.series import save_series
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import Colour
-from svdinv.unroll.tasks.reading import write_problem
+from svdinv.unroll.tasks.colour.task import Colour
+from svdinv.unroll.tasks.measured_files import write_problem
 
 image = np.random.default_rng(0).random((3, 200, 200), dtype=np.float32)
 problem = Problem(image, Sampling(image < 0.5), name="a", setting="b")
@@ -93,7 +97,7 @@ def test_a_full_disk_is_an_error(tmp_path):
 
 def same(task, a, b):
     """Whether they are of one name, and nothing was changed on the way."""
-    one, other = task.measured(a), task.measured(b)
+    one, other = task.arrays_to_save(a), task.arrays_to_save(b)
     return (a.name, a.setting, list(one)) == (b.name, b.setting, list(other)) and all(
         one[k].dtype == other[k].dtype and np.array_equal(one[k], other[k]) for k in one
     )
@@ -160,7 +164,7 @@ def test_files_of_other_programs_may_have_other_types(tmp_path, series):
 
 def test_what_kind_of_data_it_is_need_not_be_said(tmp_path, with_coils, photo):
     for task, problem in ((Cine(), with_coils), (Colour(), photo)):
-        dataset = task.sampled
+        dataset = task.dataset
         path = tmp_path / f"{dataset}.h5"
         write_problem(path, task, problem)
         with h5py.File(path, "a") as file:

@@ -11,14 +11,14 @@ import pytest
 from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
 
-from svdinv.unroll.data import dicom
-from svdinv.unroll.data.bart import read_bart, read_cfl, save_cfl
-from svdinv.unroll.data.formats import FORMATS, format_of
-from svdinv.unroll.data.measurements import read_mask
-from svdinv.unroll.data.nifti import read_nifti, save_nifti
-from svdinv.unroll.data.scans import Geometry, SeveralSlices
+from svdinv.unroll.formats import dicom
+from svdinv.unroll.formats.bart import read_bart, read_cfl, save_cfl
+from svdinv.unroll.formats.measurements import read_mask
+from svdinv.unroll.formats.nifti import read_nifti, save_nifti
+from svdinv.unroll.formats.scans import Geometry, SeveralSlices
+from svdinv.unroll.formats.table import FORMATS, format_of
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.reading import fitting, read, task_of_file
+from svdinv.unroll.tasks.reading import opened
 
 pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")
@@ -27,8 +27,8 @@ SIZE = (4, 18, 22)
 
 
 def read_input(path, **options):
-    task = task_of_file(path)
-    return task, read(path, task, task.options(**options))
+    with opened(path) as source:
+        return source.task, source.read(source.task.options(**options))
 
 
 @pytest.fixture
@@ -459,7 +459,8 @@ def test_a_slice_of_fastmri_is_a_frame(tmp_path, rng):
     assert problem.truth is None
     np.testing.assert_array_equal(problem.A.mask[0], kspace[1] != 0)
     np.testing.assert_allclose(problem.y[0] * problem.scale, kspace[1], rtol=1e-5)
-    assert fitting(path, task, problem) == ("slice",)
+    with opened(path) as source:
+        assert source.applicable(problem) == ("slice",)
 
 
 def test_oversampling_and_mask_of_fastmri(tmp_path, rng):
@@ -533,10 +534,10 @@ def test_options_of_another_format_are_refused(tmp_path, series):
 
 
 def test_every_format_names_options_that_there_are():
-    from svdinv.unroll.tasks.cine import CineOptions
+    from svdinv.unroll.tasks.cine.task import CineOptions
 
     for each in FORMATS:
-        assert set(each.takes) <= set(CineOptions.reading())
+        assert set(each.options) <= set(CineOptions.of_files())
 
 
 def test_masks_of_files_with_several_arrays(tmp_path):

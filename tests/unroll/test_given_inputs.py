@@ -7,30 +7,25 @@ import numpy as np
 import pytest
 
 from svdinv.unroll.data import photograph
-from svdinv.unroll.data.measurements import read_mask
-from svdinv.unroll.data.moving import unseen_series
-from svdinv.unroll.data.phantom import coil_maps
 from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.formats.measurements import read_mask
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import Cine, Colour, Given
-from svdinv.unroll.tasks.cine import CineOptions
-from svdinv.unroll.tasks.colour import ColourOptions
-from svdinv.unroll.tasks.reading import (
-    files_of,
-    read_all,
-    read_measurement,
-    task_of_file,
-)
-from svdinv.unroll.tasks.reading import read as read_one
+from svdinv.unroll.tasks import InputImage
+from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.phantom import coil_maps
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
+from svdinv.unroll.tasks.measured_files import read_measurement
+from svdinv.unroll.tasks.reading import files_of, opened, read_all
 
 SIZE = (4, 24, 20)
 
 
 def read_input(path, **options):
     """The task of an input, and what is read."""
-    task = task_of_file(path)
-    return task, read_one(path, task, task.options(**options))
+    with opened(path) as source:
+        return source.task, source.read(source.task.options(**options))
 
 
 def measured(path):
@@ -196,7 +191,7 @@ def saved(path, mask):
 
 
 def test_sampling(series, mask, tmp_path):
-    given = Given("a", series, scale=3.0)
+    given = InputImage("a", series, scale=3.0)
     problem = sample(given, mask="vista", coils=2, seed=1)
     assert (problem.setting, problem.scale) == ("vista, 2 coils", 3)
     assert problem.y.shape == (4, 2, 24, 20)
@@ -206,7 +201,7 @@ def test_sampling(series, mask, tmp_path):
     np.testing.assert_array_equal(problem.A.mask, mask)
     problem = sample(given, mask=saved(tmp_path / "m.npy", mask[0]))
     np.testing.assert_array_equal(problem.A.mask, [mask[0]] * 4)
-    photo = Given("b", np.ones((3, 50, 40), np.float32))
+    photo = InputImage("b", np.ones((3, 50, 40), np.float32))
     problem = Colour().measure(photo, ColourOptions(rate=0.2, seed=3))
     assert problem.setting == "rate 0.2"
     assert problem.A.mask.mean() == pytest.approx(0.2, abs=0.01)
@@ -216,7 +211,7 @@ def test_sampling(series, mask, tmp_path):
 
 
 def test_accelerations(series):
-    given = Given("a", series)
+    given = InputImage("a", series)
     problem = sample(given, mask="vista", acceleration=4)
     assert problem.setting == "vista, 4 x"
     assert problem.A.mask.mean() == pytest.approx(1 / 4, abs=0.05)
@@ -227,7 +222,7 @@ def test_accelerations(series):
 
 
 def test_masks_that_do_not_fit(series, mask, tmp_path):
-    given = Given("a", series)
+    given = InputImage("a", series)
     with pytest.raises(ValueError, match=r"\(4, 24, 20\), or \(24, 20\)"):
         sample(given, mask=saved(tmp_path / "m.npy", mask[:3]))
     corners = np.zeros(SIZE, bool)
@@ -418,7 +413,7 @@ def test_pipes_and_folders_are_no_input(tmp_path, suffix):
 def test_masked_arrays_are_refused(series):
     """Their values under the mask would be taken for measured ones."""
     with pytest.raises(TypeError, match="masked array"):
-        Given("a", np.ma.masked_greater(np.abs(series), 1))
+        InputImage("a", np.ma.masked_greater(np.abs(series), 1))
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (3, 40, 10)])

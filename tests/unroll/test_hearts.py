@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from svdinv.unroll.data.hearts import (
+from svdinv.unroll.networks import LLS
+from svdinv.unroll.networks import weights as files
+from svdinv.unroll.tasks.cine.hearts import (
     HEARTS,
     cropped_series,
     heart_series,
     read_hearts,
     smooth_phase,
 )
-from svdinv.unroll.networks import LLS
-from svdinv.unroll.networks import weights as files
-from svdinv.unroll.tasks.cine import Cine
-from svdinv.unroll.tasks.cine_sampling import PATTERNS, sampling
+from svdinv.unroll.tasks.cine.sampling import PATTERNS, sampling
+from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.torch import Network
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -52,7 +52,7 @@ def test_other_names_are_refused():
 
 
 def test_what_comes_with_the_package_is_small():
-    folder = Path(sys.modules["svdinv.unroll.data.hearts"].__file__).parent
+    folder = Path(sys.modules["svdinv.unroll.tasks.cine.hearts"].__file__).parent
     assert sum(file.stat().st_size for file in folder.glob("*.npz")) < 1.5e6
 
 
@@ -200,7 +200,7 @@ def test_noise_of_a_ratio():
         one, other = (source.batch(0, step, range(2)) for source in (quiet, loud))
         np.testing.assert_array_equal(one.truth, other.truth)
         for i in range(2):
-            sampled = one.A.measured(np.ones_like(one.y))[i] != 0
+            sampled = one.A.project_to_samples(np.ones_like(one.y))[i] != 0
             noise = np.mean(np.abs(other.y[i] - one.y[i])[sampled] ** 2)
             ratio = 10 * np.log10(np.mean(np.abs(one.truth[i]) ** 2) / noise)
             assert 18.5 < ratio < 21.5

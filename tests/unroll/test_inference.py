@@ -10,15 +10,19 @@ import pytest
 import torch
 
 from svdinv.cli import main
+from svdinv.unroll import inference
 from svdinv.unroll.data import photograph
-from svdinv.unroll.data.phantom import coil_maps
-from svdinv.unroll.evaluation import inference
-from svdinv.unroll.evaluation.inference import VIEWS, apply, parts, task_of_network
+from svdinv.unroll.inference import VIEWS, apply, parts, task_of_network
 from svdinv.unroll.metrics import psnr, snr, ssim
 from svdinv.unroll.networks import LLS, LS, TLR
-from svdinv.unroll.tasks import Cine, Colour, Task, cine, colour
-from svdinv.unroll.tasks.cine_baselines import zero_filled
-from svdinv.unroll.tasks.cine_sampling import sampling
+from svdinv.unroll.tasks import Task
+from svdinv.unroll.tasks.cine import task as cine
+from svdinv.unroll.tasks.cine.baselines import zero_filled
+from svdinv.unroll.tasks.cine.phantom import coil_maps
+from svdinv.unroll.tasks.cine.sampling import sampling
+from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.colour import task as colour
+from svdinv.unroll.tasks.colour.task import Colour
 from svdinv.unroll.torch import Network, save
 
 COLOUR, CINE = Colour(), Cine()
@@ -171,7 +175,7 @@ def test_a_file_of_weights_imports_nothing(tmp_path, network, monkeypatch):
     """Not even the module of its task; with that imported the task is found."""
     (tmp_path / "stranger.py").write_text(
         "from pathlib import Path\n"
-        "from svdinv.unroll.tasks import Colour\n"
+        "from svdinv.unroll.tasks.colour.task import Colour\n"
         "class Mine(Colour):\n"
         "    kind = 'mine'\n"
         "Path(__file__).with_name('was-run').touch()\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdinv.unroll.data import read_ismrmrd
+from svdinv.unroll.formats.ismrmrd import read_ismrmrd
 
 h5py = pytest.importorskip("h5py")
 ismrmrd = pytest.importorskip("ismrmrd")

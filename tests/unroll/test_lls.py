@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from svdinv.unroll.data.masks import radial_mask
-from svdinv.unroll.data.phantom import coil_maps, heart
 from svdinv.unroll.networks import LLS, from_json, to_json
 from svdinv.unroll.operators import MRI, Identity, Wrapped
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine_sampling import sampling
+from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
+from svdinv.unroll.tasks.cine.sampling import sampling
 from svdinv.unroll.torch import Network
 
 B, T, C = 2, 6, 3
@@ -441,7 +441,7 @@ def measured(maps):
     series = 1 + 0.05 * gauss(rng, 2, 6, 16, 16)
     A = MRI(rng.random((6, 16, 16)) < 0.5, maps)
     clean = A(series)
-    return Problem(clean + 0.02 * A.measured(gauss(rng, *clean.shape)), A)
+    return Problem(clean + 0.02 * A.project_to_samples(gauss(rng, *clean.shape)), A)
 
 
 def noise_of(problem):

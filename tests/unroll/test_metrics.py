@@ -7,7 +7,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from svdinv.unroll import metrics
-from svdinv.unroll.metrics import COLOUR, SERIES, nmse, psnr, snr, ssim, summary
+from svdinv.unroll.metrics import nmse, psnr, snr, ssim
 
 SHAPES = [(40, 37), (32, 50, 3), (11, 11)]
 
@@ -147,44 +147,6 @@ def test_errors_are_relative_to_something(metric):
         metric(np.zeros(3), np.ones(3))
     with pytest.raises(ValueError, match="differ in shape"):
         metric(np.ones(3), np.ones((1, 3)))
-
-
-def test_summary_of_images_of_several_sizes(rng):
-    pairs = [_pair(rng, shape, np.float64) for shape in ((20, 31, 3), (40, 40, 3))]
-    judged = summary(*zip(*pairs, strict=True))
-    assert list(judged.values) == list(COLOUR)
-    values = [psnr(*pair) for pair in pairs]
-    np.testing.assert_array_equal(judged.values["PSNR / dB"], values)
-    assert judged.mean["PSNR / dB"] == pytest.approx(sum(values) / 2)
-    # Of two values, with n - 1 = 1.
-    expected = abs(values[0] - values[1]) / math.sqrt(2)
-    assert judged.std["PSNR / dB"] == pytest.approx(expected)
-
-
-def test_summary_is_a_table(series):
-    truth, image = series
-    lines = str(summary([truth, truth], [image, truth], SERIES)).splitlines()
-    assert lines[0].split() == ["image", "SNR", "/", "dB", "PSNR", "/", "dB", "SSIM"]
-    assert [line.split()[0] for line in lines[1:]] == ["0", "1", "mean", "std"]
-    assert lines[1].split()[1] == f"{snr(truth, image):.4g}"
-    assert lines[2].split()[1:] == ["inf", "inf", "1"]
-    assert lines[4].split()[1:3] == ["nan", "nan"]
-    assert len({len(line) for line in lines}) == 1
-
-
-def test_summary_of_one_image_has_no_deviation(series):
-    judged = summary([series[0]], [series[1]], {"error": nmse})
-    assert judged.mean["error"] == nmse(*series)
-    assert math.isnan(judged.std["error"])
-
-
-def test_summary_needs_as_many_images_as_truths(series):
-    with pytest.raises(ValueError, match="shorter"):
-        summary([series[0], series[0]], [series[1]], SERIES)
-    with pytest.raises(ValueError, match="an image and a metric"):
-        summary([], [])
-    with pytest.raises(ValueError, match="an image and a metric"):
-        summary([series[0]], [series[1]], {})
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim, snr, nmse])

@@ -10,8 +10,8 @@ import pytest
 import skimage.restoration
 
 from svdinv.numpy import log_sum_threshold
-from svdinv.unroll import groups
 from svdinv.unroll.algorithms import non_local as algorithm
+from svdinv.unroll.algorithms.cross_validation import held_out
 from svdinv.unroll.algorithms.non_local import (
     best_non_local,
     denoise_non_local,
@@ -19,21 +19,20 @@ from svdinv.unroll.algorithms.non_local import (
     non_local_low_rank,
 )
 from svdinv.unroll.data import photograph
-from svdinv.unroll.data.hearts import heart_series
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.evaluation.evaluation import classical
+from svdinv.unroll.evaluation.methods import classical
 from svdinv.unroll.fidelity import L2, PoissonKL
-from svdinv.unroll.groups import Groups
-from svdinv.unroll.held_out import held_out
 from svdinv.unroll.metrics import psnr, snr
 from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.priors import NonLocalLowRank
+from svdinv.unroll.priors import patch_matching as groups
+from svdinv.unroll.priors.patch_matching import Groups
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks import Cine, Colour
-from svdinv.unroll.tasks.cine import CineOptions
-from svdinv.unroll.tasks.colour import ColourOptions, biharmonic
+from svdinv.unroll.tasks.cine.hearts import heart_series
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.colour.task import Colour, ColourOptions, biharmonic
 from svdinv.unroll.tasks.non_local import NAME, non_local
-from svdinv.unroll.tasks.task import Given
+from svdinv.unroll.tasks.task import InputImage
 
 SMALL = {"patch": 3, "stride": 2, "count": 5, "reach": 3}
 
@@ -183,7 +182,7 @@ def test_an_image_of_another_shape_is_refused():
 def photo():
     task, options = Colour(), ColourOptions(rate=0.3, seed=0)
     picture = np.moveaxis(photograph("coffee")[100:148, 200:248], -1, 0)
-    return task.measure(Given("cup", picture.astype(np.float32)), options)
+    return task.measure(InputImage("cup", picture.astype(np.float32)), options)
 
 
 def test_a_photograph_is_completed(photo):
@@ -249,7 +248,7 @@ def test_one_frame_of_mri(coils, rng):
     task = Cine()
     options = CineOptions(size=48, frames=1, coils=coils, noise=0.01, acceleration=3)
     problem = task.measure(task.read("cine", options), options)
-    assert task.suits(NAME, problem)
+    assert task.applies(NAME, problem)
     first = snr(problem.truth, problem.adjoint())
     found = snr(problem.truth, non_local(task, problem).image)
     assert found > first + 6
@@ -317,9 +316,9 @@ def test_the_error_of_an_image_is_hardly_taken_for_noise():
     """What is left out of one coil's k-space can hardly be predicted, noise or not."""
     frame = heart_series("long-axis")[:1, 24:72, 24:72].astype(np.complex64)
     options = CineOptions(mask="variable-density", acceleration=4, noise=0.01, seed=1)
-    problem = Cine().measure(Given("heart", frame), options)
-    rest = problem.A.measured(problem.y - problem.A.forward(problem.truth))
-    noise = np.sqrt(np.mean(np.abs(rest[problem.measured()]) ** 2))
+    problem = Cine().measure(InputImage("heart", frame), options)
+    rest = problem.A.project_to_samples(problem.y - problem.A.forward(problem.truth))
+    noise = np.sqrt(np.mean(np.abs(rest[problem.sampled_mask()]) ** 2))
     blind = best_non_local(replace(problem, truth=None))
     assert 0.8 * noise < blind.noise < 2.5 * noise
     stages = [snr(problem.truth, x) for x in non_local_low_rank(problem)]
@@ -345,7 +344,7 @@ def test_noise_is_not_put_back(photo):
     task = Colour()
     for rate in (0.5, 1.0):
         options = ColourOptions(rate=rate, noise=0.1)
-        given = task.measure(Given("cup", photo.truth), options)
+        given = task.measure(InputImage("cup", photo.truth), options)
         known = non_local(task, given)
         blind = non_local(task, replace(given, truth=None))
         first = task.decibels(given, biharmonic(given).image)
@@ -356,10 +355,10 @@ def test_noise_is_not_put_back(photo):
 
 def test_what_does_not_suit(photo):
     series = Problem(np.zeros((2, 8, 8), complex), MRI(np.ones((2, 8, 8), bool)))
-    assert not Cine().suits(NAME, series)
-    assert Colour().suits(NAME, photo)
+    assert not Cine().applies(NAME, series)
+    assert Colour().applies(NAME, photo)
     small = Problem(np.ones((3, 31, 31)), Sampling(np.ones((3, 31, 31), bool)))
-    assert not Colour().suits(NAME, small)  # to tell the noise
+    assert not Colour().applies(NAME, small)  # to tell the noise
 
 
 def test_what_takes_long_has_to_be_asked_for():

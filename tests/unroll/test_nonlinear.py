@@ -7,7 +7,7 @@ scipy_sparse = pytest.importorskip("scipy.sparse")
 
 from svdinv.unroll.algorithms.nonlinear import gauss_newton, truncated_svd
 from svdinv.unroll.operators import Wrapped, WrappedNonlinear
-from svdinv.unroll.operators.impedance import Impedance, adjacent, disc, neighbours
+from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc, neighbours
 
 N, M = 12, 20
 

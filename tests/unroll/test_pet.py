@@ -11,14 +11,14 @@ from array_frameworks import Framework
 
 from svdinv.cli import main
 from svdinv.unroll.algorithms import EM, solve
-from svdinv.unroll.evaluation.inference import open_network, task_of_network
 from svdinv.unroll.fidelity import PoissonKL
+from svdinv.unroll.inference import open_network, task_of_network
 from svdinv.unroll.networks import EMNet
 from svdinv.unroll.operators import ParallelBeam, Stack, dot_test
 from svdinv.unroll.problem import Problem, batch
-from svdinv.unroll.tasks import pet
-from svdinv.unroll.tasks.pet import Factors, Pet, PetOptions, map_em
-from svdinv.unroll.tasks.reading import read_measurement, write_problem
+from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
+from svdinv.unroll.tasks.tomography import pet
+from svdinv.unroll.tasks.tomography.pet import Factors, Pet, PetOptions, map_em
 from svdinv.unroll.torch import Network, save
 from svdinv.unroll.training.config import preset
 
@@ -87,7 +87,7 @@ def test_frames_and_items_do_not_depend_on_each_other():
     np.testing.assert_allclose(both[1], alone[0], atol=1e-5)
     task, scan = Pet(), series.note
     for k in range(3):
-        held = task.measured(series)
+        held = task.arrays_to_save(series)
         y, background = (held[n][k : k + 1] for n in ("counts", "background"))
         one = scan.problem(y, held["factors"], background)
         with torch.no_grad():
@@ -138,7 +138,7 @@ def test_counts_and_background_are_as_told():
     assert dot_test(made.A, made.truth) < 1e-6
     free = problem(replace(SMALL, counts=1e6, background=0.0, attenuation=0.0))
     assert not free.fidelity.background.any()
-    assert np.ptp(Pet().measured(free)["factors"]) == 0
+    assert np.ptp(Pet().arrays_to_save(free)["factors"]) == 0
 
 
 def test_baselines_come_in_order():
@@ -212,7 +212,7 @@ def test_activities_of_any_unit(tmp_path):
     """Whole counts, and factors of a strange unit: images are about 1 all the same."""
     h5py = pytest.importorskip("h5py")
     made = problem()
-    held = Pet().measured(made)
+    held = Pet().arrays_to_save(made)
     held |= {"factors": 1e-4 * held["factors"], "truth": 1e4 * made.truth}
     held["counts"] = held["counts"].astype(np.int32)
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -232,7 +232,7 @@ def test_activities_of_any_unit(tmp_path):
 
 def test_damaged_files_are_refused(tmp_path):
     h5py = pytest.importorskip("h5py")
-    made = Pet().measured(problem())
+    made = Pet().arrays_to_save(problem())
     negative = made["counts"].copy()
     negative[0, 2, 3] = -1
     for name, value, message in (

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svdinv.unroll.data.phantom import LABELS, _loop_field, coil_maps, heart
+from svdinv.unroll.tasks.cine.phantom import LABELS, _loop_field, coil_maps, heart
 
 LEFT, WALL, RIGHT = 1, 2, 3  # of LABELS
 

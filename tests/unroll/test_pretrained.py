@@ -5,19 +5,18 @@ from functools import partial
 import pytest
 import torch
 
-from svdinv.unroll import pretrained
+from svdinv.unroll import inference, pretrained
 from svdinv.unroll.data import centre_crop, photograph
-from svdinv.unroll.data.moving import unseen_series
-from svdinv.unroll.evaluation import inference
-from svdinv.unroll.evaluation.inference import apply
+from svdinv.unroll.inference import apply
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR
-from svdinv.unroll.tasks.cine import Cine, CineOptions
-from svdinv.unroll.tasks.cine_baselines import view_sharing, zero_filled
-from svdinv.unroll.tasks.cine_sampling import MASKS
-from svdinv.unroll.tasks.colour import Colour, sampled
-from svdinv.unroll.tasks.ct import Ct, CtOptions, tv
-from svdinv.unroll.tasks.task import Given
+from svdinv.unroll.tasks.cine.baselines import view_sharing, zero_filled
+from svdinv.unroll.tasks.cine.moving import unseen_series
+from svdinv.unroll.tasks.cine.sampling import MASKS
+from svdinv.unroll.tasks.cine.task import Cine, CineOptions
+from svdinv.unroll.tasks.colour.task import Colour, sampled
+from svdinv.unroll.tasks.task import InputImage
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, tv
 from svdinv.unroll.torch import Network, save
 
 
@@ -87,7 +86,7 @@ def test_the_weights_for_series_are_far_ahead_of_their_own_start(mask):
     """On a heart that they never saw."""
     series = unseen_series(3, frames=8, size=64)
     task = Cine()
-    case = task.measure(Given("heart", series), CineOptions(mask=mask))
+    case = task.measure(InputImage("heart", series), CineOptions(mask=mask))
     network = pretrained.load("cine")
     (start,) = inference.start(network).values()
     began, ended = (

@@ -13,7 +13,7 @@ from svdinv.cli import main
 from svdinv.unroll.networks import PrimalDual
 from svdinv.unroll.operators import MRI, FanBeam, ParallelBeam, Sampling
 from svdinv.unroll.problem import Problem, batch
-from svdinv.unroll.tasks.ct import Ct, CtOptions
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions
 from svdinv.unroll.torch import Network
 
 SMALL = CtOptions(views=12, noise=0.01, size=24)

@@ -623,7 +623,7 @@ def test_each_of_a_batch_is_measured_by_its_own_operator(name, rng):
 
 
 def test_weights_are_turned_with_the_data(rng):
-    from svdinv.unroll.tasks import Colour
+    from svdinv.unroll.tasks.colour.task import Colour
 
     mask, weight = rng.random((2, 3, 6, 6)) < 0.5, rng.uniform(0.5, 2, (3, 6, 6))
     image, y = rng.random((2, 3, 6, 6))

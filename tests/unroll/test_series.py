@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from svdinv.unroll.data import read_fastmri, read_series, save_series
+from svdinv.unroll.formats.fastmri import read_fastmri
+from svdinv.unroll.formats.series import read_series, save_series
 
 h5py = pytest.importorskip("h5py")
 io = pytest.importorskip("scipy.io")

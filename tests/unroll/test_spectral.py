@@ -15,9 +15,10 @@ from svdinv.unroll.algorithms import ISTA
 from svdinv.unroll.networks import LowRank, PrimalDual, Unrolled
 from svdinv.unroll.networks.functional import svt
 from svdinv.unroll.operators import dot_test
-from svdinv.unroll.tasks.ct import Ct
-from svdinv.unroll.tasks.reading import read_measurement, task_of_file, write_problem
-from svdinv.unroll.tasks.spectral import SpectralCt, SpectralOptions, bins_of
+from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
+from svdinv.unroll.tasks.reading import task_of_file
+from svdinv.unroll.tasks.tomography.ct import Ct
+from svdinv.unroll.tasks.tomography.spectral import SpectralCt, SpectralOptions, bins_of
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.config import preset
 

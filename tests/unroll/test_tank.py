@@ -9,8 +9,8 @@ import pytest
 scipy_io = pytest.importorskip("scipy.io")
 pytest.importorskip("skimage")
 
-from svdinv.unroll.data.tank import read_mesh, read_tank, score, segment
-from svdinv.unroll.operators.impedance import Impedance, adjacent, disc
+from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc
+from svdinv.unroll.tasks.impedance.tank import read_mesh, read_tank, score, segment
 
 L = 6
 
@@ -105,7 +105,7 @@ def test_the_score():
 
 def test_the_similarity_is_that_of_sums():
     """At one pixel, by the formula itself."""
-    from svdinv.unroll.data import tank
+    from svdinv.unroll.tasks.impedance import tank
 
     rng = np.random.default_rng(0)
     a, b = (rng.random((3, 3)) < 0.5 for _ in "ab")

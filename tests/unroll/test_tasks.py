@@ -10,7 +10,6 @@ from small_trainings import batch_of, cine, measurement_of, pictures
 
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph, read_picture
-from svdinv.unroll.data.moving import moving_photograph, phantom_series, warped
 from svdinv.unroll.data.noise import generator
 from svdinv.unroll.data.photographs import (
     fingerprint,
@@ -20,17 +19,18 @@ from svdinv.unroll.data.photographs import (
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators import MRI, Identity
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine import Cine
-from svdinv.unroll.tasks.cine_sampling import MASKS, sampling
-from svdinv.unroll.tasks.colour import (
+from svdinv.unroll.tasks.cine.moving import moving_photograph, phantom_series, warped
+from svdinv.unroll.tasks.cine.sampling import MASKS, sampling
+from svdinv.unroll.tasks.cine.task import Cine
+from svdinv.unroll.tasks.colour.task import (
     Colour,
     channels_first,
     channels_last,
     parted,
     sampled,
 )
-from svdinv.unroll.tasks.ct import Ct
-from svdinv.unroll.tasks.pet import Pet
+from svdinv.unroll.tasks.tomography.ct import Ct
+from svdinv.unroll.tasks.tomography.pet import Pet
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.config import read
 from svdinv.unroll.training.run import CONFIG, WEIGHTS

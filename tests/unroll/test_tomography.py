@@ -9,16 +9,6 @@ import pytest
 from array_frameworks import Framework
 
 from svdinv.unroll.algorithms import conjugate_gradients
-from svdinv.unroll.data import densities
-from svdinv.unroll.data.densities import (
-    NAMES,
-    SHEPP_LOGAN,
-    Ellipse,
-    density,
-    drawn,
-    random_shapes,
-    textured,
-)
 from svdinv.unroll.operators import (
     FanBeam,
     ParallelBeam,
@@ -27,6 +17,16 @@ from svdinv.unroll.operators import (
     dot_test,
     from_matrix,
     operator_norm,
+)
+from svdinv.unroll.tasks.tomography import densities
+from svdinv.unroll.tasks.tomography.densities import (
+    NAMES,
+    SHEPP_LOGAN,
+    Ellipse,
+    density,
+    drawn,
+    random_shapes,
+    textured,
 )
 
 ELLIPSES = (

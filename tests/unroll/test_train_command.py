@@ -34,7 +34,8 @@ from small_trainings import (
 from svdinv import __version__
 from svdinv.cli import main
 from svdinv.cli import train as train_command
-from svdinv.unroll.files import holding, replacing
+from svdinv.unroll.formats.atomic import holding, replacing
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network, load, save
 from svdinv.unroll.training.checkpoints import read_checkpoint
@@ -42,14 +43,7 @@ from svdinv.unroll.training.command import command as go_on
 from svdinv.unroll.training.command import processes
 from svdinv.unroll.training.config import preset, read, to_toml, write
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION, read_log
-from svdinv.unroll.training.run import (
-    CHECKPOINT,
-    CONFIG,
-    WEIGHTS,
-    Run,
-    interrupts,
-    svd_of,
-)
+from svdinv.unroll.training.run import CHECKPOINT, CONFIG, WEIGHTS, Run, svd_of
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +232,7 @@ def test_a_finished_training_has_nothing_to_do(whole, tmp_path, capsys, monkeypa
     def load(task):
         raise AssertionError("nobody needs the photographs")
 
-    monkeypatch.setattr("svdinv.unroll.tasks.colour.Colour.load", load)
+    monkeypatch.setattr("svdinv.unroll.tasks.colour.task.Colour.load", load)
     assert train("--resume", output) == 0
     assert "Nothing to do: all 20 steps were done before" in capsys.readouterr().out
     assert results(output) == results(whole)
@@ -695,7 +689,7 @@ def test_killed_while_it_replaces_another_it_is_one_of_them(
         rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("svdinv.unroll.files.os.replace", replace_some)
+        patch.setattr("svdinv.unroll.formats.atomic.os.replace", replace_some)
         with pytest.raises(Killed):
             train(file, "--output", output, "--overwrite", "--seed", 2)
     assert train("--resume", output) == 0
@@ -762,7 +756,7 @@ def test_a_breakdown_is_told_with_its_cause(tmp_path, capsys):
 
 
 def test_the_first_signal_is_noted_and_the_second_is_as_usual(monkeypatch):
-    monkeypatch.setattr("svdinv.unroll.training.run._ONE_PRESS", 0.0)
+    monkeypatch.setattr("svdinv.unroll.interrupts._ONE_PRESS", 0.0)
     # Python ignores Ctrl-C where a shell began it in the background.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

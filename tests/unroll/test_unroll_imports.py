@@ -30,7 +30,7 @@ ALLOWED = {
     "": (
         "algorithms",
         "data.masks",
-        "data.phantom",
+        "tasks.cine.phantom",
         "fidelity",
         "manual",
         "metrics",
@@ -43,8 +43,8 @@ ALLOWED = {
     ),
     "scipy": (
         "algorithms.nonlinear",
-        "data.tank",
-        "operators.impedance",
+        "tasks.impedance.tank",
+        "tasks.impedance.operator",
         "operators.tomography",
     ),
     "torch": ("torch",),

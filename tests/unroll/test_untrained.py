@@ -157,7 +157,10 @@ class TestRules:
         one, other = begun(weighted), begun(replace(weighted, y=y))
         for _ in range(3):
             assert one.step() == other.step()
-        assert one.count + one.chosen.sum() == (problem.measured() & (weight > 0)).sum()
+        assert (
+            one.count + one.chosen.sum()
+            == (problem.sampled_mask() & (weight > 0)).sum()
+        )
 
     @pytest.mark.parametrize("rule", [None, HeldOut()])
     def test_data_of_weight_zero_are_no_zeros_to_begin_with(self, rule):
@@ -359,7 +362,7 @@ class TestStepTowardsData:
         maps = complex_normal(6, 16, 16)
         A = MRI(rng.random(truth.shape) < 0.5, maps / np.linalg.norm(maps, axis=0))
         y = A(truth)
-        y = A.measured(y + deviation * complex_normal(*y.shape))
+        y = A.project_to_samples(y + deviation * complex_normal(*y.shape))
         return Problem(y, A, truth=truth)
 
     @pytest.mark.parametrize("weight", [1.0, 0.01])
@@ -475,13 +478,11 @@ class TestRegularisation:
             float(fitting.problem.value(image)) / 768, rel=1e-5
         )
 
-    @pytest.mark.parametrize("splitting", [0.0, 5.0])
-    def test_total_variation_smooths(self, splitting):
+    def test_total_variation_smooths(self):
         problem = noisy(0.2)
         options = {"iterations": 400, "rule": None, "input_noise": 0.0}
         plain = run(problem, **options)
-        prior = TotalVariation(0.2) if splitting else HuberVariation(0.2, 0.01)
-        smooth = run(problem, prior=prior, splitting=splitting, **options)
+        smooth = run(problem, prior=HuberVariation(0.2, 0.01), **options)
         variation = TotalVariation(1.0)
         before, after = (variation.value(f.last[None]) for f in (plain, smooth))
         assert after < 0.7 * before
@@ -517,16 +518,6 @@ class TestRegularisation:
             f.network(y, mask, return_state=True)["sparse"].abs().mean() for f in found
         ]
         assert small[1] < 0.2 * small[0]
-
-    def test_guidance_optimises_what_the_network_sees(self):
-        generator = Skip(**SMALL, source="adjoint")
-        fitting = Fitting(noisy(), generator, Options(guidance=0.1, rule=None))
-        before = fitting.models[0].z.clone()
-        for _ in range(5):
-            fitting.step()
-        assert (fitting.models[0].z - before).abs().max() > 1e-3
-        with pytest.raises(ValueError, match="guidance needs a generator"):
-            Fitting(noisy(), GENERATOR, Options(guidance=0.1))
 
 
 class TestWhatIsTrained:
@@ -665,12 +656,8 @@ class TestRecorrupted:
         assert more == pytest.approx(float(penalty) / problem.A.mask.sum(), rel=1e-3)
 
     def test_what_does_not_go_with_them(self):
-        for options, message in (
-            ({"rule": HeldOut()}, "HeldOut leaves data out"),
-            ({"rule": None, "guidance": 1.0}, "does not go with guidance"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                Options(recorrupted=0.1, **options)
+        with pytest.raises(ValueError, match="HeldOut leaves data out"):
+            Options(recorrupted=0.1, rule=HeldOut())
         weighted = replace(noisy(), fidelity=L2(2.0))
         for name in ("recorrupted", "preconditioned"):
             with pytest.raises(ValueError, match=f"{name} needs an L2"):
@@ -749,7 +736,7 @@ class TestGoingOn:
             {"rule": HeldOut()},
             {"rule": MovingVariance(window=4), "trained": "decoder"},
             {"rule": SURE(deviation=0.1)},
-            {"prior": TotalVariation(0.1), "splitting": 1.0},
+            {"prior": HuberVariation(0.1, 0.01)},
             {"trained": "singular values", "rule": None},
             {"recorrupted": 0.1, "rule": None},
         ],
@@ -919,7 +906,6 @@ def test_the_trajectory_is_plain_numbers():
         ({"average": 1.0}, "average must lie"),
         ({"input_noise": -1.0}, "input_noise must not"),
         ({"trained": "nothing"}, "trained must be one of"),
-        ({"splitting": 1.0}, "splitting needs a prior"),
         ({"recorrupted": -1.0}, "recorrupted must not"),
     ],
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from svdinv.unroll.untrained.theory import (
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+
+from decoder_theory import (
     TwoLayer,
     circulant,
     error_bound,

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from svdinv.unroll import files
 from svdinv.unroll.algorithms import ADMM, FISTA, PDHG, LowRankPlusSparse
+from svdinv.unroll.formats import atomic as files
 from svdinv.unroll.networks import (
     LS,
     SLR,

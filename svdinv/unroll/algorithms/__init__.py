@@ -1,22 +1,29 @@
 """Iterative algorithms: their iterations, and reconstruction by them."""
 
-from svdinv.unroll.algorithms.em import EM
-from svdinv.unroll.algorithms.iterations import (
-    ADMM,
-    FISTA,
-    ISTA,
-    PDHG,
-    Algorithm,
-    GradientDescent,
-    LowRankPlusSparse,
-    conjugate_gradients,
-)
-from svdinv.unroll.algorithms.solver import (
-    Interrupted,
-    Solution,
-    objective_value,
-    solve,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svdinv.unroll.plugins import late_attributes
+
+if TYPE_CHECKING:
+    from svdinv.unroll.algorithms.em import EM
+    from svdinv.unroll.algorithms.iterations import (
+        ADMM,
+        FISTA,
+        ISTA,
+        PDHG,
+        Algorithm,
+        GradientDescent,
+        LowRankPlusSparse,
+        conjugate_gradients,
+    )
+    from svdinv.unroll.algorithms.solver import (
+        Interrupted,
+        Solution,
+        objective_value,
+        solve,
+    )
 
 __all__ = [
     "ADMM",
@@ -33,3 +40,21 @@ __all__ = [
     "objective_value",
     "solve",
 ]
+
+_MODULES = {
+    "ADMM": "iterations",
+    "Algorithm": "iterations",
+    "EM": "em",
+    "FISTA": "iterations",
+    "GradientDescent": "iterations",
+    "ISTA": "iterations",
+    "Interrupted": "solver",
+    "LowRankPlusSparse": "iterations",
+    "PDHG": "iterations",
+    "Solution": "solver",
+    "conjugate_gradients": "iterations",
+    "objective_value": "solver",
+    "solve": "solver",
+}
+
+__getattr__ = late_attributes(__name__, _MODULES)

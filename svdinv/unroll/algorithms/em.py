@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.iterations import Algorithm, Parameters, State
-from svdinv.unroll.arrays import Array, fitted, like, namespace, times
+from svdinv.unroll.arrays import Array, cast_like, like, namespace, times
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
@@ -87,7 +87,7 @@ class EM(Algorithm):
         return {"x": x, "sensitivity": seen}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Give the prior itself where it has a gradient, else its proximal operator."""
+        """Return the prior if it has a gradient, else its proximal operator."""
         if prior is None or hasattr(prior, "gradient"):
             return self, prior
         return self, prior.prox
@@ -97,17 +97,17 @@ class EM(Algorithm):
 
 
 def expectation(x: Array, A: Operator, y: Array, background: Any) -> Array:
-    """Give ``x A^T(y / (A x + b))``: the counts of each pixel, as x explains them."""
+    """Return ``x A^T(y / (A x + b))``, the expected counts from each pixel."""
     xp = namespace(x)
     mean = A.forward(x) + background
     return x * A.adjoint(safe_divide(like(y, mean, xp), mean, mean > 0, xp))
 
 
 def subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]:
-    """Give each operator with its counts and background."""
+    """Yield each operator with its counts and background."""
     A, y, b = problem.A, problem.y, problem.fidelity.background  # type: ignore[attr-defined]
     if hasattr(b, "dtype"):
-        b = fitted(b, x, namespace(x)) + namespace(x).zeros_like(
+        b = cast_like(b, x, namespace(x)) + namespace(x).zeros_like(
             like(y, x, namespace(x))
         )
     if not isinstance(A, Stack):

@@ -118,11 +118,11 @@ class Algorithm:
         raise NotImplementedError
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Give the algorithm for a prior, and what its `iterate` takes as `prox`."""
+        """Return the algorithm for a prior, and what its `iterate` takes as `prox`."""
         return self, prior.prox
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Give parameters with which the algorithm converges.
+        """Return default parameters, with which the algorithm converges.
 
         Parameters
         ----------
@@ -143,7 +143,7 @@ class Algorithm:
     def completed(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
     ) -> dict[str, Any]:
-        """Give all parameters: those given, and others that suit them, of `suited`."""
+        """Complete the given parameters by the defaults of `suited`."""
         if set(given) == set(self.parameters):
             return dict(given)
         return {**self.suited(problem, x, prior), **given}
@@ -167,7 +167,7 @@ class GradientDescent(Algorithm):
         return {"x": x - times(p["step"], slope, namespace(x))}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Give the algorithm and the gradient of R; TypeError if `prior` has none."""
+        """Return the algorithm and the gradient of R; TypeError if `prior` has none."""
         if not hasattr(prior, "gradient"):
             raise TypeError(
                 f"GradientDescent needs a prior with a gradient, which "
@@ -176,7 +176,7 @@ class GradientDescent(Algorithm):
         return self, prior.gradient
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Give the step 1 / L."""
+        """Return the step 1 / L."""
         return {"step": 1 / (_curvature(problem, x) + float(prior.curvature(x)))}
 
 
@@ -328,11 +328,11 @@ class ADMM(Algorithm):
         return {"x": x, "multiplier": l + times(p["dual_step"], x - z, xp)}
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Give the penalty ``|A|^2``, the curvature of the data term."""
+        """Return the penalty ``|A|^2``, the curvature of the data term."""
         return {"penalty": _curvature(problem, x), "dual_step": 1.0}
 
     def explain(self, v: Array, x: Array, problem: Problem, rho: Any) -> Array:
-        """Give the least of ``D(A x, y) + rho |x - v|^2 / 2``, beginning at `x`."""
+        """Minimise ``D(A x, y) + rho |x - v|^2 / 2`` over x, starting at `x`."""
         xp, A, fidelity = namespace(v), problem.A, problem.fidelity
         if self.exact_data:
             return A.consistent(v, problem.y)
@@ -422,7 +422,7 @@ class PDHG(Algorithm):
         return {"x": new, "ahead": 2 * new - x, **following}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Give the algorithm with the prior's K, and the proximal operator of Q.
+        """Return the algorithm with the prior's K, and the proximal operator of Q.
 
         Raises TypeError if there is a `transform`, and `prior` does not tell K from Q.
         """
@@ -435,7 +435,7 @@ class PDHG(Algorithm):
         return self, prior.prox
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Give steps in the ratio of the image to its dual variables.
+        """Return steps in the ratio of the image to its dual variables.
 
         The bound of Chambolle & Pock is smallest where they are as the squared
         distances from the start to the solution. Those of `transform_dual` are at most
@@ -455,7 +455,7 @@ class PDHG(Algorithm):
     def completed(
         self, given: Parameters, problem: Problem, x: Array, prior: Any
     ) -> dict[str, Any]:
-        """Give the steps: to the one that is given, the other keeps the product."""
+        """Return the steps: to the one that is given, the other keeps the product."""
         if len(given) != 1:
             return super().completed(given, problem, x, prior)
         ((name, value),) = given.items()
@@ -493,7 +493,7 @@ class LowRankPlusSparse(Algorithm):
         return {"x": low_rank + sparse, "low_rank": low_rank, "sparse": sparse}
 
     def bind(self, prior: Any) -> tuple[Algorithm, Any]:
-        """Give the algorithm and both proximal operators; TypeError if not a pair."""
+        """Return the algorithm and both proximal operators; TypeError if not a pair."""
         if not isinstance(prior, Sequence) or len(prior) != 2:
             raise TypeError(
                 "LowRankPlusSparse needs two priors, of the low-rank and of the "
@@ -502,7 +502,7 @@ class LowRankPlusSparse(Algorithm):
         return self, tuple(part.prox for part in prior)
 
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
-        """Give the step ``0.9 / |A|^2``."""
+        """Return the step ``0.9 / |A|^2``."""
         return {"step": 0.9 / _curvature(problem, x)}
 
 

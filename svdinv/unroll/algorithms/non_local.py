@@ -20,18 +20,18 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from svdinv.unroll.algorithms.cross_validation import held_out, restricted
 from svdinv.unroll.algorithms.iterations import ADMM, State, _check_count
 from svdinv.unroll.arrays import (
     Array,
     as_float,
-    fitted,
+    cast_like,
     inner,
     namespace,
     real,
     times,
     to_numpy,
 )
-from svdinv.unroll.held_out import fitted_alone, held_out
 from svdinv.unroll.priors import NonLocalLowRank
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tiles import tiles
@@ -137,7 +137,9 @@ def non_local_low_rank(
     # The multiple that is nearest to the data, whatever the norm of A.
     seen = problem.A.forward(start)
     energy = as_float(inner(seen, seen))
-    scale = as_float(inner(seen, problem.A.measured(problem.y))) / (energy or 1.0)
+    scale = as_float(inner(seen, problem.A.project_to_samples(problem.y))) / (
+        energy or 1.0
+    )
     largest = scale * as_float(xp.max(xp.abs(start)))
     if x0 is None:
         state["x"] = times(scale, start, xp)
@@ -165,7 +167,7 @@ def _usual(
     groups: Mapping[str, Any],
     stride: int = NonLocalLowRank.stride,
 ) -> dict[str, Any]:
-    """Give what suits groups of an image, and what was asked for in its place."""
+    """Return default grouping parameters for an image, overridden by those given."""
     if unknown := sorted(set(groups) - set(_GROUPS)):
         raise TypeError(f"no option {unknown[0]!r}; groups have {', '.join(_GROUPS)}")
     own = _ONE_CHANNEL if shape[-3] == 1 else {"patch": NonLocalLowRank.patch}
@@ -186,14 +188,14 @@ def _mean_curvature(problem: Problem, x: Array) -> float:
     operators such as line integrals, of which most are a thousandth of it.
     """
     xp, rng = namespace(x), np.random.default_rng(0)
-    v = fitted(rng.choice([-1.0, 1.0], tuple(x.shape)), x, xp)
+    v = cast_like(rng.choice([-1.0, 1.0], tuple(x.shape)), x, xp)
     nothing = xp.zeros_like(problem.y)
     bent = problem.fidelity.gradient(v, nothing, problem.A)
     return as_float(inner(v, bent)) / math.prod(x.shape) or 1.0
 
 
 def _threshold(prior: NonLocalLowRank, deviation: float) -> float:
-    """Give the tau of a proximal operator that takes noise away.
+    """Return the threshold tau that removes noise of a given deviation.
 
     The largest singular value of noise (Davidson & Szarek, 2001) is 2 sqrt(tau), below
     which there is nothing left.
@@ -247,7 +249,7 @@ def best_non_local(
     seed: int = 0,
     **options: Any,
 ) -> Best:
-    """Give the image of the deviation that is best.
+    """Reconstruct with the best deviation: by a score, known noise or left-out data.
 
     Parameters
     ----------
@@ -298,16 +300,16 @@ def best_non_local(
     problem = problem.only_measured()
     y, A, xp = to_numpy(problem.y), problem.A, namespace(problem.y)
     weight = getattr(problem.fidelity, "weight", None)
-    measured = to_numpy(problem.measured())
+    measured = to_numpy(problem.sampled_mask())
     held = held_out(y, measured, _SHARE, seed)
-    kept = fitted((~held).astype(y.real.dtype), real(problem.y, xp), xp)
-    known = fitted_alone(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
+    kept = cast_like((~held).astype(y.real.dtype), real(problem.y, xp), xp)
+    known = restricted(replace(problem, y=times(kept, problem.y, xp)), kept, weight)
     weights = np.broadcast_to(1.0 if weight is None else to_numpy(weight), y.shape)
     relative = np.sqrt(weights)
     most = _most((y * relative)[measured], weights[measured])
 
     def errors(x: Array) -> tuple[float, float]:
-        """Give the mean error of what is left out, and the noise that all errors tell.
+        """Return the mean error of left-out data, and a noise estimate from all data.
 
         With p the share of the data that the image uses up, what is left out has the
         error of the rest over 1 - p (Golub, Heath & Wahba, 1979), and the noise the
@@ -332,7 +334,7 @@ def best_non_local(
 
 
 def _most(data: NDArray[Any], weights: NDArray[Any]) -> float:
-    """Give about what the standard deviation of normal noise can be at most.
+    """Return an upper bound for the standard deviation of Gaussian noise.
 
     Of data that are multiplied by the roots of their weights. Whatever is under the
     noise, no more of it lies near 0 than without (Anderson, 1955), but for what so
@@ -353,7 +355,7 @@ def _most(data: NDArray[Any], weights: NDArray[Any]) -> float:
 def denoise_non_local(
     y: Array, noise: float | None = None, *, iterations: int = 4, **groups: Any
 ) -> Array:
-    """Take white noise out of an image, after Gu et al. (WNNM, CVPR 2014).
+    """Denoise an image with white noise, after Gu et al. (WNNM, CVPR 2014).
 
     Their weights are those of the logarithmic penalty of `NonLocalLowRank`, here of
     patches of all channels at once.
@@ -432,7 +434,7 @@ def _denoised(
 
 
 def _finite(y: Array) -> NDArray[Any]:
-    """Give an image as NumPy has it, and refuse what is none."""
+    """Convert an image to NumPy; raises an error if it is none."""
     if not hasattr(y, "shape"):
         raise TypeError(f"y must be an array (C, H, W), got {type(y).__name__}")
     _check_axes("y", tuple(y.shape))
@@ -445,7 +447,7 @@ def _finite(y: Array) -> NDArray[Any]:
 
 
 def noise_deviation(y: Array) -> float:
-    """Tell the standard deviation of white noise in an image.
+    """Estimate the standard deviation of white noise in an image.
 
     It must be the same in all pixels and channels, and independent: of a grey picture
     give one channel, and of one with an empty margin the rest. Of few pixels, some

@@ -24,7 +24,7 @@ from svdinv.unroll.algorithms.iterations import (
 from svdinv.unroll.arrays import (
     Array,
     as_float,
-    fitted,
+    cast_like,
     is_complex,
     namespace,
     norm,
@@ -207,7 +207,7 @@ def solve(
 
 
 def objective_value(state: State, problem: Problem, prior: Any) -> Array:
-    """Give ``D(A x, y) + R(x)``, or the sum over both parts of x.
+    """Return ``D(A x, y) + R(x)``, or the sum over both parts of x.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ def _first_state(
     state: State | None,
 ) -> State:
     xp = namespace(zero_filled)
-    x = None if x0 is None else fitted(x0, zero_filled, xp)
+    x = None if x0 is None else cast_like(x0, zero_filled, xp)
     start = algorithm.start(problem, x)
     if state is None:
         return start
@@ -269,7 +269,7 @@ def _first_state(
             f"state must be that of {algorithm!r}, with the shapes {expected}, got "
             f"{got}"
         )
-    return {name: fitted(state[name], array, xp) for name, array in start.items()}
+    return {name: cast_like(state[name], array, xp) for name, array in start.items()}
 
 
 def _parameters(
@@ -289,7 +289,7 @@ def _parameters(
 
 
 def _changed_little(algorithm: Algorithm, old: State, new: State, rtol: float) -> bool:
-    """Tell whether everything that is watched has settled."""
+    """Return whether all convergence variables have settled."""
     settled = True
     for name in algorithm.watched:
         size = as_float(norm(new[name]))
@@ -331,7 +331,7 @@ def _check_shapes(problem: Problem, image: Array, x0: Array | None) -> None:
 
 @contextmanager
 def _bar(total: int, shown: bool) -> Iterator[Callable[[list[float]], None]]:
-    """Give what moves a progress bar on, or nothing."""
+    """Return the function that advances a progress bar, or None."""
     if not shown:
         yield lambda history: None
         return

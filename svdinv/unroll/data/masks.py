@@ -216,7 +216,7 @@ def equispaced_mask(
     calibration: int = 0,
     rng: np.random.Generator | None = None,
 ) -> NDArray[np.bool_]:
-    """Take phase-encode lines at equal distances, moved on from frame to frame.
+    """Return phase-encode lines at equal distances, shifted from frame to frame.
 
     As in UNFOLD (Madore, Glover & Pelc, MRM 42, 1999) and TSENSE (Kellman, Epstein &
     McVeigh, MRM 45, 2001), whose frames take the lines of one another's gaps in turn.
@@ -259,7 +259,7 @@ def _draw_apart(
 
 
 def _move_apart(drawn: Mask, place: _Array, rng: np.random.Generator) -> bool:
-    """Let each line move, in place, to where its energy is least; tell of any move."""
+    """Move each line, in place, to its energy minimum; return whether any moved."""
     frames = len(drawn)
     reach = 4  # farther frames hardly matter
     squared = (place[:, None] - place) ** 2

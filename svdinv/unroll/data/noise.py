@@ -17,7 +17,7 @@ Arrays = NDArray[Any]
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Give the randomness that belongs to a seed, a step and an item."""
+    """Return the random generator of a seed, a step and an item."""
     return np.random.default_rng(key)
 
 
@@ -45,7 +45,7 @@ def noisy(problem: Problem, deviation: float, *, seed: int) -> Problem:
     if np.iscomplexobj(y):
         scale *= float(np.abs(problem.truth).max())
     noise = white_noise(y.shape, y.dtype, np.random.default_rng([seed, 1]))
-    y = y + problem.A.measured(np.float32(scale) * noise)
+    y = y + problem.A.project_to_samples(np.float32(scale) * noise)
     setting = ", ".join(filter(None, (problem.setting, f"noise {deviation:g}")))
     return replace(problem, y=y, setting=setting)
 
@@ -57,7 +57,7 @@ def counted(
     *,
     electronic: float = 5.0,
 ) -> Arrays:
-    """Give line integrals of attenuation as they are measured by counting photons.
+    """Simulate line integrals of attenuation measured by counting photons.
 
     Counts are Poisson variables of mean ``photons * exp(-integral)``, where a detector
     counts so many photons (numbers that broadcast) without anything in the way, plus

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from svdinv.unroll.data import _files
 from svdinv.unroll.data.pictures import (
     Image,
     from_bytes,
     picture_files,
     read_picture,
 )
+from svdinv.unroll.formats import checks as _files
 
 __all__ = [
     "HELD_OUT",

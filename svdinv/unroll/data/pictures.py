@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.data._budget import check_bytes
-from svdinv.unroll.data._files import check_regular, quiet
+from svdinv.unroll.formats.checks import check_bytes, check_regular, quiet
 
 __all__ = [
     "SUFFIXES",
@@ -19,7 +18,6 @@ __all__ = [
     "centre_crop",
     "patches",
     "picture_files",
-    "read_folder",
     "read_picture",
 ]
 
@@ -35,7 +33,7 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )
-"""How the names of the files end that `read_folder` takes for pictures."""
+"""How the names of the files end of pictures."""
 
 Image = NDArray[np.float32]
 _Number = TypeVar("_Number", np.uint8, np.float32)
@@ -90,30 +88,6 @@ def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
         raise ValueError(f"{path} is smaller than 32x32 pixels: {pixels.shape[:2]}")
     cropped = pixels if largest is None else centre_crop(pixels, largest)
     return cropped if deep else from_bytes(cropped)
-
-
-def read_folder(path: str | Path, *, largest: int | None = 512) -> list[Image]:
-    """Read the picture files of a folder, in the order of their names.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder.
-    largest : int or None
-        As for `read_picture`.
-
-    Returns
-    -------
-    list of ndarray of float32, shape (H, W, 3)
-        Colour images in [0, 1]; their sizes may differ.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder, there is no picture in it, or one cannot be read;
-        the message names the file.
-    """
-    return [read_picture(file, largest=largest) for file in picture_files(path)]
 
 
 def picture_files(path: str | Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from svdinv.unroll.display.pictures import new_figure
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 
 __all__ = ["save_curves"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.data import Image
 from svdinv.unroll.display.pictures import new_figure, save_animation
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def save_panel(
 
 
 def _reduced(image: NDArray[Any]) -> NDArray[Any]:
-    """Take every so many pixels of what is larger than a panel shows by far."""
+    """Subsample images that are much larger than a panel shows."""
     step = max(image.shape[:2]) // _MOST_SHOWN + 1
     return image[::step, ::step]
 
@@ -211,7 +211,7 @@ class _Sheet:
         self._write(0, 0.78, title, 15, _INK, "bold")
 
     def framed(self, row: int, column: int) -> Axes:
-        """Give axes with a frame around them."""
+        """Return axes with a frame around them."""
         axes: Axes = self.axes[row, column]
         axes.spines[:].set(visible=True, color=_MARK, linewidth=1.6)
         return axes

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.files import replacing, replacing_all
+from svdinv.unroll.formats.atomic import replacing, replacing_all
 
 __all__ = [
     "contact_sheet",

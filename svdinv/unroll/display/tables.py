@@ -16,7 +16,7 @@ def cells(values: Mapping[str, float]) -> list[str]:
 
 
 def line(first: str, others: Iterable[str], width: int) -> str:
-    """Give a line for the terminal: a cell of a width, then others of 11 characters."""
+    """Format a table row: a first cell of the given width, then 11 characters each."""
     return f"{first:<{width}}" + "".join(f"{cell:>11}" for cell in others)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,32 +15,29 @@ from tqdm import tqdm
 
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, comma_separated, line, markdown
-from svdinv.unroll.evaluation.inference import NAMES, apply, start
-from svdinv.unroll.files import replacing
+from svdinv.unroll.evaluation.methods import (
+    Row,
+    applied,
+    file_stem,
+    is_quick,
+    save_pictures,
+)
+from svdinv.unroll.formats.atomic import replacing
+from svdinv.unroll.inference import NAMES, apply, start
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Given, Method, Options, Task
+from svdinv.unroll.tasks.task import InputImage, Method, Options, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.run import interrupts
 
 __all__ = [
     "RESULTS",
     "TABLE",
     "Evaluation",
     "Problems",
-    "Row",
-    "Which",
-    "applied",
-    "classical",
     "evaluate",
-    "file_stem",
-    "label",
     "methods_of",
     "sampled",
-    "save_pictures",
 ]
-
-Which: TypeAlias = Literal["first", "quick", "all"]
-"""Of the classical methods, those that are compared with."""
 
 RESULTS = "results.csv"
 TABLE = "results.md"
@@ -55,21 +49,6 @@ _FOOTNOTE = (
 
 
 @dataclass(frozen=True)
-class Row:
-    """A method on a problem: names, metrics by name, and seconds of wall-clock time.
-
-    `note` is what the method chose, such as a weight; it may be empty.
-    """
-
-    image: str
-    setting: str
-    method: str
-    values: dict[str, float]
-    seconds: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Problems:
     """Problems that are measured one by one: all together may not fit into memory.
 
@@ -77,7 +56,7 @@ class Problems:
     """
 
     task: Task
-    pairs: list[tuple[Options, Given | Problem]]
+    pairs: list[tuple[Options, InputImage | Problem]]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -119,7 +98,7 @@ class Evaluation:
         return list(dict.fromkeys(row.setting for row in self.rows))
 
     def text(self) -> str:
-        """Give the means as tables for the terminal."""
+        """Return the means as tables for the terminal."""
         blocks = []
         width = 2 + max((len(row.method) for row in self.rows), default=0)
         for setting in self.settings:
@@ -133,7 +112,7 @@ class Evaluation:
         return "\n\n".join(blocks)
 
     def markdown(self) -> str:
-        """Give the means as tables in Markdown, with the best values in bold."""
+        """Return the means as tables in Markdown, with the best values in bold."""
         blocks = [f"# {self.title}"]
         for setting in self.settings:
             means = list(self.means(setting))
@@ -181,7 +160,7 @@ class Evaluation:
 
 def sampled(
     task: Task,
-    images: Sequence[Given | Problem],
+    images: Sequence[InputImage | Problem],
     settings: Sequence[Options],
 ) -> Problems:
     """Measure every image in every way, when it is needed, one way after the other.
@@ -193,7 +172,7 @@ def sampled(
         (replace(options, seed=options.seed + number), image)
         for place, options in enumerate(settings)
         for number, image in enumerate(images)
-        if isinstance(image, Given) or place == 0
+        if isinstance(image, InputImage) or place == 0
     ]
     return Problems(task, pairs)
 
@@ -223,27 +202,6 @@ def methods_of(
             apply, network, task, device=device, ensemble=view
         )
     return methods
-
-
-def classical(
-    task: Task, problem: Problem, *, which: Which = "all", asked: str = ""
-) -> dict[str, Method]:
-    """Choose the classical methods to compare with, by name: the first always.
-
-    Further "all" that suit a problem and do not take too long for it, or those of them
-    that are "quick", and in any case the one that is `asked` for.
-    """
-    methods = task.baselines()
-    names = {next(iter(methods)), asked}
-    if which != "first":
-        names |= {name for name in methods if _suits(task, name, problem)}
-    if which == "quick":
-        names -= {*task.lengthy} - {asked}
-    return {name: method for name, method in methods.items() if name in names}
-
-
-def _suits(task: Task, name: str, problem: Problem) -> bool:
-    return task.suits(name, problem) and not task.slow(name, problem)
 
 
 def evaluate(
@@ -282,7 +240,7 @@ def evaluate(
             every = {
                 name: method
                 for name, method in methods.items()
-                if name not in known or _suits(task, name, problem)
+                if name not in known or is_quick(task, name, problem)
             }
             bar.update(len(methods) - len(every))
             for name, method in every.items():
@@ -306,52 +264,6 @@ def evaluate(
                 pictured[problem.setting] += 1
     evaluation.complete = True
     return evaluation
-
-
-def applied(
-    name: str, method: Method, task: Task, problem: Problem
-) -> tuple[Row, Entry]:
-    """Apply a method to a problem.
-
-    Gives how well it did, without values where the truth is not known, and the image
-    for panels.
-    """
-    began = time.monotonic()
-    estimate = method(problem)
-    seconds = time.monotonic() - began
-    values = task.judge(problem, estimate.image)
-    row = Row(problem.name, problem.setting, name, values, seconds, estimate.note)
-    return row, Entry(name, task.shown(estimate.image), label(values))
-
-
-def file_stem(name: str) -> str:
-    """Make a name a part of that of a file, without spaces, commas and the like."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-")
-
-
-def label(values: Mapping[str, float]) -> str:
-    """Say in a few words how good an image is: its first metric, and SSIM."""
-    if not values:
-        return ""
-    name, first = next(iter(values.items()))
-    decibels = f"{name.partition(' ')[0]} {first:.2f} dB"
-    return f"{decibels}, SSIM {values['SSIM']:.3f}" if "SSIM" in values else decibels
-
-
-def save_pictures(
-    panel: Path,
-    animation: Path | None,
-    task: Task,
-    problem: Problem,
-    entries: Sequence[Entry],
-) -> None:
-    """Write a panel of reconstructions, and perhaps an animation too."""
-    title, truth = f"{problem.name}, {problem.setting}", None
-    if problem.truth is not None:
-        truth = Entry("truth", task.shown(problem.truth), "")
-    task.save_panel(panel, truth, entries, title=title)
-    if animation is not None:
-        task.save_animation(animation, truth, entries)
 
 
 def _over(setting: str, count: int) -> str:

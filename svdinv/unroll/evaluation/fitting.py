@@ -11,15 +11,15 @@ import numpy as np
 
 from svdinv.unroll.algorithms import Interrupted
 from svdinv.unroll.display.tables import comma_separated
-from svdinv.unroll.evaluation.evaluation import classical
-from svdinv.unroll.evaluation.inference import NAMES, apply
+from svdinv.unroll.evaluation.methods import classical
 from svdinv.unroll.evaluation.reconstruction import Files, compare
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
+from svdinv.unroll.inference import NAMES, apply
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Estimate, Task
+from svdinv.unroll.tasks.task import Reconstruction, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.run import interrupts
 from svdinv.unroll.untrained import Fit, Fitting, Options, Record
 
 __all__ = ["fitted"]
@@ -48,12 +48,12 @@ def fitted(
     classical methods too; `checkpoint` and `device` are as for
     `svdinv.unroll.untrained.fit`.
 
-    Gives how it went, also where Ctrl-C ended the fit; None where that came before the
+    Returns the fit, also if Ctrl-C ended it; None where that came before the
     fit: nothing is written then. Raises ValueError if the options do not fit the
     problem, or the checkpoint is of another fit.
     """
     # A network that is given was trained for all channels.
-    plain = task.plain(problem) if weights is None else problem
+    plain = task.without_repeats(problem) if weights is None else problem
 
     def finished(image: Any) -> Any:
         image = plain.A.consistent(image, plain.y) if exact else image
@@ -71,7 +71,7 @@ def fitted(
         plain,
         generator,
         options,
-        around=task.begun if start else None,
+        around=task.initial_image if start else None,
         weights=weights,
         measure=measure,
         device=device,
@@ -89,10 +89,12 @@ def fitted(
     around = fitting.arounds[0]
     if around is not None:
         begun = around[0].cpu().numpy()
-        methods["start of the fit"] = lambda problem: Estimate(task.finished(begun))
+        methods["start of the fit"] = lambda problem: Reconstruction(
+            task.finished(begun)
+        )
     found: list[Fit] = []
 
-    def fit(problem: Problem) -> Estimate:
+    def fit(problem: Problem) -> Reconstruction:
         with interrupts() as interrupted:
             try:
                 done = fitting.run(checkpoint, stop=interrupted)
@@ -101,7 +103,7 @@ def fitted(
             # Too late for the iterations, it may still have ended the step behind them.
             late = interrupted() and done.ending != "broken"
             found.append(replace(done, ending="stopped") if late else done)
-        return Estimate(finished(found[0].image), _told(found[0]))
+        return Reconstruction(finished(found[0].image), _describe_ending(found[0]))
 
     def stopped() -> bool:
         return any(done.ending == "stopped" for done in found)
@@ -115,8 +117,8 @@ def fitted(
     return found[0]
 
 
-def _told(done: Fit) -> str:
-    """Say how a fit ended."""
+def _describe_ending(done: Fit) -> str:
+    """Describe how a fit ended."""
     why = {
         "rule": "stopped by its rule",
         "iterations": "all iterations done",

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-from svdinv.unroll.evaluation.evaluation import Which
-from svdinv.unroll.evaluation.inference import VIEWS
+from svdinv.unroll.evaluation.methods import Which
+from svdinv.unroll.inference import VIEWS, reconstruct
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Given, Options, Task
+from svdinv.unroll.tasks.task import InputImage, Options, Task
 from svdinv.unroll.torch import Network
-from svdinv.unroll.training.run import reconstruct
 
 __all__ = ["available_memory", "check_memory", "check_unrolled", "forecast"]
 
@@ -28,7 +27,7 @@ _WORTH = 8  # times a small problem, from which on a network is timed
 
 
 def available_memory(device: str = "cpu") -> float:
-    """Tell how many bytes of memory there are to take.
+    """Return the number of bytes of available memory.
 
     Of a GPU, those that are free; of Linux, those that can be had without swapping,
     within the limit of a container; of other systems all; infinity where that is not
@@ -52,13 +51,13 @@ def available_memory(device: str = "cpu") -> float:
 
 def check_memory(
     task: Task,
-    given: Given | Problem,
+    given: InputImage | Problem,
     options: Options,
     device: str = "cpu",
     *,
     fitted: bool = False,
 ) -> float:
-    """Give the bytes that a reconstruction, or a fit, takes.
+    """Return the bytes that a reconstruction or a fit needs.
 
     Raises ValueError if there are less.
     """
@@ -82,7 +81,7 @@ def check_unrolled(task: Task, problem: Problem, device: str = "cpu") -> None:
 def _check(task: Task, name: str, needed: float, device: str) -> None:
     there = available_memory(device)
     if needed > there:
-        crop = " by --crop" if "crop" in task.options.reading() else ""
+        crop = " by --crop" if "crop" in task.options.of_files() else ""
         raise ValueError(
             f"{name} would take about {_gigabytes(needed)} of memory, and there "
             f"are {_gigabytes(there)}: reconstruct a smaller part of it{crop}, or on a "
@@ -101,7 +100,7 @@ def forecast(
     ensemble: bool = False,
     device: str = "cpu",
 ) -> str:
-    """Say how long a reconstruction will take, how much memory, and what is faster.
+    """Describe the time and memory of a reconstruction, and what is faster.
 
     `needed` is in bytes, of `check_memory`. The network, on `device`, is timed on a
     small part of a large image. Empty if it is not worth a word.

@@ -14,10 +14,9 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from svdinv.unroll.data.formats import ending
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, line
-from svdinv.unroll.evaluation.evaluation import (
+from svdinv.unroll.evaluation.methods import (
     Row,
     Which,
     applied,
@@ -25,7 +24,8 @@ from svdinv.unroll.evaluation.evaluation import (
     file_stem,
     save_pictures,
 )
-from svdinv.unroll.evaluation.inference import NAMES, apply, parts, start
+from svdinv.unroll.formats.table import ending
+from svdinv.unroll.inference import NAMES, apply, parts, start
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Method, Task
 from svdinv.unroll.torch import Network
@@ -97,17 +97,17 @@ def method_named(
     *,
     ensemble: bool = False,
 ) -> str:
-    """Give the method that is asked for, as tables call it.
+    """Return the table name of the method that is asked for.
 
     `name` is that, in whatever case and with hyphens for spaces; by default the network
     is it, or without one that is for such problems the last classical method. Raises
     ValueError if there is no such method for a problem.
     """
-    names = [n for n in task.baselines() if task.suits(n, problem)]
+    names = [n for n in task.baselines() if task.applies(n, problem)]
     usual = names[-1]
     if network is not None:
         names += [*start(network), NAMES[False]]
-        usual = NAMES[False] if task.learned(problem) else usual
+        usual = NAMES[False] if task.suits_networks(problem) else usual
     slugs = {slug(each): each for each in names}
     asked = slug(usual if name is None else name)
     if asked not in slugs:
@@ -137,7 +137,7 @@ def reconstruct(
     """Reconstruct by a method of `method_named`, compare, print and write.
 
     Compared with the classical methods that `which` says, as for `classical`. Otherwise
-    as `svdinv.unroll.evaluation.inference.apply`.
+    as `svdinv.unroll.inference.apply`.
     """
     methods = classical(task, problem, which=which, asked=method)
     followed: dict[str, Callable[[Advance], Method]] = {}
@@ -194,7 +194,7 @@ def compare(
                 if not rows:
                     head = line("", [*row.values, "seconds"], width)
                     bar.write(head, file=sys.stdout)
-                bar.write(_told(row, width), file=sys.stdout)
+                bar.write(_format_row(row, width), file=sys.stdout)
                 rows.append(row)
                 if name == chosen:  # whatever ends the others
                     task.save(written.image, entries[name].image, problem)
@@ -212,6 +212,6 @@ def compare(
     return Compared(rows, True, len(rows) == len(every))
 
 
-def _told(row: Row, width: int) -> str:
+def _format_row(row: Row, width: int) -> str:
     numbers = cells({**row.values, "seconds": row.seconds})
     return f"{line(f'  {row.method}', numbers, width)}   {row.note}".rstrip()

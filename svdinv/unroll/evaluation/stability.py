@@ -46,7 +46,7 @@ def worst_case(
     seed: int = 0,
     callback: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Look for the perturbation of the data of an image that moves it most.
+    """Find the perturbation of the data that changes the image most.
 
     ``max |f(y + e) - f(y)|`` over ``|e| = size |y|`` where there are data, by so many
     steps ``e <- size |y| g / |g|`` with g the gradient of half the square, from a
@@ -61,13 +61,13 @@ def worst_case(
     convert = partial(tensor, device=device)
     given = replace(problem, truth=None).single().replace_arrays(convert)
     y, A = given.y, given.A
-    length = size * float(torch.linalg.vector_norm(A.measured(y)))
+    length = size * float(torch.linalg.vector_norm(A.project_to_samples(y)))
     rng = np.random.default_rng(seed)
     drawn = rng.standard_normal((2, *y.shape)).astype(np.float32)
     first = drawn[0] + 1j * drawn[1] if y.is_complex() else drawn[0]
 
     def sized(e: Tensor) -> Tensor:
-        e = A.measured(e)
+        e = A.project_to_samples(e)
         return e * (length / torch.linalg.vector_norm(e).clamp_min(1e-30))
 
     with torch.no_grad():
@@ -126,12 +126,12 @@ def stability(
     if problem.truth is None:
         raise ValueError("problem: the truth must be known")
     y, truth = np.asarray(problem.y), np.asarray(problem.truth)
-    scale = np.linalg.norm(np.asarray(problem.A.measured(y)))
+    scale = np.linalg.norm(np.asarray(problem.A.project_to_samples(y)))
     rng = np.random.default_rng([seed, 3])
     noise = rng.standard_normal(y.shape) + 0 * y
     if np.iscomplexobj(y):
         noise = noise + 1j * rng.standard_normal(y.shape)
-    noise = np.asarray(problem.A.measured(noise.astype(y.dtype)))
+    noise = np.asarray(problem.A.project_to_samples(noise.astype(y.dtype)))
     noise = noise / np.linalg.norm(noise)
     found = [("none", 0.0, np.zeros_like(y))]
     for size in sizes:
@@ -155,7 +155,7 @@ def stability(
 
 
 def total_variation(weight: float, iterations: int = 150) -> Differentiable:
-    """Give total variation, by so many iterations of PDHG, as a method."""
+    """Return total variation by a fixed number of PDHG iterations, as a method."""
     prior = TotalVariation(weight)
 
     def some(problem: Problem, y: Tensor, state: Any, parameters: Any) -> Any:
@@ -193,7 +193,7 @@ _BLOCK = 15  # iterations
 def untrained_method(
     generator: Recipe, options: Options, around: Callable[[Problem], Any]
 ) -> Differentiable:
-    """Give an untrained prior as a method, which has no derivative."""
+    """Return an untrained prior as a method without derivative."""
 
     def reconstruct(problem: Problem) -> Tensor:
         one = replace(problem, y=problem.y[0])

@@ -1,38 +1,48 @@
-"""The networks, before any framework; see `svdinv.unroll.networks.recipe`."""
+"""The networks, before any framework; see `svdinv.unroll.networks.recipe`.
 
-from svdinv.unroll.networks.em import EMNet
-from svdinv.unroll.networks.generators import (
-    Bilinear,
-    Decoder,
-    Generator,
-    LowRankAndSparse,
-    Skip,
-)
-from svdinv.unroll.networks.lls import LLS
-from svdinv.unroll.networks.ls import LS
-from svdinv.unroll.networks.primal_dual import PrimalDual
-from svdinv.unroll.networks.recipe import (
-    Convolutions,
-    Layer,
-    Layers,
-    Number,
-    Recipe,
-    State,
-    from_json,
-    register,
-    to_json,
-)
-from svdinv.unroll.networks.refined import Refined
-from svdinv.unroll.networks.slr import SLR
-from svdinv.unroll.networks.t2lr import T2LR
-from svdinv.unroll.networks.tlr import TLR
-from svdinv.unroll.networks.unrolled import (
-    Convolved,
-    LearnedPrior,
-    LowRank,
-    Sparse,
-    Unrolled,
-)
+Each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svdinv.unroll.plugins import late_attributes
+
+if TYPE_CHECKING:
+    from svdinv.unroll.networks.em import EMNet
+    from svdinv.unroll.networks.generators import (
+        Bilinear,
+        Decoder,
+        Generator,
+        LowRankAndSparse,
+        Skip,
+    )
+    from svdinv.unroll.networks.lls import LLS
+    from svdinv.unroll.networks.ls import LS
+    from svdinv.unroll.networks.primal_dual import PrimalDual
+    from svdinv.unroll.networks.recipe import (
+        Convolutions,
+        Layer,
+        Layers,
+        Number,
+        Recipe,
+        State,
+        from_json,
+        register,
+        to_json,
+    )
+    from svdinv.unroll.networks.refined import Refined
+    from svdinv.unroll.networks.slr import SLR
+    from svdinv.unroll.networks.t2lr import T2LR
+    from svdinv.unroll.networks.tlr import TLR
+    from svdinv.unroll.networks.unrolled import (
+        Convolved,
+        LearnedPrior,
+        LowRank,
+        Sparse,
+        Unrolled,
+    )
 
 __all__ = [
     "LLS",
@@ -63,3 +73,35 @@ __all__ = [
     "register",
     "to_json",
 ]
+
+_MODULES = {
+    "Bilinear": "generators",
+    "Convolutions": "recipe",
+    "Convolved": "unrolled",
+    "Decoder": "generators",
+    "EMNet": "em",
+    "Generator": "generators",
+    "LLS": "lls",
+    "LS": "ls",
+    "Layer": "recipe",
+    "Layers": "recipe",
+    "LearnedPrior": "unrolled",
+    "LowRank": "unrolled",
+    "LowRankAndSparse": "generators",
+    "Number": "recipe",
+    "PrimalDual": "primal_dual",
+    "Recipe": "recipe",
+    "Refined": "refined",
+    "SLR": "slr",
+    "Skip": "generators",
+    "Sparse": "unrolled",
+    "State": "recipe",
+    "T2LR": "t2lr",
+    "TLR": "tlr",
+    "Unrolled": "unrolled",
+    "from_json": "recipe",
+    "register": "recipe",
+    "to_json": "recipe",
+}
+
+__getattr__ = late_attributes(__name__, _MODULES)

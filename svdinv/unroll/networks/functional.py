@@ -7,8 +7,8 @@ from typing import Any
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
+    cast_like,
     count_up,
-    fitted,
     like,
     namespace,
     operators,
@@ -161,7 +161,7 @@ def low_rank(maps: Array, share: Array, block: int | None, layers: Any) -> Array
 
 
 def sampled_where(A: Operator, x: Array, what: str) -> Array:
-    """Give 1 where a pixel is measured and 0 elsewhere, for `what` needs to know it.
+    """Return 1 where a pixel is measured and 0 elsewhere, as `what` needs it.
 
     Raises TypeError if A does not sample pixels.
     """
@@ -170,7 +170,7 @@ def sampled_where(A: Operator, x: Array, what: str) -> Array:
             f"{what} needs an operator that samples pixels, got {type(A).__name__}"
         )
     xp = namespace(x)
-    return xp.where(fitted(A.mask, x, xp), xp.ones_like(x), xp.zeros_like(x))
+    return xp.where(cast_like(A.mask, x, xp), xp.ones_like(x), xp.zeros_like(x))
 
 
 def residual_gains(count: int) -> tuple[float, ...]:

@@ -26,7 +26,7 @@ import numpy as np
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
-    fitted,
+    cast_like,
     inner,
     like,
     namespace,
@@ -134,7 +134,7 @@ class Generator(ImageOrSeriesRecipe):
         raise NotImplementedError
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Give height and width of the noise for an image of some size."""
+        """Return height and width of the noise for an image of some size."""
         return rows, columns
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
@@ -176,7 +176,7 @@ class Generator(ImageOrSeriesRecipe):
         square, seen = inner(x, x, axis=(1, 2, 3)), inner(Ax, Ax, axis=inside)
         one = xp.ones_like(square)
         # Of the multiple of x that is nearest to the data, whatever the norm of A.
-        factor = inner(Ax, problem.A.measured(problem.y), axis=inside)
+        factor = inner(Ax, problem.A.project_to_samples(problem.y), axis=inside)
         factor = factor / xp.where(seen > 0, seen, one)
         scale = root(square / (T * H * W), xp) * factor
         scale = xp.where(scale > 0, scale, one)[:, None, None, None]
@@ -185,7 +185,7 @@ class Generator(ImageOrSeriesRecipe):
         rng = np.random.default_rng(self.seed)
         shape = (*([T] if self.along_time else []), *self.noise_shape(H, W))
         drawn = rng.uniform(0, _LARGEST, (1, self.depth, *shape))
-        z = like(fitted(drawn, scale, xp), scale, xp)
+        z = like(cast_like(drawn, scale, xp), scale, xp)
         # Of every item the same.
         each = xp.reshape(xp.zeros_like(scale), (-1, *[1] * (len(z.shape) - 1)))
         return {"x": x, "scale": scale, "z": z + each}
@@ -198,7 +198,7 @@ class Generator(ImageOrSeriesRecipe):
         return state | {"x": self._as_image(maps, x, state["scale"], xp)}
 
     def as_maps(self, x: Array) -> Array:
-        """Give an image as maps, (B, outputs, ..., H, W)."""
+        """Return an image as maps, (B, outputs, ..., H, W)."""
         xp = namespace(x)
         if self.images == "image":
             return x
@@ -334,7 +334,7 @@ class Decoder(Generator):
         self._chain(1, 1, side=self.side)
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Give the size at the coarsest scale."""
+        """Return the size at the coarsest scale."""
         return self._sizes(rows)[0], self._sizes(columns)[0]
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
@@ -405,7 +405,7 @@ class Bilinear(Generator):
         object.__setattr__(self, "space", own)
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Give the size of what `space` sees."""
+        """Return the size of what `space` sees."""
         return self.space.noise_shape(rows, columns)
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
@@ -432,7 +432,7 @@ class Bilinear(Generator):
         if self.rank > 1:
             # What is made of a unit matrix: numbers, or a code, of each frame.
             frames = np.eye(self.channels, dtype=np.float32)[None, ..., None]
-            frames = fitted(frames, z, xp) + xp.zeros_like(z[:, :1, :1, :1])
+            frames = cast_like(frames, z, xp) + xp.zeros_like(z[:, :1, :1, :1])
             drawn = layers.time(frames)
             drawn = xp.reshape(drawn, (B, 2, self.rank - 1, self.channels))
             real = xp.concat([real, drawn[:, 0]], axis=1)
@@ -482,7 +482,7 @@ class LowRankAndSparse(Generator):
             raise ValueError("low_rank and sparse must have as many scales")
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Give the size at the coarsest scale."""
+        """Return the size at the coarsest scale."""
         return self.sparse.noise_shape(rows, columns)
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:

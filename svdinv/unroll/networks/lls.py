@@ -46,8 +46,8 @@ from svdinv.unroll.arrays import (
     Array,
     Namespace,
     casorati,
+    cast_like,
     count_up,
-    fitted,
     from_casorati,
     like,
     namespace,
@@ -223,6 +223,11 @@ class LLS(SeriesRecipe):
             layers |= {"threshold_noise": Number(0.0), "gamma_noise": Number(0.0)}
         return layers
 
+    @property
+    def has_start(self) -> bool:
+        """Whether iterations without weights come before the first cell."""
+        return bool(self.static or any(self.start))
+
     def begin(self, problem: Problem) -> State:
         """Start from the zero-filled series, or from the classical method's."""
         x = zero_filled(problem)
@@ -324,7 +329,7 @@ class LLS(SeriesRecipe):
         return iterate(low_rank, (network, network), rows)[0]
 
     def _of_coils(self, problem: Problem, known: State) -> tuple[float, Array | None]:
-        """Give the factor of the last threshold, and the least one of each series."""
+        """Return the factor of the last threshold, and the smallest one per series."""
         factor, deviations = self.start_coils
         if not _several_coils(problem.A):
             return 1.0, None
@@ -338,7 +343,7 @@ class LLS(SeriesRecipe):
         return factor, deviations * share * deviation
 
     def _schedule(self, factor: float) -> tuple[list[_Row], list[_Row]]:
-        """Give momentum, threshold and shift of the iterations with either block."""
+        """Return momentum, threshold and shift of the iterations, by block size."""
         (coarse, fine), (first, middle, last) = self.start, self.start_thresholds
         last = factor * last
         # Two thirds of the fine ones are at the last threshold.
@@ -369,10 +374,10 @@ def _deviation(y: Array, A: Operator, scale: Array) -> Array:
     xp = namespace(y)
     if not isinstance(A, MRI):
         return xp.zeros_like(scale)
-    y = A.measured(y)
+    y = A.project_to_samples(y)
     if A.maps is None:
         return root(_outer_energy(y[:, :, None], xp)[:, 0], xp)
-    seen, vectors = operators(y).eigh(_gram(fitted(A.maps, y, xp)))
+    seen, vectors = operators(y).eigh(_gram(cast_like(A.maps, y, xp)))
     *first, C, H, W = sizes(y, xp)
     weights = like(xp.matrix_transpose(vectors), y, xp)
     combined = weights @ xp.reshape(y, (*first, C, H * W))
@@ -382,7 +387,7 @@ def _deviation(y: Array, A: Operator, scale: Array) -> Array:
 
 
 def _outer_energy(y: Array, xp: Namespace) -> Array:
-    """Give the mean energy of the outer samples of each coil, (B, C).
+    """Return the mean energy of the outer samples of each coil, (B, C).
 
     By the geometric mean, most of the weight on the corners of k-space: the few large
     ones there, of edges, hardly raise it.
@@ -410,7 +415,7 @@ def _gram(maps: Array) -> Array:
 
 
 def _at_zero(x: Array, y: Array, xp: Namespace) -> Array:
-    """Give what a line through the last axis has where x is 0, for y >= 0.
+    """Extrapolate a line along the last axis to x = 0, for y >= 0.
 
     For equal relative errors of y; what is only rounding says nothing, as of a coil
     that is switched off. The slope is taken to be rather too small: of alike x it would
@@ -437,7 +442,7 @@ def _norm(matrices: Array, xp: Namespace) -> Array:
 
 
 def _outer(size: Any, like: Array, xp: Namespace) -> Array:
-    """Give weights along an axis of k-space: 0 in the middle, 1 at the border."""
+    """Return weights along an axis of k-space: 0 in the middle, 1 at the border."""
     index = count_up(size, like, xp)
     # Counted, because a graph of TensorFlow need not know the size.
     middle = xp.sum(xp.ones_like(index)) / 2
@@ -446,7 +451,7 @@ def _outer(size: Any, like: Array, xp: Namespace) -> Array:
 
 
 def _level(deviation: Array, scale: Array, series: Array, xp: Namespace) -> Array:
-    """Give the noise relative to the series, 0 for none, in a logarithmic scale."""
+    """Return the noise relative to the series, 0 for none, in a logarithmic scale."""
     frames = xp.sum(xp.ones_like(real(series, xp)[:, :, 0, 0]), axis=1)
     one = xp.ones_like(scale)
     whole = xp.where(scale > 0, scale, one)
@@ -466,7 +471,7 @@ def _log_sum(matrices: Array, tau: Array) -> Array:
 
 
 def _shift(block: int, index: int) -> tuple[int, int]:
-    """Say where the blocks lie; steps that divide no usual side go everywhere."""
+    """Return the offsets of the blocks; odd steps lead to every offset in turn."""
     return 3 * index % block, 5 * index % block
 
 

@@ -9,6 +9,7 @@ is read in one place, and a new one appears on every framework.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 import numbers
@@ -101,11 +102,11 @@ class Convolutions:
         return list(zip(self.widths[:-1], self.widths[1:], strict=True))
 
     def gain(self, index: int) -> float | None:
-        """Give the gain of a convolution, if it has one."""
+        """Return the gain of a convolution, if it has one."""
         return self.gains[index] if self.gains else None
 
     def active(self, index: int) -> bool:
-        """Tell whether a ReLU follows a convolution."""
+        """Return whether a ReLU follows a convolution."""
         return self.last or index < len(self.widths) - 2
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -150,7 +151,7 @@ class Layers(Protocol):
     index: int
 
     def __getattr__(self, name: str) -> Any:
-        """Give a `Convolutions` as a function, a `Number` as an array."""
+        """Return a `Convolutions` as a function, a `Number` as an array."""
 
     def svt(
         self, matrices: Array, fraction: Array, scale: Array | None = None
@@ -259,7 +260,7 @@ class Recipe:
         return Sampling(*measurement)
 
     def fidelity(self, *measurement: Array) -> DataFidelity:
-        """Give the likelihood of data that come without a problem.
+        """Return the data fidelity for data that are given without a problem.
 
         Parameters
         ----------
@@ -274,7 +275,7 @@ class Recipe:
         return L2()
 
     def begin(self, problem: Problem) -> State:
-        """Give the state before the first cell.
+        """Return the state before the first cell.
 
         Parameters
         ----------
@@ -290,7 +291,7 @@ class Recipe:
         raise NotImplementedError
 
     def no_penalty(self, x: Array) -> Array:
-        """Give the penalty before the first cell, 0, like a first estimate.
+        """Return the penalty before the first cell: 0, as an array like the image.
 
         Raises ValueError if this recipe has no penalty.
         """
@@ -320,19 +321,21 @@ class Recipe:
 
 
 def residual_chain(recipe: Any, inputs: int, outputs: int, axes: int) -> Convolutions:
-    """Give `convs` convolutions, `features` wide, whose result is to be added."""
+    """Return `convs` convolutions of width `features` for a residual branch."""
     widths = (inputs, *[recipe.features] * (recipe.convs - 1), outputs)
     gains = residual_gains(recipe.convs)
     return Convolutions(widths, axes=axes, slope=recipe.slope, gains=gains)
 
 
-def choose(recipe: Recipe | None, kind: type[Recipe] | None, options: Any) -> Recipe:
-    """Give the recipe of a network: as given, or of its own kind with options."""
-    if recipe is None and kind is not None:
-        return kind(**options)
-    if not isinstance(recipe, kind or Recipe):
-        name = (kind or Recipe).__name__
-        raise TypeError(f"recipe must be of the class {name}, got {recipe!r}")
+def choose(recipe: Recipe | None, kind: str, options: Any) -> Recipe:
+    """Return the recipe of a network: as given, or of the class `kind` with options."""
+    own: type[Recipe] = Recipe
+    if kind:
+        own = getattr(importlib.import_module("svdinv.unroll.networks"), kind)
+        if recipe is None:
+            return own(**options)
+    if not isinstance(recipe, own):
+        raise TypeError(f"recipe must be of the class {own.__name__}, got {recipe!r}")
     if options:
         raise TypeError(f"unexpected beside a recipe: {', '.join(options)}")
     return recipe
@@ -344,7 +347,7 @@ def forward_operator(
     measurement: tuple[Any, ...],
     named: Mapping[str, Any] | None = None,
 ) -> Operator:
-    """Give the forward operator for a call of a network.
+    """Return the forward operator for a call of a network.
 
     One that is given comes before the network's own, which is an operator, what makes
     one, or None for that of the recipe. Raises TypeError if the arguments behind the
@@ -375,7 +378,7 @@ def given_problem(
     measurement: tuple[Any, ...],
     named: Mapping[str, Any] | None = None,
 ) -> Problem:
-    """Give the problem for a call of a network, without the truth, which none may see.
+    """Return the problem for a call of a network, without the truth.
 
     Of data, or a problem itself; the rest as for `forward_operator`.
     """
@@ -390,7 +393,7 @@ def given_problem(
 def _beside(
     recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any] | None
 ) -> tuple[Any, ...]:
-    """Give what is beside the data, but for an operator."""
+    """Return the arguments beside the data, without the operator."""
     if any(isinstance(each, Operator) for each in measurement):
         return ()
     known = {n: x for n, x in (named or {}).items() if n in recipe.measurement}
@@ -484,17 +487,11 @@ _MOST = 2**20
 
 _REGISTERED: dict[str, type] = {}
 
-# Fields of files that were written under another name.
-_RENAMED = {
-    ("Unrolled", "scheme"): "algorithm",
-    ("Unrolled", "kind"): "images",
-}
-
 _Class = TypeVar("_Class", bound=type)
 
 
 def register(cls: _Class) -> _Class:
-    """Let a dataclass be written to files and read again, under its own name.
+    """Register a dataclass, so that it can be written to and read from files.
 
     Parameters
     ----------
@@ -525,7 +522,13 @@ def register(cls: _Class) -> _Class:
 
 
 def registered(base: type = object) -> dict[str, type]:
-    """List the classes that `register` has seen, by name, such as each `Recipe`."""
+    """List the classes that `register` has seen, by name, such as each `Recipe`.
+
+    Those of svdinv are imported.
+    """
+    networks = importlib.import_module("svdinv.unroll.networks")
+    for name in networks.__all__:
+        getattr(networks, name)
     return {name: cls for name, cls in _REGISTERED.items() if issubclass(cls, base)}
 
 
@@ -599,11 +602,15 @@ def _object(value: Any) -> Any:
     if isinstance(value, dict):
         fields = {name: _object(item) for name, item in value.items()}
         name = fields.pop("class")
+        own = importlib.import_module("svdinv.unroll.networks")
+        if name in own.__all__:
+            getattr(own, name)
+        elif name not in _REGISTERED:  # a part of a network of svdinv
+            registered()
         if name not in _REGISTERED:
             raise ValueError(
                 f"no network or part of one is named {name!r}; import the module that "
                 "registers it, if it is your own"
             )
-        renamed = {_RENAMED.get((name, key), key): x for key, x in fields.items()}
-        return _REGISTERED[name](**renamed)
+        return _REGISTERED[name](**fields)
     return tuple(map(_object, value)) if isinstance(value, list) else value

@@ -91,7 +91,7 @@ def mri(recipe: Recipe, measurement: tuple[Any, ...]) -> Operator:
 
 
 def zero_filled(problem: Problem) -> Array:
-    """Give A^H y, checked to be complex series, of complex k-space."""
+    """Return A^H y, checked to be complex series, of complex k-space."""
     y = problem.y
     xp = namespace(y)
     if isinstance(problem.A, MRI) and not is_complex(y, xp):

@@ -321,11 +321,11 @@ class _Learned:
         self.prior, self.layers = prior, layers
 
     def prox(self, v: Array, step: Any) -> Array:
-        """Give the prior's proximal operator."""
+        """Return the prior's proximal operator."""
         return self.prior.prox(v, step, self.layers)
 
     def gradient(self, x: Array) -> Array:
-        """Give the prior's gradient, of an algorithm that asks for one."""
+        """Return the prior's gradient, of an algorithm that asks for one."""
         return self.prior.prox(x, 1.0, self.layers)
 
 

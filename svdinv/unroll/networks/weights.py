@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks.recipe import (
     Convolutions,
     Layer,
@@ -30,6 +30,7 @@ from svdinv.unroll.networks.recipe import (
 )
 
 __all__ = [
+    "WEIGHTS",
     "Weights",
     "check",
     "first_kernel",
@@ -41,6 +42,9 @@ __all__ = [
     "task_of",
     "write",
 ]
+
+WEIGHTS = "weights.safetensors"
+"""Name of the file in the folder of a training."""
 
 Weights = dict[str, NDArray[Any]]
 """Arrays by name."""
@@ -85,7 +89,7 @@ def first_kernel(
 def first_weights(
     layer: Convolutions, name: str, shape: tuple[int, ...], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Give the first value of one of `Convolutions.shapes`.
+    """Return the initial value of one of `Convolutions.shapes`.
 
     A kernel as `first_kernel` draws it, a scale of 1, or a shift of 0.
     """

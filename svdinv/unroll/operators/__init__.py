@@ -1,23 +1,30 @@
 """Forward operators: what a measurement makes of an image, and its adjoint."""
 
-from svdinv.unroll.operators.imaging import (
-    MRI,
-    Blur,
-    Coils,
-    Dense,
-    Sampling,
-    gaussian_sensing,
-)
-from svdinv.unroll.operators.linear import (
-    Identity,
-    Operator,
-    Stack,
-    dot_test,
-    operator_norm,
-)
-from svdinv.unroll.operators.tomography import FanBeam, ParallelBeam
-from svdinv.unroll.operators.transforms import Fourier, Gradient, TemporalFourier
-from svdinv.unroll.operators.wrapped import Wrapped, WrappedNonlinear, from_matrix
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svdinv.unroll.plugins import late_attributes
+
+if TYPE_CHECKING:
+    from svdinv.unroll.operators.imaging import (
+        MRI,
+        Blur,
+        Coils,
+        Dense,
+        Sampling,
+        gaussian_sensing,
+    )
+    from svdinv.unroll.operators.linear import (
+        Identity,
+        Operator,
+        Stack,
+        dot_test,
+        operator_norm,
+    )
+    from svdinv.unroll.operators.tomography import FanBeam, ParallelBeam
+    from svdinv.unroll.operators.transforms import Fourier, Gradient, TemporalFourier
+    from svdinv.unroll.operators.wrapped import Wrapped, WrappedNonlinear, from_matrix
 
 __all__ = [
     "MRI",
@@ -40,3 +47,27 @@ __all__ = [
     "gaussian_sensing",
     "operator_norm",
 ]
+
+_MODULES = {
+    "Blur": "imaging",
+    "Coils": "imaging",
+    "Dense": "imaging",
+    "FanBeam": "tomography",
+    "Fourier": "transforms",
+    "Gradient": "transforms",
+    "Identity": "linear",
+    "MRI": "imaging",
+    "Operator": "linear",
+    "ParallelBeam": "tomography",
+    "Sampling": "imaging",
+    "Stack": "linear",
+    "TemporalFourier": "transforms",
+    "Wrapped": "wrapped",
+    "WrappedNonlinear": "wrapped",
+    "dot_test": "linear",
+    "from_matrix": "wrapped",
+    "gaussian_sensing": "imaging",
+    "operator_norm": "linear",
+}
+
+__getattr__ = late_attributes(__name__, _MODULES)

@@ -19,9 +19,9 @@ from svdinv.unroll.arrays import (
     Array,
     Namespace,
     as_complex,
+    cast_like,
     check_broadcast,
     conj,
-    fitted,
     is_bool,
     is_complex,
     namespace,
@@ -76,7 +76,7 @@ class Sampling(Operator):
         xp = namespace(x)
         return xp.where(self._mask(x, xp), y, x)
 
-    def measured(self, y: Array) -> Array:
+    def project_to_samples(self, y: Array) -> Array:
         return self.forward(y)
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
@@ -85,7 +85,7 @@ class Sampling(Operator):
 
     def _mask(self, x: Array, xp: Namespace) -> Array:
         check_broadcast("mask", self.mask.shape, x.shape)
-        return fitted(self.mask, x, xp)
+        return cast_like(self.mask, x, xp)
 
 
 class Coils(Operator):
@@ -114,15 +114,15 @@ class Coils(Operator):
         *batch, H, W = x.shape
         check_broadcast("maps", self.maps.shape, (*batch, self.maps.shape[-3], H, W))
         xp = namespace(x)
-        return _product(fitted(self.maps, x, xp), x[..., None, :, :], xp)
+        return _product(cast_like(self.maps, x, xp), x[..., None, :, :], xp)
 
     def adjoint(self, y: Array) -> Array:
         check_broadcast("maps", self.maps.shape, y.shape)
         xp = namespace(y)
-        return xp.sum(_product(conj(fitted(self.maps, y, xp), xp), y, xp), axis=-3)
+        return xp.sum(_product(conj(cast_like(self.maps, y, xp), xp), y, xp), axis=-3)
 
     def data_length(self, axis: int) -> int | None:
-        """Give that of the coils, or None: it is that of the image."""
+        """Return the number of coils, or None without coil maps."""
         return int(self.maps.shape[-3]) if axis == -3 else None
 
 
@@ -172,8 +172,8 @@ class MRI(Operator):
     def adjoint(self, y: Array) -> Array:
         return self._chain.adjoint(y)
 
-    def measured(self, y: Array) -> Array:
-        return self._chain.measured(y)
+    def project_to_samples(self, y: Array) -> Array:
+        return self._chain.project_to_samples(y)
 
     def data_length(self, axis: int) -> int | None:
         if self.maps is not None and axis == -3:
@@ -224,7 +224,7 @@ class Blur(Operator):
 
     def _filter(self, x: Array, *, adjoint: bool) -> Array:
         xp, axes = namespace(x), (-2, -1)
-        kernel = fitted(self.kernel, x, xp)
+        kernel = cast_like(self.kernel, x, xp)
         both = is_complex(x, xp) or is_complex(kernel, xp)
         if 0 in x.shape:  # which not every Fourier transform takes
             return as_complex(x, xp) if both else x
@@ -288,7 +288,9 @@ class Dense(Operator):
                 f"got {tuple(x.shape)}"
             )
         flat = xp.reshape(x, (*sizes(x, xp)[:-count], self.matrix.shape[1]))
-        return self._multiply(xp.matrix_transpose(fitted(self.matrix, x, xp)), flat, xp)
+        return self._multiply(
+            xp.matrix_transpose(cast_like(self.matrix, x, xp)), flat, xp
+        )
 
     def adjoint(self, y: Array) -> Array:
         xp, count = namespace(y), self.matrix.shape[0]
@@ -296,7 +298,7 @@ class Dense(Operator):
             raise ValueError(
                 f"measurements must be (..., {count}), got {tuple(y.shape)}"
             )
-        flat = self._multiply(conj(fitted(self.matrix, y, xp), xp), y, xp)
+        flat = self._multiply(conj(cast_like(self.matrix, y, xp), xp), y, xp)
         return xp.reshape(flat, (*sizes(y, xp)[:-1], *self.image_shape))
 
     def data_length(self, axis: int) -> int | None:

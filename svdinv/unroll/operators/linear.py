@@ -19,7 +19,7 @@ from svdinv.unroll.arrays import (
     along,
     as_complex,
     as_float,
-    fitted,
+    cast_like,
     inner,
     is_complex,
     namespace,
@@ -69,7 +69,7 @@ class Operator:
         raise NotImplementedError(f"{self!r} has no adjoint: take derivative(x).H")
 
     def approximate_inverse(self, y: Array) -> Array:
-        """Give an image that explains data roughly, for a network to begin with.
+        """Return a rough inverse of data, as the first image of a network.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ class Operator:
         return y
 
     def derivative(self, x: Array) -> Operator:
-        """Give the derivative at an image, a linear operator.
+        """Return the derivative at an image, a linear operator.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Operator:
         raise NotImplementedError(f"{type(self).__name__} must define derivative(x)")
 
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
-        """Give the same operator, of arrays that have been converted.
+        """Return the same operator with converted arrays.
 
         Parameters
         ----------
@@ -139,7 +139,7 @@ class Operator:
         return made(*(None if x is None else convert(x) for x in held))
 
     def data_length(self, axis: int) -> int | None:
-        """Give the length of an axis of the data, as `Stack` has to know it.
+        """Return the length of an axis of the data, which `Stack` needs.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class Operator:
         raise NotImplementedError
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        """Give one operator for a batch of images, of one operator for each.
+        """Combine operators of single images into one for a batch.
 
         Parameters
         ----------
@@ -210,7 +210,7 @@ class Operator:
         """
         return x - self.adjoint(self.forward(x) - y)
 
-    def measured(self, y: Array) -> Array:
+    def project_to_samples(self, y: Array) -> Array:
         """Set to 0 what is no measurement in an array of them, such as NaN.
 
         Parameters
@@ -226,37 +226,37 @@ class Operator:
         return y
 
     def __mul__(self, other: Any) -> Operator:
-        """Give A B, that is B first; or a multiple."""
+        """Return the product A B, or a multiple of A."""
         if isinstance(other, Operator):
             return _Product([*_factors(self), *_factors(other)])
         return self.__rmul__(other)
 
     def __rmul__(self, scalar: Any) -> Operator:
-        """Give a multiple."""
+        """Return a multiple."""
         if not isinstance(scalar, numbers.Number):
             return NotImplemented
         return _Multiple(scalar, self)
 
     def __truediv__(self, scalar: complex) -> Operator:
-        """Give a fraction."""
+        """Return a fraction."""
         if not isinstance(scalar, numbers.Number):
             return NotImplemented
         return (1 / scalar) * self
 
     def __add__(self, other: Operator) -> Operator:
-        """Give A + B."""
+        """Return A + B."""
         if not isinstance(other, Operator):
             return NotImplemented
         return _Sum(self, other)
 
     def __sub__(self, other: Operator) -> Operator:
-        """Give A - B."""
+        """Return A - B."""
         if not isinstance(other, Operator):
             return NotImplemented
         return self + (-1) * other
 
     def __neg__(self) -> Operator:
-        """Give -A."""
+        """Return -A."""
         return (-1) * self
 
     def __repr__(self) -> str:
@@ -364,8 +364,8 @@ class _Product(Operator):
         outer = self.factors[0].stacked([other.factors[0] for other in others], data)
         return _Product([outer, *self.factors[1:]])
 
-    def measured(self, y: Array) -> Array:
-        return self.factors[0].measured(y)
+    def project_to_samples(self, y: Array) -> Array:
+        return self.factors[0].project_to_samples(y)
 
     def __repr__(self) -> str:
         return " * ".join(map(repr, self.factors))
@@ -445,8 +445,8 @@ class _Multiple(Operator):
         own = self.operator.stacked([other.operator for other in others], data)
         return _Multiple(self.scalar, own)
 
-    def measured(self, y: Array) -> Array:
-        return self.operator.measured(y)
+    def project_to_samples(self, y: Array) -> Array:
+        return self.operator.project_to_samples(y)
 
     def __repr__(self) -> str:
         return f"{self.scalar} * {self.operator!r}"
@@ -542,9 +542,9 @@ class Stack(Operator):
         every = [first.stacked(rest, data) for first, *rest in parts]
         return Stack(every, self.axis, self.lengths)
 
-    def measured(self, y: Array) -> Array:
+    def project_to_samples(self, y: Array) -> Array:
         pairs = zip(self.operators, self.split(y), strict=True)
-        parts = [operator.measured(part) for operator, part in pairs]
+        parts = [operator.project_to_samples(part) for operator, part in pairs]
         return namespace(y).concat(parts, axis=self.axis)
 
     def extra_repr(self) -> str:
@@ -603,7 +603,7 @@ def _length(operator: Operator, axis: int) -> int | None:
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Tell whether two objects are the same, or of one class with equal attributes.
+    """Return whether two objects are identical or equal in class and attributes.
 
     Those with arrays are alike only if they share them.
     """
@@ -668,7 +668,7 @@ def operator_norm(
     start = rng.standard_normal(shape)
     if is_complex(like, xp):
         start = start + 1j * rng.standard_normal(shape)
-    x = fitted(start, like, xp)
+    x = cast_like(start, like, xp)
     x = x / as_float(norm(x))
     before, off = xp.zeros_like(x), 0.0
     T = np.zeros((iterations, iterations))
@@ -717,7 +717,7 @@ def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) ->
         values = rng.standard_normal(shape)
         if is_complex(example, xp):
             values = values + 1j * rng.standard_normal(shape)
-        return fitted(values, example, xp)
+        return cast_like(values, example, xp)
 
     x = drawn(like)
     measured = A.forward(x)

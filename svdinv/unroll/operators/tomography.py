@@ -65,7 +65,7 @@ class _Views:
         return (self.block(k) for k in range(self.count))
 
     def _matrix(self, dtype: Any, turned: bool) -> Any:
-        """Give the matrix or its transpose, by rows: so it multiplies fastest."""
+        """Return the matrix or its transpose, by rows: so it multiplies fastest."""
         dtype = np.finfo(dtype).dtype
         key = (dtype.name, turned)
         if key not in self._made:
@@ -193,11 +193,11 @@ class _Beam(Wrapped):
         raise NotImplementedError
 
     def _lines(self, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Give a point of each ray of a view and its direction, (detectors, 2)."""
+        """Return a point of each ray of a view and its direction, (detectors, 2)."""
         raise NotImplementedError
 
     def _hits(self, k: int, x: Any, y: Any) -> tuple[Any, Any]:
-        """Give where on the detector points are seen in a view, and with what weight.
+        """Return where on the detector a view projects points, and their weights.
 
         The weight is that of back-projection.
         """
@@ -246,7 +246,7 @@ class _Beam(Wrapped):
         return np.stack([block.T @ x for block in self._between(x.dtype)])
 
     def _between(self, dtype: Any) -> Iterable[Any]:
-        """Give the matrices of `_spread`, (H W, detectors), one for each view."""
+        """Return the matrices of `_spread`, (H W, detectors), one for each view."""
         name = np.finfo(dtype).dtype.name
         if name in self._interpolations:
             return self._interpolations[name]
@@ -429,20 +429,20 @@ class FanBeam(_Beam):
 
 
 def _scipy() -> Any:
-    """Give SciPy's sparse matrices, imported when they are needed."""
+    """Import and return `scipy.sparse`."""
     with needing("scipy", "train"):
         import scipy.sparse
     return scipy.sparse
 
 
 def _axes(degrees: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Give the directions of the detector and of the beam."""
+    """Return the directions of the detector and of the beam."""
     t = math.radians(degrees)
     return np.array([math.cos(t), math.sin(t)]), np.array([-math.sin(t), math.cos(t)])
 
 
 def _arcs(angles: NDArray[Any], period: float) -> tuple[NDArray[Any], float, float]:
-    """Give the arc that each angle stands for, where all begin, and how far they go.
+    """Return the arc of each angle, the first angle, and the total range.
 
     In radians; angles that are there several times share their arc.
     """
@@ -483,7 +483,7 @@ def _redundancy(angles: NDArray[Any], fan: NDArray[Any]) -> NDArray[Any]:
 
 
 def _ramp(detectors: int, spacing: float, window: Window) -> NDArray[Any]:
-    """Give the frequency response of the ramp filter, sampled in space.
+    """Return the frequency response of the ramp filter, sampled in space.
 
     That keeps the mean right (Ramachandran & Lakshminarayanan, Proc. Natl. Acad. Sci.
     1971).

@@ -177,7 +177,7 @@ class Turned(Operator):
 
 
 def turns() -> Iterator[Turned]:
-    """Give all eight."""
+    """Return all eight."""
     for transposed in (False, True):
         for axes in ((), (-1,), (-2,), (-2, -1)):
             yield Turned(transposed, axes)
@@ -202,7 +202,7 @@ def _centred(x: Array, transform: str) -> Array:
 def _signs(
     size: tuple[int, int], origin: tuple[int, int], x: Array, xp: Namespace
 ) -> Array:
-    """Give a chequerboard of +1 and -1, with +1 at the origin."""
+    """Return a chequerboard of +1 and -1, with +1 at the origin."""
     rows, columns = (
         xp.arange(n, dtype=xp.int32, **on_device(x)) - first
         for n, first in zip(size, origin, strict=True)

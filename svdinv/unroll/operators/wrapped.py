@@ -169,7 +169,7 @@ class WrappedNonlinear(_OfFunctions):
         return _called(self._operation, self.image_shape, x, "images", real=True)
 
     def derivative(self, x: Array) -> Operator:
-        """Give the derivative at one image, for arrays of any framework.
+        """Return the derivative at one image, for arrays of any framework.
 
         Nothing is differentiated with respect to that image. Raises ValueError if it
         has another shape than `image_shape`.

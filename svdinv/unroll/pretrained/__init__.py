@@ -25,7 +25,7 @@ def names() -> list[str]:
 
 
 def path(name: str) -> pathlib.Path:
-    """Tell where weights lie.
+    """Return the path of weights.
 
     Parameters
     ----------

@@ -1,29 +1,50 @@
-"""What is reconstructed, from what: one file for each task."""
+"""What is reconstructed, from what: one folder for each kind of data.
 
-from svdinv.unroll.tasks.cine import Cine
-from svdinv.unroll.tasks.colour import Colour
-from svdinv.unroll.tasks.ct import Ct
-from svdinv.unroll.tasks.task import (
-    Estimate,
-    Given,
-    Options,
-    Task,
-    option,
-    register,
-    task_of,
-    tasks,
-)
+`svdinv.unroll.tasks.registry` knows tasks without importing them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svdinv.unroll.plugins import late_attributes
+
+if TYPE_CHECKING:
+    from svdinv.unroll.tasks.registry import TaskEntry, add, entries
+    from svdinv.unroll.tasks.task import (
+        InputImage,
+        Options,
+        Reconstruction,
+        Task,
+        option,
+        task_named,
+        task_of,
+    )
 
 __all__ = [
-    "Cine",
-    "Colour",
-    "Ct",
-    "Estimate",
-    "Given",
+    "InputImage",
     "Options",
+    "Reconstruction",
     "Task",
+    "TaskEntry",
+    "add",
+    "entries",
     "option",
-    "register",
+    "task_named",
     "task_of",
-    "tasks",
 ]
+
+_MODULES = {
+    "Reconstruction": "task",
+    "InputImage": "task",
+    "Options": "task",
+    "Task": "task",
+    "TaskEntry": "registry",
+    "add": "registry",
+    "entries": "registry",
+    "option": "task",
+    "task_named": "task",
+    "task_of": "task",
+}
+
+__getattr__ = late_attributes(__name__, _MODULES)

@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
+from svdinv.unroll.algorithms.cross_validation import LEAST
 from svdinv.unroll.algorithms.non_local import (
     best_non_local,
     denoise_non_local,
     noise_deviation,
 )
 from svdinv.unroll.fidelity import L2
-from svdinv.unroll.held_out import LEAST
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Arrays, Estimate, Task
+from svdinv.unroll.tasks.task import Arrays, Reconstruction, Task
 
-__all__ = ["NAME", "effort", "non_local", "slow", "suits"]
+__all__ = ["NAME", "applies", "effort", "non_local", "slow"]
 
 NAME = "non-local low rank"
 
@@ -29,7 +29,7 @@ _FACTORS = (0.7, 1.0, 1.4)  # of the noise that there is, where the truth may ch
 _SECONDS, _SECONDS_ALONE = 2.8e-4, 4e-5  # measured, of each value
 
 
-def non_local(task: Task, problem: Problem) -> Estimate:
+def non_local(task: Task, problem: Problem) -> Reconstruction:
     """Reconstruct an image by low rank of its patches that look alike.
 
     Dong et al., IEEE TIP 2014: `svdinv.unroll.algorithms.non_local_low_rank`, told the
@@ -42,7 +42,7 @@ def non_local(task: Task, problem: Problem) -> Estimate:
     missing what was taken for noise in the image at last, relative to the largest
     magnitude.
     """
-    plain = task.plain(problem)
+    plain = task.without_repeats(problem)
     if plain is not problem:  # noise is told by what differs
         found = non_local(task, plain)
         image = np.broadcast_to(found.image, problem.y.shape)
@@ -51,7 +51,7 @@ def non_local(task: Task, problem: Problem) -> Estimate:
     def score(x: Arrays) -> float:
         return task.decibels(problem, x)
 
-    given = replace(problem, y=problem.A.measured(problem.y))
+    given = replace(problem, y=problem.A.project_to_samples(problem.y))
     known = problem.truth is not None
     said = "best " if known else ""
     noise = _noise(problem) if known else None
@@ -63,19 +63,19 @@ def non_local(task: Task, problem: Problem) -> Estimate:
         images = [denoise_non_local(given.y, deviation) for deviation in tried]
         first = int(np.argmax([score(x) for x in images])) if known else 0
         image, deviation = images[first], tried[first]
-        return Estimate(task.finished(image), f"{said}noise {deviation:.3g}")
+        return Reconstruction(task.finished(image), f"{said}noise {deviation:.3g}")
     best = best_non_local(given, score if known else None, noise=noise)
     image, deviation = best.image, best.deviation
     exact = deviation <= _EXACT and (known or not best.noise)
-    if exact and problem.A.tight and problem.white:
+    if exact and problem.A.tight and problem.has_white_noise:
         restored = problem.A.consistent(image, given.y)
         image = max(image, restored, key=score) if known else restored
     told = f", noise {best.noise:.3g}" if best.noise else ""
-    return Estimate(task.finished(image), f"{said}deviation {deviation:g}{told}")
+    return Reconstruction(task.finished(image), f"{said}deviation {deviation:g}{told}")
 
 
-def suits(problem: Problem) -> bool:
-    """Tell whether there are data enough to leave some out.
+def applies(problem: Problem) -> bool:
+    """Return whether there are data enough to leave some out.
 
     Of noise alone the image has to tell it.
     """
@@ -83,19 +83,19 @@ def suits(problem: Problem) -> bool:
         return False
     if _noise_alone(problem):
         return min(problem.y.shape[-2:]) >= _SMALLEST
-    return bool(np.count_nonzero(problem.measured()) >= LEAST)
+    return bool(np.count_nonzero(problem.sampled_mask()) >= LEAST)
 
 
 def slow(problem: Problem, largest: int = _LARGEST) -> bool:
-    """Tell whether an image has more pixels than take some minutes."""
+    """Return whether an image has more pixels than take some minutes."""
     if _noise_alone(problem):
         largest = _LARGEST_ALONE
     return math.prod(problem.adjoint().shape[-2:]) > largest
 
 
 def effort(problem: Problem, asked: str = "") -> float:
-    """Give the seconds that it takes on one core, at most; 0 where it is left out."""
-    if not suits(problem) or (slow(problem) and asked != NAME):
+    """Return the seconds that it takes on one core, at most; 0 where it is left out."""
+    if not applies(problem) or (slow(problem) and asked != NAME):
         return 0.0
     known = problem.truth is not None
     if _noise_alone(problem):
@@ -104,13 +104,13 @@ def effort(problem: Problem, asked: str = "") -> float:
 
 
 def _noise_alone(problem: Problem) -> bool:
-    """Tell whether all values of an image are known, but for white noise."""
-    every = isinstance(problem.A, Sampling) and problem.white
-    return every and bool(problem.measured().all())
+    """Return whether all values of an image are known, but for white noise."""
+    every = isinstance(problem.A, Sampling) and problem.has_white_noise
+    return every and bool(problem.sampled_mask().all())
 
 
 def _noise(problem: Problem) -> float:
-    """Give the standard deviation of the noise, by the truth.
+    """Return the standard deviation of the noise, by the truth.
 
     Data of an object of unknown phase do not tell it: 0.
     """
@@ -119,4 +119,4 @@ def _noise(problem: Problem) -> float:
     weight = getattr(problem.fidelity, "weight", None)
     rest = np.abs(problem.A.forward(problem.truth) - problem.y)
     rest = rest * (1.0 if weight is None else np.sqrt(weight))
-    return float(np.sqrt(np.mean(rest[problem.measured()] ** 2)))
+    return float(np.sqrt(np.mean(rest[problem.sampled_mask()] ** 2)))

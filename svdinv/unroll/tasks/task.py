@@ -1,15 +1,13 @@
 """What a task is: everything about what is reconstructed, from what.
 
-The command line, training and evaluation go through the methods of `Task` alone. A new
-task is one file with one subclass: named in a configuration as ``package.module:Class``
-it needs no change here, and with `register` the command line knows it as well.
+The command line, training and evaluation go through the methods of `Task` alone. A
+task is named by ``package.module:Class`` in a configuration and by ``--task``, or found
+by the entry-point group ``svdinv.tasks``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,32 +17,31 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.data.formats import WRITERS, ending
 from svdinv.unroll.display import panels
 from svdinv.unroll.display.pictures import contact_sheet, save_frames, save_picture
-from svdinv.unroll.imports import imported
+from svdinv.unroll.formats.table import WRITTEN, ending
+from svdinv.unroll.formats.table import save as save_series
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators.transforms import turns
+from svdinv.unroll.plugins import class_named
 from svdinv.unroll.problem import Problem, batch
+from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
 
 __all__ = [
-    "Effort",
-    "Estimate",
-    "Given",
+    "CostEstimate",
+    "InputImage",
     "Method",
     "Options",
+    "Reconstruction",
     "Simulated",
     "Source",
     "Task",
     "View",
     "as_measured",
     "best_of",
-    "named",
     "option",
-    "recognise",
-    "register",
+    "task_named",
     "task_of",
-    "tasks",
 ]
 
 Arrays: TypeAlias = NDArray[Any]
@@ -55,14 +52,14 @@ View: TypeAlias = tuple[Problem, Callable[[Arrays], Arrays]]
 _T = TypeVar("_T")
 
 
-class Estimate(NamedTuple):
+class Reconstruction(NamedTuple):
     """What a method makes of a problem: an image, and what it chose, as a weight."""
 
     image: Arrays
     note: str = ""
 
 
-class Effort(NamedTuple):
+class CostEstimate(NamedTuple):
     """What tells how long a reconstruction will take.
 
     Seconds for all classical methods, roughly; a small problem of the same kind, to
@@ -74,7 +71,7 @@ class Effort(NamedTuple):
     times: float
 
 
-Method: TypeAlias = Callable[[Problem], Estimate]
+Method: TypeAlias = Callable[[Problem], Reconstruction]
 """From a problem of the task to an image, and what was chosen for it."""
 
 
@@ -85,18 +82,18 @@ def best_of(
     choices: Iterable[_T],
     usual: _T,
     said: str = "{}",
-) -> Estimate:
-    """Take of several images the one that comes nearest to the truth.
+) -> Reconstruction:
+    """Return the image nearest to the truth, over a grid of choices.
 
     `make` gives the image of a choice, such as a weight. How near it comes, the task
     tells by its `decibels`. Where the truth is not known, only the image of the `usual`
     choice is made. `said` formats a choice for the note.
     """
     if problem.truth is None:
-        return Estimate(make(usual), said.format(usual))
+        return Reconstruction(make(usual), said.format(usual))
     found = {choice: make(choice) for choice in choices}
     best = max(found, key=lambda choice: task.decibels(problem, found[choice]))
-    return Estimate(found[best], f"best {said.format(best)}")
+    return Reconstruction(found[best], f"best {said.format(best)}")
 
 
 def option(
@@ -106,17 +103,17 @@ def option(
     low: float | None = None,
     high: float | None = None,
     plural: str | None = None,
-    reads: bool = False,
+    of_file: bool = False,
 ) -> _T:
     """Declare an option of a configuration or of the command line, with a line of help.
 
     `low` and `high` are the range of a number, or of each of several, both ends
     included. `plural` is what ``svdinv evaluate`` calls it, which takes several values.
-    `reads` tells whether it says how a file is read, not how an image is measured.
-    Gives a dataclass field, which type checkers take for the default.
+    `of_file` is for options of reading a file, not of measuring an image.
+    Returns a dataclass field, which type checkers take for the default.
     """
     metadata = {"help": help, "low": low, "high": high, "plural": plural}
-    return dataclasses.field(default=default, metadata=metadata | {"reads": reads})
+    return dataclasses.field(default=default, metadata=metadata | {"of_file": of_file})
 
 
 def check_ranges(options: Any) -> None:
@@ -174,13 +171,13 @@ class Options:
         return [f.name for f in dataclasses.fields(cls) if f.name != "seed"]
 
     @classmethod
-    def reading(cls) -> list[str]:
+    def of_files(cls) -> list[str]:
         """List those that say how files are read."""
-        return [f.name for f in dataclasses.fields(cls) if f.metadata["reads"]]
+        return [f.name for f in dataclasses.fields(cls) if f.metadata["of_file"]]
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class InputImage:
     """An image that is to be measured before it is reconstructed.
 
     It has been divided by its scale; the note is as that of `Problem`. Raises TypeError
@@ -208,7 +205,7 @@ class Source(Protocol):
         ...
 
     def validation(self) -> list[Problem]:
-        """Give problems that are not trained on, each with its truth."""
+        """Return problems that are not trained on, each with its truth."""
         ...
 
 
@@ -230,7 +227,7 @@ class Simulated:
         return batch([self.problem(seed, step, item) for item in items])
 
     def validation(self) -> list[Problem]:
-        """Give problems that no step draws."""
+        """Return problems that no step draws."""
         return [self.problem(2**63, i) for i in range(self.task.validation)]
 
 
@@ -241,17 +238,17 @@ class Task:
     Raises ValueError for an option that is out of its range.
     """
 
-    kind: ClassVar[str]  # its name, in configurations and on the command line
-    axes: ClassVar[str]  # of its images, as of a recipe
-    channels: ClassVar[int | None] = None  # of its images, if their number is fixed
-    images: ClassVar[str]  # what its images are called, in messages
-    reads: ClassVar[str]  # what it reads, in messages
-    sampled: ClassVar[str]  # name of the data in measured HDF5 files
+    entry: ClassVar[TaskEntry]  # what the command line knows before it is imported
+    kind: ClassVar[str]  # these, of tasks without an entry, as of `TaskEntry`
+    axes: ClassVar[str]
+    channels: ClassVar[int | None] = None
+    images: ClassVar[str] = "images"
+    dataset: ClassVar[str] = ""
     options: ClassVar[type[Options]]  # how images are read and measured
     # ``metric(truth, image)`` by name; the first is shown first.
     metrics: ClassVar[Mapping[str, Callable[..., float]]]
     # Suffixes of files that `save` writes, the first by default.
-    endings: ClassVar[tuple[str, ...]] = (*WRITERS, ".png")
+    endings: ClassVar[tuple[str, ...]] = (*WRITTEN, ".png")
     # Largest value of an image, or "max", as of `svdinv.unroll.metrics.psnr`.
     peak: ClassVar[float | str] = 1.0
     # Classical methods that take more than some seconds: compared with if asked for.
@@ -262,13 +259,38 @@ class Task:
     # That an untrained network sees at its input, unless another is asked for.
     input_noise: ClassVar[float] = 0.03
 
+    def __init_subclass__(cls) -> None:
+        """Copy the attributes that the entry declares."""
+        if "entry" in cls.__dict__:
+            for name in ("kind", "axes", "channels", "images", "dataset"):
+                setattr(cls, name, getattr(cls.entry, name))
+
+    @classmethod
+    def described(cls) -> TaskEntry:
+        """Return the entry, or one made of the class where it has none of its own."""
+        entry = cls.__dict__.get("entry")
+        if entry is not None:
+            return cast(TaskEntry, entry)
+        known = dataclasses.fields(cls.options) if hasattr(cls, "options") else ()
+        plurals = {f.name: f.metadata.get("plural") for f in known}
+        return TaskEntry(
+            kind=cls.kind,
+            location=f"{cls.__module__}:{cls.__qualname__}",
+            axes=cls.axes,
+            channels=cls.channels,
+            images=cls.images,
+            dataset=cls.dataset,
+            options=tuple(f.name for f in known if f.name != "seed"),
+            plurals={name: plural for name, plural in plurals.items() if plural},
+        )
+
     def __post_init__(self) -> None:
         check_ranges(self)
 
     # Training.
 
     def load(self) -> Source:
-        """Give the problems to train on; ValueError if data are missing or damaged."""
+        """Return the source of training problems; ValueError if data are damaged."""
         raise NotImplementedError
 
     def origin(self) -> dict[str, str]:
@@ -277,19 +299,20 @@ class Task:
 
     # Reading and measuring.
 
-    def recognises(self, path: Path) -> bool:
-        """Tell whether a file, or a name of something built in, is of this task."""
-        raise NotImplementedError
-
     def files(self, folder: Path) -> list[Path]:
         """List the files of this task in a folder; ValueError if there are none."""
-        raise NotImplementedError
+        entry = self.described()
+        found = [path for path in sorted(folder.iterdir()) if entry.recognises(path)]
+        if not found:
+            looked = f"; looked for {', '.join(entry.suffixes)}" * bool(entry.suffixes)
+            raise ValueError(f"no {self.images} in {folder}{looked}")
+        return found
 
-    def takes(self, source: str | Path) -> tuple[str, ...]:
-        """Name the options of `Options.reading` that fit a file."""
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
+        """Name the options of `Options.of_files` that fit a file."""
         return ()
 
-    def read(self, source: str | Path, options: Any) -> Given | Problem:
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
         """Read an image, or what was measured of one.
 
         Raises ValueError, naming the file, if it is missing, damaged or of the wrong
@@ -304,29 +327,34 @@ class Task:
         """
         raise NotImplementedError
 
-    def measured(self, problem: Problem) -> dict[str, Arrays]:
-        """Give the arrays that `read_measured` reads, by name, but for the truth."""
+    def arrays_to_save(self, problem: Problem) -> dict[str, Arrays]:
+        """Return the arrays that `read_measured` reads, by name, without the truth."""
         raise NotImplementedError
 
-    def examples(self, options: Any) -> list[Given]:
-        """Give images that no shipped weights were trained on, to evaluate with."""
-        raise NotImplementedError
+    def examples(self, options: Any) -> list[InputImage]:
+        """Return images that no shipped weights were trained on, to evaluate with.
+
+        By default all that are built in.
+        """
+        found = [self.read(name, options) for name in self.described().names]
+        return [given for given in found if isinstance(given, InputImage)]
 
     def built_in(self) -> dict[str, dict[str, str]]:
-        """Give what comes with svdinv: under headings, names and what they are.
+        """List what comes with svdinv: under headings, names and what they are.
 
         Those of images `read` takes; `show` takes all.
         """
-        raise NotImplementedError
+        entry = self.described()
+        return {entry.heading: dict(entry.names)} if entry.names else {}
 
-    def shows(self, name: str) -> tuple[str, ...]:
+    def picture_options(self, name: str) -> tuple[str, ...]:
         """Name the options that `show` takes for something built in.
 
         By default those that `read` takes.
         """
-        return self.takes(name)
+        return self.file_options(name)
 
-    def show(self, name: str, options: Any, path: Path) -> None:
+    def save_picture_of(self, name: str, options: Any, path: Path) -> None:
         """Write a picture, or an animation, of something built in.
 
         By default of the grey image or frames that `read` gives.
@@ -335,36 +363,36 @@ class Task:
         save_frames(path, given.image, seconds=self.seconds)
 
     def settings(self, options: Any) -> list[Any]:
-        """Give what `svdinv evaluate` compares: several of `options`."""
+        """Return the settings that `svdinv evaluate` compares."""
         return [options]
 
-    def measure(self, given: Given, options: Any) -> Problem:
+    def measure(self, given: InputImage, options: Any) -> Problem:
         """Measure an image; ValueError if the options do not fit it."""
         raise NotImplementedError
 
     # Methods.
 
     def baselines(self) -> Mapping[str, Method]:
-        """Give the classical methods by name, the cheapest first."""
+        """Return the classical methods by name, the cheapest first."""
         raise NotImplementedError
 
-    def suits(self, method: str, problem: Problem) -> bool:
-        """Tell whether a problem is one that a classical method is made for."""
+    def applies(self, method: str, problem: Problem) -> bool:
+        """Return whether a classical method applies to a problem."""
         return True
 
     def slow(self, method: str, problem: Problem) -> bool:
-        """Tell whether a classical method takes so long that it has to be asked for."""
+        """Return whether a classical method is too slow to run unless asked for."""
         return False
 
-    def learned(self, problem: Problem) -> bool:
-        """Tell whether a problem is one that networks of this task are trained for."""
+    def suits_networks(self, problem: Problem) -> bool:
+        """Return whether networks of this task are trained for such a problem."""
         return True
 
-    def untrue(self, options: Any) -> Any:
-        """Give the options of an image that is no truth, but data: by default them."""
+    def options_without_truth(self, options: Any) -> Any:
+        """Return the options for an image that is itself the data, not the truth."""
         return options
 
-    def plain(self, problem: Problem) -> Problem:
+    def without_repeats(self, problem: Problem) -> Problem:
         """Leave out what a problem only repeats, as a grey picture its channels.
 
         By default nothing.
@@ -372,18 +400,18 @@ class Task:
         return problem
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Give the standard deviation of the noise in the data that `measure` added.
+        """Return the standard deviation of the noise in the data that `measure` added.
 
         0 is for none, None for noise that is not known or is not of one deviation.
         """
         return getattr(options, "noise", None) or 0.0
 
-    def begun(self, problem: Problem) -> Arrays | None:
-        """Give an image for `svdinv fit` to begin with, or None for nothing."""
+    def initial_image(self, problem: Problem) -> Arrays | None:
+        """Return an image that `svdinv fit` adds the network to, or None."""
         return None
 
     def views(self, problem: Problem) -> Iterator[View]:
-        """Give eight equivalent problems.
+        """Return eight equivalent problems.
 
         By default the image is mirrored and turned, and measured turned back.
         """
@@ -392,26 +420,26 @@ class Task:
             yield view, turned.forward
 
     def tiled(self, problem: Problem) -> bool:
-        """Tell whether large images may be reconstructed tile by tile."""
+        """Return whether large images may be reconstructed tile by tile."""
         return False
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
-        """Give the problem of a tile, where `tiled`."""
+        """Return the problem of a tile, where `tiled`."""
         raise NotImplementedError
 
-    def memory(self, given: Given | Problem, options: Any) -> float:
-        """Give the bytes that a reconstruction will take; 0 if nobody knows."""
+    def memory(self, given: InputImage | Problem, options: Any) -> float:
+        """Return the bytes that a reconstruction needs; 0 if unknown."""
         return 0.0
 
-    def effort(self, problem: Problem, asked: str = "") -> Effort | None:
-        """Tell how long a reconstruction will take, if that is known.
+    def effort(self, problem: Problem, asked: str = "") -> CostEstimate | None:
+        """Estimate how long a reconstruction takes; None if unknown.
 
         `asked` is a classical method that is applied even if it is `slow`.
         """
         return None
 
     def finished(self, image: Arrays) -> Arrays:
-        """Give an image as it is judged and shown, such as clipped."""
+        """Post-process an image before it is judged and shown, such as by clipping."""
         return image
 
     # Judging and showing.
@@ -419,27 +447,27 @@ class Task:
     def judge(self, problem: Problem, image: Arrays) -> dict[str, float]:
         """Measure how near an image, of the shape of the truth, comes to it.
 
-        Gives the `metrics` by name; none where the truth is not known.
+        Returns the `metrics` by name; none where the truth is not known.
         """
         if problem.truth is None:
             return {}
         truth, image = problem.compared(np.asarray(image))
-        truth, image = self.shown(truth), self.shown(image)
+        truth, image = self.for_display(truth), self.for_display(image)
         return {name: metric(truth, image) for name, metric in self.metrics.items()}
 
     def decibels(self, problem: Problem, image: Arrays) -> float:
-        """Give the number in dB that a training is watched by.
+        """Return the figure of merit in dB that validation and searches use.
 
         By default the PSNR of what is `finished`.
         """
         return psnr(problem.truth, self.finished(image), peak=self.peak)
 
     def describe(self, problem: Problem) -> str:
-        """Say what an image is, such as its size."""
-        raise NotImplementedError
+        """Describe an image in a few words, such as its size, which is the default."""
+        return "x".join(map(str, problem.y.shape[-2:])) + " pixels"
 
-    def shown(self, image: Arrays) -> Arrays:
-        """Give an image as pictures of it take it.
+    def for_display(self, image: Arrays) -> Arrays:
+        """Convert an image to the layout that pictures and metrics use.
 
         By default, of a known number of channels, with these behind: three of one.
         """
@@ -458,7 +486,7 @@ class Task:
             numbers = image
             if not free:
                 numbers = np.moveaxis(image[..., : self.channels], -1, 0)
-            WRITERS[suffix](path, numbers * np.float32(problem.scale), None)
+            save_series(path, numbers * np.float32(problem.scale))
         elif free:
             save_picture(path, contact_sheet(image / max(float(image.max()), 1e-30)))
         else:
@@ -472,7 +500,7 @@ class Task:
         save(path, truth, entries, title=title)
 
     def moves(self, problem: Problem) -> bool:
-        """Tell whether an animation of an image is worth while."""
+        """Return whether an image has frames to animate."""
         return self.moving and len(problem.y) > 1
 
     def save_animation(self, path: Path, truth: Any, entries: Sequence[Any]) -> None:
@@ -480,83 +508,37 @@ class Task:
         panels.save_series_animation(path, truth, entries, seconds=self.seconds)
 
 
-_TASKS: dict[str, type[Task]] = {}
+def task_named(name: str, *, imports: bool = True) -> type[Task]:
+    """Import the class of a task, by its kind or as ``package.module:Class``.
 
-_Class = TypeVar("_Class", bound=type[Task])
-
-
-def register(cls: _Class) -> _Class:
-    """Let the command line know a task, a frozen dataclass, by its `kind`."""
-    _TASKS[cls.kind] = cls
-    return cls
-
-
-def tasks() -> dict[str, type[Task]]:
-    """Give the tasks that are registered, by name."""
-    # They register themselves as they are imported: whatever lies beside this file.
-    package = importlib.import_module("svdinv.unroll.tasks")
-    for found in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{found.name}")
-    return dict(_TASKS)
-
-
-def named(name: str, base: type, known: Mapping[str, type]) -> type:
-    """Find a class by its name, or import it as ``package.module:Class``.
-
-    Raises ValueError if there is none, or it is no subclass of `base`.
+    Raises ValueError if there is none or, without `imports`, as for names that come
+    from a file of weights, if its module has not been imported before.
     """
+    known = entries()
     if name in known:
-        return known[name]
-    if ":" not in name:
+        return cast(type[Task], known[name].load())
+    module, colon, _ = name.partition(":")
+    if colon and not imports and module not in sys.modules:
         raise ValueError(
-            f"must be one of {sorted(known)}, or package.module:Class, got {name!r}"
+            f"the weights are for {name}: import {module} before, or give --task "
+            f"{name}, since no file of weights makes svdinv import anything"
         )
-    found = imported(name)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ValueError(f"{name} is no {base.__name__}")
-    return found
+    return class_named(name, Task, dict.fromkeys(known, Task))
 
 
 def task_of(axes: str | None, channels: int | None = None, name: str = "") -> Task:
-    """Give the task whose images, of these axes and channels, a network makes.
+    """Return the task whose images, of these axes and channels, a network makes.
 
     That of the `name` for which its weights were trained, where that is known, or else
     the first that has such images. Raises ValueError if there is none, or the name is
     of a module that has not been imported.
     """
-    module, colon, _ = name.partition(":")
-    if colon and module not in sys.modules:
-        # The name comes from a file of weights, which must not run code.
-        raise ValueError(
-            f"the weights are for {name}: import {module} before, since no file of "
-            "weights makes svdinv do so"
-        )
     if name:
-        return cast(Task, named(name, Task, tasks())())
-    for cls in tasks().values():
-        if cls.axes == axes and channels in (None, cls.channels):
-            return cls()
-    kinds = " or ".join(cls.images for cls in tasks().values())
-    raise ValueError(f"a network of {kinds} is needed, not of images ({axes})")
+        return task_named(name, imports=False)()
+    return cast(Task, entry_of_images(axes, channels).load()())
 
 
 def as_measured(problem: Problem) -> str:
-    """Say that data came as they were measured, and what of coils was estimated."""
+    """Describe data that came measured: whether maps of coils were estimated."""
     known = problem.phase_known  # not that of maps which were estimated
     return "as measured" if known else "as measured, maps estimated"
-
-
-def recognise(source: str | Path) -> Task:
-    """Tell which task a file is of, or the name of something built in.
-
-    The last registered that recognises it; ValueError if none does.
-    """
-    # A task that knows its files by what is in them comes before one that takes all
-    # of a suffix, and one of the user's own before all others.
-    for cls in reversed(tasks().values()):
-        if cls().recognises(Path(source)):
-            return cls()
-    if Path(source).is_dir():
-        raise ValueError(f"{source} is a folder, not a file")
-    what = ", nor ".join(cls.reads for cls in tasks().values())
-    raise ValueError(f"{source} is neither {what}")

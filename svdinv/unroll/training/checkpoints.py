@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -134,7 +134,7 @@ def _weights(network: nn.Module, mean: nn.Module) -> Iterator[tuple[str, Tensor]
 def _moments(
     network: nn.Module, optimiser: torch.optim.Optimizer
 ) -> Iterator[tuple[str, Tensor]]:
-    """Give what an optimiser keeps of each parameter, but for the number of steps."""
+    """Return the state that an optimiser keeps for each parameter."""
     for name, parameter in network.named_parameters():
         for kind, x in optimiser.state.get(parameter, {}).items():
             if isinstance(x, Tensor) and x.shape == parameter.shape and kind != "step":

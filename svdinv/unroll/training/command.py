@@ -15,11 +15,12 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from svdinv.unroll.files import holding, remove_drafts
+from svdinv.unroll.formats.atomic import holding, remove_drafts
+from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, Config
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
-from svdinv.unroll.training.run import WEIGHTS, Outcome, Run, interrupts
+from svdinv.unroll.training.run import WEIGHTS, Outcome, Run
 
 __all__ = [
     "Refused",
@@ -117,7 +118,7 @@ def _announce(run: Run, output: Path) -> None:
 
 
 def command(output: Path, device: str, count: int) -> str:
-    """Say how to go on with what was run."""
+    """Return the commands that use or resume what was trained."""
     local = os.environ.get("LOCAL_WORLD_SIZE", count)
     start = f"torchrun --nproc-per-node {local} -m svdinv" if count > 1 else "svdinv"
     place = "" if device == "auto" else f" --device {device}"
@@ -125,7 +126,7 @@ def command(output: Path, device: str, count: int) -> str:
 
 
 def describe(outcome: Outcome, config: Config, output: Path, again: str) -> str:
-    """Say in a few lines how a training ended."""
+    """Summarise in a few lines how a training ended."""
     done = (
         f"{outcome.step} of {config.training.steps} steps; {len(outcome.losses)} of "
         f"them now, in {outcome.seconds:.0f} s."
@@ -161,7 +162,7 @@ def _agreed(make: Callable[[], Run]) -> Run:
 
 
 def _out_of_memory(error: Exception) -> str:
-    """Say in a line that the memory is too small; raises other errors again."""
+    """Report too little memory in one line, and raise other errors again."""
     # PyTorch has an exception of its own for GPUs alone.
     text = f"{error}".partition("\n")[0]
     if not isinstance(error, MemoryError) and "allocate" not in text:
@@ -264,7 +265,7 @@ class RunningMean:
         self.decay, self.total, self.weight = decay, 0.0, 0.0
 
     def __call__(self, value: float) -> float:
-        """Take in a value, and give the mean so far."""
+        """Add a value and return the mean so far."""
         self.total = self.decay * self.total + (1 - self.decay) * value
         self.weight = self.decay * self.weight + 1 - self.decay
         return self.total / self.weight

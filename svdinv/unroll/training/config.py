@@ -10,17 +10,20 @@ import copy
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from svdinv._missing import needing
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
-from svdinv.unroll.tasks.task import Task, check_ranges, named, option, tasks
+from svdinv.unroll.networks.weights import WEIGHTS
+from svdinv.unroll.plugins import class_named
+from svdinv.unroll.tasks.registry import entries
+from svdinv.unroll.tasks.task import Task, check_ranges, option, task_named
 
 __all__ = [
     "CHECKPOINT",
@@ -44,7 +47,6 @@ LOSSES = ("l1", "mse", "log-l1", "log-mse", "measurement")
 
 CHECKPOINT = "checkpoint.safetensors"
 CONFIG = "config.toml"
-WEIGHTS = "weights.safetensors"
 
 _PRESETS = Path(__file__).parent / "presets"
 _DEEPEST = 8  # tables in tables
@@ -259,7 +261,7 @@ def _add(table: Any, field: dataclasses.Field[Any], value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Give a value as TOML has it; a part of a network as an inline table."""
+    """Return a value as TOML has it; a part of a network as an inline table."""
     import tomlkit
 
     if isinstance(value, tuple):
@@ -278,11 +280,11 @@ def _plain(value: Any) -> Any:
 def kind_of(section: Any) -> str:
     """Name the class of a section: as registered, or as package.module:Class."""
     cls = type(section)
-    if isinstance(section, Task) and tasks().get(section.kind) is cls:
-        return section.kind
-    if registered().get(cls.__name__) is cls and not isinstance(section, Task):
-        return cls.__name__
-    return f"{cls.__module__}:{cls.__qualname__}"
+    location = f"{cls.__module__}:{cls.__qualname__}"
+    if isinstance(section, Task):
+        entry = entries().get(section.kind)
+        return section.kind if entry and entry.location == location else location
+    return cls.__name__ if registered().get(cls.__name__) is cls else location
 
 
 def _merged(tables: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,9 +313,9 @@ def _config(tables: Mapping[str, Any]) -> Config:
         if name not in options:
             raise ValueError(f"unknown option {name!r}{_near(name, options)}")
     sections: dict[str, Any] = {}
-    sections["task"] = _made(_table(tables, "task"), "task", Task, tasks())
+    sections["task"] = _made(_table(tables, "task"), "task", task_named, entries())
     sections["network"] = _made(
-        _table(tables, "network"), "network", Recipe, registered(Recipe)
+        _table(tables, "network"), "network", _recipe_named, registered(Recipe)
     )
     sections["training"] = _section(Training, "training", _table(tables, "training"))
     given = {name: tables[name] for name in ("seed", "threads") if name in tables}
@@ -322,8 +324,16 @@ def _config(tables: Mapping[str, Any]) -> Config:
     return Config(**sections, **plain)
 
 
+def _recipe_named(name: str) -> type:
+    """Find the class of a network, as `svdinv.unroll.plugins.class_named`."""
+    return class_named(name, Recipe, registered(Recipe))
+
+
 def _made(
-    table: dict[str, Any], name: str, base: type, known: Mapping[str, type]
+    table: dict[str, Any],
+    name: str,
+    find: Callable[[str], type],
+    known: Iterable[str],
 ) -> Any:
     """Make an object of the class that a table names as its kind."""
     if name.count(".") > _DEEPEST:
@@ -332,10 +342,14 @@ def _made(
     if not isinstance(kind, str):
         raise ValueError(f"{name}.kind must be one of {sorted(known)}, got {kind!r}")
     try:
-        cls = named(kind, base, known)
+        cls = find(kind)
     except ValueError as error:
         raise ValueError(f"{name}.kind {error}") from error
     return _section(cls, name, table)
+
+
+def _part_named(name: str) -> type:
+    return class_named(name, object, registered())
 
 
 def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -374,7 +388,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     origin, parts = get_origin(hint), get_args(hint)
     if isinstance(value, dict) and not (origin is Literal or hint in _PLAIN):
         # A part of a network: which classes fit, the class that has it checks.
-        return _made(dict(value), name, object, registered())
+        return _made(dict(value), name, _part_named, registered())
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
         return tuple(_typed(each, Any, f"{name}[{i}]") for i, each in enumerate(value))
     if origin in (Union, UnionType):

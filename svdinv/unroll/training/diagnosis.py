@@ -54,7 +54,7 @@ class Breakdown:
         return derivative or self.layer in ("data", _NOWHERE)
 
     def __str__(self) -> str:
-        """Say it in a few lines."""
+        """Describe the breakdown in a few lines."""
         text = f"step {self.step}: {self._what()}"
         if self.spectrum is None:
             return text
@@ -117,7 +117,7 @@ def diagnose(
 
 
 def _at_the_ends(network: Network, step: int, value: Tensor) -> Breakdown | None:
-    """Look at the loss and the gradients of the weights."""
+    """Check the loss and the gradients of the weights."""
     if not _finite(value):
         return Breakdown(step, "loss", "forward")
     for name, parameter in network.named_parameters():
@@ -172,7 +172,7 @@ class _Witness:
     def _await(
         self, layer: str, held: Tensor, matrices: Tensor, result: Tensor
     ) -> None:
-        """Look at the gradients when they pass: first that of the result."""
+        """Check the gradients as they are computed, that of the result first."""
         came: list[bool] = []
         result.register_hook(lambda g: came.append(_finite(g)))
 
@@ -183,19 +183,19 @@ class _Witness:
         matrices.register_hook(returned)
 
     def start(self, module: nn.Module, inputs: Any) -> None:
-        """Look at what goes into the first cell."""
+        """Check the input of the first cell."""
         if not _all_finite(inputs):
             self.tell("start", "forward")
 
     def layer(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Look at what went into a convolution or a cell and what came out."""
+        """Check the input and output of a convolution or a cell."""
         if _all_finite(inputs) and not _all_finite(output):
             self.tell(name, "forward")
 
 
 @contextmanager
 def _watched(network: Network, witness: _Witness) -> Iterator[None]:
-    """Let a witness see every layer of a network."""
+    """Attach a witness to every layer of a network."""
     with ExitStack() as undo:
         first = network.cells[0].register_forward_pre_hook(witness.start)
         undo.callback(first.remove)

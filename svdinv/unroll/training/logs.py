@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from svdinv.unroll.display.tables import comma_separated
-from svdinv.unroll.files import replacing
+from svdinv.unroll.formats.atomic import replacing
 
 __all__ = ["EVENTS", "LOG", "VALIDATION", "Logs", "read_log"]
 
@@ -79,7 +79,7 @@ class Logs:
         self.flush()
 
     def flush(self) -> None:
-        """Let others see what was written."""
+        """Flush the files, so that other programs can read them."""
         for file in self._files.values():
             file.flush()
         if self._board is not None:

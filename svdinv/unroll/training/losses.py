@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from svdinv.unroll.imports import imported
+from svdinv.unroll.plugins import imported
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.training.config import LOSSES
 
@@ -40,7 +40,7 @@ _FUNCTIONS: tuple[Loss, ...] = (
 
 
 def loss_of(name: str) -> Loss:
-    """Give a loss, ``loss(estimate, truth, problem)``, by its name.
+    """Return a loss, ``loss(estimate, truth, problem)``, by its name.
 
     One of `svdinv.unroll.training.config.LOSSES`, or ``package.module:function``.
     Raises ValueError if there is none.

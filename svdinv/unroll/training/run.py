@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,8 +18,9 @@ from torch import Tensor, nn
 
 import svdinv.torch
 from svdinv import __version__
-from svdinv.unroll.files import replacing_all
-from svdinv.unroll.imports import imported
+from svdinv.unroll.formats.atomic import replacing_all
+from svdinv.unroll.inference import reconstruct
+from svdinv.unroll.plugins import imported
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Source
 from svdinv.unroll.torch import SVD, Network, save, tensor
@@ -46,7 +44,7 @@ from svdinv.unroll.training.config import (
 from svdinv.unroll.training.diagnosis import Breakdown, diagnose
 from svdinv.unroll.training.logs import LOG, VALIDATION, Logs, read_log
 from svdinv.unroll.training.losses import loss_of
-from svdinv.unroll.training.sources import Ahead, FromDataset
+from svdinv.unroll.training.sources import FromDataset, Prefetcher
 
 __all__ = [
     "CHECKPOINT",
@@ -54,8 +52,6 @@ __all__ = [
     "WEIGHTS",
     "Outcome",
     "Run",
-    "interrupts",
-    "reconstruct",
     "svd_of",
     "to_resume",
 ]
@@ -85,7 +81,7 @@ class Run:
     What it does depends on the configuration alone: interrupted anywhere and resumed,
     it ends with the same bits on a CPU. One process alone may write to an output
     folder, which is for checkpoints, weights and logs: see
-    `svdinv.unroll.files.holding`.
+    `svdinv.unroll.formats.atomic.holding`.
 
     The source of the data is that of `config.task` by default. `resume` goes on from
     the checkpoint in the folder; then `strange` lists in what the training differs from
@@ -154,7 +150,7 @@ class Run:
         self._logs = Logs(None, self.step)
         self._saved = self.step
         self._failure: Exception | None = None
-        self._ahead: Ahead | None = None
+        self._ahead: Prefetcher | None = None
 
     @cached_property
     def source(self) -> Source:
@@ -231,7 +227,7 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Give the mean PSNR of the validation cases, by the mean weights.
+        """Return the mean PSNR of the validation cases, by the mean weights.
 
         In dB, of magnitudes relative to the largest for complex images; NaN if there
         are no cases, or one cannot be reconstructed.
@@ -280,7 +276,7 @@ class Run:
         return checkpoint
 
     def _origin_now(self, *, own: bool) -> dict[str, str]:
-        """Say what the bits depend on besides the configuration."""
+        """Return what the last bits depend on besides the configuration."""
         origin = {"svdinv": __version__, "torch": torch.__version__}
         origin |= {"numpy": np.__version__, "processes": str(self.processes)}
         return origin if own else origin | self.config.task.origin()
@@ -309,7 +305,7 @@ class Run:
         share = self.config.training.batch // self.processes
         items = range(self.rank * share, (self.rank + 1) * share)
         if self._ahead is None:
-            self._ahead = Ahead(self.source)
+            self._ahead = Prefetcher(self.source)
         last = self.config.training.steps
         return self._ahead.batch(self.config.seed, step, items, last)
 
@@ -359,7 +355,7 @@ class Run:
             mean.lerp_(parameter, weight)
 
     def _diagnosed(self, batch: Problem) -> Breakdown:
-        """Look where it came from; the process whose items it was knows."""
+        """Diagnose the breakdown, in the process whose items it came from."""
         try:
             own = diagnose(self.network, self.step + 1, batch, self._loss)
         except Exception:  # there are weights to keep, and processes that wait
@@ -454,7 +450,7 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def _learned(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Parameter]:
-    """Let the weights be as they are whose names have none of the parts, if any."""
+    """Freeze the weights whose names contain none of the given parts."""
     named = dict(network.named_parameters())
     for part in parts:
         if not any(part in name for name in named):
@@ -524,7 +520,7 @@ def to_resume(folder: Path) -> Config:
 
 
 def svd_of(name: str) -> SVD | None:
-    """Give the decomposition that a configuration names; None for svt itself."""
+    """Return the decomposition that a configuration names; None for svt itself."""
     if name == "svt":
         return None
     if name == "torch.linalg.svd":
@@ -560,50 +556,3 @@ class _TorchSVD(torch.autograd.Function):
                 raise
             gradient = torch.full_like(ctx.A, math.nan)
         return gradient, None
-
-
-@torch.no_grad()
-def reconstruct(
-    network: Callable[..., Tensor],
-    problem: Problem,
-    device: torch.device | str = "cpu",
-) -> np.ndarray:
-    """Reconstruct one problem of NumPy arrays, as it comes from the network."""
-    given = replace(problem, truth=None).single()
-    given = given.replace_arrays(partial(tensor, device=torch.device(device)))
-    return network(given)[0].cpu().contiguous().numpy()
-
-
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Note the first Ctrl-C or SIGTERM; the second ends the program as usual.
-
-    Yields what tells whether there was one.
-    """
-    first: list[float] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signals reach the main thread only
-        return
-    handlers = {int(number): signal.getsignal(number) for number in _SIGNALS}
-    # Whoever has them ignored wants that, and None could not be put back.
-    before = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if not first:
-            first.append(time.monotonic())
-        # torchrun hands on what the terminal has sent to all: that is no second one.
-        elif time.monotonic() - first[0] > _ONE_PRESS:
-            signal.signal(number, before[number])
-            signal.raise_signal(number)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(first)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ONE_PRESS = 1.0  # seconds

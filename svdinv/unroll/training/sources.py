@@ -11,7 +11,7 @@ import numpy as np
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.task import Source
 
-__all__ = ["Ahead", "FromDataset"]
+__all__ = ["FromDataset", "Prefetcher"]
 
 
 class FromDataset:
@@ -28,7 +28,7 @@ class FromDataset:
         self.dataset, self._validation = dataset, list(validation)
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Give items of a step: every epoch takes each once, in an order of its own."""
+        """Return items of a step; each epoch uses every item once, reshuffled."""
         count = len(self.dataset)
         chosen = []
         # Items of a step are counted on from those of the steps before.
@@ -39,18 +39,18 @@ class FromDataset:
         return batch(chosen)
 
     def validation(self) -> list[Problem]:
-        """Give the problems for validation."""
+        """Return the problems for validation."""
         return self._validation
 
     _width = 1
 
     def of_width(self, width: int) -> FromDataset:
-        """Say how many items a step has, of all processes together."""
+        """Return the number of items in a step, over all processes."""
         self._width = width
         return self
 
 
-class Ahead:
+class Prefetcher:
     """Make the next batch of a source in a thread while the last is trained on.
 
     The batches are those of the source, bit by bit.
@@ -62,7 +62,7 @@ class Ahead:
         self._next: tuple[Any, Future[Problem]] | None = None
 
     def batch(self, seed: int, step: int, items: range, last: int) -> Problem:
-        """Give a batch, and begin with that of the next step, if there is one."""
+        """Return a batch, and start loading that of the next step."""
         key = (seed, step, items)
         if self._next is not None and self._next[0] == key:
             made = self._next[1].result()
@@ -75,5 +75,5 @@ class Ahead:
         return made
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Stop the thread."""
         self._pool.shutdown(wait=True, cancel_futures=True)

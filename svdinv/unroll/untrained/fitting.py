@@ -29,7 +29,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -43,9 +43,9 @@ from tqdm import tqdm
 import svdinv.torch
 from svdinv import __version__
 from svdinv.unroll.algorithms import ADMM, Interrupted
+from svdinv.unroll.algorithms.cross_validation import restricted
 from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.fidelity import L2
-from svdinv.unroll.held_out import fitted_alone
 from svdinv.unroll.networks import Generator, Recipe
 from svdinv.unroll.networks.recipe import to_json
 from svdinv.unroll.operators import Sampling
@@ -79,21 +79,11 @@ class Options:
         Standard deviation of the noise that is added to the input in each iteration.
     average : float
         Share that the average of the iterates keeps in an iteration, in [0, 1).
-    weight_decay : float
-        Of the weights, as of `torch.optim.Adam`.
     rule : Rule or None
         When to stop; None fits to the end, and keeps the last average.
     prior : Prior or None
-        R, weighted as beside the data fidelity in a classical method.
-    splitting : float
-        Without it R is in the loss, and has to be smooth or nearly so
-        (`HuberVariation` for total variation). With it R's proximal operator is taken
-        in an alternating direction method of multipliers whose penalty has this
-        weight.
-    guidance : float
-        Weight of ``|f(z + noise) - z|^2`` with z optimised too: self-guidance (Liang et
-        al., arXiv 2402.04097). The generator then needs as many channels at its input
-        as at its output.
+        R, weighted as beside the data fidelity in a classical method. It has to be
+        smooth or nearly so (`HuberVariation` for total variation).
     penalty : float
         Weight of the generator's own penalty.
     snapshots : int
@@ -132,11 +122,8 @@ class Options:
     rate: float = 1e-2
     input_noise: float = 0.03
     average: float = 0.99
-    weight_decay: float = 0.0
     rule: Rule | None = field(default_factory=HeldOut)
     prior: Prior | None = None
-    splitting: float = 0.0
-    guidance: float = 0.0
     penalty: float = 0.0
     snapshots: int = 0
     trained: Trained = "all"
@@ -152,8 +139,7 @@ class Options:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
-        least = ("input_noise", "weight_decay", "splitting", "guidance", "penalty")
-        for name in (*least, "snapshots", "recorrupted"):
+        for name in ("input_noise", "penalty", "snapshots", "recorrupted"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} must not be negative, got {getattr(self, name)!r}"
@@ -165,10 +151,6 @@ class Options:
         known = ("all", "decoder", "singular values")
         if self.trained not in known:
             raise ValueError(f"trained must be one of {known}, got {self.trained!r}")
-        if self.splitting and self.prior is None:
-            raise ValueError("splitting needs a prior")
-        if self.recorrupted and self.guidance:
-            raise ValueError("recorrupted does not go with guidance")
         if self.recorrupted and self.rule is not None and self.rule.withholds:
             raise ValueError(
                 f"recorrupted: {type(self.rule).__name__} leaves data out; rule must "
@@ -182,7 +164,7 @@ def educated(
     deviation: float | None = None,
     **changes: Any,
 ) -> Options:
-    """Give options that suit the fit of a trained network that sees the data.
+    """Return default `Options` to fine-tune a trained network on its own input.
 
     Parameters
     ----------
@@ -208,7 +190,7 @@ def educated(
         If the fidelity is none of white Gaussian noise, `deviation` is not positive,
         or none is given and the network explains the data exactly, noise and all.
     """
-    if not problem.white:
+    if not problem.has_white_noise:
         raise ValueError("problem must have an L2 fidelity without weights")
     if deviation is None:
         device = next(network.parameters()).device
@@ -216,8 +198,10 @@ def educated(
         single = single.replace_arrays(partial(tensor, device=device))
         network = copy.deepcopy(network).to(single.y.real.dtype)
         with torch.no_grad():
-            rest = single.A.measured(single.A.forward(network(single)) - single.y)
-            count = single.measured().sum().clamp(min=1)
+            rest = single.A.project_to_samples(
+                single.A.forward(network(single)) - single.y
+            )
+            count = single.sampled_mask().sum().clamp(min=1)
             deviation = float((rest.abs().square().sum() / count).sqrt())
             exact = deviation <= _EXACT * float(single.y.abs().square().mean().sqrt())
         if exact:
@@ -353,7 +337,7 @@ class Fitting:
         convert = partial(tensor, device=self.device)
         single = replace(problem, truth=None).single()
         self.problem = single.replace_arrays(convert).only_measured()
-        self.measured, y = self.problem.measured(), self.problem.y
+        self.measured, y = self.problem.sampled_mask(), self.problem.y
         self.rule = rule = options.rule or _NoRule()
         rule.check(self.problem)
         self.count = int(self.measured.sum())
@@ -388,18 +372,11 @@ class Fitting:
         self.models = nn.ModuleList(
             _Model(generator, options, weights, state) for state in self.states
         ).to(self.device)
-        inputs = [p for n, p in self.models.named_parameters() if n.endswith(".z")]
-        others = [p for n, p in self.models.named_parameters() if not n.endswith(".z")]
-        groups = [
-            {"params": [p for p in others if p.requires_grad]},
-            {"params": inputs, "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.Adam(
-            groups, lr=options.rate, weight_decay=options.weight_decay
-        )
+        learned = [p for p in self.models.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(learned, lr=options.rate)
         self._identity = self._data()
         x = self.state["x"]
-        self.kept = _Kept(x, y, len(self.targets), rule, bool(options.splitting))
+        self.kept = _Kept(x, y, len(self.targets), rule)
         self.iteration, self.best, self.best_value = 0, 0, math.inf
         self.trajectory: list[Record] = []
         self.rollbacks: list[int] = []
@@ -493,15 +470,13 @@ class Fitting:
         for i, (image, Ax) in enumerate(zip(images, measured, strict=True)):
             kept.average[i].lerp_(image[0], share)
             kept.measured[i].lerp_(Ax[0], share)
-        if options.splitting and self.iteration % _SPLIT == 0:
-            self._split(images)
         last = self.iteration == options.iterations
         if self.iteration % options.every and not last:
             return None
         return self._look(told, images[0])
 
     def ended(self) -> Literal["rule", "iterations", "broken", ""]:
-        """Tell whether, and why, there is nothing left to do."""
+        """Return why the fit has ended, or an empty string."""
         if self._lost:
             return "broken"
         if self.trajectory:
@@ -513,7 +488,7 @@ class Fitting:
         return "iterations" if self.iteration >= self.options.iterations else ""
 
     def result(self, ending: Any, seconds: float) -> Fit:
-        """Take the step towards the data; `Interrupted` where Ctrl-C ends it."""
+        """Take the step towards the data; raises `Interrupted` on Ctrl-C."""
         best = self.kept.best if self.best else self.kept.average[0]
 
         def found(image: Tensor, step: float, ending: Any) -> Fit:
@@ -578,7 +553,7 @@ class Fitting:
         self._remember()
 
     def _evaluated(self, index: int) -> tuple[Tensor, ...]:
-        """Give image, what is measured of it, loss and data fidelity of one target."""
+        """Return image, predicted data, loss and data fidelity for one target."""
         target, around = self.targets[index], self.arounds[index]
         seen, aim, state = target, target.y, self.states[index]
         if self.options.recorrupted:
@@ -587,11 +562,9 @@ class Fitting:
             seen = replace(target, y=aim + more / _LESS)
             aim = aim - _LESS * more
             state = self._begun(seen)
-        image, state, z = self.models[index](state, seen, self._noise())
+        image, state = self.models[index](state, seen, self._noise())
         if around is not None:
             image = image + around
-        if self.options.splitting and self.iteration == 1:
-            self.kept.split[index].copy_(image.detach()[0])
         Ax = target.A.forward(image)
         fitted = Ax
         if self.left_out is not None:
@@ -599,18 +572,18 @@ class Fitting:
         distance = target.fidelity.distance(fitted, target.y)
         loss = distance
         if self.options.recorrupted or self.options.preconditioned:
-            rest = target.A.measured(fitted - aim)
+            rest = target.A.project_to_samples(fitted - aim)
             weighted = rest
             if self.options.preconditioned:
                 weighted = target.A.preconditioned(rest)
             loss = (rest.conj() * weighted).real.sum() / 2
-        loss = loss + self._regularised(image, state, z, index)
+        loss = loss + self._regularised(image, state)
         measured = target.fidelity.expected(Ax.detach())
         data = distance.detach() / self.count
         return image.detach(), measured, loss / self.count, data
 
     def _begun(self, seen: Problem) -> Any:
-        """Give the first state of the network, from the data that it sees."""
+        """Return the first state of the network, from the data that it sees."""
         state = self.recipe.begin(seen)
         if self.options.penalty:
             state["penalty"] = self.recipe.no_penalty(state["x"])
@@ -630,31 +603,14 @@ class Fitting:
         kind = torch.complex64 if like.is_complex() else torch.float32
         return (size * torch.randn(like.shape, generator=rng, dtype=kind)).to(like)
 
-    def _regularised(self, image: Tensor, state: Any, z: Tensor, index: int) -> Any:
-        """Give all that is minimised beside the data fidelity."""
+    def _regularised(self, image: Tensor, state: Any) -> Any:
+        """Return the regularisation terms of the loss."""
         options, total = self.options, 0
-        if options.prior is not None and not options.splitting:
+        if options.prior is not None:
             total = total + options.prior.value(image)
-        elif options.splitting:
-            aim = self.kept.split[index] - self.kept.dual[index]
-            away = (image[0] - aim).abs().square().sum()
-            total = total + options.splitting / 2 * away
         if options.penalty:
             total = total + options.penalty * state["penalty"]
-        if options.guidance:
-            recipe: Any = self.recipe
-            maps = recipe.as_maps(image / state["scale"])
-            total = total + options.guidance * (maps - z).square().sum()
         return total
-
-    @torch.no_grad()
-    def _split(self, images: Sequence[Tensor]) -> None:
-        prior: Any = self.options.prior
-        for i, image in enumerate(images):
-            dual, split = self.kept.dual[i], self.kept.split[i]
-            near = prior.prox((image[0] + dual)[None], 1 / self.options.splitting)[0]
-            dual += image[0] - near
-            split.copy_(near)
 
     @torch.no_grad()
     def _look(self, told: list[float], image: Tensor) -> Record:
@@ -675,9 +631,9 @@ class Fitting:
 
     @torch.no_grad()
     def _towards_data(self, average: Tensor) -> tuple[Tensor, float]:
-        """Take the step towards the data that the held-out ones like best.
+        """Take the step towards the data with the smallest error on held-out data.
 
-        Gives the image, and how large a step it was, as `Fit` tells it.
+        Returns the image, and how large a step it was, as `Fit` tells it.
         """
         problem, held = self.problem, self.left_out
         usable = problem.A.linear and isinstance(problem.fidelity, L2)
@@ -691,7 +647,7 @@ class Fitting:
         admm = ADMM(cg_iterations=2 * _STEPS, batch_axes=1)
         norm = admm.suited(problem, x, None)["penalty"]
         kept, fidelity = (~held).to(problem.y.real.dtype), problem.fidelity
-        known = fitted_alone(problem, kept, fidelity.weight)  # type: ignore[attr-defined]
+        known = restricted(problem, kept, fidelity.weight)  # type: ignore[attr-defined]
 
         def error(image: Tensor) -> float:
             seen = (problem.A.forward(image) - problem.y)[held]
@@ -712,7 +668,9 @@ class Fitting:
     def _filtered(self) -> bool:
         """Whether each datum is the value of a pixel, all with the same noise."""
         values = isinstance(self.problem.A, Sampling)
-        return values and not self.state["x"].is_complex() and self.problem.white
+        return (
+            values and not self.state["x"].is_complex() and self.problem.has_white_noise
+        )
 
     @property
     def _lost(self) -> bool:
@@ -746,13 +704,11 @@ class Fitting:
                 f"trained: {type(generator).__name__} has no encoder to keep"
             )
         for name in ("recorrupted", "preconditioned"):
-            if getattr(options, name) and not problem.white:
+            if getattr(options, name) and not problem.has_white_noise:
                 raise ValueError(f"{name} needs an L2 fidelity without weights")
-        if options.guidance and getattr(generator, "source", "") != "adjoint":
-            raise ValueError("guidance needs a generator whose source is 'adjoint'")
 
     def _around(self, around: Any, known: Problem, convert: Any) -> Any:
-        """Give the image to which what is generated is added."""
+        """Return the image to which what is generated is added."""
         shape = tuple(self.states[-1]["x"].shape)
         if around is None:
             return None
@@ -906,7 +862,6 @@ _WINDOW = 50
 REMEMBER = 50
 """Iterations between two sets of weights to go back to."""
 _MOST_ROLLBACKS = 20
-_SPLIT = 10  # iterations of Adam for one of the multipliers
 
 
 class _NoRule(Rule):
@@ -922,20 +877,13 @@ class _Kept(nn.Module):
     average: Tensor
     measured: Tensor
     best: Tensor
-    split: Tensor
-    dual: Tensor
 
-    def __init__(
-        self, x: Tensor, y: Tensor, count: int, rule: Rule, splitting: bool
-    ) -> None:
+    def __init__(self, x: Tensor, y: Tensor, count: int, rule: Rule) -> None:
         super().__init__()
         zero, data = torch.zeros_like(x), torch.zeros_like(y)
         self.register_buffer("average", torch.cat([zero] * count))
         self.register_buffer("measured", torch.cat([data] * count))
         self.register_buffer("best", torch.zeros_like(x[0]))
-        if splitting:
-            self.register_buffer("split", torch.cat([zero] * count))
-            self.register_buffer("dual", torch.cat([zero] * count))
         own = rule.buffers(x)
         self._names = list(own)
         for name, buffer in own.items():
@@ -968,8 +916,6 @@ class _Model(nn.Module):
                 )
             self.network.load_state_dict(given)
         self.network.to(state["x"].real.dtype)
-        z = state.get("z")
-        self.z = nn.Parameter(z.clone()) if options.guidance else None
         self.values = nn.ParameterDict()
         if options.trained == "decoder":
             for index, cell in enumerate(self.network.cells):
@@ -980,16 +926,15 @@ class _Model(nn.Module):
             self._factorise()
 
     def forward(self, state: Any, problem: Problem, noise: Any) -> Any:
-        """Give the image, the state, and what the network saw but for the noise."""
-        z = state.get("z") if self.z is None else self.z
-        made = state if z is None else {**state, "z": z + noise}
+        """Return the image and the state."""
+        made = {**state, "z": state["z"] + noise} if "z" in state else state
         kernels = self._kernels()
         for index, cell in enumerate(self.network.cells):
             made = functional_call(cell, kernels[index], (made, problem))
-        return made["x"], made, z
+        return made["x"], made
 
     def weights(self) -> Network:
-        """Give the network with the weights as they are now."""
+        """Return the network with the weights as they are now."""
         with torch.no_grad():
             for cell, kernels in zip(self.network.cells, self._kernels(), strict=True):
                 for name, kernel in kernels.items():
@@ -1013,7 +958,7 @@ class _Model(nn.Module):
             )
 
     def _kernels(self) -> list[dict[str, Tensor]]:
-        """Give the kernels of each cell that are made of singular values."""
+        """Return the kernels of each cell that are made of singular values."""
         kernels: list[dict[str, Tensor]] = [{} for _ in self.network.cells]
         for label, S in self.values.items():
             index, name = label.replace("/", ".").split(".", 1)
@@ -1024,7 +969,7 @@ class _Model(nn.Module):
 
 
 def has_encoder(recipe: Recipe) -> bool:
-    """Tell whether a network has an encoder that can be kept."""
+    """Return whether a network has an encoder, which can be frozen."""
     named = any(name.startswith("encoder_") for name in recipe.layers(True))
     return named or recipe.cells > 1
 
@@ -1042,7 +987,7 @@ def _without(problem: Problem, left_out: Tensor) -> Problem:
     y = torch.where(left_out, torch.zeros_like(problem.y), problem.y)
     if A.linear:
         with torch.no_grad():
-            known = fitted_alone(replace(problem, y=y), (~left_out).to(y.real.dtype))
+            known = restricted(replace(problem, y=y), (~left_out).to(y.real.dtype))
             nothing = torch.zeros_like(A.adjoint(y))
             least_squares = ADMM(cg_iterations=_STEPS, batch_axes=1)
             x = least_squares.explain(nothing, nothing, known, 0.0)

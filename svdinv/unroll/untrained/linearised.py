@@ -109,7 +109,7 @@ class Linearised:
         noise: float | None = None,
         precision: float | None = None,
     ) -> Linearised:
-        """Give the posterior for other data, from the same prior.
+        """Return the posterior for other data, with the same prior.
 
         Parameters
         ----------
@@ -315,7 +315,7 @@ def linearise(
 
 
 def _in_order(values: Any, theta: Any, name: str) -> list[Any]:
-    """Give one value for each of the tensors of `theta`, in their order."""
+    """Return one value for each of the tensors of `theta`, in their order."""
     if isinstance(theta, Tensor):
         return [values]
     if isinstance(theta, Mapping):
@@ -352,7 +352,7 @@ def _posterior(
     precision = None if precision is None else _positive(precision, "precision")
     with torch.no_grad():
         rest = y - A.forward(mu[None])[0]
-        kept = A.measured(torch.ones_like(rest))
+        kept = A.project_to_samples(torch.ones_like(rest))
         if rest.is_complex():
             rest, kept = torch.view_as_real(rest), torch.view_as_real(kept)
             kept = kept[..., :1].expand(kept.shape)
@@ -408,7 +408,7 @@ class _Evidence:
     def largest(
         self, precision: float | None, noise: float | None
     ) -> tuple[float, float]:
-        """Give both, those that are None by the largest evidence."""
+        """Return both hyperparameters, estimating missing ones by maximum evidence."""
         if precision is not None and noise is not None:
             return precision, noise
         if not float(self.square.sum()) > 0:

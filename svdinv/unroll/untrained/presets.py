@@ -14,8 +14,8 @@ from svdinv.unroll.networks import (
     Recipe,
     Skip,
 )
+from svdinv.unroll.plugins import class_named
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import named
 
 __all__ = ["PRIORS", "generator_for"]
 
@@ -77,7 +77,9 @@ def generator_for(name: str, problem: Problem) -> Recipe:
     while scales < _SCALES and min(H, W) >= 8 * 2**scales:
         scales += 1
     if name not in PRIORS:
-        found: Recipe = named(name, Generator, dict.fromkeys(PRIORS, Skip))(**common)
+        found: Recipe = class_named(name, Generator, dict.fromkeys(PRIORS, Skip))(
+            **common
+        )
         return found
     if not series and name in ("bilinear", "low-rank-and-sparse"):
         raise ValueError(f"{name} is for series, not for images with channels")

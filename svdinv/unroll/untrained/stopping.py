@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svdinv.unroll.algorithms.cross_validation import held_out
 from svdinv.unroll.arrays import to_numpy
-from svdinv.unroll.held_out import held_out
 from svdinv.unroll.problem import Problem
 
 __all__ = ["SURE", "Discrepancy", "HeldOut", "MovingVariance", "Rule", "Seen"]
@@ -91,11 +91,11 @@ class Rule:
         return None
 
     def buffers(self, image: Tensor) -> dict[str, Tensor]:
-        """Give arrays that the rule keeps, as they are at first."""
+        """Return the initial arrays of the rule."""
         return {}
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Give the number that is to be small.
+        """Return the criterion, which is to be small.
 
         Parameters
         ----------
@@ -112,7 +112,7 @@ class Rule:
         raise NotImplementedError
 
     def reached(self, value: float) -> bool:
-        """Tell whether a value ends the fit at once."""
+        """Return whether a value of the criterion ends the fit at once."""
         return False
 
 
@@ -154,7 +154,7 @@ class HeldOut(Rule):
         return torch.from_numpy(held).to(measured.device)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Give the mean absolute error of what was left out."""
+        """Return the mean absolute error of what was left out."""
         error = (seen.z - seen.y)[seen.chosen]
         return float(error.abs().mean()) if error.numel() else math.inf
 
@@ -188,7 +188,7 @@ class MovingVariance(Rule):
         }
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Give the variance over the window, the mean over the pixels."""
+        """Return the variance over the window, the mean over the pixels."""
         window, count = own["window"], int(own["count"])
         flat = self._flat(seen.image)
         places = torch.arange(window.shape[1], device=flat.device)
@@ -232,7 +232,7 @@ class GaussianRule(Rule):
         ValueError
             If the data fidelity is another than `L2`, or has weights.
         """
-        if not problem.white:
+        if not problem.has_white_noise:
             raise ValueError(
                 f"rule {type(self).__name__} is for white Gaussian noise, an L2 "
                 f"fidelity without weights, got {type(problem.fidelity).__name__}"
@@ -252,12 +252,12 @@ class Discrepancy(GaussianRule):
     factor: float = 1.0
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Give what the residual is above the noise, in units of its energy."""
+        """Return the excess of the residual over the noise, relative to the noise."""
         error = float((seen.z - seen.y)[seen.measured].abs().square().mean())
         return max(error / (self.factor * self.deviation) ** 2 - 1, 0.0)
 
     def reached(self, value: float) -> bool:
-        """Tell whether it is not above the noise."""
+        """Return whether the residual has come down to the noise."""
         return value == 0
 
 
@@ -293,7 +293,7 @@ class SURE(GaussianRule):
         return torch.where(measured, torch.from_numpy(drawn).to(problem.y), 0)
 
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
-        """Give the estimate of the mean squared error as measured."""
+        """Return the estimate of the mean squared error as measured."""
         count = int(seen.measured.sum())
         error = float((seen.z - seen.y)[seen.measured].abs().square().sum())
         moved = (seen.chosen.conj() * (seen.moved - seen.z)).real

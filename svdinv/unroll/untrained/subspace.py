@@ -120,7 +120,7 @@ def fit_in_subspace(
     ValueError
         If an option is out of range.
     """
-    if not problem.white:
+    if not problem.has_white_noise:
         raise TypeError(
             f"problem must have an L2 fidelity without weights, got {problem.fidelity}"
         )
@@ -150,13 +150,13 @@ def fit_in_subspace(
         return made["x"] + added
 
     def residual(c: Tensor) -> Tensor:
-        r = single.A.measured(single.A.forward(images(c)) - single.y)
+        r = single.A.project_to_samples(single.A.forward(images(c)) - single.y)
         return torch.view_as_real(r).flatten() if r.is_complex() else r.flatten()
 
     c = torch.zeros(rank, dtype=state["x"].real.dtype, device=device)
     identity = torch.eye(rank, dtype=c.dtype, device=device)
     trajectory: list[Record] = []
-    count = max(int(single.measured().sum()), 1)
+    count = max(int(single.sampled_mask().sum()), 1)
     with torch.no_grad(), warnings.catch_warnings():
         # Forward mode through a norm compiles a decomposition in the old way.
         warnings.simplefilter("ignore", DeprecationWarning)

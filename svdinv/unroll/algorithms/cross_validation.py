@@ -1,0 +1,76 @@
+"""Data that are left out of a reconstruction, to judge it by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.arrays import Array, cast_like, namespace
+from svdinv.unroll.fidelity import L2
+from svdinv.unroll.problem import Problem
+
+__all__ = ["LEAST", "held_out", "restricted"]
+
+LEAST = 20
+"""Data of which some can be left out."""
+
+_LARGE = 3.0  # times the 90th percentile
+_FEW = 0.03  # share of the data that may be too large to be left out
+
+
+def held_out(
+    y: NDArray[Any], measured: NDArray[Any], share: float, seed: int
+) -> NDArray[Any]:
+    """Draw some of the data that are measured.
+
+    Evenly, but for the few that are far larger than the others, such as the middle of
+    k-space: without them the image is another one, and they alone would be the error.
+
+    Parameters
+    ----------
+    y : ndarray
+        Data.
+    measured : ndarray of bool
+        Where there are some.
+    share : float
+        Part that is drawn.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    ndarray of bool
+        Where they are.
+
+    Raises
+    ------
+    ValueError
+        If there are too few data.
+    """
+    places = np.flatnonzero(measured)
+    if len(places) < LEAST:
+        raise ValueError(
+            f"to leave some out takes at least {LEAST} data, got {len(places)}"
+        )
+    sizes = np.abs(y).reshape(-1)[places]
+    usual, most = np.quantile(sizes, [0.9, 1 - _FEW])
+    # Without the second, all of a bright object on a dark ground would be fitted.
+    places = places[sizes <= max(_LARGE * (usual or np.inf), most)]
+    rng = np.random.default_rng([seed, 1])
+    held = np.zeros(measured.size, bool)
+    held[rng.permutation(places)[: max(1, round(share * len(places)))]] = True
+    return held.reshape(measured.shape)
+
+
+def restricted(problem: Problem, kept: Array, weight: Any = None) -> Problem:
+    """Restrict a least-squares problem to the data that are kept.
+
+    `kept`, of the real dtype of the data, is 1 there and 0 elsewhere; `weight` is that
+    of all data, if they have some.
+    """
+    if hasattr(weight, "dtype"):
+        weight = cast_like(weight, kept, namespace(kept))
+    return replace(problem, fidelity=L2(kept if weight is None else weight * kept))

@@ -1,0 +1,198 @@
+"""Series in DICOM files (NEMA PS3.3), as pydicom reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv._missing import needing
+from svdinv.unroll.formats.checks import FileError, check_bytes, naming, to_complex
+from svdinv.unroll.formats.scans import Geometry, Scan, chosen
+from svdinv.unroll.formats.table import DICOM_SUFFIXES
+
+__all__ = ["holds_dicom", "read_dicom"]
+
+_MOST_FRAMES = 65536  # of a file
+_NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # an orientation, where none is said
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """A frame of a file: what it belongs to, when it is, and how it is scaled."""
+
+    file: Path
+    index: int
+    slice: tuple[Any, ...]  # what the frames of a slice have in common, to sort by
+    time: float | None  # in milliseconds
+    number: tuple[int, int]
+    scale: tuple[float, float]
+    geometry: Geometry | None
+    described: str
+
+
+def holds_dicom(path: Path) -> bool:
+    """Return whether a path is a DICOM file, or a folder that holds one."""
+    if path.is_dir():
+        return any(map(_has_preamble, path.iterdir()))
+    return path.suffix.lower() in DICOM_SUFFIXES or _has_preamble(path)
+
+
+def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
+    """Read a series of one slice from a DICOM file, or from the files of a folder.
+
+    Frames with the same series, image type, orientation and position are a slice. They
+    are sorted by trigger time; where some have none, or the same, by instance number.
+
+    Parameters
+    ----------
+    path : str or Path
+        File, with one frame or several, or folder. Of that, other files and
+        sub-folders are left out.
+    slice : int, optional
+        Which slice to take, of several: they are numbered by series and position.
+
+    Returns
+    -------
+    Scan
+        With its geometry, if the files have it. Numbers are rescaled as they say.
+
+    Raises
+    ------
+    ValueError
+        If a file is damaged, in colour, or compressed in a way that nothing installed
+        can read; if there are several slices and none is chosen.
+    ImportError
+        If pydicom is missing.
+    """
+    with needing("pydicom", "mri"):
+        import pydicom
+
+    path = Path(path)
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if _has_preamble(file))
+    slices: dict[Any, list[_Frame]] = {}
+    for file in files:
+        with naming(file, "a DICOM file"):
+            dataset = pydicom.dcmread(file, stop_before_pixels=True)
+            for frame in _frames(file, dataset):
+                slices.setdefault(frame.slice, []).append(frame)
+    if not slices:
+        raise FileError(f"{path} holds no DICOM image")
+    every = [slices[key] for key in sorted(slices)]
+    told = [f"{frames[0].described}, {len(frames)} frames" for frames in every]
+    frames = _sorted(every[chosen(path, slice, told)])
+    series, last = [], None
+    pixels: NDArray[Any] = np.empty(0)
+    for frame in frames:
+        with naming(frame.file, "a DICOM file"):
+            if frame.file != last:
+                dataset, last = pydicom.dcmread(frame.file), frame.file
+                pixels = dataset.pixel_array
+                pixels = pixels.reshape(-1, *pixels.shape[-2:])
+            slope, intercept = frame.scale
+            values = pixels[frame.index] * slope + intercept
+            series.append(to_complex(values, frame.file, "the frame"))
+    return Scan(np.stack(series), geometry=_timed(frames))
+
+
+def _has_preamble(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _frames(file: Path, dataset: Any) -> Iterator[_Frame]:
+    """Describe the frames of a file; none if it holds something else."""
+    if "Rows" not in dataset:
+        return
+    if dataset.get("SamplesPerPixel", 1) != 1:
+        raise FileError(f"{file} is a DICOM image in colour; only grey ones are read")
+    size = int(dataset.Rows), int(dataset.Columns)
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if count > _MOST_FRAMES:
+        raise FileError(f"{file} speaks of {count} frames")
+    bits = int(dataset.get("BitsAllocated") or 16)
+    check_bytes(file, "the pixels", count, *size, -(-bits // 8))
+    for index in range(count):
+        find = _finder(dataset, index)
+        orientation = tuple(map(float, find("ImageOrientationPatient", _NOWHERE)))
+        along, down = np.array(orientation).reshape(2, 3)
+        normal = np.cross(along, down)
+        position = find("ImagePositionPatient")
+        if position is not None:
+            where = float(np.dot(normal, np.array(position, float)))
+        else:
+            where = float(find("SliceLocation", 0))
+        spacing = find("PixelSpacing")
+        geometry = None
+        if position is not None and spacing is not None:
+            deep = find("SpacingBetweenSlices", find("SliceThickness", 1))
+            steps = (float(spacing[1]), float(spacing[0]), float(deep))
+            geometry = _geometry((along, down, normal), steps, position)
+        series = int(find("SeriesNumber", 0)), str(find("SeriesInstanceUID", ""))
+        kinds = tuple(map(str, find("ImageType", ())))
+        rounded = tuple(round(x, 3) for x in orientation)
+        time = find("TriggerTime", find("NominalCardiacTriggerDelayTime"))
+        name = find("SeriesDescription", "no description")
+        yield _Frame(
+            file,
+            index,
+            (*series, kinds, size, rounded, round(where, 2)),
+            None if time is None else float(time),
+            (int(find("InstanceNumber", 0)), index),
+            (float(find("RescaleSlope", 1)), float(find("RescaleIntercept", 0))),
+            geometry,
+            f"series {series[0]} ({name}) at {where:.1f} mm",
+        )
+
+
+def _finder(dataset: Any, index: int) -> Callable[..., Any]:
+    """Look up values for a frame, from its own attributes to those of the file."""
+    groups = []
+    for name, place in (
+        ("PerFrameFunctionalGroupsSequence", index),
+        ("SharedFunctionalGroupsSequence", 0),
+    ):
+        if dataset.get(name):
+            groups += [e.value[0] for e in dataset.get(name)[place] if e.VR == "SQ"]
+
+    def find(name: str, default: Any = None) -> Any:
+        found = (place.get(name) for place in (*groups, dataset))
+        return next((x for x in found if x is not None and x != ""), default)
+
+    return find
+
+
+def _geometry(
+    directions: tuple[NDArray[Any], ...], steps: tuple[float, ...], corner: Any
+) -> Geometry:
+    """From DICOM's directions, to the left, the back and the head, to those of RAS."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack(directions, axis=1) * steps
+    affine[:3, 3] = np.array(corner, float)
+    affine[:2] *= -1
+    return Geometry(affine)
+
+
+def _sorted(frames: list[_Frame]) -> list[_Frame]:
+    times = {frame.time for frame in frames}
+    if None in times or len(times) < len(frames):
+        return sorted(frames, key=lambda frame: frame.number)
+    return sorted(frames, key=lambda frame: frame.time or 0.0)
+
+
+def _timed(frames: list[_Frame]) -> Geometry | None:
+    """Return the place of the first frame, with the usual time between two."""
+    first = frames[0].geometry
+    times = [frame.time for frame in frames]
+    if first is None or None in times or len(times) < 2:
+        return first
+    between = float(np.median(np.diff(np.array(times, float)))) / 1000
+    return Geometry(first.affine, max(between, 0.0))

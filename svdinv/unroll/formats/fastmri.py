@@ -1,0 +1,157 @@
+"""Raw data of fastMRI (Zbontar et al., arXiv 1811.08839)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.formats.checks import FileError, is_numeric, to_complex
+from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
+from svdinv.unroll.formats.ismrmrd import cropped_readout
+from svdinv.unroll.formats.scans import Scan, chosen
+from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
+
+__all__ = ["FastMRI", "holds_fastmri", "read_fastmri"]
+
+# Of several coils, of one, as the field has named them.
+_IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
+
+
+@dataclass(frozen=True, eq=False)
+class FastMRI:
+    """A volume of fastMRI.
+
+    Attributes
+    ----------
+    kspace : ndarray of complex64, shape (slices, C, H, W)
+        k-space, its centre at ``(H // 2, W // 2)``; one coil is C = 1. H is the
+        readout, oversampled twice, W the phase encoding.
+    mask : ndarray of bool, shape (W,), or None
+        Sampled columns, where the file tells (the test and challenge sets).
+    image : ndarray of float32, shape (slices, h, w), or None
+        The reference: the root-sum-of-squares image, cropped, where the file has it.
+    attributes : dict
+        Attributes of the file, such as acquisition, max, norm and patient_id.
+    header : str
+        The ISMRMRD header (XML), empty if there is none.
+    """
+
+    kspace: NDArray[np.complex64]
+    mask: NDArray[np.bool_] | None
+    image: NDArray[np.float32] | None
+    attributes: dict[str, Any]
+    header: str
+
+
+def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
+    """Read an HDF5 file of fastMRI: knee or brain, one coil or several.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    slices : slice, optional
+        Which slices to read; all by default.
+
+    Returns
+    -------
+    FastMRI
+        k-space, and what else the file has.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, damaged, or not laid out as fastMRI's; if no slice is
+        left, or numbers are not finite.
+    ImportError
+        If h5py is missing.
+    """
+    chosen = slices if slices is not None else slice(None)
+    with open_hdf5(path, "an HDF5 file of fastMRI") as file:
+        if "kspace" not in file:
+            held = ", ".join(file) or "nothing"
+            raise FileError(f"{path} has no kspace; it has {held}")
+        dataset = file.dataset("kspace")
+        if dataset.ndim not in (3, 4) or not is_numeric(dataset.dtype):
+            raise FileError(
+                f"{path}: kspace must be numbers of shape (slices, C, H, W) or "
+                f"(slices, H, W), got {dataset.dtype} of {dataset.shape}"
+            )
+        array = dataset[chosen]
+        if not array.size:
+            raise FileError(f"{path}: no slice is left of kspace {dataset.shape}")
+        kspace = to_complex(array, path, "kspace")
+        if kspace.ndim == 3:
+            kspace = kspace[:, None]
+        name = next((name for name in _IMAGES if name in file), None)
+        image = (
+            None if name is None else _image(file.dataset(name), dataset, chosen, path)
+        )
+        mask = _mask(file.read("mask"), kspace, path) if "mask" in file else None
+        header = file.read("ismrmrd_header") if "ismrmrd_header" in file else b""
+        return FastMRI(
+            kspace,
+            mask,
+            image,
+            dict(file.attrs),
+            header.decode() if isinstance(header, bytes) else str(header),
+        )
+
+
+def holds_fastmri(file: Datasets) -> bool:
+    """Return whether an open HDF5 file is of fastMRI."""
+    return "kspace" in file and any(n in file for n in (*_IMAGES, "ismrmrd_header"))
+
+
+def path_holds_fastmri(path: Path) -> bool:
+    """Check whether a file is HDF5 of fastMRI."""
+    if not ending(path, (*HDF5_SUFFIXES, ".mrd")):
+        return False
+    with open_hdf5(path, "an HDF5 file") as file:
+        return holds_fastmri(file)
+
+
+def read_scan(path: Path, *, slice: int | None = None) -> Scan:
+    """Read a slice as a series of one frame, without the oversampled readout."""
+    with open_hdf5(path, "an HDF5 file of fastMRI") as file:
+        count, *_ = file.shape("kspace", "(slices, C, H, W)", (3, 4))
+    number = chosen(path, slice, [""] * count)
+    volume = read_fastmri(path, slices=np.s_[number : number + 1])
+    kspace, mask = volume.kspace, (volume.kspace != 0).any(axis=1)
+    if volume.mask is not None:
+        mask = np.array(np.broadcast_to(volume.mask, mask.shape))
+    if not volume.header:
+        return Scan(kspace, mask)
+    turned = kspace.swapaxes(-1, -2), mask.swapaxes(-1, -2)  # the readout last
+    kspace, mask = cropped_readout(*turned, volume.header, path)
+    return Scan(
+        np.ascontiguousarray(kspace.swapaxes(-1, -2)),
+        np.ascontiguousarray(mask.swapaxes(-1, -2)),
+    )
+
+
+def _image(
+    dataset: Any, kspace: Any, chosen: slice, path: str | Path
+) -> NDArray[np.float32]:
+    if dataset.ndim != 3 or len(dataset) != len(kspace):
+        raise FileError(
+            f"{path}: {dataset.name} has the shape {dataset.shape}, which is not "
+            f"that of {len(kspace)} slices"
+        )
+    image = dataset[chosen].astype(np.float32)
+    if not np.isfinite(image).all():
+        raise FileError(f"{path}: {dataset.name} has numbers that are not finite")
+    return image
+
+
+def _mask(held: Any, kspace: NDArray[Any], path: str | Path) -> NDArray[np.bool_]:
+    mask = np.asarray(held).astype(bool).reshape(-1)
+    if len(mask) != kspace.shape[-1]:
+        raise FileError(
+            f"{path}: mask has {len(mask)} columns, kspace {kspace.shape[-1]}"
+        )
+    return mask

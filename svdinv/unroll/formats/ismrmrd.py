@@ -1,0 +1,398 @@
+"""Raw data in the ISMRM format (Inati et al., MRM 77, 2017), OCMR's included.
+
+Read with h5py alone: the group ``dataset`` holds the header ``xml`` and ``data``, one
+record for each readout.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.formats.checks import FileError, check_bytes, most_bytes
+from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
+from svdinv.unroll.formats.scans import Scan, chosen
+from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
+
+__all__ = ["Acquisitions", "cropped_readout", "of_images", "read_ismrmrd"]
+
+# Flags of readouts, numbered from 1 as in the standard, that belong to no image.
+_ASIDE = {
+    19: "noise",
+    20: "parallel calibration",
+    23: "navigation",
+    24: "phase correction",
+    26: "feedback",
+    27: "dummy",
+    28: "feedback",
+    29: "surface coil correction",
+    30: "phase stabilisation reference",
+    31: "phase stabilisation",
+}
+_REVERSED = 22
+_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+_TIMES = ("phase", "repetition")
+
+
+@dataclass(frozen=True, eq=False)
+class Acquisitions:
+    """Cartesian k-space data of one slice.
+
+    Attributes
+    ----------
+    kspace : ndarray of complex64, shape (T, C, H, W)
+        Samples, zero where there is none; the centre is at ``(H // 2, W // 2)``. H is
+        the phase encoding, W the readout.
+    mask : ndarray of bool, shape (T, H, W)
+        True where sampled.
+    header : str
+        The XML header.
+    """
+
+    kspace: NDArray[np.complex64]
+    mask: NDArray[np.bool_]
+    header: str
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """What the header says of k-space."""
+
+    height: int
+    width: int
+    centre: int  # the encoding step of frequency zero
+    columns: int  # readout samples that stay when oversampling is cropped
+
+
+def read_ismrmrd(
+    path: str | Path,
+    *,
+    group: str = "dataset",
+    time: str | None = None,
+    select: Mapping[str, int] | None = None,
+    crop_readout: bool = True,
+) -> Acquisitions:
+    """Read Cartesian 2-D acquisitions of an ISMRMRD file, and put them into k-space.
+
+    A readout goes to the line that its ``kspace_encode_step_1`` and the centre of the
+    encoding limits say, and, unless it fills the line, to the columns that its
+    ``center_sample`` says; so partial Fourier and asymmetric echoes leave their gaps.
+    Where a point is measured several times, the mean is taken. Noise, calibration,
+    navigation and other readouts that belong to no image are left out.
+
+    Parameters
+    ----------
+    path : str or Path
+        The HDF5 file.
+    group : str
+        Its group; "dataset" in most files.
+    time : {"phase", "repetition"}, optional
+        The counter that numbers the frames; by default the one of the two that
+        counts. Values that never occur make no frame.
+    select : mapping of str to int, optional
+        Values of the other counters, such as ``{"slice": 2}``: of "slice",
+        "contrast", "phase", "repetition" and "set". One that takes several values
+        must be given here.
+    crop_readout : bool
+        Whether to crop the image along W to the field of view of the
+        reconstruction, which removes the oversampling. The mask is then that of the
+        nearest samples.
+
+    Returns
+    -------
+    Acquisitions
+        k-space, mask and header.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, damaged, or not laid out as the standard says; if it
+        is not Cartesian or not 2-D; if a counter has to be selected, a readout lies
+        outside k-space, or numbers are not finite.
+    ImportError
+        If h5py is missing.
+    """
+    if time is not None and time not in _TIMES:
+        raise ValueError(f'time must be "phase" or "repetition", got {time!r}')
+    select = dict(select or {})
+    if not set(select) <= set(_COUNTERS):
+        raise ValueError(f"select takes {', '.join(_COUNTERS)}, got {sorted(select)}")
+    if time in select or set(_TIMES) <= set(select):
+        raise ValueError("select must leave phase or repetition to be time")
+    with open_hdf5(path, "an ISMRMRD file") as file:
+        held = dict(file.groups()).get(group, set())
+        for name in sorted({"data", "xml"} - held):
+            raise FileError(f"{path} is no ISMRMRD file: it has no {group}/{name}")
+        header = _text(file.read(f"{group}/xml"))
+        dataset = file.dataset(f"{group}/data")
+        _check_fields(dataset, path)
+        records = _records(dataset, path)
+        encoding = _encoding(header, path)
+        records = records[of_images(records["head"])]
+        if not len(records):
+            raise FileError(f"{path} has no readout of an image")
+        records = _selected(records, select, path)
+        counter = time or _counting(records["head"]["idx"], select, path)
+        _check_rest(records["head"]["idx"], counter, path)
+        kspace, mask = _place(records, counter, encoding, path)
+    if crop_readout:
+        kspace, mask = cropped_readout(kspace, mask, header, path)
+    return Acquisitions(kspace, mask, header)
+
+
+def holds_ismrmrd(path: Path) -> bool:
+    """Check whether a file is HDF5 with acquisitions of ISMRMRD."""
+    if not ending(path, (*HDF5_SUFFIXES, ".mrd")):
+        return False
+    with open_hdf5(path, "an HDF5 file") as file:
+        return bool(_acquisitions(file))
+
+
+def _acquisitions(file: Datasets) -> str:
+    """Name the group of ISMRMRD's acquisitions, or none."""
+    found = (name for name, held in file.groups() if {"xml", "data"} <= held)
+    return next(found, "")
+
+
+def read_scan(path: Path, *, slice: int | None = None) -> Scan:
+    """Read a slice of a file that `holds_ismrmrd`; ValueError if it has several."""
+    with open_hdf5(path, "an ISMRMRD file") as file:
+        group = _acquisitions(file)
+        dataset = file.dataset(f"{group}/data")
+        fields = dataset.dtype.names or ()
+        head = dataset["head"] if "head" in fields else None
+    select = None
+    if head is not None:  # else what reads all of it complains
+        slices = np.unique(head["idx"]["slice"][of_images(head)])
+        number = chosen(path, slice, [""] * max(1, len(slices)))
+        select = {"slice": int(slices[number])} if len(slices) else None
+    found = read_ismrmrd(path, group=group, select=select)
+    return Scan(found.kspace, found.mask)
+
+
+def cropped_readout(
+    kspace: NDArray[np.complex64],
+    mask: NDArray[np.bool_],
+    header: str,
+    path: str | Path,
+) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+    """Crop the image along W to the field of view of the reconstruction.
+
+    Of k-space (T, C, H, W), its mask (T, H, W), and the XML header; the path is for
+    messages. Raises ValueError if the header is damaged, or of another width.
+    """
+    encoding = _encoding(header, path)
+    if encoding.width != kspace.shape[-1]:
+        raise FileError(
+            f"{path}: the header says {encoding.width} samples a readout, and there "
+            f"are {kspace.shape[-1]}"
+        )
+    if encoding.columns == encoding.width:
+        return kspace, mask
+    return _crop(kspace, mask, encoding.columns)
+
+
+def _records(dataset: Any, path: str | Path) -> NDArray[Any]:
+    """Read all readouts, whose lengths are known no sooner.
+
+    Many may be the same bytes of the file: some are read at a time, and summed up.
+    """
+    size, held, parts = Path(path).stat().st_size, 0, []
+    some = max(1, most_bytes(path) // max(size, 1) // 4)
+    for first in range(0, len(dataset), some):
+        part = dataset[first : first + some]
+        names = [n for n in ("traj", "data") if n in part.dtype.names]
+        held += sum(each.nbytes for n in names for each in part[n].flat)
+        check_bytes(path, "all readouts together", held)
+        parts.append(part)
+    return np.concatenate(parts) if parts else dataset[()]
+
+
+def _text(held: Any) -> str:
+    value = np.asarray(held).reshape(-1)[0]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _check_fields(records: Any, path: str | Path) -> None:
+    names = records.dtype.names or ()
+    if not {"head", "data"} <= set(names):
+        raise FileError(
+            f"{path} is no ISMRMRD file: its data must have the fields head, traj and "
+            f"data, got {', '.join(names) or records.dtype}"
+        )
+    needed = {
+        "flags",
+        "number_of_samples",
+        "active_channels",
+        "center_sample",
+        "idx",
+    }
+    missing = needed - set(records.dtype["head"].names or ())
+    if missing:
+        raise FileError(f"{path}: the readouts lack {', '.join(sorted(missing))}")
+
+
+def _encoding(header: str, path: str | Path) -> _Encoding:
+    try:
+        root = ElementTree.fromstring(header)
+    except ElementTree.ParseError as error:
+        raise FileError(f"{path}: the XML header is damaged: {error}") from error
+
+    def number(place: str, default: float | None = None) -> float:
+        node = root.find("/".join(f"{{*}}{name}" for name in place.split("/")))
+        if node is None and default is not None:
+            return default
+        if node is None or node.text is None:
+            raise FileError(f"{path}: the XML header has no {place}")
+        return float(node.text)
+
+    trajectory = root.find("{*}encoding/{*}trajectory")
+    if trajectory is not None and (trajectory.text or "").lower() != "cartesian":
+        raise FileError(f"{path} is not Cartesian: its trajectory is {trajectory.text}")
+    space = "encoding/encodedSpace"
+    width = int(number(f"{space}/matrixSize/x"))
+    height = int(number(f"{space}/matrixSize/y"))
+    if not (0 < width <= 65536 and 0 < height <= 65536):
+        raise FileError(f"{path}: the encoded matrix is {height}x{width}")
+    centre = number(
+        "encoding/encodingLimits/kspace_encoding_step_1/center", height // 2
+    )
+    full = number(f"{space}/fieldOfView_mm/x")
+    kept = number("encoding/reconSpace/fieldOfView_mm/x", full)
+    if not 0 < kept < np.inf or not 0 < full < np.inf:
+        raise FileError(f"{path}: a field of view is not a positive length")
+    columns = min(width, max(1, round(width * kept / full)))
+    return _Encoding(height, width, int(centre), columns)
+
+
+def of_images(head: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which readouts belong to an image, by their heads."""
+    aside = sum(1 << (number - 1) for number in _ASIDE)
+    keep = (head["flags"].astype(np.uint64) & np.uint64(aside)) == 0
+    if "encoding_space_ref" in (head.dtype.names or ()):
+        keep &= head["encoding_space_ref"] == 0
+    return keep
+
+
+def _selected(
+    records: NDArray[Any], select: Mapping[str, int], path: str | Path
+) -> NDArray[Any]:
+    for name, value in select.items():
+        values = np.unique(records["head"]["idx"][name])
+        records = records[records["head"]["idx"][name] == value]
+        if not len(records):
+            raise FileError(f"{path} has no {name} {value}, but {_list(values)}")
+    return records
+
+
+def _counting(idx: NDArray[Any], select: Mapping[str, int], path: str | Path) -> str:
+    """Find the counter of the frames."""
+    free = [name for name in _TIMES if name not in select]
+    counting = [name for name in free if len(np.unique(idx[name])) > 1]
+    if len(counting) > 1:
+        raise FileError(
+            f"{path} counts phases and repetitions: name one as time, select the other"
+        )
+    return (counting or free)[0]
+
+
+def _check_rest(idx: NDArray[Any], counter: str, path: str | Path) -> None:
+    """See that no other counter takes several values."""
+    if len(np.unique(idx["kspace_encode_step_2"])) > 1:
+        raise FileError(f"{path} is encoded in three dimensions; only two are read")
+    for name in _COUNTERS:
+        values = np.unique(idx[name])
+        if name != counter and len(values) > 1:
+            raise FileError(f"{path}: select one {name} of {_list(values)}")
+
+
+def _list(values: NDArray[Any]) -> str:
+    shown = ", ".join(str(value) for value in values[:10])
+    return shown + (", ..." if len(values) > 10 else "")
+
+
+def _place(
+    records: NDArray[Any], counter: str, encoding: _Encoding, path: str | Path
+) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+    """Sum the readouts where they belong, and divide by their number."""
+    heads, samples = records["head"], records["data"]
+    channels = int(heads["active_channels"][0])
+    if channels < 1 or (heads["active_channels"] != channels).any():
+        raise FileError(f"{path}: the readouts differ in their number of channels")
+    _, frames = np.unique(heads["idx"][counter], return_inverse=True)
+    lines = heads["idx"]["kspace_encode_step_1"].astype(int)
+    lines += encoding.height // 2 - encoding.centre
+    shape = (int(frames.max()) + 1, encoding.height, encoding.width)
+    check_bytes(path, "k-space", 8 * channels + 4, *shape)
+    counts = np.zeros(shape, dtype=np.int32)
+    kspace = np.zeros((shape[0], channels, *shape[1:]), dtype=np.complex64)
+    for k, (head, data) in enumerate(zip(heads, samples, strict=True)):
+        where = f"{path}: readout {k}"
+        row = lines[k]
+        if not 0 <= row < encoding.height:
+            raise FileError(
+                f"{where} is of line {row}, outside the {encoding.height} encoded"
+            )
+        first, values = _samples(head, data, channels, encoding.width, where)
+        last = first + values.shape[1]
+        if first < 0 or last > encoding.width:
+            raise FileError(
+                f"{where} covers the columns {first} to {last - 1}, outside the "
+                f"{encoding.width} encoded"
+            )
+        kspace[frames[k], :, row, first:last] += values
+        counts[frames[k], row, first:last] += 1
+    kspace /= np.maximum(counts, 1)[:, None]
+    return kspace, counts > 0
+
+
+def _samples(
+    head: Any, data: Any, channels: int, width: int, where: str
+) -> tuple[int, NDArray[np.complex64]]:
+    """Return the column where a readout begins, and its samples."""
+    if int(head["flags"]) >> (_REVERSED - 1) & 1:
+        raise FileError(f"{where} is reversed, which is not supported")
+    number = int(head["number_of_samples"])
+    data = np.asarray(data, dtype=np.float32)
+    if data.size != 2 * channels * number:
+        raise FileError(
+            f"{where} has {data.size} numbers; {channels} channels of {number} "
+            f"complex samples are {2 * channels * number}"
+        )
+    if not np.isfinite(data).all():
+        raise FileError(f"{where} has numbers that are not finite")
+    values = data.view(np.complex64).reshape(channels, number)
+    names = head.dtype.names
+    before = int(head["discard_pre"]) if "discard_pre" in names else 0
+    after = int(head["discard_post"]) if "discard_post" in names else 0
+    if before + after >= number:
+        raise FileError(
+            f"{where} has {number} samples, of which {before} are to be discarded in "
+            f"front and {after} behind: none is left"
+        )
+    values = values[:, before : number - after]
+    # What fills the line has its place; some scanners leave center_sample at 0 then.
+    start = 0 if number == width else width // 2 - int(head["center_sample"])
+    return start + before, values
+
+
+def _crop(
+    kspace: NDArray[np.complex64], mask: NDArray[np.bool_], columns: int
+) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+    """Crop the image along W around its middle, and resample the mask likewise."""
+    width = kspace.shape[-1]
+    shifted = np.fft.ifftshift(kspace, axes=-1)
+    image = np.fft.fftshift(np.fft.ifft(shifted, norm="ortho"), axes=-1)
+    start = width // 2 - columns // 2
+    image = np.fft.ifftshift(image[..., start : start + columns], axes=-1)
+    cropped = np.fft.fftshift(np.fft.fft(image, norm="ortho"), axes=-1)
+    nearest = np.rint((np.arange(columns) - columns // 2) * (width / columns))
+    mask = mask[..., np.clip(nearest.astype(int) + width // 2, 0, width - 1)]
+    cropped = np.where(mask[:, None], cropped, 0)
+    return cropped.astype(np.complex64), mask

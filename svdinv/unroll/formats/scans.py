@@ -1,0 +1,106 @@
+"""A series or measured k-space, with the place of its pixels, as files hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.formats.checks import FileError
+
+__all__ = ["Geometry", "Scan", "SeveralSlices", "chosen"]
+
+_LISTED = 8  # slices in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where the pixels of a series lie, and how long a frame takes.
+
+    Attributes
+    ----------
+    affine : ndarray of float64, shape (4, 4)
+        From (column, row, 0, 1) to millimetres to the right, to the front and to the
+        head (RAS), as NIfTI has it.
+    seconds : float
+        From a frame to the next; 0 where that is not known.
+
+    Raises
+    ------
+    ValueError
+        If the affine is not finite or makes no pixels, or the time is no length.
+    """
+
+    affine: NDArray[np.float64]
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        affine = np.asarray(self.affine)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise ValueError("the affine must be 4 x 4 numbers, all finite")
+        # Slices may lie on one another: there is one.
+        if not np.cross(affine[:3, 0], affine[:3, 1]).any():
+            raise ValueError("the affine must give pixels an area")
+        if not 0 <= self.seconds < np.inf:
+            raise ValueError(
+                f"the seconds of a frame must be finite and not negative, got "
+                f"{self.seconds}"
+            )
+
+    def __str__(self) -> str:
+        width, height, _ = np.linalg.norm(self.affine[:3, :3], axis=0)
+        corner = ", ".join(f"{round(x, 1) + 0.0:.1f}" for x in self.affine[:3, 3])
+        time = f", {1000 * self.seconds:.4g} ms a frame" if self.seconds else ""
+        return f"pixels {height:.4g} x {width:.4g} mm, the first at ({corner}){time}"
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What a file holds of one slice.
+
+    Attributes
+    ----------
+    array : ndarray of complex64, shape (..., T, H, W) or (T, C, H, W)
+        The series; or k-space, with its centre at (H // 2, W // 2), 0 off the mask.
+    mask : ndarray of bool, shape (T, H, W), or None
+        Where k-space is sampled; None for a series.
+    geometry : Geometry or None
+        Where the pixels lie, if the file says so.
+    """
+
+    array: NDArray[Any]
+    mask: NDArray[np.bool_] | None = None
+    geometry: Geometry | None = None
+
+
+class SeveralSlices(FileError):
+    """A file holds several slices, described in their order, and none was chosen."""
+
+    def __init__(self, path: str | Path, slices: Sequence[str]) -> None:
+        self.slices = tuple(slices)
+        listed = [f"{i}: {text}" for i, text in enumerate(slices[:_LISTED]) if text]
+        more = ["..."] if listed and len(slices) > _LISTED else []
+        listing = f" ({'; '.join(listed + more)})" if listed else ""
+        super().__init__(
+            f"{path} holds {len(slices)} slices; choose one by slice, 0 to "
+            f"{len(slices) - 1}{listing}"
+        )
+
+
+def chosen(path: str | Path, number: int | None, slices: Sequence[str]) -> int:
+    """Return the number of the slice to read: the one asked for, or the only one.
+
+    `slices` describes what there is; texts may be empty. Raises ValueError if there are
+    several and none was asked for, or there is no such one.
+    """
+    if number is None and len(slices) > 1:
+        raise SeveralSlices(path, slices)
+    if not 0 <= (number or 0) < len(slices):
+        raise FileError(
+            f"slice: must lie in [0, {len(slices) - 1}] for {path}, got {number}"
+        )
+    return number or 0

@@ -1,0 +1,239 @@
+"""Image series, or any complex arrays, in .npy, .npz, .mat and .h5 files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdinv._missing import needing
+from svdinv.unroll.formats.atomic import replacing
+from svdinv.unroll.formats.checks import (
+    FileError,
+    check_bytes,
+    is_numeric,
+    naming,
+    to_complex,
+)
+from svdinv.unroll.formats.hdf5 import open_hdf5, writing_hdf5
+from svdinv.unroll.formats.scans import Scan
+from svdinv.unroll.formats.table import HDF5_SUFFIXES
+
+__all__ = ["read_scan", "read_series", "save_scan", "save_series"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read_series(
+    path: str | Path,
+    key: str | None = None,
+    *,
+    time_axis: int = -3,
+    usual: str = "",
+) -> NDArray[np.complex64]:
+    """Read an image series from an array file.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.npy``, ``.npz``, ``.mat`` (any version; 7.3 is HDF5 and needs h5py, the
+        others SciPy) or ``.h5``, ``.hdf5``. Nothing is unpickled. In HDF5, numbers
+        may be complex, real, or pairs with the fields r and i, re and im, or real
+        and imag.
+    key : str, optional
+        Which array of the file; in HDF5 the path of the dataset. May be left out if
+        only one is numeric and has two axes or more.
+    time_axis : int
+        Which axis of the array is time, if it has more than two; it is moved to the
+        third place from behind. MATLAB's (H, W, T), for one, is ``time_axis=2``.
+    usual : str
+        Array to take where there are several and `key` is left out.
+
+    Returns
+    -------
+    ndarray of complex64, shape (..., T, H, W) or (H, W)
+        The series. Axes are those that NumPy, or MATLAB, shows.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, damaged, of another kind, or ambiguous; if the array
+        is empty, has fewer than two axes, or holds numbers that are not finite.
+    ImportError
+        If SciPy or h5py is needed and missing.
+    """
+    readers: dict[str, Callable[[Path, str | None, str], NDArray[Any]]]
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".mat": _read_mat}
+    readers |= dict.fromkeys(HDF5_SUFFIXES, _read_hdf5)
+    file = Path(path)
+    if file.suffix.lower() not in readers:
+        raise ValueError(f"{path} must end in one of {', '.join(readers)}")
+    array = readers[file.suffix.lower()](file, key, usual)
+    if array.ndim < 2 or not array.size:
+        raise FileError(
+            f"{path} must hold an array of two axes or more that is not empty, got "
+            f"the shape {array.shape}"
+        )
+    series = to_complex(array, path, key or "the array")
+    if series.ndim == 2:
+        return series
+    if not -series.ndim <= time_axis < series.ndim:
+        raise ValueError(f"time_axis {time_axis} is none of {series.ndim} axes")
+    return np.ascontiguousarray(np.moveaxis(series, time_axis, -3))
+
+
+def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> None:
+    """Write an array to a file that `read_series` reads.
+
+    The file is complete or not there at all: it is written under another name and
+    then moved.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.npy``, ``.npz`` or ``.h5``, ``.hdf5``; the last two need h5py.
+    series : array_like
+        Numbers, real or complex.
+    key : str
+        Name of the array in the file; without meaning for ``.npy``.
+
+    Raises
+    ------
+    ValueError
+        If the file has another ending, or the array is not numeric.
+    ImportError
+        If h5py is needed and missing.
+    """
+    array = np.asarray(series)
+    suffix = Path(path).suffix.lower()
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"series must be numeric, got the dtype {array.dtype}")
+    if suffix not in (".npy", ".npz", *HDF5_SUFFIXES):
+        raise ValueError(f"{path} must end in .npy, .npz or .h5")
+    if suffix in HDF5_SUFFIXES:
+        with writing_hdf5(path) as hdf5:
+            hdf5[key] = array
+        return
+    with replacing(path) as file:
+        if suffix == ".npy":
+            np.save(file, array, allow_pickle=False)
+        else:
+            named: dict[str, Any] = {key: array}
+            np.savez(file, **named)
+
+
+def read_scan(
+    path: Path, *, key: str | None = None, time_axis: int | None = None
+) -> Scan:
+    """Read a series as `read_series` does, with time on axis -3 by default."""
+    axis = -3 if time_axis is None else time_axis
+    return Scan(read_series(path, key, time_axis=axis))
+
+
+def save_scan(path: Path, series: NDArray[Any], place: Any) -> None:
+    """Write a series as `save_series` does; its place is not kept."""
+    save_series(path, series)
+
+
+def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
+    with naming(path, "an array in NumPy's format"):
+        array = np.lib.format.open_memmap(path, mode="r")
+        if not is_numeric(array.dtype):
+            raise FileError(f"{path} must hold numbers, got the dtype {array.dtype}")
+        return array
+
+
+def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
+    with (
+        naming(path, "an archive of NumPy arrays"),
+        zipfile.ZipFile(path) as archive,
+    ):
+        ends = [n for n in archive.namelist() if n.endswith(".npy")]
+        names = [n.removesuffix(".npy") for n in dict.fromkeys(ends)]
+        headers = {k: _npz_header(archive, k) for k in names}
+        shapes = {
+            k: shape for k, (shape, dtype) in headers.items() if is_numeric(dtype)
+        }
+        name = _choose(path, key, usual, shapes, names)
+        if name not in shapes:
+            raise FileError(f"{path}: {name} is not an array of numbers")
+        shape, dtype = headers[name]
+        check_bytes(path, name, dtype.itemsize, *shape)
+        with archive.open(f"{name}.npy") as member:
+            array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+            return array
+
+
+def _npz_header(
+    archive: zipfile.ZipFile, name: str
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array in an archive, without its numbers."""
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        first = version == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else _read_header
+        shape, _, dtype = read(file)
+        return shape, dtype
+
+
+# Of versions 2 and 3, which differ in the encoding of the names of fields only.
+_read_header = np.lib.format.read_array_header_2_0
+
+
+def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
+    with needing("scipy", "mri"):
+        import scipy.io
+    with naming(path, "a MATLAB file"):
+        with path.open("rb") as file:
+            start = file.read(520)
+        # HDF5 after MATLAB's header of 512 bytes.
+        if b"\x89HDF\r\n\x1a\n" in (start[:8], start[512:]):
+            return _read_hdf5(path, key, usual).T
+        numeric = ("double", "single", "logical", "int", "uint")
+        listed = scipy.io.whosmat(path)
+        shapes = {k: shape for k, shape, kind in listed if kind.startswith(numeric)}
+        name = _choose(path, key, usual, shapes, [k for k, _, _ in listed])
+        # The kind does not say whether numbers are complex, of twice 8 bytes.
+        check_bytes(path, name, 16, *shapes.get(name, ()))
+        array = scipy.io.loadmat(path, variable_names=[name])[name]
+        if not isinstance(array, np.ndarray) or not is_numeric(array.dtype):
+            raise FileError(f"{path}: {name} is not an array of numbers")
+        return array
+
+
+def _read_hdf5(path: Path, key: str | None, usual: str) -> NDArray[Any]:
+    with open_hdf5(path, "an HDF5 file") as file:
+        held = file.shapes()
+        shapes = {n: shape for n, shape in held.items() if shape is not None}
+        name = _choose(path, key, usual, shapes, list(held))
+        if name not in shapes:
+            file.dataset(name)  # which complains of one in another file
+            raise FileError(f"{path}: {name} is not an array of numbers")
+        array: NDArray[Any] = file.read(name)
+        return array
+
+
+def _choose(
+    path: Path, key: str | None, usual: str, shapes: Shapes, every: list[str]
+) -> str:
+    """Return the name of the array to read: `key`, the only one, or `usual`."""
+    described = ", ".join(
+        f"{k} {shapes[k]}" if k in shapes else k for k in sorted(every)
+    )
+    if key is not None:
+        name = key.strip("/")
+        if name not in every:
+            raise FileError(f"{path} has no {key!r}; it has {described or 'nothing'}")
+        return name
+    fitting = [k for k, shape in shapes.items() if len(shape) >= 2]
+    if len(fitting) != 1 and usual in fitting:
+        return usual
+    if len(fitting) != 1:
+        many = "several arrays" if fitting else "no array of two axes or more"
+        how = f"none called {usual}" if usual else "name one by key"
+        raise FileError(f"{path} has {many}; {how}, of {described or 'nothing'}")
+    return fitting[0]

@@ -1,0 +1,133 @@
+"""The file formats of series and of their k-space, in one table.
+
+A reader or writer is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svdinv.unroll.plugins import load
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.scans import Geometry, Scan
+
+__all__ = [
+    "DICOM_SUFFIXES",
+    "FORMATS",
+    "HDF5_SUFFIXES",
+    "SERIES_SUFFIXES",
+    "SUFFIXES",
+    "WRITTEN",
+    "Format",
+    "ending",
+    "format_of",
+    "save",
+]
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+"""How the names of DICOM files end, if with anything."""
+
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+"""How the names of HDF5 files end."""
+
+SERIES_SUFFIXES = (".npy", ".npz", ".mat", *HDF5_SUFFIXES)
+"""How the names of the files end that `read_series` reads."""
+
+_HERE = "svdinv.unroll.formats"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    suffixes : tuple of str
+        How the names of its files end.
+    reader : str
+        ``module:function`` of this package, from a path and options to a `Scan`.
+    options : tuple of str
+        Options of the reader, by their names on the command line. None is for one that
+        is not given.
+    test : str
+        ``module:function`` that tells by the content whether a path is of this format;
+        if empty, the suffix decides.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    reader: str
+    options: tuple[str, ...]
+    test: str = ""
+
+    def recognises(self, path: Path) -> bool:
+        """Check whether a path is of this format."""
+        if self.test:
+            return bool(load(f"{_HERE}.{self.test}")(path))
+        return bool(ending(path, self.suffixes))
+
+    def read(self, path: Path, **options: Any) -> Scan:
+        """Read a file."""
+        scan: Scan = load(f"{_HERE}.{self.reader}")(path, **options)
+        return scan
+
+
+def ending(path: Path, suffixes: tuple[str, ...]) -> str:
+    """Return the suffix that a name ends with, such as ``.nii.gz``; or nothing."""
+    name = path.name.lower()
+    return next((suffix for suffix in suffixes if name.endswith(suffix)), "")
+
+
+_SLICE = ("slice",)
+
+# A format is a line here, and nothing elsewhere.  The first that recognises a file
+# reads it.
+FORMATS: tuple[Format, ...] = (
+    Format("DICOM", DICOM_SUFFIXES, "dicom:read_dicom", _SLICE, "dicom:holds_dicom"),
+    Format("NIfTI", (".nii", ".nii.gz"), "nifti:read_nifti", ("slice", "time_axis")),
+    Format("BART", (".cfl",), "bart:read_bart", ("slice", "holds")),
+    Format(
+        "ISMRMRD", (".h5", ".mrd"), "ismrmrd:read_scan", _SLICE, "ismrmrd:holds_ismrmrd"
+    ),
+    Format(
+        "fastMRI", (".h5",), "fastmri:read_scan", _SLICE, "fastmri:path_holds_fastmri"
+    ),
+    Format("array", SERIES_SUFFIXES, "series:read_scan", ("key", "time_axis")),
+)
+"""What is read."""
+
+SUFFIXES = tuple(dict.fromkeys(s for each in FORMATS for s in each.suffixes))
+"""How the names of all these files end."""
+
+_WRITERS = {
+    **dict.fromkeys((".npz", ".npy", ".h5", ".hdf5"), "series:save_scan"),
+    **dict.fromkeys((".nii", ".nii.gz"), "nifti:save_magnitudes"),
+    ".cfl": "bart:save_scan",
+}
+
+WRITTEN = tuple(_WRITERS)
+"""How the names of the files end that `save` writes."""
+
+
+def save(path: Path, series: Any, place: Geometry | None = None) -> None:
+    """Write a series (T, H, W) in the format of a suffix of `WRITTEN`.
+
+    NIfTI files hold magnitudes, since programs that show them know no complex numbers,
+    and the `place`.
+    """
+    writer = load(f"{_HERE}.{_WRITERS[ending(path, WRITTEN)]}")
+    writer(path, series, place)
+
+
+def format_of(path: str | Path) -> Format | None:
+    """Find the format of a file, or of a folder of files: the first that recognises it.
+
+    Raises ValueError if it is an HDF5 file that is missing or damaged, ImportError if
+    it is one, and h5py is missing.
+    """
+    return next((each for each in FORMATS if each.recognises(Path(path))), None)

@@ -1,0 +1,189 @@
+"""A trained network at work on a problem, whatever its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from svdinv.unroll import pretrained
+from svdinv.unroll.formats.checks import check_regular
+from svdinv.unroll.networks.weights import WEIGHTS
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.task import Method, Reconstruction, Task, task_of
+from svdinv.unroll.tiles import Tile, tiles
+from svdinv.unroll.torch import Network, load, tensor
+
+__all__ = [
+    "NAMES",
+    "START",
+    "VIEWS",
+    "apply",
+    "device_of",
+    "open_network",
+    "parts",
+    "reconstruct",
+    "start",
+    "task_of_network",
+]
+
+VIEWS = 8
+"""Mirrored, turned or reversed versions of a problem that an ensemble averages over."""
+
+NAMES = {False: "network", True: f"network, {VIEWS} views"}
+"""What a network is called in tables, alone and as an ensemble."""
+
+START = "network's start"
+"""What the iterations in front of a network are called, which learn nothing."""
+
+Arrays = NDArray[Any]
+
+# A network that works on blocks sees a picture in tiles if it is larger than this,
+# each with a margin as wide as what the layers reach in practice.
+_LARGEST, _TILE, _MARGIN = 1024, 768, 96
+
+
+def open_network(weights: str | Path, device: str = "cpu") -> Network:
+    """Make a network of weights, in evaluation mode.
+
+    They are the name of those that come with the package, a safetensors file, or the
+    folder of a training. Raises FileNotFoundError if there is no such file, ValueError
+    if there are none of that name or the file is damaged.
+    """
+    if Path(weights).is_dir():
+        weights = Path(weights) / WEIGHTS
+    elif not Path(weights).suffix:
+        weights = pretrained.path(str(weights))
+    if Path(weights).exists():  # else PyTorch says that there is none
+        check_regular(weights)
+    network = load(weights, dtype=torch.float32)  # of the data
+    return network.to(device)
+
+
+def task_of_network(network: Network) -> Task:
+    """Return the task of a network: as its file says, or by its images.
+
+    Raises ValueError if there is none for such images.
+    """
+    recipe = network.recipe
+    axes = getattr(recipe, "axes", None)
+    return task_of(axes, getattr(recipe, "channels", None), network.task)
+
+
+def device_of(name: str) -> str:
+    """Choose a device, "auto" for a GPU if there is one.
+
+    Raises ValueError if PyTorch cannot compute on it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).add_(1).cpu()
+    except Exception as error:  # PyTorch has one for each reason
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"cannot compute on {name!r}: {reason}") from error
+    return name
+
+
+@torch.no_grad()
+def reconstruct(
+    network: Callable[..., torch.Tensor],
+    problem: Problem,
+    device: torch.device | str = "cpu",
+) -> Arrays:
+    """Reconstruct one problem of NumPy arrays, as it comes from the network."""
+    given = replace(problem, truth=None).single()
+    given = given.replace_arrays(partial(tensor, device=torch.device(device)))
+    return network(given)[0].cpu().contiguous().numpy()
+
+
+def parts(
+    network: Network, task: Task, problem: Problem, *, ensemble: bool = False
+) -> int:
+    """Count how often `apply` calls `on_part`."""
+    if not ensemble:
+        return len(_tiles(network, task, problem)) or 1
+    return sum(len(_tiles(network, task, view)) or 1 for view, _ in task.views(problem))
+
+
+def apply(
+    network: Network,
+    task: Task,
+    problem: Problem,
+    *,
+    ensemble: bool = False,
+    device: str = "cpu",
+    on_part: Callable[[], Any] = lambda: None,
+) -> Reconstruction:
+    """Reconstruct, finished as the task wants it, with a network on a device.
+
+    A network that thresholds the singular values of blocks sees large images in
+    overlapping tiles, where the task allows it; one that thresholds those of whole
+    images sees them whole. `ensemble` averages over the equivalent versions of the
+    problem that the task knows; `on_part` is called after each of `parts`. Raises
+    FloatingPointError if the image is not finite.
+    """
+    views = task.views(problem) if ensemble else [(problem, np.asarray)]
+    total: Any = 0
+    count = 0
+    for view, undone in views:  # one at a time: they are as large as the image
+        total = total + undone(_tiled(network, task, view, device, on_part))
+        count += 1
+    if not np.isfinite(total).all():
+        raise FloatingPointError("the image of the network is not finite")
+    return Reconstruction(task.finished(np.ascontiguousarray(total / count)))
+
+
+def start(network: Network, device: str = "cpu") -> dict[str, Method]:
+    """Return a method for the image before the first cell of a network.
+
+    Beside it one sees what the weights bring. It is a method by its name, `START`;
+    there is none for a network that begins with the zero-filled image, or as one of
+    pictures with a fill that is no rival.
+    """
+    recipe = network.recipe
+    if not getattr(recipe, "has_start", False):
+        return {}
+
+    def begin(problem: Problem) -> torch.Tensor:
+        return recipe.begin(problem)["x"]
+
+    return {START: lambda problem: Reconstruction(reconstruct(begin, problem, device))}
+
+
+def _tiled(
+    network: Network,
+    task: Task,
+    problem: Problem,
+    device: str,
+    on_part: Callable[[], Any],
+) -> Arrays:
+    every = _tiles(network, task, problem)
+    if not every:
+        image = reconstruct(network, problem, device)
+        on_part()
+        return image
+    whole = np.empty_like(problem.y)
+    for seen, inside, kept in every:
+        part = task.part(problem, seen)
+        whole[..., *kept] = reconstruct(network, part, device)[..., *inside]
+        on_part()
+    return whole
+
+
+def _tiles(network: Network, task: Task, problem: Problem) -> list[Tile]:
+    """Cut what is too large, where the blocks of the network are; or nothing."""
+    height, width = problem.y.shape[-2:]
+    block = getattr(network.recipe, "block", None)
+    if block is None or max(height, width) <= _LARGEST or not task.tiled(problem):
+        return []
+    unit = block * getattr(network.recipe, "fold", 1)
+    size, margin = (math.ceil(n / unit) * unit for n in (_TILE, _MARGIN))
+    return list(tiles(height, width, size, margin))

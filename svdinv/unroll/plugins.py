@@ -1,0 +1,69 @@
+"""Objects by name: those of svdinv, and ``package.module:name`` of others."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["class_named", "imported", "late_attributes", "load"]
+
+
+def load(name: str) -> Any:
+    """Import ``package.module:name`` of an installed package."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def late_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Make a package's ``__getattr__``, which imports what is asked for when it is.
+
+    `modules` says in which module of the package each name is.
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return load(f"{package}.{modules[name]}:{name}")
+
+    return attribute
+
+
+def imported(name: str) -> Any:
+    """Import ``package.module:name``; modules in the current folder are found, too.
+
+    Raises ValueError if it is no such name, there is nothing of it, or the module
+    raises or exits.
+    """
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(f"{name!r} is not of the form package.module:name")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        return load(name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # the module is anybody's
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name}: importing {module} ended in {what}") from error
+
+
+def class_named(name: str, base: type, known: Mapping[str, type]) -> type:
+    """Find a class by its name in `known`, or import it as ``package.module:Class``.
+
+    Raises ValueError if there is none, or it is no subclass of `base`.
+    """
+    if name in known:
+        return known[name]
+    if ":" not in name:
+        raise ValueError(
+            f"must be one of {sorted(known)}, or package.module:Class, got {name!r}"
+        )
+    found = imported(name)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{name} is no {base.__name__}")
+    return found

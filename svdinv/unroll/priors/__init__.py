@@ -1,0 +1,654 @@
+"""Priors: what is known of images before they are measured.
+
+Each has the `value` of R(x), weight included, summed over a batch, and the proximal
+operator of a multiple of it (Parikh & Boyd, "Proximal algorithms", 2014)::
+
+    prox(x, step) = argmin over z of  step R(z) + |z - x|^2 / 2,
+
+or, where it is smooth, its `gradient`. The arrays may come from any framework, real or
+complex; derivatives with respect to x, step and weight are finite everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from svdinv.core.tensors import fourier_slices, tilings
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    as_complex,
+    as_float,
+    casorati,
+    cast_like,
+    from_casorati,
+    inner,
+    is_complex,
+    like,
+    namespace,
+    operators,
+    short_repr,
+    times,
+)
+from svdinv.unroll.operators import Gradient, Identity, Operator, operator_norm
+from svdinv.unroll.priors.patch_matching import Groups
+
+__all__ = [
+    "Casorati",
+    "HuberVariation",
+    "LocalLowRank",
+    "NonLocalLowRank",
+    "Nuclear",
+    "Prior",
+    "Schatten",
+    "Sparse",
+    "TensorNuclear",
+    "Tikhonov",
+    "TotalVariation",
+    "WeightedNuclear",
+    "shrink",
+]
+
+
+_NEARLY_NOTHING = 1e-3  # of the largest magnitude
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A weighted function of an image: subclasses define `value` and `prox`.
+
+    Smooth ones have ``gradient(x)``, and ``curvature(x)``, the Lipschitz constant of
+    that for images like x.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+
+    Raises
+    ------
+    ValueError
+        If `weight` is a negative number, or more than one.
+    """
+
+    weight: Any
+
+    def __post_init__(self) -> None:
+        if shape := tuple(getattr(self.weight, "shape", ())):
+            raise ValueError(f"weight must be one number, got an array {shape}")
+        if isinstance(self.weight, numbers.Real):
+            # Python's, because NumPy's would raise the precision of the arrays.
+            weight = float(self.weight)
+            object.__setattr__(self, "weight", weight)
+            if not weight >= 0:
+                raise ValueError(f"weight must not be negative, got {self.weight}")
+
+    def value(self, x: Array) -> Array:
+        """Return R(x), a real 0-d array."""
+        raise NotImplementedError
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Apply the proximal operator of step R."""
+        raise NotImplementedError(f"{self!r} has no proximal operator")
+
+    def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
+        """Return K and the proximal operator of Q for R(x) = Q(K x); K = 1 by default.
+
+        An operator, and a function ``prox(z, step)``.
+        """
+        return Identity(), self.prox
+
+
+class Casorati(Prior):
+    """Nuclear norm of the Casorati matrix: frames that are combinations of a few.
+
+    A series (..., T, H, W) is taken as a matrix of T rows and H W columns (Liang, ISBI
+    2007; Haldar & Liang, ISBI 2010). Its prox soft-thresholds the singular values.
+    """
+
+    def value(self, x: Array) -> Array:
+        return _nuclear(casorati(x, namespace(x)), self.weight)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        xp = namespace(x)
+        matrices = operators(x).svt(casorati(x, xp), step * self.weight)
+        return from_casorati(matrices, x, xp)
+
+
+class Nuclear(Prior):
+    """Nuclear norm of each image, as a matrix of its last two axes.
+
+    The prox soft-thresholds the singular values (Cai, Candès & Shen, SIAM J. Optim.
+    2010).
+    """
+
+    def value(self, x: Array) -> Array:
+        return _nuclear(x, self.weight)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        return operators(x).svt(x, step * self.weight)
+
+
+@dataclass(frozen=True)
+class WeightedNuclear(Prior):
+    """Sum of ``weights[i] s_i`` over the singular values s of each image, as a matrix.
+
+    Weights that rise shrink large singular values less (Gu, Zhang, Zuo & Feng, CVPR
+    2014). It is not convex then; its prox is still the soft threshold with one
+    threshold for each singular value.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    weights : sequence of float
+        One for each singular value, min(H, W) of them; >= 0 and not falling.
+
+    Raises
+    ------
+    ValueError
+        If the weights fall or are negative, or `weight` is a negative number.
+    """
+
+    weights: Sequence[float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = tuple(float(w) for w in self.weights)
+        object.__setattr__(self, "weights", weights)
+        pairs = zip((0.0, *weights), weights, strict=False)
+        if not weights or any(not low <= high for low, high in pairs):
+            raise ValueError(
+                f"weights must be >= 0 and must not fall, got {self.weights}"
+            )
+
+    def value(self, x: Array) -> Array:
+        values, xp = operators(x).svdvals(x), namespace(x)
+        return times(self.weight, xp.sum(self._fitted(values) * values), xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        xp = namespace(x)
+        tau = self._fitted(xp.real(x) if is_complex(x, xp) else x)
+        tau = xp.reshape(tau, (1,) * (len(x.shape) - 2) + (len(self.weights),))
+        return operators(x).svt(x, times(step * self.weight, tau, xp))
+
+    def _fitted(self, x: Array) -> Array:
+        return cast_like(np.asarray(self.weights), x, namespace(x))
+
+
+@dataclass(frozen=True)
+class Schatten(Prior):
+    """Sum of ``s^p`` over the singular values s of each image, as a matrix.
+
+    For p below 1 it is nearer to the rank than the nuclear norm, and not convex.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    p : float
+        1/2, 2/3, 1 or 2, as for `svdinv.numpy.schatten_prox`.
+
+    Raises
+    ------
+    ValueError
+        If p is none of these, or `weight` a negative number.
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not any(abs(self.p - q) < 1e-6 for q in (1 / 2, 2 / 3, 1, 2)):
+            raise ValueError(f"p must be 1/2, 2/3, 1 or 2, got {self.p}")
+
+    def value(self, x: Array) -> Array:
+        xp, norms = namespace(x), operators(x).schatten_norm(x, self.p)
+        some = norms > 0
+        powers = xp.where(some, norms, xp.ones_like(norms)) ** self.p
+        total = xp.sum(xp.where(some, powers, xp.zeros_like(norms)))
+        return times(self.weight, total, xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        return operators(x).schatten_prox(x, step * self.weight, self.p)
+
+
+@dataclass(frozen=True)
+class LocalLowRank(Prior):
+    """Nuclear norms of the blocks of a series, each as a Casorati matrix.
+
+    Trzasko & Manduca, Proc. ISMRM 2011. Of blocks that overlap, `value` is the mean
+    over the tilings, and `prox` the mean of their proximal operators: the proximal
+    operator of their proximal average (Bauschke, Goebel, Lucet & Wang, SIAM J. Optim.
+    2008), which lies a little below that value.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    block : int or (int, int)
+        Height and width of a block.
+    stride : int or (int, int), optional
+        Distance of neighbouring blocks, a divisor of `block`. Default: `block`.
+    shift : int or (int, int)
+        First row and column of the first block.
+    """
+
+    block: int | tuple[int, int]
+    _: KW_ONLY
+    stride: int | tuple[int, int] | None = None
+    shift: int | tuple[int, int] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse blocks that do not fit together, as `svdinv.numpy.local_low_rank`."""
+        super().__post_init__()
+        tilings((1, 1), self.block, self.stride, self.shift)
+
+    def value(self, x: Array) -> Array:
+        xp = namespace(x)
+        size = tuple(x.shape[-2:])
+        parts = [
+            _nuclear(tiling.cut(x, xp), self.weight)
+            for tiling in tilings(size, self.block, self.stride, self.shift)
+        ]
+        return sum(parts[1:], parts[0]) / len(parts)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        return operators(x).local_low_rank(
+            x, step * self.weight, self.block, stride=self.stride, shift=self.shift
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NonLocalLowRank(Prior):
+    """Low rank of the groups of patches of an image that look alike.
+
+    The patches of a group, as the rows of a matrix, are nearly combinations of a few
+    (Dong, Shi, Li, Ma & Huang, "Compressive sensing via nonlocal low-rank
+    regularization", IEEE TIP 2014). Its singular values s are penalised by the sum of
+    ``log(1 + s / epsilon)``, which shrinks large ones hardly. Groups overlap: `value`
+    is their sum by the mean number of patches that hold a pixel, and `prox` the mean,
+    at each pixel, of what the proximal operators of its patches' groups make of it.
+    That is a denoiser, and the proximal operator of a function only where all pixels
+    lie in equally many patches.
+
+    Which patches look alike is seen in `guide`, once: in iterations, a new guide makes
+    a new prior.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0, in units of the image squared. `prox` takes singular values away
+        below ``2 sqrt(step weight)``, and up to about twice that where `epsilon` is
+        small.
+    guide : array, shape (C, H, W)
+        Image like those that are to come, real or complex, of any framework. A batch
+        (..., C, H, W) shares its groups.
+    patch, stride, count, reach : int
+        As for `svdinv.unroll.priors.patch_matching.Groups`.
+    epsilon : float, optional
+        Where the penalty turns logarithmic; by default a thousandth of the largest
+        magnitude in `guide`.
+
+    Raises
+    ------
+    ValueError
+        As `Groups`, if `epsilon` is not positive, or `weight` a negative number.
+    """
+
+    guide: Array
+    _: KW_ONLY
+    patch: int = 4
+    stride: int = 4
+    count: int = 64
+    reach: int = 10
+    epsilon: float | None = None
+    groups: Groups = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers = {
+            name: getattr(self, name) for name in ("patch", "stride", "count", "reach")
+        }
+        object.__setattr__(self, "groups", Groups(self.guide, **numbers))
+        if self.epsilon is None:
+            xp = namespace(self.guide)
+            largest = as_float(xp.max(xp.abs(self.guide)))
+            object.__setattr__(self, "epsilon", _NEARLY_NOTHING * (largest or 1.0))
+        elif not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+
+    __repr__ = short_repr
+
+    def value(self, x: Array) -> Array:
+        xp = namespace(x)
+        values = operators(x).svdvals(self.groups.cut(x))
+        total = xp.sum(xp.log(1 + values / self.epsilon))
+        return times(self.weight, total / self.groups.overlap, xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        threshold, tau = operators(x).log_sum_threshold, step * self.weight
+        parts = [threshold(part, tau, self.epsilon) for part in self.groups.parts(x)]
+        return self.groups.join(namespace(x).concat(parts, axis=-3))
+
+
+@dataclass(frozen=True)
+class TensorNuclear(Prior):
+    """Tensor nuclear norm of the t-SVD, of the last three axes.
+
+    The mean over the frequencies along `axis` of the nuclear norms of the
+    matrices that an unnormalised Fourier transform makes of a tensor (Lu et al., IEEE
+    TPAMI 2020); the prox is tensor singular value thresholding.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    axis : int
+        Fourier axis, from -3 to -1: that of time by default.
+
+    Raises
+    ------
+    ValueError
+        If `axis` is none of the last three, or `weight` a negative number.
+    """
+
+    axis: int = -3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.axis not in (-3, -2, -1):
+            raise ValueError(f"axis must be -3, -2 or -1, got {self.axis}")
+
+    def value(self, x: Array) -> Array:
+        xp = namespace(x)
+        slices, _ = fourier_slices(as_complex(x, xp), self.axis, xp)
+        return _nuclear(slices, self.weight) / x.shape[self.axis]
+
+    def prox(self, x: Array, step: Any) -> Array:
+        return operators(x).tsvt(x, step * self.weight, self.axis)
+
+
+@dataclass(frozen=True)
+class Sparse(Prior):
+    """Sum of the magnitudes of the coefficients of a unitary transform.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    transform : Operator
+        Unitary, such as `svdinv.unroll.operators.TemporalFourier`. A real image has a
+        real prox if the transform, like a Fourier transform, makes of the conjugate
+        image conjugate coefficients, in whatever order.
+
+    Raises
+    ------
+    ValueError
+        If `transform` is not unitary, or `weight` a negative number.
+    """
+
+    transform: Operator = field(default_factory=Identity)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.transform.unitary:
+            raise ValueError(f"transform must be unitary, got {self.transform!r}")
+
+    def value(self, x: Array) -> Array:
+        coefficients = self.transform.forward(x)
+        xp = namespace(coefficients)
+        return times(self.weight, xp.sum(xp.abs(coefficients)), xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        xp = namespace(x)
+        coefficients = self.transform.forward(x)
+        z = self.transform.adjoint(shrink(coefficients, step * self.weight))
+        return xp.real(z) if is_complex(z, xp) and not is_complex(x, xp) else z
+
+
+@dataclass(frozen=True)
+class TotalVariation(Prior):
+    """Total variation (Rudin, Osher & Fatemi, Physica D 1992), with its kinks.
+
+    Its prox has no closed form: it is approached by a fixed number of steps of the
+    fast gradient projection of the dual problem (Beck & Teboulle, IEEE TIP 2009),
+    from zero. `svdinv.unroll.algorithms.iterations.PDHG` needs no such inner iteration.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    axes : sequence of int
+        Axes of the differences, negative: those of an image, (-1,) or also that of
+        time, (-3, -2, -1).
+    boundary : {"neumann", "periodic"}
+        As for `svdinv.unroll.operators.Gradient`.
+    isotropic : bool
+        Whether the differences at a pixel count by their root of squares, or each by
+        its magnitude.
+    channels : int, optional
+        Axis, negative, of channels that share their edges: the differences at a pixel
+        are a matrix, channels x axes, and count by its nuclear norm (total nuclear
+        variation: Holt, IEEE TIP 2014; Rigie & La Rivière, Phys. Med. Biol. 2015).
+    iterations : int
+        Steps of the prox.
+
+    Raises
+    ------
+    ValueError
+        As `svdinv.unroll.operators.Gradient`, if `channels` is not negative, one of
+        the `axes`, or given where `isotropic` is not, if `iterations` is not positive,
+        or `weight` a negative number.
+    """
+
+    _: KW_ONLY
+    axes: Sequence[int] = (-2, -1)
+    boundary: Literal["neumann", "periodic"] = "neumann"
+    isotropic: bool = True
+    channels: int | None = None
+    iterations: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Gradient(self.axes, self.boundary)
+        if self.channels is not None:
+            if self.channels >= 0 or self.channels in self.axes:
+                due = "must be a negative axis without differences"
+                raise ValueError(f"channels {due}, got {self.channels}")
+            if not self.isotropic:
+                raise ValueError("channels must be None where isotropic is False")
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+
+    @property
+    def differences(self) -> Gradient:
+        """The operator whose result is sparse."""
+        return Gradient(self.axes, self.boundary)
+
+    def value(self, x: Array) -> Array:
+        d = self.differences.forward(x)
+        xp = namespace(x)
+        if self.channels is not None:
+            return _nuclear(self._jacobians(d, xp), self.weight)
+        return times(self.weight, xp.sum(_size(d, self._joint, xp)), xp)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        xp, D, tau = namespace(x), self.differences, step * self.weight
+        slope = 1 / D.norm_bound**2
+        dual = ahead = xp.zeros_like(D.forward(x))
+        momentum = 1.0
+        for _ in range(self.iterations):
+            moved = ahead + slope * D.forward(x - D.adjoint(ahead))
+            new = moved - self._shrunk(moved, tau)  # onto the ball of radius tau
+            following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+            ahead = new + (momentum - 1) / following * (new - dual)
+            dual, momentum = new, following
+        return x - D.adjoint(dual)
+
+    def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
+        """Return the differences, and the soft threshold of their magnitudes."""
+        return self.differences, lambda d, step: self._shrunk(d, step * self.weight)
+
+    @property
+    def _joint(self) -> int | None:
+        return 0 if self.isotropic else None
+
+    def _shrunk(self, d: Array, tau: Any) -> Array:
+        if self.channels is None:
+            return shrink(d, tau, self._joint)
+        xp = namespace(d)
+        matrices = operators(d).svt(self._jacobians(d, xp), tau)
+        order = self._order(d)
+        return xp.permute_dims(matrices, tuple(map(order.index, range(len(order)))))
+
+    def _jacobians(self, d: Array, xp: Namespace) -> Array:
+        """Return differences (axes, ..., C, ...) as matrices (..., C, axes)."""
+        return xp.permute_dims(d, tuple(self._order(d)))
+
+    def _order(self, d: Array) -> list[int]:
+        last = [len(d.shape) + (self.channels or 0), 0]
+        return [i for i in range(len(d.shape)) if i not in last] + last
+
+
+@dataclass(frozen=True)
+class Tikhonov(Prior):
+    """Half the sum of squares of an image, or of what an operator makes of it.
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    transform : Operator
+        Any linear operator; the prox exists for unitary ones.
+    """
+
+    transform: Operator = field(default_factory=Identity)
+
+    def value(self, x: Array) -> Array:
+        z = self.transform.forward(x)
+        return times(self.weight, inner(z, z) / 2, namespace(x))
+
+    def gradient(self, x: Array) -> Array:
+        """Return ``weight T^H T x``."""
+        z = self.transform.adjoint(self.transform.forward(x))
+        return times(self.weight, z, namespace(x))
+
+    def curvature(self, x: Array) -> Array | float:
+        """Lipschitz constant of the gradient, for images like `x`."""
+        return self.weight * operator_norm(self.transform, x) ** 2
+
+    def prox(self, x: Array, step: Any) -> Array:
+        """Shrink the image; ValueError if the transform is not unitary."""
+        if not self.transform.unitary:
+            raise ValueError(f"prox needs a unitary transform, not {self.transform!r}")
+        return times(1 / (1 + step * self.weight), x, namespace(x))
+
+
+@dataclass(frozen=True)
+class HuberVariation(Prior):
+    """Total variation, smoothed: quadratic in differences below `delta`.
+
+    Sum over the pixels of s^2 / (2 delta) for s <= delta and s - delta / 2 above, where
+    s is the length of the difference vector (Huber, Ann. Math. Statist. 1964).
+
+    Parameters
+    ----------
+    weight : float or 0-d array
+        Factor >= 0.
+    delta : float
+        Where the penalty turns linear, in units of the image; positive.
+    axes, boundary
+        As for `TotalVariation`.
+
+    Raises
+    ------
+    ValueError
+        As `TotalVariation`, and if `delta` is not positive.
+    """
+
+    delta: float
+    _: KW_ONLY
+    axes: Sequence[int] = (-2, -1)
+    boundary: Literal["neumann", "periodic"] = "neumann"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Gradient(self.axes, self.boundary)
+        if not self.delta > 0:
+            raise ValueError(f"delta must be positive, got {self.delta}")
+
+    @property
+    def differences(self) -> Gradient:
+        """The operator whose result is penalised."""
+        return Gradient(self.axes, self.boundary)
+
+    def value(self, x: Array) -> Array:
+        xp, delta = namespace(x), self.delta
+        s = _size(self.differences.forward(x), 0, xp)
+        penalty = xp.where(s > delta, s - delta / 2, s * s / (2 * delta))
+        return times(self.weight, xp.sum(penalty), xp)
+
+    def gradient(self, x: Array) -> Array:
+        """Return ``weight D^H (D x / max(|D x|, delta))``."""
+        xp, d = namespace(x), self.differences.forward(x)
+        s = _size(d, 0, xp)
+        larger = xp.where(s > self.delta, s, self.delta * xp.ones_like(s))
+        z = self.differences.adjoint(d / like(larger, d, xp))
+        return times(self.weight, z, xp)
+
+    def curvature(self, x: Array) -> Array | float:
+        """Lipschitz constant of the gradient."""
+        return self.weight * self.differences.norm_bound**2 / self.delta
+
+
+def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
+    """Soft-threshold magnitudes, ``x max(1 - tau / |x|, 0)``.
+
+    The proximal operator of tau times the sum of magnitudes, finite with its
+    derivatives where x is 0.
+
+    Parameters
+    ----------
+    x : array
+        Real or complex.
+    tau : float or array
+        Threshold >= 0, broadcasting to the magnitudes.
+    axis : int, optional
+        Axis along which elements are one vector with one magnitude, the root of
+        their squares; by default each element is on its own.
+
+    Returns
+    -------
+    array
+        Of the shape and dtype of `x`.
+    """
+    xp = namespace(x)
+    size = _size(x, axis, xp)
+    tau = like(tau, size, xp) if hasattr(tau, "dtype") else tau
+    kept = size > tau
+    one = xp.ones_like(size)
+    factor = xp.where(kept, one - tau / xp.where(kept, size, one), xp.zeros_like(size))
+    return like(factor, x, xp) * x
+
+
+def _size(x: Array, axis: int | None, xp: Namespace) -> Array:
+    """Magnitudes, along an axis that is kept; their derivative at 0 is 0."""
+    if axis is None:
+        return xp.abs(x)
+    squares = inner(x, x, axis, keepdims=True)
+    some = squares > 0
+    roots = xp.sqrt(xp.where(some, squares, xp.ones_like(squares)))
+    return xp.where(some, roots, xp.zeros_like(roots))
+
+
+def _nuclear(matrices: Array, weight: Any) -> Array:
+    xp = namespace(matrices)
+    norms = operators(matrices).nuclear_norm(matrices)
+    return times(weight, xp.sum(norms), xp)

@@ -1,0 +1,224 @@
+"""Groups of patches of an image that look alike, each a matrix of low rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    cast_like,
+    namespace,
+    on_device,
+    sizes,
+    to_numpy,
+    zero_padded,
+)
+
+__all__ = ["Groups"]
+
+_VALUES = 2**21  # of groups at a time
+
+
+class Groups:
+    """Where those patches of a guide are that look like its reference patches.
+
+    A reference patch of all channels lies at each pixel of a grid. The patches nearest
+    to it by the sum of squared differences, of all that lie around it, are its group
+    (Buades, Coll & Morel, CVPR 2005; Dong, Shi, Li, Ma & Huang, IEEE TIP 2014).
+
+    Parameters
+    ----------
+    guide : array, shape (C, H, W)
+        Image, real or complex, of any framework, whose values are known.
+    patch : int
+        Height and width of a patch.
+    stride : int
+        Distance of neighbouring reference patches, at most `patch`.
+    count : int
+        Patches of a group, the reference among them; fewer where fewer lie around it.
+    reach : int
+        How many rows and columns a patch may be away from the reference.
+
+    Raises
+    ------
+    ValueError
+        If a number is no positive integer, `stride` is larger than `patch`, or `guide`
+        has other axes, is smaller than a patch or not finite.
+    """
+
+    def __init__(
+        self, guide: Array, *, patch: int, stride: int, count: int, reach: int
+    ) -> None:
+        numbers = {"patch": patch, "stride": stride, "count": count, "reach": reach}
+        for name, number in numbers.items():
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} must be a positive integer, got {number!r}")
+        if stride > patch:
+            raise ValueError(f"stride must be at most patch, {patch}, got {stride}")
+        shape = tuple(guide.shape)
+        if len(shape) != 3 or min(shape[1:]) < patch:
+            raise ValueError(
+                f"guide must be (C, H, W) with H and W at least patch, {patch}, got "
+                f"shape {shape}"
+            )
+        image = to_numpy(guide)
+        if np.iscomplexobj(image):
+            image = np.concatenate([image.real, image.imag])
+        if not np.isfinite(image).all():
+            raise ValueError("guide must be finite")
+        # Its scale is of no account, but squares of single precision end somewhere.
+        image = image - image.mean(axis=(-2, -1), keepdims=True)
+        image = image / (np.abs(image).max() or 1)
+        self.patch, self._shape = patch, shape
+        self._corners = shape[1] - patch + 1, shape[2] - patch + 1
+        self._index = _alike(image.astype(np.float32), patch, stride, count, reach)
+        places = math.prod(self._corners)
+        counts = np.bincount(self._index.reshape(-1), minlength=places)
+        self._levels, self._ranks = _summands(self._index.reshape(-1), counts)
+        # How many patches hold each pixel: not 0, as the references hold all.
+        self._times = self._folded(np.repeat(counts[:, None] * 1.0, patch**2, axis=1))
+
+    @property
+    def count(self) -> int:
+        """Number of patches of a group."""
+        return int(self._index.shape[1])
+
+    @property
+    def overlap(self) -> float:
+        """How many patches hold a pixel, in the mean."""
+        return float(self._times.mean())
+
+    def cut(self, x: Array) -> Array:
+        """Cut an image (..., C, H, W) into groups, as matrices with a row per patch.
+
+        Shape (..., groups, patches, C patch^2).
+        """
+        return namespace(x).concat(list(self.parts(x)), axis=-3)
+
+    def parts(self, x: Array) -> Iterator[Array]:
+        """Yield the matrices of `cut` in parts, which takes less memory.
+
+        Raises ValueError if the image has another shape than the guide.
+        """
+        shape = tuple(x.shape)
+        pairs = zip(shape[-3:], self._shape, strict=False)
+        if len(shape) < 3 or any(n not in (None, own) for n, own in pairs):
+            raise ValueError(
+                f"x must end in the guide's shape {self._shape}, got {shape}"
+            )
+        xp, p, (rows, columns) = namespace(x), self.patch, self._corners
+        moved = [
+            x[..., i : i + rows, j : j + columns] for i in range(p) for j in range(p)
+        ]
+        patches = xp.stack(moved, axis=-1)
+        *batch, _, _, _, _ = sizes(patches, xp)
+        n, size = len(batch), self._shape[0] * p * p
+        patches = xp.permute_dims(patches, (*range(n), n + 1, n + 2, n, n + 3))
+        patches = xp.reshape(patches, (*batch, rows * columns, size))
+        some = max(1, _VALUES // (self.count * size))
+        for first in range(0, len(self._index), some):
+            index = self._index[first : first + some]
+            found = _taken(patches, index.reshape(-1), xp)
+            yield xp.reshape(found, (*batch, *index.shape, size))
+
+    def join(self, groups: Array) -> Array:
+        """Assemble an image, each pixel the mean over the patches that hold it."""
+        return self._summed(groups) / cast_like(self._times, groups, namespace(groups))
+
+    def _summed(self, groups: Array) -> Array:
+        """Add the patches up where they lie."""
+        xp = namespace(groups)
+        *batch, _, _, size = sizes(groups, xp)
+        entries = xp.reshape(groups, (*batch, self._index.size, size))
+        patches = _taken(entries, self._levels[-1], xp)
+        for level, longer in zip(
+            self._levels[:0:-1], self._levels[-2::-1], strict=True
+        ):
+            found = _taken(entries, longer, xp)
+            both = found[..., : len(level), :] + patches
+            patches = xp.concat([both, found[..., len(level) :, :]], axis=-2)
+        return self._folded(_taken(zero_padded(patches, 1, -2, xp), self._ranks, xp))
+
+    def _folded(self, patches: Array) -> Array:
+        """Add up patches (..., places, values), one at each place."""
+        xp, p, (rows, columns) = namespace(patches), self.patch, self._corners
+        *batch, _, size = sizes(patches, xp)
+        n = len(batch)
+        x = xp.reshape(patches, (*batch, rows, columns, size // (p * p), p, p))
+        x = xp.permute_dims(x, (*range(n), n + 2, n + 3, n + 4, n, n + 1))
+        for axis in (-1, -2):  # columns, then rows
+            x = zero_padded(x, p - 1, axis, xp)
+            x = sum(xp.roll(x[..., k, :, :], k, axis=axis) for k in range(p))
+        return x
+
+
+def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:
+    """Gather rows of matrices."""
+    return xp.take(x, xp.asarray(index, **on_device(x)), axis=-2)
+
+
+def _alike(
+    image: NDArray[Any], patch: int, stride: int, count: int, reach: int
+) -> NDArray[Any]:
+    """Return, for each reference patch, the positions of its nearest patches."""
+    rows, columns = (size - patch + 1 for size in image.shape[1:])
+    y, x = (
+        np.unique([*range(0, places, stride), places - 1]) for places in (rows, columns)
+    )
+    around = [
+        (a, b) for a in range(-reach, reach + 1) for b in range(-reach, reach + 1)
+    ]
+    # As many as lie around a corner.
+    near = (min(reach, rows - 1) + 1) * (min(reach, columns - 1) + 1)
+    count = min(count, near)
+    distances = np.full((len(around), len(y), len(x)), np.inf, np.float32)
+    for found, (a, b) in zip(distances, around, strict=True):
+        some_y, some_x = (y + a >= 0) & (y + a < rows), (x + b >= 0) & (x + b < columns)
+        if not (some_y.any() and some_x.any()):
+            continue
+        here, there = _overlap(image, a, b), _overlap(image, -a, -b)
+        squares = ((here - there) ** 2).sum(0)
+        top, left = y[some_y] - max(0, -a), x[some_x] - max(0, -b)
+        lines = sum(squares[top + k] for k in range(patch))
+        found[np.ix_(some_y, some_x)] = sum(lines[:, left + k] for k in range(patch))
+    # Where many are the same the reference is among them.
+    distances[around.index((0, 0))] = -1
+    flat = distances.reshape(len(around), -1)
+    nearest = np.argpartition(flat, count - 1, axis=0)[:count].T
+    a, b = np.array(around).T[:, nearest]
+    top, left = (corner.reshape(-1, 1) for corner in np.meshgrid(y, x, indexing="ij"))
+    return ((top + a) * columns + left + b).astype(np.int32)
+
+
+def _overlap(image: NDArray[Any], a: int, b: int) -> NDArray[Any]:
+    """Return the pixels of an image that have a neighbour at offset (a, b)."""
+    _, H, W = image.shape
+    return image[:, max(0, -a) : H - max(0, a), max(0, -b) : W - max(0, b)]
+
+
+def _summands(
+    index: NDArray[Any], counts: NDArray[Any]
+) -> tuple[list[NDArray[Any]], NDArray[Any]]:
+    """Return which entries add up at each position, to gather instead of scatter.
+
+    Of the places of the entries, and how many lie at each.
+    In the first array is one entry of each place that has any, those with most of them
+    first; in the second, which is shorter, a second entry of each that has two. The
+    last tells the line of each place there; places without entries come after all.
+    """
+    entries = np.argsort(index, kind="stable")
+    first = np.cumsum(counts) - counts
+    places = np.argsort(-counts, kind="stable")
+    levels = [
+        entries[first[places[: np.count_nonzero(counts > k)]] + k].astype(np.int32)
+        for k in range(counts.max())
+    ]
+    ranks = np.empty_like(places)
+    ranks[places] = np.arange(len(places))
+    return levels, np.minimum(ranks, len(levels[0])).astype(np.int32)

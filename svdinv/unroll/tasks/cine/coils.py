@@ -1,0 +1,143 @@
+"""Coil sensitivities from the data themselves."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdinv._missing import needing
+
+__all__ = ["estimate_maps"]
+
+
+def estimate_maps(
+    kspace: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    calibration: int = 24,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.0,
+) -> NDArray[np.complex64]:
+    """Reconstruction sensitivity maps by ESPIRiT, from the centre of k-space.
+
+    ESPIRiT (Uecker et al., MRM 71, 2014) as SigPy computes it: the maps are the
+    eigenvectors to the eigenvalue 1 of the projection onto the row space of the
+    calibration matrix. Of a series, all frames are averaged first, each point over
+    the frames that sample it.
+
+    Parameters
+    ----------
+    kspace : array_like, shape (C, H, W) or (T, C, H, W)
+        k-space data, the centre at ``(H // 2, W // 2)``.
+    mask : array_like of bool, shape (H, W) or (T, H, W), optional
+        True where sampled; if left out, where some coil is not zero.
+    calibration : int
+        Side of the square around the centre that is used. Each of its points must be
+        sampled in one frame at least.
+    kernel : int
+        Side of the kernels, at most `calibration`.
+    threshold : float
+        The row space is spanned by the singular vectors of the calibration matrix
+        whose singular values exceed this times the largest; in (0, 1).
+    crop : float
+        Maps are set to zero where the eigenvalue is not above this, which is where
+        there is no signal; in [0, 1). With 0 there are maps everywhere.
+
+    Returns
+    -------
+    ndarray of complex64, shape (C, H, W)
+        The maps. The sum of their squared magnitudes is 1, or 0 where cropped; the
+        first coil is real and not negative, as phases are determined only relative
+        to one another. Where that coil receives little, they are less certain.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, numbers are not finite, the square is not sampled or is
+        zero, or an argument is out of range.
+    ImportError
+        If SigPy is missing.
+    """
+    data = np.asarray(kspace)
+    if data.ndim not in (3, 4) or not data.size:
+        raise ValueError(
+            f"kspace must be (C, H, W) or (T, C, H, W), got the shape {data.shape}"
+        )
+    if not np.isfinite(data).all():
+        raise ValueError("kspace must be finite")
+    height, width = data.shape[-2:]
+    if not 1 <= calibration <= min(height, width):
+        raise ValueError(
+            f"calibration must be 1 to {min(height, width)}, got {calibration}"
+        )
+    if not 1 <= kernel <= calibration:
+        raise ValueError(f"kernel must be 1 to {calibration}, got {kernel}")
+    if not 0 < threshold < 1 or not 0 <= crop < 1:
+        raise ValueError("threshold must lie in (0, 1) and crop in [0, 1)")
+    rows, columns = (
+        slice(n // 2 - calibration // 2, n // 2 - calibration // 2 + calibration)
+        for n in (height, width)
+    )
+    if not data.any():
+        raise ValueError("kspace is zero")
+    mean, sampled = _time_average(data, mask)
+    missing = np.count_nonzero(~sampled[rows, columns])
+    if missing:
+        raise ValueError(
+            f"{missing} of the {calibration}x{calibration} points of calibration are "
+            "sampled in no frame; choose a smaller calibration"
+        )
+    centre = np.zeros_like(mean)
+    centre[:, rows, columns] = mean[:, rows, columns]
+    scale = float(np.abs(centre).max())
+    if scale == 0:
+        raise ValueError("kspace is zero where it should be calibrated")
+    with warnings.catch_warnings():
+        # Importing SigPy imports CuPy, if there is one, which may warn of CUDA.
+        warnings.simplefilter("ignore")
+        with needing("sigpy", "mri"):
+            from sigpy.mri.app import EspiritCalib
+        maps = EspiritCalib(
+            centre / scale,
+            calib_width=calibration,
+            thresh=threshold,
+            kernel_width=kernel,
+            crop=crop,
+            show_pbar=False,
+        ).run()
+    return _normalise(np.asarray(maps))
+
+
+def _time_average(
+    data: NDArray, mask: ArrayLike | None
+) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+    """Average each point over the frames that sample it; say which ones are sampled."""
+    frames = data if data.ndim == 4 else data[None]
+    grid = frames.shape[-2:]
+    if mask is None:
+        where = (frames != 0).any(axis=1)
+    else:
+        where = np.asarray(mask, dtype=bool)
+        allowed = (grid, (len(frames), *grid))
+        if where.shape not in allowed:
+            raise ValueError(
+                f"mask must have the shape {grid} or {allowed[1]}, got {where.shape}"
+            )
+    where = np.broadcast_to(where, (len(frames), *grid))
+    total = np.einsum("tchw,thw->chw", frames, where.astype(np.float32))
+    counts = where.sum(axis=0)
+    return (total / np.maximum(counts, 1)).astype(np.complex64), counts > 0
+
+
+def _normalise(maps: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Scale to unit energy, and turn the first coil onto the positive real axis."""
+    maps = np.nan_to_num(maps)  # where SigPy divides by a first coil of zero
+    energy = np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
+    size = np.abs(maps[0])
+    turn = np.where(size > 0, maps[0].conj() / np.where(size > 0, size, 1), 1)
+    turned = maps * turn / np.where(energy > 0, energy, 1)
+    turned[0] = np.abs(turned[0])
+    return turned.astype(np.complex64)

@@ -1,0 +1,195 @@
+"""Real series of the beating heart: those of the package, and files to train on.
+
+The four built in are magnitudes of one pig's heart, of the files of the project
+ep-dataset of the Wright Group, Sunnybrook Research Institute (animal 2011-12-01-GIP17,
+github.com/WrightGroupSRI/ep-dataset, CC0 1.0): balanced SSFP at 1.5 T, gated, 20 frames
+of one heart beat, pixels of 0.82 mm, slices of 5 mm. Here they are cropped to 96 x 96
+pixels around the heart; the phase is not theirs, because the files have none.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.formats.checks import FileError, fingerprint, listed, naming
+from svdinv.unroll.tasks.cine import HEARTS
+
+__all__ = [
+    "HEARTS",
+    "cropped_series",
+    "heart_series",
+    "hearts_fingerprint",
+    "read_hearts",
+    "smooth_phase",
+]
+
+Series = NDArray[np.float32]
+
+_LEAST = 16  # pixels of a side, frames apart
+_FILE = "hearts.npz"
+
+
+def heart_series(name: str) -> Series:
+    """Load a real series of a beating heart.
+
+    Parameters
+    ----------
+    name : str
+        A name of `HEARTS`.
+
+    Returns
+    -------
+    ndarray of float32, shape (20, 96, 96)
+        Magnitudes in [0, 1], of one heart beat.
+
+    Raises
+    ------
+    ValueError
+        If there is no such series.
+    """
+    if name not in HEARTS:
+        raise ValueError(f"no series {name!r}; there are {', '.join(HEARTS)}")
+    content = (files("svdinv.unroll.tasks.cine") / _FILE).read_bytes()
+    with np.load(io.BytesIO(content)) as archive:
+        return _scaled(archive[name])
+
+
+def read_hearts(places: Sequence[str]) -> dict[str, Series]:
+    """Read real series to train on.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Files .npz, of which every array is a series, or .npy, and folders of such
+        files. A series is (T, H, W), real or complex, of 16 or more pixels a side and
+        4 or more frames; its magnitude is taken.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, shape (T, H, W)
+        Magnitudes in [0, 1], by the name of the array, or of the file .npy; where one
+        is there twice, with the name of the file in front.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing or damaged, or holds what is no series.
+    """
+    found: dict[str, Series] = {}
+    for file in _archives(places):
+        with naming(file, "real series"):
+            for key, array in _arrays(file):
+                if array.dtype.kind not in "iufc":
+                    raise FileError(f"{file}: {key} is no array of numbers")
+                fits = array.ndim == 3 and min(array.shape[1:]) >= _LEAST
+                if not fits or len(array) < 4:
+                    raise FileError(
+                        f"{file}: {key} must be (T, H, W), of at least 4 frames of "
+                        f"{_LEAST} pixels a side, got {array.shape}"
+                    )
+                magnitude = np.abs(array.astype(np.complex64))
+                if not np.isfinite(magnitude).all() or not magnitude.any():
+                    raise FileError(f"{file}: {key} must be finite, and not 0")
+                found[f"{file.stem}/{key}" if key in found else key] = _scaled(
+                    magnitude
+                )
+    return found
+
+
+def cropped_series(
+    series: Series, frames: int, size: int, rng: np.random.Generator
+) -> Series:
+    """Draw a random crop in space, time and scale of a real series for training.
+
+    Half of the parts are of pixels as they are; the others are turned, and finer or
+    coarser by up to 1.6. Every frame is taken, or every other one; where the series
+    ends, it runs back, and where it has fewer rows or columns than `size`, it is
+    mirrored at its borders. The largest magnitude is 1, unless all are 0.
+    """
+    from scipy.ndimage import affine_transform, gaussian_filter
+
+    T, *grid = series.shape
+    taken = int(rng.integers(T)) + int(rng.integers(1, 3)) * np.arange(frames)
+    part = series[_mirrored(taken, T)]
+    # The heart is usually near the middle.
+    centre = [(n - 1) / 2 + rng.normal() * n / 8 for n in grid]
+    if rng.random() < 0.5:
+        pixels = [
+            _mirrored(round(c - size / 2) + np.arange(size), n)
+            for c, n in zip(centre, grid, strict=True)
+        ]
+        part = part[:, pixels[0][:, None], pixels[1]]
+    else:
+        coarser = float(np.exp(rng.uniform(np.log(0.7), np.log(1.6))))
+        angle = rng.uniform(0, 2 * np.pi)
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = coarser * np.array([[cos, -sin], [sin, cos]])
+        corner = np.array(centre) - turn @ np.full(2, (size - 1) / 2)
+        if coarser > 1:  # what the coarser grid cannot hold would fold over
+            part = gaussian_filter(part, (0, 0.5 * coarser, 0.5 * coarser))
+        part = np.stack(
+            [
+                affine_transform(frame, turn, corner, (size, size), mode="mirror")
+                for frame in part
+            ]
+        )
+    return _scaled(np.maximum(part, 0))
+
+
+def smooth_phase(
+    frames: int, size: int, rng: np.random.Generator
+) -> NDArray[np.complex64]:
+    """Make up a phase, smooth in space, that turns a little in time.
+
+    Numbers of magnitude 1, complex64 (frames, size, size).
+    """
+    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    waves = rng.normal(0, 1.2, 8)
+    phase = waves[0] * x + waves[1] * y + waves[2] * x * y + waves[3] * (x**2 - y**2)
+    phase = phase + waves[4] * np.sin(2 * x + waves[5]) * np.sin(2 * y + waves[6])
+    turn = 0.15 * waves[7] * np.sin(2 * np.pi * (rng.random() + np.arange(frames) / 20))
+    # Where the flow is, or the field, it turns more than elsewhere.
+    place = np.exp(-4 * ((x - rng.uniform(-1, 1)) ** 2 + (y - rng.uniform(-1, 1)) ** 2))
+    whole = phase + turn[:, None, None] * (0.5 + place)
+    return np.exp(1j * whole).astype(np.complex64)
+
+
+def _mirrored(index: NDArray[np.int_], n: int) -> NDArray[np.int_]:
+    """Put indices that lie outside of n entries back, by mirrors at their ends."""
+    index = index % (2 * n - 2)
+    return np.where(index < n, index, 2 * n - 2 - index)
+
+
+def _scaled(magnitude: NDArray[Any]) -> Series:
+    largest = float(magnitude.max())
+    return (magnitude / (largest or 1.0)).astype(np.float32)
+
+
+def hearts_fingerprint(places: Sequence[str]) -> str:
+    """Sum up the files of `read_hearts` by SHA-256: their names, order and content."""
+    return fingerprint(_archives(places))
+
+
+def _archives(places: Sequence[str]) -> Iterator[Path]:
+    def inside(folder: Path) -> list[Path]:
+        return sorted(p for p in folder.iterdir() if p.suffix in (".npy", ".npz"))
+
+    return listed(places, inside)
+
+
+def _arrays(file: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    # Opened here, because NumPy leaves a damaged archive open.
+    with file.open("rb") as stream:
+        if file.suffix == ".npy":
+            yield file.stem, np.load(stream, allow_pickle=False)
+            return
+        with np.load(stream, allow_pickle=False) as archive:
+            for key in archive.files:
+                yield key, archive[key]

@@ -1,0 +1,675 @@
+"""A beating heart made of formulas: cardiac MRI with a truth, of any size.
+
+A short-axis slice through the chest. Every frame maps its pixels back to the tissue
+at end-diastole and end-expiration, and the tissue is painted there: so walls thicken
+as they contract, and the texture moves with what it belongs to.
+
+Lengths are in half the side of the field of view, x to the patient's left (right in
+the image) and y to the back (down); a typical one is 360 mm wide.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LABELS", "Phantom", "coil_maps", "heart"]
+
+LABELS = ("other", "left ventricle", "myocardium", "right ventricle")
+"""What the numbers in `Phantom.labels` stand for."""
+
+Array = NDArray[np.floating]
+Number = float | Array
+
+_TORSO = (0.94, 0.74)  # semi-axes
+_EDGE = 0.6  # pixels over which one tissue goes over into the next
+_MARGIN = 0.16  # no tissue moves farther than this
+
+# Signal in balanced steady-state free precession at 1.5 T, blood being 1.
+_CINE = {
+    "fat": 0.82,
+    "muscle": 0.24,
+    "lung": 0.05,
+    "vessel": 0.5,
+    "liver": 0.34,
+    "spleen": 0.46,
+    "marrow": 0.36,
+    "cortex": 0.08,
+    "fluid": 0.8,
+    "cord": 0.42,
+    "myocardium": 0.33,
+    "left": 1.0,
+    "right": 0.95,
+}
+# Saturation recovery nulls most of it before the contrast agent comes.
+_PERFUSION = {
+    "fat": 0.42,
+    "muscle": 0.13,
+    "lung": 0.03,
+    "vessel": 0.1,
+    "liver": 0.17,
+    "spleen": 0.14,
+    "marrow": 0.18,
+    "cortex": 0.04,
+    "fluid": 0.09,
+    "cord": 0.13,
+    "myocardium": 0.11,
+    "left": 0.09,
+    "right": 0.09,
+}
+
+
+class Phantom(NamedTuple):
+    """A series of the heart, and what it was made from.
+
+    Attributes
+    ----------
+    series : ndarray of complex64, shape (T, H, W)
+        The images; the largest magnitude is 1.
+    maps : ndarray of complex64, shape (C, H, W), or None
+        Coil sensitivities; the sum of their squared magnitudes is 1 at every pixel.
+    labels : ndarray of uint8, shape (T, H, W)
+        Index into `LABELS` of what fills most of the pixel.
+    times : ndarray of float64, shape (T,)
+        Seconds from the first frame.
+    """
+
+    series: NDArray[np.complex64]
+    maps: NDArray[np.complex64] | None
+    labels: NDArray[np.uint8]
+    times: Array
+
+
+def heart(
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    seed: int,
+    coils: int | None = None,
+    contrast: str = "cine",
+    frame_time: float | None = None,
+    heart_rate: float = 66.0,
+    breathing_rate: float = 14.0,
+    breathing: float = 1.0,
+) -> Phantom:
+    """Make a complex image series of a beating heart in a breathing chest.
+
+    The ventricle contracts as an incompressible ring that twists, with the filling in
+    two steps of a healthy heart; breathing follows Lujan et al. (Med. Phys. 26, 1999)
+    and rests at end-expiration. The phase is smooth, drifts with time and breathing,
+    and follows the flow in the blood. Position, size, form and texture of the organs
+    are drawn from the seed.
+
+    Parameters
+    ----------
+    frames, height, width : int
+        T >= 1, and H and W of 16 or more; pixels are square.
+    seed : int
+        Draws the anatomy; the same arguments give the same series.
+    coils : int, optional
+        Number of receive coils around the chest; without it there are no maps.
+    contrast : {"cine", "perfusion"}
+        "cine": balanced SSFP, blood bright all the time, in real time. "perfusion":
+        the first pass of a contrast agent, through the right ventricle, the left, and
+        the myocardium, where a segment under the endocardium lacks blood; one frame
+        a beat, always in diastole.
+    frame_time : float, optional
+        Seconds between frames: 0.05 for "cine", one beat for "perfusion" by default.
+    heart_rate, breathing_rate : float
+        Beats and breaths per minute, positive.
+    breathing : float
+        Depth of the breathing: 1 is free breathing, 0 a held breath; in [0, 1.5].
+
+    Returns
+    -------
+    Phantom
+        The series, coil maps, labels and times.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> from svdinv.unroll.tasks.cine.phantom import heart
+    >>> heart(8, 64, 64, seed=0, coils=4).maps.shape
+    (4, 64, 64)
+    """
+    _check_size(frames, height, width)
+    if contrast not in ("cine", "perfusion"):
+        raise ValueError(f'contrast must be "cine" or "perfusion", got {contrast!r}')
+    if not all(0 < rate < math.inf for rate in (heart_rate, breathing_rate)):
+        raise ValueError("heart_rate and breathing_rate must be positive")
+    if not 0 <= breathing <= 1.5:
+        raise ValueError(f"breathing must lie in [0, 1.5], got {breathing}")
+    perfusion = contrast == "perfusion"
+    if frame_time is None:
+        frame_time = 60 / heart_rate if perfusion else 0.05
+    if not 0 < frame_time < math.inf:
+        raise ValueError(f"frame_time must be positive seconds, got {frame_time}")
+    maps = None if coils is None else coil_maps(coils, height, width, seed=seed)
+    # Streams of their own, so that neither the contrast nor T changes the anatomy.
+    rng, timing, levels = (np.random.default_rng([seed, k]) for k in (0, 2, 3))
+    body = _Body.draw(rng)
+    times = frame_time * np.arange(frames)
+    first_beat, first_breath = timing.random(2)
+    beat = first_beat + times * heart_rate / 60
+    if perfusion:  # triggered, as well as that can be done
+        beat = 0.72 + 0.02 * timing.standard_normal(frames)
+    squeeze = _contraction(beat)
+    cycle = first_breath + times * breathing_rate / 60
+    breath = breathing * np.sin(np.pi * cycle) ** 4
+    x, y = _grid(height, width)
+    tissue_x, tissue_y = body.tissue_at(x, y, _frames(squeeze), _frames(breath))
+    level = np.ones((frames, 1, 1), dtype=np.float32)
+    steady = {name: value * level for name, value in _CINE.items()}
+    signal = _first_pass(times) if perfusion else steady
+    for name in _CINE:  # scanners and people differ
+        factor = np.float32(levels.uniform(0.85, 1.15))
+        for tissue in (name, "defect") if name == "myocardium" else (name,):
+            if tissue in signal and name not in ("left", "right"):
+                signal[tissue] = factor * signal[tissue]
+    canvas = _Canvas(tissue_x, tissue_y, x, y)
+    blood, labels = _paint(canvas, body, signal, _frames(squeeze), perfusion, rng)
+    phase = _phase(x, y, _frames(times), _frames(breath), rng)
+    if not perfusion:
+        speed = (_contraction(beat + 0.01) - _contraction(beat - 0.01)) / 0.02
+        phase = phase + 0.15 * _frames(speed) * blood
+    series = (canvas.image * np.exp(1j * phase)).astype(np.complex64)
+    series /= np.abs(series).max()
+    return Phantom(series, maps, labels, times)
+
+
+def coil_maps(
+    coils: int, height: int, width: int, *, seed: int
+) -> NDArray[np.complex64]:
+    """Compute sensitivities of loop coils on a belt around the chest, (C, H, W).
+
+    By the law of Biot and Savart, in the static approximation: the sensitivity is the
+    transverse field of a unit current in the loop, ``B_x - i B_y`` (Hoult 2000). The
+    sum of the squared magnitudes is 1 at every pixel. The seed draws where the belt
+    begins, and a phase for every coil. Raises ValueError unless C >= 1, and H and W are
+    16 or more.
+    """
+    _check_size(1, height, width)
+    if not _is_integer(coils) or coils < 1:
+        raise ValueError(f"coils must be a positive integer, got {coils!r}")
+    rng = np.random.default_rng([seed, 1])
+    x, y = _grid(height, width)
+    turns = (np.arange(coils) + rng.random()) / coils + 0.01 * rng.random(coils)
+    radius = min(0.65, 4 / coils)
+    maps = np.stack(
+        [
+            _loop_field(x, y, 1.5 * math.cos(a), 1.35 * math.sin(a), a, radius)
+            for a in 2 * np.pi * turns
+        ]
+    )
+    maps *= np.exp(2j * np.pi * rng.random(coils))[:, None, None]
+    maps /= np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))
+    return maps.astype(np.complex64)
+
+
+def _loop_field(
+    x: Array,
+    y: Array,
+    x0: float,
+    y0: float,
+    angle: float,
+    radius: float,
+    *,
+    wire: float = 0.15,
+    points: int = 24,
+) -> NDArray[np.complexfloating]:
+    """Integrate ``B_x - i B_y`` of a loop around (x0, y0) whose axis has an angle.
+
+    The unit is mu_0 I / 4 pi. The thickness of the wire keeps the field finite.
+    """
+    turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    across, up = radius * np.cos(turn), radius * np.sin(turn)
+    tx, ty = -math.sin(angle), math.cos(angle)  # the loop spans this direction and z
+    dx = x[..., None] - (x0 + across * tx)
+    dy = y[..., None] - (y0 + across * ty)
+    step = 2 * np.pi / points
+    jx, jy, jz = -up * tx * step, -up * ty * step, across * step
+    cube = (dx**2 + dy**2 + up**2 + wire**2) ** 1.5
+    field_x = np.sum((-jy * up - jz * dy) / cube, axis=-1)
+    field_y = np.sum((jz * dx + jx * up) / cube, axis=-1)
+    return field_x - 1j * field_y
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What the seed decides of the anatomy."""
+
+    centre: tuple[float, float]  # of the left ventricle
+    cavity: float  # its radius at end-diastole
+    wall: float
+    flat: float  # axis ratio of the ventricle
+    tilt: float
+    ejection: float  # share of the radius lost at end-systole
+    twist: float
+    right_angle: float  # where the right ventricle lies
+    shift: tuple[float, float]  # of the heart at full inspiration
+    chest: float  # rise of the chest wall
+    defect: float  # direction from the centre to the segment that lacks blood
+    size: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> _Body:
+        def about(value: float, spread: float) -> float:
+            return value + spread * rng.uniform(-1, 1)
+
+        return cls(
+            centre=(about(0.16, 0.06), about(-0.05, 0.06)),
+            cavity=about(0.163, 0.025),
+            wall=about(0.068, 0.014),
+            flat=about(0.93, 0.05),
+            tilt=about(0.4, 0.3),
+            ejection=about(0.38, 0.07),
+            twist=about(0.15, 0.05),
+            right_angle=about(3.35, 0.25),
+            shift=(about(-0.015, 0.01), about(0.06, 0.015)),
+            chest=about(0.03, 0.01),
+            defect=about(0.0, math.pi),
+            size=about(0.98, 0.04),
+        )
+
+    def tissue_at(
+        self, x: Array, y: Array, squeeze: Array, breath: Array
+    ) -> tuple[Array, Array]:
+        """Find where the tissue now at (x, y) lies at rest, shape (T, H, W)."""
+        x0, y0 = self.centre
+        near = np.exp(-((x - x0) ** 2 + (y - y0 - 0.1) ** 2) / (2 * 0.42**2))
+        front = _step(-(y + 0.25) / 0.12)
+        x = x - breath * self.shift[0] * near
+        y = y - breath * (self.shift[1] * near - self.chest * front)
+        # Polar coordinates of the ventricle, in which its wall is a ring.
+        u, v = _turn(x - x0, y - y0, self.tilt)
+        u = u / self.flat
+        square = u**2 + v**2
+        rest, now = self.cavity, self.cavity * (1 - self.ejection * squeeze)
+        fade = _step((0.16 - square) / 0.03)
+        outside = square + (rest**2 - now**2) * fade
+        inside = square * (rest / now) ** 2
+        stretch = np.sqrt(
+            np.where(square < now**2, inside, outside) / np.maximum(square, 1e-12)
+        )
+        angle = self.twist * squeeze * fade
+        u, v = _turn(u * stretch, v * stretch, angle)
+        u, v = _turn(u * self.flat, v, -self.tilt)
+        return u + x0, v + y0
+
+
+@dataclass
+class _Canvas:
+    """A series to be painted on, in the coordinates of the tissue at rest."""
+
+    tissue_x: Array
+    tissue_y: Array
+    x: Array
+    y: Array
+    image: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.image = np.zeros_like(self.tissue_x)
+        self.pixel = float(self.y[1, 0] - self.y[0, 0])
+
+    def paint(self, value: Number, form: _Form, within: _Form | None = None) -> None:
+        """Cover what lies inside a form, and within another."""
+        rows, columns = self.window(form)
+        cover = self.cover(form, rows, columns)
+        if within is not None:
+            cover *= self.cover(within, rows, columns)
+        part = self.image[:, rows, columns]
+        part += cover * (np.asarray(value, dtype=np.float32) - part)
+
+    def cover(
+        self, form: _Form, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> Array:
+        """Share of each pixel that lies inside a form."""
+        depth = form.depth(
+            self.tissue_x[:, rows, columns], self.tissue_y[:, rows, columns]
+        )
+        return _step(2 * depth / (_EDGE * self.pixel))
+
+    def window(self, form: _Form) -> tuple[slice, slice]:
+        """Find the pixels that a form can reach."""
+        reach = 1.3 * max(float(np.max(axis)) for axis in form.axes) + _MARGIN
+        span = []
+        for line, centre in ((self.y[:, 0], form.y), (self.x[0], form.x)):
+            low = np.searchsorted(line, np.min(centre) - reach)
+            high = np.searchsorted(line, np.max(centre) + reach)
+            span.append(slice(int(low), int(high)))
+        return span[0], span[1]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """An ellipse, wavy if need be; numbers, or arrays of shape (T, 1, 1)."""
+
+    x: Number
+    y: Number
+    axes: tuple[Number, Number]
+    turn: float = 0.0
+    waves: tuple[tuple[int, float, float], ...] = ()  # per turn, height, phase
+    power: float = 2.0
+
+    def depth(self, x: Array, y: Array) -> Array:
+        """Distance to the border, positive inside, exact to first order near it."""
+        x0, y0 = (np.asarray(value, x.dtype) for value in (self.x, self.y))
+        u, v = _turn(x - x0, y - y0, self.turn)
+        a, b = (np.asarray(axis, x.dtype) for axis in self.axes)
+        p, q = np.abs(u / a), np.abs(v / b)
+        if self.power == 2:
+            radius = np.sqrt(p * p + q * q)
+            slope = np.sqrt((p / a) ** 2 + (q / b) ** 2) / np.maximum(radius, 1e-6)
+        else:
+            n = self.power
+            radius = (p**n + q**n) ** (1 / n)
+            slope = np.hypot(p ** (n - 1) / a, q ** (n - 1) / b)
+            slope /= np.maximum(radius, 1e-6) ** (n - 1)
+        border = np.ones((), x.dtype)
+        if self.waves:
+            angle = np.arctan2(v, u)
+            for count, height, phase in self.waves:
+                border = border + height * np.cos(count * angle + phase)
+        return (border - radius) / np.maximum(slope, 1e-6)
+
+
+def _paint(
+    canvas: _Canvas,
+    body: _Body,
+    signal: dict[str, Array],
+    squeeze: Array,
+    perfusion: bool,
+    rng: np.random.Generator,
+) -> tuple[Array, NDArray[np.uint8]]:
+    """Paint the slice; return how much of each pixel is flowing blood, and labels."""
+    _paint_chest(canvas, body, signal, rng)
+    _paint_abdomen(canvas, signal, rng)
+    x0, y0 = body.centre
+    outer = body.cavity + body.wall
+    right = _right_ventricle(body, squeeze, rng)
+    for rim in (0.05, 0.02):  # fat around the right ventricle, and its wall
+        axes = (right.axes[0] + rim, right.axes[1] + rim)
+        layer = _Form(right.x, right.y, axes, right.turn, right.waves[:4])
+        canvas.paint(signal["myocardium" if rim < 0.03 else "fat"] * 0.9, layer)
+    fat = _Form(x0, y0 + 0.01, (outer + 0.02, outer + 0.035), 0.3, _waves(rng, 0.03))
+    canvas.paint(0.8 * signal["fat"], fat)
+    canvas.paint(signal["right"], right)
+    axes = (body.flat * outer, outer)
+    wall = _Form(x0, y0, axes, body.tilt, _waves(rng, 0.012))
+    canvas.paint(signal["myocardium"], wall)
+    if perfusion:
+        canvas.paint(signal["defect"], _defect(body), wall)
+    rough = _waves(rng, 0.018, low=2) + _waves(rng, 0.016, low=7, number=6)
+    axes = (body.flat * body.cavity, body.cavity)
+    cavity = _Form(x0, y0, axes, body.tilt, rough)
+    canvas.paint(signal["left"], cavity)
+    blood = canvas.cover(cavity)
+    for muscle in _papillary(body, rng):
+        canvas.paint(signal["myocardium"], muscle)
+        blood *= 1 - canvas.cover(muscle)
+    in_wall = canvas.cover(wall)
+    in_right = canvas.cover(right) * (1 - in_wall)
+    labels = np.zeros(canvas.image.shape, dtype=np.uint8)
+    labels[in_right > 0.5] = 3
+    labels[in_wall > 0.5] = 2
+    labels[canvas.cover(cavity) > 0.5] = 1
+    grain = _noise(canvas.tissue_x, canvas.tissue_y, rng, number=24, low=20, high=110)
+    eddies = _noise(canvas.tissue_x, canvas.tissue_y, rng, number=6, low=8, high=25)
+    flowing = blood + in_right
+    canvas.image *= 1 + 0.04 * grain * (1 - flowing)
+    canvas.image *= 1 - 0.1 * flowing * squeeze * (0.5 + eddies).clip(0, 1)
+    return flowing, labels
+
+
+def _right_ventricle(body: _Body, squeeze: Array, rng: np.random.Generator) -> _Form:
+    """Lay an ellipse behind the left ventricle, of which a crescent stays seen."""
+    away = body.cavity + body.wall - 0.02 - 0.035 * squeeze
+    shrunk = 1 - 0.2 * squeeze
+    return _Form(
+        body.centre[0] + away * math.cos(body.right_angle),
+        body.centre[1] + away * math.sin(body.right_angle),
+        (rng.uniform(0.15, 0.17) * shrunk, rng.uniform(0.21, 0.24) * shrunk),
+        body.right_angle - math.pi - 0.1,
+        _waves(rng, 0.03) + _waves(rng, 0.014, low=7, number=5),
+    )
+
+
+def _papillary(body: _Body, rng: np.random.Generator) -> list[_Form]:
+    """Two muscles at the free wall, and trabeculae between them."""
+    forms = []
+    spots = [(0.5, 0.6, 0.21), (2.2, 0.6, 0.19)]
+    spots += [(a, 0.88, 0.06) for a in rng.uniform(-0.8, 3.4, 6)]
+    for angle, out, size in spots:
+        angle = angle + 0.2 * rng.uniform(-1, 1)
+        radius = body.cavity * size * rng.uniform(0.85, 1.15)
+        x = body.centre[0] + out * body.cavity * math.cos(angle)
+        y = body.centre[1] + out * body.cavity * math.sin(angle)
+        forms.append(_Form(x, y, (radius * 1.25, radius), angle))
+    return forms
+
+
+def _defect(body: _Body) -> _Form:
+    """Find what, within the wall, the contrast agent reaches late."""
+    angle = body.defect
+    x = body.centre[0] + 0.5 * body.cavity * math.cos(angle)
+    y = body.centre[1] + 0.5 * body.cavity * math.sin(angle)
+    depth = 0.5 * body.cavity + 0.6 * body.wall
+    return _Form(x, y, (depth, 1.35 * depth), angle)
+
+
+def _paint_chest(
+    canvas: _Canvas, body: _Body, signal: dict[str, Array], rng: np.random.Generator
+) -> None:
+    a, b = (body.size * axis for axis in _TORSO)
+    form = _waves(rng, 0.008)
+    canvas.paint(0.5 * signal["muscle"], _Form(0, 0, (a, b), 0, form, 2.5))
+    canvas.paint(signal["fat"], _Form(0, 0, (a - 0.012, b - 0.012), 0, form, 2.5))
+    layer = rng.uniform(0.05, 0.08)
+    inner = (a - layer, b - layer)
+    canvas.paint(signal["muscle"], _Form(0, 0, inner, 0, _waves(rng, 0.012), 2.4))
+    for turn in np.arange(14) / 14 + 0.015 * rng.standard_normal(14):
+        angle = 2 * np.pi * turn
+        x, y = (a - layer - 0.05) * np.cos(angle), (b - layer - 0.045) * np.sin(angle)
+        along = math.atan2(a * np.cos(angle), -b * np.sin(angle)) - 0.15
+        canvas.paint(signal["cortex"], _Form(x, y, (0.075, 0.021), along))
+        canvas.paint(signal["marrow"], _Form(x, y, (0.06, 0.011), along))
+    between = (a - layer - 0.12, b - layer - 0.105)
+    canvas.paint(
+        0.55 * signal["fat"], _Form(0, 0, (between[0] + 0.02, between[1] + 0.02), 0)
+    )
+    canvas.paint(signal["lung"], _Form(0, 0, between, 0, _waves(rng, 0.01)))
+    for _ in range(60):
+        angle, out = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 0.9)
+        x, y = out * between[0] * np.cos(angle), out * between[1] * np.sin(angle)
+        radius = 0.028 * (1.2 - out) * rng.uniform(0.4, 1.2)
+        vessel = _Form(x, y, (radius * rng.uniform(1, 2.5), radius), angle)
+        canvas.paint(signal["vessel"] * rng.uniform(0.5, 1), vessel)
+    # The mediastinum, from the breastbone to the spine.
+    canvas.paint(0.8 * signal["fat"], _Form(0.03, -0.38, (0.24, 0.11), 0.1))
+    canvas.paint(0.65 * signal["fat"], _Form(0.03, -0.2, (0.13, 0.2), 0.2))
+    middle = _Form(0.02, 0.2, (0.16, 0.36), 0, _waves(rng, 0.05))
+    canvas.paint(0.5 * signal["fat"], middle)
+    bone = _Form(0, -b + layer + 0.075, (0.1, 0.035))
+    canvas.paint(signal["cortex"], _Form(bone.x, bone.y, (0.115, 0.047)))
+    canvas.paint(signal["marrow"], bone)
+
+
+def _paint_abdomen(
+    canvas: _Canvas, signal: dict[str, Array], rng: np.random.Generator
+) -> None:
+    def about(value: float, spread: float = 0.02) -> float:
+        return value + spread * rng.uniform(-1, 1)
+
+    x, y = about(-0.42), about(0.24)
+    liver = _Form(
+        x, y, (about(0.36), about(0.25)), about(-0.25, 0.1), _waves(rng, 0.05)
+    )
+    canvas.paint(signal["liver"], liver)
+    for _ in range(9):
+        angle, out = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.75)
+        u, v = 0.3 * out * math.cos(angle), 0.2 * out * math.sin(angle)
+        size = rng.uniform(0.009, 0.02)
+        vein = _Form(x + u, y + v, (size * rng.uniform(1, 3), size), angle)
+        canvas.paint(0.5 * (signal["liver"] + signal["left"]), vein)
+    spleen = _Form(about(0.56), about(0.3), (about(0.13), about(0.2)), about(0.5, 0.2))
+    canvas.paint(signal["spleen"], spleen)
+    canvas.paint(signal["muscle"], _Form(-0.2, 0.56, (0.15, 0.085), -0.25))
+    canvas.paint(signal["muscle"], _Form(0.2, 0.56, (0.15, 0.085), 0.25))
+    disc = (about(0.0, 0.01), about(0.4, 0.01))
+    for tissue, rim in (("cortex", 0.013), ("marrow", 0.0)):
+        form = _Form(disc[0], disc[1], (0.112 + rim, 0.087 + rim))
+        canvas.paint(signal[tissue], form)
+    canvas.paint(signal["cortex"], _Form(disc[0], disc[1] + 0.17, (0.03, 0.09)))
+    canvas.paint(signal["fluid"], _Form(disc[0], disc[1] + 0.125, (0.05, 0.04)))
+    canvas.paint(signal["cord"], _Form(disc[0], disc[1] + 0.125, (0.028, 0.022)))
+    aorta = _Form(disc[0] + 0.15, disc[1] - 0.08, (0.056, 0.054))
+    canvas.paint(signal["muscle"], _Form(aorta.x, aorta.y, (0.066, 0.064)))
+    canvas.paint(signal["left"], aorta)
+    cava = _Form(about(-0.13), about(0.2), (0.055, 0.042), about(0.3, 0.3))
+    canvas.paint(signal["right"], cava)
+    gullet = _Form(disc[0] + 0.03, disc[1] - 0.15, (0.04, 0.025))
+    canvas.paint(signal["muscle"], gullet)
+
+
+def _first_pass(times: Array) -> dict[str, Array]:
+    """Signals while a contrast agent passes: gamma variates, and their tissue curves.
+
+    The blood follows a gamma variate (Thompson et al., Circ. Res. 14, 1964), which
+    disperses on its way through the lungs and comes round again; the tissue takes it
+    up at a rate and lets it go at another.
+    """
+    step = 0.25
+    fine = np.arange(0, times[-1] + 2 * step, step)
+
+    def bolus(arrival: float, peak: float, shape: float) -> Array:
+        t = np.maximum(fine - arrival, 0) / peak
+        return t**shape * np.exp(shape * (1 - t))
+
+    right = bolus(3, 3.5, 3) + 0.25 * bolus(14, 8, 2)
+    left = 0.85 * bolus(7, 5, 3) + 0.28 * bolus(18, 9, 2)
+
+    def tissue(uptake: float, release: float) -> Array:
+        decay = np.exp(-release * fine)
+        return uptake * step * np.convolve(left, decay)[: len(fine)]
+
+    curves = {
+        "left": left,
+        "right": right,
+        "myocardium": tissue(0.03, 0.045),
+        "defect": tissue(0.008, 0.015),
+        "liver": tissue(0.014, 0.01),
+        "spleen": tissue(0.03, 0.04),
+        "vessel": 0.5 * (left + right),
+        "muscle": tissue(0.006, 0.01),
+    }
+    signals = {}
+    for name, value in {**_PERFUSION, "defect": _PERFUSION["myocardium"]}.items():
+        level = np.full(len(times), value)
+        if name in curves:  # the signal saturates at high concentrations
+            agent = np.interp(times, fine, curves[name])
+            level = value + (1 - value) * (1 - np.exp(-2 * agent))
+        signals[name] = _frames(level)
+    return signals
+
+
+def _contraction(beat: Array) -> Array:
+    """How far the ventricle has contracted: 0 at end-diastole, 1 at end-systole.
+
+    Systole, early filling, rest and the contraction of the atria, joined smoothly.
+    """
+    knots = np.array([0, 0.35, 0.58, 0.82, 1])
+    values = np.array([0, 1, 0.2, 0.16, 0])
+    phase = beat % 1
+    k = np.clip(np.searchsorted(knots, phase, side="right") - 1, 0, len(knots) - 2)
+    share = (phase - knots[k]) / (knots[k + 1] - knots[k])
+    share = (1 - np.cos(np.pi * share)) / 2
+    return values[k] + share * (values[k + 1] - values[k])
+
+
+def _phase(
+    x: Array, y: Array, times: Array, breath: Array, rng: np.random.Generator
+) -> Array:
+    """Smooth phase in radians, which drifts, and follows the breath."""
+    a, b, c, d, e = rng.uniform(-1, 1, 5)
+    still = 1.2 * (a * x + b * y) + 0.7 * (c * x * x + d * x * y + e * y * y)
+    still = still + 0.4 * _noise(x, y, rng, number=4, low=2, high=5)
+    drift = _noise(x, y, rng, number=3, low=0.5, high=2)
+    moved = _noise(x, y, rng, number=3, low=1, high=3)
+    turned = 0.05 * times + 0.06 * times * drift / (1 + 0.1 * times)
+    return still + turned + 0.25 * breath * (moved + 0.5)
+
+
+def _noise(
+    x: Array,
+    y: Array,
+    rng: np.random.Generator,
+    *,
+    number: int,
+    low: float,
+    high: float,
+) -> Array:
+    """Sum of plane waves of `low` to `high` radians per unit, of variance about 1."""
+    total = np.zeros_like(x)
+    for _ in range(number):
+        wave, angle = rng.uniform(low, high), rng.uniform(0, 2 * np.pi)
+        kx, ky = np.float32(wave * np.cos(angle)), np.float32(wave * np.sin(angle))
+        total += np.cos(kx * x + ky * y + np.float32(rng.uniform(0, 2 * np.pi)))
+    return total * np.float32(math.sqrt(2 / number))
+
+
+def _waves(
+    rng: np.random.Generator, height: float, *, low: int = 2, number: int = 4
+) -> tuple[tuple[int, float, float], ...]:
+    """Waves of random height and phase along the border of a form."""
+    return tuple(
+        (low + k, height * rng.uniform(0.3, 1), rng.uniform(0, 2 * np.pi))
+        for k in range(number)
+    )
+
+
+def _grid(height: int, width: int) -> tuple[Array, Array]:
+    """Coordinates of the pixels, (H, W): square ones, with the torso just inside."""
+    pixel = 2 / min(width, height / 0.82)
+    x = (np.arange(width) - (width - 1) / 2) * pixel
+    y = (np.arange(height) - (height - 1) / 2) * pixel
+    across, down = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
+    return across, down
+
+
+def _step(x: Array) -> Array:
+    """Logistic function, which does not overflow this way."""
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
+
+
+def _turn(x: Array, y: Array, angle: Number) -> tuple[Array, Array]:
+    """Coordinates in axes that are turned by an angle."""
+    cos = np.asarray(np.cos(angle), x.dtype)
+    sin = np.asarray(np.sin(angle), x.dtype)
+    return cos * x + sin * y, cos * y - sin * x
+
+
+def _frames(values: Array) -> Array:
+    return values.astype(np.float32)[:, None, None]
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _check_size(frames: int, height: int, width: int) -> None:
+    if not all(_is_integer(n) for n in (frames, height, width)):
+        raise ValueError("frames, height and width must be integers")
+    if frames < 1 or min(height, width) < 16:
+        raise ValueError(
+            "frames must be at least 1, height and width at least 16, got "
+            f"{frames}, {height}, {width}"
+        )

@@ -1,0 +1,135 @@
+"""How the k-space of a series is sampled: patterns, masks, problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.data.masks import (
+    equispaced_mask,
+    radial_mask,
+    variable_density_mask,
+    vista_like_mask,
+)
+from svdinv.unroll.operators import MRI
+from svdinv.unroll.problem import Problem
+
+__all__ = ["ACCELERATION", "MASKS", "PATTERNS", "measured", "sampled", "sampling"]
+
+Pattern: TypeAlias = Callable[
+    [tuple[int, int, int], float, np.random.Generator], NDArray[np.bool_]
+]
+"""From the shape (T, H, W), the acceleration and randomness to a mask."""
+
+
+def _radial(
+    shape: tuple[int, int, int], acceleration: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    lines = max(1, round(sum(shape[1:]) / 2 / acceleration))
+    return radial_mask(shape, lines, rng=rng)
+
+
+# A pattern is a line here, and nothing elsewhere.
+_SAMPLED: Mapping[str, tuple[str, Pattern]] = {
+    "radial": (
+        "golden-angle lines in each frame, an eighth of its rows: 16 of 128",
+        _radial,
+    ),
+    "variable-density": (
+        "1/8 of the points, most of them near the centre",
+        lambda shape, rate, rng: variable_density_mask(shape, 1 / rate, rng),
+    ),
+    "vista": (
+        "1/8 of the phase-encode lines, spread over k-space and time",
+        lambda shape, rate, rng: vista_like_mask(shape, rate, rng),
+    ),
+    "equispaced": (
+        "1/8 of the phase-encode lines at equal distances, moved each frame",
+        lambda shape, rate, rng: equispaced_mask(shape, rate, rng=rng),
+    ),
+}
+
+PATTERNS: Mapping[str, str] = {name: what for name, (what, _) in _SAMPLED.items()}
+"""Names of the sampling patterns, and what they are."""
+
+MASKS = ("radial", "variable-density", "vista")
+"""Those that are evaluated, and trained on unless a configuration says more."""
+
+ACCELERATION = 8
+"""One part in this many of k-space is sampled, unless something is said."""
+
+
+def sampling(
+    name: str,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    acceleration: float = ACCELERATION,
+) -> NDArray[np.bool_]:
+    """Draw a sampling pattern of `PATTERNS`.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    shape : tuple of int
+        (T, H, W).
+    rng : numpy.random.Generator
+        Source of the randomness.
+    acceleration : float
+        One part in this many of k-space is sampled; of radial lines as many are taken
+        as that is of the rows.
+
+    Returns
+    -------
+    ndarray of bool, shape (T, H, W)
+        True where sampled.
+
+    Raises
+    ------
+    ValueError
+        If there is no such pattern, or nothing would be left.
+    """
+    if name in _SAMPLED:
+        frames, height, width = shape
+        return _SAMPLED[name][1]((frames, height, width), acceleration, rng)
+    raise ValueError(f"mask must be one of {', '.join(PATTERNS)}, got {name!r}")
+
+
+def measured(
+    series: NDArray[np.complex64],
+    mask: NDArray[np.bool_],
+    maps: NDArray[np.complex64] | None = None,
+) -> NDArray[np.complex64]:
+    """Return the k-space of a series, (T, H, W) or (T, C, H, W), 0 off the mask."""
+    return MRI(mask, maps)(series).astype(np.complex64)
+
+
+def sampled(
+    name: str,
+    series: NDArray[np.complex64],
+    mask: NDArray[np.bool_],
+    maps: NDArray[np.complex64] | None = None,
+) -> Problem:
+    """Sample the k-space of a series.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+    series : ndarray of complex64, shape (T, H, W)
+        The series.
+    mask : ndarray of bool, shape (T, H, W)
+        True where sampled.
+    maps : ndarray of complex64, shape (C, H, W), optional
+        Coil maps.
+
+    Returns
+    -------
+    Problem
+        With k-space (T, H, W), or (T, C, H, W) with maps.
+    """
+    A = MRI(mask, maps)
+    return Problem(measured(series, mask, maps), A, truth=series, name=name)

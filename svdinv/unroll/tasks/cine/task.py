@@ -1,0 +1,707 @@
+"""Dynamic MRI: series of images from a part of their k-space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.data.noise import noisy
+from svdinv.unroll.data.photographs import fingerprint, training_photographs
+from svdinv.unroll.display.pictures import save_frames
+from svdinv.unroll.formats.bart import HOLDS
+from svdinv.unroll.formats.checks import FileError
+from svdinv.unroll.formats.measurements import broadcast_mask, read_mask
+from svdinv.unroll.formats.scans import Geometry
+from svdinv.unroll.formats.table import WRITTEN, ending, format_of
+from svdinv.unroll.formats.table import save as save_series
+from svdinv.unroll.metrics import SERIES, psnr
+from svdinv.unroll.networks import LLS
+from svdinv.unroll.operators import MRI
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import non_local
+from svdinv.unroll.tasks.cine import CINE, HEARTS, PHANTOMS
+from svdinv.unroll.tasks.cine.baselines import (
+    local_low_rank,
+    low_rank,
+    low_rank_plus_sparse,
+    view_sharing,
+    zero_filled,
+)
+from svdinv.unroll.tasks.cine.coils import estimate_maps
+from svdinv.unroll.tasks.cine.hearts import (
+    heart_series,
+    hearts_fingerprint,
+    read_hearts,
+)
+from svdinv.unroll.tasks.cine.moving import (
+    unseen_series,
+)
+from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
+from svdinv.unroll.tasks.cine.sampling import (
+    ACCELERATION,
+    MASKS,
+    PATTERNS,
+    sampled,
+    sampling,
+)
+from svdinv.unroll.tasks.cine.training import Hearts
+from svdinv.unroll.tasks.registry import TaskEntry
+from svdinv.unroll.tasks.task import (
+    CostEstimate,
+    InputImage,
+    Method,
+    Options,
+    Task,
+    View,
+    as_measured,
+    option,
+)
+from svdinv.unroll.tiles import middle
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
+
+__all__ = ["Cine", "CineOptions"]
+
+_MOST_ACCELERATED = 16
+_QUIETEST = 80.0  # dB
+_LONGEST = 1024  # side of a photograph in pixels
+_FRAMES, _SIZE = 18, 128  # of phantoms
+_SIZES = ("frames", "size")  # options of what is made
+_SERIES = 8  # to evaluate on
+_SMALLEST = 16  # pixels a side
+_CALIBRATION = 24  # rows and columns that unknown maps are estimated from, at most
+_LEAST_CALIBRATION = 8  # twice the side of the kernels of ESPIRiT, and more
+_UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
+_NEAR = 2  # points of k-space from its centre that its largest value may be
+_OUT_OF_ORDER = 100  # times the energy there: that of the largest elsewhere
+_ZEROS = 0.5  # share of measured values that may be 0
+_TINY = 1e-30  # magnitudes that single precision does not divide by
+
+# Measured: memory for each value of a series and of its data, and time on one core of
+# all classical methods, for each value of the data and each weight that is tried; with
+# maps there are systems of equations to solve.
+_BYTES, _BYTES_OF_DATA, _SECONDS, _TRIED = 650, 25, 2.5e-5, 7
+_WITH_MAPS = 3
+_SMALL, _SMALL_FRAMES = 48, 8  # what a network is timed on
+
+
+@dataclass(frozen=True, kw_only=True)
+class CineOptions(Options):
+    """How series are read and their k-space is sampled."""
+
+    mask: str | None = option(
+        None,
+        f"how the k-space of a series is sampled: {', '.join(PATTERNS)} (default "
+        "radial); or a file with a mask, true where sampled",
+        plural="masks",
+    )
+    acceleration: float | None = option(
+        None,
+        "by how much fewer samples there are: 8, the default, samples an eighth of "
+        "the k-space",
+        low=1,
+        high=_MOST_ACCELERATED,
+    )
+    coils: int | None = option(
+        None,
+        "number of simulated receive coils for a series (default 0: none)",
+        low=0,
+        high=128,
+    )
+    noise: float | None = option(
+        None,
+        "standard deviation of noise in the k-space, relative to the largest magnitude "
+        "of the series (default 0)",
+        low=0,
+        high=10,
+    )
+    key: str | None = option(
+        None,
+        "which array of the file holds the series, if there are several",
+        of_file=True,
+    )
+    slice: int | None = option(
+        None,
+        "which slice to take, from 0, of a DICOM folder, NIfTI or raw file of several",
+        low=0,
+        high=65535,
+        of_file=True,
+    )
+    holds: str | None = option(
+        None,
+        f"what a BART file holds, {' or '.join(HOLDS)} (default: kspace, if of several "
+        "coils)",
+        of_file=True,
+    )
+    frames: int | None = option(
+        None, "frames of a phantom (default 18)", low=1, high=1000, of_file=True
+    )
+    size: int | None = option(
+        None,
+        "rows and columns of a phantom in pixels (default 128)",
+        low=32,
+        high=1024,
+        of_file=True,
+    )
+    time_axis: int | None = option(
+        None,
+        "which axis of that array is time (default -3; MATLAB's H x W x T: 2; NIfTI's "
+        "x, y, time: 2)",
+        low=-32,
+        high=32,
+        of_file=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask is None or self.mask in PATTERNS:
+            return
+        if not Path(self.mask).suffix:
+            raise ValueError(
+                f"mask: {self.mask!r} is none of {', '.join(PATTERNS)}, nor a file"
+            )
+        if self.acceleration is not None:
+            raise ValueError("acceleration: does not apply to a mask from a file")
+
+    @property
+    def axis(self) -> int:
+        """Axis of time."""
+        return -3 if self.time_axis is None else self.time_axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cine(Task):
+    """Series of a beating heart from undersampled k-space."""
+
+    entry: ClassVar[TaskEntry] = CINE
+    options: ClassVar[type[Options]] = CineOptions
+    input_noise: ClassVar[float] = 0.01
+    metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
+    lengthy: ClassVar[tuple[str, ...]] = ("L+S", "local low-rank", non_local.NAME)
+    endings: ClassVar[tuple[str, ...]] = WRITTEN
+    moving: ClassVar[bool] = True
+
+    series: int = option(64, "series of the phantom to train on", low=1)
+    frames: int = option(12, "frames of each; a step may take a third less", low=1)
+    size: int = option(128, "rows and columns in pixels", low=32)
+    masks: tuple[str, ...] = option(MASKS, f"of {', '.join(PATTERNS)}")
+    accelerations: tuple[float, ...] = option(
+        (8.0,),
+        "of which each item draws one: 8 is an eighth of k-space",
+        low=1,
+        high=_MOST_ACCELERATED,
+    )
+    coils: tuple[int, ...] = option(
+        (0, 4), "numbers of coils, one of which each step draws; 0: no coil maps"
+    )
+    perfusion: float = option(
+        0.4,
+        "share of the phantoms that show first-pass perfusion, not cine",
+        low=0,
+        high=1,
+    )
+    textures: float = option(
+        0.5,
+        "share of the series that are made of photographs, not of the phantom",
+        low=0,
+        high=1,
+    )
+    photographs: tuple[str, ...] = option(
+        (), "folders and files of pictures for these, besides those built in"
+    )
+    noise: float = option(
+        0.0,
+        "largest standard deviation of noise, the largest magnitude being 1",
+        low=0,
+        high=1,
+    )
+    snr: tuple[float, ...] = option(
+        (),
+        "lowest and highest signal-to-noise ratio in dB, of the series to the noise in "
+        "it were all of k-space sampled; empty: no such noise",
+    )
+    noisy: float = option(
+        0.5, "share of the items that have noise of such a ratio", low=0, high=1
+    )
+    real: tuple[str, ...] = option(
+        (), "files .npz and .npy of real series, and folders of them"
+    )
+    real_share: float = option(
+        0.5, "share of the items that are made of these", low=0, high=1
+    )
+    held_out: tuple[str, ...] = option(
+        (), "names of real series that are not trained on; they validate instead"
+    )
+    validation: int = option(
+        3, "series to watch the training by; held_out series take their place", low=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for mask in self.masks:
+            if mask not in PATTERNS:
+                raise ValueError(
+                    f"masks must be of {', '.join(PATTERNS)}, got {mask!r}"
+                )
+        if not self.masks:
+            raise ValueError("masks must name at least one")
+        if not self.coils or min(self.coils) < 0:
+            raise ValueError(f"coils must be 0 or more, got {self.coils}")
+        if not self.accelerations:
+            raise ValueError(
+                f"accelerations must lie in [1, {_MOST_ACCELERATED}], got ()"
+            )
+        if self.snr:
+            low, high = self.snr if len(self.snr) == 2 else (1.0, 0.0)
+            if not 0 <= low <= high <= _QUIETEST:
+                raise ValueError(
+                    "snr must be two ascending numbers of dB in "
+                    f"[0, {_QUIETEST:g}], or empty, got {self.snr}"
+                )
+            if self.noise:
+                raise ValueError("snr and noise are two ways to say it: give one")
+        if self.held_out and not self.real:
+            raise ValueError("held_out names real series, but real names no files")
+
+    def load(self) -> Hearts:
+        """Make the series ready, each when it is first needed.
+
+        Returns
+        -------
+        Hearts
+            The series.
+
+        Raises
+        ------
+        ValueError
+            If a picture or a real series cannot be read, or is too small; if
+            `held_out` names one that is not there, or all.
+        """
+        photos: list[Image] = []
+        if self.textures:
+            found = training_photographs(self.photographs, TEST, _LONGEST)
+            photos = [image for _, image in sorted(found.items())]
+            if min(min(photo.shape[:2]) for photo in photos) < self.size:
+                raise ValueError(f"a photograph is smaller than size, {self.size}")
+        try:
+            real = read_hearts(self.real)
+        except ValueError as error:
+            raise ValueError(f"task.real: {error}") from error
+        missing = [name for name in self.held_out if name not in real]
+        if missing:
+            raise ValueError(
+                f"task.held_out: no series {missing[0]!r}; there are {', '.join(real)}"
+            )
+        if self.real and len(real) <= len(set(self.held_out)):
+            raise ValueError("task.real has no series to train on: all are held out")
+        return Hearts(self, photos, real)
+
+    def origin(self) -> dict[str, str]:
+        """Sum up the user's photographs and real series."""
+        origin = {}
+        if self.photographs:
+            origin["photographs"] = fingerprint(self.photographs)
+        if self.real:
+            origin["real"] = hearts_fingerprint(self.real)
+        return origin
+
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
+        """Name what makes a phantom, or what the format of a file wants to know."""
+        if str(source) in PHANTOMS:
+            return _SIZES
+        format = None if str(source) in HEARTS else format_of(source)
+        return format.options if format else ()
+
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
+        """Read a series (T, H, W), complex or magnitudes, and scale it to 1.
+
+        Or k-space that was measured, of the formats that hold such.
+        """
+        path, takes = Path(source), self.file_options(source)
+        for given in options.of_files():
+            said = getattr(options, given) is not None and given not in takes
+            # That of a mask may be meant.
+            mask = given == "time_axis" and options.mask not in (None, *PATTERNS)
+            if said and not mask:
+                raise ValueError(f"{given}: does not apply to {source}")
+        if str(source) in (*PHANTOMS, *HEARTS):
+            return _built_in(str(source), options)
+        format = format_of(path)
+        if format is None:
+            raise ValueError(f"{source} is not {self.entry.inputs}")
+        scan = format.read(path, **{given: getattr(options, given) for given in takes})
+        name = path.resolve().name if path.is_dir() else path.name
+        name = name[: len(name) - len(ending(path, format.suffixes))]
+        if scan.mask is not None:
+            problem = _from_kspace(path, scan.array, scan.mask, None, None)
+            setting = as_measured(problem)
+            return replace(problem, name=name, setting=setting, note=scan.geometry)
+        series = scan.array
+        while series.ndim > 3 and len(series) == 1:
+            series = series[0]
+        if series.ndim != 3 or min(series.shape[-2:]) < _SMALLEST:
+            raise ValueError(
+                f"{path} must hold one series (T, H, W), of {_SMALLEST} pixels a side "
+                f"or more, got the shape {series.shape}"
+            )
+        scale = float(np.abs(series).max())
+        if scale == 0:
+            raise ValueError(f"{path} is zero everywhere")
+        return InputImage(name, _divided(series, scale), scale, scan.geometry)
+
+    def read_measured(self, file: Datasets) -> Problem:
+        """Read ``kspace``, ``mask``, and ``maps`` and ``truth``, if they are there.
+
+        ``kspace`` (T, H, W) or (T, C, H, W), complex, with the zero frequency at
+        (H // 2, W // 2); ``mask`` (T, H, W), or (H, W) or (T, 1, W) for all alike;
+        ``maps`` (C, H, W), complex, if there are coils and their sensitivities are
+        known; ``truth`` (T, H, W). Maps that are missing are estimated.
+        """
+        T, *coils, H, W = file.shape("kspace", "(T, H, W) or (T, C, H, W)", (3, 4))
+        shape = file.shape("mask", "(T, H, W)", (1, 2, 3, 4))
+        try:
+            fits = np.broadcast_shapes(shape, (T, H, W)) == (T, H, W)
+        except ValueError:
+            fits = False
+        if not fits:
+            file.same("mask", (T, H, W), "(T, H, W)")
+        mapped, known = "maps" in file, "truth" in file
+        if mapped and not coils:
+            raise file.error("kspace", "must be (T, C, H, W) where there are maps")
+        if mapped:
+            file.same("maps", (*coils, H, W), "(C, H, W)")
+        if known:
+            file.same("truth", (T, H, W), "(T, H, W)")
+        if not file.is_complex("kspace"):
+            raise file.error("kspace", "must be complex")
+        mask = np.array(np.broadcast_to(file.mask(), (T, H, W)))
+        maps = file.complex("maps") if mapped else None
+        truth = file.complex("truth") if known else None
+        return _from_kspace(file.path, file.complex("kspace"), mask, maps, truth)
+
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
+        """Return ``kspace``, ``mask`` and, with coils, ``maps``."""
+        A = _mri(problem)
+        maps = {} if A.maps is None else {"maps": A.maps}
+        return {"kspace": problem.y, "mask": A.mask, **maps}
+
+    def examples(self, options: Any) -> list[InputImage]:
+        """Return eight series of the phantom."""
+        for name in options.of_files():
+            if name not in _SIZES and getattr(options, name) is not None:
+                raise ValueError(f"{name}: is for files, and none is given")
+        shape = options.frames or 12, options.size or 128
+        return [
+            InputImage(f"heart {i}", unseen_series(i, *shape)) for i in range(_SERIES)
+        ]
+
+    def built_in(self) -> dict[str, dict[str, str]]:
+        """List hearts, phantoms and masks."""
+        return {
+            "series of real hearts": dict(HEARTS),
+            "phantoms, series of any size and number of frames": dict(PHANTOMS),
+            "masks of series, in k-space": dict(PATTERNS),
+        }
+
+    def picture_options(self, name: str) -> tuple[str, ...]:
+        """Name the sizes of what is made, and the acceleration of a mask."""
+        if name in HEARTS:
+            return ()
+        return (*_SIZES, "acceleration") if name in PATTERNS else _SIZES
+
+    def save_picture_of(self, name: str, options: Any, path: Path) -> None:
+        """Write a series or a mask as an animation, or as a sheet of its frames."""
+        seconds = 0.2
+        if name in PATTERNS:
+            frames, size = options.frames or _FRAMES, options.size or _SIZE
+            rng = np.random.default_rng(options.seed)
+            rate = options.acceleration or ACCELERATION
+            shown = sampling(name, (frames, size, size), rng, rate).astype(np.float32)
+        else:
+            shown = np.abs(_built_in(name, options).image)
+            shown = shown / shown.max()
+            seconds = 0.05  # a beat is slow to watch
+        save_frames(path, shown, seconds=seconds)
+
+    def settings(self, options: Any) -> list[Any]:
+        """Return one setting per sampling pattern, unless the options name one."""
+        if options.mask is not None:
+            return [options]
+        return [replace(options, mask=mask) for mask in MASKS]
+
+    def measure(self, given: InputImage, options: Any) -> Problem:
+        """Sample the k-space of a series."""
+        series = given.image
+        pattern = options.mask or "radial"
+        if pattern in PATTERNS:
+            rate = options.acceleration or ACCELERATION
+            rng = np.random.default_rng(options.seed)
+            mask = sampling(pattern, series.shape, rng, rate)
+            setting = pattern if rate == ACCELERATION else f"{pattern}, {rate:g} x"
+        else:
+            read = read_mask(pattern, key=None, time_axis=options.axis)
+            mask, setting = broadcast_mask(read, series.shape), "own mask"
+            _check_centred(mask, "the mask")
+        maps = None
+        if options.coils:
+            maps = coil_maps(options.coils, *series.shape[-2:], seed=options.seed)
+            setting += f", {options.coils} coils" if options.coils > 1 else ", 1 coil"
+        problem = replace(
+            sampled(given.name, series, mask, maps),
+            setting=setting,
+            scale=given.scale,
+            note=given.note,
+        )
+        if options.noise:
+            problem = noisy(problem, options.noise, seed=options.seed)
+        return problem
+
+    def baselines(self) -> Mapping[str, Method]:
+        """Return zero-filling, view sharing and four methods of low rank."""
+        return {
+            "zero-filled": zero_filled,
+            "view sharing": view_sharing,
+            "low-rank": low_rank,
+            "L+S": low_rank_plus_sparse,
+            "local low-rank": local_low_rank,
+            non_local.NAME: partial(non_local.non_local, self),
+        }
+
+    def initial_image(self, problem: Problem) -> Any:
+        """Return the mean frame of a series that explains the data, repeated.
+
+        What explains them in each frame would leave a fit nothing to learn.
+        """
+        series = np.asarray(LLS(static=12).begin(problem.single())["x"][0])
+        return np.broadcast_to(series.mean(axis=0), series.shape).copy()
+
+    def applies(self, method: str, problem: Problem) -> bool:
+        """Return whether a method applies: view sharing needs k-space of frames.
+
+        Patches that look alike are looked for in single images.
+        """
+        if method == non_local.NAME:
+            return problem.y.shape[0] == 1 and non_local.applies(problem)
+        return method != "view sharing" or isinstance(problem.A, MRI)
+
+    def slow(self, method: str, problem: Problem) -> bool:
+        return method == non_local.NAME and non_local.slow(problem)
+
+    def views(self, problem: Problem) -> Iterator[View]:
+        """Mirror a series along its rows, its columns and in time, in all eight ways.
+
+        Around the centre (H // 2, W // 2), which the Fourier transform leaves where it
+        is: what is done to the images is done to their k-space.
+        """
+        A = _mri(problem)
+        for axes in ((), (-2,), (-1,), (-2, -1)):
+            for reversed_ in (False, True):
+
+                def mirror(x: Any, axes: tuple[int, ...] = axes) -> Any:
+                    for axis in axes:
+                        x = np.flip(x, axis)
+                        if x.shape[axis] % 2 == 0:
+                            x = np.roll(x, 1, axis)
+                    return np.ascontiguousarray(x)
+
+                def change(x: Any, mirror: Any = mirror, back: bool = reversed_) -> Any:
+                    return mirror(x[::-1] if back else x)
+
+                maps = None if A.maps is None else mirror(A.maps)
+                turned = MRI(change(A.mask), maps)
+                y = change(problem.y)
+                fidelity = problem.fidelity.replace_arrays(change)
+                view = replace(problem, y=y, A=turned, fidelity=fidelity, truth=None)
+                yield view, change
+
+    def memory(self, given: InputImage | Problem, options: Any) -> float:
+        """Return the bytes that a reconstruction needs."""
+        if isinstance(given, Problem):
+            values, data = _mri(given).mask.size, given.y.size
+        else:
+            values = given.image.size
+            data = values * (options.coils or 1)
+        return _BYTES * values + _BYTES_OF_DATA * data
+
+    def effort(self, problem: Problem, asked: str = "") -> CostEstimate:
+        """Estimate how long a reconstruction takes."""
+        A, y = _mri(problem), problem.y
+        rows, columns = (middle(n, _SMALL) for n in y.shape[-2:])
+        some = slice(_SMALL_FRAMES)
+        maps = None if A.maps is None else A.maps[..., rows, columns]
+        small = Problem(
+            y[some, ..., rows, columns], MRI(A.mask[some, rows, columns], maps)
+        )
+        classical = _SECONDS * _TRIED * y.size * (1 if maps is None else _WITH_MAPS)
+        if self.applies(non_local.NAME, problem):
+            classical += non_local.effort(problem, asked)
+        return CostEstimate(classical, small, y.size / small.y.size)
+
+    def decibels(self, problem: Problem, image: Any) -> float:
+        """Return the PSNR of magnitudes, relative to the largest."""
+        return psnr(np.abs(problem.truth), np.abs(image), peak="max")
+
+    def describe(self, problem: Problem) -> str:
+        """Return the number of frames, and their size."""
+        size = "x".join(map(str, problem.y.shape[-2:]))
+        frames = len(problem.y)
+        return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels"
+
+    def save(self, path: Path, image: Any, problem: Problem) -> None:
+        """Write the series, in the scale and at the place of what was read."""
+        place = problem.note if isinstance(problem.note, Geometry) else None
+        save_series(path, image * np.float32(problem.scale), place)
+
+
+def _built_in(name: str, options: Any) -> InputImage:
+    """Make a phantom, or read a heart."""
+    if name in HEARTS:
+        return InputImage(name, heart_series(name).astype(np.complex64))
+    frames, size = options.frames or _FRAMES, options.size or _SIZE
+    made = heart(frames, size, size, seed=options.seed, contrast=name)
+    return InputImage(f"{name} {options.seed}", made.series)
+
+
+def _mri(problem: Problem) -> MRI:
+    if not isinstance(problem.A, MRI):
+        raise TypeError(f"series are measured by MRI, not by {problem.A!r}")
+    return problem.A
+
+
+def _divided(x: Any, scale: float) -> Any:
+    """`x` in units of `scale`, however small or large that is."""
+    if _TINY < scale < 1 / _TINY:
+        return x / np.float32(scale)
+    return (x.astype(np.complex128) / scale).astype(np.complex64)
+
+
+def _known_square(mask: NDArray[np.bool_]) -> int:
+    """Side of the largest middle square that all frames together sample."""
+    sampled: NDArray[np.bool_] = np.logical_or.reduce(mask, axis=0)
+    height, width = sampled.shape
+    for side in range(min(_CALIBRATION, height, width), 0, -1):
+        top, left = (n // 2 - side // 2 for n in (height, width))
+        if sampled[top : top + side, left : left + side].all():
+            return side
+    return 0
+
+
+def _check_centred(mask: NDArray[np.bool_], what: str) -> None:
+    """Refuse masks with the zero frequency in the corner, as FFTs order it."""
+    frames, height, width = mask.shape
+    if frames == 1:  # some lines may well miss the centre
+        return
+    rows, columns = (slice(n // 2 - 1, n // 2 + 2) for n in (height, width))
+    if mask[:, 0, 0].all() and not mask[:, rows, columns].any():
+        raise FileError(
+            f"{what} samples the corners of k-space and not its centre, which must be "
+            "at (H // 2, W // 2): numpy.fft.fftshift it, over the last two axes"
+        )
+
+
+def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> None:
+    """Refuse k-space as FFTs order it, and zeros where it should be measured."""
+    height, width = mask.shape[-2:]
+    size = np.abs(kspace)
+    unit = float(size.max()) or 1.0
+    energy = np.square(size / unit).reshape(-1, height, width).sum(axis=0)
+    peak = np.unravel_index(int(energy.argmax()), energy.shape)
+    # Axes along which it lies where FFTs have it.
+    wrapped = [
+        axis
+        for axis, at, n in zip((-2, -1), peak, (height, width), strict=True)
+        if min(at, n - at) <= _NEAR
+    ]
+    middle = np.s_[
+        height // 2 - _NEAR : height // 2 + _NEAR + 1,
+        width // 2 - _NEAR : width // 2 + _NEAR + 1,
+    ]
+    if wrapped and energy[peak] > _OUT_OF_ORDER * energy[middle].max():
+        raise FileError(
+            f"{path}: kspace is largest at ({peak[0]}, {peak[1]}), and not in its "
+            f"centre, which must be at (H // 2, W // 2): numpy.fft.fftshift it and the "
+            f"mask, over axes {tuple(wrapped)}"
+        )
+    known = kspace.reshape(len(mask), -1, height, width).any(axis=1)
+    zero = 1 - float(known[mask].mean())
+    if _ZEROS < zero < 1:
+        raise FileError(
+            f"{path}: {zero:.0%} of what is measured, by the mask, is exactly 0; mask "
+            "must be false where nothing is measured"
+        )
+
+
+def _from_kspace(
+    path: str | Path,
+    kspace: Any,
+    mask: NDArray[np.bool_],
+    maps: Any,
+    truth: Any,
+) -> Problem:
+    """Check measured k-space, and scale it as the networks want it."""
+    size = mask.shape[-2:]
+    if min(size) < _SMALLEST:
+        raise FileError(
+            f"{path}: frames must have {_SMALLEST} pixels a side or more, got {size}"
+        )
+    if truth is not None and not truth.any():
+        raise FileError(f"{path}: truth is zero everywhere")
+    _check_centred(mask, f"{path}: mask")
+    _check_kspace(path, kspace, mask)
+    estimated = False
+    if kspace.ndim == 4 and maps is None:
+        if kspace.shape[1] == 1:
+            kspace = kspace[:, 0]
+        else:
+            maps, estimated = _estimated(path, kspace, mask), True
+    energy = 1.0 if maps is None else float((np.abs(maps) ** 2).sum(axis=0).max())
+    if energy > _UNIT_ENERGY:
+        raise FileError(
+            f"{path}: the squared magnitudes of the maps must add up to 1, or to "
+            f"0 where there is no signal, and reach {energy:.3g}: divide them by "
+            f"{energy**0.5:.3g}, or in each pixel by the root of their sum"
+        )
+    A = MRI(mask, maps)
+    kspace = A.project_to_samples(kspace)
+    if truth is None:
+        # Single precision transforms no numbers near the end of its range.
+        unit = float(np.abs(kspace).max())
+        unit = 1.0 if _TINY < unit < 1 / _TINY else unit or 1.0
+        image = A.H(_divided(kspace, unit))
+        scale = unit * float(np.abs(image).max())
+    else:
+        scale = float(np.abs(truth).max())
+    if scale == 0:
+        raise FileError(f"{path}: kspace is zero wherever it is sampled")
+    return Problem(
+        _divided(kspace, scale),
+        A,
+        truth=None if truth is None else _divided(truth, scale),
+        scale=scale,
+        phase_known=not estimated,
+    )
+
+
+def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:
+    calibration = _known_square(mask)
+    if calibration < _LEAST_CALIBRATION:
+        raise FileError(
+            f"{path} has no maps, and they cannot be estimated: all frames "
+            f"together sample the middle {calibration} x {calibration} points of "
+            f"k-space, and {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} are needed"
+        )
+    try:
+        return estimate_maps(kspace, mask=mask, calibration=calibration)
+    except ValueError as error:
+        raise FileError(
+            f"{path} has no maps, and they cannot be estimated from the "
+            f"{calibration} x {calibration} points in the middle of k-space: {error}"
+        ) from error

@@ -1,0 +1,548 @@
+"""Colour compressed sensing: photographs from a part of their samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from svdinv._missing import needing
+from svdinv.unroll.algorithms import solve
+from svdinv.unroll.algorithms.search import DouglasRachford, best_solution
+from svdinv.unroll.data import (
+    PHOTOS,
+    TEST,
+    Image,
+    centre_crop,
+    photograph,
+    read_picture,
+    split,
+)
+from svdinv.unroll.data.masks import uniform_mask
+from svdinv.unroll.data.noise import generator, noisy
+from svdinv.unroll.data.photographs import fingerprint, training_photographs
+from svdinv.unroll.data.pictures import patches, picture_files
+from svdinv.unroll.display.pictures import save_picture
+from svdinv.unroll.metrics import COLOUR
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.priors import Nuclear
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import non_local
+from svdinv.unroll.tasks.colour import COLOUR_TASK
+from svdinv.unroll.tasks.registry import TaskEntry
+from svdinv.unroll.tasks.task import (
+    CostEstimate,
+    InputImage,
+    Method,
+    Options,
+    Reconstruction,
+    Task,
+    View,
+    option,
+)
+from svdinv.unroll.tiles import middle, tiles
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
+
+__all__ = [
+    "Colour",
+    "ColourOptions",
+    "Photographs",
+    "biharmonic",
+    "channels_first",
+    "channels_last",
+    "sampled",
+    "svt_completion",
+    "zero_filled",
+]
+
+_RATES = (0.4, 0.3, 0.1)  # of an evaluation
+_UNIFORM = "uniform"
+_FIRST = "zero-filled"
+_SMALLEST = 32  # pixels a side of a cropped picture
+_LEAST_MEASURED = 11  # pixels a side of what is measured, for SSIM
+_LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
+# Of SVT completion: what lies beyond changes hundredths of a decibel.
+_FIRST_THRESHOLD, _LEAST_THRESHOLD, _MOST_THRESHOLD = 0.006, 0.0005, 0.2
+_FIXED_THRESHOLD = 0.01  # where the truth is not known: leaves some room for noise
+_RTOL = 1e-4
+# Threshold of an iteration, relative to the largest singular value: large enough for
+# the Gram matrix to serve in the place of an SVD, and few iterations.
+_STEP = 0.12
+# Of pictures too large for one sparse system of equations: the solution of the
+# biharmonic equation hardly depends on samples this far away.
+_TILE, _MARGIN = 384, 32
+# Measured: memory, and time of the other classical methods on one core, for each value.
+_BYTES, _SECONDS = 90, 1.2e-4
+_SMALL = 128  # pixels a side that a network is timed on
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourOptions(Options):
+    """How pictures are read and sampled."""
+
+    rate: float | None = option(
+        None,
+        "sampling rate, the part of the values of a picture that is sampled "
+        "(default 0.4; 1, for all, with noise alone and with --no-truth)",
+        low=0.01,
+        high=1.0,
+        plural="rates",
+    )
+    mask: str | None = option(
+        None, "file with a mask of a picture, true where sampled", plural="masks"
+    )
+    noise: float | None = option(
+        None, "standard deviation of noise in the samples (default 0)", low=0, high=10
+    )
+    crop: int | None = option(
+        None,
+        "crop a picture around its middle to this many pixels a side, at least 32; 0: "
+        "not at all",
+        low=0,
+        high=100_000,
+        of_file=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop and self.crop < _SMALLEST:
+            raise ValueError(f"crop must be 0 or at least {_SMALLEST}, got {self.crop}")
+        if self.rate is not None and self.mask is not None:
+            raise ValueError("rate: not allowed with mask, which says what is sampled")
+        if self.mask is not None and not Path(self.mask).suffix:
+            raise ValueError(f"mask: {self.mask!r} is no file with a mask of a picture")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colour(Task):
+    """Photographs, of which each channel is sampled at random on its own."""
+
+    entry: ClassVar[TaskEntry] = COLOUR_TASK
+    options: ClassVar[type[Options]] = ColourOptions
+    metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
+    lengthy: ClassVar[tuple[str, ...]] = ("SVT completion", non_local.NAME)
+    endings: ClassVar[tuple[str, ...]] = (".png",)
+
+    photographs: tuple[str, ...] = option(
+        (), "folders and files of pictures to train on besides those built in"
+    )
+    held_out: tuple[str, ...] = option(
+        TEST, "built-in photographs that are not trained on, for svdinv evaluate"
+    )
+    longest: int = option(1024, "pictures with longer sides are scaled down to this")
+    validation: int = option(
+        4,
+        "photographs to watch the training by; quarters of them where there are few",
+        low=1,
+    )
+    patch: int = option(64, "side of the patches in pixels", low=8)
+    rates: tuple[float, float] = option(
+        (0.04, 0.5), "lowest and highest sampling rate; validation takes both"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.rates
+        if not 0.01 <= low <= high <= 0.99:
+            raise ValueError(
+                f"rates must be two ascending numbers in [0.01, 0.99], got {self.rates}"
+            )
+        if self.longest < self.patch:
+            raise ValueError(f"longest must be at least patch, got {self.longest}")
+        unknown = [name for name in self.held_out if name not in PHOTOS]
+        if unknown:
+            raise ValueError(
+                f"held_out: no photograph {unknown[0]!r}; there are {', '.join(PHOTOS)}"
+            )
+
+    def load(self) -> Photographs:
+        """Read the photographs, those to train on and those to validate with.
+
+        The latter are `validation` whole ones, or where there are not more than that, a
+        quarter of each, which is then cut off the part to train on. Raises ValueError
+        if a file or folder is missing or is no picture, or one is too small.
+        """
+        images = training_photographs(self.photographs, self.held_out, self.longest)
+        if not images:
+            raise ValueError("no photographs to train on: all are held out")
+        small = [n for n, x in images.items() if min(x.shape[:2]) < self.patch]
+        if small:
+            raise ValueError(f"{small[0]} is smaller than a patch of {self.patch}")
+        if len(images) <= self.validation:
+            parts = {name: parted(x, self.patch) for name, x in images.items()}
+            return Photographs(
+                self,
+                [rest for rest, _ in parts.values()],
+                {f"part of {name}": part for name, (_, part) in parts.items()},
+            )
+        # Spread over the names: neighbours in a folder tend to be alike.
+        every = len(images) / self.validation
+        chosen = {list(images)[int((i + 0.5) * every)] for i in range(self.validation)}
+        return Photographs(
+            self,
+            [image for name, image in images.items() if name not in chosen],
+            {name: images[name] for name in sorted(chosen)},
+        )
+
+    def origin(self) -> dict[str, str]:
+        if not self.photographs:
+            return {}
+        return {"photographs": fingerprint(self.photographs)}
+
+    def files(self, folder: Path) -> list[Path]:
+        return list(picture_files(folder))
+
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
+        return ("crop",)
+
+    def read(self, source: str | Path, options: Any) -> InputImage:
+        """Read a picture, or a built-in photograph; (C, H, W) in [0, 1]."""
+        path = Path(source)
+        built_in = str(source) in PHOTOS
+        image = (
+            photograph(str(source)) if built_in else read_picture(path, largest=None)
+        )
+        image = centre_crop(image, options.crop) if options.crop else image
+        return InputImage(path.stem, channels_first(image))
+
+    def read_measured(self, file: Datasets) -> Problem:
+        """Read ``samples`` and ``mask``, (3, H, W), and ``truth``, if it is there.
+
+        Samples are of floating point, in [0, 1] apart from noise.
+        """
+        shape = file.shape("samples", "(C, H, W)", (3,))
+        for name in ("mask", "truth") if "truth" in file else ("mask",):
+            file.same(name, shape, "that of samples")
+        if len(shape) != 3 or shape[0] != 3:
+            raise file.error("samples", f"must be (3, H, W), got {shape}")
+        if min(shape[1:]) < _LEAST_MEASURED:
+            raise file.error(
+                "samples",
+                f"must have {_LEAST_MEASURED} pixels a side or more, got {shape[1:]}",
+            )
+        truth = file.real("truth") if "truth" in file else None
+        if truth is not None and not truth.any():
+            raise file.error("truth", "is zero everywhere")
+        samples, mask = file.real("samples"), file.mask()
+        mean = float(samples[mask].mean(dtype=np.float64))  # noise has hardly any
+        if not _LEAST <= mean <= _MOST:
+            raise file.error(
+                "samples",
+                f"must be in [0, 1], apart from noise, and their mean is {mean:.3g}",
+            )
+        return Problem(samples, Sampling(mask), truth=truth)
+
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
+        return {"samples": problem.y, "mask": _mask(problem)}
+
+    def examples(self, options: Any) -> list[InputImage]:
+        """Return the photographs of `svdinv.unroll.data.TEST`."""
+        return [self.read(name, options) for name in TEST]
+
+    def built_in(self) -> dict[str, dict[str, str]]:
+        training, sizes = split(*TEST), {}
+        for name in PHOTOS:
+            height, width, _ = photograph(name).shape
+            use = "training" if name in training else "other view of a test photograph"
+            if name in TEST:
+                use = "test: never seen by the weights in svdinv"
+            sizes[name] = f"{f'{height} x {width}':<12} {use}"
+        what = "each value of each channel with the same chance"
+        return {
+            "photographs, rows x columns": sizes,
+            "mask of photographs": {_UNIFORM: what},
+        }
+
+    def picture_options(self, name: str) -> tuple[str, ...]:
+        """Name the rate of the mask, and the crop of a photograph."""
+        return ("rate",) if name == _UNIFORM else ("crop",)
+
+    def save_picture_of(self, name: str, options: Any, path: Path) -> None:
+        """Write a photograph or a mask as a PNG."""
+        if name == _UNIFORM:
+            shape, rng = (128, 128, 3), np.random.default_rng(options.seed)
+            mask = uniform_mask(shape, options.rate or 0.4, rng)
+            save_picture(path, mask.astype(np.float32))
+        else:
+            save_picture(path, channels_last(self.read(name, options).image))
+
+    def settings(self, options: Any) -> list[Any]:
+        """Return rates 0.4, 0.3 and 0.1, unless a rate or a mask is given."""
+        if options.rate is not None or options.mask is not None:
+            return [options]
+        return [replace(options, rate=rate) for rate in _RATES]
+
+    def measure(self, given: InputImage, options: Any) -> Problem:
+        """Sample a picture."""
+        truth = given.image
+        channels, height, width = truth.shape
+        if options.mask is not None:
+            from svdinv.unroll.formats.measurements import broadcast_mask, read_mask
+
+            mask = broadcast_mask(read_mask(options.mask), truth.shape)
+            setting = "own mask"
+        else:
+            rate = options.rate or (1.0 if options.noise else 0.4)
+            rng = np.random.default_rng(options.seed)
+            mask = np.ones(truth.shape, bool)
+            if rate < 1:
+                drawn = uniform_mask((height, width, channels), rate, rng)
+                mask = channels_first(drawn)
+            setting = f"rate {rate:g}"
+        samples = np.where(mask, truth, np.float32(0))
+        problem = Problem(
+            samples, Sampling(mask), truth=truth, name=given.name, setting=setting
+        )
+        if options.noise:
+            problem = noisy(problem, options.noise, seed=options.seed)
+        return problem
+
+    def baselines(self) -> Mapping[str, Method]:
+        return {
+            _FIRST: zero_filled,
+            "SVT completion": svt_completion,
+            "biharmonic": biharmonic,
+            non_local.NAME: partial(non_local.non_local, self),
+        }
+
+    def applies(self, method: str, problem: Problem) -> bool:
+        """Return whether a method applies; without gaps there is nothing to fill."""
+        if method == non_local.NAME:
+            return non_local.applies(problem)
+        return method == _FIRST or self.suits_networks(problem)
+
+    def slow(self, method: str, problem: Problem) -> bool:
+        return method == non_local.NAME and non_local.slow(problem)
+
+    def suits_networks(self, problem: Problem) -> bool:
+        """Return whether some values are missing."""
+        return not _mask(problem).all()
+
+    def options_without_truth(self, options: Any) -> Any:
+        """Sample all of a noisy picture, unless a rate or a mask is given."""
+        said = options.rate is not None or options.mask is not None
+        return options if said else replace(options, rate=1.0)
+
+    def without_repeats(self, problem: Problem) -> Problem:
+        """Leave one of three channels that are the same, with their mask."""
+        every = [problem.y, _mask(problem), problem.truth]
+        alike = all(x is None or (x[1:] == x[:1]).all() for x in every)
+        if not (alike and problem.has_white_noise and len(problem.y) > 1):
+            return problem
+        y, mask, truth = (x if x is None else x[:1] for x in every)
+        return replace(problem, y=y, A=Sampling(mask), truth=truth)
+
+    def views(self, problem: Problem) -> Iterator[View]:
+        """Mirror and turn a colour image in all eight ways.
+
+        Lim et al., EDSR, CVPRW 2017.
+        """
+        mask = _mask(problem)
+        for quarter in range(4):
+            for mirrored in (False, True):
+
+                def turn(x: Any, k: int = quarter, flip: bool = mirrored) -> Any:
+                    turned = np.rot90(x, k, (-2, -1))
+                    return np.ascontiguousarray(turned[..., ::-1] if flip else turned)
+
+                def undo(x: Any, k: int = quarter, flip: bool = mirrored) -> Any:
+                    return np.rot90(x[..., ::-1] if flip else x, -k, (-2, -1))
+
+                y, A = turn(problem.y), Sampling(turn(mask))
+                fidelity = problem.fidelity.replace_arrays(turn)
+                yield replace(problem, y=y, A=A, fidelity=fidelity, truth=None), undo
+
+    def tiled(self, problem: Problem) -> bool:
+        return isinstance(problem.A, Sampling)
+
+    def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
+
+        def cut(x: Any) -> Any:
+            return np.ascontiguousarray(x[..., *window])
+
+        fidelity = problem.fidelity.replace_arrays(cut)
+        y, A = cut(problem.y), Sampling(cut(_mask(problem)))
+        return replace(problem, y=y, A=A, fidelity=fidelity, truth=None)
+
+    def memory(self, given: InputImage | Problem, options: Any) -> float:
+        image = given.y if isinstance(given, Problem) else given.image
+        return _BYTES * image.size
+
+    def effort(self, problem: Problem, asked: str = "") -> CostEstimate:
+        rows, columns = (middle(n, _SMALL) for n in problem.y.shape[-2:])
+        small = self.part(problem, (rows, columns))
+        classical = _SECONDS * problem.y.size if self.suits_networks(problem) else 0.0
+        classical += non_local.effort(problem, asked)
+        return CostEstimate(classical, small, problem.y.size / small.y.size)
+
+    def finished(self, image: Any) -> Any:
+        return np.clip(image, 0, 1)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs, (H, W, 3) in [0, 1], to train on and, by name, to validate with."""
+
+    task: Colour
+    training: list[Image]
+    aside: dict[str, Image]
+
+    def batch(self, seed: int, step: int, items: range) -> Problem:
+        """Draw patches (B, 3, H, W) and masks for items of a step."""
+        low, high = map(math.log, self.task.rates)
+        images, masks = [], []
+        for item in items:
+            rng = generator(seed, step, item)
+            (patch,) = patches(self.training, 1, self.task.patch, rng)
+            images.append(patch[..., rng.permutation(3)])
+            rate = math.exp(rng.uniform(low, high))
+            masks.append(uniform_mask(patch.shape, rate, rng))
+        truth, mask = channels_first(np.stack(images)), channels_first(np.stack(masks))
+        samples = np.where(mask, truth, np.float32(0))
+        return Problem(samples, Sampling(mask), truth=truth)
+
+    def validation(self) -> list[Problem]:
+        """Return crops of the validation photographs at three rates."""
+        low, high = self.task.rates
+        rates = sorted({low, math.sqrt(low * high), high})
+        return [
+            sampled(name, centre_crop(image, 192), rate, seed=i)
+            for i, (name, image) in enumerate(self.aside.items())
+            for rate in rates
+        ]
+
+
+def sampled(name: str, image: Image, rate: float, *, seed: int) -> Problem:
+    """Sample a photograph, (H, W, 3) in [0, 1], at a rate in [0.01, 0.99].
+
+    The problem has channels first, and is 0 where nothing is sampled; `seed` draws the
+    mask.
+    """
+    given = InputImage(name, channels_first(image))
+    return Colour().measure(given, ColourOptions(rate=rate, seed=seed))
+
+
+def _mask(problem: Problem) -> Any:
+    if not isinstance(problem.A, Sampling):
+        raise TypeError(f"colours are sampled by a mask, not by {problem.A!r}")
+    return problem.A.mask
+
+
+def zero_filled(problem: Problem) -> Reconstruction:
+    """Return the samples, with zeros between them."""
+    return Reconstruction(problem.A.project_to_samples(problem.y))
+
+
+def svt_completion(problem: Problem) -> Reconstruction:
+    """Complete each channel of a colour image as a matrix of low rank.
+
+    Minimises ``|mask * (x - samples)|_F^2 / 2 + threshold * |x|_*``, as soft-impute
+    does (Mazumder, Hastie & Tibshirani, JMLR 2010), and puts back the samples. The
+    threshold is relative to the largest singular value of the samples.
+
+    The note tells which threshold was taken.
+    """
+    truth, mask = problem.truth, _mask(problem)
+    problem = replace(problem, y=problem.A.project_to_samples(problem.y))
+    samples = problem.y
+    top = float(np.linalg.norm(samples, ord=2, axis=(-2, -1)).max()) or 1.0
+    whole = top / max(float(mask.mean()), 1 / mask.size)  # about that of the image
+    step = _STEP * whole
+
+    def prior(threshold: float) -> tuple[Nuclear]:
+        return (Nuclear(threshold * top),)
+
+    def parameters(threshold: float) -> dict[str, float]:
+        return {"penalty": threshold * top / step, "relaxation": 1.4}
+
+    def completed(x: Any) -> Any:
+        return np.clip(np.where(mask, samples, x), 0, 1)
+
+    def score(x: Any) -> float:
+        """Return the PSNR, up to a constant."""
+        return -20 * math.log10(float(np.linalg.norm(truth - completed(x))) or 1e-30)
+
+    if truth is None:
+        solution = solve(
+            problem,
+            prior(_FIXED_THRESHOLD),
+            algorithm=DouglasRachford(),
+            rtol=_RTOL,
+            parameters=parameters(_FIXED_THRESHOLD),
+            objective=False,
+        )
+        return Reconstruction(
+            completed(solution.image), f"threshold {_FIXED_THRESHOLD} s₁"
+        )
+    threshold, solution = best_solution(
+        problem,
+        prior,
+        score,
+        algorithm=DouglasRachford(),
+        first=_FIRST_THRESHOLD,
+        low=_LEAST_THRESHOLD,
+        high=_MOST_THRESHOLD,
+        parameters=parameters,
+    )
+    return Reconstruction(
+        completed(solution.image), f"best threshold {threshold:.2g} s₁"
+    )
+
+
+def biharmonic(problem: Problem) -> Reconstruction:
+    """Fill each channel of a colour image by the smoothest surface.
+
+    The solution of the biharmonic equation between the samples (Damelin & Hoang, Int.
+    J. Math. Math. Sci. 2018), as scikit-image computes it; there is no weight.
+
+    Raises ImportError without scikit-image.
+    """
+    mask, samples = _mask(problem), problem.A.project_to_samples(problem.y)
+    pairs = zip(samples, mask, strict=True)
+    image = np.stack([_inpainted(channel, known) for channel, known in pairs])
+    return Reconstruction(np.clip(image, 0, 1).astype(np.float32))
+
+
+def _inpainted(samples: Any, known: Any) -> Any:
+    with needing("skimage", "train"):
+        from skimage.restoration import inpaint_biharmonic
+
+    image = samples.astype(np.float64)
+    height, width = samples.shape
+    for seen, inside, kept in tiles(height, width, _TILE, _MARGIN):
+        if known[kept].all() or not known[seen].any():
+            continue
+        image[kept] = inpaint_biharmonic(samples[seen], ~known[seen])[inside]
+    return image
+
+
+def channels_first(images: np.ndarray) -> np.ndarray:
+    """From (..., H, W, C) to (..., C, H, W)."""
+    return np.ascontiguousarray(np.moveaxis(images, -1, -3))
+
+
+def channels_last(images: np.ndarray) -> np.ndarray:
+    """From (..., C, H, W) to (..., H, W, C)."""
+    return np.ascontiguousarray(np.moveaxis(images, -3, -1))
+
+
+def parted(image: Image, least: int) -> tuple[Image, Image]:
+    """Cut a quarter off, across the longer side, at least `least` pixels wide.
+
+    Raises ValueError if less than that would be left.
+    """
+    H, W = image.shape[:2]
+    cut = max(H, W) - max(max(H, W) // 4, least)
+    if cut < least:
+        raise ValueError(
+            f"a photograph of {H}x{W} pixels is too small to be cut in two, for "
+            f"training and validation, with patches of {least}: give more photographs"
+        )
+    return (image[:cut], image[cut:]) if H > W else (image[:, :cut], image[:, cut:])

@@ -1,0 +1,317 @@
+"""Electrical impedance tomography in two dimensions: the complete electrode model.
+
+Linear finite elements on triangles, with a conductivity in each (Somersalo, Cheney &
+Isaacson, SIAM J. Appl. Math. 1992). The potential u and those of the electrodes, U_l,
+solve ::
+
+    div(sigma grad u) = 0            inside,
+    u + z_l sigma du/dn = U_l        under electrode l,  sigma du/dn = 0 between them,
+    integral of sigma du/dn = I_l    over electrode l.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdinv._missing import needing
+from svdinv.unroll.operators.wrapped import WrappedNonlinear
+
+with needing("scipy", "mri"):
+    from scipy.sparse import csc_array, csr_array
+    from scipy.sparse.linalg import splu
+    from scipy.spatial import Delaunay
+
+__all__ = ["Impedance", "Mesh", "adjacent", "disc", "neighbours"]
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Triangles, and the electrodes on their boundary.
+
+    Parameters
+    ----------
+    nodes : ndarray, shape (nodes, 2)
+        Coordinates in metres, or in any unit of length.
+    triangles : ndarray of int, shape (triangles, 3)
+        Nodes of each.
+    electrodes : sequence of ndarray of int, shape (edges, 2)
+        Nodes of the edges under each electrode.
+
+    Raises
+    ------
+    ValueError
+        If a shape is another, a node is not there, a triangle has no area, or an
+        electrode no edge.
+    """
+
+    nodes: Floats
+    triangles: Integers
+    electrodes: tuple[Integers, ...]
+
+    def __post_init__(self) -> None:
+        nodes = np.asarray(self.nodes, np.float64)
+        triangles = np.asarray(self.triangles)
+        electrodes = tuple(np.asarray(edges) for edges in self.electrodes)
+        if nodes.ndim != 2 or nodes.shape[1] != 2:
+            raise ValueError(f"nodes must be (nodes, 2), got {nodes.shape}")
+        if triangles.ndim != 2 or triangles.shape[1] != 3:
+            raise ValueError(f"triangles must be (triangles, 3), got {triangles.shape}")
+        if len(electrodes) < 2 or any(
+            edges.ndim != 2 or edges.shape[1] != 2 or not len(edges)
+            for edges in electrodes
+        ):
+            raise ValueError(
+                "electrodes must be two at least, of edges (edges, 2) each"
+            )
+        for name, index in (
+            ("triangles", triangles),
+            *(("electrodes", e) for e in electrodes),
+        ):
+            if index.min() < 0 or index.max() >= len(nodes):
+                raise ValueError(f"{name} must name nodes from 0 to {len(nodes) - 1}")
+        object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "triangles", triangles)
+        object.__setattr__(self, "electrodes", electrodes)
+        size = np.ptp(nodes, axis=0).max() ** 2
+        if not (self.areas > 1e-14 * size).all():
+            raise ValueError("every one of the triangles must have an area")
+
+    @property
+    def areas(self) -> Floats:
+        """Area of each triangle, shape (triangles,)."""
+        a, b, c = np.moveaxis(self.nodes[self.triangles], 1, 0)
+        return np.abs(_cross(b - a, c - a)) / 2
+
+    @property
+    def centres(self) -> Floats:
+        """Centre of each triangle, shape (triangles, 2)."""
+        return self.nodes[self.triangles].mean(axis=1)
+
+    def at(self, points: ArrayLike) -> Integers:
+        """Triangle whose centre is nearest to each point, shape (...) for (..., 2)."""
+        from scipy.spatial import cKDTree
+
+        return cKDTree(self.centres).query(np.asarray(points))[1]
+
+
+class Impedance(WrappedNonlinear):
+    """From conductivities of the triangles to voltages between electrodes.
+
+    Parameters
+    ----------
+    mesh : Mesh
+        The mesh.
+    currents : array, shape (electrodes, patterns)
+        Current into each electrode, for each pattern; their sum is 0.
+    voltages : array, shape (electrodes, measurements)
+        Weights of the potentials in each measurement, such as 1 and -1 for the voltage
+        between two electrodes; their sum is 0.
+    contact : float or array, shape (electrodes,)
+        Contact impedance z_l > 0, a length over a conductivity.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not go together, sums are not 0, or `contact` is not positive.
+
+    Notes
+    -----
+    Images have the shape (triangles,), data (patterns, measurements). The derivative is
+    that of the discrete model, by the adjoint method: with u_p the potential of pattern
+    p and w_m that of the currents `voltages` [:, m],
+
+        dV_pm = - sum over triangles of area dsigma (grad u_p . grad w_m).
+
+    One sparse factorisation gives the fields of all currents; those of the last image
+    are kept, so that a value and its derivative need one.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        currents: ArrayLike,
+        voltages: ArrayLike,
+        contact: ArrayLike = 1e-6,
+    ) -> None:
+        count = len(mesh.electrodes)
+        self.mesh = mesh
+        self.currents = _patterns(currents, count, "currents")
+        self.voltages = _patterns(voltages, count, "voltages")
+        z = np.broadcast_to(np.asarray(contact, np.float64), (count,))
+        if not ((z > 0) & np.isfinite(z)).all():
+            raise ValueError(f"contact must be positive, got {contact!r}")
+        self.contact = z
+        self._gradient = _gradient(mesh)
+        self._rest = _contacts(mesh, z)
+        self._last: tuple[Any, ...] = (None,)
+        super().__init__(
+            self._solve,
+            self._push,
+            self._pull,
+            (len(mesh.triangles),),
+            (self.currents.shape[1], self.voltages.shape[1]),
+        )
+
+    def _solve(self, x: Floats) -> Floats:
+        return self._fields(x)[0]
+
+    def _push(self, x: Floats, dx: Floats) -> Floats:
+        _, u, w = self._fields(x)
+        weighted = u * (self.mesh.areas * dx)[:, None]
+        return -np.tensordot(weighted, w, ((0, 1), (0, 1)))
+
+    def _pull(self, x: Floats, y: Floats) -> Floats:
+        _, u, w = self._fields(x)
+        return -self.mesh.areas * np.sum((u @ y) * w, axis=(0, 2))
+
+    def _fields(self, x: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return voltages, and gradients of u_p and w_m, (2, triangles, patterns)."""
+        x = np.asarray(x, np.float64)
+        key = x.tobytes()
+        last = self._last  # another thread may replace it meanwhile
+        if last[0] == key:
+            return last[1:]
+        if not (x > 0).all() or not np.isfinite(x).all():
+            raise ValueError("conductivities must be positive")
+        G, nodes, count = self._gradient, len(self.mesh.nodes), len(self.contact)
+        K = (G.T * np.tile(self.mesh.areas * x, 2)) @ G
+        K.resize(self._rest.shape)
+        # Unit currents in all electrodes but the last, which is grounded.
+        unit = np.zeros((nodes + count - 1, count - 1))
+        unit[nodes:] = np.eye(count - 1)
+        found = splu(csc_array(K + self._rest)).solve(unit)
+        gradients = (G @ found[:nodes]).reshape(2, -1, count - 1)
+        I, M = self.currents[:-1], self.voltages[:-1]
+        fields = I.T @ found[nodes:].T @ M, gradients @ I, gradients @ M
+        self._last = key, *fields
+        return fields
+
+    def extra_repr(self) -> str:
+        return f"{len(self.mesh.triangles)} triangles, {len(self.contact)} electrodes"
+
+
+def disc(
+    rings: int = 8,
+    electrodes: int = 16,
+    *,
+    coverage: float = 0.5,
+    radius: float = 1.0,
+) -> Mesh:
+    """Mesh a disc with electrodes of equal length around it, the first from angle 0.
+
+    About 6 rings^2 triangles, with at least two edges under each electrode. `coverage`
+    is the part of the boundary under electrodes, above 0 and up to 1. Raises ValueError
+    if a number is out of range.
+    """
+    if rings < 2 or electrodes < 2 or not 0 < coverage <= 1 or not radius > 0:
+        raise ValueError(
+            "rings and electrodes must be at least 2, coverage in (0, 1] and radius "
+            f"positive, got {rings}, {electrodes}, {coverage} and {radius}"
+        )
+    pitch = 2 * np.pi / electrodes
+    edges = max(2, round(coverage * pitch * rings))
+    free = round((1 - coverage) * pitch * rings) if coverage < 1 else 0
+    free = max(1, free) if coverage < 1 else 0
+    under = np.linspace(0, coverage * pitch, edges, endpoint=False)
+    beside = np.linspace(coverage * pitch, pitch, free, endpoint=False)
+    one = np.concatenate([under, beside])
+    angles = (one + pitch * np.arange(electrodes)[:, None]).ravel()
+    inner: list[Floats] = [np.zeros((1, 2))]
+    for ring in range(1, rings):
+        turn = 2 * np.pi * (np.arange(6 * ring) + ring % 2 / 2) / (6 * ring)
+        inner.append(ring / rings * _around(turn))
+    start = sum(map(len, inner))
+    nodes = np.concatenate([*inner, _around(angles)])
+    first = len(one) * np.arange(electrodes)[:, None] + np.arange(edges)
+    along = np.stack([first, (first + 1) % len(angles)], axis=-1) + start
+    triangles = Delaunay(nodes).simplices
+    return Mesh(radius * nodes, triangles, tuple(along))
+
+
+def adjacent(electrodes: int) -> Floats:
+    """Patterns between neighbouring electrodes, 1 at l and -1 at l + 1.
+
+    All that are independent, (electrodes, electrodes - 1), for `currents` or `voltages`
+    of `Impedance`.
+    """
+    eye = np.eye(electrodes)
+    return eye[:, :-1] - eye[:, 1:]
+
+
+def neighbours(mesh: Mesh) -> Any:
+    """Differences across the edges between triangles, times the length of the edge.
+
+    A sparse array (inner edges, triangles): the sum of magnitudes of what it makes of
+    an image is its total variation.
+    """
+    sides = np.sort(mesh.triangles[:, [[0, 1], [1, 2], [2, 0]]], axis=-1).reshape(-1, 2)
+    order = np.lexsort(sides.T)
+    same = (sides[order[1:]] == sides[order[:-1]]).all(axis=1)
+    one, other = order[:-1][same], order[1:][same]
+    ends = mesh.nodes[sides[one]]
+    length = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1)
+    rows = np.arange(len(one))
+    return csr_array(
+        (
+            np.concatenate([length, -length]),
+            (np.tile(rows, 2), np.concatenate([one // 3, other // 3])),
+        ),
+        shape=(len(one), len(mesh.triangles)),
+    )
+
+
+def _cross(a: Floats, b: Floats) -> Floats:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def _around(angles: Floats) -> Floats:
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+def _patterns(given: ArrayLike, count: int, name: str) -> Floats:
+    patterns = np.asarray(given, np.float64)
+    if patterns.ndim != 2 or len(patterns) != count or not patterns.shape[1]:
+        raise ValueError(f"{name} must be ({count}, patterns), got {patterns.shape}")
+    if (np.abs(patterns.sum(axis=0)) > 1e-9 * np.abs(patterns).sum(axis=0)).any():
+        raise ValueError(f"{name} must have the sum 0 over the electrodes")
+    return patterns
+
+
+def _gradient(mesh: Mesh) -> Any:
+    """Sparse matrix from nodes to gradients in triangles, x first: (2 T, N)."""
+    a, b, c = np.moveaxis(mesh.nodes[mesh.triangles], 1, 0)
+    opposite = np.stack([c - b, a - c, b - a], axis=1)
+    double = _cross(b - a, c - a)[:, None]
+    values = np.stack([-opposite[..., 1] / double, opposite[..., 0] / double])
+    count = len(mesh.triangles)
+    rows = np.broadcast_to(np.arange(2 * count).reshape(2, count, 1), values.shape)
+    columns = np.broadcast_to(mesh.triangles, values.shape)
+    return csr_array(
+        (values.ravel(), (rows.ravel(), columns.ravel())),
+        shape=(2 * count, len(mesh.nodes)),
+    )
+
+
+def _contacts(mesh: Mesh, z: Floats) -> Any:
+    """Sparse matrix that the electrodes add, the last of them grounded."""
+    edges = np.concatenate(mesh.electrodes)
+    which = np.repeat(np.arange(len(z)), [len(e) for e in mesh.electrodes])
+    ends = mesh.nodes[edges]
+    share = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=-1) / z[which]
+    nodes = len(mesh.nodes)
+    i, j = edges.T
+    l = which + nodes
+    rows = np.concatenate([i, j, i, j, i, l, j, l, l])
+    columns = np.concatenate([i, j, j, i, l, i, l, j, l])
+    factors = (1 / 3, 1 / 3, 1 / 6, 1 / 6, -1 / 2, -1 / 2, -1 / 2, -1 / 2, 1)
+    values = np.concatenate([factor * share for factor in factors])
+    size = nodes + len(z)
+    whole = csr_array((values, (rows, columns)), shape=(size, size))
+    return whole[:-1, :-1]

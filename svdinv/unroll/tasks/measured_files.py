@@ -1,0 +1,143 @@
+"""Measured data of any task in HDF5 files: what is in them, reading, writing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svdinv.unroll.formats.checks import FileError, naming
+from svdinv.unroll.formats.fastmri import holds_fastmri
+from svdinv.unroll.formats.hdf5 import Datasets, held_hdf5, open_hdf5
+from svdinv.unroll.formats.measurements import text, write_measurement
+from svdinv.unroll.formats.scans import Geometry
+from svdinv.unroll.formats.table import HDF5_SUFFIXES
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.registry import TaskEntry, entries
+from svdinv.unroll.tasks.task import Task
+
+__all__ = [
+    "holds_measurement",
+    "open_measurement",
+    "problem_of",
+    "read_measurement",
+    "write_problem",
+]
+
+_WHAT = "undersampled data in HDF5"
+
+
+def write_problem(
+    path: str | Path,
+    task: Task,
+    problem: Problem,
+    *,
+    truth: bool = True,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Write a problem to an HDF5 file that `read_measurement` reads.
+
+    In the scale of what was read, not in that of the problem; with the truth, if wanted
+    and known. An existing file is replaced, and only by a complete one. `options`, how
+    the data were made, are written as attributes. Raises ValueError if one has a name
+    that is taken, ImportError without h5py.
+    """
+    arrays = dict(task.arrays_to_save(problem))
+    if truth and problem.truth is not None:
+        arrays["truth"] = problem.truth
+    if problem.scale != 1:
+        for name in {task.dataset, "truth"} & set(arrays):
+            arrays[name] = arrays[name] * np.float32(problem.scale)
+    if isinstance(problem.note, Geometry):
+        arrays["affine"] = problem.note.affine
+        options = {**(options or {}), "frame_seconds": problem.note.seconds}
+    write_measurement(
+        path,
+        arrays,
+        kind=task.kind,
+        name=problem.name,
+        setting=problem.setting,
+        options=options,
+    )
+
+
+def holds_measurement(path: str | Path) -> bool:
+    """Check whether a file has the layout of `write_problem`.
+
+    That is an HDF5 file with the dataset of a task, such as ``kspace`` or ``samples``,
+    and none of fastMRI. Raises ValueError if such a file is missing or damaged,
+    ImportError without h5py.
+    """
+    if Path(path).suffix.lower() not in HDF5_SUFFIXES:
+        return False
+    with open_hdf5(path, "an HDF5 file") as file:
+        return _is_own(file)
+
+
+@contextlib.contextmanager
+def open_measurement(path: str | Path) -> Iterator[tuple[TaskEntry, Datasets] | None]:
+    """Open an HDF5 file, and find its task if it has the layout of `write_problem`.
+
+    Yields None for other files. Raises ValueError, naming it, if the file is missing or
+    damaged, or its kind is unknown; ImportError without h5py.
+    """
+    with contextlib.closing(held_hdf5(path, _WHAT)) as file:
+        with naming(path, _WHAT):
+            entry = _entry(file, path) if _is_own(file) else None
+        yield (entry, file) if entry else None
+
+
+def read_measurement(path: str | Path) -> tuple[Task, Problem]:
+    """Read measured data, of `write_problem` or in the same layout, and their task.
+
+    The attribute ``kind`` names the task; without it, that is told by the dataset of
+    the data, such as ``kspace`` or ``samples``. The attributes ``name`` and ``setting``
+    may be missing. What the datasets are is said at the tasks' `read_measured`.
+
+    Raises ValueError, naming the dataset, if the file is missing, damaged or of another
+    form; all shapes are checked before any array is read. Raises ImportError without
+    h5py.
+    """
+    with open_hdf5(path, _WHAT) as file:
+        task: Task = _entry(file, path).load()()
+        return task, problem_of(task, file)
+
+
+def problem_of(task: Task, file: Datasets) -> Problem:
+    """Read the problem of a task from an open file, as `read_measurement`."""
+    with naming(file.path, _WHAT):
+        problem = task.read_measured(file)
+        if "affine" in file:
+            file.same("affine", (4, 4), "of a matrix")
+            affine = file.real("affine").astype(np.float64)
+            seconds = float(file.attrs.get("frame_seconds", 0))
+            problem = replace(problem, note=Geometry(affine, seconds))
+        name = text(file.attrs.get("name", "")) or Path(file.path).stem
+        setting = text(file.attrs.get("setting", ""))
+    return replace(problem, name=name, setting=setting)
+
+
+def _is_own(file: Datasets) -> bool:
+    own = any(e.dataset in file for e in entries().values() if e.dataset)
+    return own and ("kind" in file.attrs or not holds_fastmri(file))
+
+
+def _entry(file: Datasets, path: str | Path) -> TaskEntry:
+    known = entries()
+    if "kind" in file.attrs:
+        given = file.attrs["kind"]
+        if (kind := text(given)) in known:
+            return known[kind]
+        raise FileError(
+            f"{path}: the attribute kind must be {' or '.join(known)}, got "
+            f"{kind or given}"
+        )
+    for entry in known.values():
+        if entry.dataset and entry.dataset in file:
+            return entry
+    due = " nor ".join(entry.dataset for entry in known.values() if entry.dataset)
+    raise FileError(f"{path} has neither a dataset {due}")

@@ -1,0 +1,168 @@
+"""Tasks by what is known of them before they are imported: names, files and options.
+
+Each task of svdinv has a `TaskEntry` in the ``__init__`` of its folder. Those of other
+packages come by the entry-point group ``svdinv.tasks``; `add` takes one that a program
+or ``--task`` names. A task itself is imported when its entry is asked for its class.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from svdinv.unroll.plugins import load
+
+__all__ = [
+    "TaskEntry",
+    "add",
+    "entries",
+    "entry_of_file",
+    "entry_of_images",
+]
+
+GROUP = "svdinv.tasks"
+"""Entry-point group; an entry point names a `TaskEntry`, or a `Task`."""
+
+_FOLDERS = ("colour", "cine", "tomography", "impedance")
+_ORDER = ("colour", "cine", "ct", "eit", "pet", "spectral-ct")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEntry:
+    """Description of a task that can be read without importing it.
+
+    Attributes
+    ----------
+    kind : str
+        Name in configurations and on the command line.
+    location : str
+        Its class, as ``package.module:Class``.
+    axes : str
+        Axes of its images, as of a network's recipe.
+    channels : int or None
+        Number of channels of its images; None if it is free.
+    images : str
+        What its images are called in messages.
+    inputs : str
+        What it reads, in messages, without an article before.
+    dataset : str
+        Name of the data in files of measured data (HDF5).
+    names : mapping of str to str
+        Built-in images that it reads, and what they are.
+    heading : str
+        Over these in ``svdinv data list``.
+    pictures : tuple of str
+        Further names that ``svdinv data show`` takes, such as masks.
+    prefixes : tuple of str
+        What names begin with that it reads.
+    suffixes : tuple of str
+        Endings of the files that it reads.
+    contents : mapping of str to str
+        For an ending, ``package.module:function``, which tells by its content whether a
+        file is of this task; ``""`` is for folders and for files of other endings.
+    options : tuple of str
+        Names of the options that the command line has for it.
+    plurals : mapping of str to str
+        What ``svdinv evaluate``, which takes several values, calls some of them.
+    needs : tuple of str
+        Modules of other packages that it cannot do without.
+    """
+
+    kind: str
+    location: str = ""
+    axes: str = ""
+    channels: int | None = None
+    images: str = "images"
+    inputs: str = ""
+    dataset: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    heading: str = ""
+    pictures: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    contents: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    plurals: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+    def load(self) -> Any:
+        """Import the class of the task, a `svdinv.unroll.tasks.Task`."""
+        return load(self.location)
+
+    def has_name(self, name: str) -> bool:
+        """Check whether an image of that name is built in, or made of a prefix."""
+        return name in self.names or name.startswith(self.prefixes)
+
+    def recognises(self, source: str | Path) -> bool:
+        """Check whether a file, or a name, is of this task, whatever others there are.
+
+        Raises ValueError if its content has to be read and is damaged.
+        """
+        return self.has_name(str(source)) or self._by_suffix(Path(source), last=True)
+
+    def _by_suffix(self, path: Path, *, last: bool = False) -> bool:
+        name = path.name.lower()
+        for suffix, test in self.contents.items():
+            asked = name.endswith(suffix) if suffix else last
+            if asked and load(test)(path):
+                return True
+        return not path.is_dir() and name.endswith(self.suffixes)
+
+
+_ADDED: dict[str, TaskEntry] = {}
+
+
+def add(task: Any) -> TaskEntry:
+    """Make a `Task`, or an entry, known to this process, and return its entry."""
+    entry = task if isinstance(task, TaskEntry) else task.described()
+    _ADDED[entry.kind] = entry
+    return entry
+
+
+def entries() -> dict[str, TaskEntry]:
+    """List the entries of all tasks by kind: svdinv's, installed ones, those added."""
+    own: dict[str, TaskEntry] = {}
+    for folder in _FOLDERS:
+        for entry in importlib.import_module(f"svdinv.unroll.tasks.{folder}").TASKS:
+            own[entry.kind] = entry
+    found = {kind: own[kind] for kind in _ORDER}
+    for point in entry_points(group=GROUP):
+        if point.name not in _ADDED:
+            add(point.load())
+    return found | _ADDED
+
+
+def entry_of_file(source: str | Path) -> TaskEntry:
+    """Find the task that reads a file, or has a built-in image of that name.
+
+    Tasks of others come before those of svdinv. Raises ValueError if there is none.
+    """
+    known = list(reversed(entries().values()))
+    path = Path(source)
+    for entry in known:
+        if entry.has_name(str(source)):
+            return entry
+    for last in (False, True):
+        for entry in known:
+            if entry._by_suffix(path, last=last):
+                return entry
+    if path.is_dir():
+        raise ValueError(f"{source} is a folder, not a file")
+    what = ", nor ".join(e.inputs for e in reversed(known) if e.inputs)
+    raise ValueError(f"{source} is neither {what}")
+
+
+def entry_of_images(axes: str | None, channels: int | None = None) -> TaskEntry:
+    """Find the first task whose images have these axes and channels.
+
+    Raises ValueError if there is none.
+    """
+    for entry in entries().values():
+        if entry.axes == axes and channels in (None, entry.channels):
+            return entry
+    kinds = " or ".join(entry.images for entry in entries().values())
+    raise ValueError(f"a network of {kinds} is needed, not of images ({axes})")

@@ -1,0 +1,580 @@
+"""Computed tomography: densities from line integrals along few or limited angles."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+
+from svdinv.unroll.algorithms import FISTA, PDHG, solve
+from svdinv.unroll.algorithms.search import best_solution
+from svdinv.unroll.data import centre_crop
+from svdinv.unroll.data.noise import counted, generator, white_noise
+from svdinv.unroll.data.pictures import picture_files
+from svdinv.unroll.metrics import COLOUR, psnr
+from svdinv.unroll.operators import FanBeam, Operator, ParallelBeam
+from svdinv.unroll.operators.tomography import Window
+from svdinv.unroll.priors import TotalVariation
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks import non_local
+from svdinv.unroll.tasks.registry import TaskEntry
+from svdinv.unroll.tasks.task import (
+    InputImage,
+    Method,
+    Options,
+    Reconstruction,
+    Simulated,
+    Task,
+    best_of,
+    option,
+)
+from svdinv.unroll.tasks.tomography import CT, DENSITIES
+from svdinv.unroll.tasks.tomography.densities import (
+    density,
+    random_shapes,
+    textured,
+)
+from svdinv.unroll.tasks.tomography.htc import holds_htc, read_htc
+from svdinv.unroll.tasks.tomography.sinograms import (
+    LEAST,
+    MOST,
+    grey_picture,
+    read_geometry,
+)
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
+
+__all__ = [
+    "Ct",
+    "CtOptions",
+    "Densities",
+    "Geometry",
+    "fbp",
+    "nnls",
+    "penalised",
+    "sirt",
+    "tv",
+]
+
+_PREFIX = "density:"  # a picture that is to be a density
+_BEAMS = ("parallel", "fan")
+_VIEWS = 60
+_ATTENUATION = 4.0  # of density 1 along a side of the image
+_SOURCE, _DISTANCE = 2.0, 3.0  # of a fan, in sides of the image
+_WIDTH = 68.0  # of the challenge's images, in mm
+_PIXELS = 512  # and their pixels a side
+_LARGEST = 256**2  # pixels that low rank of patches does not take too long for
+_WINDOWS: tuple[Window, ...] = ("ram-lak", "cosine", "hann")
+_WEIGHTS: dict[str, Any] = {
+    "first": 1e-4,
+    "low": 1e-7,
+    "high": 0.1,
+}  # of TV, for an A of norm 1
+_FIXED_WEIGHT = 1e-3  # where the truth is not known
+_ITERATIONS = 100
+_CHANGE = 3e-4  # at which TV has converged
+_USUAL = (0.25, 1.5)  # highest densities that need no other unit, with their noise
+_HIGHEST = 99.9  # per cent of the pixels are below what counts as highest
+_MARGIN = 1.3  # for what is as thin as a pixel
+
+
+class Geometry(NamedTuple):
+    """How a sinogram was measured, as `arrays_to_save` writes it.
+
+    Attributes
+    ----------
+    rows, columns : int
+        Of the image.
+    pixel, spacing, offset : float
+        As of `svdinv.unroll.operators.ParallelBeam`.
+    source, distance : float
+        As of `svdinv.unroll.operators.FanBeam`; 0 for parallel beams.
+    """
+
+    rows: int
+    columns: int
+    pixel: float
+    spacing: float
+    offset: float = 0.0
+    source: float = 0.0
+    distance: float = 0.0
+
+    def operator(self, angles: tuple[float, ...], detectors: int | None) -> Operator:
+        """Return the projector, divided by a bound on its norm.
+
+        Raises
+        ------
+        ValueError
+            If the geometry makes no sense.
+        """
+        return _operator(self, angles, detectors)
+
+
+@functools.lru_cache(maxsize=32)
+def _operator(
+    geometry: Geometry, angles: tuple[float, ...], detectors: int | None
+) -> Operator:
+    rows, columns, pixel, spacing, offset, source, distance = geometry
+    fan = {"source": source, "distance": distance} if source else {}
+    kind: Any = FanBeam if fan else ParallelBeam
+    A = kind(
+        (rows, columns), angles, detectors=detectors, spacing=spacing, offset=offset,
+        pixel=pixel, **fan,
+    )  # fmt: skip
+    bound = A.norm_bound
+    if not bound:
+        raise ValueError("no ray runs through the image")
+    return A / bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtOptions(Options):
+    """How densities are read and projected."""
+
+    views: int | None = option(
+        None, f"views of a tomogram (default {_VIEWS})", low=1, high=10_000
+    )
+    arc: float | None = option(
+        None,
+        "degrees that the views of a tomogram lie in (default 180 of parallel beams, "
+        "360 of a fan)",
+        low=1,
+        high=360,
+    )
+    beam: str | None = option(
+        None, f"rays of a tomogram: {' or '.join(_BEAMS)} (default parallel)"
+    )
+    photons: float | None = option(
+        None,
+        "photons that a detector of a tomogram counts without anything in the way "
+        "(default: no such noise)",
+        low=10,
+        high=1_000_000_000,
+    )
+    noise: float | None = option(
+        None,
+        "of a sinogram relative to its mean (default 0)",
+        low=0,
+        high=10,
+    )
+    size: int | None = option(
+        None,
+        "rows and columns of a phantom in pixels (default 128)",
+        low=LEAST,
+        high=MOST,
+        of_file=True,
+    )
+    crop: int | None = option(
+        None,
+        "crop a picture around its middle to this many pixels a side, at least 32; 0: "
+        "not at all",
+        low=0,
+        high=100_000,
+        of_file=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beam is not None and self.beam not in _BEAMS:
+            raise ValueError(f"beam must be {' or '.join(_BEAMS)}, got {self.beam!r}")
+        if self.crop and self.crop < 32:
+            raise ValueError(f"crop must be 0 or at least 32, got {self.crop}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ct(Task):
+    """Densities, of which line integrals along few or limited angles are known."""
+
+    entry: ClassVar[TaskEntry] = CT
+    options: ClassVar[type[Options]] = CtOptions
+    input_noise: ClassVar[float] = 0.01
+    metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
+    lengthy: ClassVar[tuple[str, ...]] = ("TV", non_local.NAME)
+    layout: ClassVar[str] = "(views, detectors)"  # of a measured sinogram
+    side: ClassVar[float] = _ATTENUATION  # length of an image's side
+
+    size: tuple[int, ...] = option(
+        (128,), "rows and columns of what is trained on: a step takes one of these",
+        low=16,
+    )  # fmt: skip
+    projections: tuple[int, ...] = option((_VIEWS,), "views of each, likewise", low=1)
+    arc: tuple[float, ...] = option(
+        (0.0,), "degrees that they lie in, likewise; 0: all", low=0, high=360
+    )
+    beam: tuple[str, ...] = option(
+        _BEAMS[:1], f"{' or '.join(_BEAMS)}, or both, likewise"
+    )
+    noise: tuple[float, float] = option(
+        (0.01, 0.01),
+        "least and most noise relative to the mean of a sinogram, between which each "
+        "item has some",
+        low=0,
+    )
+    rectangles: float = option(
+        0.0, "share of rectangles among the ellipses", low=0, high=1
+    )
+    hollow: float = option(0.0, "share of both that are shells", low=0, high=1)
+    textures: float = option(
+        0.0, "share of the phantoms that have a texture", low=0, high=1
+    )
+    validation: int = option(4, "phantoms to watch the training by", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("size", "projections", "arc", "beam"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must have at least one value")
+        if not set(self.beam) <= set(_BEAMS):
+            due = " or ".join(_BEAMS)
+            raise ValueError(f"beam must be {due}, or both, got {self.beam}")
+        if not self.noise[0] <= self.noise[1]:
+            raise ValueError(f"noise must not fall, got {self.noise}")
+
+    def load(self) -> Densities:
+        """Return phantoms, drawn as they are asked for."""
+        return Densities(self)
+
+    def files(self, folder: Path) -> list[Path]:
+        """List the sinograms of a folder, or else its pictures, as densities."""
+        found = [path for path in sorted(folder.iterdir()) if holds_htc(path)]
+        return found or [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
+
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
+        """Name the size of a phantom, or the crop of a picture."""
+        if str(source).startswith(_PREFIX):
+            return ("crop",)
+        return ("size",)
+
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
+        """Return a phantom, a picture as a density, or a sinogram of the challenge."""
+        name = str(source)
+        if name in DENSITIES:
+            image = density(name, options.size or 128, seed=options.seed)
+            return self.given(name, image, options)
+        if name.startswith(_PREFIX):
+            file = name.removeprefix(_PREFIX)
+            grey = grey_picture(file)
+            grey = centre_crop(grey, options.crop) if options.crop else grey
+            return self.given(Path(file).stem, np.ascontiguousarray(grey), options)
+        held = read_htc(source)
+        size = options.size or _PIXELS
+        place = Geometry(
+            size, size, _WIDTH / size, held.spacing, 0.0, held.source, held.distance
+        )
+        problem = _problem(held.sinogram[None], place, held.angles)
+        return replace(problem, name=Path(source).stem, setting="as measured")
+
+    def given(self, name: str, image: Any, options: Any) -> InputImage:
+        """Convert a density (H, W) to an image that is to be measured."""
+        return InputImage(name, image[None])
+
+    def read_measured(self, file: Datasets) -> Problem:
+        """Read ``sinogram``, of the `layout`, ``angles`` and ``geometry``.
+
+        Angles are in degrees; ``geometry`` holds the seven numbers of `Geometry`;
+        ``truth`` is (C, H, W), with one channel unless the layout has more.
+        """
+        axes = 2 if self.channels else 3
+        shape = file.shape("sinogram", self.layout, (axes,))
+        place, angles = read_geometry(file, Geometry, shape[-2])
+        sinogram = file.real("sinogram").reshape(-1, *shape[-2:])
+        try:
+            problem = _problem(sinogram, place, angles)
+        except ValueError as error:
+            raise file.error("geometry", f"makes no sense: {error}") from error
+        if "truth" not in file:
+            return problem
+        file.same("truth", (len(sinogram), *place[:2]), "of the image")
+        return replace(problem, truth=file.real("truth") / np.float32(problem.scale))
+
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
+        """Return ``sinogram``, ``angles`` and ``geometry``."""
+        place, angles, unit = problem.note
+        y = problem.y * np.float32(unit)
+        return {
+            "sinogram": y[0] if self.channels else y,
+            "angles": np.asarray(angles, np.float32),
+            "geometry": np.asarray(place, np.float32),
+        }
+
+    def examples(self, options: Any) -> list[InputImage]:
+        """Return phantoms of other kinds than those of the training."""
+        names = ("shepp-logan", "head-1", "walnut-1", "walnut-2")
+        found = [self.read(name, options) for name in names]
+        return [given for given in found if isinstance(given, InputImage)]
+
+    def settings(self, options: Any) -> list[Any]:
+        """Return few views and a limited arc, unless the options give either."""
+        if options.views is not None or options.arc is not None:
+            return [options]
+        return [replace(options, views=60), replace(options, views=60, arc=90.0)]
+
+    def measure(self, given: InputImage, options: Any) -> Problem:
+        """Project a density, and add noise."""
+        rows, columns = given.image.shape[-2:]
+        fan = options.beam == "fan"
+        views, whole = options.views or _VIEWS, 360.0 if fan else 180.0
+        arc = options.arc or whole
+        angles = tuple(float(k * arc / views) for k in range(views))
+        pixel = self.side / max(rows, columns)
+        place = Geometry(rows, columns, pixel, pixel)
+        if fan:
+            grown = _DISTANCE / _SOURCE
+            place = Geometry(
+                rows, columns, pixel, pixel * grown, 0.0, _SOURCE * self.side,
+                _DISTANCE * self.side,
+            )  # fmt: skip
+        A = place.operator(angles, None)
+        y, unit = A(given.image), _unit(A)
+        rng = np.random.default_rng([options.seed, 1])
+        y = self.detected(y, unit, options, rng)
+        if options.noise:
+            deviation = np.float32(options.noise * float(np.abs(y).mean()))
+            y = y + deviation * white_noise(y.shape, y.dtype, rng)
+        setting = f"{views} views in {arc:g} degrees, {options.beam or _BEAMS[0]} beam"
+        if options.photons:
+            setting += f", {options.photons:g} photons"
+        if options.noise:
+            setting += f", noise {options.noise:g}"
+        return Problem(
+            y.astype(np.float32),
+            A,
+            truth=given.image,
+            name=given.name,
+            setting=setting,
+            note=_Note(place, angles, unit),
+        )
+
+    def detected(
+        self, y: Any, unit: float, options: Any, rng: np.random.Generator
+    ) -> Any:
+        """Add photon noise to line integrals ``unit * y``."""
+        if not options.photons:
+            return y
+        return counted(y * unit, options.photons, rng) / unit
+
+    def noisy(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw the options that differ between items of a training."""
+        return {"noise": rng.uniform(*self.noise)}
+
+    def memory(self, given: InputImage | Problem, options: Any) -> float:
+        """Count what is kept: projector, adjoint and filtered back-projection."""
+        if isinstance(given, Problem):
+            views, detectors = given.y.shape[-2:]
+            side = max(given.note.geometry[:2])
+        else:
+            views, side = options.views or _VIEWS, max(given.image.shape[-2:])
+            detectors = 2**0.5 * side
+        return (24.0 * detectors + 16 * side) * views * side
+
+    def deviation(self, problem: Problem, options: Any) -> float | None:
+        """Return the noise relative to the mean of the sinogram in the data's unit."""
+        if options.photons:
+            return None
+        return float(options.noise or 0) * float(problem.y.mean())
+
+    def baselines(self) -> Mapping[str, Method]:
+        """Return the methods without learning."""
+        return {
+            "FBP": fbp,
+            "SIRT": sirt,
+            "NNLS": nnls,
+            "TV": tv,
+            non_local.NAME: functools.partial(non_local.non_local, self),
+        }
+
+    def applies(self, method: str, problem: Problem) -> bool:
+        """Return whether there are enough data for a method."""
+        return method != non_local.NAME or non_local.applies(problem)
+
+    def slow(self, method: str, problem: Problem) -> bool:
+        return method == non_local.NAME and non_local.slow(problem, _LARGEST)
+
+    def finished(self, image: Any) -> Any:
+        """Set negative densities to 0."""
+        return np.maximum(image, 0)
+
+    def describe(self, problem: Problem) -> str:
+        """Return the size."""
+        place = problem.note.geometry
+        return f"{place.rows}x{place.columns} pixels"
+
+
+class _Note(NamedTuple):
+    """What belongs to a sinogram: its geometry, angles, and the unit of its data."""
+
+    geometry: Geometry
+    angles: tuple[float, ...]
+    unit: float
+
+    def __str__(self) -> str:
+        kind = "fan" if self.geometry.source else "parallel"
+        return f"{len(self.angles)} views of a {kind} beam"
+
+
+_Setting: TypeAlias = tuple[int, int, float, str]  # size, views, arc and beam
+
+
+@dataclass(frozen=True)
+class Densities(Simulated):
+    """Random phantoms and their projections, to train on.
+
+    Attributes
+    ----------
+    task : Ct
+        The options.
+    """
+
+    task: Ct
+
+    def problem(self, *key: int, setting: _Setting | None = None) -> Problem:
+        """Draw one, of the same setting as the others of its step."""
+        task, rng = self.task, generator(*key)
+        if setting is None:
+            every = self._settings()
+            setting = every[int(generator(*key[:-1]).integers(len(every)))]
+        size, views, arc, beam = setting
+        image = random_shapes(size, rng, task.rectangles, task.hollow)
+        if task.textures and rng.random() < task.textures:
+            image = textured(image, rng)
+        kind: Any = task.options
+        options = kind(
+            views=views,
+            arc=arc or None,
+            beam=beam,
+            **task.noisy(rng),
+            seed=int(rng.integers(2**31)),
+        )
+        return task.measure(task.given("shapes", image, options), options)
+
+    def validation(self) -> list[Problem]:
+        """Return problems that no step draws, of settings at even distances."""
+        every, count = self._settings(), self.task.validation
+        return [
+            self.problem(2**63, i, setting=every[i * len(every) // count])
+            for i in range(count)
+        ]
+
+    def _settings(self) -> list[_Setting]:
+        task = self.task
+        choices = task.size, task.projections, task.arc, task.beam
+        return list(itertools.product(*choices))
+
+
+def _unit(A: Operator) -> float:
+    """Return the factor by which a projector was divided."""
+    return 1 / float(A.scalar)  # type: ignore[attr-defined]
+
+
+def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
+    """Make a problem of measured line integrals, of densities of about 1 at most."""
+    A = place.operator(tuple(map(float, angles)), sinogram.shape[-1])
+    note = _Note(place, tuple(angles), _unit(A))
+    problem = Problem(sinogram / np.float32(note.unit), A, note=note)
+    highest = float(np.percentile(_inverted(problem, "ram-lak"), _HIGHEST))
+    if not highest > 0:
+        raise ValueError("the sinogram must have positive line integrals")
+    if _USUAL[0] < highest < _USUAL[1]:  # such as svdinv's own
+        return problem
+    scale = _MARGIN * highest
+    return replace(problem, y=problem.y / np.float32(scale), scale=scale)
+
+
+def _inverted(problem: Problem, window: Window) -> Any:
+    """Return the filtered back-projection, without negative densities."""
+    projector: Any = problem.A.operator  # type: ignore[attr-defined]
+    y = problem.note.unit * problem.y
+    return np.maximum(projector.filtered_back_projection(y, window), 0)
+
+
+def fbp(problem: Problem) -> Reconstruction:
+    """Invert by filtered back-projection.
+
+    The note tells the window of the filter.
+    """
+    make = functools.partial(_inverted, problem)
+    return best_of(Ct(), problem, make, _WINDOWS, "hann")
+
+
+def sirt(problem: Problem) -> Reconstruction:
+    """Simultaneous iterative reconstruction, without negative densities.
+
+    ``x <- max(x + C A^T R (y - A x), 0)`` with the inverse sums of rows R and of
+    columns C (Gregor & Benson, IEEE TMI 2008).
+    """
+    A, y = problem.A, problem.y
+    x = np.zeros_like(A.adjoint(y))
+    rows, columns = A(np.ones_like(x)), A.adjoint(np.ones_like(y))
+    R, C = (
+        np.where(s > 1e-6 * s.max(), 1 / np.maximum(s, 1e-30), 0)
+        for s in (rows, columns)
+    )
+    for _ in range(_ITERATIONS):
+        x = np.maximum(x + C * A.adjoint(R * (y - A(x))), 0).astype(y.dtype)
+    return Reconstruction(x, f"{_ITERATIONS} iterations")
+
+
+class _NotNegative:
+    """No pixel is negative."""
+
+    def value(self, x: Any) -> float:
+        return 0.0
+
+    def prox(self, x: Any, step: Any) -> Any:
+        return np.maximum(x, 0)
+
+
+def nnls(problem: Problem) -> Reconstruction:
+    """Least squares without negative densities."""
+    found = solve(
+        problem,
+        _NotNegative(),
+        algorithm=FISTA(restart=True),
+        iterations=_ITERATIONS,
+        x0=np.zeros_like(problem.adjoint()),
+        objective=False,
+    )
+    return Reconstruction(found.image, f"{found.iterations} iterations")
+
+
+def tv(problem: Problem) -> Reconstruction:
+    """Total variation, by the primal-dual method.
+
+    The note tells its weight, the best where the truth is known.
+    """
+    return penalised(problem, TotalVariation)
+
+
+def penalised(
+    problem: Problem,
+    prior: Callable[[float], Any],
+    usual: float = _FIXED_WEIGHT,
+    nonnegative: bool = False,
+) -> Reconstruction:
+    """Minimise with a prior of some weight, by the primal-dual method.
+
+    The weight is the best where the truth is known, or else the `usual` one.
+    """
+
+    def score(image: Any) -> float:
+        return psnr(problem.truth, np.maximum(image, 0))
+
+    how: dict[str, Any] = {
+        "iterations": 4 * _ITERATIONS,
+        "algorithm": PDHG(nonnegative=nonnegative),
+        "rtol": _CHANGE,
+    }
+    weight = usual
+    if problem.truth is None:
+        x0 = np.maximum(problem.A.approximate_inverse(problem.y), 0)
+        found = solve(problem, prior(weight), x0=x0, objective=False, **how)
+    else:
+        weight, found = best_solution(problem, prior, score, **_WEIGHTS, **how)
+    best = "" if problem.truth is None else "best "
+    return Reconstruction(np.maximum(found.image, 0), f"{best}weight {weight:.1e}")

@@ -1,0 +1,74 @@
+"""Fan-beam sinograms of the Helsinki Tomography Challenge 2022.
+
+Meaney, Silva de Moura & Siltanen, Helsinki Tomography Challenge 2022 open tomographic
+dataset, Zenodo. The ``.mat`` files hold a struct with the sinogram and the geometry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv._missing import needing
+from svdinv.unroll.formats.checks import FileError, matlab_names, naming
+
+__all__ = ["HTC", "holds_htc", "read_htc"]
+
+_STRUCTS = ("CtDataLimited", "CtDataFull")
+
+
+@dataclass(frozen=True, eq=False)
+class HTC:
+    """A measurement of the challenge.
+
+    Line integrals of the attenuation, (views, detectors); angles in degrees; distances
+    of the source from the centre of rotation and from the detector, and the spacing of
+    the detectors, in mm.
+    """
+
+    sinogram: NDArray[np.float32]
+    angles: NDArray[np.float64]
+    source: float
+    distance: float
+    spacing: float
+
+
+def holds_htc(path: str | Path) -> bool:
+    """Return whether a file is of the challenge, by the names in it."""
+    return not matlab_names(path).isdisjoint(_STRUCTS)
+
+
+def read_htc(path: str | Path) -> HTC:
+    """Read a ``.mat`` file of the challenge.
+
+    Raises ValueError if it is missing, damaged or of another form, ImportError without
+    SciPy.
+    """
+    with needing("scipy", "train"):
+        from scipy.io import loadmat
+    with naming(path, "a sinogram of the Helsinki challenge"):
+        held: Any = loadmat(path, simplify_cells=True, variable_names=_STRUCTS)
+        data = next(held[name] for name in _STRUCTS if name in held)
+        given = data["parameters"]
+        sinogram = np.asarray(data["sinogram"], np.float32)
+        angles = np.atleast_1d(np.asarray(given["angles"], np.float64))
+        numbers = [
+            float(given[name])
+            for name in (
+                "distanceSourceOrigin",
+                "distanceSourceDetector",
+                "pixelSizePost",
+            )
+        ]
+    if sinogram.ndim != 2 or angles.shape != sinogram.shape[:1]:
+        raise FileError(
+            f"{path}: the sinogram must have a row for each of {angles.size} angles, "
+            f"got {sinogram.shape}"
+        )
+    if not np.isfinite(sinogram).all():
+        raise FileError(f"{path}: the sinogram has numbers that are not finite")
+    return HTC(sinogram, angles, *numbers)

@@ -1,0 +1,128 @@
+"""A phantom of dynamic emission tomography, by a model of two compartments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
+
+__all__ = ["FRAMES", "kinetic_phantom", "plasma", "two_tissues"]
+
+FRAMES: tuple[float, ...] = (
+    *(0.25,) * 8, *(0.5,) * 4, *(1.0,) * 4, *(2.0,) * 3, *(5.0,) * 5,
+)  # fmt: skip
+"""Usual lengths of 24 frames, in minutes."""
+
+_GRID = 0.01  # minutes
+
+# Of the tracer FDG in plasma, per minute.
+_AMPLITUDES = (851.1, 21.88, 20.81)
+_DECAYS = (4.134, 0.1191, 0.01043)
+
+# K1, k2, k3, k4 (per minute) and share of blood: grey and white matter, tumour, muscle.
+_TISSUES = (
+    (0.102, 0.130, 0.062, 0.0068, 0.05),
+    (0.054, 0.109, 0.045, 0.0058, 0.03),
+    (0.150, 0.120, 0.130, 0.0050, 0.08),
+    (0.030, 0.200, 0.020, 0.0100, 0.03),
+)
+_REGIONS = (
+    Ellipse(1.0, 0.8, 0.9),
+    Ellipse(1.0, 0.6, 0.7, 0, 0.02),
+    Ellipse(1.0, 0.12, 0.16, 0.3, 0.3, 30),
+    Ellipse(1.0, 0.2, 0.12, -0.25, -0.3, 10),
+)
+
+
+def plasma(minutes: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the activity of the plasma after an injection, relative to that of FDG.
+
+    ``(a1 t - a2 - a3) exp(-l1 t) + a2 exp(-l2 t) + a3 exp(-l3 t)`` (Feng, Huang & Wang,
+    Int. J. Biomed. Comput. 1993).
+    """
+    (a1, a2, a3), (l1, l2, l3) = _AMPLITUDES, _DECAYS
+    t = np.asarray(minutes, np.float64)
+    first = (a1 * t - a2 - a3) * np.exp(-l1 * t)
+    return first + a2 * np.exp(-l2 * t) + a3 * np.exp(-l3 * t)
+
+
+def two_tissues(
+    rates: Sequence[float] | NDArray[np.floating], frames: Sequence[float] = FRAMES
+) -> NDArray[np.float64]:
+    """Return the mean activity of a tissue in each frame.
+
+    The convolution of `plasma` with the response of two compartments (Huang et al., Am.
+    J. Physiol. 1980), and a share of blood. The rates are K1, k2, k3, k4 per minute,
+    and that share; the frames, lengths in minutes from the injection on. Raises
+    ValueError if a length is not positive, or a rate negative.
+    """
+    lengths = np.asarray(frames, np.float64)
+    if lengths.ndim != 1 or not lengths.size or not (lengths > 0).all():
+        raise ValueError(f"frames must be positive lengths, got {frames!r}")
+    if min(rates) < 0 or rates[4] > 1:
+        raise ValueError(
+            f"rates must not be negative, nor the share > 1, got {rates!r}"
+        )
+    K1, k2, k3, k4, blood = rates
+    ends = np.cumsum(lengths)
+    t = np.arange(0, ends[-1] + 2 * _GRID, _GRID)
+    total = k2 + k3 + k4
+    root = math.sqrt(total**2 - 4 * k2 * k4)
+    slow, fast = (total - root) / 2, (total + root) / 2
+    Cp = plasma(t)
+    tissue = (
+        K1 * _convolved(Cp, slow)
+        if not root
+        else K1
+        / root
+        * (
+            (k3 + k4 - slow) * _convolved(Cp, slow)
+            + (fast - k3 - k4) * _convolved(Cp, fast)
+        )
+    )
+    curve = (1 - blood) * tissue + blood * Cp
+    area = np.concatenate([[0], np.cumsum((curve[1:] + curve[:-1]) / 2) * _GRID])
+    return np.diff(np.interp([0, *ends], t, area)) / lengths
+
+
+def kinetic_phantom(
+    size: int, *, frames: Sequence[float] = FRAMES, seed: int = 0
+) -> NDArray[np.float32]:
+    """Return a slice of a head whose regions take up a tracer, each at its own rates.
+
+    Float32 (frames, size, size), the largest of which is 1; without the vessels. The
+    frames are as for `two_tissues`; the seed draws rates around those of the
+    literature, which vary slowly within regions.
+    """
+    rng = np.random.default_rng(seed)
+    series = np.zeros((len(frames), size, size))
+    line = np.linspace(-1, 1, size)
+    for region, rates in zip(_REGIONS, (3, 0, 2, 1), strict=True):
+        share = drawn([region], size)
+        curves = [
+            two_tissues(np.array(_TISSUES[rates]) * rng.uniform(0.8, 1.2, 5), frames)
+            for _ in range(2)
+        ]
+        at = rng.uniform(0, 2 * np.pi)
+        along = (1 + np.cos(at) * line + np.sin(at) * line[:, None]) / 2
+        along = along.clip(0, 1)
+        own = sum(
+            c[:, None, None] * w
+            for c, w in zip(curves, (along, 1 - along), strict=True)
+        )
+        series = (1 - share) * series + share * own
+    return (series / series.max()).astype(np.float32)
+
+
+def _convolved(x: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
+    """Return ``integral of x(u) exp(-rate (t - u)) du`` from 0 to t, on the grid."""
+    decay = math.exp(-rate * _GRID)
+    total, found = 0.0, np.zeros_like(x)
+    for i in range(1, len(x)):
+        total = decay * (total + _GRID / 2 * x[i - 1]) + _GRID / 2 * x[i]
+        found[i] = total
+    return found

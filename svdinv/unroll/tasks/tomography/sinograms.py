@@ -1,0 +1,49 @@
+"""What tasks of sinograms share: how their geometry and their pictures are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.data import photograph, read_picture
+from svdinv.unroll.data.photographs import PHOTOS
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
+
+__all__ = ["LEAST", "MOST", "grey_picture", "read_geometry"]
+
+LEAST, MOST = 11, 4096
+"""Rows and columns of an image."""
+
+
+def read_geometry(
+    file: Datasets, kind: Any, views: int
+) -> tuple[Any, NDArray[np.float64]]:
+    """Read ``geometry``, numbers of which the first two are rows and columns.
+
+    Returns it as the named tuple `kind`, and with it ``angles``, one in
+    degrees for each of the views. Raises ValueError if their number is another, or the
+    image too small, too large or not of whole pixels.
+    """
+    count = len(kind._fields)
+    file.same("angles", (views,), "of one angle for each view")
+    file.same("geometry", (count,), f"of {count} numbers")
+    numbers = file.real("geometry").astype(np.float64).tolist()
+    rows, columns = map(int, numbers[:2])
+    if [rows, columns] != numbers[:2]:
+        due = f"must begin with whole rows and columns, got {numbers[:2]}"
+        raise file.error("geometry", due)
+    if min(rows, columns) < LEAST or max(rows, columns) > MOST:
+        due = f"must have {LEAST} to {MOST} pixels a side, got {rows}x{columns}"
+        raise file.error("geometry", due)
+    angles = file.real("angles").astype(np.float64)
+    return kind(rows, columns, *numbers[2:]), angles
+
+
+def grey_picture(name: str, largest: int | None = None) -> NDArray[np.float32]:
+    """Return a photograph of the package, or a picture file as of `read_picture`."""
+    image = photograph(name) if name in PHOTOS else read_picture(name, largest=largest)
+    return np.ascontiguousarray(image.mean(axis=-1, dtype=np.float32))

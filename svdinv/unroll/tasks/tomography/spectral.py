@@ -1,0 +1,312 @@
+"""Spectral computed tomography: attenuation in bins of energy, of few photons each.
+
+Materials are few, and each has its own attenuation by energy, so that bins x pixels are
+a matrix of low rank; and their edges lie at the same places in all bins.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdinv.unroll.data.noise import counted
+from svdinv.unroll.data.pictures import picture_files
+from svdinv.unroll.display.panels import save_panel
+from svdinv.unroll.display.pictures import save_frames
+from svdinv.unroll.fidelity import L2
+from svdinv.unroll.metrics import SERIES
+from svdinv.unroll.priors import Casorati, LocalLowRank, TotalVariation
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.tasks.registry import TaskEntry
+from svdinv.unroll.tasks.task import InputImage, Method, Options, Reconstruction, option
+from svdinv.unroll.tasks.tomography import DENSITIES, SPECTRAL
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp, penalised
+from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.hdf5 import Datasets
+
+__all__ = ["SpectralCt", "SpectralOptions", "bins_of"]
+
+_PREFIX = "spectral:"  # a density, or a picture as one, that is to be of materials
+_BINS, _PHOTONS = 8, 1e5
+_RANGE = (30.0, 110.0)  # of the bins, in keV
+_VOLTAGE = 120.0  # of the tube, in kV
+_FINER = 1024  # energies in each bin
+_SIDE = 10.0  # of an image, in cm
+_SPOT = (  # least and most density, semi-axes, centre and angle
+    (0.3, 0.04, 0.04, -0.5, -0.5, 0.0),
+    (1.0, 0.2, 0.2, 0.5, 0.5, 180.0),
+)
+_BLOCK = 8
+_BRIGHT = 0.98  # quantile that is white in a picture
+
+# Density in g/cm^3, or concentration, and mass attenuation in cm^2/g by energy in keV
+# (Hubbell & Seltzer, NIST Standard Reference Database 126): soft tissue and cortical
+# bone of ICRU-44, gadolinium with its K-edge, of which tissue may have 10 mg/ml, and
+# aluminium, of which the filter is.
+_MATERIALS: dict[str, tuple[float, dict[float, float]]] = {
+    "tissue": (1.06, {30: 0.3790, 40: 0.2688, 50: 0.2264, 60: 0.2048, 80: 0.1823,
+                      100: 0.1693, 150: 0.1492}),
+    "bone": (1.92, {30: 1.331, 40: 0.6655, 50: 0.4242, 60: 0.3148, 80: 0.2229,
+                    100: 0.1855, 150: 0.1480}),
+    "gadolinium": (0.010, {30: 14.84, 40: 6.920, 50: 3.859, 50.2391: 3.812,
+                           50.2392: 18.64, 60: 11.75, 80: 5.573, 100: 3.109,
+                           150: 1.100}),
+}  # fmt: skip
+_FILTER = 0.5 * 2.699  # g/cm^2 of it
+_ALUMINIUM: dict[float, float] = {
+    30: 1.128, 40: 0.5685, 50: 0.3681, 60: 0.2778, 80: 0.2018, 100: 0.1704, 150: 0.1378,
+}  # fmt: skip
+
+
+def bins_of(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the photons in bins of one width, and how materials attenuate them.
+
+    From 30 to 110 keV, of a tube of 120 kV: Kramers' law (Phil. Mag. 1923) behind 5 mm
+    of aluminium. The attenuation in a bin is the mean over its photons.
+
+    Parameters
+    ----------
+    count : int
+        Number of bins.
+
+    Returns
+    -------
+    share : ndarray, shape (count,)
+        Of the photons in each bin; the sum is 1.
+    attenuation : ndarray, shape (3, count)
+        In 1/cm: soft tissue, cortical bone, and 10 mg/ml of gadolinium.
+    """
+    fine = (np.arange(count * _FINER) + 0.5) / (count * _FINER)
+    energies = (_RANGE[0] + np.ptp(_RANGE) * fine).reshape(count, _FINER)
+    photons = _VOLTAGE / energies - 1
+    photons *= np.exp(-_FILTER * _interpolated(_ALUMINIUM, energies))
+    every = [much * _interpolated(mu, energies) for much, mu in _MATERIALS.values()]
+    attenuation = (photons * np.stack(every)).sum(-1) / photons.sum(-1)
+    return photons.sum(-1) / photons.sum(), attenuation
+
+
+def _interpolated(table: Mapping[float, float], energies: Any) -> Any:
+    """Interpolate the logarithms, which are nearly straight between edges."""
+    known, values = (np.log(list(x)) for x in (table.keys(), table.values()))
+    return np.exp(np.interp(np.log(energies), known, values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralOptions(CtOptions):
+    """How materials are read and projected."""
+
+    photons: float | None = option(
+        None,
+        "photons of all energies that a detector of a tomogram counts without anything "
+        f"in the way (default of energy bins {_PHOTONS:g}, unless there is --noise)",
+        low=10,
+        high=1_000_000_000,
+    )
+    bins: int | None = option(
+        None, f"bins of energy (default {_BINS})", low=2, high=80, of_file=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralCt(Ct):
+    """Attenuation in 1/cm, in bins of energy, from line integrals of each."""
+
+    entry: ClassVar[TaskEntry] = SPECTRAL
+    options: ClassVar[type[Options]] = SpectralOptions
+    metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
+    peak: ClassVar[float | str] = "max"
+    lengthy: ClassVar[tuple[str, ...]] = ("TV", "low rank", "local low rank", "TNV")
+    layout: ClassVar[str] = "(bins, views, detectors)"
+    side: ClassVar[float] = _SIDE
+
+    bins: int = option(_BINS, "bins of energy", low=2, high=80)
+    photons: tuple[float, float] = option(
+        (5e4, 2e5), "fewest and most photons of all energies, of which each item draws "
+        "a number", low=10,
+    )  # fmt: skip
+    noise: tuple[float, float] = option(
+        (0.0, 0.0), "least and most noise beside that of the photons", low=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.photons[0] <= self.photons[1]:
+            raise ValueError(f"photons must not fall, got {self.photons}")
+
+    def files(self, folder: Path) -> list[Path]:
+        """List the pictures of a folder."""
+        return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
+
+    def file_options(self, source: str | Path) -> tuple[str, ...]:
+        """Name the bins, and the size of a phantom or the crop of a picture."""
+        named = str(source).removeprefix(_PREFIX) in DENSITIES
+        return ("size" if named else "crop", "bins")
+
+    def read(self, source: str | Path, options: Any) -> InputImage | Problem:
+        """Return a density, or a picture as one, as materials."""
+        name = str(source).removeprefix(_PREFIX)
+        return super().read(name if name in DENSITIES else f"density:{name}", options)
+
+    def given(self, name: str, image: Any, options: Any) -> InputImage:
+        """Make of a density (H, W) materials, and their attenuation (E, H, W).
+
+        Tissue up to a density of 0.5, and from there more and more bone. Ellipses drawn
+        by the seed are where tissue has taken up gadolinium.
+        """
+        bone = np.maximum(2 * image - 1, 0)
+        tissue = np.minimum(2 * image, 2 - 2 * image)
+        rng = np.random.default_rng([options.seed, 2])
+        spots = [
+            Ellipse(*rng.uniform(*_SPOT).tolist())
+            for _ in range(int(rng.integers(3, 9)))
+        ]
+        rows, columns = image.shape
+        taken_up = drawn(spots, max(image.shape))[:rows, :columns] * tissue
+        mixing = bins_of(options.bins or _BINS)[1].T.astype(np.float32)
+        return InputImage(
+            name, np.tensordot(mixing, np.stack([tissue, bone, taken_up]), 1)
+        )
+
+    def save_picture_of(self, name: str, options: Any, path: Path) -> None:
+        """Write the bins side by side."""
+        given: Any = self.read(name, options)
+        save_frames(path, given.image / given.image.max(), seconds=self.seconds)
+
+    def settings(self, options: Any) -> list[Any]:
+        """Return two numbers of photons, unless the options say more."""
+        if options.photons is not None or options.noise is not None:
+            return [options]
+        return [replace(options, photons=n) for n in (_PHOTONS, _PHOTONS / 5)]
+
+    def measure(self, given: InputImage, options: Any) -> Problem:
+        """Project each bin, and count; what fewer photons tell has less weight.
+
+        The weights of least squares are the counts, the inverse variance of their
+        logarithm (Sauer & Bouman, IEEE Trans. Signal Process. 1993).
+        """
+        photons, bins = _photons(options), len(given.image)
+        problem = super().measure(given, replace(options, photons=photons or None))
+        problem = replace(problem, setting=f"{problem.setting}, {bins} bins")
+        if not photons:
+            return problem
+        return replace(problem, fidelity=_weighted(problem, bins_of(bins)[0]))
+
+    def detected(
+        self, y: Any, unit: float, options: Any, rng: np.random.Generator
+    ) -> Any:
+        """Count the photons of each bin, without noise of the electronics."""
+        if not options.photons:
+            return y
+        each = options.photons * bins_of(len(y))[0][:, None, None]
+        return counted(y * unit, each, rng, electronic=0) / unit
+
+    def noisy(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw noise and photons, and tell the bins."""
+        photons = float(np.exp(rng.uniform(*np.log(self.photons))))
+        return {**super().noisy(rng), "photons": photons, "bins": self.bins}
+
+    def read_measured(self, file: Datasets) -> Problem:
+        """Read ``sinogram``, (bins, views, detectors), and the rest as for `Ct`.
+
+        There may be ``weights`` of least squares of its shape, positive; by default
+        they are those of as many photons in each bin.
+        """
+        problem = super().read_measured(file)
+        if "weights" not in file:
+            return replace(problem, fidelity=_weighted(problem, np.ones(1)))
+        file.same("weights", problem.y.shape, "of the sinogram")
+        weights = file.real("weights")
+        if not (weights > 0).all():
+            raise file.error("weights", "must be positive")
+        return replace(problem, fidelity=L2(weights / weights.max()))
+
+    def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
+        """Return what `Ct` does, and ``weights``."""
+        weight = getattr(problem.fidelity, "weight", None)
+        weights = np.ones_like(problem.y) if weight is None else weight
+        return {**super().arrays_to_save(problem), "weights": weights}
+
+    def deviation(self, problem: Problem, options: Any) -> float | None:
+        """Return that of `Ct` where there is no noise of photons."""
+        return None if _photons(options) else super().deviation(problem, options)
+
+    def baselines(self) -> Mapping[str, Method]:
+        """Return what takes each bin alone, and what takes them together."""
+        return {"FBP": fbp, "TV": tv} | {
+            name: functools.partial(
+                penalised, prior=prior, usual=usual, nonnegative=True
+            )
+            for name, (prior, usual) in _JOINT.items()
+        }
+
+    def describe(self, problem: Problem) -> str:
+        """Return the bins and the size."""
+        return f"{len(problem.y)} bins of {super().describe(problem)}"
+
+    def save_panel(
+        self, path: Path, truth: Any, entries: Sequence[Any], *, title: str
+    ) -> None:
+        """Compare colours: low energies are red, high ones blue."""
+        reference = _thirds((truth or entries[-1]).image)
+        white = np.quantile(reference, _BRIGHT, axis=(0, 1)) + 1e-30
+        columns = [
+            each and replace(each, image=_thirds(each.image) / white)
+            for each in (truth, *entries)
+        ]
+        save_panel(path, columns[0], columns[1:], title=title)
+
+
+def _photons(options: Any) -> float:
+    """Return their number, or 0 where there is other noise alone."""
+    return float(options.photons or (0 if options.noise else _PHOTONS))
+
+
+def _weighted(problem: Problem, share: Any) -> L2:
+    """Weight line integrals by their counts, relative to the largest."""
+    integrals = problem.y * np.float32(problem.note.unit * problem.scale)
+    counts = share[:, None, None] * np.exp(-integrals.astype(np.float64))
+    return L2((counts / counts.max()).astype(np.float32))
+
+
+def _thirds(image: Any) -> Any:
+    """Return the means over low, middle and high energies as colours, (H, W, 3)."""
+    n = len(image)
+    parts = [image[k * n // 3 : (k + 1) * n // 3 + 1].mean(axis=0) for k in range(3)]
+    return np.stack(parts, axis=-1)
+
+
+# Priors of all bins together, with weights where the truth is not known.
+_JOINT: dict[str, tuple[Callable[[float], Any], float]] = {
+    "low rank": (Casorati, 1e-3),
+    "local low rank": (lambda w: LocalLowRank(w, _BLOCK, stride=_BLOCK // 2), 3e-4),
+    "TNV": (lambda w: TotalVariation(w, channels=-3), 3e-5),
+}
+_USUAL = 1e-5  # of TV, likewise
+
+
+def tv(problem: Problem) -> Reconstruction:
+    """Total variation of each bin, without negative attenuation.
+
+    Each bin has a weight of its own, the best where the truth is known.
+    """
+    found = []
+    for k in range(len(problem.y)):
+        bin_ = operator.itemgetter(np.s_[k : k + 1])
+        one = replace(
+            problem,
+            y=bin_(problem.y),
+            truth=None if problem.truth is None else bin_(problem.truth),
+            fidelity=problem.fidelity.replace_arrays(bin_),
+        )
+        found.append(penalised(one, TotalVariation, _USUAL, nonnegative=True))
+    notes = ", ".join(each.note.removeprefix("weight ") for each in found)
+    return Reconstruction(np.concatenate([x.image for x in found]), f"weights {notes}")

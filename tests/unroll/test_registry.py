@@ -1,0 +1,138 @@
+"""Tasks are found, and described, without being imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from interpreters import run
+
+from svdinv.cli import main
+from svdinv.unroll.plugins import imported
+from svdinv.unroll.tasks import registry
+from svdinv.unroll.tasks.registry import entries, entry_of_file
+from svdinv.unroll.tasks.task import Options, Task, task_named
+
+BUILT_IN = ["colour", "cine", "ct", "eit", "pet", "spectral-ct"]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def counts():
+    """The script that counts what is imported."""
+    path = ROOT / "benchmarks" / "imports.py"
+    spec = importlib.util.spec_from_file_location("imports", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_files_that_are_imported(counts):
+    """A command imports its task and no other, and a network little beside itself."""
+    photo = counts.modules(counts.CASES["svdinv reconstruct photo.png"])
+    assert len(photo) <= MOST["photo"]
+    assert counts.tasks_of(photo) == {"colour": 1}
+    network = counts.modules(counts.CASES["import svdinv.unroll.torch"])
+    assert len(network) <= MOST["torch"]
+    assert counts.tasks_of(network) == {}
+
+
+MOST = {"photo": 60, "torch": 35}
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_entries_say_what_their_tasks_are(kind):
+    entry = entries()[kind]
+    task = entry.load()
+    assert task.described() is entry
+    own = [f for f in dataclasses.fields(task.options) if f.name != "seed"]
+    assert entry.options == tuple(f.name for f in own)
+    plurals = {f.name: f.metadata["plural"] for f in own if f.metadata["plural"]}
+    assert entry.plurals == plurals
+    listed = [name for names in task().built_in().values() for name in names]
+    assert sorted(listed) == sorted([*entry.names, *entry.pictures])
+
+
+def test_built_in_tasks_are_all_there():
+    assert list(entries())[:6] == BUILT_IN
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module with a task of one's own in the current folder, and its name."""
+    (tmp_path / "garden.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from svdinv.unroll.tasks.colour.task import Colour, ColourOptions\n"
+        "from svdinv.unroll.tasks.registry import TaskEntry\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Leaves(Colour):\n"
+        "    entry = TaskEntry(\n"
+        "        kind='leaves', location='garden:Leaves', axes='B C H W', channels=3,\n"
+        "        images='leaves', suffixes=('.png',),\n"
+        "        options=('rate', 'mask', 'noise', 'crop'),\n"
+        "    )\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_ADDED", {})
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield "garden:Leaves"
+    sys.modules.pop("garden", None)
+
+
+def test_a_task_of_ones_own_is_named_on_the_command_line(own, tmp_path, capsys):
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save("leaf.png")
+    assert entry_of_file("leaf.png").kind == "colour"
+    assert main(["data", "inspect", "leaf.png", "--task", own]) == 0
+    assert "task leaves, one of leaves" in capsys.readouterr().out
+    assert entry_of_file("leaf.png").kind == "leaves"
+    assert task_named("leaves") is sys.modules["garden"].Leaves
+
+
+@pytest.mark.parametrize("name", ["garden:Roses", "rocks:Leaves", "leaves"])
+def test_what_is_no_task_is_refused(own, name, one_line):
+    assert main(["data", "inspect", "coffee", "--task", name]) == 2
+    assert "argument --task: " in one_line()
+
+
+def test_installed_tasks_come_by_an_entry_point(own, monkeypatch):
+    class Point:
+        name = "leaves"
+
+        def load(self):
+            return imported(own)
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
+    assert list(entries()) == [*BUILT_IN, "leaves"]
+    assert entry_of_file("a.png").kind == "leaves"
+
+
+def test_a_task_without_an_entry_is_described_by_its_class():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Own(Options):
+        depth: int = 3
+
+    class Plain(Task):
+        kind, axes, options = "plain", "B C H W", Own
+
+    found = Plain.described()
+    assert (found.kind, found.axes, found.options) == ("plain", "B C H W", ("depth",))
+    assert found.location.endswith("Plain")
+
+
+def test_descriptions_import_no_task():
+    done = run(
+        "-c",
+        "import sys\n"
+        "from svdinv.unroll.tasks.registry import entries\n"
+        "entries()\n"
+        "print([n for n in sys.modules if n.startswith('svdinv.unroll.tasks.')\n"
+        "       and n.count('.') > 3])\n",
+    )
+    assert done.stdout == "[]\n", done.stderr
