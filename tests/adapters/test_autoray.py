@@ -234,7 +234,7 @@ class TestQuimb:
         assert found.losses[-1] < found.losses[0] - 0.5
 
     @pytest.mark.parametrize("backend", ["torch", "jax"])
-    # Of the GHZ state itself a change raises the rank, and what passes through 0 is lost.
+    # Of the GHZ state a change raises the rank: what passes through 0 would be lost.
     @pytest.mark.parametrize("case", ["Neel", "W", "PEPS", "GHZ, noise"])
     def test_gradient_against_differences(self, ours, network, case, backend):
         pytest.importorskip(backend)
