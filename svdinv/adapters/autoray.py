@@ -88,7 +88,8 @@ def unregister(*frameworks: str) -> None:
     ValueError
         If a framework is none of these.
     """
-    for key in [key for key in _before if key[0] in _chosen(frameworks)]:
+    chosen = _chosen(frameworks)
+    for key in [key for key in _before if key[0] in chosen]:
         function = _before.pop(key)
         autoray.register_function(*key, function or _nothing)
         if function is None:  # autoray had not looked for it yet
