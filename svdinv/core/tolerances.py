@@ -23,7 +23,8 @@ matrices they would cost a quarter of its gradient, and its error is larger anyw
 MOST_REPAIRED_SVD = 256
 """Largest shorter side of matrices whose singular vectors are, likewise.
 
-There the products cost a fifth of a map and its gradient, and take a third off the error.
+There the products cost a fifth of a map and its gradient, and take a third off the
+error.
 """
 
 GRAM_FLOOR = 0.1
