@@ -18,7 +18,7 @@ except ImportError as error:
 
 from svdinv.backends.jax import Jacobian, JAXBackend
 from svdinv.core.gauge import Gauge
-from svdinv.core.svd import SVDResult
+from svdinv.core.results import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions, documented
 
 __all__ = ["Jacobian", "jacobian_svd", "svd", *sorted(OPERATORS)]

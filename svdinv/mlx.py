@@ -23,7 +23,7 @@ except ImportError as error:
 
 from svdinv.backends.mlx import MLXBackend
 from svdinv.core.gauge import Gauge
-from svdinv.core.svd import SVDResult
+from svdinv.core.results import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions, documented
 
 __all__ = ["svd", *sorted(OPERATORS)]

@@ -33,6 +33,7 @@ FRAMEWORKS = (
     "sigpy",
     "sklearn",
     "astra",
+    "quimb",
 )
 
 # A Python block, and the output that follows it, if the page shows one.

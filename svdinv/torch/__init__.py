@@ -19,7 +19,7 @@ except ImportError as error:
 
 from svdinv.backends.torch import Jacobian, TorchBackend, without_autocast
 from svdinv.core.gauge import Gauge
-from svdinv.core.svd import SVDResult
+from svdinv.core.results import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions, documented
 
 __all__ = ["Jacobian", "jacobian_svd", "nn", "svd", *sorted(OPERATORS)]
