@@ -138,9 +138,5 @@ def jacobian_svd(
     )
 
 
-def __getattr__(name: str) -> Callable[..., Any]:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 def __dir__() -> list[str]:
     return __all__
