@@ -478,7 +478,7 @@ def load(path: str | Path, **options: Any) -> Network:
     ValueError
         If the file is damaged, or does not hold the weights of a network.
     """
-    recipe, weights = files.read(path)
+    recipe, weights, _ = files.read(path)
     model = Network(recipe, **options)
     with files.naming(path):
         model.set_arrays(weights)
