@@ -39,6 +39,7 @@ __all__ = [
     "View",
     "as_measured",
     "best_of",
+    "moved_views",
     "option",
     "task_named",
     "task_of",
@@ -94,6 +95,22 @@ def best_of(
     found = {choice: make(choice) for choice in choices}
     best = max(found, key=lambda choice: score(problem, found[choice]))
     return Reconstruction(found[best], f"best {said.format(best)}")
+
+
+def moved_views(
+    problem: Problem,
+    moves: Iterable[tuple[Callable[[Arrays], Arrays], Callable[[Arrays], Arrays]]],
+    operator: Callable[[Callable[[Arrays], Arrays]], Any],
+) -> Iterator[View]:
+    """Yield equivalent problems whose arrays are moved as their image is.
+
+    Of each pair in `moves` the first moves data and image, the second moves the image
+    back; `operator` makes the operator of the moved arrays.
+    """
+    for move, back in moves:
+        y, fidelity = move(problem.y), problem.fidelity.replace_arrays(move)
+        view = replace(problem, y=y, A=operator(move), fidelity=fidelity, truth=None)
+        yield view, back
 
 
 def option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,6 +65,7 @@ from svdinv.unroll.tasks.task import (
     Task,
     View,
     as_measured,
+    moved_views,
     option,
 )
 from svdinv.unroll.tiles import middle
@@ -497,25 +499,14 @@ class Cine(Task):
         is: what is done to the images is done to their k-space.
         """
         A = _mri(problem)
-        for axes in ((), (-2,), (-1,), (-2, -1)):
-            for reversed_ in (False, True):
 
-                def mirror(x: Any, axes: tuple[int, ...] = axes) -> Any:
-                    for axis in axes:
-                        x = np.flip(x, axis)
-                        if x.shape[axis] % 2 == 0:
-                            x = np.roll(x, 1, axis)
-                    return np.ascontiguousarray(x)
+        def operator(move: Any) -> MRI:
+            maps = None if A.maps is None else _mirrored(A.maps, move.keywords["axes"])
+            return MRI(move(A.mask), maps)
 
-                def change(x: Any, mirror: Any = mirror, back: bool = reversed_) -> Any:
-                    return mirror(x[::-1] if back else x)
-
-                maps = None if A.maps is None else mirror(A.maps)
-                turned = MRI(change(A.mask), maps)
-                y = change(problem.y)
-                fidelity = problem.fidelity.replace_arrays(change)
-                view = replace(problem, y=y, A=turned, fidelity=fidelity, truth=None)
-                yield view, change
+        every = itertools.product(((), (-2,), (-1,), (-2, -1)), (False, True))
+        moves = [partial(_moved, axes=axes, back=back) for axes, back in every]
+        return moved_views(problem, zip(moves, moves, strict=True), operator)
 
     def memory(self, given: InputImage | Problem, options: Any) -> float:
         """Return the bytes that a reconstruction needs."""
@@ -563,6 +554,20 @@ def _built_in(name: str, options: Any) -> InputImage:
     frames, size = options.frames or _FRAMES, options.size or _SIZE
     made = heart(frames, size, size, seed=options.seed, contrast=name)
     return InputImage(f"{name} {options.seed}", made.series)
+
+
+def _mirrored(x: Any, axes: tuple[int, ...]) -> Any:
+    """Mirror arrays along axes of even or odd length around their centre n // 2."""
+    for axis in axes:
+        x = np.flip(x, axis)
+        if x.shape[axis] % 2 == 0:
+            x = np.roll(x, 1, axis)
+    return np.ascontiguousarray(x)
+
+
+def _moved(x: Any, *, axes: tuple[int, ...], back: bool) -> Any:
+    """Mirror a series, or its k-space, and reverse its frames if it runs `back`."""
+    return _mirrored(x[::-1] if back else x, axes)
 
 
 def _mri(problem: Problem) -> MRI:
