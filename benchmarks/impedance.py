@@ -18,7 +18,7 @@ import scipy.io
 from scipy.ndimage import zoom
 
 from svdinv.unroll.algorithms.nonlinear import gauss_newton, truncated_svd
-from svdinv.unroll.tasks.impedance.eit import (
+from svdinv.unroll.tasks.impedance.model import (
     Voltages,
     logarithmic,
     penalties,

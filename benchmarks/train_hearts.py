@@ -156,7 +156,7 @@ def main() -> int:
     if options.fresh < 1:
         parser.error(f"--fresh must be at least 1, got {options.fresh}")
     first = files.read(options.first or pretrained.path("cine"))
-    recipe, weights = told(*first)
+    recipe, weights = told(*first[:2])
     begun = BegunLLS(**vars(recipe))
     options.output.mkdir(parents=True, exist_ok=True)
     if options.resume:
@@ -200,7 +200,7 @@ def main() -> int:
         if rank == 0:
             print(outcome.ending, outcome.step, outcome.breakdown or "", flush=True)
     if rank == 0:
-        _, trained = files.read(options.output / WEIGHTS)
+        _, trained, _ = files.read(options.output / WEIGHTS)
         files.write(options.output / "cine.safetensors", recipe, trained)
     return 0
 

@@ -182,11 +182,17 @@ def _traces(A: Tensor) -> bool:
     )
 
 
+def _is_alone(A: Tensor) -> bool:
+    """Whether PyTorch's own is faster: see `Memory.largest_alone`."""
+    return A.ndim == 2 and A.shape[0] * A.shape[1] > memory.largest_alone
+
+
 def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
     """Singular value decomposition, as `torch.linalg.svd`."""
     if not full_matrices and _traces(A):
         return _traced_svd(A)
-    if not full_matrices or A.shape[-2] == A.shape[-1]:
+    thin = not full_matrices or A.shape[-2] == A.shape[-1]
+    if thin and not _is_alone(A):
         factors = by_memory.decomposition("svd", A, memory)
         if factors is not None:
             return factors
@@ -198,5 +204,5 @@ def eigh(A: Tensor) -> tuple[Tensor, ...]:
     """Eigendecomposition of Hermitian matrices, as `torch.linalg.eigh`."""
     if _traces(A):
         return _traced_eigh(A)
-    factors = by_memory.decomposition("eigh", A, memory)
+    factors = None if _is_alone(A) else by_memory.decomposition("eigh", A, memory)
     return torch.linalg.eigh(A) if factors is None else factors

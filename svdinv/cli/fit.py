@@ -309,7 +309,7 @@ def _options(
         Options,
         educated,
     )
-    from svdinv.unroll.untrained.fitting import has_encoder
+    from svdinv.unroll.untrained.model import has_encoder
 
     if arguments.start is not None and not task.moving:
         raise ValueError(f"argument --start: does not apply to {task.images}")

@@ -72,10 +72,10 @@ def _weights() -> list[tuple[str, str]]:
         found = []
         for name in pretrained.names():
             path = pretrained.path(name)
-            recipe, arrays = weights.read(path)
+            recipe, arrays, kind = weights.read(path)
             axes, channels = (getattr(recipe, n, None) for n in ("axes", "channels"))
             numbers = sum(array.size for array in arrays.values())
-            task = task_of(axes, channels, weights.task_of(path))
+            task = task_of(axes, channels, kind)
             size = path.stat().st_size / 1e6
             what = f"{type(recipe).__name__} with {numbers:,} weights, {size:.2f} MB"
             found.append((f"weights {name}", f"{what}, for {task.kind}"))

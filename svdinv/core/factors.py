@@ -45,6 +45,7 @@ from svdinv.core.tolerances import (
     DOUBLE_EPS,
     GRAM_FLOOR,
     MIN_GRAM_WORK,
+    MOST_REPAIRED_SVD,
     SINGLE,
     WIDE_GRAM_FLOOR,
     eps,
@@ -116,7 +117,9 @@ def factorise(
 def _decomposed(A: Array, quick: bool, xp: Namespace) -> SVDFactors:
     """Factors by an SVD, by kernels if `quick`."""
     U, S, Vh = xp.linalg.svd(A, full_matrices=False)
-    if quick or eps(A, xp) <= SINGLE or 0 in known_shape(A):
+    known = [n for n in known_shape(A)[-2:] if n is not None]
+    large = len(known) > 0 and min(known) > MOST_REPAIRED_SVD
+    if quick or large or eps(A, xp) <= SINGLE or 0 in known_shape(A):
         return SVDFactors(U, S, Vh)
     return repaired(A, U, S, Vh, xp)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from svdinv.core.alignment_operations import Align, FindMotion, Motion, centred
 from svdinv.core.backend import Backend
 from svdinv.core.functions import Polar, ProperRotation, proper_signs
@@ -15,28 +13,12 @@ from svdinv.core.namespace import (
     safe_divide,
     sizes,
 )
+from svdinv.core.results import Alignment, Similarity
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import broadcasts, check_compatible
 from svdinv.operators._maps import without_tau
 from svdinv.operators._registry import operator
-
-
-class Alignment(NamedTuple):
-    """Rigid motion x -> R x + t, and what distance it leaves."""
-
-    rotation: Array
-    translation: Array
-    rmsd: Array
-
-
-class Similarity(NamedTuple):
-    """Similarity x -> c R x + t, and what distance it leaves."""
-
-    rotation: Array
-    translation: Array
-    rmsd: Array
-    scale: Array
 
 
 @operator
@@ -134,7 +116,7 @@ def kabsch(
     backend: Backend,
     P: Array,
     Q: Array,
-    weights: Any = None,
+    weights: Array | None = None,
     *,
     scale: bool = False,
     reflection: bool = False,

@@ -402,7 +402,7 @@ def load(path: str | Path, **options: Any) -> Solver:
     TypeError
         If its network has convolutions.
     """
-    recipe, weights = files.read(path)
+    recipe, weights, _ = files.read(path)
     solver = Solver(recipe, **options)
     with files.naming(path):
         files.check(weights, files.shapes(recipe))

@@ -51,6 +51,8 @@ class Network(nn.Module):
     seed : int, optional
         Seed of the first weights, which do not depend on the framework; from PyTorch's
         generator where it is None.
+    initial : bool
+        Whether first weights are drawn; False where others are loaded at once.
 
     Examples
     --------
@@ -74,6 +76,7 @@ class Network(nn.Module):
         operator: Operator | Callable[..., Operator] | None = None,
         checkpoint: bool = False,
         seed: int | None = None,
+        initial: bool = True,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -86,7 +89,8 @@ class Network(nn.Module):
         self.cells = nn.ModuleList(
             [Cell(self.recipe, i, svd) for i in range(self.recipe.cells)]
         )
-        self.reset_parameters(seed)
+        if initial:
+            self.reset_parameters(seed)
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Draw the weights anew, from a seed as for the network."""
@@ -414,14 +418,14 @@ def load(
     ValueError
         If the file is damaged, or does not hold the weights of a network.
     """
-    recipe, arrays = files.read(path)
-    network = Network(recipe, seed=0, **options)
+    recipe, arrays, task = files.read(path)
+    network = Network(recipe, initial=False, **options)
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
     with files.naming(path):
         files.check(arrays, expected)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if tensors:
         network.to(dtype or next(iter(tensors.values())).dtype)
-    network.task = files.task_of(path)
+    network.task = task
     network.load_state_dict(tensors)
     return network.eval()

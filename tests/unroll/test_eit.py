@@ -15,8 +15,9 @@ from svdinv.unroll.evaluation.methods import classical
 from svdinv.unroll.networks import Skip
 from svdinv.unroll.operators import dot_test
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.impedance import eit
-from svdinv.unroll.tasks.impedance.eit import Eit, EitOptions, Picture
+from svdinv.unroll.tasks.impedance import baselines, eit
+from svdinv.unroll.tasks.impedance.eit import Eit, EitOptions
+from svdinv.unroll.tasks.impedance.model import Picture
 from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc
 from svdinv.unroll.tasks.impedance.tank import calibrated, deviations, read_tank
 from svdinv.unroll.tasks.measured_files import read_measurement, write_problem
@@ -33,7 +34,7 @@ def _coarse(monkeypatch):
     """A mesh of 150 triangles, and a grid of one weight."""
     monkeypatch.setattr(eit, "_RINGS", 5)
     weights = {"Tikhonov": (0.01,), "TV": (0.1,), "Gauss-Newton": (1.0,)}
-    monkeypatch.setattr(eit, "_WEIGHTS", weights)
+    monkeypatch.setattr(baselines, "_WEIGHTS", weights)
     for cache in (eit._model, eit._tank):
         cache.cache_clear()
     yield

@@ -32,10 +32,10 @@ def counts():
 
 def test_files_that_are_imported(counts):
     """A command imports its task and no other, and a network little beside itself."""
-    photo = counts.modules(counts.CASES["svdinv reconstruct photo.png"])
+    photo = counts.modules(counts.IMPORTS["svdinv reconstruct photo.png"])
     assert len(photo) <= MOST["photo"]
     assert counts.tasks_of(photo) == {"colour": 1}
-    network = counts.modules(counts.CASES["import svdinv.unroll.torch"])
+    network = counts.modules(counts.IMPORTS["import svdinv.unroll.torch"])
     assert len(network) <= MOST["torch"]
     assert counts.tasks_of(network) == {}
 

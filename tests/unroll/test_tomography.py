@@ -18,9 +18,8 @@ from svdinv.unroll.operators import (
     from_matrix,
     operator_norm,
 )
-from svdinv.unroll.tasks.tomography import densities
+from svdinv.unroll.tasks.tomography import DENSITIES, densities
 from svdinv.unroll.tasks.tomography.densities import (
-    NAMES,
     SHEPP_LOGAN,
     Ellipse,
     density,
@@ -347,7 +346,7 @@ def test_bad_geometry_is_refused(make, message):
 BODY = drawn([Ellipse(0.5, 0.5, 0.5)], 64)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DENSITIES)
 def test_phantoms_are_densities(name):
     image = density(name, 48, seed=3)
     assert image.shape == (48, 48)

@@ -37,6 +37,7 @@ from svdinv.unroll.untrained import (
     fit,
     fit_in_subspace,
     fitting,
+    residual,
 )
 from svdinv.unroll.untrained.residual import cleaned
 from svdinv.unroll.untrained.stopping import Seen
@@ -368,8 +369,8 @@ class TestStepTowardsData:
     @pytest.mark.parametrize("weight", [1.0, 0.01])
     def test_it_is_the_least_of_both_distances(self, weight, monkeypatch):
         problem = self.coils()
-        monkeypatch.setattr(fitting, "_WEIGHTS", (weight,))
-        monkeypatch.setattr(fitting, "_STEPS", 50)
+        monkeypatch.setattr(residual, "_WEIGHTS", (weight,))
+        monkeypatch.setattr(residual, "STEPS", 50)
         found = run(problem, self.generator)
         assert found.step == weight
         gradient = problem.gradient(found.image)
@@ -723,7 +724,6 @@ def test_the_network_given_back_can_be_trained():
 
 
 def test_the_example_in_the_docstring():
-    from svdinv.unroll.untrained import fitting
 
     assert doctest.testmod(fitting).attempted > 5
     assert doctest.testmod(fitting).failed == 0

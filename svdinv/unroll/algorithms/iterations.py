@@ -395,9 +395,10 @@ class PDHG(Algorithm):
         """Add the point ahead and the dual variables; TypeError if A is not linear."""
         _check_linear(self, problem)
         x = super().start(problem, x)["x"]
-        state = {"x": x, "ahead": x, "dual": _zeros_of(problem.A.forward(x))}
+        zeros = namespace(x).zeros_like
+        state = {"x": x, "ahead": x, "dual": zeros(problem.A.forward(x))}
         if self.transform is not None:
-            state["transform_dual"] = _zeros_of(self.transform.forward(x))
+            state["transform_dual"] = zeros(self.transform.forward(x))
         return state
 
     def iterate(
@@ -595,7 +596,3 @@ def _check_linear(algorithm: Algorithm, problem: Problem) -> None:
             f"{type(algorithm).__name__} takes linear operators, not {problem.A!r}: "
             "take GradientDescent, ISTA, FISTA or LowRankPlusSparse"
         )
-
-
-def _zeros_of(x: Array) -> Array:
-    return namespace(x).zeros_like(x)

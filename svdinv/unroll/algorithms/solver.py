@@ -30,7 +30,7 @@ from svdinv.unroll.arrays import (
     norm,
 )
 from svdinv.unroll.fidelity import DataFidelity
-from svdinv.unroll.priors import Prior, TotalVariation
+from svdinv.unroll.priors import Prior
 from svdinv.unroll.problem import Problem
 
 __all__ = ["Interrupted", "Solution", "objective_value", "solve"]
@@ -245,6 +245,8 @@ def _usual_algorithm(problem: Problem, prior: Any) -> Algorithm:
         )
     if steep and getattr(type(prior), "prox", Prior.prox) is Prior.prox:
         raise TypeError(f"{prior!r} has no prox, which {fidelity!r} needs")
+    from svdinv.unroll.priors import TotalVariation
+
     if isinstance(prior, TotalVariation) or steep:
         return PDHG()
     return GradientDescent() if hasattr(prior, "gradient") else FISTA(restart=True)

@@ -30,14 +30,13 @@ from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.em import expectation, positive_root, subsets
 from svdinv.unroll.arrays import Array, Namespace, namespace, sizes, times
 from svdinv.unroll.fidelity import DataFidelity, PoissonKL
-from svdinv.unroll.networks.functional import check_image, positive
+from svdinv.unroll.networks.functional import at_least, check_image, positive
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
     Number,
     Recipe,
     State,
-    at_least,
     register,
     residual_chain,
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import numbers
 from typing import Any
 
 from svdinv.unroll.arrays import (
@@ -18,7 +21,10 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.operators import Operator, Sampling
 
 __all__ = [
+    "at_least",
     "check_channels",
+    "check_features",
+    "check_floats",
     "check_image",
     "doubled",
     "folded",
@@ -26,6 +32,7 @@ __all__ = [
     "from_blocks",
     "halved",
     "low_rank",
+    "one_of",
     "positive",
     "residual_gains",
     "root",
@@ -212,3 +219,51 @@ def check_image(x: Array, axes: str, complex_: bool, xp: Namespace) -> None:
             f"the image must be {kind} and floating point in this network, of {axes}, "
             f"got {x.dtype} from the measured values"
         )
+
+
+# Of cells, features, convolutions or pixels of a side: far above what makes sense.
+_MOST = 2**20
+
+
+def at_least(least: int, recipe: Any, *names: str) -> None:
+    """Check attributes that count something; ValueError names the first wrong one."""
+    for name in names:
+        value = getattr(recipe, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(
+                f"{name} must be an integer of at least {least}, got {value!r}"
+            )
+        if value > _MOST:
+            raise ValueError(f"{name} must be at most {_MOST}, got {value}")
+
+
+def one_of(choices: tuple[str, ...], recipe: Any, name: str) -> None:
+    """Check an attribute that is one of several names; ValueError lists them."""
+    value = getattr(recipe, name)
+    if value not in choices:
+        *others, last = map(repr, choices)
+        known = f"{', '.join(others)} or {last}"
+        raise ValueError(f"{name} must be {known}, got {value!r}")
+
+
+def check_features(features: tuple[int, ...], name: str, least: int) -> None:
+    """Check the channels at each scale of an encoder or decoder."""
+    whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
+    if not (features and whole):
+        raise ValueError(
+            f"{name} must be integers from {least} to {2**14}, got {features!r}"
+        )
+
+
+def check_floats(recipe: Any) -> None:
+    """Check the attributes declared as float, and make them Python's."""
+    for entry in dataclasses.fields(recipe):
+        if entry.type not in ("float", float):
+            continue
+        value = getattr(recipe, entry.name)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{entry.name} must be a real number, got {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"{entry.name} must be finite, got {value!r}")
+        object.__setattr__(recipe, entry.name, float(value))

@@ -34,9 +34,12 @@ from svdinv.unroll.arrays import (
     times,
 )
 from svdinv.unroll.networks.functional import (
+    at_least,
     check_channels,
+    check_features,
     fraction,
     halved,
+    one_of,
     residual_gains,
     root,
     to_channels,
@@ -48,9 +51,6 @@ from svdinv.unroll.networks.recipe import (
     Layers,
     Part,
     State,
-    at_least,
-    check_features,
-    one_of,
     register,
 )
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled

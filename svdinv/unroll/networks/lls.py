@@ -56,6 +56,7 @@ from svdinv.unroll.arrays import (
     times,
 )
 from svdinv.unroll.networks.functional import (
+    at_least,
     folded,
     fraction,
     from_blocks,
@@ -70,7 +71,6 @@ from svdinv.unroll.networks.recipe import (
     Layers,
     Number,
     State,
-    at_least,
     register,
     residual_chain,
 )

@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from svdinv.unroll.arrays import namespace
-from svdinv.unroll.networks.functional import check_channels
+from svdinv.unroll.networks.functional import at_least, check_channels
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
     Recipe,
     State,
-    at_least,
     register,
     residual_chain,
 )

@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import math
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
@@ -20,7 +18,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 from svdinv.core.namespace import real
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.fidelity import L2, DataFidelity
-from svdinv.unroll.networks.functional import residual_gains
+from svdinv.unroll.networks.functional import at_least, check_floats, residual_gains
 from svdinv.unroll.operators import Operator, Sampling
 from svdinv.unroll.problem import Problem
 
@@ -400,50 +398,6 @@ def _beside(
     return in_order(recipe, measurement, known)
 
 
-def at_least(least: int, recipe: Any, *names: str) -> None:
-    """Check attributes that count something; ValueError names the first wrong one."""
-    for name in names:
-        value = getattr(recipe, name)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise ValueError(
-                f"{name} must be an integer of at least {least}, got {value!r}"
-            )
-        if value > _MOST:
-            raise ValueError(f"{name} must be at most {_MOST}, got {value}")
-
-
-def one_of(choices: tuple[str, ...], recipe: Any, name: str) -> None:
-    """Check an attribute that is one of several names; ValueError lists them."""
-    value = getattr(recipe, name)
-    if value not in choices:
-        *others, last = map(repr, choices)
-        known = f"{', '.join(others)} or {last}"
-        raise ValueError(f"{name} must be {known}, got {value!r}")
-
-
-def check_features(features: tuple[int, ...], name: str, least: int) -> None:
-    """Check the channels at each scale of an encoder or decoder."""
-    whole = all(isinstance(n, int) and least <= n <= 2**14 for n in features)
-    if not (features and whole):
-        raise ValueError(
-            f"{name} must be integers from {least} to {2**14}, got {features!r}"
-        )
-
-
-def check_floats(recipe: Any) -> None:
-    """Check the attributes declared as float, and make them Python's."""
-    for entry in dataclasses.fields(recipe):
-        if entry.type not in ("float", float):
-            continue
-        value = getattr(recipe, entry.name)
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{entry.name} must be a real number, got {value!r}")
-        if not math.isfinite(value):
-            raise ValueError(f"{entry.name} must be finite, got {value!r}")
-        object.__setattr__(recipe, entry.name, float(value))
-
-
 def in_order(
     recipe: Recipe, measurement: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[Any, ...]:
@@ -481,9 +435,6 @@ def check_measurement(
         f"Operator; got {len(measurement)} arguments"
     )
 
-
-# Of cells, features, convolutions or pixels of a side: far above what makes sense.
-_MOST = 2**20
 
 _REGISTERED: dict[str, type] = {}
 

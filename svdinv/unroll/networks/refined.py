@@ -24,6 +24,8 @@ from typing import Any
 from svdinv.unroll.arrays import Array, namespace, sizes
 from svdinv.unroll.networks.fill import blur
 from svdinv.unroll.networks.functional import (
+    at_least,
+    check_features,
     folded,
     halved,
     sampled_where,
@@ -36,8 +38,6 @@ from svdinv.unroll.networks.recipe import (
     Part,
     Recipe,
     State,
-    at_least,
-    check_features,
     register,
 )
 from svdinv.unroll.networks.tlr import TLR

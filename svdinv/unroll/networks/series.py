@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from svdinv.unroll.arrays import Array, casorati, from_casorati, is_complex, namespace
-from svdinv.unroll.networks.functional import check_image, fraction
-from svdinv.unroll.networks.recipe import (
-    Layers,
-    Recipe,
-    at_least,
-    check_measurement,
-    one_of,
-)
+from svdinv.unroll.networks.functional import at_least, check_image, fraction, one_of
+from svdinv.unroll.networks.recipe import Layers, Recipe, check_measurement
 from svdinv.unroll.operators import MRI, Operator
 from svdinv.unroll.problem import Problem
 

@@ -23,10 +23,12 @@ from typing import ClassVar, Literal
 from svdinv.unroll.arrays import Array, namespace
 from svdinv.unroll.networks.fill import normalised_fill
 from svdinv.unroll.networks.functional import (
+    at_least,
     check_channels,
     folded,
     fraction,
     low_rank,
+    one_of,
     positive,
     residual_gains,
     sampled_where,
@@ -39,8 +41,6 @@ from svdinv.unroll.networks.recipe import (
     Number,
     Recipe,
     State,
-    at_least,
-    one_of,
     register,
 )
 from svdinv.unroll.problem import Problem

@@ -32,6 +32,8 @@ from svdinv.unroll.arrays import (
     times,
 )
 from svdinv.unroll.networks.functional import (
+    at_least,
+    check_floats,
     check_image,
     fraction,
     root,
@@ -45,8 +47,6 @@ from svdinv.unroll.networks.recipe import (
     Number,
     Part,
     State,
-    at_least,
-    check_floats,
     register,
 )
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled

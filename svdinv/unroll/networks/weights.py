@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from svdinv.unroll.networks.recipe import (
 
 __all__ = [
     "WEIGHTS",
+    "Stored",
     "Weights",
     "check",
     "first_kernel",
@@ -39,7 +40,6 @@ __all__ = [
     "naming",
     "read",
     "shapes",
-    "task_of",
     "write",
 ]
 
@@ -48,6 +48,25 @@ WEIGHTS = "weights.safetensors"
 
 Weights = dict[str, NDArray[Any]]
 """Arrays by name."""
+
+
+class Stored(NamedTuple):
+    """What a file of weights holds.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        The network.
+    weights : dict of str to ndarray
+        Its weights.
+    task : str
+        The task that they were trained for, as `write` was told; empty if unknown.
+    """
+
+    recipe: Recipe
+    weights: Weights
+    task: str
+
 
 # Of the metadata, which safetensors keeps as strings.
 _KEY, _TASK = "svdinv", "svdinv.task"
@@ -133,18 +152,25 @@ def write(
         stream.write(content)
 
 
+def _header(content: bytes) -> dict[str, Any]:
+    """Return the header of a safetensors file."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8:end])
+    return header
+
+
 def _in_order(content: bytes) -> bytes:
     """Sort the metadata, whose order safetensors draws anew in each process."""
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
+    header = _header(content)
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # so that arrays are aligned
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
-def read(path: str | Path) -> tuple[Recipe, Weights]:
-    """Read the recipe and the weights that `write` wrote; nothing in the file is run.
+def read(path: str | Path) -> Stored:
+    """Read what `write` wrote, at once; nothing in the file is run.
 
     Raises FileNotFoundError if there is no such file; ValueError, naming it, if it is
     damaged, was not written by svdinv, holds what is no finite floating-point number,
@@ -156,10 +182,10 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
         raise ValueError(f"{path} is no file")
     numpy_io, safetensors = _safetensors(), _safetensors("safetensors")
     try:
-        with safetensors.safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
         with open(path, "rb") as stream:
-            weights = numpy_io.load(stream.read())
+            content = stream.read()
+        weights = numpy_io.load(content)
+        metadata = _header(content).get("__metadata__") or {}
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path} is no safetensors file, or damaged: {error}"
@@ -179,13 +205,7 @@ def read(path: str | Path) -> tuple[Recipe, Weights]:
         # Layers of a framework's own are left to it.
         expected = _named_shapes(recipe)
         check({n: weights[n] for n in expected if n in weights}, expected)
-    return recipe, weights
-
-
-def task_of(path: str | Path) -> str:
-    """Give the task that weights were trained for, as `write` was told; else ""."""
-    with _safetensors("safetensors").safe_open(str(path), framework="numpy") as file:
-        return str((file.metadata() or {}).get(_TASK, ""))
+    return Stored(recipe, weights, str(metadata.get(_TASK, "")))
 
 
 @contextlib.contextmanager

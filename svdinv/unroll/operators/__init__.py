@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from svdinv.unroll.operators.linear import (
         Identity,
         Operator,
-        Stack,
         dot_test,
         operator_norm,
     )
+    from svdinv.unroll.operators.stacks import Stack
     from svdinv.unroll.operators.tomography import FanBeam, ParallelBeam
     from svdinv.unroll.operators.transforms import Fourier, Gradient, TemporalFourier
     from svdinv.unroll.operators.wrapped import Wrapped, WrappedNonlinear, from_matrix
@@ -60,7 +60,7 @@ _MODULES = {
     "Operator": "linear",
     "ParallelBeam": "tomography",
     "Sampling": "imaging",
-    "Stack": "linear",
+    "Stack": "stacks",
     "TemporalFourier": "transforms",
     "Wrapped": "wrapped",
     "WrappedNonlinear": "wrapped",

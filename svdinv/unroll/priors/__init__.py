@@ -11,34 +11,40 @@ complex; derivatives with respect to x, step and weight are finite everywhere.
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from svdinv.core.tensors import fourier_slices, tilings
 from svdinv.unroll.arrays import (
     Array,
-    Namespace,
     as_complex,
     as_float,
     casorati,
     cast_like,
     from_casorati,
-    inner,
     is_complex,
-    like,
     namespace,
     operators,
     short_repr,
     times,
 )
-from svdinv.unroll.operators import Gradient, Identity, Operator, operator_norm
+from svdinv.unroll.operators import Identity, Operator
+from svdinv.unroll.plugins import late_attributes
 from svdinv.unroll.priors.gram_route import log_sum_by_gram
 from svdinv.unroll.priors.patch_matching import Groups
+
+if TYPE_CHECKING:
+    from svdinv.unroll.priors.sparsity import (
+        HuberVariation,
+        Sparse,
+        Tikhonov,
+        TotalVariation,
+        shrink,
+    )
 
 __all__ = [
     "Casorati",
@@ -56,6 +62,10 @@ __all__ = [
     "shrink",
 ]
 
+
+_SPARSITY = ("HuberVariation", "Sparse", "Tikhonov", "TotalVariation", "shrink")
+
+__getattr__ = late_attributes(__name__, dict.fromkeys(_SPARSITY, "sparsity"))
 
 _NEARLY_NOTHING = 1e-3  # of the largest magnitude
 
@@ -114,7 +124,7 @@ class Casorati(Prior):
     """
 
     def value(self, x: Array) -> Array:
-        return _nuclear(casorati(x, namespace(x)), self.weight)
+        return nuclear(casorati(x, namespace(x)), self.weight)
 
     def prox(self, x: Array, step: Any) -> Array:
         xp = namespace(x)
@@ -130,7 +140,7 @@ class Nuclear(Prior):
     """
 
     def value(self, x: Array) -> Array:
-        return _nuclear(x, self.weight)
+        return nuclear(x, self.weight)
 
     def prox(self, x: Array, step: Any) -> Array:
         return operators(x).svt(x, step * self.weight)
@@ -255,7 +265,7 @@ class LocalLowRank(Prior):
         xp = namespace(x)
         size = tuple(x.shape[-2:])
         parts = [
-            _nuclear(tiling.cut(x, xp), self.weight)
+            nuclear(tiling.cut(x, xp), self.weight)
             for tiling in tilings(size, self.block, self.stride, self.shift)
         ]
         return sum(parts[1:], parts[0]) / len(parts)
@@ -375,286 +385,14 @@ class TensorNuclear(Prior):
     def value(self, x: Array) -> Array:
         xp = namespace(x)
         slices, _ = fourier_slices(as_complex(x, xp), self.axis, xp)
-        return _nuclear(slices, self.weight) / x.shape[self.axis]
+        return nuclear(slices, self.weight) / x.shape[self.axis]
 
     def prox(self, x: Array, step: Any) -> Array:
         return operators(x).tsvt(x, step * self.weight, self.axis)
 
 
-@dataclass(frozen=True)
-class Sparse(Prior):
-    """Sum of the magnitudes of the coefficients of a unitary transform.
-
-    Parameters
-    ----------
-    weight : float or 0-d array
-        Factor >= 0.
-    transform : Operator
-        Unitary, such as `svdinv.unroll.operators.TemporalFourier`. A real image has a
-        real prox if the transform, like a Fourier transform, makes of the conjugate
-        image conjugate coefficients, in whatever order.
-
-    Raises
-    ------
-    ValueError
-        If `transform` is not unitary, or `weight` a negative number.
-    """
-
-    transform: Operator = field(default_factory=Identity)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.transform.unitary:
-            raise ValueError(f"transform must be unitary, got {self.transform!r}")
-
-    def value(self, x: Array) -> Array:
-        coefficients = self.transform.forward(x)
-        xp = namespace(coefficients)
-        return times(self.weight, xp.sum(xp.abs(coefficients)), xp)
-
-    def prox(self, x: Array, step: Any) -> Array:
-        xp = namespace(x)
-        coefficients = self.transform.forward(x)
-        z = self.transform.adjoint(shrink(coefficients, step * self.weight))
-        return xp.real(z) if is_complex(z, xp) and not is_complex(x, xp) else z
-
-
-@dataclass(frozen=True)
-class TotalVariation(Prior):
-    """Total variation (Rudin, Osher & Fatemi, Physica D 1992), with its kinks.
-
-    Its prox has no closed form: it is approached by a fixed number of steps of the
-    fast gradient projection of the dual problem (Beck & Teboulle, IEEE TIP 2009),
-    from zero. `svdinv.unroll.algorithms.iterations.PDHG` needs no such inner iteration.
-
-    Parameters
-    ----------
-    weight : float or 0-d array
-        Factor >= 0.
-    axes : sequence of int
-        Axes of the differences, negative: those of an image, (-1,) or also that of
-        time, (-3, -2, -1).
-    boundary : {"neumann", "periodic"}
-        As for `svdinv.unroll.operators.Gradient`.
-    isotropic : bool
-        Whether the differences at a pixel count by their root of squares, or each by
-        its magnitude.
-    channels : int, optional
-        Axis, negative, of channels that share their edges: the differences at a pixel
-        are a matrix, channels x axes, and count by its nuclear norm (total nuclear
-        variation: Holt, IEEE TIP 2014; Rigie & La Rivière, Phys. Med. Biol. 2015).
-    iterations : int
-        Steps of the prox.
-
-    Raises
-    ------
-    ValueError
-        As `svdinv.unroll.operators.Gradient`, if `channels` is not negative, one of
-        the `axes`, or given where `isotropic` is not, if `iterations` is not positive,
-        or `weight` a negative number.
-    """
-
-    _: KW_ONLY
-    axes: Sequence[int] = (-2, -1)
-    boundary: Literal["neumann", "periodic"] = "neumann"
-    isotropic: bool = True
-    channels: int | None = None
-    iterations: int = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Gradient(self.axes, self.boundary)
-        if self.channels is not None:
-            if self.channels >= 0 or self.channels in self.axes:
-                due = "must be a negative axis without differences"
-                raise ValueError(f"channels {due}, got {self.channels}")
-            if not self.isotropic:
-                raise ValueError("channels must be None where isotropic is False")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-
-    @property
-    def differences(self) -> Gradient:
-        """The operator whose result is sparse."""
-        return Gradient(self.axes, self.boundary)
-
-    def value(self, x: Array) -> Array:
-        d = self.differences.forward(x)
-        xp = namespace(x)
-        if self.channels is not None:
-            return _nuclear(self._jacobians(d, xp), self.weight)
-        return times(self.weight, xp.sum(_size(d, self._joint, xp)), xp)
-
-    def prox(self, x: Array, step: Any) -> Array:
-        xp, D, tau = namespace(x), self.differences, step * self.weight
-        slope = 1 / D.norm_bound**2
-        dual = ahead = xp.zeros_like(D.forward(x))
-        momentum = 1.0
-        for _ in range(self.iterations):
-            moved = ahead + slope * D.forward(x - D.adjoint(ahead))
-            new = moved - self._shrunk(moved, tau)  # onto the ball of radius tau
-            following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-            ahead = new + (momentum - 1) / following * (new - dual)
-            dual, momentum = new, following
-        return x - D.adjoint(dual)
-
-    def split(self) -> tuple[Operator, Callable[[Array, Any], Array]]:
-        """Return the differences, and the soft threshold of their magnitudes."""
-        return self.differences, lambda d, step: self._shrunk(d, step * self.weight)
-
-    @property
-    def _joint(self) -> int | None:
-        return 0 if self.isotropic else None
-
-    def _shrunk(self, d: Array, tau: Any) -> Array:
-        if self.channels is None:
-            return shrink(d, tau, self._joint)
-        xp = namespace(d)
-        matrices = operators(d).svt(self._jacobians(d, xp), tau)
-        order = self._order(d)
-        return xp.permute_dims(matrices, tuple(map(order.index, range(len(order)))))
-
-    def _jacobians(self, d: Array, xp: Namespace) -> Array:
-        """Return differences (axes, ..., C, ...) as matrices (..., C, axes)."""
-        return xp.permute_dims(d, tuple(self._order(d)))
-
-    def _order(self, d: Array) -> list[int]:
-        last = [len(d.shape) + (self.channels or 0), 0]
-        return [i for i in range(len(d.shape)) if i not in last] + last
-
-
-@dataclass(frozen=True)
-class Tikhonov(Prior):
-    """Half the sum of squares of an image, or of what an operator makes of it.
-
-    Parameters
-    ----------
-    weight : float or 0-d array
-        Factor >= 0.
-    transform : Operator
-        Any linear operator; the prox exists for unitary ones.
-    """
-
-    transform: Operator = field(default_factory=Identity)
-
-    def value(self, x: Array) -> Array:
-        z = self.transform.forward(x)
-        return times(self.weight, inner(z, z) / 2, namespace(x))
-
-    def gradient(self, x: Array) -> Array:
-        """Return ``weight T^H T x``."""
-        z = self.transform.adjoint(self.transform.forward(x))
-        return times(self.weight, z, namespace(x))
-
-    def curvature(self, x: Array) -> Array | float:
-        """Lipschitz constant of the gradient, for images like `x`."""
-        return self.weight * operator_norm(self.transform, x) ** 2
-
-    def prox(self, x: Array, step: Any) -> Array:
-        """Shrink the image; ValueError if the transform is not unitary."""
-        if not self.transform.unitary:
-            raise ValueError(f"prox needs a unitary transform, not {self.transform!r}")
-        return times(1 / (1 + step * self.weight), x, namespace(x))
-
-
-@dataclass(frozen=True)
-class HuberVariation(Prior):
-    """Total variation, smoothed: quadratic in differences below `delta`.
-
-    Sum over the pixels of s^2 / (2 delta) for s <= delta and s - delta / 2 above, where
-    s is the length of the difference vector (Huber, Ann. Math. Statist. 1964).
-
-    Parameters
-    ----------
-    weight : float or 0-d array
-        Factor >= 0.
-    delta : float
-        Where the penalty turns linear, in units of the image; positive.
-    axes, boundary
-        As for `TotalVariation`.
-
-    Raises
-    ------
-    ValueError
-        As `TotalVariation`, and if `delta` is not positive.
-    """
-
-    delta: float
-    _: KW_ONLY
-    axes: Sequence[int] = (-2, -1)
-    boundary: Literal["neumann", "periodic"] = "neumann"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Gradient(self.axes, self.boundary)
-        if not self.delta > 0:
-            raise ValueError(f"delta must be positive, got {self.delta}")
-
-    @property
-    def differences(self) -> Gradient:
-        """The operator whose result is penalised."""
-        return Gradient(self.axes, self.boundary)
-
-    def value(self, x: Array) -> Array:
-        xp, delta = namespace(x), self.delta
-        s = _size(self.differences.forward(x), 0, xp)
-        penalty = xp.where(s > delta, s - delta / 2, s * s / (2 * delta))
-        return times(self.weight, xp.sum(penalty), xp)
-
-    def gradient(self, x: Array) -> Array:
-        """Return ``weight D^H (D x / max(|D x|, delta))``."""
-        xp, d = namespace(x), self.differences.forward(x)
-        s = _size(d, 0, xp)
-        larger = xp.where(s > self.delta, s, self.delta * xp.ones_like(s))
-        z = self.differences.adjoint(d / like(larger, d, xp))
-        return times(self.weight, z, xp)
-
-    def curvature(self, x: Array) -> Array | float:
-        """Lipschitz constant of the gradient."""
-        return self.weight * self.differences.norm_bound**2 / self.delta
-
-
-def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
-    """Soft-threshold magnitudes, ``x max(1 - tau / |x|, 0)``.
-
-    The proximal operator of tau times the sum of magnitudes, finite with its
-    derivatives where x is 0.
-
-    Parameters
-    ----------
-    x : array
-        Real or complex.
-    tau : float or array
-        Threshold >= 0, broadcasting to the magnitudes.
-    axis : int, optional
-        Axis along which elements are one vector with one magnitude, the root of
-        their squares; by default each element is on its own.
-
-    Returns
-    -------
-    array
-        Of the shape and dtype of `x`.
-    """
-    xp = namespace(x)
-    size = _size(x, axis, xp)
-    tau = like(tau, size, xp) if hasattr(tau, "dtype") else tau
-    kept = size > tau
-    one = xp.ones_like(size)
-    factor = xp.where(kept, one - tau / xp.where(kept, size, one), xp.zeros_like(size))
-    return like(factor, x, xp) * x
-
-
-def _size(x: Array, axis: int | None, xp: Namespace) -> Array:
-    """Magnitudes, along an axis that is kept; their derivative at 0 is 0."""
-    if axis is None:
-        return xp.abs(x)
-    squares = inner(x, x, axis, keepdims=True)
-    some = squares > 0
-    roots = xp.sqrt(xp.where(some, squares, xp.ones_like(squares)))
-    return xp.where(some, roots, xp.zeros_like(roots))
-
-
-def _nuclear(matrices: Array, weight: Any) -> Array:
+def nuclear(matrices: Array, weight: Any) -> Array:
+    """Sum the nuclear norms of matrices, times a weight."""
     xp = namespace(matrices)
     norms = operators(matrices).nuclear_norm(matrices)
     return times(weight, xp.sum(norms), xp)

@@ -39,6 +39,7 @@ __all__ = [
     "View",
     "as_measured",
     "best_of",
+    "moved_views",
     "option",
     "task_named",
     "task_of",
@@ -76,7 +77,7 @@ Method: TypeAlias = Callable[[Problem], Reconstruction]
 
 
 def best_of(
-    task: Task,
+    score: Callable[[Problem, Arrays], float],
     problem: Problem,
     make: Callable[[_T], Arrays],
     choices: Iterable[_T],
@@ -85,15 +86,31 @@ def best_of(
 ) -> Reconstruction:
     """Return the image nearest to the truth, over a grid of choices.
 
-    `make` gives the image of a choice, such as a weight. How near it comes, the task
-    tells by its `decibels`. Where the truth is not known, only the image of the `usual`
-    choice is made. `said` formats a choice for the note.
+    `make` computes the image of a choice, such as a weight, and `score` tells how near
+    an image comes, as `Task.decibels`. Where the truth is not known, only the image of
+    the `usual` choice is made. `said` formats a choice for the note.
     """
     if problem.truth is None:
         return Reconstruction(make(usual), said.format(usual))
     found = {choice: make(choice) for choice in choices}
-    best = max(found, key=lambda choice: task.decibels(problem, found[choice]))
+    best = max(found, key=lambda choice: score(problem, found[choice]))
     return Reconstruction(found[best], f"best {said.format(best)}")
+
+
+def moved_views(
+    problem: Problem,
+    moves: Iterable[tuple[Callable[[Arrays], Arrays], Callable[[Arrays], Arrays]]],
+    operator: Callable[[Callable[[Arrays], Arrays]], Any],
+) -> Iterator[View]:
+    """Yield equivalent problems whose arrays are moved as their image is.
+
+    Of each pair in `moves` the first moves data and image, the second moves the image
+    back; `operator` makes the operator of the moved arrays.
+    """
+    for move, back in moves:
+        y, fidelity = move(problem.y), problem.fidelity.replace_arrays(move)
+        view = replace(problem, y=y, A=operator(move), fidelity=fidelity, truth=None)
+        yield view, back
 
 
 def option(

@@ -1,14 +1,8 @@
 """Untrained priors: images as what a network can make, fitted to one measurement."""
 
-from svdinv.unroll.untrained.fitting import (
-    Fit,
-    Fitting,
-    Options,
-    Record,
-    educated,
-    fit,
-)
+from svdinv.unroll.untrained.fitting import Fitting, fit
 from svdinv.unroll.untrained.linearised import Linearised, linearise
+from svdinv.unroll.untrained.options import Fit, Options, Record, educated
 from svdinv.unroll.untrained.stopping import (
     SURE,
     Discrepancy,

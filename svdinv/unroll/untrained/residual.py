@@ -1,4 +1,4 @@
-"""What a fit left of the data: a part of it brought back, and cleaned of noise."""
+"""The step from the average of a fit towards the data that it left unexplained."""
 
 from __future__ import annotations
 
@@ -6,15 +6,29 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from svdinv.unroll.algorithms import ADMM
+from svdinv.unroll.algorithms.cross_validation import restricted
 from svdinv.unroll.algorithms.non_local import denoise_non_local
+from svdinv.unroll.fidelity import L2
+from svdinv.unroll.operators import Sampling
+from svdinv.unroll.problem import Problem
 
-__all__ = ["cleaned"]
+__all__ = ["STEPS", "cleaned", "towards_data"]
 
 Image = NDArray[Any]
 
 _PARTS = (0.25, 0.5, 0.75, 1.0)
+
+STEPS = 10
+"""Steps of conjugate gradients, in place of what is left out."""
+
+# Of the distance from the average in the step towards the data, relative to |A|^2.
+_WEIGHTS = tuple(10 ** (1 - i / 3) for i in range(13))
+_CLEARLY = 1e-4
 
 
 def cleaned(
@@ -60,3 +74,54 @@ def cleaned(
         if error < least:
             best, least = part, error
     return (image(best, residual) if best else average), best
+
+
+def towards_data(
+    problem: Problem, average: Tensor, held: Tensor, measured: Tensor
+) -> tuple[Tensor, float]:
+    """Step from an average towards the data, as far as held-out data improve.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of one image, with a batch axis, of tensors. Nothing is done unless its operator
+        is linear and its fidelity `L2`.
+    average : Tensor
+        The image, without that axis.
+    held, measured : Tensor of bool
+        Data that were not fitted, and all that were measured.
+
+    Returns
+    -------
+    Tensor
+        The image.
+    float
+        How large the step was, as `Fit.step`.
+    """
+    fidelity = problem.fidelity
+    if not (problem.A.linear and isinstance(fidelity, L2)):
+        return average, 0.0
+    pixels = isinstance(problem.A, Sampling) and not average.is_complex()
+    if pixels and problem.has_white_noise:
+        given = (average, problem.y[0], measured[0], held[0])
+        found, part = cleaned(*(array.cpu().numpy() for array in given))
+        return torch.from_numpy(found).to(average), part
+    x = image = average[None]
+    admm = ADMM(cg_iterations=2 * STEPS, batch_axes=1)
+    norm = admm.suited(problem, x, None)["penalty"]
+    known = restricted(problem, (~held).to(problem.y.real.dtype), fidelity.weight)
+
+    def error(image: Tensor) -> float:
+        seen = (problem.A.forward(image) - problem.y)[held]
+        return float(seen.abs().square().sum())
+
+    best, least = 0.0, error(x)
+    for weight in _WEIGHTS:
+        image = admm.explain(x, image, known, weight * norm)
+        value = error(image)
+        # Of data that say nothing of one another only rounding changes.
+        if value < (1 - _CLEARLY) * least:
+            best, least = weight, value
+    if not best:
+        return average, 0.0
+    return admm.explain(x, x, problem, best * norm)[0], best

@@ -22,7 +22,7 @@ from torch.func import functional_call, jvp
 import svdinv.torch
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, tensor
-from svdinv.unroll.untrained.fitting import Fit, Record
+from svdinv.unroll.untrained.options import Fit, Record
 
 __all__ = ["directions", "fit_in_subspace"]
 

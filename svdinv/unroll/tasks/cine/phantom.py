@@ -17,6 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.unroll.tasks.cine.signals import (
+    CINE,
+    contraction,
+    first_pass,
+    of_frames,
+)
+
 __all__ = ["LABELS", "Phantom", "coil_maps", "heart"]
 
 LABELS = ("other", "left ventricle", "myocardium", "right ventricle")
@@ -28,39 +35,6 @@ Number = float | Array
 _TORSO = (0.94, 0.74)  # semi-axes
 _EDGE = 0.6  # pixels over which one tissue goes over into the next
 _MARGIN = 0.16  # no tissue moves farther than this
-
-# Signal in balanced steady-state free precession at 1.5 T, blood being 1.
-_CINE = {
-    "fat": 0.82,
-    "muscle": 0.24,
-    "lung": 0.05,
-    "vessel": 0.5,
-    "liver": 0.34,
-    "spleen": 0.46,
-    "marrow": 0.36,
-    "cortex": 0.08,
-    "fluid": 0.8,
-    "cord": 0.42,
-    "myocardium": 0.33,
-    "left": 1.0,
-    "right": 0.95,
-}
-# Saturation recovery nulls most of it before the contrast agent comes.
-_PERFUSION = {
-    "fat": 0.42,
-    "muscle": 0.13,
-    "lung": 0.03,
-    "vessel": 0.1,
-    "liver": 0.17,
-    "spleen": 0.14,
-    "marrow": 0.18,
-    "cortex": 0.04,
-    "fluid": 0.09,
-    "cord": 0.13,
-    "myocardium": 0.11,
-    "left": 0.09,
-    "right": 0.09,
-}
 
 
 class Phantom(NamedTuple):
@@ -162,25 +136,25 @@ def heart(
     beat = first_beat + times * heart_rate / 60
     if perfusion:  # triggered, as well as that can be done
         beat = 0.72 + 0.02 * timing.standard_normal(frames)
-    squeeze = _contraction(beat)
+    squeeze = contraction(beat)
     cycle = first_breath + times * breathing_rate / 60
     breath = breathing * np.sin(np.pi * cycle) ** 4
     x, y = _grid(height, width)
-    tissue_x, tissue_y = body.tissue_at(x, y, _frames(squeeze), _frames(breath))
+    tissue_x, tissue_y = body.tissue_at(x, y, of_frames(squeeze), of_frames(breath))
     level = np.ones((frames, 1, 1), dtype=np.float32)
-    steady = {name: value * level for name, value in _CINE.items()}
-    signal = _first_pass(times) if perfusion else steady
-    for name in _CINE:  # scanners and people differ
+    steady = {name: value * level for name, value in CINE.items()}
+    signal = first_pass(times) if perfusion else steady
+    for name in CINE:  # scanners and people differ
         factor = np.float32(levels.uniform(0.85, 1.15))
         for tissue in (name, "defect") if name == "myocardium" else (name,):
             if tissue in signal and name not in ("left", "right"):
                 signal[tissue] = factor * signal[tissue]
     canvas = _Canvas(tissue_x, tissue_y, x, y)
-    blood, labels = _paint(canvas, body, signal, _frames(squeeze), perfusion, rng)
-    phase = _phase(x, y, _frames(times), _frames(breath), rng)
+    blood, labels = _paint(canvas, body, signal, of_frames(squeeze), perfusion, rng)
+    phase = _phase(x, y, of_frames(times), of_frames(breath), rng)
     if not perfusion:
-        speed = (_contraction(beat + 0.01) - _contraction(beat - 0.01)) / 0.02
-        phase = phase + 0.15 * _frames(speed) * blood
+        speed = (contraction(beat + 0.01) - contraction(beat - 0.01)) / 0.02
+        phase = phase + 0.15 * of_frames(speed) * blood
     series = (canvas.image * np.exp(1j * phase)).astype(np.complex64)
     series /= np.abs(series).max()
     return Phantom(series, maps, labels, times)
@@ -540,61 +514,6 @@ def _paint_abdomen(
     canvas.paint(signal["muscle"], gullet)
 
 
-def _first_pass(times: Array) -> dict[str, Array]:
-    """Signals while a contrast agent passes: gamma variates, and their tissue curves.
-
-    The blood follows a gamma variate (Thompson et al., Circ. Res. 14, 1964), which
-    disperses on its way through the lungs and comes round again; the tissue takes it
-    up at a rate and lets it go at another.
-    """
-    step = 0.25
-    fine = np.arange(0, times[-1] + 2 * step, step)
-
-    def bolus(arrival: float, peak: float, shape: float) -> Array:
-        t = np.maximum(fine - arrival, 0) / peak
-        return t**shape * np.exp(shape * (1 - t))
-
-    right = bolus(3, 3.5, 3) + 0.25 * bolus(14, 8, 2)
-    left = 0.85 * bolus(7, 5, 3) + 0.28 * bolus(18, 9, 2)
-
-    def tissue(uptake: float, release: float) -> Array:
-        decay = np.exp(-release * fine)
-        return uptake * step * np.convolve(left, decay)[: len(fine)]
-
-    curves = {
-        "left": left,
-        "right": right,
-        "myocardium": tissue(0.03, 0.045),
-        "defect": tissue(0.008, 0.015),
-        "liver": tissue(0.014, 0.01),
-        "spleen": tissue(0.03, 0.04),
-        "vessel": 0.5 * (left + right),
-        "muscle": tissue(0.006, 0.01),
-    }
-    signals = {}
-    for name, value in {**_PERFUSION, "defect": _PERFUSION["myocardium"]}.items():
-        level = np.full(len(times), value)
-        if name in curves:  # the signal saturates at high concentrations
-            agent = np.interp(times, fine, curves[name])
-            level = value + (1 - value) * (1 - np.exp(-2 * agent))
-        signals[name] = _frames(level)
-    return signals
-
-
-def _contraction(beat: Array) -> Array:
-    """How far the ventricle has contracted: 0 at end-diastole, 1 at end-systole.
-
-    Systole, early filling, rest and the contraction of the atria, joined smoothly.
-    """
-    knots = np.array([0, 0.35, 0.58, 0.82, 1])
-    values = np.array([0, 1, 0.2, 0.16, 0])
-    phase = beat % 1
-    k = np.clip(np.searchsorted(knots, phase, side="right") - 1, 0, len(knots) - 2)
-    share = (phase - knots[k]) / (knots[k + 1] - knots[k])
-    share = (1 - np.cos(np.pi * share)) / 2
-    return values[k] + share * (values[k + 1] - values[k])
-
-
 def _phase(
     x: Array, y: Array, times: Array, breath: Array, rng: np.random.Generator
 ) -> Array:
@@ -655,10 +574,6 @@ def _turn(x: Array, y: Array, angle: Number) -> tuple[Array, Array]:
     cos = np.asarray(np.cos(angle), x.dtype)
     sin = np.asarray(np.sin(angle), x.dtype)
     return cos * x + sin * y, cos * y - sin * x
-
-
-def _frames(values: Array) -> Array:
-    return values.astype(np.float32)[:, None, None]
 
 
 def _is_integer(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svdinv.unroll.data import TEST, Image
 from svdinv.unroll.data.noise import noisy
 from svdinv.unroll.data.photographs import fingerprint, training_photographs
 from svdinv.unroll.display.pictures import save_frames
 from svdinv.unroll.formats.bart import HOLDS
-from svdinv.unroll.formats.checks import FileError
 from svdinv.unroll.formats.measurements import broadcast_mask, read_mask
 from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.formats.table import WRITTEN, ending, format_of
@@ -34,11 +33,16 @@ from svdinv.unroll.tasks.cine.baselines import (
     view_sharing,
     zero_filled,
 )
-from svdinv.unroll.tasks.cine.coils import estimate_maps
 from svdinv.unroll.tasks.cine.hearts import (
     heart_series,
     hearts_fingerprint,
     read_hearts,
+)
+from svdinv.unroll.tasks.cine.kspace import (
+    SMALLEST,
+    check_centred,
+    divided,
+    problem_of_kspace,
 )
 from svdinv.unroll.tasks.cine.moving import (
     unseen_series,
@@ -61,6 +65,7 @@ from svdinv.unroll.tasks.task import (
     Task,
     View,
     as_measured,
+    moved_views,
     option,
 )
 from svdinv.unroll.tiles import middle
@@ -76,14 +81,6 @@ _LONGEST = 1024  # side of a photograph in pixels
 _FRAMES, _SIZE = 18, 128  # of phantoms
 _SIZES = ("frames", "size")  # options of what is made
 _SERIES = 8  # to evaluate on
-_SMALLEST = 16  # pixels a side
-_CALIBRATION = 24  # rows and columns that unknown maps are estimated from, at most
-_LEAST_CALIBRATION = 8  # twice the side of the kernels of ESPIRiT, and more
-_UNIT_ENERGY = 1.02  # of coil maps, with room for rounding
-_NEAR = 2  # points of k-space from its centre that its largest value may be
-_OUT_OF_ORDER = 100  # times the energy there: that of the largest elsewhere
-_ZEROS = 0.5  # share of measured values that may be 0
-_TINY = 1e-30  # magnitudes that single precision does not divide by
 
 # Measured: memory for each value of a series and of its data, and time on one core of
 # all classical methods, for each value of the data and each weight that is tried; with
@@ -341,21 +338,21 @@ class Cine(Task):
         name = path.resolve().name if path.is_dir() else path.name
         name = name[: len(name) - len(ending(path, format.suffixes))]
         if scan.mask is not None:
-            problem = _from_kspace(path, scan.array, scan.mask, None, None)
+            problem = problem_of_kspace(path, scan.array, scan.mask, None, None)
             setting = as_measured(problem)
             return replace(problem, name=name, setting=setting, note=scan.geometry)
         series = scan.array
         while series.ndim > 3 and len(series) == 1:
             series = series[0]
-        if series.ndim != 3 or min(series.shape[-2:]) < _SMALLEST:
+        if series.ndim != 3 or min(series.shape[-2:]) < SMALLEST:
             raise ValueError(
-                f"{path} must hold one series (T, H, W), of {_SMALLEST} pixels a side "
+                f"{path} must hold one series (T, H, W), of {SMALLEST} pixels a side "
                 f"or more, got the shape {series.shape}"
             )
         scale = float(np.abs(series).max())
         if scale == 0:
             raise ValueError(f"{path} is zero everywhere")
-        return InputImage(name, _divided(series, scale), scale, scan.geometry)
+        return InputImage(name, divided(series, scale), scale, scan.geometry)
 
     def read_measured(self, file: Datasets) -> Problem:
         """Read ``kspace``, ``mask``, and ``maps`` and ``truth``, if they are there.
@@ -385,7 +382,7 @@ class Cine(Task):
         mask = np.array(np.broadcast_to(file.mask(), (T, H, W)))
         maps = file.complex("maps") if mapped else None
         truth = file.complex("truth") if known else None
-        return _from_kspace(file.path, file.complex("kspace"), mask, maps, truth)
+        return problem_of_kspace(file.path, file.complex("kspace"), mask, maps, truth)
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         """Return ``kspace``, ``mask`` and, with coils, ``maps``."""
@@ -449,7 +446,7 @@ class Cine(Task):
         else:
             read = read_mask(pattern, key=None, time_axis=options.axis)
             mask, setting = broadcast_mask(read, series.shape), "own mask"
-            _check_centred(mask, "the mask")
+            check_centred(mask, "the mask")
         maps = None
         if options.coils:
             maps = coil_maps(options.coils, *series.shape[-2:], seed=options.seed)
@@ -502,25 +499,14 @@ class Cine(Task):
         is: what is done to the images is done to their k-space.
         """
         A = _mri(problem)
-        for axes in ((), (-2,), (-1,), (-2, -1)):
-            for reversed_ in (False, True):
 
-                def mirror(x: Any, axes: tuple[int, ...] = axes) -> Any:
-                    for axis in axes:
-                        x = np.flip(x, axis)
-                        if x.shape[axis] % 2 == 0:
-                            x = np.roll(x, 1, axis)
-                    return np.ascontiguousarray(x)
+        def operator(move: Any) -> MRI:
+            maps = None if A.maps is None else _mirrored(A.maps, move.keywords["axes"])
+            return MRI(move(A.mask), maps)
 
-                def change(x: Any, mirror: Any = mirror, back: bool = reversed_) -> Any:
-                    return mirror(x[::-1] if back else x)
-
-                maps = None if A.maps is None else mirror(A.maps)
-                turned = MRI(change(A.mask), maps)
-                y = change(problem.y)
-                fidelity = problem.fidelity.replace_arrays(change)
-                view = replace(problem, y=y, A=turned, fidelity=fidelity, truth=None)
-                yield view, change
+        every = itertools.product(((), (-2,), (-1,), (-2, -1)), (False, True))
+        moves = [partial(_moved, axes=axes, back=back) for axes, back in every]
+        return moved_views(problem, zip(moves, moves, strict=True), operator)
 
     def memory(self, given: InputImage | Problem, options: Any) -> float:
         """Return the bytes that a reconstruction needs."""
@@ -570,138 +556,21 @@ def _built_in(name: str, options: Any) -> InputImage:
     return InputImage(f"{name} {options.seed}", made.series)
 
 
+def _mirrored(x: Any, axes: tuple[int, ...]) -> Any:
+    """Mirror arrays along axes of even or odd length around their centre n // 2."""
+    for axis in axes:
+        x = np.flip(x, axis)
+        if x.shape[axis] % 2 == 0:
+            x = np.roll(x, 1, axis)
+    return np.ascontiguousarray(x)
+
+
+def _moved(x: Any, *, axes: tuple[int, ...], back: bool) -> Any:
+    """Mirror a series, or its k-space, and reverse its frames if it runs `back`."""
+    return _mirrored(x[::-1] if back else x, axes)
+
+
 def _mri(problem: Problem) -> MRI:
     if not isinstance(problem.A, MRI):
         raise TypeError(f"series are measured by MRI, not by {problem.A!r}")
     return problem.A
-
-
-def _divided(x: Any, scale: float) -> Any:
-    """`x` in units of `scale`, however small or large that is."""
-    if _TINY < scale < 1 / _TINY:
-        return x / np.float32(scale)
-    return (x.astype(np.complex128) / scale).astype(np.complex64)
-
-
-def _known_square(mask: NDArray[np.bool_]) -> int:
-    """Side of the largest middle square that all frames together sample."""
-    sampled: NDArray[np.bool_] = np.logical_or.reduce(mask, axis=0)
-    height, width = sampled.shape
-    for side in range(min(_CALIBRATION, height, width), 0, -1):
-        top, left = (n // 2 - side // 2 for n in (height, width))
-        if sampled[top : top + side, left : left + side].all():
-            return side
-    return 0
-
-
-def _check_centred(mask: NDArray[np.bool_], what: str) -> None:
-    """Refuse masks with the zero frequency in the corner, as FFTs order it."""
-    frames, height, width = mask.shape
-    if frames == 1:  # some lines may well miss the centre
-        return
-    rows, columns = (slice(n // 2 - 1, n // 2 + 2) for n in (height, width))
-    if mask[:, 0, 0].all() and not mask[:, rows, columns].any():
-        raise FileError(
-            f"{what} samples the corners of k-space and not its centre, which must be "
-            "at (H // 2, W // 2): numpy.fft.fftshift it, over the last two axes"
-        )
-
-
-def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> None:
-    """Refuse k-space as FFTs order it, and zeros where it should be measured."""
-    height, width = mask.shape[-2:]
-    size = np.abs(kspace)
-    unit = float(size.max()) or 1.0
-    energy = np.square(size / unit).reshape(-1, height, width).sum(axis=0)
-    peak = np.unravel_index(int(energy.argmax()), energy.shape)
-    # Axes along which it lies where FFTs have it.
-    wrapped = [
-        axis
-        for axis, at, n in zip((-2, -1), peak, (height, width), strict=True)
-        if min(at, n - at) <= _NEAR
-    ]
-    middle = np.s_[
-        height // 2 - _NEAR : height // 2 + _NEAR + 1,
-        width // 2 - _NEAR : width // 2 + _NEAR + 1,
-    ]
-    if wrapped and energy[peak] > _OUT_OF_ORDER * energy[middle].max():
-        raise FileError(
-            f"{path}: kspace is largest at ({peak[0]}, {peak[1]}), and not in its "
-            f"centre, which must be at (H // 2, W // 2): numpy.fft.fftshift it and the "
-            f"mask, over axes {tuple(wrapped)}"
-        )
-    known = kspace.reshape(len(mask), -1, height, width).any(axis=1)
-    zero = 1 - float(known[mask].mean())
-    if _ZEROS < zero < 1:
-        raise FileError(
-            f"{path}: {zero:.0%} of what is measured, by the mask, is exactly 0; mask "
-            "must be false where nothing is measured"
-        )
-
-
-def _from_kspace(
-    path: str | Path,
-    kspace: Any,
-    mask: NDArray[np.bool_],
-    maps: Any,
-    truth: Any,
-) -> Problem:
-    """Check measured k-space, and scale it as the networks want it."""
-    size = mask.shape[-2:]
-    if min(size) < _SMALLEST:
-        raise FileError(
-            f"{path}: frames must have {_SMALLEST} pixels a side or more, got {size}"
-        )
-    if truth is not None and not truth.any():
-        raise FileError(f"{path}: truth is zero everywhere")
-    _check_centred(mask, f"{path}: mask")
-    _check_kspace(path, kspace, mask)
-    estimated = False
-    if kspace.ndim == 4 and maps is None:
-        if kspace.shape[1] == 1:
-            kspace = kspace[:, 0]
-        else:
-            maps, estimated = _estimated(path, kspace, mask), True
-    energy = 1.0 if maps is None else float((np.abs(maps) ** 2).sum(axis=0).max())
-    if energy > _UNIT_ENERGY:
-        raise FileError(
-            f"{path}: the squared magnitudes of the maps must add up to 1, or to "
-            f"0 where there is no signal, and reach {energy:.3g}: divide them by "
-            f"{energy**0.5:.3g}, or in each pixel by the root of their sum"
-        )
-    A = MRI(mask, maps)
-    kspace = A.project_to_samples(kspace)
-    if truth is None:
-        # Single precision transforms no numbers near the end of its range.
-        unit = float(np.abs(kspace).max())
-        unit = 1.0 if _TINY < unit < 1 / _TINY else unit or 1.0
-        image = A.H(_divided(kspace, unit))
-        scale = unit * float(np.abs(image).max())
-    else:
-        scale = float(np.abs(truth).max())
-    if scale == 0:
-        raise FileError(f"{path}: kspace is zero wherever it is sampled")
-    return Problem(
-        _divided(kspace, scale),
-        A,
-        truth=None if truth is None else _divided(truth, scale),
-        scale=scale,
-        phase_known=not estimated,
-    )
-
-
-def _estimated(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Any:
-    calibration = _known_square(mask)
-    if calibration < _LEAST_CALIBRATION:
-        raise FileError(
-            f"{path} has no maps, and they cannot be estimated: all frames "
-            f"together sample the middle {calibration} x {calibration} points of "
-            f"k-space, and {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} are needed"
-        )
-    try:
-        return estimate_maps(kspace, mask=mask, calibration=calibration)
-    except ValueError as error:
-        raise FileError(
-            f"{path} has no maps, and they cannot be estimated from the "
-            f"{calibration} x {calibration} points in the middle of k-space: {error}"
-        ) from error

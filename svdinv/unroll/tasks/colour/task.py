@@ -30,6 +30,7 @@ from svdinv.unroll.data.pictures import patches, picture_files
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.operators import Sampling
+from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.priors import Nuclear
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
@@ -43,6 +44,7 @@ from svdinv.unroll.tasks.task import (
     Reconstruction,
     Task,
     View,
+    moved_views,
     option,
 )
 from svdinv.unroll.tiles import middle, tiles
@@ -362,19 +364,8 @@ class Colour(Task):
         Lim et al., EDSR, CVPRW 2017.
         """
         mask = _mask(problem)
-        for quarter in range(4):
-            for mirrored in (False, True):
-
-                def turn(x: Any, k: int = quarter, flip: bool = mirrored) -> Any:
-                    turned = np.rot90(x, k, (-2, -1))
-                    return np.ascontiguousarray(turned[..., ::-1] if flip else turned)
-
-                def undo(x: Any, k: int = quarter, flip: bool = mirrored) -> Any:
-                    return np.rot90(x[..., ::-1] if flip else x, -k, (-2, -1))
-
-                y, A = turn(problem.y), Sampling(turn(mask))
-                fidelity = problem.fidelity.replace_arrays(turn)
-                yield replace(problem, y=y, A=A, fidelity=fidelity, truth=None), undo
+        moves = ((partial(_contiguous, t.forward), t.adjoint) for t in turns())
+        return moved_views(problem, moves, lambda move: Sampling(move(mask)))
 
     def tiled(self, problem: Problem) -> bool:
         return isinstance(problem.A, Sampling)
@@ -467,6 +458,10 @@ def sampled(name: str, image: Image, rate: float, *, seed: int) -> Problem:
     """
     given = InputImage(name, channels_first(image))
     return Colour().measure(given, ColourOptions(rate=rate, seed=seed))
+
+
+def _contiguous(move: Callable[[Any], Any], x: Any) -> Any:
+    return np.ascontiguousarray(move(x))
 
 
 def _mask(problem: Problem) -> Any:

@@ -499,7 +499,7 @@ def fbp(problem: Problem) -> Reconstruction:
     The note tells the window of the filter.
     """
     make = functools.partial(_inverted, problem)
-    return best_of(Ct(), problem, make, _WINDOWS, "hann")
+    return best_of(Ct().decibels, problem, make, _WINDOWS, "hann")
 
 
 def sirt(problem: Problem) -> Reconstruction:

@@ -484,7 +484,9 @@ def mlem(problem: Problem) -> Reconstruction:
     """
     found = _iterates(_whole(problem), _MLEM)
     usual, every = _SUBSETS * _FIXED, range(1, _MLEM + 1)
-    return best_of(Pet(), problem, lambda k: found[k - 1], every, usual, "iteration {}")
+    return best_of(
+        Pet().decibels, problem, lambda k: found[k - 1], every, usual, "iteration {}"
+    )
 
 
 def osem(problem: Problem, *, filtered: bool = False) -> Reconstruction:
@@ -501,7 +503,7 @@ def osem(problem: Problem, *, filtered: bool = False) -> Reconstruction:
         said += ", {0[1]:.2g} pixels"
         widths, usual = (*_BLUR, _FIXED_BLUR), _FIXED_BLUR
     return best_of(
-        Pet(),
+        Pet().decibels,
         problem,
         lambda at: gaussian_filter(found[at[0] - 1], (0, at[1], at[1])),
         itertools.product(range(1, _OSEM + 1), widths),
@@ -535,7 +537,9 @@ def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Reconstruction:
         images = _iterates(steps, count, _PRIORS[name](weight * unit))
         said = f"{name}, weight {weight:.2g}, iteration {{}}"
         every = range(1, count + 1)
-        return best_of(Pet(), problem, lambda k: images[k - 1], every, usual, said)
+        return best_of(
+            Pet().decibels, problem, lambda k: images[k - 1], every, usual, said
+        )
 
     if problem.truth is None:
         return at(names[0], _FIXED_WEIGHT[names[0]])

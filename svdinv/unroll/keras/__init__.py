@@ -27,6 +27,7 @@ import numpy as np
 from keras import ops
 
 from svdinv.unroll.arrays import Array, is_bool, is_complex, namespace
+from svdinv.unroll.keras.losses import PSNR, MeanSquaredError
 from svdinv.unroll.networks import (
     Convolutions,
     Number,
@@ -430,127 +431,6 @@ class _Chain(keras.layers.Layer):
         return ops.moveaxis(x, -1, 1)
 
 
-@_register
-class MeanSquaredError(keras.losses.Loss):
-    """Mean of ``|truth - image|^2``, of real and of complex images.
-
-    Keras's own loss casts to a real dtype, and so drops the imaginary part.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ: nothing is broadcast.
-    TypeError
-        If the truth is complex, and the image real.
-    """
-
-    def __init__(self, name: str = "mean_squared_error", **options: Any) -> None:
-        super().__init__(name=name, **options)
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Return the loss, weighted and reduced as Keras does it."""
-        truth, image = _alike(y_true, y_pred)
-        error = _parts(image - truth)
-        return super().__call__(ops.zeros_like(error), error, sample_weight)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each image, real and imaginary parts in a last axis."""
-        return _mean(ops.sum(ops.square(y_pred - y_true), axis=-1))
-
-
-@_register
-class PSNR(keras.metrics.Mean):
-    """Peak signal-to-noise ratio in dB, the mean over the images.
-
-    ``10 log10(peak**2 / mean((truth - image)**2))`` of each, of complex images by their
-    magnitudes, as `svdinv.unroll.metrics.psnr`; infinite where they agree exactly.
-
-    Parameters
-    ----------
-    peak : float or "max"
-        The largest value an image can take: 1 for images in [0, 1]. "max" is the
-        largest (magnitude) of each true image, which should not be black.
-    name : str
-        Name of the metric.
-    dtype : str, optional
-        Dtype to compute in.
-
-    Raises
-    ------
-    ValueError
-        If `peak` is neither positive nor "max"; when called, if the shapes differ.
-    """
-
-    def __init__(
-        self, peak: float | str = 1.0, name: str = "psnr", dtype: Any = None
-    ) -> None:
-        super().__init__(name=name, dtype=dtype)
-        if peak != "max" and (isinstance(peak, str) or not peak > 0):
-            raise ValueError(f'peak must be positive or "max", got {peak!r}')
-        self.peak = peak
-        self._direction = "up"
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Update the mean with a batch of images.
-
-        Parameters
-        ----------
-        y_true, y_pred : tensor, shape (B, ...)
-            True and found images.
-        sample_weight : array_like, shape (B,), optional
-            Weights of the images.
-        """
-        truth, image = (
-            ops.cast(ops.abs(x) if _is_complex(x) else x, self.dtype)
-            for x in _alike(y_true, y_pred)
-        )
-        error = _mean(ops.square(truth - image))
-        if self.peak == "max":
-            peak = ops.max(truth, axis=tuple(range(1, len(truth.shape))))
-        else:
-            peak = ops.full_like(error, self.peak)
-        decibels = 10 * (2 * ops.log10(peak) - ops.log10(error))
-        super().update_state(decibels, sample_weight)
-
-    def get_config(self) -> dict[str, Any]:
-        """Describe the metric, to make it again."""
-        return {"peak": self.peak, "name": self.name, "dtype": self.dtype}
-
-
-def _is_complex(x: Array) -> bool:
-    return is_complex(x, namespace(x))
-
-
-def _alike(y_true: Any, y_pred: Any) -> tuple[Array, Array]:
-    """Return both as tensors of one shape and dtype.
-
-    Raises ValueError if they have not one shape, TypeError if the truth is complex and
-    the image is not.
-    """
-    truth, image = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-    shapes = tuple(truth.shape), tuple(image.shape)
-    fit = len(shapes[0]) == len(shapes[1]) and all(
-        a == b or None in (a, b) for a, b in zip(*shapes, strict=True)
-    )
-    if not fit:
-        raise ValueError(f"truth and image differ in shape: {shapes[0]}, {shapes[1]}")
-    if _is_complex(truth) and not _is_complex(image):
-        raise TypeError(f"truth is {truth.dtype}, but the image {image.dtype}")
-    return ops.cast(truth, keras.backend.standardize_dtype(image.dtype)), image
-
-
-def _parts(x: Array) -> Array:
-    """Real and imaginary part of complex numbers along a last axis, or the real one."""
-    xp = namespace(x)
-    parts = [xp.real(x), xp.imag(x)] if is_complex(x, xp) else [x]
-    return ops.stack(parts, axis=-1)
-
-
-def _mean(x: Array) -> Array:
-    """Mean of each image."""
-    return ops.mean(x, axis=tuple(range(1, len(x.shape))))
-
-
 def save(model: Network, path: str | Path) -> None:
     """Write the weights and the recipe of a model to a safetensors file.
 
@@ -598,7 +478,7 @@ def load(path: str | Path, **options: Any) -> Network:
     ValueError
         If the file is damaged, or does not hold the weights of a network.
     """
-    recipe, weights = files.read(path)
+    recipe, weights, _ = files.read(path)
     model = Network(recipe, **options)
     with files.naming(path):
         model.set_arrays(weights)
