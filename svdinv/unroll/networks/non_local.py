@@ -42,7 +42,7 @@ from svdinv.unroll.arrays import (
     sizes,
     times,
 )
-from svdinv.unroll.networks.functional import check_channels, fraction
+from svdinv.unroll.networks.functional import at_least, check_channels, fraction
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
@@ -50,7 +50,6 @@ from svdinv.unroll.networks.recipe import (
     Part,
     Recipe,
     State,
-    at_least,
     register,
 )
 from svdinv.unroll.operators import Operator, Sampling
