@@ -50,7 +50,7 @@ def test_presets_are_complete_configurations():
     assert isinstance(preset("colour").task, Colour)
     assert isinstance(preset("cine").task, Cine)
     with pytest.raises(
-        ValueError, match="no preset 'color'; there are cine, colour, ct"
+        ValueError, match="no preset 'color'; there are cine, colour, colour-groups, ct"
     ):
         preset("color")
 
