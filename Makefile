@@ -18,7 +18,7 @@ find-python = for python in python3.11 python3.12 python3.13 python3 python; do 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs bench dist lock clean
+.PHONY: help demo test lint stubs docs bench dist lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 8
@@ -31,11 +31,18 @@ test: .venv-test/.ready ## install every framework; run the checks, the docs bui
 	$(MAKE) -j 2 lint docs
 	$(TEST)/python -m pytest -n 2 --timeout 600 $(PYTEST_ARGS)
 
+# Where a module has a stub, mypy reads that, unless it is told to read the module.
+with-stubs = $(patsubst %.pyi,%.py,$(wildcard svdinv/*.pyi svdinv/*/*.pyi))
+
 lint: .venv-test/.ready ## ruff, mypy and the import contracts
 	$(TEST)/ruff check .
 	$(TEST)/ruff format --check .
 	$(TEST)/mypy
+	$(TEST)/mypy $(with-stubs)
 	$(TEST)/lint-imports
+
+stubs: .venv-test/.ready ## write the stubs of the modules of frameworks anew
+	KERAS_BACKEND=torch $(TEST)/python tools/stubs.py
 
 docs: .venv-test/.ready ## build the documentation, warnings as errors
 	$(TEST)/python -m sphinx -W --keep-going -q -E -j 2 -b html \
@@ -47,6 +54,7 @@ bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
 	@echo 'BENCH_ARGS=--quick takes a minute or two.'
 	$(TEST)/python benchmarks/speed.py $(BENCH_ARGS)
 	$(TEST)/python benchmarks/kernels.py $(filter --quick,$(BENCH_ARGS))
+	$(TEST)/python benchmarks/one_matrix.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/networks.py $(filter --quick,$(BENCH_ARGS))
 
 dist: .venv-dist/.packages ## build the source archive and this platform's wheel, and check them

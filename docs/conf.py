@@ -46,7 +46,7 @@ default_role = "py:obj"  # a `name` links where it can
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
-autodoc_mock_imports = ["deepinv", "mrpro", "pyproximal", "scico", "sigpy"]
+autodoc_mock_imports = ["autoray", "deepinv", "mrpro", "pyproximal", "scico", "sigpy"]
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "none"  # numpydoc's parameter sections name the types

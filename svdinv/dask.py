@@ -8,9 +8,6 @@ in the functions that they are given, take NumPy's functions instead of Dask's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from svdinv._missing import explain_missing
 
 try:
@@ -25,10 +22,6 @@ _backend = DaskBackend()
 _functions = make_module(_backend, __name__)
 __all__ = sorted(_functions)
 globals().update(_functions)
-
-
-def __getattr__(name: str) -> Callable[..., Any]:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -148,6 +148,7 @@ class _Threshold(_Layer):
     _batch_axes = 1
     _more: tuple[str, ...] = ("channels",)
     _functions, _xp = ops, np
+    raw_threshold: keras.Variable
 
     def _double(self, threshold: Any) -> Any:
         return np.asarray(threshold, dtype=np.float64)

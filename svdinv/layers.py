@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from svdinv.core.factors import check_method
+from svdinv.core.namespace import Array
 from svdinv.core.tensors import pair, tilings
 
 Pair: TypeAlias = int | tuple[int, int]
@@ -58,7 +59,6 @@ class Layer:
     _operator: ClassVar[str]
     _arguments: ClassVar[tuple[str, ...]]  # of the operator, besides tau and method
     _options: ClassVar[tuple[str, ...]] = ("method",)
-    method: str
 
     _operators: Callable[[], ModuleType]  # module of the framework's operators
     _try: Callable[..., None]  # lets the operator refuse arguments, if that is cheap
@@ -117,7 +117,7 @@ class Threshold(Layer):
         return start + xp.log(-xp.expm1(-start))
 
     @property
-    def threshold(self) -> Any:
+    def threshold(self) -> Array:
         """Current threshold: one number, or of shape (channels,)."""
         functions = self._functions
         positive = functions.sigmoid if self.relative else functions.softplus
@@ -311,20 +311,21 @@ class LowRank(Layer):
     ----------
     rank : int
         Number of singular values to keep.
-    multiplets : bool or float, optional
-        Whether to leave out a multiplet, that is repeated singular values, that the
-        rank would cut in two; as for `low_rank`.
+    multiplets, max_rank : optional
+        Whether to leave out or keep a multiplet, that is repeated singular values, that
+        the rank would cut in two; as for `low_rank`.
     {method}{see_also}
     """
 
-    _operator, _arguments = "low_rank", ("rank", "multiplets")
+    _operator, _arguments = "low_rank", ("rank", "multiplets", "max_rank")
 
     def __init__(
-        self, rank: int, *, multiplets: bool | float = False, method: str = "auto",
-        **options: Any,
+        self, rank: int, *, multiplets: bool | float | Literal["keep"] = False,
+        max_rank: int | None = None, method: str = "auto", **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(**options)
         self.rank, self.multiplets, self.method = rank, multiplets, method
+        self.max_rank = max_rank
         self._try()
         check_method(method)
 

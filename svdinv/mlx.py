@@ -11,9 +11,6 @@ transforms, so that `tsvt` takes single precision alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from svdinv._missing import explain_missing
 
 try:
@@ -23,7 +20,7 @@ except ImportError as error:
 
 from svdinv.backends.mlx import MLXBackend
 from svdinv.core.gauge import Gauge
-from svdinv.core.svd import SVDResult
+from svdinv.core.results import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions, documented
 
 __all__ = ["svd", *sorted(OPERATORS)]
@@ -90,10 +87,6 @@ def svd(
     """
     outputs = decompositions.svd(_backend, a, "a", full_matrices, repeated, rtol, gauge)
     return outputs if compute_uv else outputs.S
-
-
-def __getattr__(name: str) -> Callable[..., Any]:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

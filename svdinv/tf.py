@@ -6,7 +6,6 @@ measure matrices by their singular values, without handing these out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from svdinv._missing import explain_missing
@@ -102,10 +101,6 @@ def svd(
         _backend, tensor, "tensor", full_matrices, repeated, rtol, gauge
     )
     return SUVResult(S, U, tf.linalg.adjoint(Vh)) if compute_uv else S
-
-
-def __getattr__(name: str) -> Callable[..., Any]:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -44,7 +44,7 @@ CASES = {
         lambda: layers.Whitening(momentum=0.9, epsilon=1e-2, **LAST),
         (4, 3),
     ),
-    "LowRank": (lambda: layers.LowRank(2, multiplets=0.1), (6, 5)),
+    "LowRank": (lambda: layers.LowRank(2, multiplets=0.1, max_rank=3), (6, 5)),
     "Casorati": (
         lambda: layers.Casorati(layers.SingularValueThreshold(0.3)),
         (4, 3, 5),

@@ -115,6 +115,18 @@ def test_benchmark_of_training_steps(tmp_path, monkeypatch):
     assert "nan" not in table
 
 
+def test_benchmark_of_one_matrix(monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import one_matrix
+
+    monkeypatch.setattr(one_matrix, "SIDES", (2, 9))
+    monkeypatch.setattr(sys, "argv", ["one_matrix.py", "--quick"])
+    one_matrix.main()
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2 * len(one_matrix.OPERATORS)
+
+
 def test_the_published_network_restated_is_ours():
     """At equal weights the two contenders compute the same images."""
     torch = pytest.importorskip("torch")

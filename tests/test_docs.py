@@ -33,6 +33,7 @@ FRAMEWORKS = (
     "sigpy",
     "sklearn",
     "astra",
+    "quimb",
 )
 
 # A Python block, and the output that follows it, if the page shows one.
@@ -232,10 +233,10 @@ def commands():
 def test_commands_have_such_options(arguments):
     if arguments[-1:] == ["--help"]:
         with pytest.raises(SystemExit) as stop:
-            _parser().parse_args(arguments)
+            _parser(arguments).parse_args(arguments)
         assert stop.value.code == 0
     else:
-        assert _parser().parse_args(arguments).command == arguments[0]
+        assert _parser(arguments).parse_args(arguments).command == arguments[0]
 
 
 @pytest.mark.slow

@@ -139,9 +139,9 @@ def test_modules_call_the_operators():
         ),
         (nn.LowRank(2), A, svdinv.torch.low_rank(A, 2)),
         (
-            nn.LowRank(2, multiplets=True),
+            nn.LowRank(2, multiplets=True, max_rank=4),
             torch.diag(torch.tensor([3.0, 2, 2, 1])),
-            torch.diag(torch.tensor([3.0, 0, 0, 0])),
+            torch.diag(torch.tensor([3.0, 2, 2, 0])),
         ),
         (nn.NuclearNorm(reduction="none"), A, svdinv.torch.nuclear_norm(A)),
         (nn.NuclearNorm(), A, svdinv.torch.nuclear_norm(A).mean()),

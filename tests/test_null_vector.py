@@ -111,23 +111,60 @@ def test_multiplets_stay_whole(framework, rank, kept):
         np.testing.assert_allclose((u * s) @ vh, expected, atol=1e-5)
 
 
-def test_their_gradients_are_those_of_the_lower_rank():
+@pytest.mark.parametrize("framework", params(), indirect=True)
+@pytest.mark.parametrize(
+    ("rank", "most", "kept"),
+    [(1, 4, 1), (2, 4, 4), (2, 3, 1), (3, 5, 4), (4, 5, 4), (2, None, 4), (5, None, 5)],
+)
+def test_multiplets_are_kept_up_to_the_highest_rank(framework, rank, most, kept):
+    single = framework.name == "mlx"
+    A = with_values(MULTIPLET, (7, 5)).astype(np.float32 if single else np.float64)
+    U, S, Vh = np.linalg.svd(A, full_matrices=False)
+    expected = (U[:, :kept] * S[:kept]) @ Vh[:kept]
+    f, options = framework.module, {"multiplets": "keep", "max_rank": most}
+    (found,) = framework.value(lambda A: f.low_rank(A, rank, **options), A)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    u, s, vh = framework.value(lambda A: f.svd_lowrank(A, rank, **options), A)
+    size = most or 5
+    assert (u.shape, s.shape, vh.shape) == ((7, size), (size,), (size, 5))
+    assert np.count_nonzero(s) == kept
+    np.testing.assert_allclose((u * s) @ vh, expected, atol=1e-5)
+
+
+def test_the_highest_rank_is_each_matrix_s_own():
+    batch = np.stack([with_values(v, (7, 5)) for v in (MULTIPLET, (5.0, 4, 3, 3, 1))])
+    found = svn.low_rank(batch, 2, multiplets="keep", max_rank=4)
+    assert np.linalg.matrix_rank(found).tolist() == [4, 2]
+    assert not svn.low_rank(batch, 0, multiplets="keep").any()
+    pair = (lambda v: batch[0] @ v, lambda u: adjoint(batch[0]) @ u)
+    options = {"like": np.zeros(5), "seed": 0, "multiplets": 1e-8}
+    for most, kept in ((3, 1), (4, 4)):
+        S = svn.svd_lowrank(pair, 2, max_rank=most, **options).S
+        assert S.shape == (most,)
+        assert np.count_nonzero(S) == kept
+
+
+def test_their_gradients_are_those_of_the_rank_that_is_kept():
     A, G = with_values(MULTIPLET, (7, 5)), matrices((7, 5), seed=1)
 
     def product(A, rank, **options):
         U, S, Vh = svn.svd_lowrank(A, rank, seed=0, power=20, **options)
         return (U * S[None, :]) @ Vh
 
-    expected = svn.vjp(lambda A: svn.low_rank(A, 1), A)[1](G)[0]
-    for f in (lambda A: svn.low_rank(A, 3, multiplets=True),
-              lambda A: product(A, 3, multiplets=True)):  # fmt: skip
-        np.testing.assert_allclose(svn.vjp(f, A)[1](G)[0], expected, atol=1e-9)
+    for kept, options in (1, {"multiplets": True}), (4, {"multiplets": "keep"}):
+        expected = svn.vjp(lambda A, r=kept: svn.low_rank(A, r), A)[1](G)[0]
+        for f in svn.low_rank, product:
+            gA = svn.vjp(lambda A, f=f, o=options: f(A, 3, **o), A)[1](G)[0]
+            np.testing.assert_allclose(gA, expected, atol=1e-9)
 
 
 def test_a_gap_can_be_given():
     A = with_values((4.0, 2.001, 2.0, 1.0), (5, 4))
     for multiplets, rank in ((True, 2), (1e-4, 2), (1e-3, 1), (0, 2)):
         found = svn.low_rank(A, 2, multiplets=multiplets)
+        assert np.linalg.matrix_rank(found) == rank
+    for multiplets, rank in ((True, 2), (1e-4, 2), (1e-3, 3), ("keep", 2)):
+        found = svn.low_rank(A, 2, multiplets=multiplets, max_rank=3)
         assert np.linalg.matrix_rank(found) == rank
 
 
@@ -154,3 +191,17 @@ def test_multiplets_at_any_scale(scale):
 def test_bad_multiplets(given, error):
     with pytest.raises(error, match="multiplets must"):
         svn.low_rank(np.eye(3), 1, multiplets=given)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_rank": 3}, ValueError),
+        ({"multiplets": "keep", "max_rank": 1}, ValueError),
+        ({"multiplets": True, "max_rank": 2.5}, TypeError),
+    ],
+)
+def test_bad_highest_rank(options, error):
+    for f in svn.low_rank, svn.svd_lowrank:
+        with pytest.raises(error, match="max_rank"):
+            f(np.eye(3), 2, **options)

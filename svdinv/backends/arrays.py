@@ -16,7 +16,7 @@ from svdinv.core.backend import Backend
 from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
 from svdinv.core.operation import Operation, rebuilt, some
-from svdinv.core.svd import SVDResult
+from svdinv.core.results import SVDResult
 from svdinv.kernels.memory import Memory, value
 from svdinv.operators import bind, decompositions, documented, thresholds
 from svdinv.operators._arguments import checked

@@ -97,7 +97,9 @@ class _OnCPU(_Namespace):
         svd, eigh = staticmethod(jax_kernels.svd), staticmethod(jax_kernels.eigh)
 
     decomposes_quickly = staticmethod(jax_kernels.decomposes_quickly)
-    tall_svd = staticmethod(jax_kernels.tall_svd)
+    tall_values = staticmethod(jax_kernels.tall_values)
+    tall_vectors = staticmethod(jax_kernels.tall_vectors)
+    choose = staticmethod(jax.lax.cond)
 
 
 xp, xp_on_cpu = _Namespace(), _OnCPU()

@@ -14,13 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jaxlib.mlir import ir
 
 from svdinv import kernels
-from svdinv.core.namespace import adjoint
 from svdinv.core.operation import Operation, filled, present
 from svdinv.core.spectral_operations import Map
 from svdinv.kernels.rules import Array, Decompose, Plan, Tall, plan
@@ -32,7 +30,8 @@ __all__ = [
     "eigh",
     "is_loaded",
     "svd",
-    "tall_svd",
+    "tall_values",
+    "tall_vectors",
     "value",
 ]
 
@@ -85,16 +84,10 @@ def _called(plan: Plan, x: Any, xp: Any) -> Any:
     """Call a kernel; an output that it does not compute is None."""
     if plan.further is not None:
         x = (*x, plan.further(x, xp))
-    arrays: list[Any] = []
-    for index, operand in enumerate(plan.operands):
-        real = not jnp.issubdtype(x[operand.source].dtype, jnp.complexfloating)
-        layout = operand.axes, operand.transposed, real, operand.double
-        arrays.append((operand.slot, index, *layout))
+    operands = [x[operand.source] for operand in plan.operands]
+    numbers = plan.encoded([not jnp.iscomplexobj(t) for t in operands], pairs=True)
     shapes: list[Any] = []
-    there = present(plan.results)
-    for result in plan.results:
-        if result is None:
-            continue
+    for result in plan.written:
         shape = [plan.length(letter) for letter in result.shape]
         shape = shape[::-1] if result.transposed else shape
         dtype = plan.dtype
@@ -102,16 +95,12 @@ def _called(plan: Plan, x: Any, xp: Any) -> Any:
             shape[-1] *= 2
         elif result.real:
             dtype = plan.result_dtype(result)
-        layout = len(shape), False, result.real, result.double
-        arrays.append((result.slot, len(plan.operands) + len(shapes), *layout))
         shapes.append((tuple(shape), dtype))
-    numbers = kernels.plan(plan.kind, plan.computed_in, plan.numbers, arrays)
-    operands = [x[operand.source] for operand in plan.operands]
     y = filled(
         _kernel_p.bind(
             *operands, plan=tuple(numbers), shapes=tuple(shapes), batch=plan.batch
         ),
-        there,
+        present(plan.results),
     )
     return plan.outputs(
         [
@@ -214,24 +203,13 @@ def eigh(A: Any) -> Any:
     return value(Decompose("eigh"), (A,), Namespace())
 
 
-def tall_svd(A: Any, tau: Any, safe: Any, otherwise: Any) -> Any:
-    """SVD of tall or wide matrices in single precision; None where kernels do not suit.
-
-    By the Gram matrix if `safe` says so of all singular values and tau, else as
-    `otherwise` decomposes A. That is decided where there are values.
-    """
+def tall_values(A: Any) -> Any:
+    """See `svdinv.core.namespace`."""
     if not is_loaded() or not _supports("tall_gram", A):
         return None
-    there = present((tau,))
-    wide = A.shape[-2] < A.shape[-1]
+    return value(Tall("eigen"), (A, *value(Tall("gram"), (A,), jnp)), jnp)
 
-    def own(A: Any, *_: Any) -> Any:
-        return tuple(otherwise(A))
 
-    def by_gram(A: Any, S: Any, V: Any, W: Any) -> Any:
-        (image,) = value(Tall("product"), (A, W), jnp)
-        return (V, S, image) if wide else (image, S, adjoint(V, jnp))
-
-    S, V, W = value(Tall("eigen"), (A, *value(Tall("gram"), (A,), jnp)), jnp)
-    good = jnp.all(safe(S, *filled(() if tau is None else (tau,), there)))
-    return lax.cond(good, by_gram, own, A, S, V, W)
+def tall_vectors(A: Any, W: Any) -> Any:
+    """Compute A W, or (A^H W)^H of a wide A, for W of `tall_values`."""
+    return value(Tall("product"), (A, W), jnp)[0]

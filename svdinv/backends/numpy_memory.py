@@ -18,12 +18,18 @@ class NumPyMemory:
     """See `svdinv.kernels.memory.Memory`."""
 
     in_double = True
+    largest_alone = 1024
 
-    def suits(self, *x: Any) -> bool:
-        return all(t is None or type(t) is np.ndarray for t in x)
-
-    def key(self, x: NDArray[Any]) -> Hashable:
-        return x.dtype, x.shape, x.strides
+    def key(self, x: Any) -> Hashable:
+        found: list[Any] = []
+        for t in x:
+            if t is None:
+                found.append(None)
+            elif type(t) is np.ndarray:
+                found += t.dtype, t.shape, t.strides
+            else:
+                return None
+        return tuple(found)
 
     def dtype(self, x: NDArray[Any]) -> str:
         return x.dtype.name if x.dtype.isnative else ""

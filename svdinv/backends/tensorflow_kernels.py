@@ -20,7 +20,6 @@ __all__ = [
     "is_portable",
     "portable",
     "suits",
-    "tall_svd",
     "tall_values",
     "tall_vectors",
 ]
@@ -200,21 +199,13 @@ def _called(plan: Plan, x: Any, xp: Any) -> list[Any]:
     if plan.further is not None:
         x = (*x, plan.further(x, xp))
     operands = [x[operand.source] for operand in plan.operands]
-    arrays = [
-        (o.slot, i, o.axes, o.transposed, not t.dtype.is_complex, False)
-        for i, (o, t) in enumerate(zip(plan.operands, operands, strict=True))
-    ]
-    written = [result for result in plan.results if result is not None]
-    tail: list[int] = []
-    for index, result in enumerate(written, len(operands)):
-        axes = len(result.shape)
-        arrays.append((result.slot, index, axes, False, result.real, False))
+    numbers = plan.encoded([not t.dtype.is_complex for t in operands])
+    for result in plan.written:
         letters = result.shape[::-1] if result.transposed else result.shape
         lengths = [_LENGTHS.get(letter, 1) for letter in letters]
-        tail += [axes, *lengths, *[0] * (3 - axes)]
-    numbers = kernels.plan(plan.kind, plan.computed_in, plan.numbers, arrays)
-    types = [plan.result_dtype(result) for result in written]
-    y = _operation(x=operands, Tout=types, plan=[*numbers, *tail])
+        numbers += [len(letters), *lengths, *[0] * (3 - len(letters))]
+    types = [plan.result_dtype(result) for result in plan.written]
+    y = _operation(x=operands, Tout=types, plan=numbers)
     found = iter(y)
     results: list[Any] = []
     for expected in plan.results:
@@ -242,22 +233,3 @@ def tall_vectors(A: tf.Tensor, W: tf.Tensor) -> tf.Tensor:
 def _computed(operation: Operation, *x: tf.Tensor) -> Any:
     plan, _ = _plan(operation, x)
     return plan and plan.outputs(_called(plan, x, None))
-
-
-def tall_svd(A: tf.Tensor, tau: Any, safe: Any, otherwise: Any) -> Any:
-    """SVD of tall or wide matrices in single precision; None where kernels do not suit.
-
-    By the Gram matrix if `safe` says so of all singular values and tau, else as
-    `otherwise` decomposes A. That is decided when the graph runs.
-    """
-    values = tall_values(A)
-    if values is None:
-        return None
-    S, V, W = values
-
-    def by_gram() -> tuple[tf.Tensor, ...]:
-        image, Vh = tall_vectors(A, W), tf.linalg.adjoint(V)
-        return (V, S, image) if A.shape[-2] < A.shape[-1] else (image, S, Vh)
-
-    good = tf.reduce_all(safe(S) if tau is None else safe(S, tau))
-    return tf.cond(good, by_gram, lambda: tuple(otherwise(A)))

@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from svdinv.backends.tensorflow_kernels import by_kernel, suits
-from svdinv.backends.tensorflow_kernels import tall_svd as tall_svd
 from svdinv.backends.tensorflow_kernels import tall_values as tall_values
 from svdinv.backends.tensorflow_kernels import tall_vectors as tall_vectors
 from svdinv.core.factors import repaired
@@ -24,6 +23,7 @@ from svdinv.kernels.rules import Decompose
 _this = sys.modules[__name__]
 
 abs = tf.abs
+all = tf.reduce_all
 any = tf.reduce_any
 arange = tf.range
 asarray = tf.convert_to_tensor
@@ -55,6 +55,7 @@ stack = tf.stack
 sum = tf.reduce_sum
 take = tf.gather
 where = tf.where
+choose = tf.cond
 zeros_like = tf.zeros_like
 
 

@@ -19,7 +19,7 @@ from svdinv.backends.torch_kernels import memory
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
 from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, in_front, padded, some
-from svdinv.kernels.memory import value
+from svdinv.kernels.memory import by_kernel, value
 
 __all__ = ["Jacobian", "TorchBackend", "as_vector", "leaves_of", "without_autocast"]
 
@@ -31,6 +31,9 @@ _COMPUTED_IN = {
     torch.bfloat16: torch.float32,
     torch.complex32: torch.complex64,
 }
+_PRECISIONS = {torch.float32, torch.float64, torch.complex64, torch.complex128}
+
+_NOTHING = nullcontext()
 
 
 def _constant(f: _F) -> _F:
@@ -51,10 +54,12 @@ def _inside_transform() -> bool:
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Keep autocast from running the derivatives' products in half precision."""
+    if not torch._C._is_any_autocast_enabled():
+        return _NOTHING
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
-    return nullcontext()
+    return _NOTHING
 
 
 def _tracked(jvp: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,13 +81,22 @@ def _value(operation: Operation, *x: Any) -> tuple[Any, ...]:
     return value(operation, x, memory, xp)
 
 
+def _by_arrays(operation: Operation, *x: Any) -> tuple[Any, ...]:
+    """Compute the value where no kernel does."""
+    with without_autocast(_first(x)):
+        return tuple(operation.value(x, xp))
+
+
 def _is_recorded(x: Any) -> bool:
     """Whether autograd has to know of what is computed from these tensors."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in x if t is not None)
 
 
 def _first(x: Any) -> Tensor:
-    return next(t for t in x if t is not None)
+    for t in x:
+        if t is not None:
+            return t
+    raise ValueError("there is no tensor")
 
 
 def _split(ctx: Any, saved: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -107,8 +121,7 @@ def _pull(ctx: Any, g: tuple[Any, ...], call: Callable[..., Any]) -> tuple[Any, 
 class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(operation: Operation, *x: Any) -> tuple[Any, ...]:
-        with without_autocast(_first(x)):
-            return tuple(_value(operation, *x))
+        return by_kernel(operation, x, memory, xp) or _by_arrays(operation, *x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -165,7 +178,7 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, operation: Operation, *x: Any) -> tuple[Any, ...]:
-        y = _Compiled.forward(operation, *x)
+        y = by_kernel(operation, x, memory, xp) or _by_arrays(operation, *x)
         ctx.operation, ctx.count = operation, len(x)
         ctx.set_materialize_grads(False)
         inputs = x if operation.saves_inputs else ()
@@ -189,8 +202,11 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
             return _Transformed.apply(operation, *x)
         if _is_recorded(x):
             return _Plain.apply(operation, *x)
-        with torch.no_grad():
-            return _Compiled.forward(operation, *unwrap_dead_wrappers(x))
+        y = by_kernel(operation, x, memory, xp)
+        if y is None:
+            with torch.no_grad():
+                y = _by_arrays(operation, *unwrap_dead_wrappers(x))
+        return y
     # Dynamo 2.13 drops a Function's own derivatives inside a transform, without a
     # word (pytorch/pytorch#193279). What is raised while it traces makes it run the
     # caller eagerly, or fail with fullgraph=True.
@@ -219,6 +235,10 @@ def _represented(x: Any) -> Any:
     return torch.positive(x)  # x itself, by the protocol
 
 
+def _unchanged(x: Any) -> Any:
+    return x
+
+
 class TorchBackend(Backend):
     """PyTorch tensors."""
 
@@ -227,8 +247,12 @@ class TorchBackend(Backend):
     call = staticmethod(_call)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
-        with torch.no_grad(), without_autocast(x[0]):
-            return _value(operation, *(t if t is None else t.detach() for t in x))
+        y = by_kernel(operation, x, memory, xp)  # unless one is to be differentiated
+        if y is None:
+            with torch.no_grad(), without_autocast(x[0]):
+                x = tuple(t if t is None else t.detach() for t in x)
+                y = value(operation, x, memory, xp)
+        return y
 
     def asarray(self, x: Any, name: str) -> Tensor:
         """See `Backend`; nothing but a tensor is one."""
@@ -249,8 +273,10 @@ class TorchBackend(Backend):
             raise TypeError(f"{name} must be a number or a tensor") from error
         return replicated(tensor, like)
 
-    def matrices(self, A: Any, name: str, *args: Any, **options: Any) -> Any:
-        A, restore = super().matrices(A, name, *args, **options)
+    def matrices(self, A: Any, name: str, ndim: int = 2, **options: Any) -> Any:
+        if type(A) is Tensor and A.dtype in _PRECISIONS and A.ndim >= ndim:
+            return A, _unchanged
+        A, restore = super().matrices(A, name, ndim, **options)
         check_placements(A, name)
         return A, restore
 

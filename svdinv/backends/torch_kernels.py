@@ -27,44 +27,51 @@ __all__ = [
 
 def is_eager_cpu(*x: Tensor | None) -> bool:
     """Tell whether all arrays are on the CPU and hold numbers now."""
+    return memory.key(x) is not None
+
+
+def _is_eager() -> bool:
+    """Whether nothing traces, transforms or watches what is computed."""
     c = torch._C
-    if (
+    return not (
         torch.compiler.is_compiling()
         or c._functorch.peek_interpreter_stack() is not None
         # What traces or watches one thread does not see the others.
         or c._get_tracing_state() is not None
-        or c._len_torch_dispatch_stack() != 0
-        or c._len_torch_function_stack() != 0
-    ):
-        return False
-    recorded = torch.is_grad_enabled()
-    for t in x:
-        if t is not None and (
-            type(t) not in (Tensor, Parameter)
-            or not t.is_cpu
-            or t.layout is not torch.strided
-            or (recorded and t.requires_grad)
-        ):
-            return False
-    return True
+        or c._len_torch_dispatch_stack()
+        or c._len_torch_function_stack()
+    )
 
 
 class TorchMemory:
     """See `svdinv.kernels.memory.Memory`."""
 
     in_double = False
+    largest_alone = 64
 
-    def suits(self, *x: Tensor | None) -> bool:
-        if not is_eager_cpu(*x):
-            return False
+    def key(self, x: Any) -> Hashable:
+        if not _is_eager():
+            return None
+        recorded = torch.is_grad_enabled()
+        found: list[Any] = []
         try:
-            # PyTorch's zero tensors, and storage that was freed, have no address.
-            return all(t is None or t.data_ptr() for t in x)
+            for t in x:
+                if t is None:
+                    found.append(None)
+                    continue
+                if (
+                    type(t) not in _TYPES
+                    or not t.is_cpu
+                    or t.layout is not torch.strided
+                    or (recorded and t.requires_grad)
+                    # PyTorch's zero tensors, and freed storage, have no address.
+                    or not t.data_ptr()
+                ):
+                    return None
+                found += t.dtype, t.shape, t.stride(), t.is_conj() or t.is_neg()
         except RuntimeError:  # batched by the older vmap of is_grads_batched
-            return False
-
-    def key(self, x: Tensor) -> Hashable:
-        return x.dtype, x.shape, x.stride(), x.is_conj(), x.is_neg()
+            return None
+        return tuple(found)
 
     def dtype(self, x: Tensor) -> str:
         return _NAMES.get(x.dtype, "")
@@ -97,6 +104,7 @@ class TorchMemory:
         return partial(torch.empty_strided, shape, steps, dtype=_DTYPES[dtype])
 
 
+_TYPES = Tensor, Parameter
 _NAMES = {
     torch.float32: "float32",
     torch.float64: "float64",
@@ -174,11 +182,17 @@ def _traces(A: Tensor) -> bool:
     )
 
 
+def _is_alone(A: Tensor) -> bool:
+    """Whether PyTorch's own is faster: see `Memory.largest_alone`."""
+    return A.ndim == 2 and A.shape[0] * A.shape[1] > memory.largest_alone
+
+
 def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
     """Singular value decomposition, as `torch.linalg.svd`."""
     if not full_matrices and _traces(A):
         return _traced_svd(A)
-    if not full_matrices or A.shape[-2] == A.shape[-1]:
+    thin = not full_matrices or A.shape[-2] == A.shape[-1]
+    if thin and not _is_alone(A):
         factors = by_memory.decomposition("svd", A, memory)
         if factors is not None:
             return factors
@@ -190,5 +204,5 @@ def eigh(A: Tensor) -> tuple[Tensor, ...]:
     """Eigendecomposition of Hermitian matrices, as `torch.linalg.eigh`."""
     if _traces(A):
         return _traced_eigh(A)
-    factors = by_memory.decomposition("eigh", A, memory)
+    factors = None if _is_alone(A) else by_memory.decomposition("eigh", A, memory)
     return torch.linalg.eigh(A) if factors is None else factors

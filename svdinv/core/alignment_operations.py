@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from svdinv.core.functions import ProperRotation, proper_signs
 from svdinv.core.namespace import Array, Namespace, abs_max, binary_scale, safe_divide
-from svdinv.core.operation import Call, Operation, add
+from svdinv.core.operation import Call, Operation, add, padded
 from svdinv.core.spectral_operations import Factorise, Pull, Push
 from svdinv.core.tolerances import rounding_rtol
 
@@ -101,17 +101,20 @@ class FindMotion(Operation):
         return Motion(R, t[..., 0, :], rmsd, C, U, kept, Vh, signs)
 
 
+@dataclass(frozen=True)
 class Align(Operation):
-    """(P, Q, w, motion from P to Q) -> R, t, rmsd and C of that motion."""
+    """(P, Q, w, motion from P to Q) -> R, t and rmsd of that motion, and C if asked."""
+
+    covariance: bool = False
 
     def value(self, x, xp):
-        return tuple(t + 0 for t in Motion(*x[3:])[:4])
+        return tuple(t + 0 for t in Motion(*x[3:])[: 3 + self.covariance])
 
     def tangent(self, x, y, dx, call, xp):
-        return call(_AlignPush(), *x, *dx[:3])
+        return call(_AlignPush(), *x, *dx[:3])[: 3 + self.covariance]
 
     def cotangent(self, x, y, g, wanted, call, xp):
-        return call(AlignPull(wanted[2]), *x, *g)
+        return call(AlignPull(wanted[2]), *x, *padded(g, 4))
 
 
 def _direct(xp: Namespace) -> Call:
@@ -129,7 +132,7 @@ class _AlignPush(Operation):
     def composed(self, x, call, xp):
         P, Q, w, *motion, dP, dQ, dw = x
         *_, U, S, Vh, signs = motion
-        R, _, rmsd, C = call(Align(), P, Q, w, *motion)
+        R, _, rmsd, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
         unit, mass, share, p, _, X, Y = points
         dP = xp.zeros_like(P) if dP is None else dP
@@ -172,7 +175,7 @@ class AlignPull(Operation):
     def composed(self, x, call, xp):
         P, Q, w, *motion, gR, gt, grmsd, gC = x
         *_, U, S, Vh, signs = motion
-        R, _, rmsd, C = call(Align(), P, Q, w, *motion)
+        R, _, rmsd, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
         unit, mass, share, p, _, X, Y = points
         h: Any = 0.0

@@ -81,19 +81,25 @@ def in_clusters(
     return xp.reshape(block, (*shape, shape[-1]))
 
 
-def whole_multiplets(s: Array, rank: int, rtol: float, xp: Namespace) -> Array:
+def whole_multiplets(
+    s: Array, rank: int, most: int, rtol: float, xp: Namespace
+) -> Array:
     """Which of the `rank` largest singular values belong to no multiplet cut in two.
 
     In one multiplet are neighbours whose gap is at most `rtol` of the larger, or a
-    rounding error of the largest of all.
+    rounding error of the largest of all. One that the rank cuts, and that ends by
+    `most` values, is included instead.
     """
     index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
     top = first(s)
     following = xp.concat([s[..., 1:], -top], axis=-1)
     gap = s - following
-    ends = (gap > rtol * s + rounding_rtol(s, xp) * top) & (index <= rank)
-    last = xp.max(xp.where(ends, index, xp.zeros_like(s)), axis=-1, keepdims=True)
-    return index <= last
+    ends = gap > rtol * s + rounding_rtol(s, xp) * top
+    below, none = ends & (index <= rank), xp.zeros_like(s)
+    last = xp.max(xp.where(below, index, none), axis=-1, keepdims=True)
+    above, after = ends & (index >= rank) & (index <= most), most + 1 - index
+    room = xp.max(xp.where(above, after, none), axis=-1, keepdims=True)
+    return index <= xp.where(room > 0, most + 1 - room, last)
 
 
 def find_windows(

@@ -12,7 +12,6 @@ consistent rule of `svdinv.core.degenerate`. An eigenvalue 0 is like any other.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 from svdinv.core.clusters import Windows, in_clusters
 from svdinv.core.degenerate import (
@@ -38,15 +37,9 @@ from svdinv.core.namespace import (
     scaled,
     skew,
 )
+from svdinv.core.results import EighResult
 from svdinv.core.spectral import diagonal_matrices, real_diagonal
 from svdinv.core.tolerances import cluster_rtol, eps, neighbour_rtol, tiny
-
-
-class EighResult(NamedTuple):
-    """Factors of A = V diag(w) V^H."""
-
-    w: Array
-    V: Array
 
 
 def eigh_pullback(

@@ -45,6 +45,7 @@ from svdinv.core.tolerances import (
     DOUBLE_EPS,
     GRAM_FLOOR,
     MIN_GRAM_WORK,
+    MOST_REPAIRED_SVD,
     SINGLE,
     WIDE_GRAM_FLOOR,
     eps,
@@ -116,7 +117,9 @@ def factorise(
 def _decomposed(A: Array, quick: bool, xp: Namespace) -> SVDFactors:
     """Factors by an SVD, by kernels if `quick`."""
     U, S, Vh = xp.linalg.svd(A, full_matrices=False)
-    if quick or eps(A, xp) <= SINGLE or 0 in known_shape(A):
+    known = [n for n in known_shape(A)[-2:] if n is not None]
+    large = len(known) > 0 and min(known) > MOST_REPAIRED_SVD
+    if quick or large or eps(A, xp) <= SINGLE or 0 in known_shape(A):
         return SVDFactors(U, S, Vh)
     return repaired(A, U, S, Vh, xp)
 
@@ -185,19 +188,23 @@ def _cheaper_unseen(
     A: Array, function: SpectralFunction, tau: Any, relative: bool, xp: Namespace
 ) -> SVDFactors | None:
     """Factors of tall A, where a traced graph decides between the two ways."""
-    decompose = getattr(xp, "tall_svd", None)
-    if decompose is None:
+    values = tall_values(A, xp) if hasattr(xp, "choose") else None
+    if values is None:
         return None
+    S, V, W = values
+    floor, epsilon = WIDE_GRAM_FLOOR, DOUBLE_EPS
+    safe = xp.all(_safe(S, function, tau, relative, floor, epsilon, xp))
+    factors = xp.choose(
+        safe,
+        lambda: tuple(_of_tall(A, S, V, W, xp)),
+        lambda: tuple(_decomposed(A, False, xp)),
+    )
+    return SVDFactors(*factors)
 
-    def safe(S: Array, tau: Any = None) -> Array:
-        floor, epsilon = WIDE_GRAM_FLOOR, DOUBLE_EPS
-        return _safe(S, function, tau, relative, floor, epsilon, xp)
 
-    def otherwise(A: Array) -> SVDFactors:
-        return _decomposed(A, False, xp)
-
-    factors = decompose(A, tau, safe, otherwise)
-    return factors and SVDFactors(*factors)
+def _of_tall(A: Array, S: Array, V: Array, W: Array, xp: Namespace) -> SVDFactors:
+    image, Vh = xp.tall_vectors(A, W), adjoint(V, xp)
+    return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
 
 
 def _cheaper(
@@ -228,8 +235,7 @@ def _cheaper(
                 return GramFactors(S, V)
         if not _trusted(S, *known, WIDE_GRAM_FLOOR, DOUBLE_EPS, xp):
             return None
-        image, Vh = xp.tall_vectors(A, W), adjoint(V, xp)
-        return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
+        return _of_tall(A, S, V, W, xp)
     if small:
         return None
     gram: Gram | None = None

@@ -22,6 +22,7 @@ from svdinv.core.namespace import (
     Array,
     Namespace,
     adjoint,
+    any_on_host,
     binary_scale,
     cast,
     herm,
@@ -173,6 +174,8 @@ class InverseSquareRoot(_Root):
 
     def difference(self, a, b, xp):
         total = xp.sqrt(a.s) + xp.sqrt(b.s)
+        if any_on_host(a.y == 0, xp) is False:
+            return -a.y * (b.y / total)
         inside = -a.y * safe_divide(b.y, total, total != 0, xp)
         high = xp.maximum(a.s, b.s)
         across = safe_divide(a.y + b.y, high, high != 0, xp)  # one of the two is 0
@@ -347,7 +350,7 @@ def hermitian_derivative(
     X is a tangent of A, or a cotangent of f(A), shape (..., n, n).
     """
     w, V = factors
-    _, d = _differences(function, w, xp)
+    d = differences(function, w, xp)
     return _recompose(V, cast(d, V, xp) * _in_basis(V, X, xp), xp)
 
 
@@ -383,6 +386,11 @@ def hermitian_second_derivative(
     # X and Y the other way round give the conjugate transpose.
     result = _recompose(V, 2 * block, xp)
     return result if size is None else size * result
+
+
+def differences(function: HermitianFunction, w: Array, xp: Namespace) -> Array:
+    """First divided differences f[w_i, w_j], shape (..., n, n)."""
+    return _differences(function, w, xp)[1]
 
 
 def _differences(

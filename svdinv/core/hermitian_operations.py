@@ -122,7 +122,7 @@ class HermitianMap(_OfFunction):
 
     def tangent(self, x, y, dx, call, xp):
         A, p, *factors = x
-        derivative = _Derivative(self.function)
+        derivative = HermitianDerivative(self.function)
         along = when(some(dx[0]), call, derivative, A, p, dx[0], *factors)
         if dx[1] is None:
             return along[:1]
@@ -131,14 +131,14 @@ class HermitianMap(_OfFunction):
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, p, *factors = x
-        derivative, gp = _Derivative(self.function), None
+        derivative, gp = HermitianDerivative(self.function), None
         gA = when(wanted[0], call, derivative, A, p, g[0], *factors)[0]
         if wanted[1] and p is not None:
             gp = inner(call(self.in_parameter(), *x)[0], g[0], xp)
         return gA, gp
 
 
-class _Derivative(_OfFunction):
+class HermitianDerivative(_OfFunction):
     """(A, p, X, w, V) -> derivative of f along X, its own transpose."""
 
     def value(self, x, xp):

@@ -15,7 +15,7 @@ holds that rule and the others.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from svdinv.core.degenerate import (
     check_repeated,
@@ -37,15 +37,8 @@ from svdinv.core.namespace import (
     scaled,
     skew,
 )
+from svdinv.core.results import SVDResult
 from svdinv.core.spectral import real_diagonal
-
-
-class SVDResult(NamedTuple):
-    """Factors of A = U diag(S) Vh."""
-
-    U: Array
-    S: Array
-    Vh: Array
 
 
 def svd(

@@ -100,16 +100,18 @@ class Hard(_Above):
 class Rank(Threshold):
     """The `rank` largest singular values: the best approximation of that rank.
 
-    With `multiplet_rtol`, without those of a multiplet that the rank cuts in two.
+    With `multiplet_rtol`, without those of a multiplet that the rank cuts in two, or
+    with all of them if these are `most` values at most.
     """
 
     rank: int
     multiplet_rtol: float | None = None
+    most: int = 0
 
     def kept(self, s, tau, xp):
         if self.multiplet_rtol is not None:
-            rtol = self.multiplet_rtol
-            return whole_multiplets(s, self.rank, rtol, xp) & (s > 0)
+            rtol, most = self.multiplet_rtol, self.most
+            return whole_multiplets(s, self.rank, most, rtol, xp) & (s > 0)
         index = xp.cumulative_sum(xp.ones_like(s), axis=-1)
         return (index <= self.rank) & (s > 0)
 

@@ -43,7 +43,8 @@ from svdinv.core.namespace import (
     scaled,
     while_loop,
 )
-from svdinv.core.svd import SVDResult, svd, svd_pullback, svd_pushforward
+from svdinv.core.results import SVDResult
+from svdinv.core.svd import svd, svd_pullback, svd_pushforward
 from svdinv.core.tolerances import eps, rounding_rtol
 
 Product: TypeAlias = Callable[[Array], Array]

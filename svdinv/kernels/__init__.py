@@ -36,7 +36,7 @@ __all__ = [
 
 KINDS = (
     *("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull"),
-    *("align", "align_pull", "tall_eigen", "tall_gram", "tall_product"),
+    *("hermitian", "align", "align_pull", "tall_eigen", "tall_gram", "tall_product"),
 )
 """What the kernels do, in the order of `call.h`."""
 
@@ -159,7 +159,7 @@ def supports(
     fits = (short > 0) & (short <= _LARGEST) & (batch > 0) & (m * n <= _MOST_ELEMENTS)
     if kind == "middle_factor":  # in the place of many passes over larger arrays
         return fits
-    if kind in ("map", "derivative"):
+    if kind in ("map", "derivative", "hermitian"):
         return fits & (m * n <= _MOST_MAPPED * batch)
     if kind in ("svd_pull", "eigh_pull"):
         return fits & (m * n <= _MOST_PULLED * batch)

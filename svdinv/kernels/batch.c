@@ -33,7 +33,7 @@ typedef struct {
 #define DECLARE(type, isa)                                                        \
   extern Run svd_##type##_##isa, eigh_##type##_##isa, map_##type##_##isa,         \
       derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
-      align_##type##_##isa, align_pull_##type##_##isa, tall_eigen_##type##_##isa, \
+      hermitian_##type##_##isa, align_##type##_##isa, align_pull_##type##_##isa, tall_eigen_##type##_##isa, \
       tall_gram_##type##_##isa, tall_product_##type##_##isa;                      \
   extern Memory decomposition_memory_##type##_##isa, derivative_memory_##type##_##isa, \
       alignment_memory_##type##_##isa, tall_memory_##type##_##isa;                \
@@ -41,6 +41,7 @@ typedef struct {
 #define KERNEL(type, isa)                                                         \
   {{svd_##type##_##isa, eigh_##type##_##isa, map_##type##_##isa,                  \
     derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
+    hermitian_##type##_##isa,                                                     \
     OF_REAL_##type(align_##type##_##isa), OF_REAL_##type(align_pull_##type##_##isa), \
     OF_DOUBLE_##type(tall_eigen_##type##_##isa),                                  \
     OF_DOUBLE_##type(tall_gram_##type##_##isa),                                   \

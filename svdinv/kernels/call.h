@@ -13,6 +13,7 @@ enum {
   DERIVATIVE,
   SVD_PULL,
   EIGH_PULL,
+  HERMITIAN,
   ALIGN, /* these two work on points */
   ALIGN_PULL,
   TALL_EIGEN,

@@ -593,6 +593,11 @@ static void divide(V *work, int m, int n, Group *groups, Basis *left, Basis *rig
   }
 }
 
+/* A group without matrices, of which the iteration finds that it has ended. */
+INLINE void idle(V *d, V *e, int n) {
+  for (int i = 0; i < n; i++) d[i * GROUPS] = e[i * GROUPS] = (V){0};
+}
+
 INLINE void report(int32_t *failed, I bad, I left_over, int64_t begin, int64_t end) {
   for (int t = 0; t < LANES && begin + t < end; t++)
     failed[begin + t] = bad[t] ? 1 : left_over[t] ? 2 : 0;
@@ -613,6 +618,11 @@ void NAME(svd)(const Task *task, int64_t begin, int64_t end, void *work) {
   for (; begin < end; begin += LANES * GROUPS) {
     EACH {
       Group *g = &groups[u];
+      if (begin + u * LANES >= end) {
+        idle(d + u, e + u, n);
+        P[u].count = Q[u].count = 0;
+        break;
+      }
       take(g, &task->array[0], begin + u * LANES, end, m, n);
       bidiagonalise(g->x, m, n, d + u, e + u, g->tau_left, g->tau_right, w);
       eye(&P[u], n);
@@ -655,6 +665,11 @@ void NAME(eigh)(const Task *task, int64_t begin, int64_t end, void *work) {
   for (; begin < end; begin += LANES * GROUPS) {
     EACH {
       Group *g = &groups[u];
+      if (begin + u * LANES >= end) {
+        idle(d + u, e + u, n);
+        basis[u].count = 0;
+        break;
+      }
       take(g, &task->array[0], begin + u * LANES, end, n, 0);
       tridiagonalise(g->x, n, d + u, e + u, g->tau_left, w);
       eye(&basis[u], n);

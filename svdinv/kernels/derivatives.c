@@ -328,3 +328,44 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
     unload(B, n, &in[4], begin, end, n, n, 0);
   }
 }
+
+/* V (D o V^H herm(X) V) V^H; without X, V diag(D) V^H.  Both are Hermitian.
+ * Arrays: 0 V, 1 D, real, of shape (n, n) or without X (n,), 2 X or none, 3 the result. */
+void NAME(hermitian)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int n = (int)task->n;
+  const ptrdiff_t nn = (ptrdiff_t)n * n;
+  const Array *in = task->array;
+  E *Q = work, *X = Q + nn, *F = X + nn, *B = F + nn;
+  V *d = (V *)(B + nn);
+  const V half = fill((T)0.5);
+  for (; begin < end; begin += LANES) {
+    load(Q, n, &in[0], begin, end, n, n, 0);
+    if (in[2].data) {
+      load(X, n, &in[2], begin, end, n, n, 0);
+      for (int i = 0; i < n; i++)
+        for (int j = 0; j <= i; j++) {
+          X[i * n + j] = scaled(sum(X[i * n + j], conjugate(X[j * n + i])), half);
+          X[j * n + i] = conjugate(X[i * n + j]);
+        }
+      product(F, PLAIN(X, n), PLAIN(Q, n), n, n, n);
+      conjugate_product(B, TURNED(Q, n), PLAIN(F, n), n, n, n);
+      for (int i = 0; i < n; i++) {
+        Array row = in[1];
+        row.data += i * row.row;
+        load_reals(d, &row, begin, end, n);
+        for (int j = 0; j < n; j++) B[i * n + j] = scaled(B[i * n + j], d[j]);
+      }
+      product(F, PLAIN(Q, n), PLAIN(B, n), n, n, n);
+    } else {
+      load_reals(d, &in[1], begin, end, n);
+      for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++) F[i * n + j] = scaled(Q[i * n + j], d[j]);
+    }
+    /* F V^H = conj(conj(F) V^T) */
+    conjugate_product(B, PLAIN(F, n), TURNED(Q, n), n, n, n);
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < n; j++)
+        X[i * n + j] = scaled(sum(conjugate(B[i * n + j]), B[j * n + i]), half);
+    unload(X, n, &in[3], begin, end, n, n, 0);
+  }
+}

@@ -9,9 +9,12 @@ from typing import Any, Protocol
 
 from svdinv import kernels
 from svdinv.core.alignment_operations import FindMotion
+from svdinv.core.hermitian_operations import Eigh
 from svdinv.core.namespace import Namespace
 from svdinv.core.operation import Operation
+from svdinv.core.svd_operations import SVD
 from svdinv.kernels.rules import (
+    DECOMPOSITIONS,
     RULES,
     Array,
     Decompose,
@@ -19,7 +22,6 @@ from svdinv.kernels.rules import (
     Operand,
     Plan,
     Tall,
-    plan,
 )
 
 __all__ = [
@@ -41,15 +43,18 @@ class Memory(Hashable, Protocol):
     ----------
     in_double : bool
         Whether the framework's decompositions compute single precision in double.
+    largest_alone : int
+        Elements of one matrix up to which its decomposition by kernels is not slower.
     """
 
     in_double: bool
-
-    def suits(self, *x: Any) -> bool:
-        """Whether all arrays are on the CPU and have values now."""
+    largest_alone: int
 
     def key(self, x: Any) -> Hashable:
-        """Dtype, shape and strides."""
+        """Dtype, shape and strides of arrays, of which some may be None.
+
+        None unless all of them are on the CPU and have values now.
+        """
 
     def dtype(self, x: Any) -> str:
         """Name of the dtype, "" for one of another byte order."""
@@ -148,7 +153,7 @@ def _contiguous(plan: Plan, operand: Operand) -> tuple[int, int, int]:
     """Strides of the further argument: singular values, or square matrices."""
     if operand.axes == 1:
         return _steps((plan.length("k"),), "float")
-    return _steps((plan.n, plan.n), plan.dtype)
+    return _steps((plan.n, plan.n), "float" if operand.real else plan.dtype)
 
 
 def _strides(
@@ -183,6 +188,8 @@ def _strides(
 
 
 _MOST_PREPARED = 512
+_RULES = {**RULES, **DECOMPOSITIONS}
+_ITSELF = SVD, Eigh, Decompose  # where a framework's own is as good
 _prepared: dict[Any, _Prepared | None] = {}
 
 
@@ -192,23 +199,26 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
     Which kernel, and how it is called, is decided once for arguments of certain dtypes,
     shapes and strides.
     """
-    if type(operation) not in RULES or not kernels.is_loaded() or not memory.suits(*x):
+    if type(operation) not in _RULES or not kernels.is_loaded():
         return None
-    key = (
-        memory,
-        operation,
-        *[None if t is None else memory.key(t) for t in x],
-    )
+    arguments = memory.key(x)
+    if arguments is None:
+        return None
+    key = memory, operation, arguments
     try:
         prepared = _prepared[key]
     except KeyError:
         arrays = [
             None if t is None else Array(tuple(t.shape), memory.dtype(t)) for t in x
         ]
-        found = plan(operation, arrays)
-        # A second derivative finds the same signs in the same singular vectors.
-        if isinstance(operation, FindMotion) and memory.in_double:
-            found = found and (found if found.dtype == "float64" else None)
+        found = _RULES[type(operation)](operation, arrays)
+        # NumPy's own decompositions compute in double precision, and a second
+        # derivative has to find the same signs in the same singular vectors.
+        single = memory.in_double and found and found.dtype in kernels.DOUBLE
+        if single and isinstance(operation, (FindMotion, *DECOMPOSITIONS)):
+            found = None
+        if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
+            found = found if found.m * found.n <= memory.largest_alone else None
         prepared = found and _Prepared(found, x, memory)
         if len(_prepared) >= _MOST_PREPARED:
             _prepared.clear()
@@ -224,7 +234,7 @@ def value(operation: Operation, x: Any, memory: Memory | None, xp: Namespace) ->
 
 def decomposes(A: Any, memory: Memory) -> bool:
     """See `decomposes_quickly` in `svdinv.core.namespace`."""
-    if len(A.shape) < 2 or not memory.suits(A):
+    if len(A.shape) < 2 or memory.key((A,)) is None:
         return False
     *batch, m, n = A.shape
     return kernels.supports("svd", memory.dtype(A), prod(batch), m, n)

@@ -15,16 +15,23 @@ from typing import Any, NamedTuple
 from svdinv import kernels
 from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
 from svdinv.core.functions import Polar, ProperRotation
-from svdinv.core.hermitian_operations import Eigh
+from svdinv.core.hermitian import differences
+from svdinv.core.hermitian_operations import (
+    Eigh,
+    FactoriseHermitian,
+    HermitianDerivative,
+    HermitianMap,
+)
 from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
 from svdinv.core.spectral import SVDFactors
-from svdinv.core.spectral_operations import Map, Pull, Push
+from svdinv.core.spectral_operations import Factorise, Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
 from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import DOUBLE_EPS, SINGLE_EPS, neighbour_rtol
 
 __all__ = [
+    "DECOMPOSITIONS",
     "RULES",
     "Array",
     "Decompose",
@@ -51,7 +58,7 @@ class Array(NamedTuple):
 class Operand(NamedTuple):
     """An argument of the operation, in the place of the kernel's array `slot`.
 
-    Its transpose, if `transposed`.
+    Its transpose, if `transposed`; `real` is said of a matrix that `further` makes.
     """
 
     slot: int
@@ -59,6 +66,7 @@ class Operand(NamedTuple):
     axes: int = 2
     transposed: bool = False
     double: bool = False
+    real: bool = False
 
 
 class Result(NamedTuple):
@@ -134,6 +142,27 @@ class Plan(NamedTuple):
     def shape(self, result: Result) -> tuple[Any, ...]:
         """Shape of an output."""
         return *self.batch, *map(self.length, result.shape)
+
+    @property
+    def written(self) -> list[Result]:
+        """What the kernel writes."""
+        return [result for result in self.results if result is not None]
+
+    def encoded(self, real: list[bool], pairs: bool = False) -> list[int]:
+        """Encode the call for a graph: operands in order, then what is written.
+
+        `real` says which operands are, and `pairs` whether double precision comes as
+        pairs of numbers of single precision.
+        """
+        arrays = [
+            (o.slot, index, o.axes, o.transposed, real[index], pairs and o.double)
+            for index, o in enumerate(self.operands)
+        ]
+        arrays += [
+            (r.slot, index, len(r.shape), False, r.real, pairs and r.double)
+            for index, r in enumerate(self.written, len(arrays))
+        ]
+        return kernels.plan(self.kind, self.computed_in, self.numbers, arrays)
 
     def result_dtype(self, result: Result) -> str:
         """Dtype of an output."""
@@ -340,6 +369,24 @@ def _find_motion(operation: FindMotion, x: Any) -> Plan | None:
     return _plan("align", P.shape, P.dtype, operands, results, outputs=Motion._make)
 
 
+def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | None:
+    """Plan V (D o V^H X V) V^H with divided differences D, or V diag(y) V^H."""
+    derivative = isinstance(operation, HermitianDerivative)
+    w, V = len(x) - 2, len(x) - 1
+
+    def values(x: Any, xp: Any) -> Any:
+        f = operation.at(x[1])
+        y = differences(f, x[w], xp) if derivative else f.value(x[w], xp)
+        return cast(y, x[w], xp)
+
+    further = Operand(1, len(x), 2 if derivative else 1, real=True)
+    operands = (Operand(0, V), further, *([Operand(2, 2)] if derivative else []))
+    if derivative and x[2].dtype != x[V].dtype:
+        return None
+    shape, dtype, result = x[V].shape, x[V].dtype, (Result(3, "nn"),)
+    return _plan("hermitian", shape, dtype, operands, result, further=values)
+
+
 def _align_pull(operation: AlignPull, x: Any) -> Plan | None:
     P, Q, w, *_, gC = x
     if gC is not None or not _of_points(P, Q, w):
@@ -380,6 +427,21 @@ def _tall(operation: Tall, x: Any) -> Plan | None:
     return _plan(kind, A.shape, A.dtype, operands, results, double=True)
 
 
+def _factors(operation: SVD | Eigh | Factorise | FactoriseHermitian, x: Any) -> Any:
+    """Plan an operation that is nothing but a decomposition."""
+    hermitian = isinstance(operation, Eigh | FactoriseHermitian)
+    if isinstance(operation, Eigh) and operation.triangle != "L":
+        return None
+    if isinstance(operation, SVD) and operation.full_matrices:
+        return None
+    if isinstance(operation, Factorise) and operation.method not in ("auto", "svd"):
+        return None
+    plan = _decompose(Decompose("eigh" if hermitian else "svd"), x)
+    if plan is None or not isinstance(operation, Factorise):
+        return plan
+    return plan._replace(outputs=SVDFactors._make)
+
+
 _SOFT = Soft()
 _STEPS = Polar(), ProperRotation()
 
@@ -390,8 +452,18 @@ RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Pull: _derivative,
     Pullback: _pullback,
     MiddleFactor: _middle_factor,
+    HermitianMap: _hermitian,
+    HermitianDerivative: _hermitian,
     FindMotion: _find_motion,
     AlignPull: _align_pull,
     Tall: _tall,
 }
 """The rule of each operation that has one."""
+
+DECOMPOSITIONS: dict[type, Callable[[Any, Any], Plan | None]] = {
+    SVD: _factors,
+    Eigh: _factors,
+    Factorise: _factors,
+    FactoriseHermitian: _factors,
+}
+"""Rules that save the way through `Decompose`, where arrays have values."""

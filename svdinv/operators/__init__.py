@@ -4,6 +4,13 @@ Each takes a `svdinv.core.backend.Backend` first. The module of a framework bind
 them to its own: a new operator is a function here, and appears in all of them.
 """
 
+from svdinv.core.results import (
+    Alignment,
+    Correlations,
+    LowRankAndSparse,
+    Similarity,
+    Whitened,
+)
 from svdinv.operators import (
     alignment,
     decompositions,
@@ -17,9 +24,6 @@ from svdinv.operators import (
     thresholds,
 )
 from svdinv.operators._registry import OPERATORS, bind, documented, operator
-from svdinv.operators.alignment import Alignment, Similarity
-from svdinv.operators.robust import LowRankAndSparse
-from svdinv.operators.statistics import Correlations, Whitened
 
 __all__ = [
     "OPERATORS",

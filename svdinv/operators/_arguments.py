@@ -9,6 +9,9 @@ from typing import Any
 from svdinv.core.backend import Backend
 from svdinv.core.namespace import Array, known_shape, sizes
 
+# More than any matrix has, and still an integer of single precision.
+MOST_VALUES = 2**24
+
 
 def threshold_values(backend: Backend, tau: Any, A: Array) -> tuple[Array, bool]:
     """Tau as (..., 1) or, one for each singular value, as (..., k)."""
@@ -131,14 +134,24 @@ def as_number(value: Any, name: str, above: int | None = None) -> float:
     return number
 
 
-def as_multiplet_rtol(value: Any) -> float | None:
-    """Give the gap within a multiplet, None where multiplets may be cut."""
-    if isinstance(value, bool):
-        return 0.0 if value else None
+def as_multiplets(value: Any, rank: int, most: Any) -> tuple[float | None, int]:
+    """Give the gap within a multiplet, None where one may be cut, and the highest rank.
+
+    That is `rank` itself where a multiplet that it cuts is left out.
+    """
+    keep = isinstance(value, str) and value == "keep"
+    if most is None:
+        most = MOST_VALUES if keep else rank
+    elif value is False:
+        raise ValueError("max_rank needs multiplets, True or a gap")
+    # A rank of 0 cuts nothing.
+    most = min(as_integer(most, "max_rank", rank), MOST_VALUES) if rank else 0
+    if keep or isinstance(value, bool):
+        return (0.0 if value else None), most
     rtol = as_number(value, "multiplets")
     if not 0 <= rtol < 1:
         raise ValueError(f"multiplets must be a bool or lie in [0, 1), got {rtol}")
-    return rtol
+    return rtol, most
 
 
 def as_integer(value: Any, name: str, least: int) -> int:

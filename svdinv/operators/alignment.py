@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from svdinv.core.alignment_operations import Align, FindMotion, Motion, centred
 from svdinv.core.backend import Backend
 from svdinv.core.functions import Polar, ProperRotation, proper_signs
@@ -13,29 +11,14 @@ from svdinv.core.namespace import (
     adjoint,
     is_complex,
     safe_divide,
+    sizes,
 )
+from svdinv.core.results import Alignment, Similarity
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import broadcasts, check_compatible
 from svdinv.operators._maps import without_tau
 from svdinv.operators._registry import operator
-
-
-class Alignment(NamedTuple):
-    """Rigid motion x -> R x + t, and what distance it leaves."""
-
-    rotation: Array
-    translation: Array
-    rmsd: Array
-
-
-class Similarity(NamedTuple):
-    """Similarity x -> c R x + t, and what distance it leaves."""
-
-    rotation: Array
-    translation: Array
-    rmsd: Array
-    scale: Array
 
 
 @operator
@@ -133,7 +116,7 @@ def kabsch(
     backend: Backend,
     P: Array,
     Q: Array,
-    weights: Any = None,
+    weights: Array | None = None,
     *,
     scale: bool = False,
     reflection: bool = False,
@@ -207,7 +190,8 @@ def kabsch(
     if None in shape or shape != tuple(Q.shape):
         # Both in the batch shape of both, by adding zeros.
         P, Q = P + xp.zeros_like(Q[..., :1, :1]), Q + xp.zeros_like(P[..., :1, :1])
-    w = xp.ones_like(P[..., 0])
+    one = xp.ones_like(P[..., :1, 0])
+    w = xp.broadcast_to(one, sizes(P, xp)[:-1])
     if weights is not None:
         given = backend.parameter(weights, P, "weights")
         if not broadcasts(given.shape, P.shape[:-1]):
@@ -221,7 +205,7 @@ def kabsch(
     if mirror is not None:
         P = P * mirror
     motion = backend.evaluate(FindMotion(), P, Q, w)
-    R, t, rmsd, _ = backend.call(Align(), P, Q, w, *motion)
+    R, t, rmsd = backend.call(Align(), P, Q, w, *motion)
     c = None
     if scale:
         c, t, rmsd = _scaled(R, P, Q, w, xp)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from svdinv.core.backend import Backend
 from svdinv.core.clusters import whole_multiplets
 from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, adjoint, cast, conj, real, sizes
-from svdinv.core.svd import SVDResult
+from svdinv.core.results import SVDResult
 from svdinv.core.svd_operations import SVD, LowRankSVD
 from svdinv.core.truncated import (
     adjoint_product,
@@ -19,7 +19,7 @@ from svdinv.core.truncated import (
 )
 from svdinv.operators._arguments import (
     as_integer,
-    as_multiplet_rtol,
+    as_multiplets,
     in_precision,
     shorter,
 )
@@ -49,7 +49,7 @@ def svd(
 
 
 @operator
-def svdvals(backend: Backend, A: Any) -> Array:
+def svdvals(backend: Backend, A: Array) -> Array:
     """Singular values, sorted downwards, with a finite gradient everywhere.
 
     Parameters
@@ -75,7 +75,8 @@ def svd_lowrank(
     oversampling: int = 10,
     power: int = 2,
     seed: Any = None,
-    multiplets: bool | float = False,
+    multiplets: bool | float | Literal["keep"] = False,
+    max_rank: int | None = None,
     like: Any = None,
 ) -> SVDResult:
     """Leading singular triplets, randomized, with the derivative of the exact ones.
@@ -102,6 +103,8 @@ def svd_lowrank(
         global one, and in JAX, which has none, always the same.
     {multiplets}
         The triplets left out are 0. Gaps are known up to the error of the values.
+    {max_rank}
+        It takes the place of r in the shapes of the results.
     {like}
 
     Returns
@@ -142,10 +145,10 @@ def svd_lowrank(
     rank = as_integer(rank, "rank", 1)
     oversampling = as_integer(oversampling, "oversampling", 0)
     power = as_integer(power, "power", 0)
-    rtol = as_multiplet_rtol(multiplets)
+    rtol, most = as_multiplets(multiplets, rank, max_rank)
     if is_product(A):
         return _lowrank_by_products(
-            Products(backend, A, like), rank, oversampling, power, seed, rtol
+            Products(backend, A, like), rank, oversampling, power, seed, rtol, most
         )
     xp = backend.xp
     A, restore = backend.matrices(A, "A")
@@ -153,16 +156,17 @@ def svd_lowrank(
     if short is None:
         raise backend.shape_error("A must have known numbers of rows and columns")
     _check_rank(rank, short)
+    most = min(most, short)
     *batch, _, n = sizes(A, xp)
-    found = min(_beyond(rank, rtol), short)
-    columns = min(max(rank + oversampling, found), short)
+    found = min(_beyond(most, rtol), short)
+    columns = min(max(most + oversampling, found), short)
     sketch = backend.normal((*batch, n, columns), backend.stop_gradient(A), seed)
     factors = SVDResult(*backend.call(LowRankSVD(found, power), A, sketch))
-    return SVDResult(*map(restore, _whole(backend, factors, rank, rtol)))
+    return SVDResult(*map(restore, _whole(backend, factors, rank, rtol, most)))
 
 
 @operator
-def null_vector(backend: Backend, A: Any, *, gauge: Gauge = "ignore") -> Array:
+def null_vector(backend: Backend, A: Array, *, gauge: Gauge = "ignore") -> Array:
     r"""Right singular vector of the smallest singular value, which A nearly maps to 0.
 
     The minimiser v of \|A v\| over unit vectors, as the eight-point and five-point
@@ -283,14 +287,14 @@ def _beyond(rank: int, rtol: float | None) -> int:
 
 
 def _whole(
-    backend: Backend, factors: SVDResult, rank: int, rtol: float | None
+    backend: Backend, factors: SVDResult, rank: int, rtol: float | None, most: int
 ) -> SVDResult:
     """First triplets, with zeros for a multiplet that the rank cuts in two."""
     if rtol is None:
         return factors
-    xp, (U, S, Vh) = backend.xp, leading(factors, rank)
+    xp, (U, S, Vh) = backend.xp, leading(factors, most)
     values = backend.stop_gradient(factors.S)
-    kept = whole_multiplets(values, rank, rtol, xp)[..., :rank]
+    kept = whole_multiplets(values, rank, most, rtol, xp)[..., :most]
     return SVDResult(
         xp.where(kept[..., None, :], U, xp.zeros_like(U)),
         xp.where(kept, S, xp.zeros_like(S)),
@@ -305,18 +309,20 @@ def _lowrank_by_products(
     power: int,
     seed: Any,
     rtol: float | None,
+    most: int,
 ) -> SVDResult:
     backend, xp, n = A.backend, A.backend.xp, A.columns
     _check_rank(rank, n)
-    columns = min(max(rank + oversampling, _beyond(rank, rtol)), n)
+    columns = min(max(most + oversampling, _beyond(most, rtol)), n)
     sketch = backend.normal((n, columns), A.like, seed)
     image = A.times(sketch)
     m, columns = image.shape
     _check_rank(rank, min(m, n))
+    most = min(most, m, n)
     start = image[:, : min(m, columns)]
     found = subspace_iteration(A.times, A.adjoint_times, start, power=power, xp=xp)
     U, S, Vh = leading(found, rank)
     A.check_adjoint(adjoint(U, xp) @ image, cast(S, U, xp)[:, None] * (Vh @ sketch))
-    found = leading(found, _beyond(rank, rtol))
-    U, S, Vh = _whole(backend, found, rank, rtol)
+    found = leading(found, _beyond(most, rtol))
+    U, S, Vh = _whole(backend, found, rank, rtol, most)
     return SVDResult(A.restore(U), A.restore(S), A.restore(Vh))

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from svdinv.core.backend import Backend
-from svdinv.core.eigh import EighResult
 from svdinv.core.functions import TopSubgradient
 from svdinv.core.gauge import Gauge
 from svdinv.core.hermitian import (
@@ -36,6 +35,7 @@ from svdinv.core.namespace import (
     real,
     sizes,
 )
+from svdinv.core.results import EighResult
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise, leading_sum
 from svdinv.core.tolerances import rounding_rtol
@@ -49,7 +49,7 @@ _ROOTS: dict[float, HermitianFunction] = {0.5: SquareRoot(), -0.5: InverseSquare
 @operator
 def eigh(
     backend: Backend,
-    A: Any,
+    A: Array,
     UPLO: str | None = None,
     *,
     rtol: float | None = None,
@@ -119,8 +119,8 @@ def eigh(
 @operator
 def eigh_generalized(
     backend: Backend,
-    A: Any,
-    B: Any,
+    A: Array,
+    B: Array,
     *,
     rtol: float | None = None,
     gauge: Gauge = "ignore",
@@ -166,12 +166,14 @@ def eigh_generalized(
     B, _ = _square(backend, B, "B")
     check_compatible(backend, A, B, "A", "B")
     root = powm(backend, herm(B, xp), -0.5)
-    w, Y = backend.call(operation, herm(root @ herm(A, xp) @ root, xp))
+    w, Y = backend.call(operation, root @ herm(A, xp) @ root)
     return EighResult(restore(w), restore(root @ Y))
 
 
 @operator
-def bures_distance(backend: Backend, A: Any, B: Any, *, squared: bool = False) -> Array:
+def bures_distance(
+    backend: Backend, A: Array, B: Array, *, squared: bool = False
+) -> Array:
     """Distance of Bures between covariances: Wasserstein's of centred Gaussians.
 
     The root of tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2) [1]_. The Frechet distance
@@ -234,7 +236,7 @@ def bures_distance(backend: Backend, A: Any, B: Any, *, squared: bool = False) -
 
 
 @operator
-def hermitian_map(backend: Backend, A: Any, function: HermitianFunction) -> Array:
+def hermitian_map(backend: Backend, A: Array, function: HermitianFunction) -> Array:
     """Apply a function to Hermitian matrices, V f(w) V^H.
 
     Parameters
@@ -271,7 +273,7 @@ def hermitian_map(backend: Backend, A: Any, function: HermitianFunction) -> Arra
 
 
 @operator
-def powm(backend: Backend, A: Any, p: Any) -> Array:
+def powm(backend: Backend, A: Array, p: float | Array) -> Array:
     """Real power of positive semidefinite Hermitian matrices, V w^p V^H.
 
     Parameters
@@ -308,7 +310,7 @@ def powm(backend: Backend, A: Any, p: Any) -> Array:
 
 
 @operator
-def sqrtm(backend: Backend, A: Any) -> Array:
+def sqrtm(backend: Backend, A: Array) -> Array:
     """Square root of positive semidefinite Hermitian matrices.
 
     Parameters
@@ -332,7 +334,7 @@ def sqrtm(backend: Backend, A: Any) -> Array:
 
 
 @operator
-def inv_sqrtm(backend: Backend, A: Any) -> Array:
+def inv_sqrtm(backend: Backend, A: Array) -> Array:
     """Inverse square root of positive definite Hermitian matrices.
 
     What whitening multiplies by: ZCA, decorrelated batch normalisation.
@@ -367,7 +369,7 @@ def inv_sqrtm(backend: Backend, A: Any) -> Array:
 
 
 @operator
-def psd_project(backend: Backend, A: Any, floor: Any = 0.0) -> Array:
+def psd_project(backend: Backend, A: Array, floor: float | Array = 0.0) -> Array:
     """Nearest Hermitian matrix with no eigenvalue below a floor, V max(w, floor) V^H.
 
     For a floor of 0 the projection on positive semidefinite matrices [1]_; for a small
@@ -406,7 +408,7 @@ def psd_project(backend: Backend, A: Any, floor: Any = 0.0) -> Array:
 
 
 @operator
-def logm(backend: Backend, A: Any) -> Array:
+def logm(backend: Backend, A: Array) -> Array:
     """Logarithm of positive definite Hermitian matrices.
 
     Parameters
@@ -425,7 +427,7 @@ def logm(backend: Backend, A: Any) -> Array:
 
 
 @operator
-def expm(backend: Backend, A: Any) -> Array:
+def expm(backend: Backend, A: Array) -> Array:
     """Exponential of Hermitian matrices.
 
     Parameters
@@ -461,7 +463,7 @@ def _per_matrix(backend: Backend, value: Any, A: Array, name: str) -> Array:
     return backend.xp.broadcast_to(numbers, sizes(A, backend.xp)[: len(batch)])
 
 
-def _square(backend: Backend, A: Any, name: str = "A") -> tuple[Array, Any]:
+def _square(backend: Backend, A: Array, name: str = "A") -> tuple[Array, Any]:
     A, restore = backend.matrices(A, name)
     m, n = A.shape[-2:]
     if m is not None and n is not None and m != n:

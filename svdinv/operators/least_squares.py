@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from svdinv.core.backend import Backend
 from svdinv.core.functions import Reciprocal
 from svdinv.core.namespace import (
@@ -59,7 +57,11 @@ def pinv(backend: Backend, A: Array, rcond: float | None = None) -> Array:
 
 @operator
 def lstsq(
-    backend: Backend, A: Array, b: Array, rcond: float | None = None, damping: Any = 0
+    backend: Backend,
+    A: Array,
+    b: Array,
+    rcond: float | None = None,
+    damping: float | Array = 0,
 ) -> Array:
     """Solution x of least norm of the least squares problem ``min |A x - b|``.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from svdinv.core.backend import Backend
 from svdinv.core.namespace import (
     Array,
@@ -21,7 +19,7 @@ from svdinv.operators._registry import operator
 
 
 @operator
-def svt_divergence(backend: Backend, A: Array, tau: Any) -> Array:
+def svt_divergence(backend: Backend, A: Array, tau: float | Array) -> Array:
     """Divergence of `svt`, the trace of its Jacobian [1]_.
 
     Parameters
@@ -54,7 +52,7 @@ def svt_divergence(backend: Backend, A: Array, tau: Any) -> Array:
 
 
 @operator
-def sure(backend: Backend, A: Array, tau: Any, sigma: Any) -> Array:
+def sure(backend: Backend, A: Array, tau: float | Array, sigma: float | Array) -> Array:
     """Unbiased estimate of the squared error of `svt` on a noisy matrix.
 
     Stein's estimate of ||svt(A, tau) - X||^2 for A = X + noise, without X [1]_:

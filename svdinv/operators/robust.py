@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from svdinv.core.backend import Backend
 from svdinv.core.factors import check_method
@@ -19,27 +18,21 @@ from svdinv.core.namespace import (
     real,
     safe_divide,
 )
+from svdinv.core.results import LowRankAndSparse
 from svdinv.core.spectral_operations import Factorise
 from svdinv.operators._arguments import as_integer, as_number, lengths, per_batch
 from svdinv.operators._maps import soft_threshold
 from svdinv.operators._registry import operator
 
 
-class LowRankAndSparse(NamedTuple):
-    """Matrices of low rank and sparse ones, whose sum is given."""
-
-    low_rank: Array
-    sparse: Array
-
-
 @operator
 def robust_pca(
     backend: Backend,
     A: Array,
-    weight: Any = None,
+    weight: float | Array | None = None,
     *,
     iterations: int = 50,
-    penalty: Any = None,
+    penalty: float | Array | None = None,
     growth: float = 1.5,
     report: Callable[[int, Array], None] | None = None,
     method: str = "auto",

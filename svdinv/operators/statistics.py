@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from svdinv.core.backend import Backend
 from svdinv.core.gauge import Gauge
@@ -15,6 +15,7 @@ from svdinv.core.namespace import (
     identity_like,
     safe_divide,
 )
+from svdinv.core.results import Correlations, Whitened
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import (
     as_integer,
@@ -28,31 +29,15 @@ from svdinv.operators.decompositions import svd
 from svdinv.operators.hermitian import powm
 
 
-class Whitened(NamedTuple):
-    """Features of covariance 1, and the statistics that they were made with."""
-
-    white: Array
-    mean: Array
-    covariance: Array
-
-
-class Correlations(NamedTuple):
-    """Canonical correlations, and the weights of the features that have them."""
-
-    correlations: Array
-    x_weights: Array
-    y_weights: Array
-
-
 @operator
 def whiten(
     backend: Backend,
     X: Array,
-    epsilon: Any = 0.0,
+    epsilon: float | Array = 0.0,
     *,
     kind: str = "zca",
-    mean: Any = None,
-    covariance: Any = None,
+    mean: Array | None = None,
+    covariance: Array | None = None,
 ) -> Whitened:
     """Whitening of features: a linear map after which their covariance is 1.
 
@@ -129,7 +114,7 @@ def cca(
     Y: Array,
     rank: int | None = None,
     *,
-    ridge: Any = 0.0,
+    ridge: float | Array = 0.0,
     gauge: Gauge = "ignore",
 ) -> Correlations:
     """Canonical correlation analysis of two sets of features of the same samples.

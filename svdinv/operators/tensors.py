@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from svdinv.core.backend import Backend
 from svdinv.core.factors import check_method
 from svdinv.core.namespace import Array, cast
@@ -17,7 +15,7 @@ from svdinv.operators._registry import operator
 def tsvt(
     backend: Backend,
     X: Array,
-    tau: Any,
+    tau: float | Array,
     axis: int = -1,
     *,
     relative: bool = False,
@@ -72,7 +70,7 @@ def tsvt(
 def local_low_rank(
     backend: Backend,
     x: Array,
-    tau: Any,
+    tau: float | Array,
     block: int | tuple[int, int],
     *,
     stride: int | tuple[int, int] | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 from svdinv.core.backend import Backend
 from svdinv.core.divided_differences import difference_nodes, sampled_difference
@@ -22,8 +22,9 @@ from svdinv.core.thresholds import (
     Soft,
 )
 from svdinv.operators._arguments import (
+    MOST_VALUES,
     as_integer,
-    as_multiplet_rtol,
+    as_multiplets,
     as_number,
     broadcasts,
     per_batch,
@@ -37,15 +38,12 @@ _SCHATTEN: dict[float, SpectralFunction] = {
     1: Soft(),
 }
 
-# More than any matrix has, and still an integer of single precision.
-_MOST_VALUES = 2**24
-
 
 @operator
 def svt(
     backend: Backend,
     A: Array,
-    tau: Any,
+    tau: float | Array,
     *,
     relative: bool = False,
     method: str = "auto",
@@ -115,7 +113,7 @@ def svt(
 def svht(
     backend: Backend,
     A: Array,
-    tau: Any,
+    tau: float | Array,
     *,
     relative: bool = False,
     method: str = "auto",
@@ -142,7 +140,7 @@ def svht(
 def firm_threshold(
     backend: Backend,
     A: Array,
-    tau: Any,
+    tau: float | Array,
     gamma: float = 3.0,
     *,
     relative: bool = False,
@@ -177,7 +175,12 @@ def firm_threshold(
 
 @operator
 def log_sum_threshold(
-    backend: Backend, A: Array, tau: Any, epsilon: float, *, method: str = "auto"
+    backend: Backend,
+    A: Array,
+    tau: float | Array,
+    epsilon: float,
+    *,
+    method: str = "auto",
 ) -> Array:
     """Proximal operator of tau times the sum of log(1 + s / epsilon).
 
@@ -208,7 +211,7 @@ def log_sum_threshold(
 
 @operator
 def schatten_prox(
-    backend: Backend, A: Array, tau: Any, p: float, *, method: str = "auto"
+    backend: Backend, A: Array, tau: float | Array, p: float, *, method: str = "auto"
 ) -> Array:
     """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
 
@@ -243,7 +246,12 @@ def schatten_prox(
 
 @operator
 def huber_threshold(
-    backend: Backend, A: Array, tau: Any, delta: float, *, method: str = "auto"
+    backend: Backend,
+    A: Array,
+    tau: float | Array,
+    delta: float,
+    *,
+    method: str = "auto",
 ) -> Array:
     """Proximal operator of tau times the sum of Huber's function of s.
 
@@ -277,7 +285,8 @@ def low_rank(
     A: Array,
     rank: int,
     *,
-    multiplets: bool | float = False,
+    multiplets: bool | float | Literal["keep"] = False,
+    max_rank: int | None = None,
     method: str = "auto",
 ) -> Array:
     """Best approximation of a given rank (Eckart and Young).
@@ -288,20 +297,21 @@ def low_rank(
     rank : int
         Number of singular values to keep, >= 0; all from min(m, n) on.
     {multiplets}
+    {max_rank}
     {method}
 
     {like_A}
-    {raises}, and if `rank` is not an integer >= 0, or `multiplets` is a number
-    outside [0, 1).
+    {raises}, and if `rank` is not an integer >= 0, `multiplets` is a number outside
+    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
     The derivative contains 1 / (s_r - s_{r+1}): where these are equal, there is
     none, and that term is left out; with `multiplets` they are never equal.
     """
-    rank = min(as_integer(rank, "rank", 0), _MOST_VALUES)
-    rtol = as_multiplet_rtol(multiplets)
-    return without_tau(backend, A, Rank(rank, rtol), method)
+    rank = min(as_integer(rank, "rank", 0), MOST_VALUES)
+    rtol, most = as_multiplets(multiplets, rank, max_rank)
+    return without_tau(backend, A, Rank(rank, rtol, most), method)
 
 
 @operator
@@ -309,7 +319,7 @@ def spectral_operator(
     backend: Backend,
     A: Array,
     function: SpectralFunction,
-    tau: Any = None,
+    tau: float | Array | None = None,
     *,
     relative: bool = False,
     method: str = "auto",
@@ -350,7 +360,10 @@ def spectral_operator(
 
 @operator
 def spectral_map(
-    backend: Backend, A: Array, f: Callable[[Array], Array], df: Any = None
+    backend: Backend,
+    A: Array,
+    f: Callable[[Array], Array],
+    df: Callable[[Array], Array] | None = None,
 ) -> Array:
     """Apply any scalar function to the singular values, U f(S) V^H.
 

@@ -19,7 +19,7 @@ except ImportError as error:
 
 from svdinv.backends.torch import Jacobian, TorchBackend, without_autocast
 from svdinv.core.gauge import Gauge
-from svdinv.core.svd import SVDResult
+from svdinv.core.results import SVDResult
 from svdinv.operators import OPERATORS, bind, decompositions, documented
 
 __all__ = ["Jacobian", "jacobian_svd", "nn", "svd", *sorted(OPERATORS)]
@@ -136,10 +136,6 @@ def jacobian_svd(
     return decompositions.svd_lowrank(
         _backend, J, rank, oversampling=oversampling, power=power, seed=seed, like=J.at
     )
-
-
-def __getattr__(name: str) -> Callable[..., Any]:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -101,6 +101,7 @@ class _Threshold(_Layer):
     _batch_axes = 0
     _more = ("channels", "num_values")
     _functions, _xp = F, torch
+    raw_threshold: nn.Parameter
 
     def __init__(self, *, trainable: bool = True, **options: Any) -> None:
         super().__init__(**options)

@@ -1,0 +1,103 @@
+"""One small matrix: svdinv beside PyTorch's own decompositions, where Python counts.
+
+Forward and backward, and without gradients, in turns in one thread. What is measured is
+the processor's time of that thread, so that other processes disturb it little. Writes
+docs/figures/speed-one-matrix.txt::
+
+    python benchmarks/one_matrix.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import svdinv.torch
+
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+SIDES = (2, 4, 8, 16, 32)
+
+
+def own_svt(A: torch.Tensor) -> torch.Tensor:
+    """Soft threshold as one writes it with PyTorch."""
+    U, S, Vh = torch.linalg.svd(A, full_matrices=False)
+    return (U * (S - 0.5).clamp(min=0)[..., None, :]) @ Vh
+
+
+def own_polar(A: torch.Tensor) -> torch.Tensor:
+    """Polar factor as one writes it with PyTorch."""
+    U, _, Vh = torch.linalg.svd(A, full_matrices=False)
+    return U @ Vh
+
+
+OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "svd": (lambda A: torch.linalg.svd(A, full_matrices=False), svdinv.torch.svd),
+    "svt": (own_svt, lambda A: svdinv.torch.svt(A, 0.5)),
+    "polar": (own_polar, svdinv.torch.polar),
+    "eigh": (torch.linalg.eigh, svdinv.torch.eigh),
+}
+
+
+def step(f: Callable[..., Any], A: torch.Tensor) -> Callable[[], Any]:
+    """Forward, and backward with random cotangents if A asks for a gradient."""
+    if not A.requires_grad:
+        return lambda: f(A)
+
+    def outputs() -> tuple[torch.Tensor, ...]:
+        y = f(A)
+        return y if isinstance(y, tuple) else (y,)
+
+    g = [torch.randn_like(y) for y in outputs()]
+    return lambda: torch.autograd.grad(outputs(), A, g)
+
+
+def seconds(run: Callable[[], Any], count: int) -> float:
+    """Time of the processor for one run."""
+    start = time.thread_time()
+    for _ in range(count):
+        run()
+    return (time.thread_time() - start) / count
+
+
+def compare(name: str, side: int, gradient: bool, rounds: int) -> tuple[float, float]:
+    """Median times of PyTorch's own and of svdinv's, in microseconds."""
+    A = torch.randn(side, side)
+    A = (A + A.mT if name == "eigh" else A).requires_grad_(gradient)
+    runs = [step(f, A) for f in OPERATORS[name]]
+    for run in runs:
+        seconds(run, 20)
+    times = [[seconds(run, 100) for run in runs] for _ in range(rounds)]
+    own, ours = (1e6 * statistics.median(t) for t in zip(*times, strict=True))
+    return own, ours
+
+
+def main() -> None:
+    """Write the table of ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two rounds, no file")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    lines = [f"| | {' | '.join(f'{n}×{n}' for n in SIDES)} |", "|---" * 6 + "|"]
+    for gradient in (True, False):
+        for name in OPERATORS:
+            cells = []
+            for side in SIDES:
+                own, ours = compare(name, side, gradient, 2 if quick else 30)
+                cells.append(f"{own / ours:.2f} ({ours:.0f} µs)")
+            what = "" if gradient else ", no gradient"
+            lines.append(f"| `{name}`{what} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    if not quick:
+        text = "\n".join(lines) + "\n"
+        (FIGURES / "speed-one-matrix.txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

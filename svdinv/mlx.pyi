@@ -1,0 +1,1691 @@
+# Written by `make stubs` (tools/stubs.py): change what that reads.
+"""The singular value decomposition and low-rank operators for MLX.
+
+`svd` is called as `mlx.core.linalg.svd`; the operators threshold, project, align and
+measure matrices by their singular values, without handing these out.
+
+`mx.grad`, `mx.vjp` and `mx.jvp` differentiate them, twice if nested, and `mx.vmap` and
+`mx.compile` take them. Decompositions run on the CPU, whatever the default device.
+Double precision is MLX's own: on the CPU, without complex numbers, and without Fourier
+transforms, so that `tsvt` takes single precision alone.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
+import mlx.core as mx
+
+from svdinv.core.functions import SpectralFunction
+from svdinv.core.gauge import Gauge
+from svdinv.core.hermitian import HermitianFunction
+from svdinv.core.results import (
+    Alignment,
+    Correlations,
+    EighResult,
+    LowRankAndSparse,
+    Similarity,
+    SVDResult,
+    Whitened,
+)
+
+@overload
+def svd(
+    a: mx.array,
+    compute_uv: Literal[True] = True,
+    *,
+    full_matrices: bool = False,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> SVDResult[mx.array]:
+    """Singular value decomposition that can be differentiated everywhere.
+
+    Called as `mlx.core.linalg.svd`, but thin by default.
+
+    Parameters
+    ----------
+    a : array
+        Matrices, shape (..., m, n), floating point or complex. Half precision is
+        computed in single precision and cast back.
+    compute_uv : bool, optional
+        If false, return S alone.
+    full_matrices : bool, optional
+        Return square U and Vh, as `mlx.core.linalg.svd` does.
+    repeated : str, optional
+        Rule where singular values (nearly) coincide: ``"consistent"`` (exact for
+        losses in U f(S) Vh with any penalty on S), ``"minimum-norm"`` (Zhang and
+        Hu, arXiv:2411.14141), or for comparison ``"drop"``, ``"clip"``,
+        ``"taylor"``, ``"lorentz"`` and ``"none"``.
+    rtol : float, optional
+        Gap, relative to the largest singular value, up to which the rule acts.
+        Default: sqrt(eps) for ``"consistent"``, 64 eps for the others.
+    gauge : {"ignore", "warn", "error"} or callable, optional
+        What to do in the backward pass if the loss depends on the arbitrary phase
+        or basis of the singular vectors. A callable, such as a
+        `svdinv.GaugeMonitor`, gets an array of one number per matrix.
+        ``"warn"`` and ``"error"`` read it, which MLX refuses in `mx.compile` and
+        `mx.vmap`.
+
+    Returns
+    -------
+    SVDResult or array
+        Named tuple ``(U, S, Vh)`` with shapes (..., m, k), (..., k) and
+        (..., k, n), k = min(m, n), S real and sorted downwards; with
+        `full_matrices`, U (..., m, m) and Vh (..., n, n).
+        A matrix with NaN or infinity gives NaN, and leaves the others of its batch
+        alone.
+
+    Raises
+    ------
+    TypeError
+        If `a` is not floating point or complex.
+    ValueError
+        If `a` has fewer than two dimensions, or if `repeated`, `rtol` or `gauge`
+        is not one of the accepted values.
+    svdinv.GaugeError
+        In the backward pass, with ``gauge="error"``.
+
+    See Also
+    --------
+    svdinv.core.svd_pullback : The formulas, with references.
+
+    Examples
+    --------
+    >>> import mlx.core as mx, svdinv.mlx
+    >>> def loss(a):
+    ...     U, S, Vh = svdinv.mlx.svd(a)
+    ...     return mx.sum((U * mx.maximum(S - 0.5, 0)) @ Vh)
+    >>> bool(mx.all(mx.isfinite(mx.grad(loss)(mx.eye(3)))))
+    True
+    """
+
+@overload
+def svd(
+    a: mx.array,
+    *,
+    compute_uv: Literal[False],
+    full_matrices: bool = False,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> mx.array: ...
+@overload
+def svd(
+    a: mx.array,
+    compute_uv: Literal[False],
+    *,
+    full_matrices: bool = False,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> mx.array: ...
+@overload
+def svd(
+    a: mx.array,
+    compute_uv: bool = True,
+    *,
+    full_matrices: bool = False,
+    repeated: str = "consistent",
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> SVDResult[mx.array] | mx.array: ...
+def bures_distance(A: mx.array, B: mx.array, *, squared: bool = False) -> mx.array:
+    """Distance of Bures between covariances: Wasserstein's of centred Gaussians.
+
+    The root of tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2) [1]_. The Frechet distance
+    of Gaussians, as in the FID, is its square plus that of the means.
+
+    Parameters
+    ----------
+    A, B : array
+        Positive semidefinite Hermitian matrices, shape (..., n, n), real or complex;
+        batches broadcast. The mean of both triangles is read.
+    squared : bool, optional
+        Whether to return the square, which is smooth where A = B.
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hermitian_map`, and if the shapes or dtypes of A and B differ.
+
+    Notes
+    -----
+    The value is computed as the least distance of A^(1/2) to B^(1/2) Q over unitary Q,
+    in which nothing cancels where A is close to B. The distance itself has a kink at
+    A = B, and the gradient 0 is taken there.
+
+    Where A or B is singular, the derivative is exact for changes that keep its range;
+    for others the distance has an infinite slope, or a kink, and such terms are left
+    out.
+
+    References
+    ----------
+    .. [1] R. Bhatia, T. Jain and Y. Lim, "On the Bures-Wasserstein distance between
+       positive definite matrices", Expositiones Mathematicae 37(2), 2019.
+    """
+
+def cca(
+    X: mx.array,
+    Y: mx.array,
+    rank: int | None = None,
+    *,
+    ridge: float | mx.array = 0.0,
+    gauge: Gauge = "ignore",
+) -> Correlations[mx.array]:
+    """Canonical correlation analysis of two sets of features of the same samples.
+
+    The singular values of Cxx^(-1/2) Cxy Cyy^(-1/2) [1]_. Their sum is the loss of deep
+    CCA [2]_.
+
+    Parameters
+    ----------
+    X, Y : array
+        Samples by features, shapes (..., N, p) and (..., N, q), real or complex;
+        batches broadcast.
+    rank : int, optional
+        Number of correlations, from 1 to min(p, q); all by default.
+    ridge : float or array, optional
+        What is added to the variances, at least 0, in units of X squared, broadcasting
+        to the batch shape of X.
+    gauge : optional
+        As for `eigh`.
+
+    Returns
+    -------
+    Correlations
+        Named tuple ``(correlations, x_weights, y_weights)`` of shapes (..., r), sorted
+        downwards, (..., p, r) and (..., q, r). The canonical variates, ``X @
+        x_weights`` without their mean, have the variance 1 without a ridge.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `rank` is out of range, or the shapes or dtypes of X and Y differ.
+
+    Notes
+    -----
+    The gradient of the correlations is exact where variances are equal, and where
+    correlations are, for losses that treat these alike, such as their sum. That of the
+    weights is so for losses that depend neither on the signs nor on the basis of equal
+    correlations. With fewer samples than features, or features that depend on each
+    other, the null spaces of the covariances are left out.
+
+    References
+    ----------
+    .. [1] H. Hotelling, "Relations between two sets of variates", Biometrika 28, 1936.
+    .. [2] G. Andrew, R. Arora, J. Bilmes and K. Livescu, "Deep canonical correlation
+       analysis", ICML 2013.
+    """
+
+def eigh(
+    A: mx.array,
+    UPLO: str | None = None,
+    *,
+    rtol: float | None = None,
+    gauge: Gauge = "ignore",
+) -> EighResult[mx.array]:
+    """Eigendecomposition of Hermitian matrices that can be differentiated everywhere.
+
+    Where eigenvalues are equal or nearly so, the gradient is exact for losses in
+    V f(w) V^H with any function f and any penalty on w; other libraries return NaN.
+
+    Parameters
+    ----------
+    A : array
+        Hermitian matrices, shape (..., n, n), real or complex. Half precision is
+        computed in single precision and cast back.
+    UPLO : {"L", "U"}, optional
+        Which triangle is read. Default: as the framework's own `eigh`, the lower one,
+        but in JAX the mean of both.
+    rtol : float, optional
+        Gap, relative to the largest modulus, up to which the rule for repeated
+        eigenvalues acts. Default: sqrt(eps).
+    gauge : {"ignore", "warn", "error"} or callable, optional
+        What to do in the backward pass if the loss depends on the arbitrary phase
+        or basis of the eigenvectors, as for `svd`.
+
+    Returns
+    -------
+    EighResult
+        Named tuple ``(w, V)`` with shapes (..., n), real and in ascending order, and
+        (..., n, n).
+
+    Raises
+    ------
+    TypeError
+        If A is not floating point or complex.
+    ValueError
+        If `UPLO`, `rtol` or `gauge` is not one of the accepted values. Matrices that
+        are not square have the framework's own error.
+    svdinv.GaugeError
+        In the backward pass, with ``gauge="error"``.
+
+    See Also
+    --------
+    svdinv.core.eigh.eigh_pullback : The formulas, with references.
+
+    Notes
+    -----
+    The gradient is Hermitian, as that of the framework's own; in TensorFlow it is, as
+    there, in the lower triangle that is read. Forward mode takes the minimum norm at
+    repeated eigenvalues, where the rule is not linear.
+    """
+
+def eigh_generalized(
+    A: mx.array, B: mx.array, *, rtol: float | None = None, gauge: Gauge = "ignore"
+) -> EighResult[mx.array]:
+    """Generalised eigendecomposition A v = w B v of Hermitian A, positive definite B.
+
+    The eigendecomposition of B^(-1/2) A B^(-1/2), whose gradient is that of `eigh`, in
+    A and in B.
+
+    Parameters
+    ----------
+    A, B : array
+        Hermitian matrices, shape (..., n, n), real or complex; batches broadcast. The
+        mean of both triangles is read.
+    rtol, gauge : optional
+        As for `eigh`.
+
+    Returns
+    -------
+    EighResult
+        Named tuple ``(w, V)`` with shapes (..., n), real and in ascending order, and
+        (..., n, n), with ``V^H B V = 1`` and ``V^H A V = diag(w)``. NaN for B with
+        eigenvalues that are clearly negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `eigh`, and if the shapes or dtypes of A and B differ.
+    svdinv.GaugeError
+        In the backward pass, with ``gauge="error"``.
+
+    Notes
+    -----
+    At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with any
+    function f, as density matrices are, and any penalty on w. Where B is singular, its
+    null space counts as eigenvectors of eigenvalue 0 with V = 0.
+    """
+
+def expm(A: mx.array) -> mx.array:
+    """Exponential of Hermitian matrices.
+
+    Parameters
+    ----------
+    A : array
+        Shape (..., n, n), real or complex; the lower triangle is read.
+
+    Returns
+    -------
+    array
+        Positive definite, of the shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hermitian_map`.
+    """
+
+def firm_threshold(
+    A: mx.array,
+    tau: float | mx.array,
+    gamma: float = 3.0,
+    *,
+    relative: bool = False,
+    method: str = "auto",
+) -> mx.array:
+    """Firm-threshold the singular values: 0 up to tau, s from gamma tau on.
+
+    The proximal operator of the minimax concave penalty (MCP) [1]_; between the
+    two it is a line. Large singular values are not shrunk, as they are by `svt`.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Threshold >= 0 in units of A, broadcasting to the batch shape (...).
+    gamma : float, optional
+        Where shrinking ends, in multiples of tau; above 1. Infinity makes it `svt`.
+    relative : bool, optional
+        Whether tau is a multiple of the largest singular value of each matrix, as for
+        `svt`.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `gamma` is not above 1.
+
+    References
+    ----------
+    .. [1] C.-H. Zhang, "Nearly unbiased variable selection under minimax concave
+       penalty", Annals of Statistics 38(2), 2010.
+    """
+
+def hermitian_map(A: mx.array, function: HermitianFunction) -> mx.array:
+    """Apply a function to Hermitian matrices, V f(w) V^H.
+
+    Parameters
+    ----------
+    A : array
+        Hermitian matrices, shape (..., n, n), real or complex. The lower triangle is
+        read, and the gradient is Hermitian.
+    function : svdinv.core.hermitian.HermitianFunction
+        The function and its first and second divided differences.
+
+    Returns
+    -------
+    array
+        Hermitian, of the shape and dtype of A, with exact first and second
+        derivatives at every spectrum at which the function has them.
+
+    Raises
+    ------
+    TypeError
+        If A is not floating point or complex, or `function` is no HermitianFunction.
+    ValueError
+        Matrices that are not square have the framework's own error.
+
+    See Also
+    --------
+    svdinv.core.hermitian : The formulas, with references.
+    """
+
+def huber_threshold(
+    A: mx.array, tau: float | mx.array, delta: float, *, method: str = "auto"
+) -> mx.array:
+    """Proximal operator of tau times the sum of Huber's function of s.
+
+    Singular values up to delta + tau are divided by 1 + tau / delta, larger ones are
+    lessened by tau: `svt` without a kink at 0, after which the rank is full.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Weight >= 0 of the penalty, in units of A, broadcasting to the batch shape.
+    delta : float
+        Where Huber's function turns from a parabola into a line, in units of A;
+        above 0. With infinity the penalty is 0, and A is returned.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `delta` is not positive.
+
+    See Also
+    --------
+    svdinv.core.thresholds.Huber : The function, with its source.
+    """
+
+def inv_sqrtm(A: mx.array) -> mx.array:
+    """Inverse square root of positive definite Hermitian matrices.
+
+    What whitening multiplies by: ZCA, decorrelated batch normalisation.
+
+    Parameters
+    ----------
+    A : array
+        Shape (..., n, n), real or complex; the lower triangle is read.
+
+    Returns
+    -------
+    array
+        Of the shape and dtype of A. Eigenvalues up to 64 eps of the largest count as
+        0 and give 0, as in a pseudo-inverse; clearly negative ones give NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hermitian_map`.
+
+    Examples
+    --------
+    Whitening of 100 samples with 3 features, whose gradient is exact where variances
+    are equal:
+
+    >>> import numpy as np, svdinv.numpy
+    >>> X = np.random.default_rng(0).standard_normal((100, 3)) @ np.diag([3, 2, 1])
+    >>> X = X - X.mean(0)
+    >>> white = X @ svdinv.numpy.inv_sqrtm(X.T @ X / 100)
+    >>> (white.T @ white / 100).round(6) + 0
+    array([[1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 1.]])
+    """
+
+@overload
+def kabsch(
+    P: mx.array,
+    Q: mx.array,
+    weights: mx.array | None = None,
+    *,
+    scale: Literal[False] = False,
+    reflection: bool = False,
+) -> Alignment[mx.array]:
+    """Rigid motion, or similarity, that brings the points P nearest to the points Q.
+
+    Minimises ``sum_i w_i |c R p_i + t - q_i|^2`` over rotations R with determinant 1,
+    translations t and, with `scale`, numbers c >= 0; without, c = 1 [1]_ [2]_.
+
+    Parameters
+    ----------
+    P, Q : array
+        Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
+        broadcast, as of one reference against many.
+    weights : array, optional
+        Weights >= 0, shape (..., N); 1 each by default. Points of weight 0 are left
+        out, and their coordinates may be NaN.
+    scale : bool, optional
+        Whether c is sought too.
+    reflection : bool, optional
+        Whether R may be a reflection, determinant -1, where that fits better.
+
+    Returns
+    -------
+    Alignment or Similarity
+        Named tuple ``(rotation, translation, rmsd)`` of shapes (..., d, d),
+        (..., d) and (...): ``P @ rotation.T + translation`` is nearest to Q (of
+        a batch, with the last two axes of the rotations swapped and the
+        translations as (..., 1, d)), and rmsd the root of the weighted mean
+        squared distance left; 0 where that is a rounding error. With `scale`,
+        ``(rotation, translation, rmsd, scale)``, the last of shape (...), and
+        ``scale * P @ rotation.T + translation`` is nearest.
+
+    Raises
+    ------
+    TypeError
+        If P, Q or the weights are complex or no floating point numbers.
+    ValueError
+        If the shapes do not fit; the framework's own error of that kind.
+
+    Notes
+    -----
+    The gradient contains 1 / (s_i + s_j), with s the singular values of the
+    covariance and the last of them negative where a reflection would fit better.
+    Perfect fits, planar points and repeated singular values are regular. What
+    is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
+    R is not determined, and such terms are left out. The rmsd of a perfect fit
+    has a kink: its gradient is 0 there. With `reflection`, all of the values count
+    as positive, and planar points, which a reflection fits no better, are turned. The
+    scale is regular wherever R is; of points that coincide it is 1, and of collinear
+    ones exact to first order.
+
+    References
+    ----------
+    .. [1] W. Kabsch, "A discussion of the solution for the best rotation to
+       relate two sets of vectors", Acta Cryst. A34, 1978.
+    .. [2] S. Umeyama, "Least-squares estimation of transformation parameters
+       between two point patterns", IEEE TPAMI 13(4), 1991.
+    """
+
+@overload
+def kabsch(
+    P: mx.array,
+    Q: mx.array,
+    weights: mx.array | None = None,
+    *,
+    scale: Literal[True],
+    reflection: bool = False,
+) -> Similarity[mx.array]: ...
+@overload
+def kabsch(
+    P: mx.array,
+    Q: mx.array,
+    weights: mx.array | None = None,
+    *,
+    scale: bool = False,
+    reflection: bool = False,
+) -> Alignment[mx.array] | Similarity[mx.array]: ...
+def ky_fan_norm(A: mx.array, k: int, *, method: str = "auto") -> mx.array:
+    """Sum of the k largest singular values.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    k : int
+        From 1 to min(m, n).
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if k is out of range.
+
+    Notes
+    -----
+    Where s_k = s_{k+1}, the gradient is the subgradient of least norm.
+    """
+
+def local_low_rank(
+    x: mx.array,
+    tau: float | mx.array,
+    block: int | tuple[int, int],
+    *,
+    stride: int | tuple[int, int] | None = None,
+    shift: int | tuple[int, int] = 0,
+    relative: bool = False,
+    method: str = "auto",
+) -> mx.array:
+    """Soft-threshold the blocks of a series of images, each as a Casorati matrix.
+
+    Each block of pixels through all frames is a matrix, pixels by frames [1]_.
+
+    Parameters
+    ----------
+    x : array
+        Series, shape (..., T, H, W): T frames of H x W pixels, real or complex.
+    tau : float or array
+        Threshold >= 0 in units of x, broadcasting to the batch shape (...).
+    block : int or (int, int)
+        Height and width of a block. Images that are no multiple of it are filled
+        up with zeros at the end, which adds only zero singular values.
+    stride : int or (int, int), optional
+        Distance of neighbouring blocks, a divisor of `block`: blocks overlap if
+        it is smaller, and the results are averaged. Default: `block`.
+    shift : int or (int, int), optional
+        First row and column of the first block; the tiling wraps around. A
+        random shift in every iteration of a solver averages the seams out.
+    relative, method : optional
+        As for `svt`; relative to the largest singular value of each block.
+
+    Returns
+    -------
+    array
+        Shape and dtype of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `block` or `stride` does not fit.
+
+    References
+    ----------
+    .. [1] J. D. Trzasko and A. Manduca, "Local versus global low-rank promotion
+       in dynamic MRI series reconstruction", Proc. ISMRM 19, 2011.
+    """
+
+def log_sum_threshold(
+    A: mx.array, tau: float | mx.array, epsilon: float, *, method: str = "auto"
+) -> mx.array:
+    """Proximal operator of tau times the sum of log(1 + s / epsilon).
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Weight >= 0 of the penalty [1]_, in units of A squared, broadcasting to
+        the batch shape (...).
+    epsilon : float
+        Singular value, in units of A, at which the penalty turns from linear to
+        logarithmic; above 0.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `epsilon` is not positive and finite.
+
+    References
+    ----------
+    .. [1] E. J. Candes, M. B. Wakin and S. P. Boyd, "Enhancing sparsity by
+       reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
+    """
+
+def logm(A: mx.array) -> mx.array:
+    """Logarithm of positive definite Hermitian matrices.
+
+    Parameters
+    ----------
+    A : array
+        Shape (..., n, n), real or complex; the lower triangle is read.
+
+    Returns
+    -------
+    array
+        Hermitian, of the shape and dtype of A; NaN for matrices with eigenvalues that
+        are not positive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hermitian_map`.
+    """
+
+def low_rank(
+    A: mx.array,
+    rank: int,
+    *,
+    multiplets: bool | float | Literal["keep"] = False,
+    max_rank: int | None = None,
+    method: str = "auto",
+) -> mx.array:
+    """Best approximation of a given rank (Eckart and Young).
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    rank : int
+        Number of singular values to keep, >= 0; all from min(m, n) on.
+    multiplets : bool, float or "keep", optional
+        Whether to keep multiplets whole, that is repeated singular values: one that
+        the rank would cut in two is left out, so that the rank may be lower, and the
+        result and its derivative do not depend on the basis of the multiplet. A
+        number is the largest gap within a multiplet, relative to the larger value;
+        True stands for gaps that are rounding errors, and so does ``"keep"``, by which
+        that multiplet is kept, so that the rank may be higher.
+    max_rank : int, optional
+        With `multiplets`, highest rank: a multiplet that the rank would cut is kept if
+        it ends there or before, and left out otherwise. Default: the rank, and with
+        ``"keep"`` min(m, n).
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `rank` is not an integer >= 0, `multiplets` is a number outside
+    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
+
+    Notes
+    -----
+    The derivative contains 1 / (s_r - s_{r+1}): where these are equal, there is
+    none, and that term is left out; with `multiplets` they are never equal.
+    """
+
+def lstsq(
+    A: mx.array, b: mx.array, rcond: float | None = None, damping: float | mx.array = 0
+) -> mx.array:
+    """Solution x of least norm of the least squares problem ``min |A x - b|``.
+
+    With damping, the minimiser of ``|A x - b|^2 + damping^2 |x|^2`` (Tikhonov).
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    b : array
+        Right-hand sides: shape (..., m, k), whose batch broadcasts with that of A, or,
+        with one dimension less than A, vectors (..., m).
+    rcond : float, optional
+        As for `pinv`; with damping, of the singular values sqrt(s^2 + damping^2).
+    damping : float or array, optional
+        At least 0, in units of A, broadcasting to the batch shape of A.
+
+    Returns
+    -------
+    array
+        x, shape (..., n, k) or (..., n).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `rcond` is out of range, or the shapes or dtypes of A and b differ.
+
+    Notes
+    -----
+    The derivative is that of `pinv`, at fixed rank; with damping above 0 it exists
+    everywhere, in `damping` too.
+    """
+
+def nuclear_norm(A: mx.array, *, method: str = "auto") -> mx.array:
+    """Sum of the singular values.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+
+    Notes
+    -----
+    The gradient is U V^H, over the singular values that are not 0: where some
+    are, the subgradient of least norm.
+    """
+
+def null_vector(A: mx.array, *, gauge: Gauge = "ignore") -> mx.array:
+    r"""Right singular vector of the smallest singular value, which A nearly maps to 0.
+
+    The minimiser v of \|A v\| over unit vectors, as the eight-point and five-point
+    algorithms and the direct linear transform need it [1]_, with the derivative ::
+
+        dv = (s_n^2 - A^H A)^+ (dA^H A + A^H dA) v
+
+    for m >= n and, for m = n - 1, where A v = 0, dv = -A^+ dA v.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n) with m >= n - 1, real or complex.
+    gauge : {"ignore", "warn", "error"} or callable, optional
+        What to do in the backward pass if the loss depends on the arbitrary phase
+        or basis of the singular vectors. A callable, such as a
+        `svdinv.GaugeMonitor`, gets an array of one number per matrix.
+
+    Returns
+    -------
+    array
+        Shape (..., n). Of its elements above half the largest in magnitude, the first
+        is real and positive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if m < n - 1, where the null space is no line.
+
+    Notes
+    -----
+    Repeated values among the others do no harm, but to second derivatives. Where the
+    smallest one is repeated, v is some vector of its space, and has no derivative: a
+    finite one is taken, and `gauge` tells of it.
+
+    References
+    ----------
+    .. [1] R. Hartley and A. Zisserman, "Multiple View Geometry in Computer Vision",
+       2nd edition, 2004, algorithm A5.4.
+    """
+
+def pinv(A: mx.array, rcond: float | None = None) -> mx.array:
+    """Pseudo-inverse of Moore and Penrose, V S^+ U^H.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    rcond : float, optional
+        Singular values up to this multiple of the largest count as 0; not below 64
+        eps, the default.
+
+    Returns
+    -------
+    array
+        Shape (..., n, m), dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `rcond` is not a number in [0, 1).
+
+    Notes
+    -----
+    The derivative is that at fixed rank [1]_, with P = A A^+ and Q = A^+ A ::
+
+        dA^+ = -A^+ dA A^+ + A^+ A^+H dA^H (1 - P) + (1 - Q) dA^H A^+H A^+
+
+    Where a change of A raises the rank, the pseudo-inverse jumps and has none. Of
+    singular values that `rcond` leaves out, though they are not 0, the derivative
+    contains 1 / (s_i - s_j) across the cut-off, as that of `low_rank`.
+
+    References
+    ----------
+    .. [1] G. H. Golub and V. Pereyra, "The differentiation of pseudo-inverses and
+       nonlinear least squares problems whose variables separate", SIAM J. Numer.
+       Anal. 10(2), 1973.
+    """
+
+def polar(A: mx.array, *, special: bool = False, method: str = "auto") -> mx.array:
+    """Unitary polar factor U V^H: the nearest matrix with orthonormal columns.
+
+    Orthonormal rows, if m < n. With `special`, the nearest rotation.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    special : bool, optional
+        Whether the factor is to have the determinant 1, for real square A: where
+        U V^T is a reflection, the last column of U is turned [1]_.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+        With `special`, ``"auto"`` or ``"svd"``.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and with `special` if A is complex or not square.
+
+    Notes
+    -----
+    The derivative contains 1 / (s_i + s_j), and 1 / s_i if m != n: repeated
+    singular values do no harm, and neither does a single zero in a square
+    matrix. Where A does not determine the factor, such terms are left out.
+
+    With `special` and det A < 0, the last of the singular values counts as negative.
+    Then two equal values do no harm either, but for the last two: with s_(n-1) = s_n
+    the nearest rotation is not determined.
+
+    References
+    ----------
+    .. [1] S. Umeyama, "Least-squares estimation of transformation parameters
+       between two point patterns", IEEE TPAMI 13(4), 1991.
+    """
+
+def powm(A: mx.array, p: float | mx.array) -> mx.array:
+    """Real power of positive semidefinite Hermitian matrices, V w^p V^H.
+
+    Parameters
+    ----------
+    A : array
+        Shape (..., n, n), real or complex; the lower triangle is read.
+    p : float or array
+        Exponent, of any sign, broadcasting to the batch shape (...).
+
+    Returns
+    -------
+    array
+        Positive semidefinite, of the shape and dtype of A. An eigenvalue of 0 stays 0,
+        for p <= 0 too, as in a pseudo-inverse; there, all up to 64 eps of the largest
+        count as 0. Clearly negative eigenvalues give NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hermitian_map`, and if p is complex or does not broadcast.
+
+    See Also
+    --------
+    svdinv.core.hermitian.Power : The divided differences of the power.
+
+    Notes
+    -----
+    There is a gradient in p as well, V w^p log(w) V^H. Where eigenvalues are 0, that in
+    A is exact for changes that keep the rank; for p < 1 there is none between two
+    eigenvalues of 0, and that term is left out.
+    """
+
+def procrustes(A: mx.array, B: mx.array) -> mx.array:
+    """Unitary matrix R that brings A nearest to B, min ||A R - B||.
+
+    As `scipy.linalg.orthogonal_procrustes`, over batches and complex numbers:
+    the polar factor of A^H B [1]_.
+
+    Parameters
+    ----------
+    A, B : array
+        Matrices, shape (..., m, n), real or complex; batches broadcast.
+
+    Returns
+    -------
+    array
+        R, shape (..., n, n).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if the shapes of A and B differ.
+
+    Notes
+    -----
+    Only what is truly singular is left in the gradient: 1 / (s_i + s_j), with s
+    the singular values of A^H B. Perfect, repeated and rank n - 1 configurations
+    have one; where A and B do not determine R, such terms are left out.
+
+    References
+    ----------
+    .. [1] P. H. Schonemann, "A generalized solution of the orthogonal Procrustes
+       problem", Psychometrika 31, 1966.
+    """
+
+def psd_project(A: mx.array, floor: float | mx.array = 0.0) -> mx.array:
+    """Nearest Hermitian matrix with no eigenvalue below a floor, V max(w, floor) V^H.
+
+    For a floor of 0 the projection on positive semidefinite matrices [1]_; for a small
+    one the layer ReEig of SPDNet [2]_.
+
+    Parameters
+    ----------
+    A : array
+        Shape (..., n, n), real or complex; the lower triangle is read.
+    floor : float or array, optional
+        Least eigenvalue, in units of A, broadcasting to the batch shape (...).
+
+    Returns
+    -------
+    array
+        Hermitian, of the shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hermitian_map`, and if `floor` is complex or does not broadcast.
+
+    Notes
+    -----
+    There is a gradient in `floor` as well. Where an eigenvalue is equal to it there is
+    none, and that of an eigenvalue below is taken.
+
+    References
+    ----------
+    .. [1] N. J. Higham, "Computing a nearest symmetric positive semidefinite matrix",
+       Linear Algebra Appl. 103, 1988.
+    .. [2] Z. Huang and L. Van Gool, "A Riemannian network for SPD matrix learning",
+       AAAI 2017.
+    """
+
+def robust_pca(
+    A: mx.array,
+    weight: float | mx.array | None = None,
+    *,
+    iterations: int = 50,
+    penalty: float | mx.array | None = None,
+    growth: float = 1.5,
+    report: Callable[[int, mx.array], None] | None = None,
+    method: str = "auto",
+) -> LowRankAndSparse[mx.array]:
+    """Principal component pursuit: A as the sum of low rank and sparse matrices.
+
+    Minimises the nuclear norm of L plus `weight` times the sum of the magnitudes of S
+    with L + S = A [1]_, by augmented Lagrangians [2]_: a fixed number of iterations,
+    each a soft threshold of singular values and one of elements. It can be unrolled:
+    the gradient is that of the iterations, in A, `weight` and `penalty`.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    weight : float or array, optional
+        At least 0, broadcasting to the batch shape (...). Default: 1 / sqrt(max(m, n)).
+    iterations : int, optional
+        Number of iterations, all of which are made.
+    penalty : float or array, optional
+        Weight mu of the squared residual at first, in units of 1 / A, broadcasting to
+        the batch shape. Default: 1.25 / s_1, without its derivative.
+    growth : float, optional
+        What mu is multiplied by after each iteration, at least 1. Larger ones need
+        fewer iterations and end farther from the minimum.
+    report : callable, optional
+        Called after each iteration with its number, from 1, and the size of A - L - S
+        relative to that of A, shape (...).
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    LowRankAndSparse
+        Named tuple ``(low_rank, sparse)`` of the shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `iterations` is below 1 or `growth` below 1.
+
+    See Also
+    --------
+    svdinv.unroll.algorithms.LowRankPlusSparse : The same of noisy and of indirect data.
+
+    Notes
+    -----
+    Elements and singular values at a threshold have no derivative; the iterates are
+    continuous there.
+
+    References
+    ----------
+    .. [1] E. J. Candes, X. Li, Y. Ma and J. Wright, "Robust principal component
+       analysis?", J. ACM 58(3), 2011.
+    .. [2] Z. Lin, M. Chen and Y. Ma, "The augmented Lagrange multiplier method for
+       exact recovery of corrupted low-rank matrices", arXiv:1009.5055, 2010.
+    """
+
+def schatten_norm(A: mx.array, p: float, *, method: str = "auto") -> mx.array:
+    """p-norm of the singular values, (sum s^p)^(1/p).
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    p : float
+        Positive, or infinity for the spectral norm; 1 is the nuclear norm and 2
+        the Frobenius norm. Below 1 it is no norm, but a common penalty, of which the
+        size grows as r^(1/p) with the rank r: at least 1/128 in single precision and
+        1/1024 in double.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if p is not positive, or so small that 2^(1/p) overflows.
+
+    Notes
+    -----
+    Zero singular values contribute nothing to the gradient, where there is none
+    (p <= 1, or A = 0).
+    """
+
+def schatten_prox(
+    A: mx.array, tau: float | mx.array, p: float, *, method: str = "auto"
+) -> mx.array:
+    """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Weight >= 0 of the penalty, in units of A^(2 - p), broadcasting to the
+        batch shape (...). p = 1 is `svt`; p = 2 divides A by 1 + 2 tau.
+    p : float
+        1/2, 2/3, 1 or 2, where the solution has a closed form or nearly one.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if p is none of the four.
+
+    See Also
+    --------
+    svdinv.core.thresholds.Schatten : The formulas, with references.
+    """
+
+def spectral_map(
+    A: mx.array,
+    f: Callable[[mx.array], mx.array],
+    df: Callable[[mx.array], mx.array] | None = None,
+) -> mx.array:
+    """Apply any scalar function to the singular values, U f(S) V^H.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    f : callable
+        Function of one singular value, called with an array of any shape and
+        returning one of the same, element by element, in the functions of A's
+        framework. What else it depends on, such as learned parameters, gets its
+        gradient; a network comes in as ``lambda s: s * net(s[..., None])[..., 0]``.
+        f(0) = 0, with a finite slope, unless there are no zero singular values.
+    df : callable, optional
+        Derivative of f, called in the same way. By default f is differentiated
+        automatically, where the framework can.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `f` or `df` is not callable or changes the shape.
+
+    Notes
+    -----
+    Divided differences of f come from its values, and for close pairs from
+    eight-point Gauss-Legendre means of its slope, unless f has a kink between
+    them. They are accurate to rounding for functions that are smooth on the scale
+    of s. Second derivatives go through the singular vectors and need distinct
+    singular values.
+    """
+
+def spectral_norm(A: mx.array, *, method: str = "auto") -> mx.array:
+    """Largest singular value.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+
+    Notes
+    -----
+    The gradient is u_1 v_1^H; where s_1 is repeated, the mean over its vectors,
+    the subgradient of least norm.
+    """
+
+def spectral_operator(
+    A: mx.array,
+    function: SpectralFunction,
+    tau: float | mx.array | None = None,
+    *,
+    relative: bool = False,
+    method: str = "auto",
+) -> mx.array:
+    """Apply a spectral function of one's own, with all that the others have.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    function : svdinv.core.functions.SpectralFunction
+        The function and its divided differences; most easily a
+        `svdinv.core.functions.Threshold`.
+    tau : float or array, optional
+        Its parameter >= 0, broadcasting to the batch shape (...), if it has one.
+    relative : bool, optional
+        Whether tau is a multiple of the largest singular value of each matrix, as for
+        `svt`.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `function` is no spectral function, or tau is given to one
+        without a parameter or missing for one with it.
+    """
+
+def sqrtm(A: mx.array) -> mx.array:
+    """Square root of positive semidefinite Hermitian matrices.
+
+    Parameters
+    ----------
+    A : array
+        Shape (..., n, n), real or complex; the lower triangle is read.
+
+    Returns
+    -------
+    array
+        Positive semidefinite, of the shape and dtype of A; NaN for matrices with
+        eigenvalues that are clearly negative. Up to rounding level they count as 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hermitian_map`.
+
+    Notes
+    -----
+    The derivative contains 1 / (sqrt(w_i) + sqrt(w_j)): between two eigenvalues of 0
+    there is none, and that term is left out.
+    """
+
+def sure(A: mx.array, tau: float | mx.array, sigma: float | mx.array) -> mx.array:
+    """Unbiased estimate of the squared error of `svt` on a noisy matrix.
+
+    Stein's estimate of ||svt(A, tau) - X||^2 for A = X + noise, without X [1]_:
+    its minimum over tau chooses the threshold.
+
+    Parameters
+    ----------
+    A : array
+        Noisy matrices, shape (..., m, n).
+    tau : float or array
+        Threshold >= 0, broadcasting to the batch shape (...).
+    sigma : float or array
+        Standard deviation of the Gaussian noise in every element, broadcasting
+        to the batch shape; of complex noise, that of each of both parts.
+
+    Returns
+    -------
+    array
+        Real, shape (...), in units of A squared, which overflow from elements of
+        1e19 on in single precision. Being unbiased, it may be negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+
+    References
+    ----------
+    .. [1] E. J. Candes, C. A. Sing-Long and J. D. Trzasko, "Unbiased risk
+       estimates for singular value thresholding and spectral estimators", IEEE
+       Trans. Signal Process. 61(19), 2013.
+    """
+
+def svd_lowrank(
+    A: Any,
+    rank: int,
+    *,
+    oversampling: int = 10,
+    power: int = 2,
+    seed: Any = None,
+    multiplets: bool | float | Literal["keep"] = False,
+    max_rank: int | None = None,
+    like: Any = None,
+) -> SVDResult[mx.array]:
+    """Leading singular triplets, randomized, with the derivative of the exact ones.
+
+    Halko, Martinsson and Tropp's range finder [1]_: no more than products with A
+    and decompositions of slim matrices. The derivative includes the coupling to
+    the discarded singular vectors [2]_, by an iterative solution of the linear
+    system in them, which again takes only products with A.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+        Or what multiplies a vector: a pair of functions, of v to A v and of u to A^H u;
+        an object with such methods ``forward`` and ``adjoint`` of a whole batch of
+        vectors, the new axis in front, as a `svdinv.unroll.operators.Operator` has; or
+        a `LinearOperator` of SciPy or CuPy. Vectors may have any shape.
+    rank : int
+        Number r of triplets, from 1 to min(m, n).
+    oversampling : int, optional
+        Further columns of the random matrix.
+    power : int, optional
+        Number of power iterations; more, if the singular values decay slowly: a
+        relative error of s_j falls by (s_{l+1} / s_j)^4 with each, for l columns.
+    seed : optional
+        An integer or the framework's own source of random numbers: a generator
+        in PyTorch, NumPy and CuPy, a key in JAX. By default the framework's
+        global one, and in JAX, which has none, always the same.
+    multiplets : bool, float or "keep", optional
+        Whether to keep multiplets whole, that is repeated singular values: one that
+        the rank would cut in two is left out, so that the rank may be lower, and the
+        result and its derivative do not depend on the basis of the multiplet. A
+        number is the largest gap within a multiplet, relative to the larger value;
+        True stands for gaps that are rounding errors, and so does ``"keep"``, by which
+        that multiplet is kept, so that the rank may be higher.
+        The triplets left out are 0. Gaps are known up to the error of the values.
+    max_rank : int, optional
+        With `multiplets`, highest rank: a multiplet that the rank would cut is kept if
+        it ends there or before, and left out otherwise. Default: the rank, and with
+        ``"keep"`` min(m, n).
+        It takes the place of r in the shapes of the results.
+    like : array, optional
+        For products, an array of the shape, dtype and device of v; its values do not
+        matter. A `LinearOperator` says them itself.
+
+    Returns
+    -------
+    SVDResult
+        Named tuple ``(U, S, Vh)`` with shapes (..., m, r), (..., r), (..., r, n);
+        in this order on every framework, TensorFlow included. Of products, m and n are
+        the numbers of elements of what they give and take.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
+    products, if they give something of another dtype, or are seen not to be adjoint to
+    each other.
+
+    See Also
+    --------
+    svd_residual : How far off the triplets are.
+    svdinv.core.truncated.svd_lowrank_pullback : The formulas and their limits.
+
+    Notes
+    -----
+    A loss should not depend on the phases of the vectors. Where s_r = s_{r+1}
+    there is no derivative, and a finite substitute is taken. If the triplets are
+    inexact, so is the derivative, by their error over s_r - s_{r+1}. Second derivatives
+    are those of the iterative solution: in JAX by forward over reverse mode alone,
+    because its loops have no reverse mode twice. Nothing is differentiated through
+    products: of these the triplets have no derivative.
+
+    S is never larger than the singular values of A, but for rounding.
+
+    References
+    ----------
+    .. [1] N. Halko, P.-G. Martinsson and J. A. Tropp, "Finding structure with
+       randomness", SIAM Review 53(2), 2011.
+    .. [2] A. Francuz, N. Schuch and B. Vanhecke, "Stable and efficient
+       differentiation of tensor network algorithms", Phys. Rev. Research 7,
+       013237, 2025.
+    """
+
+def svd_residual(
+    A: Any, U: mx.array, S: mx.array, Vh: mx.array, *, like: Any = None
+) -> mx.array:
+    """Bounds on the errors of singular values, from the residuals of their triplets.
+
+    For unit vectors, A has a singular value within ::
+
+        sqrt((norm(A v_j - s_j u_j)^2 + norm(A^H u_j - s_j v_j)^2) / 2)
+
+    of s_j, whatever the triplet was computed by [1]_; 0 counts as one of a matrix that
+    is not square. For orthonormal U and V, all r of them are matched at once, within
+    the root of the sum of squares of the bounds.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+        Or what multiplies a vector: a pair of functions, of v to A v and of u to A^H u;
+        an object with such methods ``forward`` and ``adjoint`` of a whole batch of
+        vectors, the new axis in front, as a `svdinv.unroll.operators.Operator` has; or
+        a `LinearOperator` of SciPy or CuPy. Vectors may have any shape.
+    U, S, Vh : array
+        Triplets, shapes (..., m, r), (..., r), (..., r, n), as of `svd_lowrank`.
+    like : array, optional
+        For products, an array of the shape, dtype and device of v; its values do not
+        matter. A `LinearOperator` says them itself.
+
+    Returns
+    -------
+    array
+        Real, shape (..., r).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+
+    Notes
+    -----
+    It takes two products with r vectors. The bound is a theorem, up to rounding; for
+    singular values away from others the error is far smaller, of the order of its
+    square over the gap. That s_j is close to the j-th singular value, and none was
+    missed, no few products can prove: a random start misses one with probability 0.
+
+    References
+    ----------
+    .. [1] B. N. Parlett, "The Symmetric Eigenvalue Problem", 1980, theorem 4.5.1, for
+       the Hermitian matrix [[0, A], [A^H, 0]].
+    """
+
+def svdvals(A: mx.array) -> mx.array:
+    """Singular values, sorted downwards, with a finite gradient everywhere.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+
+    Returns
+    -------
+    array
+        Real, shape (..., min(m, n)).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+    """
+
+def svht(
+    A: mx.array, tau: float | mx.array, *, relative: bool = False, method: str = "auto"
+) -> mx.array:
+    """Hard-threshold the singular values: those up to tau become 0.
+
+    The proximal operator of tau^2 / 2 times the rank. Its derivative in tau is 0,
+    and that in A contains 1 / (s_i - s_j) across the threshold.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex.
+    tau : float or array
+        Threshold >= 0 in units of A, broadcasting to the batch shape (...).
+    relative : bool, optional
+        Whether tau is a multiple of the largest singular value of each matrix, as for
+        `svt`.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        As for `svt`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+    """
+
+def svt(
+    A: mx.array, tau: float | mx.array, *, relative: bool = False, method: str = "auto"
+) -> mx.array:
+    """Soft-threshold the singular values, U max(S - tau, 0) V^H.
+
+    The proximal operator of tau times the nuclear norm [1]_, with the gradient
+    in A and tau exact at every spectrum.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n), real or complex. Half precision is computed
+        in single precision and cast back.
+    tau : float or array
+        Threshold >= 0 in units of A (in an array, negative ones count as 0): one
+        for all, or an array that broadcasts
+        to the batch shape (...), or with A.ndim - 1 dimensions one for each
+        singular value, shape (..., min(m, n)) or broadcasting to it (weighted
+        nuclear norm [2]_, of which this is the proximal operator for weights that
+        do not fall). Equal singular values need equal weights: where they
+        have not, there is no derivative, and what is singular is left out.
+    relative : bool, optional
+        Whether tau is a multiple of the largest singular value of each matrix.
+        The gradient goes through that value as well; where it is repeated, as
+        the subgradient of least norm.
+    method : {"auto", "svd", "gram", "matmul"}, optional
+        How. ``"gram"`` takes the eigenvectors of the Gram matrix, in double
+        precision where that is at hand, and leaves to the caller that kept
+        singular values are not too small for it; ``"matmul"`` takes matrix
+        products alone, meant for GPUs. ``"auto"`` takes the Gram matrix where it
+        is faster and, judged by its singular values, accurate, and the SVD
+        elsewhere: for small inputs, on GPUs, and in traced or compiled functions,
+        where nothing can be judged, but for tall matrices in JAX's on the CPU. Of
+        matrices known to be spread over devices it takes two Gram matrices where one
+        does not do.
+
+    Returns
+    -------
+    array
+        Shape and dtype of A.
+
+    Raises
+    ------
+    TypeError
+        If A is not floating point or complex, or tau is complex.
+    ValueError
+        If tau is a negative number, or `method` is not one of the accepted
+        values. The shapes of A and tau have the framework's own error.
+
+    See Also
+    --------
+    svdinv.core.thresholds.Soft : The function and its divided differences.
+
+    References
+    ----------
+    .. [1] J.-F. Cai, E. J. Candes and Z. Shen, "A singular value thresholding
+       algorithm for matrix completion", SIAM J. Optim. 20(4), 2010.
+    .. [2] S. Gu, Q. Xie, D. Meng, W. Zuo, X. Feng and L. Zhang, "Weighted
+       nuclear norm minimization and its applications to low level vision",
+       IJCV 121, 2017.
+    """
+
+def svt_divergence(A: mx.array, tau: float | mx.array) -> mx.array:
+    """Divergence of `svt`, the trace of its Jacobian [1]_.
+
+    Parameters
+    ----------
+    A : array
+        Matrices, shape (..., m, n); for complex ones the sum over real and
+        imaginary parts.
+    tau : float or array
+        Threshold >= 0, broadcasting to the batch shape (...).
+
+    Returns
+    -------
+    array
+        Real, shape (...).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`.
+
+    See Also
+    --------
+    sure : The risk estimate that it serves.
+
+    References
+    ----------
+    .. [1] E. J. Candes, C. A. Sing-Long and J. D. Trzasko, "Unbiased risk
+       estimates for singular value thresholding and spectral estimators", IEEE
+       Trans. Signal Process. 61(19), 2013.
+    """
+
+def tsvt(
+    X: mx.array,
+    tau: float | mx.array,
+    axis: int = -1,
+    *,
+    relative: bool = False,
+    method: str = "auto",
+) -> mx.array:
+    """Soft-threshold a tensor's singular values after a Fourier transform.
+
+    The proximal operator of tau times the tensor nuclear norm of the t-SVD [1]_:
+    the transform along `axis` makes a matrix of every frequency, of which each
+    is soft-thresholded.
+
+    Parameters
+    ----------
+    X : array
+        Tensors, shape (..., a, b, c) in any order of the last three axes: `axis`
+        is the Fourier axis and the other two, in their order, the matrices' axes.
+        Real or complex.
+    tau : float or array
+        Threshold >= 0 in units of X: the transform is not normalised, as in [1]_.
+        Broadcasting to the batch shape (...).
+    axis : int, optional
+        One of the last three axes.
+    relative, method : optional
+        As for `svt`; relative to the largest singular value of each frequency.
+
+    Returns
+    -------
+    array
+        Shape and dtype of X.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `axis` is none of the last three.
+
+    References
+    ----------
+    .. [1] C. Lu, J. Feng, Y. Chen, W. Liu, Z. Lin and S. Yan, "Tensor robust
+       principal component analysis with a new tensor nuclear norm", IEEE TPAMI
+       42(4), 2020.
+    """
+
+def whiten(
+    X: mx.array,
+    epsilon: float | mx.array = 0.0,
+    *,
+    kind: str = "zca",
+    mean: mx.array | None = None,
+    covariance: mx.array | None = None,
+) -> Whitened[mx.array]:
+    """Whitening of features: a linear map after which their covariance is 1.
+
+    Parameters
+    ----------
+    X : array
+        Samples by features, shape (..., N, p), real or complex.
+    epsilon : float or array, optional
+        What is added to the variances, at least 0, in units of X squared, broadcasting
+        to the batch shape (...).
+    kind : {"zca", "pca"}, optional
+        ``"zca"`` multiplies by the inverse square root of the covariance, so that
+        features stay as near to what they were as can be [1]_; ``"pca"`` takes
+        principal components, the largest first, which have arbitrary signs.
+    mean, covariance : array, optional
+        Statistics to be used in place of those of X, shapes (..., p) and (..., p, p).
+
+    Returns
+    -------
+    Whitened
+        Named tuple ``(white, mean, covariance)`` of shapes (..., N, p), (..., p) and
+        (..., p, p). The covariance is X^H X / N of what is left without the mean.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `svt`, and if `kind` is not one of the accepted values, or the statistics do not
+    fit.
+
+    Notes
+    -----
+    The gradient of ZCA is exact where variances are equal; that of PCA is so for losses
+    that do not depend on the signs, nor on the basis where variances are equal, as for
+    `eigh`. Without epsilon, features without variance, up to rounding, become 0, and
+    the derivative is that of changes which leave them so.
+
+    References
+    ----------
+    .. [1] A. Kessy, A. Lewin and K. Strimmer, "Optimal whitening and decorrelation",
+       The American Statistician 72(4), 2018.
+    """

@@ -1,0 +1,246 @@
+"""Write the stubs of the modules whose names come into being at run time.
+
+Editors and type checkers read a stub in place of its module: operators in the types of
+their framework, and the docstrings of operators and layers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from inspect import Parameter, Signature
+from pathlib import Path
+from textwrap import indent
+from types import ModuleType
+from typing import Any, NamedTuple
+
+RESULTS = "svdinv.core.results"
+HEADER = "# Written by `make stubs` (tools/stubs.py): change what that reads.\n"
+
+
+class Face(NamedTuple):
+    """How to write a module down."""
+
+    imports: str
+    array: str  # type of results
+    given: str  # type of arguments
+    layer: str = ""  # base of layers
+
+
+FACES = {
+    "svdinv.torch": Face(
+        "import torch\nfrom svdinv.torch import nn as nn",
+        "torch.Tensor",
+        "torch.Tensor",
+    ),
+    "svdinv.torch.nn": Face(
+        "from torch import Tensor, nn", "Tensor", "Tensor", "nn.Module"
+    ),
+    "svdinv.tf": Face(
+        "import tensorflow as tf\nfrom tensorflow.types.experimental import TensorLike",
+        "tf.Tensor",
+        "TensorLike",
+    ),
+    "svdinv.jax": Face(
+        "import jax\nfrom jax.typing import ArrayLike", "jax.Array", "ArrayLike"
+    ),
+    "svdinv.numpy": Face(
+        "from numpy.typing import ArrayLike, NDArray", "NDArray[Any]", "ArrayLike"
+    ),
+    "svdinv.cupy": Face("import cupy", "cupy.ndarray", "cupy.ndarray"),
+    "svdinv.dask": Face("import dask.array as da", "da.Array", "da.Array"),
+    "svdinv.mlx": Face("import mlx.core as mx", "mx.array", "mx.array"),
+    "svdinv.keras": Face("import keras", "Any", "Any", "keras.layers.Layer"),
+}
+
+# The argument that the type of the result depends on, and its values for the members
+# of that type, in their order.
+OPTIONS = {"svd": ("compute_uv", (True, False)), "kabsch": ("scale", (False, True))}
+
+_NAMES = {
+    "collections.abc": ["Callable"],
+    "typing": ["Any", "Literal", "NamedTuple", "overload"],
+    "svdinv.core.functions": ["SpectralFunction"],
+    "svdinv.core.gauge": ["Gauge"],
+    "svdinv.core.hermitian": ["HermitianFunction"],
+    RESULTS: import_module(RESULTS).__all__,
+    "svdinv.layers": ["Pair"],
+}
+
+
+class _Verbatim(str):
+    """Text that a signature shows without quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def annotation(kind: str, face: Face, array: str) -> _Verbatim:
+    """Write an annotation in the types of a framework."""
+
+    def fill(text: str, array: str) -> str:
+        return re.sub(r"(?<![\w.])Array\b", array, text)
+
+    kind = str(kind).replace("layers.Pair", "Pair")
+    kind = re.sub(r"Callable\[\[.*?\], \w+\]", lambda m: fill(m[0], face.array), kind)
+    kind = re.sub(rf"\b({'|'.join(_NAMES[RESULTS])})\b", rf"\1[{face.array}]", kind)
+    return _Verbatim(fill(kind, array))
+
+
+def signature(face: Face, function: Any, method: bool = False) -> Signature:
+    """Give the signature of a function in the types of a framework."""
+    found = inspect.signature(function)
+    parameters = list(found.parameters.values())
+    for i, p in enumerate(parameters):
+        if p.annotation is not p.empty:
+            kind = annotation(p.annotation, face, face.given)
+            parameters[i] = p.replace(annotation=kind)
+    if method and "self" not in found.parameters:
+        parameters.insert(0, Parameter("self", Parameter.POSITIONAL_OR_KEYWORD))
+    result = found.return_annotation
+    kind = "None" if result is found.empty else annotation(result, face, face.array)
+    return Signature(parameters, return_annotation=_Verbatim(kind))
+
+
+def overloads(whole: Signature, name: str, values: Any) -> Iterator[Signature]:
+    """Yield a signature for each value of an option, and at last that for any."""
+    every, option = dict(whole.parameters), whole.parameters[name]
+    place = list(every).index(name)
+    before = {n: p.replace(default=p.empty) for n, p in list(every.items())[:place]}
+    members = map(_Verbatim, str(whole.return_annotation).split(" | "))
+    for value, member in zip(values, members, strict=True):
+        kind = _Verbatim(f"Literal[{value}]")
+        given = [{name: option.replace(annotation=kind)}]
+        if value != option.default:
+            bare = given[0][name].replace(default=option.empty)
+            given = [{name: bare.replace(kind=bare.KEYWORD_ONLY)}]
+            if bare.kind is not bare.KEYWORD_ONLY:
+                given.append({**before, name: bare})
+        for changed in given:
+            parameters = (every | changed).values()
+            yield Signature(list(parameters), return_annotation=member)
+    yield whole
+
+
+def docstring(thing: Any) -> str:
+    """Write a docstring, indented."""
+    text = inspect.getdoc(thing) or ""
+    raw, end = "r" * ("\\" in text), "\n" * ("\n" in text)
+    return indent(f'{raw}"""{text}{end}"""', "    ") + "\n"
+
+
+def function_stub(face: Face, name: str, function: Callable[..., Any]) -> str:
+    """Write a function, with overloads if it has such an option."""
+    whole, doc = signature(face, function), docstring(function)
+    option, values = OPTIONS.get(name, ("", ()))
+    if option not in whole.parameters:
+        return f"def {name}{whole}:\n{doc}"
+    first, *others = overloads(whole, option, values)
+    text = f"@overload\ndef {name}{first}:\n{doc}"
+    return text + "".join(f"@overload\ndef {name}{other}: ...\n" for other in others)
+
+
+def tuple_stub(cls: type) -> str:
+    """Write a named tuple."""
+    fields = inspect.get_annotations(cls).items()
+    lines = (f"    {name}: {kind.__forward_arg__}\n" for name, kind in fields)
+    return f"class {cls.__name__}(NamedTuple):\n{docstring(cls)}" + "".join(lines)
+
+
+def layer_stub(face: Face, cls: type) -> str:
+    """Write a layer: its base, attributes and what it has beside its framework's."""
+    own = [b for b in cls.__mro__ if b.__module__.startswith("svdinv")]
+    bases = [b.__name__ for b in own[1:2] if b.__module__ == cls.__module__]
+    base = bases[0] if bases and bases[0][0] != "_" else face.layer
+    made = signature(face, cls.__init__, method=True)
+    fields = {p.name: p.annotation for p in made.parameters.values()}
+    for b in own:
+        for name, kind in inspect.get_annotations(b).items():
+            fields.setdefault(name, annotation(kind, face, face.array))
+    made = made.replace(return_annotation=_Verbatim("None"))
+    parts = [f"class {cls.__name__}({base}):\n{docstring(cls)}"]
+    for name, kind in fields.items():
+        if name[0] != "_" and name not in ("self", "threshold", "trainable", "kwargs"):
+            parts.append(f"    {name}: {kind}\n")
+    parts.append(f"    def __init__{made}: ...\n")
+    above = next(b for b in cls.__mro__ if b not in own and b is not object)
+    for name in dict.fromkeys(name for b in own for name in vars(b)):
+        member: Any = getattr(cls, name)
+        known = name not in ("forward", "call") and hasattr(above, name)
+        if name[0] == "_" or known or not (callable(member) or hasattr(member, "fget")):
+            continue
+        head = "@property\n" if hasattr(member, "fget") else ""
+        whole = signature(face, getattr(member, "fget", member), method=True)
+        text = f"{head}def {name}{whole}:\n{docstring(member)}"
+        if name == "forward":  # of the call PyTorch knows no more than that it is one
+            text += f"def __call__{whole}: ...\n"
+        parts.append(indent(text, "    "))
+    return "".join(parts)
+
+
+def stub(name: str) -> str:
+    """Write the stub of a module."""
+    module, face = import_module(name), FACES[name]
+    imports, parts = face.imports, []
+    for public in module.__all__:
+        thing = getattr(module, public)
+        if isinstance(thing, ModuleType):
+            continue
+        if thing.__module__ != name:
+            imports += f"\nfrom {thing.__module__} import {public} as {public}"
+        elif not isinstance(thing, type):
+            parts.append(function_stub(face, public, thing))
+        elif issubclass(thing, tuple):
+            parts.append(tuple_stub(thing))
+        else:
+            parts.append(layer_stub(face, thing))
+    for source, names in _NAMES.items():
+        imports += f"\nfrom {source} import {', '.join(names)}"
+    return formatted(
+        f'"""{inspect.getdoc(module)}\n"""\n{imports}\n\n' + "\n".join(parts)
+    )
+
+
+def results_stub() -> str:
+    """Write the stub of the named tuples, generic in the type of array."""
+    text = path_of(RESULTS).with_suffix(".py").read_text("utf-8")
+    text = text.replace("(NamedTuple)", "(NamedTuple, Generic[Array])")
+    text = text.replace("import NamedTuple", "import Generic, NamedTuple, TypeVar")
+    array = 'Array = TypeVar("Array")'
+    return formatted(text.replace("from svdinv.core.namespace import Array", array))
+
+
+def formatted(text: str) -> str:
+    """Leave out imports without use, sort the others, break lines as elsewhere."""
+    for command in (["check", "--select=F401,I", "--fix-only", "-q"], ["format"]):
+        text = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--stdin-filename=stub.pyi", "-"],
+            input=text, capture_output=True, check=True, encoding="utf-8",
+            cwd=Path(__file__).parents[1],
+        ).stdout  # fmt: skip
+    return HEADER + text
+
+
+def path_of(name: str) -> Path:
+    """Give the path of the stub of a module."""
+    return Path(str(import_module(name).__file__)).with_suffix(".pyi")
+
+
+def main() -> None:
+    """Write all stubs, but those of frameworks that are not installed."""
+    path_of(RESULTS).write_text(results_stub(), "utf-8")
+    for name in FACES:
+        try:
+            text = stub(name)
+        except ImportError as error:
+            print(f"{name} is left as it is: {error}", file=sys.stderr)
+        else:
+            path_of(name).write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
