@@ -119,6 +119,7 @@ class _Work(NamedTuple):
     method: str
     written: Files
     memory: float
+    weights: str
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -175,8 +176,9 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
     from svdinv.unroll.evaluation.forecast import forecast
     from svdinv.unroll.evaluation.methods import classical
     from svdinv.unroll.evaluation.reconstruction import reconstruct
+    from svdinv.unroll.inference import NAMES
 
-    task, problem, network, method, written, memory = work
+    task, problem, network, method, written, memory, weights = work
     which: Which = "all" if arguments.baselines else "first"
     if arguments.baselines is None:
         height, width = problem.y.shape[-2:]
@@ -199,6 +201,8 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
     done = reconstruct(task, problem, network, written, **how)
     if done.written:
         print(f"\n{_whose(method, done)}")
+        if weights and method in NAMES.values():
+            print(f"Its weights: {weights}.")
         others = classical(task, problem).keys() - {row.method for row in done.rows}
         if arguments.baselines is None and done.complete and others:
             names = ", ".join(name for name in task.baselines() if name in others)
@@ -253,10 +257,11 @@ def _prepared(
     )
     check_open(source, problem)
     network = None
-    ready = task.kind in pretrained.names() and task.suits_networks(problem)
+    weights = arguments.weights or task.weights_for(problem)
+    ready = weights in pretrained.names() and task.suits_networks(problem)
     if arguments.weights or ready:
         with naming("--weights"):
-            network = opened(arguments.weights or task.kind)
+            network = opened(weights)
         check_network(network, task, source, problem)
     elif arguments.ensemble:
         raise ValueError(
@@ -273,7 +278,8 @@ def _prepared(
         raise ValueError("argument --output: must be a folder for several inputs")
     movie = f".{arguments.movie or 'gif'}"
     written = files(arguments.output, task, problem, method, movie)
-    return _Work(task, problem, network, method, written, memory)
+    said = str(weights) if network is not None else ""
+    return _Work(task, problem, network, method, written, memory, said)
 
 
 def _check_apart(sources: list[str], every: list[Files]) -> None:

@@ -36,11 +36,21 @@ def with_line(section, line):
 
 
 def test_presets_are_complete_configurations():
-    assert presets() == ["cine", "colour", "ct", "ct-edip", "eit", "pet", "spectral-ct"]
+    assert presets() == [
+        "cine",
+        "colour",
+        "colour-groups",
+        "ct",
+        "ct-edip",
+        "denoise",
+        "eit",
+        "pet",
+        "spectral-ct",
+    ]
     assert isinstance(preset("colour").task, Colour)
     assert isinstance(preset("cine").task, Cine)
     with pytest.raises(
-        ValueError, match="no preset 'color'; there are cine, colour, ct"
+        ValueError, match="no preset 'color'; there are cine, colour, colour-groups, ct"
     ):
         preset("color")
 

@@ -47,9 +47,16 @@ def test_others_are_refused_with_a_list_of_what_there_is(folder, name):
 
 
 def test_what_comes_with_the_package_can_be_loaded():
-    assert pretrained.names() == ["cine", "colour", "ct", "pet", "tlr"]
+    assert pretrained.names() == [
+        "cine",
+        "colour",
+        "colour-groups",
+        "ct",
+        "pet",
+        "tlr",
+    ]
     axes = [pretrained.load(name).recipe.axes for name in pretrained.names()]
-    assert axes == ["B T H W", *["B C H W"] * 4]
+    assert axes == ["B T H W", *["B C H W"] * 5]
 
 
 def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
@@ -61,6 +68,21 @@ def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
         for name in ("tlr", "colour")
     )
     assert other > one + 0.2
+
+
+def test_low_rank_of_groups_is_ahead_of_what_it_stands_behind():
+    """On a crop that it never saw; and what was learned, of where it began."""
+    image = centre_crop(photograph("coffee"), 96)
+    case = sampled("coffee", image, 0.3, seed=0)
+    learned = pretrained.load("colour-groups")
+    inside, first = pretrained.load("colour"), Network(learned.recipe, seed=0)
+    first.load_state_dict(first.state_dict() | inside.state_dict())
+    before, fixed, found = (
+        Colour().decibels(case, apply(net, Colour(), case).image)
+        for net in (inside, first, learned)
+    )
+    assert found > before + 1.5
+    assert found > fixed + 0.5
 
 
 def test_the_weights_for_tomography_are_ahead_of_total_variation():

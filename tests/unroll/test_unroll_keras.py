@@ -34,6 +34,7 @@ from svdinv.unroll.networks import (
     EMNet,
     LowRank,
     LowRankAndSparse,
+    NonLocal,
     PrimalDual,
     Refined,
     Skip,
@@ -54,6 +55,19 @@ CASES = {
         **SMALL, fold=2, side="samples", slope=0.1, first_weights="residual"
     ),
     "TLR, refined": Refined(network=TLR(cells=1, features=4), features=(4, 5)),
+    "NonLocal": NonLocal(
+        rounds=2, steps=2, patch=3, stride=2, count=6, reach=3, first=0.1, last=0.05
+    ),
+    "NonLocal, noise, refined": NonLocal(
+        network=Refined(network=TLR(cells=1, features=4), features=(4, 5)),
+        rounds=1,
+        steps=2,
+        patch=2,
+        stride=2,
+        count=5,
+        reach=2,
+        exact=False,
+    ),
     "SLR": SLR(**SMALL, sparsity=0.01),
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),

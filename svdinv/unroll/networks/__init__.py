@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from svdinv.unroll.networks.lls import LLS
     from svdinv.unroll.networks.ls import LS
+    from svdinv.unroll.networks.non_local import NonLocal
     from svdinv.unroll.networks.primal_dual import PrimalDual
     from svdinv.unroll.networks.recipe import (
         Convolutions,
@@ -61,6 +62,7 @@ __all__ = [
     "LearnedPrior",
     "LowRank",
     "LowRankAndSparse",
+    "NonLocal",
     "Number",
     "PrimalDual",
     "Recipe",
@@ -88,6 +90,7 @@ _MODULES = {
     "LearnedPrior": "unrolled",
     "LowRank": "unrolled",
     "LowRankAndSparse": "generators",
+    "NonLocal": "non_local",
     "Number": "recipe",
     "PrimalDual": "primal_dual",
     "Recipe": "recipe",

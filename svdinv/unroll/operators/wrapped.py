@@ -27,7 +27,7 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators.linear import Operator
 
-__all__ = ["Wrapped", "WrappedNonlinear", "from_matrix"]
+__all__ = ["Linear", "Wrapped", "WrappedNonlinear", "from_matrix", "on_host"]
 
 Function = Callable[[Any], Any]
 
@@ -379,6 +379,17 @@ class _Curved(Operation):
     ) -> tuple[Any, ...]:
         shapes = (self.there.given, self.there.made)
         return call(_Derivative(self.pull, self.push, shapes), x[0], g[0])
+
+
+def on_host(
+    function: Function, x: Array, given: Sequence[int], made: Sequence[int]
+) -> Array:
+    """Apply a function of NumPy arrays to each of a batch, without a derivative.
+
+    From (..., *given) to (..., *made), of any framework and in compiled functions, in
+    the dtype of `x`.
+    """
+    return _on_host(_Side(function, tuple(given), tuple(made)), x)
 
 
 def _flat(*shapes: tuple[int, ...]) -> tuple[int, ...]:

@@ -34,6 +34,7 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators import Identity, Operator
 from svdinv.unroll.plugins import late_attributes
+from svdinv.unroll.priors.gram_route import log_sum_by_gram
 from svdinv.unroll.priors.patch_matching import Groups
 
 if TYPE_CHECKING:
@@ -344,7 +345,12 @@ class NonLocalLowRank(Prior):
 
     def prox(self, x: Array, step: Any) -> Array:
         threshold, tau = operators(x).log_sum_threshold, step * self.weight
-        parts = [threshold(part, tau, self.epsilon) for part in self.groups.parts(x)]
+        quick = isinstance(tau, float | int)
+        parts = []
+        for part in self.groups.parts(x):
+            done = log_sum_by_gram(part, tau, self.epsilon) if quick else None
+            exact = done is None
+            parts.append(threshold(part, tau, self.epsilon) if exact else done)
         return self.groups.join(namespace(x).concat(parts, axis=-3))
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import array_api_compat as compat
 import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.arrays import (
     Array,
     Namespace,
+    backend,
     cast_like,
+    is_tensorflow,
     namespace,
     on_device,
     sizes,
     to_numpy,
     zero_padded,
 )
+from svdinv.unroll.operators.wrapped import Linear
 
-__all__ = ["Groups"]
+__all__ = ["Groups", "alike", "folded", "group_shape", "patches_of", "summed"]
 
 _VALUES = 2**21  # of groups at a time
 
@@ -70,14 +75,9 @@ class Groups:
         image = to_numpy(guide)
         if np.iscomplexobj(image):
             image = np.concatenate([image.real, image.imag])
-        if not np.isfinite(image).all():
-            raise ValueError("guide must be finite")
-        # Its scale is of no account, but squares of single precision end somewhere.
-        image = image - image.mean(axis=(-2, -1), keepdims=True)
-        image = image / (np.abs(image).max() or 1)
         self.patch, self._shape = patch, shape
         self._corners = shape[1] - patch + 1, shape[2] - patch + 1
-        self._index = _alike(image.astype(np.float32), patch, stride, count, reach)
+        self._index = alike(image, patch, stride, count, reach)
         places = math.prod(self._corners)
         counts = np.bincount(self._index.reshape(-1), minlength=places)
         self._levels, self._ranks = _summands(self._index.reshape(-1), counts)
@@ -112,15 +112,9 @@ class Groups:
             raise ValueError(
                 f"x must end in the guide's shape {self._shape}, got {shape}"
             )
-        xp, p, (rows, columns) = namespace(x), self.patch, self._corners
-        moved = [
-            x[..., i : i + rows, j : j + columns] for i in range(p) for j in range(p)
-        ]
-        patches = xp.stack(moved, axis=-1)
-        *batch, _, _, _, _ = sizes(patches, xp)
-        n, size = len(batch), self._shape[0] * p * p
-        patches = xp.permute_dims(patches, (*range(n), n + 1, n + 2, n, n + 3))
-        patches = xp.reshape(patches, (*batch, rows * columns, size))
+        xp, size = namespace(x), self._shape[0] * self.patch**2
+        patches = patches_of(x, self.patch)
+        *batch, _, _ = sizes(patches, xp)
         some = max(1, _VALUES // (self.count * size))
         for first in range(0, len(self._index), some):
             index = self._index[first : first + some]
@@ -147,15 +141,82 @@ class Groups:
 
     def _folded(self, patches: Array) -> Array:
         """Add up patches (..., places, values), one at each place."""
-        xp, p, (rows, columns) = namespace(patches), self.patch, self._corners
-        *batch, _, size = sizes(patches, xp)
-        n = len(batch)
-        x = xp.reshape(patches, (*batch, rows, columns, size // (p * p), p, p))
-        x = xp.permute_dims(x, (*range(n), n + 2, n + 3, n + 4, n, n + 1))
-        for axis in (-1, -2):  # columns, then rows
-            x = zero_padded(x, p - 1, axis, xp)
-            x = sum(xp.roll(x[..., k, :, :], k, axis=axis) for k in range(p))
-        return x
+        return folded(patches, self.patch, self._corners)
+
+
+def patches_of(x: Array, patch: int) -> Array:
+    """Cut the patch at each place of an image (..., C, H, W), for its corner.
+
+    Shape (..., places, C patch^2), of places in rows.
+    """
+    xp = namespace(x)
+    *batch, C, _, _ = sizes(x, xp)
+    rows, columns = (side - patch + 1 for side in x.shape[-2:])
+    moved = [
+        x[..., i : i + rows, j : j + columns]
+        for i in range(patch)
+        for j in range(patch)
+    ]
+    patches, n = xp.stack(moved, axis=-1), len(batch)
+    patches = xp.permute_dims(patches, (*range(n), n + 1, n + 2, n, n + 3))
+    return xp.reshape(patches, (*batch, rows * columns, C * patch**2))
+
+
+def folded(patches: Array, patch: int, corners: tuple[int, int]) -> Array:
+    """Add up patches (..., places, C patch^2) where they lie, (..., C, H, W).
+
+    One lies at each place, of `corners` rows and columns of them.
+    """
+    xp, p, (rows, columns) = namespace(patches), patch, corners
+    *batch, _, size = sizes(patches, xp)
+    n = len(batch)
+    x = xp.reshape(patches, (*batch, rows, columns, size // (p * p), p, p))
+    x = xp.permute_dims(x, (*range(n), n + 2, n + 3, n + 4, n, n + 1))
+    for axis in (-1, -2):  # columns, then rows
+        x = zero_padded(x, p - 1, axis, xp)
+        x = sum(xp.roll(x[..., k, :, :], k, axis=axis) for k in range(p))
+    return x
+
+
+def gathered(rows: Array, index: Array) -> Array:
+    """Take rows of (places, values) by their places (n,), to shape (n, values)."""
+    if _differentiates(rows):
+        return namespace(rows).take(rows, index, axis=0)
+    places = rows.shape[0]
+    pair = Linear(lambda x: x[index], lambda g: _added(g, index, places))
+    return backend(rows).call(pair, rows)[0]
+
+
+def summed(rows: Array, index: Array, places: Any) -> Array:
+    """Add up rows (n, values) at their places (n,), to shape (places, values)."""
+    if not _differentiates(rows):
+        pair = Linear(lambda x: _added(x, index, places), lambda g: g[index])
+        return backend(rows).call(pair, rows)[0]
+    if compat.is_torch_array(rows):
+        return rows.new_zeros(places, rows.shape[1]).index_add(0, index, rows)
+    if is_tensorflow(rows):
+        add = sys.modules["tensorflow"].math.unsorted_segment_sum
+        return add(rows, index, places)
+    zeros = namespace(rows).zeros((places, rows.shape[1]), dtype=rows.dtype)
+    return zeros.at[index].add(rows)
+
+
+def _differentiates(x: Array) -> bool:
+    """Return whether the framework differentiates its own functions."""
+    return compat.is_torch_array(x) or compat.is_jax_array(x) or is_tensorflow(x)
+
+
+def _added(rows: Any, index: Any, places: int) -> Any:
+    """Add up rows at their places, of NumPy or CuPy."""
+    xp = namespace(rows)
+    total = xp.zeros((places, rows.shape[1]), dtype=rows.dtype)
+    if not compat.is_numpy_array(rows):
+        xp.add.at(total, index, rows)
+    elif len(index):  # sorted, as `add.at` takes several times as long
+        order = np.argsort(index, kind="stable")
+        first = np.flatnonzero(np.diff(index[order], prepend=-1))
+        total[index[order][first]] = np.add.reduceat(rows[order], first, axis=0)
+    return total
 
 
 def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:
@@ -163,10 +224,29 @@ def _taken(x: Array, index: NDArray[Any], xp: Namespace) -> Array:
     return xp.take(x, xp.asarray(index, **on_device(x)), axis=-2)
 
 
-def _alike(
+def group_shape(
+    sides: Sequence[int], patch: int, stride: int, count: int, reach: int
+) -> tuple[int, int]:
+    """Return how many groups an image of these sides has, and patches in each."""
+    corners = [side - patch + 1 for side in sides]
+    near = math.prod(min(reach, n - 1) + 1 for n in corners)  # that lie around a corner
+    references = math.prod(len({*range(0, n, stride), n - 1}) for n in corners)
+    return references, min(count, near)
+
+
+def alike(
     image: NDArray[Any], patch: int, stride: int, count: int, reach: int
 ) -> NDArray[Any]:
-    """Return, for each reference patch, the positions of its nearest patches."""
+    """Return, for each reference patch, the positions of its nearest patches.
+
+    Of a real image (C, H, W); shape as `group_shape`. Raises ValueError if the image is
+    not finite.
+    """
+    if not np.isfinite(image).all():
+        raise ValueError("guide must be finite")
+    # Its scale is of no account, but squares of single precision end somewhere.
+    image = image - image.mean(axis=(-2, -1), keepdims=True)
+    image = (image / (np.abs(image).max() or 1)).astype(np.float32)
     rows, columns = (size - patch + 1 for size in image.shape[1:])
     y, x = (
         np.unique([*range(0, places, stride), places - 1]) for places in (rows, columns)
@@ -174,9 +254,7 @@ def _alike(
     around = [
         (a, b) for a in range(-reach, reach + 1) for b in range(-reach, reach + 1)
     ]
-    # As many as lie around a corner.
-    near = (min(reach, rows - 1) + 1) * (min(reach, columns - 1) + 1)
-    count = min(count, near)
+    _, count = group_shape(image.shape[1:], patch, stride, count, reach)
     distances = np.full((len(around), len(y), len(x)), np.inf, np.float32)
     for found, (a, b) in zip(distances, around, strict=True):
         some_y, some_x = (y + a >= 0) & (y + a < rows), (x + b >= 0) & (x + b < columns)

@@ -405,6 +405,13 @@ class Task:
         """Return whether networks of this task are trained for such a problem."""
         return True
 
+    def weights_for(self, problem: Problem) -> str:
+        """Name the weights of the package that are the best ones for a problem.
+
+        There may be none of that name.
+        """
+        return self.kind
+
     def options_without_truth(self, options: Any) -> Any:
         """Return the options for an image that is itself the data, not the truth."""
         return options

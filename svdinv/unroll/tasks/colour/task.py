@@ -83,6 +83,7 @@ _TILE, _MARGIN = 384, 32
 # Measured: memory, and time of the other classical methods on one core, for each value.
 _BYTES, _SECONDS = 90, 1.2e-4
 _SMALL = 128  # pixels a side that a network is timed on
+_GROUPED = 512**2  # pixels up to which low rank of groups takes seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,13 @@ class Colour(Task):
     rates: tuple[float, float] = option(
         (0.04, 0.5), "lowest and highest sampling rate; validation takes both"
     )
+    noisy: float = option(0.0, "part of the patches that have noise", high=1)
+    complete: float = option(
+        0.4, "part of the noisy patches of which all values are sampled", high=1
+    )
+    noises: tuple[float, float] = option(
+        (0.01, 0.1), "least and largest standard deviation of that noise"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,6 +163,10 @@ class Colour(Task):
         if not 0.01 <= low <= high <= 0.99:
             raise ValueError(
                 f"rates must be two ascending numbers in [0.01, 0.99], got {self.rates}"
+            )
+        if not 0 < self.noises[0] <= self.noises[1] <= 1:
+            raise ValueError(
+                f"noises must be two ascending numbers in (0, 1], got {self.noises}"
             )
         if self.longest < self.patch:
             raise ValueError(f"longest must be at least patch, got {self.longest}")
@@ -327,6 +339,11 @@ class Colour(Task):
         """Return whether some values are missing."""
         return not _mask(problem).all()
 
+    def weights_for(self, problem: Problem) -> str:
+        """Name those with low rank of groups, but for pictures that take long."""
+        alone = math.prod(problem.y.shape[-2:]) <= _GROUPED
+        return "colour-groups" if alone else self.kind
+
     def options_without_truth(self, options: Any) -> Any:
         """Sample all of a noisy picture, unless a rate or a mask is given."""
         said = options.rate is not None or options.mask is not None
@@ -388,19 +405,42 @@ class Photographs:
     def batch(self, seed: int, step: int, items: range) -> Problem:
         """Draw patches (B, 3, H, W) and masks for items of a step."""
         low, high = map(math.log, self.task.rates)
-        images, masks = [], []
+        images, masks, noise = [], [], []
         for item in items:
             rng = generator(seed, step, item)
             (patch,) = patches(self.training, 1, self.task.patch, rng)
             images.append(patch[..., rng.permutation(3)])
             rate = math.exp(rng.uniform(low, high))
             masks.append(uniform_mask(patch.shape, rate, rng))
+            noise.append(np.zeros_like(patch))
+            if self.task.noisy and rng.random() < self.task.noisy:
+                if rng.random() < self.task.complete:
+                    masks[-1] = np.ones_like(masks[-1])
+                least, most = map(math.log, self.task.noises)
+                deviation = math.exp(rng.uniform(least, most))
+                drawn = rng.standard_normal(patch.shape, dtype=np.float32)
+                noise[-1] = np.float32(deviation) * drawn
         truth, mask = channels_first(np.stack(images)), channels_first(np.stack(masks))
-        samples = np.where(mask, truth, np.float32(0))
+        measured = truth + channels_first(np.stack(noise)) if self.task.noisy else truth
+        samples = np.where(mask, measured, np.float32(0))
         return Problem(samples, Sampling(mask), truth=truth)
 
     def validation(self) -> list[Problem]:
-        """Return crops of the validation photographs at three rates."""
+        """Return crops of the validation photographs at three rates.
+
+        Where all that is trained on is complete and noisy, with the least noise and the
+        largest.
+        """
+        if self.task.noisy == self.task.complete == 1:
+            task = Colour()
+            return [
+                task.measure(
+                    InputImage(name, channels_first(centre_crop(image, 192))),
+                    ColourOptions(rate=1.0, noise=deviation, seed=i),
+                )
+                for i, (name, image) in enumerate(self.aside.items())
+                for deviation in self.task.noises
+            ]
         low, high = self.task.rates
         rates = sorted({low, math.sqrt(low * high), high})
         return [

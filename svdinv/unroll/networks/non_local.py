@@ -1,0 +1,350 @@
+"""Low rank of groups of patches that look alike, with what is learned in its steps.
+
+The steps of `svdinv.unroll.algorithms.non_local`, unrolled (Dong, Shi, Li, Ma & Huang,
+IEEE TIP 2014, by the alternating direction method of multipliers), behind a network or
+alone. In each round the groups are found on the current image, and kept for some steps:
+
+    G = the patches of x + u in each group, as rows, without their mean
+    G = SVT(G, tau)                     tau of each singular value
+    z = weighted mean of the patches, where they lie
+    z = z + p (z - x)
+    r = A^H (y - A z)
+    x = z + w r,  u = k u + g w r
+
+Learned are the thresholds, each for its singular value and as a power of what a group
+tells: the part of its values that is measured, its contrast, and the least contrast of
+the groups of the image, which is that of the noise; the weights of a patch, as powers
+of its group's contrast after the threshold and of what the threshold took from it; and
+p, w, k and g. No gradient goes through which patches are a group's: the positions are
+whole numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from svdinv.backends.tape import untraced
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    backend,
+    cast_like,
+    count_up,
+    is_complex,
+    like,
+    namespace,
+    on_device,
+    real,
+    sizes,
+    times,
+)
+from svdinv.unroll.networks.functional import at_least, check_channels, fraction
+from svdinv.unroll.networks.recipe import (
+    Layer,
+    Layers,
+    Number,
+    Part,
+    Recipe,
+    State,
+    register,
+)
+from svdinv.unroll.operators import Operator, Sampling
+from svdinv.unroll.operators.wrapped import on_host
+from svdinv.unroll.priors.patch_matching import (
+    alike,
+    folded,
+    gathered,
+    group_shape,
+    patches_of,
+    summed,
+)
+from svdinv.unroll.problem import Problem
+
+__all__ = ["NonLocal"]
+
+_VALUES = 2**21  # of groups at a time
+_LEAST = 1e-6  # mean square below which a group counts as flat
+_LEAST_DENSITY = 0.02
+# About the means over photographs: where a threshold is as its first value says.
+_DENSITY, _CONTRAST, _NOISE = -1.2, -3.0, -4.5
+_POWERS = ("density", "contrast", "noise")
+_FIRST = {"push": 0.1, "keep": 1.0, "gain": 0.5}
+_TRUST = {"trust": 4.0, "trust_noise": -1.5}
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class NonLocal(Recipe):
+    """Steps of low rank of groups of patches, behind a network or alone.
+
+    Images are (B, C, H, W), real or complex, at least a patch high and wide, of an
+    operator with a norm of about 1 at most, which is a mask unless the network says
+    otherwise. The layers of the network keep their names, so that its weights go into
+    this one. Every learned number is one of its own.
+
+    Attributes
+    ----------
+    cells : int
+        Those of `network`, or 1; 0, the default, is filled in.
+    network : Recipe, optional
+        What gives the first image: with `channels`. Without one that is ``A^H y``.
+    channels : int
+        Channels of the image.
+    rounds : int
+        How often groups are found.
+    steps : int
+        Steps with the same groups.
+    patch, stride, count, reach : int
+        As for `svdinv.unroll.priors.patch_matching.Groups`.
+    exact : bool
+        Whether the data have no noise: w is 1 at the top of this module. Otherwise it
+        is learned, and falls with the noise of the image.
+    first, last : float
+        Deviations of noise that the first values of the thresholds take away, in the
+        first and the last step, of images in [0, 1].
+    """
+
+    cells: int = 0
+    network: Recipe | None = None
+    channels: int = 3
+    rounds: int = 4
+    steps: int = 3
+    patch: int = 4
+    stride: int = 4
+    count: int = 64
+    reach: int = 10
+    exact: bool = True
+    first: float = 0.03
+    last: float = 0.006
+
+    def __post_init__(self) -> None:
+        network: Any = self.network
+        if not (network is None or isinstance(network, Recipe)):
+            raise TypeError(f"network must be a Recipe or None, got {network!r}")
+        cells = 1 if network is None else network.cells
+        if self.cells == 0:
+            object.__setattr__(self, "cells", cells)
+        super().__post_init__()
+        if self.cells != cells:
+            raise ValueError(f"cells must be 0 or {cells}, got {self.cells}")
+        names = ("channels", "rounds", "steps", "patch", "stride", "count", "reach")
+        at_least(1, self, *names)
+        if self.stride > self.patch:
+            raise ValueError(
+                f"stride must be at most patch, {self.patch}, got {self.stride}"
+            )
+        for name in ("first", "last"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if network is not None:
+            of_images = network.axes == "B C H W"
+            if not of_images or getattr(network, "channels", 0) != self.channels:
+                raise ValueError(
+                    f"network must be of images B C H W with {self.channels} "
+                    f"channels, got {network!r}"
+                )
+
+    axes = "B C H W"
+
+    @property
+    def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("mask",) if self.network is None else self.network.measurement
+
+    @property
+    def has_penalty(self) -> bool:  # type: ignore[override]
+        return self.network is not None and self.network.has_penalty
+
+    def layers(self, last: bool) -> Mapping[str, Layer]:
+        layers = {} if self.network is None else dict(self.network.layers(last))
+        if last:
+            for step in range(self.rounds * self.steps):
+                own = self._numbers(step).items()
+                layers |= {_label(step) + name: Number(value) for name, value in own}
+        return layers
+
+    def operator(self, *measurement: Array) -> Operator:
+        if self.network is None:
+            return super().operator(*measurement)
+        return self.network.operator(*measurement)
+
+    def begin(self, problem: Problem) -> State:
+        if self.network is not None:
+            return self.network.begin(problem)
+        x = problem.adjoint()
+        xp = namespace(x)
+        check_channels(real(x, xp), self.axes, self.channels, xp)
+        return {"x": x}
+
+    def cell(self, state: State, problem: Problem, layers: Layers) -> State:
+        if self.network is not None:
+            state = self.network.cell(state, problem, layers)
+        if layers.index < self.cells - 1:
+            return state
+        return state | {"x": self.improve(state["x"], problem, layers)}
+
+    def improve(self, x: Array, problem: Problem, layers: Layers) -> Array:
+        """Take all steps from an image (B, C, H, W), as at the top of this module."""
+        xp = namespace(x)
+        density = _density(problem.A, x, xp)
+        u = xp.zeros_like(x)
+        for step in range(self.rounds * self.steps):
+            own = Part(layers, _label(step))
+            if step % self.steps == 0:
+                index = self._found(x, xp)
+                told, noise = self._told(x, density, index, xp)
+            z = self._low_rank(x + u, told, index, own, xp)
+            z = z + times(own.push, z - x, xp)
+            rest = problem.A.adjoint(problem.y - problem.A.forward(z))
+            if not self.exact:
+                trust = fraction(own.trust + own.trust_noise * noise, xp)
+                rest = times(trust[:, None, None, None], rest, xp)
+            x = z + rest
+            if step < self.rounds * self.steps - 1:
+                u = times(own.keep, u, xp) + times(own.gain, rest, xp)
+        return x
+
+    def _numbers(self, step: int) -> dict[str, float]:
+        """Name what is learned in a step, with the first values."""
+        size = self.channels * self.patch**2
+        values, total = min(size, self.count), self.rounds * self.steps
+        way = step / max(1, total - 1)
+        deviation = self.first * (self.last / self.first) ** way
+        largest = deviation * (math.sqrt(size) + math.sqrt(self.count))
+        shape = [0.35 + 0.65 * k / max(1, values - 1) for k in range(values)]
+        numbers = {f"tau_{k}": math.log(largest * shape[k]) for k in range(values)}
+        for name in _POWERS:
+            numbers |= {name: 0.0, f"{name}_tilt": 0.0}
+        numbers |= {"kept_power": 0.0, "taken_power": 0.0} | _FIRST
+        if not self.exact:
+            numbers |= _TRUST | {"noise": 1.0}
+        idle = ("keep", "gain") if step == total - 1 else ()
+        return {name: x for name, x in numbers.items() if name not in idle}
+
+    def _found(self, x: Array, xp: Namespace) -> Array:
+        """Find the groups of each image: positions (B, groups, count)."""
+        H, W = x.shape[-2:]
+        if H is None or W is None or min(H, W) < self.patch:
+            raise ValueError(
+                f"images must be at least a patch, {self.patch}, high and wide, of a "
+                f"known size, got shape {tuple(x.shape)}"
+            )
+        options = self.patch, self.stride, self.count, self.reach
+        guide = untraced(backend(x).stop_gradient(x))
+        xp = namespace(guide)
+        if is_complex(guide, xp):
+            guide = xp.concat([xp.real(guide), xp.imag(guide)], axis=1)
+        find = partial(
+            alike,
+            patch=self.patch,
+            stride=self.stride,
+            count=self.count,
+            reach=self.reach,
+        )
+        channels = guide.shape[1]
+        made = on_host(find, guide, (channels, H, W), group_shape((H, W), *options))
+        return xp.astype(made, xp.int32)
+
+    def _parts(self, rows: Array, index: Array, xp: Namespace) -> Iterator[Any]:
+        """Yield groups of rows (B, places, values) of patches, some at a time.
+
+        They are (some, count, values); and where they lie, in the whole batch.
+        """
+        B, places, size = sizes(rows, xp)
+        whole, count = namespace(index), index.shape[-1]
+        first = whole.arange(B, dtype=index.dtype, **on_device(index)) * places
+        where = whole.reshape(index + first[:, None, None], (-1,))
+        rows = xp.reshape(rows, (B * places, size))
+        total = where.shape[0]
+        step = total or 1  # of unknown length: all at once
+        if total:
+            step = max(1, _VALUES // (count * size)) * count
+        for begin in range(0, total or 1, step):
+            chosen = where[begin : begin + step] if total else where
+            yield xp.reshape(gathered(rows, chosen), (-1, count, size)), chosen
+
+    def _told(
+        self, x: Array, density: Array, index: Array, xp: Namespace
+    ) -> tuple[Array, Array]:
+        """Return what groups tell, (B groups, 3), and the noise of images, (B,)."""
+        squares, known = [], []
+        for part, _ in self._parts(patches_of(x, self.patch), index, xp):
+            rest = part - xp.mean(part, axis=-2, keepdims=True)
+            squares.append(xp.mean(_squares(rest, xp), axis=(-2, -1)))
+        share = xp.mean(patches_of(density, self.patch), axis=-1, keepdims=True)
+        for part, _ in self._parts(share, index, xp):
+            known.append(xp.mean(part, axis=(-2, -1)))
+        square, part = xp.concat(squares, axis=0), xp.concat(known, axis=0)
+        B, groups = sizes(index, xp)[:2]
+        each = xp.reshape(square, (B, groups))
+        # The harmonic mean goes by the least: flat groups, which hold noise alone.
+        least = -xp.log(xp.mean(1 / (each + _LEAST), axis=-1)) / 2 - _NOISE
+        noise = xp.reshape(least[:, None] + xp.zeros_like(each), (-1,))
+        told = [
+            xp.log(part + _LEAST_DENSITY) - _DENSITY,
+            xp.log(square + _LEAST) / 2 - _CONTRAST,
+            noise,
+        ]
+        return xp.stack(told, axis=-1), least
+
+    def _low_rank(
+        self, x: Array, told: Array, index: Array, own: Any, xp: Namespace
+    ) -> Array:
+        """Threshold the groups, and take the weighted mean of their patches."""
+        values = min(index.shape[-1], self.channels * self.patch**2)
+        numbers = xp.stack([getattr(own, f"tau_{k}") for k in range(values)])
+        log_tau = cast_like(numbers, told, xp)
+        way = count_up(values, log_tau, xp) / max(1, values - 1)
+        powers = xp.stack(
+            [
+                like(getattr(own, n), told, xp)
+                + like(getattr(own, f"{n}_tilt"), told, xp) * way
+                for n in _POWERS
+            ]
+        )
+        one = xp.sum(xp.zeros_like(way)) + 1
+        B, corners = sizes(x, xp)[0], tuple(n - self.patch + 1 for n in x.shape[-2:])
+        places = math.prod(corners)
+        total, first = 0.0, 0
+        for part, chosen in self._parts(patches_of(x, self.patch), index, xp):
+            some = part.shape[0]
+            facts = told if some is None else told[first : first + some]
+            first += some or 0
+            tau = xp.exp(log_tau + facts @ powers)
+            mean = xp.mean(part, axis=-2, keepdims=True)
+            centred = part - mean
+            kept = own.svt(centred, tau, one)
+            size, lost = part.shape[-1], centred - kept
+            contrast = xp.mean(_squares(kept, xp), axis=(-2, -1), keepdims=True)
+            taken = xp.mean(_squares(lost, xp), axis=-1, keepdims=True)
+            weight = xp.exp(
+                -own.kept_power * xp.log(contrast + _LEAST)
+                - own.taken_power * xp.log(taken + _LEAST)
+            )
+            pair = times(weight, kept + mean, xp), cast_like(weight, part, xp)
+            both = xp.concat(pair, axis=-1)
+            total = total + summed(xp.reshape(both, (-1, size + 1)), chosen, B * places)
+        total = xp.reshape(total, (B, places, size + 1))
+        weight = total[..., size:] + xp.zeros_like(total[..., : self.patch**2])
+        sums = folded(total[..., :size], self.patch, corners)
+        return sums / folded(weight, self.patch, corners)
+
+
+def _label(step: int) -> str:
+    return f"group_{step}_"
+
+
+def _squares(x: Array, xp: Namespace) -> Array:
+    return xp.abs(x) ** 2 if is_complex(x, xp) else x * x
+
+
+def _density(A: Operator, x: Array, xp: Namespace) -> Array:
+    """Return 1 where a pixel is measured; everywhere, of what measures no pixels."""
+    ones = xp.ones_like(real(x, xp))
+    A = getattr(A, "operator", A)  # of one that a tape records
+    if not isinstance(A, Sampling):
+        return ones
+    return xp.where(cast_like(A.mask, ones, xp), ones, xp.zeros_like(ones))

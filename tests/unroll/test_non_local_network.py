@@ -1,0 +1,254 @@
+"""Low rank of groups with learned thresholds: formula, frameworks, gradient, limits."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import svdinv.unroll.networks.non_local as module
+from svdinv.unroll import manual
+from svdinv.unroll.networks import TLR, NonLocal, Refined
+from svdinv.unroll.networks.weights import shapes
+from svdinv.unroll.operators import MRI
+from svdinv.unroll.priors.patch_matching import Groups
+from svdinv.unroll.problem import Problem
+from svdinv.unroll.torch import Network, load, save
+
+RECIPE = NonLocal(
+    rounds=2, steps=2, patch=3, stride=2, count=9, reach=4, first=0.1, last=0.05
+)
+NOISY = replace(RECIPE, exact=False, rounds=1)
+
+
+def problem(*shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(shape, generator=generator, dtype=dtype)
+    return x, torch.rand(shape, generator=generator) < 0.6
+
+
+def network(recipe, dtype=torch.float64):
+    """A network whose numbers are not those that it starts with."""
+    net = Network(recipe, seed=0).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for number in net.parameters():
+            noise = torch.randn(number.shape, generator=generator, dtype=torch.float64)
+            number += 0.1 * noise.to(number)
+    return net
+
+
+@pytest.mark.parametrize("recipe", [replace(RECIPE, rounds=1), NOISY])
+def test_formula(recipe):
+    """Group by group, with `torch.linalg.svd` and the groups of the prior."""
+    net = network(recipe)
+    truth, mask = problem(1, 3, 11, 10)
+    y = truth * mask
+    cell = net.cells[0]
+
+    def number(step, name):
+        return getattr(cell, f"group_{step}_{name}")
+
+    x, u = y[0], torch.zeros_like(y[0])
+    groups = Groups(x, patch=3, stride=2, count=9, reach=4)
+    first, known = groups.cut(x), groups.cut(mask[0].double())
+    contrast = (first - first.mean(-2, keepdim=True)).square().mean((-2, -1))
+    noise = -0.5 * (1 / (contrast + 1e-6)).mean().log() + 4.5
+    facts = (
+        (known.mean((-2, -1)) + 0.02).log() + 1.2,
+        0.5 * (contrast + 1e-6).log() + 3,
+        noise.expand(len(contrast)),
+    )
+    way = torch.linspace(0, 1, 9, dtype=torch.float64)
+    for step in range(2):
+        power = torch.stack([number(step, f"tau_{k}") for k in range(9)])
+        for name, fact in zip(("density", "contrast", "noise"), facts, strict=True):
+            own = number(step, name) + number(step, f"{name}_tilt") * way
+            power = power + fact[:, None] * own
+        G = groups.cut(x + u)
+        mean = G.mean(-2, keepdim=True)
+        U, S, Vh = torch.linalg.svd(G - mean, full_matrices=False)
+        kept = U @ torch.diag_embed((S - power.exp()).clamp_min(0)) @ Vh
+        rank = kept.square().mean((-2, -1), keepdim=True) + 1e-6
+        lost = (G - mean - kept).square().mean(-1, keepdim=True) + 1e-6
+        weight = rank ** -number(step, "kept_power") * lost ** -number(
+            step, "taken_power"
+        )
+        # The mean of the prior, of which all weights are one.
+        z = groups.join(weight * (kept + mean)) / groups.join(weight.expand_as(G))
+        z = z + number(step, "push") * (z - x)
+        rest = mask[0] * (y[0] - z)
+        if not recipe.exact:
+            power = number(step, "trust") + number(step, "trust_noise") * noise
+            rest = power.sigmoid() * rest
+        x = z + rest
+        if step == 0:
+            u = number(step, "gain") * rest
+    found = net(y, mask)[0]
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-10)
+    assert (found - y[0]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, NOISY])
+def test_gradient_is_that_of_finite_differences(recipe):
+    net = network(recipe)
+    truth, mask = problem(1, 3, 9, 8)
+
+    def loss():
+        return (net(truth * mask, mask) - truth).square().sum()
+
+    net.zero_grad()
+    loss().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    generator, h = torch.Generator().manual_seed(2), 1e-6
+    way = [torch.randn((), generator=generator).double() for _ in net.parameters()]
+    slope = sum(p.grad * d for p, d in zip(net.parameters(), way, strict=True))
+    ends = []
+    with torch.no_grad():
+        for sign in (h, -2 * h):
+            for parameter, d in zip(net.parameters(), way, strict=True):
+                parameter += sign * d
+            ends.append(loss())
+    expected = (ends[0] - ends[1]) / (2 * h)
+    assert float(slope) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, NOISY])
+def test_solver_of_numpy_finds_the_same_image_and_gradient(recipe, tmp_path):
+    net = network(recipe, torch.float32)
+    save(net, tmp_path / "net.safetensors")
+    truth, mask = problem(2, 3, 12, 11, dtype=torch.float32)
+    y = truth * mask
+    solver = manual.load(tmp_path / "net.safetensors")
+    image = net(y, mask)
+    assert np.abs(solver(y.numpy(), mask.numpy()) - image.detach().numpy()).max() < 1e-5
+    # In double precision: of single precision the sums of the gradient have 1e-4.
+    net.double()
+    y, truth = y.double(), truth.double()
+    image = net(y, mask)
+    found, pullback = solver.vjp(y.numpy(), mask.numpy())
+    assert np.abs(found - image.detach().numpy()).max() < 1e-10
+    gradient = pullback(found - truth.numpy())
+    ((image - truth).square().sum() / 2).backward()
+    for name, parameter in net.named_parameters():
+        assert gradient[name] == pytest.approx(float(parameter.grad), abs=1e-8), name
+
+
+def test_samples_without_noise_are_put_back_and_others_are_not():
+    truth, mask = problem(1, 3, 12, 12)
+    exact = network(RECIPE)(truth * mask, mask)
+    torch.testing.assert_close(exact[mask], truth[mask])
+    noisy = network(NOISY)(truth * mask, mask)
+    assert (noisy[mask] - truth[mask]).abs().max() > 1e-3
+
+
+def test_begins_with_the_network_inside_and_keeps_its_weights():
+    inside = Refined(network=TLR(cells=2, features=3), features=(3, 4))
+    recipe = replace(RECIPE, network=inside, cells=0)
+    assert shapes(inside).items() <= shapes(recipe).items()
+    assert recipe.cells == 2
+    net, own = network(recipe), Network(inside).double()
+    own.load_state_dict({k: net.state_dict()[k] for k in own.state_dict()})
+    truth, mask = problem(1, 3, 12, 12)
+    given = Problem(truth * mask, recipe.operator(mask))
+    expected = recipe.improve(own(truth * mask, mask), given, net.cells[-1])
+    torch.testing.assert_close(net(truth * mask, mask), expected, rtol=0, atol=1e-12)
+
+
+def test_complex_images_of_k_space():
+    recipe = replace(RECIPE, channels=1)
+    net = network(recipe)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 1, 12, 12, generator=generator, dtype=torch.complex128)
+    mask = torch.rand(2, 1, 12, 12, generator=generator) < 0.5
+    A = MRI(mask)
+    image = net(Problem(A(x), A))
+    torch.testing.assert_close(A(image), A(x))
+    turn = torch.tensor(1j, dtype=torch.complex128)
+    torch.testing.assert_close(net(Problem(turn * A(x), A)), turn * image)
+    (image - x).abs().square().sum().backward()
+    assert all(bool(p.grad.isfinite()) for p in net.parameters())
+
+
+def test_items_of_a_batch_do_not_see_each_other():
+    net = network(RECIPE)
+    truth, mask = problem(3, 3, 12, 10)
+    whole = net(truth * mask, mask)
+    for i in range(3):
+        alone = net(truth[i : i + 1] * mask[i : i + 1], mask[i : i + 1])
+        torch.testing.assert_close(whole[i : i + 1], alone, rtol=0, atol=1e-12)
+
+
+def test_few_groups_at_a_time_make_the_same_image_in_less_memory(monkeypatch):
+    recipe = replace(RECIPE, patch=4, stride=2, count=16)
+    solver = manual.Solver(recipe)
+    truth, mask = problem(1, 3, 96, 96, dtype=torch.float32)
+    y, mask = (truth * mask).numpy(), mask.numpy()
+    images, peaks = [], []
+    for values in (2**30, 2**15):
+        monkeypatch.setattr(module, "_VALUES", values)
+        tracemalloc.start()
+        images.append(solver(y, mask))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert np.abs(images[0] - images[1]).max() < 1e-5
+    assert peaks[1] < peaks[0] / 3
+
+
+def test_checkpointing_changes_no_gradient():
+    truth, mask = problem(1, 3, 12, 12)
+    found = []
+    for checkpoint in (False, True):
+        net = network(RECIPE)
+        net.checkpoint = checkpoint
+        net(truth * mask, mask).square().sum().backward()
+        found.append(torch.stack([p.grad for p in net.parameters()]))
+    assert torch.equal(*found)
+
+
+def test_one_channel_and_images_with_few_patches():
+    recipe = replace(RECIPE, channels=1, count=64)
+    net = network(recipe)
+    for size in ((3, 3), (4, 3), (5, 8)):
+        truth, mask = problem(1, 1, *size)
+        image = net(truth * mask, mask)
+        assert image.shape == truth.shape
+        assert bool(image.isfinite().all())
+
+
+def test_wrong_input_is_refused():
+    net = network(RECIPE)
+    truth, mask = problem(1, 3, 12, 12)
+    with pytest.raises(ValueError, match="at least a patch, 3,"):
+        net(truth[..., :2, :], mask[..., :2, :])
+    with pytest.raises(ValueError, match="3 channels"):
+        net(truth[:, :1], mask[:, :1])
+    with pytest.raises(ValueError, match="finite"):
+        net(truth * math.nan, mask)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stride": 5}, "stride must be at most patch, 4, got 5"),
+        ({"count": 0}, "count must be an integer of at least 1"),
+        ({"first": 0.0}, "first must be positive"),
+        ({"cells": 2}, "cells must be 0 or 1, got 2"),
+        ({"network": TLR(channels=1)}, "with 3 channels"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NonLocal(**options)
+
+
+def test_file_keeps_the_image(tmp_path):
+    net = network(RECIPE)
+    save(net, tmp_path / "net.safetensors")
+    truth, mask = problem(1, 3, 12, 12)
+    again = load(tmp_path / "net.safetensors")
+    assert torch.equal(net(truth * mask, mask), again(truth * mask, mask))
