@@ -230,7 +230,13 @@ def commands():
 
 
 @pytest.mark.parametrize("arguments", tuple(commands()))
-def test_commands_have_such_options(arguments):
+def test_commands_have_such_options(arguments, tmp_path, monkeypatch):
+    from svdinv.unroll.tasks import registry
+
+    own = "from svdinv.unroll.tasks.colour.task import Colour\nclass Squares(Colour):\n"
+    (tmp_path / "module.py").write_text(f"{own}    kind = 'squares'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_ADDED", {})
     if arguments[-1:] == ["--help"]:
         with pytest.raises(SystemExit) as stop:
             _parser(arguments).parse_args(arguments)

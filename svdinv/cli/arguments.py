@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
@@ -62,12 +63,11 @@ _PACKAGES = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-lear
 class Parser(argparse.ArgumentParser):
     """Argument parser that complains in one line.
 
-    With `several` true or false it also takes the options of all tasks: declared when
-    it is at work, shown with ``TASK --help``, and with `several` under their plurals,
-    for several values.
+    `late` declares arguments that are expensive to import, once this parser is at work;
+    it is called with the parser and the words of the command line.
     """
 
-    several: bool | None = None
+    late: Callable[[Parser, list[str]], None] | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         if options.get("epilog"):  # which, as the description, is written in lines
@@ -77,9 +77,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Declare what is left to declare, then parse."""
-        if self.several is not None:
-            several, self.several = self.several, None
-            _declare_tasks(self, list(args or ()), several)
+        if self.late is not None:
+            declare, self.late = self.late, None
+            declare(self, list(args or ()))
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -135,11 +135,12 @@ def begin(arguments: argparse.Namespace) -> None:
 
 
 def add_task_options(parser: Parser, *, several: bool) -> None:
-    """Declare ``--task``, and the options of the tasks once the parser is at work.
+    """Declare ``--task``, and the options of all tasks once the parser is at work.
 
-    With `several` those that have a plural take several values, under that name.
+    They are shown with ``TASK --help``. With `several` those that have a plural take
+    several values, under that name.
     """
-    parser.several = several
+    parser.late = partial(_declare_tasks, several=several)
     parser.add_argument(
         "--task",
         type=filled,
@@ -148,7 +149,7 @@ def add_task_options(parser: Parser, *, several: bool) -> None:
     )
 
 
-def _declare_tasks(parser: Parser, words: list[str], several: bool) -> None:
+def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
     """Declare the options of all tasks, by their names alone; or show those of one."""
     try:
         from svdinv.unroll.tasks.registry import entries

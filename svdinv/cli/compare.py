@@ -65,6 +65,7 @@ def add(commands: Subparsers, help: str) -> None:
     compare = commands.add_parser(
         "compare",
         help=help,
+        description=_DESCRIPTION,
         epilog=_EPILOG,
     )
     compare.set_defaults(run=run)
@@ -85,7 +86,7 @@ def add(commands: Subparsers, help: str) -> None:
     compare.late = _add_study
 
 
-def _add_study(compare: Parser) -> None:
+def _add_study(compare: Parser, words: list[str]) -> None:
     """Declare the options of a study, which takes long to import."""
     try:
         from svdinv.study.plans import Study

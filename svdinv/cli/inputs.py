@@ -17,12 +17,12 @@ __all__ = ["Input", "check_network", "check_open", "read_input"]
 
 
 class Input(NamedTuple):
-    """An input, read and measured; `measured` if it came as measured data."""
+    """An input, read and measured; `is_measured` if it came as measured data."""
 
     task: Task
     problem: Problem
     options: Options
-    measured: bool
+    is_measured: bool
 
 
 def read_input(

@@ -14,9 +14,11 @@ arrays of any, or on NumPy's alone.
 ``keras`` (keras)       the networks as Keras models
 ``manual``              unrolled solvers that learn without a framework
 ``pretrained``          weights that come with the package
-``data``                files, masks, phantoms, coil maps and noise
+``formats``             files: readers and writers, of scans and measured data
+``data``                pictures, photographs, sampling masks and noise
 ``metrics``             SNR, normalised error, PSNR and SSIM
-``tasks``               one file for each kind of reconstruction
+``tasks``               colour, cine, tomography, impedance: a folder for each
+``inference`` (torch)   a trained network applied to a problem
 ``training`` (torch)    configurations, the loop, losses and checkpoints
 ``untrained`` (torch)   networks fitted to one measurement, and when to stop
 ``evaluation`` (torch)  networks and classical methods at work, and how well they do

@@ -187,7 +187,7 @@ class DataFidelity:
         sigma : number or 0-d array
             Positive.
         A : Operator
-            Which tells by `measured` what in `y` is data.
+            Whose `project_to_samples` keeps what in `y` is data.
 
         Returns
         -------

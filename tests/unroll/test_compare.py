@@ -366,7 +366,7 @@ def test_breaking_where_it_is_hard_is_no_merit():
 )
 def test_the_command_in_the_table_makes_that_study(study):
     words = shlex.split(command(study))
-    assert _study(_parser().parse_args(words[1:])) == study
+    assert _study(_parser(words[1:]).parse_args(words[1:])) == study
 
 
 @pytest.mark.parametrize("methods", [("svt", "none"), ("none",), METHODS])

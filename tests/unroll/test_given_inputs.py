@@ -56,6 +56,30 @@ def write(path, **datasets):
     return path
 
 
+def test_k_space_may_come_in_an_archive(tmp_path, series, mask):
+    """By the same names as in HDF5, and with the same checks."""
+    arrays = {"kspace": MRI(mask)(series).astype(np.complex64), "mask": mask}
+    arrays["truth"] = series
+    np.savez(tmp_path / "raw.npz", **arrays)
+    found, same = (
+        measured(tmp_path / "raw.npz"),
+        measured(write(tmp_path / "raw.h5", **arrays)),
+    )
+    np.testing.assert_array_equal(found.y, same.y)
+    np.testing.assert_array_equal(found.A.mask, same.A.mask)
+    np.testing.assert_array_equal(found.truth, same.truth)
+    assert (found.name, found.setting) == ("raw", "as measured")
+    np.savez(tmp_path / "bad.npz", **arrays | {"mask": mask[:, :-1]})
+    with pytest.raises(ValueError, match=r"bad\.npz: mask must have the shape"):
+        measured(tmp_path / "bad.npz")
+    pickled = arrays | {"maps": np.array([{}])}
+    np.savez(tmp_path / "worse.npz", **pickled)
+    with pytest.raises(ValueError, match="maps is not an array of numbers"):
+        measured(tmp_path / "worse.npz")
+    np.savez(tmp_path / "series.npz", kspace=series)  # an array of that name alone
+    assert isinstance(read_input(tmp_path / "series.npz")[1], InputImage)
+
+
 def test_pictures_by_name_and_from_files(tmp_path):
     task, given = read_input("coffee")
     assert (task, given.image.shape) == (Colour(), (3, 400, 600))

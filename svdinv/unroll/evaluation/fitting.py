@@ -43,9 +43,9 @@ def fitted(
     """Fit, compare, print and write, with the trajectory as CSV in a `table`.
 
     The fit begins with the `weights`, if there are some, whose own image is a row where
-    they see the data; with `start` it is around what `Task.begun` gives. With `exact`
-    the data are without noise, and are put back into the image. `baselines` applies the
-    classical methods too; `checkpoint` and `device` are as for
+    they see the data; with `start` it is around what `Task.initial_image` returns. With
+    `exact` the data are without noise, and are put back into the image. `baselines`
+    applies the classical methods too; `checkpoint` and `device` are as for
     `svdinv.unroll.untrained.fit`.
 
     Returns the fit, also if Ctrl-C ended it; None where that came before the

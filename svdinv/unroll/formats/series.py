@@ -23,7 +23,14 @@ from svdinv.unroll.formats.hdf5 import open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Scan
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 
-__all__ = ["read_scan", "read_series", "save_scan", "save_series"]
+__all__ = [
+    "names_in",
+    "read_archive",
+    "read_scan",
+    "read_series",
+    "save_scan",
+    "save_series",
+]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -137,6 +144,26 @@ def read_scan(
 def save_scan(path: Path, series: NDArray[Any], place: Any) -> None:
     """Write a series as `save_series` does; its place is not kept."""
     save_series(path, series)
+
+
+def names_in(path: str | Path) -> set[str]:
+    """List the arrays of an ``.npz`` file; none of what is no such archive."""
+    if not Path(path).is_file():  # a pipe might wait for ever
+        return set()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return set()
+
+
+def read_archive(path: str | Path) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an ``.npz`` file, as they are; nothing is unpickled.
+
+    Raises ValueError if it is missing or damaged, or an array is no array of numbers or
+    larger than such a file may ask for.
+    """
+    return {name: _read_npz(Path(path), name, "") for name in names_in(path)}
 
 
 def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from svdinv._missing import needing
 from svdinv.unroll.formats.checks import FileError, naming
 from svdinv.unroll.formats.fastmri import holds_fastmri
 from svdinv.unroll.formats.hdf5 import Datasets, held_hdf5, open_hdf5
 from svdinv.unroll.formats.measurements import text, write_measurement
 from svdinv.unroll.formats.scans import Geometry
+from svdinv.unroll.formats.series import read_archive
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry, entries
@@ -80,12 +83,14 @@ def holds_measurement(path: str | Path) -> bool:
 
 @contextlib.contextmanager
 def open_measurement(path: str | Path) -> Iterator[tuple[TaskEntry, Datasets] | None]:
-    """Open an HDF5 file, and find its task if it has the layout of `write_problem`.
+    """Open a file, and find its task if it has the layout of `write_problem`.
 
-    Yields None for other files. Raises ValueError, naming it, if the file is missing or
+    An HDF5 file, or an ``.npz`` file with arrays of the same names. Yields None for
+    other files. Raises ValueError, naming it, if the file is missing or
     damaged, or its kind is unknown; ImportError without h5py.
     """
-    with contextlib.closing(held_hdf5(path, _WHAT)) as file:
+    hold = _held_archive if Path(path).suffix.lower() == ".npz" else held_hdf5
+    with contextlib.closing(hold(path, _WHAT)) as file:
         with naming(path, _WHAT):
             entry = _entry(file, path) if _is_own(file) else None
         yield (entry, file) if entry else None
@@ -119,6 +124,17 @@ def problem_of(task: Task, file: Datasets) -> Problem:
         name = text(file.attrs.get("name", "")) or Path(file.path).stem
         setting = text(file.attrs.get("setting", ""))
     return replace(problem, name=name, setting=setting)
+
+
+def _held_archive(path: str | Path, expected: str) -> Datasets:
+    """Hold the arrays of an ``.npz`` file as an HDF5 file in memory."""
+    with needing("h5py", "mri"):
+        import h5py
+    with naming(path, expected):
+        file = h5py.File(io.BytesIO(), "w")
+        for name, array in read_archive(path).items():
+            file[name] = array
+        return Datasets(file, path)
 
 
 def _is_own(file: Datasets) -> bool:

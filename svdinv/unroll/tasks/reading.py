@@ -76,7 +76,7 @@ def opened(source: str | Path) -> Iterator[Source]:
     Raises ValueError if there is no task for it, or it is an HDF5 file that cannot be
     read; ImportError if it is one and h5py is missing.
     """
-    if Path(source).suffix.lower() not in HDF5_SUFFIXES:
+    if not _may_be_measured(Path(source)):
         yield Source(source, entry_of_file(source))
         return
     from svdinv.unroll.tasks.measured_files import open_measurement
@@ -84,6 +84,15 @@ def opened(source: str | Path) -> Iterator[Source]:
     with open_measurement(source) as found:
         entry, file = found or (entry_of_file(source), None)
         yield Source(source, entry, file)
+
+
+def _may_be_measured(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix != ".npz":
+        return suffix in HDF5_SUFFIXES
+    from svdinv.unroll.formats.series import names_in
+
+    return {"kspace", "mask"} <= names_in(path)
 
 
 def task_of_file(source: str | Path) -> Task:

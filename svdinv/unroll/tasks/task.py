@@ -61,7 +61,7 @@ class Reconstruction(NamedTuple):
 
 
 class CostEstimate(NamedTuple):
-    """What tells how long a reconstruction will take.
+    """Estimate of the time of a reconstruction.
 
     Seconds for all classical methods, roughly; a small problem of the same kind, to
     time a network on; and how many times as much work the whole is.
@@ -359,13 +359,13 @@ class Task:
     def built_in(self) -> dict[str, dict[str, str]]:
         """List what comes with svdinv: under headings, names and what they are.
 
-        Those of images `read` takes; `show` takes all.
+        Those of images `read` takes; `save_picture_of` takes all.
         """
         entry = self.described()
         return {entry.heading: dict(entry.names)} if entry.names else {}
 
     def picture_options(self, name: str) -> tuple[str, ...]:
-        """Name the options that `show` takes for something built in.
+        """Name the options that `save_picture_of` uses for something built in.
 
         By default those that `read` takes.
         """
@@ -374,7 +374,7 @@ class Task:
     def save_picture_of(self, name: str, options: Any, path: Path) -> None:
         """Write a picture, or an animation, of something built in.
 
-        By default of the grey image or frames that `read` gives.
+        By default of the grey image or frames that `read` returns.
         """
         given: Any = self.read(name, options)
         save_frames(path, given.image, seconds=self.seconds)
@@ -500,7 +500,7 @@ class Task:
         return np.repeat(np.moveaxis(image, 0, -1), 3 // self.channels, axis=-1)
 
     def save(self, path: Path, image: Arrays, problem: Problem) -> None:
-        """Write a reconstruction, as `shown` gives it, to a file of `endings`.
+        """Write a reconstruction, as `for_display` returns it, to a file of `endings`.
 
         By default as a picture, of a free number of channels with these side by side;
         or as numbers (C, H, W) in the scale of what was read.
