@@ -257,7 +257,9 @@ def _prepared(
     )
     check_open(source, problem)
     network = None
-    weights = arguments.weights or task.weights_for(problem)
+    best = task.weights_for(problem)
+    own = best if best in pretrained.names() else task.kind
+    weights = arguments.weights or own
     ready = weights in pretrained.names() and task.suits_networks(problem)
     if arguments.weights or ready:
         with naming("--weights"):

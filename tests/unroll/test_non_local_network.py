@@ -252,3 +252,7 @@ def test_file_keeps_the_image(tmp_path):
     truth, mask = problem(1, 3, 12, 12)
     again = load(tmp_path / "net.safetensors")
     assert torch.equal(net(truth * mask, mask), again(truth * mask, mask))
+
+
+def test_number_of_weights():
+    assert len(shapes(NonLocal())) == 12 * (48 + 6 + 2 + 3) - 2 == 706

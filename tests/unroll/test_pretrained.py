@@ -72,8 +72,8 @@ def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
 
 def test_low_rank_of_groups_is_ahead_of_what_it_stands_behind():
     """On a crop that it never saw; and what was learned, of where it began."""
-    image = centre_crop(photograph("coffee"), 96)
-    case = sampled("coffee", image, 0.3, seed=0)
+    name = "motorcycle_left"
+    case = sampled(name, centre_crop(photograph(name), 96), 0.4, seed=0)
     learned = pretrained.load("colour-groups")
     inside, first = pretrained.load("colour"), Network(learned.recipe, seed=0)
     first.load_state_dict(first.state_dict() | inside.state_dict())
@@ -81,8 +81,8 @@ def test_low_rank_of_groups_is_ahead_of_what_it_stands_behind():
         Colour().decibels(case, apply(net, Colour(), case).image)
         for net in (inside, first, learned)
     )
-    assert found > before + 1.5
-    assert found > fixed + 0.5
+    assert found > before + 2
+    assert found > fixed + 1
 
 
 def test_the_weights_for_tomography_are_ahead_of_total_variation():

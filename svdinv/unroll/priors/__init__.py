@@ -34,7 +34,6 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators import Identity, Operator
 from svdinv.unroll.plugins import late_attributes
-from svdinv.unroll.priors.gram_route import log_sum_by_gram
 from svdinv.unroll.priors.patch_matching import Groups
 
 if TYPE_CHECKING:
@@ -344,6 +343,8 @@ class NonLocalLowRank(Prior):
         return times(self.weight, total / self.groups.overlap, xp)
 
     def prox(self, x: Array, step: Any) -> Array:
+        from svdinv.unroll.priors.gram_route import log_sum_by_gram
+
         threshold, tau = operators(x).log_sum_threshold, step * self.weight
         quick = isinstance(tau, float | int)
         parts = []

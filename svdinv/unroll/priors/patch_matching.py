@@ -23,7 +23,6 @@ from svdinv.unroll.arrays import (
     to_numpy,
     zero_padded,
 )
-from svdinv.unroll.operators.wrapped import Linear
 
 __all__ = ["Groups", "alike", "folded", "group_shape", "patches_of", "summed"]
 
@@ -183,15 +182,13 @@ def gathered(rows: Array, index: Array) -> Array:
     if _differentiates(rows):
         return namespace(rows).take(rows, index, axis=0)
     places = rows.shape[0]
-    pair = Linear(lambda x: x[index], lambda g: _added(g, index, places))
-    return backend(rows).call(pair, rows)[0]
+    return _taped(rows, lambda x: x[index], lambda g: _added(g, index, places))
 
 
 def summed(rows: Array, index: Array, places: Any) -> Array:
     """Add up rows (n, values) at their places (n,), to shape (places, values)."""
     if not _differentiates(rows):
-        pair = Linear(lambda x: _added(x, index, places), lambda g: g[index])
-        return backend(rows).call(pair, rows)[0]
+        return _taped(rows, lambda x: _added(x, index, places), lambda g: g[index])
     if compat.is_torch_array(rows):
         return rows.new_zeros(places, rows.shape[1]).index_add(0, index, rows)
     if is_tensorflow(rows):
@@ -199,6 +196,14 @@ def summed(rows: Array, index: Array, places: Any) -> Array:
         return add(rows, index, places)
     zeros = namespace(rows).zeros((places, rows.shape[1]), dtype=rows.dtype)
     return zeros.at[index].add(rows)
+
+
+def _taped(rows: Array, forward: Any, adjoint: Any) -> Array:
+    """Apply a linear function that a tape goes back through by its adjoint."""
+    from svdinv.unroll.operators.wrapped import Linear
+
+    found: Array = backend(rows).call(Linear(forward, adjoint), rows)[0]
+    return found
 
 
 def _differentiates(x: Array) -> bool:
