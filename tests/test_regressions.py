@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
+
+from svdinv.core.hermitian import HermitianFunction
 
 torch = pytest.importorskip("torch")
 mp = pytest.importorskip("mpmath").mp.clone()
@@ -398,3 +405,80 @@ def test_kabsch_of_very_small_and_very_large_points(size, dtype):
     # Powers of two change no digit.
     for got, exact in zip(results(size), results(1.0), strict=True):
         torch.testing.assert_close(got, exact)
+
+
+@dataclass(frozen=True)
+class Twice(HermitianFunction):
+    """2 w, by values and differences that only broadcast to the shape."""
+
+    factor: Any = 2
+
+    def value(self, w, xp):
+        return self.factor * w
+
+    def difference(self, a, b, xp):
+        return self.factor * xp.ones_like(a.s)
+
+    def second_difference(self, points, d, xp):
+        return 0 * d[0]
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax", "tensorflow"])
+def test_differences_that_broadcast(framework):
+    """Kernels must not read them as if they had the whole shape."""
+    pytest.importorskip(framework)
+    A = np.random.default_rng(0).standard_normal((5, 4, 4)).astype(np.float32)
+    W = np.arange(16.0, dtype=np.float32).reshape(4, 4)
+    if framework == "torch":
+        x = torch.tensor(A, requires_grad=True)
+        y = svt.hermitian_map(x + x.mT, Twice())
+        (g,) = torch.autograd.grad((y * torch.tensor(W)).sum(), x)
+    elif framework == "jax":
+        import jax
+
+        import svdinv.jax
+
+        def loss(x):
+            y = svdinv.jax.hermitian_map(x + jax.numpy.matrix_transpose(x), Twice())
+            return (y * W).sum()
+
+        g = jax.grad(loss)(A)
+    else:
+        import tensorflow as tf
+
+        import svdinv.tf
+
+        x = tf.constant(A)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            H = x + tf.linalg.matrix_transpose(x)
+            loss = tf.reduce_sum(svdinv.tf.hermitian_map(H, Twice()) * W)
+        g = tape.gradient(loss, x)
+    expected = 2 * np.broadcast_to(W + W.T, A.shape)
+    np.testing.assert_allclose(np.asarray(g), expected, atol=1e-3)
+
+
+def test_a_users_function_is_not_kept():
+    """Neither a cache nor a closure of it holds what a function of the user holds."""
+    factor = torch.ones(())
+    held = weakref.ref(factor)
+    svt.hermitian_map(torch.eye(3).expand(5, 3, 3), Twice(factor))
+    del factor
+    gc.collect()
+    assert held() is None
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing is deprecated, and warns of constants
+def test_a_traced_gradient_decides_nothing_by_values():
+    A = torch.randn(5, 3, 3, dtype=torch.float64)
+    A = A @ A.mT + torch.eye(3)
+    singular = A.clone()
+    singular[..., 2, :] = 0
+    singular[..., :, 2] = 0
+
+    def gradient(A):
+        A = A.detach().requires_grad_()
+        return torch.autograd.grad(svt.inv_sqrtm(A).sum(), A)[0]
+
+    traced = torch.jit.trace(gradient, A, check_trace=False)
+    torch.testing.assert_close(traced(singular), gradient(singular))

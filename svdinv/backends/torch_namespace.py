@@ -63,13 +63,13 @@ writable = True
 
 
 def may_ask() -> bool:
-    """Tell whether values exist: not while Dynamo traces."""
-    return not torch.compiler.is_compiling()
+    """Whether values may decide: not while a graph is traced, which would keep that."""
+    return not (torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
 def any_on_host(mask: Tensor) -> bool | None:
     """Tell whether an element holds, unless that means waiting for a device."""
-    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+    if mask.device.type != "cpu" or not may_ask():
         return None
     try:
         return mask.any().item()

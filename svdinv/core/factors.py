@@ -117,8 +117,8 @@ def factorise(
 def _decomposed(A: Array, quick: bool, xp: Namespace) -> SVDFactors:
     """Factors by an SVD, by kernels if `quick`."""
     U, S, Vh = xp.linalg.svd(A, full_matrices=False)
-    known = [n for n in known_shape(A)[-2:] if n is not None]
-    large = len(known) > 0 and min(known) > MOST_REPAIRED_SVD
+    sides = known_shape(A)[-2:]
+    large = min(n or 0 for n in sides) > MOST_REPAIRED_SVD  # if both are known
     if quick or large or eps(A, xp) <= SINGLE or 0 in known_shape(A):
         return SVDFactors(U, S, Vh)
     return repaired(A, U, S, Vh, xp)

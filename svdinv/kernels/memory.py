@@ -204,7 +204,10 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
     arguments = memory.key(x)
     if arguments is None:
         return None
-    key = memory, operation, arguments
+    # A user's function may have no hash, and may hold what is not to be kept.
+    function = getattr(operation, "function", None)
+    kept = function is None or type(function).__module__.startswith("svdinv.")
+    key = (memory, operation, arguments) if kept else None
     try:
         prepared = _prepared[key]
     except KeyError:
@@ -222,7 +225,8 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
         prepared = found and _Prepared(found, x, memory)
         if len(_prepared) >= _MOST_PREPARED:
             _prepared.clear()
-        _prepared[key] = prepared
+        if kept:
+            _prepared[key] = prepared
     return prepared and prepared(x, memory, xp)
 
 

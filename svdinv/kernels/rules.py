@@ -375,9 +375,13 @@ def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | 
     w, V = len(x) - 2, len(x) - 1
 
     def values(x: Any, xp: Any) -> Any:
-        f = operation.at(x[1])
+        f, full = operation.at(x[1]), xp.ones_like(x[w])
         y = differences(f, x[w], xp) if derivative else f.value(x[w], xp)
-        return cast(y, x[w], xp)
+        y = cast(y, x[w], xp)
+        if derivative:
+            full = full[..., :, None] * full[..., None, :]
+        # A user's function may return what only broadcasts.
+        return y if _same(tuple(y.shape), tuple(full.shape)) else y * full
 
     further = Operand(1, len(x), 2 if derivative else 1, real=True)
     operands = (Operand(0, V), further, *([Operand(2, 2)] if derivative else []))

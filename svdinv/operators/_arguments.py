@@ -144,8 +144,8 @@ def as_multiplets(value: Any, rank: int, most: Any) -> tuple[float | None, int]:
         most = MOST_VALUES if keep else rank
     elif value is False:
         raise ValueError("max_rank needs multiplets, True or a gap")
-    # A rank of 0 cuts nothing.
-    most = min(as_integer(most, "max_rank", rank), MOST_VALUES) if rank else 0
+    most = min(as_integer(most, "max_rank", rank), MOST_VALUES)
+    most = most if rank else 0  # which cuts nothing
     if keep or isinstance(value, bool):
         return (0.0 if value else None), most
     rtol = as_number(value, "multiplets")

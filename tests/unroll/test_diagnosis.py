@@ -13,6 +13,7 @@ from svdinv.unroll.networks import (
     TLR,
     EMNet,
     Generator,
+    NonLocal,
     PrimalDual,
     Recipe,
     Refined,
@@ -154,8 +155,8 @@ DECOMPOSING = [
 
 @pytest.mark.parametrize("recipe", DECOMPOSING)
 def test_in_every_network_the_matrix_is_found_that_cannot_be_decomposed(recipe):
-    inside = {"network": TLR(cells=2)} if recipe is Refined else {"cells": 2}
-    recipe = recipe(**inside)
+    behind = recipe in (Refined, NonLocal)
+    recipe = recipe(network=TLR(cells=2)) if behind else recipe(cells=2)
     rng = np.random.default_rng(2)
     shape = (2, 3, 16, 16)
     truth = rng.standard_normal(shape).astype(np.float32)

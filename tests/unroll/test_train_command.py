@@ -468,7 +468,7 @@ def test_options_of_the_command_line_are_saved_beside_the_results(file, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ([], "what to train? cine, colour, ct, ct-edip, eit, pet, spectral-ct or a"),
+        ([], "what to train? cine, colour, colour-groups, ct, ct-edip, denoise, eit, "),
         (["colour"], "needs --output"),
         (["color", "--output", "x"], "did you mean colour?"),
         (["colour", "--set", "steps"], "argument --set: NAME=VALUE expected"),

@@ -18,6 +18,7 @@ from svdinv.unroll.networks import (
     TLR,
     Generator,
     LearnedPrior,
+    NonLocal,
     Number,
     Unrolled,
 )
@@ -249,9 +250,10 @@ def check_unknown_sizes(folder):
     for name in cases(folder):
         path, inputs, expected = case(folder, name)
         model = models.load(path)
-        # A generator draws noise of the size of the image.
-        drawn = isinstance(model.recipe, Generator)
-        shapes = [(None, *x.shape[1:]) if drawn else (None,) * x.ndim for x in inputs]
+        # A generator draws noise of the size of the image; groups of patches are
+        # counted by it.
+        sized = isinstance(model.recipe, Generator | NonLocal)
+        shapes = [(None, *x.shape[1:]) if sized else (None,) * x.ndim for x in inputs]
         signature = [
             tf.TensorSpec(shape, x.dtype)
             for shape, x in zip(shapes, inputs, strict=True)
