@@ -482,3 +482,16 @@ def test_a_traced_gradient_decides_nothing_by_values():
 
     traced = torch.jit.trace(gradient, A, check_trace=False)
     torch.testing.assert_close(traced(singular), gradient(singular))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_that_coincide_have_the_scale_1(value, dtype):
+    """Although their mean may be another point, by rounding."""
+    torch.manual_seed(3)
+    Q = torch.randn(6, 3, dtype=dtype)
+    P = torch.full((6, 3), value, dtype=dtype, requires_grad=True)
+    found = svt.kabsch(P, Q, scale=True)
+    assert found.scale == 1
+    (gradient,) = torch.autograd.grad(found.scale + found.translation.sum(), P)
+    assert gradient.abs().max() < 1e3

@@ -185,7 +185,7 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
 
 def _value_of(flag: str, words: list[str]) -> str | None:
     """Return the value of an option before the command line is parsed."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         if word == flag:
             return following
         if word.startswith(f"{flag}="):

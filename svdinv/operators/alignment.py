@@ -245,7 +245,11 @@ def _scaled(
     c = xp.sum(share * turned * points.Y, axis=axes)
     # Negative only of points on a line, d = 1, that R does not turn.
     c = xp.where(c < 0, xp.zeros_like(c), c)
-    c = safe_divide(c, variance, variance != 0, xp, xp.ones_like(c))
+    # The centroid of points that coincide is none of them, up to rounding.
+    size = variance + xp.sum(points.p**2, axis=axes)
+    extended = variance > rounding_rtol(size, xp) ** 2 * size
+    extended = extended | ~(size == size)  # NaN stays
+    c = safe_divide(c, variance, extended, xp, xp.ones_like(c))
     wide = c[..., None, None]
     square = xp.sum(share * (wide * turned - points.Y) ** 2, axis=axes)
     spread = c**2 * variance + xp.sum(share * points.Y**2, axis=axes)
