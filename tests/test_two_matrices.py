@@ -113,3 +113,29 @@ def test_distance_of_singular_covariances(r, s, dtype):
     assert abs(back - expected) < 1e-9 * (1 + abs(expected))
     exact = np.trace(A + B).real - 2 * np.sum(np.linalg.svd(f.sqrtm(A) @ f.sqrtm(B))[1])
     assert abs(value - exact) < 1e-6
+
+
+def of_lost_problem(name, f):
+    """Function of A and B with one problem of NaN, and arguments of three."""
+    A = np.stack([definite(3, np.float64, seed) for seed in range(3)])
+    B = np.stack([definite(3, np.float64, seed) for seed in range(3, 6)])
+    B[1] -= 5 * np.eye(3)
+    if name == "eigh_generalized":
+        return f.eigh_generalized, (A, B)
+    return lambda A, B: f.bures_distance(A, B, squared=name == "squared"), (A, B)
+
+
+@pytest.mark.parametrize("name", ["eigh_generalized", "bures_distance", "squared"])
+@pytest.mark.parametrize("framework", params(), indirect=True)
+def test_indefinite_matrix_leaves_the_others_alone(framework, name):
+    function, given = of_lost_problem(name, framework.module)
+    values, pullback = framework.vjp(function, *given)
+    g = [np.cos(np.arange(v.size)).reshape(v.shape).astype(v.dtype) for v in values]
+    gradients = pullback(*g)
+    regular = [x[[0, 2]] for x in given]
+    expected, pullback = framework.vjp(function, *regular)
+    others = pullback(*(x[[0, 2]] for x in g))
+    for found, alone in zip((*values, *gradients), (*expected, *others), strict=True):
+        tolerance = 1000 * np.finfo(found.dtype).eps
+        assert np.isnan(found[1]).all()
+        np.testing.assert_allclose(found[[0, 2]], alone, rtol=0, atol=tolerance)

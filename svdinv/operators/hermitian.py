@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,7 @@ from svdinv.core.hermitian_operations import (
 from svdinv.core.namespace import (
     Array,
     adjoint,
+    any_on_host,
     cast,
     conj,
     herm,
@@ -165,9 +167,12 @@ def eigh_generalized(
     A, restore = _square(backend, A)
     B, _ = _square(backend, B, "B")
     check_compatible(backend, A, B, "A", "B")
-    root = powm(backend, herm(B, xp), -0.5)
+    (root,), unit = _separated(backend, powm(backend, herm(B, xp), -0.5))
     w, Y = backend.call(operation, root @ herm(A, xp) @ root)
-    return EighResult(restore(w), restore(root @ Y))
+    V = root @ Y
+    if unit is not None:
+        w, V = w * unit[..., 0], V * cast(unit, V, xp)
+    return EighResult(restore(w), restore(V))
 
 
 @operator
@@ -187,7 +192,10 @@ def bures_distance(
     squared : bool, optional
         Whether to return the square, which is smooth where A = B.
 
-    {numbers}
+    Returns
+    -------
+    array
+        Real, shape (...); NaN where A or B has eigenvalues that are clearly negative.
 
     Raises
     ------
@@ -216,6 +224,7 @@ def bures_distance(
     A, B = herm(A, xp), herm(B, xp)
     # Of rounding errors, roots would be taken for a range that is not there.
     roots = [_map(backend, x, SquareRoot(cut=True)) for x in (A, B)]
+    roots, unit = _separated(backend, *roots)
     product = roots[0] @ roots[1]
     norm = TopSubgradient(None)
     U, S, Vh = backend.evaluate(Factorise(norm, method="svd"), product, None)
@@ -227,6 +236,7 @@ def bures_distance(
     rest = one - other @ adjoint(U @ Vh, xp)
     square = xp.sum(real(conj(rest, xp) * rest, xp), axis=(-2, -1))
     square = square + (smooth - backend.stop_gradient(smooth))
+    square = square if unit is None else square * unit[..., 0, 0]
     if squared:
         return restore(square)
     level = rounding_rtol(square, xp) ** 2 * backend.stop_gradient(traces)
@@ -450,6 +460,24 @@ def _map(
     # V of the matrix that is differentiated: A itself, up to rounding.
     factors = backend.evaluate(FactoriseHermitian(), A)
     return backend.call(HermitianMap(function), A, p, *factors)[0]
+
+
+def _separated(backend: Backend, *roots: Array) -> tuple[list[Array], Array | None]:
+    """Roots with 0 in place of NaN, and NaN for their problems beside 1 for others.
+
+    LAPACK refuses a batch in which one matrix is NaN. None where no root is NaN.
+    """
+    xp, unit, separated = backend.xp, None, []
+    for root in roots:
+        corner = real(root[..., :1, :1], xp)  # NaN if an eigenvalue is
+        lost = ~(corner == corner)
+        if any_on_host(lost, xp) is not False:
+            root = xp.where(lost, xp.zeros_like(root), root)
+            one = xp.ones_like(corner)
+            one = xp.where(lost, xp.full_like(one, math.nan), one)
+            unit = one if unit is None else unit * one
+        separated.append(root)
+    return separated, unit
 
 
 def _per_matrix(backend: Backend, value: Any, A: Array, name: str) -> Array:
