@@ -21,7 +21,7 @@ _MODULES = ("torch", "tf", "jax", "numpy", "cupy", "dask", "mlx", "keras")
 
 
 def __getattr__(name: str) -> Any:
-    """Say how to get at the module of a framework, which nothing imports by itself."""
+    """Find `for_namespace`; of a framework, name the import that is missing."""
     if name == "for_namespace":
         from svdinv.backends.arrays import for_namespace
 

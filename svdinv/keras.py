@@ -98,7 +98,9 @@ class _Layer(keras.layers.Layer):
     _axes = 2  # beside those of batch and channels
     _more: tuple[str, ...] = ()  # in the configuration, besides _arguments
 
-    def __init__(self, *, data_format: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, data_format: layers.DataFormat | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if data_format is None:
             data_format = keras.config.image_data_format()
@@ -123,11 +125,11 @@ class _Layer(keras.layers.Layer):
         """Leave it to the first call."""
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Give the shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def compute_output_spec(self, x: Any, **_: Any) -> Any:
-        """Give the shape and dtype of the input."""
+        """Return the shape and dtype of the input."""
         return keras.KerasTensor(x.shape, dtype=x.dtype)
 
     def call(self, x: Any, training: bool = False) -> Any:
@@ -139,7 +141,7 @@ class _Layer(keras.layers.Layer):
         return ops.moveaxis(self._map(x, training), first, -1)
 
     def get_config(self) -> dict[str, Any]:
-        """Give the arguments that make this layer."""
+        """Return the arguments that make this layer."""
         names = ("data_format", *self._arguments, *self._more, *self._options)
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
@@ -172,7 +174,7 @@ class _Threshold(_Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Give the arguments that make this layer."""
+        """Return the arguments that make this layer."""
         return {"threshold": self._start.tolist(), **super().get_config()}
 
 
@@ -227,8 +229,7 @@ class Whitening(layers.Whitening, _Layer):
     _more = ("momentum",)
 
     def __init__(self, *, momentum: float = 0.99, **options: Any) -> None:
-        super().__init__(**options)
-        self.momentum = momentum
+        super().__init__(momentum=momentum, **options)
 
     @property
     def _axis(self) -> int:
@@ -236,9 +237,12 @@ class Whitening(layers.Whitening, _Layer):
 
     def build(self, input_shape: Any) -> None:
         """Make the running statistics."""
-        features = input_shape[self._axis]
-        if features is None:
-            raise ValueError(f"the number of features must be known, got {input_shape}")
+        features = input_shape[self._axis] if len(input_shape) >= 2 else None
+        if not features:
+            raise ValueError(
+                "the input must have at least two axes and a known number of features "
+                f"along axis {self._axis}, got shape {tuple(input_shape)}"
+            )
         kwargs = {"trainable": False, "autocast": False}
         self.moving_mean = self.add_weight(
             name="moving_mean", shape=(features,), initializer="zeros", **kwargs
@@ -295,7 +299,7 @@ class Casorati(keras.layers.Wrapper):
         layer: keras.layers.Layer,
         spatial: int = 2,
         *,
-        data_format: str | None = None,
+        data_format: layers.DataFormat | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
@@ -326,11 +330,11 @@ class Casorati(keras.layers.Wrapper):
         super().build(self._matrices(input_shape))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Give the shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def compute_output_spec(self, x: Any, **_: Any) -> Any:
-        """Give the shape of the input, and the dtype that the layer makes of it."""
+        """Return the shape of the input, and the dtype that the layer makes of it."""
         matrices = keras.KerasTensor(self._matrices(x.shape), dtype=x.dtype)
         inside = self.layer.compute_output_spec(matrices)
         return keras.KerasTensor(x.shape, dtype=inside.dtype)
@@ -346,6 +350,6 @@ class Casorati(keras.layers.Wrapper):
         return ops.moveaxis(ops.reshape(self.layer(matrices), size), last, first)
 
     def get_config(self) -> dict[str, Any]:
-        """Give the arguments that make this layer."""
+        """Return the arguments that make this layer."""
         own = {"spatial": self.spatial, "data_format": self.data_format}
         return {**super().get_config(), **own}

@@ -14,11 +14,15 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from svdinv.core.factors import check_method
+from svdinv.core.factors import Method, check_method
 from svdinv.core.namespace import Array
 from svdinv.core.tensors import pair, tilings
+from svdinv.operators._arguments import as_number
+from svdinv.operators.statistics import Kind, check_kind
 
 Pair: TypeAlias = int | tuple[int, int]
+DataFormat: TypeAlias = Literal["channels_first", "channels_last"]
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
 T = TypeVar("T", bound="Layer")
 
 
@@ -90,7 +94,7 @@ class Threshold(Layer):
     _channel_error: Callable[[Any, int], Exception]  # for a shape, along an axis
 
     def __init__(
-        self, threshold: Any, relative: bool, channels: int | None, method: str,
+        self, threshold: Any, relative: bool, channels: int | None, method: Method,
         num_values: int | None = None, /, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(**options)
@@ -166,7 +170,7 @@ class SingularValueThreshold(Threshold):
     def __init__(
         self, threshold: Any = 0.1, *, relative: bool = True,
         num_values: int | None = None, channels: int | None = None,
-        method: str = "auto", **options: Any,
+        method: Method = "auto", **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(threshold, relative, channels, method, num_values, **options)
 
@@ -188,7 +192,7 @@ class FirmThreshold(Threshold):
 
     def __init__(
         self, threshold: Any = 0.1, *, gamma: float = 3.0, relative: bool = True,
-        channels: int | None = None, method: str = "auto", **options: Any,
+        channels: int | None = None, method: Method = "auto", **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(threshold, relative, channels, method, **options)
         self.gamma = gamma
@@ -212,7 +216,7 @@ class SchattenProx(Threshold):
 
     def __init__(
         self, p: float, threshold: Any = 0.1, *, channels: int | None = None,
-        method: str = "auto", **options: Any,
+        method: Method = "auto", **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(threshold, False, channels, method, **options)
         self.p = p
@@ -238,7 +242,7 @@ class TensorSingularValueThreshold(Threshold):
 
     def __init__(
         self, threshold: Any = 0.1, *, axis: int = -1, relative: bool = True,
-        channels: int | None = None, method: str = "auto", **options: Any,
+        channels: int | None = None, method: Method = "auto", **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(threshold, relative, channels, method, **options)
         if self._negative_axis and axis not in (-3, -2, -1):
@@ -274,7 +278,7 @@ class LocalLowRank(Threshold):
     def __init__(
         self, block: Pair, threshold: Any = 0.1, *, stride: Pair | None = None,
         shift: Pair | Literal["random"] = "random", relative: bool = True,
-        channels: int | None = None, method: str = "auto", **options: Any,
+        channels: int | None = None, method: Method = "auto", **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(threshold, relative, channels, method, **options)
         if isinstance(shift, str) and shift != "random":
@@ -321,7 +325,7 @@ class LowRank(Layer):
 
     def __init__(
         self, rank: int, *, multiplets: bool | float | Literal["keep"] = False,
-        max_rank: int | None = None, method: str = "auto", **options: Any,
+        max_rank: int | None = None, method: Method = "auto", **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(**options)
         self.rank, self.multiplets, self.method = rank, multiplets, method
@@ -361,14 +365,16 @@ class Whitening(Layer):
     _follow: Callable[[Any, Any], None]  # moves these towards those of a batch
 
     def __init__(
-        self, *, epsilon: float = 1e-5, kind: str = "zca", **options: Any
-    ) -> None:
+        self, *, momentum: float, epsilon: float = 1e-5, kind: Kind = "zca",
+        **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**options)
-        self.epsilon, self.kind = epsilon, kind
-        if not epsilon >= 0:
+        self.momentum, self.epsilon, self.kind = momentum, epsilon, kind
+        if not 0 <= as_number(momentum, "momentum") <= 1:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+        if not as_number(epsilon, "epsilon") >= 0:
             raise ValueError(f"epsilon must be >= 0, got {epsilon}")
-        if kind not in ("zca", "pca"):
-            raise ValueError(f'kind must be "zca" or "pca", got {kind!r}')
+        check_kind(kind)
 
     def _map(self, x: Any, training: bool) -> Any:
         rows, back = self._rows(x)

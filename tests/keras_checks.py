@@ -276,6 +276,10 @@ def check_what_is_refused(folder):
             lambda: layers.Casorati(layers.LowRank(1))(draw((1, 4, 5), "float32")),
             "axes",
         ),
+        (lambda: layers.Whitening(momentum=1.01), "momentum must lie in"),
+        (lambda: layers.Whitening(epsilon=-1.0), "epsilon must be >= 0"),
+        (lambda: layers.Whitening()(draw((5,), "float32")), "at least two axes"),
+        (lambda: layers.Whitening()(draw((5, 0), "float32")), "number of features"),
     ):
         with pytest.raises(ValueError, match=words):
             call()

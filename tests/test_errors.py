@@ -81,10 +81,11 @@ REFUSED = {
         ValueError, "method must be"),
     "nearest rotation of complex numbers": (
         lambda f, A: f.module.polar(f.array(np.eye(3) + 0j), special=True),
-        TypeError, "A must be real"),
+        TypeError, "A must be real floating point, got .*complex"),
     "rcond": (lambda f, A: f.module.pinv(A, 1.0), ValueError, "rcond must be"),
-    "right-hand side": (lambda f, A: f.module.lstsq(A, A[:, :2, :]), SHAPE,
-                        "b must have shape"),
+    "right-hand side": (
+        lambda f, A: f.module.lstsq(A, A[:, :2, :]), SHAPE,
+        r"b must have shape \(2, 4, k\) or \(2, 4\), .* A of shape \(2, 4, 3\)"),
     "batch of right-hand sides": (
         lambda f, A: f.module.lstsq(A, f.array(np.ones((3, 4), np.float32))), SHAPE,
         "b must have shape"),
@@ -104,6 +105,40 @@ REFUSED = {
                 "same number of samples"),
     "rank of cca": (lambda f, A: f.module.cca(A, A, 4), ValueError,
                     "rank must be at most"),
+    "statistics of another batch": (
+        lambda f, A: f.module.whiten(A, covariance=f.array(np.ones((5, 3, 3), "f4"))),
+        SHAPE, "covariance must have .* a batch that broadcasts with that of X"),
+    "complex mean of real samples": (
+        lambda f, A: f.module.whiten(A, mean=f.array(np.ones(3, np.complex64))),
+        TypeError, "mean must be real"),
+    "no sample to whiten": (lambda f, A: f.module.whiten(A[:, :0, :]), SHAPE,
+                            "X must have at least one sample"),
+    "one axis to whiten": (lambda f, A: f.module.whiten(A[0, 0, :]), SHAPE,
+                           "X must have at least (two|2) dimensions"),
+    "no sample of cca": (lambda f, A: f.module.cca(A[:, :0, :], A[:, :0, :]), SHAPE,
+                         "X must have at least one sample"),
+    "batches of cca": (
+        lambda f, A: f.module.cca(A, f.array(np.ones((3, 4, 3), "f4"))), SHAPE,
+        "X and Y must have .* batches that broadcast"),
+    "weights of points": (
+        lambda f, A: f.module.kabsch(A, A, f.array(np.ones(5, "f4"))), SHAPE,
+        "weights must have shape .*, 4., one for each point"),
+    "integer points": (
+        lambda f, A: f.module.kabsch(*[f.array(np.eye(3, dtype=np.int32))] * 2),
+        TypeError, "P must be real floating point, got .*int32"),
+    "infinite p": (lambda f, A: f.module.powm(A[:, :3, :], float("inf")), ValueError,
+                   "p must be finite"),
+    "floor": (lambda f, A: f.module.psd_project(A[:, :3, :], float("nan")), ValueError,
+              "floor must be finite"),
+    **{
+        f"penalty {x}": (lambda f, A, x=x: f.module.robust_pca(A, penalty=x),
+                         ValueError, "penalty must be positive and finite")
+        for x in (0, -1.0, float("nan"), float("inf"))
+    },
+    "infinite growth": (lambda f, A: f.module.robust_pca(A, growth=float("inf")),
+                        ValueError, "growth must be finite"),
+    "report": (lambda f, A: f.module.robust_pca(A, report=1), TypeError,
+               "report must be callable"),
     "growth": (lambda f, A: f.module.robust_pca(A, growth=0.5), ValueError,
                "growth must be"),
     "iterations": (lambda f, A: f.module.robust_pca(A, iterations=0), ValueError,
@@ -144,7 +179,9 @@ def test_refused(framework, case):
 @pytest.mark.parametrize("framework", params(without=("tensorflow",)), indirect=True)
 def test_complex_points(framework):
     points = framework.array(P.astype(np.complex64))
-    with pytest.raises(TypeError, match="must be real"):
+    with pytest.raises(
+        TypeError, match=r"P must be real floating point, got .*complex"
+    ):
         framework.module.kabsch(points, points)
 
 

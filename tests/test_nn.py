@@ -238,6 +238,10 @@ def test_casorati_matrices_are_pixels_by_frames():
         (lambda: nn.LowRank(2, multiplets=1.5), "multiplets"),
         (lambda: nn.Whitening(2, kind="lu"), "kind"),
         (lambda: nn.Whitening(2, epsilon=-1.0), "epsilon"),
+        (lambda: nn.Whitening(0), "num_features must be at least 1"),
+        (lambda: nn.Whitening(2, momentum=1.5), r"momentum must lie in \[0, 1\]"),
+        (lambda: nn.Whitening(2, momentum=-0.1), "momentum"),
+        (lambda: nn.Whitening(2, momentum=float("nan")), "momentum"),
     ],
 )
 def test_what_is_refused(make, words):
@@ -281,6 +285,10 @@ def test_whitening_of_batches_too_small_for_their_features():
     assert x.grad.isfinite().all()
     with pytest.raises(RuntimeError, match="expected 4 features along axis 1"):
         nn.Whitening(4)(x)
+    with pytest.raises(RuntimeError, match="features along axis 1 of two or more"):
+        nn.Whitening(4)(x[0])
+    with pytest.raises(RuntimeError, match="at least one sample"):
+        nn.Whitening(5)(x[:0])
 
 
 def test_printed():

@@ -264,6 +264,58 @@ def test_scale_has_a_derivative_where_the_points_are_flat(shape):
     assert abs(np.sum(gP * X) + np.sum(gQ * Y) - slope) < 1e-8
 
 
+def test_points_on_a_line_have_subgradients():
+    """Where the other points are not on one, turns about the line make a kink."""
+    rng = np.random.default_rng(9)
+    P, Q = np.outer(rng.standard_normal(6), (1, 2, 3)), rng.standard_normal((6, 3))
+    V = rng.standard_normal((6, 3))
+
+    def scale(P):
+        return f.kabsch(Q, P, scale=True).scale  # convex in P
+
+    value, pullback = f.vjp(scale, P)
+    slope = np.sum(pullback(np.ones(()))[0] * V)
+    h = 1e-6
+    left, right = (value - scale(P - h * V)) / h, (scale(P + h * V) - value) / h
+    assert left + 1e-2 < right
+    assert left - 1e-5 <= slope <= right + 1e-5
+
+
+@pytest.mark.parametrize("reflection", [False, True])
+def test_masks_of_one_pair_of_points(reflection):
+    rng = np.random.default_rng(10)
+    P, Q = rng.standard_normal((2, 7, 3))
+    P[3] = np.nan
+    masks = rng.integers(0, 2, (4, 7)) * (np.arange(7) != 3) + 0.0
+    masks[:, :3] = 1
+    G = np.ones((4, 3, 3)), np.ones((4, 3)), np.ones(4), np.ones(4)
+
+    def motion(P, Q, w):
+        return f.kabsch(P, Q, w, scale=True, reflection=reflection)
+
+    found, pullback = f.vjp(motion, P, Q, masks)
+    gradients = pullback(G)
+    total = [np.zeros((7, 3)), np.zeros((7, 3)), np.zeros((4, 7))]
+    for i, mask in enumerate(masks):
+        one, pull = f.vjp(motion, P, Q, mask)
+        for x, y in zip(found, one, strict=True):
+            np.testing.assert_allclose(x[i], y, atol=1e-13)
+        gP, gQ, total[2][i] = pull(tuple(g[i] for g in G))
+        total[0] += gP
+        total[1] += gQ
+    for g, h in zip(gradients, total, strict=True):
+        np.testing.assert_allclose(g, h, atol=1e-12)
+    alike = f.kabsch(Q, Q[::-1], 3.0)
+    np.testing.assert_allclose(alike.rotation, f.kabsch(Q, Q[::-1]).rotation)
+
+
+def test_penalties_that_are_not_positive():
+    A = np.random.default_rng(11).standard_normal((3, 4, 5))
+    found = f.robust_pca(A, penalty=np.array([0.0, 1, -2]))
+    assert all(np.isnan(x[[0, 2]]).all() for x in found)
+    np.testing.assert_array_equal(found.sparse[1], f.robust_pca(A[1], penalty=1).sparse)
+
+
 def test_points_that_do_not_determine_the_motion():
     P, Q = np.ones((4, 3)), np.random.default_rng(8).standard_normal((4, 3))
     found = f.kabsch(P, Q, scale=True)

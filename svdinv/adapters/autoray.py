@@ -76,7 +76,7 @@ def register(*frameworks: str) -> None:
 
 
 def unregister(*frameworks: str) -> None:
-    """Give autoray back what it had before `register`.
+    """Restore the functions that autoray had before `register`.
 
     Parameters
     ----------

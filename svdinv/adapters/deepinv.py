@@ -36,7 +36,7 @@ class Prior(deepinv.optim.Prior):
         self.two_channels = two_channels
 
     def fn(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-        """Give the value of the prior for each image of a batch, shape (B,)."""
+        """Return the value of the prior for each image of a batch, shape (B,)."""
         return torch.stack([self.prior.value(image) for image in self._seen(x)])
 
     def prox(
@@ -129,7 +129,7 @@ class Physics(Operator):
         return self.physics.A_adjoint(y) if self.linear else super().adjoint(y)
 
     def derivative(self, x: torch.Tensor) -> Operator:
-        """Give the derivative at an image."""
+        """Return the derivative at an image."""
         return self if self.linear else _Derivative(self.physics, x)
 
     def extra_repr(self) -> str:

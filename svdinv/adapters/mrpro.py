@@ -30,7 +30,7 @@ class Functional(ProximableFunctional):
         self.prior = prior
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
-        """Give the value of the prior, in a tuple."""
+        """Return the value of the prior, in a tuple."""
         return (self.prior.value(x),)
 
     def prox(self, x: torch.Tensor, sigma: Any = 1.0) -> tuple[torch.Tensor]:

@@ -31,7 +31,7 @@ class Prox(pyproximal.ProxOperator):
         self.dims = tuple(dims)
 
     def __call__(self, x: Array) -> float:
-        """Give the value of the prior."""
+        """Return the value of the prior."""
         return as_float(self.prior.value(self._image(x)))
 
     def prox(self, x: Array, tau: float, **options: Any) -> Array:

@@ -29,7 +29,7 @@ class Functional(scico.functional.Functional):
         self.prior = prior
 
     def __call__(self, x: Array) -> Array:
-        """Give the value of the prior."""
+        """Return the value of the prior."""
         return self.prior.value(x)
 
     def prox(self, v: Array, lam: Any = 1.0, **options: Any) -> Array:

@@ -13,6 +13,7 @@ from svdinv.backends import tape
 from svdinv.backends.tape import Tape, checked_like, innermost, sum_to, untraced
 from svdinv.backends.taped_functions import TapedNamespace
 from svdinv.core.backend import Backend
+from svdinv.core.degenerate import Repeated
 from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
 from svdinv.core.operation import Operation, rebuilt, some
@@ -84,7 +85,7 @@ class ArrayBackend(Backend):
         self.memory = memory
 
     def of(self, *arguments: Any) -> ArrayBackend:
-        """Give the backend for the arguments of a call.
+        """Return the backend for the arguments of a call.
 
         If one of them is traced, all arrays have to be.
         """
@@ -123,7 +124,7 @@ class ArrayBackend(Backend):
         return operation.cotangent(x, y, g, wanted, self.call, xp)
 
     def _alike(self, *groups: Any) -> Any:
-        """Give the namespace for groups of arrays, all traced if one is."""
+        """Return the namespace for groups of arrays, all traced if one is."""
         tape = innermost(groups)
         if tape is None:
             return self.plain, *groups
@@ -256,7 +257,7 @@ def _svd(
     full_matrices: bool = False,
     compute_uv: bool = True,
     *,
-    repeated: str = "consistent",
+    repeated: Repeated = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> SVDResult | Array:

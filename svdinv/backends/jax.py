@@ -343,7 +343,7 @@ class JAXBackend(Backend):
     def asarray(self, x: Any, name: str) -> Any:
         try:
             return jnp.asarray(x)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be an array, got {x!r}") from error
 
     def parameter(self, value: Any, like: Any, name: str = "value") -> Any:
@@ -419,11 +419,11 @@ class Jacobian:
         _, self._pull = jax.vjp(flat, self.at)
 
     def forward(self, V: Any) -> Any:
-        """Give J v for each of a block of v, shape (l, n)."""
+        """Return J v for each of a block of v, shape (l, n)."""
         return _each(self._push, V, self._chunk)
 
     def adjoint(self, U: Any) -> Any:
-        """Give the transpose of J times u, for each of a block of u."""
+        """Return the transpose of J times u, for each of a block of u."""
         return _each(self._pull, U, self._chunk)[0]
 
 

@@ -27,7 +27,7 @@ __all__ = ["MLXBackend"]
 
 
 def _has_values(x: Any) -> bool:
-    """Tell whether `x` can be computed now: not in `mx.compile` and `mx.vmap`."""
+    """Whether `x` can be computed now: not in `mx.compile` and `mx.vmap`."""
     try:
         mx.eval(x)
     except ValueError:
@@ -36,7 +36,7 @@ def _has_values(x: Any) -> bool:
 
 
 def _guarded(decompose: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
-    """Give NaN for a matrix with NaN or infinity: LAPACK's error is for the batch."""
+    """NaN for a matrix with NaN or infinity: LAPACK's error is for the batch."""
 
     def call(A: Any, **options: Any) -> tuple[Any, ...]:
         finite = mx.all(mx.isfinite(A), axis=(-2, -1), keepdims=True)

@@ -65,18 +65,18 @@ class Tape:
         return Traced(self, value, len(self._values) - 1)
 
     def constant(self, value: Array) -> Traced:
-        """Give an array that does not move with those on the tape, unless it is traced.
+        """Return an array that is constant for the tape, unless it is traced.
 
         Not every namespace leaves its operators to the other array.
         """
         return value if isinstance(value, Traced) else Traced(self, value, None)
 
     def value(self, x: Any) -> Any:
-        """Give an array without this tape."""
+        """Return an array without this tape."""
         return x.value if isinstance(x, Traced) and x.tape is self else x
 
     def position(self, x: Any) -> int | None:
-        """Give the place of an array on this tape, if it has one."""
+        """Return the place of an array on this tape, if it has one."""
         return x.position if isinstance(x, Traced) and x.tape is self else None
 
     def record(
@@ -193,7 +193,7 @@ class Traced:
         raise AttributeError(f"a traced array has no {name!r}; {_COMPOSE}")
 
     def _known(self, name: str, instead: str = _STACK) -> Array:
-        """Give the value as what has no derivative."""
+        """Return the value without a derivative."""
         if is_moving(self):
             raise TypeError(
                 f"a traced array cannot become {name}, which would lose its "
@@ -251,7 +251,7 @@ for _symbol, _name in {
 
 
 def innermost(arrays: Iterable[Any]) -> Tape | None:
-    """Give the innermost tape that any of the arrays, nested or not, is on."""
+    """Return the innermost tape that any of the arrays, nested or not, is on."""
     found = None
     for x in arrays:
         tape = None
@@ -265,7 +265,7 @@ def innermost(arrays: Iterable[Any]) -> Tape | None:
 
 
 def is_moving(x: Any) -> bool:
-    """Tell whether `x`, or any array in it, is more than a constant on some tape."""
+    """Whether `x`, or any array in it, is more than a constant on some tape."""
     if isinstance(x, tuple | list):
         return any(map(is_moving, x))
     while isinstance(x, Traced):
@@ -276,7 +276,7 @@ def is_moving(x: Any) -> bool:
 
 
 def untraced(x: Any) -> Any:
-    """Give the value of a traced array, on whatever tape it is."""
+    """Return the value of a traced array, on whatever tape it is."""
     while isinstance(x, Traced):
         x = x.value
     return x

@@ -190,7 +190,7 @@ class TapedNamespace:
         return partial(self._refused, value, name)
 
     def named(self, name: str, module: str = "numpy") -> Any:
-        """Give a function by the name and the module that NumPy has for it."""
+        """Return a function by the name and the module that NumPy has for it."""
         part, name = module.split(".")[-1], _ALIASES.get(name, name)
         if part == "fft":
             found = getattr(self.fft, name, None)
@@ -278,7 +278,7 @@ class TapedNamespace:
         )
 
     def _same_kind(self, *args: Any) -> tuple[Any, ...]:
-        """Give numbers, and real arrays beside complex ones, the dtype of all."""
+        """Cast numbers, and real arrays beside complex ones, to the dtype of all."""
         base = self.base
         dtypes = [x.dtype for x in args if hasattr(x, "dtype")]
         if not dtypes:
@@ -320,7 +320,7 @@ class TapedNamespace:
         return self._elementwise(self.base.pow, factors, a, b)
 
     def shares(self, a, b):
-        """Give the share of each in the maximum, half where they are equal."""
+        """Return the share of each in the maximum, half where they are equal."""
         a, b = self._same_kind(untraced(a), untraced(b))
         one = self.base.ones_like(a + b)
         first = self.base.where(a > b, one, self.base.where(a < b, 0 * one, 0.5 * one))

@@ -132,7 +132,10 @@ class TensorFlowBackend(Backend):
     evaluate = staticmethod(_evaluate)
 
     def asarray(self, x: Any, name: str) -> tf.Tensor:
-        return tf.convert_to_tensor(x, name=name)
+        try:
+            return tf.convert_to_tensor(x, name=name)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be a tensor, got {x!r}") from error
 
     def parameter(self, value: Any, like: tf.Tensor, name: str = "value") -> tf.Tensor:
         if not tf.is_tensor(value):

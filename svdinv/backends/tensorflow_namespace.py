@@ -60,7 +60,7 @@ zeros_like = tf.zeros_like
 
 
 def any_on_host(mask: tf.Tensor) -> bool | None:
-    """Tell whether an element holds, unless that means waiting for a device."""
+    """Whether an element holds, unless that means waiting for a device."""
     if not tf.executing_eagerly() or "GPU" in mask.device:
         return None
     return bool(tf.reduce_any(mask))
@@ -122,7 +122,7 @@ def full_like(x: tf.Tensor, value: float) -> tf.Tensor:
 
 
 def isdtype(dtype: tf.DType, kind: str | tuple[str, ...]) -> bool:
-    """Tell whether a dtype is of the kind "real floating" or "complex floating"."""
+    """Whether a dtype is of the kind "real floating" or "complex floating"."""
     kinds = (kind,) if isinstance(kind, str) else kind
     return ("real floating" in kinds and dtype.is_floating) or (
         "complex floating" in kinds and dtype.is_complex

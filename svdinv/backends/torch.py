@@ -47,7 +47,7 @@ def _constant(f: _F) -> _F:
 
 @_constant
 def _inside_transform() -> bool:
-    """Tell whether torch.func or forward mode is active; constant for one trace."""
+    """Whether torch.func or forward mode is active; constant for one trace."""
     transform = torch._C._functorch.peek_interpreter_stack() is not None
     return transform or forward_ad._current_level >= 0
 
@@ -333,7 +333,7 @@ class TorchBackend(Backend):
 
 
 def leaves_of(theta: Any) -> tuple[list[Tensor], Callable[[list[Any]], Any]]:
-    """Give the tensors of parameters, and what makes such parameters of others."""
+    """Return the tensors of parameters, and what makes such parameters of others."""
     if isinstance(theta, Tensor):
         return [theta], lambda leaves: leaves[0]
     if isinstance(theta, Mapping):
@@ -402,11 +402,11 @@ class Jacobian:
         return y
 
     def forward(self, V: Tensor) -> Tensor:
-        """Give J v for each of a block of v, shape (l, n)."""
+        """Return J v for each of a block of v, shape (l, n)."""
         return self._each(lambda v: torch.func.jvp(self._flat, (self.at,), (v,))[1], V)
 
     def adjoint(self, U: Tensor) -> Tensor:
-        """Give the transpose of J times u, for each of a block of u."""
+        """Return the transpose of J times u, for each of a block of u."""
         return self._each(lambda u: self._pull(u)[0], U)
 
     def _each(self, product: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:

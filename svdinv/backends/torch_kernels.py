@@ -26,7 +26,7 @@ __all__ = [
 
 
 def is_eager_cpu(*x: Tensor | None) -> bool:
-    """Tell whether all arrays are on the CPU and hold numbers now."""
+    """Whether all arrays are on the CPU and hold numbers now."""
     return memory.key(x) is not None
 
 
@@ -173,7 +173,7 @@ def _(A: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _traces(A: Tensor) -> bool:
-    """Tell whether a graph for the CPU is traced, where the kernels are at hand."""
+    """Whether a graph for the CPU is traced, where the kernels are at hand."""
     return (
         torch.compiler.is_compiling()
         and A.device.type == "cpu"

@@ -68,7 +68,7 @@ def may_ask() -> bool:
 
 
 def any_on_host(mask: Tensor) -> bool | None:
-    """Tell whether an element holds, unless that means waiting for a device."""
+    """Whether an element holds, unless that means waiting for a device."""
     if mask.device.type != "cpu" or not may_ask():
         return None
     try:

@@ -29,7 +29,7 @@ def _module() -> Any:
 
 
 def is_sharded(x: Any) -> bool:
-    """Tell whether a tensor is a DTensor."""
+    """Whether a tensor is a DTensor."""
     if type(x) is Tensor:
         return False
     module = _module()
@@ -76,7 +76,7 @@ def check_placements(A: Any, name: str) -> None:
 
 
 def replicated(x: Tensor, like: Any) -> Any:
-    """Give a plain tensor to a computation with the DTensor `like`, all on each."""
+    """Replicate a plain tensor on the devices of the DTensor `like`."""
     if not is_sharded(like) or is_sharded(x):
         return x
     mesh, module = like.device_mesh, _module()

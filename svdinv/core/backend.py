@@ -62,18 +62,18 @@ class Backend(ABC):
         """Differentiate a function that acts element by element."""
 
     def half_precision(self, dtype: DType) -> tuple[DType, float] | None:
-        """Give the dtype to compute in, and the eps, of a half precision dtype."""
+        """Return the dtype to compute in, and the eps, of a half precision dtype."""
         xp = self.xp
         if xp.finfo(dtype).bits >= 32:
             return None
         return xp.float32, float(xp.finfo(dtype).eps)
 
     def is_floating(self, dtype: DType) -> bool:
-        """Tell whether a dtype is floating point or complex."""
+        """Whether a dtype is floating point or complex."""
         return self.xp.isdtype(dtype, ("real floating", "complex floating"))
 
     def rank(self, A: Array) -> int | None:
-        """Give the number of dimensions, None where that is unknown."""
+        """Return the number of dimensions, None where that is unknown."""
         return len(A.shape)
 
     def matrices(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import partial
 from numbers import Real
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from svdinv.core.clusters import Windows, in_clusters
 from svdinv.core.comparison_rules import COMPARISON_RULES, comparison_rule
@@ -44,7 +44,12 @@ from svdinv.core.tolerances import (
     vanishing,
 )
 
-REPEATED_RULES = ("consistent", "minimum-norm", "drop", *COMPARISON_RULES)
+Repeated: TypeAlias = Literal[
+    "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+]
+"""Names of the rules, the last four of which are `COMPARISON_RULES`."""
+
+REPEATED_RULES: tuple[str, ...] = get_args(Repeated)
 
 ERROR_FACTOR = 10  # predicted errors that contradict an estimate
 RATIO_ERROR = 0.3  # of a ratio, relative to 1 / s: there may be a penalty after all
@@ -277,7 +282,7 @@ def cotangent_values(s: Array, M: Array, NH: Array, gS: Array, xp: Namespace) ->
 
 
 def smooth_at_zero(s: Array, size: Array, gS: Array, xp: Namespace) -> Array:
-    """Tell where cotangents vanish with their singular value, as for smooth f.
+    """Where cotangents vanish with their singular value, as for smooth f.
 
     `size` are the largest cotangents of each pair of singular vectors. An odd smooth
     f(s) is f'(0) s at rounding level, and so are they. Larger ones would be blown up
@@ -366,7 +371,7 @@ def _zero_part(
     epsilon: float,
     xp: Namespace,
 ) -> Array:
-    """Tell between which values f is linear, so that M_ij / s_j is all of the block.
+    """Between which values f is linear, so that M_ij / s_j is all of the block.
 
     Both values are small, f is not known to be anything but linear at either, and
     the two sides M_ij / s_j and conj(N_ji) / s_i agree, for (i, j) and for (j, i).

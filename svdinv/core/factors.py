@@ -9,7 +9,7 @@ eps (s_1 / s)^2 / 2.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.gram import (
@@ -52,12 +52,15 @@ from svdinv.core.tolerances import (
     vanishing,
 )
 
-__all__ = ["METHODS", "Factors", "check_method", "factorise", "repaired"]
+__all__ = ["METHODS", "Factors", "Method", "check_method", "factorise", "repaired"]
 
 Factors: TypeAlias = Any
 """`SVDFactors`, `GramFactors` or `IterationFactors`."""
 
-METHODS = ("auto", "svd", "gram", "matmul")
+Method: TypeAlias = Literal["auto", "svd", "gram", "matmul"]
+"""Which factorisation is taken: see `factorise`."""
+
+METHODS: tuple[str, ...] = get_args(Method)
 
 
 def check_method(method: str) -> None:
@@ -179,7 +182,7 @@ def _trusted(
     epsilon: float,
     xp: Namespace,
 ) -> bool:
-    """Tell whether all values that f keeps are above `floor` s_1."""
+    """Whether all values that f keeps are above `floor` s_1."""
     safe = _safe(S, function, tau, relative, floor, epsilon, xp)
     return any_on_host(~safe, xp) is False
 

@@ -119,7 +119,7 @@ class SpectralFunction(ABC):
         return safe_divide(a.y + b.y, total, total > 0, xp, minus)
 
     def cutoff(self, tau: Any, xp: Namespace) -> Array | None:
-        """Give the largest s that f sets to 0, where tau alone tells."""
+        """Return the largest s that f sets to 0, where that depends on tau alone."""
         return None
 
     def gram_difference(

@@ -69,7 +69,7 @@ class GramFactors(NamedTuple):
     V: Array
 
     def largest(self, A: Array, xp: Namespace) -> Array:
-        """Give s_1, shape (..., 1)."""
+        """Return s_1, shape (..., 1)."""
         return first(self.S)
 
     def map(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from svdinv.core.degenerate import check_repeated
 from svdinv.core.eigh import eigh_gauge_dependence, eigh_pullback, eigh_pushforward
@@ -36,6 +36,9 @@ from svdinv.core.operation import (
 )
 from svdinv.core.svd_operations import Decomposition
 from svdinv.core.tolerances import MOST_REPAIRED, SINGLE, eps
+
+Triangle: TypeAlias = Literal["L", "U"]
+"""Lower or upper."""
 
 
 def from_triangle(A: Array, triangle: str, xp: Namespace) -> Array:

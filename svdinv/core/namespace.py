@@ -16,7 +16,7 @@ State: TypeAlias = tuple[Array, ...]
 
 
 def is_complex(x: Array, xp: Namespace) -> bool:
-    """Tell whether `x` has a complex dtype."""
+    """Whether `x` has a complex dtype."""
     return xp.isdtype(x.dtype, "complex floating")
 
 
@@ -78,7 +78,7 @@ def known_shape(x: Array) -> tuple[int | None, ...]:
 
 
 def known_equal(a: Any, b: Any) -> bool:
-    """Tell whether two lengths are known to be equal."""
+    """Whether two lengths are known to be equal."""
     return isinstance(a, int) and isinstance(b, int) and a == b
 
 
@@ -105,7 +105,7 @@ def norm(X: Array, xp: Namespace) -> Array:
 
 
 def is_wide(A: Array) -> bool:
-    """Tell whether A A^H is known to be smaller than A^H A."""
+    """Whether A A^H is known to be smaller than A^H A."""
     m, n = A.shape[-2], A.shape[-1]
     return isinstance(m, int) and isinstance(n, int) and m < n
 
@@ -151,7 +151,7 @@ def binary_scale(size: Array, xp: Namespace) -> Array:
 
 
 def any_on_host(mask: Array, xp: Namespace) -> bool | None:
-    """Tell whether any element holds, or None where that means waiting for a device.
+    """Whether any element holds, or None where that means waiting for a device.
 
     None, too, where arrays have no values yet, as in a traced function.
     """
@@ -160,19 +160,19 @@ def any_on_host(mask: Array, xp: Namespace) -> bool | None:
 
 
 def may_ask(xp: Namespace) -> bool:
-    """Tell whether `any_on_host` may know: not while a framework traces."""
+    """Whether `any_on_host` may know: not while a framework traces."""
     ask = getattr(xp, "may_ask", None)
     return hasattr(xp, "any_on_host") if ask is None else ask()
 
 
 def is_spread(A: Array, xp: Namespace) -> bool:
-    """Tell whether each matrix is known to lie on several devices, or in chunks."""
+    """Whether each matrix is known to lie on several devices, or in chunks."""
     ask = getattr(xp, "is_spread", None)
     return ask is not None and ask(A)
 
 
 def all_reduce(x: Array, xp: Namespace) -> Array:
-    """Give all devices what was summed over an axis that is spread over them.
+    """Return, on all devices, a sum over an axis that is spread over them.
 
     Where it is not left to the framework, which may divide a small array once more.
     """
@@ -181,12 +181,12 @@ def all_reduce(x: Array, xp: Namespace) -> Array:
 
 
 def is_writable(xp: Namespace) -> bool:
-    """Tell whether parts of an array whose values are known can be assigned to."""
+    """Whether parts of an array whose values are known can be assigned to."""
     return getattr(xp, "writable", False)
 
 
 def decomposes_quickly(A: Array, xp: Namespace) -> bool:
-    """Tell whether `linalg` decomposes such a batch by kernels of its own.
+    """Whether `linalg` decomposes such a batch by kernels of its own.
 
     Nothing is faster then, and their single precision needs no repair.
     """
@@ -222,12 +222,12 @@ def tall_values(A: Array, xp: Namespace) -> tuple[Array, Array, Array] | None:
 
 
 def decomposes_in_double(xp: Namespace) -> bool:
-    """Tell whether `linalg` computes single precision in double, and rounds once."""
+    """Whether `linalg` computes single precision in double, and rounds once."""
     return getattr(xp, "decomposes_in_double", False)
 
 
 def has_double_precision(xp: Namespace) -> bool:
-    """Tell whether double precision is at hand."""
+    """Whether double precision is at hand."""
     return getattr(xp, "double_precision", True)
 
 

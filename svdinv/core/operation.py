@@ -76,7 +76,7 @@ class Operation:
         return self.value(x, xp)
 
     def anonymous(self) -> Operation:
-        """Give the operation without what its value does not depend on."""
+        """Return the operation without what its value does not depend on."""
         return self
 
 
@@ -93,7 +93,7 @@ def rebuilt(outputs: Any, arrays: Iterable[Any]) -> Any:
 
 
 def some(*x: Any) -> bool:
-    """Tell whether anything is not None."""
+    """Whether anything is not None."""
     return any(term is not None for term in x)
 
 
@@ -110,7 +110,7 @@ def when_second(
 
 
 def present(arrays: Iterable[Any]) -> tuple[bool, ...]:
-    """Tell which arrays are there, not None."""
+    """Which arrays are there, not None."""
     return tuple(x is not None for x in arrays)
 
 
@@ -138,7 +138,7 @@ def in_front(arrays: Arrays, axes: Sequence[int | None], xp: Namespace) -> list[
 
 
 def padded(arrays: Arrays, count: int) -> tuple[Any, ...]:
-    """Give `count` arrays, the last of them None if there are too few."""
+    """Return `count` arrays, the last of them None if there are too few."""
     return (*arrays, *(None,) * (count - len(arrays)))[:count]
 
 
@@ -170,6 +170,6 @@ def refuse_third() -> NoReturn:
 def zeros_where(
     wanted: Sequence[bool], arrays: Arrays, xp: Namespace
 ) -> tuple[Any, ...]:
-    """Give zeros like those arrays that are wanted, and None for the others."""
+    """Return zeros like those arrays that are wanted, and None for the others."""
     pairs = zip(arrays, wanted, strict=False)
     return tuple(xp.zeros_like(x) if want else None for x, want in pairs)

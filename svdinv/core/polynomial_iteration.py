@@ -183,7 +183,7 @@ def threshold(xp: Namespace, A: Array, tau: Any) -> tuple[Array, Array]:
 def threshold_derivative(
     xp: Namespace, A: Array, tau: Array, X: Array, W: Array
 ) -> tuple[Array, Array]:
-    """Give DF(A)[X] and T = dF/dtau.
+    """Return DF(A)[X] and T = dF/dtau.
 
     DF(A) is its own adjoint under the real inner product, so X may be a tangent or a
     cotangent; that of tau is sum Re(conj(X) T).
@@ -400,13 +400,13 @@ class IterationFactors(NamedTuple):
     stack: Array
 
     def largest(self, A: Array, xp: Namespace) -> Array:
-        """Give s_1, shape (..., 1), for a relative tau."""
+        """Return s_1, shape (..., 1), for a relative tau."""
         return inner(self.stack[..., 2, :, :], A, xp)[..., None]
 
     def map(
         self, function: SpectralFunction, A: Array, tau: Any, xp: Namespace
     ) -> Array:
-        """Give the result, or the gradient of s_1; a copy, not a part of the stack."""
+        """Return a copy of the result, or of the gradient of s_1."""
         index = 2 if isinstance(function, TopSubgradient) else 0
         return self.stack[..., index, :, :] + 0
 

@@ -57,7 +57,7 @@ class SVDFactors(NamedTuple):
     Vh: Array
 
     def largest(self, A: Array, xp: Namespace) -> Array:
-        """Give s_1, shape (..., 1)."""
+        """Return s_1, shape (..., 1)."""
         return first(self.S)
 
     def map(
@@ -152,7 +152,7 @@ class Coefficients(NamedTuple):
 def through_largest(
     ratio: Array, gtau: Array, S: Array, xp: Namespace
 ) -> tuple[Array, Array]:
-    """Give what tau = ratio s_1 adds to the cotangent of S, and that of ratio."""
+    """Return what tau = ratio s_1 adds to the cotangent of S, and that of ratio."""
     gtop = xp.sum(ratio * gtau, axis=-1, keepdims=True)
     return gtop * TopSubgradient(1).value(S, None, xp), gtau * first(S)
 
@@ -212,7 +212,7 @@ def pair(s: Array, y: Array, t: Array | None = None) -> tuple[Sample, Sample]:
 
 
 def wider(tau: Any) -> Any:
-    """Give tau a further axis, if there is one."""
+    """Add a last axis to tau, if there is one."""
     return None if tau is None else tau[..., None]
 
 
@@ -232,7 +232,7 @@ def real_diagonal(K: Array, xp: Namespace) -> Array:
 
 
 def _is_slender(U: Array, Vh: Array) -> bool:
-    """Tell whether products of U cost more than some of small matrices."""
+    """Whether products of U cost more than some of small matrices."""
     m, n = U.shape[-2], Vh.shape[-1]
     return isinstance(m, int) and isinstance(n, int) and m >= ASPECT_LIMIT * n
 

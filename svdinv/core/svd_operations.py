@@ -45,7 +45,7 @@ class Decomposition(Operation):
         return None
 
     def saved(self, x: Arrays, y: Arrays) -> Arrays:
-        """Give what `push` and `pull` read."""
+        """Return what `push` and `pull` read."""
         return y
 
     def anonymous(self):

@@ -108,7 +108,7 @@ def subspace_iteration(
 
 
 def leading(factors: SVDResult, rank: int | None) -> SVDResult:
-    """Give the first `rank` triplets."""
+    """Return the first `rank` triplets."""
     U, S, Vh = factors
     return SVDResult(U[..., :rank], S[..., :rank], Vh[..., :rank, :])
 
@@ -219,7 +219,7 @@ def svd_lowrank_pushforward(
 
 
 def adjoint_product(A: Array, X: Array, xp: Namespace) -> Array:
-    """Give A^H X, without the copy of A that its conjugate may be."""
+    """Return A^H X, without the copy of A that its conjugate may be."""
     return adjoint(adjoint(X, xp) @ A, xp)
 
 

@@ -62,7 +62,7 @@ def checked(backend: Backend, tau: Any, A: Array, name: str = "tau") -> Array:
 
 
 def lengths(backend: Backend, A: Array) -> tuple[Any, Any]:
-    """Give m and n, as traced numbers in A's real dtype if one is unknown."""
+    """Return m and n, as traced numbers in A's real dtype if one is unknown."""
     m, n = sizes(A, backend.xp)[-2:]
     if None in known_shape(A)[-2:]:
         m, n = (backend.parameter(size, A) for size in (m, n))
@@ -72,12 +72,10 @@ def lengths(backend: Backend, A: Array) -> tuple[Any, Any]:
 def check_compatible(backend: Backend, A: Array, B: Array, a: str, b: str) -> None:
     """Refuse matrices of different shape, and batches that do not broadcast."""
     first, second = tuple(A.shape), tuple(B.shape)
-    pairs = zip(first[:-2][::-1], second[:-2][::-1], strict=False)
     if not (
         broadcasts(first[-2:], second[-2:])
         and broadcasts(second[-2:], first[-2:])
-        # Compared, because a symbolic length cannot be hashed.
-        and all(None in (x, y) or 1 in (x, y) or x == y for x, y in pairs)
+        and batches_broadcast(first[:-2], second[:-2])
     ):
         raise backend.shape_error(
             f"{a} and {b} must have the same shape, up to batches that broadcast, "
@@ -99,7 +97,7 @@ def negative_axis(backend: Backend, axis: int, X: Array) -> int:
 
 
 def in_precision(backend: Backend, operation: Any, given: Array, A: Array) -> Any:
-    """Tell an operation that cotangents are no better than a half precision `given`.
+    """Set the precision of cotangents to a half precision, that of `given`.
 
     They come back with the rounding errors of the outputs.
     """
@@ -124,6 +122,13 @@ def broadcasts(shape: Any, to: Any) -> bool:
     )
 
 
+def batches_broadcast(first: Any, second: Any) -> bool:
+    """Whether batch shapes may broadcast with each other; what is unknown may."""
+    pairs = zip(tuple(first)[::-1], tuple(second)[::-1], strict=False)
+    # Compared, because a symbolic length cannot be hashed.
+    return all(None in (x, y) or 1 in (x, y) or x == y for x, y in pairs)
+
+
 def as_number(value: Any, name: str, above: int | None = None) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
@@ -135,9 +140,10 @@ def as_number(value: Any, name: str, above: int | None = None) -> float:
 
 
 def as_multiplets(value: Any, rank: int, most: Any) -> tuple[float | None, int]:
-    """Give the gap within a multiplet, None where one may be cut, and the highest rank.
+    """Return the largest gap within a multiplet, and the highest rank.
 
-    That is `rank` itself where a multiplet that it cuts is left out.
+    The gap is None where a multiplet may be cut. The highest rank is `rank` itself
+    where a multiplet that it cuts is left out.
     """
     keep = isinstance(value, str) and value == "keep"
     if most is None:

@@ -13,7 +13,7 @@ MISMATCH = 0.05
 
 
 def is_product(A: Any) -> bool:
-    """Tell whether `A` is no array, but what multiplies one."""
+    """Whether `A` is no array, but what multiplies one."""
     pair = isinstance(A, tuple | list) and len(A) == 2 and all(map(callable, A))
     return pair or _has(A, "forward", "adjoint") or _has(A, "matmat", "rmatmat")
 
@@ -48,7 +48,7 @@ class Products:
             )
 
     def times(self, X: Array) -> Array:
-        """Give A X for X of shape (n, l)."""
+        """Return A X for X of shape (n, l)."""
         if self.as_matrix:
             return self._checked(self.A.matmat(cast(X, self.given, self.xp)))
         Y = self._applied(0, X, self.image_shape)
@@ -56,7 +56,7 @@ class Products:
         return self._as_columns(Y)
 
     def adjoint_times(self, Y: Array) -> Array:
-        """Give A^H Y for Y of shape (m, l)."""
+        """Return A^H Y for Y of shape (m, l)."""
         if self.as_matrix:
             return self._checked(self.A.rmatmat(cast(Y, self.given, self.xp)))
         shape = (Y.shape[0],) if self.data_shape is None else self.data_shape

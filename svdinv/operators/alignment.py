@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from svdinv.core.alignment_operations import Align, FindMotion, Motion, centred
 from svdinv.core.backend import Backend
+from svdinv.core.factors import Method
 from svdinv.core.functions import Polar, ProperRotation, proper_signs
 from svdinv.core.namespace import (
     Array,
@@ -16,14 +19,14 @@ from svdinv.core.namespace import (
 from svdinv.core.results import Alignment, Similarity
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
-from svdinv.operators._arguments import broadcasts, check_compatible
+from svdinv.operators._arguments import batches_broadcast, broadcasts, check_compatible
 from svdinv.operators._maps import without_tau
 from svdinv.operators._registry import operator
 
 
 @operator
 def polar(
-    backend: Backend, A: Array, *, special: bool = False, method: str = "auto"
+    backend: Backend, A: Array, *, special: bool = False, method: Method = "auto"
 ) -> Array:
     """Unitary polar factor U V^H: the nearest matrix with orthonormal columns.
 
@@ -61,10 +64,8 @@ def polar(
     if method not in ("auto", "svd"):
         raise ValueError(f'method must be "auto" or "svd", got {method!r}')
     xp, rotation = backend.xp, ProperRotation()
-    A, restore = backend.matrices(A, "A")
+    A, restore = _real_matrices(backend, A, "A")
     m, n = A.shape[-2:]
-    if is_complex(A, xp):
-        raise TypeError("A must be real")
     if n == 0 or (m is not None and n is not None and m != n):
         raise backend.shape_error(f"A must be square, got shape {tuple(A.shape)}")
     U, S, Vh = backend.evaluate(Factorise(rotation, method="svd"), A, None)
@@ -132,8 +133,10 @@ def kabsch(
         Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
         broadcast, as of one reference against many.
     weights : array, optional
-        Weights >= 0, shape (..., N); 1 each by default. Points of weight 0 are left
-        out, and their coordinates may be NaN.
+        Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
+        of a mask for each sample; 1 each by default. Points of weight 0 are left out,
+        and their coordinates may be NaN. Weights that are the same for all points, a
+        number or (..., 1), change nothing.
     scale : bool, optional
         Whether c is sought too.
     reflection : bool, optional
@@ -161,13 +164,18 @@ def kabsch(
     -----
     The gradient contains 1 / (s_i + s_j), with s the singular values of the
     covariance and the last of them negative where a reflection would fit better.
-    Perfect fits, planar points and repeated singular values are regular. What
-    is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
-    R is not determined, and such terms are left out. The rmsd of a perfect fit
-    has a kink: its gradient is 0 there. With `reflection`, all of the values count
-    as positive, and planar points, which a reflection fits no better, are turned. The
-    scale is regular wherever R is; of points that coincide it is 1, and of collinear
-    ones exact to first order.
+    Perfect fits, planar points and repeated singular values are regular. With
+    `reflection`, all of the values count as positive, and planar points, which a
+    reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
+    gradient is 0 there.
+
+    Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
+    free: any turn about the line fits as well. R is then one of the nearest rotations,
+    whichever the singular vectors make, and its derivative is that without a further
+    such turn. The rmsd and the scale do not depend on the choice, and their derivative
+    is that with R held fixed. It is exact if P and Q are both on lines; if only one of
+    them is, both numbers have a kink there, and it is one of the subgradients. The
+    scale of points P that coincide is 1.
 
     References
     ----------
@@ -177,10 +185,8 @@ def kabsch(
        between two point patterns", IEEE TPAMI 13(4), 1991.
     """
     xp = backend.xp
-    P, restore = backend.matrices(P, "P")
-    Q, _ = backend.matrices(Q, "Q")
-    if is_complex(P, xp) or is_complex(Q, xp):
-        raise TypeError("P and Q must be real")
+    P, restore = _real_matrices(backend, P, "P")
+    Q, _ = _real_matrices(backend, Q, "Q")
     check_compatible(backend, P, Q, "P", "Q")
     if P.shape[-1] == 0:
         raise backend.shape_error(
@@ -193,13 +199,7 @@ def kabsch(
     one = xp.ones_like(P[..., :1, 0])
     w = xp.broadcast_to(one, sizes(P, xp)[:-1])
     if weights is not None:
-        given = backend.parameter(weights, P, "weights")
-        if not broadcasts(given.shape, P.shape[:-1]):
-            raise backend.shape_error(
-                f"weights must have shape {tuple(P.shape[:-1])}, got "
-                f"{tuple(given.shape)}"
-            )
-        w = w * given
+        w = w * _weights(backend, weights, P)
         P, Q = (_without_nan(x, w, xp) for x in (P, Q))
     mirror = _mirror(backend, P, Q, w) if reflection else None
     if mirror is not None:
@@ -215,8 +215,28 @@ def kabsch(
     return Alignment(*found) if c is None else Similarity(*found, restore(c))
 
 
+def _real_matrices(backend: Backend, A: Any, name: str) -> tuple[Array, Any]:
+    A = backend.asarray(A, name)
+    if is_complex(A, backend.xp) or not backend.is_floating(A.dtype):
+        dtype = getattr(A.dtype, "name", A.dtype)
+        raise TypeError(f"{name} must be real floating point, got {dtype}")
+    return backend.matrices(A, name)
+
+
+def _weights(backend: Backend, weights: Any, P: Array) -> Array:
+    w, (*batch, count, _) = backend.parameter(weights, P, "weights"), P.shape
+    one_each = broadcasts(w.shape[-1:], (count,))
+    if not (one_each and batches_broadcast(w.shape[:-1], batch)):
+        raise backend.shape_error(
+            f"weights must have shape (..., {count}), one for each point, with a batch "
+            f"that broadcasts with that of P and Q, {tuple(batch)}, got shape "
+            f"{tuple(w.shape)}"
+        )
+    return w
+
+
 def _without_nan(P: Array, w: Array, xp: Namespace) -> Array:
-    """Points with 0 in place of what is not finite and has the weight 0."""
+    """Points in the batch shape of w, 0 where not finite and of the weight 0."""
     finite = xp.abs(P) < float("inf")
     return xp.where((w[..., None] == 0) & ~finite, xp.zeros_like(P), P)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from svdinv.core.backend import Backend
 from svdinv.core.clusters import whole_multiplets
+from svdinv.core.degenerate import Repeated
 from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, adjoint, cast, conj, real, sizes
 from svdinv.core.results import SVDResult
@@ -32,7 +33,7 @@ def svd(
     A: Any,
     name: str,
     full_matrices: bool = False,
-    repeated: str = "consistent",
+    repeated: Repeated = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> SVDResult:
@@ -115,8 +116,8 @@ def svd_lowrank(
         the numbers of elements of what they give and take.
 
     {raises}, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
-    products, if they give something of another dtype, or are seen not to be adjoint to
-    each other.
+        products, if they give something of another dtype, or are seen not to be
+        adjoint to each other.
 
     See Also
     --------

@@ -23,6 +23,7 @@ from svdinv.core.hermitian_operations import (
     Eigh,
     FactoriseHermitian,
     HermitianMap,
+    Triangle,
     from_triangle,
 )
 from svdinv.core.namespace import (
@@ -52,7 +53,7 @@ _ROOTS: dict[float, HermitianFunction] = {0.5: SquareRoot(), -0.5: InverseSquare
 def eigh(
     backend: Backend,
     A: Array,
-    UPLO: str | None = None,
+    UPLO: Triangle | None = None,
     *,
     rtol: float | None = None,
     gauge: Gauge = "ignore",
@@ -299,7 +300,7 @@ def powm(backend: Backend, A: Array, p: float | Array) -> Array:
         for p <= 0 too, as in a pseudo-inverse; there, all up to 64 eps of the largest
         count as 0. Clearly negative eigenvalues give NaN.
 
-    {raises_hermitian}, and if p is complex or does not broadcast.
+    {raises_hermitian}, and if p is complex, not finite or does not broadcast.
 
     See Also
     --------
@@ -396,7 +397,8 @@ def psd_project(backend: Backend, A: Array, floor: float | Array = 0.0) -> Array
     array
         Hermitian, of the shape and dtype of A.
 
-    {raises_hermitian}, and if `floor` is complex or does not broadcast.
+    {raises_hermitian}, and if `floor` is complex, not finite or does not
+        broadcast.
 
     Notes
     -----
@@ -482,13 +484,15 @@ def _separated(backend: Backend, *roots: Array) -> tuple[list[Array], Array | No
 
 def _per_matrix(backend: Backend, value: Any, A: Array, name: str) -> Array:
     """Real numbers of any sign in the batch shape of A."""
-    batch, numbers = tuple(A.shape[:-2]), backend.parameter(value, A, name)
-    if not broadcasts(numbers.shape, batch):
+    if isinstance(value, numbers.Real) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    batch, values = tuple(A.shape[:-2]), backend.parameter(value, A, name)
+    if not broadcasts(values.shape, batch):
         raise backend.shape_error(
             f"{name} must broadcast to the batch shape {batch}, got shape "
-            f"{tuple(numbers.shape)}"
+            f"{tuple(values.shape)}"
         )
-    return backend.xp.broadcast_to(numbers, sizes(A, backend.xp)[: len(batch)])
+    return backend.xp.broadcast_to(values, sizes(A, backend.xp)[: len(batch)])
 
 
 def _square(backend: Backend, A: Array, name: str = "A") -> tuple[Array, Any]:

@@ -12,7 +12,12 @@ from svdinv.core.namespace import (
     cast,
     identity_like,
 )
-from svdinv.operators._arguments import as_number, broadcasts, per_batch
+from svdinv.operators._arguments import (
+    as_number,
+    batches_broadcast,
+    broadcasts,
+    per_batch,
+)
 from svdinv.operators._maps import without_tau
 from svdinv.operators._registry import operator
 
@@ -99,12 +104,13 @@ def lstsq(
         )
     vectors = len(b.shape) == len(A.shape) - 1
     B = b[..., None] if vectors else b
-    pairs = zip(A.shape[:-2][::-1], B.shape[:-2][::-1], strict=False)
-    fits = all(None in (x, y) or 1 in (x, y) or x == y for x, y in pairs)
-    if len(B.shape) < 2 or not fits or not broadcasts(B.shape[-2:-1], A.shape[-2:-1]):
+    fits = len(B.shape) >= 2 and broadcasts(B.shape[-2:-1], A.shape[-2:-1])
+    if not fits or not batches_broadcast(A.shape[:-2], B.shape[:-2]):
+        rows = ", ".join(map(str, A.shape[:-1]))
         raise backend.shape_error(
-            f"b must have shape {(*A.shape[:-1], 'k')} or {tuple(A.shape[:-1])}, up to "
-            f"batches that broadcast, got {tuple(b.shape)}"
+            f"b must have shape ({rows}, k) or ({rows}{',' * (len(A.shape) == 2)}), up "
+            f"to batches that broadcast, for A of shape {tuple(A.shape)}, got "
+            f"{tuple(b.shape)}"
         )
     m, n = A.shape[-2:]
     if not (isinstance(damping, int | float) and damping == 0):

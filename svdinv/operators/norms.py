@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from svdinv.core.backend import Backend
-from svdinv.core.factors import check_method
+from svdinv.core.factors import Method, check_method
 from svdinv.core.functions import Power
 from svdinv.core.namespace import Array, cast, first
 from svdinv.core.spectral_operations import Factorise, Sum
@@ -15,7 +15,7 @@ from svdinv.operators._registry import operator
 
 
 @operator
-def nuclear_norm(backend: Backend, A: Array, *, method: str = "auto") -> Array:
+def nuclear_norm(backend: Backend, A: Array, *, method: Method = "auto") -> Array:
     """Sum of the singular values.
 
     Parameters
@@ -35,7 +35,7 @@ def nuclear_norm(backend: Backend, A: Array, *, method: str = "auto") -> Array:
 
 
 @operator
-def spectral_norm(backend: Backend, A: Array, *, method: str = "auto") -> Array:
+def spectral_norm(backend: Backend, A: Array, *, method: Method = "auto") -> Array:
     """Largest singular value.
 
     Parameters
@@ -55,7 +55,9 @@ def spectral_norm(backend: Backend, A: Array, *, method: str = "auto") -> Array:
 
 
 @operator
-def ky_fan_norm(backend: Backend, A: Array, k: int, *, method: str = "auto") -> Array:
+def ky_fan_norm(
+    backend: Backend, A: Array, k: int, *, method: Method = "auto"
+) -> Array:
     """Sum of the k largest singular values.
 
     Parameters
@@ -81,7 +83,7 @@ def ky_fan_norm(backend: Backend, A: Array, k: int, *, method: str = "auto") -> 
 
 @operator
 def schatten_norm(
-    backend: Backend, A: Array, p: float, *, method: str = "auto"
+    backend: Backend, A: Array, p: float, *, method: Method = "auto"
 ) -> Array:
     """p-norm of the singular values, (sum s^p)^(1/p).
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable
 
 from svdinv.core.backend import Backend
-from svdinv.core.factors import check_method
+from svdinv.core.factors import Method, check_method
 from svdinv.core.functions import TopSubgradient
 from svdinv.core.namespace import (
     Array,
@@ -35,7 +37,7 @@ def robust_pca(
     penalty: float | Array | None = None,
     growth: float = 1.5,
     report: Callable[[int, Array], None] | None = None,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> LowRankAndSparse:
     """Principal component pursuit: A as the sum of low rank and sparse matrices.
 
@@ -52,8 +54,8 @@ def robust_pca(
     iterations : int, optional
         Number of iterations, all of which are made.
     penalty : float or array, optional
-        Weight mu of the squared residual at first, in units of 1 / A, broadcasting to
-        the batch shape. Default: 1.25 / s_1, without its derivative.
+        Weight mu of the squared residual at first, positive, in units of 1 / A,
+        broadcasting to the batch shape. Default: 1.25 / s_1, without its derivative.
     growth : float, optional
         What mu is multiplied by after each iteration, at least 1. Larger ones need
         fewer iterations and end farther from the minimum.
@@ -67,7 +69,8 @@ def robust_pca(
     LowRankAndSparse
         Named tuple ``(low_rank, sparse)`` of the shape and dtype of A.
 
-    {raises}, and if `iterations` is below 1 or `growth` below 1.
+    {raises}, and if `iterations` or `growth` is below 1, or the number `penalty` is not
+        positive. Penalties of an array that are not positive give NaN.
 
     See Also
     --------
@@ -88,8 +91,12 @@ def robust_pca(
     check_method(method)
     iterations = as_integer(iterations, "iterations", 1)
     growth = as_number(growth, "growth")
-    if not growth >= 1:
-        raise ValueError(f"growth must be at least 1, got {growth}")
+    if not 1 <= growth < math.inf:
+        raise ValueError(f"growth must be finite and at least 1, got {growth}")
+    if isinstance(penalty, numbers.Real) and not 0 < float(penalty) < math.inf:
+        raise ValueError(f"penalty must be positive and finite, got {penalty}")
+    if report is not None and not callable(report):
+        raise TypeError(f"report must be callable, got {report!r}")
     xp = backend.xp
     A, restore = backend.matrices(A, "A")
     if weight is None:
@@ -104,6 +111,8 @@ def robust_pca(
         mu = _default_penalty(backend, A)
     else:
         mu = per_batch(backend, penalty, A, 2, "penalty") * unit[..., 0, 0]
+    usual, one = mu > 0, xp.ones_like(mu)
+    mu = xp.where(usual, mu, one)
     sparse = dual = xp.zeros_like(A)
     size = norm(backend.stop_gradient(A), xp)[..., 0, 0]
     for k in range(1, iterations + 1):
@@ -115,6 +124,7 @@ def robust_pca(
         if report is not None:
             left = norm(backend.stop_gradient(rest), xp)[..., 0, 0]
             report(k, safe_divide(left, size, size > 0, xp))
+    unit = unit * xp.where(usual, one, xp.full_like(one, math.nan))[..., None, None]
     low_rank, sparse = (x * cast(unit, A, xp) for x in (low_rank, sparse))
     return LowRankAndSparse(restore(low_rank), restore(sparse))
 

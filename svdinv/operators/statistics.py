@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from svdinv.core.backend import Backend
 from svdinv.core.gauge import Gauge
@@ -13,12 +13,14 @@ from svdinv.core.namespace import (
     cast,
     first,
     identity_like,
+    is_complex,
     safe_divide,
 )
 from svdinv.core.results import Correlations, Whitened
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import (
     as_integer,
+    batches_broadcast,
     broadcasts,
     lengths,
     per_batch,
@@ -28,6 +30,9 @@ from svdinv.operators._registry import operator
 from svdinv.operators.decompositions import svd
 from svdinv.operators.hermitian import powm
 
+Kind: TypeAlias = Literal["zca", "pca"]
+"""Of whitening."""
+
 
 @operator
 def whiten(
@@ -35,7 +40,7 @@ def whiten(
     X: Array,
     epsilon: float | Array = 0.0,
     *,
-    kind: str = "zca",
+    kind: Kind = "zca",
     mean: Array | None = None,
     covariance: Array | None = None,
 ) -> Whitened:
@@ -61,8 +66,8 @@ def whiten(
         Named tuple ``(white, mean, covariance)`` of shapes (..., N, p), (..., p) and
         (..., p, p). The covariance is X^H X / N of what is left without the mean.
 
-    {raises}, and if `kind` is not one of the accepted values, or the statistics do not
-    fit.
+    {raises}, and if there is no sample, `kind` is not one of the accepted values, or
+        the statistics do not fit.
 
     Notes
     -----
@@ -76,21 +81,15 @@ def whiten(
     .. [1] A. Kessy, A. Lewin and K. Strimmer, "Optimal whitening and decorrelation",
        The American Statistician 72(4), 2018.
     """
-    if kind not in ("zca", "pca"):
-        raise ValueError(f'kind must be "zca" or "pca", got {kind!r}')
+    check_kind(kind)
     xp = backend.xp
     X, restore = backend.matrices(X, "X")
-    p = X.shape[-1:]
-    given = []
-    for name, x, core in (("mean", mean, p), ("covariance", covariance, (*p, *p))):
-        x = x if x is None else backend.asarray(x, name)
-        shape = core if x is None else tuple(x.shape)
-        if len(shape) < len(core) or not broadcasts(shape[-len(core) :], core):
-            raise backend.shape_error(
-                f"{name} must have the last axes {tuple(core)}, got shape {shape}"
-            )
-        given.append(x if x is None else cast(x, X, xp))
-    m, C = given
+    if mean is None or covariance is None:
+        _check_samples(backend, X, "X")
+    m, C = (
+        x if x is None else _statistic(backend, x, X, name, axes)
+        for name, x, axes in (("mean", mean, 1), ("covariance", covariance, 2))
+    )
     m = _mean(backend, X) if m is None else m
     centred = X - m[..., None, :]
     C = _product(backend, centred, centred) if C is None else C
@@ -142,7 +141,8 @@ def cca(
         downwards, (..., p, r) and (..., q, r). The canonical variates, ``X @
         x_weights`` without their mean, have the variance 1 without a ridge.
 
-    {raises}, and if `rank` is out of range, or the shapes or dtypes of X and Y differ.
+    {raises}, and if there is no sample, `rank` is out of range, or the shapes or dtypes
+        of X and Y do not fit.
 
     Notes
     -----
@@ -166,11 +166,13 @@ def cca(
             f"X and Y must have the same dtype, got {X.dtype} and {Y.dtype}"
         )
     fits = broadcasts(X.shape[-2:-1], Y.shape[-2:-1])
-    if not (fits and broadcasts(Y.shape[-2:-1], X.shape[-2:-1])):
+    fits = fits and broadcasts(Y.shape[-2:-1], X.shape[-2:-1])
+    if not (fits and batches_broadcast(X.shape[:-2], Y.shape[:-2])):
         raise backend.shape_error(
-            f"X and Y must have the same number of samples, got shapes "
-            f"{tuple(X.shape)} and {tuple(Y.shape)}"
+            f"X and Y must have the same number of samples, and batches that "
+            f"broadcast, got shapes {tuple(X.shape)} and {tuple(Y.shape)}"
         )
+    _check_samples(backend, X, "X")
     short = shorter((X.shape[-1], Y.shape[-1]))
     rank = short if rank is None else as_integer(rank, "rank", 1)
     if short is not None and rank is not None and rank > short:
@@ -185,6 +187,36 @@ def cca(
     U, S, Vh = svd(backend, K, "X", gauge=gauge)
     one, other = roots[0] @ U[..., :rank], roots[1] @ adjoint(Vh, xp)[..., :rank]
     return Correlations(restore(S[..., :rank]), restore(one), restore(other))
+
+
+def check_kind(kind: object) -> None:
+    """Raise ValueError unless `kind` is one of the accepted values."""
+    if kind not in get_args(Kind):
+        raise ValueError(f'kind must be "zca" or "pca", got {kind!r}')
+
+
+def _check_samples(backend: Backend, X: Array, name: str) -> None:
+    if X.shape[-2] == 0:
+        raise backend.shape_error(
+            f"{name} must have at least one sample, shape (..., N, p) with N >= 1, got "
+            f"shape {tuple(X.shape)}"
+        )
+
+
+def _statistic(backend: Backend, x: Array, X: Array, name: str, axes: int) -> Array:
+    """Mean or covariance that was given, in the dtype of X."""
+    x = backend.asarray(x, name)
+    batch, core = tuple(X.shape[:-2]), (X.shape[-1],) * axes
+    lead = len(x.shape) - axes
+    fits = lead >= 0 and broadcasts(x.shape[lead:], core)
+    if not fits or not batches_broadcast(x.shape[:lead], batch):
+        raise backend.shape_error(
+            f"{name} must have the last axes {core}, and a batch that broadcasts with "
+            f"that of X, {batch}, got shape {tuple(x.shape)}"
+        )
+    if is_complex(x, backend.xp) and not is_complex(X, backend.xp):
+        raise TypeError(f"{name} must be real, as X is, got {x.dtype}")
+    return cast(x, X, backend.xp)
 
 
 def _mean(backend: Backend, X: Array) -> Array:

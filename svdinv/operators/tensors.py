@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from svdinv.core.backend import Backend
-from svdinv.core.factors import check_method
+from svdinv.core.factors import Method, check_method
 from svdinv.core.namespace import Array, cast
 from svdinv.core.tensors import fourier_slices, tilings
 from svdinv.operators._arguments import negative_axis, per_batch
@@ -19,7 +19,7 @@ def tsvt(
     axis: int = -1,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """Soft-threshold a tensor's singular values after a Fourier transform.
 
@@ -76,7 +76,7 @@ def local_low_rank(
     stride: int | tuple[int, int] | None = None,
     shift: int | tuple[int, int] = 0,
     relative: bool = False,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """Soft-threshold the blocks of a series of images, each as a Casorati matrix.
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from svdinv.core.backend import Backend
 from svdinv.core.divided_differences import difference_nodes, sampled_difference
-from svdinv.core.factors import check_method
+from svdinv.core.factors import Method, check_method
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.namespace import Array, cast
 from svdinv.core.svd_operations import SVD, Recompose
@@ -46,7 +46,7 @@ def svt(
     tau: float | Array,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     r"""Soft-threshold the singular values, U max(S - tau, 0) V^H.
 
@@ -116,7 +116,7 @@ def svht(
     tau: float | Array,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """Hard-threshold the singular values: those up to tau become 0.
 
@@ -144,7 +144,7 @@ def firm_threshold(
     gamma: float = 3.0,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """Firm-threshold the singular values: 0 up to tau, s from gamma tau on.
 
@@ -180,7 +180,7 @@ def log_sum_threshold(
     tau: float | Array,
     epsilon: float,
     *,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """Proximal operator of tau times the sum of log(1 + s / epsilon).
 
@@ -211,7 +211,7 @@ def log_sum_threshold(
 
 @operator
 def schatten_prox(
-    backend: Backend, A: Array, tau: float | Array, p: float, *, method: str = "auto"
+    backend: Backend, A: Array, tau: float | Array, p: float, *, method: Method = "auto"
 ) -> Array:
     """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
 
@@ -251,7 +251,7 @@ def huber_threshold(
     tau: float | Array,
     delta: float,
     *,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """Proximal operator of tau times the sum of Huber's function of s.
 
@@ -287,7 +287,7 @@ def low_rank(
     *,
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """Best approximation of a given rank (Eckart and Young).
 
@@ -302,7 +302,7 @@ def low_rank(
 
     {like_A}
     {raises}, and if `rank` is not an integer >= 0, `multiplets` is a number outside
-    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
+        [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
@@ -322,7 +322,7 @@ def spectral_operator(
     tau: float | Array | None = None,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Method = "auto",
 ) -> Array:
     """Apply a spectral function of one's own, with all that the others have.
 

@@ -8,6 +8,7 @@ stands for at present.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 
 import svdinv.torch
 from svdinv import layers
+from svdinv.core.factors import Method
+from svdinv.operators._arguments import as_integer
 
 __all__ = [
     "Casorati",
@@ -31,7 +34,11 @@ __all__ = [
     "Whitening",
 ]
 
-_REDUCTIONS = {"mean": torch.mean, "sum": torch.sum, "none": lambda x: x}
+_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "none": lambda x: x,
+}
 
 _METHOD = """method : optional
     As for `svdinv.torch.svt`."""
@@ -189,16 +196,18 @@ class Whitening(layers.Whitening, _Layer):
         axis: int = 1,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
-        self.num_features, self.momentum, self.axis = num_features, momentum, axis
+        super().__init__(momentum=momentum, **options)
+        self.num_features = as_integer(num_features, "num_features", 1)
+        self.axis = axis
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_covariance", torch.eye(num_features))
 
     def _rows(self, x: Tensor) -> Any:
-        if x.shape[self.axis] != self.num_features:
+        fits = x.ndim >= 2 and -x.ndim <= self.axis < x.ndim
+        if not fits or x.shape[self.axis] != self.num_features:
             raise RuntimeError(
-                f"expected {self.num_features} features along axis {self.axis}, got "
-                f"shape {tuple(x.shape)}"
+                f"expected {self.num_features} features along axis {self.axis} of two "
+                f"or more, got shape {tuple(x.shape)}"
             )
         last = x.movedim(self.axis, -1)
         rows = last.reshape(-1, self.num_features)
@@ -280,7 +289,7 @@ class SchattenNorm(_Layer, layers.Layer):
     _more = ("reduction",)
 
     def __init__(
-        self, p: float, *, reduction: str = "mean", method: str = "auto"
+        self, p: float, *, reduction: layers.Reduction = "mean", method: Method = "auto"
     ) -> None:
         super().__init__()
         if reduction not in _REDUCTIONS:
@@ -311,7 +320,9 @@ class NuclearNorm(SchattenNorm):
     _operator = "nuclear_norm"
     _arguments: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, *, reduction: str = "mean", method: str = "auto") -> None:
+    def __init__(
+        self, *, reduction: layers.Reduction = "mean", method: Method = "auto"
+    ) -> None:
         super().__init__(1, reduction=reduction, method=method)
 
 

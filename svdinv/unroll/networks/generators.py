@@ -157,7 +157,7 @@ class Generator(ImageOrSeriesRecipe):
         raise NotImplementedError
 
     def begin(self, problem: Problem) -> State:
-        """Give A^H y, its root mean square, and what the network sees, ``"z"``."""
+        """Return A^H y, its root mean square, and what the network sees, ``"z"``."""
         if self.images == "series":
             x = zero_filled(problem)
         else:

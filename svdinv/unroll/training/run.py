@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import svdinv.torch
 from svdinv import __version__
+from svdinv.core.degenerate import Repeated
 from svdinv.unroll.formats.atomic import replacing_all
 from svdinv.unroll.inference import reconstruct
 from svdinv.unroll.plugins import imported
@@ -527,7 +528,8 @@ def svd_of(name: str) -> SVD | None:
         return _torch_svd
 
     def svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        return svdinv.torch.svd(A, full_matrices=full_matrices, repeated=name)
+        rule = cast(Repeated, name)  # which svd checks
+        return svdinv.torch.svd(A, full_matrices=full_matrices, repeated=rule)
 
     return svd
 
