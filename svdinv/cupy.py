@@ -5,23 +5,25 @@ composed of these and the function from its cotangent to those of its arguments,
 the value and its tangent.
 """
 
-from __future__ import annotations
+# Editors list all names here that do not begin with an underscore.
+from __future__ import annotations as _annotations
 
-from svdinv._missing import explain_missing
+from svdinv._missing import explain_missing as _explain_missing
 
 try:
-    import cupy
-except ImportError as error:
-    raise explain_missing("cupy", "cupy") from error
+    import cupy as _cupy
+except ImportError as _error:
+    raise _explain_missing("cupy", "cupy") from _error
 
-import numpy as np
-from array_api_compat import cupy as xp
+import numpy as _np
+from array_api_compat import cupy as _xp
 
-from svdinv.backends.arrays import ArrayBackend, make_module
+from svdinv.backends.arrays import ArrayBackend as _ArrayBackend
+from svdinv.backends.arrays import make_module as _make_module
 
 # To ask for a value would wait for the device.
-_backend = ArrayBackend(xp, False, np.linalg.LinAlgError, cupy.random.default_rng)
-_functions = make_module(_backend, __name__)
+_backend = _ArrayBackend(_xp, False, _np.linalg.LinAlgError, _cupy.random.default_rng)
+_functions = _make_module(_backend, __name__)
 __all__ = sorted(_functions)
 globals().update(_functions)
 

@@ -43,8 +43,7 @@ def bures_distance(
     Returns
     -------
     array
-        Real, shape (...).
-
+        Real, shape (...); NaN where A or B has eigenvalues that are clearly negative.
 
     Raises
     ------
@@ -103,7 +102,8 @@ def cca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `rank` is out of range, or the shapes or dtypes of X and Y differ.
+        As `svt`, and if there is no sample, `rank` is out of range, or the shapes or dtypes
+        of X and Y do not fit.
 
     Notes
     -----
@@ -122,7 +122,7 @@ def cca(
 
 def eigh(
     A: cupy.ndarray,
-    UPLO: str | None = None,
+    UPLO: Literal["L", "U"] | None = None,
     *,
     rtol: float | None = None,
     gauge: Gauge = "ignore",
@@ -240,7 +240,7 @@ def firm_threshold(
     gamma: float = 3.0,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Firm-threshold the singular values: 0 up to tau, s from gamma tau on.
 
@@ -307,7 +307,11 @@ def hermitian_map(A: cupy.ndarray, function: HermitianFunction) -> cupy.ndarray:
     """
 
 def huber_threshold(
-    A: cupy.ndarray, tau: float | cupy.ndarray, delta: float, *, method: str = "auto"
+    A: cupy.ndarray,
+    tau: float | cupy.ndarray,
+    delta: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Proximal operator of tau times the sum of Huber's function of s.
 
@@ -434,8 +438,10 @@ def kabsch(
         Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
         broadcast, as of one reference against many.
     weights : array, optional
-        Weights >= 0, shape (..., N); 1 each by default. Points of weight 0 are left
-        out, and their coordinates may be NaN.
+        Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
+        of a mask for each sample; 1 each by default. Points of weight 0 are left out,
+        and their coordinates may be NaN. Weights that are the same for all points, a
+        number or (..., 1), change nothing.
     scale : bool, optional
         Whether c is sought too.
     reflection : bool, optional
@@ -463,13 +469,18 @@ def kabsch(
     -----
     The gradient contains 1 / (s_i + s_j), with s the singular values of the
     covariance and the last of them negative where a reflection would fit better.
-    Perfect fits, planar points and repeated singular values are regular. What
-    is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
-    R is not determined, and such terms are left out. The rmsd of a perfect fit
-    has a kink: its gradient is 0 there. With `reflection`, all of the values count
-    as positive, and planar points, which a reflection fits no better, are turned. The
-    scale is regular wherever R is; of points that coincide it is 1, and of collinear
-    ones exact to first order.
+    Perfect fits, planar points and repeated singular values are regular. With
+    `reflection`, all of the values count as positive, and planar points, which a
+    reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
+    gradient is 0 there.
+
+    Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
+    free: any turn about the line fits as well. R is then one of the nearest rotations,
+    whichever the singular vectors make, and its derivative is that without a further
+    such turn. The rmsd and the scale do not depend on the choice, and their derivative
+    is that with R held fixed. It is exact if P and Q are both on lines; if only one of
+    them is, both numbers have a kink there, and it is one of the subgradients. The
+    scale of points P that coincide is 1.
 
     References
     ----------
@@ -497,7 +508,12 @@ def kabsch(
     scale: bool = False,
     reflection: bool = False,
 ) -> Alignment[cupy.ndarray] | Similarity[cupy.ndarray]: ...
-def ky_fan_norm(A: cupy.ndarray, k: int, *, method: str = "auto") -> cupy.ndarray:
+def ky_fan_norm(
+    A: cupy.ndarray,
+    k: int,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> cupy.ndarray:
     """Sum of the k largest singular values.
 
     Parameters
@@ -532,7 +548,7 @@ def local_low_rank(
     stride: int | tuple[int, int] | None = None,
     shift: int | tuple[int, int] = 0,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Soft-threshold the blocks of a series of images, each as a Casorati matrix.
 
@@ -573,7 +589,11 @@ def local_low_rank(
     """
 
 def log_sum_threshold(
-    A: cupy.ndarray, tau: float | cupy.ndarray, epsilon: float, *, method: str = "auto"
+    A: cupy.ndarray,
+    tau: float | cupy.ndarray,
+    epsilon: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Proximal operator of tau times the sum of log(1 + s / epsilon).
 
@@ -632,7 +652,7 @@ def low_rank(
     *,
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Best approximation of a given rank (Eckart and Young).
 
@@ -665,7 +685,7 @@ def low_rank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank` is not an integer >= 0, `multiplets` is a number outside
-    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
+        [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
@@ -711,7 +731,9 @@ def lstsq(
     everywhere, in `damping` too.
     """
 
-def nuclear_norm(A: cupy.ndarray, *, method: str = "auto") -> cupy.ndarray:
+def nuclear_norm(
+    A: cupy.ndarray, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> cupy.ndarray:
     """Sum of the singular values.
 
     Parameters
@@ -818,7 +840,10 @@ def pinv(A: cupy.ndarray, rcond: float | None = None) -> cupy.ndarray:
     """
 
 def polar(
-    A: cupy.ndarray, *, special: bool = False, method: str = "auto"
+    A: cupy.ndarray,
+    *,
+    special: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Unitary polar factor U V^H: the nearest matrix with orthonormal columns.
 
@@ -881,7 +906,7 @@ def powm(A: cupy.ndarray, p: float | cupy.ndarray) -> cupy.ndarray:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if p is complex or does not broadcast.
+        As `hermitian_map`, and if p is complex, not finite or does not broadcast.
 
     See Also
     --------
@@ -948,7 +973,8 @@ def psd_project(A: cupy.ndarray, floor: float | cupy.ndarray = 0.0) -> cupy.ndar
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if `floor` is complex or does not broadcast.
+        As `hermitian_map`, and if `floor` is complex, not finite or does not
+        broadcast.
 
     Notes
     -----
@@ -971,7 +997,7 @@ def robust_pca(
     penalty: float | cupy.ndarray | None = None,
     growth: float = 1.5,
     report: Callable[[int, cupy.ndarray], None] | None = None,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> LowRankAndSparse[cupy.ndarray]:
     """Principal component pursuit: A as the sum of low rank and sparse matrices.
 
@@ -989,8 +1015,8 @@ def robust_pca(
     iterations : int, optional
         Number of iterations, all of which are made.
     penalty : float or array, optional
-        Weight mu of the squared residual at first, in units of 1 / A, broadcasting to
-        the batch shape. Default: 1.25 / s_1, without its derivative.
+        Weight mu of the squared residual at first, positive, in units of 1 / A,
+        broadcasting to the batch shape. Default: 1.25 / s_1, without its derivative.
     growth : float, optional
         What mu is multiplied by after each iteration, at least 1. Larger ones need
         fewer iterations and end farther from the minimum.
@@ -1008,7 +1034,8 @@ def robust_pca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `iterations` is below 1 or `growth` below 1.
+        As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
+        positive. Penalties of an array that are not positive give NaN.
 
     See Also
     --------
@@ -1027,7 +1054,12 @@ def robust_pca(
        exact recovery of corrupted low-rank matrices", arXiv:1009.5055, 2010.
     """
 
-def schatten_norm(A: cupy.ndarray, p: float, *, method: str = "auto") -> cupy.ndarray:
+def schatten_norm(
+    A: cupy.ndarray,
+    p: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> cupy.ndarray:
     """p-norm of the singular values, (sum s^p)^(1/p).
 
     Parameters
@@ -1059,7 +1091,11 @@ def schatten_norm(A: cupy.ndarray, p: float, *, method: str = "auto") -> cupy.nd
     """
 
 def schatten_prox(
-    A: cupy.ndarray, tau: float | cupy.ndarray, p: float, *, method: str = "auto"
+    A: cupy.ndarray,
+    tau: float | cupy.ndarray,
+    p: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
 
@@ -1130,7 +1166,9 @@ def spectral_map(
     singular values.
     """
 
-def spectral_norm(A: cupy.ndarray, *, method: str = "auto") -> cupy.ndarray:
+def spectral_norm(
+    A: cupy.ndarray, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> cupy.ndarray:
     """Largest singular value.
 
     Parameters
@@ -1162,7 +1200,7 @@ def spectral_operator(
     tau: float | cupy.ndarray | None = None,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Apply a spectral function of one's own, with all that the others have.
 
@@ -1260,7 +1298,9 @@ def svd(
     full_matrices: bool = False,
     compute_uv: Literal[True] = True,
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> SVDResult[cupy.ndarray]:
@@ -1322,7 +1362,9 @@ def svd(
     full_matrices: bool = False,
     *,
     compute_uv: Literal[False],
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> cupy.ndarray: ...
@@ -1332,7 +1374,9 @@ def svd(
     full_matrices: bool,
     compute_uv: Literal[False],
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> cupy.ndarray: ...
@@ -1342,7 +1386,9 @@ def svd(
     full_matrices: bool = False,
     compute_uv: bool = True,
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> SVDResult[cupy.ndarray] | cupy.ndarray: ...
@@ -1436,8 +1482,8 @@ def svd_lowrank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
-    products, if they give something of another dtype, or are seen not to be adjoint to
-    each other.
+        products, if they give something of another dtype, or are seen not to be
+        adjoint to each other.
 
     See Also
     --------
@@ -1580,7 +1626,7 @@ def svht(
     tau: float | cupy.ndarray,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Hard-threshold the singular values: those up to tau become 0.
 
@@ -1615,7 +1661,7 @@ def svt(
     tau: float | cupy.ndarray,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Soft-threshold the singular values, U max(S - tau, 0) V^H.
 
@@ -1780,7 +1826,7 @@ def tsvt(
     axis: int = -1,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> cupy.ndarray:
     """Soft-threshold a tensor's singular values after a Fourier transform.
 
@@ -1883,7 +1929,7 @@ def whiten(
     X: cupy.ndarray,
     epsilon: float | cupy.ndarray = 0.0,
     *,
-    kind: str = "zca",
+    kind: Literal["zca", "pca"] = "zca",
     mean: cupy.ndarray | None = None,
     covariance: cupy.ndarray | None = None,
 ) -> Whitened[cupy.ndarray]:
@@ -1912,8 +1958,8 @@ def whiten(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `kind` is not one of the accepted values, or the statistics do not
-    fit.
+        As `svt`, and if there is no sample, `kind` is not one of the accepted values, or
+        the statistics do not fit.
 
     Notes
     -----

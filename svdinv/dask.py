@@ -6,20 +6,21 @@ which Dask sums over the chunks; nothing of the size of the matrix leaves its ch
 in the functions that they are given, take NumPy's functions instead of Dask's.
 """
 
-from __future__ import annotations
+# Editors list all names here that do not begin with an underscore.
+from __future__ import annotations as _annotations
 
-from svdinv._missing import explain_missing
+from svdinv._missing import explain_missing as _explain_missing
 
 try:
-    import dask.array  # noqa: F401
-except ImportError as error:
-    raise explain_missing("dask", "dask") from error
+    import dask.array as _array  # noqa: F401
+except ImportError as _error:
+    raise _explain_missing("dask", "dask") from _error
 
-from svdinv.backends.arrays import make_module
-from svdinv.backends.dask import DaskBackend
+from svdinv.backends.arrays import make_module as _make_module
+from svdinv.backends.dask import DaskBackend as _DaskBackend
 
-_backend = DaskBackend()
-_functions = make_module(_backend, __name__)
+_backend = _DaskBackend()
+_functions = _make_module(_backend, __name__)
 __all__ = sorted(_functions)
 globals().update(_functions)
 

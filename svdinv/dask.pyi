@@ -10,7 +10,7 @@ in the functions that they are given, take NumPy's functions instead of Dask's.
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
-import dask.array as da
+from dask.array import Array
 
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.gauge import Gauge
@@ -25,7 +25,7 @@ from svdinv.core.results import (
     Whitened,
 )
 
-def bures_distance(A: da.Array, B: da.Array, *, squared: bool = False) -> da.Array:
+def bures_distance(A: Array, B: Array, *, squared: bool = False) -> Array:
     """Distance of Bures between covariances: Wasserstein's of centred Gaussians.
 
     The root of tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2) [1]_. The Frechet distance
@@ -42,8 +42,7 @@ def bures_distance(A: da.Array, B: da.Array, *, squared: bool = False) -> da.Arr
     Returns
     -------
     array
-        Real, shape (...).
-
+        Real, shape (...); NaN where A or B has eigenvalues that are clearly negative.
 
     Raises
     ------
@@ -67,13 +66,13 @@ def bures_distance(A: da.Array, B: da.Array, *, squared: bool = False) -> da.Arr
     """
 
 def cca(
-    X: da.Array,
-    Y: da.Array,
+    X: Array,
+    Y: Array,
     rank: int | None = None,
     *,
-    ridge: float | da.Array = 0.0,
+    ridge: float | Array = 0.0,
     gauge: Gauge = "ignore",
-) -> Correlations[da.Array]:
+) -> Correlations[Array]:
     """Canonical correlation analysis of two sets of features of the same samples.
 
     The singular values of Cxx^(-1/2) Cxy Cyy^(-1/2) [1]_. Their sum is the loss of deep
@@ -102,7 +101,8 @@ def cca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `rank` is out of range, or the shapes or dtypes of X and Y differ.
+        As `svt`, and if there is no sample, `rank` is out of range, or the shapes or dtypes
+        of X and Y do not fit.
 
     Notes
     -----
@@ -120,12 +120,12 @@ def cca(
     """
 
 def eigh(
-    A: da.Array,
-    UPLO: str | None = None,
+    A: Array,
+    UPLO: Literal["L", "U"] | None = None,
     *,
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> EighResult[da.Array]:
+) -> EighResult[Array]:
     """Eigendecomposition of Hermitian matrices that can be differentiated everywhere.
 
     Where eigenvalues are equal or nearly so, the gradient is exact for losses in
@@ -174,8 +174,8 @@ def eigh(
     """
 
 def eigh_generalized(
-    A: da.Array, B: da.Array, *, rtol: float | None = None, gauge: Gauge = "ignore"
-) -> EighResult[da.Array]:
+    A: Array, B: Array, *, rtol: float | None = None, gauge: Gauge = "ignore"
+) -> EighResult[Array]:
     """Generalised eigendecomposition A v = w B v of Hermitian A, positive definite B.
 
     The eigendecomposition of B^(-1/2) A B^(-1/2), whose gradient is that of `eigh`, in
@@ -210,7 +210,7 @@ def eigh_generalized(
     null space counts as eigenvectors of eigenvalue 0 with V = 0.
     """
 
-def expm(A: da.Array) -> da.Array:
+def expm(A: Array) -> Array:
     """Exponential of Hermitian matrices.
 
     Parameters
@@ -230,13 +230,13 @@ def expm(A: da.Array) -> da.Array:
     """
 
 def firm_threshold(
-    A: da.Array,
-    tau: float | da.Array,
+    A: Array,
+    tau: float | Array,
     gamma: float = 3.0,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> da.Array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Firm-threshold the singular values: 0 up to tau, s from gamma tau on.
 
     The proximal operator of the minimax concave penalty (MCP) [1]_; between the
@@ -272,7 +272,7 @@ def firm_threshold(
        penalty", Annals of Statistics 38(2), 2010.
     """
 
-def hermitian_map(A: da.Array, function: HermitianFunction) -> da.Array:
+def hermitian_map(A: Array, function: HermitianFunction) -> Array:
     """Apply a function to Hermitian matrices, V f(w) V^H.
 
     Parameters
@@ -302,8 +302,12 @@ def hermitian_map(A: da.Array, function: HermitianFunction) -> da.Array:
     """
 
 def huber_threshold(
-    A: da.Array, tau: float | da.Array, delta: float, *, method: str = "auto"
-) -> da.Array:
+    A: Array,
+    tau: float | Array,
+    delta: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Proximal operator of tau times the sum of Huber's function of s.
 
     Singular values up to delta + tau are divided by 1 + tau / delta, larger ones are
@@ -336,7 +340,7 @@ def huber_threshold(
     svdinv.core.thresholds.Huber : The function, with its source.
     """
 
-def inv_sqrtm(A: da.Array) -> da.Array:
+def inv_sqrtm(A: Array) -> Array:
     """Inverse square root of positive definite Hermitian matrices.
 
     What whitening multiplies by: ZCA, decorrelated batch normalisation.
@@ -411,13 +415,13 @@ def jvp(f: Callable[..., Any], primals: Any, tangents: Any) -> tuple[Any, Any]:
 
 @overload
 def kabsch(
-    P: da.Array,
-    Q: da.Array,
-    weights: da.Array | None = None,
+    P: Array,
+    Q: Array,
+    weights: Array | None = None,
     *,
     scale: Literal[False] = False,
     reflection: bool = False,
-) -> Alignment[da.Array]:
+) -> Alignment[Array]:
     """Rigid motion, or similarity, that brings the points P nearest to the points Q.
 
     Minimises ``sum_i w_i |c R p_i + t - q_i|^2`` over rotations R with determinant 1,
@@ -429,8 +433,10 @@ def kabsch(
         Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
         broadcast, as of one reference against many.
     weights : array, optional
-        Weights >= 0, shape (..., N); 1 each by default. Points of weight 0 are left
-        out, and their coordinates may be NaN.
+        Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
+        of a mask for each sample; 1 each by default. Points of weight 0 are left out,
+        and their coordinates may be NaN. Weights that are the same for all points, a
+        number or (..., 1), change nothing.
     scale : bool, optional
         Whether c is sought too.
     reflection : bool, optional
@@ -458,13 +464,18 @@ def kabsch(
     -----
     The gradient contains 1 / (s_i + s_j), with s the singular values of the
     covariance and the last of them negative where a reflection would fit better.
-    Perfect fits, planar points and repeated singular values are regular. What
-    is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
-    R is not determined, and such terms are left out. The rmsd of a perfect fit
-    has a kink: its gradient is 0 there. With `reflection`, all of the values count
-    as positive, and planar points, which a reflection fits no better, are turned. The
-    scale is regular wherever R is; of points that coincide it is 1, and of collinear
-    ones exact to first order.
+    Perfect fits, planar points and repeated singular values are regular. With
+    `reflection`, all of the values count as positive, and planar points, which a
+    reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
+    gradient is 0 there.
+
+    Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
+    free: any turn about the line fits as well. R is then one of the nearest rotations,
+    whichever the singular vectors make, and its derivative is that without a further
+    such turn. The rmsd and the scale do not depend on the choice, and their derivative
+    is that with R held fixed. It is exact if P and Q are both on lines; if only one of
+    them is, both numbers have a kink there, and it is one of the subgradients. The
+    scale of points P that coincide is 1.
 
     References
     ----------
@@ -476,23 +487,25 @@ def kabsch(
 
 @overload
 def kabsch(
-    P: da.Array,
-    Q: da.Array,
-    weights: da.Array | None = None,
+    P: Array,
+    Q: Array,
+    weights: Array | None = None,
     *,
     scale: Literal[True],
     reflection: bool = False,
-) -> Similarity[da.Array]: ...
+) -> Similarity[Array]: ...
 @overload
 def kabsch(
-    P: da.Array,
-    Q: da.Array,
-    weights: da.Array | None = None,
+    P: Array,
+    Q: Array,
+    weights: Array | None = None,
     *,
     scale: bool = False,
     reflection: bool = False,
-) -> Alignment[da.Array] | Similarity[da.Array]: ...
-def ky_fan_norm(A: da.Array, k: int, *, method: str = "auto") -> da.Array:
+) -> Alignment[Array] | Similarity[Array]: ...
+def ky_fan_norm(
+    A: Array, k: int, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> Array:
     """Sum of the k largest singular values.
 
     Parameters
@@ -520,15 +533,15 @@ def ky_fan_norm(A: da.Array, k: int, *, method: str = "auto") -> da.Array:
     """
 
 def local_low_rank(
-    x: da.Array,
-    tau: float | da.Array,
+    x: Array,
+    tau: float | Array,
     block: int | tuple[int, int],
     *,
     stride: int | tuple[int, int] | None = None,
     shift: int | tuple[int, int] = 0,
     relative: bool = False,
-    method: str = "auto",
-) -> da.Array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Soft-threshold the blocks of a series of images, each as a Casorati matrix.
 
     Each block of pixels through all frames is a matrix, pixels by frames [1]_.
@@ -568,8 +581,12 @@ def local_low_rank(
     """
 
 def log_sum_threshold(
-    A: da.Array, tau: float | da.Array, epsilon: float, *, method: str = "auto"
-) -> da.Array:
+    A: Array,
+    tau: float | Array,
+    epsilon: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Proximal operator of tau times the sum of log(1 + s / epsilon).
 
     Parameters
@@ -601,7 +618,7 @@ def log_sum_threshold(
        reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
     """
 
-def logm(A: da.Array) -> da.Array:
+def logm(A: Array) -> Array:
     """Logarithm of positive definite Hermitian matrices.
 
     Parameters
@@ -622,13 +639,13 @@ def logm(A: da.Array) -> da.Array:
     """
 
 def low_rank(
-    A: da.Array,
+    A: Array,
     rank: int,
     *,
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
-    method: str = "auto",
-) -> da.Array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Best approximation of a given rank (Eckart and Young).
 
     Parameters
@@ -660,7 +677,7 @@ def low_rank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank` is not an integer >= 0, `multiplets` is a number outside
-    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
+        [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
@@ -669,8 +686,8 @@ def low_rank(
     """
 
 def lstsq(
-    A: da.Array, b: da.Array, rcond: float | None = None, damping: float | da.Array = 0
-) -> da.Array:
+    A: Array, b: Array, rcond: float | None = None, damping: float | Array = 0
+) -> Array:
     """Solution x of least norm of the least squares problem ``min |A x - b|``.
 
     With damping, the minimiser of ``|A x - b|^2 + damping^2 |x|^2`` (Tikhonov).
@@ -703,7 +720,9 @@ def lstsq(
     everywhere, in `damping` too.
     """
 
-def nuclear_norm(A: da.Array, *, method: str = "auto") -> da.Array:
+def nuclear_norm(
+    A: Array, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> Array:
     """Sum of the singular values.
 
     Parameters
@@ -729,7 +748,7 @@ def nuclear_norm(A: da.Array, *, method: str = "auto") -> da.Array:
     are, the subgradient of least norm.
     """
 
-def null_vector(A: da.Array, *, gauge: Gauge = "ignore") -> da.Array:
+def null_vector(A: Array, *, gauge: Gauge = "ignore") -> Array:
     r"""Right singular vector of the smallest singular value, which A nearly maps to 0.
 
     The minimiser v of \|A v\| over unit vectors, as the eight-point and five-point
@@ -771,7 +790,7 @@ def null_vector(A: da.Array, *, gauge: Gauge = "ignore") -> da.Array:
        2nd edition, 2004, algorithm A5.4.
     """
 
-def pinv(A: da.Array, rcond: float | None = None) -> da.Array:
+def pinv(A: Array, rcond: float | None = None) -> Array:
     """Pseudo-inverse of Moore and Penrose, V S^+ U^H.
 
     Parameters
@@ -809,7 +828,12 @@ def pinv(A: da.Array, rcond: float | None = None) -> da.Array:
        Anal. 10(2), 1973.
     """
 
-def polar(A: da.Array, *, special: bool = False, method: str = "auto") -> da.Array:
+def polar(
+    A: Array,
+    *,
+    special: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Unitary polar factor U V^H: the nearest matrix with orthonormal columns.
 
     Orthonormal rows, if m < n. With `special`, the nearest rotation.
@@ -851,7 +875,7 @@ def polar(A: da.Array, *, special: bool = False, method: str = "auto") -> da.Arr
        between two point patterns", IEEE TPAMI 13(4), 1991.
     """
 
-def powm(A: da.Array, p: float | da.Array) -> da.Array:
+def powm(A: Array, p: float | Array) -> Array:
     """Real power of positive semidefinite Hermitian matrices, V w^p V^H.
 
     Parameters
@@ -871,7 +895,7 @@ def powm(A: da.Array, p: float | da.Array) -> da.Array:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if p is complex or does not broadcast.
+        As `hermitian_map`, and if p is complex, not finite or does not broadcast.
 
     See Also
     --------
@@ -884,7 +908,7 @@ def powm(A: da.Array, p: float | da.Array) -> da.Array:
     eigenvalues of 0, and that term is left out.
     """
 
-def procrustes(A: da.Array, B: da.Array) -> da.Array:
+def procrustes(A: Array, B: Array) -> Array:
     """Unitary matrix R that brings A nearest to B, min ||A R - B||.
 
     As `scipy.linalg.orthogonal_procrustes`, over batches and complex numbers:
@@ -917,7 +941,7 @@ def procrustes(A: da.Array, B: da.Array) -> da.Array:
        problem", Psychometrika 31, 1966.
     """
 
-def psd_project(A: da.Array, floor: float | da.Array = 0.0) -> da.Array:
+def psd_project(A: Array, floor: float | Array = 0.0) -> Array:
     """Nearest Hermitian matrix with no eigenvalue below a floor, V max(w, floor) V^H.
 
     For a floor of 0 the projection on positive semidefinite matrices [1]_; for a small
@@ -938,7 +962,8 @@ def psd_project(A: da.Array, floor: float | da.Array = 0.0) -> da.Array:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if `floor` is complex or does not broadcast.
+        As `hermitian_map`, and if `floor` is complex, not finite or does not
+        broadcast.
 
     Notes
     -----
@@ -954,15 +979,15 @@ def psd_project(A: da.Array, floor: float | da.Array = 0.0) -> da.Array:
     """
 
 def robust_pca(
-    A: da.Array,
-    weight: float | da.Array | None = None,
+    A: Array,
+    weight: float | Array | None = None,
     *,
     iterations: int = 50,
-    penalty: float | da.Array | None = None,
+    penalty: float | Array | None = None,
     growth: float = 1.5,
-    report: Callable[[int, da.Array], None] | None = None,
-    method: str = "auto",
-) -> LowRankAndSparse[da.Array]:
+    report: Callable[[int, Array], None] | None = None,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> LowRankAndSparse[Array]:
     """Principal component pursuit: A as the sum of low rank and sparse matrices.
 
     Minimises the nuclear norm of L plus `weight` times the sum of the magnitudes of S
@@ -979,8 +1004,8 @@ def robust_pca(
     iterations : int, optional
         Number of iterations, all of which are made.
     penalty : float or array, optional
-        Weight mu of the squared residual at first, in units of 1 / A, broadcasting to
-        the batch shape. Default: 1.25 / s_1, without its derivative.
+        Weight mu of the squared residual at first, positive, in units of 1 / A,
+        broadcasting to the batch shape. Default: 1.25 / s_1, without its derivative.
     growth : float, optional
         What mu is multiplied by after each iteration, at least 1. Larger ones need
         fewer iterations and end farther from the minimum.
@@ -998,7 +1023,8 @@ def robust_pca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `iterations` is below 1 or `growth` below 1.
+        As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
+        positive. Penalties of an array that are not positive give NaN.
 
     See Also
     --------
@@ -1017,7 +1043,9 @@ def robust_pca(
        exact recovery of corrupted low-rank matrices", arXiv:1009.5055, 2010.
     """
 
-def schatten_norm(A: da.Array, p: float, *, method: str = "auto") -> da.Array:
+def schatten_norm(
+    A: Array, p: float, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> Array:
     """p-norm of the singular values, (sum s^p)^(1/p).
 
     Parameters
@@ -1049,8 +1077,12 @@ def schatten_norm(A: da.Array, p: float, *, method: str = "auto") -> da.Array:
     """
 
 def schatten_prox(
-    A: da.Array, tau: float | da.Array, p: float, *, method: str = "auto"
-) -> da.Array:
+    A: Array,
+    tau: float | Array,
+    p: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
 
     Parameters
@@ -1081,10 +1113,8 @@ def schatten_prox(
     """
 
 def spectral_map(
-    A: da.Array,
-    f: Callable[[da.Array], da.Array],
-    df: Callable[[da.Array], da.Array] | None = None,
-) -> da.Array:
+    A: Array, f: Callable[[Array], Array], df: Callable[[Array], Array] | None = None
+) -> Array:
     """Apply any scalar function to the singular values, U f(S) V^H.
 
     Parameters
@@ -1120,7 +1150,9 @@ def spectral_map(
     singular values.
     """
 
-def spectral_norm(A: da.Array, *, method: str = "auto") -> da.Array:
+def spectral_norm(
+    A: Array, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> Array:
     """Largest singular value.
 
     Parameters
@@ -1147,13 +1179,13 @@ def spectral_norm(A: da.Array, *, method: str = "auto") -> da.Array:
     """
 
 def spectral_operator(
-    A: da.Array,
+    A: Array,
     function: SpectralFunction,
-    tau: float | da.Array | None = None,
+    tau: float | Array | None = None,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> da.Array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Apply a spectral function of one's own, with all that the others have.
 
     Parameters
@@ -1183,7 +1215,7 @@ def spectral_operator(
         without a parameter or missing for one with it.
     """
 
-def sqrtm(A: da.Array) -> da.Array:
+def sqrtm(A: Array) -> Array:
     """Square root of positive semidefinite Hermitian matrices.
 
     Parameters
@@ -1208,7 +1240,7 @@ def sqrtm(A: da.Array) -> da.Array:
     there is none, and that term is left out.
     """
 
-def sure(A: da.Array, tau: float | da.Array, sigma: float | da.Array) -> da.Array:
+def sure(A: Array, tau: float | Array, sigma: float | Array) -> Array:
     """Unbiased estimate of the squared error of `svt` on a noisy matrix.
 
     Stein's estimate of ||svt(A, tau) - X||^2 for A = X + noise, without X [1]_:
@@ -1244,14 +1276,16 @@ def sure(A: da.Array, tau: float | da.Array, sigma: float | da.Array) -> da.Arra
 
 @overload
 def svd(
-    A: da.Array,
+    A: Array,
     full_matrices: bool = False,
     compute_uv: Literal[True] = True,
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> SVDResult[da.Array]:
+) -> SVDResult[Array]:
     """Singular value decomposition, thin by default, which `vjp` differentiates.
 
     As the `linalg.svd` of NumPy or CuPy.
@@ -1306,37 +1340,43 @@ def svd(
 
 @overload
 def svd(
-    A: da.Array,
+    A: Array,
     full_matrices: bool = False,
     *,
     compute_uv: Literal[False],
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> da.Array: ...
+) -> Array: ...
 @overload
 def svd(
-    A: da.Array,
+    A: Array,
     full_matrices: bool,
     compute_uv: Literal[False],
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> da.Array: ...
+) -> Array: ...
 @overload
 def svd(
-    A: da.Array,
+    A: Array,
     full_matrices: bool = False,
     compute_uv: bool = True,
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> SVDResult[da.Array] | da.Array: ...
+) -> SVDResult[Array] | Array: ...
 def svd_jvp(
-    A: da.Array, dA: da.Array, full_matrices: bool = False, **options: Any
-) -> tuple[SVDResult[da.Array], SVDResult[da.Array]]:
+    A: Array, dA: Array, full_matrices: bool = False, **options: Any
+) -> tuple[SVDResult[Array], SVDResult[Array]]:
     """Singular value decomposition, and its derivative along a direction.
 
     Parameters
@@ -1369,7 +1409,7 @@ def svd_lowrank(
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
     like: Any = None,
-) -> SVDResult[da.Array]:
+) -> SVDResult[Array]:
     """Leading singular triplets, randomized, with the derivative of the exact ones.
 
     Halko, Martinsson and Tropp's range finder [1]_: no more than products with A
@@ -1424,8 +1464,8 @@ def svd_lowrank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
-    products, if they give something of another dtype, or are seen not to be adjoint to
-    each other.
+        products, if they give something of another dtype, or are seen not to be
+        adjoint to each other.
 
     See Also
     --------
@@ -1452,9 +1492,7 @@ def svd_lowrank(
        013237, 2025.
     """
 
-def svd_residual(
-    A: Any, U: da.Array, S: da.Array, Vh: da.Array, *, like: Any = None
-) -> da.Array:
+def svd_residual(A: Any, U: Array, S: Array, Vh: Array, *, like: Any = None) -> Array:
     """Bounds on the errors of singular values, from the residuals of their triplets.
 
     For unit vectors, A has a singular value within ::
@@ -1503,8 +1541,8 @@ def svd_residual(
     """
 
 def svd_vjp(
-    A: da.Array, full_matrices: bool = False, **options: Any
-) -> tuple[SVDResult[da.Array], Callable[..., da.Array]]:
+    A: Array, full_matrices: bool = False, **options: Any
+) -> tuple[SVDResult[Array], Callable[..., Array]]:
     """Singular value decomposition, and the function that pulls gradients back.
 
     Parameters
@@ -1544,7 +1582,7 @@ def svd_vjp(
            [2., 2., 2.]])
     """
 
-def svdvals(A: da.Array) -> da.Array:
+def svdvals(A: Array) -> Array:
     """Singular values, sorted downwards, with a finite gradient everywhere.
 
     Parameters
@@ -1564,8 +1602,12 @@ def svdvals(A: da.Array) -> da.Array:
     """
 
 def svht(
-    A: da.Array, tau: float | da.Array, *, relative: bool = False, method: str = "auto"
-) -> da.Array:
+    A: Array,
+    tau: float | Array,
+    *,
+    relative: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Hard-threshold the singular values: those up to tau become 0.
 
     The proximal operator of tau^2 / 2 times the rank. Its derivative in tau is 0,
@@ -1595,8 +1637,12 @@ def svht(
     """
 
 def svt(
-    A: da.Array, tau: float | da.Array, *, relative: bool = False, method: str = "auto"
-) -> da.Array:
+    A: Array,
+    tau: float | Array,
+    *,
+    relative: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Soft-threshold the singular values, U max(S - tau, 0) V^H.
 
     The proximal operator of tau times the nuclear norm [1]_, with the gradient
@@ -1656,7 +1702,7 @@ def svt(
        IJCV 121, 2017.
     """
 
-def svt_divergence(A: da.Array, tau: float | da.Array) -> da.Array:
+def svt_divergence(A: Array, tau: float | Array) -> Array:
     """Divergence of `svt`, the trace of its Jacobian [1]_.
 
     Parameters
@@ -1689,8 +1735,8 @@ def svt_divergence(A: da.Array, tau: float | da.Array) -> da.Array:
     """
 
 def svt_jvp(
-    A: da.Array, tau: Any, dA: da.Array, dtau: Any = None, **options: Any
-) -> tuple[da.Array, da.Array]:
+    A: Array, tau: Any, dA: Array, dtau: Any = None, **options: Any
+) -> tuple[Array, Array]:
     """`svt`, and its derivative along a direction.
 
     Parameters
@@ -1716,8 +1762,8 @@ def svt_jvp(
     """
 
 def svt_vjp(
-    A: da.Array, tau: Any, **options: Any
-) -> tuple[da.Array, Callable[[Any], tuple[da.Array, da.Array]]]:
+    A: Array, tau: Any, **options: Any
+) -> tuple[Array, Callable[[Any], tuple[Array, Array]]]:
     """`svt`, and the function that pulls cotangents back.
 
     Parameters
@@ -1755,13 +1801,13 @@ def svt_vjp(
     """
 
 def tsvt(
-    X: da.Array,
-    tau: float | da.Array,
+    X: Array,
+    tau: float | Array,
     axis: int = -1,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> da.Array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Array:
     """Soft-threshold a tensor's singular values after a Fourier transform.
 
     The proximal operator of tau times the tensor nuclear norm of the t-SVD [1]_:
@@ -1860,13 +1906,13 @@ def vjp(
     """
 
 def whiten(
-    X: da.Array,
-    epsilon: float | da.Array = 0.0,
+    X: Array,
+    epsilon: float | Array = 0.0,
     *,
-    kind: str = "zca",
-    mean: da.Array | None = None,
-    covariance: da.Array | None = None,
-) -> Whitened[da.Array]:
+    kind: Literal["zca", "pca"] = "zca",
+    mean: Array | None = None,
+    covariance: Array | None = None,
+) -> Whitened[Array]:
     """Whitening of features: a linear map after which their covariance is 1.
 
     Parameters
@@ -1892,8 +1938,8 @@ def whiten(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `kind` is not one of the accepted values, or the statistics do not
-    fit.
+        As `svt`, and if there is no sample, `kind` is not one of the accepted values, or
+        the statistics do not fit.
 
     Notes
     -----

@@ -4,39 +4,45 @@
 measure matrices by their singular values, without handing these out.
 """
 
-from __future__ import annotations
+# Editors list all names here that do not begin with an underscore.
+from __future__ import annotations as _annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable as _Callable
+from typing import Any as _Any
 
-from svdinv._missing import explain_missing
+from svdinv._missing import explain_missing as _explain_missing
 
 try:
-    import jax
-except ImportError as error:
-    raise explain_missing("jax", "jax") from error
+    import jax as _jax
+except ImportError as _error:
+    raise _explain_missing("jax", "jax") from _error
 
-from svdinv.backends.jax import Jacobian, JAXBackend
-from svdinv.core.gauge import Gauge
-from svdinv.core.results import SVDResult
-from svdinv.operators import OPERATORS, bind, decompositions, documented
+from svdinv.backends.jax import Jacobian
+from svdinv.backends.jax import JAXBackend as _JAXBackend
+from svdinv.core.degenerate import Repeated as _Repeated
+from svdinv.core.gauge import Gauge as _Gauge
+from svdinv.core.results import SVDResult as _SVDResult
+from svdinv.operators import OPERATORS as _OPERATORS
+from svdinv.operators import bind as _bind
+from svdinv.operators import decompositions as _decompositions
+from svdinv.operators import documented as _documented
 
-__all__ = ["Jacobian", "jacobian_svd", "svd", *sorted(OPERATORS)]
+__all__ = ["Jacobian", "jacobian_svd", "svd", *sorted(_OPERATORS)]
 
-_backend = JAXBackend()
-globals().update(bind(lambda *_: _backend, __name__))
+_backend = _JAXBackend()
+globals().update(_bind(lambda *_: _backend, __name__))
 
 
-@documented
+@_documented
 def svd(
-    a: jax.Array,
+    a: _jax.Array,
     full_matrices: bool = False,
     compute_uv: bool = True,
     *,
-    repeated: str = "consistent",
+    repeated: _Repeated = "consistent",
     rtol: float | None = None,
-    gauge: Gauge = "ignore",
-) -> SVDResult | jax.Array:
+    gauge: _Gauge = "ignore",
+) -> _SVDResult | _jax.Array:
     """Singular value decomposition that can be differentiated everywhere.
 
     Called as `jax.numpy.linalg.svd`, but thin by default.
@@ -82,21 +88,23 @@ def svd(
     >>> bool(jnp.isfinite(jax.grad(loss)(jnp.eye(3))).all())
     True
     """
-    outputs = decompositions.svd(_backend, a, "a", full_matrices, repeated, rtol, gauge)
+    outputs = _decompositions.svd(
+        _backend, a, "a", full_matrices, repeated, rtol, gauge
+    )
     return outputs if compute_uv else outputs.S
 
 
-@documented
+@_documented
 def jacobian_svd(
-    f: Callable[[Any], jax.Array],
-    theta: Any,
+    f: _Callable[[_Any], _jax.Array],
+    theta: _Any,
     rank: int,
     *,
     oversampling: int = 10,
     power: int = 10,
-    seed: Any = None,
+    seed: _Any = None,
     chunk: int | None = None,
-) -> SVDResult:
+) -> _SVDResult:
     """Leading singular triplets of the Jacobian of a function.
 
     Parameters
@@ -119,7 +127,7 @@ def jacobian_svd(
     ((16, 4), (4,), (4, 64))
     """
     J = Jacobian(f, theta, chunk)
-    return decompositions.svd_lowrank(
+    return _decompositions.svd_lowrank(
         _backend, J, rank, oversampling=oversampling, power=power, seed=seed, like=J.at
     )
 

@@ -96,7 +96,9 @@ def svd(
     full_matrices: bool = False,
     compute_uv: Literal[True] = True,
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> SVDResult[jax.Array]:
@@ -168,7 +170,9 @@ def svd(
     full_matrices: bool = False,
     *,
     compute_uv: Literal[False],
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> jax.Array: ...
@@ -178,7 +182,9 @@ def svd(
     full_matrices: bool,
     compute_uv: Literal[False],
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> jax.Array: ...
@@ -188,7 +194,9 @@ def svd(
     full_matrices: bool = False,
     compute_uv: bool = True,
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> SVDResult[jax.Array] | jax.Array: ...
@@ -209,8 +217,7 @@ def bures_distance(A: ArrayLike, B: ArrayLike, *, squared: bool = False) -> jax.
     Returns
     -------
     array
-        Real, shape (...).
-
+        Real, shape (...); NaN where A or B has eigenvalues that are clearly negative.
 
     Raises
     ------
@@ -269,7 +276,8 @@ def cca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `rank` is out of range, or the shapes or dtypes of X and Y differ.
+        As `svt`, and if there is no sample, `rank` is out of range, or the shapes or dtypes
+        of X and Y do not fit.
 
     Notes
     -----
@@ -288,7 +296,7 @@ def cca(
 
 def eigh(
     A: ArrayLike,
-    UPLO: str | None = None,
+    UPLO: Literal["L", "U"] | None = None,
     *,
     rtol: float | None = None,
     gauge: Gauge = "ignore",
@@ -402,7 +410,7 @@ def firm_threshold(
     gamma: float = 3.0,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Firm-threshold the singular values: 0 up to tau, s from gamma tau on.
 
@@ -469,7 +477,11 @@ def hermitian_map(A: ArrayLike, function: HermitianFunction) -> jax.Array:
     """
 
 def huber_threshold(
-    A: ArrayLike, tau: float | ArrayLike, delta: float, *, method: str = "auto"
+    A: ArrayLike,
+    tau: float | ArrayLike,
+    delta: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Proximal operator of tau times the sum of Huber's function of s.
 
@@ -559,8 +571,10 @@ def kabsch(
         Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
         broadcast, as of one reference against many.
     weights : array, optional
-        Weights >= 0, shape (..., N); 1 each by default. Points of weight 0 are left
-        out, and their coordinates may be NaN.
+        Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
+        of a mask for each sample; 1 each by default. Points of weight 0 are left out,
+        and their coordinates may be NaN. Weights that are the same for all points, a
+        number or (..., 1), change nothing.
     scale : bool, optional
         Whether c is sought too.
     reflection : bool, optional
@@ -588,13 +602,18 @@ def kabsch(
     -----
     The gradient contains 1 / (s_i + s_j), with s the singular values of the
     covariance and the last of them negative where a reflection would fit better.
-    Perfect fits, planar points and repeated singular values are regular. What
-    is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
-    R is not determined, and such terms are left out. The rmsd of a perfect fit
-    has a kink: its gradient is 0 there. With `reflection`, all of the values count
-    as positive, and planar points, which a reflection fits no better, are turned. The
-    scale is regular wherever R is; of points that coincide it is 1, and of collinear
-    ones exact to first order.
+    Perfect fits, planar points and repeated singular values are regular. With
+    `reflection`, all of the values count as positive, and planar points, which a
+    reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
+    gradient is 0 there.
+
+    Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
+    free: any turn about the line fits as well. R is then one of the nearest rotations,
+    whichever the singular vectors make, and its derivative is that without a further
+    such turn. The rmsd and the scale do not depend on the choice, and their derivative
+    is that with R held fixed. It is exact if P and Q are both on lines; if only one of
+    them is, both numbers have a kink there, and it is one of the subgradients. The
+    scale of points P that coincide is 1.
 
     References
     ----------
@@ -622,7 +641,9 @@ def kabsch(
     scale: bool = False,
     reflection: bool = False,
 ) -> Alignment[jax.Array] | Similarity[jax.Array]: ...
-def ky_fan_norm(A: ArrayLike, k: int, *, method: str = "auto") -> jax.Array:
+def ky_fan_norm(
+    A: ArrayLike, k: int, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> jax.Array:
     """Sum of the k largest singular values.
 
     Parameters
@@ -657,7 +678,7 @@ def local_low_rank(
     stride: int | tuple[int, int] | None = None,
     shift: int | tuple[int, int] = 0,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Soft-threshold the blocks of a series of images, each as a Casorati matrix.
 
@@ -698,7 +719,11 @@ def local_low_rank(
     """
 
 def log_sum_threshold(
-    A: ArrayLike, tau: float | ArrayLike, epsilon: float, *, method: str = "auto"
+    A: ArrayLike,
+    tau: float | ArrayLike,
+    epsilon: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Proximal operator of tau times the sum of log(1 + s / epsilon).
 
@@ -757,7 +782,7 @@ def low_rank(
     *,
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Best approximation of a given rank (Eckart and Young).
 
@@ -790,7 +815,7 @@ def low_rank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank` is not an integer >= 0, `multiplets` is a number outside
-    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
+        [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
@@ -836,7 +861,9 @@ def lstsq(
     everywhere, in `damping` too.
     """
 
-def nuclear_norm(A: ArrayLike, *, method: str = "auto") -> jax.Array:
+def nuclear_norm(
+    A: ArrayLike, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> jax.Array:
     """Sum of the singular values.
 
     Parameters
@@ -942,7 +969,12 @@ def pinv(A: ArrayLike, rcond: float | None = None) -> jax.Array:
        Anal. 10(2), 1973.
     """
 
-def polar(A: ArrayLike, *, special: bool = False, method: str = "auto") -> jax.Array:
+def polar(
+    A: ArrayLike,
+    *,
+    special: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> jax.Array:
     """Unitary polar factor U V^H: the nearest matrix with orthonormal columns.
 
     Orthonormal rows, if m < n. With `special`, the nearest rotation.
@@ -1004,7 +1036,7 @@ def powm(A: ArrayLike, p: float | ArrayLike) -> jax.Array:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if p is complex or does not broadcast.
+        As `hermitian_map`, and if p is complex, not finite or does not broadcast.
 
     See Also
     --------
@@ -1071,7 +1103,8 @@ def psd_project(A: ArrayLike, floor: float | ArrayLike = 0.0) -> jax.Array:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if `floor` is complex or does not broadcast.
+        As `hermitian_map`, and if `floor` is complex, not finite or does not
+        broadcast.
 
     Notes
     -----
@@ -1094,7 +1127,7 @@ def robust_pca(
     penalty: float | ArrayLike | None = None,
     growth: float = 1.5,
     report: Callable[[int, jax.Array], None] | None = None,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> LowRankAndSparse[jax.Array]:
     """Principal component pursuit: A as the sum of low rank and sparse matrices.
 
@@ -1112,8 +1145,8 @@ def robust_pca(
     iterations : int, optional
         Number of iterations, all of which are made.
     penalty : float or array, optional
-        Weight mu of the squared residual at first, in units of 1 / A, broadcasting to
-        the batch shape. Default: 1.25 / s_1, without its derivative.
+        Weight mu of the squared residual at first, positive, in units of 1 / A,
+        broadcasting to the batch shape. Default: 1.25 / s_1, without its derivative.
     growth : float, optional
         What mu is multiplied by after each iteration, at least 1. Larger ones need
         fewer iterations and end farther from the minimum.
@@ -1131,7 +1164,8 @@ def robust_pca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `iterations` is below 1 or `growth` below 1.
+        As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
+        positive. Penalties of an array that are not positive give NaN.
 
     See Also
     --------
@@ -1150,7 +1184,9 @@ def robust_pca(
        exact recovery of corrupted low-rank matrices", arXiv:1009.5055, 2010.
     """
 
-def schatten_norm(A: ArrayLike, p: float, *, method: str = "auto") -> jax.Array:
+def schatten_norm(
+    A: ArrayLike, p: float, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> jax.Array:
     """p-norm of the singular values, (sum s^p)^(1/p).
 
     Parameters
@@ -1182,7 +1218,11 @@ def schatten_norm(A: ArrayLike, p: float, *, method: str = "auto") -> jax.Array:
     """
 
 def schatten_prox(
-    A: ArrayLike, tau: float | ArrayLike, p: float, *, method: str = "auto"
+    A: ArrayLike,
+    tau: float | ArrayLike,
+    p: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
 
@@ -1253,7 +1293,9 @@ def spectral_map(
     singular values.
     """
 
-def spectral_norm(A: ArrayLike, *, method: str = "auto") -> jax.Array:
+def spectral_norm(
+    A: ArrayLike, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> jax.Array:
     """Largest singular value.
 
     Parameters
@@ -1285,7 +1327,7 @@ def spectral_operator(
     tau: float | ArrayLike | None = None,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Apply a spectral function of one's own, with all that the others have.
 
@@ -1440,8 +1482,8 @@ def svd_lowrank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
-    products, if they give something of another dtype, or are seen not to be adjoint to
-    each other.
+        products, if they give something of another dtype, or are seen not to be
+        adjoint to each other.
 
     See Also
     --------
@@ -1542,7 +1584,7 @@ def svht(
     tau: float | ArrayLike,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Hard-threshold the singular values: those up to tau become 0.
 
@@ -1577,7 +1619,7 @@ def svt(
     tau: float | ArrayLike,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Soft-threshold the singular values, U max(S - tau, 0) V^H.
 
@@ -1676,7 +1718,7 @@ def tsvt(
     axis: int = -1,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> jax.Array:
     """Soft-threshold a tensor's singular values after a Fourier transform.
 
@@ -1719,7 +1761,7 @@ def whiten(
     X: ArrayLike,
     epsilon: float | ArrayLike = 0.0,
     *,
-    kind: str = "zca",
+    kind: Literal["zca", "pca"] = "zca",
     mean: ArrayLike | None = None,
     covariance: ArrayLike | None = None,
 ) -> Whitened[jax.Array]:
@@ -1748,8 +1790,8 @@ def whiten(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `kind` is not one of the accepted values, or the statistics do not
-    fit.
+        As `svt`, and if there is no sample, `kind` is not one of the accepted values, or
+        the statistics do not fit.
 
     Notes
     -----

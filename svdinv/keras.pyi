@@ -39,13 +39,13 @@ class Casorati(keras.layers.Layer):
 
     layer: keras.layers.Layer
     spatial: int
-    data_format: str | None
+    data_format: Literal["channels_first", "channels_last"] | None
     def __init__(
         self,
         layer: keras.layers.Layer,
         spatial: int = 2,
         *,
-        data_format: str | None = None,
+        data_format: Literal["channels_first", "channels_last"] | None = None,
         **kwargs: Any,
     ) -> None: ...
     def call(self, x: Any) -> Any:
@@ -67,8 +67,8 @@ class FirmThreshold(keras.layers.Layer):
     gamma: float
     relative: bool
     channels: int | None
-    method: str
-    data_format: str | None
+    method: Literal["auto", "svd", "gram", "matmul"]
+    data_format: Literal["channels_first", "channels_last"] | None
     raw_threshold: keras.Variable
     def __init__(
         self,
@@ -77,8 +77,8 @@ class FirmThreshold(keras.layers.Layer):
         gamma: float = 3.0,
         relative: bool = True,
         channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+        data_format: Literal["channels_first", "channels_last"] | None = None,
         **kwargs: Any,
     ) -> None: ...
     @property
@@ -114,8 +114,8 @@ class LocalLowRank(keras.layers.Layer):
     shift: Pair | Literal["random"]
     relative: bool
     channels: int | None
-    method: str
-    data_format: str | None
+    method: Literal["auto", "svd", "gram", "matmul"]
+    data_format: Literal["channels_first", "channels_last"] | None
     raw_threshold: keras.Variable
     def __init__(
         self,
@@ -127,8 +127,8 @@ class LocalLowRank(keras.layers.Layer):
         shift: Pair | Literal["random"] = "random",
         relative: bool = True,
         channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+        data_format: Literal["channels_first", "channels_last"] | None = None,
         **kwargs: Any,
     ) -> None: ...
     @property
@@ -154,16 +154,16 @@ class LowRank(keras.layers.Layer):
     rank: int
     multiplets: bool | float | Literal["keep"]
     max_rank: int | None
-    method: str
-    data_format: str | None
+    method: Literal["auto", "svd", "gram", "matmul"]
+    data_format: Literal["channels_first", "channels_last"] | None
     def __init__(
         self,
         rank: int,
         *,
         multiplets: bool | float | Literal["keep"] = False,
         max_rank: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+        data_format: Literal["channels_first", "channels_last"] | None = None,
         **kwargs: Any,
     ) -> None: ...
     def call(self, x: Any, training: bool = False) -> Any:
@@ -184,8 +184,8 @@ class SchattenProx(keras.layers.Layer):
 
     p: float
     channels: int | None
-    method: str
-    data_format: str | None
+    method: Literal["auto", "svd", "gram", "matmul"]
+    data_format: Literal["channels_first", "channels_last"] | None
     raw_threshold: keras.Variable
     def __init__(
         self,
@@ -193,8 +193,8 @@ class SchattenProx(keras.layers.Layer):
         threshold: Any = 0.1,
         *,
         channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+        data_format: Literal["channels_first", "channels_last"] | None = None,
         **kwargs: Any,
     ) -> None: ...
     @property
@@ -238,8 +238,8 @@ class SingularValueThreshold(keras.layers.Layer):
     relative: bool
     num_values: int | None
     channels: int | None
-    method: str
-    data_format: str | None
+    method: Literal["auto", "svd", "gram", "matmul"]
+    data_format: Literal["channels_first", "channels_last"] | None
     raw_threshold: keras.Variable
     def __init__(
         self,
@@ -248,8 +248,8 @@ class SingularValueThreshold(keras.layers.Layer):
         relative: bool = True,
         num_values: int | None = None,
         channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+        data_format: Literal["channels_first", "channels_last"] | None = None,
         **kwargs: Any,
     ) -> None: ...
     @property
@@ -276,8 +276,8 @@ class TensorSingularValueThreshold(keras.layers.Layer):
     axis: int
     relative: bool
     channels: int | None
-    method: str
-    data_format: str | None
+    method: Literal["auto", "svd", "gram", "matmul"]
+    data_format: Literal["channels_first", "channels_last"] | None
     raw_threshold: keras.Variable
     def __init__(
         self,
@@ -286,8 +286,8 @@ class TensorSingularValueThreshold(keras.layers.Layer):
         axis: int = -1,
         relative: bool = True,
         channels: int | None = None,
-        method: str = "auto",
-        data_format: str | None = None,
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+        data_format: Literal["channels_first", "channels_last"] | None = None,
         **kwargs: Any,
     ) -> None: ...
     @property
@@ -327,15 +327,15 @@ class Whitening(keras.layers.Layer):
 
     momentum: float
     epsilon: float
-    kind: str
-    data_format: str | None
+    kind: Literal["zca", "pca"]
+    data_format: Literal["channels_first", "channels_last"] | None
     def __init__(
         self,
         *,
         momentum: float = 0.99,
         epsilon: float = 1e-05,
-        kind: str = "zca",
-        data_format: str | None = None,
+        kind: Literal["zca", "pca"] = "zca",
+        data_format: Literal["channels_first", "channels_last"] | None = None,
         **kwargs: Any,
     ) -> None: ...
     def call(self, x: Any, training: bool = False) -> Any:

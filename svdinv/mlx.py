@@ -9,36 +9,41 @@ Double precision is MLX's own: on the CPU, without complex numbers, and without 
 transforms, so that `tsvt` takes single precision alone.
 """
 
-from __future__ import annotations
+# Editors list all names here that do not begin with an underscore.
+from __future__ import annotations as _annotations
 
-from svdinv._missing import explain_missing
+from svdinv._missing import explain_missing as _explain_missing
 
 try:
-    import mlx.core as mx
-except ImportError as error:
-    raise explain_missing("mlx", "mlx") from error
+    import mlx.core as _mx
+except ImportError as _error:
+    raise _explain_missing("mlx", "mlx") from _error
 
-from svdinv.backends.mlx import MLXBackend
-from svdinv.core.gauge import Gauge
-from svdinv.core.results import SVDResult
-from svdinv.operators import OPERATORS, bind, decompositions, documented
+from svdinv.backends.mlx import MLXBackend as _MLXBackend
+from svdinv.core.degenerate import Repeated as _Repeated
+from svdinv.core.gauge import Gauge as _Gauge
+from svdinv.core.results import SVDResult as _SVDResult
+from svdinv.operators import OPERATORS as _OPERATORS
+from svdinv.operators import bind as _bind
+from svdinv.operators import decompositions as _decompositions
+from svdinv.operators import documented as _documented
 
-__all__ = ["svd", *sorted(OPERATORS)]
+__all__ = ["svd", *sorted(_OPERATORS)]
 
-_backend = MLXBackend()
-globals().update(bind(lambda *_: _backend, __name__))
+_backend = _MLXBackend()
+globals().update(_bind(lambda *_: _backend, __name__))
 
 
-@documented
+@_documented
 def svd(
-    a: mx.array,
+    a: _mx.array,
     compute_uv: bool = True,
     *,
     full_matrices: bool = False,
-    repeated: str = "consistent",
+    repeated: _Repeated = "consistent",
     rtol: float | None = None,
-    gauge: Gauge = "ignore",
-) -> SVDResult | mx.array:
+    gauge: _Gauge = "ignore",
+) -> _SVDResult | _mx.array:
     """Singular value decomposition that can be differentiated everywhere.
 
     Called as `mlx.core.linalg.svd`, but thin by default.
@@ -85,7 +90,9 @@ def svd(
     >>> bool(mx.all(mx.isfinite(mx.grad(loss)(mx.eye(3)))))
     True
     """
-    outputs = decompositions.svd(_backend, a, "a", full_matrices, repeated, rtol, gauge)
+    outputs = _decompositions.svd(
+        _backend, a, "a", full_matrices, repeated, rtol, gauge
+    )
     return outputs if compute_uv else outputs.S
 
 

@@ -13,7 +13,7 @@ transforms, so that `tsvt` takes single precision alone.
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
-import mlx.core as mx
+from mlx.core import array
 
 from svdinv.core.functions import SpectralFunction
 from svdinv.core.gauge import Gauge
@@ -30,14 +30,16 @@ from svdinv.core.results import (
 
 @overload
 def svd(
-    a: mx.array,
+    a: array,
     compute_uv: Literal[True] = True,
     *,
     full_matrices: bool = False,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> SVDResult[mx.array]:
+) -> SVDResult[array]:
     """Singular value decomposition that can be differentiated everywhere.
 
     Called as `mlx.core.linalg.svd`, but thin by default.
@@ -101,35 +103,41 @@ def svd(
 
 @overload
 def svd(
-    a: mx.array,
+    a: array,
     *,
     compute_uv: Literal[False],
     full_matrices: bool = False,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> mx.array: ...
+) -> array: ...
 @overload
 def svd(
-    a: mx.array,
+    a: array,
     compute_uv: Literal[False],
     *,
     full_matrices: bool = False,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> mx.array: ...
+) -> array: ...
 @overload
 def svd(
-    a: mx.array,
+    a: array,
     compute_uv: bool = True,
     *,
     full_matrices: bool = False,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> SVDResult[mx.array] | mx.array: ...
-def bures_distance(A: mx.array, B: mx.array, *, squared: bool = False) -> mx.array:
+) -> SVDResult[array] | array: ...
+def bures_distance(A: array, B: array, *, squared: bool = False) -> array:
     """Distance of Bures between covariances: Wasserstein's of centred Gaussians.
 
     The root of tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2) [1]_. The Frechet distance
@@ -146,8 +154,7 @@ def bures_distance(A: mx.array, B: mx.array, *, squared: bool = False) -> mx.arr
     Returns
     -------
     array
-        Real, shape (...).
-
+        Real, shape (...); NaN where A or B has eigenvalues that are clearly negative.
 
     Raises
     ------
@@ -171,13 +178,13 @@ def bures_distance(A: mx.array, B: mx.array, *, squared: bool = False) -> mx.arr
     """
 
 def cca(
-    X: mx.array,
-    Y: mx.array,
+    X: array,
+    Y: array,
     rank: int | None = None,
     *,
-    ridge: float | mx.array = 0.0,
+    ridge: float | array = 0.0,
     gauge: Gauge = "ignore",
-) -> Correlations[mx.array]:
+) -> Correlations[array]:
     """Canonical correlation analysis of two sets of features of the same samples.
 
     The singular values of Cxx^(-1/2) Cxy Cyy^(-1/2) [1]_. Their sum is the loss of deep
@@ -206,7 +213,8 @@ def cca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `rank` is out of range, or the shapes or dtypes of X and Y differ.
+        As `svt`, and if there is no sample, `rank` is out of range, or the shapes or dtypes
+        of X and Y do not fit.
 
     Notes
     -----
@@ -224,12 +232,12 @@ def cca(
     """
 
 def eigh(
-    A: mx.array,
-    UPLO: str | None = None,
+    A: array,
+    UPLO: Literal["L", "U"] | None = None,
     *,
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> EighResult[mx.array]:
+) -> EighResult[array]:
     """Eigendecomposition of Hermitian matrices that can be differentiated everywhere.
 
     Where eigenvalues are equal or nearly so, the gradient is exact for losses in
@@ -278,8 +286,8 @@ def eigh(
     """
 
 def eigh_generalized(
-    A: mx.array, B: mx.array, *, rtol: float | None = None, gauge: Gauge = "ignore"
-) -> EighResult[mx.array]:
+    A: array, B: array, *, rtol: float | None = None, gauge: Gauge = "ignore"
+) -> EighResult[array]:
     """Generalised eigendecomposition A v = w B v of Hermitian A, positive definite B.
 
     The eigendecomposition of B^(-1/2) A B^(-1/2), whose gradient is that of `eigh`, in
@@ -314,7 +322,7 @@ def eigh_generalized(
     null space counts as eigenvectors of eigenvalue 0 with V = 0.
     """
 
-def expm(A: mx.array) -> mx.array:
+def expm(A: array) -> array:
     """Exponential of Hermitian matrices.
 
     Parameters
@@ -334,13 +342,13 @@ def expm(A: mx.array) -> mx.array:
     """
 
 def firm_threshold(
-    A: mx.array,
-    tau: float | mx.array,
+    A: array,
+    tau: float | array,
     gamma: float = 3.0,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> mx.array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Firm-threshold the singular values: 0 up to tau, s from gamma tau on.
 
     The proximal operator of the minimax concave penalty (MCP) [1]_; between the
@@ -376,7 +384,7 @@ def firm_threshold(
        penalty", Annals of Statistics 38(2), 2010.
     """
 
-def hermitian_map(A: mx.array, function: HermitianFunction) -> mx.array:
+def hermitian_map(A: array, function: HermitianFunction) -> array:
     """Apply a function to Hermitian matrices, V f(w) V^H.
 
     Parameters
@@ -406,8 +414,12 @@ def hermitian_map(A: mx.array, function: HermitianFunction) -> mx.array:
     """
 
 def huber_threshold(
-    A: mx.array, tau: float | mx.array, delta: float, *, method: str = "auto"
-) -> mx.array:
+    A: array,
+    tau: float | array,
+    delta: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Proximal operator of tau times the sum of Huber's function of s.
 
     Singular values up to delta + tau are divided by 1 + tau / delta, larger ones are
@@ -440,7 +452,7 @@ def huber_threshold(
     svdinv.core.thresholds.Huber : The function, with its source.
     """
 
-def inv_sqrtm(A: mx.array) -> mx.array:
+def inv_sqrtm(A: array) -> array:
     """Inverse square root of positive definite Hermitian matrices.
 
     What whitening multiplies by: ZCA, decorrelated batch normalisation.
@@ -478,13 +490,13 @@ def inv_sqrtm(A: mx.array) -> mx.array:
 
 @overload
 def kabsch(
-    P: mx.array,
-    Q: mx.array,
-    weights: mx.array | None = None,
+    P: array,
+    Q: array,
+    weights: array | None = None,
     *,
     scale: Literal[False] = False,
     reflection: bool = False,
-) -> Alignment[mx.array]:
+) -> Alignment[array]:
     """Rigid motion, or similarity, that brings the points P nearest to the points Q.
 
     Minimises ``sum_i w_i |c R p_i + t - q_i|^2`` over rotations R with determinant 1,
@@ -496,8 +508,10 @@ def kabsch(
         Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
         broadcast, as of one reference against many.
     weights : array, optional
-        Weights >= 0, shape (..., N); 1 each by default. Points of weight 0 are left
-        out, and their coordinates may be NaN.
+        Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
+        of a mask for each sample; 1 each by default. Points of weight 0 are left out,
+        and their coordinates may be NaN. Weights that are the same for all points, a
+        number or (..., 1), change nothing.
     scale : bool, optional
         Whether c is sought too.
     reflection : bool, optional
@@ -525,13 +539,18 @@ def kabsch(
     -----
     The gradient contains 1 / (s_i + s_j), with s the singular values of the
     covariance and the last of them negative where a reflection would fit better.
-    Perfect fits, planar points and repeated singular values are regular. What
-    is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
-    R is not determined, and such terms are left out. The rmsd of a perfect fit
-    has a kink: its gradient is 0 there. With `reflection`, all of the values count
-    as positive, and planar points, which a reflection fits no better, are turned. The
-    scale is regular wherever R is; of points that coincide it is 1, and of collinear
-    ones exact to first order.
+    Perfect fits, planar points and repeated singular values are regular. With
+    `reflection`, all of the values count as positive, and planar points, which a
+    reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
+    gradient is 0 there.
+
+    Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
+    free: any turn about the line fits as well. R is then one of the nearest rotations,
+    whichever the singular vectors make, and its derivative is that without a further
+    such turn. The rmsd and the scale do not depend on the choice, and their derivative
+    is that with R held fixed. It is exact if P and Q are both on lines; if only one of
+    them is, both numbers have a kink there, and it is one of the subgradients. The
+    scale of points P that coincide is 1.
 
     References
     ----------
@@ -543,23 +562,25 @@ def kabsch(
 
 @overload
 def kabsch(
-    P: mx.array,
-    Q: mx.array,
-    weights: mx.array | None = None,
+    P: array,
+    Q: array,
+    weights: array | None = None,
     *,
     scale: Literal[True],
     reflection: bool = False,
-) -> Similarity[mx.array]: ...
+) -> Similarity[array]: ...
 @overload
 def kabsch(
-    P: mx.array,
-    Q: mx.array,
-    weights: mx.array | None = None,
+    P: array,
+    Q: array,
+    weights: array | None = None,
     *,
     scale: bool = False,
     reflection: bool = False,
-) -> Alignment[mx.array] | Similarity[mx.array]: ...
-def ky_fan_norm(A: mx.array, k: int, *, method: str = "auto") -> mx.array:
+) -> Alignment[array] | Similarity[array]: ...
+def ky_fan_norm(
+    A: array, k: int, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> array:
     """Sum of the k largest singular values.
 
     Parameters
@@ -587,15 +608,15 @@ def ky_fan_norm(A: mx.array, k: int, *, method: str = "auto") -> mx.array:
     """
 
 def local_low_rank(
-    x: mx.array,
-    tau: float | mx.array,
+    x: array,
+    tau: float | array,
     block: int | tuple[int, int],
     *,
     stride: int | tuple[int, int] | None = None,
     shift: int | tuple[int, int] = 0,
     relative: bool = False,
-    method: str = "auto",
-) -> mx.array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Soft-threshold the blocks of a series of images, each as a Casorati matrix.
 
     Each block of pixels through all frames is a matrix, pixels by frames [1]_.
@@ -635,8 +656,12 @@ def local_low_rank(
     """
 
 def log_sum_threshold(
-    A: mx.array, tau: float | mx.array, epsilon: float, *, method: str = "auto"
-) -> mx.array:
+    A: array,
+    tau: float | array,
+    epsilon: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Proximal operator of tau times the sum of log(1 + s / epsilon).
 
     Parameters
@@ -668,7 +693,7 @@ def log_sum_threshold(
        reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
     """
 
-def logm(A: mx.array) -> mx.array:
+def logm(A: array) -> array:
     """Logarithm of positive definite Hermitian matrices.
 
     Parameters
@@ -689,13 +714,13 @@ def logm(A: mx.array) -> mx.array:
     """
 
 def low_rank(
-    A: mx.array,
+    A: array,
     rank: int,
     *,
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
-    method: str = "auto",
-) -> mx.array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Best approximation of a given rank (Eckart and Young).
 
     Parameters
@@ -727,7 +752,7 @@ def low_rank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank` is not an integer >= 0, `multiplets` is a number outside
-    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
+        [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
@@ -736,8 +761,8 @@ def low_rank(
     """
 
 def lstsq(
-    A: mx.array, b: mx.array, rcond: float | None = None, damping: float | mx.array = 0
-) -> mx.array:
+    A: array, b: array, rcond: float | None = None, damping: float | array = 0
+) -> array:
     """Solution x of least norm of the least squares problem ``min |A x - b|``.
 
     With damping, the minimiser of ``|A x - b|^2 + damping^2 |x|^2`` (Tikhonov).
@@ -770,7 +795,9 @@ def lstsq(
     everywhere, in `damping` too.
     """
 
-def nuclear_norm(A: mx.array, *, method: str = "auto") -> mx.array:
+def nuclear_norm(
+    A: array, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> array:
     """Sum of the singular values.
 
     Parameters
@@ -796,7 +823,7 @@ def nuclear_norm(A: mx.array, *, method: str = "auto") -> mx.array:
     are, the subgradient of least norm.
     """
 
-def null_vector(A: mx.array, *, gauge: Gauge = "ignore") -> mx.array:
+def null_vector(A: array, *, gauge: Gauge = "ignore") -> array:
     r"""Right singular vector of the smallest singular value, which A nearly maps to 0.
 
     The minimiser v of \|A v\| over unit vectors, as the eight-point and five-point
@@ -838,7 +865,7 @@ def null_vector(A: mx.array, *, gauge: Gauge = "ignore") -> mx.array:
        2nd edition, 2004, algorithm A5.4.
     """
 
-def pinv(A: mx.array, rcond: float | None = None) -> mx.array:
+def pinv(A: array, rcond: float | None = None) -> array:
     """Pseudo-inverse of Moore and Penrose, V S^+ U^H.
 
     Parameters
@@ -876,7 +903,12 @@ def pinv(A: mx.array, rcond: float | None = None) -> mx.array:
        Anal. 10(2), 1973.
     """
 
-def polar(A: mx.array, *, special: bool = False, method: str = "auto") -> mx.array:
+def polar(
+    A: array,
+    *,
+    special: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Unitary polar factor U V^H: the nearest matrix with orthonormal columns.
 
     Orthonormal rows, if m < n. With `special`, the nearest rotation.
@@ -918,7 +950,7 @@ def polar(A: mx.array, *, special: bool = False, method: str = "auto") -> mx.arr
        between two point patterns", IEEE TPAMI 13(4), 1991.
     """
 
-def powm(A: mx.array, p: float | mx.array) -> mx.array:
+def powm(A: array, p: float | array) -> array:
     """Real power of positive semidefinite Hermitian matrices, V w^p V^H.
 
     Parameters
@@ -938,7 +970,7 @@ def powm(A: mx.array, p: float | mx.array) -> mx.array:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if p is complex or does not broadcast.
+        As `hermitian_map`, and if p is complex, not finite or does not broadcast.
 
     See Also
     --------
@@ -951,7 +983,7 @@ def powm(A: mx.array, p: float | mx.array) -> mx.array:
     eigenvalues of 0, and that term is left out.
     """
 
-def procrustes(A: mx.array, B: mx.array) -> mx.array:
+def procrustes(A: array, B: array) -> array:
     """Unitary matrix R that brings A nearest to B, min ||A R - B||.
 
     As `scipy.linalg.orthogonal_procrustes`, over batches and complex numbers:
@@ -984,7 +1016,7 @@ def procrustes(A: mx.array, B: mx.array) -> mx.array:
        problem", Psychometrika 31, 1966.
     """
 
-def psd_project(A: mx.array, floor: float | mx.array = 0.0) -> mx.array:
+def psd_project(A: array, floor: float | array = 0.0) -> array:
     """Nearest Hermitian matrix with no eigenvalue below a floor, V max(w, floor) V^H.
 
     For a floor of 0 the projection on positive semidefinite matrices [1]_; for a small
@@ -1005,7 +1037,8 @@ def psd_project(A: mx.array, floor: float | mx.array = 0.0) -> mx.array:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if `floor` is complex or does not broadcast.
+        As `hermitian_map`, and if `floor` is complex, not finite or does not
+        broadcast.
 
     Notes
     -----
@@ -1021,15 +1054,15 @@ def psd_project(A: mx.array, floor: float | mx.array = 0.0) -> mx.array:
     """
 
 def robust_pca(
-    A: mx.array,
-    weight: float | mx.array | None = None,
+    A: array,
+    weight: float | array | None = None,
     *,
     iterations: int = 50,
-    penalty: float | mx.array | None = None,
+    penalty: float | array | None = None,
     growth: float = 1.5,
-    report: Callable[[int, mx.array], None] | None = None,
-    method: str = "auto",
-) -> LowRankAndSparse[mx.array]:
+    report: Callable[[int, array], None] | None = None,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> LowRankAndSparse[array]:
     """Principal component pursuit: A as the sum of low rank and sparse matrices.
 
     Minimises the nuclear norm of L plus `weight` times the sum of the magnitudes of S
@@ -1046,8 +1079,8 @@ def robust_pca(
     iterations : int, optional
         Number of iterations, all of which are made.
     penalty : float or array, optional
-        Weight mu of the squared residual at first, in units of 1 / A, broadcasting to
-        the batch shape. Default: 1.25 / s_1, without its derivative.
+        Weight mu of the squared residual at first, positive, in units of 1 / A,
+        broadcasting to the batch shape. Default: 1.25 / s_1, without its derivative.
     growth : float, optional
         What mu is multiplied by after each iteration, at least 1. Larger ones need
         fewer iterations and end farther from the minimum.
@@ -1065,7 +1098,8 @@ def robust_pca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `iterations` is below 1 or `growth` below 1.
+        As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
+        positive. Penalties of an array that are not positive give NaN.
 
     See Also
     --------
@@ -1084,7 +1118,9 @@ def robust_pca(
        exact recovery of corrupted low-rank matrices", arXiv:1009.5055, 2010.
     """
 
-def schatten_norm(A: mx.array, p: float, *, method: str = "auto") -> mx.array:
+def schatten_norm(
+    A: array, p: float, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> array:
     """p-norm of the singular values, (sum s^p)^(1/p).
 
     Parameters
@@ -1116,8 +1152,12 @@ def schatten_norm(A: mx.array, p: float, *, method: str = "auto") -> mx.array:
     """
 
 def schatten_prox(
-    A: mx.array, tau: float | mx.array, p: float, *, method: str = "auto"
-) -> mx.array:
+    A: array,
+    tau: float | array,
+    p: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
 
     Parameters
@@ -1148,10 +1188,8 @@ def schatten_prox(
     """
 
 def spectral_map(
-    A: mx.array,
-    f: Callable[[mx.array], mx.array],
-    df: Callable[[mx.array], mx.array] | None = None,
-) -> mx.array:
+    A: array, f: Callable[[array], array], df: Callable[[array], array] | None = None
+) -> array:
     """Apply any scalar function to the singular values, U f(S) V^H.
 
     Parameters
@@ -1187,7 +1225,9 @@ def spectral_map(
     singular values.
     """
 
-def spectral_norm(A: mx.array, *, method: str = "auto") -> mx.array:
+def spectral_norm(
+    A: array, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> array:
     """Largest singular value.
 
     Parameters
@@ -1214,13 +1254,13 @@ def spectral_norm(A: mx.array, *, method: str = "auto") -> mx.array:
     """
 
 def spectral_operator(
-    A: mx.array,
+    A: array,
     function: SpectralFunction,
-    tau: float | mx.array | None = None,
+    tau: float | array | None = None,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> mx.array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Apply a spectral function of one's own, with all that the others have.
 
     Parameters
@@ -1250,7 +1290,7 @@ def spectral_operator(
         without a parameter or missing for one with it.
     """
 
-def sqrtm(A: mx.array) -> mx.array:
+def sqrtm(A: array) -> array:
     """Square root of positive semidefinite Hermitian matrices.
 
     Parameters
@@ -1275,7 +1315,7 @@ def sqrtm(A: mx.array) -> mx.array:
     there is none, and that term is left out.
     """
 
-def sure(A: mx.array, tau: float | mx.array, sigma: float | mx.array) -> mx.array:
+def sure(A: array, tau: float | array, sigma: float | array) -> array:
     """Unbiased estimate of the squared error of `svt` on a noisy matrix.
 
     Stein's estimate of ||svt(A, tau) - X||^2 for A = X + noise, without X [1]_:
@@ -1319,7 +1359,7 @@ def svd_lowrank(
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
     like: Any = None,
-) -> SVDResult[mx.array]:
+) -> SVDResult[array]:
     """Leading singular triplets, randomized, with the derivative of the exact ones.
 
     Halko, Martinsson and Tropp's range finder [1]_: no more than products with A
@@ -1374,8 +1414,8 @@ def svd_lowrank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
-    products, if they give something of another dtype, or are seen not to be adjoint to
-    each other.
+        products, if they give something of another dtype, or are seen not to be
+        adjoint to each other.
 
     See Also
     --------
@@ -1402,9 +1442,7 @@ def svd_lowrank(
        013237, 2025.
     """
 
-def svd_residual(
-    A: Any, U: mx.array, S: mx.array, Vh: mx.array, *, like: Any = None
-) -> mx.array:
+def svd_residual(A: Any, U: array, S: array, Vh: array, *, like: Any = None) -> array:
     """Bounds on the errors of singular values, from the residuals of their triplets.
 
     For unit vectors, A has a singular value within ::
@@ -1452,7 +1490,7 @@ def svd_residual(
        the Hermitian matrix [[0, A], [A^H, 0]].
     """
 
-def svdvals(A: mx.array) -> mx.array:
+def svdvals(A: array) -> array:
     """Singular values, sorted downwards, with a finite gradient everywhere.
 
     Parameters
@@ -1472,8 +1510,12 @@ def svdvals(A: mx.array) -> mx.array:
     """
 
 def svht(
-    A: mx.array, tau: float | mx.array, *, relative: bool = False, method: str = "auto"
-) -> mx.array:
+    A: array,
+    tau: float | array,
+    *,
+    relative: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Hard-threshold the singular values: those up to tau become 0.
 
     The proximal operator of tau^2 / 2 times the rank. Its derivative in tau is 0,
@@ -1503,8 +1545,12 @@ def svht(
     """
 
 def svt(
-    A: mx.array, tau: float | mx.array, *, relative: bool = False, method: str = "auto"
-) -> mx.array:
+    A: array,
+    tau: float | array,
+    *,
+    relative: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Soft-threshold the singular values, U max(S - tau, 0) V^H.
 
     The proximal operator of tau times the nuclear norm [1]_, with the gradient
@@ -1564,7 +1610,7 @@ def svt(
        IJCV 121, 2017.
     """
 
-def svt_divergence(A: mx.array, tau: float | mx.array) -> mx.array:
+def svt_divergence(A: array, tau: float | array) -> array:
     """Divergence of `svt`, the trace of its Jacobian [1]_.
 
     Parameters
@@ -1597,13 +1643,13 @@ def svt_divergence(A: mx.array, tau: float | mx.array) -> mx.array:
     """
 
 def tsvt(
-    X: mx.array,
-    tau: float | mx.array,
+    X: array,
+    tau: float | array,
     axis: int = -1,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> mx.array:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> array:
     """Soft-threshold a tensor's singular values after a Fourier transform.
 
     The proximal operator of tau times the tensor nuclear norm of the t-SVD [1]_:
@@ -1642,13 +1688,13 @@ def tsvt(
     """
 
 def whiten(
-    X: mx.array,
-    epsilon: float | mx.array = 0.0,
+    X: array,
+    epsilon: float | array = 0.0,
     *,
-    kind: str = "zca",
-    mean: mx.array | None = None,
-    covariance: mx.array | None = None,
-) -> Whitened[mx.array]:
+    kind: Literal["zca", "pca"] = "zca",
+    mean: array | None = None,
+    covariance: array | None = None,
+) -> Whitened[array]:
     """Whitening of features: a linear map after which their covariance is 1.
 
     Parameters
@@ -1674,8 +1720,8 @@ def whiten(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `kind` is not one of the accepted values, or the statistics do not
-    fit.
+        As `svt`, and if there is no sample, `kind` is not one of the accepted values, or
+        the statistics do not fit.
 
     Notes
     -----

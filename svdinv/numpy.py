@@ -5,27 +5,29 @@ composed of these and the function from its cotangent to those of its arguments,
 the value and its tangent.
 """
 
-from __future__ import annotations
+# Editors list all names here that do not begin with an underscore.
+from __future__ import annotations as _annotations
 
-from svdinv._missing import explain_missing
+from svdinv._missing import explain_missing as _explain_missing
 
 try:
-    import numpy as np
-except ImportError as error:
-    raise explain_missing("numpy", "numpy") from error
+    import numpy as _np
+except ImportError as _error:
+    raise _explain_missing("numpy", "numpy") from _error
 
-from svdinv.backends import numpy_namespace as xp
-from svdinv.backends.arrays import ArrayBackend, make_module
+from svdinv.backends import numpy_namespace as _xp
+from svdinv.backends.arrays import ArrayBackend as _ArrayBackend
+from svdinv.backends.arrays import make_module as _make_module
 
-_backend = ArrayBackend(
-    xp,
+_backend = _ArrayBackend(
+    _xp,
     True,
-    np.linalg.LinAlgError,
-    np.random.default_rng,
-    lambda: np.errstate(over="ignore", under="ignore", invalid="ignore"),
-    xp.memory,
+    _np.linalg.LinAlgError,
+    _np.random.default_rng,
+    lambda: _np.errstate(over="ignore", under="ignore", invalid="ignore"),
+    _xp.memory,
 )
-_functions = make_module(_backend, __name__)
+_functions = _make_module(_backend, __name__)
 __all__ = sorted(_functions)
 globals().update(_functions)
 

@@ -4,46 +4,52 @@
 measure matrices by their singular values, without handing these out.
 """
 
-from __future__ import annotations
+# Editors list all names here that do not begin with an underscore.
+from __future__ import annotations as _annotations
 
-from typing import Any, NamedTuple
+from typing import Any as _Any
+from typing import NamedTuple as _NamedTuple
 
-from svdinv._missing import explain_missing
+from svdinv._missing import explain_missing as _explain_missing
 
 try:
-    import tensorflow as tf
-except ImportError as error:
-    raise explain_missing("tensorflow", "tensorflow") from error
+    import tensorflow as _tf
+except ImportError as _error:
+    raise _explain_missing("tensorflow", "tensorflow") from _error
 
-from svdinv.backends.tensorflow import TensorFlowBackend
+from svdinv.backends.tensorflow import TensorFlowBackend as _TensorFlowBackend
 from svdinv.backends.tensorflow_kernels import portable
-from svdinv.core.gauge import Gauge
-from svdinv.operators import OPERATORS, bind, decompositions, documented
+from svdinv.core.degenerate import Repeated as _Repeated
+from svdinv.core.gauge import Gauge as _Gauge
+from svdinv.operators import OPERATORS as _OPERATORS
+from svdinv.operators import bind as _bind
+from svdinv.operators import decompositions as _decompositions
+from svdinv.operators import documented as _documented
 
-__all__ = ["SUVResult", "portable", "svd", *sorted(OPERATORS)]
+__all__ = ["SUVResult", "portable", "svd", *sorted(_OPERATORS)]
 
-_backend = TensorFlowBackend()
-globals().update(bind(lambda *_: _backend, __name__))
+_backend = _TensorFlowBackend()
+globals().update(_bind(lambda *_: _backend, __name__))
 
 
-class SUVResult(NamedTuple):
+class SUVResult(_NamedTuple):
     """Factors of tensor = u diag(s) v^H, in TensorFlow's order."""
 
-    s: tf.Tensor
-    u: tf.Tensor
-    v: tf.Tensor
+    s: _tf.Tensor
+    u: _tf.Tensor
+    v: _tf.Tensor
 
 
-@documented
+@_documented
 def svd(
-    tensor: Any,
+    tensor: _Any,
     full_matrices: bool = False,
     compute_uv: bool = True,
     *,
-    repeated: str = "consistent",
+    repeated: _Repeated = "consistent",
     rtol: float | None = None,
-    gauge: Gauge = "ignore",
-) -> SUVResult | tf.Tensor:
+    gauge: _Gauge = "ignore",
+) -> SUVResult | _tf.Tensor:
     """Singular value decomposition that can be differentiated everywhere.
 
     Called as `tf.linalg.svd`, with its order of results: v, not its adjoint, comes
@@ -97,10 +103,10 @@ def svd(
     >>> bool(tf.reduce_all(tf.math.is_finite(tape.gradient(loss, tensor))))
     True
     """
-    U, S, Vh = decompositions.svd(
+    U, S, Vh = _decompositions.svd(
         _backend, tensor, "tensor", full_matrices, repeated, rtol, gauge
     )
-    return SUVResult(S, U, tf.linalg.adjoint(Vh)) if compute_uv else S
+    return SUVResult(S, U, _tf.linalg.adjoint(Vh)) if compute_uv else S
 
 
 def __dir__() -> list[str]:

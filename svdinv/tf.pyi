@@ -8,7 +8,7 @@ measure matrices by their singular values, without handing these out.
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, overload
 
-import tensorflow as tf
+from tensorflow import Tensor
 from tensorflow.types.experimental import TensorLike
 
 from svdinv.backends.tensorflow_kernels import portable as portable
@@ -28,9 +28,9 @@ from svdinv.core.results import (
 class SUVResult(NamedTuple):
     """Factors of tensor = u diag(s) v^H, in TensorFlow's order."""
 
-    s: tf.Tensor
-    u: tf.Tensor
-    v: tf.Tensor
+    s: Tensor
+    u: Tensor
+    v: Tensor
 
 @overload
 def svd(
@@ -38,7 +38,9 @@ def svd(
     full_matrices: bool = False,
     compute_uv: Literal[True] = True,
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> SUVResult:
@@ -113,31 +115,37 @@ def svd(
     full_matrices: bool = False,
     *,
     compute_uv: Literal[False],
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> tf.Tensor: ...
+) -> Tensor: ...
 @overload
 def svd(
     tensor: Any,
     full_matrices: bool,
     compute_uv: Literal[False],
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> tf.Tensor: ...
+) -> Tensor: ...
 @overload
 def svd(
     tensor: Any,
     full_matrices: bool = False,
     compute_uv: bool = True,
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> SUVResult | tf.Tensor: ...
-def bures_distance(A: TensorLike, B: TensorLike, *, squared: bool = False) -> tf.Tensor:
+) -> SUVResult | Tensor: ...
+def bures_distance(A: TensorLike, B: TensorLike, *, squared: bool = False) -> Tensor:
     """Distance of Bures between covariances: Wasserstein's of centred Gaussians.
 
     The root of tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2) [1]_. The Frechet distance
@@ -154,8 +162,7 @@ def bures_distance(A: TensorLike, B: TensorLike, *, squared: bool = False) -> tf
     Returns
     -------
     array
-        Real, shape (...).
-
+        Real, shape (...); NaN where A or B has eigenvalues that are clearly negative.
 
     Raises
     ------
@@ -185,7 +192,7 @@ def cca(
     *,
     ridge: float | TensorLike = 0.0,
     gauge: Gauge = "ignore",
-) -> Correlations[tf.Tensor]:
+) -> Correlations[Tensor]:
     """Canonical correlation analysis of two sets of features of the same samples.
 
     The singular values of Cxx^(-1/2) Cxy Cyy^(-1/2) [1]_. Their sum is the loss of deep
@@ -214,7 +221,8 @@ def cca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `rank` is out of range, or the shapes or dtypes of X and Y differ.
+        As `svt`, and if there is no sample, `rank` is out of range, or the shapes or dtypes
+        of X and Y do not fit.
 
     Notes
     -----
@@ -233,11 +241,11 @@ def cca(
 
 def eigh(
     A: TensorLike,
-    UPLO: str | None = None,
+    UPLO: Literal["L", "U"] | None = None,
     *,
     rtol: float | None = None,
     gauge: Gauge = "ignore",
-) -> EighResult[tf.Tensor]:
+) -> EighResult[Tensor]:
     """Eigendecomposition of Hermitian matrices that can be differentiated everywhere.
 
     Where eigenvalues are equal or nearly so, the gradient is exact for losses in
@@ -287,7 +295,7 @@ def eigh(
 
 def eigh_generalized(
     A: TensorLike, B: TensorLike, *, rtol: float | None = None, gauge: Gauge = "ignore"
-) -> EighResult[tf.Tensor]:
+) -> EighResult[Tensor]:
     """Generalised eigendecomposition A v = w B v of Hermitian A, positive definite B.
 
     The eigendecomposition of B^(-1/2) A B^(-1/2), whose gradient is that of `eigh`, in
@@ -322,7 +330,7 @@ def eigh_generalized(
     null space counts as eigenvectors of eigenvalue 0 with V = 0.
     """
 
-def expm(A: TensorLike) -> tf.Tensor:
+def expm(A: TensorLike) -> Tensor:
     """Exponential of Hermitian matrices.
 
     Parameters
@@ -347,8 +355,8 @@ def firm_threshold(
     gamma: float = 3.0,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> tf.Tensor:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Firm-threshold the singular values: 0 up to tau, s from gamma tau on.
 
     The proximal operator of the minimax concave penalty (MCP) [1]_; between the
@@ -384,7 +392,7 @@ def firm_threshold(
        penalty", Annals of Statistics 38(2), 2010.
     """
 
-def hermitian_map(A: TensorLike, function: HermitianFunction) -> tf.Tensor:
+def hermitian_map(A: TensorLike, function: HermitianFunction) -> Tensor:
     """Apply a function to Hermitian matrices, V f(w) V^H.
 
     Parameters
@@ -414,8 +422,12 @@ def hermitian_map(A: TensorLike, function: HermitianFunction) -> tf.Tensor:
     """
 
 def huber_threshold(
-    A: TensorLike, tau: float | TensorLike, delta: float, *, method: str = "auto"
-) -> tf.Tensor:
+    A: TensorLike,
+    tau: float | TensorLike,
+    delta: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Proximal operator of tau times the sum of Huber's function of s.
 
     Singular values up to delta + tau are divided by 1 + tau / delta, larger ones are
@@ -448,7 +460,7 @@ def huber_threshold(
     svdinv.core.thresholds.Huber : The function, with its source.
     """
 
-def inv_sqrtm(A: TensorLike) -> tf.Tensor:
+def inv_sqrtm(A: TensorLike) -> Tensor:
     """Inverse square root of positive definite Hermitian matrices.
 
     What whitening multiplies by: ZCA, decorrelated batch normalisation.
@@ -492,7 +504,7 @@ def kabsch(
     *,
     scale: Literal[False] = False,
     reflection: bool = False,
-) -> Alignment[tf.Tensor]:
+) -> Alignment[Tensor]:
     """Rigid motion, or similarity, that brings the points P nearest to the points Q.
 
     Minimises ``sum_i w_i |c R p_i + t - q_i|^2`` over rotations R with determinant 1,
@@ -504,8 +516,10 @@ def kabsch(
         Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
         broadcast, as of one reference against many.
     weights : array, optional
-        Weights >= 0, shape (..., N); 1 each by default. Points of weight 0 are left
-        out, and their coordinates may be NaN.
+        Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
+        of a mask for each sample; 1 each by default. Points of weight 0 are left out,
+        and their coordinates may be NaN. Weights that are the same for all points, a
+        number or (..., 1), change nothing.
     scale : bool, optional
         Whether c is sought too.
     reflection : bool, optional
@@ -533,13 +547,18 @@ def kabsch(
     -----
     The gradient contains 1 / (s_i + s_j), with s the singular values of the
     covariance and the last of them negative where a reflection would fit better.
-    Perfect fits, planar points and repeated singular values are regular. What
-    is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
-    R is not determined, and such terms are left out. The rmsd of a perfect fit
-    has a kink: its gradient is 0 there. With `reflection`, all of the values count
-    as positive, and planar points, which a reflection fits no better, are turned. The
-    scale is regular wherever R is; of points that coincide it is 1, and of collinear
-    ones exact to first order.
+    Perfect fits, planar points and repeated singular values are regular. With
+    `reflection`, all of the values count as positive, and planar points, which a
+    reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
+    gradient is 0 there.
+
+    Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
+    free: any turn about the line fits as well. R is then one of the nearest rotations,
+    whichever the singular vectors make, and its derivative is that without a further
+    such turn. The rmsd and the scale do not depend on the choice, and their derivative
+    is that with R held fixed. It is exact if P and Q are both on lines; if only one of
+    them is, both numbers have a kink there, and it is one of the subgradients. The
+    scale of points P that coincide is 1.
 
     References
     ----------
@@ -557,7 +576,7 @@ def kabsch(
     *,
     scale: Literal[True],
     reflection: bool = False,
-) -> Similarity[tf.Tensor]: ...
+) -> Similarity[Tensor]: ...
 @overload
 def kabsch(
     P: TensorLike,
@@ -566,8 +585,10 @@ def kabsch(
     *,
     scale: bool = False,
     reflection: bool = False,
-) -> Alignment[tf.Tensor] | Similarity[tf.Tensor]: ...
-def ky_fan_norm(A: TensorLike, k: int, *, method: str = "auto") -> tf.Tensor:
+) -> Alignment[Tensor] | Similarity[Tensor]: ...
+def ky_fan_norm(
+    A: TensorLike, k: int, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> Tensor:
     """Sum of the k largest singular values.
 
     Parameters
@@ -602,8 +623,8 @@ def local_low_rank(
     stride: int | tuple[int, int] | None = None,
     shift: int | tuple[int, int] = 0,
     relative: bool = False,
-    method: str = "auto",
-) -> tf.Tensor:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Soft-threshold the blocks of a series of images, each as a Casorati matrix.
 
     Each block of pixels through all frames is a matrix, pixels by frames [1]_.
@@ -643,8 +664,12 @@ def local_low_rank(
     """
 
 def log_sum_threshold(
-    A: TensorLike, tau: float | TensorLike, epsilon: float, *, method: str = "auto"
-) -> tf.Tensor:
+    A: TensorLike,
+    tau: float | TensorLike,
+    epsilon: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Proximal operator of tau times the sum of log(1 + s / epsilon).
 
     Parameters
@@ -676,7 +701,7 @@ def log_sum_threshold(
        reweighted l1 minimization", J. Fourier Anal. Appl. 14, 2008.
     """
 
-def logm(A: TensorLike) -> tf.Tensor:
+def logm(A: TensorLike) -> Tensor:
     """Logarithm of positive definite Hermitian matrices.
 
     Parameters
@@ -702,8 +727,8 @@ def low_rank(
     *,
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
-    method: str = "auto",
-) -> tf.Tensor:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Best approximation of a given rank (Eckart and Young).
 
     Parameters
@@ -735,7 +760,7 @@ def low_rank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank` is not an integer >= 0, `multiplets` is a number outside
-    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
+        [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
@@ -748,7 +773,7 @@ def lstsq(
     b: TensorLike,
     rcond: float | None = None,
     damping: float | TensorLike = 0,
-) -> tf.Tensor:
+) -> Tensor:
     """Solution x of least norm of the least squares problem ``min |A x - b|``.
 
     With damping, the minimiser of ``|A x - b|^2 + damping^2 |x|^2`` (Tikhonov).
@@ -781,7 +806,9 @@ def lstsq(
     everywhere, in `damping` too.
     """
 
-def nuclear_norm(A: TensorLike, *, method: str = "auto") -> tf.Tensor:
+def nuclear_norm(
+    A: TensorLike, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> Tensor:
     """Sum of the singular values.
 
     Parameters
@@ -807,7 +834,7 @@ def nuclear_norm(A: TensorLike, *, method: str = "auto") -> tf.Tensor:
     are, the subgradient of least norm.
     """
 
-def null_vector(A: TensorLike, *, gauge: Gauge = "ignore") -> tf.Tensor:
+def null_vector(A: TensorLike, *, gauge: Gauge = "ignore") -> Tensor:
     r"""Right singular vector of the smallest singular value, which A nearly maps to 0.
 
     The minimiser v of \|A v\| over unit vectors, as the eight-point and five-point
@@ -849,7 +876,7 @@ def null_vector(A: TensorLike, *, gauge: Gauge = "ignore") -> tf.Tensor:
        2nd edition, 2004, algorithm A5.4.
     """
 
-def pinv(A: TensorLike, rcond: float | None = None) -> tf.Tensor:
+def pinv(A: TensorLike, rcond: float | None = None) -> Tensor:
     """Pseudo-inverse of Moore and Penrose, V S^+ U^H.
 
     Parameters
@@ -887,7 +914,12 @@ def pinv(A: TensorLike, rcond: float | None = None) -> tf.Tensor:
        Anal. 10(2), 1973.
     """
 
-def polar(A: TensorLike, *, special: bool = False, method: str = "auto") -> tf.Tensor:
+def polar(
+    A: TensorLike,
+    *,
+    special: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Unitary polar factor U V^H: the nearest matrix with orthonormal columns.
 
     Orthonormal rows, if m < n. With `special`, the nearest rotation.
@@ -929,7 +961,7 @@ def polar(A: TensorLike, *, special: bool = False, method: str = "auto") -> tf.T
        between two point patterns", IEEE TPAMI 13(4), 1991.
     """
 
-def powm(A: TensorLike, p: float | TensorLike) -> tf.Tensor:
+def powm(A: TensorLike, p: float | TensorLike) -> Tensor:
     """Real power of positive semidefinite Hermitian matrices, V w^p V^H.
 
     Parameters
@@ -949,7 +981,7 @@ def powm(A: TensorLike, p: float | TensorLike) -> tf.Tensor:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if p is complex or does not broadcast.
+        As `hermitian_map`, and if p is complex, not finite or does not broadcast.
 
     See Also
     --------
@@ -962,7 +994,7 @@ def powm(A: TensorLike, p: float | TensorLike) -> tf.Tensor:
     eigenvalues of 0, and that term is left out.
     """
 
-def procrustes(A: TensorLike, B: TensorLike) -> tf.Tensor:
+def procrustes(A: TensorLike, B: TensorLike) -> Tensor:
     """Unitary matrix R that brings A nearest to B, min ||A R - B||.
 
     As `scipy.linalg.orthogonal_procrustes`, over batches and complex numbers:
@@ -995,7 +1027,7 @@ def procrustes(A: TensorLike, B: TensorLike) -> tf.Tensor:
        problem", Psychometrika 31, 1966.
     """
 
-def psd_project(A: TensorLike, floor: float | TensorLike = 0.0) -> tf.Tensor:
+def psd_project(A: TensorLike, floor: float | TensorLike = 0.0) -> Tensor:
     """Nearest Hermitian matrix with no eigenvalue below a floor, V max(w, floor) V^H.
 
     For a floor of 0 the projection on positive semidefinite matrices [1]_; for a small
@@ -1016,7 +1048,8 @@ def psd_project(A: TensorLike, floor: float | TensorLike = 0.0) -> tf.Tensor:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if `floor` is complex or does not broadcast.
+        As `hermitian_map`, and if `floor` is complex, not finite or does not
+        broadcast.
 
     Notes
     -----
@@ -1038,9 +1071,9 @@ def robust_pca(
     iterations: int = 50,
     penalty: float | TensorLike | None = None,
     growth: float = 1.5,
-    report: Callable[[int, tf.Tensor], None] | None = None,
-    method: str = "auto",
-) -> LowRankAndSparse[tf.Tensor]:
+    report: Callable[[int, Tensor], None] | None = None,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> LowRankAndSparse[Tensor]:
     """Principal component pursuit: A as the sum of low rank and sparse matrices.
 
     Minimises the nuclear norm of L plus `weight` times the sum of the magnitudes of S
@@ -1057,8 +1090,8 @@ def robust_pca(
     iterations : int, optional
         Number of iterations, all of which are made.
     penalty : float or array, optional
-        Weight mu of the squared residual at first, in units of 1 / A, broadcasting to
-        the batch shape. Default: 1.25 / s_1, without its derivative.
+        Weight mu of the squared residual at first, positive, in units of 1 / A,
+        broadcasting to the batch shape. Default: 1.25 / s_1, without its derivative.
     growth : float, optional
         What mu is multiplied by after each iteration, at least 1. Larger ones need
         fewer iterations and end farther from the minimum.
@@ -1076,7 +1109,8 @@ def robust_pca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `iterations` is below 1 or `growth` below 1.
+        As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
+        positive. Penalties of an array that are not positive give NaN.
 
     See Also
     --------
@@ -1095,7 +1129,12 @@ def robust_pca(
        exact recovery of corrupted low-rank matrices", arXiv:1009.5055, 2010.
     """
 
-def schatten_norm(A: TensorLike, p: float, *, method: str = "auto") -> tf.Tensor:
+def schatten_norm(
+    A: TensorLike,
+    p: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """p-norm of the singular values, (sum s^p)^(1/p).
 
     Parameters
@@ -1127,8 +1166,12 @@ def schatten_norm(A: TensorLike, p: float, *, method: str = "auto") -> tf.Tensor
     """
 
 def schatten_prox(
-    A: TensorLike, tau: float | TensorLike, p: float, *, method: str = "auto"
-) -> tf.Tensor:
+    A: TensorLike,
+    tau: float | TensorLike,
+    p: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
 
     Parameters
@@ -1160,9 +1203,9 @@ def schatten_prox(
 
 def spectral_map(
     A: TensorLike,
-    f: Callable[[tf.Tensor], tf.Tensor],
-    df: Callable[[tf.Tensor], tf.Tensor] | None = None,
-) -> tf.Tensor:
+    f: Callable[[Tensor], Tensor],
+    df: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Apply any scalar function to the singular values, U f(S) V^H.
 
     Parameters
@@ -1198,7 +1241,9 @@ def spectral_map(
     singular values.
     """
 
-def spectral_norm(A: TensorLike, *, method: str = "auto") -> tf.Tensor:
+def spectral_norm(
+    A: TensorLike, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> Tensor:
     """Largest singular value.
 
     Parameters
@@ -1230,8 +1275,8 @@ def spectral_operator(
     tau: float | TensorLike | None = None,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> tf.Tensor:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Apply a spectral function of one's own, with all that the others have.
 
     Parameters
@@ -1261,7 +1306,7 @@ def spectral_operator(
         without a parameter or missing for one with it.
     """
 
-def sqrtm(A: TensorLike) -> tf.Tensor:
+def sqrtm(A: TensorLike) -> Tensor:
     """Square root of positive semidefinite Hermitian matrices.
 
     Parameters
@@ -1286,9 +1331,7 @@ def sqrtm(A: TensorLike) -> tf.Tensor:
     there is none, and that term is left out.
     """
 
-def sure(
-    A: TensorLike, tau: float | TensorLike, sigma: float | TensorLike
-) -> tf.Tensor:
+def sure(A: TensorLike, tau: float | TensorLike, sigma: float | TensorLike) -> Tensor:
     """Unbiased estimate of the squared error of `svt` on a noisy matrix.
 
     Stein's estimate of ||svt(A, tau) - X||^2 for A = X + noise, without X [1]_:
@@ -1332,7 +1375,7 @@ def svd_lowrank(
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
     like: Any = None,
-) -> SVDResult[tf.Tensor]:
+) -> SVDResult[Tensor]:
     """Leading singular triplets, randomized, with the derivative of the exact ones.
 
     Halko, Martinsson and Tropp's range finder [1]_: no more than products with A
@@ -1387,8 +1430,8 @@ def svd_lowrank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
-    products, if they give something of another dtype, or are seen not to be adjoint to
-    each other.
+        products, if they give something of another dtype, or are seen not to be
+        adjoint to each other.
 
     See Also
     --------
@@ -1417,7 +1460,7 @@ def svd_lowrank(
 
 def svd_residual(
     A: Any, U: TensorLike, S: TensorLike, Vh: TensorLike, *, like: Any = None
-) -> tf.Tensor:
+) -> Tensor:
     """Bounds on the errors of singular values, from the residuals of their triplets.
 
     For unit vectors, A has a singular value within ::
@@ -1465,7 +1508,7 @@ def svd_residual(
        the Hermitian matrix [[0, A], [A^H, 0]].
     """
 
-def svdvals(A: TensorLike) -> tf.Tensor:
+def svdvals(A: TensorLike) -> Tensor:
     """Singular values, sorted downwards, with a finite gradient everywhere.
 
     Parameters
@@ -1489,8 +1532,8 @@ def svht(
     tau: float | TensorLike,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> tf.Tensor:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Hard-threshold the singular values: those up to tau become 0.
 
     The proximal operator of tau^2 / 2 times the rank. Its derivative in tau is 0,
@@ -1524,8 +1567,8 @@ def svt(
     tau: float | TensorLike,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> tf.Tensor:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Soft-threshold the singular values, U max(S - tau, 0) V^H.
 
     The proximal operator of tau times the nuclear norm [1]_, with the gradient
@@ -1585,7 +1628,7 @@ def svt(
        IJCV 121, 2017.
     """
 
-def svt_divergence(A: TensorLike, tau: float | TensorLike) -> tf.Tensor:
+def svt_divergence(A: TensorLike, tau: float | TensorLike) -> Tensor:
     """Divergence of `svt`, the trace of its Jacobian [1]_.
 
     Parameters
@@ -1623,8 +1666,8 @@ def tsvt(
     axis: int = -1,
     *,
     relative: bool = False,
-    method: str = "auto",
-) -> tf.Tensor:
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> Tensor:
     """Soft-threshold a tensor's singular values after a Fourier transform.
 
     The proximal operator of tau times the tensor nuclear norm of the t-SVD [1]_:
@@ -1666,10 +1709,10 @@ def whiten(
     X: TensorLike,
     epsilon: float | TensorLike = 0.0,
     *,
-    kind: str = "zca",
+    kind: Literal["zca", "pca"] = "zca",
     mean: TensorLike | None = None,
     covariance: TensorLike | None = None,
-) -> Whitened[tf.Tensor]:
+) -> Whitened[Tensor]:
     """Whitening of features: a linear map after which their covariance is 1.
 
     Parameters
@@ -1695,8 +1738,8 @@ def whiten(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `kind` is not one of the accepted values, or the statistics do not
-    fit.
+        As `svt`, and if there is no sample, `kind` is not one of the accepted values, or
+        the statistics do not fit.
 
     Notes
     -----

@@ -41,8 +41,9 @@ FACES = {
         "from torch import Tensor, nn", "Tensor", "Tensor", "nn.Module"
     ),
     "svdinv.tf": Face(
-        "import tensorflow as tf\nfrom tensorflow.types.experimental import TensorLike",
-        "tf.Tensor",
+        "from tensorflow import Tensor\n"
+        "from tensorflow.types.experimental import TensorLike",
+        "Tensor",
         "TensorLike",
     ),
     "svdinv.jax": Face(
@@ -52,8 +53,8 @@ FACES = {
         "from numpy.typing import ArrayLike, NDArray", "NDArray[Any]", "ArrayLike"
     ),
     "svdinv.cupy": Face("import cupy", "cupy.ndarray", "cupy.ndarray"),
-    "svdinv.dask": Face("import dask.array as da", "da.Array", "da.Array"),
-    "svdinv.mlx": Face("import mlx.core as mx", "mx.array", "mx.array"),
+    "svdinv.dask": Face("from dask.array import Array", "Array", "Array"),
+    "svdinv.mlx": Face("from mlx.core import array", "array", "array"),
     "svdinv.keras": Face("import keras", "Any", "Any", "keras.layers.Layer"),
 }
 
@@ -72,6 +73,20 @@ _NAMES = {
 }
 
 
+# Aliases that are written out: an editor shows the values that an option may have.
+_OPTIONS = {
+    name: str(getattr(import_module(source), name)).removeprefix("typing.")
+    for source, name in (
+        ("svdinv.core.degenerate", "Repeated"),
+        ("svdinv.core.factors", "Method"),
+        ("svdinv.core.hermitian_operations", "Triangle"),
+        ("svdinv.layers", "DataFormat"),
+        ("svdinv.operators.statistics", "Kind"),
+        ("svdinv.layers", "Reduction"),
+    )
+}
+
+
 class _Verbatim(str):
     """Text that a signature shows without quotes."""
 
@@ -85,7 +100,10 @@ def annotation(kind: str, face: Face, array: str) -> _Verbatim:
     def fill(text: str, array: str) -> str:
         return re.sub(r"(?<![\w.])Array\b", array, text)
 
-    kind = str(kind).replace("layers.Pair", "Pair")
+    # Names that a module imports begin with an underscore there, and a stub has no
+    # names of modules as others: editors would list them.
+    kind = re.sub(r"(?<![\w.])_?(?:(?:layers|mx|tf)\.|(?<=_))", "", str(kind))
+    kind = re.sub(rf"\b({'|'.join(_OPTIONS)})\b", lambda m: _OPTIONS[m[0]], kind)
     kind = re.sub(r"Callable\[\[.*?\], \w+\]", lambda m: fill(m[0], face.array), kind)
     kind = re.sub(rf"\b({'|'.join(_NAMES[RESULTS])})\b", rf"\1[{face.array}]", kind)
     return _Verbatim(fill(kind, array))
@@ -146,8 +164,11 @@ def function_stub(face: Face, name: str, function: Callable[..., Any]) -> str:
 
 def tuple_stub(cls: type) -> str:
     """Write a named tuple."""
-    fields = inspect.get_annotations(cls).items()
-    lines = (f"    {name}: {kind.__forward_arg__}\n" for name, kind in fields)
+    face, fields = FACES[cls.__module__], inspect.get_annotations(cls).items()
+    kinds = (
+        (name, annotation(kind.__forward_arg__, face, "")) for name, kind in fields
+    )
+    lines = (f"    {name}: {kind}\n" for name, kind in kinds)
     return f"class {cls.__name__}(NamedTuple):\n{docstring(cls)}" + "".join(lines)
 
 

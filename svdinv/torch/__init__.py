@@ -4,48 +4,56 @@
 measure matrices by their singular values, without handing these out.
 """
 
-from __future__ import annotations
+# Editors list all names here that do not begin with an underscore.
+from __future__ import annotations as _annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable as _Callable
+from contextlib import AbstractContextManager as _AbstractContextManager
+from contextlib import nullcontext as _nullcontext
+from typing import Any as _Any
 
-from svdinv._missing import explain_missing
+from svdinv._missing import explain_missing as _explain_missing
 
 try:
-    import torch
-except ImportError as error:
-    raise explain_missing("torch", "torch") from error
+    import torch as _torch
+except ImportError as _error:
+    raise _explain_missing("torch", "torch") from _error
 
-from svdinv.backends.torch import Jacobian, TorchBackend, without_autocast
-from svdinv.core.gauge import Gauge
-from svdinv.core.results import SVDResult
-from svdinv.operators import OPERATORS, bind, decompositions, documented
+from svdinv.backends.torch import Jacobian
+from svdinv.backends.torch import TorchBackend as _TorchBackend
+from svdinv.backends.torch import without_autocast as _without_autocast
+from svdinv.core.degenerate import Repeated as _Repeated
+from svdinv.core.gauge import Gauge as _Gauge
+from svdinv.core.results import SVDResult as _SVDResult
+from svdinv.operators import OPERATORS as _OPERATORS
+from svdinv.operators import bind as _bind
+from svdinv.operators import decompositions as _decompositions
+from svdinv.operators import documented as _documented
 
-__all__ = ["Jacobian", "jacobian_svd", "nn", "svd", *sorted(OPERATORS)]
+__all__ = ["Jacobian", "jacobian_svd", "nn", "svd", *sorted(_OPERATORS)]
 
-_backend = TorchBackend()
+_backend = _TorchBackend()
 
 
-def _full_precision(A: Any = None) -> AbstractContextManager[Any]:
+def _full_precision(A: _Any = None) -> _AbstractContextManager[_Any]:
     """Keep autocast from running an operator's products in half precision."""
-    return without_autocast(A) if isinstance(A, torch.Tensor) else nullcontext()
+    return _without_autocast(A) if isinstance(A, _torch.Tensor) else _nullcontext()
 
 
-globals().update(bind(lambda *_: _backend, __name__, context=_full_precision))
+globals().update(_bind(lambda *_: _backend, __name__, context=_full_precision))
 
 from svdinv.torch import nn  # noqa: E402 - its modules call the operators
 
 
-@documented
+@_documented
 def svd(
-    A: torch.Tensor,
+    A: _torch.Tensor,
     full_matrices: bool = False,
     *,
-    repeated: str = "consistent",
+    repeated: _Repeated = "consistent",
     rtol: float | None = None,
-    gauge: Gauge = "ignore",
-) -> SVDResult:
+    gauge: _Gauge = "ignore",
+) -> _SVDResult:
     """Singular value decomposition that can be differentiated everywhere.
 
     Called as `torch.linalg.svd`, but thin by default.
@@ -92,20 +100,20 @@ def svd(
     >>> bool(A.grad.isfinite().all())
     True
     """
-    return decompositions.svd(_backend, A, "A", full_matrices, repeated, rtol, gauge)
+    return _decompositions.svd(_backend, A, "A", full_matrices, repeated, rtol, gauge)
 
 
-@documented
+@_documented
 def jacobian_svd(
-    f: Callable[[Any], torch.Tensor],
-    theta: Any,
+    f: _Callable[[_Any], _torch.Tensor],
+    theta: _Any,
     rank: int,
     *,
     oversampling: int = 10,
     power: int = 10,
-    seed: Any = None,
+    seed: _Any = None,
     chunk: int | None = None,
-) -> SVDResult:
+) -> _SVDResult:
     """Leading singular triplets of the Jacobian of a function.
 
     Parameters
@@ -133,7 +141,7 @@ def jacobian_svd(
     (torch.Size([16, 4]), torch.Size([4]), torch.Size([4, 816]))
     """
     J = Jacobian(f, theta, chunk)
-    return decompositions.svd_lowrank(
+    return _decompositions.svd_lowrank(
         _backend, J, rank, oversampling=oversampling, power=power, seed=seed, like=J.at
     )
 

@@ -99,7 +99,9 @@ def svd(
     A: torch.Tensor,
     full_matrices: bool = False,
     *,
-    repeated: str = "consistent",
+    repeated: Literal[
+        "consistent", "minimum-norm", "drop", "clip", "taylor", "lorentz", "none"
+    ] = "consistent",
     rtol: float | None = None,
     gauge: Gauge = "ignore",
 ) -> SVDResult[torch.Tensor]:
@@ -184,8 +186,7 @@ def bures_distance(
     Returns
     -------
     array
-        Real, shape (...).
-
+        Real, shape (...); NaN where A or B has eigenvalues that are clearly negative.
 
     Raises
     ------
@@ -244,7 +245,8 @@ def cca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `rank` is out of range, or the shapes or dtypes of X and Y differ.
+        As `svt`, and if there is no sample, `rank` is out of range, or the shapes or dtypes
+        of X and Y do not fit.
 
     Notes
     -----
@@ -263,7 +265,7 @@ def cca(
 
 def eigh(
     A: torch.Tensor,
-    UPLO: str | None = None,
+    UPLO: Literal["L", "U"] | None = None,
     *,
     rtol: float | None = None,
     gauge: Gauge = "ignore",
@@ -381,7 +383,7 @@ def firm_threshold(
     gamma: float = 3.0,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Firm-threshold the singular values: 0 up to tau, s from gamma tau on.
 
@@ -448,7 +450,11 @@ def hermitian_map(A: torch.Tensor, function: HermitianFunction) -> torch.Tensor:
     """
 
 def huber_threshold(
-    A: torch.Tensor, tau: float | torch.Tensor, delta: float, *, method: str = "auto"
+    A: torch.Tensor,
+    tau: float | torch.Tensor,
+    delta: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Proximal operator of tau times the sum of Huber's function of s.
 
@@ -538,8 +544,10 @@ def kabsch(
         Points, shape (..., N, d), real; d = 3 in space, but any d >= 1. Batches
         broadcast, as of one reference against many.
     weights : array, optional
-        Weights >= 0, shape (..., N); 1 each by default. Points of weight 0 are left
-        out, and their coordinates may be NaN.
+        Weights >= 0, shape (..., N), whose batch broadcasts with that of the points, as
+        of a mask for each sample; 1 each by default. Points of weight 0 are left out,
+        and their coordinates may be NaN. Weights that are the same for all points, a
+        number or (..., 1), change nothing.
     scale : bool, optional
         Whether c is sought too.
     reflection : bool, optional
@@ -567,13 +575,18 @@ def kabsch(
     -----
     The gradient contains 1 / (s_i + s_j), with s the singular values of the
     covariance and the last of them negative where a reflection would fit better.
-    Perfect fits, planar points and repeated singular values are regular. What
-    is singular is a reflection with s_{d-1} = s_d, or collinear points in space:
-    R is not determined, and such terms are left out. The rmsd of a perfect fit
-    has a kink: its gradient is 0 there. With `reflection`, all of the values count
-    as positive, and planar points, which a reflection fits no better, are turned. The
-    scale is regular wherever R is; of points that coincide it is 1, and of collinear
-    ones exact to first order.
+    Perfect fits, planar points and repeated singular values are regular. With
+    `reflection`, all of the values count as positive, and planar points, which a
+    reflection fits no better, are turned. The rmsd of a perfect fit has a kink: its
+    gradient is 0 there.
+
+    Points P or Q on a line in space, or a reflection with s_{d-1} = s_d, leave a turn
+    free: any turn about the line fits as well. R is then one of the nearest rotations,
+    whichever the singular vectors make, and its derivative is that without a further
+    such turn. The rmsd and the scale do not depend on the choice, and their derivative
+    is that with R held fixed. It is exact if P and Q are both on lines; if only one of
+    them is, both numbers have a kink there, and it is one of the subgradients. The
+    scale of points P that coincide is 1.
 
     References
     ----------
@@ -601,7 +614,12 @@ def kabsch(
     scale: bool = False,
     reflection: bool = False,
 ) -> Alignment[torch.Tensor] | Similarity[torch.Tensor]: ...
-def ky_fan_norm(A: torch.Tensor, k: int, *, method: str = "auto") -> torch.Tensor:
+def ky_fan_norm(
+    A: torch.Tensor,
+    k: int,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> torch.Tensor:
     """Sum of the k largest singular values.
 
     Parameters
@@ -636,7 +654,7 @@ def local_low_rank(
     stride: int | tuple[int, int] | None = None,
     shift: int | tuple[int, int] = 0,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Soft-threshold the blocks of a series of images, each as a Casorati matrix.
 
@@ -677,7 +695,11 @@ def local_low_rank(
     """
 
 def log_sum_threshold(
-    A: torch.Tensor, tau: float | torch.Tensor, epsilon: float, *, method: str = "auto"
+    A: torch.Tensor,
+    tau: float | torch.Tensor,
+    epsilon: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Proximal operator of tau times the sum of log(1 + s / epsilon).
 
@@ -736,7 +758,7 @@ def low_rank(
     *,
     multiplets: bool | float | Literal["keep"] = False,
     max_rank: int | None = None,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Best approximation of a given rank (Eckart and Young).
 
@@ -769,7 +791,7 @@ def low_rank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank` is not an integer >= 0, `multiplets` is a number outside
-    [0, 1), or `max_rank` is below the rank or given without `multiplets`.
+        [0, 1), or `max_rank` is below the rank or given without `multiplets`.
 
     Notes
     -----
@@ -815,7 +837,9 @@ def lstsq(
     everywhere, in `damping` too.
     """
 
-def nuclear_norm(A: torch.Tensor, *, method: str = "auto") -> torch.Tensor:
+def nuclear_norm(
+    A: torch.Tensor, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> torch.Tensor:
     """Sum of the singular values.
 
     Parameters
@@ -922,7 +946,10 @@ def pinv(A: torch.Tensor, rcond: float | None = None) -> torch.Tensor:
     """
 
 def polar(
-    A: torch.Tensor, *, special: bool = False, method: str = "auto"
+    A: torch.Tensor,
+    *,
+    special: bool = False,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Unitary polar factor U V^H: the nearest matrix with orthonormal columns.
 
@@ -985,7 +1012,7 @@ def powm(A: torch.Tensor, p: float | torch.Tensor) -> torch.Tensor:
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if p is complex or does not broadcast.
+        As `hermitian_map`, and if p is complex, not finite or does not broadcast.
 
     See Also
     --------
@@ -1052,7 +1079,8 @@ def psd_project(A: torch.Tensor, floor: float | torch.Tensor = 0.0) -> torch.Ten
     Raises
     ------
     TypeError, ValueError
-        As `hermitian_map`, and if `floor` is complex or does not broadcast.
+        As `hermitian_map`, and if `floor` is complex, not finite or does not
+        broadcast.
 
     Notes
     -----
@@ -1075,7 +1103,7 @@ def robust_pca(
     penalty: float | torch.Tensor | None = None,
     growth: float = 1.5,
     report: Callable[[int, torch.Tensor], None] | None = None,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> LowRankAndSparse[torch.Tensor]:
     """Principal component pursuit: A as the sum of low rank and sparse matrices.
 
@@ -1093,8 +1121,8 @@ def robust_pca(
     iterations : int, optional
         Number of iterations, all of which are made.
     penalty : float or array, optional
-        Weight mu of the squared residual at first, in units of 1 / A, broadcasting to
-        the batch shape. Default: 1.25 / s_1, without its derivative.
+        Weight mu of the squared residual at first, positive, in units of 1 / A,
+        broadcasting to the batch shape. Default: 1.25 / s_1, without its derivative.
     growth : float, optional
         What mu is multiplied by after each iteration, at least 1. Larger ones need
         fewer iterations and end farther from the minimum.
@@ -1112,7 +1140,8 @@ def robust_pca(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `iterations` is below 1 or `growth` below 1.
+        As `svt`, and if `iterations` or `growth` is below 1, or the number `penalty` is not
+        positive. Penalties of an array that are not positive give NaN.
 
     See Also
     --------
@@ -1131,7 +1160,12 @@ def robust_pca(
        exact recovery of corrupted low-rank matrices", arXiv:1009.5055, 2010.
     """
 
-def schatten_norm(A: torch.Tensor, p: float, *, method: str = "auto") -> torch.Tensor:
+def schatten_norm(
+    A: torch.Tensor,
+    p: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+) -> torch.Tensor:
     """p-norm of the singular values, (sum s^p)^(1/p).
 
     Parameters
@@ -1163,7 +1197,11 @@ def schatten_norm(A: torch.Tensor, p: float, *, method: str = "auto") -> torch.T
     """
 
 def schatten_prox(
-    A: torch.Tensor, tau: float | torch.Tensor, p: float, *, method: str = "auto"
+    A: torch.Tensor,
+    tau: float | torch.Tensor,
+    p: float,
+    *,
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Proximal operator of tau times the sum of s^p, for p = 1/2, 2/3, 1 or 2.
 
@@ -1234,7 +1272,9 @@ def spectral_map(
     singular values.
     """
 
-def spectral_norm(A: torch.Tensor, *, method: str = "auto") -> torch.Tensor:
+def spectral_norm(
+    A: torch.Tensor, *, method: Literal["auto", "svd", "gram", "matmul"] = "auto"
+) -> torch.Tensor:
     """Largest singular value.
 
     Parameters
@@ -1266,7 +1306,7 @@ def spectral_operator(
     tau: float | torch.Tensor | None = None,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Apply a spectral function of one's own, with all that the others have.
 
@@ -1423,8 +1463,8 @@ def svd_lowrank(
     ------
     TypeError, ValueError
         As `svt`, and if `rank`, `oversampling`, `power` or `multiplets` is out of range; of
-    products, if they give something of another dtype, or are seen not to be adjoint to
-    each other.
+        products, if they give something of another dtype, or are seen not to be
+        adjoint to each other.
 
     See Also
     --------
@@ -1525,7 +1565,7 @@ def svht(
     tau: float | torch.Tensor,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Hard-threshold the singular values: those up to tau become 0.
 
@@ -1560,7 +1600,7 @@ def svt(
     tau: float | torch.Tensor,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Soft-threshold the singular values, U max(S - tau, 0) V^H.
 
@@ -1659,7 +1699,7 @@ def tsvt(
     axis: int = -1,
     *,
     relative: bool = False,
-    method: str = "auto",
+    method: Literal["auto", "svd", "gram", "matmul"] = "auto",
 ) -> torch.Tensor:
     """Soft-threshold a tensor's singular values after a Fourier transform.
 
@@ -1702,7 +1742,7 @@ def whiten(
     X: torch.Tensor,
     epsilon: float | torch.Tensor = 0.0,
     *,
-    kind: str = "zca",
+    kind: Literal["zca", "pca"] = "zca",
     mean: torch.Tensor | None = None,
     covariance: torch.Tensor | None = None,
 ) -> Whitened[torch.Tensor]:
@@ -1731,8 +1771,8 @@ def whiten(
     Raises
     ------
     TypeError, ValueError
-        As `svt`, and if `kind` is not one of the accepted values, or the statistics do not
-    fit.
+        As `svt`, and if there is no sample, `kind` is not one of the accepted values, or
+        the statistics do not fit.
 
     Notes
     -----

@@ -59,7 +59,7 @@ class FirmThreshold(nn.Module):
     gamma: float
     relative: bool
     channels: int | None
-    method: str
+    method: Literal["auto", "svd", "gram", "matmul"]
     raw_threshold: nn.Parameter
     def __init__(
         self,
@@ -68,7 +68,7 @@ class FirmThreshold(nn.Module):
         gamma: float = 3.0,
         relative: bool = True,
         channels: int | None = None,
-        method: str = "auto",
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
         trainable: bool = True,
     ) -> None: ...
     @property
@@ -108,7 +108,7 @@ class LocalLowRank(nn.Module):
     shift: Pair | Literal["random"]
     relative: bool
     channels: int | None
-    method: str
+    method: Literal["auto", "svd", "gram", "matmul"]
     raw_threshold: nn.Parameter
     def __init__(
         self,
@@ -119,7 +119,7 @@ class LocalLowRank(nn.Module):
         shift: Pair | Literal["random"] = "random",
         relative: bool = True,
         channels: int | None = None,
-        method: str = "auto",
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
         trainable: bool = True,
     ) -> None: ...
     @property
@@ -152,14 +152,14 @@ class LowRank(nn.Module):
     rank: int
     multiplets: bool | float | Literal["keep"]
     max_rank: int | None
-    method: str
+    method: Literal["auto", "svd", "gram", "matmul"]
     def __init__(
         self,
         rank: int,
         *,
         multiplets: bool | float | Literal["keep"] = False,
         max_rank: int | None = None,
-        method: str = "auto",
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
     ) -> None: ...
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
@@ -178,9 +178,14 @@ class NuclearNorm(SchattenNorm):
     svdinv.torch.nuclear_norm : The operator.
     """
 
-    reduction: str
-    method: str
-    def __init__(self, *, reduction: str = "mean", method: str = "auto") -> None: ...
+    reduction: Literal["mean", "sum", "none"]
+    method: Literal["auto", "svd", "gram", "matmul"]
+    def __init__(
+        self,
+        *,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
+    ) -> None: ...
     def forward(self, A: Tensor) -> Tensor:
         """Norm of matrices of shape (..., m, n): a number, or of shape (...)."""
     def __call__(self, A: Tensor) -> Tensor: ...
@@ -203,10 +208,14 @@ class SchattenNorm(nn.Module):
     """
 
     p: float
-    reduction: str
-    method: str
+    reduction: Literal["mean", "sum", "none"]
+    method: Literal["auto", "svd", "gram", "matmul"]
     def __init__(
-        self, p: float, *, reduction: str = "mean", method: str = "auto"
+        self,
+        p: float,
+        *,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
     ) -> None: ...
     def forward(self, A: Tensor) -> Tensor:
         """Norm of matrices of shape (..., m, n): a number, or of shape (...)."""
@@ -231,7 +240,7 @@ class SchattenProx(nn.Module):
 
     p: float
     channels: int | None
-    method: str
+    method: Literal["auto", "svd", "gram", "matmul"]
     raw_threshold: nn.Parameter
     def __init__(
         self,
@@ -239,7 +248,7 @@ class SchattenProx(nn.Module):
         threshold: Any = 0.1,
         *,
         channels: int | None = None,
-        method: str = "auto",
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
         trainable: bool = True,
     ) -> None: ...
     @property
@@ -285,7 +294,7 @@ class SingularValueThreshold(nn.Module):
     relative: bool
     num_values: int | None
     channels: int | None
-    method: str
+    method: Literal["auto", "svd", "gram", "matmul"]
     raw_threshold: nn.Parameter
     def __init__(
         self,
@@ -294,7 +303,7 @@ class SingularValueThreshold(nn.Module):
         relative: bool = True,
         num_values: int | None = None,
         channels: int | None = None,
-        method: str = "auto",
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
         trainable: bool = True,
     ) -> None: ...
     @property
@@ -326,7 +335,7 @@ class TensorSingularValueThreshold(nn.Module):
     axis: int
     relative: bool
     channels: int | None
-    method: str
+    method: Literal["auto", "svd", "gram", "matmul"]
     raw_threshold: nn.Parameter
     def __init__(
         self,
@@ -335,7 +344,7 @@ class TensorSingularValueThreshold(nn.Module):
         axis: int = -1,
         relative: bool = True,
         channels: int | None = None,
-        method: str = "auto",
+        method: Literal["auto", "svd", "gram", "matmul"] = "auto",
         trainable: bool = True,
     ) -> None: ...
     @property
@@ -383,7 +392,7 @@ class Whitening(nn.Module):
     momentum: float
     axis: int
     epsilon: float
-    kind: str
+    kind: Literal["zca", "pca"]
     running_mean: Tensor
     running_covariance: Tensor
     def __init__(
@@ -393,7 +402,7 @@ class Whitening(nn.Module):
         momentum: float = 0.1,
         axis: int = 1,
         epsilon: float = 1e-05,
-        kind: str = "zca",
+        kind: Literal["zca", "pca"] = "zca",
     ) -> None: ...
     def forward(self, x: Tensor) -> Tensor:
         """Map matrices (..., m, n), tensors (..., a, b, c) or series (..., T, H, W)."""
