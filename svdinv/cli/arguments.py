@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import itertools
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -92,9 +94,13 @@ Subparsers = argparse._SubParsersAction
 
 
 def complain(message: str) -> None:
-    """Print a line on stderr; of several processes that torchrun started, the first."""
+    """Print a line on stderr; of several processes that torchrun started, the first.
+
+    Lines of the message that begin with two spaces stay lines.
+    """
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(" ".join(message.split()), file=sys.stderr)
+        lines = (" ".join(line.split()) for line in re.split(r"\n(?=  \S)", message))
+        print("\n  ".join(lines), file=sys.stderr)
 
 
 def need(parser: Parser, modules: Iterable[str], extra: str) -> None:
@@ -163,6 +169,7 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
         asked = next((known[word] for word in words if word in known), None)
         if asked is not None:
             _show_options(parser, asked, several)
+        _refuse_unknown(parser, words[0], list(known))
         parser.add_argument_group(
             "options of a task",
             "  ".join([f"{parser.prog} TASK --help lists them:", *known]),
@@ -181,6 +188,21 @@ def _declare_tasks(parser: Parser, words: list[str], *, several: bool) -> None:
             nargs="+" if plural else None,
             help=argparse.SUPPRESS,
         )
+
+
+def _refuse_unknown(parser: Parser, word: str, tasks: list[str]) -> None:
+    """Refuse a word before ``--help`` that is no task, image, weights or file."""
+    from svdinv.unroll import pretrained
+    from svdinv.unroll.tasks.registry import entry_of_file
+
+    if word.startswith("-") or word in pretrained.names() or Path(word).exists():
+        return
+    try:
+        entry_of_file(word)
+    except ValueError:
+        near = difflib.get_close_matches(word, tasks, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        parser.error(f"there is no task {word}{meant}\n  tasks: {', '.join(tasks)}")
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:

@@ -90,8 +90,7 @@ def add(commands: Subparsers, help: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do what the subcommand says."""
     if arguments.perform is None:
-        arguments.parser.print_help()
-        return 0
+        arguments.parser.error("what to do? list, show, inspect or write")
     try:
         arguments.perform(arguments)
     except (ValueError, ImportError) as error:

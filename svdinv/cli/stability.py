@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
     every = searches * arguments.steps
     every += (count + len(others)) * (1 + len(sizes) + searches)
     print(f"{problem.name}: {task.describe(problem)}, {problem.setting}", flush=True)
-    with tqdm(total=every, leave=False, file=sys.stderr) as bar:
+    with tqdm(total=every, leave=False, file=sys.stderr, disable=None) as bar:
         if squares:
             bar.set_description("weight of TV")
             methods["TV"] = _total_variation(problem)

@@ -139,7 +139,13 @@ def compare(
     torch.set_num_threads(study.threads)
     with (
         interrupts() as interrupted,
-        tqdm(total=len(plans), initial=len(rows), unit="run", file=sys.stderr) as bar,
+        tqdm(
+            total=len(plans),
+            initial=len(rows),
+            unit="run",
+            file=sys.stderr,
+            disable=None,
+        ) as bar,
     ):
         test = TestCrops(study.crop, study.patch)
         for plan in left:

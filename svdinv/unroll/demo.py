@@ -237,7 +237,11 @@ def _tuned(config: DemoConfig, network: Network, svd: str) -> tuple[Outcome, Net
     with (
         interrupts() as interrupted,
         tqdm(
-            total=config.steps, desc=f"through {svd}", unit="step", file=sys.stderr
+            total=config.steps,
+            desc=f"through {svd}",
+            unit="step",
+            file=sys.stderr,
+            disable=None,  # unless that is a terminal
         ) as bar,
     ):
         outcome = job.train(

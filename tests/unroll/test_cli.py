@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 import subprocess
 import sys
@@ -15,6 +16,17 @@ from svdinv._missing import command as install
 from svdinv.cli import main
 from svdinv.unroll.tasks.registry import entries
 
+COMMANDS = [
+    "compare",
+    "data",
+    "demo",
+    "evaluate",
+    "fit",
+    "info",
+    "reconstruct",
+    "stability",
+    "train",
+]
 KINDS = ["colour", "cine", "ct", "eit", "pet", "spectral-ct"]
 DEMO_OPTIONS = [
     "--minutes",
@@ -28,9 +40,7 @@ DEMO_OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "command", ["compare", "data", "demo", "evaluate", "info", "reconstruct", "train"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_lists_the_commands(command, capsys):
     assert main(["--help"]) == 0
     assert re.search(rf"^ +{command} +\w", capsys.readouterr().out, re.M)
@@ -118,6 +128,48 @@ def test_an_option_of_another_task_is_refused_by_its_flag(one_line):
     ):
         assert main(words) == 2
         assert f"argument {flag}: does not apply" in one_line()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_without_arguments(command, one_line, monkeypatch):
+    """They begin, if they can do without any, or say in one line what is missing."""
+    module = importlib.import_module(f"svdinv.cli.{command}")
+    if command in ("demo", "evaluate", "compare", "info"):
+        monkeypatch.setattr(module, "run", lambda arguments: 0)
+        assert main([command]) == 0
+        return
+    assert main([command]) == 2
+    missing = {"train": "what to train?", "data": "list, show, inspect or write"}
+    assert missing.get(command, "required: INPUT") in one_line()
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "fit", "evaluate", "stability"])
+def test_help_of_a_task_that_is_misspelt(command, capsys):
+    assert main([command, "kine", "--help"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        f"svdinv {command}: there is no task kine; did you mean cine?\n"
+        f"  tasks: {', '.join(KINDS)}\n"
+    )
+    for known in ("coffee", "colour-groups", __file__):
+        assert main([command, known, "--help"]) == 0
+        assert f"svdinv {command} TASK --help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("camera", "there is no file camera, and no image of svdinv has that name\n"),
+        ("coffe", "did you mean coffee?\n  'svdinv data list' lists the names\n"),
+        ("scan.xyz", "scan.xyz is none of what can be read:\n  a picture (.bmp, "),
+    ],
+)
+def test_what_is_no_image(name, said, capsys):
+    assert main(["reconstruct", name]) == 2
+    found = capsys.readouterr().err
+    assert said in found
+    assert max(map(len, found.splitlines())) < 180
 
 
 def test_version(capsys):

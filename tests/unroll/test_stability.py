@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import signal
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -92,7 +93,8 @@ def test_refusals():
         stability(replace(problem, truth=None), {}, {}, [0.1])
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     arguments = ("stability", "coffee", "--crop", "32", "--rate", "0.5", "--sizes")
     options = ("0.1", "--steps", "1", "--threads", "1", "--output", str(tmp_path))
     assert main([*arguments, *options]) == 0

@@ -230,6 +230,7 @@ def evaluate(
             unit="image",
             smoothing=0,
             file=sys.stderr,
+            disable=None,  # unless that is a terminal
         ) as bar,
     ):
         for problem in problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import astuple, fields, replace
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,9 @@ def fitted(
     def fit(problem: Problem) -> Reconstruction:
         with interrupts() as interrupted:
             try:
-                done = fitting.run(checkpoint, stop=interrupted)
+                done = fitting.run(
+                    checkpoint, stop=interrupted, progress=sys.stderr.isatty()
+                )
             except Interrupted as press:  # what is without the step is worth keeping
                 done = press.solution
             # Too late for the iterations, it may still have ended the step behind them.

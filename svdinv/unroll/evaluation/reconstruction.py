@@ -183,6 +183,7 @@ def compare(
             leave=False,
             bar_format="{desc}{n_fmt} of {total_fmt} done, {elapsed}",
             file=sys.stderr,
+            disable=None,  # unless that is a terminal
         ) as bar,
     ):
         every = {**methods, **{n: make(bar.update) for n, make in followed.items()}}

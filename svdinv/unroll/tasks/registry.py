@@ -7,6 +7,7 @@ or ``--task`` names. A task itself is imported when its entry is asked for its c
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,8 +153,17 @@ def entry_of_file(source: str | Path) -> TaskEntry:
                 return entry
     if path.is_dir():
         raise ValueError(f"{source} is a folder, not a file")
-    what = ", nor ".join(e.inputs for e in reversed(known) if e.inputs)
-    raise ValueError(f"{source} is neither {what}")
+    if not path.suffix and not path.exists():
+        names = [name for entry in known for name in entry.names]
+        near = difflib.get_close_matches(str(source), names, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(
+            f"there is no file {source}, and no image of svdinv has that name{meant}\n"
+            "  'svdinv data list' lists the names"
+        )
+    inputs = ", nor ".join(e.inputs for e in reversed(known) if e.inputs)
+    what = "\n  ".join(inputs.split(", nor "))
+    raise ValueError(f"{source} is none of what can be read:\n  {what}")
 
 
 def entry_of_images(axes: str | None, channels: int | None = None) -> TaskEntry:

@@ -229,8 +229,8 @@ def _train(
         total=config.training.steps,
         initial=run.step,
         unit="step",
-        disable=rank > 0,
         file=sys.stderr,
+        disable=True if rank else None,  # unless that is a terminal
         mininterval=0.5,
     ) as bar:
 
