@@ -30,7 +30,7 @@ from svdinv.operators import documented as _documented
 __all__ = ["Jacobian", "jacobian_svd", "svd", *sorted(_OPERATORS)]
 
 _backend = _JAXBackend()
-globals().update(_bind(lambda *_: _backend, __name__))
+globals().update(_bind(_backend, __name__))
 
 
 @_documented

@@ -31,7 +31,7 @@ from svdinv.operators import documented as _documented
 __all__ = ["svd", *sorted(_OPERATORS)]
 
 _backend = _MLXBackend()
-globals().update(_bind(lambda *_: _backend, __name__))
+globals().update(_bind(_backend, __name__))
 
 
 @_documented

@@ -29,7 +29,7 @@ from svdinv.operators import documented as _documented
 __all__ = ["SUVResult", "portable", "svd", *sorted(_OPERATORS)]
 
 _backend = _TensorFlowBackend()
-globals().update(_bind(lambda *_: _backend, __name__))
+globals().update(_bind(_backend, __name__))
 
 
 class SUVResult(_NamedTuple):

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 KINDS = (
-    *("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull"),
+    *("svd", "eigh", "spectral", "map", "derivative", "svd_pull", "eigh_pull"),
     *("hermitian", "align", "align_pull", "tall_eigen", "tall_gram", "tall_product"),
 )
 """What the kernels do, in the order of `call.h`."""
@@ -68,7 +68,7 @@ _TALL_ROWS = 1024  # of one block, as in tall.h
 _CALL = struct.Struct("5q2d36q")
 _ADDRESSES = struct.Struct("12P")
 # Of graph.h: what a saved graph is checked against, and flags.
-_PLAN_VERSION = 1
+_PLAN_VERSION = 2
 _TRANSPOSED, _REAL, _PAIRS = 1, 2, 4
 
 
@@ -166,8 +166,10 @@ def supports(
     if kind.startswith("align"):  # whose decompositions are of n x n matrices
         few = (batch >= _LEAST_BATCH) | (n * n <= _FEW_ELEMENTS)
         return fits & (n <= _LARGEST) & few
-    if kind not in ("svd", "eigh"):
+    if kind not in ("svd", "eigh", "spectral"):
         raise ValueError(f"there is no kernel {kind!r}")
+    if kind == "spectral":
+        fits = fits & (m * n <= _MOST_MAPPED * batch)
     many = (batch >= _LEAST_BATCH) & (long <= least(batch, _MOST_SLENDER) * short)
     return fits & (many | (m * n <= _FEW_ELEMENTS))
 

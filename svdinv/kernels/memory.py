@@ -50,6 +50,12 @@ class Memory(Hashable, Protocol):
     in_double: bool
     largest_alone: int
 
+    def own(self, operation: Operation) -> Callable[..., Any] | None:
+        """Return the framework's function that is all there is to an operation.
+
+        It is called as `_Prepared` is.
+        """
+
     def key(self, x: Any) -> Hashable:
         """Dtype, shape and strides of arrays, of which some may be None.
 
@@ -190,7 +196,7 @@ def _strides(
 _MOST_PREPARED = 512
 _RULES = {**RULES, **DECOMPOSITIONS}
 _ITSELF = SVD, Eigh, Decompose  # where a framework's own is as good
-_prepared: dict[Any, _Prepared | None] = {}
+_prepared: dict[Any, Callable[..., Any] | None] = {}
 
 
 def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> Any:
@@ -222,7 +228,7 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
             found = None
         if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
             found = found if found.m * found.n <= memory.largest_alone else None
-        prepared = found and _Prepared(found, x, memory)
+        prepared = _Prepared(found, x, memory) if found else memory.own(operation)
         if len(_prepared) >= _MOST_PREPARED:
             _prepared.clear()
         if kept:

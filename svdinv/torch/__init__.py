@@ -9,7 +9,6 @@ from __future__ import annotations as _annotations
 
 from collections.abc import Callable as _Callable
 from contextlib import AbstractContextManager as _AbstractContextManager
-from contextlib import nullcontext as _nullcontext
 from typing import Any as _Any
 
 from svdinv._missing import explain_missing as _explain_missing
@@ -35,12 +34,14 @@ __all__ = ["Jacobian", "jacobian_svd", "nn", "svd", *sorted(_OPERATORS)]
 _backend = _TorchBackend()
 
 
-def _full_precision(A: _Any = None) -> _AbstractContextManager[_Any]:
+def _full_precision(A: _Any = None) -> _AbstractContextManager[_Any] | None:
     """Keep autocast from running an operator's products in half precision."""
-    return _without_autocast(A) if isinstance(A, _torch.Tensor) else _nullcontext()
+    if not _torch._C._is_any_autocast_enabled():
+        return None
+    return _without_autocast(A) if isinstance(A, _torch.Tensor) else None
 
 
-globals().update(_bind(lambda *_: _backend, __name__, context=_full_precision))
+globals().update(_bind(_backend, __name__, context=_full_precision))
 
 from svdinv.torch import nn  # noqa: E402 - its modules call the operators
 
