@@ -27,7 +27,14 @@ if kernels.variants():
     from svdinv.backends.numpy_memory import NumPyMemory
     from svdinv.core.alignment_operations import AlignPull, FindMotion
     from svdinv.core.functions import Polar, ProperRotation
-    from svdinv.core.hermitian_operations import Eigh
+    from svdinv.core.hermitian import InverseSquareRoot, Power, SquareRoot
+    from svdinv.core.hermitian_operations import (
+        Eigh,
+        HermitianDerivative,
+        HermitianMap,
+    )
+    from svdinv.core.product_operations import Product
+    from svdinv.core.product_operations import product as matrix_product
     from svdinv.core.spectral_operations import Apply, Factorise, Map
     from svdinv.core.svd_operations import SVD, Pullback
     from svdinv.core.thresholds import Soft
@@ -360,6 +367,109 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
                     assert (x - y).abs().max() <= limit, (shape, dtype, f.__name__)
                     two_ways |= not torch.equal(x, y)
     assert two_ways
+
+
+HERMITIAN_FUNCTIONS = (
+    {}
+    if not kernels.variants()
+    else {
+        "sqrt": (SquareRoot(), None),
+        "sqrt, cut": (SquareRoot(cut=True), None),
+        "1 / sqrt": (InverseSquareRoot(), None),
+        **{
+            f"power {p}": (Power(), p)
+            for p in (-2.5, -0.3, 0, 1e-3, 0.5, 1, 1.7, 2, 30)
+        },
+    }
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", HERMITIAN_FUNCTIONS)
+def test_functions_of_hermitian_matrices_are_those_of_the_core(variant, name, dtype):
+    """At distinct, near, equal, zero and negative eigenvalues, and at any scale."""
+    function, p = HERMITIAN_FUNCTIONS[name]
+    rng = np.random.default_rng(3)
+    single, eps = np.finfo(dtype).bits == 32, np.finfo(dtype).eps
+    scale = 1e-6 if single else 1e-30
+    w = np.sort(rng.random((40, 5)) + 0.01, axis=-1)
+    w[1:5, 1] = w[1:5, 0] * (1 + np.array([0, 1e-6, 1e-3, 0.3]))
+    w[5:8, :2], w[8, :], w[9, :3] = 0, 0, 0.5
+    w[6, 0], w[7, 0], w[10] = -eps, -0.1, w[10] * scale
+    w[11, 0] = w[11, 4] * 1e-4
+    Q = np.linalg.qr(rng.standard_normal((40, 5, 5)))[0].astype(dtype)
+    X = rng.standard_normal((40, 5, 5)).astype(dtype)
+    w = w.astype(X.real.dtype)
+    A = (Q * w[:, None, :]) @ Q.swapaxes(-1, -2)
+    given = None if p is None else np.full(40, p, w.dtype)
+    for operation, x in (
+        (HermitianMap(function), (A, given, w, Q)),
+        (HermitianDerivative(function), (A, given, X, w, Q)),
+    ):
+        (found,) = by_memory.by_kernel(operation, x, Threads(1), xp)
+        # In double precision; the larger exponents are ill-conditioned.
+        wide = [
+            y if y is None else y.astype(complex if y.dtype.kind == "c" else float)
+            for y in x
+        ]
+        wide[-2][6, 0] = 0  # what is a rounding error in single precision alone
+        (expected,) = operation.value(wide, xp)
+        size = np.abs(expected).max(axis=(-2, -1), keepdims=True)
+        assert (np.isnan(found) == np.isnan(expected)).all()
+        sound = ~np.isnan(expected).any(axis=(-2, -1))
+        limit = (40 + 4 * abs(p or 0)) * eps * np.broadcast_to(size, found.shape)
+        limit = limit + np.finfo(dtype).tiny
+        wrong = np.abs(found - expected)[sound] > limit[sound]
+        assert not wrong.any(), (operation, np.argwhere(wrong)[:4])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 3), (4, 16, 4), (16, 1, 2), (1, 5, 1), (2, 7, 9)]
+)
+def test_products(variant, shape, dtype):
+    m, k, n = shape
+    rng = np.random.default_rng(4)
+    A, B = (rng.standard_normal((37, *s)).astype(dtype) for s in ((m, k), (n, k)))
+    B = B.swapaxes(-1, -2)
+    for left in (A, A[::-1], A.swapaxes(-1, -2).copy().swapaxes(-1, -2)):
+        (found,) = by_memory.by_kernel(Product(), (left, B), Threads(1), xp)
+        assert np.abs(found - left @ B).max() < 50 * np.finfo(dtype).eps
+
+
+def test_products_of_tiny_matrices_in_pytorch(monkeypatch):
+    """Values, gradients and second derivatives are those of PyTorch's products."""
+    torch = pytest.importorskip("torch")
+    from svdinv.backends.torch import TorchBackend
+
+    xp, call = TorchBackend.xp, TorchBackend.call
+    for dtype in (torch.float64, torch.complex64):
+        A, B = (
+            torch.randn(3000, 4, 3, dtype=dtype),
+            torch.randn(3000, 3, 5, dtype=dtype),
+        )
+        A, B = A.requires_grad_(), B.requires_grad_()
+        assert xp.multiplies_quickly(A, B)
+
+        def derivatives(times, A=A, B=B):
+            y = times(times(A, B), times(A, B).mH)
+            gA, gB = torch.autograd.grad(
+                y.abs().square().sum(), (A, B), create_graph=True
+            )
+            return y, gA, gB, *torch.autograd.grad((gA.real**2).sum(), (A, B))
+
+        found = derivatives(lambda A, B: matrix_product(A, B, call, xp))
+        for x, y in zip(found, derivatives(torch.matmul), strict=True):
+            limit = 300 * torch.finfo(dtype).eps * y.abs().max()
+            assert (x - y).abs().max() <= limit
+    # What traces, transforms or spreads it keeps the framework's own.
+    asked = []
+    torch.func.vmap(lambda A, B: asked.append(xp.multiplies_quickly(A, B)) or A @ B)(
+        A[None], B[None]
+    )
+    assert asked == [False]
+    assert not xp.multiplies_quickly(A[:10], B[:10])
+    assert not xp.multiplies_quickly(A, B[:1])
 
 
 class Single(Threads):
@@ -994,6 +1104,9 @@ kernels._LIBRARY = Path(sys.argv[1])
 kernels._kernels = kernels._Kernels()
 assert kernels.variants() == ("baseline",), kernels.status()
 import svdinv.numpy
+from svdinv.backends import numpy_namespace as xp
+from svdinv.core.product_operations import Product
+from svdinv.kernels import memory as by_memory
 rng = np.random.default_rng(0)
 for dtype in (np.float32, np.float64, np.complex64, np.complex128):
     for shape in ((5, 3, 3), (9, 2, 7), (4, 17, 6), (6, 1, 1), (5, 33, 33), (4, 64, 9)):
@@ -1015,10 +1128,13 @@ for dtype in (np.float32, np.float64, np.complex64, np.complex128):
             if x.shape[-1] == x.shape[-2]:
                 (w, V), back = svdinv.numpy.vjp(svdinv.numpy.eigh, x)
                 back((w, V))
-                y, back = svdinv.numpy.vjp(svdinv.numpy.sqrtm, x @ x.conj().mT)
+                H = x @ x.conj().mT
+                for function in (svdinv.numpy.sqrtm, svdinv.numpy.inv_sqrtm):
+                    y, back = svdinv.numpy.vjp(function, H)
+                    back(y)
+                y, back = svdinv.numpy.vjp(svdinv.numpy.powm, H, -0.3)
                 back(y)
-        from svdinv.backends import numpy_namespace as xp
-        from svdinv.kernels import memory as by_memory
+            by_memory.by_kernel(Product(), (x, x.mT), xp.memory, xp)
         assert by_memory.decomposition("svd", A, xp.memory) is None  # one is not finite
     for shape in ((2, 1500, 5), (3, 18, 40), (1, 9, 1)):
         A = rng.standard_normal(shape).astype(dtype)

@@ -22,6 +22,7 @@ __all__ = [
     "eigh",
     "is_eager_cpu",
     "middle_factor",
+    "multiplies_quickly",
     "svd",
     "tall_values",
     "tall_vectors",
@@ -142,6 +143,20 @@ def decomposes_quickly(A: Tensor) -> bool:
 def middle_factor(*x: Any) -> Tensor | None:
     """See `svdinv.core.namespace`."""
     return by_memory.middle_factor(memory, torch, *x)
+
+
+# Bytes of one product up to which a kernel is faster, and elements of both factors from
+# which that is more than a call by autograd costs.
+_MOST_BYTES, _LEAST_ELEMENTS = 1152, 2**15
+
+
+def multiplies_quickly(A: Tensor, B: Tensor) -> bool:
+    """See `product_operations`: PyTorch is slow at products of tiny matrices."""
+    if not (_is_eager() and A.is_cpu and A.ndim > 2 and A.shape[:-2] == B.shape[:-2]):
+        return False
+    (m, k), n = A.shape[-2:], B.shape[-1]
+    small = (m * k + k * n + m * n) * A.element_size() <= _MOST_BYTES
+    return small and A.numel() + B.numel() >= _LEAST_ELEMENTS and bool(variants())
 
 
 def _aligned(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,7 +36,8 @@ __all__ = [
 
 KINDS = (
     *("svd", "eigh", "spectral", "map", "derivative", "svd_pull", "eigh_pull"),
-    *("hermitian", "align", "align_pull", "tall_eigen", "tall_gram", "tall_product"),
+    *("hermitian", "product", "align", "align_pull"),
+    *("tall_eigen", "tall_gram", "tall_product"),
 )
 """What the kernels do, in the order of `call.h`."""
 
@@ -159,7 +160,7 @@ def supports(
     fits = (short > 0) & (short <= _LARGEST) & (batch > 0) & (m * n <= _MOST_ELEMENTS)
     if kind == "middle_factor":  # in the place of many passes over larger arrays
         return fits
-    if kind in ("map", "derivative", "hermitian"):
+    if kind in ("map", "derivative", "hermitian", "product"):
         return fits & (m * n <= _MOST_MAPPED * batch)
     if kind in ("svd_pull", "eigh_pull"):
         return fits & (m * n <= _MOST_PULLED * batch)

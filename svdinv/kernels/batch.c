@@ -26,7 +26,7 @@ typedef int64_t Memory(int, int);
 
 typedef struct {
   Run *run[KINDS];
-  Memory *decomposition, *spectral, *derivative, *alignment, *tall;
+  Memory *decomposition, *spectral, *derivative, *product, *alignment, *tall;
   const int *lanes;
 } Kernel;
 
@@ -34,23 +34,24 @@ typedef struct {
   extern Run svd_##type##_##isa, eigh_##type##_##isa, spectral_##type##_##isa,    \
       map_##type##_##isa,                                                         \
       derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
-      hermitian_##type##_##isa, align_##type##_##isa, align_pull_##type##_##isa,  \
+      hermitian_##type##_##isa, product_##type##_##isa, align_##type##_##isa, align_pull_##type##_##isa,  \
       tall_eigen_##type##_##isa, tall_gram_##type##_##isa, tall_product_##type##_##isa; \
   extern Memory decomposition_memory_##type##_##isa, spectral_memory_##type##_##isa, \
-      derivative_memory_##type##_##isa, alignment_memory_##type##_##isa,          \
+      derivative_memory_##type##_##isa, product_memory_##type##_##isa,            \
+      alignment_memory_##type##_##isa,                                            \
       tall_memory_##type##_##isa;                                                 \
   extern const int lanes_##type##_##isa;
 #define KERNEL(type, isa)                                                         \
   {{svd_##type##_##isa, eigh_##type##_##isa, spectral_##type##_##isa,             \
     map_##type##_##isa,                                                           \
     derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
-    hermitian_##type##_##isa,                                                     \
+    hermitian_##type##_##isa, product_##type##_##isa,                             \
     OF_REAL_##type(align_##type##_##isa), OF_REAL_##type(align_pull_##type##_##isa), \
     OF_DOUBLE_##type(tall_eigen_##type##_##isa),                                  \
     OF_DOUBLE_##type(tall_gram_##type##_##isa),                                   \
     OF_DOUBLE_##type(tall_product_##type##_##isa)},                               \
    decomposition_memory_##type##_##isa, spectral_memory_##type##_##isa,           \
-   derivative_memory_##type##_##isa,                                              \
+   derivative_memory_##type##_##isa, product_memory_##type##_##isa,               \
    OF_REAL_##type(alignment_memory_##type##_##isa),                               \
    OF_DOUBLE_##type(tall_memory_##type##_##isa), &lanes_##type##_##isa}
 /* Points are real. */
@@ -285,7 +286,7 @@ PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_th
   for (int i = 0; i < ARRAYS; i++)
     task.array[i] = (Array){address[i], call->stride[i][0], call->stride[i][1],
                             call->stride[i][2]};
-  if (task.m < task.n && !aligns) take_adjoints(kind, &task);
+  if (task.m < task.n && !aligns && kind != PRODUCT) take_adjoints(kind, &task);
   const int64_t batch = call->batch;
   const int m = (int)task.m, n = (int)task.n;
   if (batch == 0 || n == 0) return 0;
@@ -296,8 +297,10 @@ PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_th
   job.memory = (size_t)(kind == SPECTRAL ? kernel->spectral
                         : decomposes     ? kernel->decomposition
                         : aligns         ? kernel->alignment
+                        : kind == PRODUCT ? kernel->product
                         : tall           ? kernel->tall
                                          : kernel->derivative)(m, n);
+  if (kind == PRODUCT) job.memory *= (size_t)task.number[0];
   if (by_blocks) job.chunk = 1, job.batch *= TALL_BLOCKS(task.m);
   /* A thread more for each 50 microseconds or so, in which one wakes. */
   const int64_t chunks = (job.batch + job.chunk - 1) / job.chunk;

@@ -15,6 +15,7 @@ enum {
   SVD_PULL,
   EIGH_PULL,
   HERMITIAN,
+  PRODUCT,
   ALIGN, /* these two work on points */
   ALIGN_PULL,
   TALL_EIGEN,

@@ -380,17 +380,149 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
+/* Memory for k columns of A, in bytes. */
+int64_t NAME(product_memory)(int m, int n) {
+  return PARTS * ((int64_t)m + n + (int64_t)m * n) * LANE_BYTES;
+}
+
+/* C = A B.  Arrays: 0 A, shape (m, k), 1 B, (k, n), 2 C.  number[0] is k >= 1. */
+void NAME(product)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int m = (int)task->m, n = (int)task->n, k = (int)task->number[0];
+  const Array *in = task->array;
+  E *A = work, *B = A + (ptrdiff_t)m * k, *C = B + (ptrdiff_t)k * n;
+  for (; begin < end; begin += LANES) {
+    load(A, k, &in[0], begin, end, m, k, 0);
+    load(B, n, &in[1], begin, end, k, n, 0);
+    product(C, PLAIN(A, k), PLAIN(B, n), m, k, n);
+    unload(C, n, &in[2], begin, end, m, n, 0);
+  }
+}
+
+/* Functions of hermitian.py in core, by number[0] of `hermitian`. */
+enum { GIVEN, POWER, SQUARE_ROOT, CUT_SQUARE_ROOT, INVERSE_SQUARE_ROOT };
+
+INLINE V each(V x, T f(T)) {
+  for (int t = 0; t < LANES; t++) x[t] = f(x[t]);
+  return x;
+}
+
+INLINE T log_of(T x) { return DOUBLE ? (T)__builtin_log(x) : (T)__builtin_logf((float)x); }
+
+INLINE V powers(V x, V p) {
+  for (int t = 0; t < LANES; t++)
+    x[t] = DOUBLE ? (T)__builtin_pow(x[t], p[t])
+                  : (T)__builtin_powf((float)x[t], (float)p[t]);
+  return x;
+}
+
+/* Eigenvalues at rounding level of the largest are 0, clearly negative ones NaN. */
+static void domain_of(V *s, const V *w, int n) {
+  V top = {0};
+  for (int i = 0; i < n; i++) top = greater(magnitude(w[i]), top);
+  const V level = (T)ROUNDING * top, none = fill((T)__builtin_nan(""));
+  for (int i = 0; i < n; i++) {
+    const V kept = SELECT(w[i] > level, w[i], (V){0});
+    s[i] = SELECT(w[i] >= -level, kept, none);
+  }
+}
+
+/* f(w), of which s is the domain. */
+static void function_values(V *y, const V *w, const V *s, V p, int function, int n) {
+  const V zero = {0}, one = fill(1);
+  for (int i = 0; i < n; i++) {
+    const V positive = greater(w[i], zero);
+    if (function == CUT_SQUARE_ROOT) y[i] = root(s[i]);
+    else if (function == SQUARE_ROOT) y[i] = root(SELECT(s[i] == zero, positive, s[i]));
+    else if (function == INVERSE_SQUARE_ROOT) {
+      const V r = root(s[i]);
+      y[i] = safe_quotient(one, r, ~(r == zero));
+    } else {
+      const I kept = (s[i] > zero) | ((s[i] == zero) & (w[i] > zero) & (p > zero));
+      y[i] = SELECT(kept, powers(SELECT(kept, w[i], one), p), 0 * s[i]);
+    }
+  }
+}
+
+/* sinh(x) / x for |x| <= 1/2 */
+INLINE V hyperbolic_sinc(V x) {
+  const V q = x * x;
+  return 1 + q / 6 * (1 + q / 20 * (1 + q / 42 * (1 + q / 72 * (1 + q / 110 * (1 + q / 156)))));
+}
+
+/* Divided differences of w^p, from those of sinh: with L = log(a / b) / 2,
+ * (a^p - b^p) / (a - b) = (a b)^((p - 1) / 2) sinh(p L) / sinh(L). */
+static void power_differences(V *d, const V *s, const V *y, V p, V *rest, int n) {
+  const V zero = {0}, one = fill(1), half = fill((T)0.5);
+  V *logs = rest, *rs = logs + n, *ry = rs + n;
+  for (int i = 0; i < n; i++) {
+    const V x = SELECT(s[i] > zero, s[i], one);
+    logs[i] = each(x, log_of);
+    rs[i] = root(x), ry[i] = root(SELECT(s[i] > zero, y[i], one));
+  }
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j <= i; j++) {
+      const I inside = (s[i] > zero) & (s[j] > zero);
+      const V gap = s[i] - s[j], both = ry[i] * ry[j];
+      const V L = (T)0.5 * (logs[i] - logs[j]), pL = p * L;
+      const I close = magnitude(L) < half, slow = magnitude(pL) < half;
+      const V sinc = hyperbolic_sinc(SELECT(slow, pL, zero));
+      const V rise = SELECT(slow, 2 * pL * sinc * both, y[i] - y[j]);
+      const V apart = safe_quotient(rise, gap, ~(gap == zero));
+      const V ratio = (ry[i] / rs[i]) * (ry[j] / rs[j]);
+      const V near = p * sinc / hyperbolic_sinc(SELECT(close, L, zero)) * ratio;
+      const V high = greater(s[i], s[j]);
+      /* One of the two is 0; or both, where only w has a slope, other than 0. */
+      const V slope = SELECT(p == one, one, zero);
+      V across = SELECT(high == zero, slope, safe_quotient(y[i] + y[j], high, ~(high == zero)));
+      across += 0 * gap; /* NaN stays */
+      d[i * n + j] = d[j * n + i] = SELECT(inside, SELECT(close & slow, near, apart), across);
+    }
+}
+
+/* Divided differences of f at s, its values there in y; `rest` is for 3 n vectors. */
+static void function_differences(V *d, const V *s, const V *y, V p, int function,
+                                 V *rest, int n) {
+  const V zero = {0};
+  if (function == POWER) {
+    power_differences(d, s, y, p, rest, n);
+    return;
+  }
+  for (int i = 0; i < n; i++) rest[i] = root(s[i]);
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j <= i; j++) {
+      const V total = rest[i] + rest[j];
+      const I some = ~(total == zero);
+      V x = safe_quotient(fill(1), total, some);
+      if (function == INVERSE_SQUARE_ROOT) {
+        const V inside = -y[i] * safe_quotient(y[j], total, some);
+        const V high = greater(s[i], s[j]);
+        const V across = safe_quotient(y[i] + y[j], high, ~(high == zero));
+        x = SELECT(inside == zero, across, inside);
+      }
+      d[i * n + j] = d[j * n + i] = x;
+    }
+}
+
 /* V (D o V^H herm(X) V) V^H; without X, V diag(D) V^H.  Both are Hermitian.
- * Arrays: 0 V, 1 D, real, of shape (n, n) or without X (n,), 2 X or none, 3 the result. */
+ * Arrays: 0 V, 1 D, real, of shape (n, n) or without X (n,), 2 X or none, 3 the result.
+ * With a function as number[0], 1 is w in place of D, and 4 the exponent of a power. */
 void NAME(hermitian)(const Task *task, int64_t begin, int64_t end, void *work) {
-  const int n = (int)task->n;
+  const int n = (int)task->n, function = (int)task->number[0];
   const ptrdiff_t nn = (ptrdiff_t)n * n;
   const Array *in = task->array;
   E *Q = work, *X = Q + nn, *F = X + nn, *B = F + nn;
-  V *d = (V *)(B + nn);
+  V *d = (V *)(B + nn), *D = d + n, *w = D + nn, *s = w + n;
   const V half = fill((T)0.5);
   for (; begin < end; begin += LANES) {
     load(Q, n, &in[0], begin, end, n, n, 0);
+    V p = {0};
+    if (function != GIVEN) {
+      load_reals(w, &in[1], begin, end, n);
+      if (in[4].data) load_reals(&p, &in[4], begin, end, 1);
+      domain_of(s, w, n);
+      function_values(d, in[2].data ? s : w, s, p, function, n);
+      if (in[2].data) function_differences(D, s, d, p, function, s + n, n);
+    }
     if (in[2].data) {
       load(X, n, &in[2], begin, end, n, n, 0);
       for (int i = 0; i < n; i++)
@@ -403,12 +535,13 @@ void NAME(hermitian)(const Task *task, int64_t begin, int64_t end, void *work) {
       for (int i = 0; i < n; i++) {
         Array row = in[1];
         row.data += i * row.row;
-        load_reals(d, &row, begin, end, n);
-        for (int j = 0; j < n; j++) B[i * n + j] = scaled(B[i * n + j], d[j]);
+        if (function == GIVEN) load_reals(d, &row, begin, end, n);
+        const V *factor = function == GIVEN ? d : D + i * n;
+        for (int j = 0; j < n; j++) B[i * n + j] = scaled(B[i * n + j], factor[j]);
       }
       product(F, PLAIN(Q, n), PLAIN(B, n), n, n, n);
     } else {
-      load_reals(d, &in[1], begin, end, n);
+      if (function == GIVEN) load_reals(d, &in[1], begin, end, n);
       for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++) F[i * n + j] = scaled(Q[i * n + j], d[j]);
     }

@@ -46,7 +46,7 @@ static inline int64_t length_of(const int64_t *array, const Buffer *buffer, int 
 static inline Sizes sizes_of(const int64_t *plan, const Buffer *operands) {
   static const signed char with_rows[KINDS] = {0}; /* the first array has them always */
   static const signed char with_columns[KINDS] = {
-      [MAP] = 2, [DERIVATIVE] = 1, [SVD_PULL] = 2};
+      [MAP] = 2, [DERIVATIVE] = 1, [SVD_PULL] = 2, [PRODUCT] = 1};
   const int64_t kind = plan[PLAN_KIND];
   const int64_t *rows = array_of(plan, with_rows[kind]);
   const int64_t *columns = array_of(plan, with_columns[kind]);

@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 from svdinv import kernels
 from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
 from svdinv.core.functions import Polar, ProperRotation
-from svdinv.core.hermitian import differences
+from svdinv.core.hermitian import (
+    InverseSquareRoot,
+    Power,
+    SquareRoot,
+    differences,
+)
 from svdinv.core.hermitian_operations import (
     Eigh,
     FactoriseHermitian,
@@ -24,6 +29,7 @@ from svdinv.core.hermitian_operations import (
 )
 from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
+from svdinv.core.product_operations import Product
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Apply, Factorise, Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
@@ -385,6 +391,17 @@ def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | 
     """Plan V (D o V^H X V) V^H with divided differences D, or V diag(y) V^H."""
     derivative = isinstance(operation, HermitianDerivative)
     w, V = len(x) - 2, len(x) - 1
+    if derivative and x[2].dtype != x[V].dtype:
+        return None
+    shape, dtype, result = x[V].shape, x[V].dtype, (Result(3, "nn"),)
+    cotangent = (Operand(2, 2),) if derivative else ()
+    code = _CODES.get(operation.function)
+    if code is not None:
+        exponent = () if x[1] is None else (Operand(4, 1, 0),)
+        operands = (Operand(0, V), Operand(1, w, 1), *cotangent, *exponent)
+        return _plan(
+            "hermitian", shape, dtype, operands, result, numbers=(float(code), 0.0)
+        )
 
     def values(x: Any, xp: Any) -> Any:
         f, full = operation.at(x[1]), xp.ones_like(x[w])
@@ -396,11 +413,20 @@ def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | 
         return y if _same(tuple(y.shape), tuple(full.shape)) else y * full
 
     further = Operand(1, len(x), 2 if derivative else 1, real=True)
-    operands = (Operand(0, V), further, *([Operand(2, 2)] if derivative else []))
-    if derivative and x[2].dtype != x[V].dtype:
-        return None
-    shape, dtype, result = x[V].shape, x[V].dtype, (Result(3, "nn"),)
+    operands = (Operand(0, V), further, *cotangent)
     return _plan("hermitian", shape, dtype, operands, result, further=values)
+
+
+def _product(operation: Product, x: Any) -> Plan | None:
+    A, B = x
+    if A.dtype != B.dtype or A.shape[:-2] != B.shape[:-2]:
+        return None
+    (*batch, m, k), n = A.shape, B.shape[-1]
+    if not kernels.supports("product", A.dtype, prod(batch), max(m, k), max(k, n)):
+        return None
+    operands, result = (Operand(0, 0), Operand(1, 1)), (Result(2, "mn"),)
+    shape = (*batch, m, n)
+    return _plan("product", shape, A.dtype, operands, result, numbers=(float(k), 0.0))
 
 
 def _align_pull(operation: AlignPull, x: Any) -> Plan | None:
@@ -458,6 +484,13 @@ def _factors(operation: SVD | Eigh | Factorise | FactoriseHermitian, x: Any) -> 
     return plan._replace(outputs=SVDFactors._make)
 
 
+# As in derivatives.c.
+_CODES = {
+    Power(): 1,
+    SquareRoot(): 2,
+    SquareRoot(cut=True): 3,
+    InverseSquareRoot(): 4,
+}
 _SOFT = Soft()
 _ONES = Polar()
 _STEPS = _ONES, ProperRotation()
@@ -471,6 +504,7 @@ RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     MiddleFactor: _middle_factor,
     HermitianMap: _hermitian,
     HermitianDerivative: _hermitian,
+    Product: _product,
     FindMotion: _find_motion,
     AlignPull: _align_pull,
     Tall: _tall,

@@ -16,6 +16,8 @@ from svdinv.core.namespace import (
     safe_divide,
     sizes,
 )
+from svdinv.core.operation import Call
+from svdinv.core.product_operations import product
 from svdinv.core.results import Alignment, Similarity
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
@@ -208,7 +210,7 @@ def kabsch(
     R, t, rmsd = backend.call(Align(), P, Q, w, *motion)
     c = None
     if scale:
-        c, t, rmsd = _scaled(R, P, Q, w, xp)
+        c, t, rmsd = _scaled(R, P, Q, w, backend.call, xp)
     if mirror is not None:
         R = R * mirror
     found = restore(R), restore(t), restore(rmsd)
@@ -252,14 +254,15 @@ def _mirror(backend: Backend, P: Array, Q: Array, w: Array) -> Array:
 
 
 def _scaled(
-    R: Array, P: Array, Q: Array, w: Array, xp: Namespace
+    R: Array, P: Array, Q: Array, w: Array, call: Call, xp: Namespace
 ) -> tuple[Array, Array, Array]:
     """Scale, translation and rmsd of a similarity, whose rotation is that of a motion.
 
     The scale is tr(R^T C) over the variance of P, and 1 of points that coincide.
     """
     points = centred(P, Q, w, xp)
-    share, turned = points.share, points.X @ xp.matrix_transpose(R)
+    share = points.share
+    turned = product(points.X, xp.matrix_transpose(R), call, xp)
     axes = (-2, -1)
     variance = xp.sum(share * points.X**2, axis=axes)
     c = xp.sum(share * turned * points.Y, axis=axes)
@@ -276,5 +279,5 @@ def _scaled(
     apart = ~(square <= rounding_rtol(square, xp) ** 2 * spread)  # not of NaN
     rmsd = xp.sqrt(xp.where(apart, square, xp.ones_like(square)))
     rmsd = xp.where(apart, rmsd, xp.zeros_like(rmsd))
-    t = points.q - wide * (points.p @ xp.matrix_transpose(R))
+    t = points.q - wide * product(points.p, xp.matrix_transpose(R), call, xp)
     return c, (t * points.unit)[..., 0, :], rmsd * points.unit[..., 0, 0]

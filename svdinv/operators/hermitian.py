@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from svdinv.core.backend import Backend
@@ -34,10 +35,10 @@ from svdinv.core.namespace import (
     conj,
     herm,
     identity_like,
-    inner,
     real,
     sizes,
 )
+from svdinv.core.product_operations import product
 from svdinv.core.results import EighResult
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise, leading_sum
@@ -174,8 +175,9 @@ def eigh_generalized(
     B, _ = _square(backend, B, "B")
     check_compatible(backend, A, B, "A", "B")
     (root,), unit = _separated(backend, powm(backend, herm(B, xp), -0.5))
-    w, Y = backend.call(operation, root @ herm(A, xp) @ root)
-    V = root @ Y
+    times = partial(product, call=backend.call, xp=xp)
+    w, Y = backend.call(operation, times(times(root, herm(A, xp)), root))
+    V = times(root, Y)
     if unit is not None:
         w, V = w * unit[..., 0], V * cast(unit, V, xp)
     return EighResult(restore(w), restore(V))
@@ -231,15 +233,15 @@ def bures_distance(
     # Of rounding errors, roots would be taken for a range that is not there.
     roots = [_map(backend, x, SquareRoot(cut=True)) for x in (A, B)]
     roots, unit = _separated(backend, *roots)
-    product = roots[0] @ roots[1]
-    norm = TopSubgradient(None)
-    U, S, Vh = backend.evaluate(Factorise(norm, method="svd"), product, None)
-    fidelity = leading_sum(product, None, SVDFactors(U, S, Vh), backend.call, xp)
-    traces = inner(identity_like(A, xp), A + B, xp)
+    times = partial(product, call=backend.call, xp=xp)
+    K, norm = times(*roots), TopSubgradient(None)
+    U, S, Vh = backend.evaluate(Factorise(norm, method="svd"), K, None)
+    fidelity = leading_sum(K, None, SVDFactors(U, S, Vh), backend.call, xp)
+    traces = real(xp.sum(xp.linalg.diagonal(A + B), axis=-1), xp)
     smooth = traces - 2 * fidelity
     # The value from a difference of roots, and the derivative from that of the traces.
     one, other = map(backend.stop_gradient, roots)
-    rest = one - other @ adjoint(U @ Vh, xp)
+    rest = one - times(other, adjoint(times(U, Vh), xp))
     square = xp.sum(real(conj(rest, xp) * rest, xp), axis=(-2, -1))
     square = square + (smooth - backend.stop_gradient(smooth))
     square = square if unit is None else square * unit[..., 0, 0]

@@ -12,6 +12,7 @@ from svdinv.core.namespace import (
     cast,
     identity_like,
 )
+from svdinv.core.product_operations import product
 from svdinv.operators._arguments import (
     as_number,
     batches_broadcast,
@@ -129,7 +130,7 @@ def lstsq(
             B = B + batch
             zero = xp.zeros_like(xp.sum(B, axis=-2, keepdims=True))
             B = xp.concat([B, rows + zero], axis=-2)
-    x = (_pinv(backend, A, rcond) @ B)[..., :n, :]
+    x = product(_pinv(backend, A, rcond), B, backend.call, xp)[..., :n, :]
     return restore(x[..., 0] if vectors else x)
 
 

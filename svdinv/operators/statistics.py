@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 from svdinv.core.backend import Backend
@@ -16,6 +17,7 @@ from svdinv.core.namespace import (
     is_complex,
     safe_divide,
 )
+from svdinv.core.product_operations import product
 from svdinv.core.results import Correlations, Whitened
 from svdinv.core.tolerances import rounding_rtol
 from svdinv.operators._arguments import (
@@ -92,7 +94,7 @@ def whiten(
     )
     m = _mean(backend, X) if m is None else m
     centred = X - m[..., None, :]
-    C = _product(backend, centred, centred) if C is None else C
+    C = _covariance(backend, centred, centred) if C is None else C
     tau = per_batch(backend, epsilon, X, 2, "epsilon")
     if kind == "zca":
         W = powm(backend, _with_ridge(backend, C, tau), -0.5)
@@ -103,7 +105,8 @@ def whiten(
         root = xp.sqrt(xp.where(kept, w, xp.ones_like(w)))
         scale = safe_divide(xp.ones_like(root), root, kept, xp)
         W = V * cast(scale, V, xp)[..., None, :]
-    return Whitened(restore(centred @ W), restore(m), restore(C))
+    white = product(centred, W, backend.call, xp)
+    return Whitened(restore(white), restore(m), restore(C))
 
 
 @operator
@@ -180,12 +183,14 @@ def cca(
     tau = per_batch(backend, ridge, X, 2, "ridge")
     X, Y = (x - _mean(backend, x)[..., None, :] for x in (X, Y))
     roots = [
-        powm(backend, _with_ridge(backend, _product(backend, x, x), tau), -0.5)
+        powm(backend, _with_ridge(backend, _covariance(backend, x, x), tau), -0.5)
         for x in (X, Y)
     ]
-    K = roots[0] @ _product(backend, X, Y) @ roots[1]
+    times = partial(product, call=backend.call, xp=xp)
+    K = times(times(roots[0], _covariance(backend, X, Y)), roots[1])
     U, S, Vh = svd(backend, K, "X", gauge=gauge)
-    one, other = roots[0] @ U[..., :rank], roots[1] @ adjoint(Vh, xp)[..., :rank]
+    one = times(roots[0], U[..., :rank])
+    other = times(roots[1], adjoint(Vh, xp)[..., :rank])
     return Correlations(restore(S[..., :rank]), restore(one), restore(other))
 
 
@@ -223,9 +228,10 @@ def _mean(backend: Backend, X: Array) -> Array:
     return backend.xp.sum(X, axis=-2) / _count(backend, X)
 
 
-def _product(backend: Backend, X: Array, Y: Array) -> Array:
+def _covariance(backend: Backend, X: Array, Y: Array) -> Array:
     """X^H Y / N."""
-    return adjoint(X, backend.xp) @ Y / _count(backend, X)
+    xp = backend.xp
+    return product(adjoint(X, xp), Y, backend.call, xp) / _count(backend, X)
 
 
 def _count(backend: Backend, X: Array) -> Any:
