@@ -11,6 +11,7 @@ from frameworks import params
 from operator_cases import adjoint, inner, matrices, unitary
 
 import svdinv.numpy as f
+from svdinv import kernels
 
 
 def definite(n, dtype, seed):
@@ -139,3 +140,54 @@ def test_indefinite_matrix_leaves_the_others_alone(framework, name):
         tolerance = 1000 * np.finfo(found.dtype).eps
         assert np.isnan(found[1]).all()
         np.testing.assert_allclose(found[[0, 2]], alone, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("without", [(), (0,), (1,)], ids=["w and V", "V", "w"])
+def test_long_batches_in_pytorch_are_as_short_ones(is_complex, without):
+    """Which have kernels, and another gradient of B."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+    from svdinv.core.product_operations import multiplies_quickly
+
+    torch.manual_seed(0)
+    dtype = torch.complex128 if is_complex else torch.float64
+    X, Y, G = torch.randn(3, 3000, 3, 3, dtype=dtype)
+    A, B = X + X.mH, Y @ Y.mH + torch.eye(3)
+    A[0] = B[0]  # all eigenvalues are 1
+    A[1] = X[1] + 2 * X[1].mH  # the mean of the triangles is read
+    assert multiplies_quickly(A, B, st._backend.xp) or not kernels.variants()
+
+    def derivatives(A, B, G):
+        A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
+        w, V = st.eigh_generalized(A, B)
+        f = (V * torch.cos(w)[:, None, :].to(dtype)) @ V.mH
+        f = V @ V.mH if 0 in without else f
+        loss = w.square().sum() if 1 in without else (G.mH @ f).abs().square().sum()
+        gA, gB = torch.autograd.grad(loss, (A, B), create_graph=True)
+        total = (gA[2:] * G[2:].conj()).real.sum() + gB[2:].abs().square().sum()
+        return w, f, gA, gB, *torch.autograd.grad(total, (A, B))
+
+    found = derivatives(A, B, G)
+    expected = derivatives(*(x[:20] for x in (A, B, G)))
+    for x, y in zip(found, expected, strict=True):
+        limit = 1e-10 * (1 + y.abs().amax(dim=tuple(range(1, y.ndim)), keepdim=True))
+        assert ((x[:20] - y).abs() <= limit).all()
+
+
+def test_singular_matrices_of_a_long_batch_have_all_terms():
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    torch.manual_seed(1)
+    A, Y = torch.randn(2, 3000, 4, 4, dtype=torch.float64)
+    B = Y @ Y.mT
+    B[7] = Y[7, :, :3] @ Y[7, :, :3].mT
+
+    def gradients(A, B):
+        A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
+        w, V = st.eigh_generalized(A, B)
+        return torch.autograd.grad((w.square().sum() + (V @ V.mT).sum()), (A, B))
+
+    for long, short in zip(gradients(A, B), gradients(A[5:9], B[5:9]), strict=True):
+        torch.testing.assert_close(long[5:9], short, rtol=1e-9, atol=1e-9)

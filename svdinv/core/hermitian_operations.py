@@ -23,6 +23,7 @@ from svdinv.core.namespace import (
     conj,
     decomposes_in_double,
     decomposes_quickly,
+    herm,
     inner,
     real,
 )
@@ -34,7 +35,7 @@ from svdinv.core.operation import (
     when_second,
     zeros_where,
 )
-from svdinv.core.svd_operations import Decomposition
+from svdinv.core.svd_operations import Decomposition, Pullback
 from svdinv.core.tolerances import MOST_REPAIRED, SINGLE, eps
 
 Triangle: TypeAlias = Literal["L", "U"]
@@ -81,6 +82,47 @@ class Eigh(Decomposition):
     def dependence(self, factors, g, xp):
         w, V = factors
         return None if g[1] is None else eigh_gauge_dependence(w, V, g[1], xp=xp)
+
+
+@dataclass(frozen=True)
+class GeneralizedEigh(Operation):
+    """(A, B, w, V) -> w and V, with A V = B V diag(w) and V^H B V = 1.
+
+    Of Hermitian A and positive definite B. It has no tangent, and is called where nothing
+    is differentiated forwards. With the cotangent gA = V X V^H that `rule` has for A,
+
+        gB = -herm(V (X diag(w) + V^H gV / 2) V^H).
+    """
+
+    rule: Eigh
+
+    def value(self, x, xp):
+        return x[2] + 0, x[3] + 0
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        return call(GeneralizedPullback(self.rule), *x, *g)
+
+
+@dataclass(frozen=True)
+class GeneralizedPullback(Operation):
+    """(A, B, w, V, gw, gV) -> cotangents of A and B."""
+
+    rule: Eigh
+    transparent = True
+
+    def value(self, x, xp):
+        return self.composed(x, lambda operation, *x: operation.value(x, xp), xp)
+
+    def composed(self, x, call, xp):
+        A, B, w, V, gw, gV = x
+        w, V = call(GeneralizedEigh(self.rule), A, B, w, V)
+        (gA,) = call(Pullback(self.rule), w, V, gw, gV)
+        inverse = V @ adjoint(V, xp)
+        # V X diag(w) V^H, because diag(w) V^H = V^H A V V^H.
+        gB = gA @ herm(A, xp) @ inverse
+        if gV is not None:
+            gB = gB + 0.5 * (inverse @ gV @ adjoint(V, xp))
+        return gA, -herm(gB, xp)
 
 
 @dataclass(frozen=True)

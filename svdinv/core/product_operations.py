@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from svdinv.core.namespace import Array, Namespace, adjoint
 from svdinv.core.operation import Call, Operation, add
 
-__all__ = ["Product", "product"]
+__all__ = ["Product", "multiplies_quickly", "product"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,10 @@ class Product(Operation):
 
 def product(A: Array, B: Array, call: Call, xp: Namespace) -> Array:
     """Multiply A by B, by kernels where these are faster than the framework."""
-    quick = getattr(xp, "multiplies_quickly", None)
-    if quick is None or not quick(A, B):
-        return A @ B
-    return call(Product(), A, B)[0]
+    return call(Product(), A, B)[0] if multiplies_quickly(A, B, xp) else A @ B
+
+
+def multiplies_quickly(A: Array, B: Array, xp: Namespace) -> bool:
+    """Whether kernels multiply A by B, and nothing transforms or traces them."""
+    ask = getattr(xp, "multiplies_quickly", None)
+    return ask is not None and ask(A, B)

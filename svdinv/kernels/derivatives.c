@@ -338,8 +338,19 @@ void NAME(svd_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
+/* V B V^H, made Hermitian and multiplied by `by`, in place of B; G and M are scratch. */
+INLINE void hermitian_product(E *B, const E *Q, E *G, E *M, V by, int n) {
+  product(G, PLAIN(Q, n), PLAIN(B, n), n, n, n);
+  /* G V^H = conj(conj(G) V^T) */
+  conjugate_product(M, PLAIN(G, n), TURNED(Q, n), n, n, n);
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j < n; j++)
+      B[i * n + j] = scaled(sum(conjugate(M[i * n + j]), M[j * n + i]), by);
+}
+
 /* Hermitian cotangent of A from those of its eigendecomposition.
- * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Numbers as above. */
+ * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Numbers as above.  With 5, A V =
+ * B V diag(w) and V^H B V = 1, and that is the cotangent of B. */
 void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;
   const ptrdiff_t nn = (ptrdiff_t)n * n;
@@ -369,14 +380,15 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
         B[i * n + j] = i == j ? (E){{gw[i]}} : scaled(x, 1 / (w[j] - w[i]));
       }
     if (NAME(find_clusters)(&rule, -1 / (T)0)) NAME(apply_rule)(&rule, B, gw, 1);
-    product(G, PLAIN(Q, n), PLAIN(B, n), n, n, n);
-    /* G V^H = conj(conj(G) V^T) */
-    conjugate_product(M, PLAIN(G, n), TURNED(Q, n), n, n, n);
-    const V half = (T)0.5 / top;
-    for (int i = 0; i < n; i++)
-      for (int j = 0; j < n; j++)
-        B[i * n + j] = scaled(sum(conjugate(M[i * n + j]), M[j * n + i]), half);
+    if (in[5].data)
+      for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++)
+          N[i * n + j] = sum(scaled(B[i * n + j], w[j]), M[i * n + j]);
+    hermitian_product(B, Q, G, M, (T)0.5 / top, n);
     unload(B, n, &in[4], begin, end, n, n, 0);
+    if (!in[5].data) continue;
+    hermitian_product(N, Q, G, M, fill((T)-0.5), n);
+    unload(N, n, &in[5], begin, end, n, n, 0);
   }
 }
 

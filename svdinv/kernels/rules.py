@@ -16,6 +16,7 @@ from svdinv import kernels
 from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
 from svdinv.core.functions import Polar, ProperRotation
 from svdinv.core.hermitian import (
+    HermitianFunction,
     InverseSquareRoot,
     Power,
     SquareRoot,
@@ -24,6 +25,7 @@ from svdinv.core.hermitian import (
 from svdinv.core.hermitian_operations import (
     Eigh,
     FactoriseHermitian,
+    GeneralizedPullback,
     HermitianDerivative,
     HermitianMap,
 )
@@ -355,6 +357,17 @@ def _pullback(operation: Pullback, x: Any) -> Plan | None:
     )
 
 
+def _generalized_pullback(operation: GeneralizedPullback, x: Any) -> Plan | None:
+    _, _, w, V, gw, gV = x
+    plan = gV and _pullback(Pullback(operation.rule), (w, V, gw, gV))
+    if not plan:
+        return None
+    place = {0: 3, 1: 2, 2: 4, 3: 5}
+    operands = tuple(o._replace(source=place[o.slot]) for o in plan.operands)
+    results = Result(4, "mn"), Result(5, "mn")
+    return plan._replace(operands=operands, results=results, lengths_from=(3, 3))
+
+
 def _middle_factor(operation: MiddleFactor, x: Any) -> Plan | None:
     """Plan the pullback with U and V the identity."""
     M = x[1]
@@ -485,7 +498,7 @@ def _factors(operation: SVD | Eigh | Factorise | FactoriseHermitian, x: Any) -> 
 
 
 # As in derivatives.c.
-_CODES = {
+_CODES: dict[HermitianFunction, int] = {
     Power(): 1,
     SquareRoot(): 2,
     SquareRoot(cut=True): 3,
@@ -501,6 +514,7 @@ RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Push: _derivative,
     Pull: _derivative,
     Pullback: _pullback,
+    GeneralizedPullback: _generalized_pullback,
     MiddleFactor: _middle_factor,
     HermitianMap: _hermitian,
     HermitianDerivative: _hermitian,

@@ -23,6 +23,7 @@ from svdinv.core.hermitian import (
 from svdinv.core.hermitian_operations import (
     Eigh,
     FactoriseHermitian,
+    GeneralizedEigh,
     HermitianMap,
     Triangle,
     from_triangle,
@@ -38,7 +39,11 @@ from svdinv.core.namespace import (
     real,
     sizes,
 )
-from svdinv.core.product_operations import product
+from svdinv.core.product_operations import (
+    Product,
+    multiplies_quickly,
+    product,
+)
 from svdinv.core.results import EighResult
 from svdinv.core.spectral import SVDFactors
 from svdinv.core.spectral_operations import Factorise, leading_sum
@@ -174,6 +179,9 @@ def eigh_generalized(
     A, restore = _square(backend, A)
     B, _ = _square(backend, B, "B")
     check_compatible(backend, A, B, "A", "B")
+    found = _positive_definite(backend, operation, A, B)
+    if found is not None:
+        return EighResult(*map(restore, found))
     (root,), unit = _separated(backend, powm(backend, herm(B, xp), -0.5))
     times = partial(product, call=backend.call, xp=xp)
     w, Y = backend.call(operation, times(times(root, herm(A, xp)), root))
@@ -181,6 +189,27 @@ def eigh_generalized(
     if unit is not None:
         w, V = w * unit[..., 0], V * cast(unit, V, xp)
     return EighResult(restore(w), restore(V))
+
+
+def _positive_definite(
+    backend: Backend, rule: Eigh, A: Array, B: Array
+) -> tuple[Array, ...] | None:
+    """W and V in few calls, where products are quick and all of B known to be definite.
+
+    Singular B have further terms, for which the root of B is to be differentiated.
+    """
+    xp, run = backend.xp, backend.evaluate
+    if rule.gauge != "ignore" or not multiplies_quickly(A, B, xp):
+        return None
+    P, Q = (herm(backend.stop_gradient(x), xp) for x in (A, B))
+    b, U = run(FactoriseHermitian(), Q)
+    definite = b[..., :1] > rounding_rtol(b, xp) * b[..., -1:]
+    if any_on_host(~definite, xp) is not False:
+        return None
+    (root,) = run(HermitianMap(InverseSquareRoot()), Q, None, b, U)
+    (half,) = run(Product(), root, P)
+    w, Y = run(rule, *run(Product(), half, root))
+    return backend.call(GeneralizedEigh(rule), A, B, w, *run(Product(), root, Y))
 
 
 @operator
