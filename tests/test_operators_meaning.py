@@ -316,6 +316,45 @@ def test_penalties_that_are_not_positive():
     np.testing.assert_array_equal(found.sparse[1], f.robust_pca(A[1], penalty=1).sparse)
 
 
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("weights", [None, "given", "learned"])
+@pytest.mark.parametrize("reflection", [False, True])
+def test_similarities_by_kernels_in_pytorch(d, weights, reflection, monkeypatch):
+    """Which have kernels and rules of their own, beside the array functions."""
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+    from svdinv.backends import torch_namespace
+
+    torch.manual_seed(d)
+    P, Q, X, Y = torch.randn(4, 9, 5, d, dtype=torch.float64)
+    w = torch.rand(9, 5, dtype=torch.float64)
+    Q[0] = 0.7 * P[0] + 1  # a perfect fit
+    P[1] = P[1, :1]  # points that coincide
+    P[2, 1:, 1:], Q[2, 1:, 1:] = 0, 0  # nearly a line
+    w[3, 2] = 0
+    G = torch.randn(4, d, d, dtype=torch.float64)
+
+    def derivatives(P, Q, w, X, Y):
+        P, Q = P.clone().requires_grad_(), Q.clone().requires_grad_()
+        w = w.clone().requires_grad_() if weights == "learned" else w
+        given = (P, Q) if weights != "learned" else (P, Q, w)
+        found = st.kabsch(
+            P, Q, w if weights else None, scale=True, reflection=reflection
+        )
+        R, t, rmsd, c = found
+        loss = (R @ G[0] * R).sum() + (t @ G[1] * t).sum() + (rmsd + c * c).sum()
+        first = torch.autograd.grad(loss, given, create_graph=True)
+        # What has a second derivative.
+        along = (first[0] * X)[3:].sum() + (first[1] ** 2)[3:].sum()
+        return *found, *first, *torch.autograd.grad(along, (P, Q))
+
+    found = derivatives(P, Q, w, X, Y)
+    monkeypatch.setattr(torch_namespace, "runs_kernels", lambda *x: False)
+    expected = derivatives(P, Q, w, X, Y)
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-8, atol=1e-8)
+
+
 def test_points_that_do_not_determine_the_motion():
     P, Q = np.ones((4, 3)), np.random.default_rng(8).standard_normal((4, 3))
     found = f.kabsch(P, Q, scale=True)

@@ -23,6 +23,7 @@ __all__ = [
     "is_eager_cpu",
     "middle_factor",
     "multiplies_quickly",
+    "runs_kernels",
     "svd",
     "tall_values",
     "tall_vectors",
@@ -150,13 +151,19 @@ def middle_factor(*x: Any) -> Tensor | None:
 _MOST_BYTES, _LEAST_ELEMENTS = 1152, 2**15
 
 
+def runs_kernels(*x: Tensor) -> bool:
+    """See `svdinv.core.namespace`; of what is recorded by autograd, too."""
+    eager = _is_eager() and bool(variants())
+    return eager and all(type(t) in _TYPES and t.is_cpu for t in x)
+
+
 def multiplies_quickly(A: Tensor, B: Tensor) -> bool:
     """See `product_operations`: PyTorch is slow at products of tiny matrices."""
-    if not (_is_eager() and A.is_cpu and A.ndim > 2 and A.shape[:-2] == B.shape[:-2]):
+    if not runs_kernels(A, B) or A.ndim < 3 or A.shape[:-2] != B.shape[:-2]:
         return False
     (m, k), n = A.shape[-2:], B.shape[-1]
     small = (m * k + k * n + m * n) * A.element_size() <= _MOST_BYTES
-    return small and A.numel() + B.numel() >= _LEAST_ELEMENTS and bool(variants())
+    return small and A.numel() + B.numel() >= _LEAST_ELEMENTS
 
 
 def _aligned(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:

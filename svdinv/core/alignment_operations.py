@@ -11,6 +11,13 @@ and with gC, which `svdinv.core.spectral` pulls back from the cotangent gR - gt 
 R, with h = g_rmsd / rmsd and B = gC - h R,
 
     gP = W (Y B + h X - 1 gt^T R)        gQ = W (X B^T + h Y + 1 gt^T).
+
+Of a similarity, R is the same, c = tr(R^T C) / v with the variance v = tr(X^T W X), and
+t = q - c R p. As <dR, C> = 0, dc = (<R, dC> - c dv) / v; the rmsd is least for this c,
+too. With the cotangent k = (gc - gt^T R p) / v of <R, C>, that of R is gR - c gt p^T,
+and with B = gC + k R - h c R,
+
+    gP = W (Y B + (h c^2 - 2 k c) X - c 1 gt^T R)     gQ = W (X B^T + h Y + 1 gt^T).
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ from typing import Any, NamedTuple
 from svdinv.core.functions import ProperRotation, proper_signs
 from svdinv.core.namespace import Array, Namespace, abs_max, binary_scale, safe_divide
 from svdinv.core.operation import Call, Operation, add, padded
+from svdinv.core.product_operations import product
 from svdinv.core.spectral_operations import Factorise, Pull, Push
 from svdinv.core.tolerances import rounding_rtol
 
@@ -99,6 +107,111 @@ class FindMotion(Operation):
         rmsd = xp.where(rounding, xp.zeros_like(square), xp.sqrt(square))
         rmsd = rmsd * unit[..., 0, 0]
         return Motion(R, t[..., 0, :], rmsd, C, U, kept, Vh, signs)
+
+
+def similarity(
+    points: Points, R: Array, call: Call, xp: Namespace
+) -> tuple[Array, Array, Array, Array]:
+    """Compute t, rmsd and c of the similarity whose rotation is R, and 1 / v.
+
+    Of points that coincide, c is 1; where c is held, 0 takes the place of 1 / v.
+    """
+    share, turned = points.share, product(points.X, xp.matrix_transpose(R), call, xp)
+    axes = (-2, -1)
+    variance = xp.sum(share * points.X**2, axis=axes)
+    c = xp.sum(share * turned * points.Y, axis=axes)
+    # Negative only of points on a line, d = 1, that R does not turn.
+    held, c = c < 0, xp.where(c < 0, xp.zeros_like(c), c)
+    # The centroid of points that coincide is none of them, up to rounding.
+    size = variance + xp.sum(points.p**2, axis=axes)
+    extended = variance > rounding_rtol(size, xp) ** 2 * size
+    extended = extended | ~(size == size)  # NaN stays
+    one = xp.ones_like(c)
+    c = safe_divide(c, variance, extended, xp, one)
+    inverse = safe_divide(one, variance, extended & ~held, xp)
+    wide = c[..., None, None]
+    square = xp.sum(share * (wide * turned - points.Y) ** 2, axis=axes)
+    spread = c**2 * variance + xp.sum(share * points.Y**2, axis=axes)
+    apart = ~(square <= rounding_rtol(square, xp) ** 2 * spread)  # not of NaN
+    rmsd = xp.sqrt(xp.where(apart, square, one))
+    rmsd = xp.where(apart, rmsd, xp.zeros_like(rmsd))
+    t = points.q - wide * product(points.p, xp.matrix_transpose(R), call, xp)
+    return (t * points.unit)[..., 0, :], rmsd * points.unit[..., 0, 0], c, inverse
+
+
+class FindSimilarity(FindMotion):
+    """(P, Q, w) -> `Motion` of the similarity from P to Q, and its scale."""
+
+    def value(self, x, xp):
+        motion = super().value(x, xp)
+        P, Q, w = x
+        t, rmsd, c, _ = similarity(centred(P, Q, w, xp), motion.R, _direct(xp), xp)
+        return (*motion._replace(t=t, rmsd=rmsd), c)
+
+
+@dataclass(frozen=True)
+class AlignSimilarity(Operation):
+    """(P, Q, w, what `FindSimilarity` finds) -> R, t, rmsd and c.
+
+    It has no tangent, and is called where nothing is differentiated forwards.
+    """
+
+    def value(self, x, xp):
+        return tuple(x[i] + 0 for i in (3, 4, 5, 11))
+
+    def cotangent(self, x, y, g, wanted, call, xp):
+        return call(SimilarityPull(wanted[2]), *x, *g)
+
+
+@dataclass(frozen=True)
+class SimilarityPull(Operation):
+    """(P, Q, w, similarity, gR, gt, g_rmsd, gc) -> cotangents of P and Q, and of w."""
+
+    weighted: bool
+    transparent = True
+
+    def value(self, x, xp):
+        return self.composed(x, _direct(xp), xp)
+
+    def composed(self, x, call, xp):
+        P, Q, w, *motion, _, gR, gt, grmsd, gc = x
+        *_, U, S, Vh, signs = motion
+        R, _, _, C = call(Align(covariance=True), P, Q, w, *motion)
+        points = centred(P, Q, w, xp)
+        unit, mass, share, p, _, X, Y = points
+        _, rmsd, c, inverse = (
+            z[..., None, None] for z in similarity(points, R, call, xp)
+        )
+        k, h = xp.zeros_like(c), xp.zeros_like(c)
+        if gc is not None:
+            k = k + gc[..., None, None]
+        if gt is not None:
+            gt = gt[..., None, :]
+            moved = p @ xp.matrix_transpose(R)
+            k = k - unit * xp.sum(gt * moved, axis=-1, keepdims=True)
+            gR = add(gR, -c * xp.matrix_transpose(gt) * (unit * p))
+        k = k * inverse
+        B = k * R
+        if gR is not None:
+            B = B + call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0]
+        B, k = B / unit, k / unit
+        if self.weighted:
+            gw = xp.sum((Y @ B) * X - k * c * X**2, axis=-1)
+        if grmsd is not None:
+            h = grmsd[..., None, None] * _inverse(rmsd[..., 0, 0], unit, xp)
+            B = B - h * c * R
+        gP = Y @ B + (h * c**2 - 2 * k * c) * X
+        gQ = X @ xp.matrix_transpose(B) + h * Y
+        if gt is not None:
+            gP, gQ = gP - c * (gt @ R), gQ + gt
+        if not self.weighted:
+            return share * gP, share * gQ, None
+        residual = c * (X @ xp.matrix_transpose(R)) - Y
+        gw = gw + 0.5 * xp.sum(h * residual**2, axis=-1)
+        if gt is not None:
+            gw = gw - xp.sum(gt * residual, axis=-1)
+        gw = gw - xp.sum(share[..., 0] * gw, axis=-1, keepdims=True)
+        return share * gP, share * gQ, unit[..., 0] * gw / mass
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,8 @@ class Eigh(Decomposition):
 class GeneralizedEigh(Operation):
     """(A, B, w, V) -> w and V, with A V = B V diag(w) and V^H B V = 1.
 
-    Of Hermitian A and positive definite B. It has no tangent, and is called where nothing
-    is differentiated forwards. With the cotangent gA = V X V^H that `rule` has for A,
+    Of Hermitian A and positive definite B. It has no tangent, and is called where
+    nothing is differentiated forwards. With the cotangent gA = V X V^H of A by `rule`,
 
         gB = -herm(V (X diag(w) + V^H gV / 2) V^H).
     """

@@ -194,6 +194,12 @@ def decomposes_quickly(A: Array, xp: Namespace) -> bool:
     return ask is not None and ask(A)
 
 
+def runs_kernels(A: Array, xp: Namespace) -> bool:
+    """Whether kernels may compute with A now, which nothing transforms or traces."""
+    ask = getattr(xp, "runs_kernels", None)
+    return ask is not None and ask(A)
+
+
 def middle_factor(
     s: Array,
     M: Array,

@@ -17,6 +17,7 @@ typedef struct {
   V *X, *Y, *w, *p, *q;
   V unit, mass;
   V noise; /* what of the singular values may be a rounding error */
+  V scale;
 } Points;
 
 /* Memory that a call needs, in bytes. */
@@ -79,6 +80,7 @@ static void centre(Points *c, const Array *in, int64_t begin, int64_t end) {
   const V P = largest_of(c->X, mn), Q = largest_of(c->Y, mn);
   const V X = take_off(c->X, c->p, c), Y = take_off(c->Y, c->q, c);
   c->noise = (T)ROUNDING * (P * Y + Q * X);
+  c->scale = fill(1);
 }
 
 /* Sign of the determinant of an orthogonal matrix, which is lost, by Householder's
@@ -120,11 +122,35 @@ static V rotation_of(V *R, V *U, const V *Vh, V *scratch, int n) {
   return sign;
 }
 
-/* Element j of R x - y. */
+/* Element j of R x. */
+INLINE V turned_of(const Points *c, const V *R, int i, int j) {
+  V x = {0};
+  for (int k = 0; k < c->n; k++) x += R[j * c->n + k] * c->X[i * c->n + k];
+  return x;
+}
+
+/* Element j of R x - y, or of c R x - y with a scale. */
 INLINE V residual(const Points *c, const V *R, int i, int j) {
-  V r = -c->Y[i * c->n + j];
-  for (int k = 0; k < c->n; k++) r += R[j * c->n + k] * c->X[i * c->n + k];
-  return r;
+  return c->scale * turned_of(c, R, i, j) - c->Y[i * c->n + j];
+}
+
+/* Scale of the similarity with a rotation, 1 of points that coincide; gives the inverse
+ * variance of P, or 0 where the scale is held. */
+static V find_scale(Points *c, const V *R) {
+  V variance = {0}, inner = {0}, size = {0};
+  for (int i = 0; i < c->m; i++)
+    for (int j = 0; j < c->n; j++) {
+      const V x = c->X[i * c->n + j];
+      variance += c->w[i] * x * x;
+      inner += c->w[i] * turned_of(c, R, i, j) * c->Y[i * c->n + j];
+    }
+  for (int j = 0; j < c->n; j++) size += c->p[j] * c->p[j];
+  size += variance;
+  const I extended = ~(variance <= (T)(ROUNDING * ROUNDING) * size); /* NaN stays */
+  const I held = inner < (V){0};
+  const V scale = safe_quotient(SELECT(held, (V){0}, inner), variance, extended);
+  c->scale = SELECT(extended, scale, fill(1));
+  return safe_quotient(fill(1), variance, extended & ~held);
 }
 
 /* Root of the mean squared distance, 0 where that is a rounding error. */
@@ -134,14 +160,15 @@ static V distance(const Points *c, const V *R) {
     for (int j = 0; j < c->n; j++) {
       const V x = c->X[i * c->n + j], y = c->Y[i * c->n + j], r = residual(c, R, i, j);
       square += c->w[i] * r * r;
-      size += c->w[i] * (x * x + y * y);
+      size += c->w[i] * (c->scale * c->scale * x * x + y * y);
     }
   const I rounding = square <= (T)(ROUNDING * ROUNDING) * size;
   return SELECT(rounding, (V){0}, root(square));
 }
 
 /* Motion from P to Q.  Arrays: 0 P, 1 Q, 2 weights, 3 C, 4 U as rows, 5 S, 6 V^H, 7 R,
- * 8 t, 9 rmsd, 10 signs.  Failed is as for `svd`. */
+ * 8 t, 9 rmsd, 10 signs, and with number[0] = 1, of a similarity, 11 the scale.  Failed
+ * is as for `svd`. */
 void NAME(align)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;
   const ptrdiff_t nn = (ptrdiff_t)n * n;
@@ -173,10 +200,11 @@ void NAME(align)(const Task *task, int64_t begin, int64_t end, void *work) {
       signs[i] = fill(1);
     }
     signs[n - 1] = rotation_of(R, U, Vh, scratch, n);
+    if (in[11].data) find_scale(&c, R);
     for (int j = 0; j < n; j++) {
-      t[j] = c.q[j];
-      for (int k = 0; k < n; k++) t[j] -= R[j * n + k] * c.p[k];
-      t[j] *= c.unit;
+      V x = {0};
+      for (int k = 0; k < n; k++) x += R[j * n + k] * c.p[k];
+      t[j] = (c.q[j] - c.scale * x) * c.unit;
     }
     const V rmsd = distance(&c, R) * c.unit;
     unload_reals(S, &in[5], at, end, n);
@@ -184,6 +212,7 @@ void NAME(align)(const Task *task, int64_t begin, int64_t end, void *work) {
     unload_reals(t, &in[8], at, end, n);
     unload_reals(&rmsd, &in[9], at, end, 1);
     unload_reals(signs, &in[10], at, end, n);
+    if (in[11].data) unload_reals(&c.scale, &in[11], at, end, 1);
   }
 }
 
@@ -231,7 +260,8 @@ static void rotation_pull(V *G, const V *U, const V *Vh, V *S, V sign, V *K, int
 }
 
 /* Cotangents of the points and weights.  Arrays: 0 P, 1 Q, 2 weights, 3 U as rows, 4 S,
- * 5 V^H, 6 gR, 7 gt and 8 g_rmsd, or none, 9 gP, 10 gQ, 11 that of weights, or none. */
+ * 5 V^H, 6 gR, 7 gt and 8 g_rmsd, or none, 9 gP, 10 gQ, 11 that of weights, or none.  With
+ * number[0] = 1, of a similarity, 11 is gc, or none. */
 void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int n = (int)task->n;
   const ptrdiff_t nn = (ptrdiff_t)n * n;
@@ -240,6 +270,7 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
   Points c = place(task, &rest);
   V *U = rest, *Vh = U + nn, *R = Vh + nn, *B = R + nn, *K = B + nn;
   V *S = K + 2 * nn, *gt = S + n, *turned = gt + n, *x = turned + n, *y = x + n;
+  const int similar = task->number[0] > 0, weighted = in[11].data && !similar;
   for (; begin < end; begin += LANES) {
     centre(&c, in, begin, end);
     load((E *)U, n, &in[3], begin, end, n, n, 0);
@@ -250,8 +281,16 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
     for (int j = 0; j < n; j++) gt[j] = (V){0};
     if (in[6].data) load((E *)B, n, &in[6], begin, end, n, n, 0);
     if (in[7].data) load_reals(gt, &in[7], begin, end, n);
+    V slope = {0}; /* cotangent of tr(R^T C) */
+    if (similar) {
+      const V inverse = find_scale(&c, R);
+      if (in[11].data) load_reals(&slope, &in[11], begin, end, 1);
+      for (int a = 0; a < n; a++)
+        for (int b = 0; b < n; b++) slope -= gt[a] * c.unit * R[a * n + b] * c.p[b];
+      slope *= inverse;
+    }
     for (int a = 0; a < n; a++)
-      for (int b = 0; b < n; b++) B[a * n + b] -= gt[a] * c.unit * c.p[b];
+      for (int b = 0; b < n; b++) B[a * n + b] -= c.scale * gt[a] * c.unit * c.p[b];
     rotation_pull(B, U, Vh, S, sign, K, n);
     V h = {0};
     if (in[8].data) {
@@ -259,22 +298,26 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
       const V rmsd = distance(&c, R);
       h = safe_quotient(h, rmsd, ~(rmsd == (V){0}));
     }
-    for (ptrdiff_t i = 0; i < nn; i++) B[i] = B[i] / c.unit - h * R[i];
+    slope /= c.unit;
+    for (ptrdiff_t i = 0; i < nn; i++)
+      B[i] = B[i] / c.unit + (slope - h * c.scale) * R[i];
+    const V own = (h * c.scale - 2 * slope) * c.scale;
     for (int j = 0; j < n; j++) {
       turned[j] = (V){0};
       for (int k = 0; k < n; k++) turned[j] += gt[k] * R[k * n + j];
+      turned[j] *= c.scale;
     }
     V mean = {0};
     for (int i = 0; i < c.m; i++) {
       V *X = c.X + i * n, *Y = c.Y + i * n, gw = {0};
       for (int j = 0; j < n; j++) {
-        x[j] = h * X[j] - turned[j], y[j] = h * Y[j] + gt[j];
+        x[j] = own * X[j] - turned[j], y[j] = h * Y[j] + gt[j];
         for (int k = 0; k < n; k++) {
           x[j] += Y[k] * B[k * n + j];
           y[j] += X[k] * B[j * n + k];
         }
       }
-      if (in[11].data)
+      if (weighted)
         for (int j = 0; j < n; j++) {
           const V r = residual(&c, R, i, j);
           V moved = {0}; /* Y (gC / unit), of which -h R is in B */
@@ -287,7 +330,7 @@ void NAME(align_pull)(const Task *task, int64_t begin, int64_t end, void *work) 
     }
     unload((E *)c.X, n, &in[9], begin, end, c.m, n, 0);
     unload((E *)c.Y, n, &in[10], begin, end, c.m, n, 0);
-    if (!in[11].data) continue;
+    if (!weighted) continue;
     for (int i = 0; i < c.m; i++) c.w[i] = (c.w[i] - mean) * c.unit / c.mass;
     unload((E *)c.w, c.m, &in[11], begin, end, 1, c.m, 0);
   }

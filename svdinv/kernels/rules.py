@@ -13,7 +13,13 @@ from math import prod
 from typing import Any, NamedTuple
 
 from svdinv import kernels
-from svdinv.core.alignment_operations import AlignPull, FindMotion, Motion
+from svdinv.core.alignment_operations import (
+    AlignPull,
+    FindMotion,
+    FindSimilarity,
+    Motion,
+    SimilarityPull,
+)
 from svdinv.core.functions import Polar, ProperRotation
 from svdinv.core.hermitian import (
     HermitianFunction,
@@ -392,12 +398,15 @@ def _find_motion(operation: FindMotion, x: Any) -> Plan | None:
     if not _of_points(*x):
         return None
     operands = Operand(0, 0), Operand(1, 1), Operand(2, 2, 1)
-    results = (
+    results: tuple[Result, ...] = (
         *(Result(7, "nn"), Result(8, "n"), Result(9, ""), Result(3, "nn")),
         *(Result(4, "nn", transposed=True), Result(5, "n"), Result(6, "nn")),
         Result(10, "n"),
     )
-    return _plan("align", P.shape, P.dtype, operands, results, outputs=Motion._make)
+    if not isinstance(operation, FindSimilarity):
+        return _plan("align", P.shape, P.dtype, operands, results, outputs=Motion._make)
+    results += (Result(11, ""),)
+    return _plan("align", P.shape, P.dtype, operands, results, numbers=(1.0, 0.0))
 
 
 def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | None:
@@ -461,6 +470,24 @@ def _align_pull(operation: AlignPull, x: Any) -> Plan | None:
     )
 
 
+def _similarity_pull(operation: SimilarityPull, x: Any) -> Plan | None:
+    """Plan as for a motion, with the cotangent of c in the place of that of weights."""
+    *found, _, gR, gt, grmsd, gc = x
+    if operation.weighted:
+        return None
+    plan = _align_pull(AlignPull(False), (*found, gR, gt, grmsd, None))
+    if plan is None:
+        return None
+    # An argument more, c, is in front of the cotangents.
+    operands = tuple(
+        operand._replace(source=operand.source + (operand.source > 10))
+        for operand in plan.operands
+    )
+    if gc is not None:
+        operands += (Operand(11, 15, 0),)
+    return plan._replace(operands=operands, numbers=(1.0, 0.0))
+
+
 def _of_points(P: Array, Q: Array, w: Array) -> bool:
     """Whether these are points, of the same real dtype, and their weights."""
     return P.dtype in ("float32", "float64") and P.dtype == Q.dtype == w.dtype
@@ -521,6 +548,8 @@ RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Product: _product,
     FindMotion: _find_motion,
     AlignPull: _align_pull,
+    FindSimilarity: _find_motion,
+    SimilarityPull: _similarity_pull,
     Tall: _tall,
 }
 """The rule of each operation that has one."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from svdinv.core.alignment_operations import Align, FindMotion, Motion, centred
+from svdinv.core.alignment_operations import (
+    Align,
+    AlignSimilarity,
+    FindMotion,
+    FindSimilarity,
+    Motion,
+    centred,
+    similarity,
+)
 from svdinv.core.backend import Backend
 from svdinv.core.factors import Method
 from svdinv.core.functions import Polar, ProperRotation, proper_signs
@@ -13,11 +21,9 @@ from svdinv.core.namespace import (
     Namespace,
     adjoint,
     is_complex,
-    safe_divide,
+    runs_kernels,
     sizes,
 )
-from svdinv.core.operation import Call
-from svdinv.core.product_operations import product
 from svdinv.core.results import Alignment, Similarity
 from svdinv.core.spectral_operations import Factorise, Map
 from svdinv.core.tolerances import rounding_rtol
@@ -206,11 +212,15 @@ def kabsch(
     mirror = _mirror(backend, P, Q, w) if reflection else None
     if mirror is not None:
         P = P * mirror
-    motion = backend.evaluate(FindMotion(), P, Q, w)
-    R, t, rmsd = backend.call(Align(), P, Q, w, *motion)
     c = None
-    if scale:
-        c, t, rmsd = _scaled(R, P, Q, w, backend.call, xp)
+    if scale and runs_kernels(P, xp):
+        motion = backend.evaluate(FindSimilarity(), P, Q, w)
+        R, t, rmsd, c = backend.call(AlignSimilarity(), P, Q, w, *motion)
+    else:
+        motion = backend.evaluate(FindMotion(), P, Q, w)
+        R, t, rmsd = backend.call(Align(), P, Q, w, *motion)
+        if scale:
+            t, rmsd, c, _ = similarity(centred(P, Q, w, xp), R, backend.call, xp)
     if mirror is not None:
         R = R * mirror
     found = restore(R), restore(t), restore(rmsd)
@@ -251,33 +261,3 @@ def _mirror(backend: Backend, P: Array, Q: Array, w: Array) -> Array:
     # Of points in a plane, nothing tells a reflection from a rotation.
     planar = S[..., -1:] <= rounding_rtol(S, xp) * S[..., :1]
     return xp.where(planar, xp.ones_like(signs), signs)
-
-
-def _scaled(
-    R: Array, P: Array, Q: Array, w: Array, call: Call, xp: Namespace
-) -> tuple[Array, Array, Array]:
-    """Scale, translation and rmsd of a similarity, whose rotation is that of a motion.
-
-    The scale is tr(R^T C) over the variance of P, and 1 of points that coincide.
-    """
-    points = centred(P, Q, w, xp)
-    share = points.share
-    turned = product(points.X, xp.matrix_transpose(R), call, xp)
-    axes = (-2, -1)
-    variance = xp.sum(share * points.X**2, axis=axes)
-    c = xp.sum(share * turned * points.Y, axis=axes)
-    # Negative only of points on a line, d = 1, that R does not turn.
-    c = xp.where(c < 0, xp.zeros_like(c), c)
-    # The centroid of points that coincide is none of them, up to rounding.
-    size = variance + xp.sum(points.p**2, axis=axes)
-    extended = variance > rounding_rtol(size, xp) ** 2 * size
-    extended = extended | ~(size == size)  # NaN stays
-    c = safe_divide(c, variance, extended, xp, xp.ones_like(c))
-    wide = c[..., None, None]
-    square = xp.sum(share * (wide * turned - points.Y) ** 2, axis=axes)
-    spread = c**2 * variance + xp.sum(share * points.Y**2, axis=axes)
-    apart = ~(square <= rounding_rtol(square, xp) ** 2 * spread)  # not of NaN
-    rmsd = xp.sqrt(xp.where(apart, square, xp.ones_like(square)))
-    rmsd = xp.where(apart, rmsd, xp.zeros_like(rmsd))
-    t = points.q - wide * product(points.p, xp.matrix_transpose(R), call, xp)
-    return c, (t * points.unit)[..., 0, :], rmsd * points.unit[..., 0, 0]
