@@ -468,6 +468,8 @@ def test_products_of_tiny_matrices_in_pytorch(monkeypatch):
         A[None], B[None]
     )
     assert asked == [False]
+    with torch.autograd.forward_ad.dual_level():
+        assert not xp.multiplies_quickly(A, B)
     assert not xp.multiplies_quickly(A[:10], B[:10])
     assert not xp.multiplies_quickly(A, B[:1])
 
