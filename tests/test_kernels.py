@@ -1124,6 +1124,7 @@ for dtype in (np.float32, np.float64, np.complex64, np.complex128):
             back((U, S, Vh))
             y, back = svdinv.numpy.vjp(svdinv.numpy.svt, x, 0.1)
             back(y)
+            svdinv.numpy.svt(x, 0.1, relative=True), svdinv.numpy.polar(x)
             if x.dtype == np.float64 and x.shape[-1] < 9:
                 motion, back = svdinv.numpy.vjp(svdinv.numpy.kabsch, x, x[::-1])
                 back(motion)

@@ -22,6 +22,7 @@ from svdinv.kernels.rules import (
     Operand,
     Plan,
     Tall,
+    may_be_kept,
 )
 
 __all__ = [
@@ -210,9 +211,7 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
     arguments = memory.key(x)
     if arguments is None:
         return None
-    # A user's function may have no hash, and may hold what is not to be kept.
-    function = getattr(operation, "function", None)
-    kept = function is None or type(function).__module__.startswith("svdinv.")
+    kept = may_be_kept(operation)
     key = (memory, operation, arguments) if kept else None
     try:
         prepared = _prepared[key]

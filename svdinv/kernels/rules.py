@@ -55,6 +55,7 @@ __all__ = [
     "Result",
     "Tall",
     "knows",
+    "may_be_kept",
     "plan",
 ]
 
@@ -214,6 +215,15 @@ class Tall(Operation):
     """
 
     step: str
+
+
+def may_be_kept(operation: Operation) -> bool:
+    """Whether an operation may be the key of a cache.
+
+    A user's function may have no hash, and may hold what is not to be kept.
+    """
+    function = getattr(operation, "function", None)
+    return function is None or type(function).__module__.startswith("svdinv.")
 
 
 def plan(operation: Operation, arrays: Any) -> Plan | None:
