@@ -1,4 +1,4 @@
-"""What ``reconstruct``, ``fit`` and ``stability`` take: one input, and a network."""
+"""What ``reconstruct`` and ``fit`` take: one input, and a network."""
 
 from __future__ import annotations
 

@@ -276,7 +276,6 @@ def test_nothing_of_another_command_is_replaced(photo, tmp_path, monkeypatch):
         ["reconstruct", "--no-baselines", "--method", "zero-filled"],
         ["fit", *SHORT],
         ["fit", *SHORT, "--prior", "deep-decoder"],
-        ["stability", "--sizes", "0.1", "--steps", "1"],
     ):
         name, *options = map(str, command)
         assert main([name, str(photo), "--rate", "0.5", *options]) == 0
