@@ -26,8 +26,7 @@ from svdinv.unroll import pretrained
 from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.tables import cells, line
-from svdinv.unroll.evaluation.methods import applied
-from svdinv.unroll.evaluation.reconstruction import files, reconstruct
+from svdinv.unroll.evaluation.methods import applied, files, reconstruct
 from svdinv.unroll.inference import NAMES, apply
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.metrics import COLOUR

@@ -18,7 +18,7 @@ from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Reconstruction, Task
 
-__all__ = ["NAME", "applies", "effort", "non_local", "slow"]
+__all__ = ["NAME", "applies", "non_local", "slow"]
 
 NAME = "non-local low rank"
 
@@ -26,7 +26,6 @@ _EXACT = 0.01  # relative to the largest magnitude
 _LARGEST, _LARGEST_ALONE = 512**2, 1024**2  # pixels
 _SMALLEST = 32  # pixels a side, to tell the noise
 _FACTORS = (0.7, 1.0, 1.4)  # of the noise that there is, where the truth may choose
-_SECONDS, _SECONDS_ALONE = 2.8e-4, 4e-5  # measured, of each value
 
 
 def non_local(task: Task, problem: Problem) -> Reconstruction:
@@ -91,16 +90,6 @@ def slow(problem: Problem, largest: int = _LARGEST) -> bool:
     if _noise_alone(problem):
         largest = _LARGEST_ALONE
     return math.prod(problem.adjoint().shape[-2:]) > largest
-
-
-def effort(problem: Problem, asked: str = "") -> float:
-    """Return the seconds that it takes on one core, at most; 0 where it is left out."""
-    if not applies(problem) or (slow(problem) and asked != NAME):
-        return 0.0
-    known = problem.truth is not None
-    if _noise_alone(problem):
-        return _SECONDS_ALONE * problem.y.size * (len(_FACTORS) if known else 1)
-    return _SECONDS * problem.y.size * (1 if known else 3)
 
 
 def _noise_alone(problem: Problem) -> bool:

@@ -28,7 +28,6 @@ from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
 
 __all__ = [
-    "CostEstimate",
     "InputImage",
     "Method",
     "Options",
@@ -58,18 +57,6 @@ class Reconstruction(NamedTuple):
 
     image: Arrays
     note: str = ""
-
-
-class CostEstimate(NamedTuple):
-    """Estimate of the time of a reconstruction.
-
-    Seconds for all classical methods, roughly; a small problem of the same kind, to
-    time a network on; and how many times as much work the whole is.
-    """
-
-    classical: float
-    small: Problem
-    times: float
 
 
 Method: TypeAlias = Callable[[Problem], Reconstruction]
@@ -454,13 +441,6 @@ class Task:
     def memory(self, given: InputImage | Problem, options: Any) -> float:
         """Return the bytes that a reconstruction needs; 0 if unknown."""
         return 0.0
-
-    def effort(self, problem: Problem, asked: str = "") -> CostEstimate | None:
-        """Estimate how long a reconstruction takes; None if unknown.
-
-        `asked` is a classical method that is applied even if it is `slow`.
-        """
-        return None
 
     def finished(self, image: Arrays) -> Arrays:
         """Post-process an image before it is judged and shown, such as by clipping."""

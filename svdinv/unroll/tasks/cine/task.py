@@ -58,7 +58,6 @@ from svdinv.unroll.tasks.cine.sampling import (
 from svdinv.unroll.tasks.cine.training import Hearts
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
-    CostEstimate,
     InputImage,
     Method,
     Options,
@@ -68,7 +67,6 @@ from svdinv.unroll.tasks.task import (
     moved_views,
     option,
 )
-from svdinv.unroll.tiles import middle
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
@@ -82,12 +80,7 @@ _FRAMES, _SIZE = 18, 128  # of phantoms
 _SIZES = ("frames", "size")  # options of what is made
 _SERIES = 8  # to evaluate on
 
-# Measured: memory for each value of a series and of its data, and time on one core of
-# all classical methods, for each value of the data and each weight that is tried; with
-# maps there are systems of equations to solve.
-_BYTES, _BYTES_OF_DATA, _SECONDS, _TRIED = 650, 25, 2.5e-5, 7
-_WITH_MAPS = 3
-_SMALL, _SMALL_FRAMES = 48, 8  # what a network is timed on
+_BYTES, _BYTES_OF_DATA = 650, 25  # of memory, for each value of a series, of its data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -516,20 +509,6 @@ class Cine(Task):
             values = given.image.size
             data = values * (options.coils or 1)
         return _BYTES * values + _BYTES_OF_DATA * data
-
-    def effort(self, problem: Problem, asked: str = "") -> CostEstimate:
-        """Estimate how long a reconstruction takes."""
-        A, y = _mri(problem), problem.y
-        rows, columns = (middle(n, _SMALL) for n in y.shape[-2:])
-        some = slice(_SMALL_FRAMES)
-        maps = None if A.maps is None else A.maps[..., rows, columns]
-        small = Problem(
-            y[some, ..., rows, columns], MRI(A.mask[some, rows, columns], maps)
-        )
-        classical = _SECONDS * _TRIED * y.size * (1 if maps is None else _WITH_MAPS)
-        if self.applies(non_local.NAME, problem):
-            classical += non_local.effort(problem, asked)
-        return CostEstimate(classical, small, y.size / small.y.size)
 
     def decibels(self, problem: Problem, image: Any) -> float:
         """Return the PSNR of magnitudes, relative to the largest."""
