@@ -366,7 +366,7 @@ def test_geometries_that_cannot_be_are_refused(tmp_path):
             file["affine"] = affine
             file.attrs["frame_seconds"] = seconds
         if not message:
-            assert read_measurement(path)[1].note.seconds == seconds
+            assert read_measurement(path)[1].scan.seconds == seconds
             continue
         with pytest.raises(ValueError, match=rf"scan\.h5.*{message}"):
             read_measurement(path)

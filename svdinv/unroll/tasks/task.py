@@ -12,7 +12,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +35,9 @@ from svdinv.unroll.operators.transforms import turns
 from svdinv.unroll.plugins import class_named
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
+
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.scans import Geometry
 
 __all__ = [
     "InputImage",
@@ -184,14 +196,15 @@ class Options:
 class InputImage:
     """An image that is to be measured before it is reconstructed.
 
-    It has been divided by its scale; the note is as that of `Problem`. Raises TypeError
-    if the image is a masked array, whose values would be taken as if they were not.
+    It has been divided by its scale; `scan` is the place of its pixels, where a file
+    says it. Raises TypeError if the image is a masked array, whose values would be
+    taken as if they were not.
     """
 
     name: str
     image: Arrays
     scale: float = 1.0
-    note: Any = None
+    scan: Geometry | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that are masked."""
