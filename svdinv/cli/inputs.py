@@ -115,9 +115,8 @@ def check_open(source: str, problem: Problem) -> None:
     """Refuse, by a ValueError, data that are the truth, which is to be found."""
     import numpy as np
 
-    from svdinv.unroll.operators import Sampling
-
-    if isinstance(problem.A, Sampling) and np.array_equal(problem.y, problem.truth):
+    whole = problem.A.pixel_mask is not None
+    if whole and np.array_equal(problem.y, problem.truth):
         raise ValueError(
             f"argument INPUT: all of {source} is sampled, without noise, which leaves "
             "nothing to reconstruct; for noise that it has already: --no-truth"

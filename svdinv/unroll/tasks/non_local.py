@@ -14,7 +14,6 @@ from svdinv.unroll.algorithms.non_local import (
     noise_deviation,
 )
 from svdinv.unroll.fidelity import L2
-from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Reconstruction, Task
 
@@ -94,7 +93,7 @@ def slow(problem: Problem, largest: int = _LARGEST) -> bool:
 
 def _noise_alone(problem: Problem) -> bool:
     """Return whether all values of an image are known, but for white noise."""
-    every = isinstance(problem.A, Sampling) and problem.has_white_noise
+    every = problem.A.pixel_mask is not None and problem.has_white_noise
     return every and bool(problem.sampled_mask().all())
 
 

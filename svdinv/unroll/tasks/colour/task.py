@@ -365,7 +365,7 @@ class Colour(Task):
         return moved_views(problem, moves, lambda move: Sampling(move(mask)))
 
     def tiled(self, problem: Problem) -> bool:
-        return isinstance(problem.A, Sampling)
+        return problem.A.pixel_mask is not None
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
 
@@ -455,9 +455,10 @@ def _contiguous(move: Callable[[Any], Any], x: Any) -> Any:
 
 
 def _mask(problem: Problem) -> Any:
-    if not isinstance(problem.A, Sampling):
+    mask = problem.A.pixel_mask
+    if mask is None:
         raise TypeError(f"colours are sampled by a mask, not by {problem.A!r}")
-    return problem.A.mask
+    return mask
 
 
 def zero_filled(problem: Problem) -> Reconstruction:
