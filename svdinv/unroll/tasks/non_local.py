@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from svdinv.unroll.algorithms.non_local import (
 )
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Arrays, Reconstruction, Task
+from svdinv.unroll.tasks.task import Arrays, Reconstruction, Task, best_of
 
 __all__ = ["NAME", "applies", "non_local", "slow"]
 
@@ -54,14 +55,11 @@ def non_local(task: Task, problem: Problem) -> Reconstruction:
     said = "best " if known else ""
     noise = _noise(problem) if known else None
     if _noise_alone(problem):
-        if noise is None:
-            tried = [noise_deviation(given.y)]
-        else:
-            tried = [factor * noise for factor in _FACTORS]
-        images = [denoise_non_local(given.y, deviation) for deviation in tried]
-        first = int(np.argmax([score(x) for x in images])) if known else 0
-        image, deviation = images[first], tried[first]
-        return Reconstruction(task.finished(image), f"{said}noise {deviation:.3g}")
+        usual = noise_deviation(given.y) if noise is None else noise
+        tried = [factor * usual for factor in _FACTORS]
+        make = partial(denoise_non_local, given.y)
+        found = best_of(task.decibels, problem, make, tried, usual, "noise {:.3g}")
+        return found._replace(image=task.finished(found.image))
     best = best_non_local(given, score if known else None, noise=noise)
     image, deviation = best.image, best.deviation
     exact = deviation <= _EXACT and (known or not best.noise)

@@ -91,9 +91,9 @@ def best_of(
     """
     if problem.truth is None:
         return Reconstruction(make(usual), said.format(usual))
-    found = {choice: make(choice) for choice in choices}
-    best = max(found, key=lambda choice: score(problem, found[choice]))
-    return Reconstruction(found[best], f"best {said.format(best)}")
+    every = ((choice, make(choice)) for choice in choices)
+    best, image = max(every, key=lambda pair: score(problem, pair[1]))
+    return Reconstruction(image, f"best {said.format(best)}")
 
 
 def moved_views(

@@ -543,25 +543,31 @@ def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Reconstruction:
     names = priors or (("Casorati", "blocks") if len(problem.y) > 1 else ("image",))
     # Relative to the sensitivity, so that they hold for any number of counts.
     unit = float(problem.A.adjoint(np.ones_like(problem.y)).mean())
-    whole = _whole(problem)
+    whole, known = _whole(problem), problem.truth is not None
 
-    def at(name: str, weight: float) -> Reconstruction:
-        steps, most, usual = whole, _MLEM, _MAP
-        if name == "TV":
-            steps, most, usual = problem, _OSEM, _OSEM
-        count = usual if problem.truth is None else most
-        images = _iterates(steps, count, _PRIORS[name](weight * unit))
-        said = f"{name}, weight {weight:.2g}, iteration {{}}"
-        every = range(1, count + 1)
-        return best_of(
-            Pet().decibels, problem, lambda k: images[k - 1], every, usual, said
-        )
+    def count(name: str) -> int:
+        return _OSEM if name == "TV" else _MLEM if known else _MAP
 
-    if problem.truth is None:
-        return at(names[0], _FIXED_WEIGHT[names[0]])
+    @functools.lru_cache(maxsize=1)
+    def images(name: str, weight: float) -> list[Any]:
+        steps = problem if name == "TV" else whole
+        return _iterates(steps, count(name), _PRIORS[name](weight * unit))
+
     # All of them: there may be several maxima, with iterations to choose from.
-    found = [at(name, w * _FIXED_WEIGHT[name]) for name in names for w in _WEIGHTS]
-    return max(found, key=lambda each: Pet().decibels(problem, each.image))
+    choices = (
+        (name, weight * _FIXED_WEIGHT[name], k)
+        for name in names
+        for weight in _WEIGHTS
+        for k in range(1, count(name) + 1)
+    )
+    return best_of(
+        Pet().decibels,
+        problem,
+        lambda at: images(*at[:2])[at[2] - 1],
+        choices,
+        (names[0], _FIXED_WEIGHT[names[0]], count(names[0])),
+        "{0[0]}, weight {0[1]:.2g}, iteration {0[2]}",
+    )
 
 
 _PRIORS: dict[str, Callable[[float], Any]] = {
