@@ -55,6 +55,8 @@ bench: .venv-test/.ready ## time svdinv beside the frameworks' own SVDs
 	$(TEST)/python benchmarks/speed.py $(BENCH_ARGS)
 	$(TEST)/python benchmarks/kernels.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/one_matrix.py $(filter --quick,$(BENCH_ARGS))
+	$(TEST)/python benchmarks/batches.py $(filter --quick,$(BENCH_ARGS))
+	$(TEST)/python benchmarks/graphs.py $(filter --quick,$(BENCH_ARGS))
 	$(TEST)/python benchmarks/networks.py $(filter --quick,$(BENCH_ARGS))
 
 dist: .venv-dist/.packages ## build the source archive and this platform's wheel, and check them

@@ -24,7 +24,7 @@ from svdinv.operators import OPERATORS, bind, decompositions, documented
 __all__ = ["Jacobian", "jacobian_svd", "svd", *sorted(OPERATORS)]
 
 _backend = JAXBackend()
-globals().update(bind(lambda *_: _backend, __name__))
+globals().update(bind(_backend, __name__))
 
 
 @documented

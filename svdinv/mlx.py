@@ -26,7 +26,7 @@ from svdinv.operators import OPERATORS, bind, decompositions, documented
 __all__ = ["svd", *sorted(OPERATORS)]
 
 _backend = MLXBackend()
-globals().update(bind(lambda *_: _backend, __name__))
+globals().update(bind(_backend, __name__))
 
 
 @documented

@@ -23,7 +23,7 @@ from svdinv.operators import OPERATORS, bind, decompositions, documented
 __all__ = ["SUVResult", "portable", "svd", *sorted(OPERATORS)]
 
 _backend = TensorFlowBackend()
-globals().update(bind(lambda *_: _backend, __name__))
+globals().update(bind(_backend, __name__))
 
 
 class SUVResult(NamedTuple):

@@ -26,10 +26,11 @@ if kernels.variants():
     from svdinv.backends import numpy_namespace as xp
     from svdinv.backends.numpy_memory import NumPyMemory
     from svdinv.core.alignment_operations import AlignPull, FindMotion
-    from svdinv.core.functions import ProperRotation
+    from svdinv.core.functions import Polar, ProperRotation
     from svdinv.core.hermitian_operations import Eigh
-    from svdinv.core.spectral_operations import Map
+    from svdinv.core.spectral_operations import Apply, Factorise, Map
     from svdinv.core.svd_operations import SVD, Pullback
+    from svdinv.core.thresholds import Soft
     from svdinv.kernels import memory as by_memory
     from svdinv.kernels.rules import Decompose, Tall
 
@@ -359,6 +360,60 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
                     assert (x - y).abs().max() <= limit, (shape, dtype, f.__name__)
                     two_ways |= not torch.equal(x, y)
     assert two_ways
+
+
+class Single(Threads):
+    in_double = False
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_decomposition_and_map_in_one_call(variant, dtype):
+    """The same factors and the same map as in two calls, for any spectrum and tau."""
+    memory, eps = Single(2), np.finfo(dtype).eps
+    for name, A in problems(dtype):
+        if not kernels.supports("spectral", np.dtype(dtype).name, 21, *A.shape[-2:]):
+            continue
+        A = A.mT.copy().mT if "equal" in name else A  # in the order of Fortran
+        taus = np.linspace(-0.5, 2, 21).astype(A.real.dtype)[:, None]
+        taus[4] = np.nan
+        same = np.broadcast_to(taus[9], taus.shape)
+        for function, tau, relative in (
+            *((Soft(), taus, False), (Soft(), same, True), (Polar(), None, False)),
+        ):
+            (found,) = by_memory.by_kernel(
+                Apply(function, relative), (A, tau), memory, xp
+            )
+            factors = by_memory.by_kernel(Factorise(function), (A, tau), memory, xp)
+            level = tau * factors.largest(A, xp) if relative else tau
+            plain = factors.map(function, A, level, xp)
+            # Of a NaN tau alone the result is NaN.
+            assert (np.isnan(found) == np.isnan(plain)).all(), name
+            limit = 8 * A.shape[-1] * eps * (factors.S.max() + 1)
+            assert np.nanmax(np.abs(found - plain)) <= limit, (name, function)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_one_call_is_left_where_a_derivative_may_be_asked_for():
+    torch = pytest.importorskip("torch")
+    import svdinv.torch as st
+
+    A = torch.randn(5, 4, 3, dtype=torch.float64)
+    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert st.svt(A, tau).requires_grad
+    assert not st.svt(A, 0.3).requires_grad
+    batched = torch.func.vmap(lambda A: st.svt(A, 0.3))(A)
+    torch.testing.assert_close(batched, st.svt(A, 0.3))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(A, torch.ones_like(A))
+        moved = torch.autograd.forward_ad.unpack_dual(st.svt(dual, 0.3)).tangent
+    torch.testing.assert_close(
+        moved, torch.func.jvp(lambda A: st.svt(A, 0.3), (A,), (torch.ones_like(A),))[1]
+    )
+    for bad in (np.nan, np.inf):
+        with pytest.raises(torch.linalg.LinAlgError):
+            st.svt(A * bad, 0.3)
+    with torch.no_grad():
+        torch.testing.assert_close(st.polar(A), st.polar(A.requires_grad_()).detach())
 
 
 def repeated_values(k, eps, rng):
@@ -954,6 +1009,7 @@ for dtype in (np.float32, np.float64, np.complex64, np.complex128):
             back((U, S, Vh))
             y, back = svdinv.numpy.vjp(svdinv.numpy.svt, x, 0.1)
             back(y)
+            svdinv.numpy.svt(x, 0.1, relative=True), svdinv.numpy.polar(x)
             if x.dtype == np.float64 and x.shape[-1] < 9:
                 motion, back = svdinv.numpy.vjp(svdinv.numpy.kabsch, x, x[::-1])
                 back(motion)

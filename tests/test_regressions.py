@@ -458,11 +458,18 @@ def test_differences_that_broadcast(framework):
     np.testing.assert_allclose(np.asarray(g), expected, atol=1e-3)
 
 
-def test_a_users_function_is_not_kept():
+@pytest.mark.parametrize("framework", ["torch", "tensorflow"])
+def test_a_users_function_is_not_kept(framework):
     """Neither a cache nor a closure of it holds what a function of the user holds."""
-    factor = torch.ones(())
+    factor = torch.ones(()) if framework == "torch" else np.ones((), np.float32)
     held = weakref.ref(factor)
-    svt.hermitian_map(torch.eye(3).expand(5, 3, 3), Twice(factor))
+    if framework == "torch":
+        svt.hermitian_map(torch.eye(3).expand(5, 3, 3), Twice(factor))
+    else:
+        tf = pytest.importorskip("tensorflow")
+        import svdinv.tf
+
+        svdinv.tf.hermitian_map(tf.eye(3, batch_shape=[5]), Twice(factor))
     del factor
     gc.collect()
     assert held() is None

@@ -17,7 +17,7 @@ from svdinv.core.gauge import Gauge
 from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
 from svdinv.core.operation import Operation, rebuilt, some
 from svdinv.core.results import SVDResult
-from svdinv.kernels.memory import Memory, value
+from svdinv.kernels.memory import Memory, by_kernel, value
 from svdinv.operators import bind, decompositions, documented, thresholds
 from svdinv.operators._arguments import checked
 
@@ -132,6 +132,9 @@ class ArrayBackend(Backend):
             for group in groups
         )
 
+    def by_kernel(self, operation: Operation, *x: Any) -> Any:
+        return self.memory and by_kernel(operation, x, self.memory, self.plain)
+
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         if self.tape is None:
             return self._value(operation, x)
@@ -211,7 +214,7 @@ def make_module(backend: ArrayBackend, module: str) -> dict[str, Callable[..., A
     functions: list[Callable[..., Any]]
     functions = [_svd, _vjp, _jvp, _svd_vjp, _svd_jvp, _svt_vjp, _svt_jvp]
     own = {f.__name__[1:]: f for f in functions}
-    return bind(backend.of, module) | bind(lambda *_: backend, module, own)
+    return bind(backend.of, module) | bind(backend, module, own)
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svdinv.core.operation import Operation
 from svdinv.kernels import default_threads
 
 __all__ = ["NumPyMemory", "memory"]
@@ -19,6 +20,9 @@ class NumPyMemory:
 
     in_double = True
     largest_alone = 1024
+
+    def own(self, operation: Operation) -> None:
+        return None
 
     def key(self, x: Any) -> Hashable:
         found: list[Any] = []

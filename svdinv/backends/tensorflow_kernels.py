@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from svdinv import kernels
 from svdinv.core.operation import Operation, filled, padded, present
-from svdinv.kernels.rules import RULES, Array, Plan, Tall, plan
+from svdinv.kernels.rules import RULES, Array, Plan, Tall, may_be_kept, plan
 
 __all__ = [
     "by_kernel",
@@ -145,14 +145,15 @@ def _plan(operation: Operation, x: Any) -> tuple[Plan | None, bool | None]:
     if any(t is not None and t.shape.rank is None for t in x):
         return None, False
     arrays = tuple(None if t is None else _array(t) for t in x)
-    key = operation, arrays
+    key = (operation, arrays) if may_be_kept(operation) else None
     known = _plans.get(key)
     if known is None:
         found = plan(operation, arrays)
         known = found, found is not None and found.supports
         if len(_plans) >= _MOST_KEPT:
             _plans.clear()
-        _plans[key] = known
+        if key:
+            _plans[key] = known
     return known
 
 

@@ -194,19 +194,26 @@ class _Plain(torch.autograd.Function):
         return plain.apply(*unwrap_dead_wrappers(x))
 
 
+def _by_kernel(operation: Operation, *x: Any) -> Any:
+    """Compute the value by a kernel, unless it is to be differentiated."""
+    if forward_ad._current_level >= 0:  # which kernels do not see; they see the others
+        return None
+    return by_kernel(operation, x, memory, xp)
+
+
 def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
         return operation.composed(x, _call, xp)
     if not torch.compiler.is_compiling():
+        y = _by_kernel(operation, *x)
+        if y is not None:
+            return y
         if _inside_transform():
             return _Transformed.apply(operation, *x)
         if _is_recorded(x):
             return _Plain.apply(operation, *x)
-        y = by_kernel(operation, x, memory, xp)
-        if y is None:
-            with torch.no_grad():
-                y = _by_arrays(operation, *unwrap_dead_wrappers(x))
-        return y
+        with torch.no_grad():
+            return _by_arrays(operation, *unwrap_dead_wrappers(x))
     # Dynamo 2.13 drops a Function's own derivatives inside a transform, without a
     # word (pytorch/pytorch#193279). What is raised while it traces makes it run the
     # caller eagerly, or fail with fullgraph=True.
@@ -245,6 +252,8 @@ class TorchBackend(Backend):
     xp = xp
     shape_error = RuntimeError
     call = staticmethod(_call)
+
+    by_kernel = staticmethod(_by_kernel)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         y = by_kernel(operation, x, memory, xp)  # unless one is to be differentiated

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from svdinv.core.hermitian_operations import Eigh
+from svdinv.core.operation import Operation
+from svdinv.core.svd_operations import SVD
 from svdinv.kernels import memory as by_memory
 from svdinv.kernels import variants
 
@@ -47,7 +50,14 @@ class TorchMemory:
     """See `svdinv.kernels.memory.Memory`."""
 
     in_double = False
-    largest_alone = 64
+    largest_alone = 256
+
+    def own(self, operation: Operation) -> Callable[..., Any] | None:
+        if isinstance(operation, SVD):
+            return partial(_own_svd, operation.full_matrices)
+        if isinstance(operation, Eigh) and operation.triangle == "L":
+            return _own_eigh
+        return None
 
     def key(self, x: Any) -> Hashable:
         if not _is_eager():
@@ -102,6 +112,14 @@ class TorchMemory:
             size *= length
         steps += 1, m
         return partial(torch.empty_strided, shape, steps, dtype=_DTYPES[dtype])
+
+
+def _own_svd(full_matrices: bool, x: Any, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.linalg.svd(x[0], full_matrices=full_matrices))
+
+
+def _own_eigh(x: Any, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.linalg.eigh(x[0]))
 
 
 _TYPES = Tensor, Parameter

@@ -41,6 +41,10 @@ class Backend(ABC):
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         """Compute the value of an operation, without a derivative."""
 
+    def by_kernel(self, operation: Operation, *x: Any) -> Any:
+        """Value by one kernel, if there is one and no derivative will be asked for."""
+        return None
+
     @abstractmethod
     def asarray(self, x: Any, name: str) -> Array:
         """`x` as an array of the framework, or TypeError."""

@@ -49,6 +49,16 @@ class Factorise(Operation):
         )
 
 
+class Apply(Factorise):
+    """(A, tau) -> F(A, tau), for which nobody will ask a derivative."""
+
+    def value(self, x, xp):
+        A, tau = x
+        factors = super().value(x, xp)
+        tau = tau * factors.largest(A, xp) if self.relative else tau
+        return (factors.map(self.function, A, tau, xp),)
+
+
 @dataclass(frozen=True)
 class _OfFunction(Operation):
     """What is told apart by a function."""

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 KINDS = (
-    *("svd", "eigh", "map", "derivative", "svd_pull", "eigh_pull"),
+    *("svd", "eigh", "spectral", "map", "derivative", "svd_pull", "eigh_pull"),
     *("hermitian", "align", "align_pull", "tall_eigen", "tall_gram", "tall_product"),
 )
 """What the kernels do, in the order of `call.h`."""
@@ -58,8 +58,9 @@ _LEAST_BATCH, _FEW_ELEMENTS = 4, 1024
 # is faster, and for a small batch beyond a smaller one.
 _MOST_SLENDER = 64
 # Elements, for each matrix of a batch, up to which products in lanes are faster than
-# array functions; a pullback of a decomposition takes more of these.
-_MOST_MAPPED, _MOST_PULLED = 1024, 4096
+# array functions: the fewer of these a kernel replaces, the fewer.
+_MOST = dict.fromkeys(("map", "spectral", "derivative", "hermitian"), 1024)
+_MOST |= {"eigh_pull": 2304, "svd_pull": 4096}
 # Shorter sides, and ratios of the sides, for which one tall matrix alone is worth it.
 _ONE_SHORT, _ONE_LONG = 32, 32
 _TALL_ROWS = 1024  # of one block, as in tall.h
@@ -68,7 +69,7 @@ _TALL_ROWS = 1024  # of one block, as in tall.h
 _CALL = struct.Struct("5q2d36q")
 _ADDRESSES = struct.Struct("12P")
 # Of graph.h: what a saved graph is checked against, and flags.
-_PLAN_VERSION = 1
+_PLAN_VERSION = 2
 _TRANSPOSED, _REAL, _PAIRS = 1, 2, 4
 
 
@@ -159,14 +160,14 @@ def supports(
     fits = (short > 0) & (short <= _LARGEST) & (batch > 0) & (m * n <= _MOST_ELEMENTS)
     if kind == "middle_factor":  # in the place of many passes over larger arrays
         return fits
-    if kind in ("map", "derivative", "hermitian"):
-        return fits & (m * n <= _MOST_MAPPED * batch)
-    if kind in ("svd_pull", "eigh_pull"):
-        return fits & (m * n <= _MOST_PULLED * batch)
+    if kind in _MOST:
+        fits = fits & (m * n <= _MOST[kind] * batch)
+    if kind in ("map", "derivative", "hermitian", "svd_pull", "eigh_pull"):
+        return fits
     if kind.startswith("align"):  # whose decompositions are of n x n matrices
         few = (batch >= _LEAST_BATCH) | (n * n <= _FEW_ELEMENTS)
         return fits & (n <= _LARGEST) & few
-    if kind not in ("svd", "eigh"):
+    if kind not in ("svd", "eigh", "spectral"):
         raise ValueError(f"there is no kernel {kind!r}")
     many = (batch >= _LEAST_BATCH) & (long <= least(batch, _MOST_SLENDER) * short)
     return fits & (many | (m * n <= _FEW_ELEMENTS))

@@ -26,27 +26,31 @@ typedef int64_t Memory(int, int);
 
 typedef struct {
   Run *run[KINDS];
-  Memory *decomposition, *derivative, *alignment, *tall;
+  Memory *decomposition, *spectral, *derivative, *alignment, *tall;
   const int *lanes;
 } Kernel;
 
 #define DECLARE(type, isa)                                                        \
-  extern Run svd_##type##_##isa, eigh_##type##_##isa, map_##type##_##isa,         \
+  extern Run svd_##type##_##isa, eigh_##type##_##isa, spectral_##type##_##isa,    \
+      map_##type##_##isa,                                                         \
       derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
-      hermitian_##type##_##isa, align_##type##_##isa, align_pull_##type##_##isa, tall_eigen_##type##_##isa, \
-      tall_gram_##type##_##isa, tall_product_##type##_##isa;                      \
-  extern Memory decomposition_memory_##type##_##isa, derivative_memory_##type##_##isa, \
-      alignment_memory_##type##_##isa, tall_memory_##type##_##isa;                \
+      hermitian_##type##_##isa, align_##type##_##isa, align_pull_##type##_##isa,  \
+      tall_eigen_##type##_##isa, tall_gram_##type##_##isa, tall_product_##type##_##isa; \
+  extern Memory decomposition_memory_##type##_##isa, spectral_memory_##type##_##isa, \
+      derivative_memory_##type##_##isa, alignment_memory_##type##_##isa,          \
+      tall_memory_##type##_##isa;                                                 \
   extern const int lanes_##type##_##isa;
 #define KERNEL(type, isa)                                                         \
-  {{svd_##type##_##isa, eigh_##type##_##isa, map_##type##_##isa,                  \
+  {{svd_##type##_##isa, eigh_##type##_##isa, spectral_##type##_##isa,             \
+    map_##type##_##isa,                                                           \
     derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
     hermitian_##type##_##isa,                                                     \
     OF_REAL_##type(align_##type##_##isa), OF_REAL_##type(align_pull_##type##_##isa), \
     OF_DOUBLE_##type(tall_eigen_##type##_##isa),                                  \
     OF_DOUBLE_##type(tall_gram_##type##_##isa),                                   \
     OF_DOUBLE_##type(tall_product_##type##_##isa)},                               \
-   decomposition_memory_##type##_##isa, derivative_memory_##type##_##isa,         \
+   decomposition_memory_##type##_##isa, spectral_memory_##type##_##isa,           \
+   derivative_memory_##type##_##isa,                                              \
    OF_REAL_##type(alignment_memory_##type##_##isa),                               \
    OF_DOUBLE_##type(tall_memory_##type##_##isa), &lanes_##type##_##isa}
 /* Points are real. */
@@ -248,6 +252,7 @@ static const struct {
   signed char exchanged[2][2];
 } adjoints[KINDS] = {
     [SVD] = {1 << 0, {{2, 3}}},
+    [SPECTRAL] = {1 << 0 | 1 << 2, {{0}}},
     [MAP] = {1 << 0 | 1 << 2 | 1 << 4, {{0, 2}}},
     [DERIVATIVE] = {1 << 0 | 1 << 1 | 1 << 2 | 1 << 6, {{0, 1}}},
     [SVD_PULL] = {1 << 0 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6, {{0, 2}, {3, 5}}},
@@ -273,7 +278,7 @@ static void take_adjoints(int kind, Task *task) {
 
 PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_threads) {
   const int kind = (int)call->kind, type = (int)call->type;
-  const int decomposes = kind <= EIGH, tall = kind >= TALL_EIGEN;
+  const int decomposes = kind <= SPECTRAL, tall = kind >= TALL_EIGEN;
   const int aligns = kind >= ALIGN && !tall, by_blocks = kind >= TALL_GRAM;
   Task task = {.m = call->m, .n = call->n};
   memcpy(task.number, call->number, sizeof task.number);
@@ -288,10 +293,11 @@ PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_th
   const Kernel *kernel = &variants[narrow ? narrow_variant : wide_variant].kernels[type];
   Job job = {.task = &task, .run = kernel->run[kind], .batch = batch};
   job.chunk = *kernel->lanes;
-  job.memory = (size_t)(decomposes ? kernel->decomposition
-                        : aligns   ? kernel->alignment
-                        : tall     ? kernel->tall
-                                   : kernel->derivative)(m, n);
+  job.memory = (size_t)(kind == SPECTRAL ? kernel->spectral
+                        : decomposes     ? kernel->decomposition
+                        : aligns         ? kernel->alignment
+                        : tall           ? kernel->tall
+                                         : kernel->derivative)(m, n);
   if (by_blocks) job.chunk = 1, job.batch *= TALL_BLOCKS(task.m);
   /* A thread more for each 50 microseconds or so, in which one wakes. */
   const int64_t chunks = (job.batch + job.chunk - 1) / job.chunk;

@@ -8,7 +8,8 @@
 /* In the order of `KINDS` in svdinv/kernels/__init__.py. */
 enum {
   SVD,
-  EIGH, /* these two may fail */
+  EIGH,
+  SPECTRAL, /* these three may fail */
   MAP,
   DERIVATIVE,
   SVD_PULL,

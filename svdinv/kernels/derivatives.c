@@ -99,6 +99,57 @@ void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
+extern const int NAME(lanes);
+void NAME(svd)(const Task *, int64_t, int64_t, void *);
+int64_t NAME(decomposition_memory)(int, int);
+
+/* Numbers of the factors of a matrix. */
+#define FACTORS(m, n) (PARTS * (int64_t)((m) + (n)) * (n) + (n))
+
+/* Memory that a call of `spectral` needs, in bytes. */
+int64_t NAME(spectral_memory)(int m, int n) {
+  return NAME(decomposition_memory)(m, n) + NAME(derivative_memory)(m, n) +
+         NAME(lanes) * FACTORS(m, n) * (int64_t)sizeof(T);
+}
+
+/* U diag(y) V^H of A = U diag(s) V^H, whose factors stay in the caches.
+ * Arrays: 0 A, 1 tau or none, 2 result; y is 1 without tau.  With number[0] = 1 tau is a
+ * multiple of the largest singular value. */
+void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int m = (int)task->m, n = (int)task->n;
+  const int64_t nn = PARTS * (int64_t)n * n, mn = PARTS * (int64_t)m * n;
+  char *const after = (char *)work + NAME(decomposition_memory)(m, n);
+  T *U = (T *)(after + NAME(derivative_memory)(m, n));
+  T *Vh = U + NAME(lanes) * mn, *s = Vh + NAME(lanes) * nn;
+  for (; begin < end; begin += NAME(lanes)) {
+    const int64_t count = end - begin < NAME(lanes) ? end - begin : NAME(lanes);
+    const Array in = task->array[0], tau = task->array[1], out = task->array[2];
+    const Task decomposition = {
+        .m = m, .n = n, .failed = task->failed + begin,
+        .array = {{in.data + begin * in.matrix, in.matrix, in.row, in.column},
+                  {s, n, 0, 1},
+                  {U, mn, m * PARTS, PARTS},
+                  {Vh, nn, n * PARTS, PARTS}}};
+    NAME(svd)(&decomposition, 0, count, work);
+    T given[LANES * GROUPS];
+    Array levels = {0};
+    if (tau.data) {
+      for (int64_t b = 0; b < count; b++) {
+        const T level = tau.data[(begin + b) * tau.matrix];
+        given[b] = task->number[0] > 0 ? level * s[b * n] : level;
+      }
+      levels = (Array){given, 1, 0, 1};
+    } else
+      for (int64_t i = 0; i < count * n; i++) s[i] = 1;
+    const Task map = {
+        .m = m, .n = n,
+        .array = {{U, mn, PARTS, m * PARTS}, {s, n, 0, 1}, {Vh, nn, n * PARTS, PARTS},
+                  levels,
+                  {out.data + begin * out.matrix, out.matrix, out.row, out.column}}};
+    NAME(map)(&map, 0, count, after);
+  }
+}
+
 /* Divided differences D- and D+ of the soft threshold y of s, and phi = y / s. */
 static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, int n) {
   const V zero = {0}, one = fill(1);

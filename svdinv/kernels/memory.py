@@ -22,6 +22,7 @@ from svdinv.kernels.rules import (
     Operand,
     Plan,
     Tall,
+    may_be_kept,
 )
 
 __all__ = [
@@ -49,6 +50,12 @@ class Memory(Hashable, Protocol):
 
     in_double: bool
     largest_alone: int
+
+    def own(self, operation: Operation) -> Callable[..., Any] | None:
+        """Return the framework's function that is all there is to an operation.
+
+        It is called as `_Prepared` is.
+        """
 
     def key(self, x: Any) -> Hashable:
         """Dtype, shape and strides of arrays, of which some may be None.
@@ -190,7 +197,7 @@ def _strides(
 _MOST_PREPARED = 512
 _RULES = {**RULES, **DECOMPOSITIONS}
 _ITSELF = SVD, Eigh, Decompose  # where a framework's own is as good
-_prepared: dict[Any, _Prepared | None] = {}
+_prepared: dict[Any, Callable[..., Any] | None] = {}
 
 
 def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> Any:
@@ -204,9 +211,7 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
     arguments = memory.key(x)
     if arguments is None:
         return None
-    # A user's function may have no hash, and may hold what is not to be kept.
-    function = getattr(operation, "function", None)
-    kept = function is None or type(function).__module__.startswith("svdinv.")
+    kept = may_be_kept(operation)
     key = (memory, operation, arguments) if kept else None
     try:
         prepared = _prepared[key]
@@ -222,7 +227,7 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
             found = None
         if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
             found = found if found.m * found.n <= memory.largest_alone else None
-        prepared = found and _Prepared(found, x, memory)
+        prepared = _Prepared(found, x, memory) if found else memory.own(operation)
         if len(_prepared) >= _MOST_PREPARED:
             _prepared.clear()
         if kept:

@@ -25,7 +25,7 @@ from svdinv.core.hermitian_operations import (
 from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
 from svdinv.core.spectral import SVDFactors
-from svdinv.core.spectral_operations import Factorise, Map, Pull, Push
+from svdinv.core.spectral_operations import Apply, Factorise, Map, Pull, Push
 from svdinv.core.svd_operations import SVD, Pullback
 from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import DOUBLE_EPS, SINGLE_EPS, neighbour_rtol
@@ -41,6 +41,7 @@ __all__ = [
     "Result",
     "Tall",
     "knows",
+    "may_be_kept",
     "plan",
 ]
 
@@ -202,6 +203,15 @@ class Tall(Operation):
     step: str
 
 
+def may_be_kept(operation: Operation) -> bool:
+    """Whether an operation may be the key of a cache.
+
+    A user's function may have no hash, and may hold what is not to be kept.
+    """
+    function = getattr(operation, "function", None)
+    return function is None or type(function).__module__.startswith("svdinv.")
+
+
 def plan(operation: Operation, arrays: Any) -> Plan | None:
     """Plan the call of a kernel that computes an operation; None where there is none.
 
@@ -273,6 +283,18 @@ def _map(operation: Map, x: Any) -> Plan | None:
 
     operands = left, Operand(1, len(x), 1), right
     return _plan("map", A.shape, A.dtype, operands, result, further=values)
+
+
+def _apply(operation: Apply, x: Any) -> Plan | None:
+    """Plan a decomposition and a map of it in one call."""
+    A, tau = x
+    function, soft = operation.function, knows(operation.function, A, tau)
+    if operation.method not in ("auto", "svd") or not (soft or function == _ONES):
+        return None
+    operands = (Operand(0, 0), Operand(1, 1, 1)) if soft else (Operand(0, 0),)
+    numbers = float(operation.relative), 0.0
+    result = (Result(2, "mn"),)
+    return _plan("spectral", A.shape, A.dtype, operands, result, numbers=numbers)
 
 
 def _derivative(operation: Push | Pull, x: Any) -> Plan | None:
@@ -447,7 +469,8 @@ def _factors(operation: SVD | Eigh | Factorise | FactoriseHermitian, x: Any) -> 
 
 
 _SOFT = Soft()
-_STEPS = Polar(), ProperRotation()
+_ONES = Polar()
+_STEPS = _ONES, ProperRotation()
 
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Decompose: _decompose,
@@ -469,5 +492,6 @@ DECOMPOSITIONS: dict[type, Callable[[Any, Any], Plan | None]] = {
     Eigh: _factors,
     Factorise: _factors,
     FactoriseHermitian: _factors,
+    Apply: _apply,
 }
 """Rules that save the way through `Decompose`, where arrays have values."""

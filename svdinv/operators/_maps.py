@@ -8,7 +8,13 @@ from svdinv.core.backend import Backend
 from svdinv.core.factors import check_method
 from svdinv.core.functions import SpectralFunction, TopSubgradient
 from svdinv.core.namespace import Array, sizes
-from svdinv.core.spectral_operations import Factorise, Map, RelativeMap, leading_sum
+from svdinv.core.spectral_operations import (
+    Apply,
+    Factorise,
+    Map,
+    RelativeMap,
+    leading_sum,
+)
 from svdinv.core.thresholds import Soft
 from svdinv.operators._arguments import threshold_values
 
@@ -40,11 +46,14 @@ def with_tau(
     backend: Backend,
     A: Array,
     function: SpectralFunction,
-    tau: Array,
+    tau: Array | None,
     relative: bool,
     method: str,
 ) -> Array:
-    """Apply a function with tau of shape (..., 1) or (..., k)."""
+    """Apply a function with tau of shape (..., 1) or (..., k), or without."""
+    found = backend.by_kernel(Apply(function, relative, method), A, tau)
+    if found is not None:
+        return found[0]
     factors = backend.evaluate(Factorise(function, relative, method), A, tau)
     operation = RelativeMap if relative else Map
     return backend.call(operation(function, type(factors)), A, tau, *factors)[0]
@@ -65,8 +74,7 @@ def without_tau(
     """Apply a function without a parameter."""
     check_method(method)
     A, restore = backend.matrices(A, "A")
-    factors = backend.evaluate(Factorise(function, method=method), A, None)
-    return restore(backend.call(Map(function, type(factors)), A, None, *factors)[0])
+    return restore(with_tau(backend, A, function, None, False, method))
 
 
 def sum_of_largest(backend: Backend, A: Any, count: int | None, method: str) -> Array:

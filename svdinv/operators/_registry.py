@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from contextlib import AbstractContextManager
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from svdinv.core.backend import Backend
@@ -163,16 +163,16 @@ def operator(function: F) -> F:
 
 
 def bind(
-    backend: Callable[..., Backend],
+    backend: Backend | Callable[..., Backend],
     module: str,
     functions: dict[str, Callable[..., Any]] = OPERATORS,
-    context: Callable[..., AbstractContextManager[Any]] = nullcontext,
+    context: Callable[..., AbstractContextManager[Any] | None] | None = None,
 ) -> dict[str, Callable[..., Any]]:
     """Make the operators of one framework, to be found in `module`, by their names.
 
     They have the signatures and docstrings that they are defined with, but for the
-    backend, which `backend` gives for the arguments of a call, and run inside
-    `context` of the first of these.
+    backend: `backend`, or what it returns for the arguments of a call. They run inside
+    the context, if any, that `context` returns for the first of these.
     """
     return {
         name: _bound(name, function, backend, module, context)
@@ -183,14 +183,22 @@ def bind(
 def _bound(
     name: str,
     function: Callable[..., Any],
-    backend: Callable[..., Backend],
+    backend: Backend | Callable[..., Backend],
     module: str,
-    context: Callable[..., AbstractContextManager[Any]],
+    context: Callable[..., AbstractContextManager[Any] | None] | None,
 ) -> Callable[..., Any]:
+    def of_arguments(*args: Any, **options: Any) -> Any:
+        return function(backend(*args, *options.values()), *args, **options)  # type: ignore[operator]
+
+    run = partial(function, backend) if isinstance(backend, Backend) else of_arguments
+
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        with context(*args[:1]):
-            return function(backend(*args, *options.values()), *args, **options)
+        inside = None if context is None else context(*args[:1])
+        if inside is None:
+            return run(*args, **options)
+        with inside:
+            return run(*args, **options)
 
     signature = inspect.signature(function)
     first, *parameters = signature.parameters.values()

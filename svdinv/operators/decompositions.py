@@ -26,6 +26,8 @@ from svdinv.operators._arguments import (
 from svdinv.operators._products import Products, is_product
 from svdinv.operators._registry import operator
 
+_USUAL = SVD()
+
 
 def svd(
     backend: Backend,
@@ -41,7 +43,10 @@ def svd(
     The modules of the frameworks have a function around it, each with the arguments
     and the order of results of the framework's own.
     """
-    operation = SVD(full_matrices, repeated, rtol, gauge)  # checks the options
+    # SVD checks the options, as long as it takes to decompose a very small matrix.
+    usual = repeated == "consistent" and rtol is None and gauge == "ignore"
+    simple = usual and full_matrices is False
+    operation = _USUAL if simple else SVD(full_matrices, repeated, rtol, gauge)
     given = backend.asarray(A, name)
     A, restore = backend.matrices(given, name, any_rank=True)
     operation = in_precision(backend, operation, given, A)

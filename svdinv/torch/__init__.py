@@ -7,7 +7,7 @@ measure matrices by their singular values, without handing these out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from svdinv._missing import explain_missing
@@ -27,12 +27,14 @@ __all__ = ["Jacobian", "jacobian_svd", "nn", "svd", *sorted(OPERATORS)]
 _backend = TorchBackend()
 
 
-def _full_precision(A: Any = None) -> AbstractContextManager[Any]:
+def _full_precision(A: Any = None) -> AbstractContextManager[Any] | None:
     """Keep autocast from running an operator's products in half precision."""
-    return without_autocast(A) if isinstance(A, torch.Tensor) else nullcontext()
+    if not torch._C._is_any_autocast_enabled():
+        return None
+    return without_autocast(A) if isinstance(A, torch.Tensor) else None
 
 
-globals().update(bind(lambda *_: _backend, __name__, context=_full_precision))
+globals().update(bind(_backend, __name__, context=_full_precision))
 
 from svdinv.torch import nn  # noqa: E402 - its modules call the operators
 

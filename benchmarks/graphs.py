@@ -1,0 +1,118 @@
+"""TensorFlow's graphs and Keras: `svt` beside one made of TensorFlow's own SVD.
+
+A step of a traced graph with an unknown batch, forward and backward, and a step of
+Keras's `fit` of a model with a layer before it. One core, the time of the process, in
+turns. Writes docs/figures/speed-graphs.txt::
+
+    python benchmarks/graphs.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ |= {
+    "KERAS_BACKEND": "tensorflow",
+    "OMP_NUM_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+import keras
+import tensorflow as tf
+
+import svdinv.tf
+
+FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
+SHAPES = [(384, 32, 32), (1000, 16, 16), (32, 64, 64), (3, 512, 512)]
+
+
+def own(x: Any, tau: Any) -> Any:
+    """Soft threshold as one writes it with TensorFlow."""
+    s, u, v = tf.linalg.svd(x)
+    return tf.matmul(u * tf.nn.relu(s - tau)[..., None, :], v, adjoint_b=True)
+
+
+def graph(f: Callable[..., Any], x: Any) -> Callable[[], Any]:
+    """Forward and backward, traced for any batch."""
+    specification = tf.TensorSpec([None, *x.shape[1:]])
+
+    @tf.function(input_signature=[specification] * 2)
+    def step(x: Any, g: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x, 0.5)
+        return tape.gradient(y, x, output_gradients=g)
+
+    g = tf.random.normal(x.shape)
+    return lambda: step(x, g).numpy()
+
+
+class Threshold(keras.layers.Layer):
+    """A threshold that is learned."""
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        super().__init__()
+        self.f = f
+
+    def build(self, shape: Any) -> None:
+        """Make tau."""
+        self.tau = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x: Any) -> Any:
+        """Apply the threshold."""
+        return self.f(x, self.tau)
+
+
+def fit(f: Callable[..., Any], x: Any) -> Callable[[], Any]:
+    """Prepare steps of `fit`, several of which are timed together."""
+    given = keras.Input(x.shape[1:])
+    model = keras.Model(given, Threshold(f)(keras.layers.Dense(x.shape[-1])(given)))
+    model.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensors((x, x)).repeat()
+    return lambda: model.fit(data, steps_per_epoch=8, verbose=0)
+
+
+def ratio(runs: list[Callable[[], Any]], rounds: int) -> str:
+    """Medians of what TensorFlow's own takes over svdinv's, with svdinv's time."""
+    times: list[list[float]] = []
+    for _ in range(rounds + 1):
+        times.append([])
+        for run in runs:
+            start = time.process_time()
+            run()
+            times[-1].append(1000 * (time.process_time() - start))
+    theirs, ours = (statistics.median(t) for t in zip(*times[1:], strict=True))
+    return f"{theirs / ours:.2g} ({ours:.3g} ms)"
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round, no file")
+    quick = parser.parse_args().quick
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    lines = ["| input | graph, a step | `fit`, 8 steps |", "|---|---|---|"]
+    for shape in SHAPES[: 1 if quick else None]:
+        x = tf.random.stateless_normal(shape, seed=[0, 0])
+        both = own, svdinv.tf.svt
+        cells = [
+            ratio([make(f, x) for f in both], 1 if quick else 7)
+            for make in (graph, fit)
+        ]
+        lines.append(f"| `svt` {'×'.join(map(str, shape))} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    if not quick:
+        text = "\n".join(lines) + "\n"
+        (FIGURES / "speed-graphs.txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
