@@ -162,7 +162,7 @@ def steps_saved(output):
 @pytest.fixture(scope="module")
 def longer(folder, tmp_path_factory):
     """A training that lasts long enough to be killed in its middle, and its results."""
-    steps = replace(TRAINING, steps=200, checkpoint_every=7, validate_every=60)
+    steps = replace(TRAINING, steps=300, checkpoint_every=7, validate_every=90)
     config = colour(folder, training=steps, network=replace(NETWORK, cells=1))
     output = tmp_path_factory.mktemp("longer")
     write(config, output / "mine.toml")
@@ -184,12 +184,12 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(longer, fork, tmp_
         else:
             assert process.wait() == 130, process.err
             assert "Interrupted." in process.out
-        assert begun < steps_saved(tmp_path) < 200
+        assert begun < steps_saved(tmp_path) < 300
         load(tmp_path / WEIGHTS)
         arguments = ["--resume", tmp_path]
     process = fork(*arguments)
     assert process.wait() == 0, process.err
-    assert "200 of 200 steps" in process.out
+    assert "300 of 300 steps" in process.out
     assert results(tmp_path) == results(longer)
     assert events(tmp_path) == events(longer)
     assert not list(tmp_path.glob(".*"))  # what was half-written when it was killed
@@ -218,7 +218,7 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(longer, tmp_path):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert f"svdinv train --resume '{output}'" in out
-    done = int(re.search(r"Interrupted. (\d+) of 200 steps", out)[1])
+    done = int(re.search(r"Interrupted. (\d+) of 300 steps", out)[1])
     # Of the very step, not of the last regular checkpoint.
     assert steps_saved(output) == done == len(read_log(output / LOG))
     assert train("--resume", output) == 0
@@ -649,7 +649,7 @@ def test_a_disk_that_fills_up_leaves_what_was_saved(longer, tmp_path, capsys):
     with largest_file(size):
         assert train(longer / "mine.toml", "--output", tmp_path) == 2
     assert "File too large" in last_line(capsys)
-    assert 0 < steps_saved(tmp_path) < 200
+    assert 0 < steps_saved(tmp_path) < 300
     load(tmp_path / WEIGHTS)
     assert not list(tmp_path.glob(".*"))
     assert train("--resume", tmp_path) == 0  # there is room again
