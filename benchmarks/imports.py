@@ -3,8 +3,8 @@
     python benchmarks/imports.py [--list]
 
 Each line of the tables is a fresh process in an empty folder. The first counts modules
-of `svdinv.unroll`, `svdinv.cli` and `svdinv.study` in ``sys.modules``, and those of
-tasks by their folder, its description left out. The second counts functions of these
+of `svdinv.unroll` and `svdinv.cli` in ``sys.modules``, and those of tasks by their
+folder, its description left out. The second counts functions of these
 packages that are called, and the files they are in, once everything is imported.
 """
 
@@ -66,7 +66,7 @@ CALLS = {
 
 _LIST_MODULES = """
 import json, sys
-parts = ("svdinv.unroll", "svdinv.cli", "svdinv.study")
+parts = ("svdinv.unroll", "svdinv.cli")
 print(json.dumps([n for n, m in sys.modules.items() if n.startswith(parts) and m]))
 """
 _BEGIN = """
@@ -75,7 +75,7 @@ called = set()
 def note(frame, event, argument):
     code = frame.f_code
     place = code.co_filename.partition("svdinv/")[2]
-    if event == "call" and place.startswith(("unroll/", "cli/", "study/")):
+    if event == "call" and place.startswith(("unroll/", "cli/")):
         if not code.co_name.startswith("<"):
             called.add((place, code.co_qualname))
 threading.setprofile(note)

@@ -45,14 +45,21 @@ _TURNS = 2**32 - 2  # number of no item, for how those of a step are turned
 _CHOICE = 2**32 - 3
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Started(Problem):
+    """A problem with what was kept of the classical iterations."""
+
+    start: Any = None
+
+
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BegunLLS(LLS):
     """An LLS-Net that is handed what its classical iterations give."""
 
     def _classical(self, x: Any, problem: Problem, known: Any) -> Any:
-        # What was kept comes as a note of the problem.
-        return problem.note or super()._classical(x, problem, known)
+        kept = getattr(problem, "start", None)
+        return kept or super()._classical(x, problem, known)
 
 
 class Kept:
@@ -102,7 +109,7 @@ class Kept:
             turned[name] = np.ascontiguousarray(array)
         start = tuple(torch.from_numpy(turned.pop(name)) for name in ("x", "before"))
         A = MRI(turned["mask"], turned.get("maps"))
-        return Problem(turned["y"], A, truth=turned["truth"], note=start)
+        return Started(turned["y"], A, truth=turned["truth"], start=start)
 
     def validation(self) -> list[Problem]:
         """Give the problems of the series that are held out."""

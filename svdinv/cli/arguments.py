@@ -29,7 +29,6 @@ __all__ = [
     "Parser",
     "Subparsers",
     "add_computing",
-    "add_fields",
     "add_task_options",
     "add_truth",
     "begin",
@@ -247,22 +246,6 @@ def _show_options(parser: Parser, entry: TaskEntry, several: bool) -> NoReturn:
         )
     shown.print_help()
     parser.exit()
-
-
-def add_fields(parser: Parser, cls: type) -> None:
-    """Declare the options of a dataclass, its fields that have a line of help."""
-    hints = get_type_hints(cls)
-    for entry in dataclasses.fields(cls):
-        if help := entry.metadata.get("help"):
-            kinds = get_args(hints[entry.name])
-            kind = kinds[0] if kinds else hints[entry.name]
-            parser.add_argument(
-                f"--{entry.name}",
-                type=_READERS[kind],
-                nargs="+" if kinds else None,
-                metavar="N" if kind is int else entry.name.upper().removesuffix("S"),
-                help=help,
-            )
 
 
 def task_options(arguments: argparse.Namespace, task: Task, what: str) -> Options:

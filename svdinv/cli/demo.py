@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from svdinv.cli.arguments import (
@@ -147,20 +148,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _cine(arguments: argparse.Namespace) -> int:
-    parser = arguments.parser
+    """Reconstruct a heart by ``svdinv reconstruct``, whose command is printed."""
+    from svdinv.cli import main
+    from svdinv.unroll.tasks.cine import HEARTS
 
-    from svdinv.unroll.tasks.cine.hearts import HEARTS
-
-    if arguments.heart not in HEARTS:
+    parser, heart = arguments.parser, arguments.heart
+    if heart not in HEARTS:
         parser.error(f"argument --heart: must be one of {', '.join(HEARTS)}")
     writable_folder(parser, "--output", arguments.output)
-
-    from svdinv.unroll.demo import run_cine
-
-    return run_cine(
-        arguments.heart,
-        arguments.output,
-        seed=arguments.seed,
-        threads=arguments.threads,
-        quick=arguments.quick,
-    )
+    which = ["--no-baselines"] if arguments.quick else ["--baselines", "--ensemble"]
+    words = ["reconstruct", heart, *which, "--output", str(arguments.output)]
+    words += ["--seed", str(arguments.seed), "--threads", str(arguments.threads)]
+    print(f"{HEARTS[heart]}, from an eighth of its k-space:")
+    print(f"svdinv {shlex.join(words)}\n", flush=True)
+    return main(words)

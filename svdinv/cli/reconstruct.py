@@ -22,11 +22,10 @@ from svdinv.cli.arguments import (
     same_file,
     writable_folder,
 )
-from svdinv.cli.inputs import check_network, check_open, read_input
+from svdinv.cli.inputs import check_memory, check_network, check_open, read_input
 
 if TYPE_CHECKING:
-    from svdinv.unroll.evaluation.methods import Which
-    from svdinv.unroll.evaluation.reconstruction import Compared, Files
+    from svdinv.unroll.evaluation.methods import Compared, Files, Which
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Options, Task
 
@@ -118,7 +117,6 @@ class _Work(NamedTuple):
     network: Any
     method: str
     written: Files
-    memory: float
     weights: str
 
 
@@ -173,12 +171,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> Compared:
     """Reconstruct an input, and say whose image was written."""
-    from svdinv.unroll.evaluation.forecast import forecast
-    from svdinv.unroll.evaluation.methods import classical
-    from svdinv.unroll.evaluation.reconstruction import reconstruct
+    from svdinv.unroll.evaluation.methods import classical, reconstruct
     from svdinv.unroll.inference import NAMES
 
-    task, problem, network, method, written, memory, weights = work
+    task, problem, network, method, written, weights = work
     which: Which = "all" if arguments.baselines else "first"
     if arguments.baselines is None:
         height, width = problem.y.shape[-2:]
@@ -189,16 +185,16 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
         f"{arguments.seed}\n",
         flush=True,
     )
-    how: dict[str, Any] = {
-        "method": method,
-        "which": which,
-        "ensemble": arguments.ensemble,
-        "device": device,
-    }
-    expected = forecast(network, task, problem, needed=memory, **how)
-    if expected:
-        print(f"{expected}\n", flush=True)
-    done = reconstruct(task, problem, network, written, **how)
+    done = reconstruct(
+        task,
+        problem,
+        network,
+        written,
+        method=method,
+        which=which,
+        ensemble=arguments.ensemble,
+        device=device,
+    )
     if done.written:
         print(f"\n{_whose(method, done)}")
         if weights and method in NAMES.values():
@@ -213,8 +209,7 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
 
 def _whose(method: str, done: Compared) -> str:
     """Report which method made the image, and whether another was better."""
-    from svdinv.unroll.evaluation.methods import label
-    from svdinv.unroll.evaluation.reconstruction import slug
+    from svdinv.unroll.evaluation.methods import label, slug
 
     told = f"The image is that of the method: {method}."
     own = next(row for row in done.rows if row.method == method)
@@ -238,19 +233,15 @@ def _prepared(
 ) -> _Work:
     """Read an input, and check it and the options against each other."""
     from svdinv.unroll import pretrained
-    from svdinv.unroll.evaluation.forecast import check_memory
-    from svdinv.unroll.evaluation.reconstruction import files, method_named
+    from svdinv.unroll.evaluation.methods import files, method_named
     from svdinv.unroll.inference import NAMES
 
-    memory = 0.0
-
     def check(task: Task, given: Any, options: Options) -> None:
-        nonlocal memory
         if arguments.movie and not task.moving:
             raise ValueError(f"argument --movie: does not apply to {task.images}")
         if arguments.ensemble and not task.has_views:
             raise ValueError(f"argument --ensemble: does not apply to {task.images}")
-        memory = check_memory(task, given, options, device)
+        check_memory(task, given.name, task.memory(given, options), device)
 
     task, problem, *_ = read_input(
         arguments, source, check=check, truth=not arguments.no_truth
@@ -281,7 +272,7 @@ def _prepared(
     movie = f".{arguments.movie or 'gif'}"
     written = files(arguments.output, task, problem, method, movie)
     said = str(weights) if network is not None else ""
-    return _Work(task, problem, network, method, written, memory, said)
+    return _Work(task, problem, network, method, written, said)
 
 
 def _check_apart(sources: list[str], every: list[Files]) -> None:

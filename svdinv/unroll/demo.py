@@ -1,11 +1,10 @@
-"""The demonstrations: a photograph, with a training through both SVDs, and a heart.
+"""The demonstration: a photograph, and a training through both SVDs.
 
 The network that comes with the package reconstructs a photograph that it has never
 seen from a part of its samples, beside classical methods. Then it is trained a little
 further at that sampling rate alone, first through `torch.linalg.svd`, whose gradients
 soon cease to be finite, then through `svdinv.torch.svt`. Every number that is printed
-is measured in the run that prints it. A real beating heart is reconstructed from an
-eighth of its k-space in the same way, without a training.
+is measured in the run that prints it.
 """
 
 from __future__ import annotations
@@ -17,23 +16,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from svdinv.unroll import pretrained
 from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.evaluation.methods import applied
-from svdinv.unroll.evaluation.reconstruction import files, reconstruct
-from svdinv.unroll.inference import NAMES, apply
+from svdinv.unroll.inference import apply
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.cine.hearts import HEARTS, heart_series
-from svdinv.unroll.tasks.cine.task import Cine, CineOptions
 from svdinv.unroll.tasks.colour.task import (
     Colour,
     Photographs,
@@ -42,13 +36,13 @@ from svdinv.unroll.tasks.colour.task import (
     svt_completion,
     zero_filled,
 )
-from svdinv.unroll.tasks.task import InputImage, Method
+from svdinv.unroll.tasks.task import Method
 from svdinv.unroll.torch import Network
 from svdinv.unroll.training.command import RunningMean
 from svdinv.unroll.training.config import Config, Training
 from svdinv.unroll.training.run import Outcome, Run
 
-__all__ = ["PANEL", "DemoConfig", "run", "run_cine"]
+__all__ = ["PANEL", "DemoConfig", "run"]
 
 PANEL = "svdinv-demo.png"
 """Name of the picture in the output folder."""
@@ -129,46 +123,6 @@ def run(config: DemoConfig, network: Network) -> int:
     table.add("unrolled network, trained on", _ensemble(tuned))
     _save(config, table)
     print(f"Picture: {config.output / PANEL}\nTime: {time.monotonic() - began:.0f} s")
-    return 0
-
-
-def run_cine(
-    heart: str, output: Path, *, seed: int = 0, threads: int = 1, quick: bool = False
-) -> int:
-    """Reconstruct a real beating heart of `HEARTS` from an eighth of its k-space.
-
-    Writes the series, a picture and an animation to an existing folder. With `quick`
-    the classical methods and the mirrored versions are left away. Gives the exit code:
-    0, or 130 after Ctrl-C, when nothing is written.
-    """
-    torch.set_num_threads(threads)
-    task = Cine()
-    options = CineOptions(seed=seed)
-    given = InputImage(heart, heart_series(heart).astype(np.complex64))
-    problem = task.measure(given, options)
-    network = pretrained.load("cine")
-    print(
-        f"{heart}, {HEARTS[heart]}:\n{task.describe(problem)}, from an eighth of "
-        f"k-space along radial lines (seed {seed}).\nThe network comes with svdinv; it "
-        "was not trained on this slice.\n",
-        flush=True,
-    )
-    method = NAMES[not quick]
-    named = replace(problem, name=f"svdinv-demo-{heart}")
-    written = files(output, task, named, method)
-    done = reconstruct(
-        task,
-        problem,
-        network,
-        written,
-        method=method,
-        which="first" if quick else "all",
-        ensemble=not quick,
-    )
-    if not done.written:
-        print("Interrupted: nothing was written.")
-        return 130
-    print("\n" + "\n".join(f"Written: {path}" for path in written if path))
     return 0
 
 

@@ -323,6 +323,7 @@ class _Recorded(Operator):
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
         self.tight, self.unitary = operator.tight, operator.unitary
+        self.pixel_mask = operator.pixel_mask
 
     def forward(self, x: Array) -> Array:
         A = self.operator

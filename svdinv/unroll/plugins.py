@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["class_named", "imported", "late_attributes", "load"]
@@ -17,11 +17,14 @@ def load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def late_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+def late_attributes(
+    package: str, names: Mapping[str, Sequence[str]]
+) -> Callable[[str], Any]:
     """Make a package's ``__getattr__``, which imports what is asked for when it is.
 
-    `modules` says in which module of the package each name is.
+    `names` lists, for each module of the package, what is to be found there.
     """
+    modules = {name: module for module, own in names.items() for name in own}
 
     def attribute(name: str) -> Any:
         if name not in modules:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 from svdinv.unroll.arrays import (
     Array,
@@ -46,13 +46,16 @@ class Problem:
     phase_known : bool
         Whether the phase of an image can be compared with that of the truth; not
         where coil maps were estimated, whose common phase is arbitrary.
-    note : Any
-        Whatever the task keeps beside it, such as the geometry of a file.
 
     Raises
     ------
     TypeError
         If `A` is no operator or `fidelity` no data fidelity.
+
+    Notes
+    -----
+    A task that has to know more of its data, such as the geometry of a scan, subclasses
+    it with fields of its own.
 
     Examples
     --------
@@ -75,7 +78,6 @@ class Problem:
     setting: str = ""
     scale: float = 1.0
     phase_known: bool = True
-    note: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, kind, what in (
@@ -88,6 +90,19 @@ class Problem:
                 raise TypeError(f"{name} must be {what}, got {got}")
 
     __repr__ = short_repr
+
+    @classmethod
+    def of(cls, problem: Problem, **own: Any) -> Self:
+        """Return a problem as one of this subclass, with its own fields."""
+        known = {each.name: getattr(problem, each.name) for each in fields(Problem)}
+        return cls(**known, **own)
+
+    @classmethod
+    def expect(cls, problem: Problem) -> Self:
+        """Return a problem that has to be of this subclass; TypeError if it is not."""
+        if not isinstance(problem, cls):
+            raise TypeError(f"problem must be a {cls.__name__}, got {problem!r}")
+        return problem
 
     def value(self, x: Array) -> Array:
         """Return the data fidelity of an image, real and 0-d."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Tile", "middle", "tiles"]
+__all__ = ["Tile", "tiles"]
 
 Window = tuple[slice, slice]
 
@@ -35,13 +35,6 @@ def tiles(height: int, width: int, size: int, margin: int) -> Iterator[Tile]:
                 (inside_rows, inside_columns),
                 (rows, columns),
             )
-
-
-def middle(length: int, most: int) -> slice:
-    """Return the middle part of an axis, centred on ``length // 2``."""
-    size = min(length, most)
-    first = length // 2 - size // 2
-    return slice(first, first + size)
 
 
 def _cuts(length: int, size: int, margin: int) -> Iterator[tuple[slice, slice, slice]]:

@@ -22,7 +22,7 @@ from svdinv.unroll import torch as networks
 from svdinv.unroll.formats.atomic import holding
 from svdinv.unroll.networks import TLR, weights
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.training.checkpoints import read_checkpoint
+from svdinv.unroll.training.checkpoints import _checksum, read_checkpoint
 from svdinv.unroll.training.command import Refused
 from svdinv.unroll.training.command import train as run_training
 from svdinv.unroll.training.config import CHECKPOINT, WEIGHTS, from_toml, write
@@ -90,7 +90,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(stopped):
     ],
 )
 def test_what_a_checkpoint_cannot_be_is_refused(stopped, change, message):
-    """Of a file without a checksum, as older versions wrote them."""
+    """The checksum is right: of what somebody wrote on purpose."""
     path = stopped / CHECKPOINT
     with open(path, "rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
@@ -100,6 +100,7 @@ def test_what_a_checkpoint_cannot_be_is_refused(stopped, change, message):
     note = json.loads(metadata[key])
     del note["checksum"]
     change(note, tensors)
+    note["checksum"] = _checksum(note, tensors)
     save_file(tensors, path, {key: json.dumps(note)})
     with pytest.raises(ValueError, match=message):
         Run(colour(), Given(noise()), stopped, resume=True)
@@ -366,7 +367,7 @@ def test_geometries_that_cannot_be_are_refused(tmp_path):
             file["affine"] = affine
             file.attrs["frame_seconds"] = seconds
         if not message:
-            assert read_measurement(path)[1].note.seconds == seconds
+            assert read_measurement(path)[1].scan.seconds == seconds
             continue
         with pytest.raises(ValueError, match=rf"scan\.h5.*{message}"):
             read_measurement(path)

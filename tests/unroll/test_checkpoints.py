@@ -76,16 +76,6 @@ def test_says_what_else_it_was_made_with(path):
     assert read_checkpoint(path).origin == {}
 
 
-def test_an_older_file_does_not_say_it(path):
-    write_checkpoint(path, 2, CONFIG, *made(1, 0))
-    tensors = read_checkpoint(path).tensors
-    save_file(
-        tensors, path, {"svdinv.training": json.dumps({"step": 2, "config": CONFIG})}
-    )
-    found = read_checkpoint(path)
-    assert (found.step, found.config, found.origin) == (2, CONFIG, {})
-
-
 def test_restored_tensors_are_no_one_elses(path):
     write_checkpoint(path, 2, CONFIG, *made(1, 2))
     found = read_checkpoint(path)

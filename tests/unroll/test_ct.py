@@ -135,7 +135,7 @@ def test_items_have_views_and_noise_as_asked():
     round_ = Ct(size=(32,), projections=(4,)).load().batch(0, 0, range(1))
     assert not np.array_equal(corners.truth, round_.truth)
     limited = Ct(size=(16,), projections=(4,), arc=(0.0, 90.0)).load()
-    last = {limited.problem(0, step, 0).note.angles[-1] for step in range(20)}
+    last = {limited.problem(0, step, 0).scan.angles[-1] for step in range(20)}
     assert last == {135.0, 67.5}
     for name in ("size", "projections", "arc", "beam"):
         with pytest.raises(ValueError, match=f"{name} must have at least one"):

@@ -130,9 +130,9 @@ def test_a_beating_heart(tmp_path, capsys):
     assert float(found[1]) > float(zero[1]) + 5
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {
-        "svdinv-demo-base-network.npz",
-        "svdinv-demo-base-network-panel.png",
-        "svdinv-demo-base-network-animation.gif",
+        "base-network.npz",
+        "base-network-panel.png",
+        "base-network-animation.gif",
     }
     assert all(name in printed for name in names)
 

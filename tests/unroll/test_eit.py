@@ -124,7 +124,7 @@ def test_dbar_finds_things_where_they_are():
     assert some == [name for name in every if name != "D-bar"] != every
     with pytest.raises(ValueError, match="D-bar needs electrodes all around"):
         task.baselines()["D-bar"](fewer)
-    voltages = made.note.voltages  # as of a conductor without any resistance
+    voltages = made.scan.voltages  # as of a conductor without any resistance
     useless = replace(made, y=-voltages.weight * voltages.reference)
     assert (task.baselines()["D-bar"](useless).image == 0.5).all()
 
@@ -193,7 +193,7 @@ def test_a_fit_steps_back_from_conductivities_without_voltages():
     assert found.ending == "broken"
     assert np.isfinite(found.image).all()
     with pytest.raises(ValueError, match="must be positive"):
-        made.note.voltages.model(np.full(made.note.voltages.image_shape, -1.0))
+        made.scan.voltages.model(np.full(made.scan.voltages.image_shape, -1.0))
 
 
 def test_a_network_sees_one_linear_step():
@@ -258,7 +258,7 @@ def test_the_challenge_is_read(tmp_path, capsys):
     assert isinstance(found, Problem)
     assert (found.y == 0).sum() == 1
     assert found.truth.shape == (1, 16, 16)
-    voltages = found.note.voltages
+    voltages = found.scan.voltages
     assert voltages.water == pytest.approx(0.8, rel=0.01)
     np.testing.assert_allclose(voltages.model.contact, 2e-3, rtol=0.1)
     image = task.baselines()["TV"](found).image

@@ -99,7 +99,7 @@ def test_a_dicom_folder_is_sorted_by_trigger_time(tmp_path, series):
     assert scan.geometry.seconds == pytest.approx(0.04)
     task, given = read_input(folder)
     assert (task.kind, given.name, given.scale) == ("cine", "scan", series.max())
-    assert given.note.seconds == pytest.approx(0.04)
+    assert given.scan.seconds == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize("times", ["missing", "equal"])

@@ -287,7 +287,7 @@ def test_kept_items_are_measured_as_they_are_turned(script, coils):
         truth, samples, A = batch.truth, batch.y, batch.A
         torch.testing.assert_close(A(truth), samples, atol=1e-5, rtol=0)
         state = recipe.begin(batch)  # takes what was kept
-        assert torch.equal(state["x"], batch.note[0])
+        assert torch.equal(state["x"], batch.start[0])
         # It explains the samples as well as what is begun anew does.
         fresh = LLS(**vars(recipe)).begin(batch)["x"]
         error, due = (torch.abs(x - truth).mean() for x in (state["x"], fresh))

@@ -40,7 +40,7 @@ from svdinv.unroll.networks import (
     register,
 )
 from svdinv.unroll.networks.functional import fraction
-from svdinv.unroll.operators import MRI, Blur, gaussian_sensing
+from svdinv.unroll.operators import MRI, Blur, Operator, gaussian_sensing
 from svdinv.unroll.torch import LSNet, Network, SLRNet, T2LRNet, TLRNet
 
 B, T, C, H, W = 2, 3, 2, 5, 4
@@ -798,6 +798,23 @@ class TestOperators:
         exact = network(RECIPES["image, ADMM, exact, LowRank"])
         with pytest.raises(ValueError, match="exact_data needs a tight operator"):
             exact(y, OPERATORS["blur"])
+
+    def test_an_operator_of_ones_own_that_samples_pixels(self):
+        """It says so by its mask, whatever its class."""
+
+        class Own(Operator):
+            def __init__(self, mask):
+                self.pixel_mask = mask
+
+            def forward(self, x):
+                return self.pixel_mask * x
+
+            adjoint = forward
+            project_to_samples = forward
+
+        y, (mask,) = problem(PUBLISHED["TLR, fill, samples, blocks"])
+        net = network(PUBLISHED["TLR, fill, samples, blocks"])
+        torch.testing.assert_close(net(mask * y, Own(mask)), net(mask * y, mask))
 
 
 COPIES = {

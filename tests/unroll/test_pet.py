@@ -85,7 +85,7 @@ def test_frames_and_items_do_not_depend_on_each_other():
         series = problem(replace(SMALL, frames=3), "kinetic")
         frames = network(batched(series)).numpy()[0]
     np.testing.assert_allclose(both[1], alone[0], atol=1e-5)
-    task, scan = Pet(), series.note
+    task, scan = Pet(), series.scan
     for k in range(3):
         held = task.arrays_to_save(series)
         y, background = (held[n][k : k + 1] for n in ("counts", "background"))
@@ -328,7 +328,7 @@ def test_memory_is_that_of_the_projectors_and_the_images(name):
     given = task.read(name, options)
     made = task.measure(given, options)
     made.A.adjoint(made.A(made.truth))
-    whole = made.note.beam(slice(None))
+    whole = made.scan.beam(slice(None))
     whole.adjoint(whole(made.truth))
     beams = [whole, *(part.factors[1] for part in made.A.operators)]
     kept = [matrix for beam in beams for matrix in beam._rays._made.values()]

@@ -39,7 +39,7 @@ def test_without_learning_it_is_filtered_back_projection():
         made = problem(beam=beam)
         with torch.no_grad():
             found = network(batched(made))[0].numpy()
-        projector, unit = made.A.operator, made.note.unit
+        projector, unit = made.A.operator, made.scan.unit
         due = projector.filtered_back_projection(unit * made.y)
         np.testing.assert_allclose(found, due, rtol=1e-5, atol=1e-5)
 

@@ -538,7 +538,7 @@ def test_a_stack_measures_one_image_several_times(rng):
 def test_a_problem_is_described_without_its_values(convert):
     x = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
     A = Sampling(x > 5)
-    problem = Problem(A(x), A, L2(x + 1), name="steps", note=x).replace_arrays(convert)
+    problem = Problem(A(x), A, L2(x + 1), name="steps").replace_arrays(convert)
     array = f"{convert(x).dtype} (1, 3, 4)"
     assert repr(problem) == (
         f"Problem(y={array}, A=Sampling(mask (1, 3, 4)), fidelity=L2(weight={array}), "

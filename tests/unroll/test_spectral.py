@@ -71,7 +71,7 @@ def test_photons_make_the_noise_and_the_weights():
     assert made.y.shape[:2] == (5, 16)
     clean = made.A(made.truth)
     share, _ = bins_of(5)
-    unit = made.note.unit
+    unit = made.scan.unit
     counts = 1e6 * share[:, None, None] * np.exp(-unit * clean)
     normal = unit * (made.y - clean) * np.sqrt(counts)
     np.testing.assert_allclose((normal**2).mean(axis=(1, 2)), 1, atol=0.15)
@@ -165,7 +165,7 @@ def test_measured_sinograms_are_written_and_read(tmp_path):
     with h5py.File(tmp_path / "a.h5", "a") as file:
         del file["weights"]
     _, found = read_measurement(tmp_path / "a.h5")
-    due = np.exp(-made.note.unit * made.y)  # of as many photons in each bin
+    due = np.exp(-made.scan.unit * made.y)  # of as many photons in each bin
     np.testing.assert_allclose(found.fidelity.weight, due / due.max(), rtol=1e-4)
 
 

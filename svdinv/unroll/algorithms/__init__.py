@@ -41,20 +41,19 @@ __all__ = [
     "solve",
 ]
 
-_MODULES = {
-    "ADMM": "iterations",
-    "Algorithm": "iterations",
-    "EM": "em",
-    "FISTA": "iterations",
-    "GradientDescent": "iterations",
-    "ISTA": "iterations",
-    "Interrupted": "solver",
-    "LowRankPlusSparse": "iterations",
-    "PDHG": "iterations",
-    "Solution": "solver",
-    "conjugate_gradients": "iterations",
-    "objective_value": "solver",
-    "solve": "solver",
+_NAMES = {
+    "em": ("EM",),
+    "iterations": (
+        "ADMM",
+        "Algorithm",
+        "FISTA",
+        "GradientDescent",
+        "ISTA",
+        "LowRankPlusSparse",
+        "PDHG",
+        "conjugate_gradients",
+    ),
+    "solver": ("Interrupted", "Solution", "objective_value", "solve"),
 }
 
-__getattr__ = late_attributes(__name__, _MODULES)
+__getattr__ = late_attributes(__name__, _NAMES)

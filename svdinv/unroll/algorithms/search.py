@@ -29,6 +29,7 @@ _FACTOR = 10**0.5  # of neighbouring numbers, before the best is between two of 
 _GOLDEN = (3 - 5**0.5) / 2
 _CLEARLY = 5  # tolerances
 _PERIOD = 4  # iterations between two scores
+_SECTIONS = 4  # beside the best, at most
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,14 @@ def largest(
     low: float,
     high: float,
     tolerance: float = 0.01,
-    refinements: int = 4,
 ) -> float:
     """Find the positive number that scores best, of all that are tried.
 
     By steps of a factor from `first`, downwards and, if that is no better, upwards,
     between `low` and `high`, until a score is clearly worse than the best or two in a
-    row are no better; then by as many golden sections of the logarithm as `refinements`
-    (Kiefer, Proc. AMS 4, 1953) beside the best, until a parabola through it and its
-    neighbours promises hardly more. A difference of `tolerance` does not matter. Raises
+    row are no better; then by a few golden sections of the logarithm (Kiefer, Proc. AMS
+    4, 1953) beside the best, until a parabola through it and its neighbours promises
+    hardly more. A difference of `tolerance` does not matter. Raises
     ValueError unless ``0 < low <= first <= high``.
     """
     if not 0 < low <= first <= high:
@@ -115,7 +115,7 @@ def largest(
             idle += 2 if gain < -_CLEARLY * tolerance else gain <= tolerance
         if best() < first:
             break
-    for _ in range(refinements):
+    for _ in range(_SECTIONS):
         middle = best()
         left = max((x for x in found if x < middle), default=middle)
         right = min((x for x in found if x > middle), default=middle)

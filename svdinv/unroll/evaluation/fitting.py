@@ -12,8 +12,7 @@ import numpy as np
 
 from svdinv.unroll.algorithms import Interrupted
 from svdinv.unroll.display.tables import comma_separated
-from svdinv.unroll.evaluation.methods import classical
-from svdinv.unroll.evaluation.reconstruction import Files, compare
+from svdinv.unroll.evaluation.methods import Files, classical, compare
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.inference import NAMES, apply
 from svdinv.unroll.interrupts import interrupts

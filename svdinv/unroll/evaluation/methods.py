@@ -1,28 +1,48 @@
-"""Methods applied to one problem: how well each did, and pictures that compare them."""
+"""Methods applied to one problem: how well each did, and what is written of it."""
 
 from __future__ import annotations
 
 import re
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from svdinv.unroll.display.panels import Entry
+from svdinv.unroll.display.tables import cells, line
+from svdinv.unroll.formats.table import ending
+from svdinv.unroll.inference import NAMES, apply, parts, start
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Method, Task
+from svdinv.unroll.torch import Network
 
 __all__ = [
+    "Compared",
+    "Files",
     "Row",
     "Which",
     "applied",
     "classical",
+    "compare",
     "file_stem",
+    "files",
     "is_quick",
     "label",
+    "method_named",
+    "reconstruct",
     "save_pictures",
+    "slug",
 ]
+
+Advance: TypeAlias = Callable[[], Any]
 
 Which: TypeAlias = Literal["first", "quick", "all"]
 """Of the classical methods, those that are compared with."""
@@ -109,3 +129,178 @@ def save_pictures(
     task.save_panel(panel, truth, entries, title=title)
     if animation is not None:
         task.save_animation(animation, truth, entries)
+
+
+class Files(NamedTuple):
+    """Where a reconstruction goes, a picture that compares, and a series' animation."""
+
+    image: Path
+    panel: Path
+    animation: Path | None
+
+
+def files(
+    output: Path, task: Task, problem: Problem, method: str, movie: str = ".gif"
+) -> Files:
+    """Name what is written, side by side.
+
+    `output` is a folder, or the file of the reconstruction: whatever has a suffix that
+    begins with a letter, unlike ``rate0.1``, and is no folder. In a folder the names
+    tell the method, so that nothing of another one is replaced. Raises ValueError if
+    a reconstruction cannot be written to a file of that suffix.
+    """
+    endings = task.endings
+    if output.suffix[1:2].isalpha() and not output.is_dir():
+        suffix = ending(output, endings)
+        if not suffix:
+            raise ValueError(
+                f"argument --output: must be a folder or end in {', '.join(endings)}, "
+                f"got {output}"
+            )
+        base, image = output.with_name(output.name[: -len(suffix)]), output
+    else:
+        base = output / f"{file_stem(Path(problem.name).name)}-{slug(method)}"
+        image = base.with_name(f"{base.name}{endings[0]}")
+    panel = base.with_name(f"{base.name}-panel.png")
+    animation = base.with_name(f"{base.name}-animation{movie}")
+    return Files(image, panel, animation if task.moves(problem) else None)
+
+
+class Compared(NamedTuple):
+    """How a comparison went: its rows, and whether Ctrl-C left some methods out.
+
+    `written` tells whether the image was made before that, and so was written.
+    """
+
+    rows: list[Row]
+    written: bool
+    complete: bool
+
+
+def method_named(
+    task: Task,
+    problem: Problem,
+    network: Network | None,
+    name: str | None = None,
+    *,
+    ensemble: bool = False,
+) -> str:
+    """Return the table name of the method that is asked for.
+
+    `name` is that, in whatever case and with hyphens for spaces; by default the network
+    is it, or without one that is for such problems the last classical method. Raises
+    ValueError if there is no such method for a problem.
+    """
+    names = [n for n in task.baselines() if task.applies(n, problem)]
+    usual = names[-1]
+    if network is not None:
+        names += [*start(network), NAMES[False]]
+        usual = NAMES[False] if task.suits_networks(problem) else usual
+    slugs = {slug(each): each for each in names}
+    asked = slug(usual if name is None else name)
+    if asked not in slugs:
+        raise ValueError(
+            f"must be one of {', '.join(slugs)} for {problem.name}, got {name!r}"
+        )
+    found = slugs[asked]
+    return NAMES[ensemble] if found == NAMES[False] else found
+
+
+def slug(name: str) -> str:
+    """Write the name of a method as the command line takes it."""
+    return re.sub(r"[^a-z0-9+]+", "-", name.lower().replace("'", "")).strip("-")
+
+
+def reconstruct(
+    task: Task,
+    problem: Problem,
+    network: Network | None,
+    written: Files,
+    *,
+    method: str,
+    which: Which = "all",
+    ensemble: bool = False,
+    device: str = "cpu",
+) -> Compared:
+    """Reconstruct by a method of `method_named`, compare, print and write.
+
+    Compared with the classical methods that `which` says, as for `classical`. Otherwise
+    as `svdinv.unroll.inference.apply`.
+    """
+    methods = classical(task, problem, which=which, asked=method)
+    followed: dict[str, Callable[[Advance], Method]] = {}
+    steps = 0
+    if network is not None:
+        begun = start(network, device)
+        if which != "first" or method in begun:
+            methods |= begun
+        if which != "first" or method == NAMES[ensemble]:
+            options: Any = {"ensemble": ensemble, "device": device}
+            steps = parts(network, task, problem, ensemble=ensemble)
+            followed[NAMES[ensemble]] = lambda advance: partial(
+                apply, network, task, on_part=advance, **options
+            )
+    return compare(task, problem, methods, written, method, followed, steps)
+
+
+def compare(
+    task: Task,
+    problem: Problem,
+    methods: Mapping[str, Method],
+    written: Files,
+    chosen: str,
+    followed: Mapping[str, Callable[[Advance], Method]] = MappingProxyType({}),
+    steps: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Compared:
+    """Apply methods, print how they did, and write the image of the one `chosen`.
+
+    Those `followed` are made of what they call after each part of their work, `steps`
+    in all. The first is applied first, then the one that is chosen, whose image is
+    written at once: Ctrl-C after that leaves some out of the comparison, and no more.
+    `stopped` tells whether one of them took note of it.
+    """
+    width = 2 + max(18, *map(len, [*task.baselines(), *followed]))
+    rows: list[Row] = []
+    entries: dict[str, Entry] = {}
+    with (
+        threadpool_limits(torch.get_num_threads(), user_api="blas"),
+        # In percents it would contradict the bar of a fit.
+        tqdm(
+            total=len(methods) + steps,
+            leave=False,
+            bar_format="{desc}{n_fmt} of {total_fmt} done, {elapsed}",
+            file=sys.stderr,
+            disable=None,  # unless that is a terminal
+        ) as bar,
+    ):
+        every = {**methods, **{n: make(bar.update) for n, make in followed.items()}}
+        order = [next(iter(every)), chosen, *every]
+        try:
+            for name in dict.fromkeys(order):
+                bar.set_description(name)
+                row, entries[name] = applied(name, every[name], task, problem)
+                if not rows:
+                    head = line("", [*row.values, "seconds"], width)
+                    bar.write(head, file=sys.stdout)
+                bar.write(_format_row(row, width), file=sys.stdout)
+                rows.append(row)
+                if name == chosen:  # whatever ends the others
+                    task.save(written.image, entries[name].image, problem)
+                if name in methods:
+                    bar.update()
+                if stopped():
+                    break
+        except KeyboardInterrupt:
+            if chosen not in entries:
+                return Compared(rows, False, False)
+    # In the picture the one to look at is the last.
+    shown = [entries[n] for n in every if n in entries and n != chosen]
+    shown.append(entries[chosen])
+    save_pictures(written.panel, written.animation, task, problem, shown)
+    return Compared(rows, True, len(rows) == len(every))
+
+
+def _format_row(row: Row, width: int) -> str:
+    numbers = cells({**row.values, "seconds": row.seconds})
+    return f"{line(f'  {row.method}', numbers, width)}   {row.note}".rstrip()

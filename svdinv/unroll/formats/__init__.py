@@ -36,21 +36,14 @@ __all__ = [
     "save_series",
 ]
 
-_MODULES = {
-    "Acquisitions": "ismrmrd",
-    "FastMRI": "fastmri",
-    "Geometry": "scans",
-    "Scan": "scans",
-    "read_bart": "bart",
-    "read_cfl": "bart",
-    "read_dicom": "dicom",
-    "read_fastmri": "fastmri",
-    "read_ismrmrd": "ismrmrd",
-    "read_nifti": "nifti",
-    "read_series": "series",
-    "save_cfl": "bart",
-    "save_nifti": "nifti",
-    "save_series": "series",
+_NAMES = {
+    "bart": ("read_bart", "read_cfl", "save_cfl"),
+    "dicom": ("read_dicom",),
+    "fastmri": ("FastMRI", "read_fastmri"),
+    "ismrmrd": ("Acquisitions", "read_ismrmrd"),
+    "nifti": ("read_nifti", "save_nifti"),
+    "scans": ("Geometry", "Scan"),
+    "series": ("read_series", "save_series"),
 }
 
-__getattr__ = late_attributes(__name__, _MODULES)
+__getattr__ = late_attributes(__name__, _NAMES)

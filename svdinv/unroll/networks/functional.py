@@ -18,7 +18,7 @@ from svdinv.unroll.arrays import (
     sizes,
     zero_padded,
 )
-from svdinv.unroll.operators import Operator, Sampling
+from svdinv.unroll.operators import Operator
 
 __all__ = [
     "at_least",
@@ -172,12 +172,12 @@ def sampled_where(A: Operator, x: Array, what: str) -> Array:
 
     Raises TypeError if A does not sample pixels.
     """
-    if not isinstance(A, Sampling):
+    if A.pixel_mask is None:
         raise TypeError(
             f"{what} needs an operator that samples pixels, got {type(A).__name__}"
         )
     xp = namespace(x)
-    return xp.where(cast_like(A.mask, x, xp), xp.ones_like(x), xp.zeros_like(x))
+    return xp.where(cast_like(A.pixel_mask, x, xp), xp.ones_like(x), xp.zeros_like(x))
 
 
 def residual_gains(count: int) -> tuple[float, ...]:

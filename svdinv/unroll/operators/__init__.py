@@ -48,26 +48,13 @@ __all__ = [
     "operator_norm",
 ]
 
-_MODULES = {
-    "Blur": "imaging",
-    "Coils": "imaging",
-    "Dense": "imaging",
-    "FanBeam": "tomography",
-    "Fourier": "transforms",
-    "Gradient": "transforms",
-    "Identity": "linear",
-    "MRI": "imaging",
-    "Operator": "linear",
-    "ParallelBeam": "tomography",
-    "Sampling": "imaging",
-    "Stack": "stacks",
-    "TemporalFourier": "transforms",
-    "Wrapped": "wrapped",
-    "WrappedNonlinear": "wrapped",
-    "dot_test": "linear",
-    "from_matrix": "wrapped",
-    "gaussian_sensing": "imaging",
-    "operator_norm": "linear",
+_NAMES = {
+    "imaging": ("Blur", "Coils", "Dense", "MRI", "Sampling", "gaussian_sensing"),
+    "linear": ("Identity", "Operator", "dot_test", "operator_norm"),
+    "stacks": ("Stack",),
+    "tomography": ("FanBeam", "ParallelBeam"),
+    "transforms": ("Fourier", "Gradient", "TemporalFourier"),
+    "wrapped": ("Wrapped", "WrappedNonlinear", "from_matrix"),
 }
 
-__getattr__ = late_attributes(__name__, _MODULES)
+__getattr__ = late_attributes(__name__, _NAMES)

@@ -63,6 +63,11 @@ class Sampling(Operator):
             )
         self.mask = mask
 
+    @property
+    def pixel_mask(self) -> Array:  # type: ignore[override]
+        """The mask."""
+        return self.mask
+
     def forward(self, x: Array) -> Array:
         xp = namespace(x)
         zero = xp.zeros_like(x[..., :1])

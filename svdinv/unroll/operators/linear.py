@@ -64,6 +64,9 @@ class Operator:
     keeps_size = False
     arrays: tuple[str, ...] = ()
 
+    pixel_mask: Array | None = None
+    """True where pixels are sampled; None for operators that measure no pixels."""
+
     # A NumPy number on the left then leaves the multiplication to __rmul__.
     __array_ufunc__ = None
 

@@ -62,9 +62,11 @@ __all__ = [
 ]
 
 
-_SPARSITY = ("HuberVariation", "Sparse", "Tikhonov", "TotalVariation", "shrink")
+_NAMES = {
+    "sparsity": ("HuberVariation", "Sparse", "Tikhonov", "TotalVariation", "shrink")
+}
 
-__getattr__ = late_attributes(__name__, dict.fromkeys(_SPARSITY, "sparsity"))
+__getattr__ = late_attributes(__name__, _NAMES)
 
 _NEARLY_NOTHING = 1e-3  # of the largest magnitude
 

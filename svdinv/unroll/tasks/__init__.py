@@ -34,17 +34,17 @@ __all__ = [
     "task_of",
 ]
 
-_MODULES = {
-    "Reconstruction": "task",
-    "InputImage": "task",
-    "Options": "task",
-    "Task": "task",
-    "TaskEntry": "registry",
-    "add": "registry",
-    "entries": "registry",
-    "option": "task",
-    "task_named": "task",
-    "task_of": "task",
+_NAMES = {
+    "registry": ("TaskEntry", "add", "entries"),
+    "task": (
+        "Reconstruction",
+        "InputImage",
+        "Options",
+        "Task",
+        "option",
+        "task_named",
+        "task_of",
+    ),
 }
 
-__getattr__ = late_attributes(__name__, _MODULES)
+__getattr__ = late_attributes(__name__, _NAMES)

@@ -55,9 +55,10 @@ def write_problem(
     if problem.scale != 1:
         for name in {task.dataset, "truth"} & set(arrays):
             arrays[name] = arrays[name] * np.float32(problem.scale)
-    if isinstance(problem.note, Geometry):
-        arrays["affine"] = problem.note.affine
-        options = {**(options or {}), "frame_seconds": problem.note.seconds}
+    scan = getattr(problem, "scan", None)
+    if isinstance(scan, Geometry):
+        arrays["affine"] = scan.affine
+        options = {**(options or {}), "frame_seconds": scan.seconds}
     write_measurement(
         path,
         arrays,
@@ -116,11 +117,6 @@ def problem_of(task: Task, file: Datasets) -> Problem:
     """Read the problem of a task from an open file, as `read_measurement`."""
     with naming(file.path, _WHAT):
         problem = task.read_measured(file)
-        if "affine" in file:
-            file.same("affine", (4, 4), "of a matrix")
-            affine = file.real("affine").astype(np.float64)
-            seconds = float(file.attrs.get("frame_seconds", 0))
-            problem = replace(problem, note=Geometry(affine, seconds))
         name = text(file.attrs.get("name", "")) or Path(file.path).stem
         setting = text(file.attrs.get("setting", ""))
     return replace(problem, name=name, setting=setting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -14,11 +15,10 @@ from svdinv.unroll.algorithms.non_local import (
     noise_deviation,
 )
 from svdinv.unroll.fidelity import L2
-from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Arrays, Reconstruction, Task
+from svdinv.unroll.tasks.task import Arrays, Reconstruction, Task, best_of
 
-__all__ = ["NAME", "applies", "effort", "non_local", "slow"]
+__all__ = ["NAME", "applies", "non_local", "slow"]
 
 NAME = "non-local low rank"
 
@@ -26,7 +26,6 @@ _EXACT = 0.01  # relative to the largest magnitude
 _LARGEST, _LARGEST_ALONE = 512**2, 1024**2  # pixels
 _SMALLEST = 32  # pixels a side, to tell the noise
 _FACTORS = (0.7, 1.0, 1.4)  # of the noise that there is, where the truth may choose
-_SECONDS, _SECONDS_ALONE = 2.8e-4, 4e-5  # measured, of each value
 
 
 def non_local(task: Task, problem: Problem) -> Reconstruction:
@@ -56,14 +55,11 @@ def non_local(task: Task, problem: Problem) -> Reconstruction:
     said = "best " if known else ""
     noise = _noise(problem) if known else None
     if _noise_alone(problem):
-        if noise is None:
-            tried = [noise_deviation(given.y)]
-        else:
-            tried = [factor * noise for factor in _FACTORS]
-        images = [denoise_non_local(given.y, deviation) for deviation in tried]
-        first = int(np.argmax([score(x) for x in images])) if known else 0
-        image, deviation = images[first], tried[first]
-        return Reconstruction(task.finished(image), f"{said}noise {deviation:.3g}")
+        usual = noise_deviation(given.y) if noise is None else noise
+        tried = [factor * usual for factor in _FACTORS]
+        make = partial(denoise_non_local, given.y)
+        found = best_of(task.decibels, problem, make, tried, usual, "noise {:.3g}")
+        return found._replace(image=task.finished(found.image))
     best = best_non_local(given, score if known else None, noise=noise)
     image, deviation = best.image, best.deviation
     exact = deviation <= _EXACT and (known or not best.noise)
@@ -93,19 +89,9 @@ def slow(problem: Problem, largest: int = _LARGEST) -> bool:
     return math.prod(problem.adjoint().shape[-2:]) > largest
 
 
-def effort(problem: Problem, asked: str = "") -> float:
-    """Return the seconds that it takes on one core, at most; 0 where it is left out."""
-    if not applies(problem) or (slow(problem) and asked != NAME):
-        return 0.0
-    known = problem.truth is not None
-    if _noise_alone(problem):
-        return _SECONDS_ALONE * problem.y.size * (len(_FACTORS) if known else 1)
-    return _SECONDS * problem.y.size * (1 if known else 3)
-
-
 def _noise_alone(problem: Problem) -> bool:
     """Return whether all values of an image are known, but for white noise."""
-    every = isinstance(problem.A, Sampling) and problem.has_white_noise
+    every = problem.A.pixel_mask is not None and problem.has_white_noise
     return every and bool(problem.sampled_mask().all())
 
 

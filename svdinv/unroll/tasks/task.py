@@ -12,7 +12,16 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +36,10 @@ from svdinv.unroll.plugins import class_named
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
 
+if TYPE_CHECKING:
+    from svdinv.unroll.formats.scans import Geometry
+
 __all__ = [
-    "CostEstimate",
     "InputImage",
     "Method",
     "Options",
@@ -60,18 +71,6 @@ class Reconstruction(NamedTuple):
     note: str = ""
 
 
-class CostEstimate(NamedTuple):
-    """Estimate of the time of a reconstruction.
-
-    Seconds for all classical methods, roughly; a small problem of the same kind, to
-    time a network on; and how many times as much work the whole is.
-    """
-
-    classical: float
-    small: Problem
-    times: float
-
-
 Method: TypeAlias = Callable[[Problem], Reconstruction]
 """From a problem of the task to an image, and what was chosen for it."""
 
@@ -92,9 +91,9 @@ def best_of(
     """
     if problem.truth is None:
         return Reconstruction(make(usual), said.format(usual))
-    found = {choice: make(choice) for choice in choices}
-    best = max(found, key=lambda choice: score(problem, found[choice]))
-    return Reconstruction(found[best], f"best {said.format(best)}")
+    every = ((choice, make(choice)) for choice in choices)
+    best, image = max(every, key=lambda pair: score(problem, pair[1]))
+    return Reconstruction(image, f"best {said.format(best)}")
 
 
 def moved_views(
@@ -197,14 +196,15 @@ class Options:
 class InputImage:
     """An image that is to be measured before it is reconstructed.
 
-    It has been divided by its scale; the note is as that of `Problem`. Raises TypeError
-    if the image is a masked array, whose values would be taken as if they were not.
+    It has been divided by its scale; `scan` is the place of its pixels, where a file
+    says it. Raises TypeError if the image is a masked array, whose values would be
+    taken as if they were not.
     """
 
     name: str
     image: Arrays
     scale: float = 1.0
-    note: Any = None
+    scan: Geometry | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that are masked."""
@@ -454,13 +454,6 @@ class Task:
     def memory(self, given: InputImage | Problem, options: Any) -> float:
         """Return the bytes that a reconstruction needs; 0 if unknown."""
         return 0.0
-
-    def effort(self, problem: Problem, asked: str = "") -> CostEstimate | None:
-        """Estimate how long a reconstruction takes; None if unknown.
-
-        `asked` is a classical method that is applied even if it is `slow`.
-        """
-        return None
 
     def finished(self, image: Arrays) -> Arrays:
         """Post-process an image before it is judged and shown, such as by clipping."""

@@ -104,12 +104,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        step, origin = note["step"], note.get("origin", {})
+        step, origin = note["step"], note["origin"]
         whole = isinstance(step, int) and not isinstance(step, bool)
         if not whole or step < 0 or not isinstance(origin, dict):
             raise ValueError(f"step {step!r}, origin {origin!r}")
-        # Files of older versions have none.
-        if "checksum" in note and note.pop("checksum") != _checksum(note, tensors):
+        if note.pop("checksum") != _checksum(note, tensors):
             raise ValueError("it is damaged: its checksum is another")
         return Checkpoint(step, str(note["config"]), tensors, origin)
     except FileNotFoundError as error:

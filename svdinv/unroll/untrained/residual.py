@@ -14,7 +14,6 @@ from svdinv.unroll.algorithms import ADMM
 from svdinv.unroll.algorithms.cross_validation import restricted
 from svdinv.unroll.algorithms.non_local import denoise_non_local
 from svdinv.unroll.fidelity import L2
-from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 
 __all__ = ["STEPS", "cleaned", "towards_data"]
@@ -101,7 +100,7 @@ def towards_data(
     fidelity = problem.fidelity
     if not (problem.A.linear and isinstance(fidelity, L2)):
         return average, 0.0
-    pixels = isinstance(problem.A, Sampling) and not average.is_complex()
+    pixels = problem.A.pixel_mask is not None and not average.is_complex()
     if pixels and problem.has_white_noise:
         given = (average, problem.y[0], measured[0], held[0])
         found, part = cleaned(*(array.cpu().numpy() for array in given))

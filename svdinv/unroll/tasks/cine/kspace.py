@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.formats.checks import FileError
+from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.coils import estimate_maps
 
-__all__ = ["SMALLEST", "check_centred", "divided", "problem_of_kspace"]
+__all__ = [
+    "SMALLEST",
+    "SeriesProblem",
+    "check_centred",
+    "divided",
+    "problem_of_kspace",
+]
 
 SMALLEST = 16
 """Fewest pixels a side."""
@@ -25,6 +33,19 @@ _NEAR = 2  # points of k-space from its centre that its largest value may be
 _OUT_OF_ORDER = 100  # times the energy there: that of the largest elsewhere
 _ZEROS = 0.5  # share of measured values that may be 0
 _TINY = 1e-30  # magnitudes that single precision does not divide by
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SeriesProblem(Problem):
+    """Measured k-space of a series.
+
+    Attributes
+    ----------
+    scan : Geometry or None
+        Where its pixels lie, if a file says so.
+    """
+
+    scan: Geometry | None = field(default=None, repr=False)
 
 
 def divided(x: Any, scale: float) -> Any:

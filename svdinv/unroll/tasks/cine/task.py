@@ -40,6 +40,7 @@ from svdinv.unroll.tasks.cine.hearts import (
 )
 from svdinv.unroll.tasks.cine.kspace import (
     SMALLEST,
+    SeriesProblem,
     check_centred,
     divided,
     problem_of_kspace,
@@ -58,7 +59,6 @@ from svdinv.unroll.tasks.cine.sampling import (
 from svdinv.unroll.tasks.cine.training import Hearts
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
-    CostEstimate,
     InputImage,
     Method,
     Options,
@@ -68,7 +68,6 @@ from svdinv.unroll.tasks.task import (
     moved_views,
     option,
 )
-from svdinv.unroll.tiles import middle
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
@@ -82,12 +81,7 @@ _FRAMES, _SIZE = 18, 128  # of phantoms
 _SIZES = ("frames", "size")  # options of what is made
 _SERIES = 8  # to evaluate on
 
-# Measured: memory for each value of a series and of its data, and time on one core of
-# all classical methods, for each value of the data and each weight that is tried; with
-# maps there are systems of equations to solve.
-_BYTES, _BYTES_OF_DATA, _SECONDS, _TRIED = 650, 25, 2.5e-5, 7
-_WITH_MAPS = 3
-_SMALL, _SMALL_FRAMES = 48, 8  # what a network is timed on
+_BYTES, _BYTES_OF_DATA = 650, 25  # of memory, for each value of a series, of its data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +334,8 @@ class Cine(Task):
         if scan.mask is not None:
             problem = problem_of_kspace(path, scan.array, scan.mask, None, None)
             setting = as_measured(problem)
-            return replace(problem, name=name, setting=setting, note=scan.geometry)
+            problem = replace(problem, name=name, setting=setting)
+            return SeriesProblem.of(problem, scan=scan.geometry)
         series = scan.array
         while series.ndim > 3 and len(series) == 1:
             series = series[0]
@@ -360,7 +355,8 @@ class Cine(Task):
         ``kspace`` (T, H, W) or (T, C, H, W), complex, with the zero frequency at
         (H // 2, W // 2); ``mask`` (T, H, W), or (H, W) or (T, 1, W) for all alike;
         ``maps`` (C, H, W), complex, if there are coils and their sensitivities are
-        known; ``truth`` (T, H, W). Maps that are missing are estimated.
+        known; ``truth`` (T, H, W). Maps that are missing are estimated. ``affine``
+        (4, 4) says where the pixels lie, as of `Geometry`.
         """
         T, *coils, H, W = file.shape("kspace", "(T, H, W) or (T, C, H, W)", (3, 4))
         shape = file.shape("mask", "(T, H, W)", (1, 2, 3, 4))
@@ -382,7 +378,14 @@ class Cine(Task):
         mask = np.array(np.broadcast_to(file.mask(), (T, H, W)))
         maps = file.complex("maps") if mapped else None
         truth = file.complex("truth") if known else None
-        return problem_of_kspace(file.path, file.complex("kspace"), mask, maps, truth)
+        kspace = file.complex("kspace")
+        problem = problem_of_kspace(file.path, kspace, mask, maps, truth)
+        if "affine" not in file:
+            return problem
+        file.same("affine", (4, 4), "of a matrix")
+        affine = file.real("affine").astype(np.float64)
+        seconds = float(file.attrs.get("frame_seconds", 0))
+        return SeriesProblem.of(problem, scan=Geometry(affine, seconds))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         """Return ``kspace``, ``mask`` and, with coils, ``maps``."""
@@ -451,15 +454,11 @@ class Cine(Task):
         if options.coils:
             maps = coil_maps(options.coils, *series.shape[-2:], seed=options.seed)
             setting += f", {options.coils} coils" if options.coils > 1 else ", 1 coil"
-        problem = replace(
-            sampled(given.name, series, mask, maps),
-            setting=setting,
-            scale=given.scale,
-            note=given.note,
-        )
+        problem = sampled(given.name, series, mask, maps)
+        problem = replace(problem, setting=setting, scale=given.scale)
         if options.noise:
             problem = noisy(problem, options.noise, seed=options.seed)
-        return problem
+        return SeriesProblem.of(problem, scan=given.scan)
 
     def baselines(self) -> Mapping[str, Method]:
         """Return zero-filling, view sharing and four methods of low rank."""
@@ -517,20 +516,6 @@ class Cine(Task):
             data = values * (options.coils or 1)
         return _BYTES * values + _BYTES_OF_DATA * data
 
-    def effort(self, problem: Problem, asked: str = "") -> CostEstimate:
-        """Estimate how long a reconstruction takes."""
-        A, y = _mri(problem), problem.y
-        rows, columns = (middle(n, _SMALL) for n in y.shape[-2:])
-        some = slice(_SMALL_FRAMES)
-        maps = None if A.maps is None else A.maps[..., rows, columns]
-        small = Problem(
-            y[some, ..., rows, columns], MRI(A.mask[some, rows, columns], maps)
-        )
-        classical = _SECONDS * _TRIED * y.size * (1 if maps is None else _WITH_MAPS)
-        if self.applies(non_local.NAME, problem):
-            classical += non_local.effort(problem, asked)
-        return CostEstimate(classical, small, y.size / small.y.size)
-
     def decibels(self, problem: Problem, image: Any) -> float:
         """Return the PSNR of magnitudes, relative to the largest."""
         return psnr(np.abs(problem.truth), np.abs(image), peak="max")
@@ -543,7 +528,7 @@ class Cine(Task):
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
         """Write the series, in the scale and at the place of what was read."""
-        place = problem.note if isinstance(problem.note, Geometry) else None
+        place = problem.scan if isinstance(problem, SeriesProblem) else None
         save_series(path, image * np.float32(problem.scale), place)
 
 

@@ -37,7 +37,6 @@ from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.colour import COLOUR_TASK
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
-    CostEstimate,
     InputImage,
     Method,
     Options,
@@ -47,7 +46,7 @@ from svdinv.unroll.tasks.task import (
     moved_views,
     option,
 )
-from svdinv.unroll.tiles import middle, tiles
+from svdinv.unroll.tiles import tiles
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
@@ -80,9 +79,7 @@ _STEP = 0.12
 # Of pictures too large for one sparse system of equations: the solution of the
 # biharmonic equation hardly depends on samples this far away.
 _TILE, _MARGIN = 384, 32
-# Measured: memory, and time of the other classical methods on one core, for each value.
-_BYTES, _SECONDS = 90, 1.2e-4
-_SMALL = 128  # pixels a side that a network is timed on
+_BYTES = 90  # of memory, for each value of a picture
 _GROUPED = 512**2  # pixels up to which low rank of groups takes seconds
 
 
@@ -368,7 +365,7 @@ class Colour(Task):
         return moved_views(problem, moves, lambda move: Sampling(move(mask)))
 
     def tiled(self, problem: Problem) -> bool:
-        return isinstance(problem.A, Sampling)
+        return problem.A.pixel_mask is not None
 
     def part(self, problem: Problem, window: tuple[slice, slice]) -> Problem:
 
@@ -382,13 +379,6 @@ class Colour(Task):
     def memory(self, given: InputImage | Problem, options: Any) -> float:
         image = given.y if isinstance(given, Problem) else given.image
         return _BYTES * image.size
-
-    def effort(self, problem: Problem, asked: str = "") -> CostEstimate:
-        rows, columns = (middle(n, _SMALL) for n in problem.y.shape[-2:])
-        small = self.part(problem, (rows, columns))
-        classical = _SECONDS * problem.y.size if self.suits_networks(problem) else 0.0
-        classical += non_local.effort(problem, asked)
-        return CostEstimate(classical, small, problem.y.size / small.y.size)
 
     def finished(self, image: Any) -> Any:
         return np.clip(image, 0, 1)
@@ -465,9 +455,10 @@ def _contiguous(move: Callable[[Any], Any], x: Any) -> Any:
 
 
 def _mask(problem: Problem) -> Any:
-    if not isinstance(problem.A, Sampling):
+    mask = problem.A.pixel_mask
+    if mask is None:
         raise TypeError(f"colours are sampled by a mask, not by {problem.A!r}")
-    return problem.A.mask
+    return mask
 
 
 def zero_filled(problem: Problem) -> Reconstruction:

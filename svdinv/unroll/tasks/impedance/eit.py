@@ -26,7 +26,7 @@ from svdinv.unroll.tasks.impedance.baselines import (
     penalised,
     tsvd,
 )
-from svdinv.unroll.tasks.impedance.model import Voltages, problem_of
+from svdinv.unroll.tasks.impedance.model import Tank, Voltages, problem_of
 from svdinv.unroll.tasks.impedance.phantom import phantom, random_tank, reduced
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
@@ -171,7 +171,7 @@ class Eit(Task):
         return replace(problem, truth=file.real("truth"))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        voltages: Voltages = problem.note.voltages
+        voltages: Voltages = Tank.expect(problem).scan.voltages
         model, mesh = voltages.model, voltages.model.mesh
         there = voltages.weight > 0
         deviation = np.where(there, 1 / np.where(there, voltages.weight, 1), 0)
@@ -247,7 +247,8 @@ class Eit(Task):
 
     def applies(self, method: str, problem: Problem) -> bool:
         """Return whether a method applies: D-bar needs the whole boundary."""
-        return method != _DBAR or boundary_angles(problem.note.voltages) is not None
+        voltages = Tank.expect(problem).scan.voltages
+        return method != _DBAR or boundary_angles(voltages) is not None
 
     def finished(self, image: Any) -> Any:
         """Clip to a decade on both sides of the water."""
@@ -258,8 +259,8 @@ class Eit(Task):
         return decibels(problem, image)
 
     def describe(self, problem: Problem) -> str:
-        voltages = problem.note.voltages
-        count, size = int((voltages.weight > 0).sum()), problem.note.picture.size
+        voltages, picture = Tank.expect(problem).scan
+        count, size = int((voltages.weight > 0).sum()), picture.size
         triangles = len(voltages.model.mesh.triangles)
         return f"{size}x{size} pixels, {triangles} triangles, {count} voltages"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "RANK",
     "Parts",
     "Picture",
+    "Tank",
     "Voltages",
     "logarithmic",
     "penalties",
@@ -239,6 +241,13 @@ class Parts(NamedTuple):
         return f"{len(model.contact)} electrodes, {len(model.mesh.triangles)} triangles"
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Tank(Problem):
+    """A problem of voltages, with both parts of its operator."""
+
+    scan: Parts = field(kw_only=True, repr=False)
+
+
 def problem_of(
     model: Any, water: float, y: Floats, deviation: Floats, size: int
 ) -> Problem:
@@ -252,8 +261,8 @@ def problem_of(
     voltages = Voltages(model, water, np.where(there, deviation, np.inf))
     picture = picture_of_mesh(model.mesh, size)
     data = np.where(there, y, 0) * voltages.weight
-    note = Parts(voltages, picture)
-    return Problem(data.astype(np.float32), voltages * picture, note=note)
+    scan = Parts(voltages, picture)
+    return Tank(data.astype(np.float32), voltages * picture, scan=scan)
 
 
 picture_of_mesh = functools.lru_cache(maxsize=4)(Picture)

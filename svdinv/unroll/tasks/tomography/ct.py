@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
@@ -55,6 +55,8 @@ __all__ = [
     "CtOptions",
     "Densities",
     "Geometry",
+    "Tomogram",
+    "Views",
     "fbp",
     "nnls",
     "penalised",
@@ -295,7 +297,7 @@ class Ct(Task):
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
         """Return ``sinogram``, ``angles`` and ``geometry``."""
-        place, angles, unit = problem.note
+        place, angles, unit = Tomogram.expect(problem).scan
         y = problem.y * np.float32(unit)
         return {
             "sinogram": y[0] if self.channels else y,
@@ -342,13 +344,13 @@ class Ct(Task):
             setting += f", {options.photons:g} photons"
         if options.noise:
             setting += f", noise {options.noise:g}"
-        return Problem(
+        return Tomogram(
             y.astype(np.float32),
             A,
             truth=given.image,
             name=given.name,
             setting=setting,
-            note=_Note(place, angles, unit),
+            scan=Views(place, angles, unit),
         )
 
     def detected(
@@ -367,7 +369,7 @@ class Ct(Task):
         """Count what is kept: projector, adjoint and filtered back-projection."""
         if isinstance(given, Problem):
             views, detectors = given.y.shape[-2:]
-            side = max(given.note.geometry[:2])
+            side = max(Tomogram.expect(given).scan.geometry[:2])
         else:
             views, side = options.views or _VIEWS, max(given.image.shape[-2:])
             detectors = 2**0.5 * side
@@ -402,11 +404,11 @@ class Ct(Task):
 
     def describe(self, problem: Problem) -> str:
         """Return the size."""
-        place = problem.note.geometry
+        place = Tomogram.expect(problem).scan.geometry
         return f"{place.rows}x{place.columns} pixels"
 
 
-class _Note(NamedTuple):
+class Views(NamedTuple):
     """What belongs to a sinogram: its geometry, angles, and the unit of its data."""
 
     geometry: Geometry
@@ -416,6 +418,13 @@ class _Note(NamedTuple):
     def __str__(self) -> str:
         kind = "fan" if self.geometry.source else "parallel"
         return f"{len(self.angles)} views of a {kind} beam"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tomogram(Problem):
+    """A problem of line integrals, with what was measured along which lines."""
+
+    scan: Views = field(kw_only=True, repr=False)
 
 
 _Setting: TypeAlias = tuple[int, int, float, str]  # size, views, arc and beam
@@ -475,8 +484,8 @@ def _unit(A: Operator) -> float:
 def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
     """Make a problem of measured line integrals, of densities of about 1 at most."""
     A = place.operator(tuple(map(float, angles)), sinogram.shape[-1])
-    note = _Note(place, tuple(angles), _unit(A))
-    problem = Problem(sinogram / np.float32(note.unit), A, note=note)
+    views = Views(place, tuple(angles), _unit(A))
+    problem = Tomogram(sinogram / np.float32(views.unit), A, scan=views)
     highest = float(np.percentile(_inverted(problem, "ram-lak"), _HIGHEST))
     if not highest > 0:
         raise ValueError("the sinogram must have positive line integrals")
@@ -489,7 +498,7 @@ def _problem(sinogram: Any, place: Geometry, angles: Any) -> Problem:
 def _inverted(problem: Problem, window: Window) -> Any:
     """Return the filtered back-projection, without negative densities."""
     projector: Any = problem.A.operator  # type: ignore[attr-defined]
-    y = problem.note.unit * problem.y
+    y = Tomogram.expect(problem).scan.unit * problem.y
     return np.maximum(projector.filtered_back_projection(y, window), 0)
 
 

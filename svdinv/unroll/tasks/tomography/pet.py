@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -40,7 +40,16 @@ from svdinv.unroll.tasks.tomography.sinograms import MOST, grey_picture, read_ge
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = ["Activities", "Factors", "Pet", "PetOptions", "Ring", "osem"]
+__all__ = [
+    "Activities",
+    "Emission",
+    "Factors",
+    "Pet",
+    "PetOptions",
+    "Ring",
+    "Scan",
+    "osem",
+]
 
 _PREFIX = "activity:"  # a picture or a density that is to be an activity
 _VIEWS, _SIZE, _COUNTS, _BACKGROUND = 60, 64, 1e5, 0.2
@@ -224,7 +233,7 @@ class Pet(Task):
         order = np.argsort(angles % 180, kind="stable")[_order(len(angles))]
         held = [np.ascontiguousarray(x[:, order]) for x in (counts, *beside.values())]
         try:
-            scan = _Scan(ring, tuple(map(float, angles[order])), shape[-1])
+            scan = Scan(ring, tuple(map(float, angles[order])), shape[-1])
             problem = scan.problem(*held)
         except ValueError as error:
             raise file.error("geometry", f"makes no sense: {error}") from error
@@ -240,7 +249,7 @@ class Pet(Task):
         return replace(problem, truth=truth, scale=float(scale))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        scan, scale = problem.note, np.float32(problem.scale)
+        scan, scale = Emission.expect(problem).scan, np.float32(problem.scale)
         return {
             "counts": problem.y / scale,  # of all tasks in the scale of the image
             "angles": np.asarray(scan.angles, np.float32),
@@ -270,7 +279,7 @@ class Pet(Task):
         views = options.views or _VIEWS
         order = _order(views)
         angles = tuple(float(180 * k / views) for k in order)
-        scan = _Scan(Ring(rows, columns), angles, None)
+        scan = Scan(Ring(rows, columns), angles, None)
         beam = scan.beam(slice(None))
         along = _ATTENUATION if options.attenuation is None else options.attenuation
         share = _BACKGROUND if options.background is None else options.background
@@ -295,7 +304,7 @@ class Pet(Task):
         """Count projectors, whole and in subsets, and the images to choose from."""
         if isinstance(given, Problem):
             frames, views, detectors = given.y.shape
-            side = max(given.note.ring[:2])
+            side = max(Emission.expect(given).scan.ring[:2])
         else:
             frames, *shape = given.image.shape
             views, side = options.views or _VIEWS, max(shape)
@@ -321,7 +330,7 @@ class Pet(Task):
         return np.maximum(image, 0)
 
     def describe(self, problem: Problem) -> str:
-        ring, frames = problem.note.ring, len(problem.y)
+        ring, frames = Emission.expect(problem).scan.ring, len(problem.y)
         many = f"{frames} frames of " if frames > 1 else ""
         return f"{many}{ring.rows}x{ring.columns} pixels"
 
@@ -340,7 +349,7 @@ class Pet(Task):
         )
 
 
-class _Scan(NamedTuple):
+class Scan(NamedTuple):
     """What belongs to counts: where they were counted."""
 
     ring: Ring
@@ -367,11 +376,18 @@ class _Scan(NamedTuple):
             for part in self.parts()
         ]
         A = Stack(operators, axis=-2)
-        return Problem(counts, A, PoissonKL(background), note=self)
+        return Emission(counts, A, PoissonKL(background), scan=self)
 
     def factors(self, A: Any) -> Any:
         """Return the factors of all views."""
         return np.concatenate([p.factors[0].factors for p in A.operators], axis=-2)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Emission(Problem):
+    """A problem of counts, with where they were counted."""
+
+    scan: Scan = field(kw_only=True, repr=False)
 
 
 @functools.lru_cache(maxsize=32)
@@ -462,7 +478,7 @@ def _grey(entry: Entry, top: float) -> Entry:
 
 def _whole(problem: Problem) -> Problem:
     """Return the problem without subsets."""
-    scan = problem.note
+    scan = Emission.expect(problem).scan
     A = Factors(scan.factors(problem.A)) * scan.beam(slice(None))
     return replace(problem, A=A)
 
@@ -527,25 +543,31 @@ def map_em(problem: Problem, *, priors: Sequence[str] = ()) -> Reconstruction:
     names = priors or (("Casorati", "blocks") if len(problem.y) > 1 else ("image",))
     # Relative to the sensitivity, so that they hold for any number of counts.
     unit = float(problem.A.adjoint(np.ones_like(problem.y)).mean())
-    whole = _whole(problem)
+    whole, known = _whole(problem), problem.truth is not None
 
-    def at(name: str, weight: float) -> Reconstruction:
-        steps, most, usual = whole, _MLEM, _MAP
-        if name == "TV":
-            steps, most, usual = problem, _OSEM, _OSEM
-        count = usual if problem.truth is None else most
-        images = _iterates(steps, count, _PRIORS[name](weight * unit))
-        said = f"{name}, weight {weight:.2g}, iteration {{}}"
-        every = range(1, count + 1)
-        return best_of(
-            Pet().decibels, problem, lambda k: images[k - 1], every, usual, said
-        )
+    def count(name: str) -> int:
+        return _OSEM if name == "TV" else _MLEM if known else _MAP
 
-    if problem.truth is None:
-        return at(names[0], _FIXED_WEIGHT[names[0]])
+    @functools.lru_cache(maxsize=1)
+    def images(name: str, weight: float) -> list[Any]:
+        steps = problem if name == "TV" else whole
+        return _iterates(steps, count(name), _PRIORS[name](weight * unit))
+
     # All of them: there may be several maxima, with iterations to choose from.
-    found = [at(name, w * _FIXED_WEIGHT[name]) for name in names for w in _WEIGHTS]
-    return max(found, key=lambda each: Pet().decibels(problem, each.image))
+    choices = (
+        (name, weight * _FIXED_WEIGHT[name], k)
+        for name in names
+        for weight in _WEIGHTS
+        for k in range(1, count(name) + 1)
+    )
+    return best_of(
+        Pet().decibels,
+        problem,
+        lambda at: images(*at[:2])[at[2] - 1],
+        choices,
+        (names[0], _FIXED_WEIGHT[names[0]], count(names[0])),
+        "{0[0]}, weight {0[1]:.2g}, iteration {0[2]}",
+    )
 
 
 _PRIORS: dict[str, Callable[[float], Any]] = {

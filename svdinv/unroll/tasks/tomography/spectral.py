@@ -27,7 +27,7 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import InputImage, Method, Options, Reconstruction, option
 from svdinv.unroll.tasks.tomography import DENSITIES, SPECTRAL
-from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, fbp, penalised
+from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, Tomogram, fbp, penalised
 from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
 
 if TYPE_CHECKING:
@@ -272,7 +272,8 @@ def _photons(options: Any) -> float:
 
 def _weighted(problem: Problem, share: Any) -> L2:
     """Weight line integrals by their counts, relative to the largest."""
-    integrals = problem.y * np.float32(problem.note.unit * problem.scale)
+    unit = Tomogram.expect(problem).scan.unit
+    integrals = problem.y * np.float32(unit * problem.scale)
     counts = share[:, None, None] * np.exp(-integrals.astype(np.float64))
     return L2((counts / counts.max()).astype(np.float32))
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svdinv.study.plans import METHODS, Study
-from svdinv.study.study import Row
+from derivative_study.plans import METHODS, Study
+from derivative_study.study import Row
 from svdinv.unroll.display.pictures import new_figure
 from svdinv.unroll.display.tables import comma_separated, markdown
 from svdinv.unroll.formats.atomic import replacing
@@ -23,6 +23,7 @@ __all__ = ["CSV", "PLOT", "TABLE", "command", "summary", "table", "write_report"
 CSV, TABLE, PLOT = "study.csv", "study.md", "study.png"
 
 _NONE = "–"
+_PROGRAM = "python -m derivative_study"
 # For reading, in inches and colours.
 _WIDTH, _ROW, _SCATTER = 5.6, 0.34, 2.3
 _INK, _MUTED, _FAINT = "#1a1a1a", "#6b6b6b", "#d8d8d8"
@@ -39,11 +40,11 @@ def write_report(study: Study, rows: Sequence[Row], output: Path) -> None:
 
 
 def command(study: Study) -> str:
-    """Return ``svdinv compare`` with what differs from the defaults, but the folder."""
-    words = ["svdinv compare"]
+    """Return the command of a study: what differs from the defaults, but the folder."""
+    words = [_PROGRAM]
     default = Study()
     if study == default.quick():
-        return "svdinv compare --quick"
+        return f"{_PROGRAM} --quick"
     if study.crop == default.quick().crop:
         default = default.quick()
         words.append("--quick")

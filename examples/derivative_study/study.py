@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import svdinv
-from svdinv.study.data import Patches, TestCrops
-from svdinv.study.plans import METHODS, Plan, Study
+from derivative_study.data import Patches, TestCrops
+from derivative_study.plans import METHODS, Plan, Study
 from svdinv.unroll.data import TEST, Image
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.interrupts import interrupts
@@ -129,7 +129,7 @@ def compare(
 ) -> tuple[list[Row], bool]:
     """Do the runs of a study that are not done yet, each written when it is.
 
-    `photographs` are those of `svdinv.study.data.pool`. Gives what came of the runs
+    `photographs` are those of `derivative_study.data.pool`. Gives what came of the runs
     that are done, in the order of `Study.plans`, and whether that is all of them;
     otherwise Ctrl-C came first. Raises ValueError as `begin`.
     """

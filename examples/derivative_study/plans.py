@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import get_args, get_type_hints
 
-from svdinv.study.data import DATA
-from svdinv.unroll.tasks.task import check_ranges, option
+from derivative_study.data import DATA
 from svdinv.unroll.training.config import Training
 
 __all__ = ["METHODS", "Plan", "Study"]
@@ -17,40 +16,40 @@ METHODS: tuple[str, ...] = get_args(get_type_hints(Training)["svd"])
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is compared; ``svdinv compare`` has the options with a line of help.
+    """What is compared.
 
-    The others are the sides in pixels of the patches, a multiple of 8, and of the crops
-    of test photographs, a multiple of that.
+    Attributes
+    ----------
+    methods, data : tuple of str
+        Of `METHODS` and of `DATA`.
+    rates : tuple of float
+        Sampling rates, from 0.01 to 0.99.
+    seeds : int
+        Number of seeds, 0 to N - 1, of first weights and batches.
+    steps, batch : int
+        Steps of each training, and patches in a step.
+    cells : int
+        Cells of the network.
+    patch, crop : int
+        Sides in pixels of the patches, a multiple of 8, and of the crops of test
+        photographs, a multiple of that.
+    photographs : tuple of str
+        Folders and files of pictures to train on besides those built in.
+    threads : int
+        Threads of PyTorch.
     """
 
-    methods: tuple[str, ...] = option(METHODS, "of those below (default: all)")
-    data: tuple[str, ...] = option(tuple(DATA), "ordinary, flat (default: both)")
-    rates: tuple[float, ...] = option(
-        (0.04, 0.1, 0.3, 0.4, 0.5),
-        "sampling rates, from 0.01 to 0.99 (default: 0.04 0.1 0.3 0.4 0.5)",
-        low=0.01,
-        high=0.99,
-    )
-    seeds: int = option(
-        3,
-        "number of seeds, 0 to N - 1, of first weights and batches (default: 3)",
-        low=1,
-    )
-    steps: int = option(
-        100,
-        "steps of each training (default: 100, which keeps all within 40 minutes)",
-        low=1,
-    )
-    batch: int = option(
-        4, "patches of 32 x 32 in a step (default: 4, for the same reason)", low=1
-    )
-    cells: int = option(10, "cells of the network (default: 10, as published)", low=1)
+    methods: tuple[str, ...] = METHODS
+    data: tuple[str, ...] = tuple(DATA)
+    rates: tuple[float, ...] = (0.04, 0.1, 0.3, 0.4, 0.5)
+    seeds: int = 3
+    steps: int = 100
+    batch: int = 4
+    cells: int = 10
     patch: int = 32
     crop: int = 96
-    photographs: tuple[str, ...] = option(
-        (), "folders and files of pictures to train on besides those built in"
-    )
-    threads: int = option(1, "threads of PyTorch (default: 1)", low=1)
+    photographs: tuple[str, ...] = ()
+    threads: int = 1
 
     def __post_init__(self) -> None:
         for name, known in (("methods", METHODS), ("data", tuple(DATA))):
@@ -62,7 +61,11 @@ class Study:
             given = getattr(self, name)
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name} must name at least one, and none twice")
-        check_ranges(self)
+        if not all(0.01 <= rate <= 0.99 for rate in self.rates):
+            raise ValueError(f"rates must lie in [0.01, 0.99], got {self.rates}")
+        for name in ("seeds", "steps", "batch", "cells", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
         sound = self.patch >= 16 and self.crop >= 1
         if not sound or self.patch % 8 or self.crop % self.patch:
             raise ValueError(

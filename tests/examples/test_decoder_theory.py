@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "examples"))
-
 from decoder_theory import (
     TwoLayer,
     circulant,

@@ -1,0 +1,1 @@
+"""A study of derivatives: one network, trained through each of them."""

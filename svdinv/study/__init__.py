@@ -1,1 +1,0 @@
-"""The study of derivatives: one network, trained through each of them."""
