@@ -336,6 +336,7 @@ def test_rules_of_operations_agree_with_their_array_functions(variant, monkeypat
         return call(Map(function), A, signs, *factors)[0]
 
     functions = [reduced, hermitian, by_tau, lambda A: st.svt(A, 0.0), st.polar]
+    functions.append(lambda A: st.svt(A, 0.3, relative=True))
     functions.append(rotation)
     functions.append(lambda A: st.expm(A @ A.mH / A.abs().square().sum()) @ A)
     functions.append(lambda A: st.inv_sqrtm(A @ A.mH + torch.eye(A.shape[-2])) @ A)

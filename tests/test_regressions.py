@@ -502,3 +502,36 @@ def test_points_that_coincide_have_the_scale_1(value, dtype):
     assert found.scale == 1
     (gradient,) = torch.autograd.grad(found.scale + found.translation.sum(), P)
     assert gradient.abs().max() < 1e3
+
+
+def test_autocast_finds_tensors_that_are_given_by_name():
+    B, b = torch.randn(8, 48, 16), torch.randn(8, 48, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        named, placed = svt.lstsq(rcond=None, A=B, b=b), svt.lstsq(B, b)
+    assert torch.equal(named, placed)
+    assert named.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (5, 4), (6, 3, 3), (40, 40)])
+@pytest.mark.parametrize("relative", [False, True])
+def test_svt_by_hand_is_that_of_the_tape(shape, relative):
+    """Where kernels serve it and where they do not, with any of their shortcuts."""
+    A, G = normal(np.random.default_rng(0), *shape).numpy(), np.ones(shape)
+    Y, pullback = svn.svt_vjp(A, 0.3, relative=relative)
+    expected, pull = svn.vjp(
+        lambda A, tau: svn.svt(A, tau, relative=relative), A, np.float64(0.3)
+    )
+    np.testing.assert_array_equal(Y, expected)
+    np.testing.assert_array_equal(Y, svn.svt(A, 0.3, relative=relative))
+    for x, y in zip(pullback(G), pull(G), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).bits == 64, reason="there is no wider type")
+def test_what_lapack_cannot_decompose_is_refused_by_its_name():
+    for dtype in (np.longdouble, np.clongdouble):
+        with pytest.raises(
+            TypeError,
+            match="A must be floating point or complex, got",
+        ):
+            svn.svt(np.eye(3, dtype=dtype), 0.1)

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from svdinv.backends import tape
-from svdinv.backends.tape import Tape, checked_like, innermost, sum_to, untraced
+from svdinv.backends.tape import Tape, innermost, untraced
 from svdinv.backends.taped_functions import TapedNamespace
 from svdinv.core.backend import Backend
 from svdinv.core.degenerate import Repeated
 from svdinv.core.gauge import Gauge
-from svdinv.core.namespace import Array, Namespace, cast, is_complex, real
-from svdinv.core.operation import Operation, rebuilt, some
+from svdinv.core.namespace import Array, Namespace, is_complex, real
+from svdinv.core.operation import Operation, rebuilt
 from svdinv.core.results import SVDResult
 from svdinv.kernels.memory import Memory, by_kernel, value
 from svdinv.operators import bind, decompositions, documented, thresholds
@@ -134,7 +134,10 @@ class ArrayBackend(Backend):
         )
 
     def by_kernel(self, operation: Operation, *x: Any) -> Any:
-        return self.memory and by_kernel(operation, x, self.memory, self.plain)
+        if self.memory is None:
+            return None
+        with self.quiet():
+            return by_kernel(operation, x, self.memory, self.plain)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
         if self.tape is None:
@@ -145,6 +148,10 @@ class ArrayBackend(Backend):
     def _value(self, operation: Operation, x: Any) -> Any:
         with self.quiet():  # a product that overflows is done again, scaled
             return value(operation, x, self.memory, self.plain)
+
+    def is_floating(self, dtype: Any) -> bool:
+        # Of NumPy's wider type no decomposition is known.
+        return super().is_floating(dtype) and self.xp.finfo(dtype).bits <= 64
 
     def _constant(self, x: Array) -> Array:
         return x if self.tape is None else self.tape.constant(x)
@@ -178,33 +185,6 @@ class ArrayBackend(Backend):
             return tape.jvp(self.taped, f, (x,), (ones,))[1]
 
         return slope
-
-
-class _Kept:
-    """A backend for an operator that makes one call, kept for its derivatives."""
-
-    operation: Any
-    x: tuple[Any, ...]
-    y: tuple[Any, ...]
-
-    def __init__(self, backend: ArrayBackend) -> None:
-        self._backend = backend
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def call(self, operation: Operation, *x: Any) -> tuple[Any, ...]:
-        self.operation, self.x = operation, x
-        self.y = self._backend.call(operation, *x)
-        return self.y
-
-    def cotangent(self, *g: Any) -> Any:
-        g, wanted = self._cast(g, self.y), (True,) * len(self.x)
-        return self._backend.cotangent(self.operation, self.x, self.y, g, wanted)
-
-    def _cast(self, moved: Any, arrays: Any) -> tuple[Any, ...]:
-        pairs, xp = zip(moved, arrays, strict=False), self._backend.taped
-        return tuple(None if d is None else cast(d, x, xp) for d, x in pairs)
 
 
 def make_module(backend: ArrayBackend, module: str) -> dict[str, Callable[..., Any]]:
@@ -449,23 +429,23 @@ def _svd_vjp(
            [2., 2., 2.],
            [2., 2., 2.]])
     """
-    kept: Any = _Kept(backend.of(A))
-    xp = backend.taped
-    factors = decompositions.svd(kept, A, "A", full_matrices, **options)
-    # Copies, so that the caller may change the results.
-    kept.y = tuple(kept.xp.asarray(y, copy=True) for y in kept.y)
+    factors, pull = tape.vjp(
+        backend.taped,
+        lambda A: decompositions.svd(backend.of(A), A, "A", full_matrices, **options),
+        _floating(backend, A),
+    )
 
     def pullback(gU: Any = None, gS: Any = None, gVh: Any = None) -> Array:
-        if not some(gU, gS, gVh):
-            return cast(xp.zeros_like(kept.x[0]), factors.U, xp)
-        (gA,) = kept.cotangent(
-            checked_like(gU, factors.U, "cotangent.U", xp),
-            checked_like(gS, factors.S, "cotangent.S", xp),
-            checked_like(gVh, factors.Vh, "cotangent.Vh", xp),
-        )
-        return cast(gA, factors.U, xp)
+        return pull((gU, gS, gVh))[0]
 
     return factors, pullback
+
+
+def _floating(backend: ArrayBackend, A: Any) -> Array:
+    """Check A, and return it as an array in its own dtype."""
+    A = backend.asarray(A, "A")
+    backend.matrices(A, "A")
+    return A
 
 
 def _svd_jvp(
@@ -541,37 +521,26 @@ def _svt_vjp(
     >>> float(gtau.round(6))
     -4.5
     """
-    kept: Any = _Kept(backend.of(A, tau))
-    xp = backend.taped
-    result = thresholds.svt(kept, A, tau, **options)
-    tau, lost = _own(backend, tau, result)
-    # A copy, so that the caller may change the argument.
-    kept.x = (kept.xp.asarray(kept.x[0], copy=True), *kept.x[1:])
-
-    def pullback(G: Any) -> tuple[Array, Array]:
-        if G is None:
-            return xp.zeros_like(result), xp.zeros_like(tau)
-        gA, gtau = kept.cotangent(checked_like(G, result, "cotangent", xp))
-        gtau = gtau if kept.operation.function.weighted else gtau[..., 0]
-        gtau = cast(sum_to(gtau, tau.shape, xp), tau, xp)
-        if lost is not None:
-            gtau = xp.where(lost, xp.zeros_like(gtau), gtau)
-        return cast(gA, result, xp), xp.asarray(gtau)
-
-    return result, pullback
+    result, pull = tape.vjp(
+        backend.taped, _svt_on_tape(backend, options), *_given(backend, A, tau)
+    )
+    return result, lambda G: pull(G)
 
 
-def _own(backend: ArrayBackend, tau: Any, A: Array) -> tuple[Array, Array | None]:
-    """Tau in its own floating point dtype, and where it has no derivative, below 0.
-
-    The dtype of a number is that of A.
-    """
-    number = not hasattr(tau, "dtype")
-    if number:
+def _given(backend: ArrayBackend, A: Any, tau: Any) -> tuple[Array, Array]:
+    """Return A, and tau in its own floating point dtype; that of a number is A's."""
+    A = _floating(backend, A)
+    if not hasattr(tau, "dtype"):
         tau = checked(backend, tau, A)
     elif not backend.xp.isdtype(tau.dtype, "real floating"):
         tau = backend.parameter(tau, A, "tau")
-    return tau, None if number else tau < 0
+    return A, tau
+
+
+def _svt_on_tape(
+    backend: ArrayBackend, options: dict[str, Any]
+) -> Callable[[Array, Array], Array]:
+    return lambda A, tau: thresholds.svt(backend.of(A, tau), A, tau, **options)
 
 
 def _svt_jvp(
@@ -605,10 +574,5 @@ def _svt_jvp(
     TypeError, ValueError
         As `svt`, and if a tangent does not fit.
     """
-
-    def svt(A: Array, tau: Array) -> Array:
-        return thresholds.svt(backend.of(A, tau), A, tau, **options)
-
-    A = backend.asarray(A, "A")
-    tau, _ = _own(backend, tau, A)
-    return tape.jvp(backend.taped, svt, (A, tau), (dA, dtau))
+    given = _given(backend, A, tau)
+    return tape.jvp(backend.taped, _svt_on_tape(backend, options), given, (dA, dtau))

@@ -20,7 +20,7 @@ from jaxlib.mlir import ir
 
 from svdinv import kernels
 from svdinv.core.operation import Operation, filled, present
-from svdinv.core.spectral_operations import Map
+from svdinv.core.spectral_operations import Map, RelativeMap
 from svdinv.kernels.rules import Array, Decompose, Plan, Tall, plan
 
 __all__ = [
@@ -75,7 +75,11 @@ def value(operation: Operation, x: Any, xp: Any) -> Any:
     """Compute an operation by a kernel, or else by its own array functions."""
     arrays = [None if t is None else Array(t.shape, t.dtype.name) for t in x]
     found = plan(operation, arrays) if is_loaded() else None
-    if isinstance(operation, Map) and found and found.m * found.n > _MOST_MAPPED:
+    if (
+        isinstance(operation, Map | RelativeMap)
+        and found
+        and found.m * found.n > _MOST_MAPPED
+    ):
         found = None
     return operation.value(x, xp) if found is None else _called(found, x, xp)
 

@@ -150,9 +150,9 @@ def _plan(operation: Operation, x: Any) -> tuple[Plan | None, bool | None]:
     if known is None:
         found = plan(operation, arrays)
         known = found, found is not None and found.supports
-        if len(_plans) >= _MOST_KEPT:
-            _plans.clear()
         if key:
+            if len(_plans) >= _MOST_KEPT:
+                _plans.clear()
             _plans[key] = known
     return known
 

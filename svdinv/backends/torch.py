@@ -196,7 +196,7 @@ class _Plain(torch.autograd.Function):
 
 def _by_kernel(operation: Operation, *x: Any) -> Any:
     """Compute the value by a kernel, unless it is to be differentiated."""
-    if forward_ad._current_level >= 0:  # which kernels do not see; they see the others
+    if forward_ad._current_level >= 0:  # of which `memory.key` may see nothing
         return None
     return by_kernel(operation, x, memory, xp)
 
@@ -256,7 +256,7 @@ class TorchBackend(Backend):
     by_kernel = staticmethod(_by_kernel)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
-        y = by_kernel(operation, x, memory, xp)  # unless one is to be differentiated
+        y = by_kernel(operation, x, memory, xp)  # None where x.requires_grad
         if y is None:
             with torch.no_grad(), without_autocast(x[0]):
                 x = tuple(t if t is None else t.detach() for t in x)

@@ -67,11 +67,13 @@ int64_t NAME(derivative_memory)(int m, int n) {
           (4 + RULE_VALUES) * n) * LANE_BYTES;
 }
 
-/* y = max(s - tau, 0), or NaN; tau is one number for each matrix, in an array. */
-static void soft_threshold(V *y, const V *s, const Array *tau, int64_t begin, int64_t end,
-                           int n) {
+/* y = max(s - tau, 0), or NaN; tau is one number for each matrix, in an array, and a
+ * multiple of the largest value if it is `relative`. */
+static void soft_threshold(V *y, const V *s, const Array *tau, int relative,
+                           int64_t begin, int64_t end, int n) {
   V t;
   load_reals(&t, tau, begin, end, 1);
+  if (relative) t *= s[0];
   I known = t == t;
   for (int i = 0; i < n; i++) {
     I kept = s[i] > t;
@@ -80,7 +82,7 @@ static void soft_threshold(V *y, const V *s, const Array *tau, int64_t begin, in
 }
 
 /* U diag(y) V^H.  Arrays: 0 U, 1 y, 2 V^H, 3 tau or none, 4 result; with tau, 1 is s and
- * y its soft threshold. */
+ * y its soft threshold; with number[0] = 1 tau is a multiple of the largest s. */
 void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   const ptrdiff_t mn = (ptrdiff_t)m * n;
@@ -91,7 +93,7 @@ void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
     load(U, n, &in[0], begin, end, m, n, task->adjoint);
     load(Vh, n, &in[2], begin, end, n, n, task->adjoint);
     load_reals(y, &in[1], begin, end, n);
-    if (in[3].data) soft_threshold(y, y, &in[3], begin, end, n);
+    if (in[3].data) soft_threshold(y, y, &in[3], task->number[0] > 0, begin, end, n);
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
     product(F, PLAIN(U, n), PLAIN(Vh, n), m, n, n);
@@ -113,8 +115,7 @@ int64_t NAME(spectral_memory)(int m, int n) {
 }
 
 /* U diag(y) V^H of A = U diag(s) V^H, whose factors stay in the caches.
- * Arrays: 0 A, 1 tau or none, 2 result; y is 1 without tau.  With number[0] = 1 tau is a
- * multiple of the largest singular value. */
+ * Arrays: 0 A, 1 tau or none, 2 result; y is 1 without tau.  Numbers as for `map`. */
 void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   const int64_t nn = PARTS * (int64_t)n * n, mn = PARTS * (int64_t)m * n;
@@ -131,20 +132,13 @@ void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
                   {U, mn, m * PARTS, PARTS},
                   {Vh, nn, n * PARTS, PARTS}}};
     NAME(svd)(&decomposition, 0, count, work);
-    T given[LANES * GROUPS];
-    Array levels = {0};
-    if (tau.data) {
-      for (int64_t b = 0; b < count; b++) {
-        const T level = tau.data[(begin + b) * tau.matrix];
-        given[b] = task->number[0] > 0 ? level * s[b * n] : level;
-      }
-      levels = (Array){given, 1, 0, 1};
-    } else
-      for (int64_t i = 0; i < count * n; i++) s[i] = 1;
+    Array level = tau;
+    if (tau.data) level.data += begin * tau.matrix;
+    else for (int64_t i = 0; i < count * n; i++) s[i] = 1;
     const Task map = {
-        .m = m, .n = n,
+        .m = m, .n = n, .number = {task->number[0]},
         .array = {{U, mn, PARTS, m * PARTS}, {s, n, 0, 1}, {Vh, nn, n * PARTS, PARTS},
-                  levels,
+                  level,
                   {out.data + begin * out.matrix, out.matrix, out.row, out.column}}};
     NAME(map)(&map, 0, count, after);
   }
@@ -217,7 +211,7 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
       if (in[4].data) load_reals(y, &in[4], begin, end, n);
       step_differences(minus, plus, phi, s, y, m == n, n);
     } else {
-      soft_threshold(y, s, &in[4], begin, end, n);
+      soft_threshold(y, s, &in[4], 0, begin, end, n);
       soft_differences(minus, plus, phi, s, y, n);
     }
     V dtau = {0}, gtau = {0};

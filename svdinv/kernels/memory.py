@@ -52,7 +52,7 @@ class Memory(Hashable, Protocol):
     largest_alone: int
 
     def own(self, operation: Operation) -> Callable[..., Any] | None:
-        """Return the framework's function that is all there is to an operation.
+        """Return the framework's own function, where the operation is nothing else.
 
         It is called as `_Prepared` is.
         """
@@ -228,9 +228,9 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
         if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
             found = found if found.m * found.n <= memory.largest_alone else None
         prepared = _Prepared(found, x, memory) if found else memory.own(operation)
-        if len(_prepared) >= _MOST_PREPARED:
-            _prepared.clear()
         if kept:
+            if len(_prepared) >= _MOST_PREPARED:
+                _prepared.clear()
             _prepared[key] = prepared
     return prepared and prepared(x, memory, xp)
 

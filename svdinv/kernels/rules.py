@@ -39,7 +39,14 @@ from svdinv.core.namespace import cast
 from svdinv.core.operation import Operation
 from svdinv.core.product_operations import Product
 from svdinv.core.spectral import SVDFactors
-from svdinv.core.spectral_operations import Apply, Factorise, Map, Pull, Push
+from svdinv.core.spectral_operations import (
+    Apply,
+    Factorise,
+    Map,
+    Pull,
+    Push,
+    RelativeMap,
+)
 from svdinv.core.svd_operations import SVD, Pullback
 from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import DOUBLE_EPS, SINGLE_EPS, neighbour_rtol
@@ -218,7 +225,7 @@ class Tall(Operation):
 
 
 def may_be_kept(operation: Operation) -> bool:
-    """Whether an operation may be the key of a cache.
+    """Whether an operation may be the key of a dictionary.
 
     A user's function may have no hash, and may hold what is not to be kept.
     """
@@ -278,7 +285,7 @@ def _same(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     )
 
 
-def _map(operation: Map, x: Any) -> Plan | None:
+def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
     A, tau, *_ = x
     if operation.kind is not SVDFactors:
         return None
@@ -287,7 +294,10 @@ def _map(operation: Map, x: Any) -> Plan | None:
     result = (Result(4, "mn"),)
     if knows(operation.function, A, tau):
         operands = left, Operand(1, 3, 1), right, Operand(3, 1, 1)
-        return _plan("map", A.shape, A.dtype, operands, result)
+        numbers = float(isinstance(operation, RelativeMap)), 0.0
+        return _plan("map", A.shape, A.dtype, operands, result, numbers=numbers)
+    if isinstance(operation, RelativeMap):
+        return None
 
     def values(x: Any, xp: Any) -> Any:
         S = x[3]
@@ -427,7 +437,7 @@ def _hermitian(operation: HermitianMap | HermitianDerivative, x: Any) -> Plan | 
         return None
     shape, dtype, result = x[V].shape, x[V].dtype, (Result(3, "nn"),)
     cotangent = (Operand(2, 2),) if derivative else ()
-    code = _CODES.get(operation.function)
+    code = _CODES.get(operation.function) if may_be_kept(operation) else None
     if code is not None:
         exponent = () if x[1] is None else (Operand(4, 1, 0),)
         operands = (Operand(0, V), Operand(1, w, 1), *cotangent, *exponent)
@@ -548,6 +558,7 @@ _STEPS = _ONES, ProperRotation()
 RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Decompose: _decompose,
     Map: _map,
+    RelativeMap: _map,
     Push: _derivative,
     Pull: _derivative,
     Pullback: _pullback,

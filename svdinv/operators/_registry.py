@@ -172,7 +172,7 @@ def bind(
 
     They have the signatures and docstrings that they are defined with, but for the
     backend: `backend`, or what it returns for the arguments of a call. They run inside
-    the context, if any, that `context` returns for the first of these.
+    the context, if any, that `context` returns for these arguments.
     """
     return {
         name: _bound(name, function, backend, module, context)
@@ -194,7 +194,7 @@ def _bound(
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        inside = None if context is None else context(*args[:1])
+        inside = context and context(*args, *options.values())
         if inside is None:
             return run(*args, **options)
         with inside:

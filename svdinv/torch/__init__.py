@@ -34,11 +34,12 @@ __all__ = ["Jacobian", "jacobian_svd", "nn", "svd", *sorted(_OPERATORS)]
 _backend = _TorchBackend()
 
 
-def _full_precision(A: _Any = None) -> _AbstractContextManager[_Any] | None:
+def _full_precision(*arguments: _Any) -> _AbstractContextManager[_Any] | None:
     """Keep autocast from running an operator's products in half precision."""
     if not _torch._C._is_any_autocast_enabled():
         return None
-    return _without_autocast(A) if isinstance(A, _torch.Tensor) else None
+    tensors = (x for x in arguments if isinstance(x, _torch.Tensor))
+    return next((_without_autocast(x) for x in tensors), None)
 
 
 globals().update(_bind(_backend, __name__, context=_full_precision))

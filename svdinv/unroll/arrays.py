@@ -12,6 +12,7 @@ import array_api_compat as compat
 import numpy as np
 
 from svdinv.backends.arrays import for_namespace
+from svdinv.backends.tape import untraced
 from svdinv.core.namespace import (
     Array,
     Namespace,
@@ -72,8 +73,10 @@ def operators(x: Array) -> Any:
     """Return the low-rank operators for `x`: the module of its framework.
 
     `svdinv.torch`, `svdinv.tf`, `svdinv.jax`, `svdinv.numpy` or `svdinv.cupy`; for
-    another array-API library the same functions without derivatives.
+    another array-API library the same functions without derivatives. `x` may be on a
+    tape of `svdinv.numpy.vjp`.
     """
+    x = untraced(x)
     if is_tensorflow(x):
         return import_module("svdinv.tf")
     for known, face in _FACES:
@@ -83,10 +86,7 @@ def operators(x: Array) -> Any:
 
 
 def backend(x: Array) -> Any:
-    """Return the backend that makes calls of operations differentiable for `x`.
-
-    `x` may be on a tape of `svdinv.numpy.vjp`.
-    """
+    """Return the backend that makes calls of operations differentiable for `x`."""
     return operators(x)._backend
 
 
