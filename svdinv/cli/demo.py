@@ -143,7 +143,9 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     return demonstrate(
-        config.quick() if arguments.quick else config, pretrained.load("colour")
+        config.quick() if arguments.quick else config,
+        pretrained.load("colour"),
+        pretrained.load("colour-groups"),
     )
 
 

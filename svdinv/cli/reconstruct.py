@@ -251,12 +251,14 @@ def _prepared(
     best = task.weights_for(problem)
     own = best if best in pretrained.names() else task.kind
     weights = arguments.weights or own
-    ready = weights in pretrained.names() and task.suits_networks(problem)
-    if arguments.weights or ready:
+    if arguments.weights or weights in pretrained.names():
         with naming("--weights"):
             network = opened(weights)
-        check_network(network, task, source, problem)
-    elif arguments.ensemble:
+        if arguments.weights or task.suits_network(problem, network.recipe):
+            check_network(network, task, source, problem)
+        else:
+            network = None
+    if network is None and arguments.ensemble:
         raise ValueError(
             "argument --ensemble: does not apply, as no weights in svdinv are for this"
         )

@@ -78,10 +78,11 @@ class DemoConfig:
         )
 
 
-def run(config: DemoConfig, network: Network) -> int:
+def run(config: DemoConfig, network: Network, groups: Network | None = None) -> int:
     """Run the demonstration, and print what it finds.
 
-    The network was trained on colour images at many sampling rates. Gives the exit
+    The network was trained on colour images at many sampling rates; `groups` is one
+    with low rank of groups of patches behind it, which takes longer. Gives the exit
     code: 0, or 1 if the training through svdinv broke down.
     """
     began = time.monotonic()
@@ -105,6 +106,8 @@ def run(config: DemoConfig, network: Network) -> int:
         table.add("biharmonic inpainting", biharmonic)
     table.add("unrolled network", _ensemble(network))
     table.conclude()
+    if groups is not None:
+        table.add("low rank of groups behind it", partial(apply, groups, Colour()))
     _save(config, table)
     print(f"Picture: {config.output / PANEL} ({time.monotonic() - began:.0f} s)")
     if not config.steps:

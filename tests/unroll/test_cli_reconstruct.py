@@ -249,14 +249,14 @@ def test_the_start_of_a_network_may_be_written(scan, tmp_path, capsys):
 
 
 def test_noise_alone_is_taken_out(picture, tmp_path, capsys):
-    """No network fills in what is not missing."""
     assert run(picture, "--noise", "0.1", "--output", tmp_path / "out.png") == 0
     printed = capsys.readouterr().out
     table = rows(printed)
     assert "rate 1, noise 0.1" in printed
-    assert list(table) == ["zero-filled", NAME]
+    assert list(table) == ["zero-filled", "network"]
+    assert "Its weights: denoise." in printed
     found = decibels(tmp_path / "out.png", picture)
-    assert found == pytest.approx(table[NAME][0], abs=0.1)
+    assert found == pytest.approx(table["network"][0], abs=0.1)
     assert found > table["zero-filled"][0] + 3
 
 
@@ -267,13 +267,16 @@ def test_a_picture_that_has_noise(picture, small_weights, tmp_path, capsys):
     noisy = tmp_path / "noisy.png"
     Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(noisy)
     options = (noisy, "--no-truth", "--output", tmp_path / "out.png")
-    for words in ((), ("--weights", small_weights / "colour.safetensors")):
+    # No network for gaps takes noise out.
+    colour = ("--weights", small_weights / "colour.safetensors")
+    for words, name in (((), "network"), (colour, NAME)):
         assert run(*options, *words) == 0
         printed = capsys.readouterr().out
         assert "PSNR" not in printed
-        assert f"The image is that of the method: {NAME}.\n" in printed
-        told = re.search(r"  noise ([\d.]+)\n", printed)
-        assert float(told[1]) == pytest.approx(25 / 255, rel=0.1)
+        assert f"The image is that of the method: {name}" in printed
+        if name == NAME:
+            told = re.search(r"  noise ([\d.]+)\n", printed)
+            assert float(told[1]) == pytest.approx(25 / 255, rel=0.1)
         assert decibels(tmp_path / "out.png", picture) > decibels(noisy, picture) + 3
 
 
@@ -310,6 +313,9 @@ def test_bad_arguments_end_in_one_line(
     np.save(tmp_path / "mask.npy", np.ones((5, 5)))
     (tmp_path / "damaged.png").write_bytes(b"no picture")
     (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
+    grey = tmp_path / "grey.png"
+    with Image.open(picture) as clean:
+        clean.convert("L").save(grey)
     for arguments, complaint in (
         (["no-such.png"], "no-such.png"),
         ([tmp_path / "damaged.png"], "damaged.png"),
@@ -346,8 +352,8 @@ def test_bad_arguments_end_in_one_line(
         ([picture, "--device", "abacus"], "abacus"),
         ([picture, "--method", "abacus"], "--method: must be one of zero-filled, svt"),
         ([scan, "--method", "biharmonic"], "l+s, local-low-rank, network for"),
-        ([picture, "--noise", "0.1", "--method", "network"], "--method: must be one"),
-        ([picture, "--noise", "0.1", "--ensemble"], "--ensemble: does not apply"),
+        ([grey, "--no-truth", "--method", "network"], "--method: must be one"),
+        ([grey, "--no-truth", "--ensemble"], "--ensemble: does not apply"),
         (["walnut-1", "--crop", "64"], "--crop: does not apply: walnut-1 is one of"),
         ([picture, "--method", "biharmonic", "--ensemble"], "--ensemble: does not"),
         ([picture, "--output", picture], "would replace"),
@@ -375,8 +381,8 @@ def test_several_inputs(picture, scan, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.index("cup: 48x64") < printed.index("scan: 3 frames")
     assert sorted(p.name for p in out.iterdir()) == [
-        "cup-non-local-low-rank-panel.png",
-        "cup-non-local-low-rank.png",
+        "cup-network-panel.png",
+        "cup-network.png",
         "scan-network-animation.gif",
         "scan-network-panel.png",
         "scan-network.npz",

@@ -30,8 +30,9 @@ def test_quick_demonstration_from_end_to_end(tmp_path, capsys):
     assert main(["demo", "--quick", "--output", str(output), "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     rows = _rows(printed)
-    zero, svt, biharmonic, network, tuned = rows.values()
+    zero, svt, biharmonic, network, groups, tuned = rows.values()
     assert zero[0] < svt[0] < biharmonic[0] < network[0] - 2
+    assert groups[0] > network[0] + 1
     assert abs(tuned[0] - network[0]) < 1  # few steps change little
     assert all(0 < similarity <= 1 for _, similarity in rows.values())
     assert "torch.linalg.svd" in printed

@@ -12,6 +12,7 @@ import torch
 
 import svdinv.unroll.networks.non_local as module
 from svdinv.unroll import manual
+from svdinv.unroll.algorithms.non_local import denoise_non_local, noise_deviation
 from svdinv.unroll.networks import TLR, NonLocal, Refined
 from svdinv.unroll.networks.weights import shapes
 from svdinv.unroll.operators import MRI
@@ -23,6 +24,7 @@ RECIPE = NonLocal(
     rounds=2, steps=2, patch=3, stride=2, count=9, reach=4, first=0.1, last=0.05
 )
 NOISY = replace(RECIPE, exact=False, rounds=1)
+ALONE = replace(NOISY, alone=True)
 
 
 def problem(*shape, dtype=torch.float64, seed=0):
@@ -42,11 +44,11 @@ def network(recipe, dtype=torch.float64):
     return net
 
 
-@pytest.mark.parametrize("recipe", [replace(RECIPE, rounds=1), NOISY])
+@pytest.mark.parametrize("recipe", [replace(RECIPE, rounds=1), NOISY, ALONE])
 def test_formula(recipe):
     """Group by group, with `torch.linalg.svd` and the groups of the prior."""
     net = network(recipe)
-    truth, mask = problem(1, 3, 11, 10)
+    truth, mask = problem(1, 3, 17, 16)
     y = truth * mask
     cell = net.cells[0]
 
@@ -57,22 +59,36 @@ def test_formula(recipe):
     groups = Groups(x, patch=3, stride=2, count=9, reach=4)
     first, known = groups.cut(x), groups.cut(mask[0].double())
     contrast = (first - first.mean(-2, keepdim=True)).square().mean((-2, -1))
+    values = torch.linalg.svdvals(first - first.mean(-2, keepdim=True)) ** 2
+    fourth = values.square().sum(-1) / first[0].numel() ** 2
+    spread = ((contrast**2 + 1e-12) / (fourth + 1e-12)).log()
     noise = -0.5 * (1 / (contrast + 1e-6)).mean().log() + 4.5
-    facts = (
-        (known.mean((-2, -1)) + 0.02).log() + 1.2,
-        0.5 * (contrast + 1e-6).log() + 3,
-        noise.expand(len(contrast)),
-    )
+    if recipe.alone:
+        noise = y.new_tensor(math.log(noise_deviation(y[0].numpy())) + 4.5)
+    density = (known.mean((-2, -1)) + 0.02).log() + 1.2
+    first = ("spread", spread - 1) if recipe.alone else ("density", density)
+    facts = {
+        first[0]: first[1],
+        "contrast": 0.5 * (contrast + 1e-6).log() + 3,
+        "noise": noise.expand(len(contrast)),
+    }
     way = torch.linspace(0, 1, 9, dtype=torch.float64)
     for step in range(2):
-        power = torch.stack([number(step, f"tau_{k}") for k in range(9)])
-        for name, fact in zip(("density", "contrast", "noise"), facts, strict=True):
-            own = number(step, name) + number(step, f"{name}_tilt") * way
+        count = 1 if recipe.alone else 9
+        power = torch.stack([number(step, f"tau_{k}") for k in range(count)])
+        for name, fact in facts.items():
+            own = number(step, name)
+            if not recipe.alone:
+                own = own + number(step, f"{name}_tilt") * way
             power = power + fact[:, None] * own
         G = groups.cut(x + u)
         mean = G.mean(-2, keepdim=True)
         U, S, Vh = torch.linalg.svd(G - mean, full_matrices=False)
-        kept = U @ torch.diag_embed((S - power.exp()).clamp_min(0)) @ Vh
+        if recipe.alone:
+            S = power.exp() * log_sum(S / power.exp(), 0.25, 0.002)
+        else:
+            S = (S - power.exp()).clamp_min(0)
+        kept = U @ torch.diag_embed(S) @ Vh
         rank = kept.square().mean((-2, -1), keepdim=True) + 1e-6
         lost = (G - mean - kept).square().mean(-1, keepdim=True) + 1e-6
         weight = rank ** -number(step, "kept_power") * lost ** -number(
@@ -82,21 +98,45 @@ def test_formula(recipe):
         z = groups.join(weight * (kept + mean)) / groups.join(weight.expand_as(G))
         z = z + number(step, "push") * (z - x)
         rest = mask[0] * (y[0] - z)
+        if recipe.alone and step == 1:
+            x = z
+            break
         if not recipe.exact:
             power = number(step, "trust") + number(step, "trust_noise") * noise
             rest = power.sigmoid() * rest
         x = z + rest
-        if step == 0:
+        if step == 0 and not recipe.alone:
             u = number(step, "gain") * rest
     found = net(y, mask)[0]
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-10)
     assert (found - y[0]).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, NOISY])
+def log_sum(s, tau, epsilon):
+    """The larger root of the derivative of the objective, where that is less."""
+    root = ((s + epsilon) ** 2 - 4 * tau).clamp_min(0).sqrt()
+    y = ((s - epsilon + root) / 2).clamp_min(0)
+    less = tau * torch.log1p(y / epsilon) + (s - y) ** 2 / 2 < s**2 / 2
+    return torch.where(less, y, 0.0)
+
+
+def test_noise_alone_begins_as_the_algorithm():
+    generator = torch.Generator().manual_seed(4)
+    truth = torch.linspace(0, 1, 48)[:, None] * torch.ones(1, 3, 48, 48)
+    truth = torch.where(torch.arange(48) // 6 % 2 == 0, truth, 1 - truth)
+    y = truth + 0.1 * torch.randn(truth.shape, generator=generator)
+    net = Network(NonLocal(exact=False, alone=True, rounds=4, steps=1, stride=3))
+    found = net(y, torch.ones_like(y) > 0).detach()[0].numpy()
+    other = denoise_non_local(y[0].numpy())
+    errors = [np.sqrt(np.mean((x - truth[0].numpy()) ** 2)) for x in (found, other)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.15)
+    assert errors[0] < 0.03
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, NOISY, ALONE])
 def test_gradient_is_that_of_finite_differences(recipe):
     net = network(recipe)
-    truth, mask = problem(1, 3, 9, 8)
+    truth, mask = problem(1, 3, 17, 16)
 
     def loss():
         return (net(truth * mask, mask) - truth).square().sum()
@@ -117,11 +157,11 @@ def test_gradient_is_that_of_finite_differences(recipe):
     assert float(slope) == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, NOISY])
+@pytest.mark.parametrize("recipe", [RECIPE, NOISY, ALONE])
 def test_solver_of_numpy_finds_the_same_image_and_gradient(recipe, tmp_path):
     net = network(recipe, torch.float32)
     save(net, tmp_path / "net.safetensors")
-    truth, mask = problem(2, 3, 12, 11, dtype=torch.float32)
+    truth, mask = problem(2, 3, 17, 16, dtype=torch.float32)
     y = truth * mask
     solver = manual.load(tmp_path / "net.safetensors")
     image = net(y, mask)
@@ -238,6 +278,7 @@ def test_wrong_input_is_refused():
         ({"count": 0}, "count must be an integer of at least 1"),
         ({"first": 0.0}, "first must be positive"),
         ({"cells": 2}, "cells must be 0 or 1, got 2"),
+        ({"alone": True}, "alone needs exact=False and no network"),
         ({"network": TLR(channels=1)}, "with 3 channels"),
     ],
 )

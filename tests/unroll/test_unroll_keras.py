@@ -49,24 +49,22 @@ SCRIPT = Path(__file__).with_name("unroll_keras_checks.py")
 
 SMALL = {"cells": 2, "features": 4}
 
+GROUPS = {"rounds": 1, "steps": 2, "patch": 2, "stride": 2, "count": 5, "reach": 2}
+
 CASES = {
     "TLR, fill": TLR(**SMALL, start="fill", side="mask", bypass_maps=1),
     "TLR, folded": TLR(
         **SMALL, fold=2, side="samples", slope=0.1, first_weights="residual"
     ),
     "TLR, refined": Refined(network=TLR(cells=1, features=4), features=(4, 5)),
+    "NonLocal, noise alone": NonLocal(**GROUPS, exact=False, alone=True),
     "NonLocal": NonLocal(
         rounds=2, steps=2, patch=3, stride=2, count=6, reach=3, first=0.1, last=0.05
     ),
     "NonLocal, noise, refined": NonLocal(
         network=Refined(network=TLR(cells=1, features=4), features=(4, 5)),
-        rounds=1,
-        steps=2,
-        patch=2,
-        stride=2,
-        count=5,
-        reach=2,
         exact=False,
+        **GROUPS,
     ),
     "SLR": SLR(**SMALL, sparsity=0.01),
     "LS, coils": LS(**SMALL),
@@ -106,7 +104,9 @@ def gauss(rng, *shape):
 def problem(name, seed=0):
     rng = np.random.default_rng(seed)
     if "T" not in CASES[name].axes:
-        truth = rng.random((2, 3, 7, 6)).astype(np.float32)
+        # Noise is told from some hundred patches.
+        size = (17, 16) if "alone" in name else (7, 6)
+        truth = rng.random((2, 3, *size)).astype(np.float32)
         mask = rng.random(truth.shape) < 0.5
         return {"truth": truth, "y": mask * truth, "mask": mask}
     truth = gauss(rng, 2, 3, 6, 5)

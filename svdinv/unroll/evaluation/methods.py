@@ -195,7 +195,8 @@ def method_named(
     usual = names[-1]
     if network is not None:
         names += [*start(network), NAMES[False]]
-        usual = NAMES[False] if task.suits_networks(problem) else usual
+        suits = task.suits_network(problem, network.recipe)
+        usual = NAMES[False] if suits else usual
     slugs = {slug(each): each for each in names}
     asked = slug(usual if name is None else name)
     if asked not in slugs:

@@ -15,8 +15,14 @@ Learned are the thresholds, each for its singular value and as a power of what a
 tells: the part of its values that is measured, its contrast, and the least contrast of
 the groups of the image, which is that of the noise; the weights of a patch, as powers
 of its group's contrast after the threshold and of what the threshold took from it; and
-p, w, k and g. No gradient goes through which patches are a group's: the positions are
-whole numbers.
+p, w, k and g.
+
+Of white noise alone, of images of which all values are known, the penalty of a group is
+that of `svdinv.unroll.algorithms.non_local.denoise_non_local` (WNNM, Gu, Zhang, Zuo &
+Feng, CVPR 2014), with one threshold for all singular values. In the place of the part
+that is measured a group tells over how many singular values it is spread, and the noise
+is what `noise_deviation` finds in the data. There is no u, and the last image is z. No
+gradient goes through which patches are a group's: the positions are whole numbers.
 """
 
 from __future__ import annotations
@@ -26,6 +32,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from svdinv.backends.tape import untraced
 from svdinv.unroll.arrays import (
@@ -38,6 +46,7 @@ from svdinv.unroll.arrays import (
     like,
     namespace,
     on_device,
+    operators,
     real,
     sizes,
     times,
@@ -70,10 +79,13 @@ _VALUES = 2**21  # of groups at a time
 _LEAST = 1e-6  # mean square below which a group counts as flat
 _LEAST_DENSITY = 0.02
 # About the means over photographs: where a threshold is as its first value says.
-_DENSITY, _CONTRAST, _NOISE = -1.2, -3.0, -4.5
-_POWERS = ("density", "contrast", "noise")
+_DENSITY, _CONTRAST, _SPREAD, _NOISE = -1.2, -3.0, 1.0, -4.5
 _FIRST = {"push": 0.1, "keep": 1.0, "gain": 0.5}
 _TRUST = {"trust": 4.0, "trust_noise": -1.5}
+# Of noise alone, as `denoise_non_local` begins: what is fed back, and the threshold of
+# the first step and of the others in units of the largest singular value of the noise.
+_FED_BACK, _ALONE, _LEFT = -2.2, 0.5, 0.14
+_EPSILON, _QUIET = 0.002, 1e-4
 
 
 @register
@@ -103,9 +115,12 @@ class NonLocal(Recipe):
     exact : bool
         Whether the data have no noise: w is 1 at the top of this module. Otherwise it
         is learned, and falls with the noise of the image.
+    alone : bool
+        Whether there is white noise alone, and all values are known: not with `exact`,
+        nor behind a network.
     first, last : float
         Deviations of noise that the first values of the thresholds take away, in the
-        first and the last step, of images in [0, 1].
+        first and the last step, of images in [0, 1]; not used with `alone`.
     """
 
     cells: int = 0
@@ -118,6 +133,7 @@ class NonLocal(Recipe):
     count: int = 64
     reach: int = 10
     exact: bool = True
+    alone: bool = False
     first: float = 0.03
     last: float = 0.006
 
@@ -137,6 +153,8 @@ class NonLocal(Recipe):
             raise ValueError(
                 f"stride must be at most patch, {self.patch}, got {self.stride}"
             )
+        if self.alone and (self.exact or network is not None):
+            raise ValueError("alone needs exact=False and no network")
         for name in ("first", "last"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -191,19 +209,24 @@ class NonLocal(Recipe):
         xp = namespace(x)
         density = _density(problem.A, x, xp)
         u = xp.zeros_like(x)
+        known = None
         for step in range(self.rounds * self.steps):
             own = Part(layers, _label(step))
             if step % self.steps == 0:
                 index = self._found(x, xp)
-                told, noise = self._told(x, density, index, xp)
+                if self.alone and known is None:
+                    known = _deviation(x)
+                told, noise = self._told(x, density, index, known, xp)
             z = self._low_rank(x + u, told, index, own, xp)
             z = z + times(own.push, z - x, xp)
+            if self.alone and step == self.rounds * self.steps - 1:
+                return z
             rest = problem.A.adjoint(problem.y - problem.A.forward(z))
             if not self.exact:
                 trust = fraction(own.trust + own.trust_noise * noise, xp)
                 rest = times(trust[:, None, None, None], rest, xp)
             x = z + rest
-            if step < self.rounds * self.steps - 1:
+            if not self.alone and step < self.rounds * self.steps - 1:
                 u = times(own.keep, u, xp) + times(own.gain, rest, xp)
         return x
 
@@ -211,12 +234,21 @@ class NonLocal(Recipe):
         """Name what is learned in a step, with the first values."""
         size = self.channels * self.patch**2
         values, total = min(size, self.count), self.rounds * self.steps
+        if self.alone:
+            noise = math.sqrt(size) + math.sqrt(self.count)
+            factor = _LEFT if step else _ALONE
+            numbers = {"tau_0": math.log(factor * noise) + _NOISE}
+            numbers |= dict.fromkeys((*self._powers, "kept_power", "taken_power"), 0.0)
+            numbers |= {"noise": 1.0, "push": 0.0}
+            if step < total - 1:
+                numbers |= {"trust": _FED_BACK, "trust_noise": 0.0}
+            return numbers
         way = step / max(1, total - 1)
         deviation = self.first * (self.last / self.first) ** way
         largest = deviation * (math.sqrt(size) + math.sqrt(self.count))
         shape = [0.35 + 0.65 * k / max(1, values - 1) for k in range(values)]
         numbers = {f"tau_{k}": math.log(largest * shape[k]) for k in range(values)}
-        for name in _POWERS:
+        for name in self._powers:
             numbers |= {name: 0.0, f"{name}_tilt": 0.0}
         numbers |= {"kept_power": 0.0, "taken_power": 0.0} | _FIRST
         if not self.exact:
@@ -267,42 +299,52 @@ class NonLocal(Recipe):
             yield xp.reshape(gathered(rows, chosen), (-1, count, size)), chosen
 
     def _told(
-        self, x: Array, density: Array, index: Array, xp: Namespace
+        self, x: Array, density: Array, index: Array, quiet: Any, xp: Namespace
     ) -> tuple[Array, Array]:
-        """Return what groups tell, (B groups, 3), and the noise of images, (B,)."""
-        squares, known = [], []
+        """Return what groups tell, (B groups, 3), and the noise of images, (B,).
+
+        The latter is `quiet`, unless that is None.
+        """
+        squares, first = [], []
         for part, _ in self._parts(patches_of(x, self.patch), index, xp):
             rest = part - xp.mean(part, axis=-2, keepdims=True)
             squares.append(xp.mean(_squares(rest, xp), axis=(-2, -1)))
-        share = xp.mean(patches_of(density, self.patch), axis=-1, keepdims=True)
-        for part, _ in self._parts(share, index, xp):
-            known.append(xp.mean(part, axis=(-2, -1)))
-        square, part = xp.concat(squares, axis=0), xp.concat(known, axis=0)
+            if self.alone:
+                first.append(_spread(rest, squares[-1], xp) - _SPREAD)
+        if not self.alone:
+            share = xp.mean(patches_of(density, self.patch), axis=-1, keepdims=True)
+            for part, _ in self._parts(share, index, xp):
+                known = xp.mean(part, axis=(-2, -1))
+                first.append(xp.log(known + _LEAST_DENSITY) - _DENSITY)
+        square = xp.concat(squares, axis=0)
         B, groups = sizes(index, xp)[:2]
         each = xp.reshape(square, (B, groups))
         # The harmonic mean goes by the least: flat groups, which hold noise alone.
         least = -xp.log(xp.mean(1 / (each + _LEAST), axis=-1)) / 2 - _NOISE
+        least = least if quiet is None else quiet
         noise = xp.reshape(least[:, None] + xp.zeros_like(each), (-1,))
-        told = [
-            xp.log(part + _LEAST_DENSITY) - _DENSITY,
-            xp.log(square + _LEAST) / 2 - _CONTRAST,
-            noise,
-        ]
+        contrast = xp.log(square + _LEAST) / 2 - _CONTRAST
+        told = [xp.concat(first, axis=0), contrast, noise]
         return xp.stack(told, axis=-1), least
+
+    @property
+    def _powers(self) -> tuple[str, ...]:
+        return ("spread" if self.alone else "density", "contrast", "noise")
 
     def _low_rank(
         self, x: Array, told: Array, index: Array, own: Any, xp: Namespace
     ) -> Array:
         """Threshold the groups, and take the weighted mean of their patches."""
         values = min(index.shape[-1], self.channels * self.patch**2)
+        values = 1 if self.alone else values
         numbers = xp.stack([getattr(own, f"tau_{k}") for k in range(values)])
         log_tau = cast_like(numbers, told, xp)
         way = count_up(values, log_tau, xp) / max(1, values - 1)
+        tilts = [0.0 if self.alone else getattr(own, f"{n}_tilt") for n in self._powers]
         powers = xp.stack(
             [
-                like(getattr(own, n), told, xp)
-                + like(getattr(own, f"{n}_tilt"), told, xp) * way
-                for n in _POWERS
+                like(getattr(own, n), told, xp) + times(tilt, way, xp)
+                for n, tilt in zip(self._powers, tilts, strict=True)
             ]
         )
         one = xp.sum(xp.zeros_like(way)) + 1
@@ -316,7 +358,13 @@ class NonLocal(Recipe):
             tau = xp.exp(log_tau + facts @ powers)
             mean = xp.mean(part, axis=-2, keepdims=True)
             centred = part - mean
-            kept = own.svt(centred, tau, one)
+            if self.alone:
+                # Without units, as no gradient goes through the penalty's epsilon.
+                unit, prox = tau[:, :, None], operators(part).log_sum_threshold
+                kept = prox(times(1 / unit, centred, xp), 0.25, _EPSILON)
+                kept = times(unit, kept, xp)
+            else:
+                kept = own.svt(centred, tau, one)
             size, lost = part.shape[-1], centred - kept
             contrast = xp.mean(_squares(kept, xp), axis=(-2, -1), keepdims=True)
             taken = xp.mean(_squares(lost, xp), axis=-1, keepdims=True)
@@ -339,6 +387,32 @@ def _label(step: int) -> str:
 
 def _squares(x: Array, xp: Namespace) -> Array:
     return xp.abs(x) ** 2 if is_complex(x, xp) else x * x
+
+
+def _spread(groups: Array, square: Array, xp: Namespace) -> Array:
+    """Logarithm of ``(sum s^2)^2 / sum s^4`` of groups, from 0 for rank 1; of flat 0.
+
+    `square` is the mean square of each group.
+    """
+    rows, columns = groups.shape[-2:]
+    other = xp.matrix_transpose(xp.conj(groups) if is_complex(groups, xp) else groups)
+    gram = groups @ other if rows < columns else other @ groups
+    fourth = xp.sum(_squares(gram, xp), axis=(-2, -1)) / (rows * columns) ** 2
+    return xp.log((square * square + _LEAST**2) / (fourth + _LEAST**2))
+
+
+def _deviation(x: Array) -> Array:
+    """Return the logarithm of the noise of images (B, C, H, W), less `_NOISE`."""
+    from svdinv.unroll.algorithms.non_local import noise_deviation
+
+    guide = untraced(backend(x).stop_gradient(x))
+    found = on_host(
+        lambda x: np.reshape(noise_deviation(x), (1,)), guide, x.shape[1:], (1,)
+    )
+    xp = namespace(found)
+    found = real(found, xp)
+    found = xp.where(found > _QUIET, found, xp.zeros_like(found) + _QUIET)
+    return xp.log(found[:, 0]) - _NOISE
 
 
 def _density(A: Operator, x: Array, xp: Namespace) -> Array:

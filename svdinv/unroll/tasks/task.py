@@ -401,8 +401,8 @@ class Task:
         """Return whether a classical method is too slow to run unless asked for."""
         return False
 
-    def suits_networks(self, problem: Problem) -> bool:
-        """Return whether networks of this task are trained for such a problem."""
+    def suits_network(self, problem: Problem, recipe: Any) -> bool:
+        """Return whether a network of this task is meant for such a problem."""
         return True
 
     def weights_for(self, problem: Problem) -> str:

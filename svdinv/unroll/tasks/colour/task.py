@@ -327,19 +327,28 @@ class Colour(Task):
         """Return whether a method applies; without gaps there is nothing to fill."""
         if method == non_local.NAME:
             return non_local.applies(problem)
-        return method == _FIRST or self.suits_networks(problem)
+        return method == _FIRST or _has_gaps(problem)
 
     def slow(self, method: str, problem: Problem) -> bool:
         return method == non_local.NAME and non_local.slow(problem)
 
-    def suits_networks(self, problem: Problem) -> bool:
-        """Return whether some values are missing."""
-        return not _mask(problem).all()
+    def suits_network(self, problem: Problem, recipe: Any) -> bool:
+        """Return whether values are missing, or there is noise that it may take out.
+
+        Noise that all channels share is none that a network has seen, and of very small
+        pictures it cannot tell it.
+        """
+        exact = getattr(recipe, "exact", True)
+        if _has_gaps(problem) or exact:
+            return bool(_has_gaps(problem) and exact)
+        large = min(problem.y.shape[-2:]) >= _SMALLEST
+        return large and self.without_repeats(problem) is problem
 
     def weights_for(self, problem: Problem) -> str:
-        """Name those with low rank of groups, but for pictures that take long."""
-        alone = math.prod(problem.y.shape[-2:]) <= _GROUPED
-        return "colour-groups" if alone else self.kind
+        """Name those for noise alone, or for gaps, but for pictures that take long."""
+        if math.prod(problem.y.shape[-2:]) > _GROUPED:
+            return self.kind
+        return "colour-groups" if _has_gaps(problem) else "denoise"
 
     def options_without_truth(self, options: Any) -> Any:
         """Sample all of a noisy picture, unless a rate or a mask is given."""
@@ -459,6 +468,10 @@ def _mask(problem: Problem) -> Any:
     if mask is None:
         raise TypeError(f"colours are sampled by a mask, not by {problem.A!r}")
     return mask
+
+
+def _has_gaps(problem: Problem) -> bool:
+    return not _mask(problem).all()
 
 
 def zero_filled(problem: Problem) -> Reconstruction:
