@@ -208,7 +208,8 @@ def eigh_generalized(
     -----
     At repeated eigenvalues the gradient is exact for losses in V f(w) V^H with any
     function f, as density matrices are, and any penalty on w. Where B is singular, its
-    null space counts as eigenvectors of eigenvalue 0 with V = 0.
+    null space counts as eigenvectors of eigenvalue 0 with V = 0. Second derivatives are
+    those of `eigh`, exact for distinct eigenvalues.
     """
 
 def expm(A: ArrayLike) -> NDArray[Any]:

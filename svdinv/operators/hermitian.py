@@ -36,6 +36,7 @@ from svdinv.core.namespace import (
     conj,
     herm,
     identity_like,
+    inner,
     real,
     sizes,
 )
@@ -267,7 +268,8 @@ def bures_distance(
     K, norm = times(*roots), TopSubgradient(None)
     U, S, Vh = backend.evaluate(Factorise(norm, method="svd"), K, None)
     fidelity = leading_sum(K, None, SVDFactors(U, S, Vh), backend.call, xp)
-    traces = real(xp.sum(xp.linalg.diagonal(A + B), axis=-1), xp)
+    # Not by `diagonal`, of whose gradient MLX has no derivative.
+    traces = inner(identity_like(A, xp), A + B, xp)
     smooth = traces - 2 * fidelity
     # The value from a difference of roots, and the derivative from that of the traces.
     one, other = map(backend.stop_gradient, roots)
@@ -508,12 +510,12 @@ def _separated(backend: Backend, *roots: Array) -> tuple[list[Array], Array | No
     """
     xp, unit, separated = backend.xp, None, []
     for root in roots:
-        corner = real(root[..., :1, :1], xp)  # NaN if an eigenvalue is
-        lost = ~(corner == corner)
+        fixed = real(backend.stop_gradient(root), xp)
+        none = xp.sum(fixed - fixed, axis=(-2, -1), keepdims=True)  # 0 or NaN
+        lost = none != 0
         if any_on_host(lost, xp) is not False:
             root = xp.where(lost, xp.zeros_like(root), root)
-            one = xp.ones_like(corner)
-            one = xp.where(lost, xp.full_like(one, math.nan), one)
+            one = 1 + none
             unit = one if unit is None else unit * one
         separated.append(root)
     return separated, unit
