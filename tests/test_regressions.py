@@ -535,3 +535,48 @@ def test_what_lapack_cannot_decompose_is_refused_by_its_name():
             match="A must be floating point or complex, got",
         ):
             svn.svt(np.eye(3, dtype=dtype), 0.1)
+
+
+@pytest.mark.parametrize("side", [3, 80])
+@pytest.mark.parametrize("name", ["svt", "polar", "firm_threshold", "low_rank"])
+def test_infinity_is_not_hidden(side, name):
+    """PyTorch's SVD returns finite vectors of it, or raises."""
+    options = {"svt": (0.1,), "firm_threshold": (0.1, 3.0), "low_rank": (2,)}
+    A = torch.eye(side, dtype=torch.float64)
+    A[0, 0] = torch.inf
+    for X in (A, A.clone().requires_grad_()):
+        try:
+            y = getattr(svt, name)(X, *options.get(name, ()))
+        except torch.linalg.LinAlgError:
+            continue
+        assert y.isnan().any()
+
+
+def test_robust_pca_has_the_derivative_of_its_own_penalty():
+    A = normal(np.random.default_rng(0), 6, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda A: svt.robust_pca(A, iterations=20), A)
+    assert svt.robust_pca(torch.zeros(0, 0)).sparse.shape == (0, 0)
+
+
+def test_a_graph_of_tensorflow_knows_nan_as_eager_code_does():
+    """Grappler makes a > b of ~(a <= b), which is another thing for NaN."""
+    tf = pytest.importorskip("tensorflow")
+    import svdinv.tf
+
+    P, Q = np.random.default_rng(0).standard_normal((2, 6, 3))
+    P[1] = np.nan
+    w = np.array([1.0, 0, 1, 1, 1, 1])
+
+    def rmsd(P, Q, w, scale):
+        return svdinv.tf.kabsch(P, Q, w, scale=scale).rmsd
+
+    def distance(A):
+        return svdinv.tf.bures_distance(A, tf.eye(3, dtype=tf.float64))
+
+    for scale in (False, True):
+        for weights in (w, np.ones(6)):
+            given = [*map(tf.constant, (P, Q, weights))]
+            eager = rmsd(*given, scale)
+            np.testing.assert_allclose(tf.function(rmsd)(*given, scale), eager)
+            assert np.isnan(eager) == bool(weights.all())
+    assert np.isnan(tf.function(distance)(tf.constant(-np.eye(3))))

@@ -237,8 +237,10 @@ def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
         factors = by_memory.decomposition("svd", A, memory)
         if factors is not None:
             return factors
-    # Which also says what is wrong with a matrix.
-    return torch.linalg.svd(A, full_matrices=full_matrices)
+    # Which also says what is wrong with a matrix, or not: of infinity it returns finite
+    # vectors, and functions that drop small values would hide the NaN of S.
+    U, S, Vh = torch.linalg.svd(A, full_matrices=full_matrices)
+    return U + (S - S).sum(dim=-1)[..., None, None], S, Vh
 
 
 def eigh(A: Tensor) -> tuple[Tensor, ...]:

@@ -95,8 +95,8 @@ class FindMotion(Operation):
         noise = noise + abs_max(Q, xp) / unit * abs_max(X, xp)
         noise = rounding_rtol(noise, xp) * noise[..., 0]
         # One such value alone is always added to a larger one, and does no harm.
-        lost = ~(noise < S[..., -2:][..., :1])
-        kept = xp.where((noise < S) | ~lost, S, xp.zeros_like(S))
+        clear = noise < S[..., -2:][..., :1]
+        kept = xp.where((noise < S) | clear, S, xp.zeros_like(S))
         signs = proper_signs(U, S, Vh, xp)
         R = (U * signs[..., None, :]) @ Vh
         t = (q - p @ xp.matrix_transpose(R)) * unit
@@ -132,9 +132,9 @@ def similarity(
     wide = c[..., None, None]
     square = xp.sum(share * (wide * turned - points.Y) ** 2, axis=axes)
     spread = c**2 * variance + xp.sum(share * points.Y**2, axis=axes)
-    apart = ~(square <= rounding_rtol(square, xp) ** 2 * spread)  # not of NaN
-    rmsd = xp.sqrt(xp.where(apart, square, one))
-    rmsd = xp.where(apart, rmsd, xp.zeros_like(rmsd))
+    rounding = square <= rounding_rtol(square, xp) ** 2 * spread  # not of NaN
+    rmsd = xp.sqrt(xp.where(rounding, one, square))
+    rmsd = xp.where(rounding, xp.zeros_like(rmsd), rmsd)
     t = points.q - wide * product(points.p, xp.matrix_transpose(R), call, xp)
     return (t * points.unit)[..., 0, :], rmsd * points.unit[..., 0, 0], c, inverse
 

@@ -249,8 +249,9 @@ def _weights(backend: Backend, weights: Any, P: Array) -> Array:
 
 def _without_nan(P: Array, w: Array, xp: Namespace) -> Array:
     """Points in the batch shape of w, 0 where not finite and of the weight 0."""
-    finite = xp.abs(P) < float("inf")
-    return xp.where((w[..., None] == 0) & ~finite, xp.zeros_like(P), P)
+    # Not by ~, which TensorFlow's graphs take into a comparison, wrongly of NaN.
+    finite = xp.where(xp.abs(P) < float("inf"), P, xp.zeros_like(P))
+    return xp.where(w[..., None] == 0, finite, P)
 
 
 def _mirror(backend: Backend, P: Array, Q: Array, w: Array) -> Array:

@@ -280,9 +280,9 @@ def bures_distance(
     if squared:
         return restore(square)
     level = rounding_rtol(square, xp) ** 2 * backend.stop_gradient(traces)
-    apart = ~(square <= level)  # not of NaN
-    zero = xp.zeros_like(square)
-    return restore(xp.where(apart, xp.sqrt(xp.where(apart, square, zero + 1)), zero))
+    together, zero = square <= level, xp.zeros_like(square)  # not of NaN
+    root = xp.sqrt(xp.where(together, zero + 1, square))
+    return restore(xp.where(together, zero, root))
 
 
 @operator

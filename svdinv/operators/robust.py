@@ -21,7 +21,7 @@ from svdinv.core.namespace import (
     safe_divide,
 )
 from svdinv.core.results import LowRankAndSparse
-from svdinv.core.spectral_operations import Factorise
+from svdinv.core.spectral_operations import Factorise, leading_sum
 from svdinv.operators._arguments import as_integer, as_number, lengths, per_batch
 from svdinv.operators._maps import soft_threshold
 from svdinv.operators._registry import operator
@@ -55,7 +55,7 @@ def robust_pca(
         Number of iterations, all of which are made.
     penalty : float or array, optional
         Weight mu of the squared residual at first, positive, in units of 1 / A,
-        broadcasting to the batch shape. Default: 1.25 / s_1, without its derivative.
+        broadcasting to the batch shape. Default: 1.25 / s_1.
     growth : float, optional
         What mu is multiplied by after each iteration, at least 1. Larger ones need
         fewer iterations and end farther from the minimum.
@@ -102,7 +102,7 @@ def robust_pca(
     if weight is None:
         m, n = lengths(backend, A)
         known = isinstance(m, int) and isinstance(n, int)
-        weight = (max(m, n) if known else xp.maximum(m, n)) ** -0.5
+        weight = (max(m, n, 1) if known else xp.maximum(m, n)) ** -0.5
     weight = per_batch(backend, weight, A, 2, "weight")
     # Squares of the elements are taken.
     unit = binary_scale(abs_max(backend.stop_gradient(A), xp), xp)
@@ -133,7 +133,7 @@ def _default_penalty(backend: Backend, A: Array) -> Array:
     """1.25 / s_1, of matrices of 0 1."""
     xp = backend.xp
     factors = backend.evaluate(Factorise(TopSubgradient(1), method="svd"), A, None)
-    top = xp.sum(factors.largest(A, xp), axis=-1)
+    top = leading_sum(A, 1, factors, backend.call, xp)
     return 1.25 / xp.where(top > 0, top, xp.ones_like(top))
 
 
