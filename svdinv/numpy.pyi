@@ -1010,7 +1010,7 @@ def robust_pca(
         Number of iterations, all of which are made.
     penalty : float or array, optional
         Weight mu of the squared residual at first, positive, in units of 1 / A,
-        broadcasting to the batch shape. Default: 1.25 / s_1, without its derivative.
+        broadcasting to the batch shape. Default: 1.25 / s_1.
     growth : float, optional
         What mu is multiplied by after each iteration, at least 1. Larger ones need
         fewer iterations and end farther from the minimum.

@@ -241,10 +241,10 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch, capsys, tmp_path)
 def test_ctrl_c_and_a_full_disk_are_no_tracebacks(monkeypatch, capsys, tmp_path):
     import svdinv.unroll.demo as demo
 
-    def press(config, network):
+    def press(*arguments):
         raise KeyboardInterrupt
 
-    def fail(config, network):
+    def fail(*arguments):
         raise OSError("disk full")
 
     for run, code, word in ((press, 130, "interrupted"), (fail, 2, "disk full")):

@@ -423,7 +423,6 @@ def test_photographs_are_written(tmp_path, rng):
         (["inspect", "no.h5"], "no.h5"),
         (["inspect", "coffee", "--coils", "2"], "--coils"),
         (["inspect", "cine", "--acceleration", "0.5"], "--acceleration"),
-        (["write", "film", "--output", "a.h5"], "film"),
     ],
 )
 def test_bad_arguments_of_data(options, word, one_line, tmp_path, monkeypatch):
@@ -443,7 +442,7 @@ def test_missing_packages_of_data(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["data"], ["data", "write", "--help"], ["data", "inspect", "--help"]]
+    "words", [["data", "write", "--help"], ["data", "inspect", "--help"]]
 )
 def test_help_of_data(words, capsys):
     assert main(words) == 0

@@ -9,6 +9,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 import tomllib
 from dataclasses import replace
@@ -78,7 +79,10 @@ def train(*arguments):
 # The whole of it
 
 
-def test_trains_and_leaves_all_that_it_promises(config, file, tmp_path, capsys):
+def test_trains_and_leaves_all_that_it_promises(
+    config, file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # which has a bar
     output = tmp_path / "new" / "run"
     assert train(file, "--output", output) == 0
     out, err = capsys.readouterr()
