@@ -580,3 +580,19 @@ def test_a_graph_of_tensorflow_knows_nan_as_eager_code_does():
             np.testing.assert_allclose(tf.function(rmsd)(*given, scale), eager)
             assert np.isnan(eager) == bool(weights.all())
     assert np.isnan(tf.function(distance)(tf.constant(-np.eye(3))))
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.1, 1 / 3, 7.7])
+@pytest.mark.parametrize("count", [3, 5, 6, 7])
+@pytest.mark.parametrize("options", [{}, {"scale": True}])
+def test_rmsd_of_points_that_coincide_is_zero(value, count, options):
+    """Whose mean is rounded."""
+    for batch in ((), (3,)):
+        P = torch.full((*batch, count, 3), value, dtype=torch.float64)
+        P.requires_grad_()
+        rmsd = svt.kabsch(P, 2 * P.detach(), **options).rmsd
+        rmsd.sum().backward()
+        assert not rmsd.any()
+        assert not P.grad.any()
+        traced = svn.kabsch(P.detach().numpy(), 2 * P.detach().numpy(), **options)
+        assert not traced.rmsd.any()

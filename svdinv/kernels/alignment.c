@@ -134,6 +134,8 @@ INLINE V residual(const Points *c, const V *R, int i, int j) {
   return c->scale * turned_of(c, R, i, j) - c->Y[i * c->n + j];
 }
 
+#define CENTROID (1.0 / 256) /* as CENTROID in alignment_operations.py */
+
 /* Scale of the similarity with a rotation, 1 of points that coincide; gives the inverse
  * variance of P, or 0 where the scale is held. */
 static V find_scale(Points *c, const V *R) {
@@ -153,9 +155,12 @@ static V find_scale(Points *c, const V *R) {
   return safe_quotient(fill(1), variance, extended & ~held);
 }
 
-/* Root of the mean squared distance, 0 where that is a rounding error. */
+/* Root of the mean squared distance, 0 where that is a rounding error: of the distances,
+ * or, by a few units in the last place, of the centroids. */
 static V distance(const Points *c, const V *R) {
   V square = {0}, size = {0};
+  for (int j = 0; j < c->n; j++)
+    size += (c->scale * c->scale * c->p[j] * c->p[j] + c->q[j] * c->q[j]) * (T)CENTROID;
   for (int i = 0; i < c->m; i++)
     for (int j = 0; j < c->n; j++) {
       const V x = c->X[i * c->n + j], y = c->Y[i * c->n + j], r = residual(c, R, i, j);
