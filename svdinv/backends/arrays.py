@@ -521,10 +521,8 @@ def _svt_vjp(
     >>> float(gtau.round(6))
     -4.5
     """
-    result, pull = tape.vjp(
-        backend.taped, _svt_on_tape(backend, options), *_given(backend, A, tau)
-    )
-    return result, lambda G: pull(G)
+    given = _given(backend, A, tau)
+    return tape.vjp(backend.taped, _svt_on_tape(backend, options), *given)
 
 
 def _given(backend: ArrayBackend, A: Any, tau: Any) -> tuple[Array, Array]:

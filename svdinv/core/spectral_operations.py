@@ -50,7 +50,7 @@ class Factorise(Operation):
 
 
 class Apply(Factorise):
-    """(A, tau) -> F(A, tau), for which nobody will ask a derivative."""
+    """(A, tau) -> F(A, tau), without the factors that a derivative would need."""
 
     def value(self, x, xp):
         A, tau = x
