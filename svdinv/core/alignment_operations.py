@@ -81,8 +81,8 @@ def centred(P: Array, Q: Array, w: Array, xp: Namespace) -> Points:
     return Points(unit, mass, share, p, q, P - p, Q - q)
 
 
-def _residual(points: Points, R: Array, xp: Namespace) -> Array:
-    return points.X @ xp.matrix_transpose(R) - points.Y
+def _residual(points: Points, R: Array, xp: Namespace, c: Any = 1.0) -> Array:
+    return c * (points.X @ xp.matrix_transpose(R)) - points.Y
 
 
 class FindMotion(Operation):
@@ -186,11 +186,11 @@ class SimilarityPull(Operation):
         *_, U, S, Vh, signs = motion
         R, _, _, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
-        unit, mass, share, p, _, X, Y = points
+        unit, p = points.unit, points.p
         _, rmsd, c, inverse = (
             z[..., None, None] for z in similarity(points, R, call, xp)
         )
-        k, h = xp.zeros_like(c), xp.zeros_like(c)
+        k, h = xp.zeros_like(c), 0.0
         if gc is not None:
             k = k + gc[..., None, None]
         if gt is not None:
@@ -203,23 +203,9 @@ class SimilarityPull(Operation):
         if gR is not None:
             B = B + call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0]
         B, k = B / unit, k / unit
-        if self.weighted:
-            gw = xp.sum((Y @ B) * X - k * c * X**2, axis=-1)
         if grmsd is not None:
             h = grmsd[..., None, None] * _inverse(rmsd[..., 0, 0], unit, xp)
-            B = B - h * c * R
-        gP = Y @ B + (h * c**2 - 2 * k * c) * X
-        gQ = X @ xp.matrix_transpose(B) + h * Y
-        if gt is not None:
-            gP, gQ = gP - c * (gt @ R), gQ + gt
-        if not self.weighted:
-            return share * gP, share * gQ, None
-        residual = c * (X @ xp.matrix_transpose(R)) - Y
-        gw = gw + 0.5 * xp.sum(h * residual**2, axis=-1)
-        if gt is not None:
-            gw = gw - xp.sum(gt * residual, axis=-1)
-        gw = gw - xp.sum(share[..., 0] * gw, axis=-1, keepdims=True)
-        return share * gP, share * gQ, unit[..., 0] * gw / mass
+        return _to_points(points, R, B, h, gt, self.weighted, xp, c, k)
 
 
 @dataclass(frozen=True)
@@ -298,7 +284,7 @@ class AlignPull(Operation):
         *_, U, S, Vh, signs = motion
         R, _, rmsd, C = call(Align(covariance=True), P, Q, w, *motion)
         points = centred(P, Q, w, xp)
-        unit, mass, share, p, _, X, Y = points
+        unit, p = points.unit, points.p
         h: Any = 0.0
         if gt is not None:
             gt = gt[..., None, :]
@@ -306,22 +292,43 @@ class AlignPull(Operation):
         if gR is not None:
             gC = add(gC, call(Pull(_ROTATION), C, signs, gR, U, S, Vh)[0])
         B = xp.zeros_like(C) if gC is None else gC / unit
-        if self.weighted:
-            gw = xp.sum((Y @ B) * X, axis=-1)
         if grmsd is not None:
             h = grmsd[..., None, None] * _inverse(rmsd, unit, xp)
-            B = B - h * R
-        gP, gQ = Y @ B + h * X, X @ xp.matrix_transpose(B) + h * Y
-        if gt is not None:
-            gP, gQ = gP - gt @ R, gQ + gt
-        if not self.weighted:
-            return share * gP, share * gQ, None
-        residual = _residual(points, R, xp)
-        gw = gw + 0.5 * xp.sum(h * residual**2, axis=-1)
-        if gt is not None:
-            gw = gw - xp.sum(gt * residual, axis=-1)
-        gw = gw - xp.sum(share[..., 0] * gw, axis=-1, keepdims=True)
-        return share * gP, share * gQ, unit[..., 0] * gw / mass
+        return _to_points(points, R, B, h, gt, self.weighted, xp)
+
+
+def _to_points(
+    points: Points,
+    R: Array,
+    B: Array,
+    h: Any,
+    gt: Array | None,
+    weighted: bool,
+    xp: Namespace,
+    c: Any = 1.0,
+    k: Any = 0.0,
+) -> tuple[Any, ...]:
+    """Cotangents of P, Q and w by the formulas above, but for the term of h in B.
+
+    Without gt they lack its terms; c = 1 and k = 0 are those of a motion.
+    """
+    unit, mass, share, _, _, X, Y = points
+    if weighted:
+        gw = xp.sum((Y @ B) * X - k * c * X**2, axis=-1)
+    if not isinstance(h, float):
+        B = B - h * c * R
+    gP = Y @ B + (h * c**2 - 2 * k * c) * X
+    gQ = X @ xp.matrix_transpose(B) + h * Y
+    if gt is not None:
+        gP, gQ = gP - c * (gt @ R), gQ + gt
+    if not weighted:
+        return share * gP, share * gQ, None
+    residual = _residual(points, R, xp, c)
+    gw = gw + 0.5 * xp.sum(h * residual**2, axis=-1)
+    if gt is not None:
+        gw = gw - xp.sum(gt * residual, axis=-1)
+    gw = gw - xp.sum(share[..., 0] * gw, axis=-1, keepdims=True)
+    return share * gP, share * gQ, unit[..., 0] * gw / mass
 
 
 def _inverse(rmsd: Array, unit: Array, xp: Namespace) -> Array:
