@@ -56,11 +56,7 @@ def test_a_picture(picture, tmp_path, capsys):
     assert run(picture, "--rate", "0.5", "--output", out) == 0
     captured = capsys.readouterr()
     table = rows(captured.out)
-    assert list(table) == [
-        "zero-filled",
-        "network",
-        "biharmonic",
-    ]
+    assert list(table) == ["zero-filled", "network", "biharmonic"]
     assert f"takes longer: SVT completion, {NAME}.\n" in captured.out
     assert all(len(cells) == 3 for cells in table.values())
     assert table["network"][0] > table["zero-filled"][0] + 5
@@ -135,12 +131,7 @@ def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
     assert run(tmp_path / "raw.h5", "--output", tmp_path / "out.npy") == 0
     printed = capsys.readouterr().out
     table = rows(printed)
-    assert list(table) == [
-        "zero-filled",
-        "network",
-        "view sharing",
-        "low-rank",
-    ]
+    assert list(table) == ["zero-filled", "network", "view sharing", "low-rank"]
     assert all(len(cells) == 1 for cells in table.values())
     assert "as measured" in printed
     assert "PSNR" not in printed

@@ -208,10 +208,7 @@ def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
         read_measurement(tmp_path / "a.h5")
 
 
-CINE = {
-    "kspace": np.ones((2, 4, 5), np.complex64),
-    "mask": np.ones((2, 4, 5), bool),
-}
+CINE = {"kspace": np.ones((2, 4, 5), np.complex64), "mask": np.ones((2, 4, 5), bool)}
 COILS = {**CINE, "kspace": np.ones((2, 3, 4, 5), np.complex64)}
 COLOUR = {
     "samples": np.ones((3, 14, 15), np.float32),
@@ -302,17 +299,6 @@ def test_noise_has_the_deviation_where_there_are_samples(series):
     expected = 0.1 * np.abs(series).max()
     assert np.sqrt(np.mean(np.abs(noise[mask]) ** 2)) == pytest.approx(expected, 0.1)
     assert noise.dtype == np.complex64
-
-
-def test_noise_of_photographs(rng):
-    image = rng.random((64, 64, 3), dtype=np.float32)
-    clean = colour.sampled("photo", image, 0.5, seed=1)
-    made = noisy(clean, 0.1, seed=1)
-    noise = made.y - clean.y
-    mask = clean.A.mask
-    assert noise[mask].std() == pytest.approx(0.1, 0.05)
-    assert not noise[~mask].any()
-    assert made.y.dtype == np.float32
 
 
 def test_list_names_all_there_is(capsys):

@@ -294,17 +294,16 @@ def test_what_is_missing(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("shape", "complaint"), [((4, 9, 20), "16 pixels"), ((2, 4, 24, 20), "one series")]
+    ("array", "complaint"),
+    [
+        (np.ones((4, 9, 20)), "16 pixels"),
+        (np.ones((2, 4, 24, 20)), "one series"),
+        (np.zeros(SIZE), "zero everywhere"),
+    ],
 )
-def test_arrays_that_are_no_series(tmp_path, shape, complaint):
-    np.save(tmp_path / "a.npy", np.ones(shape))
+def test_arrays_that_are_no_series(tmp_path, array, complaint):
+    np.save(tmp_path / "a.npy", array)
     with pytest.raises(ValueError, match=complaint):
-        read_input(tmp_path / "a.npy")
-
-
-def test_a_series_of_nothing(tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros(SIZE))
-    with pytest.raises(ValueError, match="zero everywhere"):
         read_input(tmp_path / "a.npy")
 
 

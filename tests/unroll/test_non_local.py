@@ -385,9 +385,7 @@ def test_torch_and_a_batch_of_one(photo):
     how = {"deviations": (0.2, 0.05), "iterations": 2}
     single = replace(photo, truth=None).single().replace_arrays(torch.from_numpy)
     for expected, found in zip(
-        non_local_low_rank(photo, **how),
-        non_local_low_rank(single, **how),
-        strict=True,
+        non_local_low_rank(photo, **how), non_local_low_rank(single, **how), strict=True
     ):
         np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-3)
 

@@ -338,14 +338,6 @@ def test_memory_is_that_of_the_projectors_and_the_images(name):
         assert 0.7 < task.memory(each, options) / bytes_ < 1.7
 
 
-def test_turned_subsets_are_subsets():
-    task, made = Pet(), problem()
-    for view, undone in task.views(made):
-        assert len(view.A.operators) == len(made.A.operators)
-        found = undone(view.A.adjoint(view.y))
-        np.testing.assert_allclose(found, made.adjoint(), rtol=1e-3)
-
-
 def test_weights_are_looked_for_as_far_as_they_help(monkeypatch):
     """A weight that leaves nothing of the image ends EM early, and loses."""
     made = problem(replace(SMALL, size=24, counts=1e5, seed=0))
