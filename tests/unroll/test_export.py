@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hdf5_files import write_h5
 from small_trainings import environment
 
 from svdinv.cli import main
@@ -152,10 +153,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(photo, tmp_path, monke
 def test_files_of_other_programs_may_have_other_types(tmp_path, series):
     mask = np.ones(series.shape, dtype=np.uint8)
     mask[:, ::2] = 0
-    with h5py.File(tmp_path / "mine.h5", "w") as file:
-        file.attrs["kind"] = np.bytes_("cine")
-        file["kspace"] = series.astype(np.complex128)
-        file["mask"] = mask
+    arrays = {"kspace": series.astype(np.complex128), "mask": mask}
+    write_h5(tmp_path / "mine.h5", {"kind": np.bytes_("cine")}, **arrays)
     _, problem = read_measurement(tmp_path / "mine.h5")
     assert problem.y.dtype == np.complex64
     assert problem.A.mask.dtype == bool
@@ -196,9 +195,7 @@ def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_c
 
 
 def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        for name, array in {**COILS, "maps": COILS["kspace"]}.items():
-            file[name] = array
+    write_h5(tmp_path / "a.h5", **{**COILS, "maps": COILS["kspace"]})
 
     def read(self, key):
         raise AssertionError("an array was read")
@@ -254,11 +251,7 @@ NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
 )
 def test_files_of_another_form_are_refused(kind, arrays, complaint, tmp_path):
     path = tmp_path / "bad.h5"
-    with h5py.File(path, "w") as file:
-        if kind is not None:
-            file.attrs["kind"] = kind
-        for name, array in arrays.items():
-            file[name] = array
+    write_h5(path, {} if kind is None else {"kind": kind}, **arrays)
     with pytest.raises(ValueError, match=complaint) as raised:
         read_measurement(path)
     assert "bad.h5" in str(raised.value)
