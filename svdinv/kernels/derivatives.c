@@ -20,6 +20,60 @@ INLINE void add_product(E *s, E a, int conj, E b) {
   else add_inner(s, conjugate(a), b);
 }
 
+#if ONE
+/* Columns side by side in vectors; the terms of a sum in the same order as below. */
+typedef T Row __attribute__((vector_size(32)));
+#define COLUMNS ((int)(sizeof(Row) / sizeof(T)))
+#define TERMS 128 /* as many rows of B lie in the first cache */
+
+INLINE void add_terms(E *C, ptrdiff_t lead, const E *a, Factor A, int conj, const Row *b,
+                      int rows, int terms, int wide, int more) {
+  Row s[4][PARTS] = {{{0}}};
+  for (int i = 0; more && i < rows; i++)
+    for (int j = 0; j < wide; j++)
+      for (int p = 0; p < PARTS; p++) s[i][p][j] = C[i * lead + j].part[p][0];
+  for (int k = 0; k < terms; k++, a += A.column, b += PARTS)
+    for (int i = 0; i < rows; i++) {
+      const E x = a[i * A.row];
+      s[i][0] += x.part[0][0] * b[0];
+#if COMPLEX
+      const T y = conj ? x.part[1][0] : -x.part[1][0];
+      s[i][0] += y * b[1];
+      s[i][1] += x.part[0][0] * b[1];
+      s[i][1] -= y * b[0];
+#else
+      (void)conj;
+#endif
+    }
+  for (int i = 0; i < rows; i++)
+    for (int j = 0; j < wide; j++)
+      for (int p = 0; p < PARTS; p++) C[i * lead + j].part[p][0] = s[i][p][j];
+}
+
+/* C = A B, shape (m, n) with k terms, of conj(A) with `conj`. */
+INLINE void multiply(E *restrict C, Factor A, int conj, Factor B, int m, int k, int n) {
+  Row b[TERMS * PARTS];
+  for (int j = 0; j < n; j += COLUMNS) {
+    const int wide = n - j < COLUMNS ? n - j : COLUMNS;
+    for (int from = 0; from < k; from += TERMS) {
+      const int terms = k - from < TERMS ? k - from : TERMS;
+      for (int q = 0; q < terms; q++)
+        for (int p = 0; p < PARTS; p++) {
+          const E *x = B.data + (from + q) * B.row + j * B.column;
+          b[q * PARTS + p] = (Row){0};
+          for (int c = 0; c < wide; c++) b[q * PARTS + p][c] = x[c * B.column].part[p][0];
+        }
+      const E *a = A.data + from * A.column;
+      E *c = C + j;
+      int i = 0;
+      for (; i + 4 <= m; i += 4, a += 4 * A.row, c += 4 * (ptrdiff_t)n)
+        add_terms(c, n, a, A, conj, b, 4, terms, wide, from);
+      for (; i < m; i++, a += A.row, c += n)
+        add_terms(c, n, a, A, conj, b, 1, terms, wide, from);
+    }
+  }
+}
+#else
 /* C = A B, shape (m, n) with k terms, of conj(A) with `conj`. */
 INLINE void multiply(E *restrict C, Factor A, int conj, Factor B, int m, int k, int n) {
   for (int j = 0; j < n; j += 4) {
@@ -51,6 +105,7 @@ INLINE void multiply(E *restrict C, Factor A, int conj, Factor B, int m, int k, 
       }
   }
 }
+#endif
 
 static void product(E *restrict C, Factor A, Factor B, int m, int k, int n) {
   multiply(C, A, 0, B, m, k, n);
@@ -101,6 +156,7 @@ void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
+#if !ONE
 extern const int NAME(lanes);
 void NAME(svd)(const Task *, int64_t, int64_t, void *);
 int64_t NAME(decomposition_memory)(int, int);
@@ -143,6 +199,7 @@ void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
     NAME(map)(&map, 0, count, after);
   }
 }
+#endif
 
 /* Divided differences D- and D+ of the soft threshold y of s, and phi = y / s. */
 static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, int n) {

@@ -3,6 +3,7 @@
  *
  * Compiled once for every instruction set and element type: LANE_BYTES is the width
  * of a vector, T the real type, COMPLEX 0 or 1, NAME(x) adds the suffix to a symbol.
+ * A width of 0 is that of one element.
  */
 #include <float.h>
 #include <stddef.h>
@@ -35,6 +36,14 @@ typedef uint32_t UInt;
 #define BIAS 127
 #define MANTISSA 23
 #define SQRT __builtin_sqrtf
+#endif
+
+#if LANE_BYTES == 0 /* one matrix alone */
+#define ONE 1
+#undef LANE_BYTES
+#define LANE_BYTES (DOUBLE ? 8 : 4)
+#else
+#define ONE 0
 #endif
 
 #define GROUPS 2 /* worked on together in the QR iteration */
@@ -211,12 +220,16 @@ INLINE V absolute(E x) {
         r[i + d] = __builtin_shufflevector(x, y, OF_ALL(LOWER, 0, (d % LANES)));  \
       }
 
+#if ONE
+INLINE void transpose(V *r) { (void)r; }
+#else
 INLINE void transpose(V *r) {
   EXCHANGE(8)
   EXCHANGE(4)
   EXCHANGE(2)
   EXCHANGE(1)
 }
+#endif
 
 static const T nothing[LANES] = {0};
 
