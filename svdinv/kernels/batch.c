@@ -68,27 +68,26 @@ typedef struct {
 #define KERNELS(isa)                                                              \
   {#isa, {KERNEL(f32, isa), KERNEL(f64, isa), KERNEL(c64, isa), KERNEL(c128, isa)}}
 
-/* Of one matrix alone, with its columns in the lanes. */
+/* Of one matrix alone, whose columns are in the lanes. */
 #define DECLARE_ALONE(type, isa)                                                  \
-  extern Run map_##type##_##isa##_alone, derivative_##type##_##isa##_alone,       \
-      svd_pull_##type##_##isa##_alone, eigh_pull_##type##_##isa##_alone,          \
-      hermitian_##type##_##isa##_alone, product_##type##_##isa##_alone;           \
-  extern Memory derivative_memory_##type##_##isa##_alone,                         \
-      product_memory_##type##_##isa##_alone;
+  extern Run svd_##type##_##isa, eigh_##type##_##isa, spectral_##type##_##isa,    \
+      map_##type##_##isa, derivative_##type##_##isa, svd_pull_##type##_##isa,     \
+      eigh_pull_##type##_##isa, hermitian_##type##_##isa, product_##type##_##isa; \
+  extern Memory decomposition_memory_##type##_##isa, spectral_memory_##type##_##isa, \
+      derivative_memory_##type##_##isa, product_memory_##type##_##isa;            \
+  extern const int lanes_##type##_##isa;
 #define KERNEL_ALONE(type, isa)                                                   \
-  {{[MAP] = map_##type##_##isa##_alone,                                           \
-    [DERIVATIVE] = derivative_##type##_##isa##_alone,                             \
-    [SVD_PULL] = svd_pull_##type##_##isa##_alone,                                 \
-    [EIGH_PULL] = eigh_pull_##type##_##isa##_alone,                               \
-    [HERMITIAN] = hermitian_##type##_##isa##_alone,                               \
-    [PRODUCT] = product_##type##_##isa##_alone},                                  \
-   .derivative = derivative_memory_##type##_##isa##_alone,                        \
-   .product = product_memory_##type##_##isa##_alone}
+  {{svd_##type##_##isa, eigh_##type##_##isa, spectral_##type##_##isa,             \
+    map_##type##_##isa, derivative_##type##_##isa, svd_pull_##type##_##isa,       \
+    eigh_pull_##type##_##isa, hermitian_##type##_##isa, product_##type##_##isa},  \
+   decomposition_memory_##type##_##isa, spectral_memory_##type##_##isa,           \
+   derivative_memory_##type##_##isa, product_memory_##type##_##isa,               \
+   .lanes = &lanes_##type##_##isa}
 
 /* VARIANTS(X) lists the compiled instruction sets, widest last: X(baseline) ..., and
  * ALONE(X) the first of them, which are compiled for one matrix too. */
 #define DECLARE_ALL(isa) TYPES(DECLARE, isa)
-#define DECLARE_ALL_ALONE(isa) TYPES(DECLARE_ALONE, isa)
+#define DECLARE_ALL_ALONE(isa) TYPES(DECLARE_ALONE, isa##_alone)
 VARIANTS(DECLARE_ALL)
 ALONE(DECLARE_ALL_ALONE)
 
@@ -100,8 +99,8 @@ static const struct {
     VARIANTS(ENTRY)};
 static const Kernel alone[][4] = {
 #define ENTRY_ALONE(isa)                                                          \
-  {KERNEL_ALONE(f32, isa), KERNEL_ALONE(f64, isa), KERNEL_ALONE(c64, isa),        \
-   KERNEL_ALONE(c128, isa)},
+  {KERNEL_ALONE(f32, isa##_alone), KERNEL_ALONE(f64, isa##_alone),                \
+   KERNEL_ALONE(c64, isa##_alone), KERNEL_ALONE(c128, isa##_alone)},
     ALONE(ENTRY_ALONE)};
 #define COUNT ((int)(sizeof variants / sizeof *variants))
 
@@ -317,10 +316,10 @@ PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_th
   if (batch == 0 || n == 0) return 0;
   const int narrow = !by_blocks && (n >= NARROW_FROM || batch <= narrow_lanes[type]);
   const Kernel *kernel = &variants[narrow ? narrow_variant : wide_variant].kernels[type];
-  const int few = batch * 4 <= narrow_lanes[type] && alone[narrow_variant][type].run[kind];
-  if (few) kernel = &alone[narrow_variant][type];
+  const Kernel *for_one = &alone[narrow_variant][type];
+  if (batch * 4 <= narrow_lanes[type] && for_one->run[kind]) kernel = for_one;
   Job job = {.task = &task, .run = kernel->run[kind], .batch = batch};
-  job.chunk = few ? 1 : *kernel->lanes;
+  job.chunk = *kernel->lanes;
   job.memory = (size_t)(kind == SPECTRAL ? kernel->spectral
                         : decomposes     ? kernel->decomposition
                         : aligns         ? kernel->alignment
@@ -340,12 +339,12 @@ PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_th
   int64_t helpers = (int64_t)(chunks * each / 150e3);
   if (helpers > chunks - 1) helpers = chunks - 1;
   if (helpers > most_threads - 1) helpers = most_threads - 1;
-  int32_t marks[64];
+  int32_t few[64];
   if (decomposes || kind == ALIGN) {
-    task.failed = batch <= 64 ? marks : malloc((size_t)batch * sizeof *marks);
+    task.failed = batch <= 64 ? few : malloc((size_t)batch * sizeof *few);
     if (!task.failed) return -1;
   }
   run(&job, (int)helpers);
-  if (task.failed != marks) free(task.failed);
+  if (task.failed != few) free(task.failed);
   return atomic_load(&job.next) < job.batch ? -1 : atomic_load(&job.failures);
 }

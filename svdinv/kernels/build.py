@@ -42,16 +42,13 @@ X86 = {
 OTHER: dict[str, tuple[int, list[str]]] = {"baseline": (16, [])}
 # The instruction sets that one matrix alone is worth: longer vectors bring it nothing.
 ALONE = "baseline", "avx2"
-# Compiled for every instruction set and type, with flags of their own.
-SOURCES: dict[str, list[str]] = {
-    "decompositions.c": [],
-    "derivatives.c": [],
-    "consistent.c": ["-ffp-contract=off"],
-    "alignment.c": [],
-    "tall.c": [],
-}
-# Compiled for one matrix alone as well.
-SOURCES_ALONE = "derivatives.c", "consistent.c"
+# Compiled for every instruction set and type, and what of it for one matrix alone.
+SOURCES = (
+    *("decompositions.c", "derivatives.c", "consistent.c"),
+    *("alignment.c", "tall.c"),
+)
+SOURCES_ALONE = "alone.c", "derivatives.c", "consistent.c"
+OPTIONS = {"consistent.c": ["-ffp-contract=off"]}
 TYPES = {"f32": (0, 0), "f64": (1, 0), "c64": (0, 1), "c128": (1, 1)}
 FLAGS = [
     *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread"),
@@ -106,7 +103,7 @@ def build(
                 Path(folder) / f"{name}-{width}-{kind}-{source}.o",
                 [
                     *sets[name][1],
-                    *SOURCES[source],
+                    *OPTIONS.get(source, []),
                     f"-DLANE_BYTES={width}",
                     f"-DSUFFIX={kind}_{name}{'' if width else '_alone'}",
                     f"-DDOUBLE={double}",

@@ -15,17 +15,10 @@ typedef struct {
 #define PLAIN(x, lead) ((Factor){x, lead, 1})
 #define TURNED(x, lead) ((Factor){x, 1, lead})
 
-INLINE void add_product(E *s, E a, int conj, E b) {
-  if (conj) add_inner(s, a, b);
-  else add_inner(s, conjugate(a), b);
-}
-
 #if ONE
-/* Columns side by side in vectors; the terms of a sum in the same order as below. */
-typedef T Row __attribute__((vector_size(32)));
-#define COLUMNS ((int)(sizeof(Row) / sizeof(T)))
 #define TERMS 128 /* as many rows of B lie in the first cache */
 
+/* Rows of C: the terms of a sum in the same order as with a matrix in each lane. */
 INLINE void add_terms(E *C, ptrdiff_t lead, const E *a, Factor A, int conj, const Row *b,
                       int rows, int terms, int wide, int more) {
   Row s[4][PARTS] = {{{0}}};
@@ -74,6 +67,11 @@ INLINE void multiply(E *restrict C, Factor A, int conj, Factor B, int m, int k, 
   }
 }
 #else
+INLINE void add_product(E *s, E a, int conj, E b) {
+  if (conj) add_inner(s, a, b);
+  else add_inner(s, conjugate(a), b);
+}
+
 /* C = A B, shape (m, n) with k terms, of conj(A) with `conj`. */
 INLINE void multiply(E *restrict C, Factor A, int conj, Factor B, int m, int k, int n) {
   for (int j = 0; j < n; j += 4) {
@@ -136,8 +134,9 @@ static void soft_threshold(V *y, const V *s, const Array *tau, int relative,
   }
 }
 
-/* U diag(y) V^H.  Arrays: 0 U, 1 y, 2 V^H, 3 tau or none, 4 result; with tau, 1 is s and
- * y its soft threshold; with number[0] = 1 tau is a multiple of the largest s. */
+/* U diag(y) V^H.  Arrays: 0 U, 1 y or none for 1, 2 V^H, 3 tau or none, 4 result; with
+ * tau, 1 is s and y its soft threshold; with number[0] = 1 tau is a multiple of the
+ * largest s. */
 void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   const ptrdiff_t mn = (ptrdiff_t)m * n;
@@ -147,7 +146,8 @@ void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, task->adjoint);
     load(Vh, n, &in[2], begin, end, n, n, task->adjoint);
-    load_reals(y, &in[1], begin, end, n);
+    if (in[1].data) load_reals(y, &in[1], begin, end, n);
+    else for (int i = 0; i < n; i++) y[i] = fill(1);
     if (in[3].data) soft_threshold(y, y, &in[3], task->number[0] > 0, begin, end, n);
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
@@ -156,7 +156,6 @@ void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   }
 }
 
-#if !ONE
 extern const int NAME(lanes);
 void NAME(svd)(const Task *, int64_t, int64_t, void *);
 int64_t NAME(decomposition_memory)(int, int);
@@ -190,16 +189,15 @@ void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
     NAME(svd)(&decomposition, 0, count, work);
     Array level = tau;
     if (tau.data) level.data += begin * tau.matrix;
-    else for (int64_t i = 0; i < count * n; i++) s[i] = 1;
     const Task map = {
         .m = m, .n = n, .number = {task->number[0]},
-        .array = {{U, mn, PARTS, m * PARTS}, {s, n, 0, 1}, {Vh, nn, n * PARTS, PARTS},
+        .array = {{U, mn, PARTS, m * PARTS}, {tau.data ? s : 0, n, 0, 1},
+                  {Vh, nn, n * PARTS, PARTS},
                   level,
                   {out.data + begin * out.matrix, out.matrix, out.row, out.column}}};
     NAME(map)(&map, 0, count, after);
   }
 }
-#endif
 
 /* Divided differences D- and D+ of the soft threshold y of s, and phi = y / s. */
 static void soft_differences(V *minus, V *plus, V *phi, const V *s, const V *y, int n) {

@@ -298,6 +298,8 @@ def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
         return _plan("map", A.shape, A.dtype, operands, result, numbers=numbers)
     if isinstance(operation, RelativeMap):
         return None
+    if operation.function == _ONES:
+        return _plan("map", A.shape, A.dtype, (left, right), result)
 
     def values(x: Any, xp: Any) -> Any:
         S = x[3]
