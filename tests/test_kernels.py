@@ -1363,13 +1363,45 @@ def test_a_function_that_has_no_hash_is_refused():
         svdinv.numpy.spectral_operator(np.eye(3), Multiple([0.5]))
 
 
-@pytest.mark.parametrize("k", [33, 48, 64])
-def test_middle_factor_of_larger_matrices_is_a_kernel(k):
-    from svdinv.backends import numpy_namespace
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 2, 5, 33, 64, 65, 150])
+@pytest.mark.parametrize("hermitian", [False, True])
+def test_clusters_of_any_matrices_are_a_kernel(variant, k, dtype, hermitian):
+    """Beside the array functions, where close values are some, all or none."""
+    from svdinv.core.degenerate import vector_block
+    from svdinv.core.eigh import eigh_pullback
 
     rng = np.random.default_rng(31)
-    s, M = np.sort(rng.random((3, k)))[:, ::-1], normal(rng, (3, k, k), float)
-    assert numpy_namespace.middle_factor(s, M, M, s, 1e-8, 1e-16) is not None
+    single = np.finfo(dtype).eps > 1e-10
+    s = np.sort(rng.random((5, k)))[:, ::-1]
+    s[1] = 1
+    s[2] = 1 - 0.3 * np.finfo(dtype).eps ** 0.5 * np.arange(k)
+    s[3, (k + 2) // 3 :] = 0
+    s[4, k // 2 :] = s[4, k // 2]
+    s = (s / s[:, :1]).astype(np.float32 if single else np.float64)
+    M, N = (normal(rng, (5, k, k), dtype) for _ in "MN")
+    g = rng.standard_normal((5, k)).astype(s.dtype)
+
+    def block(xp):
+        if hermitian:
+            V = np.broadcast_to(np.eye(k, dtype=dtype), M.shape)
+            return eigh_pullback(s[:, ::-1], V, g, M, xp=xp)
+        return vector_block(s, M, N, g, "consistent", None, None, xp)
+
+    class Arrays:
+        """The namespace without this kernel."""
+
+        clusters = None
+
+        def __getattr__(self, name):
+            return getattr(xp, name)
+
+    found, expected = block(xp), block(Arrays())
+    close = np.abs(found - expected) <= 1e3 * np.finfo(dtype).eps * np.maximum(
+        np.abs(expected), np.abs(M).max()
+    )
+    assert close.all()
+    assert kernels.supports("clusters", np.dtype(dtype).name, 5, k, k)
 
 
 def test_limits_of_the_kernels():

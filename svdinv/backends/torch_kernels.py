@@ -19,12 +19,12 @@ from svdinv.kernels import variants
 
 __all__ = [
     "TorchMemory",
+    "clusters",
     "decomposes_quickly",
     "eigh",
     "is_eager_cpu",
     "memory",
     "memory_of_values",
-    "middle_factor",
     "multiplies_quickly",
     "runs_kernels",
     "svd",
@@ -150,9 +150,9 @@ def decomposes_quickly(A: Tensor) -> bool:
     return by_memory.decomposes(A, memory)
 
 
-def middle_factor(*x: Any) -> Tensor | None:
+def clusters(*x: Any) -> Tensor | None:
     """See `svdinv.core.namespace`."""
-    return by_memory.middle_factor(memory, torch, *x)
+    return by_memory.clusters(memory, torch, *x)
 
 
 # Bytes of one product up to which a kernel is faster, and elements of both factors from

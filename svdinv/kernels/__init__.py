@@ -38,7 +38,7 @@ __all__ = [
 
 KINDS = (
     *("svd", "eigh", "spectral", "map", "derivative", "svd_pull", "eigh_pull"),
-    *("hermitian", "product", "align", "align_pull"),
+    *("clusters", "hermitian", "product", "align", "align_pull"),
     *("tall_eigen", "tall_gram", "tall_product"),
 )
 """What the kernels do, in the order of `call.h`."""
@@ -69,6 +69,8 @@ _MOST = dict.fromkeys(("map", "spectral", "derivative", "hermitian"), 1024)
 _MOST |= {"eigh_pull": 2304, "svd_pull": 4096}
 # Shorter sides, and ratios of the sides, for which one tall matrix alone is worth it.
 _ONE_SHORT, _ONE_LONG = 32, 32
+# Values of which close ones are looked for, in memory for three matrices of them.
+_MOST_CLUSTERED = 4096
 _TALL_ROWS = 1024  # of one block, as in tall.h
 
 # struct Call in call.h: a kind, a type and a shape, numbers, and strides.
@@ -163,9 +165,9 @@ def supports(
         one = (short <= _ONE_SHORT) | (long >= _ONE_LONG * short)
         fits = (short > 0) & (short <= _LARGEST) & (long >= 2 * short)
         return fits & (batch > 0) & ((batch > 1) | one)
+    if kind == "clusters":  # in the place of many passes over such arrays
+        return (batch > 0) & (n > 0) & (n <= _MOST_CLUSTERED)
     fits = (short > 0) & (short <= _LARGEST) & (batch > 0) & (m * n <= _MOST_ELEMENTS)
-    if kind == "middle_factor":  # in the place of many passes over larger arrays
-        return fits
     if kind in _MOST:
         fits = fits & (m * n <= _MOST[kind] * batch)
     if kind in ("map", "derivative", "hermitian", "product", "svd_pull", "eigh_pull"):

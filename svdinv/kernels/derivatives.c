@@ -397,6 +397,15 @@ INLINE void hermitian_product(E *B, const E *Q, E *G, E *M, V by, int n) {
       B[i * n + j] = scaled(sum(conjugate(M[i * n + j]), M[j * n + i]), by);
 }
 
+/* M / 2 and M^H / 2 are what M and N are for the SVD. */
+static void halve(E *M, E *N, int n) {
+  const ptrdiff_t nn = (ptrdiff_t)n * n;
+  for (ptrdiff_t i = 0; i < n; i++)
+    for (ptrdiff_t j = 0; j < n; j++)
+      N[i * n + j] = scaled(conjugate(M[j * n + i]), fill((T)0.5));
+  for (ptrdiff_t i = 0; i < nn; i++) M[i] = scaled(M[i], fill((T)0.5));
+}
+
 /* Hermitian cotangent of A from those of its eigendecomposition.
  * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Numbers as above.  With 5, A V =
  * B V diag(w) and V^H B V = 1, and that is the cotangent of B. */
@@ -419,10 +428,7 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
         for (int i = 0; i < n; i++) w[i][t] = i + 1;
     const V top = scale_values(w, gw, greater(magnitude(w[0]), magnitude(w[n - 1])), n);
     conjugate_product(M, TURNED(Q, n), PLAIN(G, n), n, n, n);
-    /* M / 2 and M^H / 2 are what M and N are for the SVD. */
-    for (int i = 0; i < n; i++)
-      for (int j = 0; j < n; j++) N[i * n + j] = scaled(conjugate(M[j * n + i]), fill((T)0.5));
-    for (ptrdiff_t i = 0; i < nn; i++) M[i] = scaled(M[i], fill((T)0.5));
+    halve(M, N, n);
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) {
         E x = difference(M[i * n + j], N[i * n + j]);
@@ -438,6 +444,54 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
     if (!in[5].data) continue;
     hermitian_product(N, Q, G, M, fill((T)-0.5), n);
     unload(N, n, &in[5], begin, end, n, n, 0);
+  }
+}
+
+/* Where matrix b lies as it would in the lanes, if it does: one alone without gaps. */
+INLINE E *in_place(const Array *A, int64_t b, int n) {
+  const int plain = ONE && A->data && A->column == PARTS && A->row == n * PARTS;
+  return plain ? (E *)(A->data + b * A->matrix) : 0;
+}
+
+/* Memory that a call of `clusters` needs, in bytes. */
+int64_t NAME(clusters_memory)(int m, int n) {
+  (void)m;
+  return (3 * PARTS * (int64_t)n + 2 + RULE_VALUES) * n * LANE_BYTES;
+}
+
+/* The consistent rule in the place of the plain formula, where values are close.
+ * Arrays: 0 s, 1 gs, 2 U^H gU, 3 (V^H gV)^H, 4 the middle factor by the plain formula,
+ * 5 the result.  Without 3, 0 are eigenvalues, 2 is V^H gV.  Numbers as above. */
+void NAME(clusters)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int n = (int)task->n;
+  const ptrdiff_t nn = (ptrdiff_t)n * n;
+  const Array *in = task->array;
+  const int hermitian = !in[3].data;
+  E *M = work, *N = M + nn, *B = N + nn;
+  V *s = (V *)(B + nn), *gs = s + n;
+  Rule rule;
+  NAME(place_rule)(&rule, n, task->number[0], task->number[1], gs + n);
+  rule.s = s;
+  for (; begin < end; begin += LANES) {
+    load_reals(s, &in[0], begin, end, n);
+    load_reals(gs, &in[1], begin, end, n);
+    for (int t = 0; t < LANES; t++) /* what is left over has no clusters */
+      if (begin + t >= end)
+        for (int i = 0; i < n; i++) s[i][t] = n - i;
+    const E *at[3] = {in_place(&in[2], begin, n), in_place(&in[3], begin, n),
+                      in_place(&in[4], begin, n)};
+    E *to = at[2] ? in_place(&in[5], begin, n) : 0;
+    if (to) memcpy(to, at[2], nn * sizeof(E));
+    else load(to = B, n, &in[4], begin, end, n, n, 0);
+    if (NAME(find_clusters)(&rule, hermitian ? -1 / (T)0 : ROUNDING)) {
+      rule.M = at[0] && !hermitian ? at[0] : M;
+      rule.N = at[1] ? at[1] : N;
+      if (rule.M == M) load(M, n, &in[2], begin, end, n, n, 0);
+      if (hermitian) halve(M, N, n);
+      else if (rule.N == N) load(N, n, &in[3], begin, end, n, n, 0);
+      NAME(apply_rule)(&rule, to, gs, hermitian);
+    }
+    if (to == B) unload(B, n, &in[5], begin, end, n, n, 0);
   }
 }
 

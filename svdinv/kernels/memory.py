@@ -17,8 +17,8 @@ from svdinv.kernels.rules import (
     DECOMPOSITIONS,
     RULES,
     Array,
+    Clusters,
     Decompose,
-    MiddleFactor,
     Operand,
     Plan,
     Tall,
@@ -28,9 +28,9 @@ from svdinv.kernels.rules import (
 __all__ = [
     "Memory",
     "by_kernel",
+    "clusters",
     "decomposes",
     "decomposition",
-    "middle_factor",
     "tall_values",
     "tall_vectors",
     "value",
@@ -253,10 +253,10 @@ def decomposition(kind: str, A: Any, memory: Memory) -> Any:
     return by_kernel(Decompose(kind), (A,), memory, None)
 
 
-def middle_factor(memory: Memory, xp: Namespace, *x: Any) -> Any:
+def clusters(memory: Memory, xp: Namespace, *x: Any) -> Any:
     """See `svdinv.core.namespace`; the last two arguments are numbers."""
     *arrays, near, epsilon = x
-    found = by_kernel(MiddleFactor(near, epsilon), arrays, memory, xp)
+    found = by_kernel(Clusters(near, epsilon), arrays, memory, xp)
     return found and found[0]
 
 
