@@ -141,7 +141,6 @@ class Fitting:
         self.trajectory: list[Record] = []
         self.rollbacks: list[int] = []
         self._first = math.nan
-        self._snapshots: list[dict[str, Tensor]] = []
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._remember()
 
@@ -222,9 +221,6 @@ class Fitting:
         self.optimiser.step()
         if self.iteration % REMEMBER == 0:
             self._remember()
-        if options.snapshots and self.iteration % options.snapshots == 0:
-            weights = self.models[0].weights().state_dict()
-            self._snapshots.append({k: v.clone() for k, v in weights.items()})
         # The first iterates weigh no more than later ones.
         share = max(1 - options.average, 1 / self.iteration)
         for i, (image, Ax) in enumerate(zip(images, measured, strict=True)):
@@ -263,7 +259,6 @@ class Fitting:
                 list(self.rollbacks),
                 copy.deepcopy(self.models[0].weights()).requires_grad_(True),
                 seconds,
-                list(self._snapshots),
                 step,
             )
 
