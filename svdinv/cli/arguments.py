@@ -24,32 +24,6 @@ if TYPE_CHECKING:
     from svdinv.unroll.tasks.registry import TaskEntry
     from svdinv.unroll.tasks.task import Options, Task
 
-__all__ = [
-    "NETWORKS",
-    "Parser",
-    "Subparsers",
-    "add_computing",
-    "add_task_options",
-    "add_truth",
-    "begin",
-    "complain",
-    "filled",
-    "naming",
-    "naming_flags",
-    "natural",
-    "need",
-    "not_negative",
-    "positive",
-    "positive_number",
-    "rate",
-    "refuse_options",
-    "same_file",
-    "task_options",
-    "task_settings",
-    "writable_folder",
-]
-
-
 NETWORKS = ("numpy", "torch", "safetensors", "skimage", "sklearn", "tqdm")
 """Modules that a training needs; two of them bring photographs."""
 

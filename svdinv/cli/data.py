@@ -25,8 +25,6 @@ from svdinv.cli.inputs import read_input
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Task
 
-__all__ = ["add", "run"]
-
 _PICTURES = ("numpy", "PIL", "skimage", "sklearn")
 _FILES = ("numpy", "h5py")
 

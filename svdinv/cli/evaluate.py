@@ -24,8 +24,6 @@ from svdinv.cli.inputs import check_network
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Options, Task
 
-__all__ = ["add", "run"]
-
 _CROP = 256
 
 _EPILOG = """\

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from svdinv.unroll.torch import Network
     from svdinv.unroll.untrained import Options
 
-__all__ = ["PENALTY", "add", "run"]
-
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
 _USUAL, _EDUCATED = "dip", "edip"
 PENALTY = 0.01

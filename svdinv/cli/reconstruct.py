@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Options, Task
 
-__all__ = ["add", "run"]
-
 # Classical methods take minutes on larger pictures.
 _MOST_PIXELS = 1_000_000
 _WORTH = 0.1  # dB that another image is to be better by, to be told

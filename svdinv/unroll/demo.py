@@ -42,8 +42,6 @@ from svdinv.unroll.training.command import RunningMean
 from svdinv.unroll.training.config import Config, Training
 from svdinv.unroll.training.run import Outcome, Run
 
-__all__ = ["PANEL", "DemoConfig", "run"]
-
 PANEL = "svdinv-demo.png"
 """Name of the picture in the output folder."""
 

@@ -21,19 +21,6 @@ from svdinv.unroll.tasks.task import Method, Reconstruction, Task, task_of
 from svdinv.unroll.tiles import Tile, tiles
 from svdinv.unroll.torch import Network, load, tensor
 
-__all__ = [
-    "NAMES",
-    "START",
-    "VIEWS",
-    "apply",
-    "device_of",
-    "open_network",
-    "parts",
-    "reconstruct",
-    "start",
-    "task_of_network",
-]
-
 VIEWS = 8
 """Mirrored, turned or reversed versions of a problem that an ensemble averages over."""
 

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["class_named", "imported", "late_attributes", "load"]
-
 
 def load(name: str) -> Any:
     """Import ``package.module:name`` of an installed package."""

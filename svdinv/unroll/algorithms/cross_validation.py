@@ -12,8 +12,6 @@ from svdinv.unroll.arrays import Array, cast_like, namespace
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
-__all__ = ["LEAST", "held_out", "restricted"]
-
 LEAST = 20
 """Data of which some can be left out."""
 

@@ -17,8 +17,6 @@ from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
 
-__all__ = ["EM"]
-
 _LEAST = 1e-3  # of the mean of the first image: what is 0 would stay so
 
 

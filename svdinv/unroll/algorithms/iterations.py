@@ -26,20 +26,6 @@ from svdinv.unroll.fidelity import L2
 from svdinv.unroll.operators import Identity, Operator, operator_norm
 from svdinv.unroll.problem import Problem
 
-__all__ = [
-    "ADMM",
-    "FISTA",
-    "ISTA",
-    "PDHG",
-    "Algorithm",
-    "GradientDescent",
-    "LowRankPlusSparse",
-    "Parameters",
-    "Prox",
-    "State",
-    "conjugate_gradients",
-]
-
 State: TypeAlias = dict[str, Array]
 Prox: TypeAlias = Callable[[Array, Any], Array]
 Parameters: TypeAlias = Mapping[str, Any]

@@ -36,15 +36,6 @@ from svdinv.unroll.priors import NonLocalLowRank
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tiles import tiles
 
-__all__ = [
-    "DEVIATIONS",
-    "Best",
-    "best_non_local",
-    "denoise_non_local",
-    "noise_deviation",
-    "non_local_low_rank",
-]
-
 DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.045, 0.03, 0.02, 0.013, 0.008, 0.005)
 """What is taken for noise in turn, relative to the largest magnitude."""
 

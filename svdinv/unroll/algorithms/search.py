@@ -23,8 +23,6 @@ from svdinv.unroll.algorithms.solver import Solution, solve
 from svdinv.unroll.arrays import Array, as_float, namespace, norm, times
 from svdinv.unroll.problem import Problem
 
-__all__ = ["DouglasRachford", "best_solution", "largest"]
-
 _FACTOR = 10**0.5  # of neighbouring numbers, before the best is between two of them
 _GOLDEN = (3 - 5**0.5) / 2
 _CLEARLY = 5  # tolerances

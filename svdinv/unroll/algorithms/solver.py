@@ -33,8 +33,6 @@ from svdinv.unroll.fidelity import DataFidelity
 from svdinv.unroll.priors import Prior
 from svdinv.unroll.problem import Problem
 
-__all__ = ["Interrupted", "Solution", "objective_value", "solve"]
-
 Stop: TypeAlias = Literal["converged", "iterations", "callback", "interrupted"]
 
 

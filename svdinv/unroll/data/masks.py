@@ -10,16 +10,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "GOLDEN_ANGLE",
-    "cartesian_mask",
-    "equispaced_mask",
-    "radial_mask",
-    "uniform_mask",
-    "variable_density_mask",
-    "vista_like_mask",
-]
-
 GOLDEN_ANGLE = 180 / ((1 + math.sqrt(5)) / 2)
 """Degrees between successive spokes that fill the half circle evenly: 111.246."""
 

@@ -18,17 +18,6 @@ from svdinv.unroll.data.pictures import (
 )
 from svdinv.unroll.formats import checks as _files
 
-__all__ = [
-    "HELD_OUT",
-    "PHOTOS",
-    "TEST",
-    "fingerprint",
-    "photograph",
-    "shrunk",
-    "split",
-    "training_photographs",
-]
-
 HELD_OUT = "chelsea"
 """The photograph that is never trained on unless another takes its place."""
 

@@ -12,15 +12,6 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.formats.checks import check_bytes, check_regular, quiet
 
-__all__ = [
-    "SUFFIXES",
-    "Image",
-    "centre_crop",
-    "patches",
-    "picture_files",
-    "read_picture",
-]
-
 SUFFIXES = (
     ".bmp",
     ".gif",

@@ -29,16 +29,6 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import InputImage, Method, Options, Task
 from svdinv.unroll.torch import Network
 
-__all__ = [
-    "RESULTS",
-    "TABLE",
-    "Evaluation",
-    "Problems",
-    "evaluate",
-    "methods_of",
-    "sampled",
-]
-
 RESULTS = "results.csv"
 TABLE = "results.md"
 

@@ -22,8 +22,6 @@ from svdinv.unroll.tasks.task import Reconstruction, Task
 from svdinv.unroll.torch import Network
 from svdinv.unroll.untrained import Fit, Fitting, Options, Record
 
-__all__ = ["fitted"]
-
 
 def fitted(
     task: Task,

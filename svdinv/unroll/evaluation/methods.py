@@ -24,24 +24,6 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Method, Task
 from svdinv.unroll.torch import Network
 
-__all__ = [
-    "Compared",
-    "Files",
-    "Row",
-    "Which",
-    "applied",
-    "classical",
-    "compare",
-    "file_stem",
-    "files",
-    "is_quick",
-    "label",
-    "method_named",
-    "reconstruct",
-    "save_pictures",
-    "slug",
-]
-
 Advance: TypeAlias = Callable[[], Any]
 
 Which: TypeAlias = Literal["first", "quick", "all"]

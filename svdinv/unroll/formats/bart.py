@@ -17,8 +17,6 @@ from svdinv.unroll.formats.atomic import replacing_all
 from svdinv.unroll.formats.checks import FileError, check_regular, naming, to_complex
 from svdinv.unroll.formats.scans import Scan, chosen
 
-__all__ = ["HOLDS", "read_bart", "read_cfl", "save_cfl"]
-
 HOLDS = ("kspace", "image")
 """What a file may hold: it does not say."""
 

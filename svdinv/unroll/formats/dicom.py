@@ -15,8 +15,6 @@ from svdinv.unroll.formats.checks import FileError, check_bytes, naming, to_comp
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 from svdinv.unroll.formats.table import DICOM_SUFFIXES
 
-__all__ = ["holds_dicom", "read_dicom"]
-
 _MOST_FRAMES = 65536  # of a file
 _NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # an orientation, where none is said
 

@@ -15,8 +15,6 @@ from svdinv.unroll.formats.ismrmrd import cropped_readout
 from svdinv.unroll.formats.scans import Scan, chosen
 from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
 
-__all__ = ["FastMRI", "holds_fastmri", "read_fastmri"]
-
 # Of several coils, of one, as the field has named them.
 _IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
 

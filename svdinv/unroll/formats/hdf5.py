@@ -25,8 +25,6 @@ from svdinv.unroll.formats.checks import (
     to_complex,
 )
 
-__all__ = ["Datasets", "as_mask", "held_hdf5", "open_hdf5", "writing_hdf5"]
-
 Arrays = NDArray[Any]
 
 _MOST_LINKS = 64  # on the way to one object

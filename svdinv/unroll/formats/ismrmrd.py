@@ -20,8 +20,6 @@ from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
 from svdinv.unroll.formats.scans import Scan, chosen
 from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
 
-__all__ = ["Acquisitions", "cropped_readout", "of_images", "read_ismrmrd"]
-
 # Flags of readouts, numbered from 1 as in the standard, that belong to no image.
 _ASIDE = {
     19: "noise",

@@ -17,8 +17,6 @@ from svdinv import __version__
 from svdinv.unroll.formats.hdf5 import as_mask, writing_hdf5
 from svdinv.unroll.formats.series import read_series
 
-__all__ = ["broadcast_mask", "read_mask", "text", "write_measurement"]
-
 Value = str | int | float
 Arrays = NDArray[Any]
 

@@ -21,8 +21,6 @@ from svdinv.unroll.formats.checks import (
 )
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 
-__all__ = ["read_nifti", "save_nifti"]
-
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
 

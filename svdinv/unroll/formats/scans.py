@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.formats.checks import FileError
 
-__all__ = ["Geometry", "Scan", "SeveralSlices", "chosen"]
-
 _LISTED = 8  # slices in a message
 
 

@@ -23,15 +23,6 @@ from svdinv.unroll.formats.hdf5 import open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Scan
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 
-__all__ = [
-    "names_in",
-    "read_archive",
-    "read_scan",
-    "read_series",
-    "save_scan",
-    "save_series",
-]
-
 Shapes = Mapping[str, tuple[int, ...]]
 
 

@@ -14,19 +14,6 @@ from svdinv.unroll.plugins import load
 if TYPE_CHECKING:
     from svdinv.unroll.formats.scans import Geometry, Scan
 
-__all__ = [
-    "DICOM_SUFFIXES",
-    "FORMATS",
-    "HDF5_SUFFIXES",
-    "SERIES_SUFFIXES",
-    "SUFFIXES",
-    "WRITTEN",
-    "Format",
-    "ending",
-    "format_of",
-    "save",
-]
-
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 """How the names of DICOM files end, if with anything."""
 

@@ -9,8 +9,6 @@ from keras import ops
 
 from svdinv.unroll.arrays import Array, is_complex, namespace
 
-__all__ = ["PSNR", "MeanSquaredError"]
-
 _register = keras.saving.register_keras_serializable(package="svdinv")
 
 

@@ -56,8 +56,6 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
 from svdinv.unroll.problem import Problem
 
-__all__ = ["Bilinear", "Decoder", "Generator", "LowRankAndSparse", "Skip"]
-
 _LARGEST = 0.1  # of the noise at the input
 
 

@@ -30,8 +30,6 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series, zero_filled
 from svdinv.unroll.problem import Problem
 
-__all__ = ["LS"]
-
 
 @register
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,6 @@ from svdinv.unroll.networks.recipe import (
 )
 from svdinv.unroll.problem import Problem
 
-__all__ = ["PrimalDual"]
-
 
 @register
 @dataclass(frozen=True, kw_only=True)

@@ -38,8 +38,6 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
 from svdinv.unroll.problem import Problem
 
-__all__ = ["T2LR"]
-
 
 @register
 @dataclass(frozen=True, kw_only=True)

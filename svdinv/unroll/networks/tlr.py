@@ -45,8 +45,6 @@ from svdinv.unroll.networks.recipe import (
 )
 from svdinv.unroll.problem import Problem
 
-__all__ = ["TLR"]
-
 
 @register
 @dataclass(frozen=True, kw_only=True)

@@ -29,20 +29,6 @@ from svdinv.unroll.networks.recipe import (
     to_json,
 )
 
-__all__ = [
-    "WEIGHTS",
-    "Stored",
-    "Weights",
-    "check",
-    "first_kernel",
-    "first_weights",
-    "initial",
-    "naming",
-    "read",
-    "shapes",
-    "write",
-]
-
 WEIGHTS = "weights.safetensors"
 """Name of the file in the folder of a training."""
 

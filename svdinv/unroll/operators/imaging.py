@@ -32,8 +32,6 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.operators.linear import Operator
 from svdinv.unroll.operators.transforms import Fourier
 
-__all__ = ["MRI", "Blur", "Coils", "Dense", "Sampling", "gaussian_sensing"]
-
 
 class Sampling(Operator):
     """Measure the entries that a mask marks; the others become 0.

@@ -25,16 +25,6 @@ from svdinv.unroll.arrays import (
     norm,
 )
 
-__all__ = [
-    "Identity",
-    "Operator",
-    "Product",
-    "alike",
-    "dot_test",
-    "factors_of",
-    "operator_norm",
-]
-
 
 class Operator:
     """What a measurement makes of an image.

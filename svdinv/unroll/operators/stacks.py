@@ -12,8 +12,6 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators.linear import Operator, Product, factors_of
 
-__all__ = ["Stack"]
-
 
 class Stack(Operator):
     """Measure one image by several operators, one measurement behind the other.

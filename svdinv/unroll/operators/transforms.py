@@ -16,8 +16,6 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators.linear import Operator
 
-__all__ = ["Fourier", "Gradient", "TemporalFourier", "Turned", "turns"]
-
 
 class Fourier(Operator):
     """Centred orthonormal Fourier transform of the last two axes.

@@ -27,8 +27,6 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators.linear import Operator
 
-__all__ = ["Linear", "Wrapped", "WrappedNonlinear", "from_matrix", "on_host"]
-
 Function = Callable[[Any], Any]
 
 _COMPLEX = "an operator's function gives complex data of real images"

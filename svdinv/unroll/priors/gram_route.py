@@ -12,8 +12,6 @@ from svdinv.backends.numpy_memory import NumPyMemory
 from svdinv.core.thresholds import LogSum
 from svdinv.kernels.memory import decomposition
 
-__all__ = ["log_sum_by_gram"]
-
 # The squares of singular values are as exact as the largest of them, to 1e-7: those at
 # the cutoff to some percent.
 _LEAST_CUTOFF = 5e-7

@@ -20,8 +20,6 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.operators import Gradient, Identity, Operator, operator_norm
 from svdinv.unroll.priors import Prior, nuclear
 
-__all__ = ["HuberVariation", "Sparse", "Tikhonov", "TotalVariation", "shrink"]
-
 
 @dataclass(frozen=True)
 class Sparse(Prior):

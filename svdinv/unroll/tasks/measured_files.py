@@ -23,14 +23,6 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry, entries
 from svdinv.unroll.tasks.task import Task
 
-__all__ = [
-    "holds_measurement",
-    "open_measurement",
-    "problem_of",
-    "read_measurement",
-    "write_problem",
-]
-
 _WHAT = "undersampled data in HDF5"
 
 

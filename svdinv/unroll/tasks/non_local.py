@@ -18,8 +18,6 @@ from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Arrays, Reconstruction, Task, best_of
 
-__all__ = ["NAME", "applies", "non_local", "slow"]
-
 NAME = "non-local low rank"
 
 _EXACT = 0.01  # relative to the largest magnitude

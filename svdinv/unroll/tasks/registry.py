@@ -17,14 +17,6 @@ from typing import Any
 
 from svdinv.unroll.plugins import load
 
-__all__ = [
-    "TaskEntry",
-    "add",
-    "entries",
-    "entry_of_file",
-    "entry_of_images",
-]
-
 GROUP = "svdinv.tasks"
 """Entry-point group; an entry point names a `TaskEntry`, or a `Task`."""
 

@@ -39,23 +39,6 @@ from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
 if TYPE_CHECKING:
     from svdinv.unroll.formats.scans import Geometry
 
-__all__ = [
-    "InputImage",
-    "Method",
-    "Options",
-    "Reconstruction",
-    "Simulated",
-    "Source",
-    "Task",
-    "View",
-    "as_measured",
-    "best_of",
-    "moved_views",
-    "option",
-    "task_named",
-    "task_of",
-]
-
 Arrays: TypeAlias = NDArray[Any]
 
 View: TypeAlias = tuple[Problem, Callable[[Arrays], Arrays]]

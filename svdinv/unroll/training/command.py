@@ -17,19 +17,11 @@ from tqdm import tqdm
 
 from svdinv.unroll.formats.atomic import holding, remove_drafts
 from svdinv.unroll.interrupts import interrupts
+from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, Config
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
-from svdinv.unroll.training.run import WEIGHTS, Outcome, Run
-
-__all__ = [
-    "Refused",
-    "RunningMean",
-    "command",
-    "holds_training",
-    "processes",
-    "train",
-]
+from svdinv.unroll.training.run import Outcome, Run
 
 
 class Refused(ValueError):

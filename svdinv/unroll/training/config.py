@@ -20,27 +20,9 @@ from svdinv._missing import needing
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
-from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.plugins import class_named
 from svdinv.unroll.tasks.registry import entries
 from svdinv.unroll.tasks.task import Task, check_ranges, option, task_named
-
-__all__ = [
-    "CHECKPOINT",
-    "CONFIG",
-    "LOSSES",
-    "WEIGHTS",
-    "Config",
-    "Training",
-    "changed",
-    "differences",
-    "from_toml",
-    "preset",
-    "presets",
-    "read",
-    "to_toml",
-    "write",
-]
 
 LOSSES = ("l1", "mse", "log-l1", "log-mse", "measurement")
 """Names of the losses in `svdinv.unroll.training.losses`."""

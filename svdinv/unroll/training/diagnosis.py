@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Cell, Network
 
-__all__ = ["Breakdown", "diagnose"]
-
 # Relative: pairs this near, and values this small, are what LAPACK makes of repeated
 # and of zero singular values in single precision.
 _NEAR = 1e-6

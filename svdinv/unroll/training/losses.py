@@ -16,8 +16,6 @@ from svdinv.unroll.plugins import imported
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.training.config import LOSSES
 
-__all__ = ["Loss", "loss_of"]
-
 Loss: TypeAlias = Callable[[Tensor, Tensor, Problem], Tensor]
 
 # Far below what any reconstruction from few samples reaches, peaks being 1.

@@ -21,6 +21,7 @@ from svdinv import __version__
 from svdinv.core.degenerate import Repeated
 from svdinv.unroll.formats.atomic import replacing_all
 from svdinv.unroll.inference import reconstruct
+from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.plugins import imported
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Source
@@ -33,7 +34,6 @@ from svdinv.unroll.training.checkpoints import (
 from svdinv.unroll.training.config import (
     CHECKPOINT,
     CONFIG,
-    WEIGHTS,
     Config,
     differences,
     from_toml,
@@ -46,16 +46,6 @@ from svdinv.unroll.training.diagnosis import Breakdown, diagnose
 from svdinv.unroll.training.logs import LOG, VALIDATION, Logs, read_log
 from svdinv.unroll.training.losses import loss_of
 from svdinv.unroll.training.sources import FromDataset, Prefetcher
-
-__all__ = [
-    "CHECKPOINT",
-    "CONFIG",
-    "WEIGHTS",
-    "Outcome",
-    "Run",
-    "svd_of",
-    "to_resume",
-]
 
 Ending = Literal["finished", "stopped", "broken"]
 

@@ -57,8 +57,6 @@ from svdinv.unroll.untrained.options import Fit, Options, Record
 from svdinv.unroll.untrained.residual import STEPS, towards_data
 from svdinv.unroll.untrained.stopping import Seen
 
-__all__ = ["Fitting", "fit"]
-
 
 class Fitting:
     """A fit, step by step; `fit` does all of it.

@@ -17,8 +17,6 @@ from svdinv.unroll.torch import Network
 from svdinv.unroll.untrained.options import Options
 from svdinv.unroll.untrained.stopping import Rule, Seen
 
-__all__ = ["Kept", "Model", "NoRule", "has_encoder"]
-
 
 class NoRule(Rule):
     """Fit to the end."""

@@ -16,8 +16,6 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, tensor
 from svdinv.unroll.untrained.stopping import HeldOut, Rule
 
-__all__ = ["Fit", "Options", "Record", "educated"]
-
 _EXACT = 1e-5  # relative to the data
 
 Trained = Literal["all", "decoder", "singular values"]

@@ -17,8 +17,6 @@ from svdinv.unroll.networks import (
 from svdinv.unroll.plugins import class_named
 from svdinv.unroll.problem import Problem
 
-__all__ = ["PRIORS", "generator_for"]
-
 _SCALES = 5
 
 

@@ -16,8 +16,6 @@ from svdinv.unroll.algorithms.non_local import denoise_non_local
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
-__all__ = ["STEPS", "cleaned", "towards_data"]
-
 Image = NDArray[Any]
 
 _PARTS = (0.25, 0.5, 0.75, 1.0)

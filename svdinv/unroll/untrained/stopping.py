@@ -20,8 +20,6 @@ from svdinv.unroll.algorithms.cross_validation import held_out
 from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.problem import Problem
 
-__all__ = ["SURE", "Discrepancy", "HeldOut", "MovingVariance", "Rule", "Seen"]
-
 
 class Seen(NamedTuple):
     """What a rule is asked about.

@@ -27,14 +27,6 @@ from svdinv.unroll.priors import Casorati, LocalLowRank, Prior, Sparse
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Reconstruction
 
-__all__ = [
-    "local_low_rank",
-    "low_rank",
-    "low_rank_plus_sparse",
-    "view_sharing",
-    "zero_filled",
-]
-
 Arrays = NDArray[Any]
 
 _SHARE = 0.05  # of the samples, left out where the truth is not known

@@ -21,15 +21,6 @@ from numpy.typing import NDArray
 from svdinv.unroll.formats.checks import FileError, fingerprint, listed, naming
 from svdinv.unroll.tasks.cine import HEARTS
 
-__all__ = [
-    "HEARTS",
-    "cropped_series",
-    "heart_series",
-    "hearts_fingerprint",
-    "read_hearts",
-    "smooth_phase",
-]
-
 Series = NDArray[np.float32]
 
 _LEAST = 16  # pixels of a side, frames apart

@@ -15,14 +15,6 @@ from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.coils import estimate_maps
 
-__all__ = [
-    "SMALLEST",
-    "SeriesProblem",
-    "check_centred",
-    "divided",
-    "problem_of_kspace",
-]
-
 SMALLEST = 16
 """Fewest pixels a side."""
 

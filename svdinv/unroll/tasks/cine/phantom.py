@@ -24,8 +24,6 @@ from svdinv.unroll.tasks.cine.signals import (
     of_frames,
 )
 
-__all__ = ["LABELS", "Phantom", "coil_maps", "heart"]
-
 LABELS = ("other", "left ventricle", "myocardium", "right ventricle")
 """What the numbers in `Phantom.labels` stand for."""
 

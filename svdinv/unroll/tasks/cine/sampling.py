@@ -17,8 +17,6 @@ from svdinv.unroll.data.masks import (
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 
-__all__ = ["ACCELERATION", "MASKS", "PATTERNS", "measured", "sampled", "sampling"]
-
 Pattern: TypeAlias = Callable[
     [tuple[int, int, int], float, np.random.Generator], NDArray[np.bool_]
 ]

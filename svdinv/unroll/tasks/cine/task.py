@@ -72,8 +72,6 @@ from svdinv.unroll.tasks.task import (
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = ["Cine", "CineOptions"]
-
 _MOST_ACCELERATED = 16
 _QUIETEST = 80.0  # dB
 _LONGEST = 1024  # side of a photograph in pixels

@@ -26,8 +26,6 @@ from svdinv.unroll.tasks.task import InputImage
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.cine.task import Cine
 
-__all__ = ["Hearts"]
-
 # Series that are not trained on begin here, so that no number of them collides.
 _FIRST_VALIDATION = 2_000_000
 # Number of no item, for what those of a step have in common: without a third number

@@ -51,18 +51,6 @@ from svdinv.unroll.tiles import tiles
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = [
-    "Colour",
-    "ColourOptions",
-    "Photographs",
-    "biharmonic",
-    "channels_first",
-    "channels_last",
-    "sampled",
-    "svt_completion",
-    "zero_filled",
-]
-
 _RATES = (0.4, 0.3, 0.1)  # of an evaluation
 _UNIFORM = "uniform"
 _FIRST = "zero-filled"

@@ -41,8 +41,6 @@ from svdinv.unroll.tasks.task import (
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = ["Eit", "EitOptions", "Tanks"]
-
 _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
 _LEAST = 1e-7  # of the mean voltage: what rounding errors leave, at least
 _DBAR = "D-bar"

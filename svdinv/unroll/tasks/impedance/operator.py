@@ -25,8 +25,6 @@ with needing("scipy", "mri"):
     from scipy.sparse.linalg import splu
     from scipy.spatial import Delaunay
 
-__all__ = ["Impedance", "Mesh", "adjacent", "disc", "neighbours"]
-
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 

@@ -50,20 +50,6 @@ from svdinv.unroll.tasks.tomography.sinograms import (
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = [
-    "Ct",
-    "CtOptions",
-    "Densities",
-    "Geometry",
-    "Tomogram",
-    "Views",
-    "fbp",
-    "nnls",
-    "penalised",
-    "sirt",
-    "tv",
-]
-
 _PREFIX = "density:"  # a picture that is to be a density
 _BEAMS = ("parallel", "fan")
 _VIEWS = 60

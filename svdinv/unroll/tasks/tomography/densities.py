@@ -14,17 +14,6 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.tasks.tomography import DENSITIES
 
-__all__ = [
-    "SHEPP_LOGAN",
-    "Ellipse",
-    "density",
-    "drawn",
-    "random_ellipses",
-    "random_shapes",
-    "textured",
-    "walnut",
-]
-
 Image = NDArray[np.float32]
 
 _FINER = 4  # points a side in each pixel

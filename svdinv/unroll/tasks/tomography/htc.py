@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.formats.checks import FileError, matlab_names, naming
 
-__all__ = ["HTC", "holds_htc", "read_htc"]
-
 _STRUCTS = ("CtDataLimited", "CtDataFull")
 
 

@@ -13,8 +13,6 @@ from svdinv.unroll.data.photographs import PHOTOS
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = ["LEAST", "MOST", "grey_picture", "read_geometry"]
-
 LEAST, MOST = 11, 4096
 """Rows and columns of an image."""
 

@@ -33,8 +33,6 @@ from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = ["SpectralCt", "SpectralOptions", "bins_of"]
-
 _PREFIX = "spectral:"  # a density, or a picture as one, that is to be of materials
 _BINS, _PHOTONS = 8, 1e5
 _RANGE = (30.0, 110.0)  # of the bins, in keV
