@@ -17,12 +17,12 @@ from svdinv.cli.arguments import (
     begin,
     filled,
     folder,
-    naming,
     need,
     same_file,
     writable_folder,
 )
 from svdinv.cli.inputs import check_memory, check_network, check_open, read_input
+from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
     from svdinv.unroll.evaluation.methods import Compared, Files, Which
@@ -250,7 +250,7 @@ def _prepared(
     own = best if best in pretrained.names() else task.kind
     weights = arguments.weights or own
     if arguments.weights or weights in pretrained.names():
-        with naming("--weights"):
+        with naming("argument --weights"):
             network = opened(weights)
         if arguments.weights or task.suits_network(problem, network.recipe):
             check_network(network, task, source, problem)
@@ -260,7 +260,7 @@ def _prepared(
         raise ValueError(
             "argument --ensemble: does not apply, as no weights in svdinv are for this"
         )
-    with naming("--method"):
+    with naming("argument --method"):
         method = method_named(
             task, problem, network, arguments.method, ensemble=arguments.ensemble
         )

@@ -8,14 +8,13 @@ gradient of a loss back to its thresholds and step sizes by `svdinv.numpy.vjp`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from svdinv._missing import needing
 from svdinv.unroll.arrays import (
     Array,
     backend,
@@ -26,11 +25,13 @@ from svdinv.unroll.arrays import (
     operators,
     real_dtype,
 )
+from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import svt
 from svdinv.unroll.networks.recipe import Recipe, State, given_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.operators.wrapped import Linear
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 
 __all__ = ["Fit", "Solver", "load", "save"]
@@ -226,8 +227,12 @@ class Solver:
             self._check(example)
         done = self._begin(start, rate, seed)
         rate, seed = done.rate, done.seed
+        left: Iterable[int] = range(done.steps + 1, steps + 1)
+        if progress:
+            bar = {"initial": done.steps, "desc": "fit", "unit": "step"}
+            left = progress_bar(steps, shown=True, iterable=left, **bar)
         try:
-            for step in _counted(done.steps + 1, steps, progress):
+            for step in left:
                 truth, y, *measurement = examples[_draw(len(examples), step, seed)]
                 loss, gradient = self._loss(truth, y, measurement)
                 if not all(map(math.isfinite, (loss, *gradient.values()))):
@@ -348,17 +353,6 @@ def _draw(count: int, step: int, seed: int) -> int:
     return int(np.random.default_rng([seed, epoch]).permutation(count)[position])
 
 
-def _counted(first: int, last: int, progress: bool) -> Iterator[int]:
-    """Count the steps, with a progress bar."""
-    counted = range(first, last + 1)
-    if not progress:
-        yield from counted
-        return
-    with needing("tqdm", "unroll"):
-        from tqdm import tqdm
-    yield from tqdm(counted, initial=first - 1, total=last, desc="fit", unit="step")
-
-
 def save(solver: Solver, path: str | Path) -> None:
     """Write the numbers and the recipe of a solver to a safetensors file.
 
@@ -405,7 +399,7 @@ def load(path: str | Path, **options: Any) -> Solver:
     """
     recipe, weights, _ = files.read(path)
     solver = Solver(recipe, **options)
-    with files.naming(path):
+    with naming(path, TypeError):
         files.check(weights, files.shapes(recipe))
     solver.numbers = {name: np.asarray(x, np.float64) for name, x in weights.items()}
     return solver

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+
+@contextlib.contextmanager
+def naming(what: Any, *also: type[Exception]) -> Iterator[None]:
+    """Put a path, an argument or an option before the message of a ValueError within.
+
+    A FileNotFoundError, and those of `also`, become such a ValueError.
+    """
+    kinds: tuple[type[Exception], ...] = (ValueError, FileNotFoundError, *also)
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def load(name: str) -> Any:

@@ -23,6 +23,7 @@ from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.recipe import EPSILON, choose, given_problem
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 
 __all__ = ["SVD", "LSNet", "Network", "SLRNet", "T2LRNet", "TLRNet", "load", "save"]
@@ -421,7 +422,7 @@ def load(
     recipe, arrays, task = files.read(path)
     network = Network(recipe, initial=False, **options)
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
-    with files.naming(path):
+    with naming(path, TypeError):
         files.check(arrays, expected)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if tensors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, comma_separated, line, markdown
@@ -24,7 +22,7 @@ from svdinv.unroll.evaluation.methods import (
 )
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.inference import NAMES, apply, start
-from svdinv.unroll.interrupts import interrupts
+from svdinv.unroll.interrupts import interrupts, progress_bar
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import InputImage, Method, Options, Task
 from svdinv.unroll.torch import Network
@@ -215,13 +213,7 @@ def evaluate(
         interrupts() as interrupted,
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
         # The mean of all so far: the methods differ too much to follow the last.
-        tqdm(
-            total=len(problems) * len(methods),
-            unit="image",
-            smoothing=0,
-            file=sys.stderr,
-            disable=None,  # unless that is a terminal
-        ) as bar,
+        progress_bar(len(problems) * len(methods), unit="image", smoothing=0) as bar,
     ):
         for problem in problems:
             entries: list[Entry] = []

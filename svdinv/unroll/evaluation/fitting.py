@@ -17,6 +17,7 @@ from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.inference import NAMES, apply
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import Recipe
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Reconstruction, Task
 from svdinv.unroll.torch import Network
@@ -75,10 +76,8 @@ def fitted(
         device=device,
     )
     if checkpoint is not None and checkpoint.exists():  # before anything takes long
-        try:
+        with naming("argument --checkpoint"):
             fitting.load(checkpoint)
-        except ValueError as error:
-            raise ValueError(f"argument --checkpoint: {error}") from error
         print(f"Goes on from iteration {fitting.iteration}: {checkpoint}\n", flush=True)
     methods = classical(task, problem, which="all" if baselines else "first")
     sees = getattr(generator, "source", "adjoint") == "adjoint"  # the data

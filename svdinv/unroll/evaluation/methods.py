@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.formats.table import ending
 from svdinv.unroll.inference import NAMES, apply, parts, start
+from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Method, Task
 from svdinv.unroll.torch import Network
@@ -249,12 +249,10 @@ def compare(
     with (
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
         # In percents it would contradict the bar of a fit.
-        tqdm(
-            total=len(methods) + steps,
+        progress_bar(
+            len(methods) + steps,
             leave=False,
             bar_format="{desc}{n_fmt} of {total_fmt} done, {elapsed}",
-            file=sys.stderr,
-            disable=None,  # unless that is a terminal
         ) as bar,
     ):
         every = {**methods, **{n: make(bar.update) for n, make in followed.items()}}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.formats.atomic import replacing_all
-from svdinv.unroll.formats.checks import FileError, check_regular, naming, to_complex
+from svdinv.unroll.formats.checks import FileError, check_regular, reading, to_complex
 from svdinv.unroll.formats.scans import Scan, chosen
 
 HOLDS = ("kspace", "image")
@@ -49,7 +49,7 @@ def read_cfl(path: str | Path) -> NDArray[np.complex64]:
     path = Path(path)
     header = path.with_suffix(".hdr")
     check_regular(path)
-    with naming(header, "a header of BART"), header.open("rb") as file:
+    with reading(header, "a header of BART"), header.open("rb") as file:
         lines = file.read(_HEADER).decode("utf-8", "replace").splitlines()
         said = next(line for line in [*lines, ""] if not line.startswith("#"))
         sizes = [int(word) for word in said.split()]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.formats.checks import FileError, check_bytes, naming, to_complex
+from svdinv.unroll.formats.checks import FileError, check_bytes, reading, to_complex
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 from svdinv.unroll.formats.table import DICOM_SUFFIXES
 
@@ -76,7 +76,7 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
         files = sorted(file for file in path.iterdir() if _has_preamble(file))
     slices: dict[Any, list[_Frame]] = {}
     for file in files:
-        with naming(file, "a DICOM file"):
+        with reading(file, "a DICOM file"):
             dataset = pydicom.dcmread(file, stop_before_pixels=True)
             for frame in _frames(file, dataset):
                 slices.setdefault(frame.slice, []).append(frame)
@@ -88,7 +88,7 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     series, last = [], None
     pixels: NDArray[Any] = np.empty(0)
     for frame in frames:
-        with naming(frame.file, "a DICOM file"):
+        with reading(frame.file, "a DICOM file"):
             if frame.file != last:
                 dataset, last = pydicom.dcmread(frame.file), frame.file
                 pixels = dataset.pixel_array

@@ -16,7 +16,7 @@ from svdinv.unroll.formats.checks import (
     FileError,
     check_bytes,
     is_numeric,
-    naming,
+    reading,
     to_complex,
 )
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
@@ -53,7 +53,7 @@ def read_nifti(
         If nibabel is missing.
     """
     nibabel = _nibabel()
-    with naming(path, "a NIfTI file"):
+    with reading(path, "a NIfTI file"):
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):
             raise FileError(f"{path} is no NIfTI file of one part")

@@ -16,7 +16,7 @@ from svdinv.unroll.formats.checks import (
     FileError,
     check_bytes,
     is_numeric,
-    naming,
+    reading,
     to_complex,
 )
 from svdinv.unroll.formats.hdf5 import open_hdf5, writing_hdf5
@@ -158,7 +158,7 @@ def read_archive(path: str | Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    with naming(path, "an array in NumPy's format"):
+    with reading(path, "an array in NumPy's format"):
         array = np.lib.format.open_memmap(path, mode="r")
         if not is_numeric(array.dtype):
             raise FileError(f"{path} must hold numbers, got the dtype {array.dtype}")
@@ -167,7 +167,7 @@ def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 
 def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     with (
-        naming(path, "an archive of NumPy arrays"),
+        reading(path, "an archive of NumPy arrays"),
         zipfile.ZipFile(path) as archive,
     ):
         ends = [n for n in archive.namelist() if n.endswith(".npy")]
@@ -205,7 +205,7 @@ _read_header = np.lib.format.read_array_header_2_0
 def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     with needing("scipy", "mri"):
         import scipy.io
-    with naming(path, "a MATLAB file"):
+    with reading(path, "a MATLAB file"):
         with path.open("rb") as file:
             start = file.read(520)
         # HDF5 after MATLAB's header of 512 bytes.

@@ -40,6 +40,7 @@ from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import doubled, svt, to_channels, to_complex
 from svdinv.unroll.networks.recipe import EPSILON, choose, forward_operator
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 
 __all__ = [
@@ -480,7 +481,7 @@ def load(path: str | Path, **options: Any) -> Network:
     """
     recipe, weights, _ = files.read(path)
     model = Network(recipe, **options)
-    with files.naming(path):
+    with naming(path, TypeError):
         model.set_arrays(weights)
     return model
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from svdinv._missing import needing
-from svdinv.unroll.formats.checks import FileError, naming
+from svdinv.unroll.formats.checks import FileError, reading
 from svdinv.unroll.formats.fastmri import holds_fastmri
 from svdinv.unroll.formats.hdf5 import Datasets, held_hdf5, open_hdf5
 from svdinv.unroll.formats.measurements import text, write_measurement
@@ -84,7 +84,7 @@ def open_measurement(path: str | Path) -> Iterator[tuple[TaskEntry, Datasets] | 
     """
     hold = _held_archive if Path(path).suffix.lower() == ".npz" else held_hdf5
     with contextlib.closing(hold(path, _WHAT)) as file:
-        with naming(path, _WHAT):
+        with reading(path, _WHAT):
             entry = _entry(file, path) if _is_own(file) else None
         yield (entry, file) if entry else None
 
@@ -107,7 +107,7 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
 
 def problem_of(task: Task, file: Datasets) -> Problem:
     """Read the problem of a task from an open file, as `read_measurement`."""
-    with naming(file.path, _WHAT):
+    with reading(file.path, _WHAT):
         problem = task.read_measured(file)
         name = text(file.attrs.get("name", "")) or Path(file.path).stem
         setting = text(file.attrs.get("setting", ""))
@@ -118,7 +118,7 @@ def _held_archive(path: str | Path, expected: str) -> Datasets:
     """Hold the arrays of an ``.npz`` file as an HDF5 file in memory."""
     with needing("h5py", "mri"):
         import h5py
-    with naming(path, expected):
+    with reading(path, expected):
         file = h5py.File(io.BytesIO(), "w")
         for name, array in read_archive(path).items():
             file[name] = array

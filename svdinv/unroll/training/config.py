@@ -20,7 +20,7 @@ from svdinv._missing import needing
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
-from svdinv.unroll.plugins import class_named
+from svdinv.unroll.plugins import class_named, naming
 from svdinv.unroll.tasks.registry import entries
 from svdinv.unroll.tasks.task import Task, check_ranges, option, task_named
 
@@ -144,10 +144,8 @@ def read(path: str | Path) -> Config:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    try:
+    with naming(path):
         return from_toml(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def presets() -> list[str]:
@@ -351,10 +349,8 @@ def _section(cls: type, name: str, table: Mapping[str, Any]) -> Any:
         if key not in known:
             raise ValueError(f"unknown option {name}.{key}{_near(key, known)}")
         given[key] = _typed(value, hints[key], f"{name}.{key}")
-    try:
+    with naming(name, Exception):  # of a class of anybody's
         return cls(**given)
-    except Exception as error:  # of a class of anybody's
-        raise ValueError(f"{name}: {error}") from error
 
 
 def _near(name: str, known: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from svdinv.core.degenerate import Repeated
 from svdinv.unroll.formats.atomic import replacing_all
 from svdinv.unroll.inference import reconstruct
 from svdinv.unroll.networks.weights import WEIGHTS
-from svdinv.unroll.plugins import imported
+from svdinv.unroll.plugins import imported, naming
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Source
 from svdinv.unroll.torch import SVD, Network, save, tensor
@@ -456,20 +456,16 @@ def _learned(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Parameter]:
 
 def _optimiser(name: str) -> Any:
     """Find the class of an optimiser."""
-    try:
+    with naming("training.optimiser"):
         cls = imported(name if ":" in name else f"torch.optim:{name}")
-    except ValueError as error:
-        raise ValueError(f"training.optimiser: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(f"training.optimiser {name} is no torch.optim.Optimizer")
     # A step on its own: checkpoints hold numbers for each weight, and the step.
     weight = nn.Parameter(torch.zeros(2, 3))
     weight.grad = torch.ones(2, 3)
-    try:
+    with naming(f"training.optimiser {name}", TypeError):
         optimiser = cls([weight], lr=1e-3)
         optimiser.step()
-    except TypeError as error:
-        raise ValueError(f"training.optimiser {name}: {error}") from error
     for kind, x in optimiser.state[weight].items():
         if kind != "step" and not (isinstance(x, Tensor) and x.shape == weight.shape):
             raise ValueError(

@@ -37,12 +37,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from svdinv import __version__
 from svdinv.unroll.algorithms import ADMM, Interrupted
 from svdinv.unroll.algorithms.cross_validation import restricted
 from svdinv.unroll.arrays import to_numpy
+from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import to_json
 from svdinv.unroll.problem import Problem
@@ -171,11 +171,11 @@ class Fitting:
         """
         began = saved = time.monotonic()
         ending: Any = self.ended()
-        with tqdm(
-            total=self.options.iterations,
+        with progress_bar(
+            self.options.iterations,
+            shown=progress,
             initial=self.iteration,
             desc="fit",
-            disable=not progress,
         ) as bar:
             while not ending:
                 record = self.step()

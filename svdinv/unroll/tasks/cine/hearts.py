@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.formats.checks import FileError, fingerprint, listed, naming
+from svdinv.unroll.formats.checks import FileError, fingerprint, listed, reading
 from svdinv.unroll.tasks.cine import HEARTS
 
 Series = NDArray[np.float32]
@@ -75,7 +75,7 @@ def read_hearts(places: Sequence[str]) -> dict[str, Series]:
     """
     found: dict[str, Series] = {}
     for file in _archives(places):
-        with naming(file, "real series"):
+        with reading(file, "real series"):
             for key, array in _arrays(file):
                 if array.dtype.kind not in "iufc":
                     raise FileError(f"{file}: {key} is no array of numbers")

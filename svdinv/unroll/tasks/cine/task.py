@@ -23,6 +23,7 @@ from svdinv.unroll.formats.table import save as save_series
 from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.cine import CINE, HEARTS, PHANTOMS
@@ -280,10 +281,8 @@ class Cine(Task):
             photos = [image for _, image in sorted(found.items())]
             if min(min(photo.shape[:2]) for photo in photos) < self.size:
                 raise ValueError(f"a photograph is smaller than size, {self.size}")
-        try:
+        with naming("task.real"):
             real = read_hearts(self.real)
-        except ValueError as error:
-            raise ValueError(f"task.real: {error}") from error
         missing = [name for name in self.held_out if name not in real]
         if missing:
             raise ValueError(
