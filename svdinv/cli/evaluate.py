@@ -107,8 +107,6 @@ def run(arguments: argparse.Namespace) -> int:
         RESULTS,
         TABLE,
         evaluate,
-        methods_of,
-        sampled,
     )
     from svdinv.unroll.inference import (
         device_of,
@@ -145,13 +143,6 @@ def run(arguments: argparse.Namespace) -> int:
             f"argument --output: {output} holds {RESULTS} already; --overwrite "
             "replaces it"
         )
-    methods = methods_of(
-        network,
-        task,
-        baselines=arguments.baselines,
-        ensemble=arguments.ensemble,
-        device=device,
-    )
     what, count = "classical methods", len(images)
     if network is not None:
         weights = sum(p.numel() for p in network.parameters())
@@ -162,11 +153,15 @@ def run(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     evaluation = evaluate(
-        sampled(task, images, settings),
-        methods,
+        task,
+        images,
+        settings,
         output,
-        task=task,
         title=f"Evaluation of {arguments.weights}, seed {arguments.seed}",
+        network=network,
+        baselines=arguments.baselines,
+        ensemble=arguments.ensemble,
+        device=device,
         panels=arguments.panels,
     )
     if evaluation.rows:

@@ -169,8 +169,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> Compared:
     """Reconstruct an input, and say whose image was written."""
-    from svdinv.unroll.evaluation.methods import classical, reconstruct
-    from svdinv.unroll.inference import NAMES
+    from svdinv.unroll.evaluation.methods import classical, compare
+    from svdinv.unroll.inference import NAMES, learned
 
     task, problem, network, method, written, weights = work
     which: Which = "all" if arguments.baselines else "first"
@@ -183,16 +183,11 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
         f"{arguments.seed}\n",
         flush=True,
     )
-    done = reconstruct(
-        task,
-        problem,
-        network,
-        written,
-        method=method,
-        which=which,
-        ensemble=arguments.ensemble,
-        device=device,
-    )
+    methods = classical(task, problem, which=which, asked=method)
+    if network is not None:
+        own = learned(network, task, ensemble=arguments.ensemble, device=device)
+        methods |= {n: own[n] for n in own if which != "first" or n == method}
+    done = compare(task, problem, methods, written, method)
     if done.written:
         print(f"\n{_whose(method, done)}")
         if weights and method in NAMES.values():

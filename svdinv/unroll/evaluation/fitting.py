@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import astuple, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from svdinv.unroll.algorithms import Interrupted
 from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.evaluation.methods import Files, classical, compare
 from svdinv.unroll.formats.atomic import replacing
-from svdinv.unroll.inference import NAMES, apply
+from svdinv.unroll.inference import NAMES, learned
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.plugins import naming
@@ -82,7 +81,8 @@ def fitted(
     methods = classical(task, problem, which="all" if baselines else "first")
     sees = getattr(generator, "source", "adjoint") == "adjoint"  # the data
     if weights is not None and sees:
-        methods[NAMES[False]] = partial(apply, weights, task, device=device)
+        name = NAMES[False]
+        methods[name] = learned(weights, task, device=device)[name]
     around = fitting.arounds[0]
     if around is not None:
         begun = around[0].cpu().numpy()
