@@ -29,7 +29,6 @@ class Fourier(Operator):
     keeps_size = True
 
     def forward(self, x: Array) -> Array:
-        """From an image to its k-space."""
         return _centred(x, "fftn")
 
     def adjoint(self, y: Array) -> Array:

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.data.photographs import shrunk
-from svdinv.unroll.data.pictures import Image
+from svdinv.unroll.data.pictures import Image, shrunk
 from svdinv.unroll.tasks.cine.hearts import smooth_phase
 from svdinv.unroll.tasks.cine.phantom import heart
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.data.masks import broadcast_mask, read_mask
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.data.photographs import fingerprint, training_photographs
+from svdinv.unroll.data.pictures import fingerprint, training_photographs
 from svdinv.unroll.display.pictures import save_frames
 from svdinv.unroll.formats.bart import HOLDS
-from svdinv.unroll.formats.measurements import broadcast_mask, read_mask
 from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.formats.table import WRITTEN, ending, format_of
 from svdinv.unroll.formats.table import save as save_series
@@ -293,7 +293,6 @@ class Cine(Task):
         return Hearts(self, photos, real)
 
     def origin(self) -> dict[str, str]:
-        """Sum up the user's photographs and real series."""
         origin = {}
         if self.photographs:
             origin["photographs"] = fingerprint(self.photographs)
@@ -302,7 +301,6 @@ class Cine(Task):
         return origin
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
-        """Name what makes a phantom, or what the format of a file wants to know."""
         if str(source) in PHANTOMS:
             return _SIZES
         format = None if str(source) in HEARTS else format_of(source)
@@ -385,13 +383,11 @@ class Cine(Task):
         return SeriesProblem.of(problem, scan=Geometry(affine, seconds))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        """Return ``kspace``, ``mask`` and, with coils, ``maps``."""
         A = _mri(problem)
         maps = {} if A.maps is None else {"maps": A.maps}
         return {"kspace": problem.y, "mask": A.mask, **maps}
 
     def examples(self, options: Any) -> list[InputImage]:
-        """Return eight series of the phantom."""
         for name in options.of_files():
             if name not in _SIZES and getattr(options, name) is not None:
                 raise ValueError(f"{name}: is for files, and none is given")
@@ -401,7 +397,6 @@ class Cine(Task):
         ]
 
     def built_in(self) -> dict[str, dict[str, str]]:
-        """List hearts, phantoms and masks."""
         return {
             "series of real hearts": dict(HEARTS),
             "phantoms, series of any size and number of frames": dict(PHANTOMS),
@@ -409,13 +404,11 @@ class Cine(Task):
         }
 
     def picture_options(self, name: str) -> tuple[str, ...]:
-        """Name the sizes of what is made, and the acceleration of a mask."""
         if name in HEARTS:
             return ()
         return (*_SIZES, "acceleration") if name in PATTERNS else _SIZES
 
     def save_picture_of(self, name: str, options: Any, path: Path) -> None:
-        """Write a series or a mask as an animation, or as a sheet of its frames."""
         seconds = 0.2
         if name in PATTERNS:
             frames, size = options.frames or _FRAMES, options.size or _SIZE
@@ -429,13 +422,11 @@ class Cine(Task):
         save_frames(path, shown, seconds=seconds)
 
     def settings(self, options: Any) -> list[Any]:
-        """Return one setting per sampling pattern, unless the options name one."""
         if options.mask is not None:
             return [options]
         return [replace(options, mask=mask) for mask in MASKS]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Sample the k-space of a series."""
         series = given.image
         pattern = options.mask or "radial"
         if pattern in PATTERNS:
@@ -458,7 +449,6 @@ class Cine(Task):
         return SeriesProblem.of(problem, scan=given.scan)
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return zero-filling, view sharing and four methods of low rank."""
         return {
             "zero-filled": zero_filled,
             "view sharing": view_sharing,
@@ -505,7 +495,6 @@ class Cine(Task):
         return moved_views(problem, zip(moves, moves, strict=True), operator)
 
     def memory(self, given: InputImage | Problem, options: Any) -> float:
-        """Return the bytes that a reconstruction needs."""
         if isinstance(given, Problem):
             values, data = _mri(given).mask.size, given.y.size
         else:
@@ -514,17 +503,14 @@ class Cine(Task):
         return _BYTES * values + _BYTES_OF_DATA * data
 
     def decibels(self, problem: Problem, image: Any) -> float:
-        """Return the PSNR of magnitudes, relative to the largest."""
         return psnr(np.abs(problem.truth), np.abs(image), peak="max")
 
     def describe(self, problem: Problem) -> str:
-        """Return the number of frames, and their size."""
         size = "x".join(map(str, problem.y.shape[-2:]))
         frames = len(problem.y)
         return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels"
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
-        """Write the series, in the scale and at the place of what was read."""
         place = problem.scan if isinstance(problem, SeriesProblem) else None
         save_series(path, image * np.float32(problem.scale), place)
 

@@ -23,10 +23,14 @@ from svdinv.unroll.data import (
     read_picture,
     split,
 )
-from svdinv.unroll.data.masks import uniform_mask
+from svdinv.unroll.data.masks import broadcast_mask, read_mask, uniform_mask
 from svdinv.unroll.data.noise import generator, noisy
-from svdinv.unroll.data.photographs import fingerprint, training_photographs
-from svdinv.unroll.data.pictures import patches, picture_files
+from svdinv.unroll.data.pictures import (
+    fingerprint,
+    patches,
+    picture_files,
+    training_photographs,
+)
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.operators import Sampling
@@ -242,7 +246,6 @@ class Colour(Task):
         return {"samples": problem.y, "mask": _mask(problem)}
 
     def examples(self, options: Any) -> list[InputImage]:
-        """Return the photographs of `svdinv.unroll.data.TEST`."""
         return [self.read(name, options) for name in TEST]
 
     def built_in(self) -> dict[str, dict[str, str]]:
@@ -260,11 +263,9 @@ class Colour(Task):
         }
 
     def picture_options(self, name: str) -> tuple[str, ...]:
-        """Name the rate of the mask, and the crop of a photograph."""
         return ("rate",) if name == _UNIFORM else ("crop",)
 
     def save_picture_of(self, name: str, options: Any, path: Path) -> None:
-        """Write a photograph or a mask as a PNG."""
         if name == _UNIFORM:
             shape, rng = (128, 128, 3), np.random.default_rng(options.seed)
             mask = uniform_mask(shape, options.rate or 0.4, rng)
@@ -273,18 +274,14 @@ class Colour(Task):
             save_picture(path, channels_last(self.read(name, options).image))
 
     def settings(self, options: Any) -> list[Any]:
-        """Return rates 0.4, 0.3 and 0.1, unless a rate or a mask is given."""
         if options.rate is not None or options.mask is not None:
             return [options]
         return [replace(options, rate=rate) for rate in _RATES]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Sample a picture."""
         truth = given.image
         channels, height, width = truth.shape
         if options.mask is not None:
-            from svdinv.unroll.formats.measurements import broadcast_mask, read_mask
-
             mask = broadcast_mask(read_mask(options.mask), truth.shape)
             setting = "own mask"
         else:

@@ -191,7 +191,6 @@ class Eit(Task):
         return {name: np.asarray(x, np.float32) for name, x in held.items()}
 
     def examples(self, options: Any) -> list[InputImage]:
-        """Return tanks of other seeds than those of the training."""
         found = [
             self.read("tank", replace(options, seed=1000 + options.seed + k))
             for k in range(3)
@@ -200,7 +199,6 @@ class Eit(Task):
         return [given for given in found if isinstance(given, InputImage)]
 
     def settings(self, options: Any) -> list[Any]:
-        """Return four levels of noise, unless the options name one."""
         if options.noise is not None:
             return [options]
         return [replace(options, noise=n) for n in (0.0, 1e-6, 5e-6, 0.01)]
@@ -233,7 +231,6 @@ class Eit(Task):
         return 0.0 if options.noise == 0 else 1.0
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return truncated SVD, Tikhonov, TV, D-bar and Gauss-Newton by name."""
         return {
             "TSVD, discrepancy": functools.partial(tsvd, keep="discrepancy"),
             "TSVD, SURE": functools.partial(tsvd, keep="sure"),
@@ -249,11 +246,9 @@ class Eit(Task):
         return method != _DBAR or boundary_angles(voltages) is not None
 
     def finished(self, image: Any) -> Any:
-        """Clip to a decade on both sides of the water."""
         return np.clip(image, 0, 1)
 
     def decibels(self, problem: Problem, image: Any) -> float:
-        """Return the SNR of the change."""
         return decibels(problem, image)
 
     def describe(self, problem: Problem) -> str:
@@ -279,7 +274,6 @@ class Tanks(Simulated):
     task: Eit
 
     def problem(self, *key: int) -> Problem:
-        """Draw one, and measure it."""
         task, rng = self.task, generator(*key)
         image = random_tank(task.size, rng)
         options = EitOptions(

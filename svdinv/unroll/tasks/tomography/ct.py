@@ -225,7 +225,6 @@ class Ct(Task):
             raise ValueError(f"noise must not fall, got {self.noise}")
 
     def load(self) -> Densities:
-        """Return phantoms, drawn as they are asked for."""
         return Densities(self)
 
     def files(self, folder: Path) -> list[Path]:
@@ -234,7 +233,6 @@ class Ct(Task):
         return found or [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
-        """Name the size of a phantom, or the crop of a picture."""
         if str(source).startswith(_PREFIX):
             return ("crop",)
         return ("size",)
@@ -282,7 +280,6 @@ class Ct(Task):
         return replace(problem, truth=file.real("truth") / np.float32(problem.scale))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        """Return ``sinogram``, ``angles`` and ``geometry``."""
         place, angles, unit = Tomogram.expect(problem).scan
         y = problem.y * np.float32(unit)
         return {
@@ -298,13 +295,11 @@ class Ct(Task):
         return [given for given in found if isinstance(given, InputImage)]
 
     def settings(self, options: Any) -> list[Any]:
-        """Return few views and a limited arc, unless the options give either."""
         if options.views is not None or options.arc is not None:
             return [options]
         return [replace(options, views=60), replace(options, views=60, arc=90.0)]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Project a density, and add noise."""
         rows, columns = given.image.shape[-2:]
         fan = options.beam == "fan"
         views, whole = options.views or _VIEWS, 360.0 if fan else 180.0
@@ -352,7 +347,6 @@ class Ct(Task):
         return {"noise": rng.uniform(*self.noise)}
 
     def memory(self, given: InputImage | Problem, options: Any) -> float:
-        """Count what is kept: projector, adjoint and filtered back-projection."""
         if isinstance(given, Problem):
             views, detectors = given.y.shape[-2:]
             side = max(Tomogram.expect(given).scan.geometry[:2])
@@ -362,13 +356,11 @@ class Ct(Task):
         return (24.0 * detectors + 16 * side) * views * side
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Return the noise relative to the mean of the sinogram in the data's unit."""
         if options.photons:
             return None
         return float(options.noise or 0) * float(problem.y.mean())
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return the methods without learning."""
         return {
             "FBP": fbp,
             "SIRT": sirt,
@@ -378,18 +370,15 @@ class Ct(Task):
         }
 
     def applies(self, method: str, problem: Problem) -> bool:
-        """Return whether there are enough data for a method."""
         return method != non_local.NAME or non_local.applies(problem)
 
     def slow(self, method: str, problem: Problem) -> bool:
         return method == non_local.NAME and non_local.slow(problem, _LARGEST)
 
     def finished(self, image: Any) -> Any:
-        """Set negative densities to 0."""
         return np.maximum(image, 0)
 
     def describe(self, problem: Problem) -> str:
-        """Return the size."""
         place = Tomogram.expect(problem).scan.geometry
         return f"{place.rows}x{place.columns} pixels"
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import photograph, read_picture
-from svdinv.unroll.data.photographs import PHOTOS
+from svdinv.unroll.data.pictures import PHOTOS
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets

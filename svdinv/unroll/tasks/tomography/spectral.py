@@ -141,11 +141,9 @@ class SpectralCt(Ct):
             raise ValueError(f"photons must not fall, got {self.photons}")
 
     def files(self, folder: Path) -> list[Path]:
-        """List the pictures of a folder."""
         return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
-        """Name the bins, and the size of a phantom or the crop of a picture."""
         named = str(source).removeprefix(_PREFIX) in DENSITIES
         return ("size" if named else "crop", "bins")
 
@@ -175,12 +173,10 @@ class SpectralCt(Ct):
         )
 
     def save_picture_of(self, name: str, options: Any, path: Path) -> None:
-        """Write the bins side by side."""
         given: Any = self.read(name, options)
         save_frames(path, given.image / given.image.max(), seconds=self.seconds)
 
     def settings(self, options: Any) -> list[Any]:
-        """Return two numbers of photons, unless the options say more."""
         if options.photons is not None or options.noise is not None:
             return [options]
         return [replace(options, photons=n) for n in (_PHOTONS, _PHOTONS / 5)]
@@ -228,17 +224,14 @@ class SpectralCt(Ct):
         return replace(problem, fidelity=L2(weights / weights.max()))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        """Return what `Ct` does, and ``weights``."""
         weight = getattr(problem.fidelity, "weight", None)
         weights = np.ones_like(problem.y) if weight is None else weight
         return {**super().arrays_to_save(problem), "weights": weights}
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Return that of `Ct` where there is no noise of photons."""
         return None if _photons(options) else super().deviation(problem, options)
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return what takes each bin alone, and what takes them together."""
         return {"FBP": fbp, "TV": tv} | {
             name: functools.partial(
                 penalised, prior=prior, usual=usual, nonnegative=True
@@ -247,7 +240,6 @@ class SpectralCt(Ct):
         }
 
     def describe(self, problem: Problem) -> str:
-        """Return the bins and the size."""
         return f"{len(problem.y)} bins of {super().describe(problem)}"
 
     def save_panel(
