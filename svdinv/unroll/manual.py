@@ -100,22 +100,11 @@ class Solver:
         self.numbers = {name: np.asarray(x, np.float64) for name, x in drawn.items()}
 
     def __call__(self, y: Array | Problem, *measurement: Any, **named: Any) -> Array:
-        """Reconstruct.
+        """Reconstruct images, with the axes that ``recipe.axes`` names.
 
-        Parameters
-        ----------
-        y : array or Problem
-            Data, of NumPy or CuPy; or a problem of such, and nothing else.
-        *measurement : array or Operator
-            What the forward operator is made of, such as a mask and coil maps, or the
-            operator itself.
-        **named : array
-            The same by name: ``mask=``, ``maps=``.
-
-        Returns
-        -------
-        array
-            Images, with the axes that ``recipe.axes`` names.
+        Of data, of NumPy or CuPy, and what the forward operator is made of, such as a
+        mask and coil maps, also by name, or the operator itself; or of a problem and
+        nothing else.
         """
         problem = given_problem(self.recipe, self.operator, y, measurement, named)
         return self._run(problem, self.numbers)
@@ -356,19 +345,8 @@ def _draw(count: int, step: int, seed: int) -> int:
 def save(solver: Solver, path: str | Path) -> None:
     """Write the numbers and the recipe of a solver to a safetensors file.
 
-    Parameters
-    ----------
-    solver : Solver
-        The solver.
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-
-    Raises
-    ------
-    ValueError
-        If a weight is not finite.
-    OSError
-        If the file cannot be written.
+    An existing file is replaced, and only by a complete one. Raises ValueError if a
+    number is not finite, OSError if the file cannot be written.
     """
     files.write(path, solver.recipe, solver.numbers)
 
@@ -376,26 +354,9 @@ def save(solver: Solver, path: str | Path) -> None:
 def load(path: str | Path, **options: Any) -> Solver:
     """Make a solver of a safetensors file, written in whatever framework.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    **options
-        `operator` of the `Solver`.
-
-    Returns
-    -------
-    Solver
-        The solver.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, or does not hold the weights of a network.
-    TypeError
-        If its network has convolutions.
+    The option is `operator` of the `Solver`. Raises FileNotFoundError if there is no
+    such file, ValueError if it is damaged, or does not hold the weights of a network,
+    TypeError if its network has convolutions.
     """
     recipe, weights, _ = files.read(path)
     solver = Solver(recipe, **options)

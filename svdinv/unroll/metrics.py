@@ -26,22 +26,9 @@ _AT_ONCE = 2**22
 def snr(truth: ArrayLike, image: ArrayLike) -> float:
     """Signal-to-noise ratio in dB, ``10 log10(|truth|**2 / |truth - image|**2)``.
 
-    Norms are Frobenius norms over the whole array, in double precision; phases count.
-
-    Parameters
-    ----------
-    truth, image : array_like, the same shape
-        Real or complex images or series of any shape.
-
-    Returns
-    -------
-    float
-        Decibels; ``inf`` where the images agree exactly, NaN if one has a NaN.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or `truth` is zero.
+    Norms are Frobenius norms over all of two arrays of one shape, in double precision;
+    phases count. Infinite where the images agree exactly, NaN if one has a NaN. Raises
+    ValueError if the shapes differ, or `truth` is zero.
     """
     ratio = nmse(truth, image)
     return float("inf") if ratio == 0 else -10 * float(np.log10(ratio))
@@ -50,20 +37,8 @@ def snr(truth: ArrayLike, image: ArrayLike) -> float:
 def nmse(truth: ArrayLike, image: ArrayLike) -> float:
     """Normalised mean squared error, ``|truth - image|**2 / |truth|**2``.
 
-    Parameters
-    ----------
-    truth, image : array_like, the same shape
-        Real or complex images or series of any shape.
-
-    Returns
-    -------
-    float
-        The error; 0 where the images agree exactly.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or `truth` is zero.
+    Of two arrays of one shape, real or complex. Raises ValueError if the shapes differ,
+    or `truth` is zero.
     """
     a, b = _alike(truth, image)
     a, b = a.astype(np.complex128), b.astype(np.complex128)

@@ -22,31 +22,11 @@ _FEW = 0.03  # share of the data that may be too large to be left out
 def held_out(
     y: NDArray[Any], measured: NDArray[Any], share: float, seed: int
 ) -> NDArray[Any]:
-    """Draw some of the data that are measured.
+    """Draw a share of the data that are measured, as a bool array.
 
     Evenly, but for the few that are far larger than the others, such as the middle of
     k-space: without them the image is another one, and they alone would be the error.
-
-    Parameters
-    ----------
-    y : ndarray
-        Data.
-    measured : ndarray of bool
-        Where there are some.
-    share : float
-        Part that is drawn.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    ndarray of bool
-        Where they are.
-
-    Raises
-    ------
-    ValueError
-        If there are too few data.
+    Raises ValueError if there are fewer than `LEAST` data.
     """
     places = np.flatnonzero(measured)
     if len(places) < LEAST:

@@ -438,31 +438,18 @@ def _finite(y: Array) -> NDArray[Any]:
 
 
 def noise_deviation(y: Array) -> float:
-    """Estimate the standard deviation of white noise in an image.
+    """Estimate the standard deviation of white noise in an image (C, H, W).
 
-    It must be the same in all pixels and channels, and independent: of a grey picture
-    give one channel, and of one with an empty margin the rest. Of few pixels, some
-    hundred, a tenth of it may be missed.
+    The image, of any framework, is real or complex; of a complex one it is that of both
+    parts together. The noise must be the same in all pixels and channels, and
+    independent: of a grey picture give one channel, and of one with an empty margin the
+    rest. Of few pixels, some hundred, a tenth of it may be missed.
 
     The covariance of patches has the variance of the noise as its least eigenvalues,
     which are those whose mean is their median (Chen, Zhu & Heng, ICCV 2015).
 
-    Parameters
-    ----------
-    y : array, shape (C, H, W)
-        Image, real or complex, of any framework, whose values are known.
-
-    Returns
-    -------
-    float
-        Of a complex image, of both parts together.
-
-    Raises
-    ------
-    TypeError
-        If `y` is neither of floating point nor complex.
-    ValueError
-        If `y` has other axes, too few pixels, or is not finite.
+    Raises TypeError if `y` is neither of floating point nor complex, ValueError if it
+    has other axes, too few pixels, or is not finite.
     """
     image = _finite(y)
     for patch in _PATCHES:

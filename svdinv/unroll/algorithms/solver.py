@@ -212,21 +212,9 @@ def solve(
 
 
 def objective_value(state: State, problem: Problem, prior: Any) -> Array:
-    """Return ``D(A x, y) + R(x)``, or the sum over both parts of x.
+    """Return ``D(A x, y) + R(x)``, real and 0-d, or the sum over both parts of x.
 
-    Parameters
-    ----------
-    state : dict of str to array
-        Of an algorithm; or ``{"x": image}``.
-    problem : Problem
-        What was measured, by what.
-    prior : Prior or pair of them
-        R.
-
-    Returns
-    -------
-    array
-        Real, 0-d.
+    Of the state of an algorithm, or ``{"x": image}``; R is a prior or a pair of them.
     """
     data = problem.value(state["x"])
     if prior is None:

@@ -130,27 +130,10 @@ def patches(
 ) -> Image:
     """Draw square patches from whole photographs, flat and black ones included.
 
-    Every photograph is as likely as any other, every place in it too. Patches are
-    mirrored and turned at random.
-
-    Parameters
-    ----------
-    photos : mapping or sequence of ndarray, shape (H, W, channels)
-        Photographs, of different sizes if need be.
-    count, size : int
-        Number of patches, and their side in pixels.
-    rng : numpy.random.Generator
-        Source of the randomness.
-
-    Returns
-    -------
-    ndarray of float32, shape (count, size, size, channels)
-        The patches.
-
-    Raises
-    ------
-    ValueError
-        If a photograph is smaller than a patch.
+    Every photograph is as likely as any other, every place in it too; patches are
+    mirrored and turned at random. Of photographs (H, W, channels), of different sizes
+    if need be, to float32 (count, size, size, channels). Raises ValueError if one is
+    smaller than a patch.
     """
     pool = list(photos.values()) if isinstance(photos, Mapping) else photos
     if isinstance(pool, list):  # others may make their pictures when asked
@@ -178,20 +161,11 @@ def from_bytes(pixels: NDArray[np.uint8]) -> Image:
 
 
 def split(*test: str) -> tuple[str, ...]:
-    """Names of the photographs to train on when others are to be reconstructed.
+    """Return names of the photographs to train on when others are to be reconstructed.
 
-    This is the one place where training and test photographs are told apart.
-
-    Parameters
-    ----------
-    *test : str
-        Names of `PHOTOS`, or anything else, such as a picture of the user's own;
-        where no name is known, `HELD_OUT` takes their place.
-
-    Returns
-    -------
-    tuple of str
-        The training photographs: none of these, nor another view of one.
+    This is the one place where training and test photographs are told apart: left out
+    are those in `test`, and other views of them. Where it has no name of `PHOTOS`, such
+    as for a picture of the user's own, `HELD_OUT` takes its place.
     """
     held_out = {name for name in test if name in PHOTOS} or {HELD_OUT}
     if held_out & _TWINS:
@@ -200,22 +174,9 @@ def split(*test: str) -> tuple[str, ...]:
 
 
 def photograph(name: str) -> Image:
-    """Load a photograph from the wheel of scikit-image or scikit-learn.
+    """Load a photograph of `PHOTOS`: float32 (H, W, 3) in [0, 1].
 
-    Parameters
-    ----------
-    name : str
-        A name of `PHOTOS`.
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W, 3)
-        Colour image in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If there is no such photograph.
+    Raises ValueError if there is none of that name.
     """
     if name not in PHOTOS:
         raise ValueError(f"no photograph {name!r}; there are {', '.join(PHOTOS)}")

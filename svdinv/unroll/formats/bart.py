@@ -28,23 +28,12 @@ _HEADER = 65536  # bytes of a header, at most
 
 
 def read_cfl(path: str | Path) -> NDArray[np.complex64]:
-    """Read an array of BART.
+    """Read an array of BART, complex64 of 16 axes, from a ``.cfl`` file.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.cfl`` file; the ``.hdr`` file lies beside it.
-
-    Returns
-    -------
-    ndarray of complex64, of 16 axes
-        The array, mapped from the file: the first axis is READ, the fourth COIL, the
-        eleventh TIME. Nothing is read yet but the header.
-
-    Raises
-    ------
-    ValueError
-        If a file is missing or damaged, or its size is not what the header says.
+    The ``.hdr`` file lies beside it. The array is mapped from the file, of which
+    nothing but the header is read yet: the first axis is READ, the fourth COIL, the
+    eleventh TIME. Raises ValueError if a file is missing or damaged, or its size is not
+    what the header says.
     """
     path = Path(path)
     header = path.with_suffix(".hdr")
@@ -122,21 +111,11 @@ def read_bart(
 
 
 def save_cfl(path: str | Path, series: NDArray[Any]) -> None:
-    """Write a series to a ``.cfl`` file, and its header beside it.
+    """Write a series (T, H, W) to a ``.cfl`` file, and its header beside it.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.cfl`` file; existing files are replaced when both are complete.
-    series : array_like, shape (T, H, W)
-        Goes to the dimensions TIME, PHS1 and READ.
-
-    Raises
-    ------
-    ValueError
-        If it has another number of axes.
-    OSError
-        If a file cannot be written.
+    The axes go to the dimensions TIME, PHS1 and READ. Existing files are replaced when
+    both are complete. Raises ValueError if the series has another number of axes,
+    OSError if a file cannot be written.
     """
     array = np.ascontiguousarray(series, "<c8")
     if array.ndim != 3:

@@ -85,26 +85,11 @@ def read_series(
 
 
 def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> None:
-    """Write an array to a file that `read_series` reads.
+    """Write numbers to a file that `read_series` reads: .npy, .npz, .h5 or .hdf5.
 
-    The file is complete or not there at all: it is written under another name and
-    then moved.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``.npy``, ``.npz`` or ``.h5``, ``.hdf5``; the last two need h5py.
-    series : array_like
-        Numbers, real or complex.
-    key : str
-        Name of the array in the file; without meaning for ``.npy``.
-
-    Raises
-    ------
-    ValueError
-        If the file has another ending, or the array is not numeric.
-    ImportError
-        If h5py is needed and missing.
+    `key` names the array in the file, where it has names. The file is complete or not
+    there at all. Raises ValueError if it has another ending, or the array is not
+    numeric; ImportError if h5py is needed and missing.
     """
     array = np.asarray(series)
     suffix = Path(path).suffix.lower()

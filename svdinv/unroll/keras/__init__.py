@@ -157,17 +157,9 @@ class Network(keras.Model):
         return state["x"]
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile, but for losses and metrics that drop the imaginary part.
+        """Compile as any model, but for losses and metrics that drop imaginary parts.
 
-        Parameters
-        ----------
-        *args, **options
-            As for `keras.Model.compile`.
-
-        Raises
-        ------
-        TypeError
-            If the images are complex, and a loss or metric is one of Keras's.
+        Raises TypeError for those of Keras, where the images are complex.
         """
         if "T" in self.recipe.axes:
             signature = inspect.signature(keras.Model.compile)
@@ -435,22 +427,10 @@ class _Chain(keras.layers.Layer):
 def save(model: Network, path: str | Path) -> None:
     """Write the weights and the recipe of a model to a safetensors file.
 
-    Parameters
-    ----------
-    model : Network
-        The model.
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-
-    Raises
-    ------
-    TypeError
-        If the recipe is not registered (`svdinv.unroll.networks.register`), or has
-        layers of Keras's own.
-    ValueError
-        If a weight is not finite.
-    OSError
-        If the file cannot be written.
+    An existing file is replaced, and only by a complete one. Raises TypeError if the
+    recipe is not registered (`svdinv.unroll.networks.register`) or has layers of
+    Keras's own, ValueError if a weight is not finite, OSError if the file cannot be
+    written.
     """
     files.shapes(model.recipe)
     files.write(path, model.recipe, model.arrays())
@@ -459,25 +439,10 @@ def save(model: Network, path: str | Path) -> None:
 def load(path: str | Path, **options: Any) -> Network:
     """Make a model of a safetensors file, written in whatever framework.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    **options
-        `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the `Network`. Where
-        no `dtype` is given the precision is Keras's, whatever that of the file.
-
-    Returns
-    -------
-    Network
-        The model.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, or does not hold the weights of a network.
+    The options are `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the
+    `Network`; by default the precision is Keras's, whatever that of the file. Raises
+    FileNotFoundError if there is no such file, ValueError if it is damaged, or does not
+    hold the weights of a network.
     """
     recipe, weights, _ = files.read(path)
     model = Network(recipe, **options)

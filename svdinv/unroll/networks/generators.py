@@ -135,21 +135,9 @@ class Generator(ImageOrSeriesRecipe):
         return rows, columns
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
-        """Apply the network.
+        """Apply the layers of `parts` to what the network sees, (B, inputs, ..., h, w).
 
-        Parameters
-        ----------
-        z : array, shape (B, inputs, ..., h, w)
-            What it sees.
-        layers : Layers
-            Those of `parts`.
-        H, W : int
-            Size of the image.
-
-        Returns
-        -------
-        array, shape (B, outputs, ..., H, W)
-            The image as maps.
+        Returns the image, of the size H x W, as maps (B, outputs, ..., H, W).
         """
         raise NotImplementedError
 

@@ -29,19 +29,9 @@ _memory = _Single()
 def log_sum_by_gram(A: Any, tau: float, epsilon: Any) -> NDArray[Any] | None:
     """Compute `svdinv.numpy.log_sum_threshold` by the Gram matrix, in half the time.
 
-    Parameters
-    ----------
-    A : array, shape (..., m, n)
-        Matrices.
-    tau, epsilon : float
-        As there.
-
-    Returns
-    -------
-    ndarray or None
-        Singular values near the cutoff have errors of some percent. None where they
-        would be larger, of arrays of other precision or another framework, and without
-        kernels.
+    Of matrices (..., m, n). Singular values near the cutoff have errors of some
+    percent. None where these would be larger, for arrays of other precision or another
+    framework, and without kernels.
     """
     if type(A) is not np.ndarray or A.dtype not in (np.float32, np.complex64):
         return None

@@ -76,13 +76,7 @@ class Rule:
             raise ValueError(f"patience must be at least 1, got {self.patience}")
 
     def check(self, problem: Problem) -> None:
-        """Refuse a problem that the rule is not for.
-
-        Raises
-        ------
-        ValueError
-            If it is none of its kind.
-        """
+        """Refuse a problem that the rule is not for, by ValueError."""
 
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
         """Draw an array of the shape of the data, or nothing."""
@@ -95,17 +89,8 @@ class Rule:
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
         """Return the criterion, which is to be small.
 
-        Parameters
-        ----------
-        seen : Seen
-            How far the fit has come.
-        own : mapping of str to Tensor
-            What `buffers` gave, to be changed in place.
-
-        Returns
-        -------
-        float
-            Infinite where it cannot be told yet.
+        Infinity where it cannot be told yet. `own` is what `buffers` returned, to be
+        changed in place.
         """
         raise NotImplementedError
 
@@ -142,10 +127,7 @@ class HeldOut(Rule):
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
         """Draw them, evenly but for the largest.
 
-        Raises
-        ------
-        ValueError
-            If there are too few data to leave some out.
+        Raises ValueError if there are too few data.
         """
         y, known = to_numpy(problem.y), to_numpy(measured)
         held = held_out(y, known, self.share, seed)
@@ -223,13 +205,7 @@ class GaussianRule(Rule):
                 raise ValueError(f"{entry.name} must be positive, got {value!r}")
 
     def check(self, problem: Problem) -> None:
-        """Refuse other noise.
-
-        Raises
-        ------
-        ValueError
-            If the data fidelity is another than `L2`, or has weights.
-        """
+        """Refuse other noise, by ValueError: no `L2`, or one with weights."""
         if not problem.has_white_noise:
             raise ValueError(
                 f"rule {type(self).__name__} is for white Gaussian noise, an L2 "

@@ -28,22 +28,9 @@ _FILE = "hearts.npz"
 
 
 def heart_series(name: str) -> Series:
-    """Load a real series of a beating heart.
+    """Load a real series of `HEARTS`: float32 (20, 96, 96), one heart beat, in [0, 1].
 
-    Parameters
-    ----------
-    name : str
-        A name of `HEARTS`.
-
-    Returns
-    -------
-    ndarray of float32, shape (20, 96, 96)
-        Magnitudes in [0, 1], of one heart beat.
-
-    Raises
-    ------
-    ValueError
-        If there is no such series.
+    Raises ValueError if there is none of that name.
     """
     if name not in HEARTS:
         raise ValueError(f"no series {name!r}; there are {', '.join(HEARTS)}")
@@ -53,25 +40,13 @@ def heart_series(name: str) -> Series:
 
 
 def read_hearts(places: Sequence[str]) -> dict[str, Series]:
-    """Read real series to train on.
+    """Read real series to train on, float32 (T, H, W) in [0, 1], by name.
 
-    Parameters
-    ----------
-    places : sequence of str
-        Files .npz, of which every array is a series, or .npy, and folders of such
-        files. A series is (T, H, W), real or complex, of 16 or more pixels a side and
-        4 or more frames; its magnitude is taken.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (T, H, W)
-        Magnitudes in [0, 1], by the name of the array, or of the file .npy; where one
-        is there twice, with the name of the file in front.
-
-    Raises
-    ------
-    ValueError
-        If a file is missing or damaged, or holds what is no series.
+    Places are files .npz, of which every array is a series, or .npy, and folders of
+    such files. A series is real or complex, of 16 or more pixels a side and 4 or more
+    frames; its magnitude is taken. The name is that of the array, or of the file .npy;
+    where one is there twice, with the name of the file in front. Raises ValueError if a
+    file is missing or damaged, or holds what is no series.
     """
     found: dict[str, Series] = {}
     for file in _archives(places):

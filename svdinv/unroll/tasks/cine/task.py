@@ -264,16 +264,8 @@ class Cine(Task):
     def load(self) -> Hearts:
         """Make the series ready, each when it is first needed.
 
-        Returns
-        -------
-        Hearts
-            The series.
-
-        Raises
-        ------
-        ValueError
-            If a picture or a real series cannot be read, or is too small; if
-            `held_out` names one that is not there, or all.
+        Raises ValueError if a picture or a real series cannot be read, or is too small;
+        if `held_out` names one that is not there, or all.
         """
         photos: list[Image] = []
         if self.textures:

@@ -94,12 +94,9 @@ class Geometry(NamedTuple):
     distance: float = 0.0
 
     def operator(self, angles: tuple[float, ...], detectors: int | None) -> Operator:
-        """Return the projector, divided by a bound on its norm.
+        """Return the projector over a bound on its norm.
 
-        Raises
-        ------
-        ValueError
-            If the geometry makes no sense.
+        Raises ValueError if the geometry makes no sense.
         """
         return _operator(self, angles, detectors)
 

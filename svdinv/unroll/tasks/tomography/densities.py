@@ -62,26 +62,10 @@ SHEPP_LOGAN: tuple[Ellipse, ...] = (
 
 
 def density(name: str, size: int, *, seed: int = 0) -> Image:
-    """Return a phantom by name.
+    """Return a phantom of `svdinv.unroll.tasks.tomography.DENSITIES`.
 
-    Parameters
-    ----------
-    name : str
-        One of `svdinv.unroll.tasks.tomography.DENSITIES`.
-    size : int
-        Rows and columns.
-    seed : int
-        Draws those that are random.
-
-    Returns
-    -------
-    ndarray of float32, shape (size, size)
-        In [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
+    Float32 in [0, 1], with so many rows and columns; `seed` draws those that are
+    random. Raises ValueError if there is none of that name.
     """
     rng = np.random.default_rng(seed)
     if name == "shepp-logan":
@@ -130,21 +114,9 @@ def drawn(shapes: Sequence[Ellipse], size: int) -> Image:
 
 
 def random_ellipses(size: int, rng: np.random.Generator) -> Image:
-    """Draw an image of ellipses within a disc.
+    """Draw an image of ellipses within a disc, float32 (size, size) in [0, 1].
 
     As Adler & Öktem train on (Inverse Problems 2017): some dozens, of any density.
-
-    Parameters
-    ----------
-    size : int
-        Rows and columns.
-    rng : numpy.random.Generator
-        Draws them.
-
-    Returns
-    -------
-    ndarray of float32, shape (size, size)
-        In [0, 1].
     """
     return random_shapes(size, rng, 0.0)
 
@@ -203,22 +175,11 @@ def random_shapes(
 
 
 def textured(image: Image, rng: np.random.Generator) -> Image:
-    """Return an image a texture: where it has some density, or everywhere.
+    """Return an image with a texture: where it has some density, or everywhere.
 
     Gaussian, of a spectrum that falls by a power of the frequency between 1 and 2, as
-    that of photographs does (Field, J. Opt. Soc. Am. A 1987).
-
-    Parameters
-    ----------
-    image : ndarray of float32, shape (H, W)
-        An image.
-    rng : numpy.random.Generator
-        Draws the texture, its contrast, and where it is.
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W)
-        In [0, 1].
+    that of photographs does (Field, J. Opt. Soc. Am. A 1987). The texture, its
+    contrast, and where it is are drawn. Of float32 (H, W) in [0, 1], as is the result.
     """
     down, right = (np.fft.fftfreq(n)[:, None] for n in image.shape)
     frequency = np.hypot(down, right.T)

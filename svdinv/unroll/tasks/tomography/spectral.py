@@ -69,19 +69,9 @@ def bins_of(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the photons in bins of one width, and how materials attenuate them.
 
     From 30 to 110 keV, of a tube of 120 kV: Kramers' law (Phil. Mag. 1923) behind 5 mm
-    of aluminium. The attenuation in a bin is the mean over its photons.
-
-    Parameters
-    ----------
-    count : int
-        Number of bins.
-
-    Returns
-    -------
-    share : ndarray, shape (count,)
-        Of the photons in each bin; the sum is 1.
-    attenuation : ndarray, shape (3, count)
-        In 1/cm: soft tissue, cortical bone, and 10 mg/ml of gadolinium.
+    of aluminium. First the shares of the photons in each bin, whose sum is 1; then the
+    attenuation (3, count) in 1/cm, the mean over the photons of a bin, of soft tissue,
+    cortical bone and 10 mg/ml of gadolinium.
     """
     fine = (np.arange(count * _FINER) + 0.5) / (count * _FINER)
     energies = (_RANGE[0] + np.ptp(_RANGE) * fine).reshape(count, _FINER)
