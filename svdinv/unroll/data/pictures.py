@@ -47,27 +47,13 @@ _TWINS = frozenset({"motorcycle_left", "motorcycle_right"})
 
 
 def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
-    """Read a picture file as a colour image.
+    """Read a picture file as a colour image, float32 (H, W, 3) in [0, 1].
 
-    Parameters
-    ----------
-    path : str or Path
-        PNG, JPEG, TIFF or whatever else Pillow reads.
-    largest : int or None
-        Wider or higher pictures are cropped to this many pixels around their middle;
-        None takes them whole.
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W, 3)
-        Colour image in [0, 1]; grey pictures, of 8 or 16 bits, get three equal
-        channels, transparency is dropped.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, is not a picture, holds numbers without a known range
-        (32 bits), or is smaller than 32x32 pixels.
+    PNG, JPEG, TIFF or whatever else Pillow reads. Grey pictures, of 8 or 16 bits, get
+    three equal channels, transparency is dropped. Wider or higher pictures than
+    `largest` pixels are cropped around their middle; None takes them whole. Raises
+    ValueError if the file is missing, is no picture, holds numbers without a known
+    range (32 bits), or is smaller than 32x32 pixels.
     """
     with needing("PIL", "demo"):
         from PIL import Image as pillow

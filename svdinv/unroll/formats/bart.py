@@ -60,28 +60,13 @@ def read_cfl(path: str | Path) -> NDArray[np.complex64]:
 def read_bart(
     path: str | Path, *, slice: int | None = None, holds: str | None = None
 ) -> Scan:
-    """Read a series, or k-space, of one slice.
+    """Read a series, or k-space, of one slice of a ``.cfl`` file.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.cfl`` file.
-    slice : int, optional
-        Which one to take, of several: of the dimension SLICE, or of images also PHS2.
-    holds : {"kspace", "image"}, optional
-        What it is. By default k-space if it has several coils. That is sampled where
-        some coil is not 0.
-
-    Returns
-    -------
-    Scan
-        With rows along PHS1 and columns along READ.
-
-    Raises
-    ------
-    ValueError
-        As `read_cfl`; if there are dimensions that are not understood, or several
-        slices and none is chosen.
+    `slice` says which to take, of several: of the dimension SLICE, or of images also
+    PHS2. It `holds` "kspace" or "image", by default the first if it has several coils;
+    k-space is sampled where some coil is not 0. Rows are along PHS1, columns along
+    READ. Raises ValueError as `read_cfl`; if there are dimensions that are not
+    understood, or several slices and none is chosen.
     """
     array = read_cfl(path)
     others = [i for i, n in enumerate(array.shape) if n > 1 and i not in _KEPT]

@@ -43,29 +43,16 @@ def holds_dicom(path: Path) -> bool:
 def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     """Read a series of one slice from a DICOM file, or from the files of a folder.
 
-    Frames with the same series, image type, orientation and position are a slice. They
-    are sorted by trigger time; where some have none, or the same, by instance number.
+    Frames with the same series, image type, orientation and position are a slice;
+    slices are numbered by series and position, and `slice` says which to take, of
+    several. Its frames are sorted by trigger time; where some have none, or the same,
+    by instance number. A file has one frame or several; other files of a folder, and
+    sub-folders, are left out. Numbers are rescaled as the files say, which also give
+    the geometry.
 
-    Parameters
-    ----------
-    path : str or Path
-        File, with one frame or several, or folder. Of that, other files and
-        sub-folders are left out.
-    slice : int, optional
-        Which slice to take, of several: they are numbered by series and position.
-
-    Returns
-    -------
-    Scan
-        With its geometry, if the files have it. Numbers are rescaled as they say.
-
-    Raises
-    ------
-    ValueError
-        If a file is damaged, in colour, or compressed in a way that nothing installed
-        can read; if there are several slices and none is chosen.
-    ImportError
-        If pydicom is missing.
+    Raises ValueError if a file is damaged, in colour, or compressed in a way that
+    nothing installed can read, or if there are several slices and none is chosen;
+    ImportError without pydicom.
     """
     with needing("pydicom", "mri"):
         import pydicom

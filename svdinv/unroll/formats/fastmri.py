@@ -48,25 +48,9 @@ class FastMRI:
 def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
     """Read an HDF5 file of fastMRI: knee or brain, one coil or several.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    slices : slice, optional
-        Which slices to read; all by default.
-
-    Returns
-    -------
-    FastMRI
-        k-space, and what else the file has.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, damaged, or not laid out as fastMRI's; if no slice is
-        left, or numbers are not finite.
-    ImportError
-        If h5py is missing.
+    All slices, or those that are given. Raises ValueError if the file is missing,
+    damaged, or not laid out as fastMRI's, if no slice is left, or numbers are not
+    finite; ImportError without h5py.
     """
     chosen = slices if slices is not None else slice(None)
     with open_hdf5(path, "an HDF5 file of fastMRI") as file:

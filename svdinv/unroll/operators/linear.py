@@ -467,20 +467,9 @@ def operator_norm(
 def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) -> float:
     """Compare <A x, y> with <x, A^H y> for random x and y.
 
-    Parameters
-    ----------
-    A : Operator
-        A linear operator; of others, test ``A.derivative(x)``.
-    like : array
-        An image that A can be applied to; its shape, dtype and framework matter.
-    rng : numpy.random.Generator or int
-        Source of the randomness, or its seed.
-
-    Returns
-    -------
-    float
-        ``|<A x, y> - <x, A^H y>| / (|A x| |y|)``, real parts: of the size of rounding
-        errors if the adjoint is right.
+    Of a linear operator, or the derivative of another, and images of the shape, dtype
+    and framework of `like`. Returns ``|<A x, y> - <x, A^H y>| / (|A x| |y|)``, real
+    parts: of the size of rounding errors if the adjoint is right.
     """
     rng = np.random.default_rng(rng)
     if not namespace(like).isdtype(like.dtype, ("real floating", "complex floating")):

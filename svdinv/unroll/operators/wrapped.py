@@ -192,25 +192,10 @@ def from_matrix(
 ) -> Wrapped:
     """Make an operator of a matrix: of SciPy, sparse or a `LinearOperator`, or dense.
 
-    Parameters
-    ----------
-    matrix : sparse array, LinearOperator or ndarray, shape (m, n)
-        What multiplies an image, flattened. It stays on the CPU; a dense one that is to
-        follow the data is `svdinv.unroll.operators.Dense`.
-    image_shape : sequence of int
-        Shape of an image, of n elements.
-    data_shape : sequence of int, optional
-        Shape of its data, of m elements; (m,) by default.
-
-    Returns
-    -------
-    Wrapped
-        The operator.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together.
+    A matrix (m, n) multiplies an image of n elements, flattened; the data have the
+    shape (m,), or another of m elements. It stays on the CPU; a dense one that is to
+    follow the data is `svdinv.unroll.operators.Dense`. Raises ValueError if the shapes
+    do not go together.
     """
     m, n = matrix.shape
     data_shape = (m,) if data_shape is None else tuple(data_shape)

@@ -150,24 +150,11 @@ class Fitting:
         stop: Callable[[], bool] = lambda: False,
         progress: bool = True,
     ) -> Fit:
-        """Iterate until it ends.
+        """Iterate until it ends, and return the image, and how it went.
 
-        Parameters
-        ----------
-        checkpoint, callback, stop, progress
-            As for `fit`; the file is written to every minute, and at the end.
-
-        Returns
-        -------
-        Fit
-            The image, and how it went.
-
-        Raises
-        ------
-        OSError
-            If the checkpoint cannot be written.
-        Interrupted
-            On Ctrl-C in the step towards the data, with the fit without it.
+        The options are those of `fit`; the file is written to every minute, and at the
+        end. Raises OSError if it cannot be written, `Interrupted` on Ctrl-C in the step
+        towards the data, with the fit without it.
         """
         began = saved = time.monotonic()
         ending: Any = self.ended()
