@@ -103,16 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     begin(arguments)
 
     from svdinv.unroll import pretrained
-    from svdinv.unroll.evaluation.evaluation import (
-        RESULTS,
-        TABLE,
-        evaluate,
-    )
-    from svdinv.unroll.inference import (
-        device_of,
-        open_network,
-        task_of_network,
-    )
+    from svdinv.unroll.evaluation.evaluation import RESULTS, TABLE, evaluate
+    from svdinv.unroll.inference import device_of, open_network, task_of_network
     from svdinv.unroll.tasks.registry import entries
 
     try:

@@ -67,11 +67,7 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> floa
 
 
 def ssim(
-    truth: ArrayLike,
-    image: ArrayLike,
-    *,
-    peak: float | str = 1.0,
-    frames: bool = False,
+    truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0, frames: bool = False
 ) -> float:
     """Mean structural similarity, averaged over the channels or frames; 1 at the most.
 

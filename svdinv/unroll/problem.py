@@ -7,14 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from svdinv.unroll.arrays import (
-    Array,
-    as_float,
-    cast_like,
-    namespace,
-    real,
-    short_repr,
-)
+from svdinv.unroll.arrays import Array, as_float, cast_like, namespace, real, short_repr
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
 

@@ -216,15 +216,9 @@ def _prox(prior: NonLocalLowRank, tau: float, x: Array, step: Any) -> Array:
 class Best(NamedTuple):
     """What `best_non_local` gives.
 
-    Attributes
-    ----------
-    image : array
-        The image.
-    deviation : float
-        What was taken for noise at last, as in `deviations`.
-    noise : float
-        Standard deviation of the noise in the data that it took; 0 where leaving some
-        out told of none.
+    The image; what was taken for noise at last, as in `deviations`; and the standard
+    deviation of the noise in the data that it took, 0 where leaving some out told of
+    none.
     """
 
     image: Array

@@ -13,12 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from svdinv.unroll.algorithms.iterations import (
-    ADMM,
-    Algorithm,
-    Parameters,
-    State,
-)
+from svdinv.unroll.algorithms.iterations import ADMM, Algorithm, Parameters, State
 from svdinv.unroll.algorithms.solver import Solution, solve
 from svdinv.unroll.arrays import Array, as_float, namespace, norm, times
 from svdinv.unroll.problem import Problem

@@ -52,15 +52,11 @@ def classical(
     methods = task.baselines()
     names = {next(iter(methods)), asked}
     if which != "first":
-        names |= {name for name in methods if is_quick(task, name, problem)}
+        suits = {name for name in methods if task.applies(name, problem)}
+        names |= {name for name in suits if not task.slow(name, problem)}
     if which == "quick":
         names -= {*task.lengthy} - {asked}
     return {name: method for name, method in methods.items() if name in names}
-
-
-def is_quick(task: Task, name: str, problem: Problem) -> bool:
-    """Check whether a classical method suits a problem, and takes not too long."""
-    return task.applies(name, problem) and not task.slow(name, problem)
 
 
 def applied(

@@ -30,10 +30,7 @@ if TYPE_CHECKING:
         read_nifti as read_nifti,
         save_nifti as save_nifti,
     )
-    from svdinv.unroll.formats.scans import (
-        Geometry as Geometry,
-        Scan as Scan,
-    )
+    from svdinv.unroll.formats.scans import Geometry as Geometry, Scan as Scan
     from svdinv.unroll.formats.series import (
         read_series as read_series,
         save_series as save_series,

@@ -23,19 +23,12 @@ _IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
 class FastMRI:
     """A volume of fastMRI.
 
-    Attributes
-    ----------
-    kspace : ndarray of complex64, shape (slices, C, H, W)
-        k-space, its centre at ``(H // 2, W // 2)``; one coil is C = 1. H is the
-        readout, oversampled twice, W the phase encoding.
-    mask : ndarray of bool, shape (W,), or None
-        Sampled columns, where the file tells (the test and challenge sets).
-    image : ndarray of float32, shape (slices, h, w), or None
-        The reference: the root-sum-of-squares image, cropped, where the file has it.
-    attributes : dict
-        Attributes of the file, such as acquisition, max, norm and patient_id.
-    header : str
-        The ISMRMRD header (XML), empty if there is none.
+    k-space (slices, C, H, W), complex64, its centre at ``(H // 2, W // 2)``: H is the
+    readout, oversampled twice, W the phase encoding, and one coil is C = 1. Where the
+    file tells (the test and challenge sets) the mask (W,) of sampled columns; where it
+    has it the reference (slices, h, w), the root-sum-of-squares image, cropped. Its
+    attributes, such as acquisition, max, norm and patient_id, and the ISMRMRD header
+    (XML), which may be empty.
     """
 
     kspace: NDArray[np.complex64]

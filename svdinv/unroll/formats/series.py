@@ -27,11 +27,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def read_series(
-    path: str | Path,
-    key: str | None = None,
-    *,
-    time_axis: int = -3,
-    usual: str = "",
+    path: str | Path, key: str | None = None, *, time_axis: int = -3, usual: str = ""
 ) -> NDArray[np.complex64]:
     """Read an image series from an array file.
 
@@ -151,10 +147,7 @@ def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    with (
-        reading(path, "an archive of NumPy arrays"),
-        zipfile.ZipFile(path) as archive,
-    ):
+    with reading(path, "an archive of NumPy arrays"), zipfile.ZipFile(path) as archive:
         ends = [n for n in archive.namelist() if n.endswith(".npy")]
         names = [n.removesuffix(".npy") for n in dict.fromkeys(ends)]
         headers = {k: _npz_header(archive, k) for k in names}

@@ -392,8 +392,7 @@ class _Chain(keras.layers.Layer):
         self.spec = spec
         self.weights_by_name = {
             own: self.add_weight(
-                shape=(*shape[2:], *shape[1::-1]),
-                name=own.replace(".", "_"),
+                shape=(*shape[2:], *shape[1::-1]), name=own.replace(".", "_")
             )
             for own, shape in spec.shapes().items()
         }

@@ -57,8 +57,6 @@ class EMNet(Recipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     convs : int

@@ -40,8 +40,6 @@ class LS(SeriesRecipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     threshold : float

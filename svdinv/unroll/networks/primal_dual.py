@@ -44,8 +44,6 @@ class PrimalDual(Recipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     convs : int

@@ -44,8 +44,6 @@ class SLR(SeriesRecipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Channels of the sparse transform.
     threshold : float

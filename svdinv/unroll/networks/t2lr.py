@@ -48,8 +48,6 @@ class T2LR(SeriesRecipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     threshold : float

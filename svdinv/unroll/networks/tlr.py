@@ -57,8 +57,6 @@ class TLR(Recipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     channels : int

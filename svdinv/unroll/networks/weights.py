@@ -37,16 +37,9 @@ Weights = dict[str, NDArray[Any]]
 
 
 class Stored(NamedTuple):
-    """What a file of weights holds.
+    """What a file of weights holds: the network, its weights, and their task.
 
-    Attributes
-    ----------
-    recipe : Recipe
-        The network.
-    weights : dict of str to ndarray
-        Its weights.
-    task : str
-        The task that they were trained for, as `write` was told; empty if unknown.
+    That is the one they were trained for, as `write` was told; empty if unknown.
     """
 
     recipe: Recipe

@@ -186,9 +186,7 @@ class WrappedNonlinear(_OfFunctions):
 
 
 def from_matrix(
-    matrix: Any,
-    image_shape: Sequence[int],
-    data_shape: Sequence[int] | None = None,
+    matrix: Any, image_shape: Sequence[int], data_shape: Sequence[int] | None = None
 ) -> Wrapped:
     """Make an operator of a matrix: of SciPy, sparse or a `LinearOperator`, or dense.
 

@@ -227,10 +227,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _failing(
-    svt: Callable[..., Tensor],
-    matrices: Tensor,
-    fraction: Tensor,
-    scale: Tensor | None,
+    svt: Callable[..., Tensor], matrices: Tensor, fraction: Tensor, scale: Tensor | None
 ) -> Tensor:
     """Which matrices cannot be decomposed."""
     batch = matrices.shape[:-2]

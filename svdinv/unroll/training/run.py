@@ -136,7 +136,9 @@ class Run:
             source.of_width(config.training.batch)
         self._source = source
         if output is not None and not self._finished:
-            self._origin = self._origin_now(own=own)
+            self._origin = {"svdinv": __version__, "torch": torch.__version__}
+            self._origin |= {"numpy": np.__version__, "processes": str(self.processes)}
+            self._origin |= {} if own else config.task.origin()
             self._compare(begun)
         self._logs = Logs(None, self.step)
         self._saved = self.step
@@ -174,7 +176,9 @@ class Run:
             self._attempt(self._complete)
             self._together(False)
             return outcome
-        model = self._model()
+        model: nn.Module = _Loss(self.network, self._loss)
+        if self.processes > 1:  # for one the wrapper costs time
+            model = nn.parallel.DistributedDataParallel(model)
         self._attempt(self._open)
         try:
             self._together(False)
@@ -202,7 +206,9 @@ class Run:
                     outcome.ending = "stopped"
                     break
             sound = outcome.breakdown is None or outcome.breakdown.sound
-            if sound and self._saved != self.step and self._finite():
+            both = (*self.network.parameters(), *self.mean.parameters())
+            finite = all(bool(x.isfinite().all()) for x in both)
+            if sound and self._saved != self.step and finite:
                 self._save()
             self._attempt(self._logs.flush)
             self._together(False)
@@ -266,13 +272,8 @@ class Run:
                 self.strange.append(f"{error}: set aside as {aside.name}")
         return checkpoint
 
-    def _origin_now(self, *, own: bool) -> dict[str, str]:
-        """Return what the last bits depend on besides the configuration."""
-        origin = {"svdinv": __version__, "torch": torch.__version__}
-        origin |= {"numpy": np.__version__, "processes": str(self.processes)}
-        return origin if own else origin | self.config.task.origin()
-
     def _compare(self, begun: Mapping[str, str]) -> None:
+        """Compare what the last bits depend on besides the configuration."""
         now = self._origin
         differing = [name for name in begun.keys() & now if begun[name] != now[name]]
         for name in differing:
@@ -284,13 +285,6 @@ class Run:
         self.strange += [
             f"{name} was {begun[name]}, is {now[name]}" for name in sorted(differing)
         ]
-
-    def _model(self) -> nn.Module:
-        """Wrap the network for several processes; for one, the wrapper costs time."""
-        model = _Loss(self.network, self._loss)
-        if self.processes == 1:
-            return model
-        return nn.parallel.DistributedDataParallel(model)
 
     def _batch(self, step: int) -> Problem:
         share = self.config.training.batch // self.processes
@@ -408,26 +402,18 @@ class Run:
             # Without it there is that of the checkpoint, be it the old one or the new.
             self._file(CONFIG).unlink(missing_ok=True)
 
-    def _finite(self) -> bool:
-        """Whether the weights are good ones."""
-        both = (*self.network.parameters(), *self.mean.parameters())
-        return all(bool(x.isfinite().all()) for x in both)
-
     def _save(self) -> None:
-        self._attempt(self._save_files)
-        self._saved = self.step  # in all processes, whichever writes
-
-    def _save_files(self) -> None:
         # Rows first and weights before the checkpoint: what is too new does no harm.
-        self._logs.sync()
-        self._save_weights()
-        self._save_checkpoint(self._file(CHECKPOINT))
+        self._attempt(self._logs.sync)
+        self._attempt(self._save_weights)
+        self._attempt(self._save_checkpoint)
+        self._saved = self.step  # in all processes, whichever writes
 
     def _save_weights(self) -> None:
         save(self.mean, self._file(WEIGHTS))
 
-    def _save_checkpoint(self, path: Path) -> None:
-        config = to_toml(self.config)
+    def _save_checkpoint(self, path: Path | None = None) -> None:
+        path, config = path or self._file(CHECKPOINT), to_toml(self.config)
         parts = (self.network, self.mean, self.optimiser)
         write_checkpoint(path, self.step, config, *parts, self._origin)
 
@@ -511,7 +497,7 @@ def svd_of(name: str) -> SVD | None:
     if name == "svt":
         return None
     if name == "torch.linalg.svd":
-        return _torch_svd
+        return lambda A, full_matrices=False: _TorchSVD.apply(A, full_matrices)
 
     def svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         rule = cast(Repeated, name)  # which svd checks
@@ -520,12 +506,9 @@ def svd_of(name: str) -> SVD | None:
     return svd
 
 
-def _torch_svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """`torch.linalg.svd`, with a gradient of NaN where it refuses to give one."""
-    return _TorchSVD.apply(A, full_matrices)
-
-
 class _TorchSVD(torch.autograd.Function):
+    """`torch.linalg.svd`, with a gradient of NaN where it refuses to give one."""
+
     # It raises where it finds that a complex gradient depends on phases that are not
     # determined. In one of several processes that would leave the others waiting.
     @staticmethod

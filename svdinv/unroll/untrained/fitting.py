@@ -159,10 +159,7 @@ class Fitting:
         began = saved = time.monotonic()
         ending: Any = self.ended()
         with progress_bar(
-            self.options.iterations,
-            shown=progress,
-            initial=self.iteration,
-            desc="fit",
+            self.options.iterations, shown=progress, initial=self.iteration, desc="fit"
         ) as bar:
             while not ending:
                 record = self.step()

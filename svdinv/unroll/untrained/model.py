@@ -54,11 +54,7 @@ class Model(nn.Module):
     """A generator with what is fitted of it."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        options: Options,
-        weights: Network | None,
-        state: Any,
+        self, recipe: Recipe, options: Options, weights: Network | None, state: Any
     ) -> None:
         super().__init__()
         self.network = Network(recipe, seed=options.seed)

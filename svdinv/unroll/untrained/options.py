@@ -111,10 +111,7 @@ class Options:
 
 
 def educated(
-    problem: Problem,
-    network: Network,
-    deviation: float | None = None,
-    **changes: Any,
+    problem: Problem, network: Network, deviation: float | None = None, **changes: Any
 ) -> Options:
     """Return default `Options` to fine-tune a trained network on its own input.
 

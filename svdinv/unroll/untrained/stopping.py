@@ -22,30 +22,14 @@ from svdinv.unroll.problem import Problem
 
 
 class Seen(NamedTuple):
-    """What a rule is asked about.
+    """What a rule is asked about."""
 
-    Attributes
-    ----------
-    z : Tensor
-        What is expected to be measured of the averaged image.
-    moved : Tensor
-        The same of the fit to other data, for a rule that `probes`; else `z`.
-    y : Tensor
-        The data.
-    measured : Tensor of bool
-        Where there are data.
-    chosen : Tensor or None
-        What the rule gave as `choose`.
-    image : Tensor
-        The image of this iteration, not averaged.
-    """
-
-    z: Tensor
-    moved: Tensor
-    y: Tensor
-    measured: Tensor
-    chosen: Any
-    image: Tensor
+    z: Tensor  # expected to be measured of the averaged image
+    moved: Tensor  # the same of the fit to other data, for a rule that `probes`
+    y: Tensor  # the data
+    measured: Tensor  # bool, where there are data
+    chosen: Any  # what the rule gave as `choose`
+    image: Tensor  # of this iteration, not averaged
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,9 +46,7 @@ from svdinv.unroll.tasks.cine.kspace import (
     divided,
     problem_of_kspace,
 )
-from svdinv.unroll.tasks.cine.moving import (
-    unseen_series,
-)
+from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
 from svdinv.unroll.tasks.cine.sampling import (
     ACCELERATION,

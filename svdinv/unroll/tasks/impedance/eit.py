@@ -61,10 +61,7 @@ class EitOptions(Options):
         high=10,
     )
     electrodes: int | None = option(
-        None,
-        f"electrodes around a tank (default {_ELECTRODES})",
-        low=4,
-        high=256,
+        None, f"electrodes around a tank (default {_ELECTRODES})", low=4, high=256
     )
     missing: int | None = option(
         None, "how many of them are missing, one beside the other", low=0, high=256

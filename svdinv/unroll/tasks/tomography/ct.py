@@ -34,11 +34,7 @@ from svdinv.unroll.tasks.task import (
     option,
 )
 from svdinv.unroll.tasks.tomography import CT, DENSITIES
-from svdinv.unroll.tasks.tomography.densities import (
-    density,
-    random_shapes,
-    textured,
-)
+from svdinv.unroll.tasks.tomography.densities import density, random_shapes, textured
 from svdinv.unroll.tasks.tomography.htc import holds_htc, read_htc
 from svdinv.unroll.tasks.tomography.sinograms import (
     LEAST,
@@ -75,14 +71,8 @@ _MARGIN = 1.3  # for what is as thin as a pixel
 class Geometry(NamedTuple):
     """How a sinogram was measured, as `arrays_to_save` writes it.
 
-    Attributes
-    ----------
-    rows, columns : int
-        Of the image.
-    pixel, spacing, offset : float
-        As of `svdinv.unroll.operators.ParallelBeam`.
-    source, distance : float
-        As of `svdinv.unroll.operators.FanBeam`; 0 for parallel beams.
+    Rows and columns of the image, and lengths as of `svdinv.unroll.operators.FanBeam`;
+    source and distance are 0 for parallel beams.
     """
 
     rows: int
@@ -143,10 +133,7 @@ class CtOptions(Options):
         high=1_000_000_000,
     )
     noise: float | None = option(
-        None,
-        "of a sinogram relative to its mean (default 0)",
-        low=0,
-        high=10,
+        None, "of a sinogram relative to its mean (default 0)", low=0, high=10
     )
     size: int | None = option(
         None,
