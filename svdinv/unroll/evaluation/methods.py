@@ -19,7 +19,7 @@ from svdinv.unroll.formats.table import ending
 from svdinv.unroll.inference import NAMES, learned
 from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Method, Task
+from svdinv.unroll.tasks.task import Baseline, Method, Task
 from svdinv.unroll.torch import Network
 
 Which: TypeAlias = Literal["first", "quick", "all"]
@@ -51,11 +51,11 @@ def classical(
     """
     methods = task.baselines()
     names = {next(iter(methods)), asked}
-    if which != "first":
-        suits = {name for name in methods if task.applies(name, problem)}
-        names |= {name for name in suits if not task.slow(name, problem)}
-    if which == "quick":
-        names -= {*task.lengthy} - {asked}
+    for name, method in methods.items():
+        own = method if isinstance(method, Baseline) else Baseline(method)
+        wanted = which == "all" or (which == "quick" and not own.lengthy)
+        if wanted and own.applies(problem) and not own.slow(problem):
+            names.add(name)
     return {name: method for name, method in methods.items() if name in names}
 
 
@@ -165,7 +165,11 @@ def method_named(
     is it, or without one that is for such problems the last classical method. Raises
     ValueError if there is no such method for a problem.
     """
-    names = [n for n in task.baselines() if task.applies(n, problem)]
+    names = [
+        each
+        for each, own in task.baselines().items()
+        if not isinstance(own, Baseline) or own.applies(problem)
+    ]
     usual = names[-1]
     if network is not None:
         names += learned(network, task)

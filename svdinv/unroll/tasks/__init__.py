@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         entries as entries,
     )
     from svdinv.unroll.tasks.task import (
+        Baseline as Baseline,
         InputImage as InputImage,
         Options as Options,
         Reconstruction as Reconstruction,

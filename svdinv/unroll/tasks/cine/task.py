@@ -58,6 +58,7 @@ from svdinv.unroll.tasks.cine.sampling import (
 from svdinv.unroll.tasks.cine.training import Hearts
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
+    Baseline,
     InputImage,
     Method,
     Options,
@@ -173,7 +174,6 @@ class Cine(Task):
     options: ClassVar[type[Options]] = CineOptions
     input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
-    lengthy: ClassVar[tuple[str, ...]] = ("L+S", "local low-rank", non_local.NAME)
     endings: ClassVar[tuple[str, ...]] = WRITTEN
     moving: ClassVar[bool] = True
 
@@ -439,13 +439,20 @@ class Cine(Task):
         return SeriesProblem.of(problem, scan=given.scan)
 
     def baselines(self) -> Mapping[str, Method]:
+        # View sharing needs frames of k-space; patches that look alike are looked for
+        # in single images.
+        alike = non_local.baseline(self)
         return {
             "zero-filled": zero_filled,
-            "view sharing": view_sharing,
+            "view sharing": Baseline(
+                view_sharing, applies=lambda problem: isinstance(problem.A, MRI)
+            ),
             "low-rank": low_rank,
-            "L+S": low_rank_plus_sparse,
-            "local low-rank": local_low_rank,
-            non_local.NAME: partial(non_local.non_local, self),
+            "L+S": Baseline(low_rank_plus_sparse, lengthy=True),
+            "local low-rank": Baseline(local_low_rank, lengthy=True),
+            non_local.NAME: replace(
+                alike, applies=lambda p: len(p.y) == 1 and alike.applies(p)
+            ),
         }
 
     def initial_image(self, problem: Problem) -> Any:
@@ -455,18 +462,6 @@ class Cine(Task):
         """
         series = np.asarray(LLS(static=12).begin(problem.single())["x"][0])
         return np.broadcast_to(series.mean(axis=0), series.shape).copy()
-
-    def applies(self, method: str, problem: Problem) -> bool:
-        """Return whether a method applies: view sharing needs k-space of frames.
-
-        Patches that look alike are looked for in single images.
-        """
-        if method == non_local.NAME:
-            return problem.y.shape[0] == 1 and non_local.applies(problem)
-        return method != "view sharing" or isinstance(problem.A, MRI)
-
-    def slow(self, method: str, problem: Problem) -> bool:
-        return method == non_local.NAME and non_local.slow(problem)
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror a series along its rows, its columns and in time, in all eight ways.

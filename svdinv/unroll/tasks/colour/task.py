@@ -41,6 +41,7 @@ from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.colour import COLOUR_TASK
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
+    Baseline,
     InputImage,
     Method,
     Options,
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
 _RATES = (0.4, 0.3, 0.1)  # of an evaluation
 _UNIFORM = "uniform"
-_FIRST = "zero-filled"
 _SMALLEST = 32  # pixels a side of a cropped picture
 _LEAST_MEASURED = 11  # pixels a side of what is measured, for SSIM
 _LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
@@ -119,7 +119,6 @@ class Colour(Task):
     entry: ClassVar[TaskEntry] = COLOUR_TASK
     options: ClassVar[type[Options]] = ColourOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
-    lengthy: ClassVar[tuple[str, ...]] = ("SVT completion", non_local.NAME)
     endings: ClassVar[tuple[str, ...]] = (".png",)
 
     photographs: tuple[str, ...] = option(
@@ -301,21 +300,13 @@ class Colour(Task):
         return problem
 
     def baselines(self) -> Mapping[str, Method]:
+        # Without gaps there is nothing to fill.
         return {
-            _FIRST: zero_filled,
-            "SVT completion": svt_completion,
-            "biharmonic": biharmonic,
-            non_local.NAME: partial(non_local.non_local, self),
+            "zero-filled": zero_filled,
+            "SVT completion": Baseline(svt_completion, lengthy=True, applies=_has_gaps),
+            "biharmonic": Baseline(biharmonic, applies=_has_gaps),
+            non_local.NAME: non_local.baseline(self),
         }
-
-    def applies(self, method: str, problem: Problem) -> bool:
-        """Return whether a method applies; without gaps there is nothing to fill."""
-        if method == non_local.NAME:
-            return non_local.applies(problem)
-        return method == _FIRST or _has_gaps(problem)
-
-    def slow(self, method: str, problem: Problem) -> bool:
-        return method == non_local.NAME and non_local.slow(problem)
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
         """Return whether values are missing, or there is noise that it may take out.

@@ -30,6 +30,7 @@ from svdinv.unroll.tasks.impedance.model import Tank, Voltages, problem_of
 from svdinv.unroll.tasks.impedance.phantom import phantom, random_tank, reduced
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
+    Baseline,
     InputImage,
     Method,
     Options,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
 _LEAST = 1e-7  # of the mean voltage: what rounding errors leave, at least
-_DBAR = "D-bar"
 _JUDGED = 256  # pixels of the challenge's pictures
 _CLEAR = 0.1  # from the water in a picture, for a class of its own
 
@@ -231,16 +231,11 @@ class Eit(Task):
         return {
             "TSVD, discrepancy": functools.partial(tsvd, keep="discrepancy"),
             "TSVD, SURE": functools.partial(tsvd, keep="sure"),
-            _DBAR: direct,
+            "D-bar": Baseline(direct, applies=_has_whole_boundary),
             "Tikhonov": functools.partial(penalised, name="Tikhonov"),
             "TV": functools.partial(penalised, name="TV"),
             "TV, Gauss-Newton": functools.partial(penalised, name="Gauss-Newton"),
         }
-
-    def applies(self, method: str, problem: Problem) -> bool:
-        """Return whether a method applies: D-bar needs the whole boundary."""
-        voltages = Tank.expect(problem).scan.voltages
-        return method != _DBAR or boundary_angles(voltages) is not None
 
     def finished(self, image: Any) -> Any:
         return np.clip(image, 0, 1)
@@ -259,6 +254,10 @@ class Eit(Task):
         "SSIM": ssim,
         "score": lambda truth, image: _score(truth[..., 0], image[..., 0]),
     }
+
+
+def _has_whole_boundary(problem: Problem) -> bool:
+    return boundary_angles(Tank.expect(problem).scan.voltages) is not None
 
 
 _HELD = "voltages", "deviation", "currents", "pairs", "contact", "water", "nodes"

@@ -24,6 +24,7 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
+    Baseline,
     InputImage,
     Method,
     Options,
@@ -167,7 +168,6 @@ class Ct(Task):
     options: ClassVar[type[Options]] = CtOptions
     input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
-    lengthy: ClassVar[tuple[str, ...]] = ("TV", non_local.NAME)
     layout: ClassVar[str] = "(views, detectors)"  # of a measured sinogram
     side: ClassVar[float] = _ATTENUATION  # length of an image's side
 
@@ -349,15 +349,9 @@ class Ct(Task):
             "FBP": fbp,
             "SIRT": sirt,
             "NNLS": nnls,
-            "TV": tv,
-            non_local.NAME: functools.partial(non_local.non_local, self),
+            "TV": Baseline(tv, lengthy=True),
+            non_local.NAME: non_local.baseline(self, _LARGEST),
         }
-
-    def applies(self, method: str, problem: Problem) -> bool:
-        return method != non_local.NAME or non_local.applies(problem)
-
-    def slow(self, method: str, problem: Problem) -> bool:
-        return method == non_local.NAME and non_local.slow(problem, _LARGEST)
 
     def finished(self, image: Any) -> Any:
         return np.maximum(image, 0)

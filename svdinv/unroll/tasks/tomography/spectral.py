@@ -25,7 +25,14 @@ from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.priors import Casorati, LocalLowRank, TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry
-from svdinv.unroll.tasks.task import InputImage, Method, Options, Reconstruction, option
+from svdinv.unroll.tasks.task import (
+    Baseline,
+    InputImage,
+    Method,
+    Options,
+    Reconstruction,
+    option,
+)
 from svdinv.unroll.tasks.tomography import DENSITIES, SPECTRAL
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, Tomogram, fbp, penalised
 from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
@@ -112,7 +119,6 @@ class SpectralCt(Ct):
     options: ClassVar[type[Options]] = SpectralOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
     peak: ClassVar[float | str] = "max"
-    lengthy: ClassVar[tuple[str, ...]] = ("TV", "low rank", "local low rank", "TNV")
     layout: ClassVar[str] = "(bins, views, detectors)"
     side: ClassVar[float] = _SIDE
 
@@ -222,12 +228,12 @@ class SpectralCt(Ct):
         return None if _photons(options) else super().deviation(problem, options)
 
     def baselines(self) -> Mapping[str, Method]:
-        return {"FBP": fbp, "TV": tv} | {
-            name: functools.partial(
-                penalised, prior=prior, usual=usual, nonnegative=True
-            )
-            for name, (prior, usual) in _JOINT.items()
-        }
+        methods: dict[str, Method] = {"FBP": fbp, "TV": Baseline(tv, lengthy=True)}
+        for name, (prior, usual) in _JOINT.items():
+            how: dict[str, Any] = {"prior": prior, "usual": usual, "nonnegative": True}
+            method = functools.partial(penalised, **how)
+            methods[name] = Baseline(method, lengthy=True)
+        return methods
 
     def describe(self, problem: Problem) -> str:
         return f"{len(problem.y)} bins of {super().describe(problem)}"
