@@ -63,6 +63,7 @@ class Sampling(Operator):
 
     @property
     def pixel_mask(self) -> Array:  # type: ignore[override]
+        """The mask."""
         return self.mask
 
     def forward(self, x: Array) -> Array:

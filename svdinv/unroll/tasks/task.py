@@ -59,10 +59,12 @@ Method: TypeAlias = Callable[[Problem], Reconstruction]
 
 
 def _always(problem: Problem) -> bool:
+    """Whatever the problem."""
     return True
 
 
 def _never(problem: Problem) -> bool:
+    """For no problem."""
     return False
 
 
