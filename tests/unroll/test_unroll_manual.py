@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -127,27 +126,6 @@ def test_images_and_gradients_are_those_of_pytorch(name):
         )
 
 
-@each
-def test_gradients_against_finite_differences(name):
-    recipe, kind = RECIPES[name]
-    truth, *measured = problem(kind, seed=1)
-    solver = made(recipe)
-    x, pullback = solver.vjp(*measured)
-    gradient = pullback(x - truth)
-
-    def loss(key, step):
-        moved = copy.deepcopy(solver)
-        moved.numbers[key] = np.asarray(moved.numbers[key] + step)
-        return np.sum(abs(moved(*measured) - truth) ** 2) / 2
-
-    scale, h = max(abs(g) for g in gradient.values()), 1e-5
-    for key, g in gradient.items():
-        difference = (loss(key, h) - loss(key, -h)) / (2 * h)
-        np.testing.assert_allclose(
-            difference, g, rtol=1e-6, atol=1e-7 * scale, err_msg=key
-        )
-
-
 def test_the_pullback_is_linear_and_can_be_called_again():
     _, *measured = problem("coils")
     solver = made(recipe("L+S", "Sparse"))
@@ -158,18 +136,6 @@ def test_the_pullback_is_linear_and_can_be_called_again():
     for k in both:
         np.testing.assert_allclose(both[k], 2 * one[k] - two[k], rtol=1e-9, atol=1e-9)
     assert pullback(G1) == one
-
-
-@each
-def test_what_is_not_sampled_is_not_looked_at(name):
-    recipe, kind = RECIPES[name]
-    truth, y, mask, *maps = problem(kind)
-    solver = made(recipe)
-    x, pullback = solver.vjp(y, mask, *maps)
-    sampled = mask[:, :, None] if maps else mask
-    x2, pullback2 = solver.vjp(np.where(sampled, y, np.nan), mask, *maps)
-    np.testing.assert_array_equal(x, x2)
-    assert pullback(x - truth) == pullback2(x - truth)
 
 
 @each
@@ -243,20 +209,6 @@ class TestFit:
         data = examples() if data is None else data
         return solver.fit(data, **{"steps": 12, "progress": False} | options)
 
-    @each
-    def test_the_loss_falls(self, name):
-        recipe, kind = RECIPES[name]
-        data = [problem(kind)]
-        solver = Solver(recipe)
-        done = self.fit(solver, data, rate=0.01)
-        assert len(done.losses) == done.steps == 12
-        assert not done.interrupted
-        truth, *measured = data[0]
-        error = np.mean(abs(solver(*measured) - truth) ** 2)
-        assert error < done.losses[-1] < done.losses[0]
-        first = np.mean(abs(Solver(recipe)(*measured) - truth) ** 2)
-        assert done.losses[0] == pytest.approx(first, rel=1e-12)
-
     def test_the_steps_are_those_of_adam(self):
         data = [problem("coils")]
         truth, *measured = data[0]
@@ -272,56 +224,28 @@ class TestFit:
             optimiser.step()
             losses.append(loss.item())
         done = self.fit(solver, data, steps=6)
-        np.testing.assert_allclose(done.losses, losses, rtol=1e-8)
+        np.testing.assert_allclose(done, losses, rtol=1e-8)
         for k, p in net.named_parameters():
             np.testing.assert_allclose(solver.numbers[k], p.detach(), rtol=1e-7)
 
-    @pytest.mark.parametrize("stop", [1, 4, 11])
-    def test_a_resumed_fit_is_the_uninterrupted_one(self, stop):
-        whole, parts = (Solver(recipe("FISTA")) for _ in range(2))
-        expected = self.fit(whole)
-        first = self.fit(parts, steps=stop)
-        kept = copy.deepcopy(first)
-        second = self.fit(parts, start=first)
-        assert first == kept  # not changed by what came after
-        assert second == expected
-        assert parts.numbers == whole.numbers
-
-    def test_a_fit_is_resumed_from_a_file(self, tmp_path):
-        whole, part = (Solver(recipe("ISTA")) for _ in range(2))
-        expected = self.fit(whole)
-        first = self.fit(part, steps=5)
-        manual.save(part, tmp_path / "x.safetensors")
-        again = manual.load(tmp_path / "x.safetensors")
-        assert self.fit(again, start=first) == expected
-        assert again.numbers == whole.numbers
-
-    @pytest.mark.parametrize("how", ["interrupt", "stop"])
-    def test_ended_in_the_callback(self, how):
+    def test_ended_in_the_callback(self):
         seen = []
 
         def callback(step, loss):
             seen.append((step, loss))
-            if step == 4 and how == "interrupt":
-                raise KeyboardInterrupt
             return step == 4
 
         solver, other = (Solver(recipe("ISTA")) for _ in range(2))
-        done = self.fit(solver, callback=callback)
-        assert done.interrupted == (how == "interrupt")
-        assert done.steps == 4
-        assert seen == list(enumerate(done.losses, 1))
-        self.fit(other, steps=4)
+        losses = self.fit(solver, callback=callback)
+        assert seen == list(enumerate(losses, 1))
+        assert losses == self.fit(other, steps=4)
         assert solver.numbers == other.numbers
-        rest = self.fit(solver, start=done)
-        assert not rest.interrupted
-        assert rest.losses == self.fit(Solver(recipe("ISTA"))).losses
 
     @pytest.mark.parametrize("at", ["gradient", "square root"])
     def test_interrupted_within_a_step(self, monkeypatch, at):
         """A step is taken whole, or not at all."""
         name = {"gradient": "prod", "square root": "sqrt"}[at]
-        count, whole = 0, getattr(math, name)
+        count, whole, taken = 0, getattr(math, name), []
 
         def interrupt(x):
             nonlocal count
@@ -333,17 +257,16 @@ class TestFit:
         solver, other = (Solver(recipe("ISTA")) for _ in range(2))
         with monkeypatch.context() as patch:
             patch.setattr(manual.math, name, interrupt)
-            done = self.fit(solver)
-        assert done.interrupted
-        assert 0 < done.steps < 12
-        assert self.fit(other, steps=done.steps).losses == done.losses
+            with pytest.raises(KeyboardInterrupt):
+                self.fit(solver, callback=lambda step, loss: taken.append(loss))
+        assert 0 < len(taken) < 12
+        assert self.fit(other, steps=len(taken)) == taken
         assert solver.numbers == other.numbers
-        assert self.fit(solver, start=done) == self.fit(other, start=done)
 
     def test_every_example_is_taken_once_an_epoch(self):
         data = examples(count=4)
         solver = Solver(recipe("ISTA", cells=1))
-        losses = self.fit(solver, data, steps=8, rate=1e-12).losses
+        losses = self.fit(solver, data, steps=8, rate=1e-12)
         assert sorted(losses[:4]) == pytest.approx(sorted(losses[4:]))
         assert len({round(x, 9) for x in losses}) == 4
         orders = {
@@ -355,7 +278,7 @@ class TestFit:
                         steps=4,
                         rate=1e-12,
                         seed=seed,
-                    ).losses,
+                    ),
                     9,
                 )
             )
@@ -396,24 +319,8 @@ class TestFit:
     def test_nothing_to_do(self):
         solver = Solver(recipe("ISTA"))
         before = dict(solver.numbers)
-        done = self.fit(solver, steps=0)
-        assert (done.steps, done.losses, done.moments) == (0, [], {})
-        done = replace(done, losses=[1.0], steps=5)
-        assert self.fit(solver, steps=5, start=done) == done
+        assert self.fit(solver, steps=0) == []
         assert solver.numbers == before
-
-    def test_goes_on_in_another_solver_with_the_same_options(self):
-        whole = Solver(recipe("ISTA"))
-        self.fit(whole, steps=6, rate=0.1, seed=3)
-        first = self.fit(Solver(recipe("ISTA")), steps=2, rate=0.1, seed=3)
-        other = Solver(recipe("ISTA"))
-        self.fit(other, steps=6, start=first)
-        assert other.numbers == whole.numbers
-        for changed in ({"rate": 0.2}, {"seed": 4}):
-            with pytest.raises(ValueError, match=f"{next(iter(changed))} must be"):
-                self.fit(other, steps=7, start=first, **changed)
-        with pytest.raises(ValueError, match="same recipe"):
-            self.fit(Solver(recipe("ISTA", cells=1)), steps=7, start=first)
 
     def test_progress(self, capsys):
         Solver(recipe("ISTA", cells=1)).fit(examples(count=1), steps=2)
@@ -517,54 +424,24 @@ class Kernel(LearnedPrior):
         return {"chain": Convolutions((3, 3), axes=2), "number": Number(1.0)}
 
 
-def image_call(change):
-    return lambda: Solver(recipe("ISTA", kind="image")).vjp(
-        *change(*problem("image")[1:])
-    )
+@pytest.mark.parametrize(
+    "recipe", [TLR(), Unrolled(prior=Kernel(), images="image")], ids=["TLR", "prior"]
+)
+def test_convolutions_are_refused(recipe):
+    with pytest.raises(TypeError, match="only numbers are learned here, no convol"):
+        Solver(recipe)
 
 
-REFUSED = {
-    "recipe": (lambda: Solver("ISTA"), TypeError, "must be a Recipe, got str"),
-    "a network of convolutions": (
-        lambda: Solver(TLR()),
-        TypeError,
-        "only numbers are learned here, no convolutions",
-    ),
-    "convolutions": (
-        lambda: Solver(Unrolled(prior=Kernel(), images="image")),
-        TypeError,
-        "only numbers are learned here, no convolutions",
-    ),
-    "no mask": (image_call(lambda y, m: (y,)), TypeError, "needs beside the measured"),
-    "mask": (
-        image_call(lambda y, m: (y, m[..., 1:])),
-        ValueError,
-        r"mask \(2, 3, 6, 4\) does not broadcast",
-    ),
-    "complex": (
-        image_call(lambda y, m: (y + 0j, m)),
-        TypeError,
-        "image must be real and floating point .* got complex128",
-    ),
-    "integers": (
-        image_call(lambda y, m: (y.astype(int), m)),
-        TypeError,
-        "image must be real and floating point .* got int64",
-    ),
-    "axes": (image_call(lambda y, m: (y[0], m[0])), ValueError, "axes B C H W"),
-    "cotangent": (
-        lambda: image_call(lambda y, m: (y, m))()[1](np.ones((1, 3, H, W))),
-        ValueError,
-        r"G must have shape \(2, 3, 6, 5\), got \(1, 3, 6, 5\)",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused(case):
-    call, error, message = REFUSED[case]
-    with pytest.raises(error, match=message):
-        call()
+def test_bad_input_is_refused():
+    with pytest.raises(TypeError, match="must be a Recipe, got str"):
+        Solver("ISTA")
+    solver, (_, y, mask) = Solver(recipe("ISTA", kind="image")), problem("image")
+    with pytest.raises(TypeError, match="needs beside the measured"):
+        solver.vjp(y)
+    with pytest.raises(TypeError, match=r"real and floating point .* got int64"):
+        solver.vjp(y.astype(int), mask)
+    with pytest.raises(ValueError, match=r"G must have shape \(2, 3, 6, 5\), got \(1,"):
+        solver.vjp(y, mask)[1](np.ones((1, 3, H, W)))
 
 
 @pytest.mark.gpu
@@ -602,5 +479,5 @@ class TestCuPy:
         one, other = (Solver(recipe("L+S", "Sparse")) for _ in range(2))
         expected = one.fit(data, steps=5, progress=False)
         found = other.fit(on_gpu, steps=5, progress=False)
-        np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-8)
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
         assert all(isinstance(x, np.ndarray) for x in other.numbers.values())

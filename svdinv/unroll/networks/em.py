@@ -43,8 +43,6 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
-__all__ = ["EMNet"]
-
 _PIXEL = (-2, -1)
 
 
@@ -59,8 +57,6 @@ class EMNet(Recipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     convs : int

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
 
-__all__ = ["FRAMES", "kinetic_phantom", "plasma", "two_tissues"]
-
 FRAMES: tuple[float, ...] = (
     *(0.25,) * 8, *(0.5,) * 4, *(1.0,) * 4, *(2.0,) * 3, *(5.0,) * 5,
 )  # fmt: skip

@@ -23,6 +23,7 @@ from svdinv.unroll.priors import Casorati, LocalLowRank, Nuclear, TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
+    Baseline,
     InputImage,
     Method,
     Options,
@@ -148,7 +149,6 @@ class Pet(Task):
     entry: ClassVar[TaskEntry] = PET
     options: ClassVar[type[Options]] = PetOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
-    lengthy: ClassVar[tuple[str, ...]] = ("MAP-EM, TV", "MAP-EM, low rank")
     peak: ClassVar[float | str] = "max"
     moving: ClassVar[bool] = True
     seconds: ClassVar[float] = 0.2
@@ -322,8 +322,10 @@ class Pet(Task):
             "MLEM": mlem,
             "OSEM": osem,
             "OSEM, filtered": functools.partial(osem, filtered=True),
-            "MAP-EM, TV": functools.partial(map_em, priors=("TV",)),
-            "MAP-EM, low rank": map_em,
+            "MAP-EM, TV": Baseline(
+                functools.partial(map_em, priors=("TV",)), lengthy=True
+            ),
+            "MAP-EM, low rank": Baseline(map_em, lengthy=True),
         }
 
     def finished(self, image: Any) -> Any:
