@@ -65,15 +65,19 @@ def stepped(model, inputs, truth, **options):
     return losses[0]
 
 
-def check_images_and_a_training_step_are_those_of_pytorch(folder):
+def check_files_images_and_a_training_step_are_those_of_pytorch(folder):
     assert len(cases(folder)) >= 8
     for name in cases(folder):
         path, inputs, expected = case(folder, name)
         penalty = 0.5 if "penalised" in expected else 0.0
         model = models.load(path, penalty=penalty)
+        models.save(model, folder / "again")
+        assert (folder / "again").read_bytes() == path.read_bytes(), name
         close(predicted(model, inputs), expected["image"], message=name)
         before = model.arrays()
-        loss = stepped(model, inputs, expected["truth"])
+        # A graph of each step takes TensorFlow a second, so some go without.
+        eagerly = BACKEND == "tensorflow" and "," in name
+        loss = stepped(model, inputs, expected["truth"], run_eagerly=eagerly)
         assert abs(loss - expected["loss"]) < 1e-5 * abs(expected["loss"]), name
         for key, weight in model.arrays().items():
             gradient = expected[f"gradient {key}"]
@@ -209,7 +213,9 @@ def check_keras_files(folder):
         loaded = keras.saving.load_model(folder / "model.keras")
         assert loaded.recipe == model.recipe
         assert loaded.checkpoint
-        np.testing.assert_array_equal(numpy(loaded(inputs)), numpy(model(inputs)))
+        np.testing.assert_array_equal(
+            predicted(loaded, inputs), predicted(model, inputs)
+        )
         copy = keras.models.clone_model(model)
         assert copy.recipe == model.recipe
     named = models.SLRNet(**SMALL, penalty=0.25, name="mine", trainable=False)
@@ -219,13 +225,6 @@ def check_keras_files(folder):
     own = models.TLRNet(**SMALL, operator=Blur(np.ones((1, 1))))
     with pytest.raises(ValueError, match=r"cannot be saved as \.keras"):
         own.save(folder / "own.keras")
-
-
-def check_safetensors_are_written_as_pytorch_writes_them(folder):
-    for name in cases(folder):
-        path = case(folder, name)[0]
-        models.save(models.load(path), folder / "again")
-        assert (folder / "again").read_bytes() == path.read_bytes()
 
 
 def check_functional_models(folder):
