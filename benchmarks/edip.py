@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,17 +26,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
+from subspace import directions, fit_in_subspace, fit_with_snapshots
+
 from svdinv.unroll.inference import open_network, reconstruct
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, tv
 from svdinv.unroll.torch import Network
-from svdinv.unroll.untrained import (
-    Fit,
-    directions,
-    educated,
-    fit,
-    fit_in_subspace,
-)
+from svdinv.unroll.untrained import Fit, educated, fit
 from svdinv.unroll.untrained.presets import generator_for
 
 TASK = Ct()
@@ -193,8 +191,10 @@ def moved(options: argparse.Namespace, network: Network) -> Any:
     snapshots: list[Any] = []
     for seed in range(1, FITS + 1):
         problem = measured(options, "shapes", seed)
-        changes = {"iterations": KEPT * BETWEEN, "snapshots": BETWEEN}
-        snapshots += fitted(options, network, problem, **changes).snapshots
+        how = educated(problem, network, iterations=KEPT * BETWEEN)
+        snapshots += fit_with_snapshots(
+            problem, network.recipe, BETWEEN, how, weights=network
+        )[1]
     return directions(snapshots, RANK)
 
 

@@ -25,8 +25,7 @@ from torch import Tensor
 from svdinv.unroll import pretrained
 from svdinv.unroll.data.masks import uniform_mask
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.data.photographs import shrunk
-from svdinv.unroll.data.pictures import centre_crop, patches
+from svdinv.unroll.data.pictures import centre_crop, patches, shrunk
 from svdinv.unroll.networks import Refined
 from svdinv.unroll.networks.recipe import Part
 from svdinv.unroll.operators import Sampling

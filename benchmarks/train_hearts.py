@@ -31,11 +31,12 @@ from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.recipe import register
+from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.training import Hearts
 from svdinv.unroll.training.command import RunningMean, processes
-from svdinv.unroll.training.config import WEIGHTS, changed, preset, write
+from svdinv.unroll.training.config import changed, preset, write
 from svdinv.unroll.training.run import CONFIG, Run, to_resume
 
 HELD_OUT = ("short_00", "short_10", "short_19", "long_00", "long_07", "long_13")

@@ -11,6 +11,7 @@ Needs the packages of the extra `train`, and three minutes on one core::
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
+from subspace import directions, fit_in_subspace, fit_with_snapshots
+
 from svdinv.unroll.operators import Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.colour.task import Colour, ColourOptions
-from svdinv.unroll.untrained import (
-    HeldOut,
-    MovingVariance,
-    directions,
-    fit,
-    fit_in_subspace,
-)
+from svdinv.unroll.untrained import HeldOut, MovingVariance, fit
 from svdinv.unroll.untrained.presets import generator_for
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs/figures/untrained-course.png"
@@ -87,22 +85,21 @@ def subspace(axes: Axes) -> None:
     def decibels(image: np.ndarray) -> float:
         return TASK.decibels(problem, problem.A.consistent(image, problem.y))
 
-    def adam(iterations: int, snapshots: int = 0):
-        return fit(
+    def adam(iterations: int):
+        return fit_with_snapshots(
             problem,
             generator_for("dip", problem),
+            EVERY,
             iterations=iterations,
             rule=None,
-            snapshots=snapshots,
             average=0.0,  # for a comparison of iterates
             input_noise=0.0,
             measure=decibels,
-            progress=False,
         )
 
-    begun = adam(BEGUN, EVERY)
-    whole = adam(ALONE)
-    basis = directions(begun.snapshots, RANK)
+    begun, snapshots = adam(BEGUN)
+    whole, _ = adam(ALONE)
+    basis = directions(snapshots, RANK)
     moved = fit_in_subspace(
         problem, begun.network, basis, steps=STEPS, measure=decibels
     )

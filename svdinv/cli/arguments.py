@@ -19,36 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 from svdinv._missing import command
+from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.registry import TaskEntry
     from svdinv.unroll.tasks.task import Options, Task
-
-__all__ = [
-    "NETWORKS",
-    "Parser",
-    "Subparsers",
-    "add_computing",
-    "add_task_options",
-    "add_truth",
-    "begin",
-    "complain",
-    "filled",
-    "naming",
-    "naming_flags",
-    "natural",
-    "need",
-    "not_negative",
-    "positive",
-    "positive_number",
-    "rate",
-    "refuse_options",
-    "same_file",
-    "task_options",
-    "task_settings",
-    "writable_folder",
-]
-
 
 NETWORKS = ("numpy", "torch", "safetensors", "skimage", "sklearn", "tqdm")
 """Modules that a training needs; two of them bring photographs."""
@@ -218,7 +193,7 @@ def _add_own_task(parser: Parser, name: str) -> None:
     try:
         from svdinv.unroll.tasks import add, task_named
 
-        with naming("--task"):
+        with naming("argument --task"):
             add(task_named(name))
     except (ValueError, ImportError) as error:
         parser.error(str(error))
@@ -295,19 +270,8 @@ def _typed(value: Any, hint: Any, flag: str) -> Any:
     if not isinstance(value, str):
         return value
     (kind,) = (h for h in get_args(hint) or (hint,) if h is not type(None))
-    try:
+    with naming(f"argument {flag}", argparse.ArgumentTypeError):
         return _READERS[kind](value)
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(f"argument {flag}: {error}") from error
-
-
-@contextlib.contextmanager
-def naming(flag: str) -> Iterator[None]:
-    """Prefix a ValueError or FileNotFoundError with the flag of an argument."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"argument {flag}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -25,8 +25,6 @@ from svdinv.cli.inputs import read_input
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Task
 
-__all__ = ["add", "run"]
-
 _PICTURES = ("numpy", "PIL", "skimage", "sklearn")
 _FILES = ("numpy", "h5py")
 
@@ -288,11 +286,7 @@ def _write(arguments: argparse.Namespace) -> None:
     }
     told["source"] = Path(source).name
     write_problem(
-        arguments.output,
-        task,
-        problem,
-        truth=not arguments.no_truth,
-        options=told,
+        arguments.output, task, problem, truth=not arguments.no_truth, options=told
     )
     sampled = task.arrays_to_save(problem).get("mask")
     share = "" if sampled is None else f", {sampled.mean():.1%} sampled"

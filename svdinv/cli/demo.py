@@ -18,8 +18,6 @@ from svdinv.cli.arguments import (
     writable_folder,
 )
 
-__all__ = ["add", "run"]
-
 # Options that one of the demonstrations has alone.
 _OF = {"colour": ("rate", "photo", "steps", "minutes"), "cine": ("heart",)}
 _NEEDS = (*NETWORKS, "matplotlib", "threadpoolctl", "tomlkit")

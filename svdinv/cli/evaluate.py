@@ -24,8 +24,6 @@ from svdinv.cli.inputs import check_network
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Options, Task
 
-__all__ = ["add", "run"]
-
 _CROP = 256
 
 _EPILOG = """\
@@ -105,18 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     begin(arguments)
 
     from svdinv.unroll import pretrained
-    from svdinv.unroll.evaluation.evaluation import (
-        RESULTS,
-        TABLE,
-        evaluate,
-        methods_of,
-        sampled,
-    )
-    from svdinv.unroll.inference import (
-        device_of,
-        open_network,
-        task_of_network,
-    )
+    from svdinv.unroll.evaluation.evaluation import RESULTS, TABLE, evaluate
+    from svdinv.unroll.inference import device_of, open_network, task_of_network
     from svdinv.unroll.tasks.registry import entries
 
     try:
@@ -147,13 +135,6 @@ def run(arguments: argparse.Namespace) -> int:
             f"argument --output: {output} holds {RESULTS} already; --overwrite "
             "replaces it"
         )
-    methods = methods_of(
-        network,
-        task,
-        baselines=arguments.baselines,
-        ensemble=arguments.ensemble,
-        device=device,
-    )
     what, count = "classical methods", len(images)
     if network is not None:
         weights = sum(p.numel() for p in network.parameters())
@@ -164,11 +145,15 @@ def run(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     evaluation = evaluate(
-        sampled(task, images, settings),
-        methods,
+        task,
+        images,
+        settings,
         output,
-        task=task,
         title=f"Evaluation of {arguments.weights}, seed {arguments.seed}",
+        network=network,
+        baselines=arguments.baselines,
+        ensemble=arguments.ensemble,
+        device=device,
         panels=arguments.panels,
     )
     if evaluation.rows:

@@ -15,7 +15,6 @@ from svdinv.cli.arguments import (
     begin,
     filled,
     folder,
-    naming,
     not_negative,
     positive,
     positive_number,
@@ -23,6 +22,7 @@ from svdinv.cli.arguments import (
     writable_folder,
 )
 from svdinv.cli.inputs import check_memory, check_network, check_open, read_input
+from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
     from svdinv.unroll.networks import Recipe
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from svdinv.unroll.tasks.task import Task
     from svdinv.unroll.torch import Network
     from svdinv.unroll.untrained import Options
-
-__all__ = ["PENALTY", "add", "run"]
 
 _PRIORS = ("dip", "deep-decoder", "conv-decoder", "bilinear", "low-rank-and-sparse")
 _USUAL, _EDUCATED = "dip", "edip"
@@ -173,7 +171,7 @@ def run(arguments: argparse.Namespace) -> int:
     state: Path | None = arguments.checkpoint
     try:
         if state is not None and state.exists():
-            with naming("--checkpoint"):
+            with naming("argument --checkpoint"):
                 check_regular(state)
         device = device_of(arguments.device)
 
@@ -263,7 +261,7 @@ def _generator(
                 f"argument --prior: must be one of {', '.join((*_PRIORS, _EDUCATED))}, "
                 f"or package.module:Class, got {prior!r}"
             )
-        with naming("--prior"):
+        with naming("argument --prior"):
             generator = generator_for(prior or _USUAL, task.without_repeats(problem))
         return generator, None
     if prior not in (None, _EDUCATED):
@@ -273,7 +271,7 @@ def _generator(
             f"argument --prior: {prior} needs --weights, none for {task.kind} come "
             "with svdinv"
         )
-    with naming("--weights"):
+    with naming("argument --weights"):
         network = open_network(weights or task.kind, device)
     check_network(network, task, arguments.input, problem)
     return network.recipe, network
@@ -342,7 +340,7 @@ def _options(
             raise ValueError(f"argument --stop: {stop} needs --deviation")
         kind = Discrepancy if stop == "discrepancy" else SURE
         rule: Any = kind(deviation=deviation)
-        with naming("--stop"):
+        with naming("argument --stop"):
             rule.check(problem)
     else:
         if arguments.deviation is not None and not network:
@@ -371,7 +369,7 @@ def _options(
     if network:
         if input_noise is not None:
             raise ValueError("argument --input-noise: does not apply to this network")
-        with naming("--prior"):
+        with naming("argument --prior"):
             asked = {name: value for name, value in how.items() if value is not None}
             return educated(problem, network, deviation or None, **asked)
     usual = _RATE if arguments.weights is None else _EDUCATED_RATE

@@ -13,8 +13,6 @@ from svdinv import __version__, kernels
 from svdinv._missing import command
 from svdinv.cli.arguments import Subparsers
 
-__all__ = ["add", "run"]
-
 _FRAMEWORKS = {
     "numpy": ("numpy",),
     "torch": ("torch",),

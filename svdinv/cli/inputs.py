@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Options, Task
 
-__all__ = [
-    "Input",
-    "available_memory",
-    "check_memory",
-    "check_network",
-    "check_open",
-    "read_input",
-]
-
 
 class Input(NamedTuple):
     """An input, read and measured; `is_measured` if it came as measured data."""

@@ -17,19 +17,17 @@ from svdinv.cli.arguments import (
     begin,
     filled,
     folder,
-    naming,
     need,
     same_file,
     writable_folder,
 )
 from svdinv.cli.inputs import check_memory, check_network, check_open, read_input
+from svdinv.unroll.plugins import naming
 
 if TYPE_CHECKING:
     from svdinv.unroll.evaluation.methods import Compared, Files, Which
     from svdinv.unroll.problem import Problem
     from svdinv.unroll.tasks.task import Options, Task
-
-__all__ = ["add", "run"]
 
 # Classical methods take minutes on larger pictures.
 _MOST_PIXELS = 1_000_000
@@ -171,8 +169,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> Compared:
     """Reconstruct an input, and say whose image was written."""
-    from svdinv.unroll.evaluation.methods import classical, reconstruct
-    from svdinv.unroll.inference import NAMES
+    from svdinv.unroll.evaluation.methods import classical, compare
+    from svdinv.unroll.inference import NAMES, learned
 
     task, problem, network, method, written, weights = work
     which: Which = "all" if arguments.baselines else "first"
@@ -185,16 +183,11 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
         f"{arguments.seed}\n",
         flush=True,
     )
-    done = reconstruct(
-        task,
-        problem,
-        network,
-        written,
-        method=method,
-        which=which,
-        ensemble=arguments.ensemble,
-        device=device,
-    )
+    methods = classical(task, problem, which=which, asked=method)
+    if network is not None:
+        own = learned(network, task, ensemble=arguments.ensemble, device=device)
+        methods |= {n: own[n] for n in own if which != "first" or n == method}
+    done = compare(task, problem, methods, written, method)
     if done.written:
         print(f"\n{_whose(method, done)}")
         if weights and method in NAMES.values():
@@ -252,7 +245,7 @@ def _prepared(
     own = best if best in pretrained.names() else task.kind
     weights = arguments.weights or own
     if arguments.weights or weights in pretrained.names():
-        with naming("--weights"):
+        with naming("argument --weights"):
             network = opened(weights)
         if arguments.weights or task.suits_network(problem, network.recipe):
             check_network(network, task, source, problem)
@@ -262,7 +255,7 @@ def _prepared(
         raise ValueError(
             "argument --ensemble: does not apply, as no weights in svdinv are for this"
         )
-    with naming("--method"):
+    with naming("argument --method"):
         method = method_named(
             task, problem, network, arguments.method, ensemble=arguments.ensemble
         )

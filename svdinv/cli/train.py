@@ -23,8 +23,6 @@ from svdinv.cli.arguments import (
 if TYPE_CHECKING:
     from svdinv.unroll.training.config import Config
 
-__all__ = ["add", "run"]
-
 _NEEDS = (*NETWORKS, "tomlkit")
 
 _EPILOG = """\

@@ -9,23 +9,22 @@ is measured in the run that prints it.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from svdinv.unroll.data import HELD_OUT, PHOTOS, Image, centre_crop, photograph, split
 from svdinv.unroll.display.panels import Entry, save_panel
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.evaluation.methods import applied
 from svdinv.unroll.inference import apply
-from svdinv.unroll.interrupts import interrupts
+from svdinv.unroll.interrupts import interrupts, progress_bar
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.colour.task import (
@@ -41,8 +40,6 @@ from svdinv.unroll.torch import Network
 from svdinv.unroll.training.command import RunningMean
 from svdinv.unroll.training.config import Config, Training
 from svdinv.unroll.training.run import Outcome, Run
-
-__all__ = ["PANEL", "DemoConfig", "run"]
 
 PANEL = "svdinv-demo.png"
 """Name of the picture in the output folder."""
@@ -193,13 +190,7 @@ def _tuned(config: DemoConfig, network: Network, svd: str) -> tuple[Outcome, Net
     deadline = time.monotonic() + 60 * config.minutes
     with (
         interrupts() as interrupted,
-        tqdm(
-            total=config.steps,
-            desc=f"through {svd}",
-            unit="step",
-            file=sys.stderr,
-            disable=None,  # unless that is a terminal
-        ) as bar,
+        progress_bar(config.steps, desc=f"through {svd}", unit="step") as bar,
     ):
         outcome = job.train(
             stop=lambda: interrupted() or time.monotonic() > deadline,
@@ -214,7 +205,7 @@ def _tuned(config: DemoConfig, network: Network, svd: str) -> tuple[Outcome, Net
     return outcome, job.mean
 
 
-def _shown_on(bar: tqdm) -> Callable[[int, float], None]:
+def _shown_on(bar: Any) -> Callable[[int, float], None]:
     smoothed = RunningMean(0.97)
 
     def on_step(step: int, loss: float) -> None:

@@ -39,117 +39,43 @@ class DataFidelity:
     """A function D(z, y): subclasses define `distance`, `slope` and perhaps `prox`."""
 
     def distance(self, z: Array, y: Array) -> Array:
-        """Return the divergence D.
-
-        Parameters
-        ----------
-        z : array
-            What the image would give, ``A(x)``.
-        y : array
-            What was measured.
-
-        Returns
-        -------
-        array
-            Real, 0-d: summed over everything.
-        """
+        """Return the divergence D of ``z = A(x)`` and the data, summed: real, 0-d."""
         raise NotImplementedError
 
     def slope(self, z: Array, y: Array) -> Array:
-        """Return the gradient of D in z.
-
-        Parameters
-        ----------
-        z, y : array
-            As for `distance`.
-
-        Returns
-        -------
-        array
-            Of the shape of `z`.
-        """
+        """Return the gradient of D in z, of its shape."""
         raise NotImplementedError
 
     def prox(self, z: Array, y: Array, step: Any) -> Array:
-        """Apply the proximal operator of step D.
+        """Apply the proximal operator of step D, for a positive number or 0-d array.
 
-        Parameters
-        ----------
-        z, y : array
-            As for `distance`.
-        step : number or 0-d array
-            Positive.
-
-        Returns
-        -------
-        array
-            ``argmin over w of  step D(w, y) + |w - z|^2 / 2``.
+        ``argmin over w of step D(w, y) + |w - z|^2 / 2``.
         """
         raise NotImplementedError(f"{self!r} has no proximal operator")
 
     def curvature(self, y: Array) -> float:
-        """Return the Lipschitz constant of `slope`, which steps depend on.
-
-        Parameters
-        ----------
-        y : array
-            What was measured.
-
-        Returns
-        -------
-        float
-            Infinite, where there is none.
-        """
+        """Return the Lipschitz constant of `slope`; infinity if there is none."""
         return math.inf
 
     def check(self, y: Array) -> None:
         """Check that it goes with data, before any work.
 
-        Parameters
-        ----------
-        y : array
-            What was measured.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If it does not, such as a weight of another shape.
+        Raises ValueError or TypeError if it does not, such as a weight of another
+        shape.
         """
 
     def expected(self, z: Array) -> Array:
-        """Return the data that are expected of an image.
+        """Return the data that are expected of an image with ``z = A(x)``.
 
-        Parameters
-        ----------
-        z : array
-            What the image would give, ``A(x)``.
-
-        Returns
-        -------
-        array
-            z, unless there is something beside it, such as a background.
+        That is z, unless there is something beside it, such as a background.
         """
         return z
 
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
-        """Return one fidelity for a batch, of one for each item.
+        """Return one fidelity for a batch, of this one and those of the other items.
 
-        Parameters
-        ----------
-        others : sequence of DataFidelity
-            Those of the other items, behind this one.
-        data : array
-            What is measured of one: its number of axes matters.
-
-        Returns
-        -------
-        DataFidelity
-            For data with one more axis in front.
-
-        Raises
-        ------
-        ValueError
-            If they are not the same, and of no kind that can be stacked.
+        For data with one more axis in front than those of one item, `data`. Raises
+        ValueError if they are not the same, and of no kind that can be stacked.
         """
         if all(alike(other, self) for other in others):
             return self
@@ -158,41 +84,18 @@ class DataFidelity:
     def replace_arrays(self, convert: Callable[[Array], Array]) -> DataFidelity:
         """Return the same fidelity, of arrays that have been converted.
 
-        Parameters
-        ----------
-        convert : callable
-            Applied to every array that it is made of, such as a weight: moves it to a
-            framework or a device, or turns it with the data.
-
-        Returns
-        -------
-        DataFidelity
-            A new one; this one, where it holds no arrays that it tells of.
+        `convert` is applied to every array that it is made of, such as a weight: it
+        moves it to a framework or a device, or turns it with the data.
         """
         return self
 
     def dual_step(
         self, dual: Array, z: Array, y: Array, sigma: Any, A: Operator
     ) -> Array:
-        """Apply the proximal operator of sigma D*, at ``dual + sigma z``.
+        """Apply the proximal operator of sigma D*, at ``dual + sigma z``, by that of D.
 
-        By that of D (Moreau, Bull. Soc. Math. France 1965).
-
-        Parameters
-        ----------
-        dual : array
-            Dual variable.
-        z, y : array
-            As for `distance`.
-        sigma : number or 0-d array
-            Positive.
-        A : Operator
-            Whose `project_to_samples` keeps what in `y` is data.
-
-        Returns
-        -------
-        array
-            The next dual variable.
+        Moreau, Bull. Soc. Math. France 1965. ``A.project_to_samples`` keeps what in `y`
+        is data.
         """
         xp = namespace(z)
         v = dual + times(sigma, z, xp)

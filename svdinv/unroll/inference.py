@@ -18,21 +18,8 @@ from svdinv.unroll.formats.checks import check_regular
 from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Method, Reconstruction, Task, task_of
-from svdinv.unroll.tiles import Tile, tiles
+from svdinv.unroll.tiles import tiles
 from svdinv.unroll.torch import Network, load, tensor
-
-__all__ = [
-    "NAMES",
-    "START",
-    "VIEWS",
-    "apply",
-    "device_of",
-    "open_network",
-    "parts",
-    "reconstruct",
-    "start",
-    "task_of_network",
-]
 
 VIEWS = 8
 """Mirrored, turned or reversed versions of a problem that an ensemble averages over."""
@@ -41,7 +28,10 @@ NAMES = {False: "network", True: f"network, {VIEWS} views"}
 """What a network is called in tables, alone and as an ensemble."""
 
 START = "network's start"
-"""What the iterations in front of a network are called, which learn nothing."""
+"""What the iterations in front of a network are called, which learn nothing.
+
+Beside their image one sees what the weights bring. There is none where a network begins
+with the zero-filled image, or as one of pictures with a fill that is no rival."""
 
 Arrays = NDArray[Any]
 
@@ -104,15 +94,6 @@ def reconstruct(
     return network(given)[0].cpu().contiguous().numpy()
 
 
-def parts(
-    network: Network, task: Task, problem: Problem, *, ensemble: bool = False
-) -> int:
-    """Count how often `apply` calls `on_part`."""
-    if not ensemble:
-        return len(_tiles(network, task, problem)) or 1
-    return sum(len(_tiles(network, task, view)) or 1 for view, _ in task.views(problem))
-
-
 def apply(
     network: Network,
     task: Task,
@@ -120,70 +101,57 @@ def apply(
     *,
     ensemble: bool = False,
     device: str = "cpu",
-    on_part: Callable[[], Any] = lambda: None,
 ) -> Reconstruction:
     """Reconstruct, finished as the task wants it, with a network on a device.
 
     A network that thresholds the singular values of blocks sees large images in
     overlapping tiles, where the task allows it; one that thresholds those of whole
     images sees them whole. `ensemble` averages over the equivalent versions of the
-    problem that the task knows; `on_part` is called after each of `parts`. Raises
-    FloatingPointError if the image is not finite.
+    problem that the task knows. Raises FloatingPointError if the image is not finite.
     """
     views = task.views(problem) if ensemble else [(problem, np.asarray)]
     total: Any = 0
     count = 0
     for view, undone in views:  # one at a time: they are as large as the image
-        total = total + undone(_tiled(network, task, view, device, on_part))
+        total = total + undone(_tiled(network, task, view, device))
         count += 1
     if not np.isfinite(total).all():
         raise FloatingPointError("the image of the network is not finite")
     return Reconstruction(task.finished(np.ascontiguousarray(total / count)))
 
 
-def start(network: Network, device: str = "cpu") -> dict[str, Method]:
-    """Return a method for the image before the first cell of a network.
+def learned(
+    network: Network, task: Task, *, ensemble: bool = False, device: str = "cpu"
+) -> dict[str, Method]:
+    """Return what a network can do, by name.
 
-    Beside it one sees what the weights bring. It is a method by its name, `START`;
-    there is none for a network that begins with the zero-filled image, or as one of
-    pictures with a fill that is no rival.
+    Its start, as of `START`, if it has one, and the network itself, alone or as an
+    ensemble.
     """
-    recipe = network.recipe
-    if not getattr(recipe, "has_start", False):
-        return {}
+    methods: dict[str, Method] = {}
+    if getattr(network.recipe, "has_start", False):
 
-    def begin(problem: Problem) -> torch.Tensor:
-        return recipe.begin(problem)["x"]
+        def begin(problem: Problem) -> torch.Tensor:
+            return network.recipe.begin(problem)["x"]
 
-    return {START: lambda problem: Reconstruction(reconstruct(begin, problem, device))}
-
-
-def _tiled(
-    network: Network,
-    task: Task,
-    problem: Problem,
-    device: str,
-    on_part: Callable[[], Any],
-) -> Arrays:
-    every = _tiles(network, task, problem)
-    if not every:
-        image = reconstruct(network, problem, device)
-        on_part()
-        return image
-    whole = np.empty_like(problem.y)
-    for seen, inside, kept in every:
-        part = task.part(problem, seen)
-        whole[..., *kept] = reconstruct(network, part, device)[..., *inside]
-        on_part()
-    return whole
+        methods[START] = lambda problem: Reconstruction(
+            reconstruct(begin, problem, device)
+        )
+    options: Any = {"ensemble": ensemble, "device": device}
+    methods[NAMES[ensemble]] = partial(apply, network, task, **options)
+    return methods
 
 
-def _tiles(network: Network, task: Task, problem: Problem) -> list[Tile]:
-    """Cut what is too large, where the blocks of the network are; or nothing."""
+def _tiled(network: Network, task: Task, problem: Problem, device: str) -> Arrays:
+    """Reconstruct, what is too large in tiles on the grid of the network's blocks."""
     height, width = problem.y.shape[-2:]
     block = getattr(network.recipe, "block", None)
     if block is None or max(height, width) <= _LARGEST or not task.tiled(problem):
-        return []
+        return reconstruct(network, problem, device)
     unit = block * getattr(network.recipe, "fold", 1)
     size, margin = (math.ceil(n / unit) * unit for n in (_TILE, _MARGIN))
-    return list(tiles(height, width, size, margin))
+    whole = np.empty_like(problem.y)
+    for seen, inside, kept in tiles(height, width, size, margin):
+        part = reconstruct(network, task.part(problem, seen), device)
+        whole[..., *kept] = part[..., *inside]
+    return whole

@@ -1,15 +1,28 @@
-"""Ctrl-C and SIGTERM, noted so that work ends where its results are whole."""
+"""Work that takes long: its progress bar, and Ctrl-C where its results are whole."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-__all__ = ["interrupts"]
+from svdinv._missing import needing
+
+
+def progress_bar(total: int, *, shown: bool | None = None, **options: Any) -> Any:
+    """Make a bar of tqdm, by default where stderr is a terminal.
+
+    Raises ImportError without tqdm.
+    """
+    with needing("tqdm", "unroll"):
+        from tqdm import tqdm
+    hidden = None if shown is None else not shown
+    return tqdm(total=total, file=sys.stderr, disable=hidden, **options)
 
 
 @contextmanager

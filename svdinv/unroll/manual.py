@@ -8,14 +8,13 @@ gradient of a loss back to its thresholds and step sizes by `svdinv.numpy.vjp`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from svdinv._missing import needing
 from svdinv.unroll.arrays import (
     Array,
     backend,
@@ -26,14 +25,16 @@ from svdinv.unroll.arrays import (
     operators,
     real_dtype,
 )
+from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import svt
 from svdinv.unroll.networks.recipe import Recipe, State, given_problem
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.operators.wrapped import Linear
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 
-__all__ = ["Fit", "Solver", "load", "save"]
+__all__ = ["Solver", "load", "save"]
 
 Gradient: TypeAlias = dict[str, Array]
 """Cotangents of the learned numbers, by name."""
@@ -99,22 +100,11 @@ class Solver:
         self.numbers = {name: np.asarray(x, np.float64) for name, x in drawn.items()}
 
     def __call__(self, y: Array | Problem, *measurement: Any, **named: Any) -> Array:
-        """Reconstruct.
+        """Reconstruct images, with the axes that ``recipe.axes`` names.
 
-        Parameters
-        ----------
-        y : array or Problem
-            Data, of NumPy or CuPy; or a problem of such, and nothing else.
-        *measurement : array or Operator
-            What the forward operator is made of, such as a mask and coil maps, or the
-            operator itself.
-        **named : array
-            The same by name: ``mask=``, ``maps=``.
-
-        Returns
-        -------
-        array
-            Images, with the axes that ``recipe.axes`` names.
+        Of data, of NumPy or CuPy, and what the forward operator is made of, such as a
+        mask and coil maps, also by name, or the operator itself; or of a problem and
+        nothing else.
         """
         problem = given_problem(self.recipe, self.operator, y, measurement, named)
         return self._run(problem, self.numbers)
@@ -174,29 +164,25 @@ class Solver:
         examples: Sequence[Example],
         *,
         steps: int,
-        rate: float | None = None,
-        seed: int | None = None,
-        start: Fit | None = None,
+        rate: float = 0.05,
+        seed: int = 0,
         callback: Callable[[int, float], bool | None] | None = None,
         progress: bool = True,
-    ) -> Fit:
+    ) -> list[float]:
         """Learn the numbers: Adam on the mean squared error, an example a step.
 
-        Kingma & Ba, ICLR 2015. Ctrl-C ends it early, with what was learned so far.
+        Kingma & Ba, ICLR 2015. After Ctrl-C the numbers are those of the last step.
 
         Parameters
         ----------
         examples : sequence of tuple
             ``(truth, y, *measurement)`` each, with the batch axis in front.
         steps : int
-            Steps to take, in all.
-        rate : float, optional
-            Learning rate, 0.05 unless `start` has one.
-        seed : int, optional
-            Seed of the order of the examples, 0 unless `start` has one.
-        start : Fit, optional
-            What an earlier call gave, of this solver or of another one of the same
-            recipe: goes on from there, to the same numbers as if it had not stopped.
+            Steps to take.
+        rate : float
+            Learning rate.
+        seed : int
+            Seed of the order of the examples.
         callback : callable, optional
             Called after each step with its number, from 1, and its loss; ends the fit
             if it returns True.
@@ -205,8 +191,8 @@ class Solver:
 
         Returns
         -------
-        Fit
-            The losses, and where Adam stands.
+        list of float
+            The mean squared error of each step.
 
         Raises
         ------
@@ -219,44 +205,39 @@ class Solver:
         """
         if steps < 0:
             raise ValueError(f"steps must not be negative, got {steps}")
+        if not 0 < rate < math.inf:
+            raise ValueError(f"rate must be positive and finite, got {rate}")
         examples = list(examples)
         if not examples:
             raise ValueError("examples must not be empty")
         for example in examples:
             self._check(example)
-        done = self._begin(start, rate, seed)
-        rate, seed = done.rate, done.seed
-        try:
-            for step in _counted(done.steps + 1, steps, progress):
-                truth, y, *measurement = examples[_draw(len(examples), step, seed)]
-                loss, gradient = self._loss(truth, y, measurement)
-                if not all(map(math.isfinite, (loss, *gradient.values()))):
-                    raise FloatingPointError(f"not finite: loss of step {step}")
-                done.losses.append(loss)
-                self._adam(done, gradient, rate)
-                if callback is not None and callback(step, loss):
-                    break
-        except KeyboardInterrupt:
-            done.interrupted = True
-            del done.losses[done.steps :]  # of a step that was not taken
-        return done
-
-    def _begin(self, start: Fit | None, rate: float | None, seed: int | None) -> Fit:
-        """Return the state of a fit, restored from an earlier one if given."""
-        if rate is not None and not 0 < rate < math.inf:
-            raise ValueError(f"rate must be positive and finite, got {rate}")
-        if start is None:
-            first = {name: float(value) for name, value in self.numbers.items()}
-            return Fit(0.05 if rate is None else rate, seed or 0, numbers=first)
-        for name, value in (("rate", rate), ("seed", seed)):
-            if value not in (None, getattr(start, name)):
-                raise ValueError(
-                    f"{name} must be that of start, {getattr(start, name)}, got {value}"
-                )
-        if start.numbers.keys() != self.numbers.keys():
-            raise ValueError("start must be a fit of a solver of the same recipe")
-        self.numbers = {k: np.asarray(v, np.float64) for k, v in start.numbers.items()}
-        return start.copy()
+        left: Iterable[int] = range(1, steps + 1)
+        if progress:
+            left = progress_bar(steps, shown=True, iterable=left, desc="fit")
+        losses: list[float] = []
+        moments = dict.fromkeys(self.numbers, (0.0, 0.0))
+        for step in left:
+            # All examples in each epoch, in an order of its own.
+            epoch, position = divmod(step - 1, len(examples))
+            order = np.random.default_rng([seed, epoch]).permutation(len(examples))
+            truth, y, *measurement = examples[int(order[position])]
+            loss, gradient = self._loss(truth, y, measurement)
+            if not all(map(math.isfinite, (loss, *gradient.values()))):
+                raise FloatingPointError(f"not finite: loss of step {step}")
+            numbers = dict(self.numbers)
+            for name, g in gradient.items():
+                m, v = moments[name]
+                m, v = _BETA1 * m + (1 - _BETA1) * g, _BETA2 * v + (1 - _BETA2) * g * g
+                moments[name] = m, v
+                mean, square = m / (1 - _BETA1**step), v / (1 - _BETA2**step)
+                move = rate * mean / (math.sqrt(square) + _EPSILON)
+                numbers[name] = np.asarray(numbers[name] - move)
+            self.numbers = numbers  # all at once, for Ctrl-C may come at any time
+            losses.append(loss)
+            if callback is not None and callback(step, loss):
+                break
+        return losses
 
     def _check(self, example: Example) -> None:
         if len(example) < 2:
@@ -284,19 +265,6 @@ class Solver:
         return float(inner(error, error)) / count, {
             name: float(g) for name, g in gradient.items()
         }
-
-    def _adam(self, fit: Fit, gradient: Mapping[str, float], rate: float) -> None:
-        step, moments, numbers = fit.steps + 1, dict(fit.moments), dict(self.numbers)
-        for name, g in gradient.items():
-            m, v = moments.get(name, (0.0, 0.0))
-            m, v = _BETA1 * m + (1 - _BETA1) * g, _BETA2 * v + (1 - _BETA2) * g * g
-            moments[name] = m, v
-            mean, square = m / (1 - _BETA1**step), v / (1 - _BETA2**step)
-            move = rate * mean / (math.sqrt(square) + _EPSILON)
-            numbers[name] = np.asarray(numbers[name] - move)
-        # All at once, for Ctrl-C may come at any time.
-        fit.steps, fit.moments, self.numbers = step, moments, numbers
-        fit.numbers = {name: float(value) for name, value in numbers.items()}
 
 
 class _Layers:
@@ -342,39 +310,11 @@ class _Recorded(Operator):
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
-def _draw(count: int, step: int, seed: int) -> int:
-    """Which example a step takes: all of them in each epoch, in an order of its own."""
-    epoch, position = divmod(step - 1, count)
-    return int(np.random.default_rng([seed, epoch]).permutation(count)[position])
-
-
-def _counted(first: int, last: int, progress: bool) -> Iterator[int]:
-    """Count the steps, with a progress bar."""
-    counted = range(first, last + 1)
-    if not progress:
-        yield from counted
-        return
-    with needing("tqdm", "unroll"):
-        from tqdm import tqdm
-    yield from tqdm(counted, initial=first - 1, total=last, desc="fit", unit="step")
-
-
 def save(solver: Solver, path: str | Path) -> None:
     """Write the numbers and the recipe of a solver to a safetensors file.
 
-    Parameters
-    ----------
-    solver : Solver
-        The solver.
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-
-    Raises
-    ------
-    ValueError
-        If a weight is not finite.
-    OSError
-        If the file cannot be written.
+    An existing file is replaced, and only by a complete one. Raises ValueError if a
+    number is not finite, OSError if the file cannot be written.
     """
     files.write(path, solver.recipe, solver.numbers)
 
@@ -382,71 +322,13 @@ def save(solver: Solver, path: str | Path) -> None:
 def load(path: str | Path, **options: Any) -> Solver:
     """Make a solver of a safetensors file, written in whatever framework.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    **options
-        `operator` of the `Solver`.
-
-    Returns
-    -------
-    Solver
-        The solver.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, or does not hold the weights of a network.
-    TypeError
-        If its network has convolutions.
+    The option is `operator` of the `Solver`. Raises FileNotFoundError if there is no
+    such file, ValueError if it is damaged, or does not hold the weights of a network,
+    TypeError if its network has convolutions.
     """
     recipe, weights, _ = files.read(path)
     solver = Solver(recipe, **options)
-    with files.naming(path):
+    with naming(path, TypeError):
         files.check(weights, files.shapes(recipe))
     solver.numbers = {name: np.asarray(x, np.float64) for name, x in weights.items()}
     return solver
-
-
-@dataclass
-class Fit:
-    """How far a fit has come, and all that is needed to go on.
-
-    Attributes
-    ----------
-    rate : float
-        Learning rate.
-    seed : int
-        Seed of the order of the examples.
-    numbers : dict of str to float
-        What has been learned.
-    steps : int
-        Steps taken.
-    losses : list of float
-        Mean squared error of each step.
-    moments : dict of str to tuple of float
-        Adam's mean gradients and mean squared gradients.
-    interrupted : bool
-        Whether Ctrl-C ended it.
-    """
-
-    rate: float = 0.05
-    seed: int = 0
-    numbers: dict[str, float] = field(default_factory=dict, repr=False)
-    steps: int = 0
-    losses: list[float] = field(default_factory=list, repr=False)
-    moments: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False)
-    interrupted: bool = False
-
-    def copy(self) -> Fit:
-        """Return a copy of the state."""
-        return replace(
-            self,
-            numbers=dict(self.numbers),
-            losses=list(self.losses),
-            moments=dict(self.moments),
-            interrupted=False,
-        )

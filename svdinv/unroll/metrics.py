@@ -26,22 +26,9 @@ _AT_ONCE = 2**22
 def snr(truth: ArrayLike, image: ArrayLike) -> float:
     """Signal-to-noise ratio in dB, ``10 log10(|truth|**2 / |truth - image|**2)``.
 
-    Norms are Frobenius norms over the whole array, in double precision; phases count.
-
-    Parameters
-    ----------
-    truth, image : array_like, the same shape
-        Real or complex images or series of any shape.
-
-    Returns
-    -------
-    float
-        Decibels; ``inf`` where the images agree exactly, NaN if one has a NaN.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or `truth` is zero.
+    Norms are Frobenius norms over all of two arrays of one shape, in double precision;
+    phases count. Infinite where the images agree exactly, NaN if one has a NaN. Raises
+    ValueError if the shapes differ, or `truth` is zero.
     """
     ratio = nmse(truth, image)
     return float("inf") if ratio == 0 else -10 * float(np.log10(ratio))
@@ -50,20 +37,8 @@ def snr(truth: ArrayLike, image: ArrayLike) -> float:
 def nmse(truth: ArrayLike, image: ArrayLike) -> float:
     """Normalised mean squared error, ``|truth - image|**2 / |truth|**2``.
 
-    Parameters
-    ----------
-    truth, image : array_like, the same shape
-        Real or complex images or series of any shape.
-
-    Returns
-    -------
-    float
-        The error; 0 where the images agree exactly.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or `truth` is zero.
+    Of two arrays of one shape, real or complex. Raises ValueError if the shapes differ,
+    or `truth` is zero.
     """
     a, b = _alike(truth, image)
     a, b = a.astype(np.complex128), b.astype(np.complex128)
@@ -77,26 +52,13 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> floa
     """Peak signal-to-noise ratio in dB, over all pixels and channels together.
 
     ``10 log10(peak**2 / mean((truth - image)**2))``, in double precision; equal to
-    ``skimage.metrics.peak_signal_noise_ratio(truth, image, data_range=peak)``.
+    ``skimage.metrics.peak_signal_noise_ratio(truth, image, data_range=peak)``. Of
+    complex images the magnitudes are compared. The peak is the largest value an image
+    can take, 1 for images in [0, 1], or "max" for the largest (magnitude) of `truth`,
+    of all its frames. Infinite where the images agree exactly, NaN if one has a NaN.
 
-    Parameters
-    ----------
-    truth, image : array_like, the same shape
-        Images or series; of complex ones the magnitudes are compared.
-    peak : float or "max"
-        The largest value an image can take: 1 for images in [0, 1]. "max" is the
-        largest (magnitude) of `truth`, of all its frames.
-
-    Returns
-    -------
-    float
-        Decibels; ``inf`` where the images agree exactly, NaN if one has a NaN.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, `peak` is neither positive nor "max", or the images are
-        of integers and it is not given.
+    Raises ValueError if the shapes differ, `peak` is neither positive nor "max", or the
+    images are of integers and it is not given.
     """
     a, b = _pair(truth, image, peak)
     error = float(np.mean((a - b) ** 2))
@@ -105,41 +67,19 @@ def psnr(truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0) -> floa
 
 
 def ssim(
-    truth: ArrayLike,
-    image: ArrayLike,
-    *,
-    peak: float | str = 1.0,
-    frames: bool = False,
+    truth: ArrayLike, image: ArrayLike, *, peak: float | str = 1.0, frames: bool = False
 ) -> float:
-    """Mean structural similarity, averaged over the channels or frames.
+    """Mean structural similarity, averaged over the channels or frames; 1 at the most.
 
     The index of Wang, Bovik, Sheikh & Simoncelli (IEEE TIP 2004): Gaussian window of
     11x11 pixels and width 1.5, K1 = 0.01, K2 = 0.03, population covariances, windows
     wholly inside the image. Equal to ``skimage.metrics.structural_similarity(truth,
     image, data_range=peak, channel_axis=-1, gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False)``.
+    use_sample_covariance=False)``. Of images (H, W) or (H, W, channels), of which H and
+    W are at least 11; with `frames` of (..., H, W). Magnitudes and peak are as for
+    `psnr`.
 
-    Parameters
-    ----------
-    truth, image : array_like, shape (H, W) or (H, W, channels)
-        Images, of which H and W are at least 11; (..., H, W) if `frames` is true. Of
-        complex ones the magnitudes are compared.
-    peak : float or "max"
-        The largest value an image can take: 1 for images in [0, 1]. "max" is the
-        largest (magnitude) of `truth`, one number for all its frames.
-    frames : bool
-        Whether all axes but the last two number frames, or channels, instead.
-
-    Returns
-    -------
-    float
-        At most 1, which is reached where the images agree.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, an image is smaller than the window, `peak` is neither
-        positive nor "max", or the images are of integers and it is not given.
+    Raises ValueError as `psnr`, and if an image is smaller than the window.
     """
     a, b = _pair(truth, image, peak)
     top = _peak(peak, a)

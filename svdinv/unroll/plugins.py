@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["class_named", "imported", "late_attributes", "load"]
+
+@contextlib.contextmanager
+def naming(what: Any, *also: type[Exception]) -> Iterator[None]:
+    """Put a path, an argument or an option before the message of a ValueError within.
+
+    A FileNotFoundError, and those of `also`, become such a ValueError.
+    """
+    kinds: tuple[type[Exception], ...] = (ValueError, FileNotFoundError, *also)
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def load(name: str) -> Any:
@@ -17,21 +31,27 @@ def load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def late_attributes(
-    package: str, names: Mapping[str, Sequence[str]]
-) -> Callable[[str], Any]:
+def late_attributes(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
     """Make a package's ``__getattr__``, which imports what is asked for when it is.
 
-    `names` lists, for each module of the package, what is to be found there.
+    What there is, the ``__all__`` returned with it, are the names that the package's
+    own ``__init__``, `file`, imports for type checkers from its modules.
     """
-    modules = {name: module for module, own in names.items() for name in own}
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    modules = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and str(node.module).startswith(f"{package}.")
+        for alias in node.names
+    }
 
     def attribute(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return load(f"{package}.{modules[name]}:{name}")
+        return load(f"{modules[name]}:{name}")
 
-    return attribute
+    return attribute, list(modules)
 
 
 def imported(name: str) -> Any:

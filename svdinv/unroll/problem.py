@@ -7,14 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from svdinv.unroll.arrays import (
-    Array,
-    as_float,
-    cast_like,
-    namespace,
-    real,
-    short_repr,
-)
+from svdinv.unroll.arrays import Array, as_float, cast_like, namespace, real, short_repr
 from svdinv.unroll.fidelity import L2, DataFidelity
 from svdinv.unroll.operators import Operator
 
@@ -140,13 +133,8 @@ class Problem:
     def only_measured(self) -> Problem:
         """Put 0 where there are no data, whatever lies there.
 
-        Raises
-        ------
-        TypeError
-            If the data are neither of floating point nor complex, or as
-            `DataFidelity.check`.
-        ValueError
-            If some of the data are not finite, or as `DataFidelity.check`.
+        Raises TypeError if the data are neither of floating point nor complex,
+        ValueError if some are not finite, and both as `DataFidelity.check`.
         """
         xp = namespace(self.y)
         if not xp.isdtype(self.y.dtype, ("real floating", "complex floating")):
@@ -158,22 +146,9 @@ class Problem:
         return replace(self, y=y)
 
     def compared(self, image: Array) -> tuple[Array, Array]:
-        """Return the truth and an image in comparable form.
+        """Return the truth and an image, where the phase is not known their magnitudes.
 
-        Parameters
-        ----------
-        image : array
-            An estimate.
-
-        Returns
-        -------
-        truth, image : array
-            Magnitudes, where the phase is not known.
-
-        Raises
-        ------
-        ValueError
-            If the truth is not known.
+        Raises ValueError if the truth is not known.
         """
         if self.truth is None:
             raise ValueError(f"the truth of {self.name or 'this problem'} is not known")
@@ -197,21 +172,10 @@ class Problem:
 def batch(problems: Sequence[Problem]) -> Problem:
     """Combine several problems of one size into one with a batch axis in front.
 
-    Parameters
-    ----------
-    problems : sequence of Problem
-        Of NumPy or PyTorch, all with their truth or none, with one operator or with
-        operators of one class that define `Operator.stacked`, and so of fidelities.
-
-    Returns
-    -------
-    Problem
-        To train on, or to reconstruct at once; without names and scales.
-
-    Raises
-    ------
-    ValueError
-        If there are none, or they do not go together.
+    They are of NumPy or PyTorch, all with their truth or none, with one operator or
+    with operators of one class that define `Operator.stacked`, and so of fidelities.
+    The result, to train on or to reconstruct at once, has neither names nor scales.
+    Raises ValueError if there are none, or they do not go together.
     """
     if not problems:
         raise ValueError("a batch needs at least one problem")

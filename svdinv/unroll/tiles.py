@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Tile", "tiles"]
-
 Window = tuple[slice, slice]
 
 

@@ -23,6 +23,7 @@ from svdinv.unroll.networks import Convolutions, Number, Recipe, State
 from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.recipe import EPSILON, choose, given_problem
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 
 __all__ = ["SVD", "LSNet", "Network", "SLRNet", "T2LRNet", "TLRNet", "load", "save"]
@@ -368,21 +369,9 @@ def tensor(x: Any, device: torch.device) -> Tensor:
 def save(network: Network, path: str | Path) -> None:
     """Write the weights and the recipe of a network to a safetensors file.
 
-    Parameters
-    ----------
-    network : Network
-        The network.
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-
-    Raises
-    ------
-    TypeError
-        If the recipe is not registered (`svdinv.unroll.networks.register`).
-    ValueError
-        If a weight is not finite.
-    OSError
-        If the file cannot be written.
+    An existing file is replaced, and only by a complete one. Raises TypeError if the
+    recipe is not registered (`svdinv.unroll.networks.register`), ValueError if a weight
+    is not finite, OSError if the file cannot be written.
     """
     tensors = {k: v.detach().cpu() for k, v in network.state_dict().items()}
     # NumPy has no bfloat16.
@@ -397,31 +386,15 @@ def load(
 ) -> Network:
     """Make a network of a file that `save` wrote, in whatever framework.
 
-    Parameters
-    ----------
-    path : str or Path
-        The safetensors file.
-    dtype : torch.dtype, optional
-        Precision of the network; that of the file by default.
-    **options
-        `svd`, `operator` and `checkpoint` of the `Network`.
-
-    Returns
-    -------
-    Network
-        On the CPU, in evaluation mode.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, or does not hold the weights of a network.
+    It is on the CPU, in evaluation mode, in the precision of the file, or in `dtype`;
+    other options are `svdinv.unroll.torch.Network`'s `svd`, `operator` and
+    `checkpoint`. Raises FileNotFoundError if there is no such file, ValueError if it is
+    damaged, or does not hold the weights of a network.
     """
     recipe, arrays, task = files.read(path)
     network = Network(recipe, initial=False, **options)
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
-    with files.naming(path):
+    with naming(path, TypeError):
         files.check(arrays, expected)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if tensors:

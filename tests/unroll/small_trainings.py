@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from svdinv.unroll.networks import LS, TLR
+from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.operators import MRI, Sampling
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.task import Cine
 from svdinv.unroll.tasks.colour.task import Colour
-from svdinv.unroll.training.config import CHECKPOINT, CONFIG, WEIGHTS, Config, Training
+from svdinv.unroll.training.config import CHECKPOINT, CONFIG, Config, Training
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
 
 ROOT = Path(__file__).parents[2]

@@ -21,11 +21,12 @@ from svdinv.cli import main
 from svdinv.unroll import torch as networks
 from svdinv.unroll.formats.atomic import holding
 from svdinv.unroll.networks import TLR, weights
+from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.training.checkpoints import _checksum, read_checkpoint
 from svdinv.unroll.training.command import Refused
 from svdinv.unroll.training.command import train as run_training
-from svdinv.unroll.training.config import CHECKPOINT, WEIGHTS, from_toml, write
+from svdinv.unroll.training.config import CHECKPOINT, from_toml, write
 from svdinv.unroll.training.run import Run
 from svdinv.unroll.training.sources import FromDataset, Prefetcher
 

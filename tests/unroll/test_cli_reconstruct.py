@@ -9,10 +9,9 @@ from hdf5_files import write_h5
 from PIL import Image
 
 from svdinv.cli import main
-from svdinv.unroll import pretrained
+from svdinv.unroll import inference, pretrained
 from svdinv.unroll.data import photograph
 from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.evaluation import methods
 from svdinv.unroll.formats.series import read_series
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
@@ -150,9 +149,10 @@ def test_what_takes_long_is_compared_with_when_it_is_asked_for(
         printed = capsys.readouterr().out
         assert ("--baselines also compares with" in printed) == (not words)
         found["".join(words)] = set(rows(printed))
-    task = {"picture": Colour, "scan": Cine}[given]
+    methods = {"picture": Colour, "scan": Cine}[given]().baselines()
+    lengthy = {name for name in methods if getattr(methods[name], "lengthy", False)}
     assert found["--no-baselines"] == {"zero-filled", "network"}
-    assert found[""] == found["--baselines"] - set(task.lengthy)
+    assert found[""] == found["--baselines"] - lengthy
     assert found["--no-baselines"] < found[""] < found["--baselines"]
 
 
@@ -167,13 +167,13 @@ def test_large_pictures_go_without_slow_methods(picture, tmp_path, monkeypatch, 
 def test_ctrl_c_writes_nothing(picture, tmp_path, monkeypatch, capsys):
     import signal
 
-    apply = methods.apply
+    apply = inference.apply
 
     def press(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
         return apply(*arguments, **options)
 
-    monkeypatch.setattr(methods, "apply", press)
+    monkeypatch.setattr(inference, "apply", press)
     before = signal.getsignal(signal.SIGINT)
     assert run(picture, "--output", tmp_path / "out") == 130
     assert "nothing was written" in capsys.readouterr().out

@@ -44,6 +44,7 @@ def test_presets_are_complete_configurations():
         "denoise",
         "eit",
         "pet",
+        "pet-frames",
         "spectral-ct",
     ]
     assert isinstance(preset("colour").task, Colour)

@@ -12,9 +12,9 @@ from hdf5_files import write_h5
 from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
 
+from svdinv.unroll.data.masks import read_mask
 from svdinv.unroll.formats import dicom
 from svdinv.unroll.formats.bart import read_bart, read_cfl, save_cfl
-from svdinv.unroll.formats.measurements import read_mask
 from svdinv.unroll.formats.nifti import read_nifti, save_nifti
 from svdinv.unroll.formats.scans import Geometry, SeveralSlices
 from svdinv.unroll.formats.table import FORMATS, format_of

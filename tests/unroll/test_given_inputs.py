@@ -7,8 +7,8 @@ import pytest
 from hdf5_files import write_h5
 
 from svdinv.unroll.data import photograph
+from svdinv.unroll.data.masks import read_mask
 from svdinv.unroll.display.pictures import save_picture
-from svdinv.unroll.formats.measurements import read_mask
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import InputImage

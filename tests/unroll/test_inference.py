@@ -12,7 +12,7 @@ import torch
 from svdinv.cli import main
 from svdinv.unroll import inference
 from svdinv.unroll.data import photograph
-from svdinv.unroll.inference import VIEWS, apply, parts, task_of_network
+from svdinv.unroll.inference import START, VIEWS, apply, learned, task_of_network
 from svdinv.unroll.metrics import psnr, snr, ssim
 from svdinv.unroll.networks import LLS, LS, TLR
 from svdinv.unroll.tasks import Task
@@ -76,12 +76,22 @@ def test_views_of_a_picture_turn_back(photo):
         assert (view.y[~mask] == 0).all()
 
 
-def test_an_ensemble_is_the_mean_over_the_views(network, photo):
-    calls = []
-    image = apply(
-        network, COLOUR, photo, ensemble=True, on_part=lambda: calls.append(1)
-    ).image
-    assert len(calls) == parts(network, COLOUR, photo, ensemble=True) == VIEWS
+@pytest.fixture
+def shapes(monkeypatch):
+    """Give the shapes of what a network is applied to, in their order."""
+    seen, reconstruct = [], inference.reconstruct
+
+    def noted(network, problem, *rest):
+        seen.append(problem.y.shape)
+        return reconstruct(network, problem, *rest)
+
+    monkeypatch.setattr(inference, "reconstruct", noted)
+    return seen
+
+
+def test_an_ensemble_is_the_mean_over_the_views(network, photo, shapes):
+    image = apply(network, COLOUR, photo, ensemble=True).image
+    assert len(shapes) == VIEWS
     images = [
         undo(inference.reconstruct(network, view)) for view, undo in COLOUR.views(photo)
     ]
@@ -89,23 +99,25 @@ def test_an_ensemble_is_the_mean_over_the_views(network, photo):
     assert np.abs(images[0] - images[3]).max() > 1e-4
 
 
-def test_tiles_agree_with_the_whole(network, photo, monkeypatch):
+def test_tiles_agree_with_the_whole(network, photo, shapes, monkeypatch):
     whole = apply(network, COLOUR, photo).image
     monkeypatch.setattr(inference, "_LARGEST", 64)
     monkeypatch.setattr(inference, "_TILE", 32)
     monkeypatch.setattr(inference, "_MARGIN", 24)
-    calls = []
-    tiled = apply(network, COLOUR, photo, on_part=lambda: calls.append(1)).image
-    assert len(calls) == parts(network, COLOUR, photo) == 9
+    shapes.clear()
+    tiled = apply(network, COLOUR, photo).image
+    assert len(shapes) == 9
     # The first estimate reaches far, and hardly counts there.
     assert 0 <= np.abs(tiled - whole).max() < 0.01
     assert np.abs(tiled - whole).mean() < 1e-4
 
 
-def test_networks_of_whole_images_see_them_whole(photo, monkeypatch):
+def test_networks_of_whole_images_see_them_whole(photo, shapes, monkeypatch):
     monkeypatch.setattr(inference, "_LARGEST", 64)
-    assert parts(Network(TLR(cells=1, features=2), seed=0), COLOUR, photo) == 1
-    assert parts(Network(LS(cells=1, features=2), seed=0), CINE, series(80, 20, 0)) == 1
+    apply(Network(TLR(cells=1, features=2), seed=0), COLOUR, photo)
+    given = series(80, 20, 0)
+    apply(Network(LS(cells=1, features=2), seed=0), CINE, given)
+    assert shapes == [photo.y.shape, given.y.shape]
 
 
 def test_colours_stay_in_their_range_and_series_complex(network, photo):
@@ -154,8 +166,7 @@ def test_the_start_of_a_network_is_what_it_is_without_cells(coils):
     problem = series(20, 24, coils)
     recipe = LLS(cells=1, features=2, block=4, static=3, start=(2, 4))
     network = Network(recipe, seed=0)
-    (name,) = found = inference.start(network)
-    image = found[name](problem).image
+    image = learned(network, CINE)[START](problem).image
     with torch.no_grad():  # a cell that takes no step, and changes nothing
         network.cells[0].correction[-1].weight.zero_()
         network.cells[0].gamma.zero_()
@@ -166,9 +177,9 @@ def test_the_start_of_a_network_is_what_it_is_without_cells(coils):
 
 
 def test_networks_that_start_from_nothing_of_their_own_have_no_such_row(network):
-    assert inference.start(network) == {}
-    assert inference.start(Network(LLS(cells=1, features=2), seed=0)) == {}
-    assert inference.start(Network(LS(cells=1, features=2), seed=0)) == {}
+    assert START not in learned(network, COLOUR)
+    assert START not in learned(Network(LLS(cells=1, features=2), seed=0), CINE)
+    assert START not in learned(Network(LS(cells=1, features=2), seed=0), CINE)
 
 
 def test_a_file_of_weights_imports_nothing(tmp_path, network, monkeypatch):

@@ -248,7 +248,7 @@ def test_one_frame_of_mri(coils, rng):
     task = Cine()
     options = CineOptions(size=40, frames=1, coils=coils, noise=0.01, acceleration=3)
     problem = task.measure(task.read("cine", options), options)
-    assert task.applies(NAME, problem)
+    assert task.baselines()[NAME].applies(problem)
     first = snr(problem.truth, problem.adjoint())
     found = snr(problem.truth, non_local(task, problem).image)
     assert found > first + 6
@@ -355,17 +355,17 @@ def test_noise_is_not_put_back(photo):
 
 def test_what_does_not_suit(photo):
     series = Problem(np.zeros((2, 8, 8), complex), MRI(np.ones((2, 8, 8), bool)))
-    assert not Cine().applies(NAME, series)
-    assert Colour().applies(NAME, photo)
+    assert not Cine().baselines()[NAME].applies(series)
+    assert Colour().baselines()[NAME].applies(photo)
     small = Problem(np.ones((3, 31, 31)), Sampling(np.ones((3, 31, 31), bool)))
-    assert not Colour().applies(NAME, small)  # to tell the noise
+    assert not Colour().baselines()[NAME].applies(small)  # to tell the noise
 
 
 def test_what_takes_long_has_to_be_asked_for():
     for size, rate, slow in ((600, 0.5, True), (600, 1.1, False), (1100, 1.1, True)):
         mask = np.random.default_rng(0).random((3, size, size)) < rate
         problem = Problem(mask.astype(np.float32), Sampling(mask))
-        assert Colour().slow(NAME, problem) is slow
+        assert Colour().baselines()[NAME].slow(problem) is slow
         assert (NAME in classical(Colour(), problem)) is not slow
         assert NAME in classical(Colour(), problem, asked=NAME)
 

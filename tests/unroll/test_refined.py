@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 from svdinv.unroll import pretrained
 from svdinv.unroll.networks import LS, TLR, Convolved, Refined, Unrolled
-from svdinv.unroll.networks.weights import shapes
+from svdinv.unroll.networks.weights import WEIGHTS, shapes
 from svdinv.unroll.operators import gaussian_sensing
 from svdinv.unroll.torch import Network, load, save
 from svdinv.unroll.training.command import train
-from svdinv.unroll.training.config import WEIGHTS
 from svdinv.unroll.training.run import Run
 
 RECIPE = Refined(network=NETWORK, features=(3, 4, 5))

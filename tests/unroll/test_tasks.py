@@ -11,7 +11,11 @@ from small_trainings import batch_of, cine, measurement_of, pictures
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph, read_picture
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.data.photographs import fingerprint, shrunk, training_photographs
+from svdinv.unroll.data.pictures import (
+    fingerprint,
+    shrunk,
+    training_photographs,
+)
 from svdinv.unroll.metrics import psnr
 from svdinv.unroll.operators import MRI, Identity
 from svdinv.unroll.problem import Problem
@@ -228,7 +232,7 @@ def test_of_large_pictures_one_is_held_at_a_time(tmp_path, monkeypatch):
         held.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr("svdinv.unroll.data.photographs.read_picture", watched)
+    monkeypatch.setattr("svdinv.unroll.data.pictures.read_picture", watched)
     images = training_photographs([str(folder)], FEW, 40)
     assert [image.shape for image in images.values()] == [(40, 40, 3)] * 3
     assert len(held) == 3

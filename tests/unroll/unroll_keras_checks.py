@@ -94,14 +94,22 @@ def check_files_images_and_a_training_step_are_those_of_pytorch(folder):
 
 def check_counts(folder):
     """With an operator of the network's own, and a background beside the data."""
-    with np.load(folder / "counts.data") as file:
+    counted(folder, "counts")
+
+
+def check_frames_together(folder):
+    counted(folder, "frames")
+
+
+def counted(folder, name):
+    with np.load(folder / f"{name}.data") as file:
         held = dict(file)
     parts = [ParallelBeam((6, 5), np.arange(k, 180, 60.0)) for k in (0, 30)]
     A = Stack(parts, axis=-2)
     inputs = held["y"], held["background"]
     for checkpoint in (False, True):
         model = models.load(
-            folder / "counts.safetensors",
+            folder / f"{name}.safetensors",
             operator=lambda *background: A,
             checkpoint=checkpoint,
         )

@@ -1,5 +1,6 @@
 """Iterative algorithms: their iterations, and reconstruction by them."""
 
+# ruff: noqa: I001  # one statement for each module
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -7,53 +8,22 @@ from typing import TYPE_CHECKING
 from svdinv.unroll.plugins import late_attributes
 
 if TYPE_CHECKING:
-    from svdinv.unroll.algorithms.em import EM
+    from svdinv.unroll.algorithms.em import EM as EM
     from svdinv.unroll.algorithms.iterations import (
-        ADMM,
-        FISTA,
-        ISTA,
-        PDHG,
-        Algorithm,
-        GradientDescent,
-        LowRankPlusSparse,
-        conjugate_gradients,
+        ADMM as ADMM,
+        FISTA as FISTA,
+        ISTA as ISTA,
+        PDHG as PDHG,
+        Algorithm as Algorithm,
+        GradientDescent as GradientDescent,
+        LowRankPlusSparse as LowRankPlusSparse,
+        conjugate_gradients as conjugate_gradients,
     )
     from svdinv.unroll.algorithms.solver import (
-        Interrupted,
-        Solution,
-        objective_value,
-        solve,
+        Interrupted as Interrupted,
+        Solution as Solution,
+        objective_value as objective_value,
+        solve as solve,
     )
 
-__all__ = [
-    "ADMM",
-    "EM",
-    "FISTA",
-    "ISTA",
-    "PDHG",
-    "Algorithm",
-    "GradientDescent",
-    "Interrupted",
-    "LowRankPlusSparse",
-    "Solution",
-    "conjugate_gradients",
-    "objective_value",
-    "solve",
-]
-
-_NAMES = {
-    "em": ("EM",),
-    "iterations": (
-        "ADMM",
-        "Algorithm",
-        "FISTA",
-        "GradientDescent",
-        "ISTA",
-        "LowRankPlusSparse",
-        "PDHG",
-        "conjugate_gradients",
-    ),
-    "solver": ("Interrupted", "Solution", "objective_value", "solve"),
-}
-
-__getattr__ = late_attributes(__name__, _NAMES)
+__getattr__, __all__ = late_attributes(__name__, __file__)

@@ -12,8 +12,6 @@ from svdinv.unroll.arrays import Array, cast_like, namespace
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
-__all__ = ["LEAST", "held_out", "restricted"]
-
 LEAST = 20
 """Data of which some can be left out."""
 
@@ -24,45 +22,30 @@ _FEW = 0.03  # share of the data that may be too large to be left out
 def held_out(
     y: NDArray[Any], measured: NDArray[Any], share: float, seed: int
 ) -> NDArray[Any]:
-    """Draw some of the data that are measured.
+    """Draw a share of the data that are measured, as a bool array.
 
     Evenly, but for the few that are far larger than the others, such as the middle of
     k-space: without them the image is another one, and they alone would be the error.
-
-    Parameters
-    ----------
-    y : ndarray
-        Data.
-    measured : ndarray of bool
-        Where there are some.
-    share : float
-        Part that is drawn.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    ndarray of bool
-        Where they are.
-
-    Raises
-    ------
-    ValueError
-        If there are too few data.
+    Raises ValueError if there are fewer than `LEAST` data.
     """
-    places = np.flatnonzero(measured)
-    if len(places) < LEAST:
-        raise ValueError(
-            f"to leave some out takes at least {LEAST} data, got {len(places)}"
-        )
-    sizes = np.abs(y).reshape(-1)[places]
-    usual, most = np.quantile(sizes, [0.9, 1 - _FEW])
+    count = int(np.count_nonzero(measured))
+    if count < LEAST:
+        raise ValueError(f"to leave some out takes at least {LEAST} data, got {count}")
+    sizes = np.abs(y)
+    usual, most = np.quantile(sizes[measured], [0.9, 1 - _FEW])
     # Without the second, all of a bright object on a dark ground would be fitted.
-    places = places[sizes <= max(_LARGE * (usual or np.inf), most)]
-    rng = np.random.default_rng([seed, 1])
-    held = np.zeros(measured.size, bool)
-    held[rng.permutation(places)[: max(1, round(share * len(places)))]] = True
-    return held.reshape(measured.shape)
+    small = sizes <= max(_LARGE * (usual or np.inf), most)
+    return drawn(measured & small, share, np.random.default_rng([seed, 1]))
+
+
+def drawn(
+    where: NDArray[Any], share: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Draw a share of the places where a bool array is true, one at least."""
+    places = np.flatnonzero(where)
+    held = np.zeros(where.shape, bool)
+    held.flat[rng.permutation(places)[: max(1, round(share * len(places)))]] = True
+    return held
 
 
 def restricted(problem: Problem, kept: Array, weight: Any = None) -> Problem:

@@ -17,8 +17,6 @@ from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Operator, Stack
 from svdinv.unroll.problem import Problem
 
-__all__ = ["EM"]
-
 _LEAST = 1e-3  # of the mean of the first image: what is 0 would stay so
 
 
@@ -77,7 +75,10 @@ class EM(Algorithm):
         for k, subset in enumerate(subsets(problem, x)):
             e, s = expectation(x, *subset), seen[k, ...]
             if hasattr(prox, "gradient"):
-                x = _surrogate(x, e, s, prox, count, xp)
+                # The maximum of the surrogate of a subset, with its share of the prior.
+                L = prox.curvature(x) / count
+                slope = times(1 / count, prox.gradient(x), xp)
+                x = positive_root(L, s + slope - times(L, x, xp), e, xp)
             else:
                 x = safe_divide(e, s, s > 0, xp)
         if callable(prox):
@@ -115,13 +116,6 @@ def subsets(problem: Problem, x: Array) -> Iterator[tuple[Operator, Array, Any]]
         return
     parts = A.split(b) if hasattr(b, "dtype") else [b] * len(A.operators)
     yield from zip(A.operators, A.split(y), parts, strict=True)
-
-
-def _surrogate(x: Array, e: Array, s: Array, prior: Any, count: int, xp: Any) -> Array:
-    """Maximise the surrogate of a subset, with its share of the prior."""
-    L = prior.curvature(x) / count
-    linear = s + times(1 / count, prior.gradient(x), xp) - times(L, x, xp)
-    return positive_root(L, linear, e, xp)
 
 
 def positive_root(L: Any, linear: Array, e: Array, xp: Any) -> Array:

@@ -26,20 +26,6 @@ from svdinv.unroll.fidelity import L2
 from svdinv.unroll.operators import Identity, Operator, operator_norm
 from svdinv.unroll.problem import Problem
 
-__all__ = [
-    "ADMM",
-    "FISTA",
-    "ISTA",
-    "PDHG",
-    "Algorithm",
-    "GradientDescent",
-    "LowRankPlusSparse",
-    "Parameters",
-    "Prox",
-    "State",
-    "conjugate_gradients",
-]
-
 State: TypeAlias = dict[str, Array]
 Prox: TypeAlias = Callable[[Array, Any], Array]
 Parameters: TypeAlias = Mapping[str, Any]
@@ -77,20 +63,7 @@ class Algorithm:
         return ()
 
     def start(self, problem: Problem, x: Array | None = None) -> State:
-        """Make the first state.
-
-        Parameters
-        ----------
-        problem : Problem
-            What was measured, by what.
-        x : array, optional
-            First image; A^H y by default.
-
-        Returns
-        -------
-        dict of str to array
-            The state.
-        """
+        """Make the first state, from an image or by default from ``A^H y``."""
         return {"x": problem.adjoint() if x is None else x}
 
     def iterate(
@@ -98,22 +71,9 @@ class Algorithm:
     ) -> State:
         """Iterate once.
 
-        Parameters
-        ----------
-        state : dict of str to array
-            From `start` or an iteration; not changed.
-        problem : Problem
-            What was measured, by what.
-        prox : callable
-            ``prox(v, step)``, the proximal operator of step R, or a network in its
-            place. See the algorithm for others that it takes.
-        p : mapping of str to number or 0-d array
-            Values for the names in `parameters`.
-
-        Returns
-        -------
-        dict of str to array
-            The next state, of the same structure.
+        With ``prox(v, step)``, the proximal operator of step R or a network in its
+        place (see the algorithm for others that it takes), and values for the names in
+        `parameters`. The state is not changed; the next one has the same structure.
         """
         raise NotImplementedError
 
@@ -124,19 +84,8 @@ class Algorithm:
     def suited(self, problem: Problem, x: Array, prior: Any) -> dict[str, float]:
         """Return default parameters, with which the algorithm converges.
 
-        Parameters
-        ----------
-        problem : Problem
-            What was measured, by what.
-        x : array
-            An image: its shape, dtype and framework matter.
-        prior : object
-            As for `svdinv.unroll.algorithms.solve`.
-
-        Returns
-        -------
-        dict of str to float
-            One number for each name in `parameters`.
+        For images like `x`, of which shape, dtype and framework matter, and a prior as
+        for `svdinv.unroll.algorithms.solve`.
         """
         return {"step": 1 / _curvature(problem, x)}
 
@@ -517,27 +466,11 @@ def conjugate_gradients(
 ) -> Array:
     """Solve N x = b for a Hermitian N >= 0 with b in its range, by conjugate gradients.
 
-    Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 1952. What is solved up to rounding
+    Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 1952, from a first estimate `x`; all
+    `iterations` are taken. `normal` applies N, `right` is b, and the axes in front, so
+    many as `batch_axes`, count systems of equations. What is solved up to rounding
     stays as it is: where N is singular, rounding leaves a residual that no step
     removes, and steps along it would grow without bound.
-
-    Parameters
-    ----------
-    normal : callable
-        Applies N.
-    right : array
-        Right side b.
-    x : array
-        First estimate.
-    iterations : int
-        Number of steps, all of which are taken.
-    batch_axes : int
-        Number of axes in front that count systems of equations.
-
-    Returns
-    -------
-    array
-        The last estimate.
     """
     xp = namespace(right)
     axes = tuple(range(batch_axes, len(right.shape)))

@@ -10,8 +10,6 @@ import array_api_compat as compat
 
 from svdinv.unroll.arrays import Array, is_tensorflow, namespace, real_dtype
 
-__all__ = ["iterate"]
-
 
 def iterate(
     body: Callable[..., tuple[Array, ...]],

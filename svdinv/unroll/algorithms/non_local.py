@@ -36,15 +36,6 @@ from svdinv.unroll.priors import NonLocalLowRank
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tiles import tiles
 
-__all__ = [
-    "DEVIATIONS",
-    "Best",
-    "best_non_local",
-    "denoise_non_local",
-    "noise_deviation",
-    "non_local_low_rank",
-]
-
 DEVIATIONS = (0.3, 0.2, 0.12, 0.07, 0.045, 0.03, 0.02, 0.013, 0.008, 0.005)
 """What is taken for noise in turn, relative to the largest magnitude."""
 
@@ -225,15 +216,9 @@ def _prox(prior: NonLocalLowRank, tau: float, x: Array, step: Any) -> Array:
 class Best(NamedTuple):
     """What `best_non_local` gives.
 
-    Attributes
-    ----------
-    image : array
-        The image.
-    deviation : float
-        What was taken for noise at last, as in `deviations`.
-    noise : float
-        Standard deviation of the noise in the data that it took; 0 where leaving some
-        out told of none.
+    The image; what was taken for noise at last, as in `deviations`; and the standard
+    deviation of the noise in the data that it took, 0 where leaving some out told of
+    none.
     """
 
     image: Array
@@ -447,31 +432,18 @@ def _finite(y: Array) -> NDArray[Any]:
 
 
 def noise_deviation(y: Array) -> float:
-    """Estimate the standard deviation of white noise in an image.
+    """Estimate the standard deviation of white noise in an image (C, H, W).
 
-    It must be the same in all pixels and channels, and independent: of a grey picture
-    give one channel, and of one with an empty margin the rest. Of few pixels, some
-    hundred, a tenth of it may be missed.
+    The image, of any framework, is real or complex; of a complex one it is that of both
+    parts together. The noise must be the same in all pixels and channels, and
+    independent: of a grey picture give one channel, and of one with an empty margin the
+    rest. Of few pixels, some hundred, a tenth of it may be missed.
 
     The covariance of patches has the variance of the noise as its least eigenvalues,
     which are those whose mean is their median (Chen, Zhu & Heng, ICCV 2015).
 
-    Parameters
-    ----------
-    y : array, shape (C, H, W)
-        Image, real or complex, of any framework, whose values are known.
-
-    Returns
-    -------
-    float
-        Of a complex image, of both parts together.
-
-    Raises
-    ------
-    TypeError
-        If `y` is neither of floating point nor complex.
-    ValueError
-        If `y` has other axes, too few pixels, or is not finite.
+    Raises TypeError if `y` is neither of floating point nor complex, ValueError if it
+    has other axes, too few pixels, or is not finite.
     """
     image = _finite(y)
     for patch in _PATCHES:

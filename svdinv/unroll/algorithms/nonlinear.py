@@ -18,8 +18,6 @@ with needing("scipy", "mri"):
     from scipy.sparse import csc_array, diags_array
     from scipy.sparse.linalg import splu
 
-__all__ = ["TruncatedSVD", "gauss_newton", "truncated_svd"]
-
 Floats = NDArray[np.floating]
 
 

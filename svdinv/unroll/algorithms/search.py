@@ -13,17 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from svdinv.unroll.algorithms.iterations import (
-    ADMM,
-    Algorithm,
-    Parameters,
-    State,
-)
+from svdinv.unroll.algorithms.iterations import ADMM, Algorithm, Parameters, State
 from svdinv.unroll.algorithms.solver import Solution, solve
 from svdinv.unroll.arrays import Array, as_float, namespace, norm, times
 from svdinv.unroll.problem import Problem
-
-__all__ = ["DouglasRachford", "best_solution", "largest"]
 
 _FACTOR = 10**0.5  # of neighbouring numbers, before the best is between two of them
 _GOLDEN = (3 - 5**0.5) / 2

@@ -7,12 +7,11 @@ prior and `solve`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from svdinv._missing import needing
 from svdinv.unroll.algorithms.iterations import (
     FISTA,
     PDHG,
@@ -21,19 +20,11 @@ from svdinv.unroll.algorithms.iterations import (
     LowRankPlusSparse,
     State,
 )
-from svdinv.unroll.arrays import (
-    Array,
-    as_float,
-    cast_like,
-    is_complex,
-    namespace,
-    norm,
-)
+from svdinv.unroll.arrays import Array, as_float, cast_like, is_complex, namespace, norm
 from svdinv.unroll.fidelity import DataFidelity
+from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.priors import Prior
 from svdinv.unroll.problem import Problem
-
-__all__ = ["Interrupted", "Solution", "objective_value", "solve"]
 
 Stop: TypeAlias = Literal["converged", "iterations", "callback", "interrupted"]
 
@@ -185,7 +176,11 @@ def solve(
     done = 0
     stopped: Stop = "iterations"
     try:
-        with _bar(iterations, progress) as advance:
+        with (
+            progress_bar(iterations, shown=True, unit="it")
+            if progress
+            else nullcontext() as bar
+        ):
             while done < iterations:
                 following = algorithm.iterate(present, problem, prox, p)
                 small = _changed_little(algorithm, present, following, rtol)
@@ -193,7 +188,10 @@ def solve(
                     value = objective_value(following, problem, prior)
                     history.append(as_float(value))
                 present, done = following, done + 1
-                advance(history)
+                if bar is not None:
+                    shown = {"objective": f"{history[-1]:.6g}"} if history else {}
+                    bar.set_postfix(shown, refresh=False)
+                    bar.update()
                 if callback is not None and callback(done, present):
                     stopped = "callback"
                     break
@@ -207,21 +205,9 @@ def solve(
 
 
 def objective_value(state: State, problem: Problem, prior: Any) -> Array:
-    """Return ``D(A x, y) + R(x)``, or the sum over both parts of x.
+    """Return ``D(A x, y) + R(x)``, real and 0-d, or the sum over both parts of x.
 
-    Parameters
-    ----------
-    state : dict of str to array
-        Of an algorithm; or ``{"x": image}``.
-    problem : Problem
-        What was measured, by what.
-    prior : Prior or pair of them
-        R.
-
-    Returns
-    -------
-    array
-        Real, 0-d.
+    Of the state of an algorithm, or ``{"x": image}``; R is a prior or a pair of them.
     """
     data = problem.value(state["x"])
     if prior is None:
@@ -329,21 +315,3 @@ def _check_shapes(problem: Problem, image: Array, x0: Array | None) -> None:
     real = not is_complex(image, namespace(image))
     if x0 is not None and real and is_complex(x0, namespace(x0)):
         raise TypeError(f"x0 must be real, because A^H y is, got {x0.dtype}")
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[list[float]], None]]:
-    """Return the function that advances a progress bar, or None."""
-    if not shown:
-        yield lambda history: None
-        return
-    with needing("tqdm", "unroll"):
-        from tqdm import tqdm
-    with tqdm(total=total, unit="it") as bar:
-
-        def advance(history: list[float]) -> None:
-            if history:
-                bar.set_postfix(objective=f"{history[-1]:.6g}", refresh=False)
-            bar.update()
-
-        yield advance

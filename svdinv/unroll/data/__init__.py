@@ -1,18 +1,16 @@
 """Pictures, photographs, sampling masks and noise: what the tasks share."""
 
-from svdinv.unroll.data.photographs import (
+from svdinv.unroll.data.pictures import (
     HELD_OUT,
     PHOTOS,
-    TEST,
-    photograph,
-    split,
-)
-from svdinv.unroll.data.pictures import (
     SUFFIXES,
+    TEST,
     Image,
     centre_crop,
     patches,
+    photograph,
     read_picture,
+    split,
 )
 
 __all__ = [

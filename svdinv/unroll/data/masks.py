@@ -6,19 +6,11 @@ In k-space the centre, frequency zero, is at ``(H // 2, W // 2)``.
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-__all__ = [
-    "GOLDEN_ANGLE",
-    "cartesian_mask",
-    "equispaced_mask",
-    "radial_mask",
-    "uniform_mask",
-    "variable_density_mask",
-    "vista_like_mask",
-]
 
 GOLDEN_ANGLE = 180 / ((1 + math.sqrt(5)) / 2)
 """Degrees between successive spokes that fill the half circle evenly: 111.246."""
@@ -240,6 +232,32 @@ def equispaced_mask(
     drawn[np.arange(frames)[:, None], np.minimum(places.astype(int), lines - 1)] = True
     drawn[:, _middle(lines, calibration)] = True
     return _spread(drawn, axis, shape)
+
+
+def read_mask(
+    path: str | Path, *, key: str | None = None, time_axis: int = -3
+) -> NDArray[np.bool_]:
+    """Read a sampling mask (..., H, W) from a file of an array of bool, or of 0 and 1.
+
+    With `key` and `time_axis` as for `svdinv.unroll.formats.read_series`; of several
+    arrays the one called ``mask`` is taken. Raises ValueError if the file cannot be
+    read, holds other numbers, or samples nothing.
+    """
+    from svdinv.unroll.formats.hdf5 import as_mask
+    from svdinv.unroll.formats.series import read_series
+
+    array = read_series(path, key, time_axis=time_axis, usual="mask")
+    return as_mask(array, f"{path}: the mask")
+
+
+def broadcast_mask(mask: Any, shape: tuple[int, ...]) -> Any:
+    """Repeat a mask (H, W) for all frames or channels; ValueError for other shapes."""
+    if mask.shape not in (shape, shape[-2:]):
+        raise ValueError(
+            f"the mask must have the shape {shape}, or {shape[-2:]} for all alike, got "
+            f"{mask.shape}"
+        )
+    return np.array(np.broadcast_to(mask, shape))
 
 
 def _draw_apart(

@@ -11,8 +11,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from svdinv.unroll.problem import Problem
 
-__all__ = ["counted", "generator", "noisy", "white_noise"]
-
 Arrays = NDArray[Any]
 
 

@@ -1,8 +1,12 @@
-"""Picture files, and patches of pictures."""
+"""Pictures: photographs at hand, files, and patches of them.
+
+Nothing is downloaded: the photographs named here lie in the wheels of scikit-image and
+scikit-learn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,57 +14,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
+from svdinv.unroll.formats import checks
 from svdinv.unroll.formats.checks import check_bytes, check_regular, quiet
 
-__all__ = [
-    "SUFFIXES",
-    "Image",
-    "centre_crop",
-    "patches",
-    "picture_files",
-    "read_picture",
-]
-
 SUFFIXES = (
-    ".bmp",
-    ".gif",
-    ".jpeg",
-    ".jpg",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
+    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 """How the names of the files end of pictures."""
 
 Image = NDArray[np.float32]
 _Number = TypeVar("_Number", np.uint8, np.float32)
 
 
+HELD_OUT = "chelsea"
+"""The photograph that is never trained on unless another takes its place."""
+
+PHOTOS = (
+    "astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry",
+    "hubble_deep_field", "retina", "motorcycle_left", "motorcycle_right", "china",
+    "flower",
+)  # fmt: skip
+"""Names of the photographs at hand."""
+
+TEST = (
+    "astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry",
+    "motorcycle_left", "china", "flower",
+)  # fmt: skip
+"""Photographs that the weights in this package have never seen."""
+
+# Two views of one scene: whoever has seen the one has seen the other.
+_TWINS = frozenset({"motorcycle_left", "motorcycle_right"})
+
+
 def read_picture(path: str | Path, *, largest: int | None = 512) -> Image:
-    """Read a picture file as a colour image.
+    """Read a picture file as a colour image, float32 (H, W, 3) in [0, 1].
 
-    Parameters
-    ----------
-    path : str or Path
-        PNG, JPEG, TIFF or whatever else Pillow reads.
-    largest : int or None
-        Wider or higher pictures are cropped to this many pixels around their middle;
-        None takes them whole.
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W, 3)
-        Colour image in [0, 1]; grey pictures, of 8 or 16 bits, get three equal
-        channels, transparency is dropped.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, is not a picture, holds numbers without a known range
-        (32 bits), or is smaller than 32x32 pixels.
+    PNG, JPEG, TIFF or whatever else Pillow reads. Grey pictures, of 8 or 16 bits, get
+    three equal channels, transparency is dropped. Wider or higher pictures than
+    `largest` pixels are cropped around their middle; None takes them whole. Raises
+    ValueError if the file is missing, is no picture, holds numbers without a known
+    range (32 bits), or is smaller than 32x32 pixels.
     """
     with needing("PIL", "demo"):
         from PIL import Image as pillow
@@ -123,27 +116,10 @@ def patches(
 ) -> Image:
     """Draw square patches from whole photographs, flat and black ones included.
 
-    Every photograph is as likely as any other, every place in it too. Patches are
-    mirrored and turned at random.
-
-    Parameters
-    ----------
-    photos : mapping or sequence of ndarray, shape (H, W, channels)
-        Photographs, of different sizes if need be.
-    count, size : int
-        Number of patches, and their side in pixels.
-    rng : numpy.random.Generator
-        Source of the randomness.
-
-    Returns
-    -------
-    ndarray of float32, shape (count, size, size, channels)
-        The patches.
-
-    Raises
-    ------
-    ValueError
-        If a photograph is smaller than a patch.
+    Every photograph is as likely as any other, every place in it too; patches are
+    mirrored and turned at random. Of photographs (H, W, channels), of different sizes
+    if need be, to float32 (count, size, size, channels). Raises ValueError if one is
+    smaller than a patch.
     """
     pool = list(photos.values()) if isinstance(photos, Mapping) else photos
     if isinstance(pool, list):  # others may make their pictures when asked
@@ -168,3 +144,72 @@ def _check_fit(photos: Sequence[Image], size: int) -> None:
 def from_bytes(pixels: NDArray[np.uint8]) -> Image:
     """Scale bytes to [0, 1]."""
     return pixels.astype(np.float32) / np.float32(255)
+
+
+def split(*test: str) -> tuple[str, ...]:
+    """Return names of the photographs to train on when others are to be reconstructed.
+
+    This is the one place where training and test photographs are told apart: left out
+    are those in `test`, and other views of them. Where it has no name of `PHOTOS`, such
+    as for a picture of the user's own, `HELD_OUT` takes its place.
+    """
+    held_out = {name for name in test if name in PHOTOS} or {HELD_OUT}
+    if held_out & _TWINS:
+        held_out |= _TWINS
+    return tuple(name for name in PHOTOS if name not in held_out)
+
+
+def photograph(name: str) -> Image:
+    """Load a photograph of `PHOTOS`: float32 (H, W, 3) in [0, 1].
+
+    Raises ValueError if there is none of that name.
+    """
+    if name not in PHOTOS:
+        raise ValueError(f"no photograph {name!r}; there are {', '.join(PHOTOS)}")
+    if name in ("china", "flower"):
+        from sklearn.datasets import load_sample_image
+
+        return from_bytes(load_sample_image(f"{name}.jpg"))
+    import skimage.data
+
+    if name in _TWINS:
+        left, right, _ = skimage.data.stereo_motorcycle()
+        return from_bytes(left if name == "motorcycle_left" else right)
+    return from_bytes(getattr(skimage.data, name)())
+
+
+def training_photographs(
+    places: Sequence[str], held_out: Sequence[str], longest: int
+) -> dict[str, Image]:
+    """Read photographs to train on, by name: float32 (H, W, 3) in [0, 1].
+
+    Those in folders and files, and the built-in ones that are not held out; with longer
+    sides than `longest` they are scaled down. Raises ValueError if a file or folder is
+    missing or is no picture.
+    """
+    names = split(*held_out) if held_out else PHOTOS
+    # Scaled down one by one: all of them at their full size could fill the memory.
+    images = {name: shrunk(photograph(name), longest) for name in names}
+    for file in _pictures(places):
+        name = str(file) if file.stem in images else file.stem
+        images[name] = shrunk(read_picture(file, largest=None), longest)
+    return images
+
+
+def fingerprint(places: Sequence[str]) -> str:
+    """Sum up pictures in folders and files by SHA-256: names, order and content."""
+    return checks.fingerprint(_pictures(places))
+
+
+def _pictures(places: Sequence[str]) -> Iterator[Path]:
+    return checks.listed(places, picture_files, "task.photographs: ")
+
+
+def shrunk(image: Image, longest: int) -> Image:
+    """Scale a photograph down by a whole number, by the means of squares of pixels."""
+    factor = -(-max(image.shape[:2]) // longest)
+    if factor == 1:
+        return image
+    H, W = (n // factor * factor for n in image.shape[:2])
+    squares = image[:H, :W].reshape(H // factor, factor, W // factor, factor, -1)
+    return squares.mean(axis=(1, 3), dtype=np.float64).astype(np.float32)

@@ -18,8 +18,6 @@ from svdinv.unroll.formats.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Entry", "save_panel", "save_series_animation", "save_series_panel"]
-
 _ZOOM = 4  # the shorter side is this many times that of the magnified window
 _HEART = 0.4  # of the shorter side: the window of a series
 # Inches.

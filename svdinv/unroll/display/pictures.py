@@ -14,14 +14,6 @@ from numpy.typing import NDArray
 from svdinv._missing import needing
 from svdinv.unroll.formats.atomic import replacing, replacing_all
 
-__all__ = [
-    "contact_sheet",
-    "new_figure",
-    "save_animation",
-    "save_frames",
-    "save_picture",
-]
-
 _GAP = 2  # pixels between the frames of a sheet
 
 

@@ -7,8 +7,6 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["cells", "comma_separated", "line", "markdown"]
-
 
 def cells(values: Mapping[str, float]) -> list[str]:
     """Write numbers with the digits that count: four decimals for SSIM, else two."""

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, comma_separated, line, markdown
 from svdinv.unroll.evaluation.methods import (
     Row,
+    Which,
     applied,
+    classical,
     file_stem,
-    is_quick,
     save_pictures,
 )
 from svdinv.unroll.formats.atomic import replacing
-from svdinv.unroll.inference import NAMES, apply, start
-from svdinv.unroll.interrupts import interrupts
+from svdinv.unroll.inference import learned
+from svdinv.unroll.interrupts import interrupts, progress_bar
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import InputImage, Method, Options, Task
 from svdinv.unroll.torch import Network
-
-__all__ = [
-    "RESULTS",
-    "TABLE",
-    "Evaluation",
-    "Problems",
-    "evaluate",
-    "methods_of",
-    "sampled",
-]
 
 RESULTS = "results.csv"
 TABLE = "results.md"
@@ -46,27 +34,6 @@ _FOOTNOTE = (
     "Classical methods take, for every image, the regularisation weight that comes "
     "nearest to the truth; the network never sees the truth."
 )
-
-
-@dataclass(frozen=True)
-class Problems:
-    """Problems that are measured one by one: all together may not fit into memory.
-
-    `pairs` holds how, and what, becomes a problem; a problem is one already.
-    """
-
-    task: Task
-    pairs: list[tuple[Options, InputImage | Problem]]
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __iter__(self) -> Iterator[Problem]:
-        for options, given in self.pairs:
-            if isinstance(given, Problem):
-                yield given
-            else:
-                yield self.task.measure(given, options)
 
 
 @dataclass
@@ -158,15 +125,29 @@ class Evaluation:
         return cells(dict(zip(self._columns, values, strict=True)))
 
 
-def sampled(
+def evaluate(
     task: Task,
     images: Sequence[InputImage | Problem],
     settings: Sequence[Options],
-) -> Problems:
-    """Measure every image in every way, when it is needed, one way after the other.
+    output: Path,
+    *,
+    title: str,
+    network: Network | None = None,
+    baselines: bool = True,
+    ensemble: bool = True,
+    device: str = "cpu",
+    panels: int = 1,
+) -> Evaluation:
+    """Reconstruct images with known truth, and write down how well that went.
 
-    For each image another seed is taken, counted on from that of the way. What is
-    measured already is taken as it is, once.
+    By the classical methods, all or the first alone, and by a network, which is on
+    `device`; with `ensemble` also as the mean over equivalent versions. Every image is
+    measured in every way, one way after the other, and for each another seed is taken,
+    counted on from that of the way; what is measured already is taken once.
+
+    Written are `RESULTS`, `TABLE` and, for so many images of each setting, pictures, in
+    an existing folder; the tables are complete after each problem, whatever ends the
+    work. What it returns is not complete after Ctrl-C.
     """
     pairs = [
         (replace(options, seed=options.seed + number), image)
@@ -174,85 +155,36 @@ def sampled(
         for number, image in enumerate(images)
         if isinstance(image, InputImage) or place == 0
     ]
-    return Problems(task, pairs)
-
-
-def methods_of(
-    network: Network | None,
-    task: Task,
-    *,
-    baselines: bool = True,
-    ensemble: bool = True,
-    device: str = "cpu",
-) -> dict[str, Method]:
-    """List what is compared, by name.
-
-    Without a network, which is on `device`, the classical methods alone. With
-    `baselines` all of these, else the first. With `ensemble` the network is applied to
-    equivalent views of each problem as well, where the task has such.
-    """
-    methods = dict(task.baselines())
-    if not baselines:
-        methods = dict([next(iter(methods.items()))])
-    if network is None:
-        return methods
-    methods |= start(network, device)
+    networks: dict[str, Method] = {}
     for view in (False, True) if ensemble and task.has_views else (False,):
-        methods[NAMES[view]] = partial(
-            apply, network, task, device=device, ensemble=view
-        )
-    return methods
-
-
-def evaluate(
-    problems: Collection[Problem] | Problems,
-    methods: Mapping[str, Method],
-    output: Path,
-    *,
-    task: Task,
-    title: str,
-    panels: int = 1,
-) -> Evaluation:
-    """Apply methods to problems with known truth, and write down how well they did.
-
-    To `RESULTS`, `TABLE` and, for so many images of each setting, pictures, in an
-    existing folder; the tables are complete after each problem, whatever ends the work.
-    What it gives is not complete after Ctrl-C.
-    """
+        if network is not None:
+            networks |= learned(network, task, ensemble=view, device=device)
     evaluation = Evaluation(task, title)
     pictured: dict[str, int] = {}
     with (
         interrupts() as interrupted,
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
-        # The mean of all so far: the methods differ too much to follow the last.
-        tqdm(
-            total=len(problems) * len(methods),
-            unit="image",
-            smoothing=0,
-            file=sys.stderr,
-            disable=None,  # unless that is a terminal
-        ) as bar,
+        progress_bar(len(pairs), unit="image", smoothing=0) as bar,
     ):
-        for problem in problems:
+        for options, given in pairs:
+            # Not before it is needed: all of them may not fit into memory.
+            if isinstance(given, Problem):
+                problem = given
+            else:
+                problem = task.measure(given, options)
+            which: Which = "all" if baselines else "first"
+            methods = classical(task, problem, which=which) | networks
             entries: list[Entry] = []
             rows = []
-            # A network is applied to whatever it is evaluated on.
-            known = task.baselines()
-            every = {
-                name: method
-                for name, method in methods.items()
-                if name not in known or is_quick(task, name, problem)
-            }
-            bar.update(len(methods) - len(every))
-            for name, method in every.items():
+            for name, method in methods.items():
                 bar.set_description(f"{problem.name}, {problem.setting}, {name}")
                 row, entry = applied(name, method, task, problem)
                 rows.append(row)
                 entries.append(entry)
-                bar.update()
                 if interrupted():
                     break
-            if len(rows) == len(every):
+            bar.update()
+            if len(rows) == len(methods):
                 evaluation.rows += rows
                 evaluation.write(output)
             if interrupted():

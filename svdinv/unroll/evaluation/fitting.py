@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import astuple, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ from svdinv.unroll.algorithms import Interrupted
 from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.evaluation.methods import Files, classical, compare
 from svdinv.unroll.formats.atomic import replacing
-from svdinv.unroll.inference import NAMES, apply
+from svdinv.unroll.inference import NAMES, learned
 from svdinv.unroll.interrupts import interrupts
 from svdinv.unroll.networks import Recipe
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Reconstruction, Task
 from svdinv.unroll.torch import Network
 from svdinv.unroll.untrained import Fit, Fitting, Options, Record
-
-__all__ = ["fitted"]
 
 
 def fitted(
@@ -77,15 +75,14 @@ def fitted(
         device=device,
     )
     if checkpoint is not None and checkpoint.exists():  # before anything takes long
-        try:
+        with naming("argument --checkpoint"):
             fitting.load(checkpoint)
-        except ValueError as error:
-            raise ValueError(f"argument --checkpoint: {error}") from error
         print(f"Goes on from iteration {fitting.iteration}: {checkpoint}\n", flush=True)
     methods = classical(task, problem, which="all" if baselines else "first")
     sees = getattr(generator, "source", "adjoint") == "adjoint"  # the data
     if weights is not None and sees:
-        methods[NAMES[False]] = partial(apply, weights, task, device=device)
+        name = NAMES[False]
+        methods[name] = learned(weights, task, device=device)[name]
     around = fitting.arounds[0]
     if around is not None:
         begun = around[0].cpu().numpy()

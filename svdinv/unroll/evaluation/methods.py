@@ -7,42 +7,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from svdinv.unroll.display.panels import Entry
 from svdinv.unroll.display.tables import cells, line
 from svdinv.unroll.formats.table import ending
-from svdinv.unroll.inference import NAMES, apply, parts, start
+from svdinv.unroll.inference import NAMES, learned
+from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Method, Task
+from svdinv.unroll.tasks.task import Baseline, Method, Task
 from svdinv.unroll.torch import Network
-
-__all__ = [
-    "Compared",
-    "Files",
-    "Row",
-    "Which",
-    "applied",
-    "classical",
-    "compare",
-    "file_stem",
-    "files",
-    "is_quick",
-    "label",
-    "method_named",
-    "reconstruct",
-    "save_pictures",
-    "slug",
-]
-
-Advance: TypeAlias = Callable[[], Any]
 
 Which: TypeAlias = Literal["first", "quick", "all"]
 """Of the classical methods, those that are compared with."""
@@ -73,16 +51,12 @@ def classical(
     """
     methods = task.baselines()
     names = {next(iter(methods)), asked}
-    if which != "first":
-        names |= {name for name in methods if is_quick(task, name, problem)}
-    if which == "quick":
-        names -= {*task.lengthy} - {asked}
+    for name, method in methods.items():
+        own = method if isinstance(method, Baseline) else Baseline(method)
+        wanted = which == "all" or (which == "quick" and not own.lengthy)
+        if wanted and own.applies(problem) and not own.slow(problem):
+            names.add(name)
     return {name: method for name, method in methods.items() if name in names}
-
-
-def is_quick(task: Task, name: str, problem: Problem) -> bool:
-    """Check whether a classical method suits a problem, and takes not too long."""
-    return task.applies(name, problem) and not task.slow(name, problem)
 
 
 def applied(
@@ -191,10 +165,14 @@ def method_named(
     is it, or without one that is for such problems the last classical method. Raises
     ValueError if there is no such method for a problem.
     """
-    names = [n for n in task.baselines() if task.applies(n, problem)]
+    names = [
+        each
+        for each, own in task.baselines().items()
+        if not isinstance(own, Baseline) or own.applies(problem)
+    ]
     usual = names[-1]
     if network is not None:
-        names += [*start(network), NAMES[False]]
+        names += learned(network, task)
         suits = task.suits_network(problem, network.recipe)
         usual = NAMES[False] if suits else usual
     slugs = {slug(each): each for each in names}
@@ -212,96 +190,54 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9+]+", "-", name.lower().replace("'", "")).strip("-")
 
 
-def reconstruct(
-    task: Task,
-    problem: Problem,
-    network: Network | None,
-    written: Files,
-    *,
-    method: str,
-    which: Which = "all",
-    ensemble: bool = False,
-    device: str = "cpu",
-) -> Compared:
-    """Reconstruct by a method of `method_named`, compare, print and write.
-
-    Compared with the classical methods that `which` says, as for `classical`. Otherwise
-    as `svdinv.unroll.inference.apply`.
-    """
-    methods = classical(task, problem, which=which, asked=method)
-    followed: dict[str, Callable[[Advance], Method]] = {}
-    steps = 0
-    if network is not None:
-        begun = start(network, device)
-        if which != "first" or method in begun:
-            methods |= begun
-        if which != "first" or method == NAMES[ensemble]:
-            options: Any = {"ensemble": ensemble, "device": device}
-            steps = parts(network, task, problem, ensemble=ensemble)
-            followed[NAMES[ensemble]] = lambda advance: partial(
-                apply, network, task, on_part=advance, **options
-            )
-    return compare(task, problem, methods, written, method, followed, steps)
-
-
 def compare(
     task: Task,
     problem: Problem,
     methods: Mapping[str, Method],
     written: Files,
     chosen: str,
-    followed: Mapping[str, Callable[[Advance], Method]] = MappingProxyType({}),
-    steps: int = 0,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Compared:
     """Apply methods, print how they did, and write the image of the one `chosen`.
 
-    Those `followed` are made of what they call after each part of their work, `steps`
-    in all. The first is applied first, then the one that is chosen, whose image is
+    The first is applied first, then the one that is chosen, whose image is
     written at once: Ctrl-C after that leaves some out of the comparison, and no more.
     `stopped` tells whether one of them took note of it.
     """
-    width = 2 + max(18, *map(len, [*task.baselines(), *followed]))
+    width = 2 + max(18, *map(len, task.baselines()))
     rows: list[Row] = []
     entries: dict[str, Entry] = {}
     with (
         threadpool_limits(torch.get_num_threads(), user_api="blas"),
         # In percents it would contradict the bar of a fit.
-        tqdm(
-            total=len(methods) + steps,
+        progress_bar(
+            len(methods),
             leave=False,
             bar_format="{desc}{n_fmt} of {total_fmt} done, {elapsed}",
-            file=sys.stderr,
-            disable=None,  # unless that is a terminal
         ) as bar,
     ):
-        every = {**methods, **{n: make(bar.update) for n, make in followed.items()}}
-        order = [next(iter(every)), chosen, *every]
+        order = [next(iter(methods)), chosen, *methods]
         try:
             for name in dict.fromkeys(order):
                 bar.set_description(name)
-                row, entries[name] = applied(name, every[name], task, problem)
+                row, entries[name] = applied(name, methods[name], task, problem)
                 if not rows:
                     head = line("", [*row.values, "seconds"], width)
                     bar.write(head, file=sys.stdout)
-                bar.write(_format_row(row, width), file=sys.stdout)
+                numbers = cells({**row.values, "seconds": row.seconds})
+                told = f"{line(f'  {name}', numbers, width)}   {row.note}".rstrip()
+                bar.write(told, file=sys.stdout)
                 rows.append(row)
                 if name == chosen:  # whatever ends the others
                     task.save(written.image, entries[name].image, problem)
-                if name in methods:
-                    bar.update()
+                bar.update()
                 if stopped():
                     break
         except KeyboardInterrupt:
             if chosen not in entries:
                 return Compared(rows, False, False)
     # In the picture the one to look at is the last.
-    shown = [entries[n] for n in every if n in entries and n != chosen]
+    shown = [entries[n] for n in methods if n in entries and n != chosen]
     shown.append(entries[chosen])
     save_pictures(written.panel, written.animation, task, problem, shown)
-    return Compared(rows, True, len(rows) == len(every))
-
-
-def _format_row(row: Row, width: int) -> str:
-    numbers = cells({**row.values, "seconds": row.seconds})
-    return f"{line(f'  {row.method}', numbers, width)}   {row.note}".rstrip()
+    return Compared(rows, True, len(rows) == len(methods))

@@ -14,8 +14,6 @@ from typing import BinaryIO
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["holding", "remove_drafts", "replacing", "replacing_all"]
-
 _LOCK = ".lock"
 
 

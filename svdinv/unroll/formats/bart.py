@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.formats.atomic import replacing_all
-from svdinv.unroll.formats.checks import FileError, check_regular, naming, to_complex
+from svdinv.unroll.formats.checks import FileError, check_regular, reading, to_complex
 from svdinv.unroll.formats.scans import Scan, chosen
-
-__all__ = ["HOLDS", "read_bart", "read_cfl", "save_cfl"]
 
 HOLDS = ("kspace", "image")
 """What a file may hold: it does not say."""
@@ -30,28 +28,17 @@ _HEADER = 65536  # bytes of a header, at most
 
 
 def read_cfl(path: str | Path) -> NDArray[np.complex64]:
-    """Read an array of BART.
+    """Read an array of BART, complex64 of 16 axes, from a ``.cfl`` file.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.cfl`` file; the ``.hdr`` file lies beside it.
-
-    Returns
-    -------
-    ndarray of complex64, of 16 axes
-        The array, mapped from the file: the first axis is READ, the fourth COIL, the
-        eleventh TIME. Nothing is read yet but the header.
-
-    Raises
-    ------
-    ValueError
-        If a file is missing or damaged, or its size is not what the header says.
+    The ``.hdr`` file lies beside it. The array is mapped from the file, of which
+    nothing but the header is read yet: the first axis is READ, the fourth COIL, the
+    eleventh TIME. Raises ValueError if a file is missing or damaged, or its size is not
+    what the header says.
     """
     path = Path(path)
     header = path.with_suffix(".hdr")
     check_regular(path)
-    with naming(header, "a header of BART"), header.open("rb") as file:
+    with reading(header, "a header of BART"), header.open("rb") as file:
         lines = file.read(_HEADER).decode("utf-8", "replace").splitlines()
         said = next(line for line in [*lines, ""] if not line.startswith("#"))
         sizes = [int(word) for word in said.split()]
@@ -73,28 +60,13 @@ def read_cfl(path: str | Path) -> NDArray[np.complex64]:
 def read_bart(
     path: str | Path, *, slice: int | None = None, holds: str | None = None
 ) -> Scan:
-    """Read a series, or k-space, of one slice.
+    """Read a series, or k-space, of one slice of a ``.cfl`` file.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.cfl`` file.
-    slice : int, optional
-        Which one to take, of several: of the dimension SLICE, or of images also PHS2.
-    holds : {"kspace", "image"}, optional
-        What it is. By default k-space if it has several coils. That is sampled where
-        some coil is not 0.
-
-    Returns
-    -------
-    Scan
-        With rows along PHS1 and columns along READ.
-
-    Raises
-    ------
-    ValueError
-        As `read_cfl`; if there are dimensions that are not understood, or several
-        slices and none is chosen.
+    `slice` says which to take, of several: of the dimension SLICE, or of images also
+    PHS2. It `holds` "kspace" or "image", by default the first if it has several coils;
+    k-space is sampled where some coil is not 0. Rows are along PHS1, columns along
+    READ. Raises ValueError as `read_cfl`; if there are dimensions that are not
+    understood, or several slices and none is chosen.
     """
     array = read_cfl(path)
     others = [i for i, n in enumerate(array.shape) if n > 1 and i not in _KEPT]
@@ -124,21 +96,11 @@ def read_bart(
 
 
 def save_cfl(path: str | Path, series: NDArray[Any]) -> None:
-    """Write a series to a ``.cfl`` file, and its header beside it.
+    """Write a series (T, H, W) to a ``.cfl`` file, and its header beside it.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.cfl`` file; existing files are replaced when both are complete.
-    series : array_like, shape (T, H, W)
-        Goes to the dimensions TIME, PHS1 and READ.
-
-    Raises
-    ------
-    ValueError
-        If it has another number of axes.
-    OSError
-        If a file cannot be written.
+    The axes go to the dimensions TIME, PHS1 and READ. Existing files are replaced when
+    both are complete. Raises ValueError if the series has another number of axes,
+    OSError if a file cannot be written.
     """
     array = np.ascontiguousarray(series, "<c8")
     if array.ndim != 3:

@@ -60,7 +60,7 @@ _PARTS = ({"r", "i"}, {"re", "im"}, {"real", "imag"})
 
 
 @contextlib.contextmanager
-def naming(path: str | Path, expected: str) -> Iterator[None]:
+def reading(path: str | Path, expected: str) -> Iterator[None]:
     """Turn whatever goes wrong within into a ValueError that names the file.
 
     Exceptions of every kind: a damaged header can lead a parser anywhere. What parsers

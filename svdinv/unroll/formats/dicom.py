@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.formats.checks import FileError, check_bytes, naming, to_complex
+from svdinv.unroll.formats.checks import FileError, check_bytes, reading, to_complex
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
 from svdinv.unroll.formats.table import DICOM_SUFFIXES
-
-__all__ = ["holds_dicom", "read_dicom"]
 
 _MOST_FRAMES = 65536  # of a file
 _NOWHERE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # an orientation, where none is said
@@ -45,29 +43,16 @@ def holds_dicom(path: Path) -> bool:
 def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     """Read a series of one slice from a DICOM file, or from the files of a folder.
 
-    Frames with the same series, image type, orientation and position are a slice. They
-    are sorted by trigger time; where some have none, or the same, by instance number.
+    Frames with the same series, image type, orientation and position are a slice;
+    slices are numbered by series and position, and `slice` says which to take, of
+    several. Its frames are sorted by trigger time; where some have none, or the same,
+    by instance number. A file has one frame or several; other files of a folder, and
+    sub-folders, are left out. Numbers are rescaled as the files say, which also give
+    the geometry.
 
-    Parameters
-    ----------
-    path : str or Path
-        File, with one frame or several, or folder. Of that, other files and
-        sub-folders are left out.
-    slice : int, optional
-        Which slice to take, of several: they are numbered by series and position.
-
-    Returns
-    -------
-    Scan
-        With its geometry, if the files have it. Numbers are rescaled as they say.
-
-    Raises
-    ------
-    ValueError
-        If a file is damaged, in colour, or compressed in a way that nothing installed
-        can read; if there are several slices and none is chosen.
-    ImportError
-        If pydicom is missing.
+    Raises ValueError if a file is damaged, in colour, or compressed in a way that
+    nothing installed can read, or if there are several slices and none is chosen;
+    ImportError without pydicom.
     """
     with needing("pydicom", "mri"):
         import pydicom
@@ -78,7 +63,7 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
         files = sorted(file for file in path.iterdir() if _has_preamble(file))
     slices: dict[Any, list[_Frame]] = {}
     for file in files:
-        with naming(file, "a DICOM file"):
+        with reading(file, "a DICOM file"):
             dataset = pydicom.dcmread(file, stop_before_pixels=True)
             for frame in _frames(file, dataset):
                 slices.setdefault(frame.slice, []).append(frame)
@@ -90,7 +75,7 @@ def read_dicom(path: str | Path, *, slice: int | None = None) -> Scan:
     series, last = [], None
     pixels: NDArray[Any] = np.empty(0)
     for frame in frames:
-        with naming(frame.file, "a DICOM file"):
+        with reading(frame.file, "a DICOM file"):
             if frame.file != last:
                 dataset, last = pydicom.dcmread(frame.file), frame.file
                 pixels = dataset.pixel_array

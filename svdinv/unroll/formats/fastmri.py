@@ -15,8 +15,6 @@ from svdinv.unroll.formats.ismrmrd import cropped_readout
 from svdinv.unroll.formats.scans import Scan, chosen
 from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
 
-__all__ = ["FastMRI", "holds_fastmri", "read_fastmri"]
-
 # Of several coils, of one, as the field has named them.
 _IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
 
@@ -25,19 +23,12 @@ _IMAGES = ("reconstruction_rss", "reconstruction_esc", "reconstruction")
 class FastMRI:
     """A volume of fastMRI.
 
-    Attributes
-    ----------
-    kspace : ndarray of complex64, shape (slices, C, H, W)
-        k-space, its centre at ``(H // 2, W // 2)``; one coil is C = 1. H is the
-        readout, oversampled twice, W the phase encoding.
-    mask : ndarray of bool, shape (W,), or None
-        Sampled columns, where the file tells (the test and challenge sets).
-    image : ndarray of float32, shape (slices, h, w), or None
-        The reference: the root-sum-of-squares image, cropped, where the file has it.
-    attributes : dict
-        Attributes of the file, such as acquisition, max, norm and patient_id.
-    header : str
-        The ISMRMRD header (XML), empty if there is none.
+    k-space (slices, C, H, W), complex64, its centre at ``(H // 2, W // 2)``: H is the
+    readout, oversampled twice, W the phase encoding, and one coil is C = 1. Where the
+    file tells (the test and challenge sets) the mask (W,) of sampled columns; where it
+    has it the reference (slices, h, w), the root-sum-of-squares image, cropped. Its
+    attributes, such as acquisition, max, norm and patient_id, and the ISMRMRD header
+    (XML), which may be empty.
     """
 
     kspace: NDArray[np.complex64]
@@ -50,25 +41,9 @@ class FastMRI:
 def read_fastmri(path: str | Path, *, slices: slice | None = None) -> FastMRI:
     """Read an HDF5 file of fastMRI: knee or brain, one coil or several.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    slices : slice, optional
-        Which slices to read; all by default.
-
-    Returns
-    -------
-    FastMRI
-        k-space, and what else the file has.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, damaged, or not laid out as fastMRI's; if no slice is
-        left, or numbers are not finite.
-    ImportError
-        If h5py is missing.
+    All slices, or those that are given. Raises ValueError if the file is missing,
+    damaged, or not laid out as fastMRI's, if no slice is left, or numbers are not
+    finite; ImportError without h5py.
     """
     chosen = slices if slices is not None else slice(None)
     with open_hdf5(path, "an HDF5 file of fastMRI") as file:

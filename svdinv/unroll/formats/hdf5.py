@@ -21,11 +21,9 @@ from svdinv.unroll.formats.checks import (
     FileError,
     check_bytes,
     is_numeric,
-    naming,
+    reading,
     to_complex,
 )
-
-__all__ = ["Datasets", "as_mask", "held_hdf5", "open_hdf5", "writing_hdf5"]
 
 Arrays = NDArray[Any]
 
@@ -37,7 +35,7 @@ def open_hdf5(path: str | Path, expected: str) -> Iterator[Datasets]:
     """Open an HDF5 file to read, with errors that name it."""
     with needing("h5py", "mri"):
         import h5py
-    with naming(path, expected), h5py.File(path, "r") as file:
+    with reading(path, expected), h5py.File(path, "r") as file:
         yield Datasets(file, path)
 
 
@@ -45,7 +43,7 @@ def held_hdf5(path: str | Path, expected: str) -> Datasets:
     """Open an HDF5 file to read, until its `Datasets.close` is called."""
     with needing("h5py", "mri"):
         import h5py
-    with naming(path, expected):
+    with reading(path, expected):
         return Datasets(h5py.File(path, "r"), path)
 
 

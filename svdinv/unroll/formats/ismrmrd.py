@@ -20,8 +20,6 @@ from svdinv.unroll.formats.hdf5 import Datasets, open_hdf5
 from svdinv.unroll.formats.scans import Scan, chosen
 from svdinv.unroll.formats.table import HDF5_SUFFIXES, ending
 
-__all__ = ["Acquisitions", "cropped_readout", "of_images", "read_ismrmrd"]
-
 # Flags of readouts, numbered from 1 as in the standard, that belong to no image.
 _ASIDE = {
     19: "noise",
@@ -42,17 +40,11 @@ _TIMES = ("phase", "repetition")
 
 @dataclass(frozen=True, eq=False)
 class Acquisitions:
-    """Cartesian k-space data of one slice.
+    """Cartesian k-space data of one slice, and the XML header.
 
-    Attributes
-    ----------
-    kspace : ndarray of complex64, shape (T, C, H, W)
-        Samples, zero where there is none; the centre is at ``(H // 2, W // 2)``. H is
-        the phase encoding, W the readout.
-    mask : ndarray of bool, shape (T, H, W)
-        True where sampled.
-    header : str
-        The XML header.
+    Samples (T, C, H, W), with H the phase encoding and W the readout, zero where there
+    is none, the centre at ``(H // 2, W // 2)``; and the mask (T, H, W), true where
+    sampled.
     """
 
     kspace: NDArray[np.complex64]
@@ -226,13 +218,7 @@ def _check_fields(records: Any, path: str | Path) -> None:
             f"{path} is no ISMRMRD file: its data must have the fields head, traj and "
             f"data, got {', '.join(names) or records.dtype}"
         )
-    needed = {
-        "flags",
-        "number_of_samples",
-        "active_channels",
-        "center_sample",
-        "idx",
-    }
+    needed = {"flags", "number_of_samples", "active_channels", "center_sample", "idx"}
     missing = needed - set(records.dtype["head"].names or ())
     if missing:
         raise FileError(f"{path}: the readouts lack {', '.join(sorted(missing))}")

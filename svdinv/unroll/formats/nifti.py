@@ -16,12 +16,10 @@ from svdinv.unroll.formats.checks import (
     FileError,
     check_bytes,
     is_numeric,
-    naming,
+    reading,
     to_complex,
 )
 from svdinv.unroll.formats.scans import Geometry, Scan, chosen
-
-__all__ = ["read_nifti", "save_nifti"]
 
 _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 
@@ -29,33 +27,16 @@ _SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 def read_nifti(
     path: str | Path, *, slice: int | None = None, time_axis: int | None = None
 ) -> Scan:
-    """Read a series of one slice from a NIfTI file.
+    """Read a series of one slice from a NIfTI file, ``.nii`` or ``.nii.gz``.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.nii`` or ``.nii.gz`` file, with the axes (x, y, slice, time).
-    slice : int, optional
-        Which slice to take, of several.
-    time_axis : int, optional
-        2 where a file of three axes has (x, y, time).
-
-    Returns
-    -------
-    Scan
-        With rows along y and columns along x, and its geometry. Numbers are scaled as
-        the header says.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, damaged, or has other axes; if there are several slices
-        and none is chosen.
-    ImportError
-        If nibabel is missing.
+    Its axes are (x, y, slice, time); `time_axis` is 2 where a file of three has (x, y,
+    time). `slice` says which to take, of several. The scan has rows along y and columns
+    along x, and its geometry; numbers are scaled as the header says. Raises ValueError
+    if the file is missing, damaged, or has other axes, or if there are several slices
+    and none is chosen; ImportError without nibabel.
     """
     nibabel = _nibabel()
-    with naming(path, "a NIfTI file"):
+    with reading(path, "a NIfTI file"):
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):
             raise FileError(f"{path} is no NIfTI file of one part")
@@ -77,26 +58,12 @@ def read_nifti(
 def save_nifti(
     path: str | Path, series: NDArray[Any], geometry: Geometry | None = None
 ) -> None:
-    """Write a series to a NIfTI file that `read_nifti` reads.
+    """Write a series (T, H, W) to a NIfTI file, ``.nii`` or ``.nii.gz``.
 
-    Parameters
-    ----------
-    path : str or Path
-        The ``.nii`` or ``.nii.gz`` file; an existing one is replaced, and only by a
-        complete one.
-    series : array_like, shape (T, H, W)
-        Numbers, real or complex; they become (W, H, 1, T).
-    geometry : Geometry, optional
-        Where the pixels lie. Without it the file says that this is not known.
-
-    Raises
-    ------
-    ValueError
-        If the array has another number of axes.
-    ImportError
-        If nibabel is missing.
-    OSError
-        If the file cannot be written.
+    Numbers, real or complex, become (W, H, 1, T), as `read_nifti` reads them. Without a
+    geometry the file says that the place of the pixels is not known. An existing file
+    is replaced, and only by a complete one. Raises ValueError if the array has another
+    number of axes, ImportError without nibabel, OSError if the file cannot be written.
     """
     nibabel, array = _nibabel(), np.asarray(series)
     if array.ndim != 3:

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.formats.checks import FileError
 
-__all__ = ["Geometry", "Scan", "SeveralSlices", "chosen"]
-
 _LISTED = 8  # slices in a message
 
 
@@ -62,14 +60,9 @@ class Geometry:
 class Scan:
     """What a file holds of one slice.
 
-    Attributes
-    ----------
-    array : ndarray of complex64, shape (..., T, H, W) or (T, C, H, W)
-        The series; or k-space, with its centre at (H // 2, W // 2), 0 off the mask.
-    mask : ndarray of bool, shape (T, H, W), or None
-        Where k-space is sampled; None for a series.
-    geometry : Geometry or None
-        Where the pixels lie, if the file says so.
+    A series, complex64 (..., T, H, W); or k-space (T, C, H, W), with its centre at (H
+    // 2, W // 2), 0 off the mask (T, H, W), which a series has not. And where the
+    pixels lie, if the file says so.
     """
 
     array: NDArray[Any]

@@ -16,31 +16,18 @@ from svdinv.unroll.formats.checks import (
     FileError,
     check_bytes,
     is_numeric,
-    naming,
+    reading,
     to_complex,
 )
 from svdinv.unroll.formats.hdf5 import open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Scan
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 
-__all__ = [
-    "names_in",
-    "read_archive",
-    "read_scan",
-    "read_series",
-    "save_scan",
-    "save_series",
-]
-
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def read_series(
-    path: str | Path,
-    key: str | None = None,
-    *,
-    time_axis: int = -3,
-    usual: str = "",
+    path: str | Path, key: str | None = None, *, time_axis: int = -3, usual: str = ""
 ) -> NDArray[np.complex64]:
     """Read an image series from an array file.
 
@@ -94,26 +81,11 @@ def read_series(
 
 
 def save_series(path: str | Path, series: ArrayLike, *, key: str = "series") -> None:
-    """Write an array to a file that `read_series` reads.
+    """Write numbers to a file that `read_series` reads: .npy, .npz, .h5 or .hdf5.
 
-    The file is complete or not there at all: it is written under another name and
-    then moved.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``.npy``, ``.npz`` or ``.h5``, ``.hdf5``; the last two need h5py.
-    series : array_like
-        Numbers, real or complex.
-    key : str
-        Name of the array in the file; without meaning for ``.npy``.
-
-    Raises
-    ------
-    ValueError
-        If the file has another ending, or the array is not numeric.
-    ImportError
-        If h5py is needed and missing.
+    `key` names the array in the file, where it has names. The file is complete or not
+    there at all. Raises ValueError if it has another ending, or the array is not
+    numeric; ImportError if h5py is needed and missing.
     """
     array = np.asarray(series)
     suffix = Path(path).suffix.lower()
@@ -167,7 +139,7 @@ def read_archive(path: str | Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    with naming(path, "an array in NumPy's format"):
+    with reading(path, "an array in NumPy's format"):
         array = np.lib.format.open_memmap(path, mode="r")
         if not is_numeric(array.dtype):
             raise FileError(f"{path} must hold numbers, got the dtype {array.dtype}")
@@ -175,10 +147,7 @@ def _read_npy(path: Path, key: str | None, usual: str) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, key: str | None, usual: str) -> NDArray[Any]:
-    with (
-        naming(path, "an archive of NumPy arrays"),
-        zipfile.ZipFile(path) as archive,
-    ):
+    with reading(path, "an archive of NumPy arrays"), zipfile.ZipFile(path) as archive:
         ends = [n for n in archive.namelist() if n.endswith(".npy")]
         names = [n.removesuffix(".npy") for n in dict.fromkeys(ends)]
         headers = {k: _npz_header(archive, k) for k in names}
@@ -214,7 +183,7 @@ _read_header = np.lib.format.read_array_header_2_0
 def _read_mat(path: Path, key: str | None, usual: str) -> NDArray[Any]:
     with needing("scipy", "mri"):
         import scipy.io
-    with naming(path, "a MATLAB file"):
+    with reading(path, "a MATLAB file"):
         with path.open("rb") as file:
             start = file.read(520)
         # HDF5 after MATLAB's header of 512 bytes.

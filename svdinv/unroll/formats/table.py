@@ -14,19 +14,6 @@ from svdinv.unroll.plugins import load
 if TYPE_CHECKING:
     from svdinv.unroll.formats.scans import Geometry, Scan
 
-__all__ = [
-    "DICOM_SUFFIXES",
-    "FORMATS",
-    "HDF5_SUFFIXES",
-    "SERIES_SUFFIXES",
-    "SUFFIXES",
-    "WRITTEN",
-    "Format",
-    "ending",
-    "format_of",
-    "save",
-]
-
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 """How the names of DICOM files end, if with anything."""
 
@@ -41,29 +28,13 @@ _HERE = "svdinv.unroll.formats"
 
 @dataclass(frozen=True)
 class Format:
-    """A file format.
-
-    Attributes
-    ----------
-    name : str
-        What it is called.
-    suffixes : tuple of str
-        How the names of its files end.
-    reader : str
-        ``module:function`` of this package, from a path and options to a `Scan`.
-    options : tuple of str
-        Options of the reader, by their names on the command line. None is for one that
-        is not given.
-    test : str
-        ``module:function`` that tells by the content whether a path is of this format;
-        if empty, the suffix decides.
-    """
+    """A file format."""
 
     name: str
-    suffixes: tuple[str, ...]
-    reader: str
-    options: tuple[str, ...]
-    test: str = ""
+    suffixes: tuple[str, ...]  # how the names of its files end
+    reader: str  # module:function of this package, from a path and options to a `Scan`
+    options: tuple[str, ...]  # of the reader, by their names on the command line
+    test: str = ""  # module:function, by the content; if empty, the suffix decides
 
     def recognises(self, path: Path) -> bool:
         """Check whether a path is of this format."""

@@ -40,6 +40,7 @@ from svdinv.unroll.networks import weights as files
 from svdinv.unroll.networks.functional import doubled, svt, to_channels, to_complex
 from svdinv.unroll.networks.recipe import EPSILON, choose, forward_operator
 from svdinv.unroll.operators import Operator
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 
 __all__ = [
@@ -156,17 +157,9 @@ class Network(keras.Model):
         return state["x"]
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile, but for losses and metrics that drop the imaginary part.
+        """Compile as any model, but for losses and metrics that drop imaginary parts.
 
-        Parameters
-        ----------
-        *args, **options
-            As for `keras.Model.compile`.
-
-        Raises
-        ------
-        TypeError
-            If the images are complex, and a loss or metric is one of Keras's.
+        Raises TypeError for those of Keras, where the images are complex.
         """
         if "T" in self.recipe.axes:
             signature = inspect.signature(keras.Model.compile)
@@ -399,8 +392,7 @@ class _Chain(keras.layers.Layer):
         self.spec = spec
         self.weights_by_name = {
             own: self.add_weight(
-                shape=(*shape[2:], *shape[1::-1]),
-                name=own.replace(".", "_"),
+                shape=(*shape[2:], *shape[1::-1]), name=own.replace(".", "_")
             )
             for own, shape in spec.shapes().items()
         }
@@ -434,22 +426,10 @@ class _Chain(keras.layers.Layer):
 def save(model: Network, path: str | Path) -> None:
     """Write the weights and the recipe of a model to a safetensors file.
 
-    Parameters
-    ----------
-    model : Network
-        The model.
-    path : str or Path
-        Where to write; an existing file is replaced, and only by a complete one.
-
-    Raises
-    ------
-    TypeError
-        If the recipe is not registered (`svdinv.unroll.networks.register`), or has
-        layers of Keras's own.
-    ValueError
-        If a weight is not finite.
-    OSError
-        If the file cannot be written.
+    An existing file is replaced, and only by a complete one. Raises TypeError if the
+    recipe is not registered (`svdinv.unroll.networks.register`) or has layers of
+    Keras's own, ValueError if a weight is not finite, OSError if the file cannot be
+    written.
     """
     files.shapes(model.recipe)
     files.write(path, model.recipe, model.arrays())
@@ -458,29 +438,14 @@ def save(model: Network, path: str | Path) -> None:
 def load(path: str | Path, **options: Any) -> Network:
     """Make a model of a safetensors file, written in whatever framework.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    **options
-        `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the `Network`. Where
-        no `dtype` is given the precision is Keras's, whatever that of the file.
-
-    Returns
-    -------
-    Network
-        The model.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, or does not hold the weights of a network.
+    The options are `operator`, `penalty`, `checkpoint`, `name` and `dtype` of the
+    `Network`; by default the precision is Keras's, whatever that of the file. Raises
+    FileNotFoundError if there is no such file, ValueError if it is damaged, or does not
+    hold the weights of a network.
     """
     recipe, weights, _ = files.read(path)
     model = Network(recipe, **options)
-    with files.naming(path):
+    with naming(path, TypeError):
         model.set_arrays(weights)
     return model
 

@@ -9,8 +9,6 @@ from keras import ops
 
 from svdinv.unroll.arrays import Array, is_complex, namespace
 
-__all__ = ["PSNR", "MeanSquaredError"]
-
 _register = keras.saving.register_keras_serializable(package="svdinv")
 
 
@@ -75,15 +73,7 @@ class PSNR(keras.metrics.Mean):
         self._direction = "up"
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Update the mean with a batch of images.
-
-        Parameters
-        ----------
-        y_true, y_pred : tensor, shape (B, ...)
-            True and found images.
-        sample_weight : array_like, shape (B,), optional
-            Weights of the images.
-        """
+        """Update the mean with a batch of true and found images, (B, ...)."""
         truth, image = (
             ops.cast(ops.abs(x) if _is_complex(x) else x, self.dtype)
             for x in _alike(y_true, y_pred)

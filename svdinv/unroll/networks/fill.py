@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from svdinv.unroll.arrays import Array, Namespace, count_up, namespace, sizes
 
-__all__ = ["SCALES", "blur", "normalised_fill"]
-
 SCALES = (6.0, 2.0, 0.8)
 """Widths of the Gaussians in pixels, coarsest first: holes, then detail."""
 

@@ -20,31 +20,6 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators import Operator
 
-__all__ = [
-    "at_least",
-    "check_channels",
-    "check_features",
-    "check_floats",
-    "check_image",
-    "doubled",
-    "folded",
-    "fraction",
-    "from_blocks",
-    "halved",
-    "low_rank",
-    "one_of",
-    "positive",
-    "residual_gains",
-    "root",
-    "sampled_where",
-    "soft",
-    "svt",
-    "to_blocks",
-    "to_channels",
-    "to_complex",
-    "unfolded",
-]
-
 
 def positive(x: Array, xp: Namespace) -> Array:
     """max(x, 0), with slope 0 at 0."""

@@ -56,8 +56,6 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
 from svdinv.unroll.problem import Problem
 
-__all__ = ["Bilinear", "Decoder", "Generator", "LowRankAndSparse", "Skip"]
-
 _LARGEST = 0.1  # of the noise at the input
 
 
@@ -126,7 +124,6 @@ class Generator(ImageOrSeriesRecipe):
         return self.depth if self.source == "noise" else self.outputs
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        """Name the layers."""
         return self.parts(self.inputs, self.outputs)
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
@@ -138,21 +135,9 @@ class Generator(ImageOrSeriesRecipe):
         return rows, columns
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
-        """Apply the network.
+        """Apply the layers of `parts` to what the network sees, (B, inputs, ..., h, w).
 
-        Parameters
-        ----------
-        z : array, shape (B, inputs, ..., h, w)
-            What it sees.
-        layers : Layers
-            Those of `parts`.
-        H, W : int
-            Size of the image.
-
-        Returns
-        -------
-        array, shape (B, outputs, ..., H, W)
-            The image as maps.
+        Returns the image, of the size H x W, as maps (B, outputs, ..., H, W).
         """
         raise NotImplementedError
 
@@ -191,7 +176,6 @@ class Generator(ImageOrSeriesRecipe):
         return {"x": x, "scale": scale, "z": z + each}
 
     def cell(self, state: State, problem: Problem, layers: Layers) -> State:
-        """Generate."""
         x, z = state["x"], state["z"]
         xp = namespace(x)
         maps = self.maps(z, layers, *sizes(x, xp)[-2:])
@@ -263,7 +247,6 @@ class Skip(Generator):
             raise ValueError("residual needs source 'adjoint' and bounded=False")
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
-        """Name the layers."""
         layers: dict[str, Layer] = {}
         before = inputs
         for scale, (width, skip) in enumerate(
@@ -282,7 +265,6 @@ class Skip(Generator):
         return layers
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
-        """Apply the network."""
         xp = namespace(z)
         maps, passed = z, []
         for scale in range(len(self.features)):
@@ -334,11 +316,9 @@ class Decoder(Generator):
         self._chain(1, 1, side=self.side)
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Return the size at the coarsest scale."""
         return self._sizes(rows)[0], self._sizes(columns)[0]
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
-        """Name the layers."""
         widths = (inputs, *self.features)
         layers: dict[str, Layer] = {
             f"decoder_{scale}": self._chain(*widths[scale : scale + 2], side=self.side)
@@ -348,7 +328,6 @@ class Decoder(Generator):
         return layers
 
     def maps(self, z: Array, layers: Layers, H: int, W: int) -> Array:
-        """Apply the network."""
         maps = z
         pairs = zip(self._sizes(H)[1:], self._sizes(W)[1:], strict=True)
         for scale, (rows, columns) in enumerate(pairs):
@@ -405,11 +384,9 @@ class Bilinear(Generator):
         object.__setattr__(self, "space", own)
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Return the size of what `space` sees."""
         return self.space.noise_shape(rows, columns)
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
-        """Name the layers of the images, and those of time."""
         layers = dict(self.space.parts(inputs, self.space.outputs))
         if self.rank > 1:
             widths = (self.channels, *self.time, 2 * (self.rank - 1))
@@ -482,11 +459,9 @@ class LowRankAndSparse(Generator):
             raise ValueError("low_rank and sparse must have as many scales")
 
     def noise_shape(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Return the size at the coarsest scale."""
         return self.sparse.noise_shape(rows, columns)
 
     def parts(self, inputs: int, outputs: int) -> Mapping[str, Layer]:
-        """Name the layers of both."""
         named: dict[str, Layer] = {}
         for label in ("low_rank", "sparse"):
             for name, layer in getattr(self, label).parts(inputs, outputs).items():

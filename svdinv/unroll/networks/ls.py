@@ -30,8 +30,6 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series, zero_filled
 from svdinv.unroll.problem import Problem
 
-__all__ = ["LS"]
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +40,6 @@ class LS(SeriesRecipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     threshold : float

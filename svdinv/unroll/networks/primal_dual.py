@@ -32,8 +32,6 @@ from svdinv.unroll.networks.recipe import (
 )
 from svdinv.unroll.problem import Problem
 
-__all__ = ["PrimalDual"]
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +44,6 @@ class PrimalDual(Recipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     convs : int

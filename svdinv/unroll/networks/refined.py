@@ -44,8 +44,6 @@ from svdinv.unroll.networks.tlr import TLR
 from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
-__all__ = ["Refined"]
-
 _WIDTH = 4.0  # of the local mean, in pixels
 _VARIANCE = 1e-5  # that counts as flat, of images in [0, 1]
 _LABEL = "refinement_"

@@ -11,14 +11,6 @@ from svdinv.unroll.networks.recipe import Layers, Recipe, check_measurement
 from svdinv.unroll.operators import MRI, Operator
 from svdinv.unroll.problem import Problem
 
-__all__ = [
-    "ImageOrSeriesRecipe",
-    "SeriesRecipe",
-    "low_rank_series",
-    "mri",
-    "zero_filled",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesRecipe(Recipe):

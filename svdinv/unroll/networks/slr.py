@@ -34,8 +34,6 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.series import SeriesRecipe, low_rank_series, zero_filled
 from svdinv.unroll.problem import Problem
 
-__all__ = ["SLR"]
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +44,6 @@ class SLR(SeriesRecipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Channels of the sparse transform.
     threshold : float

@@ -38,8 +38,6 @@ from svdinv.unroll.networks.recipe import (
 from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
 from svdinv.unroll.problem import Problem
 
-__all__ = ["T2LR"]
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +48,6 @@ class T2LR(SeriesRecipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     threshold : float

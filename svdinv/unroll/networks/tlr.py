@@ -45,8 +45,6 @@ from svdinv.unroll.networks.recipe import (
 )
 from svdinv.unroll.problem import Problem
 
-__all__ = ["TLR"]
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +57,6 @@ class TLR(Recipe):
 
     Attributes
     ----------
-    cells : int
-        Number of unrolled iterations.
     features : int
         Width of the hidden convolutions.
     channels : int

@@ -7,7 +7,6 @@ as ``cells.0.analysis.1.weight``, and so are the shapes: a convolution is
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -28,20 +27,7 @@ from svdinv.unroll.networks.recipe import (
     from_json,
     to_json,
 )
-
-__all__ = [
-    "WEIGHTS",
-    "Stored",
-    "Weights",
-    "check",
-    "first_kernel",
-    "first_weights",
-    "initial",
-    "naming",
-    "read",
-    "shapes",
-    "write",
-]
+from svdinv.unroll.plugins import naming
 
 WEIGHTS = "weights.safetensors"
 """Name of the file in the folder of a training."""
@@ -51,16 +37,9 @@ Weights = dict[str, NDArray[Any]]
 
 
 class Stored(NamedTuple):
-    """What a file of weights holds.
+    """What a file of weights holds: the network, its weights, and their task.
 
-    Attributes
-    ----------
-    recipe : Recipe
-        The network.
-    weights : dict of str to ndarray
-        Its weights.
-    task : str
-        The task that they were trained for, as `write` was told; empty if unknown.
+    That is the one they were trained for, as `write` was told; empty if unknown.
     """
 
     recipe: Recipe
@@ -194,7 +173,7 @@ def read(path: str | Path) -> Stored:
         raise ValueError(f"{path} holds numbers of the type {error}") from error
     if _KEY not in metadata:
         raise ValueError(f"{path} holds weights, but not which network they are of")
-    with naming(path):
+    with naming(path, TypeError):
         _check_numbers(weights)
         recipe = from_json(metadata[_KEY])
         if not isinstance(recipe, Recipe):
@@ -206,15 +185,6 @@ def read(path: str | Path) -> Stored:
         expected = _named_shapes(recipe)
         check({n: weights[n] for n in expected if n in weights}, expected)
     return Stored(recipe, weights, str(metadata.get(_TASK, "")))
-
-
-@contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Raise a ValueError that names the file, for a TypeError or ValueError within."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def check(weights: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -1,5 +1,6 @@
 """Forward operators: what a measurement makes of an image, and its adjoint."""
 
+# ruff: noqa: I001  # one statement for each module
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -8,53 +9,33 @@ from svdinv.unroll.plugins import late_attributes
 
 if TYPE_CHECKING:
     from svdinv.unroll.operators.imaging import (
-        MRI,
-        Blur,
-        Coils,
-        Dense,
-        Sampling,
-        gaussian_sensing,
+        MRI as MRI,
+        Blur as Blur,
+        Coils as Coils,
+        Dense as Dense,
+        Sampling as Sampling,
+        gaussian_sensing as gaussian_sensing,
     )
     from svdinv.unroll.operators.linear import (
-        Identity,
-        Operator,
-        dot_test,
-        operator_norm,
+        Identity as Identity,
+        Operator as Operator,
+        dot_test as dot_test,
+        operator_norm as operator_norm,
     )
-    from svdinv.unroll.operators.stacks import Stack
-    from svdinv.unroll.operators.tomography import FanBeam, ParallelBeam
-    from svdinv.unroll.operators.transforms import Fourier, Gradient, TemporalFourier
-    from svdinv.unroll.operators.wrapped import Wrapped, WrappedNonlinear, from_matrix
+    from svdinv.unroll.operators.stacks import Stack as Stack
+    from svdinv.unroll.operators.tomography import (
+        FanBeam as FanBeam,
+        ParallelBeam as ParallelBeam,
+    )
+    from svdinv.unroll.operators.transforms import (
+        Fourier as Fourier,
+        Gradient as Gradient,
+        TemporalFourier as TemporalFourier,
+    )
+    from svdinv.unroll.operators.wrapped import (
+        Wrapped as Wrapped,
+        WrappedNonlinear as WrappedNonlinear,
+        from_matrix as from_matrix,
+    )
 
-__all__ = [
-    "MRI",
-    "Blur",
-    "Coils",
-    "Dense",
-    "FanBeam",
-    "Fourier",
-    "Gradient",
-    "Identity",
-    "Operator",
-    "ParallelBeam",
-    "Sampling",
-    "Stack",
-    "TemporalFourier",
-    "Wrapped",
-    "WrappedNonlinear",
-    "dot_test",
-    "from_matrix",
-    "gaussian_sensing",
-    "operator_norm",
-]
-
-_NAMES = {
-    "imaging": ("Blur", "Coils", "Dense", "MRI", "Sampling", "gaussian_sensing"),
-    "linear": ("Identity", "Operator", "dot_test", "operator_norm"),
-    "stacks": ("Stack",),
-    "tomography": ("FanBeam", "ParallelBeam"),
-    "transforms": ("Fourier", "Gradient", "TemporalFourier"),
-    "wrapped": ("Wrapped", "WrappedNonlinear", "from_matrix"),
-}
-
-__getattr__ = late_attributes(__name__, _NAMES)
+__getattr__, __all__ = late_attributes(__name__, __file__)

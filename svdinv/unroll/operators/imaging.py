@@ -32,8 +32,6 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.operators.linear import Operator
 from svdinv.unroll.operators.transforms import Fourier
 
-__all__ = ["MRI", "Blur", "Coils", "Dense", "Sampling", "gaussian_sensing"]
-
 
 class Sampling(Operator):
     """Measure the entries that a mask marks; the others become 0.
@@ -332,33 +330,13 @@ def gaussian_sensing(
     *,
     dtype: Any = np.float32,
 ) -> Dense:
-    """Compressed sensing with a Gaussian random matrix.
+    """Compressed sensing with a Gaussian random matrix, for images of some shape.
 
-    Its elements are independent with mean 0 and variance 1 / `measurements`, so that
-    it keeps the length of an image on average (Candès, Romberg & Tao, Comm. Pure
-    Appl. Math. 2006).
-
-    Parameters
-    ----------
-    measurements : int
-        Number of measurements.
-    image_shape : sequence of int
-        Shape of an image.
-    rng : numpy.random.Generator or int
-        Source of the randomness, or its seed.
-    dtype : dtype
-        Of the matrix, real or complex; complex elements are circular. It is applied
-        in the precision of the data.
-
-    Returns
-    -------
-    Dense
-        The operator, with a NumPy matrix.
-
-    Raises
-    ------
-    ValueError
-        If `measurements` is not positive.
+    Its elements are independent with mean 0 and variance 1 / `measurements`, so that it
+    keeps the length of an image on average (Candès, Romberg & Tao, Comm. Pure Appl.
+    Math. 2006). It is of NumPy, real or complex and then circular, of the `dtype`, and
+    applied in the precision of the data. Raises ValueError if `measurements` is not
+    positive.
     """
     if measurements < 1:
         raise ValueError(f"measurements must be at least 1, got {measurements}")

@@ -25,16 +25,6 @@ from svdinv.unroll.arrays import (
     norm,
 )
 
-__all__ = [
-    "Identity",
-    "Operator",
-    "Product",
-    "alike",
-    "dot_test",
-    "factors_of",
-    "operator_norm",
-]
-
 
 class Operator:
     """What a measurement makes of an image.
@@ -79,51 +69,24 @@ class Operator:
         raise NotImplementedError(f"{self!r} has no adjoint: take derivative(x).H")
 
     def approximate_inverse(self, y: Array) -> Array:
-        """Return a rough inverse of data, as the first image of a network.
+        """Return a rough inverse of measurements, as the first image of a network.
 
-        Parameters
-        ----------
-        y : array
-            Measurements.
-
-        Returns
-        -------
-        array
-            ``A^H y``, unless a subclass knows better: tomography gives the filtered
-            back-projection.
+        ``A^H y``, unless a subclass knows better: tomography gives the filtered
+        back-projection.
         """
         return self.adjoint(y)
 
     def preconditioned(self, y: Array) -> Array:
-        """Weight data so that a descent on what remains of them is fast.
+        """Weight data, or what remains of them, so that a descent on them is fast.
 
-        Parameters
-        ----------
-        y : array
-            Measurements, or what is left of them.
-
-        Returns
-        -------
-        array
-            ``M y``, with M symmetric, positive, and ``A^H M A`` nearer to a multiple of
-            the identity than ``A^H A``: y, unless a subclass knows better; tomography
-            gives the ramp filter, of mean 1.
+        ``M y``, with M symmetric, positive, and ``A^H M A`` nearer to a multiple of the
+        identity than ``A^H A``: y, unless a subclass knows better; tomography gives the
+        ramp filter, of mean 1.
         """
         return y
 
     def derivative(self, x: Array) -> Operator:
-        """Return the derivative at an image, a linear operator.
-
-        Parameters
-        ----------
-        x : array
-            The image.
-
-        Returns
-        -------
-        Operator
-            ``A'(x)``; the operator itself if it is linear.
-        """
+        """Return the derivative ``A'(x)``; the operator itself if it is linear."""
         if self.linear:
             return self
         raise NotImplementedError(f"{type(self).__name__} must define derivative(x)")
@@ -131,16 +94,9 @@ class Operator:
     def replace_arrays(self, convert: Callable[[Array], Array]) -> Operator:
         """Return the same operator with converted arrays.
 
-        Parameters
-        ----------
-        convert : callable
-            Applied to every array that the operator is made of, such as a mask: moves
-            it to a framework or a device.
-
-        Returns
-        -------
-        Operator
-            A new one; this one, where it holds no arrays that it tells of.
+        `convert` is applied to every array that it is made of, such as a mask: it moves
+        it to a framework or a device. An operator that tells of no arrays is returned
+        itself.
         """
         if not self.arrays:
             return self
@@ -149,41 +105,20 @@ class Operator:
         return made(*(None if x is None else convert(x) for x in held))
 
     def data_length(self, axis: int) -> int | None:
-        """Return the length of an axis of the data, which `Stack` needs.
+        """Return the length of a negative axis of the data, which `Stack` needs.
 
-        Parameters
-        ----------
-        axis : int
-            Negative.
-
-        Returns
-        -------
-        int or None
-            None where it is that of the image.
+        None where it is that of the image.
         """
         if self.keeps_size:
             return None
         raise NotImplementedError
 
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
-        """Combine operators of single images into one for a batch.
+        """Combine operators of single images, this and others, into one for a batch.
 
-        Parameters
-        ----------
-        others : sequence of Operator
-            The operators of the other images, behind this one.
-        data : array
-            What one of them measures: its number of axes matters.
-
-        Returns
-        -------
-        Operator
-            For images with one more axis in front.
-
-        Raises
-        ------
-        ValueError
-            If they are not of one kind, or this kind cannot be stacked.
+        For images with one more axis in front; `data`, what one of them measures, tells
+        the number of axes. Raises ValueError if they are not of one kind, or this kind
+        cannot be stacked.
         """
         if all(alike(other, self) for other in others):
             return self
@@ -204,35 +139,11 @@ class Operator:
         return _Adjoint(self)
 
     def consistent(self, x: Array, y: Array) -> Array:
-        """Project `x` onto the images that explain `y`, of a tight operator.
-
-        Parameters
-        ----------
-        x : array
-            An image.
-        y : array
-            Measurements.
-
-        Returns
-        -------
-        array
-            ``x - A^H(A x - y)``.
-        """
+        """Project onto the images of data `y`, of a tight A: ``x - A^H(A x - y)``."""
         return x - self.adjoint(self.forward(x) - y)
 
     def project_to_samples(self, y: Array) -> Array:
-        """Set to 0 what is no measurement in an array of them, such as NaN.
-
-        Parameters
-        ----------
-        y : array
-            Measurements.
-
-        Returns
-        -------
-        array
-            The same, where `y` is measured; here everywhere.
-        """
+        """Set to 0 what is no measurement, such as NaN off a mask; here nothing."""
         return y
 
     def __mul__(self, other: Any) -> Operator:
@@ -556,20 +467,9 @@ def operator_norm(
 def dot_test(A: Operator, like: Array, *, rng: np.random.Generator | int = 0) -> float:
     """Compare <A x, y> with <x, A^H y> for random x and y.
 
-    Parameters
-    ----------
-    A : Operator
-        A linear operator; of others, test ``A.derivative(x)``.
-    like : array
-        An image that A can be applied to; its shape, dtype and framework matter.
-    rng : numpy.random.Generator or int
-        Source of the randomness, or its seed.
-
-    Returns
-    -------
-    float
-        ``|<A x, y> - <x, A^H y>| / (|A x| |y|)``, real parts: of the size of rounding
-        errors if the adjoint is right.
+    Of a linear operator, or the derivative of another, and images of the shape, dtype
+    and framework of `like`. Returns ``|<A x, y> - <x, A^H y>| / (|A x| |y|)``, real
+    parts: of the size of rounding errors if the adjoint is right.
     """
     rng = np.random.default_rng(rng)
     if not namespace(like).isdtype(like.dtype, ("real floating", "complex floating")):

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from svdinv.unroll.arrays import (
-    Array,
-    along,
-    namespace,
-)
+from svdinv.unroll.arrays import Array, along, namespace
 from svdinv.unroll.operators.linear import Operator, Product, factors_of
-
-__all__ = ["Stack"]
 
 
 class Stack(Operator):

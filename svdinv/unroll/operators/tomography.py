@@ -23,8 +23,6 @@ from svdinv._missing import needing
 from svdinv.unroll.arrays import Array
 from svdinv.unroll.operators.wrapped import Wrapped
 
-__all__ = ["FanBeam", "ParallelBeam", "Window"]
-
 Window = Literal["ram-lak", "shepp-logan", "cosine", "hamming", "hann"]
 
 _WINDOWS: dict[str, Callable[[Any], Any]] = {

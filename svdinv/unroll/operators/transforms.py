@@ -16,8 +16,6 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators.linear import Operator
 
-__all__ = ["Fourier", "Gradient", "TemporalFourier", "Turned", "turns"]
-
 
 class Fourier(Operator):
     """Centred orthonormal Fourier transform of the last two axes.
@@ -31,7 +29,6 @@ class Fourier(Operator):
     keeps_size = True
 
     def forward(self, x: Array) -> Array:
-        """From an image to its k-space."""
         return _centred(x, "fftn")
 
     def adjoint(self, y: Array) -> Array:

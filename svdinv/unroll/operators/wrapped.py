@@ -27,8 +27,6 @@ from svdinv.unroll.arrays import (
 )
 from svdinv.unroll.operators.linear import Operator
 
-__all__ = ["Linear", "Wrapped", "WrappedNonlinear", "from_matrix", "on_host"]
-
 Function = Callable[[Any], Any]
 
 _COMPLEX = "an operator's function gives complex data of real images"
@@ -188,31 +186,14 @@ class WrappedNonlinear(_OfFunctions):
 
 
 def from_matrix(
-    matrix: Any,
-    image_shape: Sequence[int],
-    data_shape: Sequence[int] | None = None,
+    matrix: Any, image_shape: Sequence[int], data_shape: Sequence[int] | None = None
 ) -> Wrapped:
     """Make an operator of a matrix: of SciPy, sparse or a `LinearOperator`, or dense.
 
-    Parameters
-    ----------
-    matrix : sparse array, LinearOperator or ndarray, shape (m, n)
-        What multiplies an image, flattened. It stays on the CPU; a dense one that is to
-        follow the data is `svdinv.unroll.operators.Dense`.
-    image_shape : sequence of int
-        Shape of an image, of n elements.
-    data_shape : sequence of int, optional
-        Shape of its data, of m elements; (m,) by default.
-
-    Returns
-    -------
-    Wrapped
-        The operator.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not go together.
+    A matrix (m, n) multiplies an image of n elements, flattened; the data have the
+    shape (m,), or another of m elements. It stays on the CPU; a dense one that is to
+    follow the data is `svdinv.unroll.operators.Dense`. Raises ValueError if the shapes
+    do not go together.
     """
     m, n = matrix.shape
     data_shape = (m,) if data_shape is None else tuple(data_shape)

@@ -61,12 +61,7 @@ __all__ = [
     "shrink",
 ]
 
-
-_NAMES = {
-    "sparsity": ("HuberVariation", "Sparse", "Tikhonov", "TotalVariation", "shrink")
-}
-
-__getattr__ = late_attributes(__name__, _NAMES)
+__getattr__, _ = late_attributes(__name__, __file__)
 
 _NEARLY_NOTHING = 1e-3  # of the largest magnitude
 

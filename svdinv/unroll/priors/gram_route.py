@@ -12,8 +12,6 @@ from svdinv.backends.numpy_memory import NumPyMemory
 from svdinv.core.thresholds import LogSum
 from svdinv.kernels.memory import decomposition
 
-__all__ = ["log_sum_by_gram"]
-
 # The squares of singular values are as exact as the largest of them, to 1e-7: those at
 # the cutoff to some percent.
 _LEAST_CUTOFF = 5e-7
@@ -31,19 +29,9 @@ _memory = _Single()
 def log_sum_by_gram(A: Any, tau: float, epsilon: Any) -> NDArray[Any] | None:
     """Compute `svdinv.numpy.log_sum_threshold` by the Gram matrix, in half the time.
 
-    Parameters
-    ----------
-    A : array, shape (..., m, n)
-        Matrices.
-    tau, epsilon : float
-        As there.
-
-    Returns
-    -------
-    ndarray or None
-        Singular values near the cutoff have errors of some percent. None where they
-        would be larger, of arrays of other precision or another framework, and without
-        kernels.
+    Of matrices (..., m, n). Singular values near the cutoff have errors of some
+    percent. None where these would be larger, for arrays of other precision or another
+    framework, and without kernels.
     """
     if type(A) is not np.ndarray or A.dtype not in (np.float32, np.complex64):
         return None

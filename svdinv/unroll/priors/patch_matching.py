@@ -24,8 +24,6 @@ from svdinv.unroll.arrays import (
     zero_padded,
 )
 
-__all__ = ["Groups", "alike", "folded", "group_shape", "patches_of", "summed"]
-
 _VALUES = 2**21  # of groups at a time
 
 

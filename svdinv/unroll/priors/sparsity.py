@@ -20,8 +20,6 @@ from svdinv.unroll.arrays import (
 from svdinv.unroll.operators import Gradient, Identity, Operator, operator_norm
 from svdinv.unroll.priors import Prior, nuclear
 
-__all__ = ["HuberVariation", "Sparse", "Tikhonov", "TotalVariation", "shrink"]
-
 
 @dataclass(frozen=True)
 class Sparse(Prior):
@@ -259,23 +257,10 @@ class HuberVariation(Prior):
 def shrink(x: Array, tau: Any, axis: int | None = None) -> Array:
     """Soft-threshold magnitudes, ``x max(1 - tau / |x|, 0)``.
 
-    The proximal operator of tau times the sum of magnitudes, finite with its
-    derivatives where x is 0.
-
-    Parameters
-    ----------
-    x : array
-        Real or complex.
-    tau : float or array
-        Threshold >= 0, broadcasting to the magnitudes.
-    axis : int, optional
-        Axis along which elements are one vector with one magnitude, the root of
-        their squares; by default each element is on its own.
-
-    Returns
-    -------
-    array
-        Of the shape and dtype of `x`.
+    The proximal operator of tau times the sum of magnitudes, of real or complex arrays,
+    and finite with its derivatives where x is 0. The threshold, >= 0, broadcasts to the
+    magnitudes. Along `axis` elements are one vector with one magnitude, the root of
+    their squares; by default each is on its own.
     """
     xp = namespace(x)
     size = _size(x, axis, xp)

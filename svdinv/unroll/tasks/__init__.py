@@ -3,6 +3,7 @@
 `svdinv.unroll.tasks.registry` knows tasks without importing them.
 """
 
+# ruff: noqa: I001  # one statement for each module
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -10,41 +11,20 @@ from typing import TYPE_CHECKING
 from svdinv.unroll.plugins import late_attributes
 
 if TYPE_CHECKING:
-    from svdinv.unroll.tasks.registry import TaskEntry, add, entries
+    from svdinv.unroll.tasks.registry import (
+        TaskEntry as TaskEntry,
+        add as add,
+        entries as entries,
+    )
     from svdinv.unroll.tasks.task import (
-        InputImage,
-        Options,
-        Reconstruction,
-        Task,
-        option,
-        task_named,
-        task_of,
+        Baseline as Baseline,
+        InputImage as InputImage,
+        Options as Options,
+        Reconstruction as Reconstruction,
+        Task as Task,
+        option as option,
+        task_named as task_named,
+        task_of as task_of,
     )
 
-__all__ = [
-    "InputImage",
-    "Options",
-    "Reconstruction",
-    "Task",
-    "TaskEntry",
-    "add",
-    "entries",
-    "option",
-    "task_named",
-    "task_of",
-]
-
-_NAMES = {
-    "registry": ("TaskEntry", "add", "entries"),
-    "task": (
-        "Reconstruction",
-        "InputImage",
-        "Options",
-        "Task",
-        "option",
-        "task_named",
-        "task_of",
-    ),
-}
-
-__getattr__ = late_attributes(__name__, _NAMES)
+__getattr__, __all__ = late_attributes(__name__, __file__)

@@ -11,25 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from svdinv import __version__
 from svdinv._missing import needing
-from svdinv.unroll.formats.checks import FileError, naming
+from svdinv.unroll.formats.checks import FileError, reading
 from svdinv.unroll.formats.fastmri import holds_fastmri
-from svdinv.unroll.formats.hdf5 import Datasets, held_hdf5, open_hdf5
-from svdinv.unroll.formats.measurements import text, write_measurement
+from svdinv.unroll.formats.hdf5 import Datasets, held_hdf5, open_hdf5, writing_hdf5
 from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.formats.series import read_archive
 from svdinv.unroll.formats.table import HDF5_SUFFIXES
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry, entries
 from svdinv.unroll.tasks.task import Task
-
-__all__ = [
-    "holds_measurement",
-    "open_measurement",
-    "problem_of",
-    "read_measurement",
-    "write_problem",
-]
 
 _WHAT = "undersampled data in HDF5"
 
@@ -44,11 +36,17 @@ def write_problem(
 ) -> None:
     """Write a problem to an HDF5 file that `read_measurement` reads.
 
-    In the scale of what was read, not in that of the problem; with the truth, if wanted
-    and known. An existing file is replaced, and only by a complete one. `options`, how
-    the data were made, are written as attributes. Raises ValueError if one has a name
-    that is taken, ImportError without h5py.
+    Datasets are those of `Task.arrays_to_save` and, if wanted and known, ``truth``, in
+    the scale of what was read, not in that of the problem; attributes ``kind``,
+    ``name``, ``setting``, and `options`, how the data were made. An existing file is
+    replaced, and only by a complete one. Raises ValueError if an option has a name that
+    is taken, ImportError without h5py.
     """
+    own = {"kind": task.kind, "name": problem.name, "setting": problem.setting}
+    own["svdinv"] = __version__
+    if taken := own.keys() & (options or {}):
+        name = sorted(taken)[0]
+        raise ValueError(f"options must not be called {name!r}: that name is taken")
     arrays = dict(task.arrays_to_save(problem))
     if truth and problem.truth is not None:
         arrays["truth"] = problem.truth
@@ -59,14 +57,10 @@ def write_problem(
     if isinstance(scan, Geometry):
         arrays["affine"] = scan.affine
         options = {**(options or {}), "frame_seconds": scan.seconds}
-    write_measurement(
-        path,
-        arrays,
-        kind=task.kind,
-        name=problem.name,
-        setting=problem.setting,
-        options=options,
-    )
+    with writing_hdf5(path) as file:
+        file.attrs.update({**(options or {}), **own})
+        for dataset, array in arrays.items():
+            file.create_dataset(dataset, data=array, compression="gzip", shuffle=True)
 
 
 def holds_measurement(path: str | Path) -> bool:
@@ -92,7 +86,7 @@ def open_measurement(path: str | Path) -> Iterator[tuple[TaskEntry, Datasets] | 
     """
     hold = _held_archive if Path(path).suffix.lower() == ".npz" else held_hdf5
     with contextlib.closing(hold(path, _WHAT)) as file:
-        with naming(path, _WHAT):
+        with reading(path, _WHAT):
             entry = _entry(file, path) if _is_own(file) else None
         yield (entry, file) if entry else None
 
@@ -115,10 +109,10 @@ def read_measurement(path: str | Path) -> tuple[Task, Problem]:
 
 def problem_of(task: Task, file: Datasets) -> Problem:
     """Read the problem of a task from an open file, as `read_measurement`."""
-    with naming(file.path, _WHAT):
+    with reading(file.path, _WHAT):
         problem = task.read_measured(file)
-        name = text(file.attrs.get("name", "")) or Path(file.path).stem
-        setting = text(file.attrs.get("setting", ""))
+        name = _text(file.attrs.get("name", "")) or Path(file.path).stem
+        setting = _text(file.attrs.get("setting", ""))
     return replace(problem, name=name, setting=setting)
 
 
@@ -126,7 +120,7 @@ def _held_archive(path: str | Path, expected: str) -> Datasets:
     """Hold the arrays of an ``.npz`` file as an HDF5 file in memory."""
     with needing("h5py", "mri"):
         import h5py
-    with naming(path, expected):
+    with reading(path, expected):
         file = h5py.File(io.BytesIO(), "w")
         for name, array in read_archive(path).items():
             file[name] = array
@@ -142,7 +136,7 @@ def _entry(file: Datasets, path: str | Path) -> TaskEntry:
     known = entries()
     if "kind" in file.attrs:
         given = file.attrs["kind"]
-        if (kind := text(given)) in known:
+        if (kind := _text(given)) in known:
             return known[kind]
         raise FileError(
             f"{path}: the attribute kind must be {' or '.join(known)}, got "
@@ -153,3 +147,10 @@ def _entry(file: Datasets, path: str | Path) -> TaskEntry:
             return entry
     due = " nor ".join(entry.dataset for entry in known.values() if entry.dataset)
     raise FileError(f"{path} has neither a dataset {due}")
+
+
+def _text(value: Any) -> str:
+    """Read an attribute that may be a string of any kind."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else ""

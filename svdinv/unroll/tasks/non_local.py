@@ -16,9 +16,7 @@ from svdinv.unroll.algorithms.non_local import (
 )
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.tasks.task import Arrays, Reconstruction, Task, best_of
-
-__all__ = ["NAME", "applies", "non_local", "slow"]
+from svdinv.unroll.tasks.task import Arrays, Baseline, Reconstruction, Task, best_of
 
 NAME = "non-local low rank"
 
@@ -82,7 +80,13 @@ def applies(problem: Problem) -> bool:
     return bool(np.count_nonzero(problem.sampled_mask()) >= LEAST)
 
 
-def slow(problem: Problem, largest: int = _LARGEST) -> bool:
+def baseline(task: Task, largest: int = _LARGEST) -> Baseline:
+    """Return the method for a task, slow for images with more pixels than `largest`."""
+    slow = partial(_slow, largest=largest)
+    return Baseline(partial(non_local, task), lengthy=True, applies=applies, slow=slow)
+
+
+def _slow(problem: Problem, largest: int) -> bool:
     """Return whether an image has more pixels than take some minutes."""
     if _noise_alone(problem):
         largest = _LARGEST_ALONE

@@ -17,8 +17,6 @@ from svdinv.unroll.tasks.task import InputImage, Options, Task, as_measured
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = ["Source", "files_of", "opened", "read_all", "task_of_file"]
-
 
 @dataclass
 class Source:

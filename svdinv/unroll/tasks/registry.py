@@ -17,14 +17,6 @@ from typing import Any
 
 from svdinv.unroll.plugins import load
 
-__all__ = [
-    "TaskEntry",
-    "add",
-    "entries",
-    "entry_of_file",
-    "entry_of_images",
-]
-
 GROUP = "svdinv.tasks"
 """Entry-point group; an entry point names a `TaskEntry`, or a `Task`."""
 
@@ -34,61 +26,27 @@ _ORDER = ("colour", "cine", "ct", "eit", "pet", "spectral-ct")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskEntry:
-    """Description of a task that can be read without importing it.
+    """Description of a task that can be read without importing it."""
 
-    Attributes
-    ----------
-    kind : str
-        Name in configurations and on the command line.
-    location : str
-        Its class, as ``package.module:Class``.
-    axes : str
-        Axes of its images, as of a network's recipe.
-    channels : int or None
-        Number of channels of its images; None if it is free.
-    images : str
-        What its images are called in messages.
-    inputs : str
-        What it reads, in messages, without an article before.
-    dataset : str
-        Name of the data in files of measured data (HDF5).
-    names : mapping of str to str
-        Built-in images that it reads, and what they are.
-    heading : str
-        Over these in ``svdinv data list``.
-    pictures : tuple of str
-        Further names that ``svdinv data show`` takes, such as masks.
-    prefixes : tuple of str
-        What names begin with that it reads.
-    suffixes : tuple of str
-        Endings of the files that it reads.
-    contents : mapping of str to str
-        For an ending, ``package.module:function``, which tells by its content whether a
-        file is of this task; ``""`` is for folders and for files of other endings.
-    options : tuple of str
-        Names of the options that the command line has for it.
-    plurals : mapping of str to str
-        What ``svdinv evaluate``, which takes several values, calls some of them.
-    needs : tuple of str
-        Modules of other packages that it cannot do without.
-    """
-
-    kind: str
-    location: str = ""
-    axes: str = ""
-    channels: int | None = None
-    images: str = "images"
-    inputs: str = ""
-    dataset: str = ""
-    names: Mapping[str, str] = field(default_factory=dict)
-    heading: str = ""
-    pictures: tuple[str, ...] = ()
-    prefixes: tuple[str, ...] = ()
-    suffixes: tuple[str, ...] = ()
+    kind: str  # its name in configurations and on the command line
+    location: str = ""  # its class, as package.module:Class
+    axes: str = ""  # of its images, as of a network's recipe
+    channels: int | None = None  # of its images; None if their number is free
+    images: str = "images"  # what these are called in messages
+    inputs: str = ""  # what it reads, in messages, without an article before
+    dataset: str = ""  # name of the data in files of measured data (HDF5)
+    names: Mapping[str, str] = field(default_factory=dict)  # built-in images
+    heading: str = ""  # over these in ``svdinv data list``
+    pictures: tuple[str, ...] = ()  # more names for ``svdinv data show``, such as masks
+    prefixes: tuple[str, ...] = ()  # what names begin with that it reads
+    suffixes: tuple[str, ...] = ()  # endings of the files that it reads
+    # For an ending, package.module:function, which tells by its content whether a file
+    # is of this task; "" is for folders and for files of other endings.
     contents: Mapping[str, str] = field(default_factory=dict)
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # names of those of the command line
+    # What ``svdinv evaluate``, which takes several values, calls some of them.
     plurals: Mapping[str, str] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # modules of other packages that it cannot do without
 
     def load(self) -> Any:
         """Import the class of the task, a `svdinv.unroll.tasks.Task`."""

@@ -39,23 +39,6 @@ from svdinv.unroll.tasks.registry import TaskEntry, entries, entry_of_images
 if TYPE_CHECKING:
     from svdinv.unroll.formats.scans import Geometry
 
-__all__ = [
-    "InputImage",
-    "Method",
-    "Options",
-    "Reconstruction",
-    "Simulated",
-    "Source",
-    "Task",
-    "View",
-    "as_measured",
-    "best_of",
-    "moved_views",
-    "option",
-    "task_named",
-    "task_of",
-]
-
 Arrays: TypeAlias = NDArray[Any]
 
 View: TypeAlias = tuple[Problem, Callable[[Arrays], Arrays]]
@@ -73,6 +56,30 @@ class Reconstruction(NamedTuple):
 
 Method: TypeAlias = Callable[[Problem], Reconstruction]
 """From a problem of the task to an image, and what was chosen for it."""
+
+
+def _always(problem: Problem) -> bool:
+    """Whatever the problem."""
+    return True
+
+
+def _never(problem: Problem) -> bool:
+    """For no problem."""
+    return False
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A classical method, with what says when others are compared with it."""
+
+    method: Method
+    lengthy: bool = False  # takes more than some seconds: if asked for
+    applies: Callable[[Problem], bool] = _always  # whether it is for such a problem
+    slow: Callable[[Problem], bool] = _never  # whether that takes minutes: if named
+
+    def __call__(self, problem: Problem) -> Reconstruction:
+        """Reconstruct."""
+        return self.method(problem)
 
 
 def best_of(
@@ -268,8 +275,6 @@ class Task:
     endings: ClassVar[tuple[str, ...]] = (*WRITTEN, ".png")
     # Largest value of an image, or "max", as of `svdinv.unroll.metrics.psnr`.
     peak: ClassVar[float | str] = 1.0
-    # Classical methods that take more than some seconds: compared with if asked for.
-    lengthy: ClassVar[tuple[str, ...]] = ()
     moving: ClassVar[bool] = False  # whether its images have frames
     seconds: ClassVar[float] = 0.1  # of a frame, in an animation
     has_views: ClassVar[bool] = True  # whether `views` gives equivalent problems
@@ -390,16 +395,11 @@ class Task:
     # Methods.
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return the classical methods by name, the cheapest first."""
+        """Return the classical methods by name, the cheapest first.
+
+        One that is not compared with in every case is a `Baseline`.
+        """
         raise NotImplementedError
-
-    def applies(self, method: str, problem: Problem) -> bool:
-        """Return whether a classical method applies to a problem."""
-        return True
-
-    def slow(self, method: str, problem: Problem) -> bool:
-        """Return whether a classical method is too slow to run unless asked for."""
-        return False
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
         """Return whether a network of this task is meant for such a problem."""

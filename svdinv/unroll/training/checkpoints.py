@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from svdinv.unroll.formats.atomic import replacing
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
-
 _KEY = "svdinv.training"
 
 

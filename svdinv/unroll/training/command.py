@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -13,23 +12,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from svdinv.unroll.formats.atomic import holding, remove_drafts
-from svdinv.unroll.interrupts import interrupts
+from svdinv.unroll.interrupts import interrupts, progress_bar
+from svdinv.unroll.networks.weights import WEIGHTS
 from svdinv.unroll.torch import load
 from svdinv.unroll.training.config import CHECKPOINT, CONFIG, Config
 from svdinv.unroll.training.logs import EVENTS, LOG, VALIDATION
-from svdinv.unroll.training.run import WEIGHTS, Outcome, Run
-
-__all__ = [
-    "Refused",
-    "RunningMean",
-    "command",
-    "holds_training",
-    "processes",
-    "train",
-]
+from svdinv.unroll.training.run import Outcome, Run
 
 
 class Refused(ValueError):
@@ -225,12 +215,11 @@ def _train(
 ) -> Outcome:
     smoothed = RunningMean(0.98)
     shown: dict[str, str] = {}
-    with tqdm(
-        total=config.training.steps,
+    with progress_bar(
+        config.training.steps,
+        shown=False if rank else None,
         initial=run.step,
         unit="step",
-        file=sys.stderr,
-        disable=True if rank else None,  # unless that is a terminal
         mininterval=0.5,
     ) as bar:
 

@@ -12,6 +12,7 @@ import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -20,27 +21,9 @@ from svdinv._missing import needing
 from svdinv.unroll.formats.atomic import replacing
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import registered
-from svdinv.unroll.networks.weights import WEIGHTS
-from svdinv.unroll.plugins import class_named
+from svdinv.unroll.plugins import class_named, naming
 from svdinv.unroll.tasks.registry import entries
 from svdinv.unroll.tasks.task import Task, check_ranges, option, task_named
-
-__all__ = [
-    "CHECKPOINT",
-    "CONFIG",
-    "LOSSES",
-    "WEIGHTS",
-    "Config",
-    "Training",
-    "changed",
-    "differences",
-    "from_toml",
-    "preset",
-    "presets",
-    "read",
-    "to_toml",
-    "write",
-]
 
 LOSSES = ("l1", "mse", "log-l1", "log-mse", "measurement")
 """Names of the losses in `svdinv.unroll.training.losses`."""
@@ -162,10 +145,8 @@ def read(path: str | Path) -> Config:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    try:
+    with naming(path):
         return from_toml(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def presets() -> list[str]:
@@ -314,9 +295,9 @@ def _config(tables: Mapping[str, Any]) -> Config:
             raise ValueError(f"unknown option {name!r}{_near(name, options)}")
     sections: dict[str, Any] = {}
     sections["task"] = _made(_table(tables, "task"), "task", task_named, entries())
-    sections["network"] = _made(
-        _table(tables, "network"), "network", _recipe_named, registered(Recipe)
-    )
+    known = registered(Recipe)
+    find = partial(class_named, base=Recipe, known=known)
+    sections["network"] = _made(_table(tables, "network"), "network", find, known)
     sections["training"] = _section(Training, "training", _table(tables, "training"))
     given = {name: tables[name] for name in ("seed", "threads") if name in tables}
     hints = get_type_hints(Config)
@@ -324,16 +305,8 @@ def _config(tables: Mapping[str, Any]) -> Config:
     return Config(**sections, **plain)
 
 
-def _recipe_named(name: str) -> type:
-    """Find the class of a network, as `svdinv.unroll.plugins.class_named`."""
-    return class_named(name, Recipe, registered(Recipe))
-
-
 def _made(
-    table: dict[str, Any],
-    name: str,
-    find: Callable[[str], type],
-    known: Iterable[str],
+    table: dict[str, Any], name: str, find: Callable[[str], type], known: Iterable[str]
 ) -> Any:
     """Make an object of the class that a table names as its kind."""
     if name.count(".") > _DEEPEST:
@@ -346,10 +319,6 @@ def _made(
     except ValueError as error:
         raise ValueError(f"{name}.kind {error}") from error
     return _section(cls, name, table)
-
-
-def _part_named(name: str) -> type:
-    return class_named(name, object, registered())
 
 
 def _table(tables: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -369,10 +338,8 @@ def _section(cls: type, name: str, table: Mapping[str, Any]) -> Any:
         if key not in known:
             raise ValueError(f"unknown option {name}.{key}{_near(key, known)}")
         given[key] = _typed(value, hints[key], f"{name}.{key}")
-    try:
+    with naming(name, Exception):  # of a class of anybody's
         return cls(**given)
-    except Exception as error:  # of a class of anybody's
-        raise ValueError(f"{name}: {error}") from error
 
 
 def _near(name: str, known: Sequence[str]) -> str:
@@ -388,7 +355,8 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     origin, parts = get_origin(hint), get_args(hint)
     if isinstance(value, dict) and not (origin is Literal or hint in _PLAIN):
         # A part of a network: which classes fit, the class that has it checks.
-        return _made(dict(value), name, _part_named, registered())
+        find = partial(class_named, base=object, known=registered())
+        return _made(dict(value), name, find, registered())
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
         return tuple(_typed(each, Any, f"{name}[{i}]") for i, each in enumerate(value))
     if origin in (Union, UnionType):

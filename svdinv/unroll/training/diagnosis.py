@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Cell, Network
 
-__all__ = ["Breakdown", "diagnose"]
-
 # Relative: pairs this near, and values this small, are what LAPACK makes of repeated
 # and of zero singular values in single precision.
 _NEAR = 1e-6
@@ -229,10 +227,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _failing(
-    svt: Callable[..., Tensor],
-    matrices: Tensor,
-    fraction: Tensor,
-    scale: Tensor | None,
+    svt: Callable[..., Tensor], matrices: Tensor, fraction: Tensor, scale: Tensor | None
 ) -> Tensor:
     """Which matrices cannot be decomposed."""
     batch = matrices.shape[:-2]

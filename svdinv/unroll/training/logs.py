@@ -15,8 +15,6 @@ from typing import Any
 from svdinv.unroll.display.tables import comma_separated
 from svdinv.unroll.formats.atomic import replacing
 
-__all__ = ["EVENTS", "LOG", "VALIDATION", "Logs", "read_log"]
-
 LOG = "log.csv"
 VALIDATION = "validation.csv"
 EVENTS = "events.out.tfevents.*"

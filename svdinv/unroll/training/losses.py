@@ -12,11 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from svdinv.unroll.plugins import imported
+from svdinv.unroll.plugins import imported, naming
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.training.config import LOSSES
-
-__all__ = ["Loss", "loss_of"]
 
 Loss: TypeAlias = Callable[[Tensor, Tensor, Problem], Tensor]
 
@@ -47,10 +45,8 @@ def loss_of(name: str) -> Loss:
     """
     if name in LOSSES:
         return dict(zip(LOSSES, _FUNCTIONS, strict=True))[name]
-    try:
+    with naming("training.loss"):
         loss: Loss = imported(name)
-    except ValueError as error:
-        raise ValueError(f"training.loss: {error}") from error
     if not callable(loss):
         raise ValueError(f"training.loss {name} is no function")
     return loss

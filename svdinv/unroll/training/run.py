@@ -21,7 +21,8 @@ from svdinv import __version__
 from svdinv.core.degenerate import Repeated
 from svdinv.unroll.formats.atomic import replacing_all
 from svdinv.unroll.inference import reconstruct
-from svdinv.unroll.plugins import imported
+from svdinv.unroll.networks.weights import WEIGHTS
+from svdinv.unroll.plugins import imported, naming
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Source
 from svdinv.unroll.torch import SVD, Network, save, tensor
@@ -33,7 +34,6 @@ from svdinv.unroll.training.checkpoints import (
 from svdinv.unroll.training.config import (
     CHECKPOINT,
     CONFIG,
-    WEIGHTS,
     Config,
     differences,
     from_toml,
@@ -46,16 +46,6 @@ from svdinv.unroll.training.diagnosis import Breakdown, diagnose
 from svdinv.unroll.training.logs import LOG, VALIDATION, Logs, read_log
 from svdinv.unroll.training.losses import loss_of
 from svdinv.unroll.training.sources import FromDataset, Prefetcher
-
-__all__ = [
-    "CHECKPOINT",
-    "CONFIG",
-    "WEIGHTS",
-    "Outcome",
-    "Run",
-    "svd_of",
-    "to_resume",
-]
 
 Ending = Literal["finished", "stopped", "broken"]
 
@@ -146,7 +136,9 @@ class Run:
             source.of_width(config.training.batch)
         self._source = source
         if output is not None and not self._finished:
-            self._origin = self._origin_now(own=own)
+            self._origin = {"svdinv": __version__, "torch": torch.__version__}
+            self._origin |= {"numpy": np.__version__, "processes": str(self.processes)}
+            self._origin |= {} if own else config.task.origin()
             self._compare(begun)
         self._logs = Logs(None, self.step)
         self._saved = self.step
@@ -184,7 +176,9 @@ class Run:
             self._attempt(self._complete)
             self._together(False)
             return outcome
-        model = self._model()
+        model: nn.Module = _Loss(self.network, self._loss)
+        if self.processes > 1:  # for one the wrapper costs time
+            model = nn.parallel.DistributedDataParallel(model)
         self._attempt(self._open)
         try:
             self._together(False)
@@ -212,7 +206,9 @@ class Run:
                     outcome.ending = "stopped"
                     break
             sound = outcome.breakdown is None or outcome.breakdown.sound
-            if sound and self._saved != self.step and self._finite():
+            both = (*self.network.parameters(), *self.mean.parameters())
+            finite = all(bool(x.isfinite().all()) for x in both)
+            if sound and self._saved != self.step and finite:
                 self._save()
             self._attempt(self._logs.flush)
             self._together(False)
@@ -276,13 +272,8 @@ class Run:
                 self.strange.append(f"{error}: set aside as {aside.name}")
         return checkpoint
 
-    def _origin_now(self, *, own: bool) -> dict[str, str]:
-        """Return what the last bits depend on besides the configuration."""
-        origin = {"svdinv": __version__, "torch": torch.__version__}
-        origin |= {"numpy": np.__version__, "processes": str(self.processes)}
-        return origin if own else origin | self.config.task.origin()
-
     def _compare(self, begun: Mapping[str, str]) -> None:
+        """Compare what the last bits depend on besides the configuration."""
         now = self._origin
         differing = [name for name in begun.keys() & now if begun[name] != now[name]]
         for name in differing:
@@ -294,13 +285,6 @@ class Run:
         self.strange += [
             f"{name} was {begun[name]}, is {now[name]}" for name in sorted(differing)
         ]
-
-    def _model(self) -> nn.Module:
-        """Wrap the network for several processes; for one, the wrapper costs time."""
-        model = _Loss(self.network, self._loss)
-        if self.processes == 1:
-            return model
-        return nn.parallel.DistributedDataParallel(model)
 
     def _batch(self, step: int) -> Problem:
         share = self.config.training.batch // self.processes
@@ -418,26 +402,18 @@ class Run:
             # Without it there is that of the checkpoint, be it the old one or the new.
             self._file(CONFIG).unlink(missing_ok=True)
 
-    def _finite(self) -> bool:
-        """Whether the weights are good ones."""
-        both = (*self.network.parameters(), *self.mean.parameters())
-        return all(bool(x.isfinite().all()) for x in both)
-
     def _save(self) -> None:
-        self._attempt(self._save_files)
-        self._saved = self.step  # in all processes, whichever writes
-
-    def _save_files(self) -> None:
         # Rows first and weights before the checkpoint: what is too new does no harm.
-        self._logs.sync()
-        self._save_weights()
-        self._save_checkpoint(self._file(CHECKPOINT))
+        self._attempt(self._logs.sync)
+        self._attempt(self._save_weights)
+        self._attempt(self._save_checkpoint)
+        self._saved = self.step  # in all processes, whichever writes
 
     def _save_weights(self) -> None:
         save(self.mean, self._file(WEIGHTS))
 
-    def _save_checkpoint(self, path: Path) -> None:
-        config = to_toml(self.config)
+    def _save_checkpoint(self, path: Path | None = None) -> None:
+        path, config = path or self._file(CHECKPOINT), to_toml(self.config)
         parts = (self.network, self.mean, self.optimiser)
         write_checkpoint(path, self.step, config, *parts, self._origin)
 
@@ -466,20 +442,16 @@ def _learned(network: nn.Module, parts: tuple[str, ...]) -> list[nn.Parameter]:
 
 def _optimiser(name: str) -> Any:
     """Find the class of an optimiser."""
-    try:
+    with naming("training.optimiser"):
         cls = imported(name if ":" in name else f"torch.optim:{name}")
-    except ValueError as error:
-        raise ValueError(f"training.optimiser: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(f"training.optimiser {name} is no torch.optim.Optimizer")
     # A step on its own: checkpoints hold numbers for each weight, and the step.
     weight = nn.Parameter(torch.zeros(2, 3))
     weight.grad = torch.ones(2, 3)
-    try:
+    with naming(f"training.optimiser {name}", TypeError):
         optimiser = cls([weight], lr=1e-3)
         optimiser.step()
-    except TypeError as error:
-        raise ValueError(f"training.optimiser {name}: {error}") from error
     for kind, x in optimiser.state[weight].items():
         if kind != "step" and not (isinstance(x, Tensor) and x.shape == weight.shape):
             raise ValueError(
@@ -525,7 +497,7 @@ def svd_of(name: str) -> SVD | None:
     if name == "svt":
         return None
     if name == "torch.linalg.svd":
-        return _torch_svd
+        return lambda A, full_matrices=False: _TorchSVD.apply(A, full_matrices)
 
     def svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         rule = cast(Repeated, name)  # which svd checks
@@ -534,12 +506,9 @@ def svd_of(name: str) -> SVD | None:
     return svd
 
 
-def _torch_svd(A: Tensor, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """`torch.linalg.svd`, with a gradient of NaN where it refuses to give one."""
-    return _TorchSVD.apply(A, full_matrices)
-
-
 class _TorchSVD(torch.autograd.Function):
+    """`torch.linalg.svd`, with a gradient of NaN where it refuses to give one."""
+
     # It raises where it finds that a complex gradient depends on phases that are not
     # determined. In one of several processes that would leave the others waiting.
     @staticmethod

@@ -11,8 +11,6 @@ import numpy as np
 from svdinv.unroll.problem import Problem, batch
 from svdinv.unroll.tasks.task import Source
 
-__all__ = ["FromDataset", "Prefetcher"]
-
 
 class FromDataset:
     """Problems of a dataset, such as a `torch.utils.data.Dataset`, shuffled.

@@ -37,12 +37,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from svdinv import __version__
 from svdinv.unroll.algorithms import ADMM, Interrupted
 from svdinv.unroll.algorithms.cross_validation import restricted
 from svdinv.unroll.arrays import to_numpy
+from svdinv.unroll.interrupts import progress_bar
 from svdinv.unroll.networks import Recipe
 from svdinv.unroll.networks.recipe import to_json
 from svdinv.unroll.problem import Problem
@@ -56,8 +56,6 @@ from svdinv.unroll.untrained.model import Kept, Model, NoRule, has_encoder
 from svdinv.unroll.untrained.options import Fit, Options, Record
 from svdinv.unroll.untrained.residual import STEPS, towards_data
 from svdinv.unroll.untrained.stopping import Seen
-
-__all__ = ["Fitting", "fit"]
 
 
 class Fitting:
@@ -141,7 +139,6 @@ class Fitting:
         self.trajectory: list[Record] = []
         self.rollbacks: list[int] = []
         self._first = math.nan
-        self._snapshots: list[dict[str, Tensor]] = []
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._remember()
 
@@ -153,32 +150,16 @@ class Fitting:
         stop: Callable[[], bool] = lambda: False,
         progress: bool = True,
     ) -> Fit:
-        """Iterate until it ends.
+        """Iterate until it ends, and return the image, and how it went.
 
-        Parameters
-        ----------
-        checkpoint, callback, stop, progress
-            As for `fit`; the file is written to every minute, and at the end.
-
-        Returns
-        -------
-        Fit
-            The image, and how it went.
-
-        Raises
-        ------
-        OSError
-            If the checkpoint cannot be written.
-        Interrupted
-            On Ctrl-C in the step towards the data, with the fit without it.
+        The options are those of `fit`; the file is written to every minute, and at the
+        end. Raises OSError if it cannot be written, `Interrupted` on Ctrl-C in the step
+        towards the data, with the fit without it.
         """
         began = saved = time.monotonic()
         ending: Any = self.ended()
-        with tqdm(
-            total=self.options.iterations,
-            initial=self.iteration,
-            desc="fit",
-            disable=not progress,
+        with progress_bar(
+            self.options.iterations, shown=progress, initial=self.iteration, desc="fit"
         ) as bar:
             while not ending:
                 record = self.step()
@@ -222,9 +203,6 @@ class Fitting:
         self.optimiser.step()
         if self.iteration % REMEMBER == 0:
             self._remember()
-        if options.snapshots and self.iteration % options.snapshots == 0:
-            weights = self.models[0].weights().state_dict()
-            self._snapshots.append({k: v.clone() for k, v in weights.items()})
         # The first iterates weigh no more than later ones.
         share = max(1 - options.average, 1 / self.iteration)
         for i, (image, Ax) in enumerate(zip(images, measured, strict=True)):
@@ -263,7 +241,6 @@ class Fitting:
                 list(self.rollbacks),
                 copy.deepcopy(self.models[0].weights()).requires_grad_(True),
                 seconds,
-                list(self._snapshots),
                 step,
             )
 

@@ -17,8 +17,6 @@ from svdinv.unroll.torch import Network
 from svdinv.unroll.untrained.options import Options
 from svdinv.unroll.untrained.stopping import Rule, Seen
 
-__all__ = ["Kept", "Model", "NoRule", "has_encoder"]
-
 
 class NoRule(Rule):
     """Fit to the end."""
@@ -56,11 +54,7 @@ class Model(nn.Module):
     """A generator with what is fitted of it."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        options: Options,
-        weights: Network | None,
-        state: Any,
+        self, recipe: Recipe, options: Options, weights: Network | None, state: Any
     ) -> None:
         super().__init__()
         self.network = Network(recipe, seed=options.seed)

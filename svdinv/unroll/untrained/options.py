@@ -9,15 +9,12 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from svdinv.unroll.networks import Generator
 from svdinv.unroll.priors import Prior
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, tensor
 from svdinv.unroll.untrained.stopping import HeldOut, Rule
-
-__all__ = ["Fit", "Options", "Record", "educated"]
 
 _EXACT = 1e-5  # relative to the data
 
@@ -45,9 +42,6 @@ class Options:
         smooth or nearly so (`HuberVariation` for total variation).
     penalty : float
         Weight of the generator's own penalty.
-    snapshots : int
-        Iterations from one set of weights kept for `Fit.snapshots` to the next; 0
-        keeps none.
     trained : {"all", "decoder", "singular values"}
         What is fitted: all weights; those of no encoder, which of an unrolled network
         is the first half of the cells; or of each convolution as a matrix the singular
@@ -84,7 +78,6 @@ class Options:
     rule: Rule | None = field(default_factory=HeldOut)
     prior: Prior | None = None
     penalty: float = 0.0
-    snapshots: int = 0
     trained: Trained = "all"
     recorrupted: float = 0.0
     preconditioned: bool = False
@@ -98,7 +91,7 @@ class Options:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
-        for name in ("input_noise", "penalty", "snapshots", "recorrupted"):
+        for name in ("input_noise", "penalty", "recorrupted"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} must not be negative, got {getattr(self, name)!r}"
@@ -118,10 +111,7 @@ class Options:
 
 
 def educated(
-    problem: Problem,
-    network: Network,
-    deviation: float | None = None,
-    **changes: Any,
+    problem: Problem, network: Network, deviation: float | None = None, **changes: Any
 ) -> Options:
     """Return default `Options` to fine-tune a trained network on its own input.
 
@@ -235,9 +225,6 @@ class Fit:
         The generator with its weights at the end.
     seconds : float
         Wall-clock time of this part.
-    snapshots : list of dict of str to Tensor
-        Weights at several times of this part, for
-        `svdinv.unroll.untrained.directions`.
     step : float
         How large the step towards the data was: of values of pixels the part of what
         was left that was brought back, in [0, 1]; else the penalty on leaving the
@@ -255,5 +242,4 @@ class Fit:
     rollbacks: list[int]
     network: Network
     seconds: float
-    snapshots: list[dict[str, Tensor]] = field(default_factory=list)
     step: float = 0.0

@@ -17,39 +17,25 @@ from svdinv.unroll.networks import (
 from svdinv.unroll.plugins import class_named
 from svdinv.unroll.problem import Problem
 
-__all__ = ["PRIORS", "generator_for"]
-
 _SCALES = 5
 
 
-def _dip(common: dict[str, Any], scales: int) -> Recipe:
-    return Skip(features=(32,) * scales, skips=(4,) * scales, **common)
-
-
-def _deep_decoder(common: dict[str, Any], scales: int) -> Recipe:
-    return Decoder(features=(64,) * scales, depth=64, **common)
-
-
-def _conv_decoder(common: dict[str, Any], scales: int) -> Recipe:
-    return Decoder(features=(64,) * scales, depth=64, side=3, **common)
-
-
-def _bilinear(common: dict[str, Any], scales: int) -> Recipe:
-    space = Skip(features=(32,) * scales, skips=(4,) * scales)
-    return Bilinear(space=space, rank=8, **common)
-
-
-def _low_rank_and_sparse(common: dict[str, Any], scales: int) -> Recipe:
-    low_rank = Bilinear(space=Decoder(features=(64,) * scales), rank=4)
-    sparse = Decoder(features=(32,) * scales)
+def _low_rank_and_sparse(n: int, **common: Any) -> Recipe:
+    low_rank = Bilinear(space=Decoder(features=(64,) * n), rank=4)
+    sparse = Decoder(features=(32,) * n)
     return LowRankAndSparse(low_rank=low_rank, sparse=sparse, depth=64, **common)
 
 
-PRIORS: dict[str, Callable[[dict[str, Any], int], Recipe]] = {
-    "dip": _dip,
-    "deep-decoder": _deep_decoder,
-    "conv-decoder": _conv_decoder,
-    "bilinear": _bilinear,
+def _skip(n: int, **common: Any) -> Skip:
+    return Skip(features=(32,) * n, skips=(4,) * n, **common)
+
+
+# Of a number of scales, and options.
+PRIORS: dict[str, Callable[..., Recipe]] = {
+    "dip": _skip,
+    "deep-decoder": lambda n, **common: Decoder(features=(64,) * n, **common),
+    "conv-decoder": lambda n, **common: Decoder(features=(64,) * n, side=3, **common),
+    "bilinear": lambda n, **common: Bilinear(space=_skip(n), rank=8, **common),
     "low-rank-and-sparse": _low_rank_and_sparse,
 }
 """Generators by the names of the command line; the last two are of series."""
@@ -83,4 +69,4 @@ def generator_for(name: str, problem: Problem) -> Recipe:
         return found
     if not series and name in ("bilinear", "low-rank-and-sparse"):
         raise ValueError(f"{name} is for series, not for images with channels")
-    return PRIORS[name](common, scales)
+    return PRIORS[name](scales, **common)

@@ -16,8 +16,6 @@ from svdinv.unroll.algorithms.non_local import denoise_non_local
 from svdinv.unroll.fidelity import L2
 from svdinv.unroll.problem import Problem
 
-__all__ = ["STEPS", "cleaned", "towards_data"]
-
 Image = NDArray[Any]
 
 _PARTS = (0.25, 0.5, 0.75, 1.0)
@@ -36,25 +34,11 @@ def cleaned(
     """Bring back a part of the residual, and take its noise out by low rank of patches.
 
     Details come with the noise, and patches that look alike tell them apart: as the
-    iterations of Gu et al. (weighted nuclear norm, CVPR 2014) feed noise back.
-
-    Parameters
-    ----------
-    average : ndarray, shape (C, H, W)
-        The fit.
-    y : ndarray, shape (C, H, W)
-        Data, each the value of a pixel with noise.
-    measured, held : ndarray of bool, shape (C, H, W)
-        Where there are data, and which of them were not fitted. They say how large the
-        noise is, and which part is best.
-
-    Returns
-    -------
-    ndarray, shape (C, H, W)
-        The image; the average itself where no part brings it nearer to what was held
-        out.
-    float
-        The part, in [0, 1].
+    iterations of Gu et al. (weighted nuclear norm, CVPR 2014) feed noise back. Of the
+    fit (C, H, W), data that are values of pixels with noise, where there are some, and
+    which of them were `held` out of the fit: these say how large the noise is, and
+    which part is best. Returns the image, and the part, in [0, 1]; the average itself
+    and 0 where no part comes nearer to what was held out.
     """
     if not np.isfinite(average).all():
         return average, 0.0
@@ -80,22 +64,9 @@ def towards_data(
 ) -> tuple[Tensor, float]:
     """Step from an average towards the data, as far as held-out data improve.
 
-    Parameters
-    ----------
-    problem : Problem
-        Of one image, with a batch axis, of tensors. Nothing is done unless its operator
-        is linear and its fidelity `L2`.
-    average : Tensor
-        The image, without that axis.
-    held, measured : Tensor of bool
-        Data that were not fitted, and all that were measured.
-
-    Returns
-    -------
-    Tensor
-        The image.
-    float
-        How large the step was, as `Fit.step`.
+    Of a problem of one image, of tensors with a batch axis, which the average has not.
+    It stays as it is unless the operator is linear and the fidelity `L2`. Returns the
+    image, and how large the step was, as `Fit.step`.
     """
     fidelity = problem.fidelity
     if not (problem.A.linear and isinstance(fidelity, L2)):

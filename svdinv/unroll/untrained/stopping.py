@@ -20,34 +20,16 @@ from svdinv.unroll.algorithms.cross_validation import held_out
 from svdinv.unroll.arrays import to_numpy
 from svdinv.unroll.problem import Problem
 
-__all__ = ["SURE", "Discrepancy", "HeldOut", "MovingVariance", "Rule", "Seen"]
-
 
 class Seen(NamedTuple):
-    """What a rule is asked about.
+    """What a rule is asked about."""
 
-    Attributes
-    ----------
-    z : Tensor
-        What is expected to be measured of the averaged image.
-    moved : Tensor
-        The same of the fit to other data, for a rule that `probes`; else `z`.
-    y : Tensor
-        The data.
-    measured : Tensor of bool
-        Where there are data.
-    chosen : Tensor or None
-        What the rule gave as `choose`.
-    image : Tensor
-        The image of this iteration, not averaged.
-    """
-
-    z: Tensor
-    moved: Tensor
-    y: Tensor
-    measured: Tensor
-    chosen: Any
-    image: Tensor
+    z: Tensor  # expected to be measured of the averaged image
+    moved: Tensor  # the same of the fit to other data, for a rule that `probes`
+    y: Tensor  # the data
+    measured: Tensor  # bool, where there are data
+    chosen: Any  # what the rule gave as `choose`
+    image: Tensor  # of this iteration, not averaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +60,7 @@ class Rule:
             raise ValueError(f"patience must be at least 1, got {self.patience}")
 
     def check(self, problem: Problem) -> None:
-        """Refuse a problem that the rule is not for.
-
-        Raises
-        ------
-        ValueError
-            If it is none of its kind.
-        """
+        """Refuse a problem that the rule is not for, by ValueError."""
 
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
         """Draw an array of the shape of the data, or nothing."""
@@ -97,17 +73,8 @@ class Rule:
     def value(self, seen: Seen, own: Mapping[str, Tensor]) -> float:
         """Return the criterion, which is to be small.
 
-        Parameters
-        ----------
-        seen : Seen
-            How far the fit has come.
-        own : mapping of str to Tensor
-            What `buffers` gave, to be changed in place.
-
-        Returns
-        -------
-        float
-            Infinite where it cannot be told yet.
+        Infinity where it cannot be told yet. `own` is what `buffers` returned, to be
+        changed in place.
         """
         raise NotImplementedError
 
@@ -144,10 +111,7 @@ class HeldOut(Rule):
     def choose(self, problem: Problem, measured: Tensor, seed: int) -> Any:
         """Draw them, evenly but for the largest.
 
-        Raises
-        ------
-        ValueError
-            If there are too few data to leave some out.
+        Raises ValueError if there are too few data.
         """
         y, known = to_numpy(problem.y), to_numpy(measured)
         held = held_out(y, known, self.share, seed)
@@ -225,13 +189,7 @@ class GaussianRule(Rule):
                 raise ValueError(f"{entry.name} must be positive, got {value!r}")
 
     def check(self, problem: Problem) -> None:
-        """Refuse other noise.
-
-        Raises
-        ------
-        ValueError
-            If the data fidelity is another than `L2`, or has weights.
-        """
+        """Refuse other noise, by ValueError: no `L2`, or one with weights."""
         if not problem.has_white_noise:
             raise ValueError(
                 f"rule {type(self).__name__} is for white Gaussian noise, an L2 "

@@ -19,21 +19,13 @@ from numpy.typing import NDArray
 from svdinv.core.tensors import tilings
 from svdinv.numpy import eigh
 from svdinv.unroll.algorithms import LowRankPlusSparse, Solution, solve
-from svdinv.unroll.algorithms.cross_validation import LEAST
+from svdinv.unroll.algorithms.cross_validation import LEAST, drawn
 from svdinv.unroll.algorithms.search import DouglasRachford, best_solution
 from svdinv.unroll.arrays import namespace
 from svdinv.unroll.operators import MRI, Operator, Sampling, TemporalFourier
 from svdinv.unroll.priors import Casorati, LocalLowRank, Prior, Sparse
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.task import Reconstruction
-
-__all__ = [
-    "local_low_rank",
-    "low_rank",
-    "low_rank_plus_sparse",
-    "view_sharing",
-    "zero_filled",
-]
 
 Arrays = NDArray[Any]
 
@@ -289,12 +281,10 @@ def _judge(problem: Problem) -> _Judge | None:
     known, coils = np.asarray(problem.sampled_mask()), tuple(range(1, whole.y.ndim - 2))
     sampled = np.any(known, coils, keepdims=True)
     often = np.mean(sampled, axis=0, keepdims=True)
-    places = np.flatnonzero(sampled & (often < 1))
-    if len(places) < LEAST:
+    where = sampled & (often < 1)
+    if np.count_nonzero(where) < LEAST:
         return None
-    places = np.random.default_rng(0).permutation(places)[: round(_SHARE * len(places))]
-    held = np.zeros(sampled.shape, bool)
-    held.flat[places] = True
+    held = drawn(where, _SHARE, np.random.default_rng(0))
     # As a mask: with weights each iteration would take conjugate gradients.
     rest: Operator = Sampling(~(known & held)) * A
     if isinstance(A, MRI):

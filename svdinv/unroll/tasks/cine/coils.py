@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from svdinv._missing import needing
 
-__all__ = ["estimate_maps"]
-
 
 def estimate_maps(
     kspace: ArrayLike,

@@ -18,17 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.formats.checks import FileError, fingerprint, listed, naming
+from svdinv.unroll.formats.checks import FileError, fingerprint, listed, reading
 from svdinv.unroll.tasks.cine import HEARTS
-
-__all__ = [
-    "HEARTS",
-    "cropped_series",
-    "heart_series",
-    "hearts_fingerprint",
-    "read_hearts",
-    "smooth_phase",
-]
 
 Series = NDArray[np.float32]
 
@@ -37,22 +28,9 @@ _FILE = "hearts.npz"
 
 
 def heart_series(name: str) -> Series:
-    """Load a real series of a beating heart.
+    """Load a real series of `HEARTS`: float32 (20, 96, 96), one heart beat, in [0, 1].
 
-    Parameters
-    ----------
-    name : str
-        A name of `HEARTS`.
-
-    Returns
-    -------
-    ndarray of float32, shape (20, 96, 96)
-        Magnitudes in [0, 1], of one heart beat.
-
-    Raises
-    ------
-    ValueError
-        If there is no such series.
+    Raises ValueError if there is none of that name.
     """
     if name not in HEARTS:
         raise ValueError(f"no series {name!r}; there are {', '.join(HEARTS)}")
@@ -62,29 +40,17 @@ def heart_series(name: str) -> Series:
 
 
 def read_hearts(places: Sequence[str]) -> dict[str, Series]:
-    """Read real series to train on.
+    """Read real series to train on, float32 (T, H, W) in [0, 1], by name.
 
-    Parameters
-    ----------
-    places : sequence of str
-        Files .npz, of which every array is a series, or .npy, and folders of such
-        files. A series is (T, H, W), real or complex, of 16 or more pixels a side and
-        4 or more frames; its magnitude is taken.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (T, H, W)
-        Magnitudes in [0, 1], by the name of the array, or of the file .npy; where one
-        is there twice, with the name of the file in front.
-
-    Raises
-    ------
-    ValueError
-        If a file is missing or damaged, or holds what is no series.
+    Places are files .npz, of which every array is a series, or .npy, and folders of
+    such files. A series is real or complex, of 16 or more pixels a side and 4 or more
+    frames; its magnitude is taken. The name is that of the array, or of the file .npy;
+    where one is there twice, with the name of the file in front. Raises ValueError if a
+    file is missing or damaged, or holds what is no series.
     """
     found: dict[str, Series] = {}
     for file in _archives(places):
-        with naming(file, "real series"):
+        with reading(file, "real series"):
             for key, array in _arrays(file):
                 if array.dtype.kind not in "iufc":
                     raise FileError(f"{file}: {key} is no array of numbers")

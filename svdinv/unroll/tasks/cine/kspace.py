@@ -15,14 +15,6 @@ from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.coils import estimate_maps
 
-__all__ = [
-    "SMALLEST",
-    "SeriesProblem",
-    "check_centred",
-    "divided",
-    "problem_of_kspace",
-]
-
 SMALLEST = 16
 """Fewest pixels a side."""
 
@@ -37,13 +29,7 @@ _TINY = 1e-30  # magnitudes that single precision does not divide by
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SeriesProblem(Problem):
-    """Measured k-space of a series.
-
-    Attributes
-    ----------
-    scan : Geometry or None
-        Where its pixels lie, if a file says so.
-    """
+    """Measured k-space of a series, with the place of its pixels, if a file says so."""
 
     scan: Geometry | None = field(default=None, repr=False)
 
@@ -112,11 +98,7 @@ def _check_kspace(path: str | Path, kspace: Any, mask: NDArray[np.bool_]) -> Non
 
 
 def problem_of_kspace(
-    path: str | Path,
-    kspace: Any,
-    mask: NDArray[np.bool_],
-    maps: Any,
-    truth: Any,
+    path: str | Path, kspace: Any, mask: NDArray[np.bool_], maps: Any, truth: Any
 ) -> Problem:
     """Check measured k-space, and scale it as the networks want it."""
     size = mask.shape[-2:]

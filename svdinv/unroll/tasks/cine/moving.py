@@ -6,18 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data.noise import generator
-from svdinv.unroll.data.photographs import shrunk
-from svdinv.unroll.data.pictures import Image
+from svdinv.unroll.data.pictures import Image, shrunk
 from svdinv.unroll.tasks.cine.hearts import smooth_phase
 from svdinv.unroll.tasks.cine.phantom import heart
-
-__all__ = [
-    "in_the_middle",
-    "moving_photograph",
-    "phantom_series",
-    "unseen_series",
-    "warped",
-]
 
 # Series that are never trained on begin here, so that no number of them collides.
 _FIRST_TEST = 1_000_000

@@ -17,14 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from svdinv.unroll.tasks.cine.signals import (
-    CINE,
-    contraction,
-    first_pass,
-    of_frames,
-)
-
-__all__ = ["LABELS", "Phantom", "coil_maps", "heart"]
+from svdinv.unroll.tasks.cine.signals import CINE, contraction, first_pass, of_frames
 
 LABELS = ("other", "left ventricle", "myocardium", "right ventricle")
 """What the numbers in `Phantom.labels` stand for."""
@@ -40,16 +33,10 @@ _MARGIN = 0.16  # no tissue moves farther than this
 class Phantom(NamedTuple):
     """A series of the heart, and what it was made from.
 
-    Attributes
-    ----------
-    series : ndarray of complex64, shape (T, H, W)
-        The images; the largest magnitude is 1.
-    maps : ndarray of complex64, shape (C, H, W), or None
-        Coil sensitivities; the sum of their squared magnitudes is 1 at every pixel.
-    labels : ndarray of uint8, shape (T, H, W)
-        Index into `LABELS` of what fills most of the pixel.
-    times : ndarray of float64, shape (T,)
-        Seconds from the first frame.
+    The images (T, H, W), of which the largest magnitude is 1; coil sensitivities (C, H,
+    W), whose squared magnitudes add up to 1 at every pixel, or None; the index into
+    `LABELS` of what fills most of a pixel, (T, H, W); and seconds from the first frame,
+    (T,).
     """
 
     series: NDArray[np.complex64]

@@ -17,8 +17,6 @@ from svdinv.unroll.data.masks import (
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.problem import Problem
 
-__all__ = ["ACCELERATION", "MASKS", "PATTERNS", "measured", "sampled", "sampling"]
-
 Pattern: TypeAlias = Callable[
     [tuple[int, int, int], float, np.random.Generator], NDArray[np.bool_]
 ]
@@ -68,29 +66,11 @@ def sampling(
     rng: np.random.Generator,
     acceleration: float = ACCELERATION,
 ) -> NDArray[np.bool_]:
-    """Draw a sampling pattern of `PATTERNS`.
+    """Draw a sampling pattern of `PATTERNS`, bool (T, H, W), true where sampled.
 
-    Parameters
-    ----------
-    name : str
-        Its name.
-    shape : tuple of int
-        (T, H, W).
-    rng : numpy.random.Generator
-        Source of the randomness.
-    acceleration : float
-        One part in this many of k-space is sampled; of radial lines as many are taken
-        as that is of the rows.
-
-    Returns
-    -------
-    ndarray of bool, shape (T, H, W)
-        True where sampled.
-
-    Raises
-    ------
-    ValueError
-        If there is no such pattern, or nothing would be left.
+    One part in `acceleration` of k-space is sampled; of radial lines as many are taken
+    as that is of the rows. Raises ValueError if there is no such pattern, or nothing
+    would be left.
     """
     if name in _SAMPLED:
         frames, height, width = shape
@@ -113,23 +93,9 @@ def sampled(
     mask: NDArray[np.bool_],
     maps: NDArray[np.complex64] | None = None,
 ) -> Problem:
-    """Sample the k-space of a series.
+    """Sample the k-space of a complex series (T, H, W), by coils with maps (C, H, W).
 
-    Parameters
-    ----------
-    name : str
-        What to call it.
-    series : ndarray of complex64, shape (T, H, W)
-        The series.
-    mask : ndarray of bool, shape (T, H, W)
-        True where sampled.
-    maps : ndarray of complex64, shape (C, H, W), optional
-        Coil maps.
-
-    Returns
-    -------
-    Problem
-        With k-space (T, H, W), or (T, C, H, W) with maps.
+    The problem has k-space (T, H, W), or (T, C, H, W) with maps.
     """
     A = MRI(mask, maps)
     return Problem(measured(series, mask, maps), A, truth=series, name=name)

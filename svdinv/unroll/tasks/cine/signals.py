@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CINE", "PERFUSION", "contraction", "first_pass", "of_frames"]
-
 Array = NDArray[np.floating]
 
 CINE = {

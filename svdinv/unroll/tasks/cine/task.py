@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from svdinv.unroll.data import TEST, Image
+from svdinv.unroll.data.masks import broadcast_mask, read_mask
 from svdinv.unroll.data.noise import noisy
-from svdinv.unroll.data.photographs import fingerprint, training_photographs
+from svdinv.unroll.data.pictures import fingerprint, training_photographs
 from svdinv.unroll.display.pictures import save_frames
 from svdinv.unroll.formats.bart import HOLDS
-from svdinv.unroll.formats.measurements import broadcast_mask, read_mask
 from svdinv.unroll.formats.scans import Geometry
 from svdinv.unroll.formats.table import WRITTEN, ending, format_of
 from svdinv.unroll.formats.table import save as save_series
 from svdinv.unroll.metrics import SERIES, psnr
 from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI
+from svdinv.unroll.plugins import naming
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.cine import CINE, HEARTS, PHANTOMS
@@ -45,9 +46,7 @@ from svdinv.unroll.tasks.cine.kspace import (
     divided,
     problem_of_kspace,
 )
-from svdinv.unroll.tasks.cine.moving import (
-    unseen_series,
-)
+from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
 from svdinv.unroll.tasks.cine.sampling import (
     ACCELERATION,
@@ -59,6 +58,7 @@ from svdinv.unroll.tasks.cine.sampling import (
 from svdinv.unroll.tasks.cine.training import Hearts
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
+    Baseline,
     InputImage,
     Method,
     Options,
@@ -71,8 +71,6 @@ from svdinv.unroll.tasks.task import (
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
-
-__all__ = ["Cine", "CineOptions"]
 
 _MOST_ACCELERATED = 16
 _QUIETEST = 80.0  # dB
@@ -176,7 +174,6 @@ class Cine(Task):
     options: ClassVar[type[Options]] = CineOptions
     input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
-    lengthy: ClassVar[tuple[str, ...]] = ("L+S", "local low-rank", non_local.NAME)
     endings: ClassVar[tuple[str, ...]] = WRITTEN
     moving: ClassVar[bool] = True
 
@@ -265,16 +262,8 @@ class Cine(Task):
     def load(self) -> Hearts:
         """Make the series ready, each when it is first needed.
 
-        Returns
-        -------
-        Hearts
-            The series.
-
-        Raises
-        ------
-        ValueError
-            If a picture or a real series cannot be read, or is too small; if
-            `held_out` names one that is not there, or all.
+        Raises ValueError if a picture or a real series cannot be read, or is too small;
+        if `held_out` names one that is not there, or all.
         """
         photos: list[Image] = []
         if self.textures:
@@ -282,10 +271,8 @@ class Cine(Task):
             photos = [image for _, image in sorted(found.items())]
             if min(min(photo.shape[:2]) for photo in photos) < self.size:
                 raise ValueError(f"a photograph is smaller than size, {self.size}")
-        try:
+        with naming("task.real"):
             real = read_hearts(self.real)
-        except ValueError as error:
-            raise ValueError(f"task.real: {error}") from error
         missing = [name for name in self.held_out if name not in real]
         if missing:
             raise ValueError(
@@ -296,7 +283,6 @@ class Cine(Task):
         return Hearts(self, photos, real)
 
     def origin(self) -> dict[str, str]:
-        """Sum up the user's photographs and real series."""
         origin = {}
         if self.photographs:
             origin["photographs"] = fingerprint(self.photographs)
@@ -305,7 +291,6 @@ class Cine(Task):
         return origin
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
-        """Name what makes a phantom, or what the format of a file wants to know."""
         if str(source) in PHANTOMS:
             return _SIZES
         format = None if str(source) in HEARTS else format_of(source)
@@ -388,13 +373,11 @@ class Cine(Task):
         return SeriesProblem.of(problem, scan=Geometry(affine, seconds))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        """Return ``kspace``, ``mask`` and, with coils, ``maps``."""
         A = _mri(problem)
         maps = {} if A.maps is None else {"maps": A.maps}
         return {"kspace": problem.y, "mask": A.mask, **maps}
 
     def examples(self, options: Any) -> list[InputImage]:
-        """Return eight series of the phantom."""
         for name in options.of_files():
             if name not in _SIZES and getattr(options, name) is not None:
                 raise ValueError(f"{name}: is for files, and none is given")
@@ -404,7 +387,6 @@ class Cine(Task):
         ]
 
     def built_in(self) -> dict[str, dict[str, str]]:
-        """List hearts, phantoms and masks."""
         return {
             "series of real hearts": dict(HEARTS),
             "phantoms, series of any size and number of frames": dict(PHANTOMS),
@@ -412,13 +394,11 @@ class Cine(Task):
         }
 
     def picture_options(self, name: str) -> tuple[str, ...]:
-        """Name the sizes of what is made, and the acceleration of a mask."""
         if name in HEARTS:
             return ()
         return (*_SIZES, "acceleration") if name in PATTERNS else _SIZES
 
     def save_picture_of(self, name: str, options: Any, path: Path) -> None:
-        """Write a series or a mask as an animation, or as a sheet of its frames."""
         seconds = 0.2
         if name in PATTERNS:
             frames, size = options.frames or _FRAMES, options.size or _SIZE
@@ -432,13 +412,11 @@ class Cine(Task):
         save_frames(path, shown, seconds=seconds)
 
     def settings(self, options: Any) -> list[Any]:
-        """Return one setting per sampling pattern, unless the options name one."""
         if options.mask is not None:
             return [options]
         return [replace(options, mask=mask) for mask in MASKS]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Sample the k-space of a series."""
         series = given.image
         pattern = options.mask or "radial"
         if pattern in PATTERNS:
@@ -461,14 +439,20 @@ class Cine(Task):
         return SeriesProblem.of(problem, scan=given.scan)
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return zero-filling, view sharing and four methods of low rank."""
+        # View sharing needs frames of k-space; patches that look alike are looked for
+        # in single images.
+        alike = non_local.baseline(self)
         return {
             "zero-filled": zero_filled,
-            "view sharing": view_sharing,
+            "view sharing": Baseline(
+                view_sharing, applies=lambda problem: isinstance(problem.A, MRI)
+            ),
             "low-rank": low_rank,
-            "L+S": low_rank_plus_sparse,
-            "local low-rank": local_low_rank,
-            non_local.NAME: partial(non_local.non_local, self),
+            "L+S": Baseline(low_rank_plus_sparse, lengthy=True),
+            "local low-rank": Baseline(local_low_rank, lengthy=True),
+            non_local.NAME: replace(
+                alike, applies=lambda p: len(p.y) == 1 and alike.applies(p)
+            ),
         }
 
     def initial_image(self, problem: Problem) -> Any:
@@ -478,18 +462,6 @@ class Cine(Task):
         """
         series = np.asarray(LLS(static=12).begin(problem.single())["x"][0])
         return np.broadcast_to(series.mean(axis=0), series.shape).copy()
-
-    def applies(self, method: str, problem: Problem) -> bool:
-        """Return whether a method applies: view sharing needs k-space of frames.
-
-        Patches that look alike are looked for in single images.
-        """
-        if method == non_local.NAME:
-            return problem.y.shape[0] == 1 and non_local.applies(problem)
-        return method != "view sharing" or isinstance(problem.A, MRI)
-
-    def slow(self, method: str, problem: Problem) -> bool:
-        return method == non_local.NAME and non_local.slow(problem)
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror a series along its rows, its columns and in time, in all eight ways.
@@ -508,7 +480,6 @@ class Cine(Task):
         return moved_views(problem, zip(moves, moves, strict=True), operator)
 
     def memory(self, given: InputImage | Problem, options: Any) -> float:
-        """Return the bytes that a reconstruction needs."""
         if isinstance(given, Problem):
             values, data = _mri(given).mask.size, given.y.size
         else:
@@ -517,17 +488,14 @@ class Cine(Task):
         return _BYTES * values + _BYTES_OF_DATA * data
 
     def decibels(self, problem: Problem, image: Any) -> float:
-        """Return the PSNR of magnitudes, relative to the largest."""
         return psnr(np.abs(problem.truth), np.abs(image), peak="max")
 
     def describe(self, problem: Problem) -> str:
-        """Return the number of frames, and their size."""
         size = "x".join(map(str, problem.y.shape[-2:]))
         frames = len(problem.y)
         return f"{frames} frame{'s' if frames > 1 else ''} of {size} pixels"
 
     def save(self, path: Path, image: Any, problem: Problem) -> None:
-        """Write the series, in the scale and at the place of what was read."""
         place = problem.scan if isinstance(problem, SeriesProblem) else None
         save_series(path, image * np.float32(problem.scale), place)
 

@@ -26,8 +26,6 @@ from svdinv.unroll.tasks.task import InputImage
 if TYPE_CHECKING:
     from svdinv.unroll.tasks.cine.task import Cine
 
-__all__ = ["Hearts"]
-
 # Series that are not trained on begin here, so that no number of them collides.
 _FIRST_VALIDATION = 2_000_000
 # Number of no item, for what those of a step have in common: without a third number
@@ -65,20 +63,9 @@ class Hearts:
         )
 
     def batch(self, seed: int, step: int, items: range) -> Problem:
-        """Draw series and masks.
+        """Draw the series and masks of some items of a step.
 
-        Parameters
-        ----------
-        seed, step : int
-            Draw them.
-        items : range
-            Which items of the step.
-
-        Returns
-        -------
-        Problem
-            k-space (B, T, H, W), or with coils (B, T, C, H, W); what sampled it; series
-            (B, T, H, W).
+        k-space (B, T, H, W), or with coils (B, T, C, H, W), and the truth (B, T, H, W).
         """
         task = self.task
         common = generator(seed, step, _COMMON)

@@ -1,7 +1,6 @@
 """Colour photographs from a part of their samples."""
 
-from svdinv.unroll.data.photographs import PHOTOS
-from svdinv.unroll.data.pictures import SUFFIXES
+from svdinv.unroll.data.pictures import PHOTOS, SUFFIXES
 from svdinv.unroll.tasks.registry import TaskEntry
 
 COLOUR_TASK = TaskEntry(

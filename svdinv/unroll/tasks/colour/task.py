@@ -23,10 +23,14 @@ from svdinv.unroll.data import (
     read_picture,
     split,
 )
-from svdinv.unroll.data.masks import uniform_mask
+from svdinv.unroll.data.masks import broadcast_mask, read_mask, uniform_mask
 from svdinv.unroll.data.noise import generator, noisy
-from svdinv.unroll.data.photographs import fingerprint, training_photographs
-from svdinv.unroll.data.pictures import patches, picture_files
+from svdinv.unroll.data.pictures import (
+    fingerprint,
+    patches,
+    picture_files,
+    training_photographs,
+)
 from svdinv.unroll.display.pictures import save_picture
 from svdinv.unroll.metrics import COLOUR
 from svdinv.unroll.operators import Sampling
@@ -37,6 +41,7 @@ from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.colour import COLOUR_TASK
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
+    Baseline,
     InputImage,
     Method,
     Options,
@@ -51,21 +56,8 @@ from svdinv.unroll.tiles import tiles
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = [
-    "Colour",
-    "ColourOptions",
-    "Photographs",
-    "biharmonic",
-    "channels_first",
-    "channels_last",
-    "sampled",
-    "svt_completion",
-    "zero_filled",
-]
-
 _RATES = (0.4, 0.3, 0.1)  # of an evaluation
 _UNIFORM = "uniform"
-_FIRST = "zero-filled"
 _SMALLEST = 32  # pixels a side of a cropped picture
 _LEAST_MEASURED = 11  # pixels a side of what is measured, for SSIM
 _LEAST, _MOST = -0.5, 1.5  # mean of sampled colours, with room for noise
@@ -127,7 +119,6 @@ class Colour(Task):
     entry: ClassVar[TaskEntry] = COLOUR_TASK
     options: ClassVar[type[Options]] = ColourOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
-    lengthy: ClassVar[tuple[str, ...]] = ("SVT completion", non_local.NAME)
     endings: ClassVar[tuple[str, ...]] = (".png",)
 
     photographs: tuple[str, ...] = option(
@@ -254,7 +245,6 @@ class Colour(Task):
         return {"samples": problem.y, "mask": _mask(problem)}
 
     def examples(self, options: Any) -> list[InputImage]:
-        """Return the photographs of `svdinv.unroll.data.TEST`."""
         return [self.read(name, options) for name in TEST]
 
     def built_in(self) -> dict[str, dict[str, str]]:
@@ -272,11 +262,9 @@ class Colour(Task):
         }
 
     def picture_options(self, name: str) -> tuple[str, ...]:
-        """Name the rate of the mask, and the crop of a photograph."""
         return ("rate",) if name == _UNIFORM else ("crop",)
 
     def save_picture_of(self, name: str, options: Any, path: Path) -> None:
-        """Write a photograph or a mask as a PNG."""
         if name == _UNIFORM:
             shape, rng = (128, 128, 3), np.random.default_rng(options.seed)
             mask = uniform_mask(shape, options.rate or 0.4, rng)
@@ -285,18 +273,14 @@ class Colour(Task):
             save_picture(path, channels_last(self.read(name, options).image))
 
     def settings(self, options: Any) -> list[Any]:
-        """Return rates 0.4, 0.3 and 0.1, unless a rate or a mask is given."""
         if options.rate is not None or options.mask is not None:
             return [options]
         return [replace(options, rate=rate) for rate in _RATES]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Sample a picture."""
         truth = given.image
         channels, height, width = truth.shape
         if options.mask is not None:
-            from svdinv.unroll.formats.measurements import broadcast_mask, read_mask
-
             mask = broadcast_mask(read_mask(options.mask), truth.shape)
             setting = "own mask"
         else:
@@ -316,21 +300,13 @@ class Colour(Task):
         return problem
 
     def baselines(self) -> Mapping[str, Method]:
+        # Without gaps there is nothing to fill.
         return {
-            _FIRST: zero_filled,
-            "SVT completion": svt_completion,
-            "biharmonic": biharmonic,
-            non_local.NAME: partial(non_local.non_local, self),
+            "zero-filled": zero_filled,
+            "SVT completion": Baseline(svt_completion, lengthy=True, applies=_has_gaps),
+            "biharmonic": Baseline(biharmonic, applies=_has_gaps),
+            non_local.NAME: non_local.baseline(self),
         }
-
-    def applies(self, method: str, problem: Problem) -> bool:
-        """Return whether a method applies; without gaps there is nothing to fill."""
-        if method == non_local.NAME:
-            return non_local.applies(problem)
-        return method == _FIRST or _has_gaps(problem)
-
-    def slow(self, method: str, problem: Problem) -> bool:
-        return method == non_local.NAME and non_local.slow(problem)
 
     def suits_network(self, problem: Problem, recipe: Any) -> bool:
         """Return whether values are missing, or there is noise that it may take out.

@@ -23,8 +23,6 @@ from svdinv.unroll.tasks.impedance.model import (
 )
 from svdinv.unroll.tasks.task import Reconstruction, best_of
 
-__all__ = ["boundary_angles", "decibels", "direct", "penalised", "tsvd"]
-
 Floats = NDArray[Any]
 
 _LITTLE = 0.02  # of the logarithm of the conductivity

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["boundary_map", "dbar"]
-
 _ACROSS = 17  # values of k along the diameter of the low-pass
 _CHANGE = 1e-4  # of the solution, at which it has converged
 

@@ -30,6 +30,7 @@ from svdinv.unroll.tasks.impedance.model import Tank, Voltages, problem_of
 from svdinv.unroll.tasks.impedance.phantom import phantom, random_tank, reduced
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
+    Baseline,
     InputImage,
     Method,
     Options,
@@ -41,11 +42,8 @@ from svdinv.unroll.tasks.task import (
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = ["Eit", "EitOptions", "Tanks"]
-
 _SIZE, _ELECTRODES, _RINGS, _CONTACT = 64, 16, 16, 0.01
 _LEAST = 1e-7  # of the mean voltage: what rounding errors leave, at least
-_DBAR = "D-bar"
 _JUDGED = 256  # pixels of the challenge's pictures
 _CLEAR = 0.1  # from the water in a picture, for a class of its own
 
@@ -63,10 +61,7 @@ class EitOptions(Options):
         high=10,
     )
     electrodes: int | None = option(
-        None,
-        f"electrodes around a tank (default {_ELECTRODES})",
-        low=4,
-        high=256,
+        None, f"electrodes around a tank (default {_ELECTRODES})", low=4, high=256
     )
     missing: int | None = option(
         None, "how many of them are missing, one beside the other", low=0, high=256
@@ -193,7 +188,6 @@ class Eit(Task):
         return {name: np.asarray(x, np.float32) for name, x in held.items()}
 
     def examples(self, options: Any) -> list[InputImage]:
-        """Return tanks of other seeds than those of the training."""
         found = [
             self.read("tank", replace(options, seed=1000 + options.seed + k))
             for k in range(3)
@@ -202,7 +196,6 @@ class Eit(Task):
         return [given for given in found if isinstance(given, InputImage)]
 
     def settings(self, options: Any) -> list[Any]:
-        """Return four levels of noise, unless the options name one."""
         if options.noise is not None:
             return [options]
         return [replace(options, noise=n) for n in (0.0, 1e-6, 5e-6, 0.01)]
@@ -235,27 +228,19 @@ class Eit(Task):
         return 0.0 if options.noise == 0 else 1.0
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return truncated SVD, Tikhonov, TV, D-bar and Gauss-Newton by name."""
         return {
             "TSVD, discrepancy": functools.partial(tsvd, keep="discrepancy"),
             "TSVD, SURE": functools.partial(tsvd, keep="sure"),
-            _DBAR: direct,
+            "D-bar": Baseline(direct, applies=_has_whole_boundary),
             "Tikhonov": functools.partial(penalised, name="Tikhonov"),
             "TV": functools.partial(penalised, name="TV"),
             "TV, Gauss-Newton": functools.partial(penalised, name="Gauss-Newton"),
         }
 
-    def applies(self, method: str, problem: Problem) -> bool:
-        """Return whether a method applies: D-bar needs the whole boundary."""
-        voltages = Tank.expect(problem).scan.voltages
-        return method != _DBAR or boundary_angles(voltages) is not None
-
     def finished(self, image: Any) -> Any:
-        """Clip to a decade on both sides of the water."""
         return np.clip(image, 0, 1)
 
     def decibels(self, problem: Problem, image: Any) -> float:
-        """Return the SNR of the change."""
         return decibels(problem, image)
 
     def describe(self, problem: Problem) -> str:
@@ -271,6 +256,10 @@ class Eit(Task):
     }
 
 
+def _has_whole_boundary(problem: Problem) -> bool:
+    return boundary_angles(Tank.expect(problem).scan.voltages) is not None
+
+
 _HELD = "voltages", "deviation", "currents", "pairs", "contact", "water", "nodes"
 
 
@@ -281,7 +270,6 @@ class Tanks(Simulated):
     task: Eit
 
     def problem(self, *key: int) -> Problem:
-        """Draw one, and measure it."""
         task, rng = self.task, generator(*key)
         image = random_tank(task.size, rng)
         options = EitOptions(

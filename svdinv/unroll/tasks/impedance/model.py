@@ -15,20 +15,6 @@ from svdinv.unroll.arrays import Array, cast_like, namespace
 from svdinv.unroll.operators import Operator, Wrapped, WrappedNonlinear
 from svdinv.unroll.problem import Problem
 
-__all__ = [
-    "DECADE",
-    "RANK",
-    "Parts",
-    "Picture",
-    "Tank",
-    "Voltages",
-    "logarithmic",
-    "penalties",
-    "picture_of_mesh",
-    "problem_of",
-    "smooth",
-]
-
 Floats = NDArray[Any]
 
 DECADE = math.log(10)

@@ -25,8 +25,6 @@ with needing("scipy", "mri"):
     from scipy.sparse.linalg import splu
     from scipy.spatial import Delaunay
 
-__all__ = ["Impedance", "Mesh", "adjacent", "disc", "neighbours"]
-
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
@@ -198,11 +196,7 @@ class Impedance(WrappedNonlinear):
 
 
 def disc(
-    rings: int = 8,
-    electrodes: int = 16,
-    *,
-    coverage: float = 0.5,
-    radius: float = 1.0,
+    rings: int = 8, electrodes: int = 16, *, coverage: float = 0.5, radius: float = 1.0
 ) -> Mesh:
     """Mesh a disc with electrodes of equal length around it, the first from angle 0.
 

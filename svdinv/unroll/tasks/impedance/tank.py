@@ -19,17 +19,6 @@ from svdinv._missing import needing
 from svdinv.unroll.metrics import similarity
 from svdinv.unroll.tasks.impedance.operator import Impedance, Mesh
 
-__all__ = [
-    "SIDE",
-    "Tank",
-    "calibrated",
-    "deviations",
-    "read_mesh",
-    "read_tank",
-    "score",
-    "segment",
-]
-
 SIDE = 0.23
 """Side of the square of the pictures, in metres."""
 

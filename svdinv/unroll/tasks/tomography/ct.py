@@ -24,6 +24,7 @@ from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks import non_local
 from svdinv.unroll.tasks.registry import TaskEntry
 from svdinv.unroll.tasks.task import (
+    Baseline,
     InputImage,
     Method,
     Options,
@@ -34,11 +35,7 @@ from svdinv.unroll.tasks.task import (
     option,
 )
 from svdinv.unroll.tasks.tomography import CT, DENSITIES
-from svdinv.unroll.tasks.tomography.densities import (
-    density,
-    random_shapes,
-    textured,
-)
+from svdinv.unroll.tasks.tomography.densities import density, random_shapes, textured
 from svdinv.unroll.tasks.tomography.htc import holds_htc, read_htc
 from svdinv.unroll.tasks.tomography.sinograms import (
     LEAST,
@@ -49,20 +46,6 @@ from svdinv.unroll.tasks.tomography.sinograms import (
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
-
-__all__ = [
-    "Ct",
-    "CtOptions",
-    "Densities",
-    "Geometry",
-    "Tomogram",
-    "Views",
-    "fbp",
-    "nnls",
-    "penalised",
-    "sirt",
-    "tv",
-]
 
 _PREFIX = "density:"  # a picture that is to be a density
 _BEAMS = ("parallel", "fan")
@@ -89,14 +72,8 @@ _MARGIN = 1.3  # for what is as thin as a pixel
 class Geometry(NamedTuple):
     """How a sinogram was measured, as `arrays_to_save` writes it.
 
-    Attributes
-    ----------
-    rows, columns : int
-        Of the image.
-    pixel, spacing, offset : float
-        As of `svdinv.unroll.operators.ParallelBeam`.
-    source, distance : float
-        As of `svdinv.unroll.operators.FanBeam`; 0 for parallel beams.
+    Rows and columns of the image, and lengths as of `svdinv.unroll.operators.FanBeam`;
+    source and distance are 0 for parallel beams.
     """
 
     rows: int
@@ -108,12 +85,9 @@ class Geometry(NamedTuple):
     distance: float = 0.0
 
     def operator(self, angles: tuple[float, ...], detectors: int | None) -> Operator:
-        """Return the projector, divided by a bound on its norm.
+        """Return the projector over a bound on its norm.
 
-        Raises
-        ------
-        ValueError
-            If the geometry makes no sense.
+        Raises ValueError if the geometry makes no sense.
         """
         return _operator(self, angles, detectors)
 
@@ -160,10 +134,7 @@ class CtOptions(Options):
         high=1_000_000_000,
     )
     noise: float | None = option(
-        None,
-        "of a sinogram relative to its mean (default 0)",
-        low=0,
-        high=10,
+        None, "of a sinogram relative to its mean (default 0)", low=0, high=10
     )
     size: int | None = option(
         None,
@@ -197,7 +168,6 @@ class Ct(Task):
     options: ClassVar[type[Options]] = CtOptions
     input_noise: ClassVar[float] = 0.01
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = COLOUR
-    lengthy: ClassVar[tuple[str, ...]] = ("TV", non_local.NAME)
     layout: ClassVar[str] = "(views, detectors)"  # of a measured sinogram
     side: ClassVar[float] = _ATTENUATION  # length of an image's side
 
@@ -239,7 +209,6 @@ class Ct(Task):
             raise ValueError(f"noise must not fall, got {self.noise}")
 
     def load(self) -> Densities:
-        """Return phantoms, drawn as they are asked for."""
         return Densities(self)
 
     def files(self, folder: Path) -> list[Path]:
@@ -248,7 +217,6 @@ class Ct(Task):
         return found or [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
-        """Name the size of a phantom, or the crop of a picture."""
         if str(source).startswith(_PREFIX):
             return ("crop",)
         return ("size",)
@@ -296,7 +264,6 @@ class Ct(Task):
         return replace(problem, truth=file.real("truth") / np.float32(problem.scale))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        """Return ``sinogram``, ``angles`` and ``geometry``."""
         place, angles, unit = Tomogram.expect(problem).scan
         y = problem.y * np.float32(unit)
         return {
@@ -312,13 +279,11 @@ class Ct(Task):
         return [given for given in found if isinstance(given, InputImage)]
 
     def settings(self, options: Any) -> list[Any]:
-        """Return few views and a limited arc, unless the options give either."""
         if options.views is not None or options.arc is not None:
             return [options]
         return [replace(options, views=60), replace(options, views=60, arc=90.0)]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
-        """Project a density, and add noise."""
         rows, columns = given.image.shape[-2:]
         fan = options.beam == "fan"
         views, whole = options.views or _VIEWS, 360.0 if fan else 180.0
@@ -366,7 +331,6 @@ class Ct(Task):
         return {"noise": rng.uniform(*self.noise)}
 
     def memory(self, given: InputImage | Problem, options: Any) -> float:
-        """Count what is kept: projector, adjoint and filtered back-projection."""
         if isinstance(given, Problem):
             views, detectors = given.y.shape[-2:]
             side = max(Tomogram.expect(given).scan.geometry[:2])
@@ -376,34 +340,23 @@ class Ct(Task):
         return (24.0 * detectors + 16 * side) * views * side
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Return the noise relative to the mean of the sinogram in the data's unit."""
         if options.photons:
             return None
         return float(options.noise or 0) * float(problem.y.mean())
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return the methods without learning."""
         return {
             "FBP": fbp,
             "SIRT": sirt,
             "NNLS": nnls,
-            "TV": tv,
-            non_local.NAME: functools.partial(non_local.non_local, self),
+            "TV": Baseline(tv, lengthy=True),
+            non_local.NAME: non_local.baseline(self, _LARGEST),
         }
 
-    def applies(self, method: str, problem: Problem) -> bool:
-        """Return whether there are enough data for a method."""
-        return method != non_local.NAME or non_local.applies(problem)
-
-    def slow(self, method: str, problem: Problem) -> bool:
-        return method == non_local.NAME and non_local.slow(problem, _LARGEST)
-
     def finished(self, image: Any) -> Any:
-        """Set negative densities to 0."""
         return np.maximum(image, 0)
 
     def describe(self, problem: Problem) -> str:
-        """Return the size."""
         place = Tomogram.expect(problem).scan.geometry
         return f"{place.rows}x{place.columns} pixels"
 

@@ -14,37 +14,16 @@ from numpy.typing import NDArray
 
 from svdinv.unroll.tasks.tomography import DENSITIES
 
-__all__ = [
-    "SHEPP_LOGAN",
-    "Ellipse",
-    "density",
-    "drawn",
-    "random_ellipses",
-    "random_shapes",
-    "textured",
-    "walnut",
-]
-
 Image = NDArray[np.float32]
 
 _FINER = 4  # points a side in each pixel
 
 
 class Ellipse(NamedTuple):
-    """An ellipse, or a rectangle; the image is [-1, 1]^2, with y up.
+    """An ellipse, or a rectangle, in the image [-1, 1]^2, with y up.
 
-    Attributes
-    ----------
-    density : float
-        What it adds.
-    a, b : float
-        Semi-axes, or half the sides of a rectangle.
-    x, y : float
-        Centre.
-    degrees : float
-        Angle of the first axis against x.
-    rectangle : bool
-        Whether it is a rectangle.
+    What it adds to the density; its semi-axes a and b, or half its sides; its centre;
+    and the angle of the first axis against x.
     """
 
     density: float
@@ -73,26 +52,10 @@ SHEPP_LOGAN: tuple[Ellipse, ...] = (
 
 
 def density(name: str, size: int, *, seed: int = 0) -> Image:
-    """Return a phantom by name.
+    """Return a phantom of `svdinv.unroll.tasks.tomography.DENSITIES`.
 
-    Parameters
-    ----------
-    name : str
-        One of `svdinv.unroll.tasks.tomography.DENSITIES`.
-    size : int
-        Rows and columns.
-    seed : int
-        Draws those that are random.
-
-    Returns
-    -------
-    ndarray of float32, shape (size, size)
-        In [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
+    Float32 in [0, 1], with so many rows and columns; `seed` draws those that are
+    random. Raises ValueError if there is none of that name.
     """
     rng = np.random.default_rng(seed)
     if name == "shepp-logan":
@@ -109,20 +72,7 @@ def density(name: str, size: int, *, seed: int = 0) -> Image:
 
 
 def drawn(shapes: Sequence[Ellipse], size: int) -> Image:
-    """Add up shapes.
-
-    Parameters
-    ----------
-    shapes : sequence of Ellipse
-        The shapes.
-    size : int
-        Rows and columns.
-
-    Returns
-    -------
-    ndarray of float32, shape (size, size)
-        Clipped to [0, 1].
-    """
+    """Add up shapes in an image (size, size), clipped to [0, 1]."""
     x, y = _grid(size)
     image = np.zeros(x.shape, np.float32)
     for shape in shapes:
@@ -141,21 +91,9 @@ def drawn(shapes: Sequence[Ellipse], size: int) -> Image:
 
 
 def random_ellipses(size: int, rng: np.random.Generator) -> Image:
-    """Draw an image of ellipses within a disc.
+    """Draw an image of ellipses within a disc, float32 (size, size) in [0, 1].
 
     As Adler & Öktem train on (Inverse Problems 2017): some dozens, of any density.
-
-    Parameters
-    ----------
-    size : int
-        Rows and columns.
-    rng : numpy.random.Generator
-        Draws them.
-
-    Returns
-    -------
-    ndarray of float32, shape (size, size)
-        In [0, 1].
     """
     return random_shapes(size, rng, 0.0)
 
@@ -163,23 +101,11 @@ def random_ellipses(size: int, rng: np.random.Generator) -> Image:
 def random_shapes(
     size: int, rng: np.random.Generator, rectangles: float = 0.5, hollow: float = 0.0
 ) -> Image:
-    """Draw an image of ellipses and rectangles within a disc.
+    """Draw an image of ellipses and rectangles within a disc, as `random_ellipses`.
 
-    The first is a body, the others are in it.
-
-    Parameters
-    ----------
-    size, rng
-        As for `random_ellipses`.
-    rectangles : float
-        How likely each is a rectangle.
-    hollow : float
-        How likely each is a shell, around something of another density.
-
-    Returns
-    -------
-    ndarray of float32, shape (size, size)
-        In [0, 1], with a largest density of at least 0.5.
+    The first is a body, the others are in it, and the largest density is at least 0.5.
+    `rectangles` says how likely each is a rectangle, `hollow` how likely a shell around
+    something of another density.
     """
     shapes = [
         Ellipse(
@@ -214,22 +140,11 @@ def random_shapes(
 
 
 def textured(image: Image, rng: np.random.Generator) -> Image:
-    """Return an image a texture: where it has some density, or everywhere.
+    """Return an image with a texture: where it has some density, or everywhere.
 
     Gaussian, of a spectrum that falls by a power of the frequency between 1 and 2, as
-    that of photographs does (Field, J. Opt. Soc. Am. A 1987).
-
-    Parameters
-    ----------
-    image : ndarray of float32, shape (H, W)
-        An image.
-    rng : numpy.random.Generator
-        Draws the texture, its contrast, and where it is.
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W)
-        In [0, 1].
+    that of photographs does (Field, J. Opt. Soc. Am. A 1987). The texture, its
+    contrast, and where it is are drawn. Of float32 (H, W) in [0, 1], as is the result.
     """
     down, right = (np.fft.fftfreq(n)[:, None] for n in image.shape)
     frequency = np.hypot(down, right.T)
@@ -246,18 +161,7 @@ def textured(image: Image, rng: np.random.Generator) -> Image:
 
 
 def walnut(size: int, rng: np.random.Generator) -> Image:
-    """Draw a shell of uneven thickness, with a kernel in folds within.
-
-    Parameters
-    ----------
-    size, rng
-        As for `random_ellipses`.
-
-    Returns
-    -------
-    ndarray of float32, shape (size, size)
-        In [0, 1].
-    """
+    """Draw a shell of uneven thickness, with a kernel in folds within; in [0, 1]."""
     x, y = _grid(size)
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
     outer = 0.82 + _wave(angle, rng, 5, 0.03)

@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv._missing import needing
-from svdinv.unroll.formats.checks import FileError, matlab_names, naming
-
-__all__ = ["HTC", "holds_htc", "read_htc"]
+from svdinv.unroll.formats.checks import FileError, matlab_names, reading
 
 _STRUCTS = ("CtDataLimited", "CtDataFull")
 
@@ -50,7 +48,7 @@ def read_htc(path: str | Path) -> HTC:
     """
     with needing("scipy", "train"):
         from scipy.io import loadmat
-    with naming(path, "a sinogram of the Helsinki challenge"):
+    with reading(path, "a sinogram of the Helsinki challenge"):
         held: Any = loadmat(path, simplify_cells=True, variable_names=_STRUCTS)
         data = next(held[name] for name in _STRUCTS if name in held)
         given = data["parameters"]

@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdinv.unroll.data import photograph, read_picture
-from svdinv.unroll.data.photographs import PHOTOS
+from svdinv.unroll.data.pictures import PHOTOS
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
-
-__all__ = ["LEAST", "MOST", "grey_picture", "read_geometry"]
 
 LEAST, MOST = 11, 4096
 """Rows and columns of an image."""

@@ -25,15 +25,20 @@ from svdinv.unroll.metrics import SERIES
 from svdinv.unroll.priors import Casorati, LocalLowRank, TotalVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.registry import TaskEntry
-from svdinv.unroll.tasks.task import InputImage, Method, Options, Reconstruction, option
+from svdinv.unroll.tasks.task import (
+    Baseline,
+    InputImage,
+    Method,
+    Options,
+    Reconstruction,
+    option,
+)
 from svdinv.unroll.tasks.tomography import DENSITIES, SPECTRAL
 from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, Tomogram, fbp, penalised
 from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
-
-__all__ = ["SpectralCt", "SpectralOptions", "bins_of"]
 
 _PREFIX = "spectral:"  # a density, or a picture as one, that is to be of materials
 _BINS, _PHOTONS = 8, 1e5
@@ -71,19 +76,9 @@ def bins_of(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the photons in bins of one width, and how materials attenuate them.
 
     From 30 to 110 keV, of a tube of 120 kV: Kramers' law (Phil. Mag. 1923) behind 5 mm
-    of aluminium. The attenuation in a bin is the mean over its photons.
-
-    Parameters
-    ----------
-    count : int
-        Number of bins.
-
-    Returns
-    -------
-    share : ndarray, shape (count,)
-        Of the photons in each bin; the sum is 1.
-    attenuation : ndarray, shape (3, count)
-        In 1/cm: soft tissue, cortical bone, and 10 mg/ml of gadolinium.
+    of aluminium. First the shares of the photons in each bin, whose sum is 1; then the
+    attenuation (3, count) in 1/cm, the mean over the photons of a bin, of soft tissue,
+    cortical bone and 10 mg/ml of gadolinium.
     """
     fine = (np.arange(count * _FINER) + 0.5) / (count * _FINER)
     energies = (_RANGE[0] + np.ptp(_RANGE) * fine).reshape(count, _FINER)
@@ -124,7 +119,6 @@ class SpectralCt(Ct):
     options: ClassVar[type[Options]] = SpectralOptions
     metrics: ClassVar[Mapping[str, Callable[..., float]]] = SERIES
     peak: ClassVar[float | str] = "max"
-    lengthy: ClassVar[tuple[str, ...]] = ("TV", "low rank", "local low rank", "TNV")
     layout: ClassVar[str] = "(bins, views, detectors)"
     side: ClassVar[float] = _SIDE
 
@@ -143,11 +137,9 @@ class SpectralCt(Ct):
             raise ValueError(f"photons must not fall, got {self.photons}")
 
     def files(self, folder: Path) -> list[Path]:
-        """List the pictures of a folder."""
         return [Path(f"{_PREFIX}{path}") for path in picture_files(folder)]
 
     def file_options(self, source: str | Path) -> tuple[str, ...]:
-        """Name the bins, and the size of a phantom or the crop of a picture."""
         named = str(source).removeprefix(_PREFIX) in DENSITIES
         return ("size" if named else "crop", "bins")
 
@@ -177,12 +169,10 @@ class SpectralCt(Ct):
         )
 
     def save_picture_of(self, name: str, options: Any, path: Path) -> None:
-        """Write the bins side by side."""
         given: Any = self.read(name, options)
         save_frames(path, given.image / given.image.max(), seconds=self.seconds)
 
     def settings(self, options: Any) -> list[Any]:
-        """Return two numbers of photons, unless the options say more."""
         if options.photons is not None or options.noise is not None:
             return [options]
         return [replace(options, photons=n) for n in (_PHOTONS, _PHOTONS / 5)]
@@ -230,26 +220,22 @@ class SpectralCt(Ct):
         return replace(problem, fidelity=L2(weights / weights.max()))
 
     def arrays_to_save(self, problem: Problem) -> dict[str, Any]:
-        """Return what `Ct` does, and ``weights``."""
         weight = getattr(problem.fidelity, "weight", None)
         weights = np.ones_like(problem.y) if weight is None else weight
         return {**super().arrays_to_save(problem), "weights": weights}
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        """Return that of `Ct` where there is no noise of photons."""
         return None if _photons(options) else super().deviation(problem, options)
 
     def baselines(self) -> Mapping[str, Method]:
-        """Return what takes each bin alone, and what takes them together."""
-        return {"FBP": fbp, "TV": tv} | {
-            name: functools.partial(
-                penalised, prior=prior, usual=usual, nonnegative=True
-            )
-            for name, (prior, usual) in _JOINT.items()
-        }
+        methods: dict[str, Method] = {"FBP": fbp, "TV": Baseline(tv, lengthy=True)}
+        for name, (prior, usual) in _JOINT.items():
+            how: dict[str, Any] = {"prior": prior, "usual": usual, "nonnegative": True}
+            method = functools.partial(penalised, **how)
+            methods[name] = Baseline(method, lengthy=True)
+        return methods
 
     def describe(self, problem: Problem) -> str:
-        """Return the bins and the size."""
         return f"{len(problem.y)} bins of {super().describe(problem)}"
 
     def save_panel(

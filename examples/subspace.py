@@ -8,6 +8,7 @@ deep image prior subspaces", arXiv 2302.10279).
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,51 @@ from torch import Tensor
 from torch.func import functional_call, jvp
 
 import svdinv.torch
+from svdinv.unroll.networks import Recipe
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network, tensor
-from svdinv.unroll.untrained.options import Fit, Record
+from svdinv.unroll.untrained import Fit, Fitting, Options, Record
 
-__all__ = ["directions", "fit_in_subspace"]
+__all__ = ["directions", "fit_in_subspace", "fit_with_snapshots"]
 
 Snapshot = Mapping[str, Tensor]
+
+
+def fit_with_snapshots(
+    problem: Problem,
+    generator: Recipe,
+    every: int,
+    options: Options | None = None,
+    *,
+    weights: Network | None = None,
+    measure: Any = None,
+    **changes: Any,
+) -> tuple[Fit, list[Snapshot]]:
+    """Fit as `svdinv.unroll.untrained.fit` does, and keep weights on the way.
+
+    Parameters
+    ----------
+    problem, generator, options, weights, measure, **changes
+        As there.
+    every : int
+        Iterations from one set of weights to the next.
+
+    Returns
+    -------
+    Fit
+        The fit.
+    list of dict of str to Tensor
+        The weights.
+    """
+    options = replace(options or Options(), **changes)
+    fitting = Fitting(problem, generator, options, weights=weights, measure=measure)
+    snapshots: list[Snapshot] = []
+    began = time.monotonic()
+    while not (ending := fitting.ended()):
+        fitting.step()
+        if fitting.iteration % every == 0:
+            snapshots.append(copy.deepcopy(fitting.models[0].weights().state_dict()))
+    return fitting.result(ending, time.monotonic() - began), snapshots
 
 
 def directions(snapshots: Sequence[Snapshot], rank: int) -> dict[str, Tensor]:

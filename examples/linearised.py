@@ -23,11 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from svdinv._missing import needing
-
-with needing("torch", "torch"):
-    import torch
-
+import torch
 from torch import Tensor
 
 import svdinv.torch

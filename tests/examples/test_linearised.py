@@ -10,8 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from linearised import linearise
+
 from svdinv.unroll.operators import Dense, Identity, Operator, Sampling
-from svdinv.unroll.untrained.linearised import linearise
 
 # PyTorch warns of its own forward mode.
 pytestmark = pytest.mark.filterwarnings(
