@@ -313,7 +313,7 @@ def test_missing_memory_is_an_error_and_not_the_end():
 
 
 # A matrix, and how many: those that LAPACK decomposes in less than half the time.
-WASTE = [
+WASTE = [(1, 150, 15), (2, 300, 20), (1, 4096, 2), (4, 512, 16), (100, 4096, 2)]
     (1, 150, 15),
     (2, 40, 40),
     (3, 64, 64),
