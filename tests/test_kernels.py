@@ -69,6 +69,18 @@ def eigh(A, threads=1):
     return by_memory.decomposition("eigh", A, Threads(threads))
 
 
+def alone(decompose):
+    """Decompose the matrices of a batch one by one, with their columns in the lanes."""
+
+    def decomposed(A):
+        batch = A.shape[:-2]
+        parts = [decompose(A[i]) for i in np.ndindex(batch)]
+        arrays = map(np.stack, zip(*parts, strict=True))
+        return [x.reshape(*batch, *x.shape[1:]) for x in arrays]
+
+    return decomposed
+
+
 def normal(rng, shape, dtype):
     x = rng.standard_normal(shape)
     if np.dtype(dtype).kind == "c":
@@ -113,8 +125,9 @@ def double(*arrays):
     ]
 
 
+@pytest.mark.parametrize("svd", [svd, alone(svd)], ids=["together", "alone"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_svd_is_accurate(variant, dtype):
+def test_svd_is_accurate(variant, dtype, svd):
     """Residual, orthonormality and values in units of eps s_1, as LAPACK's."""
     eps = np.finfo(dtype).eps
     for name, A in problems(dtype):
@@ -133,8 +146,9 @@ def test_svd_is_accurate(variant, dtype):
         assert not S[~A.any(axis=(1, 2))].any(), name
 
 
+@pytest.mark.parametrize("eigh", [eigh, alone(eigh)], ids=["together", "alone"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_eigh_is_accurate_and_reads_the_lower_triangle(variant, dtype):
+def test_eigh_is_accurate_and_reads_the_lower_triangle(variant, dtype, eigh):
     eps = np.finfo(dtype).eps
     for name, A in problems(dtype):
         if A.shape[-1] != A.shape[-2]:
@@ -172,8 +186,9 @@ def test_no_lane_knows_its_neighbours(variant, dtype):
                     assert x.tobytes() == y.tobytes(), shape
 
 
+@pytest.mark.parametrize("svd", [svd, alone(svd)], ids=["together", "alone"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_any_size_of_number(variant, dtype):
+def test_any_size_of_number(variant, dtype, svd):
     info = np.finfo(dtype)
     A = normal(np.random.default_rng(2), (40, 6, 5), dtype)
     U, S, Vh = svd(A)
@@ -185,6 +200,15 @@ def test_any_size_of_number(variant, dtype):
     np.testing.assert_array_equal(Ss, S * scale[:, None])
     tiny = A * info.smallest_subnormal
     assert np.isfinite(svd(tiny)[1]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_matrix_that_is_not_finite_fails(variant, dtype, bad):
+    A = np.eye(5, dtype=dtype)[None]
+    A[0, 3, 1] = bad
+    assert svd(A) is None
+    assert eigh(A) is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -206,8 +230,9 @@ def test_what_is_not_finite_stays_in_its_matrix(variant, bad):
     np.testing.assert_array_equal(U.mT[others], sound[0][others])
 
 
+@pytest.mark.parametrize("decompose", [svd, alone(svd)], ids=["together", "alone"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_strides_of_any_kind(variant, dtype):
+def test_strides_of_any_kind(variant, dtype, decompose):
     big = normal(np.random.default_rng(4), (6, 5, 12, 14), dtype)
     views = [
         big[:, :, ::2, ::3],
@@ -218,7 +243,7 @@ def test_strides_of_any_kind(variant, dtype):
         np.asfortranarray(big),
     ]
     for A in views:
-        for x, y in zip(svd(A), svd(A.copy()), strict=True):
+        for x, y in zip(decompose(A), decompose(A.copy()), strict=True):
             np.testing.assert_array_equal(x, y)
 
 
@@ -288,7 +313,14 @@ def test_missing_memory_is_an_error_and_not_the_end():
 
 
 # A matrix, and how many: those that LAPACK decomposes in less than half the time.
-WASTE = [(1, 33, 33), (3, 64, 64), (1, 4096, 2), (4, 512, 16), (100, 4096, 2)]
+WASTE = [
+    (1, 150, 15),
+    (2, 40, 40),
+    (3, 64, 64),
+    (1, 4096, 2),
+    (4, 512, 16),
+    (100, 4096, 2),
+]
 
 
 @pytest.mark.parametrize("shape", [*WASTE, (1, 2, 4096)])
@@ -1331,13 +1363,45 @@ def test_a_function_that_has_no_hash_is_refused():
         svdinv.numpy.spectral_operator(np.eye(3), Multiple([0.5]))
 
 
-@pytest.mark.parametrize("k", [33, 48, 64])
-def test_middle_factor_of_larger_matrices_is_a_kernel(k):
-    from svdinv.backends import numpy_namespace
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 2, 5, 33, 64, 65, 150])
+@pytest.mark.parametrize("hermitian", [False, True])
+def test_clusters_of_any_matrices_are_a_kernel(variant, k, dtype, hermitian):
+    """Beside the array functions, where close values are some, all or none."""
+    from svdinv.core.degenerate import vector_block
+    from svdinv.core.eigh import eigh_pullback
 
     rng = np.random.default_rng(31)
-    s, M = np.sort(rng.random((3, k)))[:, ::-1], normal(rng, (3, k, k), float)
-    assert numpy_namespace.middle_factor(s, M, M, s, 1e-8, 1e-16) is not None
+    single = np.finfo(dtype).eps > 1e-10
+    s = np.sort(rng.random((5, k)))[:, ::-1]
+    s[1] = 1
+    s[2] = 1 - 0.3 * np.finfo(dtype).eps ** 0.5 * np.arange(k)
+    s[3, (k + 2) // 3 :] = 0
+    s[4, k // 2 :] = s[4, k // 2]
+    s = (s / s[:, :1]).astype(np.float32 if single else np.float64)
+    M, N = (normal(rng, (5, k, k), dtype) for _ in "MN")
+    g = rng.standard_normal((5, k)).astype(s.dtype)
+
+    def block(xp):
+        if hermitian:
+            V = np.broadcast_to(np.eye(k, dtype=dtype), M.shape)
+            return eigh_pullback(s[:, ::-1], V, g, M, xp=xp)
+        return vector_block(s, M, N, g, "consistent", None, None, xp)
+
+    class Arrays:
+        """The namespace without this kernel."""
+
+        clusters = None
+
+        def __getattr__(self, name):
+            return getattr(xp, name)
+
+    found, expected = block(xp), block(Arrays())
+    close = np.abs(found - expected) <= 1e3 * np.finfo(dtype).eps * np.maximum(
+        np.abs(expected), np.abs(M).max()
+    )
+    assert close.all()
+    assert kernels.supports("clusters", np.dtype(dtype).name, 5, k, k)
 
 
 def test_limits_of_the_kernels():

@@ -429,16 +429,20 @@ def _svd_vjp(
            [2., 2., 2.],
            [2., 2., 2.]])
     """
-    factors, pull = tape.vjp(
-        backend.taped,
-        lambda A: decompositions.svd(backend.of(A), A, "A", full_matrices, **options),
-        _floating(backend, A),
-    )
+    svd = _of_one(backend, full_matrices, options)
+    factors, pull = tape.vjp(backend.taped, svd, _floating(backend, A))
 
     def pullback(gU: Any = None, gS: Any = None, gVh: Any = None) -> Array:
         return pull((gU, gS, gVh))[0]
 
     return factors, pullback
+
+
+def _of_one(
+    backend: ArrayBackend, full_matrices: bool, options: dict[str, Any]
+) -> Callable[[Array], SVDResult]:
+    """`svd` as a function of A alone."""
+    return lambda A: decompositions.svd(backend.of(A), A, "A", full_matrices, **options)
 
 
 def _floating(backend: ArrayBackend, A: Any) -> Array:
@@ -476,10 +480,7 @@ def _svd_jvp(
     TypeError, ValueError, numpy.linalg.LinAlgError
         As `svd`, and if `dA` has not the shape of `A`.
     """
-
-    def svd(A: Array) -> SVDResult:
-        return decompositions.svd(backend.of(A), A, "A", full_matrices, **options)
-
+    svd = _of_one(backend, full_matrices, options)
     return tape.jvp(backend.taped, svd, (backend.asarray(A, "A"),), (dA,))
 
 

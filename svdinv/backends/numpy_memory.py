@@ -19,7 +19,6 @@ class NumPyMemory:
     """See `svdinv.kernels.memory.Memory`."""
 
     in_double = True
-    largest_alone = 1024
 
     def own(self, operation: Operation) -> None:
         return None

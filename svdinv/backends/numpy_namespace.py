@@ -10,15 +10,15 @@ from array_api_compat.numpy import *  # noqa: F403
 from numpy.typing import NDArray
 
 from svdinv.backends.numpy_memory import memory
+from svdinv.kernels.memory import clusters as by_kernel
 from svdinv.kernels.memory import decomposes, decomposition
-from svdinv.kernels.memory import middle_factor as by_kernel
 
 __all__ = [
+    "clusters",
     "decomposes_in_double",
     "decomposes_quickly",
     "linalg",
     "memory",
-    "middle_factor",
 ]
 
 decomposes_in_double = True
@@ -31,7 +31,7 @@ def decomposes_quickly(A: NDArray[Any]) -> bool:
     return decomposes(A, memory)
 
 
-def middle_factor(*x: Any) -> Any:
+def clusters(*x: Any) -> Any:
     """See `svdinv.core.namespace`."""
     return by_kernel(memory, np, *x)
 

@@ -163,7 +163,7 @@ class TapedNamespace:
     """An array-API namespace whose functions take traced arrays as well."""
 
     writable = False  # values may be traced by another tape
-    middle_factor = None  # nor do kernels compute them
+    clusters = None  # nor do kernels compute them
 
     def __init__(self, base: Namespace) -> None:
         self.base = base

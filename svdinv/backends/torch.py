@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.overrides import is_tensor_like
 
 from svdinv.backends import torch_namespace as xp
-from svdinv.backends.torch_kernels import memory
+from svdinv.backends.torch_kernels import memory, memory_of_values
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
 from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, in_front, padded, some
@@ -196,7 +196,8 @@ class _Plain(torch.autograd.Function):
 
 def _by_kernel(operation: Operation, *x: Any) -> Any:
     """Compute the value by a kernel, unless it is to be differentiated."""
-    if forward_ad._current_level >= 0:  # of which `memory.key` may see nothing
+    # Forward mode is nothing that `memory.key` sees.
+    if forward_ad._current_level >= 0 or _is_recorded(x):
         return None
     return by_kernel(operation, x, memory, xp)
 
@@ -205,13 +206,13 @@ def _call(operation: Operation, *x: Any) -> tuple[Any, ...]:
     if operation.transparent:
         return operation.composed(x, _call, xp)
     if not torch.compiler.is_compiling():
-        y = _by_kernel(operation, *x)
-        if y is not None:
-            return y
         if _inside_transform():
             return _Transformed.apply(operation, *x)
         if _is_recorded(x):
             return _Plain.apply(operation, *x)
+        y = by_kernel(operation, x, memory, xp)
+        if y is not None:
+            return y
         with torch.no_grad():
             return _by_arrays(operation, *unwrap_dead_wrappers(x))
     # Dynamo 2.13 drops a Function's own derivatives inside a transform, without a
@@ -256,7 +257,7 @@ class TorchBackend(Backend):
     by_kernel = staticmethod(_by_kernel)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
-        y = by_kernel(operation, x, memory, xp)  # None where x.requires_grad
+        y = by_kernel(operation, x, memory_of_values, xp)
         if y is None:
             with torch.no_grad(), without_autocast(x[0]):
                 x = tuple(t if t is None else t.detach() for t in x)

@@ -19,10 +19,12 @@ from svdinv.kernels import variants
 
 __all__ = [
     "TorchMemory",
+    "clusters",
     "decomposes_quickly",
     "eigh",
     "is_eager_cpu",
-    "middle_factor",
+    "memory",
+    "memory_of_values",
     "multiplies_quickly",
     "runs_kernels",
     "svd",
@@ -50,12 +52,19 @@ def _is_eager() -> bool:
 
 
 class TorchMemory:
-    """See `svdinv.kernels.memory.Memory`."""
+    """See `svdinv.kernels.memory.Memory`.
+
+    With `recorded`, tensors are taken that require a gradient, which results have not.
+    """
 
     in_double = False
-    largest_alone = 256
+
+    def __init__(self, recorded: bool = False) -> None:
+        self._recorded = recorded
 
     def own(self, operation: Operation) -> Callable[..., Any] | None:
+        if self._recorded:
+            return None
         if isinstance(operation, SVD):
             return partial(_own_svd, operation.full_matrices)
         if isinstance(operation, Eigh) and operation.triangle == "L":
@@ -65,7 +74,7 @@ class TorchMemory:
     def key(self, x: Any) -> Hashable:
         if not _is_eager():
             return None
-        recorded = torch.is_grad_enabled()
+        refused = not self._recorded and torch.is_grad_enabled()
         found: list[Any] = []
         try:
             for t in x:
@@ -76,7 +85,7 @@ class TorchMemory:
                     type(t) not in _TYPES
                     or not t.is_cpu
                     or t.layout is not torch.strided
-                    or (recorded and t.requires_grad)
+                    or (refused and t.requires_grad)
                     # PyTorch's zero tensors, and freed storage, have no address.
                     or not t.data_ptr()
                 ):
@@ -105,15 +114,13 @@ class TorchMemory:
     def empty(
         self, shape: tuple[int, ...], dtype: str, transposed: bool
     ) -> Callable[[], Tensor]:
-        if not transposed:
-            return partial(torch.empty, shape, dtype=_DTYPES[dtype])
-        *batch, m, n = shape
         steps: list[int] = []
-        size = m * n
-        for length in reversed(batch):
+        size = 1
+        for length in reversed(shape):
             steps.insert(0, size)
             size *= length
-        steps += 1, m
+        if transposed:
+            steps[-2:] = 1, shape[-2]
         return partial(torch.empty_strided, shape, steps, dtype=_DTYPES[dtype])
 
 
@@ -135,6 +142,7 @@ _NAMES = {
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _REAL = {dtype: dtype.to_real() for dtype in _NAMES}
 memory = TorchMemory()
+memory_of_values = TorchMemory(recorded=True)
 
 
 def decomposes_quickly(A: Tensor) -> bool:
@@ -142,9 +150,9 @@ def decomposes_quickly(A: Tensor) -> bool:
     return by_memory.decomposes(A, memory)
 
 
-def middle_factor(*x: Any) -> Tensor | None:
+def clusters(*x: Any) -> Tensor | None:
     """See `svdinv.core.namespace`."""
-    return by_memory.middle_factor(memory, torch, *x)
+    return by_memory.clusters(memory, torch, *x)
 
 
 # Bytes of one product up to which a kernel is faster, and elements of both factors from
@@ -223,17 +231,12 @@ def _traces(A: Tensor) -> bool:
     )
 
 
-def _is_alone(A: Tensor) -> bool:
-    """Whether PyTorch's own is faster: see `Memory.largest_alone`."""
-    return A.ndim == 2 and A.shape[0] * A.shape[1] > memory.largest_alone
-
-
 def svd(A: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, ...]:
     """Singular value decomposition, as `torch.linalg.svd`."""
     if not full_matrices and _traces(A):
         return _traced_svd(A)
     thin = not full_matrices or A.shape[-2] == A.shape[-1]
-    if thin and not _is_alone(A):
+    if thin:
         factors = by_memory.decomposition("svd", A, memory)
         if factors is not None:
             return factors
@@ -247,5 +250,5 @@ def eigh(A: Tensor) -> tuple[Tensor, ...]:
     """Eigendecomposition of Hermitian matrices, as `torch.linalg.eigh`."""
     if _traces(A):
         return _traced_eigh(A)
-    factors = None if _is_alone(A) else by_memory.decomposition("eigh", A, memory)
+    factors = by_memory.decomposition("eigh", A, memory)
     return torch.linalg.eigh(A) if factors is None else factors

@@ -19,10 +19,10 @@ from torch import amax as max
 from torch import movedim as moveaxis  # `torch.moveaxis` cannot be batched
 
 from svdinv.backends.torch_kernels import (
+    clusters,
     decomposes_quickly,
     eigh,
     is_eager_cpu,
-    middle_factor,
     multiplies_quickly,
     runs_kernels,
     svd,
@@ -36,6 +36,7 @@ __all__ = [
     "all_reduce",
     "any",
     "any_on_host",
+    "clusters",
     "concat",
     "conj",
     "cumulative_sum",
@@ -49,7 +50,6 @@ __all__ = [
     "matrix_transpose",
     "max",
     "may_ask",
-    "middle_factor",
     "moveaxis",
     "multiplies_quickly",
     "on_host",

@@ -85,6 +85,18 @@ def _residual(points: Points, R: Array, xp: Namespace, c: Any = 1.0) -> Array:
     return c * (points.X @ xp.matrix_transpose(R)) - points.Y
 
 
+def _root(square: Array, spread: Array, far: Array, xp: Namespace) -> Array:
+    """Root of a mean square distance, which is 0 up to the rounding of the points.
+
+    `spread` and `far` are the mean squares of points around their centroids, and those
+    of the centroids.
+    """
+    level = rounding_rtol(square, xp) ** 2 * (spread + CENTROID * far)
+    rounding = square <= level  # not of NaN
+    root = xp.sqrt(xp.where(rounding, xp.ones_like(square), square))
+    return xp.where(rounding, xp.zeros_like(root), root)
+
+
 class FindMotion(Operation):
     """(P, Q, w) -> `Motion` from P to Q; it has no derivative."""
 
@@ -108,10 +120,8 @@ class FindMotion(Operation):
         residual = _residual(points, R, xp)
         square = xp.sum(share * residual * residual, axis=(-2, -1))
         size = xp.sum(share * (X**2 + Y**2), axis=(-2, -1))
-        size = size + CENTROID * xp.sum(p**2 + q**2, axis=(-2, -1))
-        rounding = square <= rounding_rtol(square, xp) ** 2 * size  # not of NaN
-        rmsd = xp.where(rounding, xp.zeros_like(square), xp.sqrt(square))
-        rmsd = rmsd * unit[..., 0, 0]
+        far = xp.sum(p**2 + q**2, axis=(-2, -1))
+        rmsd = _root(square, size, far, xp) * unit[..., 0, 0]
         return Motion(R, t[..., 0, :], rmsd, C, U, kept, Vh, signs)
 
 
@@ -139,10 +149,7 @@ def similarity(
     square = xp.sum(share * (wide * turned - points.Y) ** 2, axis=axes)
     spread = c**2 * variance + xp.sum(share * points.Y**2, axis=axes)
     far = c**2 * xp.sum(points.p**2, axis=axes) + xp.sum(points.q**2, axis=axes)
-    spread = spread + CENTROID * far
-    rounding = square <= rounding_rtol(square, xp) ** 2 * spread  # not of NaN
-    rmsd = xp.sqrt(xp.where(rounding, one, square))
-    rmsd = xp.where(rounding, xp.zeros_like(rmsd), rmsd)
+    rmsd = _root(square, spread, far, xp)
     t = points.q - wide * product(points.p, xp.matrix_transpose(R), call, xp)
     return (t * points.unit)[..., 0, :], rmsd * points.unit[..., 0, 0], c, inverse
 

@@ -41,9 +41,9 @@ class Windows(NamedTuple):
         matrix, index = self.matrix, self.index
         return X[matrix[:, :, None], index[:, :, None], index[:, None, :]]
 
-    def fill(self, X: Array, part: Array | float) -> None:
-        """Put `part`, shape (w, c, c) or a number, into the rule's pairs of `X`."""
-        X[self.mask] = part if isinstance(part, float) else part[self.place]
+    def fill(self, X: Array, part: Array) -> None:
+        """Put `part`, shape (w, c, c), into the rule's pairs of `X`."""
+        X[self.mask] = part[self.place]
 
 
 def in_clusters(
@@ -51,6 +51,7 @@ def in_clusters(
     singleton: Array,
     distinct: Callable[..., Array],
     rule: Callable[..., Array],
+    kernel: Callable[..., Array | None],
     arrays: tuple[Array, ...],
     xp: Namespace,
 ) -> Array:
@@ -59,8 +60,10 @@ def in_clusters(
     The first array holds the values, (..., k), sorted. A cluster is a run of values of
     which each is within `reach` of the next, or a value by itself where `singleton`
     holds. Only pairs within reach of each other need the rule, and it asks only for
-    values within reach of both. `windows` are None where the arrays are whole, as they
-    are for the rule where nobody can look at them.
+    values within reach of both; `distinct(*arrays, reach)` has no meaning for them, but
+    is finite. `kernel(*arrays, block)` puts the rule into such a block, or returns
+    None. `windows` are None where the arrays are whole, as they are for the rule where
+    nobody can look at them, and `reach` is where there are no clusters.
     """
     s = arrays[0]
     adjacent = abs(s[..., 1:] - s[..., :-1]) <= reach
@@ -69,16 +72,29 @@ def in_clusters(
         return rule(*arrays, None)
     if not found:
         return distinct(*arrays, None)
+    block = distinct(*arrays, reach)
+    completed = kernel(*arrays, block)
+    if completed is not None:
+        return completed
     # Counted, not -1: of one singular value, `adjacent` is empty.
     shape, ndim = singleton.shape, len(singleton.shape) - 1
     batch = math.prod(shape[:ndim])
-    adjacent, singleton, *flat = (
-        xp.reshape(x, (batch, *x.shape[ndim:])) for x in (adjacent, singleton, *arrays)
+    adjacent, singleton, block, *flat = (
+        xp.reshape(x, (batch, *x.shape[ndim:]))
+        for x in (adjacent, singleton, block, *arrays)
     )
     windows = find_windows(flat[0], reach, adjacent, singleton, xp)
-    block = distinct(*flat, windows)
     windows.fill(block, rule(*flat, windows))
     return xp.reshape(block, (*shape, shape[-1]))
+
+
+def close_pairs(gap: Array, reach: float | None, xp: Namespace) -> Array:
+    """1 for pairs within `reach`, or, if it is None, on the diagonal; 0 elsewhere."""
+    if reach is None:
+        return xp.eye(
+            gap.shape[-1], dtype=gap.dtype, device=getattr(gap, "device", None)
+        )
+    return xp.astype(abs(gap) <= reach, gap.dtype)
 
 
 def whole_multiplets(

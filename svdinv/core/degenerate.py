@@ -16,7 +16,7 @@ from functools import partial
 from numbers import Real
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from svdinv.core.clusters import Windows, in_clusters
+from svdinv.core.clusters import Windows, close_pairs, in_clusters
 from svdinv.core.comparison_rules import COMPARISON_RULES, comparison_rule
 from svdinv.core.namespace import (
     Array,
@@ -25,10 +25,10 @@ from svdinv.core.namespace import (
     adjoint,
     any_on_host,
     cast,
+    clusters,
     conj,
     herm,
     is_complex,
-    middle_factor,
     off_diagonal,
     real,
     safe_divide,
@@ -109,14 +109,14 @@ def vector_block(
         block = block + herm(W * M + xp.matrix_transpose(W) * NH, xp)
         return block + diagonal_matrices(gS, M, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
-    near = neighbour_rtol(rtol, epsilon)
-    block = middle_factor(s, M, NH, gS, near, epsilon, xp)
-    if block is not None:
-        return block
-    rule = partial(consistent_block, xp, rtol, epsilon)
-    distinct = partial(_distinct_block, xp)
-    reach, negligible = reach_of_rule(rtol, epsilon), s <= rounding_rtol(s, xp)
-    return in_clusters(reach, negligible, distinct, rule, (s, M, NH, gS), xp)
+    near, negligible = neighbour_rtol(rtol, epsilon), s <= rounding_rtol(s, xp)
+    ways = (
+        partial(_distinct_block, xp),
+        partial(consistent_block, xp, rtol, epsilon),
+        partial(clusters, near=near, epsilon=epsilon, xp=xp),
+    )
+    reach = reach_of_rule(rtol, epsilon)
+    return in_clusters(reach, negligible, *ways, (s, M, NH, gS), xp)
 
 
 def reach_of_rule(rtol: float | None, epsilon: float) -> float:
@@ -125,11 +125,11 @@ def reach_of_rule(rtol: float | None, epsilon: float) -> float:
 
 
 def _distinct_block(
-    xp: Namespace, s: Array, M: Array, NH: Array, gS: Array, windows: Windows | None
+    xp: Namespace, s: Array, M: Array, NH: Array, gS: Array, reach: float | None
 ) -> Array:
     """Middle factor of the pullback in few passes, for distinct values.
 
-    What it is within the clusters in `windows` has no meaning, but is finite.
+    What it is for values within `reach` has no meaning, but is finite.
     """
     si, sj = _pairs(s)
     # In place where nothing is lost: new memory costs more than arithmetic.
@@ -138,14 +138,13 @@ def _distinct_block(
     right *= cast(si, M, xp)
     block -= right
     del right
-    eye = xp.eye(s.shape[-1], dtype=s.dtype, device=getattr(s, "device", None))
     gap = sj - si
+    one = close_pairs(gap, reach, xp)
     gap *= sj + si
-    gap += eye
-    if windows is not None:
-        windows.fill(gap, 1.0)
+    gap += one
     block /= cast(gap, M, xp)
-    del gap
+    eye = one if reach is None else close_pairs(gap, None, xp)
+    del gap, one
     diagonal = cast(gS, M, xp)
     if is_complex(M, xp):
         phase = xp.linalg.diagonal(M) + xp.linalg.diagonal(NH)

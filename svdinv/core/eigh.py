@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from svdinv.core.clusters import Windows, in_clusters
+from svdinv.core.clusters import Windows, close_pairs, in_clusters
 from svdinv.core.degenerate import (
     Values,
     check_repeated,
@@ -30,6 +30,7 @@ from svdinv.core.namespace import (
     adjoint,
     array_namespace,
     cast,
+    clusters,
     herm,
     known_equal,
     last_size,
@@ -94,9 +95,14 @@ def eigh_pullback(
     s, top = scaled(w, xp)
     epsilon = eps(s, xp) if epsilon is None else epsilon
     reach = reach_of_rule(rtol, epsilon)
+    near = neighbour_rtol(rtol, epsilon)
+
+    def kernel(s: Array, M: Array, gs: Array, block: Array) -> Array | None:
+        return clusters(s, M, None, gs, block, near, epsilon, xp)
+
     rule, distinct = partial(_consistent, xp, rtol, epsilon), partial(_distinct, xp)
     arrays = s, adjoint(V, xp) @ gV, gw * top
-    block = in_clusters(reach, s != s, distinct, rule, arrays, xp)
+    block = in_clusters(reach, s != s, distinct, rule, kernel, arrays, xp)
     return herm((V * cast(1 / top, V, xp)[..., None]) @ block @ adjoint(V, xp), xp)
 
 
@@ -149,14 +155,12 @@ def eigh_gauge_dependence(
 
 
 def _distinct(
-    xp: Namespace, s: Array, M: Array, gs: Array, windows: Windows | None
+    xp: Namespace, s: Array, M: Array, gs: Array, reach: float | None
 ) -> Array:
     """Middle factor diag(gs) + E * skew(M) of the pullback, for distinct values."""
-    eye = xp.eye(s.shape[-1], dtype=s.dtype, device=getattr(s, "device", None))
-    gap = s[..., None, :] - s[..., :, None] + eye
-    if windows is not None:
-        windows.fill(gap, 1.0)
-    block = skew(M, xp) / cast(gap, M, xp)
+    gap = s[..., None, :] - s[..., :, None]
+    eye = close_pairs(gap, None, xp)
+    block = skew(M, xp) / cast(gap + close_pairs(gap, reach, xp), M, xp)
     return xp.where(eye > 0, diagonal_matrices(gs, M, xp), block)
 
 

@@ -200,21 +200,22 @@ def runs_kernels(A: Array, xp: Namespace) -> bool:
     return ask is not None and ask(A)
 
 
-def middle_factor(
+def clusters(
     s: Array,
     M: Array,
-    NH: Array,
+    NH: Array | None,
     gS: Array,
+    block: Array,
     near: float,
     epsilon: float,
     xp: Namespace,
 ) -> Array | None:
-    """Compute the consistent rule of `svdinv.core.degenerate` by kernels, or None.
+    """Put the consistent rule of `svdinv.core.degenerate` into a block, by kernels.
 
-    For small s of large matrices, whose other products are the framework's.
+    Of eigenvalues, `NH` is None. Returns None where no kernel does it.
     """
-    compute = getattr(xp, "middle_factor", None)
-    return None if compute is None else compute(s, M, NH, gS, near, epsilon)
+    compute = getattr(xp, "clusters", None)
+    return None if compute is None else compute(s, M, NH, gS, block, near, epsilon)
 
 
 def tall_values(A: Array, xp: Namespace) -> tuple[Array, Array, Array] | None:

@@ -1,10 +1,11 @@
 """Batches of small matrices on the CPU: one matrix in each lane of its vectors.
 
 `decompositions.c`, `derivatives.c`, `consistent.c`, `alignment.c` and `tall.c` hold the
-algorithms, `batch.c` the threads and the choice of an instruction set, and `build.py`
-compiles all into one library without a trace of Python in it. `rules.py` states which
-operations the kernels compute, and with which arrays. Three modules make such a call:
-`memory.py` by addresses, `svdinv.backends.jax_kernels` through `xla.c`, and
+algorithms, with `alone.c` for one matrix, whose columns are in the lanes. `batch.c`
+holds the threads and the choice of an instruction set, and `build.py` compiles all into
+one library without a trace of Python in it. `rules.py` states which operations the
+kernels compute, and with which arrays. Three modules make such a call: `memory.py` by
+addresses, `svdinv.backends.jax_kernels` through `xla.c`, and
 `svdinv.backends.tensorflow_kernels` through `tensorflow.c`. Where the library is
 missing, `supports` is False for everything.
 """
@@ -23,6 +24,7 @@ __all__ = [
     "chosen",
     "default_threads",
     "is_loaded",
+    "outruns_lapack",
     "packed",
     "plan",
     "run",
@@ -36,7 +38,7 @@ __all__ = [
 
 KINDS = (
     *("svd", "eigh", "spectral", "map", "derivative", "svd_pull", "eigh_pull"),
-    *("hermitian", "product", "align", "align_pull"),
+    *("clusters", "hermitian", "product", "align", "align_pull"),
     *("tall_eigen", "tall_gram", "tall_product"),
 )
 """What the kernels do, in the order of `call.h`."""
@@ -55,6 +57,9 @@ TENSORFLOW_LIBRARY = _LIBRARY.with_name("libsvdinv_tensorflow.so")
 _LARGEST, _MOST_ELEMENTS = 64, 8192
 # Fewer matrices leave most lanes empty, which pays for those of few elements only.
 _LEAST_BATCH, _FEW_ELEMENTS = 4, 1024
+# Of one matrix, for which these limits do not hold, the ratio of the sides from which
+# LAPACK is faster, unless it has but a few elements.
+_ALONE_SLENDER, _ALONE_FEW, _ALONE_ELEMENTS = 8, 256, 4096
 # LAPACK reduces long matrices to short ones first. Beyond this ratio of the sides that
 # is faster, and for a small batch beyond a smaller one.
 _MOST_SLENDER = 64
@@ -64,6 +69,8 @@ _MOST = dict.fromkeys(("map", "spectral", "derivative", "hermitian"), 1024)
 _MOST |= {"eigh_pull": 2304, "svd_pull": 4096}
 # Shorter sides, and ratios of the sides, for which one tall matrix alone is worth it.
 _ONE_SHORT, _ONE_LONG = 32, 32
+# Values of which close ones are looked for, in memory for three matrices of them.
+_MOST_CLUSTERED = 4096
 _TALL_ROWS = 1024  # of one block, as in tall.h
 
 # struct Call in call.h: a kind, a type and a shape, numbers, and strides.
@@ -158,9 +165,9 @@ def supports(
         one = (short <= _ONE_SHORT) | (long >= _ONE_LONG * short)
         fits = (short > 0) & (short <= _LARGEST) & (long >= 2 * short)
         return fits & (batch > 0) & ((batch > 1) | one)
+    if kind == "clusters":  # in the place of many passes over such arrays
+        return (batch > 0) & (n > 0) & (n <= _MOST_CLUSTERED)
     fits = (short > 0) & (short <= _LARGEST) & (batch > 0) & (m * n <= _MOST_ELEMENTS)
-    if kind == "middle_factor":  # in the place of many passes over larger arrays
-        return fits
     if kind in _MOST:
         fits = fits & (m * n <= _MOST[kind] * batch)
     if kind in ("map", "derivative", "hermitian", "product", "svd_pull", "eigh_pull"):
@@ -171,7 +178,13 @@ def supports(
     if kind not in ("svd", "eigh", "spectral"):
         raise ValueError(f"there is no kernel {kind!r}")
     many = (batch >= _LEAST_BATCH) & (long <= least(batch, _MOST_SLENDER) * short)
-    return fits & (many | (m * n <= _FEW_ELEMENTS))
+    one = (batch < 2) & (long <= _ALONE_SLENDER * short) & (m * n <= _ALONE_ELEMENTS)
+    return fits & (many | one | (m * n <= _FEW_ELEMENTS))
+
+
+def outruns_lapack(m: int, n: int) -> bool:
+    """Whether one matrix that the kernels take is faster than by the framework."""
+    return m * n <= _ALONE_FEW or max(m, n) <= _ALONE_SLENDER * min(m, n)
 
 
 def tall_blocks(m: int) -> int:

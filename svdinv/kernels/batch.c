@@ -25,59 +25,64 @@ typedef void Run(const Task *, int64_t, int64_t, void *);
 typedef int64_t Memory(int, int);
 
 typedef struct {
-  Run *run[KINDS];
-  Memory *decomposition, *spectral, *derivative, *product, *alignment, *tall;
-  const int *lanes;
+  struct {
+    Run *run;
+    Memory *memory; /* bytes that it needs for matrices of shape (m, n) */
+  } of[KINDS];
+  const int *lanes; /* matrices that are worked on at a time */
 } Kernel;
 
-#define DECLARE(type, isa)                                                        \
-  extern Run svd_##type##_##isa, eigh_##type##_##isa, spectral_##type##_##isa,    \
-      map_##type##_##isa,                                                         \
-      derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
-      hermitian_##type##_##isa, product_##type##_##isa, align_##type##_##isa, align_pull_##type##_##isa,  \
-      tall_eigen_##type##_##isa, tall_gram_##type##_##isa, tall_product_##type##_##isa; \
-  extern Memory decomposition_memory_##type##_##isa, spectral_memory_##type##_##isa, \
-      derivative_memory_##type##_##isa, product_memory_##type##_##isa,            \
-      alignment_memory_##type##_##isa,                                            \
-      tall_memory_##type##_##isa;                                                 \
-  extern const int lanes_##type##_##isa;
-#define KERNEL(type, isa)                                                         \
-  {{svd_##type##_##isa, eigh_##type##_##isa, spectral_##type##_##isa,             \
-    map_##type##_##isa,                                                           \
-    derivative_##type##_##isa, svd_pull_##type##_##isa, eigh_pull_##type##_##isa, \
-    hermitian_##type##_##isa, product_##type##_##isa,                             \
-    OF_REAL_##type(align_##type##_##isa), OF_REAL_##type(align_pull_##type##_##isa), \
-    OF_DOUBLE_##type(tall_eigen_##type##_##isa),                                  \
-    OF_DOUBLE_##type(tall_gram_##type##_##isa),                                   \
-    OF_DOUBLE_##type(tall_product_##type##_##isa)},                               \
-   decomposition_memory_##type##_##isa, spectral_memory_##type##_##isa,           \
-   derivative_memory_##type##_##isa, product_memory_##type##_##isa,               \
-   OF_REAL_##type(alignment_memory_##type##_##isa),                               \
-   OF_DOUBLE_##type(tall_memory_##type##_##isa), &lanes_##type##_##isa}
+/* Kinds, what computes them, and whose memory that takes; `t` is a type and an
+ * instruction set. */
+#define OF_ANY(X, t)                                                              \
+  X(SVD, svd, decomposition, t) X(EIGH, eigh, decomposition, t)                   \
+  X(SPECTRAL, spectral, spectral, t) X(MAP, map, derivative, t)                   \
+  X(DERIVATIVE, derivative, derivative, t) X(SVD_PULL, svd_pull, derivative, t)   \
+  X(EIGH_PULL, eigh_pull, derivative, t) X(CLUSTERS, clusters, clusters, t)       \
+  X(HERMITIAN, hermitian, derivative, t) X(PRODUCT, product, product, t)
 /* Points are real. */
-#define OF_REAL_f32(x) x
-#define OF_REAL_f64(x) x
-#define OF_REAL_c64(x) 0
-#define OF_REAL_c128(x) 0
+#define OF_POINTS(X, t)                                                           \
+  X(ALIGN, align, alignment, t) X(ALIGN_PULL, align_pull, alignment, t)
 /* What reads single precision and computes in double. */
-#define OF_DOUBLE_f32(x) 0
-#define OF_DOUBLE_f64(x) x
-#define OF_DOUBLE_c64(x) 0
-#define OF_DOUBLE_c128(x) x
-#define TYPES(X, isa) X(f32, isa) X(f64, isa) X(c64, isa) X(c128, isa)
-#define KERNELS(isa)                                                              \
-  {#isa, {KERNEL(f32, isa), KERNEL(f64, isa), KERNEL(c64, isa), KERNEL(c128, isa)}}
+#define OF_TALL(X, t)                                                             \
+  X(TALL_EIGEN, tall_eigen, tall, t) X(TALL_GRAM, tall_gram, tall, t)             \
+  X(TALL_PRODUCT, tall_product, tall, t)
+#define ALL_f32(X, t) OF_ANY(X, t) OF_POINTS(X, t)
+#define ALL_f64(X, t) OF_ANY(X, t) OF_POINTS(X, t) OF_TALL(X, t)
+#define ALL_c64(X, t) OF_ANY(X, t)
+#define ALL_c128(X, t) OF_ANY(X, t) OF_TALL(X, t)
 
-/* VARIANTS(X) lists the compiled instruction sets, widest last: X(baseline) ... */
-#define DECLARE_ALL(isa) TYPES(DECLARE, isa)
+#define DECLARE_ONE(kind, name, memory, t)                                        \
+  extern Run name##_##t;                                                          \
+  extern Memory memory##_memory_##t;
+#define ENTRY_ONE(kind, name, memory, t) [kind] = {name##_##t, memory##_memory_##t},
+#define DECLARE(all, t) all(DECLARE_ONE, t) extern const int lanes_##t;
+#define ENTRY(all, t) {{all(ENTRY_ONE, t)}, &lanes_##t},
+
+/* VARIANTS(X) lists the compiled instruction sets, widest last: X(baseline) ..., and
+ * ALONE(X) the first of them, which are compiled for one matrix too. */
+#define DECLARE_ALL(isa)                                                          \
+  DECLARE(ALL_f32, f32_##isa) DECLARE(ALL_f64, f64_##isa)                         \
+  DECLARE(ALL_c64, c64_##isa) DECLARE(ALL_c128, c128_##isa)
+#define DECLARE_ALONE(isa)                                                        \
+  DECLARE(OF_ANY, f32_##isa##_alone) DECLARE(OF_ANY, f64_##isa##_alone)           \
+  DECLARE(OF_ANY, c64_##isa##_alone) DECLARE(OF_ANY, c128_##isa##_alone)
 VARIANTS(DECLARE_ALL)
+ALONE(DECLARE_ALONE)
 
 static const struct {
   const char *name;
   Kernel kernels[4];
 } variants[] = {
-#define ENTRY(isa) KERNELS(isa),
-    VARIANTS(ENTRY)};
+#define VARIANT(isa)                                                              \
+  {#isa, {ENTRY(ALL_f32, f32_##isa) ENTRY(ALL_f64, f64_##isa)                     \
+          ENTRY(ALL_c64, c64_##isa) ENTRY(ALL_c128, c128_##isa)}},
+    VARIANTS(VARIANT)};
+static const Kernel alone[][4] = {
+#define VARIANT_ALONE(isa)                                                        \
+  {ENTRY(OF_ANY, f32_##isa##_alone) ENTRY(OF_ANY, f64_##isa##_alone)              \
+   ENTRY(OF_ANY, c64_##isa##_alone) ENTRY(OF_ANY, c128_##isa##_alone)},
+    ALONE(VARIANT_ALONE)};
 #define COUNT ((int)(sizeof variants / sizeof *variants))
 
 PUBLIC const char *svdinv_variant(int index) {
@@ -174,6 +179,13 @@ static void *scratch(size_t size) {
   return own->memory;
 }
 
+#define MOST_KEPT (1 << 24) /* bytes, more than small matrices ever need */
+static void forget(void) {
+  Scratch *own = pthread_getspecific(scratch_key);
+  free(own->memory);
+  *own = (Scratch){0};
+}
+
 static void work(Job *job) {
   void *memory = scratch(job->memory);
   if (!memory) return; /* the others do it all, if they have some */
@@ -188,6 +200,7 @@ static void work(Job *job) {
       for (int64_t b = begin; b < end; b++) failures += job->task->failed[b] != 0;
   }
   if (failures) atomic_fetch_add(&job->failures, failures);
+  if (job->memory > MOST_KEPT) forget();
 }
 
 static void *worker(void *unused) {
@@ -243,6 +256,7 @@ PUBLIC void svdinv_select(int wide, int narrow, int threads_of_graphs) {
 }
 
 #define NARROW_FROM 41 /* columns: vectors of full length leave the second cache */
+#define MOST_COLUMNS 64 /* that one matrix in each lane is meant for */
 /* As many numbers as a narrow vector has: fewer matrices leave half of a long one empty. */
 static const int narrow_lanes[4] = {8, 4, 8, 4};
 
@@ -291,15 +305,13 @@ PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_th
   const int m = (int)task.m, n = (int)task.n;
   if (batch == 0 || n == 0) return 0;
   const int narrow = !by_blocks && (n >= NARROW_FROM || batch <= narrow_lanes[type]);
-  const Kernel *kernel = &variants[narrow ? narrow_variant : wide_variant].kernels[type];
-  Job job = {.task = &task, .run = kernel->run[kind], .batch = batch};
+  const int one_by_one = batch * 4 <= narrow_lanes[type] || n > MOST_COLUMNS;
+  const Kernel *kernel = &alone[narrow_variant][type];
+  if (!one_by_one || !kernel->of[kind].run)
+    kernel = &variants[narrow ? narrow_variant : wide_variant].kernels[type];
+  Job job = {.task = &task, .run = kernel->of[kind].run, .batch = batch};
   job.chunk = *kernel->lanes;
-  job.memory = (size_t)(kind == SPECTRAL ? kernel->spectral
-                        : decomposes     ? kernel->decomposition
-                        : aligns         ? kernel->alignment
-                        : kind == PRODUCT ? kernel->product
-                        : tall           ? kernel->tall
-                                         : kernel->derivative)(m, n);
+  job.memory = (size_t)kernel->of[kind].memory(m, n);
   if (kind == PRODUCT) job.memory *= (size_t)task.number[0];
   if (by_blocks) job.chunk = 1, job.batch *= TALL_BLOCKS(task.m);
   /* A thread more for each 50 microseconds or so, in which one wakes. */

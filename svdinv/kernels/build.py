@@ -40,14 +40,15 @@ X86 = {
     ),
 }
 OTHER: dict[str, tuple[int, list[str]]] = {"baseline": (16, [])}
-# Compiled for every instruction set and type, with flags of their own.
-SOURCES: dict[str, list[str]] = {
-    "decompositions.c": [],
-    "derivatives.c": [],
-    "consistent.c": ["-ffp-contract=off"],
-    "alignment.c": [],
-    "tall.c": [],
-}
+# The instruction sets that one matrix alone is worth: longer vectors bring it nothing.
+ALONE = "baseline", "avx2"
+# Compiled for every instruction set and type, and what of it for one matrix alone.
+SOURCES = (
+    *("decompositions.c", "derivatives.c", "consistent.c"),
+    *("alignment.c", "tall.c"),
+)
+SOURCES_ALONE = "alone.c", "derivatives.c", "consistent.c"
+OPTIONS = {"consistent.c": ["-ffp-contract=off"]}
 TYPES = {"f32": (0, 0), "f64": (1, 0), "c64": (0, 1), "c128": (1, 1)}
 FLAGS = [
     *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread"),
@@ -89,26 +90,32 @@ def build(
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     sets = X86 if x86 else OTHER
     sets = {name: sets[name] for name in names or sets}
-    variants = " ".join(f"X({name})" for name in sets)
+    alone = [name for name in sets if name in ALONE]
+    variants, for_one = (
+        " ".join(f"X({name})" for name in names) for names in (sets, alone)
+    )
+    # An instruction set, bytes of a vector or 0 for one matrix alone, and a source.
+    units = [(name, sets[name][0], source) for name in sets for source in SOURCES]
+    units += [(name, 0, source) for name in alone for source in SOURCES_ALONE]
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
             (
-                Path(folder) / f"{name}-{kind}-{source}.o",
+                Path(folder) / f"{name}-{width}-{kind}-{source}.o",
                 [
-                    *flags,
-                    *options,
+                    *sets[name][1],
+                    *OPTIONS.get(source, []),
                     f"-DLANE_BYTES={width}",
-                    f"-DSUFFIX={kind}_{name}",
+                    f"-DSUFFIX={kind}_{name}{'' if width else '_alone'}",
                     f"-DDOUBLE={double}",
                     f"-DCOMPLEX={pair}",
                     str(HERE / source),
                 ],
             )
-            for name, (width, flags) in sets.items()
+            for name, width, source in units
             for kind, (double, pair) in TYPES.items()
-            for source, options in SOURCES.items()
         ]
-        entry = [f"-DVARIANTS(X)={variants}", str(HERE / "batch.c")]
+        entry = [f"-DVARIANTS(X)={variants}", f"-DALONE(X)={for_one}"]
+        entry.append(str(HERE / "batch.c"))
         jobs.append((Path(folder) / "batch.o", entry))
         jobs.append((Path(folder) / "xla.o", [str(HERE / "xla.c")]))
         jobs.append((Path(folder) / "tensorflow.o", [str(HERE / "tensorflow.c")]))

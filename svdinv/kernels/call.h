@@ -14,6 +14,7 @@ enum {
   DERIVATIVE,
   SVD_PULL,
   EIGH_PULL,
+  CLUSTERS,
   HERMITIAN,
   PRODUCT,
   ALIGN, /* these two work on points */

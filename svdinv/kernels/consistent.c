@@ -35,6 +35,7 @@ INLINE V reciprocal(V s) {
 
 int NAME(find_clusters)(Rule *r, T negligible) {
   const T least = SQRT(r->epsilon), reach = r->near > least ? r->near : least;
+  r->reach = reach;
   I some = {0}, before = {0}, first = {0};
   for (int i = 0; i < r->n; i++) {
     I after = {0};
@@ -48,15 +49,18 @@ int NAME(find_clusters)(Rule *r, T negligible) {
   return any(some);
 }
 
+/* Whether the rule has a say in a pair: only values within reach of each other differ
+ * from the plain formula. */
 INLINE I in_cluster(const Rule *r, int i, int j) {
-  return (r->cluster[i] == r->cluster[j]) & (r->cluster[i] >= 0);
+  const I close = magnitude(r->s[j] - r->s[i]) <= r->reach;
+  return close & (r->cluster[i] == r->cluster[j]) & (r->cluster[i] >= 0);
 }
 
 INLINE I is_near(const Rule *r, int i, int j) {
   return magnitude(r->s[j] - r->s[i]) <= r->near;
 }
 
-/* The least and the largest j that share a cluster with i in any lane. */
+/* The least and the largest j that are near i in its cluster in any lane. */
 static void span_of(const Rule *r, int i, int *from, int *to) {
   for (*from = i; *from > 0 && any(in_cluster(r, i, *from - 1));) --*from;
   for (*to = i + 1; *to < r->n && any(in_cluster(r, i, *to));) ++*to;
@@ -83,25 +87,74 @@ INLINE E right_cotangent(const Rule *r, int i, int j) {
   return divided(r->N[(ptrdiff_t)i * r->n + j], r->scale);
 }
 
+#if !ONE || COMPLEX
+/* Largest moduli of the columns of M and the rows of N, divided by `scale`. */
+static void measure(Rule *r, V scale) {
+  for (int i = 0; i < r->n; i++) r->size[i] = (V){0};
+  for (int i = 0; i < r->n; i++)
+    for (int j = 0; j < r->n; j++) {
+      const ptrdiff_t at = (ptrdiff_t)i * r->n + j;
+      r->size[j] = peak(absolute(divided(r->M[at], scale)), r->size[j]);
+      r->size[i] = peak(absolute(divided(r->N[at], scale)), r->size[i]);
+    }
+}
+
+#else
+typedef Int Rows __attribute__((vector_size(sizeof(Row))));
+
+/* The larger of |a| and b, or NaN. */
+INLINE Row peaks(Row a, Row b) {
+  a = (Row)((Rows)a & (Int)(((UInt)-1) >> 1));
+  const Rows first = (a > b) | (a != a);
+  return (Row)(((Rows)a & first) | ((Rows)b & ~first));
+}
+
+/* Largest moduli of the columns of M and the rows of N. */
+static void measure_rows(Rule *r) {
+  const int n = r->n;
+  T *const size = (T *)r->size;
+  for (int i = 0; i < n; i++) size[i] = 0;
+  for (int i = 0; i < n; i++) {
+    Row most = {0};
+    for (int j = 0; j < n; j += COLUMNS) {
+      const size_t bytes = (n - j < COLUMNS ? n - j : COLUMNS) * sizeof(T);
+      const ptrdiff_t at = (ptrdiff_t)i * n + j;
+      Row m = {0}, h = {0}, known = {0};
+      memcpy(&m, r->M + at, bytes);
+      memcpy(&h, r->N + at, bytes);
+      memcpy(&known, size + j, bytes);
+      known = peaks(m, known);
+      most = peaks(h, most);
+      memcpy(size + j, &known, bytes);
+    }
+    for (int j = 0; j < COLUMNS; j++) r->size[i] = peak((V){most[j]}, r->size[i]);
+  }
+}
+#endif
+
 /* `cotangent_values`, but for smooth and inverse. */
 static void collect_values(Rule *r, const V *g) {
   const int n = r->n;
   V scale = {0};
+#if ONE && !COMPLEX
+  measure_rows(r); /* of which quotients are rounded as those of all elements */
+  for (int i = 0; i < n; i++) scale = peak(r->size[i], scale);
+#else
   for (ptrdiff_t i = 0; i < (ptrdiff_t)n * n; i++)
     scale = part_peak(part_peak(scale, r->M[i]), r->N[i]);
+#endif
   for (int i = 0; i < n; i++) scale = peak(magnitude(g[i]), scale);
   I zero = scale == (V){0};
   r->scale = SELECT(zero, fill(1), scale);
+#if ONE && !COMPLEX
+  for (int i = 0; i < n; i++) r->size[i] /= r->scale;
+#else
+  measure(r, r->scale);
+#endif
   r->most = (V){0};
   for (int i = 0; i < n; i++) {
     r->g[i] = g[i] / r->scale;
     r->most = peak(magnitude(r->g[i]), r->most);
-    V size = {0};
-    for (int j = 0; j < n; j++) {
-      size = peak(absolute(left_cotangent(r, j, i)), size);
-      size = peak(absolute(right_cotangent(r, i, j)), size);
-    }
-    r->size[i] = size;
     r->b[i] = (left_cotangent(r, i, i).part[0] + right_cotangent(r, i, i).part[0]) * (T)0.5;
   }
 }

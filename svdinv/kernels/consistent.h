@@ -17,6 +17,7 @@ typedef struct {
   int n;
   T near;      /* gap below which other estimates compete with the plain quotient */
   T epsilon;   /* precision of the cotangents */
+  T reach;     /* gap up to which the next value is in the same cluster */
   const V *s;  /* scaled values */
   const E *M, *N; /* U^H gU and (V^H gV)^H */
   I *cluster;  /* first value of the cluster that each is in, or -1 */

@@ -15,6 +15,58 @@ typedef struct {
 #define PLAIN(x, lead) ((Factor){x, lead, 1})
 #define TURNED(x, lead) ((Factor){x, 1, lead})
 
+#if ONE
+#define TERMS 128 /* as many rows of B lie in the first cache */
+
+/* Rows of C: the terms of a sum in the same order as with a matrix in each lane. */
+INLINE void add_terms(E *C, ptrdiff_t lead, const E *a, Factor A, int conj, const Row *b,
+                      int rows, int terms, int wide, int more) {
+  Row s[4][PARTS] = {{{0}}};
+  for (int i = 0; more && i < rows; i++)
+    for (int j = 0; j < wide; j++)
+      for (int p = 0; p < PARTS; p++) s[i][p][j] = C[i * lead + j].part[p][0];
+  for (int k = 0; k < terms; k++, a += A.column, b += PARTS)
+    for (int i = 0; i < rows; i++) {
+      const E x = a[i * A.row];
+      s[i][0] += x.part[0][0] * b[0];
+#if COMPLEX
+      const T y = conj ? x.part[1][0] : -x.part[1][0];
+      s[i][0] += y * b[1];
+      s[i][1] += x.part[0][0] * b[1];
+      s[i][1] -= y * b[0];
+#else
+      (void)conj;
+#endif
+    }
+  for (int i = 0; i < rows; i++)
+    for (int j = 0; j < wide; j++)
+      for (int p = 0; p < PARTS; p++) C[i * lead + j].part[p][0] = s[i][p][j];
+}
+
+/* C = A B, shape (m, n) with k terms, of conj(A) with `conj`. */
+INLINE void multiply(E *restrict C, Factor A, int conj, Factor B, int m, int k, int n) {
+  Row b[TERMS * PARTS];
+  for (int j = 0; j < n; j += COLUMNS) {
+    const int wide = n - j < COLUMNS ? n - j : COLUMNS;
+    for (int from = 0; from < k; from += TERMS) {
+      const int terms = k - from < TERMS ? k - from : TERMS;
+      for (int q = 0; q < terms; q++)
+        for (int p = 0; p < PARTS; p++) {
+          const E *x = B.data + (from + q) * B.row + j * B.column;
+          b[q * PARTS + p] = (Row){0};
+          for (int c = 0; c < wide; c++) b[q * PARTS + p][c] = x[c * B.column].part[p][0];
+        }
+      const E *a = A.data + from * A.column;
+      E *c = C + j;
+      int i = 0;
+      for (; i + 4 <= m; i += 4, a += 4 * A.row, c += 4 * (ptrdiff_t)n)
+        add_terms(c, n, a, A, conj, b, 4, terms, wide, from);
+      for (; i < m; i++, a += A.row, c += n)
+        add_terms(c, n, a, A, conj, b, 1, terms, wide, from);
+    }
+  }
+}
+#else
 INLINE void add_product(E *s, E a, int conj, E b) {
   if (conj) add_inner(s, a, b);
   else add_inner(s, conjugate(a), b);
@@ -51,6 +103,7 @@ INLINE void multiply(E *restrict C, Factor A, int conj, Factor B, int m, int k, 
       }
   }
 }
+#endif
 
 static void product(E *restrict C, Factor A, Factor B, int m, int k, int n) {
   multiply(C, A, 0, B, m, k, n);
@@ -81,8 +134,9 @@ static void soft_threshold(V *y, const V *s, const Array *tau, int relative,
   }
 }
 
-/* U diag(y) V^H.  Arrays: 0 U, 1 y, 2 V^H, 3 tau or none, 4 result; with tau, 1 is s and
- * y its soft threshold; with number[0] = 1 tau is a multiple of the largest s. */
+/* U diag(y) V^H.  Arrays: 0 U, 1 y or none for 1, 2 V^H, 3 tau or none, 4 result; with
+ * tau, 1 is s and y its soft threshold; with number[0] = 1 tau is a multiple of the
+ * largest s. */
 void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n;
   const ptrdiff_t mn = (ptrdiff_t)m * n;
@@ -92,7 +146,8 @@ void NAME(map)(const Task *task, int64_t begin, int64_t end, void *work) {
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, task->adjoint);
     load(Vh, n, &in[2], begin, end, n, n, task->adjoint);
-    load_reals(y, &in[1], begin, end, n);
+    if (in[1].data) load_reals(y, &in[1], begin, end, n);
+    else for (int i = 0; i < n; i++) y[i] = fill(1);
     if (in[3].data) soft_threshold(y, y, &in[3], task->number[0] > 0, begin, end, n);
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) Vh[i * n + j] = scaled(Vh[i * n + j], y[i]);
@@ -134,10 +189,10 @@ void NAME(spectral)(const Task *task, int64_t begin, int64_t end, void *work) {
     NAME(svd)(&decomposition, 0, count, work);
     Array level = tau;
     if (tau.data) level.data += begin * tau.matrix;
-    else for (int64_t i = 0; i < count * n; i++) s[i] = 1;
     const Task map = {
         .m = m, .n = n, .number = {task->number[0]},
-        .array = {{U, mn, PARTS, m * PARTS}, {s, n, 0, 1}, {Vh, nn, n * PARTS, PARTS},
+        .array = {{U, mn, PARTS, m * PARTS}, {tau.data ? s : 0, n, 0, 1},
+                  {Vh, nn, n * PARTS, PARTS},
                   level,
                   {out.data + begin * out.matrix, out.matrix, out.row, out.column}}};
     NAME(map)(&map, 0, count, after);
@@ -342,6 +397,15 @@ INLINE void hermitian_product(E *B, const E *Q, E *G, E *M, V by, int n) {
       B[i * n + j] = scaled(sum(conjugate(M[i * n + j]), M[j * n + i]), by);
 }
 
+/* M / 2 and M^H / 2 are what M and N are for the SVD. */
+static void halve(E *M, E *N, int n) {
+  const ptrdiff_t nn = (ptrdiff_t)n * n;
+  for (ptrdiff_t i = 0; i < n; i++)
+    for (ptrdiff_t j = 0; j < n; j++)
+      N[i * n + j] = scaled(conjugate(M[j * n + i]), fill((T)0.5));
+  for (ptrdiff_t i = 0; i < nn; i++) M[i] = scaled(M[i], fill((T)0.5));
+}
+
 /* Hermitian cotangent of A from those of its eigendecomposition.
  * Arrays: 0 V, 1 w, 2 gw or none, 3 gV, 4 the result.  Numbers as above.  With 5, A V =
  * B V diag(w) and V^H B V = 1, and that is the cotangent of B. */
@@ -364,10 +428,7 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
         for (int i = 0; i < n; i++) w[i][t] = i + 1;
     const V top = scale_values(w, gw, greater(magnitude(w[0]), magnitude(w[n - 1])), n);
     conjugate_product(M, TURNED(Q, n), PLAIN(G, n), n, n, n);
-    /* M / 2 and M^H / 2 are what M and N are for the SVD. */
-    for (int i = 0; i < n; i++)
-      for (int j = 0; j < n; j++) N[i * n + j] = scaled(conjugate(M[j * n + i]), fill((T)0.5));
-    for (ptrdiff_t i = 0; i < nn; i++) M[i] = scaled(M[i], fill((T)0.5));
+    halve(M, N, n);
     for (int i = 0; i < n; i++)
       for (int j = 0; j < n; j++) {
         E x = difference(M[i * n + j], N[i * n + j]);
@@ -383,6 +444,54 @@ void NAME(eigh_pull)(const Task *task, int64_t begin, int64_t end, void *work) {
     if (!in[5].data) continue;
     hermitian_product(N, Q, G, M, fill((T)-0.5), n);
     unload(N, n, &in[5], begin, end, n, n, 0);
+  }
+}
+
+/* Where matrix b lies as it would in the lanes, if it does: one alone without gaps. */
+INLINE E *in_place(const Array *A, int64_t b, int n) {
+  const int plain = ONE && A->data && A->column == PARTS && A->row == n * PARTS;
+  return plain ? (E *)(A->data + b * A->matrix) : 0;
+}
+
+/* Memory that a call of `clusters` needs, in bytes. */
+int64_t NAME(clusters_memory)(int m, int n) {
+  (void)m;
+  return (3 * PARTS * (int64_t)n + 2 + RULE_VALUES) * n * LANE_BYTES;
+}
+
+/* The consistent rule in the place of the plain formula, where values are close.
+ * Arrays: 0 s, 1 gs, 2 U^H gU, 3 (V^H gV)^H, 4 the middle factor by the plain formula,
+ * 5 the result.  Without 3, 0 are eigenvalues, 2 is V^H gV.  Numbers as above. */
+void NAME(clusters)(const Task *task, int64_t begin, int64_t end, void *work) {
+  const int n = (int)task->n;
+  const ptrdiff_t nn = (ptrdiff_t)n * n;
+  const Array *in = task->array;
+  const int hermitian = !in[3].data;
+  E *M = work, *N = M + nn, *B = N + nn;
+  V *s = (V *)(B + nn), *gs = s + n;
+  Rule rule;
+  NAME(place_rule)(&rule, n, task->number[0], task->number[1], gs + n);
+  rule.s = s;
+  for (; begin < end; begin += LANES) {
+    load_reals(s, &in[0], begin, end, n);
+    load_reals(gs, &in[1], begin, end, n);
+    for (int t = 0; t < LANES; t++) /* what is left over has no clusters */
+      if (begin + t >= end)
+        for (int i = 0; i < n; i++) s[i][t] = n - i;
+    const E *at[3] = {in_place(&in[2], begin, n), in_place(&in[3], begin, n),
+                      in_place(&in[4], begin, n)};
+    E *to = at[2] ? in_place(&in[5], begin, n) : 0;
+    if (to) memcpy(to, at[2], nn * sizeof(E));
+    else load(to = B, n, &in[4], begin, end, n, n, 0);
+    if (NAME(find_clusters)(&rule, hermitian ? -1 / (T)0 : ROUNDING)) {
+      rule.M = at[0] && !hermitian ? at[0] : M;
+      rule.N = at[1] ? at[1] : N;
+      if (rule.M == M) load(M, n, &in[2], begin, end, n, n, 0);
+      if (hermitian) halve(M, N, n);
+      else if (rule.N == N) load(N, n, &in[3], begin, end, n, n, 0);
+      NAME(apply_rule)(&rule, to, gs, hermitian);
+    }
+    if (to == B) unload(B, n, &in[5], begin, end, n, n, 0);
   }
 }
 

@@ -3,6 +3,7 @@
  *
  * Compiled once for every instruction set and element type: LANE_BYTES is the width
  * of a vector, T the real type, COMPLEX 0 or 1, NAME(x) adds the suffix to a symbol.
+ * A width of 0 is for matrices alone, of which lanes hold the columns.
  */
 #include <float.h>
 #include <stddef.h>
@@ -37,7 +38,19 @@ typedef uint32_t UInt;
 #define SQRT __builtin_sqrtf
 #endif
 
-#define GROUPS 2 /* worked on together in the QR iteration */
+#if LANE_BYTES == 0 /* one matrix alone */
+#define ONE 1
+#undef LANE_BYTES
+#ifdef ONE_BYTES
+#define LANE_BYTES ONE_BYTES
+#else
+#define LANE_BYTES (DOUBLE ? 8 : 4)
+#endif
+#else
+#define ONE 0
+#endif
+
+#define GROUPS (2 - ONE) /* worked on together in the QR iteration */
 #define LANES ((int)(LANE_BYTES / sizeof(T)))
 #define PARTS (COMPLEX + 1)
 #define LEAD(n) ((n) | 1) /* no power of two: rows would share a place in the cache */
@@ -46,6 +59,11 @@ typedef uint32_t UInt;
 typedef T V __attribute__((vector_size(LANE_BYTES)));
 typedef Int I __attribute__((vector_size(LANE_BYTES)));
 typedef struct { V part[PARTS]; } E;
+#if ONE
+/* Columns of a matrix, or components of a vector, side by side. */
+typedef T Row __attribute__((vector_size(32)));
+#define COLUMNS ((int)(sizeof(Row) / sizeof(T)))
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define OFTEN static __attribute__((noinline, unused)) /* called from many places */
@@ -211,12 +229,16 @@ INLINE V absolute(E x) {
         r[i + d] = __builtin_shufflevector(x, y, OF_ALL(LOWER, 0, (d % LANES)));  \
       }
 
+#if LANE_BYTES <= 8
+INLINE void transpose(V *r) { (void)r; }
+#else
 INLINE void transpose(V *r) {
   EXCHANGE(8)
   EXCHANGE(4)
   EXCHANGE(2)
   EXCHANGE(1)
 }
+#endif
 
 static const T nothing[LANES] = {0};
 
@@ -225,7 +247,7 @@ static const T nothing[LANES] = {0};
 OFTEN void load_run(E *to, ptrdiff_t step, const T *const *from, ptrdiff_t count,
                     int conj) {
   ptrdiff_t q = 0;
-  for (; q + LANES <= count; q += LANES) {
+  for (; LANES > 1 && q + LANES <= count; q += LANES) {
     V r[LANES];
     for (int t = 0; t < LANES; t++)
       memcpy(&r[t], from[t] ? from[t] + q : nothing, sizeof(V));
@@ -245,7 +267,7 @@ OFTEN void load_run(E *to, ptrdiff_t step, const T *const *from, ptrdiff_t count
 OFTEN void unload_run(const E *x, ptrdiff_t step, T *const *to, ptrdiff_t count,
                       int conj, V more) {
   ptrdiff_t q = 0;
-  for (; q + LANES <= count; q += LANES) {
+  for (; LANES > 1 && q + LANES <= count; q += LANES) {
     V r[LANES];
     for (int t = 0; t < LANES; t++) {
       V v = x[(q + t) / PARTS * step].part[t % PARTS];

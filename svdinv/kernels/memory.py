@@ -17,8 +17,8 @@ from svdinv.kernels.rules import (
     DECOMPOSITIONS,
     RULES,
     Array,
+    Clusters,
     Decompose,
-    MiddleFactor,
     Operand,
     Plan,
     Tall,
@@ -28,9 +28,9 @@ from svdinv.kernels.rules import (
 __all__ = [
     "Memory",
     "by_kernel",
+    "clusters",
     "decomposes",
     "decomposition",
-    "middle_factor",
     "tall_values",
     "tall_vectors",
     "value",
@@ -44,12 +44,9 @@ class Memory(Hashable, Protocol):
     ----------
     in_double : bool
         Whether the framework's decompositions compute single precision in double.
-    largest_alone : int
-        Elements of one matrix up to which its decomposition by kernels is not slower.
     """
 
     in_double: bool
-    largest_alone: int
 
     def own(self, operation: Operation) -> Callable[..., Any] | None:
         """Return the framework's own function, where the operation is nothing else.
@@ -211,11 +208,10 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
     arguments = memory.key(x)
     if arguments is None:
         return None
-    kept = may_be_kept(operation)
-    key = (memory, operation, arguments) if kept else None
+    key = memory, operation, arguments
     try:
         prepared = _prepared[key]
-    except KeyError:
+    except (KeyError, TypeError):  # a user's function may have no hash
         arrays = [
             None if t is None else Array(tuple(t.shape), memory.dtype(t)) for t in x
         ]
@@ -226,9 +222,9 @@ def by_kernel(operation: Operation, x: Any, memory: Memory, xp: Namespace) -> An
         if single and isinstance(operation, (FindMotion, *DECOMPOSITIONS)):
             found = None
         if found and isinstance(operation, _ITSELF) and prod(found.batch) == 1:
-            found = found if found.m * found.n <= memory.largest_alone else None
+            found = found if kernels.outruns_lapack(found.m, found.n) else None
         prepared = _Prepared(found, x, memory) if found else memory.own(operation)
-        if kept:
+        if may_be_kept(operation):
             if len(_prepared) >= _MOST_PREPARED:
                 _prepared.clear()
             _prepared[key] = prepared
@@ -257,10 +253,10 @@ def decomposition(kind: str, A: Any, memory: Memory) -> Any:
     return by_kernel(Decompose(kind), (A,), memory, None)
 
 
-def middle_factor(memory: Memory, xp: Namespace, *x: Any) -> Any:
+def clusters(memory: Memory, xp: Namespace, *x: Any) -> Any:
     """See `svdinv.core.namespace`; the last two arguments are numbers."""
     *arrays, near, epsilon = x
-    found = by_kernel(MiddleFactor(near, epsilon), arrays, memory, xp)
+    found = by_kernel(Clusters(near, epsilon), arrays, memory, xp)
     return found and found[0]
 
 

@@ -55,8 +55,8 @@ __all__ = [
     "DECOMPOSITIONS",
     "RULES",
     "Array",
+    "Clusters",
     "Decompose",
-    "MiddleFactor",
     "Operand",
     "Plan",
     "Result",
@@ -206,8 +206,11 @@ class Decompose(Operation):
 
 
 @dataclass(frozen=True)
-class MiddleFactor(Operation):
-    """(s, M, NH, gS) -> the consistent rule of `svdinv.core.degenerate`, by kernels."""
+class Clusters(Operation):
+    """(s, M, NH, gS, block) -> block with the consistent rule where values are close.
+
+    As `svdinv.core.clusters.in_clusters`; NH is None for eigenvalues.
+    """
 
     near: float
     epsilon: float
@@ -298,6 +301,8 @@ def _map(operation: Map | RelativeMap, x: Any) -> Plan | None:
         return _plan("map", A.shape, A.dtype, operands, result, numbers=numbers)
     if isinstance(operation, RelativeMap):
         return None
+    if operation.function == _ONES:
+        return _plan("map", A.shape, A.dtype, (left, right), result)
 
     def values(x: Any, xp: Any) -> Any:
         S = x[3]
@@ -394,23 +399,15 @@ def _generalized_pullback(operation: GeneralizedPullback, x: Any) -> Plan | None
     return plan._replace(operands=operands, results=results, lengths_from=(3, 3))
 
 
-def _middle_factor(operation: MiddleFactor, x: Any) -> Plan | None:
-    """Plan the pullback with U and V the identity."""
-    M = x[1]
-
-    def identity(x: Any, xp: Any) -> Any:
-        return xp.zeros_like(x[1]) + xp.eye(x[1].shape[-1], dtype=x[1].dtype)
-
-    left, right = Operand(0, len(x)), Operand(2, len(x))
-    cotangents = Operand(3, 1), Operand(4, 3, 1), Operand(5, 2)
-    operands = left, Operand(1, 0, 1), right, *cotangents
+def _clusters(operation: Clusters, x: Any) -> Plan | None:
+    axes = 1, 2, 2, 1, 2  # of the arguments
+    slots = 0, 2, 3, 1, 4
+    operands = tuple(
+        Operand(slots[i], i, axes[i]) for i in range(5) if x[i] is not None
+    )
+    M, result = x[1], (Result(5, "mn"),)
     numbers = operation.near, operation.epsilon
-    result = (Result(6, "mn"),)
-    *batch, m, n = M.shape
-    if not kernels.supports("middle_factor", M.dtype, prod(batch), m, n):
-        return None
-    plan = Plan("svd_pull", M.dtype, tuple(batch), m, n, operands, result)
-    return plan._replace(numbers=numbers, further=identity)
+    return _plan("clusters", M.shape, M.dtype, operands, result, numbers=numbers)
 
 
 def _find_motion(operation: FindMotion, x: Any) -> Plan | None:
@@ -563,7 +560,7 @@ RULES: dict[type, Callable[[Any, Any], Plan | None]] = {
     Pull: _derivative,
     Pullback: _pullback,
     GeneralizedPullback: _generalized_pullback,
-    MiddleFactor: _middle_factor,
+    Clusters: _clusters,
     HermitianMap: _hermitian,
     HermitianDerivative: _hermitian,
     Product: _product,

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import errno
 import json
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_trainings import NETWORK, environment
+from small_trainings import NETWORK
 
 from svdinv.unroll.networks import TLR
 from svdinv.unroll.torch import Network
@@ -131,66 +127,3 @@ def test_missing_files_and_folders(path, tmp_path):
         read_checkpoint(path)
     with pytest.raises(ValueError, match="is no checkpoint"):
         read_checkpoint(tmp_path)
-
-
-def test_a_full_disk_leaves_the_old_one(path, monkeypatch):
-    write_checkpoint(path, 1, CONFIG, *made(1, 1))
-
-    def full(source, target):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("svdinv.unroll.formats.atomic.os.replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_checkpoint(path, 2, CONFIG, *made(2, 1))
-    assert read_checkpoint(path).step == 1
-    assert list(path.parent.iterdir()) == [path]
-
-
-# Dies with half of the file written, and with all of it, but not yet in its place.
-MURDER = """
-import contextlib, os, signal, sys
-from pathlib import Path
-from svdinv.unroll.training import checkpoints
-from test_checkpoints import CONFIG, made
-
-moment, path = sys.argv[1], Path(sys.argv[2])
-checkpoints.write_checkpoint(path, 1, CONFIG, *made(1, 1))
-die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-if moment == "half":
-    before = checkpoints.replacing
-
-    @contextlib.contextmanager
-    def replacing(path):
-        with before(path) as stream:
-            write = stream.write
-            class Half:
-                def write(self, content):
-                    write(content[: len(content) // 2])
-                    stream.flush()
-                    die()
-            yield Half()
-
-    checkpoints.replacing = replacing
-else:
-    os.replace = die
-checkpoints.write_checkpoint(path, 2, CONFIG, *made(2, 1))
-"""
-
-
-@pytest.mark.parametrize("moment", ["half", "whole"])
-def test_killed_while_it_is_written_the_old_one_can_be_read(path, moment):
-    folder = str(path.parent)
-    paths = f"{environment()['PYTHONPATH']}:{__file__.rpartition('/')[0]}"
-    done = subprocess.run(
-        [sys.executable, "-c", MURDER, moment, str(path)],
-        env=environment(PYTHONPATH=paths),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(list(path.parent.iterdir())) == 2  # the draft is there too
-    found = read_checkpoint(path)
-    assert found.step == 1
-    found.restore(*made(3, 0))

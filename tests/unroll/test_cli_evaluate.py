@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+from hdf5_files import write_h5
 
 from svdinv.cli import main
 from svdinv.unroll.data import TEST, photograph
@@ -154,9 +155,8 @@ def test_measured_files_are_taken_as_they_are_and_once(tmp_path, capsys, one_lin
     h5py = pytest.importorskip("h5py")
     series = unseen_series(2, 3, 32)
     mask = np.ones(series.shape, bool)
-    with h5py.File(tmp_path / "raw.h5", "w") as file:
-        file["kspace"], file["mask"] = measured(series, mask), mask
-        file["truth"] = series
+    kspace = measured(series, mask)
+    write_h5(tmp_path / "raw.h5", kspace=kspace, mask=mask, truth=series)
     options = ["--no-baselines", "--no-ensemble", "--output", tmp_path / "out"]
     assert run("cine", "--images", tmp_path / "raw.h5", *options) == 0
     rows = read(tmp_path / "out" / "results.csv")

@@ -53,10 +53,7 @@ def test_a_photograph(photo, tmp_path, capsys):
     assert "fit" in out
     assert [
         row["iteration"] for row in rows(tmp_path / "photo-fit-dip-iterations.csv")
-    ] == [
-        "10",
-        "20",
-    ]
+    ] == ["10", "20"]
     with Image.open(tmp_path / "photo-fit-dip.png") as found:
         assert found.size == (33, 32)
 
@@ -78,13 +75,11 @@ def test_noise_at_the_input(photo, series, tmp_path):
         (table,) = tmp_path.glob(f"{source.stem}*.csv")
         return [row["loss"] for row in rows(table)]
 
-    for source, usual, option in (
-        (photo, 0.03, ("--rate", 0.5)),
-        (series, 0.01, ("--mask", "radial", "--prior", "dip")),
-    ):
-        first = losses(source, *option)
-        assert losses(source, *option, "--input-noise", usual) == first
-        assert losses(source, *option, "--input-noise", 0) != first
+    beat = (series, "--mask", "radial", "--prior", "dip")
+    for source, usual in (((photo, "--rate", 0.5), 0.03), (beat, 0.01)):
+        first = losses(*source)
+        assert losses(*source, "--input-noise", usual) == first
+    assert losses(*beat, "--input-noise", 0) != first
 
 
 def test_noise_alone_is_denoising(photo, tmp_path, capsys):

@@ -9,7 +9,8 @@ import weakref
 import h5py
 import numpy as np
 import pytest
-from test_formats import AFFINE, dicom_folder, write_bart, write_fastmri
+from hdf5_files import write_h5
+from test_formats import AFFINE, dicom_folder, write_bart
 from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
 
@@ -118,7 +119,7 @@ def measured_files(folder, raw):
     )
     columns = mask[0, :, 0]
     turned = np.swapaxes(kspace[:1], -1, -2)
-    yield write_fastmri(
+    yield write_h5(
         folder / "f.h5",
         kspace=turned,
         mask=columns,
@@ -263,10 +264,8 @@ def test_info_lists_the_weights(capsys):
 
 def test_a_mask_that_is_hidden_among_others(tmp_path, hearts, one_line, capsys):
     np.save(tmp_path / "a.npy", hearts)
-    with h5py.File(tmp_path / "m.h5", "w") as file:
-        file["kspace"] = np.ones(hearts.shape)
-        file["mask"] = np.ones(hearts.shape, bool)
-        file["other"] = np.ones(hearts.shape, bool)
+    ones = np.ones(hearts.shape, bool)
+    write_h5(tmp_path / "m.h5", kspace=1.0 * ones, mask=ones, other=ones)
     words = [tmp_path / "a.npy", "--mask", tmp_path / "m.h5"]
     assert reconstruct(*words, "--output", tmp_path / "out.npy") == 0
     found = np.abs(np.load(tmp_path / "out.npy"))

@@ -3,9 +3,9 @@ from __future__ import annotations
 import os
 import re
 
-import h5py
 import numpy as np
 import pytest
+from hdf5_files import write_h5
 from PIL import Image
 
 from svdinv.cli import main
@@ -55,11 +55,7 @@ def test_a_picture(picture, tmp_path, capsys):
     assert run(picture, "--rate", "0.5", "--output", out) == 0
     captured = capsys.readouterr()
     table = rows(captured.out)
-    assert list(table) == [
-        "zero-filled",
-        "network",
-        "biharmonic",
-    ]
+    assert list(table) == ["zero-filled", "network", "biharmonic"]
     assert f"takes longer: SVT completion, {NAME}.\n" in captured.out
     assert all(len(cells) == 3 for cells in table.values())
     assert table["network"][0] > table["zero-filled"][0] + 5
@@ -129,17 +125,11 @@ def test_one_frame_does_not_move(tmp_path):
 def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
     x = unseen_series(0, 3, 32)
     mask = rng.random(x.shape) < 0.6
-    with h5py.File(tmp_path / "raw.h5", "w") as file:
-        file["kspace"], file["mask"] = 9 * MRI(mask)(x), mask
+    write_h5(tmp_path / "raw.h5", kspace=9 * MRI(mask)(x), mask=mask)
     assert run(tmp_path / "raw.h5", "--output", tmp_path / "out.npy") == 0
     printed = capsys.readouterr().out
     table = rows(printed)
-    assert list(table) == [
-        "zero-filled",
-        "network",
-        "view sharing",
-        "low-rank",
-    ]
+    assert list(table) == ["zero-filled", "network", "view sharing", "low-rank"]
     assert all(len(cells) == 1 for cells in table.values())
     assert "as measured" in printed
     assert "PSNR" not in printed
@@ -300,8 +290,7 @@ def test_a_grey_picture_has_one_channel(picture, tmp_path, capsys):
 @pytest.mark.parametrize("command", ["reconstruct", "fit"])
 def test_nothing_to_reconstruct_is_refused(picture, command, tmp_path, one_line):
     x = np.full((3, 32, 32), 0.5, np.float32)
-    with h5py.File(tmp_path / "whole.h5", "w") as file:
-        file["samples"], file["mask"], file["truth"] = x, np.ones(x.shape, bool), x
+    write_h5(tmp_path / "whole.h5", samples=x, mask=np.ones(x.shape, bool), truth=x)
     for words in ([str(picture), "--rate", "1"], [str(tmp_path / "whole.h5")]):
         assert main([command, *words, "--output", str(tmp_path)]) == 2
         assert "--no-truth" in one_line()
@@ -436,8 +425,7 @@ def test_noise_and_acceleration(scan, tmp_path, capsys):
 def test_options_of_sampling_have_no_use_for_what_is_measured(tmp_path, one_line):
     x = unseen_series(0, 3, 32)
     mask = np.ones(x.shape, bool)
-    with h5py.File(tmp_path / "raw.h5", "w") as file:
-        file["kspace"], file["mask"] = MRI(mask)(x), mask
+    write_h5(tmp_path / "raw.h5", kspace=MRI(mask)(x), mask=mask)
     for words in (["--noise", "0.1"], ["--mask", "vista"], ["--acceleration", "4"]):
         assert run(tmp_path / "raw.h5", *words) == 2
         said = one_line()

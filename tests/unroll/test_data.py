@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +15,9 @@ from svdinv.unroll.data import (
     split,
 )
 from svdinv.unroll.data.masks import uniform_mask
+from svdinv.unroll.data.pictures import picture_files
+from svdinv.unroll.display.pictures import contact_sheet, save_animation, save_picture
+from svdinv.unroll.tiles import tiles
 
 
 @pytest.mark.parametrize("test", PHOTOS)
@@ -146,3 +151,103 @@ def test_refuses_what_is_no_picture(tmp_path):
     for name in ("notes.txt", "array.npy", "missing.png", ".", "small.png"):
         with pytest.raises(ValueError, match=r"cannot read|smaller than"):
             read_picture(tmp_path / name)
+
+
+# Folders of pictures
+
+
+def read_folder(path, **options):
+    return [read_picture(file, **options) for file in picture_files(path)]
+
+
+def save(path, pixels):
+    Image.fromarray(pixels).save(path)
+    return pixels / np.float32(255)
+
+
+def test_folder_is_read_in_the_order_of_names(tmp_path, rng):
+    pixels = rng.integers(0, 256, (3, 40, 36, 3), dtype=np.uint8)
+    truths = [
+        save(tmp_path / name, image)
+        for name, image in zip(("b.PNG", "a.bmp", "c.tiff"), pixels, strict=True)
+    ]
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / ".hidden.png").write_text("not a picture either")
+    (tmp_path / "deeper.png").mkdir()
+    (tmp_path / "deeper.png").rmdir()
+    images = read_folder(tmp_path)
+    assert [image.dtype for image in images] == [np.float32] * 3
+    for image, k in zip(images, (1, 0, 2), strict=True):
+        np.testing.assert_array_equal(image, truths[k])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_damaged_picture_is_named(tmp_path, rng, share):
+    for name in "ab":
+        save(tmp_path / f"{name}.png", rng.integers(0, 256, (40, 40, 3), np.uint8))
+    data = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ValueError, match=r"cannot read .*b\.png"):
+        read_folder(tmp_path)
+
+
+def test_folder_must_hold_pictures(tmp_path):
+    with pytest.raises(ValueError, match="no picture in"):
+        read_folder(tmp_path)
+    with pytest.raises(ValueError, match="not a folder"):
+        read_folder(tmp_path / "missing")
+
+
+def test_a_sheet_holds_every_frame():
+    frames = np.arange(1, 6)[:, None, None] / 10 * np.ones((5, 8, 6))
+    sheet = contact_sheet(frames)
+    assert sheet.shape == (2 * 8 + 2, 3 * 6 + 2 * 2)
+    for i, value in enumerate((0.1, 0.2, 0.3, 0.4)):
+        top, left = (i // 3) * 10, (i % 3) * 8
+        assert np.allclose(sheet[top : top + 8, left : left + 6], value)
+    assert np.allclose(sheet[8:10], 0.5)
+
+
+def test_pictures_and_animations(tmp_path):
+    ramp = np.linspace(-0.5, 1.5, 32)[None] * np.ones((20, 1))
+    save_picture(tmp_path / "a.png", ramp)
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    assert np.array_equal(pixels[0], np.round(255 * np.clip(ramp[0], 0, 1)))
+    frames = np.stack([ramp, ramp[:, ::-1], 0 * ramp])
+    save_animation(tmp_path / "a.gif", frames, seconds=0.05)
+    with Image.open(tmp_path / "a.gif") as film:
+        assert (film.n_frames, film.info["duration"], film.info["loop"]) == (3, 50, 0)
+        assert film.size == (32, 20)
+
+
+def test_colours_and_masks_are_pictures_too(tmp_path, rng):
+    image = rng.random((6, 5, 3), dtype=np.float32)
+    save_picture(tmp_path / "a.png", image)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.rint(255 * image))
+    save_picture(tmp_path / "a.png", image[..., 0] > 0.5)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert np.array_equal(np.asarray(picture), 255 * (image[..., 0] > 0.5))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_pillow_that_is_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"\[train\]"):
+        save_picture(tmp_path / "a.png", np.ones((2, 2)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (1, 70), (33, 100)])
+def test_every_pixel_is_kept_once_and_seen_with_its_surroundings(shape):
+    image = np.arange(np.prod(shape)).reshape(shape)
+    found = np.full(shape, -1)
+    for seen, inside, kept in tiles(*shape, 32, 8):
+        assert (found[kept] == -1).all()
+        found[kept] = image[seen][inside]
+        for part, whole, length in zip(kept, seen, shape, strict=True):
+            assert whole.start == max(0, part.start - 8)
+            assert whole.stop == min(length, part.stop + 8)
+            assert whole.start % 8 == 0
+            assert part.stop - part.start <= 32
+    np.testing.assert_array_equal(found, image)

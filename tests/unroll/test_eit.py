@@ -10,6 +10,8 @@ from PIL import Image
 
 scipy_io = pytest.importorskip("scipy.io")
 
+from hdf5_files import write_h5
+
 from svdinv.cli import main
 from svdinv.unroll.evaluation.methods import classical
 from svdinv.unroll.networks import Skip
@@ -211,7 +213,6 @@ def test_a_network_sees_one_linear_step():
 
 
 def test_measured_voltages_are_written_and_read(tmp_path):
-    h5py = pytest.importorskip("h5py")
     made = problem(replace(SMALL, missing=1))
     write_problem(tmp_path / "a.h5", Eit(), made)
     task, found = read_measurement(tmp_path / "a.h5")
@@ -235,17 +236,11 @@ def test_measured_voltages_are_written_and_read(tmp_path):
         ("contact", held["contact"][:-1], "contact must have 8 numbers"),
         ("triangles", held["triangles"] + 0.4, "triangles must be of whole numbers"),
     ):
-        with h5py.File(tmp_path / "d.h5", "w") as file:
-            for key, array in {**held, name: value}.items():
-                if array is not None:
-                    file[key] = array
+        write_h5(tmp_path / "d.h5", **{**held, name: value})
         with pytest.raises(ValueError, match=message):
             read_measurement(tmp_path / "d.h5")
     whole = {name: held[name].astype(np.int32) for name in ("triangles", "edges")}
-    with h5py.File(tmp_path / "e.h5", "w") as file:
-        for key, array in {**held, **whole}.items():
-            file[key] = array
-    _, again = read_measurement(tmp_path / "e.h5")
+    _, again = read_measurement(write_h5(tmp_path / "e.h5", **{**held, **whole}))
     np.testing.assert_array_equal(again.y, found.y)
 
 

@@ -10,11 +10,10 @@ from scipy.integrate import quad
 from svdinv.unroll.algorithms import EM, solve
 from svdinv.unroll.fidelity import PoissonKL
 from svdinv.unroll.operators import Dense, ParallelBeam, Stack
-from svdinv.unroll.priors import Casorati, HuberVariation, Tikhonov
+from svdinv.unroll.priors import HuberVariation, Tikhonov
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.tomography.densities import density
 from svdinv.unroll.tasks.tomography.kinetics import (
-    FRAMES,
     kinetic_phantom,
     plasma,
     two_tissues,
@@ -45,17 +44,6 @@ def test_no_step_lowers_the_likelihood(background):
     assert (np.diff(objective) <= 1e-9 * abs(objective[:-1])).all()
     assert objective[-1] < objective[0] / 2
     assert found.image.min() >= 0
-
-
-def test_counts_are_kept():
-    problem = scan()
-    counts = []
-
-    def count(iteration, state):
-        counts.append((state["sensitivity"] * state["x"]).sum())
-
-    solve(problem, None, algorithm=EM(), iterations=5, callback=count)
-    np.testing.assert_allclose(counts, problem.y.sum(), rtol=1e-12)
 
 
 def test_a_step_is_the_formula(rng):
@@ -109,31 +97,6 @@ def test_every_framework_steps_alike(name):
             found = solve(theirs, prior, algorithm=EM(), iterations=2).image
             due = solve(problem, prior, algorithm=EM(), iterations=2).image
             np.testing.assert_allclose(framework.numpy(found), due, rtol=1e-9)
-
-
-def test_frames_of_low_rank_are_better_than_each_alone():
-    A = ParallelBeam((24, 24), np.arange(0, 180, 6.0))
-    truth = kinetic_phantom(24, frames=FRAMES[::2]).astype(np.float64)
-    factor = 1e4 / A(truth).sum(axis=(1, 2), keepdims=True)
-    mean = A(truth) * factor.mean()
-    y = np.random.default_rng(1).poisson(mean).astype(float)
-    problem, truth = Problem(y, A, PoissonKL()), truth * factor.mean()
-
-    def error(image):
-        return np.linalg.norm(image - truth) / np.linalg.norm(truth)
-
-    alone = []
-    solve(
-        problem, None, algorithm=EM(), iterations=30, objective=False,
-        callback=lambda k, state: alone.append(error(state["x"])),
-    )  # fmt: skip
-    joint = []
-    for weight in (30.0, 100.0, 300.0):
-        found = solve(
-            problem, Casorati(weight), algorithm=EM(), iterations=30, objective=False
-        )
-        joint.append(error(found.image))
-    assert min(joint) < min(alone) * 10 ** (-1.5 / 20)
 
 
 def test_em_refuses_what_it_cannot_do():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hdf5_files import write_h5
 from small_trainings import environment
 
 from svdinv.cli import main
@@ -152,10 +153,8 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(photo, tmp_path, monke
 def test_files_of_other_programs_may_have_other_types(tmp_path, series):
     mask = np.ones(series.shape, dtype=np.uint8)
     mask[:, ::2] = 0
-    with h5py.File(tmp_path / "mine.h5", "w") as file:
-        file.attrs["kind"] = np.bytes_("cine")
-        file["kspace"] = series.astype(np.complex128)
-        file["mask"] = mask
+    arrays = {"kspace": series.astype(np.complex128), "mask": mask}
+    write_h5(tmp_path / "mine.h5", {"kind": np.bytes_("cine")}, **arrays)
     _, problem = read_measurement(tmp_path / "mine.h5")
     assert problem.y.dtype == np.complex64
     assert problem.A.mask.dtype == bool
@@ -196,9 +195,7 @@ def test_coils_may_have_no_maps_and_masks_may_be_of_any_numbers(tmp_path, with_c
 
 
 def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        for name, array in {**COILS, "maps": COILS["kspace"]}.items():
-            file[name] = array
+    write_h5(tmp_path / "a.h5", **{**COILS, "maps": COILS["kspace"]})
 
     def read(self, key):
         raise AssertionError("an array was read")
@@ -208,10 +205,7 @@ def test_no_array_is_read_before_all_shapes_are_checked(tmp_path, monkeypatch):
         read_measurement(tmp_path / "a.h5")
 
 
-CINE = {
-    "kspace": np.ones((2, 4, 5), np.complex64),
-    "mask": np.ones((2, 4, 5), bool),
-}
+CINE = {"kspace": np.ones((2, 4, 5), np.complex64), "mask": np.ones((2, 4, 5), bool)}
 COILS = {**CINE, "kspace": np.ones((2, 3, 4, 5), np.complex64)}
 COLOUR = {
     "samples": np.ones((3, 14, 15), np.float32),
@@ -257,11 +251,7 @@ NOT_FINITE = np.full((2, 4, 5), np.nan, np.complex64)
 )
 def test_files_of_another_form_are_refused(kind, arrays, complaint, tmp_path):
     path = tmp_path / "bad.h5"
-    with h5py.File(path, "w") as file:
-        if kind is not None:
-            file.attrs["kind"] = kind
-        for name, array in arrays.items():
-            file[name] = array
+    write_h5(path, {} if kind is None else {"kind": kind}, **arrays)
     with pytest.raises(ValueError, match=complaint) as raised:
         read_measurement(path)
     assert "bad.h5" in str(raised.value)
@@ -302,17 +292,6 @@ def test_noise_has_the_deviation_where_there_are_samples(series):
     expected = 0.1 * np.abs(series).max()
     assert np.sqrt(np.mean(np.abs(noise[mask]) ** 2)) == pytest.approx(expected, 0.1)
     assert noise.dtype == np.complex64
-
-
-def test_noise_of_photographs(rng):
-    image = rng.random((64, 64, 3), dtype=np.float32)
-    clean = colour.sampled("photo", image, 0.5, seed=1)
-    made = noisy(clean, 0.1, seed=1)
-    noise = made.y - clean.y
-    mask = clean.A.mask
-    assert noise[mask].std() == pytest.approx(0.1, 0.05)
-    assert not noise[~mask].any()
-    assert made.y.dtype == np.float32
 
 
 def test_list_names_all_there_is(capsys):

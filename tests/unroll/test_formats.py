@@ -8,6 +8,7 @@ import struct
 import h5py
 import numpy as np
 import pytest
+from hdf5_files import write_h5
 from test_ismrmrd import header, lines
 from test_ismrmrd import write as write_ismrmrd
 
@@ -437,17 +438,10 @@ def test_bart_that_cannot_be_true(tmp_path, rng):
 # fastMRI and ISMRMRD
 
 
-def write_fastmri(path, **datasets):
-    with h5py.File(path, "w") as file:
-        for name, array in datasets.items():
-            file[name] = array
-    return path
-
-
 def test_a_slice_of_fastmri_is_a_frame(tmp_path, rng):
     kspace = complex_array(rng, 3, 18, 16)
     kspace[..., 12:] = 0
-    path = write_fastmri(
+    path = write_h5(
         tmp_path / "a.h5", kspace=kspace, reconstruction_esc=np.ones((3, 9, 9))
     )
     assert format_of(path).name == "fastMRI"
@@ -466,7 +460,7 @@ def test_a_slice_of_fastmri_is_a_frame(tmp_path, rng):
 def test_oversampling_and_mask_of_fastmri(tmp_path, rng):
     kspace = complex_array(rng, 1, 2, 36, 16)
     mask = np.arange(16) % 2 == 0
-    path = write_fastmri(
+    path = write_h5(
         tmp_path / "a.h5",
         kspace=kspace * mask,
         mask=mask,
@@ -502,9 +496,9 @@ def test_ismrmrd_is_measured(tmp_path, rng):
 
 @pytest.mark.parametrize("name", ["kspace", "mask"])
 def test_links_of_fastmri_to_other_files_are_not_followed(tmp_path, rng, name):
-    write_fastmri(tmp_path / "b.h5", x=np.ones((2, 18, 16)))
+    write_h5(tmp_path / "b.h5", x=np.ones((2, 18, 16)))
     kspace = complex_array(rng, 2, 18, 16)
-    path = write_fastmri(tmp_path / "a.h5", kspace=kspace, reconstruction=kspace.real)
+    path = write_h5(tmp_path / "a.h5", kspace=kspace, reconstruction=kspace.real)
     with h5py.File(path, "r+") as file:
         if name in file:
             del file[name]

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from svdinv.unroll.networks import LLS
-from svdinv.unroll.networks import weights as files
 from svdinv.unroll.tasks.cine.hearts import (
     HEARTS,
     cropped_series,
@@ -20,9 +17,7 @@ from svdinv.unroll.tasks.cine.hearts import (
 )
 from svdinv.unroll.tasks.cine.sampling import PATTERNS, sampling
 from svdinv.unroll.tasks.cine.task import Cine
-from svdinv.unroll.torch import Network
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FEW = {"series": 1, "frames": 6, "size": 32, "validation": 1, "textures": 0.0}
 
 
@@ -265,62 +260,3 @@ def test_series_held_out_must_be_there_and_leave_some(tmp_path):
 
 
 # The script that trained the weights
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import train_hearts
-
-    return train_hearts
-
-
-@pytest.mark.parametrize("coils", [0, 2])
-def test_kept_items_are_measured_as_they_are_turned(script, coils):
-    recipe = script.BegunLLS(cells=1, features=2, block=4, static=2, start=(2, 3))
-    hearts = Cine(**FEW, coils=(coils,)).load()
-    source = script.Kept(hearts, recipe, 0.01, 3)
-    truths = []
-    for step in range(1, 9):
-        batch = source.batch(0, step, range(2))
-        batch = batch.replace_arrays(torch.from_numpy)
-        truth, samples, A = batch.truth, batch.y, batch.A
-        torch.testing.assert_close(A(truth), samples, atol=1e-5, rtol=0)
-        state = recipe.begin(batch)  # takes what was kept
-        assert torch.equal(state["x"], batch.start[0])
-        # It explains the samples as well as what is begun anew does.
-        fresh = LLS(**vars(recipe)).begin(batch)["x"]
-        error, due = (torch.abs(x - truth).mean() for x in (state["x"], fresh))
-        assert abs(error - due) < 0.2 * due
-        truths.append(batch.truth)
-    assert not any(
-        one.shape == other.shape and np.array_equal(one, other)
-        for i, one in enumerate(truths)
-        for other in truths[:i]
-    )
-
-
-def test_interrupted_trainings_find_the_same_items(script):
-    recipe = script.BegunLLS(cells=1, features=2, block=4, start=(1, 2))
-    hearts = Cine(**FEW, coils=(0,)).load()
-    one, other = (script.Kept(hearts, recipe, 0.2, 3) for _ in range(2))
-    for step in range(2, 7):
-        first = one.batch(3, step, range(2))
-    again = other.batch(3, 6, range(2))
-    np.testing.assert_array_equal(first.y, again.y)
-
-
-def test_first_weights_come_to_know_the_noise(script):
-    recipe = LLS(cells=1, features=2, fold=2)
-    drawn = files.initial(recipe, np.random.default_rng(0))
-    new, weights = script.told(recipe, drawn)
-    assert new.noise
-    files.check(weights, files.shapes(new))
-    y = torch.randn(1, 4, 8, 8, dtype=torch.complex64)
-    mask = torch.rand(1, 4, 8, 8) < 0.5
-    found = []
-    for network, values in ((Network(recipe), drawn), (Network(new), weights)):
-        network.load_state_dict({k: torch.from_numpy(v) for k, v in values.items()})
-        found.append(network(y, mask))
-    assert torch.equal(*found)
-    assert script.told(new, weights)[0] is new

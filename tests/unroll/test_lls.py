@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from svdinv.unroll.data.masks import radial_mask
-from svdinv.unroll.networks import LLS, from_json, to_json
+from svdinv.unroll.networks import LLS
 from svdinv.unroll.operators import MRI, Identity, Wrapped
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.tasks.cine.phantom import coil_maps, heart
@@ -247,33 +247,6 @@ def test_with_much_noise_the_last_iterations_leave_the_network_alone():
     np.testing.assert_array_equal(nothing, np.zeros_like(nothing))
 
 
-def test_odd_blocks():
-    recipe = LLS(**SMALL, block=5, start=(2, 3), start_block=7)
-    net = without_corrections(Network(recipe, seed=0).double())
-    kspace, mask, _ = problem((10, 7), coils=False)
-    expected = classical(recipe, kspace[0], mask[0], None)
-    found = reconstruct(net, kspace[:1], mask[:1], None)[0]
-    np.testing.assert_allclose(found, expected, atol=1e-11)
-
-
-@pytest.mark.parametrize("coils", [False, True], ids=["one coil", "coils"])
-def test_a_series_that_stands_still_is_found_though_no_frame_has_all_samples(coils):
-    rng = np.random.default_rng(0)
-    image = gauss(rng, B, 1, 10, 7)
-    _, _, maps = problem((10, 7), coils)
-    frame = rng.integers(T, size=(B, 1, 10, 7))
-    mask = frame == np.arange(T)[:, None, None]  # each sample in one frame alone
-    series = np.repeat(image, T, axis=1)
-    parts = zip(series, mask, maps if coils else (None,) * B, strict=True)
-    kspace = np.stack([operators(m, c)[0](x) for x, m, c in parts])
-    steps = {"cells": 1, "threshold": -80.0, "momentum": -80.0}
-    net = without_corrections(Network(LLS(**steps, static=60), seed=0).double())
-    found = reconstruct(net, kspace, mask, maps)
-    np.testing.assert_allclose(found, series, atol=0.03)
-    net = without_corrections(Network(LLS(**steps), seed=0).double())
-    assert np.abs(reconstruct(net, kspace, mask, maps) - series).max() > 1
-
-
 @pytest.mark.parametrize("size", [(12, 8), (11, 7)], ids=str)
 def test_folded_corrections_see_squares_of_pixels_as_channels(size):
     """One convolution with the weights of the middle alone: each square by itself."""
@@ -308,65 +281,6 @@ def test_the_first_weights_correct_little():
     expected = reconstruct(without, kspace.astype(complex), mask, None)
     change = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert 1e-3 < change < 0.1
-
-
-def test_everything_sampled_and_no_threshold_is_the_inverse_transform():
-    net = without_corrections(Network(LLS(**SMALL, threshold=-80.0), seed=0).double())
-    kspace, mask, _ = problem((10, 7), coils=False)
-    mask = np.ones_like(mask)
-    found = reconstruct(net, kspace, mask, None)
-    np.testing.assert_allclose(found, inverse(kspace), atol=1e-12)
-
-
-@pytest.mark.parametrize("noise", [False, True])
-@pytest.mark.parametrize("factor", [2.0, 1e-6, 1e6])
-def test_homogeneous(factor, noise):
-    """Also with the iterations in front, and at the scale of any scanner."""
-    steps = {"static": 3, "start": (2, 3), "finish": 4, "finish_noise": (1.0, 1.0)}
-    net = Network(LLS(**SMALL, block=4, **steps, fold=2, noise=noise), seed=0).double()
-    with torch.no_grad():
-        for name, number in net.named_parameters():
-            if name.endswith("_noise"):
-                number += 0.1
-    kspace, mask, maps = problem((10, 7), coils=True)
-    found = reconstruct(net, factor * kspace, mask, maps)
-    expected = factor * reconstruct(net, kspace, mask, maps)
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * factor)
-
-
-def test_the_first_iterations_learn_nothing_and_pass_gradients_on():
-    kspace, mask, _ = problem((6, 5), coils=False)
-    y = torch.from_numpy(kspace[:1, :3]).requires_grad_()
-    sampled = torch.from_numpy(mask[:1, :3])
-    few = {"cells": 1, "features": 2, "block": 4}
-    one = LLS(**few)
-    other = LLS(**few, static=3, start=(4, 8), start_block=6, finish=3)
-    names = [[k for k, _ in Network(r).named_parameters()] for r in (one, other)]
-    assert names[0] == names[1]
-    net = Network(other, seed=0).double()
-    assert torch.autograd.gradcheck(
-        lambda y: net(y, sampled), (y,), eps=1e-6, atol=1e-6, fast_mode=True
-    )
-
-
-def test_it_learns():
-    """Some steps of Adam on a series of rank 2 bring it nearer to it."""
-    rng = np.random.default_rng(0)
-    parts = gauss(rng, 2, T, 1, 1), gauss(rng, 2, 1, 16, 16)
-    truth = torch.from_numpy((parts[0] * parts[1]).sum(0)[None]).to(torch.complex64)
-    mask = torch.from_numpy(rng.random(truth.shape) < 0.5)
-    recipe = LLS(cells=2, features=4)
-    y = recipe.operator(mask)(truth)
-    net = Network(recipe, seed=0)
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(15):
-        optimiser.zero_grad()
-        loss = (net(y, mask) - truth).abs().square().mean()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
 
 
 def told(net):
@@ -482,19 +396,6 @@ def test_noise_is_yes_or_no():
         LLS(noise=1)
 
 
-def test_weights():
-    net = Network(LLS(cells=2))
-    chain = 27 * (4 * 16 + 16 * 16 + 16 * 2)
-    assert sum(p.numel() for p in net.parameters()) == 2 * (chain + 3)
-
-
-def test_described_and_read_again():
-    steps = {"static": 3, "start": (7, 2), "start_thresholds": (0.2, 0.1, 0.01)}
-    steps |= {"start_coils": (0.5, 2.0), "finish": 3, "finish_noise": (0.2, 0.1)}
-    recipe = LLS(cells=2, **steps, slope=0.0, fold=3)
-    assert from_json(to_json(recipe)) == recipe
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -527,8 +428,3 @@ def test_described_and_read_again():
 def test_refused(options, message):
     with pytest.raises(ValueError, match=message):
         LLS(**options)
-
-
-def test_a_slope_is_refused_by_the_convolutions():
-    with pytest.raises(ValueError, match="slope must not be negative"):
-        Network(LLS(slope=-0.1))

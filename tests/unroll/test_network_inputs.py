@@ -212,20 +212,6 @@ def test_solver_takes_names():
     assert np.array_equal(solver.vjp(kspace, **given)[0], image)
 
 
-def test_torch_gives_the_parts():
-    torch = pytest.importorskip("torch")
-    from svdinv.unroll.torch import LSNet
-
-    network = LSNet(cells=2, features=2)
-    kspace, given = _series()
-    state = network(kspace, **given, return_state=True)
-    assert torch.equal(state["x"], network(kspace, **given))
-    both = state["low_rank"] + state["sparse"]
-    A = MRI(given["mask"])
-    step = network.cells[-1].gamma * A.H(A(both) - kspace)
-    torch.testing.assert_close(both - step, state["x"])
-
-
 def test_an_operator_that_is_given_comes_first():
     torch = pytest.importorskip("torch")
     from svdinv.unroll.torch import LSNet

@@ -18,7 +18,7 @@ from svdinv.unroll.networks.weights import shapes
 from svdinv.unroll.operators import MRI
 from svdinv.unroll.priors.patch_matching import Groups
 from svdinv.unroll.problem import Problem
-from svdinv.unroll.torch import Network, load, save
+from svdinv.unroll.torch import Network, save
 
 RECIPE = NonLocal(
     rounds=2, steps=2, patch=3, stride=2, count=9, reach=4, first=0.1, last=0.05
@@ -239,17 +239,6 @@ def test_few_groups_at_a_time_make_the_same_image_in_less_memory(monkeypatch):
     assert peaks[1] < peaks[0] / 3
 
 
-def test_checkpointing_changes_no_gradient():
-    truth, mask = problem(1, 3, 12, 12)
-    found = []
-    for checkpoint in (False, True):
-        net = network(RECIPE)
-        net.checkpoint = checkpoint
-        net(truth * mask, mask).square().sum().backward()
-        found.append(torch.stack([p.grad for p in net.parameters()]))
-    assert torch.equal(*found)
-
-
 def test_one_channel_and_images_with_few_patches():
     recipe = replace(RECIPE, channels=1, count=64)
     net = network(recipe)
@@ -285,14 +274,6 @@ def test_wrong_input_is_refused():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NonLocal(**options)
-
-
-def test_file_keeps_the_image(tmp_path):
-    net = network(RECIPE)
-    save(net, tmp_path / "net.safetensors")
-    truth, mask = problem(1, 3, 12, 12)
-    again = load(tmp_path / "net.safetensors")
-    assert torch.equal(net(truth * mask, mask), again(truth * mask, mask))
 
 
 def test_number_of_weights():

@@ -7,7 +7,6 @@ scipy_sparse = pytest.importorskip("scipy.sparse")
 
 from svdinv.unroll.algorithms.nonlinear import gauss_newton, truncated_svd
 from svdinv.unroll.operators import Wrapped, WrappedNonlinear
-from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc, neighbours
 
 N, M = 12, 20
 
@@ -111,25 +110,6 @@ class TestGaussNewton:
             A, np.exp(truth), np.zeros(N), identity(), weight=1e-9, lower=-0.5
         )
         assert bounded.min() == -0.5
-
-    def test_it_finds_what_is_in_a_tank(self):
-        mesh = disc(5, 8)
-        A = Impedance(mesh, adjacent(8), adjacent(8), 0.01)
-        water = np.ones(len(mesh.triangles))
-        there = np.linalg.norm(mesh.centres - [0.4, 0.2], axis=1) < 0.3
-        y = A.forward(np.where(there, 3.0, 1.0))
-        L = scipy_sparse.vstack(
-            [neighbours(mesh), 0.05 * scipy_sparse.eye_array(len(water))]
-        )
-        found = gauss_newton(
-            A, y, water, L, weight=1e-3, noise=0.01 * np.abs(y).mean(),
-            variation=1e-2, lower=0.05,
-        )  # fmt: skip
-        assert found[there].mean() > 1.8
-        assert abs(found[~there].mean() - 1) < 0.1
-        assert np.linalg.norm(A.forward(found) - y) < 0.03 * np.linalg.norm(
-            A.forward(water) - y
-        )
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -174,11 +174,6 @@ def test_gradient_takes_forward_differences(rng):
     np.testing.assert_array_equal(around[:, -1], x[:, 0] - x[:, -1])
 
 
-def test_dense_is_the_matrix(rng):
-    A = Dense(MATRIX, (H, W))
-    np.testing.assert_allclose(matrix_of(A, (H, W)), MATRIX, atol=1e-13)
-
-
 def test_gaussian_sensing_is_seeded_and_scaled():
     first, second = (gaussian_sensing(300, (10, 10), 4) for _ in range(2))
     np.testing.assert_array_equal(first.matrix, second.matrix)

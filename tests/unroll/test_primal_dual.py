@@ -64,18 +64,6 @@ def test_one_tap_is_the_classical_iteration(rng):
     np.testing.assert_allclose(found, x, rtol=1e-10, atol=1e-12)
 
 
-def test_twice_the_data_are_twice_the_image():
-    made = problem()
-    network = Network(PrimalDual(cells=2, features=4), seed=1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-        once, twice = (
-            network(batched(replace(made, y=k * made.y))) for k in (1.0, 2.0)
-        )
-    torch.testing.assert_close(twice, 2 * once, rtol=1e-4, atol=1e-4)
-
-
 def test_items_do_not_depend_on_each_other():
     first, other = problem(), problem(seed=5)
     network = Network(PrimalDual(cells=2, features=4), seed=1)

@@ -17,7 +17,7 @@ import torch
 import svdinv.numpy
 from svdinv.unroll.algorithms import ADMM, ISTA, PDHG, solve
 from svdinv.unroll.fidelity import L2, DataFidelity, PoissonKL
-from svdinv.unroll.networks import LS, Unrolled
+from svdinv.unroll.networks import LS
 from svdinv.unroll.operators import (
     MRI,
     Dense,
@@ -234,25 +234,6 @@ def test_a_problem_is_what_a_call_with_a_mask_is(rng):
         network(Problem(y, Sampling(m)), m)
 
 
-@pytest.mark.parametrize("coils", [0, 3])
-def test_a_batch_of_problems(coils, rng):
-    shape = (2, 3, 6, 5)
-    series = rng.standard_normal(shape) + 0j
-    masks = rng.random(shape) < 0.5
-    maps = rng.standard_normal((2, coils, 6, 5)) + 0j if coils else [None, None]
-    problems = [
-        Problem(MRI(m, c)(x), MRI(m, c), truth=x)
-        for x, m, c in zip(series, masks, maps, strict=True)
-    ]
-    whole = batch(problems)
-    np.testing.assert_array_equal(whole.truth, series)
-    np.testing.assert_allclose(whole.A(series), whole.y)
-    for i, problem in enumerate(problems):
-        np.testing.assert_allclose(
-            whole.gradient(0 * series)[i], problem.gradient(0j * series[i])
-        )
-
-
 def test_batches_that_do_not_go_together():
     one = Problem(np.ones(3), Identity())
     for other, message in (
@@ -364,15 +345,6 @@ def test_derivatives_of_wrapped_operators_on_every_framework(A, rng):
         lambda x: svdinv.numpy._backend.call(A._forward, x)[0], x
     )
     np.testing.assert_allclose(pullback(g)[0], expected, atol=1e-12)
-
-
-def test_a_network_is_trained_through_an_operator_of_another_library(rng):
-    A = from_matrix(scipy.sparse.csr_array(rng.standard_normal((20, 48))), (3, 4, 4))
-    network = Network(Unrolled(cells=2, images="image"), operator=A, seed=0)
-    x = torch.tensor(rng.random((2, 3, 4, 4)), dtype=torch.float32)
-    network(A(x)).square().sum().backward()
-    assert all(p.grad.isfinite() for p in network.parameters())
-    assert any(p.grad.abs() > 0 for p in network.parameters())
 
 
 def test_functions_of_the_frameworks_own_arrays():
@@ -600,6 +572,8 @@ BATCHES = {
     "k-space": lambda rng: Sampling(rng.random((4, 5)) < 0.5) * Fourier(),
     "half": lambda rng: 0.5 * Sampling(rng.random((3, 4, 5)) < 0.5),
     "static MRI": lambda rng: MRI(rng.random((4, 5)) < 0.5, maps(rng)),
+    "MRI": lambda rng: MRI(rng.random((3, 4, 5)) < 0.5),
+    "MRI, coils": lambda rng: MRI(rng.random((3, 4, 5)) < 0.5, maps(rng)),
     "shared mask": lambda rng: MRI(rng.random((4, 5)) < 0.5),
 }
 

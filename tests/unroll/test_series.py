@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from hdf5_files import write_h5
 
 from svdinv.unroll.formats.fastmri import read_fastmri
 from svdinv.unroll.formats.series import read_series, save_series
@@ -32,9 +33,7 @@ def write(path, **arrays):
     elif path.suffix == ".mat":
         io.savemat(path, arrays)
     else:
-        with h5py.File(path, "w") as file:
-            for name, array in arrays.items():
-                file[name] = array
+        write_h5(path, **arrays)
     return path
 
 
@@ -235,12 +234,7 @@ def test_a_missing_package_is_named(tmp_path, series, monkeypatch, suffix, modul
 
 
 def write_fastmri(path, **arrays):
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file[name] = array
-        file.attrs["acquisition"] = "CORPD_FBK"
-        file.attrs["max"] = 0.5
-    return path
+    return write_h5(path, {"acquisition": "CORPD_FBK", "max": 0.5}, **arrays)
 
 
 def test_fastmri_of_several_coils(tmp_path, rng):

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 scipy_io = pytest.importorskip("scipy.io")
 pytest.importorskip("skimage")
 
-from svdinv.unroll.tasks.impedance.operator import Impedance, adjacent, disc
+from svdinv.unroll.tasks.impedance.operator import adjacent, disc
 from svdinv.unroll.tasks.impedance.tank import read_mesh, read_tank, score, segment
 
 L = 6
@@ -124,45 +121,3 @@ def test_the_similarity_is_that_of_sums():
                 / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
             )
     assert tank._similarity(a, b) == pytest.approx(total / 9, rel=1e-6)
-
-
-@pytest.mark.slow
-def test_the_benchmark_runs(tmp_path, monkeypatch, capsys):
-    """On a small tank, simulated."""
-    path = Path(__file__).parents[2] / "benchmarks" / "impedance.py"
-    spec = importlib.util.spec_from_file_location("impedance_benchmark", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.setattr(script, "TARGETS", (1,))
-    mesh = disc(6, 16, radius=0.115)
-    A = Impedance(mesh, adjacent(16), adjacent(16), 1e-4)
-    water = np.full(len(mesh.triangles), 0.7)
-    inside = np.linalg.norm(mesh.centres - [0.05, 0.02], axis=1) < 0.03
-    faces = np.empty((1, 16), object)
-    faces[0, :] = mesh.electrodes
-    content = {"g": mesh.nodes, "H": mesh.triangles, "elfaces": faces}
-    scipy_io.savemat(tmp_path / "Mesh_sparse.mat", content)
-    draw = script.picture(mesh)
-    scipy_io.savemat(tmp_path / "true1.mat", {"truth": draw(2 * inside)})
-    patterns = {"Inj": A.currents, "Mpat": A.voltages}
-    for level, lost in ((1, 0), (7, 3)):
-        folder = tmp_path / f"level_{level}"
-        folder.mkdir()
-        y = A.forward(np.where(inside, 3.0, water))
-        y[:lost] = np.nan
-        scipy_io.savemat(folder / "data1.mat", {**patterns, "Uel": y.reshape(-1, 1)})
-        empty = A.forward(water).reshape(-1, 1)
-        scipy_io.savemat(folder / "ref.mat", {**patterns, "Uelref": empty})
-    monkeypatch.setattr(script, "WEIGHTS", (0.01,))
-    arguments = ["impedance.py", str(tmp_path), "--levels", "1", "7"]
-    arguments += ["--methods", "TSVD, SURE", "TV", "TV, Gauss-Newton", "deep decoder"]
-    monkeypatch.setattr(script, "ITERATIONS", 3)
-    monkeypatch.setattr("sys.argv", arguments)
-    script.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("water 0.700, contact 1.00e-04")
-    words = [line.split(" mean ")[0].rsplit(None, 1) for line in lines[3:]]
-    found = {" ".join(name.split()): float(score) for name, score in words}
-    assert len(found) == 8
-    assert found["level 1 TV"] > 0.6
-    assert found["level 7 TV"] > 0.3

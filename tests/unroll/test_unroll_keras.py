@@ -145,11 +145,12 @@ def cases(tmp_path_factory):
         arrays |= {"image": image.detach().numpy(), "loss": loss.detach().numpy()}
         arrays |= {f"gradient {k}": p.grad.numpy() for k, p in net.named_parameters()}
         np.savez(folder / f"{name}.npz", **arrays)
-    counts(folder)
+    counts(folder, "counts", EMNet(cells=2, features=3))
+    counts(folder, "frames", EMNet(cells=2, features=3, components=2))
     return folder
 
 
-def counts(folder):
+def counts(folder, name, recipe):
     """The same of counts, whose operator is given and whose background is measured."""
     rng = np.random.default_rng(0)
     parts = [ParallelBeam((6, 5), np.arange(k, 180, 60.0)) for k in (0, 30)]
@@ -157,14 +158,14 @@ def counts(folder):
     truth = rng.random((2, 2, 6, 5)).astype(np.float32) * 9
     background = np.full((2, 2, *A(truth).shape[-2:]), 0.5, np.float32)
     y = rng.poisson(A(truth) + background).astype(np.float32)
-    net = Network(EMNet(cells=2, features=3), seed=1)
-    save(net, folder / "counts.safetensors")
+    net = Network(recipe, seed=1)
+    save(net, folder / f"{name}.safetensors")
     given = [torch.from_numpy(x) for x in (y, background)]
     image = net(Problem(given[0], A, PoissonKL(given[1])))
     (image - torch.from_numpy(truth)).square().mean().backward()
     gradients = {f"gradient {k}": p.grad.numpy() for k, p in net.named_parameters()}
     arrays = {"y": y, "background": background, "truth": truth}
-    with open(folder / "counts.data", "wb") as file:
+    with open(folder / f"{name}.data", "wb") as file:
         np.savez(file, image=image.detach().numpy(), **arrays, **gradients)
 
 

@@ -15,14 +15,12 @@ from svdinv.unroll.algorithms import ADMM, conjugate_gradients
 from svdinv.unroll.fidelity import L2, PoissonKL
 from svdinv.unroll.networks import (
     SLR,
-    Bilinear,
     Decoder,
-    LowRankAndSparse,
     PrimalDual,
     Skip,
 )
 from svdinv.unroll.operators import MRI, Identity, ParallelBeam, Sampling
-from svdinv.unroll.priors import Casorati, HuberVariation, TotalVariation
+from svdinv.unroll.priors import HuberVariation
 from svdinv.unroll.problem import Problem
 from svdinv.unroll.torch import Network
 from svdinv.unroll.untrained import (
@@ -76,16 +74,15 @@ def error(problem, image):
 
 
 def test_it_fits_and_repeats_itself():
-    problem = sampled()
-    found = run(problem, iterations=300, rule=None, average=0.9)
+    problem, options = sampled(), {"rule": None, "average": 0.9}
+    found = run(problem, iterations=300, **options)
     assert found.ending == "iterations"
     assert found.best == found.iterations == 300
     assert error(problem, found.image) < 1e-3
     np.testing.assert_array_equal(found.image, found.last)
-    again = run(problem, iterations=300, rule=None, average=0.9)
-    np.testing.assert_array_equal(found.image, again.image)
-    other = run(problem, iterations=300, rule=None, average=0.9, seed=1)
-    assert np.abs(other.image - found.image).max() > 1e-3
+    one, again, other = (run(problem, **options, seed=s).image for s in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(other - one).max() > 1e-3
 
 
 def test_the_truth_is_not_looked_at():
@@ -477,47 +474,6 @@ class TestRegularisation:
             float(fitting.problem.value(image)) / 768, rel=1e-5
         )
 
-    def test_total_variation_smooths(self):
-        problem = noisy(0.2)
-        options = {"iterations": 400, "rule": None, "input_noise": 0.0}
-        plain = run(problem, **options)
-        smooth = run(problem, prior=HuberVariation(0.2, 0.01), **options)
-        variation = TotalVariation(1.0)
-        before, after = (variation.value(f.last[None]) for f in (plain, smooth))
-        assert after < 0.7 * before
-        assert error(problem, smooth.last) < error(problem, plain.last)
-
-    def test_low_rank_of_a_series(self):
-        problem = series()
-        generator = Skip(**SMALL, images="series", channels=4)
-        options = {"iterations": 150, "rule": None}
-        plain = run(problem, generator, **options)
-        low = run(problem, generator, prior=Casorati(0.3), **options)
-        ranks = [
-            np.linalg.svd(f.last.reshape(4, -1), compute_uv=False)[2:].sum()
-            for f in (plain, low)
-        ]
-        assert ranks[1] < 0.7 * ranks[0]
-
-    def test_penalty_of_the_generator(self):
-        problem = series()
-        generator = LowRankAndSparse(
-            channels=4,
-            depth=4,
-            low_rank=Bilinear(rank=2, space=Decoder(features=(4, 4))),
-            sparse=Decoder(features=(4, 4)),
-        )
-        found = [
-            run(problem, generator, penalty=p, iterations=120, rule=None)
-            for p in (0.0, 3.0)
-        ]
-        given = map(torch.from_numpy, (problem.y[None], problem.A.mask[None]))
-        y, mask = given
-        small = [
-            f.network(y, mask, return_state=True)["sparse"].abs().mean() for f in found
-        ]
-        assert small[1] < 0.2 * small[0]
-
 
 class TestWhatIsTrained:
     @pytest.mark.parametrize("trained", ["decoder", "singular values"])
@@ -556,16 +512,6 @@ class TestRecorrupted:
     """Fits of networks that see the data."""
 
     educated = Skip(**SMALL, source="adjoint", bounded=False, residual=True)
-
-    def test_they_learn_to_predict_and_not_to_repeat(self):
-        problem = noisy(0.2, 32)
-        sees = {"source": "adjoint", "bounded": False}
-        recipe = Skip(features=(8, 8), skips=(4, 0), **sees)
-        options = {"iterations": 300, "rule": None, "input_noise": 0.0}
-        plain = run(problem, recipe, **options)
-        found = run(problem, recipe, recorrupted=0.2, **options)
-        assert error(problem, plain.image) > 0.5 * 0.2**2
-        assert error(problem, found.image) < 0.15 * 0.2**2
 
     def test_what_is_seen_and_what_is_fitted(self):
         problem = noisy()
@@ -741,20 +687,20 @@ class TestGoingOn:
     )
     def test_the_same_bits(self, options, tmp_path):
         path = tmp_path / "fit.safetensors"
-        whole = run(noisy(), iterations=120, **options)
+        options = options | {"iterations": 50}
+        whole = run(noisy(), **options)
         begun = run(
             noisy(),
-            iterations=120,
             checkpoint=path,
-            callback=lambda record: record.iteration == 50,
+            callback=lambda record: record.iteration == 20,
             **options,
         )
         assert begun.ending == "stopped"
-        assert begun.iterations == 50
-        ended = run(noisy(), iterations=120, checkpoint=path, **options)
+        assert begun.iterations == 20
+        ended = run(noisy(), checkpoint=path, **options)
         np.testing.assert_array_equal(ended.image, whole.image)
         np.testing.assert_array_equal(ended.last, whole.last)
-        assert [r.iteration for r in ended.trajectory] == list(range(10, 130, 10))
+        assert [r.iteration for r in ended.trajectory] == list(range(10, 60, 10))
         assert ended.best == whole.best
 
     def test_a_checkpoint_of_something_else(self, tmp_path):

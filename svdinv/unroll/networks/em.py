@@ -17,6 +17,17 @@ EM.
 
 Where A is a `svdinv.unroll.operators.Stack`, each cell takes the next of its operators
 (ordered subsets).
+
+With `components` the frames of a dynamic scan are corrected together, in the place of
+the second line. Their Casorati matrix E, frames x pixels of e / s, has rows divided by
+the deviation of their noise, as W; and with the leading singular vectors V of W E::
+
+    M = SVT(W E, tau)                                low rank, tau learned
+    z = max(W^-1 (M + V D(V^T W E, V^T M, V^T W x)), 0)
+
+D sees one component at a time, which counts from all frames have made, beside the first
+one and the noise of the pixels; it is odd, so that the sign of a component has no say.
+Which components there are is found without a gradient: it goes through SVT and D.
 """
 
 from __future__ import annotations
@@ -26,11 +37,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from svdinv.backends.tape import untraced
 from svdinv.core.namespace import safe_divide
 from svdinv.unroll.algorithms.em import expectation, positive_root, subsets
-from svdinv.unroll.arrays import Array, Namespace, namespace, sizes, times
+from svdinv.unroll.arrays import (
+    Array,
+    Namespace,
+    backend,
+    casorati,
+    from_casorati,
+    namespace,
+    operators,
+    sizes,
+    times,
+)
 from svdinv.unroll.fidelity import DataFidelity, PoissonKL
-from svdinv.unroll.networks.functional import at_least, check_image, positive
+from svdinv.unroll.networks.functional import at_least, check_image, positive, root
 from svdinv.unroll.networks.recipe import (
     Layer,
     Layers,
@@ -44,6 +66,7 @@ from svdinv.unroll.operators import Operator
 from svdinv.unroll.problem import Problem
 
 _PIXEL = (-2, -1)
+_THRESHOLD = math.log(0.45)  # of noise on its own, which EM has less of, about 1
 
 
 @register
@@ -51,7 +74,8 @@ _PIXEL = (-2, -1)
 class EMNet(Recipe):
     """Structure of an EM-Net.
 
-    Images are real, (B, T, H, W), each frame on its own, and of any number of frames.
+    Images are real, (B, T, H, W), of any number of frames: each on its own, or all
+    together.
     The data fidelity of a problem is `svdinv.unroll.fidelity.PoissonKL`; data without a
     problem have no background, or that which is given beside them.
 
@@ -67,6 +91,9 @@ class EMNet(Recipe):
         First value of L, in units of the mean of s over the mean activity.
     slope : float
         Slope of the ReLUs below zero.
+    components : int
+        Leading components of all frames that D corrects, as at the top of this module;
+        0 for a D of each frame.
     """
 
     cells: int = 6
@@ -75,6 +102,7 @@ class EMNet(Recipe):
     start: int = 1
     weight: float = 1.0
     slope: float = 0.1
+    components: int = 0
 
     axes: ClassVar[str] = "B C H W"
     measurement: ClassVar[tuple[str, ...]] = ("background",)
@@ -82,15 +110,19 @@ class EMNet(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "features", "convs")
-        at_least(0, self, "start")
+        at_least(0, self, "start", "components")
         if not self.weight > 0:
             raise ValueError(f"weight must be positive, got {self.weight}")
 
     def layers(self, last: bool) -> Mapping[str, Layer]:
-        return {
-            "correction": residual_chain(self, 3, 1, axes=2),
+        inputs = 5 if self.components else 3
+        layers: dict[str, Layer] = {
+            "correction": residual_chain(self, inputs, 1, axes=2),
             "log_weight": Number(math.log(self.weight)),
         }
+        if self.components:
+            layers["log_threshold"] = Number(_THRESHOLD)
+        return layers
 
     def operator(self, *measurement: Array) -> Operator:
         """Refuse by TypeError: what the scanner is has to be given."""
@@ -139,7 +171,8 @@ class EMNet(Recipe):
         k = layers.index % len(every)
         e, s = expectation(x, *every[k]), state["sensitivity"][k, ...]
         em = safe_divide(e, s, s > 0, xp)
-        z = positive(em + self._correction(em, x, state, layers, xp), xp)
+        correct = self._joint if self.components else self._corrected
+        z = positive(correct(em, x, state, layers, xp), xp)
         # Where nothing was counted, any L will do.
         some = unit > 0
         level = safe_divide(xp.mean(s, axis=_PIXEL, keepdims=True), unit, some, xp)
@@ -148,17 +181,66 @@ class EMNet(Recipe):
         kept, got = _total(e, xp), _total(s * u, xp)
         return state | {"x": u * safe_divide(kept, got, got > 0, xp)}
 
-    def _correction(
+    def _corrected(
         self, em: Array, x: Array, state: State, layers: Layers, xp: Namespace
     ) -> Array:
-        """Apply D to each frame."""
+        """Add D of each frame."""
         B, T, H, W = sizes(x, xp)
         unit = state["unit"]
         maps = [safe_divide(v, unit, unit > 0, xp) for v in (em, x)]
         maps.append(state["level"] * xp.ones_like(x))
         frames = xp.reshape(xp.stack(maps, axis=2), (B * T, 3, H, W))
-        return unit * xp.reshape(layers.correction(frames), (B, T, H, W))
+        return em + unit * xp.reshape(layers.correction(frames), (B, T, H, W))
+
+    def _joint(
+        self, em: Array, x: Array, state: State, layers: Layers, xp: Namespace
+    ) -> Array:
+        """Threshold the singular values of all frames, and add D of each component."""
+        B, T, H, W = sizes(x, xp)
+        seen = xp.sum(state["sensitivity"], axis=0)
+        mean = xp.mean(seen, axis=_PIXEL, keepdims=True)
+        # The variance of a pixel is about its activity over its sensitivity.
+        some = (state["unit"] > 0) & (mean > 0)
+        deviation = xp.sqrt(safe_divide(state["unit"], mean, some, xp))
+        E, before = (casorati(_over(v, deviation, xp), xp) for v in (em, x))
+        noise = _over(safe_divide(em, seen, seen > 0, xp), deviation**2, xp)
+        noise = root(xp.mean(noise, axis=1), xp)
+        largest = math.sqrt(T) + math.sqrt(H * W)
+        tau = xp.exp(layers.log_threshold)
+        M = layers.svt(E, tau, largest * xp.ones_like(E[:, 0, 0]))
+        V = self._vectors(E)
+        K = V.shape[-1]
+        across = xp.matrix_transpose(V)
+        found = [xp.reshape(across @ v, (B, K, H, W)) for v in (E, M, before)]
+        first = xp.abs(found[1][:, -1:])  # nowhere of another sign, but for noise
+        size = xp.mean(first, axis=_PIXEL, keepdims=True)
+        guide = [safe_divide(first, size, size > 0, xp), noise[:, None]]
+        beside = [v + xp.zeros_like(found[0]) for v in guide]
+        signs = [
+            xp.reshape(
+                xp.stack([*(sign * v for v in found), *beside], axis=2),
+                (B * K, 5, H, W),
+            )
+            for sign in (1, -1)
+        ]
+        D = layers.correction(xp.concat(signs, axis=0)) / 2
+        D = xp.reshape(D[: B * K] - D[B * K :], (B, K, H * W))
+        return deviation * from_casorati(M + V @ D, x, xp)
+
+    def _vectors(self, E: Array) -> Array:
+        """Return the leading left singular vectors (B, T, K), the first one last.
+
+        Without a gradient.
+        """
+        fixed = untraced(backend(E).stop_gradient(E))
+        gram = fixed @ namespace(fixed).matrix_transpose(fixed)
+        return operators(gram).eigh(gram)[1][..., -self.components :]
 
 
 def _total(x: Array, xp: Namespace) -> Array:
     return xp.sum(x, axis=_PIXEL, keepdims=True)
+
+
+def _over(x: Array, deviation: Array, xp: Namespace) -> Array:
+    """Divide, and leave 0 where nothing was counted."""
+    return safe_divide(x, deviation, deviation > 0, xp)

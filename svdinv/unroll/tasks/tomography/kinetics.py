@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,15 @@ FRAMES: tuple[float, ...] = (
 
 _GRID = 0.01  # minutes
 
-# Of the tracer FDG in plasma, per minute.
-_AMPLITUDES = (851.1, 21.88, 20.81)
-_DECAYS = (4.134, 0.1191, 0.01043)
+
+class Plasma(NamedTuple):
+    """Activity of a tracer in plasma: see `plasma`; decays per minute."""
+
+    amplitudes: tuple[float, float, float]
+    decays: tuple[float, float, float]
+
+
+FDG = Plasma((851.1, 21.88, 20.81), (4.134, 0.1191, 0.01043))
 
 # K1, k2, k3, k4 (per minute) and share of blood: grey and white matter, tumour, muscle.
 _TISSUES = (
@@ -28,6 +35,9 @@ _TISSUES = (
     (0.150, 0.120, 0.130, 0.0050, 0.08),
     (0.030, 0.200, 0.020, 0.0100, 0.03),
 )
+# What rates of any tissue are drawn from.
+_LEAST_RATES = (0.01, 0.05, 0.005, 0.002, 0.005)
+_MOST_RATES = (0.5, 0.8, 0.3, 0.03, 0.15)
 _REGIONS = (
     Ellipse(1.0, 0.8, 0.9),
     Ellipse(1.0, 0.6, 0.7, 0, 0.02),
@@ -36,20 +46,22 @@ _REGIONS = (
 )
 
 
-def plasma(minutes: NDArray[np.floating]) -> NDArray[np.float64]:
+def plasma(minutes: NDArray[np.floating], tracer: Plasma = FDG) -> NDArray[np.float64]:
     """Return the activity of the plasma after an injection, relative to that of FDG.
 
     ``(a1 t - a2 - a3) exp(-l1 t) + a2 exp(-l2 t) + a3 exp(-l3 t)`` (Feng, Huang & Wang,
     Int. J. Biomed. Comput. 1993).
     """
-    (a1, a2, a3), (l1, l2, l3) = _AMPLITUDES, _DECAYS
+    (a1, a2, a3), (l1, l2, l3) = tracer
     t = np.asarray(minutes, np.float64)
     first = (a1 * t - a2 - a3) * np.exp(-l1 * t)
     return first + a2 * np.exp(-l2 * t) + a3 * np.exp(-l3 * t)
 
 
 def two_tissues(
-    rates: Sequence[float] | NDArray[np.floating], frames: Sequence[float] = FRAMES
+    rates: Sequence[float] | NDArray[np.floating],
+    frames: Sequence[float] = FRAMES,
+    tracer: Plasma = FDG,
 ) -> NDArray[np.float64]:
     """Return the mean activity of a tissue in each frame.
 
@@ -71,7 +83,7 @@ def two_tissues(
     total = k2 + k3 + k4
     root = math.sqrt(total**2 - 4 * k2 * k4)
     slow, fast = (total - root) / 2, (total + root) / 2
-    Cp = plasma(t)
+    Cp = plasma(t, tracer)
     tissue = (
         K1 * _convolved(Cp, slow)
         if not root
@@ -97,12 +109,54 @@ def kinetic_phantom(
     literature, which vary slowly within regions.
     """
     rng = np.random.default_rng(seed)
+    rates = [np.array(_TISSUES[k]) for k in (3, 0, 2, 1)]
+    return _uptake(_REGIONS, rates, 0.2, size, frames, FDG, rng)
+
+
+def random_kinetics(
+    size: int, frames: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw a slice of tissues of any shape that take up a tracer at any rates.
+
+    As `kinetic_phantom`, but for the shapes, the tracer and the lengths of the frames,
+    which are drawn too.
+    """
+    a, b = rng.uniform(0.55, 0.95, 2)
+    x, y = rng.uniform(-0.04, 0.04, 2)
+    regions = [Ellipse(1.0, a, b, x, y, rng.uniform(0, 180))]
+    for _ in range(rng.integers(2, 10)):
+        x, y = rng.uniform(-0.6, 0.6, 2) * (a, b)
+        sides = np.exp(rng.uniform(np.log(0.05), np.log(0.6), 2))
+        turn, rectangle = rng.uniform(0, 180), bool(rng.random() < 0.2)
+        regions.append(Ellipse(1.0, sides[0], sides[1], x, y, turn, rectangle))
+    low, high = np.log(_LEAST_RATES), np.log(_MOST_RATES)
+    rates = [np.exp(rng.uniform(low, high)) for _ in regions]
+    amplitudes = np.array(FDG.amplitudes) * np.exp(rng.uniform(-0.7, 0.7, 3))
+    decays = np.array(FDG.decays) * np.exp(rng.uniform(-0.7, 0.7, 3))
+    tracer = Plasma(tuple(amplitudes), tuple(decays))
+    growth = np.exp(rng.uniform(0, np.log(40.0)))
+    lengths = growth ** (np.arange(frames) / frames)
+    lengths *= rng.uniform(20, 90) / lengths.sum()
+    spread = rng.uniform(0, 0.4)
+    return _uptake(regions, rates, spread, size, list(lengths), tracer, rng)
+
+
+def _uptake(
+    regions: Sequence[Ellipse],
+    rates: Sequence[NDArray[np.float64]],
+    spread: float,
+    size: int,
+    frames: Sequence[float],
+    tracer: Plasma,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Draw regions, of which later ones lie on top; two ends of each have own rates."""
     series = np.zeros((len(frames), size, size))
     line = np.linspace(-1, 1, size)
-    for region, rates in zip(_REGIONS, (3, 0, 2, 1), strict=True):
+    for region, mean in zip(regions, rates, strict=True):
         share = drawn([region], size)
         curves = [
-            two_tissues(np.array(_TISSUES[rates]) * rng.uniform(0.8, 1.2, 5), frames)
+            two_tissues(mean * rng.uniform(1 - spread, 1 + spread, 5), frames, tracer)
             for _ in range(2)
         ]
         at = rng.uniform(0, 2 * np.pi)
@@ -118,9 +172,8 @@ def kinetic_phantom(
 
 def _convolved(x: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
     """Return ``integral of x(u) exp(-rate (t - u)) du`` from 0 to t, on the grid."""
-    decay = math.exp(-rate * _GRID)
-    total, found = 0.0, np.zeros_like(x)
-    for i in range(1, len(x)):
-        total = decay * (total + _GRID / 2 * x[i - 1]) + _GRID / 2 * x[i]
-        found[i] = total
+    from scipy.signal import lfilter
+
+    decay, half = math.exp(-rate * _GRID), _GRID / 2
+    found, _ = lfilter([half, decay * half], [1, -decay], x, zi=[-half * x[0]])
     return found

@@ -35,7 +35,11 @@ from svdinv.unroll.tasks.task import (
 )
 from svdinv.unroll.tasks.tomography import ACTIVITIES, DENSITIES, PET
 from svdinv.unroll.tasks.tomography.densities import density, random_ellipses
-from svdinv.unroll.tasks.tomography.kinetics import FRAMES, kinetic_phantom
+from svdinv.unroll.tasks.tomography.kinetics import (
+    FRAMES,
+    kinetic_phantom,
+    random_kinetics,
+)
 from svdinv.unroll.tasks.tomography.sinograms import MOST, grey_picture, read_geometry
 
 if TYPE_CHECKING:
@@ -161,12 +165,17 @@ class Pet(Task):
     background: float = option(
         0.4, "largest share of scatter and randoms in these", low=0, high=0.95
     )
+    frames: tuple[int, int] = option(
+        (1, 1), "fewest and most frames, of which each step draws a number", low=1
+    )
     validation: int = option(4, "phantoms to watch the training by", low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.counts[0] <= self.counts[1]:
             raise ValueError(f"counts must not fall, got {self.counts}")
+        if not self.frames[0] <= self.frames[1]:
+            raise ValueError(f"frames must not fall, got {self.frames}")
 
     def load(self) -> Activities:
         return Activities(self)
@@ -328,6 +337,14 @@ class Pet(Task):
             "MAP-EM, low rank": Baseline(map_em, lengthy=True),
         }
 
+    def suits_network(self, problem: Problem, recipe: Any) -> bool:
+        """Return whether a network that takes all frames together has some."""
+        return len(problem.y) > 1 or not getattr(recipe, "components", 0)
+
+    def weights_for(self, problem: Problem) -> str:
+        """Name those for frames, or for one image."""
+        return "pet-frames" if len(problem.y) > 1 else self.kind
+
     def finished(self, image: Any) -> Any:
         return np.maximum(image, 0)
 
@@ -419,14 +436,19 @@ def _order(views: int) -> Any:
 
 @dataclass(frozen=True)
 class Activities(Simulated):
-    """Phantoms of ellipses and their counts, to train on."""
+    """Phantoms of ellipses and their counts, in frames or not, to train on."""
 
     task: Pet
 
     def problem(self, *key: int) -> Problem:
         """Draw one, and measure it."""
         task, rng = self.task, generator(*key)
-        image = _positive("ellipses", random_ellipses(task.size, rng))
+        # Those of one step make a batch.
+        frames = int(generator(*key[:2]).integers(*task.frames, endpoint=True))
+        if frames > 1:
+            image = random_kinetics(task.size, frames, rng)
+        else:
+            image = _positive("ellipses", random_ellipses(task.size, rng))[None]
         low, high = np.log(task.counts)
         options = PetOptions(
             views=task.projections,
@@ -435,7 +457,7 @@ class Activities(Simulated):
             attenuation=float(rng.uniform(0, 1.5 * _ATTENUATION)),
             seed=int(rng.integers(2**31)),
         )
-        return task.measure(InputImage("ellipses", image[None]), options)
+        return task.measure(InputImage("ellipses", image), options)
 
 
 def _lengths(frames: int | None) -> tuple[float, ...]:
