@@ -74,8 +74,6 @@ from svdinv.unroll.priors.patch_matching import (
 )
 from svdinv.unroll.problem import Problem
 
-__all__ = ["NonLocal"]
-
 _VALUES = 2**21  # of groups at a time
 _LEAST = 1e-6  # mean square below which a group counts as flat
 _LEAST_DENSITY = 0.02
