@@ -312,15 +312,8 @@ def test_missing_memory_is_an_error_and_not_the_end():
     assert run([sys.executable, "-c", WITHOUT_MEMORY]).stdout == "0\n"
 
 
-# A matrix, and how many: those that LAPACK decomposes in less than half the time.
-WASTE = [
-    (1, 150, 15),
-    (2, 40, 40),
-    (3, 64, 64),
-    (1, 4096, 2),
-    (4, 512, 16),
-    (100, 4096, 2),
-]
+# How many matrices, and of which shape: those that LAPACK decomposes faster.
+WASTE = [(1, 150, 15), (2, 300, 20), (1, 4096, 2), (4, 512, 16), (100, 4096, 2)]
 
 
 @pytest.mark.parametrize("shape", [*WASTE, (1, 2, 4096)])

@@ -57,9 +57,10 @@ TENSORFLOW_LIBRARY = _LIBRARY.with_name("libsvdinv_tensorflow.so")
 _LARGEST, _MOST_ELEMENTS = 64, 8192
 # Fewer matrices leave most lanes empty, which pays for those of few elements only.
 _LEAST_BATCH, _FEW_ELEMENTS = 4, 1024
-# Of one matrix, for which these limits do not hold, the ratio of the sides from which
-# LAPACK is faster, unless it has but a few elements.
-_ALONE_SLENDER, _ALONE_FEW, _ALONE_ELEMENTS = 8, 256, 4096
+# For any number of matrices, unless LAPACK reduces them first as above.
+_SLENDER, _SOME_ELEMENTS = 8, 4096
+# Of one slender matrix that is more, LAPACK takes less time than a call of a kernel.
+_TINY = 256
 # LAPACK reduces long matrices to short ones first. Beyond this ratio of the sides that
 # is faster, and for a small batch beyond a smaller one.
 _MOST_SLENDER = 64
@@ -178,13 +179,13 @@ def supports(
     if kind not in ("svd", "eigh", "spectral"):
         raise ValueError(f"there is no kernel {kind!r}")
     many = (batch >= _LEAST_BATCH) & (long <= least(batch, _MOST_SLENDER) * short)
-    one = (batch < 2) & (long <= _ALONE_SLENDER * short) & (m * n <= _ALONE_ELEMENTS)
-    return fits & (many | one | (m * n <= _FEW_ELEMENTS))
+    some = (m * n <= _SOME_ELEMENTS) & (long <= _SLENDER * short)
+    return fits & (many | some | (m * n <= _FEW_ELEMENTS))
 
 
 def outruns_lapack(m: int, n: int) -> bool:
     """Whether one matrix that the kernels take is faster than by the framework."""
-    return m * n <= _ALONE_FEW or max(m, n) <= _ALONE_SLENDER * min(m, n)
+    return m * n <= _TINY or max(m, n) <= _SLENDER * min(m, n)
 
 
 def tall_blocks(m: int) -> int:

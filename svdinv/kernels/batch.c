@@ -305,7 +305,8 @@ PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_th
   const int m = (int)task.m, n = (int)task.n;
   if (batch == 0 || n == 0) return 0;
   const int narrow = !by_blocks && (n >= NARROW_FROM || batch <= narrow_lanes[type]);
-  const int one_by_one = batch * 4 <= narrow_lanes[type] || n > MOST_COLUMNS;
+  const int one_by_one = batch * 4 <= narrow_lanes[type] || n > MOST_COLUMNS ||
+                         (batch <= 2 && n > 32);
   const Kernel *kernel = &alone[narrow_variant][type];
   if (!one_by_one || !kernel->of[kind].run)
     kernel = &variants[narrow ? narrow_variant : wide_variant].kernels[type];

@@ -74,8 +74,9 @@ class DataFidelity:
     def stacked(self, others: Sequence[Any], data: Array) -> DataFidelity:
         """Return one fidelity for a batch, of this one and those of the other items.
 
-        For data with one more axis in front than those of one item, `data`. Raises
-        ValueError if they are not the same, and of no kind that can be stacked.
+        It is for data with one more axis in front; `data` is what is measured of one
+        item, of which the number of axes matters. Raises ValueError if they are not the
+        same, and of no kind that can be stacked.
         """
         if all(alike(other, self) for other in others):
             return self

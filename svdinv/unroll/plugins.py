@@ -8,7 +8,6 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 
@@ -31,13 +30,14 @@ def load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def late_attributes(package: str, file: str) -> tuple[Callable[[str], Any], list[str]]:
+def late_attributes(package: str) -> tuple[Callable[[str], Any], list[str]]:
     """Make a package's ``__getattr__``, which imports what is asked for when it is.
 
     What there is, the ``__all__`` returned with it, are the names that the package's
-    own ``__init__``, `file`, imports for type checkers from its modules.
+    own ``__init__`` imports for type checkers from its modules.
     """
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    loader: Any = sys.modules[package].__loader__  # of files, of a zip archive
+    tree = ast.parse(loader.get_source(package))
     modules = {
         alias.name: node.module
         for node in ast.walk(tree)

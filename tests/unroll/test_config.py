@@ -43,6 +43,7 @@ def test_presets_are_complete_configurations():
         "ct-edip",
         "denoise",
         "eit",
+        "frame",
         "pet",
         "pet-frames",
         "spectral-ct",

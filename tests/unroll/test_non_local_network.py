@@ -267,13 +267,64 @@ def test_wrong_input_is_refused():
         ({"count": 0}, "count must be an integer of at least 1"),
         ({"first": 0.0}, "first must be positive"),
         ({"cells": 2}, "cells must be 0 or 1, got 2"),
-        ({"alone": True}, "alone needs exact=False and no network"),
+        ({"alone": True}, "alone needs exact=False, no network and no series"),
+        (
+            {"alone": True, "exact": False, "images": "series"},
+            "alone needs exact=False, no network and no series",
+        ),
+        ({"images": "volume"}, "images must be 'image' or 'series', got 'volume'"),
+        ({"network": TLR(), "images": "series"}, "images must be 'image' with network"),
         ({"network": TLR(channels=1)}, "with 3 channels"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NonLocal(**options)
+
+
+@pytest.mark.parametrize("coils", [0, 2])
+def test_a_frame_of_kspace_takes_mask_and_maps(coils):
+    generator = torch.Generator().manual_seed(3)
+    net = network(replace(NOISY, images="series", channels=1))
+    assert net.recipe.axes == "B T H W"
+    truth = torch.randn(2, 1, 12, 11, generator=generator, dtype=torch.complex128)
+    mask = torch.rand(2, 1, 12, 11, generator=generator) < 0.6
+    given = [mask]
+    if coils:
+        maps = torch.randn(2, 2, 12, 11, generator=generator, dtype=torch.complex128)
+        given.append(maps / maps.abs().square().sum(1, keepdim=True).sqrt())
+    A = MRI(mask, given[1][:, None] if coils else None)
+    y = A(truth)
+    found = net(y, *given)
+    assert found.shape == truth.shape
+    torch.testing.assert_close(found, net(Problem(y, A)))
+    turned = net(1j * y, *given)  # a phase of all has no say
+    torch.testing.assert_close(turned, 1j * found)
+    found.abs().square().sum().backward()
+    assert all(bool(p.grad.isfinite()) for p in net.parameters())
+    with pytest.raises(TypeError, match="k-space must be complex"):
+        net(y.real, *given)
+    more = torch.cat([y, y], 1), torch.cat([mask, mask], 1), *given[1:]
+    with pytest.raises(ValueError, match="must have 1 channels"):
+        net(*more)
+
+
+def test_more_steps_towards_the_data_explain_them_better():
+    """Of several coils, where one does not suffice."""
+    generator = torch.Generator().manual_seed(5)
+    maps = torch.randn(1, 3, 12, 11, generator=generator, dtype=torch.complex128)
+    maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+    mask = torch.rand(1, 1, 12, 11, generator=generator) < 0.4
+    truth = torch.randn(1, 1, 12, 11, generator=generator, dtype=torch.complex128)
+    A = MRI(mask, maps[:, None])
+    y, left = A(truth), []
+    for exact in (True, False):
+        for count in (1, 3, 9):
+            recipe = replace(RECIPE, images="series", channels=1, exact=exact)
+            found = network(replace(recipe, data_steps=count))(Problem(y, A))
+            left.append(float((A(found) - y).abs().detach().square().mean().sqrt()))
+    assert left[0] > 1.5 * left[1] > 2 * left[2]
+    assert left[3] > 1.2 * left[4] > 1.2 * left[5]
 
 
 def test_number_of_weights():

@@ -58,12 +58,16 @@ def test_what_comes_with_the_package_can_be_loaded():
         "colour-groups",
         "ct",
         "denoise",
+        "frame",
         "pet",
         "pet-frames",
         "tlr",
     ]
     axes = [pretrained.load(name).recipe.axes for name in pretrained.names()]
-    assert axes == ["B T H W", *["B C H W"] * 7]
+    assert axes == [
+        "B T H W" if name in ("cine", "frame") else "B C H W"
+        for name in pretrained.names()
+    ]
 
 
 def test_the_refined_weights_for_colour_are_ahead_of_those_they_refine():
@@ -132,6 +136,30 @@ def test_lines_of_a_real_heart_are_ahead_of_view_sharing():
     image = apply(pretrained.load("cine"), task, case).image
     shared = view_sharing(case).image
     assert snr(case.truth, image) > snr(case.truth, shared) + 1
+
+
+@pytest.mark.parametrize("coils", [None, 4])
+def test_the_weights_for_one_frame_are_far_ahead_of_those_for_series(coils):
+    """On a heart that neither saw, a quarter of its k-space with noise."""
+    series = unseen_series(3, frames=1, size=64)
+    options = CineOptions(mask="radial", acceleration=4, coils=coils, noise=0.01)
+    task = Cine()
+    case = task.measure(InputImage("heart", series), options)
+    assert task.weights_for(case) == "frame"
+    one, other = (
+        snr(series, apply(pretrained.load(name), task, case).image)
+        for name in ("frame", "cine")
+    )
+    assert one > other + 2
+
+
+def test_series_have_weights_of_their_own():
+    task = Cine()
+    series = unseen_series(3, frames=2, size=32)
+    case = task.measure(InputImage("heart", series), CineOptions())
+    assert task.weights_for(case) == "cine"
+    assert not task.suits_network(case, pretrained.load("frame").recipe)
+    assert task.suits_network(case, pretrained.load("cine").recipe)
 
 
 @pytest.mark.parametrize("mask", MASKS)

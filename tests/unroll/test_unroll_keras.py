@@ -66,6 +66,7 @@ CASES = {
         exact=False,
         **GROUPS,
     ),
+    "NonLocal, coils": NonLocal(images="series", exact=False, **GROUPS),
     "SLR": SLR(**SMALL, sparsity=0.01),
     "LS, coils": LS(**SMALL),
     "T2LR": T2LR(**SMALL),

@@ -26,4 +26,4 @@ if TYPE_CHECKING:
         solve as solve,
     )
 
-__getattr__, __all__ = late_attributes(__name__, __file__)
+__getattr__, __all__ = late_attributes(__name__)

@@ -36,4 +36,4 @@ if TYPE_CHECKING:
         save_series as save_series,
     )
 
-__getattr__, __all__ = late_attributes(__name__, __file__)
+__getattr__, __all__ = late_attributes(__name__)

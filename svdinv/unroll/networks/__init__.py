@@ -46,4 +46,4 @@ if TYPE_CHECKING:
         Unrolled as Unrolled,
     )
 
-__getattr__, __all__ = late_attributes(__name__, __file__)
+__getattr__, __all__ = late_attributes(__name__)

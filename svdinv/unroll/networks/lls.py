@@ -78,8 +78,6 @@ from svdinv.unroll.networks.series import SeriesRecipe, zero_filled
 from svdinv.unroll.operators import MRI, Operator
 from svdinv.unroll.problem import Problem
 
-__all__ = ["LLS"]
-
 _Row: TypeAlias = tuple[float, float, int, int]
 
 _RESTART = 10  # iterations

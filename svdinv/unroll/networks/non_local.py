@@ -8,8 +8,8 @@ alone. In each round the groups are found on the current image, and kept for som
     G = SVT(G, tau)                     tau of each singular value
     z = weighted mean of the patches, where they lie
     z = z + p (z - x)
-    r = A^H (y - A z)
-    x = z + w r,  u = k u + g w r
+    x = z + w A^H (y - A z)               towards the data, if need be several times
+    u = k u + g (x - z)
 
 Learned are the thresholds, each for its singular value and as a power of what a group
 tells: the part of its values that is measured, its contrast, and the least contrast of
@@ -31,7 +31,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -61,6 +61,7 @@ from svdinv.unroll.networks.recipe import (
     State,
     register,
 )
+from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
 from svdinv.unroll.operators import Operator, Sampling
 from svdinv.unroll.operators.wrapped import on_host
 from svdinv.unroll.priors.patch_matching import (
@@ -72,8 +73,6 @@ from svdinv.unroll.priors.patch_matching import (
     summed,
 )
 from svdinv.unroll.problem import Problem
-
-__all__ = ["NonLocal"]
 
 _VALUES = 2**21  # of groups at a time
 _LEAST = 1e-6  # mean square below which a group counts as flat
@@ -90,13 +89,13 @@ _EPSILON, _QUIET = 0.002, 1e-4
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class NonLocal(Recipe):
+class NonLocal(ImageOrSeriesRecipe):
     """Steps of low rank of groups of patches, behind a network or alone.
 
     Images are (B, C, H, W), real or complex, at least a patch high and wide, of an
-    operator with a norm of about 1 at most, which is a mask unless the network says
-    otherwise. The layers of the network keep their names, so that its weights go into
-    this one. Every learned number is one of its own.
+    operator with a norm of about 1 at most, which is a mask unless `images` or the
+    network say otherwise. The layers of the network keep their names, so that its
+    weights go into this one. Every learned number is one of its own.
 
     Attributes
     ----------
@@ -104,12 +103,19 @@ class NonLocal(Recipe):
         Those of `network`, or 1; 0, the default, is filled in.
     network : Recipe, optional
         What gives the first image: with `channels`. Without one that is ``A^H y``.
+    images : {"image", "series"}
+        Images sampled by a mask; or complex series (B, T, H, W) measured by MRI, from
+        mask and coil maps, of `channels` frames: not with `network`. With an operator
+        of one's own it is the name of the axes alone.
     channels : int
         Channels of the image.
     rounds : int
         How often groups are found.
     steps : int
         Steps with the same groups.
+    data_steps : int
+        Steps towards the data after each of these: one will do for an operator with
+        singular values 0 and 1, such as a mask, and several coils want some more.
     patch, stride, count, reach : int
         As for `svdinv.unroll.priors.patch_matching.Groups`.
     exact : bool
@@ -117,7 +123,7 @@ class NonLocal(Recipe):
         is learned, and falls with the noise of the image.
     alone : bool
         Whether there is white noise alone, and all values are known: not with `exact`,
-        nor behind a network.
+        nor behind a network, nor of series.
     first, last : float
         Deviations of noise that the first values of the thresholds take away, in the
         first and the last step, of images in [0, 1]; not used with `alone`.
@@ -125,9 +131,11 @@ class NonLocal(Recipe):
 
     cells: int = 0
     network: Recipe | None = None
+    images: Literal["image", "series"] = "image"
     channels: int = 3
     rounds: int = 4
     steps: int = 3
+    data_steps: int = 1
     patch: int = 4
     stride: int = 4
     count: int = 64
@@ -147,17 +155,21 @@ class NonLocal(Recipe):
         super().__post_init__()
         if self.cells != cells:
             raise ValueError(f"cells must be 0 or {cells}, got {self.cells}")
-        names = ("channels", "rounds", "steps", "patch", "stride", "count", "reach")
-        at_least(1, self, *names)
+        names = ("channels", "rounds", "steps", "data_steps")
+        at_least(1, self, *names, "patch", "stride", "count", "reach")
         if self.stride > self.patch:
             raise ValueError(
                 f"stride must be at most patch, {self.patch}, got {self.stride}"
             )
-        if self.alone and (self.exact or network is not None):
-            raise ValueError("alone needs exact=False and no network")
+        if self.alone and (
+            self.exact or network is not None or self.images == "series"
+        ):
+            raise ValueError("alone needs exact=False, no network and no series")
         for name in ("first", "last"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if network is not None and self.images != "image":
+            raise ValueError(f"images must be 'image' with network, got {self.images}")
         if network is not None:
             of_images = network.axes == "B C H W"
             if not of_images or getattr(network, "channels", 0) != self.channels:
@@ -166,11 +178,10 @@ class NonLocal(Recipe):
                     f"channels, got {network!r}"
                 )
 
-    axes = "B C H W"
-
     @property
     def measurement(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("mask",) if self.network is None else self.network.measurement
+        network = self.network
+        return super().measurement if network is None else network.measurement
 
     @property
     def has_penalty(self) -> bool:  # type: ignore[override]
@@ -192,7 +203,7 @@ class NonLocal(Recipe):
     def begin(self, problem: Problem) -> State:
         if self.network is not None:
             return self.network.begin(problem)
-        x = problem.adjoint()
+        x = zero_filled(problem) if self.images == "series" else problem.adjoint()
         xp = namespace(x)
         check_channels(real(x, xp), self.axes, self.channels, xp)
         return {"x": x}
@@ -221,13 +232,16 @@ class NonLocal(Recipe):
             z = z + times(own.push, z - x, xp)
             if self.alone and step == self.rounds * self.steps - 1:
                 return z
-            rest = problem.A.adjoint(problem.y - problem.A.forward(z))
-            if not self.exact:
-                trust = fraction(own.trust + own.trust_noise * noise, xp)
-                rest = times(trust[:, None, None, None], rest, xp)
-            x = z + rest
+            x = z
+            moved: Any = 0.0
+            for _ in range(self.data_steps):
+                rest = problem.A.adjoint(problem.y - problem.A.forward(x))
+                if not self.exact:
+                    trust = fraction(own.trust + own.trust_noise * noise, xp)
+                    rest = times(trust[:, None, None, None], rest, xp)
+                x, moved = x + rest, moved + rest
             if not self.alone and step < self.rounds * self.steps - 1:
-                u = times(own.keep, u, xp) + times(own.gain, rest, xp)
+                u = times(own.keep, u, xp) + times(own.gain, moved, xp)
         return x
 
     def _numbers(self, step: int) -> dict[str, float]:

@@ -22,20 +22,6 @@ from svdinv.unroll.networks.functional import at_least, check_floats, residual_g
 from svdinv.unroll.operators import Operator, Sampling
 from svdinv.unroll.problem import Problem
 
-__all__ = [
-    "EPSILON",
-    "Convolutions",
-    "Layer",
-    "Layers",
-    "Number",
-    "Part",
-    "Recipe",
-    "State",
-    "from_json",
-    "register",
-    "to_json",
-]
-
 State: TypeAlias = dict[str, Array]
 """The arrays that an iteration changes, by name."""
 

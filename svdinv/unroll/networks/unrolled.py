@@ -53,8 +53,6 @@ from svdinv.unroll.networks.series import ImageOrSeriesRecipe, zero_filled
 from svdinv.unroll.operators import TemporalFourier
 from svdinv.unroll.problem import Problem
 
-__all__ = ["Convolved", "LearnedPrior", "LowRank", "Sparse", "Unrolled"]
-
 _FOURIER = TemporalFourier()
 
 for _algorithm in (ADMM, FISTA, ISTA, PDHG, GradientDescent, LowRankPlusSparse):

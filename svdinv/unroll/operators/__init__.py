@@ -38,4 +38,4 @@ if TYPE_CHECKING:
         from_matrix as from_matrix,
     )
 
-__getattr__, __all__ = late_attributes(__name__, __file__)
+__getattr__, __all__ = late_attributes(__name__)

@@ -116,9 +116,9 @@ class Operator:
     def stacked(self, others: Sequence[Any], data: Array) -> Operator:
         """Combine operators of single images, this and others, into one for a batch.
 
-        For images with one more axis in front; `data`, what one of them measures, tells
-        the number of axes. Raises ValueError if they are not of one kind, or this kind
-        cannot be stacked.
+        It is for images with one more axis in front; `data` is what one of them
+        measures, of which the number of axes matters. Raises ValueError if they are not
+        of one kind, or this kind cannot be stacked.
         """
         if all(alike(other, self) for other in others):
             return self
@@ -139,7 +139,10 @@ class Operator:
         return _Adjoint(self)
 
     def consistent(self, x: Array, y: Array) -> Array:
-        """Project onto the images of data `y`, of a tight A: ``x - A^H(A x - y)``."""
+        """Project `x` onto the images that explain `y`, of a tight operator.
+
+        ``x - A^H(A x - y)``.
+        """
         return x - self.adjoint(self.forward(x) - y)
 
     def project_to_samples(self, y: Array) -> Array:

@@ -61,7 +61,7 @@ __all__ = [
     "shrink",
 ]
 
-__getattr__, _ = late_attributes(__name__, __file__)
+__getattr__, _ = late_attributes(__name__)
 
 _NEARLY_NOTHING = 1e-3  # of the largest magnitude
 

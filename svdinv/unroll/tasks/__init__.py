@@ -27,4 +27,4 @@ if TYPE_CHECKING:
         task_of as task_of,
     )
 
-__getattr__, __all__ = late_attributes(__name__, __file__)
+__getattr__, __all__ = late_attributes(__name__)

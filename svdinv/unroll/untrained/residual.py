@@ -34,11 +34,12 @@ def cleaned(
     """Bring back a part of the residual, and take its noise out by low rank of patches.
 
     Details come with the noise, and patches that look alike tell them apart: as the
-    iterations of Gu et al. (weighted nuclear norm, CVPR 2014) feed noise back. Of the
-    fit (C, H, W), data that are values of pixels with noise, where there are some, and
-    which of them were `held` out of the fit: these say how large the noise is, and
-    which part is best. Returns the image, and the part, in [0, 1]; the average itself
-    and 0 where no part comes nearer to what was held out.
+    iterations of Gu et al. (weighted nuclear norm, CVPR 2014) feed noise back.
+
+    All arrays are (C, H, W): the fit; data, each the value of a pixel with noise; where
+    there are some; and which of them were not fitted. The last say how large the noise
+    is, and which part is best. Returns the image and the part, in [0, 1]; the fit
+    itself and 0 where no part comes nearer to what was held out.
     """
     if not np.isfinite(average).all():
         return average, 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -77,6 +78,7 @@ _QUIETEST = 80.0  # dB
 _LONGEST = 1024  # side of a photograph in pixels
 _FRAMES, _SIZE = 18, 128  # of phantoms
 _SIZES = ("frames", "size")  # options of what is made
+_GROUPED = 512**2  # pixels up to which low rank of groups takes seconds
 _SERIES = 8  # to evaluate on
 
 _BYTES, _BYTES_OF_DATA = 650, 25  # of memory, for each value of a series, of its data
@@ -462,6 +464,15 @@ class Cine(Task):
         """
         series = np.asarray(LLS(static=12).begin(problem.single())["x"][0])
         return np.broadcast_to(series.mean(axis=0), series.shape).copy()
+
+    def suits_network(self, problem: Problem, recipe: Any) -> bool:
+        """Return whether a network that is for some number of frames has it."""
+        return getattr(recipe, "channels", None) in (None, len(problem.y))
+
+    def weights_for(self, problem: Problem) -> str:
+        """Name those for one frame, but for one that takes long, or for several."""
+        short = math.prod(problem.y.shape[-2:]) <= _GROUPED
+        return "frame" if len(problem.y) == 1 and short else self.kind
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror a series along its rows, its columns and in time, in all eight ways.

@@ -45,17 +45,6 @@ from svdinv.unroll.tasks.tomography.sinograms import MOST, grey_picture, read_ge
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
-__all__ = [
-    "Activities",
-    "Emission",
-    "Factors",
-    "Pet",
-    "PetOptions",
-    "Ring",
-    "Scan",
-    "osem",
-]
-
 _PREFIX = "activity:"  # a picture or a density that is to be an activity
 _VIEWS, _SIZE, _COUNTS, _BACKGROUND = 60, 64, 1e5, 0.2
 _ATTENUATION = 2.0  # along a side of the image, were it all water
