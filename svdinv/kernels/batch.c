@@ -179,7 +179,9 @@ static void *scratch(size_t size) {
   return own->memory;
 }
 
+#ifndef MOST_KEPT
 #define MOST_KEPT (1 << 24) /* bytes, more than small matrices ever need */
+#endif
 static void forget(void) {
   Scratch *own = pthread_getspecific(scratch_key);
   free(own->memory);
@@ -305,11 +307,13 @@ PUBLIC int svdinv_run(const Call *call, void *const address[ARRAYS], int most_th
   const int m = (int)task.m, n = (int)task.n;
   if (batch == 0 || n == 0) return 0;
   const int narrow = !by_blocks && (n >= NARROW_FROM || batch <= narrow_lanes[type]);
-  const int one_by_one = batch * 4 <= narrow_lanes[type] || n > MOST_COLUMNS ||
-                         (batch <= 2 && n > 32);
-  const Kernel *kernel = &alone[narrow_variant][type];
-  if (!one_by_one || !kernel->of[kind].run)
-    kernel = &variants[narrow ? narrow_variant : wide_variant].kernels[type];
+  /* Few matrices, which leave most lanes empty, and those too large for lanes. */
+  const int one_by_one = batch * 4 <= narrow_lanes[type] || (batch <= 2 && n > 32) ||
+                         (kind == CLUSTERS && n > MOST_COLUMNS);
+  const int has_alone = narrow_variant < (int)(sizeof alone / sizeof *alone) &&
+                        alone[narrow_variant][type].of[kind].run;
+  const Kernel *kernel = &variants[narrow ? narrow_variant : wide_variant].kernels[type];
+  if (one_by_one && has_alone) kernel = &alone[narrow_variant][type];
   Job job = {.task = &task, .run = kernel->of[kind].run, .batch = batch};
   job.chunk = *kernel->lanes;
   job.memory = (size_t)kernel->of[kind].memory(m, n);

@@ -242,7 +242,9 @@ def decomposes(A: Any, memory: Memory) -> bool:
     if len(A.shape) < 2 or memory.key((A,)) is None:
         return False
     *batch, m, n = A.shape
-    return kernels.supports("svd", memory.dtype(A), prod(batch), m, n)
+    if not kernels.supports("svd", memory.dtype(A), prod(batch), m, n):
+        return False
+    return prod(batch) > 1 or kernels.outruns_lapack(m, n)
 
 
 def decomposition(kind: str, A: Any, memory: Memory) -> Any:
@@ -256,7 +258,10 @@ def decomposition(kind: str, A: Any, memory: Memory) -> Any:
 def clusters(memory: Memory, xp: Namespace, *x: Any) -> Any:
     """See `svdinv.core.namespace`; the last two arguments are numbers."""
     *arrays, near, epsilon = x
-    found = by_kernel(Clusters(near, epsilon), arrays, memory, xp)
+    try:
+        found = by_kernel(Clusters(near, epsilon), arrays, memory, xp)
+    except MemoryError:  # the array functions need less at a time
+        return None
     return found and found[0]
 
 

@@ -400,12 +400,17 @@ def _generalized_pullback(operation: GeneralizedPullback, x: Any) -> Plan | None
 
 
 def _clusters(operation: Clusters, x: Any) -> Plan | None:
-    axes = 1, 2, 2, 1, 2  # of the arguments
+    s, M, NH, gS, block = x
+    values = _REALS.get(M.dtype, M.dtype)
+    alike = all(t is None or t == M for t in (NH, block))
+    if not alike or s != Array(M.shape[:-1], values) or gS != s:
+        return None
+    axes = 1, 2, 2, 1, 2
     slots = 0, 2, 3, 1, 4
     operands = tuple(
         Operand(slots[i], i, axes[i]) for i in range(5) if x[i] is not None
     )
-    M, result = x[1], (Result(5, "mn"),)
+    result = (Result(5, "mn"),)
     numbers = operation.near, operation.epsilon
     return _plan("clusters", M.shape, M.dtype, operands, result, numbers=numbers)
 

@@ -363,7 +363,9 @@ def _arranged(x: Any, y: Tensor) -> Any:
 
 def tensor(x: Any, device: torch.device) -> Tensor:
     """Return an array of NumPy or PyTorch as a tensor on a device."""
-    return (torch.from_numpy(x) if isinstance(x, np.ndarray) else x).to(device)
+    if isinstance(x, np.ndarray):  # without the negative strides of a mirrored view
+        x = torch.from_numpy(np.ascontiguousarray(x))
+    return x.to(device)
 
 
 def save(network: Network, path: str | Path) -> None:
