@@ -363,8 +363,9 @@ def _arranged(x: Any, y: Tensor) -> Any:
 
 def tensor(x: Any, device: torch.device) -> Tensor:
     """Return an array of NumPy or PyTorch as a tensor on a device."""
-    if isinstance(x, np.ndarray):  # without the negative strides of a mirrored view
-        x = torch.from_numpy(np.ascontiguousarray(x))
+    if isinstance(x, np.ndarray):
+        # A mirrored axis of length 1 has a negative stride, and is contiguous.
+        x = torch.from_numpy(x.copy() if min(x.strides, default=0) < 0 else x)
     return x.to(device)
 
 

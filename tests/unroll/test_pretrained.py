@@ -9,6 +9,7 @@ from svdinv.unroll.data import centre_crop, photograph
 from svdinv.unroll.inference import apply
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR
+from svdinv.unroll.tasks.cine import heart_series
 from svdinv.unroll.tasks.cine.baselines import view_sharing, zero_filled
 from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.sampling import MASKS
@@ -151,6 +152,22 @@ def test_the_weights_for_one_frame_are_far_ahead_of_those_for_series(coils):
         for name in ("frame", "cine")
     )
     assert one > other + 2
+
+
+@pytest.mark.parametrize("noise", [None, 0.01])
+def test_one_frame_of_several_coils_has_weights_by_its_noise(noise):
+    series, task = heart_series("short-axis")[:1], Cine()
+    options = CineOptions(mask="radial", acceleration=4, coils=8, noise=noise)
+    case = task.measure(InputImage("heart", series), options)
+    assert task.weights_for(case) == ("frame" if noise else "cine")
+
+
+def test_mirrored_views_of_one_frame():
+    series, task = unseen_series(3, frames=1, size=32), Cine()
+    case = task.measure(InputImage("heart", series), CineOptions(mask="radial"))
+    network = pretrained.load("frame")
+    for turned, *_ in task.views(case):
+        assert apply(network, task, turned).image.shape == series.shape
 
 
 def test_series_have_weights_of_their_own():

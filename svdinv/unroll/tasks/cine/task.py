@@ -78,6 +78,7 @@ _QUIETEST = 80.0  # dB
 _LONGEST = 1024  # side of a photograph in pixels
 _FRAMES, _SIZE = 18, 128  # of phantoms
 _SIZES = ("frames", "size")  # options of what is made
+_CLEAN = 0.004  # of what `_outermost` returns: without noise 0.001 to 0.003
 _GROUPED = 512**2  # pixels up to which low rank of groups takes seconds
 _SERIES = 8  # to evaluate on
 
@@ -470,9 +471,14 @@ class Cine(Task):
         return getattr(recipe, "channels", None) in (None, len(problem.y))
 
     def weights_for(self, problem: Problem) -> str:
-        """Name those for one frame, but for one that takes long, or for several."""
-        short = math.prod(problem.y.shape[-2:]) <= _GROUPED
-        return "frame" if len(problem.y) == 1 and short else self.kind
+        """Name those for one frame, or those for series.
+
+        For one frame as well where it is large, or has several coils and hardly noise.
+        """
+        grouped = len(problem.y) == 1 and math.prod(problem.y.shape[-2:]) <= _GROUPED
+        if grouped and problem.y.ndim == 4 and problem.y.shape[1] > 1:
+            grouped = _outermost(problem) > _CLEAN
+        return "frame" if grouped else self.kind
 
     def views(self, problem: Problem) -> Iterator[View]:
         """Mirror a series along its rows, its columns and in time, in all eight ways.
@@ -532,6 +538,21 @@ def _mirrored(x: Any, axes: tuple[int, ...]) -> Any:
 def _moved(x: Any, *, axes: tuple[int, ...], back: bool) -> Any:
     """Mirror a series, or its k-space, and reverse its frames if it runs `back`."""
     return _mirrored(x[::-1] if back else x, axes)
+
+
+def _outermost(problem: Problem) -> float:
+    """Typical magnitude of the outermost samples, relative to the zero-filled image.
+
+    They are hardly more than noise n, of which the median of |n| is
+    sqrt(log(2) E|n|**2).
+    """
+    size, (H, W) = np.abs(problem.y), problem.y.shape[-2:]
+    row, column = np.ogrid[:H, :W]
+    radius = np.hypot(row / H - (H // 2) / H, column / W - (W // 2) / W)
+    radius = np.where(size > 0, radius, 0.0)
+    outer = size[radius > 0.75 * radius.max()]
+    top = np.abs(problem.A.adjoint(problem.y)).max()
+    return float(np.median(outer) / (math.sqrt(math.log(2)) * top)) if top else 0.0
 
 
 def _mri(problem: Problem) -> MRI:
