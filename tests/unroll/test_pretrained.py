@@ -9,8 +9,8 @@ from svdinv.unroll.data import centre_crop, photograph
 from svdinv.unroll.inference import apply
 from svdinv.unroll.metrics import snr
 from svdinv.unroll.networks import TLR
-from svdinv.unroll.tasks.cine import heart_series
 from svdinv.unroll.tasks.cine.baselines import view_sharing, zero_filled
+from svdinv.unroll.tasks.cine.hearts import heart_series
 from svdinv.unroll.tasks.cine.moving import unseen_series
 from svdinv.unroll.tasks.cine.sampling import MASKS
 from svdinv.unroll.tasks.cine.task import Cine, CineOptions
