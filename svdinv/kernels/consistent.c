@@ -35,7 +35,7 @@ INLINE V reciprocal(V s) {
 
 int NAME(find_clusters)(Rule *r, T negligible) {
   const T least = SQRT(r->epsilon), reach = r->near > least ? r->near : least;
-  r->reach = reach;
+  r->reach = r->banded ? reach : 1 / (T)0;
   I some = {0}, before = {0}, first = {0};
   for (int i = 0; i < r->n; i++) {
     I after = {0};
@@ -49,8 +49,7 @@ int NAME(find_clusters)(Rule *r, T negligible) {
   return any(some);
 }
 
-/* Whether the rule has a say in a pair: only values within reach of each other differ
- * from the plain formula. */
+/* Whether the rule has a say in a pair. */
 INLINE I in_cluster(const Rule *r, int i, int j) {
   const I close = magnitude(r->s[j] - r->s[i]) <= r->reach;
   return close & (r->cluster[i] == r->cluster[j]) & (r->cluster[i] >= 0);

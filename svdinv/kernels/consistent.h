@@ -17,7 +17,8 @@ typedef struct {
   int n;
   T near;      /* gap below which other estimates compete with the plain quotient */
   T epsilon;   /* precision of the cotangents */
-  T reach;     /* gap up to which the next value is in the same cluster */
+  int banded;  /* leave pairs of a cluster that are not within reach of each other */
+  T reach;     /* gap up to which that is */
   const V *s;  /* scaled values */
   const E *M, *N; /* U^H gU and (V^H gV)^H */
   I *cluster;  /* first value of the cluster that each is in, or -1 */

@@ -471,7 +471,7 @@ void NAME(clusters)(const Task *task, int64_t begin, int64_t end, void *work) {
   V *s = (V *)(B + nn), *gs = s + n;
   Rule rule;
   NAME(place_rule)(&rule, n, task->number[0], task->number[1], gs + n);
-  rule.s = s;
+  rule.s = s, rule.banded = 1;
   for (; begin < end; begin += LANES) {
     load_reals(s, &in[0], begin, end, n);
     load_reals(gs, &in[1], begin, end, n);
