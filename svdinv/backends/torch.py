@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.overrides import is_tensor_like
 
 from svdinv.backends import torch_namespace as xp
-from svdinv.backends.torch_kernels import memory, memory_of_values
+from svdinv.backends.torch_kernels import memory
 from svdinv.backends.torch_sharded import check_placements, is_sharded, replicated
 from svdinv.core.backend import Backend
 from svdinv.core.operation import Operation, in_front, padded, some
@@ -257,10 +257,10 @@ class TorchBackend(Backend):
     by_kernel = staticmethod(_by_kernel)
 
     def evaluate(self, operation: Operation, *x: Any) -> Any:
-        y = by_kernel(operation, x, memory_of_values, xp)
+        x = tuple(t if t is None else t.detach() for t in x)
+        y = by_kernel(operation, x, memory, xp)
         if y is None:
             with torch.no_grad(), without_autocast(x[0]):
-                x = tuple(t if t is None else t.detach() for t in x)
                 y = value(operation, x, memory, xp)
         return y
 

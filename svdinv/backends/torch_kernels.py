@@ -24,7 +24,6 @@ __all__ = [
     "eigh",
     "is_eager_cpu",
     "memory",
-    "memory_of_values",
     "multiplies_quickly",
     "runs_kernels",
     "svd",
@@ -52,19 +51,11 @@ def _is_eager() -> bool:
 
 
 class TorchMemory:
-    """See `svdinv.kernels.memory.Memory`.
-
-    With `recorded`, tensors are taken that require a gradient, which results have not.
-    """
+    """See `svdinv.kernels.memory.Memory`."""
 
     in_double = False
 
-    def __init__(self, recorded: bool = False) -> None:
-        self._recorded = recorded
-
     def own(self, operation: Operation) -> Callable[..., Any] | None:
-        if self._recorded:
-            return None
         if isinstance(operation, SVD):
             return partial(_own_svd, operation.full_matrices)
         if isinstance(operation, Eigh) and operation.triangle == "L":
@@ -74,7 +65,7 @@ class TorchMemory:
     def key(self, x: Any) -> Hashable:
         if not _is_eager():
             return None
-        refused = not self._recorded and torch.is_grad_enabled()
+        recorded = torch.is_grad_enabled()
         found: list[Any] = []
         try:
             for t in x:
@@ -85,7 +76,7 @@ class TorchMemory:
                     type(t) not in _TYPES
                     or not t.is_cpu
                     or t.layout is not torch.strided
-                    or (refused and t.requires_grad)
+                    or (recorded and t.requires_grad)
                     # PyTorch's zero tensors, and freed storage, have no address.
                     or not t.data_ptr()
                 ):
@@ -142,7 +133,6 @@ _NAMES = {
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _REAL = {dtype: dtype.to_real() for dtype in _NAMES}
 memory = TorchMemory()
-memory_of_values = TorchMemory(recorded=True)
 
 
 def decomposes_quickly(A: Tensor) -> bool:

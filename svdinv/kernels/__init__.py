@@ -57,13 +57,13 @@ TENSORFLOW_LIBRARY = _LIBRARY.with_name("libsvdinv_tensorflow.so")
 _LARGEST, _MOST_ELEMENTS = 64, 8192
 # Fewer matrices leave most lanes empty, which pays for those of few elements only.
 _LEAST_BATCH, _FEW_ELEMENTS = 4, 1024
-# For any number of matrices, unless LAPACK reduces them first as above.
-_SLENDER, _SOME_ELEMENTS = 8, 4096
-# Of one slender matrix that is more, LAPACK takes less time than a call of a kernel.
-_TINY = 256
 # LAPACK reduces long matrices to short ones first. Beyond this ratio of the sides that
 # is faster, and for a small batch beyond a smaller one.
 _MOST_SLENDER = 64
+# Up to this ratio, and so many elements, kernels are faster for any number of matrices.
+_SLENDER, _SOME_ELEMENTS = 8, 4096
+# Elements of one more slender matrix up to which the kernels are not slower.
+_TINY = 256
 # Elements, for each matrix of a batch, up to which products in lanes are faster than
 # array functions: the fewer of these a kernel replaces, the fewer.
 _MOST = dict.fromkeys(("map", "spectral", "derivative", "hermitian"), 1024)

@@ -49,7 +49,8 @@ int NAME(find_clusters)(Rule *r, T negligible) {
   return any(some);
 }
 
-/* Whether the rule has a say in a pair. */
+/* Whether the rule has a say in a pair: of one cluster and, if that is asked for, within
+ * reach of each other. */
 INLINE I in_cluster(const Rule *r, int i, int j) {
   const I close = magnitude(r->s[j] - r->s[i]) <= r->reach;
   return close & (r->cluster[i] == r->cluster[j]) & (r->cluster[i] >= 0);
@@ -59,7 +60,7 @@ INLINE I is_near(const Rule *r, int i, int j) {
   return magnitude(r->s[j] - r->s[i]) <= r->near;
 }
 
-/* The least and the largest j that are near i in its cluster in any lane. */
+/* The least and the largest j of such pairs (i, j) in any lane. */
 static void span_of(const Rule *r, int i, int *from, int *to) {
   for (*from = i; *from > 0 && any(in_cluster(r, i, *from - 1));) --*from;
   for (*to = i + 1; *to < r->n && any(in_cluster(r, i, *to));) ++*to;

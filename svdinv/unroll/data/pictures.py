@@ -42,7 +42,7 @@ TEST = (
 )  # fmt: skip
 """Photographs that the weights in this package have never seen."""
 
-# Two views of one scene: whoever has seen the one has seen the other.
+# Two photographs of one scene: to train on the one is to have seen the other.
 _TWINS = frozenset({"motorcycle_left", "motorcycle_right"})
 
 
