@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import subprocess
@@ -36,7 +37,12 @@ if kernels.variants():
     )
     from svdinv.core.product_operations import Product
     from svdinv.core.product_operations import product as matrix_product
-    from svdinv.core.spectral_operations import Apply, Factorise, Map
+    from svdinv.core.spectral_operations import (
+        Apply,
+        Factorise,
+        Map,
+        RelativePull,
+    )
     from svdinv.core.svd_operations import SVD, Pullback
     from svdinv.core.thresholds import Soft
     from svdinv.kernels import memory as by_memory
@@ -529,6 +535,30 @@ def test_decomposition_and_map_in_one_call(variant, dtype):
             assert (np.isnan(found) == np.isnan(plain)).all(), name
             limit = 8 * A.shape[-1] * eps * (factors.S.max() + 1)
             assert np.nanmax(np.abs(found - plain)) <= limit, (name, function)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pullback_of_a_threshold_relative_to_the_largest(variant, dtype):
+    """As by array functions: the largest repeated, all zero, a ratio of 0 and NaN."""
+    memory, eps = Single(2), np.finfo(dtype).eps
+    rng, pull = np.random.default_rng(8), RelativePull(Soft())
+    for name, A in problems(dtype):
+        factors = by_memory.by_kernel(Factorise(Soft()), (A, None), memory, xp)
+        if factors is None:
+            continue
+        ratio = np.linspace(0, 1.3, len(A)).astype(A.real.dtype)[:, None]
+        ratio[7] = np.nan
+        for where in (slice(None), slice(5, 6)):
+            x = [y[where] for y in (A, ratio, normal(rng, A.shape, dtype), *factors)]
+            found = by_memory.by_kernel(pull, x, memory, xp)
+            if found is None:
+                assert math.prod(A.shape[-2:]) > 1024 * len(x[0])
+                continue
+            for y, expected in zip(found, pull.value(x, xp), strict=True):
+                assert (np.isnan(y) == np.isnan(expected)).all(), name
+                size = np.abs(np.nan_to_num(x[2])).max() * (1 + factors.S.max())
+                limit = 40 * max(A.shape) * eps * size
+                assert np.nanmax(np.abs(y - expected)) <= limit, name
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")

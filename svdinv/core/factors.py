@@ -35,6 +35,7 @@ from svdinv.core.namespace import (
     known_equal,
     known_shape,
     may_ask,
+    norm,
     real,
     tall_values,
 )
@@ -210,6 +211,23 @@ def _of_tall(A: Array, S: Array, V: Array, W: Array, xp: Namespace) -> SVDFactor
     return SVDFactors(V, S, image) if is_wide(A) else SVDFactors(image, S, Vh)
 
 
+def _about_largest(N: Array, xp: Namespace) -> Array:
+    """Root of the largest eigenvalue of Gram matrices, (..., 1), or somewhat less.
+
+    It is what three steps of the power method find.
+    """
+    trace = xp.sum(real(xp.linalg.diagonal(N), xp), axis=-1)[..., None, None]
+    unit = xp.where(trace > 0, trace, xp.ones_like(trace))
+    index = xp.cumulative_sum(xp.ones_like(real(N[..., :1], xp)), axis=-2)
+    # Without a period, and so hardly orthogonal to any vector in use.
+    x = cast(xp.sqrt(index) % 1 - 0.4, N, xp)
+    for _ in range(3):
+        size = norm(x, xp)
+        size = unit * xp.where(size > 0, size, xp.ones_like(size))
+        x = N @ (x / cast(size, x, xp))
+    return xp.sqrt(norm(x, xp) * trace)[..., 0]
+
+
 def _cheaper(
     A: Array,
     function: SpectralFunction,
@@ -247,13 +265,8 @@ def _cheaper(
         if gram is None:
             return None
         bound: Any = 1.0
-        if not relative:  # bound s_1^2 by a norm that is at most k^(1/4) times it
-            trace = xp.sum(real(xp.linalg.diagonal(gram.N), xp), axis=-1)[..., None]
-            one = xp.ones_like(trace)
-            unit = xp.where(trace > 0, trace, one)
-            N = gram.N / cast(unit[..., None], gram.N, xp)
-            norm = xp.sum(xp.abs(N @ N) ** 2, axis=(-2, -1))[..., None] ** 0.125
-            bound = xp.sqrt(trace) * norm * gram.scale
+        if not relative:
+            bound = _about_largest(gram.N, xp) * gram.scale
         if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * bound), xp) is False:
             factors = from_gram(gram, A, xp)
             if _trusted(factors.S, *known, GRAM_FLOOR, eps(A, xp), xp):

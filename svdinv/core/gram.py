@@ -45,6 +45,7 @@ from svdinv.core.spectral import (
 )
 from svdinv.core.tolerances import (
     ASPECT_LIMIT,
+    MOST_REPAIRED_SVD,
     eps,
     rounding_rtol,
     smallest,
@@ -172,6 +173,8 @@ def from_gram(gram: Gram, given: Array, xp: Namespace) -> SVDFactors | GramFacto
     """Factors of the matrix `given` by the eigenvectors of its Gram matrix."""
     eigenvalues, V = _descending(gram.N, xp)
     short, long = min(given.shape[-2:]), max(given.shape[-2:])
+    if V.dtype == given.dtype and short <= MOST_REPAIRED_SVD:
+        V = orthonormal(V, xp)
     usual = isinstance(gram.scale, float)
     if usual and V.dtype == given.dtype and long >= ASPECT_LIMIT * short:
         S = xp.sqrt(xp.maximum(eigenvalues, xp.zeros_like(eigenvalues)))
@@ -192,10 +195,11 @@ def svd_by_gram(gram: Gram, given: Array, xp: Namespace) -> SVDFactors:
     of the CholeskyQR2 algorithm", ETNA 44, 2015). The vectors of the larger side that
     belong to singular values at rounding level are 0, or nearly, not orthonormal.
     """
-    _, V = _descending(gram.N, xp)
+    V = orthonormal(_descending(gram.N, xp)[1], xp)
     image, size = _image(gram, V, xp)
     # A V = image diag(size), and image = Q root W^H with orthonormal Q.
     w, W = _descending(all_reduce(adjoint(image, xp) @ image, xp), xp)
+    W = orthonormal(W, xp)
     root = xp.sqrt(xp.maximum(w, xp.zeros_like(w)))
     kept = w > rounding_rtol(w, xp)
     inverse = safe_divide(xp.ones_like(root), root, kept, xp)
@@ -219,7 +223,7 @@ def _descending(N: Array, xp: Namespace) -> tuple[Array, Array]:
     lifted = N + diagonal_matrices(lift * xp.ones_like(diagonal), N, xp)
     # Negated, so that eigenvalues come in descending order.
     eigenvalues, V = xp.linalg.eigh(-lifted)
-    return -eigenvalues - lift, orthonormal(V, xp)
+    return -eigenvalues - lift, V
 
 
 def _image(gram: Gram, V: Array, xp: Namespace) -> tuple[Array, Array]:

@@ -213,10 +213,10 @@ class RelativeMap(_OfFactors):
 
     def cotangent(self, x, y, g, wanted, call, xp):
         A, ratio, *factors = x
-        return call(_RelativePull(self.function, self.kind), A, ratio, g[0], *factors)
+        return call(RelativePull(self.function, self.kind), A, ratio, g[0], *factors)
 
 
-class _RelativePull(_OfFactors):
+class RelativePull(_OfFactors):
     """(A, ratio, G, factors) -> cotangents of A and ratio."""
 
     transparent = True

@@ -59,12 +59,10 @@ class Soft(_Above):
     def difference(self, a, b, tau, xp):
         if not self.weighted:
             # 1 where both are kept, 0 where neither is.
-            kept_a, kept_b = a.y > 0, b.y > 0
-            alike, gap = kept_a == kept_b, a.s - b.s
-            one = xp.ones_like(gap)
-            level = one * xp.astype(kept_a, gap.dtype)
+            kept = a.y > 0
+            alike, level = kept == (b.y > 0), xp.astype(kept, a.s.dtype)
             rise = xp.where(alike, level, a.y - b.y)
-            return rise / xp.where(alike, one, gap)
+            return rise / xp.where(alike, xp.ones_like(level), a.s - b.s)
         # Of f = s - tau_i, the quotient of tau alone is singular at equal s; that of
         # the rounded y is 0, 1 or 2 for neighbouring floats and equal weights.
         both = (a.y > 0) & (b.y > 0)

@@ -239,6 +239,21 @@ static void step_differences(V *minus, V *plus, V *phi, V *s, const V *y, int cl
   }
 }
 
+/* What reaches the diagonal of B through the largest s, where that multiplies tau, shared
+ * by those equal to it; and the cotangent of tau from that of its product. */
+static void through_largest(E *B, V *gtau, const V *s, const Array *tau, int64_t begin,
+                            int64_t end, int n) {
+  const V level = (T)ROUNDING * s[0];
+  V share, number = {0};
+  load_reals(&share, tau, begin, end, 1);
+  for (int i = 0; i < n; i++) number += SELECT(s[i] < s[0] - level, (V){0}, fill(1));
+  share *= *gtau;
+  share = SELECT(s[0] > level, share / number, 0 * share); /* NaN stays */
+  for (int i = 0; i < n; i++)
+    B[i * n + i].part[0] += SELECT(s[i] < s[0] - level, 0 * share, share);
+  *gtau *= s[0];
+}
+
 /* Derivative of the soft threshold of matrices, which is its own transpose:
  *
  *   U [D- o herm(K) + D+ o skew(K) - diag(dtau where y > 0)] V^H
@@ -246,8 +261,9 @@ static void step_differences(V *minus, V *plus, V *phi, V *s, const V *y, int cl
  *
  * with K = U^H X V, the last term where something may lie outside the range of U: where
  * m > n, and with number[0] = 1 for a square U that may not be unitary.  With number[1] =
- * 1 that of U diag(tau) V^H for signs tau, which are all 1 where there are none.  Arrays:
- * 0 U, 1 V^H, 2 X, 3 s, 4 tau, 5 dtau or none, 6 result, 7 cotangent of tau or none. */
+ * 1 that of U diag(tau) V^H for signs tau, which are all 1 where there are none; with 2
+ * tau is a multiple of the largest s, and X the cotangent of the result.  Arrays: 0 U,
+ * 1 V^H, 2 X, 3 s, 4 tau, 5 dtau or none, 6 result, 7 cotangent of tau or none. */
 void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) {
   const int m = (int)task->m, n = (int)task->n, turn = (int)task->adjoint;
   const ptrdiff_t mn = (ptrdiff_t)m * n, nn = (ptrdiff_t)n * n;
@@ -256,17 +272,18 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
   V *minus = (V *)(B + 2 * nn), *plus = minus + nn, *s = plus + nn, *y = s + n;
   V *phi = y + n;
   const int outside = m > n || task->number[0] > 0;
+  const int steps = task->number[1] == 1, relative = task->number[1] == 2;
   for (; begin < end; begin += LANES) {
     load(U, n, &in[0], begin, end, m, n, turn);
     load(Vh, n, &in[1], begin, end, n, n, turn);
     load(X, n, &in[2], begin, end, m, n, turn);
     load_reals(s, &in[3], begin, end, n);
-    if (task->number[1] > 0) {
+    if (steps) {
       for (int i = 0; i < n; i++) y[i] = fill(1);
       if (in[4].data) load_reals(y, &in[4], begin, end, n);
       step_differences(minus, plus, phi, s, y, m == n, n);
     } else {
-      soft_threshold(y, s, &in[4], 0, begin, end, n);
+      soft_threshold(y, s, &in[4], relative, begin, end, n);
       soft_differences(minus, plus, phi, s, y, n);
     }
     V dtau = {0}, gtau = {0};
@@ -287,6 +304,7 @@ void NAME(derivative)(const Task *task, int64_t begin, int64_t end, void *work) 
         B[i * n + j].part[0] -= SELECT(kept, dtau, (V){0});
         gtau -= SELECT(kept, K[i * n + j].part[0], (V){0});
       }
+    if (relative) through_largest(B, &gtau, s, &in[4], begin, end, n);
     if (in[7].data) unload_reals(&gtau, &in[7], begin, end, 1);
     product(X, PLAIN(U, n), PLAIN(B, n), m, n, n);
     if (outside)

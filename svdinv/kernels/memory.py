@@ -14,6 +14,7 @@ from svdinv.core.namespace import Namespace
 from svdinv.core.operation import Operation
 from svdinv.core.svd_operations import SVD
 from svdinv.kernels.rules import (
+    COMPOSED,
     DECOMPOSITIONS,
     RULES,
     Array,
@@ -192,7 +193,7 @@ def _strides(
 
 
 _MOST_PREPARED = 512
-_RULES = {**RULES, **DECOMPOSITIONS}
+_RULES = {**RULES, **DECOMPOSITIONS, **COMPOSED}
 _ITSELF = SVD, Eigh, Decompose  # where a framework's own is as good
 _prepared: dict[Any, Callable[..., Any] | None] = {}
 

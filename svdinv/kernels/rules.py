@@ -46,12 +46,14 @@ from svdinv.core.spectral_operations import (
     Pull,
     Push,
     RelativeMap,
+    RelativePull,
 )
 from svdinv.core.svd_operations import SVD, Pullback
 from svdinv.core.thresholds import Soft
 from svdinv.core.tolerances import DOUBLE_EPS, SINGLE_EPS, neighbour_rtol
 
 __all__ = [
+    "COMPOSED",
     "DECOMPOSITIONS",
     "RULES",
     "Array",
@@ -326,7 +328,7 @@ def _apply(operation: Apply, x: Any) -> Plan | None:
     return _plan("spectral", A.shape, A.dtype, operands, result, numbers=numbers)
 
 
-def _derivative(operation: Push | Pull, x: Any) -> Plan | None:
+def _derivative(operation: Push | Pull | RelativePull, x: Any) -> Plan | None:
     A, tau, X = x[:3]
     dtau = x[3] if isinstance(operation, Push) else None
     function, steps = operation.function, operation.function in _STEPS
@@ -341,9 +343,10 @@ def _derivative(operation: Push | Pull, x: Any) -> Plan | None:
     operands += [Operand(4, 1, 1)] if tau is not None else []
     operands += [Operand(5, 3, 1)] if dtau is not None else []
     results: list[Result | None] = [Result(6, "mn")]
-    if isinstance(operation, Pull):
+    if not isinstance(operation, Push):
         results.append(None if steps else Result(7, "1", real=True))
-    numbers = (0.0, 1.0) if steps else (float(not function.needs_unitary), 0.0)
+    relative = 2.0 * isinstance(operation, RelativePull)
+    numbers = (0.0, 1.0) if steps else (float(not function.needs_unitary), relative)
     return _plan(
         "derivative", A.shape, A.dtype, tuple(operands), tuple(results), numbers=numbers
     )
@@ -585,3 +588,6 @@ DECOMPOSITIONS: dict[type, Callable[[Any, Any], Plan | None]] = {
     Apply: _apply,
 }
 """Rules that save the way through `Decompose`, where arrays have values."""
+
+COMPOSED: dict[type, Callable[[Any, Any], Plan | None]] = {RelativePull: _derivative}
+"""Rules of what graphs are to compose of the others, for its derivatives."""
