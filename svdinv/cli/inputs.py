@@ -45,6 +45,7 @@ def read_input(
 
     with opened(source) as found:
         task, what = found.task, f"{source} is one of {found.entry.images}"
+        _check_task(arguments, source, task)
         need(arguments.parser, found.entry.needs, "train")
         options = task_options(arguments, task, what)
         with naming_flags(arguments, task):
@@ -59,6 +60,20 @@ def read_input(
     with naming_flags(arguments, task):
         problem = task.measure(given, options)
     return Input(task, problem if truth else _blind(problem), options, False)
+
+
+def _check_task(arguments: argparse.Namespace, source: str, task: Task) -> None:
+    """Refuse, by a ValueError, a file of another task than the one that is named."""
+    if arguments.task is None:
+        return
+    from svdinv.unroll.tasks import task_named
+
+    named = task_named(arguments.task)
+    if named.kind != task.kind:
+        raise ValueError(
+            f"argument --task: {source} is not of the kind {named.kind}, but "
+            f"{task.kind}"
+        )
 
 
 def _blind(problem: Problem) -> Problem:

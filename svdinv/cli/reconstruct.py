@@ -192,6 +192,8 @@ def _reconstructed(arguments: argparse.Namespace, work: _Work, device: str) -> C
         print(f"\n{_whose(method, done)}")
         if weights and method in NAMES.values():
             print(f"Its weights: {weights}.")
+        elif arguments.weights and arguments.method is None:
+            print(f"{weights} is not for such data: --method network writes its image.")
         others = classical(task, problem).keys() - {row.method for row in done.rows}
         if arguments.baselines is None and done.complete and others:
             names = ", ".join(name for name in task.baselines() if name in others)

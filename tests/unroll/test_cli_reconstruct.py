@@ -114,12 +114,21 @@ def test_a_series(scan, tmp_path, capsys):
     assert (tmp_path / "out" / "scan-network-panel.png").exists()
 
 
-def test_one_frame_does_not_move(tmp_path):
-    np.save(tmp_path / "still.npy", unseen_series(0, 1, 32))
-    options = ["--mask", "radial", "--no-baselines", "--output", tmp_path / "out"]
-    assert run(tmp_path / "still.npy", *options) == 0
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"still-network-panel.png", "still-network.npz"}
+def test_one_frame_does_not_move(tmp_path, capsys):
+    series = unseen_series(0, 1, 32)
+    options = ("--mask", "radial", "--output", tmp_path / "out")
+    for frame in (series, series[0]):
+        np.save(tmp_path / "still.npy", frame)
+        assert run(tmp_path / "still.npy", *options) == 0
+        assert list(rows(capsys.readouterr().out)) == ["zero-filled", "network"]
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert names == {"still-network-panel.png", "still-network.npz"}
+
+
+def test_a_file_of_another_task_is_refused(picture, one_line):
+    assert run(picture, "--task", "cine") == 2
+    assert "argument --task: " in (line := one_line())
+    assert "is not of the kind cine, but colour" in line
 
 
 def test_measured_k_space_without_a_truth(tmp_path, capsys, rng):
@@ -264,6 +273,7 @@ def test_a_picture_that_has_noise(picture, small_weights, tmp_path, capsys):
         printed = capsys.readouterr().out
         assert "PSNR" not in printed
         assert f"The image is that of the method: {name}" in printed
+        assert ("is not for such data: --method network" in printed) == (name == NAME)
         if name == NAME:
             told = re.search(r"  noise ([\d.]+)\n", printed)
             assert float(told[1]) == pytest.approx(25 / 255, rel=0.1)

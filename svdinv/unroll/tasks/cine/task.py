@@ -300,7 +300,7 @@ class Cine(Task):
         return format.options if format else ()
 
     def read(self, source: str | Path, options: Any) -> InputImage | Problem:
-        """Read a series (T, H, W), complex or magnitudes, and scale it to 1.
+        """Read a series (T, H, W) or a frame, complex or magnitudes; scale it to 1.
 
         Or k-space that was measured, of the formats that hold such.
         """
@@ -327,10 +327,12 @@ class Cine(Task):
         series = scan.array
         while series.ndim > 3 and len(series) == 1:
             series = series[0]
+        if series.ndim == 2:
+            series = series[None]
         if series.ndim != 3 or min(series.shape[-2:]) < SMALLEST:
             raise ValueError(
-                f"{path} must hold one series (T, H, W), of {SMALLEST} pixels a side "
-                f"or more, got the shape {series.shape}"
+                f"{path} must hold one series (T, H, W), or one frame (H, W), of "
+                f"{SMALLEST} pixels a side or more, got the shape {scan.array.shape}"
             )
         scale = float(np.abs(series).max())
         if scale == 0:
@@ -442,19 +444,19 @@ class Cine(Task):
         return SeriesProblem.of(problem, scan=given.scan)
 
     def baselines(self) -> Mapping[str, Method]:
-        # View sharing needs frames of k-space; patches that look alike are looked for
-        # in single images.
-        alike = non_local.baseline(self)
+        # View sharing needs frames of k-space, and low rank more than one; patches that
+        # look alike are looked for in single images.
+        alike, moves = non_local.baseline(self), self.moves
         return {
             "zero-filled": zero_filled,
             "view sharing": Baseline(
-                view_sharing, applies=lambda problem: isinstance(problem.A, MRI)
+                view_sharing, applies=lambda p: moves(p) and isinstance(p.A, MRI)
             ),
-            "low-rank": low_rank,
-            "L+S": Baseline(low_rank_plus_sparse, lengthy=True),
-            "local low-rank": Baseline(local_low_rank, lengthy=True),
+            "low-rank": Baseline(low_rank, applies=moves),
+            "L+S": Baseline(low_rank_plus_sparse, lengthy=True, applies=moves),
+            "local low-rank": Baseline(local_low_rank, lengthy=True, applies=moves),
             non_local.NAME: replace(
-                alike, applies=lambda p: len(p.y) == 1 and alike.applies(p)
+                alike, applies=lambda p: not moves(p) and alike.applies(p)
             ),
         }
 
