@@ -73,7 +73,19 @@ def test_noise_is_as_told():
     np.testing.assert_allclose(found, 0.05, rtol=0.15)
     deviation = Ct().deviation(noisy, replace(SMALL, noise=0.05))
     np.testing.assert_allclose((noisy.y - clean.y).std(), deviation, rtol=0.15)
-    assert Ct().deviation(clean, replace(SMALL, noise=None)) == 0
+    assert Ct().deviation(clean, replace(SMALL, noise=0.0)) == 0
+
+
+def test_photons_are_counted_unless_other_noise_is_asked_for():
+    usual = problem(replace(SMALL, noise=None))
+    counted = problem(replace(SMALL, noise=None, photons=1e5))
+    np.testing.assert_array_equal(usual.y, counted.y)
+    assert "100000 photons" in usual.setting
+    assert Ct().deviation(usual, replace(SMALL, noise=None)) is None
+    clean = problem(replace(SMALL, noise=0.0))
+    np.testing.assert_array_equal(clean.y, clean.A(clean.truth))
+    assert 0 < np.abs(usual.y - clean.y).max() < 0.1 * clean.y.max()
+    assert "photons" not in clean.setting + problem(SMALL).setting
 
 
 def test_few_photons_are_noisier(rng):

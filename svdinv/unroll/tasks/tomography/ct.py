@@ -52,6 +52,9 @@ _BEAMS = ("parallel", "fan")
 _VIEWS = 60
 _ATTENUATION = 4.0  # of density 1 along a side of the image
 _SOURCE, _DISTANCE = 2.0, 3.0  # of a fan, in sides of the image
+PHOTONS = 1e5
+"""Photons that a detector counts without anything in the way, if nothing is said."""
+
 _WIDTH = 68.0  # of the challenge's images, in mm
 _PIXELS = 512  # and their pixels a side
 _LARGEST = 256**2  # pixels that low rank of patches does not take too long for
@@ -128,13 +131,16 @@ class CtOptions(Options):
     )
     photons: float | None = option(
         None,
-        "photons that a detector of a tomogram counts without anything in the way "
-        "(default: no such noise)",
+        "photons, of all energies, that a detector of a tomogram counts without "
+        f"anything in the way (default {PHOTONS:g}, unless --noise is given)",
         low=10,
         high=1_000_000_000,
     )
     noise: float | None = option(
-        None, "of a sinogram relative to its mean (default 0)", low=0, high=10
+        None,
+        "of a sinogram relative to its mean (default: of photons alone)",
+        low=0,
+        high=10,
     )
     size: int | None = option(
         None,
@@ -158,6 +164,11 @@ class CtOptions(Options):
             raise ValueError(f"beam must be {' or '.join(_BEAMS)}, got {self.beam!r}")
         if self.crop and self.crop < 32:
             raise ValueError(f"crop must be 0 or at least 32, got {self.crop}")
+
+
+def photons_of(options: Any) -> float:
+    """Return how many photons are counted, or 0 where there is other noise or none."""
+    return float(options.photons or (PHOTONS if options.noise is None else 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,13 +311,15 @@ class Ct(Task):
         A = place.operator(angles, None)
         y, unit = A(given.image), _unit(A)
         rng = np.random.default_rng([options.seed, 1])
-        y = self.detected(y, unit, options, rng)
+        photons = photons_of(options)
+        if photons:
+            y = self.detected(y, unit, photons, rng)
         if options.noise:
             deviation = np.float32(options.noise * float(np.abs(y).mean()))
             y = y + deviation * white_noise(y.shape, y.dtype, rng)
         setting = f"{views} views in {arc:g} degrees, {options.beam or _BEAMS[0]} beam"
-        if options.photons:
-            setting += f", {options.photons:g} photons"
+        if photons:
+            setting += f", {photons:g} photons"
         if options.noise:
             setting += f", noise {options.noise:g}"
         return Tomogram(
@@ -319,12 +332,10 @@ class Ct(Task):
         )
 
     def detected(
-        self, y: Any, unit: float, options: Any, rng: np.random.Generator
+        self, y: Any, unit: float, photons: float, rng: np.random.Generator
     ) -> Any:
         """Add photon noise to line integrals ``unit * y``."""
-        if not options.photons:
-            return y
-        return counted(y * unit, options.photons, rng) / unit
+        return counted(y * unit, photons, rng) / unit
 
     def noisy(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw the options that differ between items of a training."""
@@ -340,7 +351,7 @@ class Ct(Task):
         return (24.0 * detectors + 16 * side) * views * side
 
     def deviation(self, problem: Problem, options: Any) -> float | None:
-        if options.photons:
+        if photons_of(options):
             return None
         return float(options.noise or 0) * float(problem.y.mean())
 

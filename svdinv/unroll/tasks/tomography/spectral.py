@@ -34,14 +34,22 @@ from svdinv.unroll.tasks.task import (
     option,
 )
 from svdinv.unroll.tasks.tomography import DENSITIES, SPECTRAL
-from svdinv.unroll.tasks.tomography.ct import Ct, CtOptions, Tomogram, fbp, penalised
+from svdinv.unroll.tasks.tomography.ct import (
+    PHOTONS,
+    Ct,
+    CtOptions,
+    Tomogram,
+    fbp,
+    penalised,
+    photons_of,
+)
 from svdinv.unroll.tasks.tomography.densities import Ellipse, drawn
 
 if TYPE_CHECKING:
     from svdinv.unroll.formats.hdf5 import Datasets
 
 _PREFIX = "spectral:"  # a density, or a picture as one, that is to be of materials
-_BINS, _PHOTONS = 8, 1e5
+_BINS = 8
 _RANGE = (30.0, 110.0)  # of the bins, in keV
 _VOLTAGE = 120.0  # of the tube, in kV
 _FINER = 1024  # energies in each bin
@@ -99,13 +107,6 @@ def _interpolated(table: Mapping[float, float], energies: Any) -> Any:
 class SpectralOptions(CtOptions):
     """How materials are read and projected."""
 
-    photons: float | None = option(
-        None,
-        "photons of all energies that a detector of a tomogram counts without anything "
-        f"in the way (default of energy bins {_PHOTONS:g}, unless there is --noise)",
-        low=10,
-        high=1_000_000_000,
-    )
     bins: int | None = option(
         None, f"bins of energy (default {_BINS})", low=2, high=80, of_file=True
     )
@@ -175,7 +176,7 @@ class SpectralCt(Ct):
     def settings(self, options: Any) -> list[Any]:
         if options.photons is not None or options.noise is not None:
             return [options]
-        return [replace(options, photons=n) for n in (_PHOTONS, _PHOTONS / 5)]
+        return [replace(options, photons=n) for n in (PHOTONS, PHOTONS / 5)]
 
     def measure(self, given: InputImage, options: Any) -> Problem:
         """Project each bin, and count; what fewer photons tell has less weight.
@@ -183,20 +184,17 @@ class SpectralCt(Ct):
         The weights of least squares are the counts, the inverse variance of their
         logarithm (Sauer & Bouman, IEEE Trans. Signal Process. 1993).
         """
-        photons, bins = _photons(options), len(given.image)
-        problem = super().measure(given, replace(options, photons=photons or None))
+        bins, problem = len(given.image), super().measure(given, options)
         problem = replace(problem, setting=f"{problem.setting}, {bins} bins")
-        if not photons:
+        if not photons_of(options):
             return problem
         return replace(problem, fidelity=_weighted(problem, bins_of(bins)[0]))
 
     def detected(
-        self, y: Any, unit: float, options: Any, rng: np.random.Generator
+        self, y: Any, unit: float, photons: float, rng: np.random.Generator
     ) -> Any:
         """Count the photons of each bin, without noise of the electronics."""
-        if not options.photons:
-            return y
-        each = options.photons * bins_of(len(y))[0][:, None, None]
+        each = photons * bins_of(len(y))[0][:, None, None]
         return counted(y * unit, each, rng, electronic=0) / unit
 
     def noisy(self, rng: np.random.Generator) -> dict[str, Any]:
@@ -224,9 +222,6 @@ class SpectralCt(Ct):
         weights = np.ones_like(problem.y) if weight is None else weight
         return {**super().arrays_to_save(problem), "weights": weights}
 
-    def deviation(self, problem: Problem, options: Any) -> float | None:
-        return None if _photons(options) else super().deviation(problem, options)
-
     def baselines(self) -> Mapping[str, Method]:
         methods: dict[str, Method] = {"FBP": fbp, "TV": Baseline(tv, lengthy=True)}
         for name, (prior, usual) in _JOINT.items():
@@ -249,11 +244,6 @@ class SpectralCt(Ct):
             for each in (truth, *entries)
         ]
         save_panel(path, columns[0], columns[1:], title=title)
-
-
-def _photons(options: Any) -> float:
-    """Return their number, or 0 where there is other noise alone."""
-    return float(options.photons or (0 if options.noise else _PHOTONS))
 
 
 def _weighted(problem: Problem, share: Any) -> L2:
