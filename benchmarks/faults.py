@@ -174,6 +174,8 @@ def fork(copy: Path, arguments: list[str], seconds: float) -> str | None:
     if status is None:
         return failed or "time"
     code = os.waitstatus_to_exitcode(status)
+    if code == pytest.ExitCode.USAGE_ERROR:
+        raise SystemExit(f"pytest cannot run {shlex.join(arguments)}")
     return None if code in (0, 5) else failed or f"exit code {code}"
 
 
@@ -190,7 +192,7 @@ def notice(
     path, i, _, line = fault
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("svdinv", "tests"):
+        for name in ("svdinv", "tests", "requirements"):
             ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(root / name, copy / name, ignore=ignore)
         shutil.copy(root / "pyproject.toml", copy)

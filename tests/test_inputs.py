@@ -118,7 +118,7 @@ def test_operators_of_nothing(framework, name):
     )  # fmt: skip
     shapes = [(0, 0), (0, 3, 3)] if square else [(0, 3), (3, 0), (2, 3, 0), (0, 3, 4)]
     # JAX compiles for every shape.
-    for shape in shapes[::2] if framework.name == "jax" else shapes:
+    for shape in shapes[-2:-1] if framework.name == "jax" else shapes:
         results, pullback = framework.vjp(
             lambda A: OF_NOTHING[name](framework.module, A), np.zeros(shape)
         )

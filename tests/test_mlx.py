@@ -181,10 +181,12 @@ def test_second_derivatives(name, precision):
     assert_all_close(pushed, expected, tolerance)
 
 
-@pytest.mark.parametrize("name", ["svt, float64", "polar, complex128"])
-def test_compile(name):
-    """Of few operators, because MLX runs a C++ compiler, for ten seconds each."""
-    results, x, _ = of_case(name)
+def test_compile():
+    """Of one operator, because MLX runs a C++ compiler, for twenty seconds each.
+
+    All others are traced in `test_mlx_transforms`.
+    """
+    results, x, _ = of_case("svt, complex128")
     gradient = gradients(loss_of(results), len(x))
     assert_all_close(mx.compile(gradient)(*x), gradient(*x), 2e-5)
 
@@ -332,8 +334,8 @@ def test_svd_lowrank(dtype):
         return 0.5 * mx.sum(values(A) ** 2)
 
     assert_close(mx.grad(loss)(given), slope, 1e-5)
-    if dtype == "float32":  # as in test_compile
-        assert_close(mx.compile(mx.grad(loss))(given), slope, 1e-5)
+    # Traced, but not run, for which a C++ compiler would work for a minute.
+    assert mx.compile(mx.grad(loss))(given).shape == given.shape
     assert_close(mx.jvp(values, [given], [given])[1][0], values(given), 1e-5)
     assert_close(mx.vmap(mx.grad(loss))(given), slope, 1e-5)
     batched = mx.grad(lambda A: 0.5 * mx.sum(mx.vmap(values)(A) ** 2))

@@ -144,7 +144,7 @@ def check_draws(framework, spectrum, precision):
         if spectrum in spectra_of(name):
             for dtype in PRECISIONS[precision]:
                 for shape in SHAPES if every else (SHAPE_OF[dtype],):
-                    arrays = drawn(name, spectrum, shape, dtype, 18 if every else 4)
+                    arrays = drawn(name, spectrum, shape, dtype, 8 if every else 4)
                     check(framework, name, dtype, arrays, BOUNDS[precision])
 
 

@@ -164,6 +164,8 @@ def test_exact_at_every_spectrum(shape, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.complex128])
 @pytest.mark.parametrize("run", RUNS)
 def test_every_framework(run, dtype):
+    if run is run_tensorflow_graph and dtype == np.float32:
+        pytest.skip("takes ten seconds, and holds less than that of complex matrices")
     fewer = SHAPES[1:2] if dtype == np.float32 else SHAPES[2:3]
     for shape in fewer if hasattr(run, "compiles") else SHAPES[:3]:
         check_framework(run, shape, dtype)

@@ -125,7 +125,7 @@ def test_functorch_at_repeated_values(transform):
 # Inductor compiles for seconds what aot_eager traces: of that, the harder case.
 @pytest.mark.parametrize(
     ("compiler", "dynamic"),
-    [("aot_eager", False), ("aot_eager", True), ("inductor", True)],
+    [("aot_eager", False), ("inductor", True)],
 )
 def test_compile_without_a_graph_break(compiler, dynamic):
     torch._dynamo.reset()

@@ -55,7 +55,7 @@ def one_line(capsys):
     return said
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fork(tmp_path_factory):
     """Start ``svdinv train``, or some code, in processes that need no imports."""
     from forks import forking

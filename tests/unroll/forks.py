@@ -1,12 +1,13 @@
 """Commands in processes of their own, without seconds of imports for each.
 
-One process imports PyTorch and the command line, computes nothing, and forks for every
+One process imports all that a training does, computes nothing, and forks for every
 command: what is killed, or talks to others, is a real process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -106,10 +107,28 @@ def forking(folder):
         assert server.returncode == 0
 
 
+# What a training imports when it first needs it, PyTorch's optimisers the first.
+IMPORTED = (
+    "torch._dynamo",
+    "torch.distributed.nn",
+    "safetensors.numpy",
+    "skimage.io",
+    "skimage.restoration",
+    "tensorboardX",
+    "tomlkit",
+    "svdinv.cli.train",
+    "svdinv.unroll.training.command",
+    "svdinv.unroll.training.run",
+    "svdinv.unroll.tasks.cine.task",
+    "svdinv.unroll.tasks.colour.task",
+)
+
+
 def serve(folder):
     from svdinv.cli import main
-    from svdinv.unroll.training import command  # noqa: F401  imported before the forks
 
+    for name in IMPORTED:
+        importlib.import_module(name)
     replies = os.dup(1)
 
     def run(order):

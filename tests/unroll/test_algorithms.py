@@ -117,7 +117,7 @@ def test_total_variation_by_two_ways(isotropic, rng):
     image[2:6, 3:] = 1
     A = gaussian_sensing(70, image.shape, 2, dtype=np.float64)
     y = A(image) + 0.02 * rng.standard_normal(70)
-    R = TotalVariation(0.05, isotropic=isotropic, iterations=400)
+    R = TotalVariation(0.05, isotropic=isotropic, iterations=300)
     first = solve(Problem(y, A), R, iterations=20000, rtol=1e-9)
     second = solve(
         Problem(y, A), R, algorithm=FISTA(restart=True), iterations=600, rtol=1e-8

@@ -12,7 +12,7 @@ from PIL import Image
 
 from svdinv.cli import main
 
-SHORT = ("--iterations", "20", "--threads", "1")
+SHORT = ("--iterations", "10", "--threads", "1")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,8 @@ def rows(path):
 
 
 def test_a_photograph(photo, tmp_path, capsys):
-    assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 0
+    arguments = (*SHORT, "--iterations", 20, "--output", tmp_path)
+    assert run(photo, "--rate", 0.5, *arguments) == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == PHOTO
     out = capsys.readouterr().out
@@ -132,13 +133,13 @@ def test_ctrl_c_keeps_the_best_so_far(photo, tmp_path, monkeypatch, capsys):
     step = Fitting.step
 
     def press(self):
-        if self.iteration == 14:
+        if self.iteration == 4:
             signal.raise_signal(signal.SIGINT)
         return step(self)
 
     monkeypatch.setattr(Fitting, "step", press)
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
-    assert "Interrupted at iteration 15: this is the best so" in capsys.readouterr().out
+    assert "Interrupted at iteration 5: this is the best so" in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
     assert names == PHOTO
 
@@ -151,7 +152,7 @@ def test_ctrl_c_in_the_step_leaves_the_average(photo, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(Fitting, "_towards_data", press)
     assert run(photo, "--rate", 0.5, *SHORT, "--output", tmp_path) == 130
-    assert "Interrupted at iteration 20" in capsys.readouterr().out
+    assert "Interrupted at iteration 10" in capsys.readouterr().out
     assert (tmp_path / "photo-fit-dip.png").exists()
 
 

@@ -185,6 +185,14 @@ def photo():
     return task.measure(InputImage("cup", picture.astype(np.float32)), options)
 
 
+@pytest.fixture(scope="module")
+def corner(photo):
+    """A part of the photograph, for what asks less of it."""
+    truth = photo.truth[:, :32, :32]
+    A = Sampling(photo.A.mask[:, :32, :32])
+    return replace(photo, y=A(truth), A=A, truth=truth)
+
+
 def test_a_photograph_is_completed(photo):
     """Without the truth hardly worse, and the samples are kept."""
     task = Colour()
@@ -202,17 +210,18 @@ def test_a_photograph_is_completed(photo):
 
 
 @pytest.mark.parametrize("rate", [0.5, 1.0])
-def test_noise_is_told_by_what_is_left_out(photo, rate, rng):
+def test_noise_is_told_by_what_is_left_out(corner, rate, rng):
     """Where it is known the last image is as good as any, else nearly so."""
-    A = Sampling(rng.random(photo.truth.shape) < rate)
-    given = noisy(Problem(A(photo.truth), A, truth=photo.truth), 0.1, seed=0)
+    truth = corner.truth
+    A = Sampling(rng.random(truth.shape) < rate)
+    given = noisy(Problem(A(truth), A, truth=truth), 0.1, seed=0)
     blind = best_non_local(replace(given, truth=None))
     assert blind.noise == pytest.approx(0.1, rel=0.2)
-    *_, without = (psnr(photo.truth, x) for x in non_local_low_rank(given))
-    *others, last = (psnr(photo.truth, x) for x in non_local_low_rank(given, noise=0.1))
+    *_, without = (psnr(truth, x) for x in non_local_low_rank(given))
+    *others, last = (psnr(truth, x) for x in non_local_low_rank(given, noise=0.1))
     assert last > max(others) - 0.5
     assert last > without + 4
-    assert psnr(photo.truth, blind.image) > last - 1
+    assert psnr(truth, blind.image) > last - 1
     few = {"deviations": (0.2, 0.05), "iterations": 2, "noise": 0.1}
     known = best_non_local(given, **few)
     *_, expected = non_local_low_rank(given, **few)
@@ -246,7 +255,7 @@ def test_weighted_data_count_by_their_weights(photo, rng):
 def test_one_frame_of_mri(coils, rng):
     """Ahead of the zero-filled image, and the best of the stages is what is given."""
     task = Cine()
-    options = CineOptions(size=40, frames=1, coils=coils, noise=0.01, acceleration=3)
+    options = CineOptions(size=32, frames=1, coils=coils, noise=0.01, acceleration=3)
     problem = task.measure(task.read("cine", options), options)
     assert task.baselines()[NAME].applies(problem)
     first = snr(problem.truth, problem.adjoint())
@@ -261,22 +270,19 @@ def test_one_frame_of_mri(coils, rng):
 def test_noise_is_told_of_the_data_that_count(photo, rng):
     """In units of data of weight one, whatever there is where the weight is none."""
     counts = rng.random(photo.truth.shape) < 0.5
-    for weight in (1.0, 4.0):
-        noise = 0.1 / np.sqrt(weight)
-        y = photo.truth + noise * rng.standard_normal(counts.shape)
-        y = np.where(counts, y, 9).astype(np.float32)
-        fidelity = L2((weight * counts).astype(np.float32))
-        given = Problem(y, Sampling(np.ones_like(counts)), fidelity)
-        blind = best_non_local(given)
-        assert blind.noise == pytest.approx(0.1, rel=0.2)
-        assert psnr(photo.truth, blind.image) > 27
+    y = photo.truth + 0.1 / np.sqrt(4) * rng.standard_normal(counts.shape)
+    y = np.where(counts, y, 9).astype(np.float32)
+    fidelity = L2((4 * counts).astype(np.float32))
+    blind = best_non_local(Problem(y, Sampling(np.ones_like(counts)), fidelity))
+    assert blind.noise == pytest.approx(0.1, rel=0.2)
+    assert psnr(photo.truth, blind.image) > 27
 
 
-def test_data_of_little_weight_do_not_tell_the_noise(photo, rng):
+def test_data_of_little_weight_do_not_tell_the_noise(corner, rng):
     """They are near 0 for their weight alone; infinite ones of weight 0 are none."""
-    shape = photo.truth.shape
+    truth, shape = corner.truth, corner.truth.shape
     junk, counts = rng.random(shape) < 0.2, rng.random(shape) < 0.7
-    y = photo.truth + 0.1 * rng.standard_normal(shape)
+    y = truth + 0.1 * rng.standard_normal(shape)
     y = np.where(junk, 3 * rng.random(shape), y).astype(np.float32)
     y[0, 0, :3] = np.inf
     weight = np.where(junk, 1e-4, 1).astype(np.float32) * counts
@@ -284,7 +290,7 @@ def test_data_of_little_weight_do_not_tell_the_noise(photo, rng):
     given = Problem(y, Sampling(np.ones(shape, bool)), L2(weight))
     blind = best_non_local(given)
     assert blind.noise == pytest.approx(0.1, rel=0.3)
-    assert psnr(photo.truth, blind.image) > 29
+    assert psnr(truth, blind.image) > 29
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -294,12 +300,12 @@ def test_data_that_are_not_finite_are_refused(photo, bad):
         best_non_local(replace(photo, y=y), noise=0.1)
 
 
-def test_data_of_weight_zero_are_not_put_back(photo, rng):
-    junk = rng.random(photo.truth.shape) < 0.2
-    y = np.where(junk, rng.random(junk.shape), photo.truth).astype(np.float32)
+def test_data_of_weight_zero_are_not_put_back(corner, rng):
+    junk = rng.random(corner.truth.shape) < 0.2
+    y = np.where(junk, rng.random(junk.shape), corner.truth).astype(np.float32)
     weight = (~junk).astype(np.float32)
     given = Problem(y, Sampling(np.ones_like(junk)), L2(weight))
-    assert psnr(photo.truth, non_local(Colour(), given).image) > 35
+    assert psnr(corner.truth, non_local(Colour(), given).image) > 35
 
 
 def test_weights_of_numpy_with_data_of_torch(photo, rng):

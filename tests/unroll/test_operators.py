@@ -70,6 +70,7 @@ CASES = {
 }
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
+COMPILED = ("float32", "complex128")
 
 
 def draw(shape, dtype, rng):
@@ -87,6 +88,8 @@ def complexified(dtype):
 @pytest.mark.parametrize("name", CASES)
 def test_adjoint_and_dtypes(name, dtype, arrays, rng):
     """<A x, y> = <x, A^H y>, and the precision of the data is kept."""
+    if arrays.name == "jax" and dtype not in COMPILED:
+        pytest.skip("JAX compiles each operation for each dtype")
     A, image, measurement, is_complex = CASES[name]
     result = complexified(dtype) if is_complex else np.dtype(dtype)
     x, y = draw(image, dtype, rng), draw(measurement, result, rng)

@@ -59,7 +59,7 @@ CASES = {
     "TLR, refined": Refined(network=TLR(cells=1, features=4), features=(4, 5)),
     "NonLocal, noise alone": NonLocal(**GROUPS, exact=False, alone=True),
     "NonLocal": NonLocal(
-        rounds=2, steps=2, patch=3, stride=2, count=6, reach=3, first=0.1, last=0.05
+        rounds=2, steps=1, patch=3, stride=2, count=6, reach=3, first=0.1, last=0.05
     ),
     "NonLocal, noise, refined": NonLocal(
         network=Refined(network=TLR(cells=1, features=4), features=(4, 5)),
@@ -85,7 +85,7 @@ CASES = {
     ),
     "Unrolled, FISTA": Unrolled(cells=2, algorithm=FISTA(True), prior=Sparse(-1.0)),
     "Unrolled, ADMM, coils": Unrolled(
-        cells=2, algorithm=ADMM(cg_iterations=3), prior=LowRank()
+        cells=2, algorithm=ADMM(cg_iterations=2), prior=LowRank()
     ),
     "Unrolled, PDHG": Unrolled(cells=2, algorithm=PDHG(), prior=Convolved(4)),
     "Unrolled, GradientDescent": Unrolled(

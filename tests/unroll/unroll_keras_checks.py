@@ -73,10 +73,13 @@ def check_files_images_and_a_training_step_are_those_of_pytorch(folder):
         model = models.load(path, penalty=penalty)
         models.save(model, folder / "again")
         assert (folder / "again").read_bytes() == path.read_bytes(), name
-        close(predicted(model, inputs), expected["image"], message=name)
+        # A program takes TensorFlow and JAX a second, so some variants go without: of
+        # a step in TensorFlow, and of an image in JAX, whose loss is compared.
+        variant = "," in name
+        if not variant or BACKEND != "jax":
+            close(predicted(model, inputs), expected["image"], message=name)
         before = model.arrays()
-        # A graph of each step takes TensorFlow a second, so some go without.
-        eagerly = BACKEND == "tensorflow" and "," in name
+        eagerly = BACKEND == "tensorflow" and variant
         loss = stepped(model, inputs, expected["truth"], run_eagerly=eagerly)
         assert abs(loss - expected["loss"]) < 1e-5 * abs(expected["loss"]), name
         for key, weight in model.arrays().items():
@@ -94,43 +97,42 @@ def check_files_images_and_a_training_step_are_those_of_pytorch(folder):
 
 def check_counts(folder):
     """With an operator of the network's own, and a background beside the data."""
-    counted(folder, "counts")
+    counted(folder, "counts", checkpoint=False)
 
 
 def check_frames_together(folder):
-    counted(folder, "frames")
+    """The same, with cells that are recomputed."""
+    counted(folder, "frames", checkpoint=True)
 
 
-def counted(folder, name):
+def counted(folder, name, *, checkpoint):
     with np.load(folder / f"{name}.data") as file:
         held = dict(file)
     parts = [ParallelBeam((6, 5), np.arange(k, 180, 60.0)) for k in (0, 30)]
     A = Stack(parts, axis=-2)
     inputs = held["y"], held["background"]
-    for checkpoint in (False, True):
-        model = models.load(
-            folder / f"{name}.safetensors",
-            operator=lambda *background: A,
-            checkpoint=checkpoint,
-        )
-        close(predicted(model, inputs), held["image"])
-        before = model.arrays()
-        stepped(model, inputs, held["truth"])
-        for key, weight in model.arrays().items():
-            close(before[key] - weight, held[f"gradient {key}"], 1e-3, key)
+    model = models.load(
+        folder / f"{name}.safetensors",
+        operator=lambda *background: A,
+        checkpoint=checkpoint,
+    )
+    close(predicted(model, inputs), held["image"])
+    before = model.arrays()
+    stepped(model, inputs, held["truth"])
+    for key, weight in model.arrays().items():
+        close(before[key] - weight, held[f"gradient {key}"], 1e-3, key)
 
 
 def check_recomputed_cells(folder):
-    for name in ("LS, coils", "TLR, fill"):
-        path, inputs, expected = case(folder, name)
-        one, other = (models.load(path, checkpoint=c) for c in (False, True))
-        close(predicted(other, inputs), predicted(one, inputs), 1e-6)
-        losses = [stepped(m, inputs, expected["truth"]) for m in (one, other)]
-        assert abs(losses[0] - losses[1]) < 1e-6 * losses[0]
-        for key, weight in one.arrays().items():
-            np.testing.assert_allclose(
-                other.arrays()[key], weight, rtol=1e-5, atol=1e-6, err_msg=key
-            )
+    path, inputs, expected = case(folder, "LS, coils")
+    one, other = (models.load(path, checkpoint=c) for c in (False, True))
+    close(predicted(other, inputs), predicted(one, inputs), 1e-6)
+    losses = [stepped(m, inputs, expected["truth"]) for m in (one, other)]
+    assert abs(losses[0] - losses[1]) < 1e-6 * losses[0]
+    for key, weight in one.arrays().items():
+        np.testing.assert_allclose(
+            other.arrays()[key], weight, rtol=1e-5, atol=1e-6, err_msg=key
+        )
 
 
 def derivatives(function, *arrays):
@@ -211,21 +213,18 @@ def check_losses_that_drop_the_imaginary_part(folder):
 
 
 def check_keras_files(folder):
-    for name in ("TLR, fill", "Unrolled, FISTA"):
-        path, inputs, _ = case(folder, name)
-        model = models.load(path, checkpoint=True)
-        model.compile(
-            "sgd", models.MeanSquaredError(), metrics=[models.PSNR(2.0, name="dB")]
-        )
-        model.save(folder / "model.keras")
-        loaded = keras.saving.load_model(folder / "model.keras")
-        assert loaded.recipe == model.recipe
-        assert loaded.checkpoint
-        np.testing.assert_array_equal(
-            predicted(loaded, inputs), predicted(model, inputs)
-        )
-        copy = keras.models.clone_model(model)
-        assert copy.recipe == model.recipe
+    path, inputs, _ = case(folder, "Unrolled, FISTA")
+    model = models.load(path, checkpoint=True)
+    model.compile(
+        "sgd", models.MeanSquaredError(), metrics=[models.PSNR(2.0, name="dB")]
+    )
+    model.save(folder / "model.keras")
+    loaded = keras.saving.load_model(folder / "model.keras")
+    assert loaded.recipe == model.recipe
+    assert loaded.checkpoint
+    np.testing.assert_array_equal(predicted(loaded, inputs), predicted(model, inputs))
+    copy = keras.models.clone_model(model)
+    assert copy.recipe == model.recipe
     named = models.SLRNet(**SMALL, penalty=0.25, name="mine", trainable=False)
     again = models.SLRNet.from_config(named.get_config())
     assert (again.name, again.penalty, again.trainable) == ("mine", 0.25, False)
@@ -254,7 +253,11 @@ def check_unknown_sizes(folder):
         return
     import tensorflow as tf
 
+    # What these do with sizes, others do too.
+    known = ("TLR, fill", "NonLocal, coils", "NonLocal, noise alone")
     for name in cases(folder):
+        if name in known:
+            continue
         path, inputs, expected = case(folder, name)
         model = models.load(path)
         # A generator draws noise of the size of the image; groups of patches are
@@ -273,17 +276,13 @@ def check_unknown_sizes(folder):
         close(found.numpy(), expected["image"], message=name)
 
 
-def check_the_penalty(folder):
+def check_the_penalty_is_of_training_alone(folder):
     _, inputs, expected = case(folder, "SLR")
-    plain, other = (models.SLRNet(**SMALL, seed=0, penalty=p) for p in (0.0, 3.0))
-    truth = expected["truth"]
-    losses = [stepped(m, inputs, truth) for m in (plain, other)]
-    assert losses[1] > losses[0]
-    # It is of training alone.
-    one, two = (models.SLRNet(**SMALL, seed=0, penalty=p) for p in (0.0, 3.0))
-    for model in (one, two):
+    values = []
+    for penalty in (0.0, 3.0):
+        model = models.SLRNet(**SMALL, seed=0, penalty=penalty)
         model.compile(loss=models.MeanSquaredError())
-    values = [m.evaluate(inputs, truth, verbose=0) for m in (one, two)]
+        values.append(model.evaluate(inputs, expected["truth"], verbose=0))
     assert values[0] == values[1]
 
 
@@ -349,7 +348,7 @@ def check_first_weights(folder):
 
 
 def check_precisions(folder):
-    for name in ("TLR, fill", "T2LR", "SLR"):
+    for name in ("TLR, fill", "SLR"):
         path, (y, mask), expected = case(folder, name)
         if BACKEND != "jax":  # which computes in double precision only if told to
             found = models.load(path, dtype="float64")((y, mask))
