@@ -190,8 +190,7 @@ def coefficients(
     minus = function.difference(a, b, wider(tau), xp)
     plus = function.sum_quotient(a, b, minus, xp)
     phi = over_s(y, s, minus, xp)
-    bounded = function.smooth_at_zero and not second
-    if lone is not None or not (has_phase or bounded):
+    if not has_phase or lone is not None:
         # f(s) / s on the diagonal of D+ belongs to the phases of the vectors. Of real
         # ones all that it multiplies is 0, but for rounding errors.
         left_out = identity_like(plus, xp) == 1
