@@ -264,10 +264,8 @@ def _cheaper(
         gram = gram_matrix(A, False, xp)
         if gram is None:
             return None
-        bound: Any = 1.0
-        if not relative:
-            bound = _about_largest(gram.N, xp) * gram.scale
-        if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * bound), xp) is False:
+        largest: Any = 1.0 if relative else _about_largest(gram.N, xp) * gram.scale
+        if any_on_host(~(cutoff >= 0.5 * GRAM_FLOOR * largest), xp) is False:
             factors = from_gram(gram, A, xp)
             if _trusted(factors.S, *known, GRAM_FLOOR, eps(A, xp), xp):
                 return factors
